@@ -1,0 +1,1 @@
+//! Wire types of Hearth, generated from the protobuf sources in `proto/`. No logic lives here.

@@ -1,0 +1,152 @@
+//! Virtio 1.2 devices over the MMIO transport.
+//!
+//! [`mmio::MmioTransport`] owns what all devices share – registers, feature negotiation, the device status
+//! machine, queue set-up, interrupts – and drives a [`VirtioDevice`], which owns only its queues' contents
+//! and its backend. [`queue::VirtQueue`] walks rings and descriptor chains and is the only code that does.
+//!
+//! Threads: register accesses come from vCPU threads, queue notifications and backend events from the device
+//! thread; both hold the transport's lock, so a device itself needs none. A device that meets something
+//! that the specification forbids returns a [`DeviceError`]: the transport then resets the device, sets
+//! `DEVICE_NEEDS_RESET` and tells the driver (virtio 1.2, 2.1.2). The guest has broken only its own device.
+
+pub mod interrupt;
+pub mod mmio;
+pub mod queue;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+use std::io;
+use std::sync::Arc;
+
+use crate::event_loop::Poller;
+use crate::memory::GuestMemory;
+use interrupt::Interrupt;
+use queue::{QueueError, VirtQueue};
+
+/// Feature bit: the device follows virtio 1.0 or later (6, Reserved Feature Bits).
+pub const VIRTIO_F_VERSION_1: u64 = 1 << 32;
+/// Feature bit: interrupts and notifications are suppressed by ring index (2.7.10).
+pub const VIRTIO_F_EVENT_IDX: u64 = 1 << 29;
+/// Feature bit: descriptors may point to indirect tables (2.7.5.3).
+pub const VIRTIO_F_INDIRECT_DESC: u64 = 1 << 28;
+/// What every device offers beside its own features.
+pub const COMMON_FEATURES: u64 = VIRTIO_F_VERSION_1 | VIRTIO_F_EVENT_IDX | VIRTIO_F_INDIRECT_DESC;
+
+/// Virtio device types (5, Device Types).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum DeviceType {
+    /// Network card (5.1).
+    Net = 1,
+    /// Block device (5.2).
+    Block = 2,
+    /// Entropy device (5.4).
+    Rng = 4,
+    /// Traditional memory balloon (5.5).
+    Balloon = 5,
+    /// Socket device (5.10).
+    Vsock = 19,
+}
+
+/// Why a device stopped; the driver sees `DEVICE_NEEDS_RESET`.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The driver broke the rules of a queue.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The driver's request makes no sense for this device.
+    #[error("the driver's request breaks the specification: {0}")]
+    Protocol(&'static str),
+    /// The device's backend failed.
+    #[error("{what} failed: {source}")]
+    Backend {
+        /// What was being done.
+        what: &'static str,
+        /// What the host answered.
+        source: io::Error,
+    },
+}
+
+impl DeviceError {
+    /// For `map_err`: a backend failure while doing `what`.
+    pub fn backend(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Backend { what, source }
+    }
+}
+
+/// What a device gets when its driver is ready (`DRIVER_OK`).
+#[derive(Debug)]
+pub struct Activation {
+    /// Guest memory.
+    pub memory: GuestMemory,
+    /// One entry per queue of [`VirtioDevice::queue_max_sizes`]; `None` where the driver set up none.
+    pub queues: Vec<Option<VirtQueue>>,
+    /// The features both sides agreed on.
+    pub features: u64,
+    /// To raise configuration-change interrupts; queues raise their own.
+    pub interrupt: Arc<Interrupt>,
+    /// To watch backend descriptors with, tokens below [`crate::event_loop::QUEUE_TOKEN`].
+    pub poller: Poller,
+}
+
+impl Activation {
+    /// Takes queue `index`, which this device cannot do without.
+    ///
+    /// # Errors
+    /// [`DeviceError::Protocol`] when the driver did not set it up.
+    pub fn require_queue(&mut self, index: usize) -> Result<VirtQueue, DeviceError> {
+        let queue = self.queues.get_mut(index).and_then(Option::take);
+        queue.ok_or(DeviceError::Protocol("DRIVER_OK without a queue that the device needs"))
+    }
+}
+
+/// A device behind the transport. All methods are called with the transport's lock held.
+pub trait VirtioDevice: Send {
+    /// Its type.
+    fn device_type(&self) -> DeviceType;
+    /// The largest size of each of its queues, powers of two up to 32,768.
+    fn queue_max_sizes(&self) -> &[u16];
+    /// The features it offers, [`COMMON_FEATURES`] included.
+    fn offered_features(&self) -> u64;
+    /// The driver reads `data.len()` bytes of configuration space at `offset`. Bytes past its end stay zero.
+    fn read_config(&self, offset: u64, data: &mut [u8]);
+    /// The driver writes to configuration space. Ignored unless the device has writable fields.
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+    /// The driver is ready: take the queues and start.
+    ///
+    /// # Errors
+    /// When queues or features make no sense, or the backend cannot be started.
+    fn activate(&mut self, activation: Activation) -> Result<(), DeviceError>;
+    /// Back to the state before activation: drop the queues, stop watching, finish or cancel what is under
+    /// way. After this returns the device touches no guest memory. Also called on a device not activated.
+    fn reset(&mut self);
+    /// The driver made buffers available in queue `queue`. Only called while activated.
+    ///
+    /// # Errors
+    /// A broken queue or backend; the transport resets the device.
+    fn queue_notified(&mut self, queue: usize) -> Result<(), DeviceError>;
+    /// A descriptor registered with the poller is ready. Only called while activated.
+    ///
+    /// # Errors
+    /// A broken queue or backend; the transport resets the device.
+    fn event(&mut self, token: u16, events: u32) -> Result<(), DeviceError>;
+    /// The vCPUs and the device thread are about to stop: finish what is under way, at a descriptor
+    /// boundary, so that no write to guest memory is left in flight. Only called while activated.
+    ///
+    /// # Errors
+    /// A broken queue or backend.
+    fn quiesce(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+    /// Its counters, by name.
+    fn counters(&self) -> Vec<(&'static str, u64)>;
+}
+
+/// Copies the part of `config` at `offset` into `data`, for [`VirtioDevice::read_config`].
+pub fn read_config_bytes(config: &[u8], offset: u64, data: &mut [u8]) {
+    let Some(rest) = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)) else { return };
+    let length = rest.len().min(data.len());
+    if let (Some(to), Some(from)) = (data.get_mut(..length), rest.get(..length)) {
+        to.copy_from_slice(from);
+    }
+}

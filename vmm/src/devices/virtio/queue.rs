@@ -1,0 +1,289 @@
+//! Virtqueues as devices use them: pop a descriptor chain as checked buffers, push it back as used, tell
+//! the driver if it wants to be told.
+//!
+//! Ring walking is `virtio-queue`'s; what is added here are the checks that the specification leaves to the
+//! device (2.7.4, 2.7.5): every buffer lies in guest memory, readable buffers come before writable ones,
+//! and a chain is no longer than its queue. Nothing is allocated once a [`Chain`] exists.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use virtio_queue::desc::split::Descriptor;
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
+
+use super::interrupt::Interrupt;
+use crate::memory::GuestMemory;
+
+/// How a driver broke a queue.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// A ring lies outside guest memory or its indexes make no sense.
+    #[error("virtqueue ring: {0}")]
+    Ring(#[from] virtio_queue::Error),
+    /// A buffer lies outside guest memory.
+    #[error("descriptor at {address:#x}+{length:#x} lies outside guest memory")]
+    OutsideMemory {
+        /// Guest-physical address of the buffer.
+        address: u64,
+        /// Its length in bytes.
+        length: u32,
+    },
+    /// A readable buffer follows a writable one.
+    #[error("a device-readable descriptor follows a device-writable one")]
+    Order,
+    /// More descriptors than the queue has.
+    #[error("descriptor chain longer than the queue ({0} entries)")]
+    TooLong(u16),
+}
+
+/// One descriptor chain as two runs of buffers in guest memory: what the device may read, then what it may
+/// write. Reused from chain to chain.
+#[derive(Debug)]
+pub struct Chain {
+    head: u16,
+    buffers: Vec<libc::iovec>,
+    split: usize,
+    readable_len: usize,
+    writable_len: usize,
+    /// Keeps the mapping alive that `buffers` points into.
+    memory: Option<GuestMemory>,
+}
+
+// SAFETY: the raw pointers go into guest memory, which `memory` keeps mapped and which every thread may access.
+unsafe impl Send for Chain {}
+
+impl Default for Chain {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Chain {
+    /// An empty chain, to be filled by [`VirtQueue::pop`].
+    #[must_use]
+    pub fn new() -> Self {
+        Self { head: 0, buffers: Vec::new(), split: 0, readable_len: 0, writable_len: 0, memory: None }
+    }
+
+    /// Index of the chain's first descriptor, for [`VirtQueue::push_used`].
+    #[must_use]
+    pub fn head(&self) -> u16 {
+        self.head
+    }
+
+    /// Bytes that the device may read.
+    #[must_use]
+    pub fn readable_len(&self) -> usize {
+        self.readable_len
+    }
+
+    /// Bytes that the device may write.
+    #[must_use]
+    pub fn writable_len(&self) -> usize {
+        self.writable_len
+    }
+
+    /// The device-readable buffers. Each points into guest memory for as long as this chain lives and is
+    /// not refilled; the guest may change their contents at any time.
+    #[must_use]
+    pub fn readable(&self) -> &[libc::iovec] {
+        self.buffers.get(..self.split).unwrap_or_default()
+    }
+
+    /// The device-writable buffers, on the same terms.
+    #[must_use]
+    pub fn writable(&self) -> &[libc::iovec] {
+        self.buffers.get(self.split..).unwrap_or_default()
+    }
+
+    /// Copies readable bytes from `offset` on into `data`; returns how many there were.
+    #[must_use]
+    pub fn read_at(&self, offset: usize, data: &mut [u8]) -> usize {
+        let mut done = 0;
+        for_each_part(self.readable(), offset, data.len(), |pointer, length| {
+            // SAFETY: `pointer..pointer + length` is mapped guest memory, `done + length <= data.len()`, and a
+            // slice of ours never overlaps guest memory.
+            unsafe { std::ptr::copy_nonoverlapping(pointer.cast_const(), data.as_mut_ptr().add(done), length) };
+            done += length;
+        });
+        done
+    }
+
+    /// Copies `data` into the writable bytes from `offset` on; returns how many fitted.
+    #[must_use]
+    pub fn write_at(&self, offset: usize, data: &[u8]) -> usize {
+        let mut done = 0;
+        for_each_part(self.writable(), offset, data.len(), |pointer, length| {
+            // SAFETY: as in `read_at`, the other way round.
+            unsafe { std::ptr::copy_nonoverlapping(data.as_ptr().add(done), pointer, length) };
+            done += length;
+        });
+        done
+    }
+
+    fn clear(&mut self) {
+        self.buffers.clear();
+        self.split = 0;
+        self.readable_len = 0;
+        self.writable_len = 0;
+    }
+
+    fn add(&mut self, memory: &GuestMemory, descriptor: Descriptor, limit: u16) -> Result<(), QueueError> {
+        let length = descriptor.len();
+        if length == 0 {
+            return Ok(());
+        }
+        if self.buffers.len() >= usize::from(limit) {
+            return Err(QueueError::TooLong(limit));
+        }
+        let bytes = length as usize;
+        let slice = memory
+            .get_slice(descriptor.addr(), bytes)
+            .map_err(|_| QueueError::OutsideMemory { address: descriptor.addr().0, length })?;
+        if descriptor.is_write_only() {
+            self.writable_len += bytes;
+        } else {
+            if self.split != self.buffers.len() {
+                return Err(QueueError::Order);
+            }
+            self.split += 1;
+            self.readable_len += bytes;
+        }
+        let iov_base = slice.ptr_guard_mut().as_ptr().cast();
+        self.buffers.push(libc::iovec { iov_base, iov_len: bytes });
+        Ok(())
+    }
+}
+
+/// Walks the parts of `buffers` that hold bytes `offset..offset + length`.
+fn for_each_part(
+    buffers: &[libc::iovec],
+    mut offset: usize,
+    mut length: usize,
+    mut part: impl FnMut(*mut u8, usize),
+) {
+    for buffer in buffers {
+        if length == 0 {
+            return;
+        }
+        if offset >= buffer.iov_len {
+            offset -= buffer.iov_len;
+            continue;
+        }
+        let run = (buffer.iov_len - offset).min(length);
+        // SAFETY: `offset < iov_len`, so the pointer stays inside the buffer.
+        part(unsafe { buffer.iov_base.cast::<u8>().add(offset) }, run);
+        offset = 0;
+        length -= run;
+    }
+}
+
+/// Where a queue lies, as the driver set it up; also what a snapshot keeps of it.
+pub use virtio_queue::QueueState;
+
+/// A queue that a driver has set up.
+#[derive(Debug)]
+pub struct VirtQueue {
+    queue: Queue,
+    memory: GuestMemory,
+    interrupt: Arc<Interrupt>,
+}
+
+impl VirtQueue {
+    /// Takes over a queue whose rings the driver has placed.
+    ///
+    /// # Errors
+    /// [`QueueError::Ring`] when a ring lies outside guest memory or is misaligned.
+    pub fn new(state: QueueState, memory: GuestMemory, interrupt: Arc<Interrupt>) -> Result<Self, QueueError> {
+        let queue = Queue::try_from(state)?;
+        if !queue.is_valid(&memory) {
+            return Err(QueueError::Ring(virtio_queue::Error::QueueNotReady));
+        }
+        Ok(Self { queue, memory, interrupt })
+    }
+
+    /// Number of descriptors.
+    #[must_use]
+    pub fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
+    /// What a snapshot keeps.
+    #[must_use]
+    pub fn state(&self) -> QueueState {
+        self.queue.state()
+    }
+
+    /// Pops the next available chain into `chain`; `false` when there is none.
+    ///
+    /// # Errors
+    /// [`QueueError`] when the rings or the chain break the specification.
+    pub fn pop(&mut self, chain: &mut Chain) -> Result<bool, QueueError> {
+        chain.clear();
+        let limit = self.queue.size();
+        let Some(descriptors) = self.queue.iter(&self.memory)?.next() else { return Ok(false) };
+        chain.head = descriptors.head_index();
+        for descriptor in descriptors {
+            chain.add(&self.memory, descriptor.into(), limit)?;
+        }
+        if chain.memory.is_none() {
+            chain.memory = Some(self.memory.clone());
+        }
+        Ok(true)
+    }
+
+    /// Puts the last `count` popped chains back: they will be popped again.
+    pub fn undo_pop(&mut self, count: u16) {
+        self.queue.set_next_avail(self.queue.next_avail().wrapping_sub(count));
+    }
+
+    /// Whether the driver has made anything available that was not popped.
+    ///
+    /// # Errors
+    /// [`QueueError::Ring`] when the ring is broken.
+    pub fn has_available(&self) -> Result<bool, QueueError> {
+        Ok(self.queue.avail_idx(&self.memory, Ordering::Acquire)?.0 != self.queue.next_avail())
+    }
+
+    /// Gives the chain that starts at `head` back to the driver, with `written` bytes written.
+    ///
+    /// # Errors
+    /// [`QueueError::Ring`] when `head` is not one of the queue's.
+    pub fn push_used(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
+        Ok(self.queue.add_used(&self.memory, head, written)?)
+    }
+
+    /// Raises the interrupt if the driver wants to hear about what was pushed since the last call.
+    ///
+    /// # Errors
+    /// [`QueueError::Ring`] when the ring is broken.
+    pub fn notify(&mut self) -> Result<(), QueueError> {
+        if self.queue.needs_notification(&self.memory)? {
+            self.interrupt.used_buffer();
+        }
+        Ok(())
+    }
+
+    /// Asks the driver to notify again; `true` when it made something available meanwhile (then pop on).
+    ///
+    /// # Errors
+    /// [`QueueError::Ring`] when the ring is broken.
+    pub fn enable_notification(&mut self) -> Result<bool, QueueError> {
+        Ok(self.queue.enable_notification(&self.memory)?)
+    }
+
+    /// Asks the driver not to notify while the device is busy with the queue anyway.
+    ///
+    /// # Errors
+    /// [`QueueError::Ring`] when the ring is broken.
+    pub fn disable_notification(&mut self) -> Result<(), QueueError> {
+        Ok(self.queue.disable_notification(&self.memory)?)
+    }
+
+    /// Address of the descriptor table; tests look at it.
+    #[must_use]
+    pub fn descriptor_table(&self) -> GuestAddress {
+        GuestAddress(self.queue.desc_table())
+    }
+}
