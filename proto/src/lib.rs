@@ -1,1 +1,10 @@
 //! Wire types of Hearth, generated from the protobuf sources in `proto/`. No logic lives here.
+
+/// The monitor and its controllers.
+pub mod vmm {
+    /// Version 1 of the control protocol; see `proto/hearth/vmm/v1/control.proto`.
+    #[expect(missing_docs, reason = "generated code: the documentation is the proto file's")]
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/hearth.vmm.v1.rs"));
+    }
+}

@@ -1,12 +1,22 @@
-//! The device thread's event loop: one epoll instance, level-triggered, no allocation once it runs.
+//! The device thread's event loop: one epoll instance, level-triggered unless asked otherwise, no allocation
+//! once it runs.
 //!
 //! A device registers its backend descriptors through a [`Poller`] of its own; the loop hands each event
 //! back as ([`DeviceId`], token). Tokens from [`QUEUE_TOKEN`] up are queue notifications and belong to the
 //! virtio-mmio transport; lower ones are the device's own.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
+
+use vmm_sys_util::eventfd::EventFd;
+
+/// Borrows an eventfd, which does not implement `AsFd` itself.
+#[must_use]
+pub fn borrow(event: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor belongs to `event`, which the borrow keeps alive.
+    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
+}
 
 /// Index of a device in the order in which the board holds them.
 pub type DeviceId = u16;
@@ -41,6 +51,10 @@ impl Interest {
     pub const WRITE: Self = Self(libc::EPOLLOUT as u32);
     /// Both directions.
     pub const BOTH: Self = Self(Self::READ.0 | Self::WRITE.0);
+    /// As [`Self::READ`], but once per change and not as long as it lasts (edge-triggered).
+    pub const READ_EDGE: Self = Self(Self::READ.0 | libc::EPOLLET.cast_unsigned());
+    /// As [`Self::BOTH`], edge-triggered.
+    pub const BOTH_EDGE: Self = Self(Self::BOTH.0 | libc::EPOLLET.cast_unsigned());
 }
 
 #[derive(Debug)]
@@ -150,14 +164,7 @@ impl EventLoop {
 
 #[cfg(test)]
 mod tests {
-    use vmm_sys_util::eventfd::EventFd;
-
     use super::*;
-
-    fn borrow(event: &EventFd) -> std::os::fd::BorrowedFd<'_> {
-        // SAFETY: the descriptor belongs to `event`, which the borrow keeps alive.
-        unsafe { std::os::fd::BorrowedFd::borrow_raw(event.as_raw_fd()) }
-    }
 
     #[test]
     fn an_event_names_its_device_and_token() {

@@ -4,10 +4,36 @@
 //! them together. What depends on KVM or on the guest's architecture is built on aarch64 only; the devices,
 //! the control protocol and their tests build everywhere.
 //!
+//! * [`arch`] – what depends on the guest's architecture: address space, vCPUs, GIC, DeviceTree
+//! * [`client`] – starts monitors and drives them
+//! * [`config`] – what a machine is made of
+//! * [`control`] – the protocol between monitor and controllers
+//! * [`machine`] – memory, vCPUs and devices put together, and their threads
 //! * [`memory`] – guest memory and the guest-physical address space
 //! * [`devices`] – the MMIO bus, virtio-mmio and every device model
 //! * [`event_loop`] – the device thread's epoll loop
+//! * [`jail`] – what stands between a guest that has taken over the monitor, and the host
+//! * [`rate_limiter`] – token buckets for block and net devices
+//! * [`tap`] – opening a tap interface for a network card
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        reason = "tests cast small numbers that they chose themselves"
+    )
+)]
+
+pub mod arch;
+pub mod client;
+pub mod config;
+pub mod control;
 pub mod devices;
 pub mod event_loop;
+pub mod jail;
+pub mod machine;
 pub mod memory;
+pub mod rate_limiter;
+pub mod tap;

@@ -26,7 +26,9 @@ pub enum MemoryError {
             min = MEMORY_MIB_RANGE.start(), max = MEMORY_MIB_RANGE.end())]
     OutOfRange(u64),
     /// The host refused the mapping.
-    #[error("cannot map {mib} MiB of guest memory: {source}; is the host or the cgroup out of memory or address space?")]
+    #[error(
+        "cannot map {mib} MiB of guest memory: {source}; is the host or the cgroup out of memory or address space?"
+    )]
     Map {
         /// The size asked for, in MiB.
         mib: u64,
@@ -75,7 +77,9 @@ mod tests {
     fn memory_starts_at_dram_base_and_ends_after_its_size() {
         let memory = map_anonymous(128).unwrap();
         let last = DRAM_BASE + 128 * MIB - 1;
-        assert!(memory.address_in_range(GuestAddress(DRAM_BASE)) && memory.address_in_range(GuestAddress(last)));
+        assert!(
+            memory.address_in_range(GuestAddress(DRAM_BASE)) && memory.address_in_range(GuestAddress(last))
+        );
         assert!(!memory.address_in_range(GuestAddress(last + 1)));
         assert_eq!(memory.read_obj::<u64>(GuestAddress(DRAM_BASE)).unwrap(), 0);
     }

@@ -42,7 +42,12 @@ impl Bus {
     ///
     /// # Errors
     /// [`BusError::Overlap`] when the window is empty, wraps or overlaps one that is there.
-    pub fn insert(&mut self, base: u64, size: u64, device: Arc<Mutex<dyn MmioDevice>>) -> Result<(), BusError> {
+    pub fn insert(
+        &mut self,
+        base: u64,
+        size: u64,
+        device: Arc<Mutex<dyn MmioDevice>>,
+    ) -> Result<(), BusError> {
         let refused = BusError::Overlap { base, size };
         let Some(end) = base.checked_add(size).filter(|_| size > 0) else { return Err(refused) };
         let before = self.windows.range(..end).next_back();
@@ -111,7 +116,9 @@ mod tests {
         let device = || Arc::new(Mutex::new(Recorder::default()));
         let mut bus = Bus::default();
         bus.insert(0x1000, 0x100, device()).unwrap();
-        for (base, size) in [(0x1000, 0x100), (0xfff, 2), (0x10ff, 1), (0, 0x2000), (0x5000, 0), (u64::MAX, 2)] {
+        for (base, size) in
+            [(0x1000, 0x100), (0xfff, 2), (0x10ff, 1), (0, 0x2000), (0x5000, 0), (u64::MAX, 2)]
+        {
             assert_eq!(bus.insert(base, size, device()), Err(BusError::Overlap { base, size }));
         }
         bus.insert(0x1100, 0x100, device()).unwrap();

@@ -5,4 +5,8 @@
 //! that arrives from the guest – register writes, queue contents, descriptor chains – is hostile input.
 
 pub mod bus;
+pub mod random;
+pub mod rtc;
+pub mod serial;
 pub mod virtio;
+pub mod vmgenid;

@@ -14,7 +14,8 @@
 use std::sync::Arc;
 
 use virtio_bindings::virtio_config::{
-    VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET,
+    VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_FEATURES_OK,
+    VIRTIO_CONFIG_S_NEEDS_RESET,
 };
 use virtio_bindings::virtio_mmio as reg;
 use vmm_sys_util::eventfd::EventFd;
@@ -23,7 +24,7 @@ use super::interrupt::Interrupt;
 use super::queue::{QueueState, VirtQueue};
 use super::{Activation, DeviceError, VIRTIO_F_EVENT_IDX, VIRTIO_F_VERSION_1, VirtioDevice};
 use crate::devices::bus::MmioDevice;
-use crate::event_loop::{Interest, Poller, QUEUE_TOKEN, Ready};
+use crate::event_loop::{Interest, Poller, QUEUE_TOKEN, Ready, borrow};
 use crate::memory::GuestMemory;
 
 /// Bytes of address space that one transport takes.
@@ -55,13 +56,6 @@ pub struct MmioTransport<D> {
     active: bool,
     failures: u64,
     last_failure: Option<String>,
-}
-
-/// Borrows an eventfd, which does not implement `AsFd` itself.
-fn borrow(event: &EventFd) -> std::os::fd::BorrowedFd<'_> {
-    use std::os::fd::AsRawFd as _;
-    // SAFETY: the descriptor belongs to `event`, which the borrow keeps alive.
-    unsafe { std::os::fd::BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
 impl<D: VirtioDevice> MmioTransport<D> {
@@ -225,7 +219,8 @@ impl<D: VirtioDevice> MmioTransport<D> {
                 added &= !(VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK);
             }
         }
-        if added & VIRTIO_CONFIG_S_DRIVER_OK != 0 && (self.status | added) & VIRTIO_CONFIG_S_FEATURES_OK == 0 {
+        if added & VIRTIO_CONFIG_S_DRIVER_OK != 0 && (self.status | added) & VIRTIO_CONFIG_S_FEATURES_OK == 0
+        {
             added &= !VIRTIO_CONFIG_S_DRIVER_OK;
         }
         let start = added & VIRTIO_CONFIG_S_DRIVER_OK != 0 && self.status & VIRTIO_CONFIG_S_NEEDS_RESET == 0;
@@ -267,7 +262,9 @@ impl<D: VirtioDevice> MmioTransport<D> {
             reg::VIRTIO_MMIO_VERSION => VERSION,
             reg::VIRTIO_MMIO_DEVICE_ID => self.device.device_type() as u32,
             reg::VIRTIO_MMIO_VENDOR_ID => VENDOR,
-            reg::VIRTIO_MMIO_DEVICE_FEATURES => half(self.device.offered_features(), self.device_features_select),
+            reg::VIRTIO_MMIO_DEVICE_FEATURES => {
+                half(self.device.offered_features(), self.device_features_select)
+            }
             reg::VIRTIO_MMIO_QUEUE_NUM_MAX => self.queue().map_or(0, |queue| u32::from(queue.max_size)),
             reg::VIRTIO_MMIO_QUEUE_READY => self.queue().map_or(0, |queue| u32::from(queue.ready)),
             reg::VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.status(),
@@ -290,7 +287,9 @@ impl<D: VirtioDevice> MmioTransport<D> {
             }
             reg::VIRTIO_MMIO_QUEUE_SEL => self.queue_select = value,
             reg::VIRTIO_MMIO_QUEUE_NOTIFY => {
-                if let Some(event) = usize::try_from(value).ok().and_then(|queue| self.queue_events.get(queue)) {
+                if let Some(event) =
+                    usize::try_from(value).ok().and_then(|queue| self.queue_events.get(queue))
+                {
                     let _ = event.write(1); // full only when it is signalled already
                 }
             }

@@ -68,7 +68,8 @@ impl Guest {
         let memory = test_memory(1 << 20);
         let events = EventLoop::new().unwrap();
         let interrupt = EventFd::new(libc::EFD_NONBLOCK).unwrap();
-        let transport = MmioTransport::new(Echo::default(), memory.clone(), interrupt, events.poller(0)).unwrap();
+        let transport =
+            MmioTransport::new(Echo::default(), memory.clone(), interrupt, events.poller(0)).unwrap();
         Self { transport, events, memory }
     }
     fn get(&mut self, offset: u32) -> u32 {
@@ -189,7 +190,8 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let registers = prop_oneof![Just(0x20), Just(0x24), Just(0x30), Just(0x38), Just(0x44), Just(0x50), Just(0x70)];
+    let registers =
+        prop_oneof![Just(0x20), Just(0x24), Just(0x30), Just(0x38), Just(0x44), Just(0x50), Just(0x70)];
     let offset = prop_oneof![4 => registers, 2 => 0..0x200u64, 1 => 0..0x1000u64];
     let value = prop_oneof![
         (0..16u32).prop_map(|v| v.to_le_bytes().to_vec()),

@@ -9,11 +9,17 @@
 //! that the specification forbids returns a [`DeviceError`]: the transport then resets the device, sets
 //! `DEVICE_NEEDS_RESET` and tells the driver (virtio 1.2, 2.1.2). The guest has broken only its own device.
 
+pub mod balloon;
+pub mod block;
+pub mod drain;
 pub mod interrupt;
 pub mod mmio;
+pub mod net;
 pub mod queue;
+pub mod rng;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod vsock;
 
 use std::io;
 use std::sync::Arc;

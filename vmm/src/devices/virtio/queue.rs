@@ -5,15 +5,19 @@
 //! device (2.7.4, 2.7.5): every buffer lies in guest memory, readable buffers come before writable ones,
 //! and a chain is no longer than its queue. Nothing is allocated once a [`Chain`] exists.
 
+use std::num::Wrapping;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddress, GuestMemoryBackend};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::interrupt::Interrupt;
 use crate::memory::GuestMemory;
+
+/// Flag in the available ring: the driver polls and wants no interrupts (2.7.7).
+const NO_INTERRUPT: u16 = 1;
 
 /// How a driver broke a queue.
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +108,9 @@ impl Chain {
         for_each_part(self.readable(), offset, data.len(), |pointer, length| {
             // SAFETY: `pointer..pointer + length` is mapped guest memory, `done + length <= data.len()`, and a
             // slice of ours never overlaps guest memory.
-            unsafe { std::ptr::copy_nonoverlapping(pointer.cast_const(), data.as_mut_ptr().add(done), length) };
+            unsafe {
+                std::ptr::copy_nonoverlapping(pointer.cast_const(), data.as_mut_ptr().add(done), length)
+            };
             done += length;
         });
         done
@@ -157,7 +163,7 @@ impl Chain {
 }
 
 /// Walks the parts of `buffers` that hold bytes `offset..offset + length`.
-fn for_each_part(
+pub(crate) fn for_each_part(
     buffers: &[libc::iovec],
     mut offset: usize,
     mut length: usize,
@@ -188,6 +194,8 @@ pub struct VirtQueue {
     queue: Queue,
     memory: GuestMemory,
     interrupt: Arc<Interrupt>,
+    /// The used index at the last [`Self::notify`].
+    notified: Wrapping<u16>,
 }
 
 impl VirtQueue {
@@ -195,12 +203,17 @@ impl VirtQueue {
     ///
     /// # Errors
     /// [`QueueError::Ring`] when a ring lies outside guest memory or is misaligned.
-    pub fn new(state: QueueState, memory: GuestMemory, interrupt: Arc<Interrupt>) -> Result<Self, QueueError> {
+    pub fn new(
+        state: QueueState,
+        memory: GuestMemory,
+        interrupt: Arc<Interrupt>,
+    ) -> Result<Self, QueueError> {
         let queue = Queue::try_from(state)?;
         if !queue.is_valid(&memory) {
             return Err(QueueError::Ring(virtio_queue::Error::QueueNotReady));
         }
-        Ok(Self { queue, memory, interrupt })
+        let notified = Wrapping(queue.next_used());
+        Ok(Self { queue, memory, interrupt, notified })
     }
 
     /// Number of descriptors.
@@ -225,7 +238,7 @@ impl VirtQueue {
         let Some(descriptors) = self.queue.iter(&self.memory)?.next() else { return Ok(false) };
         chain.head = descriptors.head_index();
         for descriptor in descriptors {
-            chain.add(&self.memory, descriptor.into(), limit)?;
+            chain.add(&self.memory, descriptor, limit)?;
         }
         if chain.memory.is_none() {
             chain.memory = Some(self.memory.clone());
@@ -254,15 +267,57 @@ impl VirtQueue {
         Ok(self.queue.add_used(&self.memory, head, written)?)
     }
 
+    /// Gives several chains – head and bytes written – back at once: the driver sees all of them or none.
+    /// That is what a packet in several receive buffers needs (5.1.6.4).
+    ///
+    /// # Errors
+    /// [`QueueError::Ring`] when a head is not one of the queue's.
+    pub fn push_used_together(&mut self, chains: &[(u16, u32)]) -> Result<(), QueueError> {
+        let Some((&(last, written), before)) = chains.split_last() else { return Ok(()) };
+        let size = self.queue.size();
+        let mut next = Wrapping(self.queue.next_used());
+        for &(head, written) in before {
+            if head >= size {
+                return Err(QueueError::Ring(virtio_queue::Error::InvalidDescriptorIndex));
+            }
+            let entry = self.queue.used_ring() + 4 + 8 * u64::from(next.0 % size);
+            // A used element: `le32` head, `le32` bytes written (2.7.8).
+            let element = (u64::from(head) | u64::from(written) << 32).to_le();
+            let stored = self.memory.write_obj(element, GuestAddress(entry));
+            stored.map_err(|error| QueueError::Ring(virtio_queue::Error::GuestMemory(error)))?;
+            next += 1;
+        }
+        // Pushing the last one publishes the index of all.
+        self.queue.set_next_used(next.0);
+        self.push_used(last, written)
+    }
+
     /// Raises the interrupt if the driver wants to hear about what was pushed since the last call.
     ///
     /// # Errors
     /// [`QueueError::Ring`] when the ring is broken.
     pub fn notify(&mut self) -> Result<(), QueueError> {
-        if self.queue.needs_notification(&self.memory)? {
+        let used = Wrapping(self.queue.next_used());
+        let before = std::mem::replace(&mut self.notified, used);
+        // The used index must be visible before the driver's wish is read (2.7.7.2, 2.7.10.1).
+        fence(Ordering::SeqCst);
+        let wanted = if self.queue.event_idx_enabled() {
+            // The driver's `used_event` lies behind the available ring.
+            let at = self.queue.avail_ring() + 4 + 2 * u64::from(self.queue.size());
+            let event = Wrapping(u16::from_le(self.load(at)?));
+            used - event - Wrapping(1) < used - before
+        } else {
+            u16::from_le(self.load(self.queue.avail_ring())?) & NO_INTERRUPT == 0
+        };
+        if wanted {
             self.interrupt.used_buffer();
         }
         Ok(())
+    }
+
+    fn load(&self, address: u64) -> Result<u16, QueueError> {
+        let value = self.memory.load(GuestAddress(address), Ordering::Relaxed);
+        value.map_err(|error| QueueError::Ring(virtio_queue::Error::GuestMemory(error)))
     }
 
     /// Asks the driver to notify again; `true` when it made something available meanwhile (then pop on).

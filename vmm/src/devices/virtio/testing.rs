@@ -1,6 +1,10 @@
 //! The driver's side of a device, for unit tests, benches and fuzzers: rings and buffers in guest memory,
 //! written the way a guest would write them.
 
+mod fuzz;
+
+pub use fuzz::fuzz_device;
+
 use std::sync::Arc;
 
 use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
@@ -10,7 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::interrupt::Interrupt;
 use super::queue::VirtQueue;
-use super::{Activation, VirtioDevice};
+use super::{Activation, VIRTIO_F_EVENT_IDX, VirtioDevice};
 use crate::event_loop::EventLoop;
 use crate::memory::{DRAM_BASE, GuestMemory, map_unchecked};
 
@@ -201,8 +205,10 @@ impl<D: VirtioDevice> Rig<D> {
             queues.push(queue);
         }
         assert!(base <= Self::FREE, "the queues do not fit below Rig::FREE");
+        let event_idx_enabled = features & VIRTIO_F_EVENT_IDX != 0;
         let set_up = |queue: &DriverQueue| {
-            Some(VirtQueue::new(queue.state(), memory.clone(), Arc::clone(&interrupt)).expect("valid queue"))
+            let state = QueueState { event_idx_enabled, ..queue.state() };
+            Some(VirtQueue::new(state, memory.clone(), Arc::clone(&interrupt)).expect("valid queue"))
         };
         let activation = Activation {
             memory: memory.clone(),

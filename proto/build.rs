@@ -1,0 +1,10 @@
+//! Generates Rust types from the protobuf sources, with a compiler that is a crate: no `protoc` needed.
+
+use std::error::Error;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=proto");
+    let files = protox::compile(["hearth/vmm/v1/control.proto"], ["proto"])?;
+    prost_build::Config::new().compile_fds(files)?;
+    Ok(())
+}

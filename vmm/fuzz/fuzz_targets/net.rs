@@ -1,0 +1,33 @@
+//! A hostile driver against the network card. Its peer has sent packets of all sizes before, and reads nothing.
+#![no_main]
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+
+use hearth_vmm::devices::virtio::net::{Net, NetConfig};
+use hearth_vmm::devices::virtio::testing::fuzz_device;
+use libfuzzer_sys::fuzz_target;
+
+/// Lengths of what the peer sends: less than a header, a header, a small packet, a frame, a segment.
+const PACKETS: [usize; 6] = [3, 12, 72, 1526, 9000, 65_562];
+
+fuzz_target!(|data: &[u8]| {
+    let Ok((card, peer)) = UnixDatagram::pair() else { return };
+    if peer.set_nonblocking(true).is_err() {
+        return;
+    }
+    for length in PACKETS {
+        // A full socket holds fewer of them.
+        let _ = peer.send(&vec![0xa5; length]);
+    }
+    let device = Net::on_socket(NetConfig {
+        tap: File::from(OwnedFd::from(card)),
+        mac: [2, 0, 0, 0, 0, 1],
+        mtu: Some(1500),
+        rx_rate_limiter: None,
+        tx_rate_limiter: None,
+    });
+    let Ok(device) = device else { return };
+    fuzz_device(device, data);
+});

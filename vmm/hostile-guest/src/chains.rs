@@ -1,0 +1,199 @@
+//! Rings (virtio 1.2, 2.7) and descriptor chains, right ones and all kinds of wrong ones.
+
+use crate::payload::{self, Memory, Part, Parts};
+use crate::random::Random;
+
+/// Descriptor flags (2.7.5).
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+const INDIRECT: u16 = 4;
+
+/// Where the parts of a ring lie in its area.
+const AVAILABLE: u64 = 0x2000;
+const USED: u64 = 0x4000;
+/// Where the indirect tables lie in its area, and how many descriptors one has.
+const TABLES: u64 = 0x8000;
+const TABLE_LENGTH: u64 = 16;
+const TABLE_COUNT: u64 = 32;
+
+/// A ring in memory, or the knowledge that it is not where we can write to it.
+#[derive(Clone, Copy)]
+pub(crate) struct Ring {
+    area: u64,
+    size: u16,
+    usable: bool,
+    available: u16,
+}
+
+struct Descriptor {
+    address: u64,
+    length: u32,
+    flags: u16,
+    next: u16,
+}
+
+impl Ring {
+    /// A ring of `size` entries.
+    pub(crate) fn new(area: u64, size: u16) -> Self {
+        Self { area, size, usable: true, available: 0 }
+    }
+
+    /// A ring that is somewhere else.
+    pub(crate) fn nowhere(area: u64) -> Self {
+        Self { area, size: 1, usable: false, available: 0 }
+    }
+
+    /// Its number of entries.
+    pub(crate) fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// The addresses of the descriptor table, the available ring and the used ring.
+    pub(crate) fn parts(&self) -> [u64; 3] {
+        [self.area, self.area + AVAILABLE, self.area + USED]
+    }
+
+    /// Forgets what an earlier driver has left.
+    pub(crate) fn clear(&mut self) {
+        self.available = 0;
+        payload::write16(self.area + AVAILABLE, 0);
+        payload::write16(self.area + AVAILABLE + 2, 0);
+        payload::write16(self.area + USED + 2, 0);
+    }
+
+    fn put(&self, table: u64, index: u16, descriptor: &Descriptor) {
+        let at = table + 16 * u64::from(index);
+        payload::write64(at, descriptor.address);
+        payload::write32(at + 8, descriptor.length);
+        payload::write16(at + 12, descriptor.flags);
+        payload::write16(at + 14, descriptor.next);
+    }
+}
+
+/// Offers a few chains to the device and moves the index on.
+pub(crate) fn offer(
+    random: &mut Random,
+    ring: &mut Ring,
+    device: u32,
+    queue: usize,
+    config: u64,
+    memory: &Memory,
+) {
+    if !ring.usable {
+        return;
+    }
+    let chains = 1 + random.below(8.min(u64::from(ring.size))) as u16;
+    for number in 0..chains {
+        let mut head = random.below(u64::from(ring.size)) as u16;
+        let parts = payload::request(random, device, queue, config, memory);
+        write_chain(random, ring, head, &parts, memory);
+        if random.one_in(40) {
+            head = random.number() as u16;
+        }
+        let entry = ring.available.wrapping_add(number) % ring.size;
+        payload::write16(ring.area + AVAILABLE + 4 + 2 * u64::from(entry), head);
+    }
+    ring.available = ring.available.wrapping_add(chains);
+    if random.one_in(40) {
+        ring.available = random.number() as u16;
+    }
+    if random.one_in(8) {
+        payload::write16(ring.area + AVAILABLE, random.next() as u16 & 1);
+        let used_event = ring.area + AVAILABLE + 4 + 2 * u64::from(ring.size);
+        payload::write16(used_event, random.number() as u16);
+    }
+    payload::write16(ring.area + AVAILABLE + 2, ring.available);
+}
+
+fn write_chain(random: &mut Random, ring: &Ring, head: u16, parts: &Parts, memory: &Memory) {
+    match random.below(20) {
+        0..9 => write_list(random, ring, ring.area, ring.size, head, parts.as_slice(), 0),
+        9..12 => write_indirect(random, ring, head, parts),
+        12 => {
+            // A loop.
+            write_list(random, ring, ring.area, ring.size, head, parts.as_slice(), 0);
+            let back = Descriptor { address: memory.data(random), length: 64, flags: NEXT, next: head };
+            ring.put(ring.area, head.wrapping_add(1) % ring.size, &back);
+        }
+        13 => {
+            let next = random.number() as u16;
+            let stray = Descriptor { address: memory.data(random), length: 16, flags: NEXT, next };
+            ring.put(ring.area, head, &stray);
+        }
+        14 => {
+            let mut wrong = *parts;
+            wrong.change(random, |random, part| part.address = memory.anywhere(random));
+            write_list(random, ring, ring.area, ring.size, head, wrong.as_slice(), 0);
+        }
+        15 => {
+            let mut wrong = *parts;
+            wrong.change(random, |random, part| part.length = random.number() as u32);
+            write_list(random, ring, ring.area, ring.size, head, wrong.as_slice(), 0);
+        }
+        16 => {
+            let mut wrong = *parts;
+            wrong.change(random, |_, part| part.writable = !part.writable);
+            write_list(random, ring, ring.area, ring.size, head, wrong.as_slice(), 0);
+        }
+        17 => {
+            let mut wrong = *parts;
+            wrong.change(random, |random, part| part.length = random.below(4) as u32);
+            write_list(random, ring, ring.area, ring.size, head, wrong.as_slice(), 0);
+        }
+        18 => {
+            // The ring itself as a buffer.
+            let mut wrong = *parts;
+            let address = ring.parts()[random.below(3) as usize % 3];
+            wrong.change(random, |_, part| part.address = address);
+            write_list(random, ring, ring.area, ring.size, head, wrong.as_slice(), 0);
+        }
+        _ => {
+            let address = memory.anywhere(random);
+            let (length, flags) = (random.number() as u32, random.next() as u16 & 7);
+            ring.put(ring.area, head, &Descriptor { address, length, flags, next: random.number() as u16 });
+        }
+    }
+}
+
+/// A chain of descriptors one after the other, in a table of `size` entries.
+fn write_list(
+    random: &mut Random,
+    ring: &Ring,
+    table: u64,
+    size: u16,
+    head: u16,
+    parts: &[Part],
+    more_flags: u16,
+) {
+    let mut index = head;
+    for (number, part) in parts.iter().enumerate() {
+        let last = number + 1 == parts.len() && !random.one_in(50);
+        let next = index.wrapping_add(1) % size.max(1);
+        let mut flags = more_flags;
+        flags |= if part.writable { WRITE } else { 0 };
+        flags |= if last { 0 } else { NEXT };
+        ring.put(table, index, &Descriptor { address: part.address, length: part.length, flags, next });
+        index = next;
+    }
+}
+
+/// The chain in an indirect table, right or not.
+fn write_indirect(random: &mut Random, ring: &Ring, head: u16, parts: &Parts) {
+    let table = ring.area + TABLES + random.below(TABLE_COUNT) * TABLE_LENGTH * 16;
+    let (mut length, mut flags, mut inner) = (16 * parts.as_slice().len() as u64, INDIRECT, 0);
+    let mut address = table;
+    match random.below(12) {
+        0 => inner = INDIRECT,
+        1 => length += random.below(16),
+        2 => length = 0,
+        3 => length = random.number(),
+        4 => flags |= NEXT,
+        5 => flags |= WRITE,
+        6 => address += 1 + random.below(15),
+        7 => address = ring.area,
+        _ => {}
+    }
+    write_list(random, ring, table, TABLE_LENGTH as u16, 0, parts.as_slice(), inner);
+    let next = random.number() as u16;
+    ring.put(ring.area, head, &Descriptor { address, length: length as u32, flags, next });
+}

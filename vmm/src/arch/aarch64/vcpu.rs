@@ -1,0 +1,180 @@
+//! One vCPU: its features, its registers at boot, and a run of it.
+
+use kvm_bindings::{
+    KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, KVM_ARM_VCPU_PTRAUTH_ADDRESS,
+    KVM_ARM_VCPU_PTRAUTH_GENERIC, KVM_ARM_VCPU_SVE, KVM_REG_ARM_CORE, KVM_REG_ARM64, KVM_REG_ARM64_SYSREG,
+    KVM_REG_ARM64_SYSREG_CRM_SHIFT, KVM_REG_ARM64_SYSREG_CRN_SHIFT, KVM_REG_ARM64_SYSREG_OP0_SHIFT,
+    KVM_REG_ARM64_SYSREG_OP1_SHIFT, KVM_REG_ARM64_SYSREG_OP2_SHIFT, KVM_REG_SIZE_U64, KVM_SYSTEM_EVENT_RESET,
+    KVM_SYSTEM_EVENT_SHUTDOWN, kvm_regs, kvm_vcpu_init, user_pt_regs,
+};
+use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
+
+use super::vm::VmError;
+use crate::devices::bus::Bus;
+
+/// EL1 with its own stack pointer, all interrupts masked: the state in which the boot protocol wants the
+/// first CPU (Linux, Documentation/arch/arm64/booting.rst).
+const BOOT_PSTATE: u64 = 0x3c5;
+
+/// `MPIDR_EL1`.
+const MPIDR: u64 = system_register(3, 0, 0, 0, 5);
+
+const fn system_register(op0: u64, op1: u64, crn: u64, crm: u64, op2: u64) -> u64 {
+    KVM_REG_ARM64
+        | KVM_REG_SIZE_U64
+        | KVM_REG_ARM64_SYSREG as u64
+        | op0 << KVM_REG_ARM64_SYSREG_OP0_SHIFT
+        | op1 << KVM_REG_ARM64_SYSREG_OP1_SHIFT
+        | crn << KVM_REG_ARM64_SYSREG_CRN_SHIFT
+        | crm << KVM_REG_ARM64_SYSREG_CRM_SHIFT
+        | op2 << KVM_REG_ARM64_SYSREG_OP2_SHIFT
+}
+
+/// The one-reg id of the 64-bit core register at `offset` bytes into `struct kvm_regs`.
+const fn core_register(offset: usize) -> u64 {
+    KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_CORE as u64 | (offset / size_of::<u32>()) as u64
+}
+
+/// Why a vCPU left the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// The guest read a device register; it has been answered.
+    MmioRead,
+    /// The guest wrote a device register; it has been done.
+    MmioWrite,
+    /// A signal or an immediate exit asked for it.
+    Interrupted,
+    /// PSCI `SYSTEM_OFF`.
+    PowerOff,
+    /// PSCI `SYSTEM_RESET`.
+    Reset,
+    /// The guest can not go on; why.
+    Fatal(String),
+}
+
+/// A vCPU.
+#[derive(Debug)]
+pub struct Vcpu {
+    fd: VcpuFd,
+    index: u32,
+}
+
+/// Where to write so that a vCPU leaves the guest, or does not enter it.
+#[derive(Debug, Clone, Copy)]
+pub struct ImmediateExit(*mut u8);
+
+// SAFETY: a byte in the shared `kvm_run` page, made to be written from other threads while the vCPU runs;
+// whoever holds one is joined with, or outlived by, the thread that owns the vCPU.
+unsafe impl Send for ImmediateExit {}
+// SAFETY: as above; all accesses are single volatile byte writes.
+unsafe impl Sync for ImmediateExit {}
+
+impl ImmediateExit {
+    /// Asks for (or no longer asks for) an immediate exit.
+    ///
+    /// # Safety
+    /// The [`Vcpu`] this came from must still exist.
+    pub unsafe fn set(self, wanted: bool) {
+        // SAFETY: the caller guarantees that the page is mapped; the kernel reads this byte racily by design.
+        unsafe { self.0.write_volatile(u8::from(wanted)) }
+    }
+}
+
+impl Vcpu {
+    /// Creates vCPU `index` and initialises it; all but the first wait for PSCI `CPU_ON`.
+    ///
+    /// # Errors
+    /// [`VmError::Kvm`] naming the step.
+    pub fn new(vm: &VmFd, index: u32, sve: bool, pointer_auth: bool) -> Result<Self, VmError> {
+        let fd = vm.create_vcpu(u64::from(index)).map_err(VmError::kvm("creating a vCPU"))?;
+        let mut init = kvm_vcpu_init::default();
+        vm.get_preferred_target(&mut init).map_err(VmError::kvm("asking for the host's CPU type"))?;
+        let wanted = [
+            (KVM_ARM_VCPU_PSCI_0_2, true),
+            (KVM_ARM_VCPU_POWER_OFF, index > 0),
+            (KVM_ARM_VCPU_SVE, sve),
+            (KVM_ARM_VCPU_PTRAUTH_ADDRESS, pointer_auth),
+            (KVM_ARM_VCPU_PTRAUTH_GENERIC, pointer_auth),
+        ];
+        for (feature, _) in wanted.iter().filter(|(_, wanted)| *wanted) {
+            let [features, ..] = &mut init.features;
+            *features |= 1 << feature;
+        }
+        fd.vcpu_init(&init).map_err(VmError::kvm("initialising a vCPU"))?;
+        if sve {
+            let feature = i32::try_from(KVM_ARM_VCPU_SVE).unwrap_or(i32::MAX);
+            fd.vcpu_finalize(&feature).map_err(VmError::kvm("finalising SVE"))?;
+        }
+        Ok(Self { fd, index })
+    }
+
+    /// Number of the vCPU, from 0.
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// The affinity bits of its `MPIDR_EL1`, as the DeviceTree names it.
+    ///
+    /// # Errors
+    /// [`VmError::Kvm`].
+    pub fn affinity(&self) -> Result<u64, VmError> {
+        let mut bytes = [0; 8];
+        self.fd.get_one_reg(MPIDR, &mut bytes).map_err(VmError::kvm("reading MPIDR_EL1"))?;
+        Ok(u64::from_le_bytes(bytes) & 0xff_00ff_ffff)
+    }
+
+    /// Sets the registers of the first vCPU: enter at `entry` with the DeviceTree's address in x0.
+    ///
+    /// # Errors
+    /// [`VmError::Kvm`].
+    pub fn set_boot_registers(&self, entry: u64, fdt: u64) -> Result<(), VmError> {
+        let regs = std::mem::offset_of!(kvm_regs, regs);
+        let registers = [
+            (regs + std::mem::offset_of!(user_pt_regs, pstate), BOOT_PSTATE),
+            (regs + std::mem::offset_of!(user_pt_regs, pc), entry),
+            (regs + std::mem::offset_of!(user_pt_regs, regs), fdt),
+        ];
+        for (offset, value) in registers {
+            let result = self.fd.set_one_reg(core_register(offset), &value.to_le_bytes());
+            result.map_err(VmError::kvm("setting a boot register"))?;
+        }
+        Ok(())
+    }
+
+    /// Where to ask this vCPU for an immediate exit.
+    pub fn immediate_exit(&mut self) -> ImmediateExit {
+        ImmediateExit(&raw mut self.fd.get_kvm_run().immediate_exit)
+    }
+
+    /// Runs the guest until it leaves, and answers an MMIO access from `bus`.
+    pub fn run(&mut self, bus: &Bus) -> Exit {
+        match self.fd.run() {
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                bus.read(address, data);
+                Exit::MmioRead
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                bus.write(address, data);
+                Exit::MmioWrite
+            }
+            Ok(VcpuExit::Intr) => Exit::Interrupted,
+            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _)) => Exit::PowerOff,
+            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => Exit::Reset,
+            Ok(VcpuExit::SystemEvent(event, _)) => Exit::Fatal(format!("KVM system event {event}")),
+            Ok(VcpuExit::FailEntry(reason, cpu)) => Exit::Fatal(format!(
+                "the hardware refused to enter the guest (reason {reason:#x} on CPU {cpu})"
+            )),
+            Ok(other) => Exit::Fatal(format!("unexpected exit from the guest: {other:?}")),
+            Err(error) => match error.errno() {
+                libc::EINTR | libc::EAGAIN => Exit::Interrupted,
+                // What KVM answers when the guest does to a device or a hole what no instruction syndrome
+                // describes (Linux, Documentation/virt/kvm/api.rst, KVM_EXIT_ARM_NISV).
+                libc::ENOSYS => Exit::Fatal(
+                    "the guest accessed a device with an instruction that cannot be emulated".into(),
+                ),
+                _ => Exit::Fatal(format!("KVM_RUN failed: {error}")),
+            },
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The guest-physical address space and interrupt numbers of the board.
+//!
+//! ```text
+//! 0x0800_0000  GICv3 distributor            64 KiB
+//! 0x080A_0000  GICv3 redistributors         128 KiB per vCPU
+//! 0x0900_0000  UART (16550A)                4 KiB
+//! 0x0901_0000  RTC (PL031)                  4 KiB
+//! 0x0A00_0000  virtio-mmio, 32 slots        4 KiB each
+//! 0x0B00_0000  VM generation id             64 KiB (RAM, outside /memory)
+//! 0x8000_0000  DRAM: kernel first; initramfs and DeviceTree last
+//! ```
+//!
+//! A guest never learns these addresses but through its DeviceTree; they are fixed so that snapshots can be.
+
+use std::ops::RangeInclusive;
+
+use crate::devices::virtio::mmio::MMIO_WINDOW;
+
+/// The numbers of vCPUs a microVM may have.
+pub const VCPU_RANGE: RangeInclusive<u32> = 1..=16;
+
+/// GICv3 distributor.
+pub const GIC_DISTRIBUTOR: u64 = 0x0800_0000;
+/// Size of the distributor's window in bytes.
+pub const GIC_DISTRIBUTOR_SIZE: u64 = 0x1_0000;
+/// GICv3 redistributors, one after another.
+pub const GIC_REDISTRIBUTOR: u64 = 0x080A_0000;
+/// Size of one vCPU's redistributor in bytes.
+pub const GIC_REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
+
+/// UART.
+pub const UART: u64 = 0x0900_0000;
+/// Size of the UART's window in bytes.
+pub const UART_SIZE: u64 = 0x1000;
+/// RTC.
+pub const RTC: u64 = 0x0901_0000;
+/// Size of the RTC's window in bytes.
+pub const RTC_SIZE: u64 = 0x1000;
+
+/// First virtio-mmio slot.
+pub const VIRTIO: u64 = 0x0A00_0000;
+/// Number of virtio-mmio slots.
+pub const VIRTIO_SLOTS: u16 = 32;
+
+/// VM generation id.
+pub const VMGENID: u64 = 0x0B00_0000;
+
+/// Bytes at the end of memory that are kept for the DeviceTree.
+pub const FDT_SIZE: u64 = 2 << 20;
+/// Alignment that the kernel wants of its load address and the DeviceTree, in bytes
+/// (Linux, Documentation/arch/arm64/booting.rst).
+pub const KERNEL_ALIGNMENT: u64 = 2 << 20;
+
+/// Shared peripheral interrupts of the board, counted from 0 (interrupt id 32); also the numbers that KVM's
+/// irqfd takes.
+pub mod spi {
+    /// UART.
+    pub const UART: u32 = 0;
+    /// RTC.
+    pub const RTC: u32 = 1;
+    /// VM generation id.
+    pub const VMGENID: u32 = 2;
+    /// First virtio-mmio slot.
+    pub const VIRTIO: u32 = 16;
+}
+
+/// Number of interrupt ids that the GIC is built with: 32 private ones and the shared ones, in steps of 32.
+pub const GIC_INTERRUPTS: u32 = 96;
+
+/// Base address of virtio-mmio slot `slot`.
+#[must_use]
+pub fn virtio_base(slot: u16) -> u64 {
+    VIRTIO + MMIO_WINDOW * u64::from(slot)
+}
+
+/// Shared peripheral interrupt of virtio-mmio slot `slot`.
+#[must_use]
+pub fn virtio_spi(slot: u16) -> u32 {
+    spi::VIRTIO + u32::from(slot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::DRAM_BASE;
+
+    #[test]
+    fn no_two_windows_overlap_and_all_lie_below_dram() {
+        let windows = [
+            (GIC_DISTRIBUTOR, GIC_DISTRIBUTOR_SIZE),
+            (GIC_REDISTRIBUTOR, GIC_REDISTRIBUTOR_SIZE * u64::from(*VCPU_RANGE.end())),
+            (UART, UART_SIZE),
+            (RTC, RTC_SIZE),
+            (VIRTIO, MMIO_WINDOW * u64::from(VIRTIO_SLOTS)),
+            (VMGENID, 0x1_0000),
+            (DRAM_BASE, 1),
+        ];
+        for pair in windows.windows(2) {
+            assert!(pair[0].0 + pair[0].1 <= pair[1].0, "{pair:x?}");
+        }
+        assert!(32 + virtio_spi(VIRTIO_SLOTS - 1) < GIC_INTERRUPTS);
+    }
+}

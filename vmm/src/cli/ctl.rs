@@ -1,0 +1,73 @@
+//! `hearth-vmm ctl`: one request to a monitor that runs.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use hearth_vmm::client::Client;
+
+#[derive(Debug, Args)]
+pub(super) struct Ctl {
+    /// Control socket of the monitor
+    #[arg(value_name = "SOCKET")]
+    socket: PathBuf,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show what state the machine is in
+    Status,
+    /// Stop the vCPUs
+    Pause,
+    /// Let the vCPUs go on
+    Resume,
+    /// Show all counters
+    Metrics,
+    /// End the machine without asking its guest
+    Shutdown,
+    /// Wait for the machine's end and show why it ended
+    Wait,
+    /// Take memory from the guest, or give it back
+    Balloon {
+        /// Memory to take, in MiB
+        #[arg(value_name = "MIB")]
+        target_mib: u32,
+    },
+}
+
+impl Ctl {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let client = Client::connect(self.socket)?;
+        match self.command {
+            Command::Status => {
+                let status = client.status()?;
+                let name =
+                    status.state().as_str_name().trim_start_matches("MACHINE_STATE_").to_ascii_lowercase();
+                println!("state     {name}");
+                println!("pid       {}", status.pid);
+                println!("restarts  {}", status.restarts);
+                println!("version   {} (protocol {})", status.program_version, status.version);
+            }
+            Command::Pause => client.pause()?,
+            Command::Resume => client.resume()?,
+            Command::Metrics => {
+                for group in client.metrics()?.groups {
+                    for counter in group.counters {
+                        println!("{:<8} {:<24} {}", group.name, counter.name, counter.value);
+                    }
+                }
+            }
+            Command::Shutdown => client.shutdown()?,
+            Command::Wait => {
+                let reason = client.wait_exit()?;
+                let name = reason.kind().as_str_name().trim_start_matches("EXIT_KIND_").to_ascii_lowercase();
+                println!("{name}: {}", reason.message);
+            }
+            Command::Balloon { target_mib } => client.set_balloon(target_mib)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,37 @@
+//! `hearth-vmm run`: enters the jail, then serves its control socket until its machine has ended.
+
+use std::os::fd::RawFd;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use hearth_vmm::arch::caches;
+use hearth_vmm::control::monitor::Monitor;
+use hearth_vmm::control::server::Server;
+use hearth_vmm::control::socket::PacketListener;
+use hearth_vmm::jail::{self, JailConfig};
+use hearth_vmm::machine::Host;
+
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    /// Descriptor of the listening control socket
+    #[arg(long, value_name = "FD")]
+    control_fd: RawFd,
+
+    #[command(flatten)]
+    jail: JailConfig,
+}
+
+impl Run {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let caches = caches::of_host();
+        let walls = jail::enter(&self.jail, self.control_fd)?;
+        let monitor =
+            Monitor::new(Host { caches, filters: walls.filters }).context("starting the monitor")?;
+        let server = Server::new(PacketListener::from_fd(walls.control), monitor)
+            .context("serving the control socket")?;
+        // The reason of the end has been told to whoever asked; the process itself has done its work.
+        server.run().context("serving the control socket")?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,14 @@
+//! The control protocol between a monitor and its controllers: `hearth.vmm.v1` over a named Unix socket.
+//!
+//! * [`socket`] – packets with descriptors over `SOCK_SEQPACKET`
+//! * [`monitor`] – the machine's states and what each request does in them
+//! * [`server`] – the control thread: accepts controllers, answers them, notices the machine's end
+//!
+//! The client's half is [`crate::client`].
+
+pub mod monitor;
+pub mod server;
+pub mod socket;
+
+/// Version of the protocol that this program speaks. A change that an older program would misread raises it.
+pub const PROTOCOL_VERSION: u32 = 1;

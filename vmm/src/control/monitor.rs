@@ -1,0 +1,408 @@
+//! The machine's life, and what each request does in each state.
+//!
+//! ```text
+//!          Create          Boot             Pause
+//!   Empty ───────► Created ─────► Running ◄──────► Paused
+//!     └───────────────┴──────────────┴─ Resume ──────┘
+//!                  Shutdown, or the machine's end
+//!                              ▼
+//!                            Exited
+//! ```
+//!
+//! | Request        | Empty | Created | Running | Paused |
+//! |----------------|-------|---------|---------|--------|
+//! | Hello          | ✓     | ✓       | ✓       | ✓      |
+//! | Create         | ✓     |         |         |        |
+//! | Boot           |       | ✓       |         |        |
+//! | Pause          |       |         | ✓       | no-op  |
+//! | Resume         |       |         | no-op   | ✓      |
+//! | GetMetrics     |       | ✓       | ✓       | ✓      |
+//! | Attach, VsockConnect, SetBalloon |  | ✓ | ✓  | ✓      |
+//! | Shutdown       | ✓     | ✓       | ✓       | ✓      |
+//! | WaitExit       | ✓     | ✓       | ✓       | ✓      |
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use hearth_proto::vmm::v1::request::Operation;
+use hearth_proto::vmm::v1::response::Result as Answer;
+use hearth_proto::vmm::v1::{self as proto, ErrorCode, ExitKind, ExitReason, MachineState};
+use prost::Message as _;
+
+use super::PROTOCOL_VERSION;
+use crate::config::{ConfigError, Descriptors, MachineConfig};
+use crate::machine::end::{End, EndSignal};
+use crate::machine::{BuildError, Host, Machine};
+
+/// Why a request is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The packet is no request.
+    #[error("the message is not a hearth.vmm.v1.Request: {0}")]
+    Malformed(#[from] prost::DecodeError),
+    /// The request speaks another version.
+    #[error("protocol version {0} is not supported: this hearth-vmm {program} speaks version {PROTOCOL_VERSION}; use a controller of the same release",
+            program = env!("CARGO_PKG_VERSION"))]
+    Version(u32),
+    /// The request names no operation that this version has.
+    #[error("the request names no operation that protocol version {PROTOCOL_VERSION} has")]
+    NoOperation,
+    /// The operation takes no descriptors, or another number.
+    #[error("{operation} takes {expected} descriptors and got {got}")]
+    Descriptors {
+        /// Which operation.
+        operation: &'static str,
+        /// How many it takes.
+        expected: usize,
+        /// How many came.
+        got: usize,
+    },
+    /// The state does not allow it.
+    #[error("cannot {operation}: the machine is {state}")]
+    State {
+        /// What was asked for.
+        operation: &'static str,
+        /// The state it is in.
+        state: &'static str,
+    },
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The machine could not be built.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// A device refused.
+    #[error(transparent)]
+    Device(#[from] crate::machine::board::BoardError),
+    /// The host refused something.
+    #[error("{what}: {source}")]
+    Host {
+        /// What was being done.
+        what: &'static str,
+        /// What the host answered.
+        source: std::io::Error,
+    },
+}
+
+impl RequestError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Malformed(_) | Self::Version(_) | Self::NoOperation | Self::Descriptors { .. } => {
+                ErrorCode::Protocol
+            }
+            Self::State { .. } => ErrorCode::State,
+            Self::Host { .. } | Self::Build(BuildError::Host { .. }) => ErrorCode::Host,
+            Self::Config(_) | Self::Build(_) | Self::Device(_) => ErrorCode::Invalid,
+        }
+    }
+}
+
+/// What a request leads to.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Answer at once.
+    Answer(Answer),
+    /// Answer when the machine has ended.
+    WhenEnded,
+}
+
+enum State {
+    Empty,
+    Created(Machine),
+    Running(Machine),
+    Paused(Machine),
+    Exited(ExitReason),
+}
+
+impl State {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Empty => "not created yet",
+            Self::Created(_) => "created but has not been booted",
+            Self::Running(_) => "running",
+            Self::Paused(_) => "paused",
+            Self::Exited(_) => "ended",
+        }
+    }
+
+    fn wire(&self) -> MachineState {
+        match self {
+            Self::Empty => MachineState::Empty,
+            Self::Created(_) => MachineState::Created,
+            Self::Running(_) => MachineState::Running,
+            Self::Paused(_) => MachineState::Paused,
+            Self::Exited(_) => MachineState::Exited,
+        }
+    }
+
+    fn machine(&self) -> Option<&Machine> {
+        match self {
+            Self::Created(machine) | Self::Running(machine) | Self::Paused(machine) => Some(machine),
+            Self::Empty | Self::Exited(_) => None,
+        }
+    }
+}
+
+/// The monitor: one machine and what is needed to build it anew.
+pub struct Monitor {
+    state: State,
+    host: Host,
+    end: Arc<EndSignal>,
+    rebuild: Option<(MachineConfig, OwnedFd)>,
+    restarts: u64,
+}
+
+impl std::fmt::Debug for Monitor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Monitor").field("state", &self.state.name()).finish_non_exhaustive()
+    }
+}
+
+impl Monitor {
+    /// An empty monitor on `host`.
+    ///
+    /// # Errors
+    /// When the process has no descriptors left.
+    pub fn new(host: Host) -> std::io::Result<Self> {
+        let end = Arc::new(EndSignal::new()?);
+        Ok(Self { state: State::Empty, host, end, rebuild: None, restarts: 0 })
+    }
+
+    /// What becomes readable when the machine ends by itself: then [`Self::on_end`] is due.
+    #[must_use]
+    pub fn end_signal(&self) -> &Arc<EndSignal> {
+        &self.end
+    }
+
+    /// Why the machine has ended, once it has.
+    #[must_use]
+    pub fn exit(&self) -> Option<&ExitReason> {
+        if let State::Exited(reason) = &self.state { Some(reason) } else { None }
+    }
+
+    /// Handles one packet.
+    pub fn handle(&mut self, packet: &[u8], carried: Vec<OwnedFd>) -> Outcome {
+        match self.try_handle(packet, carried) {
+            Ok(outcome) => outcome,
+            Err(error) => Outcome::Answer(Answer::Error(proto::Error {
+                code: error.code().into(),
+                message: error.to_string(),
+            })),
+        }
+    }
+
+    fn try_handle(&mut self, packet: &[u8], carried: Vec<OwnedFd>) -> Result<Outcome, RequestError> {
+        let request = proto::Request::decode(packet)?;
+        if request.version != PROTOCOL_VERSION {
+            return Err(RequestError::Version(request.version));
+        }
+        let operation = request.operation.ok_or(RequestError::NoOperation)?;
+        let (name, expected) = match &operation {
+            Operation::Create(create) => ("Create", create.descriptors.len()),
+            Operation::Attach(attach) => ("Attach", attach.descriptors.len()),
+            Operation::VsockConnect(_) => ("VsockConnect", 1),
+            Operation::Hello(_) => ("Hello", 0),
+            Operation::Boot(_) => ("Boot", 0),
+            Operation::Pause(_) => ("Pause", 0),
+            Operation::Resume(_) => ("Resume", 0),
+            Operation::GetMetrics(_) => ("GetMetrics", 0),
+            Operation::Shutdown(_) => ("Shutdown", 0),
+            Operation::WaitExit(_) => ("WaitExit", 0),
+            Operation::SetBalloon(_) => ("SetBalloon", 0),
+        };
+        if carried.len() != expected {
+            return Err(RequestError::Descriptors { operation: name, expected, got: carried.len() });
+        }
+        let answer = match operation {
+            Operation::Hello(_) => Answer::Status(self.status()),
+            Operation::Create(create) => self.create(create, carried)?,
+            Operation::Boot(_) => self.boot()?,
+            Operation::Pause(_) => self.pause()?,
+            Operation::Resume(_) => self.resume()?,
+            Operation::GetMetrics(_) => Answer::Metrics(metrics(self.machine("read metrics")?)),
+            Operation::Shutdown(_) => self.shutdown(),
+            Operation::WaitExit(_) => return Ok(Outcome::WhenEnded),
+            Operation::Attach(attach) => {
+                let mut given = Descriptors::new(&attach.descriptors, carried)?;
+                let listener = given.take(proto::DescriptorRole::VsockListener, 0);
+                let broker = given.take(proto::DescriptorRole::VsockBroker, 0);
+                given.finish()?;
+                self.attach(listener, broker)?
+            }
+            Operation::VsockConnect(connect) => {
+                let machine = self.machine("connect to the guest")?;
+                if let Some(stream) = carried.into_iter().next() {
+                    machine.vsock_connect(connect.port, UnixStream::from(stream))?;
+                }
+                Answer::Done(proto::Done {})
+            }
+            Operation::SetBalloon(balloon) => {
+                self.machine("set the balloon")?.set_balloon(balloon.target_mib)?;
+                Answer::Done(proto::Done {})
+            }
+        };
+        Ok(Outcome::Answer(answer))
+    }
+
+    fn status(&self) -> proto::Status {
+        proto::Status {
+            version: PROTOCOL_VERSION,
+            program_version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            state: self.state.wire().into(),
+            restarts: self.restarts,
+        }
+    }
+
+    fn wrong_state(&self, operation: &'static str) -> RequestError {
+        RequestError::State { operation, state: self.state.name() }
+    }
+
+    fn machine(&self, operation: &'static str) -> Result<&Machine, RequestError> {
+        self.state.machine().ok_or_else(|| self.wrong_state(operation))
+    }
+
+    fn create(&mut self, create: proto::Create, carried: Vec<OwnedFd>) -> Result<Answer, RequestError> {
+        let State::Empty = self.state else { return Err(self.wrong_state("create it")) };
+        let (config, kvm) = MachineConfig::from_message(create, carried)?;
+        self.state = State::Created(self.build(&config, &kvm)?);
+        self.rebuild = Some((config, kvm));
+        Ok(Answer::Done(proto::Done {}))
+    }
+
+    fn build(&self, config: &MachineConfig, kvm: &OwnedFd) -> Result<Machine, BuildError> {
+        let config = config.try_clone().map_err(BuildError::host("duplicating descriptors"))?;
+        Machine::build(config, kvm.as_fd(), &self.host, Arc::clone(&self.end))
+    }
+
+    fn boot(&mut self) -> Result<Answer, RequestError> {
+        let State::Created(_) = self.state else { return Err(self.wrong_state("boot it")) };
+        self.go();
+        Ok(Answer::Done(proto::Done {}))
+    }
+
+    fn pause(&mut self) -> Result<Answer, RequestError> {
+        match std::mem::replace(&mut self.state, State::Empty) {
+            State::Running(machine) => {
+                machine.pause();
+                self.state = State::Paused(machine);
+            }
+            other => {
+                self.state = other;
+                if !matches!(self.state, State::Paused(_)) {
+                    return Err(self.wrong_state("pause it"));
+                }
+            }
+        }
+        Ok(Answer::Done(proto::Done {}))
+    }
+
+    fn resume(&mut self) -> Result<Answer, RequestError> {
+        match self.state {
+            State::Paused(_) => self.go(),
+            State::Running(_) => {}
+            _ => return Err(self.wrong_state("resume it")),
+        }
+        Ok(Answer::Done(proto::Done {}))
+    }
+
+    /// Lets a created or paused machine run.
+    fn go(&mut self) {
+        self.state = match std::mem::replace(&mut self.state, State::Empty) {
+            State::Created(machine) | State::Paused(machine) => {
+                machine.run();
+                State::Running(machine)
+            }
+            other => other,
+        };
+    }
+
+    fn shutdown(&mut self) -> Answer {
+        self.finish(ExitKind::Shutdown, "a controller asked for it".into());
+        Answer::Done(proto::Done {})
+    }
+
+    fn attach(&mut self, listener: Option<OwnedFd>, broker: Option<OwnedFd>) -> Result<Answer, RequestError> {
+        let machine = self.machine("attach to it")?;
+        let duplicate = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::try_clone).transpose();
+        let kept = duplicate(&listener).and_then(|listener| Ok((listener, duplicate(&broker)?)));
+        let (kept_listener, kept_broker) =
+            kept.map_err(|source| RequestError::Host { what: "duplicating descriptors", source })?;
+        machine.attach_vsock(listener.map(Into::into), broker)?;
+        // A machine that is built anew gets what is attached now, not what it began with.
+        if let Some(vsock) = self.rebuild.as_mut().and_then(|(config, _)| config.vsock.as_mut()) {
+            vsock.listener = kept_listener.map(Into::into).or(vsock.listener.take());
+            vsock.broker = kept_broker.or(vsock.broker.take());
+        }
+        Ok(Answer::Done(proto::Done {}))
+    }
+
+    /// The machine has reported its end: restart it, or finish.
+    pub fn on_end(&mut self) {
+        let Some(end) = self.end.take() else { return };
+        match end {
+            End::PowerOff => self.finish(ExitKind::PowerOff, "the guest powered itself off".into()),
+            End::GuestError(message) => self.finish(ExitKind::GuestError, message),
+            End::MonitorError(message) => self.finish(ExitKind::MonitorError, message),
+            End::Restart => self.restart(),
+        }
+    }
+
+    fn restart(&mut self) {
+        if !matches!(self.state, State::Running(_) | State::Paused(_)) {
+            return;
+        }
+        let paused = matches!(self.state, State::Paused(_));
+        self.state = State::Empty; // drops the old machine, which finishes and closes its disks
+        let Some((config, kvm)) = &self.rebuild else { return };
+        match self.build(config, kvm) {
+            Ok(machine) => {
+                self.restarts += 1;
+                self.state = State::Created(machine);
+                self.go();
+                // A pause that was acknowledged holds across the guest's restart.
+                if paused && let State::Running(_) = self.state {
+                    let _ = self.pause();
+                }
+            }
+            Err(error) => {
+                self.finish(
+                    ExitKind::MonitorError,
+                    format!("the guest restarted and could not be built anew: {error}"),
+                );
+            }
+        }
+    }
+
+    fn finish(&mut self, kind: ExitKind, message: String) {
+        if matches!(self.state, State::Exited(_)) {
+            return;
+        }
+        let reason = ExitReason { kind: kind.into(), message };
+        self.state = State::Exited(reason.clone()); // drops the machine, which finishes and closes its disks
+        if let Some((config, _)) = &self.rebuild
+            && let Some(report) = config.exit_report.as_ref().and_then(|fd| fd.try_clone().ok())
+        {
+            let name = kind.as_str_name().trim_start_matches("EXIT_KIND_").to_ascii_lowercase();
+            let line = serde_json::json!({ "kind": name, "message": reason.message });
+            // Whoever passed the descriptor may have closed its other end; there is nobody else to tell.
+            let _ = writeln!(File::from(report), "{line}");
+        }
+    }
+}
+
+fn metrics(machine: &Machine) -> proto::Metrics {
+    let counter = |(name, value): (&str, u64)| proto::Counter { name: name.into(), value };
+    let group = |(name, counters): (String, Vec<(&'static str, u64)>)| proto::MetricGroup {
+        name,
+        counters: counters.into_iter().map(counter).collect(),
+    };
+    proto::Metrics { groups: machine.counters().into_iter().map(group).collect() }
+}
+
+#[cfg(test)]
+#[path = "monitor_tests.rs"]
+mod tests;

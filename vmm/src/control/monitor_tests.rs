@@ -1,0 +1,94 @@
+use super::*;
+
+fn ask(monitor: &mut Monitor, version: u32, operation: Option<Operation>) -> Answer {
+    let packet = proto::Request { version, operation }.encode_to_vec();
+    match monitor.handle(&packet, Vec::new()) {
+        Outcome::Answer(answer) => answer,
+        Outcome::WhenEnded => panic!("an answer was due"),
+    }
+}
+
+fn refused(answer: Answer) -> (ErrorCode, String) {
+    match answer {
+        Answer::Error(error) => (error.code(), error.message),
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[test]
+fn an_unknown_version_is_refused_by_number_and_changes_nothing() {
+    let mut monitor = Monitor::new(Host::default()).unwrap();
+    for version in [0, 2, 77] {
+        let (code, message) =
+            refused(ask(&mut monitor, version, Some(Operation::Shutdown(proto::Shutdown {}))));
+        assert_eq!(code, ErrorCode::Protocol);
+        assert!(message.contains(&format!("version {version} is not supported")), "{message}");
+    }
+    assert!(monitor.exit().is_none());
+}
+
+#[test]
+fn what_is_no_request_is_refused() {
+    let mut monitor = Monitor::new(Host::default()).unwrap();
+    let Outcome::Answer(answer) = monitor.handle(&[0xff; 40], Vec::new()) else {
+        panic!("an answer was due")
+    };
+    assert_eq!(refused(answer).0, ErrorCode::Protocol);
+    assert!(refused(ask(&mut monitor, PROTOCOL_VERSION, None)).1.contains("no operation"));
+}
+
+#[test]
+fn operations_out_of_order_say_what_state_the_machine_is_in() {
+    let mut monitor = Monitor::new(Host::default()).unwrap();
+    for operation in [
+        Operation::Boot(proto::Boot {}),
+        Operation::Pause(proto::Pause {}),
+        Operation::Resume(proto::Resume {}),
+        Operation::GetMetrics(proto::GetMetrics {}),
+        Operation::SetBalloon(proto::SetBalloon { target_mib: 1 }),
+    ] {
+        let (code, message) = refused(ask(&mut monitor, PROTOCOL_VERSION, Some(operation)));
+        assert_eq!(code, ErrorCode::State);
+        assert!(message.contains("not created yet"), "{message}");
+    }
+}
+
+#[test]
+fn descriptors_that_an_operation_does_not_take_are_refused() {
+    let mut monitor = Monitor::new(Host::default()).unwrap();
+    let operation = Some(Operation::Hello(proto::Hello {}));
+    let packet = proto::Request { version: PROTOCOL_VERSION, operation }.encode_to_vec();
+    let stray = vec![tempfile::tempfile().unwrap().into()];
+    let Outcome::Answer(answer) = monitor.handle(&packet, stray) else { panic!("an answer was due") };
+    assert!(refused(answer).1.contains("Hello takes 0 descriptors and got 1"));
+}
+
+#[test]
+fn a_bad_machine_leaves_the_monitor_empty() {
+    let mut monitor = Monitor::new(Host::default()).unwrap();
+    let file = || tempfile::tempfile().unwrap();
+    let mut config = MachineConfig::new(file());
+    config.vcpus = 17;
+    let (create, carried) = config.into_message(file().into());
+    let operation = Some(Operation::Create(create));
+    let packet = proto::Request { version: PROTOCOL_VERSION, operation }.encode_to_vec();
+    let Outcome::Answer(answer) = monitor.handle(&packet, carried) else { panic!("an answer was due") };
+    let (code, message) = refused(answer);
+    assert_eq!(code, ErrorCode::Invalid);
+    assert!(message.contains("17 vCPUs"), "{message}");
+    let Answer::Status(status) = ask(&mut monitor, PROTOCOL_VERSION, Some(Operation::Hello(proto::Hello {})))
+    else {
+        panic!("a status was due")
+    };
+    assert_eq!(status.state(), MachineState::Empty);
+}
+
+#[test]
+fn shutdown_ends_it_for_good() {
+    let mut monitor = Monitor::new(Host::default()).unwrap();
+    ask(&mut monitor, PROTOCOL_VERSION, Some(Operation::Shutdown(proto::Shutdown {})));
+    assert_eq!(monitor.exit().unwrap().kind(), ExitKind::Shutdown);
+    monitor.end_signal().report(End::PowerOff);
+    monitor.on_end();
+    assert_eq!(monitor.exit().unwrap().kind(), ExitKind::Shutdown);
+}

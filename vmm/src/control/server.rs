@@ -1,0 +1,137 @@
+//! The control thread: accepts controllers, answers their requests one after another, and notices when the
+//! machine ends. Controllers come and go; the machine does not care.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsFd as _;
+
+use hearth_proto::vmm::v1 as proto;
+use prost::Message as _;
+use proto::response::Result as Answer;
+
+use super::monitor::{Monitor, Outcome};
+use super::socket::{PacketListener, PacketSocket};
+use crate::event_loop::{DeviceId, EventLoop, Interest, Poller, Ready};
+
+/// Most controllers connected at once; more wait in the listener's backlog.
+pub const CONTROLLERS_MAX: usize = 64;
+
+const LISTENER: DeviceId = 0;
+const END: DeviceId = 1;
+const CONTROLLER: DeviceId = 2;
+
+struct Controller {
+    socket: PacketSocket,
+    waits_for_exit: bool,
+}
+
+/// The server of one monitor.
+pub struct Server {
+    listener: PacketListener,
+    monitor: Monitor,
+    events: EventLoop,
+    controllers: BTreeMap<u16, Controller>,
+    next: u16,
+    listening: bool,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("monitor", &self.monitor).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Serves `monitor` to whoever connects to `listener`.
+    ///
+    /// # Errors
+    /// When the process has no descriptors left.
+    pub fn new(listener: PacketListener, monitor: Monitor) -> io::Result<Self> {
+        let events = EventLoop::new()?;
+        events.poller(LISTENER).add(&listener, 0, Interest::READ)?;
+        events.poller(END).add(&**monitor.end_signal(), 0, Interest::READ)?;
+        Ok(Self { listener, monitor, events, controllers: BTreeMap::new(), next: 0, listening: true })
+    }
+
+    /// Serves until the machine has ended and everybody who waits for that has been told.
+    ///
+    /// # Errors
+    /// When the event loop fails; a controller that fails is only disconnected.
+    pub fn run(mut self) -> io::Result<proto::ExitReason> {
+        let mut buffer = Vec::new();
+        let mut batch: Vec<Ready> = Vec::new();
+        loop {
+            batch.clear();
+            self.events.wait(-1, |ready| batch.push(ready))?;
+            for ready in &batch {
+                match ready.device {
+                    LISTENER => self.accept(),
+                    END => self.monitor.on_end(),
+                    _ => self.serve(ready.token, &mut buffer),
+                }
+            }
+            if let Some(reason) = self.monitor.exit().cloned() {
+                for controller in self.controllers.values().filter(|controller| controller.waits_for_exit) {
+                    let _ = answer(&controller.socket, Answer::Exit(reason.clone())); // it may have gone
+                }
+                return Ok(reason);
+            }
+        }
+    }
+
+    fn poller(&self) -> Poller {
+        self.events.poller(CONTROLLER)
+    }
+
+    fn accept(&mut self) {
+        let Ok(socket) = self.listener.accept() else { return };
+        while self.controllers.contains_key(&self.next) {
+            self.next = self.next.wrapping_add(1);
+        }
+        let token = self.next;
+        if self.poller().add(&socket, token, Interest::READ).is_ok() {
+            self.next = self.next.wrapping_add(1);
+            self.controllers.insert(token, Controller { socket, waits_for_exit: false });
+        }
+        self.watch_listener();
+    }
+
+    /// Stops accepting while there are as many controllers as there may be.
+    fn watch_listener(&mut self) {
+        let wanted = self.controllers.len() < CONTROLLERS_MAX;
+        if wanted != self.listening {
+            let interest = if wanted { Interest::READ } else { Interest::NONE };
+            if self.events.poller(LISTENER).modify(&self.listener, 0, interest).is_ok() {
+                self.listening = wanted;
+            }
+        }
+    }
+
+    fn serve(&mut self, token: u16, buffer: &mut Vec<u8>) {
+        let Some(controller) = self.controllers.get_mut(&token) else { return };
+        let kept = match controller.socket.receive(buffer) {
+            Ok(Some(carried)) => match self.monitor.handle(buffer, carried) {
+                Outcome::Answer(result) => answer(&controller.socket, result).is_ok(),
+                Outcome::WhenEnded => {
+                    controller.waits_for_exit = true;
+                    true
+                }
+            },
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                let code = proto::ErrorCode::Protocol.into();
+                let error = proto::Error { code, message: error.to_string() };
+                answer(&controller.socket, Answer::Error(error)).is_ok()
+            }
+            Ok(None) | Err(_) => false,
+        };
+        if !kept && let Some(controller) = self.controllers.remove(&token) {
+            let _ = self.poller().remove(&controller.socket.as_fd()); // closing would do it too
+            drop(controller);
+            self.watch_listener();
+        }
+    }
+}
+
+fn answer(socket: &PacketSocket, result: Answer) -> io::Result<()> {
+    socket.send(&proto::Response { result: Some(result) }.encode_to_vec(), &[])
+}

@@ -1,0 +1,56 @@
+//! Random bytes from the host kernel, for the entropy device and the generation id.
+
+use std::io;
+
+/// Fills `buffer` from the kernel's generator. Never blocks.
+///
+/// # Errors
+/// What `getrandom` answers: `EAGAIN` while the host has no entropy yet (early in its boot), `ENOSYS` when a
+/// seccomp filter forgot it.
+pub fn fill(buffer: &mut [u8]) -> io::Result<()> {
+    // SAFETY: a slice is valid for writes over its whole length.
+    unsafe { fill_raw(buffer.as_mut_ptr(), buffer.len()) }
+}
+
+/// As [`fill`], for memory that others may write to at the same time, as a guest does.
+///
+/// # Errors
+/// As [`fill`].
+///
+/// # Safety
+/// `length` bytes from `pointer` on are mapped writable, and no Rust reference to them exists.
+pub unsafe fn fill_raw(pointer: *mut u8, length: usize) -> io::Result<()> {
+    let mut done = 0;
+    while done < length {
+        // SAFETY: `done < length`, so the rest lies inside the caller's range.
+        let got = unsafe { libc::getrandom(pointer.add(done).cast(), length - done, libc::GRND_NONBLOCK) };
+        match usize::try_from(got) {
+            Ok(got) => done += got,
+            // A signal interrupts requests of more than 256 bytes.
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_differ_from_call_to_call_over_their_whole_length() {
+        let (mut first, mut second) = ([0; 4096], [0; 4096]);
+        fill(&mut first).unwrap();
+        fill(&mut second).unwrap();
+        for (a, b) in first.chunks(16).zip(second.chunks(16)) {
+            assert_ne!(a, b);
+            assert_ne!(a, [0; 16]);
+        }
+        fill(&mut []).unwrap();
+    }
+}

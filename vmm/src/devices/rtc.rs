@@ -1,0 +1,106 @@
+//! The real-time clock, an Arm PrimeCell PL031 (Arm DDI 0224): seconds since 1970, from the host's clock.
+//!
+//! The registers are `vm-superio`'s. A guest may set its clock; that moves an offset of its own and no clock of
+//! the host's. The alarm never rings: the device has no interrupt.
+
+pub use vm_superio::RtcState;
+use vm_superio::rtc_pl031::NoEvents;
+
+use super::bus::MmioDevice;
+
+/// Bytes of address space that the clock takes.
+pub const RTC_WINDOW: u64 = 0x1000;
+
+/// The clock.
+#[derive(Debug, Default)]
+pub struct Rtc(vm_superio::Rtc<NoEvents>);
+
+impl Rtc {
+    /// A clock with saved registers. It shows the host's time, moved by what the guest had set.
+    #[must_use]
+    pub fn with_state(state: &RtcState) -> Self {
+        Self(vm_superio::Rtc::from_state(state, NoEvents))
+    }
+
+    /// What a snapshot keeps.
+    #[must_use]
+    pub fn state(&self) -> RtcState {
+        self.0.state()
+    }
+}
+
+/// The register's offset, if the access is a whole one: aligned and 32 bits wide.
+fn register(offset: u64) -> Option<u16> {
+    u16::try_from(offset).ok().filter(|_| offset < RTC_WINDOW && offset.is_multiple_of(4))
+}
+
+impl MmioDevice for Rtc {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        if let (Ok(data), Some(register)) = (<&mut [u8; 4]>::try_from(data), register(offset)) {
+            self.0.read(register, data);
+        }
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        if let (Ok(data), Some(register)) = (<&[u8; 4]>::try_from(data), register(offset)) {
+            self.0.write(register, data);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    use super::*;
+
+    const DATA: u64 = 0;
+    const LOAD: u64 = 8;
+
+    fn get(rtc: &mut Rtc, offset: u64) -> u32 {
+        let mut data = [0; 4];
+        rtc.read(offset, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    fn now() -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+    }
+
+    #[test]
+    fn the_clock_shows_the_hosts_time() {
+        let before = now();
+        let shown = u64::from(get(&mut Rtc::default(), DATA));
+        assert!((before..=now()).contains(&shown));
+    }
+
+    #[test]
+    fn what_the_guest_sets_survives_a_snapshot() {
+        let mut rtc = Rtc::default();
+        rtc.write(LOAD, &1_000_000u32.to_le_bytes());
+        let mut restored = Rtc::with_state(&rtc.state());
+        assert!((1_000_000..1_000_100).contains(&get(&mut restored, DATA)));
+        assert_eq!(get(&mut restored, LOAD), 1_000_000);
+    }
+
+    #[test]
+    fn the_identification_registers_are_a_pl031s() {
+        let mut rtc = Rtc::default();
+        let ids: Vec<u32> = (0..8).map(|index| get(&mut rtc, 0xfe0 + 4 * index)).collect();
+        assert_eq!(ids, [0x31, 0x10, 0x04, 0x00, 0x0d, 0xf0, 0x05, 0xb1]);
+    }
+
+    #[test]
+    fn accesses_that_are_no_registers_do_nothing() {
+        let mut rtc = Rtc::default();
+        let state = rtc.state();
+        for (offset, width) in
+            [(8, 1), (8, 2), (8, 8), (9, 4), (10, 4), (0x1008, 4), (u64::MAX, 4), (0x1_0008, 4)]
+        {
+            rtc.write(offset, &vec![1; width]);
+            let mut data = vec![0; width];
+            rtc.read(offset, &mut data);
+            assert_eq!((rtc.state(), data), (state, vec![0; width]), "{offset:#x}/{width}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The serial console: a 16550A UART with byte-wide registers, one after another.
+//!
+//! The registers are `vm-superio`'s. This module adds what keeps a guest from hurting its host through them:
+//! output goes through a [`sink::Sink`], which is bounded and never blocks a vCPU, and input is read only as
+//! fast as the guest takes it, so nothing piles up here.
+//!
+//! vCPU threads call the registers, the device thread calls [`Serial::handle`]; the owner's lock keeps them
+//! apart.
+
+mod sink;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+pub use vm_superio::SerialState;
+use vm_superio::Trigger;
+use vm_superio::serial::{NoEvents, Serial as Uart};
+use vmm_sys_util::eventfd::EventFd;
+
+use self::sink::Sink;
+use super::bus::MmioDevice;
+use crate::event_loop::{Interest, Poller, Ready};
+
+/// Bytes of console output that a file gets unless told otherwise.
+pub const DEFAULT_MAX_BYTES: u64 = 1 << 20;
+
+/// Tokens of the console's descriptors.
+const INPUT: u16 = 0;
+const OUTPUT: u16 = 1;
+const FLUSH: u16 = 2;
+
+/// Registers on the bus.
+const REGISTERS: u64 = 8;
+/// Offset of the modem control register and its loopback bit.
+const MODEM_CONTROL: u8 = 4;
+const LOOPBACK: u8 = 0x10;
+/// Most bytes read at once; the FIFO has no more.
+const FIFO_SIZE: usize = 64;
+
+/// Where the console leads.
+#[derive(Debug)]
+pub struct SerialConfig {
+    /// A file, pipe, socket or terminal for the guest's output, which becomes non-blocking unless it is a file;
+    /// `None` discards it.
+    pub output: Option<OwnedFd>,
+    /// A pipe, socket or terminal that the guest's input comes from. What cannot be waited for, such as
+    /// `/dev/null`, counts as none.
+    pub input: Option<OwnedFd>,
+    /// Most bytes of output that a file gets over the life of this device. Other outputs take no space and
+    /// have no limit.
+    pub max_bytes: u64,
+}
+
+/// The interrupt line.
+#[derive(Debug)]
+struct Line(EventFd);
+
+impl Trigger for Line {
+    type E = std::convert::Infallible;
+
+    fn trigger(&self) -> Result<(), Self::E> {
+        let _ = self.0.write(1); // full only when it is raised already
+        Ok(())
+    }
+}
+
+/// The console.
+#[derive(Debug)]
+pub struct Serial {
+    uart: Uart<Line, NoEvents, Sink>,
+    poller: Poller,
+    input: Option<OwnedFd>,
+    /// The input is not watched, since the guest's FIFO is full.
+    paused: bool,
+    input_bytes: u64,
+}
+
+impl Serial {
+    /// A console after power-on. `interrupt` becomes an irqfd, `poller` belongs to whom [`Self::handle`] gets
+    /// its events from.
+    ///
+    /// # Errors
+    /// When a descriptor cannot be watched or the host has none left.
+    pub fn new(config: SerialConfig, interrupt: EventFd, poller: Poller) -> io::Result<Self> {
+        Self::with_state(config, interrupt, poller, &SerialState::default())
+    }
+
+    /// A console with saved registers; a pending interrupt is raised again.
+    ///
+    /// # Errors
+    /// As [`Self::new`], and when the state holds more input than the FIFO.
+    pub fn with_state(
+        config: SerialConfig,
+        interrupt: EventFd,
+        poller: Poller,
+        state: &SerialState,
+    ) -> io::Result<Self> {
+        let sink = Sink::new(config.output, config.max_bytes, poller.clone())?;
+        let uart = Uart::from_state(state, Line(interrupt), NoEvents, sink)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+        let mut input = config.input;
+        if let Some(fd) = &input {
+            match poller.add(fd, INPUT, Interest::READ) {
+                Ok(()) => {}
+                // Files and the like are always ready, so epoll does not take them.
+                Err(error) if error.raw_os_error() == Some(libc::EPERM) => input = None,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Self { uart, poller, input, paused: false, input_bytes: 0 })
+    }
+
+    /// What a snapshot keeps.
+    #[must_use]
+    pub fn state(&self) -> SerialState {
+        self.uart.state()
+    }
+
+    /// Handles an event of the device thread's loop.
+    pub fn handle(&mut self, ready: Ready) {
+        match ready.token {
+            INPUT => self.read_input(),
+            OUTPUT => self.uart.writer_mut().writable(),
+            FLUSH => self.uart.writer_mut().flush_due(),
+            _ => {}
+        }
+    }
+
+    /// Puts as much of `data` into the guest's FIFO as fits, and returns how much that was.
+    pub fn push_input(&mut self, data: &[u8]) -> usize {
+        let data = data.get(..self.input_room()).unwrap_or(data);
+        // Fails only when the FIFO is full, and an interrupt line never fails.
+        let taken = self.uart.enqueue_raw_bytes(data).unwrap_or(0);
+        self.input_bytes += taken as u64;
+        taken
+    }
+
+    /// Bytes of input that the guest can take now; none while it talks to itself.
+    fn input_room(&mut self) -> usize {
+        if self.uart.read(MODEM_CONTROL) & LOOPBACK != 0 { 0 } else { self.uart.fifo_capacity() }
+    }
+
+    fn read_input(&mut self) {
+        let room = self.input_room().min(FIFO_SIZE);
+        let Some(input) = &self.input else { return };
+        if room > 0 {
+            let mut buffer = [0u8; FIFO_SIZE];
+            // SAFETY: at most the buffer's length is asked for.
+            let got = unsafe { libc::read(input.as_raw_fd(), buffer.as_mut_ptr().cast(), room) };
+            match usize::try_from(got) {
+                Ok(got) if got > 0 => {
+                    self.push_input(buffer.get(..got).unwrap_or_default());
+                }
+                Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+                // At its end, or broken: whoever typed is gone.
+                Ok(_) | Err(_) => {
+                    let _ = self.poller.remove(input);
+                    self.input = None;
+                }
+            }
+        }
+        if self.input_room() == 0
+            && let Some(input) = &self.input
+        {
+            // Not only muted: a hang-up would be reported all the same.
+            self.paused = self.poller.remove(input).is_ok();
+        }
+    }
+
+    /// Watches the input again once the guest has made room.
+    fn resume_input(&mut self) {
+        if self.paused
+            && self.input_room() > 0
+            && let Some(input) = &self.input
+        {
+            self.paused = self.poller.add(input, INPUT, Interest::READ).is_err();
+        }
+    }
+
+    /// Its counters, by name.
+    #[must_use]
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        let sink = self.uart.writer();
+        vec![
+            ("output_bytes", sink.written()),
+            ("output_dropped_bytes", sink.dropped()),
+            ("input_bytes", self.input_bytes),
+        ]
+    }
+}
+
+/// Registers are bytes; wider accesses are nobody's.
+impl MmioDevice for Serial {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        if let ([value], Ok(offset @ 0..8)) = (data, u8::try_from(offset)) {
+            *value = self.uart.read(offset);
+            self.resume_input();
+        }
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        if let ([value], Ok(register)) = (data, u8::try_from(offset))
+            && offset < REGISTERS
+        {
+            // The sink never fails, nor does the interrupt line.
+            let _ = self.uart.write(register, *value);
+            self.resume_input();
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! Requests in, operations on files out: splits requests into parts, keeps track of them, runs flushes.
+
+use std::collections::VecDeque;
+use std::io;
+
+use io_uring::opcode;
+use io_uring::squeue::{Entry, Flags};
+use io_uring::types::{Fixed, FsyncFlags};
+
+use super::SECTOR_SIZE;
+use super::backend::{Disk, OVERLAY};
+use super::engine::{Engine, MAX_OPERATIONS};
+use super::flush::{Flusher, Step};
+use super::request::{self, Limits, Operation, Request, Status};
+use super::slots::{MAX_PARTS, Part, PartKind, SLOTS, Slots};
+use crate::devices::virtio::queue::Chain;
+
+/// Most sectors in one operation: 16 MiB. It bounds the walk through the map.
+const MAX_PART_SECTORS: u64 = 1 << 15;
+/// Operations of more bytes are left to the kernel's worker threads from the start, so that copying does not
+/// keep the device thread: no driver sends such requests for speed.
+const INLINE_BYTES: u64 = 1 << 20;
+/// With this many operations under way, a request gets only one at a time: every slot always has room for one.
+#[expect(clippy::cast_possible_truncation, reason = "a request has a handful of parts")]
+const CROWDED: u32 = MAX_OPERATIONS - SLOTS as u32 - MAX_PARTS as u32 - 1;
+/// Attempts at an operation that makes no progress.
+const MAX_ATTEMPTS: u8 = 16;
+/// Bytes written at a time where the host can only zero by writing.
+const ZEROS: usize = 1 << 20;
+
+/// Tag of the flush's operation. Others are the slot's index × 256 + the part's.
+const FLUSH_TAG: u64 = u64::MAX;
+
+const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+const ZERO_RANGE: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+
+/// A disk, its ring, and every request under way.
+#[derive(Debug)]
+pub(super) struct DiskIo {
+    disk: Disk,
+    engine: Engine,
+    slots: Slots,
+    flusher: Flusher,
+    flush_under_way: bool,
+    flush_attempts: u8,
+    write_through: bool,
+    limits: Limits,
+    /// Requests that are done, in order.
+    finished: VecDeque<(u16, Status)>,
+    /// Empty where nothing is ever written.
+    zeros: Vec<u8>,
+    can_punch: bool,
+    can_zero: bool,
+}
+
+impl DiskIo {
+    /// # Errors
+    /// When the host gives no ring.
+    pub(super) fn new(disk: Disk) -> io::Result<Self> {
+        let limits = Limits {
+            sectors: disk.sectors(),
+            read_only: disk.is_read_only(),
+            discard: false,
+            write_zeroes: false,
+        };
+        Ok(Self {
+            engine: Engine::new(disk.files())?,
+            slots: Slots::new(),
+            flusher: Flusher::new(disk.map().is_some(), usize::from(SLOTS), !disk.is_fresh()),
+            flush_under_way: false,
+            flush_attempts: 0,
+            write_through: false,
+            limits,
+            finished: VecDeque::with_capacity(usize::from(SLOTS)),
+            zeros: vec![0; if disk.is_read_only() { 0 } else { ZEROS }],
+            can_punch: true,
+            can_zero: true,
+            disk,
+        })
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(super) fn engine_mut(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Sets what the driver negotiated.
+    pub(super) fn configure(&mut self, discard: bool, write_zeroes: bool, write_through: bool) {
+        self.limits.discard = discard;
+        self.limits.write_zeroes = write_zeroes;
+        self.write_through = write_through;
+    }
+
+    /// Takes a slot for a request; `None` when as many as possible are under way.
+    pub(super) fn claim(&mut self) -> Option<u16> {
+        self.slots.claim()
+    }
+
+    /// Gives back a slot that was claimed or finished.
+    pub(super) fn release(&mut self, index: u16) {
+        self.slots.release(index);
+    }
+
+    pub(super) fn chain(&self, index: u16) -> Option<&Chain> {
+        self.slots.get(index).map(|slot| &slot.chain)
+    }
+
+    pub(super) fn chain_mut(&mut self, index: u16) -> Option<&mut Chain> {
+        self.slots.get_mut(index).map(|slot| &mut slot.chain)
+    }
+
+    /// Bytes that `request` moves, or may have to.
+    pub(super) fn cost(&self, request: &Request) -> u64 {
+        match request.operation {
+            Operation::Read | Operation::Write => request.bytes,
+            Operation::WriteZeroes if !self.can_zero => request.bytes,
+            _ => 0,
+        }
+    }
+
+    /// Ends the request in slot `index` without any I/O.
+    pub(super) fn answer(&mut self, index: u16, status: Status) {
+        if let Some(slot) = self.slots.get_mut(index) {
+            slot.request = None;
+        }
+        self.finished.push_back((index, status));
+    }
+
+    /// Starts `request`, whose chain is in slot `index`.
+    pub(super) fn start(&mut self, index: u16, request: Request) {
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        slot.request = Some(request);
+        slot.issued = 0;
+        slot.failed = false;
+        if request.operation == Operation::Flush {
+            self.flusher.wait(index);
+        } else {
+            self.next_round(index);
+        }
+    }
+
+    /// A request that is done: its slot, what it was (unless it was none), and how it went.
+    pub(super) fn take_finished(&mut self) -> Option<(u16, Option<Request>, Status)> {
+        let (index, status) = self.finished.pop_front()?;
+        Some((index, self.slots.get(index).and_then(|slot| slot.request), status))
+    }
+
+    /// Hands to the kernel what is to be done. `false` when it cannot take all of it now.
+    pub(super) fn submit(&mut self) -> io::Result<bool> {
+        self.drive_flush();
+        self.engine.submit()
+    }
+
+    /// Handles everything that has come back; `false` when there was nothing.
+    pub(super) fn reap(&mut self) -> bool {
+        let mut any = false;
+        // Handling one never makes another come back, so this ends.
+        while let Some((tag, result)) = self.engine.pop() {
+            any = true;
+            if tag == FLUSH_TAG {
+                self.flush_returned(result);
+            } else {
+                let (slot, part) = (u16::try_from(tag >> 8), usize::try_from(tag & 0xff));
+                if let (Ok(slot), Ok(part)) = (slot, part) {
+                    self.part_returned(slot, part, result);
+                }
+            }
+        }
+        any
+    }
+
+    /// Whether requests or a flush are under way, or finished ones not taken.
+    pub(super) fn is_busy(&self) -> bool {
+        self.slots.any_taken() || self.flush_under_way || self.engine.in_flight() > 0
+    }
+
+    /// Begins to make durable what is not, though nobody asked; `false` when there is nothing to do.
+    pub(super) fn begin_flush(&mut self) -> bool {
+        if self.flusher.is_clean(self.disk.map()) {
+            return false;
+        }
+        self.flusher.begin(self.disk.map_mut());
+        self.drive_flush();
+        true
+    }
+
+    /// Whether the last flush failed, so that not all that was written is durable.
+    pub(super) fn flush_has_failed(&self) -> bool {
+        self.flusher.has_failed()
+    }
+
+    /// Waits for everything that the kernel has, and forgets all requests.
+    pub(super) fn abandon(&mut self) {
+        while self.engine.in_flight() > 0 {
+            while let Some((tag, result)) = self.engine.pop() {
+                if tag == FLUSH_TAG && result < 0 {
+                    self.flusher.failed(self.disk.map_mut());
+                }
+            }
+            // An error here means that the ring itself is gone: then nothing comes back, ever.
+            if self.engine.in_flight() > 0 && self.engine.wait().is_err() {
+                break;
+            }
+        }
+        self.flusher.abandon(self.disk.map_mut());
+        self.flush_under_way = false;
+        self.finished.clear();
+        self.slots.clear();
+    }
+}
+
+// === Parts ===
+
+impl DiskIo {
+    /// Makes the next parts of the request in slot `index`, all of whose parts are done; ends the request when
+    /// there are none.
+    fn next_round(&mut self, index: u16) {
+        let room = if self.engine.in_flight() < CROWDED { MAX_PARTS } else { 1 };
+        if let Some(slot) = self.slots.get_mut(index) {
+            slot.used_iovecs = 0;
+        }
+        for position in 0..room {
+            let Some(part) = self.next_part(index) else { break };
+            self.issue(index, position, part);
+        }
+        if self.slots.get(index).is_some_and(|slot| !slot.is_busy()) {
+            self.end(index);
+        }
+    }
+
+    fn next_part(&mut self, index: u16) -> Option<Part> {
+        let slot = self.slots.get_mut(index)?;
+        let request = slot.request.filter(|_| !slot.failed)?;
+        if matches!(request.operation, Operation::Discard | Operation::WriteZeroes) {
+            return self.next_segment(index, request);
+        }
+        let issued = slot.issued;
+        let sector = request.sector + issued / SECTOR_SIZE;
+        let sectors = ((request.bytes - issued) / SECTOR_SIZE).min(MAX_PART_SECTORS);
+        if sectors == 0 {
+            return None;
+        }
+        let (kind, extent) = match request.operation {
+            Operation::Write => (PartKind::Write, self.disk.locate_for_write(sector, sectors)),
+            _ => (PartKind::Read, self.disk.locate_for_read(sector, sectors)),
+        };
+        let mut part = Part::new(kind, sector, extent);
+        slot.issued += part.left;
+        self.slots.gather(index, issued, &mut part);
+        Some(part)
+    }
+
+    fn next_segment(&mut self, index: u16, request: Request) -> Option<Part> {
+        let slot = self.slots.get_mut(index)?;
+        while slot.issued < u64::from(request.segments) {
+            let number = u32::try_from(slot.issued).ok()?;
+            slot.issued += 1;
+            // Checked when the request was accepted, but the guest can have changed it since.
+            let Ok(segment) = request::segment(&slot.chain, request.operation, number, &self.limits) else {
+                slot.failed = true;
+                return None;
+            };
+            let kind = match request.operation {
+                Operation::Discard if self.can_punch => PartKind::Discard,
+                Operation::Discard => continue,
+                _ if segment.unmap && self.can_punch => PartKind::Punch,
+                _ if self.can_zero => PartKind::Zero,
+                _ => PartKind::WriteZeros,
+            };
+            if segment.sectors > 0 {
+                let extent = self.disk.locate_for_write(segment.sector, segment.sectors);
+                return Some(Part::new(kind, segment.sector, extent));
+            }
+        }
+        None
+    }
+
+    /// Queues `part` as the slot's part at `position`.
+    fn issue(&mut self, index: u16, position: usize, mut part: Part) {
+        if part.kind == PartKind::WriteZeros {
+            self.slots.gather_zeros(index, &mut part, &self.zeros);
+        }
+        let file = Fixed(part.file);
+        let (iovecs, count) = self.slots.iovecs(index, &part);
+        let fallocate = |mode| opcode::Fallocate::new(file, part.left).offset(part.offset).mode(mode).build();
+        let mut entry = match part.kind {
+            PartKind::Read => opcode::Readv::new(file, iovecs, count).offset(part.offset).build(),
+            PartKind::Write | PartKind::WriteZeros => {
+                opcode::Writev::new(file, iovecs, count).offset(part.offset).build()
+            }
+            PartKind::Discard | PartKind::Punch => fallocate(PUNCH_HOLE),
+            PartKind::Zero => fallocate(ZERO_RANGE),
+        };
+        if part.left > INLINE_BYTES {
+            entry = entry.flags(Flags::FIXED_FILE | Flags::ASYNC);
+        }
+        let tag = u64::from(index) << 8 | position as u64;
+        // SAFETY: buffers and their list belong to the slot, which is not given back before all of its parts
+        // have come back; the zeros live as long as the ring.
+        let queued = unsafe { self.engine.push(entry, tag) };
+        if let Some(slot) = self.slots.get_mut(index) {
+            if let Some(place) = slot.parts.get_mut(position).filter(|_| queued) {
+                *place = Some(part);
+            } else {
+                slot.failed = true;
+            }
+        }
+    }
+
+    fn part_returned(&mut self, index: u16, position: usize, result: i32) {
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        let Some(mut part) = slot.parts.get_mut(position).and_then(Option::take) else { return };
+        match usize::try_from(result) {
+            Ok(done) => {
+                if self.progress(index, &mut part, done) {
+                    return self.issue(index, position, part);
+                }
+            }
+            Err(_) => {
+                if self.should_retry(&mut part, -result) {
+                    return self.issue(index, position, part);
+                }
+            }
+        }
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        slot.failed |= part.left > 0;
+        if !slot.is_busy() {
+            self.next_round(index);
+        }
+    }
+
+    /// Takes note of `done` bytes, or of success for an operation that counts none. `true` when the rest has to
+    /// be asked for again.
+    fn progress(&mut self, index: u16, part: &mut Part, done: usize) -> bool {
+        let whole = matches!(part.kind, PartKind::Discard | PartKind::Punch | PartKind::Zero);
+        let done_bytes = if whole { part.left } else { part.left.min(done as u64) };
+        part.left -= done_bytes;
+        part.offset += done_bytes;
+        if part.left > 0 {
+            part.attempts = 0;
+            if part.kind != PartKind::WriteZeros {
+                self.slots.advance(index, part, done);
+            }
+            // A read or write that moves nothing has met the end of the file, and would again.
+            return done > 0;
+        }
+        if part.kind != PartKind::Read {
+            self.disk.written(part.sector, part.sectors);
+            self.flusher.data_written();
+        }
+        false
+    }
+
+    /// What to do about an error: `true` to try `part` again, perhaps as something else. Leaves nothing to do in
+    /// a part whose error does not matter.
+    fn should_retry(&mut self, part: &mut Part, error: i32) -> bool {
+        part.attempts += 1;
+        match (error, part.kind) {
+            (libc::EINTR | libc::EAGAIN | libc::ECANCELED, _) => part.attempts < MAX_ATTEMPTS,
+            (libc::EOPNOTSUPP, PartKind::Discard) => {
+                self.can_punch = false;
+                part.left = 0;
+                false
+            }
+            (libc::EOPNOTSUPP, PartKind::Punch) => {
+                self.can_punch = false;
+                part.kind = if self.can_zero { PartKind::Zero } else { PartKind::WriteZeros };
+                true
+            }
+            (libc::EOPNOTSUPP, PartKind::Zero) => {
+                self.can_zero = false;
+                part.kind = PartKind::WriteZeros;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Ends the request in slot `index`: all of its parts are done.
+    fn end(&mut self, index: u16) {
+        let Some(slot) = self.slots.get(index) else { return };
+        let writes = slot.request.is_some_and(|request| request.operation != Operation::Read);
+        if slot.failed {
+            self.finished.push_back((index, Status::IoError));
+        } else if writes && self.write_through {
+            self.flusher.wait(index);
+        } else {
+            self.finished.push_back((index, Status::Ok));
+        }
+    }
+}
+
+// === Flushes ===
+
+impl DiskIo {
+    /// Begins the next flush if one is wanted and none is running, and queues its next operation.
+    fn drive_flush(&mut self) {
+        while !self.flush_under_way {
+            if self.flusher.has_waiting() {
+                self.flusher.begin(self.disk.map_mut());
+            }
+            while let Some((index, durable)) = self.flusher.take_finished() {
+                self.finished.push_back((index, if durable { Status::Ok } else { Status::IoError }));
+            }
+            let Some(entry) = self.flush_entry() else {
+                // A flush with nothing to do is over already, and others may wait.
+                if self.flusher.has_waiting() {
+                    continue;
+                }
+                return;
+            };
+            // SAFETY: staging and its entry in the arena stay as they are until the operation has come back.
+            self.flush_under_way = unsafe { self.engine.push(entry, FLUSH_TAG) };
+            if !self.flush_under_way {
+                return;
+            }
+        }
+    }
+
+    fn flush_entry(&mut self) -> Option<Entry> {
+        match self.flusher.step() {
+            Step::Idle => None,
+            Step::Sync => {
+                let file = Fixed(self.disk.written_file());
+                Some(opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build())
+            }
+            Step::Write { file_offset, start, length } => {
+                let bytes = self.flusher.staging().get(start..start + length)?;
+                let (iovecs, count) = self.slots.gather_staged(bytes);
+                Some(opcode::Writev::new(Fixed(OVERLAY), iovecs, count).offset(file_offset).build())
+            }
+        }
+    }
+
+    fn flush_returned(&mut self, result: i32) {
+        self.flush_under_way = false;
+        let writes = matches!(self.flusher.step(), Step::Write { .. });
+        match usize::try_from(result) {
+            Ok(done) if done > 0 || !writes => {
+                self.flush_attempts = 0;
+                self.flusher.succeeded(done, self.disk.map_mut());
+            }
+            _ => {
+                self.flush_attempts += 1;
+                let transient = matches!(-result, libc::EINTR | libc::EAGAIN | libc::ECANCELED);
+                if !transient || self.flush_attempts >= MAX_ATTEMPTS {
+                    self.flush_attempts = 0;
+                    self.flusher.failed(self.disk.map_mut());
+                }
+            }
+        }
+        self.drive_flush();
+    }
+}
+
+impl Drop for DiskIo {
+    /// The kernel must be done with guest memory before the mapping may go.
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}

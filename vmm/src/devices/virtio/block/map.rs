@@ -1,0 +1,236 @@
+//! The overlay's block map in memory: one bit per sector, set when the sector's data is in the overlay.
+//!
+//! One bit per 512-byte sector means that a write never has to copy the rest of a larger block up first. The
+//! map is as large as the disk / 4096, in memory that is mapped only where bits are set. It is kept in the
+//! overlay file in pages of 4 KiB; the map remembers which pages differ from the file.
+
+/// Bytes of the map that are written back together; each page maps 16 MiB of disk.
+pub const MAP_PAGE_SIZE: usize = 4096;
+
+/// [`MAP_PAGE_SIZE`] for file offsets.
+pub(super) const MAP_PAGE_BYTES: u64 = 4096;
+
+const WORDS_PER_PAGE: usize = MAP_PAGE_SIZE / 8;
+
+/// Neighbouring sectors that lie in the same file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Whether the overlay has them; if not, the base does.
+    pub in_overlay: bool,
+    /// How many they are.
+    pub sectors: u64,
+}
+
+/// Which sectors of a disk are in the overlay.
+#[derive(Debug)]
+pub struct OverlayMap {
+    words: Vec<u64>,
+    /// One bit per page of `words`.
+    dirty: Vec<u64>,
+    sectors: u64,
+}
+
+impl OverlayMap {
+    /// A map for a disk of `sectors` 512-byte sectors with nothing in the overlay. Costs address space, not
+    /// memory, until bits are set.
+    #[must_use]
+    pub fn new(sectors: u64) -> Self {
+        let pages = usize::try_from(Self::file_bytes(sectors) / MAP_PAGE_BYTES).unwrap_or(0);
+        Self { words: vec![0; pages * WORDS_PER_PAGE], dirty: vec![0; pages.div_ceil(64)], sectors }
+    }
+
+    /// Bytes that the map of a disk of `sectors` sectors takes in the file: whole pages.
+    #[must_use]
+    pub fn file_bytes(sectors: u64) -> u64 {
+        sectors.div_ceil(8).next_multiple_of(MAP_PAGE_BYTES)
+    }
+
+    /// Sectors of the disk.
+    #[must_use]
+    pub fn sectors(&self) -> u64 {
+        self.sectors
+    }
+
+    /// The run of sectors from `sector` on that lie in the same file, at most `limit` of them. Empty past the
+    /// end of the disk.
+    #[must_use]
+    pub fn run(&self, sector: u64, limit: u64) -> Run {
+        let limit = limit.min(self.sectors.saturating_sub(sector));
+        let (mut index, bit) = Self::position(sector);
+        let Some(first) = self.words.get(index).filter(|_| limit > 0) else {
+            return Run { in_overlay: false, sectors: 0 };
+        };
+        let in_overlay = first >> bit & 1 == 1;
+        // With the bits flipped where needed, the run is one of zeros.
+        let flip = if in_overlay { u64::MAX } else { 0 };
+        let mut sectors = u64::from(((first ^ flip) >> bit).trailing_zeros()).min(64 - u64::from(bit));
+        if sectors == 64 - u64::from(bit) {
+            while sectors < limit {
+                index += 1;
+                let Some(word) = self.words.get(index) else { break };
+                let same = (word ^ flip).trailing_zeros();
+                sectors += u64::from(same);
+                if same < 64 {
+                    break;
+                }
+            }
+        }
+        Run { in_overlay, sectors: sectors.min(limit) }
+    }
+
+    /// Marks `count` sectors from `sector` on as being in the overlay. Sectors past the end are left out.
+    pub fn set(&mut self, sector: u64, count: u64) {
+        let mut sector = sector;
+        let end = sector.saturating_add(count).min(self.sectors);
+        while sector < end {
+            let (index, bit) = Self::position(sector);
+            let in_word = (end - sector).min(64 - u64::from(bit));
+            let mask = if in_word == 64 { u64::MAX } else { ((1 << in_word) - 1) << bit };
+            if let Some(word) = self.words.get_mut(index)
+                && *word & mask != mask
+            {
+                *word |= mask;
+                self.mark_dirty(index / WORDS_PER_PAGE);
+            }
+            sector += in_word;
+        }
+    }
+
+    /// Sectors that are in the overlay.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.words.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+
+    fn position(sector: u64) -> (usize, u32) {
+        (usize::try_from(sector / 64).unwrap_or(usize::MAX), u32::try_from(sector % 64).unwrap_or(0))
+    }
+
+    /// The first page from `from` on that differs from the file.
+    #[must_use]
+    pub fn next_dirty(&self, from: usize) -> Option<usize> {
+        let mut index = from / 64;
+        let mut word = self.dirty.get(index)? & u64::MAX << (from % 64);
+        while word == 0 {
+            index += 1;
+            word = *self.dirty.get(index)?;
+        }
+        Some(index * 64 + usize::try_from(word.trailing_zeros()).unwrap_or(0))
+    }
+
+    /// Says that page `page` differs from the file.
+    pub fn mark_dirty(&mut self, page: usize) {
+        if let Some(word) = self.dirty.get_mut(page / 64) {
+            *word |= 1 << (page % 64);
+        }
+    }
+
+    /// Copies page `page` into `buffer`, as it goes into the file, and calls it clean. `false` when there is no
+    /// such page or the buffer is not [`MAP_PAGE_SIZE`] long.
+    pub fn take_page(&mut self, page: usize, buffer: &mut [u8]) -> bool {
+        let words = page.checked_mul(WORDS_PER_PAGE).and_then(|at| self.words.get(at..at + WORDS_PER_PAGE));
+        let (Some(words), MAP_PAGE_SIZE) = (words, buffer.len()) else { return false };
+        for (bytes, word) in buffer.chunks_exact_mut(8).zip(words) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        if let Some(word) = self.dirty.get_mut(page / 64) {
+            *word &= !(1 << (page % 64));
+        }
+        true
+    }
+
+    /// Puts bytes of the file at `offset` bytes into the map, when the overlay is opened. Both are multiples of
+    /// 8. Bits past the end of the disk are dropped.
+    pub(super) fn load(&mut self, offset: usize, bytes: &[u8]) {
+        let first = offset / 8;
+        for (position, chunk) in bytes.chunks_exact(8).enumerate() {
+            let (Some(word), Ok(chunk)) = (self.words.get_mut(first + position), chunk.try_into()) else {
+                return;
+            };
+            let value = u64::from_le_bytes(chunk);
+            // Not written where nothing is set: that keeps the memory unmapped.
+            if value != 0 {
+                *word = value;
+            }
+        }
+        let (last, used) = Self::position(self.sectors);
+        if let Some(word) = self.words.get_mut(last)
+            && *word >> used != 0
+        {
+            *word &= (1 << used) - 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_empty_map_is_one_run_of_base_sectors() {
+        let map = OverlayMap::new(1000);
+        assert_eq!(map.run(0, u64::MAX), Run { in_overlay: false, sectors: 1000 });
+        assert_eq!(map.run(999, 5), Run { in_overlay: false, sectors: 1 });
+        for past in [1000, 4096 * 8, u64::MAX] {
+            assert_eq!(map.run(past, 1).sectors, 0);
+        }
+        assert_eq!((map.next_dirty(0), map.count()), (None, 0));
+    }
+
+    #[test]
+    fn a_set_bit_makes_its_page_dirty_until_it_is_taken() {
+        let mut map = OverlayMap::new(100 * 4096 * 8);
+        map.set(70 * 4096 * 8, 1);
+        map.set(3 * 4096 * 8 - 1, 2);
+        assert_eq!((map.next_dirty(0), map.next_dirty(3), map.next_dirty(4)), (Some(2), Some(3), Some(70)));
+        let mut page = vec![0; MAP_PAGE_SIZE];
+        assert!(map.take_page(2, &mut page));
+        assert_eq!((page[MAP_PAGE_SIZE - 1], map.next_dirty(0)), (0x80, Some(3)));
+        map.set(3 * 4096 * 8 - 1, 1);
+        assert_eq!(map.next_dirty(0), Some(3), "a bit that was set already changes nothing");
+        assert!(!map.take_page(100, &mut page) && !map.take_page(usize::MAX, &mut page));
+        assert_eq!(map.next_dirty(71), None);
+    }
+
+    #[test]
+    fn bits_past_the_end_of_the_disk_are_dropped() {
+        let mut map = OverlayMap::new(70);
+        map.load(0, &[0xff; MAP_PAGE_SIZE][..16]);
+        map.set(60, u64::MAX);
+        assert_eq!((map.count(), map.run(0, 100)), (70, Run { in_overlay: true, sectors: 70 }));
+    }
+
+    proptest! {
+        /// Runs agree with a model of single bits, and a map loaded from its pages equals the one saved.
+        #[test]
+        fn the_map_agrees_with_its_model(
+            sectors in 1..70_000u64,
+            sets in proptest::collection::vec((0..70_000u64, 0..300u64), 0..40),
+            lookups in proptest::collection::vec((0..70_000u64, 0..2000u64), 1..40),
+        ) {
+            let mut map = OverlayMap::new(sectors);
+            let mut model = vec![false; usize::try_from(sectors).unwrap()];
+            for (sector, count) in sets {
+                map.set(sector, count);
+                model.iter_mut().skip(sector as usize).take(count as usize).for_each(|bit| *bit = true);
+            }
+            let mut copy = OverlayMap::new(sectors);
+            let mut page = vec![0; MAP_PAGE_SIZE];
+            while let Some(dirty) = map.next_dirty(0) {
+                prop_assert!(map.take_page(dirty, &mut page));
+                copy.load(dirty * MAP_PAGE_SIZE, &page);
+            }
+            for map in [&map, &copy] {
+                prop_assert_eq!(map.count(), model.iter().filter(|bit| **bit).count() as u64);
+                for &(sector, limit) in &lookups {
+                    let rest = model.get(sector as usize..).unwrap_or_default();
+                    let in_overlay = rest.first().copied().unwrap_or(false) && limit > 0;
+                    let same = rest.iter().take(limit as usize).take_while(|bit| **bit == in_overlay).count();
+                    prop_assert_eq!(map.run(sector, limit), Run { in_overlay, sectors: same as u64 });
+                }
+            }
+        }
+    }
+}

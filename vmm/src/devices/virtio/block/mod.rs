@@ -1,0 +1,41 @@
+//! The virtio block device (virtio 1.2, 5.2) with a copy-on-write overlay.
+//!
+//! A request travels like this: [`device`] pops a chain, [`request`] decides what it asks for or why it is
+//! refused, the rate limiter lets it pass, and [`io`] turns it into operations on the disk's files: which
+//! file a sector lies in says [`backend`], by the overlay's [`map`]. [`engine`] hands operations to the
+//! kernel's io_uring, straight from and to guest memory, and the completions wake the device thread. A flush
+//! goes through the state machine in [`flush`], which knows in which order data and map become durable.
+//! Nothing on this path blocks or allocates; what a request needs is in its slot ([`slots`]).
+//!
+//! What holds at any time:
+//! * a bit of the map in memory is set only after the sector's data was written to the overlay;
+//! * a bit in the overlay file is set only after that data is durable;
+//! * a request's slot, and with it the mapping of its buffers, lives until the kernel is done with it.
+
+mod backend;
+mod device;
+mod engine;
+mod flush;
+mod io;
+mod map;
+mod overlay;
+mod request;
+mod slots;
+
+pub use backend::{DiskBacking, DiskError};
+pub use device::{Block, BlockConfig, BlockError};
+pub use map::{MAP_PAGE_SIZE, OverlayMap, Run};
+pub use overlay::{MAX_OVERLAY_DISK, Overlay, OverlayError};
+
+/// Bytes in a sector, the unit of all block requests (5.2.4).
+pub const SECTOR_SIZE: u64 = 512;
+
+/// Largest size of the device's queue.
+pub const QUEUE_SIZE: u16 = 256;
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

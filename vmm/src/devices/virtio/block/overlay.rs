@@ -1,0 +1,303 @@
+//! The overlay file: what a microVM has written over its read-only base.
+//!
+//! ```text
+//! 0         4 KiB               data offset (a multiple of 1 MiB)
+//! ├─ header ─┼─ block map ──┄ hole ─┼─ data, laid out as the disk is; holes where nothing was written ─┤
+//! ```
+//!
+//! The header (little-endian): magic, version, disk size, data offset, CRC-32 of what precedes it. A set bit
+//! in the map means that the sector is read from the data area, where a hole reads as zeros: that is how
+//! discarded and zeroed sectors are kept. A clear bit means the base. Whoever writes the map makes sure that
+//! data is durable before the bits that point to it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::FileExt as _;
+
+use super::SECTOR_SIZE;
+use super::map::{MAP_PAGE_SIZE, OverlayMap};
+
+/// The first bytes of an overlay file.
+const MAGIC: [u8; 8] = *b"HRTHOVLY";
+/// The format that this code writes, and the only one it reads.
+const VERSION: u32 = 1;
+/// Where the block map begins.
+pub(super) const MAP_OFFSET: u64 = 4096;
+/// What the data area is aligned to.
+const DATA_ALIGNMENT: u64 = 1 << 20;
+/// The largest disk that may have an overlay, in bytes: what a file on ext4 can hold, less the map.
+pub const MAX_OVERLAY_DISK: u64 = 15 << 40;
+/// Magic, version, disk size, data offset.
+const CHECKED_LEN: usize = 28;
+const HEADER_LEN: usize = CHECKED_LEN + 4;
+
+/// Why an overlay could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OverlayError {
+    /// Not a regular file.
+    #[error("the overlay is not a regular file; give an empty file, or one that an earlier run left")]
+    NotAFile,
+    /// Larger than the format allows.
+    #[error("a disk of {0} bytes is too large for an overlay; the limit is {MAX_OVERLAY_DISK} bytes")]
+    DiskTooLarge(u64),
+    /// Something else, or an overlay whose creation was interrupted.
+    #[error(
+        "the file is not an overlay: it does not begin with the overlay magic; give an empty file instead"
+    )]
+    NotAnOverlay,
+    /// Written by another release.
+    #[error("the overlay has format version {0}, this release reads version {VERSION}")]
+    Version(u32),
+    /// The header was damaged.
+    #[error("the overlay's header is damaged: checksum {found:#010x}, computed {computed:#010x}")]
+    Checksum {
+        /// What the file says.
+        found: u32,
+        /// What its header amounts to.
+        computed: u32,
+    },
+    /// It belongs to another base.
+    #[error(
+        "the overlay is for a disk of {overlay} bytes, but the base has {base}; it belongs to another base"
+    )]
+    OtherDisk {
+        /// Disk size in the overlay's header.
+        overlay: u64,
+        /// Size of the base.
+        base: u64,
+    },
+    /// The header is sound but says what this version never writes.
+    #[error("the overlay's data offset is {0}, which version {VERSION} never writes")]
+    DataOffset(u64),
+    /// Its end is missing.
+    #[error("the overlay is truncated: {found} bytes instead of {expected}; restore it from its source")]
+    Truncated {
+        /// Length of the file.
+        found: u64,
+        /// What it should be at least.
+        expected: u64,
+    },
+    /// The host refused.
+    #[error("{what} of the overlay failed: {source}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// What the host answered.
+        source: io::Error,
+    },
+}
+
+fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> OverlayError {
+    move |source| OverlayError::Io { what, source }
+}
+
+/// An opened overlay: its map and where its data begins.
+#[derive(Debug)]
+pub struct Overlay {
+    /// Which sectors it has.
+    pub map: OverlayMap,
+    /// Offset of the disk's first byte in the file.
+    pub data_offset: u64,
+    /// Whether it was made just now.
+    pub fresh: bool,
+}
+
+impl Overlay {
+    /// Opens `file` as the overlay of a disk of `disk_size` bytes, a multiple of 512. An empty file becomes a
+    /// new overlay; it is durable with the first flush.
+    ///
+    /// # Errors
+    /// [`OverlayError`] when the file is something else, damaged, another disk's, or cannot be read or written.
+    pub fn open(file: &File, disk_size: u64) -> Result<Self, OverlayError> {
+        if disk_size > MAX_OVERLAY_DISK {
+            return Err(OverlayError::DiskTooLarge(disk_size));
+        }
+        let metadata = file.metadata().map_err(io_error("fstat"))?;
+        if !metadata.is_file() {
+            return Err(OverlayError::NotAFile);
+        }
+        let data_offset = data_offset(disk_size);
+        let expected = data_offset + disk_size;
+        let mut map = OverlayMap::new(disk_size / SECTOR_SIZE);
+        let fresh = metadata.len() == 0;
+        if fresh {
+            file.write_all_at(&header(disk_size, data_offset), 0).map_err(io_error("writing the header"))?;
+            file.set_len(expected).map_err(io_error("sizing"))?;
+        } else {
+            check_header(file, disk_size, data_offset)?;
+            if metadata.len() < expected {
+                return Err(OverlayError::Truncated { found: metadata.len(), expected });
+            }
+            load_map(file, &mut map).map_err(io_error("reading the block map"))?;
+        }
+        Ok(Self { map, data_offset, fresh })
+    }
+}
+
+fn data_offset(disk_size: u64) -> u64 {
+    (MAP_OFFSET + OverlayMap::file_bytes(disk_size / SECTOR_SIZE)).next_multiple_of(DATA_ALIGNMENT)
+}
+
+fn header(disk_size: u64, data_offset: u64) -> [u8; HEADER_LEN] {
+    let mut bytes = [0; HEADER_LEN];
+    let fields: [&[u8]; 4] =
+        [&MAGIC, &VERSION.to_le_bytes(), &disk_size.to_le_bytes(), &data_offset.to_le_bytes()];
+    let (checked, checksum) = bytes.split_at_mut(CHECKED_LEN);
+    for (to, from) in checked.iter_mut().zip(fields.into_iter().flatten()) {
+        *to = *from;
+    }
+    checksum.copy_from_slice(&crc32(checked).to_le_bytes());
+    bytes
+}
+
+fn check_header(file: &File, disk_size: u64, expected_offset: u64) -> Result<(), OverlayError> {
+    let mut bytes = [0; HEADER_LEN];
+    match file.read_exact_at(&mut bytes, 0) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(OverlayError::NotAnOverlay),
+        result => result.map_err(io_error("reading the header"))?,
+    }
+    let [m0, m1, m2, m3, m4, m5, m6, m7, v0, v1, v2, v3, rest @ ..] = bytes;
+    if [m0, m1, m2, m3, m4, m5, m6, m7] != MAGIC {
+        return Err(OverlayError::NotAnOverlay);
+    }
+    let version = u32::from_le_bytes([v0, v1, v2, v3]);
+    if version != VERSION {
+        return Err(OverlayError::Version(version));
+    }
+    let [d0, d1, d2, d3, d4, d5, d6, d7, o0, o1, o2, o3, o4, o5, o6, o7, checksum @ ..] = rest;
+    let found = u32::from_le_bytes(checksum);
+    let computed = crc32(bytes.split_at(CHECKED_LEN).0);
+    if found != computed {
+        return Err(OverlayError::Checksum { found, computed });
+    }
+    let overlay = u64::from_le_bytes([d0, d1, d2, d3, d4, d5, d6, d7]);
+    if overlay != disk_size {
+        return Err(OverlayError::OtherDisk { overlay, base: disk_size });
+    }
+    let data_offset = u64::from_le_bytes([o0, o1, o2, o3, o4, o5, o6, o7]);
+    if data_offset != expected_offset { Err(OverlayError::DataOffset(data_offset)) } else { Ok(()) }
+}
+
+/// Reads the parts of the map that are no holes.
+fn load_map(file: &File, map: &mut OverlayMap) -> io::Result<()> {
+    let end = MAP_OFFSET + OverlayMap::file_bytes(map.sectors());
+    let mut buffer = vec![0; 16 * MAP_PAGE_SIZE];
+    let mut at = MAP_OFFSET;
+    while let Some(data) = seek(file, at, libc::SEEK_DATA)?.filter(|data| *data < end) {
+        // Whole pages: file systems report extents in blocks, but none promises which size these have.
+        at = data - data % MAP_OFFSET;
+        let hole = seek(file, data, libc::SEEK_HOLE)?.unwrap_or(end).next_multiple_of(MAP_OFFSET).min(end);
+        while at < hole {
+            let length = usize::try_from(hole - at).unwrap_or(usize::MAX).min(buffer.len());
+            let Some(part) = buffer.get_mut(..length) else { break };
+            file.read_exact_at(part, at)?;
+            map.load(usize::try_from(at - MAP_OFFSET).map_err(io::Error::other)?, part);
+            at += length as u64;
+        }
+    }
+    Ok(())
+}
+
+/// The next data or hole from `offset` on; `None` when there is none.
+fn seek(file: &File, offset: u64, whence: libc::c_int) -> io::Result<Option<u64>> {
+    let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+    // SAFETY: no pointers; the descriptor is the file's own.
+    let found = unsafe { libc::lseek(file.as_raw_fd(), offset, whence) };
+    if let Ok(found) = u64::try_from(found) {
+        return Ok(Some(found));
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() == Some(libc::ENXIO) { Ok(None) } else { Err(error) }
+}
+
+const CRC_TABLE: [u32; 256] = crc_table();
+
+const fn crc_table() -> [u32; 256] {
+    let mut table = [0; 256];
+    let mut index = 0;
+    while index < 256 {
+        #[expect(clippy::cast_possible_truncation, reason = "the index is below 256")]
+        let mut value = index as u32;
+        let mut bit = 0;
+        while bit < 8 {
+            value = if value & 1 == 1 { value >> 1 ^ 0xedb8_8320 } else { value >> 1 };
+            bit += 1;
+        }
+        table[index] = value;
+        index += 1;
+    }
+    table
+}
+
+/// CRC-32 as in IEEE 802.3.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |crc, byte| {
+        let [low, ..] = crc.to_le_bytes();
+        crc >> 8 ^ CRC_TABLE[usize::from(low ^ byte)]
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DISK: u64 = 64 << 20;
+
+    fn overlay() -> File {
+        tempfile::tempfile().unwrap()
+    }
+
+    #[test]
+    fn the_checksum_is_the_one_everybody_calls_crc32() {
+        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+    }
+
+    #[test]
+    fn an_empty_file_becomes_an_overlay_that_takes_no_space_and_opens_again() {
+        use std::os::unix::fs::MetadataExt as _;
+        let file = overlay();
+        let opened = Overlay::open(&file, DISK).unwrap();
+        assert_eq!((opened.data_offset, opened.map.count()), (1 << 20, 0));
+        let metadata = file.metadata().unwrap();
+        assert_eq!(metadata.len(), DISK + (1 << 20));
+        assert!(metadata.blocks() * 512 <= 64 << 10, "{} blocks", metadata.blocks());
+        assert_eq!(Overlay::open(&file, DISK).unwrap().map.count(), 0);
+    }
+
+    #[test]
+    fn the_map_is_found_where_it_was_written() {
+        let file = overlay();
+        Overlay::open(&file, DISK).unwrap();
+        file.write_all_at(&[0xff; 3], MAP_OFFSET + 2 * MAP_OFFSET + 1).unwrap();
+        let map = Overlay::open(&file, DISK).unwrap().map;
+        let first = 2 * 4096 * 8 + 8;
+        assert_eq!((map.count(), map.run(first, 100).sectors, map.run(0, u64::MAX).sectors), (24, 24, first));
+        assert_eq!(map.next_dirty(0), None);
+    }
+
+    #[test]
+    fn what_is_no_overlay_of_this_disk_is_refused_by_name() {
+        let refused = |change: &dyn Fn(&File), expected: &str| {
+            let file = overlay();
+            Overlay::open(&file, DISK).unwrap();
+            change(&file);
+            let message = Overlay::open(&file, DISK).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        };
+        refused(&|file| file.write_all_at(b"X", 0).unwrap(), "not an overlay");
+        refused(&|file| file.set_len(7).unwrap(), "not an overlay");
+        refused(&|file| file.write_all_at(&[2], 8).unwrap(), "version 2, this release reads version 1");
+        refused(&|file| file.write_all_at(&[9], 12).unwrap(), "damaged: checksum");
+        refused(
+            &|file| file.write_all_at(&header(DISK * 2, 1 << 20), 0).unwrap(),
+            "134217728 bytes, but the base",
+        );
+        refused(&|file| file.write_all_at(&header(DISK, 2 << 20), 0).unwrap(), "data offset is 2097152");
+        refused(&|file| file.set_len(DISK).unwrap(), "truncated: 67108864 bytes instead of 68157440");
+        let message = Overlay::open(&overlay(), MAX_OVERLAY_DISK + 512).unwrap_err().to_string();
+        assert!(message.contains("16492674417152"), "{message}");
+        let directory = File::open("/").unwrap();
+        assert!(matches!(Overlay::open(&directory, DISK), Err(OverlayError::NotAFile)));
+    }
+}

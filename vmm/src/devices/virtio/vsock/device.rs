@@ -1,0 +1,344 @@
+//! The device: its queues, its configuration space and the host's descriptors that it was given.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
+
+use super::muxer::Muxer;
+use super::rx::RxQueue;
+use super::{
+    Limits, MIN_GUEST_CID, TOKEN_BROKER, TOKEN_LISTENER, TOKEN_STREAMS, TOKEN_TIMER, VsockConfig, VsockError,
+};
+use crate::devices::virtio::queue::{Chain, VirtQueue};
+use crate::devices::virtio::{
+    Activation, COMMON_FEATURES, DeviceError, DeviceType, VirtioDevice, read_config_bytes,
+};
+use crate::event_loop::{Interest, Poller};
+
+/// Entries of each queue at most.
+const QUEUE_SIZE: u16 = 256;
+const RX: usize = 0;
+const TX: usize = 1;
+const EVENT: usize = 2;
+/// Rounds of sending and receiving per event, so that the device thread gets to its other devices.
+const ROUNDS: usize = 4;
+/// Clients accepted per event.
+const ACCEPT_BATCH: usize = 64;
+/// How long the listener is left alone when the host is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET`, a `le32` (5.10.6.7).
+const TRANSPORT_RESET: [u8; 4] = 0u32.to_le_bytes();
+
+/// What exists between activation and reset.
+#[derive(Debug)]
+struct Active {
+    rx: RxQueue,
+    tx: TxQueue,
+    event: Option<VirtQueue>,
+    event_chain: Chain,
+    poller: Poller,
+}
+
+/// The transmit queue.
+#[derive(Debug)]
+struct TxQueue {
+    queue: VirtQueue,
+    chain: Chain,
+    /// The driver may have made packets available that were not taken yet.
+    waiting: bool,
+}
+
+impl TxQueue {
+    /// Handles packets until there are none, or until one could not be answered, at most a queue full.
+    fn drain(&mut self, muxer: &mut Muxer) -> Result<(), DeviceError> {
+        if !self.waiting {
+            return Ok(());
+        }
+        self.queue.disable_notification()?;
+        let mut used = false;
+        for _ in 0..QUEUE_SIZE {
+            if !muxer.accepts_packets() {
+                break;
+            }
+            if self.queue.pop(&mut self.chain)? {
+                muxer.receive(&self.chain)?;
+                self.queue.push_used(self.chain.head(), 0)?;
+                used = true;
+            } else if !self.queue.enable_notification()? {
+                self.waiting = false;
+                break;
+            }
+        }
+        if used {
+            self.queue.notify()?;
+        }
+        Ok(())
+    }
+}
+
+/// The socket device.
+#[derive(Debug)]
+pub struct Vsock {
+    muxer: Muxer,
+    config_space: [u8; 8],
+    listener: Option<UnixListener>,
+    /// The listener is being watched.
+    listening: bool,
+    /// The host was out of descriptors a moment ago.
+    accept_paused: bool,
+    /// The driver has to be told that all streams are gone, once it has a buffer for that.
+    reset_pending: bool,
+    active: Option<Active>,
+}
+
+impl Vsock {
+    /// A device with the usual [`Limits`].
+    ///
+    /// # Errors
+    /// [`VsockError`] when the CID is reserved or the host refuses something.
+    pub fn new(config: VsockConfig) -> Result<Self, VsockError> {
+        Self::with_limits(config, Limits::default())
+    }
+
+    /// A device with other limits.
+    ///
+    /// # Errors
+    /// [`VsockError`] when the CID is reserved, a limit is out of range or the host refuses something.
+    pub fn with_limits(config: VsockConfig, limits: Limits) -> Result<Self, VsockError> {
+        if !(MIN_GUEST_CID..u32::MAX).contains(&config.guest_cid) {
+            return Err(VsockError::ReservedCid(config.guest_cid));
+        }
+        limits.check()?;
+        let guest_cid = u64::from(config.guest_cid);
+        let muxer = Muxer::new(guest_cid, limits).map_err(VsockError::host("making the vsock timer"))?;
+        let mut device = Self {
+            muxer,
+            config_space: guest_cid.to_le_bytes(),
+            listener: None,
+            listening: false,
+            accept_paused: false,
+            reset_pending: false,
+            active: None,
+        };
+        device.set_listener(config.listener)?;
+        device.set_broker(config.broker)?;
+        Ok(device)
+    }
+
+    /// Puts another listener, or none, in place of the present one. Streams go on.
+    ///
+    /// # Errors
+    /// [`VsockError::Host`] when it cannot be made non-blocking or watched; there is none then.
+    pub fn set_listener(&mut self, listener: Option<UnixListener>) -> Result<(), VsockError> {
+        self.unwatch_listener();
+        self.listener = None;
+        if let Some(listener) = &listener {
+            listener
+                .set_nonblocking(true)
+                .map_err(VsockError::host("making the vsock listener non-blocking"))?;
+        }
+        self.listener = listener;
+        self.watch_listener().map_err(|source| {
+            self.listener = None;
+            VsockError::Host { what: "watching the vsock listener", source }
+        })
+    }
+
+    /// Puts another broker, or none, in place of the present one. What that one has not answered yet is
+    /// reset; streams go on.
+    ///
+    /// # Errors
+    /// [`VsockError::Host`] when it cannot be watched; there is none then.
+    pub fn set_broker(&mut self, broker: Option<OwnedFd>) -> Result<(), VsockError> {
+        let changed = self.muxer.set_broker(broker).and_then(|()| self.kick());
+        changed.map_err(VsockError::host("changing the vsock broker"))
+    }
+
+    /// Connects `stream`, a connected stream socket, to the guest's `port`; it is closed if the guest does
+    /// not accept. Nothing but the stream's data is sent on it.
+    ///
+    /// # Errors
+    /// [`VsockError`] when no driver runs, no slot is free or the host refuses to watch the socket.
+    pub fn connect(&mut self, port: u32, stream: UnixStream) -> Result<(), VsockError> {
+        if self.active.is_none() {
+            return Err(VsockError::Inactive);
+        }
+        if !self.muxer.table.has_room() {
+            return Err(VsockError::Full(self.muxer.limits.streams));
+        }
+        let connected = self.muxer.connect(port, stream).and_then(|()| self.kick());
+        connected.map_err(VsockError::host("connecting a socket to the guest"))
+    }
+
+    /// Drops all streams and has the driver told (`VIRTIO_VSOCK_EVENT_TRANSPORT_RESET`), as soon as it has a
+    /// buffer for that. It then also reads its CID again. For a guest that was restored elsewhere.
+    ///
+    /// # Errors
+    /// [`VsockError::Host`] when the device thread cannot be told.
+    pub fn transport_reset(&mut self) -> Result<(), VsockError> {
+        self.muxer.drop_streams();
+        self.reset_pending = true;
+        self.kick().map_err(VsockError::host("resetting the vsock transport"))
+    }
+
+    /// Has the device thread look at everything soon: what was asked from another thread is done there, so
+    /// that what goes wrong stops the device as usual.
+    fn kick(&mut self) -> io::Result<()> {
+        if self.active.is_some() { self.muxer.kick(Duration::ZERO) } else { Ok(()) }
+    }
+
+    /// Watches the listener exactly while a client could be served.
+    fn watch_listener(&mut self) -> io::Result<()> {
+        let (Some(active), Some(listener)) = (&self.active, &self.listener) else { return Ok(()) };
+        let wanted = self.muxer.table.has_room() && !self.accept_paused;
+        if wanted && !self.listening {
+            active.poller.add(listener, TOKEN_LISTENER, Interest::READ)?;
+        } else if !wanted && self.listening {
+            active.poller.remove(listener)?;
+        }
+        self.listening = wanted;
+        Ok(())
+    }
+
+    fn unwatch_listener(&mut self) {
+        if let (true, Some(active), Some(listener)) = (self.listening, &self.active, &self.listener) {
+            let _ = active.poller.remove(listener); // it is about to be closed or left alone anyway
+        }
+        self.listening = false;
+    }
+
+    fn accept(&mut self) -> Result<(), DeviceError> {
+        for _ in 0..ACCEPT_BATCH {
+            let Some(listener) = &self.listener else { break };
+            if !self.muxer.table.has_room() {
+                break;
+            }
+            match listener.accept() {
+                Ok((client, _)) => self.muxer.greet(client)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(_) => {
+                    self.accept_paused = true;
+                    let kicked = self.muxer.kick(ACCEPT_PAUSE);
+                    return kicked.map_err(DeviceError::backend("setting the vsock timer"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves everything that can be moved.
+    fn work(&mut self) -> Result<(), DeviceError> {
+        let Some(active) = &mut self.active else { return Ok(()) };
+        if self.reset_pending {
+            self.reset_pending = !active.announce_reset()?;
+        }
+        let mut more = true;
+        for _ in 0..ROUNDS {
+            active.tx.drain(&mut self.muxer)?;
+            more = self.muxer.transmit(&mut active.rx)?;
+            active.rx.settle()?;
+            more |= active.tx.waiting && self.muxer.accepts_packets();
+            if !more {
+                break;
+            }
+        }
+        if more {
+            self.muxer.kick(Duration::ZERO).map_err(DeviceError::backend("setting the vsock timer"))?;
+        }
+        self.watch_listener().map_err(DeviceError::backend("watching the vsock listener"))
+    }
+}
+
+impl Active {
+    /// Tells the driver that all streams are gone; `false` when it has no buffer for that.
+    fn announce_reset(&mut self) -> Result<bool, DeviceError> {
+        let Some(queue) = &mut self.event else { return Ok(true) };
+        let chain = &mut self.event_chain;
+        if !(queue.pop(chain)? || queue.enable_notification()? && queue.pop(chain)?) {
+            return Ok(false);
+        }
+        if chain.write_at(0, &TRANSPORT_RESET) < TRANSPORT_RESET.len() {
+            return Err(DeviceError::Protocol("a vsock event buffer has no room for an event"));
+        }
+        queue.push_used(chain.head(), 4)?;
+        queue.notify()?;
+        Ok(true)
+    }
+}
+
+impl VirtioDevice for Vsock {
+    fn device_type(&self) -> DeviceType {
+        DeviceType::Vsock
+    }
+
+    fn queue_max_sizes(&self) -> &[u16] {
+        &[QUEUE_SIZE; 3]
+    }
+
+    fn offered_features(&self) -> u64 {
+        COMMON_FEATURES
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        read_config_bytes(&self.config_space, offset, data);
+    }
+
+    fn activate(&mut self, mut activation: Activation) -> Result<(), DeviceError> {
+        let rx = RxQueue::new(activation.require_queue(RX)?);
+        let tx = TxQueue { queue: activation.require_queue(TX)?, chain: Chain::new(), waiting: true };
+        let event = activation.queues.get_mut(EVENT).and_then(Option::take);
+        let poller = activation.poller;
+        self.muxer.start(poller.clone()).map_err(DeviceError::backend("watching the vsock descriptors"))?;
+        self.active = Some(Active { rx, tx, event, event_chain: Chain::new(), poller });
+        self.work()
+    }
+
+    fn reset(&mut self) {
+        self.unwatch_listener();
+        self.muxer.stop();
+        self.accept_paused = false;
+        self.reset_pending = false;
+        self.active = None;
+    }
+
+    fn queue_notified(&mut self, queue: usize) -> Result<(), DeviceError> {
+        if let (TX, Some(active)) = (queue, &mut self.active) {
+            active.tx.waiting = true;
+        }
+        self.work()
+    }
+
+    fn event(&mut self, token: u16, events: u32) -> Result<(), DeviceError> {
+        match token {
+            TOKEN_LISTENER => self.accept()?,
+            TOKEN_BROKER => self.muxer.broker_ready()?,
+            TOKEN_TIMER => {
+                self.accept_paused = false;
+                self.muxer.expire()?;
+            }
+            _ => {
+                if let Some(slot) = token.checked_sub(TOKEN_STREAMS) {
+                    self.muxer.stream_ready(slot, events)?;
+                }
+            }
+        }
+        self.work()
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let counters = &self.muxer.counters;
+        vec![
+            ("rx_packets", counters.rx_packets),
+            ("tx_packets", counters.tx_packets),
+            ("rx_bytes", counters.rx_bytes),
+            ("tx_bytes", counters.tx_bytes),
+            ("tx_dropped", counters.tx_dropped),
+            ("connections_opened", counters.connections_opened),
+            ("connections_active", self.muxer.table.len() as u64),
+            ("resets_sent", counters.resets_sent),
+            ("credit_stalls", counters.credit_stalls),
+        ]
+    }
+}

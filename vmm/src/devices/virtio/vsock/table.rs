@@ -1,0 +1,106 @@
+//! The streams of a device: numbered slots, found by number from the host's side and by their pair of
+//! ports from the guest's.
+
+use std::collections::HashMap;
+
+use super::connection::Connection;
+
+/// What the guest calls a stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    /// Port on the host's side.
+    pub(super) host: u32,
+    /// Port on the guest's side.
+    pub(super) guest: u32,
+}
+
+/// A bounded set of connections. Its memory is reserved once and touched as far as it is used.
+#[derive(Debug)]
+pub(super) struct Table {
+    slots: Vec<Option<Connection>>,
+    free: Vec<u16>,
+    by_key: HashMap<Key, u16>,
+    limit: u16,
+}
+
+impl Table {
+    /// Room for `limit` connections.
+    pub(super) fn new(limit: u16) -> Self {
+        let capacity = usize::from(limit);
+        Self {
+            slots: Vec::with_capacity(capacity),
+            free: Vec::with_capacity(capacity),
+            // Twice the room, so that the map cleans up after removals without allocating.
+            by_key: HashMap::with_capacity(2 * capacity),
+            limit,
+        }
+    }
+
+    /// Connections in the table.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Whether another one fits.
+    pub(super) fn has_room(&self) -> bool {
+        self.len() < usize::from(self.limit)
+    }
+
+    /// Slots that were ever used: every connection is in one below.
+    pub(super) fn end(&self) -> u16 {
+        u16::try_from(self.slots.len()).unwrap_or(self.limit)
+    }
+
+    /// Puts a connection into a free slot.
+    pub(super) fn insert(&mut self, connection: Connection) -> Option<u16> {
+        if let Some(slot) = self.free.pop() {
+            *self.slots.get_mut(usize::from(slot))? = Some(connection);
+            return Some(slot);
+        }
+        let slot = self.end();
+        if slot >= self.limit {
+            return None;
+        }
+        self.slots.push(Some(connection));
+        Some(slot)
+    }
+
+    /// The connection in `slot`.
+    pub(super) fn get(&self, slot: u16) -> Option<&Connection> {
+        self.slots.get(usize::from(slot))?.as_ref()
+    }
+
+    /// The connection in `slot`.
+    pub(super) fn get_mut(&mut self, slot: u16) -> Option<&mut Connection> {
+        self.slots.get_mut(usize::from(slot))?.as_mut()
+    }
+
+    /// Takes the connection out of `slot`.
+    pub(super) fn remove(&mut self, slot: u16) -> Option<Connection> {
+        let connection = self.slots.get_mut(usize::from(slot))?.take()?;
+        self.free.push(slot);
+        Some(connection)
+    }
+
+    /// The slot of the connection that the guest calls `key`.
+    pub(super) fn find(&self, key: Key) -> Option<u16> {
+        self.by_key.get(&key).copied()
+    }
+
+    /// From now on `key` is the connection in `slot`.
+    pub(super) fn bind(&mut self, key: Key, slot: u16) {
+        self.by_key.insert(key, slot);
+    }
+
+    /// From now on `key` is nobody.
+    pub(super) fn unbind(&mut self, key: Key) {
+        self.by_key.remove(&key);
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        self.slots.clear();
+        self.free.clear();
+        self.by_key.clear();
+    }
+}

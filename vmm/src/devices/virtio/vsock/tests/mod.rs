@@ -1,0 +1,7 @@
+//! The device against a mock driver on one side and real sockets on the other.
+
+mod connect;
+mod driver;
+mod flow;
+mod hostile;
+mod property;

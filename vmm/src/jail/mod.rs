@@ -1,0 +1,260 @@
+//! The jail: what stands between a hostile guest that has taken over its monitor, and the host.
+//!
+//! The launcher [`prepare`]s a folder and a control group and [`spawn`]s the monitor as root; the monitor
+//! [`enter`]s the jail before it reads a byte from its control socket, and only then is given its
+//! resources, as descriptors. No wall relies on another one: each is a [`Wall`] with a name, stands by
+//! default, and can be left out by that name for debugging. `docs/jail.md` says how each is tested.
+//!
+//! * [`config`] – the walls and their settings, to and from the command line
+//! * [`process`] – the launcher's half: preparing, starting and cleaning up
+//! * [`cgroup`] – control groups (version 2): how much of the host a microVM may use
+//! * [`seccomp`] – the system calls that each kind of thread may make
+
+pub mod cgroup;
+pub mod config;
+mod descriptors;
+mod landlock;
+mod privileges;
+pub mod process;
+mod root;
+pub mod seccomp;
+mod sys;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::PathBuf;
+
+pub use cgroup::{Cgroup, CgroupConfig, CgroupError};
+pub use config::{JailConfig, JailMode, OnViolation, Wall};
+pub use process::{CleanupError, PrepareError, SpawnError, clean_up, prepare, spawn};
+pub use root::RootMethod;
+pub use seccomp::{Filters, SeccompError, ThreadRole};
+
+use sys::{check, unshare};
+
+/// The number that the control socket has inside the jail.
+pub const CONTROL_FD: RawFd = 3;
+
+/// Files that the monitor creates, were it able to, are its own.
+const UMASK: libc::mode_t = 0o077;
+
+/// Why a process could not enter the jail. It must end then: it may be half inside.
+#[derive(Debug, thiserror::Error)]
+pub enum JailError {
+    /// The jail was entered too late.
+    #[error("the jail must be entered while the process has one thread, but it has {0}")]
+    Threads(usize),
+    /// The process may not put the wall up.
+    #[error(
+        "jail wall `{0}` needs root: run as root, leave it out with --jail-off={0}, or have no jail with --jail=off"
+    )]
+    NotRoot(Wall),
+    /// A user or group inside the jail that is the host's root.
+    #[error(
+        "jail wall `privileges`: the monitor cannot be {uid}:{gid} inside the jail: give it a --jail-uid and a --jail-gid that are not 0 and belong to nobody else"
+    )]
+    Root {
+        /// The user asked for.
+        uid: u32,
+        /// The group asked for.
+        gid: u32,
+    },
+    /// No folder was given for the root wall.
+    #[error(
+        "jail wall `root` needs an empty folder: name one with --jail-root, or leave the wall out with --jail-off=root"
+    )]
+    NoFolder,
+    /// The folder for the root wall cannot be one.
+    #[error(
+        "jail wall `root`: {folder} cannot become the monitor's root: {problem}; the launcher must make an empty folder that only root may write to"
+    )]
+    Folder {
+        /// The folder given.
+        folder: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The control socket is not there.
+    #[error(
+        "descriptor {fd} cannot be the control socket: {source}; the launcher must pass one and name its number with --control-fd"
+    )]
+    Control {
+        /// The descriptor named.
+        fd: RawFd,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// The process's own page map cannot be opened.
+    #[error("cannot open /proc/self/pagemap, which a later suspend reads: {0}; is /proc mounted?")]
+    Pagemap(io::Error),
+    /// A wall could not be put up.
+    #[error(
+        "jail wall `{wall}`: cannot {action}: {source}; it needs Linux 6.7 and a launcher that is fully root, or leave it out with --jail-off={wall}"
+    )]
+    Wall {
+        /// Which wall.
+        wall: Wall,
+        /// What the kernel was asked to do.
+        action: &'static str,
+        /// What it answered.
+        source: io::Error,
+    },
+    /// A wall was put up, and does not hold.
+    #[error("jail wall `{wall}` does not hold: {what}")]
+    Breached {
+        /// Which wall.
+        wall: Wall,
+        /// What gave it away.
+        what: &'static str,
+    },
+    /// The system call filters could not be made or installed.
+    #[error("jail wall `seccomp`: {0}")]
+    Seccomp(#[from] SeccompError),
+}
+
+impl JailError {
+    fn wall(wall: Wall, action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Wall { wall, action, source }
+    }
+}
+
+/// What a process has once it is inside the jail.
+#[derive(Debug)]
+pub struct Walls {
+    /// The listening control socket; its number is [`CONTROL_FD`].
+    pub control: OwnedFd,
+    /// `/proc/self/pagemap`, which cannot be opened any more. It was opened without capabilities, so it
+    /// shows which pages are present or swapped, but never where they lie in the host's memory.
+    pub pagemap: File,
+    /// The system call filters. The calling thread has [`ThreadRole::Control`]'s; every thread that it
+    /// starts installs its own narrower one first.
+    pub filters: Filters,
+    /// The walls that stand.
+    pub standing: Vec<Wall>,
+    /// How the old root was left, when the root wall stands.
+    pub root: Option<RootMethod>,
+}
+
+/// Enters the jail: puts up every wall of `config` around this process, which keeps `control_fd`, stdout
+/// and stderr. To be called first thing, by the only thread. From here on no path can be opened and no
+/// program run; the calling thread has the control thread's system call filter.
+///
+/// Nothing ties the process to its parent: it outlives the launcher (no `PR_SET_PDEATHSIG`).
+///
+/// # Errors
+/// [`JailError`] names the wall, the cause and what to do. The process may be half inside then and must end.
+pub fn enter(config: &JailConfig, control_fd: RawFd) -> Result<Walls, JailError> {
+    check_preconditions(config)?;
+    let mut control = descriptors::adopt_control(control_fd)
+        .map_err(|source| JailError::Control { fd: control_fd, source })?;
+    if config.has(Wall::Descriptors) {
+        control = descriptors::keep_only(control)
+            .map_err(JailError::wall(Wall::Descriptors, "close the inherited descriptors"))?;
+    }
+    let pagemap =
+        privileges::without_capabilities(|| File::open("/proc/self/pagemap")).map_err(JailError::Pagemap)?;
+    let filters = if config.has(Wall::Seccomp) {
+        seccomp::prepare_process();
+        Filters::compile(config.on_violation)?
+    } else {
+        Filters::none()
+    };
+    if config.has(Wall::Session) {
+        new_session().map_err(JailError::wall(Wall::Session, "start a session of its own"))?;
+    }
+    if config.has(Wall::Network) {
+        unshare(libc::CLONE_NEWNET).map_err(JailError::wall(Wall::Network, "make a network namespace"))?;
+    }
+    if config.has(Wall::Ipc) {
+        let namespaces = libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+        unshare(namespaces).map_err(JailError::wall(Wall::Ipc, "make IPC and UTS namespaces"))?;
+    }
+    let mut root = None;
+    if let (true, Some(folder)) = (config.has(Wall::Root), &config.chroot) {
+        let method = root::enter(folder);
+        root =
+            Some(method.map_err(|(action, source)| JailError::Wall { wall: Wall::Root, action, source })?);
+    }
+    if config.has(Wall::Limits) {
+        limit(config).map_err(JailError::wall(Wall::Limits, "lower the resource limits"))?;
+    }
+    if config.has(Wall::Privileges) {
+        let (wall, dropped) = (Wall::Privileges, privileges::drop_to(config.uid, config.gid));
+        dropped.map_err(|(action, source)| JailError::Wall { wall, action, source })?;
+        let left = privileges::left_over(config.uid, config.gid);
+        if let Some(what) = left.map_err(JailError::wall(wall, "read the privileges back"))? {
+            return Err(JailError::Breached { wall, what });
+        }
+    }
+    let mut standing: Vec<Wall> = config.walls().collect();
+    if config.has(Wall::Landlock)
+        && landlock::enter().map_err(JailError::wall(Wall::Landlock, "enter a Landlock domain"))?.is_none()
+    {
+        standing.retain(|wall| *wall != Wall::Landlock);
+    }
+    filters.install(ThreadRole::Control)?;
+    Ok(Walls { control, pagemap, filters, standing, root })
+}
+
+/// Refuses what cannot work before anything has changed.
+fn check_preconditions(config: &JailConfig) -> Result<(), JailError> {
+    // SAFETY: no pointers, cannot fail.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    if let Some(wall) = config.walls().find(|wall| wall.needs_root() && !is_root) {
+        return Err(JailError::NotRoot(wall));
+    }
+    if config.has(Wall::Privileges) && (config.uid == 0 || config.gid == 0) {
+        return Err(JailError::Root { uid: config.uid, gid: config.gid });
+    }
+    if config.has(Wall::Root) {
+        let folder = config.chroot.as_ref().ok_or(JailError::NoFolder)?;
+        if let Some(problem) = root::folder_problem(folder) {
+            return Err(JailError::Folder { folder: folder.clone(), problem });
+        }
+    }
+    let threads = std::fs::read_dir("/proc/self/task").map_err(JailError::Pagemap)?.count();
+    if config.walls().next().is_some() && threads != 1 {
+        return Err(JailError::Threads(threads));
+    }
+    Ok(())
+}
+
+fn new_session() -> io::Result<()> {
+    // SAFETY: no pointers, cannot fail.
+    unsafe { libc::umask(UMASK) };
+    // SAFETY: no pointers, cannot fail.
+    let leads_already = unsafe { libc::getsid(0) == libc::getpid() };
+    if !leads_already {
+        // SAFETY: no pointers.
+        check(unsafe { libc::setsid() })?;
+    }
+    Ok(())
+}
+
+fn limit(config: &JailConfig) -> io::Result<()> {
+    lower(libc::RLIMIT_CORE, 0)?;
+    lower(libc::RLIMIT_NOFILE, config.nofile)?;
+    lower(libc::RLIMIT_MEMLOCK, config.memlock)?;
+    if let Some(bytes) = config.fsize {
+        lower(libc::RLIMIT_FSIZE, bytes)?;
+        // A write past the limit is then answered with EFBIG, an I/O error of the guest, not with death.
+        // SAFETY: ignoring a signal runs no code.
+        if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Sets a limit for good, to `value` or to what the launcher itself is limited to.
+fn lower(resource: libc::__rlimit_resource_t, value: u64) -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid place for the answer.
+    check(unsafe { libc::getrlimit(resource, &raw mut limit) })?;
+    let value = value.min(limit.rlim_max);
+    limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+    // SAFETY: `limit` outlives the call.
+    check(unsafe { libc::setrlimit(resource, &raw const limit) })?;
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! From lists of system calls to BPF programs.
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
+
+use super::super::config::OnViolation;
+
+#[cfg(target_arch = "aarch64")]
+const ARCH: TargetArch = TargetArch::aarch64;
+#[cfg(target_arch = "x86_64")]
+const ARCH: TargetArch = TargetArch::x86_64;
+
+/// A system call that is allowed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Allow {
+    /// With any arguments.
+    Call(libc::c_long),
+    /// When all of the conditions hold. A call may be listed several times; any of them may match.
+    When(libc::c_long, &'static [Arg]),
+}
+
+/// A condition on one argument of a system call.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Arg {
+    /// The low 32 bits of argument `.0` are `.1`; for arguments that the kernel takes as an `int`.
+    Is(u8, u32),
+    /// Of argument `.0`, the bits in `.1` are `.2`; all 64 bits count.
+    Bits(u8, u64, u64),
+    /// The low 32 bits of argument `.0` are the calling process's id.
+    IsThisProcess(u8),
+}
+
+impl Arg {
+    fn condition(self) -> Result<SeccompCondition, BackendError> {
+        let (argument, length, operator, value) = match self {
+            Self::Is(argument, value) => {
+                (argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, u64::from(value))
+            }
+            Self::Bits(argument, mask, value) => {
+                (argument, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(mask), value)
+            }
+            Self::IsThisProcess(argument) => {
+                (argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, u64::from(std::process::id()))
+            }
+        };
+        SeccompCondition::new(argument, length, operator, value)
+    }
+}
+
+/// A program that allows what is listed and meets everything else with `on_violation`.
+pub(super) fn allow_list(
+    allowed: impl Iterator<Item = Allow>,
+    on_violation: OnViolation,
+) -> Result<BpfProgram, BackendError> {
+    let otherwise = match on_violation {
+        OnViolation::Kill => SeccompAction::KillProcess,
+        OnViolation::Log => SeccompAction::Log,
+    };
+    SeccompFilter::new(merge(allowed)?, otherwise, SeccompAction::Allow, ARCH)?.try_into()
+}
+
+/// A program that answers `call` with the error `errno` and lets everything else through.
+pub(super) fn refuse(call: libc::c_long, errno: libc::c_int) -> Result<BpfProgram, BackendError> {
+    let rules = BTreeMap::from([(call, Vec::new())]);
+    let answer = SeccompAction::Errno(errno.unsigned_abs());
+    SeccompFilter::new(rules, SeccompAction::Allow, answer, ARCH)?.try_into()
+}
+
+/// One entry per call, as `seccompiler` wants it: no rule at all stands for any arguments.
+fn merge(allowed: impl Iterator<Item = Allow>) -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
+    let mut merged: BTreeMap<i64, Option<Vec<SeccompRule>>> = BTreeMap::new();
+    for allow in allowed {
+        match allow {
+            Allow::Call(call) => {
+                merged.insert(call, None);
+            }
+            Allow::When(call, conditions) => {
+                if let Some(rules) = merged.entry(call).or_insert_with(|| Some(Vec::new())) {
+                    let conditions =
+                        conditions.iter().map(|arg| arg.condition()).collect::<Result<_, _>>()?;
+                    rules.push(SeccompRule::new(conditions)?);
+                }
+            }
+        }
+    }
+    Ok(merged.into_iter().map(|(call, rules)| (call, rules.unwrap_or_default())).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_is_allowed_with_any_arguments_stays_so_whatever_else_is_listed() {
+        let [any, one] = [Allow::Call(7), Allow::When(7, &[Arg::Is(0, 1)])];
+        for list in [[any, one], [one, any]] {
+            assert!(merge(list.into_iter()).unwrap()[&7].is_empty());
+        }
+        assert_eq!(merge([one, one].into_iter()).unwrap()[&7].len(), 2);
+    }
+}

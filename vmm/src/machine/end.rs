@@ -1,0 +1,56 @@
+//! How a machine ends: the first thread that notices writes it down and wakes the control thread.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::{Mutex, PoisonError};
+
+use vmm_sys_util::eventfd::EventFd;
+
+/// Why the vCPUs are not to go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The guest powered itself off.
+    PowerOff,
+    /// The guest restarts itself.
+    Restart,
+    /// The guest did what no machine can go on after.
+    GuestError(String),
+    /// The monitor or the host failed.
+    MonitorError(String),
+}
+
+/// Where threads report the end.
+#[derive(Debug)]
+pub struct EndSignal {
+    end: Mutex<Option<End>>,
+    event: EventFd,
+}
+
+impl EndSignal {
+    /// Nothing has ended yet.
+    ///
+    /// # Errors
+    /// When the process has no descriptors left.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { end: Mutex::new(None), event: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)? })
+    }
+
+    /// Reports the end; only the first report counts.
+    pub fn report(&self, end: End) {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(end);
+        let _ = self.event.write(1); // full only when it is signalled already
+    }
+
+    /// Takes the report, if there is one.
+    pub fn take(&self) -> Option<End> {
+        let _ = self.event.read(); // empty when nothing was reported
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl AsFd for EndSignal {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor belongs to `event`, which the borrow keeps alive.
+        unsafe { BorrowedFd::borrow_raw(self.event.as_raw_fd()) }
+    }
+}

@@ -1,0 +1,337 @@
+//! The machine on KVM.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::thread::JoinHandleExt as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Once};
+use std::thread::{self, JoinHandle};
+
+use vm_memory::{Bytes as _, GuestAddress};
+
+use super::board::{Board, BoardError};
+use super::end::{End, EndSignal};
+use super::gate::{Gate, Passage};
+use super::{BuildError, Host};
+use crate::arch::aarch64::vcpu::{Exit, ImmediateExit, Vcpu};
+use crate::arch::aarch64::vm::Vm;
+use crate::arch::aarch64::{boot, fdt};
+use crate::arch::layout;
+use crate::config::MachineConfig;
+use crate::devices::bus::Bus;
+use crate::devices::random;
+use crate::jail::{Filters, ThreadRole};
+use crate::memory::{self, GuestMemory, MIB};
+
+/// Stack of a vCPU or device thread in bytes. Neither recurses nor keeps buffers on it.
+const STACK: usize = 256 << 10;
+
+/// Exits of one vCPU, by reason.
+#[derive(Debug, Default)]
+struct ExitCounters {
+    mmio_reads: AtomicU64,
+    mmio_writes: AtomicU64,
+    interrupted: AtomicU64,
+    system_events: AtomicU64,
+    fatal: AtomicU64,
+}
+
+impl ExitCounters {
+    fn count(&self, exit: &Exit) {
+        let counter = match exit {
+            Exit::MmioRead => &self.mmio_reads,
+            Exit::MmioWrite => &self.mmio_writes,
+            Exit::Interrupted => &self.interrupted,
+            Exit::PowerOff | Exit::Reset => &self.system_events,
+            Exit::Fatal(_) => &self.fatal,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> Vec<(&'static str, u64)> {
+        [
+            ("exits_mmio_read", &self.mmio_reads),
+            ("exits_mmio_write", &self.mmio_writes),
+            ("exits_interrupted", &self.interrupted),
+            ("exits_system_event", &self.system_events),
+            ("exits_fatal", &self.fatal),
+        ]
+        .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
+        .into()
+    }
+}
+
+/// A vCPU's thread. The thread returns its [`Vcpu`], so that the page that `immediate_exit` points into stays
+/// mapped until the thread is joined, which consumes this.
+#[derive(Debug)]
+struct VcpuThread {
+    thread: JoinHandle<Vcpu>,
+    immediate_exit: ImmediateExit,
+    counters: Arc<ExitCounters>,
+}
+
+impl VcpuThread {
+    /// Makes the vCPU leave the guest, or not enter it, until [`Self::may_enter`].
+    fn kick(&self) {
+        // SAFETY: the vCPU lives at least as long as `self.thread` has not been joined.
+        unsafe { self.immediate_exit.set(true) };
+        // SAFETY: the thread has not been joined, so its id is valid; the signal has a handler.
+        unsafe { libc::pthread_kill(self.thread.as_pthread_t(), kick_signal()) };
+    }
+
+    fn may_enter(&self) {
+        // SAFETY: as in `kick`.
+        unsafe { self.immediate_exit.set(false) };
+    }
+}
+
+/// The signal that makes a vCPU thread leave `KVM_RUN`. Its handler does nothing: being interrupted is all.
+fn kick_signal() -> libc::c_int {
+    libc::SIGRTMIN()
+}
+
+fn handle_kick_signal() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: all-zero is a valid `sigaction`, the handler is async-signal-safe, and without SA_RESTART
+        // the call that is interrupted returns EINTR, which is what it is for.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
+            libc::sigaction(kick_signal(), &raw const action, std::ptr::null_mut());
+        }
+    });
+}
+
+/// A machine, with its threads. Dropping it stops them and finishes what its disks have in flight.
+#[derive(Debug)]
+pub struct Machine {
+    vcpu_gate: Arc<Gate>,
+    device_gate: Arc<Gate>,
+    vcpus: Vec<VcpuThread>,
+    devices: Option<JoinHandle<()>>,
+    /// Dropped before the board and the memory, into which its memory slots point.
+    _vm: Vm,
+    board: Board,
+    _memory: GuestMemory,
+}
+
+impl Machine {
+    /// Builds the machine: memory, devices, VM, vCPUs, the loaded guest and all threads, which wait.
+    ///
+    /// # Errors
+    /// [`BuildError`]; nothing is left behind.
+    pub fn build(
+        mut config: MachineConfig,
+        kvm: BorrowedFd<'_>,
+        host: &Host,
+        end: Arc<EndSignal>,
+    ) -> Result<Self, BuildError> {
+        handle_kick_signal();
+        let memory = memory::map_anonymous(config.memory_mib)?;
+        let (board, event_loop) = Board::new(&mut config, &memory)?;
+        let mut vm = Vm::new(kvm, &memory)?;
+        let vcpus = vm.create_vcpus(config.vcpus)?;
+        connect(&vm, &board)?;
+        load(&config, host, &memory, &board, &vcpus)?;
+        let vcpu_gate = Arc::new(Gate::new(vcpus.len()));
+        let device_gate = Arc::new(Gate::new(1));
+        let mut machine = Self {
+            vcpu_gate,
+            device_gate,
+            vcpus: Vec::with_capacity(vcpus.len()),
+            devices: None,
+            _vm: vm,
+            board,
+            _memory: memory,
+        };
+        let gate = Arc::clone(&machine.device_gate);
+        let worker = machine.board.worker(event_loop);
+        let (filters, signal) = (host.filters.clone(), Arc::clone(&end));
+        let run = move || {
+            if enter(&filters, ThreadRole::Device, &signal) {
+                worker.run(&gate, &signal);
+            }
+            gate.resign();
+        };
+        let spawned = thread::Builder::new().name("devices".into()).stack_size(STACK).spawn(run);
+        machine.devices = Some(spawned.map_err(BuildError::host("starting the device thread"))?);
+        for vcpu in vcpus {
+            let thread = machine.spawn_vcpu(vcpu, host.filters.clone(), Arc::clone(&end))?;
+            machine.vcpus.push(thread);
+        }
+        Ok(machine)
+    }
+
+    fn spawn_vcpu(
+        &self,
+        mut vcpu: Vcpu,
+        filters: Filters,
+        end: Arc<EndSignal>,
+    ) -> Result<VcpuThread, BuildError> {
+        let counters = Arc::new(ExitCounters::default());
+        let immediate_exit = vcpu.immediate_exit();
+        let (gate, bus) = (Arc::clone(&self.vcpu_gate), Arc::clone(self.board.bus()));
+        let counted = Arc::clone(&counters);
+        let run = move || {
+            if enter(&filters, ThreadRole::Vcpu, &end) {
+                run_vcpu(&mut vcpu, &gate, &bus, &counted, &end);
+            }
+            gate.resign();
+            vcpu
+        };
+        let name = format!("vcpu{}", self.vcpus.len());
+        let spawned = thread::Builder::new().name(name).stack_size(STACK).spawn(run);
+        let thread = spawned.map_err(BuildError::host("starting a vCPU thread"))?;
+        Ok(VcpuThread { thread, immediate_exit, counters })
+    }
+
+    /// Lets a new or paused machine run.
+    pub fn run(&self) {
+        self.board.kick();
+        self.device_gate.open();
+        for vcpu in &self.vcpus {
+            vcpu.may_enter();
+        }
+        self.vcpu_gate.open();
+    }
+
+    /// Stops the vCPUs, then the devices, with nothing left in flight.
+    pub fn pause(&self) {
+        self.vcpu_gate.close();
+        self.vcpus.iter().for_each(VcpuThread::kick);
+        self.vcpu_gate.wait_all_stopped();
+        self.device_gate.close();
+        self.board.wake_worker();
+        self.device_gate.wait_all_stopped();
+        self.board.quiesce();
+    }
+
+    /// All counters, by group.
+    #[must_use]
+    pub fn counters(&self) -> Vec<(String, Vec<(&'static str, u64)>)> {
+        let vcpu = |(index, vcpu): (usize, &VcpuThread)| (format!("vcpu{index}"), vcpu.counters.read());
+        self.vcpus.iter().enumerate().map(vcpu).chain(self.board.counters()).collect()
+    }
+
+    /// Sets the balloon's target.
+    ///
+    /// # Errors
+    /// [`BoardError`] when there is no balloon or not so much memory.
+    pub fn set_balloon(&self, target_mib: u32) -> Result<(), BoardError> {
+        self.board.set_balloon(target_mib)
+    }
+
+    /// Opens a stream to the guest.
+    ///
+    /// # Errors
+    /// [`BoardError`] when there is no vsock device or it refuses.
+    pub fn vsock_connect(&self, port: u32, stream: UnixStream) -> Result<(), BoardError> {
+        self.board.vsock_connect(port, stream)
+    }
+
+    /// Replaces the vsock device's listener and broker, where given.
+    ///
+    /// # Errors
+    /// [`BoardError`] when there is no vsock device or it refuses.
+    pub fn attach_vsock(
+        &self,
+        listener: Option<UnixListener>,
+        broker: Option<OwnedFd>,
+    ) -> Result<(), BoardError> {
+        self.board.attach_vsock(listener, broker)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.vcpu_gate.shut();
+        self.vcpus.iter().for_each(VcpuThread::kick);
+        for vcpu in self.vcpus.drain(..) {
+            drop(vcpu.thread.join()); // a thread does not panic; if one did, there is nothing to save
+        }
+        self.device_gate.shut();
+        self.board.wake_worker();
+        if let Some(devices) = self.devices.take() {
+            drop(devices.join());
+        }
+        self.board.quiesce();
+    }
+}
+
+/// A thread's first steps; `false` when it must not go on.
+fn enter(filters: &Filters, role: ThreadRole, end: &EndSignal) -> bool {
+    let installed = filters.install(role);
+    if let Err(error) = &installed {
+        end.report(End::MonitorError(format!("a thread could not be jailed: {error}")));
+    }
+    installed.is_ok()
+}
+
+fn run_vcpu(vcpu: &mut Vcpu, gate: &Gate, bus: &Bus, counters: &ExitCounters, end: &EndSignal) {
+    while gate.pass() == Passage::Go {
+        // Leaves the loop only when interrupted: then any MMIO access has been completed by the kernel.
+        loop {
+            let exit = vcpu.run(bus);
+            counters.count(&exit);
+            match exit {
+                Exit::MmioRead | Exit::MmioWrite => {}
+                Exit::Interrupted => break,
+                Exit::PowerOff => return end.report(End::PowerOff),
+                Exit::Reset => return end.report(End::Restart),
+                Exit::Fatal(why) => {
+                    return end.report(End::GuestError(format!("vCPU {}: {why}", vcpu.index())));
+                }
+            }
+        }
+    }
+}
+
+/// Connects every interrupt line and queue notification of the board.
+fn connect(vm: &Vm, board: &Board) -> Result<(), BuildError> {
+    for (event, spi) in board.interrupts() {
+        vm.connect_interrupt(event, *spi)?;
+    }
+    for (event, address, value) in board.notifications() {
+        vm.connect_notification(event, *address, *value)?;
+    }
+    let vmgenid = board.vmgenid();
+    vm.map_vmgenid(layout::VMGENID, vmgenid.host_address(), vmgenid.size())?;
+    Ok(())
+}
+
+/// Loads the kernel and the initramfs and tells the guest about its board.
+fn load(
+    config: &MachineConfig,
+    host: &Host,
+    memory: &GuestMemory,
+    board: &Board,
+    vcpus: &[Vcpu],
+) -> Result<(), BuildError> {
+    let loaded = boot::load(memory, &config.kernel, config.initramfs.as_ref())?;
+    let mut rng_seed = [0; 64];
+    random::fill(&mut rng_seed).map_err(BuildError::host("reading random bytes"))?;
+    let affinities = vcpus.iter().map(Vcpu::affinity).collect::<Result<Vec<_>, _>>()?;
+    let tree = fdt::build(&fdt::Description {
+        memory: config.memory_mib * MIB,
+        affinities: &affinities,
+        caches: &host.caches,
+        command_line: &config.command_line,
+        initramfs: loaded.initramfs,
+        virtio_devices: board.virtio_devices(),
+        vmgenid: Some(board.vmgenid().size()),
+        rng_seed: &rng_seed,
+    })
+    .map_err(|error| BuildError::Fdt(error.to_string()))?;
+    if tree.len() as u64 > layout::FDT_SIZE {
+        return Err(BuildError::Fdt(format!("{} bytes are more than its {}", tree.len(), layout::FDT_SIZE)));
+    }
+    memory
+        .write_slice(&tree, GuestAddress(loaded.fdt))
+        .map_err(|error| BuildError::Fdt(error.to_string()))?;
+    match vcpus.first() {
+        Some(first) => Ok(first.set_boot_registers(loaded.entry, loaded.fdt)?),
+        None => Ok(()),
+    }
+}

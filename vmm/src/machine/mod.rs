@@ -1,0 +1,88 @@
+//! A machine: guest memory, vCPUs, devices and the threads that run them, built from a
+//! [`MachineConfig`](crate::config::MachineConfig).
+//!
+//! * [`board`] – the devices on their bus
+//! * [`end`] – how a machine ends, and who hears of it
+//! * [`gate`] – how threads are stopped and let go
+//!
+//! Threads: one per vCPU and one for all devices, each under its own seccomp filter. They are held at a
+//! [`gate::Gate`] until the machine runs. To pause, the vCPUs are stopped first (a vCPU in the middle of an
+//! MMIO access may be waiting for a device), then the device thread, then what the devices have in flight is
+//! finished. A machine that restarts itself is torn down and built anew from the same files: KVM has no other
+//! way to reset a GIC, and no state can leak from one boot into the next.
+
+pub mod board;
+pub mod end;
+pub mod gate;
+#[cfg(target_arch = "aarch64")]
+mod kvm;
+#[cfg(target_arch = "aarch64")]
+pub use kvm::Machine;
+#[cfg(not(target_arch = "aarch64"))]
+mod unsupported;
+#[cfg(not(target_arch = "aarch64"))]
+pub use unsupported::Machine;
+
+use crate::arch::caches::Cache;
+use crate::jail::Filters;
+
+/// What the monitor learned of its host before it was jailed, and what a machine's threads do first.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// The CPU caches to describe to guests.
+    pub caches: Vec<Cache>,
+    /// The system call filters that each thread puts itself under.
+    pub filters: Filters,
+}
+
+impl Default for Host {
+    /// A host that tells nothing, and threads without filters: for tests.
+    fn default() -> Self {
+        Self { caches: Vec::new(), filters: Filters::none() }
+    }
+}
+
+/// Why a machine could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// Guest memory.
+    #[error(transparent)]
+    Memory(#[from] crate::memory::MemoryError),
+    /// A device.
+    #[error(transparent)]
+    Board(#[from] board::BoardError),
+    /// KVM.
+    #[cfg(target_arch = "aarch64")]
+    #[error(transparent)]
+    Vm(#[from] crate::arch::aarch64::vm::VmError),
+    /// The kernel or the initramfs.
+    #[cfg(target_arch = "aarch64")]
+    #[error(transparent)]
+    Load(#[from] crate::arch::aarch64::boot::LoadError),
+    /// The DeviceTree.
+    #[cfg(target_arch = "aarch64")]
+    #[error("writing the DeviceTree: {0}")]
+    Fdt(String),
+    /// The host refused something.
+    #[error("{what}: {source}")]
+    Host {
+        /// What was being done.
+        what: &'static str,
+        /// What the host answered.
+        source: std::io::Error,
+    },
+    /// Not a machine for microVMs.
+    #[cfg(not(target_arch = "aarch64"))]
+    #[error(
+        "this program was built for {}: microVMs need an aarch64 build on an aarch64 host with KVM",
+        std::env::consts::ARCH
+    )]
+    Architecture,
+}
+
+impl BuildError {
+    /// For `map_err`: the host refused `what`.
+    pub(crate) fn host(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Host { what, source }
+    }
+}

@@ -1,0 +1,76 @@
+//! CPUs, clocks, entropy, the end.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::thread;
+
+use super::failed;
+use crate::system::{self, Ending};
+
+/// `online=LIST ran=LIST features=WORD,WORD…`: the CPUs that Linux has brought up, those on which a thread has
+/// run just now, and the feature words of /proc/cpuinfo.
+pub(super) fn cpuinfo() -> Result<String, String> {
+    let online = fs::read_to_string("/sys/devices/system/cpu/online").map_err(failed("reading CPUs"))?;
+    let text = fs::read_to_string("/proc/cpuinfo").map_err(failed("reading /proc/cpuinfo"))?;
+    let count = text.lines().filter(|line| line.starts_with("processor")).count();
+    let features = text.lines().find_map(|line| line.strip_prefix("Features")?.split_once(": "));
+    let features = features.map(|(_, words)| words.trim().replace(' ', ",")).unwrap_or_default();
+    let threads: Vec<_> = (0..count).map(|cpu| thread::spawn(move || run_on(cpu))).collect();
+    let mut ran = Vec::new();
+    for thread in threads {
+        let cpu = thread.join().map_err(|_| "a thread panicked")?;
+        ran.push(cpu.map_err(failed("running on every CPU"))?.to_string());
+    }
+    Ok(format!("online={} ran={} features={features}", online.trim(), ran.join(",")))
+}
+
+/// Moves the calling thread to `cpu` and returns where it then runs.
+fn run_on(cpu: usize) -> io::Result<i32> {
+    // SAFETY: all zeros are the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is ours; numbers beyond its end are ignored.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: the pointer and the length are those of a set that lives until the call returns.
+    let result = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: takes no pointer.
+    Ok(unsafe { libc::sched_getcpu() })
+}
+
+/// `REALTIME MONOTONIC` in nanoseconds.
+pub(super) fn clock() -> Result<String, String> {
+    Ok(format!("{} {}", nanoseconds(libc::CLOCK_REALTIME), nanoseconds(libc::CLOCK_MONOTONIC)))
+}
+
+fn nanoseconds(clock: libc::clockid_t) -> i64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a structure that lives until the call returns.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    time.tv_sec * 1_000_000_000 + time.tv_nsec
+}
+
+/// The given number of bytes from the entropy device, in hexadecimal.
+pub(super) fn rng(bytes: usize) -> Result<String, String> {
+    let mut random = vec![0; bytes.min(1 << 16)];
+    let mut device = File::open("/dev/hwrng").map_err(failed("opening /dev/hwrng"))?;
+    device.read_exact(&mut random).map_err(failed("reading /dev/hwrng"))?;
+    Ok(random.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    }))
+}
+
+/// Writes back what is dirty.
+pub(super) fn sync() -> Result<String, String> {
+    // SAFETY: takes no pointer.
+    unsafe { libc::sync() };
+    Ok(String::new())
+}
+
+/// Ends the machine; the answer is the end of the stream.
+pub(super) fn end(how: Ending) -> Result<String, String> {
+    Err(format!("the kernel refused: {}", system::end(how)))
+}

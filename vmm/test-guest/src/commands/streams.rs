@@ -1,0 +1,104 @@
+//! vsock servers, which go on in the background, and clients.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::sync::{Arc, Barrier};
+use std::thread;
+
+use super::network::{receive, send};
+use super::{Words, failed, tell};
+use crate::vsock;
+
+/// Stack of the threads of which there are hundreds.
+const SMALL_STACK: usize = 128 * 1024;
+
+/// Accepts for ever and serves every stream on a thread of its own.
+fn server(port: u32, serve: impl Fn(File) + Send + Sync + 'static) -> Result<String, String> {
+    let listener = vsock::Listener::bind(port).map_err(failed("listening"))?;
+    let serve = Arc::new(serve);
+    thread::spawn(move || {
+        while let Ok(stream) = listener.accept() {
+            let serve = Arc::clone(&serve);
+            if thread::Builder::new().stack_size(SMALL_STACK).spawn(move || serve(stream)).is_err() {
+                break;
+            }
+        }
+    });
+    Ok(port.to_string())
+}
+
+/// `PORT`: sends back what comes, and ends a stream when its other side has ended.
+pub(super) fn echo(port: u32) -> Result<String, String> {
+    server(port, |stream| {
+        // A peer that goes away is no error.
+        let _ = io::copy(&mut &stream, &mut &stream).and_then(|_| vsock::shutdown_write(&stream));
+    })
+}
+
+/// `PORT BYTES SEED`: sends the stream SEED to everyone who connects, then ends. SEED 0 sends zeros.
+pub(super) fn source(words: &mut Words<'_>) -> Result<String, String> {
+    let (port, bytes, seed) = (words.value("PORT")?, words.value("BYTES")?, words.value("SEED")?);
+    server(port, move |mut stream| {
+        let _ = if seed == 0 { send_zeros(&mut stream, bytes) } else { send(&mut stream, seed, bytes) };
+    })
+}
+
+fn send_zeros(stream: &mut File, bytes: u64) -> io::Result<()> {
+    let zeros = vec![0; 64 * 1024];
+    let mut left = bytes;
+    while left > 0 {
+        let length = usize::try_from(left).unwrap_or(zeros.len()).min(zeros.len());
+        stream.write_all(zeros.get(..length).unwrap_or_default())?;
+        left -= length as u64;
+    }
+    Ok(())
+}
+
+/// `PORT [SEED]`: receives until the other side has ended, then answers `ok BYTES` or `err …`. With SEED it
+/// checks what comes.
+pub(super) fn sink(words: &mut Words<'_>) -> Result<String, String> {
+    let port = words.value("PORT")?;
+    let seed = words.optional("SEED")?;
+    server(port, move |mut stream| {
+        let answer = match receive(&mut stream, seed) {
+            Ok(bytes) => format!("ok {bytes}"),
+            Err(reason) => format!("err {reason}"),
+        };
+        let _ = tell(&mut stream, &answer);
+    })
+}
+
+/// `PORT COUNT BYTES`: opens COUNT streams to the host, has all of them open at once, sends BYTES on each and
+/// checks that they come back → `COUNT`.
+pub(super) fn connect_many(words: &mut Words<'_>) -> Result<String, String> {
+    let (port, count) = (words.value("PORT")?, words.value("COUNT")?);
+    let bytes: u64 = words.value("BYTES")?;
+    let all_open = Arc::new(Barrier::new(count));
+    let spawn = |number: u64| {
+        let all_open = Arc::clone(&all_open);
+        let run = move || round_trip(port, number, bytes, &all_open);
+        thread::Builder::new().stack_size(SMALL_STACK).spawn(run).map_err(failed("starting a thread"))
+    };
+    let threads = (0..count as u64).map(spawn).collect::<Result<Vec<_>, _>>()?;
+    for thread in threads {
+        thread.join().map_err(|_| "a thread panicked")??;
+    }
+    Ok(count.to_string())
+}
+
+fn round_trip(port: u32, seed: u64, bytes: u64, all_open: &Barrier) -> Result<(), String> {
+    let stream = vsock::connect_to_host(port).map_err(failed("connecting to the host"));
+    all_open.wait();
+    let stream = stream?;
+    let mut out = stream.try_clone().map_err(failed("duplicating a stream"))?;
+    let sender = move || send(&mut out, seed, bytes).and_then(|()| vsock::shutdown_write(&out));
+    let builder = thread::Builder::new().stack_size(SMALL_STACK);
+    let sender = builder.spawn(sender).map_err(failed("starting a thread"))?;
+    let received = receive(&mut &stream, Some(seed))?;
+    sender.join().map_err(|_| "a sender panicked")?.map_err(failed("sending"))?;
+    if received == bytes {
+        Ok(())
+    } else {
+        Err(format!("stream {seed}: {received} of {bytes} bytes came back"))
+    }
+}

@@ -1,0 +1,49 @@
+//! The few system calls of a PID 1.
+
+use std::ffi::CString;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+
+/// How the machine ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Ending {
+    /// PSCI SYSTEM_OFF.
+    PowerOff,
+    /// PSCI SYSTEM_RESET.
+    Restart,
+}
+
+/// Mounts a file system without a device; what cannot be mounted is missed later, with a better message.
+pub(crate) fn mount(kind: &str, folder: &str) {
+    let _ = fs::create_dir_all(folder);
+    let (Ok(kind), Ok(folder)) = (CString::new(kind), CString::new(folder)) else { return };
+    // SAFETY: all pointers are to strings that live until the call returns; no data is passed.
+    unsafe { libc::mount(kind.as_ptr(), folder.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
+}
+
+/// Writes a line to the console, if there is one.
+pub(crate) fn console(line: &str) {
+    if let Ok(mut console) = OpenOptions::new().write(true).open("/dev/console") {
+        let _ = console.write_all(format!("{line}\n").as_bytes());
+    }
+}
+
+/// What follows `word` on the kernel command line.
+pub(crate) fn mode(word: &str) -> String {
+    let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    line.split_whitespace().find_map(|part| part.strip_prefix(word)).unwrap_or_default().to_string()
+}
+
+/// Ends the machine after writing back what is dirty; returns only when the kernel refuses.
+pub(crate) fn end(how: Ending) -> io::Error {
+    let command = match how {
+        Ending::PowerOff => libc::RB_POWER_OFF,
+        Ending::Restart => libc::RB_AUTOBOOT,
+    };
+    // SAFETY: neither call takes a pointer.
+    unsafe {
+        libc::sync();
+        libc::reboot(command);
+    }
+    io::Error::last_os_error()
+}

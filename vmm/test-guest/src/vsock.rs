@@ -1,0 +1,72 @@
+//! Sockets of the family AF_VSOCK, which the standard library does not know. Streams are [`File`]s: reads
+//! and writes are all they need, besides [`shutdown_write`].
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+
+/// A listening socket.
+#[derive(Debug)]
+pub(crate) struct Listener(OwnedFd);
+
+impl Listener {
+    /// Listens on `port` of every context id that is ours.
+    pub(crate) fn bind(port: u32) -> io::Result<Self> {
+        let socket = socket()?;
+        let address = address(libc::VMADDR_CID_ANY, port);
+        // SAFETY: the pointer and the length are those of an address that lives until the call returns.
+        check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), address_length()) })?;
+        // SAFETY: takes no pointer.
+        check(unsafe { libc::listen(socket.as_raw_fd(), 1024) })?;
+        Ok(Self(socket))
+    }
+
+    /// Waits for a connection.
+    pub(crate) fn accept(&self) -> io::Result<File> {
+        // SAFETY: null pointers say that the peer's address is not wanted.
+        let socket = check(unsafe {
+            libc::accept4(self.0.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), libc::SOCK_CLOEXEC)
+        })?;
+        // SAFETY: the descriptor was made by the call above and belongs to nobody else.
+        Ok(unsafe { File::from_raw_fd(socket) })
+    }
+}
+
+/// Opens a stream to `port` of the host.
+pub(crate) fn connect_to_host(port: u32) -> io::Result<File> {
+    let socket = socket()?;
+    let address = address(libc::VMADDR_CID_HOST, port);
+    // SAFETY: the pointer and the length are those of an address that lives until the call returns.
+    check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), address_length()) })?;
+    Ok(socket.into())
+}
+
+/// Tells the peer that nothing more will be sent.
+pub(crate) fn shutdown_write(stream: &File) -> io::Result<()> {
+    // SAFETY: takes no pointer.
+    check(unsafe { libc::shutdown(stream.as_raw_fd(), libc::SHUT_WR) }).map(drop)
+}
+
+fn socket() -> io::Result<OwnedFd> {
+    // SAFETY: takes no pointer.
+    let socket = check(unsafe { libc::socket(libc::AF_VSOCK, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: the descriptor was made by the call above and belongs to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(socket) })
+}
+
+fn address(cid: u32, port: u32) -> libc::sockaddr_vm {
+    // SAFETY: all zeros are a valid value of this plain structure.
+    let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
+    address.svm_family = libc::sa_family_t::try_from(libc::AF_VSOCK).unwrap_or_default();
+    address.svm_cid = cid;
+    address.svm_port = port;
+    address
+}
+
+fn address_length() -> libc::socklen_t {
+    libc::socklen_t::try_from(size_of::<libc::sockaddr_vm>()).unwrap_or_default()
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

@@ -1,0 +1,23 @@
+//! Real microVMs on a real KVM: the monitor in its jail, driven through the client as a controller would.
+//!
+//! The tests run on ARM64 metal as root; `cargo xtask test` brings them there together with the files that
+//! they need, named by the environment: `HEARTH_VMM` (the monitor), `HEARTH_GUEST_KERNEL`,
+//! `HEARTH_GUEST_INITRD` (the test guest, see the package `hearth-test-guest`) and `HEARTH_HOSTILE_IMAGE`.
+//! Where `HEARTH_VMM` is not set there is nothing to test, and each test says so. `HEARTH_FULL` repeats what
+//! depends on chance more often.
+//!
+//! Nothing here waits for time to pass: the tests wait for what is to happen, and give up after
+//! [`support::PATIENCE`].
+#![cfg(target_arch = "aarch64")]
+
+mod bad_input;
+mod controllers;
+mod cpus;
+mod crashes;
+mod disks;
+mod hostile;
+mod lifecycle;
+mod memory;
+mod network;
+mod streams;
+mod support;

@@ -1,0 +1,69 @@
+//! The guest's console output, line by line.
+
+use std::collections::VecDeque;
+use std::io::{BufRead as _, BufReader, PipeReader};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Instant;
+
+use super::PATIENCE;
+
+/// Lines shown when a test fails.
+const SHOWN: usize = 60;
+
+/// Reads a console to its end, and hands out its lines.
+#[derive(Debug)]
+pub(crate) struct Console {
+    lines: Receiver<String>,
+    seen: VecDeque<String>,
+}
+
+impl Console {
+    /// Reads from `pipe` from now on.
+    pub(crate) fn new(pipe: PipeReader) -> Self {
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            let mut reader = BufReader::new(pipe);
+            let mut line = Vec::new();
+            while reader.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+                let text = String::from_utf8_lossy(&line).trim_end().to_string();
+                line.clear();
+                if sender.send(text).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { lines, seen: VecDeque::new() }
+    }
+
+    /// Waits for a line that contains `text`, after those that were waited for before.
+    pub(crate) fn wait_for(&mut self, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    self.note(line.clone());
+                    if line.contains(text) {
+                        return line;
+                    }
+                }
+                Err(error) => panic!("`{text}` did not come on the console: {error}"),
+            }
+        }
+    }
+
+    /// The last lines so far.
+    pub(crate) fn tail(&mut self) -> String {
+        while let Ok(line) = self.lines.try_recv() {
+            self.note(line);
+        }
+        self.seen.iter().map(|line| format!("  | {line}\n")).collect()
+    }
+
+    fn note(&mut self, line: String) {
+        if self.seen.len() == SHOWN {
+            self.seen.pop_front();
+        }
+        self.seen.push_back(line);
+    }
+}

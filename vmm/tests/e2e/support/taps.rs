@@ -1,0 +1,77 @@
+//! A tap interface with an address.
+
+use std::fs::File;
+use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use hearth_vmm::config::NetConfig;
+use hearth_vmm::tap::open_tap;
+use libc::{__c_anonymous_ifr_ifru as Value, c_char, c_short};
+
+/// Numbers of this process's taps.
+static NEXT: AtomicU8 = AtomicU8::new(1);
+
+/// A tap that is up. It goes away with the last copy of its descriptor.
+pub(crate) struct Tap {
+    file: File,
+    number: u8,
+}
+
+impl Tap {
+    /// Makes a tap in a network of its own.
+    pub(crate) fn new() -> Self {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let tap = Self { file: open_tap(&name(number)).unwrap(), number };
+        tap.request(libc::SIOCSIFADDR, address(tap.host()));
+        tap.request(libc::SIOCSIFNETMASK, address(Ipv4Addr::new(255, 255, 255, 0)));
+        tap.request(libc::SIOCSIFFLAGS, Value { ifru_flags: c_short::try_from(libc::IFF_UP).unwrap() });
+        tap
+    }
+
+    /// The host's address on it.
+    pub(crate) fn host(&self) -> Ipv4Addr {
+        Ipv4Addr::new(198, 18, self.number, 1)
+    }
+
+    /// The address for the guest.
+    pub(crate) fn guest(&self) -> Ipv4Addr {
+        Ipv4Addr::new(198, 18, self.number, 2)
+    }
+
+    /// A network card on it, without limits.
+    pub(crate) fn card(&self) -> NetConfig {
+        NetConfig {
+            tap: self.file.try_clone().unwrap(),
+            mac: [0x02, 0, 0, 0, 0, self.number],
+            mtu: None,
+            receive_limiter: None,
+            transmit_limiter: None,
+        }
+    }
+
+    fn request(&self, request: libc::Ioctl, value: Value) {
+        let name = name(self.number);
+        let mut data = libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru: value };
+        for (to, from) in data.ifr_name.iter_mut().zip(name.bytes()) {
+            *to = c_char::from_ne_bytes([from]);
+        }
+        // Any socket serves for these requests.
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        // SAFETY: the pointer is to a request that lives until the call returns.
+        let result = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut data) };
+        assert!(result >= 0, "{name}: request {request:#x}: {}", io::Error::last_os_error());
+    }
+}
+
+fn name(number: u8) -> String {
+    format!("hearth-e2e{number}")
+}
+
+fn address(address: Ipv4Addr) -> Value {
+    let [a, b, c, d] = address.octets();
+    let data = [0, 0, a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0].map(|byte: u8| c_char::from_ne_bytes([byte]));
+    let family = libc::sa_family_t::try_from(libc::AF_INET).unwrap();
+    Value { ifru_addr: libc::sockaddr { sa_family: family, sa_data: data } }
+}

@@ -1,0 +1,111 @@
+//! `cargo xtask bench`: measurements on the metal, by default in icount mode, where an instruction is a nanosecond
+//! and figures repeat however busy this machine is.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+
+use crate::cache::Cache;
+use crate::kernel;
+use crate::metal::options::MachineOptions;
+use crate::metal::{self, Action, Job, Metal};
+use crate::parts::{Executable, Parts, words};
+use crate::progress::Steps;
+use crate::test::announce_first_run;
+use crate::toolchain::Cross;
+
+/// The file in which a bench leaves its figures.
+const FIGURES: &str = "vmm-bench.json";
+
+/// Measures.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand, Debug)]
+enum What {
+    Vmm(Vmm),
+}
+
+/// Boot, restore, suspend and memory of the VMM, beside Firecracker where its binary is given.
+#[derive(Args, Debug)]
+struct Vmm {
+    #[command(flatten)]
+    machine: MachineOptions,
+    /// Measure in real time instead of instructions
+    #[arg(long, conflicts_with = "icount")]
+    real_time: bool,
+    /// A static aarch64 Firecracker to measure beside
+    #[arg(long, value_name = "PATH")]
+    firecracker: Option<PathBuf>,
+    /// Also write the figures to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Arguments for vmm-bench itself
+    #[arg(last = true)]
+    arguments: Vec<OsString>,
+}
+
+impl Options {
+    /// Runs the bench; its exit status is that of the program that measures.
+    pub(crate) fn run(self, cache: &Cache) -> Result<u8> {
+        let What::Vmm(vmm) = self.what;
+        vmm.run(cache)
+    }
+}
+
+impl Vmm {
+    fn run(self, cache: &Cache) -> Result<u8> {
+        let mut steps = Steps::default();
+        announce_first_run(cache, true);
+        let cross = steps.run("set-up", || {
+            metal::set_up(cache)?;
+            Cross::prepare(cache)
+        })?;
+        let mut parts = Parts::new(cache)?;
+        let image = steps.run("guest kernel", || kernel::prepare(cache))?;
+        parts.add(image, "Image");
+        steps.run("build for the metal", || {
+            parts.build_all(cache, &cross, "release")?;
+            parts.build(
+                cache,
+                &cross,
+                "release",
+                ("hearth-benches", Executable::Binary("vmm-bench")),
+                "vmm-bench",
+            )
+        })?;
+        let status = steps.run("measure", || self.measure(cache, parts))?;
+        eprint!("{}", steps.table());
+        Ok(status)
+    }
+
+    fn measure(self, cache: &Cache, mut parts: Parts) -> Result<u8> {
+        let metal = Metal::open(cache)?;
+        let mut arguments = self.arguments;
+        if let Some(firecracker) = self.firecracker {
+            arguments.extend(["--firecracker".into(), metal.inputs().join("firecracker").into_os_string()]);
+            parts.add(firecracker, "firecracker");
+        }
+        let mut job = Job::new(Action::Run(words(&metal.inputs().join("vmm-bench"), arguments)));
+        job.machine = self.machine.machine();
+        job.machine.icount = !self.real_time;
+        parts.give(&metal, &mut job);
+        let figures = parts.path(FIGURES);
+        job.outputs.push((FIGURES.into(), figures.clone()));
+        let finished = metal.run(job)?;
+        if figures.exists() {
+            let text = fs::read_to_string(&figures).context("the figures are not text")?;
+            println!("{}", text.trim_end());
+            if let Some(target) = &self.json {
+                fs::write(target, text).with_context(|| format!("cannot write {}", target.display()))?;
+            }
+        }
+        Ok(finished.status)
+    }
+}

@@ -1,0 +1,242 @@
+//! The cache folder: everything that is downloaded or built, outside the checkout.
+//!
+//! Layout: `<kind>/<key>/` holds one finished artefact, a folder that never changes again. It is built under
+//! `tmp/` and renamed into place, so a half-built one is never seen; a lock file per artefact (`locks/`, flock)
+//! lets two xtasks work at once without doing the same thing twice. Keys name the content (versions or hashes of
+//! all inputs), so nothing ever has to be invalidated.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+use crate::progress;
+
+/// Run folders of dead runs are kept this long for their logs.
+const KEEP_RUNS: Duration = Duration::from_secs(24 * 3600);
+
+/// The cache folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Cache {
+    root: PathBuf,
+}
+
+/// A held lock; dropped, it is free again.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+impl Cache {
+    /// Opens the cache at `$HEARTH_CACHE`, `$XDG_CACHE_HOME/hearth` or `~/.cache/hearth`.
+    pub(crate) fn open() -> Result<Self> {
+        let root = root_from(|name| env::var_os(name).filter(|value| !value.is_empty())).context(
+            "no place for the cache: none of HEARTH_CACHE, XDG_CACHE_HOME and HOME is set; set HEARTH_CACHE to a folder",
+        )?;
+        Self::at(root)
+    }
+
+    /// Opens the cache at `root`.
+    pub(crate) fn at(root: PathBuf) -> Result<Self> {
+        let root = std::path::absolute(&root).unwrap_or(root);
+        for folder in ["locks", "tmp", "runs"] {
+            let path = root.join(folder);
+            fs::create_dir_all(&path).with_context(|| {
+                format!("cannot create {}; HEARTH_CACHE chooses another place", path.display())
+            })?;
+        }
+        Ok(Self { root })
+    }
+
+    /// A path inside the cache, for what is not an artefact (target folders, tools, apt state).
+    pub(crate) fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.root.join(relative)
+    }
+
+    /// Where the artefact is, if it has been built.
+    pub(crate) fn existing(&self, kind: &str, key: &str) -> Option<PathBuf> {
+        let path = self.root.join(kind).join(key);
+        path.is_dir().then_some(path)
+    }
+
+    /// The artefact `kind/key`; `build` fills a fresh folder with it where it does not exist yet.
+    pub(crate) fn artefact(
+        &self,
+        kind: &str,
+        key: &str,
+        build: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
+        if let Some(path) = self.existing(kind, key) {
+            return Ok(path);
+        }
+        let _lock = self.lock(&format!("{kind}-{key}"))?;
+        if let Some(path) = self.existing(kind, key) {
+            return Ok(path);
+        }
+        // The name is the same in every try and the lock is ours: what is there was left by a killed run.
+        let partial = self.root.join("tmp").join(format!("{kind}-{key}"));
+        remove_folder(&partial)?;
+        fs::create_dir_all(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
+        build(&partial)?;
+        let target = self.root.join(kind).join(key);
+        fs::create_dir_all(self.root.join(kind))?;
+        fs::rename(&partial, &target)
+            .with_context(|| format!("cannot move {} to {}", partial.display(), target.display()))?;
+        Ok(target)
+    }
+
+    /// Takes the lock `name`, saying so when another xtask holds it.
+    pub(crate) fn lock(&self, name: &str) -> Result<Lock> {
+        let path = self.root.join("locks").join(format!("{name}.lock"));
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .with_context(|| format!("cannot open the lock {}", path.display()))?;
+        if file.try_lock().is_err() {
+            progress::note(&format!("waiting for another xtask that works on {name}"));
+            file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+        }
+        Ok(Lock { _file: file })
+    }
+
+    /// Replaces a small file of the cache in one step.
+    pub(crate) fn write_file(&self, relative: &str, content: &[u8]) -> Result<PathBuf> {
+        let target = self.root.join(relative);
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        let partial = self.root.join("tmp").join(format!("{}-{}", relative.replace('/', "-"), process::id()));
+        fs::write(&partial, content).with_context(|| format!("cannot write {}", partial.display()))?;
+        fs::rename(&partial, &target).with_context(|| format!("cannot write {}", target.display()))?;
+        Ok(target)
+    }
+
+    /// A fresh folder for one run, removed when dropped unless kept; also sweeps up after runs that died.
+    pub(crate) fn run_folder(&self) -> Result<RunFolder> {
+        let runs = self.root.join("runs");
+        sweep_runs(&runs);
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let path = runs.join(format!("{}-{}", started.as_millis(), process::id()));
+        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        let alive = File::create(path.join("alive"))?;
+        alive.lock().context("cannot lock the run folder")?;
+        Ok(RunFolder { path, keep: false, _alive: alive })
+    }
+}
+
+/// The folder of one run: drives, console log, scratch files.
+#[derive(Debug)]
+pub(crate) struct RunFolder {
+    path: PathBuf,
+    keep: bool,
+    _alive: File,
+}
+
+impl RunFolder {
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Leaves the folder for the user to look at (a later run sweeps it up after a day).
+    pub(crate) fn keep(&mut self) {
+        self.keep = true;
+    }
+}
+
+impl Drop for RunFolder {
+    fn drop(&mut self) {
+        if !self.keep {
+            // Best effort: what stays is swept up by a later run.
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// Removes the run folders whose xtask is gone: at once when they have been cleaned to nothing, else after a day.
+fn sweep_runs(runs: &Path) {
+    let Ok(entries) = fs::read_dir(runs) else { return };
+    for entry in entries.flatten() {
+        let alive = entry.path().join("alive");
+        let free = File::open(&alive).is_ok_and(|file| file.try_lock().is_ok());
+        let age = fs::metadata(&alive).and_then(|meta| meta.modified()).ok();
+        let old = age.and_then(|time| time.elapsed().ok()).is_some_and(|age| age > KEEP_RUNS);
+        if free && old {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Removes a folder that may not exist.
+pub(crate) fn remove_folder(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => bail!("cannot remove {}: {error}", path.display()),
+    }
+}
+
+/// A key for content: the first 16 hex digits of a SHA-256 over the parts and their lengths.
+pub(crate) fn content_key(parts: &[&[u8]]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part.len().to_le_bytes());
+        hash.update(part);
+    }
+    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn root_from(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    if let Some(root) = variable("HEARTH_CACHE") {
+        return Some(root.into());
+    }
+    if let Some(base) = variable("XDG_CACHE_HOME") {
+        return Some(Path::new(&base).join("hearth"));
+    }
+    variable("HOME").map(|home| Path::new(&home).join(".cache/hearth"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_follows_the_environment_in_order() {
+        let all = |name: &str| Some(OsString::from(format!("/{name}")));
+        assert_eq!(root_from(all), Some(PathBuf::from("/HEARTH_CACHE")));
+        let without_own = |name: &str| (name != "HEARTH_CACHE").then(|| OsString::from(format!("/{name}")));
+        assert_eq!(root_from(without_own), Some(PathBuf::from("/XDG_CACHE_HOME/hearth")));
+        let home = |name: &str| (name == "HOME").then(|| OsString::from("/home/a"));
+        assert_eq!(root_from(home), Some(PathBuf::from("/home/a/.cache/hearth")));
+        assert_eq!(root_from(|_| None), None);
+    }
+
+    #[test]
+    fn keys_tell_apart_where_parts_end() {
+        assert_eq!(content_key(&[b"ab", b"c"]), content_key(&[b"ab", b"c"]));
+        assert_ne!(content_key(&[b"ab", b"c"]), content_key(&[b"a", b"bc"]));
+        assert_eq!(content_key(&[]).len(), 16);
+    }
+
+    #[test]
+    fn an_artefact_is_built_once_and_never_seen_half_built() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::at(folder.path().to_path_buf()).unwrap();
+        let failed = cache.artefact("thing", "k", |path| {
+            fs::write(path.join("half"), "x")?;
+            bail!("broken")
+        });
+        assert!(failed.is_err());
+        assert!(cache.existing("thing", "k").is_none());
+        let built = cache.artefact("thing", "k", |path| Ok(fs::write(path.join("whole"), "x")?)).unwrap();
+        assert!(built.join("whole").exists() && !built.join("half").exists());
+        cache.artefact("thing", "k", |_| bail!("must not be built again")).unwrap();
+    }
+}

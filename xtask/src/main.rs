@@ -1,0 +1,72 @@
+//! `cargo xtask`: the project's own tasks. Each sets up by itself what it needs, in one cache folder outside the
+//! checkout (`HEARTH_CACHE`, else `~/.cache/hearth`).
+
+mod bench;
+mod cache;
+mod command;
+mod cpio;
+mod demo;
+mod fuzz;
+mod kernel;
+mod metal;
+mod modules;
+mod packages;
+mod parts;
+mod private_apt;
+mod progress;
+mod test;
+mod toolchain;
+mod tools;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use cache::Cache;
+
+/// The exit status of `metal` when the metal itself failed, as with other programs that run programs.
+const METAL_FAILED: u8 = 125;
+
+#[derive(Parser, Debug)]
+#[command(name = "cargo xtask", about = "Builds, tests and measures Hearth")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand, Debug)]
+enum Task {
+    Metal(metal::options::Options),
+    Kernel(kernel::Options),
+    Test(test::Options),
+    Demo(demo::Options),
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    progress::start();
+    let arguments = Arguments::parse();
+    let failed = match arguments.task {
+        Task::Metal(_) => METAL_FAILED,
+        _ => 1,
+    };
+    match run(arguments.task) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(failed)
+        }
+    }
+}
+
+fn run(task: Task) -> Result<u8> {
+    let cache = Cache::open()?;
+    match task {
+        Task::Metal(options) => options.run(&cache),
+        Task::Kernel(options) => options.run(&cache),
+        Task::Test(options) => options.run(&cache),
+        Task::Demo(options) => options.run(&cache),
+        Task::Bench(options) => options.run(&cache),
+    }
+}

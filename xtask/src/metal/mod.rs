@@ -1,0 +1,196 @@
+//! The ARM64 metal: where aarch64 binaries meet a real `/dev/kvm`.
+//!
+//! On an aarch64 machine with a usable `/dev/kvm` that is this machine, and a job runs in a scratch folder of it.
+//! Everywhere else it is an emulated host (QEMU in full emulation with EL2, Debian's arm64 kernel): `image` makes
+//! its kernel and initramfs, `qemu` runs it, `ports` and `transfer` carry output and files, `init.sh` is its PID 1.
+
+mod image;
+mod native;
+pub(crate) mod options;
+mod ports;
+mod qemu;
+mod terminal;
+mod transfer;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::cache::{Cache, RunFolder};
+use crate::packages;
+use crate::progress;
+
+/// The processors that the emulated metal can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cpu {
+    /// Graviton 2's core: neither SVE nor pointer authentication.
+    NeoverseN1,
+    /// Everything QEMU knows; pointer authentication with its own cheap algorithm, since the real one is very slow
+    /// when emulated.
+    Max,
+}
+
+/// The machine for a job.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    /// Its processor.
+    pub(crate) cpu: Cpu,
+    /// How many of them.
+    pub(crate) processors: u32,
+    /// Its memory in MiB.
+    pub(crate) memory_mib: u32,
+    /// Whether time is counted in instructions (one is a nanosecond).
+    pub(crate) icount: bool,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self { cpu: Cpu::NeoverseN1, processors: 2, memory_mib: 4096, icount: false }
+    }
+}
+
+/// What the metal is to do.
+#[derive(Clone, Debug)]
+pub(crate) enum Action {
+    /// An interactive prompt on our terminal.
+    Shell,
+    /// A program with its arguments.
+    Run(Vec<OsString>),
+}
+
+/// One job for the metal.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    /// Where it runs, when that is emulated.
+    pub(crate) machine: Machine,
+    /// Files and folders to bring, each with its name in the folder of inputs.
+    pub(crate) inputs: Vec<(PathBuf, String)>,
+    /// Names in the folder of outputs to bring back, each with where to.
+    pub(crate) outputs: Vec<(String, PathBuf)>,
+    /// TCP ports: on this machine's loopback address, and on the metal.
+    pub(crate) forwards: Vec<(u16, u16)>,
+    /// Environment of the command.
+    pub(crate) environment: Vec<(String, OsString)>,
+    /// When to give up.
+    pub(crate) timeout: Option<Duration>,
+    /// What to run.
+    pub(crate) action: Action,
+    /// Whether to say when the machine is up and when it is done.
+    pub(crate) announce: bool,
+}
+
+impl Job {
+    /// A job that runs a program for at most an hour.
+    pub(crate) fn new(action: Action) -> Self {
+        let timeout = match action {
+            Action::Shell => None,
+            Action::Run(_) => Some(Duration::from_secs(3600)),
+        };
+        Self {
+            machine: Machine::default(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            forwards: Vec::new(),
+            environment: Vec::new(),
+            timeout,
+            action,
+            announce: true,
+        }
+    }
+}
+
+/// How a job ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Finished {
+    /// The exit status of the command (128 + signal where a signal ended it).
+    pub(crate) status: u8,
+    /// From the start to the command's start.
+    pub(crate) boot: Duration,
+    /// The command's own time.
+    pub(crate) command: Duration,
+}
+
+/// A metal for one job.
+#[derive(Debug)]
+pub(crate) struct Metal {
+    run: RunFolder,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Native,
+    Emulated(image::Image),
+}
+
+impl Metal {
+    /// Finds out where jobs run on this machine and sets up what that needs.
+    pub(crate) fn open(cache: &Cache) -> Result<Self> {
+        let place = if kvm_is_usable() {
+            Place::Native
+        } else {
+            set_up(cache)?;
+            Place::Emulated(image::Image::prepare(cache)?)
+        };
+        Ok(Self { run: cache.run_folder()?, place })
+    }
+
+    /// The folder in which the job finds its inputs.
+    pub(crate) fn inputs(&self) -> PathBuf {
+        match self.place {
+            Place::Native => self.run.path().join("in"),
+            Place::Emulated(_) => Path::new("/in").to_path_buf(),
+        }
+    }
+
+    /// The folder in which the job leaves its outputs.
+    pub(crate) fn outputs(&self) -> PathBuf {
+        match self.place {
+            Place::Native => self.run.path().join("out"),
+            Place::Emulated(_) => Path::new("/out").to_path_buf(),
+        }
+    }
+
+    /// Runs a job. An error means that the job's own status is unknown.
+    pub(crate) fn run(mut self, mut job: Job) -> Result<Finished> {
+        job.environment.insert(0, ("HEARTH_IN".into(), self.inputs().into()));
+        job.environment.insert(1, ("HEARTH_OUT".into(), self.outputs().into()));
+        let result = match &self.place {
+            Place::Native => native::run(self.run.path(), &job),
+            Place::Emulated(image) => qemu::run(self.run.path(), image, &job),
+        };
+        match &result {
+            Ok(finished) if job.announce => progress::note(&format!(
+                "metal: exit status {} after {} (and {} to get there)",
+                finished.status,
+                progress::clock(finished.command),
+                progress::clock(finished.boot)
+            )),
+            Ok(_) => {}
+            Err(_) => self.run.keep(),
+        }
+        result
+    }
+}
+
+/// Brings the packages that emulation needs.
+pub(crate) fn set_up(cache: &Cache) -> Result<()> {
+    if kvm_is_usable() {
+        return Ok(());
+    }
+    packages::ensure(
+        cache,
+        &[
+            packages::program("qemu-system-arm", "qemu-system-aarch64", "emulates the ARM64 metal"),
+            packages::program("xz-utils", "xz", "unpacks the metal's kernel modules"),
+        ],
+    )
+}
+
+/// Whether this machine is ARM64 metal itself.
+pub(crate) fn kvm_is_usable() -> bool {
+    cfg!(target_arch = "aarch64") && File::options().read(true).write(true).open("/dev/kvm").is_ok()
+}

@@ -1,0 +1,292 @@
+//! Boots the emulated metal, runs one job on it and waits for its end.
+//!
+//! Init reports on the port `hearth.status`, one line each: `ready UPTIME` before the command starts, `exit STATUS`
+//! after it, `done` when the outputs are on their drive, or `fail REASON`. The kernel's console goes to a log file,
+//! whose end is shown when the metal dies without having said `done`.
+
+use std::ffi::OsString;
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use super::image::Image;
+use super::{Action, Cpu, Finished, Job, Machine, ports, terminal, transfer};
+use crate::command;
+use crate::progress;
+
+/// How long QEMU may take to exit after init said `done`.
+const POWER_OFF: Duration = Duration::from_secs(30);
+/// How often we look whether QEMU still lives.
+const POLL: Duration = Duration::from_millis(200);
+
+/// Runs a job in the emulated metal with its files in `folder`.
+pub(crate) fn run(folder: &Path, image: &Image, job: &Job) -> Result<Finished> {
+    let inputs = folder.join("in.tar");
+    transfer::pack(&inputs, job)?;
+    let console = folder.join("console.log");
+
+    let mut qemu = Command::new("qemu-system-aarch64");
+    qemu.args(machine_arguments(&job.machine));
+    qemu.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initramfs);
+    qemu.arg("-serial").arg(prefixed("file:", &console));
+    qemu.args(network_arguments(&job.forwards));
+    drive(&mut qemu, "in", &inputs, "readonly=on");
+    if !job.outputs.is_empty() {
+        let outputs = folder.join("out.tar");
+        transfer::empty_drive(&outputs)?;
+        drive(&mut qemu, "out", &outputs, "discard=unmap");
+    }
+    qemu.args(["-device", "virtio-serial-pci"]);
+    let status = port(&mut qemu, "status")?;
+    let mut streams = Vec::new();
+    match job.action {
+        Action::Shell => {
+            let console = ports::open(&mut qemu, "shell")?;
+            qemu.args(["-device", "virtconsole,chardev=shell"]);
+            streams.push(console);
+        }
+        Action::Run(_) => {
+            streams.push(port(&mut qemu, "stdout")?);
+            streams.push(port(&mut qemu, "stderr")?);
+        }
+    }
+    let qemu_log = std::fs::File::create(folder.join("qemu.log"))?;
+    qemu.stdin(Stdio::null()).stdout(qemu_log.try_clone()?).stderr(qemu_log);
+    die_with_us(&mut qemu);
+
+    let start = Instant::now();
+    let child = qemu.spawn().context("cannot run qemu-system-aarch64; is it installed?")?;
+    // With the command go our copies of the far ends.
+    drop(qemu);
+    let mut running = Running { child, lines: read_lines(status), start, deadline: None };
+    running.deadline = job.timeout.map(|timeout| start + timeout);
+
+    let (copies, terminal) = match job.action {
+        Action::Shell => (Vec::new(), streams.pop().map(terminal::connect).transpose()?),
+        Action::Run(_) => {
+            let stderr = streams.pop().map(|stream| ports::stream(stream, io::stderr()));
+            let stdout = streams.pop().map(|stream| ports::stream(stream, io::stdout()));
+            (stdout.into_iter().chain(stderr).collect(), None)
+        }
+    };
+    let result = running.wait(job);
+    drop(running);
+    join(copies);
+    drop(terminal);
+    let finished = result.map_err(|error| explain(error, folder, &console))?;
+    transfer::unpack(folder, job, finished.status)?;
+    Ok(finished)
+}
+
+fn machine_arguments(machine: &Machine) -> Vec<String> {
+    let cpu = match machine.cpu {
+        Cpu::NeoverseN1 => "neoverse-n1",
+        Cpu::Max => "max,pauth-impdef=on",
+    };
+    let mut arguments: Vec<String> = [
+        "-M",
+        "virt,virtualization=on,gic-version=3",
+        "-cpu",
+        cpu,
+        "-smp",
+        &machine.processors.to_string(),
+        "-m",
+        &machine.memory_mib.to_string(),
+        "-nodefaults",
+        "-display",
+        "none",
+        "-monitor",
+        "none",
+        "-no-reboot",
+        "-append",
+        "console=ttyAMA0 quiet panic=-1",
+    ]
+    .map(String::from)
+    .to_vec();
+    let time: &[&str] = if machine.icount {
+        &["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off,align=off"]
+    } else {
+        &["-accel", "tcg,thread=multi"]
+    };
+    arguments.extend(time.iter().map(ToString::to_string));
+    arguments
+}
+
+fn network_arguments(forwards: &[(u16, u16)]) -> Vec<String> {
+    let mut network = "user,id=network".to_string();
+    for (here, there) in forwards {
+        network.push_str(&format!(",hostfwd=tcp:127.0.0.1:{here}-:{there}"));
+    }
+    vec!["-netdev".into(), network, "-device".into(), "virtio-net-pci,netdev=network,romfile=".into()]
+}
+
+fn drive(qemu: &mut Command, id: &str, file: &Path, options: &str) {
+    // Commas in a QEMU option value are doubled.
+    let file = file.to_string_lossy().replace(',', ",,");
+    qemu.args(["-drive", &format!("id={id},if=none,format=raw,cache=unsafe,{options},file={file}")]);
+    qemu.args(["-device", &format!("virtio-blk-pci,drive={id}")]);
+}
+
+fn port(qemu: &mut Command, name: &str) -> Result<UnixStream> {
+    let stream = ports::open(qemu, name)?;
+    qemu.args(["-device", &format!("virtserialport,chardev={name},name=hearth.{name}")]);
+    Ok(stream)
+}
+
+fn prefixed(prefix: &str, path: &Path) -> OsString {
+    let mut text = OsString::from(prefix);
+    text.push(path);
+    text
+}
+
+/// Has the kernel kill QEMU when we die, however that happens.
+fn die_with_us(qemu: &mut Command) {
+    // SAFETY: between fork and exec only prctl runs, which is async-signal-safe and takes plain numbers.
+    unsafe {
+        qemu.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        });
+    }
+}
+
+fn read_lines(from: UnixStream) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+fn join(copies: Vec<JoinHandle<()>>) {
+    for copy in copies {
+        // A copy that panicked has nothing more to say.
+        let _ = copy.join();
+    }
+}
+
+/// A QEMU that ends with us.
+struct Running {
+    child: Child,
+    lines: Receiver<String>,
+    start: Instant,
+    deadline: Option<Instant>,
+}
+
+impl Running {
+    /// Follows what init reports until the machine is off.
+    fn wait(&mut self, job: &Job) -> Result<Finished> {
+        let mut ready = None;
+        let mut exit = None;
+        loop {
+            let line = self.next_line()?;
+            let now = Instant::now();
+            match line.split_once(' ').unwrap_or((&line, "")) {
+                ("ready", uptime) => {
+                    ready = Some(now);
+                    if job.announce {
+                        let boot = progress::clock(now - self.start);
+                        progress::note(&format!("metal: up after {boot} (its own clock: {uptime} s)"));
+                    }
+                }
+                ("exit", status) => {
+                    let status =
+                        status.parse().with_context(|| format!("init reported the status {status}"))?;
+                    exit = Some((now, status));
+                }
+                ("done", _) => {
+                    let (Some(ready), Some((end, status))) = (ready, exit) else {
+                        bail!("init said `done` without having run the command");
+                    };
+                    self.power_off()?;
+                    return Ok(Finished { status, boot: ready - self.start, command: end - ready });
+                }
+                ("fail", reason) => bail!("on the metal, {reason}"),
+                _ => bail!("init sent an unknown line: {line}"),
+            }
+        }
+    }
+
+    fn next_line(&mut self) -> Result<String> {
+        loop {
+            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                bail!("the time-out of {} is over", progress::clock(self.start.elapsed()));
+            }
+            match self.lines.recv_timeout(POLL) {
+                Ok(line) => return Ok(line),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    let status = self.child.wait()?;
+                    bail!("the metal died before it reported the command's end (QEMU: {status})");
+                }
+            }
+        }
+    }
+
+    fn power_off(&mut self) -> Result<()> {
+        let deadline = Instant::now() + POWER_OFF;
+        while self.child.try_wait()?.is_none() {
+            if Instant::now() >= deadline {
+                bail!("the metal does not power off");
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail only when it is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Adds to an error what QEMU and the kernel said.
+fn explain(error: anyhow::Error, folder: &Path, console: &Path) -> anyhow::Error {
+    let mut text = format!("{error:#}");
+    let qemu_log = folder.join("qemu.log");
+    for (what, path) in [("QEMU said", &qemu_log), ("the metal's console ends with", &console.to_path_buf())]
+    {
+        let tail = command::tail(path, 30);
+        if !tail.trim().is_empty() {
+            text.push_str(&format!("\n{what} ({}):\n{tail}", path.display()));
+        }
+    }
+    anyhow!(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instruction_counting_excludes_parallel_processors() {
+        let normal = machine_arguments(&Machine::default()).join(" ");
+        assert!(
+            normal.contains("thread=multi") && normal.contains("neoverse-n1") && !normal.contains("icount")
+        );
+        let counted = Machine { icount: true, cpu: Cpu::Max, ..Machine::default() };
+        let counted = machine_arguments(&counted).join(" ");
+        assert!(counted.contains("-icount shift=0,sleep=off,align=off") && !counted.contains("thread=multi"));
+        assert!(counted.contains("max,pauth-impdef=on"));
+    }
+
+    #[test]
+    fn ports_are_forwarded_from_loopback_only() {
+        let text = network_arguments(&[(8080, 80), (1, 2)]).join(" ");
+        assert!(text.contains("user,id=network,hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=tcp:127.0.0.1:1-:2"));
+    }
+}

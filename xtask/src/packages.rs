@@ -1,0 +1,234 @@
+//! Debian packages that this machine needs: found missing, announced, installed with one apt call.
+//!
+//! Nothing is ever removed for them. Where the release's own version conflicts with what is installed, the same
+//! package is tried from the release's backports, through a sources file of our own.
+
+use std::collections::HashSet;
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cache::Cache;
+use crate::command::{self, find_program};
+use crate::private_apt;
+use crate::progress;
+
+/// Something this machine must have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Need {
+    /// The Debian package, with `:arm64` where the foreign architecture's is meant.
+    pub(crate) package: &'static str,
+    /// A program of it: where it is on the search path the need is met, however it came there.
+    pub(crate) program: Option<&'static str>,
+    /// What it is for.
+    pub(crate) why: &'static str,
+}
+
+/// A need met by a program.
+pub(crate) const fn program(package: &'static str, program: &'static str, why: &'static str) -> Need {
+    Need { package, program: Some(program), why }
+}
+
+/// A need met only by the package itself.
+pub(crate) const fn library(package: &'static str, why: &'static str) -> Need {
+    Need { package, program: None, why }
+}
+
+/// Installs what is missing, or says what to install where that cannot be done from here.
+pub(crate) fn ensure(cache: &Cache, needs: &[Need]) -> Result<()> {
+    if missing(needs).is_empty() {
+        return Ok(());
+    }
+    let _lock = cache.lock("apt")?;
+    let missing = missing(needs);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    for need in &missing {
+        progress::note(&format!("   to install: {} ({})", need.package, need.why));
+    }
+    if find_program("apt-get").is_none() {
+        bail!("this machine has no apt; install the equivalents of: {}", names.join(" "));
+    }
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        bail!("packages are missing and installing them needs root; run:\n\n    {}\n", by_hand(&names));
+    }
+    let added = add_foreign_architecture(&names)?;
+    if added || !all_known(&names) {
+        update(&[])?;
+    }
+    if install(&names, &[]).is_err() && (update(&[]).is_err() || install(&names, &[]).is_err()) {
+        install_with_backports(cache, &names).with_context(|| {
+            format!("packages could not be installed; by hand:\n\n    {}\n", by_hand(&names))
+        })?;
+    }
+    let still = self::missing(needs);
+    if let Some(need) = still.first() {
+        bail!("{} is still missing after its installation", need.package);
+    }
+    Ok(())
+}
+
+/// The needs that are not met.
+fn missing(needs: &[Need]) -> Vec<Need> {
+    let unmet: Vec<Need> = needs
+        .iter()
+        .filter(|need| need.program.is_none_or(|name| find_program(name).is_none()))
+        .copied()
+        .collect();
+    if unmet.is_empty() {
+        return unmet;
+    }
+    let mut query = Command::new("dpkg-query");
+    query.args(["-W", "-f", "${Package} ${Architecture} ${db:Status-Status}\n"]);
+    query.args(unmet.iter().map(|need| need.package));
+    // The exit status only says that some are unknown; the lines say which are there.
+    let output = query.output().map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let installed = parse_installed(&output.unwrap_or_default());
+    unmet.into_iter().filter(|need| !installed.contains(need.package)).collect()
+}
+
+/// The installed packages in dpkg-query's lines, once by name and once as `name:architecture`.
+fn parse_installed(lines: &str) -> HashSet<String> {
+    let mut names = HashSet::new();
+    for line in lines.lines() {
+        let mut fields = line.split(' ');
+        if let (Some(name), Some(architecture), Some("installed")) =
+            (fields.next(), fields.next(), fields.next())
+        {
+            // A foreign package meets no need for the machine's own.
+            if architecture == own_architecture() || architecture == "all" {
+                names.insert(name.to_string());
+            }
+            names.insert(format!("{name}:{architecture}"));
+        }
+    }
+    names
+}
+
+fn own_architecture() -> &'static str {
+    if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
+}
+
+fn by_hand(names: &[&str]) -> String {
+    let foreign = names.iter().any(|name| name.ends_with(":arm64"));
+    let first = if foreign { "dpkg --add-architecture arm64 && " } else { "" };
+    format!(
+        "{first}apt-get update && apt-get install --no-remove --no-install-recommends {}",
+        names.join(" ")
+    )
+}
+
+fn add_foreign_architecture(names: &[&str]) -> Result<bool> {
+    if !names.iter().any(|name| name.ends_with(":arm64")) || own_architecture() == "arm64" {
+        return Ok(false);
+    }
+    let present = command::capture(Command::new("dpkg").arg("--print-foreign-architectures"))?;
+    if present.lines().any(|line| line == "arm64") {
+        return Ok(false);
+    }
+    progress::note("   adding the architecture arm64 to dpkg");
+    command::run(Command::new("dpkg").args(["--add-architecture", "arm64"]))?;
+    Ok(true)
+}
+
+/// Whether apt's lists have all of these packages.
+fn all_known(names: &[&str]) -> bool {
+    names.iter().all(|name| {
+        command::capture(Command::new("apt-cache").args(["policy", name]))
+            .is_ok_and(|text| text.contains("Candidate:") && !text.contains("Candidate: (none)"))
+    })
+}
+
+/// Brings apt's lists up to date. The caller holds the lock `apt`, so no install of ours runs meanwhile.
+fn update(options: &[String]) -> Result<()> {
+    progress::note("   apt-get update");
+    command::run(
+        Command::new("apt-get").args(["-qq", "-o", "DPkg::Lock::Timeout=600"]).args(options).arg("update"),
+    )
+}
+
+fn install(names: &[&str], options: &[String]) -> Result<()> {
+    progress::note(&format!("   apt-get install {}", names.join(" ")));
+    command::run(
+        Command::new("apt-get")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .args(["-qq", "-y", "-o", "DPkg::Lock::Timeout=600", "-o", "Dpkg::Use-Pty=0"])
+            .args(options)
+            .args(["install", "--no-remove", "--no-install-recommends"])
+            .args(names)
+            .stdin(std::process::Stdio::null())
+            .stdout(std::io::stderr()),
+    )
+}
+
+/// Installs from the release's backports where the release's own versions conflict with what is installed.
+fn install_with_backports(cache: &Cache, names: &[&str]) -> Result<()> {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let codename = codename(&release).context("/etc/os-release names no Debian release")?;
+    progress::note(&format!("   the release's own versions do not fit; trying {codename}-backports"));
+    let list = private_apt::source_line(&private_apt::mirror()?, &format!("{codename}-backports"));
+    let list = cache.write_file("apt/backports.list", list.as_bytes())?;
+    let sources = vec!["-o".to_string(), format!("Dir::Etc::sourcelist={}", list.display())];
+    update(&sources)?;
+    // One at a time: what fits from the release itself stays with the release.
+    for name in names {
+        if install(&[name], &[]).is_err() {
+            let mut options = sources.clone();
+            options.extend(["-t".to_string(), format!("{codename}-backports")]);
+            install(&[name], &options)?;
+        }
+    }
+    Ok(())
+}
+
+fn codename(os_release: &str) -> Option<&str> {
+    os_release
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
+        .map(|name| name.trim_matches('"'))
+}
+
+/// Brings apt's lists up to date for the benefit of a caller outside this module.
+pub(crate) fn refresh_lists(cache: &Cache) -> Result<()> {
+    let _lock = cache.lock("apt")?;
+    update(&[])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_installed_packages_of_the_right_architecture_count() {
+        let own = own_architecture();
+        let lines = format!(
+            "bc {own} installed\nflex {own} config-files\nrust arm64 installed\nkeys all installed\n"
+        );
+        let names = parse_installed(&lines);
+        assert!(names.contains("bc") && names.contains("keys") && names.contains("rust:arm64"));
+        assert!(!names.contains("flex"));
+        assert_eq!(names.contains("rust"), own == "arm64");
+    }
+
+    #[test]
+    fn a_program_on_the_path_meets_a_need() {
+        assert!(missing(&[program("no-such-package-at-all", "sh", "test")]).is_empty());
+        assert_eq!(missing(&[library("no-such-package-at-all", "test")]).len(), 1);
+    }
+
+    #[test]
+    fn the_release_is_read_from_os_release() {
+        assert_eq!(codename("ID=debian\nVERSION_CODENAME=bookworm\n"), Some("bookworm"));
+        assert_eq!(codename("ID=arch\n"), None);
+    }
+
+    #[test]
+    fn the_command_to_copy_adds_the_architecture_only_when_needed() {
+        assert!(by_hand(&["a:arm64"]).starts_with("dpkg --add-architecture arm64"));
+        assert!(by_hand(&["a"]).starts_with("apt-get update"));
+    }
+}

@@ -1,0 +1,193 @@
+//! What the metal runs: the VMM, the test guest's initramfs, the hostile guest, test and bench binaries.
+//!
+//! Everything is built for aarch64 and linked statically. Builds go on under one lock and their results are copied
+//! to a folder of the run, so that two checkouts with one target folder do not get each other's binaries.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::cache::{Cache, RunFolder};
+use crate::command;
+use crate::cpio::Archive;
+use crate::metal::{Job, Metal};
+use crate::toolchain::{Cross, Link, TARGET};
+
+const VMM: &str = "hearth-vmm";
+const TEST_GUEST: &str = "hearth-test-guest";
+const HOSTILE_MANIFEST: &str = "vmm/hostile-guest/Cargo.toml";
+
+/// A crate's executable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Executable {
+    /// A binary target.
+    Binary(&'static str),
+    /// The only binary target of a package.
+    OnlyBinary,
+    /// An integration test.
+    Test(&'static str),
+}
+
+/// Built parts in a folder of this run.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    folder: RunFolder,
+    inputs: Vec<(PathBuf, String)>,
+}
+
+impl Parts {
+    /// A folder for parts.
+    pub(crate) fn new(cache: &Cache) -> Result<Self> {
+        Ok(Self { folder: cache.run_folder()?, inputs: Vec::new() })
+    }
+
+    /// A file of this run.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Adds a file that exists already.
+    pub(crate) fn add(&mut self, path: PathBuf, name: &str) {
+        self.inputs.push((path, name.to_string()));
+    }
+
+    /// Builds an executable and adds it as `name`.
+    pub(crate) fn build(
+        &mut self,
+        cache: &Cache,
+        cross: &Cross,
+        profile: &str,
+        (package, executable): (&str, Executable),
+        name: &str,
+    ) -> Result<()> {
+        let copy = self.path(name);
+        let _lock = cache.lock("cross-build")?;
+        let mut cargo = cross.cargo(Link::Static)?;
+        match executable {
+            Executable::Binary(target) => cargo.args(["build", "--bin", target]),
+            Executable::OnlyBinary => cargo.arg("build"),
+            Executable::Test(target) => cargo.args(["test", "--no-run", "--test", target]),
+        };
+        cargo.args(["--profile", profile, "--package", package, "--target", TARGET]);
+        let built = executable_of(&mut cargo, executable)?;
+        fs::copy(&built, &copy).with_context(|| format!("cannot copy {}", built.display()))?;
+        self.add(copy, name);
+        Ok(())
+    }
+
+    /// Builds and adds what every job with microVMs needs: `hearth-vmm`, `test-guest.cpio` and `hostile.Image`.
+    pub(crate) fn build_all(&mut self, cache: &Cache, cross: &Cross, profile: &str) -> Result<()> {
+        self.build(cache, cross, profile, (VMM, Executable::Binary(VMM)), VMM)?;
+        self.build(cache, cross, profile, (TEST_GUEST, Executable::Binary(TEST_GUEST)), TEST_GUEST)?;
+        if let Some((init, _)) = self.inputs.pop() {
+            let archive = self.path("test-guest.cpio");
+            fs::write(&archive, guest_initramfs(&fs::read(init)?)?)?;
+            self.add(archive, "test-guest.cpio");
+        }
+        let _lock = cache.lock("cross-build")?;
+        let mut cargo = cross.cargo(Link::Own)?;
+        cargo.args(["build", "--release", "--manifest-path", HOSTILE_MANIFEST, "--target", TARGET]);
+        let elf = executable_of(&mut cargo, Executable::OnlyBinary)?;
+        let image = self.path("hostile.Image");
+        command::run(cross.binutil("objcopy").args(["-O", "binary"]).arg(elf).arg(&image))?;
+        self.add(image, "hostile.Image");
+        Ok(())
+    }
+
+    /// Brings the parts to a job and tells it in its environment where they are.
+    pub(crate) fn give(&self, metal: &Metal, job: &mut Job) {
+        job.inputs.extend(self.inputs.iter().cloned());
+        let inputs = metal.inputs();
+        for (variable, name) in [
+            ("HEARTH_VMM", VMM),
+            ("HEARTH_GUEST_KERNEL", "Image"),
+            ("HEARTH_GUEST_INITRD", "test-guest.cpio"),
+            ("HEARTH_HOSTILE_IMAGE", "hostile.Image"),
+        ] {
+            job.environment.push((variable.into(), inputs.join(name).into_os_string()));
+        }
+    }
+}
+
+/// A guest's initramfs whose only program is its init.
+fn guest_initramfs(init: &[u8]) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    for folder in ["dev", "proc", "sys", "tmp"] {
+        archive.folder(folder)?;
+    }
+    archive.console()?;
+    archive.file("init", 0o755, init)?;
+    archive.finish()
+}
+
+/// Runs a cargo build and returns the executable it made.
+fn executable_of(cargo: &mut Command, executable: Executable) -> Result<PathBuf> {
+    cargo.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
+    let what = command::line(cargo);
+    let output = cargo
+        .stderr(Stdio::inherit())
+        .spawn()
+        .and_then(std::process::Child::wait_with_output)
+        .with_context(|| format!("cannot run `{what}`"))?;
+    if !output.status.success() {
+        anyhow::bail!("`{what}` failed ({})", output.status);
+    }
+    find_executable(&String::from_utf8_lossy(&output.stdout), executable)
+        .with_context(|| format!("`{what}` made no {executable:?}"))
+}
+
+/// The path of the executable in cargo's messages.
+fn find_executable(messages: &str, executable: Executable) -> Option<PathBuf> {
+    let (name, kind) = match executable {
+        Executable::Binary(name) => (Some(name), "bin"),
+        Executable::OnlyBinary => (None, "bin"),
+        Executable::Test(name) => (Some(name), "test"),
+    };
+    messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find_map(|message| {
+        let target = message.get("target")?;
+        let kinds = target.get("kind")?.as_array()?;
+        let named = name.is_none_or(|name| target.get("name").is_some_and(|found| found == name));
+        let same = named && kinds.iter().any(|entry| entry == kind);
+        same.then(|| message.get("executable")?.as_str().map(PathBuf::from))?
+    })
+}
+
+/// The words of a command line whose first is a path.
+pub(crate) fn words(
+    program: &Path,
+    arguments: impl IntoIterator<Item = impl Into<OsString>>,
+) -> Vec<OsString> {
+    let mut words = vec![program.as_os_str().to_os_string()];
+    words.extend(arguments.into_iter().map(Into::into));
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MESSAGES: &str = r#"
+{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"e2e"},"executable":null}
+{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"e2e"},"executable":"/t/wrong"}
+{"reason":"compiler-artifact","target":{"kind":["test"],"name":"e2e"},"executable":"/t/e2e-1"}
+{"reason":"build-finished","success":true}
+"#;
+
+    #[test]
+    fn the_executable_is_found_among_cargos_messages() {
+        assert_eq!(find_executable(MESSAGES, Executable::Test("e2e")), Some("/t/e2e-1".into()));
+        assert_eq!(find_executable(MESSAGES, Executable::Binary("e2e")), Some("/t/wrong".into()));
+        assert_eq!(find_executable(MESSAGES, Executable::Binary("other")), None);
+        assert_eq!(find_executable(MESSAGES, Executable::OnlyBinary), Some("/t/wrong".into()));
+    }
+
+    #[test]
+    fn a_guest_has_an_init() {
+        let archive = guest_initramfs(b"\x7fELF").unwrap();
+        assert!(archive.windows(5).any(|window| window == b"init\0"));
+    }
+}

@@ -1,0 +1,89 @@
+//! What the user sees while things take time: one line per step on stderr, with the time since the start, and a
+//! table at the end of where the minutes went. Stdout belongs to the commands that are run.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+static START: OnceLock<Instant> = OnceLock::new();
+
+/// Starts the clock of [`note`].
+pub(crate) fn start() {
+    START.get_or_init(Instant::now);
+}
+
+/// Prints one line with the time since the start.
+pub(crate) fn note(text: &str) {
+    let elapsed = START.get_or_init(Instant::now).elapsed();
+    eprintln!("[{:>7}] {text}", clock(elapsed));
+}
+
+/// `m:ss` or `s.d s`, whichever reads better.
+pub(crate) fn clock(time: Duration) -> String {
+    let seconds = time.as_secs();
+    if seconds < 60 {
+        format!("{:.1} s", time.as_secs_f64())
+    } else {
+        format!("{}:{:02}", seconds / 60, seconds % 60)
+    }
+}
+
+/// Named steps, run one after the other; the first failure ends the run and names its step.
+#[derive(Debug, Default)]
+pub(crate) struct Steps {
+    done: Vec<(String, Duration)>,
+}
+
+impl Steps {
+    /// Runs one step between two lines of progress.
+    pub(crate) fn run<T>(&mut self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        note(&format!("── {name}"));
+        let start = Instant::now();
+        let result = work();
+        self.done.push((name.to_string(), start.elapsed()));
+        match &result {
+            Ok(_) => note(&format!("   {name}: done in {}", clock(start.elapsed()))),
+            Err(_) => {
+                note(&format!("   {name}: FAILED after {}", clock(start.elapsed())));
+                eprint!("{}", self.table());
+            }
+        }
+        result.with_context(|| format!("step failed: {name}"))
+    }
+
+    /// Where the time went.
+    pub(crate) fn table(&self) -> String {
+        let width = self.done.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max(5);
+        let mut text = String::new();
+        for (name, time) in &self.done {
+            text.push_str(&format!("  {name:<width$}  {:>8}\n", clock(*time)));
+        }
+        let total = self.done.iter().map(|(_, time)| *time).sum();
+        text.push_str(&format!("  {:<width$}  {:>8}\n", "total", clock(total)));
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::bail;
+
+    use super::*;
+
+    #[test]
+    fn times_read_well() {
+        assert_eq!(clock(Duration::from_millis(1_234)), "1.2 s");
+        assert_eq!(clock(Duration::from_secs(61)), "1:01");
+    }
+
+    #[test]
+    fn a_failed_step_is_named_and_stands_in_the_table() {
+        let mut steps = Steps::default();
+        steps.run("first", || Ok(())).unwrap();
+        let error = steps.run("second", || -> Result<()> { bail!("why") }).unwrap_err();
+        assert_eq!(format!("{error:#}"), "step failed: second: why");
+        let table = steps.table();
+        assert!(table.contains("first") && table.contains("second") && table.contains("total"));
+    }
+}

@@ -1,0 +1,134 @@
+//! `cargo xtask test`: everything the project checks, in the order of what fails fastest. The first failure ends it.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::cache::Cache;
+use crate::command::{self, find_program};
+use crate::fuzz;
+use crate::kernel;
+use crate::metal::{self, Action, Cpu, Job, Metal};
+use crate::parts::{Executable, Parts, words};
+use crate::progress::{self, Steps};
+use crate::toolchain::{self, Cross, Link, TARGET};
+use crate::tools::Tool;
+
+/// The packages with code that only aarch64 compiles.
+const CROSS_PACKAGES: [&str; 2] = ["hearth-vmm", "hearth-test-guest"];
+/// Tells tests to take their time.
+const FULL: &str = "HEARTH_FULL";
+const CARGO_DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
+
+/// Runs the checks: format, lints, unit tests, and end-to-end tests with real microVMs on the ARM64 metal.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// Only what needs no metal: format, lints of both architectures, native tests
+    #[arg(long, conflicts_with = "full")]
+    fast: bool,
+    /// Also long tests, fuzzers (a minute each), licences and dependencies
+    #[arg(long)]
+    full: bool,
+}
+
+impl Options {
+    /// Runs the checks.
+    pub(crate) fn run(&self, cache: &Cache) -> Result<u8> {
+        let mut steps = Steps::default();
+        announce_first_run(cache, !self.fast);
+        let cross = steps.run("set-up", || {
+            if !self.fast {
+                metal::set_up(cache)?;
+            }
+            Cross::prepare(cache)
+        })?;
+        self.check_natively(cache, &mut steps)?;
+        steps.run("clippy (aarch64)", || {
+            let mut cargo = cross.cargo(Link::Own)?;
+            cargo.args(["clippy", "--all-targets", "--target", TARGET]);
+            cargo.args(CROSS_PACKAGES.iter().flat_map(|package| ["--package", package]));
+            command::run(cargo.args(["--", "-D", "warnings"]))
+        })?;
+        if !self.fast {
+            self.check_on_metal(cache, &cross, &mut steps)?;
+        }
+        if self.full {
+            fuzz::run_all(cache, &mut steps)?;
+            steps.run("licences and dependencies", || {
+                let mut deny = command::clean(CARGO_DENY.program(cache)?);
+                deny.current_dir(toolchain::repository()?);
+                command::run(deny.args(["check", "licenses", "bans", "sources"]))
+            })?;
+        }
+        eprint!("{}", steps.table());
+        progress::note("all checks passed");
+        Ok(0)
+    }
+
+    fn check_natively(&self, cache: &Cache, steps: &mut Steps) -> Result<()> {
+        steps.run("format", || command::run(toolchain::native(cache)?.args(["fmt", "--all", "--check"])))?;
+        steps.run("clippy (native)", || {
+            let mut cargo = toolchain::native(cache)?;
+            command::run(cargo.args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+        })?;
+        steps.run("tests (native)", || {
+            let mut cargo = toolchain::native(cache)?;
+            if find_program("cargo-nextest").is_some() {
+                cargo.args(["nextest", "run", "--workspace"]);
+            } else {
+                cargo.args(["test", "--workspace"]);
+            }
+            self.fullness(&mut cargo);
+            command::run(&mut cargo)
+        })
+    }
+
+    fn check_on_metal(&self, cache: &Cache, cross: &Cross, steps: &mut Steps) -> Result<()> {
+        let mut parts = Parts::new(cache)?;
+        let image = steps.run("guest kernel", || kernel::prepare(cache))?;
+        parts.add(image, "Image");
+        steps.run("build for the metal", || {
+            parts.build_all(cache, cross, "metal")?;
+            parts.build(cache, cross, "metal", ("hearth-vmm", Executable::Test("e2e")), "e2e")
+        })?;
+        let processors = if metal::kvm_is_usable() {
+            vec![("this machine", Cpu::NeoverseN1)]
+        } else {
+            vec![("Neoverse N1", Cpu::NeoverseN1), ("max", Cpu::Max)]
+        };
+        for (name, cpu) in processors {
+            steps.run(&format!("end-to-end tests ({name})"), || self.end_to_end(cache, &parts, cpu))?;
+        }
+        Ok(())
+    }
+
+    fn end_to_end(&self, cache: &Cache, parts: &Parts, cpu: Cpu) -> Result<()> {
+        let metal = Metal::open(cache)?;
+        let mut job = Job::new(Action::Run(words(&metal.inputs().join("e2e"), ["--test-threads=1"])));
+        job.machine.cpu = cpu;
+        parts.give(&metal, &mut job);
+        if self.full {
+            job.environment.push((FULL.into(), "1".into()));
+        }
+        match metal.run(job)?.status {
+            0 => Ok(()),
+            status => bail!("the end-to-end tests exited with status {status}"),
+        }
+    }
+
+    fn fullness(&self, cargo: &mut Command) {
+        if self.full {
+            cargo.env(FULL, "1");
+        }
+    }
+}
+
+/// Says at the beginning of a first run how long it takes.
+pub(crate) fn announce_first_run(cache: &Cache, with_metal: bool) {
+    if with_metal && !kernel::is_built(cache) {
+        progress::note("first run: brings tools (some 400 MB), compiles everything and a guest kernel;");
+        progress::note("expect half an hour on 2 cores. Later runs find it all in the cache:");
+        progress::note(&cache.path("").display().to_string());
+    }
+}

@@ -1,0 +1,227 @@
+//! Compilers: cargo for this machine, and one that makes aarch64 binaries.
+//!
+//! The aarch64 target comes from rustup where its toolchain has it or can fetch it, else from Debian's own Rust with
+//! its arm64 standard library. A failed fetch is remembered for a day, so that runs without a network do not wait.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cache::{Cache, content_key};
+use crate::command;
+use crate::packages::{self, library, program};
+use crate::progress;
+
+/// What the metal runs.
+pub(crate) const TARGET: &str = "aarch64-unknown-linux-gnu";
+/// How long a fetch by rustup may take before Debian's Rust is used.
+const RUSTUP_LIMIT: Duration = Duration::from_secs(20);
+/// How long a failed fetch is not tried again.
+const RUSTUP_PAUSE: Duration = Duration::from_secs(24 * 3600);
+/// Where Debian's packages put their programs.
+const DEBIAN_BIN: &str = "/usr/bin";
+
+/// The folder of the workspace.
+pub(crate) fn repository() -> Result<PathBuf> {
+    let own = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let root = Path::new(&own).parent().context("xtask lies outside the workspace")?;
+    if !root.join("xtask").is_dir() {
+        bail!("{} is not the workspace any more; run it as `cargo xtask`", root.display());
+    }
+    Ok(root.to_path_buf())
+}
+
+/// Where cargo builds for this machine.
+fn target_folder(cache: &Cache) -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| cache.path("target"), PathBuf::from)
+}
+
+/// Cargo for this machine, run in the workspace.
+pub(crate) fn native(cache: &Cache) -> Result<Command> {
+    let mut cargo = command::clean("cargo");
+    cargo.current_dir(repository()?).env("CARGO_TARGET_DIR", target_folder(cache));
+    Ok(cargo)
+}
+
+/// How aarch64 binaries are linked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    /// With everything inside, so that they run on a machine without libraries.
+    Static,
+    /// As the package itself says.
+    Own,
+}
+
+/// A toolchain for aarch64.
+#[derive(Clone, Debug)]
+pub(crate) struct Cross {
+    source: Source,
+    target_folder: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// This machine is aarch64.
+    Native,
+    Rustup,
+    Debian,
+}
+
+impl Cross {
+    /// Finds or brings a toolchain.
+    pub(crate) fn prepare(cache: &Cache) -> Result<Self> {
+        let source = if cfg!(target_arch = "aarch64") {
+            packages::ensure(cache, &[program("gcc", "gcc", "links aarch64 binaries")])?;
+            Source::Native
+        } else {
+            packages::ensure(
+                cache,
+                &[
+                    program("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc", "links aarch64 binaries"),
+                    program("g++-aarch64-linux-gnu", "aarch64-linux-gnu-g++", "compiles C++ for aarch64"),
+                    library("libc6-dev-arm64-cross", "the C library of aarch64 binaries"),
+                ],
+            )?;
+            if rustup_has_target() || rustup_adds_target(cache)? { Source::Rustup } else { debian(cache)? }
+        };
+        let folder = match source {
+            Source::Native => target_folder(cache),
+            Source::Rustup => sibling(&target_folder(cache), "-cross"),
+            Source::Debian => sibling(&target_folder(cache), "-cross-debian"),
+        };
+        Ok(Self { source, target_folder: folder })
+    }
+
+    /// Cargo for aarch64, run in the workspace. `--target` is left to the caller, after the subcommand.
+    pub(crate) fn cargo(&self, link: Link) -> Result<Command> {
+        let mut cargo = match self.source {
+            Source::Native | Source::Rustup => command::clean("cargo"),
+            Source::Debian => debian_cargo(),
+        };
+        cargo.current_dir(repository()?).env("CARGO_TARGET_DIR", &self.target_folder);
+        if self.source != Source::Native {
+            cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc");
+        }
+        if link == Link::Static {
+            cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static");
+        }
+        Ok(cargo)
+    }
+
+    /// A program of the aarch64 binutils.
+    pub(crate) fn binutil(&self, name: &str) -> Command {
+        match self.source {
+            Source::Native => Command::new(name),
+            Source::Rustup | Source::Debian => Command::new(format!("aarch64-linux-gnu-{name}")),
+        }
+    }
+}
+
+/// Debian's cargo with Debian's compiler, whatever rustup would put before them.
+fn debian_cargo() -> Command {
+    let mut cargo = command::clean(format!("{DEBIAN_BIN}/cargo"));
+    cargo.env_remove("RUSTUP_TOOLCHAIN").env("RUSTC", format!("{DEBIAN_BIN}/rustc"));
+    let mut path = OsString::from(DEBIAN_BIN);
+    if let Some(rest) = env::var_os("PATH") {
+        path.push(":");
+        path.push(rest);
+    }
+    cargo.env("PATH", path);
+    cargo
+}
+
+/// Whether the compiler that `rustc` stands for has the target's standard library.
+fn has_target(rustc: &mut Command) -> bool {
+    let Ok(folder) = command::capture(rustc.args(["--print", "target-libdir", "--target", TARGET])) else {
+        return false;
+    };
+    fs::read_dir(folder.trim()).is_ok_and(|entries| {
+        entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("libstd-"))
+    })
+}
+
+fn rustup_has_target() -> bool {
+    let mut rustc = command::clean("rustc");
+    if let Ok(root) = repository() {
+        rustc.current_dir(root);
+    }
+    has_target(&mut rustc)
+}
+
+fn rustup_adds_target(cache: &Cache) -> Result<bool> {
+    if command::find_program("rustup").is_none() {
+        return Ok(false);
+    }
+    let _lock = cache.lock("rustup")?;
+    if rustup_has_target() {
+        return Ok(true);
+    }
+    let toolchain = command::capture(command::clean("rustc").current_dir(repository()?).arg("-vV"))?;
+    let memory = format!("toolchain/failed-{}", content_key(&[toolchain.as_bytes()]));
+    let tried = fs::metadata(cache.path(&memory)).and_then(|meta| meta.modified()).ok();
+    if tried.and_then(|time| time.elapsed().ok()).is_some_and(|age| age < RUSTUP_PAUSE) {
+        return Ok(false);
+    }
+    progress::note(&format!("   rustup target add {TARGET}"));
+    let mut rustup = command::clean("rustup");
+    rustup.current_dir(repository()?).args(["target", "add", TARGET]);
+    if command::succeeds_within(&mut rustup, RUSTUP_LIMIT)? && rustup_has_target() {
+        return Ok(true);
+    }
+    progress::note("   rustup cannot fetch the target; using Debian's Rust");
+    cache.write_file(&memory, b"")?;
+    Ok(false)
+}
+
+fn debian(cache: &Cache) -> Result<Source> {
+    packages::ensure(
+        cache,
+        &[
+            library("rustc-web", "compiles for aarch64"),
+            library("cargo-web", "builds with that compiler"),
+            library("rust-web-clippy", "checks what only aarch64 compiles"),
+            library("libstd-rust-web-dev:arm64", "Rust's standard library for aarch64"),
+        ],
+    )?;
+    let mut rustc = command::clean(format!("{DEBIAN_BIN}/rustc"));
+    if !has_target(rustc.env_remove("RUSTUP_TOOLCHAIN")) {
+        bail!(
+            "neither rustup nor {DEBIAN_BIN}/rustc can compile for {TARGET}; try `rustup target add {TARGET}`"
+        );
+    }
+    Ok(Source::Debian)
+}
+
+fn sibling(folder: &Path, ending: &str) -> PathBuf {
+    let mut name = folder.as_os_str().to_os_string();
+    name.push(ending);
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debian_programs_come_first_for_debian_cargo() {
+        let cargo = debian_cargo();
+        let path = cargo.get_envs().find(|(name, _)| *name == "PATH").unwrap().1.unwrap().to_os_string();
+        assert!(path.to_string_lossy().starts_with("/usr/bin:"));
+        assert!(cargo.get_envs().any(|(name, value)| name == "RUSTUP_TOOLCHAIN" && value.is_none()));
+    }
+
+    #[test]
+    fn the_repository_is_where_xtask_is() {
+        assert!(repository().unwrap().join("xtask/Cargo.toml").is_file());
+    }
+
+    #[test]
+    fn siblings_lie_beside_their_folder() {
+        assert_eq!(sibling(Path::new("/a/target"), "-cross"), PathBuf::from("/a/target-cross"));
+    }
+}
