@@ -5,11 +5,13 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, remove_folder};
 use crate::command::{self, find_program};
 use crate::private_apt;
 use crate::progress;
@@ -170,9 +172,9 @@ fn install_with_backports(cache: &Cache, names: &[&str]) -> Result<()> {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let codename = codename(&release).context("/etc/os-release names no Debian release")?;
     progress::note(&format!("   the release's own versions do not fit; trying {codename}-backports"));
-    let list = private_apt::source_line(&private_apt::mirror()?, &format!("{codename}-backports"));
-    let list = cache.write_file("apt/backports.list", list.as_bytes())?;
-    let sources = vec!["-o".to_string(), format!("Dir::Etc::sourcelist={}", list.display())];
+    let line = private_apt::source_line(&private_apt::mirror()?, &format!("{codename}-backports"));
+    let folder = sources_with(cache, &line)?;
+    let sources = vec!["-o".to_string(), format!("Dir::Etc::sourceparts={}", folder.display())];
     update(&sources)?;
     // One at a time: what fits from the release itself stays with the release.
     for name in names {
@@ -183,6 +185,19 @@ fn install_with_backports(cache: &Cache, names: &[&str]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The machine's folder of sources with one more in it. The whole set stays in use, since apt drops the lists of
+/// sources that an update does not name.
+fn sources_with(cache: &Cache, line: &str) -> Result<PathBuf> {
+    let folder = cache.path("apt/sources.list.d");
+    remove_folder(&folder)?;
+    fs::create_dir_all(&folder)?;
+    for entry in fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten() {
+        symlink(entry.path(), folder.join(entry.file_name()))?;
+    }
+    fs::write(folder.join("hearth-backports.list"), line)?;
+    Ok(folder)
 }
 
 fn codename(os_release: &str) -> Option<&str> {

@@ -19,6 +19,8 @@ use crate::tools::Tool;
 const CROSS_PACKAGES: [&str; 2] = ["hearth-vmm", "hearth-test-guest"];
 /// Tells tests to take their time.
 const FULL: &str = "HEARTH_FULL";
+/// Tells tests that every wall of the jail must hold here, and that none may be skipped.
+const ON_METAL: &str = "HEARTH_METAL";
 const CARGO_DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
 
 /// Runs the checks: format, lints, unit tests, and end-to-end tests with real microVMs on the ARM64 metal.
@@ -90,6 +92,7 @@ impl Options {
         parts.add(image, "Image");
         steps.run("build for the metal", || {
             parts.build_all(cache, cross, "metal")?;
+            parts.build(cache, cross, "metal", ("hearth-vmm", Executable::Test("jail")), "jail")?;
             parts.build(cache, cross, "metal", ("hearth-vmm", Executable::Test("e2e")), "e2e")
         })?;
         let processors = if metal::kvm_is_usable() {
@@ -98,22 +101,26 @@ impl Options {
             vec![("Neoverse N1", Cpu::NeoverseN1), ("max", Cpu::Max)]
         };
         for (name, cpu) in processors {
-            steps.run(&format!("end-to-end tests ({name})"), || self.end_to_end(cache, &parts, cpu))?;
+            steps
+                .run(&format!("jail on the metal ({name})"), || self.on_metal(cache, &parts, cpu, "jail"))?;
+            steps.run(&format!("end-to-end tests ({name})"), || self.on_metal(cache, &parts, cpu, "e2e"))?;
         }
         Ok(())
     }
 
-    fn end_to_end(&self, cache: &Cache, parts: &Parts, cpu: Cpu) -> Result<()> {
+    /// Runs a test binary on a metal of its own.
+    fn on_metal(&self, cache: &Cache, parts: &Parts, cpu: Cpu, test: &str) -> Result<()> {
         let metal = Metal::open(cache)?;
-        let mut job = Job::new(Action::Run(words(&metal.inputs().join("e2e"), ["--test-threads=1"])));
+        let mut job = Job::new(Action::Run(words(&metal.inputs().join(test), ["--test-threads=1"])));
         job.machine.cpu = cpu;
         parts.give(&metal, &mut job);
+        job.environment.push((ON_METAL.into(), "1".into()));
         if self.full {
             job.environment.push((FULL.into(), "1".into()));
         }
         match metal.run(job)?.status {
             0 => Ok(()),
-            status => bail!("the end-to-end tests exited with status {status}"),
+            status => bail!("the tests `{test}` on the metal exited with status {status}"),
         }
     }
 

@@ -9,6 +9,12 @@
 //! Nothing here waits for time to pass: the tests wait for what is to happen, and give up after
 //! [`support::PATIENCE`].
 #![cfg(target_arch = "aarch64")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
 
 mod bad_input;
 mod controllers;

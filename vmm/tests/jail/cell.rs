@@ -1,12 +1,14 @@
 //! The launcher's side of the tests: starts an inmate, talks to it, looks at it through `/proc`.
 
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
+use std::net::Shutdown;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus, Stdio};
+use std::time::Duration;
 
 use hearth_vmm::jail::{JailConfig, Wall, clean_up, prepare, spawn};
 use tempfile::TempDir;
@@ -32,6 +34,9 @@ pub(crate) fn can_jail() -> bool {
 pub(crate) fn without(off: &[Wall]) -> JailConfig {
     JailConfig { off: off.to_vec(), ..JailConfig::default() }
 }
+
+/// Long enough for any machine to answer; only a failure takes it.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A jail with a process in it. Dropping it ends the process and cleans up.
 pub(crate) struct Cell {
@@ -61,6 +66,7 @@ impl Cell {
         let listener = UnixListener::bind(&path).unwrap();
         // Waits in the listener's queue; an inmate that ends before it accepts is heard as the end.
         let socket = UnixStream::connect(&path).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let child = launch(&config, listener);
         Self { child, socket, config, _run_dir: run_dir }
     }
@@ -83,6 +89,7 @@ impl Cell {
         }
         let mut answer = [0; 4096];
         match self.socket.read(&mut answer) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("no answer to `{command}`"),
             Ok(0) | Err(_) => None,
             Ok(length) => Some(String::from_utf8_lossy(&answer[..length]).into_owned()),
         }
@@ -101,8 +108,10 @@ impl Cell {
         assert_eq!(self.ask(command), format!("errno {errno}"), "{command}");
     }
 
-    /// Waits for the inmate's own end; returns its exit status and what it wrote to stderr.
+    /// Hangs up, which ends an inmate that is inside, and waits for its end; returns its exit status and what
+    /// it wrote to stderr.
     pub(crate) fn end(&mut self) -> (ExitStatus, String) {
+        let _ = self.socket.shutdown(Shutdown::Both);
         let status = self.child.wait().unwrap();
         let mut text = String::new();
         if let Some(stderr) = &mut self.child.stderr {

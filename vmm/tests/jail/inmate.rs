@@ -123,7 +123,7 @@ fn act(command: &str) -> String {
             "execve" => libc::syscall(libc::SYS_execve, path, [path, null].as_ptr(), [null].as_ptr()),
             "socket" => libc::syscall(libc::SYS_socket, libc::AF_INET, libc::SOCK_STREAM, 0),
             "inet-pair" => libc::syscall(libc::SYS_socketpair, libc::AF_INET, libc::SOCK_STREAM, 0, null),
-            "ptrace" => libc::syscall(libc::SYS_ptrace, libc::PTRACE_ATTACH, parent, 0, 0),
+            "ptrace" => libc::syscall(libc::SYS_ptrace, libc::PTRACE_SEIZE, parent, 0, 0),
             "kill" => libc::syscall(libc::SYS_kill, parent, 0),
             "tgkill" => libc::syscall(libc::SYS_tgkill, parent, parent, 0),
             "setuid" => libc::syscall(libc::SYS_setresuid, 0, 0, 0),
@@ -179,17 +179,11 @@ fn map(protection: libc::c_int) -> libc::c_long {
     unsafe { libc::syscall(libc::SYS_mmap, std::ptr::null::<u8>(), 4096, protection, flags, -1, 0) }
 }
 
-/// Ends the process if it is the child of a fork, else reaps that child.
+/// Ends the process if it is the child of a fork.
 fn end_child(forked: libc::c_long) -> libc::c_long {
     if forked == 0 {
         // SAFETY: ends the child, which shares nothing with this process.
         unsafe { libc::_exit(0) }
-    }
-    if let Ok(pid) = libc::pid_t::try_from(forked)
-        && pid > 0
-    {
-        // SAFETY: the status is not asked for.
-        unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
     }
     forked
 }

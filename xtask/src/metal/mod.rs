@@ -126,16 +126,27 @@ enum Place {
     Emulated(image::Image),
 }
 
+impl Place {
+    /// Finds out where jobs run on this machine and sets up what that needs.
+    fn prepare(cache: &Cache) -> Result<Self> {
+        if kvm_is_usable() {
+            return Ok(Self::Native);
+        }
+        packages::ensure(
+            cache,
+            &[
+                packages::program("qemu-system-arm", "qemu-system-aarch64", "emulates the ARM64 metal"),
+                packages::program("xz-utils", "xz", "unpacks the metal's kernel modules"),
+            ],
+        )?;
+        Ok(Self::Emulated(image::Image::prepare(cache)?))
+    }
+}
+
 impl Metal {
     /// Finds out where jobs run on this machine and sets up what that needs.
     pub(crate) fn open(cache: &Cache) -> Result<Self> {
-        let place = if kvm_is_usable() {
-            Place::Native
-        } else {
-            set_up(cache)?;
-            Place::Emulated(image::Image::prepare(cache)?)
-        };
-        Ok(Self { run: cache.run_folder()?, place })
+        Ok(Self { run: cache.run_folder()?, place: Place::prepare(cache)? })
     }
 
     /// The folder in which the job finds its inputs.
@@ -176,18 +187,9 @@ impl Metal {
     }
 }
 
-/// Brings the packages that emulation needs.
+/// Brings everything that jobs need on this machine: packages, and the emulated machine's kernel and initramfs.
 pub(crate) fn set_up(cache: &Cache) -> Result<()> {
-    if kvm_is_usable() {
-        return Ok(());
-    }
-    packages::ensure(
-        cache,
-        &[
-            packages::program("qemu-system-arm", "qemu-system-aarch64", "emulates the ARM64 metal"),
-            packages::program("xz-utils", "xz", "unpacks the metal's kernel modules"),
-        ],
-    )
+    Place::prepare(cache).map(drop)
 }
 
 /// Whether this machine is ARM64 metal itself.

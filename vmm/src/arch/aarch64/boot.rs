@@ -14,7 +14,7 @@ use crate::arch::layout::{FDT_SIZE, KERNEL_ALIGNMENT};
 use crate::memory::{DRAM_BASE, GuestMemory, MIB};
 
 /// Bytes of the header of an arm64 `Image` (Linux, Documentation/arch/arm64/booting.rst).
-const HEADER_SIZE: u64 = 64;
+const HEADER_SIZE: usize = 64;
 
 /// Why a guest could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -80,10 +80,10 @@ fn size_of_file(mut file: &File, what: &'static str) -> Result<u64, LoadError> {
 
 /// Memory that the kernel takes from its load address on, its bss included: the header's `image_size`.
 fn image_size(mut kernel: &File, file_size: u64) -> Result<u64, LoadError> {
-    if file_size < HEADER_SIZE {
+    if file_size < HEADER_SIZE as u64 {
         return Err(LoadError::NotAnImage(format!("{file_size} bytes are less than its header")));
     }
-    let mut header = [0; HEADER_SIZE as usize];
+    let mut header = [0; HEADER_SIZE];
     kernel.read_exact(&mut header).map_err(reading("kernel"))?;
     kernel.rewind().map_err(reading("kernel"))?;
     let word = |at: usize| {

@@ -7,7 +7,6 @@ pub use fuzz::fuzz_device;
 
 use std::sync::Arc;
 
-use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::QueueState;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
@@ -17,6 +16,11 @@ use super::queue::VirtQueue;
 use super::{Activation, VIRTIO_F_EVENT_IDX, VirtioDevice};
 use crate::event_loop::EventLoop;
 use crate::memory::{DRAM_BASE, GuestMemory, map_unchecked};
+
+/// Descriptor flags (2.7.5).
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+const INDIRECT: u16 = 4;
 
 /// Guest memory of `bytes` for a test (a multiple of 4096).
 ///
@@ -125,10 +129,10 @@ impl DriverQueue {
         for (position, buffer) in buffers.iter().enumerate() {
             let index = self.next_descriptor;
             let next = (index + 1) % self.size;
-            let more = if position + 1 < buffers.len() { VRING_DESC_F_NEXT as u16 } else { 0 };
+            let more = if position + 1 < buffers.len() { NEXT } else { 0 };
             let (address, length, write) = match *buffer {
                 Buffer::Read(address, length) => (address, length, 0),
-                Buffer::Write(address, length) => (address, length, VRING_DESC_F_WRITE as u16),
+                Buffer::Write(address, length) => (address, length, WRITE),
             };
             self.raw_descriptor(index, address, length, write | more, next);
             self.next_descriptor = next;
@@ -141,16 +145,16 @@ impl DriverQueue {
     pub fn add_indirect(&mut self, table: u64, buffers: &[Buffer]) -> u16 {
         let mut length = 0;
         for (position, buffer) in (0u16..).zip(buffers) {
-            let more = if usize::from(position) + 1 < buffers.len() { VRING_DESC_F_NEXT as u16 } else { 0 };
+            let more = if usize::from(position) + 1 < buffers.len() { NEXT } else { 0 };
             let (address, size, write) = match *buffer {
                 Buffer::Read(address, size) => (address, size, 0),
-                Buffer::Write(address, size) => (address, size, VRING_DESC_F_WRITE as u16),
+                Buffer::Write(address, size) => (address, size, WRITE),
             };
             self.descriptor_at(table + 16 * u64::from(position), address, size, write | more, position + 1);
             length += 16;
         }
         let head = self.next_descriptor;
-        self.raw_descriptor(head, table, length, VRING_DESC_F_INDIRECT as u16, 0);
+        self.raw_descriptor(head, table, length, INDIRECT, 0);
         self.next_descriptor = (head + 1) % self.size;
         self.offer(head);
         head

@@ -17,6 +17,7 @@ use hearth_vmm::jail::{CgroupConfig, JailConfig};
 use hearth_vmm::memory::MIB;
 use prost::Message as _;
 use proto::request::Operation;
+use proto::response::Result as Answer;
 use tempfile::TempDir;
 
 use super::{Console, HostPorts, Metal, PATIENCE, within};
@@ -179,9 +180,13 @@ impl Guest {
         client::connect(&self.vsock(), port, PATIENCE).unwrap()
     }
 
-    /// A counter of the monitor.
+    /// A counter of the monitor, which must exist.
     pub(crate) fn counter(&self, group: &str, name: &str) -> u64 {
-        self.client().counter(group, name).unwrap()
+        let metrics = self.client().metrics().unwrap();
+        let counters =
+            metrics.groups.iter().filter(|entry| entry.name == group).flat_map(|entry| &entry.counters);
+        let counter = counters.into_iter().find(|counter| counter.name == name);
+        counter.unwrap_or_else(|| panic!("there is no counter {name} of {group} in {metrics:?}")).value
     }
 
     /// Asks the guest to power off, and waits for the end.
@@ -222,25 +227,33 @@ impl Guest {
     }
 }
 
-/// A question that a monitor answers when it ends. The question is on its way before anything else happens.
+/// A question that a monitor answers when it ends.
 pub(crate) struct ExitWait(PacketSocket);
 
 impl ExitWait {
-    /// Asks the monitor behind a control socket.
+    /// Asks the monitor behind a control socket, and makes sure that it has heard the question.
     pub(crate) fn ask(control: &Path) -> Self {
         let socket = PacketSocket::connect(control).unwrap();
-        let operation = Some(Operation::WaitExit(proto::WaitExit {}));
-        let request = proto::Request { version: PROTOCOL_VERSION, operation };
-        socket.send(&request.encode_to_vec(), &[]).unwrap();
-        Self(socket)
+        for operation in [Operation::WaitExit(proto::WaitExit {}), Operation::Hello(proto::Hello {})] {
+            let request = proto::Request { version: PROTOCOL_VERSION, operation: Some(operation) };
+            socket.send(&request.encode_to_vec(), &[]).unwrap();
+        }
+        // Requests of one controller are handled in their order.
+        let waiting = Self(socket);
+        assert!(matches!(waiting.receive(), Answer::Status(_)));
+        waiting
+    }
+
+    fn receive(&self) -> Answer {
+        let mut packet = Vec::new();
+        self.0.receive(&mut packet).unwrap().expect("the monitor is gone without an answer");
+        proto::Response::decode(packet.as_slice()).unwrap().result.unwrap()
     }
 
     /// Waits for the answer.
     pub(crate) fn answer(self) -> proto::ExitReason {
-        let mut packet = Vec::new();
-        self.0.receive(&mut packet).unwrap().expect("the monitor is gone without an answer");
-        match proto::Response::decode(packet.as_slice()).unwrap().result {
-            Some(proto::response::Result::Exit(reason)) => reason,
+        match self.receive() {
+            Answer::Exit(reason) => reason,
             other => panic!("{other:?} is no answer to WaitExit"),
         }
     }

@@ -56,5 +56,5 @@ pub(crate) fn rounds(usual: u32, full: u32) -> u32 {
 pub(crate) fn within<T: Send + 'static>(what: &str, wait: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || sender.send(wait()));
-    receiver.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{what}: waited {PATIENCE:?} in vain"))
+    receiver.recv_timeout(PATIENCE).unwrap_or_else(|error| panic!("waiting for {what}: {error}"))
 }
