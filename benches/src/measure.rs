@@ -160,7 +160,7 @@ fn block(monitor: &dyn Monitor, folder: &Path, disk: &Disk, direction: &str, siz
     fill(&file)?;
     let running = ready(monitor, folder, Some(disk))?;
     let total = if size == 4096 { SMALL_RUN } else { LARGE_RUN };
-    let answer = vm::command(&running.vsock(), &format!("blk-bench /dev/vda {direction} {size} {total}"))?;
+    let answer = vm::command(&running.vsock(), &format!("blk-bench vda {direction} {size} {total}"))?;
     let (bytes, nanoseconds) = answer.split_once(' ').context("the guest's answer has two numbers")?;
     let (bytes, nanoseconds): (f64, f64) = (bytes.parse()?, nanoseconds.parse()?);
     Ok(bytes / MIB as f64 / (nanoseconds / 1e9))

@@ -90,7 +90,10 @@ mod tests {
     #[test]
     fn the_request_names_the_interface_and_asks_for_virtio_headers() {
         let request = request("tap0").unwrap();
-        assert_eq!(request.ifr_name[..5].iter().map(|byte| byte.to_ne_bytes()[0]).collect::<Vec<_>>(), b"tap0\0");
+        assert_eq!(
+            request.ifr_name[..5].iter().map(|byte| byte.to_ne_bytes()[0]).collect::<Vec<_>>(),
+            b"tap0\0"
+        );
         // SAFETY: the request was made with flags.
         let flags = libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags });
         assert_eq!(flags, libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR);

@@ -130,11 +130,12 @@ impl Machine {
     ) -> Result<Self, BuildError> {
         handle_kick_signal();
         let memory = memory::map_anonymous(config.memory_mib)?;
+        let console = config.console_output.is_some() || config.console_input.is_some();
         let (board, event_loop) = Board::new(&mut config, &memory)?;
         let mut vm = Vm::new(kvm, &memory)?;
         let vcpus = vm.create_vcpus(config.vcpus)?;
         connect(&vm, &board)?;
-        load(&config, host, &memory, &board, &vcpus)?;
+        load(&config, console, host, &memory, &board, &vcpus)?;
         let vcpu_gate = Arc::new(Gate::new(vcpus.len()));
         let device_gate = Arc::new(Gate::new(1));
         let mut machine = Self {
@@ -304,6 +305,7 @@ fn connect(vm: &Vm, board: &Board) -> Result<(), BuildError> {
 /// Loads the kernel and the initramfs and tells the guest about its board.
 fn load(
     config: &MachineConfig,
+    console: bool,
     host: &Host,
     memory: &GuestMemory,
     board: &Board,
@@ -318,6 +320,7 @@ fn load(
         affinities: &affinities,
         caches: &host.caches,
         command_line: &config.command_line,
+        console,
         initramfs: loaded.initramfs,
         virtio_devices: board.virtio_devices(),
         vmgenid: Some(board.vmgenid().size()),

@@ -1,5 +1,5 @@
 //! PID 1 of the test guest. The word `hearth.test=` of the kernel command line says what it does: `poweroff`,
-//! `reboot-once`, `panic`, `spin`, or (by default) `serve`: take commands over vsock, see [`commands`].
+//! `reboot-once`, `demo`, `panic`, `spin`, or (by default) `serve`: take commands over vsock, see [`commands`].
 
 mod commands;
 mod system;
@@ -40,6 +40,7 @@ fn run(mode: &str) -> io::Result<()> {
         "poweroff" => Err(system::end(Ending::PowerOff)),
         "reboot-once" => reboot_once(),
         "panic" => Ok(()),
+        "demo" => demo(),
         "spin" => spin(),
         _ => serve(),
     }
@@ -56,6 +57,14 @@ fn reboot_once() -> io::Result<()> {
     disk.write_all_at(&[1], 0)?;
     disk.sync_all()?;
     Err(system::end(Ending::Restart))
+}
+
+/// Looks around, says what it found, and powers off.
+fn demo() -> io::Result<()> {
+    for line in commands::look_around() {
+        system::console(&line);
+    }
+    Err(system::end(Ending::PowerOff))
 }
 
 /// Keeps every CPU busy for ever.

@@ -1,20 +1,22 @@
 //! A hostile guest harms nobody but itself.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Seek as _};
 
 use hearth_test_guest::pattern;
+use hearth_vmm::client::Client;
 use hearth_vmm::config::{BalloonConfig, DiskSource};
 
 use crate::support::{Guest, Machine, Metal, Tap, disk, rounds};
 
 const MIB: u64 = 1 << 20;
 /// Steps of each vCPU.
-const STEPS: u32 = 2000;
+const STEPS: u32 = 800;
 const VCPUS: u32 = 2;
 
 /// A machine with every device, for the hostile guest.
-fn attack(metal: &Metal, tap: &Tap, base: &File, read_only: &File, arguments: &str) -> Guest {
+fn create(metal: &Metal, tap: &Tap, base: &File, read_only: &File, arguments: &str) -> Guest {
     let mut machine = Machine::new(metal);
     machine.config.kernel = File::open(&metal.hostile).unwrap();
     machine.config.initramfs = None;
@@ -31,8 +33,30 @@ fn attack(metal: &Metal, tap: &Tap, base: &File, read_only: &File, arguments: &s
     machine.config.balloon = Some(BalloonConfig { target_mib: 16, free_page_reporting: true });
     let guest = machine.create();
     guest.ports.echo(1024);
-    guest.client().boot().unwrap();
     guest
+}
+
+/// What the attacks have come to: counters by `group/name`, the largest value of all runs.
+#[derive(Default)]
+struct Reached(BTreeMap<String, u64>);
+
+impl Reached {
+    /// Takes in the counters of a monitor, unless it is gone already.
+    fn note(&mut self, client: &Client) {
+        let Ok(metrics) = client.metrics() else { return };
+        for group in &metrics.groups {
+            for counter in &group.counters {
+                let largest = self.0.entry(format!("{}/{}", group.name, counter.name)).or_default();
+                *largest = counter.value.max(*largest);
+            }
+        }
+    }
+
+    fn assert(&self, counters: &[&str]) {
+        for counter in counters {
+            assert!(self.0.get(*counter).is_some_and(|value| *value > 0), "no {counter}: {:?}", self.0);
+        }
+    }
 }
 
 fn assert_unchanged(mut file: &File, seed: u64) {
@@ -51,12 +75,26 @@ fn a_hostile_guest_ends_with_a_reason_and_harms_nobody() {
     let read_only = File::open(folder.path().join("read-only")).unwrap();
     let tap = Tap::new();
     let neighbour = Machine::new(&metal).boot();
+    let mut reached = Reached::default();
     for seed in 1..=rounds(6, 60) {
-        let mut guest = attack(&metal, &tap, &base, &read_only, &format!("seed={seed} steps={STEPS}"));
-        guest.console.wait_for("HOSTILE-START");
-        let ended = std::thread::spawn(move || guest.wait());
-        while !ended.is_finished() {
+        let guest = create(&metal, &tap, &base, &read_only, &format!("seed={seed} steps={STEPS}"));
+        let exit = guest.waiting_for_exit();
+        guest.client().boot().unwrap();
+        let exit = std::thread::spawn(move || exit.answer());
+        while !exit.is_finished() {
             assert_eq!(neighbour.run("ping"), "pong");
+            reached.note(guest.client());
+        }
+        guest.wait().assert_kind("power_off");
+        assert_unchanged(&base, 1);
+        assert_unchanged(&read_only, 2);
+    }
+    // The attacks have got through to the devices, and devices have been stopped for what was done to them.
+    reached.assert(&["disk0/reads", "disk0/writes", "disk2/discards", "net0/tx_packets", "vsock/tx_packets"]);
+    reached.assert(&["rng/bytes", "balloon/inflated_pages", "vcpu1/exits_mmio_write"]);
+    reached.assert(&["disk0/device_failures", "net0/device_failures", "vsock/device_failures"]);
+    reached.assert(&["balloon/device_failures", "rng/device_failures"]);
+    assert_eq!(neighbour.run("ping"), "pong");
         }
         let ended = ended.join().unwrap();
         ended.assert_kind("power_off");
@@ -73,7 +111,8 @@ fn an_access_that_kvm_cannot_decode_ends_the_guest_with_a_reason() {
     let Some(metal) = Metal::find() else { return };
     let folder = tempfile::tempdir().unwrap();
     let base = crate::support::patterned(&folder.path().join("base"), 1, 4 * MIB);
-    let guest = attack(&metal, &Tap::new(), &base, &base, "seed=1 steps=1 end=nisv");
+    let guest = create(&metal, &Tap::new(), &base, &base, "seed=1 steps=1 end=nisv");
+    guest.client().boot().unwrap();
     let ended = guest.wait();
     ended.assert_kind("guest_error");
     assert!(ended.report.contains("vCPU 0"), "{ended:?}");

@@ -94,7 +94,7 @@ fn a_paused_guest_stands_still_until_it_is_resumed() {
         guest.run("ping");
         guest.client().pause().unwrap();
         assert_eq!(guest.client().status().unwrap().state(), MachineState::Paused);
-        let written = guest.counter("vcpu0", "mmio_writes");
+        let written = guest.counter("vcpu0", "exits_mmio_write");
         assert!(written > 0);
         // The stream is open on the host's side only: the guest cannot accept it yet.
         let stream = guest.client().vsock_connect(hearth_test_guest::COMMAND_PORT).unwrap();
@@ -104,7 +104,7 @@ fn a_paused_guest_stands_still_until_it_is_resumed() {
             neighbour.run("ping");
         }
         assert!(!waiting.has_answer().unwrap(), "a paused guest has answered");
-        assert_eq!(guest.counter("vcpu0", "mmio_writes"), written, "a vCPU of a paused guest has run");
+        assert_eq!(guest.counter("vcpu0", "exits_mmio_write"), written, "a vCPU of a paused guest has run");
         guest.client().resume().unwrap();
         assert_eq!(
             within("the answer after the pause", move || waiting.finish()).unwrap(),

@@ -40,6 +40,9 @@ pub struct Description<'a> {
     pub caches: &'a [Cache],
     /// Kernel command line.
     pub command_line: &'a str,
+    /// Whether anybody sees or feeds the serial console. A guest that is not told of its UART does not spend
+    /// its boot on probing and feeding it.
+    pub console: bool,
     /// Address and size of the initramfs.
     pub initramfs: Option<(u64, u64)>,
     /// Number of virtio-mmio slots in use.
@@ -79,7 +82,7 @@ pub fn build(description: &Description<'_>) -> Result<Vec<u8>, Error> {
     fdt.property_string_list("compatible", vec!["arm,psci-1.0".into(), "arm,psci-0.2".into()])?;
     fdt.property_string("method", "hvc")?;
     fdt.end_node(node)?;
-    legacy_devices(&mut fdt)?;
+    legacy_devices(&mut fdt, description.console)?;
     if let Some(size) = description.vmgenid {
         let node = fdt.begin_node(&format!("vmgenid@{:x}", layout::VMGENID))?;
         fdt.property_string("compatible", "microsoft,vmgenid")?;
@@ -103,7 +106,9 @@ pub fn build(description: &Description<'_>) -> Result<Vec<u8>, Error> {
 fn chosen(fdt: &mut FdtWriter, description: &Description<'_>) -> Result<(), Error> {
     let node = fdt.begin_node("chosen")?;
     fdt.property_string("bootargs", description.command_line)?;
-    fdt.property_string("stdout-path", &format!("/uart@{:x}", layout::UART))?;
+    if description.console {
+        fdt.property_string("stdout-path", &format!("/uart@{:x}", layout::UART))?;
+    }
     if let Some((address, size)) = description.initramfs {
         fdt.property_u64("linux,initrd-start", address)?;
         fdt.property_u64("linux,initrd-end", address + size)?;
@@ -214,19 +219,21 @@ fn interrupt_controller(fdt: &mut FdtWriter, vcpus: u64) -> Result<(), Error> {
     fdt.end_node(node)
 }
 
-fn legacy_devices(fdt: &mut FdtWriter) -> Result<(), Error> {
+fn legacy_devices(fdt: &mut FdtWriter, console: bool) -> Result<(), Error> {
     let node = fdt.begin_node("apb-pclk")?;
     fdt.property_string("compatible", "fixed-clock")?;
     fdt.property_u32("#clock-cells", 0)?;
     fdt.property_u32("clock-frequency", PERIPHERAL_CLOCK)?;
     fdt.property_phandle(CLOCK)?;
     fdt.end_node(node)?;
-    let node = fdt.begin_node(&format!("uart@{:x}", layout::UART))?;
-    fdt.property_string("compatible", "ns16550a")?;
-    fdt.property_array_u64("reg", &[layout::UART, layout::UART_SIZE])?;
-    fdt.property_array_u32("interrupts", &[INTERRUPT_SPI, spi::UART, EDGE_RISING])?;
-    fdt.property_u32("clock-frequency", UART_CLOCK)?;
-    fdt.end_node(node)?;
+    if console {
+        let node = fdt.begin_node(&format!("uart@{:x}", layout::UART))?;
+        fdt.property_string("compatible", "ns16550a")?;
+        fdt.property_array_u64("reg", &[layout::UART, layout::UART_SIZE])?;
+        fdt.property_array_u32("interrupts", &[INTERRUPT_SPI, spi::UART, EDGE_RISING])?;
+        fdt.property_u32("clock-frequency", UART_CLOCK)?;
+        fdt.end_node(node)?;
+    }
     let node = fdt.begin_node(&format!("rtc@{:x}", layout::RTC))?;
     fdt.property_string_list("compatible", vec!["arm,pl031".into(), "arm,primecell".into()])?;
     fdt.property_array_u64("reg", &[layout::RTC, layout::RTC_SIZE])?;

@@ -101,7 +101,7 @@ impl Default for Limits {
             broker_requests: 128,
             buffer: 256 << 10,
             handshake_timeout: Duration::from_secs(10),
-            connect_timeout: Duration::from_secs(2),
+            connect_timeout: Duration::from_secs(20),
             broker_timeout: Duration::from_secs(5),
             linger: Duration::from_secs(8),
         }
