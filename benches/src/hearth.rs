@@ -10,6 +10,7 @@ use hearth_test_guest::READY_PORT;
 use hearth_vmm::client::{Launch, Vmm};
 use hearth_vmm::config::{DiskConfig, DiskSource, MachineConfig, VsockConfig};
 use hearth_vmm::devices::virtio::vsock::broker::Broker;
+use hearth_vmm::jail::JailConfig;
 
 use crate::vm::{self, COMMAND_LINE, Disk, Files, Monitor, Running};
 
@@ -18,12 +19,13 @@ use crate::vm::{self, COMMAND_LINE, Disk, Files, Monitor, Running};
 pub(crate) struct Hearth {
     binary: PathBuf,
     files: Files,
+    jail: JailConfig,
 }
 
 impl Hearth {
     /// The monitor that `HEARTH_VMM` names.
-    pub(crate) fn new(files: Files) -> Result<Self> {
-        Ok(Self { binary: vm::path("HEARTH_VMM")?, files })
+    pub(crate) fn new(files: Files, jail: JailConfig) -> Result<Self> {
+        Ok(Self { binary: vm::path("HEARTH_VMM")?, files, jail })
     }
 
     fn config(&self, disk: Option<&Disk>, vsock: &Path, broker: OwnedFd) -> Result<MachineConfig> {
@@ -67,7 +69,7 @@ impl Monitor for Hearth {
         let vsock = folder.join("vsock");
         let (broker, monitors_end) = Broker::pair().context("making a broker")?;
         let config = self.config(disk, &vsock, monitors_end)?;
-        let vmm = Launch::new(&self.binary, &folder.join("run")).start()?;
+        let vmm = Launch::new(&self.binary, &folder.join("run")).jail(self.jail.clone()).start()?;
         vmm.client().create(config)?;
         vmm.client().boot()?;
         Ok(Box::new(Machine { vmm, vsock, broker }))

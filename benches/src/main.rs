@@ -19,6 +19,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
+use hearth_vmm::jail::JailConfig;
 
 use vm::{Files, Monitor};
 
@@ -44,6 +45,10 @@ struct Options {
     /// Where the figures go as JSON; $HEARTH_OUT/vmm-bench.json unless given
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+
+    /// Hearth's jail; walls can be left out to see what they cost
+    #[command(flatten)]
+    jail: JailConfig,
 }
 
 fn main() -> ExitCode {
@@ -58,7 +63,7 @@ fn main() -> ExitCode {
 
 fn run(options: Options) -> Result<()> {
     let files = Files::from_environment(options.memory)?;
-    let hearth = hearth::Hearth::new(files.clone())?;
+    let hearth = hearth::Hearth::new(files.clone(), options.jail)?;
     let mut monitors: Vec<&dyn Monitor> = vec![&hearth];
     let firecracker = options.firecracker.map(|binary| firecracker::Firecracker::new(binary, files));
     monitors.extend(firecracker.as_ref().map(|firecracker| firecracker as &dyn Monitor));

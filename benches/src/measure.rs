@@ -3,7 +3,6 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::Shutdown;
 use std::path::Path;
 use std::time::Instant;
 
@@ -200,14 +199,13 @@ fn vsock_receive(monitor: &dyn Monitor, folder: &Path, _: &Disk) -> Result<f64> 
 
 fn vsock_send(monitor: &dyn Monitor, folder: &Path, _: &Disk) -> Result<f64> {
     let running = ready(monitor, folder, None)?;
-    vm::command(&running.vsock(), "vsock-sink 5001")?;
+    vm::command(&running.vsock(), &format!("vsock-take 5001 {STREAM}"))?;
     let mut stream = vm::connect(&running.vsock(), 5001)?;
     let started = Instant::now();
     let buffer = vec![0; 256 << 10];
     for _ in 0..STREAM / (256 << 10) {
         stream.write_all(&buffer).context("sending to the guest")?;
     }
-    stream.shutdown(Shutdown::Write).context("ending the stream")?;
     let mut answer = String::new();
     BufReader::new(stream).read_line(&mut answer).context("waiting for the guest's answer")?;
     if answer.trim_end() != format!("ok {STREAM}") {

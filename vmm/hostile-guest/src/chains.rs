@@ -22,7 +22,11 @@ pub(crate) struct Ring {
     area: u64,
     size: u16,
     usable: bool,
+    /// How rare wrong chains are: one in so many; 0 stands for none.
+    rarity: u64,
     available: u16,
+    /// The descriptor after those used last.
+    next: u16,
 }
 
 struct Descriptor {
@@ -33,14 +37,20 @@ struct Descriptor {
 }
 
 impl Ring {
-    /// A ring of `size` entries.
-    pub(crate) fn new(area: u64, size: u16) -> Self {
-        Self { area, size, usable: true, available: 0 }
+    /// A ring of `size` entries. A device stops at the first wrong chain, so only some rings get many of them:
+    /// one in `rarity`, or none where that is 0.
+    pub(crate) fn new(area: u64, size: u16, rarity: u64) -> Self {
+        Self { area, size, usable: true, rarity, available: 0, next: 0 }
     }
 
     /// A ring that is somewhere else.
     pub(crate) fn nowhere(area: u64) -> Self {
-        Self { area, size: 1, usable: false, available: 0 }
+        Self { area, size: 1, usable: false, rarity: 0, available: 0, next: 0 }
+    }
+
+    /// Whether the next thing shall be a wrong one.
+    fn errs(&self, random: &mut Random) -> bool {
+        self.rarity != 0 && random.one_in(self.rarity)
     }
 
     /// Its number of entries.
@@ -55,7 +65,7 @@ impl Ring {
 
     /// Forgets what an earlier driver has left.
     pub(crate) fn clear(&mut self) {
-        self.available = 0;
+        (self.available, self.next) = (0, 0);
         payload::write16(self.area + AVAILABLE, 0);
         payload::write16(self.area + AVAILABLE + 2, 0);
         payload::write16(self.area + USED + 2, 0);
@@ -82,19 +92,26 @@ pub(crate) fn offer(
     if !ring.usable {
         return;
     }
-    let chains = 1 + random.below(8.min(u64::from(ring.size))) as u16;
+    // Chains that the device has not given back, as far as one can trust it.
+    let waiting = ring.available.wrapping_sub(payload::read16(ring.area + USED + 2));
+    let room = ring.size.saturating_sub(waiting);
+    let mut chains = (1 + random.below(8) as u16).min(room);
+    if ring.errs(random) {
+        chains = 1 + random.below(8) as u16;
+    }
     for number in 0..chains {
-        let mut head = random.below(u64::from(ring.size)) as u16;
         let parts = payload::request(random, device, queue, config, memory);
+        let mut head = ring.next;
+        ring.next = head.wrapping_add(parts.as_slice().len() as u16) % ring.size;
         write_chain(random, ring, head, &parts, memory);
-        if random.one_in(40) {
-            head = random.number() as u16;
+        if ring.errs(random) {
+            head = if random.one_in(4) { random.number() } else { random.below(u64::from(ring.size)) } as u16;
         }
         let entry = ring.available.wrapping_add(number) % ring.size;
         payload::write16(ring.area + AVAILABLE + 4 + 2 * u64::from(entry), head);
     }
     ring.available = ring.available.wrapping_add(chains);
-    if random.one_in(40) {
+    if ring.errs(random) && random.one_in(4) {
         ring.available = random.number() as u16;
     }
     if random.one_in(8) {
@@ -106,46 +123,57 @@ pub(crate) fn offer(
 }
 
 fn write_chain(random: &mut Random, ring: &Ring, head: u16, parts: &Parts, memory: &Memory) {
-    match random.below(20) {
-        0..9 => write_list(random, ring, ring.area, ring.size, head, parts.as_slice(), 0),
-        9..12 => write_indirect(random, ring, head, parts),
-        12 => {
+    if !ring.errs(random) {
+        if random.one_in(3) || parts.as_slice().len() > usize::from(ring.size) {
+            write_indirect(random, ring, head, parts, false);
+        } else {
+            write_list(ring, ring.area, ring.size, head, parts.as_slice(), 0);
+        }
+        return;
+    }
+    match random.below(12) {
+        0..3 => write_indirect(random, ring, head, parts, true),
+        3 => {
             // A loop.
-            write_list(random, ring, ring.area, ring.size, head, parts.as_slice(), 0);
+            write_list(ring, ring.area, ring.size, head, parts.as_slice(), 0);
             let back = Descriptor { address: memory.data(random), length: 64, flags: NEXT, next: head };
             ring.put(ring.area, head.wrapping_add(1) % ring.size, &back);
         }
-        13 => {
+        4 => {
             let next = random.number() as u16;
             let stray = Descriptor { address: memory.data(random), length: 16, flags: NEXT, next };
             ring.put(ring.area, head, &stray);
         }
-        14 => {
+        5 => {
             let mut wrong = *parts;
             wrong.change(random, |random, part| part.address = memory.anywhere(random));
-            write_list(random, ring, ring.area, ring.size, head, wrong.as_slice(), 0);
+            write_list(ring, ring.area, ring.size, head, wrong.as_slice(), 0);
         }
-        15 => {
+        6 => {
             let mut wrong = *parts;
             wrong.change(random, |random, part| part.length = random.number() as u32);
-            write_list(random, ring, ring.area, ring.size, head, wrong.as_slice(), 0);
+            write_list(ring, ring.area, ring.size, head, wrong.as_slice(), 0);
         }
-        16 => {
+        7 => {
             let mut wrong = *parts;
             wrong.change(random, |_, part| part.writable = !part.writable);
-            write_list(random, ring, ring.area, ring.size, head, wrong.as_slice(), 0);
+            write_list(ring, ring.area, ring.size, head, wrong.as_slice(), 0);
         }
-        17 => {
+        8 => {
             let mut wrong = *parts;
             wrong.change(random, |random, part| part.length = random.below(4) as u32);
-            write_list(random, ring, ring.area, ring.size, head, wrong.as_slice(), 0);
+            write_list(ring, ring.area, ring.size, head, wrong.as_slice(), 0);
         }
-        18 => {
+        9 => {
             // The ring itself as a buffer.
             let mut wrong = *parts;
             let address = ring.parts()[random.below(3) as usize % 3];
             wrong.change(random, |_, part| part.address = address);
-            write_list(random, ring, ring.area, ring.size, head, wrong.as_slice(), 0);
+            write_list(ring, ring.area, ring.size, head, wrong.as_slice(), 0);
+        }
+        10 => {
+            // A chain that does not end with its request.
+            write_list(ring, ring.area, ring.size, head, parts.as_slice(), NEXT);
         }
         _ => {
             let address = memory.anywhere(random);
@@ -155,45 +183,37 @@ fn write_chain(random: &mut Random, ring: &Ring, head: u16, parts: &Parts, memor
     }
 }
 
-/// A chain of descriptors one after the other, in a table of `size` entries.
-fn write_list(
-    random: &mut Random,
-    ring: &Ring,
-    table: u64,
-    size: u16,
-    head: u16,
-    parts: &[Part],
-    more_flags: u16,
-) {
+/// A chain of descriptors one after the other, in a table of `size` entries, all with `more_flags`.
+fn write_list(ring: &Ring, table: u64, size: u16, head: u16, parts: &[Part], more_flags: u16) {
     let mut index = head;
     for (number, part) in parts.iter().enumerate() {
-        let last = number + 1 == parts.len() && !random.one_in(50);
         let next = index.wrapping_add(1) % size.max(1);
         let mut flags = more_flags;
         flags |= if part.writable { WRITE } else { 0 };
-        flags |= if last { 0 } else { NEXT };
+        flags |= if number + 1 == parts.len() { 0 } else { NEXT };
         ring.put(table, index, &Descriptor { address: part.address, length: part.length, flags, next });
         index = next;
     }
 }
 
-/// The chain in an indirect table, right or not.
-fn write_indirect(random: &mut Random, ring: &Ring, head: u16, parts: &Parts) {
+/// The chain in an indirect table, a right or a wrong one.
+fn write_indirect(random: &mut Random, ring: &Ring, head: u16, parts: &Parts, wrong: bool) {
     let table = ring.area + TABLES + random.below(TABLE_COUNT) * TABLE_LENGTH * 16;
     let (mut length, mut flags, mut inner) = (16 * parts.as_slice().len() as u64, INDIRECT, 0);
     let mut address = table;
-    match random.below(12) {
-        0 => inner = INDIRECT,
-        1 => length += random.below(16),
-        2 => length = 0,
-        3 => length = random.number(),
-        4 => flags |= NEXT,
-        5 => flags |= WRITE,
-        6 => address += 1 + random.below(15),
-        7 => address = ring.area,
-        _ => {}
+    if wrong {
+        match random.below(8) {
+            0 => inner = INDIRECT,
+            1 => length += 1 + random.below(15),
+            2 => length = 0,
+            3 => length = random.number(),
+            4 => flags |= NEXT,
+            5 => flags |= WRITE,
+            6 => address += 1 + random.below(15),
+            _ => address = ring.area,
+        }
     }
-    write_list(random, ring, table, TABLE_LENGTH as u16, 0, parts.as_slice(), inner);
+    write_list(ring, table, TABLE_LENGTH as u16, 0, parts.as_slice(), inner);
     let next = random.number() as u16;
     ring.put(ring.area, head, &Descriptor { address, length: length as u32, flags, next });
 }

@@ -104,7 +104,8 @@ impl Drivers {
         if largest == 0 || random.one_in(32) {
             return Ring::nowhere(area);
         }
-        let mut ring = Ring::new(area, 1 << random.below(u64::from(largest.ilog2()) + 1));
+        let size = 1 << random.below(u64::from(largest.ilog2()) + 1);
+        let mut ring = Ring::new(area, size, random.choose([0, 0, 40, 2]));
         let mut size = u64::from(ring.size());
         if random.one_in(24) {
             size = random.number();

@@ -1,6 +1,6 @@
 //! What the descriptors point to: memory of this CPU, and requests for each kind of device.
 
-use core::ptr::write_volatile;
+use core::ptr::{read_volatile, write_volatile};
 
 use crate::board;
 use crate::random::Random;
@@ -125,21 +125,22 @@ pub(crate) fn request(random: &mut Random, device: u32, queue: usize, config: u6
 fn block(random: &mut Random, memory: &Memory, parts: &mut Parts) {
     let header = memory.data(random);
     let unknown = random.next() as u32;
-    let kind = random.choose([0, 0, 0, 1, 1, 1, 4, 8, 11, 13, 14, unknown]);
+    let kind = random.choose([0, 0, 0, 1, 1, 1, 4, 8, 11, 11, 13, 13, unknown]);
     let sector = if random.one_in(4) { random.number() } else { random.below(1 << 12) };
     write32(header, kind);
     write32(header + 4, random.next() as u32);
     write64(header + 8, sector);
     parts.add(header, 16, false);
-    for _ in 0..random.below(4) {
+    let most = if matches!(kind, 11 | 13) { 1 } else { 3 };
+    for _ in 0..if kind == 4 { 0 } else { 1 + random.below(most) } {
         let data = memory.data(random);
         let length = match kind {
-            11 | 13 | 14 => {
-                // Segments of a discard: sector, count, flags.
-                write64(data, if random.one_in(3) { random.number() } else { sector });
-                write32(data + 8, random.number() as u32);
-                write32(data + 12, random.below(3) as u32);
-                16 * (1 + random.below(3))
+            11 | 13 => {
+                // A segment of a discard: sector, count, flags.
+                write64(data, sector);
+                write32(data + 8, if random.one_in(3) { random.number() as u32 } else { 8 });
+                write32(data + 12, if random.one_in(3) { random.below(3) as u32 } else { 0 });
+                if random.one_in(4) { 16 * random.below(4) } else { 16 }
             }
             8 => 20,
             _ => 512 * random.below(33),
@@ -197,6 +198,12 @@ fn pages(random: &mut Random, memory: &Memory, parts: &mut Parts) {
     }
     let odd = if random.one_in(8) { random.below(4) } else { 0 };
     parts.add(list, (4 * count + odd) as u32, false);
+}
+
+/// Reads 16 bits of memory of this CPU.
+pub(crate) fn read16(address: u64) -> u16 {
+    // SAFETY: all callers read from the areas above, which are mapped.
+    unsafe { read_volatile(address as *const u16) }
 }
 
 /// Writes 16 bits to memory of this CPU.

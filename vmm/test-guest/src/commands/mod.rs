@@ -103,6 +103,7 @@ fn run(guest: &Guest, name: &str, words: &mut Words<'_>, progress: &mut File) ->
         "vsock-echo" => streams::echo(words.value("PORT")?),
         "vsock-source" => streams::source(words),
         "vsock-sink" => streams::sink(words),
+        "vsock-take" => streams::take(words),
         "vsock-connect-many" => streams::connect_many(words),
         unknown => Err(format!("there is no command `{unknown}`")),
     }

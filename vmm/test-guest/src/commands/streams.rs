@@ -1,7 +1,7 @@
 //! vsock servers, which go on in the background, and clients.
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::sync::{Arc, Barrier};
 use std::thread;
 
@@ -63,6 +63,20 @@ pub(super) fn sink(words: &mut Words<'_>) -> Result<String, String> {
         let answer = match receive(&mut stream, seed) {
             Ok(bytes) => format!("ok {bytes}"),
             Err(reason) => format!("err {reason}"),
+        };
+        let _ = tell(&mut stream, &answer);
+    })
+}
+
+/// `PORT BYTES`: receives BYTES, then answers `ok BYTES`. For monitors whose streams end for both sides at once.
+pub(super) fn take(words: &mut Words<'_>) -> Result<String, String> {
+    let port = words.value("PORT")?;
+    let bytes: u64 = words.value("BYTES")?;
+    server(port, move |mut stream| {
+        let answer = match io::copy(&mut (&stream).take(bytes), &mut io::sink()) {
+            Ok(received) if received == bytes => format!("ok {bytes}"),
+            Ok(received) => format!("err the stream ended after {received} bytes"),
+            Err(error) => format!("err receiving: {error}"),
         };
         let _ = tell(&mut stream, &answer);
     })
