@@ -6,15 +6,12 @@
 #![expect(clippy::expect_used, reason = "a bench that breaks its own rules has nothing to measure")]
 
 use std::hint::black_box;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use hearth_vmm::devices::virtio::interrupt::Interrupt;
 use hearth_vmm::devices::virtio::queue::{Chain, VirtQueue};
 use hearth_vmm::devices::virtio::testing::{Buffer, DriverQueue, test_memory};
-use hearth_vmm::memory::{DRAM_BASE, GuestMemory};
-use vmm_sys_util::eventfd::EventFd;
+use hearth_vmm::memory::DRAM_BASE;
 
 /// Chains per iteration.
 const CHAINS: u16 = 256;
@@ -45,11 +42,9 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(memory: &GuestMemory) -> Self {
-        let driver = DriverQueue::new(memory, DRAM_BASE, QUEUE_SIZE);
-        let event = EventFd::new(libc::EFD_NONBLOCK).expect("an eventfd");
-        let interrupt = Arc::new(Interrupt::new(event));
-        let queue = VirtQueue::new(driver.state(), memory.clone(), interrupt).expect("a valid queue");
+    fn new() -> Self {
+        let driver = DriverQueue::new(&test_memory(MEMORY), DRAM_BASE, QUEUE_SIZE);
+        let queue = driver.device_end();
         Self { driver, queue, chain: Chain::new() }
     }
 
@@ -82,7 +77,6 @@ impl Pair {
 }
 
 fn queue(criterion: &mut Criterion) {
-    let memory = test_memory(MEMORY);
     let mut group = criterion.benchmark_group("queue/256_chains");
     group.throughput(Throughput::Elements(u64::from(CHAINS)));
     let layouts = [
@@ -91,10 +85,7 @@ fn queue(criterion: &mut Criterion) {
         ("indirect_8_descriptors", Layout::Indirect(8)),
     ];
     for (name, layout) in layouts {
-        let mut pair = Pair::new(&memory);
-        // A new pair starts at index zero, so the old one's rings must not be taken for its own.
-        vm_memory::Bytes::write_slice(&memory, &[0; 1 << 16], vm_memory::GuestAddress(DRAM_BASE))
-            .expect("the queue lies in guest memory");
+        let mut pair = Pair::new();
         group.bench_function(name, |bencher| {
             bencher.iter_custom(|iterations| {
                 let mut total = Duration::ZERO;

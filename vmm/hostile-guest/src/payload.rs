@@ -166,22 +166,37 @@ fn frame(random: &mut Random, memory: &Memory, parts: &mut Parts) {
     }
 }
 
-/// 5.10.6: a packet of a stream.
+/// 5.10.6: a packet, half of the time one of a stream as it should be.
 fn packet(random: &mut Random, config: u64, memory: &Memory, parts: &mut Parts) {
     let header = memory.data(random);
     let own_cid = u64::from(board::read32(config));
-    let length = random.length();
+    let mut length = random.length();
     let ports = [1024, 1025, random.below(16), random.below(16), random.next()];
-    write64(header, if random.one_in(16) { random.number() } else { own_cid });
-    write64(header + 8, if random.one_in(16) { random.number() } else { 2 });
-    write32(header + 16, random.choose(ports) as u32);
-    write32(header + 20, random.choose(ports) as u32);
-    write32(header + 24, if random.one_in(16) { random.number() as u32 } else { length });
-    write16(header + 28, if random.one_in(16) { random.next() as u16 } else { 1 });
-    write16(header + 30, if random.one_in(16) { random.next() as u16 } else { random.below(9) as u16 });
-    write32(header + 32, random.below(4) as u32);
-    write32(header + 36, random.number() as u32);
-    write32(header + 40, random.number() as u32);
+    if random.one_in(2) {
+        // Request, data, credit update, credit request; now and then shutdown or reset.
+        let operation = random.choose([1, 5, 5, 5, 5, 5, 6, 7, 4, 3]);
+        length = if operation == 5 { length } else { 0 };
+        write64(header, own_cid);
+        write64(header + 8, 2);
+        write32(header + 16, 7 + random.below(4) as u32);
+        write32(header + 20, 1024);
+        write32(header + 24, length);
+        write32(header + 28, 1 | operation << 16);
+        write32(header + 32, 0);
+        write32(header + 36, 1 << 16);
+        write32(header + 40, 0);
+    } else {
+        write64(header, if random.one_in(16) { random.number() } else { own_cid });
+        write64(header + 8, if random.one_in(16) { random.number() } else { 2 });
+        write32(header + 16, random.choose(ports) as u32);
+        write32(header + 20, random.choose(ports) as u32);
+        write32(header + 24, if random.one_in(16) { random.number() as u32 } else { length });
+        write16(header + 28, if random.one_in(16) { random.next() as u16 } else { 1 });
+        write16(header + 30, if random.one_in(16) { random.next() as u16 } else { random.below(9) as u16 });
+        write32(header + 32, random.below(4) as u32);
+        write32(header + 36, random.number() as u32);
+        write32(header + 40, random.number() as u32);
+    }
     parts.add(header, 44, false);
     if length > 0 {
         parts.add(memory.data(random), length, false);
@@ -192,11 +207,13 @@ fn packet(random: &mut Random, config: u64, memory: &Memory, parts: &mut Parts) 
 fn pages(random: &mut Random, memory: &Memory, parts: &mut Parts) {
     let list = memory.data(random);
     let count = random.below(256);
+    let some_are_wrong = random.one_in(3);
     for index in 0..count {
-        let page = if random.one_in(8) { memory.anywhere(random) } else { memory.data(random) };
+        let page =
+            if some_are_wrong && random.one_in(8) { memory.anywhere(random) } else { memory.data(random) };
         write32(list + 4 * index, (page >> 12) as u32);
     }
-    let odd = if random.one_in(8) { random.below(4) } else { 0 };
+    let odd = if some_are_wrong { random.below(4) } else { 0 };
     parts.add(list, (4 * count + odd) as u32, false);
 }
 

@@ -357,6 +357,8 @@ impl Monitor {
         }
         let paused = matches!(self.state, State::Paused(_));
         self.state = State::Empty; // drops the old machine, which finishes and closes its disks
+        // What another vCPU reported on its way out ended the old machine, not the new one.
+        let _ = self.end.take();
         let Some((config, kvm)) = &self.rebuild else { return };
         match self.build(config, kvm) {
             Ok(machine) => {

@@ -64,3 +64,42 @@ pub fn drain(
     more.signal();
     Ok(queue.notify()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Buffer, DriverQueue, test_memory};
+    use super::*;
+    use crate::event_loop::{EventLoop, Interest};
+    use crate::memory::DRAM_BASE;
+
+    const SIZE: u16 = 8;
+
+    fn signalled(more: &Wakeup) -> bool {
+        let mut events = EventLoop::new().unwrap();
+        events.poller(0).add(more, 0, Interest::READ).unwrap();
+        events.wait(0, |_| {}).unwrap() == 1
+    }
+
+    #[test]
+    fn a_driver_that_always_has_more_does_not_keep_the_device() {
+        let memory = test_memory(1 << 20);
+        let mut driver = DriverQueue::new(&memory, DRAM_BASE, SIZE);
+        let (mut queue, mut chain) = (driver.device_end(), Chain::new());
+        let more = Wakeup::new().unwrap();
+        let buffer = [Buffer::Write(DRAM_BASE + 0x8000, 1)];
+        driver.add(&buffer);
+        let mut served = 0;
+        drain(&mut queue, &mut chain, &more, |_| {
+            driver.add(&buffer);
+            served += 1;
+            Ok(1)
+        })
+        .unwrap();
+        assert!((SIZE..=SIZE + 1).contains(&served), "{served}");
+        assert!(signalled(&more));
+        more.clear();
+        drain(&mut queue, &mut chain, &more, |_| Ok(1)).unwrap();
+        assert!(!signalled(&more), "the last one was served");
+        assert_eq!(std::iter::from_fn(|| driver.used()).count(), usize::from(served) + 1);
+    }
+}

@@ -87,6 +87,17 @@ impl DriverQueue {
         }
     }
 
+    /// The device's end of the queue, with an interrupt line of its own that nobody listens to.
+    ///
+    /// # Panics
+    /// When the host has no descriptors left.
+    #[must_use]
+    #[allow(clippy::expect_used)]
+    pub fn device_end(&self) -> VirtQueue {
+        let interrupt = Interrupt::new(EventFd::new(libc::EFD_NONBLOCK).expect("eventfd"));
+        VirtQueue::new(self.state(), self.memory.clone(), Arc::new(interrupt)).expect("valid queue")
+    }
+
     fn put<T: vm_memory::ByteValued>(&self, value: T, address: u64) {
         #[allow(clippy::expect_used)]
         self.memory.write_obj(value, GuestAddress(address)).expect("the queue lies in guest memory");

@@ -67,8 +67,8 @@ pub(crate) fn look_around() -> Vec<String> {
     let written = disk::bench(&mut Words(format!("{disk} write 4096 1048576").split_whitespace()));
     [
         ("CPUs", machine::cpuinfo()),
-        ("memory", memory::meminfo()),
-        ("disk", disk::info(disk)),
+        ("memory (KiB: total, free, available)", memory::meminfo()),
+        ("disk (sectors, read-only, serial id)", disk::info(disk)),
         ("1 MiB written to the disk (bytes, nanoseconds)", written),
         ("entropy", machine::rng(16)),
     ]
