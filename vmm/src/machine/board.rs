@@ -246,8 +246,10 @@ impl Board {
             vsock = Some(builder.virtio("vsock".into(), device)?);
         }
         let mut balloon = None;
+        let memory_mib = config.memory_mib;
         if let Some(config) = config.balloon.take() {
             let device = Balloon::new(BalloonConfig {
+                memory_mib,
                 target_mib: config.target_mib,
                 free_page_reporting: config.free_page_reporting,
                 ..BalloonConfig::default()
