@@ -4,7 +4,7 @@ use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
-    let files = protox::compile(["hearth/vmm/v1/control.proto"], ["proto"])?;
+    let files = protox::compile(["hearth/vmm/v1/control.proto", "hearth/vmm/v1/state.proto"], ["proto"])?;
     prost_build::Config::new().compile_fds(files)?;
     Ok(())
 }

@@ -53,7 +53,7 @@ fn open_disk(disk: &Disk, vsock: &Path) -> Result<DiskConfig> {
     };
     let base = open(&disk.path)?;
     let source = if disk.overlay {
-        DiskSource::Overlay { base, overlay: open(&vsock.with_extension("overlay"))? }
+        DiskSource::Overlay { base, layers: Vec::new(), overlay: open(&vsock.with_extension("overlay"))? }
     } else {
         DiskSource::Writable(base)
     };

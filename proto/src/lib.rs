@@ -2,7 +2,8 @@
 
 /// The monitor and its controllers.
 pub mod vmm {
-    /// Version 1 of the control protocol; see `proto/hearth/vmm/v1/control.proto`.
+    /// Version 1 of the control protocol and of what snapshots hold; see `control.proto` and `state.proto` in
+    /// `proto/hearth/vmm/v1/`.
     #[expect(missing_docs, reason = "generated code: the documentation is the proto file's")]
     pub mod v1 {
         include!(concat!(env!("OUT_DIR"), "/hearth.vmm.v1.rs"));

@@ -254,7 +254,7 @@ impl Client {
     }
 
     fn attach(&self, role: proto::DescriptorRole, fd: BorrowedFd<'_>) -> Result<(), ClientError> {
-        let descriptors = vec![proto::Descriptor { role: role.into(), index: 0 }];
+        let descriptors = vec![proto::Descriptor { role: role.into(), index: 0, layer: 0 }];
         self.command(Operation::Attach(proto::Attach { descriptors }), &[fd])
     }
 }

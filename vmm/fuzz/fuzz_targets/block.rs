@@ -27,7 +27,7 @@ fuzz_target!(|data: &[u8]| {
     if base.write_all_at(&content, 0).is_err() {
         return;
     }
-    let backing = DiskBacking::Overlay { base, overlay };
+    let backing = DiskBacking::Overlay { base, layers: Vec::new(), overlay };
     let Ok(device) = Block::new(BlockConfig { backing, serial: "fuzz".into(), rate_limiter: None }) else {
         return;
     };

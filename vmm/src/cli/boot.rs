@@ -134,6 +134,7 @@ fn open_disk(disk: &Disk) -> anyhow::Result<DiskConfig> {
             let overlay = File::options().read(true).write(true).create(true).truncate(false).open(path);
             DiskSource::Overlay {
                 base: open("disk", &disk.path, false)?,
+                layers: Vec::new(),
                 overlay: overlay.with_context(|| format!("opening the overlay {}", path.display()))?,
             }
         }

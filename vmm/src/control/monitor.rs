@@ -33,7 +33,8 @@ use hearth_proto::vmm::v1::{self as proto, ErrorCode, ExitKind, ExitReason, Mach
 use prost::Message as _;
 
 use super::PROTOCOL_VERSION;
-use crate::config::{ConfigError, Descriptors, MachineConfig};
+use crate::config::wire::Descriptors;
+use crate::config::{ConfigError, MachineConfig};
 use crate::machine::end::{End, EndSignal};
 use crate::machine::{BuildError, Host, Machine};
 
@@ -212,6 +213,11 @@ impl Monitor {
             Operation::Shutdown(_) => ("Shutdown", 0),
             Operation::WaitExit(_) => ("WaitExit", 0),
             Operation::SetBalloon(_) => ("SetBalloon", 0),
+            Operation::Save(save) => ("Save", save.descriptors.len()),
+            Operation::CancelSave(_) => ("CancelSave", 0),
+            Operation::Restore(restore) => ("Restore", restore.descriptors.len()),
+            Operation::SaveWorkingSet(save) => ("SaveWorkingSet", save.descriptors.len()),
+            Operation::Prepare(prepare) => ("Prepare", prepare.descriptors.len()),
         };
         if carried.len() != expected {
             return Err(RequestError::Descriptors { operation: name, expected, got: carried.len() });
@@ -239,6 +245,11 @@ impl Monitor {
                 }
                 Answer::Done(proto::Done {})
             }
+            Operation::Save(_)
+            | Operation::CancelSave(_)
+            | Operation::Restore(_)
+            | Operation::SaveWorkingSet(_)
+            | Operation::Prepare(_) => return Err(RequestError::NoOperation),
             Operation::SetBalloon(balloon) => {
                 self.machine("set the balloon")?.set_balloon(balloon.target_mib)?;
                 Answer::Done(proto::Done {})

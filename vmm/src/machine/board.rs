@@ -181,7 +181,7 @@ fn disk(config: DiskConfig) -> Result<Block, BlockError> {
     let backing = match config.source {
         DiskSource::ReadOnly(file) => DiskBacking::ReadOnly(file),
         DiskSource::Writable(file) => DiskBacking::Writable(file),
-        DiskSource::Overlay { base, overlay } => DiskBacking::Overlay { base, overlay },
+        DiskSource::Overlay { base, layers, overlay } => DiskBacking::Overlay { base, layers, overlay },
     };
     Block::new(BlockConfig { backing, serial: config.serial, rate_limiter: config.rate_limiter })
 }

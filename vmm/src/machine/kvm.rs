@@ -311,7 +311,8 @@ fn load(
     board: &Board,
     vcpus: &[Vcpu],
 ) -> Result<(), BuildError> {
-    let loaded = boot::load(memory, &config.kernel, config.initramfs.as_ref())?;
+    let kernel = config.kernel.as_ref().ok_or(BuildError::NoKernel)?;
+    let loaded = boot::load(memory, kernel, config.initramfs.as_ref())?;
     let mut rng_seed = [0; 64];
     random::fill(&mut rng_seed).map_err(BuildError::host("reading random bytes"))?;
     let affinities = vcpus.iter().map(Vcpu::affinity).collect::<Result<Vec<_>, _>>()?;

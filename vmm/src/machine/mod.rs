@@ -59,6 +59,11 @@ pub enum BuildError {
     #[cfg(target_arch = "aarch64")]
     #[error(transparent)]
     Load(#[from] crate::arch::aarch64::boot::LoadError),
+    /// A restored machine wants to start anew.
+    #[error(
+        "there is no kernel to start: pass one along with the snapshot where guests may restart themselves"
+    )]
+    NoKernel,
     /// The DeviceTree.
     #[cfg(target_arch = "aarch64")]
     #[error("writing the DeviceTree: {0}")]

@@ -97,7 +97,10 @@ fn disks_that_are_none_are_refused_by_number() {
 
         let mut config = good();
         let overlay = file_with(&folder.join("overlay"), &[7; 8192]);
-        config.disks = vec![disk(DiskSource::Overlay { base: whole.try_clone().unwrap(), overlay }, "")];
+        config.disks = vec![disk(
+            DiskSource::Overlay { base: whole.try_clone().unwrap(), layers: Vec::new(), overlay },
+            "",
+        )];
         refused(client.create(config), ErrorCode::Invalid, &["disk 0", "overlay"]);
 
         let mut config = good();

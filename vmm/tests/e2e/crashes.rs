@@ -70,7 +70,11 @@ fn killing_the_monitor_loses_nothing_that_was_flushed_to_an_overlay() {
     let open =
         |name| File::options().create(true).truncate(false).read(true).write(true).open(path(name)).unwrap();
     let base = crate::support::patterned(&path("base"), 1, disk_size());
-    loses_nothing(&|| DiskSource::Overlay { base: base.try_clone().unwrap(), overlay: open("overlay") });
+    loses_nothing(&|| DiskSource::Overlay {
+        base: base.try_clone().unwrap(),
+        layers: Vec::new(),
+        overlay: open("overlay"),
+    });
 }
 
 #[test]

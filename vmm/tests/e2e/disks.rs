@@ -30,7 +30,10 @@ fn disks_under_random_requests_hold_what_the_model_says() {
     let overlay = machine.empty_file("overlay");
     let raw = machine.disk_file("raw", 22, RAW);
     machine.config.disks = vec![
-        disk(DiskSource::Overlay { base: base.try_clone().unwrap(), overlay }, "overlaid"),
+        disk(
+            DiskSource::Overlay { base: base.try_clone().unwrap(), layers: Vec::new(), overlay },
+            "overlaid",
+        ),
         disk(DiskSource::Writable(raw.try_clone().unwrap()), "raw"),
     ];
     let guest = machine.boot();
@@ -78,8 +81,11 @@ fn an_overlay_keeps_what_was_written_for_the_next_machine() {
     let Some(metal) = Metal::find() else { return };
     let machine = Machine::new(&metal);
     let (base, overlay) = (machine.disk_file("base", 5, 8 * MIB), machine.empty_file("overlay"));
-    let source =
-        || DiskSource::Overlay { base: base.try_clone().unwrap(), overlay: overlay.try_clone().unwrap() };
+    let source = || DiskSource::Overlay {
+        base: base.try_clone().unwrap(),
+        layers: Vec::new(),
+        overlay: overlay.try_clone().unwrap(),
+    };
     let boot = |mut machine: Machine| {
         machine.config.disks = vec![disk(source(), "kept")];
         machine.boot()

@@ -25,7 +25,10 @@ fn create(metal: &Metal, tap: &Tap, base: &File, read_only: &File, arguments: &s
     machine.config.command_line = format!("ram={ram} cpus={VCPUS} {arguments}");
     let overlay = machine.empty_file("overlay");
     machine.config.disks = vec![
-        disk(DiskSource::Overlay { base: base.try_clone().unwrap(), overlay }, "overlaid"),
+        disk(
+            DiskSource::Overlay { base: base.try_clone().unwrap(), layers: Vec::new(), overlay },
+            "overlaid",
+        ),
         disk(DiskSource::ReadOnly(read_only.try_clone().unwrap()), "read-only"),
         disk(DiskSource::Writable(machine.disk_file("raw", 3, 4 * MIB)), "raw"),
     ];

@@ -19,6 +19,8 @@ pub enum DiskBacking {
     Overlay {
         /// The disk as it was, opened for reading.
         base: File,
+        /// Overlays that were frozen, opened for reading, the one next to the base first.
+        layers: Vec<File>,
         /// An empty file or an earlier overlay of the same base, opened for reading and writing.
         overlay: File,
     },
@@ -91,7 +93,7 @@ impl Disk {
                 check_access(&file, "disk", true)?;
                 Self { files: vec![file], sectors, read_only: false, fresh: false, overlay: None }
             }
-            DiskBacking::Overlay { base, overlay } => {
+            DiskBacking::Overlay { base, layers: _, overlay } => {
                 check_access(&base, "base", false)?;
                 check_access(&overlay, "overlay", true)?;
                 let opened = Overlay::open(&overlay, size)?;
@@ -212,7 +214,7 @@ mod tests {
         Disk::open(DiskBacking::ReadOnly(read_only())).unwrap();
         let refused = |backing| Disk::open(backing).unwrap_err().to_string();
         assert!(refused(DiskBacking::Writable(read_only())).contains("disk was not opened for reading and"));
-        let overlay = DiskBacking::Overlay { base: read_only(), overlay: read_only() };
+        let overlay = DiskBacking::Overlay { base: read_only(), layers: Vec::new(), overlay: read_only() };
         assert!(refused(overlay).contains("overlay was not opened for reading and"));
         let write_only = std::fs::OpenOptions::new().write(true).open(named.path()).unwrap();
         assert!(refused(DiskBacking::ReadOnly(write_only)).contains("disk was not opened for reading;"));
@@ -220,7 +222,11 @@ mod tests {
 
     #[test]
     fn sectors_are_found_in_the_base_until_they_are_written() {
-        let backing = DiskBacking::Overlay { base: file(1 << 20), overlay: tempfile::tempfile().unwrap() };
+        let backing = DiskBacking::Overlay {
+            base: file(1 << 20),
+            layers: Vec::new(),
+            overlay: tempfile::tempfile().unwrap(),
+        };
         let mut disk = Disk::open(backing).unwrap();
         assert!(disk.is_fresh() && !disk.is_read_only() && disk.sectors() == 2048);
         disk.written(10, 5);

@@ -44,7 +44,7 @@ pub(super) fn config(backing: DiskBacking) -> BlockConfig {
 
 pub(super) fn overlay(base: &File, overlay: &File) -> BlockConfig {
     let (base, overlay) = (base.try_clone().unwrap(), overlay.try_clone().unwrap());
-    config(DiskBacking::Overlay { base, overlay })
+    config(DiskBacking::Overlay { base, layers: Vec::new(), overlay })
 }
 
 /// A driver with one disk. Requests are numbered; each number has its own header, status byte and place.
