@@ -265,6 +265,7 @@ impl Monitor {
             pid: std::process::id(),
             state: self.state.wire().into(),
             restarts: self.restarts,
+            save_stage: proto::SaveStage::Unspecified.into(),
         }
     }
 
