@@ -195,6 +195,12 @@ pub fn load(
 }
 
 impl Loaded {
+    /// Its size in MiB.
+    #[must_use]
+    pub fn memory_mib(&self) -> u64 {
+        self.memory.iter().map(vm_memory::GuestMemoryRegion::len).sum::<u64>() / MIB
+    }
+
     fn fill(&mut self, range: Range) -> Result<(), LoadError> {
         let Self { backing, .. } = self;
         let mut read = Runs::default();

@@ -286,6 +286,7 @@ impl<'a> Writer<'a> {
                 // SAFETY: the page is mapped: it is one of guest memory's.
                 if unsafe { pages::is_equal(at, theirs) } {
                     writer.written.pages.equal += 1;
+                // SAFETY: as above.
                 } else if unsafe { pages::is_zero(at) } {
                     writer.written.pages.zero += 1;
                     writer.written.zero.push(page, 1);

@@ -191,9 +191,17 @@ mod tests {
             snapshot_id: vec![7; ID_LEN],
             program_version: "1.2.3".into(),
             config: Some(proto::Create { vcpus: 2, memory_mib: 256, ..Default::default() }),
-            memory: Some(proto::SavedMemory { bytes: 256 << 20, data: vec![0, 10, 100, 5], ..Default::default() }),
+            memory: Some(proto::SavedMemory {
+                bytes: 256 << 20,
+                data: vec![0, 10, 100, 5],
+                ..Default::default()
+            }),
             clock: Some(proto::SavedClock { counter: 1, counter_hz: 2, realtime_ns: 3 }),
-            aarch64: Some(proto::SavedAarch64 { vcpus: vec![], gic: Some(proto::SavedGic::default()) }),
+            aarch64: Some(proto::SavedAarch64 {
+                vcpus: vec![],
+                gic: Some(proto::SavedGic::default()),
+                vcpu_features: 1,
+            }),
             board: Some(proto::SavedBoard::default()),
             ..Default::default()
         }

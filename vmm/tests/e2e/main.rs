@@ -25,5 +25,6 @@ mod hostile;
 mod lifecycle;
 mod memory;
 mod network;
+mod snapshots;
 mod streams;
 mod support;

@@ -77,20 +77,12 @@ impl Machine {
 
     /// Starts a monitor, and creates the machine without booting it.
     pub(crate) fn create(self) -> Guest {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let cgroup = cgroup(std::process::id(), number, self.config.memory_mib);
-        let jail = JailConfig { cgroup: Some(cgroup.clone()), ..JailConfig::default() };
-        let run_dir = self.folder.path().join("run");
-        let vmm = Launch::new(&self.metal.monitor, &run_dir).jail(jail).start().unwrap();
-        vmm.client().create(self.config).unwrap();
-        Guest {
-            vmm: Some(vmm),
-            cgroup: cgroup.path(),
-            folder: self.folder,
-            ports: self.ports,
-            console: self.console,
-            report: Some(self.report),
-        }
+        let Self { config, folder, metal, ports, console, report } = self;
+        let memory_mib = config.memory_mib;
+        let start = Start { folder, metal, ports, console, report, memory_mib, base: None };
+        let guest = start.launch();
+        guest.client().create(config).unwrap();
+        guest
     }
 
     /// Boots it, and waits until the guest takes commands.
@@ -102,12 +94,44 @@ impl Machine {
     }
 }
 
+/// What a guest needs beside its configuration.
+pub(crate) struct Start {
+    pub(crate) folder: TempDir,
+    pub(crate) metal: Metal,
+    pub(crate) ports: HostPorts,
+    pub(crate) console: Console,
+    pub(crate) report: PipeReader,
+    pub(crate) memory_mib: u64,
+    pub(crate) base: Option<PathBuf>,
+}
+
+impl Start {
+    /// Starts a monitor without a machine.
+    pub(crate) fn launch(self) -> Guest {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let cgroup = cgroup(std::process::id(), number, self.memory_mib);
+        let jail = JailConfig { cgroup: Some(cgroup.clone()), ..JailConfig::default() };
+        let run_dir = self.folder.path().join("run");
+        let vmm = Launch::new(&self.metal.monitor, &run_dir).jail(jail).start().unwrap();
+        Guest {
+            vmm: Some(vmm),
+            cgroup: cgroup.path(),
+            folder: self.folder,
+            ports: self.ports,
+            console: self.console,
+            report: Some(self.report),
+            memory_mib: self.memory_mib,
+            base: self.base,
+        }
+    }
+}
+
 /// The control group of guest `number` of the test process `pid`.
 pub(crate) fn cgroup(pid: u32, number: u32, memory_mib: u64) -> CgroupConfig {
     CgroupConfig::for_guest(CGROUPS, format!("hearth-e2e-{pid}-{number}"), memory_mib * MIB)
 }
 
-fn vsock_path(folder: &Path) -> PathBuf {
+pub(crate) fn vsock_path(folder: &Path) -> PathBuf {
     folder.join("vsock")
 }
 
@@ -131,6 +155,10 @@ pub(crate) struct Guest {
     /// Its console.
     pub(crate) console: Console,
     report: Option<PipeReader>,
+    /// Size of its memory.
+    pub(crate) memory_mib: u64,
+    /// The memory of the snapshot that it was made of, or of the one that that builds on.
+    pub(crate) base: Option<PathBuf>,
 }
 
 impl Guest {

@@ -4,6 +4,7 @@ mod broker;
 mod console;
 mod files;
 mod guest;
+mod saved;
 mod taps;
 
 use std::path::PathBuf;
