@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use hearth_proto::vmm::v1 as proto;
 use hearth_test_guest::client::{self, Command};
+use hearth_test_guest::work::Status;
 use hearth_vmm::client::{CONTROL_SOCKET, Client, Launch, Vmm};
 use hearth_vmm::config::{MachineConfig, VsockConfig};
 use hearth_vmm::control::PROTOCOL_VERSION;
@@ -27,6 +28,9 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Numbers of this process's guests.
 static NEXT: AtomicU32 = AtomicU32::new(1);
+
+/// Ports of the guests that serve copies of disks.
+static NEXT_COPY: AtomicU32 = AtomicU32::new(9000);
 
 /// A machine to be: its configuration, and what the test keeps of it.
 pub(crate) struct Machine {
@@ -189,6 +193,24 @@ impl Guest {
     /// Has the guest do something, and returns its answer.
     pub(crate) fn run(&self, command: &str) -> String {
         self.attempt(command).unwrap_or_else(|reason| panic!("`{command}` failed in the guest: {reason}"))
+    }
+
+    /// Has the guest do something whose answer is a status of its work (`work-check`, `work-stop` …).
+    pub(crate) fn work(&self, command: &str) -> Status {
+        let status: Status = self.run(command).parse().unwrap();
+        assert_eq!(status.errors, 0, "`{command}`: {status}");
+        status
+    }
+
+    /// Makes a file of what the guest reads from a disk, which need not be one file for us.
+    pub(crate) fn copy_disk(&self, device: &str, path: &Path) {
+        // The guest, or the one that it was restored from, may still serve an earlier copy.
+        let port = NEXT_COPY.fetch_add(1, Ordering::Relaxed);
+        self.run(&format!("vsock-disk {port} {device}"));
+        let copied = super::files::copy(self.connect(port), path);
+        let sectors = self.run(&format!("blk-info {device}"));
+        let sectors = sectors.split(' ').next().unwrap().parse();
+        assert_eq!(Ok(copied.metadata().unwrap().len() / 512), sectors, "not all of {device} has come");
     }
 
     /// Has the guest try something.

@@ -237,6 +237,7 @@ impl Vsock {
         let mut more = true;
         for _ in 0..ROUNDS {
             active.tx.drain(&mut self.muxer)?;
+            self.muxer.ask_broker()?;
             more = self.muxer.transmit(&mut active.rx)?;
             active.rx.settle()?;
             more |= active.tx.waiting && self.muxer.accepts_packets();
