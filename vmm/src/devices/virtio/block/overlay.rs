@@ -147,7 +147,7 @@ fn header(disk_size: u64, data_offset: u64) -> [u8; HEADER_LEN] {
     for (to, from) in checked.iter_mut().zip(fields.into_iter().flatten()) {
         *to = *from;
     }
-    checksum.copy_from_slice(&crc32(checked).to_le_bytes());
+    checksum.copy_from_slice(&crc32fast::hash(checked).to_le_bytes());
     bytes
 }
 
@@ -167,7 +167,7 @@ fn check_header(file: &File, disk_size: u64, expected_offset: u64) -> Result<(),
     }
     let [d0, d1, d2, d3, d4, d5, d6, d7, o0, o1, o2, o3, o4, o5, o6, o7, checksum @ ..] = rest;
     let found = u32::from_le_bytes(checksum);
-    let computed = crc32(bytes.split_at(CHECKED_LEN).0);
+    let computed = crc32fast::hash(bytes.split_at(CHECKED_LEN).0);
     if found != computed {
         return Err(OverlayError::Checksum { found, computed });
     }
@@ -211,33 +211,6 @@ fn seek(file: &File, offset: u64, whence: libc::c_int) -> io::Result<Option<u64>
     if error.raw_os_error() == Some(libc::ENXIO) { Ok(None) } else { Err(error) }
 }
 
-const CRC_TABLE: [u32; 256] = crc_table();
-
-const fn crc_table() -> [u32; 256] {
-    let mut table = [0; 256];
-    let mut index = 0;
-    while index < 256 {
-        #[expect(clippy::cast_possible_truncation, reason = "the index is below 256")]
-        let mut value = index as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            value = if value & 1 == 1 { value >> 1 ^ 0xedb8_8320 } else { value >> 1 };
-            bit += 1;
-        }
-        table[index] = value;
-        index += 1;
-    }
-    table
-}
-
-/// CRC-32 as in IEEE 802.3.
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |crc, byte| {
-        let [low, ..] = crc.to_le_bytes();
-        crc >> 8 ^ CRC_TABLE[usize::from(low ^ byte)]
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,7 +223,7 @@ mod tests {
 
     #[test]
     fn the_checksum_is_the_one_everybody_calls_crc32() {
-        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+        assert_eq!(crc32fast::hash(b"123456789"), 0xcbf4_3926);
     }
 
     #[test]
