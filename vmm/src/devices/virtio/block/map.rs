@@ -15,7 +15,7 @@ const WORDS_PER_PAGE: usize = MAP_PAGE_SIZE / 8;
 /// Neighbouring sectors that lie in the same file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
-    /// Whether the overlay has them; if not, the base does.
+    /// Whether the overlay has them; if not, what lies below does.
     pub in_overlay: bool,
     /// How many they are.
     pub sectors: u64,

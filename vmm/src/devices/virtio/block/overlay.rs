@@ -7,8 +7,11 @@
 //!
 //! The header (little-endian): magic, version, disk size, data offset, CRC-32 of what precedes it. A set bit
 //! in the map means that the sector is read from the data area, where a hole reads as zeros: that is how
-//! discarded and zeroed sectors are kept. A clear bit means the base. Whoever writes the map makes sure that
-//! data is durable before the bits that point to it.
+//! discarded and zeroed sectors are kept. A clear bit means what lies below: the base, or another overlay. Whoever
+//! writes the map makes sure that data is durable before the bits that point to it.
+//!
+//! A *layer* is an overlay that was frozen: nobody writes the file any more, and any number of disks read it.
+//! [`locate`] looks through overlays that lie on top of each other.
 
 use std::fs::File;
 use std::io;
@@ -36,14 +39,18 @@ const HEADER_LEN: usize = CHECKED_LEN + 4;
 #[derive(Debug, thiserror::Error)]
 pub enum OverlayError {
     /// Not a regular file.
-    #[error("the overlay is not a regular file; give an empty file, or one that an earlier run left")]
+    #[error("the overlay is not a regular file; give one that an earlier run left (a new one begins empty)")]
     NotAFile,
+    /// A layer that holds nothing, not even a header.
+    #[error("the file is empty, but a layer is an overlay that was frozen; give that overlay's file")]
+    Empty,
     /// Larger than the format allows.
     #[error("a disk of {0} bytes is too large for an overlay; the limit is {MAX_OVERLAY_DISK} bytes")]
     DiskTooLarge(u64),
     /// Something else, or an overlay whose creation was interrupted.
     #[error(
-        "the file is not an overlay: it does not begin with the overlay magic; give an empty file instead"
+        "the file is not an overlay: it does not begin with the overlay magic; give one that an earlier run left \
+         (a new one begins empty)"
     )]
     NotAnOverlay,
     /// Written by another release.
@@ -57,15 +64,15 @@ pub enum OverlayError {
         /// What its header amounts to.
         computed: u32,
     },
-    /// It belongs to another base.
+    /// It belongs to another disk.
     #[error(
-        "the overlay is for a disk of {overlay} bytes, but the base has {base}; it belongs to another base"
+        "the overlay is for a disk of {overlay} bytes, but this one has {disk}; it belongs to another disk"
     )]
     OtherDisk {
         /// Disk size in the overlay's header.
         overlay: u64,
-        /// Size of the base.
-        base: u64,
+        /// Size of the disk, in bytes.
+        disk: u64,
     },
     /// The header is sound but says what this version never writes.
     #[error("the overlay's data offset is {0}, which version {VERSION} never writes")]
@@ -113,26 +120,72 @@ impl Overlay {
         if disk_size > MAX_OVERLAY_DISK {
             return Err(OverlayError::DiskTooLarge(disk_size));
         }
-        let metadata = file.metadata().map_err(io_error("fstat"))?;
-        if !metadata.is_file() {
-            return Err(OverlayError::NotAFile);
+        if regular_length(file)? > 0 {
+            return Self::open_layer(file, disk_size);
+        }
+        write_header(file, disk_size).map_err(io_error("writing the header"))?;
+        file.set_len(file_length(disk_size)).map_err(io_error("sizing"))?;
+        let map = OverlayMap::new(disk_size / SECTOR_SIZE);
+        Ok(Self { map, data_offset: data_offset(disk_size), fresh: true })
+    }
+
+    /// Opens `file`, of which nothing is written, as a layer of a disk of `disk_size` bytes, a multiple of 512.
+    ///
+    /// # Errors
+    /// [`OverlayError`] when the file is empty or something else, damaged, another disk's, or cannot be read.
+    pub fn open_layer(file: &File, disk_size: u64) -> Result<Self, OverlayError> {
+        let found = regular_length(file)?;
+        if found == 0 {
+            return Err(OverlayError::Empty);
+        }
+        let (overlay, offset) = read_header(file)?;
+        if overlay != disk_size {
+            return Err(OverlayError::OtherDisk { overlay, disk: disk_size });
+        }
+        if disk_size > MAX_OVERLAY_DISK {
+            return Err(OverlayError::DiskTooLarge(disk_size));
         }
         let data_offset = data_offset(disk_size);
-        let expected = data_offset + disk_size;
-        let mut map = OverlayMap::new(disk_size / SECTOR_SIZE);
-        let fresh = metadata.len() == 0;
-        if fresh {
-            file.write_all_at(&header(disk_size, data_offset), 0).map_err(io_error("writing the header"))?;
-            file.set_len(expected).map_err(io_error("sizing"))?;
-        } else {
-            check_header(file, disk_size, data_offset)?;
-            if metadata.len() < expected {
-                return Err(OverlayError::Truncated { found: metadata.len(), expected });
-            }
-            load_map(file, &mut map).map_err(io_error("reading the block map"))?;
+        if offset != data_offset {
+            return Err(OverlayError::DataOffset(offset));
         }
-        Ok(Self { map, data_offset, fresh })
+        let expected = file_length(disk_size);
+        if found < expected {
+            return Err(OverlayError::Truncated { found, expected });
+        }
+        let mut map = OverlayMap::new(disk_size / SECTOR_SIZE);
+        load_map(file, &mut map).map_err(io_error("reading the block map"))?;
+        Ok(Self { map, data_offset, fresh: false })
     }
+}
+
+/// Which of `overlays`, of one disk and the lowest first, has the first of `sectors` sectors from `sector` on:
+/// its position, `None` when all of them leave it to what lies below, and for how many sectors that is so.
+pub(super) fn locate(overlays: &[Overlay], sector: u64, sectors: u64) -> (Option<usize>, u64) {
+    let mut sectors = sectors;
+    for (position, overlay) in overlays.iter().enumerate().rev() {
+        let run = overlay.map.run(sector, sectors);
+        sectors = run.sectors;
+        if run.in_overlay {
+            return (Some(position), sectors);
+        }
+    }
+    (None, sectors)
+}
+
+/// Gives `file` the header of an overlay of a disk of `disk_size` bytes.
+fn write_header(file: &File, disk_size: u64) -> io::Result<()> {
+    file.write_all_at(&header(disk_size, data_offset(disk_size)), 0)
+}
+
+/// The length in bytes of an overlay of a disk of `disk_size` bytes.
+fn file_length(disk_size: u64) -> u64 {
+    data_offset(disk_size) + disk_size
+}
+
+fn regular_length(file: &File) -> Result<u64, OverlayError> {
+    let metadata = file.metadata().map_err(io_error("fstat"))?;
+    if metadata.is_file() { Ok(metadata.len()) } else { Err(OverlayError::NotAFile) }
 }
 
 fn data_offset(disk_size: u64) -> u64 {
@@ -151,7 +204,8 @@ fn header(disk_size: u64, data_offset: u64) -> [u8; HEADER_LEN] {
     bytes
 }
 
-fn check_header(file: &File, disk_size: u64, expected_offset: u64) -> Result<(), OverlayError> {
+/// The disk size and the data offset that a sound header names.
+fn read_header(file: &File) -> Result<(u64, u64), OverlayError> {
     let mut bytes = [0; HEADER_LEN];
     match file.read_exact_at(&mut bytes, 0) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(OverlayError::NotAnOverlay),
@@ -171,12 +225,8 @@ fn check_header(file: &File, disk_size: u64, expected_offset: u64) -> Result<(),
     if found != computed {
         return Err(OverlayError::Checksum { found, computed });
     }
-    let overlay = u64::from_le_bytes([d0, d1, d2, d3, d4, d5, d6, d7]);
-    if overlay != disk_size {
-        return Err(OverlayError::OtherDisk { overlay, base: disk_size });
-    }
-    let data_offset = u64::from_le_bytes([o0, o1, o2, o3, o4, o5, o6, o7]);
-    if data_offset != expected_offset { Err(OverlayError::DataOffset(data_offset)) } else { Ok(()) }
+    let disk_size = u64::from_le_bytes([d0, d1, d2, d3, d4, d5, d6, d7]);
+    Ok((disk_size, u64::from_le_bytes([o0, o1, o2, o3, o4, o5, o6, o7])))
 }
 
 /// Reads the parts of the map that are no holes.
@@ -200,7 +250,7 @@ fn load_map(file: &File, map: &mut OverlayMap) -> io::Result<()> {
 }
 
 /// The next data or hole from `offset` on; `None` when there is none.
-fn seek(file: &File, offset: u64, whence: libc::c_int) -> io::Result<Option<u64>> {
+pub(super) fn seek(file: &File, offset: u64, whence: libc::c_int) -> io::Result<Option<u64>> {
     let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
     // SAFETY: no pointers; the descriptor is the file's own.
     let found = unsafe { libc::lseek(file.as_raw_fd(), offset, whence) };
@@ -264,13 +314,16 @@ mod tests {
         refused(&|file| file.write_all_at(&[9], 12).unwrap(), "damaged: checksum");
         refused(
             &|file| file.write_all_at(&header(DISK * 2, 1 << 20), 0).unwrap(),
-            "134217728 bytes, but the base",
+            "134217728 bytes, but this one has 67108864",
         );
         refused(&|file| file.write_all_at(&header(DISK, 2 << 20), 0).unwrap(), "data offset is 2097152");
         refused(&|file| file.set_len(DISK).unwrap(), "truncated: 67108864 bytes instead of 68157440");
+        let message = Overlay::open_layer(&overlay(), DISK).unwrap_err().to_string();
+        assert!(message.contains("the file is empty"), "{message}");
         let message = Overlay::open(&overlay(), MAX_OVERLAY_DISK + 512).unwrap_err().to_string();
         assert!(message.contains("16492674417152"), "{message}");
         let directory = File::open("/").unwrap();
+        assert!(matches!(Overlay::open_layer(&directory, DISK), Err(OverlayError::NotAFile)));
         assert!(matches!(Overlay::open(&directory, DISK), Err(OverlayError::NotAFile)));
     }
 }
