@@ -96,6 +96,20 @@ impl OverlayMap {
         }
     }
 
+    /// Marks what is marked in `other`, a map of a disk of the same size.
+    pub(super) fn unite(&mut self, other: &Self) {
+        for (index, (word, more)) in self.words.iter_mut().zip(&other.words).enumerate() {
+            // Not written where nothing changes: that keeps the memory unmapped.
+            if *word | more != *word {
+                *word |= more;
+                let page = index / WORDS_PER_PAGE;
+                if let Some(word) = self.dirty.get_mut(page / 64) {
+                    *word |= 1 << (page % 64);
+                }
+            }
+        }
+    }
+
     /// Sectors that are in the overlay.
     #[must_use]
     pub fn count(&self) -> u64 {

@@ -7,7 +7,8 @@
 //! goes through the state machine in [`flush`], which knows in which order data and map become durable.
 //! Nothing on this path blocks or allocates; what a request needs is in its slot ([`slots`]).
 //!
-//! A snapshot freezes an overlay into a layer, which any number of disks may then read.
+//! A snapshot freezes an overlay into a layer, which any number of disks may then read; [`merge()`] makes one
+//! layer of several, so that a disk never has many to look through.
 //!
 //! What holds at any time:
 //! * a bit of the map in memory is set only after the sector's data was written to the overlay;
@@ -21,6 +22,7 @@ mod engine;
 mod flush;
 mod io;
 mod map;
+mod merge;
 mod overlay;
 mod request;
 mod slots;
@@ -28,6 +30,7 @@ mod slots;
 pub use backend::{DiskBacking, DiskError};
 pub use device::{Block, BlockConfig, BlockError};
 pub use map::{MAP_PAGE_SIZE, OverlayMap, Run};
+pub use merge::{MergeError, Merged, merge};
 pub use overlay::{MAX_OVERLAY_DISK, Overlay, OverlayError};
 
 /// Bytes in a sector, the unit of all block requests (5.2.4).
@@ -40,6 +43,8 @@ pub const QUEUE_SIZE: u16 = 256;
 mod crash_tests;
 #[cfg(test)]
 mod layer_tests;
+#[cfg(test)]
+mod merge_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

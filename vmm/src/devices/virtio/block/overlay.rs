@@ -33,7 +33,7 @@ const DATA_ALIGNMENT: u64 = 1 << 20;
 pub const MAX_OVERLAY_DISK: u64 = 15 << 40;
 /// Magic, version, disk size, data offset.
 const CHECKED_LEN: usize = 28;
-const HEADER_LEN: usize = CHECKED_LEN + 4;
+pub(super) const HEADER_LEN: usize = CHECKED_LEN + 4;
 
 /// Why an overlay could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +74,9 @@ pub enum OverlayError {
         /// Size of the disk, in bytes.
         disk: u64,
     },
+    /// The header is sound but names a disk that cannot be.
+    #[error("the overlay is for a disk of {0} bytes, which is not a positive multiple of 512")]
+    DiskSize(u64),
     /// The header is sound but says what this version never writes.
     #[error("the overlay's data offset is {0}, which version {VERSION} never writes")]
     DataOffset(u64),
@@ -142,6 +145,7 @@ impl Overlay {
         if overlay != disk_size {
             return Err(OverlayError::OtherDisk { overlay, disk: disk_size });
         }
+        // Also where the disk size came from another overlay's header.
         if disk_size > MAX_OVERLAY_DISK {
             return Err(OverlayError::DiskTooLarge(disk_size));
         }
@@ -173,13 +177,22 @@ pub(super) fn locate(overlays: &[Overlay], sector: u64, sectors: u64) -> (Option
     (None, sectors)
 }
 
+/// The size in bytes of the disk that `file` is an overlay of.
+pub(super) fn disk_size_of(file: &File) -> Result<u64, OverlayError> {
+    if regular_length(file)? == 0 {
+        return Err(OverlayError::Empty);
+    }
+    let (size, _) = read_header(file)?;
+    if size == 0 || !size.is_multiple_of(SECTOR_SIZE) { Err(OverlayError::DiskSize(size)) } else { Ok(size) }
+}
+
 /// Gives `file` the header of an overlay of a disk of `disk_size` bytes.
-fn write_header(file: &File, disk_size: u64) -> io::Result<()> {
+pub(super) fn write_header(file: &File, disk_size: u64) -> io::Result<()> {
     file.write_all_at(&header(disk_size, data_offset(disk_size)), 0)
 }
 
 /// The length in bytes of an overlay of a disk of `disk_size` bytes.
-fn file_length(disk_size: u64) -> u64 {
+pub(super) fn file_length(disk_size: u64) -> u64 {
     data_offset(disk_size) + disk_size
 }
 
@@ -320,6 +333,12 @@ mod tests {
         refused(&|file| file.set_len(DISK).unwrap(), "truncated: 67108864 bytes instead of 68157440");
         let message = Overlay::open_layer(&overlay(), DISK).unwrap_err().to_string();
         assert!(message.contains("the file is empty"), "{message}");
+        // Where the header is what names the disk, any size may stand in it.
+        for size in [0, 511, 513, MAX_OVERLAY_DISK + 512, u64::MAX, u64::MAX - 511] {
+            let file = overlay();
+            file.write_all_at(&header(size, 1 << 20), 0).unwrap();
+            assert!(disk_size_of(&file).and_then(|size| Overlay::open_layer(&file, size)).is_err(), "{size}");
+        }
         let message = Overlay::open(&overlay(), MAX_OVERLAY_DISK + 512).unwrap_err().to_string();
         assert!(message.contains("16492674417152"), "{message}");
         let directory = File::open("/").unwrap();
