@@ -14,6 +14,7 @@
 //! * [`event_loop`] – the device thread's epoll loop
 //! * [`jail`] – what stands between a guest that has taken over the monitor, and the host
 //! * [`rate_limiter`] – token buckets for block and net devices
+//! * [`snapshot`] – a machine as files, and back
 //! * [`tap`] – opening a tap interface for a network card
 
 #![cfg_attr(
@@ -36,4 +37,5 @@ pub mod jail;
 pub mod machine;
 pub mod memory;
 pub mod rate_limiter;
+pub mod snapshot;
 pub mod tap;

@@ -6,6 +6,7 @@ mod cache;
 mod command;
 mod cpio;
 mod demo;
+mod file_system;
 mod fuzz;
 mod kernel;
 mod metal;

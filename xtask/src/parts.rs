@@ -14,11 +14,23 @@ use serde_json::Value;
 use crate::cache::{Cache, RunFolder};
 use crate::command;
 use crate::cpio::Archive;
+use crate::file_system;
 use crate::metal::{Job, Metal};
 use crate::toolchain::{Cross, Link, TARGET};
 
 const VMM: &str = "hearth-vmm";
 const TEST_GUEST: &str = "hearth-test-guest";
+const E2FSCK: &str = "e2fsck";
+const EXT4_IMAGE: &str = "ext4.img";
+/// What a job finds in its environment: the paths of those inputs that it has.
+const VARIABLES: [(&str, &str); 6] = [
+    ("HEARTH_VMM", VMM),
+    ("HEARTH_GUEST_KERNEL", "Image"),
+    ("HEARTH_GUEST_INITRD", "test-guest.cpio"),
+    ("HEARTH_HOSTILE_IMAGE", "hostile.Image"),
+    ("HEARTH_E2FSCK", E2FSCK),
+    ("HEARTH_EXT4_IMAGE", EXT4_IMAGE),
+];
 const HOSTILE_MANIFEST: &str = "vmm/hostile-guest/Cargo.toml";
 
 /// A crate's executable.
@@ -98,17 +110,21 @@ impl Parts {
         Ok(())
     }
 
+    /// Adds what tests of file systems need: `e2fsck`, which runs on the metal, and `ext4.img`, an empty file system.
+    pub(crate) fn add_file_system(&mut self, cache: &Cache) -> Result<()> {
+        self.add(file_system::checker(cache)?, E2FSCK);
+        self.add(file_system::image(cache)?, EXT4_IMAGE);
+        Ok(())
+    }
+
     /// Brings the parts to a job and tells it in its environment where they are.
     pub(crate) fn give(&self, metal: &Metal, job: &mut Job) {
         job.inputs.extend(self.inputs.iter().cloned());
         let inputs = metal.inputs();
-        for (variable, name) in [
-            ("HEARTH_VMM", VMM),
-            ("HEARTH_GUEST_KERNEL", "Image"),
-            ("HEARTH_GUEST_INITRD", "test-guest.cpio"),
-            ("HEARTH_HOSTILE_IMAGE", "hostile.Image"),
-        ] {
-            job.environment.push((variable.into(), inputs.join(name).into_os_string()));
+        for (variable, name) in VARIABLES {
+            if self.inputs.iter().any(|(_, input)| input == name) {
+                job.environment.push((variable.into(), inputs.join(name).into_os_string()));
+            }
         }
     }
 }

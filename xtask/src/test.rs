@@ -92,6 +92,7 @@ impl Options {
         parts.add(image, "Image");
         steps.run("build for the metal", || {
             parts.build_all(cache, cross, "metal")?;
+            parts.add_file_system(cache)?;
             parts.build(cache, cross, "metal", ("hearth-vmm", Executable::Test("jail")), "jail")?;
             parts.build(cache, cross, "metal", ("hearth-vmm", Executable::Test("e2e")), "e2e")
         })?;

@@ -9,6 +9,7 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
 use hearth_vmm::devices::virtio::testing::fuzz_device;
 use hearth_vmm::devices::virtio::vsock::{Broker, Vsock, VsockConfig};
+use hearth_vmm::devices::virtio::queue::QueueState;
 use hearth_vmm::devices::virtio::{Activation, DeviceError, DeviceType, VirtioDevice};
 use libfuzzer_sys::fuzz_target;
 
@@ -90,6 +91,9 @@ impl VirtioDevice for Served {
     fn event(&mut self, token: u16, events: u32) -> Result<(), DeviceError> {
         self.device.event(token, events)?;
         self.serve().map_err(DeviceError::backend("serving the host's side"))
+    }
+    fn queue_states(&self) -> Vec<Option<QueueState>> {
+        self.device.queue_states()
     }
     fn counters(&self) -> Vec<(&'static str, u64)> {
         self.device.counters()

@@ -2,6 +2,7 @@
 
 use std::os::fd::RawFd;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -26,8 +27,8 @@ impl Run {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let caches = caches::of_host();
         let walls = jail::enter(&self.jail, self.control_fd)?;
-        let monitor =
-            Monitor::new(Host { caches, filters: walls.filters }).context("starting the monitor")?;
+        let host = Host { caches, filters: walls.filters, pagemap: Arc::new(walls.pagemap) };
+        let monitor = Monitor::new(host).context("starting the monitor")?;
         let server = Server::new(PacketListener::from_fd(walls.control), monitor)
             .context("serving the control socket")?;
         // The reason of the end has been told to whoever asked; the process itself has done its work.

@@ -2,11 +2,14 @@
 //!
 //! * [`socket`] – packets with descriptors over `SOCK_SEQPACKET`
 //! * [`monitor`] – the machine's states and what each request does in them
+//! * `saving`, `restoring` – the requests that make files of a machine, and a machine of files
 //! * [`server`] – the control thread: accepts controllers, answers them, notices the machine's end
 //!
 //! The client's half is [`crate::client`].
 
 pub mod monitor;
+mod restoring;
+mod saving;
 pub mod server;
 pub mod socket;
 

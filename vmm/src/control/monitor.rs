@@ -1,25 +1,33 @@
 //! The machine's life, and what each request does in each state.
 //!
 //! ```text
-//!          Create          Boot             Pause
-//!   Empty ───────► Created ─────► Running ◄──────► Paused
-//!     └───────────────┴──────────────┴─ Resume ──────┘
-//!                  Shutdown, or the machine's end
-//!                              ▼
-//!                            Exited
+//!          Create          Boot             Pause            Save
+//!   Empty ───────► Created ─────► Running ◄──────► Paused ──────────► Saving
+//!     │                              ▲    Resume     ▲ ▲  ◄────────────┘ │
+//!     │                              │               │ └─ all is written │
+//!     └────────── Restore ───────────┴───────────────┘                   │
+//!                                    └── CancelSave, or the save failed ─┘
+//!
+//!   Shutdown, or the machine's end, leads from everywhere to Exited.
 //! ```
 //!
-//! | Request        | Empty | Created | Running | Paused |
-//! |----------------|-------|---------|---------|--------|
-//! | Hello          | ✓     | ✓       | ✓       | ✓      |
-//! | Create         | ✓     |         |         |        |
-//! | Boot           |       | ✓       |         |        |
-//! | Pause          |       |         | ✓       | no-op  |
-//! | Resume         |       |         | no-op   | ✓      |
-//! | GetMetrics     |       | ✓       | ✓       | ✓      |
-//! | Attach, VsockConnect, SetBalloon |  | ✓ | ✓  | ✓      |
-//! | Shutdown       | ✓     | ✓       | ✓       | ✓      |
-//! | WaitExit       | ✓     | ✓       | ✓       | ✓      |
+//! | Request        | Empty | Created | Running | Paused | Saving |
+//! |----------------|-------|---------|---------|--------|--------|
+//! | Hello          | ✓     | ✓       | ✓       | ✓      | ✓      |
+//! | Prepare, Create, Restore | ✓ |   |         |        |        |
+//! | Boot           |       | ✓       |         |        |        |
+//! | Pause          |       |         | ✓       | no-op  |        |
+//! | Resume         |       |         | no-op   | ✓      |        |
+//! | Save           |       |         | ✓       | ✓      |        |
+//! | CancelSave     |       |         |         |        | ✓      |
+//! | SaveWorkingSet |       |         | ✓       | ✓      |        |
+//! | GetMetrics     |       | ✓       | ✓       | ✓      | ✓      |
+//! | Attach, VsockConnect, SetBalloon |  | ✓ | ✓  | ✓     |        |
+//! | Shutdown       | ✓     | ✓       | ✓       | ✓      | ✓      |
+//! | WaitExit       | ✓     | ✓       | ✓       | ✓      | ✓      |
+//!
+//! A Save that is cancelled or fails leads back to where it came from, Running or Paused. `saving` and `restoring`
+//! have those requests.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -31,12 +39,15 @@ use hearth_proto::vmm::v1::request::Operation;
 use hearth_proto::vmm::v1::response::Result as Answer;
 use hearth_proto::vmm::v1::{self as proto, ErrorCode, ExitKind, ExitReason, MachineState};
 use prost::Message as _;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::PROTOCOL_VERSION;
 use crate::config::wire::Descriptors;
 use crate::config::{ConfigError, MachineConfig};
 use crate::machine::end::{End, EndSignal};
-use crate::machine::{BuildError, Host, Machine};
+use crate::machine::{BuildError, Host, Machine, Prepared};
+use crate::snapshot::save::SaveError;
+use crate::snapshot::saver::Saver;
 
 /// Why a request is refused.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +86,18 @@ pub enum RequestError {
     /// The machine could not be built.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// A machine could not be saved.
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    /// The request does not say what to save.
+    #[error("the request does not say whether all of memory is to be saved or what has changed")]
+    SaveKind,
+    /// A file that is to be written holds something.
+    #[error("the file for the {0} is not empty: pass a new one")]
+    NotEmpty(&'static str),
+    /// Nothing was recorded.
+    #[error("the machine does not record its working set: restore it with a userfaultfd")]
+    NotRecording,
     /// A device refused.
     #[error(transparent)]
     Device(#[from] crate::machine::board::BoardError),
@@ -94,10 +117,18 @@ impl RequestError {
             Self::Malformed(_) | Self::Version(_) | Self::NoOperation | Self::Descriptors { .. } => {
                 ErrorCode::Protocol
             }
-            Self::State { .. } => ErrorCode::State,
-            Self::Host { .. } | Self::Build(BuildError::Host { .. }) => ErrorCode::Host,
-            Self::Config(_) | Self::Build(_) | Self::Device(_) => ErrorCode::Invalid,
+            Self::State { .. } | Self::NotRecording | Self::Save(SaveError::NoBase) => ErrorCode::State,
+            Self::Save(SaveError::Cancelled) => ErrorCode::Cancelled,
+            Self::Host { .. } | Self::Build(BuildError::Host { .. }) | Self::Save(_) => ErrorCode::Host,
+            Self::SaveKind | Self::NotEmpty(_) | Self::Config(_) | Self::Build(_) | Self::Device(_) => {
+                ErrorCode::Invalid
+            }
         }
+    }
+
+    /// As a controller is told.
+    pub(super) fn message(&self) -> proto::Error {
+        proto::Error { code: self.code().into(), message: self.to_string() }
     }
 }
 
@@ -108,13 +139,20 @@ pub enum Outcome {
     Answer(Answer),
     /// Answer when the machine has ended.
     WhenEnded,
+    /// Answer when the machine is saved.
+    WhenSaved,
 }
 
-enum State {
+pub(super) enum State {
     Empty,
     Created(Machine),
     Running(Machine),
     Paused(Machine),
+    Saving {
+        machine: Machine,
+        /// Whether it goes on when the save comes to nothing.
+        was_running: bool,
+    },
     Exited(ExitReason),
 }
 
@@ -125,6 +163,7 @@ impl State {
             Self::Created(_) => "created but has not been booted",
             Self::Running(_) => "running",
             Self::Paused(_) => "paused",
+            Self::Saving { .. } => "being saved",
             Self::Exited(_) => "ended",
         }
     }
@@ -135,6 +174,7 @@ impl State {
             Self::Created(_) => MachineState::Created,
             Self::Running(_) => MachineState::Running,
             Self::Paused(_) => MachineState::Paused,
+            Self::Saving { .. } => MachineState::Saving,
             Self::Exited(_) => MachineState::Exited,
         }
     }
@@ -142,19 +182,37 @@ impl State {
     fn machine(&self) -> Option<&Machine> {
         match self {
             Self::Created(machine) | Self::Running(machine) | Self::Paused(machine) => Some(machine),
+            Self::Saving { machine, .. } => Some(machine),
             Self::Empty | Self::Exited(_) => None,
         }
     }
 }
 
 /// The monitor: one machine and what is needed to build it anew.
+///
+/// Fields are dropped in order: the saver before the machine whose memory it reads.
 pub struct Monitor {
-    state: State,
-    host: Host,
-    end: Arc<EndSignal>,
-    rebuild: Option<(MachineConfig, OwnedFd)>,
+    pub(super) saver: Option<Saver>,
+    pub(super) state: State,
+    pub(super) host: Host,
+    pub(super) end: Arc<EndSignal>,
+    /// Signalled by the saver.
+    pub(super) saved: Arc<EventFd>,
+    /// What whoever asked for a save that was cancelled is to be told.
+    pub(super) save_answer: Option<Answer>,
+    pub(super) rebuild: Option<(MachineConfig, OwnedFd)>,
+    pub(super) prepared: Option<(Prepared, OwnedFd)>,
+    /// What the machine is made of, as a snapshot has it.
+    pub(super) description: proto::Create,
+    /// How many layers each disk has of the snapshot that a diff builds on.
+    pub(super) base_layers: Vec<usize>,
+    pub(super) last_save: Option<Timed>,
+    pub(super) last_restore: Option<Timed>,
     restarts: u64,
 }
+
+/// Steps and pages of a save or restore, for metrics.
+pub(super) type Timed = (Vec<proto::Step>, Vec<proto::Counter>);
 
 impl std::fmt::Debug for Monitor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -169,7 +227,21 @@ impl Monitor {
     /// When the process has no descriptors left.
     pub fn new(host: Host) -> std::io::Result<Self> {
         let end = Arc::new(EndSignal::new()?);
-        Ok(Self { state: State::Empty, host, end, rebuild: None, restarts: 0 })
+        Ok(Self {
+            saver: None,
+            state: State::Empty,
+            host,
+            end,
+            saved: Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?),
+            save_answer: None,
+            rebuild: None,
+            prepared: None,
+            description: proto::Create::default(),
+            base_layers: Vec::new(),
+            last_save: None,
+            last_restore: None,
+            restarts: 0,
+        })
     }
 
     /// What becomes readable when the machine ends by itself: then [`Self::on_end`] is due.
@@ -188,10 +260,7 @@ impl Monitor {
     pub fn handle(&mut self, packet: &[u8], carried: Vec<OwnedFd>) -> Outcome {
         match self.try_handle(packet, carried) {
             Ok(outcome) => outcome,
-            Err(error) => Outcome::Answer(Answer::Error(proto::Error {
-                code: error.code().into(),
-                message: error.to_string(),
-            })),
+            Err(error) => Outcome::Answer(Answer::Error(error.message())),
         }
     }
 
@@ -228,7 +297,7 @@ impl Monitor {
             Operation::Boot(_) => self.boot()?,
             Operation::Pause(_) => self.pause()?,
             Operation::Resume(_) => self.resume()?,
-            Operation::GetMetrics(_) => Answer::Metrics(metrics(self.machine("read metrics")?)),
+            Operation::GetMetrics(_) => Answer::Metrics(self.metrics()?),
             Operation::Shutdown(_) => self.shutdown(),
             Operation::WaitExit(_) => return Ok(Outcome::WhenEnded),
             Operation::Attach(attach) => {
@@ -239,19 +308,19 @@ impl Monitor {
                 self.attach(listener, broker)?
             }
             Operation::VsockConnect(connect) => {
-                let machine = self.machine("connect to the guest")?;
+                let machine = self.machine_at_hand("connect to the guest")?;
                 if let Some(stream) = carried.into_iter().next() {
                     machine.vsock_connect(connect.port, UnixStream::from(stream))?;
                 }
                 Answer::Done(proto::Done {})
             }
-            Operation::Save(_)
-            | Operation::CancelSave(_)
-            | Operation::Restore(_)
-            | Operation::SaveWorkingSet(_)
-            | Operation::Prepare(_) => return Err(RequestError::NoOperation),
+            Operation::Save(save) => return self.save(save, carried),
+            Operation::CancelSave(_) => self.cancel_save()?,
+            Operation::Restore(restore) => self.restore(&restore, carried)?,
+            Operation::SaveWorkingSet(save) => self.save_working_set(&save, carried)?,
+            Operation::Prepare(prepare) => self.prepare(&prepare, carried)?,
             Operation::SetBalloon(balloon) => {
-                self.machine("set the balloon")?.set_balloon(balloon.target_mib)?;
+                self.machine_at_hand("set the balloon")?.set_balloon(balloon.target_mib)?;
                 Answer::Done(proto::Done {})
             }
         };
@@ -265,20 +334,63 @@ impl Monitor {
             pid: std::process::id(),
             state: self.state.wire().into(),
             restarts: self.restarts,
+            save_stage: self.save_stage().into(),
         }
     }
 
-    fn wrong_state(&self, operation: &'static str) -> RequestError {
+    fn save_stage(&self) -> proto::SaveStage {
+        match (&self.state, &self.saver) {
+            (State::Saving { .. }, Some(saver)) => saver.stage(),
+            _ => proto::SaveStage::Unspecified,
+        }
+    }
+
+    pub(super) fn wrong_state(&self, operation: &'static str) -> RequestError {
         RequestError::State { operation, state: self.state.name() }
     }
 
-    fn machine(&self, operation: &'static str) -> Result<&Machine, RequestError> {
+    pub(super) fn machine(&self, operation: &'static str) -> Result<&Machine, RequestError> {
         self.state.machine().ok_or_else(|| self.wrong_state(operation))
+    }
+
+    /// The machine, unless it is being saved: what it is then told would be lost with it.
+    fn machine_at_hand(&self, operation: &'static str) -> Result<&Machine, RequestError> {
+        if matches!(self.state, State::Saving { .. }) {
+            return Err(self.wrong_state(operation));
+        }
+        self.machine(operation)
+    }
+
+    fn metrics(&self) -> Result<proto::Metrics, RequestError> {
+        let machine = self.machine("read metrics")?;
+        let counter = |(name, value): (&str, u64)| proto::Counter { name: name.into(), value };
+        let group = |(name, counters): (String, Vec<(&'static str, u64)>)| proto::MetricGroup {
+            name,
+            counters: counters.into_iter().map(counter).collect(),
+        };
+        let mut groups: Vec<_> = machine.counters().into_iter().map(group).collect();
+        for (name, timed) in [("restore", &self.last_restore), ("save", &self.last_save)] {
+            let Some((steps, pages)) = timed else { continue };
+            let step = |step: &proto::Step| proto::Counter {
+                name: format!("{}_ns", step.name.replace(' ', "_")),
+                value: step.nanoseconds,
+            };
+            groups.push(proto::MetricGroup { name: name.into(), counters: steps.iter().map(step).collect() });
+            groups.push(proto::MetricGroup { name: format!("{name}_pages"), counters: pages.clone() });
+        }
+        if let Some(recorder) = machine.recorder() {
+            let counters = vec![counter(("touched_pages", recorder.touched()))];
+            groups.push(proto::MetricGroup { name: "working_set".into(), counters });
+        }
+        Ok(proto::Metrics { groups })
     }
 
     fn create(&mut self, create: proto::Create, carried: Vec<OwnedFd>) -> Result<Answer, RequestError> {
         let State::Empty = self.state else { return Err(self.wrong_state("create it")) };
+        let description = proto::Create { descriptors: Vec::new(), ..create.clone() };
         let (config, kvm) = MachineConfig::from_message(create, carried)?;
+        (self.description, self.prepared) = (description, None);
+        self.base_layers = vec![0; config.disks.len()];
         self.state = State::Created(self.build(&config, &kvm)?);
         self.rebuild = Some((config, kvm));
         Ok(Answer::Done(proto::Done {}))
@@ -295,7 +407,7 @@ impl Monitor {
         Ok(Answer::Done(proto::Done {}))
     }
 
-    fn pause(&mut self) -> Result<Answer, RequestError> {
+    pub(super) fn pause(&mut self) -> Result<Answer, RequestError> {
         match std::mem::replace(&mut self.state, State::Empty) {
             State::Running(machine) => {
                 machine.pause();
@@ -321,7 +433,7 @@ impl Monitor {
     }
 
     /// Lets a created or paused machine run.
-    fn go(&mut self) {
+    pub(super) fn go(&mut self) {
         self.state = match std::mem::replace(&mut self.state, State::Empty) {
             State::Created(machine) | State::Paused(machine) => {
                 machine.run();
@@ -337,7 +449,7 @@ impl Monitor {
     }
 
     fn attach(&mut self, listener: Option<OwnedFd>, broker: Option<OwnedFd>) -> Result<Answer, RequestError> {
-        let machine = self.machine("attach to it")?;
+        let machine = self.machine_at_hand("attach to it")?;
         let duplicate = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::try_clone).transpose();
         let kept = duplicate(&listener).and_then(|listener| Ok((listener, duplicate(&broker)?)));
         let (kept_listener, kept_broker) =
@@ -395,6 +507,7 @@ impl Monitor {
             return;
         }
         let reason = ExitReason { kind: kind.into(), message };
+        self.saver = None; // cancels it, and waits until it has let go of the machine's memory
         self.state = State::Exited(reason.clone()); // drops the machine, which finishes and closes its disks
         if let Some((config, _)) = &self.rebuild
             && let Some(report) = config.exit_report.as_ref().and_then(|fd| fd.try_clone().ok())
@@ -405,15 +518,6 @@ impl Monitor {
             let _ = writeln!(File::from(report), "{line}");
         }
     }
-}
-
-fn metrics(machine: &Machine) -> proto::Metrics {
-    let counter = |(name, value): (&str, u64)| proto::Counter { name: name.into(), value };
-    let group = |(name, counters): (String, Vec<(&'static str, u64)>)| proto::MetricGroup {
-        name,
-        counters: counters.into_iter().map(counter).collect(),
-    };
-    proto::Metrics { groups: machine.counters().into_iter().map(group).collect() }
 }
 
 #[cfg(test)]

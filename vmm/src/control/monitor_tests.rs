@@ -4,7 +4,7 @@ fn ask(monitor: &mut Monitor, version: u32, operation: Option<Operation>) -> Ans
     let packet = proto::Request { version, operation }.encode_to_vec();
     match monitor.handle(&packet, Vec::new()) {
         Outcome::Answer(answer) => answer,
-        Outcome::WhenEnded => panic!("an answer was due"),
+        Outcome::WhenEnded | Outcome::WhenSaved => panic!("an answer was due"),
     }
 }
 
@@ -17,7 +17,7 @@ fn refused(answer: Answer) -> (ErrorCode, String) {
 
 #[test]
 fn an_unknown_version_is_refused_by_number_and_changes_nothing() {
-    let mut monitor = Monitor::new(Host::default()).unwrap();
+    let mut monitor = Monitor::new(Host::plain().unwrap()).unwrap();
     for version in [0, 2, 77] {
         let (code, message) =
             refused(ask(&mut monitor, version, Some(Operation::Shutdown(proto::Shutdown {}))));
@@ -29,7 +29,7 @@ fn an_unknown_version_is_refused_by_number_and_changes_nothing() {
 
 #[test]
 fn what_is_no_request_is_refused() {
-    let mut monitor = Monitor::new(Host::default()).unwrap();
+    let mut monitor = Monitor::new(Host::plain().unwrap()).unwrap();
     let Outcome::Answer(answer) = monitor.handle(&[0xff; 40], Vec::new()) else {
         panic!("an answer was due")
     };
@@ -39,7 +39,7 @@ fn what_is_no_request_is_refused() {
 
 #[test]
 fn operations_out_of_order_say_what_state_the_machine_is_in() {
-    let mut monitor = Monitor::new(Host::default()).unwrap();
+    let mut monitor = Monitor::new(Host::plain().unwrap()).unwrap();
     for operation in [
         Operation::Boot(proto::Boot {}),
         Operation::Pause(proto::Pause {}),
@@ -55,7 +55,7 @@ fn operations_out_of_order_say_what_state_the_machine_is_in() {
 
 #[test]
 fn descriptors_that_an_operation_does_not_take_are_refused() {
-    let mut monitor = Monitor::new(Host::default()).unwrap();
+    let mut monitor = Monitor::new(Host::plain().unwrap()).unwrap();
     let operation = Some(Operation::Hello(proto::Hello {}));
     let packet = proto::Request { version: PROTOCOL_VERSION, operation }.encode_to_vec();
     let stray = vec![tempfile::tempfile().unwrap().into()];
@@ -65,7 +65,7 @@ fn descriptors_that_an_operation_does_not_take_are_refused() {
 
 #[test]
 fn a_bad_machine_leaves_the_monitor_empty() {
-    let mut monitor = Monitor::new(Host::default()).unwrap();
+    let mut monitor = Monitor::new(Host::plain().unwrap()).unwrap();
     let file = || tempfile::tempfile().unwrap();
     let mut config = MachineConfig::new(file());
     config.vcpus = 17;
@@ -85,7 +85,7 @@ fn a_bad_machine_leaves_the_monitor_empty() {
 
 #[test]
 fn shutdown_ends_it_for_good() {
-    let mut monitor = Monitor::new(Host::default()).unwrap();
+    let mut monitor = Monitor::new(Host::plain().unwrap()).unwrap();
     ask(&mut monitor, PROTOCOL_VERSION, Some(Operation::Shutdown(proto::Shutdown {})));
     assert_eq!(monitor.exit().unwrap().kind(), ExitKind::Shutdown);
     monitor.end_signal().report(End::PowerOff);

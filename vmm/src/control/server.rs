@@ -18,11 +18,13 @@ pub const CONTROLLERS_MAX: usize = 64;
 
 const LISTENER: DeviceId = 0;
 const END: DeviceId = 1;
-const CONTROLLER: DeviceId = 2;
+const SAVED: DeviceId = 2;
+const CONTROLLER: DeviceId = 3;
 
 struct Controller {
     socket: PacketSocket,
     waits_for_exit: bool,
+    waits_for_save: bool,
 }
 
 /// The server of one monitor.
@@ -50,6 +52,7 @@ impl Server {
         let events = EventLoop::new()?;
         events.poller(LISTENER).add(&listener, 0, Interest::READ)?;
         events.poller(END).add(&**monitor.end_signal(), 0, Interest::READ)?;
+        events.poller(SAVED).add(&monitor.saved_signal(), 0, Interest::READ)?;
         Ok(Self { listener, monitor, events, controllers: BTreeMap::new(), next: 0, listening: true })
     }
 
@@ -67,6 +70,7 @@ impl Server {
                 match ready.device {
                     LISTENER => self.accept(),
                     END => self.monitor.on_end(),
+                    SAVED => self.saved(),
                     _ => self.serve(ready.token, &mut buffer),
                 }
             }
@@ -91,7 +95,8 @@ impl Server {
         let token = self.next;
         if self.poller().add(&socket, token, Interest::READ).is_ok() {
             self.next = self.next.wrapping_add(1);
-            self.controllers.insert(token, Controller { socket, waits_for_exit: false });
+            self.controllers
+                .insert(token, Controller { socket, waits_for_exit: false, waits_for_save: false });
         }
         self.watch_listener();
     }
@@ -107,6 +112,15 @@ impl Server {
         }
     }
 
+    /// Tells whoever waits for a save how it went.
+    fn saved(&mut self) {
+        let Some(result) = self.monitor.on_saved() else { return };
+        for controller in self.controllers.values_mut().filter(|controller| controller.waits_for_save) {
+            controller.waits_for_save = false;
+            let _ = answer(&controller.socket, result.clone()); // it may have gone
+        }
+    }
+
     fn serve(&mut self, token: u16, buffer: &mut Vec<u8>) {
         let Some(controller) = self.controllers.get_mut(&token) else { return };
         let kept = match controller.socket.receive(buffer) {
@@ -114,6 +128,10 @@ impl Server {
                 Outcome::Answer(result) => answer(&controller.socket, result).is_ok(),
                 Outcome::WhenEnded => {
                     controller.waits_for_exit = true;
+                    true
+                }
+                Outcome::WhenSaved => {
+                    controller.waits_for_save = true;
                     true
                 }
             },

@@ -3,6 +3,7 @@
 //! The registers are `vm-superio`'s. A guest may set its clock; that moves an offset of its own and no clock of
 //! the host's. The alarm never rings: the device has no interrupt.
 
+use hearth_proto::vmm::v1::SavedRtc;
 pub use vm_superio::RtcState;
 use vm_superio::rtc_pl031::NoEvents;
 
@@ -26,6 +27,25 @@ impl Rtc {
     #[must_use]
     pub fn state(&self) -> RtcState {
         self.0.state()
+    }
+
+    /// The same, as a snapshot has it.
+    #[must_use]
+    pub fn save(&self) -> SavedRtc {
+        let RtcState { lr, offset, mr, imsc, ris } = self.state();
+        SavedRtc { load: lr, offset, r#match: mr, interrupt_mask: imsc, interrupt_status: ris }
+    }
+
+    /// A clock with what [`Self::save`] gave.
+    #[must_use]
+    pub fn restore(saved: &SavedRtc) -> Self {
+        Self::with_state(&RtcState {
+            lr: saved.load,
+            offset: saved.offset,
+            mr: saved.r#match,
+            imsc: saved.interrupt_mask,
+            ris: saved.interrupt_status,
+        })
     }
 }
 

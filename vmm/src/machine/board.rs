@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hearth_proto::vmm::v1::{SavedBoard, SavedVirtio};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::end::{End, EndSignal};
@@ -17,12 +18,13 @@ use crate::arch::layout::{self, spi};
 use crate::config::{DiskConfig, DiskSource, MachineConfig, NetConfig};
 use crate::devices::bus::{Bus, BusError, MmioDevice};
 use crate::devices::rtc::Rtc;
-use crate::devices::serial::{Serial, SerialConfig};
+use crate::devices::serial::{self, Serial, SerialConfig, SerialState};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::balloon::{Balloon, BalloonConfig, BalloonError};
 use crate::devices::virtio::block::{Block, BlockConfig, BlockError, DiskBacking};
 use crate::devices::virtio::mmio::{MMIO_WINDOW, MmioTransport, QUEUE_NOTIFY_OFFSET};
 use crate::devices::virtio::net::{Net, NetConfig as NetDeviceConfig, NetError};
+use crate::devices::virtio::persist::RestoreError;
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::vsock::{Vsock, VsockConfig, VsockError};
 use crate::devices::vmgenid::VmGenId;
@@ -62,6 +64,17 @@ pub enum BoardError {
     /// The machine has no such device.
     #[error("the machine was created without a {0} device")]
     Absent(&'static str),
+    /// A device of a snapshot.
+    #[error("{device}: {source}")]
+    Restore {
+        /// Which one.
+        device: String,
+        /// What is wrong.
+        source: RestoreError,
+    },
+    /// A snapshot's devices are not the machine's.
+    #[error("the snapshot's devices make no sense: {0}")]
+    Saved(&'static str),
     /// Two devices at one address: a mistake in the layout.
     #[error(transparent)]
     Bus(#[from] BusError),
@@ -87,6 +100,8 @@ trait Slot: MmioDevice {
     fn quiesce(&mut self);
     fn kick(&self);
     fn counters(&self) -> Vec<(&'static str, u64)>;
+    fn save(&self) -> SavedVirtio;
+    fn restore(&mut self, saved: &SavedVirtio) -> Result<(), RestoreError>;
 }
 
 impl<D: VirtioDevice> Slot for MmioTransport<D> {
@@ -104,6 +119,12 @@ impl<D: VirtioDevice> Slot for MmioTransport<D> {
         counters.push(("device_failures", self.failures().0));
         counters
     }
+    fn save(&self) -> SavedVirtio {
+        MmioTransport::save(self)
+    }
+    fn restore(&mut self, saved: &SavedVirtio) -> Result<(), RestoreError> {
+        MmioTransport::restore(self, saved)
+    }
 }
 
 type Shared<T> = Arc<Mutex<T>>;
@@ -119,6 +140,7 @@ pub struct Board {
     vsock: Option<Shared<MmioTransport<Vsock>>>,
     balloon: Option<Shared<MmioTransport<Balloon>>>,
     serial: Shared<Serial>,
+    rtc: Shared<Rtc>,
     vmgenid: VmGenId,
     interrupts: Vec<(EventFd, u32)>,
     notifications: Vec<(EventFd, u64, u32)>,
@@ -202,6 +224,45 @@ impl Board {
     /// # Errors
     /// [`BoardError`] naming the device.
     pub fn new(config: &mut MachineConfig, memory: &GuestMemory) -> Result<(Self, EventLoop), BoardError> {
+        Self::build(config, memory, None)
+    }
+
+    /// Builds the devices of `config` as [`Self::save`] left them. Interrupts that were pending in a device are not
+    /// raised: [`raised_interrupts`] names them.
+    ///
+    /// # Errors
+    /// [`BoardError`] naming the device.
+    pub fn restore(
+        config: &mut MachineConfig,
+        memory: &GuestMemory,
+        saved: &SavedBoard,
+    ) -> Result<(Self, EventLoop), BoardError> {
+        let (board, events) = Self::build(config, memory, Some(saved))?;
+        if board.slots.len() != saved.virtio.len() {
+            return Err(BoardError::Saved("it has another number of virtio devices than its configuration"));
+        }
+        for ((name, slot), saved) in board.slots.iter().zip(&saved.virtio) {
+            let restored = lock(slot).restore(saved);
+            restored.map_err(|source| BoardError::Restore { device: name.clone(), source })?;
+        }
+        Ok((board, events))
+    }
+
+    /// What a snapshot keeps of the devices, which are quiesced.
+    #[must_use]
+    pub fn save(&self) -> SavedBoard {
+        SavedBoard {
+            virtio: self.slots.iter().map(|(_, slot)| lock(slot).save()).collect(),
+            serial: Some(lock(&self.serial).save()),
+            rtc: Some(lock(&self.rtc).save()),
+        }
+    }
+
+    fn build(
+        config: &mut MachineConfig,
+        memory: &GuestMemory,
+        saved: Option<&SavedBoard>,
+    ) -> Result<(Self, EventLoop), BoardError> {
         let events = EventLoop::new().map_err(BoardError::host("making an event loop"))?;
         let mut builder = Builder {
             memory,
@@ -212,7 +273,13 @@ impl Board {
             notifications: Vec::new(),
         };
         let interrupt = builder.interrupt(spi::UART)?;
-        let serial = Serial::new(
+        let state = match saved.and_then(|saved| saved.serial.as_ref()) {
+            Some(saved) => {
+                serial::saved_state(saved).ok_or(BoardError::Saved("its UART has no such registers"))?
+            }
+            None => SerialState::default(),
+        };
+        let serial = Serial::with_state(
             SerialConfig {
                 output: config.console_output.take(),
                 input: config.console_input.take(),
@@ -220,11 +287,14 @@ impl Board {
             },
             interrupt,
             events.poller(SERIAL),
+            &state,
         )
         .map_err(BoardError::host("setting up the serial console"))?;
         let serial = Arc::new(Mutex::new(serial));
         builder.bus.insert(layout::UART, layout::UART_SIZE, serial.clone())?;
-        builder.bus.insert(layout::RTC, layout::RTC_SIZE, Arc::new(Mutex::new(Rtc::default())))?;
+        let rtc = saved.and_then(|saved| saved.rtc.as_ref()).map_or_else(Rtc::default, Rtc::restore);
+        let rtc = Arc::new(Mutex::new(rtc));
+        builder.bus.insert(layout::RTC, layout::RTC_SIZE, rtc.clone())?;
         let vmgenid_event = builder.interrupt(spi::VMGENID)?;
         let vmgenid = VmGenId::new(vmgenid_event).map_err(BoardError::host("making a VM generation id"))?;
 
@@ -268,7 +338,8 @@ impl Board {
             .map_err(BoardError::host("watching an eventfd"))?;
         let Builder { bus, slots, interrupts, notifications, .. } = builder;
         let bus = Arc::new(bus);
-        let board = Self { bus, slots, vsock, balloon, serial, vmgenid, interrupts, notifications, wake };
+        let board =
+            Self { bus, slots, vsock, balloon, serial, rtc, vmgenid, interrupts, notifications, wake };
         Ok((board, events))
     }
 
@@ -377,6 +448,15 @@ impl Board {
         }
         Ok(())
     }
+}
+
+/// The shared peripheral interrupts that a restored guest has to find pending: those of devices that had something to
+/// tell it, which may have been on their way when the machine was saved, and that of the VM generation id, which is
+/// another one now.
+#[must_use]
+pub fn raised_interrupts(saved: &SavedBoard) -> Vec<u32> {
+    let slots = (0..).zip(&saved.virtio).filter(|(_, saved)| saved.interrupt_status != 0);
+    slots.map(|(slot, _)| layout::virtio_spi(slot)).chain([spi::VMGENID]).collect()
 }
 
 /// Serves the devices' events, from the device thread.

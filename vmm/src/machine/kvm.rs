@@ -1,27 +1,33 @@
 //! The machine on KVM.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::thread::JoinHandleExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once};
 use std::thread::{self, JoinHandle};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use hearth_proto::vmm::v1::{SavedAarch64, SavedClock};
 use vm_memory::{Bytes as _, GuestAddress};
 
 use super::board::{Board, BoardError};
 use super::end::{End, EndSignal};
 use super::gate::{Gate, Passage};
-use super::{BuildError, Host};
-use crate::arch::aarch64::vcpu::{Exit, ImmediateExit, Vcpu};
-use crate::arch::aarch64::vm::Vm;
-use crate::arch::aarch64::{boot, fdt};
+use super::{BuildError, Host, SavedParts};
+use crate::arch::aarch64::registers::{Registers, TIMER_COUNT, saved_value};
+use crate::arch::aarch64::vcpu::{Exit, ImmediateExit, MPIDR, Vcpu, affinity_of};
+use crate::arch::aarch64::vm::{Vm, VmError};
+use crate::arch::aarch64::{boot, counter, fdt};
 use crate::arch::layout;
 use crate::config::MachineConfig;
 use crate::devices::bus::Bus;
 use crate::devices::random;
+use crate::event_loop::EventLoop;
 use crate::jail::{Filters, ThreadRole};
 use crate::memory::{self, GuestMemory, MIB};
+use crate::snapshot::load::Backing;
+use crate::snapshot::record::Recorder;
 
 /// Stack of a vCPU or device thread in bytes. Neither recurses nor keeps buffers on it.
 const STACK: usize = 256 << 10;
@@ -67,6 +73,8 @@ impl ExitCounters {
 struct VcpuThread {
     thread: JoinHandle<Vcpu>,
     immediate_exit: ImmediateExit,
+    /// The vCPU's descriptor, open until the thread is joined.
+    fd: RawFd,
     counters: Arc<ExitCounters>,
 }
 
@@ -90,7 +98,7 @@ fn kick_signal() -> libc::c_int {
     libc::SIGRTMIN()
 }
 
-fn handle_kick_signal() {
+pub(super) fn handle_kick_signal() {
     extern "C" fn nothing(_: libc::c_int) {}
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -112,9 +120,24 @@ pub struct Machine {
     vcpus: Vec<VcpuThread>,
     devices: Option<JoinHandle<()>>,
     /// Dropped before the board and the memory, into which its memory slots point.
-    _vm: Vm,
+    vm: Vm,
     board: Board,
-    _memory: GuestMemory,
+    memory: GuestMemory,
+    /// What lies below the memory of a machine that was restored.
+    backing: Option<Arc<Backing>>,
+    /// What notes which pages such a machine needs. Dropped after the threads have ended.
+    recorder: Option<Recorder>,
+}
+
+/// The parts of a machine that has no threads yet.
+pub(super) struct Parts {
+    pub(super) vm: Vm,
+    pub(super) vcpus: Vec<Vcpu>,
+    pub(super) board: Board,
+    pub(super) events: EventLoop,
+    pub(super) memory: GuestMemory,
+    pub(super) backing: Option<Arc<Backing>>,
+    pub(super) recorder: Option<Recorder>,
 }
 
 impl Machine {
@@ -132,10 +155,18 @@ impl Machine {
         let memory = memory::map_anonymous(config.memory_mib)?;
         let console = config.console_output.is_some() || config.console_input.is_some();
         let (board, event_loop) = Board::new(&mut config, &memory)?;
-        let mut vm = Vm::new(kvm, &memory)?;
+        let mut vm = Vm::new(kvm, config.memory_mib)?;
+        vm.map_memory(&memory)?;
         let vcpus = vm.create_vcpus(config.vcpus)?;
         connect(&vm, &board)?;
         load(&config, console, host, &memory, &board, &vcpus)?;
+        let parts = Parts { vm, vcpus, board, events: event_loop, memory, backing: None, recorder: None };
+        Self::assemble(parts, host, end)
+    }
+
+    /// Starts the threads, which wait.
+    pub(super) fn assemble(parts: Parts, host: &Host, end: Arc<EndSignal>) -> Result<Self, BuildError> {
+        let Parts { vm, vcpus, board, events, memory, backing, recorder } = parts;
         let vcpu_gate = Arc::new(Gate::new(vcpus.len()));
         let device_gate = Arc::new(Gate::new(1));
         let mut machine = Self {
@@ -143,12 +174,14 @@ impl Machine {
             device_gate,
             vcpus: Vec::with_capacity(vcpus.len()),
             devices: None,
-            _vm: vm,
+            vm,
             board,
-            _memory: memory,
+            memory,
+            backing,
+            recorder,
         };
         let gate = Arc::clone(&machine.device_gate);
-        let worker = machine.board.worker(event_loop);
+        let worker = machine.board.worker(events);
         let (filters, signal) = (host.filters.clone(), Arc::clone(&end));
         let run = move || {
             if enter(&filters, ThreadRole::Device, &signal) {
@@ -172,7 +205,7 @@ impl Machine {
         end: Arc<EndSignal>,
     ) -> Result<VcpuThread, BuildError> {
         let counters = Arc::new(ExitCounters::default());
-        let immediate_exit = vcpu.immediate_exit();
+        let (immediate_exit, fd) = (vcpu.immediate_exit(), vcpu.raw_fd());
         let (gate, bus) = (Arc::clone(&self.vcpu_gate), Arc::clone(self.board.bus()));
         let counted = Arc::clone(&counters);
         let run = move || {
@@ -185,7 +218,7 @@ impl Machine {
         let name = format!("vcpu{}", self.vcpus.len());
         let spawned = thread::Builder::new().name(name).stack_size(STACK).spawn(run);
         let thread = spawned.map_err(BuildError::host("starting a vCPU thread"))?;
-        Ok(VcpuThread { thread, immediate_exit, counters })
+        Ok(VcpuThread { thread, immediate_exit, fd, counters })
     }
 
     /// Lets a new or paused machine run.
@@ -207,6 +240,56 @@ impl Machine {
         self.board.wake_worker();
         self.device_gate.wait_all_stopped();
         self.board.quiesce();
+    }
+
+    /// Guest memory.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// What lies below the memory of a machine that was restored.
+    #[must_use]
+    pub fn backing(&self) -> Option<&Arc<Backing>> {
+        self.backing.as_ref()
+    }
+
+    /// What notes which pages the machine needs, if that was asked for.
+    #[must_use]
+    pub fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_ref()
+    }
+
+    /// What a snapshot keeps of CPUs, clock and devices. The machine is paused.
+    ///
+    /// # Errors
+    /// What KVM refused.
+    pub fn save(&self) -> Result<SavedParts, BuildError> {
+        let vcpu = |(index, thread): (usize, &VcpuThread)| {
+            // SAFETY: the descriptor is open for as long as the thread has not been joined.
+            let fd = unsafe { BorrowedFd::borrow_raw(thread.fd) };
+            Registers { fd, vcpu: index }
+        };
+        let registers: Vec<Registers<'_>> = self.vcpus.iter().enumerate().map(vcpu).collect();
+        let vcpus =
+            registers.iter().map(Registers::save).collect::<Result<Vec<_>, _>>().map_err(VmError::from)?;
+        let mut counter = 0;
+        if let Some(first) = registers.first() {
+            counter = first.get_u64(TIMER_COUNT, "reading the counter").map_err(VmError::from)?;
+        }
+        let affinities: Vec<u64> =
+            vcpus.iter().filter_map(|vcpu| saved_value(vcpu, MPIDR)).map(affinity_of).collect();
+        let gic = self.vm.gic().map(|gic| gic.save(&affinities)).transpose()?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(SavedParts {
+            aarch64: SavedAarch64 { vcpus, gic, vcpu_features: self.vm.features().bits },
+            clock: SavedClock {
+                counter,
+                counter_hz: counter::frequency(),
+                realtime_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+            },
+            board: self.board.save(),
+        })
     }
 
     /// All counters, by group.
@@ -258,6 +341,7 @@ impl Drop for Machine {
             drop(devices.join());
         }
         self.board.quiesce();
+        self.recorder = None;
     }
 }
 
@@ -290,7 +374,7 @@ fn run_vcpu(vcpu: &mut Vcpu, gate: &Gate, bus: &Bus, counters: &ExitCounters, en
 }
 
 /// Connects every interrupt line and queue notification of the board.
-fn connect(vm: &Vm, board: &Board) -> Result<(), BuildError> {
+pub(super) fn connect(vm: &Vm, board: &Board) -> Result<(), BuildError> {
     for (event, spi) in board.interrupts() {
         vm.connect_interrupt(event, *spi)?;
     }

@@ -8,12 +8,27 @@ use std::sync::Arc;
 
 use super::board::BoardError;
 use super::end::EndSignal;
-use super::{BuildError, Host};
+use super::{BuildError, Host, Restored, SavedParts, Snapshot};
 use crate::config::MachineConfig;
+use crate::memory::GuestMemory;
+use crate::snapshot::load::Backing;
+use crate::snapshot::record::Recorder;
+use crate::snapshot::steps::Steps;
 
 /// A machine that can not exist on this architecture.
 #[derive(Debug)]
 pub struct Machine(Infallible);
+
+/// Parts of one.
+#[derive(Debug)]
+pub struct Prepared(Infallible);
+
+#[expect(missing_docs, clippy::missing_errors_doc, reason = "documented where it exists, in restore.rs")]
+impl Prepared {
+    pub fn new(_: BorrowedFd<'_>, _: u32, _: u64) -> Result<Self, BuildError> {
+        Err(BuildError::Architecture)
+    }
+}
 
 #[expect(missing_docs, clippy::missing_errors_doc, reason = "documented where it exists, in kvm.rs")]
 impl Machine {
@@ -25,10 +40,32 @@ impl Machine {
     ) -> Result<Self, BuildError> {
         Err(BuildError::Architecture)
     }
+    pub fn restore(
+        _: Snapshot,
+        _: BorrowedFd<'_>,
+        _: Option<Prepared>,
+        _: &Host,
+        _: Arc<EndSignal>,
+        _: &mut Steps,
+    ) -> Result<Restored, BuildError> {
+        Err(BuildError::Architecture)
+    }
     pub fn run(&self) {
         match self.0 {}
     }
     pub fn pause(&self) {
+        match self.0 {}
+    }
+    pub fn save(&self) -> Result<SavedParts, BuildError> {
+        match self.0 {}
+    }
+    pub fn memory(&self) -> &GuestMemory {
+        match self.0 {}
+    }
+    pub fn backing(&self) -> Option<&Arc<Backing>> {
+        match self.0 {}
+    }
+    pub fn recorder(&self) -> Option<&Recorder> {
         match self.0 {}
     }
     pub fn counters(&self) -> Vec<(String, Vec<(&'static str, u64)>)> {

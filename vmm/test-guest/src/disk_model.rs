@@ -58,6 +58,13 @@ impl DiskModel {
         Self { seed, base_seed, first: range.start, sectors: vec![Content::Base; count], random, writes: 0 }
     }
 
+    /// As [`Self::new`], of sectors of which nothing is known until they are written.
+    pub fn of_unknown(seed: u64, range: Range<u64>) -> Self {
+        let mut model = Self::new(seed, 0, range);
+        model.sectors.fill(Content::Anything);
+        model
+    }
+
     /// The sectors it models.
     pub fn sectors(&self) -> Range<u64> {
         self.first..self.first + self.sectors.len() as u64
@@ -187,6 +194,18 @@ mod tests {
         }
         assert!(kinds.iter().all(|count| *count > 50), "{kinds:?}");
         model.check(first, &disk).unwrap();
+    }
+
+    #[test]
+    fn of_an_unknown_disk_what_was_written_is_known() {
+        let mut model = DiskModel::of_unknown(5, 0..64);
+        model.check(0, &[7; 64 * SECTOR]).unwrap();
+        let range = loop {
+            if let Request::Write(range) = model.next_request() {
+                break range;
+            }
+        };
+        model.check(range.start, &[7; SECTOR]).unwrap_err();
     }
 
     #[test]

@@ -1,11 +1,13 @@
-//! What the test guest and the tests on the host must agree about: ports, byte patterns, and models of
-//! what a disk must hold after a given history. The guest itself is this package's binary.
+//! What the test guest and the tests on the host must agree about: ports, byte patterns, models of what a disk
+//! or memory must hold after a given history, and the score of work in the background. The guest itself is this package's binary.
 #![forbid(unsafe_code)]
 
 pub mod client;
 pub mod disk_model;
+pub mod page_model;
 pub mod pattern;
 pub mod records;
+pub mod work;
 
 /// The vsock port on which the guest takes commands: one request line per connection, answered by lines of
 /// which the last starts with `ok` or `err`.

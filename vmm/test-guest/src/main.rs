@@ -1,6 +1,7 @@
 //! PID 1 of the test guest. The word `hearth.test=` of the kernel command line says what it does: `poweroff`,
 //! `reboot-once`, `demo`, `panic`, `spin`, or (by default) `serve`: take commands over vsock, see [`commands`].
 
+mod buffer;
 mod commands;
 mod system;
 mod vsock;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         eprintln!("hearth-test-guest is the first process of a microVM; it is of no use anywhere else");
         return ExitCode::FAILURE;
     }
+    system::return_freed_memory();
     system::mount("devtmpfs", "/dev");
     system::console(INIT_LINE);
     for (kind, folder) in [("proc", "/proc"), ("sysfs", "/sys"), ("tmpfs", "/tmp")] {

@@ -13,12 +13,35 @@ pub(crate) enum Ending {
     Restart,
 }
 
+/// Has large blocks of memory go back to the kernel whenever they are freed; the C library would begin to keep
+/// them after a while.
+pub(crate) fn return_freed_memory() {
+    // SAFETY: takes no pointer, and no other thread runs yet.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10) };
+}
+
 /// Mounts a file system without a device; what cannot be mounted is missed later, with a better message.
 pub(crate) fn mount(kind: &str, folder: &str) {
+    let _ = mount_device(kind, kind, folder);
+}
+
+/// Mounts `device` with a file system of this kind on `folder`, which is made where it is missing.
+pub(crate) fn mount_device(device: &str, kind: &str, folder: &str) -> io::Result<()> {
     let _ = fs::create_dir_all(folder);
-    let (Ok(kind), Ok(folder)) = (CString::new(kind), CString::new(folder)) else { return };
+    let (device, kind, folder) = (CString::new(device)?, CString::new(kind)?, CString::new(folder)?);
     // SAFETY: all pointers are to strings that live until the call returns; no data is passed.
-    unsafe { libc::mount(kind.as_ptr(), folder.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
+    check(unsafe { libc::mount(device.as_ptr(), folder.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) })
+}
+
+/// Unmounts what is mounted on `folder`; everything has then reached its device.
+pub(crate) fn unmount(folder: &str) -> io::Result<()> {
+    let folder = CString::new(folder)?;
+    // SAFETY: the pointer is to a string that lives until the call returns.
+    check(unsafe { libc::umount2(folder.as_ptr(), 0) })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Writes a line to the console, if there is one.

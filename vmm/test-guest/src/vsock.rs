@@ -32,9 +32,21 @@ impl Listener {
     }
 }
 
+/// The option with the time that a connection may take to come about (linux/vm_sockets.h).
+const SO_VM_SOCKETS_CONNECT_TIMEOUT: libc::c_int = 6;
+
+/// How long the host has to accept; Linux's own 2 s are too short where the host is emulated and busy.
+const CONNECT_SECONDS: libc::time_t = 300;
+
 /// Opens a stream to `port` of the host.
 pub(crate) fn connect_to_host(port: u32) -> io::Result<File> {
     let socket = socket()?;
+    let patience = libc::timeval { tv_sec: CONNECT_SECONDS, tv_usec: 0 };
+    let length = libc::socklen_t::try_from(size_of_val(&patience)).unwrap_or_default();
+    let (level, option) = (libc::AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT);
+    let value = (&raw const patience).cast();
+    // SAFETY: the pointer and the length are those of a time that lives until the call returns.
+    check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value, length) })?;
     let address = address(libc::VMADDR_CID_HOST, port);
     // SAFETY: the pointer and the length are those of an address that lives until the call returns.
     check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), address_length()) })?;

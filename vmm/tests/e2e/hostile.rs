@@ -18,7 +18,7 @@ const VCPUS: u32 = 2;
 /// A machine with every device, for the hostile guest.
 fn create(metal: &Metal, tap: &Tap, base: &File, read_only: &File, arguments: &str) -> Guest {
     let mut machine = Machine::new(metal);
-    machine.config.kernel = File::open(&metal.hostile).unwrap();
+    machine.config.kernel = Some(File::open(&metal.hostile).unwrap());
     machine.config.initramfs = None;
     machine.config.vcpus = VCPUS;
     let ram = machine.config.memory_mib;

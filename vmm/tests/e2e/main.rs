@@ -2,7 +2,8 @@
 //!
 //! The tests run on ARM64 metal as root; `cargo xtask test` brings them there together with the files that
 //! they need, named by the environment: `HEARTH_VMM` (the monitor), `HEARTH_GUEST_KERNEL`,
-//! `HEARTH_GUEST_INITRD` (the test guest, see the package `hearth-test-guest`) and `HEARTH_HOSTILE_IMAGE`.
+//! `HEARTH_GUEST_INITRD` (the test guest, see the package `hearth-test-guest`), `HEARTH_HOSTILE_IMAGE`,
+//! `HEARTH_EXT4_IMAGE` (an empty file system) and `HEARTH_E2FSCK` (which checks it).
 //! Where `HEARTH_VMM` is not set there is nothing to test, and each test says so. `HEARTH_FULL` repeats what
 //! depends on chance more often.
 //!
@@ -25,5 +26,7 @@ mod hostile;
 mod lifecycle;
 mod memory;
 mod network;
+mod snapshots;
 mod streams;
 mod support;
+mod work;

@@ -1,5 +1,7 @@
 //! One vCPU: its features, its registers at boot, and a run of it.
 
+use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
+
 use kvm_bindings::{
     KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, KVM_ARM_VCPU_PTRAUTH_ADDRESS,
     KVM_ARM_VCPU_PTRAUTH_GENERIC, KVM_ARM_VCPU_SVE, KVM_REG_ARM_CORE, KVM_REG_ARM64, KVM_REG_ARM64_SYSREG,
@@ -9,6 +11,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 
+use super::registers::Registers;
 use super::vm::VmError;
 use crate::devices::bus::Bus;
 
@@ -17,9 +20,10 @@ use crate::devices::bus::Bus;
 const BOOT_PSTATE: u64 = 0x3c5;
 
 /// `MPIDR_EL1`.
-const MPIDR: u64 = system_register(3, 0, 0, 0, 5);
+pub const MPIDR: u64 = system_register(3, 0, 0, 0, 5);
 
-const fn system_register(op0: u64, op1: u64, crn: u64, crm: u64, op2: u64) -> u64 {
+/// The one-reg id of a 64-bit system register.
+pub(super) const fn system_register(op0: u64, op1: u64, crn: u64, crm: u64, op2: u64) -> u64 {
     KVM_REG_ARM64
         | KVM_REG_SIZE_U64
         | KVM_REG_ARM64_SYSREG as u64
@@ -52,6 +56,41 @@ pub enum Exit {
     Fatal(String),
 }
 
+const SVE: u32 = 1 << KVM_ARM_VCPU_SVE;
+const POINTER_AUTH: u32 = 1 << KVM_ARM_VCPU_PTRAUTH_ADDRESS | 1 << KVM_ARM_VCPU_PTRAUTH_GENERIC;
+
+/// What vCPUs are initialised with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Features {
+    /// Bits of `KVM_ARM_VCPU_INIT`, `KVM_ARM_VCPU_POWER_OFF` aside.
+    pub bits: u32,
+    /// SVE vector lengths, if they are not to be all that the host has.
+    pub vector_lengths: Option<Vec<u8>>,
+}
+
+impl Features {
+    /// All that the host has and Hearth passes on.
+    #[must_use]
+    pub fn of_host(sve: bool, pointer_auth: bool) -> Self {
+        let bits = 1 << KVM_ARM_VCPU_PSCI_0_2
+            | if sve { SVE } else { 0 }
+            | if pointer_auth { POINTER_AUTH } else { 0 };
+        Self { bits, vector_lengths: None }
+    }
+
+    /// Names of those of `wanted` that are not among these.
+    #[must_use]
+    pub fn missing(&self, wanted: u32) -> Vec<&'static str> {
+        let named = [
+            (SVE, "SVE"),
+            (POINTER_AUTH, "pointer authentication"),
+            (!(SVE | POINTER_AUTH), "another feature"),
+        ];
+        let missing = wanted & !self.bits;
+        named.into_iter().filter(|(bits, _)| missing & bits != 0).map(|(_, name)| name).collect()
+    }
+}
+
 /// A vCPU.
 #[derive(Debug)]
 pub struct Vcpu {
@@ -81,31 +120,40 @@ impl ImmediateExit {
 }
 
 impl Vcpu {
-    /// Creates vCPU `index` and initialises it; all but the first wait for PSCI `CPU_ON`.
+    /// Creates vCPU `index` and initialises it with `features`; all but the first wait for PSCI `CPU_ON`.
     ///
     /// # Errors
     /// [`VmError::Kvm`] naming the step.
-    pub fn new(vm: &VmFd, index: u32, sve: bool, pointer_auth: bool) -> Result<Self, VmError> {
+    pub fn new(vm: &VmFd, index: u32, features: &Features) -> Result<Self, VmError> {
         let fd = vm.create_vcpu(u64::from(index)).map_err(VmError::kvm("creating a vCPU"))?;
         let mut init = kvm_vcpu_init::default();
         vm.get_preferred_target(&mut init).map_err(VmError::kvm("asking for the host's CPU type"))?;
-        let wanted = [
-            (KVM_ARM_VCPU_PSCI_0_2, true),
-            (KVM_ARM_VCPU_POWER_OFF, index > 0),
-            (KVM_ARM_VCPU_SVE, sve),
-            (KVM_ARM_VCPU_PTRAUTH_ADDRESS, pointer_auth),
-            (KVM_ARM_VCPU_PTRAUTH_GENERIC, pointer_auth),
-        ];
-        for (feature, _) in wanted.iter().filter(|(_, wanted)| *wanted) {
-            let [features, ..] = &mut init.features;
-            *features |= 1 << feature;
-        }
+        let [wanted, ..] = &mut init.features;
+        *wanted |= features.bits | u32::from(index > 0) << KVM_ARM_VCPU_POWER_OFF;
         fd.vcpu_init(&init).map_err(VmError::kvm("initialising a vCPU"))?;
-        if sve {
+        let vcpu = Self { fd, index };
+        if features.bits & SVE != 0 {
+            if let Some(lengths) = &features.vector_lengths {
+                vcpu.registers().set_vector_lengths(lengths)?;
+            }
             let feature = i32::try_from(KVM_ARM_VCPU_SVE).unwrap_or(i32::MAX);
-            fd.vcpu_finalize(&feature).map_err(VmError::kvm("finalising SVE"))?;
+            vcpu.fd.vcpu_finalize(&feature).map_err(VmError::kvm("finalising SVE"))?;
         }
-        Ok(Self { fd, index })
+        Ok(vcpu)
+    }
+
+    /// Access to its registers, while it does not run.
+    #[must_use]
+    pub fn registers(&self) -> Registers<'_> {
+        // SAFETY: the descriptor belongs to `fd`, which the borrow keeps alive.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.fd.as_raw_fd()) };
+        Registers { fd, vcpu: usize::try_from(self.index).unwrap_or(usize::MAX) }
+    }
+
+    /// Its descriptor's number.
+    #[must_use]
+    pub fn raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
     }
 
     /// Number of the vCPU, from 0.
@@ -121,7 +169,7 @@ impl Vcpu {
     pub fn affinity(&self) -> Result<u64, VmError> {
         let mut bytes = [0; 8];
         self.fd.get_one_reg(MPIDR, &mut bytes).map_err(VmError::kvm("reading MPIDR_EL1"))?;
-        Ok(u64::from_le_bytes(bytes) & 0xff_00ff_ffff)
+        Ok(affinity_of(&bytes))
     }
 
     /// Sets the registers of the first vCPU: enter at `entry` with the DeviceTree's address in x0.
@@ -177,4 +225,10 @@ impl Vcpu {
             },
         }
     }
+}
+
+/// The affinity bits in the bytes of an `MPIDR_EL1`.
+#[must_use]
+pub fn affinity_of(mpidr: &[u8]) -> u64 {
+    mpidr.try_into().map_or(0, u64::from_le_bytes) & 0xff_00ff_ffff
 }

@@ -3,14 +3,20 @@
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
 use std::{io, mem};
 
+use hearth_proto::vmm::v1::SavedAarch64;
 use kvm_bindings::{KVM_API_VERSION, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::counter;
 use super::gic::Gic;
-use super::vcpu::Vcpu;
-use crate::memory::{DRAM_BASE, GuestMemory};
+use super::registers::{RegisterError, SVE_LENGTHS, saved_value};
+use super::vcpu::{Features, Vcpu};
+use crate::memory::{DRAM_BASE, GuestMemory, MIB};
+
+/// `KVM_ARM_SET_COUNTER_OFFSET`.
+const SET_COUNTER_OFFSET: u64 = 0x4010_aeb5;
 
 /// Memory slot of the VM generation id's page.
 const VMGENID_SLOT: u32 = 31;
@@ -36,6 +42,24 @@ pub enum VmError {
         /// What `KVM_GET_API_VERSION` answered.
         found: i32,
     },
+    /// A register.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    /// The snapshot's guest was given what this host has not.
+    #[error(
+        "the snapshot's guest uses CPU features that this host lacks: {0}; restore it on a host with the same CPU"
+    )]
+    Features(String),
+    /// The snapshot's counter has another frequency.
+    #[error(
+        "the snapshot's guest counts time at {saved} Hz, this host's counter runs at {host} Hz: restore it on a host with the same CPU"
+    )]
+    Frequency {
+        /// The snapshot's.
+        saved: u64,
+        /// This host's.
+        host: u64,
+    },
     /// The host's KVM lacks something.
     #[error(
         "this host's KVM lacks {0}, which Hearth needs: run Linux 6.7 or later on a machine with a GICv3"
@@ -55,16 +79,15 @@ impl VmError {
 pub struct Vm {
     fd: VmFd,
     gic: Option<Gic>,
-    has_sve: bool,
-    has_pointer_auth: bool,
+    features: Features,
 }
 
 impl Vm {
-    /// Creates a VM on `kvm` (`/dev/kvm`) whose address space just holds `memory`, and maps that.
+    /// Creates a VM on `kvm` (`/dev/kvm`) whose address space just holds `memory_mib` MiB of memory.
     ///
     /// # Errors
     /// [`VmError`].
-    pub fn new(kvm: BorrowedFd<'_>, memory: &GuestMemory) -> Result<Self, VmError> {
+    pub fn new(kvm: BorrowedFd<'_>, memory_mib: u64) -> Result<Self, VmError> {
         let owned = kvm
             .try_clone_to_owned()
             .map_err(|source| VmError::Kvm { what: "duplicating /dev/kvm", source })?;
@@ -87,22 +110,26 @@ impl Vm {
                 return Err(VmError::Missing(name));
             }
         }
-        let end = memory.last_addr().raw_value();
+        let end = DRAM_BASE + memory_mib * MIB - 1;
         let bits = (u64::BITS - end.leading_zeros()).max(MIN_IPA_BITS);
         // A small address space has fewer levels of stage-2 tables to walk and to allocate.
         let fd = kvm.create_vm_with_ipa_size(bits).map_err(VmError::kvm("creating a virtual machine"))?;
-        let mut vm = Self { fd, gic: None, has_sve: false, has_pointer_auth: false };
-        vm.has_sve = vm.fd.check_extension(Cap::ArmSve);
-        vm.has_pointer_auth =
-            vm.fd.check_extension(Cap::ArmPtrAuthAddress) && vm.fd.check_extension(Cap::ArmPtrAuthGeneric);
+        let sve = fd.check_extension(Cap::ArmSve);
+        let pointer_auth =
+            fd.check_extension(Cap::ArmPtrAuthAddress) && fd.check_extension(Cap::ArmPtrAuthGeneric);
+        Ok(Self { fd, gic: None, features: Features::of_host(sve, pointer_auth) })
+    }
+
+    /// Gives the guest its memory.
+    ///
+    /// # Errors
+    /// [`VmError::Kvm`].
+    pub fn map_memory(&self, memory: &GuestMemory) -> Result<(), VmError> {
         for (slot, region) in (0..).zip(memory.iter()) {
             let host = region.as_ptr() as u64;
-            vm.map(slot, region.start_addr().raw_value(), region.len(), host, "mapping guest memory")?;
+            self.map(slot, region.start_addr().raw_value(), region.len(), host, "mapping guest memory")?;
         }
-        debug_assert!(
-            memory.iter().next().is_some_and(|region| region.start_addr().raw_value() == DRAM_BASE)
-        );
-        Ok(vm)
+        Ok(())
     }
 
     fn map(&self, slot: u32, guest: u64, size: u64, host: u64, what: &'static str) -> Result<(), VmError> {
@@ -126,13 +153,57 @@ impl Vm {
         self.map(VMGENID_SLOT, guest, size, host, "mapping the VM generation id")
     }
 
+    /// What the vCPUs have, or will have.
+    #[must_use]
+    pub fn features(&self) -> &Features {
+        &self.features
+    }
+
+    /// Has vCPUs made with what the guest of a snapshot was given, and not with all that the host has.
+    ///
+    /// # Errors
+    /// [`VmError::Features`] naming what the host lacks.
+    pub fn restrict(&mut self, saved: &SavedAarch64) -> Result<(), VmError> {
+        let missing = self.features.missing(saved.vcpu_features);
+        if !missing.is_empty() {
+            return Err(VmError::Features(missing.join(", ")));
+        }
+        self.features = features_of(saved);
+        Ok(())
+    }
+
+    /// Has the guest's counter go on at `count` plus `advance_ns` nanoseconds. Before any register is set.
+    ///
+    /// # Errors
+    /// [`VmError::Frequency`] when this host's counter runs at another frequency than `saved_hz`, [`VmError::Kvm`].
+    pub fn set_counter(&self, count: u64, saved_hz: u64, advance_ns: u64) -> Result<(), VmError> {
+        let host = counter::frequency();
+        if saved_hz != host {
+            return Err(VmError::Frequency { saved: saved_hz, host });
+        }
+        // `struct kvm_arm_counter_offset`: the offset and a reserved word.
+        let mut argument = [counter::offset_for(count, advance_ns), 0];
+        // SAFETY: the argument is the structure that the request is about.
+        let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), SET_COUNTER_OFFSET, argument.as_mut_ptr()) };
+        if result == 0 {
+            return Ok(());
+        }
+        Err(VmError::Kvm { what: "setting the counter's offset", source: io::Error::last_os_error() })
+    }
+
+    /// The interrupt controller, once there are vCPUs.
+    #[must_use]
+    pub fn gic(&self) -> Option<&Gic> {
+        self.gic.as_ref()
+    }
+
     /// Creates and initialises vCPUs `0..count`, then the GIC that they need.
     ///
     /// # Errors
     /// [`VmError`] naming the step.
     pub fn create_vcpus(&mut self, count: u32) -> Result<Vec<Vcpu>, VmError> {
         let vcpus = (0..count)
-            .map(|index| Vcpu::new(&self.fd, index, self.has_sve, self.has_pointer_auth))
+            .map(|index| Vcpu::new(&self.fd, index, &self.features))
             .collect::<Result<Vec<_>, _>>()?;
         self.gic = Some(Gic::new(&self.fd)?);
         Ok(vcpus)
@@ -155,4 +226,11 @@ impl Vm {
             .register_ioevent(event, &IoEventAddress::Mmio(address), value)
             .map_err(VmError::kvm("connecting a queue notification (ioeventfd)"))
     }
+}
+
+/// What the vCPUs of a snapshot were initialised with.
+#[must_use]
+pub fn features_of(saved: &SavedAarch64) -> Features {
+    let lengths = saved.vcpus.first().and_then(|vcpu| saved_value(vcpu, SVE_LENGTHS));
+    Features { bits: saved.vcpu_features, vector_lengths: lengths.map(<[u8]>::to_vec) }
 }

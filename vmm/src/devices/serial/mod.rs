@@ -14,6 +14,7 @@ mod tests;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
+use hearth_proto::vmm::v1::SavedSerial;
 pub use vm_superio::SerialState;
 use vm_superio::Trigger;
 use vm_superio::serial::{NoEvents, Serial as Uart};
@@ -66,6 +67,24 @@ impl Trigger for Line {
     }
 }
 
+/// The registers in a snapshot; `None` when one has a value that is no byte.
+#[must_use]
+pub fn saved_state(saved: &SavedSerial) -> Option<SerialState> {
+    let byte = |value: u32| u8::try_from(value).ok();
+    Some(SerialState {
+        baud_divisor_low: byte(saved.baud_divisor_low)?,
+        baud_divisor_high: byte(saved.baud_divisor_high)?,
+        interrupt_enable: byte(saved.interrupt_enable)?,
+        interrupt_identification: byte(saved.interrupt_identification)?,
+        line_control: byte(saved.line_control)?,
+        line_status: byte(saved.line_status)?,
+        modem_control: byte(saved.modem_control)?,
+        modem_status: byte(saved.modem_status)?,
+        scratch: byte(saved.scratch)?,
+        in_buffer: saved.input.clone(),
+    })
+}
+
 /// The console.
 #[derive(Debug)]
 pub struct Serial {
@@ -116,6 +135,24 @@ impl Serial {
     #[must_use]
     pub fn state(&self) -> SerialState {
         self.uart.state()
+    }
+
+    /// The same, as a snapshot has it.
+    #[must_use]
+    pub fn save(&self) -> SavedSerial {
+        let state = self.state();
+        SavedSerial {
+            baud_divisor_low: state.baud_divisor_low.into(),
+            baud_divisor_high: state.baud_divisor_high.into(),
+            interrupt_enable: state.interrupt_enable.into(),
+            interrupt_identification: state.interrupt_identification.into(),
+            line_control: state.line_control.into(),
+            line_status: state.line_status.into(),
+            modem_control: state.modem_control.into(),
+            modem_status: state.modem_status.into(),
+            scratch: state.scratch.into(),
+            input: state.in_buffer,
+        }
     }
 
     /// Handles an event of the device thread's loop.

@@ -41,19 +41,19 @@ const NO_SHARED_MEMORY: u32 = u32::MAX;
 /// A device behind the transport's registers.
 #[derive(Debug)]
 pub struct MmioTransport<D> {
-    device: D,
+    pub(super) device: D,
     memory: GuestMemory,
-    interrupt: Arc<Interrupt>,
+    pub(super) interrupt: Arc<Interrupt>,
     poller: Poller,
     queue_events: Vec<EventFd>,
-    queues: Vec<QueueState>,
-    device_features_select: u32,
-    driver_features_select: u32,
-    driver_features: u64,
-    queue_select: u32,
-    status: u32,
-    config_generation: u32,
-    active: bool,
+    pub(super) queues: Vec<QueueState>,
+    pub(super) device_features_select: u32,
+    pub(super) driver_features_select: u32,
+    pub(super) driver_features: u64,
+    pub(super) queue_select: u32,
+    pub(super) status: u32,
+    pub(super) config_generation: u32,
+    pub(super) active: bool,
     failures: u64,
     last_failure: Option<String>,
 }
@@ -236,7 +236,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
         }
     }
 
-    fn activate(&mut self) -> Result<(), DeviceError> {
+    pub(super) fn activate(&mut self) -> Result<(), DeviceError> {
         let event_idx_enabled = self.driver_features & VIRTIO_F_EVENT_IDX != 0;
         let mut queues = Vec::with_capacity(self.queues.len());
         for state in &self.queues {

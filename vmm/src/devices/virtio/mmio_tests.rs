@@ -52,6 +52,9 @@ impl VirtioDevice for Echo {
     fn event(&mut self, _token: u16, _events: u32) -> Result<(), DeviceError> {
         Ok(())
     }
+    fn queue_states(&self) -> Vec<Option<QueueState>> {
+        Vec::new()
+    }
     fn counters(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
     }

@@ -15,6 +15,7 @@ pub mod drain;
 pub mod interrupt;
 pub mod mmio;
 pub mod net;
+pub mod persist;
 pub mod queue;
 pub mod rng;
 #[cfg(any(test, feature = "testing"))]
@@ -24,10 +25,12 @@ pub mod vsock;
 use std::io;
 use std::sync::Arc;
 
+use hearth_proto::vmm::v1::saved_virtio;
+
 use crate::event_loop::Poller;
 use crate::memory::GuestMemory;
 use interrupt::Interrupt;
-use queue::{QueueError, VirtQueue};
+use queue::{QueueError, QueueState, VirtQueue};
 
 /// Feature bit: the device follows virtio 1.0 or later (6, Reserved Feature Bits).
 pub const VIRTIO_F_VERSION_1: u64 = 1 << 32;
@@ -142,6 +145,21 @@ pub trait VirtioDevice: Send {
     /// # Errors
     /// A broken queue or backend.
     fn quiesce(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+    /// The queues that it has, by index; what a snapshot keeps of them. Only called while activated and quiesced.
+    fn queue_states(&self) -> Vec<Option<QueueState>>;
+    /// What a snapshot keeps of it beside its queues.
+    fn save(&self) -> Option<saved_virtio::Device> {
+        None
+    }
+    /// Takes over what [`Self::save`] gave, before it is activated.
+    fn restore(&mut self, _saved: &saved_virtio::Device) {}
+    /// It was activated with the queues of a snapshot: whoever was at the other end of its backend is gone.
+    ///
+    /// # Errors
+    /// When the backend cannot be told.
+    fn restored(&mut self) -> Result<(), DeviceError> {
         Ok(())
     }
     /// Its counters, by name.

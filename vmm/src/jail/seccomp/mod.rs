@@ -16,7 +16,7 @@
 mod rules;
 mod tables;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use seccompiler::BpfProgram;
 
@@ -31,6 +31,8 @@ pub enum ThreadRole {
     Device,
     /// A thread that runs a vCPU, and in its exits the devices' registers.
     Vcpu,
+    /// A thread that moves guest memory from or to files: the saver, the recorder, the working set's.
+    Memory,
 }
 
 /// Why the system call filters could not be made or installed.
@@ -60,6 +62,23 @@ struct Programs {
     control: BpfProgram,
     device: BpfProgram,
     vcpu: BpfProgram,
+    /// Compiled when it is first needed: most microVMs are neither saved nor recorded.
+    memory: OnceLock<BpfProgram>,
+    on_violation: OnViolation,
+}
+
+impl Programs {
+    fn memory(&self) -> Result<&BpfProgram, SeccompError> {
+        if let Some(program) = self.memory.get() {
+            return Ok(program);
+        }
+        let program = compile(ThreadRole::Memory, self.on_violation)?;
+        Ok(self.memory.get_or_init(|| program))
+    }
+}
+
+fn compile(role: ThreadRole, on_violation: OnViolation) -> Result<BpfProgram, SeccompError> {
+    rules::allow_list(tables::of(role), on_violation).map_err(|source| SeccompError::Compile { role, source })
 }
 
 /// The filters of this process, compiled. Cheap to clone, to be handed to every thread that is started.
@@ -72,10 +91,7 @@ impl Filters {
     /// # Errors
     /// [`SeccompError::Compile`], which the tests rule out for the tables as they are.
     pub fn compile(on_violation: OnViolation) -> Result<Self, SeccompError> {
-        let compile = |role| {
-            rules::allow_list(tables::of(role), on_violation)
-                .map_err(|source| SeccompError::Compile { role, source })
-        };
+        let compile = |role| compile(role, on_violation);
         let no_clone3 = rules::refuse(libc::SYS_clone3, libc::ENOSYS)
             .map_err(|source| SeccompError::Compile { role: ThreadRole::Control, source })?;
         Ok(Self(Some(Arc::new(Programs {
@@ -83,6 +99,8 @@ impl Filters {
             control: compile(ThreadRole::Control)?,
             device: compile(ThreadRole::Device)?,
             vcpu: compile(ThreadRole::Vcpu)?,
+            memory: OnceLock::new(),
+            on_violation,
         }))))
     }
 
@@ -109,6 +127,7 @@ impl Filters {
             }
             ThreadRole::Device => apply(&programs.device),
             ThreadRole::Vcpu => apply(&programs.vcpu),
+            ThreadRole::Memory => apply(programs.memory()?),
         }
     }
 }
@@ -140,7 +159,7 @@ mod tests {
             let filters = Filters::compile(on_violation).unwrap();
             let programs = filters.0.unwrap();
             // BPF_MAXINSNS (linux/bpf_common.h)
-            for program in [&programs.control, &programs.device, &programs.vcpu] {
+            for program in [&programs.control, &programs.device, &programs.vcpu, programs.memory().unwrap()] {
                 assert!((50..4096).contains(&program.len()), "{}", program.len());
             }
         }

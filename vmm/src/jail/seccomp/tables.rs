@@ -12,7 +12,8 @@ pub(super) fn of(role: ThreadRole) -> impl Iterator<Item = Allow> {
     let groups: &'static [&'static [Allow]] = match role {
         ThreadRole::Vcpu => &[RUNTIME, DEVICES, VCPU],
         ThreadRole::Device => &[RUNTIME, DEVICES, EVENT_LOOP],
-        ThreadRole::Control => &[RUNTIME, DEVICES, EVENT_LOOP, VCPU, CONTROL],
+        ThreadRole::Memory => &[RUNTIME, MEMORY],
+        ThreadRole::Control => &[RUNTIME, DEVICES, EVENT_LOOP, VCPU, MEMORY, CONTROL],
     };
     groups.iter().copied().flatten().copied()
 }
@@ -141,8 +142,33 @@ const VCPU: &[Allow] = &[
     When(libc::SYS_ioctl, &[Is(1, KVM_SET_VCPU_EVENTS)]),
 ];
 
-/// What the control thread does beyond that: setting up KVM, starting threads, reading which pages changed,
-/// copying files by reference.
+/// Moving guest memory from and to files: reading which pages changed, copying by reference, handing out pages that are
+/// waited for.
+const MEMORY: &[Allow] = &[
+    Call(libc::SYS_copy_file_range),
+    Call(libc::SYS_fallocate),
+    When(libc::SYS_fcntl, &[Is(1, F_DUPFD_CLOEXEC)]),
+    When(libc::SYS_fcntl, &[Is(1, F_GETFL)]),
+    Call(libc::SYS_fdatasync),
+    Call(libc::SYS_fstat),
+    Call(libc::SYS_fsync),
+    Call(libc::SYS_ftruncate),
+    When(libc::SYS_ioctl, &[Is(1, FICLONE)]),
+    When(libc::SYS_ioctl, &[Is(1, FICLONERANGE)]),
+    When(libc::SYS_ioctl, &[Is(1, PAGEMAP_SCAN)]),
+    When(libc::SYS_ioctl, &[Is(1, UFFDIO_COPY)]),
+    When(libc::SYS_ioctl, &[Is(1, UFFDIO_WAKE)]),
+    When(libc::SYS_ioctl, &[Is(1, UFFDIO_ZEROPAGE)]),
+    Call(libc::SYS_lseek),
+    When(libc::SYS_newfstatat, &[Is(3, AT_EMPTY_PATH)]),
+    When(libc::SYS_statx, &[Bits(2, EMPTY_PATH, EMPTY_PATH)]),
+    Call(libc::SYS_ppoll),
+    Call(libc::SYS_pread64),
+    Call(libc::SYS_preadv),
+    Call(libc::SYS_pwrite64),
+];
+
+/// What the control thread does beyond that: setting up KVM, starting threads.
 const CONTROL: &[Allow] = &[
     When(libc::SYS_clone, &[Is(0, THREAD_FLAGS)]),
     // Answered with ENOSYS by a filter of its own; it is listed so that this one does not kill for it.
@@ -153,9 +179,9 @@ const CONTROL: &[Allow] = &[
     // Every KVM request has this type byte: /dev/kvm, the microVM, its vCPUs and devices.
     When(libc::SYS_ioctl, &[Bits(1, 0xff00, KVM_TYPE)]),
     When(libc::SYS_ioctl, &[Is(1, BLKGETSIZE64)]),
-    When(libc::SYS_ioctl, &[Is(1, FICLONE)]),
-    When(libc::SYS_ioctl, &[Is(1, FICLONERANGE)]),
-    When(libc::SYS_ioctl, &[Is(1, PAGEMAP_SCAN)]),
+    When(libc::SYS_ioctl, &[Is(1, UFFDIO_API)]),
+    When(libc::SYS_ioctl, &[Is(1, UFFDIO_REGISTER)]),
+    When(libc::SYS_ioctl, &[Is(1, USERFAULTFD_IOC_NEW)]),
     Call(libc::SYS_mincore),
     Call(libc::SYS_msync),
     When(libc::SYS_prctl, &[Is(0, PR_SET_NO_NEW_PRIVS), Is(1, 1)]),
@@ -185,6 +211,13 @@ const BLKGETSIZE64: u32 = 0x8008_1272;
 const FICLONE: u32 = 0x4004_9409;
 const FICLONERANGE: u32 = 0x4020_940d;
 const PAGEMAP_SCAN: u32 = 0xc060_6610;
+// linux/userfaultfd.h
+const USERFAULTFD_IOC_NEW: u32 = 0xaa00;
+const UFFDIO_API: u32 = 0xc018_aa3f;
+const UFFDIO_REGISTER: u32 = 0xc020_aa00;
+const UFFDIO_WAKE: u32 = 0x8010_aa02;
+const UFFDIO_COPY: u32 = 0xc028_aa03;
+const UFFDIO_ZEROPAGE: u32 = 0xc020_aa04;
 
 // The kernel takes these as `int`; the tables compare unsigned.
 const PR_SET_NAME: u32 = libc::PR_SET_NAME.unsigned_abs();
@@ -219,7 +252,7 @@ mod tests {
     #[test]
     fn the_control_list_has_all_that_the_others_have() {
         let control = calls(ThreadRole::Control);
-        for role in [ThreadRole::Device, ThreadRole::Vcpu] {
+        for role in [ThreadRole::Device, ThreadRole::Vcpu, ThreadRole::Memory] {
             assert!(calls(role).is_subset(&control), "{role:?}");
             assert!(!calls(role).contains(&libc::SYS_clone), "{role:?} starts no thread");
             assert!(!calls(role).contains(&libc::SYS_seccomp), "{role:?} is done with filters");
@@ -269,7 +302,7 @@ mod tests {
             libc::SYS_kexec_load,
             libc::SYS_memfd_create,
         ];
-        for role in [ThreadRole::Control, ThreadRole::Device, ThreadRole::Vcpu] {
+        for role in [ThreadRole::Control, ThreadRole::Device, ThreadRole::Vcpu, ThreadRole::Memory] {
             let allowed = calls(role);
             for number in forbidden {
                 assert!(!allowed.contains(&number), "{role:?} may make system call {number}");

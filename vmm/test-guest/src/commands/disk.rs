@@ -1,7 +1,7 @@
 //! Disks, all with O_DIRECT so that every request reaches the device.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -13,6 +13,7 @@ use hearth_test_guest::pattern::{self, Random};
 use hearth_test_guest::records::{RECORD, Records};
 
 use super::{Words, failed, tell};
+use crate::buffer::Buffer;
 
 /// Discards a range of bytes (linux/fs.h).
 const BLKDISCARD: libc::Ioctl = 0x1277;
@@ -22,30 +23,8 @@ const BLKZEROOUT: libc::Ioctl = 0x127f;
 /// Most records between two flushes.
 const RECORDS_PER_FLUSH: u64 = 8;
 
-/// Memory that O_DIRECT takes.
-struct Buffer {
-    bytes: Vec<u8>,
-    start: usize,
-    length: usize,
-}
-
-impl Buffer {
-    const ALIGNMENT: usize = 4096;
-
-    fn new(length: usize) -> Self {
-        let bytes = vec![0; length + Self::ALIGNMENT];
-        let start = bytes.as_ptr().align_offset(Self::ALIGNMENT);
-        Self { bytes, start, length }
-    }
-
-    /// The first `length` bytes.
-    fn part(&mut self, length: usize) -> Result<&mut [u8], String> {
-        let end = self.start + length.min(self.length);
-        self.bytes.get_mut(self.start..end).ok_or_else(|| "the buffer is too short".to_string())
-    }
-}
-
-fn open(device: &str) -> Result<File, String> {
+/// Opens a disk, for reading only where it cannot be written to.
+pub(super) fn open(device: &str) -> Result<File, String> {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(libc::O_DIRECT);
     let writable = options.clone().write(true).open(format!("/dev/{device}"));
@@ -57,7 +36,8 @@ fn attribute(device: &str, name: &str) -> Result<String, String> {
     Ok(text.map_err(failed("reading the disk's attributes"))?.trim().to_string())
 }
 
-fn sectors(device: &str) -> Result<u64, String> {
+/// How many sectors a disk has.
+pub(super) fn sectors(device: &str) -> Result<u64, String> {
     attribute(device, "size")?.parse().map_err(failed("understanding the disk's size"))
 }
 
@@ -95,34 +75,11 @@ pub(super) fn fuzz(words: &mut Words<'_>, progress: &mut File) -> Result<String,
 }
 
 fn fuzz_part(disk: &File, mut model: DiskModel, requests: u64) -> Result<u64, String> {
-    let mut buffer = Buffer::new(SECTOR * usize::try_from(MAX_SECTORS).unwrap_or(0));
+    let mut buffer = request_buffer();
     let mut reads = 0;
     for number in 0..requests {
-        let request = model.next_request();
-        let done = match &request {
-            Request::Read(range) => {
-                let bytes = buffer.part(length(range))?;
-                let done = disk.read_exact_at(bytes, range.start * SECTOR as u64);
-                if done.is_ok() {
-                    model.check(range.start, bytes).map_err(|wrong| format!("request {number}: {wrong}"))?;
-                }
-                reads += 1;
-                done
-            }
-            Request::Write(range) => {
-                let bytes = buffer.part(length(range))?;
-                model.fill(range.start, bytes);
-                disk.write_all_at(bytes, range.start * SECTOR as u64)
-            }
-            Request::WriteZeros(range) => range_request(disk, BLKZEROOUT, range),
-            Request::Discard(range) => match range_request(disk, BLKDISCARD, range) {
-                // A disk need not know discards.
-                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
-                done => done,
-            },
-            Request::Flush => disk.sync_all(),
-        };
-        done.map_err(|error| format!("request {number}, {request:?}: {error}"))?;
+        let checked = perform(disk, &mut model, &mut buffer);
+        reads += u64::from(checked.map_err(|wrong| format!("request {number}: {wrong}"))?);
     }
     for start in model.sectors().step_by(usize::try_from(MAX_SECTORS).unwrap_or(1)) {
         let range = start..(start + MAX_SECTORS).min(model.sectors().end);
@@ -131,6 +88,40 @@ fn fuzz_part(disk: &File, mut model: DiskModel, requests: u64) -> Result<u64, St
         model.check(start, bytes)?;
     }
     Ok(reads)
+}
+
+/// A buffer for any request of a model.
+pub(super) fn request_buffer() -> Buffer {
+    Buffer::new(SECTOR * usize::try_from(MAX_SECTORS).unwrap_or(0))
+}
+
+/// Sends the model's next request to the disk; `true` when that was a read, which is then checked.
+pub(super) fn perform(disk: &File, model: &mut DiskModel, buffer: &mut Buffer) -> Result<bool, String> {
+    let request = model.next_request();
+    let done = match &request {
+        Request::Read(range) => {
+            let bytes = buffer.part(length(range))?;
+            let done = disk.read_exact_at(bytes, range.start * SECTOR as u64);
+            if done.is_ok() {
+                model.check(range.start, bytes)?;
+            }
+            done
+        }
+        Request::Write(range) => {
+            let bytes = buffer.part(length(range))?;
+            model.fill(range.start, bytes);
+            disk.write_all_at(bytes, range.start * SECTOR as u64)
+        }
+        Request::WriteZeros(range) => range_request(disk, BLKZEROOUT, range),
+        Request::Discard(range) => match range_request(disk, BLKDISCARD, range) {
+            // A disk need not know discards.
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
+            done => done,
+        },
+        Request::Flush => disk.sync_all(),
+    };
+    done.map_err(|error| format!("{request:?}: {error}"))?;
+    Ok(matches!(request, Request::Read(_)))
 }
 
 fn length(range: &Range<u64>) -> usize {
@@ -153,6 +144,20 @@ pub(super) fn verify(words: &mut Words<'_>) -> Result<String, String> {
         at += bytes.len() as u64;
     }
     Ok(format!("{end}"))
+}
+
+/// Sends all that a disk holds.
+pub(super) fn send(device: &str, to: &mut impl Write) -> Result<(), String> {
+    let (disk, end) = (open(device)?, sectors(device)? * SECTOR as u64);
+    let mut buffer = Buffer::new(1 << 18);
+    let mut at = 0;
+    while at < end {
+        let bytes = buffer.part(usize::try_from(end - at).unwrap_or(usize::MAX))?;
+        disk.read_exact_at(bytes, at).map_err(failed("reading the disk"))?;
+        to.write_all(bytes).map_err(failed("sending"))?;
+        at += bytes.len() as u64;
+    }
+    Ok(())
 }
 
 /// `DEVICE SECTOR SEED`: writes one sector of the stream SEED and flushes.

@@ -45,22 +45,58 @@ pub(super) fn clock() -> Result<String, String> {
     Ok(format!("{} {}", nanoseconds(libc::CLOCK_REALTIME), nanoseconds(libc::CLOCK_MONOTONIC)))
 }
 
-fn nanoseconds(clock: libc::clockid_t) -> i64 {
+/// `REALTIME MONOTONIC BOOTTIME` in nanoseconds.
+pub(super) fn clocks() -> Result<String, String> {
+    Ok(format!("{} {}", clock()?, nanoseconds(libc::CLOCK_BOOTTIME)))
+}
+
+/// The time of a clock in nanoseconds.
+pub(super) fn nanoseconds(clock: libc::clockid_t) -> i64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a structure that lives until the call returns.
     unsafe { libc::clock_gettime(clock, &raw mut time) };
     time.tv_sec * 1_000_000_000 + time.tv_nsec
 }
 
+/// Most random bytes of one answer.
+const MAX_RANDOM: usize = 1 << 16;
+
 /// The given number of bytes from the entropy device, in hexadecimal.
 pub(super) fn rng(bytes: usize) -> Result<String, String> {
-    let mut random = vec![0; bytes.min(1 << 16)];
-    let mut device = File::open("/dev/hwrng").map_err(failed("opening /dev/hwrng"))?;
-    device.read_exact(&mut random).map_err(failed("reading /dev/hwrng"))?;
-    Ok(random.iter().fold(String::new(), |mut text, byte| {
+    read_random("/dev/hwrng", bytes)
+}
+
+/// The given number of bytes from the kernel's generator through /dev/urandom, in hexadecimal.
+pub(super) fn urandom(bytes: usize) -> Result<String, String> {
+    read_random("/dev/urandom", bytes)
+}
+
+fn read_random(device: &str, bytes: usize) -> Result<String, String> {
+    let mut random = vec![0; bytes.min(MAX_RANDOM)];
+    let read = File::open(device).and_then(|mut device| device.read_exact(&mut random));
+    read.map_err(|error| format!("reading {device}: {error}"))?;
+    Ok(hexadecimal(&random))
+}
+
+/// The given number of bytes from the kernel's generator through getrandom(2), in hexadecimal.
+pub(super) fn getrandom(bytes: usize) -> Result<String, String> {
+    let mut random = vec![0_u8; bytes.min(MAX_RANDOM)];
+    let mut rest = random.as_mut_slice();
+    while !rest.is_empty() {
+        // SAFETY: the pointer and the length are those of a slice that nobody else uses meanwhile.
+        let count = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
+        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error());
+        let count = count.map_err(failed("asking for random bytes"))?;
+        rest = rest.get_mut(count..).unwrap_or_default();
+    }
+    Ok(hexadecimal(&random))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
-    }))
+    })
 }
 
 /// Writes back what is dirty.

@@ -2,16 +2,52 @@
 //! which is `ok …` or `err …`. Numbers are decimal.
 //!
 //! * [`machine`] – CPUs, clocks, entropy, the end
+//! * [`kernel`] – the kernel's command line, log and counts of interrupts
+//! * [`timers`] – how often a timer wakes somebody up
 //! * [`memory`] – filling, freeing and counting memory
+//! * [`pages`] – memory of which every page is known and checked
+//! * [`kept`] – a nonce and a counter that a restore keeps and a restart does not
+//! * [`work`] – work in the background that must survive whatever happens to the machine
+//!
+//! What tests of snapshots are most likely to want:
+//!
+//! ```text
+//! nonce-set HEX | nonce-get → HEX      kept only in memory: proves a restore instead of a restart
+//! pid-counter → COUNT                  how often it was asked since the guest's start
+//! clocks → REALTIME MONOTONIC BOOTTIME in nanoseconds
+//! urandom BYTES | getrandom BYTES → HEX  (clones must differ)
+//! cmdline → LINE
+//! dmesg-grep WORD,WORD… → 0, or COUNT FIRST_LINE
+//! interrupts NAME → COUNT              all CPUs, all lines of /proc/interrupts with NAME
+//! timer-storm MILLISECONDS → WAKEUPS EXPIRATIONS  of a 10 ms timer
+//!
+//! mem-random MIB SEED → PAGES          take and write memory; all pages that are kept now
+//! mem-dirty COUNT SEED → PAGES         overwrite so many different pages (of 4 KiB, aligned)
+//! mem-zero COUNT SEED → PAGES          the same with zeros
+//! mem-check → PAGES                    check every page that is kept, or `err` with the first that is wrong
+//! mem-free → MIB                       give it (and what mem-fill took) back
+//!
+//! work-start DEVICE                    block (overwrites the disk's first 4 MiB), tcp, timer and pty
+//! mount-work DEVICE                    files, on the disk's ext4 file system, in /mnt
+//! work-status → STATUS                 `block=N tcp=N timer=N pty=N files=N errors=N first_error=TEXT`
+//! work-check → STATUS                  waits until each kind has come further; `err STATUS` if any went wrong
+//! work-stop → STATUS                   ends all of it, unmounts
+//! vsock-disk PORT DEVICE               serve the disk's content, for a check of the file system on the host
+//! ```
 //! * [`disk`] – random requests against a model, records for crash tests, throughput
 //! * [`network`] – addresses and TCP
 //! * [`streams`] – vsock servers and clients
 
 mod disk;
+mod kept;
+mod kernel;
 mod machine;
 mod memory;
 mod network;
+mod pages;
 mod streams;
+mod timers;
+mod work;
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -21,6 +57,9 @@ use std::str::FromStr;
 #[derive(Debug, Default)]
 pub(crate) struct Guest {
     held_memory: memory::Held,
+    pages: pages::Pages,
+    kept: kept::Kept,
+    work: work::Work,
 }
 
 /// The words after the command's name.
@@ -82,12 +121,26 @@ fn run(guest: &Guest, name: &str, words: &mut Words<'_>, progress: &mut File) ->
         "ping" => Ok("pong".to_string()),
         "cpuinfo" => machine::cpuinfo(),
         "clock" => machine::clock(),
+        "clocks" => machine::clocks(),
         "rng" => machine::rng(words.value("BYTES")?),
+        "urandom" => machine::urandom(words.value("BYTES")?),
+        "getrandom" => machine::getrandom(words.value("BYTES")?),
+        "cmdline" => kernel::command_line(),
+        "dmesg-grep" => kernel::search_log(words.text("WORDS")?),
+        "interrupts" => kernel::interrupts(words.text("NAME")?),
+        "timer-storm" => timers::storm(words.value("MILLISECONDS")?),
+        "nonce-set" => guest.kept.set_nonce(words.text("HEX")?),
+        "nonce-get" => guest.kept.nonce(),
+        "pid-counter" => guest.kept.count(),
         "sync" => machine::sync(),
         "poweroff" => machine::end(crate::system::Ending::PowerOff),
         "restart" => machine::end(crate::system::Ending::Restart),
         "mem-fill" => guest.held_memory.fill(words.value("MIB")?),
-        "mem-free" => guest.held_memory.free(),
+        "mem-free" => Ok((guest.held_memory.free() + guest.pages.free()).to_string()),
+        "mem-random" => guest.pages.take(words),
+        "mem-dirty" => guest.pages.dirty(words),
+        "mem-zero" => guest.pages.zero(words),
+        "mem-check" => guest.pages.check(),
         "drop-caches" => memory::drop_caches(),
         "meminfo" => memory::meminfo(),
         "blk-info" => disk::info(words.text("DEVICE")?),
@@ -102,9 +155,15 @@ fn run(guest: &Guest, name: &str, words: &mut Words<'_>, progress: &mut File) ->
         "tcp-connect" => network::connect(words),
         "vsock-echo" => streams::echo(words.value("PORT")?),
         "vsock-source" => streams::source(words),
+        "vsock-disk" => streams::disk(words),
         "vsock-sink" => streams::sink(words),
         "vsock-take" => streams::take(words),
         "vsock-connect-many" => streams::connect_many(words),
+        "work-start" => guest.work.start(words.text("DEVICE")?),
+        "mount-work" => guest.work.mount(words.text("DEVICE")?),
+        "work-status" => guest.work.status(),
+        "work-check" => guest.work.check(),
+        "work-stop" => guest.work.stop(),
         unknown => Err(format!("there is no command `{unknown}`")),
     }
 }

@@ -17,9 +17,14 @@ pub(super) fn up(words: &mut Words<'_>) -> Result<String, String> {
     let interface = words.text("INTERFACE")?;
     let (address, prefix): (Ipv4Addr, u32) = (words.value("ADDRESS")?, words.value("PREFIX")?);
     let mask = u32::MAX.checked_shl(32_u32.saturating_sub(prefix)).unwrap_or(0);
-    configure("lo", Ipv4Addr::LOCALHOST, 0xff00_0000).map_err(failed("bringing up the loopback"))?;
+    loopback_up()?;
     configure(interface, address, mask).map_err(failed("bringing up the interface"))?;
     Ok(String::new())
+}
+
+/// Brings the loopback up, with its usual address.
+pub(super) fn loopback_up() -> Result<(), String> {
+    configure("lo", Ipv4Addr::LOCALHOST, 0xff00_0000).map_err(failed("bringing up the loopback"))
 }
 
 fn configure(interface: &str, address: Ipv4Addr, mask: u32) -> io::Result<()> {

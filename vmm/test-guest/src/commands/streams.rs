@@ -6,7 +6,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 
 use super::network::{receive, send};
-use super::{Words, failed, tell};
+use super::{Words, disk, failed, tell};
 use crate::vsock;
 
 /// Stack of the threads of which there are hundreds.
@@ -52,6 +52,15 @@ fn send_zeros(stream: &mut File, bytes: u64) -> io::Result<()> {
         left -= length as u64;
     }
     Ok(())
+}
+
+/// `PORT DEVICE`: sends all that the disk holds to everyone who connects, then ends.
+pub(super) fn disk(words: &mut Words<'_>) -> Result<String, String> {
+    let (port, device) = (words.value("PORT")?, words.text("DEVICE")?.to_string());
+    server(port, move |mut stream| {
+        // A stream that ends early says it all.
+        let _ = disk::send(&device, &mut stream);
+    })
 }
 
 /// `PORT [SEED]`: receives until the other side has ended, then answers `ok BYTES` or `err …`. With SEED it

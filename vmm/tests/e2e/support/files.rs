@@ -1,8 +1,10 @@
 //! Files for disks.
 
 use std::fs::File;
-use std::io::Write as _;
-use std::path::Path;
+use std::io::{Read, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command as Process;
 
 use hearth_test_guest::pattern;
 use hearth_vmm::config::{DiskConfig, DiskSource};
@@ -17,6 +19,41 @@ pub(crate) fn patterned(path: &Path, seed: u64, bytes: u64) -> File {
         file.write_all(&chunk[..length]).unwrap();
     }
     file
+}
+
+/// Makes a file with an empty ext4 file system, open for reading and writing: a copy of `HEARTH_EXT4_IMAGE`.
+pub(crate) fn ext4(path: &Path) -> File {
+    copy(File::open(named("HEARTH_EXT4_IMAGE")).unwrap(), path)
+}
+
+/// Makes a file of all that can be read, open for reading and writing. Zeros become holes: the tests' files lie in
+/// memory.
+pub(crate) fn copy(mut from: impl Read, path: &Path) -> File {
+    let file = File::options().create_new(true).read(true).write(true).open(path).unwrap();
+    let (mut block, mut at) = (vec![0; 64 << 10], 0);
+    loop {
+        let length = from.read(&mut block).unwrap();
+        let read = &block[..length];
+        if read.iter().any(|byte| *byte != 0) {
+            file.write_all_at(read, at).unwrap();
+        }
+        at += length as u64;
+        if length == 0 {
+            file.set_len(at).unwrap();
+            return file;
+        }
+    }
+}
+
+/// Checks that the ext4 file system in the file is clean, down to every inode; changes nothing.
+pub(crate) fn assert_clean_ext4(path: &Path) {
+    let output = Process::new(named("HEARTH_E2FSCK")).arg("-fn").arg(path).output().unwrap();
+    let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+    assert!(output.status.success(), "e2fsck: {} {}", output.status, said.concat());
+}
+
+fn named(variable: &str) -> PathBuf {
+    std::env::var_os(variable).unwrap_or_else(|| panic!("{variable} is not set")).into()
 }
 
 /// A disk without limits.

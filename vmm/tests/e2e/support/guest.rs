@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use hearth_proto::vmm::v1 as proto;
 use hearth_test_guest::client::{self, Command};
+use hearth_test_guest::work::Status;
 use hearth_vmm::client::{CONTROL_SOCKET, Client, Launch, Vmm};
 use hearth_vmm::config::{MachineConfig, VsockConfig};
 use hearth_vmm::control::PROTOCOL_VERSION;
@@ -27,6 +28,9 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Numbers of this process's guests.
 static NEXT: AtomicU32 = AtomicU32::new(1);
+
+/// Ports of the guests that serve copies of disks.
+static NEXT_COPY: AtomicU32 = AtomicU32::new(9000);
 
 /// A machine to be: its configuration, and what the test keeps of it.
 pub(crate) struct Machine {
@@ -77,20 +81,12 @@ impl Machine {
 
     /// Starts a monitor, and creates the machine without booting it.
     pub(crate) fn create(self) -> Guest {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let cgroup = cgroup(std::process::id(), number, self.config.memory_mib);
-        let jail = JailConfig { cgroup: Some(cgroup.clone()), ..JailConfig::default() };
-        let run_dir = self.folder.path().join("run");
-        let vmm = Launch::new(&self.metal.monitor, &run_dir).jail(jail).start().unwrap();
-        vmm.client().create(self.config).unwrap();
-        Guest {
-            vmm: Some(vmm),
-            cgroup: cgroup.path(),
-            folder: self.folder,
-            ports: self.ports,
-            console: self.console,
-            report: Some(self.report),
-        }
+        let Self { config, folder, metal, ports, console, report } = self;
+        let memory_mib = config.memory_mib;
+        let start = Start { folder, metal, ports, console, report, memory_mib, base: None };
+        let guest = start.launch();
+        guest.client().create(config).unwrap();
+        guest
     }
 
     /// Boots it, and waits until the guest takes commands.
@@ -102,12 +98,44 @@ impl Machine {
     }
 }
 
+/// What a guest needs beside its configuration.
+pub(crate) struct Start {
+    pub(crate) folder: TempDir,
+    pub(crate) metal: Metal,
+    pub(crate) ports: HostPorts,
+    pub(crate) console: Console,
+    pub(crate) report: PipeReader,
+    pub(crate) memory_mib: u64,
+    pub(crate) base: Option<PathBuf>,
+}
+
+impl Start {
+    /// Starts a monitor without a machine.
+    pub(crate) fn launch(self) -> Guest {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let cgroup = cgroup(std::process::id(), number, self.memory_mib);
+        let jail = JailConfig { cgroup: Some(cgroup.clone()), ..JailConfig::default() };
+        let run_dir = self.folder.path().join("run");
+        let vmm = Launch::new(&self.metal.monitor, &run_dir).jail(jail).start().unwrap();
+        Guest {
+            vmm: Some(vmm),
+            cgroup: cgroup.path(),
+            folder: self.folder,
+            ports: self.ports,
+            console: self.console,
+            report: Some(self.report),
+            memory_mib: self.memory_mib,
+            base: self.base,
+        }
+    }
+}
+
 /// The control group of guest `number` of the test process `pid`.
 pub(crate) fn cgroup(pid: u32, number: u32, memory_mib: u64) -> CgroupConfig {
     CgroupConfig::for_guest(CGROUPS, format!("hearth-e2e-{pid}-{number}"), memory_mib * MIB)
 }
 
-fn vsock_path(folder: &Path) -> PathBuf {
+pub(crate) fn vsock_path(folder: &Path) -> PathBuf {
     folder.join("vsock")
 }
 
@@ -131,6 +159,10 @@ pub(crate) struct Guest {
     /// Its console.
     pub(crate) console: Console,
     report: Option<PipeReader>,
+    /// Size of its memory.
+    pub(crate) memory_mib: u64,
+    /// The memory of the snapshot that it was made of, or of the one that that builds on.
+    pub(crate) base: Option<PathBuf>,
 }
 
 impl Guest {
@@ -161,6 +193,24 @@ impl Guest {
     /// Has the guest do something, and returns its answer.
     pub(crate) fn run(&self, command: &str) -> String {
         self.attempt(command).unwrap_or_else(|reason| panic!("`{command}` failed in the guest: {reason}"))
+    }
+
+    /// Has the guest do something whose answer is a status of its work (`work-check`, `work-stop` …).
+    pub(crate) fn work(&self, command: &str) -> Status {
+        let status: Status = self.run(command).parse().unwrap();
+        assert_eq!(status.errors, 0, "`{command}`: {status}");
+        status
+    }
+
+    /// Makes a file of what the guest reads from a disk, which need not be one file for us.
+    pub(crate) fn copy_disk(&self, device: &str, path: &Path) {
+        // The guest, or the one that it was restored from, may still serve an earlier copy.
+        let port = NEXT_COPY.fetch_add(1, Ordering::Relaxed);
+        self.run(&format!("vsock-disk {port} {device}"));
+        let copied = super::files::copy(self.connect(port), path);
+        let sectors = self.run(&format!("blk-info {device}"));
+        let sectors = sectors.split(' ').next().unwrap().parse();
+        assert_eq!(Ok(copied.metadata().unwrap().len() / 512), sectors, "not all of {device} has come");
     }
 
     /// Has the guest try something.

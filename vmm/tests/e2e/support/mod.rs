@@ -4,6 +4,7 @@ mod broker;
 mod console;
 mod files;
 mod guest;
+mod saved;
 mod taps;
 
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 pub(crate) use broker::HostPorts;
 use console::Console;
-pub(crate) use files::{disk, patterned};
+pub(crate) use files::{assert_clean_ext4, disk, ext4, patterned};
 pub(crate) use guest::{ExitWait, Guest, Machine, cgroup};
 pub(crate) use taps::Tap;
 

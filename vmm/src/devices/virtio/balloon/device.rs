@@ -2,8 +2,10 @@
 
 use std::io;
 
+use hearth_proto::vmm::v1::{SavedBalloon, saved_virtio};
+
 use super::super::drain::{Wakeup, drain};
-use super::super::queue::{Chain, VirtQueue};
+use super::super::queue::{Chain, QueueState, VirtQueue};
 use super::super::{Activation, COMMON_FEATURES, DeviceError, DeviceType, VirtioDevice, read_config_bytes};
 use super::reclaim::{Reclaimer, page_count};
 use super::stats::GuestStats;
@@ -327,6 +329,21 @@ impl VirtioDevice for Balloon {
             queue.undo_pop(1);
         }
         Ok(())
+    }
+
+    fn queue_states(&self) -> Vec<Option<QueueState>> {
+        let queues = self.active.iter().flat_map(|active| &active.queues);
+        queues.map(|queue| queue.as_ref().map(VirtQueue::state)).collect()
+    }
+
+    fn save(&self) -> Option<saved_virtio::Device> {
+        let BalloonState { target_pages, actual_pages } = self.state;
+        Some(saved_virtio::Device::Balloon(SavedBalloon { target_pages, actual_pages }))
+    }
+
+    fn restore(&mut self, saved: &saved_virtio::Device) {
+        let saved_virtio::Device::Balloon(SavedBalloon { target_pages, actual_pages }) = *saved;
+        self.state = BalloonState { target_pages, actual_pages };
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

@@ -13,7 +13,7 @@ use super::request::{
 };
 use super::slots::SLOTS;
 use super::{QUEUE_SIZE, SECTOR_SIZE};
-use crate::devices::virtio::queue::{Chain, VirtQueue};
+use crate::devices::virtio::queue::{Chain, QueueState, VirtQueue};
 use crate::devices::virtio::{
     Activation, COMMON_FEATURES, DeviceError, DeviceType, VirtioDevice, read_config_bytes,
 };
@@ -418,6 +418,10 @@ impl VirtioDevice for Block {
         // Requests that found no slot are taken when the device goes on.
         self.io.engine().wake();
         Ok(())
+    }
+
+    fn queue_states(&self) -> Vec<Option<QueueState>> {
+        vec![self.active.as_ref().map(|active| active.queue.state())]
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

@@ -18,6 +18,7 @@ mod engine;
 mod flush;
 mod io;
 mod map;
+pub mod merge;
 mod overlay;
 mod request;
 mod slots;

@@ -10,6 +10,7 @@ use virtio_bindings::virtio_net::{
 };
 
 use super::super::drain::Wakeup;
+use super::super::queue::QueueState;
 use super::super::{Activation, COMMON_FEATURES, DeviceError, DeviceType, VirtioDevice, read_config_bytes};
 use super::QUEUE_SIZE;
 use super::backend::{Backend, Kind};
@@ -324,6 +325,13 @@ impl VirtioDevice for Net {
             active.receiver.put_back();
         }
         Ok(())
+    }
+
+    fn queue_states(&self) -> Vec<Option<QueueState>> {
+        match &self.active {
+            Some(active) => vec![Some(active.receiver.queue_state()), Some(active.transmitter.queue_state())],
+            None => Vec::new(),
+        }
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

@@ -8,7 +8,7 @@
 use std::io;
 
 use super::super::DeviceError;
-use super::super::queue::{Chain, VirtQueue, for_each_part};
+use super::super::queue::{Chain, QueueState, VirtQueue, for_each_part};
 use super::backend::Backend;
 use super::throttle::Throttle;
 use super::{HEADER_LEN, MAX_PACKET_LEN, QUEUE_SIZE};
@@ -207,6 +207,11 @@ impl Receiver {
         self.entries.drain(..self.used.len().min(self.entries.len()));
         self.buffers.drain(..buffers.min(self.buffers.len()));
         Ok(())
+    }
+
+    /// What a snapshot keeps of the queue.
+    pub(super) fn queue_state(&self) -> QueueState {
+        self.queue.state()
     }
 
     /// Asks the driver not to notify: the device looks at the queue anyway.

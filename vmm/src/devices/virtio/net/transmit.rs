@@ -4,7 +4,7 @@ use std::io;
 
 use super::super::DeviceError;
 use super::super::drain::Wakeup;
-use super::super::queue::{Chain, VirtQueue};
+use super::super::queue::{Chain, QueueState, VirtQueue};
 use super::backend::Backend;
 use super::throttle::Throttle;
 use super::{HEADER_LEN, MAX_PACKET_LEN};
@@ -43,6 +43,11 @@ pub(super) struct Transmitter {
 impl Transmitter {
     pub(super) fn new(queue: VirtQueue) -> Self {
         Self { queue, chain: Chain::new(), paid: false }
+    }
+
+    /// What a snapshot keeps of the queue.
+    pub(super) fn queue_state(&self) -> QueueState {
+        self.queue.state()
     }
 
     /// Sends what the guest has made available until a packet has to wait, at most a queue's worth; then

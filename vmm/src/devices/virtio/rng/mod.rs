@@ -7,7 +7,7 @@ mod tests;
 use std::io;
 
 use super::drain::{Wakeup, drain};
-use super::queue::{Chain, VirtQueue};
+use super::queue::{Chain, QueueState, VirtQueue};
 use super::{Activation, COMMON_FEATURES, DeviceError, DeviceType, VirtioDevice};
 use crate::devices::random;
 use crate::event_loop::{Interest, Poller};
@@ -97,6 +97,10 @@ impl VirtioDevice for Rng {
     fn event(&mut self, _token: u16, _events: u32) -> Result<(), DeviceError> {
         self.more.clear();
         self.serve()
+    }
+
+    fn queue_states(&self) -> Vec<Option<QueueState>> {
+        vec![self.active.as_ref().map(|(queue, _)| queue.state())]
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

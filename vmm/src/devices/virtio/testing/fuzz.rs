@@ -257,6 +257,7 @@ fn buffer_address(input: &mut Input<'_>) -> Option<u64> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::super::queue::QueueState;
     use super::super::super::queue::{Chain, VirtQueue};
     use super::super::super::{Activation, COMMON_FEATURES, DeviceError, DeviceType};
     use super::*;
@@ -300,6 +301,9 @@ mod tests {
         }
         fn event(&mut self, _token: u16, _events: u32) -> Result<(), DeviceError> {
             Ok(())
+        }
+        fn queue_states(&self) -> Vec<Option<QueueState>> {
+            Vec::new()
         }
         fn counters(&self) -> Vec<(&'static str, u64)> {
             Vec::new()

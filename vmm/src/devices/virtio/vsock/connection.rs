@@ -16,6 +16,8 @@ use super::table::Key;
 pub(super) enum State {
     /// A client of the listener has not said yet which port it wants. The guest knows nothing.
     Handshake,
+    /// The guest has asked; the broker will be, under this number, once it has room.
+    AwaitingTurn(u64),
     /// The guest has asked; the broker, under this number, has not answered yet.
     AwaitingBroker(u64),
     /// The guest is being asked. `announce` when the client expects an `OK` line.
@@ -139,7 +141,7 @@ impl Connection {
         let guest_knows = match self.state {
             State::Handshake => false,
             State::Connecting { .. } => !self.unsaid.request,
-            State::AwaitingBroker(_) | State::Open | State::Closing => true,
+            State::AwaitingTurn(_) | State::AwaitingBroker(_) | State::Open | State::Closing => true,
             State::Gone => return,
         };
         self.state = State::Gone;
@@ -307,7 +309,7 @@ impl Connection {
     pub(super) fn next_control(&mut self) -> Option<(Op, u32)> {
         let unsaid = &mut self.unsaid;
         match self.state {
-            State::Handshake | State::AwaitingBroker(_) | State::Closing => None,
+            State::Handshake | State::AwaitingTurn(_) | State::AwaitingBroker(_) | State::Closing => None,
             State::Gone => std::mem::take(&mut unsaid.reset).then_some((Op::Reset, 0)),
             State::Connecting { .. } => std::mem::take(&mut unsaid.request).then_some((Op::Request, 0)),
             State::Open if std::mem::take(&mut unsaid.response) => Some((Op::Response, 0)),
@@ -337,7 +339,7 @@ impl Connection {
     pub(super) fn has_something_to_say(&self) -> bool {
         let unsaid = &self.unsaid;
         match self.state {
-            State::Handshake | State::AwaitingBroker(_) | State::Closing => false,
+            State::Handshake | State::AwaitingTurn(_) | State::AwaitingBroker(_) | State::Closing => false,
             State::Gone => unsaid.reset,
             State::Connecting { .. } => unsaid.request,
             State::Open => {

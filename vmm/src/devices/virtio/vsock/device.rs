@@ -10,7 +10,7 @@ use super::rx::RxQueue;
 use super::{
     Limits, MIN_GUEST_CID, TOKEN_BROKER, TOKEN_LISTENER, TOKEN_STREAMS, TOKEN_TIMER, VsockConfig, VsockError,
 };
-use crate::devices::virtio::queue::{Chain, VirtQueue};
+use crate::devices::virtio::queue::{Chain, QueueState, VirtQueue};
 use crate::devices::virtio::{
     Activation, COMMON_FEATURES, DeviceError, DeviceType, VirtioDevice, read_config_bytes,
 };
@@ -237,6 +237,7 @@ impl Vsock {
         let mut more = true;
         for _ in 0..ROUNDS {
             active.tx.drain(&mut self.muxer)?;
+            self.muxer.ask_broker()?;
             more = self.muxer.transmit(&mut active.rx)?;
             active.rx.settle()?;
             more |= active.tx.waiting && self.muxer.accepts_packets();
@@ -325,6 +326,20 @@ impl VirtioDevice for Vsock {
             }
         }
         self.work()
+    }
+
+    fn queue_states(&self) -> Vec<Option<QueueState>> {
+        let Some(active) = &self.active else { return Vec::new() };
+        let event = active.event.as_ref().map(VirtQueue::state);
+        vec![Some(active.rx.queue_state()), Some(active.tx.queue.state()), event]
+    }
+
+    /// The streams stayed behind with the monitor that had them.
+    fn restored(&mut self) -> Result<(), DeviceError> {
+        self.transport_reset().map_err(|error| DeviceError::Backend {
+            what: "resetting the vsock transport",
+            source: io::Error::other(error),
+        })
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

@@ -1,24 +1,20 @@
-//! The host's side of the multiplexer: clients of the listener, sockets handed in, the broker's answers,
-//! and events of the streams' sockets.
+//! The host's side of the multiplexer: clients of the listener, sockets handed in, and events of the streams'
+//! sockets.
 
 use std::io::{self, Write as _};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use super::broker::{self, Answer};
+use super::EPHEMERAL_PORTS;
 use super::connection::{Connection, State};
 use super::muxer::{End, Muxer, token};
 use super::relay::Watch;
 use super::socket;
 use super::table::Key;
-use super::{EPHEMERAL_PORTS, TOKEN_BROKER};
 use crate::devices::virtio::DeviceError;
 use crate::event_loop::{Interest, Poller};
 
 /// Bytes of a handshake line at most, its newline included.
 const HANDSHAKE_LINE: usize = 32;
-/// Answers of the broker handled per event.
-const BROKER_BATCH: usize = 64;
 
 /// What a client has said so far.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,9 +50,7 @@ impl Muxer {
     /// When a descriptor cannot be watched.
     pub(super) fn start(&mut self, poller: Poller) -> io::Result<()> {
         poller.add(&self.timer, super::TOKEN_TIMER, Interest::READ)?;
-        if let Some(broker) = &self.broker {
-            poller.add(broker, TOKEN_BROKER, Interest::READ)?;
-        }
+        self.outbound.watch(&poller)?;
         self.poller = Some(poller);
         Ok(())
     }
@@ -67,68 +61,7 @@ impl Muxer {
         let Some(poller) = self.poller.take() else { return };
         // What was not watched needs no unwatching.
         let _ = poller.remove(&self.timer);
-        if let Some(broker) = &self.broker {
-            let _ = poller.remove(broker);
-        }
-    }
-
-    /// Puts another broker, or none, in place of the present one, whose unanswered requests are reset.
-    ///
-    /// # Errors
-    /// When the new one cannot be watched; there is none then.
-    pub(super) fn set_broker(&mut self, broker: Option<OwnedFd>) -> io::Result<()> {
-        if let (Some(old), Some(poller)) = (self.broker.take(), &self.poller) {
-            let _ = poller.remove(&old); // closed below in any case
-        }
-        let mut result = Ok(());
-        for slot in 0..self.table.end() {
-            if let Some(State::AwaitingBroker(_)) = self.table.get(slot).map(|connection| connection.state) {
-                result = self.finish(slot, End::Reset).map_err(io::Error::other).and(result);
-            }
-        }
-        if let (Some(new), Some(poller)) = (&broker, &self.poller) {
-            poller.add(new, TOKEN_BROKER, Interest::READ)?;
-        }
-        self.broker = broker;
-        result
-    }
-
-    /// The broker's socket has something to say.
-    ///
-    /// # Errors
-    /// When the timer cannot be set.
-    pub(super) fn broker_ready(&mut self) -> Result<(), DeviceError> {
-        for _ in 0..BROKER_BATCH {
-            let Some(broker) = &self.broker else { return Ok(()) };
-            match broker::receive_answer(broker) {
-                Ok(answer) => self.answered(answer)?,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(_) => {
-                    return self.set_broker(None).map_err(DeviceError::backend("dropping the vsock broker"));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn answered(&mut self, answer: Answer) -> Result<(), DeviceError> {
-        let [slot_low, slot_high, ..] = answer.request.to_le_bytes();
-        let slot = u16::from_le_bytes([slot_low, slot_high]);
-        let (Some(connection), Some(poller)) = (self.table.get_mut(slot), &self.poller) else {
-            return Ok(());
-        };
-        if connection.state != State::AwaitingBroker(answer.request) {
-            return Ok(()); // the guest has given up meanwhile; the socket closes
-        }
-        let Some(stream) = answer.stream else { return self.finish(slot, End::Reset) };
-        connection.accept(UnixStream::from(stream));
-        self.awaiting = self.awaiting.saturating_sub(1);
-        if connection.watch(Watch { poller, token: token(slot) }).is_err() {
-            return self.finish(slot, End::Reset);
-        }
-        self.counters.connections_opened += 1;
-        self.queue(slot);
-        Ok(())
+        self.outbound.unwatch(&poller);
     }
 
     /// A client of the listener: it has to say which port it wants. The table has room.

@@ -9,18 +9,18 @@
 //! * *guest to host*: a [`Broker`] outside the jail is asked for a connected socket.
 //!
 //! ```text
-//!   listener ──► Handshake ──CONNECT──► Connecting ──RESPONSE──┐
-//!   connect() ────────────────────────────▲                    ▼      both ends told
-//!   guest REQUEST ──► AwaitingBroker ────────socket──────────► Open ─────────────────► Closing
-//!                            │                                  │ reset, both ends         │ reset,
-//!                            └──────────refused──────────► Gone ◄──────────────────────────┘ time-out
+//!   listener ──► Handshake ──CONNECT──► Connecting ──RESPONSE─────┐
+//!   connect() ────────────────────────────▲                       ▼      both ends told
+//!   guest REQUEST ─► AwaitingTurn ─► AwaitingBroker ──socket───► Open ──────────────────► Closing
+//!                         │               │                       │ reset, both ends         │ reset,
+//!                         └───────────────┴─────refused─────► Gone ◄─────────────────────────┘ time-out
 //! ```
 //!
-//! [`device`] owns the queues; `muxer` (the guest's side) and `host` (the host's side) are the two halves of
-//! the multiplexer over a `table` of `connection`s, which `relay` moves data for: host data is read straight
-//! into the guest's receive buffers, guest data is written straight from its transmit buffers, and only what
-//! the host's socket does not take at once is copied, into a bounded `buffer`. Credit (5.10.6.3) keeps the
-//! guest from sending more than that buffer holds.
+//! [`device`] owns the queues; `muxer` (the guest's side), `host` (the host's side) and `outbound` (the broker)
+//! are the parts of the multiplexer over a `table` of `connection`s, which `relay` moves data for: host data is
+//! read straight into the guest's receive buffers, guest data is written straight from its transmit buffers,
+//! and only what the host's socket does not take at once is copied, into a bounded `buffer`. Credit (5.10.6.3)
+//! keeps the guest from sending more than that buffer holds.
 //!
 //! Sockets of streams are watched edge-triggered: a stream that cannot go on for lack of credit or receive
 //! buffers costs neither wake-ups nor system calls.
@@ -31,6 +31,7 @@ mod connection;
 pub mod device;
 mod host;
 mod muxer;
+mod outbound;
 mod packet;
 mod relay;
 mod rx;
@@ -78,8 +79,10 @@ pub struct VsockConfig {
 pub struct Limits {
     /// Streams at once, clients that have not said their line yet included; 1 to [`MAX_STREAMS`].
     pub streams: u16,
-    /// Requests that the broker may have unanswered; more are refused.
+    /// Requests that the broker may have unanswered; more wait for its answers.
     pub broker_requests: u16,
+    /// Requests that may wait for the broker; more are refused. Each takes one of `streams`.
+    pub waiting_requests: u16,
     /// Bytes of a stream that the guest may send ahead of the host's socket, 4 KiB to 16 MiB. From the 65th
     /// stream on, new ones get at most 64 KiB.
     pub buffer: u32,
@@ -87,7 +90,8 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// How long the guest has to accept.
     pub connect_timeout: Duration,
-    /// How long the broker has to answer.
+    /// How long the guest's request may be without the broker's answer, waiting included. (A Linux guest gives
+    /// up after 2 s unless its application asks for more patience.)
     pub broker_timeout: Duration,
     /// How long the guest has to acknowledge that a stream is over (Linux: 8 s), and the host to take more
     /// of what the guest had sent before it was.
@@ -99,10 +103,11 @@ impl Default for Limits {
         Self {
             streams: 1024,
             broker_requests: 128,
+            waiting_requests: 384,
             buffer: 256 << 10,
             handshake_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(20),
-            broker_timeout: Duration::from_secs(5),
+            broker_timeout: Duration::from_secs(20),
             linger: Duration::from_secs(8),
         }
     }

@@ -10,12 +10,11 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use super::broker;
 use super::buffer::RingPool;
 use super::connection::{Connection, State};
+use super::outbound::Outbound;
 use super::packet::{HEADER_LEN, HOST_CID, Header, Op, SHUTDOWN_BOTH, TYPE_STREAM};
 use super::relay::Watch;
 use super::rx::RxQueue;
@@ -54,10 +53,7 @@ pub(super) struct Muxer {
     pub(super) table: Table,
     ready: VecDeque<u16>,
     resets: VecDeque<Header>,
-    pub(super) broker: Option<OwnedFd>,
-    /// Streams in [`State::AwaitingBroker`].
-    pub(super) awaiting: u16,
-    requests: u64,
+    pub(super) outbound: Outbound,
     pub(super) next_port: u32,
     pub(super) rings: RingPool,
     pub(super) timer: Timer,
@@ -83,9 +79,7 @@ impl Muxer {
             table: Table::new(limits.streams),
             ready: VecDeque::with_capacity(usize::from(limits.streams)),
             resets: VecDeque::with_capacity(PENDING_RESETS),
-            broker: None,
-            awaiting: 0,
-            requests: 0,
+            outbound: Outbound::default(),
             next_port: super::EPHEMERAL_PORTS.start,
             rings: RingPool::new(limits.buffer as usize),
             timer: Timer::new()?,
@@ -146,7 +140,7 @@ impl Muxer {
     }
 
     /// Answers a packet that belongs to no stream.
-    fn refuse(&mut self, header: &Header) {
+    pub(super) fn refuse(&mut self, header: &Header) {
         if header.op != Op::Reset as u16 {
             self.resets.push_back(header.reset_reply());
         }
@@ -191,34 +185,6 @@ impl Muxer {
         Ok(())
     }
 
-    /// The guest asks for port `key.host` of the host: the broker has to come up with a socket.
-    fn open_to_host(&mut self, key: Key, header: &Header) -> Result<(), DeviceError> {
-        if self.awaiting >= self.limits.broker_requests {
-            self.refuse(header);
-            return Ok(());
-        }
-        let mut connection = Connection::new(key, State::AwaitingBroker(0), None, self.buffer_size());
-        connection.take_credit(header);
-        let (Some(broker), Some(slot)) = (&self.broker, self.table.insert(connection)) else {
-            self.refuse(header);
-            return Ok(());
-        };
-        // The slot is in the number so that the answer finds it; the rest makes every number new.
-        self.requests = self.requests.wrapping_add(1);
-        let request = self.requests << 16 | u64::from(slot);
-        if broker::send_request(broker, request, key.host).is_err() {
-            self.table.remove(slot);
-            self.refuse(header);
-            return Ok(());
-        }
-        if let Some(connection) = self.table.get_mut(slot) {
-            connection.state = State::AwaitingBroker(request);
-        }
-        self.awaiting += 1;
-        self.table.bind(key, slot);
-        self.set_deadline(slot, self.limits.broker_timeout)
-    }
-
     /// Ends the stream in `slot`.
     ///
     /// # Errors
@@ -237,8 +203,8 @@ impl Muxer {
         }
         match state {
             State::Handshake | State::Gone => {}
-            State::AwaitingBroker(_) => {
-                self.awaiting = self.awaiting.saturating_sub(1);
+            State::AwaitingTurn(_) | State::AwaitingBroker(_) => {
+                self.outbound.forget(state);
                 self.table.unbind(key);
             }
             State::Connecting { .. } | State::Open | State::Closing => self.table.unbind(key),
@@ -392,6 +358,6 @@ impl Muxer {
         self.ready.clear();
         self.resets.clear();
         self.rings.clear();
-        self.awaiting = 0;
+        self.outbound.forget_all();
     }
 }

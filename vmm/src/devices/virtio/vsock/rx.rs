@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use super::packet::{HEADER_LEN, Header};
 use super::socket::{self, Received};
 use crate::devices::virtio::DeviceError;
-use crate::devices::virtio::queue::{Chain, VirtQueue};
+use crate::devices::virtio::queue::{Chain, QueueState, VirtQueue};
 
 /// Buffers that one read of a host socket may fill at most: a read of 64 KiB at Linux's 4 KiB each.
 pub(super) const BURST: usize = 16;
@@ -86,6 +86,11 @@ impl RxQueue {
         self.unannounced = true;
         let written = u32::try_from(written).unwrap_or(0).saturating_add(header.len);
         Ok(self.queue.push_used(head, written)?)
+    }
+
+    /// What a snapshot keeps of the queue. Between two events nothing is held.
+    pub(super) fn queue_state(&self) -> QueueState {
+        self.queue.state()
     }
 
     /// Asks the driver not to notify while buffers are not what is missing.

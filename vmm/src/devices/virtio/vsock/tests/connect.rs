@@ -180,21 +180,6 @@ fn a_broker_that_does_not_answer_in_time_is_not_waited_for() {
 }
 
 #[test]
-fn the_broker_has_no_more_requests_than_it_may_have() {
-    let (broker, config) = with_broker();
-    let mut guest = Guest::with_limits(config, Limits { broker_requests: 2, ..Limits::default() });
-    for guest_port in 1..=3 {
-        guest.send(packet(Key { guest: guest_port, ..OUT }, Op::Request), &[]);
-    }
-    guest.expect(Key { guest: 3, ..OUT }, Op::Reset);
-    broker.next().unwrap().unwrap().refuse().unwrap();
-    guest.expect(Key { guest: 1, ..OUT }, Op::Reset);
-    guest.send(packet(OUT, Op::Request), &[]);
-    guest.pump();
-    assert!(guest.inbox.is_empty(), "there is room for one more");
-}
-
-#[test]
 fn a_path_prefix_is_served_until_the_device_is_gone() {
     let folder = tempfile::tempdir().unwrap();
     let prefix = folder.path().join("v.sock");

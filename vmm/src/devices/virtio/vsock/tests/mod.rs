@@ -1,5 +1,6 @@
 //! The device against a mock driver on one side and real sockets on the other.
 
+mod broker;
 mod connect;
 mod driver;
 mod flow;

@@ -14,6 +14,10 @@ use crate::event_loop::{EventLoop, Interest};
 
 /// Streams at most: few, so that they run out.
 const STREAMS: u16 = 6;
+/// Requests that the broker may have unanswered.
+const ASKED: u16 = 2;
+/// The same, and those that may wait for it.
+const PENDING: u16 = 4;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -103,7 +107,13 @@ struct World {
 impl World {
     fn new() -> Self {
         let (broker, theirs) = Broker::pair().unwrap();
-        let limits = Limits { streams: STREAMS, broker_requests: 3, buffer: 20_000, ..Limits::default() };
+        let limits = Limits {
+            streams: STREAMS,
+            broker_requests: ASKED,
+            waiting_requests: PENDING - ASKED,
+            buffer: 20_000,
+            ..Limits::default()
+        };
         let mut guest = Guest::without_buffers(VsockConfig { broker: Some(theirs), ..bare() }, limits);
         guest.repost = false;
         let arrivals = EventLoop::new().unwrap();
@@ -204,13 +214,20 @@ impl World {
         self.guest.pump();
         self.guest.inbox.clear();
         let key = |guest| Key { host: 1, guest };
-        for guest_port in 1..=3 {
+        while self.arrivals.wait(0, |_| ()).unwrap() > 0 {
+            drop(self.broker.next().unwrap()); // of streams that are gone
+        }
+        for guest_port in 1..=u32::from(PENDING) {
             self.guest.send(packet(key(guest_port), Op::Request), &[]);
         }
         self.guest.pump();
-        assert!(self.guest.inbox.is_empty(), "the broker can have as many requests as at first");
-        self.guest.send(packet(key(4), Op::Request), &[]);
-        self.guest.expect(key(4), Op::Reset);
+        assert!(self.guest.inbox.is_empty(), "as many requests as at first are taken");
+        self.guest.send(packet(key(9), Op::Request), &[]);
+        self.guest.expect(key(9), Op::Reset);
+        for guest_port in 1..=u32::from(PENDING) {
+            self.broker.next().unwrap().unwrap().refuse().unwrap();
+            self.guest.expect(key(guest_port), Op::Reset);
+        }
     }
 }
 

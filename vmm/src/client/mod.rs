@@ -1,25 +1,32 @@
 //! The client of a monitor: what the daemon, the command line and the tests drive microVMs with.
 //!
 //! [`Launch`] starts a monitor process in its jail; [`Client`] talks to one, its own or anybody's.
+//!
+//! * [`launch`] – starting a process and cleaning up after it
+//! * [`snapshot`] – snapshots as folders that appear as a whole or not at all
 
-use std::fs::{self, File};
+pub mod launch;
+pub mod snapshot;
+
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use hearth_proto::vmm::v1 as proto;
 use prost::Message as _;
 use proto::request::Operation;
 use proto::response::Result as Answer;
+pub use proto::{SaveKind, SaveStage};
 
 use crate::config::MachineConfig;
+use crate::config::restore::RestoreConfig;
+use crate::config::wire::Carried;
 use crate::control::PROTOCOL_VERSION;
-use crate::control::socket::{PacketListener, PacketSocket};
-use crate::jail::{self, Cgroup, JailConfig};
+use crate::control::socket::PacketSocket;
+pub use launch::{Launch, LaunchError, Vmm};
 
 /// Name of the control socket in a microVM's run directory.
 pub const CONTROL_SOCKET: &str = "control.sock";
@@ -61,6 +68,36 @@ pub enum ClientError {
         /// What the system answered.
         source: io::Error,
     },
+}
+
+/// `/dev/kvm`, for a monitor.
+fn open_kvm() -> Result<OwnedFd, ClientError> {
+    let kvm = File::options().read(true).write(true).open("/dev/kvm").map_err(ClientError::Kvm)?;
+    Ok(kvm.into())
+}
+
+/// How a machine is to be saved.
+#[derive(Debug)]
+pub struct SaveConfig {
+    /// How much of memory.
+    pub kind: SaveKind,
+    /// An empty file, open for reading and writing.
+    pub state: File,
+    /// An empty file, open for reading and writing.
+    pub memory: File,
+    /// Empty files for disks with overlays, by the disk's number. The overlay of a disk without one becomes the
+    /// snapshot's layer itself, and must not be written any more.
+    pub layers: Vec<(usize, File)>,
+    /// A stage before which the save waits until it is cancelled; for tests.
+    pub hold_at: SaveStage,
+}
+
+impl SaveConfig {
+    /// Saves into these files, without disks.
+    #[must_use]
+    pub fn new(kind: SaveKind, state: File, memory: File) -> Self {
+        Self { kind, state, memory, layers: Vec::new(), hold_at: SaveStage::Unspecified }
+    }
 }
 
 /// A connection to a monitor. Requests are answered one after another; it may be shared by threads.
@@ -138,8 +175,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Refused`] says what is wrong with the configuration.
     pub fn create(&self, config: MachineConfig) -> Result<(), ClientError> {
-        let kvm = File::options().read(true).write(true).open("/dev/kvm").map_err(ClientError::Kvm)?;
-        self.create_with_kvm(config, kvm.into())
+        self.create_with_kvm(config, open_kvm()?)
     }
 
     /// As [`Self::create`], with a `/dev/kvm` that is open already.
@@ -150,6 +186,85 @@ impl Client {
         let (create, carried) = config.into_message(kvm);
         let fds: Vec<BorrowedFd<'_>> = carried.iter().map(AsFd::as_fd).collect();
         self.command(Operation::Create(create), &fds)
+    }
+
+    /// Builds a virtual machine with `vcpus` vCPUs for [`Self::restore`], before it is known what is to be restored.
+    /// One that then does not fit is not used.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn prepare(&self, vcpus: u32, memory_mib: u64) -> Result<(), ClientError> {
+        let kvm = open_kvm()?;
+        let descriptors =
+            vec![proto::Descriptor { role: proto::DescriptorRole::Kvm.into(), index: 0, layer: 0 }];
+        self.command(Operation::Prepare(proto::Prepare { vcpus, memory_mib, descriptors }), &[kvm.as_fd()])
+    }
+
+    /// Builds the machine of a snapshot; opens `/dev/kvm` for it.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] says what is wrong with the snapshot, or what the host lacks.
+    pub fn restore(&self, config: RestoreConfig) -> Result<proto::Restored, ClientError> {
+        self.restore_with_kvm(config, Some(open_kvm()?))
+    }
+
+    /// As [`Self::restore`], with a `/dev/kvm` that is open already, or the one that [`Self::prepare`] opened.
+    ///
+    /// # Errors
+    /// As [`Self::restore`].
+    pub fn restore_with_kvm(
+        &self,
+        config: RestoreConfig,
+        kvm: Option<OwnedFd>,
+    ) -> Result<proto::Restored, ClientError> {
+        let (restore, carried) = config.into_message(kvm);
+        let fds: Vec<BorrowedFd<'_>> = carried.iter().map(AsFd::as_fd).collect();
+        match self.ask(Operation::Restore(restore), &fds)? {
+            Answer::Restored(restored) => Ok(restored),
+            _ => Err(ClientError::Confused(self.path.clone())),
+        }
+    }
+
+    /// Writes the machine into files, which are durable then; their names and what makes them a snapshot are
+    /// [`snapshot`]'s. The machine is paused afterwards; when this fails, it goes on as before.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with the reason, or that the save was cancelled.
+    pub fn save(&self, config: SaveConfig) -> Result<proto::Saved, ClientError> {
+        let mut carried = Carried::default();
+        carried.add(proto::DescriptorRole::State, config.state);
+        carried.add(proto::DescriptorRole::Memory, config.memory);
+        for (index, layer) in config.layers {
+            carried.add_at(proto::DescriptorRole::SavedLayer, index, layer);
+        }
+        let fds: Vec<BorrowedFd<'_>> = carried.fds.iter().map(AsFd::as_fd).collect();
+        let (kind, hold_at) = (config.kind.into(), config.hold_at.into());
+        let save = proto::Save { kind, descriptors: carried.named, hold_at };
+        match self.ask(Operation::Save(save), &fds)? {
+            Answer::Saved(saved) => Ok(saved),
+            _ => Err(ClientError::Confused(self.path.clone())),
+        }
+    }
+
+    /// Gives up a save that is under way on another connection. The machine goes on as before.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when none is under way.
+    pub fn cancel_save(&self) -> Result<(), ClientError> {
+        self.command(Operation::CancelSave(proto::CancelSave {}), &[])
+    }
+
+    /// Writes the working set that a machine has recorded so far into an empty file.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when it does not record.
+    pub fn save_working_set(&self, file: File) -> Result<proto::WorkingSetSaved, ClientError> {
+        let role = proto::DescriptorRole::WorkingSet.into();
+        let descriptors = vec![proto::Descriptor { role, index: 0, layer: 0 }];
+        match self.ask(Operation::SaveWorkingSet(proto::SaveWorkingSet { descriptors }), &[file.as_fd()])? {
+            Answer::WorkingSetSaved(saved) => Ok(saved),
+            _ => Err(ClientError::Confused(self.path.clone())),
+        }
     }
 
     /// Starts the vCPUs.
@@ -256,183 +371,5 @@ impl Client {
     fn attach(&self, role: proto::DescriptorRole, fd: BorrowedFd<'_>) -> Result<(), ClientError> {
         let descriptors = vec![proto::Descriptor { role: role.into(), index: 0, layer: 0 }];
         self.command(Operation::Attach(proto::Attach { descriptors }), &[fd])
-    }
-}
-
-/// How to start a monitor process.
-#[derive(Debug)]
-pub struct Launch {
-    binary: PathBuf,
-    run_dir: PathBuf,
-    jail: JailConfig,
-    stderr: Stdio,
-}
-
-/// Why a monitor could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum LaunchError {
-    /// The run directory or the socket in it.
-    #[error("{what} {path}: {source}")]
-    RunDirectory {
-        /// What was being done.
-        what: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// What the system answered.
-        source: io::Error,
-    },
-    /// What the jail needs on the host.
-    #[error(transparent)]
-    Prepare(#[from] jail::PrepareError),
-    /// The process.
-    #[error(transparent)]
-    Spawn(#[from] jail::SpawnError),
-    /// The process ended before it answered; it has said why on its standard error.
-    #[error("the monitor did not start ({status}): {source}")]
-    NotStarted {
-        /// How the process ended.
-        status: String,
-        /// What the connection said.
-        source: ClientError,
-    },
-}
-
-impl Launch {
-    /// The monitor `binary`, with its socket and its empty root in `run_dir` (made if it is not there).
-    #[must_use]
-    pub fn new(binary: &Path, run_dir: &Path) -> Self {
-        Self {
-            binary: binary.to_owned(),
-            run_dir: run_dir.to_owned(),
-            jail: JailConfig::default(),
-            stderr: Stdio::inherit(),
-        }
-    }
-
-    /// Another jail than the default one.
-    #[must_use]
-    pub fn jail(mut self, jail: JailConfig) -> Self {
-        self.jail = jail;
-        self
-    }
-
-    /// Where the process's error output goes; inherited by default.
-    #[must_use]
-    pub fn stderr(mut self, stderr: Stdio) -> Self {
-        self.stderr = stderr;
-        self
-    }
-
-    /// Starts the process and connects to it.
-    ///
-    /// # Errors
-    /// [`LaunchError`]; nothing is left behind but the run directory.
-    pub fn start(self) -> Result<Vmm, LaunchError> {
-        let failed = |what, path: &Path| {
-            let path = path.to_owned();
-            move |source| LaunchError::RunDirectory { what, path, source }
-        };
-        fs::create_dir_all(&self.run_dir).map_err(failed("making the run directory", &self.run_dir))?;
-        let path = self.run_dir.join(CONTROL_SOCKET);
-        let listener = PacketListener::bind(&path).map_err(failed("listening at", &path))?;
-        let (child, jail) = match self.spawn(listener) {
-            Ok(started) => started,
-            Err(error) => {
-                let _ = fs::remove_file(&path); // the error at hand is the one to report
-                return Err(error);
-            }
-        };
-        // The first answer shows that the process has entered its jail.
-        let connected = Client::connect(path.clone()).and_then(|client| client.status().map(|_| client));
-        match connected {
-            Ok(client) => Ok(Vmm { child: Some(child), jail, client }),
-            Err(source) => {
-                let mut child = child;
-                let _ = child.kill(); // it may have ended by itself
-                let status = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
-                clean_up(&path, &jail);
-                Err(LaunchError::NotStarted { status, source })
-            }
-        }
-    }
-
-    fn spawn(self, listener: PacketListener) -> Result<(Child, JailConfig), LaunchError> {
-        let jail = jail::prepare(&self.run_dir, &self.jail)?;
-        match jail::spawn(&self.binary, &jail, listener.into(), self.stderr) {
-            Ok(child) => Ok((child, jail)),
-            Err(error) => {
-                let _ = jail::clean_up(&jail); // the error at hand is the one to report
-                Err(error.into())
-            }
-        }
-    }
-}
-
-/// Removes the socket and what the jail had on the host; what is gone already is gone.
-fn clean_up(socket: &Path, jail: &JailConfig) {
-    let _ = fs::remove_file(socket);
-    let _ = jail::clean_up(jail);
-}
-
-/// A monitor process that this process has started.
-///
-/// Dropping it kills the process and cleans up after it, unless it was [detached](Self::detach).
-#[derive(Debug)]
-pub struct Vmm {
-    child: Option<Child>,
-    jail: JailConfig,
-    client: Client,
-}
-
-impl Vmm {
-    /// The connection to it.
-    #[must_use]
-    pub fn client(&self) -> &Client {
-        &self.client
-    }
-
-    /// Its process id.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.child.as_ref().map_or(0, Child::id)
-    }
-
-    /// Kills the process (`SIGKILL`); what its guest had not flushed is lost.
-    ///
-    /// # Errors
-    /// What the system answers.
-    pub fn kill(&mut self) -> io::Result<()> {
-        self.child.as_mut().map_or(Ok(()), Child::kill)
-    }
-
-    /// Waits for the process to end and cleans up after it.
-    ///
-    /// # Errors
-    /// What the system answers.
-    pub fn wait(&mut self) -> io::Result<ExitStatus> {
-        let Some(child) = self.child.as_mut() else { return Err(io::ErrorKind::NotFound.into()) };
-        let status = child.wait()?;
-        self.child = None;
-        if let Some(cgroup) = self.jail.cgroup.as_ref().and_then(|cgroup| Cgroup::of(cgroup).ok()) {
-            let _ = cgroup.wait_empty(Duration::from_secs(5)); // the kernel empties it a moment after the end
-        }
-        clean_up(&self.client.path, &self.jail);
-        Ok(status)
-    }
-
-    /// Lets the process go on by itself, with its jail; returns its process id and the jail, which whoever
-    /// sees it end cleans up with [`jail::clean_up`].
-    #[must_use]
-    pub fn detach(mut self) -> (u32, JailConfig) {
-        (self.child.take().map_or(0, |child| child.id()), self.jail.clone())
-    }
-}
-
-impl Drop for Vmm {
-    fn drop(&mut self) {
-        if self.child.is_some() {
-            let _ = self.kill(); // it may have ended by itself
-            let _ = self.wait();
-        }
     }
 }

@@ -1,0 +1,218 @@
+//! Save and CancelSave: a machine becomes files.
+//!
+//! The control thread pauses the machine and reads what is quick to read – CPUs, interrupt controller, devices; the
+//! rest is the [`Saver`]'s. Until that is done the machine is *saving*: it stands still, and can go on at once when
+//! the save is cancelled.
+
+use std::fs::File;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use hearth_proto::vmm::v1::response::Result as Answer;
+use hearth_proto::vmm::v1::{self as proto, DescriptorRole as Role, SaveKind, SaveStage, SavedMachine};
+
+use super::monitor::{Monitor, Outcome, RequestError, State};
+use crate::config::wire::Descriptors;
+use crate::config::{DiskSource, MachineConfig};
+use crate::machine::{Machine, SavedParts};
+use crate::snapshot::save::SaveError;
+use crate::snapshot::saver::{Job, LayerJob, Saver};
+use crate::snapshot::steps::Steps;
+
+/// The files that a save writes.
+struct Files {
+    state: File,
+    memory: File,
+    /// By disk.
+    layers: Vec<Option<File>>,
+}
+
+impl Files {
+    fn take(mut given: Descriptors, config: &MachineConfig) -> Result<Self, RequestError> {
+        let state = File::from(given.require(Role::State, 0)?);
+        let memory = File::from(given.require(Role::Memory, 0)?);
+        let disks = config.disks.iter().enumerate();
+        let layers = disks.map(|(index, disk)| match &disk.source {
+            DiskSource::Overlay { .. } => given.take(Role::SavedLayer, index).map(File::from),
+            _ => None,
+        });
+        let layers: Vec<Option<File>> = layers.collect();
+        given.finish()?;
+        let named = [("state", Some(&state)), ("memory", Some(&memory))];
+        for (name, file) in named.into_iter().chain(layers.iter().map(|file| ("layer", file.as_ref()))) {
+            let Some(file) = file else { continue };
+            let reading =
+                |source| RequestError::Host { what: "looking at a file that is to be written", source };
+            if file.metadata().map_err(reading)?.len() != 0 {
+                return Err(RequestError::NotEmpty(name));
+            }
+        }
+        Ok(Self { state, memory, layers })
+    }
+}
+
+impl Monitor {
+    /// Begins to save the machine; the answer comes when all is written.
+    pub(super) fn save(&mut self, save: proto::Save, carried: Vec<OwnedFd>) -> Result<Outcome, RequestError> {
+        if !matches!(self.state, State::Running(_) | State::Paused(_)) {
+            return Err(self.wrong_state("save it"));
+        }
+        let given = Descriptors::new(&save.descriptors, carried)?;
+        let kind = save.kind();
+        if kind == SaveKind::Unspecified {
+            return Err(RequestError::SaveKind);
+        }
+        let Some((config, _)) = &self.rebuild else { return Err(self.wrong_state("save it")) };
+        let files = Files::take(given, config)?;
+        // One that was cancelled may not have noticed yet.
+        self.saver = None;
+        let mut steps = Steps::default();
+        let (machine, was_running) = match std::mem::replace(&mut self.state, State::Empty) {
+            State::Running(machine) => {
+                machine.pause();
+                (machine, true)
+            }
+            State::Paused(machine) => (machine, false),
+            other => {
+                self.state = other;
+                return Err(self.wrong_state("save it"));
+            }
+        };
+        steps.done("pause");
+        let started = self.start_saver(&machine, kind, save.hold_at(), files, steps);
+        self.state = State::Paused(machine);
+        match started {
+            Ok(saver) => {
+                self.saver = Some(saver);
+                self.saving(was_running);
+                Ok(Outcome::WhenSaved)
+            }
+            Err(error) => {
+                if was_running {
+                    self.go();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn start_saver(
+        &self,
+        machine: &Machine,
+        kind: SaveKind,
+        hold_at: SaveStage,
+        files: Files,
+        mut steps: Steps,
+    ) -> Result<Saver, RequestError> {
+        if kind == SaveKind::Diff && machine.backing().is_none() {
+            return Err(SaveError::NoBase.into());
+        }
+        let SavedParts { aarch64, clock, board } = machine.save()?;
+        steps.done("CPUs and devices");
+        let cloned = |source| RequestError::Host { what: "duplicating descriptors", source };
+        let Some((config, _)) = &self.rebuild else { return Err(self.wrong_state("save it")) };
+        let mut description = self.description.clone();
+        let mut layers = Vec::new();
+        for ((index, into), disk) in files.layers.into_iter().enumerate().zip(&config.disks) {
+            let DiskSource::Overlay { layers: below, overlay, .. } = &disk.source else { continue };
+            // Layers of the snapshot that this one builds on stay what they are.
+            let kept = match kind {
+                SaveKind::Diff => self.base_layers.get(index).copied().unwrap_or(0).min(below.len()),
+                _ => 0,
+            };
+            let count = match into {
+                Some(into) => {
+                    let merged = below.iter().skip(kept).chain([overlay]).map(File::try_clone);
+                    let merged = merged.collect::<std::io::Result<_>>().map_err(cloned)?;
+                    layers.push(LayerJob { index, layers: merged, into });
+                    kept + 1
+                }
+                // The overlay itself becomes the layer.
+                None => below.len() + 1,
+            };
+            if let Some(disk) = description.disks.get_mut(index) {
+                disk.layers = u32::try_from(count).unwrap_or(u32::MAX);
+            }
+        }
+        let job = Job {
+            kind,
+            state: SavedMachine {
+                program_version: env!("CARGO_PKG_VERSION").into(),
+                config: Some(description),
+                clock: Some(clock),
+                aarch64: Some(aarch64),
+                board: Some(board),
+                ..SavedMachine::default()
+            },
+            memory: machine.memory().clone(),
+            pagemap: self.host.pagemap.try_clone().map_err(cloned)?,
+            backing: machine.backing().cloned(),
+            state_file: files.state,
+            memory_file: files.memory,
+            layers,
+            hold_at,
+            steps,
+        };
+        let started = Saver::start(job, &self.host.filters, Arc::clone(&self.saved));
+        started.map_err(|source| RequestError::Host { what: "starting the saving thread", source })
+    }
+
+    /// Marks the paused machine as being saved.
+    fn saving(&mut self, was_running: bool) {
+        self.state = match std::mem::replace(&mut self.state, State::Empty) {
+            State::Paused(machine) => State::Saving { machine, was_running },
+            other => other,
+        };
+    }
+
+    /// Gives up the save under way; the machine goes on as before.
+    pub(super) fn cancel_save(&mut self) -> Result<Answer, RequestError> {
+        if !matches!(self.state, State::Saving { .. }) {
+            return Err(self.wrong_state("cancel a save"));
+        }
+        if let Some(saver) = &self.saver {
+            saver.cancel();
+        }
+        self.after_save(false);
+        let error = RequestError::from(SaveError::Cancelled);
+        self.save_answer = Some(Answer::Error(error.message()));
+        let _ = self.saved.write(1); // full only when it is signalled already
+        Ok(Answer::Done(proto::Done {}))
+    }
+
+    /// Leaves the state of saving: to go on as before, unless all is written.
+    fn after_save(&mut self, written: bool) {
+        if let State::Saving { machine, was_running } = std::mem::replace(&mut self.state, State::Empty) {
+            self.state = State::Paused(machine);
+            if was_running && !written {
+                self.go();
+            }
+        }
+    }
+
+    /// The saver has an outcome, or was cancelled: what whoever asked for the save is to be told.
+    pub fn on_saved(&mut self) -> Option<Answer> {
+        let _ = self.saved.read(); // empty only when it was read before
+        if matches!(self.state, State::Saving { .. })
+            && let Some(outcome) = self.saver.as_ref().and_then(Saver::take_outcome)
+        {
+            self.saver = None;
+            self.after_save(outcome.is_ok());
+            self.save_answer = Some(match outcome {
+                Ok(outcome) => {
+                    let saved = outcome.message();
+                    self.last_save = Some((saved.steps.clone(), saved.pages.clone()));
+                    Answer::Saved(saved)
+                }
+                Err(error) => Answer::Error(RequestError::from(error).message()),
+            });
+        }
+        self.save_answer.take()
+    }
+
+    /// What becomes readable when [`Self::on_saved`] is due.
+    #[must_use]
+    pub fn saved_signal(&self) -> BorrowedFd<'_> {
+        crate::event_loop::borrow(&self.saved)
+    }
+}

@@ -1,0 +1,243 @@
+//! Which pages of a private mapping are the process's own, and what is in a page.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd as _;
+
+use super::runs::Runs;
+use super::{PAGE, PAGE_BYTES};
+
+/// `PAGEMAP_SCAN` (Linux, include/uapi/linux/fs.h).
+const PAGEMAP_SCAN: u64 = 0xc060_6610;
+
+const PAGE_IS_FILE: u64 = 1 << 2;
+const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PAGE_IS_SWAPPED: u64 = 1 << 4;
+const PAGE_IS_PFNZERO: u64 = 1 << 5;
+
+/// Runs that are asked for at once.
+const BATCH: usize = 512;
+
+/// `struct page_region`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct PageRegion {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+/// `struct pm_scan_arg`.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct ScanArguments {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+/// A range of memory of this process that holds guest memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Range {
+    /// Address of its first byte, on a page boundary.
+    pub start: *mut u8,
+    /// Its bytes, whole pages.
+    pub bytes: usize,
+}
+
+// SAFETY: an address and a length; whoever follows the pointer says why that is sound.
+unsafe impl Send for Range {}
+
+/// The pages of `range` that are this process's own copies: present or swapped out, not the file's and not the
+/// kernel's page of zeros; and how many of them are swapped out. `pagemap` is `/proc/self/pagemap`. Offsets count from
+/// the range's start.
+///
+/// # Errors
+/// What the kernel answers; Linux before 6.7 does not know the question.
+pub fn own_pages(pagemap: &File, range: Range) -> io::Result<(Runs, u64)> {
+    let mut regions = vec![PageRegion::default(); BATCH];
+    let (mut runs, mut swapped) = (Runs::default(), 0);
+    let first = range.start as u64;
+    let end = first + range.bytes as u64;
+    let mut at = first;
+    while at < end {
+        let mut arguments = ScanArguments {
+            size: size_of::<ScanArguments>() as u64,
+            start: at,
+            end,
+            vec: regions.as_mut_ptr() as u64,
+            vec_len: BATCH as u64,
+            category_inverted: PAGE_IS_FILE | PAGE_IS_PFNZERO,
+            category_mask: PAGE_IS_FILE | PAGE_IS_PFNZERO,
+            category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+            return_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+            ..ScanArguments::default()
+        };
+        // SAFETY: the arguments live across the call, and `vec` has room for `vec_len` regions.
+        let count = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arguments) };
+        let Ok(count) = usize::try_from(count) else {
+            let error = io::Error::last_os_error();
+            if error.kind() == io::ErrorKind::Interrupted {
+                continue;
+            }
+            return Err(error);
+        };
+        for region in regions.iter().take(count) {
+            let pages = (region.end - region.start) / PAGE;
+            runs.push((region.start - first) / PAGE, pages);
+            if region.categories & PAGE_IS_SWAPPED != 0 {
+                swapped += pages;
+            }
+        }
+        if arguments.walk_end <= at {
+            return Err(io::Error::other("PAGEMAP_SCAN does not get on"));
+        }
+        at = arguments.walk_end;
+    }
+    Ok((runs, swapped))
+}
+
+/// Bytes that are looked at between two looks at whether they were all zero.
+const STRIDE: usize = 64;
+
+/// Whether the page at `page` holds nothing but zeros.
+///
+/// # Safety
+/// `page` must be on a page boundary and mapped for reading. What the guest writes meanwhile may or may not be
+/// seen.
+#[must_use]
+pub unsafe fn is_zero(page: *const u8) -> bool {
+    let words = page.cast::<u64>();
+    (0..PAGE_BYTES / STRIDE).all(|block| {
+        let mut all = 0;
+        for word in 0..STRIDE / 8 {
+            // SAFETY: inside the page that the caller vouches for, and aligned as it is. Volatile, since the
+            // guest may write to it.
+            all |= unsafe { words.add(block * (STRIDE / 8) + word).read_volatile() };
+        }
+        all == 0
+    })
+}
+
+/// Whether the page at `page` holds just the bytes `other`.
+///
+/// # Safety
+/// As for [`is_zero`].
+#[must_use]
+pub unsafe fn is_equal(page: *const u8, other: &[u8]) -> bool {
+    let words = page.cast::<u64>();
+    let (others, rest) = other.as_chunks::<8>();
+    others.len() == PAGE_BYTES / 8
+        && rest.is_empty()
+        && others.chunks(STRIDE / 8).enumerate().all(|(block, others)| {
+            let mut difference = 0;
+            for (word, other) in others.iter().enumerate() {
+                // SAFETY: as in `is_zero`; there are as many words as the page has.
+                let own = unsafe { words.add(block * (STRIDE / 8) + word).read_volatile() };
+                difference |= own ^ u64::from_ne_bytes(*other);
+            }
+            difference == 0
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A private mapping of `file`, or of nothing.
+    fn map(file: Option<&File>, pages: usize) -> Range {
+        let (flags, fd) = match file {
+            Some(file) => (libc::MAP_PRIVATE, file.as_raw_fd()),
+            None => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
+        };
+        let (bytes, protection) = (pages * PAGE_BYTES, libc::PROT_READ | libc::PROT_WRITE);
+        // SAFETY: a new mapping wherever the kernel likes.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, fd, 0) };
+        assert_ne!(start, libc::MAP_FAILED);
+        // SAFETY: a mapping of the test's own.
+        unsafe { libc::madvise(start, bytes, libc::MADV_NOHUGEPAGE) };
+        Range { start: start.cast(), bytes }
+    }
+
+    fn touch(range: Range, page: usize, value: Option<u8>) -> u8 {
+        // SAFETY: inside a mapping that the test never takes down.
+        unsafe {
+            let byte = range.start.add(page * PAGE_BYTES);
+            if let Some(value) = value {
+                byte.write_volatile(value);
+            }
+            byte.read_volatile()
+        }
+    }
+
+    /// `None` where the kernel is too old to be asked.
+    fn own(range: Range) -> Option<Vec<u64>> {
+        match own_pages(&File::open("/proc/self/pagemap").unwrap(), range) {
+            Ok((runs, _)) => Some(runs.as_slice().iter().flat_map(|run| run.first..run.end()).collect()),
+            Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
+                eprintln!("skipped: this kernel has no PAGEMAP_SCAN");
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn only_written_pages_of_a_file_are_its_mappers_own() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(16 * PAGE).unwrap();
+        let range = map(Some(&file), 16);
+        for page in 0..10 {
+            touch(range, page, None);
+        }
+        touch(range, 3, Some(1));
+        touch(range, 4, Some(1));
+        touch(range, 15, Some(0));
+        let Some(found) = own(range) else { return };
+        assert_eq!(found, [3, 4, 15]);
+        // SAFETY: the test's own mapping.
+        unsafe { libc::madvise(range.start.add(4 * PAGE_BYTES).cast(), PAGE_BYTES, libc::MADV_DONTNEED) };
+        assert_eq!(own(range).unwrap(), [3, 15]);
+        assert_eq!(touch(range, 4, None), 0, "the file's content is back");
+    }
+
+    #[test]
+    fn pages_of_nothing_that_were_only_read_are_nobodys() {
+        let range = map(None, 4000);
+        for page in (0..4000).step_by(3) {
+            touch(range, page, None);
+        }
+        // More runs than one batch has room for.
+        let written: Vec<usize> = (1..4000).step_by(2).collect();
+        for &page in &written {
+            touch(range, page, Some(9));
+        }
+        let Some(found) = own(range) else { return };
+        assert!(found.iter().eq(written.iter().map(|page| *page as u64).collect::<Vec<_>>().iter()));
+    }
+
+    #[test]
+    fn a_single_bit_anywhere_makes_a_page_not_zero() {
+        let range = map(None, 1);
+        // SAFETY: the page is mapped.
+        let zero = || unsafe { is_zero(range.start) };
+        assert!(zero());
+        for at in (0..PAGE_BYTES).step_by(13).chain([PAGE_BYTES - 1]) {
+            // SAFETY: inside the page.
+            unsafe { range.start.add(at).write_volatile(0x80) };
+            assert!(!zero(), "byte {at}");
+            // SAFETY: inside the page.
+            unsafe { range.start.add(at).write_volatile(0) };
+        }
+        assert!(zero());
+    }
+}

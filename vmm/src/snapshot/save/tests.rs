@@ -1,0 +1,233 @@
+use hearth_proto::vmm::v1::{SavedMachine, SavedMemory};
+use proptest::prelude::*;
+use vm_memory::{Bytes as _, GuestAddress};
+
+use super::*;
+use crate::memory::{DRAM_BASE, MIB, map_anonymous};
+use crate::snapshot::load::{Manner, load};
+
+const MIB_OF_MEMORY: u64 = 128;
+const PAGES: u64 = MIB_OF_MEMORY * MIB / PAGE;
+
+fn pagemap() -> File {
+    File::open("/proc/self/pagemap").unwrap()
+}
+
+fn put(memory: &GuestMemory, page: u64, value: u8) {
+    memory.write_slice(&[value; PAGE_BYTES], GuestAddress(DRAM_BASE + page * PAGE)).unwrap();
+}
+
+fn content(memory: &GuestMemory) -> Vec<u8> {
+    let mut bytes = vec![0; (MIB_OF_MEMORY * MIB) as usize];
+    memory.read_slice(&mut bytes, GuestAddress(DRAM_BASE)).unwrap();
+    bytes
+}
+
+/// A full snapshot of `memory`.
+struct Full {
+    state: SavedMachine,
+    file: File,
+}
+
+fn full(memory: &GuestMemory, backing: Option<&Backing>, id: u8) -> (Full, PageCounts) {
+    let (file, pagemap) = (tempfile::tempfile().unwrap(), pagemap());
+    let source = Memory { memory, pagemap: &pagemap, backing };
+    let written = source.write_full(&file, &[id; 16], &Cancel::default()).unwrap();
+    let saved =
+        SavedMemory { bytes: MIB_OF_MEMORY * MIB, data: written.data.to_pairs(), ..Default::default() };
+    let state = SavedMachine { snapshot_id: vec![id; 16], memory: Some(saved), ..Default::default() };
+    (Full { state, file }, written.pages)
+}
+
+impl Full {
+    fn restore(&self) -> crate::snapshot::load::Loaded {
+        load(&self.state, self.file.try_clone().unwrap(), None, Manner::Map).unwrap()
+    }
+}
+
+fn diff(memory: &GuestMemory, backing: &Backing, id: u8) -> (Full, PageCounts) {
+    let (file, pagemap) = (tempfile::tempfile().unwrap(), pagemap());
+    let source = Memory { memory, pagemap: &pagemap, backing: Some(backing) };
+    let written = source.write_diff(&file, &[id; 16], &Cancel::default()).unwrap();
+    let saved = SavedMemory {
+        bytes: MIB_OF_MEMORY * MIB,
+        data: written.data.to_pairs(),
+        zero: written.zero.to_pairs(),
+        base_data: backing.base_data.to_pairs(),
+    };
+    let state = SavedMachine {
+        snapshot_id: vec![id; 16],
+        base_id: backing.base_id.clone(),
+        memory: Some(saved),
+        ..Default::default()
+    };
+    (Full { state, file }, written.pages)
+}
+
+fn blocks(file: &File) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    file.metadata().unwrap().blocks() * 512
+}
+
+#[test]
+fn a_full_snapshot_takes_only_pages_that_are_not_zero() {
+    let memory = map_anonymous(MIB_OF_MEMORY).unwrap();
+    for page in [0, 1, 5000, PAGES - 1] {
+        put(&memory, page, 7);
+    }
+    put(&memory, 6000, 0);
+    let (full, pages) = full(&memory, None, 1);
+    assert_eq!(pages.data, 4);
+    assert!(blocks(&full.file) <= 64 << 10, "{} bytes", blocks(&full.file));
+    assert!(content(&full.restore().memory) == content(&memory));
+}
+
+#[test]
+fn a_clone_that_writes_nothing_has_nothing_to_save() {
+    let memory = map_anonymous(MIB_OF_MEMORY).unwrap();
+    (100..200).for_each(|page| put(&memory, page, 9));
+    let (base, _) = full(&memory, None, 1);
+    let clone = base.restore();
+    assert_eq!(clone.mapped_pages, 100);
+    let before = content(&clone.memory);
+    let (nothing, pages) = diff(&clone.memory, &clone.backing, 2);
+    assert_eq!((pages, blocks(&nothing.file) <= 8192), (PageCounts::default(), true));
+    assert!(before == content(&memory));
+}
+
+#[test]
+fn each_kind_of_page_is_told_apart() {
+    let memory = map_anonymous(MIB_OF_MEMORY).unwrap();
+    (100..200).for_each(|page| put(&memory, page, 9));
+    let (base, _) = full(&memory, None, 1);
+    let clone = base.restore();
+    put(&clone.memory, 100, 9); // equal to the base
+    put(&clone.memory, 101, 0); // zero over a base that is not
+    put(&clone.memory, 102, 1); // changed
+    put(&clone.memory, 9000, 0); // zero as in the base
+    put(&clone.memory, 9001, 3); // new
+    let (saved, pages) = diff(&clone.memory, &clone.backing, 2);
+    assert_eq!(pages, PageCounts { own: 5, data: 2, zero: 1, equal: 2, ..PageCounts::default() });
+    let restored = load(
+        &saved.state,
+        base.file.try_clone().unwrap(),
+        Some(saved.file.try_clone().unwrap()),
+        Manner::Map,
+    );
+    assert!(content(&restored.unwrap().memory) == content(&clone.memory));
+}
+
+#[test]
+fn a_cancelled_save_says_so() {
+    let memory = map_anonymous(MIB_OF_MEMORY).unwrap();
+    (0..1000).for_each(|page| put(&memory, page, 9));
+    let (cancel, pagemap) = (Cancel::default(), pagemap());
+    cancel.cancel();
+    let source = Memory { memory: &memory, pagemap: &pagemap, backing: None };
+    let error = source.write_full(&tempfile::tempfile().unwrap(), &[1; 16], &cancel).unwrap_err();
+    assert!(matches!(error, SaveError::Cancelled));
+    let error = source.write_diff(&tempfile::tempfile().unwrap(), &[1; 16], &Cancel::default()).unwrap_err();
+    assert!(error.to_string().contains("booted, not restored"), "{error}");
+}
+
+#[test]
+fn files_that_do_not_belong_together_are_refused() {
+    let memory = map_anonymous(MIB_OF_MEMORY).unwrap();
+    put(&memory, 1, 1);
+    let (one, other) = (full(&memory, None, 1).0, full(&memory, None, 2).0);
+    let file = |full: &Full| full.file.try_clone().unwrap();
+    let refused = |result: Result<_, LoadError>| match result {
+        Err(error) => error.to_string(),
+        Ok(crate::snapshot::load::Loaded { .. }) => panic!("not refused"),
+    };
+    let message = refused(load(&one.state, file(&other), None, Manner::Map));
+    assert!(message.contains("belongs to snapshot 0202"), "{message}");
+    let message = refused(load(&one.state, file(&one), Some(file(&other)), Manner::Map));
+    assert!(message.contains("stands for itself"), "{message}");
+    let clone = one.restore();
+    let (saved, _) = diff(&clone.memory, &clone.backing, 3);
+    let message = refused(load(&saved.state, file(&one), None, Manner::Map));
+    assert!(message.contains("builds on another one"), "{message}");
+    let message = refused(load(&saved.state, file(&other), Some(file(&saved)), Manner::Map));
+    assert!(message.contains("memory of the base"), "{message}");
+    one.file.set_len(4096).unwrap();
+    let message = refused(load(&one.state, file(&one), None, Manner::Map));
+    assert!(message.contains("too short: it has 4096 bytes"), "{message}");
+}
+
+/// What happens to memory between two saves.
+#[derive(Debug, Clone)]
+enum Change {
+    Write { first: u64, pages: u64, value: u8 },
+    GiveBack { first: u64, pages: u64 },
+    SwapOut { first: u64, pages: u64 },
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    // Near each other, so that runs meet; and long enough at times to be mapped from a diff.
+    let place = || (0..300u64, prop_oneof![1..4u64, 1..60u64]);
+    prop_oneof![
+        4 => (place(), 0..4u8).prop_map(|((first, pages), value)| Change::Write { first, pages, value }),
+        1 => place().prop_map(|(first, pages)| Change::GiveBack { first, pages }),
+        1 => place().prop_map(|(first, pages)| Change::SwapOut { first, pages }),
+    ]
+}
+
+fn apply(memory: &GuestMemory, change: &Change) {
+    let advise = |first: u64, pages: u64, advice| {
+        let at = memory.get_slice(GuestAddress(DRAM_BASE + first * PAGE), (pages * PAGE) as usize).unwrap();
+        // SAFETY: whole pages of the test's own memory.
+        let result = unsafe { libc::madvise(at.ptr_guard_mut().as_ptr().cast(), at.len(), advice) };
+        assert_eq!(result, 0);
+    };
+    match *change {
+        Change::Write { first, pages, value } => {
+            (first..first + pages).for_each(|page| put(memory, page, value))
+        }
+        Change::GiveBack { first, pages } => advise(first, pages, libc::MADV_DONTNEED),
+        // Where there is no swap this does nothing.
+        Change::SwapOut { first, pages } => advise(first, pages, libc::MADV_PAGEOUT),
+    }
+}
+
+use vm_memory::GuestMemoryBackend as _;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Whatever happens to a clone, over several suspends, what is restored is what was there; and a full snapshot
+    /// of it holds the same.
+    #[test]
+    fn base_and_diff_are_what_was_there(
+        base_writes in proptest::collection::vec((0..300u64, 1..60u64, 0..4u8), 0..8),
+        rounds in proptest::collection::vec(proptest::collection::vec(change(), 0..12), 1..5),
+    ) {
+        let memory = map_anonymous(MIB_OF_MEMORY).unwrap();
+        for (first, pages, value) in base_writes {
+            (first..first + pages).for_each(|page| put(&memory, page, value));
+        }
+        let (base, _) = full(&memory, None, 1);
+        let mut running = base.restore();
+        prop_assert!(content(&running.memory) == content(&memory));
+        for (round, changes) in (2..).zip(&rounds) {
+            changes.iter().for_each(|change| apply(&running.memory, change));
+            let (saved, _) = diff(&running.memory, &running.backing, round);
+            let (whole, _) = full(&running.memory, Some(&running.backing), 100 + round);
+            let now = content(&running.memory);
+            let diff = Some(saved.file.try_clone().unwrap());
+            let restored = load(&saved.state, base.file.try_clone().unwrap(), diff, Manner::Map).unwrap();
+            prop_assert!(content(&restored.memory) == now, "round {round}: base and diff");
+            prop_assert!(content(&whole.restore().memory) == now, "round {round}: a full snapshot");
+            let recorded = Some(saved.file.try_clone().unwrap());
+            let sources = load(&saved.state, base.file.try_clone().unwrap(), recorded, Manner::Record).unwrap();
+            for page in 0..400 {
+                let mut bytes = vec![0; PAGE_BYTES];
+                if let crate::snapshot::load::Source::File(file) = sources.backing.source(page) {
+                    file.read_exact_at(&mut bytes, page * PAGE).unwrap();
+                }
+                prop_assert!(bytes == now[(page * PAGE) as usize..][..PAGE_BYTES], "page {page} on demand");
+            }
+            running = restored;
+        }
+    }
+}

@@ -1,0 +1,98 @@
+use vm_memory::{Bytes as _, GuestAddress};
+
+use super::*;
+use crate::memory::{DRAM_BASE, MIB, map_anonymous};
+
+const TOTAL: u64 = 128 * MIB / PAGE;
+
+/// A base whose page `n` holds bytes `n`, for the pages 0 to 99.
+fn backing() -> Backing {
+    let base = tempfile::tempfile().unwrap();
+    for page in 0..100_u8 {
+        base.write_all_at(&[page; PAGE_BYTES], u64::from(page) * PAGE).unwrap();
+    }
+    let base_data = Runs::from_pairs(&[0, 100], TOTAL).unwrap();
+    Backing { base, base_id: vec![5; 16], base_data, diff: None }
+}
+
+fn set() -> WorkingSet {
+    let mut set = WorkingSet::default();
+    for (page, written) in [(50, false), (51, false), (52, true), (7, false), (99, false), (3, true)] {
+        set.push(page, written);
+    }
+    set
+}
+
+fn written() -> File {
+    let file = tempfile::tempfile().unwrap();
+    set().write(&file, &backing()).unwrap();
+    file
+}
+
+#[test]
+fn a_working_set_survives_its_file() {
+    assert_eq!(set().touched.len(), 5);
+    let (read, packed) = WorkingSet::read(&written(), &[5; 16], TOTAL).unwrap();
+    assert_eq!((read, packed), (set(), PAGE));
+    assert_eq!(
+        set().ranges().as_slice().iter().map(|run| (run.first, run.pages)).collect::<Vec<_>>(),
+        [(3, 5), (50, 3), (99, 1)]
+    );
+}
+
+#[test]
+fn packed_pages_come_to_where_they_belong() {
+    let (file, backing, memory) = (written(), backing(), map_anonymous(128).unwrap());
+    let range = load::range_of(&memory).unwrap();
+    let (set, packed) = WorkingSet::read(&file, &[5; 16], TOTAL).unwrap();
+    set.read_packed(&file, packed, &backing, range).unwrap();
+    for page in 0..110 {
+        let found: u8 = memory.read_obj(GuestAddress(DRAM_BASE + page * PAGE + 4095)).unwrap();
+        let expected = if [50, 51, 52, 7, 99, 3].contains(&page) { page } else { 0 };
+        assert_eq!(u64::from(found), expected, "page {page}");
+    }
+}
+
+#[test]
+fn what_is_no_working_set_of_this_snapshot_is_refused_by_name() {
+    let refused = |change: &dyn Fn(&File), expected: &str| {
+        let file = written();
+        change(&file);
+        let message = WorkingSet::read(&file, &[5; 16], TOTAL).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    };
+    refused(&|file| file.set_len(10).unwrap(), "too short");
+    refused(&|file| file.set_len(5000).unwrap(), "length is not what");
+    refused(&|file| file.write_all_at(b"X", 0).unwrap(), "magic");
+    refused(&|file| file.write_all_at(&[3], 8).unwrap(), "version 3");
+    refused(&|file| file.write_all_at(&[9], 70).unwrap(), "checksum");
+    refused(&|file| file.write_all_at(&[9], 40).unwrap(), "checksum");
+    let message = WorkingSet::read(&written(), &[6; 16], TOTAL).unwrap_err().to_string();
+    assert!(message.contains("0505") && message.contains("0606"), "{message}");
+    let message = WorkingSet::read(&written(), &[5; 16], 99).unwrap_err().to_string();
+    assert!(message.contains("pages that the memory does not have"), "{message}");
+}
+
+#[test]
+fn every_flipped_bit_of_the_list_is_noticed() {
+    let file = written();
+    let mut byte = [0];
+    for at in 0..(HEADER + 5 * ENTRY) as u64 {
+        if (60..64).contains(&at) {
+            continue; // not checked, and never looked at
+        }
+        file.read_exact_at(&mut byte, at).unwrap();
+        for bit in 0..8 {
+            file.write_all_at(&[byte[0] ^ 1 << bit], at).unwrap();
+            WorkingSet::read(&file, &[5; 16], TOTAL).expect_err(&format!("bit {bit} of byte {at}"));
+        }
+        file.write_all_at(&byte, at).unwrap();
+    }
+}
+
+#[test]
+fn a_machine_is_given_its_working_set_warm_or_cold() {
+    let (file, backing, memory) = (written(), backing(), map_anonymous(128).unwrap());
+    let counts = bring_in(&file, &backing, &memory, &Filters::none()).unwrap();
+    assert_eq!(counts[0], ("working_set", 6));
+}

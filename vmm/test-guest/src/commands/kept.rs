@@ -1,0 +1,30 @@
+//! What lives only in this guest's memory: it is there after a restore, and gone after a restart.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// A nonce and a counter.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    nonce: Mutex<Option<String>>,
+    calls: AtomicU64,
+}
+
+impl Kept {
+    /// `HEX →`: keeps the nonce instead of one before.
+    pub(super) fn set_nonce(&self, nonce: &str) -> Result<String, String> {
+        *self.nonce.lock().unwrap_or_else(PoisonError::into_inner) = Some(nonce.to_string());
+        Ok(String::new())
+    }
+
+    /// `→ HEX`: the nonce; an error where none was set.
+    pub(super) fn nonce(&self) -> Result<String, String> {
+        let nonce = self.nonce.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        nonce.ok_or_else(|| "no nonce was set".to_string())
+    }
+
+    /// `→ COUNT`: how often this was asked, this time included.
+    pub(super) fn count(&self) -> Result<String, String> {
+        Ok((self.calls.fetch_add(1, Ordering::SeqCst) + 1).to_string())
+    }
+}

@@ -1,0 +1,147 @@
+//! Snapshots in folders, and guests made of them.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use hearth_proto::vmm::v1 as proto;
+use hearth_vmm::client::{ClientError, SaveConfig, SaveKind};
+use hearth_vmm::config::restore::{RestoreClock, RestoreConfig};
+use tempfile::TempDir;
+
+use super::guest::{Guest, Start};
+use super::{Console, HostPorts, Metal};
+
+/// The files of a snapshot.
+pub(crate) struct Saved {
+    /// Where they are.
+    pub(crate) folder: TempDir,
+    /// What the monitor said.
+    pub(crate) answer: proto::Saved,
+    /// The memory of the snapshot that this one builds on.
+    pub(crate) base: Option<PathBuf>,
+    /// How large the guest's memory is.
+    pub(crate) memory_mib: u64,
+}
+
+/// Makes an empty file, open for reading and writing.
+pub(crate) fn create(path: &Path) -> File {
+    File::options().create_new(true).read(true).write(true).open(path).unwrap()
+}
+
+impl Saved {
+    /// The file `state`.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// The file `memory`.
+    pub(crate) fn memory(&self) -> PathBuf {
+        self.folder.path().join("memory")
+    }
+
+    /// The saved layer of disk `index`.
+    pub(crate) fn layer(&self, index: usize) -> PathBuf {
+        self.folder.path().join(format!("disk{index}"))
+    }
+
+    /// How many pages of `kind` the monitor counted.
+    pub(crate) fn pages(&self, kind: &str) -> u64 {
+        let counter = self.answer.pages.iter().find(|counter| counter.name == kind);
+        counter.unwrap_or_else(|| panic!("no pages of kind {kind}")).value
+    }
+
+    /// Bytes that its memory takes on the disk.
+    pub(crate) fn memory_on_disk(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt as _;
+        self.memory().metadata().unwrap().blocks() * 512
+    }
+
+    /// A guest to be made of it.
+    pub(crate) fn clone_on(&self, metal: &Metal) -> Clone {
+        let open = |path: &Path| File::open(path).unwrap();
+        let mut config = match &self.base {
+            Some(base) => {
+                let mut config = RestoreConfig::new(open(&self.state()), open(base));
+                config.diff = Some(open(&self.memory()));
+                config
+            }
+            None => RestoreConfig::new(open(&self.state()), open(&self.memory())),
+        };
+        config.resume = true;
+        Clone::new(metal, config, self.memory_mib, self.base.clone().unwrap_or_else(|| self.memory()))
+    }
+}
+
+impl Guest {
+    /// Pauses it and writes it into a folder; it stays paused.
+    pub(crate) fn save(&self, kind: SaveKind) -> Saved {
+        self.save_layers(kind, &[])
+    }
+
+    /// As [`Self::save`], with the layers of these disks.
+    pub(crate) fn save_layers(&self, kind: SaveKind, disks: &[usize]) -> Saved {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| create(&folder.path().join(name));
+        let mut config = SaveConfig::new(kind, file("state"), file("memory"));
+        config.layers = disks.iter().map(|&index| (index, file(&format!("disk{index}")))).collect();
+        let answer = self.client().save(config).unwrap();
+        let base = if kind == SaveKind::Diff { self.base.clone() } else { None };
+        Saved { folder, answer, base, memory_mib: self.memory_mib }
+    }
+}
+
+/// A snapshot about to become a guest.
+pub(crate) struct Clone {
+    /// What the monitor will get. Vsock, console and exit report are set already; it runs at once.
+    pub(crate) config: RestoreConfig,
+    start: Start,
+}
+
+impl Clone {
+    fn new(metal: &Metal, mut config: RestoreConfig, memory_mib: u64, base: PathBuf) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (ports, broker) = HostPorts::open();
+        config.vsock_listener = Some(UnixListener::bind(super::guest::vsock_path(folder.path())).unwrap());
+        config.vsock_broker = Some(broker);
+        let (console, console_writer) = io::pipe().unwrap();
+        config.console_output = Some(console_writer.into());
+        let (report, report_writer) = io::pipe().unwrap();
+        config.exit_report = Some(report_writer.into());
+        let start = Start {
+            folder,
+            metal: metal.clone(),
+            ports,
+            console: Console::new(console),
+            report,
+            memory_mib,
+            base: Some(base),
+        };
+        Self { config, start }
+    }
+
+    /// Folder for the test's files.
+    pub(crate) fn folder(&self) -> &Path {
+        self.start.folder.path()
+    }
+
+    /// Wakes up to another time.
+    pub(crate) fn clock(mut self, clock: RestoreClock) -> Self {
+        self.config.clock = clock;
+        self
+    }
+
+    /// Makes a guest of it.
+    pub(crate) fn restore(self) -> Guest {
+        self.attempt().unwrap()
+    }
+
+    /// Tries to make a guest of it.
+    pub(crate) fn attempt(self) -> Result<Guest, ClientError> {
+        let Self { config, start } = self;
+        let guest = start.launch();
+        guest.client().restore(config)?;
+        Ok(guest)
+    }
+}
