@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use hearth_proto::vmm::v1 as proto;
 use hearth_test_guest::READY_PORT;
-use hearth_vmm::client::{Launch, Vmm};
+use hearth_vmm::client::{Launch, SaveConfig, Vmm};
 use hearth_vmm::config::restore::RestoreConfig;
 use hearth_vmm::config::{DiskConfig, DiskSource, MachineConfig, VsockConfig};
 use hearth_vmm::devices::virtio::vsock::broker::Broker;
 use hearth_vmm::jail::JailConfig;
-use later::{Later as _, SaveConfig, SaveKind};
 
 use crate::vm::{self, COMMAND_LINE, Disk, Files, Guest, Monitor, Restore, Running, Save, Waiting};
 
@@ -80,7 +79,7 @@ impl Monitor for Hearth {
 
     fn start(&self, folder: &Path) -> Result<Box<dyn Waiting>> {
         let vmm = Launch::new(&self.binary, &folder.join("run")).jail(self.jail.clone()).start()?;
-        Ok(Box::new(Empty { vmm, steps: self.steps }))
+        Ok(Box::new(Empty { vmm, prepared: false, steps: self.steps }))
     }
 
     fn has_overlays(&self) -> bool {
@@ -145,17 +144,23 @@ fn show(what: &str, steps: &[proto::Step], pages: &[proto::Counter]) {
 /// A process without a machine.
 struct Empty {
     vmm: Vmm,
+    prepared: bool,
     steps: bool,
 }
 
 impl Waiting for Empty {
     fn prepare(&mut self, memory_mib: u64) -> Result<()> {
-        self.vmm.client().prepare(1, memory_mib)
+        self.vmm.client().prepare(1, memory_mib)?;
+        self.prepared = true;
+        Ok(())
     }
 
     fn restore(self: Box<Self>, restore: Restore<'_>) -> Result<Box<dyn Running>> {
         let (config, vsock) = restore_config(restore)?;
-        let restored = self.vmm.client().restore(config)?;
+        let client = self.vmm.client();
+        // A process that is prepared has its /dev/kvm.
+        let restored =
+            if self.prepared { client.restore_with_kvm(config, None) } else { client.restore(config) }?;
         Ok(Box::new(Machine {
             vmm: self.vmm,
             vsock,
@@ -201,11 +206,11 @@ impl Running for Machine {
 
     fn save(&mut self, how: Save, folder: &Path) -> Result<()> {
         let kind = match how {
-            Save::Full => SaveKind::Full,
-            Save::Diff => SaveKind::Diff,
+            Save::Full => proto::SaveKind::Full,
+            Save::Diff => proto::SaveKind::Diff,
         };
         let (state, memory) = (create(&folder.join("state"))?, create(&folder.join("memory"))?);
-        let saved = self.vmm.client().save(SaveConfig { kind, state, memory, layers: Vec::new() })?;
+        let saved = self.vmm.client().save(SaveConfig::new(kind, state, memory))?;
         if self.steps {
             show("save", &saved.steps, &saved.pages);
         }
@@ -221,44 +226,4 @@ impl Drop for Machine {
             show("restore", &restored.steps, &restored.pages);
         }
     }
-}
-
-/// Stands in for what the client will have.
-mod later {
-    use std::fs::File;
-
-    use anyhow::{Result, bail};
-    use hearth_vmm::config::restore::RestoreConfig;
-
-    use super::proto;
-
-    pub(crate) enum SaveKind {
-        Full,
-        Diff,
-    }
-
-    #[expect(dead_code, reason = "nothing reads it yet")]
-    pub(crate) struct SaveConfig {
-        pub(crate) kind: SaveKind,
-        pub(crate) state: File,
-        pub(crate) memory: File,
-        pub(crate) layers: Vec<(usize, File)>,
-    }
-
-    pub(crate) trait Later {
-        fn prepare(&self, _: u32, _: u64) -> Result<()> {
-            bail!("the client cannot do that yet")
-        }
-        fn restore(&self, _: RestoreConfig) -> Result<proto::Restored> {
-            bail!("the client cannot do that yet")
-        }
-        fn save(&self, _: SaveConfig) -> Result<proto::Saved> {
-            bail!("the client cannot do that yet")
-        }
-        fn save_working_set(&self, _: File) -> Result<proto::WorkingSetSaved> {
-            bail!("the client cannot do that yet")
-        }
-    }
-
-    impl Later for hearth_vmm::client::Client {}
 }

@@ -1,6 +1,6 @@
 //! What the measurements need of a microVM, whichever monitor runs it.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -163,13 +163,33 @@ pub(crate) fn command(vsock: &Path, command: &str) -> Result<String> {
     answer.map_err(|reason| anyhow::anyhow!("`{command}` failed in the guest: {reason}"))
 }
 
-/// Greets the guest behind `vsock` and returns when the first byte of its answer came.
+/// Greets a restored guest behind `vsock` and returns when the first byte of its answer came. The first stream that
+/// is opened may be one that the guest drops while it learns that its transport was reset; then it is greeted anew.
 pub(crate) fn first_byte(vsock: &Path) -> Result<Instant> {
-    let mut stream = connect(vsock, COMMAND_PORT)?;
-    stream.write_all(b"ping\n").context("greeting the guest")?;
-    stream.read_exact(&mut [0]).context("waiting for the guest's first byte")?;
+    let started = Instant::now();
+    let mut dropped = 0;
+    loop {
+        match greet(vsock) {
+            Ok(came) => {
+                if dropped > 0 {
+                    eprintln!("  the guest dropped {dropped} streams before it answered");
+                }
+                return Ok(came);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound || started.elapsed() >= PATIENCE => {
+                return Err(error).context("greeting the guest");
+            }
+            Err(_) => dropped += 1,
+        }
+    }
+}
+
+fn greet(vsock: &Path) -> io::Result<Instant> {
+    let mut stream = client::connect(vsock, COMMAND_PORT, PATIENCE)?;
+    stream.write_all(b"ping\n")?;
+    stream.read_exact(&mut [0])?;
     let came = Instant::now();
-    BufReader::new(stream).read_line(&mut String::new()).context("reading the guest's answer")?;
+    BufReader::new(stream).read_line(&mut String::new())?;
     Ok(came)
 }
 

@@ -154,7 +154,7 @@ fn restored(
     std::fs::create_dir(&folder).context("making a folder")?;
     let process = setting.monitor.start(&folder)?;
     let running = process.restore(Restore { diff_later, ..Restore::plain(&folder, snapshot) })?;
-    vm::command(&running.vsock(), "ping")?;
+    vm::first_byte(&running.vsock())?;
     if dirty_mib > 0 {
         vm::command(&running.vsock(), &format!("mem-fill {dirty_mib}"))?;
     }
