@@ -4,23 +4,27 @@
 //! same guest program answers both. On emulated metal only instruction counting gives figures worth keeping:
 //! `cargo xtask bench vmm` runs this there.
 //!
-//! * [`hearth`], [`firecracker`] – a microVM of each kind behind one trait, [`vm::Monitor`]
-//! * [`measure`] – the measurements
+//! * [`hearth`], [`firecracker`] – a microVM of each kind behind one trait, [`vm::Monitor`]; [`http`] – the latter's API
+//! * [`measure`] – the measurements; [`memory`], [`slow_disk`] – what they read and make on the host
 //! * [`report`] – the table and the JSON
 
 mod firecracker;
 mod hearth;
+mod http;
 mod measure;
+mod memory;
 mod report;
+mod slow_disk;
 mod vm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use hearth_vmm::jail::JailConfig;
 
+use measure::Plan;
 use vm::{Files, Monitor};
 
 /// Measures the monitor on the metal
@@ -34,17 +38,21 @@ struct Options {
     #[arg(long, value_name = "COUNT", default_value_t = 7)]
     rounds: usize,
 
-    /// Guest memory in MiB
+    /// Guest memory in MiB, where a measurement does not say
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     memory: u64,
 
-    /// Measure only what has this in its name
+    /// Measure only what has this in its name; may be given more than once
     #[arg(long, value_name = "TEXT")]
-    only: Option<String>,
+    only: Vec<String>,
 
     /// Where the figures go as JSON; $HEARTH_OUT/vmm-bench.json unless given
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+
+    /// Show the steps of Hearth's saving and restoring
+    #[arg(long)]
+    steps: bool,
 
     /// Hearth's jail; walls can be left out to see what they cost
     #[command(flatten)]
@@ -62,18 +70,22 @@ fn main() -> ExitCode {
 }
 
 fn run(options: Options) -> Result<()> {
-    let files = Files::from_environment(options.memory)?;
-    let hearth = hearth::Hearth::new(files.clone(), options.jail)?;
+    let files = Files::from_environment()?;
+    let hearth = hearth::Hearth::new(files.clone(), options.jail, options.steps)?;
     let mut monitors: Vec<&dyn Monitor> = vec![&hearth];
     let firecracker = options.firecracker.map(|binary| firecracker::Firecracker::new(binary, files));
     monitors.extend(firecracker.as_ref().map(|firecracker| firecracker as &dyn Monitor));
-    let figures = measure::all(&monitors, options.rounds, options.only.as_deref())?;
-    eprint!("{}", report::table(&figures));
+    let plan = Plan { rounds: options.rounds, memory_mib: options.memory, only: &options.only };
+    let results = measure::all(&monitors, &plan)?;
+    eprint!("{}", report::table(&results.figures));
     let json =
         options.json.or_else(|| Some(PathBuf::from(std::env::var_os("HEARTH_OUT")?).join("vmm-bench.json")));
     if let Some(path) = json {
-        let text = serde_json::to_string_pretty(&figures).context("writing figures as JSON")?;
+        let text = serde_json::to_string_pretty(&results.figures).context("writing figures as JSON")?;
         std::fs::write(&path, text + "\n").with_context(|| format!("writing {}", path.display()))?;
+    }
+    if results.failed {
+        bail!("some figures could not be taken; the reasons stand above");
     }
     Ok(())
 }

@@ -41,7 +41,7 @@ impl Samples {
 /// One row.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Figure {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     pub(crate) unit: &'static str,
     pub(crate) better: Better,
     pub(crate) goal: Option<f64>,
@@ -62,7 +62,7 @@ impl Figure {
 pub(crate) fn table(figures: &[Figure]) -> String {
     let mut text = String::from("\n");
     for figure in figures {
-        let _ = write!(text, "{:<36} {:<6}", figure.name, figure.unit); // writing to a string cannot fail
+        let _ = write!(text, "{:<56} {:<6}", figure.name, figure.unit); // writing to a string cannot fail
         for samples in &figure.samples {
             let Samples { monitor, median, min, max, .. } = samples;
             let _ = write!(text, "  {monitor} {median:.2} ({min:.2}–{max:.2})");
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn a_missed_goal_is_said_aloud() {
         let samples = vec![Samples::new("hearth", vec![2.0]), Samples::new("firecracker", vec![1.0])];
-        let figure = Figure { name: "x", unit: "ms", better: Better::Lower, goal: Some(1.0), samples };
+        let figure = Figure { name: "x".into(), unit: "ms", better: Better::Lower, goal: Some(1.0), samples };
         assert!(table(&[figure]).contains("ratio 2.00 (goal ≤ 1.0: MISSED)"));
     }
 }
