@@ -146,6 +146,7 @@ const VCPU: &[Allow] = &[
 /// waited for.
 const MEMORY: &[Allow] = &[
     Call(libc::SYS_copy_file_range),
+    Call(libc::SYS_fadvise64),
     Call(libc::SYS_fallocate),
     When(libc::SYS_fcntl, &[Is(1, F_DUPFD_CLOEXEC)]),
     When(libc::SYS_fcntl, &[Is(1, F_GETFL)]),
