@@ -27,7 +27,8 @@ impl Run {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let caches = caches::of_host();
         let walls = jail::enter(&self.jail, self.control_fd)?;
-        let host = Host { caches, filters: walls.filters, pagemap: Arc::new(walls.pagemap) };
+        let host =
+            Host { caches, filters: walls.filters, pagemap: Arc::new(walls.pagemap), start: walls.steps };
         let monitor = Monitor::new(host).context("starting the monitor")?;
         let server = Server::new(PacketListener::from_fd(walls.control), monitor)
             .context("serving the control socket")?;

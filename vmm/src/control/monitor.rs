@@ -367,13 +367,18 @@ impl Monitor {
             counters: counters.into_iter().map(counter).collect(),
         };
         let mut groups: Vec<_> = machine.counters().into_iter().map(group).collect();
+        let step = |step: &proto::Step| proto::Counter {
+            name: format!("{}_ns", step.name.replace(' ', "_")),
+            value: step.nanoseconds,
+        };
+        let steps = |name: &str, steps: &[proto::Step]| proto::MetricGroup {
+            name: name.into(),
+            counters: steps.iter().map(step).collect(),
+        };
+        groups.push(steps("jail", &self.host.start.message()));
         for (name, timed) in [("restore", &self.last_restore), ("save", &self.last_save)] {
-            let Some((steps, pages)) = timed else { continue };
-            let step = |step: &proto::Step| proto::Counter {
-                name: format!("{}_ns", step.name.replace(' ', "_")),
-                value: step.nanoseconds,
-            };
-            groups.push(proto::MetricGroup { name: name.into(), counters: steps.iter().map(step).collect() });
+            let Some((taken, pages)) = timed else { continue };
+            groups.push(steps(name, taken));
             groups.push(proto::MetricGroup { name: format!("{name}_pages"), counters: pages.clone() });
         }
         if let Some(recorder) = machine.recorder() {

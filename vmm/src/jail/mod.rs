@@ -33,6 +33,8 @@ pub use seccomp::{Filters, SeccompError, ThreadRole};
 
 use sys::{check, unshare};
 
+use crate::snapshot::steps::Steps;
+
 /// The number that the control socket has inside the jail.
 pub const CONTROL_FD: RawFd = 3;
 
@@ -134,6 +136,8 @@ pub struct Walls {
     pub standing: Vec<Wall>,
     /// How the old root was left, when the root wall stands.
     pub root: Option<RootMethod>,
+    /// How long each step took.
+    pub steps: Steps,
 }
 
 /// Enters the jail: puts up every wall of `config` around this process, which keeps `control_fd`, stdout
@@ -145,6 +149,7 @@ pub struct Walls {
 /// # Errors
 /// [`JailError`] names the wall, the cause and what to do. The process may be half inside then and must end.
 pub fn enter(config: &JailConfig, control_fd: RawFd) -> Result<Walls, JailError> {
+    let mut steps = Steps::default();
     check_preconditions(config)?;
     let mut control = descriptors::adopt_control(control_fd)
         .map_err(|source| JailError::Control { fd: control_fd, source })?;
@@ -154,12 +159,14 @@ pub fn enter(config: &JailConfig, control_fd: RawFd) -> Result<Walls, JailError>
     }
     let pagemap =
         privileges::without_capabilities(|| File::open("/proc/self/pagemap")).map_err(JailError::Pagemap)?;
+    steps.done("descriptors");
     let filters = if config.has(Wall::Seccomp) {
         seccomp::prepare_process();
         Filters::compile(config.on_violation)?
     } else {
         Filters::none()
     };
+    steps.done("filters");
     if config.has(Wall::Session) {
         new_session().map_err(JailError::wall(Wall::Session, "start a session of its own"))?;
     }
@@ -170,12 +177,14 @@ pub fn enter(config: &JailConfig, control_fd: RawFd) -> Result<Walls, JailError>
         let namespaces = libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
         unshare(namespaces).map_err(JailError::wall(Wall::Ipc, "make IPC and UTS namespaces"))?;
     }
+    steps.done("namespaces");
     let mut root = None;
     if let (true, Some(folder)) = (config.has(Wall::Root), &config.chroot) {
         let method = root::enter(folder);
         root =
             Some(method.map_err(|(action, source)| JailError::Wall { wall: Wall::Root, action, source })?);
     }
+    steps.done("root");
     if config.has(Wall::Limits) {
         limit(config).map_err(JailError::wall(Wall::Limits, "lower the resource limits"))?;
     }
@@ -187,14 +196,17 @@ pub fn enter(config: &JailConfig, control_fd: RawFd) -> Result<Walls, JailError>
             return Err(JailError::Breached { wall, what });
         }
     }
+    steps.done("privileges");
     let mut standing: Vec<Wall> = config.walls().collect();
     if config.has(Wall::Landlock)
         && landlock::enter().map_err(JailError::wall(Wall::Landlock, "enter a Landlock domain"))?.is_none()
     {
         standing.retain(|wall| *wall != Wall::Landlock);
     }
+    steps.done("landlock");
     filters.install(ThreadRole::Control)?;
-    Ok(Walls { control, pagemap, filters, standing, root })
+    steps.done("seccomp");
+    Ok(Walls { control, pagemap, filters, standing, root, steps })
 }
 
 /// Refuses what cannot work before anything has changed.

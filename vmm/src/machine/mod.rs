@@ -37,6 +37,7 @@ use crate::arch::caches::Cache;
 use crate::config::MachineConfig;
 use crate::config::restore::RestoreClock;
 use crate::jail::Filters;
+use crate::snapshot::steps::Steps;
 use crate::snapshot::working_set::Rest;
 
 /// What the monitor learned of its host before it was jailed, and what a machine's threads do first.
@@ -48,6 +49,8 @@ pub struct Host {
     pub filters: Filters,
     /// `/proc/self/pagemap`: which pages a machine has written.
     pub pagemap: Arc<File>,
+    /// How long each step of entering the jail took.
+    pub start: Steps,
 }
 
 impl Host {
@@ -57,7 +60,7 @@ impl Host {
     /// When `/proc/self/pagemap` cannot be opened.
     pub fn plain() -> std::io::Result<Self> {
         let pagemap = Arc::new(File::open("/proc/self/pagemap")?);
-        Ok(Self { caches: Vec::new(), filters: Filters::none(), pagemap })
+        Ok(Self { caches: Vec::new(), filters: Filters::none(), pagemap, start: Steps::default() })
     }
 }
 

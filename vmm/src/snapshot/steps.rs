@@ -5,7 +5,7 @@ use std::time::Instant;
 use hearth_proto::vmm::v1 as proto;
 
 /// A stopwatch with laps.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Steps {
     last: Instant,
     taken: Vec<(&'static str, u64)>,

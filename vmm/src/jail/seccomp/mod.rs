@@ -61,7 +61,6 @@ pub enum SeccompError {
 
 #[derive(Debug)]
 struct Programs {
-    no_clone3: BpfProgram,
     control: BpfProgram,
     device: BpfProgram,
     vcpu: BpfProgram,
@@ -101,12 +100,7 @@ impl Filters {
     /// [`SeccompError::Compile`], which the tests rule out for the tables as they are.
     pub fn compile(on_violation: OnViolation) -> Result<Self, SeccompError> {
         let compile = |role| compile(role, on_violation);
-        let errno = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs();
-        let refuse = Actions { listed: errno, otherwise: libc::SECCOMP_RET_ALLOW };
-        let no_clone3 = program::build(&[rules::Allow::Call(libc::SYS_clone3)], refuse)
-            .map_err(|source| SeccompError::Compile { role: ThreadRole::Control, source })?;
         Ok(Self(Some(Arc::new(Programs {
-            no_clone3,
             control: compile(ThreadRole::Control)?,
             device: compile(ThreadRole::Device)?,
             vcpu: compile(ThreadRole::Vcpu)?,
@@ -132,10 +126,7 @@ impl Filters {
             seccompiler::apply_filter(program).map_err(|source| SeccompError::Install { role, source })
         };
         match role {
-            ThreadRole::Control => {
-                apply(&programs.no_clone3)?;
-                apply(&programs.control)
-            }
+            ThreadRole::Control => apply(&programs.control),
             ThreadRole::Device => apply(&programs.device),
             ThreadRole::Vcpu => apply(&programs.vcpu),
             ThreadRole::Memory => apply(programs.memory()?),

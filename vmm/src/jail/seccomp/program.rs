@@ -74,6 +74,8 @@ struct Calls<'a> {
     first: u32,
     last: u32,
     alternatives: Vec<&'a [Arg]>,
+    /// What is done when one of them holds.
+    action: u32,
 }
 
 /// The program for `listed`.
@@ -87,37 +89,43 @@ pub(super) fn build(listed: &[Allow], actions: Actions) -> Result<Instructions, 
         instruction(RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
         instruction(LOAD, 0, 0, NUMBER),
     ];
-    search(&collect(listed)?, actions, &mut program)?;
+    search(&collect(listed, actions.listed)?, actions, &mut program)?;
     Ok(program)
 }
 
+/// Conditions on a call's arguments; `None` stands for any arguments, whatever else is listed.
+type Alternatives<'a> = Option<Vec<&'a [Arg]>>;
+
 /// Sorts the list, and joins what is alike.
-fn collect(listed: &[Allow]) -> Result<Vec<Calls<'_>>, ProgramError> {
-    // `None` stands for any arguments, whatever else is listed for the call.
-    let mut sorted: BTreeMap<u32, Option<Vec<&[Arg]>>> = BTreeMap::new();
-    for allow in listed {
-        let (Allow::Call(number) | Allow::When(number, _)) = *allow;
-        let entry = u32::try_from(number).map_err(|_| ProgramError::Number(number))?;
-        let entry = sorted.entry(entry).or_insert_with(|| Some(Vec::new()));
-        match allow {
-            Allow::Call(_) => *entry = None,
+fn collect(listed: &[Allow], allow: u32) -> Result<Vec<Calls<'_>>, ProgramError> {
+    let mut sorted: BTreeMap<u32, (Alternatives<'_>, u32)> = BTreeMap::new();
+    for rule in listed {
+        let (Allow::Call(number) | Allow::When(number, _) | Allow::Refuse(number, _)) = *rule;
+        let number = u32::try_from(number).map_err(|_| ProgramError::Number(number))?;
+        let entry = sorted.entry(number).or_insert_with(|| (Some(Vec::new()), allow));
+        match rule {
+            Allow::Call(_) => entry.0 = None,
+            Allow::Refuse(_, error) => *entry = (None, libc::SECCOMP_RET_ERRNO | error.unsigned_abs()),
             Allow::When(_, conditions) => {
-                if let Some(alternatives) = entry {
+                if let Some(alternatives) = &mut entry.0 {
                     alternatives.push(conditions);
                 }
             }
         }
     }
     let mut calls: Vec<Calls<'_>> = Vec::with_capacity(sorted.len());
-    for (number, alternatives) in sorted {
+    for (number, (alternatives, action)) in sorted {
         let alternatives = alternatives.unwrap_or_default();
         match calls.last_mut() {
             Some(last)
-                if last.last + 1 == number && last.alternatives.is_empty() && alternatives.is_empty() =>
+                if last.last + 1 == number
+                    && last.action == action
+                    && last.alternatives.is_empty()
+                    && alternatives.is_empty() =>
             {
                 last.last = number;
             }
-            _ => calls.push(Calls { first: number, last: number, alternatives }),
+            _ => calls.push(Calls { first: number, last: number, alternatives, action }),
         }
     }
     Ok(calls)
@@ -149,12 +157,12 @@ fn search(calls: &[Calls<'_>], actions: Actions, program: &mut Instructions) -> 
 fn leaf(calls: &Calls<'_>, actions: Actions, program: &mut Instructions) -> Result<(), ProgramError> {
     let mut decision = Instructions::new();
     if calls.alternatives.is_empty() {
-        decision.push(instruction(RETURN, 0, 0, actions.listed));
+        decision.push(instruction(RETURN, 0, 0, calls.action));
     }
     for conditions in &calls.alternatives {
         let mut checks = Instructions::new();
         conditions.iter().for_each(|condition| check(*condition, &mut checks));
-        checks.push(instruction(RETURN, 0, 0, actions.listed));
+        checks.push(instruction(RETURN, 0, 0, calls.action));
         // A check that fails goes on behind this alternative.
         let length = checks.len();
         for (position, instruction) in checks.iter_mut().enumerate() {

@@ -10,6 +10,8 @@ pub(super) enum Allow {
     Call(libc::c_long),
     /// When all of the conditions hold. A call may be listed several times; any of them may match.
     When(libc::c_long, &'static [Arg]),
+    /// Never: it is answered with this error number, instead of death.
+    Refuse(libc::c_long, i32),
 }
 
 /// A condition on one argument of a system call.
@@ -73,7 +75,7 @@ mod tests {
         let mut merged: BTreeMap<i64, Option<Vec<SeccompRule>>> = BTreeMap::new();
         for allow in allowed {
             match allow {
-                Allow::Call(call) => {
+                Allow::Call(call) | Allow::Refuse(call, _) => {
                     merged.insert(call, None);
                 }
                 Allow::When(call, conditions) => {

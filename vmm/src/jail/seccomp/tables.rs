@@ -4,7 +4,7 @@
 //! that name a path, make a socket, run a program, or act on another process are in none of them.
 
 use super::ThreadRole;
-use super::rules::Allow::{self, Call, When};
+use super::rules::Allow::{self, Call, Refuse, When};
 use super::rules::Arg::{Bits, Is, IsThisProcess};
 
 /// The list of `role`.
@@ -173,8 +173,8 @@ const MEMORY: &[Allow] = &[
 /// What the control thread does beyond that: setting up KVM, starting threads.
 const CONTROL: &[Allow] = &[
     When(libc::SYS_clone, &[Is(0, THREAD_FLAGS)]),
-    // Answered with ENOSYS by a filter of its own; it is listed so that this one does not kill for it.
-    Call(libc::SYS_clone3),
+    // glibc then uses clone, whose flags can be checked.
+    Refuse(libc::SYS_clone3, libc::ENOSYS),
     Call(libc::SYS_getpeername),
     Call(libc::SYS_getrusage),
     Call(libc::SYS_getsockname),
@@ -246,7 +246,7 @@ mod tests {
 
     fn calls(role: ThreadRole) -> HashSet<libc::c_long> {
         let number = |allow| match allow {
-            Call(number) | When(number, _) => number,
+            Call(number) | When(number, _) | Refuse(number, _) => number,
         };
         of(role).map(number).collect()
     }
