@@ -1,11 +1,11 @@
-//! A hostile driver against a disk with an overlay. Whatever it does, the base stays as it was.
+//! A hostile driver against a disk with a layer and an overlay. Whatever it does, base and layer stay as they were.
 #![no_main]
 
 use std::fs::File;
 use std::os::fd::FromRawFd as _;
 use std::os::unix::fs::FileExt as _;
 
-use hearth_vmm::devices::virtio::block::{Block, BlockConfig, DiskBacking};
+use hearth_vmm::devices::virtio::block::{Block, BlockConfig, DiskBacking, Overlay};
 use hearth_vmm::devices::virtio::testing::fuzz_device;
 use libfuzzer_sys::fuzz_target;
 
@@ -20,18 +20,34 @@ fn memory_file() -> Option<File> {
     (fd >= 0).then(|| unsafe { File::from_raw_fd(fd) })
 }
 
+/// Makes `file` a layer that has every other 4 KiB of the disk.
+fn freeze(file: &File) -> Option<()> {
+    let layer = Overlay::open(file, DISK as u64).ok()?;
+    // The block map begins at 4 KiB: one bit for each sector.
+    file.write_all_at(&[0xff, 0].repeat(DISK / 8192), 4096).ok()?;
+    file.write_all_at(&[0xa5; DISK], layer.data_offset).ok()
+}
+
+/// Everything in `file`.
+fn content(file: &File) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(file.metadata().ok()?.len()).ok()?];
+    file.read_exact_at(&mut bytes, 0).ok()?;
+    Some(bytes)
+}
+
 fuzz_target!(|data: &[u8]| {
-    let (Some(base), Some(overlay)) = (memory_file(), memory_file()) else { return };
-    let content = vec![0x5a; DISK];
-    let Ok(kept) = base.try_clone() else { return };
-    if base.write_all_at(&content, 0).is_err() {
+    let (Some(base), Some(layer), Some(overlay)) = (memory_file(), memory_file(), memory_file()) else {
+        return;
+    };
+    if base.write_all_at(&[0x5a; DISK], 0).is_err() || freeze(&layer).is_none() {
         return;
     }
-    let backing = DiskBacking::Overlay { base, layers: Vec::new(), overlay };
+    let (Ok(base_kept), Ok(layer_kept)) = (base.try_clone(), layer.try_clone()) else { return };
+    let before = content(&base_kept).zip(content(&layer_kept));
+    let backing = DiskBacking::Overlay { base, layers: vec![layer], overlay };
     let Ok(device) = Block::new(BlockConfig { backing, serial: "fuzz".into(), rate_limiter: None }) else {
         return;
     };
     fuzz_device(device, data);
-    let mut after = vec![0; DISK];
-    assert!(kept.read_exact_at(&mut after, 0).is_ok() && after == content, "the base has changed");
+    assert!(before == content(&base_kept).zip(content(&layer_kept)), "the base or the layer has changed");
 });

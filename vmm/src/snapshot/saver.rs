@@ -22,7 +22,7 @@ use super::state_file;
 use super::steps::Steps;
 use super::{ID_LEN, SnapshotId};
 use crate::devices::random;
-use crate::devices::virtio::block::merge::merge;
+use crate::devices::virtio::block::merge;
 use crate::jail::{Filters, ThreadRole};
 use crate::memory::GuestMemory;
 

@@ -259,6 +259,14 @@ impl VirtQueue {
         Ok(self.queue.avail_idx(&self.memory, Ordering::Acquire)?.0 != self.queue.next_avail())
     }
 
+    /// How many chains the driver has made available so far, modulo 2^16.
+    ///
+    /// # Errors
+    /// [`QueueError::Ring`] when the ring is broken.
+    pub fn available_index(&self) -> Result<u16, QueueError> {
+        Ok(self.queue.avail_idx(&self.memory, Ordering::Acquire)?.0)
+    }
+
     /// Gives the chain that starts at `head` back to the driver, with `written` bytes written.
     ///
     /// # Errors

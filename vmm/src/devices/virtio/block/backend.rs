@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd as _;
 
 use super::SECTOR_SIZE;
 use super::map::OverlayMap;
-use super::overlay::{Overlay, OverlayError};
+use super::overlay::{Overlay, OverlayError, locate};
 
 /// A disk's files. All but the overlay may also be block device nodes.
 #[derive(Debug)]
@@ -15,13 +15,14 @@ pub enum DiskBacking {
     ReadOnly(File),
     /// The guest writes the file itself.
     Writable(File),
-    /// The guest's writes go to `overlay`; `base` is only read and may be shared.
+    /// The guest's writes go to `overlay`. A sector that it does not have is read from the topmost layer that
+    /// does, and from `base` if none does; these are only read and may be shared.
     Overlay {
         /// The disk as it was, opened for reading.
         base: File,
         /// Overlays that were frozen, opened for reading, the one next to the base first.
         layers: Vec<File>,
-        /// An empty file or an earlier overlay of the same base, opened for reading and writing.
+        /// An empty file or an earlier overlay of the same base and layers, opened for reading and writing.
         overlay: File,
     },
 }
@@ -48,17 +49,24 @@ pub enum DiskError {
     /// The overlay is not usable.
     #[error(transparent)]
     Overlay(#[from] OverlayError),
+    /// A layer is not usable.
+    #[error("layer {layer}: {source}")]
+    Layer {
+        /// Which, counted from 0, the one next to the base.
+        layer: usize,
+        /// What is wrong with it.
+        source: Box<DiskError>,
+    },
 }
 
-/// Index of a disk's only file, or its base, among the files registered with the ring.
-pub(super) const BASE: u32 = 0;
-/// Index of the overlay.
-pub(super) const OVERLAY: u32 = 1;
+/// Index of a disk's only file, or its base, among the files registered with the ring. The layers follow, then
+/// the overlay.
+const BASE: u32 = 0;
 
 /// Where neighbouring sectors lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Extent {
-    /// [`BASE`] or [`OVERLAY`].
+    /// Index among [`Disk::files`].
     pub(super) file: u32,
     /// Offset in that file, in bytes.
     pub(super) offset: u64,
@@ -69,12 +77,13 @@ pub(super) struct Extent {
 /// An opened disk.
 #[derive(Debug)]
 pub(super) struct Disk {
-    /// Indexed by [`BASE`] and [`OVERLAY`].
+    /// The disk's only file; or the base, the layers and the overlay.
     files: Vec<File>,
     sectors: u64,
     read_only: bool,
     fresh: bool,
-    overlay: Option<Overlay>,
+    /// What lies over the base: the layers and, last, the overlay. Empty for a disk without an overlay.
+    overlays: Vec<Overlay>,
 }
 
 impl Disk {
@@ -84,21 +93,37 @@ impl Disk {
             DiskBacking::Overlay { base, .. } => base,
         })?;
         let sectors = size / SECTOR_SIZE;
+        let plain = |file, read_only| Self {
+            files: vec![file],
+            sectors,
+            read_only,
+            fresh: read_only,
+            overlays: Vec::new(),
+        };
         Ok(match backing {
             DiskBacking::ReadOnly(file) => {
                 check_access(&file, "disk", false)?;
-                Self { files: vec![file], sectors, read_only: true, fresh: true, overlay: None }
+                plain(file, true)
             }
             DiskBacking::Writable(file) => {
                 check_access(&file, "disk", true)?;
-                Self { files: vec![file], sectors, read_only: false, fresh: false, overlay: None }
+                plain(file, false)
             }
-            DiskBacking::Overlay { base, layers: _, overlay } => {
+            DiskBacking::Overlay { base, layers, overlay } => {
                 check_access(&base, "base", false)?;
+                let mut overlays = Vec::with_capacity(layers.len() + 1);
+                for (layer, file) in layers.iter().enumerate() {
+                    let opened = open_layer(file, size);
+                    overlays
+                        .push(opened.map_err(|source| DiskError::Layer { layer, source: Box::new(source) })?);
+                }
+                // Last, so that what is refused leaves an empty file empty.
                 check_access(&overlay, "overlay", true)?;
                 let opened = Overlay::open(&overlay, size)?;
-                let (files, fresh) = (vec![base, overlay], opened.fresh);
-                Self { files, sectors, read_only: false, fresh, overlay: Some(opened) }
+                let fresh = opened.fresh;
+                overlays.push(opened);
+                let files = [vec![base], layers, vec![overlay]].into_iter().flatten().collect();
+                Self { files, sectors, read_only: false, fresh, overlays }
             }
         })
     }
@@ -125,42 +150,57 @@ impl Disk {
 
     /// Index of the file that writes go to.
     pub(super) fn written_file(&self) -> u32 {
-        if self.overlay.is_some() { OVERLAY } else { BASE }
+        file_index(self.overlays.len().checked_sub(1))
     }
 
     /// Where the first of `sectors` sectors from `sector` on are to be read from.
     pub(super) fn locate_for_read(&self, sector: u64, sectors: u64) -> Extent {
-        let Some(overlay) = &self.overlay else { return self.locate_for_write(sector, sectors) };
-        let run = overlay.map.run(sector, sectors);
-        if run.in_overlay {
-            self.locate_for_write(sector, run.sectors)
-        } else {
-            Extent { file: BASE, offset: byte_offset(sector), sectors: run.sectors }
-        }
+        let (position, sectors) = locate(&self.overlays, sector, sectors);
+        self.extent(position, sector, sectors)
     }
 
     /// Where `sectors` sectors from `sector` on are to be written.
     pub(super) fn locate_for_write(&self, sector: u64, sectors: u64) -> Extent {
-        let data_offset = self.overlay.as_ref().map_or(0, |overlay| overlay.data_offset);
-        Extent { file: self.written_file(), offset: data_offset.saturating_add(byte_offset(sector)), sectors }
+        self.extent(self.overlays.len().checked_sub(1), sector, sectors)
+    }
+
+    /// `sectors` sectors from `sector` on in the overlay or layer at `position`, or in the base.
+    fn extent(&self, position: Option<usize>, sector: u64, sectors: u64) -> Extent {
+        let overlay = position.and_then(|position| self.overlays.get(position));
+        let data_offset = overlay.map_or(0, |overlay| overlay.data_offset);
+        Extent {
+            file: file_index(position),
+            offset: data_offset.saturating_add(byte_offset(sector)),
+            sectors,
+        }
     }
 
     /// The data of `sectors` sectors from `sector` on was written where [`Self::locate_for_write`] said.
     pub(super) fn written(&mut self, sector: u64, sectors: u64) {
-        if let Some(overlay) = &mut self.overlay {
-            overlay.map.set(sector, sectors);
+        if let Some(map) = self.map_mut() {
+            map.set(sector, sectors);
         }
     }
 
     /// The overlay's map, where there is an overlay.
     pub(super) fn map(&self) -> Option<&OverlayMap> {
-        self.overlay.as_ref().map(|overlay| &overlay.map)
+        self.overlays.last().map(|overlay| &overlay.map)
     }
 
     /// The overlay's map, to be saved.
     pub(super) fn map_mut(&mut self) -> Option<&mut OverlayMap> {
-        self.overlay.as_mut().map(|overlay| &mut overlay.map)
+        self.overlays.last_mut().map(|overlay| &mut overlay.map)
     }
+}
+
+/// The index of a disk's file: of the overlay or layer at a position, or of the base.
+fn file_index(position: Option<usize>) -> u32 {
+    position.map_or(BASE, |position| u32::try_from(position + 1).unwrap_or(u32::MAX))
+}
+
+fn open_layer(file: &File, disk_size: u64) -> Result<Overlay, DiskError> {
+    check_access(file, "layer", false)?;
+    Ok(Overlay::open_layer(file, disk_size)?)
 }
 
 /// The disk offset of a sector, in bytes.
@@ -191,6 +231,8 @@ fn check_access(file: &File, name: &'static str, write: bool) -> Result<(), Disk
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::devices::virtio::block::map::MAP_PAGE_SIZE;
+    use crate::devices::virtio::block::overlay::MAP_OFFSET;
 
     fn file(size: u64) -> File {
         let file = tempfile::tempfile().unwrap();
@@ -232,7 +274,81 @@ mod tests {
         disk.written(10, 5);
         let read = |sector, sectors| disk.locate_for_read(sector, sectors);
         assert_eq!(read(3, 100), Extent { file: BASE, offset: 3 * 512, sectors: 7 });
-        assert_eq!(read(10, 100), Extent { file: OVERLAY, offset: (1 << 20) + 10 * 512, sectors: 5 });
+        assert_eq!(read(10, 100), Extent { file: 1, offset: (1 << 20) + 10 * 512, sectors: 5 });
         assert_eq!(read(15, 100), Extent { file: BASE, offset: 15 * 512, sectors: 100 });
+    }
+
+    /// A layer with these ranges of sectors in it.
+    fn layer(ranges: &[(u64, u64)]) -> File {
+        use std::os::unix::fs::FileExt as _;
+        let file = tempfile::tempfile().unwrap();
+        let mut map = Overlay::open(&file, 1 << 20).unwrap().map;
+        ranges.iter().for_each(|(sector, sectors)| map.set(*sector, *sectors));
+        let mut page = [0; MAP_PAGE_SIZE];
+        assert!(map.take_page(0, &mut page));
+        file.write_all_at(&page, MAP_OFFSET).unwrap();
+        file
+    }
+
+    #[test]
+    fn sectors_are_found_in_the_topmost_file_that_has_them_and_written_to_the_overlay() {
+        let mut disk = Disk::open(DiskBacking::Overlay {
+            base: file(1 << 20),
+            layers: vec![layer(&[(0, 100), (300, 10)]), layer(&[(50, 100)])],
+            overlay: layer(&[(60, 10)]),
+        })
+        .unwrap();
+        assert_eq!((disk.files().len(), disk.written_file(), disk.is_fresh()), (4, 3, false));
+        let extents = |disk: &Disk| {
+            let mut at = 0;
+            let next = || {
+                let extent = disk.locate_for_read(at, u64::MAX);
+                let start = if extent.file == BASE { 0 } else { 1 << 20 };
+                assert!(extent.sectors == 0 || extent.offset == start + at * 512);
+                at += extent.sectors;
+                (extent.sectors > 0).then_some((extent.file, extent.sectors))
+            };
+            std::iter::from_fn(next).collect::<Vec<_>>()
+        };
+        let before = [(1, 50), (2, 10), (3, 10), (2, 80), (0, 150), (1, 10), (0, 2048 - 310)];
+        assert_eq!(extents(&disk), before);
+        let place = disk.locate_for_write(40, 20);
+        assert_eq!(place, Extent { file: 3, offset: (1 << 20) + 40 * 512, sectors: 20 });
+        disk.written(40, 20);
+        assert_eq!(extents(&disk)[..3], [(1, 40), (3, 30), (2, 80)]);
+        assert_eq!(disk.map_mut().unwrap().next_dirty(0), Some(0));
+    }
+
+    #[test]
+    fn a_layer_that_is_none_of_this_disk_is_refused_by_name_and_the_overlay_stays_empty() {
+        let refused = |layers| {
+            let overlay = tempfile::tempfile().unwrap();
+            let given = overlay.try_clone().unwrap();
+            let message =
+                Disk::open(DiskBacking::Overlay { base: file(1 << 20), layers, overlay: given }).unwrap_err();
+            assert_eq!(overlay.metadata().unwrap().len(), 0);
+            message.to_string()
+        };
+        let other_disk = tempfile::tempfile().unwrap();
+        Overlay::open(&other_disk, 2 << 20).unwrap();
+        let truncated = layer(&[]);
+        truncated.set_len(1 << 20).unwrap();
+        let damaged = layer(&[]);
+        std::os::unix::fs::FileExt::write_all_at(&damaged, &[1], 12).unwrap();
+        let named = tempfile::NamedTempFile::new().unwrap();
+        let write_only = std::fs::OpenOptions::new().write(true).open(named.path()).unwrap();
+        let wrong = [
+            (tempfile::tempfile().unwrap(), "layer 1: the file is empty"),
+            (file(1 << 20), "layer 1: the file is not an overlay"),
+            (other_disk, "layer 1: the overlay is for a disk of 2097152 bytes, but this one has 1048576"),
+            (truncated, "layer 1: the overlay is truncated"),
+            (damaged, "layer 1: the overlay's header is damaged"),
+            (File::open("/").unwrap(), "layer 1: the overlay is not a regular file"),
+            (write_only, "layer 1: the layer was not opened for reading"),
+        ];
+        for (file, expected) in wrong {
+            let message = refused(vec![layer(&[]), file, layer(&[])]);
+            assert!(message.contains(expected), "{message}");
+        }
     }
 }

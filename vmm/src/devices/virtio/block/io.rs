@@ -8,7 +8,7 @@ use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{Fixed, FsyncFlags};
 
 use super::SECTOR_SIZE;
-use super::backend::{Disk, OVERLAY};
+use super::backend::Disk;
 use super::engine::{Engine, MAX_OPERATIONS};
 use super::flush::{Flusher, Step};
 use super::request::{self, Limits, Operation, Request, Status};
@@ -434,7 +434,8 @@ impl DiskIo {
             Step::Write { file_offset, start, length } => {
                 let bytes = self.flusher.staging().get(start..start + length)?;
                 let (iovecs, count) = self.slots.gather_staged(bytes);
-                Some(opcode::Writev::new(Fixed(OVERLAY), iovecs, count).offset(file_offset).build())
+                let file = Fixed(self.disk.written_file());
+                Some(opcode::Writev::new(file, iovecs, count).offset(file_offset).build())
             }
         }
     }

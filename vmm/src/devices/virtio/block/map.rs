@@ -15,7 +15,7 @@ const WORDS_PER_PAGE: usize = MAP_PAGE_SIZE / 8;
 /// Neighbouring sectors that lie in the same file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
-    /// Whether the overlay has them; if not, the base does.
+    /// Whether the overlay has them; if not, what lies below does.
     pub in_overlay: bool,
     /// How many they are.
     pub sectors: u64,
@@ -93,6 +93,20 @@ impl OverlayMap {
                 self.mark_dirty(index / WORDS_PER_PAGE);
             }
             sector += in_word;
+        }
+    }
+
+    /// Marks what is marked in `other`, a map of a disk of the same size.
+    pub(super) fn unite(&mut self, other: &Self) {
+        for (index, (word, more)) in self.words.iter_mut().zip(&other.words).enumerate() {
+            // Not written where nothing changes: that keeps the memory unmapped.
+            if *word | more != *word {
+                *word |= more;
+                let page = index / WORDS_PER_PAGE;
+                if let Some(word) = self.dirty.get_mut(page / 64) {
+                    *word |= 1 << (page % 64);
+                }
+            }
         }
     }
 

@@ -1,6 +1,416 @@
-//! stub
+//! Makes one layer of several, for a snapshot that is to stand on fewer files.
+//!
+//! All layers of a disk have their data at the same offsets, so nothing moves. In order of preference:
+//! 1. Only one layer has anything in it: the new file shares its blocks (`FICLONE`), and that is all.
+//! 2. It shares the blocks of the layer that takes most storage; what others have above or below it is applied.
+//! 3. The file system shares no blocks: of every sector the topmost version is copied.
+//!
+//! Only sectors that the maps name are copied, and holes stay holes. All of that is done with the descriptors at
+//! hand, with calls that the jail's control thread may make. The header is written last: what a monitor leaves
+//! that died over it is refused as a layer.
+
 use std::fs::File;
-/// stub
-pub fn merge(_: &[File], _: &File, _: &dyn Fn() -> bool) -> Result<(), std::io::Error> {
-    Ok(())
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+
+use super::SECTOR_SIZE;
+use super::map::{MAP_PAGE_BYTES, MAP_PAGE_SIZE, OverlayMap};
+use super::overlay::{
+    HEADER_LEN, MAP_OFFSET, Overlay, OverlayError, disk_size_of, file_length, locate, seek, write_header,
+};
+
+/// Most bytes between two looks at whether the merge is still wanted.
+const CHUNK: u64 = 1 << 20;
+/// Bytes copied at a time where the kernel does not do it.
+const BUFFER: usize = 256 << 10;
+/// Most sectors that are looked up at a time, 4 MiB: it bounds the walk through maps with nothing in them.
+const LOOKUP_SECTORS: u64 = 1 << 13;
+/// Bytes after which the host is told to write them back, and waited for with those before.
+const WRITE_BACK: u64 = 8 << 20;
+
+/// What a merge came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// Bytes of storage that the new layer shares with a merged one, or did before others were applied to it.
+    pub cloned: u64,
+    /// Bytes of data that were copied.
+    pub copied: u64,
+}
+
+/// Why layers could not be merged.
+#[derive(Debug, thiserror::Error)]
+pub enum MergeError {
+    /// There are no layers.
+    #[error("there is no layer to merge; give at least one")]
+    NoLayers,
+    /// A layer is not usable.
+    #[error("layer {layer}: {source}")]
+    Layer {
+        /// Which, counted from 0, the lowest.
+        layer: usize,
+        /// What is wrong with it.
+        source: OverlayError,
+    },
+    /// There is something in the file to merge into, or it is no file.
+    #[error("the file to merge into is not an empty regular file; give a new one")]
+    Target,
+    /// The caller said so.
+    #[error("the merge was cancelled")]
+    Cancelled,
+    /// The host refused.
+    #[error("{what} the merged layer failed: {source}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// What the host answered.
+        source: io::Error,
+    },
+}
+
+fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> MergeError {
+    move |source| MergeError::Io { what, source }
+}
+
+/// Writes into the empty regular file `into` one layer that is equal to `layers` on top of each other, the lowest
+/// first. Nothing may be written to them meanwhile, by anybody. The layer is durable when this returns; the
+/// name of its file is up to the caller. `cancelled` is asked before each MiB. After an error `into` is empty.
+///
+/// # Errors
+/// [`MergeError`] when a file is not usable, the host refuses, or `cancelled` says so.
+pub fn merge(layers: &[File], into: &File, cancelled: &dyn Fn() -> bool) -> Result<Merged, MergeError> {
+    merge_by(&KERNEL, layers, into, cancelled)
+}
+
+/// How the kernel is asked for what not every file system can do; they answer with an error that
+/// [`is_unsupported`] knows. Tests put others in their place.
+pub(super) struct Ways {
+    /// Makes the second file share all blocks of the first.
+    pub(super) clone: fn(&File, &File) -> io::Result<()>,
+    /// Copies so many bytes at an offset from the first file to the second.
+    pub(super) copy: fn(&File, &File, u64, u64) -> io::Result<u64>,
+    /// Makes a hole of a range.
+    pub(super) punch: fn(&File, Range<u64>) -> io::Result<()>,
+}
+
+pub(super) const KERNEL: Ways = Ways { clone: clone_file, copy: copy_file_range, punch: punch_hole };
+
+pub(super) fn merge_by(
+    ways: &Ways,
+    layers: &[File],
+    into: &File,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Merged, MergeError> {
+    let (disk_size, opened) = open(layers)?;
+    let metadata = into.metadata().map_err(io_error("fstat of"))?;
+    if !metadata.is_file() || metadata.len() != 0 {
+        return Err(MergeError::Target);
+    }
+    let mut merger = Merger {
+        ways,
+        layers: layers.iter().zip(&opened).map(|(file, overlay)| Layer::new(file, overlay)).collect(),
+        opened: &opened,
+        into,
+        cancelled,
+        base: None,
+        can_copy: true,
+        can_punch: true,
+        buffer: Vec::new(),
+        write_back: WriteBack::default(),
+        merged: Merged::default(),
+    };
+    let result = merger.run(disk_size);
+    if result.is_err() {
+        let _ = into.set_len(0); // the error that is returned says more
+    }
+    result.map(|()| merger.merged)
+}
+
+fn open(layers: &[File]) -> Result<(u64, Vec<Overlay>), MergeError> {
+    let refused = |layer| move |source| MergeError::Layer { layer, source };
+    let disk_size = disk_size_of(layers.first().ok_or(MergeError::NoLayers)?).map_err(refused(0))?;
+    let open = |(layer, file)| Overlay::open_layer(file, disk_size).map_err(refused(layer));
+    Ok((disk_size, layers.iter().enumerate().map(open).collect::<Result<_, _>>()?))
+}
+
+/// A layer to merge.
+struct Layer<'a> {
+    file: &'a File,
+    data_offset: u64,
+    /// How many sectors it has.
+    sectors: u64,
+    /// From here to the end of `data` it is known where data is.
+    known_from: u64,
+    /// The first data from there on.
+    data: Range<u64>,
+}
+
+impl<'a> Layer<'a> {
+    fn new(file: &'a File, overlay: &Overlay) -> Self {
+        Self {
+            file,
+            data_offset: overlay.data_offset,
+            sectors: overlay.map.count(),
+            known_from: 0,
+            data: 0..0,
+        }
+    }
+
+    /// Whether data or a hole begins at `at`, and where that ends, at most at `end`. Asked in ascending order it
+    /// takes two calls for each piece of data.
+    fn extent(&mut self, at: u64, end: u64) -> io::Result<(bool, u64)> {
+        if at < self.known_from || at >= self.data.end {
+            let start = seek(self.file, at, libc::SEEK_DATA)?.unwrap_or(u64::MAX);
+            let hole = if start < u64::MAX { seek(self.file, start, libc::SEEK_HOLE)? } else { None };
+            (self.known_from, self.data) = (at, start..hole.unwrap_or(u64::MAX).max(start.saturating_add(1)));
+        }
+        let is_data = at >= self.data.start;
+        Ok((is_data, end.min(if is_data { self.data.end } else { self.data.start })))
+    }
+}
+
+/// A merge under way.
+struct Merger<'a> {
+    ways: &'a Ways,
+    layers: Vec<Layer<'a>>,
+    opened: &'a [Overlay],
+    into: &'a File,
+    cancelled: &'a dyn Fn() -> bool,
+    /// The layer that `into` began as.
+    base: Option<usize>,
+    can_copy: bool,
+    can_punch: bool,
+    /// Empty until it is needed.
+    buffer: Vec<u8>,
+    write_back: WriteBack,
+    merged: Merged,
+}
+
+impl Merger<'_> {
+    fn run(&mut self, disk_size: u64) -> Result<(), MergeError> {
+        self.check()?;
+        self.base = self.clone_largest()?;
+        let only = self.layers.iter().filter(|layer| layer.sectors > 0).count() == 1;
+        if self.base.is_none() || !only {
+            // What was cloned is no layer before the rest is applied.
+            self.into.write_all_at(&[0; HEADER_LEN], 0).map_err(io_error("beginning"))?;
+            // Before the data: file systems set storage aside for files that grow by being written.
+            self.into.set_len(file_length(disk_size)).map_err(io_error("sizing"))?;
+            self.apply_all(disk_size / SECTOR_SIZE)?;
+            write_header(self.into, disk_size).map_err(io_error("writing the header of"))?;
+        }
+        self.check()?;
+        // Not only the data: which blocks are shared is the file system's metadata.
+        self.into.sync_all().map_err(io_error("syncing"))
+    }
+
+    fn check(&self) -> Result<(), MergeError> {
+        if (self.cancelled)() { Err(MergeError::Cancelled) } else { Ok(()) }
+    }
+
+    /// Lets `into` begin as the layer with most storage, if the file system can and any has something; which it is.
+    fn clone_largest(&mut self) -> Result<Option<usize>, MergeError> {
+        let mut largest = None;
+        for (index, layer) in self.layers.iter().enumerate().filter(|(_, layer)| layer.sectors > 0) {
+            let blocks = layer.file.metadata().map_err(io_error("fstat of what goes into"))?.blocks();
+            if largest.is_none_or(|(_, _, most)| blocks > most) {
+                largest = Some((index, layer.file, blocks));
+            }
+        }
+        let Some((index, file, blocks)) = largest else { return Ok(None) };
+        match (self.ways.clone)(file, self.into) {
+            Ok(()) => {
+                self.merged.cloned = blocks.saturating_mul(512);
+                Ok(Some(index))
+            }
+            Err(error) if is_unsupported(&error) => Ok(None),
+            Err(error) => Err(io_error("cloning blocks into")(error)),
+        }
+    }
+
+    /// Brings in what `into` does not have yet, then the map of it all.
+    fn apply_all(&mut self, sectors: u64) -> Result<(), MergeError> {
+        let mut map = OverlayMap::new(sectors);
+        self.opened.iter().for_each(|overlay| map.unite(&overlay.map));
+        let mut at = 0;
+        while at < sectors {
+            let run = map.run(at, u64::MAX);
+            let end = at + run.sectors;
+            while run.in_overlay && at < end {
+                self.check()?;
+                let (position, found) = locate(self.opened, at, (end - at).min(LOOKUP_SECTORS));
+                if let Some(layer) = position.filter(|position| self.base != Some(*position)) {
+                    self.apply(layer, at, found)?;
+                }
+                at += found;
+            }
+            at = end;
+        }
+        self.write_map(&mut map).map_err(io_error("writing the block map of"))
+    }
+
+    fn write_map(&self, map: &mut OverlayMap) -> io::Result<()> {
+        let mut bytes = vec![0; MAP_PAGE_SIZE];
+        let mut from = 0;
+        while let Some(page) = map.next_dirty(from) {
+            map.take_page(page, &mut bytes);
+            self.into.write_all_at(&bytes, MAP_OFFSET + page as u64 * MAP_PAGE_BYTES)?;
+            from = page + 1;
+        }
+        Ok(())
+    }
+
+    /// Makes `sectors` sectors from `sector` on what they are in layer `index`.
+    fn apply(&mut self, index: usize, sector: u64, sectors: u64) -> Result<(), MergeError> {
+        let Some(layer) = self.layers.get(index) else { return Ok(()) };
+        let mut at = layer.data_offset + sector * SECTOR_SIZE;
+        let end = at + sectors * SECTOR_SIZE;
+        while at < end {
+            let Some(layer) = self.layers.get_mut(index) else { return Ok(()) };
+            let file = layer.file;
+            let (is_data, until) = layer.extent(at, end).map_err(io_error("finding the data for"))?;
+            if is_data {
+                self.copy(file, at..until)?;
+            } else if self.base.is_some() {
+                self.clear(at..until)?;
+            }
+            at = until;
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, from: &File, range: Range<u64>) -> Result<(), MergeError> {
+        let mut at = range.start;
+        while at < range.end {
+            self.check()?;
+            let done =
+                self.copy_some(from, at, (range.end - at).min(CHUNK)).map_err(io_error("copying to"))?;
+            self.merged.copied += done;
+            self.write_back.wrote(self.into, at..at + done).map_err(io_error("writing back"))?;
+            at += done;
+        }
+        Ok(())
+    }
+
+    /// Copies some of `length` bytes at `at`, at least one; how many.
+    fn copy_some(&mut self, from: &File, at: u64, length: u64) -> io::Result<u64> {
+        while self.can_copy {
+            match (self.ways.copy)(from, self.into, at, length) {
+                Ok(0) => break, // reading says why
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_unsupported(&error) => self.can_copy = false,
+                result => return result,
+            }
+        }
+        let buffer = buffer(&mut self.buffer, length);
+        from.read_exact_at(buffer, at)?;
+        self.into.write_all_at(buffer, at)?;
+        Ok(buffer.len() as u64)
+    }
+
+    /// Makes a range read as zeros, as a hole where that is possible.
+    fn clear(&mut self, range: Range<u64>) -> Result<(), MergeError> {
+        while self.can_punch {
+            match (self.ways.punch)(self.into, range.clone()) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_unsupported(&error) => self.can_punch = false,
+                Err(error) => return Err(io_error("making holes in")(error)),
+            }
+        }
+        let mut at = range.start;
+        while at < range.end {
+            self.check()?;
+            let zeros = buffer(&mut self.buffer, range.end - at);
+            zeros.fill(0);
+            self.into.write_all_at(zeros, at).map_err(io_error("zeroing parts of"))?;
+            at += zeros.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+/// `length` bytes of the buffer, or all.
+fn buffer(buffer: &mut Vec<u8>, length: u64) -> &mut [u8] {
+    buffer.resize(BUFFER, 0);
+    let length = usize::try_from(length).unwrap_or(usize::MAX).min(BUFFER);
+    buffer.get_mut(..length).unwrap_or_default()
+}
+
+/// Has the host write back while copying goes on, so that the sync at the end, which nothing can cancel, is short.
+#[derive(Default)]
+struct WriteBack {
+    /// What the host was last told to write back.
+    begun: Option<Range<u64>>,
+    /// From the first to the last byte written since then.
+    written: Option<Range<u64>>,
+    /// Bytes written since then.
+    bytes: u64,
+}
+
+impl WriteBack {
+    /// `range` was written; ranges ascend.
+    fn wrote(&mut self, file: &File, range: Range<u64>) -> io::Result<()> {
+        self.bytes += range.end - range.start;
+        let written = self.written.get_or_insert(range.start..range.start);
+        written.end = range.end;
+        if self.bytes >= WRITE_BACK {
+            const BEGIN: libc::c_uint = libc::SYNC_FILE_RANGE_WRITE;
+            const FINISH: libc::c_uint =
+                BEGIN | libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+            sync_file_range(file, written, BEGIN)?;
+            let begun = std::mem::replace(&mut self.begun, self.written.take());
+            self.bytes = 0;
+            if let Some(range) = begun {
+                sync_file_range(file, &range, FINISH)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+// === System calls ===
+
+/// Whether an error says that the file system, or the kernel, cannot do this with these files.
+fn is_unsupported(error: &io::Error) -> bool {
+    let unsupported = [libc::EOPNOTSUPP, libc::EXDEV, libc::EINVAL, libc::ENOSYS, libc::ENOTTY];
+    error.raw_os_error().is_some_and(|error| unsupported.contains(&error))
+}
+
+fn check_zero(result: libc::c_int) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn clone_file(from: &File, into: &File) -> io::Result<()> {
+    // SAFETY: FICLONE takes a descriptor, no pointer; both are the files' own.
+    check_zero(unsafe { libc::ioctl(into.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) })
+}
+
+fn copy_file_range(from: &File, into: &File, at: u64, length: u64) -> io::Result<u64> {
+    let offset = libc::off64_t::try_from(at).map_err(io::Error::other)?;
+    let (mut read_at, mut write_at) = (offset, offset);
+    let length = usize::try_from(length).map_err(io::Error::other)?;
+    // SAFETY: the offsets live through the call; the descriptors are the files' own.
+    let copied = unsafe {
+        libc::copy_file_range(from.as_raw_fd(), &mut read_at, into.as_raw_fd(), &mut write_at, length, 0)
+    };
+    u64::try_from(copied).map_err(|_| io::Error::last_os_error())
+}
+
+fn punch_hole(file: &File, range: Range<u64>) -> io::Result<()> {
+    let offset = libc::off_t::try_from(range.start).map_err(io::Error::other)?;
+    let length = libc::off_t::try_from(range.end - range.start).map_err(io::Error::other)?;
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: no pointers; the descriptor is the file's own.
+    check_zero(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, length) })
+}
+
+fn sync_file_range(file: &File, range: &Range<u64>, flags: libc::c_uint) -> io::Result<()> {
+    let offset = libc::off64_t::try_from(range.start).map_err(io::Error::other)?;
+    let length = libc::off64_t::try_from(range.end - range.start).map_err(io::Error::other)?;
+    // SAFETY: no pointers; the descriptor is the file's own.
+    let result = check_zero(unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, flags) });
+    // Only a help: where it does not exist, the sync at the end does it all.
+    result.or_else(|error| if is_unsupported(&error) { Ok(()) } else { Err(error) })
 }

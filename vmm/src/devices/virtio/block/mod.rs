@@ -1,4 +1,4 @@
-//! The virtio block device (virtio 1.2, 5.2) with a copy-on-write overlay.
+//! The virtio block device (virtio 1.2, 5.2) with a copy-on-write overlay, and layers: overlays that were frozen.
 //!
 //! A request travels like this: [`device`] pops a chain, [`request`] decides what it asks for or why it is
 //! refused, the rate limiter lets it pass, and [`io`] turns it into operations on the disk's files: which
@@ -7,9 +7,13 @@
 //! goes through the state machine in [`flush`], which knows in which order data and map become durable.
 //! Nothing on this path blocks or allocates; what a request needs is in its slot ([`slots`]).
 //!
+//! A snapshot freezes an overlay into a layer, which any number of disks may then read; [`merge()`] makes one
+//! layer of several, so that a disk never has many to look through.
+//!
 //! What holds at any time:
 //! * a bit of the map in memory is set only after the sector's data was written to the overlay;
 //! * a bit in the overlay file is set only after that data is durable;
+//! * of a disk with an overlay, base and layers are never written;
 //! * a request's slot, and with it the mapping of its buffers, lives until the kernel is done with it.
 
 mod backend;
@@ -18,7 +22,7 @@ mod engine;
 mod flush;
 mod io;
 mod map;
-pub mod merge;
+mod merge;
 mod overlay;
 mod request;
 mod slots;
@@ -26,6 +30,7 @@ mod slots;
 pub use backend::{DiskBacking, DiskError};
 pub use device::{Block, BlockConfig, BlockError};
 pub use map::{MAP_PAGE_SIZE, OverlayMap, Run};
+pub use merge::{MergeError, Merged, merge};
 pub use overlay::{MAX_OVERLAY_DISK, Overlay, OverlayError};
 
 /// Bytes in a sector, the unit of all block requests (5.2.4).
@@ -36,6 +41,10 @@ pub const QUEUE_SIZE: u16 = 256;
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod layer_tests;
+#[cfg(test)]
+mod merge_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

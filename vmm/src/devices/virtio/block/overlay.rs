@@ -7,8 +7,11 @@
 //!
 //! The header (little-endian): magic, version, disk size, data offset, CRC-32 of what precedes it. A set bit
 //! in the map means that the sector is read from the data area, where a hole reads as zeros: that is how
-//! discarded and zeroed sectors are kept. A clear bit means the base. Whoever writes the map makes sure that
-//! data is durable before the bits that point to it.
+//! discarded and zeroed sectors are kept. A clear bit means what lies below: the base, or another overlay. Whoever
+//! writes the map makes sure that data is durable before the bits that point to it.
+//!
+//! A *layer* is an overlay that was frozen: nobody writes the file any more, and any number of disks read it.
+//! [`locate`] looks through overlays that lie on top of each other.
 
 use std::fs::File;
 use std::io;
@@ -30,20 +33,24 @@ const DATA_ALIGNMENT: u64 = 1 << 20;
 pub const MAX_OVERLAY_DISK: u64 = 15 << 40;
 /// Magic, version, disk size, data offset.
 const CHECKED_LEN: usize = 28;
-const HEADER_LEN: usize = CHECKED_LEN + 4;
+pub(super) const HEADER_LEN: usize = CHECKED_LEN + 4;
 
 /// Why an overlay could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OverlayError {
     /// Not a regular file.
-    #[error("the overlay is not a regular file; give an empty file, or one that an earlier run left")]
+    #[error("the overlay is not a regular file; give one that an earlier run left (a new one begins empty)")]
     NotAFile,
+    /// A layer that holds nothing, not even a header.
+    #[error("the file is empty, but a layer is an overlay that was frozen; give that overlay's file")]
+    Empty,
     /// Larger than the format allows.
     #[error("a disk of {0} bytes is too large for an overlay; the limit is {MAX_OVERLAY_DISK} bytes")]
     DiskTooLarge(u64),
     /// Something else, or an overlay whose creation was interrupted.
     #[error(
-        "the file is not an overlay: it does not begin with the overlay magic; give an empty file instead"
+        "the file is not an overlay: it does not begin with the overlay magic; give one that an earlier run left \
+         (a new one begins empty)"
     )]
     NotAnOverlay,
     /// Written by another release.
@@ -57,16 +64,19 @@ pub enum OverlayError {
         /// What its header amounts to.
         computed: u32,
     },
-    /// It belongs to another base.
+    /// It belongs to another disk.
     #[error(
-        "the overlay is for a disk of {overlay} bytes, but the base has {base}; it belongs to another base"
+        "the overlay is for a disk of {overlay} bytes, but this one has {disk}; it belongs to another disk"
     )]
     OtherDisk {
         /// Disk size in the overlay's header.
         overlay: u64,
-        /// Size of the base.
-        base: u64,
+        /// Size of the disk, in bytes.
+        disk: u64,
     },
+    /// The header is sound but names a disk that cannot be.
+    #[error("the overlay is for a disk of {0} bytes, which is not a positive multiple of 512")]
+    DiskSize(u64),
     /// The header is sound but says what this version never writes.
     #[error("the overlay's data offset is {0}, which version {VERSION} never writes")]
     DataOffset(u64),
@@ -113,26 +123,82 @@ impl Overlay {
         if disk_size > MAX_OVERLAY_DISK {
             return Err(OverlayError::DiskTooLarge(disk_size));
         }
-        let metadata = file.metadata().map_err(io_error("fstat"))?;
-        if !metadata.is_file() {
-            return Err(OverlayError::NotAFile);
+        if regular_length(file)? > 0 {
+            return Self::open_layer(file, disk_size);
+        }
+        write_header(file, disk_size).map_err(io_error("writing the header"))?;
+        file.set_len(file_length(disk_size)).map_err(io_error("sizing"))?;
+        let map = OverlayMap::new(disk_size / SECTOR_SIZE);
+        Ok(Self { map, data_offset: data_offset(disk_size), fresh: true })
+    }
+
+    /// Opens `file`, of which nothing is written, as a layer of a disk of `disk_size` bytes, a multiple of 512.
+    ///
+    /// # Errors
+    /// [`OverlayError`] when the file is empty or something else, damaged, another disk's, or cannot be read.
+    pub fn open_layer(file: &File, disk_size: u64) -> Result<Self, OverlayError> {
+        let found = regular_length(file)?;
+        if found == 0 {
+            return Err(OverlayError::Empty);
+        }
+        let (overlay, offset) = read_header(file)?;
+        if overlay != disk_size {
+            return Err(OverlayError::OtherDisk { overlay, disk: disk_size });
+        }
+        // Also where the disk size came from another overlay's header.
+        if disk_size > MAX_OVERLAY_DISK {
+            return Err(OverlayError::DiskTooLarge(disk_size));
         }
         let data_offset = data_offset(disk_size);
-        let expected = data_offset + disk_size;
-        let mut map = OverlayMap::new(disk_size / SECTOR_SIZE);
-        let fresh = metadata.len() == 0;
-        if fresh {
-            file.write_all_at(&header(disk_size, data_offset), 0).map_err(io_error("writing the header"))?;
-            file.set_len(expected).map_err(io_error("sizing"))?;
-        } else {
-            check_header(file, disk_size, data_offset)?;
-            if metadata.len() < expected {
-                return Err(OverlayError::Truncated { found: metadata.len(), expected });
-            }
-            load_map(file, &mut map).map_err(io_error("reading the block map"))?;
+        if offset != data_offset {
+            return Err(OverlayError::DataOffset(offset));
         }
-        Ok(Self { map, data_offset, fresh })
+        let expected = file_length(disk_size);
+        if found < expected {
+            return Err(OverlayError::Truncated { found, expected });
+        }
+        let mut map = OverlayMap::new(disk_size / SECTOR_SIZE);
+        load_map(file, &mut map).map_err(io_error("reading the block map"))?;
+        Ok(Self { map, data_offset, fresh: false })
     }
+}
+
+/// Which of `overlays`, of one disk and the lowest first, has the first of `sectors` sectors from `sector` on:
+/// its position, `None` when all of them leave it to what lies below, and for how many sectors that is so.
+pub(super) fn locate(overlays: &[Overlay], sector: u64, sectors: u64) -> (Option<usize>, u64) {
+    let mut sectors = sectors;
+    for (position, overlay) in overlays.iter().enumerate().rev() {
+        let run = overlay.map.run(sector, sectors);
+        sectors = run.sectors;
+        if run.in_overlay {
+            return (Some(position), sectors);
+        }
+    }
+    (None, sectors)
+}
+
+/// The size in bytes of the disk that `file` is an overlay of.
+pub(super) fn disk_size_of(file: &File) -> Result<u64, OverlayError> {
+    if regular_length(file)? == 0 {
+        return Err(OverlayError::Empty);
+    }
+    let (size, _) = read_header(file)?;
+    if size == 0 || !size.is_multiple_of(SECTOR_SIZE) { Err(OverlayError::DiskSize(size)) } else { Ok(size) }
+}
+
+/// Gives `file` the header of an overlay of a disk of `disk_size` bytes.
+pub(super) fn write_header(file: &File, disk_size: u64) -> io::Result<()> {
+    file.write_all_at(&header(disk_size, data_offset(disk_size)), 0)
+}
+
+/// The length in bytes of an overlay of a disk of `disk_size` bytes.
+pub(super) fn file_length(disk_size: u64) -> u64 {
+    data_offset(disk_size) + disk_size
+}
+
+fn regular_length(file: &File) -> Result<u64, OverlayError> {
+    let metadata = file.metadata().map_err(io_error("fstat"))?;
+    if metadata.is_file() { Ok(metadata.len()) } else { Err(OverlayError::NotAFile) }
 }
 
 fn data_offset(disk_size: u64) -> u64 {
@@ -147,11 +213,12 @@ fn header(disk_size: u64, data_offset: u64) -> [u8; HEADER_LEN] {
     for (to, from) in checked.iter_mut().zip(fields.into_iter().flatten()) {
         *to = *from;
     }
-    checksum.copy_from_slice(&crc32(checked).to_le_bytes());
+    checksum.copy_from_slice(&crc32fast::hash(checked).to_le_bytes());
     bytes
 }
 
-fn check_header(file: &File, disk_size: u64, expected_offset: u64) -> Result<(), OverlayError> {
+/// The disk size and the data offset that a sound header names.
+fn read_header(file: &File) -> Result<(u64, u64), OverlayError> {
     let mut bytes = [0; HEADER_LEN];
     match file.read_exact_at(&mut bytes, 0) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(OverlayError::NotAnOverlay),
@@ -167,16 +234,12 @@ fn check_header(file: &File, disk_size: u64, expected_offset: u64) -> Result<(),
     }
     let [d0, d1, d2, d3, d4, d5, d6, d7, o0, o1, o2, o3, o4, o5, o6, o7, checksum @ ..] = rest;
     let found = u32::from_le_bytes(checksum);
-    let computed = crc32(bytes.split_at(CHECKED_LEN).0);
+    let computed = crc32fast::hash(bytes.split_at(CHECKED_LEN).0);
     if found != computed {
         return Err(OverlayError::Checksum { found, computed });
     }
-    let overlay = u64::from_le_bytes([d0, d1, d2, d3, d4, d5, d6, d7]);
-    if overlay != disk_size {
-        return Err(OverlayError::OtherDisk { overlay, base: disk_size });
-    }
-    let data_offset = u64::from_le_bytes([o0, o1, o2, o3, o4, o5, o6, o7]);
-    if data_offset != expected_offset { Err(OverlayError::DataOffset(data_offset)) } else { Ok(()) }
+    let disk_size = u64::from_le_bytes([d0, d1, d2, d3, d4, d5, d6, d7]);
+    Ok((disk_size, u64::from_le_bytes([o0, o1, o2, o3, o4, o5, o6, o7])))
 }
 
 /// Reads the parts of the map that are no holes.
@@ -200,7 +263,7 @@ fn load_map(file: &File, map: &mut OverlayMap) -> io::Result<()> {
 }
 
 /// The next data or hole from `offset` on; `None` when there is none.
-fn seek(file: &File, offset: u64, whence: libc::c_int) -> io::Result<Option<u64>> {
+pub(super) fn seek(file: &File, offset: u64, whence: libc::c_int) -> io::Result<Option<u64>> {
     let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
     // SAFETY: no pointers; the descriptor is the file's own.
     let found = unsafe { libc::lseek(file.as_raw_fd(), offset, whence) };
@@ -209,33 +272,6 @@ fn seek(file: &File, offset: u64, whence: libc::c_int) -> io::Result<Option<u64>
     }
     let error = io::Error::last_os_error();
     if error.raw_os_error() == Some(libc::ENXIO) { Ok(None) } else { Err(error) }
-}
-
-const CRC_TABLE: [u32; 256] = crc_table();
-
-const fn crc_table() -> [u32; 256] {
-    let mut table = [0; 256];
-    let mut index = 0;
-    while index < 256 {
-        #[expect(clippy::cast_possible_truncation, reason = "the index is below 256")]
-        let mut value = index as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            value = if value & 1 == 1 { value >> 1 ^ 0xedb8_8320 } else { value >> 1 };
-            bit += 1;
-        }
-        table[index] = value;
-        index += 1;
-    }
-    table
-}
-
-/// CRC-32 as in IEEE 802.3.
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |crc, byte| {
-        let [low, ..] = crc.to_le_bytes();
-        crc >> 8 ^ CRC_TABLE[usize::from(low ^ byte)]
-    })
 }
 
 #[cfg(test)]
@@ -250,7 +286,7 @@ mod tests {
 
     #[test]
     fn the_checksum_is_the_one_everybody_calls_crc32() {
-        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+        assert_eq!(crc32fast::hash(b"123456789"), 0xcbf4_3926);
     }
 
     #[test]
@@ -291,13 +327,22 @@ mod tests {
         refused(&|file| file.write_all_at(&[9], 12).unwrap(), "damaged: checksum");
         refused(
             &|file| file.write_all_at(&header(DISK * 2, 1 << 20), 0).unwrap(),
-            "134217728 bytes, but the base",
+            "134217728 bytes, but this one has 67108864",
         );
         refused(&|file| file.write_all_at(&header(DISK, 2 << 20), 0).unwrap(), "data offset is 2097152");
         refused(&|file| file.set_len(DISK).unwrap(), "truncated: 67108864 bytes instead of 68157440");
+        let message = Overlay::open_layer(&overlay(), DISK).unwrap_err().to_string();
+        assert!(message.contains("the file is empty"), "{message}");
+        // Where the header is what names the disk, any size may stand in it.
+        for size in [0, 511, 513, MAX_OVERLAY_DISK + 512, u64::MAX, u64::MAX - 511] {
+            let file = overlay();
+            file.write_all_at(&header(size, 1 << 20), 0).unwrap();
+            assert!(disk_size_of(&file).and_then(|size| Overlay::open_layer(&file, size)).is_err(), "{size}");
+        }
         let message = Overlay::open(&overlay(), MAX_OVERLAY_DISK + 512).unwrap_err().to_string();
         assert!(message.contains("16492674417152"), "{message}");
         let directory = File::open("/").unwrap();
+        assert!(matches!(Overlay::open_layer(&directory, DISK), Err(OverlayError::NotAFile)));
         assert!(matches!(Overlay::open(&directory, DISK), Err(OverlayError::NotAFile)));
     }
 }

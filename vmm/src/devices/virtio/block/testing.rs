@@ -1,11 +1,13 @@
 //! The driver's side of a disk, for this folder's tests.
 
 use std::fs::File;
-use std::os::fd::FromRawFd as _;
+use std::os::fd::{AsRawFd as _, FromRawFd as _};
+use std::os::unix::fs::FileExt as _;
 
 use virtio_bindings::virtio_blk as blk;
 use vm_memory::{Bytes as _, GuestAddress};
 
+use super::overlay::seek;
 use super::{Block, BlockConfig, DiskBacking};
 use crate::devices::virtio::VirtioDevice as _;
 use crate::devices::virtio::testing::{Buffer, Rig};
@@ -43,8 +45,30 @@ pub(super) fn config(backing: DiskBacking) -> BlockConfig {
 }
 
 pub(super) fn overlay(base: &File, overlay: &File) -> BlockConfig {
-    let (base, overlay) = (base.try_clone().unwrap(), overlay.try_clone().unwrap());
-    config(DiskBacking::Overlay { base, layers: Vec::new(), overlay })
+    layered(base, &[], overlay)
+}
+
+/// A disk with layers, all of whose files but the overlay can only be read.
+pub(super) fn layered(base: &File, layers: &[File], overlay: &File) -> BlockConfig {
+    let (base, overlay) = (frozen(base), overlay.try_clone().unwrap());
+    config(DiskBacking::Overlay { base, layers: layers.iter().map(frozen).collect(), overlay })
+}
+
+/// A descriptor with which the file can only be read.
+pub(super) fn frozen(file: &File) -> File {
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap()
+}
+
+/// Everything in a file that is no hole: offsets and bytes.
+pub(super) fn content(file: &File) -> Vec<(u64, Vec<u8>)> {
+    let (mut pieces, mut at) = (Vec::new(), 0);
+    while let Some(start) = seek(file, at, libc::SEEK_DATA).unwrap() {
+        at = seek(file, start, libc::SEEK_HOLE).unwrap().unwrap();
+        let mut bytes = vec![0; usize::try_from(at - start).unwrap()];
+        file.read_exact_at(&mut bytes, start).unwrap();
+        pieces.push((start, bytes));
+    }
+    pieces
 }
 
 /// A driver with one disk. Requests are numbered; each number has its own header, status byte and place.

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::muxer::Muxer;
 use super::rx::RxQueue;
@@ -29,6 +29,19 @@ const ACCEPT_BATCH: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET`, a `le32` (5.10.6.7).
 const TRANSPORT_RESET: [u8; 4] = 0u32.to_le_bytes();
+
+/// How long a driver may take to see that it was reset, before it is spoken to all the same.
+const HOLD: Duration = Duration::from_secs(1);
+
+/// A driver that was told of a reset would reset streams, too, that were opened since and before it came round to
+/// that. So nothing is sent to it meanwhile.
+#[derive(Debug, Clone, Copy)]
+struct Hold {
+    /// Its index of available event buffers when it was told.
+    before: u16,
+    /// Until when at most.
+    until: Instant,
+}
 
 /// What exists between activation and reset.
 #[derive(Debug)]
@@ -89,6 +102,8 @@ pub struct Vsock {
     accept_paused: bool,
     /// The driver has to be told that all streams are gone, once it has a buffer for that.
     reset_pending: bool,
+    /// It was told, and nothing is sent to it until it has seen that.
+    hold: Option<Hold>,
     active: Option<Active>,
 }
 
@@ -119,6 +134,7 @@ impl Vsock {
             listening: false,
             accept_paused: false,
             reset_pending: false,
+            hold: None,
             active: None,
         };
         device.set_listener(config.listener)?;
@@ -231,8 +247,20 @@ impl Vsock {
     /// Moves everything that can be moved.
     fn work(&mut self) -> Result<(), DeviceError> {
         let Some(active) = &mut self.active else { return Ok(()) };
-        if self.reset_pending {
-            self.reset_pending = !active.announce_reset()?;
+        if self.reset_pending
+            && let Some(before) = active.announce_reset()?
+        {
+            self.reset_pending = false;
+            self.hold = Some(Hold { before, until: Instant::now() + HOLD });
+        }
+        if let Some(hold) = self.hold {
+            let left = hold.until.saturating_duration_since(Instant::now());
+            if !left.is_zero() && !active.has_seen_reset(hold.before)? {
+                active.tx.drain(&mut self.muxer)?;
+                self.muxer.kick(left).map_err(DeviceError::backend("setting the vsock timer"))?;
+                return self.watch_listener().map_err(DeviceError::backend("watching the vsock listener"));
+            }
+            self.hold = None;
         }
         let mut more = true;
         for _ in 0..ROUNDS {
@@ -253,19 +281,41 @@ impl Vsock {
 }
 
 impl Active {
-    /// Tells the driver that all streams are gone; `false` when it has no buffer for that.
-    fn announce_reset(&mut self) -> Result<bool, DeviceError> {
-        let Some(queue) = &mut self.event else { return Ok(true) };
+    /// Tells the driver that all streams are gone; `None` when it has no buffer for that. Otherwise what its index of
+    /// available buffers is before it gives the buffer back, which is when it has done what it was told; it will
+    /// notify then.
+    fn announce_reset(&mut self) -> Result<Option<u16>, DeviceError> {
+        let Some(queue) = &mut self.event else { return Ok(Some(0)) };
         let chain = &mut self.event_chain;
         if !(queue.pop(chain)? || queue.enable_notification()? && queue.pop(chain)?) {
-            return Ok(false);
+            return Ok(None);
         }
         if chain.write_at(0, &TRANSPORT_RESET) < TRANSPORT_RESET.len() {
             return Err(DeviceError::Protocol("a vsock event buffer has no room for an event"));
         }
-        queue.push_used(chain.head(), 4)?;
+        let head = chain.head();
+        // A notification is asked for from the end of what is popped on, so all of it is popped for a moment.
+        let mut others = 0;
+        while others < QUEUE_SIZE {
+            if queue.pop(chain)? {
+                others += 1;
+            } else if !queue.enable_notification()? {
+                break;
+            }
+        }
+        let index = queue.available_index()?;
+        queue.undo_pop(others);
+        queue.push_used(head, 4)?;
         queue.notify()?;
-        Ok(true)
+        Ok(Some(index))
+    }
+
+    /// Whether the driver has given back the buffer of an event that was announced when its index was `before`.
+    fn has_seen_reset(&self, before: u16) -> Result<bool, DeviceError> {
+        match &self.event {
+            Some(queue) => Ok(queue.available_index()? != before),
+            None => Ok(true),
+        }
     }
 }
 
@@ -301,6 +351,7 @@ impl VirtioDevice for Vsock {
         self.muxer.stop();
         self.accept_paused = false;
         self.reset_pending = false;
+        self.hold = None;
         self.active = None;
     }
 
@@ -336,6 +387,7 @@ impl VirtioDevice for Vsock {
 
     /// The streams stayed behind with the monitor that had them.
     fn restored(&mut self) -> Result<(), DeviceError> {
+        self.muxer.shuffle_ports().map_err(DeviceError::backend("reading random bytes"))?;
         self.transport_reset().map_err(|error| DeviceError::Backend {
             what: "resetting the vsock transport",
             source: io::Error::other(error),

@@ -10,6 +10,7 @@ use super::muxer::{End, Muxer, token};
 use super::relay::Watch;
 use super::socket;
 use super::table::Key;
+use crate::devices::random;
 use crate::devices::virtio::DeviceError;
 use crate::event_loop::{Interest, Poller};
 
@@ -133,6 +134,19 @@ impl Muxer {
         self.table.bind(key, slot);
         self.set_deadline(slot, self.limits.connect_timeout)?;
         self.queue(slot);
+        Ok(())
+    }
+
+    /// Goes on with any port. A guest that was restored may still be closing streams of its former life, and would
+    /// take a new one between the same ports for one of those.
+    ///
+    /// # Errors
+    /// When the host has no random bytes.
+    pub(super) fn shuffle_ports(&mut self) -> io::Result<()> {
+        let mut bytes = [0; 4];
+        random::fill(&mut bytes)?;
+        let count = EPHEMERAL_PORTS.end - EPHEMERAL_PORTS.start;
+        self.next_port = EPHEMERAL_PORTS.start + u32::from_le_bytes(bytes) % count;
         Ok(())
     }
 
