@@ -189,8 +189,6 @@ impl State {
 }
 
 /// The monitor: one machine and what is needed to build it anew.
-///
-/// Fields are dropped in order: the saver before the machine whose memory it reads.
 pub struct Monitor {
     pub(super) saver: Option<Saver>,
     pub(super) state: State,
@@ -507,7 +505,7 @@ impl Monitor {
             return;
         }
         let reason = ExitReason { kind: kind.into(), message };
-        self.saver = None; // cancels it, and waits until it has let go of the machine's memory
+        self.saver = None;
         self.state = State::Exited(reason.clone()); // drops the machine, which finishes and closes its disks
         if let Some((config, _)) = &self.rebuild
             && let Some(report) = config.exit_report.as_ref().and_then(|fd| fd.try_clone().ok())

@@ -46,6 +46,9 @@ fn operations_out_of_order_say_what_state_the_machine_is_in() {
         Operation::Resume(proto::Resume {}),
         Operation::GetMetrics(proto::GetMetrics {}),
         Operation::SetBalloon(proto::SetBalloon { target_mib: 1 }),
+        Operation::Save(proto::Save { kind: proto::SaveKind::Full.into(), ..Default::default() }),
+        Operation::CancelSave(proto::CancelSave {}),
+        Operation::SaveWorkingSet(proto::SaveWorkingSet::default()),
     ] {
         let (code, message) = refused(ask(&mut monitor, PROTOCOL_VERSION, Some(operation)));
         assert_eq!(code, ErrorCode::State);
@@ -91,4 +94,45 @@ fn shutdown_ends_it_for_good() {
     monitor.end_signal().report(End::PowerOff);
     monitor.on_end();
     assert_eq!(monitor.exit().unwrap().kind(), ExitKind::Shutdown);
+}
+
+/// Asks with descriptors of empty files for `roles`.
+fn ask_with(monitor: &mut Monitor, roles: &[proto::DescriptorRole], operation: Operation) -> Answer {
+    let packet = proto::Request { version: PROTOCOL_VERSION, operation: Some(operation) }.encode_to_vec();
+    let files = roles.iter().map(|_| tempfile::tempfile().unwrap().into()).collect();
+    match monitor.handle(&packet, files) {
+        Outcome::Answer(answer) => answer,
+        Outcome::WhenEnded | Outcome::WhenSaved => panic!("an answer was due"),
+    }
+}
+
+fn named(roles: &[proto::DescriptorRole]) -> Vec<proto::Descriptor> {
+    roles.iter().map(|&role| proto::Descriptor { role: role.into(), index: 0, layer: 0 }).collect()
+}
+
+#[test]
+fn a_snapshot_that_is_none_leaves_the_monitor_empty() {
+    use proto::DescriptorRole::{Kvm, Memory, State};
+    let mut monitor = Monitor::new(Host::plain().unwrap()).unwrap();
+    let restore =
+        |roles: &[_]| Operation::Restore(proto::Restore { descriptors: named(roles), ..Default::default() });
+    let (code, message) = refused(ask_with(&mut monitor, &[Kvm], restore(&[Kvm])));
+    assert_eq!(code, ErrorCode::Invalid);
+    assert!(message.contains("STATE 0 descriptor is missing"), "{message}");
+    let all = [Kvm, State, Memory];
+    let (code, message) = refused(ask_with(&mut monitor, &all, restore(&all)));
+    assert_eq!(code, ErrorCode::Invalid);
+    assert!(message.contains("not a saved state"), "{message}");
+    assert!(matches!(monitor.state, super::State::Empty));
+}
+
+#[test]
+fn what_cannot_be_prepared_is_named() {
+    let mut monitor = Monitor::new(Host::plain().unwrap()).unwrap();
+    let roles = [proto::DescriptorRole::Kvm];
+    let prepare = |vcpus, memory_mib| {
+        Operation::Prepare(proto::Prepare { vcpus, memory_mib, descriptors: named(&roles) })
+    };
+    assert!(refused(ask_with(&mut monitor, &roles, prepare(0, 256))).1.contains("0 vCPUs"));
+    assert!(refused(ask_with(&mut monitor, &roles, prepare(1, 1))).1.contains("1 MiB"));
 }

@@ -97,6 +97,9 @@ impl Monitor {
         save: &proto::SaveWorkingSet,
         carried: Vec<OwnedFd>,
     ) -> Result<Answer, RequestError> {
+        if !matches!(self.state, State::Running(_) | State::Paused(_)) {
+            return Err(self.wrong_state("write its working set"));
+        }
         let mut given = Descriptors::new(&save.descriptors, carried)?;
         let file = File::from(given.require(Role::WorkingSet, 0)?);
         given.finish()?;

@@ -64,8 +64,6 @@ impl Monitor {
         }
         let Some((config, _)) = &self.rebuild else { return Err(self.wrong_state("save it")) };
         let files = Files::take(given, config)?;
-        // One that was cancelled may not have noticed yet.
-        self.saver = None;
         let mut steps = Steps::default();
         let (machine, was_running) = match std::mem::replace(&mut self.state, State::Empty) {
             State::Running(machine) => {
@@ -79,7 +77,11 @@ impl Monitor {
             }
         };
         steps.done("pause");
-        let started = self.start_saver(&machine, kind, save.hold_at(), files, steps);
+        let started = if self.end.is_reported() {
+            Err(RequestError::State { operation: "save it", state: "about to end, or to restart" })
+        } else {
+            self.start_saver(&machine, kind, save.hold_at(), files, steps)
+        };
         self.state = State::Paused(machine);
         match started {
             Ok(saver) => {

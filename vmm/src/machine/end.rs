@@ -41,6 +41,12 @@ impl EndSignal {
         let _ = self.event.write(1); // full only when it is signalled already
     }
 
+    /// Whether there is a report.
+    #[must_use]
+    pub fn is_reported(&self) -> bool {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Takes the report, if there is one.
     pub fn take(&self) -> Option<End> {
         let _ = self.event.read(); // empty when nothing was reported

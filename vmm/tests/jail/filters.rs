@@ -14,7 +14,7 @@ fn filters_alone() -> JailConfig {
     JailConfig { off: walls.walls().filter(|wall| *wall != Wall::Seccomp).collect(), ..walls.clone() }
 }
 
-const ROLES: [&str; 3] = ["control", "device", "vcpu"];
+const ROLES: [&str; 4] = ["control", "device", "vcpu", "memory"];
 
 #[test]
 fn the_daily_work_of_every_kind_of_thread_passes() {

@@ -24,6 +24,10 @@ const TUN_REQUESTS: [libc::c_ulong; 2] = [0x4004_54d0, 0x4004_54d8];
 /// Does the work of `role` with `disk`, an empty file. Answers "fine", or dies.
 pub(crate) fn work(role: ThreadRole, disk: &File, walls: &Walls) -> String {
     runtime();
+    if role == ThreadRole::Memory {
+        memory(disk, walls);
+        return "fine".into();
+    }
     sockets();
     file(disk);
     ring(disk);
@@ -155,6 +159,29 @@ fn wait_for_events() {
 extern "C" fn kicked(_signal: libc::c_int) {}
 
 /// Setting up KVM, kicking a thread, and looking at which pages changed.
+/// Guest memory to and from files, and which pages were written.
+fn memory(disk: &File, walls: &Walls) {
+    use std::os::unix::fs::FileExt as _;
+    disk.write_all_at(&[1; 4096], 8192).unwrap();
+    let mut page = [0; 4096];
+    disk.read_exact_at(&mut page, 8192).unwrap();
+    let (mut from, mut to) = (8192, 0);
+    // SAFETY: the offsets live across the call.
+    let copied = unsafe {
+        libc::copy_file_range(disk.as_raw_fd(), &raw mut from, disk.as_raw_fd(), &raw mut to, 4096, 0)
+    };
+    assert_eq!(copied, 4096);
+    // SAFETY: no pointers are involved.
+    assert_eq!(unsafe { libc::lseek(disk.as_raw_fd(), 0, libc::SEEK_DATA) }, 0);
+    assert_eq!(disk.metadata().unwrap().len(), 12_288);
+    disk.sync_all().unwrap();
+    drop(disk.try_clone().unwrap());
+    let range = hearth_vmm::snapshot::pages::Range { start: std::ptr::null_mut(), bytes: 4096 };
+    // Whether this kernel knows the question or not, asking is allowed.
+    let _ = hearth_vmm::snapshot::pages::own_pages(&walls.pagemap, range);
+    [0xc028_aa03, 0xc020_aa04, 0x8010_aa02].iter().for_each(|request| request_not_for_null(*request));
+}
+
 fn control(walls: &Walls) {
     request_not_for_null(KVM_CREATE_VM);
     let handler: extern "C" fn(libc::c_int) = kicked;

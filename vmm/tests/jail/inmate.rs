@@ -85,6 +85,7 @@ fn role_named(name: &str) -> ThreadRole {
         "control" => ThreadRole::Control,
         "device" => ThreadRole::Device,
         "vcpu" => ThreadRole::Vcpu,
+        "memory" => ThreadRole::Memory,
         _ => panic!("no role `{name}`"),
     }
 }

@@ -53,7 +53,7 @@ impl VirtioDevice for Echo {
         Ok(())
     }
     fn queue_states(&self) -> Vec<Option<QueueState>> {
-        Vec::new()
+        self.queues.iter().map(|queue| Some(queue.state())).collect()
     }
     fn counters(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
@@ -68,7 +68,9 @@ struct Guest {
 
 impl Guest {
     fn new() -> Self {
-        let memory = test_memory(1 << 20);
+        Self::on(test_memory(1 << 20))
+    }
+    fn on(memory: GuestMemory) -> Self {
         let events = EventLoop::new().unwrap();
         let interrupt = EventFd::new(libc::EFD_NONBLOCK).unwrap();
         let transport =
@@ -235,4 +237,67 @@ proptest! {
             prop_assert_eq!(guest.transport.is_active(), running);
         }
     }
+}
+
+/// A guest whose device has answered one of three requests.
+fn at_work() -> (Guest, DriverQueue) {
+    let mut guest = Guest::new();
+    let mut queue = guest.start();
+    let buffer = DRAM_BASE + 0x8000;
+    queue.add(&[Buffer::Read(buffer, 1), Buffer::Write(buffer + 0x1000, 4)]);
+    guest.set(reg::VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    guest.pump();
+    for length in [2, 3] {
+        queue.add(&[Buffer::Read(buffer, length), Buffer::Write(buffer + 0x1000, 4)]);
+    }
+    (guest, queue)
+}
+
+#[test]
+fn a_saved_transport_goes_on_where_it_was() {
+    let (guest, mut queue) = at_work();
+    let saved = guest.transport.save();
+    assert_eq!((saved.interrupt_status, saved.queues[0].next_available, saved.active), (1, 1, true));
+    let mut restored = Guest::on(guest.memory.clone());
+    restored.transport.restore(&saved).unwrap();
+    assert_eq!(restored.transport.save(), saved);
+    assert_eq!(restored.get(reg::VIRTIO_MMIO_INTERRUPT_STATUS), 1);
+    assert_eq!(restored.get(reg::VIRTIO_MMIO_STATUS), 15);
+    restored.transport.kick();
+    restored.pump();
+    let answers: Vec<_> = std::iter::from_fn(|| queue.used()).collect();
+    assert_eq!(answers.len(), 3, "one from before, two from after");
+}
+
+#[test]
+fn a_transport_that_no_driver_has_set_up_is_saved_too() {
+    let mut guest = Guest::new();
+    guest.negotiate(VIRTIO_F_VERSION_1);
+    let saved = guest.transport.save();
+    let mut restored = Guest::new();
+    restored.transport.restore(&saved).unwrap();
+    assert!(!restored.transport.is_active());
+    let queue = DriverQueue::new(&restored.memory, DRAM_BASE, 16);
+    restored.place(0, queue.state());
+    restored.set(reg::VIRTIO_MMIO_STATUS, 15);
+    assert!(restored.transport.is_active());
+}
+
+#[test]
+fn what_is_not_this_devices_state_is_refused_by_name() {
+    let (guest, _queue) = at_work();
+    let saved = guest.transport.save();
+    let refused = |change: &dyn Fn(&mut hearth_proto::vmm::v1::SavedVirtio), expected: &str| {
+        let mut wrong = saved.clone();
+        change(&mut wrong);
+        let message = Guest::new().transport.restore(&wrong).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    };
+    refused(&|saved| saved.device_type = 2, "type 2 here, the machine one of type 4");
+    refused(&|saved| saved.queues.truncate(1), "1 there, 2 here");
+    refused(&|saved| saved.driver_features |= 1 << 9, "features 0x200");
+    refused(&|saved| saved.queues[0].size = 3, "3 of at most 16 entries");
+    refused(&|saved| saved.queues[0].max_size = 8, "entries, here at most 16");
+    refused(&|saved| saved.queues[0].next_used = 1 << 16, "next used index is 65536");
+    refused(&|saved| saved.queues[0].used_ring = 1 << 60, "virtqueue ring");
 }
