@@ -77,13 +77,16 @@ impl Monitor {
         let clock = RestoreClock::of(restore);
         let snapshot = Snapshot { state, config, memory, diff, clock, working_set, userfaultfd };
         let end = Arc::clone(&self.end);
-        let Restored { machine, pages } =
+        let Restored { machine, pages, rest } =
             Machine::restore(snapshot, kvm.as_fd(), prepared, &self.host, end, &mut steps)?;
         self.state = State::Paused(machine);
         (self.rebuild, self.description, self.base_layers) = (Some((rebuild, kvm)), description, base_layers);
         if restore.resume {
             self.go();
             steps.done("start");
+        }
+        if let Some(rest) = rest {
+            rest.start(&self.host.filters);
         }
         let counter = |(name, value): (&str, u64)| proto::Counter { name: name.into(), value };
         let (steps, pages) = (steps.message(), pages.into_iter().map(counter).collect::<Vec<_>>());

@@ -37,6 +37,7 @@ use crate::arch::caches::Cache;
 use crate::config::MachineConfig;
 use crate::config::restore::RestoreClock;
 use crate::jail::Filters;
+use crate::snapshot::working_set::Rest;
 
 /// What the monitor learned of its host before it was jailed, and what a machine's threads do first.
 #[derive(Debug, Clone)]
@@ -97,6 +98,8 @@ pub struct Restored {
     pub machine: Machine,
     /// Pages by what became of them.
     pub pages: Vec<(&'static str, u64)>,
+    /// What is still to be done for its working set.
+    pub rest: Option<Rest>,
 }
 
 /// Why a machine could not be built.

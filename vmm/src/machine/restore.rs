@@ -104,8 +104,11 @@ impl Machine {
             .transpose()?;
         steps.done("memory");
         let mut pages = vec![("mapped", loaded.mapped_pages), ("read", loaded.read_pages)];
+        let mut rest = None;
         if let Some(file) = working_set.filter(|_| recorder.is_none()) {
-            pages.extend(working_set::bring_in(&file, &backing, &memory, &host.filters)?);
+            let (later, [listed, copied]) = working_set::bring_in(&file, &backing, &memory)?;
+            pages.extend([("working_set", listed), ("working_set_copied", copied)]);
+            rest = Some(later);
             steps.done("working set");
         }
         let (vm, vcpus) = match prepared {
@@ -133,6 +136,6 @@ impl Machine {
         let parts = Parts { vm, vcpus, board, events, memory, backing: Some(backing), recorder };
         let machine = Self::assemble(parts, host, end)?;
         steps.done("threads");
-        Ok(Restored { machine, pages })
+        Ok(Restored { machine, pages, rest })
     }
 }

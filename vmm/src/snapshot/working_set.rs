@@ -9,15 +9,21 @@
 //! 24  number of runs (u64)         64  the list: first page (u64), pages (u32), 1 if written (u32)
 //! ```
 //!
+//! Packed are the pages of the list in the order of their addresses, with the gaps between them of up to 15 pages: that
+//! makes few pieces of them.
+//!
 //! Where the snapshot's memory is in the page cache, its pages are only entered into this process's page tables,
-//! on a thread of their own while the rest of the restore goes on. Where it is not, the packed copy is read, in one
-//! go, before the guest runs: those pages are private then, as if the guest had written them, and the memory file is
-//! read ahead in the background, so that the next clone finds it warm.
+//! on a thread of their own while the guest already runs. Where it is not, the packed copy is read, in one go, before
+//! the guest runs, and its pieces are moved to where they belong: those pages are private then, as if the guest had
+//! written them. (Reading them to where they belong would not do: the kernel reads what a private mapping's file has
+//! before it makes a copy, even if that is about to be overwritten.) The memory file is then read ahead in the
+//! background, so that the next clone finds it warm and shares it.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 use std::thread;
 
 use super::load::{self, Backing, LoadError, Source, address};
@@ -35,12 +41,11 @@ const ENTRY: usize = 16;
 /// Most runs that are read: as many pages as 32 GiB have.
 const MOST_RUNS: u64 = 8 << 20;
 
-/// Gaps of up to so many pages are populated with what is around them: the kernel maps 16 pages around a fault.
+/// Gaps of up to so many pages are packed with what is around them. Part of the format; the kernel, too, maps 16 pages
+/// around a fault.
 const GAP: u64 = 15;
 /// Places at which it is tried whether the memory is in the page cache.
 const SAMPLES: usize = 16;
-/// Buffers of one `preadv` (`UIO_MAXIOV`).
-const MOST_BUFFERS: usize = 1024;
 /// Stack of the thread in bytes.
 const STACK: usize = 128 << 10;
 
@@ -140,7 +145,7 @@ impl WorkingSet {
         to.write_all_at(&bytes, 0).map_err(failed("writing the working set"))?;
         let mut at = packed;
         let mut content = [0; PAGE_BYTES];
-        for page in self.touched.iter().flat_map(|touched| touched.run.first..touched.run.end()) {
+        for page in self.pieces().as_slice().iter().flat_map(|run| run.first..run.end()) {
             if let Source::File(file) = backing.source(page) {
                 file.read_exact_at(&mut content, page * PAGE)
                     .map_err(failed("reading the snapshot's memory"))?;
@@ -180,9 +185,9 @@ impl WorkingSet {
             return Err(WorkingSetError::Version(version));
         }
         let (pages, runs, packed) = (number(16), number(24), number(48));
-        let whole = packed.checked_add(pages.saturating_mul(PAGE));
-        if runs > MOST_RUNS || whole != Some(length) || packed < HEADER as u64 + runs * ENTRY as u64 {
-            return Err(WorkingSetError::NotOne("its length is not what its header says"));
+        let wrong = WorkingSetError::NotOne("its length is not what its header says");
+        if runs > MOST_RUNS || packed < HEADER as u64 + runs * ENTRY as u64 || packed > length {
+            return Err(wrong);
         }
         let mut list = vec![0; usize::try_from(runs).unwrap_or(0) * ENTRY];
         file.read_exact_at(&mut list, HEADER as u64).map_err(reading())?;
@@ -206,11 +211,14 @@ impl WorkingSet {
         if set.pages() != pages {
             return Err(WorkingSetError::NotOne("its number of pages is wrong"));
         }
+        if packed.checked_add(set.pieces().pages() * PAGE) != Some(length) {
+            return Err(wrong);
+        }
         Ok((set, packed))
     }
 
-    /// Its pages in the order of their addresses, with the gaps between them that come along anyway.
-    fn ranges(&self) -> Runs {
+    /// Its pages in the order of their addresses, with the gaps between them that come along.
+    fn pieces(&self) -> Runs {
         let mut runs: Vec<Run> = self.touched.iter().map(|touched| touched.run).collect();
         runs.sort_unstable_by_key(|run| run.first);
         let mut sorted: Vec<Run> = Vec::with_capacity(runs.len());
@@ -233,41 +241,108 @@ fn checksum(header: &[u8], list: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Brings the working set in `file` into the memory of a machine that does not run yet; returns counts of pages.
+/// What is still to be done for a working set while the guest runs.
+#[derive(Debug)]
+pub struct Rest {
+    memory: GuestMemory,
+    range: Range,
+    backing: Arc<Backing>,
+    pieces: Runs,
+    cold: bool,
+}
+
+impl Rest {
+    /// Does it on a thread of its own. It only makes later faults cheaper: whatever fails, the guest is none the wiser.
+    pub fn start(self, filters: &Filters) {
+        let filters = filters.clone();
+        let work = move || {
+            let Self { memory: _memory, range, backing, pieces, cold } = self;
+            if filters.install(ThreadRole::Memory).is_err() {
+                return;
+            }
+            for run in pieces.as_slice() {
+                if cold {
+                    let part = |bytes: u64| libc::off_t::try_from(bytes).unwrap_or(libc::off_t::MAX);
+                    let (offset, length) = (part(run.offset()), part(run.bytes()));
+                    // SAFETY: no pointers are involved.
+                    unsafe {
+                        libc::posix_fadvise(
+                            backing.base.as_raw_fd(),
+                            offset,
+                            length,
+                            libc::POSIX_FADV_WILLNEED,
+                        )
+                    };
+                } else {
+                    let bytes = usize::try_from(run.bytes()).unwrap_or(0);
+                    // SAFETY: the run lies inside guest memory, which `_memory` keeps mapped; no content changes.
+                    unsafe { libc::madvise(address(range, *run).cast(), bytes, libc::MADV_POPULATE_READ) };
+                }
+            }
+        };
+        // The thread ends by itself, soon.
+        drop(thread::Builder::new().name("working-set".into()).stack_size(STACK).spawn(work));
+    }
+}
+
+/// Brings the working set in `file` into the memory of a machine that does not run yet; returns what is to be done
+/// once it does, and how many pages were listed and copied.
 ///
 /// # Errors
 /// [`WorkingSetError`].
 pub fn bring_in(
     file: &File,
-    backing: &Backing,
+    backing: &Arc<Backing>,
     memory: &GuestMemory,
-    filters: &Filters,
-) -> Result<Vec<(&'static str, u64)>, WorkingSetError> {
+) -> Result<(Rest, [u64; 2]), WorkingSetError> {
     let range = load::range_of(memory)?;
     let (set, packed) = WorkingSet::read(file, &backing.base_id, (range.bytes / PAGE_BYTES) as u64)?;
+    let pieces = set.pieces();
     let cold = is_cold(&set, &backing.base);
-    if cold {
-        set.read_packed(file, packed, backing, range)?;
+    let mut copied = 0;
+    // What a diff has over the base is not in the packed copy.
+    if cold && backing.diff.is_none() {
+        move_in(file, packed, &pieces, range)?;
+        copied = pieces.pages();
     }
-    let advice = if cold { libc::MADV_WILLNEED } else { libc::MADV_POPULATE_READ };
-    // Both only make later faults cheaper: whatever fails here, the guest is none the wiser.
-    let (memory, filters) = (memory.clone(), filters.clone());
-    let ranges = set.ranges();
-    let work = move || {
-        let _keep = memory;
-        if filters.install(ThreadRole::Memory).is_err() {
-            return;
+    let rest = Rest { memory: memory.clone(), range, backing: Arc::clone(backing), pieces, cold };
+    Ok((rest, [set.pages(), copied]))
+}
+
+/// Reads the packed pages in one go, and moves each piece of them to where it belongs.
+fn move_in(file: &File, packed: u64, pieces: &Runs, range: Range) -> Result<(), WorkingSetError> {
+    let bytes = usize::try_from(pieces.pages() * PAGE).unwrap_or(0);
+    if bytes == 0 {
+        return Ok(());
+    }
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new mapping wherever the kernel likes.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(failed("mapping room for the working set")(io::Error::last_os_error()));
+    }
+    let result = (|| {
+        // SAFETY: the mapping is ours, as long as this.
+        let room = unsafe { std::slice::from_raw_parts_mut(start.cast::<u8>(), bytes) };
+        file.read_exact_at(room, packed).map_err(failed("reading the packed working set"))?;
+        let mut from = start.cast::<u8>();
+        for run in pieces.as_slice() {
+            let length = usize::try_from(run.bytes()).unwrap_or(0);
+            let to = address(range, *run);
+            let move_there = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+            // SAFETY: both ranges are mapped and ours: a part of the room that is left alone from now on, and guest
+            // memory that nobody uses yet, whose mapping is taken down as a whole in the end.
+            let moved = unsafe { libc::mremap(from.cast(), length, length, move_there, to) };
+            if moved == libc::MAP_FAILED {
+                return Err(failed("moving the working set to its place")(io::Error::last_os_error()));
+            }
+            from = from.wrapping_add(length);
         }
-        for run in ranges.as_slice() {
-            let bytes = usize::try_from(run.bytes()).unwrap_or(0);
-            // SAFETY: the run lies inside guest memory, which `memory` keeps mapped; no content changes.
-            unsafe { libc::madvise(address(range, *run).cast(), bytes, advice) };
-        }
-    };
-    // The handle is dropped: the thread ends by itself, soon.
-    let spawned = thread::Builder::new().name("working-set".into()).stack_size(STACK).spawn(work);
-    drop(spawned.map_err(failed("starting the working set's thread"))?);
-    Ok(vec![("working_set", set.pages()), ("working_set_copied", if cold { set.pages() } else { 0 })])
+        Ok(())
+    })();
+    // SAFETY: what is left of the mapping is ours; where pieces were moved away there is nothing.
+    unsafe { libc::munmap(start, bytes) };
+    result
 }
 
 /// Whether the memory has to come from the disk: samples of it are not in the page cache.
@@ -281,59 +356,6 @@ fn is_cold(set: &WorkingSet, base: &File) -> bool {
         let read = unsafe { libc::preadv2(base.as_raw_fd(), &raw const buffer, 1, offset, libc::RWF_NOWAIT) };
         read < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN)
     })
-}
-
-impl WorkingSet {
-    /// Reads the packed pages to where they belong, in one go from front to back.
-    fn read_packed(
-        &self,
-        file: &File,
-        packed: u64,
-        backing: &Backing,
-        range: Range,
-    ) -> Result<(), WorkingSetError> {
-        let mut scratch = vec![0_u8; PAGE_BYTES];
-        let mut buffers: Vec<libc::iovec> = Vec::with_capacity(MOST_BUFFERS);
-        let mut at = packed;
-        let pages = self.touched.iter().flat_map(|touched| touched.run.first..touched.run.end());
-        for page in pages {
-            // What a diff has over the base stays as it is.
-            let from_base = matches!(backing.source(page), Source::File(file) if std::ptr::eq(file, &raw const backing.base));
-            let to =
-                if from_base { address(range, Run { first: page, pages: 1 }) } else { scratch.as_mut_ptr() };
-            match buffers.last_mut() {
-                Some(last) if from_base && last.iov_base.cast::<u8>().wrapping_add(last.iov_len) == to => {
-                    last.iov_len += PAGE_BYTES;
-                }
-                _ => {
-                    if buffers.len() == MOST_BUFFERS {
-                        at += read_into(file, &buffers, at)?;
-                        buffers.clear();
-                    }
-                    buffers.push(libc::iovec { iov_base: to.cast(), iov_len: PAGE_BYTES });
-                }
-            }
-        }
-        read_into(file, &buffers, at)?;
-        Ok(())
-    }
-}
-
-/// Fills `buffers` from `offset` on; returns how many bytes that were.
-fn read_into(file: &File, buffers: &[libc::iovec], offset: u64) -> Result<u64, WorkingSetError> {
-    let wanted: u64 = buffers.iter().map(|buffer| buffer.iov_len as u64).sum();
-    if wanted == 0 {
-        return Ok(0);
-    }
-    let count = libc::c_int::try_from(buffers.len()).unwrap_or(0);
-    let at = libc::off_t::try_from(offset).unwrap_or(libc::off_t::MAX);
-    // SAFETY: the buffers are guest memory that nobody uses yet, or a page of ours.
-    let done = unsafe { libc::preadv(file.as_raw_fd(), buffers.as_ptr(), count, at) };
-    match u64::try_from(done) {
-        Ok(done) if done == wanted => Ok(done),
-        Ok(_) => Err(failed("reading the packed working set")(io::ErrorKind::UnexpectedEof.into())),
-        Err(_) => Err(failed("reading the packed working set")(io::Error::last_os_error())),
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! System call filters: every thread may make the calls that its role needs, and no other.
 //!
-//! [`tables`] lists the calls, [`rules`] turns the lists into BPF programs with `seccompiler`, and
-//! [`Filters`] holds the programs, made once per process, and installs them. The control thread's filter
+//! [`tables`] lists the calls in terms of [`rules`], [`program`] turns the lists into BPF programs, and
+//! [`Filters`] holds the programs, made once per process, and installs them with `seccompiler`. The control thread's filter
 //! goes up with the jail; threads inherit it when they start and add their role's own, so a call must pass
 //! both. The lists nest: what any role may do, the control thread's list has.
 //!
@@ -13,11 +13,14 @@
 //! what it may do is bounded by the other walls – an empty root, an empty network namespace, no capability,
 //! and Landlock, which checks such requests too.
 
+mod program;
 mod rules;
 mod tables;
 
 use std::sync::{Arc, OnceLock};
 
+use program::Actions;
+pub use program::ProgramError;
 use seccompiler::BpfProgram;
 
 use super::config::OnViolation;
@@ -43,8 +46,8 @@ pub enum SeccompError {
     Compile {
         /// Whose filter.
         role: ThreadRole,
-        /// What `seccompiler` says.
-        source: seccompiler::BackendError,
+        /// What is wrong with its list.
+        source: ProgramError,
     },
     /// The kernel refused the filter.
     #[error("cannot install the {role:?} filter: {source}; the host kernel needs CONFIG_SECCOMP_FILTER")]
@@ -78,7 +81,13 @@ impl Programs {
 }
 
 fn compile(role: ThreadRole, on_violation: OnViolation) -> Result<BpfProgram, SeccompError> {
-    rules::allow_list(tables::of(role), on_violation).map_err(|source| SeccompError::Compile { role, source })
+    let otherwise = match on_violation {
+        OnViolation::Kill => libc::SECCOMP_RET_KILL_PROCESS,
+        OnViolation::Log => libc::SECCOMP_RET_LOG,
+    };
+    let listed: Vec<rules::Allow> = tables::of(role).collect();
+    program::build(&listed, Actions { listed: libc::SECCOMP_RET_ALLOW, otherwise })
+        .map_err(|source| SeccompError::Compile { role, source })
 }
 
 /// The filters of this process, compiled. Cheap to clone, to be handed to every thread that is started.
@@ -92,7 +101,9 @@ impl Filters {
     /// [`SeccompError::Compile`], which the tests rule out for the tables as they are.
     pub fn compile(on_violation: OnViolation) -> Result<Self, SeccompError> {
         let compile = |role| compile(role, on_violation);
-        let no_clone3 = rules::refuse(libc::SYS_clone3, libc::ENOSYS)
+        let errno = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs();
+        let refuse = Actions { listed: errno, otherwise: libc::SECCOMP_RET_ALLOW };
+        let no_clone3 = program::build(&[rules::Allow::Call(libc::SYS_clone3)], refuse)
             .map_err(|source| SeccompError::Compile { role: ThreadRole::Control, source })?;
         Ok(Self(Some(Arc::new(Programs {
             no_clone3,

@@ -1,18 +1,7 @@
-//! From lists of system calls to BPF programs.
+//! What a list of system calls is made of.
 
-use std::collections::BTreeMap;
-
-use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
-};
-
-use super::super::config::OnViolation;
-
-#[cfg(target_arch = "aarch64")]
-const ARCH: TargetArch = TargetArch::aarch64;
-#[cfg(target_arch = "x86_64")]
-const ARCH: TargetArch = TargetArch::x86_64;
+#[cfg(test)]
+pub(super) use tests::reference;
 
 /// A system call that is allowed.
 #[derive(Debug, Clone, Copy)]
@@ -34,65 +23,70 @@ pub(super) enum Arg {
     IsThisProcess(u8),
 }
 
-impl Arg {
-    fn condition(self) -> Result<SeccompCondition, BackendError> {
-        let (argument, length, operator, value) = match self {
-            Self::Is(argument, value) => {
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use seccompiler::{
+        BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+        SeccompFilter, SeccompRule, TargetArch,
+    };
+
+    use super::super::super::config::OnViolation;
+    use super::{Allow, Arg};
+
+    #[cfg(target_arch = "aarch64")]
+    const ARCH: TargetArch = TargetArch::aarch64;
+    #[cfg(target_arch = "x86_64")]
+    const ARCH: TargetArch = TargetArch::x86_64;
+
+    fn condition(arg: Arg) -> Result<SeccompCondition, BackendError> {
+        let (argument, length, operator, value) = match arg {
+            Arg::Is(argument, value) => {
                 (argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, u64::from(value))
             }
-            Self::Bits(argument, mask, value) => {
+            Arg::Bits(argument, mask, value) => {
                 (argument, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(mask), value)
             }
-            Self::IsThisProcess(argument) => {
+            Arg::IsThisProcess(argument) => {
                 (argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, u64::from(std::process::id()))
             }
         };
         SeccompCondition::new(argument, length, operator, value)
     }
-}
 
-/// A program that allows what is listed and meets everything else with `on_violation`.
-pub(super) fn allow_list(
-    allowed: impl Iterator<Item = Allow>,
-    on_violation: OnViolation,
-) -> Result<BpfProgram, BackendError> {
-    let otherwise = match on_violation {
-        OnViolation::Kill => SeccompAction::KillProcess,
-        OnViolation::Log => SeccompAction::Log,
-    };
-    SeccompFilter::new(merge(allowed)?, otherwise, SeccompAction::Allow, ARCH)?.try_into()
-}
+    /// What `seccompiler` makes of a list: a program that allows what is listed and meets everything else with
+    /// `on_violation`.
+    pub(in super::super) fn reference(
+        allowed: impl Iterator<Item = Allow>,
+        on_violation: OnViolation,
+    ) -> Result<BpfProgram, BackendError> {
+        let otherwise = match on_violation {
+            OnViolation::Kill => SeccompAction::KillProcess,
+            OnViolation::Log => SeccompAction::Log,
+        };
+        SeccompFilter::new(merge(allowed)?, otherwise, SeccompAction::Allow, ARCH)?.try_into()
+    }
 
-/// A program that answers `call` with the error `errno` and lets everything else through.
-pub(super) fn refuse(call: libc::c_long, errno: libc::c_int) -> Result<BpfProgram, BackendError> {
-    let rules = BTreeMap::from([(call, Vec::new())]);
-    let answer = SeccompAction::Errno(errno.unsigned_abs());
-    SeccompFilter::new(rules, SeccompAction::Allow, answer, ARCH)?.try_into()
-}
-
-/// One entry per call, as `seccompiler` wants it: no rule at all stands for any arguments.
-fn merge(allowed: impl Iterator<Item = Allow>) -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
-    let mut merged: BTreeMap<i64, Option<Vec<SeccompRule>>> = BTreeMap::new();
-    for allow in allowed {
-        match allow {
-            Allow::Call(call) => {
-                merged.insert(call, None);
-            }
-            Allow::When(call, conditions) => {
-                if let Some(rules) = merged.entry(call).or_insert_with(|| Some(Vec::new())) {
-                    let conditions =
-                        conditions.iter().map(|arg| arg.condition()).collect::<Result<_, _>>()?;
-                    rules.push(SeccompRule::new(conditions)?);
+    /// One entry per call, as `seccompiler` wants it: no rule at all stands for any arguments.
+    fn merge(allowed: impl Iterator<Item = Allow>) -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
+        let mut merged: BTreeMap<i64, Option<Vec<SeccompRule>>> = BTreeMap::new();
+        for allow in allowed {
+            match allow {
+                Allow::Call(call) => {
+                    merged.insert(call, None);
+                }
+                Allow::When(call, conditions) => {
+                    if let Some(rules) = merged.entry(call).or_insert_with(|| Some(Vec::new())) {
+                        let conditions =
+                            conditions.iter().map(|arg| condition(*arg)).collect::<Result<_, _>>()?;
+                        rules.push(SeccompRule::new(conditions)?);
+                    }
                 }
             }
         }
+        Ok(merged.into_iter().map(|(call, rules)| (call, rules.unwrap_or_default())).collect())
     }
-    Ok(merged.into_iter().map(|(call, rules)| (call, rules.unwrap_or_default())).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn a_call_that_is_allowed_with_any_arguments_stays_so_whatever_else_is_listed() {

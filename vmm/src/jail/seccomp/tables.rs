@@ -10,10 +10,11 @@ use super::rules::Arg::{Bits, Is, IsThisProcess};
 /// The list of `role`.
 pub(super) fn of(role: ThreadRole) -> impl Iterator<Item = Allow> {
     let groups: &'static [&'static [Allow]] = match role {
-        ThreadRole::Vcpu => &[RUNTIME, DEVICES, VCPU],
+        // Entering the guest is what it does most: it is looked for first.
+        ThreadRole::Vcpu => &[VCPU, RUNTIME, DEVICES],
         ThreadRole::Device => &[RUNTIME, DEVICES, EVENT_LOOP],
         ThreadRole::Memory => &[RUNTIME, MEMORY],
-        ThreadRole::Control => &[RUNTIME, DEVICES, EVENT_LOOP, VCPU, MEMORY, CONTROL],
+        ThreadRole::Control => &[VCPU, RUNTIME, DEVICES, EVENT_LOOP, MEMORY, CONTROL],
     };
     groups.iter().copied().flatten().copied()
 }
@@ -146,6 +147,7 @@ const VCPU: &[Allow] = &[
 /// waited for.
 const MEMORY: &[Allow] = &[
     Call(libc::SYS_copy_file_range),
+    Call(libc::SYS_fadvise64),
     Call(libc::SYS_fallocate),
     When(libc::SYS_fcntl, &[Is(1, F_DUPFD_CLOEXEC)]),
     When(libc::SYS_fcntl, &[Is(1, F_GETFL)]),
