@@ -18,6 +18,7 @@
 )]
 
 mod bad_input;
+mod cancels;
 mod controllers;
 mod cpus;
 mod crashes;
