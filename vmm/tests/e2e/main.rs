@@ -22,6 +22,7 @@ mod cancels;
 mod controllers;
 mod cpus;
 mod crashes;
+mod diffs;
 mod disks;
 mod hostile;
 mod lifecycle;

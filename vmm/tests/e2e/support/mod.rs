@@ -5,6 +5,7 @@ mod console;
 mod files;
 mod guest;
 mod saved;
+mod swap;
 mod taps;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use console::Console;
 pub(crate) use files::{assert_clean_after_replay, assert_clean_ext4, copy, disk, ext4, patterned};
 pub(crate) use guest::{ExitWait, Guest, Machine, cgroup};
 pub(crate) use saved::{Clone, Saved, create};
+pub(crate) use swap::Swap;
 pub(crate) use taps::Tap;
 
 /// When a test gives up. Emulated metal on a busy machine is slow; nothing that works takes so long.
