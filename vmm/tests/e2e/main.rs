@@ -19,6 +19,7 @@
 
 mod bad_input;
 mod cancels;
+mod clones;
 mod controllers;
 mod cpus;
 mod crashes;
