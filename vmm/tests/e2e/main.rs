@@ -19,6 +19,7 @@
 
 mod bad_input;
 mod cancels;
+mod clocks;
 mod clones;
 mod controllers;
 mod cpus;
