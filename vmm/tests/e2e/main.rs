@@ -36,3 +36,4 @@ mod snapshots;
 mod streams;
 mod support;
 mod work;
+mod working_set;
