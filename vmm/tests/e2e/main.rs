@@ -18,15 +18,22 @@
 )]
 
 mod bad_input;
+mod cancels;
+mod clocks;
+mod clones;
 mod controllers;
 mod cpus;
 mod crashes;
+mod diffs;
 mod disks;
+mod goldens;
 mod hostile;
 mod lifecycle;
 mod memory;
 mod network;
+mod refusals;
 mod snapshots;
 mod streams;
 mod support;
 mod work;
+mod working_set;

@@ -1,8 +1,170 @@
-//! A machine becomes files, and files become machines.
+//! A machine becomes files, and files become machines: whatever the guest was doing goes on.
 
+use std::fs::File;
+use std::io;
+use std::net::{Shutdown, TcpListener};
+use std::path::Path;
+use std::thread;
+
+use hearth_test_guest::work::{Kind, Status};
 use hearth_vmm::client::SaveKind;
+use hearth_vmm::config::DiskSource;
 
-use crate::support::{Machine, Metal};
+use crate::support::{
+    Clone, Guest, Machine, Metal, Saved, Tap, assert_clean_after_replay, assert_clean_ext4, copy, create,
+    disk, ext4,
+};
+
+const MIB: u64 = 1 << 20;
+const NONCE: &str = "5ca1ab1e0ddba11c";
+
+fn open(path: &Path) -> File {
+    File::open(path).unwrap()
+}
+
+/// Has the guest send some TCP to the host and back through its network card.
+fn use_network(guest: &Guest, tap: &Tap) {
+    let listener = TcpListener::bind((tap.host(), 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        io::copy(&mut &stream, &mut &stream).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+    });
+    assert_eq!(guest.run(&format!("tcp-connect {} {port} {MIB} 42", tap.host())), MIB.to_string());
+}
+
+/// Checks that all work has come further and nothing went wrong, and returns how far it is.
+fn assert_goes_on(guest: &Guest, before: &Status) -> Status {
+    let after = guest.work("work-check");
+    for kind in Kind::ALL {
+        assert!(after.count(kind) > before.count(kind), "{kind:?}: from {before} to {after}");
+    }
+    after
+}
+
+/// Ends the guest's work; the kernel has nothing to complain about.
+fn stop_work(guest: &Guest) {
+    guest.work("work-stop");
+    guest.run("sync");
+    assert_eq!(guest.run("dmesg-grep stall,BUG,lockup,hung,Oops"), "0");
+}
+
+#[test]
+fn work_goes_on_in_a_restored_guest_and_in_the_one_that_was_saved() {
+    let Some(metal) = Metal::find() else { return };
+    let mut tap = Tap::new();
+    let mut machine = Machine::new(&metal);
+    machine.config.vcpus = 2;
+    let base = machine.disk_file("base", 3, 8 * MIB);
+    let overlaid = |layers, overlay| DiskSource::Overlay { base: base.try_clone().unwrap(), layers, overlay };
+    let files = ext4(&machine.folder.path().join("files"));
+    machine.config.disks = vec![
+        disk(overlaid(Vec::new(), machine.empty_file("overlay")), "raw"),
+        disk(DiskSource::Writable(files), "files"),
+    ];
+    machine.config.nets = vec![tap.card()];
+    let guest = machine.boot();
+    guest.run(&format!("net-up eth0 {} 24", tap.guest()));
+    use_network(&guest, &tap);
+    guest.run(&format!("nonce-set {NONCE}"));
+    guest.run("work-start vda");
+    guest.run("mount-work vdb");
+    let before = guest.work("work-check");
+
+    // It is in the middle of its work.
+    let saved = guest.save_layers(SaveKind::Full, &[0]);
+    let files = saved.folder.path().join("files");
+    copy(open(&guest.folder.path().join("files")), &files);
+
+    // Who was saved goes on.
+    guest.client().resume().unwrap();
+    assert_goes_on(&guest, &before);
+    use_network(&guest, &tap);
+    stop_work(&guest);
+    let original = guest.folder.path().join("files");
+    let kept = saved.folder.path().join("original");
+    copy(open(&original), &kept);
+    guest.power_off();
+    assert_clean_ext4(&kept);
+
+    // What was on the disk at that moment is what a power failure leaves: the journal makes it whole.
+    let crashed = saved.folder.path().join("crashed");
+    copy(open(&files), &crashed);
+    assert_clean_after_replay(&crashed);
+
+    // Another process with other files goes on from there, too.
+    let clone = saved.clone_on(&metal);
+    let mine = clone.path("files");
+    let disks = vec![
+        overlaid(vec![open(&saved.layer(0))], create(&clone.path("overlay"))),
+        DiskSource::Writable(copy(open(&files), &mine)),
+    ];
+    let mut clone = clone.disks(disks);
+    tap = Tap::instead_of(tap);
+    clone.config.taps = vec![tap.file()];
+    let clone = clone.restore();
+    assert_eq!(clone.run("nonce-get"), NONCE);
+    let further = assert_goes_on(&clone, &before);
+    use_network(&clone, &tap);
+    assert_goes_on(&clone, &further);
+    stop_work(&clone);
+    assert_clean_ext4(&mine);
+    clone.power_off();
+}
+
+#[test]
+fn work_goes_on_over_generations_of_suspends_on_overlays() {
+    let Some(metal) = Metal::find() else { return };
+    let mut machine = Machine::new(&metal);
+    machine.config.vcpus = 2;
+    let raw = machine.disk_file("raw", 3, 8 * MIB);
+    let files = ext4(&machine.folder.path().join("files"));
+    let overlaid = |base: &File, layers, overlay| DiskSource::Overlay {
+        base: base.try_clone().unwrap(),
+        layers,
+        overlay,
+    };
+    machine.config.disks = vec![
+        disk(overlaid(&raw, Vec::new(), machine.empty_file("overlay0")), "raw"),
+        disk(overlaid(&files, Vec::new(), machine.empty_file("overlay1")), "files"),
+    ];
+    let guest = machine.boot();
+    guest.run(&format!("nonce-set {NONCE}"));
+    guest.run("work-start vda");
+    guest.run("mount-work vdb");
+    let mut status = guest.work("work-check");
+    let image = guest.save_layers(SaveKind::Full, &[0, 1]);
+    guest.kill();
+
+    let disks = |snapshots: &[&Saved], clone: &Clone| {
+        let disk = |base, index| {
+            let layers = snapshots.iter().map(|saved| open(&saved.layer(index))).collect();
+            overlaid(base, layers, create(&clone.path(&format!("overlay{index}"))))
+        };
+        vec![disk(&raw, 0), disk(&files, 1)]
+    };
+    let clone = image.clone_on(&metal);
+    let given = disks(&[&image], &clone);
+    let mut guest = clone.disks(given).restore();
+    for generation in 1..=3 {
+        status = assert_goes_on(&guest, &status);
+        // What each suspend adds to the disks holds all that came after the image.
+        let suspended = guest.save_layers(SaveKind::Diff, &[0, 1]);
+        assert_eq!(suspended.answer.base_id, image.answer.snapshot_id, "generation {generation}");
+        guest.kill();
+        let clone = suspended.clone_on(&metal);
+        let given = disks(&[&image, &suspended], &clone);
+        guest = clone.disks(given).restore();
+        assert_eq!(guest.run("nonce-get"), NONCE);
+    }
+    assert_goes_on(&guest, &status);
+    stop_work(&guest);
+    let all = image.folder.path().join("all");
+    guest.copy_disk("vdb", &all);
+    assert_clean_ext4(&all);
+    guest.power_off();
+}
 
 #[test]
 fn a_restored_guest_goes_on_where_it_was() {

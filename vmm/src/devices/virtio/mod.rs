@@ -30,6 +30,7 @@ use hearth_proto::vmm::v1::saved_virtio;
 use crate::event_loop::Poller;
 use crate::memory::GuestMemory;
 use interrupt::Interrupt;
+use persist::RestoreError;
 use queue::{QueueError, QueueState, VirtQueue};
 
 /// Feature bit: the device follows virtio 1.0 or later (6, Reserved Feature Bits).
@@ -154,7 +155,12 @@ pub trait VirtioDevice: Send {
         None
     }
     /// Takes over what [`Self::save`] gave, before it is activated.
-    fn restore(&mut self, _saved: &saved_virtio::Device) {}
+    ///
+    /// # Errors
+    /// When it is another device's, or cannot be what this one was.
+    fn restore(&mut self, _saved: &saved_virtio::Device) -> Result<(), RestoreError> {
+        Err(RestoreError::Part)
+    }
     /// It was activated with the queues of a snapshot: whoever was at the other end of its backend is gone.
     ///
     /// # Errors

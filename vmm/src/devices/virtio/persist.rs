@@ -27,6 +27,19 @@ pub enum RestoreError {
         "the snapshot's guest uses features {0:#x} of the device that it does not have here: attach it as it was attached"
     )]
     Features(u64),
+    /// What belongs to a device of another type.
+    #[error("the snapshot has something for this device that belongs to one of another type")]
+    Part,
+    /// Another disk.
+    #[error(
+        "the snapshot's disk has {saved} sectors of 512 bytes, the one that was passed has {own}: pass the snapshot's disk or a copy of it"
+    )]
+    DiskSize {
+        /// The snapshot's.
+        saved: u64,
+        /// The machine's.
+        own: u64,
+    },
     /// The device refused its queues.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -128,7 +141,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
         self.interrupt = Arc::clone(&self.interrupt);
         self.interrupt.restore(saved.interrupt_status);
         if let Some(device) = &saved.device {
-            self.device.restore(device);
+            self.device.restore(device)?;
         }
         if saved.active {
             self.activate()?;

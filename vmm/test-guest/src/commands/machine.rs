@@ -50,6 +50,18 @@ pub(super) fn clocks() -> Result<String, String> {
     Ok(format!("{} {}", clock()?, nanoseconds(libc::CLOCK_BOOTTIME)))
 }
 
+/// `NANOSECONDS →`: sets the real-time clock; the kernel that tests run does not read the board's.
+pub(super) fn set_clock(time: i64) -> Result<String, String> {
+    let time = libc::timespec { tv_sec: time / 1_000_000_000, tv_nsec: time % 1_000_000_000 };
+    // SAFETY: the pointer is to a structure that lives until the call returns.
+    let result = unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &raw const time) };
+    if result < 0 {
+        Err(format!("setting the clock: {}", io::Error::last_os_error()))
+    } else {
+        Ok(String::new())
+    }
+}
+
 /// The time of a clock in nanoseconds.
 pub(super) fn nanoseconds(clock: libc::clockid_t) -> i64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

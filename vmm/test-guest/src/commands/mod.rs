@@ -15,6 +15,7 @@
 //! nonce-set HEX | nonce-get → HEX      kept only in memory: proves a restore instead of a restart
 //! pid-counter → COUNT                  how often it was asked since the guest's start
 //! clocks → REALTIME MONOTONIC BOOTTIME in nanoseconds
+//! clock-set NANOSECONDS                sets REALTIME
 //! urandom BYTES | getrandom BYTES → HEX  (clones must differ)
 //! cmdline → LINE
 //! dmesg-grep WORD,WORD… → 0, or COUNT FIRST_LINE
@@ -122,6 +123,7 @@ fn run(guest: &Guest, name: &str, words: &mut Words<'_>, progress: &mut File) ->
         "cpuinfo" => machine::cpuinfo(),
         "clock" => machine::clock(),
         "clocks" => machine::clocks(),
+        "clock-set" => machine::set_clock(words.value("NANOSECONDS")?),
         "rng" => machine::rng(words.value("BYTES")?),
         "urandom" => machine::urandom(words.value("BYTES")?),
         "getrandom" => machine::getrandom(words.value("BYTES")?),

@@ -180,9 +180,14 @@ impl Guest {
         self.vmm.as_ref().unwrap()
     }
 
+    /// Its monitor's control socket.
+    pub(crate) fn control(&self) -> PathBuf {
+        self.folder.path().join("run").join(CONTROL_SOCKET)
+    }
+
     /// Asks its monitor to say when and why it ends.
     pub(crate) fn waiting_for_exit(&self) -> ExitWait {
-        ExitWait::ask(&self.folder.path().join("run").join(CONTROL_SOCKET))
+        ExitWait::ask(&self.control())
     }
 
     /// The socket on which the host opens streams to the guest.

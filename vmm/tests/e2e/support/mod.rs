@@ -5,17 +5,20 @@ mod console;
 mod files;
 mod guest;
 mod saved;
+mod swap;
 mod taps;
 
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(crate) use broker::HostPorts;
 use console::Console;
-pub(crate) use files::{assert_clean_ext4, disk, ext4, patterned};
+pub(crate) use files::{assert_clean_after_replay, assert_clean_ext4, copy, disk, ext4, patterned};
 pub(crate) use guest::{ExitWait, Guest, Machine, cgroup};
+pub(crate) use saved::{Clone, Saved, create};
+pub(crate) use swap::Swap;
 pub(crate) use taps::Tap;
 
 /// When a test gives up. Emulated metal on a busy machine is slow; nothing that works takes so long.
@@ -51,6 +54,14 @@ impl Metal {
 /// How often to repeat what depends on chance.
 pub(crate) fn rounds(usual: u32, full: u32) -> u32 {
     if std::env::var_os("HEARTH_FULL").is_some() { full } else { usual }
+}
+
+/// Asks until it is so; asking is what gives the guest time.
+pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "{what} does not happen");
+    }
 }
 
 /// Waits for something that blocks, on a thread of its own.

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use hearth_proto::vmm::v1 as proto;
 use hearth_vmm::client::{ClientError, SaveConfig, SaveKind};
+use hearth_vmm::config::DiskSource;
 use hearth_vmm::config::restore::{RestoreClock, RestoreConfig};
+use hearth_vmm::snapshot::state_file;
 use tempfile::TempDir;
 
 use super::guest::{Guest, Start};
@@ -39,6 +41,11 @@ impl Saved {
     /// The file `memory`.
     pub(crate) fn memory(&self) -> PathBuf {
         self.folder.path().join("memory")
+    }
+
+    /// What the file `state` says.
+    pub(crate) fn read_state(&self) -> proto::SavedMachine {
+        state_file::read(&File::open(self.state()).unwrap()).unwrap()
     }
 
     /// The saved layer of disk `index`.
@@ -100,7 +107,7 @@ pub(crate) struct Clone {
 }
 
 impl Clone {
-    fn new(metal: &Metal, mut config: RestoreConfig, memory_mib: u64, base: PathBuf) -> Self {
+    pub(crate) fn new(metal: &Metal, mut config: RestoreConfig, memory_mib: u64, base: PathBuf) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (ports, broker) = HostPorts::open();
         config.vsock_listener = Some(UnixListener::bind(super::guest::vsock_path(folder.path())).unwrap());
@@ -121,9 +128,15 @@ impl Clone {
         Self { config, start }
     }
 
-    /// Folder for the test's files.
-    pub(crate) fn folder(&self) -> &Path {
-        self.start.folder.path()
+    /// A file for the test in the guest's folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.start.folder.path().join(name)
+    }
+
+    /// Gives it disk files, which are attached as the disks were.
+    pub(crate) fn disks(mut self, disks: Vec<DiskSource>) -> Self {
+        self.config.disks = disks;
+        self
     }
 
     /// Wakes up to another time.
@@ -143,5 +156,18 @@ impl Clone {
         let guest = start.launch();
         guest.client().restore(config)?;
         Ok(guest)
+    }
+
+    /// Has a monitor refuse it, and returns for what reason. No machine is left behind.
+    pub(crate) fn refused(self) -> String {
+        let Self { config, start } = self;
+        let guest = start.launch();
+        let message = match guest.client().restore(config) {
+            Err(ClientError::Refused { message, .. }) => message,
+            other => panic!("it should have been refused: {other:?}"),
+        };
+        assert_eq!(guest.client().status().unwrap().state(), proto::MachineState::Empty, "{message}");
+        guest.kill();
+        message
     }
 }

@@ -16,14 +16,28 @@ static NEXT: AtomicU8 = AtomicU8::new(1);
 /// A tap that is up. It goes away with the last copy of its descriptor.
 pub(crate) struct Tap {
     file: File,
+    /// Of the interface.
     number: u8,
+    /// Of the network that it has an address in.
+    network: u8,
 }
 
 impl Tap {
     /// Makes a tap in a network of its own.
     pub(crate) fn new() -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let tap = Self { file: open_tap(&name(number)).unwrap(), number };
+        Self::in_network(number, number)
+    }
+
+    /// Makes another tap with the addresses of one that nobody uses any more.
+    pub(crate) fn instead_of(other: Self) -> Self {
+        let network = other.network;
+        drop(other);
+        Self::in_network(NEXT.fetch_add(1, Ordering::Relaxed), network)
+    }
+
+    fn in_network(number: u8, network: u8) -> Self {
+        let tap = Self { file: open_tap(&name(number)).unwrap(), number, network };
         tap.request(libc::SIOCSIFADDR, address(tap.host()));
         tap.request(libc::SIOCSIFNETMASK, address(Ipv4Addr::new(255, 255, 255, 0)));
         tap.request(libc::SIOCSIFFLAGS, Value { ifru_flags: c_short::try_from(libc::IFF_UP).unwrap() });
@@ -32,18 +46,23 @@ impl Tap {
 
     /// The host's address on it.
     pub(crate) fn host(&self) -> Ipv4Addr {
-        Ipv4Addr::new(198, 18, self.number, 1)
+        Ipv4Addr::new(198, 18, self.network, 1)
     }
 
     /// The address for the guest.
     pub(crate) fn guest(&self) -> Ipv4Addr {
-        Ipv4Addr::new(198, 18, self.number, 2)
+        Ipv4Addr::new(198, 18, self.network, 2)
+    }
+
+    /// The interface, as a machine takes it.
+    pub(crate) fn file(&self) -> File {
+        self.file.try_clone().unwrap()
     }
 
     /// A network card on it, without limits.
     pub(crate) fn card(&self) -> NetConfig {
         NetConfig {
-            tap: self.file.try_clone().unwrap(),
+            tap: self.file(),
             mac: [0x02, 0, 0, 0, 0, self.number],
             mtu: None,
             receive_limiter: None,

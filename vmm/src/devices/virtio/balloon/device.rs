@@ -5,6 +5,7 @@ use std::io;
 use hearth_proto::vmm::v1::{SavedBalloon, saved_virtio};
 
 use super::super::drain::{Wakeup, drain};
+use super::super::persist::RestoreError;
 use super::super::queue::{Chain, QueueState, VirtQueue};
 use super::super::{Activation, COMMON_FEATURES, DeviceError, DeviceType, VirtioDevice, read_config_bytes};
 use super::reclaim::{Reclaimer, page_count};
@@ -341,9 +342,12 @@ impl VirtioDevice for Balloon {
         Some(saved_virtio::Device::Balloon(SavedBalloon { target_pages, actual_pages }))
     }
 
-    fn restore(&mut self, saved: &saved_virtio::Device) {
-        let saved_virtio::Device::Balloon(SavedBalloon { target_pages, actual_pages }) = *saved;
+    fn restore(&mut self, saved: &saved_virtio::Device) -> Result<(), RestoreError> {
+        let saved_virtio::Device::Balloon(SavedBalloon { target_pages, actual_pages }) = *saved else {
+            return Err(RestoreError::Part);
+        };
         self.state = BalloonState { target_pages, actual_pages };
+        Ok(())
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

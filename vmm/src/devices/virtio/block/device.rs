@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use hearth_proto::vmm::v1::{SavedDisk, saved_virtio};
 use virtio_bindings::virtio_blk as blk;
 
 use super::backend::{Disk, DiskBacking, DiskError};
@@ -13,6 +14,7 @@ use super::request::{
 };
 use super::slots::SLOTS;
 use super::{QUEUE_SIZE, SECTOR_SIZE};
+use crate::devices::virtio::persist::RestoreError;
 use crate::devices::virtio::queue::{Chain, QueueState, VirtQueue};
 use crate::devices::virtio::{
     Activation, COMMON_FEATURES, DeviceError, DeviceType, VirtioDevice, read_config_bytes,
@@ -96,6 +98,8 @@ struct Active {
 /// A virtio block device.
 pub struct Block {
     io: DiskIo,
+    /// The disk's size in sectors.
+    sectors: u64,
     features: u64,
     config_space: Vec<u8>,
     serial: [u8; SERIAL_LEN],
@@ -142,6 +146,7 @@ impl Block {
         };
         Ok(Self {
             features,
+            sectors: disk.sectors(),
             config_space: config_space(disk.sectors(), disk.is_read_only()),
             io: DiskIo::new(disk).map_err(BlockError::Engine)?,
             serial,
@@ -422,6 +427,20 @@ impl VirtioDevice for Block {
 
     fn queue_states(&self) -> Vec<Option<QueueState>> {
         vec![self.active.as_ref().map(|active| active.queue.state())]
+    }
+
+    fn save(&self) -> Option<saved_virtio::Device> {
+        Some(saved_virtio::Device::Disk(SavedDisk { sectors: self.sectors }))
+    }
+
+    fn restore(&mut self, saved: &saved_virtio::Device) -> Result<(), RestoreError> {
+        match *saved {
+            saved_virtio::Device::Disk(SavedDisk { sectors }) if sectors == self.sectors => Ok(()),
+            saved_virtio::Device::Disk(SavedDisk { sectors }) => {
+                Err(RestoreError::DiskSize { saved: sectors, own: self.sectors })
+            }
+            saved_virtio::Device::Balloon(_) => Err(RestoreError::Part),
+        }
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

@@ -2,12 +2,14 @@
 
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
+use hearth_proto::vmm::v1::{SavedBalloon, saved_virtio};
 use virtio_bindings::virtio_blk as blk;
 
 use super::testing::{
     DATA, Guest, IO_ERROR, OK, STATUSES, UNSUPPORTED, config, disk_file, memory_file, overlay,
 };
 use super::{Block, BlockConfig, DiskBacking, SECTOR_SIZE};
+use crate::devices::virtio::persist::RestoreError;
 use crate::devices::virtio::testing::Buffer;
 use crate::devices::virtio::{DeviceError, VIRTIO_F_VERSION_1, VirtioDevice as _};
 use crate::rate_limiter::{BucketConfig, MAX_REFILL_MS, RateLimiterConfig};
@@ -49,6 +51,18 @@ fn the_configuration_space_describes_the_disk() {
     let features = guest.rig.device.offered_features();
     let has = |bit: u32| features >> bit & 1 == 1;
     assert!(has(blk::VIRTIO_BLK_F_FLUSH) && has(blk::VIRTIO_BLK_F_DISCARD) && !has(blk::VIRTIO_BLK_F_RO));
+}
+
+#[test]
+fn a_disk_of_another_size_is_not_the_one_of_the_snapshot() {
+    let (_, mut guest) = writable(3 * MIB);
+    let saved = guest.rig.device.save().unwrap();
+    guest.rig.device.restore(&saved).unwrap();
+    let (_, mut other) = writable(4 * MIB);
+    let message = other.rig.device.restore(&saved).unwrap_err().to_string();
+    assert!(message.contains("6144 sectors") && message.contains("has 8192"), "{message}");
+    let balloon = saved_virtio::Device::Balloon(SavedBalloon::default());
+    assert!(matches!(guest.rig.device.restore(&balloon), Err(RestoreError::Part)));
 }
 
 #[test]

@@ -1,0 +1,166 @@
+//! A suspend holds all that has changed, however it has changed: base and diff together are what a full save of the
+//! same moment holds, byte for byte.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
+use hearth_proto::vmm::v1::SavedMemory;
+use hearth_vmm::client::SaveKind;
+use hearth_vmm::config::BalloonConfig;
+use hearth_vmm::snapshot::PAGE;
+
+use crate::support::{Guest, Machine, Metal, Saved, Swap, rounds, until};
+
+/// Memory of the guests in MiB.
+const MEMORY: u64 = 192;
+/// What they keep of it, and how many pages that are.
+const KEPT: u64 = 24;
+const KEPT_PAGES: &str = "6144";
+
+fn memory_of(saved: &Saved) -> SavedMemory {
+    saved.read_state().memory.unwrap()
+}
+
+/// Reads the pages that `runs` list from `file` to where they belong in `memory`.
+fn read(runs: &[u64], file: &File, memory: &mut [u8]) {
+    for &[first, pages] in runs.as_chunks::<2>().0 {
+        let range = usize::try_from(first * PAGE).unwrap()..usize::try_from((first + pages) * PAGE).unwrap();
+        file.read_exact_at(&mut memory[range], first * PAGE).unwrap();
+    }
+}
+
+/// Guest memory as the files of a snapshot that stands for itself say.
+fn content_of_full(saved: &Saved) -> Vec<u8> {
+    let memory = memory_of(saved);
+    assert!(memory.zero.is_empty() && memory.base_data.is_empty());
+    let mut content = vec![0; usize::try_from(memory.bytes).unwrap()];
+    read(&memory.data, &File::open(saved.memory()).unwrap(), &mut content);
+    content
+}
+
+/// Guest memory as a diff and its base say.
+fn content_of_diff(diff: &Saved, base: &Saved) -> Vec<u8> {
+    let memory = memory_of(diff);
+    assert_eq!(memory.base_data, memory_of(base).data);
+    let mut content = content_of_full(base);
+    for &[first, pages] in memory.zero.as_chunks::<2>().0 {
+        content[usize::try_from(first * PAGE).unwrap()..usize::try_from((first + pages) * PAGE).unwrap()]
+            .fill(0);
+    }
+    read(&memory.data, &File::open(diff.memory()).unwrap(), &mut content);
+    content
+}
+
+/// The pages in which two memories differ.
+fn differing(one: &[u8], other: &[u8]) -> Vec<usize> {
+    let pages = one.chunks(4096).zip(other.chunks(4096)).enumerate();
+    pages.filter(|(_, (one, other))| one != other).map(|(page, _)| page).collect()
+}
+
+/// Changes memory in every way there is.
+fn change(guest: &Guest, seed: u64) {
+    guest.run(&format!("mem-dirty 700 {seed}"));
+    guest.run(&format!("mem-zero 400 {}", seed + 1));
+    // The balloon takes memory, also such as the guest has written to, and gives back a part.
+    for target in [48, 16] {
+        guest.client().set_balloon(target).unwrap();
+        until("the balloon", || {
+            guest.run("ping");
+            guest.counter("balloon", "actual_pages") == u64::from(target) * 256
+        });
+    }
+    guest.run(&format!("mem-dirty 300 {}", seed + 2));
+}
+
+/// Has the guest free memory and tell the host, and take it again.
+fn free_and_take(guest: &Guest, seed: u64) {
+    let reported = || guest.counter("balloon", "reported_bytes");
+    let before = reported();
+    guest.run("mem-free");
+    until("reporting", || {
+        guest.run("ping");
+        reported() >= before + (KEPT << 19)
+    });
+    assert_eq!(guest.run(&format!("mem-random {} {seed}", KEPT / 2)), (KEPT * 128).to_string());
+    guest.run("mem-zero 100 1");
+    assert_eq!(guest.run(&format!("mem-random {} {seed}", KEPT / 2)), KEPT_PAGES);
+}
+
+/// Saves the guest, which is paused then, as a diff and in full, and compares; returns the diff.
+fn assert_complete(guest: &Guest, base: &Saved, swap: Option<&Swap>) -> Saved {
+    guest.client().pause().unwrap();
+    if swap.is_some() {
+        // All that is its own, and some of the monitor's.
+        assert!(guest.swap_out() > 4 << 20, "{} KiB are swapped out", guest.status("VmSwap"));
+    }
+    let diff = guest.save(SaveKind::Diff);
+    let count = |kind| diff.pages(kind);
+    eprintln!("diff: {:?}", diff.answer.pages);
+    assert_eq!(count("own"), count("data") + count("zero") + count("equal"), "{:?}", diff.answer);
+    if swap.is_some() {
+        assert!(count("swapped") > count("own") / 2, "{:?}", diff.answer);
+    } else {
+        assert_eq!(count("swapped"), 0, "{:?}", diff.answer);
+    }
+    assert!(count("zero") > 0 && count("data") > 700, "{:?}", diff.answer);
+    if swap.is_some() {
+        guest.swap_out();
+    }
+    let full = guest.save(SaveKind::Full);
+    eprintln!("full: {:?}", full.answer.pages);
+    assert_eq!(full.pages("own"), full.pages("data") + full.pages("zero"), "{:?}", full.answer);
+    let wrong = differing(&content_of_diff(&diff, base), &content_of_full(&full));
+    assert_eq!(wrong, [0; 0], "pages that differ");
+    diff
+}
+
+/// Suspends and restores a guest several times, each time after changes of all kinds.
+fn generations(metal: &Metal, swap: Option<&Swap>) {
+    let mut machine = Machine::new(metal);
+    machine.config.vcpus = 2;
+    machine.config.memory_mib = MEMORY;
+    machine.config.balloon = Some(BalloonConfig { target_mib: 0, free_page_reporting: true });
+    let guest = machine.boot();
+    assert_eq!(guest.run(&format!("mem-random {KEPT} 1")), KEPT_PAGES);
+    change(&guest, 2);
+    let base = guest.save(SaveKind::Full);
+    guest.kill();
+    let mut guest = base.clone_on(metal).restore();
+    for generation in 1..=u64::from(rounds(2, 5)) {
+        assert_eq!(guest.run("mem-check"), KEPT_PAGES);
+        change(&guest, generation * 10);
+        if generation == 2 {
+            free_and_take(&guest, 7);
+        }
+        if swap.is_some() {
+            // The guest works on with memory that is swapped out.
+            guest.swap_out();
+            assert_eq!(guest.run("mem-check"), KEPT_PAGES);
+        }
+        let diff = assert_complete(&guest, &base, swap);
+        guest.kill();
+        guest = diff.clone_on(metal).restore();
+    }
+    assert_eq!(guest.run("mem-check"), KEPT_PAGES);
+    // A guest that has done nothing adds next to nothing, and still nothing is lost.
+    let idle = guest.save(SaveKind::Diff);
+    let full = guest.save(SaveKind::Full);
+    assert_eq!(differing(&content_of_diff(&idle, &base), &content_of_full(&full)), [0; 0]);
+    guest.kill();
+    let guest = full.clone_on(metal).restore();
+    assert_eq!(guest.run("mem-check"), KEPT_PAGES);
+    guest.power_off();
+}
+
+#[test]
+fn a_suspend_holds_all_that_has_changed() {
+    let Some(metal) = Metal::find() else { return };
+    generations(&metal, None);
+}
+
+#[test]
+fn a_suspend_holds_what_is_swapped_out_too() {
+    let Some(metal) = Metal::find() else { return };
+    let Some(swap) = Swap::make() else { return };
+    generations(&metal, Some(&swap));
+}

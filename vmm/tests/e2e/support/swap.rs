@@ -1,0 +1,86 @@
+//! Swap on compressed memory, and pages that are made to go there.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::process::Command;
+
+use super::Guest;
+
+const DEVICE: &str = "/dev/zram0";
+const SIZE: &str = "512M";
+
+/// Swap that is there while this value lives.
+pub(crate) struct Swap(());
+
+impl Swap {
+    /// Makes swap; `None` where the kernel has no zram, or the host is not the tests' own to do that with.
+    pub(crate) fn make() -> Option<Self> {
+        if std::env::var_os("HEARTH_METAL").is_none() {
+            eprintln!("not swapped: HEARTH_METAL is not set, so the host's swap is left alone");
+            return None;
+        }
+        run("modprobe", &["zram"]);
+        fs::write("/sys/block/zram0/disksize", SIZE).unwrap();
+        run("mkswap", &[DEVICE]);
+        run("swapon", &[DEVICE]);
+        Some(Self(()))
+    }
+}
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            run("swapoff", &[DEVICE]);
+            fs::write("/sys/block/zram0/reset", "1").unwrap();
+        }
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+impl Guest {
+    /// Has the host swap out what the monitor has in memory of its own, the guest's memory above all; returns how many
+    /// bytes are swapped out then.
+    pub(crate) fn swap_out(&self) -> u64 {
+        let pid = libc::pid_t::try_from(self.pid()).unwrap();
+        // SAFETY: takes no pointer; the result is checked before it is owned.
+        let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        assert!(descriptor >= 0, "pidfd_open: {}", io::Error::last_os_error());
+        // SAFETY: a fresh descriptor that nothing else owns.
+        let process = unsafe { OwnedFd::from_raw_fd(libc::c_int::try_from(descriptor).unwrap()) };
+        for (start, bytes) in self.mappings() {
+            let part = libc::iovec { iov_base: start as *mut libc::c_void, iov_len: bytes };
+            let (pidfd, advice) = (process.as_raw_fd(), libc::MADV_PAGEOUT);
+            // SAFETY: the one part lives across the call; its addresses are the other process's, whose content
+            // this does not change.
+            let done =
+                unsafe { libc::syscall(libc::SYS_process_madvise, pidfd, &raw const part, 1, advice, 0) };
+            assert!(done >= 0, "process_madvise: {}", io::Error::last_os_error());
+        }
+        self.status("VmSwap") << 10
+    }
+
+    /// The monitor's private mappings that can be written: address and bytes.
+    fn mappings(&self) -> Vec<(usize, usize)> {
+        let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid())).unwrap();
+        let range = |line: &str| {
+            let mut words = line.split(' ');
+            let (start, end) = words.next()?.split_once('-')?;
+            let [start, end] = [start, end].map(|word| usize::from_str_radix(word, 16).unwrap());
+            (words.next() == Some("rw-p")).then_some((start, end - start))
+        };
+        // Pieces of guest memory that come from different files are mappings of their own.
+        maps.lines().filter_map(range).collect()
+    }
+
+    /// A figure of the monitor's `/proc/PID/status`, in KiB where it is one of memory.
+    pub(crate) fn status(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap().split_whitespace().next().unwrap().parse().unwrap()
+    }
+}
