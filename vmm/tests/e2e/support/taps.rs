@@ -38,6 +38,9 @@ impl Tap {
 
     fn in_network(number: u8, network: u8) -> Self {
         let tap = Self { file: open_tap(&name(number)).unwrap(), number, network };
+        // A guest that is restored knows the hardware address that the host's end had. Were it another one now, the
+        // guest would go on with the old one until its neighbour table has found out, which takes a minute.
+        tap.request(libc::SIOCSIFHWADDR, hardware_address([0x02, 0, 0, 0, 1, network]));
         tap.request(libc::SIOCSIFADDR, address(tap.host()));
         tap.request(libc::SIOCSIFNETMASK, address(Ipv4Addr::new(255, 255, 255, 0)));
         tap.request(libc::SIOCSIFFLAGS, Value { ifru_flags: c_short::try_from(libc::IFF_UP).unwrap() });
@@ -93,4 +96,12 @@ fn address(address: Ipv4Addr) -> Value {
     let data = [0, 0, a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0].map(|byte: u8| c_char::from_ne_bytes([byte]));
     let family = libc::sa_family_t::try_from(libc::AF_INET).unwrap();
     Value { ifru_addr: libc::sockaddr { sa_family: family, sa_data: data } }
+}
+
+fn hardware_address(mac: [u8; 6]) -> Value {
+    let mut data = [0; 14];
+    for (to, from) in data.iter_mut().zip(mac) {
+        *to = c_char::from_ne_bytes([from]);
+    }
+    Value { ifru_hwaddr: libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: data } }
 }
