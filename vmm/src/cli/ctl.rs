@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use hearth_vmm::client::Client;
+use hearth_vmm::client::snapshot::write_working_set;
 
 #[derive(Debug, Args)]
 pub(super) struct Ctl {
@@ -35,6 +36,12 @@ enum Command {
         /// Memory to take, in MiB
         #[arg(value_name = "MIB")]
         target_mib: u32,
+    },
+    /// Write the pages that a recording machine has needed so far to a file
+    WorkingSet {
+        /// File to write; it appears as a whole, or replaces one that is there
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
     },
 }
 
@@ -67,6 +74,11 @@ impl Ctl {
                 println!("{name}: {}", reason.message);
             }
             Command::Balloon { target_mib } => client.set_balloon(target_mib)?,
+            Command::WorkingSet { file } => {
+                let saved = write_working_set(&client, &file)?;
+                println!("touched   {} pages", saved.touched_pages);
+                println!("written   {} pages", saved.written_pages);
+            }
         }
         Ok(ExitCode::SUCCESS)
     }
