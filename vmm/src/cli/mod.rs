@@ -5,7 +5,7 @@
 //! * [`host`] – files, taps and sockets of a machine
 //! * [`session`], [`console`] – a monitor that is started here, and the guest's console on this terminal
 //! * [`origin`] – what `suspend` has to know of `boot` and `restore`
-//! * [`table`] – steps and pages, for people
+//! * [`table`], [`say`] – steps and pages, for people; telling them
 
 mod args;
 mod boot;
@@ -16,6 +16,7 @@ mod origin;
 mod restore;
 mod run;
 mod save;
+mod say;
 mod session;
 mod table;
 
@@ -61,8 +62,36 @@ pub(crate) fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("hearth-vmm: {error:#}");
+            say::err(one_line(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// An error and its causes, less those that the message before has told already.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            let separator = if text.is_empty() { "" } else { ": " };
+            text = text + separator + &cause;
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_cause_is_told_twice() {
+        let missing = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        let told = anyhow::anyhow!(missing()).context(format!("opening it: {}; is it there?", missing()));
+        assert_eq!(one_line(&told), "opening it: entity not found; is it there?");
+        assert_eq!(
+            one_line(&anyhow::anyhow!(missing()).context("opening it")),
+            "opening it: entity not found"
+        );
     }
 }

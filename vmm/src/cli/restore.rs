@@ -15,6 +15,7 @@ use hearth_vmm::tap;
 use super::args::Disk;
 use super::host::{Disks, NewFile, VsockHost, open};
 use super::origin::Origin;
+use super::say;
 use super::session::{Console, Session, SessionOptions};
 use super::table::table;
 
@@ -106,8 +107,8 @@ impl Restore {
             RestoreClock::Continue => "its clocks go on from the snapshot",
             _ => "its clocks go ahead to now",
         };
-        eprintln!("restored from {}; {clock}", self.folder.display());
-        eprint!("{}", table(&restored.steps, &restored.pages));
+        say::err(format_args!("restored from {}; {clock}", self.folder.display()));
+        say::err_plain(table(&restored.steps, &restored.pages));
 
         let recorded = Arc::new(AtomicBool::new(false));
         let (record, done) = (self.record.clone(), Arc::clone(&recorded));
@@ -120,10 +121,10 @@ impl Restore {
         let ended = session.run(console, |client| Ok(client.resume()?), quit);
         drop(sockets);
         if let Some(record) = self.record.filter(|_| !recorded.load(Ordering::SeqCst)) {
-            eprintln!(
-                "hearth-vmm: {} was not written: only Ctrl-A x does that, or `hearth-vmm ctl SOCKET working-set FILE`",
+            say::err(format_args!(
+                "{} was not written: only Ctrl-A x does that, or `hearth-vmm ctl SOCKET working-set FILE`",
                 record.display()
-            );
+            ));
         }
         ended
     }
@@ -162,11 +163,11 @@ fn save_record(client: &Client, to: &Path) -> bool {
     match write_working_set(client, to) {
         Ok(saved) => {
             let (touched, written) = (saved.touched_pages, saved.written_pages);
-            eprintln!("hearth-vmm: {}: {touched} pages, {written} of them written", to.display());
+            say::err(format_args!("{}: {touched} pages, {written} of them written", to.display()));
             true
         }
         Err(error) => {
-            eprintln!("hearth-vmm: {error}");
+            say::err(error);
             false
         }
     }

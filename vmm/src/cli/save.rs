@@ -10,6 +10,7 @@ use hearth_vmm::client::snapshot::{self, Take, Taken};
 use hearth_vmm::snapshot::id_text;
 
 use super::origin::Origin;
+use super::say;
 use super::table::table;
 
 /// Where to.
@@ -54,10 +55,10 @@ fn report(what: &str, folder: &Path, base: Option<&Path>, taken: &Taken) {
         Some(base) => format!("what differs from {}", base.display()),
         None => "all of it".into(),
     };
-    println!("{what} {}: {kind}", folder.display());
-    print!("{}", table(&taken.saved.steps, &taken.saved.pages));
+    say::out(format_args!("{what} {}: {kind}", folder.display()));
+    say::out(table(&taken.saved.steps, &taken.saved.pages));
     if let Some(left) = &taken.left {
-        println!("what was replaced could not be removed: remove {}", left.display());
+        say::out(format_args!("what was replaced could not be removed: remove {}", left.display()));
     }
 }
 

@@ -16,6 +16,7 @@ use hearth_vmm::memory::MIB;
 
 use super::console;
 use super::origin::{Origin, OriginFile};
+use super::say;
 
 /// Where the monitor runs, and behind which walls.
 #[derive(Debug, Args)]
@@ -141,7 +142,7 @@ impl Session {
         let Ok(reason) = reason else { bail!("the monitor ended without a word ({status})") };
         match reason.kind() {
             ExitKind::PowerOff | ExitKind::Shutdown => {
-                eprintln!("hearth-vmm: {}", reason.message);
+                say::err(&reason.message);
                 Ok(ExitCode::SUCCESS)
             }
             _ => bail!("the machine ended: {}", reason.message),
@@ -155,7 +156,7 @@ struct RawTerminal(#[expect(dead_code, reason = "held for its drop")] Option<con
 impl RawTerminal {
     fn new() -> Self {
         if std::io::stdin().is_terminal() {
-            eprintln!("hearth-vmm: Ctrl-A x ends the microVM");
+            say::err("Ctrl-A x ends the microVM");
         }
         Self(console::RawTerminal::enter())
     }

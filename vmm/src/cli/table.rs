@@ -6,7 +6,7 @@ use hearth_proto::vmm::v1::{Counter, Step};
 use hearth_vmm::memory::MIB;
 use hearth_vmm::snapshot::PAGE;
 
-/// A line per step, their sum, and a line per kind of page.
+/// A line per step, their sum, and a line per kind of page; no newline at the end.
 pub(super) fn table(steps: &[Step], pages: &[Counter]) -> String {
     let mut text = String::new();
     let total = steps.iter().map(|step| step.nanoseconds).fold(0, u64::saturating_add);
@@ -20,6 +20,7 @@ pub(super) fn table(steps: &[Step], pages: &[Counter]) -> String {
         let name = page.name.replace('_', " ");
         let _ = writeln!(text, "  {name:<18}{:>12} pages{:>6}.{} MiB", page.value, tenths / 10, tenths % 10);
     }
+    text.truncate(text.trim_end().len());
     text
 }
 

@@ -63,7 +63,7 @@ pub enum OpenError {
         source: StateError,
     },
     /// Another number of disks.
-    #[error("the snapshot {path} has {wanted} disks, {given} were given: give as many, in the same order")]
+    #[error("disks of the snapshot {path}: it has {wanted}, {given} given; give as many, in the same order")]
     Disks {
         /// The folder.
         path: PathBuf,

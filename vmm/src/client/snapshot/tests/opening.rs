@@ -81,7 +81,7 @@ fn other_disks_than_the_machines_are_refused_by_number() {
         assert!(message.contains(why), "{message}");
     };
     let file = || tempfile::tempfile().unwrap();
-    refused(vec![], "has 2 disks, 0 were given");
+    refused(vec![], "it has 2, 0 given");
     refused(vec![overlaid(), overlaid()], "disk 0 of the snapshot");
     refused(vec![DiskSource::Writable(file()), overlaid()], "was read-only");
     refused(vec![DiskSource::ReadOnly(file()), DiskSource::ReadOnly(file())], "attached with an overlay");
