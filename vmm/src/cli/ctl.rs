@@ -5,6 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use hearth_vmm::client::Client;
+use hearth_vmm::client::snapshot::write_working_set;
+
+use super::say;
 
 #[derive(Debug, Args)]
 pub(super) struct Ctl {
@@ -36,6 +39,12 @@ enum Command {
         #[arg(value_name = "MIB")]
         target_mib: u32,
     },
+    /// Write the pages that a recording machine has needed so far to a file
+    WorkingSet {
+        /// File to write; it appears as a whole, or replaces one that is there
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
 }
 
 impl Ctl {
@@ -46,17 +55,17 @@ impl Ctl {
                 let status = client.status()?;
                 let name =
                     status.state().as_str_name().trim_start_matches("MACHINE_STATE_").to_ascii_lowercase();
-                println!("state     {name}");
-                println!("pid       {}", status.pid);
-                println!("restarts  {}", status.restarts);
-                println!("version   {} (protocol {})", status.program_version, status.version);
+                say::out(format_args!("state     {name}"));
+                say::out(format_args!("pid       {}", status.pid));
+                say::out(format_args!("restarts  {}", status.restarts));
+                say::out(format_args!("version   {} (protocol {})", status.program_version, status.version));
             }
             Command::Pause => client.pause()?,
             Command::Resume => client.resume()?,
             Command::Metrics => {
                 for group in client.metrics()?.groups {
                     for counter in group.counters {
-                        println!("{:<8} {:<24} {}", group.name, counter.name, counter.value);
+                        say::out(format_args!("{:<8} {:<24} {}", group.name, counter.name, counter.value));
                     }
                 }
             }
@@ -64,9 +73,14 @@ impl Ctl {
             Command::Wait => {
                 let reason = client.wait_exit()?;
                 let name = reason.kind().as_str_name().trim_start_matches("EXIT_KIND_").to_ascii_lowercase();
-                println!("{name}: {}", reason.message);
+                say::out(format_args!("{name}: {}", reason.message));
             }
             Command::Balloon { target_mib } => client.set_balloon(target_mib)?,
+            Command::WorkingSet { file } => {
+                let saved = write_working_set(&client, &file)?;
+                say::out(format_args!("touched   {} pages", saved.touched_pages));
+                say::out(format_args!("written   {} pages", saved.written_pages));
+            }
         }
         Ok(ExitCode::SUCCESS)
     }

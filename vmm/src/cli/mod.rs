@@ -1,11 +1,24 @@
-//! The command line: [`run`] is the monitor itself, which a launcher starts; [`boot`] is a launcher for
-//! people; [`ctl`] talks to a monitor that runs.
+//! The command line: [`run`] is the monitor itself, which a launcher starts; [`boot`] and [`restore`] are launchers for
+//! people; [`save`] and [`ctl`] talk to a monitor that runs.
+//!
+//! * [`args`] – values with parts
+//! * [`host`] – files, taps and sockets of a machine
+//! * [`session`], [`console`] – a monitor that is started here, and the guest's console on this terminal
+//! * [`origin`] – what `suspend` has to know of `boot` and `restore`
+//! * [`table`], [`say`] – steps and pages, for people; telling them
 
 mod args;
 mod boot;
 mod console;
 mod ctl;
+mod host;
+mod origin;
+mod restore;
 mod run;
+mod save;
+mod say;
+mod session;
+mod table;
 
 use std::process::ExitCode;
 
@@ -23,6 +36,12 @@ struct Cli {
 enum Command {
     /// Boot a microVM from files, with its console on this terminal
     Boot(Box<boot::Boot>),
+    /// Make a microVM of a snapshot's folder, with its console on this terminal
+    Restore(Box<restore::Restore>),
+    /// Write a microVM that runs into a folder, all of it; it goes on
+    Snapshot(Box<save::Snapshot>),
+    /// Write what has changed in a microVM into a folder, and end it
+    Suspend(Box<save::Suspend>),
     /// Ask or tell a monitor that runs
     Ctl(Box<ctl::Ctl>),
     /// Be a monitor: what a launcher starts, with the control socket as a descriptor
@@ -34,14 +53,45 @@ enum Command {
 pub(crate) fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Boot(boot) => boot.run(),
+        Command::Restore(restore) => restore.run(),
+        Command::Snapshot(snapshot) => snapshot.run(),
+        Command::Suspend(suspend) => suspend.run(),
         Command::Ctl(ctl) => ctl.run(),
         Command::Run(run) => run.run(),
     };
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("hearth-vmm: {error:#}");
+            say::err(one_line(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// An error and its causes, less those that the message before has told already.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            let separator = if text.is_empty() { "" } else { ": " };
+            text = text + separator + &cause;
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_cause_is_told_twice() {
+        let missing = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        let told = anyhow::anyhow!(missing()).context(format!("opening it: {}; is it there?", missing()));
+        assert_eq!(one_line(&told), "opening it: entity not found; is it there?");
+        assert_eq!(
+            one_line(&anyhow::anyhow!(missing()).context("opening it")),
+            "opening it: entity not found"
+        );
     }
 }

@@ -179,7 +179,7 @@ impl State {
         }
     }
 
-    fn machine(&self) -> Option<&Machine> {
+    pub(super) fn machine(&self) -> Option<&Machine> {
         match self {
             Self::Created(machine) | Self::Running(machine) | Self::Paused(machine) => Some(machine),
             Self::Saving { machine, .. } => Some(machine),
@@ -333,6 +333,8 @@ impl Monitor {
             state: self.state.wire().into(),
             restarts: self.restarts,
             save_stage: self.save_stage().into(),
+            disks: self.description.disks.clone(),
+            base_id: self.base_id(),
         }
     }
 

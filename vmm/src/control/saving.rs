@@ -212,6 +212,12 @@ impl Monitor {
         self.save_answer.take()
     }
 
+    /// The id of the snapshot that a diff would build on; empty where there is none.
+    pub(super) fn base_id(&self) -> Vec<u8> {
+        let backing = self.state.machine().and_then(Machine::backing);
+        backing.map(|backing| backing.base_id.clone()).unwrap_or_default()
+    }
+
     /// What becomes readable when [`Self::on_saved`] is due.
     #[must_use]
     pub fn saved_signal(&self) -> BorrowedFd<'_> {

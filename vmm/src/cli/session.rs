@@ -1,0 +1,163 @@
+//! A monitor that is started here, with its guest's console on this terminal. Shared by `boot` and `restore`.
+
+use std::fs;
+use std::io::IsTerminal as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use hearth_proto::vmm::v1::ExitKind;
+use hearth_vmm::client::{CONTROL_SOCKET, Client, Launch, Vmm};
+use hearth_vmm::jail::{CgroupConfig, JailConfig, JailMode};
+use hearth_vmm::memory::MIB;
+
+use super::console;
+use super::origin::{Origin, OriginFile};
+use super::say;
+
+/// Where the monitor runs, and behind which walls.
+#[derive(Debug, Args)]
+pub(super) struct SessionOptions {
+    /// Folder for the control socket and the monitor's empty root; a new one under /run unless given
+    #[arg(long, value_name = "FOLDER")]
+    run_dir: Option<PathBuf>,
+
+    /// Control group (version 2) to make the microVM's own one in; its memory is limited there
+    #[arg(long, value_name = "FOLDER", default_value = "/sys/fs/cgroup")]
+    cgroup_parent: PathBuf,
+
+    /// Have no control group
+    #[arg(long)]
+    no_cgroup: bool,
+
+    #[command(flatten)]
+    jail: JailConfig,
+}
+
+/// The run directory, removed in the end if it was made here.
+#[derive(Debug)]
+struct RunDirectory {
+    path: PathBuf,
+    made: bool,
+}
+
+impl RunDirectory {
+    fn new(given: Option<&Path>) -> anyhow::Result<Self> {
+        let path = match given {
+            Some(path) => path.to_owned(),
+            None => PathBuf::from(format!("/run/hearth-vmm-{}", std::process::id())),
+        };
+        let made = !path.exists();
+        if made {
+            let mut builder = fs::DirBuilder::new();
+            builder.mode(0o700).create(&path).with_context(|| {
+                format!("making the run directory {}: give another one with --run-dir", path.display())
+            })?;
+        }
+        Ok(Self { path, made })
+    }
+}
+
+impl Drop for RunDirectory {
+    fn drop(&mut self) {
+        if self.made {
+            let _ = fs::remove_dir(&self.path); // what somebody else has put there stays
+        }
+    }
+}
+
+/// The two ends of a console: this terminal's and the guest's.
+#[derive(Debug)]
+pub(super) struct Console {
+    output: OwnedFd,
+    input: OwnedFd,
+}
+
+impl Console {
+    /// This terminal's ends; then what the monitor writes the guest's output to, and what it reads its input from.
+    pub(super) fn open() -> anyhow::Result<(Self, OwnedFd, OwnedFd)> {
+        let pipe = || std::io::pipe().context("making a pipe");
+        let ((output, guest_output), (guest_input, input)) = (pipe()?, pipe()?);
+        Ok((Self { output: output.into(), input: input.into() }, guest_output.into(), guest_input.into()))
+    }
+}
+
+/// A monitor that was started. Dropped in this order: it ends before its folder goes.
+#[derive(Debug)]
+pub(super) struct Session {
+    vmm: Vmm,
+    _origin: OriginFile,
+    run_dir: RunDirectory,
+}
+
+impl Session {
+    /// Starts a monitor for a machine with so much memory, and notes where that comes from.
+    pub(super) fn start(
+        mut options: SessionOptions,
+        memory_mib: u64,
+        origin: &Origin,
+    ) -> anyhow::Result<Self> {
+        if !options.no_cgroup && options.jail.mode == JailMode::On {
+            let name = format!("hearth-vmm-{}", std::process::id());
+            let cgroup = CgroupConfig::for_guest(&options.cgroup_parent, name, memory_mib * MIB);
+            options.jail.cgroup = Some(cgroup);
+        }
+        let run_dir = RunDirectory::new(options.run_dir.as_deref())?;
+        let binary = std::env::current_exe().context("finding this program's own file")?;
+        let vmm = Launch::new(&binary, &run_dir.path).jail(options.jail).start()?;
+        let origin = origin.write(&run_dir.path)?;
+        Ok(Self { vmm, _origin: origin, run_dir })
+    }
+
+    /// The connection to the monitor.
+    pub(super) fn client(&self) -> &Client {
+        self.vmm.client()
+    }
+
+    /// Lets the machine run, with its console on this terminal, until it ends. `quit` is called on Ctrl-A x and is to
+    /// end it.
+    pub(super) fn run(
+        mut self,
+        console: Console,
+        go: impl FnOnce(&Client) -> anyhow::Result<()>,
+        quit: impl Fn(&Client) + Send + 'static,
+    ) -> anyhow::Result<ExitCode> {
+        let raw = RawTerminal::new();
+        let output = console::forward_output(console.output);
+        let socket = self.run_dir.path.join(CONTROL_SOCKET);
+        console::forward_input(console.input, move || {
+            // It may have ended by itself.
+            if let Ok(client) = Client::connect(&socket) {
+                quit(&client);
+            }
+        });
+        go(self.vmm.client())?;
+        let reason = self.vmm.client().wait_exit();
+        let status = self.vmm.wait().context("waiting for the monitor")?;
+        let _ = output.join(); // ends with the monitor, which holds the other end
+        drop(raw);
+        let Ok(reason) = reason else { bail!("the monitor ended without a word ({status})") };
+        match reason.kind() {
+            ExitKind::PowerOff | ExitKind::Shutdown => {
+                say::err(&reason.message);
+                Ok(ExitCode::SUCCESS)
+            }
+            _ => bail!("the machine ended: {}", reason.message),
+        }
+    }
+}
+
+/// Raw mode with a hint, where there is a terminal.
+struct RawTerminal(#[expect(dead_code, reason = "held for its drop")] Option<console::RawTerminal>);
+
+impl RawTerminal {
+    fn new() -> Self {
+        if std::io::stdin().is_terminal() {
+            say::err("Ctrl-A x ends the microVM");
+        }
+        Self(console::RawTerminal::enter())
+    }
+}
