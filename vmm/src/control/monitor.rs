@@ -117,7 +117,9 @@ impl RequestError {
             Self::Malformed(_) | Self::Version(_) | Self::NoOperation | Self::Descriptors { .. } => {
                 ErrorCode::Protocol
             }
-            Self::State { .. } | Self::NotRecording | Self::Save(SaveError::NoBase) => ErrorCode::State,
+            Self::State { .. }
+            | Self::NotRecording
+            | Self::Save(SaveError::NoBase | SaveError::Restarted) => ErrorCode::State,
             Self::Save(SaveError::Cancelled) => ErrorCode::Cancelled,
             Self::Host { .. } | Self::Build(BuildError::Host { .. }) | Self::Save(_) => ErrorCode::Host,
             Self::SaveKind | Self::NotEmpty(_) | Self::Config(_) | Self::Build(_) | Self::Device(_) => {
@@ -480,6 +482,7 @@ impl Monitor {
     }
 
     fn restart(&mut self) {
+        self.give_up_save_of_restarted();
         if !matches!(self.state, State::Running(_) | State::Paused(_)) {
             return;
         }

@@ -182,6 +182,22 @@ impl Monitor {
         Ok(Answer::Done(proto::Done {}))
     }
 
+    /// The guest has asked for its restart on its way into the pause: a vCPU that has asked never goes on, so there is
+    /// nothing to be saved, and the machine is to be built anew as it was, running or paused.
+    pub(super) fn give_up_save_of_restarted(&mut self) {
+        let (machine, was_running) = match std::mem::replace(&mut self.state, State::Empty) {
+            State::Saving { machine, was_running } => (machine, was_running),
+            other => {
+                self.state = other;
+                return;
+            }
+        };
+        self.saver = None; // cancels it, and waits until it has let go of the machine's memory
+        self.state = if was_running { State::Running(machine) } else { State::Paused(machine) };
+        self.save_answer = Some(Answer::Error(RequestError::from(SaveError::Restarted).message()));
+        let _ = self.saved.write(1); // full only when it is signalled already
+    }
+
     /// Leaves the state of saving: to go on as before, unless all is written.
     fn after_save(&mut self, written: bool) {
         if let State::Saving { machine, was_running } = std::mem::replace(&mut self.state, State::Empty) {

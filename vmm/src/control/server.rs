@@ -122,6 +122,8 @@ impl Server {
     }
 
     fn serve(&mut self, token: u16, buffer: &mut Vec<u8>) {
+        // Whoever waits for a save that is over is told before another one can begin.
+        self.saved();
         let Some(controller) = self.controllers.get_mut(&token) else { return };
         let kept = match controller.socket.receive(buffer) {
             Ok(Some(carried)) => match self.monitor.handle(buffer, carried) {

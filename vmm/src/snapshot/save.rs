@@ -31,6 +31,9 @@ pub enum SaveError {
     /// Somebody asked for that.
     #[error("the save was cancelled; the machine goes on as before")]
     Cancelled,
+    /// What was being saved is no more.
+    #[error("the guest restarted itself just when it was to be saved; save it again")]
+    Restarted,
     /// Guest memory is not what snapshots are made of.
     #[error(transparent)]
     Memory(#[from] LoadError),

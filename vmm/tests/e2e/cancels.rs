@@ -1,7 +1,7 @@
 //! A save that is given up on its way: the machine goes on as if nothing had been.
 
 use std::io::{Read as _, Write as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread::{self, JoinHandle};
 
@@ -13,6 +13,7 @@ use hearth_vmm::control::PROTOCOL_VERSION;
 use hearth_vmm::control::socket::PacketSocket;
 use prost::Message as _;
 use proto::request::Operation;
+use proto::response::Result as Answer;
 use proto::{DescriptorRole as Role, ErrorCode, MachineState};
 use tempfile::TempDir;
 
@@ -190,15 +191,63 @@ fn a_shutdown_does_not_wait_for_a_save() {
     guest.wait().assert_kind("shutdown");
 }
 
-/// Asks for a save, and goes away before it is done.
-fn ask_and_leave(guest: &Guest, hold_at: SaveStage, folder: &TempDir) {
+/// Sends a request, and returns the connection on which its answer will come.
+fn ask(guest: &Guest, operation: Operation, fds: &[BorrowedFd<'_>]) -> PacketSocket {
+    let request = proto::Request { version: PROTOCOL_VERSION, operation: Some(operation) };
+    let socket = PacketSocket::connect(&guest.control()).unwrap();
+    socket.send(&request.encode_to_vec(), fds).unwrap();
+    socket
+}
+
+/// Asks for a save into files in `folder`.
+fn ask_for_save(guest: &Guest, hold_at: SaveStage, folder: &TempDir) -> PacketSocket {
     let files = ["state", "memory"].map(|name| create(&folder.path().join(name)));
     let descriptor = |role: Role| proto::Descriptor { role: role.into(), index: 0, layer: 0 };
     let descriptors = vec![descriptor(Role::State), descriptor(Role::Memory)];
     let save = proto::Save { kind: SaveKind::Full.into(), descriptors, hold_at: hold_at.into() };
-    let request = proto::Request { version: PROTOCOL_VERSION, operation: Some(Operation::Save(save)) };
-    let socket = PacketSocket::connect(&guest.control()).unwrap();
-    socket.send(&request.encode_to_vec(), &files.each_ref().map(|file| file.as_fd())).unwrap();
+    ask(guest, Operation::Save(save), &files.each_ref().map(|file| file.as_fd()))
+}
+
+/// The answer to what was asked on `socket`.
+fn answer(socket: PacketSocket) -> Answer {
+    within("an answer", move || {
+        let mut packet = Vec::new();
+        socket.receive(&mut packet).unwrap().expect("the monitor is gone without an answer");
+        proto::Response::decode(packet.as_slice()).unwrap().result.unwrap()
+    })
+}
+
+fn signal(guest: &Guest, signal: libc::c_int) {
+    let pid = libc::pid_t::try_from(guest.pid()).unwrap();
+    // SAFETY: takes no pointer; the process is a child that nobody has waited for.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+}
+
+#[test]
+fn a_save_that_comes_right_after_a_cancel_gets_an_answer_of_its_own() {
+    let Some(metal) = Metal::find() else { return };
+    let guest = Machine::new(&metal).boot();
+    let held = hold(&guest, SaveKind::Full, &[], SaveStage::State);
+    let folder = tempfile::tempdir().unwrap();
+    // The monitor finds both requests when it looks again.
+    signal(&guest, libc::SIGSTOP);
+    let cancel = ask(&guest, Operation::CancelSave(proto::CancelSave {}), &[]);
+    let save = ask_for_save(&guest, SaveStage::Unspecified, &folder);
+    signal(&guest, libc::SIGCONT);
+    assert!(matches!(answer(cancel), Answer::Done(_)));
+    match answer(save) {
+        Answer::Saved(saved) => assert_eq!(saved.snapshot_id.len(), 16),
+        other => panic!("it was not cancelled: {other:?}"),
+    }
+    assert_refused(&held.answer(), ErrorCode::Cancelled, "cancelled");
+    guest.client().resume().unwrap();
+    assert_eq!(guest.run("ping"), "pong");
+    guest.power_off();
+}
+
+/// Asks for a save, and goes away before it is done.
+fn ask_and_leave(guest: &Guest, hold_at: SaveStage, folder: &TempDir) {
+    drop(ask_for_save(guest, hold_at, folder));
     let state = || guest.client().status().unwrap().state();
     until("the save", || state() != MachineState::Running);
 }

@@ -7,8 +7,8 @@
 //! Where `HEARTH_VMM` is not set there is nothing to test, and each test says so. `HEARTH_FULL` repeats what
 //! depends on chance more often.
 //!
-//! Nothing here waits for time to pass: the tests wait for what is to happen, and give up after
-//! [`support::PATIENCE`].
+//! Nothing here waits for time to pass, but for `clocks`, which are about that: the tests wait for what is to happen,
+//! and give up after [`support::PATIENCE`].
 #![cfg(target_arch = "aarch64")]
 #![allow(
     clippy::unwrap_used,

@@ -7,32 +7,42 @@ use std::process::Command;
 
 use super::Guest;
 
-const DEVICE: &str = "/dev/zram0";
+/// Where devices are made and removed (Linux, Documentation/admin-guide/blockdev/zram.rst).
+const CONTROL: &str = "/sys/class/zram-control";
 const SIZE: &str = "512M";
 
 /// Swap that is there while this value lives.
-pub(crate) struct Swap(());
+pub(crate) struct Swap {
+    /// Of a device that was made for it: there may be others.
+    number: String,
+}
 
 impl Swap {
-    /// Makes swap; `None` where the kernel has no zram, or the host is not the tests' own to do that with.
+    /// Makes swap; `None` where the host is not the tests' own to do that with.
     pub(crate) fn make() -> Option<Self> {
         if std::env::var_os("HEARTH_METAL").is_none() {
             eprintln!("not swapped: HEARTH_METAL is not set, so the host's swap is left alone");
             return None;
         }
         run("modprobe", &["zram"]);
-        fs::write("/sys/block/zram0/disksize", SIZE).unwrap();
-        run("mkswap", &[DEVICE]);
-        run("swapon", &[DEVICE]);
-        Some(Self(()))
+        let number = fs::read_to_string(format!("{CONTROL}/hot_add")).unwrap().trim().to_string();
+        let swap = Self { number };
+        fs::write(format!("/sys/block/zram{}/disksize", swap.number), SIZE).unwrap();
+        run("mkswap", &[&swap.device()]);
+        run("swapon", &[&swap.device()]);
+        Some(swap)
+    }
+
+    fn device(&self) -> String {
+        format!("/dev/zram{}", self.number)
     }
 }
 
 impl Drop for Swap {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            run("swapoff", &[DEVICE]);
-            fs::write("/sys/block/zram0/reset", "1").unwrap();
+            run("swapoff", &[&self.device()]);
+            fs::write(format!("{CONTROL}/hot_remove"), &self.number).unwrap();
         }
     }
 }
