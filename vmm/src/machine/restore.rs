@@ -122,6 +122,9 @@ impl Machine {
         };
         vm.map_memory(&memory)?;
         steps.done("virtual machine");
+        for (vcpu, saved) in vcpus.iter().zip(&aarch64.vcpus).take(1) {
+            vcpu.registers().check_cpu(saved).map_err(VmError::from)?;
+        }
         vm.set_counter(saved_clock.counter, saved_clock.counter_hz, advance(clock, saved_clock))?;
         if let Some(new) = vm.gic() {
             new.restore(gic, &board::raised_interrupts(saved_board))?;

@@ -243,7 +243,19 @@ impl Registers<'_> {
         Ok(SavedVcpu { registers, values, mp_state: mp_state.mp_state, events: events.to_vec() })
     }
 
-    /// Puts back what [`Self::save`] read. The counter's offset was set before.
+    /// Makes sure that this is the type of CPU on which `saved` was read.
+    ///
+    /// # Errors
+    /// [`RegisterError::Cpu`], [`RegisterError::Kvm`].
+    pub fn check_cpu(&self, saved: &SavedVcpu) -> Result<(), RegisterError> {
+        let host = self.get_u64(MIDR, "reading MIDR_EL1")?;
+        match saved_value(saved, MIDR).map(number) {
+            Some(saved) if saved != host => Err(RegisterError::Cpu { saved, host }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts back what [`Self::save`] read. The counter's offset was set before, and the type of CPU checked.
     ///
     /// # Errors
     /// [`RegisterError`] saying what this host lacks.
@@ -251,15 +263,7 @@ impl Registers<'_> {
         for (id, value) in each(saved) {
             let value = value?;
             match id {
-                TIMER_COUNT | PHYSICAL_TIMER_COUNT | SVE_LENGTHS => continue,
-                MIDR => {
-                    let host = self.get_u64(MIDR, "reading MIDR_EL1")?;
-                    let saved = number(value);
-                    if host != saved {
-                        return Err(RegisterError::Cpu { saved, host });
-                    }
-                    continue;
-                }
+                TIMER_COUNT | PHYSICAL_TIMER_COUNT | SVE_LENGTHS | MIDR => continue,
                 _ => {}
             }
             if let Err(source) = self.set(id, value) {

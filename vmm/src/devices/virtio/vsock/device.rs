@@ -30,8 +30,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET`, a `le32` (5.10.6.7).
 const TRANSPORT_RESET: [u8; 4] = 0u32.to_le_bytes();
 
-/// How long a driver may take to see that it was reset, before it is spoken to all the same.
-const HOLD: Duration = Duration::from_secs(1);
+/// How long a driver may take to see that it was reset, before it is spoken to all the same. One that is alive takes
+/// milliseconds, on a crowded host longer; one that gives no event buffer back at all is no driver that we know.
+const HOLD: Duration = Duration::from_secs(30);
 
 /// A driver that was told of a reset would reset streams, too, that were opened since and before it came round to
 /// that. So nothing is sent to it meanwhile.
