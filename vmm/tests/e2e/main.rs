@@ -18,10 +18,12 @@
 )]
 
 mod bad_input;
+mod command_line;
 mod controllers;
 mod cpus;
 mod crashes;
 mod disks;
+mod folders;
 mod hostile;
 mod lifecycle;
 mod memory;
