@@ -171,3 +171,11 @@ impl Clone {
         message
     }
 }
+
+impl Metal {
+    /// Makes a guest of what was opened of a snapshot's folder; it runs at once.
+    pub(crate) fn restore_folder(&self, mut config: RestoreConfig, memory_mib: u64) -> Guest {
+        config.resume = true;
+        Clone::new(self, config, memory_mib, PathBuf::new()).restore()
+    }
+}
