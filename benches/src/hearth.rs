@@ -224,6 +224,9 @@ impl Drop for Machine {
             && let Some(restored) = &self.restored
         {
             show("restore", &restored.steps, &restored.pages);
+            let metrics = self.vmm.client().metrics().unwrap_or_default();
+            let jail = metrics.groups.iter().find(|group| group.name == "jail");
+            show("jail", &[], jail.map_or(&[], |group| &group.counters));
         }
     }
 }

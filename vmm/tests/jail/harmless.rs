@@ -176,6 +176,8 @@ fn memory(disk: &File, walls: &Walls) {
     assert_eq!(disk.metadata().unwrap().len(), 12_288);
     disk.sync_all().unwrap();
     drop(disk.try_clone().unwrap());
+    // SAFETY: no pointers are involved.
+    assert_eq!(unsafe { libc::posix_fadvise(disk.as_raw_fd(), 0, 4096, libc::POSIX_FADV_WILLNEED) }, 0);
     let range = hearth_vmm::snapshot::pages::Range { start: std::ptr::null_mut(), bytes: 4096 };
     // Whether this kernel knows the question or not, asking is allowed.
     let _ = hearth_vmm::snapshot::pages::own_pages(&walls.pagemap, range);

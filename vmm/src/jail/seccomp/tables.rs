@@ -150,6 +150,8 @@ const MEMORY: &[Allow] = &[
     Call(libc::SYS_fadvise64),
     Call(libc::SYS_fallocate),
     When(libc::SYS_fcntl, &[Is(1, F_DUPFD_CLOEXEC)]),
+    // The standard library asks it of descriptors that it closes, in debug builds.
+    When(libc::SYS_fcntl, &[Is(1, F_GETFD)]),
     When(libc::SYS_fcntl, &[Is(1, F_GETFL)]),
     Call(libc::SYS_fdatasync),
     Call(libc::SYS_fstat),
