@@ -2,16 +2,19 @@
 //!
 //! * [`socket`] – packets with descriptors over `SOCK_SEQPACKET`
 //! * [`monitor`] – the machine's states and what each request does in them
+//! * [`error`] – why requests are refused; `telling` – status and metrics
 //! * `saving`, `restoring` – the requests that make files of a machine, and a machine of files
 //! * [`server`] – the control thread: accepts controllers, answers them, notices the machine's end
 //!
 //! The client's half is [`crate::client`].
 
+pub mod error;
 pub mod monitor;
 mod restoring;
 mod saving;
 pub mod server;
 pub mod socket;
+mod telling;
 
 /// Version of the protocol that this program speaks. A change that an older program would misread raises it.
 pub const PROTOCOL_VERSION: u32 = 1;

@@ -37,102 +37,17 @@ use std::sync::Arc;
 
 use hearth_proto::vmm::v1::request::Operation;
 use hearth_proto::vmm::v1::response::Result as Answer;
-use hearth_proto::vmm::v1::{self as proto, ErrorCode, ExitKind, ExitReason, MachineState};
+use hearth_proto::vmm::v1::{self as proto, ExitKind, ExitReason, MachineState};
 use prost::Message as _;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::PROTOCOL_VERSION;
+use super::error::RequestError;
+use crate::config::MachineConfig;
 use crate::config::wire::Descriptors;
-use crate::config::{ConfigError, MachineConfig};
 use crate::machine::end::{End, EndSignal};
 use crate::machine::{BuildError, Host, Machine, Prepared};
-use crate::snapshot::save::SaveError;
 use crate::snapshot::saver::Saver;
-
-/// Why a request is refused.
-#[derive(Debug, thiserror::Error)]
-pub enum RequestError {
-    /// The packet is no request.
-    #[error("the message is not a hearth.vmm.v1.Request: {0}")]
-    Malformed(#[from] prost::DecodeError),
-    /// The request speaks another version.
-    #[error("protocol version {0} is not supported: this hearth-vmm {program} speaks version {PROTOCOL_VERSION}; use a controller of the same release",
-            program = env!("CARGO_PKG_VERSION"))]
-    Version(u32),
-    /// The request names no operation that this version has.
-    #[error("the request names no operation that protocol version {PROTOCOL_VERSION} has")]
-    NoOperation,
-    /// The operation takes no descriptors, or another number.
-    #[error("{operation} takes {expected} descriptors and got {got}")]
-    Descriptors {
-        /// Which operation.
-        operation: &'static str,
-        /// How many it takes.
-        expected: usize,
-        /// How many came.
-        got: usize,
-    },
-    /// The state does not allow it.
-    #[error("cannot {operation}: the machine is {state}")]
-    State {
-        /// What was asked for.
-        operation: &'static str,
-        /// The state it is in.
-        state: &'static str,
-    },
-    /// The configuration is wrong.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The machine could not be built.
-    #[error(transparent)]
-    Build(#[from] BuildError),
-    /// A machine could not be saved.
-    #[error(transparent)]
-    Save(#[from] SaveError),
-    /// The request does not say what to save.
-    #[error("the request does not say whether all of memory is to be saved or what has changed")]
-    SaveKind,
-    /// A file that is to be written holds something.
-    #[error("the file for the {0} is not empty: pass a new one")]
-    NotEmpty(&'static str),
-    /// Nothing was recorded.
-    #[error("the machine does not record its working set: restore it with a userfaultfd")]
-    NotRecording,
-    /// A device refused.
-    #[error(transparent)]
-    Device(#[from] crate::machine::board::BoardError),
-    /// The host refused something.
-    #[error("{what}: {source}")]
-    Host {
-        /// What was being done.
-        what: &'static str,
-        /// What the host answered.
-        source: std::io::Error,
-    },
-}
-
-impl RequestError {
-    fn code(&self) -> ErrorCode {
-        match self {
-            Self::Malformed(_) | Self::Version(_) | Self::NoOperation | Self::Descriptors { .. } => {
-                ErrorCode::Protocol
-            }
-            Self::State { .. }
-            | Self::NotRecording
-            | Self::Save(SaveError::NoBase | SaveError::Restarted) => ErrorCode::State,
-            Self::Save(SaveError::Cancelled) => ErrorCode::Cancelled,
-            Self::Host { .. } | Self::Build(BuildError::Host { .. }) | Self::Save(_) => ErrorCode::Host,
-            Self::SaveKind | Self::NotEmpty(_) | Self::Config(_) | Self::Build(_) | Self::Device(_) => {
-                ErrorCode::Invalid
-            }
-        }
-    }
-
-    /// As a controller is told.
-    pub(super) fn message(&self) -> proto::Error {
-        proto::Error { code: self.code().into(), message: self.to_string() }
-    }
-}
 
 /// What a request leads to.
 #[derive(Debug)]
@@ -170,7 +85,7 @@ impl State {
         }
     }
 
-    fn wire(&self) -> MachineState {
+    pub(super) fn wire(&self) -> MachineState {
         match self {
             Self::Empty => MachineState::Empty,
             Self::Created(_) => MachineState::Created,
@@ -208,7 +123,7 @@ pub struct Monitor {
     pub(super) base_layers: Vec<usize>,
     pub(super) last_save: Option<Timed>,
     pub(super) last_restore: Option<Timed>,
-    restarts: u64,
+    pub(super) restarts: u64,
 }
 
 /// Steps and pages of a save or restore, for metrics.
@@ -327,26 +242,6 @@ impl Monitor {
         Ok(Outcome::Answer(answer))
     }
 
-    fn status(&self) -> proto::Status {
-        proto::Status {
-            version: PROTOCOL_VERSION,
-            program_version: env!("CARGO_PKG_VERSION").into(),
-            pid: std::process::id(),
-            state: self.state.wire().into(),
-            restarts: self.restarts,
-            save_stage: self.save_stage().into(),
-            disks: self.description.disks.clone(),
-            base_id: self.base_id(),
-        }
-    }
-
-    fn save_stage(&self) -> proto::SaveStage {
-        match (&self.state, &self.saver) {
-            (State::Saving { .. }, Some(saver)) => saver.stage(),
-            _ => proto::SaveStage::Unspecified,
-        }
-    }
-
     pub(super) fn wrong_state(&self, operation: &'static str) -> RequestError {
         RequestError::State { operation, state: self.state.name() }
     }
@@ -361,35 +256,6 @@ impl Monitor {
             return Err(self.wrong_state(operation));
         }
         self.machine(operation)
-    }
-
-    fn metrics(&self) -> Result<proto::Metrics, RequestError> {
-        let machine = self.machine("read metrics")?;
-        let counter = |(name, value): (&str, u64)| proto::Counter { name: name.into(), value };
-        let group = |(name, counters): (String, Vec<(&'static str, u64)>)| proto::MetricGroup {
-            name,
-            counters: counters.into_iter().map(counter).collect(),
-        };
-        let mut groups: Vec<_> = machine.counters().into_iter().map(group).collect();
-        let step = |step: &proto::Step| proto::Counter {
-            name: format!("{}_ns", step.name.replace(' ', "_")),
-            value: step.nanoseconds,
-        };
-        let steps = |name: &str, steps: &[proto::Step]| proto::MetricGroup {
-            name: name.into(),
-            counters: steps.iter().map(step).collect(),
-        };
-        groups.push(steps("jail", &self.host.start.message()));
-        for (name, timed) in [("restore", &self.last_restore), ("save", &self.last_save)] {
-            let Some((taken, pages)) = timed else { continue };
-            groups.push(steps(name, taken));
-            groups.push(proto::MetricGroup { name: format!("{name}_pages"), counters: pages.clone() });
-        }
-        if let Some(recorder) = machine.recorder() {
-            let counters = vec![counter(("touched_pages", recorder.touched()))];
-            groups.push(proto::MetricGroup { name: "working_set".into(), counters });
-        }
-        Ok(proto::Metrics { groups })
     }
 
     fn create(&mut self, create: proto::Create, carried: Vec<OwnedFd>) -> Result<Answer, RequestError> {

@@ -1,3 +1,5 @@
+use hearth_proto::vmm::v1::ErrorCode;
+
 use super::*;
 
 fn ask(monitor: &mut Monitor, version: u32, operation: Option<Operation>) -> Answer {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use hearth_proto::vmm::v1::response::Result as Answer;
 use hearth_proto::vmm::v1::{self as proto, DescriptorRole as Role};
 
-use super::monitor::{Monitor, RequestError, State};
+use super::error::RequestError;
+use super::monitor::{Monitor, State};
 use crate::arch::layout::VCPU_RANGE;
 use crate::config::restore::RestoreClock;
 use crate::config::wire::Descriptors;

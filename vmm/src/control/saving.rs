@@ -11,7 +11,8 @@ use std::sync::Arc;
 use hearth_proto::vmm::v1::response::Result as Answer;
 use hearth_proto::vmm::v1::{self as proto, DescriptorRole as Role, SaveKind, SaveStage, SavedMachine};
 
-use super::monitor::{Monitor, Outcome, RequestError, State};
+use super::error::RequestError;
+use super::monitor::{Monitor, Outcome, State};
 use crate::config::wire::Descriptors;
 use crate::config::{DiskSource, MachineConfig};
 use crate::machine::{Machine, SavedParts};
