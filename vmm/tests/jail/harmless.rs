@@ -178,6 +178,12 @@ fn memory(disk: &File, walls: &Walls) {
     drop(disk.try_clone().unwrap());
     // SAFETY: no pointers are involved.
     assert_eq!(unsafe { libc::posix_fadvise(disk.as_raw_fd(), 0, 4096, libc::POSIX_FADV_WILLNEED) }, 0);
+    // Layers of a disk are merged on this thread, too.
+    // SAFETY: no pointers are involved.
+    assert_eq!(unsafe { libc::sync_file_range(disk.as_raw_fd(), 0, 4096, libc::SYNC_FILE_RANGE_WRITE) }, 0);
+    let hole = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: no pointers are involved.
+    assert_eq!(unsafe { libc::fallocate(disk.as_raw_fd(), hole, 0, 4096) }, 0);
     let range = hearth_vmm::snapshot::pages::Range { start: std::ptr::null_mut(), bytes: 4096 };
     // Whether this kernel knows the question or not, asking is allowed.
     let _ = hearth_vmm::snapshot::pages::own_pages(&walls.pagemap, range);

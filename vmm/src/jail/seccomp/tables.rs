@@ -170,6 +170,7 @@ const MEMORY: &[Allow] = &[
     Call(libc::SYS_pread64),
     Call(libc::SYS_preadv),
     Call(libc::SYS_pwrite64),
+    Call(libc::SYS_sync_file_range),
 ];
 
 /// What the control thread does beyond that: setting up KVM, starting threads.

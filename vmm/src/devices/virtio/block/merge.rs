@@ -6,7 +6,7 @@
 //! 3. The file system shares no blocks: of every sector the topmost version is copied.
 //!
 //! Only sectors that the maps name are copied, and holes stay holes. All of that is done with the descriptors at
-//! hand, with calls that the jail's control thread may make. The header is written last: what a monitor leaves
+//! hand, with calls that the jail's memory threads may make. The header is written last: what a monitor leaves
 //! that died over it is refused as a layer.
 
 use std::fs::File;
