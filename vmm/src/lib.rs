@@ -33,6 +33,7 @@ pub mod config;
 pub mod control;
 pub mod devices;
 pub mod event_loop;
+mod files;
 pub mod jail;
 pub mod machine;
 pub mod memory;

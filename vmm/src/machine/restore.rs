@@ -122,7 +122,7 @@ impl Machine {
         };
         vm.map_memory(&memory)?;
         steps.done("virtual machine");
-        for (vcpu, saved) in vcpus.iter().zip(&aarch64.vcpus).take(1) {
+        if let (Some(vcpu), Some(saved)) = (vcpus.first(), aarch64.vcpus.first()) {
             vcpu.registers().check_cpu(saved).map_err(VmError::from)?;
         }
         vm.set_counter(saved_clock.counter, saved_clock.counter_hz, advance(clock, saved_clock))?;

@@ -241,18 +241,8 @@ fn split(runs: &Runs) -> (Runs, Runs) {
     let mut lengths: Vec<u64> = runs.as_slice().iter().map(|run| run.pages).collect();
     lengths.sort_unstable_by(|a, b| b.cmp(a));
     let limit = lengths.get(MOST_MAPPED).map_or(SHORTEST_MAPPED, |&length| SHORTEST_MAPPED.max(length + 1));
-    runs.as_slice().iter().partition(|run| run.pages >= limit).map_both()
-}
-
-/// Makes sets of two lists of runs.
-trait MapBoth {
-    fn map_both(self) -> (Runs, Runs);
-}
-
-impl MapBoth for (Vec<Run>, Vec<Run>) {
-    fn map_both(self) -> (Runs, Runs) {
-        (self.0.into_iter().collect(), self.1.into_iter().collect())
-    }
+    let (long, short): (Vec<Run>, Vec<Run>) = runs.as_slice().iter().partition(|run| run.pages >= limit);
+    (long.into_iter().collect(), short.into_iter().collect())
 }
 
 /// Refuses hosts whose pages are larger than those of snapshots.

@@ -16,6 +16,7 @@ use super::load::{Backing, LoadError, address, range_of};
 use super::pages::{self, Range};
 use super::runs::{Run, Runs};
 use super::{PAGE, PAGE_BYTES, SnapshotId, memory_file};
+use crate::files::{copy_range, is_unsupported, seek};
 use crate::memory::GuestMemory;
 
 /// Pages that are handled between two looks at whether the save was cancelled: 1 MiB.
@@ -154,15 +155,7 @@ impl Memory<'_> {
         let (range, own) = self.begin(to, id, None)?;
         let mut writer = Writer::new(range, to, cancel, own.1);
         for run in own.0.as_slice() {
-            writer.each_page(*run, |writer, page, at| {
-                // SAFETY: the page is mapped: it is one of guest memory's.
-                if unsafe { pages::is_zero(at) } {
-                    writer.written.pages.zero += 1
-                } else {
-                    writer.data(page)?
-                }
-                Ok(())
-            })?;
+            writer.unless_zero(*run, |counts| counts.zero += 1)?;
         }
         writer.flush()?;
         let mut written = writer.written;
@@ -202,15 +195,7 @@ impl Memory<'_> {
                 writer.against(run, &backing.base, &mut base)?;
             } else {
                 // Where the base has nothing, what is zero is as in the base.
-                writer.each_page(run, |writer, page, at| {
-                    // SAFETY: the page is mapped: it is one of guest memory's.
-                    if unsafe { pages::is_zero(at) } {
-                        writer.written.pages.equal += 1
-                    } else {
-                        writer.data(page)?
-                    }
-                    Ok(())
-                })?;
+                writer.unless_zero(run, |counts| counts.equal += 1)?;
             }
         }
         writer.flush()?;
@@ -272,6 +257,18 @@ impl<'a> Writer<'a> {
             each(self, page, address(self.range, Run { first: page, pages: 1 }))?;
         }
         Ok(())
+    }
+
+    /// Writes pages that hold anything, and has the others counted.
+    fn unless_zero(&mut self, run: Run, count: impl Fn(&mut PageCounts)) -> Result<(), SaveError> {
+        self.each_page(run, |writer, page, at| {
+            // SAFETY: the page is mapped: it is one of guest memory's.
+            if unsafe { pages::is_zero(at) } {
+                count(&mut writer.written.pages);
+                return Ok(());
+            }
+            writer.data(page)
+        })
     }
 
     /// Handles pages that the base has, too.
@@ -353,10 +350,10 @@ fn copy(from: &File, to: &File, runs: &Runs, cancel: &Cancel) -> Result<Runs, Sa
     for run in runs.as_slice() {
         let mut at = run.offset();
         let end = at + run.bytes();
-        while let Some(data) = next(from, at, libc::SEEK_DATA).map_err(copying())?.filter(|data| *data < end)
+        while let Some(data) = seek(from, at, libc::SEEK_DATA).map_err(copying())?.filter(|data| *data < end)
         {
             let data = data / PAGE * PAGE;
-            let hole = next(from, data, libc::SEEK_HOLE).map_err(copying())?.unwrap_or(end);
+            let hole = seek(from, data, libc::SEEK_HOLE).map_err(copying())?.unwrap_or(end);
             let hole = hole.next_multiple_of(PAGE).min(end);
             copy_bytes(from, to, data.max(at), hole, cancel)?;
             copied.push(data.max(at) / PAGE, (hole - data.max(at)) / PAGE);
@@ -366,49 +363,23 @@ fn copy(from: &File, to: &File, runs: &Runs, cancel: &Cancel) -> Result<Runs, Sa
     Ok(copied)
 }
 
-/// The next data or hole from `offset` on, if there is one.
-fn next(file: &File, offset: u64, whence: libc::c_int) -> io::Result<Option<u64>> {
-    let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
-    // SAFETY: no pointers are involved.
-    let found = unsafe { libc::lseek(file.as_raw_fd(), offset, whence) };
-    match u64::try_from(found) {
-        Ok(found) => Ok(Some(found)),
-        Err(_) => match io::Error::last_os_error() {
-            error if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
-            error => Err(error),
-        },
-    }
-}
-
 fn copy_bytes(from: &File, to: &File, start: u64, end: u64, cancel: &Cancel) -> Result<(), SaveError> {
     let copying = || SaveError::io("copying memory from the snapshot below");
     let mut at = start;
     while at < end {
         cancel.check()?;
-        let length = usize::try_from((end - at).min(CHUNK * PAGE)).unwrap_or(PAGE_BYTES);
-        let mut offsets = [libc::off_t::try_from(at).unwrap_or(libc::off_t::MAX); 2];
-        let [in_offset, out_offset] = &mut offsets;
-        // SAFETY: the offsets live across the call.
-        let done = unsafe {
-            libc::copy_file_range(from.as_raw_fd(), in_offset, to.as_raw_fd(), out_offset, length, 0)
-        };
-        match u64::try_from(done) {
+        let length = (end - at).min(CHUNK * PAGE);
+        match copy_range(from, to, at, length) {
             Ok(0) => return Err(copying()(io::ErrorKind::UnexpectedEof.into())),
             Ok(done) => at += done,
-            Err(_) => {
-                let error = io::Error::last_os_error();
-                match error.raw_os_error() {
-                    Some(libc::EINTR) => {}
-                    // Other file systems, or one that cannot: by hand.
-                    Some(libc::EXDEV | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS) => {
-                        let mut buffer = vec![0; length];
-                        from.read_exact_at(&mut buffer, at).map_err(copying())?;
-                        to.write_all_at(&buffer, at).map_err(copying())?;
-                        at += length as u64;
-                    }
-                    _ => return Err(copying()(error)),
-                }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if is_unsupported(&error) => {
+                let mut buffer = vec![0; usize::try_from(length).unwrap_or(PAGE_BYTES)];
+                from.read_exact_at(&mut buffer, at).map_err(copying())?;
+                to.write_all_at(&buffer, at).map_err(copying())?;
+                at += length;
             }
+            Err(error) => return Err(copying()(error)),
         }
     }
     Ok(())

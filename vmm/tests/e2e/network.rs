@@ -1,7 +1,7 @@
 //! A network card on a tap.
 
 use std::io::{self, BufReader, Read as _};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::thread;
 
 use hearth_test_guest::client::Line;
@@ -50,14 +50,7 @@ fn tcp_runs_in_both_directions_without_a_wrong_byte() {
     round_trip(tap.guest(), 7000, 41);
     assert_eq!(echo.finish().unwrap(), Ok(BYTES.to_string()));
 
-    let listener = TcpListener::bind((tap.host(), 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    thread::spawn(move || {
-        let (stream, _) = listener.accept().unwrap();
-        io::copy(&mut &stream, &mut &stream).unwrap();
-        stream.shutdown(Shutdown::Write).unwrap();
-    });
-    assert_eq!(guest.run(&format!("tcp-connect {} {port} {BYTES} 42", tap.host())), BYTES.to_string());
+    guest.echo_through(&tap, BYTES);
 
     for counter in ["rx_packets", "tx_packets"] {
         assert!(guest.counter("net0", counter) > 0, "net0 counts no {counter}");

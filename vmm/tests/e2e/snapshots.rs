@@ -1,10 +1,7 @@
 //! A machine becomes files, and files become machines: whatever the guest was doing goes on.
 
 use std::fs::File;
-use std::io;
-use std::net::{Shutdown, TcpListener};
 use std::path::Path;
-use std::thread;
 
 use hearth_test_guest::work::{Kind, Status};
 use hearth_vmm::client::SaveKind;
@@ -20,18 +17,6 @@ const NONCE: &str = "5ca1ab1e0ddba11c";
 
 fn open(path: &Path) -> File {
     File::open(path).unwrap()
-}
-
-/// Has the guest send some TCP to the host and back through its network card.
-fn use_network(guest: &Guest, tap: &Tap) {
-    let listener = TcpListener::bind((tap.host(), 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    thread::spawn(move || {
-        let (stream, _) = listener.accept().unwrap();
-        io::copy(&mut &stream, &mut &stream).unwrap();
-        stream.shutdown(Shutdown::Write).unwrap();
-    });
-    assert_eq!(guest.run(&format!("tcp-connect {} {port} {MIB} 42", tap.host())), MIB.to_string());
 }
 
 /// Checks that all work has come further and nothing went wrong, and returns how far it is.
@@ -66,7 +51,7 @@ fn work_goes_on_in_a_restored_guest_and_in_the_one_that_was_saved() {
     machine.config.nets = vec![tap.card()];
     let guest = machine.boot();
     guest.run(&format!("net-up eth0 {} 24", tap.guest()));
-    use_network(&guest, &tap);
+    guest.echo_through(&tap, MIB);
     guest.run(&format!("nonce-set {NONCE}"));
     guest.run("work-start vda");
     guest.run("mount-work vdb");
@@ -80,7 +65,7 @@ fn work_goes_on_in_a_restored_guest_and_in_the_one_that_was_saved() {
     // Who was saved goes on.
     guest.client().resume().unwrap();
     assert_goes_on(&guest, &before);
-    use_network(&guest, &tap);
+    guest.echo_through(&tap, MIB);
     stop_work(&guest);
     let original = guest.folder.path().join("files");
     let kept = saved.folder.path().join("original");
@@ -106,7 +91,7 @@ fn work_goes_on_in_a_restored_guest_and_in_the_one_that_was_saved() {
     let clone = clone.restore();
     assert_eq!(clone.run("nonce-get"), NONCE);
     let further = assert_goes_on(&clone, &before);
-    use_network(&clone, &tap);
+    clone.echo_through(&tap, MIB);
     assert_goes_on(&clone, &further);
     stop_work(&clone);
     assert_clean_ext4(&mine);

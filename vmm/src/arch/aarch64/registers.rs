@@ -337,5 +337,3 @@ fn each(saved: &SavedVcpu) -> impl Iterator<Item = (u64, Result<&[u8], StateErro
 pub fn saved_value(saved: &SavedVcpu, id: u64) -> Option<&[u8]> {
     each(saved).find(|(other, _)| *other == id).and_then(|(_, value)| value.ok())
 }
-
-const _: () = assert!(KVM_REG_ARM64 == 0x6000_0000_0000_0000);

@@ -1,7 +1,5 @@
 //! A virtio-mmio transport in a snapshot.
 
-use std::sync::Arc;
-
 use hearth_proto::vmm::v1::{SavedQueue, SavedVirtio};
 
 use super::mmio::MmioTransport;
@@ -138,7 +136,6 @@ impl<D: VirtioDevice> MmioTransport<D> {
         self.queue_select = saved.queue_select;
         self.status = saved.status;
         self.config_generation = saved.config_generation;
-        self.interrupt = Arc::clone(&self.interrupt);
         self.interrupt.restore(saved.interrupt_status);
         if let Some(device) = &saved.device {
             self.device.restore(device)?;

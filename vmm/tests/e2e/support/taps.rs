@@ -2,13 +2,16 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread;
 
 use hearth_vmm::config::NetConfig;
 use hearth_vmm::tap::open_tap;
 use libc::{__c_anonymous_ifr_ifru as Value, c_char, c_short};
+
+use super::Guest;
 
 /// Numbers of this process's taps.
 static NEXT: AtomicU8 = AtomicU8::new(1);
@@ -84,6 +87,20 @@ impl Tap {
         // SAFETY: the pointer is to a request that lives until the call returns.
         let result = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut data) };
         assert!(result >= 0, "{name}: request {request:#x}: {}", io::Error::last_os_error());
+    }
+}
+
+impl Guest {
+    /// Has the guest send so many bytes over TCP to the host's end of `tap`, and get them all back.
+    pub(crate) fn echo_through(&self, tap: &Tap, bytes: u64) {
+        let listener = TcpListener::bind((tap.host(), 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            io::copy(&mut &stream, &mut &stream).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+        });
+        assert_eq!(self.run(&format!("tcp-connect {} {port} {bytes} 42", tap.host())), bytes.to_string());
     }
 }
 

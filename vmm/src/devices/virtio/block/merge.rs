@@ -18,8 +18,9 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use super::SECTOR_SIZE;
 use super::map::{MAP_PAGE_BYTES, MAP_PAGE_SIZE, OverlayMap};
 use super::overlay::{
-    HEADER_LEN, MAP_OFFSET, Overlay, OverlayError, disk_size_of, file_length, locate, seek, write_header,
+    HEADER_LEN, MAP_OFFSET, Overlay, OverlayError, disk_size_of, file_length, locate, write_header,
 };
+use crate::files::{copy_range, is_unsupported, seek};
 
 /// Most bytes between two looks at whether the merge is still wanted.
 const CHUNK: u64 = 1 << 20;
@@ -94,7 +95,7 @@ pub(super) struct Ways {
     pub(super) punch: fn(&File, Range<u64>) -> io::Result<()>,
 }
 
-pub(super) const KERNEL: Ways = Ways { clone: clone_file, copy: copy_file_range, punch: punch_hole };
+pub(super) const KERNEL: Ways = Ways { clone: clone_file, copy: copy_range, punch: punch_hole };
 
 pub(super) fn merge_by(
     ways: &Ways,
@@ -372,12 +373,6 @@ impl WriteBack {
 
 // === System calls ===
 
-/// Whether an error says that the file system, or the kernel, cannot do this with these files.
-fn is_unsupported(error: &io::Error) -> bool {
-    let unsupported = [libc::EOPNOTSUPP, libc::EXDEV, libc::EINVAL, libc::ENOSYS, libc::ENOTTY];
-    error.raw_os_error().is_some_and(|error| unsupported.contains(&error))
-}
-
 fn check_zero(result: libc::c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
@@ -385,17 +380,6 @@ fn check_zero(result: libc::c_int) -> io::Result<()> {
 fn clone_file(from: &File, into: &File) -> io::Result<()> {
     // SAFETY: FICLONE takes a descriptor, no pointer; both are the files' own.
     check_zero(unsafe { libc::ioctl(into.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) })
-}
-
-fn copy_file_range(from: &File, into: &File, at: u64, length: u64) -> io::Result<u64> {
-    let offset = libc::off64_t::try_from(at).map_err(io::Error::other)?;
-    let (mut read_at, mut write_at) = (offset, offset);
-    let length = usize::try_from(length).map_err(io::Error::other)?;
-    // SAFETY: the offsets live through the call; the descriptors are the files' own.
-    let copied = unsafe {
-        libc::copy_file_range(from.as_raw_fd(), &mut read_at, into.as_raw_fd(), &mut write_at, length, 0)
-    };
-    u64::try_from(copied).map_err(|_| io::Error::last_os_error())
 }
 
 fn punch_hole(file: &File, range: Range<u64>) -> io::Result<()> {

@@ -15,11 +15,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 
 use super::SECTOR_SIZE;
 use super::map::{MAP_PAGE_SIZE, OverlayMap};
+use crate::files::seek;
 
 /// The first bytes of an overlay file.
 const MAGIC: [u8; 8] = *b"HRTHOVLY";
@@ -260,18 +260,6 @@ fn load_map(file: &File, map: &mut OverlayMap) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// The next data or hole from `offset` on; `None` when there is none.
-pub(super) fn seek(file: &File, offset: u64, whence: libc::c_int) -> io::Result<Option<u64>> {
-    let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
-    // SAFETY: no pointers; the descriptor is the file's own.
-    let found = unsafe { libc::lseek(file.as_raw_fd(), offset, whence) };
-    if let Ok(found) = u64::try_from(found) {
-        return Ok(Some(found));
-    }
-    let error = io::Error::last_os_error();
-    if error.raw_os_error() == Some(libc::ENXIO) { Ok(None) } else { Err(error) }
 }
 
 #[cfg(test)]

@@ -7,10 +7,10 @@ use std::os::unix::fs::FileExt as _;
 use virtio_bindings::virtio_blk as blk;
 use vm_memory::{Bytes as _, GuestAddress};
 
-use super::overlay::seek;
 use super::{Block, BlockConfig, DiskBacking};
 use crate::devices::virtio::VirtioDevice as _;
 use crate::devices::virtio::testing::{Buffer, Rig};
+use crate::files::seek;
 
 pub(super) const OK: u8 = 0;
 pub(super) const IO_ERROR: u8 = 1;
