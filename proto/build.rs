@@ -4,7 +4,8 @@ use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
-    let files = protox::compile(["hearth/vmm/v1/control.proto", "hearth/vmm/v1/state.proto"], ["proto"])?;
+    let sources = ["hearth/vmm/v1/control.proto", "hearth/vmm/v1/state.proto", "hearth/guest/v1/agent.proto"];
+    let files = protox::compile(sources, ["proto"])?;
     prost_build::Config::new().compile_fds(files)?;
     Ok(())
 }

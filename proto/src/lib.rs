@@ -9,3 +9,12 @@ pub mod vmm {
         include!(concat!(env!("OUT_DIR"), "/hearth.vmm.v1.rs"));
     }
 }
+
+/// The guest's agent and the host.
+pub mod guest {
+    /// Version 1 of the agent's protocol; see `agent.proto` in `proto/hearth/guest/v1/`.
+    #[expect(missing_docs, reason = "generated code: the documentation is the proto file's")]
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/hearth.guest.v1.rs"));
+    }
+}

@@ -1,0 +1,1 @@
+//! The client of the agent inside a guest (`hearth-guest`).

@@ -1,0 +1,13 @@
+//! What makes a microVM out of a monitor process: used by the image builder and by the daemon.
+//!
+//! * [`agent`] – the client of the agent inside the guest
+//! * [`microvm`] – a monitor process with disks, network and agent, booted or restored
+//! * [`network`] – a network namespace with a tap per microVM, and what may pass it
+//! * [`roles`] – which credentials a role ARN stands for
+//! * [`shape`] – memory, CPUs and disk of a memory class
+
+pub mod agent;
+pub mod microvm;
+pub mod network;
+pub mod roles;
+pub mod shape;

@@ -1,0 +1,1 @@
+//! A monitor process with disks, network and agent, booted or restored.

@@ -1,0 +1,1 @@
+//! A network namespace with a tap per microVM, and what may pass it.

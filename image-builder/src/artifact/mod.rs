@@ -1,0 +1,1 @@
+//! Fetching and checking what an image is built from.

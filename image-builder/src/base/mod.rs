@@ -1,0 +1,1 @@
+//! Base images: kernel, initramfs, the builder's root disk, container bases.

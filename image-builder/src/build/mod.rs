@@ -1,0 +1,1 @@
+//! The pipeline from an artifact to an image.

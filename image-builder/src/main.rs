@@ -1,0 +1,3 @@
+//! `hearth-image-builder`: builds base images and images by hand.
+
+fn main() {}
