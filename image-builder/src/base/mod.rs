@@ -1,1 +1,52 @@
-//! Base images: kernel, initramfs, the builder's root disk, container bases.
+//! Base images: what every microVM boots and every image is built with.
+//!
+//! A base image is a folder of the *catalogue*, `CATALOGUE/<integer version>/`:
+//!
+//! | File | What it is |
+//! |---|---|
+//! | `Image` | the guest's kernel |
+//! | `initramfs.cpio` | `hearth-guest` as `/init`; with a modular kernel also modules, and `/modules.list` in load order |
+//! | `builder.erofs` | the builder's root disk: Debian arm64 with `buildah`, packages unpacked and not configured |
+//! | `containers.erofs` | one OCI image layout per container base, `/hearth/debian/13/`; layers are plain tar |
+//! | `base.json` | [`Manifest`]: digests and sizes of these, packages, container bases |
+//!
+//! A version appears as a whole or not at all and never changes again; the same inputs give the same bytes, and no new
+//! version. The Debian roots are *parts* ([`parts`]): they take minutes, change rarely and can be kept in a folder, so that
+//! a new `hearth-guest` costs seconds.
+//!
+//! * [`catalogue`] – finding, checking and adding versions; [`manifest`] – `base.json`
+//! * [`build`] – a base image from a guest binary, a kernel and the parts; [`cli`] – the same from the command line
+//! * [`recipe`] – which packages; [`debian`] – Debian roots from packages; [`emulation`] – running arm64 programs elsewhere
+//! * `builder_root`, `container`, `oci`, `erofs` – what is made of the roots
+//! * `kernel`, `modules`, `initramfs`, `cpio` – what boots
+//! * `programs`, `files` – other programs and files, with errors that say what went wrong
+
+pub mod build;
+pub mod catalogue;
+pub mod cli;
+pub mod debian;
+pub mod emulation;
+pub mod manifest;
+pub mod parts;
+pub mod recipe;
+
+mod builder_root;
+mod container;
+mod cpio;
+mod erofs;
+mod error;
+mod files;
+mod initramfs;
+mod kernel;
+mod modules;
+mod oci;
+mod programs;
+
+pub use build::{Built, build};
+pub use catalogue::{Base, Catalogue};
+pub use error::BaseError;
+pub use kernel::KernelSource;
+pub use manifest::Manifest;
+
+/// Takes lines that say what is being done.
+pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);

@@ -1,0 +1,167 @@
+//! The builder's root disk: an unpacked Debian with `buildah`, and the files that its packages' scripts would have made.
+
+use std::path::Path;
+
+use super::debian::{self, Package, State};
+use super::recipe::{Recipe, Sources};
+use super::{BaseError, Progress, erofs, files};
+
+/// The file system's own identity; nothing asks for it, but it must be the same every time.
+const UUID: &str = "68656172-7468-4275-8000-000000000001";
+
+/// What no build needs: tests and examples of buildah, network plug-ins (builds use the guest's network as it is), and
+/// short names that mean other registries than Docker's.
+const REMOVED: [&str; 8] = [
+    "usr/libexec/buildah",
+    "usr/lib/cni",
+    "usr/share/doc",
+    "usr/share/gitweb",
+    "usr/lib/systemd",
+    "etc/containers/registries.conf.d",
+    "etc/systemd",
+    "boot",
+];
+/// Where file systems are mounted.
+const MOUNT_POINTS: [&str; 11] =
+    ["dev", "proc", "sys", "run", "mnt", "root", "tmp", "var/tmp", "var/lib/hearth", "hearth", "srv"];
+
+/// Files beside the packages' own.
+const FILES: [(&str, &str); 8] = [
+    ("etc/nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n"),
+    ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+    ("etc/hostname", "builder\n"),
+    ("etc/resolv.conf", ""),
+    // Signatures are checked by nobody who builds a Dockerfile; digests and TLS are.
+    ("etc/containers/policy.json", "{ \"default\": [{ \"type\": \"insecureAcceptAnything\" }] }\n"),
+    ("etc/containers/registries.conf", REGISTRIES),
+    ("etc/containers/storage.conf", STORAGE),
+    ("etc/containers/containers.conf", CONTAINERS),
+];
+
+/// Short names mean Docker's registry, as Dockerfiles expect; those of container bases only mean what the builder has put
+/// into its storage. Their aliases are appended.
+const REGISTRIES: &str =
+    "unqualified-search-registries = [\"docker.io\"]\nshort-name-mode = \"permissive\"\n\n[aliases]\n";
+
+const STORAGE: &str = "[storage]\ndriver = \"overlay\"\ngraphroot = \"/var/lib/hearth/storage\"\n\
+                       runroot = \"/run/hearth/storage\"\n";
+
+/// The capabilities are Docker's; there is neither systemd nor a kernel keyring to ask.
+const CONTAINERS: &str = r#"[containers]
+default_capabilities = [
+  "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "NET_RAW",
+  "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT", "AUDIT_WRITE",
+]
+keyring = false
+netns = "host"
+
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "none"
+"#;
+
+/// Makes the file system `image` from `recipe`; `root` is where it is put together. Returns its packages.
+pub(crate) fn make(
+    image: &Path,
+    root: &Path,
+    (recipe, sources): (&Recipe, &Sources),
+    progress: Progress<'_>,
+) -> Result<Vec<Package>, BaseError> {
+    progress("builder's root disk: downloading and unpacking packages");
+    let made = debian::make_root(root, &recipe.builder, State::Unpacked, (recipe, sources), progress)?;
+    for path in REMOVED {
+        files::remove(&root.join(path))?;
+    }
+    merge_usr(root)?;
+    complete(root, recipe)?;
+    progress("builder's root disk: making the file system");
+    erofs::make(image, root, UUID, recipe.generated_files_date)?;
+    files::remove(root)?;
+    Ok(made.packages)
+}
+
+/// Gives a root the links that every Debian has.
+pub(crate) fn merge_usr(root: &Path) -> Result<(), BaseError> {
+    for name in ["bin", "sbin", "lib"] {
+        if root.join(name).symlink_metadata().is_err() {
+            files::create_folder(&root.join("usr").join(name))?;
+            files::link(&root.join(name), &format!("usr/{name}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes what the scripts of unpacked packages would have made.
+fn complete(root: &Path, recipe: &Recipe) -> Result<(), BaseError> {
+    let dev = root.join("dev");
+    files::remove(&dev)?;
+    for path in MOUNT_POINTS {
+        files::create_folder(&root.join(path))?;
+    }
+    for name in ["passwd", "group"] {
+        let master = files::read(&root.join(format!("usr/share/base-passwd/{name}.master")))?;
+        files::write(&root.join("etc").join(name), master)?;
+    }
+    for (path, content) in FILES {
+        files::write(&root.join(path), content)?;
+    }
+    let mut registries = REGISTRIES.to_owned();
+    for base in &recipe.containers {
+        registries.push_str(&format!("\"{0}\" = \"localhost/{0}\"\n", base.name));
+    }
+    files::write(&root.join("etc/containers/registries.conf"), registries)?;
+    write_certificates(root)?;
+    for (name, target) in [("awk", "mawk"), ("sh", "dash")] {
+        let link = root.join("usr/bin").join(name);
+        if link.symlink_metadata().is_err() {
+            files::link(&link, target)?;
+        }
+    }
+    Ok(())
+}
+
+/// The bundle of all certificates, as `update-ca-certificates` makes it.
+fn write_certificates(root: &Path) -> Result<(), BaseError> {
+    let folder = root.join("usr/share/ca-certificates/mozilla");
+    let mut bundle = Vec::new();
+    for path in files::entries(&folder)? {
+        bundle.extend_from_slice(&files::read(&path)?);
+        if !bundle.ends_with(b"\n") {
+            bundle.push(b'\n');
+        }
+    }
+    if bundle.is_empty() {
+        return Err(BaseError::unusable(&folder, "it holds no certificates"));
+    }
+    files::write(&root.join("etc/ssl/certs/ca-certificates.crt"), bundle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unpacked_root_is_completed() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        for (path, content) in [
+            ("usr/share/base-passwd/passwd.master", "root:*:0:0:root:/root:/bin/bash\n"),
+            ("usr/share/base-passwd/group.master", "root:*:0:\n"),
+            ("usr/share/ca-certificates/mozilla/b.crt", "second"),
+            ("usr/share/ca-certificates/mozilla/a.crt", "first\n"),
+            ("usr/bin/sh", "a shell of its own"),
+        ] {
+            files::write(&root.join(path), content).unwrap();
+        }
+        merge_usr(root).unwrap();
+        complete(root, &Recipe::own().unwrap()).unwrap();
+        let text = |path: &str| String::from_utf8(files::read(&root.join(path)).unwrap()).unwrap();
+        assert_eq!(text("etc/ssl/certs/ca-certificates.crt"), "first\nsecond\n");
+        assert_eq!(text("bin/sh"), "a shell of its own");
+        assert!(root.join("usr/bin/awk").is_symlink() && root.join("sbin").is_symlink());
+        assert!(
+            text("etc/containers/registries.conf")
+                .contains("\"hearth/debian\" = \"localhost/hearth/debian\"")
+        );
+    }
+}

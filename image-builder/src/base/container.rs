@@ -1,0 +1,69 @@
+//! Container bases: configured Debian roots, as small as slim images are, with a working `apt-get`.
+
+use std::path::Path;
+
+use super::debian::{self, Package, State};
+use super::recipe::{ContainerRecipe, Recipe, Sources};
+use super::{BaseError, Progress, files, oci};
+
+/// What a base's own apt and dpkg are told, as other slim images have it.
+const FILES: [(&str, u32, &str); 2] = [
+    (
+        "etc/apt/apt.conf.d/90slim",
+        0o644,
+        "APT::AutoRemove::SuggestsImportant \"false\";\nAPT::Keep-Downloaded-Packages \"false\";\n\
+         Acquire::GzipIndexes \"true\";\nAcquire::Languages \"none\";\n\
+         Dir::Cache::pkgcache \"\";\nDir::Cache::srcpkgcache \"\";\n",
+    ),
+    // Nothing starts services in a container.
+    ("usr/sbin/policy-rc.d", 0o755, "#!/bin/sh\nexit 101\n"),
+];
+
+/// A container base that has been made.
+#[derive(Debug, Clone)]
+pub(crate) struct Made {
+    /// The digest of its OCI manifest.
+    pub(crate) digest: String,
+    /// What is in it.
+    pub(crate) packages: Vec<Package>,
+}
+
+/// Makes the OCI layout `layout` of a container base; `root` is where it is put together.
+pub(crate) fn make(
+    layout: &Path,
+    root: &Path,
+    container: &ContainerRecipe,
+    (recipe, sources): (&Recipe, &Sources),
+    progress: Progress<'_>,
+) -> Result<Made, BaseError> {
+    let name = container.reference();
+    progress(&format!("{name}: installing packages (minutes, where arm64 is emulated)"));
+    let made = debian::make_root(root, &container.packages, State::Configured, (recipe, sources), progress)?;
+    tidy(root, recipe)?;
+    debian::date_generated_files(root, made.started, recipe.generated_files_date)?;
+    progress(&format!("{name}: making the image"));
+    let digest = oci::make_layout(layout, root, container)?;
+    files::remove(root)?;
+    Ok(Made { digest, packages: made.packages })
+}
+
+/// Makes a root one of a container, which has its own devices and names, and gives it Debian's own sources.
+fn tidy(root: &Path, recipe: &Recipe) -> Result<(), BaseError> {
+    for path in ["dev", "etc/hosts", "etc/apt/sources.list"] {
+        files::remove(&root.join(path))?;
+    }
+    files::create_folder(&root.join("dev"))?;
+    for (path, mode, content) in FILES {
+        files::write_with_mode(&root.join(path), mode, content)?;
+    }
+    files::write(&root.join("etc/apt/sources.list.d/debian.sources"), sources_file(&recipe.suite))
+}
+
+fn sources_file(suite: &str) -> String {
+    let keyring = "/usr/share/keyrings/debian-archive-keyring.pgp";
+    format!(
+        "Types: deb\nURIs: http://deb.debian.org/debian\nSuites: {suite} {suite}-updates\nComponents: main\n\
+         Signed-By: {keyring}\n\nTypes: deb\nURIs: http://deb.debian.org/debian-security\n\
+         Suites: {suite}-security\nComponents: main\nSigned-By: {keyring}\n"
+    )
+}

@@ -1,0 +1,106 @@
+//! Running arm64 programs on this machine: natively, or through QEMU's user emulation, to which the kernel hands foreign
+//! programs (`binfmt_misc`, kernel: Documentation/admin-guide/binfmt-misc.rst). The registration holds until the next
+//! boot and concerns nothing but arm64 programs, which would not run otherwise.
+
+use std::fs;
+use std::path::Path;
+
+use super::programs::{self, Program};
+use super::{BaseError, Progress, files};
+
+const PROGRAMS: [Program; 2] =
+    [Program::new("qemu-aarch64-static", "qemu-user-static"), Program::new("arch-test", "arch-test")];
+/// Where the kernel takes registrations.
+const BINFMT: &str = "/proc/sys/fs/binfmt_misc";
+/// The registration as Debian's package has it, once for systemd and once for binfmt-support.
+const REGISTRATION: &str = "/usr/lib/binfmt.d/qemu-aarch64.conf";
+
+/// Whether this machine's own architecture is arm64.
+const NATIVE: bool = cfg!(target_arch = "aarch64");
+
+/// Programs that are needed here to run arm64 programs.
+#[must_use]
+pub fn packages() -> Vec<&'static str> {
+    if NATIVE { Vec::new() } else { PROGRAMS.iter().map(|program| program.package).collect() }
+}
+
+/// Sees to it that arm64 programs run here.
+///
+/// # Errors
+///
+/// Where the emulator is not installed, or the kernel does not take it.
+pub fn prepare(progress: Progress<'_>) -> Result<(), BaseError> {
+    if NATIVE {
+        return Ok(());
+    }
+    programs::require(&PROGRAMS)?;
+    let folder = Path::new(BINFMT);
+    if is_registered(folder) {
+        return Ok(());
+    }
+    programs::require_root("registering the emulator of arm64 programs")?;
+    if !folder.join("register").exists() {
+        progress("mounting binfmt_misc");
+        // Where it is a module, nobody may have loaded it; where it is not, there is nothing to load.
+        let _ = programs::run(programs::command("modprobe").arg("binfmt_misc"));
+        programs::run(programs::command("mount").args(["-t", "binfmt_misc", "binfmt_misc", BINFMT]))?;
+    }
+    // The mount may have shown one that was there.
+    if is_registered(folder) {
+        return Ok(());
+    }
+    progress("registering QEMU's user emulation for arm64 programs");
+    let text = files::read(Path::new(REGISTRATION))?;
+    let line = registration(&String::from_utf8_lossy(&text)).ok_or_else(|| {
+        BaseError::NoEmulation(format!(
+            "{REGISTRATION} holds no registration; is qemu-user-static installed?"
+        ))
+    })?;
+    let register = folder.join("register");
+    if let Err(error) = fs::write(&register, line)
+        && !is_registered(folder)
+    {
+        return Err(BaseError::NoEmulation(format!("{} does not take QEMU: {error}", register.display())));
+    }
+    Ok(())
+}
+
+/// Whether some handler of arm64 programs is registered and switched on. It must be one that the kernel has opened already
+/// (flag F), since the path of another does not exist inside a root.
+fn is_registered(folder: &Path) -> bool {
+    fs::read_to_string(folder.join("qemu-aarch64")).is_ok_and(|text| is_usable(&text))
+}
+
+fn is_usable(entry: &str) -> bool {
+    let flags = entry.lines().find_map(|line| line.strip_prefix("flags:")).unwrap_or_default();
+    entry.lines().next() == Some("enabled") && flags.contains('F')
+}
+
+/// The registration in a file of `binfmt.d`, with the flag F.
+fn registration(file: &str) -> Option<String> {
+    let line = file.lines().find(|line| line.starts_with(":qemu-aarch64:"))?.trim();
+    let (rest, flags) = line.rsplit_once(':')?;
+    let fixed = if flags.contains('F') { "" } else { "F" };
+    Some(format!("{rest}:{flags}{fixed}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registration_is_found_and_always_opened_at_once() {
+        let file = "# comment\n:qemu-aarch64:M::\\x7f:\\xff:/usr/bin/qemu-aarch64-static:OP\n";
+        let line = registration(file).unwrap();
+        assert!(line.starts_with(":qemu-aarch64:") && line.ends_with(":OPF"), "{line}");
+        assert!(registration(&line).unwrap().ends_with(":OPF"));
+        assert!(registration(":qemu-arm:M::a:b:c:F").is_none());
+    }
+
+    #[test]
+    fn an_entry_counts_only_when_it_works_inside_a_root() {
+        assert!(is_usable("enabled\ninterpreter /x\nflags: POF\n"));
+        assert!(!is_usable("enabled\ninterpreter /x\nflags: PO\n"));
+        assert!(!is_usable("disabled\ninterpreter /x\nflags: F\n"));
+    }
+}

@@ -1,0 +1,266 @@
+//! Parts: what is made of Debian's packages, and need not be made again for every base image.
+//!
+//! A part is a folder named by what it is and by a digest of what was asked for: recipe and sources. Packages that have got
+//! newer since are not noticed; [`Store::refresh`] asks for them. A part is put together under another name and renamed, and
+//! never changes again.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use serde::{Deserialize, Serialize};
+
+use super::debian::Package;
+use super::files::FileRecord;
+use super::manifest::Container;
+use super::recipe::{Recipe, Sources};
+use super::{BaseError, Progress, builder_root, catalogue, container, erofs, files, kernel};
+
+/// Changes when this code makes other parts of the same packages.
+const FORMAT: u32 = 1;
+/// What a part says of itself.
+const RECORD: &str = "part.json";
+/// Identity of the container bases' file system.
+const CONTAINERS_UUID: &str = "68656172-7468-4275-8000-000000000002";
+
+/// What there is of parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `builder.erofs`.
+    Builder,
+    /// `containers.erofs`.
+    Containers,
+    /// Debian's kernel: `Image` and `modules/`.
+    Kernel,
+}
+
+/// What a part says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Its packages; those of container bases by name and tag, others under the empty name.
+    pub packages: BTreeMap<String, Vec<Package>>,
+    /// The container bases.
+    pub containers: Vec<Container>,
+    /// Its main file.
+    pub file: Option<FileRecord>,
+}
+
+/// A part that is there.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// Where its files are.
+    pub folder: PathBuf,
+    /// What it says of itself.
+    pub record: Record,
+}
+
+/// A folder of parts.
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Whether parts are made again although they are there.
+    pub refresh: bool,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Builder => "builder",
+            Self::Containers => "containers",
+            Self::Kernel => "kernel",
+        }
+    }
+
+    fn file(self) -> &'static str {
+        match self {
+            Self::Builder => catalogue::BUILDER,
+            Self::Containers => catalogue::CONTAINERS,
+            Self::Kernel => catalogue::KERNEL,
+        }
+    }
+
+    /// What of a recipe decides about the part.
+    fn key(self, recipe: &Recipe, sources: &Sources) -> Result<String, BaseError> {
+        let mut recipe = recipe.clone();
+        match self {
+            // The builder knows the names of the container bases.
+            Self::Builder => recipe.containers.iter_mut().for_each(|base| base.packages.clear()),
+            Self::Containers => recipe.builder.clear(),
+            Self::Kernel => {
+                recipe.builder.clear();
+                recipe.containers.clear();
+            }
+        }
+        let digest = files::digest_of(&(FORMAT, recipe, sources))?;
+        Ok(format!("{}-{}", self.name(), digest.get(..16).unwrap_or_default()))
+    }
+}
+
+impl Store {
+    /// The part of that kind, made where it is not there.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be made: programs, packages or privileges are missing.
+    pub fn part(
+        &self,
+        kind: Kind,
+        (recipe, sources): (&Recipe, &Sources),
+        progress: Progress<'_>,
+    ) -> Result<Part, BaseError> {
+        let key = kind.key(recipe, sources)?;
+        let folder = self.folder.join(&key);
+        if !self.refresh && folder.is_dir() {
+            return Part::read(folder);
+        }
+        files::create_folder(&self.folder)?;
+        let _lock = files::lock(&self.folder.join(format!(".{key}.lock")), progress)?;
+        if !self.refresh && folder.is_dir() {
+            return Part::read(folder);
+        }
+        let partial = self.folder.join(format!(".{key}.new"));
+        files::remove(&partial)?;
+        files::create_folder(&partial)?;
+        let result = make(kind, &partial, (recipe, sources), progress).and_then(|mut record| {
+            record.file = Some(FileRecord::read(&partial.join(kind.file()))?);
+            commit(&partial, &folder, &record)
+        });
+        if result.is_err() {
+            // What cannot be removed now is removed by the next one.
+            let _ = files::remove(&partial);
+        }
+        result?;
+        Part::read(folder)
+    }
+}
+
+impl Part {
+    fn read(folder: PathBuf) -> Result<Self, BaseError> {
+        let path = folder.join(RECORD);
+        let record = serde_json::from_slice(&files::read(&path)?);
+        let record = record.map_err(|error| BaseError::unusable(&path, error.to_string()))?;
+        Ok(Self { folder, record })
+    }
+}
+
+/// Puts a finished part in its place. Where an older one is there, it goes first: who is killed between the two makes it
+/// again.
+fn commit(partial: &Path, folder: &Path, record: &Record) -> Result<(), BaseError> {
+    let text = serde_json::to_string_pretty(record);
+    let text = text.map_err(|error| BaseError::unusable(partial, error.to_string()))?;
+    files::write(&partial.join(RECORD), text + "\n")?;
+    files::sync_tree(partial)?;
+    let older = partial.with_extension("old");
+    files::remove(&older)?;
+    if folder.exists() {
+        fs::rename(folder, &older).map_err(BaseError::file("cannot move", folder))?;
+    }
+    fs::rename(partial, folder).map_err(BaseError::file("cannot make", folder))?;
+    files::remove(&older)
+}
+
+fn make(
+    kind: Kind,
+    folder: &Path,
+    (recipe, sources): (&Recipe, &Sources),
+    progress: Progress<'_>,
+) -> Result<Record, BaseError> {
+    let from = (recipe, sources);
+    let of_all = |packages| BTreeMap::from([(String::new(), packages)]);
+    match kind {
+        Kind::Builder => {
+            let image = folder.join(catalogue::BUILDER);
+            let packages = builder_root::make(&image, &folder.join("root"), from, progress)?;
+            Ok(Record { packages: of_all(packages), ..Record::default() })
+        }
+        Kind::Kernel => {
+            let packages = kernel::make(folder, from, progress)?;
+            Ok(Record { packages: of_all(packages), ..Record::default() })
+        }
+        Kind::Containers => make_containers(folder, from, progress),
+    }
+}
+
+/// Makes all container bases at once, since most of the time goes into scripts that run one after the other.
+fn make_containers(
+    folder: &Path,
+    (recipe, sources): (&Recipe, &Sources),
+    progress: Progress<'_>,
+) -> Result<Record, BaseError> {
+    let layouts = folder.join("layouts");
+    let made: Vec<Result<container::Made, BaseError>> = thread::scope(|scope| {
+        let threads: Vec<_> = recipe
+            .containers
+            .iter()
+            .enumerate()
+            .map(|(index, base)| {
+                let layout = layouts.join(&base.name).join(&base.tag);
+                // Each has a folder of its own for temporary files as well.
+                let root = folder.join(format!("work-{index}/root"));
+                scope.spawn(move || {
+                    files::create_folder(root.parent().unwrap_or(&root))?;
+                    container::make(&layout, &root, base, (recipe, sources), progress)
+                })
+            })
+            .collect();
+        let ended = threads.into_iter().map(thread::ScopedJoinHandle::join);
+        ended.map(|end| end.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    let mut record = Record::default();
+    for (index, (base, made)) in recipe.containers.iter().zip(made).enumerate() {
+        let made = made?;
+        record.packages.insert(base.reference(), made.packages);
+        record.containers.push(Container {
+            reference: base.reference(),
+            path: format!("/{}/{}", base.name, base.tag),
+            digest: made.digest,
+        });
+        files::remove(&folder.join(format!("work-{index}")))?;
+    }
+    progress("container bases: making the file system");
+    files::create_folder(&layouts)?;
+    erofs::make(&folder.join(catalogue::CONTAINERS), &layouts, CONTAINERS_UUID, recipe.generated_files_date)?;
+    files::remove(&layouts)?;
+    Ok(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_named_by_what_it_is_made_from() {
+        let (recipe, sources) = (Recipe::own().unwrap(), Sources::default());
+        let key = |kind: Kind, recipe: &Recipe| kind.key(recipe, &sources).unwrap();
+        let mut other = recipe.clone();
+        other.builder.push("less".into());
+        assert_ne!(key(Kind::Builder, &recipe), key(Kind::Builder, &other));
+        assert_eq!(key(Kind::Containers, &recipe), key(Kind::Containers, &other));
+        assert_eq!(key(Kind::Kernel, &recipe), key(Kind::Kernel, &other));
+        other.containers[0].packages.push("less".into());
+        assert_ne!(key(Kind::Containers, &recipe), key(Kind::Containers, &other));
+        let elsewhere = Sources { mirror: "http://mirror.test/debian".into(), ..sources.clone() };
+        assert_ne!(Kind::Kernel.key(&recipe, &elsewhere).unwrap(), key(Kind::Kernel, &recipe));
+    }
+
+    #[test]
+    fn a_part_that_is_there_is_taken_and_a_newer_one_replaces_it() {
+        let store = tempfile::tempdir().unwrap();
+        let (recipe, sources) = (Recipe::own().unwrap(), Sources::default());
+        let folder = store.path().join(Kind::Builder.key(&recipe, &sources).unwrap());
+        let partial = store.path().join(".x.new");
+        let mut record = Record::default();
+        for content in ["first", "second"] {
+            files::write(&partial.join(catalogue::BUILDER), content).unwrap();
+            record.file = Some(FileRecord::of(content.as_bytes()));
+            commit(&partial, &folder, &record).unwrap();
+        }
+        let there = Store { folder: store.path().to_path_buf(), refresh: false };
+        let part = there.part(Kind::Builder, (&recipe, &sources), &|_| {}).unwrap();
+        assert_eq!(part.record, record);
+        assert_eq!(files::read(&part.folder.join(catalogue::BUILDER)).unwrap(), b"second");
+        assert!(!partial.exists() && !partial.with_extension("old").exists());
+    }
+}

@@ -1,0 +1,169 @@
+//! What Debian roots are made of: suite, packages and container bases.
+//!
+//! The recipe is a small JSON file beside this module; another one can be given. Sources say where packages come from.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::BaseError;
+
+/// The project's own recipe.
+const OWN: &str = include_str!("recipe.json");
+
+/// What the roots are made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Debian's suite.
+    pub suite: String,
+    /// Time of all files that no package brings, in seconds since 1970: the suite's own release.
+    pub generated_files_date: u64,
+    /// Packages of the builder's root disk.
+    pub builder: Vec<String>,
+    /// The container bases.
+    pub containers: Vec<ContainerRecipe>,
+}
+
+/// A container base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContainerRecipe {
+    /// Its name without a registry, as in `hearth/debian`.
+    pub name: String,
+    /// Its tag.
+    pub tag: String,
+    /// Packages beside Debian's smallest set.
+    pub packages: Vec<String>,
+    /// What runs where a Dockerfile names no command.
+    pub command: Vec<String>,
+}
+
+impl Recipe {
+    /// The project's own recipe.
+    ///
+    /// # Errors
+    ///
+    /// Where it is not valid, which tests exclude.
+    pub fn own() -> Result<Self, BaseError> {
+        Self::parse(OWN)
+    }
+
+    /// The recipe in a file.
+    ///
+    /// # Errors
+    ///
+    /// Where the file cannot be read or is no recipe.
+    pub fn read(path: &Path) -> Result<Self, BaseError> {
+        Self::parse(&std::fs::read_to_string(path).map_err(BaseError::file("cannot read", path))?)
+    }
+
+    fn parse(text: &str) -> Result<Self, BaseError> {
+        let recipe: Self =
+            serde_json::from_str(text).map_err(|error| BaseError::Recipe(error.to_string()))?;
+        recipe.check()?;
+        Ok(recipe)
+    }
+
+    /// Words go into command lines and paths, so that only harmless ones are taken.
+    fn check(&self) -> Result<(), BaseError> {
+        let packages = self.builder.iter().chain(self.containers.iter().flat_map(|base| &base.packages));
+        for word in packages.chain([&self.suite]) {
+            plain(word, "-+.:")?;
+        }
+        for base in &self.containers {
+            plain(&base.tag, "-._")?;
+            base.name.split('/').try_for_each(|part| plain(part, "-._"))?;
+        }
+        let mut names: Vec<_> = self.containers.iter().map(ContainerRecipe::reference).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair.first() == pair.last()) {
+            return Err(BaseError::Recipe(format!("{} stands in it twice", twice.concat())));
+        }
+        Ok(())
+    }
+}
+
+impl ContainerRecipe {
+    /// How a Dockerfile names it, as in `hearth/debian:13`.
+    #[must_use]
+    pub fn reference(&self) -> String {
+        format!("{}:{}", self.name, self.tag)
+    }
+}
+
+fn plain(word: &str, allowed: &str) -> Result<(), BaseError> {
+    let starts = word.starts_with(|first: char| first.is_ascii_alphanumeric());
+    if starts && word.chars().all(|c| c.is_ascii_alphanumeric() || allowed.contains(c)) {
+        return Ok(());
+    }
+    Err(BaseError::Recipe(format!("`{word}` is not a plain name")))
+}
+
+/// Where packages come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sources {
+    /// The mirror, or a snapshot of it, that has the suite and its updates.
+    pub mirror: String,
+    /// The mirror that has the suite's security updates, if they are wanted.
+    pub security_mirror: Option<String>,
+    /// The keys with which the suites are signed, a file.
+    pub keyring: String,
+}
+
+impl Default for Sources {
+    fn default() -> Self {
+        Self {
+            mirror: "http://deb.debian.org/debian".into(),
+            security_mirror: Some("http://deb.debian.org/debian-security".into()),
+            keyring: "/usr/share/keyrings/debian-archive-keyring.gpg".into(),
+        }
+    }
+}
+
+impl Sources {
+    /// The lines of a sources file.
+    pub(crate) fn lines(&self, suite: &str) -> Vec<String> {
+        let line =
+            |mirror: &str, suite: &str| format!("deb [signed-by={}] {mirror} {suite} main", self.keyring);
+        let mut lines = vec![line(&self.mirror, suite), line(&self.mirror, &format!("{suite}-updates"))];
+        lines.extend(self.security_mirror.iter().map(|mirror| line(mirror, &format!("{suite}-security"))));
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_projects_own_recipe_is_valid_and_has_the_promised_bases() {
+        let names: Vec<_> =
+            Recipe::own().unwrap().containers.iter().map(ContainerRecipe::reference).collect();
+        assert_eq!(names, ["hearth/debian:13", "hearth/python:3.13"]);
+    }
+
+    #[test]
+    fn words_that_would_be_options_or_paths_are_refused() {
+        for (from, to) in [
+            ("\"bash\"", "\"--hook\""),
+            ("\"bash\"", "\"a b\""),
+            ("hearth/debian", "hearth/../x"),
+            ("hearth/debian", "/x"),
+            ("\"13\"", "\"a/b\""),
+        ] {
+            assert!(OWN.contains(from));
+            assert!(Recipe::parse(&OWN.replacen(from, to, 1)).is_err(), "{from} {to}");
+        }
+        let twice = OWN.replace("hearth/python", "hearth/debian").replace("3.13", "13");
+        assert!(Recipe::parse(&twice).unwrap_err().to_string().contains("twice"));
+    }
+
+    #[test]
+    fn security_updates_come_from_their_own_mirror() {
+        let lines = Sources::default().lines("trixie");
+        assert!(lines.iter().any(|line| line.contains("debian-security trixie-security main")));
+        let without = Sources { security_mirror: None, ..Sources::default() };
+        assert_eq!(without.lines("trixie").len(), 2);
+    }
+}
