@@ -127,6 +127,8 @@ pub enum StateReason {
     Hook(ImageHook, HookFailure),
     /// The guest ended while its snapshot was being taken.
     TerminatedDuringSnapshot,
+    /// The app ended by itself, with this exit status.
+    AppExited(u32),
 }
 
 impl StateReason {
@@ -135,7 +137,7 @@ impl StateReason {
     pub fn code(&self) -> Option<FailureCode> {
         match self {
             Self::Code(code) | Self::Detailed(code, _) => Some(*code),
-            Self::Hook(..) | Self::TerminatedDuringSnapshot => None,
+            Self::Hook(..) | Self::TerminatedDuringSnapshot | Self::AppExited(_) => None,
         }
     }
 
@@ -160,6 +162,7 @@ impl fmt::Display for StateReason {
             Self::TerminatedDuringSnapshot => {
                 f.write_str("MicroVM terminated while its snapshot was being taken")
             }
+            Self::AppExited(code) => write!(f, "Container Stopped with Exit Code: {code}"),
             Self::Hook(hook, HookFailure::TimedOut(timeout)) => {
                 write!(f, "{hook} hook invocation timed out after {}", Iso8601(*timeout))
             }

@@ -12,7 +12,6 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
 use std::time::Duration;
 
-use hearth_host::agent::AgentError;
 use hearth_host::agent::control::{Control, Exit};
 use hearth_host::microvm::{create, open};
 use hearth_host::shape::Shape;
@@ -46,7 +45,7 @@ const FULL: u32 = 28;
 /// Room for buildah's storage beside what the root disk holds, in bytes.
 const SCRATCH_EXTRA: u64 = 16 << 30;
 /// Identifier and hash seed of every root disk: nothing tells them apart but their content.
-const DISK_ID: &str = "6865-6172";
+const DISK_ID: &str = "68656172-7468-4d69-8372-6f6f74000000";
 /// How long the guest has to write everything and power off.
 const POWER_OFF: Duration = Duration::from_secs(120);
 
@@ -88,7 +87,7 @@ impl Job<'_> {
         let key = self.request.cache.as_ref()?;
         let name: String =
             key.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
-        let digest = self.base.manifest().inputs_sha256.get(..16).unwrap_or_default().to_owned();
+        let digest = self.base.manifest.inputs_sha256.get(..16).unwrap_or_default().to_owned();
         Some(format!("{name}-{}-{digest}", self.request.memory.mib()))
     }
 
@@ -146,7 +145,8 @@ impl Job<'_> {
             reader.set_nonblocking(true)?;
             Ok((writer, UnixStream::from_std(reader)?))
         });
-        let (writer, reader) = pair.map_err(|error| BuildError::Platform(format!("making a socket pair: {error}")))?;
+        let (writer, reader) =
+            pair.map_err(|error| BuildError::Platform(format!("making a socket pair: {error}")))?;
         let (artifact, limits) = (self.artifact.clone(), self.fetcher.zip_limits().clone());
         let writing = spawn_blocking(move || write_tar(&artifact, &limits, writer));
         let unpacked = stage.agent().unpack(CONTEXT, reader).await;
@@ -187,9 +187,11 @@ impl Job<'_> {
 
     async fn write_disk(&self, stage: &Stage) -> Result<Container, BuildError> {
         let described = self.script(stage, DESCRIBE, &[], &mut |_, _| {}).await?;
-        let app = config::app(described.success("reading what the container image says")?.as_bytes(), self.request)?;
-        let id = format!("48656172-7468-4d69-8372-{DISK_ID}0000", DISK_ID = DISK_ID.replace('-', ""));
-        let written = self.script(stage, DISK, &[&id], &mut |_, _| {}).await?;
+        let app = config::app(
+            described.success("reading what the container image says")?.as_bytes(),
+            self.request,
+        )?;
+        let written = self.script(stage, DISK, &[DISK_ID], &mut |_, _| {}).await?;
         if written.exit.code == FULL || is_full(&written.errors) {
             let size = self.request.memory.disk_bytes() >> 30;
             let detail = format!("the container's files do not fit the root disk of {size} GiB");
@@ -285,8 +287,12 @@ fn died(
     ended: Result<hearth_proto::vmm::v1::ExitReason, hearth_host::microvm::MicrovmError>,
     stage: &Stage,
 ) -> BuildError {
-    let how = ended.map_or_else(|error| error.to_string(), |reason| format!("{:?}: {}", reason.kind(), reason.message));
-    BuildError::Platform(format!("the builder microVM ended ({how}); its console says:\n{}", stage.microvm().last_words()))
+    let how = ended
+        .map_or_else(|error| error.to_string(), |reason| format!("{:?}: {}", reason.kind(), reason.message));
+    BuildError::Platform(format!(
+        "the builder microVM ended ({how}); its console says:\n{}",
+        stage.microvm().last_words()
+    ))
 }
 
 fn process(words: &[&str]) -> proto::Process {
@@ -306,18 +312,10 @@ fn write_tar(artifact: &Artifact, limits: &zip::Limits, out: StdStream) -> Resul
             Err(error) => Err(BuildError::failed(error.code(), error.to_string())),
             Ok(_) => Ok(()),
         },
-        Artifact::Image { layout, .. } => match crate::artifact::layout::write_tar(layout, &out) {
+        Artifact::Image { layout, .. } => match crate::artifact::oci::layout::write_tar(layout, &out) {
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
             Err(error) => Err(file("reading", layout)(error)),
             Ok(()) => Ok(()),
         },
     }
 }
-
-impl From<AgentFault> for BuildError {
-    fn from(fault: AgentFault) -> Self {
-        fault.0.into()
-    }
-}
-
-struct AgentFault(AgentError);

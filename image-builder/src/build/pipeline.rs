@@ -3,9 +3,10 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use hearth_host::dns::Resolver;
-use hearth_host::network::Networks;
+use hearth_host::network::{Egress, Networks};
 use hearth_host::roles::{Credentials, RoleProvider};
 use hearth_proto::guest::v1 as proto;
 use tokio::task::spawn_blocking;
@@ -77,13 +78,7 @@ impl Builder {
         let credentials = self.credentials(request).await?;
         let artifact =
             sink.step(Step::Fetch, self.fetch(request, &workspace, credentials.as_ref(), &sink)).await?;
-        let host = Host {
-            settings: Arc::clone(&self.settings),
-            networks: Arc::clone(&self.networks),
-            resolver: Arc::clone(&self.resolver),
-            egress: request.egress,
-            sink: sink.clone(),
-        };
+        let host = self.host(request.egress, sink.clone());
         let folder = workspace.path("image");
         fs::create_dir(&folder).map_err(file("making", &folder))?;
         let (disk, taken) = (folder.join(DISK), folder.join(SNAPSHOT));
@@ -114,6 +109,21 @@ impl Builder {
         sink.step(Step::Validate, validate::run(&host, &workspace, request, &image, granted)).await?;
         sink.step(Step::Commit, commit(folder, out)).await?;
         Image::open(out).map_err(|error| BuildError::Platform(error.to_string()))
+    }
+
+    /// What microVMs have in common.
+    pub(super) fn host(&self, egress: Egress, sink: Sink) -> Host {
+        Host {
+            settings: Arc::clone(&self.settings),
+            networks: Arc::clone(&self.networks),
+            resolver: Arc::clone(&self.resolver),
+            egress,
+            sink,
+        }
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     fn base(&self, request: &BuildRequest) -> Result<Base, BuildError> {
@@ -160,9 +170,14 @@ fn grant(credentials: Credentials) -> proto::Credentials {
         access_key_id: credentials.access_key_id,
         secret_access_key: credentials.secret_access_key.expose().to_owned(),
         session_token: credentials.session_token.map(|token| token.expose().to_owned()).unwrap_or_default(),
-        last_updated: credentials.last_updated,
-        expiration: credentials.expiration,
+        last_updated: seconds(credentials.last_updated),
+        expiration: seconds(credentials.expiration),
     }
+}
+
+/// Seconds since 1970.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Writes `image.json`.
@@ -189,7 +204,7 @@ fn describe(
         all_capabilities: request.all_capabilities,
         memory: request.memory,
         shape: request.memory.shape(request.burst),
-        network: request.egress != hearth_host::network::Egress::None,
+        network: request.egress != Egress::None,
         disk_bytes: request.memory.disk_bytes(),
         sizes: Sizes {
             memory_snapshot_size_in_bytes: size("memory")?,
@@ -199,7 +214,7 @@ fn describe(
         origin: Origin {
             artifact: request.artifact.clone(),
             digest,
-            base: BaseOrigin { version: base.version(), digest: base.manifest().inputs_sha256.clone() },
+            base: BaseOrigin { version: base.version, digest: base.manifest.inputs_sha256.clone() },
             builder: env!("CARGO_PKG_VERSION").to_owned(),
         },
     };
@@ -214,7 +229,9 @@ fn describe(
 async fn commit(folder: std::path::PathBuf, out: &Path) -> Result<(), BuildError> {
     let out = out.to_owned();
     let committed = spawn_blocking(move || -> Result<(), BuildError> {
-        let sync = |path: &Path| File::open(path).and_then(|opened| opened.sync_all()).map_err(file("syncing", path));
+        let sync = |path: &Path| {
+            File::open(path).and_then(|opened| opened.sync_all()).map_err(file("syncing", path))
+        };
         // The snapshot's folder is durable already, but for its working set.
         for name in [DISK, MANIFEST, SNAPSHOT, ""] {
             sync(&folder.join(name))?;
@@ -231,7 +248,8 @@ fn rename_new(from: &Path, to: &Path) -> Result<(), BuildError> {
     use std::ffi::CString;
     use std::os::unix::ffi::OsStrExt as _;
     let c = |path: &Path| {
-        CString::new(path.as_os_str().as_bytes()).map_err(|_| BuildError::Platform("a path holds a NUL".into()))
+        CString::new(path.as_os_str().as_bytes())
+            .map_err(|_| BuildError::Platform("a path holds a NUL".into()))
     };
     let (old, new) = (c(from)?, c(to)?);
     // SAFETY: both are NUL-terminated strings that outlive the call.
@@ -242,7 +260,9 @@ fn rename_new(from: &Path, to: &Path) -> Result<(), BuildError> {
         return Ok(());
     }
     match std::io::Error::last_os_error() {
-        error if error.kind() == std::io::ErrorKind::AlreadyExists => Err(BuildError::Occupied(to.to_owned())),
+        error if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            Err(BuildError::Occupied(to.to_owned()))
+        }
         error if error.raw_os_error() == Some(libc::EXDEV) => Err(BuildError::Platform(format!(
             "{} is on another file system than the work folder {}: put both on one",
             to.display(),

@@ -15,7 +15,7 @@ pub struct BuildRequest {
     /// The role with whose credentials it is fetched, and which the build has.
     pub build_role: Option<String>,
     /// Version of the base image; the newest where none is given.
-    pub base: Option<u32>,
+    pub base: Option<u64>,
     /// The memory class.
     pub memory: MemoryClass,
     /// How many times its class a guest gets.

@@ -13,7 +13,7 @@ use hearth_host::network::{Egress, MicrovmNetwork, Networks};
 use hearth_host::shape::Shape;
 use hearth_proto::guest::v1::{self as proto, FailureCode as AgentFailure};
 use hearth_vmm::config::DiskSource;
-use hearth_vmm::jail::{DEFAULT_ID, JailConfig};
+use hearth_vmm::jail::JailConfig;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::error::BuildError;
@@ -52,7 +52,7 @@ impl Stage {
     ) -> Result<Self, BuildError> {
         let (folder, name) = (workspace.path(stage), workspace.network(stage));
         let number = STAGES.iter().position(|other| *other == stage).unwrap_or_default();
-        let uid = DEFAULT_ID + 1 + workspace.number() * 4 + u32::try_from(number).unwrap_or_default();
+        let uid = host.settings.jail.uid + 1 + workspace.number() * 4 + u32::try_from(number).unwrap_or_default();
         let jail = JailConfig { uid, gid: uid, ..host.settings.jail.clone() };
         let host = host.clone();
         // Both block for milliseconds, on processes and netlink.

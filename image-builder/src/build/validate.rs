@@ -1,7 +1,6 @@
 //! A clone of the snapshot that is thrown away: `/validate`, and which pages a clone needs first.
 
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use hearth_host::agent::control::Control;
 use hearth_host::microvm::Restore;
@@ -11,6 +10,7 @@ use tokio::task::spawn_blocking;
 
 use super::error::BuildError;
 use super::event::LogStream;
+use super::identity::{Identity, random_id};
 use super::request::BuildRequest;
 use super::snapshot::{call, drain_logs};
 use super::stage::{Host, Stage};
@@ -33,9 +33,12 @@ pub(super) async fn run(
     let restore = image.restore(&workspace.path("validate.overlay"), None)?;
     let mut control = stage.restore(Restore { record: true, ..restore }).await?;
     stage.follow_logs(LogStream::Validate);
-    control.identify(identity(&stage, request, credentials)?).await?;
+    let metadata = Some(request.platform.metadata());
+    let who = Identity { microvm_id: &random_id()?, metadata, credentials };
+    control.identify(who.message(&stage)?).await?;
     if let Some(settings) = request.hooks.validate {
-        let validated = call(&mut control, ImageHook::Validate, proto::Hook::Validate, request.hooks.port, settings);
+        let validated =
+            call(&mut control, ImageHook::Validate, proto::Hook::Validate, request.hooks.port, settings);
         tokio::select! {
             validated = validated => validated?,
             _ = stage.microvm().ended() => {
@@ -45,32 +48,6 @@ pub(super) async fn run(
         }
     }
     record(&stage, &mut control, &image.folder().join(SNAPSHOT)).await
-}
-
-/// Who the clone is. Nobody sees it, and it lives for a moment.
-fn identity(
-    stage: &Stage,
-    request: &BuildRequest,
-    credentials: Option<proto::Credentials>,
-) -> Result<proto::Identify, BuildError> {
-    let entropy = read_random().map_err(|error| BuildError::Platform(format!("reading /dev/urandom: {error}")))?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    Ok(proto::Identify {
-        microvm_id: "microvm-00000000-0000-4000-8000-000000000000".into(),
-        wall_clock_ns: u64::try_from(now).unwrap_or_default(),
-        entropy,
-        network: stage.guest_network(),
-        hostname: String::new(),
-        metadata: Some(request.platform.metadata()),
-        credentials,
-    })
-}
-
-fn read_random() -> std::io::Result<Vec<u8>> {
-    use std::io::Read as _;
-    let mut bytes = vec![0; 64];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes)
 }
 
 async fn record(stage: &Stage, control: &mut Control, snapshot: &Path) -> Result<(), BuildError> {

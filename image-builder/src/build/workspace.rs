@@ -10,20 +10,21 @@
 //! a killed build has left is found by looking at the folders whose lock nobody holds.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use hearth_host::microvm::orphans;
 use hearth_host::network::Networks;
 
 use super::error::{BuildError, file};
+use super::identity::random;
 
 const BUILDS: &str = "builds";
 const CACHE: &str = "cache";
 const LOCK: &str = "lock";
 
 /// The microVMs of a build.
-pub(super) const STAGES: [&str; 3] = ["build", "snapshot", "validate"];
+pub(super) const STAGES: [&str; 4] = ["build", "snapshot", "validate", "run"];
 
 /// The folder of a build. Dropping it removes it.
 #[derive(Debug)]
@@ -48,17 +49,11 @@ fn lock_work(work: &Path) -> Result<File, BuildError> {
     opened.and_then(|lock| lock.lock().map(|()| lock)).map_err(file("locking", &path))
 }
 
-fn random_id() -> io::Result<String> {
-    let mut bytes = [0; 6];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
 impl Workspace {
     /// A new one.
     pub(super) fn create(work: &Path) -> Result<Self, BuildError> {
         let _all = lock_work(work)?;
-        let id = random_id().map_err(file("reading", Path::new("/dev/urandom")))?;
+        let id: String = random::<6>()?.iter().map(|byte| format!("{byte:02x}")).collect();
         let folder = work.join(BUILDS).join(&id);
         fs::create_dir(&folder).map_err(file("making the folder", &folder))?;
         let path = folder.join(LOCK);

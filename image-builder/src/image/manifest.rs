@@ -128,7 +128,7 @@ pub struct Origin {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct BaseOrigin {
     /// Its version in the catalogue.
-    pub version: u32,
+    pub version: u64,
     /// The digest over what it was made from.
     pub digest: String,
 }
