@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hearth_host::roles::Credentials;
+use oci_client::Reference;
 
 use super::config::ArtifactConfig;
 use super::download::{Download, Meter, OnProgress, Progress};
 use super::error::ArtifactError;
-use super::source::{ArtifactSource, ArtifactUriError};
+use super::source::{ArtifactSource, ArtifactUriError, registry_config};
 use super::zip::{self, ZipSummary};
-use super::{local, s3};
-use crate::failure::FailureCode;
+use super::{local, oci, s3};
 
 /// What an image is built from, fetched and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,19 @@ pub enum Artifact {
         /// SHA-256 of the zip, in hexadecimal.
         sha256: String,
     },
+    /// An image for linux/arm64; [`layout::write_tar`](super::oci::layout::write_tar) gives its files.
+    Image {
+        /// The folder: an OCI image layout with this one image.
+        layout: PathBuf,
+        /// Digest of its manifest, like `sha256:…`.
+        digest: String,
+    },
+}
+
+/// Where a zip lies.
+enum Zip<'a> {
+    Object { bucket: &'a str, key: &'a str },
+    File(&'a Path),
 }
 
 /// Fetches artifacts.
@@ -42,6 +55,10 @@ impl Fetcher {
     /// What is wrong with the configuration.
     pub fn new(config: ArtifactConfig) -> Result<Self, ArtifactError> {
         s3::check(&config.s3)?;
+        if config.registries.get("*").is_some_and(|registry| registry.plain_http) {
+            let why = "plain_http is for registries that are named, not for *".to_owned();
+            return Err(ArtifactError::Config { what: "registries".to_owned(), why });
+        }
         Ok(Self { config })
     }
 
@@ -75,24 +92,53 @@ impl Fetcher {
         work: &Path,
         on_progress: OnProgress<'_>,
     ) -> Result<Artifact, ArtifactError> {
+        match source {
+            ArtifactSource::Image(image) => self.fetch_image(image, work, on_progress).await,
+            ArtifactSource::S3 { bucket, key } => {
+                let from = Zip::Object { bucket, key };
+                self.fetch_zip(from, credentials, work, on_progress).await
+            }
+            ArtifactSource::File(path) => {
+                self.fetch_zip(Zip::File(path), credentials, work, on_progress).await
+            }
+        }
+    }
+
+    async fn fetch_image(
+        &self,
+        image: &Reference,
+        work: &Path,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Artifact, ArtifactError> {
+        let registry =
+            registry_config(&self.config, image.registry()).ok_or_else(|| ArtifactError::Config {
+                what: format!("the registry {}", image.registry()),
+                why: "there is none".to_owned(),
+            })?;
+        let layout = work.join("image");
+        let digest = oci::pull(registry, &self.config.limits, image, &layout, on_progress).await?;
+        Ok(Artifact::Image { layout, digest })
+    }
+
+    async fn fetch_zip(
+        &self,
+        from: Zip<'_>,
+        credentials: Option<&Credentials>,
+        work: &Path,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Artifact, ArtifactError> {
         let path = work.join("artifact.zip");
         let mut meter = Meter::new(self.config.limits.max_zip_bytes, on_progress);
         let sha256 = {
             let mut download = Download::create(&path, &mut meter).await?;
-            match source {
-                ArtifactSource::S3 { bucket, key } => match self.config.buckets.get(bucket) {
+            match from {
+                Zip::Object { bucket, key } => match self.config.buckets.get(bucket) {
                     Some(directory) => {
                         local::copy(local::open_object(directory, key).await?, &mut download).await?;
                     }
                     None => s3::get(&self.config.s3, credentials, bucket, key, &mut download).await?,
                 },
-                ArtifactSource::File(file) => {
-                    local::copy(local::open_file(file).await?, &mut download).await?
-                }
-                ArtifactSource::Image(_) => {
-                    let what = "Images are not supported as code artifacts.";
-                    return Err(ArtifactError::refused(FailureCode::ContainerBuildFailed, what));
-                }
+                Zip::File(file) => local::copy(local::open_file(file).await?, &mut download).await?,
             }
             download.finish().await?
         };
