@@ -1,6 +1,7 @@
 //! `cargo xtask`: the project's own tasks. Each sets up by itself what it needs, in one cache folder outside the
 //! checkout (`HEARTH_CACHE`, else `~/.cache/hearth`).
 
+mod base;
 mod bench;
 mod cache;
 mod command;
@@ -40,6 +41,7 @@ struct Arguments {
 enum Task {
     Metal(metal::options::Options),
     Kernel(kernel::Options),
+    Base(base::Options),
     Test(test::Options),
     Demo(demo::Options),
     Bench(bench::Options),
@@ -66,6 +68,7 @@ fn run(task: Task) -> Result<u8> {
     match task {
         Task::Metal(options) => options.run(&cache),
         Task::Kernel(options) => options.run(&cache),
+        Task::Base(options) => options.run(&cache),
         Task::Test(options) => options.run(&cache),
         Task::Demo(options) => options.run(&cache),
         Task::Bench(options) => options.run(&cache),

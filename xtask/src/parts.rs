@@ -77,16 +77,7 @@ impl Parts {
         name: &str,
     ) -> Result<()> {
         let copy = self.path(name);
-        let _lock = cache.lock("cross-build")?;
-        let mut cargo = cross.cargo(Link::Static)?;
-        match executable {
-            Executable::Binary(target) => cargo.args(["build", "--bin", target]),
-            Executable::OnlyBinary => cargo.arg("build"),
-            Executable::Test(target) => cargo.args(["test", "--no-run", "--test", target]),
-        };
-        cargo.args(["--profile", profile, "--package", package, "--target", TARGET]);
-        let built = executable_of(&mut cargo, executable)?;
-        fs::copy(&built, &copy).with_context(|| format!("cannot copy {}", built.display()))?;
+        build_executable(cache, cross, profile, (package, executable), &copy)?;
         self.add(copy, name);
         Ok(())
     }
@@ -129,6 +120,26 @@ impl Parts {
     }
 }
 
+/// Builds a static executable for aarch64 and leaves it as `copy`.
+pub(crate) fn build_executable(
+    cache: &Cache,
+    cross: &Cross,
+    profile: &str,
+    (package, executable): (&str, Executable),
+    copy: &Path,
+) -> Result<()> {
+    let _lock = cache.lock("cross-build")?;
+    let mut cargo = cross.cargo(Link::Static)?;
+    match executable {
+        Executable::Binary(target) => cargo.args(["build", "--bin", target]),
+        Executable::OnlyBinary => cargo.arg("build"),
+        Executable::Test(target) => cargo.args(["test", "--no-run", "--test", target]),
+    };
+    cargo.args(["--profile", profile, "--package", package, "--target", TARGET]);
+    let built = executable_of(&mut cargo, executable)?;
+    fs::copy(&built, copy).map(drop).with_context(|| format!("cannot copy {}", built.display()))
+}
+
 /// A guest's initramfs whose only program is its init.
 fn guest_initramfs(init: &[u8]) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
@@ -141,7 +152,7 @@ fn guest_initramfs(init: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// Runs a cargo build and returns the executable it made.
-fn executable_of(cargo: &mut Command, executable: Executable) -> Result<PathBuf> {
+pub(crate) fn executable_of(cargo: &mut Command, executable: Executable) -> Result<PathBuf> {
     cargo.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
     let what = command::line(cargo);
     let output = cargo

@@ -50,7 +50,7 @@ pub(crate) fn fetch_through(cache: &Cache, meta: &str, prefix: &str) -> Result<U
 
 fn fetch_as(cache: &Cache, pin: &str, resolve: impl Fn(&PrivateApt) -> Result<String>) -> Result<Unpacked> {
     let pin_file = format!("apt/{SUITE}/pins/{pin}.json");
-    if env::var_os("HEARTH_REFRESH").is_none_or(|value| value != "1")
+    if !newest_wanted()
         && let Some(found) = pinned(cache, &pin_file)
     {
         return Ok(found);
@@ -74,6 +74,11 @@ fn fetch_as(cache: &Cache, pin: &str, resolve: impl Fn(&PrivateApt) -> Result<St
     })?;
     cache.write_file(&pin_file, json!({ "package": package, "version": version }).to_string().as_bytes())?;
     Ok(Unpacked { version: format!("{package} {version}"), root })
+}
+
+/// Whether the newest packages are asked for, rather than those that the cache has.
+pub(crate) fn newest_wanted() -> bool {
+    env::var_os("HEARTH_REFRESH").is_some_and(|value| value == "1")
 }
 
 fn pinned(cache: &Cache, pin_file: &str) -> Option<Unpacked> {
@@ -100,22 +105,36 @@ fn unpack_only_deb(folder: &Path) -> Result<()> {
 
 /// The mirror that this machine's apt uses for Debian itself.
 pub(crate) fn mirror() -> Result<String> {
-    let text = command::capture(Command::new("apt-get").args([
+    first_mirror(&repositories()?, "Debian").context(
+        "apt on this machine knows no Debian mirror, so nothing can be downloaded; add one to its sources and run apt-get update",
+    )
+}
+
+/// That mirror, and the one for Debian's security updates, if this machine uses any.
+pub(crate) fn mirrors(cache: &Cache) -> Result<(String, Option<String>)> {
+    if mirror().is_err() {
+        // A fresh image comes without lists; they say which mirror is Debian's.
+        packages::refresh_lists(cache)?;
+    }
+    Ok((mirror()?, first_mirror(&repositories()?, "Debian-Security")))
+}
+
+/// Debian's repositories in this machine's apt, one a line: label and address.
+fn repositories() -> Result<String> {
+    command::capture(Command::new("apt-get").args([
         "indextargets",
         "--format",
         "$(LABEL)|$(REPO_URI)",
         "Created-By: Packages",
         "Origin: Debian",
-    ]))?;
-    first_mirror(&text).context(
-        "apt on this machine knows no Debian mirror, so nothing can be downloaded; add one to its sources and run apt-get update",
-    )
+    ]))
 }
 
-fn first_mirror(text: &str) -> Option<String> {
+fn first_mirror(text: &str, label: &str) -> Option<String> {
     text.lines()
-        .find_map(|line| line.strip_prefix("Debian|"))
-        .map(|uri| uri.trim_end_matches('/').to_string())
+        .filter_map(|line| line.split_once('|'))
+        .find(|(name, _)| *name == label)
+        .map(|(_, uri)| uri.trim_end_matches('/').to_string())
 }
 
 /// One line of a sources file.
@@ -137,11 +156,8 @@ impl PrivateApt {
                 packages::library("debian-archive-keyring", "the keys they are signed with"),
             ],
         )?;
-        if mirror().is_err() {
-            // A fresh image comes without lists; they say which mirror is Debian's.
-            packages::refresh_lists(cache)?;
-        }
-        let line = source_line(&mirror()?, SUITE);
+        let (mirror, _) = mirrors(cache)?;
+        let line = source_line(&mirror, SUITE);
         let lock = cache.lock("private-apt")?;
         let root = cache.path(format!("apt/{SUITE}"));
         for folder in ["state/lists/partial", "cache/archives/partial"] {
@@ -234,8 +250,10 @@ mod tests {
     #[test]
     fn the_mirror_is_debians_own_and_not_security() {
         let text = "Debian-Security|http://mirror.test/security/\nDebian|http://mirror.test/debian/\n";
-        assert_eq!(first_mirror(text).as_deref(), Some("http://mirror.test/debian"));
-        assert_eq!(first_mirror("Other|http://mirror.test/x\n"), None);
+        let first = |label| first_mirror(text, label);
+        assert_eq!(first("Debian").as_deref(), Some("http://mirror.test/debian"));
+        assert_eq!(first("Debian-Security").as_deref(), Some("http://mirror.test/security"));
+        assert_eq!(first("Other"), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 use clap::Args;
 
+use crate::base;
 use crate::cache::Cache;
 use crate::command::{self, find_program};
 use crate::fuzz;
@@ -40,6 +41,7 @@ impl Options {
         let mut steps = Steps::default();
         announce_first_run(cache, !self.fast);
         let cross = steps.run("set-up", || {
+            base::set_up(cache)?;
             if !self.fast {
                 metal::set_up(cache)?;
             }

@@ -111,7 +111,7 @@ fn complete(root: &Path, recipe: &Recipe) -> Result<(), BaseError> {
     }
     files::write(&root.join("etc/containers/registries.conf"), registries)?;
     write_certificates(root)?;
-    for (name, target) in [("awk", "mawk"), ("sh", "dash")] {
+    for (name, target) in [("awk", "mawk"), ("sh", "dash"), ("which", "which.debianutils")] {
         let link = root.join("usr/bin").join(name);
         if link.symlink_metadata().is_err() {
             files::link(&link, target)?;
