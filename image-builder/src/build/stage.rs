@@ -52,7 +52,8 @@ impl Stage {
     ) -> Result<Self, BuildError> {
         let (folder, name) = (workspace.path(stage), workspace.network(stage));
         let number = STAGES.iter().position(|other| *other == stage).unwrap_or_default();
-        let uid = host.settings.jail.uid + 1 + workspace.number() * 4 + u32::try_from(number).unwrap_or_default();
+        let uid =
+            host.settings.jail.uid + 1 + workspace.number() * 4 + u32::try_from(number).unwrap_or_default();
         let jail = JailConfig { uid, gid: uid, ..host.settings.jail.clone() };
         let host = host.clone();
         // Both block for milliseconds, on processes and netlink.

@@ -9,19 +9,13 @@ use hearth_host::shape::{Burst, MemoryClass};
 use hearth_image_builder::build::{BuildError, BuildRequest, Platform};
 use hearth_image_builder::image::{HookSettings, Hooks};
 
-use super::host::{HostOptions, artifact_uri};
+use super::host::{HostOptions, NamedArtifact};
 use super::{block_on, interrupted, progress};
-
-/// Timeouts of image hooks that were given none, in seconds (behaviour, section 3.3).
-const READY: u32 = 60;
-const VALIDATE: u32 = 30;
-/// The same of the runtime hooks.
-const RUNTIME: u32 = 1;
 
 /// Builds an image from a zip with a Dockerfile, or from a container image
 #[derive(Debug, Args)]
 pub(crate) struct Build {
-    /// A zip file here, s3://BUCKET/KEY, or a container image like oci://REGISTRY/NAME:TAG
+    /// A zip or a folder here, s3://BUCKET/KEY, or a container image like oci://REGISTRY/NAME:TAG
     #[arg(long, value_name = "ARTIFACT")]
     artifact: String,
     /// The folder that the image becomes
@@ -138,7 +132,8 @@ fn variable(text: &str) -> Result<(String, String), String> {
 
 impl Build {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let request = self.request()?;
+        let artifact = NamedArtifact::find(&self.artifact)?;
+        let request = self.request(artifact.uri.clone());
         let sink = progress::sink(self.quiet);
         let image = block_on(async {
             let builder = self.host.open(true)?;
@@ -164,11 +159,11 @@ impl Build {
         Ok(())
     }
 
-    fn request(&self) -> anyhow::Result<BuildRequest> {
+    fn request(&self, artifact: String) -> BuildRequest {
         let account = "000000000000";
         let arn = format!("arn:aws:lambda:{}:{account}:microvm-image:{}", self.region, self.name);
-        Ok(BuildRequest {
-            artifact: artifact_uri(&self.artifact)?,
+        BuildRequest {
+            artifact,
             build_role: self.build_role.clone(),
             base: self.base,
             memory: self.memory,
@@ -188,7 +183,7 @@ impl Build {
                 account: account.to_owned(),
             },
             cache: self.cache.then(|| self.name.clone()),
-        })
+        }
     }
 }
 
@@ -197,6 +192,12 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+
+    /// Timeouts of image hooks that were given none, in seconds (behaviour, section 3.3).
+    const READY: u32 = 60;
+    const VALIDATE: u32 = 30;
+    /// The same of the runtime hooks.
+    const RUNTIME: u32 = 1;
 
     #[derive(Debug, Parser)]
     struct Line {

@@ -8,11 +8,12 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use hearth_host::network::NetworkConfig;
 use hearth_host::roles::{RoleProvider, RolesConfig};
-use hearth_image_builder::artifact::{ArtifactConfig, Fetcher};
+use hearth_image_builder::artifact::{ArtifactConfig, Fetcher, zip};
 use hearth_image_builder::build::settings::BuilderLimits;
 use hearth_image_builder::build::{Builder, Settings};
 use hearth_vmm::jail::JailConfig;
 use serde::Deserialize;
+use tempfile::NamedTempFile;
 
 /// The configuration file. Every key may be left out.
 #[derive(Debug, Default, Deserialize)]
@@ -105,17 +106,37 @@ impl HostOptions {
     }
 }
 
-/// The URI of an artifact: a path of this host stands for its file.
-pub(super) fn artifact_uri(artifact: &str) -> anyhow::Result<String> {
-    if artifact.contains("://") {
-        return Ok(artifact.to_owned());
+/// An artifact as the command line names it.
+#[derive(Debug)]
+pub(super) struct NamedArtifact {
+    /// Its URI.
+    pub(super) uri: String,
+    /// A zip that was made for it.
+    _zip: Option<NamedTempFile>,
+}
+
+impl NamedArtifact {
+    /// A URI stays as it is; a zip of this host is its file; a folder is zipped.
+    pub(super) fn find(artifact: &str) -> anyhow::Result<Self> {
+        if artifact.contains("://") {
+            return Ok(Self { uri: artifact.to_owned(), _zip: None });
+        }
+        let path = fs::canonicalize(Path::new(artifact));
+        let path =
+            path.with_context(|| format!("{artifact}: neither a URI like s3://bucket/key nor a file here"))?;
+        if path.is_dir() {
+            let zip = NamedTempFile::with_suffix(".zip").context("making a zip of the folder")?;
+            zip::pack(&path, zip.reopen()?).with_context(|| format!("zipping {artifact}"))?;
+            return Ok(Self { uri: file_uri(zip.path())?, _zip: Some(zip) });
+        }
+        Ok(Self { uri: file_uri(&path)?, _zip: None })
     }
-    let path = fs::canonicalize(Path::new(artifact));
-    let path =
-        path.with_context(|| format!("{artifact}: neither a URI like s3://bucket/key nor a file here"))?;
+}
+
+fn file_uri(path: &Path) -> anyhow::Result<String> {
     match path.to_str() {
         Some(path) => Ok(format!("file://{path}")),
-        None => bail!("{artifact}: its path is not UTF-8"),
+        None => bail!("{}: its path is not UTF-8", path.display()),
     }
 }
 
@@ -135,10 +156,15 @@ mod tests {
 
     #[test]
     fn a_path_becomes_a_uri_and_a_uri_stays() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let uri = artifact_uri(file.path().to_str().unwrap()).unwrap();
-        assert!(uri.starts_with("file:///"), "{uri}");
-        assert_eq!(artifact_uri("s3://bucket/key").unwrap(), "s3://bucket/key");
-        assert!(artifact_uri("/no/such/file").unwrap_err().to_string().contains("/no/such/file"));
+        let find = NamedArtifact::find;
+        let file = NamedTempFile::new().unwrap();
+        assert!(find(file.path().to_str().unwrap()).unwrap().uri.starts_with("file:///"));
+        assert_eq!(find("s3://bucket/key").unwrap().uri, "s3://bucket/key");
+        assert!(find("/no/such/file").unwrap_err().to_string().contains("/no/such/file"));
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("Dockerfile"), "FROM scratch\n").unwrap();
+        let zipped = find(folder.path().to_str().unwrap()).unwrap();
+        let zip = fs::read(zipped.uri.strip_prefix("file://").unwrap()).unwrap();
+        assert!(zip.starts_with(b"PK"));
     }
 }

@@ -7,6 +7,7 @@
 //! * [`tree`] – the file tree: every path once, parents before children
 //! * [`archive`] – the archive's directory, read within bounds, and the contents of entries
 //! * [`to_tar`] – the tar
+//! * [`pack`](mod@pack) – zips made of folders
 //!
 //! What is refused: paths and links out of the root, names twice, entries below files or links, devices, pipes and sockets,
 //! encryption, methods other than *stored* and *deflate*, local headers that differ from the central directory, entries
@@ -15,6 +16,7 @@
 
 mod archive;
 mod names;
+mod pack;
 #[cfg(test)]
 mod tests;
 mod to_tar;
@@ -26,6 +28,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use archive::{Archive, Body};
+pub use pack::pack;
 use tree::Kind;
 
 use crate::failure::FailureCode;
