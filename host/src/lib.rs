@@ -8,7 +8,6 @@
 //! * [`tls`] – one TLS for all clients of this process
 
 pub mod agent;
-pub mod dns;
 pub mod microvm;
 pub mod network;
 pub mod roles;

@@ -228,7 +228,91 @@ impl Idle {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream as StdStream;
+    use std::sync::Mutex;
+
+    use hearth_host::agent::frame::{receive, send};
+    use hearth_host::agent::{Agent, Dial};
+    use hearth_vmm::client::ClientError;
+    use proto::hook_outcome::Result as Outcome;
+    use tokio::net::UnixStream;
+
     use super::*;
+
+    /// Gives out one stream.
+    struct Once(Mutex<Option<StdStream>>);
+
+    impl Dial for Once {
+        fn dial(&self) -> Result<StdStream, ClientError> {
+            self.0.lock().unwrap().take().ok_or(ClientError::Confused("once".into()))
+        }
+    }
+
+    /// What a build says when an agent reports `outcome` of a hook with five minutes.
+    async fn reason(name: ImageHook, outcome: Outcome) -> Option<String> {
+        let (ours, theirs) = StdStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let mut guest = UnixStream::from_std(theirs).unwrap();
+        let script = async {
+            let _: proto::Open = receive(&mut guest).await.unwrap();
+            send(&mut guest, &proto::Opened::default()).await.unwrap();
+            let _: proto::Request = receive(&mut guest).await.unwrap();
+            let outcome = proto::HookOutcome { result: Some(outcome), attempts: 1, elapsed_us: 1 };
+            let result = Some(proto::response::Result::Hook(outcome));
+            send(&mut guest, &proto::Response { result }).await.unwrap();
+        };
+        let agent = Agent::new(Once(Mutex::new(Some(ours))));
+        let called = async {
+            let mut control = agent.control().await.unwrap();
+            let settings = HookSettings { timeout_seconds: 300 };
+            call(&mut control, name, proto::Hook::Ready, 9000, settings).await
+        };
+        tokio::join!(called, script).0.err().map(|error| error.state_reason())
+    }
+
+    #[tokio::test]
+    async fn every_outcome_of_an_image_hook_has_its_reason() {
+        use ImageHook::{Ready, Validate};
+        let done = proto::Done {};
+        for (hook, outcome, expected) in [
+            (Ready, Outcome::Status(200), None),
+            (Ready, Outcome::Status(204), None),
+            (Ready, Outcome::TimedOut(done), Some("Ready hook invocation timed out after PT5M")),
+            (
+                Ready,
+                Outcome::Status(404),
+                Some("Ready hook check failed: the application returned a client error (HTTP 4xx) response"),
+            ),
+            (
+                Ready,
+                Outcome::Status(500),
+                Some("Ready hook check failed: the application returned a server error (HTTP 5xx) response"),
+            ),
+            (
+                Ready,
+                Outcome::Status(302),
+                Some("Ready hook check failed: the application returned an unexpected (HTTP 302) response"),
+            ),
+            (
+                Ready,
+                Outcome::Refused(done),
+                Some("Ready hook check failed: the connection was refused by the application"),
+            ),
+            (
+                Ready,
+                Outcome::Transport("reset".into()),
+                Some("Ready hook check failed: the application returned no valid HTTP response"),
+            ),
+            (Validate, Outcome::TimedOut(done), Some("Validate hook invocation timed out after PT5M")),
+            (
+                Validate,
+                Outcome::Status(418),
+                Some("Validate hook check failed: the application returned a client error (HTTP 4xx) response"),
+            ),
+        ] {
+            assert_eq!(reason(hook, outcome.clone()).await.as_deref(), expected, "{hook} {outcome:?}");
+        }
+    }
 
     #[test]
     fn a_guest_is_idle_from_the_first_quiet_look_on() {
