@@ -36,8 +36,9 @@ fn strings(config: &BTreeMap<String, Value>, name: &str) -> Vec<String> {
 /// The app of the image that `text` describes, with the variables that the request and the platform add.
 pub(super) fn app(text: &[u8], request: &BuildRequest) -> Result<App, BuildError> {
     let failed = |detail: String| BuildError::failed(FailureCode::ContainerBuildFailed, detail);
-    let description: Description = serde_json::from_slice(text)
-        .map_err(|error| BuildError::Platform(format!("buildah describes the image in an unknown way: {error}")))?;
+    let description: Description = serde_json::from_slice(text).map_err(|error| {
+        BuildError::Platform(format!("buildah describes the image in an unknown way: {error}"))
+    })?;
     if (description.os.as_str(), description.architecture.as_str()) != ("linux", "arm64") {
         let (os, architecture) = (description.os, description.architecture);
         return Err(failed(format!("the image is for {os}/{architecture}, and microVMs are linux/arm64")));
@@ -52,8 +53,11 @@ pub(super) fn app(text: &[u8], request: &BuildRequest) -> Result<App, BuildError
     let own = strings(&config, "Env").into_iter().chain(given).chain(request.platform.environment());
     let environment = last_wins(own);
     for (what, list) in [("arguments", &arguments), ("variables", &environment)] {
-        if list.len() > COUNT_MAX || list.iter().any(|entry| entry.len() > LENGTH_MAX || entry.contains('\0')) {
-            return Err(failed(format!("the image has more or longer {what} than an app can be started with")));
+        if list.len() > COUNT_MAX || list.iter().any(|entry| entry.len() > LENGTH_MAX || entry.contains('\0'))
+        {
+            return Err(failed(format!(
+                "the image has more or longer {what} than an app can be started with"
+            )));
         }
     }
     let container = config.iter().filter(|(name, value)| KEPT.contains(&name.as_str()) && !value.is_null());

@@ -146,7 +146,8 @@ impl Job<'_> {
             reader.set_nonblocking(true)?;
             Ok((writer, UnixStream::from_std(reader)?))
         });
-        let (writer, reader) = pair.map_err(|error| BuildError::Platform(format!("making a socket pair: {error}")))?;
+        let (writer, reader) =
+            pair.map_err(|error| BuildError::Platform(format!("making a socket pair: {error}")))?;
         let (artifact, limits) = (self.artifact.clone(), self.fetcher.zip_limits().clone());
         let writing = spawn_blocking(move || write_tar(&artifact, &limits, writer));
         let unpacked = stage.agent().unpack(CONTEXT, reader).await;
@@ -187,7 +188,10 @@ impl Job<'_> {
 
     async fn write_disk(&self, stage: &Stage) -> Result<Container, BuildError> {
         let described = self.script(stage, DESCRIBE, &[], &mut |_, _| {}).await?;
-        let app = config::app(described.success("reading what the container image says")?.as_bytes(), self.request)?;
+        let app = config::app(
+            described.success("reading what the container image says")?.as_bytes(),
+            self.request,
+        )?;
         let id = format!("48656172-7468-4d69-8372-{DISK_ID}0000", DISK_ID = DISK_ID.replace('-', ""));
         let written = self.script(stage, DISK, &[&id], &mut |_, _| {}).await?;
         if written.exit.code == FULL || is_full(&written.errors) {
@@ -285,8 +289,12 @@ fn died(
     ended: Result<hearth_proto::vmm::v1::ExitReason, hearth_host::microvm::MicrovmError>,
     stage: &Stage,
 ) -> BuildError {
-    let how = ended.map_or_else(|error| error.to_string(), |reason| format!("{:?}: {}", reason.kind(), reason.message));
-    BuildError::Platform(format!("the builder microVM ended ({how}); its console says:\n{}", stage.microvm().last_words()))
+    let how = ended
+        .map_or_else(|error| error.to_string(), |reason| format!("{:?}: {}", reason.kind(), reason.message));
+    BuildError::Platform(format!(
+        "the builder microVM ended ({how}); its console says:\n{}",
+        stage.microvm().last_words()
+    ))
 }
 
 fn process(words: &[&str]) -> proto::Process {

@@ -75,7 +75,10 @@ pub(super) fn file<'a>(
 ) -> impl FnOnce(std::io::Error) -> BuildError + 'a {
     move |error| {
         if error.raw_os_error() == Some(libc::ENOSPC) {
-            return BuildError::failed(FailureCode::DiskStorageFull, format!("{what} {}: {error}", path.display()));
+            return BuildError::failed(
+                FailureCode::DiskStorageFull,
+                format!("{what} {}: {error}", path.display()),
+            );
         }
         BuildError::Platform(format!("{what} {}: {error}", path.display()))
     }

@@ -54,6 +54,9 @@ mod tests {
     #[test]
     fn a_line_without_end_does_not_grow_without_bound() {
         let long = vec![b'x'; LONGEST];
-        assert_eq!(lines(&[&long, &long, b"y"]).iter().map(String::len).collect::<Vec<_>>(), [LONGEST, LONGEST, 1]);
+        assert_eq!(
+            lines(&[&long, &long, b"y"]).iter().map(String::len).collect::<Vec<_>>(),
+            [LONGEST, LONGEST, 1]
+        );
     }
 }

@@ -214,7 +214,9 @@ fn describe(
 async fn commit(folder: std::path::PathBuf, out: &Path) -> Result<(), BuildError> {
     let out = out.to_owned();
     let committed = spawn_blocking(move || -> Result<(), BuildError> {
-        let sync = |path: &Path| File::open(path).and_then(|opened| opened.sync_all()).map_err(file("syncing", path));
+        let sync = |path: &Path| {
+            File::open(path).and_then(|opened| opened.sync_all()).map_err(file("syncing", path))
+        };
         // The snapshot's folder is durable already, but for its working set.
         for name in [DISK, MANIFEST, SNAPSHOT, ""] {
             sync(&folder.join(name))?;
@@ -231,7 +233,8 @@ fn rename_new(from: &Path, to: &Path) -> Result<(), BuildError> {
     use std::ffi::CString;
     use std::os::unix::ffi::OsStrExt as _;
     let c = |path: &Path| {
-        CString::new(path.as_os_str().as_bytes()).map_err(|_| BuildError::Platform("a path holds a NUL".into()))
+        CString::new(path.as_os_str().as_bytes())
+            .map_err(|_| BuildError::Platform("a path holds a NUL".into()))
     };
     let (old, new) = (c(from)?, c(to)?);
     // SAFETY: both are NUL-terminated strings that outlive the call.
@@ -242,7 +245,9 @@ fn rename_new(from: &Path, to: &Path) -> Result<(), BuildError> {
         return Ok(());
     }
     match std::io::Error::last_os_error() {
-        error if error.kind() == std::io::ErrorKind::AlreadyExists => Err(BuildError::Occupied(to.to_owned())),
+        error if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            Err(BuildError::Occupied(to.to_owned()))
+        }
         error if error.raw_os_error() == Some(libc::EXDEV) => Err(BuildError::Platform(format!(
             "{} is on another file system than the work folder {}: put both on one",
             to.display(),

@@ -72,8 +72,11 @@ impl Job<'_> {
         };
         let mut stage = Stage::start(self.host, self.workspace, "snapshot").await?;
         let mut control = stage.boot(self.base, self.shape(), vec![disk]).await?;
-        let root =
-            proto::RootDisk { device: "/dev/vda".into(), file_system: "ext4".into(), overlay_in_memory: false };
+        let root = proto::RootDisk {
+            device: "/dev/vda".into(),
+            file_system: "ext4".into(),
+            overlay_in_memory: false,
+        };
         control
             .configure(proto::Configure {
                 root: Some(root),
@@ -116,9 +119,7 @@ impl Job<'_> {
     async fn until_ready(&self, control: &mut Control) -> Result<(), BuildError> {
         let hooks = self.request.hooks;
         match hooks.ready {
-            Some(settings) => {
-                call(control, ImageHook::Ready, proto::Hook::Ready, hooks.port, settings).await
-            }
+            Some(settings) => call(control, ImageHook::Ready, proto::Hook::Ready, hooks.port, settings).await,
             None => quiescent(control).await.map_err(BuildError::from),
         }
     }

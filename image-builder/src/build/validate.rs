@@ -35,7 +35,8 @@ pub(super) async fn run(
     stage.follow_logs(LogStream::Validate);
     control.identify(identity(&stage, request, credentials)?).await?;
     if let Some(settings) = request.hooks.validate {
-        let validated = call(&mut control, ImageHook::Validate, proto::Hook::Validate, request.hooks.port, settings);
+        let validated =
+            call(&mut control, ImageHook::Validate, proto::Hook::Validate, request.hooks.port, settings);
         tokio::select! {
             validated = validated => validated?,
             _ = stage.microvm().ended() => {
@@ -53,7 +54,8 @@ fn identity(
     request: &BuildRequest,
     credentials: Option<proto::Credentials>,
 ) -> Result<proto::Identify, BuildError> {
-    let entropy = read_random().map_err(|error| BuildError::Platform(format!("reading /dev/urandom: {error}")))?;
+    let entropy =
+        read_random().map_err(|error| BuildError::Platform(format!("reading /dev/urandom: {error}")))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     Ok(proto::Identify {
         microvm_id: "microvm-00000000-0000-4000-8000-000000000000".into(),
