@@ -22,6 +22,8 @@ const CROSS_PACKAGES: [&str; 2] = ["hearth-vmm", "hearth-test-guest"];
 const FULL: &str = "HEARTH_FULL";
 /// Tells tests that every wall of the jail must hold here, and that none may be skipped.
 const ON_METAL: &str = "HEARTH_METAL";
+/// The tests of networks, which need Debian's programs.
+const NETWORK: &str = "network";
 const CARGO_DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
 
 /// Runs the checks: format, lints, unit tests, and end-to-end tests with real microVMs on the ARM64 metal.
@@ -96,13 +98,16 @@ impl Options {
             parts.build_all(cache, cross, "metal")?;
             parts.add_file_system(cache)?;
             parts.build(cache, cross, "metal", ("hearth-vmm", Executable::Test("jail")), "jail")?;
-            parts.build(cache, cross, "metal", ("hearth-vmm", Executable::Test("e2e")), "e2e")
+            parts.build(cache, cross, "metal", ("hearth-vmm", Executable::Test("e2e")), "e2e")?;
+            parts.build(cache, cross, "metal", ("hearth-host", Executable::Test("network")), NETWORK)
         })?;
         let processors = if metal::kvm_is_usable() {
             vec![("this machine", Cpu::NeoverseN1)]
         } else {
             vec![("Neoverse N1", Cpu::NeoverseN1), ("max", Cpu::Max)]
         };
+        // Nothing there depends on the processor.
+        steps.run("networks on the metal", || self.on_metal(cache, &parts, Cpu::NeoverseN1, NETWORK))?;
         for (name, cpu) in processors {
             steps
                 .run(&format!("jail on the metal ({name})"), || self.on_metal(cache, &parts, cpu, "jail"))?;
@@ -116,6 +121,7 @@ impl Options {
         let metal = Metal::open(cache)?;
         let mut job = Job::new(Action::Run(words(&metal.inputs().join(test), ["--test-threads=1"])));
         job.machine.cpu = cpu;
+        job.debian = test == NETWORK;
         parts.give(&metal, &mut job);
         job.environment.push((ON_METAL.into(), "1".into()));
         if self.full {
