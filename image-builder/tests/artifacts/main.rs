@@ -1,5 +1,11 @@
 //! Artifacts fetched from real servers on the loopback: an S3-compatible object store that checks signatures, Debian's
 //! `docker-registry`, directories and files. What no real server can be made to answer comes from a scripted one.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
 
 mod local;
 mod registry;

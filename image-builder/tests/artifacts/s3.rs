@@ -104,7 +104,9 @@ async fn an_object_or_a_bucket_that_is_not_there_is_named() {
 async fn answers_that_only_aws_gives_have_their_codes() {
     let malformed = "<Error><Code>AuthorizationHeaderMalformed</Code><Message>The authorization header is malformed; \
                      the region 'us-east-1' is wrong; expecting 'eu-west-1'</Message><Region>eu-west-1</Region></Error>";
-    let cases: [(u16, &'static [(&str, &str)], &'static str, &str); 6] = [
+    /// Status, headers and body of an answer, and the reason that it comes to.
+    type Case = (u16, &'static [(&'static str, &'static str)], &'static str, &'static str);
+    let cases: [Case; 6] = [
         (
             301,
             &[("x-amz-bucket-region", "eu-west-1")],
