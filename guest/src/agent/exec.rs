@@ -106,8 +106,7 @@ async fn run(
     let container = &plan.container;
     match plan.what {
         What::Process { process, app, terminal, privileged } => {
-            let mut job =
-                container.run_job(Some(process), false, privileged || container.all_capabilities);
+            let mut job = container.run_job(Some(process), false, privileged || container.all_capabilities);
             job.terminal = terminal.is_some();
             let (streams, ends) = match &terminal {
                 Some(size) => terminal_streams(container, size).or_refuse(|| "making a terminal")?,
@@ -133,7 +132,12 @@ async fn run(
 }
 
 /// Passes input and output on until the process has ended. Kills it when the connection ends before; then there is no result.
-async fn attend(started: &mut Started, ends: Ends, source: &mut OwnedReadHalf, sink: &Sink) -> Option<Exited> {
+async fn attend(
+    started: &mut Started,
+    ends: Ends,
+    source: &mut OwnedReadHalf,
+    sink: &Sink,
+) -> Option<Exited> {
     let (stop, _) = watch::channel(false);
     let (lost, mut is_lost) = mpsc::channel(1);
     let pumps: Vec<JoinHandle<()>> = ends
@@ -183,12 +187,14 @@ async fn pass_input(pid: libc::pid_t, ends: Ends, source: &mut OwnedReadHalf) {
         while let Ok(Some(input)) = frame::read::<ExecInput>(source).await {
             match input.event {
                 Some(exec_input::Event::Stdin(bytes)) => {
-                    if !enqueue(queue.as_ref(), bytes, source).await {
+                    let alive = enqueue(queue.as_ref(), bytes, source).await;
+                    if !alive {
                         return;
                     }
                 }
                 Some(exec_input::Event::StdinClosed(_)) => {
-                    if terminal && !enqueue(queue.as_ref(), vec![END_OF_FILE], source).await {
+                    let alive = !terminal || enqueue(queue.as_ref(), vec![END_OF_FILE], source).await;
+                    if !alive {
                         return;
                     }
                     queue = None;
@@ -260,10 +266,13 @@ async fn pump(
         };
         let Ok(length @ 1..) = read else { return Ok(()) };
         let bytes = buffer[..length].to_vec();
-        send(sink, match output {
-            Output::Stdout => exec_output::Event::Stdout(bytes),
-            Output::Stderr => exec_output::Event::Stderr(bytes),
-        })
+        send(
+            sink,
+            match output {
+                Output::Stdout => exec_output::Event::Stdout(bytes),
+                Output::Stderr => exec_output::Event::Stderr(bytes),
+            },
+        )
         .await?;
         if left == 0 {
             return Ok(());
