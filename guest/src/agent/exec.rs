@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hearth_proto::guest::v1::{ExecInput, ExecOutput, Exited, OpenExec, Process, WindowSize};
 use hearth_proto::guest::v1::{exec_input, exec_output, open_exec};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Mutex, mpsc, watch};
@@ -29,6 +30,8 @@ const PIPE: libc::c_int = 1 << 20;
 const WAITING: usize = 8;
 /// How often a connection is looked at whose input waits.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long the host has to take the last message and to close the connection.
+const LINGER: Duration = Duration::from_secs(30);
 /// What "no more input" is on a terminal: its end-of-file character (termios(3), VEOF).
 const END_OF_FILE: u8 = 4;
 
@@ -94,7 +97,12 @@ pub(super) async fn serve(agent: &Agent, plan: Plan, connection: UnixStream) -> 
         Ok(None) => return Ok(()), // the connection has ended
         Err(refusal) => exec_output::Event::Failed(refusal.into()),
     };
-    send(&sink, event).await
+    send(&sink, event).await?;
+    sink.lock().await.shutdown().await?;
+    // The host may still send input. Were the connection closed meanwhile, it would be reset, and the last message lost.
+    let discard = async { while source.read(&mut [0; 4096]).await.is_ok_and(|length| length > 0) {} };
+    let _ = tokio::time::timeout(LINGER, discard).await;
+    Ok(())
 }
 
 async fn run(

@@ -14,6 +14,7 @@
 mod archives;
 mod container;
 mod hooks;
+mod identity;
 mod logs;
 mod probe;
 mod processes;
