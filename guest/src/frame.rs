@@ -77,10 +77,7 @@ pub fn append(buffer: &mut Vec<u8>, message: &impl Message) -> Result<(), FrameE
 ///
 /// # Errors
 /// [`FrameError`]; unless the message is too long, nothing more can be written to the connection.
-pub async fn write(
-    sink: &mut (impl AsyncWrite + Unpin),
-    message: &impl Message,
-) -> Result<(), FrameError> {
+pub async fn write(sink: &mut (impl AsyncWrite + Unpin), message: &impl Message) -> Result<(), FrameError> {
     let mut bytes = Vec::new();
     append(&mut bytes, message)?;
     sink.write_all(&bytes).await?;

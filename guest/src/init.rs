@@ -93,7 +93,8 @@ fn load_modules() -> io::Result<()> {
             let file = File::open(Path::new("/").join(path))?;
             let (parameters, flags) = (c"".as_ptr(), 0);
             // SAFETY: the pointer is to a constant string.
-            let loaded = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), parameters, flags) };
+            let loaded =
+                unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), parameters, flags) };
             check_long(loaded).map(drop)
         };
         match load() {

@@ -32,6 +32,9 @@ fn run() -> io::Result<Infallible> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let agent = Agent::new("/proc/self/exe".into(), Scope::All)?;
+        if let Err(error) = agent.open_services() {
+            init::console(&format!("hearth-guest: no metadata service and no DNS: {error}"));
+        }
         let listener = Listener::bind(agent::PORT)?;
         init::console(init::READY_LINE);
         agent.serve(listener).await;

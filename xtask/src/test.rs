@@ -17,7 +17,7 @@ use crate::toolchain::{self, Cross, Link, TARGET};
 use crate::tools::Tool;
 
 /// The packages with code that only aarch64 compiles.
-const CROSS_PACKAGES: [&str; 2] = ["hearth-vmm", "hearth-test-guest"];
+const CROSS_PACKAGES: [&str; 3] = ["hearth-guest", "hearth-vmm", "hearth-test-guest"];
 /// Tells tests to take their time.
 const FULL: &str = "HEARTH_FULL";
 /// Tells tests that every wall of the jail must hold here, and that none may be skipped.
@@ -99,7 +99,12 @@ impl Options {
             parts.add_file_system(cache)?;
             parts.build(cache, cross, "metal", ("hearth-vmm", Executable::Test("jail")), "jail")?;
             parts.build(cache, cross, "metal", ("hearth-vmm", Executable::Test("e2e")), "e2e")?;
+<<<<<<< HEAD
             parts.build(cache, cross, "metal", ("hearth-host", Executable::Test("network")), NETWORK)
+=======
+            parts.add_guest_os(cache, cross, "metal")?;
+            parts.build(cache, cross, "metal", ("hearth-guest", Executable::Test("e2e")), "guest-e2e")
+>>>>>>> guest
         })?;
         let processors = if metal::kvm_is_usable() {
             vec![("this machine", Cpu::NeoverseN1)]
@@ -112,6 +117,7 @@ impl Options {
             steps
                 .run(&format!("jail on the metal ({name})"), || self.on_metal(cache, &parts, cpu, "jail"))?;
             steps.run(&format!("end-to-end tests ({name})"), || self.on_metal(cache, &parts, cpu, "e2e"))?;
+            steps.run(&format!("guest OS ({name})"), || self.on_metal(cache, &parts, cpu, "guest-e2e"))?;
         }
         Ok(())
     }

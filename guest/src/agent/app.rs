@@ -59,9 +59,9 @@ impl Agent {
         let nofile = if request.nofile == 0 { NOFILE } else { request.nofile.min(NOFILE_RAISED) };
         let all_capabilities = request.all_capabilities;
         let container = Container { namespaces, terminals, all_capabilities, nofile };
-        let mut state = self.state();
-        state.container = Some(Arc::new(container));
-        state.network = request.network;
+        self.state().container = Some(Arc::new(container));
+        self.set_network(request.network);
+        self.metadata.set_metadata(request.metadata.unwrap_or_default());
         Ok(())
     }
 

@@ -40,7 +40,10 @@ impl Agent {
                 hooks::call(request, &self.app_hosts()).await.map(Answer::Hook)
             }
             Some(Operation::Identify(request)) => self.identify(request).await.map(done),
-            Some(Operation::SetCredentials(request)) => self.set_credentials(request).map(done),
+            Some(Operation::SetCredentials(request)) => {
+                self.set_credentials(request);
+                Ok(done(()))
+            }
             Some(Operation::Quiesce(request)) => machine::quiesce(&request).await.map(Answer::Quiesced),
             Some(Operation::PowerOff(_)) => self.stop_everything().await.map(done),
             None => Err(Refusal::invalid("the request is none that this agent knows")),

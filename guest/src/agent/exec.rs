@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hearth_proto::guest::v1::{ExecInput, ExecOutput, Exited, OpenExec, Process, WindowSize};
 use hearth_proto::guest::v1::{exec_input, exec_output, open_exec};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Mutex, mpsc, watch};
@@ -29,6 +30,8 @@ const PIPE: libc::c_int = 1 << 20;
 const WAITING: usize = 8;
 /// How often a connection is looked at whose input waits.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long the host has to take the last message and to close the connection.
+const LINGER: Duration = Duration::from_secs(30);
 /// What "no more input" is on a terminal: its end-of-file character (termios(3), VEOF).
 const END_OF_FILE: u8 = 4;
 
@@ -94,7 +97,12 @@ pub(super) async fn serve(agent: &Agent, plan: Plan, connection: UnixStream) -> 
         Ok(None) => return Ok(()), // the connection has ended
         Err(refusal) => exec_output::Event::Failed(refusal.into()),
     };
-    send(&sink, event).await
+    send(&sink, event).await?;
+    sink.lock().await.shutdown().await?;
+    // The host may still send input. Were the connection closed meanwhile, it would be reset, and the last message lost.
+    let discard = async { while source.read(&mut [0; 4096]).await.is_ok_and(|length| length > 0) {} };
+    let _ = tokio::time::timeout(LINGER, discard).await;
+    Ok(())
 }
 
 async fn run(
@@ -106,8 +114,7 @@ async fn run(
     let container = &plan.container;
     match plan.what {
         What::Process { process, app, terminal, privileged } => {
-            let mut job =
-                container.run_job(Some(process), false, privileged || container.all_capabilities);
+            let mut job = container.run_job(Some(process), false, privileged || container.all_capabilities);
             job.terminal = terminal.is_some();
             let (streams, ends) = match &terminal {
                 Some(size) => terminal_streams(container, size).or_refuse(|| "making a terminal")?,
@@ -133,7 +140,12 @@ async fn run(
 }
 
 /// Passes input and output on until the process has ended. Kills it when the connection ends before; then there is no result.
-async fn attend(started: &mut Started, ends: Ends, source: &mut OwnedReadHalf, sink: &Sink) -> Option<Exited> {
+async fn attend(
+    started: &mut Started,
+    ends: Ends,
+    source: &mut OwnedReadHalf,
+    sink: &Sink,
+) -> Option<Exited> {
     let (stop, _) = watch::channel(false);
     let (lost, mut is_lost) = mpsc::channel(1);
     let pumps: Vec<JoinHandle<()>> = ends
@@ -183,12 +195,14 @@ async fn pass_input(pid: libc::pid_t, ends: Ends, source: &mut OwnedReadHalf) {
         while let Ok(Some(input)) = frame::read::<ExecInput>(source).await {
             match input.event {
                 Some(exec_input::Event::Stdin(bytes)) => {
-                    if !enqueue(queue.as_ref(), bytes, source).await {
+                    let alive = enqueue(queue.as_ref(), bytes, source).await;
+                    if !alive {
                         return;
                     }
                 }
                 Some(exec_input::Event::StdinClosed(_)) => {
-                    if terminal && !enqueue(queue.as_ref(), vec![END_OF_FILE], source).await {
+                    let alive = !terminal || enqueue(queue.as_ref(), vec![END_OF_FILE], source).await;
+                    if !alive {
                         return;
                     }
                     queue = None;
@@ -260,10 +274,13 @@ async fn pump(
         };
         let Ok(length @ 1..) = read else { return Ok(()) };
         let bytes = buffer[..length].to_vec();
-        send(sink, match output {
-            Output::Stdout => exec_output::Event::Stdout(bytes),
-            Output::Stderr => exec_output::Event::Stderr(bytes),
-        })
+        send(
+            sink,
+            match output {
+                Output::Stdout => exec_output::Event::Stdout(bytes),
+                Output::Stderr => exec_output::Event::Stderr(bytes),
+            },
+        )
         .await?;
         if left == 0 {
             return Ok(());

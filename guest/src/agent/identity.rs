@@ -2,15 +2,16 @@
 
 use std::fs::File;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
-use std::sync::Arc;
 
-use hearth_proto::guest::v1::{Identify, SetCredentials};
+use hearth_proto::guest::v1::{Identify, Network, SetCredentials};
 
 use super::Agent;
 use crate::container::prepare::set_hostname;
 use crate::refusal::{Context as _, Refusal};
 use crate::system::{check, namespaces, netlink};
+use crate::{dns, metadata};
 
 /// Bytes of entropy that may come, as the protocol says.
 const ENTROPY: std::ops::RangeInclusive<usize> = 32..=512;
@@ -29,7 +30,7 @@ struct Entropy {
 
 impl Agent {
     /// Makes the guest the one that the host says.
-    pub(super) async fn identify(self: &Arc<Self>, request: Identify) -> Result<(), Refusal> {
+    pub(super) async fn identify(&self, request: Identify) -> Result<(), Refusal> {
         let _making = self.making.lock().await;
         // First what others see of time and chance, then whom they talk to.
         if request.wall_clock_ns != 0 {
@@ -46,24 +47,47 @@ impl Agent {
             });
             named.or_refuse(|| "entering the container")??;
         }
+        reset_connections().or_refuse(|| "resetting TCP connections to other hosts")?;
         if let Some(network) = request.network {
             let known = self.state().network.clone();
             if known.as_ref() != Some(&network) {
                 netlink::configure_card(&network)?;
-                self.state().network = Some(network);
+                self.set_network(Some(network));
             }
         }
+        if let Some(metadata) = request.metadata {
+            self.metadata.set_metadata(metadata);
+        }
+        self.metadata.set_id(request.microvm_id);
+        self.metadata.set_credentials(request.credentials);
         Ok(())
     }
 
     /// Takes the credentials that the metadata service serves.
-    pub(super) fn set_credentials(&self, _request: SetCredentials) -> Result<(), Refusal> {
-        Ok(())
+    pub(super) fn set_credentials(&self, request: SetCredentials) {
+        self.metadata.set_credentials(request.credentials);
+    }
+
+    /// Remembers how the network card is configured.
+    pub(super) fn set_network(&self, network: Option<Network>) {
+        let address = network.as_ref().and_then(|network| netlink::parse_address(&network.address).ok());
+        self.metadata.set_address(address.map(|(address, _)| address));
+        self.state().network = network;
     }
 }
 
+/// Ends the connections to other hosts: those know nothing of this guest any more. What goes over loopback, to the guest's own
+/// addresses or to the agent's services lives on.
+fn reset_connections() -> io::Result<()> {
+    let is_local =
+        |address: IpAddr| address.is_loopback() || address == metadata::ADDRESS || address == dns::ADDRESS;
+    let is_foreign = |source, destination| !is_local(destination) && source != destination;
+    netlink::Connections::open()?.reset(is_foreign).map(drop)
+}
+
 fn set_clock(nanoseconds: u64) -> Result<(), Refusal> {
-    let too_late = || Refusal::invalid(format!("{nanoseconds} ns since 1970 is no time that this guest can have"));
+    let too_late =
+        || Refusal::invalid(format!("{nanoseconds} ns since 1970 is no time that this guest can have"));
     let time = libc::timespec {
         tv_sec: libc::time_t::try_from(nanoseconds / 1_000_000_000).map_err(|_| too_late())?,
         tv_nsec: libc::c_long::try_from(nanoseconds % 1_000_000_000).map_err(|_| too_late())?,

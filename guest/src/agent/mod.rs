@@ -9,6 +9,7 @@
 //!                                  ├── exec      a process beside the app, or a tar archive
 //!                                  ├── logs      records of the app's lines
 //!                                  └── dns       queries of the stub
+//!   beside it: the metadata service and the DNS stub, which the app reaches over TCP and UDP
 //! ```
 
 mod app;
@@ -26,13 +27,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hearth_proto::guest::v1::{Exited, Network};
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 
 use crate::container::spawn::{Namespaces, Spawner};
-use crate::logs;
 use crate::refusal::Refusal;
 use crate::system::netlink;
 use crate::system::reaper::{Reaper, Scope};
+use crate::{dns, logs, metadata};
 
 /// Port of the agent, on vsock.
 pub const PORT: u32 = 1024;
@@ -50,6 +52,8 @@ const NOFILE_RAISED: u64 = 1 << 20;
 pub struct Agent {
     spawner: Spawner,
     logs: Arc<logs::Ring>,
+    metadata: Arc<metadata::Store>,
+    dns: Arc<dns::Hub>,
     state: Mutex<State>,
     /// Held while the container or the app is being made, so that each is made once.
     making: tokio::sync::Mutex<()>,
@@ -88,8 +92,24 @@ impl Agent {
     pub fn new(program: PathBuf, scope: Scope) -> std::io::Result<Arc<Self>> {
         let spawner = Spawner { program, reaper: Reaper::start(scope)? };
         let logs = Arc::new(logs::Ring::default());
+        let (metadata, dns) = (Arc::default(), Arc::default());
         let (state, making) = (Mutex::default(), tokio::sync::Mutex::default());
-        Ok(Arc::new(Self { spawner, logs, state, making }))
+        Ok(Arc::new(Self { spawner, logs, metadata, dns, state, making }))
+    }
+
+    /// Opens the metadata service and the DNS stub for the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// What the kernel said; apps go without both then.
+    pub fn open_services(&self) -> std::io::Result<()> {
+        let sockets = metadata::network::open()?;
+        let metadata = TcpListener::from_std(sockets.metadata)?;
+        tokio::spawn(metadata::serve(metadata, Arc::clone(&self.metadata)));
+        let udp = UdpSocket::from_std(sockets.dns_udp)?;
+        tokio::spawn(dns::serve_udp(udp, Arc::clone(&self.dns)));
+        let tcp = TcpListener::from_std(sockets.dns_tcp)?;
+        tokio::spawn(dns::serve_tcp(tcp, Arc::clone(&self.dns)));
+        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -65,8 +65,13 @@ impl Agent {
                 accept(&mut connection).await?;
                 shipping::serve(&self.logs, &open, connection).await
             }
-            Some(open::Kind::Dns(_)) => refuse(&mut connection, Refusal::invalid("not yet")).await,
-            None => refuse(&mut connection, Refusal::invalid("Open is for nothing that this agent knows")).await,
+            Some(open::Kind::Dns(_)) => {
+                accept(&mut connection).await?;
+                self.dns.serve(connection).await
+            }
+            None => {
+                refuse(&mut connection, Refusal::invalid("Open is for nothing that this agent knows")).await
+            }
         }
     }
 }

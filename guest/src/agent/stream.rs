@@ -29,7 +29,9 @@ pub(super) async fn connect(agent: &Agent, open: &OpenStream) -> Result<TcpStrea
             let message = format!("nobody listens on port {port} of the app");
             return Err(Refusal { code: FailureCode::Refused, message });
         }
-        Ok(Err(error)) => return Err(Refusal::system(format!("connecting to port {port} of the app"), &error)),
+        Ok(Err(error)) => {
+            return Err(Refusal::system(format!("connecting to port {port} of the app"), &error));
+        }
         Err(_) => {
             let message = format!("port {port} of the app does not accept a connection within {patience} ms");
             return Err(Refusal { code: FailureCode::TimedOut, message });

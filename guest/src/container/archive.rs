@@ -74,7 +74,9 @@ fn unpack_entry(entry: &mut Entry<'_, impl Read>, folder: &Path) -> Result<(), R
     if kind == EntryType::Link {
         // A hard link has to replace what is there, like any other entry.
         let target = inside(&name).map(|name| folder.join(name));
-        if let Some(target) = target.filter(|target| fs::symlink_metadata(target).is_ok_and(|there| !there.is_dir())) {
+        if let Some(target) =
+            target.filter(|target| fs::symlink_metadata(target).is_ok_and(|there| !there.is_dir()))
+        {
             let parent = target.parent().and_then(|parent| fs::canonicalize(parent).ok());
             if parent.is_some_and(|parent| parent.starts_with(folder)) {
                 fs::remove_file(&target).or_refuse(|| format!("replacing {name:?}"))?;

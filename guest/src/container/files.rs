@@ -17,7 +17,8 @@ use crate::dns;
 pub fn write_missing(root: &Path, hostname: &str) -> io::Result<()> {
     let folder = root.join("etc");
     let resolver = format!("nameserver {}\n", dns::ADDRESS);
-    let hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n");
+    let hosts =
+        format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n");
     let hosts = if hostname == "localhost" { hosts.replace("127.0.1.1\tlocalhost\n", "") } else { hosts };
     let result = fs::create_dir_all(&folder).and_then(|()| {
         [("resolv.conf", resolver), ("hosts", hosts), ("hostname", format!("{hostname}\n"))]

@@ -25,7 +25,8 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 pub fn launch(job: &Run) -> Result<Infallible, Refusal> {
     let process = job.process.as_ref().ok_or_else(|| Refusal::invalid("there is no process to start"))?;
     let program = process.arguments.first().filter(|program| !program.is_empty());
-    let program = program.ok_or_else(|| Refusal::invalid("a process needs a program: `arguments` is empty"))?;
+    let program =
+        program.ok_or_else(|| Refusal::invalid("a process needs a program: `arguments` is empty"))?;
     // SAFETY: neither call takes a pointer.
     unsafe {
         libc::setsid(); // fails only where this process leads a session already
@@ -46,7 +47,8 @@ pub fn launch(job: &Run) -> Result<Infallible, Refusal> {
     let allowed = if job.all_capabilities { capabilities::ALL } else { capabilities::DEFAULT };
     capabilities::limit_to(allowed).or_refuse(|| "limiting capabilities")?;
     user.become_it().or_refuse(|| format!("becoming user {}", user.uid))?;
-    let environment_of = |environment: &[String]| environment.iter().map(c_string).collect::<io::Result<Vec<_>>>();
+    let environment_of =
+        |environment: &[String]| environment.iter().map(c_string).collect::<io::Result<Vec<_>>>();
     let arguments = process.arguments.iter().map(c_string).collect::<io::Result<Vec<_>>>();
     let arguments = arguments.map_err(|_| Refusal::invalid("an argument contains a zero byte"))?;
     let variables = environment_of(&environment)
@@ -74,7 +76,9 @@ fn search_path(environment: &[String]) -> &str {
 fn enter_folder(folder: &str) -> Result<(), Refusal> {
     let folder = if folder.is_empty() { "/" } else { folder };
     let entered = fs::create_dir_all(folder).and_then(|()| std::env::set_current_dir(folder));
-    entered.map_err(|error| Refusal::not_found(format!("the working directory {folder} cannot be entered: {error}")))
+    entered.map_err(|error| {
+        Refusal::not_found(format!("the working directory {folder} cannot be entered: {error}"))
+    })
 }
 
 /// Makes the terminal, which is stdin, the controlling one of this session, and the user's.
@@ -159,9 +163,9 @@ fn execute(program: &str, arguments: &[CString], environment: &[CString], path: 
         Some(error) if error.raw_os_error() == Some(libc::EACCES) => {
             Refusal::not_found(format!("{program:?} is no program that this user may execute: {error}"))
         }
-        Some(error) => {
-            Refusal::not_found(format!("{program:?} is there, but not the interpreter that it names: {error}"))
-        }
+        Some(error) => Refusal::not_found(format!(
+            "{program:?} is there, but not the interpreter that it names: {error}"
+        )),
         None if program.contains('/') => Refusal::not_found(format!("there is no program {program:?}")),
         None => Refusal::not_found(format!("there is no program {program:?} in PATH ({path})")),
     }

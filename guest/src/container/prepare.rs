@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use hearth_proto::guest::v1::RootDisk;
 use libc::{MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY};
 
-use super::job::Prepare;
 use super::files;
+use super::job::Prepare;
 use crate::refusal::{Context as _, Refusal};
 use crate::system::{c_string, check, mounts, namespaces};
 
@@ -169,9 +169,10 @@ fn disks() -> io::Result<Vec<(String, libc::dev_t)>> {
             continue;
         }
         let number = fs::read_to_string(format!("/sys/class/block/{name}/dev"))?;
-        let number = number.trim().split_once(':').and_then(|(major, minor)| {
-            Some(libc::makedev(major.parse().ok()?, minor.parse().ok()?))
-        });
+        let number = number
+            .trim()
+            .split_once(':')
+            .and_then(|(major, minor)| Some(libc::makedev(major.parse().ok()?, minor.parse().ok()?)));
         disks.extend(number.map(|number| (name, number)));
     }
     Ok(disks)
@@ -188,7 +189,9 @@ fn make_node(path: &str, mode: libc::mode_t, device: libc::dev_t) -> io::Result<
 fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(io::Error::other(format!("/{} is no folder", path.file_name().unwrap_or_default().display()))),
+        Ok(_) => {
+            Err(io::Error::other(format!("/{} is no folder", path.file_name().unwrap_or_default().display())))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => DirBuilder::new().mode(mode).create(path),
         Err(error) => Err(error),
     }

@@ -131,7 +131,9 @@ impl Started {
         }
         match Failure::decode(report.as_slice()) {
             Ok(failure) => Err(failure.into()),
-            Err(error) => Err(Refusal::system("starting a process for the container", &io::Error::other(error))),
+            Err(error) => {
+                Err(Refusal::system("starting a process for the container", &io::Error::other(error)))
+            }
         }
     }
 }

@@ -19,7 +19,8 @@ pub struct User {
     pub uid: u32,
     /// Primary group.
     pub gid: u32,
-    /// Supplementary groups.
+    /// Supplementary groups; the primary one is among them, so that giving it up gives up nothing that files refuse to
+    /// its members (CVE-2022-36109).
     pub groups: Vec<u32>,
     /// Home folder.
     pub home: String,
@@ -66,11 +67,14 @@ fn resolve(specification: &str, passwd: &str, group: &str) -> Result<User, Refus
             .ok_or_else(|| missing("group", name, "/etc/group", "create it in the Dockerfile"))?;
         user.groups.clear();
     }
+    user.groups.insert(0, user.gid);
     Ok(user)
 }
 
 fn missing(what: &str, name: &str, file: &str, remedy: &str) -> Refusal {
-    Refusal::not_found(format!("there is no {what} {name:?} in the container's {file}; {remedy}, or give a number"))
+    Refusal::not_found(format!(
+        "there is no {what} {name:?} in the container's {file}; {remedy}, or give a number"
+    ))
 }
 
 /// A name comes before a number, so that a user whose name is a number is found.
@@ -136,11 +140,12 @@ mod tests {
 
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nbroken\nweb:x:33:34:web:/srv/web:/bin/sh\n1000:x:5:6::/five:\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nbroken\nweb:x:33:34:web:/srv/web:/bin/sh\n1000:x:5:6::/five:\n";
     const GROUP: &str = "root:x:0:\nweb:x:34:\nlogs:x:40:web,root\nbroken:x\ndisk:x:6:daemon, web\n";
 
     fn user(uid: u32, gid: u32, groups: &[u32], home: &str) -> User {
-        User { uid, gid, groups: groups.to_vec(), home: home.to_string() }
+        User { uid, gid, groups: [&[gid], groups].concat(), home: home.to_string() }
     }
 
     #[test]

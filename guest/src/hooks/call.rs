@@ -52,12 +52,16 @@ impl Call<'_> {
         let stream = match connect(self.hosts, self.port).await {
             Ok(stream) => stream,
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Outcome::Refused,
-            Err(error) => return Outcome::Transport { what: format!("connecting: {error}"), any_byte: false },
+            Err(error) => {
+                return Outcome::Transport { what: format!("connecting: {error}"), any_byte: false };
+            }
         };
         let any_byte = Arc::new(AtomicBool::new(false));
         match self.exchange(Watched::new(stream, Arc::clone(&any_byte))).await {
             Ok(status) => Outcome::Status(status),
-            Err(error) => Outcome::Transport { what: chain(&error), any_byte: any_byte.load(Ordering::Relaxed) },
+            Err(error) => {
+                Outcome::Transport { what: chain(&error), any_byte: any_byte.load(Ordering::Relaxed) }
+            }
         }
     }
 

@@ -67,7 +67,8 @@ pub async fn call(request: CallHook, hosts: &[IpAddr]) -> Result<HookOutcome, Re
                 }
                 tokio::time::sleep_until(again).await;
             }
-            (Hook::Resume, Outcome::Refused | Outcome::Transport { any_byte: false, .. }) if attempts == 1 => {}
+            (Hook::Resume, Outcome::Refused | Outcome::Transport { any_byte: false, .. })
+                if attempts == 1 => {}
             _ => break tried,
         }
     };

@@ -111,7 +111,10 @@ async fn the_request_is_the_contracts() {
     assert_eq!(lines.pop().unwrap().as_bytes(), body);
     lines.sort_unstable();
     let host = format!("Host: localhost:{port}");
-    assert_eq!(lines, ["", "Connection: close", "Content-Length: 46", "Content-Type: application/json", &host]);
+    assert_eq!(
+        lines,
+        ["", "Connection: close", "Content-Length: 46", "Content-Type: application/json", &host]
+    );
 
     assert_eq!(run(Hook::Suspend, port, PATIENCE).await, (Status(200), 1));
     let seen = requests.recv().unwrap();
@@ -151,7 +154,8 @@ async fn a_hanging_handler_times_out_and_a_slow_body_does_not() {
         let (port, _requests) = serve(&[Script::Hang]);
         assert_eq!(run(hook, port, SHORT).await, (TIMED_OUT, 1), "{hook:?}");
     }
-    let (port, _requests) = serve(&[Script::AnswerAndHang("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nslow")]);
+    let (port, _requests) =
+        serve(&[Script::AnswerAndHang("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nslow")]);
     assert_eq!(run(Hook::Run, port, PATIENCE).await, (Status(200), 1));
     let (port, _requests) = serve(&[Script::AnswerAndHang("HTTP/1.1 20")]);
     assert_eq!(run(Hook::Run, port, SHORT).await, (TIMED_OUT, 1), "half a head is no answer");
@@ -204,7 +208,12 @@ async fn what_makes_no_sense_is_refused() {
         CallHook { port: 80, ..CallHook::default() },
         CallHook { hook: Hook::Run.into(), port: 0, ..CallHook::default() },
         CallHook { hook: Hook::Run.into(), port: 65_536, ..CallHook::default() },
-        CallHook { hook: Hook::Run.into(), port: 80, content_type: "a\r\nb".to_string(), ..CallHook::default() },
+        CallHook {
+            hook: Hook::Run.into(),
+            port: 80,
+            content_type: "a\r\nb".to_string(),
+            ..CallHook::default()
+        },
     ] {
         assert!(call(request.clone(), &LOOPBACK).await.is_err(), "{request:?}");
     }

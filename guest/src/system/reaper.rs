@@ -105,6 +105,7 @@ mod tests {
     async fn how_children_end_is_told() {
         let reaper = Reaper::start(Scope::Own).unwrap();
         for (script, code, signal) in [("exit 7", 7, 0), ("kill -9 $$", 137, 9), ("exit 0", 0, 0)] {
+            #[expect(clippy::zombie_processes, reason = "the reaper waits for it")]
             let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
             let ended = reaper.watch(libc::pid_t::try_from(child.id()).unwrap()).await.unwrap();
             assert_eq!(ended, Exited { code, signal }, "{script}");

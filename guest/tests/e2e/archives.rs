@@ -43,12 +43,18 @@ fn an_archive_goes_in_and_comes_out_as_it_was() {
             let mut read = Vec::new();
             std::io::Read::read_to_end(&mut entry, &mut read).unwrap();
             assert!(read == content, "the large file has changed");
-            assert_eq!((entry.header().uid().unwrap(), entry.header().mode().unwrap() & 0o7777), (12, 0o4755));
+            assert_eq!(
+                (entry.header().uid().unwrap(), entry.header().mode().unwrap() & 0o7777),
+                (12, 0o4755)
+            );
         }
         names.push(name.trim_start_matches("./").to_string());
     }
     names.sort();
-    assert_eq!(names.iter().filter(|name| !name.is_empty() && *name != ".").collect::<Vec<_>>(), ["large", "small"]);
+    assert_eq!(
+        names.iter().filter(|name| !name.is_empty() && *name != ".").collect::<Vec<_>>(),
+        ["large", "small"]
+    );
     guest.power_off();
 }
 

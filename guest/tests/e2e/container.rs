@@ -8,9 +8,10 @@ use super::support::{Guest, Machine, Metal, process, shell};
 
 /// A field of `/proc/…/status`.
 fn field<'a>(status: &'a str, name: &str) -> &'a str {
-    status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t")).unwrap_or_else(|| {
-        panic!("there is no {name} in {status}")
-    })
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"))
+        .unwrap_or_else(|| panic!("there is no {name} in {status}"))
 }
 
 fn idle(all_capabilities: bool) -> Option<Guest> {
@@ -41,14 +42,25 @@ fn a_container_has_what_dockers_have_and_no_more() {
         assert_eq!(field(&status, set), expected, "{set}");
     }
     assert_eq!(guest.sh("cat /proc/1/cmdline | tr '\\0' ' '"), "sleep 1000000 ", "the app is PID 1");
-    assert_eq!(guest.sh("cat /proc/1/limits | grep 'open files' | tr -s ' '"), "Max open files 1024 1024 files \n");
-    assert_eq!(guest.sh("ls /dev | tr '\\n' ' '"), "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero ");
+    assert_eq!(
+        guest.sh("cat /proc/1/limits | grep 'open files' | tr -s ' '"),
+        "Max open files 1024 1024 files \n"
+    );
+    assert_eq!(
+        guest.sh("ls /dev | tr '\\n' ' '"),
+        "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero "
+    );
     assert_eq!(guest.sh("df -k /dev/shm | awk 'END { print $2 }'"), "65536\n");
     assert_eq!(guest.sh("stat -c '%a %t,%T' /dev/null /dev/pts/ptmx"), "666 1,3\n666 5,2\n");
     assert_eq!(guest.sh("hostname; cat /etc/hostname"), "localhost\nlocalhost\n");
     assert_eq!(guest.sh("cat /etc/resolv.conf"), "nameserver 169.254.53.53\n");
     assert_eq!(guest.sh("mount | awk '{ print $3 }' | head -1; ls / | grep -c -e '^init$'; true"), "/\n0\n");
-    for refused in ["mknod /dev/x b 254 0", "mount -t tmpfs none /tmp", "echo 1 > /proc/sys/kernel/panic", "touch /sys/x"] {
+    for refused in [
+        "mknod /dev/x b 254 0",
+        "mount -t tmpfs none /tmp",
+        "echo 1 > /proc/sys/kernel/panic",
+        "touch /sys/x",
+    ] {
         let finished = guest.run(shell(refused));
         // Docker's set has mknod; but whatever a node is, there is nothing to open behind it that matters here.
         let made_a_node = refused.starts_with("mknod");
@@ -97,7 +109,8 @@ fn the_app_is_the_user_with_the_folder_and_the_variables_that_it_asks_for() {
     let mut machine = Machine::new(&metal);
     machine.configure.hostname = "box".to_string();
     let mut guest = machine.boot();
-    let script = "id; pwd; env | sort; hostname; cat /proc/self/status; echo to stdout > /dev/stdout; touch here";
+    let script =
+        "id; pwd; env | sort; hostname; cat /proc/self/status; echo to stdout > /dev/stdout; touch here";
     let app = Process {
         environment: vec!["B=2".to_string(), "A=1 1".to_string()],
         working_directory: "/made/on/the/way".to_string(),
@@ -116,11 +129,10 @@ fn the_app_is_the_user_with_the_folder_and_the_variables_that_it_asks_for() {
     assert_eq!(guest.wait_app().code, 0);
     let mut logs = guest.logs(0);
     let last = guest.status().last_log;
-    let lines: Vec<_> =
-        (0..last).map(|_| String::from_utf8(logs.next().line).unwrap()).collect();
+    let lines: Vec<_> = (0..last).map(|_| String::from_utf8(logs.next().line).unwrap()).collect();
     let text = lines.join("\n");
     for line in [
-        "uid=33(web) gid=34(web) groups=40(logs),34(web)",
+        "uid=33(web) gid=34(web) groups=34(web),40(logs)",
         "/made/on/the/way",
         "A=1 1",
         "B=2",
@@ -162,7 +174,10 @@ fn changes_stay_in_memory_where_the_disk_cannot_be_written() {
     machine.configure.root.as_mut().unwrap().overlay_in_memory = true;
     let mut guest = machine.boot();
     guest.start_idle();
-    assert_eq!(guest.sh("echo new > /bin/new && cat /bin/new && rm /etc/passwd && ls /etc/passwd || true"), "new\n");
+    assert_eq!(
+        guest.sh("echo new > /bin/new && cat /bin/new && rm /etc/passwd && ls /etc/passwd || true"),
+        "new\n"
+    );
     assert_eq!(guest.sh("mount | grep ' on / '  | cut -d' ' -f5"), "overlay\n");
     guest.power_off();
 }

@@ -50,7 +50,7 @@ fn streams_reach_the_app_and_end_by_halves() {
     let Some(metal) = Metal::find() else { return };
     let mut guest = Machine::new(&metal).boot();
     let connect = |guest: &Guest, port| guest.open(open::Kind::Stream(OpenStream { port, timeout_ms: 0 }));
-    guest.start(shell("nc -lk -p 8080 -e sh -c 'sort; echo over'"));
+    guest.start(shell("echo 'sort; echo over' > /serve; while true; do nc -l -p 8080 -e sh /serve; done"));
     // It listens once a connection succeeds.
     let stream = loop {
         match connect(&guest, 8080) {

@@ -35,7 +35,20 @@ impl Message {
 
     /// `struct rtmsg` of an IPv4 route.
     pub(super) fn route(&mut self, prefix: u8, table: u8, protocol: u8, scope: u8, kind: u8) {
-        self.bytes.extend_from_slice(&[super::AF_INET, prefix, 0, 0, table, protocol, scope, kind, 0, 0, 0, 0]);
+        self.bytes.extend_from_slice(&[
+            super::AF_INET,
+            prefix,
+            0,
+            0,
+            table,
+            protocol,
+            scope,
+            kind,
+            0,
+            0,
+            0,
+            0,
+        ]);
     }
 
     /// A structure as it is.

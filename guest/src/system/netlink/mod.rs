@@ -1,5 +1,6 @@
 //! Network devices, addresses and routes (rtnetlink(7)).
 
+mod connections;
 mod message;
 mod socket;
 
@@ -11,6 +12,7 @@ use std::os::fd::AsFd;
 use hearth_proto::guest::v1::Network;
 
 use crate::refusal::{Context as _, Refusal};
+pub use connections::Connections;
 use message::{Message, attributes, u32_at};
 use socket::Socket;
 

@@ -51,7 +51,9 @@ impl Socket {
             let length = unsafe { libc::recv(descriptor, packet.as_mut_ptr().cast(), packet.len(), 0) };
             let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
             let mut rest = packet.get(..length).unwrap_or_default();
-            while let (Some(size), Some(kind), Some(sequence)) = (u32_at(rest, 0), u16_at(rest, 4), u32_at(rest, 8)) {
+            while let (Some(size), Some(kind), Some(sequence)) =
+                (u32_at(rest, 0), u16_at(rest, 4), u32_at(rest, 8))
+            {
                 let size = usize::try_from(size).unwrap_or(usize::MAX);
                 let Some(body) = rest.get(HEADER..size) else { break };
                 if sequence == self.sequence {

@@ -78,3 +78,34 @@ fn only_addresses_with_a_prefix_are_parsed() {
         assert!(parse_address(text).is_err(), "{text:?}");
     }
 }
+
+#[test]
+fn only_connections_that_are_meant_are_reset() {
+    use std::io::{Read as _, Write as _};
+    in_a_namespace(|| {
+        let mut routes = Routes::open()?;
+        let loopback = device("lo")?;
+        routes.bring_up(loopback, 0)?;
+        let (far, near) = (Ipv4Addr::new(10, 7, 0, 1), Ipv4Addr::LOCALHOST);
+        routes.add_address(loopback, far, 32)?;
+        let connect = |address: Ipv4Addr| -> io::Result<_> {
+            let listener = TcpListener::bind((address, 0))?;
+            let client = TcpStream::connect(listener.local_addr()?)?;
+            Ok((client, listener.accept()?.0))
+        };
+        let (mut ended, _peer) = connect(far)?;
+        let (mut client, mut server) = connect(near)?;
+        match Connections::open()?.reset(|_, destination| destination == far) {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                eprintln!("skipped: this kernel cannot end connections");
+                return Ok(());
+            }
+            // Both ends are here, and one ends the other.
+            count => assert!((1..=2).contains(&count?)),
+        }
+        assert!(ended.read(&mut [0]).is_err());
+        server.write_all(b"x")?;
+        client.read_exact(&mut [0])?;
+        Ok(())
+    });
+}

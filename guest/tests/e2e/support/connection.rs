@@ -21,11 +21,16 @@ pub(crate) struct Connection(pub(crate) UnixStream);
 impl Connection {
     /// Opens one.
     pub(crate) fn open(vmm: &Vmm, kind: open::Kind) -> Result<Self, Failure> {
+        Self::open_version(vmm, hearth_guest::agent::PROTOCOL_VERSION, kind)
+    }
+
+    /// Opens one in this version of the protocol.
+    pub(crate) fn open_version(vmm: &Vmm, version: u32, kind: open::Kind) -> Result<Self, Failure> {
         let stream = vmm.client().vsock_connect(hearth_guest::agent::PORT).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         let mut connection = Self(stream);
-        connection.send(&Open { version: 1, kind: Some(kind) });
+        connection.send(&Open { version, kind: Some(kind) });
         match connection.receive::<Opened>().expect("no answer to Open").failure {
             Some(failure) => Err(failure),
             None => Ok(connection),

@@ -13,7 +13,7 @@ use hearth_proto::guest::v1::{
     WaitApp, WindowSize, open, open_exec,
 };
 use hearth_vmm::client::{Launch, Vmm};
-use hearth_vmm::config::{DiskConfig, DiskSource, MachineConfig, VsockConfig};
+use hearth_vmm::config::{DiskConfig, DiskSource, MachineConfig, NetConfig, VsockConfig};
 use tempfile::TempDir;
 
 use super::connection::{Connection, Exec, Finished, Logs};
@@ -22,6 +22,8 @@ use super::{Metal, PATIENCE};
 /// A machine to be.
 pub(crate) struct Machine {
     pub(crate) configure: Configure,
+    /// Its network card.
+    pub(crate) card: Option<NetConfig>,
     metal: Metal,
 }
 
@@ -42,7 +44,11 @@ impl Machine {
             file_system: "ext4".to_string(),
             overlay_in_memory: false,
         };
-        Self { configure: Configure { root: Some(disk), ..Configure::default() }, metal: metal.clone() }
+        Self {
+            configure: Configure { root: Some(disk), ..Configure::default() },
+            card: None,
+            metal: metal.clone(),
+        }
     }
 
     /// Boots it, and configures its container.
@@ -61,6 +67,7 @@ impl Machine {
         config.initramfs = Some(File::open(&self.metal.initramfs).unwrap());
         config.command_line = "console=ttyS0 quiet panic=-1 rcupdate.rcu_cpu_stall_suppress=1".to_string();
         config.rng = true;
+        config.nets.extend(self.card);
         let listener = UnixListener::bind(folder.path().join("vsock")).unwrap();
         config.vsock = Some(VsockConfig { guest_cid: 3, listener: Some(listener), broker: None });
         let (console, console_writer) = io::pipe().unwrap();
@@ -90,6 +97,11 @@ impl Guest {
     /// Opens a connection.
     pub(crate) fn open(&self, kind: open::Kind) -> Result<Connection, Failure> {
         Connection::open(&self.vmm, kind)
+    }
+
+    /// Opens a connection in another version of the protocol.
+    pub(crate) fn open_version(&self, version: u32, kind: open::Kind) -> Result<Connection, Failure> {
+        Connection::open_version(&self.vmm, version, kind)
     }
 
     /// Has the agent do something.
