@@ -76,11 +76,11 @@ fn fetch_as(cache: &Cache, pin: &str, resolve: impl Fn(&PrivateApt) -> Result<St
     Ok(Unpacked { version: format!("{package} {version}"), root })
 }
 
-<<<<<<< HEAD
 /// Whether the newest packages are asked for, rather than those that the cache has.
 pub(crate) fn newest_wanted() -> bool {
     env::var_os("HEARTH_REFRESH").is_some_and(|value| value == "1")
-=======
+}
+
 /// The packages `names` with all that they depend on, unpacked into one folder; their scripts are not run. `finish` does
 /// what those would, and is told apart by `recipe`.
 pub(crate) fn fetch_tree(
@@ -91,7 +91,7 @@ pub(crate) fn fetch_tree(
 ) -> Result<Unpacked> {
     let wanted = content_key(&[names.join(" ").as_bytes(), recipe.as_bytes()]);
     let pin_file = format!("apt/{SUITE}/pins/tree-{wanted}.json");
-    if env::var_os("HEARTH_REFRESH").is_none_or(|value| value != "1")
+    if !newest_wanted()
         && let Some(found) = pinned(cache, &pin_file)
     {
         return Ok(found);
@@ -133,7 +133,6 @@ pub(crate) fn fetch_tree(
     })?;
     cache.write_file(&pin_file, json!({ "package": "tree", "version": version }).to_string().as_bytes())?;
     Ok(Unpacked { version: format!("tree {version}"), root })
->>>>>>> net
 }
 
 fn pinned(cache: &Cache, pin_file: &str) -> Option<Unpacked> {

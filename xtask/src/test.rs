@@ -99,12 +99,9 @@ impl Options {
             parts.add_file_system(cache)?;
             parts.build(cache, cross, "metal", ("hearth-vmm", Executable::Test("jail")), "jail")?;
             parts.build(cache, cross, "metal", ("hearth-vmm", Executable::Test("e2e")), "e2e")?;
-<<<<<<< HEAD
-            parts.build(cache, cross, "metal", ("hearth-host", Executable::Test("network")), NETWORK)
-=======
+            parts.build(cache, cross, "metal", ("hearth-host", Executable::Test("network")), NETWORK)?;
             parts.add_guest_os(cache, cross, "metal")?;
             parts.build(cache, cross, "metal", ("hearth-guest", Executable::Test("e2e")), "guest-e2e")
->>>>>>> guest
         })?;
         let processors = if metal::kvm_is_usable() {
             vec![("this machine", Cpu::NeoverseN1)]

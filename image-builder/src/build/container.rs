@@ -191,12 +191,7 @@ impl Job<'_> {
             described.success("reading what the container image says")?.as_bytes(),
             self.request,
         )?;
-<<<<<<< HEAD
         let written = self.script(stage, DISK, &[DISK_ID], &mut |_, _| {}).await?;
-=======
-        let id = format!("48656172-7468-4d69-8372-{DISK_ID}0000", DISK_ID = DISK_ID.replace('-', ""));
-        let written = self.script(stage, DISK, &[&id], &mut |_, _| {}).await?;
->>>>>>> net
         if written.exit.code == FULL || is_full(&written.errors) {
             let size = self.request.memory.disk_bytes() >> 30;
             let detail = format!("the container's files do not fit the root disk of {size} GiB");

@@ -307,7 +307,9 @@ mod tests {
             (
                 Validate,
                 Outcome::Status(418),
-                Some("Validate hook check failed: the application returned a client error (HTTP 4xx) response"),
+                Some(
+                    "Validate hook check failed: the application returned a client error (HTTP 4xx) response",
+                ),
             ),
         ] {
             assert_eq!(reason(hook, outcome.clone()).await.as_deref(), expected, "{hook} {outcome:?}");

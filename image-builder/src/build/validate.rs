@@ -50,36 +50,6 @@ pub(super) async fn run(
     record(&stage, &mut control, &image.folder().join(SNAPSHOT)).await
 }
 
-<<<<<<< HEAD
-=======
-/// Who the clone is. Nobody sees it, and it lives for a moment.
-fn identity(
-    stage: &Stage,
-    request: &BuildRequest,
-    credentials: Option<proto::Credentials>,
-) -> Result<proto::Identify, BuildError> {
-    let entropy =
-        read_random().map_err(|error| BuildError::Platform(format!("reading /dev/urandom: {error}")))?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    Ok(proto::Identify {
-        microvm_id: "microvm-00000000-0000-4000-8000-000000000000".into(),
-        wall_clock_ns: u64::try_from(now).unwrap_or_default(),
-        entropy,
-        network: stage.guest_network(),
-        hostname: String::new(),
-        metadata: Some(request.platform.metadata()),
-        credentials,
-    })
-}
-
-fn read_random() -> std::io::Result<Vec<u8>> {
-    use std::io::Read as _;
-    let mut bytes = vec![0; 64];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes)
-}
-
->>>>>>> net
 async fn record(stage: &Stage, control: &mut Control, snapshot: &Path) -> Result<(), BuildError> {
     drain_logs(control).await?;
     let (client, to) = (stage.microvm().client().clone(), snapshot.join(WORKING_SET));

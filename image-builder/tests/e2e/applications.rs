@@ -62,7 +62,9 @@ async fn a_static_binary_becomes_an_image_and_microvms_go_on_where_it_was() {
     assert_eq!(run["runHookPayload"], "payload \"one\"");
     assert_eq!(run["microvmId"], one.id());
     let environment = ask(&other, "GET /environment").await.1;
-    for line in ["GREETING=hello", "AWS_LAMBDA_MICROVM_IMAGE_NAME=counter", "AWS_REGION=eu-west-1", "HOME=/root"] {
+    for line in
+        ["GREETING=hello", "AWS_LAMBDA_MICROVM_IMAGE_NAME=counter", "AWS_REGION=eu-west-1", "HOME=/root"]
+    {
         assert!(environment.lines().any(|found| found == line), "{line} in {environment}");
     }
     drop((one, other));
@@ -89,7 +91,10 @@ async fn a_python_application_becomes_an_image_and_keeps_its_notes() {
     assert!(!lines.iter().any(|line| line.ends_with("as user 0")), "USER was not heeded: {lines:?}");
 
     let trial = site.builder().try_out(&image, "", Told::default().sink()).await.unwrap();
-    assert!(ask(&trial, "GET /").await.1.contains("<title>Notes from a microVM</title>"), "made by the first stage");
+    assert!(
+        ask(&trial, "GET /").await.1.contains("<title>Notes from a microVM</title>"),
+        "made by the first stage"
+    );
     assert_eq!(ask(&trial, "POST /notes").await.0, 201);
     assert_eq!(ask(&trial, "GET /count").await.1, "1\n");
     drop(trial);

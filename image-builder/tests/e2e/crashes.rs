@@ -21,7 +21,17 @@ const SAMPLE: [&str; 3] = ["build the container image", "take the snapshot", "va
 
 fn start(site: &Site, out: &Path) -> Child {
     let mut command = Command::new(&site.metal.program);
-    command.args(["build", "--memory", "512", "--burst", "1", "--ready=60", "--validate=60", "--hooks-port", "8080"]);
+    command.args([
+        "build",
+        "--memory",
+        "512",
+        "--burst",
+        "1",
+        "--ready=60",
+        "--validate=60",
+        "--hooks-port",
+        "8080",
+    ]);
     command.arg("--artifact").arg(site.metal.examples.join("counter")).arg("--out").arg(out);
     command.arg("--catalogue").arg(&site.metal.catalogue).arg("--work").arg(site.work());
     command.arg("--vmm").arg(&site.metal.vmm).stderr(Stdio::piped()).stdout(Stdio::null());
@@ -37,7 +47,9 @@ async fn a_killed_builder_leaves_nothing_that_the_next_one_does_not_remove() {
         let mut builder = start(&site, &out);
         let lines = BufReader::new(builder.stderr.take().unwrap()).lines().map_while(Result::ok);
         let mut told = Vec::new();
-        let reached = lines.inspect(|line| told.push(line.clone())).any(|line| line.contains(step) && line.ends_with('…'));
+        let reached = lines
+            .inspect(|line| told.push(line.clone()))
+            .any(|line| line.contains(step) && line.ends_with('…'));
         builder.kill().unwrap();
         builder.wait().unwrap();
         assert!(reached, "never came to `{step}`: {told:#?}");

@@ -57,12 +57,14 @@ async fn an_app_that_fails_in_the_clone_fails_the_build_in_time() {
 async fn what_does_not_fit_the_root_disk_is_told_apart_from_other_failures() {
     let Some(site) = Site::new() else { return };
     // A file with a hole: it takes no time to make, and copies of it are as large as it says.
-    let context = site.dockerfile("large", "FROM hearth/debian:13\nRUN fallocate -l 9G /large\nCMD [\"/bin/true\"]\n");
+    let context =
+        site.dockerfile("large", "FROM hearth/debian:13\nRUN fallocate -l 9G /large\nCMD [\"/bin/true\"]\n");
     let mut request = site.request(&context, "large");
     request.egress = Egress::None;
     let (built, _) = site.build(&request).await;
     let error = built.unwrap_err();
-    let BuildError::Failed { reason: StateReason::Code(code) | StateReason::Detailed(code, _), .. } = &error else {
+    let BuildError::Failed { reason: StateReason::Code(code) | StateReason::Detailed(code, _), .. } = &error
+    else {
         panic!("{error}")
     };
     assert_eq!(*code, FailureCode::DiskStorageFull, "{error}");

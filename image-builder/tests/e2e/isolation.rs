@@ -55,7 +55,9 @@ async fn a_run_step_reaches_neither_the_host_nor_its_networks() {
     let address = own_address();
     let context = site.dockerfile(
         "probe",
-        &format!("FROM hearth/python:3.13\nCOPY probe.py /\nRUN python3 /probe.py {address} {port}\nRUN exit 1\n"),
+        &format!(
+            "FROM hearth/python:3.13\nCOPY probe.py /\nRUN python3 /probe.py {address} {port}\nRUN exit 1\n"
+        ),
     );
     std::fs::write(context.join("probe.py"), PROBE).unwrap();
     let request = site.request(&context, "probe");

@@ -13,7 +13,9 @@ use hearth_host::shape::{Burst, MemoryClass};
 use hearth_image_builder::artifact::{ArtifactConfig, Fetcher};
 use hearth_image_builder::build::event::Sink;
 use hearth_image_builder::build::settings::BuilderLimits;
-use hearth_image_builder::build::{BuildError, BuildRequest, Builder, Event, LogStream, Platform, Settings, Step, Trial};
+use hearth_image_builder::build::{
+    BuildError, BuildRequest, Builder, Event, LogStream, Platform, Settings, Step, Trial,
+};
 use hearth_image_builder::image::{HookSettings, Hooks, Image};
 use hearth_vmm::jail::JailConfig;
 use tempfile::TempDir;
@@ -75,7 +77,9 @@ impl Told {
     pub(crate) fn lines(&self, stream: LogStream) -> Vec<String> {
         let events = self.0.lock().unwrap();
         let lines = events.iter().filter_map(|event| match event {
-            Event::Log { stream: of, line, .. } if *of == stream => Some(String::from_utf8_lossy(line).into_owned()),
+            Event::Log { stream: of, line, .. } if *of == stream => {
+                Some(String::from_utf8_lossy(line).into_owned())
+            }
             _ => None,
         });
         lines.collect()
@@ -175,8 +179,9 @@ impl Site {
         };
         assert_eq!(left(&self.work().join("builds")), Vec::<PathBuf>::new());
         let networks = left(Path::new("/run/netns")).into_iter();
-        let networks: Vec<PathBuf> =
-            networks.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("hearth-")).collect();
+        let networks: Vec<PathBuf> = networks
+            .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("hearth-"))
+            .collect();
         assert_eq!(networks, Vec::<PathBuf>::new());
         assert_eq!(monitors(), 0, "monitors that nobody owns");
     }
