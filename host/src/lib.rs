@@ -5,9 +5,11 @@
 //! * [`network`] – a network namespace with a tap per microVM, and what may pass it
 //! * [`roles`] – which credentials a role ARN stands for
 //! * [`shape`] – memory, CPUs and disk of a memory class
+//! * [`tls`] – one TLS for all clients of this process
 
 pub mod agent;
 pub mod microvm;
 pub mod network;
 pub mod roles;
 pub mod shape;
+pub mod tls;

@@ -1,4 +1,6 @@
-//! `hearth-image-builder`: builds base images and images by hand.
+//! `hearth-image-builder`: builds base images and images by hand, and tries images out.
+
+mod cli;
 
 use std::process::ExitCode;
 
@@ -15,14 +17,22 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Task {
     Base(base::cli::Options),
+    Build(cli::build::Build),
+    Run(cli::run::Run),
+    Show(cli::show::Show),
 }
 
 fn main() -> ExitCode {
-    let Task::Base(options) = Arguments::parse().task;
-    match options.run() {
+    let done = match Arguments::parse().task {
+        Task::Base(options) => options.run().map_err(anyhow::Error::from),
+        Task::Build(build) => build.run(),
+        Task::Run(run) => run.run(),
+        Task::Show(show) => show.run(),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }

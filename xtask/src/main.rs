@@ -9,6 +9,7 @@ mod cpio;
 mod demo;
 mod file_system;
 mod fuzz;
+mod guest_root;
 mod kernel;
 mod metal;
 mod modules;

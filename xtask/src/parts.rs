@@ -15,6 +15,7 @@ use crate::cache::{Cache, RunFolder};
 use crate::command;
 use crate::cpio::Archive;
 use crate::file_system;
+use crate::guest_root;
 use crate::metal::{Job, Metal};
 use crate::toolchain::{Cross, Link, TARGET};
 
@@ -22,14 +23,19 @@ const VMM: &str = "hearth-vmm";
 const TEST_GUEST: &str = "hearth-test-guest";
 const E2FSCK: &str = "e2fsck";
 const EXT4_IMAGE: &str = "ext4.img";
+const GUEST: &str = "hearth-guest";
+const GUEST_OS: &str = "guest-os.cpio";
+const GUEST_ROOT: &str = "guest-root.img";
 /// What a job finds in its environment: the paths of those inputs that it has.
-const VARIABLES: [(&str, &str); 6] = [
+const VARIABLES: [(&str, &str); 8] = [
     ("HEARTH_VMM", VMM),
     ("HEARTH_GUEST_KERNEL", "Image"),
     ("HEARTH_GUEST_INITRD", "test-guest.cpio"),
     ("HEARTH_HOSTILE_IMAGE", "hostile.Image"),
     ("HEARTH_E2FSCK", E2FSCK),
     ("HEARTH_EXT4_IMAGE", EXT4_IMAGE),
+    ("HEARTH_GUEST_OS", GUEST_OS),
+    ("HEARTH_GUEST_ROOT", GUEST_ROOT),
 ];
 const HOSTILE_MANIFEST: &str = "vmm/hostile-guest/Cargo.toml";
 
@@ -105,6 +111,19 @@ impl Parts {
     pub(crate) fn add_file_system(&mut self, cache: &Cache) -> Result<()> {
         self.add(file_system::checker(cache)?, E2FSCK);
         self.add(file_system::image(cache)?, EXT4_IMAGE);
+        Ok(())
+    }
+
+    /// Adds what tests of the guest OS need: `guest-os.cpio`, whose init is the agent, and `guest-root.img`, a root disk.
+    pub(crate) fn add_guest_os(&mut self, cache: &Cache, cross: &Cross, profile: &str) -> Result<()> {
+        self.build(cache, cross, profile, (GUEST, Executable::Binary(GUEST)), GUEST)?;
+        if let Some((init, _)) = self.inputs.pop() {
+            command::run(cross.binutil("strip").arg(&init))?;
+            let archive = self.path(GUEST_OS);
+            fs::write(&archive, guest_initramfs(&fs::read(init)?)?)?;
+            self.add(archive, GUEST_OS);
+        }
+        self.add(guest_root::image(cache)?, GUEST_ROOT);
         Ok(())
     }
 

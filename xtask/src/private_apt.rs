@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, content_key};
 use crate::command;
 use crate::packages;
 use crate::progress;
@@ -79,6 +79,60 @@ fn fetch_as(cache: &Cache, pin: &str, resolve: impl Fn(&PrivateApt) -> Result<St
 /// Whether the newest packages are asked for, rather than those that the cache has.
 pub(crate) fn newest_wanted() -> bool {
     env::var_os("HEARTH_REFRESH").is_some_and(|value| value == "1")
+}
+
+/// The packages `names` with all that they depend on, unpacked into one folder; their scripts are not run. `finish` does
+/// what those would, and is told apart by `recipe`.
+pub(crate) fn fetch_tree(
+    cache: &Cache,
+    names: &[&str],
+    recipe: &str,
+    finish: impl FnOnce(&Path) -> Result<()>,
+) -> Result<Unpacked> {
+    let wanted = content_key(&[names.join(" ").as_bytes(), recipe.as_bytes()]);
+    let pin_file = format!("apt/{SUITE}/pins/tree-{wanted}.json");
+    if !newest_wanted()
+        && let Some(found) = pinned(cache, &pin_file)
+    {
+        return Ok(found);
+    }
+    let apt = PrivateApt::open(cache)?;
+    apt.update_if_old()?;
+    let install = |more: &[&str]| {
+        let mut install = apt.tool("apt-get");
+        install.args(["-qq", "-y", "--no-install-recommends"]).args(more).arg("install").args(names);
+        install
+    };
+    // One line for each archive, with name, version and checksum.
+    let archives = command::capture(&mut install(&["--print-uris"]))?;
+    let version = content_key(&[archives.as_bytes(), wanted.as_bytes()]);
+    let root = cache.artefact("debs", &artefact_key("tree", &version), |folder| {
+        let count = archives.lines().count();
+        progress::note(&format!(
+            "   downloading {} with what they need ({count} packages)",
+            names.join(", ")
+        ));
+        let downloaded = folder.join("archives");
+        fs::create_dir_all(downloaded.join("partial"))?;
+        let place = format!("Dir::Cache::archives={}/", downloaded.display());
+        let mut download = install(&["--download-only", "-o", &place]);
+        download.stdout(std::io::stderr());
+        if command::run(&mut download).is_err() {
+            // The mirror has moved on since the lists were read.
+            apt.update()?;
+            command::run(&mut download)?;
+        }
+        for entry in fs::read_dir(&downloaded)? {
+            let archive = entry?.path();
+            if archive.extension().is_some_and(|end| end == "deb") {
+                command::run(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(folder))?;
+            }
+        }
+        fs::remove_dir_all(downloaded)?;
+        finish(folder)
+    })?;
+    cache.write_file(&pin_file, json!({ "package": "tree", "version": version }).to_string().as_bytes())?;
+    Ok(Unpacked { version: format!("tree {version}"), root })
 }
 
 fn pinned(cache: &Cache, pin_file: &str) -> Option<Unpacked> {

@@ -17,11 +17,13 @@ use crate::toolchain::{self, Cross, Link, TARGET};
 use crate::tools::Tool;
 
 /// The packages with code that only aarch64 compiles.
-const CROSS_PACKAGES: [&str; 2] = ["hearth-vmm", "hearth-test-guest"];
+const CROSS_PACKAGES: [&str; 3] = ["hearth-guest", "hearth-vmm", "hearth-test-guest"];
 /// Tells tests to take their time.
 const FULL: &str = "HEARTH_FULL";
 /// Tells tests that every wall of the jail must hold here, and that none may be skipped.
 const ON_METAL: &str = "HEARTH_METAL";
+/// The tests of networks, which need Debian's programs.
+const NETWORK: &str = "network";
 const CARGO_DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
 
 /// Runs the checks: format, lints, unit tests, and end-to-end tests with real microVMs on the ARM64 metal.
@@ -96,17 +98,23 @@ impl Options {
             parts.build_all(cache, cross, "metal")?;
             parts.add_file_system(cache)?;
             parts.build(cache, cross, "metal", ("hearth-vmm", Executable::Test("jail")), "jail")?;
-            parts.build(cache, cross, "metal", ("hearth-vmm", Executable::Test("e2e")), "e2e")
+            parts.build(cache, cross, "metal", ("hearth-vmm", Executable::Test("e2e")), "e2e")?;
+            parts.build(cache, cross, "metal", ("hearth-host", Executable::Test("network")), NETWORK)?;
+            parts.add_guest_os(cache, cross, "metal")?;
+            parts.build(cache, cross, "metal", ("hearth-guest", Executable::Test("e2e")), "guest-e2e")
         })?;
         let processors = if metal::kvm_is_usable() {
             vec![("this machine", Cpu::NeoverseN1)]
         } else {
             vec![("Neoverse N1", Cpu::NeoverseN1), ("max", Cpu::Max)]
         };
+        // Nothing there depends on the processor.
+        steps.run("networks on the metal", || self.on_metal(cache, &parts, Cpu::NeoverseN1, NETWORK))?;
         for (name, cpu) in processors {
             steps
                 .run(&format!("jail on the metal ({name})"), || self.on_metal(cache, &parts, cpu, "jail"))?;
             steps.run(&format!("end-to-end tests ({name})"), || self.on_metal(cache, &parts, cpu, "e2e"))?;
+            steps.run(&format!("guest OS ({name})"), || self.on_metal(cache, &parts, cpu, "guest-e2e"))?;
         }
         Ok(())
     }
@@ -116,6 +124,7 @@ impl Options {
         let metal = Metal::open(cache)?;
         let mut job = Job::new(Action::Run(words(&metal.inputs().join(test), ["--test-threads=1"])));
         job.machine.cpu = cpu;
+        job.debian = test == NETWORK;
         parts.give(&metal, &mut job);
         job.environment.push((ON_METAL.into(), "1".into()));
         if self.full {

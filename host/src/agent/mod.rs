@@ -1,1 +1,194 @@
-//! The client of the agent inside a guest (`hearth-guest`).
+//! The client of the agent inside a guest (`hearth-guest`); the protocol is `agent.proto`.
+//!
+//! * [`control`] – requests and answers: configure, start, hooks, identity
+//! * [`exec`] – processes in the app's container, and files into and out of it
+//! * [`logs`] – what the app writes
+//! * [`names`] – queries of the guest's DNS stub
+//! * [`frame`] – messages on a stream
+
+pub mod control;
+pub mod exec;
+pub mod frame;
+pub mod logs;
+pub mod names;
+
+use std::io;
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_proto::guest::v1 as proto;
+use hearth_vmm::client::{Client, ClientError};
+use proto::open::Kind;
+use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep, timeout_at};
+
+pub use control::Control;
+use frame::{FrameError, receive, send};
+
+/// The agent's vsock port.
+pub const PORT: u32 = 1024;
+
+/// Version of the protocol.
+const VERSION: u32 = 1;
+
+/// How long to wait before a guest that boots is asked again.
+const BOOT_POLL: Duration = Duration::from_millis(5);
+
+/// Why the agent could not be asked, or did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The monitor gave no stream.
+    #[error("connecting to the guest's agent: {0}")]
+    Monitor(#[from] ClientError),
+    /// The connection broke.
+    #[error("{what}: {source}; the guest may have ended")]
+    Connection {
+        /// What was being done.
+        what: &'static str,
+        /// What happened.
+        source: FrameError,
+    },
+    /// The agent refused.
+    #[error("{message}")]
+    Refused {
+        /// The kind of refusal.
+        code: proto::FailureCode,
+        /// Why, and what to do.
+        message: String,
+    },
+    /// The agent answered something else than it was asked.
+    #[error(
+        "the guest's agent gave an answer that does not belong to the request; are guest and host of one release?"
+    )]
+    Confused,
+    /// The agent did not answer in time.
+    #[error("the guest's agent did not answer within {} s while {what}", limit.as_secs())]
+    TimedOut {
+        /// What was being done.
+        what: &'static str,
+        /// How long it had.
+        limit: Duration,
+    },
+    /// What was to be passed on could not be read or written on the host's side.
+    #[error("{what}: {source}")]
+    Host {
+        /// What was being done.
+        what: &'static str,
+        /// What the system answered.
+        source: io::Error,
+    },
+}
+
+impl From<proto::Failure> for AgentError {
+    fn from(failure: proto::Failure) -> Self {
+        Self::Refused { code: failure.code(), message: failure.message }
+    }
+}
+
+/// A way to a port of a guest.
+pub trait Dial: Send + Sync {
+    /// Opens a stream to the agent. It may take a moment until it is known whether anybody listens there.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    fn dial(&self) -> Result<StdStream, ClientError>;
+}
+
+impl Dial for Client {
+    fn dial(&self) -> Result<StdStream, ClientError> {
+        self.vsock_connect(PORT)
+    }
+}
+
+/// The agent of one guest. Copies are cheap and reach the same.
+#[derive(Clone)]
+pub struct Agent {
+    dial: Arc<dyn Dial>,
+}
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agent").finish_non_exhaustive()
+    }
+}
+
+impl Agent {
+    /// The agent at the other end of `dial`.
+    pub fn new(dial: impl Dial + 'static) -> Self {
+        Self { dial: Arc::new(dial) }
+    }
+
+    /// The agent in the guest of the monitor whose control socket is at `path`, on a connection of its own: a monitor that
+    /// is busy with another request (a snapshot, say) on another connection still answers here.
+    ///
+    /// # Errors
+    /// [`AgentError::Monitor`].
+    pub fn of_monitor(path: &Path) -> Result<Self, AgentError> {
+        Ok(Self::new(Client::connect(path)?))
+    }
+
+    /// Opens a connection of the kind `kind`.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn open(&self, kind: Kind) -> Result<UnixStream, AgentError> {
+        let dial = Arc::clone(&self.dial);
+        // The monitor answers at once, but a thread that waits for it must not be one of the runtime's.
+        let stream = tokio::task::spawn_blocking(move || dial.dial()).await;
+        let stream = stream.map_err(|error| AgentError::Host {
+            what: "connecting to the guest's agent",
+            source: io::Error::other(error),
+        })??;
+        let converted = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
+        let mut stream =
+            converted.map_err(|source| AgentError::Host { what: "using the stream to the guest", source })?;
+        let connection = |what| move |source| AgentError::Connection { what, source };
+        let open = proto::Open { version: VERSION, kind: Some(kind) };
+        send(&mut stream, &open).await.map_err(connection("greeting the guest's agent"))?;
+        let opened: proto::Opened =
+            receive(&mut stream).await.map_err(connection("waiting for the guest's agent"))?;
+        match opened.failure {
+            Some(failure) => Err(failure.into()),
+            None => Ok(stream),
+        }
+    }
+
+    /// A connection for requests.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn control(&self) -> Result<Control, AgentError> {
+        Ok(Control::new(self.open(Kind::Control(proto::OpenControl {})).await?))
+    }
+
+    /// Waits until the agent of a guest that boots, or was restored, takes requests.
+    ///
+    /// # Errors
+    /// [`AgentError::TimedOut`] after `limit`; [`AgentError::Monitor`] when the monitor has ended.
+    pub async fn wait_ready(&self, limit: Duration) -> Result<Control, AgentError> {
+        let end = Instant::now() + limit;
+        loop {
+            match timeout_at(end, self.control()).await {
+                Ok(Err(AgentError::Connection { .. })) if Instant::now() < end => sleep(BOOT_POLL).await,
+                Ok(Err(AgentError::Connection { .. })) | Err(_) => {
+                    return Err(AgentError::TimedOut { what: "the guest booted", limit });
+                }
+                Ok(result) => return result,
+            }
+        }
+    }
+
+    /// A TCP connection to a port of the app.
+    ///
+    /// # Errors
+    /// [`AgentError::Refused`] when nobody listens there.
+    pub async fn stream(&self, port: u16, timeout: Duration) -> Result<UnixStream, AgentError> {
+        let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        self.open(Kind::Stream(proto::OpenStream { port: port.into(), timeout_ms })).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

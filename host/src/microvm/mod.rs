@@ -1,1 +1,272 @@
 //! A monitor process with disks, network and agent, booted or restored.
+//!
+//! * [`trim`] – giving back what the guest does not use, before a snapshot
+//! * [`orphans`] – ending monitors whose controller was killed
+
+pub mod orphans;
+pub mod trim;
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hearth_proto::vmm::v1 as proto;
+use hearth_vmm::client::snapshot::{self, OpenError, TakeError};
+use hearth_vmm::client::{CONTROL_SOCKET, Client, ClientError, Launch, LaunchError, Vmm};
+use hearth_vmm::config::restore::RestoreClock;
+use hearth_vmm::config::{
+    BalloonConfig, ConfigError, DiskConfig, DiskSource, MachineConfig, NetConfig, VsockConfig,
+};
+use hearth_vmm::jail::JailConfig;
+
+use crate::agent::{Agent, AgentError};
+use crate::shape::Shape;
+
+/// What every guest's kernel is told. Clones of a snapshot wake up after any time, which its watchdogs take for a stall.
+pub const COMMAND_LINE: &str = "console=ttyS0 loglevel=4 panic=-1 reboot=k rcupdate.rcu_cpu_stall_suppress=1 \
+                                random.trust_cpu=on";
+
+/// Console output of a guest that is kept, in bytes: its kernel's last words.
+const CONSOLE_BYTES: u64 = 256 << 10;
+/// Files in a microVM's run directory.
+const CONSOLE: &str = "console.log";
+const MONITOR_LOG: &str = "monitor.log";
+const EXIT_REPORT: &str = "exit.json";
+/// Makes descriptors that record working sets (Linux, Documentation/admin-guide/mm/userfaultfd.rst).
+const USERFAULTFD: &str = "/dev/userfaultfd";
+/// The guest's context id. Each guest has its vsock device for itself, so all have the same.
+const GUEST_CID: u32 = 3;
+
+/// Why a microVM could not be made, or saved.
+#[derive(Debug, thiserror::Error)]
+pub enum MicrovmError {
+    /// A file of it.
+    #[error("{what} {path}: {source}")]
+    File {
+        /// What was being done.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the system answered.
+        source: io::Error,
+    },
+    /// The monitor process.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// The monitor refused.
+    #[error(transparent)]
+    Monitor(#[from] ClientError),
+    /// The machine makes no sense.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The snapshot cannot be restored.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The snapshot cannot be taken.
+    #[error(transparent)]
+    Take(#[from] TakeError),
+    /// The guest's agent.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// A task of this process died.
+    #[error("a thread of the program ended unexpectedly: {0}")]
+    Thread(String),
+}
+
+/// A network card, and the tap behind it.
+#[derive(Debug)]
+pub struct Card {
+    /// The tap, attached with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`.
+    pub tap: File,
+    /// Its hardware address in the guest.
+    pub mac: [u8; 6],
+    /// Its MTU, if another than 1,500.
+    pub mtu: Option<u16>,
+}
+
+/// A guest that is to boot.
+#[derive(Debug)]
+pub struct Boot {
+    /// An arm64 `Image`.
+    pub kernel: PathBuf,
+    /// With `hearth-guest` as its init.
+    pub initramfs: PathBuf,
+    /// Memory and CPUs.
+    pub shape: Shape,
+    /// Disks, `/dev/vda` first.
+    pub disks: Vec<DiskSource>,
+    /// The network card, if any.
+    pub card: Option<Card>,
+}
+
+/// A guest that is to be restored.
+#[derive(Debug)]
+pub struct Restore {
+    /// The folder of the snapshot.
+    pub snapshot: PathBuf,
+    /// Disks, as they were.
+    pub disks: Vec<DiskSource>,
+    /// The tap, where it had a network card.
+    pub tap: Option<File>,
+    /// Which time it wakes up to.
+    pub clock: RestoreClock,
+    /// Whether its working set is recorded, rather than brought in.
+    pub record: bool,
+}
+
+/// A monitor process, its guest and what is between this process and them. Dropping it kills both.
+#[derive(Debug)]
+pub struct Microvm {
+    folder: PathBuf,
+    vmm: Mutex<Vmm>,
+    client: Arc<Client>,
+    agent: Agent,
+}
+
+fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> MicrovmError {
+    let path = path.to_owned();
+    move |source| MicrovmError::File { what, path, source }
+}
+
+/// Opens a file for reading.
+///
+/// # Errors
+/// [`MicrovmError::File`].
+pub fn open(what: &'static str, path: &Path) -> Result<File, MicrovmError> {
+    File::open(path).map_err(file(what, path))
+}
+
+/// Makes an empty file that is not there yet, for reading and writing.
+///
+/// # Errors
+/// [`MicrovmError::File`].
+pub fn create(what: &'static str, path: &Path) -> Result<File, MicrovmError> {
+    File::options().create_new(true).read(true).write(true).open(path).map_err(file(what, path))
+}
+
+impl Microvm {
+    /// Starts a jailed monitor without a machine, with `folder` as its run directory.
+    ///
+    /// # Errors
+    /// [`MicrovmError`]; nothing is left behind but the folder.
+    pub fn start(binary: &Path, folder: &Path, jail: JailConfig) -> Result<Self, MicrovmError> {
+        fs::create_dir_all(folder).map_err(file("making the run directory", folder))?;
+        let path = folder.join(MONITOR_LOG);
+        let log = create("making the monitor's log", &path)?;
+        let vmm = Launch::new(binary, folder).jail(jail).stderr(Stdio::from(log)).start()?;
+        let socket = folder.join(CONTROL_SOCKET);
+        let (client, agent) = (Arc::new(Client::connect(&socket)?), Agent::of_monitor(&socket)?);
+        Ok(Self { folder: folder.to_owned(), vmm: Mutex::new(vmm), client, agent })
+    }
+
+    /// Builds a machine and boots it.
+    ///
+    /// # Errors
+    /// [`MicrovmError`].
+    pub fn boot(&self, boot: Boot) -> Result<(), MicrovmError> {
+        let disk = |source| DiskConfig { source, serial: String::new(), rate_limiter: None };
+        let net = |card: Card| NetConfig {
+            tap: card.tap,
+            mac: card.mac,
+            mtu: card.mtu,
+            receive_limiter: None,
+            transmit_limiter: None,
+        };
+        let config = MachineConfig {
+            vcpus: boot.shape.vcpus,
+            memory_mib: boot.shape.memory_mib,
+            initramfs: Some(open("opening the initramfs", &boot.initramfs)?),
+            command_line: COMMAND_LINE.to_owned(),
+            disks: boot.disks.into_iter().map(disk).collect(),
+            nets: boot.card.into_iter().map(net).collect(),
+            vsock: Some(VsockConfig { guest_cid: GUEST_CID, listener: None, broker: None }),
+            balloon: Some(BalloonConfig { target_mib: 0, free_page_reporting: true }),
+            rng: true,
+            console_output: Some(self.file(CONSOLE)?.into()),
+            console_max_bytes: CONSOLE_BYTES,
+            exit_report: Some(self.file(EXIT_REPORT)?.into()),
+            ..MachineConfig::new(open("opening the kernel", &boot.kernel)?)
+        };
+        config.validate()?;
+        self.client.create(config)?;
+        Ok(self.client.boot()?)
+    }
+
+    /// Builds the machine of a snapshot and lets it run.
+    ///
+    /// # Errors
+    /// [`MicrovmError`].
+    pub fn restore(&self, restore: Restore) -> Result<proto::Restored, MicrovmError> {
+        let mut config = snapshot::open(&restore.snapshot)?.into_config(restore.disks)?;
+        config.taps = restore.tap.into_iter().collect();
+        config.clock = restore.clock;
+        config.resume = true;
+        config.console_output = Some(self.file(CONSOLE)?.into());
+        config.console_max_bytes = CONSOLE_BYTES;
+        config.exit_report = Some(self.file(EXIT_REPORT)?.into());
+        if restore.record {
+            let device = File::options().read(true).write(true).open(USERFAULTFD);
+            let failed =
+                file("recording a working set takes Linux 6.1 and root: opening", Path::new(USERFAULTFD));
+            config.userfaultfd = Some(device.map_err(failed)?);
+            config.working_set = None;
+        }
+        Ok(self.client.restore(config)?)
+    }
+
+    fn file(&self, name: &str) -> Result<File, MicrovmError> {
+        create("making a file of the microVM", &self.folder.join(name))
+    }
+
+    /// The connection to the monitor.
+    #[must_use]
+    pub fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
+    /// The guest's agent.
+    #[must_use]
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// The run directory.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What the guest's kernel wrote to its console, and the monitor to its log: for explaining failures.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        let read = |name: &str| fs::read(self.folder.join(name)).unwrap_or_default();
+        let words = [read(CONSOLE), read(MONITOR_LOG)].concat();
+        String::from_utf8_lossy(&words).trim().to_owned()
+    }
+
+    /// Waits until the machine has ended; on a connection of its own.
+    ///
+    /// # Errors
+    /// [`MicrovmError::Monitor`] when the monitor dies without a word.
+    pub async fn ended(&self) -> Result<proto::ExitReason, MicrovmError> {
+        let client = Arc::clone(&self.client);
+        let waited = tokio::task::spawn_blocking(move || client.wait_exit()).await;
+        Ok(waited.map_err(|error| MicrovmError::Thread(error.to_string()))??)
+    }
+
+    /// Waits for the process to end, which it does by itself when its machine has ended, and cleans up after it.
+    ///
+    /// # Errors
+    /// [`MicrovmError::File`].
+    pub fn reap(&self) -> Result<(), MicrovmError> {
+        let mut vmm = self.vmm.lock().unwrap_or_else(PoisonError::into_inner);
+        match vmm.wait() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(file("waiting for the monitor of", &self.folder)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -71,12 +71,32 @@ fail() {
     poweroff -f
 }
 
+# Drives with a serial number are the job's disks, by that name.
+mkdir -p /dev/disk
+for drive in /sys/block/vd*; do
+    name=$(cat "$drive/serial")
+    [ -n "$name" ] && ln -s "/dev/${drive##*/}" "/dev/disk/$name"
+done
+# Debian's programs stand before busybox's, for the command only; its shell too, since busybox's prefers its own
+# programs to any in the path. Everything of theirs lies below /usr.
+path=$PATH shell=/bin/sh
+if [ -e /dev/disk/debian ]; then
+    mkdir /debian
+    mount -t erofs -o ro /dev/disk/debian /debian && mount -o bind /debian/usr /usr ||
+        fail "the disk with Debian's programs could not be mounted"
+    ln -s /usr/lib/ld-linux-aarch64.so.1 /lib/
+    ln -s /usr/lib/aarch64-linux-gnu /lib/
+    # What init has written there stays.
+    (cd /debian/etc && for entry in *; do [ -e "/etc/$entry" ] || cp -a "$entry" /etc/; done)
+    path=/in:/usr/sbin:/usr/bin:/bin:/sbin shell=/usr/bin/dash
+fi
+
 tar xf /dev/vda -C / || fail "the inputs could not be unpacked"
 cut -d' ' -f1 /proc/uptime > /run/uptime
 echo "ready $(cat /run/uptime)" >&9
 
 if [ -e /hearth/shell ]; then
-    setsid -c sh /hearth/command 9>&- < /dev/hvc0 > /dev/hvc0 2>&1
+    PATH=$path setsid -c $shell /hearth/command 9>&- < /dev/hvc0 > /dev/hvc0 2>&1
     status=$?
 else
     # Pipes stand between the command and the ports: a port can be opened only once, a pipe as often as one likes.
@@ -85,7 +105,7 @@ else
     stdout=$!
     cat /run/stderr > "$(port hearth.stderr)" 9>&- &
     stderr=$!
-    setsid sh /hearth/command 9>&- < /dev/null > /run/stdout 2> /run/stderr
+    PATH=$path setsid $shell /hearth/command 9>&- < /dev/null > /run/stdout 2> /run/stderr
     status=$?
     # Daemons that the command left behind would keep the pipes open.
     for process in /proc/[0-9]*; do

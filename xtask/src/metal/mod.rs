@@ -2,8 +2,11 @@
 //!
 //! On an aarch64 machine with a usable `/dev/kvm` that is this machine, and a job runs in a scratch folder of it.
 //! Everywhere else it is an emulated host (QEMU in full emulation with EL2, Debian's arm64 kernel): `image` makes
-//! its kernel and initramfs, `qemu` runs it, `ports` and `transfer` carry output and files, `init.sh` is its PID 1.
+//! its kernel and initramfs, `qemu` runs it, `ports` and `transfer` carry output and files, `disks` are what is too large to
+//! be carried, `debian` adds programs to busybox's, `init.sh` is its PID 1.
 
+mod debian;
+mod disks;
 mod image;
 mod native;
 pub(crate) mod options;
@@ -70,6 +73,10 @@ pub(crate) struct Job {
     pub(crate) inputs: Vec<(PathBuf, String)>,
     /// Names in the folder of outputs to bring back, each with where to.
     pub(crate) outputs: Vec<(String, PathBuf)>,
+    /// Files to attach as read-only disks, each with the name that it has there.
+    pub(crate) disks: Vec<(PathBuf, String)>,
+    /// Whether Debian's programs are needed ([`debian::PROGRAMS`]).
+    pub(crate) debian: bool,
     /// TCP ports: on this machine's loopback address, and on the metal.
     pub(crate) forwards: Vec<(u16, u16)>,
     /// Environment of the command.
@@ -93,6 +100,8 @@ impl Job {
             machine: Machine::default(),
             inputs: Vec::new(),
             outputs: Vec::new(),
+            disks: Vec::new(),
+            debian: false,
             forwards: Vec::new(),
             environment: Vec::new(),
             timeout,
@@ -116,6 +125,7 @@ pub(crate) struct Finished {
 /// A metal for one job.
 #[derive(Debug)]
 pub(crate) struct Metal {
+    cache: Cache,
     run: RunFolder,
     place: Place,
 }
@@ -146,7 +156,7 @@ impl Place {
 impl Metal {
     /// Finds out where jobs run on this machine and sets up what that needs.
     pub(crate) fn open(cache: &Cache) -> Result<Self> {
-        Ok(Self { run: cache.run_folder()?, place: Place::prepare(cache)? })
+        Ok(Self { cache: cache.clone(), run: cache.run_folder()?, place: Place::prepare(cache)? })
     }
 
     /// The folder in which the job finds its inputs.
@@ -165,10 +175,25 @@ impl Metal {
         }
     }
 
+    /// The folder in which the job finds its disks.
+    pub(crate) fn disks(&self) -> PathBuf {
+        match self.place {
+            Place::Native => self.run.path().join("disks"),
+            Place::Emulated(_) => Path::new("/dev/disk").to_path_buf(),
+        }
+    }
+
     /// Runs a job. An error means that the job's own status is unknown.
     pub(crate) fn run(mut self, mut job: Job) -> Result<Finished> {
+        if job.debian {
+            match self.place {
+                Place::Native => debian::install(&self.cache)?,
+                Place::Emulated(_) => job.disks.push((debian::image(&self.cache)?, debian::DISK.into())),
+            }
+        }
         job.environment.insert(0, ("HEARTH_IN".into(), self.inputs().into()));
         job.environment.insert(1, ("HEARTH_OUT".into(), self.outputs().into()));
+        job.environment.insert(2, ("HEARTH_DISKS".into(), self.disks().into()));
         let result = match &self.place {
             Place::Native => native::run(self.run.path(), &job),
             Place::Emulated(image) => qemu::run(self.run.path(), image, &job),

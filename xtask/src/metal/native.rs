@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Action, Finished, Job, transfer};
+use super::{Action, Finished, Job, disks, transfer};
 use crate::command;
 use crate::progress;
 
@@ -24,6 +24,7 @@ pub(crate) fn run(folder: &Path, job: &Job) -> Result<Finished> {
         let source = fs::canonicalize(source).with_context(|| format!("no input {}", source.display()))?;
         transfer::copy(&source, &inputs.join(name))?;
     }
+    disks::link(&folder.join("disks"), &job.disks)?;
     if job.machine.icount {
         progress::note("metal: instructions are not counted here, this is real hardware");
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
-use super::{Action, Cpu, Job, Machine, Metal};
+use super::{Action, Cpu, Job, Machine, Metal, disks};
 use crate::cache::Cache;
 
 /// Runs a command on ARM64 metal with KVM (this machine where it is such, else an emulated host).
@@ -25,6 +25,12 @@ pub(crate) struct Options {
     /// Fetch a file or folder afterwards
     #[arg(long = "out", value_name = "NAME:DST", value_parser = parse_output)]
     outputs: Vec<(String, PathBuf)>,
+    /// Attach a file as a read-only disk: $HEARTH_DISKS/NAME (/dev/disk/NAME on the emulated host), its own name by default
+    #[arg(long = "disk", value_name = "FILE[:NAME]", value_parser = parse_disk)]
+    disks: Vec<(PathBuf, String)>,
+    /// Bring programs of Debian: curl, docker-registry, e2fsprogs, iproute2, nftables, certificates
+    #[arg(long)]
+    debian: bool,
     /// Make a TCP port of the emulated host reachable on 127.0.0.1
     #[arg(long = "forward", value_name = "HOSTPORT:METALPORT", value_parser = parse_forward)]
     forwards: Vec<(u16, u16)>,
@@ -92,6 +98,8 @@ impl Options {
         job.machine = self.machine.machine();
         job.inputs = self.inputs;
         job.outputs = self.outputs;
+        job.disks = self.disks;
+        job.debian = self.debian;
         job.forwards = self.forwards;
         job.environment = self.environment;
         job.timeout = self.timeout.map(Duration::from_secs).or(job.timeout);
@@ -109,6 +117,12 @@ fn parse_input(text: &str) -> Result<(PathBuf, String)> {
     let name = if name.is_empty() { file_name(&source)? } else { name };
     plain_name(&name)?;
     Ok((source, name))
+}
+
+fn parse_disk(text: &str) -> Result<(PathBuf, String)> {
+    let (file, name) = parse_input(text)?;
+    disks::check_name(&name)?;
+    Ok((file, name))
 }
 
 fn file_name(source: &Path) -> Result<String> {
@@ -160,11 +174,13 @@ mod tests {
 
     #[test]
     fn a_whole_line_is_understood() {
-        let line = "--icount --cpu max --in a/b:c --in a/d --out x:y --forward 80:8080 --env K=V=W -- ls -l --icount";
+        let line = "--icount --cpu max --in a/b:c --in a/d --out x:y --disk e/F:f --debian --forward 80:8080 --env K=V=W -- ls -l --icount";
         let job = job(&line.split(' ').collect::<Vec<_>>()).unwrap();
         assert!(job.machine.icount && job.machine.cpu == Cpu::Max && job.machine.processors == 2);
         assert_eq!(job.inputs, [("a/b".into(), "c".to_string()), ("a/d".into(), "d".to_string())]);
         assert_eq!(job.outputs, [("x".to_string(), PathBuf::from("y"))]);
+        assert_eq!(job.disks, [("e/F".into(), "f".to_string())]);
+        assert!(job.debian);
         assert_eq!(job.forwards, [(80, 8080)]);
         assert_eq!(job.environment, [("K".to_string(), OsString::from("V=W"))]);
         assert!(matches!(job.action, Action::Run(words) if words == ["ls", "-l", "--icount"]));
@@ -184,6 +200,7 @@ mod tests {
             ["--in", "a:../b", "ls"],
             ["--out", "nowhere", "ls"],
             ["--out", "/etc:x", "ls"],
+            ["--disk", "e/F", "ls"],
             ["--forward", "80", "ls"],
             ["--forward", "1:70000", "ls"],
             ["--env", "1A=b", "ls"],

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::image::Image;
-use super::{Action, Cpu, Finished, Job, Machine, ports, terminal, transfer};
+use super::{Action, Cpu, Finished, Job, Machine, disks, ports, terminal, transfer};
 use crate::command;
 use crate::progress;
 
@@ -37,11 +37,15 @@ pub(crate) fn run(folder: &Path, image: &Image, job: &Job) -> Result<Finished> {
     qemu.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initramfs);
     qemu.arg("-serial").arg(prefixed("file:", &console));
     qemu.args(network_arguments(&job.forwards));
-    drive(&mut qemu, "in", &inputs, "readonly=on");
+    drive(&mut qemu, "in", &inputs, "readonly=on", "");
     if !job.outputs.is_empty() {
         let outputs = folder.join("out.tar");
         transfer::empty_drive(&outputs)?;
-        drive(&mut qemu, "out", &outputs, "discard=unmap");
+        drive(&mut qemu, "out", &outputs, "discard=unmap", "");
+    }
+    for (index, (file, name)) in job.disks.iter().enumerate() {
+        disks::check_name(name)?;
+        drive(&mut qemu, &format!("disk{index}"), file, "readonly=on", &format!(",serial={name}"));
     }
     qemu.args(["-device", "virtio-serial-pci"]);
     let status = port(&mut qemu, "status")?;
@@ -127,11 +131,11 @@ fn network_arguments(forwards: &[(u16, u16)]) -> Vec<String> {
     vec!["-netdev".into(), network, "-device".into(), "virtio-net-pci,netdev=network,romfile=".into()]
 }
 
-fn drive(qemu: &mut Command, id: &str, file: &Path, options: &str) {
+fn drive(qemu: &mut Command, id: &str, file: &Path, options: &str, device_options: &str) {
     // Commas in a QEMU option value are doubled.
     let file = file.to_string_lossy().replace(',', ",,");
     qemu.args(["-drive", &format!("id={id},if=none,format=raw,cache=unsafe,{options},file={file}")]);
-    qemu.args(["-device", &format!("virtio-blk-pci,drive={id}")]);
+    qemu.args(["-device", &format!("virtio-blk-pci,drive={id}{device_options}")]);
 }
 
 fn port(qemu: &mut Command, name: &str) -> Result<UnixStream> {

@@ -1,0 +1,144 @@
+//! The container and the app in it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_proto::guest::v1::{Configure, Exited, LogSource, StartApp};
+use tokio::net::unix::pipe;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::{Agent, App, Container, NOFILE, NOFILE_RAISED};
+use crate::container::job::{Prepare, Run};
+use crate::container::spawn::{Namespaces, Order, PidNamespace};
+use crate::logs::reader;
+use crate::refusal::{Context as _, Refusal};
+use crate::system::{namespaces, netlink};
+
+/// The container's host name unless it is given one.
+const HOSTNAME: &str = "localhost";
+
+/// How long the last lines of an app that has ended are waited for before its end is told. They are there already, unless the host
+/// takes no records.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+impl Agent {
+    /// Mounts the root disk, makes the container, and configures the network card.
+    pub(super) async fn configure(&self, request: Configure) -> Result<(), Refusal> {
+        let _making = self.making.lock().await;
+        if self.state().container.is_some() {
+            return Err(Refusal::invalid("the container is configured already"));
+        }
+        if let Some(network) = &request.network {
+            netlink::configure_card(network)?;
+        }
+        let hostname = if request.hostname.is_empty() { HOSTNAME } else { &request.hostname };
+        let job = Prepare {
+            root: request.root,
+            all_capabilities: request.all_capabilities,
+            hostname: hostname.to_string(),
+        };
+        let (stdin, hold) = io::pipe().or_refuse(|| "making a pipe")?;
+        let mut started = self.spawner.start(Order {
+            kind: "prepare",
+            job: &job,
+            container: None,
+            pids: PidNamespace::Agents,
+            streams: [stdin.into(), Stdio::null(), Stdio::null()],
+        })?;
+        started.succeeded().await?;
+        let open = |kind| namespaces::open(started.pid, kind).or_refuse(|| "opening the container");
+        let namespaces = Namespaces { mount: open("mnt")?, uts: open("uts")?, ipc: open("ipc")? };
+        let terminals = File::open(format!("/proc/{}/root/dev/pts", started.pid));
+        let terminals = terminals.or_refuse(|| "opening the container's terminals")?.into();
+        drop(hold);
+        let nofile = if request.nofile == 0 { NOFILE } else { request.nofile.min(NOFILE_RAISED) };
+        let all_capabilities = request.all_capabilities;
+        let container = Container { namespaces, terminals, all_capabilities, nofile };
+        self.state().container = Some(Arc::new(container));
+        self.set_network(request.network);
+        self.metadata.set_metadata(request.metadata.unwrap_or_default());
+        Ok(())
+    }
+
+    /// Starts the app; returns when its program runs.
+    pub(super) async fn start_app(self: &Arc<Self>, request: StartApp) -> Result<(), Refusal> {
+        let _making = self.making.lock().await;
+        let container = self.container()?;
+        if self.state().app.is_some() {
+            return Err(Refusal::invalid("the app was started already"));
+        }
+        let (stdout, stdout_writer) = io::pipe().or_refuse(|| "making a pipe")?;
+        let (stderr, stderr_writer) = io::pipe().or_refuse(|| "making a pipe")?;
+        let job = container.run_job(request.process, true, container.all_capabilities);
+        let mut started = self.spawner.start(Order {
+            kind: "run",
+            job: &job,
+            container: Some(&container.namespaces),
+            pids: PidNamespace::New,
+            streams: [Stdio::null(), stdout_writer.into(), stderr_writer.into()],
+        })?;
+        // Before anything is awaited: its end is not reaped until then.
+        let pids = namespaces::open(started.pid, "pid").or_refuse(|| "opening the app's PID namespace")?;
+        started.succeeded().await?;
+        let readers = [(stdout, LogSource::Stdout), (stderr, LogSource::Stderr)].map(|(pipe, source)| {
+            let pipe = pipe::Receiver::from_owned_fd(OwnedFd::from(pipe));
+            let ring = Arc::clone(&self.logs);
+            tokio::spawn(async move {
+                if let Ok(pipe) = pipe {
+                    reader::read(pipe, source, ring).await;
+                }
+            })
+        });
+        let (tell, exited) = watch::channel(None);
+        tokio::spawn(async move {
+            let end = started.ended.await.unwrap_or_default();
+            let all_read = async {
+                for reader in readers {
+                    let _ = reader.await;
+                }
+            };
+            let _ = timeout(LAST_LINES, all_read).await;
+            let _ = tell.send(Some(end));
+        });
+        self.state().app = Some(Arc::new(App { pids, exited }));
+        Ok(())
+    }
+
+    /// Waits until the app has ended.
+    pub(super) async fn wait_app(&self) -> Result<Exited, Refusal> {
+        let mut exited = self.app()?.exited.clone();
+        let end = exited.wait_for(Option::is_some).await;
+        Ok(end.ok().and_then(|end| *end).unwrap_or_default())
+    }
+
+    /// The app, whether it still runs or not.
+    pub(super) fn app(&self) -> Result<Arc<App>, Refusal> {
+        let app = self.state().app.clone();
+        app.ok_or_else(|| Refusal::invalid("the app was not started yet: send StartApp first"))
+    }
+}
+
+impl Container {
+    /// What a process in this container has to become.
+    pub(super) fn run_job(
+        &self,
+        process: Option<hearth_proto::guest::v1::Process>,
+        first: bool,
+        all_capabilities: bool,
+    ) -> Run {
+        Run {
+            process,
+            first,
+            unrestricted: self.all_capabilities,
+            all_capabilities,
+            nofile: self.nofile,
+            nofile_hard: if all_capabilities { NOFILE_RAISED } else { self.nofile },
+            terminal: false,
+        }
+    }
+}

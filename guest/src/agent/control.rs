@@ -1,0 +1,52 @@
+//! Requests and responses.
+
+use std::sync::Arc;
+
+use hearth_proto::guest::v1::request::Operation;
+use hearth_proto::guest::v1::response::Result as Answer;
+use hearth_proto::guest::v1::{Done, Request, Response};
+use tokio::net::UnixStream;
+
+use super::{Agent, machine};
+use crate::frame::{self, FrameError};
+use crate::hooks;
+use crate::refusal::Refusal;
+
+/// Answers requests, one after the other, until the host closes the connection.
+pub(super) async fn serve(agent: &Arc<Agent>, mut connection: UnixStream) -> Result<(), FrameError> {
+    while let Some(request) = frame::read::<Request>(&mut connection).await? {
+        let power_off = matches!(request.operation, Some(Operation::PowerOff(_)));
+        let result = agent.answer(request).await;
+        let over = power_off && result.is_ok();
+        let result = result.unwrap_or_else(|refusal| Answer::Failure(refusal.into()));
+        frame::write(&mut connection, &Response { result: Some(result) }).await?;
+        if over {
+            machine::end(connection).await;
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+impl Agent {
+    async fn answer(self: &Arc<Self>, request: Request) -> Result<Answer, Refusal> {
+        let done = |()| Answer::Done(Done {});
+        match request.operation {
+            Some(Operation::GetStatus(_)) => Ok(Answer::Status(self.status())),
+            Some(Operation::Configure(request)) => self.configure(request).await.map(done),
+            Some(Operation::StartApp(request)) => self.start_app(request).await.map(done),
+            Some(Operation::WaitApp(_)) => self.wait_app().await.map(Answer::Exited),
+            Some(Operation::CallHook(request)) => {
+                hooks::call(request, &self.app_hosts()).await.map(Answer::Hook)
+            }
+            Some(Operation::Identify(request)) => self.identify(request).await.map(done),
+            Some(Operation::SetCredentials(request)) => {
+                self.set_credentials(request);
+                Ok(done(()))
+            }
+            Some(Operation::Quiesce(request)) => machine::quiesce(&request).await.map(Answer::Quiesced),
+            Some(Operation::PowerOff(_)) => self.stop_everything().await.map(done),
+            None => Err(Refusal::invalid("the request is none that this agent knows")),
+        }
+    }
+}

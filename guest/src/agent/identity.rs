@@ -1,0 +1,119 @@
+//! Who the guest is, after a restore.
+
+use std::fs::File;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd as _;
+
+use hearth_proto::guest::v1::{Identify, Network, SetCredentials};
+
+use super::Agent;
+use crate::container::prepare::set_hostname;
+use crate::refusal::{Context as _, Refusal};
+use crate::system::{check, namespaces, netlink};
+use crate::{dns, metadata};
+
+/// Bytes of entropy that may come, as the protocol says.
+const ENTROPY: std::ops::RangeInclusive<usize> = 32..=512;
+
+/// `RNDADDENTROPY` and `RNDRESEEDCRNG` (linux/random.h).
+const ADD_ENTROPY: libc::c_ulong = 0x4008_5203;
+const RESEED: libc::c_ulong = 0x5207;
+
+/// `struct rand_pool_info`, with room for what may come.
+#[repr(C)]
+struct Entropy {
+    bits: libc::c_int,
+    size: libc::c_int,
+    bytes: [u8; 512],
+}
+
+impl Agent {
+    /// Makes the guest the one that the host says.
+    pub(super) async fn identify(&self, request: Identify) -> Result<(), Refusal> {
+        let _making = self.making.lock().await;
+        // First what others see of time and chance, then whom they talk to.
+        if request.wall_clock_ns != 0 {
+            set_clock(request.wall_clock_ns)?;
+        }
+        if !request.entropy.is_empty() {
+            add_entropy(&request.entropy)?;
+        }
+        if !request.hostname.is_empty() {
+            let container = self.container()?;
+            let named = namespaces::on_a_thread(|| {
+                namespaces::enter(&container.namespaces.uts, libc::CLONE_NEWUTS)?;
+                Ok(set_hostname(&request.hostname))
+            });
+            named.or_refuse(|| "entering the container")??;
+        }
+        reset_connections().or_refuse(|| "resetting TCP connections to other hosts")?;
+        if let Some(network) = request.network {
+            let known = self.state().network.clone();
+            if known.as_ref() != Some(&network) {
+                netlink::configure_card(&network)?;
+                self.set_network(Some(network));
+            }
+        }
+        if let Some(metadata) = request.metadata {
+            self.metadata.set_metadata(metadata);
+        }
+        self.metadata.set_id(request.microvm_id);
+        self.metadata.set_credentials(request.credentials);
+        Ok(())
+    }
+
+    /// Takes the credentials that the metadata service serves.
+    pub(super) fn set_credentials(&self, request: SetCredentials) {
+        self.metadata.set_credentials(request.credentials);
+    }
+
+    /// Remembers how the network card is configured.
+    pub(super) fn set_network(&self, network: Option<Network>) {
+        let address = network.as_ref().and_then(|network| netlink::parse_address(&network.address).ok());
+        self.metadata.set_address(address.map(|(address, _)| address));
+        self.state().network = network;
+    }
+}
+
+/// Ends the connections to other hosts: those know nothing of this guest any more. What goes over loopback, to the guest's own
+/// addresses or to the agent's services lives on.
+fn reset_connections() -> io::Result<()> {
+    let is_local =
+        |address: IpAddr| address.is_loopback() || address == metadata::ADDRESS || address == dns::ADDRESS;
+    let is_foreign = |source, destination| !is_local(destination) && source != destination;
+    netlink::Connections::open()?.reset(is_foreign).map(drop)
+}
+
+fn set_clock(nanoseconds: u64) -> Result<(), Refusal> {
+    let too_late =
+        || Refusal::invalid(format!("{nanoseconds} ns since 1970 is no time that this guest can have"));
+    let time = libc::timespec {
+        tv_sec: libc::time_t::try_from(nanoseconds / 1_000_000_000).map_err(|_| too_late())?,
+        tv_nsec: libc::c_long::try_from(nanoseconds % 1_000_000_000).map_err(|_| too_late())?,
+    };
+    // SAFETY: the pointer is to a time that lives until the call returns.
+    let set = check(unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &raw const time) });
+    set.map(drop).or_refuse(|| "setting the wall clock")
+}
+
+/// Adds entropy that nobody else has, credited in full, and has the kernel use it at once.
+fn add_entropy(entropy: &[u8]) -> Result<(), Refusal> {
+    if !ENTROPY.contains(&entropy.len()) {
+        let message = format!("entropy has to have 32 to 512 bytes, not {}", entropy.len());
+        return Err(Refusal::invalid(message));
+    }
+    let mut pool = Entropy { bits: 0, size: 0, bytes: [0; 512] };
+    pool.bytes[..entropy.len()].copy_from_slice(entropy);
+    pool.size = libc::c_int::try_from(entropy.len()).unwrap_or_default();
+    pool.bits = pool.size * 8;
+    let add = || -> io::Result<()> {
+        let device = File::options().write(true).open("/dev/random")?;
+        let descriptor = device.as_raw_fd();
+        // SAFETY: the pointer is to a structure with as many bytes as it says, which lives until the call returns.
+        check(unsafe { libc::ioctl(descriptor, ADD_ENTROPY, &raw const pool) })?;
+        // SAFETY: takes no pointer.
+        check(unsafe { libc::ioctl(descriptor, RESEED) }).map(drop)
+    };
+    add().or_refuse(|| "adding entropy to the kernel's random number generator")
+}

@@ -1,0 +1,147 @@
+//! The agent: serves the host's connections (`proto/hearth/guest/v1/agent.proto`).
+//!
+//! Everything happens on tasks of one thread. What blocks – writing disks back, stopping everything – has threads of its own, and
+//! what needs other namespaces processes of its own ([`crate::container`]).
+//!
+//! ```text
+//!   server   accepts, reads Open ──┬── control   requests and responses: app, hooks, identity, power
+//!                                  ├── stream    bytes to and from a port of the app
+//!                                  ├── exec      a process beside the app, or a tar archive
+//!                                  ├── logs      records of the app's lines
+//!                                  └── dns       queries of the stub
+//!   beside it: the metadata service and the DNS stub, which the app reaches over TCP and UDP
+//! ```
+
+mod app;
+mod control;
+mod exec;
+mod identity;
+mod machine;
+mod server;
+mod shipping;
+mod stream;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hearth_proto::guest::v1::{Exited, Network};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::watch;
+
+use crate::container::spawn::{Namespaces, Spawner};
+use crate::refusal::Refusal;
+use crate::system::netlink;
+use crate::system::reaper::{Reaper, Scope};
+use crate::{dns, logs, metadata};
+
+/// Port of the agent, on vsock.
+pub const PORT: u32 = 1024;
+
+/// Version of the protocol.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Limit of open files unless Configure has another.
+const NOFILE: u64 = 1024;
+/// What it can be raised to in a container with all capabilities (the kernel's `fs.nr_open`).
+const NOFILE_RAISED: u64 = 1 << 20;
+
+/// The agent.
+#[derive(Debug)]
+pub struct Agent {
+    spawner: Spawner,
+    logs: Arc<logs::Ring>,
+    metadata: Arc<metadata::Store>,
+    dns: Arc<dns::Hub>,
+    state: Mutex<State>,
+    /// Held while the container or the app is being made, so that each is made once.
+    making: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    container: Option<Arc<Container>>,
+    app: Option<Arc<App>>,
+    network: Option<Network>,
+}
+
+/// The container, once it is configured.
+#[derive(Debug)]
+struct Container {
+    namespaces: Namespaces,
+    /// Its `/dev/pts`, where terminals are made.
+    terminals: OwnedFd,
+    all_capabilities: bool,
+    nofile: u64,
+}
+
+/// The app, once it has been started.
+#[derive(Debug)]
+struct App {
+    /// Its PID namespace, as long as it runs.
+    pids: OwnedFd,
+    exited: watch::Receiver<Option<Exited>>,
+}
+
+impl Agent {
+    /// An agent that starts container processes with `program`, which is this binary. Must be called within a runtime.
+    ///
+    /// # Errors
+    /// The signal of ending children cannot be received.
+    pub fn new(program: PathBuf, scope: Scope) -> std::io::Result<Arc<Self>> {
+        let spawner = Spawner { program, reaper: Reaper::start(scope)? };
+        let logs = Arc::new(logs::Ring::default());
+        let (metadata, dns) = (Arc::default(), Arc::default());
+        let (state, making) = (Mutex::default(), tokio::sync::Mutex::default());
+        Ok(Arc::new(Self { spawner, logs, metadata, dns, state, making }))
+    }
+
+    /// Opens the metadata service and the DNS stub for the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// What the kernel said; apps go without both then.
+    pub fn open_services(&self) -> std::io::Result<()> {
+        let sockets = metadata::network::open()?;
+        let metadata = TcpListener::from_std(sockets.metadata)?;
+        tokio::spawn(metadata::serve(metadata, Arc::clone(&self.metadata)));
+        let udp = UdpSocket::from_std(sockets.dns_udp)?;
+        tokio::spawn(dns::serve_udp(udp, Arc::clone(&self.dns)));
+        let tcp = TcpListener::from_std(sockets.dns_tcp)?;
+        tokio::spawn(dns::serve_tcp(tcp, Arc::clone(&self.dns)));
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn container(&self) -> Result<Arc<Container>, Refusal> {
+        let container = self.state().container.clone();
+        container.ok_or_else(|| Refusal::invalid("there is no container yet: send Configure first"))
+    }
+
+    /// The addresses on which the app may listen: loopback, then the network card's, then IPv6's loopback.
+    fn app_hosts(&self) -> Vec<IpAddr> {
+        let state = self.state();
+        let own = state.network.as_ref().and_then(|network| netlink::parse_address(&network.address).ok());
+        let own = own.map(|(address, _)| IpAddr::V4(address));
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        [Some(loopback), own, Some(IpAddr::V6(Ipv6Addr::LOCALHOST))].into_iter().flatten().collect()
+    }
+}
+
+impl App {
+    fn exited(&self) -> Option<Exited> {
+        *self.exited.borrow()
+    }
+}
+
+/// A TCP port of the app.
+///
+/// # Errors
+/// It is not between 1 and 65,535.
+pub(crate) fn port(number: u32) -> Result<u16, Refusal> {
+    let port = u16::try_from(number).ok().filter(|port| *port > 0);
+    port.ok_or_else(|| Refusal::invalid(format!("{number} is no TCP port; ports are 1 to 65535")))
+}

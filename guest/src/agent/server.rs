@@ -1,0 +1,86 @@
+//! Connections, and what they are opened for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_proto::guest::v1::{Failure, Open, Opened, open};
+use tokio::net::UnixStream;
+
+use super::{Agent, PROTOCOL_VERSION, control, exec, shipping, stream};
+use crate::frame::{self, FrameError};
+use crate::refusal::Refusal;
+use crate::system::vsock::Listener;
+
+/// Between attempts to accept when the kernel has no resources for a connection.
+const PAUSE: Duration = Duration::from_millis(100);
+
+impl Agent {
+    /// Serves the host for ever. Whatever goes wrong with a connection ends that connection.
+    pub async fn serve(self: Arc<Self>, listener: Listener) {
+        loop {
+            match listener.accept().await {
+                Ok(connection) => {
+                    let agent = Arc::clone(&self);
+                    tokio::spawn(async move { agent.serve_connection(connection).await });
+                }
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+
+    /// Serves one connection to its end.
+    pub async fn serve_connection(self: Arc<Self>, connection: UnixStream) {
+        // The host knows what it did or did not get; there is nobody else to tell.
+        let _ = self.dispatch(connection).await;
+    }
+
+    async fn dispatch(self: Arc<Self>, mut connection: UnixStream) -> Result<(), FrameError> {
+        let Some(open) = frame::read::<Open>(&mut connection).await? else { return Ok(()) };
+        if open.version != PROTOCOL_VERSION {
+            let message =
+                format!("this agent speaks version {PROTOCOL_VERSION} of its protocol, not {}", open.version);
+            return refuse(&mut connection, Refusal::invalid(message)).await;
+        }
+        match open.kind {
+            Some(open::Kind::Control(_)) => {
+                accept(&mut connection).await?;
+                control::serve(&self, connection).await
+            }
+            Some(open::Kind::Stream(open)) => match stream::connect(&self, &open).await {
+                Ok(app) => {
+                    accept(&mut connection).await?;
+                    stream::relay(connection, app).await;
+                    Ok(())
+                }
+                Err(refusal) => refuse(&mut connection, refusal).await,
+            },
+            Some(open::Kind::Exec(open)) => match exec::Plan::make(&self, open) {
+                Ok(plan) => {
+                    accept(&mut connection).await?;
+                    exec::serve(&self, plan, connection).await
+                }
+                Err(refusal) => refuse(&mut connection, refusal).await,
+            },
+            Some(open::Kind::Logs(open)) => {
+                accept(&mut connection).await?;
+                shipping::serve(&self.logs, &open, connection).await
+            }
+            Some(open::Kind::Dns(_)) => {
+                accept(&mut connection).await?;
+                self.dns.serve(connection).await
+            }
+            None => {
+                refuse(&mut connection, Refusal::invalid("Open is for nothing that this agent knows")).await
+            }
+        }
+    }
+}
+
+async fn accept(connection: &mut UnixStream) -> Result<(), FrameError> {
+    frame::write(connection, &Opened { failure: None }).await
+}
+
+async fn refuse(connection: &mut UnixStream, refusal: Refusal) -> Result<(), FrameError> {
+    let failure: Failure = refusal.into();
+    frame::write(connection, &Opened { failure: Some(failure) }).await
+}

@@ -1,0 +1,140 @@
+//! What runs in processes of its own: second copies of this binary, which have one thread.
+//!
+//! The agent has several threads, and a process with several can neither enter a mount namespace nor safely do much between
+//! `fork` and `exec`. So it [starts](spawn) its own program anew under the name [`NAME`], with one of these words:
+//!
+//! ```text
+//!   prepare   mounts the root disk and all else in new namespaces, waits until the agent holds them     prepare.rs
+//!   run       enters them, takes user, capabilities, filter and terminal, becomes the program           launch.rs
+//!   unpack    enters them, unpacks a tar archive from stdin                                             archive.rs
+//!   pack      enters them, packs one to stdout                                                          archive.rs
+//!   release   enters them, unmounts all                                                                 prepare.rs
+//! ```
+//!
+//! The app is PID 1 of its PID namespace: the thread that starts `run` for it has asked for a new one for its children. `run`
+//! beside the app is started by a thread that has entered the app's, so that every process here is the agent's own child.
+//!
+//! What to do comes as a message ([`job`]) in a file; a failure goes back as the protocol's `Failure` on a pipe that is closed
+//! when the program runs.
+
+pub mod archive;
+pub mod capabilities;
+pub mod files;
+pub mod job;
+pub mod launch;
+pub mod prepare;
+pub mod seccomp;
+pub mod spawn;
+pub mod user;
+
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd, RawFd};
+
+use hearth_proto::guest::v1::Failure;
+use prost::Message;
+
+use crate::refusal::{Context as _, Refusal};
+use crate::system::{check, namespaces};
+
+/// The first argument of a container process.
+pub const NAME: &str = "hearth-container";
+
+/// What a container process finds open, by the numbers in its arguments.
+#[derive(Debug)]
+struct Given {
+    job: OwnedFd,
+    report: OwnedFd,
+    /// Mount, UTS and IPC namespace, where the container stands already.
+    namespaces: Option<[OwnedFd; 3]>,
+}
+
+/// Does what the arguments (after the first) say, and returns the exit status. Never returns where the process becomes another
+/// program.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> u8 {
+    let arguments: Vec<_> = arguments.filter_map(|argument| argument.into_string().ok()).collect();
+    let Some((kind, mut given)) = arguments.split_first().and_then(|(kind, rest)| Some((kind, given(rest)?)))
+    else {
+        return 2;
+    };
+    let result = protect_this_process().and_then(|()| match kind.as_str() {
+        "prepare" => prepare::prepare(&read_job(&mut given)?),
+        "run" => run(&mut given).map(|never| match never {}),
+        "unpack" => enter(&given).and_then(|()| archive::unpack(&read_job(&mut given)?)),
+        "pack" => enter(&given).and_then(|()| archive::pack(&read_job(&mut given)?)),
+        "release" => prepare::release(|| enter(&given)),
+        other => Err(Refusal::invalid(format!("{other:?} is no kind of a container process"))),
+    });
+    match result {
+        Ok(()) if kind == "prepare" => {
+            drop(given);
+            wait_for_the_agent();
+            0
+        }
+        Ok(()) => 0,
+        Err(refusal) => {
+            let report = Failure::from(refusal).encode_to_vec();
+            // The agent may be gone; there is nobody else to tell.
+            let _ = File::from(given.report).write_all(&report);
+            1
+        }
+    }
+}
+
+fn run(given: &mut Given) -> Result<Infallible, Refusal> {
+    let job = read_job(given)?;
+    enter(given)?;
+    launch::launch(&job)
+}
+
+/// Until the program runs, nothing in the container may look into this process or through it; and nothing but stdin, stdout
+/// and stderr may reach the program.
+fn protect_this_process() -> Result<(), Refusal> {
+    // SAFETY: neither call takes a pointer.
+    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) }).or_refuse(|| "closing a process to others")?;
+    launch::close_on_exec().or_refuse(|| "closing what a program must not get")
+}
+
+/// Takes over the descriptors whose numbers are in the arguments.
+fn given(numbers: &[String]) -> Option<Given> {
+    let numbers: Vec<RawFd> = numbers.iter().map(|number| number.parse().ok()).collect::<Option<_>>()?;
+    let in_range = numbers.iter().all(|number| *number > 2);
+    let take = |number: RawFd| {
+        // SAFETY: the agent has opened these for this process, and nothing in it has used them before.
+        unsafe { OwnedFd::from_raw_fd(number) }
+    };
+    match *numbers.as_slice() {
+        [job, report] if in_range => Some(Given { job: take(job), report: take(report), namespaces: None }),
+        [job, report, mount, uts, ipc] if in_range => {
+            let namespaces = Some([take(mount), take(uts), take(ipc)]);
+            Some(Given { job: take(job), report: take(report), namespaces })
+        }
+        _ => None,
+    }
+}
+
+fn read_job<M: Message + Default>(given: &mut Given) -> Result<M, Refusal> {
+    let mut bytes = Vec::new();
+    let job = given.job.as_fd().try_clone_to_owned().or_refuse(|| "opening a job")?;
+    File::from(job).read_to_end(&mut bytes).or_refuse(|| "reading a job")?;
+    M::decode(bytes.as_slice()).map_err(|error| Refusal::invalid(format!("a job cannot be decoded: {error}")))
+}
+
+/// Enters the container's namespaces; its root becomes this process's.
+fn enter(given: &Given) -> Result<(), Refusal> {
+    let Some([mount, uts, ipc]) = &given.namespaces else {
+        return Err(Refusal::invalid("there is no container to enter"));
+    };
+    let kinds = [(uts, libc::CLONE_NEWUTS), (ipc, libc::CLONE_NEWIPC), (mount, libc::CLONE_NEWNS)];
+    for (namespace, kind) in kinds {
+        namespaces::enter(namespace, kind).or_refuse(|| "entering the container")?;
+    }
+    Ok(())
+}
+
+/// Waits until the agent, which holds the other end of stdin, closes it.
+fn wait_for_the_agent() {
+    let _ = io::stdin().read(&mut [0]);
+}

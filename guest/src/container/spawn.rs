@@ -1,0 +1,145 @@
+//! The agent's side: starts container processes.
+
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use hearth_proto::guest::v1::{Exited, Failure};
+use prost::Message;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
+
+use super::NAME;
+use crate::refusal::{Context as _, Refusal};
+use crate::system::reaper::Reaper;
+use crate::system::{check, duplicate, file_in_memory, namespaces};
+
+/// Bytes of the longest failure that is read.
+const REPORT_LIMIT: u64 = 16 << 10;
+
+/// The namespaces of the container.
+#[derive(Debug)]
+pub struct Namespaces {
+    /// Mounts.
+    pub mount: OwnedFd,
+    /// Host name.
+    pub uts: OwnedFd,
+    /// System V IPC and POSIX message queues.
+    pub ipc: OwnedFd,
+}
+
+/// The PID namespace of a container process.
+#[derive(Debug, Clone, Copy)]
+pub enum PidNamespace<'a> {
+    /// The agent's.
+    Agents,
+    /// A new one, whose first process it is.
+    New,
+    /// This one.
+    Of(&'a OwnedFd),
+}
+
+/// How container processes are started.
+#[derive(Debug, Clone)]
+pub struct Spawner {
+    /// This program.
+    pub program: PathBuf,
+    /// Tells how they end.
+    pub reaper: Reaper,
+}
+
+/// What is started.
+#[derive(Debug)]
+pub struct Order<'a, J> {
+    /// `prepare`, `run` and so on.
+    pub kind: &'static str,
+    /// What to do.
+    pub job: &'a J,
+    /// The container, where it stands already.
+    pub container: Option<&'a Namespaces>,
+    /// PID namespace.
+    pub pids: PidNamespace<'a>,
+    /// Stdin, stdout and stderr.
+    pub streams: [Stdio; 3],
+}
+
+/// A process that was started.
+#[derive(Debug)]
+pub struct Started {
+    /// Its number, in the agent's PID namespace.
+    pub pid: libc::pid_t,
+    /// How it ended, once it has.
+    pub ended: oneshot::Receiver<Exited>,
+    report: pipe::Receiver,
+}
+
+impl Spawner {
+    /// Starts a process. Must be called on the thread of the reaper's task.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn start<J: Message>(&self, order: Order<'_, J>) -> Result<Started, Refusal> {
+        self.try_to_start(order).or_refuse(|| "starting a process for the container")
+    }
+
+    fn try_to_start<J: Message>(&self, order: Order<'_, J>) -> io::Result<Started> {
+        let job = file_in_memory(&order.job.encode_to_vec())?;
+        let (report, report_writer) = io::pipe()?;
+        let mut inherited = vec![job.as_raw_fd(), report_writer.as_raw_fd()];
+        if let Some(Namespaces { mount, uts, ipc }) = order.container {
+            inherited.extend([mount, uts, ipc].map(|namespace| namespace.as_raw_fd()));
+        }
+        let mut command = Command::new(&self.program);
+        let [stdin, stdout, stderr] = order.streams;
+        command.arg0(NAME).arg(order.kind).args(inherited.iter().map(ToString::to_string));
+        command.stdin(stdin).stdout(stdout).stderr(stderr).env_clear();
+        // SAFETY: after the fork, the closure only makes system calls.
+        unsafe { command.pre_exec(move || inherited.iter().try_for_each(|number| inherit(*number))) };
+        let pids = order.pids;
+        let spawn = move || {
+            match pids {
+                PidNamespace::Agents => {}
+                PidNamespace::New => namespaces::leave(libc::CLONE_NEWPID)?,
+                PidNamespace::Of(namespace) => namespaces::enter(namespace, libc::CLONE_NEWPID)?,
+            }
+            command.spawn()
+        };
+        // The thread's later children would be in the other PID namespace, too; so it has none.
+        let child = namespaces::on_a_thread(spawn)?;
+        let pid = libc::pid_t::try_from(child.id()).map_err(io::Error::other)?;
+        let ended = self.reaper.watch(pid);
+        drop(report_writer);
+        let report = pipe::Receiver::from_owned_fd(duplicate(&report)?)?;
+        Ok(Started { pid, ended, report })
+    }
+}
+
+impl Started {
+    /// Waits until the process runs the program that it was made for (`run`), stands ready (`prepare`) or has ended well.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub async fn succeeded(&mut self) -> Result<(), Refusal> {
+        let mut report = Vec::new();
+        let read = (&mut self.report).take(REPORT_LIMIT).read_to_end(&mut report).await;
+        read.or_refuse(|| "waiting for a process of the container")?;
+        if report.is_empty() {
+            return Ok(());
+        }
+        match Failure::decode(report.as_slice()) {
+            Ok(failure) => Err(failure.into()),
+            Err(error) => {
+                Err(Refusal::system("starting a process for the container", &io::Error::other(error)))
+            }
+        }
+    }
+}
+
+/// Has this descriptor stay open in the program that is executed.
+fn inherit(number: RawFd) -> io::Result<()> {
+    // SAFETY: takes no pointer.
+    check(unsafe { libc::fcntl(number, libc::F_SETFD, 0) }).map(drop)
+}

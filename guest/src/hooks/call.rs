@@ -1,0 +1,146 @@
+//! One call.
+
+use std::error::Error;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::watched::Watched;
+
+/// Bytes of an answer's body that are read, to be thrown away: an app that writes no more notices nothing.
+const BODY_LIMIT: u64 = 64 << 10;
+/// How long they may take: the answer is known by then.
+const BODY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What to call.
+#[derive(Debug)]
+pub(super) struct Call<'a> {
+    pub(super) hosts: &'a [IpAddr],
+    pub(super) port: u16,
+    pub(super) path: String,
+    pub(super) body: Bytes,
+    pub(super) content_type: Option<HeaderValue>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// An answer.
+    Status(u16),
+    /// Nobody listens.
+    Refused,
+    /// It took too long.
+    TimedOut,
+    /// The connection failed.
+    Transport { what: String, any_byte: bool },
+}
+
+impl Call<'_> {
+    /// Calls once, without a time limit.
+    pub(super) async fn once(&self) -> Outcome {
+        let stream = match connect(self.hosts, self.port).await {
+            Ok(stream) => stream,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Outcome::Refused,
+            Err(error) => {
+                return Outcome::Transport { what: format!("connecting: {error}"), any_byte: false };
+            }
+        };
+        let any_byte = Arc::new(AtomicBool::new(false));
+        match self.exchange(Watched::new(stream, Arc::clone(&any_byte))).await {
+            Ok(status) => Outcome::Status(status),
+            Err(error) => {
+                Outcome::Transport { what: chain(&error), any_byte: any_byte.load(Ordering::Relaxed) }
+            }
+        }
+    }
+
+    async fn exchange(&self, stream: Watched) -> Result<u16, hyper::Error> {
+        let mut builder = http1::Builder::new();
+        builder.title_case_headers(true);
+        let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+        let exchange = async {
+            let response = sender.send_request(self.request()).await?;
+            let status = response.status().as_u16();
+            let _ = tokio::time::timeout(BODY_PATIENCE, discard(response.into_body())).await;
+            Ok(status)
+        };
+        let mut connection = std::pin::pin!(connection);
+        let mut exchange = std::pin::pin!(exchange);
+        tokio::select! {
+            result = &mut exchange => result,
+            // Its error is told to `exchange`, too, which knows more.
+            _ = &mut connection => exchange.await,
+        }
+    }
+
+    fn request(&self) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(self.body.clone()));
+        *request.method_mut() = Method::POST;
+        // A path of letters and slashes is a URI.
+        *request.uri_mut() = self.path.parse().unwrap_or_default();
+        let headers = request.headers_mut();
+        if let Ok(host) = HeaderValue::try_from(format!("localhost:{}", self.port)) {
+            headers.insert(HOST, host);
+        }
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(self.body.len()));
+        if let Some(content_type) = &self.content_type {
+            headers.insert(CONTENT_TYPE, content_type.clone());
+        }
+        request
+    }
+}
+
+/// Connects to the first address where somebody listens.
+///
+/// # Errors
+/// The first error that is not a refusal, or else a refusal.
+pub(crate) async fn connect(hosts: &[IpAddr], port: u16) -> io::Result<TcpStream> {
+    let mut failed: Option<io::Error> = None;
+    for host in hosts {
+        match TcpStream::connect(SocketAddr::new(*host, port)).await {
+            Ok(stream) => return Ok(stream),
+            // A guest without IPv6 or without a network card has nobody there.
+            Err(error) if is_refusal(&error) => {}
+            Err(error) => drop(failed.get_or_insert(error)),
+        }
+    }
+    Err(failed.unwrap_or_else(|| io::ErrorKind::ConnectionRefused.into()))
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::AddrNotAvailable)
+        || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+}
+
+async fn discard(mut body: Incoming) {
+    let mut read = 0;
+    while read < BODY_LIMIT && !body.is_end_stream() {
+        match body.frame().await {
+            Some(Ok(frame)) => read += frame.data_ref().map_or(0, |data| data.len() as u64),
+            _ => return,
+        }
+    }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,86 @@
+//! The app's lifecycle hooks (behaviour §3): HTTP/1.1 calls over loopback, each on a connection of its own.
+//!
+//! ```text
+//!                     again after 503    again while refused    again when refused or reset before any byte
+//!   ready, validate   yes                yes                    no
+//!   resume            no                 once                   once
+//!   others            no                 no                     no
+//! ```
+//!
+//! All calls of one hook share one time limit. The first repetition comes after 250 ms, the others after a second each.
+
+mod call;
+pub(crate) use call::connect;
+mod watched;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use hearth_proto::guest::v1::{CallHook, Done, Hook, HookOutcome, hook_outcome};
+use tokio::time::Instant;
+
+use crate::refusal::Refusal;
+use call::{Call, Outcome};
+
+/// Before the first repetition.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// Before the others.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Below which path hooks are.
+const PREFIX: &str = "/aws/lambda-microvms/runtime/v1/";
+
+/// Calls a hook until it has an outcome. `hosts` are the addresses to try, in this order.
+///
+/// # Errors
+/// The request makes no sense.
+pub async fn call(request: CallHook, hosts: &[IpAddr]) -> Result<HookOutcome, Refusal> {
+    let hook = request.hook();
+    let name = match hook {
+        Hook::Unspecified => return Err(Refusal::invalid("CallHook names no known hook")),
+        Hook::Ready => "ready",
+        Hook::Validate => "validate",
+        Hook::Run => "run",
+        Hook::Suspend => "suspend",
+        Hook::Resume => "resume",
+        Hook::Terminate => "terminate",
+    };
+    let port = crate::agent::port(request.port)?;
+    let content_type = Some(request.content_type).filter(|content_type| !content_type.is_empty());
+    let content_type = content_type
+        .map(|text| text.parse().map_err(|_| Refusal::invalid(format!("{text:?} is no content type"))))
+        .transpose()?;
+    let call = Call { hosts, port, path: format!("{PREFIX}{name}"), body: request.body.into(), content_type };
+    let start = Instant::now();
+    let deadline = start + Duration::from_millis(request.timeout_ms.into());
+    let mut attempts = 0;
+    let outcome = loop {
+        attempts += 1;
+        let tried = tokio::time::timeout_at(deadline, call.once()).await.unwrap_or(Outcome::TimedOut);
+        let pause = if attempts == 1 { FIRST_PAUSE } else { PAUSE };
+        match (hook, &tried) {
+            (Hook::Ready | Hook::Validate, Outcome::Status(503) | Outcome::Refused) => {
+                let again = Instant::now() + pause;
+                if again >= deadline {
+                    tokio::time::sleep_until(deadline).await;
+                    break Outcome::TimedOut;
+                }
+                tokio::time::sleep_until(again).await;
+            }
+            (Hook::Resume, Outcome::Refused | Outcome::Transport { any_byte: false, .. })
+                if attempts == 1 => {}
+            _ => break tried,
+        }
+    };
+    let result = match outcome {
+        Outcome::Status(status) => hook_outcome::Result::Status(status.into()),
+        Outcome::Refused => hook_outcome::Result::Refused(Done {}),
+        Outcome::TimedOut => hook_outcome::Result::TimedOut(Done {}),
+        Outcome::Transport { what, .. } => hook_outcome::Result::Transport(what),
+    };
+    let elapsed_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+    Ok(HookOutcome { attempts, elapsed_us, result: Some(result) })
+}
+
+#[cfg(test)]
+mod tests;

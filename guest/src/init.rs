@@ -1,0 +1,114 @@
+//! From the kernel's hands: mounts, modules, loopback. All of it before there is a second thread.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::path::Path;
+
+use libc::{MS_NODEV, MS_NOEXEC, MS_NOSUID};
+
+use crate::container::prepare;
+use crate::system::{check_long, mounts, netlink};
+
+/// Paths of kernel modules, one a line, in the order of loading. Only with a kernel that has drivers as modules.
+const MODULES: &str = "/modules.list";
+
+/// What the agent says on the console when it listens.
+pub const READY_LINE: &str = "hearth-guest: ready";
+
+/// Descriptors that the agent may have open: several for each connection.
+const DESCRIPTORS: libc::rlim_t = 1 << 16;
+
+/// Makes a machine of what the kernel hands over.
+///
+/// # Errors
+/// What the agent cannot be without. What only some apps need is missed by them.
+pub fn set_up() -> io::Result<()> {
+    return_freed_memory();
+    let root = movable_root();
+    let hardened = MS_NOSUID | MS_NODEV | MS_NOEXEC;
+    for (kind, folder, flags, options) in [
+        ("devtmpfs", "/dev", MS_NOSUID, "mode=755"),
+        ("proc", "/proc", hardened, ""),
+        ("sysfs", "/sys", hardened, ""),
+        ("tmpfs", "/run", MS_NOSUID | MS_NODEV, "mode=755"),
+    ] {
+        fs::create_dir_all(folder)?;
+        mounts::mount(kind, folder, kind, flags, options)?;
+    }
+    fs::create_dir_all(prepare::FOLDER)?;
+    if let Err(error) = root {
+        console(&format!("hearth-guest: the root cannot be moved: {error}"));
+    }
+    if let Err(error) = load_modules() {
+        console(&format!("hearth-guest: {error}"));
+    }
+    raise_limit_of_files()?;
+    // Without IPv4 there is no loopback; then there are no hooks, but there may be an app.
+    let up = netlink::device("lo").and_then(|lo| netlink::Routes::open()?.bring_up(lo, 0));
+    if let Err(error) = up {
+        console(&format!("hearth-guest: loopback: {error}"));
+    }
+    Ok(())
+}
+
+/// Writes a line to the console, if there is one.
+pub fn console(line: &str) {
+    if let Ok(mut console) = OpenOptions::new().write(true).open("/dev/console") {
+        let _ = console.write_all(format!("{line}\n").as_bytes());
+    }
+}
+
+/// Lays the initial file system over itself: the mount that the kernel makes for it can be no process's way out by
+/// `pivot_root` (pivot_root(2), "the current root … rootfs").
+fn movable_root() -> io::Result<()> {
+    let folder = Path::new("/root");
+    fs::create_dir_all(folder)?;
+    mounts::bind("/", folder)?;
+    std::env::set_current_dir(folder)?;
+    mounts::move_mount(".", "/")?;
+    std::os::unix::fs::chroot(".")?;
+    std::env::set_current_dir("/")
+}
+
+/// Has large blocks of memory go back to the kernel whenever they are freed, and threads share one heap: the agent's memory is
+/// in every snapshot.
+fn return_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer, and no other thread runs yet.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 64 << 10);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 64 << 10);
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+fn load_modules() -> io::Result<()> {
+    let list = match fs::read_to_string(MODULES) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        list => list?,
+    };
+    for path in list.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let load = || -> io::Result<()> {
+            let file = File::open(Path::new("/").join(path))?;
+            let (parameters, flags) = (c"".as_ptr(), 0);
+            // SAFETY: the pointer is to a constant string.
+            let loaded =
+                unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), parameters, flags) };
+            check_long(loaded).map(drop)
+        };
+        match load() {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                console(&format!("hearth-guest: module {path}: {error}"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn raise_limit_of_files() -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: DESCRIPTORS, rlim_max: DESCRIPTORS };
+    // SAFETY: the pointer is to a limit that lives until the call returns.
+    crate::system::check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
+}

@@ -1,0 +1,145 @@
+//! Records of lines, from the newest that the host has stored on.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use hearth_proto::guest::v1::{LogRecord, LogSource};
+use tokio::sync::Notify;
+
+use super::lines::Line;
+use crate::frame;
+
+/// Bytes of lines that are kept unless another bound is given.
+pub const BOUND: usize = 4 << 20;
+
+/// What a record takes beside its line.
+const OVERHEAD: usize = 96;
+
+/// The records that the host has not stored, and where their sequence stands.
+#[derive(Debug)]
+pub struct Ring {
+    state: Mutex<State>,
+    bound: usize,
+    /// There are new records.
+    news: Notify,
+    /// There is room again.
+    room: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    records: VecDeque<LogRecord>,
+    bytes: usize,
+    last: u64,
+    acknowledged: u64,
+}
+
+impl Default for Ring {
+    fn default() -> Self {
+        Self::new(BOUND)
+    }
+}
+
+impl Ring {
+    /// No records yet, and room for `bound` bytes of them. A line that is longer than what is left is still taken when
+    /// there is any room.
+    #[must_use]
+    pub fn new(bound: usize) -> Self {
+        Self { state: Mutex::default(), bound, news: Notify::new(), room: Notify::new() }
+    }
+
+    /// Adds lines, each as soon as there is room for it.
+    pub async fn add(&self, source: LogSource, lines: Vec<Line>) {
+        let mut lines = lines.into_iter().peekable();
+        while lines.peek().is_some() {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            let added = self.add_what_fits(source, &mut lines);
+            if added {
+                self.news.notify_waiters();
+            }
+            if lines.peek().is_some() {
+                room.await;
+            }
+        }
+    }
+
+    fn add_what_fits(&self, source: LogSource, lines: &mut impl Iterator<Item = Line>) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let timestamp_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let mut state = self.lock();
+        let mut added = false;
+        while state.bytes < self.bound {
+            let Some(Line { bytes: line, continues }) = lines.next() else { break };
+            state.bytes += line.len() + OVERHEAD;
+            state.last += 1;
+            let sequence = state.last;
+            let source = source.into();
+            state.records.push_back(LogRecord { sequence, timestamp_ns, source, line, continues });
+            added = true;
+        }
+        added
+    }
+
+    /// The host has stored all records up to this one.
+    pub fn acknowledge(&self, sequence: u64) {
+        let mut state = self.lock();
+        // What was never sent cannot have been stored.
+        let sequence = sequence.min(state.last);
+        while let Some(record) = state.records.pop_front_if(|record| record.sequence <= sequence) {
+            state.bytes -= record.line.len() + OVERHEAD;
+        }
+        state.acknowledged = state.acknowledged.max(sequence);
+        if state.records.is_empty() {
+            // An idle guest's memory is in every snapshot.
+            state.records = VecDeque::new();
+        }
+        drop(state);
+        self.room.notify_waiters();
+    }
+
+    /// Appends frames of the records after `cursor` to `buffer` until it has `limit` bytes, and moves the cursor. Waits until
+    /// there is such a record.
+    pub async fn next(&self, cursor: &mut u64, buffer: &mut Vec<u8>, limit: usize) {
+        loop {
+            let news = self.news.notified();
+            tokio::pin!(news);
+            news.as_mut().enable();
+            self.append(cursor, buffer, limit);
+            if !buffer.is_empty() {
+                return;
+            }
+            news.await;
+        }
+    }
+
+    fn append(&self, cursor: &mut u64, buffer: &mut Vec<u8>, limit: usize) {
+        let state = self.lock();
+        let first = state.records.partition_point(|record| record.sequence <= *cursor);
+        for record in state.records.range(first..) {
+            if buffer.len() >= limit {
+                break;
+            }
+            // No line is as long as the longest message.
+            let _ = frame::append(buffer, record);
+            *cursor = record.sequence;
+        }
+    }
+
+    /// Sequence number of the newest record, and of the newest that the host has stored.
+    pub fn sequences(&self) -> (u64, u64) {
+        let state = self.lock();
+        (state.last, state.acknowledged)
+    }
+
+    /// Whether lines wait for room.
+    pub fn is_full(&self) -> bool {
+        self.lock().bytes >= self.bound
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,67 @@
+//! The instance metadata service (behaviour §7.2): IMDSv2 on 169.254.169.254.
+//!
+//! What it says comes from the host: credentials are pushed. It listens, as the DNS stub does, in a network namespace of the
+//! agent's own ([`network`]), so that it takes no port from the app.
+
+mod answers;
+pub mod network;
+mod server;
+mod tokens;
+
+use std::net::Ipv4Addr;
+use std::sync::{Mutex, PoisonError};
+
+use hearth_proto::guest::v1::{Credentials, Metadata};
+
+pub use server::serve;
+
+/// Where it listens.
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+/// On which port.
+pub const PORT: u16 = 80;
+
+/// What the service knows.
+#[derive(Debug, Default)]
+pub struct Store {
+    facts: Mutex<Facts>,
+    tokens: Mutex<tokens::Tokens>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Facts {
+    /// Empty before Identify.
+    microvm_id: String,
+    metadata: Metadata,
+    credentials: Option<Credentials>,
+    address: Option<Ipv4Addr>,
+}
+
+impl Store {
+    /// The guest's id.
+    pub fn set_id(&self, microvm_id: String) {
+        self.change(|facts| facts.microvm_id = microvm_id);
+    }
+
+    /// Region, account and image.
+    pub fn set_metadata(&self, metadata: Metadata) {
+        self.change(|facts| facts.metadata = metadata);
+    }
+
+    /// The role's credentials; none: there is no role.
+    pub fn set_credentials(&self, credentials: Option<Credentials>) {
+        self.change(|facts| facts.credentials = credentials);
+    }
+
+    /// The address of the guest's network card.
+    pub fn set_address(&self, address: Option<Ipv4Addr>) {
+        self.change(|facts| facts.address = address);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Facts)) {
+        change(&mut self.facts.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn facts(&self) -> Facts {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

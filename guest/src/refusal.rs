@@ -1,0 +1,60 @@
+//! Why something that the host asked for did not happen: the protocol's `Failure` as an error.
+
+use std::fmt::Display;
+use std::io;
+
+use hearth_proto::guest::v1::{Failure, FailureCode};
+
+/// A request that is not fulfilled. Its message says what, why, and what to do.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// What kind of failure it is.
+    pub code: FailureCode,
+    /// For people.
+    pub message: String,
+}
+
+impl Refusal {
+    /// The request makes no sense, or not at this time.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self { code: FailureCode::Invalid, message: message.into() }
+    }
+
+    /// Something that was named does not exist.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self { code: FailureCode::NotFound, message: message.into() }
+    }
+
+    /// The kernel refused `what`.
+    pub fn system(what: impl Display, error: &io::Error) -> Self {
+        Self { code: FailureCode::System, message: format!("{what}: {error}") }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self { code: refusal.code.into(), message: refusal.message }
+    }
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self { code: failure.code(), message: failure.message }
+    }
+}
+
+/// Says what was being done when the kernel refused it.
+pub trait Context<T> {
+    /// Makes a [`Refusal`] of the error; `what` is what was being done.
+    ///
+    /// # Errors
+    /// The error, with `what` before it.
+    fn or_refuse<D: Display>(self, what: impl FnOnce() -> D) -> Result<T, Refusal>;
+}
+
+impl<T> Context<T> for io::Result<T> {
+    fn or_refuse<D: Display>(self, what: impl FnOnce() -> D) -> Result<T, Refusal> {
+        self.map_err(|error| Refusal::system(what(), &error))
+    }
+}

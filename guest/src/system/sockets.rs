@@ -1,0 +1,79 @@
+//! What the standard library does not know of sockets and pipes.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::check;
+
+/// Whether the peer of a connection sends no more.
+#[must_use]
+pub fn peer_is_gone(socket: impl AsFd) -> bool {
+    let wanted = libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR;
+    let mut request = libc::pollfd { fd: socket.as_fd().as_raw_fd(), events: wanted, revents: 0 };
+    // SAFETY: the pointer is to one request, which lives until the call returns.
+    unsafe { libc::poll(&raw mut request, 1, 0) > 0 && request.revents & wanted != 0 }
+}
+
+/// A pipe or a terminal that is read and written without blocking.
+#[derive(Debug)]
+pub struct Stream(AsyncFd<File>);
+
+impl Stream {
+    /// Takes over a descriptor.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn new(descriptor: OwnedFd) -> io::Result<Self> {
+        // SAFETY: takes no pointer.
+        let flags = check(unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_GETFL) })?;
+        // SAFETY: takes no pointer.
+        check(unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) })?;
+        // SAFETY: a file is open, and the same one, as long as it lives.
+        Ok(Self(unsafe { AsyncFd::register(File::from(descriptor)) }?))
+    }
+
+    /// Waits for bytes, and reads some. None at the end.
+    ///
+    /// # Errors
+    /// What the kernel said. A terminal that no process has open any more is at its end.
+    pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        end_of_terminal(self.0.async_io(Interest::READABLE, |mut file| file.read(buffer)).await)
+    }
+
+    /// Reads bytes that are there already; [`io::ErrorKind::WouldBlock`] where there are none.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        end_of_terminal(self.0.get_ref().read(buffer))
+    }
+
+    /// Writes all.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = self.0.async_io(Interest::WRITABLE, |mut file| file.write(bytes)).await?;
+            bytes = &bytes[written..];
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.get_ref().as_fd()
+    }
+}
+
+fn end_of_terminal(result: io::Result<usize>) -> io::Result<usize> {
+    match result {
+        Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(0),
+        result => result,
+    }
+}

@@ -1,0 +1,222 @@
+//! Requests to the agent, one after another on one connection.
+
+use std::time::Duration;
+
+use hearth_proto::guest::v1 as proto;
+use proto::request::Operation;
+use proto::response::Result as Answer;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::AgentError;
+use super::frame::{receive, send};
+
+/// How long the agent has for what it does by itself.
+const PROMPT: Duration = Duration::from_secs(30);
+/// What a hook's own time is exceeded by before the agent is taken for dead.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Exit status, or 128 + the signal that killed it.
+    pub code: u32,
+    /// The signal that killed it.
+    pub signal: Option<u32>,
+}
+
+impl From<proto::Exited> for Exit {
+    fn from(exited: proto::Exited) -> Self {
+        Self { code: exited.code, signal: Some(exited.signal).filter(|signal| *signal != 0) }
+    }
+}
+
+/// A call of a hook.
+#[derive(Clone, Debug)]
+pub struct HookCall {
+    /// Which one.
+    pub hook: proto::Hook,
+    /// The app's port.
+    pub port: u16,
+    /// For all tries together.
+    pub timeout: Duration,
+    /// A JSON body, if it has one.
+    pub body: Option<String>,
+}
+
+/// What became of a call of a hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HookResult {
+    /// The app answered with this HTTP status; 200 to 299 is success.
+    Status(u32),
+    /// Nobody listens on the port.
+    Refused,
+    /// No answer in time.
+    TimedOut,
+    /// Anything else that happened on the connection.
+    Transport(String),
+}
+
+impl HookResult {
+    /// Whether the app agreed.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        matches!(self, Self::Status(200..=299))
+    }
+}
+
+/// A connection for requests. What is cancelled half-way makes it useless: open another one.
+#[derive(Debug)]
+pub struct Control {
+    stream: UnixStream,
+}
+
+impl Control {
+    pub(super) fn new(stream: UnixStream) -> Self {
+        Self { stream }
+    }
+
+    async fn ask(
+        &mut self,
+        what: &'static str,
+        operation: Operation,
+        limit: Option<Duration>,
+    ) -> Result<Answer, AgentError> {
+        let request = proto::Request { operation: Some(operation) };
+        let connection = |source| AgentError::Connection { what, source };
+        let exchange = async {
+            send(&mut self.stream, &request).await.map_err(connection)?;
+            receive::<proto::Response>(&mut self.stream).await.map_err(connection)
+        };
+        let response = match limit {
+            Some(limit) => {
+                timeout(limit, exchange).await.map_err(|_| AgentError::TimedOut { what, limit })??
+            }
+            None => exchange.await?,
+        };
+        match response.result {
+            Some(Answer::Failure(failure)) => Err(failure.into()),
+            Some(answer) => Ok(answer),
+            None => Err(AgentError::Confused),
+        }
+    }
+
+    async fn command(&mut self, what: &'static str, operation: Operation) -> Result<(), AgentError> {
+        match self.ask(what, operation, Some(PROMPT)).await? {
+            Answer::Done(_) => Ok(()),
+            _ => Err(AgentError::Confused),
+        }
+    }
+
+    /// How the guest is.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn status(&mut self) -> Result<proto::Status, AgentError> {
+        match self
+            .ask("asking for the guest's status", Operation::GetStatus(proto::GetStatus {}), Some(PROMPT))
+            .await?
+        {
+            Answer::Status(status) => Ok(status),
+            _ => Err(AgentError::Confused),
+        }
+    }
+
+    /// Mounts the root disk and makes the container; once.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn configure(&mut self, configure: proto::Configure) -> Result<(), AgentError> {
+        self.command("configuring the guest", Operation::Configure(configure)).await
+    }
+
+    /// Starts the app; once.
+    ///
+    /// # Errors
+    /// [`AgentError::Refused`] when its program, user or folder does not exist.
+    pub async fn start_app(&mut self, process: proto::Process) -> Result<(), AgentError> {
+        let start = proto::StartApp { process: Some(process) };
+        self.command("starting the app", Operation::StartApp(start)).await
+    }
+
+    /// Waits until the app has ended, however long that takes.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn wait_app(&mut self) -> Result<Exit, AgentError> {
+        match self.ask("waiting for the app's end", Operation::WaitApp(proto::WaitApp {}), None).await? {
+            Answer::Exited(exited) => Ok(exited.into()),
+            _ => Err(AgentError::Confused),
+        }
+    }
+
+    /// Calls a hook of the app.
+    ///
+    /// # Errors
+    /// [`AgentError`] when the agent could not call it; what the app did is the result.
+    pub async fn call_hook(&mut self, call: &HookCall) -> Result<HookResult, AgentError> {
+        let timeout_ms = u32::try_from(call.timeout.as_millis()).unwrap_or(u32::MAX);
+        let content_type = if call.body.is_some() { "application/json" } else { "" };
+        let operation = Operation::CallHook(proto::CallHook {
+            hook: call.hook.into(),
+            port: call.port.into(),
+            timeout_ms,
+            body: call.body.clone().unwrap_or_default().into_bytes(),
+            content_type: content_type.to_owned(),
+        });
+        let limit = call.timeout.saturating_add(GRACE);
+        let outcome = match self.ask("calling a hook of the app", operation, Some(limit)).await? {
+            Answer::Hook(outcome) => outcome.result,
+            _ => return Err(AgentError::Confused),
+        };
+        use proto::hook_outcome::Result as Outcome;
+        Ok(match outcome.ok_or(AgentError::Confused)? {
+            Outcome::Status(status) => HookResult::Status(status),
+            Outcome::Refused(_) => HookResult::Refused,
+            Outcome::TimedOut(_) => HookResult::TimedOut,
+            Outcome::Transport(message) => HookResult::Transport(message),
+        })
+    }
+
+    /// Tells the guest who it is; after a restore, before any hook.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn identify(&mut self, identify: proto::Identify) -> Result<(), AgentError> {
+        self.command("giving the guest its identity", Operation::Identify(identify)).await
+    }
+
+    /// Changes the credentials that the guest's metadata service serves.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn set_credentials(
+        &mut self,
+        credentials: Option<proto::Credentials>,
+    ) -> Result<(), AgentError> {
+        let set = proto::SetCredentials { credentials };
+        self.command("giving the guest credentials", Operation::SetCredentials(set)).await
+    }
+
+    /// Makes the guest ready for a snapshot.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn quiesce(&mut self, drop_page_cache: bool) -> Result<proto::Quiesced, AgentError> {
+        // Much may have to be written.
+        let limit = Some(Duration::from_secs(600));
+        let quiesce = Operation::Quiesce(proto::Quiesce { drop_page_cache });
+        match self.ask("quiescing the guest", quiesce, limit).await? {
+            Answer::Quiesced(quiesced) => Ok(quiesced),
+            _ => Err(AgentError::Confused),
+        }
+    }
+
+    /// Ends all processes, writes everything to disk, powers the guest off.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn power_off(&mut self) -> Result<(), AgentError> {
+        self.command("powering the guest off", Operation::PowerOff(proto::PowerOff {})).await
+    }
+}

@@ -1,0 +1,189 @@
+//! The client against a scripted agent at the other end of a real socket.
+
+use std::sync::Mutex;
+
+use proto::exec_output::Event as Output;
+use proto::response::Result as Answer;
+
+use super::control::{HookCall, HookResult};
+use super::exec::Event;
+use super::*;
+
+/// Gives out streams whose other ends a test has.
+struct Script(Mutex<Vec<StdStream>>);
+
+impl Dial for Script {
+    fn dial(&self) -> Result<StdStream, ClientError> {
+        self.0.lock().unwrap().pop().ok_or(ClientError::Confused("script".into()))
+    }
+}
+
+fn agent() -> (Agent, UnixStream) {
+    let (ours, theirs) = StdStream::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    (Agent::new(Script(Mutex::new(vec![ours]))), UnixStream::from_std(theirs).unwrap())
+}
+
+async fn accept(stream: &mut UnixStream) -> proto::Open {
+    let open = receive(stream).await.unwrap();
+    send(stream, &proto::Opened { failure: None }).await.unwrap();
+    open
+}
+
+#[tokio::test]
+async fn a_refusal_keeps_its_words() {
+    let (agent, mut guest) = agent();
+    let script = async {
+        let open: proto::Open = receive(&mut guest).await.unwrap();
+        assert_eq!(open.version, 1);
+        let failure =
+            proto::Failure { code: proto::FailureCode::Invalid.into(), message: "no such kind".into() };
+        send(&mut guest, &proto::Opened { failure: Some(failure) }).await.unwrap();
+    };
+    let (result, ()) = tokio::join!(agent.control(), script);
+    assert!(
+        matches!(result, Err(AgentError::Refused { code: proto::FailureCode::Invalid, message }) if message == "no such kind")
+    );
+}
+
+#[tokio::test]
+async fn outcomes_of_hooks_are_told_apart() {
+    use proto::hook_outcome::Result as Outcome;
+    let (agent, mut guest) = agent();
+    let outcomes = [
+        (Some(Outcome::Status(204)), Some(HookResult::Status(204))),
+        (Some(Outcome::Refused(proto::Done {})), Some(HookResult::Refused)),
+        (Some(Outcome::TimedOut(proto::Done {})), Some(HookResult::TimedOut)),
+        (Some(Outcome::Transport("reset".into())), Some(HookResult::Transport("reset".into()))),
+        (None, None),
+    ];
+    let script = async {
+        accept(&mut guest).await;
+        for (result, _) in outcomes.clone() {
+            let _: proto::Request = receive(&mut guest).await.unwrap();
+            let outcome = proto::HookOutcome { result, attempts: 1, elapsed_us: 1 };
+            send(&mut guest, &proto::Response { result: Some(Answer::Hook(outcome)) }).await.unwrap();
+        }
+    };
+    let calls = async {
+        let mut control = agent.control().await.unwrap();
+        let call =
+            HookCall { hook: proto::Hook::Run, port: 80, timeout: Duration::from_secs(60), body: None };
+        for (_, expected) in &outcomes {
+            assert_eq!(control.call_hook(&call).await.ok(), *expected);
+        }
+    };
+    tokio::join!(script, calls);
+}
+
+#[tokio::test]
+async fn what_goes_into_the_guest_arrives_whole() {
+    let (agent, mut guest) = agent();
+    let archive: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let script = async {
+        accept(&mut guest).await;
+        let mut got = Vec::new();
+        loop {
+            let input: proto::ExecInput = receive(&mut guest).await.unwrap();
+            match input.event.unwrap() {
+                proto::exec_input::Event::Stdin(bytes) => got.extend(bytes),
+                proto::exec_input::Event::StdinClosed(_) => break,
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+        let exited = Output::Exited(proto::Exited { code: 0, signal: 0 });
+        send(&mut guest, &proto::ExecOutput { event: Some(exited) }).await.unwrap();
+        got
+    };
+    let (result, got) = tokio::join!(agent.unpack("/srv", archive.as_slice()), script);
+    result.unwrap();
+    assert!(got == archive);
+}
+
+#[tokio::test]
+async fn a_guest_that_gives_up_half_way_says_why() {
+    let (agent, mut guest) = agent();
+    let script = async {
+        accept(&mut guest).await;
+        let _: proto::ExecInput = receive(&mut guest).await.unwrap();
+        for event in [
+            Output::Stderr(b"No space left on device\n".to_vec()),
+            Output::Exited(proto::Exited { code: 1, signal: 0 }),
+        ] {
+            send(&mut guest, &proto::ExecOutput { event: Some(event) }).await.unwrap();
+        }
+        drop(guest);
+    };
+    let (result, ()) = tokio::join!(agent.unpack("/srv", tokio::io::repeat(7)), script);
+    assert!(result.unwrap_err().to_string().contains("No space left on device"));
+}
+
+#[tokio::test]
+async fn a_process_is_followed_to_its_end() {
+    let (agent, mut guest) = agent();
+    let script = async {
+        let open = accept(&mut guest).await;
+        let Some(Kind::Exec(exec)) = open.kind else { panic!("not an exec") };
+        assert!(exec.privileged && exec.terminal.is_none());
+        for event in [Output::Stdout(b"out".to_vec()), Output::Exited(proto::Exited { code: 137, signal: 9 })]
+        {
+            send(&mut guest, &proto::ExecOutput { event: Some(event) }).await.unwrap();
+        }
+        drop(guest);
+    };
+    let follow = async {
+        let what = Some(proto::open_exec::What::Process(proto::Process::default()));
+        let exec = proto::OpenExec { what, terminal: None, privileged: true };
+        let (_stdin, mut events) = agent.exec(exec).await.unwrap();
+        assert_eq!(events.next().await.unwrap(), Event::Stdout(b"out".to_vec()));
+        let exit = control::Exit { code: 137, signal: Some(9) };
+        assert_eq!(events.next().await.unwrap(), Event::Exited(exit));
+        assert!(events.next().await.is_err(), "the connection has ended");
+    };
+    tokio::join!(script, follow);
+}
+
+#[tokio::test]
+async fn queries_are_answered_in_any_order() {
+    let (agent, mut guest) = agent();
+    let script = async {
+        accept(&mut guest).await;
+        for id in 1..=2 {
+            let message = vec![u8::try_from(id).unwrap()];
+            send(&mut guest, &proto::DnsQuery { id, message }).await.unwrap();
+        }
+        let mut answers = Vec::new();
+        for _ in 0..2 {
+            let answer: proto::DnsAnswer = receive(&mut guest).await.unwrap();
+            answers.push((answer.id, answer.message));
+        }
+        drop(guest);
+        answers
+    };
+    let second_done = Arc::new(tokio::sync::Notify::new());
+    let answer = move |message: Vec<u8>| {
+        let second_done = Arc::clone(&second_done);
+        async move {
+            match message.as_slice() {
+                [1] => second_done.notified().await,
+                _ => second_done.notify_one(),
+            }
+            [message, vec![0]].concat()
+        }
+    };
+    let (ended, answers) = tokio::join!(agent.serve_names(answer), script);
+    assert!(ended.is_err());
+    assert_eq!(answers, [(2, vec![2, 0]), (1, vec![1, 0])]);
+}
+
+#[tokio::test]
+async fn hostile_frames_are_refused() {
+    use tokio::io::AsyncWriteExt as _;
+    for bytes in [&[255, 255, 255, 255][..], &[3, 0, 0, 0, 255, 255, 255], &[9, 0]] {
+        let (mut guest, mut host) = UnixStream::pair().unwrap();
+        guest.write_all(bytes).await.unwrap();
+        drop(guest);
+        let received: Result<proto::Response, FrameError> = receive(&mut host).await;
+        assert!(!matches!(received.unwrap_err(), FrameError::Closed));
+    }
+}

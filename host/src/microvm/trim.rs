@@ -1,0 +1,57 @@
+//! Giving back what the guest does not use, before a snapshot.
+//!
+//! Free pages of a guest still hold what was last in them, and would be in the snapshot. The balloon takes them all: the
+//! monitor drops them from the host's memory, after which they read as zeros and take no room in a snapshot. Then the
+//! balloon is emptied, and the guest has its memory again.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::{Microvm, MicrovmError};
+
+/// Left to the guest while the balloon is full, in MiB.
+const LEFT: u64 = 12;
+/// How long the guest has to fill the balloon, or to empty it. What is not there then stays in the snapshot, which does no harm.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often the balloon is looked at.
+const POLL: Duration = Duration::from_millis(5);
+/// Without progress for so long, the guest has given what it can.
+const STALLED: Duration = Duration::from_millis(500);
+/// Balloon pages in a MiB.
+const PAGES_PER_MIB: u64 = 256;
+
+impl Microvm {
+    /// Takes `free_mib` MiB from the guest but for a little, and gives them back.
+    ///
+    /// # Errors
+    /// [`MicrovmError::Monitor`].
+    pub async fn trim(&self, free_mib: u64) -> Result<(), MicrovmError> {
+        let target = u32::try_from(free_mib.saturating_sub(LEFT)).unwrap_or(u32::MAX);
+        if target == 0 {
+            return Ok(());
+        }
+        self.client.set_balloon(target)?;
+        self.settle(|pages| pages >= u64::from(target) * PAGES_PER_MIB).await?;
+        self.client.set_balloon(0)?;
+        self.settle(|pages| pages == 0).await
+    }
+
+    /// Waits until the balloon is as wanted, or no longer changes.
+    async fn settle(&self, wanted: impl Fn(u64) -> bool) -> Result<(), MicrovmError> {
+        let end = Instant::now() + PATIENCE;
+        let (mut last, mut since) = (u64::MAX, Instant::now());
+        loop {
+            let pages = self.client.counter("balloon", "actual_pages")?;
+            if wanted(pages) || Instant::now() >= end {
+                return Ok(());
+            }
+            if pages != last {
+                (last, since) = (pages, Instant::now());
+            } else if since.elapsed() >= STALLED {
+                return Ok(());
+            }
+            sleep(POLL).await;
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What an operator can decide about networks.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use ipnet::Ipv4Net;
+
+/// MTUs that a guest's card may have: of IPv6's least, which everybody can do, to Ethernet's.
+pub(super) const MTUS: RangeInclusive<u16> = 1280..=1500;
+
+/// The configuration of all microVMs' networks.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct NetworkConfig {
+    /// Addresses for the pairs of interfaces between host and namespaces, a /31 for each microVM: `100.96.0.0/16` has
+    /// room for 32,768. All that make microVMs on one host use the same pool.
+    pub pool: Ipv4Net,
+    /// Ranges that are never reachable, beside those that never are anyway: link-local, multicast, loopback and
+    /// reserved ones, the pool, the host's addresses and the networks it is connected to. Default: private networks
+    /// (RFC 1918), shared addresses (RFC 6598), protocol assignments (192.0.0.0/24) and Azure's platform address.
+    pub blocked: Vec<Ipv4Net>,
+    /// Exceptions of `blocked` and of the networks that the host is connected to; never of the rest.
+    pub allowed: Vec<Ipv4Net>,
+    /// The MTU of guests' cards in bytes, 1280 to 1500. Where the host's uplink has a smaller one, TCP finds out.
+    pub mtu: u16,
+    /// Connections that a guest may have at once; they take memory of the host.
+    pub connections: u32,
+    /// The program `nft`, 1.0.6 or newer: a path, or a name that is looked up in PATH.
+    pub nft: PathBuf,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self {
+            pool: network([100, 96, 0, 0], 16),
+            blocked: vec![
+                network([10, 0, 0, 0], 8),
+                network([100, 64, 0, 0], 10),
+                network([168, 63, 129, 16], 32),
+                network([172, 16, 0, 0], 12),
+                network([192, 0, 0, 0], 24),
+                network([192, 168, 0, 0], 16),
+            ],
+            allowed: Vec::new(),
+            mtu: 1500,
+            connections: 4096,
+            nft: "nft".into(),
+        }
+    }
+}
+
+/// A network from literals; the prefix length is at most 32.
+pub(super) fn network(address: [u8; 4], prefix_length: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(address.into(), prefix_length)
+}
+
+impl NetworkConfig {
+    /// How many microVMs the pool has room for.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        let addresses = 1_u64 << 32_u8.saturating_sub(self.pool.prefix_len());
+        // Of a pool that is larger than slots have names, a part is used.
+        u32::try_from((addresses / 2).min(1 << 16)).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_configuration_is_the_default() {
+        assert_eq!(serde_json::from_str::<NetworkConfig>("{}").unwrap(), NetworkConfig::default());
+        assert!(serde_json::from_str::<NetworkConfig>(r#"{"blokced": []}"#).is_err());
+        let some =
+            serde_json::from_str::<NetworkConfig>(r#"{"allowed": ["10.1.0.0/16"], "nft": "/opt/nft"}"#);
+        assert_eq!(some.unwrap().allowed, [network([10, 1, 0, 0], 16)]);
+    }
+
+    #[test]
+    fn a_pool_has_a_slot_for_every_two_addresses() {
+        for (prefix_length, slots) in [(8, 65536), (15, 65536), (16, 32768), (30, 2), (31, 1), (32, 0)] {
+            let pool = network([100, 96, 0, 0], prefix_length);
+            assert_eq!(NetworkConfig { pool, ..NetworkConfig::default() }.slots(), slots, "{pool}");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Named network namespaces, as `ip netns` makes them: bind mounts below `/run/netns`.
+//!
+//! A thread enters a namespace for good, so whatever is done in one is done on a thread of its own
+//! ([`on_thread`]), which ends with it.
+
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::ptr;
+use std::thread;
+
+use super::error::system;
+use super::{MAX_NAME, NetworkError, PREFIX};
+
+/// Where the names of namespaces are.
+const FOLDER: &str = "/run/netns";
+/// The namespace of the thread that opens it.
+const OWN: &str = "/proc/thread-self/ns/net";
+
+/// Runs `work` on a thread of its own, which may enter namespaces, and waits for it.
+pub(super) fn on_thread<T: Send>(
+    work: impl FnOnce() -> Result<T, NetworkError> + Send,
+) -> Result<T, NetworkError> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new()
+            .name("network".into())
+            .spawn_scoped(scope, work)
+            .map_err(system("start a thread"))?;
+        thread.join().unwrap_or_else(|_| {
+            Err(NetworkError::System {
+                what: "finish the work in a namespace".into(),
+                source: io::Error::other("panic"),
+            })
+        })
+    })
+}
+
+/// Makes [`FOLDER`] a shared mount, as `ip netns` does, so that names which go here go in all mount namespaces.
+pub(super) fn prepare_folder() -> Result<(), NetworkError> {
+    fs::create_dir_all(FOLDER).map_err(system(format!("create {FOLDER}")))?;
+    let folder = File::open(FOLDER).map_err(system(format!("open {FOLDER}")))?;
+    // `ip netns` takes this lock, too: two at once would stack mounts on each other.
+    folder.lock().map_err(system(format!("lock {FOLDER}")))?;
+    let shared = || mount(None, Path::new(FOLDER), libc::MS_SHARED | libc::MS_REC);
+    match shared() {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            mount(Some(Path::new(FOLDER)), Path::new(FOLDER), libc::MS_BIND | libc::MS_REC)
+                .and_then(|()| shared())
+                .map_err(system(format!("make {FOLDER} a shared mount")))
+        }
+        result => result.map_err(system(format!("make {FOLDER} a shared mount"))),
+    }
+}
+
+/// The names of our namespaces, without the prefix.
+pub(super) fn names() -> Result<Vec<String>, NetworkError> {
+    let failed = || system(format!("read {FOLDER}"));
+    let mut names = Vec::new();
+    for entry in fs::read_dir(FOLDER).map_err(failed())? {
+        let entry = entry.map_err(failed())?.file_name();
+        if let Some(name) = entry.to_str().and_then(|name| name.strip_prefix(PREFIX))
+            && is_name(name)
+        {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn is_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(plain)
+}
+
+/// A namespace by name; it may exist or not.
+#[derive(Clone, Debug)]
+pub(super) struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    pub(super) fn named(name: &str) -> Result<Self, NetworkError> {
+        if !is_name(name) {
+            return Err(NetworkError::Name(name.chars().take(2 * MAX_NAME).collect()));
+        }
+        Ok(Self { name: name.to_owned() })
+    }
+
+    /// Its name, without the prefix.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn path(&self) -> PathBuf {
+        Path::new(FOLDER).join(format!("{PREFIX}{}", self.name))
+    }
+
+    /// Puts this thread into a new namespace of this name.
+    pub(super) fn make(&self) -> Result<(), NetworkError> {
+        let path = self.path();
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o444)
+            .open(&path)
+            .map_err(system(format!("create {}", path.display())))?;
+        // SAFETY: no pointers; only this thread changes its namespace.
+        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+            return Err(system("make a network namespace")(io::Error::last_os_error()));
+        }
+        mount(Some(Path::new(OWN)), &path, libc::MS_BIND).map_err(system(format!("mount {}", path.display())))
+    }
+
+    /// Puts this thread into the namespace; false when there is none of this name.
+    pub(super) fn enter(&self) -> Result<bool, NetworkError> {
+        let path = self.path();
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(system(format!("open {}", path.display()))(error)),
+        };
+        // SAFETY: no pointers; only this thread changes its namespace.
+        if unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) } == 0 {
+            return Ok(true);
+        }
+        let error = io::Error::last_os_error();
+        // A plain file: its maker was killed before the mount.
+        if error.raw_os_error() == Some(libc::EINVAL) {
+            return Ok(false);
+        }
+        Err(system(format!("enter the namespace {}", path.display()))(error))
+    }
+
+    /// Takes the name away; the namespace ends when nothing uses it any more.
+    pub(super) fn unlink(&self) -> Result<(), NetworkError> {
+        let path = self.path();
+        let target = c_path(&path).map_err(system(format!("unmount {}", path.display())))?;
+        loop {
+            // SAFETY: the path lives across the call.
+            if unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) } == 0 {
+                // Once more: a mount may lie below.
+                continue;
+            }
+            let error = io::Error::last_os_error();
+            match error.raw_os_error() {
+                Some(libc::EINVAL) => break,
+                Some(libc::ENOENT) => return Ok(()),
+                _ => return Err(system(format!("unmount {}", path.display()))(error)),
+            }
+        }
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(system(format!("remove {}", path.display()))(error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The namespace that this thread is in.
+pub(super) fn own() -> Result<File, NetworkError> {
+    File::open(OWN).map_err(system(format!("open {OWN}")))
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+fn mount(source: Option<&Path>, target: &Path, flags: libc::c_ulong) -> io::Result<()> {
+    let source = source.map(c_path).transpose()?;
+    let target = c_path(target)?;
+    let source = source.as_ref().map_or(ptr::null(), |source| source.as_ptr());
+    // SAFETY: both paths live across the call (or are null, which says none); type and data are none.
+    match unsafe { libc::mount(source, target.as_ptr(), ptr::null(), flags, ptr::null()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_leave_the_folder() {
+        for name in ["", ".", "..", "a/b", "a b", "a\n", "a.b", &"x".repeat(41)] {
+            assert!(matches!(Namespace::named(name), Err(NetworkError::Name(_))), "{name:?}");
+        }
+        let namespace = Namespace::named("0abcdef0-1234_Z").unwrap();
+        assert_eq!(namespace.path(), Path::new("/run/netns/hearth-0abcdef0-1234_Z"));
+    }
+}

@@ -1,0 +1,36 @@
+//! Running `nft`.
+
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::NetworkError;
+
+/// How much of what nft says is told.
+const MAX_MESSAGE: usize = 2000;
+
+/// Has nft apply the rules in the namespace of this thread: all of them or none.
+pub(super) fn apply(nft: &Path, rules: &str) -> Result<(), NetworkError> {
+    let no_nft = |source: io::Error| NetworkError::NoNft { path: nft.to_owned(), source };
+    let mut child = Command::new(nft)
+        .args(["-f", "-"])
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(no_nft)?;
+    // The pipe is closed right after; an nft that ended early says more than the pipe's error does. It reads
+    // everything before it says anything.
+    let written = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(rules.as_bytes()));
+    let output = child.wait_with_output().map_err(no_nft)?;
+    if output.status.success() {
+        return written.map_err(no_nft);
+    }
+    let message = String::from_utf8_lossy(&output.stderr).chars().take(MAX_MESSAGE).collect::<String>();
+    Err(NetworkError::Rules {
+        path: nft.to_owned(),
+        status: output.status,
+        message: message.trim().to_owned(),
+    })
+}

@@ -1,0 +1,208 @@
+//! Which credentials a role ARN stands for, as an operator writes it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::credentials::StaticKeys;
+
+/// Which credentials role ARNs stand for.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RolesConfig {
+    /// By role ARN, or by a pattern in which each `*` stands for any characters. An ARN itself goes before patterns, a
+    /// pattern with more other characters before one with fewer.
+    pub rules: BTreeMap<String, Provider>,
+    /// For ARNs without a rule. Default none.
+    pub default: Provider,
+}
+
+/// Where credentials come from.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Provider {
+    /// Nowhere: the role stands for no credentials.
+    #[default]
+    None,
+    /// From the configuration itself.
+    Static(StaticKeys),
+    /// From an STS, which gives them for some time.
+    AssumeRole(AssumeRole),
+}
+
+/// Credentials from an STS (Security Token Service): AWS's, or that of an object store or an identity service that speaks
+/// its protocol.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AssumeRole {
+    /// URL of the STS, like `https://sts.eu-west-1.amazonaws.com`.
+    pub endpoint: String,
+    /// Region that requests are signed for.
+    pub region: String,
+    /// Who asks.
+    pub credentials: Source,
+    /// Role to ask for; that of the image or microVM when not given.
+    #[serde(default)]
+    pub role_arn: Option<String>,
+    /// What the role's trust policy may ask for beside the right caller.
+    #[serde(default)]
+    pub external_id: Option<String>,
+    /// What the name of a session begins with, at most 28 letters, digits and `+=,.@_-`; a UUID follows. Default
+    /// `Lambda-microvmsExecutor-`.
+    #[serde(default = "session_name_prefix")]
+    pub session_name_prefix: String,
+    /// How many seconds credentials are asked for, 900 to 43200. Default 3600.
+    #[serde(default = "duration_seconds")]
+    pub duration_seconds: u32,
+    /// A PEM file with certificates of authorities to trust beside the system's.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Who asks an STS for credentials.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// Who has these keys.
+    Static(StaticKeys),
+    /// Who has the keys in this process's `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`.
+    Environment,
+}
+
+fn session_name_prefix() -> String {
+    "Lambda-microvmsExecutor-".to_owned()
+}
+
+fn duration_seconds() -> u32 {
+    3600
+}
+
+impl RolesConfig {
+    /// What a role ARN stands for.
+    pub(super) fn provider(&self, role_arn: &str) -> &Provider {
+        if let Some(provider) = self.rules.get(role_arn) {
+            return provider;
+        }
+        self.rules
+            .iter()
+            .filter(|(pattern, _)| pattern.contains('*') && matches(pattern, role_arn))
+            .max_by_key(|(pattern, _)| pattern.len() - pattern.matches('*').count())
+            .map_or(&self.default, |(_, provider)| provider)
+    }
+
+    /// Checks what can be checked before anybody asks. Returns what is wrong, and where.
+    pub(super) fn check(&self) -> Result<(), (String, &'static str)> {
+        let rules = self.rules.iter().map(|(pattern, provider)| (pattern.as_str(), provider));
+        for (name, provider) in rules.chain([("default", &self.default)]) {
+            if let Provider::AssumeRole(sts) = provider {
+                sts.check().map_err(|why| (name.to_owned(), why))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AssumeRole {
+    fn check(&self) -> Result<(), &'static str> {
+        let in_name = |it: char| it.is_ascii_alphanumeric() || "+=,.@_-".contains(it);
+        if !self.endpoint.starts_with("https://") && !self.endpoint.starts_with("http://") {
+            return Err("the endpoint must be a URL with https:// or http://");
+        }
+        if self.region.is_empty() {
+            return Err("the region is empty");
+        }
+        if !(900..=43_200).contains(&self.duration_seconds) {
+            return Err("duration_seconds must be 900 to 43200");
+        }
+        if self.session_name_prefix.len() > 28 || !self.session_name_prefix.chars().all(in_name) {
+            return Err("session_name_prefix must be at most 28 letters, digits and +=,.@_-");
+        }
+        Ok(())
+    }
+}
+
+/// Whether `text` is the pattern with something in place of each `*`.
+fn matches(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };
+    let mut parts: Vec<&str> = parts.collect();
+    let Some(last) = parts.pop() else { return rest.is_empty() };
+    // The first place where a part fits leaves the most for those behind it.
+    for part in parts {
+        match rest.split_once(part) {
+            Some((_, behind)) => rest = behind,
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(json: &str) -> RolesConfig {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn a_star_stands_for_any_characters() {
+        for (pattern, text, expected) in [
+            ("*", "", true),
+            ("*", "arn", true),
+            ("a*c", "abc", true),
+            ("a*c", "ac", true),
+            ("a*c", "abcd", false),
+            ("a*b*c", "a-b-b-c", true),
+            ("a*b*c", "acb", false),
+            ("ab*ba", "aba", false),
+            ("a**c", "abc", true),
+            ("abc", "abc", true),
+            ("abc", "abcd", false),
+        ] {
+            assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn the_arn_itself_goes_before_patterns_and_the_closer_pattern_before_the_wider() {
+        let config = config(
+            r#"{"rules": {
+                "arn:aws:iam::123456789012:role/exact": {"static": {"access_key_id": "exact", "secret_access_key": ""}},
+                "arn:aws:iam::123456789012:role/*": {"static": {"access_key_id": "close", "secret_access_key": ""}},
+                "arn:aws:iam::*": {"static": {"access_key_id": "wide", "secret_access_key": ""}},
+                "arn:aws:iam::123456789012:role/team/*": "none"
+            }}"#,
+        );
+        let id = |arn: &str| match config.provider(arn) {
+            Provider::Static(keys) => keys.access_key_id.clone(),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(id("arn:aws:iam::123456789012:role/exact"), "exact");
+        assert_eq!(id("arn:aws:iam::123456789012:role/exacter"), "close");
+        assert_eq!(id("arn:aws:iam::123456789012:role/team/x"), "None");
+        assert_eq!(id("arn:aws:iam::000000000000:role/x"), "wide");
+        assert_eq!(id("arn:aws-cn:iam::000000000000:role/x"), "None");
+    }
+
+    #[test]
+    fn what_is_misspelt_or_out_of_range_is_refused() {
+        assert!(serde_json::from_str::<RolesConfig>(r#"{"rule": {}}"#).is_err());
+        assert!(
+            serde_json::from_str::<RolesConfig>(r#"{"default": {"static": {"access_key_id": "x"}}}"#)
+                .is_err()
+        );
+        assert!(serde_json::from_str::<RolesConfig>(r#"{"default": "assume"}"#).is_err());
+        let sts = |change: &str| {
+            let json = format!(
+                r#"{{"default": {{"assume_role": {{"endpoint": "https://sts", "region": "r",
+                    "credentials": "environment" {change}}}}}}}"#
+            );
+            config(&json).check()
+        };
+        sts("").unwrap();
+        assert!(sts(r#", "duration_seconds": 899"#).is_err());
+        assert!(sts(r#", "session_name_prefix": "no spaces""#).is_err());
+    }
+}

@@ -1,0 +1,90 @@
+//! Credentials, and strings that are not printed.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+/// How long static keys are said to be valid before they are asked for again: what AWS's roles in a microVM have.
+pub const VALIDITY: Duration = Duration::from_secs(55 * 60);
+
+/// A string that neither `Debug` nor a log shows.
+#[derive(Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// A secret of a string.
+    #[must_use]
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into())
+    }
+
+    /// The string itself.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<redacted>")
+    }
+}
+
+/// Keys as a configuration file has them: valid until they are changed there.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StaticKeys {
+    /// The public part.
+    pub access_key_id: String,
+    /// The secret part.
+    pub secret_access_key: Secret,
+    /// Goes with keys that are temporary.
+    #[serde(default)]
+    pub session_token: Option<Secret>,
+}
+
+/// What a role stands for at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// The public part.
+    pub access_key_id: String,
+    /// The secret part.
+    pub secret_access_key: Secret,
+    /// Goes with keys that are temporary.
+    pub session_token: Option<Secret>,
+    /// When they were made or fetched.
+    pub last_updated: SystemTime,
+    /// Until when they are valid. Static keys get [`VALIDITY`], after which they are looked up again.
+    pub expiration: SystemTime,
+}
+
+impl StaticKeys {
+    /// These keys, as of `now`.
+    #[must_use]
+    pub fn at(&self, now: SystemTime) -> Credentials {
+        Credentials {
+            access_key_id: self.access_key_id.clone(),
+            secret_access_key: self.secret_access_key.clone(),
+            session_token: self.session_token.clone(),
+            last_updated: now,
+            expiration: now + VALIDITY,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_output_has_no_secret_in_it() {
+        let keys: StaticKeys = serde_json::from_str(
+            r#"{"access_key_id": "AKIA", "secret_access_key": "hush", "session_token": "token"}"#,
+        )
+        .unwrap();
+        let shown = format!("{:?} {keys:?}", keys.at(SystemTime::UNIX_EPOCH));
+        assert!(shown.contains("AKIA"));
+        assert!(!shown.contains("hush") && !shown.contains("token\""), "{shown}");
+    }
+}

@@ -1,0 +1,257 @@
+//! Asking an STS for a role's credentials: `AssumeRole` of its query protocol, signed with SigV4.
+//!
+//! <https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html>
+
+use std::io::{self, Read};
+use std::time::{Duration, SystemTime};
+
+use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+use aws_sigv4::sign::v4::SigningParams;
+use serde::Deserialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::RoleError;
+use super::config::{AssumeRole, Source};
+use super::credentials::{Credentials, Secret, StaticKeys};
+
+/// How long making a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a whole request may take.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Most bytes of an answer that are read.
+const MAX_ANSWER_BYTES: usize = 64 << 10;
+
+const FORM: &str = "application/x-www-form-urlencoded; charset=utf-8";
+
+/// Gets credentials for a role.
+pub(super) async fn assume_role(config: &AssumeRole, role_arn: &str) -> Result<Credentials, RoleError> {
+    let keys = match &config.credentials {
+        Source::Static(keys) => keys.clone(),
+        Source::Environment => from_environment()?,
+    };
+    let duration = config.duration_seconds.to_string();
+    let session = format!("{}{}", config.session_name_prefix, uuid().map_err(RoleError::Random)?);
+    let mut form = form_urlencoded::Serializer::new(String::new());
+    form.append_pair("Action", "AssumeRole")
+        .append_pair("Version", "2011-06-15")
+        .append_pair("RoleArn", config.role_arn.as_deref().unwrap_or(role_arn))
+        .append_pair("RoleSessionName", &session)
+        .append_pair("DurationSeconds", &duration);
+    if let Some(id) = &config.external_id {
+        form.append_pair("ExternalId", id);
+    }
+    let (status, text) = post(config, &keys, form.finish()).await?;
+    if status.is_success() {
+        credentials(config, &text)
+    } else {
+        Err(refused(config, role_arn, status, &text))
+    }
+}
+
+async fn post(
+    config: &AssumeRole,
+    keys: &StaticKeys,
+    body: String,
+) -> Result<(reqwest::StatusCode, String), RoleError> {
+    let unreachable = |error: reqwest::Error| RoleError::Unreachable {
+        endpoint: config.endpoint.clone(),
+        why: chain(&error),
+    };
+    // A path is signed as it is sent: the root, when there is none.
+    let mut url = reqwest::Url::parse(&config.endpoint).map_err(|error| wrong(config, &error.to_string()))?;
+    url.set_fragment(None);
+    let mut request = client(config)?.post(url.clone()).header("content-type", FORM);
+    for (name, value) in signature(config, keys, &url, body.as_bytes())? {
+        request = request.header(name, value);
+    }
+    let mut answer = request.body(body).send().await.map_err(unreachable)?;
+    let mut bytes = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(unreachable)? {
+        if bytes.len() + chunk.len() > MAX_ANSWER_BYTES {
+            return Err(malformed(config, "it is larger than 64 KiB"));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    let text = String::from_utf8(bytes).map_err(|_| malformed(config, "it is not UTF-8"))?;
+    Ok((answer.status(), text))
+}
+
+fn client(config: &AssumeRole) -> Result<reqwest::Client, RoleError> {
+    crate::tls::install_provider();
+    let mut builder = reqwest::Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none());
+    if let Some(path) = &config.ca_file {
+        let pem =
+            std::fs::read(path).map_err(|error| wrong(config, &format!("{}: {error}", path.display())))?;
+        let certificates =
+            reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| wrong(config, &chain(&error)))?;
+        builder = builder.tls_certs_merge(certificates);
+    } else if config.endpoint.starts_with("http://") {
+        // The client would not be made on a host that has no authorities at all.
+        builder = builder.tls_certs_only([]);
+    }
+    builder.build().map_err(|error| wrong(config, &chain(&error)))
+}
+
+/// The headers that sign a request.
+fn signature(
+    config: &AssumeRole,
+    keys: &StaticKeys,
+    url: &reqwest::Url,
+    body: &[u8],
+) -> Result<Vec<(String, String)>, RoleError> {
+    let unsigned = |error: &dyn std::error::Error| wrong(config, &format!("signing: {}", chain(error)));
+    let identity = aws_credential_types::Credentials::new(
+        &keys.access_key_id,
+        keys.secret_access_key.expose(),
+        keys.session_token.as_ref().map(|token| token.expose().to_owned()),
+        None,
+        "roles",
+    )
+    .into();
+    let parameters = SigningParams::builder()
+        .identity(&identity)
+        .region(&config.region)
+        .name("sts")
+        .time(SystemTime::now())
+        .settings(SigningSettings::default())
+        .build()
+        .map_err(|error| unsigned(&error))?
+        .into();
+    // The signer takes the host from the URL.
+    let headers = [("content-type", FORM)].into_iter();
+    let request = SignableRequest::new("POST", url.as_str(), headers, SignableBody::Bytes(body))
+        .map_err(|error| unsigned(&error))?;
+    let (instructions, _) = sign(request, &parameters).map_err(|error| unsigned(&error))?.into_parts();
+    let (headers, _) = instructions.into_parts();
+    Ok(headers.into_iter().map(|header| (header.name().to_owned(), header.value().to_owned())).collect())
+}
+
+fn from_environment() -> Result<StaticKeys, RoleError> {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    match (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY")) {
+        (Some(access_key_id), Some(secret)) => Ok(StaticKeys {
+            access_key_id,
+            secret_access_key: Secret::new(secret),
+            session_token: variable("AWS_SESSION_TOKEN").map(Secret::new),
+        }),
+        _ => Err(RoleError::NoEnvironment),
+    }
+}
+
+/// A random UUID.
+fn uuid() -> io::Result<String> {
+    let mut bytes = [0; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    let number = u128::from_be_bytes(bytes) & !(0xf << 76) & !(0b11 << 62) | (4 << 76) | (0b10 << 62);
+    let hex = format!("{number:032x}");
+    let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default();
+    Ok([part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-"))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Answer {
+    assume_role_result: AnswerResult,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct AnswerResult {
+    credentials: AnswerCredentials,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct AnswerCredentials {
+    access_key_id: String,
+    secret_access_key: Secret,
+    session_token: Secret,
+    expiration: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ErrorAnswer {
+    error: ErrorBody,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ErrorBody {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+fn credentials(config: &AssumeRole, text: &str) -> Result<Credentials, RoleError> {
+    let answer: Answer =
+        quick_xml::de::from_str(text).map_err(|error| malformed(config, &error.to_string()))?;
+    let found = answer.assume_role_result.credentials;
+    let expiration = OffsetDateTime::parse(&found.expiration, &Rfc3339)
+        .map_err(|_| malformed(config, "its expiration is no time"))?;
+    Ok(Credentials {
+        access_key_id: found.access_key_id,
+        secret_access_key: found.secret_access_key,
+        session_token: Some(found.session_token),
+        last_updated: SystemTime::now(),
+        expiration: expiration.into(),
+    })
+}
+
+fn refused(config: &AssumeRole, role_arn: &str, status: reqwest::StatusCode, text: &str) -> RoleError {
+    let body = quick_xml::de::from_str::<ErrorAnswer>(text)
+        .map(|answer| answer.error)
+        .or_else(|_| quick_xml::de::from_str::<ErrorBody>(text))
+        .unwrap_or_default();
+    let or_status =
+        |text: String| if text.is_empty() { status.to_string() } else { text.chars().take(500).collect() };
+    if status.is_server_error() {
+        let why = format!("it answered {status}: {}", or_status(body.message));
+        return RoleError::Unreachable { endpoint: config.endpoint.clone(), why };
+    }
+    RoleError::Refused {
+        role_arn: config.role_arn.as_deref().unwrap_or(role_arn).to_owned(),
+        code: or_status(body.code),
+        message: or_status(body.message),
+    }
+}
+
+fn malformed(config: &AssumeRole, why: &str) -> RoleError {
+    RoleError::Answer { endpoint: config.endpoint.clone(), why: why.to_owned() }
+}
+
+fn wrong(config: &AssumeRole, why: &str) -> RoleError {
+    RoleError::Config { rule: config.endpoint.clone(), why: why.to_owned() }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn session_names_end_with_a_random_uuid() {
+        let (one, two) = (uuid().unwrap(), uuid().unwrap());
+        assert_ne!(one, two);
+        assert_eq!(one.len(), 36);
+        assert_eq!(one.split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
+        assert!(one[14..].starts_with('4') && "89ab".contains(&one[19..20]), "{one}");
+    }
+}

@@ -1,0 +1,19 @@
+//! Networks of microVMs with a real kernel and real nft: what a guest reaches, what it does not, and that nothing is left.
+//!
+//! Each test has a host of its own in namespaces of its thread, so it runs on any Linux as root where `nft` and `ip`
+//! are (elsewhere it says what is missing), and on the metal.
+//!
+//! That a packet was dropped is seen without waiting: packets stay in order, so it would have come before the
+//! permitted one that is sent after it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod cleaning;
+mod reach;
+mod support;
+mod walls;

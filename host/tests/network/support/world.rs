@@ -1,0 +1,130 @@
+//! The host that a test runs on: its thread's own network and mount namespaces, so that the machine's are not touched.
+
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::ptr;
+use std::thread;
+
+use hearth_host::network::{Egress, NetworkConfig, Networks};
+
+use super::{Capture, Guest, run};
+
+/// A host with the address 203.0.113.2 on its uplink, whose router is the internet, and with the network 192.0.2.0/24.
+pub(crate) struct World;
+
+impl World {
+    /// An address of the host in the internet.
+    pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+    /// A server in the internet.
+    pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+
+    /// Makes it; `None` where that cannot be done, which is said, and is an error on the metal.
+    pub(crate) fn new() -> Option<Self> {
+        if let Some(missing) = Self::missing() {
+            assert!(std::env::var_os("HEARTH_METAL").is_none(), "the metal lacks {missing}");
+            eprintln!("skipped: this machine lacks {missing}");
+            return None;
+        }
+        run("ip link set lo up");
+        run("ip netns add internet");
+        run("ip link add wan type veth peer name wan netns internet");
+        run("ip addr add 203.0.113.2/24 dev wan");
+        run("ip link set wan up");
+        run("ip route add default via 203.0.113.1");
+        run("ip link add lan type veth peer name lan-port");
+        run("ip addr add 192.0.2.1/24 dev lan");
+        run("ip link set lan up");
+        run("ip -n internet link set lo up");
+        run("ip -n internet link set wan up");
+        run("ip -n internet addr add 203.0.113.1/24 dev wan");
+        for address in ["198.51.100.7", "10.99.0.1", "10.20.30.40", "169.254.169.254"] {
+            run(&format!("ip -n internet addr add {address}/32 dev lo"));
+        }
+        // The way to microVMs, for who knows their addresses.
+        run("ip -n internet route add 100.64.0.0/10 via 203.0.113.2");
+        Some(Self)
+    }
+
+    /// What is missing; nothing: this thread has a network of its own now.
+    fn missing() -> Option<String> {
+        // SAFETY: no preconditions.
+        if unsafe { libc::geteuid() } != 0 {
+            return Some("root".into());
+        }
+        for tool in ["nft", "ip"] {
+            let paths = std::env::var_os("PATH").unwrap_or_default();
+            if !std::env::split_paths(&paths).any(|folder| folder.join(tool).exists()) {
+                return Some(format!("the program {tool}"));
+            }
+        }
+        if !Path::new("/dev/net/tun").exists() {
+            return Some("/dev/net/tun".into());
+        }
+        // SAFETY: no pointers but to constants that live across the calls; only this thread's namespaces change.
+        let own = unsafe {
+            libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS) == 0
+                && libc::mount(
+                    ptr::null(),
+                    c"/".as_ptr(),
+                    ptr::null(),
+                    libc::MS_REC | libc::MS_PRIVATE,
+                    ptr::null(),
+                ) == 0
+                && libc::mount(c"run".as_ptr(), c"/run".as_ptr(), c"tmpfs".as_ptr(), 0, ptr::null()) == 0
+        };
+        (!own).then(|| format!("the right to make namespaces ({})", io::Error::last_os_error()))
+    }
+
+    /// The networks of this host.
+    pub(crate) fn networks(&self) -> Networks {
+        self.networks_with(NetworkConfig::default())
+    }
+
+    pub(crate) fn networks_with(&self, config: NetworkConfig) -> Networks {
+        Networks::open(config).unwrap()
+    }
+
+    /// A microVM's network with a guest in it.
+    pub(crate) fn guest(&self, networks: &Networks, name: &str) -> Guest {
+        Guest::new(networks.create(name, Egress::Internet).unwrap())
+    }
+
+    /// Everything that arrives in the internet from now on.
+    pub(crate) fn capture(&self) -> Capture {
+        Self::within("internet", || Capture::open("wan"))
+    }
+
+    /// Does something in a namespace.
+    pub(crate) fn within<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
+        let file = fs::File::open(format!("/run/netns/{namespace}")).unwrap();
+        thread::scope(|scope| {
+            let inside = || {
+                use std::os::fd::AsRawFd as _;
+                // SAFETY: no pointers; the thread ends with this.
+                assert_eq!(unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
+                work()
+            };
+            scope.spawn(inside).join().unwrap()
+        })
+    }
+
+    /// The interfaces of microVMs in the host.
+    pub(crate) fn interfaces(&self) -> Vec<String> {
+        let text = run("ip -o link show");
+        let names = text.lines().filter_map(|line| line.split([':', '@']).nth(1));
+        names.map(|name| name.trim().to_owned()).filter(|name| name.starts_with("hearth-")).collect()
+    }
+
+    /// How many packets the rules of the host's table dropped that contain `words`.
+    pub(crate) fn dropped(&self, words: &str) -> u64 {
+        let rules = run("nft list table inet hearth");
+        let lines = rules.lines().filter(|line| line.contains(words) && line.trim_end().ends_with("drop"));
+        let counts =
+            lines.filter_map(|line| line.split("packets ").nth(1)?.split(' ').next()?.parse::<u64>().ok());
+        let counts = counts.collect::<Vec<_>>();
+        assert_eq!(counts.len(), 1, "one rule with `{words}`:\n{rules}");
+        counts[0]
+    }
+}

@@ -1,0 +1,171 @@
+//! Fetching an artifact into a work directory.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hearth_host::roles::Credentials;
+use oci_client::Reference;
+
+use super::config::ArtifactConfig;
+use super::download::{Download, Meter, OnProgress, Progress};
+use super::error::ArtifactError;
+use super::source::{ArtifactSource, ArtifactUriError, registry_config};
+use super::zip::{self, ZipSummary};
+use super::{local, oci, s3};
+
+/// What an image is built from, fetched and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Artifact {
+    /// A zip with a `Dockerfile`, checked; [`zip::write_tar`] gives its files.
+    Zip {
+        /// The zip.
+        path: PathBuf,
+        /// What it holds.
+        summary: ZipSummary,
+        /// SHA-256 of the zip, in hexadecimal.
+        sha256: String,
+    },
+    /// An image for linux/arm64; [`layout::write_tar`](super::oci::layout::write_tar) gives its files.
+    Image {
+        /// The folder: an OCI image layout with this one image.
+        layout: PathBuf,
+        /// Digest of its manifest, like `sha256:…`.
+        digest: String,
+    },
+}
+
+/// Where a zip lies.
+enum Zip<'a> {
+    Object { bucket: &'a str, key: &'a str },
+    File(&'a Path),
+}
+
+/// Fetches artifacts.
+#[derive(Debug)]
+pub struct Fetcher {
+    config: ArtifactConfig,
+}
+
+impl Fetcher {
+    /// A fetcher for what `config` allows.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the configuration.
+    pub fn new(config: ArtifactConfig) -> Result<Self, ArtifactError> {
+        s3::check(&config.s3)?;
+        if config.registries.get("*").is_some_and(|registry| registry.plain_http) {
+            let why = "plain_http is for registries that are named, not for *".to_owned();
+            return Err(ArtifactError::Config { what: "registries".to_owned(), why });
+        }
+        Ok(Self { config })
+    }
+
+    /// What `uri` names.
+    ///
+    /// # Errors
+    ///
+    /// The sentence that the client sees.
+    pub fn source(&self, uri: &str) -> Result<ArtifactSource, ArtifactUriError> {
+        ArtifactSource::parse(uri, &self.config)
+    }
+
+    /// How much an archive may be: what [`zip::write_tar`] is called with for a zip from here.
+    #[must_use]
+    pub fn zip_limits(&self) -> &zip::Limits {
+        &self.config.limits.zip
+    }
+
+    /// Fetches and checks an artifact. `credentials` are the build role's, where it stands for some. `work` is an empty
+    /// directory on a file system with room for the artifact; the caller removes it.
+    ///
+    /// Dropping the future ends the fetch. Whether it ends so or with an error, `work` then holds a part.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no artifact; [`ArtifactError::state_reason`] says it to the user.
+    pub async fn fetch(
+        &self,
+        source: &ArtifactSource,
+        credentials: Option<&Credentials>,
+        work: &Path,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Artifact, ArtifactError> {
+        match source {
+            ArtifactSource::Image(image) => self.fetch_image(image, work, on_progress).await,
+            ArtifactSource::S3 { bucket, key } => {
+                let from = Zip::Object { bucket, key };
+                self.fetch_zip(from, credentials, work, on_progress).await
+            }
+            ArtifactSource::File(path) => {
+                self.fetch_zip(Zip::File(path), credentials, work, on_progress).await
+            }
+        }
+    }
+
+    async fn fetch_image(
+        &self,
+        image: &Reference,
+        work: &Path,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Artifact, ArtifactError> {
+        let registry =
+            registry_config(&self.config, image.registry()).ok_or_else(|| ArtifactError::Config {
+                what: format!("the registry {}", image.registry()),
+                why: "there is none".to_owned(),
+            })?;
+        let layout = work.join("image");
+        let digest = oci::pull(registry, &self.config.limits, image, &layout, on_progress).await?;
+        Ok(Artifact::Image { layout, digest })
+    }
+
+    async fn fetch_zip(
+        &self,
+        from: Zip<'_>,
+        credentials: Option<&Credentials>,
+        work: &Path,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Artifact, ArtifactError> {
+        let path = work.join("artifact.zip");
+        let mut meter = Meter::new(self.config.limits.max_zip_bytes, on_progress);
+        let sha256 = {
+            let mut download = Download::create(&path, &mut meter).await?;
+            match from {
+                Zip::Object { bucket, key } => match self.config.buckets.get(bucket) {
+                    Some(directory) => {
+                        local::copy(local::open_object(directory, key).await?, &mut download).await?;
+                    }
+                    None => s3::get(&self.config.s3, credentials, bucket, key, &mut download).await?,
+                },
+                Zip::File(file) => local::copy(local::open_file(file).await?, &mut download).await?,
+            }
+            download.finish().await?
+        };
+        on_progress(Progress::Checking);
+        let summary = self.check_zip(&path).await?;
+        Ok(Artifact::Zip { path, summary, sha256 })
+    }
+
+    async fn check_zip(&self, path: &Path) -> Result<ZipSummary, ArtifactError> {
+        let cancelled = Arc::new(AtomicBool::new(false));
+        // Tells the thread to stop when this future is dropped.
+        let _cancel = CancelOnDrop(Arc::clone(&cancelled));
+        let (path, limits) = (path.to_owned(), self.config.limits.zip.clone());
+        let checked =
+            tokio::task::spawn_blocking(move || zip::check_unless(&path, &limits, &cancelled)).await;
+        let checked = checked.map_err(|error| ArtifactError::Io {
+            what: "checking the archive",
+            source: std::io::Error::other(error),
+        })?;
+        Ok(checked?)
+    }
+}
+
+struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,260 @@
+//! Zip archives: checked on the host, unpacked only in a guest.
+//!
+//! An archive comes from a user. [`check`] reads all of it and says whether it may be built from; [`write_tar`] streams the
+//! same archive as a tar, which the builder microVM unpacks. Nothing of it becomes a path on the host.
+//!
+//! * [`names`] – names of entries, made into paths that cannot leave the root; targets of links
+//! * [`tree`] – the file tree: every path once, parents before children
+//! * [`archive`] – the archive's directory, read within bounds, and the contents of entries
+//! * [`to_tar`] – the tar
+//! * [`pack`](mod@pack) – zips made of folders
+//!
+//! What is refused: paths and links out of the root, names twice, entries below files or links, devices, pipes and sockets,
+//! encryption, methods other than *stored* and *deflate*, local headers that differ from the central directory, entries
+//! that overlap, contents that differ from their checksum or size, more entries, bytes, or compression than the
+//! [`Limits`] allow. Sizes are counted as they are read: what headers say only refuses sooner.
+
+mod archive;
+mod names;
+mod pack;
+#[cfg(test)]
+mod tests;
+mod to_tar;
+mod tree;
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use archive::{Archive, Body};
+pub use pack::pack;
+use tree::Kind;
+
+use crate::failure::FailureCode;
+
+/// How much an archive may be.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Files, directories (also those only implied by what lies in them) and links. Default 100,000.
+    pub max_entries: u64,
+    /// Bytes of all files and link targets together, unpacked. Default 16 GiB.
+    pub max_unpacked_bytes: u64,
+    /// How many times the archive's own size the unpacked bytes may be, once they are more than 64 MiB. Default 200.
+    pub max_ratio: u64,
+    /// Bytes of the archive's directory: names, comments and extra fields of all entries. Bounds the memory that reading an
+    /// archive takes, to some five times this. Default 32 MiB.
+    pub max_directory_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_entries: 100_000,
+            max_unpacked_bytes: 16 << 30,
+            max_ratio: 200,
+            max_directory_bytes: 32 << 20,
+        }
+    }
+}
+
+/// Below this many unpacked bytes, an archive may be compressed as well as it likes.
+const RATIO_COUNTS_FROM: u64 = 64 << 20;
+
+/// What a checked archive holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ZipSummary {
+    /// Regular files.
+    pub files: u64,
+    /// Directories, also those that only their children speak of; the root is none of them.
+    pub directories: u64,
+    /// Symbolic links.
+    pub links: u64,
+    /// Bytes of all files and link targets together.
+    pub unpacked_bytes: u64,
+}
+
+/// Why an archive is refused, or could not be read or passed on.
+#[derive(Debug, thiserror::Error)]
+pub enum ZipError {
+    /// There is no regular file of that name at the root.
+    #[error("The archive has no Dockerfile at its root{0}.")]
+    NoDockerfile(&'static str),
+    /// A name that cannot be a path below the root.
+    #[error("The archive's entry \"{name}\" is refused: {why}.")]
+    Name {
+        /// The name, escaped and cut.
+        name: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A link that leads, or may lead, out of the root.
+    #[error("The archive's link \"{name}\" to \"{target}\" is refused: {why}.")]
+    Link {
+        /// Where it is.
+        name: String,
+        /// Where it leads.
+        target: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A path twice.
+    #[error("The archive has \"{name}\" twice.")]
+    Duplicate {
+        /// The path.
+        name: String,
+    },
+    /// A path whose parent is a file or a link.
+    #[error("The archive's entry \"{name}\" lies below something that is not a directory.")]
+    BelowNoDirectory {
+        /// The path.
+        name: String,
+    },
+    /// A device, pipe or socket, or what says of itself that it is two things.
+    #[error("The archive's entry \"{name}\" is {what}; files, directories and symbolic links are allowed.")]
+    Kind {
+        /// The path.
+        name: String,
+        /// What it is.
+        what: &'static str,
+    },
+    /// Encrypted, or compressed with what is not supported.
+    #[error(
+        "The archive's entry \"{name}\" is {how}; write the archive with deflate and without a password."
+    )]
+    Method {
+        /// The path.
+        name: String,
+        /// The method.
+        how: String,
+    },
+    /// An entry's content is damaged.
+    #[error("The archive's entry \"{name}\" is damaged: {why}.")]
+    Content {
+        /// The path.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// Two entries share bytes of the archive.
+    #[error("The archive's entries overlap at \"{name}\".")]
+    Overlap {
+        /// One of them.
+        name: String,
+    },
+    /// The archive's structure is damaged, or it is no archive.
+    #[error("The archive cannot be read: {0}.")]
+    Damaged(String),
+    /// More entries than allowed.
+    #[error("The archive has more than {limit} entries, or their names are too long.")]
+    TooManyEntries {
+        /// [`Limits::max_entries`]
+        limit: u64,
+    },
+    /// A directory of the archive larger than allowed.
+    #[error("The archive's directory takes more than {limit} bytes.")]
+    DirectoryTooLarge {
+        /// [`Limits::max_directory_bytes`]
+        limit: u64,
+    },
+    /// More bytes than allowed.
+    #[error("The archive unpacks to more than {limit} bytes.")]
+    TooLarge {
+        /// [`Limits::max_unpacked_bytes`]
+        limit: u64,
+    },
+    /// Compressed more than allowed.
+    #[error("The archive unpacks to more than {limit} times its size.")]
+    Bomb {
+        /// [`Limits::max_ratio`]
+        limit: u64,
+    },
+    /// The file of the archive cannot be read.
+    #[error("reading the archive's file: {0}")]
+    Read(#[source] io::Error),
+    /// The tar cannot be written: its reader has gone, or its disk is full.
+    #[error("passing on the archive as a tar: {0}")]
+    Write(#[source] io::Error),
+    /// The caller no longer wants to know.
+    #[error("the check of the archive was cancelled")]
+    Cancelled,
+}
+
+impl ZipError {
+    /// The code of the build that fails by it.
+    #[must_use]
+    pub fn code(&self) -> FailureCode {
+        match self {
+            Self::NoDockerfile(_) => FailureCode::ArchiveDockerfileNotFound,
+            Self::Read(error) | Self::Write(error) if error.kind() == io::ErrorKind::StorageFull => {
+                FailureCode::DiskStorageFull
+            }
+            Self::Read(_) | Self::Write(_) | Self::Cancelled => FailureCode::InternalPlatformError,
+            _ => FailureCode::ArchiveInvalid,
+        }
+    }
+}
+
+/// Reads all of an archive and checks everything of it, also that it has a `Dockerfile`.
+///
+/// Blocks as long as unpacking takes: call it on a thread for blocking work.
+///
+/// # Errors
+///
+/// What is wrong with the archive, or with reading its file.
+pub fn check(path: &Path, limits: &Limits) -> Result<ZipSummary, ZipError> {
+    check_unless(path, limits, &AtomicBool::new(false))
+}
+
+/// [`check`], which ends with [`ZipError::Cancelled`] soon after `cancelled` is set.
+pub(super) fn check_unless(
+    path: &Path,
+    limits: &Limits,
+    cancelled: &AtomicBool,
+) -> Result<ZipSummary, ZipError> {
+    let file = File::open(path).map_err(ZipError::Read)?;
+    let mut archive = Archive::open(&file, limits)?;
+    match archive.tree().at_root("Dockerfile") {
+        Some(Kind::File) => {}
+        Some(Kind::Directory) => return Err(ZipError::NoDockerfile(": there it is a directory")),
+        Some(Kind::Link) => return Err(ZipError::NoDockerfile(": there it is a symbolic link")),
+        None => return Err(ZipError::NoDockerfile("")),
+    }
+    let mut buffer = vec![0; 128 << 10];
+    let unpacked_bytes = archive.for_each(|_, _, body| {
+        if let Body::File(content) = body {
+            while content.read(&mut buffer).map_err(ZipError::Read)? > 0 {
+                if cancelled.load(Ordering::Relaxed) {
+                    return Err(ZipError::Cancelled);
+                }
+            }
+        }
+        Ok(())
+    })?;
+    Ok(summary(&archive, unpacked_bytes))
+}
+
+fn summary(archive: &Archive<'_>, unpacked_bytes: u64) -> ZipSummary {
+    let tree = archive.tree();
+    ZipSummary {
+        files: tree.count(Kind::File),
+        directories: tree.count(Kind::Directory),
+        links: tree.count(Kind::Link),
+        unpacked_bytes,
+    }
+}
+
+/// Writes an archive as a tar: entries sorted, parents before children, owner and group 0, the archive's modes and times.
+/// The same archive gives the same bytes. What [`check`] refuses is refused here too (but a `Dockerfile` is not asked for).
+///
+/// Blocks: call it on a thread for blocking work. An error leaves a tar without its end, which its reader must not take
+/// for whole: whoever passes it on must pass the error on too.
+///
+/// # Errors
+///
+/// What is wrong with the archive, its file, or `out`.
+pub fn write_tar(path: &Path, limits: &Limits, out: impl Write) -> Result<ZipSummary, ZipError> {
+    let file = File::open(path).map_err(ZipError::Read)?;
+    to_tar::write(&mut Archive::open(&file, limits)?, out)
+}

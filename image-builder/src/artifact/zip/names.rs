@@ -1,0 +1,216 @@
+//! Names of zip entries, made into paths that cannot leave the root.
+
+use super::ZipError;
+
+/// Longest path in bytes that is taken: Linux's `PATH_MAX`, less its terminator.
+const MAX_PATH_BYTES: usize = 4095;
+
+/// Longest name of a file or directory in bytes: what ext4 and every other Linux file system can hold.
+const MAX_COMPONENT_BYTES: usize = 255;
+
+/// A path below the root: components joined by `/`, none of them empty, `.` or `..`. The root itself is empty.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct EntryPath(String);
+
+impl EntryPath {
+    /// The path of the entry `name`, and whether it is written like a directory's. `./` is dropped, as every tool does.
+    pub(super) fn parse(name: &str) -> Result<(Self, bool), ZipError> {
+        let refuse = |why| Err(ZipError::Name { name: shown(name), why });
+        if name.is_empty() {
+            return refuse("it is empty");
+        }
+        if name.len() > MAX_PATH_BYTES {
+            return refuse("it is longer than 4095 bytes");
+        }
+        if name.contains('\0') {
+            return refuse("it contains a NUL");
+        }
+        if name.contains('\\') {
+            return refuse("it contains a backslash: write the archive with forward slashes");
+        }
+        let (body, directory) = match name.strip_suffix('/') {
+            Some(body) => (body, true),
+            None => (name, false),
+        };
+        if name.starts_with('/') {
+            return refuse("it is absolute");
+        }
+        let mut path = String::with_capacity(body.len());
+        for component in body.split('/') {
+            match component {
+                "." => continue,
+                "" => return refuse("a component of it is empty"),
+                ".." => return refuse("it leads out of the archive's root"),
+                _ if component.len() > MAX_COMPONENT_BYTES => {
+                    return refuse("a component of it is longer than 255 bytes");
+                }
+                _ => {}
+            }
+            if !path.is_empty() {
+                path.push('/');
+            }
+            path.push_str(component);
+        }
+        if path.is_empty() && !directory {
+            // "." or "./.": the root, which only a directory can be.
+            return refuse("it is the archive's root and not a directory");
+        }
+        Ok((Self(path), directory))
+    }
+
+    /// The path, without a slash at either end.
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether this is the root.
+    pub(super) fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The directory it lies in; `None` for the root and what lies in it.
+    pub(super) fn parent(&self) -> Option<Self> {
+        self.0.rsplit_once('/').map(|(parent, _)| Self(parent.to_owned()))
+    }
+
+    /// How many directories lie between it and the root.
+    fn depth(&self) -> usize {
+        self.0.matches('/').count()
+    }
+
+    /// Checks that a symbolic link here may have this target.
+    ///
+    /// Allowed are relative targets that go up first, no further than to the root, and then only down. Going up after
+    /// having gone down is refused: where that leads depends on other links (`a -> b/..` leads out of the root when `b`
+    /// leads to the root). With nothing but real directories above a link ([`super::tree`] sees to that), going up is
+    /// counted exactly, and every link met on the way down leads, by the same rule, into the root again.
+    pub(super) fn check_link(&self, target: &str) -> Result<(), ZipError> {
+        let refuse = |why| Err(ZipError::Link { name: shown(self.as_str()), target: shown(target), why });
+        if target.is_empty() || target.len() > MAX_PATH_BYTES {
+            return refuse("it is empty or longer than 4095 bytes");
+        }
+        if target.contains(['\0', '\\']) {
+            return refuse("it contains a NUL or a backslash");
+        }
+        if target.starts_with('/') {
+            return refuse("it is absolute");
+        }
+        let (mut up, mut down) = (0, false);
+        for component in target.split('/') {
+            match component {
+                "" | "." => {}
+                ".." if down => return refuse("it goes up after having gone down"),
+                ".." => up += 1,
+                _ if component.len() > MAX_COMPONENT_BYTES => {
+                    return refuse("a component of it is longer than 255 bytes");
+                }
+                _ => down = true,
+            }
+        }
+        if up > self.depth() {
+            return refuse("it leads out of the archive's root");
+        }
+        Ok(())
+    }
+}
+
+/// At most 200 characters of a hostile name, control characters escaped, for messages.
+pub(super) fn shown(name: &str) -> String {
+    let mut shown: String = name.chars().take(200).flat_map(char::escape_debug).collect();
+    if name.chars().nth(200).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(name: &str) -> EntryPath {
+        EntryPath::parse(name).unwrap().0
+    }
+
+    #[test]
+    fn names_become_paths_below_the_root() {
+        for (name, expected, directory) in [
+            ("Dockerfile", "Dockerfile", false),
+            ("./a/./b", "a/b", false),
+            ("dir/", "dir", true),
+            ("./", "", true),
+            ("a/…/é", "a/…/é", false),
+            ("C:/x", "C:/x", false),
+            ("...", "...", false),
+        ] {
+            let (path, is_directory) = EntryPath::parse(name).unwrap();
+            assert_eq!((path.as_str(), is_directory), (expected, directory), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_that_leave_the_root_or_play_tricks_are_refused() {
+        let long = "a".repeat(256);
+        let deep = "a/".repeat(2100);
+        for name in [
+            "",
+            "/",
+            "/etc/passwd",
+            "../x",
+            "a/../../x",
+            "a/..",
+            "a//b",
+            "a//",
+            "//",
+            ".",
+            "a\0b",
+            "..\\x",
+            "a\\b",
+            "C:\\x",
+            &long,
+            &deep,
+        ] {
+            assert!(EntryPath::parse(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn links_may_go_up_to_the_root_and_then_down() {
+        for (at, target) in [
+            ("l", "x"),
+            ("l", "./x/y"),
+            ("a/l", "../x"),
+            ("a/b/l", "../../x"),
+            ("a/l", ".."),
+            ("l", "."),
+            ("l", "x/"),
+        ] {
+            path(at).check_link(target).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_link_out_of_the_root_is_refused() {
+        for (at, target) in [
+            ("l", ".."),
+            ("l", "../x"),
+            ("a/l", "../../x"),
+            ("a/b/l", "../../../x"),
+            ("l", "/etc"),
+            ("l", ""),
+            ("l", "x\0"),
+            ("l", "..\\x"),
+            ("a/l", "./../../x"),
+            // Inside by its letters, outside when `b` is a link to the root.
+            ("a/l", "b/.."),
+            ("l", "b/../x"),
+        ] {
+            assert!(path(at).check_link(target).is_err(), "{at} -> {target}");
+        }
+    }
+
+    #[test]
+    fn messages_show_hostile_names_escaped_and_cut() {
+        assert_eq!(shown("a\u{1b}[31m\n"), "a\\u{1b}[31m\\n");
+        assert_eq!(shown(&"x".repeat(5000)).chars().count(), 201);
+    }
+}

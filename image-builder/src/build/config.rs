@@ -1,0 +1,147 @@
+//! What a container image says of itself becomes what the app is.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::error::BuildError;
+use super::request::BuildRequest;
+use crate::failure::FailureCode;
+use crate::image::App;
+
+/// Bytes of a description that are read: more than any Dockerfile gives reason for.
+pub(super) const MAX: usize = 4 << 20;
+/// Most arguments and variables of an app, and the longest of each in bytes.
+const COUNT_MAX: usize = 4096;
+const LENGTH_MAX: usize = 128 << 10;
+/// What is kept of a container's configuration, beside what starts the app.
+const KEPT: [&str; 7] =
+    ["ExposedPorts", "Healthcheck", "Labels", "OnBuild", "Shell", "StopSignal", "Volumes"];
+
+/// The Docker format's image configuration, as far as it is used.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Description {
+    architecture: String,
+    os: String,
+    config: Option<BTreeMap<String, Value>>,
+}
+
+fn strings(config: &BTreeMap<String, Value>, name: &str) -> Vec<String> {
+    let list = config.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// The app of the image that `text` describes, with the variables that the request and the platform add.
+pub(super) fn app(text: &[u8], request: &BuildRequest) -> Result<App, BuildError> {
+    let failed = |detail: String| BuildError::failed(FailureCode::ContainerBuildFailed, detail);
+    let description: Description = serde_json::from_slice(text).map_err(|error| {
+        BuildError::Platform(format!("buildah describes the image in an unknown way: {error}"))
+    })?;
+    if (description.os.as_str(), description.architecture.as_str()) != ("linux", "arm64") {
+        let (os, architecture) = (description.os, description.architecture);
+        return Err(failed(format!("the image is for {os}/{architecture}, and microVMs are linux/arm64")));
+    }
+    let config = description.config.unwrap_or_default();
+    let text = |name: &str| config.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let arguments = [strings(&config, "Entrypoint"), strings(&config, "Cmd")].concat();
+    if arguments.is_empty() {
+        return Err(failed("the image has neither ENTRYPOINT nor CMD, so there is nothing to start".into()));
+    }
+    let given = request.environment.iter().map(|(name, value)| format!("{name}={value}"));
+    let own = strings(&config, "Env").into_iter().chain(given).chain(request.platform.environment());
+    let environment = last_wins(own);
+    for (what, list) in [("arguments", &arguments), ("variables", &environment)] {
+        if list.len() > COUNT_MAX || list.iter().any(|entry| entry.len() > LENGTH_MAX || entry.contains('\0'))
+        {
+            return Err(failed(format!(
+                "the image has more or longer {what} than an app can be started with"
+            )));
+        }
+    }
+    let container = config.iter().filter(|(name, value)| KEPT.contains(&name.as_str()) && !value.is_null());
+    Ok(App {
+        arguments,
+        environment,
+        working_directory: text("WorkingDir"),
+        user: text("User"),
+        container: container.map(|(name, value)| (name.clone(), value.clone())).collect(),
+    })
+}
+
+/// Variables without those that a later one of the same name replaces, in the order in which names first appear.
+fn last_wins(variables: impl Iterator<Item = String>) -> Vec<String> {
+    let mut kept: Vec<String> = Vec::new();
+    for variable in variables {
+        let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
+        match kept.iter_mut().find(|other| name(other) == name(&variable)) {
+            Some(other) => *other = variable,
+            None => kept.push(variable),
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_host::network::Egress;
+    use hearth_host::shape::{Burst, MemoryClass};
+
+    use super::*;
+    use crate::build::Platform;
+
+    fn request() -> BuildRequest {
+        BuildRequest {
+            artifact: "s3://bucket/app.zip".into(),
+            build_role: None,
+            base: None,
+            memory: MemoryClass::DEFAULT,
+            burst: Burst::NONE,
+            environment: [("LANG".to_owned(), "C".to_owned())].into(),
+            hooks: crate::image::Hooks::default(),
+            all_capabilities: false,
+            egress: Egress::Internet,
+            platform: Platform {
+                name: "app".into(),
+                arn: "arn:aws:lambda:eu-west-1:111122223333:microvm-image:app".into(),
+                version: "1.0".into(),
+                region: "eu-west-1".into(),
+                account: "111122223333".into(),
+            },
+            cache: None,
+        }
+    }
+
+    const DESCRIPTION: &str = r#"{"architecture":"arm64","os":"linux","config":{
+        "Entrypoint":["/app"],"Cmd":["--port","8080"],"Env":["PATH=/bin","LANG=de","AWS_REGION=mars"],
+        "WorkingDir":"/srv","User":"app:app","Healthcheck":{"Test":["CMD","true"]},"Volumes":{"/data":{}},
+        "Hostname":"x","Labels":null}}"#;
+
+    #[test]
+    fn entrypoint_and_cmd_start_the_app_and_the_platforms_variables_win() {
+        let app = app(DESCRIPTION.as_bytes(), &request()).unwrap();
+        assert_eq!(app.arguments, ["/app", "--port", "8080"]);
+        assert_eq!(app.environment.first().unwrap(), "PATH=/bin");
+        assert!(app.environment.contains(&"LANG=C".to_owned()), "the build's wins over the Dockerfile's");
+        assert!(app.environment.contains(&"AWS_REGION=eu-west-1".to_owned()));
+        assert!(app.environment.contains(&"AWS_LAMBDA_MICROVM_IMAGE_VERSION=1.0".to_owned()));
+        assert_eq!(app.environment.iter().filter(|entry| entry.starts_with("AWS_REGION=")).count(), 1);
+        assert_eq!((app.working_directory.as_str(), app.user.as_str()), ("/srv", "app:app"));
+        assert_eq!(app.container.keys().collect::<Vec<_>>(), ["Healthcheck", "Volumes"]);
+    }
+
+    #[test]
+    fn an_image_that_cannot_run_here_is_refused_with_the_reason() {
+        for (text, word) in [
+            (DESCRIPTION.replace("arm64", "amd64"), "linux/amd64"),
+            (r#"{"architecture":"arm64","os":"linux","config":{}}"#.to_owned(), "ENTRYPOINT"),
+            (DESCRIPTION.replace("--port", "a\\u0000b"), "arguments"),
+        ] {
+            let error = app(text.as_bytes(), &request()).unwrap_err();
+            assert_eq!(error.state_reason(), "The container image build failed.");
+            assert!(error.to_string().contains(word), "{error}");
+        }
+        assert!(matches!(app(b"null", &request()), Err(BuildError::Platform(_) | BuildError::Failed { .. })));
+    }
+}

@@ -1,0 +1,321 @@
+//! The Dockerfile, built in the builder microVM.
+//!
+//! | Disk | What | Where in the guest |
+//! |---|---|---|
+//! | `vda` | `builder.erofs` | the container's root; changes go to memory |
+//! | `vdb` | scratch: buildah's storage, the layer cache | `/var/lib/hearth` |
+//! | `vdc` | `containers.erofs` | `/hearth` |
+//! | `vdd` | the root disk to be written | only `mke2fs` touches it |
+
+use std::fs::File;
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::Path;
+use std::time::Duration;
+
+use hearth_host::agent::control::{Control, Exit};
+use hearth_host::microvm::{create, open};
+use hearth_host::shape::Shape;
+use hearth_proto::guest::v1::{self as proto, LogSource};
+use hearth_vmm::config::DiskSource;
+use tokio::net::UnixStream;
+use tokio::task::spawn_blocking;
+
+use super::config;
+use super::error::{BuildError, file};
+use super::event::{LogStream, Step};
+use super::lines::Lines;
+use super::request::BuildRequest;
+use super::stage::{Host, Stage};
+use super::workspace::Workspace;
+use crate::artifact::{Artifact, Fetcher, zip};
+use crate::base::Base;
+use crate::failure::FailureCode;
+use crate::image::App;
+
+const PREPARE: &str = include_str!("scripts/prepare.sh");
+const BUILD: &str = include_str!("scripts/build.sh");
+const DESCRIBE: &str = include_str!("scripts/describe.sh");
+const DISK: &str = include_str!("scripts/disk.sh");
+const LEAVE: &str = include_str!("scripts/leave.sh");
+
+/// Where the build context goes.
+const CONTEXT: &str = "/var/lib/hearth/context";
+/// Exit status of the scripts when a disk is full.
+const FULL: u32 = 28;
+/// Room for buildah's storage beside what the root disk holds, in bytes.
+const SCRATCH_EXTRA: u64 = 16 << 30;
+/// Identifier and hash seed of every root disk: nothing tells them apart but their content.
+const DISK_ID: &str = "68656172-7468-4d69-8372-6f6f74000000";
+/// How long the guest has to write everything and power off.
+const POWER_OFF: Duration = Duration::from_secs(120);
+
+/// The app of a container image whose files are on the root disk.
+#[derive(Debug)]
+pub(super) struct Container {
+    pub(super) app: App,
+    /// Bytes of its files.
+    pub(super) code_bytes: u64,
+}
+
+/// What is built from, and for whom.
+pub(super) struct Job<'a> {
+    pub(super) host: &'a Host,
+    pub(super) workspace: &'a Workspace,
+    pub(super) request: &'a BuildRequest,
+    pub(super) base: &'a Base,
+    pub(super) fetcher: &'a Fetcher,
+    pub(super) artifact: &'a Artifact,
+    pub(super) credentials: Option<proto::Credentials>,
+    /// Where the root disk goes.
+    pub(super) disk: &'a Path,
+}
+
+impl Job<'_> {
+    /// Builds the image and writes its root disk.
+    pub(super) async fn run(&self) -> Result<Container, BuildError> {
+        let sink = &self.host.sink;
+        let scratch = self.workspace.path("scratch");
+        let (stage, control) = sink.step(Step::StartBuilder, self.start(&scratch)).await?;
+        sink.step(Step::Build, self.build(&stage)).await?;
+        let container = sink.step(Step::RootDisk, self.write_disk(&stage)).await?;
+        self.leave(stage, control, &scratch).await?;
+        Ok(container)
+    }
+
+    /// The key of the layer cache: of this image, of this base. Buildah's own keys inside are made from content.
+    fn cache_key(&self) -> Option<String> {
+        let key = self.request.cache.as_ref()?;
+        let name: String =
+            key.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
+        let digest = self.base.manifest.inputs_sha256.get(..16).unwrap_or_default().to_owned();
+        Some(format!("{name}-{}-{digest}", self.request.memory.mib()))
+    }
+
+    async fn start(&self, scratch: &Path) -> Result<(Stage, Control), BuildError> {
+        let disks = self.disks(scratch)?;
+        let mut stage = Stage::start(self.host, self.workspace, "build").await?;
+        let limits = self.host.settings.builder;
+        let shape = Shape { memory_mib: limits.memory_mib, vcpus: limits.vcpus };
+        let mut control = stage.boot(self.base, shape, disks).await?;
+        let root = proto::RootDisk {
+            device: "/dev/vda".into(),
+            file_system: "erofs".into(),
+            overlay_in_memory: true,
+        };
+        control
+            .configure(proto::Configure {
+                root: Some(root),
+                network: stage.guest_network(),
+                all_capabilities: true,
+                nofile: 0,
+                hostname: "builder".into(),
+                metadata: Some(self.request.platform.metadata()),
+            })
+            .await?;
+        control.set_credentials(self.credentials.clone()).await?;
+        // Everything is done by processes beside it.
+        control.start_app(process(&["/bin/sleep", "infinity"])).await?;
+        self.script(&stage, PREPARE, &[], &mut |_, _| {}).await?.success("preparing the builder's disks")?;
+        self.feed(&stage).await?;
+        Ok((stage, control))
+    }
+
+    fn disks(&self, scratch: &Path) -> Result<Vec<DiskSource>, BuildError> {
+        let size = self.request.memory.disk_bytes();
+        let cached = self.cache_key().is_some_and(|key| self.workspace.take_cache(&key, scratch));
+        let scratch_file = if cached {
+            File::options().read(true).write(true).open(scratch).map_err(file("opening", scratch))?
+        } else {
+            create("making the builder's scratch disk", scratch)?
+        };
+        scratch_file.set_len(size + SCRATCH_EXTRA).map_err(file("making", scratch))?;
+        let disk = create("making the root disk", self.disk)?;
+        disk.set_len(size).map_err(file("making", self.disk))?;
+        Ok(vec![
+            DiskSource::ReadOnly(open("opening the builder's root disk", &self.base.builder())?),
+            DiskSource::Writable(scratch_file),
+            DiskSource::ReadOnly(open("opening the container bases", &self.base.containers())?),
+            DiskSource::Writable(disk),
+        ])
+    }
+
+    /// Brings the artifact into the builder, as a tar stream.
+    async fn feed(&self, stage: &Stage) -> Result<(), BuildError> {
+        let pair = StdStream::pair().and_then(|(writer, reader)| {
+            reader.set_nonblocking(true)?;
+            Ok((writer, UnixStream::from_std(reader)?))
+        });
+        let (writer, reader) =
+            pair.map_err(|error| BuildError::Platform(format!("making a socket pair: {error}")))?;
+        let (artifact, limits) = (self.artifact.clone(), self.fetcher.zip_limits().clone());
+        let writing = spawn_blocking(move || write_tar(&artifact, &limits, writer));
+        let unpacked = stage.agent().unpack(CONTEXT, reader).await;
+        // When the archive turns out to be damaged, the guest only sees that it ends too early.
+        writing.await??;
+        unpacked.map_err(|error| full_or(&error.to_string(), || error.into()))
+    }
+
+    async fn build(&self, stage: &Stage) -> Result<(), BuildError> {
+        let (mut step, mut no_space) = (String::new(), false);
+        let sink = &self.host.sink;
+        let kind = match self.artifact {
+            Artifact::Zip { .. } => "context",
+            Artifact::Image { .. } => "layout",
+        };
+        let mut on_line = |source: LogSource, line: &[u8]| {
+            let text = String::from_utf8_lossy(line);
+            if text.starts_with("STEP ") || text.starts_with('[') && text.contains("] STEP ") {
+                step = text.chars().take(300).collect();
+            }
+            no_space = no_space || is_full(&text);
+            sink.log(LogStream::Build, source, line);
+        };
+        let exit = self.script(stage, BUILD, &[kind], &mut on_line).await?.exit;
+        match exit.code {
+            0 => Ok(()),
+            _ if no_space => Err(BuildError::failed(FailureCode::DiskStorageFull, step)),
+            code => {
+                let line = match step.as_str() {
+                    "" => format!("The build ended with exit status {code} before its first step."),
+                    step => format!("The build ended with exit status {code} at: {step}"),
+                };
+                sink.log(LogStream::Build, LogSource::Stderr, line.as_bytes());
+                Err(BuildError::failed(FailureCode::ContainerBuildFailed, line))
+            }
+        }
+    }
+
+    async fn write_disk(&self, stage: &Stage) -> Result<Container, BuildError> {
+        let described = self.script(stage, DESCRIBE, &[], &mut |_, _| {}).await?;
+        let app = config::app(
+            described.success("reading what the container image says")?.as_bytes(),
+            self.request,
+        )?;
+        let written = self.script(stage, DISK, &[DISK_ID], &mut |_, _| {}).await?;
+        if written.exit.code == FULL || is_full(&written.errors) {
+            let size = self.request.memory.disk_bytes() >> 30;
+            let detail = format!("the container's files do not fit the root disk of {size} GiB");
+            return Err(BuildError::failed(FailureCode::DiskStorageFull, detail));
+        }
+        let bytes = written.success("writing the root disk")?;
+        let code_bytes = bytes.trim().parse();
+        let code_bytes = code_bytes
+            .map_err(|_| BuildError::Platform(format!("the builder counted {bytes:?} bytes of files")))?;
+        Ok(Container { app, code_bytes })
+    }
+
+    /// Ends the builder, and keeps its layers for the next build of the image.
+    async fn leave(&self, stage: Stage, mut control: Control, scratch: &Path) -> Result<(), BuildError> {
+        let left = self.script(&stage, LEAVE, &[], &mut |_, _| {}).await?;
+        control.power_off().await?;
+        let finished = tokio::time::timeout(POWER_OFF, stage.finish()).await;
+        // The root disk is complete once the guest is off, and not before.
+        finished.map_err(|_| BuildError::Platform("the builder microVM did not power off".into()))??;
+        if let Some(key) = self.cache_key().filter(|_| left.exit.code == 0) {
+            self.workspace.keep_cache(&key, scratch);
+        }
+        Ok(())
+    }
+
+    /// Runs a script in the builder. `on_line` gets each line; what it wrote is kept up to a bound.
+    async fn script(
+        &self,
+        stage: &Stage,
+        script: &str,
+        arguments: &[&str],
+        on_line: &mut (dyn FnMut(LogSource, &[u8]) + Send),
+    ) -> Result<Finished, BuildError> {
+        let words = [&["/bin/bash", "-c", script, "hearth"], arguments].concat();
+        let (mut out, mut err) = (Lines::default(), Lines::default());
+        let (mut stdout, mut errors) = (Vec::new(), Vec::new());
+        let ran = stage.agent().run(process(&words), true, |source, bytes| {
+            let (lines, kept) = match source {
+                LogSource::Stderr => (&mut err, &mut errors),
+                _ => (&mut out, &mut stdout),
+            };
+            lines.push(bytes, |line| on_line(source, line));
+            keep_last(kept, bytes);
+        });
+        let exit = tokio::select! {
+            exit = ran => exit?,
+            ended = stage.microvm().ended() => return Err(died(ended, stage)),
+        };
+        out.flush(|line| on_line(LogSource::Stdout, line));
+        err.flush(|line| on_line(LogSource::Stderr, line));
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ok(Finished { exit, stdout: text(stdout), errors: text(errors) })
+    }
+}
+
+/// A script that has ended.
+struct Finished {
+    exit: Exit,
+    stdout: String,
+    errors: String,
+}
+
+impl Finished {
+    /// What it wrote, if it did its work.
+    fn success(self, what: &str) -> Result<String, BuildError> {
+        match self.exit.code {
+            0 => Ok(self.stdout),
+            code => Err(full_or(&self.errors, || {
+                BuildError::Platform(format!("{what} failed (exit status {code}): {}", self.errors.trim()))
+            })),
+        }
+    }
+}
+
+/// Appends to what is kept of an output, which is not more than its end.
+fn keep_last(kept: &mut Vec<u8>, bytes: &[u8]) {
+    kept.extend_from_slice(bytes);
+    if let Some(excess) = kept.len().checked_sub(config::MAX) {
+        kept.drain(..excess);
+    }
+}
+
+fn is_full(text: &str) -> bool {
+    text.to_ascii_lowercase().contains("no space left on device")
+}
+
+/// That the disk is full, if that is what `text` says.
+fn full_or(text: &str, other: impl FnOnce() -> BuildError) -> BuildError {
+    if is_full(text) { BuildError::failed(FailureCode::DiskStorageFull, "in the builder") } else { other() }
+}
+
+fn died(
+    ended: Result<hearth_proto::vmm::v1::ExitReason, hearth_host::microvm::MicrovmError>,
+    stage: &Stage,
+) -> BuildError {
+    let how = ended
+        .map_or_else(|error| error.to_string(), |reason| format!("{:?}: {}", reason.kind(), reason.message));
+    BuildError::Platform(format!(
+        "the builder microVM ended ({how}); its console says:\n{}",
+        stage.microvm().last_words()
+    ))
+}
+
+fn process(words: &[&str]) -> proto::Process {
+    proto::Process {
+        arguments: words.iter().map(|word| (*word).to_owned()).collect(),
+        environment: vec!["HOME=/root".into(), "LC_ALL=C.UTF-8".into()],
+        working_directory: "/".into(),
+        user: String::new(),
+    }
+}
+
+fn write_tar(artifact: &Artifact, limits: &zip::Limits, out: StdStream) -> Result<(), BuildError> {
+    match artifact {
+        Artifact::Zip { path, .. } => match zip::write_tar(path, limits, &out) {
+            // The guest gave up, and says why itself.
+            Err(zip::ZipError::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error) => Err(BuildError::failed(error.code(), error.to_string())),
+            Ok(_) => Ok(()),
+        },
+        Artifact::Image { layout, .. } => match crate::artifact::oci::layout::write_tar(layout, &out) {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error) => Err(file("reading", layout)(error)),
+            Ok(()) => Ok(()),
+        },
+    }
+}

@@ -1,0 +1,85 @@
+//! Why a build failed.
+
+use std::path::PathBuf;
+
+use hearth_host::agent::AgentError;
+use hearth_host::microvm::MicrovmError;
+use hearth_host::network::NetworkError;
+
+use crate::failure::{FailureCode, StateReason};
+
+/// Why a build failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// What the user can mend: the artifact, the Dockerfile, the app.
+    #[error("{reason}{}", Detail(.detail))]
+    Failed {
+        /// For the build's `stateReason`.
+        reason: StateReason,
+        /// What exactly; empty where the reason says it all.
+        detail: String,
+    },
+    /// What the operator can mend.
+    #[error("Internal platform error: {0}")]
+    Platform(String),
+    /// The build was cancelled.
+    #[error("the build was cancelled")]
+    Cancelled,
+    /// There is something at the image's place already.
+    #[error("{0} exists already; give another folder, or remove it first")]
+    Occupied(PathBuf),
+}
+
+struct Detail<'a>(&'a String);
+
+impl std::fmt::Display for Detail<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.0.is_empty() { Ok(()) } else { write!(f, " ({})", self.0) }
+    }
+}
+
+impl BuildError {
+    /// A failure that the user can mend.
+    pub(super) fn failed(reason: impl Into<StateReason>, detail: impl Into<String>) -> Self {
+        Self::Failed { reason: reason.into(), detail: detail.into() }
+    }
+
+    /// The sentence for the build's `stateReason`.
+    #[must_use]
+    pub fn state_reason(&self) -> String {
+        match self {
+            Self::Failed { reason, .. } => reason.sentence(),
+            Self::Platform(_) | Self::Occupied(_) => FailureCode::InternalPlatformError.sentence().to_owned(),
+            Self::Cancelled => "The build was cancelled.".to_owned(),
+        }
+    }
+}
+
+/// Errors that only the operator can do something about.
+macro_rules! platform {
+    ($($error:ty),*) => {
+        $(impl From<$error> for BuildError {
+            fn from(error: $error) -> Self {
+                Self::Platform(error.to_string())
+            }
+        })*
+    };
+}
+
+platform!(AgentError, MicrovmError, NetworkError, tokio::task::JoinError);
+
+/// An error of the host's own files.
+pub(super) fn file<'a>(
+    what: &'a str,
+    path: &'a std::path::Path,
+) -> impl FnOnce(std::io::Error) -> BuildError + 'a {
+    move |error| {
+        if error.raw_os_error() == Some(libc::ENOSPC) {
+            return BuildError::failed(
+                FailureCode::DiskStorageFull,
+                format!("{what} {}: {error}", path.display()),
+            );
+        }
+        BuildError::Platform(format!("{what} {}: {error}", path.display()))
+    }
+}

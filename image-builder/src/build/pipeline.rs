@@ -1,0 +1,290 @@
+//! The steps of a build, in order.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use hearth_host::dns::Resolver;
+use hearth_host::network::{Egress, Networks};
+use hearth_host::roles::{Credentials, RoleProvider};
+use hearth_proto::guest::v1 as proto;
+use tokio::task::spawn_blocking;
+
+use super::container::{self, Container};
+use super::error::{BuildError, file};
+use super::event::{Event, Sink, Step};
+use super::request::BuildRequest;
+use super::settings::Settings;
+use super::stage::Host;
+use super::workspace::{Workspace, sweep};
+use super::{snapshot, validate};
+use crate::artifact::{Artifact, Fetcher, Progress};
+use crate::base::{Base, Catalogue};
+use crate::failure::FailureCode;
+use crate::image::{BaseOrigin, DISK, Image, MANIFEST, Manifest, Origin, SNAPSHOT, Sizes, allocated};
+
+/// Builds images on this host.
+#[derive(Debug)]
+pub struct Builder {
+    settings: Arc<Settings>,
+    networks: Arc<Networks>,
+    resolver: Arc<Resolver>,
+    fetcher: Fetcher,
+    roles: RoleProvider,
+}
+
+impl Builder {
+    /// Makes the host ready for builds, and removes what killed ones have left. Blocks for a moment.
+    ///
+    /// # Errors
+    /// What the host lacks.
+    pub fn open(settings: Settings, fetcher: Fetcher, roles: RoleProvider) -> Result<Self, BuildError> {
+        let networks = Networks::open(settings.network.clone())?;
+        sweep(&settings.work, &networks)?;
+        let resolver = Resolver::from_system()
+            .map_err(|error| BuildError::Platform(format!("reading the host's resolvers: {error}")))?;
+        let (settings, networks) = (Arc::new(settings), Arc::new(networks));
+        Ok(Self { settings, networks, resolver: Arc::new(resolver), fetcher, roles })
+    }
+
+    /// Builds an image into the folder `out`, which appears as a whole or not at all. It ends early when `cancel` does.
+    ///
+    /// # Errors
+    /// [`BuildError`]; nothing is left then but what the next [`Self::open`] removes.
+    pub async fn build(
+        &self,
+        request: &BuildRequest,
+        out: &Path,
+        sink: Sink,
+        cancel: impl Future<Output = ()>,
+    ) -> Result<Image, BuildError> {
+        if out.symlink_metadata().is_ok() {
+            return Err(BuildError::Occupied(out.to_owned()));
+        }
+        let limit = self.settings.builder.time;
+        tokio::select! {
+            built = tokio::time::timeout(limit, self.run(request, out, sink)) => built.unwrap_or_else(|_| {
+                let detail = format!("it took longer than {} s", limit.as_secs());
+                Err(BuildError::failed(FailureCode::ContainerBuildFailed, detail))
+            }),
+            () = cancel => Err(BuildError::Cancelled),
+        }
+    }
+
+    async fn run(&self, request: &BuildRequest, out: &Path, sink: Sink) -> Result<Image, BuildError> {
+        let base = self.base(request)?;
+        let workspace = Workspace::create(&self.settings.work)?;
+        let credentials = self.credentials(request).await?;
+        let artifact =
+            sink.step(Step::Fetch, self.fetch(request, &workspace, credentials.as_ref(), &sink)).await?;
+        let host = self.host(request.egress, sink.clone());
+        let folder = workspace.path("image");
+        fs::create_dir(&folder).map_err(file("making", &folder))?;
+        let (disk, taken) = (folder.join(DISK), folder.join(SNAPSHOT));
+        let granted = credentials.map(grant);
+        let container = container::Job {
+            host: &host,
+            workspace: &workspace,
+            request,
+            base: &base,
+            fetcher: &self.fetcher,
+            artifact: &artifact,
+            credentials: granted.clone(),
+            disk: &disk,
+        };
+        let container = container.run().await?;
+        let job = snapshot::Job {
+            host: &host,
+            workspace: &workspace,
+            request,
+            base: &base,
+            app: &container.app,
+            credentials: granted.clone(),
+            disk: &disk,
+            snapshot: &taken,
+        };
+        job.run().await?;
+        let image = describe(&folder, request, &base, &artifact, container, &taken)?;
+        sink.step(Step::Validate, validate::run(&host, &workspace, request, &image, granted)).await?;
+        sink.step(Step::Commit, commit(folder, out)).await?;
+        Image::open(out).map_err(|error| BuildError::Platform(error.to_string()))
+    }
+
+    /// What microVMs have in common.
+    pub(super) fn host(&self, egress: Egress, sink: Sink) -> Host {
+        Host {
+            settings: Arc::clone(&self.settings),
+            networks: Arc::clone(&self.networks),
+            resolver: Arc::clone(&self.resolver),
+            egress,
+            sink,
+        }
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn base(&self, request: &BuildRequest) -> Result<Base, BuildError> {
+        let catalogue = Catalogue::open(&self.settings.catalogue);
+        let base = catalogue.and_then(|catalogue| match request.base {
+            Some(version) => catalogue.get(version),
+            None => catalogue.latest(),
+        });
+        base.map_err(|error| BuildError::Platform(error.to_string()))
+    }
+
+    async fn credentials(&self, request: &BuildRequest) -> Result<Option<Credentials>, BuildError> {
+        let Some(role) = &request.build_role else { return Ok(None) };
+        let credentials = self.roles.credentials(role).await;
+        credentials.map_err(|error| BuildError::Platform(error.to_string()))
+    }
+
+    async fn fetch(
+        &self,
+        request: &BuildRequest,
+        workspace: &Workspace,
+        credentials: Option<&Credentials>,
+        sink: &Sink,
+    ) -> Result<Artifact, BuildError> {
+        let source = self
+            .fetcher
+            .source(&request.artifact)
+            .map_err(|error| BuildError::failed(FailureCode::ArchiveInvalid, error.to_string()))?;
+        let folder = workspace.path("artifact");
+        fs::create_dir(&folder).map_err(file("making", &folder))?;
+        let on_progress = |progress: Progress| {
+            if let Progress::Fetching { bytes, total } = progress {
+                sink.tell(Event::Fetched { bytes, total });
+            }
+        };
+        let fetched = self.fetcher.fetch(&source, credentials, &folder, &on_progress).await;
+        fetched.map_err(|error| BuildError::failed(error.state_reason(), error.to_string()))
+    }
+}
+
+/// Credentials as the guest's metadata service serves them.
+fn grant(credentials: Credentials) -> proto::Credentials {
+    proto::Credentials {
+        access_key_id: credentials.access_key_id,
+        secret_access_key: credentials.secret_access_key.expose().to_owned(),
+        session_token: credentials.session_token.map(|token| token.expose().to_owned()).unwrap_or_default(),
+        last_updated: seconds(credentials.last_updated),
+        expiration: seconds(credentials.expiration),
+    }
+}
+
+/// Seconds since 1970.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Writes `image.json`.
+fn describe(
+    folder: &Path,
+    request: &BuildRequest,
+    base: &Base,
+    artifact: &Artifact,
+    container: Container,
+    snapshot: &Path,
+) -> Result<Image, BuildError> {
+    let size = |name: &str| {
+        let path = snapshot.join(name);
+        allocated(&path).map_err(file("looking at", &path))
+    };
+    let digest = match artifact {
+        Artifact::Zip { sha256, .. } => format!("sha256:{sha256}"),
+        Artifact::Image { digest, .. } => digest.clone(),
+    };
+    let manifest = Manifest {
+        format: Manifest::FORMAT,
+        app: container.app,
+        hooks: request.hooks,
+        all_capabilities: request.all_capabilities,
+        memory: request.memory,
+        shape: request.memory.shape(request.burst),
+        network: request.egress != Egress::None,
+        disk_bytes: request.memory.disk_bytes(),
+        sizes: Sizes {
+            memory_snapshot_size_in_bytes: size("memory")?,
+            code_install_size_in_bytes: container.code_bytes,
+            disk_snapshot_size_in_bytes: size("disk0")?,
+        },
+        origin: Origin {
+            artifact: request.artifact.clone(),
+            digest,
+            base: BaseOrigin { version: base.version, digest: base.manifest.inputs_sha256.clone() },
+            builder: env!("CARGO_PKG_VERSION").to_owned(),
+        },
+    };
+    let path = folder.join(MANIFEST);
+    let text = serde_json::to_string_pretty(&manifest)
+        .map_err(|error| BuildError::Platform(format!("writing {MANIFEST}: {error}")))?;
+    fs::write(&path, text + "\n").map_err(file("writing", &path))?;
+    Image::open(folder).map_err(|error| BuildError::Platform(error.to_string()))
+}
+
+/// Makes the image durable and gives it its name.
+async fn commit(folder: std::path::PathBuf, out: &Path) -> Result<(), BuildError> {
+    let out = out.to_owned();
+    let committed = spawn_blocking(move || -> Result<(), BuildError> {
+        let sync = |path: &Path| {
+            File::open(path).and_then(|opened| opened.sync_all()).map_err(file("syncing", path))
+        };
+        // The snapshot's folder is durable already, but for its working set.
+        for name in [DISK, MANIFEST, SNAPSHOT, ""] {
+            sync(&folder.join(name))?;
+        }
+        let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        rename_new(&folder, &out)?;
+        sync(parent)
+    });
+    committed.await?
+}
+
+/// Renames where nothing is; what has come there meanwhile stays.
+fn rename_new(from: &Path, to: &Path) -> Result<(), BuildError> {
+    use std::ffi::CString;
+    use std::os::unix::ffi::OsStrExt as _;
+    let c = |path: &Path| {
+        CString::new(path.as_os_str().as_bytes())
+            .map_err(|_| BuildError::Platform("a path holds a NUL".into()))
+    };
+    let (old, new) = (c(from)?, c(to)?);
+    // SAFETY: both are NUL-terminated strings that outlive the call.
+    let result = unsafe {
+        libc::renameat2(libc::AT_FDCWD, old.as_ptr(), libc::AT_FDCWD, new.as_ptr(), libc::RENAME_NOREPLACE)
+    };
+    if result == 0 {
+        return Ok(());
+    }
+    match std::io::Error::last_os_error() {
+        error if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            Err(BuildError::Occupied(to.to_owned()))
+        }
+        error if error.raw_os_error() == Some(libc::EXDEV) => Err(BuildError::Platform(format!(
+            "{} is on another file system than the work folder {}: put both on one",
+            to.display(),
+            from.display()
+        ))),
+        error => Err(file("naming", to)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_never_replaces_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        fs::create_dir(&from).unwrap();
+        fs::create_dir(&to).unwrap();
+        assert!(matches!(rename_new(&from, &to), Err(BuildError::Occupied(_))));
+        fs::remove_dir(&to).unwrap();
+        rename_new(&from, &to).unwrap();
+        assert!(to.is_dir() && !from.exists());
+    }
+}

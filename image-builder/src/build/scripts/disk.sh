@@ -1,0 +1,22 @@
+# Writes the container's files to the root disk /dev/vdd, and prints how many bytes they are.
+#
+# The file system is the same for the same files: its identifier and hash seed are given, times are those of the files or
+# older than 1980 (SOURCE_DATE_EPOCH).
+set -eu
+image=$(cat /var/lib/hearth/image)
+container=$(buildah from --pull-never "$image")
+root=$(buildah mount "$container")
+for folder in dev proc sys tmp etc; do
+    [ -e "$root/$folder" ] || [ -L "$root/$folder" ] || mkdir "$root/$folder"
+done
+export SOURCE_DATE_EPOCH=315532800
+if ! mke2fs -q -F -t ext4 -b 4096 -I 256 -i 32768 -m 0 -U "$1" -L hearth-root \
+    -E "assume_storage_prezeroed=1,lazy_itable_init=0,lazy_journal_init=0,hash_seed=$1,root_owner=0:0" \
+    -d "$root" /run/disks/vdd 2>/run/mke2fs.log; then
+    cat /run/mke2fs.log >&2
+    grep -qiE 'could not allocate|no space left|no free space' /run/mke2fs.log && exit 28
+    exit 1
+fi
+du -s -B1 "$root" | cut -f1
+buildah umount "$container" >/dev/null
+buildah rm "$container" >/dev/null

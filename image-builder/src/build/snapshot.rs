@@ -1,0 +1,330 @@
+//! The app's first microVM: it boots, gets ready, and becomes the snapshot.
+
+use std::path::Path;
+use std::time::Duration;
+
+use hearth_host::agent::AgentError;
+use hearth_host::agent::control::{Control, HookCall, HookResult};
+use hearth_host::microvm::{create, open};
+use hearth_host::shape::Shape;
+use hearth_proto::guest::v1::{self as proto, AppState, LogSource};
+use hearth_vmm::client::snapshot::{Overlay, Take, suspend};
+use hearth_vmm::config::DiskSource;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep};
+
+use super::error::{BuildError, file};
+use super::event::{LogStream, Step};
+use super::request::BuildRequest;
+use super::stage::{Host, Stage, is_users_fault};
+use super::workspace::Workspace;
+use crate::base::Base;
+use crate::failure::{FailureCode, HookFailure, ImageHook, StateReason};
+use crate::image::{App, HookSettings};
+
+/// Without `/ready`: how long the app must have lived …
+const SETTLING: Duration = Duration::from_secs(10);
+/// … and for how long the guest must have been idle …
+const IDLE: Duration = Duration::from_secs(2);
+/// … below this share of its processors' time, in percent …
+const BUSY_MAX: u64 = 5;
+/// … unless it takes longer than this.
+const SETTLING_MAX: Duration = Duration::from_secs(60);
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+/// How long the host has to take all lines that the app wrote until the snapshot.
+const LOGS: Duration = Duration::from_secs(30);
+
+/// What becomes a snapshot.
+pub(super) struct Job<'a> {
+    pub(super) host: &'a Host,
+    pub(super) workspace: &'a Workspace,
+    pub(super) request: &'a BuildRequest,
+    pub(super) base: &'a Base,
+    pub(super) app: &'a App,
+    pub(super) credentials: Option<proto::Credentials>,
+    /// The root disk.
+    pub(super) disk: &'a Path,
+    /// Where the snapshot goes.
+    pub(super) snapshot: &'a Path,
+}
+
+impl Job<'_> {
+    pub(super) fn shape(&self) -> Shape {
+        self.request.memory.shape(self.request.burst)
+    }
+
+    /// Boots the app and takes its snapshot.
+    pub(super) async fn run(&self) -> Result<(), BuildError> {
+        let sink = &self.host.sink;
+        let overlay = self.workspace.path("overlay");
+        let (stage, mut control) = sink.step(Step::Start, self.start(&overlay)).await?;
+        sink.step(Step::Ready, self.get_ready(&stage, &mut control)).await?;
+        sink.step(Step::Snapshot, self.save(stage, control, &overlay)).await
+    }
+
+    async fn start(&self, overlay: &Path) -> Result<(Stage, Control), BuildError> {
+        let base = open("opening the root disk", self.disk)?;
+        let disk = DiskSource::Overlay {
+            base,
+            layers: Vec::new(),
+            overlay: create("making the root disk's overlay", overlay)?,
+        };
+        let mut stage = Stage::start(self.host, self.workspace, "snapshot").await?;
+        let mut control = stage.boot(self.base, self.shape(), vec![disk]).await?;
+        let root = proto::RootDisk {
+            device: "/dev/vda".into(),
+            file_system: "ext4".into(),
+            overlay_in_memory: false,
+        };
+        control
+            .configure(proto::Configure {
+                root: Some(root),
+                network: stage.guest_network(),
+                all_capabilities: self.request.all_capabilities,
+                nofile: 0,
+                hostname: String::new(),
+                metadata: Some(self.request.platform.metadata()),
+            })
+            .await?;
+        control.set_credentials(self.credentials.clone()).await?;
+        stage.follow_logs(LogStream::Snapshot);
+        match control.start_app(self.app.process()).await {
+            Ok(()) => Ok((stage, control)),
+            Err(error) if is_users_fault(&error) => {
+                let line = format!("The app could not be started: {error}");
+                self.host.sink.log(LogStream::Snapshot, LogSource::Stderr, line.as_bytes());
+                Err(BuildError::failed(FailureCode::ContainerBuildFailed, line))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn get_ready(&self, stage: &Stage, control: &mut Control) -> Result<(), BuildError> {
+        let mut waiter = stage.agent().control().await?;
+        tokio::select! {
+            ready = self.until_ready(control) => ready,
+            exit = waiter.wait_app() => match exit {
+                Ok(exit) => {
+                    // What it wrote last explains it: that comes over another connection.
+                    let _ = drain_logs(control).await;
+                    Err(BuildError::failed(StateReason::AppExited(exit.code), "before it was ready"))
+                }
+                Err(_) => Err(terminated(stage)),
+            },
+            _ = stage.microvm().ended() => Err(terminated(stage)),
+        }
+    }
+
+    async fn until_ready(&self, control: &mut Control) -> Result<(), BuildError> {
+        let hooks = self.request.hooks;
+        match hooks.ready {
+            Some(settings) => call(control, ImageHook::Ready, proto::Hook::Ready, hooks.port, settings).await,
+            None => quiescent(control).await.map_err(BuildError::from),
+        }
+    }
+
+    async fn save(&self, stage: Stage, mut control: Control, overlay: &Path) -> Result<(), BuildError> {
+        let saved = tokio::select! {
+            saved = self.write(&stage, &mut control, overlay) => saved,
+            // While nobody ended it: the guest has crashed, or powered itself off.
+            _ = stage.microvm().ended() => {
+                // The snapshot ends it, too, when it is complete.
+                if self.snapshot.join("state").exists() { Ok(()) } else { Err(terminated(&stage)) }
+            }
+        };
+        saved?;
+        drop(control);
+        stage.finish().await
+    }
+
+    async fn write(&self, stage: &Stage, control: &mut Control, overlay: &Path) -> Result<(), BuildError> {
+        let quiesced = control.quiesce(true).await?;
+        drain_logs(control).await?;
+        stage.microvm().trim(quiesced.free_mib).await?;
+        let (client, to) = (stage.microvm().client().clone(), self.snapshot.to_owned());
+        let opened = std::fs::File::open(overlay).and_then(|opened| Overlay::of(0, overlay, &opened));
+        let overlay = opened.map_err(file("opening", overlay))?;
+        let take = Take { overlays: vec![overlay], ..Take::default() };
+        let taken = spawn_blocking(move || suspend(&client, &to, &take)).await?;
+        taken.map_err(|error| BuildError::Platform(format!("taking the snapshot: {error}")))?;
+        Ok(())
+    }
+}
+
+fn terminated(stage: &Stage) -> BuildError {
+    BuildError::failed(StateReason::TerminatedDuringSnapshot, stage.microvm().last_words())
+}
+
+/// Waits until the host has taken all lines that the app has written.
+pub(super) async fn drain_logs(control: &mut Control) -> Result<(), AgentError> {
+    let end = Instant::now() + LOGS;
+    loop {
+        let status = control.status().await?;
+        if status.acknowledged_log >= status.last_log || Instant::now() >= end {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Calls an image hook and says what came of it.
+pub(super) async fn call(
+    control: &mut Control,
+    name: ImageHook,
+    hook: proto::Hook,
+    port: u16,
+    settings: HookSettings,
+) -> Result<(), BuildError> {
+    let result = control.call_hook(&HookCall { hook, port, timeout: settings.timeout(), body: None }).await?;
+    if result.is_success() {
+        return Ok(());
+    }
+    let (failure, detail) = match result {
+        HookResult::Status(status) => {
+            (HookFailure::Status(u16::try_from(status).unwrap_or(u16::MAX)), format!("HTTP status {status}"))
+        }
+        HookResult::Refused => (HookFailure::Refused, format!("nobody listens on port {port}")),
+        HookResult::TimedOut => (HookFailure::TimedOut(settings.timeout()), String::new()),
+        HookResult::Transport(message) => (HookFailure::Transport, message),
+    };
+    Err(BuildError::failed(StateReason::Hook(name, failure), detail))
+}
+
+/// Waits until an app without `/ready` has most likely started: it lives for a while, and the guest is idle.
+async fn quiescent(control: &mut Control) -> Result<(), AgentError> {
+    let started = Instant::now();
+    let mut idle = Idle::default();
+    loop {
+        let status = control.status().await?;
+        let lives = status.app() == AppState::Running;
+        let idle_for = idle.look(started.elapsed(), status.cpu_total_ms, status.cpu_busy_ms);
+        if lives && started.elapsed() >= SETTLING && idle_for >= IDLE || started.elapsed() >= SETTLING_MAX {
+            return Ok(());
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// For how long processors have been idle.
+#[derive(Debug, Default)]
+struct Idle {
+    last: Option<(u64, u64)>,
+    since: Option<Duration>,
+}
+
+impl Idle {
+    /// Takes processor times at a time; returns for how long they have been idle since.
+    fn look(&mut self, now: Duration, total: u64, busy: u64) -> Duration {
+        let (last_total, last_busy) = self.last.replace((total, busy)).unwrap_or((total, busy));
+        let (total, busy) = (total.saturating_sub(last_total), busy.saturating_sub(last_busy));
+        if busy * 100 >= total.max(1) * BUSY_MAX {
+            self.since = None;
+            return Duration::ZERO;
+        }
+        now.saturating_sub(*self.since.get_or_insert(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream as StdStream;
+    use std::sync::Mutex;
+
+    use hearth_host::agent::frame::{receive, send};
+    use hearth_host::agent::{Agent, Dial};
+    use hearth_vmm::client::ClientError;
+    use proto::hook_outcome::Result as Outcome;
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    /// Gives out one stream.
+    struct Once(Mutex<Option<StdStream>>);
+
+    impl Dial for Once {
+        fn dial(&self) -> Result<StdStream, ClientError> {
+            self.0.lock().unwrap().take().ok_or(ClientError::Confused("once".into()))
+        }
+    }
+
+    /// What a build says when an agent reports `outcome` of a hook with five minutes.
+    async fn reason(name: ImageHook, outcome: Outcome) -> Option<String> {
+        let (ours, theirs) = StdStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let mut guest = UnixStream::from_std(theirs).unwrap();
+        let script = async {
+            let _: proto::Open = receive(&mut guest).await.unwrap();
+            send(&mut guest, &proto::Opened::default()).await.unwrap();
+            let _: proto::Request = receive(&mut guest).await.unwrap();
+            let outcome = proto::HookOutcome { result: Some(outcome), attempts: 1, elapsed_us: 1 };
+            let result = Some(proto::response::Result::Hook(outcome));
+            send(&mut guest, &proto::Response { result }).await.unwrap();
+        };
+        let agent = Agent::new(Once(Mutex::new(Some(ours))));
+        let called = async {
+            let mut control = agent.control().await.unwrap();
+            let settings = HookSettings { timeout_seconds: 300 };
+            call(&mut control, name, proto::Hook::Ready, 9000, settings).await
+        };
+        tokio::join!(called, script).0.err().map(|error| error.state_reason())
+    }
+
+    #[tokio::test]
+    async fn every_outcome_of_an_image_hook_has_its_reason() {
+        use ImageHook::{Ready, Validate};
+        let done = proto::Done {};
+        for (hook, outcome, expected) in [
+            (Ready, Outcome::Status(200), None),
+            (Ready, Outcome::Status(204), None),
+            (Ready, Outcome::TimedOut(done), Some("Ready hook invocation timed out after PT5M")),
+            (
+                Ready,
+                Outcome::Status(404),
+                Some("Ready hook check failed: the application returned a client error (HTTP 4xx) response"),
+            ),
+            (
+                Ready,
+                Outcome::Status(500),
+                Some("Ready hook check failed: the application returned a server error (HTTP 5xx) response"),
+            ),
+            (
+                Ready,
+                Outcome::Status(302),
+                Some("Ready hook check failed: the application returned an unexpected (HTTP 302) response"),
+            ),
+            (
+                Ready,
+                Outcome::Refused(done),
+                Some("Ready hook check failed: the connection was refused by the application"),
+            ),
+            (
+                Ready,
+                Outcome::Transport("reset".into()),
+                Some("Ready hook check failed: the application returned no valid HTTP response"),
+            ),
+            (Validate, Outcome::TimedOut(done), Some("Validate hook invocation timed out after PT5M")),
+            (
+                Validate,
+                Outcome::Status(418),
+                Some(
+                    "Validate hook check failed: the application returned a client error (HTTP 4xx) response",
+                ),
+            ),
+        ] {
+            assert_eq!(reason(hook, outcome.clone()).await.as_deref(), expected, "{hook} {outcome:?}");
+        }
+    }
+
+    #[test]
+    fn a_guest_is_idle_from_the_first_quiet_look_on() {
+        let mut idle = Idle::default();
+        let second = Duration::from_secs;
+        assert_eq!(idle.look(second(1), 1000, 900), second(0));
+        assert_eq!(idle.look(second(2), 2000, 1900), second(0), "busy");
+        assert_eq!(idle.look(second(3), 3000, 1910), second(0), "the first quiet second");
+        assert_eq!(idle.look(second(5), 5000, 1950), second(2));
+        assert_eq!(idle.look(second(6), 6000, 2050), second(0), "busy again");
+        assert_eq!(idle.look(second(7), 7000, 2060), second(0));
+    }
+}

@@ -1,0 +1,59 @@
+//! A clone of the snapshot that is thrown away: `/validate`, and which pages a clone needs first.
+
+use std::path::Path;
+
+use hearth_host::agent::control::Control;
+use hearth_host::microvm::Restore;
+use hearth_proto::guest::v1 as proto;
+use hearth_vmm::client::snapshot::write_working_set;
+use tokio::task::spawn_blocking;
+
+use super::error::BuildError;
+use super::event::LogStream;
+use super::identity::{Identity, random_id};
+use super::request::BuildRequest;
+use super::snapshot::{call, drain_logs};
+use super::stage::{Host, Stage};
+use super::workspace::Workspace;
+use crate::failure::{ImageHook, StateReason};
+use crate::image::{Image, SNAPSHOT};
+
+/// The file with the working set in the snapshot's folder.
+const WORKING_SET: &str = "working-set";
+
+/// Runs a clone of `image`, which is not committed yet.
+pub(super) async fn run(
+    host: &Host,
+    workspace: &Workspace,
+    request: &BuildRequest,
+    image: &Image,
+    credentials: Option<proto::Credentials>,
+) -> Result<(), BuildError> {
+    let mut stage = Stage::start(host, workspace, "validate").await?;
+    let restore = image.restore(&workspace.path("validate.overlay"), None)?;
+    let mut control = stage.restore(Restore { record: true, ..restore }).await?;
+    stage.follow_logs(LogStream::Validate);
+    let metadata = Some(request.platform.metadata());
+    let who = Identity { microvm_id: &random_id()?, metadata, credentials };
+    control.identify(who.message(&stage)?).await?;
+    if let Some(settings) = request.hooks.validate {
+        let validated =
+            call(&mut control, ImageHook::Validate, proto::Hook::Validate, request.hooks.port, settings);
+        tokio::select! {
+            validated = validated => validated?,
+            _ = stage.microvm().ended() => {
+                let words = stage.microvm().last_words();
+                return Err(BuildError::failed(StateReason::TerminatedDuringSnapshot, words));
+            }
+        }
+    }
+    record(&stage, &mut control, &image.folder().join(SNAPSHOT)).await
+}
+
+async fn record(stage: &Stage, control: &mut Control, snapshot: &Path) -> Result<(), BuildError> {
+    drain_logs(control).await?;
+    let (client, to) = (stage.microvm().client().clone(), snapshot.join(WORKING_SET));
+    let written = spawn_blocking(move || write_working_set(&client, &to)).await?;
+    written.map_err(|error| BuildError::Platform(format!("writing the working set: {error}")))?;
+    Ok(())
+}

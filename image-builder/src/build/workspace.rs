@@ -1,0 +1,166 @@
+//! The folder of a build under way, and sweeping what killed builds have left.
+//!
+//! ```text
+//! WORK/.lock             held while folders appear and go
+//! WORK/builds/<id>/      one build; `lock` in it is held as long as its process lives
+//! WORK/cache/<key>       scratch disks with the layers of earlier builds, not in use
+//! ```
+//!
+//! Everything a build makes outside its folder has a name that follows from the folder's: the networks of its microVMs. So what
+//! a killed build has left is found by looking at the folders whose lock nobody holds.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use hearth_host::microvm::orphans;
+use hearth_host::network::Networks;
+
+use super::error::{BuildError, file};
+use super::identity::random;
+
+const BUILDS: &str = "builds";
+const CACHE: &str = "cache";
+const LOCK: &str = "lock";
+
+/// The microVMs of a build.
+pub(super) const STAGES: [&str; 4] = ["build", "snapshot", "validate", "run"];
+
+/// The folder of a build. Dropping it removes it.
+#[derive(Debug)]
+pub(super) struct Workspace {
+    work: PathBuf,
+    id: String,
+    _lock: File,
+}
+
+/// The name of the network of a build's microVM.
+fn network(id: &str, stage: &str) -> String {
+    format!("{id}-{stage}")
+}
+
+fn lock_work(work: &Path) -> Result<File, BuildError> {
+    for folder in [BUILDS, CACHE] {
+        let path = work.join(folder);
+        fs::create_dir_all(&path).map_err(file("making the folder", &path))?;
+    }
+    let path = work.join(".lock");
+    let opened = File::options().create(true).truncate(false).write(true).open(&path);
+    opened.and_then(|lock| lock.lock().map(|()| lock)).map_err(file("locking", &path))
+}
+
+impl Workspace {
+    /// A new one.
+    pub(super) fn create(work: &Path) -> Result<Self, BuildError> {
+        let _all = lock_work(work)?;
+        let id: String = random::<6>()?.iter().map(|byte| format!("{byte:02x}")).collect();
+        let folder = work.join(BUILDS).join(&id);
+        fs::create_dir(&folder).map_err(file("making the folder", &folder))?;
+        let path = folder.join(LOCK);
+        let locked = File::create_new(&path).and_then(|lock| lock.lock().map(|()| lock));
+        Ok(Self { work: work.to_owned(), id, _lock: locked.map_err(file("locking", &path))? })
+    }
+
+    /// Where it is.
+    pub(super) fn folder(&self) -> PathBuf {
+        self.work.join(BUILDS).join(&self.id)
+    }
+
+    /// A file or folder in it.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.folder().join(name)
+    }
+
+    /// The name of the network of its microVM `stage`.
+    pub(super) fn network(&self, stage: &str) -> String {
+        network(&self.id, stage)
+    }
+
+    /// A number that few builds share, for user ids.
+    pub(super) fn number(&self) -> u32 {
+        self.id.get(..4).and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or_default()
+    }
+
+    /// Takes the cached scratch disk `key` to `to`, if there is one that nobody has.
+    pub(super) fn take_cache(&self, key: &str, to: &Path) -> bool {
+        fs::rename(self.work.join(CACHE).join(key), to).is_ok()
+    }
+
+    /// Keeps a scratch disk as `key`. Without success the next build does without.
+    pub(super) fn keep_cache(&self, key: &str, from: &Path) {
+        let _ = fs::rename(from, self.work.join(CACHE).join(key));
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        // What cannot be removed now, the next sweep gets.
+        let _ = fs::remove_dir_all(self.folder());
+    }
+}
+
+/// Removes what killed builds have left; returns how many there were.
+pub(super) fn sweep(work: &Path, networks: &Networks) -> Result<usize, BuildError> {
+    let _all = lock_work(work)?;
+    let builds = work.join(BUILDS);
+    let mut swept = 0;
+    for entry in fs::read_dir(&builds).map_err(file("reading", &builds))? {
+        let folder = entry.map_err(file("reading", &builds))?.path();
+        if is_live(&folder)? {
+            continue;
+        }
+        let id = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        for stage in STAGES {
+            let run = folder.join(stage);
+            orphans::end(&run).map_err(file("ending the monitor in", &run))?;
+            networks.remove_by_name(&network(&id, stage))?;
+        }
+        fs::remove_dir_all(&folder).map_err(file("removing", &folder))?;
+        swept += 1;
+    }
+    Ok(swept)
+}
+
+/// Whether the process of a build lives.
+fn is_live(folder: &Path) -> Result<bool, BuildError> {
+    let path = folder.join(LOCK);
+    match File::open(&path) {
+        // Killed before it made its lock: nobody makes folders now.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(file("opening", &path)(error)),
+        Ok(lock) => Ok(lock.try_lock().is_err()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_under_way_is_live_and_a_killed_one_is_not() {
+        let work = tempfile::tempdir().unwrap();
+        let under_way = Workspace::create(work.path()).unwrap();
+        assert!(is_live(&under_way.folder()).unwrap());
+        // As `kill -9` leaves it: the folder stays, the lock goes with the process.
+        let killed = work.path().join(BUILDS).join("0123456789ab");
+        fs::create_dir(&killed).unwrap();
+        fs::write(killed.join(LOCK), "").unwrap();
+        assert!(!is_live(&killed).unwrap());
+        let folder = under_way.folder();
+        drop(under_way);
+        assert!(!folder.exists());
+    }
+
+    #[test]
+    fn a_cache_belongs_to_one_build_at_a_time() {
+        let work = tempfile::tempdir().unwrap();
+        let (one, two) = (Workspace::create(work.path()).unwrap(), Workspace::create(work.path()).unwrap());
+        let scratch = one.path("scratch");
+        assert!(!one.take_cache("key", &scratch));
+        fs::write(&scratch, "layers").unwrap();
+        one.keep_cache("key", &scratch);
+        assert!(two.take_cache("key", &two.path("scratch")));
+        assert!(!one.take_cache("key", &scratch));
+        assert_eq!(fs::read(two.path("scratch")).unwrap(), b"layers");
+    }
+}

@@ -1,0 +1,170 @@
+//! What this host builds and runs images with: options and the configuration file.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use hearth_host::network::NetworkConfig;
+use hearth_host::roles::{RoleProvider, RolesConfig};
+use hearth_image_builder::artifact::{ArtifactConfig, Fetcher, zip};
+use hearth_image_builder::build::settings::BuilderLimits;
+use hearth_image_builder::build::{Builder, Settings};
+use hearth_vmm::jail::JailConfig;
+use serde::Deserialize;
+use tempfile::NamedTempFile;
+
+/// The configuration file. Every key may be left out.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Config {
+    artifacts: ArtifactConfig,
+    roles: RolesConfig,
+    network: NetworkConfig,
+    builder: BuilderConfig,
+}
+
+/// The builder microVM.
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct BuilderConfig {
+    /// Its memory in MiB.
+    memory_mib: u64,
+    /// Its CPUs.
+    vcpus: u32,
+    /// How long a build may take, in seconds.
+    time_seconds: u64,
+}
+
+impl Default for BuilderConfig {
+    fn default() -> Self {
+        let limits = BuilderLimits::default();
+        Self { memory_mib: limits.memory_mib, vcpus: limits.vcpus, time_seconds: limits.time.as_secs() }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Host")]
+pub(super) struct HostOptions {
+    /// Configuration file (TOML): where artifacts come from, roles, network, limits
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The catalogue of base images (`base build` makes one)
+    #[arg(long, value_name = "FOLDER", default_value = "/var/lib/hearth/bases", env = "HEARTH_CATALOGUE")]
+    catalogue: PathBuf,
+    /// Where builds under way and layer caches are: on the file system of the images
+    #[arg(long, value_name = "FOLDER", default_value = "/var/lib/hearth/work", env = "HEARTH_WORK")]
+    work: PathBuf,
+    /// The program hearth-vmm; beside this one, or on the search path, unless given
+    #[arg(long, value_name = "FILE", env = "HEARTH_VMM")]
+    vmm: Option<PathBuf>,
+}
+
+impl HostOptions {
+    /// Makes the host ready. `by_hand` lets the command line name any file as an artifact.
+    pub(super) fn open(&self, by_hand: bool) -> anyhow::Result<Builder> {
+        let mut config = self.read_config()?;
+        config.artifacts.allow_files |= by_hand;
+        let limits = BuilderLimits {
+            memory_mib: config.builder.memory_mib,
+            vcpus: config.builder.vcpus,
+            time: Duration::from_secs(config.builder.time_seconds),
+        };
+        let settings = Settings {
+            vmm: self.monitor()?,
+            catalogue: self.catalogue.clone(),
+            work: self.work.clone(),
+            jail: JailConfig::default(),
+            network: config.network,
+            builder: limits,
+        };
+        let fetcher = Fetcher::new(config.artifacts)?;
+        let roles = RoleProvider::new(config.roles)?;
+        Ok(Builder::open(settings, fetcher, roles)?)
+    }
+
+    fn read_config(&self) -> anyhow::Result<Config> {
+        let Some(path) = &self.config else { return Ok(Config::default()) };
+        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("in the configuration {}", path.display()))
+    }
+
+    fn monitor(&self) -> anyhow::Result<PathBuf> {
+        if let Some(path) = &self.vmm {
+            return Ok(path.clone());
+        }
+        let beside = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.join("hearth-vmm")));
+        let search = std::env::var_os("PATH").unwrap_or_default();
+        let on_path = std::env::split_paths(&search).map(|folder| folder.join("hearth-vmm"));
+        match beside.into_iter().chain(on_path).find(|path| path.is_file()) {
+            Some(path) => Ok(path),
+            None => {
+                bail!("hearth-vmm is neither beside this program nor on the search path: give --vmm FILE")
+            }
+        }
+    }
+}
+
+/// An artifact as the command line names it.
+#[derive(Debug)]
+pub(super) struct NamedArtifact {
+    /// Its URI.
+    pub(super) uri: String,
+    /// A zip that was made for it.
+    _zip: Option<NamedTempFile>,
+}
+
+impl NamedArtifact {
+    /// A URI stays as it is; a zip of this host is its file; a folder is zipped.
+    pub(super) fn find(artifact: &str) -> anyhow::Result<Self> {
+        if artifact.contains("://") {
+            return Ok(Self { uri: artifact.to_owned(), _zip: None });
+        }
+        let path = fs::canonicalize(Path::new(artifact));
+        let path =
+            path.with_context(|| format!("{artifact}: neither a URI like s3://bucket/key nor a file here"))?;
+        if path.is_dir() {
+            let zip = NamedTempFile::with_suffix(".zip").context("making a zip of the folder")?;
+            zip::pack(&path, zip.reopen()?).with_context(|| format!("zipping {artifact}"))?;
+            return Ok(Self { uri: file_uri(zip.path())?, _zip: Some(zip) });
+        }
+        Ok(Self { uri: file_uri(&path)?, _zip: None })
+    }
+}
+
+fn file_uri(path: &Path) -> anyhow::Result<String> {
+    match path.to_str() {
+        Some(path) => Ok(format!("file://{path}")),
+        None => bail!("{}: its path is not UTF-8", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_keys_are_refused_by_name() {
+        let config: Config =
+            toml::from_str("[builder]\nmemory_mib = 1024\n[artifacts.s3]\nregion = \"eu-west-1\"\n").unwrap();
+        assert_eq!(config.builder.memory_mib, 1024);
+        assert_eq!(config.artifacts.s3.region, "eu-west-1");
+        let error = toml::from_str::<Config>("[bilder]\n").unwrap_err();
+        assert!(error.to_string().contains("bilder"), "{error}");
+    }
+
+    #[test]
+    fn a_path_becomes_a_uri_and_a_uri_stays() {
+        let find = NamedArtifact::find;
+        let file = NamedTempFile::new().unwrap();
+        assert!(find(file.path().to_str().unwrap()).unwrap().uri.starts_with("file:///"));
+        assert_eq!(find("s3://bucket/key").unwrap().uri, "s3://bucket/key");
+        assert!(find("/no/such/file").unwrap_err().to_string().contains("/no/such/file"));
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("Dockerfile"), "FROM scratch\n").unwrap();
+        let zipped = find(folder.path().to_str().unwrap()).unwrap();
+        let zip = fs::read(zipped.uri.strip_prefix("file://").unwrap()).unwrap();
+        assert!(zip.starts_with(b"PK"));
+    }
+}

@@ -1,0 +1,33 @@
+//! The command line: `build`, `run`, `show`. (`base` is with the base images.)
+
+pub(crate) mod build;
+mod host;
+mod progress;
+pub(crate) mod run;
+pub(crate) mod show;
+
+use anyhow::Context as _;
+
+/// Does asynchronous work on a runtime of its own.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("starting the runtime")?;
+    let done = runtime.block_on(work);
+    // Threads that wait for a monitor's end would wait for ever.
+    runtime.shutdown_background();
+    done
+}
+
+/// Ends with Ctrl-C, or when the process is asked to end.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}

@@ -1,0 +1,258 @@
+//! Why a build failed, in the words that a client sees as the build's `stateReason`.
+//!
+//! Sentences that AWS is known to use are used word for word, since clients match on them. Of the documented codes only
+//! `CONTAINER_BUILD_FAILED` has a known sentence; the others' reasons begin with the code itself.
+
+use std::fmt;
+use std::time::Duration;
+
+/// A documented failure code of an image build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FailureCode {
+    /// The build role may not read the artifact, or its bucket.
+    S3AccessDenied,
+    /// The bucket has no such object.
+    S3NoSuchKey,
+    /// There is no such bucket.
+    S3NoSuchBucket,
+    /// The object is archived, or changed while it was read.
+    S3InvalidObject,
+    /// The bucket lies in another region.
+    S3CrossRegionAccessDenied,
+    /// The archive has no regular file `Dockerfile` at its root.
+    ArchiveDockerfileNotFound,
+    /// The archive is damaged, hostile, or beyond a limit.
+    ArchiveInvalid,
+    /// A step of the Dockerfile failed, or an image could not be pulled.
+    ContainerBuildFailed,
+    /// The disk is full: the builder's or the host's.
+    DiskStorageFull,
+    /// What the user can do nothing about.
+    InternalPlatformError,
+}
+
+impl FailureCode {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::S3AccessDenied,
+        Self::S3NoSuchKey,
+        Self::S3NoSuchBucket,
+        Self::S3InvalidObject,
+        Self::S3CrossRegionAccessDenied,
+        Self::ArchiveDockerfileNotFound,
+        Self::ArchiveInvalid,
+        Self::ContainerBuildFailed,
+        Self::DiskStorageFull,
+        Self::InternalPlatformError,
+    ];
+
+    /// The code as documented, like `S3_NO_SUCH_KEY`.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::S3AccessDenied => "S3_ACCESS_DENIED",
+            Self::S3NoSuchKey => "S3_NO_SUCH_KEY",
+            Self::S3NoSuchBucket => "S3_NO_SUCH_BUCKET",
+            Self::S3InvalidObject => "S3_INVALID_OBJECT",
+            Self::S3CrossRegionAccessDenied => "S3_CROSS_REGION_ACCESS_DENIED",
+            Self::ArchiveDockerfileNotFound => "ARCHIVE_DOCKERFILE_NOT_FOUND",
+            Self::ArchiveInvalid => "ARCHIVE_INVALID",
+            Self::ContainerBuildFailed => "CONTAINER_BUILD_FAILED",
+            Self::DiskStorageFull => "DISK_STORAGE_FULL",
+            Self::InternalPlatformError => "INTERNAL_PLATFORM_ERROR",
+        }
+    }
+
+    /// The sentence for a `stateReason` when nothing more is known than the code.
+    #[must_use]
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::S3AccessDenied => "S3_ACCESS_DENIED: The build role may not read the code artifact.",
+            Self::S3NoSuchKey => "S3_NO_SUCH_KEY: The code artifact does not exist.",
+            Self::S3NoSuchBucket => "S3_NO_SUCH_BUCKET: The bucket of the code artifact does not exist.",
+            Self::S3InvalidObject => "S3_INVALID_OBJECT: The code artifact cannot be read as it is stored.",
+            Self::S3CrossRegionAccessDenied => {
+                "S3_CROSS_REGION_ACCESS_DENIED: The bucket of the code artifact is in another region."
+            }
+            Self::ArchiveDockerfileNotFound => {
+                "ARCHIVE_DOCKERFILE_NOT_FOUND: The code artifact has no Dockerfile at its root."
+            }
+            Self::ArchiveInvalid => "ARCHIVE_INVALID: The code artifact is not a valid zip archive.",
+            Self::ContainerBuildFailed => "The container image build failed.",
+            Self::DiskStorageFull => "DISK_STORAGE_FULL: The build needs more disk space than there is.",
+            Self::InternalPlatformError => "INTERNAL_PLATFORM_ERROR: The platform failed.",
+        }
+    }
+}
+
+/// An image hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ImageHook {
+    /// `/ready`, before the snapshot.
+    Ready,
+    /// `/validate`, in a throw-away microVM restored from it.
+    Validate,
+}
+
+impl fmt::Display for ImageHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ready => "Ready",
+            Self::Validate => "Validate",
+        })
+    }
+}
+
+/// How an image hook ended a build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HookFailure {
+    /// It never answered 200 within its timeout (to the second).
+    TimedOut(Duration),
+    /// It answered this status: none of 2xx, and not 503, after which it is asked again.
+    Status(u16),
+    /// Nothing accepts connections at the hooks' port.
+    Refused,
+    /// The connection broke, or what came over it was no HTTP.
+    Transport,
+}
+
+/// Why a build failed. Its `Display` is the `stateReason`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum StateReason {
+    /// One of the documented codes.
+    Code(FailureCode),
+    /// One of the documented codes, and what exactly: `CODE: detail`. The detail names no host path and no secret.
+    Detailed(FailureCode, String),
+    /// An image hook failed.
+    Hook(ImageHook, HookFailure),
+    /// The guest ended while its snapshot was being taken.
+    TerminatedDuringSnapshot,
+    /// The app ended by itself, with this exit status.
+    AppExited(u32),
+}
+
+impl StateReason {
+    /// The documented code; hooks have none.
+    #[must_use]
+    pub fn code(&self) -> Option<FailureCode> {
+        match self {
+            Self::Code(code) | Self::Detailed(code, _) => Some(*code),
+            Self::Hook(..) | Self::TerminatedDuringSnapshot | Self::AppExited(_) => None,
+        }
+    }
+
+    /// The sentence for `stateReason`.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl From<FailureCode> for StateReason {
+    fn from(code: FailureCode) -> Self {
+        Self::Code(code)
+    }
+}
+
+impl fmt::Display for StateReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => f.write_str(code.sentence()),
+            Self::Detailed(code, detail) => write!(f, "{}: {detail}", code.code()),
+            Self::TerminatedDuringSnapshot => {
+                f.write_str("MicroVM terminated while its snapshot was being taken")
+            }
+            Self::AppExited(code) => write!(f, "Container Stopped with Exit Code: {code}"),
+            Self::Hook(hook, HookFailure::TimedOut(timeout)) => {
+                write!(f, "{hook} hook invocation timed out after {}", Iso8601(*timeout))
+            }
+            Self::Hook(hook, failure) => {
+                write!(f, "{hook} hook check failed: ")?;
+                match failure {
+                    HookFailure::Status(400..=499) => {
+                        f.write_str("the application returned a client error (HTTP 4xx) response")
+                    }
+                    HookFailure::Status(500..=599) => {
+                        f.write_str("the application returned a server error (HTTP 5xx) response")
+                    }
+                    HookFailure::Status(status) => {
+                        write!(f, "the application returned an unexpected (HTTP {status}) response")
+                    }
+                    HookFailure::Refused => f.write_str("the connection was refused by the application"),
+                    HookFailure::Transport | HookFailure::TimedOut(_) => {
+                        f.write_str("the application returned no valid HTTP response")
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A duration in ISO 8601, as AWS writes timeouts: `PT5M`, `PT1H`, `PT1M30S`. Whole seconds; days are written as hours.
+struct Iso8601(Duration);
+
+impl fmt::Display for Iso8601 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total = self.0.as_secs();
+        let (hours, minutes, seconds) = (total / 3600, total / 60 % 60, total % 60);
+        f.write_str("PT")?;
+        if hours > 0 {
+            write!(f, "{hours}H")?;
+        }
+        if minutes > 0 {
+            write!(f, "{minutes}M")?;
+        }
+        if seconds > 0 || total == 0 {
+            write!(f, "{seconds}S")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timed_out(hook: ImageHook, seconds: u64) -> String {
+        StateReason::Hook(hook, HookFailure::TimedOut(Duration::from_secs(seconds))).to_string()
+    }
+
+    #[test]
+    fn hooks_fail_with_the_sentences_that_clients_know() {
+        assert_eq!(timed_out(ImageHook::Ready, 300), "Ready hook invocation timed out after PT5M");
+        assert_eq!(timed_out(ImageHook::Validate, 600), "Validate hook invocation timed out after PT10M");
+        assert_eq!(
+            StateReason::Hook(ImageHook::Ready, HookFailure::Status(404)).to_string(),
+            "Ready hook check failed: the application returned a client error (HTTP 4xx) response"
+        );
+        assert_eq!(
+            StateReason::Hook(ImageHook::Validate, HookFailure::Status(500)).to_string(),
+            "Validate hook check failed: the application returned a server error (HTTP 5xx) response"
+        );
+        assert_eq!(
+            StateReason::TerminatedDuringSnapshot.to_string(),
+            "MicroVM terminated while its snapshot was being taken"
+        );
+        assert_eq!(
+            StateReason::from(FailureCode::ContainerBuildFailed).to_string(),
+            "The container image build failed."
+        );
+    }
+
+    #[test]
+    fn timeouts_are_written_as_iso_8601_durations() {
+        let cases =
+            [(0, "PT0S"), (1, "PT1S"), (90, "PT1M30S"), (1800, "PT30M"), (3600, "PT1H"), (3661, "PT1H1M1S")];
+        for (seconds, written) in cases {
+            assert_eq!(Iso8601(Duration::from_secs(seconds)).to_string(), written);
+        }
+    }
+
+    #[test]
+    fn every_sentence_but_the_measured_one_begins_with_its_code() {
+        for code in FailureCode::ALL {
+            let measured = code == FailureCode::ContainerBuildFailed;
+            assert_eq!(code.sentence().starts_with(&format!("{}: ", code.code())), !measured, "{code:?}");
+        }
+    }
+}

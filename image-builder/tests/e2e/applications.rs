@@ -1,0 +1,108 @@
+//! The two examples, to their snapshots and back.
+
+use std::fs;
+
+use hearth_image_builder::build::{LogStream, Step};
+use hearth_image_builder::image::{Hooks, MANIFEST};
+
+use super::support::{Site, Told, ask, seconds};
+
+/// What a minimal app's memory may take on disk in the class of 512 MiB without burst (the goal of docs/performance.md).
+const MINIMAL: u64 = 40 << 20;
+
+#[tokio::test]
+async fn a_static_binary_becomes_an_image_and_microvms_go_on_where_it_was() {
+    let Some(site) = Site::new() else { return };
+    let mut request = site.request(&site.metal.examples.join("counter"), "counter");
+    request.hooks = Hooks { validate: seconds(60), run: seconds(60), ..request.hooks };
+    request.environment.insert("GREETING".into(), "hello".into());
+    // Ready is asked again after 503.
+    request.environment.insert("HOOK_READY".into(), "503,503,200".into());
+    let (built, told) = site.build(&request).await;
+    let image = built.unwrap();
+    let manifest = image.manifest();
+    let all = [
+        Step::Fetch,
+        Step::StartBuilder,
+        Step::Build,
+        Step::RootDisk,
+        Step::Start,
+        Step::Ready,
+        Step::Snapshot,
+        Step::Validate,
+        Step::Commit,
+    ];
+    assert_eq!(told.finished(), all);
+    assert_eq!(manifest.app.arguments, ["/counter"]);
+    assert_eq!((manifest.shape.memory_mib, manifest.shape.vcpus, manifest.disk_bytes >> 30), (512, 1, 8));
+    let sizes = manifest.sizes;
+    println!("sizes: {sizes:?}");
+    assert!(sizes.memory_snapshot_size_in_bytes <= MINIMAL, "{sizes:?}");
+    assert!(sizes.code_install_size_in_bytes > 0 && sizes.disk_snapshot_size_in_bytes > 0, "{sizes:?}");
+    assert!(image.folder().join("snapshot/working-set").is_file());
+    let app = told.lines(LogStream::Snapshot);
+    assert_eq!(app.first().map(String::as_str), Some("counter: starting"));
+    assert_eq!(app.iter().filter(|line| line.contains("/ready")).count(), 3, "{app:?}");
+    assert!(told.lines(LogStream::Validate).iter().any(|line| line.contains("/validate")));
+    assert!(told.lines(LogStream::Build).iter().any(|line| line.contains("COPY counter")), "live log");
+
+    // Two microVMs at once: both go on from the snapshot, neither sees the other.
+    let builder = site.builder();
+    let (one, other) = (
+        builder.try_out(&image, "payload \"one\"", Told::default().sink()).await.unwrap(),
+        builder.try_out(&image, "two", Told::default().sink()).await.unwrap(),
+    );
+    for expected in ["request 1 of", "request 2 of"] {
+        assert!(ask(&one, "GET /").await.1.starts_with(expected));
+    }
+    assert!(ask(&other, "GET /").await.1.starts_with("request 1 of"));
+    // The connection over loopback was opened before the snapshot.
+    assert_eq!(ask(&one, "GET /loopback").await, (200, "round 1 over the same connection\n".into()));
+    let run: serde_json::Value = serde_json::from_str(&ask(&one, "GET /run").await.1).unwrap();
+    assert_eq!(run["runHookPayload"], "payload \"one\"");
+    assert_eq!(run["microvmId"], one.id());
+    let environment = ask(&other, "GET /environment").await.1;
+    for line in
+        ["GREETING=hello", "AWS_LAMBDA_MICROVM_IMAGE_NAME=counter", "AWS_REGION=eu-west-1", "HOME=/root"]
+    {
+        assert!(environment.lines().any(|found| found == line), "{line} in {environment}");
+    }
+    drop((one, other));
+    site.assert_clean();
+    // An image stays as it was built.
+    assert!(fs::metadata(image.folder().join(MANIFEST)).unwrap().len() > 0);
+}
+
+#[tokio::test]
+async fn a_python_application_becomes_an_image_and_keeps_its_notes() {
+    let Some(site) = Site::new() else { return };
+    let mut request = site.request(&site.metal.examples.join("notes"), "notes");
+    request.cache = Some("notes".into());
+    let (built, told) = site.build(&request).await;
+    let image = built.unwrap();
+    let app = &image.manifest().app;
+    println!("sizes: {:?}", image.manifest().sizes);
+    assert_eq!(app.arguments, ["python3", "app.py"]);
+    assert_eq!((app.user.as_str(), app.working_directory.as_str()), ("notes", "/srv/notes"));
+    assert!(app.environment.iter().any(|entry| entry == "NOTES_FILE=/var/lib/notes/notes.txt"));
+    assert!(app.container.contains_key("ExposedPorts"), "{:?}", app.container);
+    let lines = told.lines(LogStream::Snapshot);
+    assert!(lines.iter().any(|line| line.starts_with("notes: listening")), "{lines:?}");
+    assert!(!lines.iter().any(|line| line.ends_with("as user 0")), "USER was not heeded: {lines:?}");
+
+    let trial = site.builder().try_out(&image, "", Told::default().sink()).await.unwrap();
+    assert!(
+        ask(&trial, "GET /").await.1.contains("<title>Notes from a microVM</title>"),
+        "made by the first stage"
+    );
+    assert_eq!(ask(&trial, "POST /notes").await.0, 201);
+    assert_eq!(ask(&trial, "GET /count").await.1, "1\n");
+    drop(trial);
+
+    // Built again, nothing is done twice.
+    fs::remove_dir_all(image.folder()).unwrap();
+    let (again, told) = site.build(&request).await;
+    again.unwrap();
+    let cached = told.lines(LogStream::Build).iter().filter(|line| line.contains("Using cache")).count();
+    assert!(cached >= 6, "steps from the cache: {cached}");
+}

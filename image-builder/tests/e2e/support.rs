@@ -1,0 +1,208 @@
+//! A host for builds, what it must be left like, requests to apps.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hearth_host::network::{Egress, NetworkConfig};
+use hearth_host::roles::{RoleProvider, RolesConfig};
+use hearth_host::shape::{Burst, MemoryClass};
+use hearth_image_builder::artifact::{ArtifactConfig, Fetcher};
+use hearth_image_builder::build::event::Sink;
+use hearth_image_builder::build::settings::BuilderLimits;
+use hearth_image_builder::build::{
+    BuildError, BuildRequest, Builder, Event, LogStream, Platform, Settings, Step, Trial,
+};
+use hearth_image_builder::image::{HookSettings, Hooks, Image};
+use hearth_vmm::jail::JailConfig;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// How long an app has to answer on the emulated metal.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the environment gives the tests.
+pub(crate) struct Metal {
+    pub(crate) vmm: PathBuf,
+    pub(crate) catalogue: PathBuf,
+    pub(crate) examples: PathBuf,
+    pub(crate) program: PathBuf,
+}
+
+impl Metal {
+    /// The metal, if this is it.
+    pub(crate) fn find() -> Option<Self> {
+        let path = |name: &str| env::var_os(name).map(PathBuf::from);
+        let found = (|| {
+            Some(Self {
+                vmm: path("HEARTH_VMM")?,
+                catalogue: path("HEARTH_CATALOGUE")?,
+                examples: path("HEARTH_EXAMPLES")?,
+                program: path("HEARTH_IMAGE_BUILDER")?,
+            })
+        })();
+        assert!(found.is_some() || env::var_os("HEARTH_METAL").is_none(), "the metal lacks a variable");
+        found
+    }
+}
+
+/// A folder for builds, their artifacts and their images.
+pub(crate) struct Site {
+    pub(crate) metal: Metal,
+    pub(crate) folder: TempDir,
+}
+
+/// What a build told.
+#[derive(Clone, Default)]
+pub(crate) struct Told(Arc<Mutex<Vec<Event>>>);
+
+impl Told {
+    pub(crate) fn sink(&self) -> Sink {
+        let told = Arc::clone(&self.0);
+        Sink::new(move |event| {
+            // Shown when a test fails.
+            match &event {
+                Event::Log { stream, line, .. } => println!("{stream:?} | {}", String::from_utf8_lossy(line)),
+                Event::Fetched { .. } => {}
+                other => println!("{other:?}"),
+            }
+            told.lock().unwrap().push(event);
+        })
+    }
+
+    /// The lines of a log.
+    pub(crate) fn lines(&self, stream: LogStream) -> Vec<String> {
+        let events = self.0.lock().unwrap();
+        let lines = events.iter().filter_map(|event| match event {
+            Event::Log { stream: of, line, .. } if *of == stream => {
+                Some(String::from_utf8_lossy(line).into_owned())
+            }
+            _ => None,
+        });
+        lines.collect()
+    }
+
+    /// The steps that were finished.
+    pub(crate) fn finished(&self) -> Vec<Step> {
+        let events = self.0.lock().unwrap();
+        let steps = events.iter().filter_map(|event| match event {
+            Event::Finished(step, _) => Some(*step),
+            _ => None,
+        });
+        steps.collect()
+    }
+}
+
+/// An image hook with some seconds.
+pub(crate) fn seconds(timeout_seconds: u32) -> Option<HookSettings> {
+    Some(HookSettings { timeout_seconds })
+}
+
+impl Site {
+    pub(crate) fn new() -> Option<Self> {
+        Some(Self { metal: Metal::find()?, folder: tempfile::tempdir().unwrap() })
+    }
+
+    pub(crate) fn work(&self) -> PathBuf {
+        self.folder.path().join("work")
+    }
+
+    /// A builder, after sweeping.
+    pub(crate) fn builder(&self) -> Builder {
+        let settings = Settings {
+            vmm: self.metal.vmm.clone(),
+            catalogue: self.metal.catalogue.clone(),
+            work: self.work(),
+            jail: JailConfig::default(),
+            network: NetworkConfig::default(),
+            builder: BuilderLimits { memory_mib: 1536, ..BuilderLimits::default() },
+        };
+        let artifacts = ArtifactConfig { allow_files: true, ..ArtifactConfig::default() };
+        let roles = RoleProvider::new(RolesConfig::default()).unwrap();
+        Builder::open(settings, Fetcher::new(artifacts).unwrap(), roles).unwrap()
+    }
+
+    /// A request for what lies in a folder, in the smallest class.
+    pub(crate) fn request(&self, context: &Path, name: &str) -> BuildRequest {
+        let zip = self.folder.path().join(format!("{name}.zip"));
+        let _ = fs::remove_file(&zip);
+        hearth_image_builder::artifact::zip::pack(context, fs::File::create_new(&zip).unwrap()).unwrap();
+        BuildRequest {
+            artifact: format!("file://{}", zip.display()),
+            build_role: None,
+            base: None,
+            memory: MemoryClass::try_from(512).unwrap(),
+            burst: Burst::NONE,
+            environment: BTreeMap::new(),
+            hooks: Hooks { port: 8080, ready: seconds(120), ..Hooks::default() },
+            all_capabilities: false,
+            egress: Egress::Internet,
+            platform: Platform {
+                name: name.into(),
+                arn: format!("arn:aws:lambda:eu-west-1:111122223333:microvm-image:{name}"),
+                version: "1.0".into(),
+                region: "eu-west-1".into(),
+                account: "111122223333".into(),
+            },
+            cache: None,
+        }
+    }
+
+    /// A build context with this Dockerfile alone.
+    pub(crate) fn dockerfile(&self, name: &str, text: &str) -> PathBuf {
+        let context = self.folder.path().join(name);
+        fs::create_dir(&context).unwrap();
+        fs::write(context.join("Dockerfile"), text).unwrap();
+        context
+    }
+
+    /// Builds.
+    pub(crate) async fn build(&self, request: &BuildRequest) -> (Result<Image, BuildError>, Told) {
+        let told = Told::default();
+        let out = self.folder.path().join(format!("{}.image", request.platform.name));
+        let built = self.builder().build(request, &out, told.sink(), std::future::pending()).await;
+        if built.is_err() {
+            assert!(!out.exists(), "half an image");
+        }
+        self.assert_clean();
+        (built, told)
+    }
+
+    /// Nothing is left of builds and trials: no folder, no monitor, no network.
+    pub(crate) fn assert_clean(&self) {
+        let left = |folder: &Path| -> Vec<PathBuf> {
+            let entries = fs::read_dir(folder).into_iter().flatten();
+            entries.map(|entry| entry.unwrap().path()).collect()
+        };
+        assert_eq!(left(&self.work().join("builds")), Vec::<PathBuf>::new());
+        let networks = left(Path::new("/run/netns")).into_iter();
+        let networks: Vec<PathBuf> = networks
+            .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("hearth-"))
+            .collect();
+        assert_eq!(networks, Vec::<PathBuf>::new());
+        assert_eq!(monitors(), 0, "monitors that nobody owns");
+    }
+}
+
+/// How many monitors run on this host.
+pub(crate) fn monitors() -> usize {
+    let processes = fs::read_dir("/proc").unwrap();
+    let names = processes.filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.trim() == "hearth-vmm").count()
+}
+
+/// Sends a request to the app of a microVM, and returns status and body.
+pub(crate) async fn ask(trial: &Trial, request: &str) -> (u16, String) {
+    let asking = async {
+        let mut stream = trial.agent().stream(8080, PATIENCE).await.unwrap();
+        stream.write_all(format!("{request} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    };
+    tokio::time::timeout(PATIENCE, asking).await.unwrap()
+}
