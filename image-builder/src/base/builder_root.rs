@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::debian::{self, Package, State};
 use super::recipe::{Recipe, Sources};
+use super::store::{self, Store};
 use super::{BaseError, Progress, erofs, files};
 
 /// The file system's own identity; nothing asks for it, but it must be the same every time.
@@ -43,8 +44,15 @@ const FILES: [(&str, &str); 8] = [
 const REGISTRIES: &str =
     "unqualified-search-registries = [\"docker.io\"]\nshort-name-mode = \"permissive\"\n\n[aliases]\n";
 
-const STORAGE: &str = "[storage]\ndriver = \"overlay\"\ngraphroot = \"/var/lib/hearth/storage\"\n\
-                       runroot = \"/run/hearth/storage\"\n";
+/// Images are on a disk of their own, those of the container bases on another.
+const STORAGE: &str = r#"[storage]
+driver = "overlay"
+graphroot = "/var/lib/hearth/storage"
+runroot = "/run/hearth/storage"
+
+[storage.options]
+additionalimagestores = ["/hearth"]
+"#;
 
 /// The capabilities are Docker's; there is neither systemd nor a kernel keyring to ask.
 const CONTAINERS: &str = r#"[containers]
@@ -111,6 +119,8 @@ fn complete(root: &Path, recipe: &Recipe) -> Result<(), BaseError> {
     }
     files::write(&root.join("etc/containers/registries.conf"), registries)?;
     write_certificates(root)?;
+    // Without the disk with the container bases there are none, and no error.
+    Store::default().finish(&root.join(store::MOUNT_POINT.trim_start_matches('/')))?;
     for (name, target) in [("awk", "mawk"), ("sh", "dash"), ("which", "which.debianutils")] {
         let link = root.join("usr/bin").join(name);
         if link.symlink_metadata().is_err() {

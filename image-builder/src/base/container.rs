@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use super::debian::{self, Package, State};
+use super::oci::Image;
 use super::recipe::{ContainerRecipe, Recipe, Sources};
-use super::{BaseError, Progress, files, oci};
+use super::{BaseError, Progress, files};
 
 /// What a base's own apt and dpkg are told, as other slim images have it.
 const FILES: [(&str, u32, &str); 2] = [
@@ -22,15 +23,16 @@ const FILES: [(&str, u32, &str); 2] = [
 /// A container base that has been made.
 #[derive(Debug, Clone)]
 pub(crate) struct Made {
-    /// The digest of its OCI manifest.
-    pub(crate) digest: String,
+    /// What it is as an OCI image.
+    pub(crate) image: Image,
     /// What is in it.
     pub(crate) packages: Vec<Package>,
+    /// The time of its newest file, in seconds since 1970.
+    pub(crate) newest: u64,
 }
 
-/// Makes the OCI layout `layout` of a container base; `root` is where it is put together.
+/// Makes a container base; its files are left in `root`.
 pub(crate) fn make(
-    layout: &Path,
     root: &Path,
     container: &ContainerRecipe,
     (recipe, sources): (&Recipe, &Sources),
@@ -41,10 +43,8 @@ pub(crate) fn make(
     let made = debian::make_root(root, &container.packages, State::Configured, (recipe, sources), progress)?;
     tidy(root, recipe)?;
     debian::date_generated_files(root, made.started, recipe.generated_files_date)?;
-    progress(&format!("{name}: making the image"));
-    let digest = oci::make_layout(layout, root, container)?;
-    files::remove(root)?;
-    Ok(Made { digest, packages: made.packages })
+    let newest = files::newest(root)?;
+    Ok(Made { image: Image::of(root, container)?, packages: made.packages, newest })
 }
 
 /// Makes a root one of a container, which has its own devices and names, and gives it Debian's own sources.

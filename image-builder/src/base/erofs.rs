@@ -8,12 +8,14 @@ use super::programs::{self, Program};
 /// The program that makes them.
 pub(crate) const PROGRAM: Program = Program::new("mkfs.erofs", "erofs-utils");
 
-/// Makes the file system `image` of what is in `folder`; all files get the time `date`, in seconds since 1970. It is not
-/// compressed: what a guest reads costs it no time then, and the host's page cache is shared by all of them.
+/// Makes the file system `image` of what is in `folder`. It has the time `date`, in seconds since 1970, and so have files
+/// that are newer. It is not compressed: what a guest reads costs it no time then, and the host's page cache is shared by
+/// all of them.
 pub(crate) fn make(image: &Path, folder: &Path, uuid: &str, date: u64) -> Result<(), BaseError> {
     programs::require(&[PROGRAM])?;
     let mut command = programs::command(PROGRAM.name);
-    command.arg("--quiet").arg(format!("-T{date}")).arg(format!("-U{uuid}")).arg(image).arg(folder);
+    command.env("SOURCE_DATE_EPOCH", date.to_string());
+    command.arg("--quiet").arg(format!("-U{uuid}")).arg(image).arg(folder);
     programs::run(&mut command).map(drop)
 }
 

@@ -1,8 +1,8 @@
 //! Files and folders: digests, durable writes, trees.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -27,16 +27,20 @@ impl FileRecord {
 
     /// The record of the file at `path`.
     pub(crate) fn read(path: &Path) -> Result<Self, BaseError> {
-        let mut file = open(path)?;
+        Self::from_reader(&mut open(path)?).map_err(BaseError::file("cannot read", path))
+    }
+
+    /// The record of everything that `reader` gives.
+    pub(crate) fn from_reader(reader: &mut impl io::Read) -> io::Result<Self> {
         let mut hash = Sha256::new();
         let mut buffer = vec![0; 1 << 20];
         let mut size = 0_u64;
         loop {
-            let count = match file.read(&mut buffer) {
+            let count = match reader.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(BaseError::file("cannot read", path)(error)),
+                Err(error) => return Err(error),
             };
             hash.update(buffer.get(..count).unwrap_or_default());
             size += count as u64;
@@ -127,6 +131,18 @@ pub(crate) fn take_over(from: &Path, to: &Path) -> Result<(), BaseError> {
         Ok(()) => Ok(()),
         Err(_) => fs::copy(from, to).map(drop).map_err(BaseError::file("cannot copy to", to)),
     }
+}
+
+/// The time of the newest file in a tree, in seconds since 1970.
+pub(crate) fn newest(path: &Path) -> Result<u64, BaseError> {
+    let meta = path.symlink_metadata().map_err(BaseError::file("cannot look at", path))?;
+    let mut time = u64::try_from(meta.mtime()).unwrap_or(0);
+    if meta.is_dir() {
+        for entry in entries(path)? {
+            time = time.max(newest(&entry)?);
+        }
+    }
+    Ok(time)
 }
 
 /// Makes a folder and everything in it durable.

@@ -71,8 +71,6 @@ pub struct Kernel {
 pub struct Container {
     /// How a Dockerfile names it, as in `hearth/debian:13`.
     pub reference: String,
-    /// Its OCI image layout in `containers.erofs`, as in `/hearth/debian/13`.
-    pub path: String,
     /// The digest of its OCI manifest, as in `sha256:…`.
     pub digest: String,
 }

@@ -7,7 +7,7 @@
 //! | `Image` | the guest's kernel |
 //! | `initramfs.cpio` | `hearth-guest` as `/init`; with a modular kernel also modules, and `/modules.list` in load order |
 //! | `builder.erofs` | the builder's root disk: Debian arm64 with `buildah`, packages unpacked and not configured |
-//! | `containers.erofs` | one OCI image layout per container base, `/hearth/debian/13/`; layers are plain tar |
+//! | `containers.erofs` | the container bases: an image store that the builder finds at `/hearth` |
 //! | `base.json` | [`Manifest`]: digests and sizes of these, packages, container bases |
 //!
 //! A version appears as a whole or not at all and never changes again; the same inputs give the same bytes, and no new
@@ -17,7 +17,7 @@
 //! * [`catalogue`] – finding, checking and adding versions; [`manifest`] – `base.json`
 //! * [`build`] – a base image from a guest binary, a kernel and the parts; [`cli`] – the same from the command line
 //! * [`recipe`] – which packages; [`debian`] – Debian roots from packages; [`emulation`] – running arm64 programs elsewhere
-//! * `builder_root`, `container`, `oci`, `erofs` – what is made of the roots
+//! * `builder_root`, `container`, `oci`, `store`, `erofs` – what is made of the roots
 //! * `kernel`, `modules`, `initramfs`, `cpio` – what boots
 //! * `programs`, `files` – other programs and files, with errors that say what went wrong
 
@@ -41,6 +41,7 @@ mod kernel;
 mod modules;
 mod oci;
 mod programs;
+mod store;
 
 pub use build::{Built, build};
 pub use catalogue::{Base, Catalogue};

@@ -15,10 +15,10 @@ use super::debian::Package;
 use super::files::FileRecord;
 use super::manifest::Container;
 use super::recipe::{Recipe, Sources};
-use super::{BaseError, Progress, builder_root, catalogue, container, erofs, files, kernel};
+use super::{BaseError, Progress, builder_root, catalogue, container, erofs, files, kernel, store};
 
 /// Changes when this code makes other parts of the same packages.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// What a part says of itself.
 const RECORD: &str = "part.json";
 /// Identity of the container bases' file system.
@@ -189,40 +189,35 @@ fn make_containers(
     (recipe, sources): (&Recipe, &Sources),
     progress: Progress<'_>,
 ) -> Result<Record, BaseError> {
-    let layouts = folder.join("layouts");
+    // Each has a folder of its own, for temporary files as well.
+    let root = |index: usize| folder.join(format!("work-{index}/root"));
     let made: Vec<Result<container::Made, BaseError>> = thread::scope(|scope| {
-        let threads: Vec<_> = recipe
-            .containers
-            .iter()
-            .enumerate()
-            .map(|(index, base)| {
-                let layout = layouts.join(&base.name).join(&base.tag);
-                // Each has a folder of its own for temporary files as well.
-                let root = folder.join(format!("work-{index}/root"));
-                scope.spawn(move || {
-                    files::create_folder(root.parent().unwrap_or(&root))?;
-                    container::make(&layout, &root, base, (recipe, sources), progress)
-                })
+        let start = |(index, base)| {
+            let root = root(index);
+            scope.spawn(move || {
+                files::create_folder(root.parent().unwrap_or(&root))?;
+                container::make(&root, base, (recipe, sources), progress)
             })
-            .collect();
+        };
+        let threads: Vec<_> = recipe.containers.iter().enumerate().map(start).collect();
         let ended = threads.into_iter().map(thread::ScopedJoinHandle::join);
         ended.map(|end| end.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });
-    let mut record = Record::default();
+    let (mut record, mut store) = (Record::default(), store::Store::default());
+    let (tree, mut newest) = (folder.join("tree"), recipe.generated_files_date);
     for (index, (base, made)) in recipe.containers.iter().zip(made).enumerate() {
         let made = made?;
+        store.add(&tree, &root(index), &made.image, base)?;
+        record.containers.push(Container { reference: base.reference(), digest: made.image.digest() });
         record.packages.insert(base.reference(), made.packages);
-        record.containers.push(Container {
-            reference: base.reference(),
-            path: format!("/{}/{}", base.name, base.tag),
-            digest: made.digest,
-        });
+        newest = newest.max(made.newest);
         files::remove(&folder.join(format!("work-{index}")))?;
     }
     progress("container bases: making the file system");
-    files::create_folder(&layouts)?;
-    erofs::make(&folder.join(catalogue::CONTAINERS), &layouts, CONTAINERS_UUID, recipe.generated_files_date)?;
-    files::remove(&layouts)?;
+    // What is generated here has no time of its own; all else keeps that of its package, which compiled Python knows.
+    store.finish(&tree)?;
+    erofs::make(&folder.join(catalogue::CONTAINERS), &tree, CONTAINERS_UUID, newest)?;
+    files::remove(&tree)?;
     Ok(record)
 }
 
