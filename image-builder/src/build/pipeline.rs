@@ -42,8 +42,7 @@ impl Builder {
     pub fn open(settings: Settings, fetcher: Fetcher, roles: RoleProvider) -> Result<Self, BuildError> {
         let networks = Networks::open(settings.network.clone())?;
         sweep(&settings.work, &networks)?;
-        let resolver = Resolver::from_system()
-            .map_err(|error| BuildError::Platform(format!("reading the host's resolvers: {error}")))?;
+        let resolver = Resolver::new(&settings.dns);
         let (settings, networks) = (Arc::new(settings), Arc::new(networks));
         Ok(Self { settings, networks, resolver: Arc::new(resolver), fetcher, roles })
     }
