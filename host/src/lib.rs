@@ -1,15 +1,15 @@
 //! What makes a microVM out of a monitor process: used by the image builder and by the daemon.
 //!
 //! * [`agent`] – the client of the agent inside the guest
+//! * [`http`] – what the HTTP clients of this process share
 //! * [`microvm`] – a monitor process with disks, network and agent, booted or restored
 //! * [`network`] – a network namespace with a tap per microVM, and what may pass it
 //! * [`roles`] – which credentials a role ARN stands for
 //! * [`shape`] – memory, CPUs and disk of a memory class
-//! * [`tls`] – one TLS for all clients of this process
 
 pub mod agent;
+pub mod http;
 pub mod microvm;
 pub mod network;
 pub mod roles;
 pub mod shape;
-pub mod tls;

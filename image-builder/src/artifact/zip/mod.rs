@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use archive::{Archive, Body};
 use tree::Kind;
 
+use super::error::is_full;
 use crate::failure::FailureCode;
 
 /// How much an archive may be.
@@ -184,9 +185,7 @@ impl ZipError {
     pub fn code(&self) -> FailureCode {
         match self {
             Self::NoDockerfile(_) => FailureCode::ArchiveDockerfileNotFound,
-            Self::Read(error) | Self::Write(error) if error.kind() == io::ErrorKind::StorageFull => {
-                FailureCode::DiskStorageFull
-            }
+            Self::Read(error) | Self::Write(error) if is_full(error) => FailureCode::DiskStorageFull,
             Self::Read(_) | Self::Write(_) | Self::Cancelled => FailureCode::InternalPlatformError,
             _ => FailureCode::ArchiveInvalid,
         }
