@@ -1,3 +1,3 @@
 # Prints what the container image says of itself.
 set -eu
-buildah inspect --type image --format '{{json .Docker}}' "$(cat /var/lib/hearth/image)"
+buildah inspect --type image "$(cat /var/lib/hearth/image)"

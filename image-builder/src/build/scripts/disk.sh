@@ -18,5 +18,3 @@ if ! mke2fs -q -F -t ext4 -b 4096 -I 256 -i 32768 -m 0 -U "$1" -L hearth-root \
     exit 1
 fi
 du -s -B1 "$root" | cut -f1
-buildah umount "$container" >/dev/null
-buildah rm "$container" >/dev/null

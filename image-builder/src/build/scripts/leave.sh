@@ -2,7 +2,6 @@
 set -eu
 cd /
 rm -rf /var/lib/hearth/context /var/lib/hearth/tmp /var/lib/hearth/image
-buildah rm --all >/dev/null 2>&1 || true
 # Layers that no build has used for long would grow without bound: the newest image's are kept when there is little room.
 if [ "$(df --output=pcent /var/lib/hearth | tail -n 1 | tr -dc 0-9)" -gt 50 ]; then
     buildah prune --all --force >/dev/null 2>&1 || true
