@@ -148,9 +148,8 @@ impl Stage {
         })
     }
 
-    /// Waits for the guest to power off, which it was asked to.
+    /// Waits for the monitor to end, which it or its guest was asked to.
     pub(super) async fn finish(self) -> Result<(), BuildError> {
-        self.microvm.ended().await?;
         Ok(spawn_blocking(move || self.microvm.reap()).await??)
     }
 }
