@@ -9,6 +9,8 @@ use tokio::net::UnixStream;
 use super::{Agent, PROTOCOL_VERSION, control, exec, shipping, stream};
 use crate::frame::{self, FrameError};
 use crate::refusal::Refusal;
+use crate::system::duplicate;
+use crate::system::sockets::shut_down_on_error;
 use crate::system::vsock::Listener;
 
 /// Between attempts to accept when the kernel has no resources for a connection.
@@ -30,8 +32,12 @@ impl Agent {
 
     /// Serves one connection to its end.
     pub async fn serve_connection(self: Arc<Self>, connection: UnixStream) {
-        // The host knows what it did or did not get; there is nobody else to tell.
-        let _ = self.dispatch(connection).await;
+        let Ok(watched) = duplicate(&connection) else { return };
+        tokio::select! {
+            // The host knows what it did or did not get; there is nobody else to tell.
+            _ = self.dispatch(connection) => {}
+            () = shut_down_on_error(watched) => {}
+        }
     }
 
     async fn dispatch(self: Arc<Self>, mut connection: UnixStream) -> Result<(), FrameError> {

@@ -18,6 +18,23 @@ pub fn peer_is_gone(socket: impl AsFd) -> bool {
     unsafe { libc::poll(&raw mut request, 1, 0) > 0 && request.revents & wanted != 0 }
 }
 
+/// Shuts a connection down when it has an error; never returns.
+///
+/// After a restore, the kernel tells of connections that were lost as an error and as nothing else (Linux,
+/// net/vmw_vsock/virtio_transport.c, `virtio_vsock_reset_sock`). Whoever waits to read, as tokio's streams do, is only woken by
+/// what can be read, or by the end.
+pub async fn shut_down_on_error(connection: OwnedFd) {
+    // SAFETY: the descriptor is open, and the same one, as long as it lives.
+    let watched = unsafe { AsyncFd::register_with_interest(connection, Interest::ERROR) };
+    if let Ok(watched) = watched
+        && watched.ready(Interest::ERROR).await.is_ok()
+    {
+        // SAFETY: takes no pointer.
+        unsafe { libc::shutdown(watched.get_ref().as_raw_fd(), libc::SHUT_RDWR) };
+    }
+    std::future::pending().await
+}
+
 /// A pipe or a terminal that is read and written without blocking.
 #[derive(Debug)]
 pub struct Stream(AsyncFd<File>);

@@ -1,7 +1,7 @@
 //! Who the guest is, what it is told of itself, and its network.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, Shutdown, TcpListener};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -49,7 +49,7 @@ fn a_new_identity_resets_connections_to_others_and_keeps_those_over_loopback() {
     // The connections' inputs never end.
     let app = format!(
         "mkfifo /in /hold; exec 3<>/in 4<>/hold; nc -l -p 7000 < /hold > /loop & \
-         (while ! nc 127.0.0.1 7000 < /in; do :; done) & \
+         (while ! nc 127.0.0.1 7000 < /in 2> /dev/null; do :; done) & \
          (nc {HOST} {port} < /hold; echo foreign connection over) & \
          echo before >&3; while ! grep -q before /loop; do sleep 1; done; echo ready; \
          while ! [ -e /go ]; do sleep 1; done; echo after >&3; \
@@ -88,6 +88,42 @@ fn a_new_identity_resets_connections_to_others_and_keeps_those_over_loopback() {
     assert_eq!(guest.refused(Operation::Identify(wrong)).code(), FailureCode::Invalid);
     let wrong = Identify { network: network("not an address"), ..identify };
     assert_eq!(guest.refused(Operation::Identify(wrong)).code(), FailureCode::Invalid);
+    guest.power_off();
+}
+
+#[test]
+fn a_restored_guest_goes_on_and_takes_another_identity() {
+    let Some(metal) = Metal::find() else { return };
+    let mut guest = Machine::new(&metal).boot();
+    // It counts in its memory, and passes each number through a connection over loopback.
+    let app = "mkfifo /in /hold /go; exec 3<>/in 4<>/hold 5<>/go; nc -l -p 7000 < /hold & \
+               (while ! nc 127.0.0.1 7000 < /in 2> /dev/null; do :; done) & \
+               echo ready; n=0; while read line <&5; do n=$((n+1)); echo $n $line >&3; done";
+    guest.start(shell(app));
+    let mut logs = guest.logs(0);
+    assert_eq!(logs.next().line, b"ready");
+    guest.sh("echo one > /go");
+    assert_eq!(logs.next().line, b"1 one");
+    logs.acknowledge(2);
+    while guest.status().acknowledged_log < 2 {}
+    guest.ask(Operation::Quiesce(Quiesce { drop_page_cache: true }));
+    // A process whose connection ends with the restore.
+    let mut lost = guest.exec(shell("echo started; exec sleep 7654321"), None, false);
+    lost.wait_for("started");
+    let mut guest = guest.save_and_restore();
+    guest.sh("while ps -o args | grep -q '[7]654321'; do :; done");
+    let identify = Identify {
+        microvm_id: "microvm-8".to_string(),
+        entropy: vec![7; 64],
+        hostname: "eight".to_string(),
+        ..Identify::default()
+    };
+    guest.done(Operation::Identify(identify));
+    let mut logs = guest.logs(2);
+    guest.sh("echo two > /go; sync");
+    let record = logs.next();
+    assert_eq!((record.sequence, record.line), (3, b"2 two".to_vec()));
+    assert_eq!(guest.sh("hostname"), "eight\n");
     guest.power_off();
 }
 
@@ -189,6 +225,12 @@ fn other_versions_and_unknown_connections_are_refused() {
     let guest = Machine::new(&metal).boot_only();
     let refused: Failure = guest.open_version(2, open::Kind::Dns(OpenDns {})).err().unwrap();
     assert_eq!(refused.code(), FailureCode::Invalid);
+    for garbage in [&b"\xff\xff\xff\xff"[..], b"\x04\0\0\0\xff\xff\xff\xff", b"\x04\0\0\0\x08"] {
+        let mut connection = guest.raw();
+        connection.write_all(garbage).unwrap();
+        connection.shutdown(Shutdown::Write).unwrap();
+        assert!(matches!(connection.read(&mut [0]), Ok(0) | Err(_)), "{garbage:?} is no message");
+    }
     // The agent lives on.
     assert!(guest.open(open::Kind::Dns(OpenDns {})).is_ok());
     guest.power_off();

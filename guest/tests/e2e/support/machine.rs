@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, PipeReader};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
@@ -12,6 +13,7 @@ use hearth_proto::guest::v1::{
     Configure, Exited, Failure, GetStatus, OpenExec, OpenLogs, PowerOff, Process, RootDisk, StartApp, Status,
     WaitApp, WindowSize, open, open_exec,
 };
+use hearth_vmm::client::snapshot::{self, Take};
 use hearth_vmm::client::{Launch, Vmm};
 use hearth_vmm::config::{DiskConfig, DiskSource, MachineConfig, NetConfig, VsockConfig};
 use tempfile::TempDir;
@@ -33,7 +35,8 @@ pub(crate) struct Guest {
     console: Receiver<String>,
     /// Requests go over this connection.
     control: Connection,
-    _folder: TempDir,
+    metal: Metal,
+    folder: TempDir,
 }
 
 impl Machine {
@@ -72,10 +75,7 @@ impl Machine {
         config.vsock = Some(VsockConfig { guest_cid: 3, listener: Some(listener), broker: None });
         let (console, console_writer) = io::pipe().unwrap();
         config.console_output = Some(console_writer.into());
-        let overlay = folder.path().join("overlay");
-        let overlay = File::options().create_new(true).read(true).write(true).open(overlay).unwrap();
-        let base = File::open(&self.metal.root).unwrap();
-        let source = DiskSource::Overlay { base, layers: Vec::new(), overlay };
+        let source = disk(&self.metal, &folder.path().join("overlay"));
         config.disks = vec![DiskConfig { source, serial: "root".to_string(), rate_limiter: None }];
         let vmm = Launch::new(&self.metal.monitor, &folder.path().join("run")).start().unwrap();
         vmm.client().create(config).unwrap();
@@ -89,7 +89,7 @@ impl Machine {
             }
         }
         let control = Connection::open(&vmm, open::Kind::Control(Default::default())).unwrap();
-        Guest { vmm, console, control, _folder: folder }
+        Guest { vmm, console, control, metal: self.metal, folder }
     }
 }
 
@@ -97,6 +97,13 @@ impl Guest {
     /// Opens a connection.
     pub(crate) fn open(&self, kind: open::Kind) -> Result<Connection, Failure> {
         Connection::open(&self.vmm, kind)
+    }
+
+    /// A connection on which nothing was said.
+    pub(crate) fn raw(&self) -> UnixStream {
+        let stream = self.vmm.client().vsock_connect(hearth_guest::agent::PORT).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
     }
 
     /// Opens a connection in another version of the protocol.
@@ -177,6 +184,25 @@ impl Guest {
         Logs(self.open(open::Kind::Logs(OpenLogs { after })).unwrap())
     }
 
+    /// Saves it, ends it, and restores it: connections are new ones then.
+    pub(crate) fn save_and_restore(mut self) -> Self {
+        let snapshot = self.folder.path().join("snapshot");
+        snapshot::suspend(self.vmm.client(), &snapshot, &Take::default()).unwrap();
+        self.vmm.wait().unwrap();
+        let source = disk(&self.metal, &self.folder.path().join("restored-overlay"));
+        let mut config = snapshot::open(&snapshot).unwrap().into_config(vec![source]).unwrap();
+        config.vsock_listener = Some(UnixListener::bind(self.folder.path().join("restored-vsock")).unwrap());
+        let (console, console_writer) = io::pipe().unwrap();
+        config.console_output = Some(console_writer.into());
+        config.resume = true;
+        let vmm = Launch::new(&self.metal.monitor, &self.folder.path().join("restored")).start().unwrap();
+        vmm.client().restore(config).unwrap();
+        self.control = Connection::open(&vmm, open::Kind::Control(Default::default())).unwrap();
+        self.console = lines(console);
+        self.vmm = vmm;
+        self
+    }
+
     /// Powers it off, and waits for the end of its monitor.
     pub(crate) fn power_off(mut self) {
         self.done(Operation::PowerOff(PowerOff {}));
@@ -191,6 +217,12 @@ impl Drop for Guest {
             eprintln!("the guest's console: {:#?}", self.console.try_iter().collect::<Vec<_>>());
         }
     }
+}
+
+/// The root disk with an overlay.
+fn disk(metal: &Metal, overlay: &Path) -> DiskSource {
+    let overlay = File::options().create_new(true).read(true).write(true).open(overlay).unwrap();
+    DiskSource::Overlay { base: File::open(&metal.root).unwrap(), layers: Vec::new(), overlay }
 }
 
 fn lines(console: PipeReader) -> Receiver<String> {
