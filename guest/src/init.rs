@@ -13,6 +13,9 @@ use crate::system::{check_long, mounts, netlink};
 /// Paths of kernel modules, one a line, in the order of loading. Only with a kernel that has drivers as modules.
 const MODULES: &str = "/modules.list";
 
+/// `MODULE_INIT_COMPRESSED_FILE` (linux/module.h): the kernel decompresses the module.
+const COMPRESSED: libc::c_int = 4;
+
 /// What the agent says on the console when it listens.
 pub const READY_LINE: &str = "hearth-guest: ready";
 
@@ -91,7 +94,8 @@ fn load_modules() -> io::Result<()> {
     for path in list.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let load = || -> io::Result<()> {
             let file = File::open(Path::new("/").join(path))?;
-            let (parameters, flags) = (c"".as_ptr(), 0);
+            let plain = path.ends_with(".ko");
+            let (parameters, flags) = (c"".as_ptr(), if plain { 0 } else { COMPRESSED });
             // SAFETY: the pointer is to a constant string.
             let loaded =
                 unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), parameters, flags) };

@@ -1,6 +1,7 @@
 //! What makes a microVM out of a monitor process: used by the image builder and by the daemon.
 //!
 //! * [`agent`] – the client of the agent inside the guest
+//! * [`dns`] – answers the guest's name queries by asking the host's resolvers
 //! * [`microvm`] – a monitor process with disks, network and agent, booted or restored
 //! * [`network`] – a network namespace with a tap per microVM, and what may pass it
 //! * [`roles`] – which credentials a role ARN stands for
@@ -8,6 +9,7 @@
 //! * [`tls`] – one TLS for all clients of this process
 
 pub mod agent;
+pub mod dns;
 pub mod microvm;
 pub mod network;
 pub mod roles;

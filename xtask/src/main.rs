@@ -10,6 +10,7 @@ mod demo;
 mod file_system;
 mod fuzz;
 mod guest_root;
+mod images;
 mod kernel;
 mod metal;
 mod modules;

@@ -9,6 +9,7 @@ use crate::base;
 use crate::cache::Cache;
 use crate::command::{self, find_program};
 use crate::fuzz;
+use crate::images::Images;
 use crate::kernel;
 use crate::metal::{self, Action, Cpu, Job, Metal};
 use crate::parts::{Executable, Parts, words};
@@ -24,6 +25,8 @@ const FULL: &str = "HEARTH_FULL";
 const ON_METAL: &str = "HEARTH_METAL";
 /// The tests of networks, which need Debian's programs.
 const NETWORK: &str = "network";
+/// The tests that build images, which need base images and more memory.
+const IMAGES: &str = "images-e2e";
 const CARGO_DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
 
 /// Runs the checks: format, lints, unit tests, and end-to-end tests with real microVMs on the ARM64 metal.
@@ -103,6 +106,8 @@ impl Options {
             parts.add_guest_os(cache, cross, "metal")?;
             parts.build(cache, cross, "metal", ("hearth-guest", Executable::Test("e2e")), "guest-e2e")
         })?;
+        let images = steps.run("base images", || Images::prepare(cache, cross, "metal", &mut parts))?;
+        parts.build(cache, cross, "metal", ("hearth-image-builder", Executable::Test("e2e")), IMAGES)?;
         let processors = if metal::kvm_is_usable() {
             vec![("this machine", Cpu::NeoverseN1)]
         } else {
@@ -116,7 +121,7 @@ impl Options {
             steps.run(&format!("end-to-end tests ({name})"), || self.on_metal(cache, &parts, cpu, "e2e"))?;
             steps.run(&format!("guest OS ({name})"), || self.on_metal(cache, &parts, cpu, "guest-e2e"))?;
         }
-        Ok(())
+        steps.run("images on the metal", || self.with_images(cache, &parts, &images))
     }
 
     /// Runs a test binary on a metal of its own.
@@ -125,6 +130,18 @@ impl Options {
         let mut job = Job::new(Action::Run(words(&metal.inputs().join(test), ["--test-threads=1"])));
         job.machine.cpu = cpu;
         job.debian = test == NETWORK;
+        self.run_tests(metal, job, parts, test)
+    }
+
+    /// Runs the tests that build images.
+    fn with_images(&self, cache: &Cache, parts: &Parts, images: &Images) -> Result<()> {
+        let metal = Metal::open(cache)?;
+        let mut job = Job::new(Action::Run(Images::words(&metal, IMAGES, &["--test-threads=1"])));
+        images.give(&mut job);
+        self.run_tests(metal, job, parts, IMAGES)
+    }
+
+    fn run_tests(&self, metal: Metal, mut job: Job, parts: &Parts, test: &str) -> Result<()> {
         parts.give(&metal, &mut job);
         job.environment.push((ON_METAL.into(), "1".into()));
         if self.full {

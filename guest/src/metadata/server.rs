@@ -47,7 +47,9 @@ pub async fn serve(listener: TcpListener, store: Arc<Store>) {
                 async move { Ok::<_, Infallible>(answer) }
             });
             let mut builder = http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(REQUEST);
+            // A client that has said all may close its side before it is answered.
+            builder.timer(TokioTimer::new()).half_close(true);
+            builder.header_read_timeout(HEAD).max_buf_size(REQUEST);
             let connection = builder.serve_connection(TokioIo::new(stream), service);
             // Whatever happened, the app knows.
             let _ = tokio::time::timeout(LIFE, connection).await;

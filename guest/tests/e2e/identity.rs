@@ -46,11 +46,12 @@ fn a_new_identity_resets_connections_to_others_and_keeps_those_over_loopback() {
     let mut guest = connected(&metal).boot();
     let listener = TcpListener::bind((HOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    // Each line of the one goes through the loopback connection of the other.
+    // The connections' inputs never end.
     let app = format!(
-        "mkfifo /in; (nc -l -p 7000 > /loop) & (while ! nc 127.0.0.1 7000 < /in; do :; done) & exec 3> /in; \
-         echo before >&3; (sleep 1000000 | nc {HOST} {port}; echo foreign connection over) & \
-         while ! grep -q before /loop; do sleep 1; done; echo ready; \
+        "mkfifo /in /hold; exec 3<>/in 4<>/hold; nc -l -p 7000 < /hold > /loop & \
+         (while ! nc 127.0.0.1 7000 < /in; do :; done) & \
+         (nc {HOST} {port} < /hold; echo foreign connection over) & \
+         echo before >&3; while ! grep -q before /loop; do sleep 1; done; echo ready; \
          while ! [ -e /go ]; do sleep 1; done; echo after >&3; \
          while ! grep -q after /loop; do sleep 1; done; echo loopback lives; sleep 1000000"
     );
@@ -109,8 +110,10 @@ fn the_metadata_service_answers_the_app_and_takes_no_port() {
     };
     let roles = get("meta-data/iam/security-credentials/");
     assert_eq!(guest.sh(&get("meta-data/placement/region")), "eu-west-1");
-    assert!(guest.sh(&get("meta-data/instance-id")).contains("404"));
-    assert!(guest.sh(&roles).contains("404"));
+    let no_id = guest.sh(&get("meta-data/instance-id"));
+    assert!(no_id.contains("404"), "{no_id}");
+    let no_role = guest.sh(&roles);
+    assert!(no_role.contains("404"), "{no_role}");
     let refused =
         guest.sh("wget -q -O - http://169.254.169.254/latest/meta-data/placement/region 2>&1 || true");
     assert!(refused.contains("401"), "{refused}");

@@ -23,8 +23,11 @@ pub struct NetworkConfig {
     pub allowed: Vec<Ipv4Net>,
     /// The MTU of guests' cards in bytes, 1280 to 1500. Where the host's uplink has a smaller one, TCP finds out.
     pub mtu: u16,
-    /// Connections that a guest may have at once; they take memory of the host.
+    /// Connections that a guest may have at once, at least 1: the host has a table of all guests' connections.
     pub connections: u32,
+    /// Connections that a guest may open per second, at least 1, and twice as many in a burst: closed ones stay in that
+    /// table for up to two minutes.
+    pub connection_rate: u32,
     /// The program `nft`, 1.0.6 or newer: a path, or a name that is looked up in PATH.
     pub nft: PathBuf,
 }
@@ -44,6 +47,7 @@ impl Default for NetworkConfig {
             allowed: Vec::new(),
             mtu: 1500,
             connections: 4096,
+            connection_rate: 500,
             nft: "nft".into(),
         }
     }

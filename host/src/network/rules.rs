@@ -88,7 +88,9 @@ fn forwarding(config: &NetworkConfig, surroundings: &Surroundings, uplink: Ipv4A
     let never = set("never", &[never(config.pool), surroundings.own.clone()].concat());
     let allowed = set("allowed", &config.allowed);
     let blocked = set("blocked", &[config.blocked.as_slice(), &surroundings.connected].concat());
-    let connections = config.connections;
+    let connections = config.connections.max(1);
+    let rate = config.connection_rate.max(1);
+    let burst = rate.saturating_mul(2);
     format!(
         r#"{never}{allowed}{blocked}    chain forward {{
         type filter hook forward priority filter; policy drop
@@ -104,6 +106,7 @@ fn forwarding(config: &NetworkConfig, surroundings: &Surroundings, uplink: Ipv4A
         ip protocol tcp tcp flags & (fin | syn | rst | ack) != syn reject with tcp reset
         ct state invalid drop
         ip protocol icmp icmp type != echo-request drop
+        limit rate over {rate}/second burst {burst} packets goto refused
         ct count over {connections} goto refused
         accept
     }}

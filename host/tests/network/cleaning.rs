@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::thread;
 
 use hearth_host::network::{Egress, NetworkConfig, NetworkError, Networks};
 
@@ -116,4 +117,24 @@ fn opening_twice_changes_nothing() {
     assert_eq!(run("cat /proc/sys/net/ipv4/ip_forward").trim(), "1");
     assert_eq!(again.names().unwrap(), ["a"]);
     guest.expect_only_echo_of_gateway(1);
+}
+
+#[test]
+fn many_are_made_and_removed_at_once() {
+    let Some(world) = World::new() else { return };
+    let networks = world.networks();
+    let names = (0..12).map(|number| format!("m{number}")).collect::<Vec<_>>();
+    thread::scope(|scope| {
+        for name in &names {
+            scope.spawn(|| world.guest(&networks, name).expect_only_echo_of_gateway(1));
+        }
+    });
+    let (made, interfaces) = (networks.names().unwrap().len(), world.interfaces().len());
+    assert_eq!((made, interfaces), (names.len(), names.len()));
+    thread::scope(|scope| {
+        for name in &names {
+            scope.spawn(|| networks.remove_by_name(name).unwrap());
+        }
+    });
+    assert_eq!((networks.names().unwrap().len(), world.interfaces().len()), (0, 0));
 }

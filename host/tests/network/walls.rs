@@ -187,3 +187,19 @@ fn a_guest_cannot_fill_the_hosts_table_of_connections() {
     });
     assert_eq!((accepted, reset), (3, 2), "{answers:?}");
 }
+
+#[test]
+fn a_guest_cannot_open_connections_without_end() {
+    let Some(world) = World::new() else { return };
+    let networks = world.networks_with(NetworkConfig { connection_rate: 1, ..NetworkConfig::default() });
+    let guest = world.guest(&networks, "a");
+    let capture = world.capture();
+    const MANY: u16 = 300;
+    for port in 1000..1000 + MANY {
+        guest.connect(World::SERVER, port);
+    }
+    // Whoever resets them, each of them is reset; then the last that arrived is known.
+    (0..MANY).for_each(|_| guest.expect_reset(World::SERVER));
+    let arrived = std::iter::repeat_with(|| capture.next_at_once()).map_while(|packet| packet).count();
+    assert!((2..usize::from(MANY)).contains(&arrived), "{arrived} of {MANY} arrived");
+}

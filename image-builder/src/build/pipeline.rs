@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hearth_host::dns::Resolver;
 use hearth_host::network::{Egress, Networks};
 use hearth_host::roles::{Credentials, RoleProvider};
 use hearth_proto::guest::v1 as proto;
@@ -29,7 +28,6 @@ use crate::image::{BaseOrigin, DISK, Image, MANIFEST, Manifest, Origin, SNAPSHOT
 pub struct Builder {
     settings: Arc<Settings>,
     networks: Arc<Networks>,
-    resolver: Arc<Resolver>,
     fetcher: Fetcher,
     roles: RoleProvider,
 }
@@ -42,10 +40,8 @@ impl Builder {
     pub fn open(settings: Settings, fetcher: Fetcher, roles: RoleProvider) -> Result<Self, BuildError> {
         let networks = Networks::open(settings.network.clone())?;
         sweep(&settings.work, &networks)?;
-        let resolver = Resolver::from_system()
-            .map_err(|error| BuildError::Platform(format!("reading the host's resolvers: {error}")))?;
         let (settings, networks) = (Arc::new(settings), Arc::new(networks));
-        Ok(Self { settings, networks, resolver: Arc::new(resolver), fetcher, roles })
+        Ok(Self { settings, networks, fetcher, roles })
     }
 
     /// Builds an image into the folder `out`, which appears as a whole or not at all. It ends early when `cancel` does.
@@ -113,13 +109,7 @@ impl Builder {
 
     /// What microVMs have in common.
     pub(super) fn host(&self, egress: Egress, sink: Sink) -> Host {
-        Host {
-            settings: Arc::clone(&self.settings),
-            networks: Arc::clone(&self.networks),
-            resolver: Arc::clone(&self.resolver),
-            egress,
-            sink,
-        }
+        Host { settings: Arc::clone(&self.settings), networks: Arc::clone(&self.networks), egress, sink }
     }
 
     pub(super) fn settings(&self) -> &Settings {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hearth_host::dns::DnsConfig;
 use hearth_host::network::NetworkConfig;
 use hearth_vmm::jail::JailConfig;
 
@@ -19,6 +20,8 @@ pub struct Settings {
     pub jail: JailConfig,
     /// How microVMs reach the internet.
     pub network: NetworkConfig,
+    /// Whom their DNS queries are passed on to.
+    pub dns: DnsConfig,
     /// The builder microVM.
     pub builder: BuilderLimits,
 }

@@ -30,7 +30,6 @@ const BOOT: Duration = Duration::from_secs(120);
 pub(super) struct Host {
     pub(super) settings: Arc<Settings>,
     pub(super) networks: Arc<Networks>,
-    pub(super) resolver: Arc<Resolver>,
     pub(super) egress: Egress,
     pub(super) sink: Sink,
 }
@@ -109,7 +108,8 @@ impl Stage {
             words => BuildError::Platform(format!("{error}; the guest's console says:\n{words}")),
         })?;
         if self.network.is_some() {
-            let (agent, resolver) = (self.agent().clone(), Arc::clone(&self.host.resolver));
+            let resolver = Arc::new(Resolver::new(&self.host.settings.dns));
+            let agent = self.agent().clone();
             self.names = Some(tokio::spawn(async move {
                 let answer = move |query: Vec<u8>| {
                     let resolver = Arc::clone(&resolver);

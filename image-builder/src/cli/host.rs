@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use hearth_host::dns::DnsConfig;
 use hearth_host::network::NetworkConfig;
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_image_builder::artifact::{ArtifactConfig, Fetcher, zip};
@@ -22,6 +23,7 @@ struct Config {
     artifacts: ArtifactConfig,
     roles: RolesConfig,
     network: NetworkConfig,
+    dns: DnsConfig,
     builder: BuilderConfig,
 }
 
@@ -77,6 +79,7 @@ impl HostOptions {
             work: self.work.clone(),
             jail: JailConfig::default(),
             network: config.network,
+            dns: config.dns,
             builder: limits,
         };
         let fetcher = Fetcher::new(config.artifacts)?;

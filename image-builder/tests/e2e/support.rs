@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hearth_host::dns::DnsConfig;
 use hearth_host::network::{Egress, NetworkConfig};
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_host::shape::{Burst, MemoryClass};
@@ -118,6 +119,7 @@ impl Site {
             work: self.work(),
             jail: JailConfig::default(),
             network: NetworkConfig::default(),
+            dns: DnsConfig::default(),
             builder: BuilderLimits { memory_mib: 1536, ..BuilderLimits::default() },
         };
         let artifacts = ArtifactConfig { allow_files: true, ..ArtifactConfig::default() };

@@ -50,9 +50,18 @@ impl Capture {
     }
 
     /// The next packet that arrives.
-    pub(crate) fn next(&self) -> Packet {
+    fn next(&self) -> Packet {
         loop {
             wait_for(self.socket.as_fd(), "packet in the internet");
+            if let Some(packet) = self.next_at_once() {
+                return packet;
+            }
+        }
+    }
+
+    /// The next packet that has arrived already.
+    pub(crate) fn next_at_once(&self) -> Option<Packet> {
+        loop {
             let mut buffer = [0_u8; 2048];
             // SAFETY: all zeros are a valid address.
             let mut from = unsafe { std::mem::zeroed::<libc::sockaddr_ll>() };
@@ -63,12 +72,16 @@ impl Capture {
                     self.socket.as_raw_fd(),
                     buffer.as_mut_ptr().cast(),
                     buffer.len(),
-                    0,
+                    libc::MSG_DONTWAIT,
                     (&raw mut from).cast(),
                     &raw mut length,
                 )
             };
-            let count = usize::try_from(count).unwrap_or_else(|_| panic!("{}", io::Error::last_os_error()));
+            let Ok(count) = usize::try_from(count) else {
+                let error = io::Error::last_os_error();
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
+                return None;
+            };
             if from.sll_pkttype == libc::PACKET_OUTGOING {
                 continue;
             }
@@ -83,7 +96,7 @@ impl Capture {
                 },
                 _ => None,
             };
-            return Packet { destination: ip.destination.into(), protocol: ip.protocol.0, port };
+            return Some(Packet { destination: ip.destination.into(), protocol: ip.protocol.0, port });
         }
     }
 

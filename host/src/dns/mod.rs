@@ -1,0 +1,103 @@
+//! The host's half of a guest's DNS: no UDP leaves a guest, so its stub sends queries over vsock, and the host asks its own
+//! resolvers.
+//!
+//! A query is hostile. Nothing of it is passed on but one question and a few flags, in a message of our own with
+//! a random id from a random port; what comes back is the answer only if it repeats both. An answer's addresses
+//! are not judged: what a guest may connect to is decided where packets pass (`network`).
+
+mod message;
+mod servers;
+mod upstream;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use message::{Query, Rcode};
+
+/// The configuration of name resolution for guests.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DnsConfig {
+    /// Servers to ask, in this order, at most three; none: those of `/etc/resolv.conf` at the time of each query.
+    pub servers: Vec<SocketAddr>,
+    /// How long to wait for a server's answer, in milliseconds.
+    pub attempt_timeout_ms: u64,
+    /// How long to work on a query altogether, in milliseconds; a guest gives up after 5 to 10 s.
+    pub timeout_ms: u64,
+    /// How many queries of one guest are under way at once; more wait.
+    pub concurrent: usize,
+}
+
+impl Default for DnsConfig {
+    fn default() -> Self {
+        Self { servers: Vec::new(), attempt_timeout_ms: 2000, timeout_ms: 8000, concurrent: 64 }
+    }
+}
+
+/// Answers the queries of one guest, so that a guest that asks too much keeps only itself waiting.
+#[derive(Debug)]
+pub struct Resolver {
+    servers: Vec<SocketAddr>,
+    attempt_timeout: Duration,
+    timeout: Duration,
+    slots: Semaphore,
+}
+
+impl Resolver {
+    /// One that works as configured.
+    #[must_use]
+    pub fn new(config: &DnsConfig) -> Self {
+        Self {
+            servers: config.servers.iter().take(servers::MAX).copied().collect(),
+            attempt_timeout: Duration::from_millis(config.attempt_timeout_ms),
+            timeout: Duration::from_millis(config.timeout_ms),
+            slots: Semaphore::new(config.concurrent.clamp(1, Semaphore::MAX_PERMITS)),
+        }
+    }
+
+    /// The answer to a DNS message without TCP's length: at most 65,535 bytes, whatever the guest's client takes
+    /// over UDP; SERVFAIL when nobody answers in time. Empty: the message deserves none.
+    pub async fn answer(&self, message: &[u8]) -> Vec<u8> {
+        let query = match Query::parse(message) {
+            Ok(query) => query,
+            Err(answer) => return answer,
+        };
+        let deadline = Instant::now() + self.timeout;
+        let answer = timeout_at(deadline, async {
+            // Never closed; without a slot nothing is asked.
+            let _slot = self.slots.acquire().await.ok()?;
+            self.ask_servers(&query).await
+        });
+        match answer.await {
+            Ok(Some(answer)) => query.with_own_id(answer),
+            _ => query.failure(Rcode::ServerFailure),
+        }
+    }
+
+    /// Asks one server after the other, those that said nothing a second time.
+    async fn ask_servers(&self, query: &Query) -> Option<Vec<u8>> {
+        let configured =
+            if self.servers.is_empty() { servers::of_the_host().await } else { self.servers.clone() };
+        let mut silent = configured;
+        let mut unhelpful = None;
+        for _ in 0..2 {
+            let mut next = Vec::new();
+            for server in silent {
+                match timeout(self.attempt_timeout, upstream::ask(server, query)).await {
+                    Ok(Ok(answer)) if Rcode::of(&answer).is_final() => return Some(answer),
+                    // Another server may know better.
+                    Ok(Ok(answer)) => unhelpful = Some(answer),
+                    Ok(Err(_)) | Err(_) => next.push(server),
+                }
+            }
+            silent = next;
+        }
+        unhelpful
+    }
+}
+
+#[cfg(test)]
+mod tests;

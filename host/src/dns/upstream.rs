@@ -1,0 +1,71 @@
+//! Asking one server.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UdpSocket};
+
+use super::message::{Match, Query};
+
+/// Longer datagrams than we asked for are no answers of a decent server.
+const MAX_DATAGRAM: usize = 4096;
+
+/// The answer of `server`, over UDP, or over TCP where it is too long for that. Waits for as long as it is let.
+pub(super) async fn ask(server: SocketAddr, query: &Query) -> io::Result<Vec<u8>> {
+    match over_udp(server, query).await? {
+        Some(answer) => Ok(answer),
+        None => over_tcp(server, query).await,
+    }
+}
+
+/// The answer over UDP; `None`: ask over TCP.
+async fn over_udp(server: SocketAddr, query: &Query) -> io::Result<Option<Vec<u8>>> {
+    let any: SocketAddr = match server {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    // The kernel chooses a random port. Connected, the socket takes datagrams of the server only.
+    let socket = UdpSocket::bind(any).await?;
+    socket.connect(server).await?;
+    let id = random_id()?;
+    socket.send(&query.encode(id)).await?;
+    let mut buffer = vec![0; MAX_DATAGRAM];
+    loop {
+        let count = socket.recv(&mut buffer).await?;
+        let message = buffer.get(..count).unwrap_or_default();
+        match query.judge(id, message) {
+            // Somebody guesses; the right one may still come.
+            Match::Foreign => {}
+            Match::Truncated => return Ok(None),
+            Match::Whole => return Ok(Some(message.to_vec())),
+        }
+    }
+}
+
+async fn over_tcp(server: SocketAddr, query: &Query) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(server).await?;
+    stream.set_nodelay(true)?;
+    let id = random_id()?;
+    let message = query.encode(id);
+    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
+    stream.write_all(&[length.to_be_bytes().as_slice(), &message].concat()).await?;
+    let length = stream.read_u16().await?;
+    let mut answer = vec![0; length.into()];
+    stream.read_exact(&mut answer).await?;
+    match query.judge(id, &answer) {
+        Match::Whole => Ok(answer),
+        Match::Foreign | Match::Truncated => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+fn random_id() -> io::Result<u16> {
+    let mut id = [0; 2];
+    // SAFETY: writes at most as many bytes as it is told to the address, which is valid for them.
+    let count = unsafe { libc::getrandom(id.as_mut_ptr().cast(), id.len(), 0) };
+    if usize::try_from(count).is_ok_and(|count| count == id.len()) {
+        Ok(u16::from_ne_bytes(id))
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

@@ -1,0 +1,87 @@
+//! What building images takes on the metal: base images, the builder, the examples.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::base;
+use crate::cache::Cache;
+use crate::metal::{Job, Metal};
+use crate::parts::{Executable, Parts, words};
+use crate::toolchain::{self, Cross};
+
+/// The disk with the catalogue of base images.
+const CATALOGUE: &str = "catalogue";
+const BUILDER: &str = "hearth-image-builder";
+const EXAMPLES: &str = "examples";
+/// The examples that are build contexts.
+const CONTEXTS: [&str; 2] = ["counter", "notes"];
+/// Memory of the emulated metal: builds have their disks in it.
+const MEMORY_MIB: u32 = 10 << 10;
+/// Runs a command with the catalogue mounted.
+const SCRIPT: &str = r#"
+set -e
+catalogue=$(mktemp -d)
+mount -t erofs -o ro "$HEARTH_DISKS/catalogue" "$catalogue" 2>/dev/null ||
+    mount -t erofs -o ro,loop "$HEARTH_DISKS/catalogue" "$catalogue"
+trap 'umount "$catalogue"; rmdir "$catalogue"' EXIT
+export HEARTH_CATALOGUE="$catalogue" HEARTH_EXAMPLES="$HEARTH_IN/examples"
+export HEARTH_IMAGE_BUILDER="$HEARTH_IN/hearth-image-builder"
+"$@"
+"#;
+
+/// The parts and the disk that jobs with builds need.
+#[derive(Debug)]
+pub(crate) struct Images {
+    catalogue: PathBuf,
+    script: PathBuf,
+}
+
+impl Images {
+    /// Builds everything, and adds what is carried to the metal to `parts`.
+    pub(crate) fn prepare(cache: &Cache, cross: &Cross, profile: &str, parts: &mut Parts) -> Result<Self> {
+        let folder = base::prepare(cache, cross)?;
+        let catalogue = parts.path("catalogue.erofs");
+        base::disk(cache, &folder, &catalogue)?;
+        parts.build(cache, cross, profile, (BUILDER, Executable::Binary(BUILDER)), BUILDER)?;
+        let examples = parts.path(EXAMPLES);
+        for context in CONTEXTS {
+            copy_files(&toolchain::repository()?.join(EXAMPLES).join(context), &examples.join(context))?;
+        }
+        let counter = ("hearth-example-counter", Executable::Binary("counter"));
+        let binary = examples.join("counter/counter");
+        crate::parts::build_executable(cache, cross, profile, counter, &binary)?;
+        parts.add(examples, EXAMPLES);
+        let script = parts.path("with-catalogue.sh");
+        fs::write(&script, SCRIPT).context("writing a script")?;
+        Ok(Self { catalogue, script })
+    }
+
+    /// Gives them to a job whose words come from [`Self::words`].
+    pub(crate) fn give(&self, job: &mut Job) {
+        job.machine.memory_mib = MEMORY_MIB;
+        job.debian = true;
+        job.disks.push((self.catalogue.clone(), CATALOGUE.into()));
+        job.inputs.push((self.script.clone(), "with-catalogue.sh".into()));
+    }
+
+    /// The words of a command that finds the catalogue in its environment.
+    pub(crate) fn words(metal: &Metal, program: &str, arguments: &[&str]) -> Vec<std::ffi::OsString> {
+        let inputs = metal.inputs();
+        let mut words = words(Path::new("sh"), [inputs.join("with-catalogue.sh"), inputs.join(program)]);
+        words.extend(arguments.iter().map(Into::into));
+        words
+    }
+}
+
+/// Copies the files of a context; what was built into it stays behind.
+fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
+    for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+        let path = entry?.path();
+        let (true, Some(name)) = (path.is_file(), path.file_name()) else { continue };
+        fs::copy(&path, to.join(name)).with_context(|| format!("cannot copy {}", path.display()))?;
+    }
+    Ok(())
+}
