@@ -15,7 +15,7 @@ use super::debian::Package;
 use super::files::FileRecord;
 use super::manifest::Container;
 use super::recipe::{Recipe, Sources};
-use super::{BaseError, Progress, builder_root, catalogue, container, erofs, files, kernel, store};
+use super::{BaseError, Progress, builder_root, catalogue, container, erofs, files, kernel, programs, store};
 
 /// Changes when this code makes other parts of the same packages.
 const FORMAT: u32 = 2;
@@ -184,6 +184,8 @@ fn make(
     (recipe, sources): (&Recipe, &Sources),
     progress: Progress<'_>,
 ) -> Result<Record, BaseError> {
+    // Said before minutes are spent.
+    programs::require(&[erofs::PROGRAM])?;
     let from = (recipe, sources);
     let of_all = |packages| BTreeMap::from([(String::new(), packages)]);
     match kind {
