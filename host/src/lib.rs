@@ -2,16 +2,16 @@
 //!
 //! * [`agent`] – the client of the agent inside the guest
 //! * [`dns`] – answers the guest's name queries by asking the host's resolvers
+//! * [`http`] – what the HTTP clients of this process share
 //! * [`microvm`] – a monitor process with disks, network and agent, booted or restored
 //! * [`network`] – a network namespace with a tap per microVM, and what may pass it
 //! * [`roles`] – which credentials a role ARN stands for
 //! * [`shape`] – memory, CPUs and disk of a memory class
-//! * [`tls`] – one TLS for all clients of this process
 
 pub mod agent;
 pub mod dns;
+pub mod http;
 pub mod microvm;
 pub mod network;
 pub mod roles;
 pub mod shape;
-pub mod tls;

@@ -169,10 +169,15 @@ impl Agent {
     /// [`AgentError::TimedOut`] after `limit`; [`AgentError::Monitor`] when the monitor has ended.
     pub async fn wait_ready(&self, limit: Duration) -> Result<Control, AgentError> {
         let end = Instant::now() + limit;
+        // Nobody listens yet, or the guest's driver is not up: the monitor says so.
+        let too_early = |error: &AgentError| {
+            matches!(error, AgentError::Connection { .. } | AgentError::Monitor(ClientError::Refused { .. }))
+        };
         loop {
             match timeout_at(end, self.control()).await {
-                Ok(Err(AgentError::Connection { .. })) if Instant::now() < end => sleep(BOOT_POLL).await,
-                Ok(Err(AgentError::Connection { .. })) | Err(_) => {
+                Ok(Err(error)) if too_early(&error) && Instant::now() < end => sleep(BOOT_POLL).await,
+                Err(_) => return Err(AgentError::TimedOut { what: "the guest booted", limit }),
+                Ok(Err(error)) if too_early(&error) => {
                     return Err(AgentError::TimedOut { what: "the guest booted", limit });
                 }
                 Ok(result) => return result,

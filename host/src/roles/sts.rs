@@ -12,6 +12,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::RoleError;
+use crate::http::{self, in_full};
+
 use super::config::{AssumeRole, Source};
 use super::credentials::{Credentials, Secret, StaticKeys};
 
@@ -58,7 +60,7 @@ async fn post(
 ) -> Result<(reqwest::StatusCode, String), RoleError> {
     let unreachable = |error: reqwest::Error| RoleError::Unreachable {
         endpoint: config.endpoint.clone(),
-        why: chain(&error),
+        why: in_full(&error),
     };
     // A path is signed as it is sent: the root, when there is none.
     let mut url = reqwest::Url::parse(&config.endpoint).map_err(|error| wrong(config, &error.to_string()))?;
@@ -80,7 +82,7 @@ async fn post(
 }
 
 fn client(config: &AssumeRole) -> Result<reqwest::Client, RoleError> {
-    crate::tls::install_provider();
+    http::install_tls();
     let mut builder = reqwest::Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(TIMEOUT)
@@ -89,13 +91,13 @@ fn client(config: &AssumeRole) -> Result<reqwest::Client, RoleError> {
         let pem =
             std::fs::read(path).map_err(|error| wrong(config, &format!("{}: {error}", path.display())))?;
         let certificates =
-            reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| wrong(config, &chain(&error)))?;
+            reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| wrong(config, &in_full(&error)))?;
         builder = builder.tls_certs_merge(certificates);
     } else if config.endpoint.starts_with("http://") {
         // The client would not be made on a host that has no authorities at all.
         builder = builder.tls_certs_only([]);
     }
-    builder.build().map_err(|error| wrong(config, &chain(&error)))
+    builder.build().map_err(|error| wrong(config, &http::client_not_made(&error)))
 }
 
 /// The headers that sign a request.
@@ -105,7 +107,7 @@ fn signature(
     url: &reqwest::Url,
     body: &[u8],
 ) -> Result<Vec<(String, String)>, RoleError> {
-    let unsigned = |error: &dyn std::error::Error| wrong(config, &format!("signing: {}", chain(error)));
+    let unsigned = |error: &dyn std::error::Error| wrong(config, &format!("signing: {}", in_full(error)));
     let identity = aws_credential_types::Credentials::new(
         &keys.access_key_id,
         keys.secret_access_key.expose(),
@@ -229,17 +231,6 @@ fn malformed(config: &AssumeRole, why: &str) -> RoleError {
 
 fn wrong(config: &AssumeRole, why: &str) -> RoleError {
     RoleError::Config { rule: config.endpoint.clone(), why: why.to_owned() }
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

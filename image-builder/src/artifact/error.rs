@@ -85,9 +85,7 @@ impl ArtifactError {
                 }
                 code => StateReason::Code(code),
             },
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                StateReason::Code(FailureCode::DiskStorageFull)
-            }
+            Self::Io { source, .. } if is_full(source) => StateReason::Code(FailureCode::DiskStorageFull),
             Self::Transport { .. } => StateReason::Detailed(
                 FailureCode::InternalPlatformError,
                 "The code artifact could not be fetched.".to_owned(),
@@ -95,4 +93,9 @@ impl ArtifactError {
             Self::Io { .. } | Self::Config { .. } => StateReason::Code(FailureCode::InternalPlatformError),
         }
     }
+}
+
+/// Whether there is no room for a file, or none for this process.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

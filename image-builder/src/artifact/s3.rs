@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
+use hearth_host::http;
 use hearth_host::roles::Credentials;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AwsCredential};
 use object_store::path::Path as Key;
@@ -64,7 +65,7 @@ fn store(
     credentials: Option<&Credentials>,
     bucket: &str,
 ) -> Result<AmazonS3, ArtifactError> {
-    hearth_host::tls::install_provider();
+    http::install_tls();
     let refuse = |why: String| ArtifactError::Config { what: "the object store".into(), why };
     let mut client = ClientOptions::new()
         .with_allow_http(config.allow_http)
@@ -109,7 +110,7 @@ fn store(
         }
         None => builder.with_skip_signature(true),
     };
-    builder.with_client_options(client).build().map_err(|error| refuse(error.to_string()))
+    builder.with_client_options(client).build().map_err(|error| refuse(http::client_not_made(&error)))
 }
 
 /// What an answer of the store means. The library passes the store's XML on as text only.
@@ -136,7 +137,7 @@ fn refused(error: &object_store::Error, bucket: &str, key: &str) -> ArtifactErro
             _ => {
                 return ArtifactError::Transport {
                     what: "reading the artifact from the object store",
-                    why: text,
+                    why: http::in_full(error),
                 };
             }
         },

@@ -159,10 +159,45 @@ async fn an_object_beyond_the_limit_is_refused_before_it_is_fetched() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_not_there_or_breaks_off_is_no_fault_of_the_artifact() {
+async fn a_store_that_is_not_there_is_no_fault_of_the_artifact() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let expected = "INTERNAL_PLATFORM_ERROR: The code artifact could not be fetched.";
     assert_eq!(reason(config(format!("http://{nobody}"), "right"), "s3://artifacts/app.zip").await, expected);
+}
+
+#[tokio::test]
+async fn a_fetch_that_is_dropped_ends_its_connection() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    // Sends a part of an object, and then waits for the other end to go.
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = vec![0; 10_000];
+        while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+            assert!(stream.read(&mut request).await.unwrap() > 0);
+        }
+        let head = "HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\netag: \"x\"\r\n\
+                    last-modified: Sat, 21 Nov 2026 12:00:00 GMT\r\n\r\n0123456789";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        while stream.read(&mut request).await.is_ok_and(|count| count > 0) {}
+    });
+    let work = tempfile::tempdir().unwrap();
+    let fetcher = Fetcher::new(config(endpoint, "right")).unwrap();
+    let source = fetcher.source("s3://artifacts/app.zip").unwrap();
+    let (begun, begins) = tokio::sync::mpsc::unbounded_channel();
+    let on_progress = move |progress| begun.send(progress).unwrap();
+    {
+        let mut begins = begins;
+        let fetch = fetcher.fetch(&source, None, work.path(), &on_progress);
+        tokio::select! {
+            fetched = fetch => panic!("{fetched:?}"),
+            progress = begins.recv() => {
+                assert_eq!(progress, Some(Progress::Fetching { bytes: 10, total: Some(1_000_000) }));
+            }
+        }
+    }
+    server.await.unwrap();
 }
 
 #[tokio::test]

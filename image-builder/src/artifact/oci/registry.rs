@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
+use hearth_host::http::{self, in_full};
 use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol, SizedStream};
 use oci_client::errors::OciDistributionError;
 use oci_client::secrets::RegistryAuth;
@@ -31,7 +32,7 @@ pub(super) struct Registry<'i> {
     image: &'i Reference,
     config: &'i RegistryConfig,
     client: Client,
-    http: reqwest::Client,
+    manifests: reqwest::Client,
     token: Option<String>,
 }
 
@@ -41,7 +42,7 @@ impl<'i> Registry<'i> {
         config: &'i RegistryConfig,
         image: &'i Reference,
     ) -> Result<Self, ArtifactError> {
-        hearth_host::tls::install_provider();
+        http::install_tls();
         let wrong =
             |why: String| ArtifactError::Config { what: format!("the registry {}", image.registry()), why };
         let pem = match &config.ca_file {
@@ -57,12 +58,12 @@ impl<'i> Registry<'i> {
             }
             None => Vec::new(),
         };
-        let http = reqwest::Client::builder()
+        let manifests = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(READ_TIMEOUT)
             .tls_certs_merge(authorities)
             .build()
-            .map_err(|error| wrong(chain(&error)))?;
+            .map_err(|error| wrong(http::client_not_made(&error)))?;
         let extra_root_certificates =
             pem.into_iter().map(|data| Certificate { encoding: CertificateEncoding::Pem, data }).collect();
         let client = Client::try_from(ClientConfig {
@@ -72,7 +73,7 @@ impl<'i> Registry<'i> {
             extra_root_certificates,
             ..ClientConfig::default()
         })
-        .map_err(|error| wrong(chain(&error)))?;
+        .map_err(|error| wrong(http::client_not_made(&error)))?;
         let auth = match (&config.username, &config.password) {
             (Some(user), Some(password)) => RegistryAuth::Basic(user.clone(), password.expose().to_owned()),
             _ => RegistryAuth::Anonymous,
@@ -81,7 +82,7 @@ impl<'i> Registry<'i> {
             .auth(image, &auth, RegistryOperation::Pull)
             .await
             .map_err(|error| failed(&error, image))?;
-        Ok(Self { image, config, client, http, token })
+        Ok(Self { image, config, client, manifests, token })
     }
 
     /// Fetches a manifest or index, by digest or by the image's tag; returns its digest and bytes.
@@ -92,7 +93,7 @@ impl<'i> Registry<'i> {
         }
         let transport = |error: reqwest::Error| ArtifactError::Transport {
             what: "fetching an image's manifest",
-            why: chain(&error),
+            why: in_full(&error),
         };
         let url = format!(
             "{}://{}/v2/{}/manifests/{}",
@@ -101,7 +102,7 @@ impl<'i> Registry<'i> {
             image.repository(),
             digest.or(image.tag()).unwrap_or("latest"),
         );
-        let mut request = self.http.get(url).header(ACCEPT, ACCEPTED.join(", "));
+        let mut request = self.manifests.get(url).header(ACCEPT, ACCEPTED.join(", "));
         request = match (&self.token, &self.config.username) {
             (Some(token), _) => request.bearer_auth(token),
             (None, Some(user)) => {
@@ -154,10 +155,10 @@ impl Blob<'_> {
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ArtifactError> {
         self.stream.try_next().await.map_err(|error| {
             // The library checks digests, too, and says so in its own words.
-            if chain(&error).contains("Digest") || chain(&error).contains("digest") {
+            if in_full(&error).contains("Digest") || in_full(&error).contains("digest") {
                 return refused(self.image, "has a blob that is not what its manifest says");
             }
-            ArtifactError::Transport { what: "fetching an image's blob", why: chain(&error) }
+            ArtifactError::Transport { what: "fetching an image's blob", why: in_full(&error) }
         })
     }
 }
@@ -172,17 +173,6 @@ fn failed(error: &OciDistributionError, image: &Reference) -> ArtifactError {
         E::RegistryError { .. } | E::ServerError { code: 404, .. } => {
             refused(image, "lacks a blob of its manifest")
         }
-        error => ArtifactError::Transport { what: "speaking to the image's registry", why: chain(error) },
+        error => ArtifactError::Transport { what: "speaking to the image's registry", why: in_full(error) },
     }
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

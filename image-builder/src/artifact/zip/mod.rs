@@ -31,6 +31,7 @@ use archive::{Archive, Body};
 pub use pack::pack;
 use tree::Kind;
 
+use super::error::is_full;
 use crate::failure::FailureCode;
 
 /// How much an archive may be.
@@ -187,9 +188,7 @@ impl ZipError {
     pub fn code(&self) -> FailureCode {
         match self {
             Self::NoDockerfile(_) => FailureCode::ArchiveDockerfileNotFound,
-            Self::Read(error) | Self::Write(error) if error.kind() == io::ErrorKind::StorageFull => {
-                FailureCode::DiskStorageFull
-            }
+            Self::Read(error) | Self::Write(error) if is_full(error) => FailureCode::DiskStorageFull,
             Self::Read(_) | Self::Write(_) | Self::Cancelled => FailureCode::InternalPlatformError,
             _ => FailureCode::ArchiveInvalid,
         }
