@@ -73,8 +73,22 @@ fn needs() -> Vec<Need> {
     needs
 }
 
-/// The folder of a catalogue whose only version is this checkout's, with the tuned kernel.
+/// The kernel of a base image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kernel {
+    /// The one of `cargo xtask kernel`.
+    Tuned,
+    /// Debian's packaged one.
+    Debian,
+}
+
+/// The folder of a catalogue whose only version is this checkout's, with the default kernel.
 pub(crate) fn prepare(cache: &Cache, cross: &Cross) -> Result<PathBuf> {
+    prepare_with(cache, cross, Kernel::Tuned)
+}
+
+/// The folder of a catalogue whose only version is this checkout's.
+pub(crate) fn prepare_with(cache: &Cache, cross: &Cross, kernel: Kernel) -> Result<PathBuf> {
     set_up(cache)?;
     let builder = builder(cache)?;
     let sources = sources(cache)?;
@@ -84,16 +98,25 @@ pub(crate) fn prepare(cache: &Cache, cross: &Cross) -> Result<PathBuf> {
     if private_apt::newest_wanted() {
         ahead.arg("--refresh");
     }
+    let image = match kernel {
+        Kernel::Tuned => Some(kernel::prepare(cache)?),
+        Kernel::Debian => {
+            ahead.arg("--debian-kernel");
+            None
+        }
+    };
     let digests = printed(&mut ahead)?;
-    let image = kernel::prepare(cache)?;
     let run = cache.run_folder()?;
     let guest = run.path().join(GUEST.0);
     parts::build_executable(cache, cross, "metal", GUEST, &guest)?;
-    let key = content_key(&[RECIPE, digests.as_bytes(), &fs::read(&image)?, &fs::read(&guest)?]);
+    // Symbols would be in the memory of every guest.
+    command::run(cross.binutil("strip").arg(&guest))?;
+    let own = image.as_deref().map(fs::read).transpose()?.unwrap_or_default();
+    let key = content_key(&[RECIPE, digests.as_bytes(), &own, &fs::read(&guest)?]);
     cache.artefact("base", &key, |folder| {
         let mut build = Command::new(&builder);
         build.args(["base", "build", "--catalogue"]).arg(folder).arg("--parts").arg(&store).args(&sources);
-        build.arg("--kernel").arg(&image).arg("--guest").arg(&guest);
+        build.arg("--kernel").arg(image.as_deref().unwrap_or(Path::new("debian"))).arg("--guest").arg(&guest);
         printed(&mut build).map(drop)
     })
 }

@@ -3,11 +3,12 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
+use crate::base;
 use crate::cache::Cache;
 use crate::kernel;
 use crate::metal::options::MachineOptions;
@@ -30,6 +31,7 @@ pub(crate) struct Options {
 #[derive(Subcommand, Debug)]
 enum What {
     Vmm(Vmm),
+    Kernel(KernelBench),
 }
 
 /// Boot, devices, snapshots and memory of the VMM, beside Firecracker where its binary is given.
@@ -53,11 +55,66 @@ struct Vmm {
     arguments: Vec<OsString>,
 }
 
+/// Debian's packaged kernel beside the tuned one as a guest's: boot, snapshot, working set of the idle guest OS.
+#[derive(Args, Debug)]
+struct KernelBench {
+    #[command(flatten)]
+    machine: MachineOptions,
+    /// Arguments for kernel-bench itself
+    #[arg(last = true)]
+    arguments: Vec<OsString>,
+}
+
+/// Measures one kernel after the other.
+const KERNELS: &str = r#"
+for name in debian tuned; do
+    "$HEARTH_IN/kernel-bench" --name $name --kernel "$HEARTH_IN/$name.Image" --initramfs "$HEARTH_IN/$name.cpio" "$@" || exit
+done
+"#;
+
 impl Options {
     /// Runs the bench; its exit status is that of the program that measures.
     pub(crate) fn run(self, cache: &Cache) -> Result<u8> {
-        let What::Vmm(vmm) = self.what;
-        vmm.run(cache)
+        match self.what {
+            What::Vmm(vmm) => vmm.run(cache),
+            What::Kernel(kernel) => kernel.run(cache),
+        }
+    }
+}
+
+impl KernelBench {
+    fn run(self, cache: &Cache) -> Result<u8> {
+        let mut steps = Steps::default();
+        announce_first_run(cache, true);
+        let cross = steps.run("set-up", || {
+            metal::set_up(cache)?;
+            Cross::prepare(cache)
+        })?;
+        let mut parts = Parts::new(cache)?;
+        for (name, kernel) in [("debian", base::Kernel::Debian), ("tuned", base::Kernel::Tuned)] {
+            let catalogue =
+                steps.run(&format!("base image ({name})"), || base::prepare_with(cache, &cross, kernel))?;
+            parts.add(catalogue.join("1/Image"), &format!("{name}.Image"));
+            parts.add(catalogue.join("1/initramfs.cpio"), &format!("{name}.cpio"));
+        }
+        steps.run("build for the metal", || {
+            let vmm = ("hearth-vmm", Executable::Binary("hearth-vmm"));
+            parts.build(cache, &cross, "metal", vmm, "hearth-vmm")?;
+            let bench = ("hearth-benches", Executable::Binary("kernel-bench"));
+            parts.build(cache, &cross, "metal", bench, "kernel-bench")
+        })?;
+        let status = steps.run("measure", || {
+            let metal = Metal::open(cache)?;
+            let script = ["-c", KERNELS, "sh"].map(OsString::from);
+            let mut job =
+                Job::new(Action::Run(words(Path::new("sh"), script.into_iter().chain(self.arguments))));
+            job.machine = self.machine.machine();
+            job.machine.icount = true;
+            parts.give(&metal, &mut job);
+            Ok(metal.run(job)?.status)
+        })?;
+        eprint!("{}", steps.table());
+        Ok(status)
     }
 }
 

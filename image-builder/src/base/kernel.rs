@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::debian::{self, Package, State};
 use super::modules::{self, Module};
 use super::recipe::{Recipe, Sources};
-use super::{BaseError, Progress, builder_root, files};
+use super::{BaseError, Progress, builder_root, files, programs};
 
 /// Debian's kernel for machines like a microVM.
 const PACKAGE: &str = "linux-image-cloud-arm64";
@@ -64,6 +64,8 @@ pub(crate) fn make(
     (recipe, sources): (&Recipe, &Sources),
     progress: Progress<'_>,
 ) -> Result<Vec<Package>, BaseError> {
+    // Said before anything is downloaded.
+    programs::require(&modules::PROGRAMS)?;
     let root = folder.join("root");
     progress("downloading and unpacking Debian's kernel");
     let made = debian::make_root(&root, &[PACKAGE.into()], State::Unpacked, (recipe, sources), progress)?;

@@ -15,7 +15,7 @@ use super::debian::Package;
 use super::files::FileRecord;
 use super::manifest::Container;
 use super::recipe::{Recipe, Sources};
-use super::{BaseError, Progress, builder_root, catalogue, container, erofs, files, kernel, store};
+use super::{BaseError, Progress, builder_root, catalogue, container, erofs, files, kernel, programs, store};
 
 /// Changes when this code makes other parts of the same packages.
 const FORMAT: u32 = 2;
@@ -116,6 +116,7 @@ impl Store {
             return Part::read(folder);
         }
         files::create_folder(&self.folder)?;
+        self.sweep();
         let _lock = files::lock(&self.folder.join(format!(".{key}.lock")), progress)?;
         if !self.refresh && folder.is_dir() {
             return Part::read(folder);
@@ -133,6 +134,22 @@ impl Store {
         }
         result?;
         Part::read(folder)
+    }
+}
+
+impl Store {
+    /// Removes what killed builds have left: partial parts whose lock nobody holds. What cannot be removed now is removed
+    /// another time.
+    fn sweep(&self) {
+        for path in files::entries(&self.folder).unwrap_or_default() {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let key = name.strip_prefix('.').and_then(|name| name.rsplit_once('.'));
+            let Some((key, "new" | "old")) = key else { continue };
+            let lock = fs::File::open(self.folder.join(format!(".{key}.lock")));
+            if lock.is_ok_and(|lock| lock.try_lock().is_ok()) {
+                let _ = files::remove(&path);
+            }
+        }
     }
 }
 
@@ -167,6 +184,8 @@ fn make(
     (recipe, sources): (&Recipe, &Sources),
     progress: Progress<'_>,
 ) -> Result<Record, BaseError> {
+    // Said before minutes are spent.
+    programs::require(&[erofs::PROGRAM])?;
     let from = (recipe, sources);
     let of_all = |packages| BTreeMap::from([(String::new(), packages)]);
     match kind {
@@ -238,6 +257,21 @@ mod tests {
         assert_ne!(key(Kind::Containers, &recipe), key(Kind::Containers, &other));
         let elsewhere = Sources { mirror: "http://mirror.test/debian".into(), ..sources.clone() };
         assert_ne!(Kind::Kernel.key(&recipe, &elsewhere).unwrap(), key(Kind::Kernel, &recipe));
+    }
+
+    #[test]
+    fn what_killed_builds_left_goes_and_what_lives_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for key in ["dead-1", "alive-2"] {
+            files::write(&path(&format!(".{key}.new/half")), "x").unwrap();
+            files::write(&path(&format!(".{key}.lock")), "").unwrap();
+        }
+        files::write(&path("whole-3/part.json"), "{}").unwrap();
+        let _held = files::lock(&path(".alive-2.lock"), &|_| {}).unwrap();
+        Store { folder: folder.path().to_path_buf(), refresh: false }.sweep();
+        assert!(!path(".dead-1.new").exists());
+        assert!(path(".alive-2.new/half").exists() && path("whole-3").exists());
     }
 
     #[test]
