@@ -12,6 +12,7 @@ use crate::fuzz;
 use crate::images::Images;
 use crate::kernel;
 use crate::metal::{self, Action, Cpu, Job, Metal};
+use crate::packages::{self, Need, program};
 use crate::parts::{Executable, Parts, words};
 use crate::progress::{self, Steps};
 use crate::toolchain::{self, Cross, Link, TARGET};
@@ -27,6 +28,11 @@ const ON_METAL: &str = "HEARTH_METAL";
 const NETWORK: &str = "network";
 /// The tests that build images, which need base images and more memory.
 const IMAGES: &str = "images-e2e";
+/// What native tests run beside what they test.
+const SERVERS: [Need; 2] = [
+    program("docker-registry", "docker-registry", "the registry that images are pulled from in tests"),
+    program("nftables", "nft", "the rules of guests' networks"),
+];
 const CARGO_DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
 
 /// Runs the checks: format, lints, unit tests, and end-to-end tests with real microVMs on the ARM64 metal.
@@ -47,6 +53,7 @@ impl Options {
         announce_first_run(cache, !self.fast);
         let cross = steps.run("set-up", || {
             base::set_up(cache)?;
+            packages::ensure(cache, &SERVERS)?;
             if !self.fast {
                 metal::set_up(cache)?;
             }
@@ -115,11 +122,11 @@ impl Options {
         };
         // Nothing there depends on the processor.
         steps.run("networks on the metal", || self.on_metal(cache, &parts, Cpu::NeoverseN1, NETWORK))?;
+        steps.run("guest OS on the metal", || self.on_metal(cache, &parts, Cpu::NeoverseN1, "guest-e2e"))?;
         for (name, cpu) in processors {
             steps
                 .run(&format!("jail on the metal ({name})"), || self.on_metal(cache, &parts, cpu, "jail"))?;
             steps.run(&format!("end-to-end tests ({name})"), || self.on_metal(cache, &parts, cpu, "e2e"))?;
-            steps.run(&format!("guest OS ({name})"), || self.on_metal(cache, &parts, cpu, "guest-e2e"))?;
         }
         steps.run("images on the metal", || self.with_images(cache, &parts, &images))
     }
