@@ -1,34 +1,40 @@
-//! `cargo xtask demo`: from a bare checkout to a microVM that has booted, with what it took.
+//! `cargo xtask demo`: from a bare checkout to an image built from a Dockerfile and microVMs that run it, with what it took.
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::cache::Cache;
+use crate::images::Images;
 use crate::kernel;
 use crate::metal::options::MachineOptions;
 use crate::metal::{self, Action, Job, Metal};
-use crate::parts::{Parts, words};
+use crate::parts::Parts;
 use crate::progress::{self, Steps};
 use crate::test::announce_first_run;
 use crate::toolchain::Cross;
 
-/// What the demo does on the metal: a microVM with two vCPUs and every device that needs no set-up of the
-/// host's network, whose guest looks around, writes to its disk, tells what it found and powers off.
-const SCRIPT: &str = r#"
+/// What the demo does on the metal: it builds the example `counter` and runs two microVMs of it, one after the other. Both go
+/// on from the same snapshot.
+const SCRIPT: &str = r#"#!/bin/sh
 set -e
 cd "$HEARTH_OUT"
-truncate -s 64M demo.disk
-: > demo.overlay
-"$HEARTH_VMM" boot --kernel "$HEARTH_GUEST_KERNEL" --initrd "$HEARTH_GUEST_INITRD" \
-    --vcpus 2 --memory 256 --disk demo.disk,overlay=demo.overlay,serial=demo --vsock demo.vsock --balloon 16 --rng \
-    --cmdline 'console=ttyS0 quiet panic=-1 hearth.test=demo'
-rm -f demo.disk demo.overlay
+export HEARTH_WORK="$HEARTH_OUT/work"
+"$HEARTH_IMAGE_BUILDER" build --artifact "$HEARTH_EXAMPLES/counter" --out counter.image --name counter \
+    --memory 512 --burst 1 --hooks-port 8080 --ready --validate
+for microvm in first second; do
+    echo "--- the $microvm microVM"
+    "$HEARTH_IMAGE_BUILDER" run counter.image --forward 8080 -- sh -c '
+        for path in / / /loopback; do
+            echo "GET $path: $(curl -s "http://127.0.0.1:8080$path")"
+        done'
+done
+rm -rf counter.image work
 "#;
 
-/// Builds everything and boots a microVM on the ARM64 metal.
+/// Builds everything, an image from an example, and runs microVMs of it on the ARM64 metal.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     #[command(flatten)]
@@ -48,29 +54,32 @@ impl Options {
         let image = steps.run("guest kernel", || kernel::prepare(cache))?;
         parts.add(image, "Image");
         steps.run("build for the metal", || parts.build_all(cache, &cross, "metal"))?;
+        let images = steps.run("base images", || Images::prepare(cache, &cross, "metal", &mut parts))?;
         let script = parts.path("demo.sh");
         fs::write(&script, SCRIPT).context("writing the demo's script")?;
+        fs::set_permissions(&script, Permissions::from_mode(0o755)).context("writing the demo's script")?;
         parts.add(script, "demo.sh");
-        let finished = steps.run("boot a microVM", || self.boot(cache, &parts))?;
+        let finished =
+            steps.run("build an image, run it twice", || self.run_on_metal(cache, &parts, &images))?;
         eprint!("{}", steps.table());
         progress::note(&format!(
-            "the metal was up after {}, the microVM ran for {}",
+            "the metal was up after {}, the demo took {}",
             progress::clock(finished.boot),
             progress::clock(finished.command)
         ));
         Ok(0)
     }
 
-    fn boot(&self, cache: &Cache, parts: &Parts) -> Result<metal::Finished> {
+    fn run_on_metal(&self, cache: &Cache, parts: &Parts, images: &Images) -> Result<metal::Finished> {
         let metal = Metal::open(cache)?;
-        let script = metal.inputs().join("demo.sh");
-        let mut job = Job::new(Action::Run(words(Path::new("sh"), [script])));
+        let mut job = Job::new(Action::Run(Images::words(&metal, "demo.sh", &[])));
         job.machine = self.machine.machine();
+        images.give(&mut job);
         parts.give(&metal, &mut job);
         let finished = metal.run(job)?;
         match finished.status {
             0 => Ok(finished),
-            status => bail!("the microVM's VMM exited with status {status}"),
+            status => bail!("the demo exited with status {status}"),
         }
     }
 }

@@ -60,7 +60,7 @@ impl Images {
 
     /// Gives them to a job whose words come from [`Self::words`].
     pub(crate) fn give(&self, job: &mut Job) {
-        job.machine.memory_mib = MEMORY_MIB;
+        job.machine.memory_mib = job.machine.memory_mib.max(MEMORY_MIB);
         job.debian = true;
         job.disks.push((self.catalogue.clone(), CATALOGUE.into()));
         job.inputs.push((self.script.clone(), "with-catalogue.sh".into()));

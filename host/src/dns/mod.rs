@@ -19,7 +19,7 @@ use message::{Query, Rcode};
 
 /// The configuration of name resolution for guests.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, deny_unknown_fields)]
 pub struct DnsConfig {
     /// Servers to ask, in this order, at most three; none: those of `/etc/resolv.conf` at the time of each query.
     pub servers: Vec<SocketAddr>,

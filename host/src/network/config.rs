@@ -10,7 +10,7 @@ pub(super) const MTUS: RangeInclusive<u16> = 1280..=1500;
 
 /// The configuration of all microVMs' networks.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, deny_unknown_fields)]
 pub struct NetworkConfig {
     /// Addresses for the pairs of interfaces between host and namespaces, a /31 for each microVM: `100.96.0.0/16` has
     /// room for 32,768. All that make microVMs on one host use the same pool.

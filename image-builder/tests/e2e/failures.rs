@@ -54,11 +54,11 @@ async fn an_app_that_fails_in_the_clone_fails_the_build_in_time() {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_the_root_disk_is_told_apart_from_other_failures() {
+async fn what_does_not_fit_the_disk_is_told_apart_from_other_failures() {
     let Some(site) = Site::new() else { return };
-    // A file with a hole: it takes no time to make, and copies of it are as large as it says.
+    // More than the builder's scratch disk has, asked for at once.
     let context =
-        site.dockerfile("large", "FROM hearth/debian:13\nRUN fallocate -l 9G /large\nCMD [\"/bin/true\"]\n");
+        site.dockerfile("large", "FROM hearth/debian:13\nRUN fallocate -l 64G /large\nCMD [\"/bin/true\"]\n");
     let mut request = site.request(&context, "large");
     request.egress = Egress::None;
     let (built, _) = site.build(&request).await;
@@ -79,4 +79,28 @@ async fn an_app_that_ends_before_it_is_ready_fails_with_its_exit_code() {
     let (built, told) = site.build(&request).await;
     assert_eq!(built.unwrap_err().state_reason(), "Container Stopped with Exit Code: 3");
     assert_eq!(told.lines(LogStream::Snapshot), ["last words"]);
+}
+
+#[tokio::test]
+async fn a_step_writes_a_gigabyte_into_the_smallest_disk() {
+    let Some(site) = Site::new() else { return };
+    // What is left of it goes into a layer and onto the root disk.
+    let context = site.dockerfile(
+        "gigabyte",
+        "FROM hearth/debian:13\n\
+         RUN head -c 1G /dev/zero | tr '\\0' x > /large && stat -c %s /large && truncate -s 64M /large\n\
+         CMD stat -c 'kept %s' /large && df --output=size -B1 / && exec sleep infinity\n",
+    );
+    let mut request = site.request(&context, "gigabyte");
+    request.egress = Egress::None;
+    request.hooks.ready = None;
+    let (built, told) = site.build(&request).await;
+    let image = built.unwrap();
+    assert!(told.lines(LogStream::Build).iter().any(|line| line == "1073741824"));
+    let app = told.lines(LogStream::Snapshot);
+    assert!(app.iter().any(|line| line == "kept 67108864"), "{app:?}");
+    // The file system's own structures take their share of the 8 GiB.
+    let size: u64 = app.last().unwrap().trim().parse().unwrap();
+    assert!((7 << 30..8 << 30).contains(&size), "{app:?}");
+    assert!(image.manifest().sizes.code_install_size_in_bytes > 64 << 20);
 }
