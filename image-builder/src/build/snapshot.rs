@@ -11,7 +11,7 @@ use hearth_proto::guest::v1::{self as proto, AppState, LogSource};
 use hearth_vmm::client::snapshot::{Overlay, Take, suspend};
 use hearth_vmm::config::DiskSource;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::error::{BuildError, file};
 use super::event::{LogStream, Step};
@@ -34,6 +34,8 @@ const SETTLING_MAX: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(250);
 /// How long the host has to take all lines that the app wrote until the snapshot.
 const LOGS: Duration = Duration::from_secs(30);
+/// The same, of an app that has failed.
+const LAST_LINES: Duration = Duration::from_secs(5);
 
 /// What becomes a snapshot.
 pub(super) struct Job<'a> {
@@ -59,7 +61,11 @@ impl Job<'_> {
         let sink = &self.host.sink;
         let overlay = self.workspace.path("overlay");
         let (stage, mut control) = sink.step(Step::Start, self.start(&overlay)).await?;
-        sink.step(Step::Ready, self.get_ready(&stage, &mut control)).await?;
+        let ready = sink.step(Step::Ready, self.get_ready(&stage, &mut control)).await;
+        if ready.is_err() {
+            last_lines(&stage).await;
+        }
+        ready?;
         sink.step(Step::Snapshot, self.save(stage, control, &overlay)).await
     }
 
@@ -105,11 +111,7 @@ impl Job<'_> {
         tokio::select! {
             ready = self.until_ready(control) => ready,
             exit = waiter.wait_app() => match exit {
-                Ok(exit) => {
-                    // What it wrote last explains it: that comes over another connection.
-                    let _ = drain_logs(control).await;
-                    Err(BuildError::failed(StateReason::AppExited(exit.code), "before it was ready"))
-                }
+                Ok(exit) => Err(BuildError::failed(StateReason::AppExited(exit.code), "before it was ready")),
                 Err(_) => Err(terminated(stage)),
             },
             _ = stage.microvm().ended() => Err(terminated(stage)),
@@ -166,6 +168,17 @@ pub(super) async fn drain_logs(control: &mut Control) -> Result<(), AgentError> 
         }
         sleep(Duration::from_millis(2)).await;
     }
+}
+
+/// Takes what the app of a stage that has failed wrote last: it explains the failure.
+pub(super) async fn last_lines(stage: &Stage) {
+    let take = async {
+        // Another connection than the one on which a request may still be under way.
+        let mut control = stage.agent().control().await?;
+        drain_logs(&mut control).await
+    };
+    // The guest may be gone: then there is no more.
+    let _ = timeout(LAST_LINES, take).await;
 }
 
 /// Calls an image hook and says what came of it.

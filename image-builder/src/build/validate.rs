@@ -12,7 +12,7 @@ use super::error::BuildError;
 use super::event::LogStream;
 use super::identity::{Identity, random_id};
 use super::request::BuildRequest;
-use super::snapshot::{call, drain_logs};
+use super::snapshot::{call, drain_logs, last_lines};
 use super::stage::{Host, Stage};
 use super::workspace::Workspace;
 use crate::failure::{ImageHook, StateReason};
@@ -39,13 +39,17 @@ pub(super) async fn run(
     if let Some(settings) = request.hooks.validate {
         let validated =
             call(&mut control, ImageHook::Validate, proto::Hook::Validate, request.hooks.port, settings);
-        tokio::select! {
-            validated = validated => validated?,
+        let validated = tokio::select! {
+            validated = validated => validated,
             _ = stage.microvm().ended() => {
                 let words = stage.microvm().last_words();
-                return Err(BuildError::failed(StateReason::TerminatedDuringSnapshot, words));
+                Err(BuildError::failed(StateReason::TerminatedDuringSnapshot, words))
             }
+        };
+        if validated.is_err() {
+            last_lines(&stage).await;
         }
+        validated?;
     }
     record(&stage, &mut control, &image.folder().join(SNAPSHOT)).await
 }
