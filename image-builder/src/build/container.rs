@@ -23,6 +23,7 @@ use tokio::task::spawn_blocking;
 use super::config;
 use super::error::{BuildError, file};
 use super::event::{LogStream, Step};
+use super::identity::{Identity, random_id};
 use super::lines::Lines;
 use super::request::BuildRequest;
 use super::stage::{Host, Stage};
@@ -109,10 +110,16 @@ impl Job<'_> {
                 all_capabilities: true,
                 nofile: 0,
                 hostname: "builder".into(),
-                metadata: Some(self.request.platform.metadata()),
+                metadata: None,
             })
             .await?;
-        control.set_credentials(self.credentials.clone()).await?;
+        // It booted in 1970, and knows nothing random.
+        let who = Identity {
+            microvm_id: &random_id()?,
+            metadata: Some(self.request.platform.metadata()),
+            credentials: self.credentials.clone(),
+        };
+        control.identify(who.message(&stage)?).await?;
         // Everything is done by processes beside it.
         control.start_app(process(&["/bin/sleep", "infinity"])).await?;
         self.script(&stage, PREPARE, &[], &mut |_, _| {}).await?.success("preparing the builder's disks")?;

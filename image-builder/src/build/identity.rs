@@ -1,4 +1,4 @@
-//! Who a restored guest is told to be.
+//! Who a guest is told to be, after it has booted or was restored.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -12,7 +12,7 @@ use super::stage::Stage;
 /// Bytes of entropy for a guest's random number generator.
 const ENTROPY: usize = 64;
 
-/// Who a restored guest is.
+/// Who a guest is.
 pub(super) struct Identity<'a> {
     pub(super) microvm_id: &'a str,
     pub(super) metadata: Option<proto::Metadata>,

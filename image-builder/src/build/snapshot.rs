@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::error::{BuildError, file};
 use super::event::{LogStream, Step};
+use super::identity::{Identity, random_id};
 use super::request::BuildRequest;
 use super::stage::{Host, Stage, is_users_fault};
 use super::workspace::Workspace;
@@ -90,10 +91,16 @@ impl Job<'_> {
                 all_capabilities: self.request.all_capabilities,
                 nofile: 0,
                 hostname: String::new(),
-                metadata: Some(self.request.platform.metadata()),
+                metadata: None,
             })
             .await?;
-        control.set_credentials(self.credentials.clone()).await?;
+        // It booted in 1970, and knows nothing random.
+        let who = Identity {
+            microvm_id: &random_id()?,
+            metadata: Some(self.request.platform.metadata()),
+            credentials: self.credentials.clone(),
+        };
+        control.identify(who.message(&stage)?).await?;
         stage.follow_logs(LogStream::Snapshot);
         match control.start_app(self.app.process()).await {
             Ok(()) => Ok((stage, control)),
