@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 
 use crate::base;
 use crate::cache::Cache;
+use crate::images::Images;
 use crate::kernel;
 use crate::metal::options::MachineOptions;
 use crate::metal::{self, Action, Job, Metal};
@@ -32,6 +33,7 @@ pub(crate) struct Options {
 enum What {
     Vmm(Vmm),
     Kernel(KernelBench),
+    Image(ImageBench),
 }
 
 /// Boot, devices, snapshots and memory of the VMM, beside Firecracker where its binary is given.
@@ -65,6 +67,31 @@ struct KernelBench {
     arguments: Vec<OsString>,
 }
 
+/// What a minimal app's image takes, without burst and with AWS's, and how soon its first requests are answered.
+#[derive(Args, Debug)]
+struct ImageBench {
+    #[command(flatten)]
+    machine: MachineOptions,
+}
+
+/// Builds the example `counter` and runs it. Times are curl's, from its first packet to the end of the answer.
+const IMAGES: &str = r#"#!/bin/sh
+set -e
+cd "$HEARTH_OUT"
+export HEARTH_WORK="$HEARTH_OUT/work"
+for burst in 1 4; do
+    "$HEARTH_IMAGE_BUILDER" build --quiet --artifact "$HEARTH_EXAMPLES/counter" --out image$burst --memory 512 --burst $burst \
+        --hooks-port 8080 --ready --validate --egress none
+    for round in 1 2 3; do
+        "$HEARTH_IMAGE_BUILDER" run image$burst --forward 8080 -- sh -c '
+            for request in first second; do
+                curl -s -o /dev/null -w "$request request: %{time_total} s\n" http://127.0.0.1:8080/
+            done'
+    done
+done
+rm -rf image1 image4 work
+"#;
+
 /// Measures one kernel after the other.
 const KERNELS: &str = r#"
 for name in debian tuned; do
@@ -78,6 +105,7 @@ impl Options {
         match self.what {
             What::Vmm(vmm) => vmm.run(cache),
             What::Kernel(kernel) => kernel.run(cache),
+            What::Image(image) => image.run(cache),
         }
     }
 }
@@ -110,6 +138,34 @@ impl KernelBench {
                 Job::new(Action::Run(words(Path::new("sh"), script.into_iter().chain(self.arguments))));
             job.machine = self.machine.machine();
             job.machine.icount = true;
+            parts.give(&metal, &mut job);
+            Ok(metal.run(job)?.status)
+        })?;
+        eprint!("{}", steps.table());
+        Ok(status)
+    }
+}
+
+impl ImageBench {
+    fn run(self, cache: &Cache) -> Result<u8> {
+        let mut steps = Steps::default();
+        announce_first_run(cache, true);
+        let cross = steps.run("set-up", || {
+            metal::set_up(cache)?;
+            Cross::prepare(cache)
+        })?;
+        let mut parts = Parts::new(cache)?;
+        let images = steps.run("build for the metal", || {
+            parts.build_all(cache, &cross, "metal")?;
+            Images::prepare(cache, &cross, "metal", &mut parts)
+        })?;
+        parts.add_script("images.sh", IMAGES)?;
+        let status = steps.run("measure", || {
+            let metal = Metal::open(cache)?;
+            let mut job = Job::new(Action::Run(Images::words(&metal, "images.sh", &[])));
+            job.machine = self.machine.machine();
+            job.machine.icount = true;
+            images.give(&mut job);
             parts.give(&metal, &mut job);
             Ok(metal.run(job)?.status)
         })?;

@@ -1,9 +1,6 @@
 //! `cargo xtask demo`: from a bare checkout to an image built from a Dockerfile and microVMs that run it, with what it took.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt as _;
-
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::cache::Cache;
@@ -55,10 +52,7 @@ impl Options {
         parts.add(image, "Image");
         steps.run("build for the metal", || parts.build_all(cache, &cross, "metal"))?;
         let images = steps.run("base images", || Images::prepare(cache, &cross, "metal", &mut parts))?;
-        let script = parts.path("demo.sh");
-        fs::write(&script, SCRIPT).context("writing the demo's script")?;
-        fs::set_permissions(&script, Permissions::from_mode(0o755)).context("writing the demo's script")?;
-        parts.add(script, "demo.sh");
+        parts.add_script("demo.sh", SCRIPT)?;
         let finished =
             steps.run("build an image, run it twice", || self.run_on_metal(cache, &parts, &images))?;
         eprint!("{}", steps.table());

@@ -4,7 +4,8 @@
 //! to a folder of the run, so that two checkouts with one target folder do not get each other's binaries.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -71,6 +72,16 @@ impl Parts {
     /// Adds a file that exists already.
     pub(crate) fn add(&mut self, path: PathBuf, name: &str) {
         self.inputs.push((path, name.to_string()));
+    }
+
+    /// Adds an executable script.
+    pub(crate) fn add_script(&mut self, name: &str, text: &str) -> Result<()> {
+        let path = self.path(name);
+        let written =
+            fs::write(&path, text).and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o755)));
+        written.with_context(|| format!("cannot write {}", path.display()))?;
+        self.add(path, name);
+        Ok(())
     }
 
     /// Builds an executable and adds it as `name`.

@@ -77,10 +77,19 @@ impl Job<'_> {
         let sink = &self.host.sink;
         let scratch = self.workspace.path("scratch");
         let (stage, control) = sink.step(Step::StartBuilder, self.start(&scratch)).await?;
-        sink.step(Step::Build, self.build(&stage)).await?;
-        let container = sink.step(Step::RootDisk, self.write_disk(&stage)).await?;
-        self.leave(stage, control, &scratch).await?;
-        Ok(container)
+        let made = match sink.step(Step::Build, self.build(&stage)).await {
+            Ok(()) => sink.step(Step::RootDisk, self.write_disk(&stage)).await,
+            Err(error) => Err(error),
+        };
+        match made {
+            Ok(container) => self.leave(stage, control, &scratch).await.map(|()| container),
+            // Whoever mends a step of the Dockerfile wants the layers before it again.
+            Err(error @ BuildError::Failed { .. }) if self.cache_key().is_some() => {
+                let _ = self.leave(stage, control, &scratch).await; // the first error is the one to tell
+                Err(error)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The key of the layer cache: of this image, of this base. Buildah's own keys inside are made from content.

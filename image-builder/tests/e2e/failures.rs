@@ -13,7 +13,9 @@ async fn a_failing_step_fails_the_build_and_is_named_in_the_log() {
         "failing",
         "FROM hearth/debian:13\nRUN echo before && echo to-stderr >&2\nRUN echo doomed && exit 7\nRUN echo never\n",
     );
-    let request = site.request(&context, "failing");
+    let mut request = site.request(&context, "failing");
+    request.egress = Egress::None;
+    request.cache = Some("failing".into());
     let (built, told) = site.build(&request).await;
     assert_eq!(built.unwrap_err().state_reason(), "The container image build failed.");
     let log = told.lines(LogStream::Build);
@@ -24,6 +26,13 @@ async fn a_failing_step_fails_the_build_and_is_named_in_the_log() {
     let last = log.last().unwrap();
     assert!(last.contains("exit status") && last.contains("RUN echo doomed && exit 7"), "{last}");
     assert_eq!(told.finished(), [Step::Fetch, Step::StartBuilder]);
+
+    // Whoever tries again does not wait for the steps before it again.
+    let (built, told) = site.build(&request).await;
+    assert!(built.is_err());
+    let log = told.lines(LogStream::Build);
+    assert!(log.iter().any(|line| line.contains("Using cache")), "{log:?}");
+    assert!(!log.iter().any(|line| line == "before"), "{log:?}");
 }
 
 #[tokio::test]
