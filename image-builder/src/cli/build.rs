@@ -37,7 +37,7 @@ pub(crate) struct Build {
     #[arg(long, value_name = "REGION", default_value = "us-east-1")]
     region: String,
     /// Memory class in MiB: 512, 1024, 2048, 4096 or 8192
-    #[arg(long, value_name = "MIB", default_value_t = MemoryClass::DEFAULT, value_parser = memory)]
+    #[arg(long, value_name = "MIB", default_value = "2048", value_parser = memory)]
     memory: MemoryClass,
     /// How many times its class a guest gets, 1 to 4
     #[arg(long, value_name = "FACTOR", default_value = "4", value_parser = burst)]
@@ -211,7 +211,8 @@ mod tests {
     }
 
     #[test]
-    fn a_hook_is_enabled_by_its_name_and_has_its_default_timeout() {
+    fn what_is_not_given_has_its_default_and_a_hook_is_enabled_by_its_name() {
+        assert_eq!(parse("").unwrap().memory, MemoryClass::DEFAULT);
         let hooks = parse("--ready --validate=7 --run").unwrap().hooks.hooks();
         let seconds = |hook: Option<HookSettings>| hook.map(|hook| hook.timeout_seconds);
         assert_eq!(seconds(hooks.ready), Some(READY));
