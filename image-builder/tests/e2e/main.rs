@@ -8,6 +8,7 @@
 //! * `applications` – the two examples, to their snapshots and back
 //! * `failures` – builds that must fail, and why
 //! * `isolation` – what a build can reach
+//! * `registry` – a container image instead of a Dockerfile
 //! * `crashes` – builders that are killed
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -15,4 +16,5 @@ mod applications;
 mod crashes;
 mod failures;
 mod isolation;
+mod registry;
 mod support;

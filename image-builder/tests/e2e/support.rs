@@ -54,6 +54,8 @@ impl Metal {
 pub(crate) struct Site {
     pub(crate) metal: Metal,
     pub(crate) folder: TempDir,
+    /// Where artifacts may come from.
+    pub(crate) artifacts: ArtifactConfig,
 }
 
 /// What a build told.
@@ -104,7 +106,8 @@ pub(crate) fn seconds(timeout_seconds: u32) -> Option<HookSettings> {
 
 impl Site {
     pub(crate) fn new() -> Option<Self> {
-        Some(Self { metal: Metal::find()?, folder: tempfile::tempdir().unwrap() })
+        let artifacts = ArtifactConfig { allow_files: true, ..ArtifactConfig::default() };
+        Some(Self { metal: Metal::find()?, folder: tempfile::tempdir().unwrap(), artifacts })
     }
 
     pub(crate) fn work(&self) -> PathBuf {
@@ -122,9 +125,8 @@ impl Site {
             dns: DnsConfig::default(),
             builder: BuilderLimits { memory_mib: 1536, ..BuilderLimits::default() },
         };
-        let artifacts = ArtifactConfig { allow_files: true, ..ArtifactConfig::default() };
         let roles = RoleProvider::new(RolesConfig::default()).unwrap();
-        Builder::open(settings, Fetcher::new(artifacts).unwrap(), roles).unwrap()
+        Builder::open(settings, Fetcher::new(self.artifacts.clone()).unwrap(), roles).unwrap()
     }
 
     /// A request for what lies in a folder, in the smallest class.
