@@ -207,7 +207,8 @@ impl Job<'_> {
             described.success("reading what the container image says")?.as_bytes(),
             self.request,
         )?;
-        let written = self.script(stage, DISK, &[DISK_ID], &mut |_, _| {}).await?;
+        let orders = if app.container.contains_key("OnBuild") { "onbuild" } else { "none" };
+        let written = self.script(stage, DISK, &[DISK_ID, orders], &mut |_, _| {}).await?;
         if written.exit.code == FULL || is_full(&written.errors) {
             let size = self.request.memory.disk_bytes() >> 30;
             let detail = format!("the container's files do not fit the root disk of {size} GiB");

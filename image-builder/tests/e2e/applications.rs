@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use hearth_host::network::Egress;
 use hearth_image_builder::build::{LogStream, Step};
 use hearth_image_builder::image::{Hooks, MANIFEST};
 
@@ -105,4 +106,25 @@ async fn a_python_application_becomes_an_image_and_keeps_its_notes() {
     again.unwrap();
     let cached = told.lines(LogStream::Build).iter().filter(|line| line.contains("Using cache")).count();
     assert!(cached >= 6, "steps from the cache: {cached}");
+}
+
+#[tokio::test]
+async fn what_a_dockerfile_says_for_others_is_kept_and_not_done() {
+    let Some(site) = Site::new() else { return };
+    let counter = site.metal.examples.join("counter/counter");
+    // ONBUILD is for images that are built on this one: there is no shell here that could run it.
+    let context = site.dockerfile(
+        "kept",
+        "FROM scratch\nCOPY counter /counter\nSHELL [\"/no/shell\", \"-c\"]\nHEALTHCHECK CMD true\n\
+         ONBUILD RUN true\nVOLUME /data\nENTRYPOINT [\"/counter\"]\n",
+    );
+    fs::copy(counter, context.join("counter")).unwrap();
+    let mut request = site.request(&context, "kept");
+    request.egress = Egress::None;
+    let (built, _) = site.build(&request).await;
+    let image = built.unwrap();
+    let kept = &image.manifest().app.container;
+    for name in ["Healthcheck", "OnBuild", "Shell", "Volumes"] {
+        assert!(kept.contains_key(name), "{name} in {kept:?}");
+    }
 }

@@ -4,6 +4,14 @@
 # older than 1980 (SOURCE_DATE_EPOCH).
 set -eu
 image=$(cat /var/lib/hearth/image)
+if [ "$2" = onbuild ]; then
+    # `buildah from` would run what the image has for those that build on it. A copy of its files has no such orders.
+    mkdir -p /var/lib/hearth/tmp/flat
+    cd /var/lib/hearth/tmp/flat
+    printf 'FROM scratch\nCOPY --from=%s / /\n' "$image" > Dockerfile
+    TMPDIR=/var/lib/hearth/tmp buildah build --quiet --isolation chroot --layers=false --iidfile ../flat-image . >/dev/null
+    image=$(cat ../flat-image)
+fi
 container=$(buildah from --pull-never "$image")
 root=$(buildah mount "$container")
 for folder in dev proc sys tmp etc; do
