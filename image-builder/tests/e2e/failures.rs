@@ -7,7 +7,7 @@ use hearth_image_builder::failure::{FailureCode, StateReason};
 use super::support::{Site, seconds};
 
 #[tokio::test]
-async fn a_failing_step_fails_the_build_and_is_named_in_the_log() {
+async fn a_failing_step_is_named_in_the_log_and_the_layers_before_it_are_kept() {
     let Some(site) = Site::new() else { return };
     let context = site.dockerfile(
         "failing",
