@@ -83,7 +83,9 @@ fn own_address() -> String {
 
 /// Whether this host reaches the mirror that `hearth/debian:13` has its packages from, at an address that guests may reach.
 fn mirror() -> std::io::Result<()> {
-    let addresses = std::net::ToSocketAddrs::to_socket_addrs("deb.debian.org:80")?;
+    let mirror = hearth_image_builder::base::recipe::Sources::default().mirror;
+    let host = mirror.split('/').nth(2).unwrap();
+    let addresses = std::net::ToSocketAddrs::to_socket_addrs(&(host, 80))?;
     let address = addresses.into_iter().find(|address| match address.ip() {
         std::net::IpAddr::V4(ip) => !ip.is_private() && !ip.is_link_local() && !ip.is_loopback(),
         std::net::IpAddr::V6(_) => false,
