@@ -110,14 +110,19 @@ impl Options {
     }
 }
 
+/// What every bench begins with: the metal's tools, and the compiler for it.
+fn set_up(cache: &Cache, steps: &mut Steps) -> Result<Cross> {
+    announce_first_run(cache, true);
+    steps.run("set-up", || {
+        metal::set_up(cache)?;
+        Cross::prepare(cache)
+    })
+}
+
 impl KernelBench {
     fn run(self, cache: &Cache) -> Result<u8> {
         let mut steps = Steps::default();
-        announce_first_run(cache, true);
-        let cross = steps.run("set-up", || {
-            metal::set_up(cache)?;
-            Cross::prepare(cache)
-        })?;
+        let cross = set_up(cache, &mut steps)?;
         let mut parts = Parts::new(cache)?;
         for (name, kernel) in [("debian", base::Kernel::Debian), ("tuned", base::Kernel::Tuned)] {
             let catalogue =
@@ -149,11 +154,7 @@ impl KernelBench {
 impl ImageBench {
     fn run(self, cache: &Cache) -> Result<u8> {
         let mut steps = Steps::default();
-        announce_first_run(cache, true);
-        let cross = steps.run("set-up", || {
-            metal::set_up(cache)?;
-            Cross::prepare(cache)
-        })?;
+        let cross = set_up(cache, &mut steps)?;
         let mut parts = Parts::new(cache)?;
         let images = steps.run("build for the metal", || {
             parts.build_all(cache, &cross, "metal")?;
@@ -177,11 +178,7 @@ impl ImageBench {
 impl Vmm {
     fn run(self, cache: &Cache) -> Result<u8> {
         let mut steps = Steps::default();
-        announce_first_run(cache, true);
-        let cross = steps.run("set-up", || {
-            metal::set_up(cache)?;
-            Cross::prepare(cache)
-        })?;
+        let cross = set_up(cache, &mut steps)?;
         let mut parts = Parts::new(cache)?;
         let image = steps.run("guest kernel", || kernel::prepare(cache))?;
         parts.add(image, "Image");
