@@ -18,3 +18,37 @@ pub mod guest {
         include!(concat!(env!("OUT_DIR"), "/hearth.guest.v1.rs"));
     }
 }
+
+/// The control plane's operations.
+#[cfg(feature = "control-plane")]
+pub mod microvms {
+    /// API version 2025-09-09; see `microvms.proto` in `proto/hearth/microvms/v1/`.
+    #[expect(missing_docs, reason = "generated code: the documentation is the proto file's")]
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/hearth.microvms.v1.rs"));
+    }
+}
+
+/// What a host has beside the operations of AWS.
+#[cfg(feature = "control-plane")]
+pub mod host {
+    /// Version 1; see `host.proto` in `proto/hearth/host/v1/`.
+    #[expect(missing_docs, reason = "generated code: the documentation is the proto file's")]
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/hearth.host.v1.rs"));
+    }
+}
+
+/// What the daemon stores.
+#[cfg(feature = "control-plane")]
+pub mod store {
+    /// Version 1; see `records.proto` in `proto/hearth/store/v1/`.
+    #[expect(missing_docs, reason = "generated code: the documentation is the proto file's")]
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/hearth.store.v1.rs"));
+    }
+}
+
+/// The descriptors of the services, encoded: a `google.protobuf.FileDescriptorSet` with all imports.
+#[cfg(feature = "control-plane")]
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/control_plane.bin"));

@@ -1,0 +1,2 @@
+//! `hearth`: the command-line client of hearthd.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Wire mapping: gRPC.

@@ -1,0 +1,1 @@
+//! What happens to microVMs, as pure state machines.

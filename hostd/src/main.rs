@@ -1,0 +1,2 @@
+//! `hearthd`, the host daemon.
+fn main() {}

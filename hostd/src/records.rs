@@ -1,0 +1,123 @@
+//! What the store holds, and under which keys.
+//!
+//! | Table | Key | Value |
+//! |---|---|---|
+//! | `microvms` | account `/` id | `MicrovmRecord` |
+//! | `microvms_by_time` | account `/` inverted time (8) id | empty |
+//! | `microvms_by_image` | account `/` image name `/` inverted time (8) id | version number (4) |
+//! | `images` | account `/` name | `ImageRecord` |
+//! | `versions` | account `/` name `/` inverted number (4) | `VersionRecord` |
+//! | `artifacts` | build id | `ArtifactRecord` |
+//! | `artifact_uses` | build id `/` microVM id | empty |
+//! | `client_tokens` | account `/` operation `/` SHA-256 of the token (32) | `ClientTokenRecord` |
+//! | `expiries` | time (8) kind (1) key of that kind's table | empty |
+//!
+//! Numbers are big-endian. Times are milliseconds since 1970, inverted (`!t`) where the newest comes first. Accounts have 12
+//! digits, and neither names nor ids hold a `/`.
+
+use prost::Message;
+use sha2::{Digest as _, Sha256};
+
+/// `a/b`
+#[must_use]
+pub fn key(parts: &[&str]) -> Vec<u8> {
+    parts.join("/").into_bytes()
+}
+
+/// Key in `microvms`.
+#[must_use]
+pub fn microvm(account: &str, id: &str) -> Vec<u8> {
+    key(&[account, id])
+}
+
+/// What keys of an account begin with, in every table that has accounts.
+#[must_use]
+pub fn account(account: &str) -> Vec<u8> {
+    key(&[account, ""])
+}
+
+/// Key in `microvms_by_time`.
+#[must_use]
+pub fn microvm_by_time(account: &str, started_ms: u64, id: &str) -> Vec<u8> {
+    [key(&[account, ""]).as_slice(), &(!started_ms).to_be_bytes(), id.as_bytes()].concat()
+}
+
+/// What keys of an image begin with in `microvms_by_image` and `versions`.
+#[must_use]
+pub fn of_image(account: &str, name: &str) -> Vec<u8> {
+    key(&[account, name, ""])
+}
+
+/// Key in `microvms_by_image`.
+#[must_use]
+pub fn microvm_by_image(account: &str, image: &str, started_ms: u64, id: &str) -> Vec<u8> {
+    [of_image(account, image).as_slice(), &(!started_ms).to_be_bytes(), id.as_bytes()].concat()
+}
+
+/// Key in `images`.
+#[must_use]
+pub fn image(account: &str, name: &str) -> Vec<u8> {
+    key(&[account, name])
+}
+
+/// Key in `versions`.
+#[must_use]
+pub fn version(account: &str, name: &str, number: u32) -> Vec<u8> {
+    [of_image(account, name).as_slice(), &(!number).to_be_bytes()].concat()
+}
+
+/// Key in `artifacts`.
+#[must_use]
+pub fn artifact(build_id: &str) -> Vec<u8> {
+    key(&[build_id])
+}
+
+/// Key in `artifact_uses`.
+#[must_use]
+pub fn artifact_use(build_id: &str, microvm_id: &str) -> Vec<u8> {
+    key(&[build_id, microvm_id])
+}
+
+/// What the uses of a build's files begin with in `artifact_uses`.
+#[must_use]
+pub fn artifact_uses(build_id: &str) -> Vec<u8> {
+    key(&[build_id, ""])
+}
+
+/// Key in `client_tokens`.
+#[must_use]
+pub fn client_token(account: &str, operation: &str, token: &str) -> Vec<u8> {
+    [key(&[account, operation, ""]).as_slice(), Sha256::digest(token.as_bytes()).as_slice()].concat()
+}
+
+/// What is removed when its time has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// A terminated microVM.
+    Microvm,
+    /// A client token.
+    ClientToken,
+}
+
+impl Expiry {
+    /// Its byte in keys.
+    #[must_use]
+    pub fn byte(self) -> u8 {
+        match self {
+            Self::Microvm => b'm',
+            Self::ClientToken => b't',
+        }
+    }
+}
+
+/// Key in `expiries`: `of` is the key of what is removed at `at_ms`.
+#[must_use]
+pub fn expiry(at_ms: u64, kind: Expiry, of: &[u8]) -> Vec<u8> {
+    [&at_ms.to_be_bytes(), [kind.byte()].as_slice(), of].concat()
+}
+
+/// A record as it is stored.
+#[must_use]
+pub fn encode(record: &impl Message) -> Vec<u8> {
+    record.encode_to_vec()
+}

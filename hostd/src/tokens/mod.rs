@@ -1,0 +1,1 @@
+//! Tokens for endpoints: JWE dir/A256GCM.
