@@ -25,7 +25,7 @@ fn control_plane() -> Result<(), Box<dyn Error>> {
     let all = services.into_iter().chain(["hearth/store/v1/records.proto"]);
     let files = protox::compile(all, ["proto"])?;
     let mut config = prost_build::Config::new();
-    config.btree_map(["."]);
+    config.btree_map(["."]).enable_type_names();
     tonic_prost_build::configure().compile_fds_with_config(files, config)?;
     Ok(())
 }
