@@ -1,10 +1,16 @@
 //! Durable state: tables of keys and values, changed by atomic batches.
 //!
-//! A [`Store`] is simple and blocking: RocksDB ([`rocks`]), or memory ([`memory`]) for tests; both pass the same contract
+//! A [`Store`] is simple and blocking: RocksDB, or memory ([`MemoryStore`]) for tests; both pass the same contract
 //! tests. [`Db`] is what the daemon uses: commits of all tasks go through one thread, which writes what is waiting as one group
 //! with one fsync. A commit that was answered is durable.
 
+mod db;
+mod memory;
+
 use std::path::Path;
+
+pub use db::Db;
+pub use memory::MemoryStore;
 
 /// The tables. Keys are ordered bytewise within a table; see [`crate::records`] for what they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -205,6 +211,9 @@ pub enum CommitError {
 
 /// A store. All of it blocks.
 pub trait Store: Send + Sync + std::fmt::Debug {
+    /// Where it is, for messages.
+    fn place(&self) -> String;
+
     /// The value of a key.
     ///
     /// # Errors
