@@ -25,7 +25,7 @@ fn control_plane() -> Result<(), Box<dyn Error>> {
     let all = services.into_iter().chain(["hearth/store/v1/records.proto"]);
     let files = protox::compile(all, ["proto"])?;
     let mut config = prost_build::Config::new();
-    config.btree_map(["."]);
+    config.btree_map(["."]).enable_type_names();
     // They hold payloads, environment values or tokens: src/secret.rs shows them without.
     config.skip_debug([
         ".hearth.store.v1.MicrovmRecord",
