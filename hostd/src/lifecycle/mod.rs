@@ -1,1 +1,3 @@
 //! What happens to microVMs, as pure state machines.
+
+pub mod image;
