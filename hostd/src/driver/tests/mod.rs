@@ -1,0 +1,1 @@
+//! The drivers with a scripted platform.
