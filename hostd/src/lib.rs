@@ -15,7 +15,7 @@
 //! * [`store`] – durable state; [`records`] – what is in it, under which keys
 //! * [`tokens`] – tokens for endpoints
 //! * [`logs`], [`metrics`], [`audit`], [`events`] – what can be seen from outside
-//! * [`config`] – the configuration file; [`clock`] – the time
+//! * [`config`] – the configuration file; [`clock`] – the time; [`ids`] – random ids
 
 pub mod access;
 pub mod api;
@@ -25,6 +25,7 @@ pub mod clock;
 pub mod config;
 pub mod driver;
 pub mod events;
+pub mod ids;
 pub mod lifecycle;
 pub mod logs;
 pub mod metrics;
