@@ -11,14 +11,13 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::service::Routes;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
-use tower::Layer;
 
 /// Where the API is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ListenConfig {
-    /// The Unix socket; an empty string for none. Default `/run/hearth/hearthd.sock`.
-    pub socket: PathBuf,
+    /// The Unix socket; an empty string for none. Default: `hearthd.sock` in the run folder.
+    pub socket: Option<PathBuf>,
     /// Permissions of the Unix socket, octal. Default `0600`: the daemon's user and root.
     pub socket_mode: String,
     /// Address and port for TCP, like `0.0.0.0:7437`. Everywhere but on loopback it needs a certificate and somebody who may
@@ -35,7 +34,7 @@ pub struct ListenConfig {
 impl Default for ListenConfig {
     fn default() -> Self {
         Self {
-            socket: "/run/hearth/hearthd.sock".into(),
+            socket: None,
             socket_mode: "0600".into(),
             address: None,
             certificate: None,
@@ -102,6 +101,16 @@ fn system(what: &'static str, place: impl ToString) -> impl FnOnce(io::Error) ->
 }
 
 impl ListenConfig {
+    /// Where the Unix socket is, if there is one; `run` is the run folder.
+    #[must_use]
+    pub fn socket(&self, run: &Path) -> Option<PathBuf> {
+        match &self.socket {
+            None => Some(run.join("hearthd.sock")),
+            Some(path) if path.as_os_str().is_empty() => None,
+            Some(path) => Some(path.clone()),
+        }
+    }
+
     fn tls(&self) -> Option<(&Path, &Path)> {
         Some((self.certificate.as_deref()?, self.key.as_deref()?))
     }
@@ -117,7 +126,7 @@ impl ListenConfig {
     /// [`ListenError`]
     pub fn check(&self, knows_somebody: bool) -> Result<(), ListenError> {
         self.mode()?;
-        if self.socket.as_os_str().is_empty() && self.address.is_none() {
+        if self.socket.as_ref().is_some_and(|path| path.as_os_str().is_empty()) && self.address.is_none() {
             return Err(ListenError::Nowhere);
         }
         if self.certificate.is_some() != self.key.is_some() {
@@ -149,11 +158,11 @@ impl Listeners {
     ///
     /// # Errors
     /// [`ListenError`].
-    pub async fn bind(config: &ListenConfig, knows_somebody: bool) -> Result<Self, ListenError> {
+    pub async fn bind(config: &ListenConfig, run: &Path, knows_somebody: bool) -> Result<Self, ListenError> {
         config.check(knows_somebody)?;
-        let socket = match config.socket.as_os_str().is_empty() {
-            true => None,
-            false => Some((bind_socket(&config.socket, config.mode()?).await?, config.socket.clone())),
+        let socket = match config.socket(run) {
+            None => None,
+            Some(path) => Some((bind_socket(&path, config.mode()?).await?, path)),
         };
         let tcp = match config.address {
             None => None,
@@ -204,7 +213,7 @@ impl Listeners {
 }
 
 /// Bounds that a client cannot exceed.
-fn server() -> Server<impl Layer<Routes> + Clone> {
+fn server() -> Server {
     Server::builder()
         .tcp_nodelay(true)
         .concurrency_limit_per_connection(1024)

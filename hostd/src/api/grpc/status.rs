@@ -29,7 +29,7 @@ pub fn status(error: &ServiceError, request_id: &str) -> Status {
         details.set_resource_info(resource.kind, resource.id, "", error.to_string());
     }
     if let Some(quota) = error.quota() {
-        details.add_quota_failure_violation(quota.code().unwrap_or(quota.name()), error.to_string());
+        details.add_quota_failure_violation(quota.code(), error.to_string());
     }
     if let Some(after) = error.retry_after() {
         details.set_retry_info(Some(after));
