@@ -12,9 +12,12 @@ use super::secret::Secret;
 const SECRET_MIN: usize = 16;
 
 /// Who may call.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AccessConfig {
+    /// The account of those who come through the Unix socket, and of keys and certificates without one: 12 digits. Default
+    /// `000000000000`.
+    pub local_account: String,
     /// Users (by number) beside root and the daemon's own that may use the Unix socket; they may do everything in the default
     /// account. Default none.
     pub socket_users: Vec<u32>,
@@ -22,6 +25,17 @@ pub struct AccessConfig {
     pub keys: Vec<AccessKey>,
     /// Client certificates; take effect with `listen.client_ca`. Default none.
     pub certificates: Vec<Certificate>,
+}
+
+impl Default for AccessConfig {
+    fn default() -> Self {
+        Self {
+            local_account: "000000000000".to_owned(),
+            socket_users: Vec::new(),
+            keys: Vec::new(),
+            certificates: Vec::new(),
+        }
+    }
 }
 
 /// An access key.
@@ -118,6 +132,9 @@ impl AccessConfig {
     /// # Errors
     /// [`AccessError`].
     pub fn check(&self) -> Result<(), AccessError> {
+        if !is_account(&self.local_account) {
+            return Err(AccessError::Account(self.local_account.clone()));
+        }
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
         let keys = self.keys.iter().map(|key| (&key.id, &key.account, &key.policies));
         let certificates = self.certificates.iter().map(|one| (&one.sha256, &one.account, &one.policies));

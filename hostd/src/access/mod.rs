@@ -91,15 +91,15 @@ impl fmt::Debug for Access {
 }
 
 impl Access {
-    /// Those whom the configuration names. `account` is the account of those without one.
+    /// Those whom the configuration names.
     ///
     /// # Errors
     /// [`AccessError`]: what is wrong with the configuration.
-    pub fn new(config: &AccessConfig, account: &str) -> Result<Self, AccessError> {
+    pub fn new(config: &AccessConfig) -> Result<Self, AccessError> {
         let comparing = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
         let comparing = comparing.map_err(|_| AccessError::Random)?;
         let principal = |given: &Option<String>, policies: &[Policy]| Principal {
-            account: given.clone().unwrap_or_else(|| account.to_owned()),
+            account: given.clone().unwrap_or_else(|| config.local_account.clone()),
             policies: policies.into(),
         };
         config.check()?;
@@ -189,7 +189,7 @@ mod tests {
     use crate::service::Operation;
 
     fn access(text: &str) -> Access {
-        Access::new(&toml::from_str(text).unwrap(), "000000000001").unwrap()
+        Access::new(&toml::from_str(text).unwrap()).unwrap()
     }
 
     fn basic(text: &str) -> String {
@@ -230,7 +230,7 @@ mod tests {
         let text = format!("socket_users = [7]\n[[certificates]]\nsha256 = \"{}\"\n", hex(&print));
         let access = access(&text);
         let identify = |origin: Origin| access.identify(&origin, None, "r".into());
-        assert_eq!(identify(Origin::Socket(0)).unwrap().account, "000000000001");
+        assert_eq!(identify(Origin::Socket(0)).unwrap().account, "000000000000");
         assert_eq!(identify(Origin::Socket(7)).unwrap().principal, "uid:7");
         assert!(identify(Origin::Socket(65_534)).is_err());
         assert!(identify(network(None)).is_err());
