@@ -8,6 +8,7 @@ use clap::Args;
 use crate::base;
 use crate::cache::Cache;
 use crate::command::{self, find_program};
+use crate::daemon;
 use crate::fuzz;
 use crate::images::Images;
 use crate::kernel;
@@ -15,6 +16,7 @@ use crate::metal::{self, Action, Cpu, Job, Metal};
 use crate::packages::{self, Need, program};
 use crate::parts::{Executable, Parts, words};
 use crate::progress::{self, Steps};
+use crate::rocksdb;
 use crate::toolchain::{self, Cross, Link, TARGET};
 use crate::tools::Tool;
 
@@ -66,6 +68,12 @@ impl Options {
             cargo.args(CROSS_PACKAGES.iter().flat_map(|package| ["--package", package]));
             command::run(cargo.args(["--", "-D", "warnings"]))
         })?;
+        steps.run("clippy (aarch64, with RocksDB)", || {
+            let mut cargo = rocksdb::cross_cargo(cache, &cross)?;
+            // The profile of what the metal runs: RocksDB is there then, or will be.
+            cargo.args(["clippy", "--all-targets", "--profile", "metal", "--target", TARGET]);
+            command::run(rocksdb::select(&mut cargo, daemon::PACKAGE).args(["--", "-D", "warnings"]))
+        })?;
         if !self.fast {
             self.check_on_metal(cache, &cross, &mut steps)?;
         }
@@ -111,7 +119,8 @@ impl Options {
             parts.build(cache, cross, "metal", ("hearth-vmm", Executable::Test("e2e")), "e2e")?;
             parts.build(cache, cross, "metal", ("hearth-host", Executable::Test("network")), NETWORK)?;
             parts.add_guest_os(cache, cross, "metal")?;
-            parts.build(cache, cross, "metal", ("hearth-guest", Executable::Test("e2e")), "guest-e2e")
+            parts.build(cache, cross, "metal", ("hearth-guest", Executable::Test("e2e")), "guest-e2e")?;
+            daemon::add(cache, cross, "metal", &mut parts)
         })?;
         let images = steps.run("base images", || Images::prepare(cache, cross, "metal", &mut parts))?;
         parts.build(cache, cross, "metal", ("hearth-image-builder", Executable::Test("e2e")), IMAGES)?;

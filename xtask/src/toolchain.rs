@@ -53,6 +53,9 @@ pub(crate) fn native(cache: &Cache) -> Result<Command> {
 pub(crate) enum Link {
     /// With everything inside, so that they run on a machine without libraries.
     Static,
+    /// With the machine's C and C++ libraries, for what holds C++. Has a target folder of its own: dependencies are compiled
+    /// otherwise for a static program.
+    Dynamic,
     /// As the package itself says.
     Own,
 }
@@ -103,7 +106,11 @@ impl Cross {
             Source::Native | Source::Rustup => command::clean("cargo"),
             Source::Debian => debian_cargo(),
         };
-        cargo.current_dir(repository()?).env("CARGO_TARGET_DIR", &self.target_folder);
+        let target_folder = match link {
+            Link::Static | Link::Own => self.target_folder.clone(),
+            Link::Dynamic => sibling(&self.target_folder, "-dynamic"),
+        };
+        cargo.current_dir(repository()?).env("CARGO_TARGET_DIR", target_folder);
         if self.source != Source::Native {
             cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc");
         }

@@ -178,3 +178,152 @@ fn size(batch: &Batch) -> usize {
         })
         .sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future as _;
+    use std::pin::pin;
+    use std::sync::{Condvar, Mutex};
+    use std::task::{Context, Waker};
+
+    use super::*;
+    use crate::store::MemoryStore;
+
+    const T: Table = Table::Images;
+
+    /// A store whose commits wait until they are let go, and that remembers its groups.
+    #[derive(Debug, Default)]
+    struct Gated {
+        store: MemoryStore,
+        groups: Mutex<Vec<usize>>,
+        begun: Condvar,
+        open: Mutex<bool>,
+        opened: Condvar,
+    }
+
+    impl Gated {
+        fn open(&self) {
+            *self.open.lock().unwrap() = true;
+            self.opened.notify_all();
+        }
+
+        /// Waits until the first group is being written.
+        fn busy(&self) {
+            drop(self.begun.wait_while(self.groups.lock().unwrap(), |groups| groups.is_empty()).unwrap());
+        }
+
+        fn keys(&self) -> usize {
+            self.store.scan(&Scan { table: T, prefix: &[], after: None, limit: usize::MAX }).unwrap().len()
+        }
+    }
+
+    impl Store for Gated {
+        fn place(&self) -> String {
+            self.store.place()
+        }
+
+        fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+            self.store.get(table, key)
+        }
+
+        fn scan(&self, scan: &Scan<'_>) -> Result<Vec<Entry>, StoreError> {
+            self.store.scan(scan)
+        }
+
+        fn commit(&self, batches: &[Batch]) -> Vec<Result<(), CommitError>> {
+            self.groups.lock().unwrap().push(batches.len());
+            self.begun.notify_all();
+            drop(self.opened.wait_while(self.open.lock().unwrap(), |open| !*open).unwrap());
+            self.store.commit(batches)
+        }
+
+        fn back_up(&self, to: &std::path::Path) -> Result<u64, StoreError> {
+            self.store.back_up(to)
+        }
+    }
+
+    fn put(key: u32, bytes: usize) -> Batch {
+        Batch::new().put(T, key.to_be_bytes().to_vec(), vec![0; bytes])
+    }
+
+    /// Hands a commit over and gives up waiting for it.
+    fn give_up(db: &Db, batch: Batch) {
+        let mut commit = pin!(db.commit(batch));
+        assert!(commit.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+
+    #[test]
+    fn what_is_waiting_is_written_as_one_group() {
+        let store = Arc::new(Gated::default());
+        let db = Db::new(Arc::clone(&store) as Arc<dyn Store>);
+        give_up(&db, put(0, 1));
+        store.busy();
+        (1..=20).for_each(|key| give_up(&db, put(key, 1)));
+        store.open();
+        drop(db);
+        assert_eq!(*store.groups.lock().unwrap(), [1, 20]);
+    }
+
+    #[test]
+    fn groups_are_bounded_by_number_and_by_bytes() {
+        let store = Arc::new(Gated::default());
+        let db = Db::new(Arc::clone(&store) as Arc<dyn Store>);
+        give_up(&db, put(0, 1));
+        store.busy();
+        (0..600).for_each(|key| give_up(&db, put(key, 1)));
+        (600..603).for_each(|key| give_up(&db, put(key, GROUP_BYTES / 2)));
+        store.open();
+        drop(db);
+        // The last of a group goes over the bytes, for a batch may be larger than any bound.
+        assert_eq!(*store.groups.lock().unwrap(), [1, GROUP, 600 - GROUP + 2, 1]);
+    }
+
+    #[test]
+    fn the_last_drop_waits_for_what_was_accepted_even_if_nobody_else_does() {
+        let store = Arc::new(Gated::default());
+        let db = Db::new(Arc::clone(&store) as Arc<dyn Store>);
+        let other = db.clone();
+        give_up(&db, put(0, 1));
+        store.busy();
+        (1..=20).for_each(|key| give_up(&other, put(key, 1)));
+        drop(db);
+        let ended = thread::spawn(move || drop(other));
+        store.open();
+        ended.join().unwrap();
+        assert_eq!(store.keys(), 21);
+        // The thread has let go of the store.
+        assert_eq!(Arc::strong_count(&store), 1);
+    }
+
+    #[test]
+    fn a_caller_that_finds_no_room_waits_and_has_committed_nothing_when_it_gives_up() {
+        let store = Arc::new(Gated::default());
+        let db = Db::new(Arc::clone(&store) as Arc<dyn Store>);
+        give_up(&db, put(0, 1));
+        store.busy();
+        let room = u32::try_from(WAITING).unwrap();
+        (1..=room).for_each(|key| give_up(&db, put(key, 1)));
+        give_up(&db, put(room + 1, 1));
+        store.open();
+        // Room comes back.
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(db.commit(put(room + 2, 1))).unwrap();
+        assert_eq!(store.store.get(T, &(room + 1).to_be_bytes()).unwrap(), None);
+        assert_eq!(store.keys(), WAITING + 2);
+    }
+
+    #[tokio::test]
+    async fn a_record_that_cannot_be_read_is_damage_and_is_named() {
+        let db = Db::new(Arc::new(MemoryStore::new()));
+        let time = prost_types::Timestamp { seconds: 5, nanos: 6 };
+        let key = b"123456789012/app".to_vec();
+        db.commit(Batch::new().put(T, key.clone(), prost::Message::encode_to_vec(&time))).await.unwrap();
+        assert_eq!(db.get::<prost_types::Timestamp>(T, &key).unwrap(), Some(time));
+        assert_eq!(db.get::<prost_types::Timestamp>(T, b"other").unwrap(), None);
+        db.commit(Batch::new().put(T, key.clone(), vec![0xff])).await.unwrap();
+        let damaged = db.get::<prost_types::Timestamp>(T, &key).unwrap_err();
+        let StoreError::Damaged { path, why } = damaged else { panic!("{damaged}") };
+        assert_eq!(path, "memory");
+        assert!(why.contains("123456789012/app in table images"), "{why}");
+    }
+}

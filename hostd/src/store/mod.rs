@@ -6,11 +6,17 @@
 
 mod db;
 mod memory;
+#[cfg(feature = "rocksdb")]
+pub mod rocks;
+pub mod schema;
 
 use std::path::Path;
 
 pub use db::Db;
 pub use memory::MemoryStore;
+#[cfg(feature = "rocksdb")]
+pub use rocks::{RocksOptions, RocksStore};
+pub use schema::meta;
 
 /// The tables. Keys are ordered bytewise within a table; see [`crate::records`] for what they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -189,7 +195,7 @@ pub enum StoreError {
         known: u32,
     },
     /// The system, or the database.
-    #[error("{what} the store: {why}")]
+    #[error("cannot {what} the store: {why}")]
     Failed {
         /// What was being done.
         what: &'static str,
