@@ -31,6 +31,10 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Sections that tell their own problems name the key.
+        if self.why.starts_with(&self.key) {
+            return f.write_str(&self.why);
+        }
         write!(f, "{}: {}", self.key, self.why)
     }
 }
