@@ -24,7 +24,7 @@ use hearth_host::roles::RoleProvider;
 use hearth_image_builder::artifact::Fetcher;
 use hearth_image_builder::base::Catalogue;
 use hearth_image_builder::build::{Builder, Settings as BuilderSettings};
-use hearth_image_builder::shape::Burst;
+use hearth_host::shape::Burst;
 use hearth_proto::host::v1::{HostStatus, Pool};
 use hearth_vmm::jail::JailConfig;
 use tokio::sync::watch;
@@ -152,7 +152,7 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
         started,
         config: config.clone(),
     };
-    let calls = Calls::new(audit, metrics.clone(), config.region.clone());
+    let calls = Calls::new(audit, config.audit.clone(), metrics.clone(), config.region.clone());
     let gauges = figures.clone();
     let host = HostParts {
         logs: logs.clone(),

@@ -9,7 +9,7 @@ use hearth_proto::store::v1::MicrovmRecord;
 use tokio::time::Instant;
 
 use crate::api::calls::{Call, CallObserver};
-use crate::audit::{Audit, AuditEvent, Identity};
+use crate::audit::{Audit, AuditConfig, AuditEvent, Identity};
 use crate::builds::Images;
 use crate::clock::Clock;
 use crate::driver::context::{Change, Observer};
@@ -155,19 +155,21 @@ pub(super) fn timelines(metrics: &Metrics) -> host::Observer {
 /// Takes what is told of calls.
 pub(super) struct Calls {
     audit: Audit,
+    /// What is audited: requests of what is not need not be looked at.
+    audited: AuditConfig,
     metrics: Metrics,
     region: String,
 }
 
 impl Calls {
-    pub(super) fn new(audit: Audit, metrics: Metrics, region: String) -> Self {
-        Self { audit, metrics, region }
+    pub(super) fn new(audit: Audit, audited: AuditConfig, metrics: Metrics, region: String) -> Self {
+        Self { audit, audited, metrics, region }
     }
 }
 
 impl CallObserver for Calls {
     fn wants(&self, operation: Operation) -> bool {
-        self.audit.wants(operation.name())
+        self.audited.enabled && (self.audited.reads || !operation.is_read())
     }
 
     fn called(&self, call: Call<'_>) {
