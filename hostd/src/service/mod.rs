@@ -104,6 +104,18 @@ impl Service {
         self.inner.parts.clock
     }
 
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> std::time::SystemTime {
+        self.clock().now()
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> std::time::SystemTime {
+        self.clock().now()
+    }
+
     pub(crate) fn quotas(&self) -> &Quotas {
         &self.inner.quotas
     }
