@@ -110,12 +110,6 @@ impl Service {
         self.clock().now()
     }
 
-    /// The time.
-    #[must_use]
-    pub fn now(&self) -> std::time::SystemTime {
-        self.clock().now()
-    }
-
     pub(crate) fn quotas(&self) -> &Quotas {
         &self.inner.quotas
     }
