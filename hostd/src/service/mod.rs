@@ -18,6 +18,7 @@ pub(crate) mod constraints;
 pub mod cursor;
 pub mod error;
 pub(crate) mod idempotency;
+mod images;
 pub mod names;
 pub mod operation;
 pub(crate) mod page;
@@ -25,6 +26,7 @@ pub mod quota;
 
 use std::sync::Arc;
 
+use hearth_image_builder::artifact::ArtifactConfig;
 use hearth_image_builder::base::Catalogue;
 use hearth_proto::store::v1::{ImageRecord, VersionRecord};
 
@@ -32,6 +34,7 @@ use self::constraints::Constraints;
 use self::cursor::Cursors;
 use self::quota::Quotas;
 use crate::access::Caller;
+use crate::builds::Images;
 use crate::clock::Clock;
 use crate::driver::Microvms;
 use crate::records;
@@ -52,6 +55,10 @@ pub struct Parts {
     pub clock: Clock,
     /// The drivers.
     pub microvms: Microvms,
+    /// The images.
+    pub images: Images,
+    /// Where artifacts may come from.
+    pub artifacts: ArtifactConfig,
     /// The base images.
     pub bases: Catalogue,
     /// What can be set.
@@ -97,8 +104,24 @@ impl Service {
         self.inner.parts.clock
     }
 
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> std::time::SystemTime {
+        self.clock().now()
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> std::time::SystemTime {
+        self.clock().now()
+    }
+
     pub(crate) fn quotas(&self) -> &Quotas {
         &self.inner.quotas
+    }
+
+    pub(crate) fn images(&self) -> &Images {
+        &self.inner.parts.images
     }
 
     pub(crate) fn parts(&self) -> &Parts {
