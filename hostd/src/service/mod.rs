@@ -20,6 +20,7 @@ pub(crate) mod constraints;
 pub mod cursor;
 pub mod error;
 pub(crate) mod idempotency;
+mod images;
 pub mod managed;
 pub mod microvms;
 pub mod names;
@@ -35,6 +36,7 @@ mod tests;
 use std::sync::Arc;
 
 use hearth_host::roles::RoleProvider;
+use hearth_image_builder::artifact::ArtifactConfig;
 use hearth_image_builder::base::Catalogue;
 use hearth_proto::store::v1::{ImageRecord, VersionRecord};
 use tokio::sync::Mutex;
@@ -43,6 +45,7 @@ use self::constraints::Constraints;
 use self::cursor::Cursors;
 use self::quota::Quotas;
 use crate::access::Caller;
+use crate::builds::Images;
 use crate::clock::Clock;
 use crate::driver::Microvms;
 use crate::records;
@@ -64,6 +67,10 @@ pub struct Parts {
     pub clock: Clock,
     /// The drivers.
     pub microvms: Microvms,
+    /// The images.
+    pub images: Images,
+    /// Where artifacts may come from.
+    pub artifacts: ArtifactConfig,
     /// The base images.
     pub bases: Catalogue,
     /// Tokens for endpoints.
@@ -121,6 +128,10 @@ impl Service {
 
     pub(crate) fn quotas(&self) -> &Quotas {
         &self.inner.quotas
+    }
+
+    pub(crate) fn images(&self) -> &Images {
+        &self.inner.parts.images
     }
 
     pub(crate) fn parts(&self) -> &Parts {
