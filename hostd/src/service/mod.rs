@@ -31,7 +31,7 @@ pub mod reads;
 pub mod run;
 pub mod tags;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 

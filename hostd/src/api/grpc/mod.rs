@@ -9,6 +9,8 @@
 pub mod host;
 mod microvms;
 pub mod status;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Instant;
