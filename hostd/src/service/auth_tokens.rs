@@ -138,7 +138,10 @@ mod tests {
 
     #[test]
     fn ports_become_ranges_that_do_not_touch() {
-        assert_eq!(ports(&[port(81), range(8000, 9000), port(80), range(8500, 9100)]).unwrap(), [(80, 81), (8000, 9100)]);
+        assert_eq!(
+            ports(&[port(81), range(8000, 9000), port(80), range(8500, 9100)]).unwrap(),
+            [(80, 81), (8000, 9100)]
+        );
         let all = proto::PortSpecification { specification: Some(Specification::AllPorts(proto::Unit {})) };
         assert_eq!(ports(&[port(80), all, port(65_535)]).unwrap(), [(1, 65_535)]);
         let error = ports(&[range(9000, 8000)]).unwrap_err();

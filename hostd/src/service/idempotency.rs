@@ -197,4 +197,3 @@ pub(crate) const RETENTION: Duration = Duration::from_secs(24 * 3600);
 fn expiry(at: &prost_types::Timestamp, key: &[u8]) -> Vec<u8> {
     records::expiry(millis(Some(at)), records::Expiry::ClientToken, key)
 }
-

@@ -89,17 +89,16 @@ struct Version {
     created_at: Timestamp,
 }
 
-fn versions(
-    bases: &Catalogue,
-    part: Option<(Option<u64>, usize)>,
-) -> Result<Vec<Version>, BaseError> {
+fn versions(bases: &Catalogue, part: Option<(Option<u64>, usize)>) -> Result<Vec<Version>, BaseError> {
     let mut numbers = bases.versions()?;
     match part {
         Some((before, limit)) => {
             numbers.retain(|number| before.is_none_or(|before| *number < before));
             numbers.truncate(limit);
         }
-        None if numbers.len() > 2 => numbers = [numbers.first(), numbers.last()].into_iter().flatten().copied().collect(),
+        None if numbers.len() > 2 => {
+            numbers = [numbers.first(), numbers.last()].into_iter().flatten().copied().collect()
+        }
         None => {}
     }
     // A version that cannot be read cannot be built on either.

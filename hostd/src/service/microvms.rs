@@ -3,11 +3,11 @@
 use hearth_proto::microvms::v1 as proto;
 use hearth_proto::store::v1::MicrovmRecord;
 
+use super::Service;
 use super::error::ServiceError;
 use super::names::{self, ImageName};
 use super::operation::Operation;
 use super::page::Page;
-use super::Service;
 use crate::access::Caller;
 use crate::driver::Request;
 use crate::records;

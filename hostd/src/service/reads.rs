@@ -51,8 +51,7 @@ impl Service {
         self.begin(caller, &request)?;
         self.authorise(caller, Operation::ListMicrovmImages)?;
         let page = self.page(caller, &request)?;
-        let (entries, next_token) =
-            self.entries(&page, Table::Images, &records::account(&caller.account))?;
+        let (entries, next_token) = self.entries(&page, Table::Images, &records::account(&caller.account))?;
         let filter = request.name_filter.unwrap_or_default();
         let mut items = Vec::with_capacity(entries.len());
         for (key, value) in entries {
@@ -157,7 +156,10 @@ impl Service {
             behind
                 && request.architecture.is_none_or(|wanted| build.architecture == wanted)
                 && request.chipset.is_none_or(|wanted| build.chipset == wanted)
-                && request.chipset_generation.as_ref().is_none_or(|wanted| build.chipset_generation == *wanted)
+                && request
+                    .chipset_generation
+                    .as_ref()
+                    .is_none_or(|wanted| build.chipset_generation == *wanted)
         });
         let more = builds.len() > page.size;
         builds.truncate(page.size);

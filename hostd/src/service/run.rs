@@ -67,10 +67,12 @@ impl Service {
             let record = self.record(&source, &request)?;
             self.pass_role(caller, request.execution_role_arn.as_deref()).await?;
             let answer = record.microvm.clone().unwrap_or_default();
-            let promise =
-                self.quotas().promise(&caller.account, &answer.microvm_id, record.memory_mib.into(), || {
-                    self.memory_in_use(&caller.account)
-                })?;
+            let promise = self.quotas().promise(
+                &caller.account,
+                &answer.microvm_id,
+                record.memory_mib.into(),
+                || self.memory_in_use(&caller.account),
+            )?;
             let version = records::version(&image.account, &image.name, source.version.number);
             let batch = Batch::new()
                 .expect_value(Table::Versions, version, source.stored)
@@ -136,7 +138,8 @@ impl Service {
             return Err(ServiceError::RunHookDisabled);
         }
         let config = self.config();
-        let ingress = or(&request.ingress_network_connectors, || config.connector_arn(Connector::HttpIngress));
+        let ingress =
+            or(&request.ingress_network_connectors, || config.connector_arn(Connector::HttpIngress));
         config.connectors(&ingress, INGRESS, true)?;
         let egress = if request.egress_network_connectors.is_empty() {
             or(&version.egress_network_connectors, || config.connector_arn(Connector::InternetEgress))
@@ -235,8 +238,7 @@ impl Service {
         let mut found = Vec::new();
         let mut after: Option<Vec<u8>> = None;
         loop {
-            let scan =
-                Scan { table: Table::ArtifactUses, prefix: b"", after: after.as_deref(), limit: USES };
+            let scan = Scan { table: Table::ArtifactUses, prefix: b"", after: after.as_deref(), limit: USES };
             let uses = self.db().scan(&scan)?;
             let Some((last, _)) = uses.last() else { return Ok(found) };
             after = Some(last.clone());

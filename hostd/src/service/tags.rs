@@ -55,7 +55,9 @@ impl Service {
             self.tagged(caller, Operation::TagResource, request.resource.as_deref())
         };
         let image = image().map_err(ServiceError::of_tags)?;
-        self.change_tags(&image, |tags| tags.extend(request.tags.clone())).await.map_err(ServiceError::of_tags)?;
+        self.change_tags(&image, |tags| tags.extend(request.tags.clone()))
+            .await
+            .map_err(ServiceError::of_tags)?;
         Ok(proto::TagResourceResponse {})
     }
 
