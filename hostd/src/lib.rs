@@ -15,6 +15,7 @@
 //! * [`store`] – durable state; [`records`] – what is in it, under which keys
 //! * [`tokens`] – tokens for endpoints
 //! * [`logs`], [`metrics`], [`audit`], [`events`] – what can be seen from outside
+//! * [`daemon`] – all of it together
 //! * [`config`] – the configuration file; [`clock`] – the time; [`ids`] – random ids
 
 pub mod access;
@@ -23,6 +24,7 @@ pub mod audit;
 pub mod builds;
 pub mod clock;
 pub mod config;
+pub mod daemon;
 pub mod driver;
 pub mod events;
 pub mod ids;

@@ -38,14 +38,16 @@ pub(crate) fn bytes(count: i64) -> String {
         return format!("{count} B");
     }
     let mut tenths = 0;
-    for unit in ["KiB", "MiB", "GiB", "TiB", "PiB"] {
+    let mut name = "";
+    for unit in ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"] {
         tenths = count % 1024 * 10 / 1024;
         count /= 1024;
+        name = unit;
         if count < 1024 {
-            return format!("{count}.{tenths} {unit}");
+            break;
         }
     }
-    format!("{count}.{tenths} EiB")
+    format!("{count}.{tenths} {name}")
 }
 
 /// Text without what would move the cursor: it comes from guests and from other people.

@@ -1,11 +1,11 @@
 //! What somebody may: actions × names of images.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::service::Operation;
 
 /// Allows some actions with some images. What no policy allows is denied.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// Names of operations, like `RunMicrovm` or `lambda:RunMicrovm`; with `*` for any characters, as in `Get*`.

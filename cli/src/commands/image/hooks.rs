@@ -6,9 +6,7 @@ use hearth_proto::microvms::v1::{HookState, Hooks, MicrovmHooks, MicrovmImageHoo
 /// The port that apps answer hooks on unless told otherwise.
 const PORT: i32 = 9000;
 
-/// A hook, its timeout in seconds where one is given.
-type Hook = Option<Option<i32>>;
-
+/// Whether a hook is enabled, and its timeout in seconds where one is given. (Clap tells these types by their spelling.)
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Hooks (a timeout may follow: --ready=120)")]
 pub(super) struct HookOptions {
@@ -17,25 +15,25 @@ pub(super) struct HookOptions {
     hooks_port: Option<i32>,
     /// POST /ready until it answers 200, then take the snapshot
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, value_parser = clap::value_parser!(i32).range(1..=3600))]
-    ready: Hook,
+    ready: Option<Option<i32>>,
     /// POST /validate in a microVM of the snapshot
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, value_parser = clap::value_parser!(i32).range(1..=3600))]
-    validate: Hook,
+    validate: Option<Option<i32>>,
     /// POST /run once in each microVM; needs --ready, as those below
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, requires = "ready", value_parser = clap::value_parser!(i32).range(1..=60))]
-    run: Hook,
+    run: Option<Option<i32>>,
     /// POST /suspend before a suspend
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, requires = "ready", value_parser = clap::value_parser!(i32).range(1..=60))]
-    suspend: Hook,
+    suspend: Option<Option<i32>>,
     /// POST /resume after a resume
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, requires = "ready", value_parser = clap::value_parser!(i32).range(1..=60))]
-    resume: Hook,
+    resume: Option<Option<i32>>,
     /// POST /terminate before the end
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, requires = "ready", value_parser = clap::value_parser!(i32).range(1..=60))]
-    terminate: Hook,
+    terminate: Option<Option<i32>>,
 }
 
-fn state(hook: Hook) -> Option<i32> {
+fn state(hook: Option<Option<i32>>) -> Option<i32> {
     hook.map(|_| HookState::Enabled.into())
 }
 

@@ -1,0 +1,96 @@
+//! Limits of what is kept.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::record::MAX_RECORD;
+
+/// `[logs]` of the configuration file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogsConfig {
+    /// Days after which lines are removed, by whole segments; 0 keeps them until there are too many. Default: 14.
+    pub retention_days: u32,
+    /// Bytes of all logs of the host; beyond it, the oldest segments go. Default: 17179869184 (16 GiB).
+    pub max_bytes: u64,
+    /// Bytes of a log group; beyond it, its oldest segments go. Default: 1073741824 (1 GiB).
+    pub max_group_bytes: u64,
+    /// Bytes of a log stream; beyond it, its oldest segments go. Default: 268435456 (256 MiB).
+    pub max_stream_bytes: u64,
+    /// Bytes after which a stream's next segment begins: 524288 to 268435456. What is removed at a time, and what is searched to
+    /// find a place in a stream. Default: 4194304 (4 MiB).
+    pub segment_bytes: u64,
+    /// Log files that are kept open at the same time, of streams that are written. Default: 512.
+    pub max_open_files: usize,
+    /// Seconds between two looks for what is too old or too much. Default: 60.
+    pub sweep_interval_seconds: u64,
+}
+
+impl Default for LogsConfig {
+    fn default() -> Self {
+        Self {
+            retention_days: 14,
+            max_bytes: 16 << 30,
+            max_group_bytes: 1 << 30,
+            max_stream_bytes: 256 << 20,
+            segment_bytes: 4 << 20,
+            max_open_files: 512,
+            sweep_interval_seconds: 60,
+        }
+    }
+}
+
+impl LogsConfig {
+    /// Whether the values make sense together.
+    ///
+    /// # Errors
+    /// What is wrong, naming the keys.
+    pub fn check(&self) -> Result<(), String> {
+        let smallest = u64::try_from(2 * MAX_RECORD).unwrap_or(u64::MAX).next_power_of_two() / 2;
+        if !(smallest..=256 << 20).contains(&self.segment_bytes) {
+            return Err(format!(
+                "logs.segment_bytes is {}; it must be {smallest} to {}",
+                self.segment_bytes,
+                256 << 20
+            ));
+        }
+        if self.max_stream_bytes < self.segment_bytes {
+            return Err("logs.max_stream_bytes must not be below logs.segment_bytes".into());
+        }
+        if self.max_group_bytes < self.segment_bytes || self.max_bytes < self.segment_bytes {
+            return Err("logs.max_group_bytes and logs.max_bytes must not be below logs.segment_bytes".into());
+        }
+        if self.max_open_files == 0 || self.sweep_interval_seconds == 0 {
+            return Err("logs.max_open_files and logs.sweep_interval_seconds must be at least 1".into());
+        }
+        Ok(())
+    }
+
+    /// How long lines are kept; `None` for ever.
+    pub(super) fn retention(&self) -> Option<Duration> {
+        const DAY: u64 = 24 * 60 * 60;
+        (self.retention_days > 0).then(|| Duration::from_secs(u64::from(self.retention_days) * DAY))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_pass_their_own_check_and_unknown_keys_are_refused() {
+        LogsConfig::default().check().unwrap();
+        let given: LogsConfig = toml::from_str("retention_days = 3").unwrap();
+        assert_eq!(given, LogsConfig { retention_days: 3, ..LogsConfig::default() });
+        assert!(toml::from_str::<LogsConfig>("retention = 3").is_err());
+    }
+
+    #[test]
+    fn limits_below_a_segment_are_refused() {
+        let small = LogsConfig { max_stream_bytes: 1 << 20, ..LogsConfig::default() };
+        assert!(small.check().unwrap_err().contains("max_stream_bytes"));
+        let tiny = LogsConfig { segment_bytes: 1000, ..LogsConfig::default() };
+        assert!(tiny.check().unwrap_err().contains("524288"));
+    }
+}

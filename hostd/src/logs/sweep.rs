@@ -1,0 +1,219 @@
+//! What is too old or too much.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::cursor::Backward;
+use super::list::folders;
+use super::segment::{self, Segment};
+use super::writer::nanoseconds;
+use super::{Group, Logs, lock, names};
+
+/// What a sweep has found and done.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Swept {
+    /// Bytes of the segments that are left.
+    pub stored_bytes: u64,
+    /// Bytes of the segments that were removed.
+    pub removed_bytes: u64,
+    /// How many those were.
+    pub removed_segments: u64,
+}
+
+/// A segment that may have to go.
+#[derive(Debug)]
+struct Candidate {
+    first: u64,
+    size: u64,
+    stream: PathBuf,
+    name: String,
+}
+
+/// What a group's folder holds.
+#[derive(Debug)]
+struct Found {
+    group: Arc<Group>,
+    segments: Vec<Candidate>,
+    /// Streams that have lost segments.
+    shortened: BTreeSet<String>,
+}
+
+impl Logs {
+    /// Removes segments whose lines are all too old, then the oldest segments of groups that are too large, then the oldest of all
+    /// while there is too much. A segment that is being written stays. It reads and removes files: call it where blocking is
+    /// allowed. What cannot be read or removed is told in the daemon's log and passed over.
+    pub fn sweep(&self) -> Swept {
+        let mut swept = Swept::default();
+        let mut left = Vec::new();
+        for (account, folder) in self.look(&self.shared.folder) {
+            for (group, _) in self.look(&folder) {
+                let Ok(group) = self.shared.group(&account, &group) else { continue };
+                let mut found = Found { group, segments: Vec::new(), shortened: BTreeSet::new() };
+                self.sweep_group(&mut found, &mut swept);
+                left.push(found);
+            }
+        }
+        let total = |groups: &[Found]| groups.iter().flat_map(|found| &found.segments).map(|s| s.size).sum();
+        let mut stored: u64 = total(&left);
+        if stored > self.shared.config.max_bytes {
+            let oldest = left.iter().enumerate().flat_map(|(index, found)| {
+                found.segments.iter().enumerate().map(move |(number, segment)| (segment.first, index, number))
+            });
+            let mut oldest: Vec<_> = oldest.collect();
+            oldest.sort_unstable();
+            for (_, index, number) in oldest {
+                if stored <= self.shared.config.max_bytes {
+                    break;
+                }
+                let found = &mut left[index];
+                let segment = &found.segments[number];
+                if remove(&found.group, segment, &mut swept) {
+                    stored -= segment.size;
+                    found.shortened.insert(segment.name.clone());
+                }
+            }
+        }
+        for found in left {
+            self.remove_empty(found);
+        }
+        lock(&self.shared.groups).retain(|_, group| group.strong_count() > 0);
+        self.shared.bytes.store(stored, Ordering::Relaxed);
+        swept.stored_bytes = stored;
+        swept
+    }
+
+    /// Sweeps at the configured interval, and soon after a segment was filled, for ever.
+    pub async fn keep_swept(&self) {
+        let interval = Duration::from_secs(self.shared.config.sweep_interval_seconds);
+        loop {
+            let logs = self.clone();
+            match tokio::task::spawn_blocking(move || logs.sweep()).await {
+                Ok(swept) if swept.removed_segments > 0 => {
+                    tracing::debug!(
+                        segments = swept.removed_segments,
+                        bytes = swept.removed_bytes,
+                        "old logs were removed"
+                    );
+                }
+                Ok(_) => {}
+                Err(_) => return, // the daemon is stopping
+            }
+            let _ = tokio::time::timeout(interval, self.shared.segment_full.notified()).await; // either will do
+            // Where many are filled at once, once is enough.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    fn look(&self, folder: &Path) -> Vec<(String, PathBuf)> {
+        match folders(folder) {
+            Ok(found) => found.collect(),
+            Err(error) => {
+                tracing::warn!(%error, "logs cannot be swept");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Removes what is too old in a group, and what it has too much, and notes what is left.
+    fn sweep_group(&self, found: &mut Found, swept: &mut Swept) {
+        let config = &self.shared.config;
+        let too_old =
+            config.retention().and_then(|kept| self.shared.clock.now().checked_sub(kept)).map(nanoseconds);
+        for (name, stream) in self.look(&found.group.folder) {
+            let segments = segment::list(&stream).unwrap_or_default();
+            for (index, segment) in segments.iter().enumerate() {
+                let size = segment.path(&stream).metadata().map_or(0, |data| data.len());
+                let candidate =
+                    Candidate { first: segment.first, size, stream: stream.clone(), name: name.clone() };
+                let is_old = too_old.is_some_and(|limit| {
+                    let next = segments.get(index + 1);
+                    segment.first < limit
+                        && (next.is_some_and(|next| next.first <= limit)
+                            || last_time(&stream, segment).is_none_or(|last| last < limit))
+                });
+                if is_old && remove(&found.group, &candidate, swept) {
+                    found.shortened.insert(candidate.name);
+                } else {
+                    found.segments.push(candidate);
+                }
+            }
+        }
+        found.segments.sort_unstable_by_key(|segment| segment.first);
+        let mut size: u64 = found.segments.iter().map(|segment| segment.size).sum();
+        let mut kept = Vec::new();
+        for segment in std::mem::take(&mut found.segments) {
+            if size > config.max_group_bytes && remove(&found.group, &segment, swept) {
+                size -= segment.size;
+                found.shortened.insert(segment.name);
+            } else {
+                kept.push(segment);
+            }
+        }
+        found.segments = kept;
+    }
+
+    /// Removes folders without segments: of streams that have lost them just now, or were made long ago, and of groups without
+    /// streams.
+    fn remove_empty(&self, found: Found) {
+        let now = self.shared.clock.now();
+        let kept = self.shared.config.retention();
+        for (name, folder) in self.look(&found.group.folder) {
+            let streams = lock(&found.group.streams);
+            let is_written = streams.get(name.as_str()).is_some_and(|stream| stream.strong_count() > 0);
+            let is_empty = segment::list(&folder).is_ok_and(|segments| segments.is_empty());
+            let age = || now.duration_since(folder.metadata().and_then(|data| data.modified()).ok()?).ok();
+            let is_old = || kept.is_some_and(|kept| age().is_some_and(|age| age > kept));
+            if !is_written && is_empty && (found.shortened.contains(&name) || is_old()) {
+                remove_folder(&folder);
+            }
+        }
+        lock(&found.group.streams).retain(|_, stream| stream.strong_count() > 0);
+        // Whoever writes to the group or follows it has it from this table.
+        let _groups = lock(&self.shared.groups);
+        let folder = &found.group.folder;
+        if Arc::strong_count(&found.group) == 1
+            && folders(folder).is_ok_and(|mut streams| streams.next().is_none())
+        {
+            remove_folder(folder);
+        }
+    }
+}
+
+/// Removes a segment, unless it is being written.
+fn remove(group: &Group, segment: &Candidate, swept: &mut Swept) -> bool {
+    // A writer that is opened from now on waits until the file is gone.
+    let streams = lock(&group.streams);
+    let is_written = streams.get(segment.name.as_str()).is_some_and(|stream| stream.strong_count() > 0);
+    let newest = || segment::list(&segment.stream).ok()?.last().map(|newest| newest.first);
+    if is_written && newest() == Some(segment.first) {
+        return false;
+    }
+    let path = Segment { first: segment.first }.path(&segment.stream);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(segment = %path.display(), %error, "a log segment cannot be removed");
+            return false;
+        }
+        _ => {}
+    }
+    swept.removed_bytes += segment.size;
+    swept.removed_segments += 1;
+    true
+}
+
+/// Removes a folder that has nothing in it but its own name. What is in use by now makes its folder again.
+fn remove_folder(folder: &Path) {
+    let _ = fs::remove_file(folder.join(names::NAME_FILE)); // most have none
+    if let Err(error) = fs::remove_dir(folder) {
+        tracing::debug!(folder = %folder.display(), %error, "a log folder stays");
+    }
+}
+
+/// Time of a segment's last line.
+fn last_time(stream: &Path, segment: &Segment) -> Option<u64> {
+    Backward::of(stream.to_owned(), vec![segment.clone()], 4096).ok()?.peek().ok()?
+}

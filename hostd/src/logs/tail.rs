@@ -1,0 +1,215 @@
+//! The end of a group, and what comes.
+//!
+//! A follower is told which streams have changed, not what they got: it reads the files, when it comes to it. A slow one keeps
+//! nobody waiting, and costs the names of the streams that it is behind with.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use futures_util::Stream;
+use tokio::sync::Notify;
+
+use super::cursor::{Backward, Forward, Item};
+use super::error::LogError;
+use super::list::{blocking, folders};
+use super::read::{Filter, LogEvent, Position, chunk, event, missing};
+use super::{Group, Logs, lock, names};
+
+/// Lines, and bytes of lines, that are read from one stream before it is another one's turn.
+const TURN: (usize, usize) = (256, 256 << 10);
+/// Bytes of lines that are read before somebody has taken them.
+const MOST_READY: usize = 4 << 20;
+/// Most of the last lines that can be asked for, and the bytes that they may have together.
+const MOST_LAST: (usize, usize) = (10_000, 8 << 20);
+/// Bytes that are searched for the last lines.
+const LAST_SCAN: u64 = 64 << 20;
+/// Streams whose places are remembered before those that are gone are forgotten.
+const PLACES: usize = 4096;
+
+/// Somebody who follows a group.
+#[derive(Debug, Default)]
+pub(super) struct Follower {
+    /// Streams that lines were appended to since they were looked at.
+    changed: Mutex<HashSet<Arc<str>>>,
+    wake: Notify,
+}
+
+impl Group {
+    /// Tells those who follow the group of a new line of a stream.
+    pub(super) fn tell(&self, stream: &Arc<str>) {
+        lock(&self.followers).retain(|follower| {
+            let Some(follower) = follower.upgrade() else { return false };
+            lock(&follower.changed).insert(Arc::clone(stream));
+            follower.wake.notify_one();
+            true
+        });
+    }
+}
+
+/// Follows a group, or a stream of it.
+struct Tail {
+    group: Arc<Group>,
+    follower: Arc<Follower>,
+    only: Option<String>,
+    filter: Filter,
+    /// Where each stream is read on; one that is not in here, from its beginning.
+    places: HashMap<Arc<str>, Forward>,
+    /// Lines that are read already.
+    ready: VecDeque<LogEvent>,
+}
+
+impl Logs {
+    /// The last `last` lines of a group or of a stream of it (at most 10,000, and 8 MiB), in order of time, and then each new one
+    /// as it comes: none is lost, none comes twice. Neither group nor stream need be there yet. New lines come in order of
+    /// time as far as they are read together; within a stream, always.
+    ///
+    /// The stream ends with an error when files cannot be read.
+    ///
+    /// # Errors
+    /// [`LogError::Name`], [`LogError::Filter`]; [`LogError::Open`] or [`LogError::Read`] when files cannot be read.
+    pub async fn tail(
+        &self,
+        account: &str,
+        group: &str,
+        stream: Option<&str>,
+        contains: Option<&str>,
+        last: usize,
+    ) -> Result<impl Stream<Item = Result<LogEvent, LogError>> + Send + 'static + use<>, LogError> {
+        let filter = Filter::new(contains)?;
+        let group = self.shared.group(account, group)?;
+        if let Some(stream) = stream {
+            names::file_name(stream)?;
+        }
+        // What is appended from here on is told; what was before is read.
+        let follower = Arc::<Follower>::default();
+        lock(&group.followers).push(Arc::downgrade(&follower));
+        let mut tail = Tail {
+            group,
+            follower,
+            only: stream.map(str::to_owned),
+            filter,
+            places: HashMap::new(),
+            ready: VecDeque::new(),
+        };
+        let tail = blocking(move || {
+            tail.begin(last.min(MOST_LAST.0))?;
+            Ok(tail)
+        })
+        .await?;
+        Ok(futures_util::stream::unfold(Some(tail), |tail| async move {
+            match tail?.next().await {
+                Ok((event, tail)) => Some((Ok(event), Some(tail))),
+                Err(error) => Some((Err(error), None)),
+            }
+        }))
+    }
+}
+
+impl Tail {
+    /// Notes where all streams end, and has the last lines before that ready.
+    fn begin(&mut self, last: usize) -> Result<(), LogError> {
+        let streams: Vec<(String, PathBuf)> = match &self.only {
+            Some(name) => vec![(name.clone(), self.group.folder.join(names::file_name(name)?))],
+            None => folders(&self.group.folder)?.collect(),
+        };
+        let chunk = chunk(streams.len());
+        let mut cursors = Vec::with_capacity(streams.len());
+        // The newest line that each stream has left: the last one of all is taken, and replaced by the one before it.
+        let mut newest = BTreeSet::new();
+        for (name, folder) in streams {
+            let (name, hash) = (Arc::<str>::from(name.as_str()), names::hash(&name));
+            let mut cursor = Backward::new(folder.clone(), chunk)?;
+            self.places.insert(Arc::clone(&name), Forward::at(folder, cursor.end(), chunk));
+            if let Some(time) = cursor.peek()? {
+                newest.insert((time, hash, cursors.len()));
+            }
+            cursors.push((name, cursor));
+        }
+        let (mut bytes, mut scanned) = (0, 0);
+        while self.ready.len() < last && bytes < MOST_LAST.1 && scanned < LAST_SCAN {
+            let Some((time, hash, index)) = newest.pop_last() else { break };
+            let Some((name, cursor)) = cursors.get_mut(index) else { break };
+            let position = Position::of(time, hash);
+            let filter = &self.filter;
+            let found = cursor
+                .next(|record| filter.matches(record.message).then(|| event(name, position, &record)))?;
+            if let Some(event) = found.flatten() {
+                bytes += event.message.len();
+                self.ready.push_front(event);
+            }
+            scanned += cursor.scanned();
+            if let Some(time) = cursor.peek()? {
+                newest.insert((time, hash, index));
+            }
+        }
+        Ok(())
+    }
+
+    async fn next(mut self) -> Result<(LogEvent, Self), LogError> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok((event, self));
+            }
+            let changed = std::mem::take(&mut *lock(&self.follower.changed));
+            if changed.is_empty() {
+                self.follower.wake.notified().await;
+                continue;
+            }
+            self = blocking(move || {
+                self.read(changed)?;
+                Ok(self)
+            })
+            .await?;
+        }
+    }
+
+    /// Has new lines of these streams ready.
+    fn read(&mut self, changed: HashSet<Arc<str>>) -> Result<(), LogError> {
+        let chunk = chunk(changed.len());
+        let mut found = Vec::new();
+        let mut total = 0;
+        let mut changed = changed.into_iter();
+        for name in changed.by_ref() {
+            if self.only.as_deref().is_some_and(|only| *only != *name) {
+                continue;
+            }
+            let folder = self.group.folder.join(names::file_name(&name)?);
+            let place = self.places.entry(Arc::clone(&name));
+            let cursor = place.or_insert_with(|| Forward::new(folder, None, chunk));
+            let hash = names::hash(&name);
+            let (mut lines, mut bytes) = (0, 0);
+            while let Some(time) = cursor.peek()? {
+                if lines >= TURN.0 || bytes >= TURN.1 {
+                    // There is more.
+                    lock(&self.follower.changed).insert(Arc::clone(&name));
+                    break;
+                }
+                let position = Position::of(time, hash);
+                let filter = &self.filter;
+                let event = cursor.next(|item| match item {
+                    Item::Line(record) => (
+                        record.message.len(),
+                        filter.matches(record.message).then(|| event(&name, position, &record)),
+                    ),
+                    Item::Damage(_) => (0, Some(missing(&name, position))),
+                })?;
+                let Some((length, event)) = event else { continue };
+                (lines, bytes) = (lines + 1, bytes + length);
+                found.extend(event);
+            }
+            total += bytes;
+            if total >= MOST_READY {
+                break;
+            }
+        }
+        lock(&self.follower.changed).extend(changed);
+        found.sort_unstable_by_key(|event| event.position);
+        self.ready.extend(found);
+        if self.places.len() > PLACES {
+            // A stream that is made anew is read from its beginning.
+            self.places.retain(|_, cursor| cursor.folder().is_dir());
+        }
+        Ok(())
+    }
+}

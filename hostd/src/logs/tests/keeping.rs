@@ -1,0 +1,115 @@
+//! Lists, limits, and what is removed.
+
+use std::fs;
+use std::time::Duration;
+
+use super::*;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[tokio::test(start_paused = true)]
+async fn groups_and_streams_are_listed_by_name_with_sizes_and_times() {
+    let home = Home::new();
+    let logs = home.open();
+    let now = home.clock.now();
+    let early = now - Duration::from_secs(60);
+    let long = "l".repeat(400);
+    for group in ["/b", "/a/2", "/a/1", &long] {
+        logs.writer(ACCOUNT, group, "s").unwrap();
+    }
+    for stream in ["2026/11/21[1.0]microvm-b", "2026/11/21[1.0]microvm-a", "x"] {
+        let writer = logs.writer(ACCOUNT, "/b", stream).unwrap();
+        writer.append(line(1, "first", early)).unwrap();
+        writer.append(line(2, "last", now)).unwrap();
+    }
+    let groups = async |prefix: &str, after: Option<&str>, limit| {
+        let groups = logs.list_groups(ACCOUNT, prefix, after, limit).await.unwrap();
+        groups.into_iter().map(|group| (group.name, group.stored_bytes > 0)).collect::<Vec<_>>()
+    };
+    let named =
+        |names: &[&str]| names.iter().map(|&name| (name.to_owned(), name == "/b")).collect::<Vec<_>>();
+    assert_eq!(groups("", None, 50).await, named(&["/a/1", "/a/2", "/b", &long]));
+    assert_eq!(groups("/", None, 2).await, named(&["/a/1", "/a/2"]));
+    assert_eq!(groups("/", Some("/a/2"), 2).await, named(&["/b"]));
+    assert_eq!(logs.list_groups("000000000002", "", None, 50).await.unwrap(), []);
+
+    let streams = logs.list_streams(ACCOUNT, "/b", "2026/", None, 50).await.unwrap();
+    let names: Vec<_> = streams.iter().map(|stream| stream.name.as_str()).collect();
+    assert_eq!(names, ["2026/11/21[1.0]microvm-a", "2026/11/21[1.0]microvm-b"]);
+    assert_eq!((streams[0].first_event, streams[0].last_event), (Some(early), Some(now)));
+    assert!(streams[0].stored_bytes > 0);
+    let empty = &logs.list_streams(ACCOUNT, &long, "", None, 50).await.unwrap()[0];
+    assert_eq!((empty.stored_bytes, empty.first_event, empty.last_event), (0, None, None));
+    assert!(matches!(logs.list_streams(ACCOUNT, "/c", "", None, 50).await, Err(LogError::NoGroup(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn old_lines_go_and_what_is_written_stays() {
+    let home = Home::new();
+    let logs = home.open();
+    let ended = logs.writer(ACCOUNT, GROUP, "ended").unwrap();
+    ended.append(line(1, "old", home.clock.now())).unwrap();
+    drop(ended);
+    let writer = logs.writer(ACCOUNT, GROUP, "written").unwrap();
+    writer.append(line(1, "old", home.clock.now())).unwrap();
+    tokio::time::advance(13 * DAY).await;
+    assert_eq!(logs.sweep().removed_segments, 0);
+    writer.append(line(2, "young", home.clock.now())).unwrap();
+    assert_eq!(home.segments("written").len(), 2, "a segment spans a day");
+    tokio::time::advance(2 * DAY).await;
+
+    let swept = logs.sweep();
+    assert_eq!((swept.removed_segments, swept.stored_bytes), (2, logs.stored_bytes()));
+    assert_eq!((home.segments("ended").len(), home.segments("written").len()), (0, 1));
+    let left = logs.list_streams(ACCOUNT, GROUP, "", None, 50).await.unwrap();
+    assert_eq!(left.len(), 1, "the stream without lines is gone");
+
+    tokio::time::advance(30 * DAY).await;
+    assert_eq!(logs.sweep().removed_segments, 0, "it is still being written");
+    drop(writer);
+    assert_eq!(logs.sweep().removed_segments, 1);
+    assert_eq!(logs.list_groups(ACCOUNT, "", None, 50).await.unwrap(), []);
+    assert_eq!(logs.stored_bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_a_group_and_the_host_keep_to_their_sizes() {
+    let home = Home::new();
+    let config = LogsConfig {
+        segment_bytes: 512 << 10,
+        max_stream_bytes: 2 << 20,
+        max_group_bytes: 4 << 20,
+        max_bytes: 6 << 20,
+        ..LogsConfig::default()
+    };
+    let logs = home.with(config);
+    let filling = "x".repeat(100 << 10);
+    let fill = |group: &str, stream: &str, lines: u64| {
+        let writer = logs.writer(ACCOUNT, group, stream).unwrap();
+        let from = writer.last_sequence();
+        for sequence in from + 1..=from + lines {
+            writer.append(line(sequence, &filling, home.clock.now())).unwrap();
+        }
+    };
+    fill(GROUP, "s", 100);
+    let size: u64 = home.segments("s").iter().map(|path| fs::metadata(path).unwrap().len()).sum();
+    assert!(size <= 2 << 20 && size > 1 << 20, "{size} bytes, without a sweep");
+
+    tokio::time::advance(DAY / 2).await;
+    for stream in ["t", "u"] {
+        fill(GROUP, stream, 19);
+    }
+    let swept = logs.sweep();
+    assert!(swept.stored_bytes <= 4 << 20 && swept.removed_segments > 0, "{swept:?}");
+    assert!(home.segments("s").len() < 4 && home.segments("u").len() == 4, "the oldest go");
+
+    tokio::time::advance(DAY / 2).await;
+    for group in ["/b", "/c"] {
+        fill(group, "s", 19);
+    }
+    assert!(logs.sweep().stored_bytes <= 6 << 20);
+    let sizes = logs.list_groups(ACCOUNT, "", None, 50).await.unwrap();
+    assert!(sizes[0].stored_bytes < 5 << 19 && sizes[1].stored_bytes > 19 * (100 << 10), "{sizes:?}");
+    // Numbers are known although their lines are gone.
+    assert_eq!(logs.writer(ACCOUNT, "/c", "s").unwrap().last_sequence(), 19);
+}
