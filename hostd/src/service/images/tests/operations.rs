@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_image_builder::artifact::ArtifactConfig;
 use hearth_image_builder::base::Catalogue;
 use hearth_proto::microvms::v1::{
@@ -22,6 +23,7 @@ use crate::driver::context::{Change, Observer};
 use crate::driver::faults::Faults;
 use crate::driver::{DriverConfig, Microvms};
 use crate::lifecycle::microvm::{Event, Rules};
+use crate::tokens::Tokens;
 
 struct Nobody;
 
@@ -64,6 +66,8 @@ async fn host(profile: Profile, limits: Limits) -> Host {
         images: daemon.images.clone(),
         artifacts: ArtifactConfig::default(),
         bases: Catalogue::open(bases.path()).unwrap(),
+        tokens: Tokens::open(&daemon.db, clock, "us-east-1").await.unwrap(),
+        roles: Arc::new(RoleProvider::new(RolesConfig::default()).unwrap()),
         config: ServiceConfig { limits, ..ServiceConfig::new("us-east-1", profile) },
     };
     let caller = Caller {
