@@ -20,6 +20,8 @@ if [ -e "$HEARTH_IN/listen.sh" ]; then
 listen.address = "$listen"
 listen.certificate = "$HEARTH_IN/certificate.pem"
 listen.key = "$HEARTH_IN/key.pem"
-access.keys.$key_id = { secret_access_key = "$secret", account = "000000000000" }
+[[access.keys]]
+id = "$key_id"
+secret = "$secret"
 END
 fi

@@ -10,12 +10,15 @@ use hearth_host::shape::Burst;
 use hearth_image_builder::artifact::Fetcher;
 
 use super::Config;
+use crate::api::listen::ListenError;
 use crate::service::Operation;
 
 /// The longest life of a microVM in seconds.
 const MAX_DURATION: i32 = 28_800;
-/// The least that a secret may have, in characters: 120 bits, if it is Base64.
-const MIN_SECRET: usize = 20;
+/// What cannot work, all of it, a problem on each line.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration cannot work:{}", .0.iter().map(|problem| format!("\n{problem}")).collect::<String>())]
+pub struct Unusable(pub Vec<Problem>);
 
 /// Something that cannot work.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,9 +57,17 @@ impl Config {
         let mut problems = Problems::default();
         self.check_values(&mut problems);
         self.check_listen(&mut problems);
-        self.check_access(&mut problems);
         self.check_sections(&mut problems);
         problems.0
+    }
+
+    /// Whether the values can work.
+    ///
+    /// # Errors
+    /// All that cannot.
+    pub fn check(&self) -> Result<(), Unusable> {
+        let problems = self.problems();
+        if problems.is_empty() { Ok(()) } else { Err(Unusable(problems)) }
     }
 
     /// What it names and is not there, or may be read by too many.
@@ -72,6 +83,15 @@ impl Config {
         ] {
             if let Some(path) = path {
                 pem(&mut problems, key, path, secret);
+            }
+        }
+        for key in &self.access.keys {
+            let Some(path) = &key.secret_file else { continue };
+            if let Err(error) = key.secret() {
+                problems.add("access.keys", error.to_string());
+            } else if is_open(path) {
+                let path = path.display();
+                problems.add("access.keys", format!("others may read {path}: chmod 600 {path}"));
             }
         }
         for (host, registry) in &self.artifacts.registries {
@@ -113,7 +133,7 @@ impl Config {
         for (key, path) in [
             ("data", Some(&self.data)),
             ("run", Some(&self.run)),
-            ("listen.socket", self.listen.socket.as_ref()),
+            ("listen.socket", self.listen.socket.as_ref().filter(|path| !path.as_os_str().is_empty())),
             ("paths.vmm", Some(&self.paths.vmm)),
             ("paths.catalogue", self.paths.catalogue.as_ref()),
             ("paths.work", self.paths.work.as_ref()),
@@ -143,52 +163,30 @@ impl Config {
         }
     }
 
+    /// Where requests come in, and from whom. What these say of themselves names the key, or the id.
     fn check_listen(&self, problems: &mut Problems) {
-        let listen = &self.listen;
-        let encrypted = listen.certificate.is_some() && listen.key.is_some();
-        problems.unless(
-            listen.certificate.is_some() == listen.key.is_some(),
-            if listen.key.is_some() { "listen.certificate" } else { "listen.key" },
-            "certificate and key belong together: give both",
-        );
-        problems.unless(
-            listen.client_ca.is_none() || encrypted,
-            "listen.client_ca",
-            "certificates of clients need listen.certificate and listen.key",
-        );
-        let Some(address) = listen.address else { return };
-        problems.unless(
-            address.ip().is_loopback() || encrypted,
-            "listen.address",
-            format!("{address} can be reached from outside, so it needs listen.certificate and listen.key"),
-        );
-        problems.unless(
-            !self.access.keys.is_empty(),
-            "listen.address",
-            "nobody could use it: there are no [access.keys]",
-        );
-    }
-
-    fn check_access(&self, problems: &mut Problems) {
-        let is_account = |text: &str| text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit());
-        let account = "write 12 digits";
-        problems.unless(is_account(&self.access.local_account), "access.local_account", account);
-        for (id, key) in &self.access.keys {
-            let name = |member: &str| format!("access.keys.{id}.{member}");
-            let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-            let is_id = (1..=128).contains(&id.len()) && id.bytes().all(good);
-            problems.unless(is_id, &format!("access.keys.{id}"), "ids are 1 to 128 of a-z A-Z 0-9 - _");
-            problems.unless(is_account(&key.account), &name("account"), account);
-            let secret = key.secret_access_key.expose();
-            problems.unless(
-                secret.len() >= MIN_SECRET && secret.bytes().all(|byte| byte.is_ascii_graphic()),
-                &name("secret_access_key"),
-                format!("write at least {MIN_SECRET} random characters without white space"),
-            );
-            for policy in &key.policies {
-                if let Err(action) = policy.check() {
-                    problems.add(&name("policies"), format!("no operation is like {action}"));
-                }
+        let access = &self.access;
+        let knows_somebody = !access.keys.is_empty() || !access.certificates.is_empty();
+        if let Err(error) = self.listen.check(knows_somebody) {
+            let key = match &error {
+                ListenError::HalfCertificate if self.listen.key.is_some() => "listen.key",
+                ListenError::HalfCertificate => "listen.certificate",
+                ListenError::ClientCaWithoutTls => "listen.client_ca",
+                ListenError::Mode(_) => "listen.socket_mode",
+                ListenError::Nowhere => "listen.socket",
+                _ => "listen.address",
+            };
+            problems.add(key, error.to_string());
+        }
+        if let Err(error) = access.check() {
+            problems.add("access", error.to_string());
+        }
+        for key in &access.keys {
+            // One that is in a file of its own is read by `missing`.
+            if key.secret.is_some()
+                && let Err(error) = key.secret()
+            {
+                problems.add("access.keys", error.to_string());
             }
         }
     }
@@ -205,6 +203,9 @@ impl Config {
         }
         if let Err(why) = self.logs.check() {
             tell("logs", why);
+        }
+        if let Err(why) = self.audit.check() {
+            tell("audit", why);
         }
         if let Err(error) = RoleProvider::new(self.roles.clone()) {
             tell("roles", error.to_string());
@@ -277,16 +278,16 @@ mod tests {
             ("default_maximum_duration_seconds = 28801", "default_maximum_duration_seconds"),
             ("[builder]\nvcpus = 0", "builder.vcpus"),
             ("[quotas.rates]\nRunMicroVM = { per_second = 1 }", "quotas.rates.RunMicroVM"),
-            ("[access]\nlocal_account = \"1\"", "access.local_account"),
+            ("[access]\nlocal_account = \"1\"", "access"),
+            ("[[access.keys]]\nid = \"HKa\"\nsecret = \"short\"", "access.keys"),
+            ("[listen]\nsocket_mode = \"9\"", "listen.socket_mode"),
+            ("[audit]\nmax_files = 0", "audit.max_files"),
             ("[logs]\nsegment_bytes = 1", "logs.segment_bytes"),
             ("[jail]\noff = [\"moat\"]", "jail.off"),
             ("[artifacts.registries.\"*\"]\nplain_http = true", "artifacts"),
         ] {
             assert_eq!(keys(text), [key], "{text}");
         }
-        let weak = "[access.keys.a]\nsecret_access_key = \"secret\"\naccount = \"x\"\npolicies = [{ actions = [\"Fly\"] }]";
-        let names = ["account", "secret_access_key", "policies"].map(|name| format!("access.keys.a.{name}"));
-        assert_eq!(keys(weak), names);
     }
 
     #[test]

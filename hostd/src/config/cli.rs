@@ -71,7 +71,7 @@ fn check(file: &Path) -> anyhow::Result<String> {
     let config = Config::read(file)?;
     let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let mut problems: Vec<_> = config.problems().into_iter().chain(config.missing()).collect();
-    if !config.access.keys.is_empty() && is_open(file) {
+    if config.access.keys.iter().any(|key| key.secret.is_some()) && is_open(file) {
         let why = format!("they are secret and others may read this file: chmod 600 {}", file.display());
         problems.push(super::check::Problem { key: "access.keys".to_owned(), why });
     }
@@ -147,7 +147,7 @@ mod tests {
         let secret = told.split("HEARTH_SECRET_ACCESS_KEY=").nth(1).unwrap().lines().next().unwrap();
         let shown = execute(&format!("config show {}", file.display())).unwrap();
         assert!(shown.contains("address = \"0.0.0.0:7443\"") && shown.contains("mtu = 1500"), "{shown}");
-        assert!(!shown.contains(secret) && shown.contains("<redacted>"));
+        assert!(!shown.contains(secret) && shown.contains("***"));
         assert!(execute("init --name a.example").is_err(), "names are for certificates");
     }
 
@@ -156,8 +156,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("hearthd.toml");
         let text = format!(
-            "region = \"EU\"\n[listen]\naddress = \"0.0.0.0:7443\"\n[access.keys.a]\n\
-             secret_access_key = \"01234567890123456789\"\naccount = \"123456789012\"\n[paths]\nvmm = \"/bin/sh\"\n\
+            "region = \"EU\"\n[listen]\naddress = \"0.0.0.0:7443\"\n[[access.keys]]\n\
+             id = \"HKa\"\nsecret = \"01234567890123456789\"\n[paths]\nvmm = \"/bin/sh\"\n\
              catalogue = {:?}\n",
             folder.path()
         );

@@ -101,10 +101,9 @@ mod tests {
 
     #[test]
     fn keys_are_found_in_the_text() {
-        let text =
-            "region = \"x\"\n[listen]\n# here\naddress = \"0.0.0.0:1\"\n[access.keys.a]\naccount = \"1\"\n";
+        let text = "region = \"x\"\n[listen]\n# here\naddress = \"0.0.0.0:1\"\n[quotas.rates]\nRunMicrovm = { per_second = 1 }\n";
         assert_eq!(line_of(text, "listen.address"), Some(4));
-        assert_eq!(line_of(text, "access.keys.a.account"), Some(6));
+        assert_eq!(line_of(text, "quotas.rates.RunMicrovm.per_second"), Some(6));
         assert_eq!(line_of(text, "listen.key"), Some(2));
         assert_eq!(line_of(text, "data"), None);
     }

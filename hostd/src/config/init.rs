@@ -220,8 +220,8 @@ fn text(account: &str, tcp: Option<&Tcp<'_>>) -> String {
          # Memory that microVMs may have together, in MiB; nine tenths of the host's unless given.\n\
          # capacity_mib = 16384\n\n\
          [listen]\n\
-         # Who may use the socket beside root: members of a group.\n\
-         # socket_group = \"hearth\"\n"
+         # Permissions of the Unix socket. Who else may use it: socket_users in [access].\n\
+         # socket_mode = \"0600\"\n"
     );
     let access =
         format!("[access]\n# Account of those who come through the socket.\nlocal_account = \"{account}\"\n");
@@ -235,8 +235,8 @@ fn text(account: &str, tcp: Option<&Tcp<'_>>) -> String {
             "{head}\
              # Requests over TCP.\n\
              address = \"{}\"\ncertificate = {:?}\nkey = {:?}\n\n{access}\n\
-             # Access keys of those who come over TCP: [access.keys.ID]. Without policies they may do everything in their account.\n\
-             [access.keys.{}]\nsecret_access_key = \"{}\"\naccount = \"{account}\"\n\
+             # Access keys of those who come over TCP. Without policies they may do everything in their account.\n\
+             [[access.keys]]\nid = \"{}\"\nsecret = \"{}\"\naccount = \"{account}\"\n\
              # policies = [{{ actions = [\"RunMicrovm\", \"Get*\"], images = [\"web-*\"] }}]\n",
             tcp.address, tcp.certificate, tcp.key, tcp.id, tcp.secret
         ),

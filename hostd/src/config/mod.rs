@@ -24,10 +24,10 @@ use hearth_image_builder::artifact::ArtifactConfig;
 use serde::{Deserialize, Serialize};
 
 pub use self::file::{ConfigError, DEFAULT_FILE};
-pub use self::sections::{
-    AccessConfig, AccessKey, BuilderConfig, ListenConfig, PathsConfig, ProfileName, QuotasConfig, RateConfig,
-    StoreConfig,
-};
+pub use self::sections::{BuilderConfig, PathsConfig, ProfileName, QuotasConfig, RateConfig, StoreConfig};
+use crate::access::AccessConfig;
+use crate::api::listen::ListenConfig;
+use crate::audit::AuditConfig;
 use crate::logs::LogsConfig;
 use crate::metrics::MetricsConfig;
 use crate::platform::host::config::{CgroupSettings, HostConfig, JailSettings};
@@ -86,6 +86,8 @@ pub struct Config {
     pub logs: LogsConfig,
     /// Where metrics are to be had.
     pub metrics: MetricsConfig,
+    /// What is audited.
+    pub audit: AuditConfig,
     /// The daemon's store.
     pub store: StoreConfig,
 }
@@ -119,18 +121,13 @@ impl Default for Config {
             cgroup: host.cgroup,
             logs: LogsConfig::default(),
             metrics: MetricsConfig::default(),
+            audit: AuditConfig::default(),
             store: StoreConfig::default(),
         }
     }
 }
 
 impl Config {
-    /// Where the daemon listens on this host.
-    #[must_use]
-    pub fn socket(&self) -> PathBuf {
-        self.listen.socket.clone().unwrap_or_else(|| self.run.join("hearthd.sock"))
-    }
-
     /// The catalogue of base images.
     #[must_use]
     pub fn catalogue(&self) -> PathBuf {

@@ -1,15 +1,12 @@
 //! Sections that are this crate's own. What every key means is in `docs/configuration.md`, too.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hearth_host::roles::Secret;
 use hearth_image_builder::build::settings::BuilderLimits;
 use serde::{Deserialize, Serialize};
 
-use crate::access::Policy;
 use crate::service::{Limits, Operation, Profile, Rate};
 
 /// Whose behaviour is reproduced, by name.
@@ -32,24 +29,6 @@ impl From<ProfileName> for Profile {
     }
 }
 
-/// `[listen]`: where requests come in.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ListenConfig {
-    /// Unix socket; `hearthd.sock` in `run` unless given.
-    pub socket: Option<PathBuf>,
-    /// Group whose members may use the socket beside root.
-    pub socket_group: Option<String>,
-    /// `ADDRESS:PORT` for requests over TCP; nothing is listened on unless given.
-    pub address: Option<SocketAddr>,
-    /// PEM file with the certificate of the daemon and those of intermediate authorities.
-    pub certificate: Option<PathBuf>,
-    /// PEM file with the certificate's key.
-    pub key: Option<PathBuf>,
-    /// PEM file with the authorities of clients: without a certificate of theirs, nobody connects over TCP.
-    pub client_ca: Option<PathBuf>,
-}
-
 /// `[paths]`: programs and folders.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -68,39 +47,6 @@ impl Default for PathsConfig {
     fn default() -> Self {
         Self { vmm: "/usr/libexec/hearth/hearth-vmm".into(), catalogue: None, work: None, backups: None }
     }
-}
-
-/// `[access]`: who may do what.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AccessConfig {
-    /// Account of those who come through the Unix socket: 12 digits. They may do everything.
-    pub local_account: String,
-    /// Access keys of those who come over TCP, by id.
-    pub keys: BTreeMap<String, AccessKey>,
-}
-
-impl Default for AccessConfig {
-    fn default() -> Self {
-        Self { local_account: "000000000000".to_owned(), keys: BTreeMap::new() }
-    }
-}
-
-/// `[access.keys.ID]`: an access key.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AccessKey {
-    /// Its secret part.
-    pub secret_access_key: Secret,
-    /// Account: 12 digits.
-    pub account: String,
-    /// What its owner may; everything in the account unless given.
-    #[serde(default = "everything")]
-    pub policies: Vec<Policy>,
-}
-
-fn everything() -> Vec<Policy> {
-    vec![Policy::everything()]
 }
 
 /// `[quotas]`: limits of accounts. What is not given is the profile's; 0 is no limit.

@@ -21,10 +21,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use hearth_host::roles::RoleProvider;
+use hearth_host::shape::Burst;
 use hearth_image_builder::artifact::Fetcher;
 use hearth_image_builder::base::Catalogue;
 use hearth_image_builder::build::{Builder, Settings as BuilderSettings};
-use hearth_host::shape::Burst;
 use hearth_proto::host::v1::{HostStatus, Pool};
 use hearth_vmm::jail::JailConfig;
 use tokio::sync::watch;

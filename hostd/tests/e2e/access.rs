@@ -36,8 +36,14 @@ const KEYS: &str = "
 listen.address = '127.0.0.1:7743'
 listen.certificate = 'CERTIFICATE'
 listen.key = 'KEY'
-access.keys.stranger = { secret_access_key = 'the-secret-of-a-stranger', account = '999999999999' }
-access.keys.looker = { secret_access_key = 'the-secret-of-who-looks', account = '000000000000', policies = [{ actions = ['Get*', 'List*'] }] }
+[[access.keys]]
+id = 'stranger'
+secret = 'the-secret-of-a-stranger'
+account = '999999999999'
+[[access.keys]]
+id = 'looker'
+secret = 'the-secret-of-who-looks'
+policies = [{ actions = ['Get*', 'List*'] }]
 ";
 const ADDRESS: &str = "https://localhost:7743";
 
@@ -94,9 +100,9 @@ async fn over_tcp_everybody_says_who_they_are_and_sees_their_own_alone() {
 #[tokio::test]
 async fn a_daemon_that_anybody_could_reach_does_not_start() {
     let Some(site) = Site::get() else { return };
-    let extra = "listen.address = '0.0.0.0:7744'\n\
-                 access.keys.a = { secret_access_key = 'the-secret-of-a-stranger', account = '999999999999' }";
-    let said = Daemon::refused(site, extra);
+    let key = "[[access.keys]]\nid = 'somebody'\nsecret = 'the-secret-of-somebody'";
+    let extra = format!("listen.address = '0.0.0.0:7744'\n{key}");
+    let said = Daemon::refused(site, &extra);
     assert!(said.contains("listen.address"), "{said}");
 }
 
