@@ -25,7 +25,19 @@ fn control_plane() -> Result<(), Box<dyn Error>> {
     let all = services.into_iter().chain(["hearth/store/v1/records.proto"]);
     let files = protox::compile(all, ["proto"])?;
     let mut config = prost_build::Config::new();
-    config.btree_map(["."]);
+    config.btree_map(["."]).enable_type_names();
+    // They hold payloads, environment values or tokens: src/secret.rs shows them without.
+    config.skip_debug([
+        ".hearth.store.v1.MicrovmRecord",
+        ".hearth.store.v1.ClientTokenRecord",
+        ".hearth.microvms.v1.RunMicrovmRequest",
+        ".hearth.microvms.v1.CreateMicrovmImageRequest",
+        ".hearth.microvms.v1.UpdateMicrovmImageRequest",
+        ".hearth.microvms.v1.MicrovmImageDetails",
+        ".hearth.microvms.v1.MicrovmImageVersion",
+        ".hearth.microvms.v1.CreateMicrovmAuthTokenResponse",
+        ".hearth.microvms.v1.CreateMicrovmShellAuthTokenResponse",
+    ]);
     tonic_prost_build::configure().compile_fds_with_config(files, config)?;
     Ok(())
 }

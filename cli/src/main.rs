@@ -1,2 +1,43 @@
 //! `hearth`: the command-line client of hearthd.
-fn main() {}
+//!
+//! * [`options`] – what can be said on the command line; [`settings`] – with environment and configuration file
+//! * [`connect`] – the connection; [`names`] – short names and prefixes instead of ARNs and whole ids
+//! * [`commands`] – one file per command
+//! * [`out`] – tables, fields, JSON; [`live`] – lines that change on a terminal
+//! * [`upload`] – folders and zips become artifacts
+//! * [`error`] – one line that says what, why and what to do; exit statuses
+#![forbid(unsafe_code)]
+
+mod commands;
+mod connect;
+mod error;
+mod live;
+mod names;
+mod options;
+mod out;
+mod pages;
+mod parse;
+mod settings;
+mod upload;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::error::Failure;
+use crate::options::Cli;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::failed(format!("cannot start: {error}")).report(),
+    };
+    let done = runtime.block_on(commands::execute(cli));
+    // Reads of a file that nobody waits for any more must not keep the process.
+    runtime.shutdown_background();
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

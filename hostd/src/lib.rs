@@ -15,7 +15,8 @@
 //! * [`store`] – durable state; [`records`] – what is in it, under which keys
 //! * [`tokens`] – tokens for endpoints
 //! * [`logs`], [`metrics`], [`audit`], [`events`] – what can be seen from outside
-//! * [`config`] – the configuration file; [`clock`] – the time
+//! * [`daemon`] – all of it together
+//! * [`config`] – the configuration file; [`clock`] – the time; [`ids`] – random ids
 
 pub mod access;
 pub mod api;
@@ -23,8 +24,10 @@ pub mod audit;
 pub mod builds;
 pub mod clock;
 pub mod config;
+pub mod daemon;
 pub mod driver;
 pub mod events;
+pub mod ids;
 pub mod lifecycle;
 pub mod logs;
 pub mod metrics;

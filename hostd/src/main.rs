@@ -1,2 +1,132 @@
 //! `hearthd`, the host daemon.
-fn main() {}
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+use hearth_hostd::config::cli::{ConfigCommand, Init};
+use hearth_hostd::config::{Config, DEFAULT_FILE};
+use hearth_hostd::daemon;
+use hearth_hostd::store::rocks::backup::restore;
+use hearth_hostd::store::rocks::{RocksOptions, RocksStore};
+use tracing_subscriber::EnvFilter;
+
+/// Runs microVMs on this host
+#[derive(Debug, Parser)]
+#[command(name = "hearthd", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// The configuration; without one, the defaults are used if that file is not there
+    #[arg(long, value_name = "FILE", env = "HEARTHD_CONFIG")]
+    config: Option<PathBuf>,
+    /// What the log on standard error looks like
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text", env = "HEARTHD_LOG_FORMAT")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// Lines for people
+    Text,
+    /// JSON lines
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon: what it does without a command, too
+    Run,
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    Init(Init),
+    /// Look after the store while the daemon is not running
+    #[command(subcommand)]
+    Store(StoreCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum StoreCommand {
+    /// Put a back-up (`hearth host backup`) where the store is to be; there must be none
+    Restore {
+        /// The folder of the back-up
+        #[arg(value_name = "FOLDER")]
+        from: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match execute(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hearthd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(arguments: Arguments) -> Result<()> {
+    match &arguments.command {
+        None | Some(Command::Run) => {
+            log(arguments.log_format);
+            run(read_config(arguments.config.as_deref())?)
+        }
+        Some(Command::Config(command)) => {
+            print!("{}", command.execute()?);
+            Ok(())
+        }
+        Some(Command::Init(init)) => {
+            print!("{}", init.execute()?);
+            Ok(())
+        }
+        Some(Command::Store(StoreCommand::Restore { from })) => {
+            let config = read_config(arguments.config.as_deref())?;
+            let to = config.data.join("store");
+            let bytes = restore(from, &to, &options(&config))?;
+            println!("restored {bytes} bytes into {}", to.display());
+            Ok(())
+        }
+    }
+}
+
+fn read_config(file: Option<&Path>) -> Result<Config> {
+    let config = match file {
+        Some(file) => Config::read(file)?,
+        None if Path::new(DEFAULT_FILE).exists() => Config::read(Path::new(DEFAULT_FILE))?,
+        None => Config::default(),
+    };
+    config.check()?;
+    Ok(config)
+}
+
+fn options(config: &Config) -> RocksOptions {
+    let store = &config.store;
+    RocksOptions {
+        cache_bytes: store.cache_bytes,
+        write_buffer_bytes: store.write_buffer_bytes,
+        log_bytes: store.log_bytes,
+        verify: store.verify,
+    }
+}
+
+fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+fn run(config: Config) -> Result<()> {
+    let folder = config.data.join("store");
+    std::fs::create_dir_all(&config.data).with_context(|| format!("making {}", config.data.display()))?;
+    let store = RocksStore::open(&folder, &options(&config))?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;
+    runtime.block_on(daemon::run(config, Arc::new(store)))
+}

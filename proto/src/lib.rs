@@ -1,5 +1,8 @@
 //! Wire types of Hearth, generated from the protobuf sources in `proto/`. No logic lives here.
 
+#[cfg(feature = "control-plane")]
+mod secret;
+
 /// The monitor and its controllers.
 pub mod vmm {
     /// Version 1 of the control protocol and of what snapshots hold; see `control.proto` and `state.proto` in

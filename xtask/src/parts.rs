@@ -1,6 +1,6 @@
 //! What the metal runs: the VMM, the test guest's initramfs, the hostile guest, test and bench binaries.
 //!
-//! Everything is built for aarch64 and linked statically. Builds go on under one lock and their results are copied
+//! Everything is built for aarch64 and linked statically, except what holds RocksDB. Builds go on under one lock and their results are copied
 //! to a folder of the run, so that two checkouts with one target folder do not get each other's binaries.
 
 use std::ffi::OsString;
@@ -15,9 +15,11 @@ use serde_json::Value;
 use crate::cache::{Cache, RunFolder};
 use crate::command;
 use crate::cpio::Archive;
+use crate::daemon;
 use crate::file_system;
 use crate::guest_root;
 use crate::metal::{Job, Metal};
+use crate::rocksdb;
 use crate::toolchain::{Cross, Link, TARGET};
 
 const VMM: &str = "hearth-vmm";
@@ -28,7 +30,7 @@ const GUEST: &str = "hearth-guest";
 const GUEST_OS: &str = "guest-os.cpio";
 const GUEST_ROOT: &str = "guest-root.img";
 /// What a job finds in its environment: the paths of those inputs that it has.
-const VARIABLES: [(&str, &str); 8] = [
+const VARIABLES: [(&str, &str); 10] = [
     ("HEARTH_VMM", VMM),
     ("HEARTH_GUEST_KERNEL", "Image"),
     ("HEARTH_GUEST_INITRD", "test-guest.cpio"),
@@ -37,6 +39,8 @@ const VARIABLES: [(&str, &str); 8] = [
     ("HEARTH_EXT4_IMAGE", EXT4_IMAGE),
     ("HEARTH_GUEST_OS", GUEST_OS),
     ("HEARTH_GUEST_ROOT", GUEST_ROOT),
+    ("HEARTH_HOSTD", daemon::HOSTD),
+    ("HEARTH_CLI", daemon::CLI),
 ];
 const HOSTILE_MANIFEST: &str = "vmm/hostile-guest/Cargo.toml";
 
@@ -95,6 +99,21 @@ impl Parts {
     ) -> Result<()> {
         let copy = self.path(name);
         build_executable(cache, cross, profile, (package, executable), &copy)?;
+        self.add(copy, name);
+        Ok(())
+    }
+
+    /// Builds an executable with RocksDB in it and adds it as `name`.
+    pub(crate) fn build_with_rocksdb(
+        &mut self,
+        cache: &Cache,
+        cross: &Cross,
+        profile: &str,
+        (package, executable): (&str, Executable),
+        name: &str,
+    ) -> Result<()> {
+        let copy = self.path(name);
+        build_with_rocksdb(cache, cross, profile, (package, executable), &copy)?;
         self.add(copy, name);
         Ok(())
     }
@@ -161,12 +180,35 @@ pub(crate) fn build_executable(
 ) -> Result<()> {
     let _lock = cache.lock("cross-build")?;
     let mut cargo = cross.cargo(Link::Static)?;
+    command_for(&mut cargo, profile, executable).args(["--package", package]);
+    build_copy(cross, cargo, executable, copy)
+}
+
+/// Builds an executable with RocksDB in it for aarch64. It is linked dynamically.
+fn build_with_rocksdb(
+    cache: &Cache,
+    cross: &Cross,
+    profile: &str,
+    (package, executable): (&str, Executable),
+    copy: &Path,
+) -> Result<()> {
+    let _lock = cache.lock("cross-build")?;
+    let mut cargo = rocksdb::cross_cargo(cache, cross)?;
+    rocksdb::select(command_for(&mut cargo, profile, executable), package);
+    build_copy(cross, cargo, executable, copy)
+}
+
+/// The subcommand of cargo that builds an executable.
+fn command_for<'a>(cargo: &'a mut Command, profile: &str, executable: Executable) -> &'a mut Command {
     match executable {
         Executable::Binary(target) => cargo.args(["build", "--bin", target]),
         Executable::OnlyBinary => cargo.arg("build"),
         Executable::Test(target) => cargo.args(["test", "--no-run", "--test", target]),
     };
-    cargo.args(["--profile", profile, "--package", package, "--target", TARGET]);
+    cargo.args(["--profile", profile, "--target", TARGET])
+}
+
+fn build_copy(cross: &Cross, mut cargo: Command, executable: Executable, copy: &Path) -> Result<()> {
     let built = executable_of(&mut cargo, executable)?;
     fs::copy(&built, copy).with_context(|| format!("cannot copy {}", built.display()))?;
     command::run(cross.binutil("strip").arg(copy))

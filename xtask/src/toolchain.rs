@@ -48,11 +48,21 @@ pub(crate) fn native(cache: &Cache) -> Result<Command> {
     Ok(cargo)
 }
 
+/// The same with a target folder of its own, for builds whose environment would have all others begin anew.
+pub(crate) fn native_apart(cache: &Cache, ending: &str) -> Result<Command> {
+    let mut cargo = native(cache)?;
+    cargo.env("CARGO_TARGET_DIR", sibling(&target_folder(cache), ending));
+    Ok(cargo)
+}
+
 /// How aarch64 binaries are linked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Link {
     /// With everything inside, so that they run on a machine without libraries.
     Static,
+    /// With the machine's C and C++ libraries, for what holds C++. Has a target folder of its own: dependencies are compiled
+    /// otherwise for a static program.
+    Dynamic,
     /// As the package itself says.
     Own,
 }
@@ -103,7 +113,11 @@ impl Cross {
             Source::Native | Source::Rustup => command::clean("cargo"),
             Source::Debian => debian_cargo(),
         };
-        cargo.current_dir(repository()?).env("CARGO_TARGET_DIR", &self.target_folder);
+        let target_folder = match link {
+            Link::Static | Link::Own => self.target_folder.clone(),
+            Link::Dynamic => sibling(&self.target_folder, "-dynamic"),
+        };
+        cargo.current_dir(repository()?).env("CARGO_TARGET_DIR", target_folder);
         if self.source != Source::Native {
             cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc");
         }

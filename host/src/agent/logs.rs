@@ -11,8 +11,44 @@ use tokio::sync::watch;
 /// The lines that the app writes. The guest keeps them until they are acknowledged.
 #[derive(Debug)]
 pub struct Logs {
+    lines: Lines,
+    acknowledge: Acknowledge,
+}
+
+/// Where lines come from.
+#[derive(Debug)]
+pub struct Lines {
     reader: OwnedReadHalf,
+}
+
+/// Where it is said that lines are stored.
+#[derive(Debug)]
+pub struct Acknowledge {
     writer: OwnedWriteHalf,
+}
+
+impl Lines {
+    /// The next line. Not to be cancelled half-way: what was read is lost then.
+    ///
+    /// # Errors
+    /// The connection's errors; it ends with the guest, and when the guest is restored.
+    pub async fn next(&mut self) -> Result<proto::LogRecord, AgentError> {
+        receive(&mut self.reader)
+            .await
+            .map_err(|source| AgentError::Connection { what: "reading the app's logs", source })
+    }
+}
+
+impl Acknowledge {
+    /// Says that all lines up to `sequence` are stored. The guest forgets them.
+    ///
+    /// # Errors
+    /// The connection's errors.
+    pub async fn stored(&mut self, sequence: u64) -> Result<(), AgentError> {
+        send(&mut self.writer, &proto::LogAcknowledged { sequence })
+            .await
+            .map_err(|source| AgentError::Connection { what: "acknowledging the app's logs", source })
+    }
 }
 
 impl Agent {
@@ -22,11 +58,17 @@ impl Agent {
     /// [`AgentError`].
     pub async fn logs(&self, after: u64) -> Result<Logs, AgentError> {
         let (reader, writer) = self.open(Kind::Logs(proto::OpenLogs { after })).await?.into_split();
-        Ok(Logs { reader, writer })
+        Ok(Logs { lines: Lines { reader }, acknowledge: Acknowledge { writer } })
     }
 }
 
 impl Logs {
+    /// Both directions by themselves, for a host that stores many lines at once.
+    #[must_use]
+    pub fn split(self) -> (Lines, Acknowledge) {
+        (self.lines, self.acknowledge)
+    }
+
     /// Gives every line to `take`, and acknowledges it afterwards, until the connection ends: `take` must have stored it
     /// when it returns.
     ///
@@ -37,9 +79,9 @@ impl Logs {
         let (stored, mut newest) = watch::channel(0);
         let read = async {
             loop {
-                let record: proto::LogRecord = match receive(&mut self.reader).await {
+                let record = match self.lines.next().await {
                     Ok(record) => record,
-                    Err(source) => return AgentError::Connection { what: "reading the app's logs", source },
+                    Err(error) => return error,
                 };
                 let sequence = record.sequence;
                 take(record);
@@ -49,8 +91,8 @@ impl Logs {
         let acknowledge = async {
             while newest.changed().await.is_ok() {
                 let sequence = *newest.borrow_and_update();
-                if let Err(source) = send(&mut self.writer, &proto::LogAcknowledged { sequence }).await {
-                    return AgentError::Connection { what: "acknowledging the app's logs", source };
+                if let Err(error) = self.acknowledge.stored(sequence).await {
+                    return error;
                 }
             }
             AgentError::Confused

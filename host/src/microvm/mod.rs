@@ -1,9 +1,11 @@
 //! A monitor process with disks, network and agent, booted or restored.
 //!
 //! * [`trim`] – giving back what the guest does not use, before a snapshot
+//! * [`process`] – the process by descriptor, also of a monitor that somebody else has started
 //! * [`orphans`] – ending monitors whose controller was killed
 
 pub mod orphans;
+pub mod process;
 pub mod trim;
 
 use std::fs::{self, File};
@@ -23,6 +25,7 @@ use hearth_vmm::jail::JailConfig;
 
 use crate::agent::{Agent, AgentError};
 use crate::shape::Shape;
+use process::Process;
 
 /// What every guest's kernel is told. Clones of a snapshot wake up after any time, which its watchdogs take for a stall.
 pub const COMMAND_LINE: &str = "console=ttyS0 loglevel=4 panic=-1 reboot=k rcupdate.rcu_cpu_stall_suppress=1 \
@@ -30,10 +33,12 @@ pub const COMMAND_LINE: &str = "console=ttyS0 loglevel=4 panic=-1 reboot=k rcupd
 
 /// Console output of a guest that is kept, in bytes: its kernel's last words.
 const CONSOLE_BYTES: u64 = 256 << 10;
-/// Files in a microVM's run directory.
-const CONSOLE: &str = "console.log";
-const MONITOR_LOG: &str = "monitor.log";
-const EXIT_REPORT: &str = "exit.json";
+/// In a microVM's run directory: what its kernel wrote to its console …
+pub const CONSOLE: &str = "console.log";
+/// … what its monitor wrote …
+pub const MONITOR_LOG: &str = "monitor.log";
+/// … and why its machine has ended, once it has: one line of JSON with `kind` and `message`.
+pub const EXIT_REPORT: &str = "exit.json";
 /// Makes descriptors that record working sets (Linux, Documentation/admin-guide/mm/userfaultfd.rst).
 const USERFAULTFD: &str = "/dev/userfaultfd";
 /// The guest's context id. Each guest has its vsock device for itself, so all have the same.
@@ -116,11 +121,12 @@ pub struct Restore {
     pub record: bool,
 }
 
-/// A monitor process, its guest and what is between this process and them. Dropping it kills both.
+/// A monitor process, its guest and what is between this process and them. Dropping it kills both, unless it was
+/// [detached](Self::detach) or [adopted](Self::adopt).
 #[derive(Debug)]
 pub struct Microvm {
     folder: PathBuf,
-    vmm: Mutex<Vmm>,
+    vmm: Mutex<Option<Vmm>>,
     client: Arc<Client>,
     agent: Agent,
 }
@@ -158,7 +164,43 @@ impl Microvm {
         let vmm = Launch::new(binary, folder).jail(jail).stderr(Stdio::from(log)).start()?;
         let socket = folder.join(CONTROL_SOCKET);
         let (client, agent) = (Arc::new(Client::connect(&socket)?), Agent::of_monitor(&socket)?);
-        Ok(Self { folder: folder.to_owned(), vmm: Mutex::new(vmm), client, agent })
+        Ok(Self { folder: folder.to_owned(), vmm: Mutex::new(Some(vmm)), client, agent })
+    }
+
+    /// Connects to the monitor whose run directory is `folder`: one that was started by another process, or was detached.
+    ///
+    /// # Errors
+    /// [`MicrovmError`] when nobody answers there.
+    pub fn adopt(folder: &Path) -> Result<Self, MicrovmError> {
+        let socket = folder.join(CONTROL_SOCKET);
+        let (client, agent) = (Arc::new(Client::connect(&socket)?), Agent::of_monitor(&socket)?);
+        Ok(Self { folder: folder.to_owned(), vmm: Mutex::new(None), client, agent })
+    }
+
+    /// Lets the process live on when this is dropped. Whoever sees it end removes its run directory and what its jail had on
+    /// the host. None if it was detached before, or adopted.
+    ///
+    /// # Errors
+    /// [`MicrovmError::File`]; the process is then as before.
+    pub fn detach(&self) -> Result<Option<Process>, MicrovmError> {
+        let mut vmm = self.vmm.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(pid) = vmm.as_ref().map(Vmm::pid) else { return Ok(None) };
+        // A child that nobody has waited for: its id is its own.
+        let opened = Process::open(pid).and_then(|process| process.ok_or(io::ErrorKind::NotFound.into()));
+        let process = opened.map_err(file("looking at the process of", &self.folder))?;
+        let _ = vmm.take().map(Vmm::detach);
+        Ok(Some(process))
+    }
+
+    /// Gives the run directory another name, on the same file system.
+    ///
+    /// # Errors
+    /// [`MicrovmError`]. The process is ended then, if it was this one's.
+    pub fn move_to(self, folder: &Path) -> Result<Self, MicrovmError> {
+        fs::rename(&self.folder, folder).map_err(file("moving the run directory to", folder))?;
+        let vmm = self.vmm.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // Errors tell the paths that connections were made with.
+        Ok(Self { vmm: Mutex::new(vmm), ..Self::adopt(folder)? })
     }
 
     /// Builds a machine and boots it.
@@ -256,12 +298,14 @@ impl Microvm {
         Ok(waited.map_err(|error| MicrovmError::Thread(error.to_string()))??)
     }
 
-    /// Waits for the process to end, which it does by itself when its machine has ended, and cleans up after it.
+    /// Waits for the process to end, which it does by itself when its machine has ended, and cleans up after it. Not for one
+    /// that was detached or adopted.
     ///
     /// # Errors
     /// [`MicrovmError::File`].
     pub fn reap(&self) -> Result<(), MicrovmError> {
         let mut vmm = self.vmm.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(vmm) = vmm.as_mut() else { return Ok(()) };
         match vmm.wait() {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(file("waiting for the monitor of", &self.folder)(error))

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::credentials::StaticKeys;
 
 /// Which credentials role ARNs stand for.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RolesConfig {
     /// By role ARN, or by a pattern in which each `*` stands for any characters. An ARN itself goes before patterns, a
@@ -19,7 +19,7 @@ pub struct RolesConfig {
 }
 
 /// Where credentials come from.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Provider {
     /// Nowhere: the role stands for no credentials.
@@ -33,7 +33,7 @@ pub enum Provider {
 
 /// Credentials from an STS (Security Token Service): AWS's, or that of an object store or an identity service that speaks
 /// its protocol.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AssumeRole {
     /// URL of the STS, like `https://sts.eu-west-1.amazonaws.com`.
@@ -61,7 +61,7 @@ pub struct AssumeRole {
 }
 
 /// Who asks an STS for credentials.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     /// Who has these keys.

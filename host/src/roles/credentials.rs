@@ -31,8 +31,15 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Without what it is: for configurations that are shown.
+impl serde::Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("<redacted>")
+    }
+}
+
 /// Keys as a configuration file has them: valid until they are changed there.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StaticKeys {
     /// The public part.

@@ -36,16 +36,20 @@ pub(super) async fn assume_role(config: &AssumeRole, role_arn: &str) -> Result<C
     };
     let duration = config.duration_seconds.to_string();
     let session = format!("{}{}", config.session_name_prefix, uuid().map_err(RoleError::Random)?);
-    let mut form = form_urlencoded::Serializer::new(String::new());
-    form.append_pair("Action", "AssumeRole")
-        .append_pair("Version", "2011-06-15")
-        .append_pair("RoleArn", config.role_arn.as_deref().unwrap_or(role_arn))
-        .append_pair("RoleSessionName", &session)
-        .append_pair("DurationSeconds", &duration);
-    if let Some(id) = &config.external_id {
-        form.append_pair("ExternalId", id);
-    }
-    let (status, text) = post(config, &keys, form.finish()).await?;
+    // In a block of its own: no future that is to go from thread to thread can hold the serializer.
+    let form = {
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("Action", "AssumeRole")
+            .append_pair("Version", "2011-06-15")
+            .append_pair("RoleArn", config.role_arn.as_deref().unwrap_or(role_arn))
+            .append_pair("RoleSessionName", &session)
+            .append_pair("DurationSeconds", &duration);
+        if let Some(id) = &config.external_id {
+            form.append_pair("ExternalId", id);
+        }
+        form.finish()
+    };
+    let (status, text) = post(config, &keys, form).await?;
     if status.is_success() {
         credentials(config, &text)
     } else {

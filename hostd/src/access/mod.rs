@@ -1,1 +1,253 @@
 //! Who calls, and what they may.
+//!
+//! | Where a call comes from | Who calls |
+//! |---|---|
+//! | the Unix socket | the user of the process at its other end: root, the daemon's own user, and those that are configured |
+//! | TCP | whoever has an access key, in `authorization: Basic base64(ID:SECRET)`, or a configured client certificate |
+//!
+//! An access key that is given decides wherever the call comes from. Nobody else is let in.
+//!
+//! * [`config`] – keys, certificates, users
+//! * [`caller`] – somebody known, with an account and policies
+//! * [`policy`] – actions × names of images
+//! * [`secret`] – secrets in configurations
+
+pub mod caller;
+pub mod config;
+pub mod policy;
+pub mod secret;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+use ring::hmac;
+use ring::rand::SystemRandom;
+
+pub use caller::Caller;
+pub use config::{AccessConfig, AccessError};
+pub use policy::Policy;
+
+use crate::service::ServiceError;
+
+/// Where a call comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The Unix socket, and the user at its other end.
+    Socket(u32),
+    /// A network address, with the client's certificate where it has shown one that the configured authority has signed.
+    Network {
+        /// The address, for the audit log.
+        address: String,
+        /// SHA-256 of its certificate.
+        certificate: Option<[u8; SHA256_OUTPUT_LEN]>,
+    },
+}
+
+impl Origin {
+    /// For the audit log.
+    #[must_use]
+    pub fn address(&self) -> String {
+        match self {
+            Self::Socket(_) => "local".to_owned(),
+            Self::Network { address, .. } => address.clone(),
+        }
+    }
+}
+
+/// SHA-256 of a certificate in DER.
+#[must_use]
+pub fn fingerprint(certificate: &[u8]) -> [u8; SHA256_OUTPUT_LEN] {
+    let mut print = [0; SHA256_OUTPUT_LEN];
+    print.copy_from_slice(digest(&SHA256, certificate).as_ref());
+    print
+}
+
+/// Somebody who is known.
+#[derive(Debug, Clone)]
+struct Principal {
+    account: String,
+    policies: Arc<[Policy]>,
+}
+
+/// Who is known here.
+pub struct Access {
+    /// Secrets are compared by their codes under a key of this process: in constant time, and none is kept.
+    comparing: hmac::Key,
+    keys: HashMap<String, (hmac::Tag, Principal)>,
+    certificates: HashMap<[u8; SHA256_OUTPUT_LEN], Principal>,
+    users: Vec<u32>,
+    /// Whoever comes through the Unix socket.
+    local: Principal,
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Access").field("keys", &self.keys.keys()).finish_non_exhaustive()
+    }
+}
+
+impl Access {
+    /// Those whom the configuration names.
+    ///
+    /// # Errors
+    /// [`AccessError`]: what is wrong with the configuration.
+    pub fn new(config: &AccessConfig) -> Result<Self, AccessError> {
+        let comparing = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
+        let comparing = comparing.map_err(|_| AccessError::Random)?;
+        let principal = |given: &Option<String>, policies: &[Policy]| Principal {
+            account: given.clone().unwrap_or_else(|| config.local_account.clone()),
+            policies: policies.into(),
+        };
+        config.check()?;
+        let mut keys = HashMap::new();
+        for key in &config.keys {
+            let tag = hmac::sign(&comparing, key.secret()?.expose().as_bytes());
+            if keys.insert(key.id.clone(), (tag, principal(&key.account, &key.policies))).is_some() {
+                return Err(AccessError::Twice(key.id.clone()));
+            }
+        }
+        let mut certificates = HashMap::new();
+        for certificate in &config.certificates {
+            let print = certificate.fingerprint()?;
+            certificates.insert(print, principal(&certificate.account, &certificate.policies));
+        }
+        // SAFETY: geteuid takes nothing and cannot fail.
+        let own = unsafe { libc::geteuid() };
+        let users = config.socket_users.iter().copied().chain([0, own]).collect();
+        let local = principal(&None, &[Policy::everything()]);
+        Ok(Self { comparing, keys, certificates, users, local })
+    }
+
+    /// Whether anybody could call over the network.
+    #[must_use]
+    pub fn knows_somebody(&self) -> bool {
+        !self.keys.is_empty() || !self.certificates.is_empty()
+    }
+
+    /// Who calls: `authorization` is the header of that name.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unauthenticated`]. It does not tell unknown keys from wrong secrets.
+    pub fn identify(
+        &self,
+        origin: &Origin,
+        authorization: Option<&str>,
+        request_id: String,
+    ) -> Result<Caller, ServiceError> {
+        let (name, principal) = match (authorization, origin) {
+            (Some(authorization), _) => self.by_key(authorization)?,
+            (None, Origin::Socket(user)) if self.users.contains(user) => (format!("uid:{user}"), &self.local),
+            (None, Origin::Socket(_)) => {
+                return Err(ServiceError::Unauthenticated(
+                    "This user may not use the socket. Use an access key, or have the operator add the user to access.socket_users",
+                ));
+            }
+            (None, Origin::Network { certificate, .. }) => {
+                let known =
+                    certificate.as_ref().and_then(|print| Some((print, self.certificates.get(print)?)));
+                let (print, principal) = known.ok_or(ServiceError::Unauthenticated(
+                    "Missing Authentication Token: give an access key (HEARTH_ACCESS_KEY_ID, HEARTH_SECRET_ACCESS_KEY) or a client certificate",
+                ))?;
+                (format!("certificate:{}", hex(print)), principal)
+            }
+        };
+        Ok(Caller {
+            account: principal.account.clone(),
+            principal: name,
+            policies: Arc::clone(&principal.policies),
+            request_id,
+        })
+    }
+
+    fn by_key(&self, authorization: &str) -> Result<(String, &Principal), ServiceError> {
+        let invalid = ServiceError::Unauthenticated("The security token included in the request is invalid.");
+        let given = authorization.strip_prefix("Basic ").and_then(|text| STANDARD.decode(text.trim()).ok());
+        let given = given.and_then(|bytes| String::from_utf8(bytes).ok()).ok_or(invalid.clone())?;
+        let (id, secret) = given.split_once(':').ok_or(invalid.clone())?;
+        match self.keys.get(id) {
+            Some((tag, principal))
+                if hmac::verify(&self.comparing, secret.as_bytes(), tag.as_ref()).is_ok() =>
+            {
+                Ok((id.to_owned(), principal))
+            }
+            _ => Err(invalid),
+        }
+    }
+}
+
+/// Bytes as people read them.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::Operation;
+
+    fn access(text: &str) -> Access {
+        Access::new(&toml::from_str(text).unwrap()).unwrap()
+    }
+
+    fn basic(text: &str) -> String {
+        format!("Basic {}", STANDARD.encode(text))
+    }
+
+    fn network(certificate: Option<[u8; 32]>) -> Origin {
+        Origin::Network { address: "192.0.2.1".into(), certificate }
+    }
+
+    const KEYS: &str = r#"
+        [[keys]]
+        id = "AKIDEVELOPER"
+        secret = "a long enough secret"
+        account = "111122223333"
+        policies = [{ actions = ["Get*", "RunMicrovm"], images = ["web-*"] }]
+    "#;
+
+    #[test]
+    fn a_key_is_its_account_and_its_policies() {
+        let access = access(KEYS);
+        let caller = |given: &str| access.identify(&network(None), Some(&basic(given)), "r".into());
+        let known = caller("AKIDEVELOPER:a long enough secret").unwrap();
+        assert_eq!((known.account.as_str(), known.principal.as_str()), ("111122223333", "AKIDEVELOPER"));
+        assert!(known.may(Operation::RunMicrovm, Some("web-1")) && !known.may(Operation::ListMicrovms, None));
+        for wrong in
+            ["AKIDEVELOPER:another long secret", "AKIDEVELOPER", "OTHER:a long enough secret", ":", ""]
+        {
+            let error = caller(wrong).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "The security token included in the request is invalid.",
+                "{wrong}"
+            );
+        }
+        for wrong in ["Bearer x", "Basic ***", ""] {
+            assert!(access.identify(&Origin::Socket(0), Some(wrong), "r".into()).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn without_a_key_only_the_socket_and_known_certificates_let_in() {
+        let print = fingerprint(b"certificate");
+        let text = format!("socket_users = [7]\n[[certificates]]\nsha256 = \"{}\"\n", hex(&print));
+        let access = access(&text);
+        let identify = |origin: Origin| access.identify(&origin, None, "r".into());
+        assert_eq!(identify(Origin::Socket(0)).unwrap().account, "000000000000");
+        assert_eq!(identify(Origin::Socket(7)).unwrap().principal, "uid:7");
+        assert!(identify(Origin::Socket(65_534)).is_err());
+        assert!(identify(network(None)).is_err());
+        assert!(identify(network(Some([0; 32]))).is_err());
+        assert!(identify(network(Some(print))).unwrap().principal.starts_with("certificate:"));
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let config: AccessConfig = toml::from_str(KEYS).unwrap();
+        assert!(!format!("{config:?}{:?}", access(KEYS)).contains("long enough"));
+    }
+}

@@ -1,1 +1,182 @@
-//! The configuration file.
+//! The configuration: one TOML file, of which every key has a default. `docs/configuration.md` is its reference.
+//!
+//! * [`sections`] – keys that are this crate's own; the other sections belong to what they configure
+//! * [`file`](mod@file) – reading it: what is wrong is told with key and line
+//! * [`check`] – what a parser cannot know: addresses, files, what fits together
+//! * [`init`] – a first configuration, with certificates and an access key
+//! * [`cli`] – `hearthd config` and `hearthd init`
+
+pub mod check;
+pub mod cli;
+pub mod file;
+pub mod init;
+pub mod sections;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hearth_host::dns::DnsConfig;
+use hearth_host::network::NetworkConfig;
+use hearth_host::roles::RolesConfig;
+use hearth_image_builder::artifact::ArtifactConfig;
+use serde::{Deserialize, Serialize};
+
+pub use self::file::{ConfigError, DEFAULT_FILE};
+pub use self::sections::{BuilderConfig, PathsConfig, ProfileName, QuotasConfig, RateConfig, StoreConfig};
+use crate::access::AccessConfig;
+use crate::api::listen::ListenConfig;
+use crate::audit::AuditConfig;
+use crate::logs::LogsConfig;
+use crate::metrics::MetricsConfig;
+use crate::platform::host::config::{CgroupSettings, HostConfig, JailSettings};
+use crate::pool::PoolConfig;
+use crate::service::ServiceConfig;
+
+/// Everything that an operator can decide.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The Region in ARNs and in names of endpoints.
+    pub region: String,
+    /// Whose behaviour is reproduced where the API reference and what AWS does differ.
+    pub profile: ProfileName,
+    /// What names of endpoints end with; `lambda-microvm.REGION.localhost` unless given.
+    pub endpoint_domain: Option<String>,
+    /// The folder of all that lasts: store, images, disks of microVMs, logs, buckets.
+    pub data: PathBuf,
+    /// The folder of sockets and of records of processes; emptied by a reboot.
+    pub run: PathBuf,
+    /// What microVMs may have together, by their baselines, in MiB; nine tenths of the host's memory unless given.
+    pub capacity_mib: Option<u64>,
+    /// How many times its memory class a guest gets: 1 to 4.
+    pub burst: u32,
+    /// How long a microVM lives unless its request says, in seconds: 1 to 28800.
+    pub default_maximum_duration_seconds: i32,
+    /// How long a microVM has to be made from its image or its suspended state, without its hook, in seconds.
+    pub launch_timeout_seconds: u64,
+    /// How long microVMs that have ended can still be asked for, in seconds.
+    pub terminated_retention_seconds: u64,
+    /// Where requests come in.
+    pub listen: ListenConfig,
+    /// Programs and folders.
+    pub paths: PathsConfig,
+    /// Who may do what.
+    pub access: AccessConfig,
+    /// Limits of accounts.
+    pub quotas: QuotasConfig,
+    /// Builds of images.
+    pub builder: BuilderConfig,
+    /// Where artifacts may come from.
+    pub artifacts: ArtifactConfig,
+    /// Which credentials roles stand for.
+    pub roles: RolesConfig,
+    /// Networks of microVMs.
+    pub network: NetworkConfig,
+    /// How names are resolved for microVMs.
+    pub dns: DnsConfig,
+    /// What is made before it is needed.
+    pub pool: PoolConfig,
+    /// The jail of each monitor process.
+    pub jail: JailSettings,
+    /// The control group of each monitor process.
+    pub cgroup: CgroupSettings,
+    /// How much of logs is kept.
+    pub logs: LogsConfig,
+    /// Where metrics are to be had.
+    pub metrics: MetricsConfig,
+    /// What is audited.
+    pub audit: AuditConfig,
+    /// The daemon's store.
+    pub store: StoreConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let service = ServiceConfig::default();
+        let host = HostConfig::default();
+        Self {
+            region: service.region,
+            profile: ProfileName::default(),
+            endpoint_domain: None,
+            data: host.data,
+            run: host.run,
+            capacity_mib: None,
+            burst: 4,
+            default_maximum_duration_seconds: service.default_maximum_duration_seconds,
+            launch_timeout_seconds: host.launch_timeout_seconds,
+            terminated_retention_seconds: 24 * 60 * 60,
+            listen: ListenConfig::default(),
+            paths: PathsConfig { vmm: host.vmm, ..PathsConfig::default() },
+            access: AccessConfig::default(),
+            quotas: QuotasConfig::default(),
+            builder: BuilderConfig::default(),
+            artifacts: ArtifactConfig::default(),
+            roles: RolesConfig::default(),
+            network: host.network,
+            dns: host.dns,
+            pool: host.pool,
+            jail: host.jail,
+            cgroup: host.cgroup,
+            logs: LogsConfig::default(),
+            metrics: MetricsConfig::default(),
+            audit: AuditConfig::default(),
+            store: StoreConfig::default(),
+        }
+    }
+}
+
+impl Config {
+    /// The catalogue of base images.
+    #[must_use]
+    pub fn catalogue(&self) -> PathBuf {
+        self.paths.catalogue.clone().unwrap_or_else(|| self.data.join("bases"))
+    }
+
+    /// Where builds under way are.
+    #[must_use]
+    pub fn work(&self) -> PathBuf {
+        self.paths.work.clone().unwrap_or_else(|| self.data.join("work"))
+    }
+
+    /// Where copies of the store are written to.
+    #[must_use]
+    pub fn backups(&self) -> PathBuf {
+        self.paths.backups.clone().unwrap_or_else(|| self.data.join("backups"))
+    }
+
+    /// How long microVMs that have ended can still be asked for.
+    #[must_use]
+    pub fn terminated_retention(&self) -> Duration {
+        Duration::from_secs(self.terminated_retention_seconds)
+    }
+
+    /// How microVMs are made on this host.
+    #[must_use]
+    pub fn host(&self) -> HostConfig {
+        HostConfig {
+            data: self.data.clone(),
+            run: self.run.clone(),
+            vmm: self.paths.vmm.clone(),
+            launch_timeout_seconds: self.launch_timeout_seconds,
+            jail: self.jail.clone(),
+            cgroup: self.cgroup.clone(),
+            pool: self.pool,
+            network: self.network.clone(),
+            dns: self.dns.clone(),
+        }
+    }
+
+    /// What the operations go by.
+    #[must_use]
+    pub fn service(&self) -> ServiceConfig {
+        let mut service = ServiceConfig::new(&self.region, self.profile.into());
+        if let Some(domain) = &self.endpoint_domain {
+            service.endpoint_domain.clone_from(domain);
+        }
+        service.default_maximum_duration_seconds = self.default_maximum_duration_seconds;
+        self.quotas.apply(&mut service.limits);
+        service
+    }
+}

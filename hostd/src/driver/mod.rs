@@ -1,10 +1,42 @@
 //! A task per microVM that executes what its state machine says, and recovery.
+//!
+//! * [`task`] – the task of one microVM; [`context`] – what all tasks share, and whom they tell
+//! * [`recover`] – the start of the daemon; [`retention`] – what is removed some time after its end
+//! * [`record`] – between records, states and the platform
+//! * [`capacity`] – the host's memory; [`faults`] – points at which a crash is tried out
 
-use std::sync::Arc;
+pub mod capacity;
+pub mod context;
+pub mod faults;
+pub mod record;
+pub mod recover;
+pub mod retention;
+mod task;
+#[cfg(test)]
+mod tests;
 
-use hearth_proto::store::v1::MicrovmRecord;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use crate::store::{Batch, StoreError};
+use hearth_proto::store::v1::{ArtifactRecord, MicrovmRecord};
+use prost::Message as _;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use crate::clock::Clock;
+use crate::lifecycle::microvm::{Effect, Phase, Rules, Step};
+use crate::platform::Platform;
+use crate::records;
+use crate::store::{Batch, CommitError, Db, StoreError, Table};
+use capacity::Capacity;
+use context::{Context, Observer};
+use faults::Faults;
+use task::{Command, Task};
+
+/// Requests that wait for a microVM's task; further ones wait outside.
+const MAILBOX: usize = 64;
+
+type Mailbox = mpsc::Receiver<Command>;
 
 /// What a client asks of a microVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,21 +106,79 @@ pub enum RequestError {
     Stopping,
 }
 
+/// What drivers are made with.
+#[derive(Debug, Clone, Copy)]
+pub struct DriverConfig {
+    /// What microVMs may have of the host's memory, by their baselines, in MiB.
+    pub capacity_mib: u64,
+    /// Where the documentation and AWS differ.
+    pub rules: Rules,
+    /// How long microVMs that have ended can still be asked for.
+    pub retention: Duration,
+}
+
 /// The drivers of all microVMs. Copies are cheap and reach the same.
 #[derive(Debug, Clone)]
 pub struct Microvms {
-    inner: Arc<()>,
+    context: Arc<Context>,
+    running: Arc<Mutex<JoinSet<()>>>,
 }
 
 impl Microvms {
+    /// Drivers without any microVM yet; [`Self::recover`] brings back those of an earlier daemon.
+    #[must_use]
+    pub fn new(
+        config: DriverConfig,
+        db: Db,
+        clock: Clock,
+        platform: Arc<dyn Platform>,
+        observer: Arc<dyn Observer>,
+        faults: Faults,
+    ) -> Self {
+        let context = Context {
+            db,
+            clock,
+            platform,
+            observer,
+            capacity: Capacity::new(config.capacity_mib),
+            rules: config.rules,
+            faults,
+            retention: config.retention,
+            tasks: Mutex::default(),
+        };
+        Self { context: Arc::new(context), running: Arc::default() }
+    }
+
     /// Launches a microVM: its record (phase LAUNCHING) is stored together with `with` – the client token, say – and what the
     /// drivers keep beside it (indices, use of the artifact); durable when this returns. The launch itself goes on afterwards.
     ///
     /// # Errors
     /// [`LaunchError`]; nothing was stored then.
     pub async fn launch(&self, record: MicrovmRecord, with: Batch) -> Result<(), LaunchError> {
-        let _ = (&self.inner, record, with);
-        Err(LaunchError::Stopping)
+        let context = &self.context;
+        let reservation = context.capacity.reserve(record.memory_mib.into());
+        let reservation = reservation
+            .map_err(|full| LaunchError::Capacity { needed_mib: full.needed_mib, free_mib: full.free_mib })?;
+        // The files are there until the microVM uses no more of them.
+        let artifact = records::artifact(&record.build_id);
+        let stored = context.db.get_bytes(Table::Artifacts, &artifact)?.ok_or(LaunchError::Conflict)?;
+        if ArtifactRecord::decode(stored.as_slice()).is_ok_and(|artifact| artifact.retired) {
+            return Err(LaunchError::Conflict);
+        }
+        let batch = record::insert(&record).expect_value(Table::Artifacts, artifact, stored).and(with);
+        context.faults.at("microvm", "accept", "before-commit").await;
+        context.db.commit(batch).await.map_err(|error| match error {
+            CommitError::Conflict => LaunchError::Conflict,
+            CommitError::Store(error) => LaunchError::Store(error),
+        })?;
+        context.faults.at("microvm", "accept", "after-commit").await;
+        let state = record::state(&record);
+        let first = Step { state, effect: Some(Effect::Launch) };
+        self.context.observer.accepted(&record);
+        self.spawn(record, |context, record, mailbox| {
+            Task::new(context, record, None, Some(reservation), mailbox).run(Some(first))
+        });
+        Ok(())
     }
 
     /// Asks something of a microVM. What was accepted is durable when this returns, and happens afterwards.
@@ -96,13 +186,58 @@ impl Microvms {
     /// # Errors
     /// [`RequestError`].
     pub async fn request(&self, account: &str, id: &str, request: Request) -> Result<(), RequestError> {
-        let _ = (account, request);
-        Err(RequestError::NotFound(id.to_owned()))
+        let not_found = || RequestError::NotFound(id.to_owned());
+        let db = &self.context.db;
+        let record: MicrovmRecord =
+            db.get(Table::Microvms, &records::microvm(account, id))?.ok_or_else(not_found)?;
+        let (answer, answered) = oneshot::channel();
+        if record.phase() != Phase::Terminated
+            && let Some(mailbox) = self.context.mailbox(id)
+            && mailbox.send(Command::Request(request, answer)).await.is_ok()
+            && let Ok(answer) = answered.await
+        {
+            return answer;
+        }
+        // Its task has ended, as it has; or all tasks are ending.
+        let record: MicrovmRecord =
+            db.get(Table::Microvms, &records::microvm(account, id))?.ok_or_else(not_found)?;
+        match (record.phase(), request) {
+            (Phase::Terminated, Request::Terminate) => Ok(()),
+            (Phase::Terminated, _) => Err(RequestError::Terminated(id.to_owned())),
+            _ => Err(RequestError::Stopping),
+        }
+    }
+
+    /// Tells that nothing has come through a microVM's endpoint for as long as its policy says.
+    pub async fn idle(&self, id: &str) {
+        if let Some(mailbox) = self.context.mailbox(id) {
+            let _ = mailbox.send(Command::Idle).await; // it has ended
+        }
     }
 
     /// Baseline memory in MiB: what microVMs may have on this host, and what those that run have.
     #[must_use]
     pub fn capacity(&self) -> (u64, u64) {
-        (0, 0)
+        self.context.capacity.figures()
+    }
+
+    /// Ends all tasks, and leaves the microVMs as they are. What is half made is finished before.
+    pub async fn stop(&self) {
+        self.context.tasks.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut running = std::mem::take(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner));
+        while running.join_next().await.is_some() {}
+    }
+
+    fn spawn<F>(&self, record: MicrovmRecord, task: impl FnOnce(Arc<Context>, MicrovmRecord, Mailbox) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (sender, mailbox) = mpsc::channel(MAILBOX);
+        let id = record::id(&record).to_owned();
+        let future = task(Arc::clone(&self.context), record, mailbox);
+        self.context.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        while running.try_join_next().is_some() {}
+        running.spawn(future);
     }
 }

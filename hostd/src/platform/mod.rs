@@ -7,6 +7,8 @@
 //! platform finds what is there already. What belongs to a microVM is found by its id: its run directory (process), its
 //! folder (overlay, suspended state), its network.
 
+pub mod host;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 

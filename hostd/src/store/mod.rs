@@ -1,10 +1,22 @@
 //! Durable state: tables of keys and values, changed by atomic batches.
 //!
-//! A [`Store`] is simple and blocking: RocksDB ([`rocks`]), or memory ([`memory`]) for tests; both pass the same contract
+//! A [`Store`] is simple and blocking: RocksDB, or memory ([`MemoryStore`]) for tests; both pass the same contract
 //! tests. [`Db`] is what the daemon uses: commits of all tasks go through one thread, which writes what is waiting as one group
 //! with one fsync. A commit that was answered is durable.
 
+mod db;
+mod memory;
+#[cfg(feature = "rocksdb")]
+pub mod rocks;
+pub mod schema;
+
 use std::path::Path;
+
+pub use db::Db;
+pub use memory::MemoryStore;
+#[cfg(feature = "rocksdb")]
+pub use rocks::{RocksOptions, RocksStore};
+pub use schema::meta;
 
 /// The tables. Keys are ordered bytewise within a table; see [`crate::records`] for what they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -183,7 +195,7 @@ pub enum StoreError {
         known: u32,
     },
     /// The system, or the database.
-    #[error("{what} the store: {why}")]
+    #[error("cannot {what} the store: {why}")]
     Failed {
         /// What was being done.
         what: &'static str,
@@ -205,6 +217,9 @@ pub enum CommitError {
 
 /// A store. All of it blocks.
 pub trait Store: Send + Sync + std::fmt::Debug {
+    /// Where it is, for messages.
+    fn place(&self) -> String;
+
     /// The value of a key.
     ///
     /// # Errors

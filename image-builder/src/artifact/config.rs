@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use hearth_host::roles::{Secret, StaticKeys};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::zip;
 
 /// Where artifacts may come from. The default is AWS: `s3://` URIs only, read from S3 with the build role's credentials.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ArtifactConfig {
     /// The object store of all buckets that are not in `buckets`.
@@ -28,7 +28,7 @@ pub struct ArtifactConfig {
 }
 
 /// An S3-compatible object store.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct S3Config {
     /// URL of the store, like `https://minio.example:9000`; AWS's for the region when not given.
@@ -66,7 +66,7 @@ impl Default for S3Config {
 }
 
 /// A registry.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RegistryConfig {
     /// Whether it is spoken to over plain HTTP. Not for `*`. Default false.
@@ -80,7 +80,7 @@ pub struct RegistryConfig {
 }
 
 /// How much an artifact may be.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ArtifactLimits {
     /// Bytes of a zip as it is stored. Default 10 GiB.

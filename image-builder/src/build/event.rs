@@ -79,6 +79,11 @@ pub enum Event {
         /// Bytes in all.
         total: Option<u64>,
     },
+    /// The container is on the root disk.
+    CodeInstalled {
+        /// Bytes of its files: what a build is said to have made even where it fails later.
+        bytes: u64,
+    },
 }
 
 /// Takes events; called from several tasks, and must not block.

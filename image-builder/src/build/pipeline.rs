@@ -90,6 +90,7 @@ impl Builder {
             disk: &disk,
         };
         let container = container.run().await?;
+        sink.tell(Event::CodeInstalled { bytes: container.code_bytes });
         let job = snapshot::Job {
             host: &host,
             workspace: &workspace,

@@ -41,6 +41,7 @@ pub(super) fn sink(quiet: bool) -> Sink {
                 let of = total.map(|total| format!(" of {total}")).unwrap_or_default();
                 format!("          {bytes}{of} bytes")
             }
+            Event::CodeInstalled { bytes } => format!("          {bytes} bytes of code"),
         };
         // A terminal that is gone is no reason to end a build.
         let _ = writeln!(std::io::stderr().lock(), "{line}");

@@ -213,14 +213,20 @@ impl Cgroup {
             io::ErrorKind::AlreadyExists => CgroupError::Exists(cgroup.path.clone()),
             _ => CgroupError::io("make the control group", &cgroup.path)(error),
         })?;
-        for (file, value) in config.settings() {
-            if let Err(error) = cgroup.set(&config.parent, file, value) {
-                // The first error is the one that says what is wrong.
-                let _ = cgroup.remove();
-                return Err(error);
-            }
+        if let Err(error) = cgroup.limit(config) {
+            // The first error is the one that says what is wrong.
+            let _ = cgroup.remove();
+            return Err(error);
         }
         Ok(cgroup)
+    }
+
+    /// Sets the limits of `config`, which names this group; those that it does not have stay as they are.
+    ///
+    /// # Errors
+    /// [`CgroupError`]; some of them may be set.
+    pub fn limit(&self, config: &CgroupConfig) -> Result<(), CgroupError> {
+        config.settings().into_iter().try_for_each(|(file, value)| self.set(&config.parent, file, value))
     }
 
     /// The group of `config`, which exists if [`Cgroup::create`] made it earlier.

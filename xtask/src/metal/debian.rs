@@ -20,7 +20,7 @@ use crate::progress;
 pub(crate) const DISK: &str = "debian";
 
 /// What there is.
-pub(crate) const PROGRAMS: [Need; 7] = [
+pub(crate) const PROGRAMS: [Need; 9] = [
     packages::library("ca-certificates", "whom TLS clients on the metal trust"),
     packages::program("curl", "curl", "speaks HTTP on the metal"),
     // Busybox's shell runs busybox's programs whatever the search path says.
@@ -28,6 +28,8 @@ pub(crate) const PROGRAMS: [Need; 7] = [
     packages::program("docker-registry", "docker-registry", "serves images on the metal"),
     packages::program("e2fsprogs", "mke2fs", "makes file systems on the metal"),
     packages::program("iproute2", "ip", "makes networks on the metal"),
+    packages::library("libgcc-s1", "what C++ needs of the compiler on the metal"),
+    packages::library("libstdc++6", "the C++ library of hearthd on the metal"),
     packages::program("nftables", "nft", "filters packets on the metal"),
 ];
 /// Changes when `finish` makes another tree from the same packages.

@@ -28,7 +28,7 @@ pub(crate) struct Options {
     /// Attach a file as a read-only disk: $HEARTH_DISKS/NAME (/dev/disk/NAME on the emulated host), its own name by default
     #[arg(long = "disk", value_name = "FILE[:NAME]", value_parser = parse_disk)]
     disks: Vec<(PathBuf, String)>,
-    /// Bring programs of Debian: curl, docker-registry, e2fsprogs, iproute2, nftables, certificates
+    /// Bring programs of Debian: curl, docker-registry, e2fsprogs, iproute2, libstdc++, nftables, certificates
     #[arg(long)]
     debian: bool,
     /// Make a TCP port of the emulated host reachable on 127.0.0.1

@@ -1,0 +1,87 @@
+//! `hearth image`: images, their versions and builds.
+//!
+//! * [`create`] – create and update; [`options`] – what both have; [`hooks`] – hooks by name
+//! * [`list`] – ls, get, rm
+//! * [`versions`] – versions; [`builds`] – builds
+//! * [`watch`] – a build as it goes on
+
+mod builds;
+mod create;
+mod hooks;
+mod list;
+mod options;
+mod versions;
+mod watch;
+
+use clap::Subcommand;
+
+use super::Context;
+use crate::error::Failure;
+
+/// Images: create, update, look at and delete them
+#[derive(Debug, Subcommand)]
+pub(crate) enum Image {
+    /// Create an image and watch the build of its version 1.0
+    Create(Box<create::Create>),
+    /// Build the next version of an image and watch it; nothing is taken over from the version before
+    Update(Box<create::Update>),
+    /// List images
+    Ls(list::Ls),
+    /// Show an image
+    Get {
+        /// Name or ARN
+        image: String,
+    },
+    /// Delete images with all their versions; running microVMs go on
+    Rm {
+        /// Names or ARNs
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<String>,
+    },
+    /// List the versions of an image, newest first
+    Versions {
+        /// Name or ARN
+        image: String,
+    },
+    /// A version of an image
+    #[command(subcommand)]
+    Version(versions::Version),
+    /// List the builds of a version
+    Builds {
+        /// Name or ARN
+        image: String,
+        /// The version; the newest unless given
+        version: Option<String>,
+    },
+    /// A build of a version
+    #[command(subcommand)]
+    Build(builds::Build),
+    /// Watch a build: what has happened, then what happens
+    Watch(watch::Watch),
+}
+
+impl Image {
+    /// What can be known to be wrong before anybody is asked.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        match self {
+            Self::Create(create) => create.check(),
+            Self::Update(update) => update.check(),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) async fn execute(self, context: &Context) -> Result<(), Failure> {
+        match self {
+            Self::Create(create) => create.execute(context).await,
+            Self::Update(update) => update.execute(context).await,
+            Self::Ls(ls) => ls.execute(context).await,
+            Self::Get { image } => list::get(context, &image).await,
+            Self::Rm { images } => list::remove(context, &images).await,
+            Self::Versions { image } => versions::list(context, &image).await,
+            Self::Version(version) => version.execute(context).await,
+            Self::Builds { image, version } => builds::list(context, &image, version).await,
+            Self::Build(build) => build.execute(context).await,
+            Self::Watch(watch) => watch.execute(context).await,
+        }
+    }
+}

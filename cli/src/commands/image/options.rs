@@ -1,0 +1,132 @@
+//! What versions of images are built from.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use hearth_proto::microvms::v1::code_artifact::Artifact as Source;
+use hearth_proto::microvms::v1::{
+    Architecture, Capability, CodeArtifact, CpuConfiguration, Resources, UpdateMicrovmImageRequest,
+};
+
+use super::super::Context;
+use super::super::run::LoggingOptions;
+use super::hooks::HookOptions;
+use crate::error::Failure;
+use crate::names::{short, with_version};
+use crate::parse;
+use crate::upload::Artifact;
+
+#[derive(Debug, Args)]
+pub(super) struct VersionOptions {
+    /// Memory in MiB: 512, 1024, 2048 (the default), 4096 or 8192
+    #[arg(long, value_name = "MIB")]
+    memory: Option<i32>,
+    /// A variable for the app; may be repeated
+    #[arg(long = "env", short, value_name = "NAME=VALUE", value_parser = parse::pair)]
+    environment: Vec<(String, String)>,
+    /// A file with variables for the app, NAME=VALUE on each line; --env comes before it
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
+    /// For people
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+    /// Base image: NAME, NAME:VERSION or ARN; the newest unless given
+    #[arg(long, value_name = "BASE")]
+    base: Option<String>,
+    /// Version of the base image; the newest unless given
+    #[arg(long, value_name = "VERSION")]
+    base_version: Option<String>,
+    /// Role with whose credentials the artifact is fetched: a name or an ARN; hearth-build unless given
+    #[arg(long, value_name = "ROLE")]
+    build_role: Option<String>,
+    /// What build and app may reach: internet (the default), none, or an ARN
+    #[arg(long, value_name = "CONNECTOR")]
+    egress: Option<String>,
+    /// All capabilities for the app (additionalOsCapabilities: ALL)
+    #[arg(long)]
+    all_capabilities: bool,
+    /// Processor architecture
+    #[arg(long, value_enum)]
+    architecture: Option<ArchitectureName>,
+    #[command(flatten)]
+    hooks: HookOptions,
+    #[command(flatten)]
+    logging: LoggingOptions,
+    /// The same request with the same token gives the same answer
+    #[arg(long, value_name = "TOKEN")]
+    client_token: Option<String>,
+    /// Do not watch the build
+    #[arg(long, short)]
+    pub(super) detach: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ArchitectureName {
+    #[value(name = "ARM_64", alias = "arm64", alias = "aarch64")]
+    Arm64,
+    #[value(name = "X86_64", alias = "amd64")]
+    X8664,
+}
+
+impl VersionOptions {
+    /// The request for `artifact`, which is uploaded where it has to be. What creation has beside is the caller's.
+    pub(super) async fn request(
+        &self,
+        context: &Context,
+        image: &str,
+        artifact: &str,
+    ) -> Result<UpdateMicrovmImageRequest, Failure> {
+        let client = &context.client;
+        let environment_variables = self.environment()?;
+        let (base, base_version) = self.base.as_deref().map(with_version).unzip();
+        let base_version = self.base_version.clone().or(base_version.flatten().map(str::to_owned));
+        let base_image_arn = client.base_or_newest(base).await?;
+        let build_role_arn = client.build_role(self.build_role.as_deref()).await?;
+        let egress: Vec<_> = self.egress.iter().cloned().collect();
+        let egress_network_connectors = client.connectors(&egress).await?;
+        let image_identifier = client.image(image).await?;
+        let quiet = context.out.quiet;
+        let uri = Artifact::find(artifact)?.uri(client, short(image), quiet).await?;
+        let architecture = self.architecture.map(|name| match name {
+            ArchitectureName::Arm64 => Architecture::Arm64,
+            ArchitectureName::X8664 => Architecture::X8664,
+        });
+        let cpu = |name: Architecture| CpuConfiguration { architecture: Some(name.into()) };
+        let capabilities = if self.all_capabilities { vec![Capability::All.into()] } else { Vec::new() };
+        let resources = self.memory.map(|mib| Resources { minimum_memory_in_mib: Some(mib) });
+        Ok(UpdateMicrovmImageRequest {
+            image_identifier: Some(image_identifier),
+            base_image_arn: Some(base_image_arn),
+            base_image_version: base_version,
+            build_role_arn: Some(build_role_arn),
+            code_artifact: Some(CodeArtifact { artifact: Some(Source::Uri(uri)) }),
+            description: self.description.clone(),
+            resources: resources.into_iter().collect(),
+            cpu_configurations: architecture.map(cpu).into_iter().collect(),
+            hooks: self.hooks.hooks(),
+            environment_variables,
+            egress_network_connectors,
+            additional_os_capabilities: capabilities,
+            logging: self.logging.logging(),
+            client_token: self.client_token.clone(),
+        })
+    }
+
+    /// What can be known to be wrong before anybody is asked.
+    pub(super) fn check(&self, artifact: &str) -> Result<(), Failure> {
+        self.environment()?;
+        Artifact::find(artifact).map(|_| ())
+    }
+
+    fn environment(&self) -> Result<BTreeMap<String, String>, Failure> {
+        let mut variables = BTreeMap::new();
+        for path in &self.env_file {
+            let wrong = |why: String| Failure::usage(format!("cannot use {}: {why}", path.display()));
+            let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+            variables.extend(parse::env_file(&text).map_err(wrong)?);
+        }
+        variables.extend(self.environment.iter().cloned());
+        Ok(variables)
+    }
+}

@@ -1,0 +1,60 @@
+//! Waiting for a state.
+
+use std::time::Duration;
+
+use hearth_proto::microvms::v1::{GetMicrovmRequest, Microvm, MicrovmState};
+use tokio::time::{Instant, sleep};
+
+use super::Context;
+use crate::error::Failure;
+use crate::names::has_ended;
+
+/// How often the state is asked for: soon at first, since most changes take less than a second.
+const SOONEST: Duration = Duration::from_millis(20);
+const LATEST: Duration = Duration::from_millis(500);
+
+impl Context {
+    pub(crate) async fn microvm(&self, id: &str) -> Result<Microvm, Failure> {
+        let request = GetMicrovmRequest { microvm_identifier: Some(id.to_owned()) };
+        self.client.call(format!("get {id}"), self.client.microvms().get_microvm(request)).await
+    }
+
+    /// Until the microVM is in `wanted`. That it ends, or that it has a reason not to get there, is a failure.
+    pub(crate) async fn wait(
+        &self,
+        id: &str,
+        wanted: MicrovmState,
+        limit: Duration,
+    ) -> Result<Microvm, Failure> {
+        let began = Instant::now();
+        let mut pause = SOONEST;
+        loop {
+            let microvm = self.microvm(id).await?;
+            let state = microvm.state();
+            if state == wanted {
+                return Ok(microvm);
+            }
+            let reason = microvm.state_reason.as_deref();
+            // Ended, or back where it was because a hook said no.
+            let settled = state == MicrovmState::Running || state == MicrovmState::Suspended;
+            if has_ended(microvm.state) && wanted != MicrovmState::Terminated || settled && reason.is_some() {
+                let reason = reason.unwrap_or("no reason is given");
+                return Err(Failure::failed(format!(
+                    "{id} is {}, not {}: {reason}; `hearth logs {id}` shows what its app wrote",
+                    state.as_str_name(),
+                    wanted.as_str_name()
+                )));
+            }
+            if began.elapsed() >= limit {
+                return Err(Failure::failed(format!(
+                    "{id} is still {} after {} s, not {}; wait longer with --wait=DURATION, or look with `hearth get {id}`",
+                    state.as_str_name(),
+                    limit.as_secs(),
+                    wanted.as_str_name()
+                )));
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LATEST);
+        }
+    }
+}

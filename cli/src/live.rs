@@ -1,0 +1,89 @@
+//! Lines that stay, and below them one that changes, where there is a terminal.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use crate::error::Failure;
+use crate::out::colours;
+
+const CLEAR: &str = "\r\x1b[2K";
+
+/// Where it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum To {
+    /// Where results go.
+    Stdout,
+    /// Beside the results.
+    Stderr,
+}
+
+/// Progress as it is told.
+#[derive(Debug)]
+pub(crate) struct Live {
+    to: To,
+    terminal: bool,
+    colour: bool,
+    shown: bool,
+}
+
+impl Live {
+    pub(crate) fn new(to: To) -> Self {
+        let terminal = match to {
+            To::Stdout => io::stdout().is_terminal(),
+            To::Stderr => io::stderr().is_terminal(),
+        };
+        Self { to, terminal, colour: terminal && colours(), shown: false }
+    }
+
+    /// Whether a line that changes is seen at all.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// A line that stays.
+    pub(crate) fn line(&mut self, text: &str) -> Result<(), Failure> {
+        let clear = if std::mem::take(&mut self.shown) { CLEAR } else { "" };
+        self.write(&format!("{clear}{text}\n"))
+    }
+
+    /// A line that stays and is not important.
+    pub(crate) fn dim(&mut self, text: &str) -> Result<(), Failure> {
+        if self.colour { self.line(&format!("\x1b[2m{text}\x1b[0m")) } else { self.line(text) }
+    }
+
+    /// The line that changes; only on a terminal.
+    pub(crate) fn show(&mut self, text: &str) -> Result<(), Failure> {
+        if !self.terminal {
+            return Ok(());
+        }
+        self.shown = true;
+        self.write(&format!("{CLEAR}{text}"))
+    }
+
+    /// Takes the line that changes away.
+    pub(crate) fn clear(&mut self) -> Result<(), Failure> {
+        if std::mem::take(&mut self.shown) { self.write(CLEAR) } else { Ok(()) }
+    }
+
+    /// A mark in a colour, or without.
+    pub(crate) fn mark(&self, good: bool) -> &'static str {
+        match (self.colour, good) {
+            (true, true) => "\x1b[32m✓\x1b[0m",
+            (true, false) => "\x1b[31m✗\x1b[0m",
+            (false, true) => "✓",
+            (false, false) => "✗",
+        }
+    }
+
+    fn write(&self, text: &str) -> Result<(), Failure> {
+        match self.to {
+            To::Stdout => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(text.as_bytes())?;
+                stdout.flush()?;
+            }
+            // A terminal that is gone is no reason to stop.
+            To::Stderr => drop(io::stderr().lock().write_all(text.as_bytes())),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,214 @@
+//! Short names instead of ARNs, and the beginnings of microVM ids instead of whole ones.
+
+use hearth_proto::host::v1::{GetHostStatusRequest, HostStatus};
+use hearth_proto::microvms::v1::{ListMicrovmsRequest, MicrovmItem, MicrovmState};
+
+use crate::connect::Client;
+use crate::error::Failure;
+use crate::pages::{self, PAGE};
+
+/// What ids of microVMs begin with; a UUID follows.
+const MICROVM: &str = "microvm-";
+const UUID_LENGTH: usize = 36;
+/// The build role where none is named.
+const BUILD_ROLE: &str = "hearth-build";
+/// How many microVMs an ambiguous beginning is told with.
+const CANDIDATES: usize = 3;
+
+/// The last part of an ARN of an image, role or connector; other text as it is.
+pub(crate) fn short(arn: &str) -> &str {
+    if !arn.starts_with("arn:") {
+        return arn;
+    }
+    arn.rsplit([':', '/']).next().unwrap_or(arn)
+}
+
+/// `NAME:VERSION` where that can be told apart from an ARN.
+pub(crate) fn with_version(text: &str) -> (&str, Option<&str>) {
+    match text.split_once(':') {
+        Some((name, version)) if name != "arn" => (name, Some(version)),
+        _ => (text, None),
+    }
+}
+
+/// Whether it has ended, or is about to.
+pub(crate) fn has_ended(state: i32) -> bool {
+    matches!(MicrovmState::try_from(state), Ok(MicrovmState::Terminating | MicrovmState::Terminated))
+}
+
+impl Client {
+    /// What the host is: its region and the caller's account are parts of ARNs.
+    pub(crate) async fn host_status(&self) -> Result<&HostStatus, Failure> {
+        let ask = || async {
+            let mut host = self.host();
+            self.call("ask for the host's status", host.get_host_status(GetHostStatusRequest {})).await
+        };
+        self.status.get_or_try_init(ask).await
+    }
+
+    /// `text` as an ARN that `make` makes of it; as it is where the caller may not ask for region and account.
+    async fn arn(&self, text: &str, make: impl FnOnce(&HostStatus) -> String) -> Result<String, Failure> {
+        if text.starts_with("arn:") {
+            return Ok(text.to_owned());
+        }
+        match self.host_status().await {
+            Ok(host) => Ok(make(host)),
+            Err(failure) if failure.is_denied() => Ok(text.to_owned()),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// The ARN of one of the account's images.
+    pub(crate) async fn image(&self, name: &str) -> Result<String, Failure> {
+        self.arn(name, |host| format!("arn:aws:lambda:{}:{}:microvm-image:{name}", host.region, host.account))
+            .await
+    }
+
+    /// The ARN of a base image.
+    pub(crate) async fn base(&self, name: &str) -> Result<String, Failure> {
+        self.arn(name, |host| format!("arn:aws:lambda:{}:aws:microvm-image:{name}", host.region)).await
+    }
+
+    /// The ARN of a role.
+    pub(crate) async fn role(&self, name: &str) -> Result<String, Failure> {
+        self.arn(name, |host| format!("arn:aws:iam::{}:role/{name}", host.account)).await
+    }
+
+    /// The ARN of the role that builds have unless another is named.
+    pub(crate) async fn build_role(&self, name: Option<&str>) -> Result<String, Failure> {
+        self.role(name.unwrap_or(BUILD_ROLE)).await
+    }
+
+    /// The ARNs of built-in network connectors. `internet` and `none` are what people say for the two of egress.
+    pub(crate) async fn connectors(&self, names: &[String]) -> Result<Vec<String>, Failure> {
+        let mut arns = Vec::with_capacity(names.len());
+        for name in names {
+            let known = match name.as_str() {
+                "internet" => "INTERNET_EGRESS",
+                "none" => "NO_EGRESS",
+                other => other,
+            };
+            let make = |host: &HostStatus| {
+                format!("arn:aws:lambda:{}:aws:network-connector:aws-network-connector:{known}", host.region)
+            };
+            arns.push(self.arn(known, make).await?);
+        }
+        Ok(arns)
+    }
+
+    /// All microVMs of the account, or of an image.
+    pub(crate) async fn all_microvms(
+        &self,
+        image: Option<(String, Option<String>)>,
+        limit: Option<usize>,
+    ) -> Result<Vec<MicrovmItem>, Failure> {
+        let (image_identifier, image_version) = image.unzip();
+        pages::all(limit, async |next_token| {
+            let request = ListMicrovmsRequest {
+                max_results: Some(PAGE),
+                next_token,
+                image_identifier: image_identifier.clone(),
+                image_version: image_version.clone().flatten(),
+            };
+            let answer = self.call("list microVMs", self.microvms().list_microvms(request)).await?;
+            Ok((answer.items, answer.next_token))
+        })
+        .await
+    }
+
+    /// The ids of the microVMs that `beginnings` mean, each once.
+    pub(crate) async fn microvm_ids(&self, beginnings: &[String]) -> Result<Vec<String>, Failure> {
+        let mut items = None;
+        let mut ids: Vec<String> = Vec::with_capacity(beginnings.len());
+        for beginning in beginnings {
+            let id = if is_whole(beginning) {
+                beginning.clone()
+            } else {
+                if items.is_none() {
+                    items = Some(self.all_microvms(None, None).await?);
+                }
+                find(beginning, items.as_deref().unwrap_or_default())?
+            };
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
+    }
+
+    /// The id of the microVM that `beginning` means.
+    pub(crate) async fn microvm_id(&self, beginning: &str) -> Result<String, Failure> {
+        let ids = self.microvm_ids(&[beginning.to_owned()]).await?;
+        Ok(ids.into_iter().next().unwrap_or_else(|| beginning.to_owned()))
+    }
+}
+
+fn is_whole(id: &str) -> bool {
+    id.strip_prefix(MICROVM).is_some_and(|uuid| uuid.len() == UUID_LENGTH)
+}
+
+/// The one microVM whose id begins so, with or without `microvm-`. Those that live come before those that have ended.
+fn find(beginning: &str, items: &[MicrovmItem]) -> Result<String, Failure> {
+    if beginning.is_empty() {
+        return Err(Failure::usage("an empty id means no microVM; `hearth ps` lists them"));
+    }
+    let begins = |item: &&MicrovmItem| {
+        let id = item.microvm_id.as_str();
+        id.starts_with(beginning) || id.strip_prefix(MICROVM).is_some_and(|uuid| uuid.starts_with(beginning))
+    };
+    let found: Vec<_> = items.iter().filter(begins).collect();
+    let alive: Vec<_> = found.iter().copied().filter(|item| !has_ended(item.state)).collect();
+    let found = if alive.is_empty() { found } else { alive };
+    match found.as_slice() {
+        [] => Err(Failure::failed(format!(
+            "there is no microVM whose id begins with {beginning}; `hearth ps --all` lists them"
+        ))),
+        [one] => Ok(one.microvm_id.clone()),
+        many => {
+            let ids: Vec<_> = many.iter().take(CANDIDATES).map(|item| item.microvm_id.as_str()).collect();
+            let more = if many.len() > CANDIDATES { ", …" } else { "" };
+            Err(Failure::usage(format!(
+                "{} microVMs have ids that begin with {beginning}: {}{more}; write more of the one you mean",
+                many.len(),
+                ids.join(", ")
+            )))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(id: &str, state: MicrovmState) -> MicrovmItem {
+        MicrovmItem { microvm_id: format!("microvm-{id}"), state: state.into(), ..MicrovmItem::default() }
+    }
+
+    #[test]
+    fn the_beginning_of_an_id_is_enough_where_only_one_begins_so() {
+        let items = [
+            item("ab12", MicrovmState::Running),
+            item("ab34", MicrovmState::Suspended),
+            item("ab99", MicrovmState::Terminated),
+            item("cd56", MicrovmState::Terminated),
+        ];
+        assert_eq!(find("ab1", &items).unwrap(), "microvm-ab12");
+        assert_eq!(find("microvm-ab3", &items).unwrap(), "microvm-ab34");
+        assert_eq!(find("c", &items).unwrap(), "microvm-cd56", "ended ones can be meant, too");
+        let error = find("ab", &items).unwrap_err();
+        assert!(matches!(error, Failure::Usage(_)));
+        let text = error.to_string();
+        assert!(text.contains("ab12") && text.contains("ab34") && !text.contains("ab99"), "{text}");
+        assert!(find("x", &items).unwrap_err().to_string().contains("hearth ps --all"));
+        assert!(find("", &items).is_err());
+    }
+
+    #[test]
+    fn short_names_are_the_ends_of_arns() {
+        assert_eq!(short("arn:aws:lambda:us-east-1:123456789012:microvm-image:demo"), "demo");
+        assert_eq!(short("arn:aws:iam::123456789012:role/team/exec"), "exec");
+        assert_eq!(short("demo"), "demo");
+        assert_eq!(with_version("demo:2.0"), ("demo", Some("2.0")));
+        assert_eq!(with_version("arn:aws:x"), ("arn:aws:x", None));
+    }
+}

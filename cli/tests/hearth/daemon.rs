@@ -1,0 +1,522 @@
+//! The answers.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use hearth_proto::host::v1 as host;
+use hearth_proto::host::v1::build_event::Event as What;
+use hearth_proto::host::v1::host_service_server::HostService;
+use hearth_proto::host::v1::put_artifact_request::Part;
+use hearth_proto::microvms::v1::build_state::Value as BuildState;
+use hearth_proto::microvms::v1::microvm_image_version_state::Value as VersionState;
+use hearth_proto::microvms::v1::microvm_service_server::MicrovmService;
+use hearth_proto::microvms::v1::*;
+use prost_types::Timestamp;
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+pub(crate) const ALIVE: &str = "microvm-a1000000-0000-4000-8000-000000000001";
+pub(crate) const ENDED: &str = "microvm-b2000000-0000-4000-8000-000000000002";
+/// Its /run hook says no.
+pub(crate) const BROKEN: &str = "microvm-c3000000-0000-4000-8000-000000000003";
+pub(crate) const IMAGE: &str = "arn:aws:lambda:eu-test-1:123456789012:microvm-image:demo";
+const BASE: &str = "arn:aws:lambda:eu-test-1:aws:microvm-image:al2023-1";
+
+/// A daemon that remembers what it was asked.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Daemon {
+    pub(crate) seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) run: Option<RunMicrovmRequest>,
+    pub(crate) created: Option<CreateMicrovmImageRequest>,
+    pub(crate) updated: Option<UpdateMicrovmImageRequest>,
+    pub(crate) tagged: Option<TagResourceRequest>,
+    pub(crate) ports: Vec<PortSpecification>,
+    /// Ids, with what was asked for.
+    pub(crate) changed: Vec<String>,
+    /// Name and bytes.
+    pub(crate) artifact: Option<(String, Vec<u8>)>,
+    pub(crate) read: Vec<host::ReadLogsRequest>,
+    /// The last request's authorization.
+    pub(crate) authorization: Option<String>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn ok<T>(answer: T) -> Answer<T> {
+    Ok(Response::new(answer))
+}
+
+fn seconds_ago(seconds: u64) -> Option<Timestamp> {
+    Some(Timestamp::from(SystemTime::now() - std::time::Duration::from_secs(seconds)))
+}
+
+fn at(seconds: i64, nanos: i32) -> Option<Timestamp> {
+    Some(Timestamp { seconds: 1_790_000_000 + seconds, nanos })
+}
+
+fn not_found(kind: &str, id: &str) -> Status {
+    let mut details = ErrorDetails::with_error_info("ResourceNotFoundException", "hearth.microvms.v1", []);
+    details.set_resource_info(kind, id, "", "");
+    Status::with_error_details(Code::NotFound, format!("Unable to find {kind} {id}"), details)
+}
+
+fn microvm(id: &str, state: MicrovmState, reason: Option<&str>) -> Microvm {
+    Microvm {
+        microvm_id: id.into(),
+        state: state.into(),
+        endpoint: "e.lambda-microvm.eu-test-1.example".into(),
+        image_arn: IMAGE.into(),
+        image_version: "1.0".into(),
+        execution_role_arn: None,
+        idle_policy: Some(IdlePolicy {
+            max_idle_duration_seconds: Some(900),
+            suspended_duration_seconds: Some(1800),
+            auto_resume_enabled: Some(true),
+        }),
+        maximum_duration_in_seconds: 3600,
+        started_at: at(0, 0),
+        terminated_at: None,
+        state_reason: reason.map(str::to_owned),
+        ingress_network_connectors: vec![format!("arn:x:{}", "HTTP_INGRESS")],
+        egress_network_connectors: vec![format!("arn:x:{}", "INTERNET_EGRESS")],
+    }
+}
+
+fn version(number: &str) -> MicrovmImageVersion {
+    MicrovmImageVersion {
+        image_arn: IMAGE.into(),
+        image_version: number.into(),
+        state: VersionState::Successful.into(),
+        status: MicrovmImageVersionStatus::Active.into(),
+        created_at: seconds_ago(300),
+        base_image_arn: BASE.into(),
+        base_image_version: Some("1".into()),
+        resources: vec![Resources { minimum_memory_in_mib: Some(512) }],
+        environment_variables: [("PASSWORD".to_owned(), "hidden".to_owned())].into(),
+        ..MicrovmImageVersion::default()
+    }
+}
+
+fn build(state: BuildState) -> GetMicrovmImageBuildResponse {
+    GetMicrovmImageBuildResponse {
+        image_arn: IMAGE.into(),
+        image_version: "1.0".into(),
+        build_id: "0b000000-0000-4000-8000-000000000000".into(),
+        build_state: state.into(),
+        architecture: Architecture::Arm64.into(),
+        chipset: Chipset::Graviton.into(),
+        chipset_generation: "3".into(),
+        state_reason: (state == BuildState::Failed)
+            .then(|| "The command returned a non-zero code: 7.".into()),
+        created_at: at(0, 0),
+        snapshot_build: (state == BuildState::Successful).then_some(SnapshotBuild {
+            memory_snapshot_size_in_bytes: Some(5 << 20),
+            code_install_size_in_bytes: Some(1536),
+            disk_snapshot_size_in_bytes: Some(12),
+        }),
+    }
+}
+
+impl Daemon {
+    fn note<T>(&self, request: Request<T>) -> T {
+        let value = request.metadata().get("authorization");
+        let value = value.map(|value| value.to_str().unwrap().to_owned());
+        self.seen.lock().unwrap().authorization = value;
+        request.into_inner()
+    }
+
+    fn change(&self, what: &str, id: Option<String>) -> Result<(), Status> {
+        let id = id.unwrap_or_default();
+        self.seen.lock().unwrap().changed.push(format!("{what} {id}"));
+        if id == ALIVE { Ok(()) } else { Err(not_found("microvm", &id)) }
+    }
+}
+
+#[tonic::async_trait]
+impl MicrovmService for Daemon {
+    async fn run_microvm(&self, request: Request<RunMicrovmRequest>) -> Answer<Microvm> {
+        let request = self.note(request);
+        let name = request.image_identifier.clone().unwrap_or_default();
+        self.seen.lock().unwrap().run = Some(request);
+        match name.rsplit(':').next() {
+            Some("demo") => ok(microvm(ALIVE, MicrovmState::Pending, None)),
+            Some("broken") => ok(microvm(BROKEN, MicrovmState::Pending, None)),
+            _ => Err(not_found("microvm-image", &name)),
+        }
+    }
+
+    async fn get_microvm(&self, request: Request<GetMicrovmRequest>) -> Answer<Microvm> {
+        let id = self.note(request).microvm_identifier.unwrap_or_default();
+        match id.as_str() {
+            ALIVE if self.seen.lock().unwrap().changed.iter().any(|change| change.starts_with("suspend")) => {
+                ok(microvm(ALIVE, MicrovmState::Suspended, None))
+            }
+            ALIVE => ok(microvm(ALIVE, MicrovmState::Running, None)),
+            ENDED => ok(microvm(ENDED, MicrovmState::Terminated, Some("Success."))),
+            BROKEN => {
+                let reason = "Run lifecycle hook returned HTTP status 500.";
+                ok(microvm(BROKEN, MicrovmState::Terminated, Some(reason)))
+            }
+            _ => Err(not_found("microvm", &id)),
+        }
+    }
+
+    /// A page for each.
+    async fn list_microvms(&self, request: Request<ListMicrovmsRequest>) -> Answer<ListMicrovmsResponse> {
+        let page: usize = self.note(request).next_token.map_or(0, |token| token.parse().unwrap());
+        let item = |id: &str, state: MicrovmState, seconds| MicrovmItem {
+            microvm_id: id.into(),
+            state: state.into(),
+            image_arn: IMAGE.into(),
+            image_version: "1.0".into(),
+            started_at: seconds_ago(seconds),
+        };
+        let items = match page {
+            0 => vec![item(ALIVE, MicrovmState::Running, 300)],
+            1 => Vec::new(),
+            _ => vec![item(ENDED, MicrovmState::Terminated, 10_000)],
+        };
+        ok(ListMicrovmsResponse { items, next_token: (page < 2).then(|| (page + 1).to_string()) })
+    }
+
+    async fn suspend_microvm(
+        &self,
+        request: Request<SuspendMicrovmRequest>,
+    ) -> Answer<SuspendMicrovmResponse> {
+        self.change("suspend", self.note(request).microvm_identifier)?;
+        ok(SuspendMicrovmResponse {})
+    }
+
+    async fn resume_microvm(&self, request: Request<ResumeMicrovmRequest>) -> Answer<ResumeMicrovmResponse> {
+        self.change("resume", self.note(request).microvm_identifier)?;
+        ok(ResumeMicrovmResponse {})
+    }
+
+    async fn terminate_microvm(
+        &self,
+        request: Request<TerminateMicrovmRequest>,
+    ) -> Answer<TerminateMicrovmResponse> {
+        self.change("terminate", self.note(request).microvm_identifier)?;
+        ok(TerminateMicrovmResponse {})
+    }
+
+    async fn create_microvm_auth_token(
+        &self,
+        request: Request<CreateMicrovmAuthTokenRequest>,
+    ) -> Answer<CreateMicrovmAuthTokenResponse> {
+        self.seen.lock().unwrap().ports = request.into_inner().allowed_ports;
+        ok(CreateMicrovmAuthTokenResponse { auth_token: [("X-aws-proxy-auth".into(), "t0".into())].into() })
+    }
+
+    async fn create_microvm_shell_auth_token(
+        &self,
+        _: Request<CreateMicrovmShellAuthTokenRequest>,
+    ) -> Answer<CreateMicrovmShellAuthTokenResponse> {
+        ok(CreateMicrovmShellAuthTokenResponse {
+            auth_token: [("X-aws-proxy-auth".into(), "s0".into())].into(),
+        })
+    }
+
+    async fn create_microvm_image(
+        &self,
+        request: Request<CreateMicrovmImageRequest>,
+    ) -> Answer<MicrovmImageDetails> {
+        let request = self.note(request);
+        let name = request.name.clone().unwrap_or_default();
+        self.seen.lock().unwrap().created = Some(request);
+        ok(MicrovmImageDetails {
+            image_arn: IMAGE.replace("demo", &name),
+            name,
+            state: MicrovmImageState::Creating.into(),
+            image_version: "1.0".into(),
+            ..MicrovmImageDetails::default()
+        })
+    }
+
+    async fn update_microvm_image(
+        &self,
+        request: Request<UpdateMicrovmImageRequest>,
+    ) -> Answer<MicrovmImageDetails> {
+        self.seen.lock().unwrap().updated = Some(self.note(request));
+        ok(MicrovmImageDetails {
+            image_arn: IMAGE.into(),
+            name: "demo".into(),
+            state: MicrovmImageState::Updating.into(),
+            image_version: "2.0".into(),
+            ..MicrovmImageDetails::default()
+        })
+    }
+
+    async fn get_microvm_image(&self, _: Request<GetMicrovmImageRequest>) -> Answer<GetMicrovmImageResponse> {
+        ok(GetMicrovmImageResponse {
+            image_arn: IMAGE.into(),
+            name: "demo".into(),
+            state: MicrovmImageState::Created.into(),
+            latest_active_image_version: Some("1.0".into()),
+            tags: [("team".into(), "a".into())].into(),
+            ..GetMicrovmImageResponse::default()
+        })
+    }
+
+    async fn list_microvm_images(
+        &self,
+        _: Request<ListMicrovmImagesRequest>,
+    ) -> Answer<ListMicrovmImagesResponse> {
+        let item = |name: &str, state: MicrovmImageState, active: Option<&str>| MicrovmImageSummary {
+            image_arn: IMAGE.replace("demo", name),
+            name: name.into(),
+            state: state.into(),
+            latest_active_image_version: active.map(str::to_owned),
+            latest_failed_image_version: None,
+            created_at: seconds_ago(4 * 86_400),
+        };
+        let items = vec![
+            item("demo", MicrovmImageState::Created, Some("1.0")),
+            item("a-longer-name", MicrovmImageState::CreateFailed, None),
+        ];
+        ok(ListMicrovmImagesResponse { items, next_token: None })
+    }
+
+    async fn delete_microvm_image(
+        &self,
+        request: Request<DeleteMicrovmImageRequest>,
+    ) -> Answer<DeleteMicrovmImageResponse> {
+        let image_identifier = request.into_inner().image_identifier.unwrap_or_default();
+        ok(DeleteMicrovmImageResponse { image_identifier, state: MicrovmImageState::Deleting.into() })
+    }
+
+    async fn get_microvm_image_version(
+        &self,
+        request: Request<GetMicrovmImageVersionRequest>,
+    ) -> Answer<MicrovmImageVersion> {
+        ok(version(&request.into_inner().image_version.unwrap_or_default()))
+    }
+
+    async fn list_microvm_image_versions(
+        &self,
+        _: Request<ListMicrovmImageVersionsRequest>,
+    ) -> Answer<ListMicrovmImageVersionsResponse> {
+        ok(ListMicrovmImageVersionsResponse { items: vec![version("2.0"), version("1.0")], next_token: None })
+    }
+
+    async fn update_microvm_image_version(
+        &self,
+        request: Request<UpdateMicrovmImageVersionRequest>,
+    ) -> Answer<MicrovmImageVersion> {
+        let request = request.into_inner();
+        let status = request.status();
+        let number = request.image_version.unwrap_or_default();
+        ok(MicrovmImageVersion { status: status.into(), ..version(&number) })
+    }
+
+    async fn delete_microvm_image_version(
+        &self,
+        request: Request<DeleteMicrovmImageVersionRequest>,
+    ) -> Answer<DeleteMicrovmImageVersionResponse> {
+        let request = request.into_inner();
+        ok(DeleteMicrovmImageVersionResponse {
+            image_identifier: request.image_identifier.unwrap_or_default(),
+            image_version: request.image_version.unwrap_or_default(),
+            state: VersionState::Deleting.into(),
+        })
+    }
+
+    async fn get_microvm_image_build(
+        &self,
+        _: Request<GetMicrovmImageBuildRequest>,
+    ) -> Answer<GetMicrovmImageBuildResponse> {
+        ok(build(BuildState::Successful))
+    }
+
+    async fn list_microvm_image_builds(
+        &self,
+        request: Request<ListMicrovmImageBuildsRequest>,
+    ) -> Answer<ListMicrovmImageBuildsResponse> {
+        let item = MicrovmImageBuildSummary {
+            image_arn: IMAGE.into(),
+            image_version: request.into_inner().image_version.unwrap_or_default(),
+            build_id: "b0".into(),
+            build_state: BuildState::Successful.into(),
+            architecture: Architecture::Arm64.into(),
+            chipset: Chipset::Graviton.into(),
+            chipset_generation: "3".into(),
+            state_reason: None,
+            created_at: seconds_ago(60),
+        };
+        ok(ListMicrovmImageBuildsResponse { items: vec![item], next_token: None })
+    }
+
+    async fn list_managed_microvm_images(
+        &self,
+        _: Request<ListManagedMicrovmImagesRequest>,
+    ) -> Answer<ListManagedMicrovmImagesResponse> {
+        let item = |name: &str, seconds| ManagedMicrovmImageSummary {
+            image_arn: BASE.replace("al2023-1", name),
+            created_at: at(seconds, 0),
+            updated_at: None,
+        };
+        ok(ListManagedMicrovmImagesResponse {
+            items: vec![item("older", 0), item("al2023-1", 1)],
+            next_token: None,
+        })
+    }
+
+    async fn list_managed_microvm_image_versions(
+        &self,
+        _: Request<ListManagedMicrovmImageVersionsRequest>,
+    ) -> Answer<ListManagedMicrovmImageVersionsResponse> {
+        let item = ManagedMicrovmImageVersion {
+            image_arn: BASE.into(),
+            image_version: "1".into(),
+            created_at: seconds_ago(60),
+            updated_at: None,
+        };
+        ok(ListManagedMicrovmImageVersionsResponse { items: vec![item], next_token: None })
+    }
+
+    async fn list_tags(&self, _: Request<ListTagsRequest>) -> Answer<ListTagsResponse> {
+        ok(ListTagsResponse { tags: [("team".into(), "a".into())].into() })
+    }
+
+    async fn tag_resource(&self, request: Request<TagResourceRequest>) -> Answer<TagResourceResponse> {
+        self.seen.lock().unwrap().tagged = Some(request.into_inner());
+        ok(TagResourceResponse {})
+    }
+
+    async fn untag_resource(&self, _: Request<UntagResourceRequest>) -> Answer<UntagResourceResponse> {
+        ok(UntagResourceResponse {})
+    }
+}
+
+fn log(stream: &str, source: &str, message: &str, seconds: i64) -> host::LogEvent {
+    let (log_stream, source, message) = (stream.into(), source.into(), message.into());
+    host::LogEvent { log_stream, timestamp: at(seconds, 250_000_000), source, message }
+}
+
+#[tonic::async_trait]
+impl HostService for Daemon {
+    type TailLogsStream = Events<host::LogEvent>;
+    type WatchEventsStream = Events<host::Event>;
+    type WatchBuildStream = Events<host::BuildEvent>;
+
+    async fn get_host_status(
+        &self,
+        request: Request<host::GetHostStatusRequest>,
+    ) -> Answer<host::HostStatus> {
+        self.note(request);
+        ok(host::HostStatus {
+            version: "0.1.0".into(),
+            region: "eu-test-1".into(),
+            account: "123456789012".into(),
+            profile: "default".into(),
+            processor: "GRAVITON 3".into(),
+            cpus: 64,
+            memory_bytes: 128 << 30,
+            capacity_mib: 65_536,
+            reserved_mib: 512,
+            microvms: [("RUNNING".into(), 1), ("SUSPENDED".into(), 0)].into(),
+            pools: vec![host::Pool { name: "networks".into(), ready: 3, wanted: 4 }],
+            disk_total_bytes: 1 << 40,
+            disk_free_bytes: 1 << 39,
+            kernel: "6.12".into(),
+            ..host::HostStatus::default()
+        })
+    }
+
+    async fn list_log_groups(
+        &self,
+        _: Request<host::ListLogGroupsRequest>,
+    ) -> Answer<host::ListLogGroupsResponse> {
+        let item = host::LogGroup { name: "/aws/lambda-microvms/demo".into(), stored_bytes: 2048 };
+        ok(host::ListLogGroupsResponse { items: vec![item], next_token: None })
+    }
+
+    async fn list_log_streams(
+        &self,
+        _: Request<host::ListLogStreamsRequest>,
+    ) -> Answer<host::ListLogStreamsResponse> {
+        let item = host::LogStream { name: "s".into(), stored_bytes: 10, ..host::LogStream::default() };
+        ok(host::ListLogStreamsResponse { items: vec![item], next_token: None })
+    }
+
+    async fn read_logs(&self, request: Request<host::ReadLogsRequest>) -> Answer<host::ReadLogsResponse> {
+        let request = request.into_inner();
+        let first = request.next_token.is_none();
+        self.seen.lock().unwrap().read.push(request);
+        let item = if first { log("s", "stdout", "hello\x1b[2J", 0) } else { log("s", "stderr", "world", 1) };
+        ok(host::ReadLogsResponse { items: vec![item], next_token: first.then(|| "more".into()) })
+    }
+
+    async fn tail_logs(&self, _: Request<host::TailLogsRequest>) -> Answer<Self::TailLogsStream> {
+        // It goes on for ever, as real ones do.
+        let lines = tokio_stream::iter([Ok(log("s", "stdout", "one", 0)), Ok(log("s", "stdout", "two", 1))]);
+        ok(Box::pin(lines.chain(tokio_stream::pending())))
+    }
+
+    async fn watch_events(&self, _: Request<host::WatchEventsRequest>) -> Answer<Self::WatchEventsStream> {
+        let event = host::Event {
+            time: at(0, 0),
+            kind: "microvm".into(),
+            resource: ALIVE.into(),
+            image_version: None,
+            from_state: "PENDING".into(),
+            to_state: "RUNNING".into(),
+            reason: None,
+        };
+        ok(Box::pin(tokio_stream::once(Ok(event)).chain(tokio_stream::pending())))
+    }
+
+    async fn watch_build(&self, request: Request<host::WatchBuildRequest>) -> Answer<Self::WatchBuildStream> {
+        let image = request.into_inner().image_identifier.unwrap_or_default();
+        let failing = image.ends_with("failing");
+        let event =
+            |seconds, nanos, event| Ok(host::BuildEvent { time: at(seconds, nanos), event: Some(event) });
+        let name = "build the container image".to_owned();
+        let mut events = vec![
+            event(0, 0, What::StepStarted(name.clone())),
+            event(1, 500_000_000, What::Log(log("2026/01/01[1.0]build", "stdout", "#1 FROM scratch", 1))),
+        ];
+        if failing {
+            let mut failed = build(BuildState::Failed);
+            failed.image_arn = image;
+            events.push(event(2, 0, What::Ended(failed)));
+        } else {
+            events.push(event(
+                2,
+                0,
+                What::StepFinished(host::BuildStep { name, duration_ns: 2_000_000_000 }),
+            ));
+            events.push(event(2, 100_000_000, What::Ended(build(BuildState::Successful))));
+        }
+        ok(Box::pin(tokio_stream::iter(events)))
+    }
+
+    async fn put_artifact(
+        &self,
+        request: Request<Streaming<host::PutArtifactRequest>>,
+    ) -> Answer<host::PutArtifactResponse> {
+        let mut parts = request.into_inner();
+        let mut artifact = (String::new(), Vec::new());
+        while let Some(message) = parts.message().await? {
+            match message.part {
+                Some(Part::Name(name)) => artifact.0 = name,
+                Some(Part::Data(data)) => artifact.1.extend(data),
+                None => return Err(Status::invalid_argument("a message without a part")),
+            }
+        }
+        let bytes = i64::try_from(artifact.1.len()).unwrap();
+        self.seen.lock().unwrap().artifact = Some(artifact);
+        ok(host::PutArtifactResponse { uri: "s3://hearth/uploaded.zip".into(), bytes })
+    }
+
+    async fn back_up_store(&self, _: Request<host::BackUpStoreRequest>) -> Answer<host::BackUpStoreResponse> {
+        ok(host::BackUpStoreResponse { name: "2026-01-01".into(), bytes: 4096 })
+    }
+}

@@ -1,0 +1,27 @@
+//! Somebody known.
+
+use std::sync::Arc;
+
+use super::policy::Policy;
+use crate::service::Operation;
+
+/// Who calls, and in which call.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Account: 12 digits.
+    pub account: String,
+    /// Who, for messages and the audit log: an access key's id, or `uid:0`.
+    pub principal: String,
+    /// What it may.
+    pub policies: Arc<[Policy]>,
+    /// Id of the call: a UUID.
+    pub request_id: String,
+}
+
+impl Caller {
+    /// Whether a policy allows an operation with an image, or, without one, with everything there is.
+    #[must_use]
+    pub fn may(&self, operation: Operation, image: Option<&str>) -> bool {
+        self.policies.iter().any(|policy| policy.allows(operation, image))
+    }
+}

@@ -1,0 +1,236 @@
+//! Keys, certificates, users.
+
+use std::path::PathBuf;
+use std::{fs, io};
+
+use serde::{Deserialize, Serialize};
+
+use super::policy::Policy;
+use super::secret::Secret;
+
+/// Shortest secret in characters.
+const SECRET_MIN: usize = 16;
+
+/// Who may call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AccessConfig {
+    /// The account of those who come through the Unix socket, and of keys and certificates without one: 12 digits. Default
+    /// `000000000000`.
+    pub local_account: String,
+    /// Users (by number) beside root and the daemon's own that may use the Unix socket; they may do everything in the default
+    /// account. Default none.
+    pub socket_users: Vec<u32>,
+    /// Access keys. Default none.
+    pub keys: Vec<AccessKey>,
+    /// Client certificates; take effect with `listen.client_ca`. Default none.
+    pub certificates: Vec<Certificate>,
+}
+
+impl Default for AccessConfig {
+    fn default() -> Self {
+        Self {
+            local_account: "000000000000".to_owned(),
+            socket_users: Vec::new(),
+            keys: Vec::new(),
+            certificates: Vec::new(),
+        }
+    }
+}
+
+/// An access key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessKey {
+    /// The access key id: 3 to 128 of a-z A-Z 0-9 _ -
+    pub id: String,
+    /// The secret, at least 16 characters; or else `secret_file`.
+    #[serde(default)]
+    pub secret: Option<Secret>,
+    /// A file that holds the secret.
+    #[serde(default)]
+    pub secret_file: Option<PathBuf>,
+    /// The account, 12 digits; the default one unless given.
+    #[serde(default)]
+    pub account: Option<String>,
+    /// What it may; everything in its account unless given.
+    #[serde(default = "everything")]
+    pub policies: Vec<Policy>,
+}
+
+/// A client certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// SHA-256 of the certificate (DER) in hexadecimal, with or without colons.
+    pub sha256: String,
+    /// The account, 12 digits; the default one unless given.
+    #[serde(default)]
+    pub account: Option<String>,
+    /// What it may; everything in its account unless given.
+    #[serde(default = "everything")]
+    pub policies: Vec<Policy>,
+}
+
+fn everything() -> Vec<Policy> {
+    vec![Policy::everything()]
+}
+
+/// What is wrong with who may call.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    /// Neither a secret nor a file, or both.
+    #[error("the access key {0}: give either secret or secret_file")]
+    OneSecret(String),
+    /// A file of a secret.
+    #[error("the secret of the access key {id}: reading {path}: {source}")]
+    File {
+        /// Which key.
+        id: String,
+        /// Which file.
+        path: PathBuf,
+        /// What the system answered.
+        source: io::Error,
+    },
+    /// A secret that can be guessed.
+    #[error("the secret of the access key {0} has less than {SECRET_MIN} characters")]
+    Short(String),
+    /// No name for a key.
+    #[error("\"{0}\" cannot be the id of an access key: 3 to 128 letters, digits, - and _")]
+    Id(String),
+    /// The same key twice.
+    #[error("the access key {0} is configured twice")]
+    Twice(String),
+    /// No account.
+    #[error("\"{0}\" is no account: 12 digits")]
+    Account(String),
+    /// No fingerprint.
+    #[error(
+        "\"{0}\" is no SHA-256 of a certificate: 64 hexadecimal digits (openssl x509 -noout -fingerprint -sha256)"
+    )]
+    Fingerprint(String),
+    /// A policy for what does not exist.
+    #[error("a policy of {of} names the action \"{action}\", which no operation has")]
+    Action {
+        /// Whose policy.
+        of: String,
+        /// The pattern.
+        action: String,
+    },
+    /// No randomness.
+    #[error("the system's random number generator failed")]
+    Random,
+}
+
+/// Whether it is an account.
+#[must_use]
+pub fn is_account(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+impl AccessConfig {
+    /// What is wrong with it; files of secrets are read when they are used.
+    ///
+    /// # Errors
+    /// [`AccessError`].
+    pub fn check(&self) -> Result<(), AccessError> {
+        if !is_account(&self.local_account) {
+            return Err(AccessError::Account(self.local_account.clone()));
+        }
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        let keys = self.keys.iter().map(|key| (&key.id, &key.account, &key.policies));
+        let certificates = self.certificates.iter().map(|one| (&one.sha256, &one.account, &one.policies));
+        for (of, account, policies) in keys.chain(certificates) {
+            if let Some(account) = account.as_ref().filter(|account| !is_account(account)) {
+                return Err(AccessError::Account(account.clone()));
+            }
+            for policy in policies {
+                policy.check().map_err(|action| AccessError::Action { of: of.clone(), action })?;
+            }
+        }
+        for key in &self.keys {
+            if !(3..=128).contains(&key.id.len()) || !key.id.bytes().all(allowed) {
+                return Err(AccessError::Id(key.id.clone()));
+            }
+            if key.secret.is_some() == key.secret_file.is_some() {
+                return Err(AccessError::OneSecret(key.id.clone()));
+            }
+        }
+        self.certificates.iter().try_for_each(|certificate| certificate.fingerprint().map(drop))
+    }
+}
+
+impl AccessKey {
+    /// The secret, from its file where it has one.
+    ///
+    /// # Errors
+    /// [`AccessError`].
+    pub fn secret(&self) -> Result<Secret, AccessError> {
+        let secret = match (&self.secret, &self.secret_file) {
+            (Some(secret), None) => secret.clone(),
+            (None, Some(path)) => {
+                let text = fs::read_to_string(path);
+                let failed = |source| AccessError::File { id: self.id.clone(), path: path.clone(), source };
+                Secret::new(text.map_err(failed)?.trim().to_owned())
+            }
+            _ => return Err(AccessError::OneSecret(self.id.clone())),
+        };
+        if secret.expose().chars().count() < SECRET_MIN {
+            return Err(AccessError::Short(self.id.clone()));
+        }
+        Ok(secret)
+    }
+}
+
+impl Certificate {
+    /// The fingerprint as bytes.
+    ///
+    /// # Errors
+    /// [`AccessError::Fingerprint`].
+    pub fn fingerprint(&self) -> Result<[u8; 32], AccessError> {
+        let wrong = || AccessError::Fingerprint(self.sha256.clone());
+        let digits: Vec<u8> = self.sha256.bytes().filter(|byte| *byte != b':').collect();
+        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let (pairs, rest) = digits.as_chunks::<2>();
+        let bytes: Option<Vec<u8>> =
+            pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect();
+        let bytes = bytes.filter(|_| rest.is_empty()).ok_or_else(wrong)?;
+        bytes.try_into().map_err(|_| wrong())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_said_by_name() {
+        for (text, word) in [
+            ("[[keys]]\nid = \"AKI\"", "AKI"),
+            ("[[keys]]\nid = \"A B\"\nsecret = \"0123456789abcdef\"", "A B"),
+            ("[[keys]]\nid = \"AKI\"\nsecret = \"0123456789abcdef\"\naccount = \"12\"", "\"12\""),
+            (
+                "[[keys]]\nid = \"AKI\"\nsecret = \"0123456789abcdef\"\npolicies = [{ actions = [\"Fly\"] }]",
+                "\"Fly\"",
+            ),
+            ("[[certificates]]\nsha256 = \"00:11\"", "00:11"),
+        ] {
+            let config: AccessConfig = toml::from_str(text).unwrap();
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+        let short: AccessConfig = toml::from_str("[[keys]]\nid = \"AKI\"\nsecret = \"short\"").unwrap();
+        assert!(short.keys[0].secret().unwrap_err().to_string().contains("less than 16"));
+        assert!(toml::from_str::<AccessConfig>("[[key]]\n").unwrap_err().to_string().contains("key"));
+    }
+
+    #[test]
+    fn a_secret_may_be_in_a_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "0123456789abcdef\n").unwrap();
+        let text = format!("[[keys]]\nid = \"AKI\"\nsecret_file = {:?}", file.path());
+        let config: AccessConfig = toml::from_str(&text).unwrap();
+        assert_eq!(config.keys[0].secret().unwrap().expose(), "0123456789abcdef");
+        assert!(!toml::to_string(&config).unwrap().contains("0123456789abcdef"));
+    }
+}

@@ -1,0 +1,38 @@
+//! Messages as JSON with AWS's names.
+
+use prost::Message;
+use prost_reflect::DynamicMessage;
+use serde_json::Value;
+
+use crate::service::constraints::descriptors;
+
+/// A message as JSON: `null` for one that the descriptors do not know. `name` is its full name.
+#[must_use]
+pub fn to_json(name: &str, message: &impl Message) -> Value {
+    let Some(descriptor) = descriptors().and_then(|pool| pool.get_message_by_name(name)) else {
+        return Value::Null;
+    };
+    let bytes = message.encode_to_vec();
+    let decoded = DynamicMessage::decode(descriptor, bytes.as_slice());
+    decoded.ok().and_then(|message| serde_json::to_value(message).ok()).unwrap_or(Value::Null)
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_proto::microvms::v1::{Resources, RunMicrovmRequest, UntagResourceRequest};
+
+    use super::*;
+
+    #[test]
+    fn members_have_the_names_of_aws() {
+        let run = RunMicrovmRequest { image_identifier: Some("demo".into()), ..Default::default() };
+        let json = to_json("hearth.microvms.v1.RunMicrovmRequest", &run);
+        assert_eq!(json, serde_json::json!({ "imageIdentifier": "demo" }));
+        let resources = Resources { minimum_memory_in_mib: Some(512) };
+        let json = to_json("hearth.microvms.v1.Resources", &resources);
+        assert_eq!(json, serde_json::json!({ "minimumMemoryInMiB": 512 }));
+        let untag = UntagResourceRequest { resource: Some("arn".into()), tag_keys: vec!["a".into()] };
+        let json = to_json("hearth.microvms.v1.UntagResourceRequest", &untag);
+        assert_eq!(json, serde_json::json!({ "Resource": "arn", "TagKeys": ["a"] }));
+    }
+}

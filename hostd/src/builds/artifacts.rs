@@ -1,0 +1,75 @@
+//! The files of builds: they live while their version does, or a microVM uses them.
+//!
+//! A version that goes *retires* its artifact, in the same batch. From then on no use of it is added, since a launch expects its
+//! version as it was. Whoever takes the last use away, or retires what nobody uses, removes the files, then the record.
+
+use std::sync::Arc;
+
+use hearth_proto::store::v1::ArtifactRecord;
+
+use super::images::Inner;
+use super::state::AREA;
+use crate::platform::Artifact;
+use crate::records;
+use crate::store::{Batch, Scan, StoreError, Table};
+
+impl Inner {
+    /// Retires the artifacts of builds, as far as there are any.
+    pub(super) fn retire(&self, build_ids: &[String]) -> Result<Batch, StoreError> {
+        let mut batch = Batch::new();
+        for id in build_ids {
+            let at = records::artifact(id);
+            if let Some(record) = self.db.get::<ArtifactRecord>(Table::Artifacts, &at)? {
+                let retired = ArtifactRecord { retired: true, ..record };
+                batch = batch.put(Table::Artifacts, at, records::encode(&retired));
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Removes an artifact that is retired and not used. What fails is done by the next daemon.
+    pub(super) async fn collect(self: Arc<Self>, build_id: String) {
+        if let Err(error) = self.try_collect(&build_id).await {
+            tracing::error!(
+                build = build_id,
+                error,
+                "files of a deleted version cannot be removed; they stay until the next start"
+            );
+        }
+    }
+
+    async fn try_collect(&self, build_id: &str) -> Result<(), String> {
+        let text = |error: StoreError| error.to_string();
+        let at = records::artifact(build_id);
+        let record: Option<ArtifactRecord> = self.db.get(Table::Artifacts, &at).map_err(text)?;
+        let Some(record) = record.filter(|record| record.retired) else { return Ok(()) };
+        let prefix = records::artifact_uses(build_id);
+        let uses = Scan { table: Table::ArtifactUses, prefix: &prefix, after: None, limit: 1 };
+        if !self.db.scan(&uses).map_err(text)?.is_empty() {
+            return Ok(());
+        }
+        let artifact = Artifact {
+            account: record.account,
+            image_uid: record.image_uid,
+            version: record.version,
+            build_id: record.build_id,
+        };
+        self.faults.at(AREA, "files", "before").await;
+        self.platform.remove_artifact(&artifact).await.map_err(|error| error.to_string())?;
+        self.faults.at(AREA, "files", "after").await;
+        let gone = self.db.commit(Batch::new().delete(Table::Artifacts, at)).await;
+        gone.map_err(|error| error.to_string())?;
+        self.faults.at(AREA, "files", "after-commit").await;
+        Ok(())
+    }
+
+    /// All artifacts.
+    pub(super) fn stored_artifacts(&self) -> Result<Vec<ArtifactRecord>, StoreError> {
+        let mut all = Vec::new();
+        self.each(Table::Artifacts, &[], |key, value| {
+            all.push(self.db.decode(Table::Artifacts, &key, &value)?);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+}

@@ -1,0 +1,147 @@
+//! Deletions, from what was acknowledged to the last file.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_proto::microvms::v1::MicrovmImageState;
+use hearth_proto::store::v1::ClientTokenRecord;
+
+use super::images::{ImagesError, Inner};
+use super::state::{AGAIN, Change, Key};
+use crate::clock::time;
+use crate::driver::record::millis;
+use crate::lifecycle::image::{Image, build_ids};
+use crate::records::{self, Expiry};
+use crate::store::{Batch, Scan, StoreError, Table};
+
+/// Operations whose client tokens belong to an image.
+const OPERATIONS: [&str; 2] = ["CreateMicrovmImage", "UpdateMicrovmImage"];
+/// What the key of a deleted image's trace begins with, in the table `meta`.
+const DELETED: &str = "deleted-image";
+/// How long it is remembered that an image was deleted: asking again meanwhile succeeds.
+const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
+/// Records that are read at a time.
+pub(super) const PAGE: usize = 256;
+
+/// Where it stands that an image was deleted, with the time.
+pub(super) fn tombstone(key: &Key) -> Vec<u8> {
+    records::key(&[DELETED, &key.account, &key.name])
+}
+
+impl Inner {
+    /// Takes out a version that is DELETING, then removes its files.
+    pub(super) async fn finish_version(self: Arc<Self>, key: Key, number: u32) {
+        let take_out = |mut image: Image| {
+            let gone = image.version_gone(number, self.clock.timestamp());
+            let builds: Vec<String> =
+                gone.iter().flat_map(|version| build_ids(version)).map(str::to_owned).collect();
+            Ok(Change { after: Some(image), with: self.retire(&builds)?, answer: builds })
+        };
+        self.finish(&key, "version-gone", take_out).await;
+    }
+
+    /// Takes out an image that is DELETING with everything that belongs to it, then removes its files.
+    pub(super) async fn finish_image(self: Arc<Self>, key: Key) {
+        let take_out = |image: Image| {
+            if image.record.state() != MicrovmImageState::Deleting {
+                return Ok(Change { after: Some(image), with: Batch::new(), answer: Vec::new() });
+            }
+            let builds: Vec<String> =
+                image.versions.values().flat_map(build_ids).map(str::to_owned).collect();
+            let with = self.retire(&builds)?.and(self.forget_tokens(&key, &image.record.uid)?).put(
+                Table::Meta,
+                tombstone(&key),
+                records::encode(&self.clock.timestamp()),
+            );
+            Ok(Change { after: None, with, answer: builds })
+        };
+        self.finish(&key, "gone", take_out).await;
+    }
+
+    async fn finish(
+        self: &Arc<Self>,
+        key: &Key,
+        name: &'static str,
+        take_out: impl Fn(Image) -> Result<Change<Vec<String>>, ImagesError>,
+    ) {
+        let builds = loop {
+            match self.change(key, name, &take_out).await {
+                Ok(builds) => break builds,
+                // Another task was faster.
+                Err(ImagesError::NotFound) => return,
+                Err(error) => {
+                    tracing::error!(image = key.name, %error, "a deletion cannot be recorded; trying again");
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        };
+        for build_id in builds {
+            Arc::clone(self).collect(build_id).await;
+        }
+    }
+
+    /// Whether there was such an image lately.
+    pub(super) fn was_deleted(&self, key: &Key) -> Result<bool, StoreError> {
+        let deleted: Option<prost_types::Timestamp> = self.db.get(Table::Meta, &tombstone(key))?;
+        Ok(deleted.is_some_and(|deleted| self.is_remembered(&deleted)))
+    }
+
+    fn is_remembered(&self, deleted: &prost_types::Timestamp) -> bool {
+        time(deleted) + REMEMBERED > self.clock.now()
+    }
+
+    /// Forgets the deletions of more than a day ago.
+    pub(super) fn old_tombstones(&self) -> Result<Batch, StoreError> {
+        let mut batch = Batch::new();
+        let prefix = records::key(&[DELETED, ""]);
+        self.each(Table::Meta, &prefix, |key, value| {
+            let deleted: prost_types::Timestamp = self.db.decode(Table::Meta, &key, &value)?;
+            if !self.is_remembered(&deleted) {
+                batch.writes.push(crate::store::Write::Delete(Table::Meta, key));
+            }
+            Ok(())
+        })?;
+        Ok(batch)
+    }
+
+    /// A token of an image that is no more must not bring its answer back.
+    fn forget_tokens(&self, key: &Key, uid: &str) -> Result<Batch, StoreError> {
+        let mut batch = Batch::new();
+        for operation in OPERATIONS {
+            let prefix = records::key(&[&key.account, operation, ""]);
+            self.each(Table::ClientTokens, &prefix, |at, value| {
+                let token: ClientTokenRecord = self.db.decode(Table::ClientTokens, &at, &value)?;
+                if token.image_uid == uid {
+                    if let Some(expires) = &token.expires_at {
+                        let expiry = records::expiry(millis(Some(expires)), Expiry::ClientToken, &at);
+                        batch.writes.push(crate::store::Write::Delete(Table::Expiries, expiry));
+                    }
+                    batch.writes.push(crate::store::Write::Delete(Table::ClientTokens, at));
+                }
+                Ok(())
+            })?;
+        }
+        Ok(batch)
+    }
+
+    /// Reads what is under a prefix, page by page.
+    pub(super) fn each(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        mut take: impl FnMut(Vec<u8>, Vec<u8>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = self.db.scan(&Scan { table, prefix, after: after.as_deref(), limit: PAGE })?;
+            let full = page.len() == PAGE;
+            after = page.last().map(|(key, _)| key.clone());
+            for (key, value) in page {
+                take(key, value)?;
+            }
+            if !full {
+                return Ok(());
+            }
+        }
+    }
+}

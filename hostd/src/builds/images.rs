@@ -1,0 +1,446 @@
+//! The handle: what can be asked of images.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hearth_host::shape::Burst;
+use hearth_proto::microvms::v1::{MicrovmImageVersion, MicrovmImageVersionStatus};
+use hearth_proto::store::v1::ImageRecord;
+use tokio::sync::{Semaphore, oneshot, watch};
+
+use super::build::{Build, Report};
+use super::progress::{Progress, Watch};
+use super::state::{Change, Key, Locks};
+use crate::clock::Clock;
+use crate::driver::faults::Faults;
+use crate::events::Events;
+use crate::ids;
+use crate::lifecycle::image::{Image, NewVersion, Refusal, VersionDeletion};
+use crate::platform::{Artifact, Platform};
+use crate::records;
+use crate::store::{Batch, Db, Scan, StoreError, Table};
+
+/// A number that is limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Quota {
+    /// Images of an account.
+    Images,
+    /// Versions of an image.
+    Versions,
+    /// Builds of an account that are under way.
+    Builds,
+}
+
+/// Why something was not done. Nothing has changed then.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ImagesError {
+    /// There is an image of that name.
+    #[error("there is an image {0} already")]
+    Exists(String),
+    /// There is no such image.
+    #[error("there is no such image")]
+    NotFound,
+    /// There was one, less than a day ago.
+    #[error("the image has been deleted")]
+    Deleted,
+    /// Its state does not allow it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// A limit is reached.
+    #[error("the limit of {limit} is reached")]
+    Quota {
+        /// Of what.
+        quota: Quota,
+        /// How many there may be.
+        limit: u64,
+    },
+    /// An expectation of what was to be stored along did not hold: the client token was used meanwhile.
+    #[error("the state has changed meanwhile")]
+    Conflict,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The daemon is ending.
+    #[error("the daemon is stopping")]
+    Stopping,
+}
+
+/// What is limited, and how.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The Region that the apps are told.
+    pub region: String,
+    /// How many times its memory class a guest gets.
+    pub burst: Burst,
+    /// The processor's generation: [`super::generation::of_host`].
+    pub generation: String,
+    /// Builds that run at a time on this host, at least 1; others wait, PENDING.
+    pub concurrent_builds: usize,
+    /// Images of an account; unlimited unless given.
+    pub max_images: Option<u64>,
+    /// Versions of an image; unlimited unless given.
+    pub max_versions: Option<u64>,
+    /// Builds of an account that run or wait; unlimited unless given.
+    pub max_builds: Option<u64>,
+}
+
+/// What [`Images`] works with.
+pub struct Parts {
+    /// The store.
+    pub db: Db,
+    /// The time.
+    pub clock: Clock,
+    /// Is told of changes.
+    pub events: Events,
+    /// Removes files.
+    pub platform: Arc<dyn Platform>,
+    /// Builds.
+    pub build: Arc<dyn Build>,
+    /// Is told of builds.
+    pub report: Arc<dyn Report>,
+    /// Points at which crashes are tried out.
+    pub faults: Faults,
+    /// Limits.
+    pub settings: Settings,
+}
+
+/// The images of this host. Copies are cheap and reach the same.
+#[derive(Clone)]
+pub struct Images {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) db: Db,
+    pub(super) clock: Clock,
+    pub(super) events: Events,
+    pub(super) platform: Arc<dyn Platform>,
+    pub(super) build: Arc<dyn Build>,
+    pub(super) report: Arc<dyn Report>,
+    pub(super) faults: Faults,
+    pub(super) settings: Settings,
+    pub(super) locks: Locks,
+    /// Held from the look at a quota until what it allowed is there.
+    admission: tokio::sync::Mutex<()>,
+    /// Builds that may run.
+    pub(super) slots: Semaphore,
+    under_way: Mutex<HashMap<(Key, u32), UnderWay>>,
+    /// Every task has a receiver of it.
+    stop: watch::Sender<bool>,
+}
+
+/// A build under way.
+struct UnderWay {
+    progress: Arc<Progress>,
+    artifact: Artifact,
+}
+
+impl std::fmt::Debug for Images {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Images").finish_non_exhaustive()
+    }
+}
+
+// === impl Images ===
+
+impl Images {
+    /// Nothing happens until [`Self::recover`], which comes before everything else.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let Parts { db, clock, events, platform, build, report, faults, settings } = parts;
+        let inner = Inner {
+            slots: Semaphore::new(settings.concurrent_builds.max(1)),
+            db,
+            clock,
+            events,
+            platform,
+            build,
+            report,
+            faults,
+            settings,
+            locks: Locks::default(),
+            admission: tokio::sync::Mutex::default(),
+            under_way: Mutex::default(),
+            stop: watch::Sender::new(false),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Creates an image and begins to build its version 1.0. `config` has the image's ARN and what the client has given; `with`
+    /// is stored along, for instance the client token with the answer.
+    ///
+    /// # Errors
+    /// [`ImagesError`].
+    pub async fn create(
+        &self,
+        account: &str,
+        name: &str,
+        tags: std::collections::BTreeMap<String, String>,
+        config: MicrovmImageVersion,
+        with: impl Fn(&Image) -> Batch + Send + Sync + 'static,
+    ) -> Result<Image, ImagesError> {
+        let (inner, key) =
+            (Arc::clone(&self.inner), Key { account: account.to_owned(), name: name.to_owned() });
+        self.detached(async move {
+            let record = ImageRecord {
+                account: key.account.clone(),
+                name: key.name.clone(),
+                uid: uuid()?,
+                tags,
+                ..ImageRecord::default()
+            };
+            let _admission = inner.admission.lock().await;
+            // Somebody who has the image already is told that, not that there are too many.
+            if inner.record(&key)?.is_some() {
+                return Err(ImagesError::Exists(key.name));
+            }
+            inner.check_images(&key.account)?;
+            inner.check_builds(&key.account)?;
+            let image = Image::create(record, inner.new_version(config)?, inner.clock.timestamp());
+            let with = with(&image).delete(Table::Meta, super::end::tombstone(&key));
+            inner.add(&key, "create", &image, with).await?;
+            inner.begin_builds(&key, &image);
+            Ok(image)
+        })
+        .await
+    }
+
+    /// Begins to build the next version of an image. The number that it has is the image's newest.
+    ///
+    /// # Errors
+    /// [`ImagesError`].
+    pub async fn update(
+        &self,
+        account: &str,
+        name: &str,
+        config: MicrovmImageVersion,
+        with: impl Fn(&Image) -> Batch + Send + Sync + 'static,
+    ) -> Result<Image, ImagesError> {
+        let (inner, key) =
+            (Arc::clone(&self.inner), Key { account: account.to_owned(), name: name.to_owned() });
+        self.detached(async move {
+            let _admission = inner.admission.lock().await;
+            let new = inner.new_version(config)?;
+            let update = |mut image: Image| {
+                let versions = u64::try_from(image.versions.len()).unwrap_or(u64::MAX);
+                image.update(new.clone(), inner.clock.timestamp())?;
+                below(Quota::Versions, inner.settings.max_versions, versions)?;
+                inner.check_builds(&key.account)?;
+                Ok(Change { with: with(&image), answer: image.clone(), after: Some(image) })
+            };
+            let image = inner.change(&key, "update", update).await?;
+            inner.begin_builds(&key, &image);
+            Ok(image)
+        })
+        .await
+    }
+
+    /// Makes a version available to RunMicrovm, or not.
+    ///
+    /// # Errors
+    /// [`ImagesError`].
+    pub async fn set_status(
+        &self,
+        account: &str,
+        name: &str,
+        number: u32,
+        status: MicrovmImageVersionStatus,
+    ) -> Result<Image, ImagesError> {
+        let (inner, key) =
+            (Arc::clone(&self.inner), Key { account: account.to_owned(), name: name.to_owned() });
+        self.detached(async move {
+            let set = |mut image: Image| {
+                image.set_status(number, status, inner.clock.timestamp())?;
+                Ok(Change { with: Batch::new(), answer: image.clone(), after: Some(image) })
+            };
+            inner.change(&key, "set-status", set).await
+        })
+        .await
+    }
+
+    /// Begins to delete a version.
+    ///
+    /// # Errors
+    /// [`ImagesError`].
+    pub async fn delete_version(
+        &self,
+        account: &str,
+        name: &str,
+        number: u32,
+    ) -> Result<VersionDeletion, ImagesError> {
+        let (inner, key) =
+            (Arc::clone(&self.inner), Key { account: account.to_owned(), name: name.to_owned() });
+        self.detached(async move {
+            let delete = |mut image: Image| {
+                let answer = image.delete_version(number, inner.clock.timestamp())?;
+                Ok(Change { with: Batch::new(), answer, after: Some(image) })
+            };
+            let deletion = inner.change(&key, "delete-version", delete).await?;
+            if deletion == VersionDeletion::Begun {
+                inner.spawn(Arc::clone(&inner).finish_version(key, number));
+            }
+            Ok(deletion)
+        })
+        .await
+    }
+
+    /// Begins to delete an image with all its versions.
+    ///
+    /// # Errors
+    /// [`ImagesError`]; [`ImagesError::Deleted`] when that has happened already.
+    pub async fn delete(&self, account: &str, name: &str) -> Result<(), ImagesError> {
+        let (inner, key) =
+            (Arc::clone(&self.inner), Key { account: account.to_owned(), name: name.to_owned() });
+        self.detached(async move {
+            let delete = |mut image: Image| {
+                image.delete(inner.clock.timestamp())?;
+                Ok(Change { with: Batch::new(), answer: (), after: Some(image) })
+            };
+            match inner.change(&key, "delete", delete).await {
+                Ok(()) => inner.spawn(Arc::clone(&inner).finish_image(key)),
+                Err(ImagesError::NotFound) if inner.was_deleted(&key)? => return Err(ImagesError::Deleted),
+                Err(error) => return Err(error),
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// What the build of a version has told and tells; none where there is no such version. Of the version that is being built,
+    /// or the newest, where no number is given.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn watch(&self, account: &str, name: &str, number: Option<u32>) -> Result<Option<Watch>, StoreError> {
+        let key = Key { account: account.to_owned(), name: name.to_owned() };
+        let Some(image) = self.inner.record(&key)? else { return Ok(None) };
+        let Some(number) = number.or_else(|| image.versions.iter().max().copied()) else { return Ok(None) };
+        if let Some(under_way) = self.inner.under_way().get(&(key, number)) {
+            return Ok(Some(under_way.progress.watch()));
+        }
+        let at = records::version(account, name, number);
+        let version: Option<hearth_proto::store::v1::VersionRecord> =
+            self.inner.db.get(Table::Versions, &at)?;
+        let build = version.and_then(|version| version.builds.into_iter().next()?.build);
+        Ok(build.map(|build| Watch::ended(self.inner.clock.timestamp(), build)))
+    }
+
+    /// A microVM does not use the files of a build any more, and the store says so: they are removed when nobody else does,
+    /// and their version is deleted. Happens afterwards.
+    pub fn released(&self, build_id: &str) {
+        self.inner.spawn(Arc::clone(&self.inner).collect(build_id.to_owned()));
+    }
+
+    /// The files that there may be: for the platform's sweep.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn artifacts(&self) -> Result<HashSet<Artifact>, StoreError> {
+        let mut all: HashSet<Artifact> =
+            self.inner.under_way().values().map(|build| build.artifact.clone()).collect();
+        all.extend(self.inner.stored_artifacts()?.into_iter().map(|record| Artifact {
+            account: record.account,
+            image_uid: record.image_uid,
+            version: record.version,
+            build_id: record.build_id,
+        }));
+        Ok(all)
+    }
+
+    /// How many builds of all accounts run or wait.
+    #[must_use]
+    pub fn builds_under_way(&self) -> usize {
+        self.inner.under_way().len()
+    }
+
+    /// Ends all tasks, builds included: the next daemon goes on with what they did.
+    pub async fn stop(&self) {
+        self.inner.stop.send_replace(true);
+        self.inner.stop.closed().await;
+    }
+
+    /// Waits until nothing is under way.
+    #[cfg(test)]
+    pub(super) async fn idle(&self) {
+        self.inner.stop.closed().await;
+    }
+
+    /// Does something to its end, even if nobody waits for the answer any more.
+    async fn detached<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, ImagesError>> + Send + 'static,
+    ) -> Result<T, ImagesError> {
+        let (answer, answered) = oneshot::channel();
+        self.inner.spawn(async move {
+            let _ = answer.send(work.await); // nobody waits any more
+        });
+        answered.await.unwrap_or(Err(ImagesError::Stopping))
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// Does something until it is done, or the daemon stops.
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut stop = self.stop.subscribe();
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => {}
+                () = work => {}
+            }
+        });
+    }
+
+    /// Notes that a build is under way; false when it was so before.
+    pub(super) fn note(&self, key: &Key, number: u32, progress: Arc<Progress>, artifact: Artifact) -> bool {
+        let mut under_way = self.under_way();
+        let free = !under_way.contains_key(&(key.clone(), number));
+        if free {
+            under_way.insert((key.clone(), number), UnderWay { progress, artifact });
+        }
+        free
+    }
+
+    /// The build is over.
+    pub(super) fn forget(&self, key: &Key, number: u32) {
+        self.under_way().remove(&(key.clone(), number));
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, HashMap<(Key, u32), UnderWay>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn new_version(&self, config: MicrovmImageVersion) -> Result<NewVersion, ImagesError> {
+        Ok(NewVersion { config, build_id: uuid()?, generation: self.settings.generation.clone() })
+    }
+
+    fn check_images(&self, account: &str) -> Result<(), ImagesError> {
+        let Some(limit) = self.settings.max_images else { return Ok(()) };
+        let prefix = records::account(account);
+        let enough = usize::try_from(limit).unwrap_or(usize::MAX);
+        let scan = Scan { table: Table::Images, prefix: &prefix, after: None, limit: enough };
+        let count = u64::try_from(self.db.scan(&scan)?.len()).unwrap_or(u64::MAX);
+        below(Quota::Images, Some(limit), count)
+    }
+
+    fn check_builds(&self, account: &str) -> Result<(), ImagesError> {
+        let count = self.under_way().keys().filter(|(key, _)| key.account == account).count();
+        below(Quota::Builds, self.settings.max_builds, u64::try_from(count).unwrap_or(u64::MAX))
+    }
+}
+
+/// Whether there may be one more than `count`.
+fn below(quota: Quota, limit: Option<u64>, count: u64) -> Result<(), ImagesError> {
+    match limit {
+        Some(limit) if count >= limit => Err(ImagesError::Quota { quota, limit }),
+        _ => Ok(()),
+    }
+}
+
+fn uuid() -> Result<String, ImagesError> {
+    let none =
+        || StoreError::Failed { what: "make an id for", why: "the system has no random numbers".to_owned() };
+    Ok(ids::random().ok_or_else(none)?)
+}

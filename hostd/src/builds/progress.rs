@@ -1,0 +1,204 @@
+//! What a build has told so far, and what it tells, for those who watch it.
+//!
+//! A [`Progress`] keeps the last events of a build, within bounds; any number of [`Watch`]es read them, each at its own pace. One
+//! that is too slow misses the oldest lines, and holds nobody up.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hearth_proto::host::v1::{BuildEvent, build_event::Event};
+use hearth_proto::microvms::v1::GetMicrovmImageBuildResponse;
+use prost::Message as _;
+use prost_types::Timestamp;
+use tokio::sync::watch;
+
+/// Events that are kept.
+const EVENTS: usize = 4096;
+/// Their bytes together.
+const BYTES: usize = 4 << 20;
+
+/// The events of a build under way.
+#[derive(Debug)]
+pub struct Progress {
+    kept: Mutex<Kept>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// How many there were.
+    told: u64,
+    /// The last ones, with their numbers.
+    events: VecDeque<(u64, BuildEvent)>,
+    bytes: usize,
+    closed: bool,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { kept: Mutex::default(), changed: watch::Sender::new(()) }
+    }
+}
+
+impl Progress {
+    /// Keeps an event, and tells it to all who watch.
+    pub(super) fn tell(&self, time: Timestamp, event: Event) {
+        let mut kept = self.lock();
+        // How far a download is replaces how far it was.
+        let is_fetched = |event: &(u64, BuildEvent)| matches!(event.1.event, Some(Event::Fetched(_)));
+        if matches!(event, Event::Fetched(_)) && kept.events.back().is_some_and(is_fetched) {
+            kept.drop_last();
+        }
+        kept.add(BuildEvent { time: Some(time), event: Some(event) });
+        drop(kept);
+        self.changed.send_replace(());
+    }
+
+    /// Nothing follows: those who watch come to the end.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.changed.send_replace(());
+    }
+
+    /// From the first event that is kept on.
+    pub(super) fn watch(self: &Arc<Self>) -> Watch {
+        Watch { progress: Arc::clone(self), next: 0, changed: self.changed.subscribe() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    fn add(&mut self, event: BuildEvent) {
+        self.bytes += event.encoded_len();
+        self.events.push_back((self.told, event));
+        self.told += 1;
+        while (self.events.len() > EVENTS || self.bytes > BYTES) && self.events.len() > 1 {
+            if let Some((_, oldest)) = self.events.pop_front() {
+                self.bytes = self.bytes.saturating_sub(oldest.encoded_len());
+            }
+        }
+    }
+
+    fn drop_last(&mut self) {
+        if let Some((_, last)) = self.events.pop_back() {
+            self.bytes = self.bytes.saturating_sub(last.encoded_len());
+        }
+    }
+
+    /// The first event from `number` on.
+    fn from(&self, number: u64) -> Option<&(u64, BuildEvent)> {
+        self.events.get(self.events.partition_point(|(other, _)| *other < number))
+    }
+}
+
+/// Somebody who watches a build.
+#[derive(Debug)]
+pub struct Watch {
+    progress: Arc<Progress>,
+    next: u64,
+    changed: watch::Receiver<()>,
+}
+
+impl Watch {
+    /// Of a build that has ended: its end.
+    pub(super) fn ended(time: Timestamp, build: GetMicrovmImageBuildResponse) -> Self {
+        let progress = Arc::new(Progress::default());
+        progress.tell(time, Event::Ended(build));
+        progress.close();
+        progress.watch()
+    }
+
+    /// The next event, when it is there. None at the end: after the build's, or when the daemon stops.
+    pub async fn next(&mut self) -> Option<BuildEvent> {
+        loop {
+            self.changed.mark_unchanged();
+            {
+                let kept = self.progress.lock();
+                if let Some((number, event)) = kept.from(self.next) {
+                    self.next = number + 1;
+                    return Some(event.clone());
+                }
+                if kept.closed {
+                    return None;
+                }
+            }
+            self.changed.changed().await.ok()?;
+        }
+    }
+
+    /// The same as a stream.
+    pub fn into_stream(self) -> impl futures_util::Stream<Item = BuildEvent> + Send {
+        futures_util::stream::unfold(self, |mut watch| async {
+            let event = watch.next().await?;
+            Some((event, watch))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_proto::host::v1::{ArtifactProgress, LogEvent};
+
+    use super::*;
+
+    fn line(text: &str) -> Event {
+        Event::Log(LogEvent { message: text.to_owned(), ..Default::default() })
+    }
+
+    async fn rest(mut watch: Watch) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some(event) = watch.next().await {
+            events.extend(event.event);
+        }
+        events
+    }
+
+    #[tokio::test]
+    async fn who_comes_late_gets_what_was_told_and_then_what_is() {
+        let progress = Arc::new(Progress::default());
+        progress.tell(Timestamp::default(), line("one"));
+        let mut watch = progress.watch();
+        assert_eq!(watch.next().await.unwrap().event, Some(line("one")));
+        let later = tokio::spawn(rest(watch));
+        tokio::task::yield_now().await;
+        progress.tell(Timestamp::default(), line("two"));
+        progress.close();
+        assert_eq!(later.await.unwrap(), [line("two")]);
+        assert_eq!(rest(progress.watch()).await, [line("one"), line("two")]);
+    }
+
+    #[tokio::test]
+    async fn who_is_too_slow_misses_the_oldest() {
+        let progress = Arc::new(Progress::default());
+        let watch = progress.watch();
+        let text = "x".repeat(BYTES / 4);
+        for number in 0..10 {
+            progress.tell(Timestamp::default(), line(&format!("{number}{text}")));
+        }
+        progress.close();
+        let events = rest(watch).await;
+        assert_eq!(events.len(), 3, "three fit");
+        assert_eq!(events[2], line(&format!("9{text}")));
+    }
+
+    #[tokio::test]
+    async fn of_a_download_only_the_last_word_is_kept() {
+        let progress = Arc::new(Progress::default());
+        let fetched = |bytes| Event::Fetched(ArtifactProgress { bytes, total: None });
+        progress.tell(Timestamp::default(), line("begin"));
+        let mut watch = progress.watch();
+        watch.next().await.unwrap();
+        for bytes in 1..=3 {
+            progress.tell(Timestamp::default(), fetched(bytes));
+        }
+        progress.tell(Timestamp::default(), line("end"));
+        progress.close();
+        assert_eq!(rest(watch).await, [fetched(3), line("end")]);
+        assert_eq!(rest(progress.watch()).await, [line("begin"), fetched(3), line("end")]);
+    }
+}

@@ -1,0 +1,114 @@
+//! The image builder.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use hearth_image_builder::build::event::Sink;
+use hearth_image_builder::build::{BuildError, Builder};
+use hearth_image_builder::failure::FailureCode;
+use hearth_proto::microvms::v1::SnapshotBuild;
+
+use super::build::{Build, BuildFailure, Job};
+use crate::platform::Artifact;
+
+/// Builds images into the folders of a host's images.
+#[derive(Debug)]
+pub struct ImageBuilder {
+    builder: Builder,
+    images: PathBuf,
+}
+
+impl ImageBuilder {
+    /// `images` is the folder of all images, on the file system of the builder's work folder.
+    #[must_use]
+    pub fn new(builder: Builder, images: PathBuf) -> Self {
+        Self { builder, images }
+    }
+}
+
+/// Where the files of a build are, below the folder of all images.
+#[must_use]
+pub fn folder(images: &Path, artifact: &Artifact) -> PathBuf {
+    let Artifact { account, image_uid, version, build_id } = artifact;
+    images.join(account).join(image_uid).join(version.to_string()).join(build_id)
+}
+
+#[async_trait]
+impl Build for ImageBuilder {
+    async fn build(&self, job: &Job, sink: Sink) -> Result<SnapshotBuild, BuildFailure> {
+        let out = folder(&self.images, &job.artifact);
+        if let Some(parent) = out.parent() {
+            let made = make_durable(&self.images, parent).await;
+            made.map_err(|error| platform(format!("making {}: {error}", parent.display())))?;
+        }
+        let built = self.builder.build(&job.request, &out, sink, std::future::pending()).await;
+        let image = built.map_err(|error| failure(&error))?;
+        let sizes = image.manifest().sizes;
+        let size = |bytes: u64| Some(i64::try_from(bytes).unwrap_or(i64::MAX));
+        Ok(SnapshotBuild {
+            memory_snapshot_size_in_bytes: size(sizes.memory_snapshot_size_in_bytes),
+            code_install_size_in_bytes: size(sizes.code_install_size_in_bytes),
+            disk_snapshot_size_in_bytes: size(sizes.disk_snapshot_size_in_bytes),
+        })
+    }
+}
+
+fn failure(error: &BuildError) -> BuildFailure {
+    BuildFailure { reason: error.state_reason(), detail: error.to_string() }
+}
+
+fn platform(detail: String) -> BuildFailure {
+    BuildFailure { reason: FailureCode::InternalPlatformError.sentence().to_owned(), detail }
+}
+
+/// Makes the folders from `root` down to `folder`, so that a power failure does not take them from what is in them.
+async fn make_durable(root: &Path, folder: &Path) -> std::io::Result<()> {
+    let (root, folder) = (root.to_owned(), folder.to_owned());
+    let made = tokio::task::spawn_blocking(move || {
+        std::fs::create_dir_all(&folder)?;
+        for above in folder.ancestors().take_while(|above| above.starts_with(&root)) {
+            std::fs::File::open(above)?.sync_all()?;
+        }
+        Ok(())
+    });
+    made.await.map_err(std::io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_image_builder::failure::{HookFailure, ImageHook, StateReason};
+
+    use super::*;
+
+    #[test]
+    fn files_are_named_by_account_image_version_and_build() {
+        let artifact = Artifact {
+            account: "123456789012".into(),
+            image_uid: "uid".into(),
+            version: 3,
+            build_id: "id".into(),
+        };
+        assert_eq!(folder(Path::new("/images"), &artifact), Path::new("/images/123456789012/uid/3/id"));
+    }
+
+    #[test]
+    fn the_user_reads_the_reason_and_the_operator_what_exactly() {
+        let reason =
+            StateReason::Hook(ImageHook::Ready, HookFailure::TimedOut(std::time::Duration::from_secs(300)));
+        let error = BuildError::Failed { reason, detail: "after 12 tries".into() };
+        let failed = failure(&error);
+        assert_eq!(failed.reason, "Ready hook invocation timed out after PT5M");
+        assert!(failed.detail.contains("after 12 tries"), "{failed}");
+        let failed = failure(&BuildError::Platform("/srv/x: no such file".into()));
+        assert!(!failed.reason.contains("/srv"), "{}", failed.reason);
+    }
+
+    #[tokio::test]
+    async fn the_folders_of_an_image_are_made() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("a/b/c");
+        make_durable(root.path(), &folder).await.unwrap();
+        make_durable(root.path(), &folder).await.unwrap();
+        assert!(folder.is_dir());
+    }
+}

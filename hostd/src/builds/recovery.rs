@@ -1,0 +1,75 @@
+//! Going on with what an earlier daemon did.
+
+use std::sync::Arc;
+
+use hearth_proto::microvms::v1::{
+    MicrovmImageState as State, microvm_image_version_state::Value as VersionState,
+};
+use hearth_proto::store::v1::ImageRecord;
+
+use super::images::Images;
+use super::state::Key;
+use crate::store::{CommitError, StoreError, Table};
+
+/// What there was to do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Images there are.
+    pub images: usize,
+    /// Versions that are built again.
+    pub builds: usize,
+    /// Deletions of images and versions that are finished.
+    pub deletions: usize,
+    /// Files of builds that are removed.
+    pub artifacts: usize,
+}
+
+impl Images {
+    /// Goes on with everything that the store says is under way: once, after the start, before anything else is asked. It is
+    /// begun when this returns, and done afterwards.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the daemon cannot start then.
+    pub async fn recover(&self) -> Result<Recovered, StoreError> {
+        let inner = &self.inner;
+        let mut records: Vec<ImageRecord> = Vec::new();
+        inner.each(Table::Images, &[], |key, value| {
+            records.push(inner.db.decode(Table::Images, &key, &value)?);
+            Ok(())
+        })?;
+        let mut recovered = Recovered { images: records.len(), ..Recovered::default() };
+        for record in records {
+            let key = Key { account: record.account.clone(), name: record.name.clone() };
+            match record.state() {
+                State::Deleting => {
+                    inner.spawn(Arc::clone(inner).finish_image(key));
+                    recovered.deletions += 1;
+                }
+                State::Creating | State::Updating => {
+                    let Some(image) = inner.image(&key)? else { continue };
+                    inner.begin_builds(&key, &image);
+                    recovered.builds += image.unbuilt().count();
+                    for number in image.versions.keys().copied() {
+                        if image.version_state(number) == Some(VersionState::Deleting) {
+                            inner.spawn(Arc::clone(inner).finish_version(key.clone(), number));
+                            recovered.deletions += 1;
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        for artifact in inner.stored_artifacts()?.into_iter().filter(|artifact| artifact.retired) {
+            inner.spawn(Arc::clone(inner).collect(artifact.build_id));
+            recovered.artifacts += 1;
+        }
+        let old = inner.old_tombstones()?;
+        if !old.writes.is_empty() {
+            match inner.db.commit(old).await {
+                Err(CommitError::Store(error)) => return Err(error),
+                Ok(()) | Err(CommitError::Conflict) => {}
+            }
+        }
+        Ok(recovered)
+    }
+}

@@ -1,0 +1,158 @@
+//! From a version's configuration to what the builder wants.
+
+use hearth_host::network::Egress;
+use hearth_host::shape::{Burst, MemoryClass};
+use hearth_image_builder::build::{BuildRequest, Platform};
+use hearth_image_builder::image::{HookSettings, Hooks};
+use hearth_proto::microvms::v1::{
+    Capability, HookState, Hooks as ApiHooks, MicrovmImageVersion, code_artifact,
+};
+use hearth_proto::store::v1::VersionRecord;
+
+use crate::lifecycle::image::version_number;
+
+/// Seconds that hooks have when nothing is said (behaviour, section 3.3).
+pub mod defaults {
+    /// `/ready`
+    pub const READY: i32 = 60;
+    /// `/validate`
+    pub const VALIDATE: i32 = 30;
+    /// `/run`, `/suspend`, `/resume`, `/terminate`
+    pub const RUNTIME: i32 = 1;
+}
+
+/// Name of the egress connector that leads nowhere.
+pub const NO_EGRESS: &str = "NO_EGRESS";
+
+/// What is to be built for a version. Its configuration was checked when it was accepted; what makes no sense all the same has
+/// its default.
+#[must_use]
+pub fn build_request(record: &VersionRecord, region: &str, burst: Burst) -> BuildRequest {
+    let version = record.version.clone().unwrap_or_default();
+    let artifact = version.code_artifact.as_ref().and_then(|artifact| artifact.artifact.as_ref());
+    BuildRequest {
+        artifact: artifact.map(|code_artifact::Artifact::Uri(uri)| uri.clone()).unwrap_or_default(),
+        build_role: Some(version.build_role_arn.clone()).filter(|role| !role.is_empty()),
+        base: version.base_image_version.as_deref().and_then(version_number).map(u64::from),
+        memory: memory(&version),
+        burst,
+        hooks: version.hooks.as_ref().map(hooks).unwrap_or_default(),
+        all_capabilities: version.additional_os_capabilities.contains(&i32::from(Capability::All)),
+        egress: egress(&version.egress_network_connectors),
+        platform: Platform {
+            name: record.image_name.clone(),
+            arn: version.image_arn,
+            version: version.image_version,
+            region: region.to_owned(),
+            account: record.account.clone(),
+        },
+        environment: version.environment_variables,
+        cache: Some(format!("{}-{}", record.account, record.image_uid)),
+    }
+}
+
+/// The memory class of a version.
+#[must_use]
+pub fn memory(version: &MicrovmImageVersion) -> MemoryClass {
+    let asked = version.resources.first().and_then(|resources| resources.minimum_memory_in_mib);
+    let class = asked.and_then(|mib| u32::try_from(mib).ok()).and_then(|mib| MemoryClass::try_from(mib).ok());
+    class.unwrap_or(MemoryClass::DEFAULT)
+}
+
+/// What microVMs with these egress connectors may reach.
+#[must_use]
+pub fn egress(connectors: &[String]) -> Egress {
+    let leads_nowhere = |arn: &String| arn.rsplit(':').next() == Some(NO_EGRESS);
+    if connectors.iter().any(leads_nowhere) { Egress::None } else { Egress::Internet }
+}
+
+/// Hooks with their timeouts.
+#[must_use]
+pub fn hooks(hooks: &ApiHooks) -> Hooks {
+    let enabled = |state: HookState, seconds: Option<i32>, default: i32| {
+        let seconds = u32::try_from(seconds.unwrap_or(default)).unwrap_or(1);
+        (state == HookState::Enabled).then_some(HookSettings { timeout_seconds: seconds })
+    };
+    let (image, runtime) =
+        (hooks.microvm_image_hooks.unwrap_or_default(), hooks.microvm_hooks.unwrap_or_default());
+    Hooks {
+        port: hooks.port.and_then(|port| u16::try_from(port).ok()).unwrap_or_default(),
+        ready: enabled(image.ready(), image.ready_timeout_in_seconds, defaults::READY),
+        validate: enabled(image.validate(), image.validate_timeout_in_seconds, defaults::VALIDATE),
+        run: enabled(runtime.run(), runtime.run_timeout_in_seconds, defaults::RUNTIME),
+        suspend: enabled(runtime.suspend(), runtime.suspend_timeout_in_seconds, defaults::RUNTIME),
+        resume: enabled(runtime.resume(), runtime.resume_timeout_in_seconds, defaults::RUNTIME),
+        terminate: enabled(runtime.terminate(), runtime.terminate_timeout_in_seconds, defaults::RUNTIME),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_proto::microvms::v1::{CodeArtifact, MicrovmHooks, MicrovmImageHooks, Resources};
+
+    use super::*;
+
+    fn record(version: MicrovmImageVersion) -> VersionRecord {
+        VersionRecord {
+            account: "123456789012".into(),
+            image_name: "demo".into(),
+            image_uid: "uid".into(),
+            number: 3,
+            version: Some(MicrovmImageVersion { image_version: "3.0".into(), ..version }),
+            builds: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_version_says_what_is_built() {
+        let version = MicrovmImageVersion {
+            image_arn: "arn".into(),
+            base_image_version: Some("4.0".into()),
+            build_role_arn: "role".into(),
+            code_artifact: Some(CodeArtifact {
+                artifact: Some(code_artifact::Artifact::Uri("s3://bucket/key".into())),
+            }),
+            resources: vec![Resources { minimum_memory_in_mib: Some(512) }],
+            environment_variables: [("A".to_owned(), "b".to_owned())].into(),
+            egress_network_connectors: vec![format!("arn:aws:lambda:r:aws:network-connector:x:{NO_EGRESS}")],
+            additional_os_capabilities: vec![Capability::All.into()],
+            ..Default::default()
+        };
+        let request = build_request(&record(version), "eu-west-1", Burst::NONE);
+        assert_eq!((request.artifact.as_str(), request.base), ("s3://bucket/key", Some(4)));
+        assert_eq!((request.memory.mib(), request.burst), (512, Burst::NONE));
+        assert_eq!((request.egress, request.all_capabilities), (Egress::None, true));
+        assert_eq!(request.environment["A"], "b");
+        assert_eq!(request.cache.as_deref(), Some("123456789012-uid"));
+        let environment = request.platform.environment();
+        assert_eq!(environment[2], "AWS_LAMBDA_MICROVM_IMAGE_VERSION=3.0");
+    }
+
+    #[test]
+    fn what_is_not_given_has_its_default_and_a_disabled_hook_is_none() {
+        let hooks = ApiHooks {
+            port: Some(9000),
+            microvm_image_hooks: Some(MicrovmImageHooks {
+                ready: Some(HookState::Enabled.into()),
+                validate: Some(HookState::Disabled.into()),
+                validate_timeout_in_seconds: Some(7),
+                ..Default::default()
+            }),
+            microvm_hooks: Some(MicrovmHooks {
+                run: Some(HookState::Enabled.into()),
+                suspend: Some(HookState::Enabled.into()),
+                suspend_timeout_in_seconds: Some(42),
+                ..Default::default()
+            }),
+        };
+        let version = MicrovmImageVersion { hooks: Some(hooks), ..Default::default() };
+        let request = build_request(&record(version), "eu-west-1", Burst::AWS);
+        let seconds = |hook: Option<HookSettings>| hook.map(|hook| hook.timeout_seconds);
+        let hooks = request.hooks;
+        assert_eq!((hooks.port, seconds(hooks.ready), seconds(hooks.validate)), (9000, Some(60), None));
+        assert_eq!((seconds(hooks.run), seconds(hooks.suspend)), (Some(1), Some(42)));
+        assert_eq!((hooks.resume, hooks.terminate), (None, None));
+        assert_eq!((request.memory, request.egress), (MemoryClass::DEFAULT, Egress::Internet));
+        assert_eq!(request.base, None);
+    }
+}

@@ -1,0 +1,220 @@
+//! A build, from its slot to its outcome.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use hearth_image_builder::build::Event as Told;
+use hearth_image_builder::build::event::Sink;
+use hearth_image_builder::failure::FailureCode;
+use hearth_proto::guest::v1::LogSource;
+use hearth_proto::host::v1::{ArtifactProgress, BuildStep, LogEvent, build_event::Event};
+use hearth_proto::microvms::v1::{GetMicrovmImageBuildResponse, build_state::Value as BuildState};
+use hearth_proto::store::v1::{ArtifactRecord, VersionRecord};
+use tokio::time::Instant;
+
+use super::build::{BuildFailure, Job};
+use super::images::{ImagesError, Inner};
+use super::log::{Streams, Targets};
+use super::progress::Progress;
+use super::request::build_request;
+use super::state::{AGAIN, AREA, Change, Key};
+use crate::clock::timestamp;
+use crate::lifecycle::image::{Image, Outcome};
+use crate::platform::Artifact;
+use crate::records;
+use crate::store::{Batch, Table};
+
+/// A build under way. Dropping it ends it.
+struct Run {
+    images: Arc<Inner>,
+    key: Key,
+    number: u32,
+    record: VersionRecord,
+    artifact: Artifact,
+    progress: Arc<Progress>,
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.progress.close();
+        self.images.forget(&self.key, self.number);
+    }
+}
+
+impl Inner {
+    /// Begins the builds of an image that are to be done and not under way.
+    pub(super) fn begin_builds(self: &Arc<Self>, key: &Key, image: &Image) {
+        for record in image.unbuilt() {
+            let builds = record.builds.iter().filter_map(|build| build.build.as_ref());
+            let to_do = |build: &&GetMicrovmImageBuildResponse| {
+                matches!(build.build_state(), BuildState::Pending | BuildState::InProgress)
+            };
+            let Some(build) = builds.clone().find(to_do) else { continue };
+            let artifact = Artifact {
+                account: record.account.clone(),
+                image_uid: record.image_uid.clone(),
+                version: record.number,
+                build_id: build.build_id.clone(),
+            };
+            let progress = Arc::new(Progress::default());
+            if !self.note(key, record.number, Arc::clone(&progress), artifact.clone()) {
+                continue;
+            }
+            let run = Run {
+                images: Arc::clone(self),
+                key: key.clone(),
+                number: record.number,
+                record: record.clone(),
+                artifact,
+                progress,
+            };
+            self.spawn(run.run());
+        }
+    }
+}
+
+// === impl Run ===
+
+impl Run {
+    async fn run(self) {
+        let images = &self.images;
+        let Ok(_slot) = images.slots.acquire().await else { return };
+        let now = images.clock.timestamp();
+        let id = self.artifact.build_id.clone();
+        if self
+            .settle("build-start", |image| image.build_started(self.number, &id, now), Batch::new())
+            .await
+            .is_none()
+        {
+            return;
+        }
+        let begun = Instant::now();
+        // A killed daemon may have left a whole image that it did not come to store.
+        self.clear().await;
+        images.faults.at(AREA, "build", "before").await;
+        let (outcome, with) = match self.build().await {
+            Ok(sizes) => (Outcome::Successful(sizes), self.artifact_record()),
+            Err((failure, code_install_bytes)) => {
+                let arn = self.record.version.as_ref().map(|version| version.image_arn.as_str());
+                tracing::warn!(
+                    image = arn,
+                    version = self.number,
+                    build = id,
+                    reason = failure.reason,
+                    detail = failure.detail,
+                    "a build has failed"
+                );
+                self.clear().await;
+                (Outcome::Failed { reason: failure.reason, code_install_bytes }, Batch::new())
+            }
+        };
+        images.faults.at(AREA, "build", "after").await;
+        let now = images.clock.timestamp();
+        let successful = matches!(outcome, Outcome::Successful(_));
+        let end = |image: &mut Image| image.build_ended(self.number, &id, outcome.clone(), now);
+        let settled = self.settle("build-end", end, with).await;
+        images.report.ended(successful, begun.elapsed());
+        let version = settled.and_then(|image| image.versions.get(&self.number).cloned());
+        let mut builds =
+            version.into_iter().flat_map(|version| version.builds).filter_map(|build| build.build);
+        if let Some(build) = builds.find(|build| build.build_id == id) {
+            self.progress.tell(now, Event::Ended(build));
+        }
+    }
+
+    /// Builds, and tells what happens; with a failure comes the size of the code, where that is known.
+    async fn build(&self) -> Result<hearth_proto::microvms::v1::SnapshotBuild, (BuildFailure, Option<i64>)> {
+        let settings = &self.images.settings;
+        let request = build_request(&self.record, &settings.region, settings.burst);
+        let job = Job { artifact: self.artifact.clone(), request };
+        let code_bytes = Arc::new(std::sync::OnceLock::new());
+        let sink = self.sink(Arc::clone(&code_bytes));
+        let built = AssertUnwindSafe(self.images.build.build(&job, sink)).catch_unwind().await;
+        let built = built.unwrap_or_else(|_| {
+            Err(BuildFailure {
+                reason: FailureCode::InternalPlatformError.sentence().to_owned(),
+                detail: "the builder has panicked".to_owned(),
+            })
+        });
+        built.map_err(|failure| (failure, code_bytes.get().copied()))
+    }
+
+    /// Passes on what a build tells: to those who watch, to the logs, to the metrics.
+    fn sink(&self, code_bytes: Arc<std::sync::OnceLock<i64>>) -> Sink {
+        let (images, progress) = (Arc::clone(&self.images), Arc::clone(&self.progress));
+        let build_id = &self.artifact.build_id;
+        let targets =
+            self.record.version.as_ref().and_then(|version| {
+                Targets::of(version, &self.record.image_name, build_id, images.clock.now())
+            });
+        let streams = Streams::new(&self.key.account, targets, Arc::clone(&images.report));
+        Sink::new(move |told| {
+            let now = images.clock.now();
+            let event = match told {
+                Told::Started(step) => Event::StepStarted(step.to_string()),
+                Told::Finished(step, took) => {
+                    images.report.step(step, took);
+                    let duration_ns = i64::try_from(took.as_nanos()).unwrap_or(i64::MAX);
+                    Event::StepFinished(BuildStep { name: step.to_string(), duration_ns })
+                }
+                Told::Log { stream, source, line } => {
+                    let stderr = source == LogSource::Stderr;
+                    let name = streams.append(stream, now, stderr, &line);
+                    Event::Log(LogEvent {
+                        log_stream: name.unwrap_or_default().to_owned(),
+                        timestamp: Some(timestamp(now)),
+                        source: if stderr { "stderr" } else { "stdout" }.to_owned(),
+                        message: String::from_utf8_lossy(&line).into_owned(),
+                    })
+                }
+                Told::Fetched { bytes, total } => Event::Fetched(ArtifactProgress {
+                    bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
+                    total: total.map(|total| i64::try_from(total).unwrap_or(i64::MAX)),
+                }),
+                Told::CodeInstalled { bytes } => {
+                    let _ = code_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX)); // told once
+                    return;
+                }
+            };
+            progress.tell(timestamp(now), event);
+        })
+    }
+
+    /// Removes the files of the build, if there are any.
+    async fn clear(&self) {
+        if let Err(error) = self.images.platform.remove_artifact(&self.artifact).await {
+            tracing::warn!(build = self.artifact.build_id, %error, "files of an earlier try cannot be removed");
+        }
+    }
+
+    fn artifact_record(&self) -> Batch {
+        let record = ArtifactRecord {
+            account: self.artifact.account.clone(),
+            image_uid: self.artifact.image_uid.clone(),
+            version: self.artifact.version,
+            build_id: self.artifact.build_id.clone(),
+            retired: false,
+        };
+        let at = records::artifact(&self.artifact.build_id);
+        Batch::new().put(Table::Artifacts, at, records::encode(&record))
+    }
+
+    /// Changes the image, however long the store takes. None when there is no such image any more.
+    async fn settle(&self, name: &'static str, change: impl Fn(&mut Image), with: Batch) -> Option<Image> {
+        loop {
+            let changed = self.images.change(&self.key, name, |mut image| {
+                change(&mut image);
+                Ok(Change { answer: image.clone(), after: Some(image), with: with.clone() })
+            });
+            match changed.await {
+                Ok(image) => return Some(image),
+                Err(ImagesError::NotFound) => return None,
+                Err(error) => {
+                    tracing::error!(image = self.key.name, version = self.number, %error, "a build cannot be recorded; trying again");
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        }
+    }
+}

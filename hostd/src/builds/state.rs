@@ -1,0 +1,248 @@
+//! An image with its versions as the store has them, and its changes.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_proto::host::v1::Event;
+use hearth_proto::microvms::v1::{
+    MicrovmImageState, MicrovmImageVersion, microvm_image_version_state::Value as VersionState,
+};
+use hearth_proto::store::v1::{ImageRecord, VersionRecord};
+use tokio::sync::{Mutex, MutexGuard};
+
+use super::images::{ImagesError, Inner};
+use crate::lifecycle::image::Image;
+use crate::records;
+use crate::store::{Batch, CommitError, StoreError, Table};
+
+/// How long a task waits before it asks the store again that has failed.
+pub(super) const AGAIN: Duration = Duration::from_secs(1);
+/// The area of the points at which crashes are tried out.
+pub(super) const AREA: &str = "image";
+
+/// Which image.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) account: String,
+    pub(super) name: String,
+}
+
+/// Changes of one image happen one after another: whoever changes it has its lock. Some images share one.
+#[derive(Debug, Default)]
+pub(super) struct Locks([Mutex<()>; 32]);
+
+impl Locks {
+    async fn lock(&self, key: &Key) -> Option<MutexGuard<'_, ()>> {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        let number = usize::try_from(hasher.finish() % 32).unwrap_or_default();
+        match self.0.get(number) {
+            Some(lock) => Some(lock.lock().await),
+            None => None,
+        }
+    }
+}
+
+/// What becomes of an image.
+#[derive(Debug)]
+pub(super) struct Change<T> {
+    /// The image then; none when it is gone.
+    pub(super) after: Option<Image>,
+    /// What is changed with it.
+    pub(super) with: Batch,
+    /// What whoever asked for it is told.
+    pub(super) answer: T,
+}
+
+/// What the store had.
+#[derive(Debug)]
+struct Stored {
+    image: Image,
+    /// The image's own record, as bytes: others change its tags.
+    bytes: Vec<u8>,
+}
+
+impl Inner {
+    /// Changes an image: `change` says how, possibly several times, when others have changed it meanwhile. `name` is that of
+    /// its points.
+    ///
+    /// # Errors
+    /// What `change` says; [`ImagesError::NotFound`]; [`ImagesError::Conflict`] when an expectation of what is changed with it
+    /// does not hold.
+    pub(super) async fn change<T>(
+        self: &Arc<Self>,
+        key: &Key,
+        name: &'static str,
+        change: impl Fn(Image) -> Result<Change<T>, ImagesError>,
+    ) -> Result<T, ImagesError> {
+        let _lock = self.locks.lock(key).await;
+        loop {
+            let before = self.load(key)?.ok_or(ImagesError::NotFound)?;
+            let Change { after, with, answer } = change(before.image.clone())?;
+            self.faults.at(AREA, name, "before-commit").await;
+            match self.save(key, Some(&before), after.as_ref(), with).await {
+                Ok(()) => {
+                    self.faults.at(AREA, name, "after-commit").await;
+                    return Ok(answer);
+                }
+                Err(CommitError::Conflict) => {
+                    let now = self.db.get_bytes(Table::Images, &records::image(&key.account, &key.name))?;
+                    if now.as_ref() == Some(&before.bytes) {
+                        return Err(ImagesError::Conflict);
+                    }
+                }
+                Err(CommitError::Store(error)) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Stores a new image.
+    ///
+    /// # Errors
+    /// [`ImagesError::Exists`]; [`ImagesError::Conflict`] when an expectation of `with` does not hold.
+    pub(super) async fn add(
+        &self,
+        key: &Key,
+        name: &'static str,
+        image: &Image,
+        with: Batch,
+    ) -> Result<(), ImagesError> {
+        let _lock = self.locks.lock(key).await;
+        let exists = || self.db.get_bytes(Table::Images, &records::image(&key.account, &key.name));
+        if exists()?.is_some() {
+            return Err(ImagesError::Exists(key.name.clone()));
+        }
+        self.faults.at(AREA, name, "before-commit").await;
+        match self.save(key, None, Some(image), with).await {
+            Ok(()) => {
+                self.faults.at(AREA, name, "after-commit").await;
+                Ok(())
+            }
+            Err(CommitError::Conflict) if exists()?.is_some() => Err(ImagesError::Exists(key.name.clone())),
+            Err(CommitError::Conflict) => Err(ImagesError::Conflict),
+            Err(CommitError::Store(error)) => Err(error.into()),
+        }
+    }
+
+    /// An image, for whoever only reads.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(super) fn record(&self, key: &Key) -> Result<Option<ImageRecord>, StoreError> {
+        self.db.get(Table::Images, &records::image(&key.account, &key.name))
+    }
+
+    /// An image with its versions, for whoever is alone.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(super) fn image(&self, key: &Key) -> Result<Option<Image>, StoreError> {
+        Ok(self.load(key)?.map(|stored| stored.image))
+    }
+
+    fn load(&self, key: &Key) -> Result<Option<Stored>, StoreError> {
+        let at = records::image(&key.account, &key.name);
+        let Some(bytes) = self.db.get_bytes(Table::Images, &at)? else { return Ok(None) };
+        let record: ImageRecord = self.db.decode(Table::Images, &at, &bytes)?;
+        let mut versions = BTreeMap::new();
+        for number in &record.versions {
+            let at = records::version(&key.account, &key.name, *number);
+            let version: VersionRecord = self.db.get(Table::Versions, &at)?.ok_or(StoreError::Failed {
+                what: "read",
+                why: format!("version {number} of the image {} is missing", key.name),
+            })?;
+            versions.insert(*number, version);
+        }
+        Ok(Some(Stored { image: Image { record, versions }, bytes }))
+    }
+
+    async fn save(
+        &self,
+        key: &Key,
+        before: Option<&Stored>,
+        after: Option<&Image>,
+        with: Batch,
+    ) -> Result<(), CommitError> {
+        let at = records::image(&key.account, &key.name);
+        let mut batch = match before {
+            Some(before) => Batch::new().expect_value(Table::Images, at.clone(), before.bytes.clone()),
+            None => Batch::new().expect_absent(Table::Images, at.clone()),
+        };
+        let was = before.map(|before| &before.image);
+        batch = match after {
+            Some(image) if was.is_none_or(|was| was.record != image.record) => {
+                batch.put(Table::Images, at, records::encode(&image.record))
+            }
+            Some(_) => batch,
+            None => batch.delete(Table::Images, at),
+        };
+        let (none, version_at) =
+            (BTreeMap::new(), |number| records::version(&key.account, &key.name, number));
+        let old = was.map_or(&none, |image| &image.versions);
+        let new = after.map_or(&none, |image| &image.versions);
+        for number in old.keys().filter(|number| !new.contains_key(number)) {
+            batch = batch.delete(Table::Versions, version_at(*number));
+        }
+        for (number, version) in new.iter().filter(|(number, version)| old.get(number) != Some(version)) {
+            batch = batch.put(Table::Versions, version_at(*number), records::encode(version));
+        }
+        self.db.commit(batch.and(with)).await?;
+        self.tell(key, was, after);
+        Ok(())
+    }
+
+    /// Tells of the states that have changed.
+    fn tell(&self, key: &Key, was: Option<&Image>, is: Option<&Image>) {
+        let time = Some(self.clock.timestamp());
+        let resource = was.or(is).map(|image| image.arn().to_owned()).unwrap_or_default();
+        let state = |image: Option<&Image>, gone: bool| match image {
+            Some(image) => image.record.state().as_str_name(),
+            None if gone => MicrovmImageState::Deleted.as_str_name(),
+            None => "",
+        };
+        let (from_state, to_state) = (state(was, false), state(is, true));
+        let mut events = Vec::new();
+        if from_state != to_state {
+            events.push(Event {
+                time,
+                kind: "image".to_owned(),
+                resource: resource.clone(),
+                from_state: from_state.to_owned(),
+                to_state: to_state.to_owned(),
+                ..Event::default()
+            });
+        }
+        let versions = |image: Option<&Image>| image.map(|image| image.versions.clone()).unwrap_or_default();
+        let (old, mut new) = (versions(was), versions(is));
+        for (number, version) in &old {
+            new.entry(*number).or_insert_with(|| {
+                let mut gone = version.clone();
+                if let Some(version) = gone.version.as_mut() {
+                    version.set_state(VersionState::Deleted);
+                }
+                gone
+            });
+        }
+        for (number, version) in new {
+            let Some(version) = version.version else { continue };
+            let was = old.get(&number).and_then(|record| record.version.as_ref());
+            if was.map(MicrovmImageVersion::state) == Some(version.state()) {
+                continue;
+            }
+            events.push(Event {
+                time,
+                kind: "version".to_owned(),
+                resource: resource.clone(),
+                image_version: Some(version.image_version.clone()),
+                from_state: was.map(|was| was.state().as_str_name()).unwrap_or_default().to_owned(),
+                to_state: version.state().as_str_name().to_owned(),
+                reason: version.state_reason,
+            });
+        }
+        for event in events {
+            self.events.tell(&key.account, event);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! The doubles: a builder that does what the artifact's URI says, a disk that outlives the daemon.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use hearth_host::shape::Burst;
+use hearth_image_builder::build::event::Sink;
+use hearth_image_builder::build::{Event, LogStream, Step};
+use hearth_proto::guest::v1::LogSource;
+use hearth_proto::microvms::v1::{CodeArtifact, MicrovmImageVersion, SnapshotBuild, code_artifact};
+use hearth_proto::store::v1::{ArtifactRecord, ImageRecord, VersionRecord};
+use tokio::sync::Notify;
+
+use super::super::build::LogSink;
+use super::super::{Build, BuildFailure, Images, Job, Parts, Report, Settings};
+use crate::clock::Clock;
+use crate::driver::faults::Faults;
+use crate::events::Events;
+use crate::lifecycle::image::Image;
+use crate::platform::{Artifact, Found, Guest, LogTarget, Platform, PlatformError, Spec};
+use crate::records;
+use crate::store::{Batch, Db, MemoryStore, Scan, Table};
+
+pub(crate) const ACCOUNT: &str = "123456789012";
+
+/// What is on disk, and what the builder was asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Disk {
+    pub(crate) files: Mutex<HashSet<Artifact>>,
+    pub(crate) built: Mutex<Vec<Artifact>>,
+    pub(crate) lines: Arc<Mutex<Vec<(String, String)>>>,
+    /// Builds of `s3://bucket/wait` go on when they are told.
+    pub(crate) go_on: Notify,
+    pub(crate) ended: Mutex<Vec<bool>>,
+}
+
+#[async_trait]
+impl Build for Disk {
+    async fn build(&self, job: &Job, sink: Sink) -> Result<SnapshotBuild, BuildFailure> {
+        self.built.lock().unwrap().push(job.artifact.clone());
+        let failed = |reason: &str| Err(BuildFailure { reason: reason.into(), detail: "in detail".into() });
+        if self.files.lock().unwrap().contains(&job.artifact) {
+            return failed("there is something already");
+        }
+        sink.tell(Event::Started(Step::Build));
+        let line = b"Step 1/1 : FROM scratch".to_vec();
+        sink.tell(Event::Log { stream: LogStream::Build, source: LogSource::Stdout, line });
+        match job.request.artifact.rsplit('/').next() {
+            Some("fail") => return failed("The container image build failed."),
+            Some("panic") => panic!("on purpose"),
+            Some("wait") => self.go_on.notified().await,
+            _ => {}
+        }
+        sink.tell(Event::Finished(Step::Build, Duration::from_secs(7)));
+        sink.tell(Event::CodeInstalled { bytes: 77 });
+        if job.request.artifact.ends_with("/unready") {
+            return failed("Ready hook invocation timed out after PT5M");
+        }
+        self.files.lock().unwrap().insert(job.artifact.clone());
+        Ok(SnapshotBuild {
+            memory_snapshot_size_in_bytes: Some(1),
+            code_install_size_in_bytes: Some(77),
+            disk_snapshot_size_in_bytes: Some(3),
+        })
+    }
+}
+
+struct Lines(String, Arc<Mutex<Vec<(String, String)>>>);
+
+impl LogSink for Lines {
+    fn append(&self, _: SystemTime, _: bool, line: &[u8]) {
+        let line = String::from_utf8(line.to_vec()).unwrap();
+        self.1.lock().unwrap().push((self.0.clone(), line));
+    }
+}
+
+impl Report for Disk {
+    fn log(&self, _account: &str, target: &LogTarget) -> Option<Box<dyn LogSink>> {
+        Some(Box::new(Lines(target.group.clone(), Arc::clone(&self.lines))))
+    }
+
+    fn step(&self, _step: Step, _took: Duration) {}
+
+    fn ended(&self, successful: bool, _took: Duration) {
+        self.ended.lock().unwrap().push(successful);
+    }
+}
+
+#[async_trait]
+impl Platform for Disk {
+    async fn launch(&self, _: &Spec) -> Result<Arc<dyn Guest>, PlatformError> {
+        Err(PlatformError::Failed("not here".into()))
+    }
+
+    async fn resume(&self, _: &Spec) -> Result<Arc<dyn Guest>, PlatformError> {
+        Err(PlatformError::Failed("not here".into()))
+    }
+
+    async fn find(&self, _: &Spec, _: u64) -> Result<Found, PlatformError> {
+        Ok(Found::Nothing)
+    }
+
+    async fn discard(&self, _: &str) -> Result<(), PlatformError> {
+        Ok(())
+    }
+
+    async fn remove_artifact(&self, artifact: &Artifact) -> Result<(), PlatformError> {
+        self.files.lock().unwrap().remove(artifact);
+        Ok(())
+    }
+
+    async fn sweep(&self, _: &HashSet<String>, artifacts: &HashSet<Artifact>) -> Result<(), PlatformError> {
+        self.files.lock().unwrap().retain(|artifact| artifacts.contains(artifact));
+        Ok(())
+    }
+}
+
+/// A daemon.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    pub(crate) db: Db,
+    pub(crate) images: Images,
+    pub(crate) events: Events,
+}
+
+pub(crate) fn settings() -> Settings {
+    Settings {
+        region: "eu-west-1".into(),
+        burst: Burst::NONE,
+        generation: "2".into(),
+        concurrent_builds: 2,
+        max_images: None,
+        max_versions: None,
+        max_builds: None,
+    }
+}
+
+impl Daemon {
+    pub(crate) fn start(
+        store: &Arc<MemoryStore>,
+        disk: &Arc<Disk>,
+        faults: Faults,
+        settings: Settings,
+    ) -> Self {
+        let (db, events) = (Db::new(Arc::clone(store) as _), Events::default());
+        let images = Images::new(Parts {
+            db: db.clone(),
+            clock: Clock::system(),
+            events: events.clone(),
+            platform: Arc::clone(disk) as _,
+            build: Arc::clone(disk) as _,
+            report: Arc::clone(disk) as _,
+            faults,
+            settings,
+        });
+        Self { db, images, events }
+    }
+
+    /// A daemon with everything new.
+    pub(crate) fn new(settings: Settings) -> (Self, Arc<Disk>) {
+        let disk = Arc::new(Disk::default());
+        (Self::start(&Arc::default(), &disk, Faults::none(), settings), disk)
+    }
+
+    /// Waits until nothing is under way.
+    pub(crate) async fn idle(&self) {
+        self.images.idle().await;
+    }
+
+    pub(crate) async fn create(&self, name: &str, uri: &str) -> Image {
+        let created = self.images.create(ACCOUNT, name, [].into(), config(name, uri), |_| Batch::new()).await;
+        created.unwrap()
+    }
+
+    pub(crate) async fn update(&self, name: &str, uri: &str) -> Image {
+        self.images.update(ACCOUNT, name, config(name, uri), |_| Batch::new()).await.unwrap()
+    }
+
+    pub(crate) fn image(&self, name: &str) -> Option<ImageRecord> {
+        self.db.get(Table::Images, &records::image(ACCOUNT, name)).unwrap()
+    }
+
+    pub(crate) fn version(&self, name: &str, number: u32) -> Option<VersionRecord> {
+        self.db.get(Table::Versions, &records::version(ACCOUNT, name, number)).unwrap()
+    }
+
+    /// Everything in a table.
+    pub(crate) fn all<M: prost::Message + Default>(&self, table: Table) -> Vec<M> {
+        let entries = self.db.scan(&Scan { table, prefix: &[], after: None, limit: 1000 }).unwrap();
+        entries.iter().map(|(key, value)| self.db.decode(table, key, value).unwrap()).collect()
+    }
+
+    /// The names of the artifacts that the store has: version numbers with the first part of the build id.
+    pub(crate) fn artifacts(&self) -> BTreeSet<(u32, String)> {
+        let records: Vec<ArtifactRecord> = self.all(Table::Artifacts);
+        records.into_iter().map(|record| (record.version, record.build_id)).collect()
+    }
+
+    /// Notes that a microVM uses the files of a version.
+    pub(crate) async fn use_files(&self, build_id: &str, used: bool) {
+        let at = records::artifact_use(build_id, "microvm-1");
+        let batch = if used {
+            Batch::new().put(Table::ArtifactUses, at, Vec::new())
+        } else {
+            Batch::new().delete(Table::ArtifactUses, at)
+        };
+        self.db.commit(batch).await.unwrap();
+    }
+}
+
+/// The build of a version.
+pub(crate) fn build_id(record: &VersionRecord) -> String {
+    record.builds[0].build.as_ref().unwrap().build_id.clone()
+}
+
+pub(crate) fn config(name: &str, uri: &str) -> MicrovmImageVersion {
+    let artifact = code_artifact::Artifact::Uri(format!("s3://bucket/{uri}"));
+    MicrovmImageVersion {
+        image_arn: format!("arn:aws:lambda:eu-west-1:{ACCOUNT}:microvm-image:{name}"),
+        code_artifact: Some(CodeArtifact { artifact: Some(artifact) }),
+        ..Default::default()
+    }
+}

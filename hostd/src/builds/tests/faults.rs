@@ -1,0 +1,176 @@
+//! The daemon is stopped at every point of a story, at each time that it comes there; the next one goes on.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use hearth_proto::microvms::v1::{
+    MicrovmImageState as State, microvm_image_version_state::Value as VersionState,
+};
+use hearth_proto::store::v1::{ArtifactRecord, ImageRecord, VersionRecord};
+use tokio::sync::Notify;
+
+use super::double::{ACCOUNT, Daemon, Disk, build_id, settings};
+use crate::driver::faults::Faults;
+use crate::store::{MemoryStore, Scan, Table};
+
+/// What clients were told, as it was told.
+#[derive(Debug, Default)]
+struct Acknowledged(Mutex<Vec<&'static str>>);
+
+impl Acknowledged {
+    fn note(&self, what: &'static str) {
+        self.0.lock().unwrap().push(what);
+    }
+
+    fn has(&self, what: &str) -> bool {
+        self.0.lock().unwrap().contains(&what)
+    }
+}
+
+/// Everything that can happen to images.
+async fn story(daemon: &Daemon, told: &Acknowledged) {
+    daemon.create("a", "ok").await;
+    told.note("a created");
+    daemon.create("b", "fail").await;
+    told.note("b created");
+    daemon.idle().await;
+    daemon.update("a", "ok").await;
+    told.note("a updated");
+    daemon.idle().await;
+    daemon.update("a", "fail").await;
+    told.note("a updated again");
+    daemon.idle().await;
+    let id = build_id(&daemon.version("a", 1).unwrap());
+    daemon.use_files(&id, true).await;
+    daemon.images.delete_version(ACCOUNT, "a", 1).await.unwrap();
+    told.note("1 of a deleted");
+    daemon.idle().await;
+    daemon.images.delete_version(ACCOUNT, "a", 3).await.unwrap();
+    told.note("3 of a deleted");
+    daemon.idle().await;
+    daemon.use_files(&id, false).await;
+    daemon.images.released(&id);
+    daemon.idle().await;
+    daemon.images.delete(ACCOUNT, "a").await.unwrap();
+    told.note("a deleted");
+    daemon.idle().await;
+    daemon.create("a", "ok").await;
+    told.note("a created anew");
+    daemon.idle().await;
+}
+
+/// Stops at the `stop_at`th point of the story; the point, unless the story ended before.
+async fn stopped_at(
+    stop_at: usize,
+    store: &Arc<MemoryStore>,
+    disk: &Arc<Disk>,
+    told: &Acknowledged,
+) -> Option<String> {
+    let (count, reached, at) = (AtomicUsize::new(0), Arc::new(Notify::new()), Arc::new(Mutex::new(None)));
+    let faults = {
+        let (reached, at) = (Arc::clone(&reached), Arc::clone(&at));
+        Faults::stopping(move |point| {
+            let stop = count.fetch_add(1, Ordering::Relaxed) == stop_at;
+            if stop {
+                *at.lock().unwrap() = Some(point.to_owned());
+                reached.notify_one();
+            }
+            stop
+        })
+    };
+    let daemon = Daemon::start(store, disk, faults, settings());
+    tokio::select! {
+        biased;
+        () = reached.notified() => {}
+        () = story(&daemon, told) => {}
+    }
+    daemon.images.stop().await;
+    at.lock().unwrap().clone()
+}
+
+fn check(daemon: &Daemon, disk: &Disk, told: &Acknowledged, point: &str) {
+    let images: Vec<ImageRecord> = daemon.all(Table::Images);
+    let versions: Vec<VersionRecord> = daemon.all(Table::Versions);
+    for image in &images {
+        let state = image.state();
+        let settled = [State::Created, State::CreateFailed, State::Updated, State::UpdateFailed];
+        assert!(settled.contains(&state), "{} is {state:?} after {point}", image.name);
+        let of_image = versions.iter().filter(|version| version.image_name == image.name);
+        let numbers: BTreeSet<u32> = of_image.clone().map(|version| version.number).collect();
+        assert_eq!(numbers, image.versions.iter().copied().collect(), "{} after {point}", image.name);
+        assert!(of_image.clone().all(|version| version.image_uid == image.uid));
+    }
+    // Every file has an owner, and every owner has its files.
+    let successful =
+        |version: &&VersionRecord| version.version.as_ref().unwrap().state() == VersionState::Successful;
+    let owned: BTreeSet<String> = versions.iter().filter(successful).map(build_id).collect();
+    let used: BTreeSet<String> = daemon
+        .db
+        .scan(&Scan { table: Table::ArtifactUses, prefix: &[], after: None, limit: 9 })
+        .unwrap()
+        .into_iter()
+        .map(|(key, _)| String::from_utf8(key).unwrap().split('/').next().unwrap().to_owned())
+        .collect();
+    let owned: BTreeSet<String> = owned.union(&used).cloned().collect();
+    let files: BTreeSet<String> =
+        disk.files.lock().unwrap().iter().map(|file| file.build_id.clone()).collect();
+    let records: Vec<ArtifactRecord> = daemon.all(Table::Artifacts);
+    let records: BTreeSet<String> = records.into_iter().map(|record| record.build_id).collect();
+    assert_eq!(files, owned, "files after {point}");
+    assert_eq!(records, owned, "artifacts after {point}");
+    // What was told is so.
+    let find = |name: &str| images.iter().find(|image| image.name == name);
+    let newest = find("a").map_or(0, |image| image.newest_version);
+    if told.has("b created") {
+        assert!(find("b").is_some(), "b after {point}");
+    }
+    if told.has("a created anew") {
+        assert_eq!(newest, 1);
+    } else if told.has("a deleted") {
+        assert!(newest <= 1, "a after {point}");
+    } else {
+        for (word, number) in [("a created", 1), ("a updated", 2), ("a updated again", 3)] {
+            // Where the deletion had begun, it is done.
+            assert!(
+                !told.has(word) || newest >= number || told.has("3 of a deleted"),
+                "{word} after {point}"
+            );
+        }
+        for (word, number) in [("1 of a deleted", 1), ("3 of a deleted", 3)] {
+            assert!(!told.has(word) || daemon.version("a", number).is_none(), "{word} after {point}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn whatever_the_daemon_is_killed_at_the_next_one_goes_on() {
+    let mut points = Vec::new();
+    for stop_at in 0.. {
+        let (store, disk, told) =
+            (Arc::new(MemoryStore::new()), Arc::new(Disk::default()), Acknowledged::default());
+        let Some(point) = stopped_at(stop_at, &store, &disk, &told).await else { break };
+        points.push(point.clone());
+        let next = Daemon::start(&store, &disk, Faults::none(), settings());
+        next.images.recover().await.unwrap();
+        next.idle().await;
+        check(&next, &disk, &told, &format!("point {stop_at}, {point}"));
+        // A second one finds nothing to do.
+        next.images.stop().await;
+        drop(next);
+        let third = Daemon::start(&store, &disk, Faults::none(), settings());
+        let recovered = third.images.recover().await.unwrap();
+        assert_eq!((recovered.builds, recovered.deletions), (0, 0), "after {point}");
+        third.images.stop().await;
+    }
+    let all: BTreeSet<&str> = points.iter().map(String::as_str).collect();
+    let commits =
+        ["create", "update", "build-start", "build-end", "delete-version", "version-gone", "delete", "gone"];
+    let commits = commits
+        .iter()
+        .flat_map(|name| ["before-commit", "after-commit"].map(|place| format!("image.{name}.{place}")));
+    let effects = ["build.before", "build.after", "files.before", "files.after", "files.after-commit"];
+    for expected in commits.chain(effects.iter().map(|name| format!("image.{name}"))) {
+        assert!(all.contains(expected.as_str()), "the story never comes to {expected}");
+    }
+}

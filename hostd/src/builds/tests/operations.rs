@@ -1,0 +1,319 @@
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use hearth_proto::host::v1::build_event::Event;
+use hearth_proto::microvms::v1::{
+    MicrovmImageState as State, MicrovmImageVersionStatus as Status, build_state::Value as BuildState,
+    microvm_image_version_state::Value as VersionState,
+};
+use hearth_proto::store::v1::{ArtifactRecord, ClientTokenRecord};
+
+use super::super::{ImagesError, Quota, Settings};
+use super::double::{ACCOUNT, Daemon, Disk, build_id, config, settings};
+use crate::clock::timestamp;
+use crate::driver::faults::Faults;
+use crate::lifecycle::image::{Refusal, VersionDeletion};
+use crate::records::{self, Expiry};
+use crate::store::{Batch, MemoryStore, Table};
+
+#[tokio::test]
+async fn an_image_is_creating_when_it_is_answered_and_created_when_it_is_built() {
+    let (daemon, disk) = Daemon::new(settings());
+    let mut events = daemon.events.subscribe();
+    let image = daemon.create("demo", "ok").await;
+    assert_eq!(
+        (image.record.state(), image.version_state(1)),
+        (State::Creating, Some(VersionState::Pending))
+    );
+    daemon.idle().await;
+    let (record, version) = (daemon.image("demo").unwrap(), daemon.version("demo", 1).unwrap());
+    assert_eq!((record.state(), record.latest_active), (State::Created, 1));
+    let build = version.builds[0].build.clone().unwrap();
+    assert_eq!((build.build_state(), build.chipset_generation.as_str()), (BuildState::Successful, "2"));
+    assert_eq!(build.snapshot_build.unwrap().disk_snapshot_size_in_bytes, Some(3));
+    assert_eq!(disk.files.lock().unwrap().len(), 1);
+    assert_eq!(daemon.artifacts(), [(1, build.build_id)].into());
+    assert_eq!(*disk.ended.lock().unwrap(), [true]);
+    let line = ("/aws/lambda-microvms/demo".to_owned(), "Step 1/1 : FROM scratch".to_owned());
+    assert_eq!(*disk.lines.lock().unwrap(), [line]);
+    let mut seen = Vec::new();
+    while let Ok((account, event)) = events.try_recv() {
+        assert_eq!(account, ACCOUNT);
+        seen.push(format!("{} {}>{}", event.kind, event.from_state, event.to_state));
+    }
+    assert_eq!(
+        seen,
+        [
+            "image >CREATING",
+            "version >PENDING",
+            "version PENDING>IN_PROGRESS",
+            "image CREATING>CREATED",
+            "version IN_PROGRESS>SUCCESSFUL"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_failed_build_leaves_its_reason_and_no_files() {
+    let (daemon, disk) = Daemon::new(settings());
+    for (name, uri, reason, code) in [
+        ("one", "fail", "The container image build failed.", None),
+        ("two", "unready", "Ready hook invocation timed out after PT5M", Some(77)),
+        ("three", "panic", "INTERNAL_PLATFORM_ERROR: The platform failed.", None),
+    ] {
+        daemon.create(name, uri).await;
+        daemon.idle().await;
+        assert_eq!(daemon.image(name).unwrap().state(), State::CreateFailed);
+        let version = daemon.version(name, 1).unwrap();
+        assert_eq!(version.version.unwrap().state_reason.as_deref(), Some(reason));
+        let build = version.builds[0].build.clone().unwrap();
+        let sizes = build.snapshot_build;
+        assert_eq!(sizes.and_then(|sizes| sizes.code_install_size_in_bytes), code, "{name}");
+        assert_eq!(sizes.and_then(|sizes| sizes.memory_snapshot_size_in_bytes), None);
+    }
+    assert!(disk.files.lock().unwrap().is_empty());
+    assert!(daemon.artifacts().is_empty());
+}
+
+#[tokio::test]
+async fn a_name_is_taken_once_and_the_second_is_told() {
+    let (daemon, _) = Daemon::new(settings());
+    daemon.create("demo", "ok").await;
+    let again =
+        daemon.images.create(ACCOUNT, "demo", [].into(), config("demo", "ok"), |_| Batch::new()).await;
+    assert!(matches!(again, Err(ImagesError::Exists(name)) if name == "demo"));
+    let elsewhere =
+        daemon.images.create("999999999999", "demo", [].into(), config("demo", "ok"), |_| Batch::new()).await;
+    assert!(elsewhere.is_ok(), "names are an account's");
+}
+
+#[tokio::test]
+async fn builds_beyond_the_hosts_limit_wait_pending() {
+    let (daemon, disk) = Daemon::new(Settings { concurrent_builds: 1, ..settings() });
+    let mut events = daemon.events.subscribe();
+    daemon.create("one", "wait").await;
+    while events.recv().await.unwrap().1.to_state != "IN_PROGRESS" {}
+    daemon.create("two", "wait").await;
+    assert_eq!(daemon.images.builds_under_way(), 2);
+    assert_eq!(daemon.version("two", 1).unwrap().version.unwrap().state(), VersionState::Pending);
+    disk.go_on.notify_one();
+    while events.recv().await.unwrap().1.to_state != "SUCCESSFUL" {}
+    while events.recv().await.unwrap().1.to_state != "IN_PROGRESS" {}
+    disk.go_on.notify_one();
+    daemon.idle().await;
+    assert_eq!(daemon.image("two").unwrap().state(), State::Created);
+    assert_eq!(daemon.images.builds_under_way(), 0);
+}
+
+#[tokio::test]
+async fn quotas_are_of_accounts_and_images() {
+    let limits = Settings { max_images: Some(2), max_versions: Some(2), max_builds: Some(1), ..settings() };
+    let (daemon, disk) = Daemon::new(limits);
+    let create = |account: &'static str, name: &'static str| {
+        let images = daemon.images.clone();
+        async move { images.create(account, name, [].into(), config(name, "wait"), |_| Batch::new()).await }
+    };
+    let quota = |result: Result<_, ImagesError>| match result {
+        Err(ImagesError::Quota { quota, limit }) => Some((quota, limit)),
+        _ => None,
+    };
+    create(ACCOUNT, "one").await.unwrap();
+    assert_eq!(quota(create(ACCOUNT, "two").await), Some((Quota::Builds, 1)));
+    create("999999999999", "two").await.unwrap();
+    loop {
+        disk.go_on.notify_one();
+        if daemon.images.builds_under_way() == 0 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    daemon.update("one", "ok").await;
+    daemon.idle().await;
+    let third = daemon.images.update(ACCOUNT, "one", config("one", "ok"), |_| Batch::new()).await;
+    assert_eq!(quota(third), Some((Quota::Versions, 2)));
+    assert_eq!(daemon.image("one").unwrap().newest_version, 2, "nothing was begun");
+    daemon.create("two", "ok").await;
+    daemon.idle().await;
+    assert_eq!(quota(create(ACCOUNT, "three").await), Some((Quota::Images, 2)));
+}
+
+#[tokio::test]
+async fn what_is_stored_along_decides_with_it() {
+    let (daemon, _) = Daemon::new(settings());
+    let token = records::client_token(ACCOUNT, "CreateMicrovmImage", "token");
+    let with = {
+        let token = token.clone();
+        move |image: &crate::lifecycle::image::Image| {
+            Batch::new().expect_absent(Table::ClientTokens, token.clone()).put(
+                Table::ClientTokens,
+                token.clone(),
+                image.record.uid.clone().into_bytes(),
+            )
+        }
+    };
+    daemon.images.create(ACCOUNT, "one", [].into(), config("one", "ok"), with.clone()).await.unwrap();
+    let same_token = daemon.images.create(ACCOUNT, "two", [].into(), config("two", "ok"), with).await;
+    assert!(matches!(same_token, Err(ImagesError::Conflict)));
+    assert!(daemon.image("two").is_none());
+    daemon.idle().await;
+    let stale = |_: &crate::lifecycle::image::Image| {
+        Batch::new().expect_absent(Table::Images, records::image(ACCOUNT, "one"))
+    };
+    let update = daemon.images.update(ACCOUNT, "one", config("one", "ok"), stale).await;
+    assert!(matches!(update, Err(ImagesError::Conflict)));
+}
+
+#[tokio::test]
+async fn tags_that_others_change_meanwhile_are_kept() {
+    let (daemon, disk) = Daemon::new(settings());
+    daemon.create("demo", "wait").await;
+    let mut record = daemon.image("demo").unwrap();
+    record.tags = [("team".to_owned(), "a".to_owned())].into();
+    let at = records::image(ACCOUNT, "demo");
+    daemon.db.commit(Batch::new().put(Table::Images, at, records::encode(&record))).await.unwrap();
+    disk.go_on.notify_one();
+    daemon.idle().await;
+    let record = daemon.image("demo").unwrap();
+    assert_eq!((record.state(), record.tags.len()), (State::Created, 1));
+}
+
+#[tokio::test]
+async fn the_files_of_a_deleted_version_live_while_a_microvm_uses_them() {
+    let (daemon, disk) = Daemon::new(settings());
+    daemon.create("demo", "ok").await;
+    daemon.idle().await;
+    daemon.update("demo", "ok").await;
+    daemon.idle().await;
+    let id = build_id(&daemon.version("demo", 1).unwrap());
+    daemon.use_files(&id, true).await;
+    let deletion = daemon.images.delete_version(ACCOUNT, "demo", 1).await.unwrap();
+    assert_eq!(deletion, VersionDeletion::Begun);
+    daemon.idle().await;
+    assert_eq!(daemon.version("demo", 1), None);
+    assert_eq!(daemon.image("demo").unwrap().state(), State::Updated);
+    assert_eq!(disk.files.lock().unwrap().len(), 2, "the microVM has its files");
+    assert!(daemon.images.artifacts().unwrap().iter().any(|artifact| artifact.build_id == id));
+    daemon.images.released(&id);
+    daemon.idle().await;
+    assert_eq!(disk.files.lock().unwrap().len(), 2, "it is still used");
+    daemon.use_files(&id, false).await;
+    daemon.images.released(&id);
+    daemon.idle().await;
+    assert_eq!(disk.files.lock().unwrap().len(), 1);
+    assert_eq!(daemon.all::<ArtifactRecord>(Table::Artifacts).len(), 1);
+    assert_eq!(daemon.images.delete_version(ACCOUNT, "demo", 1).await.unwrap(), VersionDeletion::Gone);
+    let last = daemon.images.delete_version(ACCOUNT, "demo", 2).await;
+    assert!(matches!(last, Err(ImagesError::Refused(Refusal::LastVersion))));
+}
+
+#[tokio::test]
+async fn a_deleted_image_is_gone_with_its_tokens_and_its_deletion_is_remembered() {
+    let (daemon, disk) = Daemon::new(settings());
+    let image = daemon.create("demo", "ok").await;
+    daemon.idle().await;
+    let expires = SystemTime::now() + Duration::from_secs(60);
+    let key = |token| records::client_token(ACCOUNT, "UpdateMicrovmImage", token);
+    let expiry = |token| {
+        let millis = expires.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
+        records::expiry(u64::try_from(millis).unwrap(), Expiry::ClientToken, &key(token))
+    };
+    for (token, uid) in [("mine", image.record.uid.as_str()), ("other", "other")] {
+        let record = ClientTokenRecord {
+            image_uid: uid.into(),
+            expires_at: Some(timestamp(expires)),
+            ..Default::default()
+        };
+        let batch = Batch::new().put(Table::ClientTokens, key(token), records::encode(&record)).put(
+            Table::Expiries,
+            expiry(token),
+            Vec::new(),
+        );
+        daemon.db.commit(batch).await.unwrap();
+    }
+    daemon.images.delete(ACCOUNT, "demo").await.unwrap();
+    daemon.idle().await;
+    assert_eq!((daemon.image("demo"), daemon.version("demo", 1)), (None, None));
+    assert!(disk.files.lock().unwrap().is_empty() && daemon.artifacts().is_empty());
+    let there = |table, key: Vec<u8>| daemon.db.get_bytes(table, &key).unwrap().is_some();
+    assert!(!there(Table::ClientTokens, key("mine")) && !there(Table::Expiries, expiry("mine")));
+    assert!(there(Table::ClientTokens, key("other")) && there(Table::Expiries, expiry("other")));
+    assert!(matches!(daemon.images.delete(ACCOUNT, "demo").await, Err(ImagesError::Deleted)));
+    assert!(matches!(daemon.images.delete(ACCOUNT, "never").await, Err(ImagesError::NotFound)));
+    let again = daemon.create("demo", "ok").await;
+    assert_eq!(again.record.newest_version, 1);
+    assert_ne!(again.record.uid, image.record.uid);
+    daemon.idle().await;
+}
+
+#[tokio::test]
+async fn a_build_is_watched_from_its_beginning_to_its_end() {
+    let (daemon, disk) = Daemon::new(settings());
+    daemon.create("demo", "wait").await;
+    let mut watch = daemon.images.watch(ACCOUNT, "demo", None).unwrap().unwrap();
+    disk.go_on.notify_one();
+    let mut told = Vec::new();
+    while let Some(event) = watch.next().await {
+        told.push(match event.event.unwrap() {
+            Event::StepStarted(name) => format!("begin {name}"),
+            Event::StepFinished(step) => format!("end {} {}", step.name, step.duration_ns),
+            Event::Log(line) => {
+                assert!(line.log_stream.contains("[1.0]build-"), "{}", line.log_stream);
+                line.message
+            }
+            Event::Fetched(_) => "fetched".into(),
+            Event::Ended(build) => format!("{:?}", build.build_state()),
+        });
+    }
+    assert_eq!(
+        told,
+        [
+            "begin build the container image",
+            "Step 1/1 : FROM scratch",
+            "end build the container image 7000000000",
+            "Successful"
+        ]
+    );
+    let mut late = daemon.images.watch(ACCOUNT, "demo", Some(1)).unwrap().unwrap();
+    assert!(matches!(late.next().await.unwrap().event, Some(Event::Ended(_))));
+    assert!(late.next().await.is_none());
+    assert!(daemon.images.watch(ACCOUNT, "demo", Some(2)).unwrap().is_none());
+    assert!(daemon.images.watch(ACCOUNT, "other", None).unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_killed_build_is_built_again_under_its_number_and_id() {
+    let (store, disk) = (Arc::new(MemoryStore::new()), Arc::new(Disk::default()));
+    let first = Daemon::start(&store, &disk, Faults::none(), settings());
+    let mut events = first.events.subscribe();
+    first.create("demo", "wait").await;
+    while events.recv().await.unwrap().1.to_state != "IN_PROGRESS" {}
+    let mut watch = first.images.watch(ACCOUNT, "demo", None).unwrap().unwrap();
+    first.images.stop().await;
+    while watch.next().await.is_some() {}
+    let stopped = first.images.update(ACCOUNT, "demo", config("demo", "ok"), |_| Batch::new()).await;
+    assert!(matches!(stopped, Err(ImagesError::Stopping)));
+    drop(first);
+    let second = Daemon::start(&store, &disk, Faults::none(), settings());
+    let recovered = second.images.recover().await.unwrap();
+    assert_eq!((recovered.images, recovered.builds, recovered.deletions), (1, 1, 0));
+    disk.go_on.notify_one();
+    second.idle().await;
+    assert_eq!(second.image("demo").unwrap().state(), State::Created);
+    let built = disk.built.lock().unwrap().clone();
+    assert_eq!(built.last().map(|artifact| artifact.version), Some(1));
+    assert!(built.iter().all(|artifact| artifact.build_id == build_id(&second.version("demo", 1).unwrap())));
+    assert_eq!(second.image("demo").unwrap().newest_version, 1);
+}
+
+#[tokio::test]
+async fn activation_is_stored() {
+    let (daemon, _) = Daemon::new(settings());
+    daemon.create("demo", "ok").await;
+    daemon.idle().await;
+    daemon.images.set_status(ACCOUNT, "demo", 1, Status::Inactive).await.unwrap();
+    assert_eq!(daemon.image("demo").unwrap().latest_active, 0);
+    let unknown = daemon.images.set_status(ACCOUNT, "demo", 7, Status::Inactive).await;
+    assert!(matches!(unknown, Err(ImagesError::Refused(Refusal::NoVersion { number: 7, .. }))));
+    let unknown = daemon.images.set_status(ACCOUNT, "other", 1, Status::Inactive).await;
+    assert!(matches!(unknown, Err(ImagesError::NotFound)));
+}

@@ -1,0 +1,309 @@
+//! What a parser cannot know: whether values make sense, fit together, and name what is there.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use hearth_host::roles::RoleProvider;
+use hearth_host::shape::Burst;
+use hearth_image_builder::artifact::Fetcher;
+
+use super::Config;
+use crate::api::listen::ListenError;
+use crate::service::Operation;
+
+/// The longest life of a microVM in seconds.
+const MAX_DURATION: i32 = 28_800;
+/// What cannot work, all of it, a problem on each line.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration cannot work:{}", .0.iter().map(|problem| format!("\n{problem}")).collect::<String>())]
+pub struct Unusable(pub Vec<Problem>);
+
+/// Something that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The key, like `listen.address`.
+    pub key: String,
+    /// What is wrong with its value, and what to do.
+    pub why: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.why)
+    }
+}
+
+#[derive(Default)]
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn add(&mut self, key: &str, why: impl Into<String>) {
+        self.0.push(Problem { key: key.to_owned(), why: why.into() });
+    }
+
+    fn unless(&mut self, good: bool, key: &str, why: impl Into<String>) {
+        if !good {
+            self.add(key, why);
+        }
+    }
+}
+
+impl Config {
+    /// What cannot work, as far as the values themselves tell. A daemon does not start with any.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Problems::default();
+        self.check_values(&mut problems);
+        self.check_listen(&mut problems);
+        self.check_sections(&mut problems);
+        problems.0
+    }
+
+    /// Whether the values can work.
+    ///
+    /// # Errors
+    /// All that cannot.
+    pub fn check(&self) -> Result<(), Unusable> {
+        let problems = self.problems();
+        if problems.is_empty() { Ok(()) } else { Err(Unusable(problems)) }
+    }
+
+    /// What it names and is not there, or may be read by too many.
+    #[must_use]
+    pub fn missing(&self) -> Vec<Problem> {
+        let mut problems = Problems::default();
+        let listen = &self.listen;
+        for (key, path, secret) in [
+            ("listen.certificate", &listen.certificate, false),
+            ("listen.key", &listen.key, true),
+            ("listen.client_ca", &listen.client_ca, false),
+            ("artifacts.s3.ca_file", &self.artifacts.s3.ca_file, false),
+        ] {
+            if let Some(path) = path {
+                pem(&mut problems, key, path, secret);
+            }
+        }
+        for key in &self.access.keys {
+            let Some(path) = &key.secret_file else { continue };
+            if let Err(error) = key.secret() {
+                problems.add("access.keys", error.to_string());
+            } else if is_open(path) {
+                let path = path.display();
+                problems.add("access.keys", format!("others may read {path}: chmod 600 {path}"));
+            }
+        }
+        for (host, registry) in &self.artifacts.registries {
+            if let Some(path) = &registry.ca_file {
+                pem(&mut problems, &format!("artifacts.registries.{host}.ca_file"), path, false);
+            }
+        }
+        match fs::metadata(&self.paths.vmm) {
+            Ok(metadata) if metadata.is_file() && metadata.permissions().mode() & 0o111 != 0 => {}
+            Ok(_) => problems.add("paths.vmm", format!("{} is no program", self.paths.vmm.display())),
+            Err(error) => problems.add("paths.vmm", format!("{}: {error}", self.paths.vmm.display())),
+        }
+        let catalogue = self.catalogue();
+        let hint = "make base images with `hearth-image-builder base build`";
+        problems.unless(
+            catalogue.is_dir(),
+            "paths.catalogue",
+            format!("{} is no folder; {hint}", catalogue.display()),
+        );
+        for (name, folder) in &self.artifacts.buckets {
+            let why = format!("{} is no folder", folder.display());
+            problems.unless(folder.is_dir(), &format!("artifacts.buckets.{name}"), why);
+        }
+        problems.0
+    }
+
+    fn check_values(&self, problems: &mut Problems) {
+        let word = |text: &str| {
+            let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+            !text.is_empty() && text.len() <= 32 && text.bytes().all(good)
+        };
+        problems.unless(word(&self.region), "region", "write 1 to 32 of a-z, 0-9 and -, like us-east-1");
+        let domain = |text: &str| text.len() <= 200 && text.split('.').all(word);
+        problems.unless(
+            self.endpoint_domain.as_deref().is_none_or(domain),
+            "endpoint_domain",
+            "write a domain in lower case, like microvms.example.com",
+        );
+        for (key, path) in [
+            ("data", Some(&self.data)),
+            ("run", Some(&self.run)),
+            ("listen.socket", self.listen.socket.as_ref().filter(|path| !path.as_os_str().is_empty())),
+            ("paths.vmm", Some(&self.paths.vmm)),
+            ("paths.catalogue", self.paths.catalogue.as_ref()),
+            ("paths.work", self.paths.work.as_ref()),
+            ("paths.backups", self.paths.backups.as_ref()),
+        ] {
+            problems.unless(path.is_none_or(|path| path.is_absolute()), key, "write an absolute path");
+        }
+        problems.unless(self.capacity_mib != Some(0), "capacity_mib", "0 leaves no memory for any microVM");
+        if let Err(error) = Burst::try_from(self.burst) {
+            problems.add("burst", error.to_string());
+        }
+        let duration = self.default_maximum_duration_seconds;
+        problems.unless(
+            (1..=MAX_DURATION).contains(&duration),
+            "default_maximum_duration_seconds",
+            "write 1 to 28800",
+        );
+        problems.unless(self.launch_timeout_seconds > 0, "launch_timeout_seconds", "write at least 1");
+        let builder = &self.builder;
+        problems.unless(builder.memory_mib >= 512, "builder.memory_mib", "write at least 512");
+        problems.unless(builder.vcpus > 0, "builder.vcpus", "write at least 1");
+        problems.unless(builder.time_seconds > 0, "builder.time_seconds", "write at least 1");
+        problems.unless(builder.concurrent > 0, "builder.concurrent", "write at least 1");
+        for name in self.quotas.rates.keys() {
+            let key = format!("quotas.rates.{name}");
+            problems.unless(Operation::named(name).is_some(), &key, "there is no such operation");
+        }
+    }
+
+    /// Where requests come in, and from whom. What these say of themselves names the key, or the id.
+    fn check_listen(&self, problems: &mut Problems) {
+        let access = &self.access;
+        let knows_somebody = !access.keys.is_empty() || !access.certificates.is_empty();
+        if let Err(error) = self.listen.check(knows_somebody) {
+            let key = match &error {
+                ListenError::HalfCertificate if self.listen.key.is_some() => "listen.key",
+                ListenError::HalfCertificate => "listen.certificate",
+                ListenError::ClientCaWithoutTls => "listen.client_ca",
+                ListenError::Mode(_) => "listen.socket_mode",
+                ListenError::Nowhere => "listen.socket",
+                _ => "listen.address",
+            };
+            problems.add(key, error.to_string());
+        }
+        if let Err(error) = access.check() {
+            problems.add("access", error.to_string());
+        }
+        for key in &access.keys {
+            // One that is in a file of its own is read by `missing`.
+            if key.secret.is_some()
+                && let Err(error) = key.secret()
+            {
+                problems.add("access.keys", error.to_string());
+            }
+        }
+    }
+
+    /// Sections that can tell themselves.
+    fn check_sections(&self, problems: &mut Problems) {
+        // They name their key first.
+        let mut tell = |fallback: &str, why: String| match why.split_once([' ', ':']) {
+            Some((key, _)) if key.contains('.') => problems.add(key, why.clone()),
+            _ => problems.add(fallback, why),
+        };
+        if let Err(why) = self.host().check() {
+            tell("jail", why);
+        }
+        if let Err(why) = self.logs.check() {
+            tell("logs", why);
+        }
+        if let Err(why) = self.audit.check() {
+            tell("audit", why);
+        }
+        if let Err(error) = RoleProvider::new(self.roles.clone()) {
+            tell("roles", error.to_string());
+        }
+        if let Err(error) = Fetcher::new(self.artifacts.clone()) {
+            tell("artifacts", error.to_string());
+        }
+    }
+}
+
+/// Whether a PEM file is there, and a secret one its owner's alone.
+fn pem(problems: &mut Problems, key: &str, path: &Path, secret: bool) {
+    let shown = path.display();
+    match fs::read_to_string(path) {
+        Err(error) => problems.add(key, format!("{shown}: {error}")),
+        Ok(text) if !text.contains("-----BEGIN ") => problems.add(key, format!("{shown} is no PEM file")),
+        Ok(_) if secret && is_open(path) => {
+            problems.add(key, format!("others may read {shown}: chmod 600 {shown}"));
+        }
+        Ok(_) => {}
+    }
+}
+
+/// Whether a file may be read by others than its owner.
+#[must_use]
+pub fn is_open(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(text: &str) -> Vec<String> {
+        Config::parse(text).unwrap().problems().into_iter().map(|problem| problem.key).collect()
+    }
+
+    #[test]
+    fn the_defaults_have_no_problem() {
+        assert_eq!(Config::default().problems(), []);
+        assert_eq!(Config::parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn what_is_reached_from_outside_is_encrypted_and_asks_who_is_there() {
+        let key =
+            "[access.keys.a]\nsecret_access_key = \"01234567890123456789\"\naccount = \"123456789012\"\n";
+        let tls = "certificate = \"/c\"\nkey = \"/k\"\n";
+        for (listen, good) in [
+            ("address = \"127.0.0.1:7443\"\n".to_owned(), true),
+            ("address = \"[::1]:7443\"\n".to_owned(), true),
+            ("address = \"0.0.0.0:7443\"\n".to_owned(), false),
+            (format!("address = \"0.0.0.0:7443\"\n{tls}"), true),
+            ("address = \"10.0.0.1:7443\"\ncertificate = \"/c\"\n".to_owned(), false),
+            ("client_ca = \"/c\"\n".to_owned(), false),
+        ] {
+            let text = format!("[listen]\n{listen}{key}");
+            assert_eq!(keys(&text).is_empty(), good, "{text}");
+        }
+        assert_eq!(keys("[listen]\naddress = \"127.0.0.1:7443\"\n"), ["listen.address"]);
+    }
+
+    #[test]
+    fn every_problem_names_its_key() {
+        for (text, key) in [
+            ("region = \"US\"", "region"),
+            ("run = \"here\"", "run"),
+            ("burst = 5", "burst"),
+            ("capacity_mib = 0", "capacity_mib"),
+            ("default_maximum_duration_seconds = 28801", "default_maximum_duration_seconds"),
+            ("[builder]\nvcpus = 0", "builder.vcpus"),
+            ("[quotas.rates]\nRunMicroVM = { per_second = 1 }", "quotas.rates.RunMicroVM"),
+            ("[access]\nlocal_account = \"1\"", "access"),
+            ("[[access.keys]]\nid = \"HKa\"\nsecret = \"short\"", "access.keys"),
+            ("[listen]\nsocket_mode = \"9\"", "listen.socket_mode"),
+            ("[audit]\nmax_files = 0", "audit.max_files"),
+            ("[logs]\nsegment_bytes = 1", "logs.segment_bytes"),
+            ("[jail]\noff = [\"moat\"]", "jail.off"),
+            ("[artifacts.registries.\"*\"]\nplain_http = true", "artifacts"),
+        ] {
+            assert_eq!(keys(text), [key], "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_named_must_be_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("key.pem");
+        fs::write(&key, "-----BEGIN PRIVATE KEY-----\n").unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+        let text = format!(
+            "[listen]\ncertificate = {:?}\nkey = {key:?}\n[paths]\nvmm = \"/nowhere/hearth-vmm\"\ncatalogue = {:?}\n",
+            folder.path().join("absent.pem"),
+            folder.path()
+        );
+        let config = Config::parse(&text).unwrap();
+        let missing: Vec<_> = config.missing().into_iter().map(|problem| problem.key).collect();
+        assert_eq!(missing, ["listen.certificate", "listen.key", "paths.vmm"]);
+        assert!(config.missing()[1].why.contains("chmod 600"));
+    }
+}

@@ -1,0 +1,328 @@
+//! A first configuration: the file with comments and, for requests over TCP, an authority, a certificate and an access key.
+//! Nothing that is there is overwritten, and nobody but the owner may read any of it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose,
+};
+use ring::rand::{SecureRandom as _, SystemRandom};
+use time::{Duration, OffsetDateTime};
+
+/// Names of the files beside the configuration.
+pub const AUTHORITY: &str = "ca.pem";
+const AUTHORITY_KEY: &str = "ca.key";
+const CERTIFICATE: &str = "server.pem";
+const KEY: &str = "server.key";
+/// How long the certificates are valid.
+const VALID: Duration = Duration::days(3650);
+/// Random bytes of an access key's id and of its secret.
+const ID_BYTES: usize = 12;
+const SECRET_BYTES: usize = 30;
+
+/// What a first configuration is to be.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Where the configuration goes; what belongs to it goes beside it.
+    pub file: PathBuf,
+    /// Where requests over TCP come in.
+    pub listen: Option<SocketAddr>,
+    /// Names and addresses under which clients know this host, beside `localhost`.
+    pub names: Vec<String>,
+    /// The account of all who come: 12 digits.
+    pub account: String,
+}
+
+/// Why there is no first configuration. What was written before stays.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// Something is there already.
+    #[error("{} is there already, and nothing is overwritten: remove it, or name another file with --config", .0.display())]
+    Exists(PathBuf),
+    /// It cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The account is none.
+    #[error("the account {0:?} is none: give 12 digits")]
+    Account(String),
+    /// A certificate for these names cannot be made.
+    #[error("no certificate can be made: {0}; look at the names")]
+    Certificate(#[from] rcgen::Error),
+    /// The system has no random numbers.
+    #[error("the system gives no random numbers")]
+    Random,
+}
+
+/// What was made, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// The files.
+    pub files: Vec<PathBuf>,
+    /// What makes the client connect, as lines of a shell.
+    pub connect: Vec<String>,
+}
+
+impl Plan {
+    /// Writes it.
+    ///
+    /// # Errors
+    /// [`InitError`]
+    pub fn write(&self) -> Result<Made, InitError> {
+        if self.account.len() != 12 || !self.account.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(InitError::Account(self.account.clone()));
+        }
+        let folder = self.file.parent().unwrap_or(Path::new("."));
+        let beside = |name: &str| folder.join(name);
+        let mut files = vec![self.file.clone()];
+        if self.listen.is_some() {
+            files.extend([AUTHORITY, AUTHORITY_KEY, CERTIFICATE, KEY].map(beside));
+        }
+        if let Some(there) = files.iter().find(|path| path.symlink_metadata().is_ok()) {
+            return Err(InitError::Exists(there.clone()));
+        }
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(folder)
+            .map_err(|source| InitError::Write { path: folder.to_owned(), source })?;
+        let Some(address) = self.listen else {
+            write(&self.file, &text(&self.account, None))?;
+            let connect = vec!["hearth host   # as root, on this machine".to_owned()];
+            return Ok(Made { files, connect });
+        };
+        let (id, secret) = (format!("HK{}", random(ID_BYTES)?), random(SECRET_BYTES)?);
+        let signed = certificates(&self.all_names(address))?;
+        for (name, pem) in [
+            (AUTHORITY, &signed.authority),
+            (AUTHORITY_KEY, &signed.authority_key),
+            (CERTIFICATE, &signed.certificate),
+            (KEY, &signed.key),
+        ] {
+            write(&beside(name), pem)?;
+        }
+        let absolute = |name: &str| fs::canonicalize(beside(name)).unwrap_or_else(|_| beside(name));
+        let tcp =
+            Tcp { address, certificate: absolute(CERTIFICATE), key: absolute(KEY), id: &id, secret: &secret };
+        write(&self.file, &text(&self.account, Some(&tcp)))?;
+        let host = self.names.first().map_or_else(|| known_as(address.ip()), Clone::clone);
+        let host = if host.contains(':') { format!("[{host}]") } else { host };
+        let connect = vec![
+            format!("export HEARTH_ENDPOINT=https://{host}:{}", address.port()),
+            format!("export HEARTH_CA={}   # on other machines: a copy of it", absolute(AUTHORITY).display()),
+            format!("export HEARTH_ACCESS_KEY_ID={id}"),
+            format!("export HEARTH_SECRET_ACCESS_KEY={secret}"),
+            "hearth host".to_owned(),
+        ];
+        Ok(Made { files, connect })
+    }
+
+    fn all_names(&self, address: SocketAddr) -> Vec<String> {
+        let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+        let own = (!address.ip().is_unspecified()).then(|| address.ip().to_string());
+        for name in self.names.iter().cloned().chain(own) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+}
+
+fn known_as(address: IpAddr) -> String {
+    if address.is_loopback() || address.is_unspecified() {
+        "localhost".to_owned()
+    } else {
+        address.to_string()
+    }
+}
+
+struct Signed {
+    authority: String,
+    authority_key: String,
+    certificate: String,
+    key: String,
+}
+
+/// An authority, and a certificate of a server that it has signed.
+fn certificates(names: &[String]) -> Result<Signed, rcgen::Error> {
+    // Clocks differ.
+    let from = OffsetDateTime::now_utc() - Duration::DAY;
+    let dated = |mut parameters: CertificateParams, name: &str| {
+        parameters.not_before = from;
+        parameters.not_after = from + VALID;
+        parameters.distinguished_name = DistinguishedName::new();
+        parameters.distinguished_name.push(DnType::CommonName, name);
+        parameters
+    };
+    let mut authority = dated(CertificateParams::new(Vec::new())?, "Hearth");
+    authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let authority_key = KeyPair::generate()?;
+    let own = authority.self_signed(&authority_key)?.pem();
+    let mut server = dated(CertificateParams::new(names)?, "hearthd");
+    server.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    server.use_authority_key_identifier_extension = true;
+    let key = KeyPair::generate()?;
+    let authority_pem = authority_key.serialize_pem();
+    let certificate = server.signed_by(&key, &Issuer::new(authority, authority_key))?.pem();
+    Ok(Signed { authority: own, authority_key: authority_pem, certificate, key: key.serialize_pem() })
+}
+
+fn random(bytes: usize) -> Result<String, InitError> {
+    let mut random = vec![0; bytes];
+    SystemRandom::new().fill(&mut random).map_err(|_| InitError::Random)?;
+    // Letters and digits alone are selected by a double click, and are taken for no option.
+    Ok(URL_SAFE_NO_PAD.encode(random).replace('-', "x").replace('_', "y"))
+}
+
+/// Writes a new file that only its owner may read.
+fn write(path: &Path, text: &str) -> Result<(), InitError> {
+    let written =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).and_then(|mut file: File| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        });
+    written.map_err(|source| InitError::Write { path: path.to_owned(), source })
+}
+
+struct Tcp<'a> {
+    address: SocketAddr,
+    certificate: PathBuf,
+    key: PathBuf,
+    id: &'a str,
+    secret: &'a str,
+}
+
+/// The text of the configuration.
+fn text(account: &str, tcp: Option<&Tcp<'_>>) -> String {
+    let head = format!(
+        "# The configuration of hearthd. Every key has a default; the reference is docs/configuration.md.\n\
+         # After a change: `hearthd config check`, then restart the daemon. MicroVMs run on meanwhile.\n\n\
+         # The Region in ARNs and in names of endpoints.\n\
+         region = \"us-east-1\"\n\
+         # \"aws-strict\" does what AWS was measured to do where that differs from its documentation.\n\
+         profile = \"default\"\n\
+         # Store, images, disks of microVMs, logs.\n\
+         data = \"/var/lib/hearth\"\n\
+         # Memory that microVMs may have together, in MiB; nine tenths of the host's unless given.\n\
+         # capacity_mib = 16384\n\n\
+         [listen]\n\
+         # Permissions of the Unix socket. Who else may use it: socket_users in [access].\n\
+         # socket_mode = \"0600\"\n"
+    );
+    let access =
+        format!("[access]\n# Account of those who come through the socket.\nlocal_account = \"{account}\"\n");
+    match tcp {
+        None => format!(
+            "{head}\
+             # Requests over TCP: `hearthd init --listen ADDRESS:PORT` makes what they need.\n\
+             # address = \"0.0.0.0:7443\"\n\n{access}"
+        ),
+        Some(tcp) => format!(
+            "{head}\
+             # Requests over TCP.\n\
+             address = \"{}\"\ncertificate = {:?}\nkey = {:?}\n\n{access}\n\
+             # Access keys of those who come over TCP. Without policies they may do everything in their account.\n\
+             [[access.keys]]\nid = \"{}\"\nsecret = \"{}\"\naccount = \"{account}\"\n\
+             # policies = [{{ actions = [\"RunMicrovm\", \"Get*\"], images = [\"web-*\"] }}]\n",
+            tcp.address, tcp.certificate, tcp.key, tcp.id, tcp.secret
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::super::Config;
+    use super::*;
+
+    fn plan(folder: &Path, listen: Option<&str>) -> Plan {
+        Plan {
+            file: folder.join("etc/hearthd.toml"),
+            listen: listen.map(|address| address.parse().unwrap()),
+            names: vec!["hearth.example".into()],
+            account: "123456789012".into(),
+        }
+    }
+
+    #[test]
+    fn a_first_configuration_is_private_and_has_no_problem() {
+        for listen in [None, Some("0.0.0.0:7443"), Some("[::1]:7443")] {
+            let folder = tempfile::tempdir().unwrap();
+            let made = plan(folder.path(), listen).write().unwrap();
+            for file in &made.files {
+                assert_eq!(
+                    fs::metadata(file).unwrap().permissions().mode() & 0o777,
+                    0o600,
+                    "{}",
+                    file.display()
+                );
+            }
+            let config = Config::read(&made.files[0]).unwrap();
+            assert_eq!(config.problems(), []);
+            let missing: Vec<_> = config.missing().into_iter().map(|problem| problem.key).collect();
+            assert!(!missing.iter().any(|key| key.starts_with("listen")), "{missing:?}");
+            assert_eq!(config.access.local_account, "123456789012");
+            assert_eq!(config.access.keys.len(), usize::from(listen.is_some()));
+        }
+    }
+
+    #[test]
+    fn nothing_is_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = plan(folder.path(), None).write().unwrap();
+        let text = fs::read(&first.files[0]).unwrap();
+        let error = plan(folder.path(), Some("0.0.0.0:7443")).write().unwrap_err();
+        assert!(matches!(error, InitError::Exists(path) if path == first.files[0]));
+        assert_eq!(fs::read(&first.files[0]).unwrap(), text);
+        assert!(!folder.path().join("etc").join(KEY).exists());
+    }
+
+    #[tokio::test]
+    async fn the_certificate_is_good_for_the_names_and_signed_by_the_authority() {
+        use tokio::net::TcpListener;
+        use tokio_stream::wrappers::TcpListenerStream;
+        use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity, Server, ServerTlsConfig};
+
+        let signed = certificates(&["localhost".into(), "hearth.example".into(), "::1".into()]).unwrap();
+        let tls = ServerTlsConfig::new().identity(Identity::from_pem(&signed.certificate, &signed.key));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("https://{}", listener.local_addr().unwrap());
+        let (_, health) = tonic_health::server::health_reporter();
+        let server = Server::builder().tls_config(tls).unwrap().add_service(health);
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        for (name, good) in
+            [("hearth.example", true), ("localhost", true), ("::1", true), ("other.example", false)]
+        {
+            let tls = ClientTlsConfig::new()
+                .ca_certificate(Certificate::from_pem(&signed.authority))
+                .domain_name(name);
+            let endpoint = Endpoint::from_shared(uri.clone()).unwrap().tls_config(tls).unwrap();
+            assert_eq!(endpoint.connect().await.is_ok(), good, "{name}");
+        }
+    }
+
+    #[test]
+    fn how_to_connect_names_the_host_as_clients_know_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = plan(folder.path(), Some("0.0.0.0:7443")).write().unwrap();
+        assert_eq!(made.connect[0], "export HEARTH_ENDPOINT=https://hearth.example:7443");
+        let text = fs::read_to_string(&made.files[0]).unwrap();
+        let secret = made.connect[3].split('=').nth(1).unwrap();
+        assert!(text.contains(secret) && secret.len() == 40);
+    }
+}

@@ -1,0 +1,157 @@
+//! Sections that are this crate's own. What every key means is in `docs/configuration.md`, too.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hearth_image_builder::build::settings::BuilderLimits;
+use serde::{Deserialize, Serialize};
+
+use crate::service::{Limits, Operation, Profile, Rate};
+
+/// Whose behaviour is reproduced, by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProfileName {
+    /// What the API reference says.
+    #[default]
+    Default,
+    /// What AWS was measured to do.
+    AwsStrict,
+}
+
+impl From<ProfileName> for Profile {
+    fn from(name: ProfileName) -> Self {
+        match name {
+            ProfileName::Default => Self::Default,
+            ProfileName::AwsStrict => Self::AwsStrict,
+        }
+    }
+}
+
+/// `[paths]`: programs and folders.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PathsConfig {
+    /// The program `hearth-vmm`.
+    pub vmm: PathBuf,
+    /// The catalogue of base images; `bases` in `data` unless given.
+    pub catalogue: Option<PathBuf>,
+    /// Where builds under way and layer caches are, on the file system of `data`; `work` in `data` unless given.
+    pub work: Option<PathBuf>,
+    /// Where copies of the store are written to; `backups` in `data` unless given.
+    pub backups: Option<PathBuf>,
+}
+
+impl Default for PathsConfig {
+    fn default() -> Self {
+        Self { vmm: "/usr/libexec/hearth/hearth-vmm".into(), catalogue: None, work: None, backups: None }
+    }
+}
+
+/// `[quotas]`: limits of accounts. What is not given is the profile's; 0 is no limit.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QuotasConfig {
+    /// Memory of an account's microVMs, by their baselines, in MiB.
+    pub memory_mib: Option<u64>,
+    /// Images of an account.
+    pub images: Option<u64>,
+    /// Versions of an image.
+    pub versions: Option<u64>,
+    /// Builds of an account at a time.
+    pub builds: Option<u64>,
+    /// Calls of an account, by operation.
+    pub rates: BTreeMap<String, RateConfig>,
+}
+
+/// How often an operation may be called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateConfig {
+    /// So often in a second; 0 is no limit.
+    pub per_second: u32,
+    /// So often at once; as in a second unless given.
+    pub burst: Option<u32>,
+}
+
+impl QuotasConfig {
+    /// Puts what is given in the place of a profile's limits.
+    pub fn apply(&self, limits: &mut Limits) {
+        let set = |given: Option<u64>, limit: &mut Option<u64>| match given {
+            None => {}
+            Some(0) => *limit = None,
+            some => *limit = some,
+        };
+        set(self.memory_mib, &mut limits.memory_mib);
+        set(self.images, &mut limits.images);
+        set(self.versions, &mut limits.versions);
+        set(self.builds, &mut limits.builds);
+        for (name, rate) in &self.rates {
+            let Some(operation) = Operation::named(name) else { continue };
+            match Rate::new(rate.per_second, rate.burst.unwrap_or(rate.per_second)) {
+                Some(rate) => limits.rates.insert(operation, rate),
+                None => limits.rates.remove(&operation),
+            };
+        }
+    }
+}
+
+/// `[builder]`: builds of images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BuilderConfig {
+    /// Memory of the microVM that builds, in MiB.
+    pub memory_mib: u64,
+    /// Its CPUs.
+    pub vcpus: u32,
+    /// How long a build may take, in seconds.
+    pub time_seconds: u64,
+    /// Builds that run at a time on this host; others wait.
+    pub concurrent: usize,
+}
+
+impl Default for BuilderConfig {
+    fn default() -> Self {
+        let limits = BuilderLimits::default();
+        Self {
+            memory_mib: limits.memory_mib,
+            vcpus: limits.vcpus,
+            time_seconds: limits.time.as_secs(),
+            concurrent: 2,
+        }
+    }
+}
+
+impl BuilderConfig {
+    /// What a build may take.
+    #[must_use]
+    pub fn limits(&self) -> BuilderLimits {
+        BuilderLimits {
+            memory_mib: self.memory_mib,
+            vcpus: self.vcpus,
+            time: Duration::from_secs(self.time_seconds),
+        }
+    }
+}
+
+/// `[store]`: the daemon's store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Cache of uncompressed blocks, in bytes.
+    pub cache_bytes: usize,
+    /// Changes that are not in tables yet, in bytes.
+    pub write_buffer_bytes: usize,
+    /// Size in bytes from which on the write-ahead log is moved into tables. It is read at each start.
+    pub log_bytes: u64,
+    /// Whether everything is compared with its checksums at each start: about a second for each GB.
+    pub verify: bool,
+}
+
+impl Default for StoreConfig {
+    /// Those of the store.
+    fn default() -> Self {
+        Self { cache_bytes: 32 << 20, write_buffer_bytes: 64 << 20, log_bytes: 64 << 20, verify: true }
+    }
+}

@@ -1,0 +1,132 @@
+//! What the host has, and what it lacks.
+
+use std::ffi::CString;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+/// The oldest kernel that microVMs run on.
+const OLDEST: (u32, u32) = (6, 7);
+
+/// This host.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    kernel: String,
+    memory_mib: u64,
+    cpus: usize,
+    /// What is missing, in sentences.
+    missing: Vec<String>,
+}
+
+/// The host cannot run microVMs.
+#[derive(Debug, thiserror::Error)]
+#[error("this host cannot run microVMs:\n  {}", .0.join("\n  "))]
+pub struct Unsuited(Vec<String>);
+
+impl Machine {
+    /// Looks at the host.
+    #[must_use]
+    pub fn look() -> Self {
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
+        let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut missing = Vec::new();
+        if version(&kernel).is_none_or(|version| version < OLDEST) {
+            let (major, minor) = OLDEST;
+            missing.push(format!("its kernel is {kernel}: Linux {major}.{minor} or newer is needed"));
+        }
+        if !Path::new("/dev/kvm").exists() {
+            missing.push(
+                "/dev/kvm is not there: KVM is off, or this is a virtual machine without nesting".to_owned(),
+            );
+        }
+        if std::env::consts::ARCH != "aarch64" {
+            missing.push(format!("it is {}: images are for arm64", std::env::consts::ARCH));
+        }
+        // SAFETY: geteuid takes nothing and cannot fail.
+        if unsafe { libc::geteuid() } != 0 {
+            missing.push("hearthd does not run as root: it makes namespaces, taps and jails".to_owned());
+        }
+        Self { kernel, memory_mib: memory_mib(&memory), cpus, missing }
+    }
+
+    /// Whether microVMs can run here.
+    ///
+    /// # Errors
+    /// [`Unsuited`]: everything that is missing.
+    pub fn check(&self) -> Result<(), Unsuited> {
+        if self.missing.is_empty() { Ok(()) } else { Err(Unsuited(self.missing.clone())) }
+    }
+
+    /// Release of the kernel.
+    #[must_use]
+    pub fn kernel(&self) -> &str {
+        &self.kernel
+    }
+
+    /// Its memory in MiB.
+    #[must_use]
+    pub fn memory_mib(&self) -> u64 {
+        self.memory_mib
+    }
+
+    /// Its CPUs.
+    #[must_use]
+    pub fn cpus(&self) -> usize {
+        self.cpus
+    }
+}
+
+/// Major and minor number of a release like `6.12.48-1-arm64`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(['.', '-', '+']);
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// `MemTotal` of `/proc/meminfo` in MiB.
+fn memory_mib(text: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or_default() / 1024
+}
+
+/// Bytes of the file system of `path`, and those that are free.
+#[must_use]
+pub fn disk(path: &Path) -> (u64, u64) {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return (0, 0) };
+    let mut found = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: the path is NUL-terminated, and `found` has room for the answer.
+    if unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) } != 0 {
+        return (0, 0);
+    }
+    // SAFETY: statvfs has succeeded and filled it, and zeros are valid besides.
+    let found = unsafe { found.assume_init() };
+    (found.f_blocks.saturating_mul(found.f_frsize), found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_of_kernels_are_read() {
+        for (release, expected) in [
+            ("6.12.48-1-arm64", Some((6, 12))),
+            ("6.7.0", Some((6, 7))),
+            ("6.7-rc1", Some((6, 7))),
+            ("5", None),
+            ("", None),
+        ] {
+            assert_eq!(version(release), expected, "{release}");
+        }
+    }
+
+    #[test]
+    fn memory_and_disk_are_known() {
+        assert_eq!(memory_mib("MemTotal:        4029264 kB\nMemFree: 1 kB\n"), 3934);
+        assert_eq!(memory_mib("nothing"), 0);
+        let (total, free) = disk(Path::new("/"));
+        assert!(total > 0 && free <= total);
+        assert_eq!(disk(Path::new("/no/such/folder")), (0, 0));
+    }
+}

@@ -1,0 +1,287 @@
+//! The daemon: what it is made of, in which order that comes up, and how it ends.
+//!
+//! ```text
+//!  host checked ─► store ─► logs, metrics, audit ─► platform, builder ─► images, microVMs ─► recovery ─► listening
+//! ```
+//!
+//! Nothing is listened at before recovery is over. On SIGTERM and SIGINT: no new calls, what is half made is finished, and the
+//! microVMs run on by themselves.
+//!
+//! * [`machine`] – what the host has, and what it lacks
+//! * `told` – what drivers, builds and calls tell becomes events, metrics and audit lines
+//! * `output` – where the output of microVMs and builds goes
+
+pub mod machine;
+mod output;
+mod told;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use hearth_host::roles::RoleProvider;
+use hearth_host::shape::Burst;
+use hearth_image_builder::artifact::Fetcher;
+use hearth_image_builder::base::Catalogue;
+use hearth_image_builder::build::{Builder, Settings as BuilderSettings};
+use hearth_proto::host::v1::{HostStatus, Pool};
+use hearth_vmm::jail::JailConfig;
+use tokio::sync::watch;
+
+use crate::access::Access;
+use crate::api::Listeners;
+use crate::api::artifacts::Artifacts;
+use crate::api::grpc::Grpc;
+use crate::api::grpc::host::{HostParts, count_states};
+use crate::audit::Audit;
+use crate::builds::{self, Images, generation};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::driver::faults::Faults;
+use crate::driver::{DriverConfig, Microvms};
+use crate::events::Events;
+use crate::lifecycle::microvm::Rules;
+use crate::logs::Logs;
+use crate::metrics::{Metrics, MetricsServer};
+use crate::platform::Platform;
+use crate::platform::host::{HostPlatform, Surroundings};
+use crate::service::{self, Profile, Service};
+use crate::store::{Db, Store};
+use crate::tokens::Tokens;
+use told::{Calls, Told};
+
+/// The bucket that clients upload into.
+pub const LOCAL_BUCKET: &str = "hearth-local";
+/// How often figures are looked at that nobody tells.
+const GAUGES: Duration = Duration::from_secs(5);
+
+/// Runs until a signal ends it. `store` is the store of the configuration, opened.
+///
+/// # Errors
+/// Why it cannot start, or has ended.
+pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
+    let clock = Clock::system();
+    let started = clock.timestamp();
+    let machine = machine::Machine::look();
+    machine.check()?;
+    let db = Db::new(store);
+    let faults = Faults::of_environment();
+    let (ending, end) = watch::channel(false);
+
+    let events = Events::default();
+    let metrics = Metrics::new();
+    let logs = Logs::open(&config.data.join("logs"), config.logs.clone(), clock)?;
+    let audit_folder = config.data.join("audit");
+    let audit = Audit::open(&audit_folder, config.audit.clone(), clock)
+        .with_context(|| format!("opening the audit log in {}", audit_folder.display()))?;
+    let output = Arc::new(output::Output::new(logs.clone(), metrics.clone()));
+
+    let roles = Arc::new(RoleProvider::new(config.roles.clone())?);
+    // Whoever starts first makes the networks of the host ready; the builder sweeps what its own microVMs have left.
+    let surroundings = Surroundings {
+        roles: Arc::clone(&roles),
+        logs: Arc::clone(&output) as _,
+        clock,
+        observer: told::timelines(&metrics),
+    };
+    let platform = HostPlatform::open(config.host(), surroundings).await?;
+    let builder = open_builder(&config).await?;
+    let shared = Arc::new(platform.clone()) as Arc<dyn Platform>;
+
+    let service_config = config.service();
+    let limits = &service_config.limits;
+    let images = Images::new(builds::Parts {
+        db: db.clone(),
+        clock,
+        events: events.clone(),
+        platform: Arc::clone(&shared),
+        build: Arc::new(builds::real::ImageBuilder::new(builder, config.data.join("images"))),
+        report: Arc::clone(&output) as _,
+        faults: faults.clone(),
+        settings: builds::Settings {
+            region: config.region.clone(),
+            burst: Burst::try_from(config.burst)?,
+            generation: generation::of_host().to_owned(),
+            concurrent_builds: config.builder.concurrent,
+            max_images: limits.images,
+            max_versions: limits.versions,
+            max_builds: limits.builds,
+        },
+    });
+    let capacity_mib = config.capacity_mib.unwrap_or_else(|| machine.memory_mib() / 10 * 9);
+    let rules = match service_config.profile {
+        Profile::Default => Rules::default(),
+        Profile::AwsStrict => Rules::AWS_STRICT,
+    };
+    let driver = DriverConfig { capacity_mib, rules, retention: config.terminated_retention() };
+    let told = Told::new(events.clone(), metrics.clone(), images.clone(), clock);
+    let microvms = Microvms::new(driver, db.clone(), clock, shared, Arc::new(told), faults);
+
+    for (state, count) in count_states(&db)? {
+        metrics.microvms(&state, usize::try_from(count).unwrap_or_default());
+    }
+    microvms.recover(images.artifacts()?).await?;
+    images.recover().await?;
+
+    let tokens = Tokens::open(&db, clock, &config.region).await?;
+    let access = Access::new(&config.access)?;
+    let listeners = Listeners::bind(&config.listen, &config.run, access.knows_somebody()).await?;
+    let address = listeners.address();
+    let metrics_server = MetricsServer::bind(config.metrics.clone(), metrics.clone()).await?;
+    let bases = Catalogue::open(&config.catalogue())?;
+    let service = Service::new(service::Parts {
+        db: db.clone(),
+        clock,
+        microvms: microvms.clone(),
+        images: images.clone(),
+        tokens: tokens.clone(),
+        artifacts: config.artifacts.clone(),
+        roles,
+        bases,
+        config: service_config,
+    })
+    .await?;
+    let bucket = config.data.join("buckets").join(LOCAL_BUCKET);
+    let artifacts = Artifacts::open(LOCAL_BUCKET, &bucket, config.artifacts.limits.max_zip_bytes)
+        .with_context(|| format!("opening the bucket {}", bucket.display()))?;
+
+    let figures = Figures {
+        machine,
+        microvms: microvms.clone(),
+        images: images.clone(),
+        platform: platform.clone(),
+        db: db.clone(),
+        started,
+        config: config.clone(),
+    };
+    let calls = Calls::new(audit, config.audit.clone(), metrics.clone(), config.region.clone());
+    let gauges = figures.clone();
+    let host = HostParts {
+        logs: logs.clone(),
+        events,
+        images: images.clone(),
+        artifacts,
+        db: db.clone(),
+        backups: config.backups(),
+        status: Box::new(move |account| figures.status(account)),
+        end: end.clone(),
+    };
+    let routes = Grpc::new(service, access, Arc::new(calls), host).routes().await?;
+
+    let background = [
+        tokio::spawn(microvms.clone().keep_expiring()),
+        tokio::spawn(tokens.keep_rotating(db.clone())),
+        tokio::spawn(async move { logs.keep_swept().await }),
+        tokio::spawn(gauges.keep_telling(metrics)),
+        tokio::spawn(async move {
+            match metrics_server {
+                Some(server) => server.serve().await,
+                None => std::future::pending().await,
+            }
+        }),
+    ];
+    let socket = config.listen.socket(&config.run);
+    tracing::info!(
+        socket = socket.as_deref().map(Path::display).map(tracing::field::display),
+        address = address.map(tracing::field::display),
+        capacity_mib,
+        "ready"
+    );
+    let serving = tokio::spawn(listeners.serve(routes, end));
+    let signalled = signal().await?;
+    tracing::info!(signal = signalled, "ending; microVMs go on by themselves");
+    let _ = ending.send(true); // whoever does not listen any more has ended
+    let served = serving.await?;
+    background.iter().for_each(tokio::task::JoinHandle::abort);
+    images.stop().await;
+    microvms.stop().await;
+    platform.shut_down().await;
+    tracing::info!("ended");
+    Ok(served?)
+}
+
+/// The image builder with this host's folders, networks and roles.
+async fn open_builder(config: &Config) -> Result<Builder> {
+    let mut artifacts = config.artifacts.clone();
+    artifacts.buckets.insert(LOCAL_BUCKET.to_owned(), config.data.join("buckets").join(LOCAL_BUCKET));
+    let settings = BuilderSettings {
+        vmm: config.paths.vmm.clone(),
+        catalogue: config.catalogue(),
+        work: config.work(),
+        jail: JailConfig::default(),
+        network: config.network.clone(),
+        dns: config.dns.clone(),
+        builder: config.builder.limits(),
+    };
+    let (fetcher, roles) = (Fetcher::new(artifacts)?, RoleProvider::new(config.roles.clone())?);
+    std::fs::create_dir_all(config.work()).with_context(|| format!("making {}", config.work().display()))?;
+    // It asks netlink and nft.
+    Ok(tokio::task::spawn_blocking(move || Builder::open(settings, fetcher, roles)).await??)
+}
+
+/// Waits for the signal that ends the daemon; its name.
+async fn signal() -> Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
+}
+
+/// What can be asked about the host.
+#[derive(Clone)]
+struct Figures {
+    machine: machine::Machine,
+    microvms: Microvms,
+    images: Images,
+    platform: HostPlatform,
+    db: Db,
+    started: prost_types::Timestamp,
+    config: Config,
+}
+
+impl Figures {
+    fn status(&self, account: &str) -> HostStatus {
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let small = |value: usize| i32::try_from(value).unwrap_or(i32::MAX);
+        let (capacity, reserved) = self.microvms.capacity();
+        let (disk_total, disk_free) = machine::disk(&self.config.data);
+        let pools = self.platform.pools().into_iter();
+        HostStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            region: self.config.region.clone(),
+            account: account.to_owned(),
+            profile: self.config.service().profile.name().to_owned(),
+            started_at: Some(self.started),
+            processor: format!("GRAVITON {}", generation::of_host()),
+            cpus: small(self.machine.cpus()),
+            memory_bytes: number(self.machine.memory_mib().saturating_mul(1 << 20)),
+            capacity_mib: number(capacity),
+            reserved_mib: number(reserved),
+            microvms: count_states(&self.db).unwrap_or_default(),
+            builds_under_way: small(self.images.builds_under_way()),
+            pools: pools
+                .map(|pool| Pool { name: pool.name, ready: small(pool.ready), wanted: small(pool.wanted) })
+                .collect(),
+            disk_total_bytes: number(disk_total),
+            disk_free_bytes: number(disk_free),
+            kernel: self.machine.kernel().to_owned(),
+        }
+    }
+
+    /// Tells figures that nobody tells by themselves, again and again.
+    async fn keep_telling(self, metrics: Metrics) {
+        loop {
+            let (capacity, reserved) = self.microvms.capacity();
+            metrics.capacity(capacity, reserved);
+            metrics.builds_under_way(self.images.builds_under_way());
+            for pool in self.platform.pools() {
+                metrics.pool(&pool.name, pool.ready, pool.wanted);
+            }
+            tokio::time::sleep(GAUGES).await;
+        }
+    }
+}

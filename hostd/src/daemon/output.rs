@@ -1,0 +1,84 @@
+//! Where the output of microVMs and builds goes: into the log store.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hearth_image_builder::build::Step;
+use hearth_proto::guest::v1::{LogRecord, LogSource};
+
+use crate::builds;
+use crate::logs::{Line, Logs, Source, Writer};
+use crate::metrics::{Metrics, Outcome};
+use crate::platform::LogTarget;
+use crate::platform::host::{LogSink, LogWriter};
+
+/// The log store, as those know it who write into it.
+#[derive(Debug)]
+pub(super) struct Output {
+    logs: Logs,
+    metrics: Metrics,
+}
+
+impl Output {
+    pub(super) fn new(logs: Logs, metrics: Metrics) -> Self {
+        Self { logs, metrics }
+    }
+}
+
+/// Writes the lines of one microVM.
+#[derive(Debug)]
+struct Lines(Writer);
+
+impl LogSink for Output {
+    fn open(&self, account: &str, target: &LogTarget, microvm: &str) -> Result<Arc<dyn LogWriter>, String> {
+        // Each guest numbers its own lines, and several may write into one stream.
+        let writer = self.logs.writer_of(account, &target.group, &target.stream, microvm);
+        Ok(Arc::new(Lines(writer.map_err(|error| error.to_string())?)))
+    }
+}
+
+impl LogWriter for Lines {
+    fn last_sequence(&self) -> u64 {
+        self.0.last_sequence()
+    }
+
+    fn append(&self, line: &LogRecord) -> Result<(), String> {
+        let source = if line.source() == LogSource::Stderr { Source::Stderr } else { Source::Stdout };
+        let timestamp = UNIX_EPOCH + Duration::from_nanos(line.timestamp_ns);
+        let line = Line { timestamp, source, sequence: line.sequence, message: &line.line };
+        self.0.append(line).map_err(|error| error.to_string())
+    }
+}
+
+/// Writes the lines of one build into one stream.
+struct BuildLines(Writer);
+
+impl builds::LogSink for BuildLines {
+    fn append(&self, time: SystemTime, stderr: bool, line: &[u8]) {
+        let source = if stderr { Source::Stderr } else { Source::Stdout };
+        if let Err(error) = self.0.append(Line { timestamp: time, source, sequence: 0, message: line }) {
+            tracing::warn!(%error, "a line of a build is lost");
+        }
+    }
+}
+
+impl builds::Report for Output {
+    fn log(&self, account: &str, target: &LogTarget) -> Option<Box<dyn builds::LogSink>> {
+        match self.logs.writer(account, &target.group, &target.stream) {
+            Ok(writer) => Some(Box::new(BuildLines(writer))),
+            Err(error) => {
+                tracing::warn!(%error, "the output of a build cannot be stored");
+                None
+            }
+        }
+    }
+
+    fn step(&self, step: Step, took: Duration) {
+        self.metrics.build_step(&step.to_string(), took);
+    }
+
+    fn ended(&self, successful: bool, took: Duration) {
+        let outcome = if successful { Outcome::Succeeded } else { Outcome::Failed };
+        self.metrics.built(outcome, took);
+    }
+}

@@ -1,0 +1,209 @@
+//! What drivers, builds and calls tell becomes events, metrics and audit lines.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use hearth_proto::host::v1::Event;
+use hearth_proto::store::v1::MicrovmRecord;
+use tokio::time::Instant;
+
+use crate::api::calls::{Call, CallObserver};
+use crate::audit::{Audit, AuditConfig, AuditEvent, Identity};
+use crate::builds::Images;
+use crate::clock::Clock;
+use crate::driver::context::{Change, Observer};
+use crate::driver::record;
+use crate::events::Events;
+use crate::lifecycle::microvm::{self, Phase};
+use crate::metrics::{Metrics, Outcome};
+use crate::platform::host::{self, Operation as Timed};
+use crate::service::Operation;
+
+/// MiB of memory for each vCPU of a baseline (behaviour, section 1.8).
+const MIB_PER_VCPU: f64 = 2048.0;
+
+/// Takes what the drivers of microVMs tell.
+pub(super) struct Told {
+    events: Events,
+    metrics: Metrics,
+    images: Images,
+    clock: Clock,
+    /// When what is going on with each microVM began: its launch, suspend or resume; and since when it has been running.
+    since: Mutex<HashMap<String, Since>>,
+}
+
+#[derive(Default)]
+struct Since {
+    transition: Option<Instant>,
+    running: Option<Instant>,
+}
+
+impl Told {
+    pub(super) fn new(events: Events, metrics: Metrics, images: Images, clock: Clock) -> Self {
+        Self { events, metrics, images, clock, since: Mutex::default() }
+    }
+
+    fn with<T>(&self, id: &str, look: impl FnOnce(&mut Since) -> T) -> T {
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        look(since.entry(id.to_owned()).or_default())
+    }
+
+    fn event(&self, record: &MicrovmRecord, from: &str, to: &str, reason: Option<String>) {
+        let event = Event {
+            time: Some(self.clock.timestamp()),
+            kind: "microvm".to_owned(),
+            resource: record::id(record).to_owned(),
+            image_version: record.microvm.as_ref().map(|microvm| microvm.image_version.clone()),
+            from_state: from.to_owned(),
+            to_state: to.to_owned(),
+            reason,
+        };
+        self.events.tell(&record.account, event);
+    }
+
+    /// Launches, suspends and resumes, from the request to the state that was asked for.
+    fn transition(&self, change: &Change<'_>) {
+        use Phase::{
+            Ending, Launching, Restoring, ResumeAfterCancel, RunHook, Running, SuspendHook, Suspended,
+        };
+        let id = record::id(change.after);
+        let (from, to) = (change.from.phase, change.to.phase);
+        let begins = matches!(to, SuspendHook | Restoring) && !matches!(from, SuspendHook | Restoring);
+        if begins {
+            self.with(id, |since| since.transition = Some(Instant::now()));
+        }
+        let took = || {
+            self.with(id, |since| since.transition.take()).map(|since| since.elapsed()).unwrap_or_default()
+        };
+        match (from, to) {
+            (RunHook, Running) => self.metrics.launched(Outcome::Succeeded, took()),
+            (Launching | RunHook, Ending) => self.metrics.launched(Outcome::Failed, took()),
+            (Phase::Saving, Suspended) => self.metrics.suspended(Outcome::Succeeded, took()),
+            (SuspendHook | Phase::Saving, ResumeAfterCancel) => {
+                self.metrics.suspended(Outcome::Cancelled, took())
+            }
+            (SuspendHook | Phase::Saving, Running | Ending) => {
+                self.metrics.suspended(Outcome::Failed, took())
+            }
+            (Phase::ResumeHook, Running) => self.metrics.resumed(Outcome::Succeeded, took()),
+            (Restoring, Suspended) | (Restoring | Phase::ResumeHook, Ending) => {
+                self.metrics.resumed(Outcome::Failed, took());
+            }
+            _ => {}
+        }
+    }
+
+    /// The time that it has run, for the usage counters: it runs from RUNNING to SUSPENDED or its end.
+    fn usage(&self, change: &Change<'_>) {
+        let (id, record) = (record::id(change.after), change.after);
+        let runs =
+            |phase| !matches!(phase, Phase::Launching | Phase::Suspended | Phase::Ending | Phase::Terminated);
+        match (runs(change.from.phase), runs(change.to.phase)) {
+            (false, true) => self.with(id, |since| since.running = Some(Instant::now())),
+            (true, false) => {
+                if let Some(running) = self.with(id, |since| since.running.take()) {
+                    let vcpus = f64::from(record.memory_mib) / MIB_PER_VCPU;
+                    self.metrics.ran(&record.account, vcpus, record.memory_mib, running.elapsed());
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Observer for Told {
+    fn accepted(&self, record: &MicrovmRecord) {
+        self.with(record::id(record), |since| since.transition = Some(Instant::now()));
+        self.metrics.microvm_moved(None, Some("PENDING"));
+        self.event(record, "", "PENDING", None);
+    }
+
+    fn changed(&self, change: &Change<'_>) {
+        self.transition(change);
+        self.usage(change);
+        let (from, to) = (change.from.visible().as_str_name(), change.to.visible().as_str_name());
+        if from != to {
+            self.metrics.microvm_moved(Some(from), Some(to));
+        }
+        if from != to || change.from.reason != change.to.reason {
+            self.event(change.after, from, to, change.to.reason.clone());
+        }
+    }
+
+    fn done(&self, effect: &'static str, outcome: &microvm::Event, took: Duration) {
+        if let microvm::Event::Hook(hook, outcome) = outcome {
+            self.metrics.hook(*hook, outcome);
+        }
+        self.metrics.step("microvm", effect, took);
+    }
+
+    fn ended(&self, record: &MicrovmRecord) {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner).remove(record::id(record));
+        self.images.released(&record.build_id);
+    }
+}
+
+/// Takes what the platform tells: how long each step took.
+pub(super) fn timelines(metrics: &Metrics) -> host::Observer {
+    let metrics = metrics.clone();
+    host::Observer::new(move |report| {
+        let operation = match report.operation {
+            Timed::Launch => "launch",
+            Timed::Resume => "resume",
+            Timed::Suspend => "suspend",
+            Timed::Adopt => "adopt",
+            Timed::Discard => "discard",
+        };
+        for (step, took) in report.timeline.steps() {
+            metrics.step(operation, step, *took);
+        }
+    })
+}
+
+/// Takes what is told of calls.
+pub(super) struct Calls {
+    audit: Audit,
+    /// What is audited: requests of what is not need not be looked at.
+    audited: AuditConfig,
+    metrics: Metrics,
+    region: String,
+}
+
+impl Calls {
+    pub(super) fn new(audit: Audit, audited: AuditConfig, metrics: Metrics, region: String) -> Self {
+        Self { audit, audited, metrics, region }
+    }
+}
+
+impl CallObserver for Calls {
+    fn wants(&self, operation: Operation) -> bool {
+        self.audited.enabled && (self.audited.reads || !operation.is_read())
+    }
+
+    fn called(&self, call: Call<'_>) {
+        let code = call.error.map_or("OK", |error| error.exception().name);
+        self.metrics.called(call.operation.name(), code, call.took);
+        if !self.wants(call.operation) {
+            return;
+        }
+        let principal = call.caller.map(|caller| caller.principal.as_str());
+        let message = call.error.map(ToString::to_string);
+        self.audit.record(AuditEvent {
+            operation: call.operation.name(),
+            region: &self.region,
+            identity: Identity {
+                account: call.caller.map(|caller| caller.account.as_str()),
+                principal,
+                // Others are users of this host, and certificates.
+                access_key_id: principal.filter(|principal| !principal.contains(':')),
+            },
+            source: call.address,
+            user_agent: Some(call.user_agent).filter(|agent| !agent.is_empty()),
+            request_id: call.request_id,
+            request: call.request,
+            response: Some(call.response).filter(|response| !response.is_null()),
+            error: message.as_deref().map(|message| (code, message)),
+        });
+    }
+}

@@ -1,0 +1,79 @@
+//! What the tasks of all microVMs share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hearth_proto::store::v1::MicrovmRecord;
+use tokio::sync::mpsc;
+
+use super::capacity::Capacity;
+use super::faults::Faults;
+use super::record;
+use super::task::Command;
+use crate::clock::Clock;
+use crate::lifecycle::microvm::{Event, Rules, State};
+use crate::platform::Platform;
+use crate::store::Db;
+
+/// A microVM's state has changed.
+#[derive(Debug)]
+pub struct Change<'a> {
+    /// Its record before.
+    pub before: &'a MicrovmRecord,
+    /// Its record now; what of it is durable says [`crate::lifecycle::microvm::must_be_stored`].
+    pub after: &'a MicrovmRecord,
+    /// The machine's state before.
+    pub from: &'a State,
+    /// The machine's state now.
+    pub to: &'a State,
+}
+
+/// Whom changes are told to: events, metrics, images. Must not block.
+pub trait Observer: Send + Sync + 'static {
+    /// A new microVM was stored; it is being launched.
+    fn accepted(&self, record: &MicrovmRecord);
+    /// A state has changed.
+    fn changed(&self, change: &Change<'_>);
+    /// An effect is over.
+    fn done(&self, effect: &'static str, outcome: &Event, took: Duration);
+    /// A microVM has ended and uses the files of its build no more.
+    fn ended(&self, record: &MicrovmRecord);
+}
+
+/// What the tasks of all microVMs share.
+pub struct Context {
+    pub(super) db: Db,
+    pub(super) clock: Clock,
+    pub(super) platform: Arc<dyn Platform>,
+    pub(super) observer: Arc<dyn Observer>,
+    pub(super) capacity: Capacity,
+    pub(super) rules: Rules,
+    pub(super) faults: Faults,
+    /// How long microVMs that have ended can still be asked for.
+    pub(super) retention: Duration,
+    /// The mailboxes of the tasks.
+    pub(super) tasks: Mutex<HashMap<String, mpsc::Sender<Command>>>,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("capacity", &self.capacity).finish_non_exhaustive()
+    }
+}
+
+impl Context {
+    pub(super) fn retention_ms(&self) -> u64 {
+        u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn mailbox(&self, id: &str) -> Option<mpsc::Sender<Command>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    /// A task is at its end.
+    pub(super) fn ended(&self, record: &MicrovmRecord) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).remove(record::id(record));
+        self.observer.ended(record);
+    }
+}

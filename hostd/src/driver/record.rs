@@ -1,0 +1,151 @@
+//! Between a microVM's record, the state of its machine and what the platform wants to know.
+
+use hearth_host::network::Egress;
+use hearth_proto::microvms::v1::Microvm;
+use hearth_proto::store::v1::{MicrovmRecord, Phase};
+use prost_types::Timestamp;
+
+use crate::clock;
+use crate::lifecycle::microvm::State;
+use crate::platform::{Artifact, LogTarget, Spec};
+use crate::records::{self, Expiry};
+use crate::store::{Batch, Table};
+
+/// The state of the machine.
+#[must_use]
+pub fn state(record: &MicrovmRecord) -> State {
+    State {
+        phase: record.phase(),
+        wish: record.wish(),
+        suspend_hook_done: record.suspend_hook_done,
+        suspends: record.suspends,
+        reason: public(record).state_reason.clone(),
+    }
+}
+
+/// The record with another state of the machine, entered at `now`.
+#[must_use]
+pub fn with_state(record: &MicrovmRecord, state: &State, now: Timestamp) -> MicrovmRecord {
+    let mut record = record.clone();
+    if record.phase() != state.phase {
+        record.phase_since = Some(now);
+    }
+    record.set_phase(state.phase);
+    record.set_wish(state.wish);
+    record.suspend_hook_done = state.suspend_hook_done;
+    record.suspends = state.suspends;
+    if !matches!(state.phase, Phase::Launching | Phase::RunHook) {
+        record.run_hook_payload.clear(); // delivered, or never to be
+    }
+    let microvm = record.microvm.get_or_insert_default();
+    microvm.set_state(state.visible());
+    microvm.state_reason.clone_from(&state.reason);
+    if state.phase == Phase::Terminated && microvm.terminated_at.is_none() {
+        microvm.terminated_at = Some(now);
+    }
+    record
+}
+
+/// What GetMicrovm answers.
+#[must_use]
+pub fn public(record: &MicrovmRecord) -> Microvm {
+    record.microvm.clone().unwrap_or_default()
+}
+
+/// Its id.
+#[must_use]
+pub fn id(record: &MicrovmRecord) -> &str {
+    record.microvm.as_ref().map_or("", |microvm| microvm.microvm_id.as_str())
+}
+
+/// Key of its record.
+#[must_use]
+pub fn key(record: &MicrovmRecord) -> Vec<u8> {
+    records::microvm(&record.account, id(record))
+}
+
+/// Milliseconds since 1970.
+#[must_use]
+pub fn millis(timestamp: Option<&Timestamp>) -> u64 {
+    let time = timestamp.map(clock::time);
+    let since = time.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok()).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn started_ms(record: &MicrovmRecord) -> u64 {
+    millis(record.microvm.as_ref().and_then(|microvm| microvm.started_at.as_ref()))
+}
+
+/// What the platform makes it of.
+#[must_use]
+pub fn spec(record: &MicrovmRecord) -> Spec {
+    let microvm = public(record);
+    Spec {
+        id: microvm.microvm_id,
+        account: record.account.clone(),
+        image_arn: microvm.image_arn,
+        image_name: record.image_name.clone(),
+        image_version: microvm.image_version,
+        artifact: artifact(record),
+        memory_mib: record.memory_mib,
+        hooks: record.hooks,
+        execution_role_arn: microvm.execution_role_arn,
+        egress: if record.internet_egress { Egress::Internet } else { Egress::None },
+        log: (!record.log_group.is_empty())
+            .then(|| LogTarget { group: record.log_group.clone(), stream: record.log_stream.clone() }),
+        run_hook_payload: record.run_hook_payload.clone(),
+        suspends: record.suspends,
+    }
+}
+
+/// The files it runs from.
+#[must_use]
+pub fn artifact(record: &MicrovmRecord) -> Artifact {
+    Artifact {
+        account: record.account.clone(),
+        image_uid: record.image_uid.clone(),
+        version: record.version_number,
+        build_id: record.build_id.clone(),
+    }
+}
+
+/// Stores a new microVM with its indices, and that it uses its image's files.
+#[must_use]
+pub fn insert(record: &MicrovmRecord) -> Batch {
+    let (account, id, started) = (&record.account, id(record), started_ms(record));
+    let version = record.version_number.to_be_bytes().to_vec();
+    Batch::new()
+        .expect_absent(Table::Microvms, key(record))
+        .put(Table::Microvms, key(record), records::encode(record))
+        .put(Table::MicrovmsByTime, records::microvm_by_time(account, started, id), Vec::new())
+        .put(
+            Table::MicrovmsByImage,
+            records::microvm_by_image(account, &record.image_name, started, id),
+            version,
+        )
+        .put(Table::ArtifactUses, records::artifact_use(&record.build_id, id), Vec::new())
+}
+
+/// Stores a change of a microVM. One that has ended uses its image's files no more, and is removed at `expires_ms`.
+#[must_use]
+pub fn update(record: &MicrovmRecord, expires_ms: u64) -> Batch {
+    let batch = Batch::new().put(Table::Microvms, key(record), records::encode(record));
+    if record.phase() != Phase::Terminated {
+        return batch;
+    }
+    batch.delete(Table::ArtifactUses, records::artifact_use(&record.build_id, id(record))).put(
+        Table::Expiries,
+        records::expiry(expires_ms, Expiry::Microvm, &key(record)),
+        Vec::new(),
+    )
+}
+
+/// Removes a microVM that has ended, with its indices.
+#[must_use]
+pub fn remove(record: &MicrovmRecord) -> Batch {
+    let (account, id, started) = (&record.account, id(record), started_ms(record));
+    Batch::new()
+        .delete(Table::Microvms, key(record))
+        .delete(Table::MicrovmsByTime, records::microvm_by_time(account, started, id))
+        .delete(Table::MicrovmsByImage, records::microvm_by_image(account, &record.image_name, started, id))
+}

@@ -1,0 +1,106 @@
+//! The start of the daemon: every microVM that has not ended gets its task, and goes on from what is found of it.
+
+use std::collections::HashSet;
+
+use hearth_proto::store::v1::{MicrovmRecord, Phase};
+use prost::Message as _;
+
+use super::task::Task;
+use super::{Microvms, record};
+use crate::lifecycle::recovery::{Remains, recover, suspended_number};
+use crate::platform::{Artifact, Found, PlatformError};
+use crate::store::{Scan, StoreError, Table};
+
+/// Records that are read at a time.
+const PAGE: usize = 1000;
+/// MicroVMs whose processes are looked for at a time.
+const AT_ONCE: usize = 16;
+
+/// Why the daemon cannot go on where it was.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A record makes no sense.
+    #[error("the record of a microVM is damaged ({0}); restore a backup (`hearthd store restore`)")]
+    Record(String),
+    /// The host.
+    #[error("looking for what an earlier daemon has left: {0}")]
+    Platform(#[from] PlatformError),
+}
+
+impl Microvms {
+    /// Starts a task for every microVM that has not ended, and removes what belongs to none. `artifacts` are the files of
+    /// builds that are to stay, beside those that microVMs use.
+    ///
+    /// # Errors
+    /// [`RecoverError`]; some tasks may run already.
+    pub async fn recover(&self, mut artifacts: HashSet<Artifact>) -> Result<(), RecoverError> {
+        let alive = self.alive()?;
+        let mut ids = HashSet::new();
+        for record in &alive {
+            ids.insert(record::id(record).to_owned());
+            artifacts.insert(record::artifact(record));
+        }
+        self.context.platform.sweep(&ids, &artifacts).await?;
+        let mut records = alive.into_iter();
+        let mut finding = tokio::task::JoinSet::new();
+        loop {
+            while finding.len() < AT_ONCE
+                && let Some(record) = records.next()
+            {
+                let this = self.clone();
+                finding.spawn(async move { this.find(record).await });
+            }
+            match finding.join_next().await {
+                Some(Ok(found)) => found?,
+                Some(Err(error)) => return Err(RecoverError::Record(error.to_string())),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// The microVMs that have not ended.
+    fn alive(&self) -> Result<Vec<MicrovmRecord>, RecoverError> {
+        let (mut alive, mut after) = (Vec::new(), None::<Vec<u8>>);
+        loop {
+            let scan = Scan { table: Table::Microvms, prefix: b"", after: after.as_deref(), limit: PAGE };
+            let page = self.context.db.scan(&scan)?;
+            let Some((last, _)) = page.last() else { return Ok(alive) };
+            after = Some(last.clone());
+            for (key, value) in &page {
+                let record = MicrovmRecord::decode(value.as_slice()).map_err(|error| {
+                    RecoverError::Record(format!("{}: {error}", String::from_utf8_lossy(key)))
+                })?;
+                if record.phase() != Phase::Terminated {
+                    alive.push(record);
+                }
+            }
+        }
+    }
+
+    async fn find(&self, record: MicrovmRecord) -> Result<(), RecoverError> {
+        let state = record::state(&record);
+        let found = self.context.platform.find(&record::spec(&record), suspended_number(&state)).await?;
+        let (remains, guest) = match found {
+            Found::Running(guest) => (Remains::Running, Some(guest)),
+            Found::Suspended => (Remains::Suspended, None),
+            Found::Nothing => (Remains::Nothing, None),
+        };
+        let step = recover(&state, remains, self.context.rules);
+        tracing::info!(
+            microvm = record::id(&record),
+            phase = state.phase.as_str_name(),
+            ?remains,
+            goes_on = step.state.phase.as_str_name(),
+            "found a microVM of an earlier daemon"
+        );
+        let takes = state.takes_memory() || step.state.takes_memory();
+        let reservation = takes.then(|| self.context.capacity.take(record.memory_mib.into()));
+        self.spawn(record, |context, record, mailbox| {
+            Task::new(context, record, guest, reservation, mailbox).run(Some(step))
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,66 @@
+//! What is removed some time after its end: microVMs that have ended, client tokens.
+
+use std::time::Duration;
+
+use hearth_proto::store::v1::MicrovmRecord;
+
+use super::Microvms;
+use super::record;
+use crate::records::Expiry;
+use crate::store::{Batch, CommitError, Entry, Scan, Table};
+
+/// How often to look.
+pub const INTERVAL: Duration = Duration::from_secs(60);
+/// Entries that are removed at a time.
+const PAGE: usize = 500;
+/// Bytes of a key before the key of what expires: the time, and the kind.
+const HEAD: usize = 9;
+
+impl Microvms {
+    /// Removes what has expired; how much that was.
+    ///
+    /// # Errors
+    /// The store's; what was removed before stays so.
+    pub async fn expire(&self) -> Result<usize, CommitError> {
+        let mut removed = 0;
+        loop {
+            let scan = Scan { table: Table::Expiries, prefix: b"", after: None, limit: PAGE };
+            let now = record::millis(Some(&self.context.clock.timestamp()));
+            let page = self.context.db.scan(&scan)?;
+            let due: Vec<Entry> = page.into_iter().filter(|(key, _)| due_at(key) <= now).collect();
+            if due.is_empty() {
+                return Ok(removed);
+            }
+            let mut batch = Batch::new();
+            for (key, _) in &due {
+                batch = batch.and(self.removal(key)?).delete(Table::Expiries, key.clone());
+            }
+            self.context.db.commit(batch).await?;
+            removed += due.len();
+        }
+    }
+
+    fn removal(&self, key: &[u8]) -> Result<Batch, CommitError> {
+        let (Some(kind), Some(of)) = (key.get(HEAD - 1), key.get(HEAD..)) else { return Ok(Batch::new()) };
+        if *kind == Expiry::ClientToken.byte() {
+            return Ok(Batch::new().delete(Table::ClientTokens, of.to_vec()));
+        }
+        let record: Option<MicrovmRecord> = self.context.db.get(Table::Microvms, of)?;
+        Ok(record.map_or_else(Batch::new, |record| record::remove(&record)))
+    }
+
+    /// Removes what has expired, again and again.
+    pub async fn keep_expiring(self) {
+        loop {
+            if let Err(error) = self.expire().await {
+                tracing::error!(%error, "removing what has expired");
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
+    }
+}
+
+/// When an entry is due, in milliseconds since 1970.
+fn due_at(key: &[u8]) -> u64 {
+    key.first_chunk::<8>().map_or(0, |time| u64::from_be_bytes(*time))
+}

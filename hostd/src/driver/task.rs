@@ -1,0 +1,373 @@
+//! The task of one microVM: takes events one after another, stores what they change, and does what follows.
+//!
+//! ```text
+//!  request ─┐                 ┌─► answer
+//!  outcome ─┼─► step ─► store ┼─► tell
+//!  exit    ─┤                 └─► effect ─► outcome
+//!  timer   ─┘
+//! ```
+//!
+//! One effect is under way at a time. A call of a hook is given up for what comes instead; everything else is waited for,
+//! since what it has half made would be left behind.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use hearth_proto::store::v1::MicrovmRecord;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::capacity::Reservation;
+use super::context::{Change, Context};
+use super::{Request, RequestError, record};
+use crate::clock;
+use crate::lifecycle::microvm::{self, Effect, Event, Phase, Refusal, State, Step};
+use crate::platform::{Exit, Guest, Spec, SuspendError};
+use crate::store::CommitError;
+
+/// How long to wait before what the daemon itself has to do, and could not, is tried again: at first, and at most.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+
+/// What a task is asked.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// A client's request, and where its answer goes.
+    Request(Request, oneshot::Sender<Result<(), RequestError>>),
+    /// No traffic for long.
+    Idle,
+}
+
+/// What an effect has led to.
+struct Outcome {
+    event: Event,
+    guest: Option<Arc<dyn Guest>>,
+}
+
+impl From<Event> for Outcome {
+    fn from(event: Event) -> Self {
+        Self { event, guest: None }
+    }
+}
+
+/// An effect that is under way.
+struct UnderWay {
+    effect: Effect,
+    since: Instant,
+    outcome: BoxFuture<'static, Outcome>,
+}
+
+pub(super) struct Task {
+    context: Arc<Context>,
+    record: MicrovmRecord,
+    state: State,
+    guest: Option<Arc<dyn Guest>>,
+    exit: Option<BoxFuture<'static, Exit>>,
+    reservation: Option<Reservation>,
+    under_way: Option<UnderWay>,
+    /// What follows when what is under way is over.
+    queued: Option<Effect>,
+    mailbox: mpsc::Receiver<Command>,
+}
+
+impl Task {
+    pub(super) fn new(
+        context: Arc<Context>,
+        record: MicrovmRecord,
+        guest: Option<Arc<dyn Guest>>,
+        reservation: Option<Reservation>,
+        mailbox: mpsc::Receiver<Command>,
+    ) -> Self {
+        let state = record::state(&record);
+        let mut task = Self {
+            context,
+            record,
+            state,
+            guest: None,
+            exit: None,
+            reservation,
+            under_way: None,
+            queued: None,
+            mailbox,
+        };
+        task.set_guest(guest);
+        task
+    }
+
+    /// Lives as long as the microVM. `first` is what begins it.
+    pub(super) async fn run(mut self, first: Option<Step>) {
+        if let Some(step) = first {
+            self.settle(step).await;
+        }
+        while self.state.phase != Phase::Terminated {
+            let deadline = self.deadline();
+            let clock = self.context.clock;
+            tokio::select! {
+                command = self.mailbox.recv() => match command {
+                    Some(command) => self.command(command).await,
+                    // The daemon ends. What is half made is finished, so that it is found as it was meant.
+                    None => return self.wind_up().await,
+                },
+                outcome = outcome(&mut self.under_way) => self.outcome(outcome).await,
+                exit = exited(&mut self.exit) => {
+                    self.exit = None;
+                    self.event(Event::Exited(exit)).await;
+                }
+                event = async move {
+                    match deadline {
+                        Some((time, event)) => clock.sleep_until(time).map(|()| event).await,
+                        None => std::future::pending().await,
+                    }
+                } => self.event(event).await,
+            }
+        }
+        self.context.ended(&self.record);
+    }
+
+    fn set_guest(&mut self, guest: Option<Arc<dyn Guest>>) {
+        self.exit = guest.clone().map(|guest| async move { guest.exited().await }.boxed());
+        self.guest = guest;
+    }
+
+    /// When something happens by itself, and what.
+    fn deadline(&self) -> Option<(SystemTime, Event)> {
+        let microvm = self.record.microvm.as_ref()?;
+        let after = |since: &prost_types::Timestamp, seconds: i32| {
+            clock::time(since) + Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
+        };
+        let ends = matches!(self.state.phase, Phase::TerminateHook | Phase::Ending | Phase::Terminated);
+        let lifetime = microvm
+            .started_at
+            .as_ref()
+            .filter(|_| !ends)
+            .map(|started| (after(started, microvm.maximum_duration_in_seconds), Event::LifetimeOver));
+        let policy = microvm.idle_policy.as_ref().and_then(|policy| policy.suspended_duration_seconds);
+        let suspended = match (self.state.phase, policy, &self.record.phase_since) {
+            (Phase::Suspended, Some(seconds), Some(since)) => {
+                Some((after(since, seconds), Event::SuspendedTooLong))
+            }
+            _ => None,
+        };
+        [lifetime, suspended].into_iter().flatten().min_by_key(|(time, _)| *time)
+    }
+
+    async fn command(&mut self, command: Command) {
+        match command {
+            Command::Request(request, answer) => {
+                let result = self.request(request).await;
+                let _ = answer.send(result); // the client has gone
+            }
+            Command::Idle => {
+                let policy = self.record.microvm.as_ref().and_then(|microvm| microvm.idle_policy.as_ref());
+                let terminate = policy.is_some_and(|policy| policy.suspended_duration_seconds == Some(0));
+                self.event(Event::Idle { terminate }).await;
+            }
+        }
+    }
+
+    async fn request(&mut self, request: Request) -> Result<(), RequestError> {
+        let id = || record::id(&self.record).to_owned();
+        let step = microvm::step(&self.state, &Event::Request(request), self.context.rules);
+        let step = step.map_err(|refusal| match refusal {
+            Refusal::Terminated => RequestError::Terminated(id()),
+            Refusal::Conflict(hint) => {
+                RequestError::Conflict { id: id(), state: self.state.visible().as_str_name(), hint }
+            }
+        })?;
+        if step.state.takes_memory() && self.reservation.is_none() {
+            let reserved = self.context.capacity.reserve(self.record.memory_mib.into());
+            self.reservation = Some(reserved.map_err(|full| RequestError::Capacity {
+                needed_mib: full.needed_mib,
+                free_mib: full.free_mib,
+            })?);
+        }
+        let stored = self.store(&step.state).await;
+        if !self.state.takes_memory() {
+            self.reservation = None;
+        }
+        stored.map_err(|error| match error {
+            CommitError::Store(error) => RequestError::Store(error),
+            CommitError::Conflict => RequestError::Stopping, // updates expect nothing
+        })?;
+        self.begin(step.effect).await;
+        Ok(())
+    }
+
+    async fn event(&mut self, event: Event) {
+        // Nothing but requests is ever refused.
+        if let Ok(step) = microvm::step(&self.state, &event, self.context.rules) {
+            self.settle(step).await;
+        }
+    }
+
+    /// Stores a step however often that takes, and begins what follows.
+    async fn settle(&mut self, step: Step) {
+        let mut pause = RETRY.0;
+        while let Err(error) = self.store(&step.state).await {
+            tracing::error!(microvm = record::id(&self.record), %error, "storing a change of state, trying again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY.1);
+        }
+        self.begin(step.effect).await;
+    }
+
+    /// Makes a state durable where it has to be, and tells whom it concerns.
+    async fn store(&mut self, to: &State) -> Result<(), CommitError> {
+        if *to == self.state {
+            return Ok(());
+        }
+        let now = self.context.clock.timestamp();
+        let changed = record::with_state(&self.record, to, now);
+        let point = to.phase.as_str_name().to_ascii_lowercase();
+        if microvm::must_be_stored(&self.state, to) {
+            self.context.faults.at("microvm", &point, "before-commit").await;
+            let expires = record::millis(Some(&now)) + self.context.retention_ms();
+            self.context.db.commit(record::update(&changed, expires)).await?;
+            self.context.faults.at("microvm", &point, "after-commit").await;
+        }
+        let from = std::mem::replace(&mut self.state, to.clone());
+        let record = std::mem::replace(&mut self.record, changed);
+        if !self.state.takes_memory() {
+            self.reservation = None;
+        }
+        self.context.observer.changed(&Change { before: &record, after: &self.record, from: &from, to });
+        Ok(())
+    }
+
+    /// Begins an effect; what is under way makes room for it, or is waited for.
+    async fn begin(&mut self, effect: Option<Effect>) {
+        let Some(effect) = effect else { return };
+        if effect == Effect::CancelSave {
+            return self.cancel_save();
+        }
+        match self.under_way.as_ref().map(|under_way| &under_way.effect) {
+            None | Some(Effect::Call(_)) => self.start(effect).await,
+            Some(Effect::Save(_)) => {
+                self.cancel_save(); // quicker than to wait for what is thrown away
+                self.queued = Some(effect);
+            }
+            Some(_) => self.queued = Some(effect),
+        }
+    }
+
+    fn cancel_save(&self) {
+        if let Some(guest) = self.guest.clone() {
+            tokio::spawn(async move { guest.cancel_suspend().await });
+        }
+    }
+
+    async fn start(&mut self, effect: Effect) {
+        self.context.faults.at("microvm", name(&effect), "before").await;
+        let (context, spec, guest) =
+            (Arc::clone(&self.context), record::spec(&self.record), self.guest.clone());
+        let wanted = effect.clone();
+        let outcome = async move { perform(&context, &spec, guest, &wanted).await }.boxed();
+        self.under_way = Some(UnderWay { effect, since: Instant::now(), outcome });
+    }
+
+    async fn outcome(&mut self, outcome: Outcome) {
+        let Some(under_way) = self.under_way.take() else { return };
+        let name = name(&under_way.effect);
+        self.context.faults.at("microvm", name, "after").await;
+        self.context.observer.done(name, &outcome.event, under_way.since.elapsed());
+        match &outcome.event {
+            Event::Launched | Event::Restored => self.set_guest(outcome.guest),
+            Event::Saved | Event::Discarded => self.set_guest(None),
+            _ => {}
+        }
+        self.event(outcome.event).await;
+        if self.under_way.is_none()
+            && let Some(effect) = self.queued.take()
+        {
+            self.start(effect).await;
+        }
+    }
+
+    /// The daemon ends: waits for what must not be left half done, and stores where the microVM is then.
+    async fn wind_up(mut self) {
+        while self.under_way.as_ref().is_some_and(|under_way| !matches!(under_way.effect, Effect::Call(_))) {
+            let outcome = outcome(&mut self.under_way).await;
+            let Some(under_way) = self.under_way.take() else { return };
+            match &outcome.event {
+                Event::Launched | Event::Restored => self.set_guest(outcome.guest),
+                _ => {}
+            }
+            let step = microvm::step(&self.state, &outcome.event, self.context.rules);
+            if let Ok(step) = step
+                && let Err(error) = self.store(&step.state).await
+            {
+                tracing::warn!(
+                    microvm = record::id(&self.record),
+                    effect = name(&under_way.effect),
+                    %error,
+                    "not stored at the daemon's end; the next start finds out"
+                );
+            }
+        }
+    }
+}
+
+/// The outcome of what is under way; never, when nothing is.
+async fn outcome(under_way: &mut Option<UnderWay>) -> Outcome {
+    match under_way {
+        Some(under_way) => (&mut under_way.outcome).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn exited(exit: &mut Option<BoxFuture<'static, Exit>>) -> Exit {
+    match exit {
+        Some(exit) => exit.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The name of an effect, for points, metrics and traces.
+pub(super) fn name(effect: &Effect) -> &'static str {
+    use crate::platform::Hook;
+    match effect {
+        Effect::Launch => "launch",
+        Effect::Call(Hook::Run) => "run-hook",
+        Effect::Call(Hook::Suspend) => "suspend-hook",
+        Effect::Call(Hook::Resume) => "resume-hook",
+        Effect::Call(Hook::Terminate) => "terminate-hook",
+        Effect::Save(_) => "save",
+        Effect::CancelSave => "cancel-save",
+        Effect::Restore => "restore",
+        Effect::Discard => "discard",
+    }
+}
+
+/// Does what an effect says.
+async fn perform(context: &Context, spec: &Spec, guest: Option<Arc<dyn Guest>>, effect: &Effect) -> Outcome {
+    const GONE: &str = "its process is gone";
+    match (effect, guest) {
+        (Effect::Launch, _) => match context.platform.launch(spec).await {
+            Ok(guest) => Outcome { event: Event::Launched, guest: Some(guest) },
+            Err(error) => Event::LaunchFailed(error.to_string()).into(),
+        },
+        (Effect::Restore, _) => match context.platform.resume(spec).await {
+            Ok(guest) => Outcome { event: Event::Restored, guest: Some(guest) },
+            Err(error) => Event::RestoreFailed(error.to_string()).into(),
+        },
+        (Effect::Call(hook), Some(guest)) => Event::Hook(*hook, guest.call_hook(*hook).await).into(),
+        (Effect::Call(hook), None) => Event::Hook(*hook, crate::platform::HookOutcome::Failed).into(),
+        (Effect::Save(number), Some(guest)) => match guest.suspend(*number).await {
+            Ok(()) => Event::Saved.into(),
+            Err(SuspendError::Cancelled) => Event::SaveCancelled.into(),
+            Err(SuspendError::Failed(why)) => Event::SaveFailed(why).into(),
+        },
+        (Effect::Save(_), None) => Event::SaveFailed(GONE.to_owned()).into(),
+        (Effect::CancelSave, _) => Event::SaveCancelled.into(), // never started as one of its own
+        (Effect::Discard, _) => {
+            let mut pause = RETRY.0;
+            while let Err(error) = context.platform.discard(&spec.id).await {
+                tracing::error!(microvm = spec.id, %error, "removing a microVM, trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY.1);
+            }
+            Event::Discarded.into()
+        }
+    }
+}

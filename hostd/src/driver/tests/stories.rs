@@ -1,0 +1,237 @@
+use super::*;
+use crate::platform::{Exit, Hook, HookOutcome};
+use crate::store::Scan;
+use MicrovmState::{Running, Suspended, Suspending, Terminated};
+use Request::{Resume, Suspend, Terminate};
+
+async fn host() -> Host {
+    Host::new(Rules::default(), Faults::none()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_microvm_runs_is_suspended_resumed_and_terminated() {
+    let host = host().await;
+    host.run("vm").await.unwrap();
+    assert_eq!(host.microvm("vm").state(), MicrovmState::Pending);
+    host.until("vm", Running).await;
+    assert!(host.record("vm").unwrap().run_hook_payload.is_empty(), "it is not kept once it was delivered");
+    host.ask("vm", Suspend).await.unwrap();
+    assert_eq!(host.microvm("vm").state(), Suspending, "what was accepted is stored");
+    host.until("vm", Suspended).await;
+    assert_eq!(host.microvms.capacity(), (4096, 0), "its memory is free");
+    host.ask("vm", Suspend).await.unwrap();
+    host.ask("vm", Resume).await.unwrap();
+    host.until("vm", Running).await;
+    host.ask("vm", Terminate).await.unwrap();
+    let ended = host.until("vm", Terminated).await;
+    assert_eq!(ended.state_reason.as_deref(), Some("Success."));
+    assert!(ended.terminated_at.is_some());
+    assert!(host.platform.world().vms.is_empty(), "nothing is left");
+    assert_eq!(host.microvms.capacity(), (4096, 0));
+    host.ask("vm", Terminate).await.unwrap();
+    let refused = host.ask("vm", Resume).await.unwrap_err().to_string();
+    assert_eq!(refused, "The MicroVM vm has been terminated and its state cannot be changed.");
+    assert!(matches!(host.ask("other", Terminate).await, Err(RequestError::NotFound(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_host_refuses_launches_and_resumes_and_disturbs_nothing_else() {
+    let host = host().await;
+    for id in ["one", "two"] {
+        host.run(id).await.unwrap();
+        host.until(id, Running).await;
+    }
+    assert!(matches!(host.run("three").await, Err(LaunchError::Capacity { needed_mib: 2048, free_mib: 0 })));
+    assert!(host.record("three").is_none());
+    host.ask("one", Suspend).await.unwrap();
+    host.until("one", Suspended).await;
+    host.run("three").await.unwrap();
+    host.until("three", Running).await;
+    assert!(matches!(host.ask("one", Resume).await, Err(RequestError::Capacity { .. })));
+    assert_eq!(host.microvm("one").state(), Suspended);
+    assert_eq!(host.microvm("two").state(), Running);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resume_during_a_suspend_wakes_it_at_once() {
+    let host = host().await;
+    host.run("vm").await.unwrap();
+    host.until("vm", Running).await;
+    host.ask("vm", Suspend).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(150)).await; // the hook has answered, it is being saved
+    host.ask("vm", Resume).await.unwrap();
+    host.until("vm", Running).await;
+    let hooks: Vec<Hook> = host.platform.world().vms["vm"].hooks.iter().map(|(_, hook)| *hook).collect();
+    assert_eq!(hooks, [Hook::Run, Hook::Suspend, Hook::Resume]);
+    assert_eq!(host.record("vm").unwrap().suspends, 0, "it was never suspended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn hooks_that_fail_have_their_effects() {
+    let host = host().await;
+    host.platform.world().answers.push_back((Hook::Run, HookOutcome::Status(500)));
+    host.run("one").await.unwrap();
+    let reason = host.until("one", Terminated).await.state_reason.unwrap();
+    assert!(reason.starts_with("Run lifecycle hook returned HTTP status 500."), "{reason}");
+
+    host.run("two").await.unwrap();
+    host.until("two", Running).await;
+    host.platform.world().answers.push_back((Hook::Suspend, HookOutcome::TimedOut));
+    host.ask("two", Suspend).await.unwrap();
+    let microvm = host.until("two", Running).await;
+    assert!(microvm.state_reason.unwrap().starts_with("Suspend lifecycle hook timed out."));
+
+    host.ask("two", Suspend).await.unwrap();
+    assert_eq!(host.until("two", Suspended).await.state_reason, None, "it is as it should be again");
+    host.platform.world().answers.push_back((Hook::Resume, HookOutcome::Refused));
+    host.ask("two", Resume).await.unwrap();
+    let reason = host.until("two", Terminated).await.state_reason.unwrap();
+    assert!(reason.starts_with("Resume lifecycle hook connection was refused."), "{reason}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_terminate_does_not_wait_for_a_hook_that_hangs() {
+    let host = host().await;
+    host.run("vm").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(150)).await; // /run is being called
+    host.ask("vm", Terminate).await.unwrap();
+    host.until("vm", Terminated).await;
+    let world = host.platform.world();
+    assert!(world.vms.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_that_exits_and_a_process_that_dies_end_the_microvm() {
+    let host = host().await;
+    for (id, exit, sentence) in [
+        ("app", Exit::App(7), "Container Stopped with Exit Code: 7"),
+        (
+            "vmm",
+            Exit::Monitor("killed".into()),
+            "Internal platform error: the microVM's process has ended: killed",
+        ),
+    ] {
+        host.run(id).await.unwrap();
+        host.until(id, Running).await;
+        host.platform.exit(id, exit);
+        assert_eq!(host.until(id, Terminated).await.state_reason.as_deref(), Some(sentence));
+    }
+    assert!(host.platform.world().vms.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_maximum_duration_counts_suspended_time_too() {
+    let host = host().await;
+    host.run("vm").await.unwrap();
+    let started = crate::clock::time(&host.until("vm", Running).await.started_at.unwrap());
+    host.ask("vm", Suspend).await.unwrap();
+    host.until("vm", Suspended).await;
+    // Resumed in time, so that not its suspended duration ends it.
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_secs(1500)).await;
+        if host.microvm("vm").state() == Suspended {
+            host.ask("vm", Resume).await.unwrap();
+            host.until("vm", Running).await;
+            host.ask("vm", Suspend).await.unwrap();
+        }
+    }
+    let ended = host.until("vm", Terminated).await;
+    let after = crate::clock::time(&ended.terminated_at.unwrap()).duration_since(started).unwrap();
+    assert!(after >= Duration::from_secs(28_800) && after < Duration::from_secs(28_802), "{after:?}");
+    assert_eq!(ended.state_reason.as_deref(), Some("MicroVM exceeded maximum lifetime."));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_microvm_is_not_suspended_for_longer_than_its_policy_says() {
+    let host = host().await;
+    host.run("vm").await.unwrap();
+    host.until("vm", Running).await;
+    host.microvms.idle("vm").await;
+    host.until("vm", Suspended).await;
+    tokio::time::sleep(Duration::from_secs(1790)).await;
+    assert_eq!(host.microvm("vm").state(), Suspended);
+    let ended = host.until("vm", Terminated).await;
+    assert_eq!(ended.state_reason.as_deref(), Some("MicroVM exceeded maximum lifetime."));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_removed_at_once_is_removed_later() {
+    let host = host().await;
+    host.run("vm").await.unwrap();
+    host.until("vm", Running).await;
+    host.platform.world().failing_discards = 3;
+    host.ask("vm", Terminate).await.unwrap();
+    host.until("vm", Terminated).await;
+    assert!(host.platform.world().vms.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_on_the_host_loses_nothing() {
+    let host = host().await;
+    host.platform.world().failing_launches = 1;
+    host.run("one").await.unwrap();
+    let reason = host.until("one", Terminated).await.state_reason.unwrap();
+    assert_eq!(reason, "Internal platform error: the snapshot cannot be read");
+
+    host.run("two").await.unwrap();
+    host.until("two", Running).await;
+    host.platform.world().failing_saves = 1;
+    host.ask("two", Suspend).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let microvm = host.microvm("two");
+    assert_eq!(microvm.state(), Running);
+    assert!(microvm.state_reason.unwrap().contains("the disk is full"));
+
+    host.ask("two", Suspend).await.unwrap();
+    host.until("two", Suspended).await;
+    host.platform.world().failing_launches = 1;
+    host.ask("two", Resume).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(host.microvm("two").state(), Suspended);
+    host.ask("two", Resume).await.unwrap();
+    host.until("two", Running).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_files_of_a_retired_build_are_launched_from_no_more() {
+    let host = host().await;
+    let retired = ArtifactRecord { build_id: BUILD.into(), retired: true, ..ArtifactRecord::default() };
+    let batch = Batch::new().put(Table::Artifacts, records::artifact(BUILD), records::encode(&retired));
+    host.db.commit(batch).await.unwrap();
+    assert!(matches!(host.run("vm").await, Err(LaunchError::Conflict)));
+    assert_eq!(host.microvms.capacity(), (4096, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_microvm_is_forgotten_a_day_after_its_end() {
+    let host = host().await;
+    host.run("vm").await.unwrap();
+    host.until("vm", Running).await;
+    host.ask("vm", Terminate).await.unwrap();
+    host.until("vm", Terminated).await;
+    tokio::time::sleep(Duration::from_secs(86_000)).await;
+    assert_eq!(host.microvms.expire().await.unwrap(), 0);
+    tokio::time::sleep(Duration::from_secs(1000)).await;
+    assert_eq!(host.microvms.expire().await.unwrap(), 1);
+    for table in Table::ALL.into_iter().filter(|table| *table != Table::Artifacts) {
+        let left = host.db.scan(&Scan { table, prefix: b"", after: None, limit: 10 }).unwrap();
+        assert_eq!(left, [], "{}", table.name());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_that_stops_leaves_its_microvms_running() {
+    let mut host = host().await;
+    host.run("one").await.unwrap();
+    host.until("one", Running).await;
+    host.run("two").await.unwrap(); // still being launched
+    host.microvms.stop().await;
+    assert!(host.platform.world().vms["one"].process.is_some());
+    assert!(matches!(host.ask("one", Suspend).await, Err(RequestError::Stopping)));
+    host.restart().await;
+    assert_eq!(host.microvms.capacity(), (4096, 4096));
+    host.until("two", Running).await;
+    host.ask("one", Suspend).await.unwrap();
+    host.until("one", Suspended).await;
+    assert_eq!(host.platform.world().vms["one"].hooks.len(), 2, "/run once, /suspend once");
+}

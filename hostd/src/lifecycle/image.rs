@@ -1,0 +1,416 @@
+//! What happens to an image and its versions.
+//!
+//! An image is CREATING while its first version is built, and UPDATING while a later one is built or one is deleted. While it is
+//! either, nothing else is accepted; everything that is accepted settles it again (behaviour, sections 1.4, 1.6, 1.7).
+//!
+//! ```text
+//!  create ──► CREATING ──┬─ built ──► CREATED ──────┐
+//!                        └─ failed ─► CREATE_FAILED ┤
+//!                                                   ├── update ──► UPDATING ──┬─ built ──► UPDATED
+//!                 ┌─────────────────────────────────┤                         └─ failed ─► UPDATE_FAILED
+//!                 │                                 ├── delete a version ──► UPDATING ── gone ──► UPDATED
+//!                 │                                 └── delete ──► DELETING ──► (nothing)
+//!                 └── from UPDATED and UPDATE_FAILED likewise
+//!
+//!  version   PENDING ──► IN_PROGRESS ──┬──► SUCCESSFUL, ACTIVE ⇄ INACTIVE ──┐
+//!                                      └──► FAILED, INACTIVE ───────────────┴──► DELETING ──► (nothing)
+//! ```
+//!
+//! * A version has the next major number, whatever became of those before it; no number is used twice in an image's life.
+//! * `latest_active` is the newest version that is SUCCESSFUL and ACTIVE, `latest_failed` the newest that is FAILED.
+//! * RunMicrovm may use every SUCCESSFUL and ACTIVE version while the image is not DELETING: also while it is UPDATING, and after a
+//!   failed update, so that a broken deployment takes no launches down.
+//!
+//! All of it is pure: functions from an image with its versions, and what happens, to what is then.
+
+mod launch;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hearth_proto::microvms::v1::{
+    Architecture, Chipset, GetMicrovmImageBuildResponse, MicrovmImageState as State, MicrovmImageVersion,
+    MicrovmImageVersionStatus as Status, SnapshotBuild, build_state::Value as Build,
+    microvm_image_version_state::Value as VersionState,
+};
+use hearth_proto::store::v1::{BuildRecord, ImageRecord, VersionRecord};
+use prost_types::Timestamp;
+
+pub use launch::{NoActiveVersion, resolve, wanted};
+
+/// An image with all its versions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Image {
+    /// The image.
+    pub record: ImageRecord,
+    /// Its versions by number: exactly those that the image names.
+    pub versions: BTreeMap<u32, VersionRecord>,
+}
+
+/// What a version is to be built from, and by which build.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewVersion {
+    /// Its configuration, with the image's ARN. Number, state, status and times are filled in here.
+    pub config: MicrovmImageVersion,
+    /// A UUID for its build.
+    pub build_id: String,
+    /// The generation of the processor that it is built for.
+    pub generation: String,
+}
+
+/// How a build has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It made an image of these sizes.
+    Successful(SnapshotBuild),
+    /// It made nothing.
+    Failed {
+        /// Its `stateReason`.
+        reason: String,
+        /// Bytes of the container's files, where it has come so far that the app was started.
+        code_install_bytes: Option<i64>,
+    },
+}
+
+/// What became of a request to delete a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VersionDeletion {
+    /// It is DELETING; [`Image::version_gone`] comes next.
+    Begun,
+    /// It was deleted before.
+    Gone,
+}
+
+/// Why something is not done. Nothing has changed then.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Something else is under way.
+    #[error("MicroVM Image is already in state: {}", .0.as_str_name())]
+    Busy(State),
+    /// The image cannot be deleted now.
+    #[error("Cannot delete MicroVM image in its current state: {0}")]
+    Undeletable(String),
+    /// An image is not left without versions.
+    #[error("This is the last version. Please delete the entire image")]
+    LastVersion,
+    /// There is no such version, and never was.
+    #[error("MicroVMImageVersion not found for MicroVMImageID: {arn} and version {number}.0")]
+    NoVersion {
+        /// The image's ARN.
+        arn: String,
+        /// The version's number.
+        number: u32,
+    },
+    /// What was not built successfully is not activated.
+    #[error("Version {number}.0 of the MicroVM image cannot be activated in its current state: {}", .state.as_str_name())]
+    NotSuccessful {
+        /// The version's number.
+        number: u32,
+        /// Its state.
+        state: VersionState,
+    },
+}
+
+/// How the number of a version is written.
+#[must_use]
+pub fn version_name(number: u32) -> String {
+    format!("{number}.0")
+}
+
+/// The number that a client means by `1.0` or `1`: at least 1.
+#[must_use]
+pub fn version_number(name: &str) -> Option<u32> {
+    let digits = name.strip_suffix(".0").unwrap_or(name);
+    let plain = !digits.starts_with('0') && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| plain)
+}
+
+// === impl Image ===
+
+impl Image {
+    /// A new image, CREATING, with its version 1.0, PENDING. `record` has account, name, uid and tags.
+    #[must_use]
+    pub fn create(record: ImageRecord, version: NewVersion, now: Timestamp) -> Self {
+        let record = ImageRecord {
+            state: State::Creating.into(),
+            created_at: Some(now),
+            updated_at: Some(now),
+            newest_version: 0,
+            latest_active: 0,
+            latest_failed: 0,
+            settled_state: State::Creating.into(),
+            versions: Vec::new(),
+            ..record
+        };
+        let mut image = Self { record, versions: BTreeMap::new() };
+        image.add(version, now);
+        image
+    }
+
+    /// Begins to build another version; its number.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`].
+    pub fn update(&mut self, version: NewVersion, now: Timestamp) -> Result<u32, Refusal> {
+        self.settled()?;
+        self.record.settled_state = self.record.state;
+        self.record.state = State::Updating.into();
+        self.touch(now);
+        Ok(self.add(version, now))
+    }
+
+    /// A build has begun. Nothing happens when it had begun before, or is no more.
+    pub fn build_started(&mut self, number: u32, build_id: &str, now: Timestamp) {
+        let Some(version) = self.versions.get_mut(&number) else { return };
+        let Some(build) = build_of(version, build_id) else { return };
+        if build.build_state() != Build::Pending {
+            return;
+        }
+        build.set_build_state(Build::InProgress);
+        if let Some(version) = version.version.as_mut()
+            && version.state() == VersionState::Pending
+        {
+            version.set_state(VersionState::InProgress);
+            version.updated_at = Some(now);
+        }
+    }
+
+    /// A build has ended. With the last one of its version, the version and the image are settled. Nothing happens when it had
+    /// ended before.
+    pub fn build_ended(&mut self, number: u32, build_id: &str, outcome: Outcome, now: Timestamp) {
+        let Some(version) = self.versions.get_mut(&number) else { return };
+        let Some(build) = build_of(version, build_id) else { return };
+        if !matches!(build.build_state(), Build::Pending | Build::InProgress) {
+            return;
+        }
+        match outcome {
+            Outcome::Successful(sizes) => {
+                build.set_build_state(Build::Successful);
+                build.snapshot_build = Some(sizes);
+            }
+            Outcome::Failed { reason, code_install_bytes } => {
+                build.set_build_state(Build::Failed);
+                build.state_reason = Some(reason);
+                build.snapshot_build = code_install_bytes.map(|bytes| SnapshotBuild {
+                    code_install_size_in_bytes: Some(bytes),
+                    ..SnapshotBuild::default()
+                });
+            }
+        }
+        let builds = version.builds.iter().filter_map(|build| build.build.as_ref());
+        if builds.clone().any(|build| matches!(build.build_state(), Build::Pending | Build::InProgress)) {
+            return;
+        }
+        let failed = builds.clone().find(|build| build.build_state() == Build::Failed);
+        let reason = failed.map(|build| build.state_reason.clone().unwrap_or_default());
+        let succeeded = reason.is_none();
+        if let Some(version) = version.version.as_mut() {
+            version.set_state(if succeeded { VersionState::Successful } else { VersionState::Failed });
+            version.set_status(if succeeded { Status::Active } else { Status::Inactive });
+            version.state_reason = reason;
+            version.updated_at = Some(now);
+        }
+        let state = match (self.record.state(), succeeded) {
+            (State::Creating, true) => State::Created,
+            (State::Creating, false) => State::CreateFailed,
+            (_, true) => State::Updated,
+            (_, false) => State::UpdateFailed,
+        };
+        self.settle(state, now);
+    }
+
+    /// Makes a version available to RunMicrovm, or not. What is so already stays as it is.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`], [`Refusal::NoVersion`], [`Refusal::NotSuccessful`].
+    pub fn set_status(&mut self, number: u32, status: Status, now: Timestamp) -> Result<(), Refusal> {
+        let unknown = self.unknown(number);
+        let settled = self.settled();
+        let version = self.versions.get_mut(&number).and_then(|version| version.version.as_mut());
+        let version = version.ok_or(unknown)?;
+        settled?;
+        if status == Status::Active && version.state() != VersionState::Successful {
+            return Err(Refusal::NotSuccessful { number, state: version.state() });
+        }
+        if version.status() != status {
+            version.set_status(status);
+            version.updated_at = Some(now);
+            self.touch(now);
+            self.look_for_latest();
+        }
+        Ok(())
+    }
+
+    /// Begins to delete a version.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`], [`Refusal::NoVersion`], [`Refusal::LastVersion`].
+    pub fn delete_version(&mut self, number: u32, now: Timestamp) -> Result<VersionDeletion, Refusal> {
+        if !self.versions.contains_key(&number) {
+            let was = (1..=self.record.newest_version).contains(&number);
+            return if was { Ok(VersionDeletion::Gone) } else { Err(self.unknown(number)) };
+        }
+        self.settled()?;
+        if self.versions.len() == 1 {
+            return Err(Refusal::LastVersion);
+        }
+        if let Some(version) = self.versions.get_mut(&number).and_then(|version| version.version.as_mut()) {
+            version.set_state(VersionState::Deleting);
+            version.updated_at = Some(now);
+        }
+        // What was measured: it is UPDATED afterwards, whatever it was.
+        self.record.settled_state = State::Updated.into();
+        self.record.state = State::Updating.into();
+        self.touch(now);
+        self.look_for_latest();
+        Ok(VersionDeletion::Begun)
+    }
+
+    /// A version that was DELETING is gone: it is taken out, and the image is settled.
+    pub fn version_gone(&mut self, number: u32, now: Timestamp) -> Option<VersionRecord> {
+        if self.version_state(number) != Some(VersionState::Deleting) {
+            return None;
+        }
+        let gone = self.versions.remove(&number)?;
+        self.record.versions.retain(|other| *other != number);
+        self.settle(self.record.settled_state(), now);
+        Some(gone)
+    }
+
+    /// Begins to delete the image with everything. What is DELETING already stays so: whoever asks again is told the same.
+    ///
+    /// # Errors
+    /// [`Refusal::Undeletable`].
+    pub fn delete(&mut self, now: Timestamp) -> Result<(), Refusal> {
+        match self.record.state() {
+            State::Deleting => return Ok(()),
+            State::Created
+            | State::CreateFailed
+            | State::Updated
+            | State::UpdateFailed
+            | State::DeleteFailed => {}
+            _ => return Err(Refusal::Undeletable(self.arn().to_owned())),
+        }
+        self.record.state = State::Deleting.into();
+        self.touch(now);
+        for version in self.versions.values_mut().filter_map(|version| version.version.as_mut()) {
+            version.set_state(VersionState::Deleting);
+            version.updated_at = Some(now);
+        }
+        self.look_for_latest();
+        Ok(())
+    }
+
+    /// Its ARN.
+    #[must_use]
+    pub fn arn(&self) -> &str {
+        let version = self.versions.values().next().and_then(|version| version.version.as_ref());
+        version.map(|version| version.image_arn.as_str()).unwrap_or_default()
+    }
+
+    /// The state of a version.
+    #[must_use]
+    pub fn version_state(&self, number: u32) -> Option<VersionState> {
+        Some(self.versions.get(&number)?.version.as_ref()?.state())
+    }
+
+    /// Versions that are to be built, or were being built.
+    pub fn unbuilt(&self) -> impl Iterator<Item = &VersionRecord> {
+        let unbuilt = |version: &&VersionRecord| {
+            let state = version.version.as_ref().map(MicrovmImageVersion::state);
+            matches!(state, Some(VersionState::Pending | VersionState::InProgress))
+        };
+        self.versions.values().filter(unbuilt)
+    }
+
+    /// Whether something is under way that nothing else may disturb.
+    fn settled(&self) -> Result<(), Refusal> {
+        match self.record.state() {
+            State::Created | State::CreateFailed | State::Updated | State::UpdateFailed => Ok(()),
+            state => Err(Refusal::Busy(state)),
+        }
+    }
+
+    fn unknown(&self, number: u32) -> Refusal {
+        Refusal::NoVersion { arn: self.arn().to_owned(), number }
+    }
+
+    /// Adds the next version, PENDING.
+    fn add(&mut self, new: NewVersion, now: Timestamp) -> u32 {
+        let number = self.record.newest_version + 1;
+        self.record.newest_version = number;
+        self.record.versions.push(number);
+        let NewVersion { config, build_id, generation } = new;
+        let build = GetMicrovmImageBuildResponse {
+            image_arn: config.image_arn.clone(),
+            image_version: version_name(number),
+            build_id,
+            build_state: Build::Pending.into(),
+            architecture: Architecture::Arm64.into(),
+            chipset: Chipset::Graviton.into(),
+            chipset_generation: generation,
+            state_reason: None,
+            created_at: Some(now),
+            snapshot_build: None,
+        };
+        let version = MicrovmImageVersion {
+            image_version: version_name(number),
+            state: VersionState::Pending.into(),
+            status: Status::Inactive.into(),
+            state_reason: None,
+            created_at: Some(now),
+            updated_at: Some(now),
+            tags: BTreeMap::new(),
+            ..config
+        };
+        let record = VersionRecord {
+            account: self.record.account.clone(),
+            image_name: self.record.name.clone(),
+            image_uid: self.record.uid.clone(),
+            number,
+            version: Some(version),
+            builds: vec![BuildRecord { build: Some(build) }],
+        };
+        self.versions.insert(number, record);
+        number
+    }
+
+    fn settle(&mut self, state: State, now: Timestamp) {
+        self.record.state = state.into();
+        self.record.settled_state = state.into();
+        self.touch(now);
+        self.look_for_latest();
+    }
+
+    fn touch(&mut self, now: Timestamp) {
+        self.record.updated_at = Some(now);
+    }
+
+    fn look_for_latest(&mut self) {
+        let newest = |matches: &dyn Fn(&MicrovmImageVersion) -> bool| {
+            let of = |record: &VersionRecord| record.version.as_ref().is_some_and(matches);
+            self.versions.iter().rev().find(|(_, record)| of(record)).map_or(0, |(number, _)| *number)
+        };
+        let active = newest(&launch::is_active);
+        let failed = newest(&|version| version.state() == VersionState::Failed);
+        (self.record.latest_active, self.record.latest_failed) = (active, failed);
+    }
+}
+
+/// The ids of a version's builds.
+#[must_use]
+pub fn build_ids(version: &VersionRecord) -> BTreeSet<&str> {
+    version.builds.iter().filter_map(|build| Some(build.build.as_ref()?.build_id.as_str())).collect()
+}
+
+fn build_of<'a>(
+    version: &'a mut VersionRecord,
+    build_id: &str,
+) -> Option<&'a mut GetMicrovmImageBuildResponse> {
+    version
+        .builds
+        .iter_mut()
+        .filter_map(|build| build.build.as_mut())
+        .find(|build| build.build_id == build_id)
+}

@@ -1,0 +1,39 @@
+//! The sentences of `stateReason` (behaviour, section 2.3). Clients match on them.
+
+use crate::platform::{Exit, Hook, HookOutcome};
+
+/// TerminateMicrovm.
+pub const SUCCESS: &str = "Success.";
+/// The maximum duration, or the suspended duration, is over.
+pub const LIFETIME: &str = "MicroVM exceeded maximum lifetime.";
+
+/// What the app's answer to a hook means.
+#[must_use]
+pub fn hook(hook: Hook, outcome: &HookOutcome) -> String {
+    let what = match outcome {
+        HookOutcome::Disabled => return SUCCESS.to_owned(),
+        HookOutcome::Failed => return format!("{hook} lifecycle hook failed."),
+        HookOutcome::Status(status) => format!("returned HTTP status {status}"),
+        HookOutcome::Refused => "connection was refused".to_owned(),
+        HookOutcome::TimedOut => "timed out".to_owned(),
+    };
+    format!(
+        "{hook} lifecycle hook {what}. Please check your hook endpoint and application logs for more details."
+    )
+}
+
+/// How a microVM has ended by itself.
+#[must_use]
+pub fn exit(exit: &Exit) -> String {
+    match exit {
+        Exit::App(code) => format!("Container Stopped with Exit Code: {code}"),
+        Exit::Guest(why) => platform(&format!("the guest has ended: {why}")),
+        Exit::Monitor(why) => platform(&format!("the microVM's process has ended: {why}")),
+    }
+}
+
+/// What is not the user's doing.
+#[must_use]
+pub fn platform(what: &str) -> String {
+    format!("Internal platform error: {what}")
+}

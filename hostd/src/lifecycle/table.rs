@@ -1,0 +1,207 @@
+//! What each event does in each phase: the transition table (behaviour, sections 2.2 to 2.4 and 3.4).
+
+use super::microvm::{Effect, Event, Phase, Refusal, Rules, State, Step, Wish, hook_reason};
+use super::reason;
+use crate::driver::Request;
+use crate::platform::{Hook, HookOutcome};
+
+/// Nothing changes and nothing is to be done.
+fn stay(state: &State) -> Step {
+    Step { state: state.clone(), effect: None }
+}
+
+/// The microVM goes to `phase`, and `effect` happens.
+fn go(state: &State, phase: Phase, effect: impl Into<Option<Effect>>) -> Step {
+    Step { state: State { phase, ..state.clone() }, effect: effect.into() }
+}
+
+/// It runs. A suspend that was wished meanwhile begins.
+fn run(state: &State, reason: Option<String>) -> Step {
+    let running = State { wish: Wish::Unspecified, suspend_hook_done: false, reason, ..state.clone() };
+    match state.wish {
+        Wish::Suspend => go(&running, Phase::SuspendHook, Effect::Call(Hook::Suspend)),
+        _ => go(&running, Phase::Running, None),
+    }
+}
+
+/// It goes on after a suspend that does not happen.
+fn go_on(state: &State, reason: Option<String>) -> Step {
+    if state.suspend_hook_done {
+        let state = State { reason, ..state.clone() };
+        return go(&state, Phase::ResumeAfterCancel, Effect::Call(Hook::Resume));
+    }
+    run(state, reason)
+}
+
+/// It ends without its app being asked.
+pub(super) fn end(state: &State, reason: String) -> Step {
+    let state =
+        State { reason: Some(reason), wish: Wish::Unspecified, suspend_hook_done: false, ..state.clone() };
+    go(&state, Phase::Ending, Effect::Discard)
+}
+
+/// It ends, and its app is told before.
+fn end_politely(state: &State, reason: &str) -> Step {
+    let state = State {
+        reason: Some(reason.to_owned()),
+        wish: Wish::Unspecified,
+        suspend_hook_done: false,
+        ..state.clone()
+    };
+    go(&state, Phase::TerminateHook, Effect::Call(Hook::Terminate))
+}
+
+/// Its end was asked for, or its time is over. An app that has not begun to run, or stands still, is not told.
+fn finish(state: &State, reason: &str) -> Step {
+    match state.phase {
+        Phase::Running | Phase::SuspendHook | Phase::ResumeAfterCancel | Phase::ResumeHook => {
+            end_politely(state, reason)
+        }
+        Phase::TerminateHook | Phase::Ending | Phase::Terminated => stay(state),
+        _ => end(state, reason.to_owned()),
+    }
+}
+
+pub(super) fn step(state: &State, event: &Event, rules: Rules) -> Result<Step, Refusal> {
+    match event {
+        Event::Request(Request::Suspend) => suspend(state),
+        Event::Request(Request::Resume) => resume(state, rules),
+        Event::Request(Request::Terminate) => Ok(finish(state, reason::SUCCESS)),
+        Event::Idle { terminate } => Ok(idle(state, *terminate)),
+        Event::LifetimeOver => Ok(finish(state, reason::LIFETIME)),
+        Event::SuspendedTooLong => Ok(match state.phase {
+            Phase::Suspended => end(state, reason::LIFETIME.to_owned()),
+            _ => stay(state),
+        }),
+        Event::Hook(hook, outcome) => Ok(called(state, *hook, outcome, rules)),
+        outcome => Ok(done(state, outcome)),
+    }
+}
+
+fn suspend(state: &State) -> Result<Step, Refusal> {
+    match state.phase {
+        Phase::Running => {
+            let state = State { reason: None, ..state.clone() };
+            Ok(go(&state, Phase::SuspendHook, Effect::Call(Hook::Suspend)))
+        }
+        Phase::Suspended => Ok(stay(state)),
+        // The later request counts. A cancel that is on its way is followed by another suspend.
+        Phase::SuspendHook => {
+            Ok(Step { state: State { wish: Wish::Unspecified, ..state.clone() }, effect: None })
+        }
+        Phase::Saving if state.wish == Wish::Resume => {
+            Ok(Step { state: State { wish: Wish::Suspend, ..state.clone() }, effect: None })
+        }
+        Phase::Saving => Ok(stay(state)),
+        Phase::TerminateHook | Phase::Ending | Phase::Terminated => Err(Refusal::Terminated),
+        _ => Err(Refusal::Conflict("wait until it is RUNNING")),
+    }
+}
+
+fn resume(state: &State, rules: Rules) -> Result<Step, Refusal> {
+    match state.phase {
+        Phase::Suspended => {
+            let state = State { reason: None, ..state.clone() };
+            Ok(go(&state, Phase::Restoring, Effect::Restore))
+        }
+        Phase::SuspendHook | Phase::Saving => {
+            let cancel = state.phase == Phase::Saving && rules.resume_cancels_suspend;
+            let again = state.wish == Wish::Resume;
+            let state = State { wish: Wish::Resume, ..state.clone() };
+            Ok(Step { state, effect: (cancel && !again).then_some(Effect::CancelSave) })
+        }
+        Phase::TerminateHook | Phase::Ending | Phase::Terminated => Err(Refusal::Terminated),
+        _ => Ok(stay(state)),
+    }
+}
+
+fn idle(state: &State, terminate: bool) -> Step {
+    match state.phase {
+        Phase::Running if terminate => end_politely(state, reason::LIFETIME),
+        Phase::Running => {
+            let state = State { reason: None, ..state.clone() };
+            go(&state, Phase::SuspendHook, Effect::Call(Hook::Suspend))
+        }
+        _ => stay(state),
+    }
+}
+
+/// What becomes of a microVM whose app has answered a hook, or has not.
+fn called(state: &State, hook: Hook, outcome: &HookOutcome, rules: Rules) -> Step {
+    match (state.phase, hook) {
+        (Phase::RunHook, Hook::Run) if outcome.is_success() => run(state, None),
+        (Phase::RunHook, Hook::Run) => end(state, reason::hook(hook, outcome)),
+        (Phase::SuspendHook, Hook::Suspend) if outcome.is_success() => {
+            let suspend_hook_done = *outcome != HookOutcome::Disabled;
+            let state = State { suspend_hook_done, ..state.clone() };
+            if state.wish == Wish::Resume && rules.resume_cancels_suspend {
+                return go_on(&State { wish: Wish::Unspecified, ..state }, None);
+            }
+            let number = state.suspends + 1;
+            go(&state, Phase::Saving, Effect::Save(number))
+        }
+        (Phase::SuspendHook, Hook::Suspend) if rules.failed_suspend_hook_terminates => {
+            end(state, reason::hook(hook, outcome))
+        }
+        (Phase::SuspendHook, Hook::Suspend) => {
+            run(&State { wish: Wish::Unspecified, ..state.clone() }, hook_reason(hook, outcome))
+        }
+        (Phase::ResumeAfterCancel | Phase::ResumeHook, Hook::Resume) if outcome.is_success() => {
+            run(state, state.reason.clone())
+        }
+        (Phase::ResumeAfterCancel | Phase::ResumeHook, Hook::Resume) => {
+            end(state, reason::hook(hook, outcome))
+        }
+        // Whatever it answered.
+        (Phase::TerminateHook, Hook::Terminate) => go(state, Phase::Ending, Effect::Discard),
+        _ => stay(state),
+    }
+}
+
+/// What becomes of a microVM when something was done for it, or it has ended.
+fn done(state: &State, event: &Event) -> Step {
+    match (state.phase, event) {
+        (Phase::Launching, Event::Launched) => go(state, Phase::RunHook, Effect::Call(Hook::Run)),
+        (Phase::Launching, Event::LaunchFailed(why)) => end(state, reason::platform(why)),
+        (Phase::Saving, Event::Saved) => {
+            let (resume, suspends) = (state.wish == Wish::Resume, state.suspends + 1);
+            let state = State {
+                wish: Wish::Unspecified,
+                suspend_hook_done: false,
+                reason: None,
+                suspends,
+                ..state.clone()
+            };
+            match resume {
+                true => go(&state, Phase::Restoring, Effect::Restore),
+                false => go(&state, Phase::Suspended, None),
+            }
+        }
+        (Phase::Saving, Event::SaveCancelled) => {
+            let wish = if state.wish == Wish::Suspend { Wish::Suspend } else { Wish::Unspecified };
+            go_on(&State { wish, ..state.clone() }, None)
+        }
+        (Phase::Saving, Event::SaveFailed(why)) => {
+            let why = reason::platform(&format!("the microVM could not be suspended: {why}"));
+            go_on(&State { wish: Wish::Unspecified, ..state.clone() }, Some(why))
+        }
+        (Phase::Restoring, Event::Restored) => go(state, Phase::ResumeHook, Effect::Call(Hook::Resume)),
+        (Phase::Restoring, Event::RestoreFailed(why)) => {
+            let why = reason::platform(&format!("the microVM could not be resumed: {why}"));
+            go(&State { reason: Some(why), ..state.clone() }, Phase::Suspended, None)
+        }
+        (Phase::Ending, Event::Discarded) => go(state, Phase::Terminated, None),
+        // Its end was decided already, with another reason.
+        (Phase::TerminateHook, Event::Exited(_)) => go(state, Phase::Ending, Effect::Discard),
+        (
+            Phase::RunHook
+            | Phase::Running
+            | Phase::SuspendHook
+            | Phase::Saving
+            | Phase::ResumeAfterCancel
+            | Phase::ResumeHook,
+            Event::Exited(exit),
+        ) => end(state, reason::exit(exit)),
+        _ => stay(state),
+    }
+}

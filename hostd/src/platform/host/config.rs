@@ -1,0 +1,229 @@
+//! What an operator can decide about how microVMs are made.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hearth_host::dns::DnsConfig;
+use hearth_host::network::NetworkConfig;
+use hearth_vmm::jail::config::{DEFAULT_MEMLOCK, DEFAULT_NOFILE};
+use hearth_vmm::jail::{JailConfig, JailMode, OnViolation, Wall};
+use serde::{Deserialize, Serialize};
+
+use crate::pool::PoolConfig;
+
+/// Lowest user id that microVMs get: builders have those below, from 1,900,000,000 on.
+const FIRST_UID: u32 = 1_901_000_000;
+
+/// Longest `run` in bytes: the name of a socket has at most 107, with `/microvms/microvm-<UUID>/control.sock` behind it.
+const RUN_MAX: usize = 40;
+
+/// How microVMs are made on this host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HostConfig {
+    /// Where images and the disks and suspended states of microVMs are, on one file system: below `images/` and `microvms/`.
+    /// Default `/var/lib/hearth`.
+    pub data: PathBuf,
+    /// Where control sockets, logs of monitors and records of processes are; emptied by a reboot. Default `/run/hearth`.
+    pub run: PathBuf,
+    /// The program `hearth-vmm`. Default `/usr/libexec/hearth/hearth-vmm`.
+    pub vmm: PathBuf,
+    /// How many seconds a microVM has to be made from its image or from its suspended state, without its hook. Default 30.
+    pub launch_timeout_seconds: u64,
+    /// The jail of each monitor process.
+    pub jail: JailSettings,
+    /// The control group of each monitor process.
+    pub cgroup: CgroupSettings,
+    /// What is made before it is needed.
+    pub pool: PoolConfig,
+    /// Networks of microVMs.
+    pub network: NetworkConfig,
+    /// How names are resolved for microVMs.
+    pub dns: DnsConfig,
+}
+
+impl Default for HostConfig {
+    fn default() -> Self {
+        Self {
+            data: "/var/lib/hearth".into(),
+            run: "/run/hearth".into(),
+            vmm: "/usr/libexec/hearth/hearth-vmm".into(),
+            launch_timeout_seconds: 30,
+            jail: JailSettings::default(),
+            cgroup: CgroupSettings::default(),
+            pool: PoolConfig::default(),
+            network: NetworkConfig::default(),
+            dns: DnsConfig::default(),
+        }
+    }
+}
+
+impl HostConfig {
+    /// What is wrong with it, in words that name the key.
+    ///
+    /// # Errors
+    /// The first thing.
+    pub fn check(&self) -> Result<(), String> {
+        for (key, path) in [("data", &self.data), ("run", &self.run), ("vmm", &self.vmm)] {
+            if !path.is_absolute() {
+                return Err(format!("{key} is {}: give an absolute path", path.display()));
+            }
+        }
+        if self.run.as_os_str().len() > RUN_MAX {
+            return Err(format!("run is longer than {RUN_MAX} bytes: names of sockets have to be short"));
+        }
+        if self.launch_timeout_seconds == 0 {
+            return Err("launch_timeout_seconds is 0: give at least 1".into());
+        }
+        self.jail.check()
+    }
+
+    /// How long a microVM has to be made.
+    #[must_use]
+    pub fn launch_timeout(&self) -> Duration {
+        Duration::from_secs(self.launch_timeout_seconds)
+    }
+}
+
+/// The jail of each monitor process (docs/jail.md).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JailSettings {
+    /// Whether there is a jail at all; without one, a guest that breaks out of its monitor is root on this host. For
+    /// development only. Default true.
+    pub enabled: bool,
+    /// Walls that are left out, by name, for debugging. Default none.
+    pub off: Vec<String>,
+    /// The lowest user and group id that a microVM gets. Each that lives has one for itself; nothing else on the host may have any of
+    /// them. Default 1901000000.
+    pub first_uid: u32,
+    /// How many there are: the greatest number of microVMs and of monitors in the pool together. Default 65536.
+    pub uids: u32,
+    /// Most descriptors that a monitor may hold open. Default 2048.
+    pub nofile: u64,
+    /// Most bytes that a monitor may lock in memory. Default 8388608.
+    pub memlock: u64,
+    /// Size in bytes up to which a monitor may write any file. Default: no limit.
+    pub fsize: Option<u64>,
+}
+
+impl Default for JailSettings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            off: Vec::new(),
+            first_uid: FIRST_UID,
+            uids: 1 << 16,
+            nofile: DEFAULT_NOFILE,
+            memlock: DEFAULT_MEMLOCK,
+            fsize: None,
+        }
+    }
+}
+
+/// All walls, to be found by name.
+const WALLS: [Wall; 9] = [
+    Wall::Descriptors,
+    Wall::Session,
+    Wall::Network,
+    Wall::Ipc,
+    Wall::Root,
+    Wall::Limits,
+    Wall::Privileges,
+    Wall::Landlock,
+    Wall::Seccomp,
+];
+
+impl JailSettings {
+    fn check(&self) -> Result<(), String> {
+        if let Some(name) = self.off.iter().find(|name| wall(name).is_none()) {
+            let all = WALLS.map(Wall::name).join(", ");
+            return Err(format!("jail.off names `{name}`, which is no wall of the jail: there are {all}"));
+        }
+        let last = self.first_uid.checked_add(self.uids.saturating_sub(1));
+        if self.first_uid == 0 || self.uids == 0 || last.is_none_or(|last| last == u32::MAX) {
+            return Err(
+                "jail.first_uid and jail.uids: give a range of at least one id, without 0 and 4294967295"
+                    .into(),
+            );
+        }
+        Ok(())
+    }
+
+    /// The jail of the monitor with the user id `uid`.
+    pub(super) fn jail(&self, uid: u32) -> JailConfig {
+        JailConfig {
+            mode: if self.enabled { JailMode::On } else { JailMode::Off },
+            off: self.off.iter().filter_map(|name| wall(name)).collect(),
+            uid,
+            gid: uid,
+            chroot: None,
+            nofile: self.nofile,
+            memlock: self.memlock,
+            fsize: self.fsize,
+            on_violation: OnViolation::Kill,
+            cgroup: None,
+        }
+    }
+}
+
+fn wall(name: &str) -> Option<Wall> {
+    WALLS.into_iter().find(|wall| wall.name() == name)
+}
+
+/// The control group of each monitor process (cgroup version 2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CgroupSettings {
+    /// Whether there are any. Without, microVMs share the CPUs evenly whatever their size, and one monitor's memory is not
+    /// limited. Default true.
+    pub enabled: bool,
+    /// The group that holds those of all microVMs; made if it is not there, with the controllers `cpu`, `memory` and `pids`.
+    /// It must not be the daemon's own, nor below it: microVMs outlive the daemon. Default `/sys/fs/cgroup/hearth`.
+    pub parent: PathBuf,
+}
+
+impl Default for CgroupSettings {
+    fn default() -> Self {
+        Self { enabled: true, parent: "/sys/fs/cgroup/hearth".into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_configuration_is_the_default_and_unknown_keys_are_refused() {
+        let config: HostConfig = toml::from_str("").unwrap();
+        assert_eq!(config, HostConfig::default());
+        config.check().unwrap();
+        let error = toml::from_str::<HostConfig>("[pool]\nmonitor = 3\n").unwrap_err();
+        assert!(error.to_string().contains("monitor"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_by_its_key() {
+        for (text, key) in [
+            ("run = \"hearth\"", "run"),
+            ("run = \"/var/lib/some/very/long/folder/for/sockets\"", "run"),
+            ("launch_timeout_seconds = 0", "launch_timeout_seconds"),
+            ("[jail]\noff = [\"moat\"]", "jail.off"),
+            ("[jail]\nfirst_uid = 0", "jail.first_uid"),
+            ("[jail]\nfirst_uid = 4294967290\nuids = 6", "jail.first_uid"),
+        ] {
+            let config: HostConfig = toml::from_str(text).unwrap();
+            let error = config.check().unwrap_err();
+            assert!(error.starts_with(key), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_jail_has_all_walls_but_those_that_are_off() {
+        let settings = JailSettings { off: vec!["seccomp".into()], ..JailSettings::default() };
+        let jail = settings.jail(7);
+        assert_eq!((jail.uid, jail.gid), (7, 7));
+        assert!(!jail.has(Wall::Seccomp) && jail.has(Wall::Root));
+        assert_eq!(JailSettings { enabled: false, ..settings }.jail(7).walls().count(), 0);
+    }
+}

@@ -1,0 +1,61 @@
+//! How what goes wrong below becomes [`PlatformError`].
+
+use std::io;
+use std::path::Path;
+
+use hearth_host::agent::AgentError;
+use hearth_host::microvm::MicrovmError;
+use hearth_host::roles::RoleError;
+
+use crate::platform::PlatformError;
+
+/// For `map_err`: the host refused `what`.
+pub(super) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PlatformError {
+    let path = path.to_owned();
+    move |source| host(&source, format!("{what} {}: {source}", path.display()))
+}
+
+/// A full disk and a full table are no failures of what was asked for.
+fn host(source: &io::Error, message: String) -> PlatformError {
+    let full = [libc::ENOSPC, libc::EDQUOT, libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::EAGAIN];
+    match source.raw_os_error() {
+        Some(code) if full.contains(&code) => PlatformError::Capacity(message),
+        _ => PlatformError::Failed(message),
+    }
+}
+
+/// A monitor, its files, its guest.
+pub(super) fn microvm(error: MicrovmError) -> PlatformError {
+    match &error {
+        MicrovmError::File { source, .. } => host(source, error.to_string()),
+        _ => PlatformError::Failed(error.to_string()),
+    }
+}
+
+/// The guest's agent.
+pub(super) fn agent(error: AgentError) -> PlatformError {
+    PlatformError::Failed(error.to_string())
+}
+
+/// A role.
+pub(super) fn role(error: RoleError) -> PlatformError {
+    PlatformError::Role(error.to_string())
+}
+
+/// A thread that has died.
+pub(super) fn thread(error: tokio::task::JoinError) -> PlatformError {
+    PlatformError::Failed(format!("a thread of the program ended unexpectedly: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_host_is_told_from_a_failure() {
+        let error = |code| failed("writing", Path::new("/data/x"))(io::Error::from_raw_os_error(code));
+        assert!(matches!(error(libc::ENOSPC), PlatformError::Capacity(_)));
+        let PlatformError::Failed(message) = error(libc::EIO) else { panic!("not a failure") };
+        assert!(message.starts_with("writing /data/x: "), "{message}");
+    }
+}

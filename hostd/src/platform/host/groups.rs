@@ -1,0 +1,167 @@
+//! Control groups of microVMs: how the host's processors are shared, and how much memory a monitor may take.
+//!
+//! Processor time goes by weight, in proportion to the baseline (behaviour, 1.8): where the host is idle, a microVM bursts
+//! to all CPUs it has; where it is not, each has its share. Memory is limited to the guest's and what the monitor needs beside it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hearth_host::shape::Shape;
+use hearth_vmm::jail::Cgroup;
+use hearth_vmm::jail::cgroup::{CgroupConfig, CgroupError, DEFAULT_PIDS_MAX};
+
+use super::config::CgroupSettings;
+use super::layout::{PREFIX, names};
+
+/// The controllers that microVMs need.
+const CONTROLLERS: &str = "+cpu +memory +pids";
+/// Where the groups below get them from.
+const SUBTREE: &str = "cgroup.subtree_control";
+/// Every group has it.
+const PROCS: &str = "cgroup.procs";
+/// The baseline in MiB whose weight is the kernel's default.
+const DEFAULT_MIB: u32 = 2048;
+/// The kernel's default weight.
+const DEFAULT_WEIGHT: u32 = 100;
+/// How long a killed group has to become empty.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why there can be no control groups.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "control groups for microVMs cannot be made in {parent}: cannot {what}: {source}; they need cgroup version 2 with the \
+     controllers cpu, memory and pids (mount -t cgroup2 cgroup2 /sys/fs/cgroup): provide it, name another parent \
+     (cgroup.parent), or do without (cgroup.enabled = false)"
+)]
+pub struct GroupsError {
+    /// The configured parent.
+    parent: PathBuf,
+    /// What was being done.
+    what: String,
+    /// What the system answered.
+    source: io::Error,
+}
+
+/// The control groups of this host's microVMs, if there are to be any.
+#[derive(Debug, Clone)]
+pub(super) struct Groups {
+    parent: Option<PathBuf>,
+}
+
+impl Groups {
+    /// Makes the group that holds them all, with its controllers, and tries one out.
+    pub(super) fn open(settings: &CgroupSettings) -> Result<Self, GroupsError> {
+        if !settings.enabled {
+            return Ok(Self { parent: None });
+        }
+        let parent = &settings.parent;
+        let failed = |what: String| move |source| GroupsError { parent: parent.clone(), what, source };
+        fs::create_dir_all(parent).map_err(failed(format!("make {}", parent.display())))?;
+        for group in with_controllers(parent) {
+            let file = group.join(SUBTREE);
+            let has = fs::read_to_string(&file).unwrap_or_default();
+            if !CONTROLLERS.split(' ').all(|wanted| has.split_whitespace().any(|name| wanted.ends_with(name)))
+            {
+                let what = format!("write `{CONTROLLERS}` to {}", file.display());
+                fs::write(&file, CONTROLLERS).map_err(failed(what))?;
+            }
+        }
+        let groups = Self { parent: Some(parent.clone()) };
+        let trial = CgroupConfig {
+            cpu_weight: Some(DEFAULT_WEIGHT),
+            ..CgroupConfig::for_guest(parent, "trial", 1 << 30)
+        };
+        let tried = Cgroup::of(&trial).and_then(|left| left.remove()).and_then(|()| Cgroup::create(&trial));
+        tried
+            .and_then(|made| made.remove())
+            .map_err(|error| failed("make a group there".into())(io::Error::other(error)))?;
+        Ok(groups)
+    }
+
+    /// The group of the monitor with the user id `uid`, before it is known what it runs.
+    pub(super) fn idle(&self, uid: u32) -> Option<CgroupConfig> {
+        let parent = self.parent.as_ref()?;
+        Some(CgroupConfig { pids_max: Some(DEFAULT_PIDS_MAX), ..CgroupConfig::unlimited(parent, name(uid)) })
+    }
+
+    /// Gives the group of a monitor the limits of what it is to run.
+    pub(super) fn limit(&self, uid: u32, shape: Shape, baseline_mib: u32) -> Result<(), CgroupError> {
+        let Some(parent) = &self.parent else { return Ok(()) };
+        let config = CgroupConfig {
+            cpu_weight: Some(weight(baseline_mib)),
+            ..CgroupConfig::for_guest(parent, name(uid), shape.memory_mib.saturating_mul(1 << 20))
+        };
+        Cgroup::of(&config)?.limit(&config)
+    }
+
+    /// Removes the group of a monitor, with what still runs in it; it may be gone already.
+    pub(super) fn remove(&self, uid: u32) -> Result<(), CgroupError> {
+        let Some(parent) = &self.parent else { return Ok(()) };
+        let group = Cgroup::of(&CgroupConfig::unlimited(parent, name(uid)))?;
+        if !group.path().exists() {
+            return Ok(());
+        }
+        // The kernel empties it a moment after its process has ended.
+        if group.remove().is_ok() {
+            return Ok(());
+        }
+        group.kill()?;
+        group.wait_empty(PATIENCE)?;
+        group.remove()
+    }
+
+    /// The user ids whose groups there are.
+    pub(super) fn uids(&self) -> io::Result<Vec<u32>> {
+        let Some(parent) = &self.parent else { return Ok(Vec::new()) };
+        let number = |name: String| name.strip_prefix(PREFIX)?.parse().ok();
+        Ok(names(parent)?.into_iter().filter_map(number).collect())
+    }
+}
+
+fn name(uid: u32) -> String {
+    format!("{PREFIX}{uid}")
+}
+
+/// The groups that have to hand controllers on, from the hierarchy's root to `parent`.
+fn with_controllers(parent: &Path) -> Vec<PathBuf> {
+    let mut groups: Vec<PathBuf> =
+        parent.ancestors().take_while(|path| path.join(PROCS).exists()).map(Path::to_owned).collect();
+    groups.reverse();
+    groups
+}
+
+/// The weight of a microVM with this baseline: 25 for the smallest class, 400 for the largest.
+fn weight(baseline_mib: u32) -> u32 {
+    (baseline_mib.saturating_mul(DEFAULT_WEIGHT) / DEFAULT_MIB).clamp(1, 10_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_host::shape::MemoryClass;
+
+    use super::*;
+
+    #[test]
+    fn weights_are_as_the_baselines() {
+        assert_eq!(MemoryClass::SIZES.map(weight), [25, 50, 100, 200, 400]);
+        assert_eq!((weight(0), weight(u32::MAX)), (1, 10_000));
+    }
+
+    #[test]
+    fn a_host_without_version_2_is_told_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = CgroupSettings { enabled: true, parent: folder.path().join("hearth") };
+        let error = Groups::open(&settings).unwrap_err().to_string();
+        assert!(error.contains("cgroup.enabled = false") && error.contains("mount -t cgroup2"), "{error}");
+    }
+
+    #[test]
+    fn without_groups_nothing_is_made_and_nothing_fails() {
+        let groups = Groups::open(&CgroupSettings { enabled: false, parent: "/no/such".into() }).unwrap();
+        assert!(groups.idle(7).is_none() && groups.uids().unwrap().is_empty());
+        groups.limit(7, Shape { memory_mib: 512, vcpus: 1 }, 512).unwrap();
+        groups.remove(7).unwrap();
+    }
+}

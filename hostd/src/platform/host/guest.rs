@@ -1,0 +1,156 @@
+//! A microVM that runs.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use hearth_host::agent::Agent;
+use hearth_host::microvm::Microvm;
+use hearth_host::microvm::process::Process;
+use hearth_host::network::Egress;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::layout::Place;
+use super::logs::{self, Output};
+use super::{Host, dns, hooks, identity, watch as end};
+use crate::platform::{Exit, Guest, Hook, HookOutcome, Spec, SuspendError};
+
+/// Where a running microVM is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It runs.
+    Running,
+    /// It is being suspended.
+    Suspending,
+    /// It was suspended, or discarded, or belongs to another daemon: its end is no news.
+    Gone,
+}
+
+/// What a guest is made of, beside what its [`Spec`] says.
+pub(super) struct Made {
+    pub(super) microvm: Microvm,
+    pub(super) process: Arc<Process>,
+    pub(super) place: Place,
+    /// The number of the suspended state it was made from; 0: its image.
+    pub(super) from: u64,
+    /// The full snapshot that it builds on.
+    pub(super) base: PathBuf,
+    /// Whether it has a network card.
+    pub(super) card: bool,
+    /// Until when the credentials that it has are valid.
+    pub(super) expiration: Option<SystemTime>,
+}
+
+/// A running microVM. Dropping it leaves the microVM running, without anybody who takes its output.
+pub(super) struct Machine {
+    pub(super) host: Arc<Host>,
+    pub(super) spec: Spec,
+    pub(super) made: Made,
+    pub(super) phase: watch::Sender<Phase>,
+    /// A suspend is to be given up.
+    pub(super) cancel: AtomicBool,
+    exit: watch::Receiver<Option<Exit>>,
+    /// Aborted when this is dropped.
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine").field("id", &self.spec.id).finish_non_exhaustive()
+    }
+}
+
+impl Machine {
+    /// Begins to look after a microVM: its output, its names, its credentials, its end.
+    pub(super) fn start(host: &Arc<Host>, spec: &Spec, made: Made) -> Arc<Self> {
+        let (phase, exit) = (watch::Sender::new(Phase::Running), watch::Sender::new(None));
+        let exits = exit.subscribe();
+        let agent = made.microvm.agent();
+        let mut tasks = JoinSet::new();
+        let folder = made.place.run.clone();
+        tasks.spawn(end::watch(agent.clone(), Arc::clone(&made.process), folder, phase.subscribe(), exit));
+        let output = Output {
+            account: spec.account.clone(),
+            microvm: spec.id.clone(),
+            target: spec.log.clone(),
+            sink: Arc::clone(&host.logs),
+        };
+        tasks.spawn(logs::follow(agent.clone(), output));
+        if made.card && spec.egress == Egress::Internet {
+            tasks.spawn(dns::serve(agent.clone(), host.config.dns.clone()));
+        }
+        if let Some(role) = &spec.execution_role_arn {
+            let (roles, clock) = (Arc::clone(&host.roles), host.clock);
+            tasks.spawn(identity::refresh(agent.clone(), roles, role.clone(), clock, made.expiration));
+        }
+        Arc::new(Self {
+            host: Arc::clone(host),
+            spec: spec.clone(),
+            made,
+            phase,
+            cancel: AtomicBool::new(false),
+            exit: exits,
+            tasks: Mutex::new(tasks),
+        })
+    }
+
+    pub(super) fn agent(&self) -> &Agent {
+        self.made.microvm.agent()
+    }
+
+    /// Looks after it no more.
+    pub(super) fn let_go(&self) {
+        self.phase.send_replace(Phase::Gone);
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+    }
+}
+
+#[async_trait]
+impl Guest for Machine {
+    async fn call_hook(&self, hook: Hook) -> HookOutcome {
+        let Spec { id, hooks, run_hook_payload, .. } = &self.spec;
+        let Some(call) = hooks::call(hooks.as_ref(), hook, id, run_hook_payload) else {
+            return HookOutcome::Disabled;
+        };
+        let called = async { self.agent().control().await?.call_hook(&call).await };
+        let result = called.await;
+        match &result {
+            Ok(result) if result.is_success() => {}
+            Ok(result) => tracing::info!(microvm = id, %hook, ?result, "the hook did not succeed"),
+            Err(error) => tracing::warn!(microvm = id, %hook, %error, "the hook could not be called"),
+        }
+        hooks::outcome(&result)
+    }
+
+    async fn suspend(&self, number: u64) -> Result<(), SuspendError> {
+        super::suspend::suspend(self, number).await
+    }
+
+    async fn cancel_suspend(&self) {
+        super::suspend::cancel(self).await;
+    }
+
+    async fn exited(&self) -> Exit {
+        let mut exits = self.exit.clone();
+        let exit = match exits.wait_for(Option::is_some).await {
+            Ok(exit) => exit.clone(),
+            Err(_) => None,
+        };
+        match exit {
+            Some(exit) if *self.phase.borrow() != Phase::Gone => exit,
+            // It was asked for.
+            _ => std::future::pending().await,
+        }
+    }
+}
+
+impl Machine {
+    /// Whether a suspend is to be given up.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,84 @@
+//! Networks, before they have a microVM.
+
+use std::fmt;
+use std::sync::Arc;
+
+use hearth_host::network::{Egress, MicrovmNetwork, NetworkError, Networks};
+
+use super::names::InUse;
+use crate::platform::PlatformError;
+
+/// What a network lets out, as a kind of networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Kind(pub(super) Egress);
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Egress::Internet => "internet",
+            Egress::None => "none",
+        })
+    }
+}
+
+/// What networks are made with.
+#[derive(Debug, Clone)]
+pub(super) struct Maker {
+    pub(super) networks: Arc<Networks>,
+    pub(super) in_use: Arc<InUse>,
+}
+
+/// A network that waits for a microVM. Dropping it removes it.
+#[derive(Debug)]
+pub(super) struct Link {
+    network: Option<MicrovmNetwork>,
+    maker: Maker,
+}
+
+impl Maker {
+    pub(super) fn make(&self, kind: Kind) -> Result<Link, PlatformError> {
+        let names = self.networks.names().map_err(network)?;
+        let name = self.in_use.take_network(|name| names.iter().any(|other| other == name));
+        match self.networks.create(&name, kind.0) {
+            Ok(made) => Ok(Link { network: Some(made), maker: self.clone() }),
+            Err(error) => {
+                self.in_use.release_network(&name);
+                Err(network(error))
+            }
+        }
+    }
+
+    /// Removes a network; it may be gone already.
+    pub(super) fn remove(&self, name: &str) -> Result<(), NetworkError> {
+        self.networks.remove_by_name(name)?;
+        self.in_use.release_network(name);
+        Ok(())
+    }
+}
+
+fn network(error: NetworkError) -> PlatformError {
+    match error {
+        NetworkError::PoolIsFull { .. } => PlatformError::Capacity(error.to_string()),
+        other => PlatformError::Failed(other.to_string()),
+    }
+}
+
+impl Link {
+    /// Its name.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.network.as_ref().map(MicrovmNetwork::name)
+    }
+
+    /// Gives it to the microVM in whose records its name is: it stays when this is dropped.
+    pub(super) fn claim(mut self) -> Option<MicrovmNetwork> {
+        self.network.take()
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if let Some(name) = self.network.take().map(|network| network.name().to_owned()) {
+            let _ = self.maker.remove(&name); // what stays is swept away, once nobody has its name
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! What the app of a microVM writes, from its guest into a log stream.
+//!
+//! Lines are stored, then acknowledged; the guest keeps them until then. So a line is stored once, whatever ends between: the
+//! stream knows the number of the last one it has, and refuses those that it has seen.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_host::agent::{Agent, AgentError};
+use hearth_proto::guest::v1::LogRecord;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep};
+
+use crate::platform::LogTarget;
+
+/// Most lines that are stored at a time.
+const BATCH: usize = 256;
+/// How long to wait before something that did not work is tried again: at first, and at most.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// How often it is looked whether all lines were taken.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// Where the output of microVMs goes.
+pub trait LogSink: Send + Sync + Debug + 'static {
+    /// A writer for the lines of the microVM `microvm` into one stream. Several microVMs may write into the same. It may block.
+    ///
+    /// # Errors
+    /// Why it cannot be written to; it is tried again later.
+    fn open(&self, account: &str, target: &LogTarget, microvm: &str) -> Result<Arc<dyn LogWriter>, String>;
+}
+
+/// Writes the lines of one microVM into one stream.
+pub trait LogWriter: Send + Sync + Debug {
+    /// The number of the last line of this microVM that is stored; 0 for none.
+    fn last_sequence(&self) -> u64;
+
+    /// Stores a line, unless it is stored already: a crash of the daemon does not take it any more. It may block.
+    ///
+    /// # Errors
+    /// Why it cannot be stored; it is tried again later.
+    fn append(&self, line: &LogRecord) -> Result<(), String>;
+}
+
+/// Whose output goes where.
+#[derive(Debug, Clone)]
+pub(super) struct Output {
+    pub(super) account: String,
+    pub(super) microvm: String,
+    /// Nowhere without: it is read all the same, or the app would wait for that.
+    pub(super) target: Option<LogTarget>,
+    pub(super) sink: Arc<dyn LogSink>,
+}
+
+/// Waits a little longer each time.
+struct Backoff(Duration);
+
+impl Backoff {
+    fn new() -> Self {
+        Self(RETRY.0)
+    }
+
+    async fn wait(&mut self) {
+        sleep(self.0).await;
+        self.0 = (self.0 * 2).min(RETRY.1);
+    }
+}
+
+/// Takes the lines of a guest for as long as it is asked to.
+pub(super) async fn follow(agent: Agent, output: Output) {
+    let writer = output.open().await;
+    let mut backoff = Backoff::new();
+    loop {
+        let taken = Instant::now();
+        let error = take(&agent, &output, writer.as_ref()).await;
+        tracing::debug!(microvm = output.microvm, %error, "the log connection has ended");
+        if taken.elapsed() > RETRY.1 {
+            backoff = Backoff::new();
+        }
+        backoff.wait().await;
+    }
+}
+
+impl Output {
+    async fn open(&self) -> Option<Arc<dyn LogWriter>> {
+        let target = self.target.clone()?;
+        let mut backoff = Backoff::new();
+        loop {
+            let (output, target) = (self.clone(), target.clone());
+            let opened = spawn_blocking(move || output.sink.open(&output.account, &target, &output.microvm));
+            match opened.await.unwrap_or_else(|error| Err(error.to_string())) {
+                Ok(writer) => return Some(writer),
+                Err(why) => self.complain(&why),
+            }
+            backoff.wait().await;
+        }
+    }
+
+    fn complain(&self, why: &str) {
+        tracing::warn!(microvm = self.microvm, why, "the output cannot be stored; the guest keeps it");
+    }
+
+    /// Stores lines in order, however often that has to be tried.
+    async fn store(&self, writer: &Arc<dyn LogWriter>, lines: Vec<LogRecord>) {
+        let mut backoff = Backoff::new();
+        let (lines, mut next) = (Arc::new(lines), 0);
+        while next < lines.len() {
+            let (lines, writer) = (Arc::clone(&lines), Arc::clone(writer));
+            let stored = spawn_blocking(move || {
+                for (index, line) in lines.iter().enumerate().skip(next) {
+                    if let Err(why) = writer.append(line) {
+                        return (index, Some(why));
+                    }
+                }
+                (lines.len(), None)
+            });
+            let (stored, why) = stored.await.unwrap_or_else(|error| (next, Some(error.to_string())));
+            if stored > next {
+                backoff = Backoff::new();
+            }
+            next = stored;
+            if let Some(why) = why {
+                self.complain(&why);
+                backoff.wait().await;
+            }
+        }
+    }
+}
+
+/// Takes lines until the connection ends; returns why it has.
+async fn take(agent: &Agent, output: &Output, writer: Option<&Arc<dyn LogWriter>>) -> AgentError {
+    let after = writer.map_or(0, |writer| writer.last_sequence());
+    let (mut lines, mut acknowledge) = match agent.logs(after).await {
+        Ok(logs) => logs.split(),
+        Err(error) => return error,
+    };
+    let (received, mut waiting) = mpsc::channel(BATCH);
+    let read = async move {
+        loop {
+            match lines.next().await {
+                Ok(line) => {
+                    if received.send(line).await.is_err() {
+                        return AgentError::Confused; // nobody takes them any more
+                    }
+                }
+                Err(error) => return error,
+            }
+        }
+    };
+    let store = async {
+        let mut batch = Vec::with_capacity(BATCH);
+        while waiting.recv_many(&mut batch, BATCH).await > 0 {
+            let newest = batch.last().map_or(0, |line: &LogRecord| line.sequence);
+            let lines = std::mem::take(&mut batch);
+            if let Some(writer) = writer {
+                output.store(writer, lines).await;
+            }
+            if let Err(error) = acknowledge.stored(newest).await {
+                return error;
+            }
+        }
+        AgentError::Confused
+    };
+    tokio::pin!(read, store);
+    tokio::select! {
+        error = &mut read => {
+            // What has come is stored all the same; nobody is there to be told.
+            let _ = store.await;
+            error
+        }
+        error = &mut store => error,
+    }
+}
+
+/// Waits until the host has taken all lines that the app has written so far, at most for `limit`.
+pub(super) async fn drain(agent: &Agent, limit: Duration) {
+    let drained = async {
+        let mut control = agent.control().await?;
+        let wanted = control.status().await?;
+        let mut taken = wanted.acknowledged_log;
+        while taken < wanted.last_log {
+            sleep(LOOK).await;
+            taken = control.status().await?.acknowledged_log;
+        }
+        Ok::<(), AgentError>(())
+    };
+    // What is not taken now stays in the guest.
+    let _ = tokio::time::timeout(limit, drained).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream as StdStream;
+    use std::sync::Mutex;
+
+    use hearth_host::agent::Dial;
+    use hearth_host::agent::frame::{receive, send};
+    use hearth_proto::guest::v1::{self as proto, LogAcknowledged};
+    use hearth_vmm::client::ClientError;
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    /// A stream in memory, which refuses some lines once.
+    #[derive(Debug, Default)]
+    struct Memory {
+        lines: Mutex<Vec<u64>>,
+        refused: Mutex<Vec<u64>>,
+    }
+
+    impl LogWriter for Memory {
+        fn last_sequence(&self) -> u64 {
+            self.lines.lock().unwrap().last().copied().unwrap_or(0)
+        }
+
+        fn append(&self, line: &LogRecord) -> Result<(), String> {
+            let mut refused = self.refused.lock().unwrap();
+            if line.sequence % 100 == 2 && !refused.contains(&line.sequence) {
+                refused.push(line.sequence);
+                return Err("full".into());
+            }
+            self.lines.lock().unwrap().push(line.sequence);
+            Ok(())
+        }
+    }
+
+    #[derive(Debug, Clone, Default)]
+    struct Sink(Arc<Memory>);
+
+    impl LogSink for Sink {
+        fn open(&self, _: &str, _: &LogTarget, _: &str) -> Result<Arc<dyn LogWriter>, String> {
+            Ok(Arc::clone(&self.0) as Arc<dyn LogWriter>)
+        }
+    }
+
+    /// Gives out streams to a guest that a test plays.
+    struct Guest(mpsc::UnboundedSender<StdStream>);
+
+    impl Dial for Guest {
+        fn dial(&self) -> Result<StdStream, ClientError> {
+            let (ours, theirs) = StdStream::pair().unwrap();
+            self.0.send(theirs).unwrap();
+            Ok(ours)
+        }
+    }
+
+    /// The guest's end of a log connection, and after which line the host wants them.
+    async fn accept(streams: &mut mpsc::UnboundedReceiver<StdStream>) -> (UnixStream, u64) {
+        let stream = streams.recv().await.unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let mut stream = UnixStream::from_std(stream).unwrap();
+        let open: proto::Open = receive(&mut stream).await.unwrap();
+        send(&mut stream, &proto::Opened::default()).await.unwrap();
+        let Some(proto::open::Kind::Logs(logs)) = open.kind else { panic!("{open:?}") };
+        (stream, logs.after)
+    }
+
+    async fn say(guest: &mut UnixStream, sequences: std::ops::RangeInclusive<u64>) {
+        for sequence in sequences {
+            send(guest, &LogRecord { sequence, ..LogRecord::default() }).await.unwrap();
+        }
+    }
+
+    async fn acknowledged(guest: &mut UnixStream, sequence: u64) {
+        while receive::<LogAcknowledged>(guest).await.unwrap().sequence < sequence {}
+    }
+
+    #[tokio::test]
+    async fn lines_are_stored_once_across_connections_and_failures() {
+        let (dial, mut streams) = mpsc::unbounded_channel();
+        let sink = Sink::default();
+        let target = Some(LogTarget { group: "g".into(), stream: "s".into() });
+        let output =
+            Output { account: "1".into(), microvm: "m".into(), target, sink: Arc::new(sink.clone()) };
+        let following = tokio::spawn(follow(Agent::new(Guest(dial)), output));
+        let (mut guest, after) = accept(&mut streams).await;
+        assert_eq!(after, 0);
+        say(&mut guest, 1..=3).await;
+        acknowledged(&mut guest, 3).await;
+        // The connection ends, as at a restart of the daemon: the host goes on where it was.
+        say(&mut guest, 4..=5).await;
+        drop(guest);
+        let (mut guest, after) = accept(&mut streams).await;
+        assert!((3..=5).contains(&after), "{after}");
+        say(&mut guest, after + 1..=300).await;
+        acknowledged(&mut guest, 300).await;
+        assert_eq!(*sink.0.lines.lock().unwrap(), (1..=300).collect::<Vec<_>>());
+        following.abort();
+    }
+
+    #[tokio::test]
+    async fn lines_that_go_nowhere_are_taken_from_the_guest_all_the_same() {
+        let (dial, mut streams) = mpsc::unbounded_channel();
+        let sink = Sink::default();
+        let output =
+            Output { account: "1".into(), microvm: "m".into(), target: None, sink: Arc::new(sink.clone()) };
+        let following = tokio::spawn(follow(Agent::new(Guest(dial)), output));
+        let (mut guest, _) = accept(&mut streams).await;
+        say(&mut guest, 1..=3).await;
+        acknowledged(&mut guest, 3).await;
+        assert!(sink.0.lines.lock().unwrap().is_empty());
+        following.abort();
+    }
+}

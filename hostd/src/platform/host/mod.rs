@@ -1,0 +1,349 @@
+//! The real platform: monitor processes, networks and files of this host.
+//!
+//! ```text
+//!                 pool: monitors (started, jailed, with a VM), networks
+//!                   │
+//!   launch, resume ─┴─► claimed ─► restored ─► identified ─► looked after ──► suspend ─► folder
+//!                                                             │     ▲
+//!                                          daemon ends, killed│     │find: adopted
+//!                                                             ▼     │
+//!                                                       it runs by itself
+//! ```
+//!
+//! A monitor is in a session of its own and outlives the daemon. What a daemon that comes later needs is written down in the
+//! monitor's run directory before it matters; that directory gets the microVM's name in one step, and from then on everything that
+//! belongs to the microVM is found from its id. Removing goes the other way: the records go last.
+//!
+//! * [`config`] – what an operator can decide; `layout` – where things are; `record` – what is written down
+//! * `monitors`, `links` – monitor processes and networks before they have a microVM; `names` – user ids and names in use
+//! * `groups` – control groups
+//! * `make` – a microVM from its image or its suspended state; `identity` – who it is told to be
+//! * `guest` – a running microVM; `hooks`, [`logs`], `dns`, `watch` – what is done for it; `suspend` – saving it
+//! * `find`, `settle` – what an earlier daemon has left; `remove` – ending and removing
+//! * [`timeline`] – how long each step took
+
+pub mod config;
+mod dns;
+mod error;
+mod exclusive;
+mod find;
+mod groups;
+mod guest;
+mod hooks;
+mod identity;
+mod layout;
+mod links;
+pub mod logs;
+mod make;
+mod monitors;
+mod names;
+mod record;
+mod remove;
+mod settle;
+mod suspend;
+pub mod timeline;
+mod watch;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use hearth_host::network::{Egress, NetworkError, Networks};
+use hearth_host::roles::RoleProvider;
+use hearth_image_builder::image::Image;
+use tokio::task::spawn_blocking;
+
+pub use config::HostConfig;
+pub use groups::GroupsError;
+pub use logs::{LogSink, LogWriter};
+pub use timeline::{Observer, Operation, Report, Timeline};
+
+use super::{Artifact, Found, Guest, Platform, PlatformError, Spec};
+use crate::clock::Clock;
+use crate::pool::{Count, Stock};
+use error::{failed, thread};
+use exclusive::Exclusive;
+use groups::Groups;
+use guest::Machine;
+use layout::{Layout, Place, remove_folder};
+use names::InUse;
+use record::{MicrovmRecord, MonitorRecord, Record as _};
+
+/// Why microVMs cannot be made on this host.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The configuration makes no sense.
+    #[error("{0}")]
+    Config(String),
+    /// A folder cannot be made.
+    #[error("making {path}: {source}")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// What the system answered.
+        source: io::Error,
+    },
+    /// The monitor's program is not there.
+    #[error("{path} is not the program hearth-vmm: {source}; configure where it is (vmm)")]
+    Program {
+        /// Where it should be.
+        path: PathBuf,
+        /// What the system answered.
+        source: io::Error,
+    },
+    /// There are no control groups.
+    #[error(transparent)]
+    Groups(#[from] GroupsError),
+    /// There are no networks.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// What an earlier daemon has left cannot be read or removed.
+    #[error("what an earlier run has left: {0}")]
+    Leftovers(PlatformError),
+}
+
+/// What the platform uses of the rest of the daemon.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// Which credentials roles stand for.
+    pub roles: Arc<RoleProvider>,
+    /// Where output goes.
+    pub logs: Arc<dyn LogSink>,
+    /// The time.
+    pub clock: Clock,
+    /// Who is told how long things took.
+    pub observer: Observer,
+}
+
+/// The microVMs of this host. Copies are cheap and reach the same.
+#[derive(Debug, Clone)]
+pub struct HostPlatform {
+    host: Arc<Host>,
+}
+
+/// What all of it works with.
+struct Host {
+    config: HostConfig,
+    layout: Layout,
+    groups: Groups,
+    in_use: Arc<InUse>,
+    networks: Arc<Networks>,
+    roles: Arc<RoleProvider>,
+    logs: Arc<dyn LogSink>,
+    clock: Clock,
+    observer: Observer,
+    monitors: Stock<monitors::Kind, monitors::Monitor>,
+    monitors_maker: monitors::Maker,
+    links: Stock<links::Kind, links::Link>,
+    links_maker: links::Maker,
+    /// Those that are looked after, by id.
+    live: Mutex<HashMap<String, Arc<Machine>>>,
+    /// Run directories that are being removed.
+    ending: Exclusive,
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host").field("layout", &self.layout).finish_non_exhaustive()
+    }
+}
+
+impl HostPlatform {
+    /// Makes the host ready for microVMs, and ends what an earlier daemon had in its pool. Those that run are left alone, to be
+    /// [found](Platform::find) or [swept away](Platform::sweep).
+    ///
+    /// # Errors
+    /// What the host lacks, or what is wrong with the configuration.
+    pub async fn open(config: HostConfig, surroundings: Surroundings) -> Result<Self, OpenError> {
+        let opened = spawn_blocking(move || Host::open(config, surroundings)).await;
+        let host = Arc::new(opened.map_err(|error| OpenError::Leftovers(thread(error)))??);
+        host.refill();
+        Ok(Self { host })
+    }
+
+    /// What is ready before it is needed.
+    #[must_use]
+    pub fn pools(&self) -> Vec<Count> {
+        [self.host.monitors.counts(), self.host.links.counts()].concat()
+    }
+
+    /// Looks after microVMs no more, which run on, and ends what is in the pool. Nothing is to be asked of it afterwards.
+    pub async fn shut_down(&self) {
+        let live: Vec<Arc<Machine>> = self.host.lock().drain().map(|(_, machine)| machine).collect();
+        live.iter().for_each(|machine| machine.let_go());
+        let (monitors, links) = (self.host.monitors.close().await, self.host.links.close().await);
+        // Each takes a moment.
+        let _ = spawn_blocking(move || drop((monitors, links))).await;
+    }
+}
+
+impl Host {
+    fn open(config: HostConfig, surroundings: Surroundings) -> Result<Self, OpenError> {
+        config.check().map_err(OpenError::Config)?;
+        let layout = Layout::new(&config.data, &config.run);
+        layout.make().map_err(|(path, source)| OpenError::Folder { path, source })?;
+        let program = std::fs::metadata(&config.vmm);
+        program.map_err(|source| OpenError::Program { path: config.vmm.clone(), source })?;
+        let groups = Groups::open(&config.cgroup)?;
+        let networks = Arc::new(Networks::open(config.network.clone())?);
+        let in_use = Arc::new(InUse::new(config.jail.first_uid, config.jail.uids));
+        let monitors_maker = monitors::Maker {
+            vmm: config.vmm.clone(),
+            jail: config.jail.clone(),
+            groups: groups.clone(),
+            in_use: Arc::clone(&in_use),
+            pool: layout.pool(),
+        };
+        let links_maker = links::Maker { networks: Arc::clone(&networks), in_use: Arc::clone(&in_use) };
+        let pool = config.pool;
+        let monitors = {
+            let maker = monitors_maker.clone();
+            Stock::new("monitors", (pool.monitors, pool.shapes, pool.refill), move |kind| {
+                maker.make(kind).map_err(|error| error.to_string())
+            })
+        };
+        let links = {
+            let maker = links_maker.clone();
+            Stock::new("networks", (pool.networks, 2, pool.refill), move |kind| {
+                maker.make(kind).map_err(|error| error.to_string())
+            })
+        };
+        links.want(links::Kind(Egress::Internet));
+        let Surroundings { roles, logs, clock, observer } = surroundings;
+        let (live, ending) = (Mutex::default(), Exclusive::default());
+        let host = Self {
+            config,
+            layout,
+            groups,
+            in_use,
+            networks,
+            roles,
+            logs,
+            clock,
+            observer,
+            monitors,
+            monitors_maker,
+            links,
+            links_maker,
+            live,
+            ending,
+        };
+        host.recover().map_err(OpenError::Leftovers)?;
+        Ok(host)
+    }
+
+    /// Notes what the microVMs that are there have, and removes what is nobody's.
+    fn recover(&self) -> Result<(), PlatformError> {
+        let runs = self.layout.runs();
+        for name in layout::names(&runs).map_err(failed("reading", &runs))? {
+            let folder = runs.join(name);
+            let reading = || failed("reading the records in", &folder);
+            if let Some(record) = MonitorRecord::read(&folder).map_err(reading())? {
+                self.in_use.adopt_uid(record.uid);
+            }
+            if let Some(network) = MicrovmRecord::read(&folder).map_err(reading())?.and_then(|it| it.network)
+            {
+                self.in_use.adopt_network(&network);
+            }
+        }
+        self.sweep_host()
+    }
+
+    fn place(&self, id: &str) -> Result<Place, PlatformError> {
+        let wrong = || PlatformError::Failed(format!("{id:?} is no id of a microVM"));
+        self.layout.microvm(id).ok_or_else(wrong)
+    }
+
+    fn artifact(&self, artifact: &Artifact) -> Result<PathBuf, PlatformError> {
+        let wrong = || PlatformError::Failed(format!("{artifact:?} names no files of a build"));
+        self.layout.artifact(artifact).ok_or_else(wrong)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Machine>>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self, id: &str) -> Option<Arc<Machine>> {
+        self.lock().get(id).cloned()
+    }
+
+    fn remember(&self, machine: &Arc<Machine>) {
+        self.lock().insert(machine.spec.id.clone(), Arc::clone(machine));
+    }
+
+    fn forget(&self, id: &str) -> Option<Arc<Machine>> {
+        self.lock().remove(id)
+    }
+
+    fn refill(&self) {
+        self.monitors.refill();
+        self.links.refill();
+    }
+}
+
+#[async_trait]
+impl Platform for HostPlatform {
+    async fn launch(&self, spec: &Spec) -> Result<Arc<dyn Guest>, PlatformError> {
+        Ok(self.host.make(spec, 0).await?)
+    }
+
+    async fn resume(&self, spec: &Spec) -> Result<Arc<dyn Guest>, PlatformError> {
+        if spec.suspends == 0 {
+            return Err(PlatformError::Failed(format!("{} was never suspended", spec.id)));
+        }
+        Ok(self.host.make(spec, spec.suspends).await?)
+    }
+
+    async fn find(&self, spec: &Spec, suspends: u64) -> Result<Found, PlatformError> {
+        self.host.settle(spec, suspends).await
+    }
+
+    async fn discard(&self, id: &str) -> Result<(), PlatformError> {
+        let mut timeline = Timeline::start();
+        let removed = self.host.remove(id).await;
+        timeline.done("remove");
+        let (operation, succeeded) = (Operation::Discard, removed.is_ok());
+        self.host.observer.tell(&Report { operation, microvm: id, succeeded, timeline: &timeline });
+        removed
+    }
+
+    async fn remove_artifact(&self, artifact: &Artifact) -> Result<(), PlatformError> {
+        let folder = self.host.artifact(artifact)?;
+        let removed = spawn_blocking(move || remove_folder(&folder).map_err(failed("removing", &folder)));
+        removed.await.map_err(thread)?
+    }
+
+    async fn sweep(
+        &self,
+        microvms: &HashSet<String>,
+        artifacts: &HashSet<Artifact>,
+    ) -> Result<(), PlatformError> {
+        for id in self.host.all()?.difference(microvms) {
+            match self.host.place(id) {
+                Ok(_) => {
+                    tracing::info!(microvm = id, "removed: nobody knows it");
+                    self.host.remove(id).await?;
+                }
+                Err(error) => tracing::warn!(%error, "left alone"),
+            }
+        }
+        let (host, artifacts) = (Arc::clone(&self.host), artifacts.clone());
+        let swept = spawn_blocking(move || {
+            host.sweep_host()?;
+            host.sweep_artifacts(&artifacts)?;
+            // These are what will be launched.
+            for folder in artifacts.iter().filter_map(|artifact| host.layout.artifact(artifact)) {
+                if let Ok(image) = Image::open(&folder) {
+                    host.monitors.want(image.manifest().shape.into());
+                }
+            }
+            Ok(())
+        });
+        swept.await.map_err(thread)??;
+        self.host.refill();
+        Ok(())
+    }
+}

@@ -1,0 +1,173 @@
+//! Monitor processes, before they have a microVM.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_host::microvm::process::Process;
+use hearth_host::microvm::{Microvm, MicrovmError};
+use hearth_host::shape::Shape;
+
+use super::config::JailSettings;
+use super::error::{failed, microvm};
+use super::groups::Groups;
+use super::layout::{PREFIX, Place, remove_folder};
+use super::names::{InUse, Uid};
+use super::record::{MicrovmRecord, MonitorRecord, Record as _};
+use crate::platform::PlatformError;
+
+/// How long a killed process has to end.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A shape as a kind of monitors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Kind {
+    vcpus: u32,
+    memory_mib: u64,
+}
+
+impl From<Shape> for Kind {
+    fn from(shape: Shape) -> Self {
+        Self { vcpus: shape.vcpus, memory_mib: shape.memory_mib }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} MiB, {} vCPUs", self.memory_mib, self.vcpus)
+    }
+}
+
+/// What monitors are made with.
+#[derive(Debug, Clone)]
+pub(super) struct Maker {
+    pub(super) vmm: PathBuf,
+    pub(super) jail: JailSettings,
+    pub(super) groups: Groups,
+    pub(super) in_use: Arc<InUse>,
+    /// Where their run directories are.
+    pub(super) pool: PathBuf,
+}
+
+/// A monitor that waits for a microVM. Dropping it ends it, and takes a moment.
+#[derive(Debug)]
+pub(super) struct Monitor {
+    /// None once it was claimed.
+    parts: Option<(Microvm, Uid)>,
+    process: Arc<Process>,
+    folder: PathBuf,
+    groups: Groups,
+}
+
+impl Maker {
+    /// Starts a monitor with a virtual machine of this kind.
+    pub(super) fn make(&self, kind: Kind) -> Result<Monitor, PlatformError> {
+        let full = || {
+            PlatformError::Capacity(
+                "all user ids of jail.uids are in use: configure more, or end microVMs".into(),
+            )
+        };
+        let uid = self.in_use.take_uid().ok_or_else(full)?;
+        let folder = self.pool.join(format!("{PREFIX}{}", uid.number()));
+        // Nobody has this id, so whatever is there was left behind.
+        remove_folder(&folder).map_err(failed("removing", &folder))?;
+        self.groups.remove(uid.number()).map_err(|error| PlatformError::Failed(error.to_string()))?;
+        let mut jail = self.jail.jail(uid.number());
+        jail.cgroup = self.groups.idle(uid.number());
+        let monitor = self.start(&folder, jail, uid);
+        if monitor.is_err() {
+            let _ = remove_folder(&folder); // the first error is the one to tell
+        }
+        let monitor = monitor?;
+        if let Some((microvm, _)) = &monitor.parts {
+            let prepared = microvm.client().prepare(kind.vcpus, kind.memory_mib);
+            prepared
+                .map_err(|error| PlatformError::Failed(format!("preparing a virtual machine: {error}")))?;
+        }
+        Ok(monitor)
+    }
+
+    fn start(
+        &self,
+        folder: &Path,
+        jail: hearth_vmm::jail::JailConfig,
+        uid: Uid,
+    ) -> Result<Monitor, PlatformError> {
+        let started = Microvm::start(&self.vmm, folder, jail).map_err(microvm)?;
+        let detached = started.detach().map_err(microvm)?;
+        let process =
+            detached.ok_or_else(|| PlatformError::Failed("the monitor was not started here".into()))?;
+        let record = MonitorRecord { process: process.identity().clone(), uid: uid.number() };
+        let monitor = Monitor {
+            parts: Some((started, uid)),
+            process: Arc::new(process),
+            folder: folder.to_owned(),
+            groups: self.groups.clone(),
+        };
+        record.write(folder).map_err(failed("writing into", folder))?;
+        Ok(monitor)
+    }
+}
+
+impl Monitor {
+    /// Whether it still lives.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.process.has_ended()
+    }
+
+    /// Gives it to a microVM: what it is to run is written down, then its run directory becomes the microVM's. From then on it
+    /// is found there, and ended by whoever removes the microVM.
+    pub(super) fn claim(
+        mut self,
+        place: &Place,
+        record: &MicrovmRecord,
+        (shape, baseline_mib): (Shape, u32),
+    ) -> Result<(Microvm, Arc<Process>), PlatformError> {
+        let gone = || PlatformError::Failed("the monitor has a microVM already".into());
+        let uid = self.parts.as_ref().map(|(_, uid)| uid.number()).ok_or_else(gone)?;
+        self.groups
+            .limit(uid, shape, baseline_mib)
+            .map_err(|error| PlatformError::Failed(error.to_string()))?;
+        record.write(&self.folder).map_err(failed("writing into", &self.folder))?;
+        let (started, uid) = self.parts.take().ok_or_else(gone)?;
+        match started.move_to(&place.run) {
+            Ok(moved) => {
+                uid.keep();
+                Ok((moved, Arc::clone(&self.process)))
+            }
+            Err(error) => {
+                self.end();
+                drop(uid);
+                Err(failed_claim(error, place))
+            }
+        }
+    }
+
+    fn end(&self) {
+        let _ = self.process.kill(); // it has ended then
+        let _ = self.process.wait(PATIENCE);
+        let _ = self.process.reap();
+        if let Some(uid) =
+            self.folder.file_name().and_then(|name| name.to_str()?.strip_prefix(PREFIX)?.parse().ok())
+        {
+            let _ = self.groups.remove(uid); // what stays is swept away
+        }
+        let _ = remove_folder(&self.folder);
+    }
+}
+
+fn failed_claim(error: MicrovmError, place: &Place) -> PlatformError {
+    let _ = remove_folder(&place.run); // if it got there
+    microvm(error)
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        // The user id is free when all is gone.
+        if let Some(parts) = self.parts.take() {
+            self.end();
+            drop(parts);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Ending monitors, and removing what microVMs have left.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use hearth_host::microvm::orphans;
+use hearth_host::microvm::process::Process;
+
+use super::error::failed;
+use super::layout::{PREFIX, Place, names, remove_folder};
+use super::monitors::PATIENCE;
+use super::record::{MicrovmRecord, MonitorRecord, Record as _};
+use super::{Host, logs};
+use crate::platform::{Artifact, PlatformError};
+
+/// How long a guest that is discarded has to give the lines that its app wrote last.
+const LINES: Duration = Duration::from_secs(1);
+
+/// Ends the monitor that the records of a run directory name, or that answers there, without asking its guest.
+pub(super) fn end_monitor(run: &Path, record: Option<&MonitorRecord>) -> io::Result<()> {
+    let Some(record) = record else { return orphans::end(run) };
+    let Some(process) = Process::find(&record.process)? else { return Ok(()) };
+    process.kill()?;
+    if !process.wait(PATIENCE)? {
+        let message = format!("process {} was killed and does not end", record.process.pid);
+        return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+    }
+    let _ = process.reap();
+    Ok(())
+}
+
+impl Host {
+    /// Ends the monitor of a microVM, and removes its network, control group and run directory, in whatever state they are.
+    pub(super) fn end_run(&self, place: &Place) -> Result<(), PlatformError> {
+        let run = &place.run;
+        // Ids and names that the first has given back may be another microVM's by the time the second comes to them.
+        let _held = self.ending.hold(run);
+        if !run.exists() {
+            return Ok(());
+        }
+        let monitor = MonitorRecord::read(run).map_err(failed("reading the records in", run))?;
+        let microvm = MicrovmRecord::read(run).map_err(failed("reading the records in", run))?;
+        end_monitor(run, monitor.as_ref()).map_err(failed("ending the monitor in", run))?;
+        let other = |error: String| PlatformError::Failed(error);
+        if let Some(name) = microvm.and_then(|record| record.network) {
+            self.links_maker.remove(&name).map_err(|error| other(error.to_string()))?;
+        }
+        if let Some(record) = &monitor {
+            self.groups.remove(record.uid).map_err(|error| other(error.to_string()))?;
+        }
+        // The records go last: they say what there is.
+        remove_folder(run).map_err(failed("removing", run))?;
+        if let Some(record) = monitor {
+            self.in_use.release_uid(record.uid);
+        }
+        Ok(())
+    }
+
+    /// Ends a microVM and removes everything of it.
+    pub(super) async fn remove(self: &std::sync::Arc<Self>, id: &str) -> Result<(), PlatformError> {
+        let place = self.place(id)?;
+        if let Some(machine) = self.forget(id) {
+            if !machine.made.process.has_ended() && *machine.phase.borrow() == super::guest::Phase::Running {
+                logs::drain(machine.agent(), LINES).await;
+            }
+            machine.let_go();
+        }
+        let host = std::sync::Arc::clone(self);
+        let removed = tokio::task::spawn_blocking(move || {
+            host.end_run(&place)?;
+            remove_folder(&place.state).map_err(failed("removing", &place.state))
+        });
+        removed.await.map_err(super::error::thread)?
+    }
+
+    /// Removes networks and control groups that belong to no microVM and to nothing in the pool, and ends monitors that a daemon
+    /// before this one had there.
+    pub(super) fn sweep_host(&self) -> Result<(), PlatformError> {
+        let pool = self.layout.pool();
+        for name in names(&pool).map_err(failed("reading", &pool))? {
+            let uid = name.strip_prefix(PREFIX).and_then(|uid| uid.parse().ok());
+            if uid.is_some_and(|uid| self.in_use.has_uid(uid)) {
+                continue;
+            }
+            let folder = pool.join(&name);
+            let record = MonitorRecord::read(&folder).map_err(failed("reading the records in", &folder))?;
+            end_monitor(&folder, record.as_ref()).map_err(failed("ending the monitor in", &folder))?;
+            remove_folder(&folder).map_err(failed("removing", &folder))?;
+        }
+        let other = |error: String| PlatformError::Failed(error);
+        let swept = self.networks.sweep(|name| !name.starts_with(PREFIX) || self.in_use.has_network(name));
+        swept.map_err(|error| other(error.to_string()))?;
+        for uid in self.groups.uids().map_err(|error| other(error.to_string()))? {
+            if !self.in_use.has_uid(uid) {
+                self.groups.remove(uid).map_err(|error| other(error.to_string()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes files of builds that are none of `keep`.
+    pub(super) fn sweep_artifacts(&self, keep: &HashSet<Artifact>) -> Result<(), PlatformError> {
+        let keep: HashSet<_> = keep.iter().filter_map(|artifact| self.layout.artifact(artifact)).collect();
+        // ACCOUNT/UID/VERSION/BUILD
+        sweep_below(&self.layout.images(), 4, &|path| keep.contains(path))
+    }
+
+    /// The microVMs of which there is anything.
+    pub(super) fn all(&self) -> Result<HashSet<String>, PlatformError> {
+        let mut all = HashSet::new();
+        for folder in [self.layout.runs(), self.layout.states()] {
+            all.extend(names(&folder).map_err(failed("reading", &folder))?);
+        }
+        Ok(all)
+    }
+}
+
+/// Removes what lies `depth` folders below `folder` and is not kept, and folders that are empty then.
+fn sweep_below(folder: &Path, depth: u32, keep: &dyn Fn(&Path) -> bool) -> Result<(), PlatformError> {
+    for name in names(folder).map_err(failed("reading", folder))? {
+        let path = folder.join(name);
+        if depth > 1 && path.is_dir() {
+            sweep_below(&path, depth - 1, keep)?;
+            let _ = fs::remove_dir(&path); // only if it is empty
+        } else if !keep(&path) {
+            let removed =
+                if path.is_dir() { remove_folder(&path) } else { super::layout::remove_file(&path) };
+            removed.map_err(failed("removing", &path))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_builds_go_unless_they_are_kept() {
+        let images = tempfile::tempdir().unwrap();
+        let build = |path: &str| {
+            let path = images.path().join(path);
+            fs::create_dir_all(path.join("snapshot")).unwrap();
+            path
+        };
+        let (kept, swept) = (build("1/uid/1/b1"), build("1/uid/1/b2"));
+        let (_, other) = (build("1/uid/2/b3"), build("2/other/1/b4"));
+        fs::write(images.path().join("1/uid/stray"), "").unwrap();
+        sweep_below(images.path(), 4, &|path| path == kept).unwrap();
+        assert!(kept.join("snapshot").exists() && !swept.exists() && !other.exists());
+        assert_eq!(names(&images.path().join("1/uid")).unwrap(), ["1"]);
+        assert_eq!(names(images.path()).unwrap(), ["1"]);
+    }
+
+    #[test]
+    fn a_recorded_process_is_ended_and_another_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = Process::open(child.id()).unwrap().unwrap();
+        let mut record = MonitorRecord { process: process.identity().clone(), uid: 1 };
+        record.process.start_time += 1;
+        end_monitor(folder.path(), Some(&record)).unwrap();
+        assert!(!process.has_ended(), "another one that has got its id");
+        record.process.start_time -= 1;
+        end_monitor(folder.path(), Some(&record)).unwrap();
+        assert!(process.has_ended());
+        end_monitor(folder.path(), Some(&record)).unwrap();
+        end_monitor(folder.path(), None).unwrap();
+        let _ = child.wait();
+    }
+}

@@ -1,0 +1,173 @@
+//! A running microVM becomes a suspended one.
+//!
+//! ```text
+//!  lines taken ──► saved as a diff over the image's snapshot ──► the folder has its name ──► the process is ended and all that
+//!  from the guest  (the guest stands still; cancellable)         (committed: no way back)    it had on the host removed
+//! ```
+//!
+//! The guest is not quiesced: its page cache is part of what is to be there again.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use hearth_host::microvm::process::Process;
+use hearth_proto::vmm::v1::{ErrorCode, Step};
+use hearth_vmm::client::snapshot::{self, Overlay, Take, TakeError};
+use hearth_vmm::client::{CONTROL_SOCKET, Client, ClientError};
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+use super::guest::{Machine, Phase};
+use super::layout::{Keep, Place, remove_folder};
+use super::monitors::PATIENCE;
+use super::timeline::{Operation, Report, Timeline};
+use super::{Host, logs};
+use crate::platform::SuspendError;
+
+/// How long the host has to take the lines that the app has written. What it does not take then is saved with the guest.
+const LINES: Duration = Duration::from_secs(2);
+/// How long to wait before a cancellation is tried again that came before the save.
+const RETRY: Duration = Duration::from_millis(2);
+
+/// Saves it as number `number`, and ends it.
+pub(super) async fn suspend(machine: &Machine, number: u64) -> Result<(), SuspendError> {
+    let began = machine.phase.send_if_modified(|phase| {
+        let runs = *phase == Phase::Running;
+        if runs {
+            machine.cancel.store(false, Ordering::Release);
+            *phase = Phase::Suspending;
+        }
+        runs
+    });
+    if !began {
+        return Err(SuspendError::Failed(format!("{} is being suspended already, or gone", machine.spec.id)));
+    }
+    let mut timeline = Timeline::start();
+    // When this is dropped half-way, the process is left as it is, and nobody is told of its end.
+    let result = save(machine, number, &mut timeline).await;
+    let succeeded = result.is_ok();
+    if !succeeded {
+        machine.phase.send_if_modified(|phase| {
+            let goes_on = *phase == Phase::Suspending;
+            if goes_on {
+                *phase = Phase::Running;
+            }
+            goes_on
+        });
+    }
+    let report =
+        Report { operation: Operation::Suspend, microvm: &machine.spec.id, succeeded, timeline: &timeline };
+    machine.host.observer.tell(&report);
+    result
+}
+
+async fn save(machine: &Machine, number: u64, timeline: &mut Timeline) -> Result<(), SuspendError> {
+    logs::drain(machine.agent(), LINES).await;
+    timeline.done("logs");
+    if machine.is_cancelled() {
+        return Err(SuspendError::Cancelled);
+    }
+    let client = Arc::clone(machine.made.microvm.client());
+    let (place, base, from) = (machine.made.place.clone(), machine.made.base.clone(), machine.made.from);
+    let taken = spawn_blocking(move || take(&client, &place, &base, from, number)).await;
+    let taken = taken.map_err(|error| SuspendError::Failed(error.to_string()))??;
+    timeline.done("save");
+    timeline.parts("save", &taken);
+    machine.let_go();
+    let (host, id, place) = (Arc::clone(&machine.host), machine.spec.id.clone(), machine.made.place.clone());
+    host.forget(&id);
+    let process = Arc::clone(&machine.made.process);
+    // From here on it is suspended, whatever happens. What stays is removed with the microVM.
+    let _ = spawn_blocking(move || end(&host, &id, &place, &process, number)).await;
+    timeline.done("end");
+    Ok(())
+}
+
+/// Takes the snapshot, which asks the monitor to end. Returns the monitor's steps.
+fn take(
+    client: &Client,
+    place: &Place,
+    base: &Path,
+    from: u64,
+    number: u64,
+) -> Result<Vec<Step>, SuspendError> {
+    let failed = |what: &str, error: &dyn std::error::Error| SuspendError::Failed(format!("{what}: {error}"));
+    if number <= from {
+        return Err(SuspendError::Failed(format!(
+            "state {number} is not later than {from}, which it was made from"
+        )));
+    }
+    let path = place.overlay(from);
+    let overlay = File::open(&path).and_then(|file| Overlay::of(0, &path, &file));
+    let overlay = overlay.map_err(|error| failed("looking at the overlay", &error))?;
+    if from == 0
+        && let Some(states) = place.state.parent()
+    {
+        // The folder of the microVM must be as durable as what will be in it.
+        let synced = File::open(states).and_then(|folder| folder.sync_all());
+        synced.map_err(|error| failed("making the microVM's folder durable", &error))?;
+    }
+    let to = place.suspended(number);
+    // Nobody was told of a state that has this number already.
+    remove_folder(&to).map_err(|error| failed("removing what is in the state's place", &error))?;
+    let take = Take { base: Some(base.to_owned()), overlays: vec![overlay], ..Take::default() };
+    match snapshot::suspend(client, &to, &take) {
+        Ok(taken) => Ok(taken.saved.steps),
+        Err(TakeError::Client(ClientError::Refused { code: ErrorCode::Cancelled, .. })) => {
+            Err(SuspendError::Cancelled)
+        }
+        Err(TakeError::Unsettled { path, source }) => {
+            // It stands still, and its state is there; whether that outlives the host is open. Back to where it was.
+            if remove_folder(&path).is_err() && place.is_suspended(number) {
+                return Ok(Vec::new()); // it cannot go on: what it writes to may be the state's
+            }
+            let _ = client.resume();
+            Err(failed("making the suspended state durable", &source))
+        }
+        // Only the end was refused.
+        Err(_) if place.is_suspended(number) => Ok(Vec::new()),
+        Err(error) => Err(failed("saving it", &error)),
+    }
+}
+
+/// Waits for the process to end, and removes what it had on the host.
+fn end(host: &Host, id: &str, place: &Place, process: &Process, number: u64) {
+    let ended = process.wait(PATIENCE).unwrap_or(false);
+    if !ended {
+        tracing::warn!(microvm = id, "the monitor was told to end and does not: it is killed");
+    }
+    let removed = host.end_run(place).map_err(|error| error.to_string());
+    let tidied = place.tidy(Keep::State(number)).map_err(|error| error.to_string());
+    if let Err(error) = removed.and(tidied) {
+        tracing::warn!(microvm = id, error, "something of a suspended microVM stays until it is removed");
+    }
+}
+
+/// Gives up the suspend that is under way, as long as nothing is committed.
+pub(super) async fn cancel(machine: &Machine) {
+    let mut phase = machine.phase.subscribe();
+    if *phase.borrow_and_update() != Phase::Suspending {
+        return;
+    }
+    machine.cancel.store(true, Ordering::Release);
+    let socket = machine.made.place.run.join(CONTROL_SOCKET);
+    loop {
+        // The connection that asked for the save waits for its end.
+        let socket = socket.clone();
+        let cancelled =
+            spawn_blocking(move || Client::connect(socket).is_ok_and(|client| client.cancel_save().is_ok()));
+        if cancelled.await.unwrap_or(false) {
+            return;
+        }
+        // It has not begun, or all is written already: then it soon is over.
+        tokio::select! {
+            changed = phase.changed() => if changed.is_err() || *phase.borrow_and_update() != Phase::Suspending {
+                return;
+            },
+            () = sleep(RETRY) => {}
+        }
+    }
+}

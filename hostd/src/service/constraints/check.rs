@@ -1,0 +1,144 @@
+//! A single check of a value, and how it is told.
+
+use prost_reflect::{FieldDescriptor, Kind, MapKey, Value};
+use regex::Regex;
+
+use super::Rule;
+
+/// A compiled rule.
+#[derive(Debug)]
+pub(super) enum Check {
+    MinLength(usize),
+    MaxLength(usize),
+    MaxBytes(usize),
+    Pattern { text: &'static str, regex: Option<Regex> },
+    Min(i64),
+    Max(i64),
+    MinItems(usize),
+    MaxItems(usize),
+    Enum { numbers: Vec<i32>, names: Vec<String> },
+    Each(Vec<Check>),
+    Keys(Vec<Check>),
+    Values(Vec<Check>),
+}
+
+impl Check {
+    /// The checks of a member: those of its rules, and that a value of an enumeration is a known one.
+    pub(super) fn compile(field: &FieldDescriptor, rules: &[Rule]) -> Vec<Self> {
+        let mut checks = Self::of(rules);
+        if let Kind::Enum(enumeration) = field.kind() {
+            let only = rules.iter().find_map(|rule| match rule {
+                Rule::OneOf(names) => Some(*names),
+                _ => None,
+            });
+            let allowed = |name: &str, number| number != 0 && only.is_none_or(|only| only.contains(&name));
+            let values: Vec<_> =
+                enumeration.values().filter(|value| allowed(value.name(), value.number())).collect();
+            let numbers = values.iter().map(prost_reflect::EnumValueDescriptor::number).collect();
+            let names = values.iter().map(|value| value.name().to_owned()).collect();
+            let check = Self::Enum { numbers, names };
+            checks.push(if field.is_list() { Self::Each(vec![check]) } else { check });
+        }
+        checks
+    }
+
+    fn of(rules: &[Rule]) -> Vec<Self> {
+        rules.iter().flat_map(|rule| Self::of_rule(*rule)).collect()
+    }
+
+    /// Upper bounds first, as AWS tells them. What always holds is left out.
+    fn of_rule(rule: Rule) -> Vec<Self> {
+        match rule {
+            Rule::Required | Rule::OneOf(_) => vec![],
+            Rule::Length(min, max) => vec![Self::MaxLength(max), Self::MinLength(min)],
+            Rule::BytesAtMost(max) => vec![Self::MaxBytes(max)],
+            Rule::Pattern(text) => {
+                // That all of them compile is tested; one that does not matches nothing.
+                vec![Self::Pattern { text, regex: Regex::new(&format!(r"\A(?:{text})\z")).ok() }]
+            }
+            Rule::Range(min, max) => vec![Self::Max(max), Self::Min(min)],
+            Rule::Items(min, max) | Rule::Entries(min, max) => vec![Self::MaxItems(max), Self::MinItems(min)],
+            Rule::Each(rules) => vec![Self::Each(Self::of(rules))],
+            Rule::Keys(rules) => vec![Self::Keys(Self::of(rules))],
+            Rule::Values(rules) => vec![Self::Values(Self::of(rules))],
+        }
+    }
+
+    /// Whether a value is as it should be. A value of another type is.
+    pub(super) fn holds(&self, value: &Value) -> bool {
+        match (self, value) {
+            (Self::Each(checks), Value::List(elements)) => {
+                elements.iter().all(|element| checks.iter().all(|check| check.holds(element)))
+            }
+            (Self::Keys(checks), Value::Map(entries)) => entries.keys().all(|key| match key {
+                MapKey::String(key) => checks.iter().all(|check| check.holds_for(key)),
+                _ => true,
+            }),
+            (Self::Values(checks), Value::Map(entries)) => {
+                entries.values().all(|value| checks.iter().all(|check| check.holds(value)))
+            }
+            (_, Value::String(text)) => self.holds_for(text),
+            (_, Value::I32(number)) => self.holds_for_number(i64::from(*number)),
+            (_, Value::I64(number)) => self.holds_for_number(*number),
+            (_, Value::List(elements)) => self.holds_for_size(elements.len()),
+            (_, Value::Map(entries)) => self.holds_for_size(entries.len()),
+            (Self::Enum { numbers, .. }, Value::EnumNumber(number)) => numbers.contains(number),
+            _ => true,
+        }
+    }
+
+    fn holds_for(&self, text: &str) -> bool {
+        match self {
+            // The bytes bound the characters, so that most texts need not be counted.
+            Self::MinLength(min) => *min == 0 || text.chars().take(*min).count() == *min,
+            Self::MaxLength(max) => text.len() <= *max || text.chars().count() <= *max,
+            Self::MaxBytes(max) => text.len() <= *max,
+            Self::Pattern { regex, .. } => regex.as_ref().is_some_and(|regex| regex.is_match(text)),
+            _ => true,
+        }
+    }
+
+    fn holds_for_number(&self, number: i64) -> bool {
+        match self {
+            Self::Min(min) => number >= *min,
+            Self::Max(max) => number <= *max,
+            _ => true,
+        }
+    }
+
+    fn holds_for_size(&self, size: usize) -> bool {
+        match self {
+            Self::MinItems(min) => size >= *min,
+            Self::MaxItems(max) => size <= *max,
+            _ => true,
+        }
+    }
+
+    /// Whether it is about how many elements there are.
+    pub(super) fn is_of_size(&self) -> bool {
+        matches!(self, Self::MaxItems(_))
+    }
+
+    /// How it is told.
+    pub(super) fn text(&self) -> String {
+        match self {
+            Self::MinLength(min) | Self::MinItems(min) => {
+                format!("Member must have length greater than or equal to {min}")
+            }
+            Self::MaxLength(max) | Self::MaxBytes(max) | Self::MaxItems(max) => {
+                format!("Member must have length less than or equal to {max}")
+            }
+            Self::Pattern { text, .. } => format!("Member must satisfy regular expression pattern: {text}"),
+            Self::Min(min) => format!("Member must have value greater than or equal to {min}"),
+            Self::Max(max) => format!("Member must have value less than or equal to {max}"),
+            Self::Enum { names, .. } => format!("Member must satisfy enum value set: [{}]", names.join(", ")),
+            Self::Each(checks) => format!("Member must satisfy constraint: [{}]", texts(checks)),
+            Self::Keys(checks) => format!("Map keys must satisfy constraint: [{}]", texts(checks)),
+            Self::Values(checks) => format!("Map value must satisfy constraint: [{}]", texts(checks)),
+        }
+    }
+}
+
+fn texts(checks: &[Check]) -> String {
+    checks.iter().map(Check::text).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,254 @@
+//! Constraints of requests: one table ([`table`]), applied to any request through its descriptor.
+//!
+//! The table is compiled once per profile into a tree of shapes that mirrors the messages, so that a check walks the request
+//! once and allocates only for what is wrong. Violations are told in the words of AWS's services, paths and all: members of a
+//! list of structures are `list.1.member.name`, what is wrong with elements of a list or a map of strings is said of the list
+//! or the map.
+
+mod check;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value};
+
+use self::check::Check;
+use super::Profile;
+use super::error::{ServiceError, Violation};
+use super::operation::{MESSAGES, Request};
+
+/// What is said of a member that must be there and is not.
+const NOT_NULL: &str = "Member must not be null";
+
+/// So many violations are told at most: they travel in headers.
+const MAX_VIOLATIONS: usize = 20;
+
+/// What a member must be.
+#[derive(Debug, Clone, Copy)]
+enum Rule {
+    /// It must be given; a list or a map must not be empty. Of a oneof: one of its members must be given.
+    Required,
+    /// So many characters of a text.
+    Length(usize, usize),
+    /// So many bytes of a text.
+    BytesAtMost(usize),
+    /// The whole text matches.
+    Pattern(&'static str),
+    /// A number's least and greatest value.
+    Range(i64, i64),
+    /// So many elements of a list.
+    Items(usize, usize),
+    /// So many entries of a map.
+    Entries(usize, usize),
+    /// Each element of a list of texts.
+    Each(&'static [Rule]),
+    /// Each key of a map.
+    Keys(&'static [Rule]),
+    /// Each value of a map.
+    Values(&'static [Rule]),
+    /// Only these values of an enumeration; all but the first, number 0, without this.
+    OneOf(&'static [&'static str]),
+}
+
+/// In which profiles a row holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Profiles {
+    Both,
+    Default,
+    Strict,
+}
+
+impl Profiles {
+    fn have(self, profile: Profile) -> bool {
+        match self {
+            Self::Both => true,
+            Self::Default => profile == Profile::Default,
+            Self::Strict => profile == Profile::AwsStrict,
+        }
+    }
+}
+
+/// A row of the table: message, member (its JSON name; a oneof's own), profiles, rules.
+#[derive(Debug, Clone, Copy)]
+struct Row(&'static str, &'static str, Profiles, &'static [Rule]);
+
+/// The constraints of one profile.
+#[derive(Debug)]
+pub(crate) struct Constraints {
+    requests: HashMap<String, Arc<Shape>>,
+}
+
+/// What a message must be.
+#[derive(Debug)]
+struct Shape {
+    descriptor: MessageDescriptor,
+    members: Vec<Member>,
+    unions: Vec<Union>,
+}
+
+#[derive(Debug)]
+struct Member {
+    field: FieldDescriptor,
+    required: bool,
+    checks: Vec<Check>,
+    /// Of a structure, or of the elements of a list of structures.
+    shape: Option<Arc<Shape>>,
+}
+
+/// A oneof of which one member must be set.
+#[derive(Debug)]
+struct Union {
+    name: String,
+    fields: Vec<FieldDescriptor>,
+    constraint: String,
+}
+
+static POOL: LazyLock<Option<DescriptorPool>> =
+    LazyLock::new(|| DescriptorPool::decode(hearth_proto::FILE_DESCRIPTOR_SET).ok());
+/// The descriptors of all messages.
+pub(crate) fn descriptors() -> Option<&'static DescriptorPool> {
+    POOL.as_ref()
+}
+
+static DEFAULT: LazyLock<Constraints> = LazyLock::new(|| Constraints::compile(Profile::Default));
+static STRICT: LazyLock<Constraints> = LazyLock::new(|| Constraints::compile(Profile::AwsStrict));
+
+impl Constraints {
+    /// Those of a profile.
+    pub(crate) fn of(profile: Profile) -> &'static Self {
+        match profile {
+            Profile::Default => &DEFAULT,
+            Profile::AwsStrict => &STRICT,
+        }
+    }
+
+    fn compile(profile: Profile) -> Self {
+        let mut shapes = HashMap::new();
+        let pool = POOL.as_ref();
+        for message in MESSAGES.iter().filter_map(|name| pool.and_then(|pool| pool.get_message_by_name(name)))
+        {
+            Shape::compile(&message, profile, &mut shapes);
+        }
+        Self { requests: shapes }
+    }
+
+    /// Checks a request.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError::Constraints`] with what is wrong with it.
+    pub(crate) fn check<R: Request>(&self, request: &R) -> Result<(), ServiceError> {
+        let no_shape = || ServiceError::internal(format!("there are no constraints of {}", R::MESSAGE));
+        let shape = self.requests.get(R::MESSAGE).ok_or_else(no_shape)?;
+        let mut message = DynamicMessage::new(shape.descriptor.clone());
+        message
+            .transcode_from(request)
+            .map_err(|error| ServiceError::internal(format!("{} cannot be read: {error}", R::MESSAGE)))?;
+        let mut violations = Vec::new();
+        shape.check(&message, "", &mut violations);
+        if violations.is_empty() { Ok(()) } else { Err(ServiceError::Constraints(violations)) }
+    }
+}
+
+impl Shape {
+    /// Compiles the shape of a message and those in it.
+    fn compile(
+        message: &MessageDescriptor,
+        profile: Profile,
+        shapes: &mut HashMap<String, Arc<Self>>,
+    ) -> Arc<Self> {
+        if let Some(shape) = shapes.get(message.full_name()) {
+            return Arc::clone(shape);
+        }
+        let member = |field: FieldDescriptor| {
+            let rules = rules(message.name(), field.json_name(), profile);
+            let required = rules.iter().any(|rule| matches!(rule, Rule::Required));
+            let checks = Check::compile(&field, &rules);
+            let shape = structure(&field).map(|message| Self::compile(&message, profile, shapes));
+            Member { field, required, checks, shape }
+        };
+        let members = message.fields().map(member).collect();
+        let unions = message
+            .oneofs()
+            .filter(|oneof| !rules(message.name(), oneof.name(), profile).is_empty())
+            .map(|oneof| {
+                let fields: Vec<FieldDescriptor> = oneof.fields().collect();
+                let names: Vec<&str> = fields.iter().map(FieldDescriptor::json_name).collect();
+                let constraint =
+                    format!("Member must have exactly one of its members set: [{}]", names.join(", "));
+                Union { name: oneof.name().to_owned(), fields, constraint }
+            })
+            .collect();
+        let shape = Arc::new(Self { descriptor: message.clone(), members, unions });
+        shapes.insert(message.full_name().to_owned(), Arc::clone(&shape));
+        shape
+    }
+
+    /// Checks a message. `path` is where it is: empty, or `member.`.
+    fn check(&self, message: &DynamicMessage, path: &str, violations: &mut Vec<Violation>) {
+        for union in &self.unions {
+            if !union.fields.iter().any(|field| message.has_field(field)) {
+                let field = if path.is_empty() { &union.name } else { path.trim_end_matches('.') };
+                violate(violations, field.to_owned(), &union.constraint);
+            }
+        }
+        for member in &self.members {
+            if message.has_field(&member.field) {
+                member.check(&message.get_field(&member.field), path, violations);
+            } else if member.required {
+                violate(violations, format!("{path}{}", member.field.json_name()), NOT_NULL);
+            }
+        }
+    }
+}
+
+impl Member {
+    fn check(&self, value: &Value, path: &str, violations: &mut Vec<Violation>) {
+        let name = self.field.json_name();
+        let mut too_many = false;
+        for check in self.checks.iter().filter(|check| !check.holds(value)) {
+            too_many |= check.is_of_size();
+            violate(violations, format!("{path}{name}"), &check.text());
+        }
+        let Some(shape) = &self.shape else { return };
+        match value {
+            Value::Message(message) => shape.check(message, &format!("{path}{name}."), violations),
+            Value::List(elements) if !too_many => {
+                for (index, element) in (1_u64..).zip(elements) {
+                    if violations.len() >= MAX_VIOLATIONS {
+                        return;
+                    }
+                    if let Value::Message(message) = element {
+                        shape.check(message, &format!("{path}{name}.{index}.member."), violations);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn violate(violations: &mut Vec<Violation>, field: String, constraint: &str) {
+    if violations.len() < MAX_VIOLATIONS {
+        violations.push(Violation { field, constraint: constraint.to_owned() });
+    }
+}
+
+/// The rules of a member.
+fn rules(message: &str, member: &str, profile: Profile) -> Vec<Rule> {
+    let of_member = |row: &&Row| row.0 == message && row.1 == member && row.2.have(profile);
+    table::TABLE.iter().filter(of_member).flat_map(|row| row.3).copied().collect()
+}
+
+/// The message that a member, or each of its elements, is. Timestamps are values.
+fn structure(field: &FieldDescriptor) -> Option<MessageDescriptor> {
+    match field.kind() {
+        Kind::Message(message) if !field.is_map() && message.package_name().starts_with("hearth.") => {
+            Some(message)
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,207 @@
+//! The table: what each member of each request must be.
+//!
+//! Sources: the API reference and the command line's reference of AWS (lengths, patterns, ranges, values), and where these say
+//! nothing, its service model. A member that is in no row is in [`UNCONSTRAINED`]; a test looks that none is forgotten.
+
+use super::Profiles::{Both, Default, Strict};
+use super::Rule::{BytesAtMost, Each, Entries, Items, Keys, Length, OneOf, Pattern, Range, Required, Values};
+use super::{Row, Rule};
+
+/// Greatest port.
+const PORTS: Rule = Range(1, 65_535);
+/// Items on a page.
+const PAGE: Rule = Range(1, 50);
+/// Identifiers of images and microVMs.
+const IDENTIFIER: Rule = Length(1, 256);
+/// Client tokens.
+const CLIENT_TOKEN: Rule = Length(1, 128);
+/// ARNs, versions, URIs.
+const WORD: &[Rule] = &[Length(1, 2048), Pattern(r"[^\s]+")];
+/// The same where it must be given.
+const REQUIRED_WORD: &[Rule] = &[Required, Length(1, 2048), Pattern(r"[^\s]+")];
+const ROLE_PATTERN: Rule = Pattern(r"arn:aws[a-z\-]*:iam::[0-9]{12}:role/?[a-zA-Z_0-9+=,.@\-_/]+");
+const ROLE: &[Rule] = &[Length(20, 2048), ROLE_PATTERN];
+const REQUIRED_ROLE: &[Rule] = &[Required, Length(20, 2048), ROLE_PATTERN];
+/// Connectors of a microVM.
+const CONNECTORS: &[Rule] = &[Items(0, 10), Each(&[Length(1, 2048)])];
+/// Connectors of an image.
+const ONE_CONNECTOR: &[Rule] = &[Items(0, 1), Each(&[Length(1, 2048)])];
+const TAG: Rule = Pattern(r"([\p{L}\p{Z}\p{N}_.:/=+\-@]*)");
+const TAG_KEY: &[Rule] = &[Length(1, 128), TAG];
+const TAGS: &[Rule] = &[Entries(0, 50), Keys(TAG_KEY), Values(&[Length(0, 256), TAG])];
+const REQUIRED_TAGS: &[Rule] = &[Required, Entries(0, 50), Keys(TAG_KEY), Values(&[Length(0, 256), TAG])];
+/// ARNs of what can be tagged have this length at most in AWS's model.
+const TAGGED: &[Rule] = &[Required, Length(1, 256)];
+const VARIABLES: &[Rule] =
+    &[Entries(0, 50), Keys(&[Length(1, 256), Pattern(r"[^\s]+")]), Values(&[Length(0, 4096)])];
+const RUNTIME_HOOK_SECONDS: &[Rule] = &[Range(1, 60)];
+const IMAGE_HOOK_SECONDS: &[Rule] = &[Range(1, 3600)];
+const ARM: &[Rule] = &[Required, OneOf(&["ARM_64"])];
+
+/// All rows. Messages of `hearth.host.v1` are named like those of AWS, and none has the name of another.
+pub(super) const TABLE: &[Row] = &[
+    // Structures
+    Row("CodeArtifact", "uri", Both, WORD),
+    Row("CodeArtifact", "artifact", Both, &[Required]),
+    Row("CpuConfiguration", "architecture", Both, ARM),
+    Row("Resources", "minimumMemoryInMiB", Both, &[Required]),
+    Row("Hooks", "port", Both, &[PORTS]),
+    Row("MicrovmHooks", "runTimeoutInSeconds", Both, RUNTIME_HOOK_SECONDS),
+    Row("MicrovmHooks", "resumeTimeoutInSeconds", Both, RUNTIME_HOOK_SECONDS),
+    Row("MicrovmHooks", "suspendTimeoutInSeconds", Both, RUNTIME_HOOK_SECONDS),
+    Row("MicrovmHooks", "terminateTimeoutInSeconds", Both, RUNTIME_HOOK_SECONDS),
+    Row("MicrovmImageHooks", "readyTimeoutInSeconds", Both, IMAGE_HOOK_SECONDS),
+    Row("MicrovmImageHooks", "validateTimeoutInSeconds", Both, IMAGE_HOOK_SECONDS),
+    Row("Logging", "logging", Both, &[Required]),
+    Row("CloudWatchLogging", "logGroup", Both, &[Length(1, 512), Pattern(r"[a-zA-Z0-9_\-/.#]+")]),
+    Row("CloudWatchLogging", "logStream", Both, &[Length(1, 512), Pattern(r"[^:*]*")]),
+    Row("IdlePolicy", "maxIdleDurationSeconds", Both, &[Required, Range(60, 28_800)]),
+    Row("IdlePolicy", "suspendedDurationSeconds", Both, &[Required, Range(0, i32::MAX as i64)]),
+    Row("IdlePolicy", "autoResumeEnabled", Both, &[Required]),
+    Row("PortSpecification", "specification", Both, &[Required]),
+    Row("PortSpecification", "port", Both, &[PORTS]),
+    Row("PortRange", "startPort", Both, &[Required, PORTS]),
+    Row("PortRange", "endPort", Both, &[Required, PORTS]),
+    // MicroVMs
+    Row("RunMicrovmRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
+    Row("RunMicrovmRequest", "imageVersion", Both, WORD),
+    Row("RunMicrovmRequest", "executionRoleArn", Both, ROLE),
+    Row("RunMicrovmRequest", "maximumDurationInSeconds", Both, &[Range(1, 28_800)]),
+    // "Maximum: 16,384 bytes"; AWS refuses more than 4,096 characters
+    Row("RunMicrovmRequest", "runHookPayload", Default, &[BytesAtMost(16_384)]),
+    Row("RunMicrovmRequest", "runHookPayload", Strict, &[Length(0, 4096)]),
+    Row("RunMicrovmRequest", "ingressNetworkConnectors", Both, CONNECTORS),
+    Row("RunMicrovmRequest", "egressNetworkConnectors", Both, CONNECTORS),
+    Row("RunMicrovmRequest", "clientToken", Both, &[CLIENT_TOKEN]),
+    Row("GetMicrovmRequest", "microvmIdentifier", Both, &[Required, IDENTIFIER]),
+    Row("ListMicrovmsRequest", "maxResults", Both, &[PAGE]),
+    Row("ListMicrovmsRequest", "imageIdentifier", Both, &[IDENTIFIER]),
+    Row("ListMicrovmsRequest", "imageVersion", Both, WORD),
+    Row("SuspendMicrovmRequest", "microvmIdentifier", Both, &[Required, IDENTIFIER]),
+    Row("ResumeMicrovmRequest", "microvmIdentifier", Both, &[Required, IDENTIFIER]),
+    Row("TerminateMicrovmRequest", "microvmIdentifier", Both, &[Required, IDENTIFIER]),
+    Row("CreateMicrovmAuthTokenRequest", "microvmIdentifier", Both, &[Required, IDENTIFIER]),
+    Row("CreateMicrovmAuthTokenRequest", "expirationInMinutes", Both, &[Required, Range(1, i32::MAX as i64)]),
+    // A token is a header: so many ports that it becomes too long for one are refused.
+    Row("CreateMicrovmAuthTokenRequest", "allowedPorts", Both, &[Required, Items(1, 100)]),
+    Row("CreateMicrovmShellAuthTokenRequest", "microvmIdentifier", Both, &[Required, IDENTIFIER]),
+    Row(
+        "CreateMicrovmShellAuthTokenRequest",
+        "expirationInMinutes",
+        Both,
+        &[Required, Range(1, i32::MAX as i64)],
+    ),
+    // Images
+    Row("CreateMicrovmImageRequest", "name", Both, &[Required, Length(1, 64), Pattern(r"[a-zA-Z0-9-_]+")]),
+    Row("CreateMicrovmImageRequest", "baseImageArn", Both, REQUIRED_WORD),
+    Row("CreateMicrovmImageRequest", "baseImageVersion", Both, WORD),
+    Row("CreateMicrovmImageRequest", "buildRoleArn", Both, REQUIRED_ROLE),
+    Row("CreateMicrovmImageRequest", "codeArtifact", Both, &[Required]),
+    Row("CreateMicrovmImageRequest", "resources", Both, &[Items(0, 1)]),
+    Row("CreateMicrovmImageRequest", "environmentVariables", Both, VARIABLES),
+    Row("CreateMicrovmImageRequest", "egressNetworkConnectors", Both, ONE_CONNECTOR),
+    Row("CreateMicrovmImageRequest", "tags", Both, TAGS),
+    Row("CreateMicrovmImageRequest", "clientToken", Both, &[CLIENT_TOKEN]),
+    Row("UpdateMicrovmImageRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
+    Row("UpdateMicrovmImageRequest", "baseImageArn", Both, REQUIRED_WORD),
+    Row("UpdateMicrovmImageRequest", "baseImageVersion", Both, WORD),
+    Row("UpdateMicrovmImageRequest", "buildRoleArn", Both, REQUIRED_ROLE),
+    Row("UpdateMicrovmImageRequest", "codeArtifact", Both, &[Required]),
+    Row("UpdateMicrovmImageRequest", "resources", Both, &[Items(0, 1)]),
+    Row("UpdateMicrovmImageRequest", "environmentVariables", Both, VARIABLES),
+    Row("UpdateMicrovmImageRequest", "egressNetworkConnectors", Both, ONE_CONNECTOR),
+    Row("UpdateMicrovmImageRequest", "clientToken", Both, &[CLIENT_TOKEN]),
+    Row("GetMicrovmImageRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
+    Row("ListMicrovmImagesRequest", "maxResults", Both, &[PAGE]),
+    Row("DeleteMicrovmImageRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
+    Row("GetMicrovmImageVersionRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
+    Row("GetMicrovmImageVersionRequest", "imageVersion", Both, REQUIRED_WORD),
+    Row("ListMicrovmImageVersionsRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
+    Row("ListMicrovmImageVersionsRequest", "maxResults", Both, &[PAGE]),
+    Row("UpdateMicrovmImageVersionRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
+    Row("UpdateMicrovmImageVersionRequest", "imageVersion", Both, REQUIRED_WORD),
+    Row("UpdateMicrovmImageVersionRequest", "status", Both, &[Required]),
+    Row("DeleteMicrovmImageVersionRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
+    Row("DeleteMicrovmImageVersionRequest", "imageVersion", Both, REQUIRED_WORD),
+    Row("GetMicrovmImageBuildRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
+    Row("GetMicrovmImageBuildRequest", "imageVersion", Both, REQUIRED_WORD),
+    Row("GetMicrovmImageBuildRequest", "buildId", Both, &[Required, Length(1, 256)]),
+    Row("ListMicrovmImageBuildsRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
+    Row("ListMicrovmImageBuildsRequest", "imageVersion", Both, REQUIRED_WORD),
+    Row("ListMicrovmImageBuildsRequest", "maxResults", Both, &[PAGE]),
+    // Base images
+    Row("ListManagedMicrovmImagesRequest", "maxResults", Both, &[PAGE]),
+    Row("ListManagedMicrovmImageVersionsRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
+    Row("ListManagedMicrovmImageVersionsRequest", "maxResults", Both, &[PAGE]),
+    // Tags
+    Row("ListTagsRequest", "Resource", Both, TAGGED),
+    Row("TagResourceRequest", "Resource", Both, TAGGED),
+    Row("TagResourceRequest", "Tags", Both, REQUIRED_TAGS),
+    Row("UntagResourceRequest", "Resource", Both, TAGGED),
+    Row("UntagResourceRequest", "TagKeys", Both, &[Required, Items(1, 50), Each(TAG_KEY)]),
+    // The host
+    Row("ListLogGroupsRequest", "prefix", Both, &[Length(1, 512)]),
+    Row("ListLogGroupsRequest", "maxResults", Both, &[PAGE]),
+    Row("ListLogStreamsRequest", "logGroup", Both, &[Required, Length(1, 512)]),
+    Row("ListLogStreamsRequest", "prefix", Both, &[Length(1, 512)]),
+    Row("ListLogStreamsRequest", "maxResults", Both, &[PAGE]),
+    Row("ReadLogsRequest", "logGroup", Both, &[Required, Length(1, 512)]),
+    Row("ReadLogsRequest", "logStream", Both, &[Length(1, 512)]),
+    Row("ReadLogsRequest", "contains", Both, &[Length(1, 1024)]),
+    Row("ReadLogsRequest", "maxResults", Both, &[Range(1, 10_000)]),
+    Row("TailLogsRequest", "logGroup", Both, &[Required, Length(1, 512)]),
+    Row("TailLogsRequest", "logStream", Both, &[Length(1, 512)]),
+    Row("TailLogsRequest", "contains", Both, &[Length(1, 1024)]),
+    Row("TailLogsRequest", "last", Both, &[Range(0, 10_000)]),
+    Row("WatchEventsRequest", "resource", Both, &[Length(1, 256)]),
+    Row("WatchBuildRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
+    Row("WatchBuildRequest", "imageVersion", Both, WORD),
+    Row("PutArtifactRequest", "part", Both, &[Required]),
+    Row("PutArtifactRequest", "name", Both, &[Length(1, 128), Pattern(r"[a-zA-Z0-9._-]+")]),
+];
+
+#[cfg(test)]
+/// Members about which nothing is said: flags, enumerations (their values are checked without a row), structures whose own
+/// members have rows, texts of any length, and cursors, which only we make.
+pub(super) const UNCONSTRAINED: &[(&str, &str)] = &[
+    ("Hooks", "microvmHooks"),
+    ("Hooks", "microvmImageHooks"),
+    ("MicrovmHooks", "run"),
+    ("MicrovmHooks", "resume"),
+    ("MicrovmHooks", "suspend"),
+    ("MicrovmHooks", "terminate"),
+    ("MicrovmImageHooks", "ready"),
+    ("MicrovmImageHooks", "validate"),
+    ("Logging", "cloudWatch"),
+    ("Logging", "disabled"),
+    ("PortSpecification", "range"),
+    ("PortSpecification", "allPorts"),
+    ("RunMicrovmRequest", "idlePolicy"),
+    ("RunMicrovmRequest", "logging"),
+    ("ListMicrovmsRequest", "nextToken"),
+    ("CreateMicrovmImageRequest", "description"),
+    ("CreateMicrovmImageRequest", "cpuConfigurations"),
+    ("CreateMicrovmImageRequest", "hooks"),
+    ("CreateMicrovmImageRequest", "additionalOsCapabilities"),
+    ("CreateMicrovmImageRequest", "logging"),
+    ("UpdateMicrovmImageRequest", "description"),
+    ("UpdateMicrovmImageRequest", "cpuConfigurations"),
+    ("UpdateMicrovmImageRequest", "hooks"),
+    ("UpdateMicrovmImageRequest", "additionalOsCapabilities"),
+    ("UpdateMicrovmImageRequest", "logging"),
+    ("ListMicrovmImagesRequest", "nextToken"),
+    ("ListMicrovmImagesRequest", "nameFilter"),
+    ("ListMicrovmImageVersionsRequest", "nextToken"),
+    ("ListMicrovmImageBuildsRequest", "nextToken"),
+    ("ListMicrovmImageBuildsRequest", "architecture"),
+    ("ListMicrovmImageBuildsRequest", "chipset"),
+    ("ListMicrovmImageBuildsRequest", "chipsetGeneration"),
+    ("ListManagedMicrovmImagesRequest", "nextToken"),
+    ("ListManagedMicrovmImageVersionsRequest", "nextToken"),
+    ("ListLogGroupsRequest", "nextToken"),
+    ("ListLogStreamsRequest", "nextToken"),
+    ("ReadLogsRequest", "startTime"),
+    ("ReadLogsRequest", "endTime"),
+    ("ReadLogsRequest", "nextToken"),
+    ("PutArtifactRequest", "data"),
+];

@@ -1,0 +1,199 @@
+//! Client tokens: the same request with the same token is done once, and answered alike (behaviour, section 0.7).
+//!
+//! A token is stored with the answer in the batch that creates what the request asks for, and that batch expects that there is
+//! no such token yet. Of two identical calls at the same time one therefore creates, and the other one finds the token when its
+//! own batch conflicts. Answers are kept as they were sent, so that a replay is the first answer to the byte.
+//!
+//! A token is kept for a day. One of an image is forgotten with it: a later request with it creates a new one.
+
+use std::time::Duration;
+
+use hearth_proto::microvms::v1 as proto;
+use hearth_proto::store::v1::{ClientTokenRecord, ImageRecord};
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::MutexGuard;
+
+use super::Service;
+use super::error::ServiceError;
+use super::operation::{Operation, Request};
+use crate::access::Caller;
+use crate::clock;
+use crate::driver::record::millis;
+use crate::records;
+use crate::store::{Batch, Table};
+
+/// A request with a client token.
+pub(crate) trait HasClientToken: Request {
+    /// The token.
+    fn client_token_mut(&mut self) -> &mut Option<String>;
+}
+
+impl HasClientToken for proto::RunMicrovmRequest {
+    fn client_token_mut(&mut self) -> &mut Option<String> {
+        &mut self.client_token
+    }
+}
+
+impl HasClientToken for proto::CreateMicrovmImageRequest {
+    fn client_token_mut(&mut self) -> &mut Option<String> {
+        &mut self.client_token
+    }
+}
+
+impl HasClientToken for proto::UpdateMicrovmImageRequest {
+    fn client_token_mut(&mut self) -> &mut Option<String> {
+        &mut self.client_token
+    }
+}
+
+/// An answer that is kept with a token.
+pub(crate) trait Answer: prost::Message + Default {
+    /// The image without which it is forgotten.
+    fn image_name(&self) -> Option<&str>;
+}
+
+impl Answer for proto::Microvm {
+    fn image_name(&self) -> Option<&str> {
+        None
+    }
+}
+
+impl Answer for proto::MicrovmImageDetails {
+    fn image_name(&self) -> Option<&str> {
+        Some(&self.name)
+    }
+}
+
+/// A client token of a request that has not been answered yet; of one without a token, nothing.
+#[derive(Debug)]
+pub(crate) struct ClientToken {
+    of: Option<Used>,
+}
+
+#[derive(Debug)]
+struct Used {
+    account: String,
+    key: Vec<u8>,
+    request_sha256: Vec<u8>,
+    /// What lies under the key: expired, or of an image that is gone.
+    stale: Option<Vec<u8>>,
+}
+
+/// What is known about a token.
+#[derive(Debug)]
+pub(crate) enum Replay<A> {
+    /// It was used for the same request, and this was the answer.
+    Answered(A),
+    /// It was not used: remember it with [`Service::remember`].
+    New(ClientToken),
+}
+
+impl Service {
+    /// Looks whether a request has been answered before. Call it again when the batch with the token conflicts.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError::ClientTokenReused`]; the store's.
+    pub(crate) fn replay<R: HasClientToken, A: Answer>(
+        &self,
+        caller: &Caller,
+        request: &R,
+    ) -> Result<Replay<A>, ServiceError> {
+        let mut request = request.clone();
+        let Some(token) = request.client_token_mut().take() else {
+            return Ok(Replay::New(ClientToken { of: None }));
+        };
+        let key = records::client_token(&caller.account, R::OPERATION.name(), &token);
+        let request_sha256 = Sha256::digest(request.encode_to_vec()).to_vec();
+        let mut used = Used { account: caller.account.clone(), key, request_sha256, stale: None };
+        if let Some(value) = self.db().get_bytes(Table::ClientTokens, &used.key)? {
+            let record: ClientTokenRecord = self.db().decode(Table::ClientTokens, &used.key, &value)?;
+            if let Some(answer) = self.answer(&used, &record)? {
+                return Ok(Replay::Answered(answer));
+            }
+            used.stale = Some(value);
+        }
+        Ok(Replay::New(ClientToken { of: Some(used) }))
+    }
+
+    /// The answer that a token's record holds; none where it does not count any more.
+    fn answer<A: Answer>(&self, used: &Used, record: &ClientTokenRecord) -> Result<Option<A>, ServiceError> {
+        let expired =
+            record.expires_at.is_none_or(|expires_at| clock::time(&expires_at) <= self.clock().now());
+        if expired {
+            return Ok(None);
+        }
+        let answer: A = self.db().decode(Table::ClientTokens, &used.key, &record.response)?;
+        if let Some(name) = answer.image_name() {
+            let image: Option<ImageRecord> =
+                self.db().get(Table::Images, &records::image(&used.account, name))?;
+            if image.is_none_or(|image| image.uid != record.image_uid) {
+                return Ok(None);
+            }
+        }
+        if record.request_sha256 == used.request_sha256 {
+            Ok(Some(answer))
+        } else {
+            Err(ServiceError::ClientTokenReused)
+        }
+    }
+
+    /// Waits until no other call with the same client token is being answered. Calls without a token need not wait.
+    pub(crate) async fn turn(
+        &self,
+        caller: &Caller,
+        operation: Operation,
+        token: Option<&str>,
+    ) -> Option<MutexGuard<'_, ()>> {
+        let key = records::client_token(&caller.account, operation.name(), token?);
+        let turns = self.turns();
+        // Two tokens may share a place: then one waits for the other without need.
+        let hash = key.last_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        let place = usize::try_from(hash % u64::try_from(turns.len()).ok()?).ok()?;
+        Some(turns.get(place)?.lock().await)
+    }
+
+    /// What stores a token with the answer: to be applied together with what the request changes. It conflicts if the token was
+    /// used meanwhile. `image_uid` is the image without which the token is forgotten.
+    pub(crate) fn remember<A: Answer>(
+        &self,
+        token: &ClientToken,
+        answer: &A,
+        image_uid: Option<&str>,
+    ) -> Batch {
+        let Some(used) = &token.of else { return Batch::new() };
+        let kept = self.config().client_token_retention;
+        let expires_at = clock::timestamp(self.clock().now() + kept);
+        let record = ClientTokenRecord {
+            request_sha256: used.request_sha256.clone(),
+            response: answer.encode_to_vec(),
+            expires_at: Some(expires_at),
+            image_uid: image_uid.unwrap_or_default().to_owned(),
+        };
+        let mut batch = Batch::new();
+        if let Some(stale) = &used.stale {
+            batch = batch.expect_value(Table::ClientTokens, used.key.clone(), stale.clone());
+            if let Ok(old) = ClientTokenRecord::decode(stale.as_slice())
+                && let Some(at) = old.expires_at
+            {
+                // Else the old one's expiry would remove the new one.
+                batch = batch.delete(Table::Expiries, expiry(&at, &used.key));
+            }
+        } else {
+            batch = batch.expect_absent(Table::ClientTokens, used.key.clone());
+        }
+        batch.put(Table::ClientTokens, used.key.clone(), records::encode(&record)).put(
+            Table::Expiries,
+            expiry(&expires_at, &used.key),
+            Vec::new(),
+        )
+    }
+}
+
+/// How long a token is kept unless configured.
+pub(crate) const RETENTION: Duration = Duration::from_secs(24 * 3600);
+
+fn expiry(at: &prost_types::Timestamp, key: &[u8]) -> Vec<u8> {
+    records::expiry(millis(Some(at)), records::Expiry::ClientToken, key)
+}

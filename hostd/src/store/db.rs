@@ -1,0 +1,329 @@
+//! The store as tasks use it: records, and commits that share their fsyncs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Batch, CommitError, Entry, Scan, Store, StoreError, Table, Write};
+
+/// Batches that may wait for the commit thread; whoever brings more waits for room.
+const WAITING: usize = 1024;
+/// Batches in one group at most.
+const GROUP: usize = 512;
+/// Bytes from which on a group takes no further batch. A single batch may have more.
+const GROUP_BYTES: usize = 4 << 20;
+
+/// A store, shared by all tasks. Clones are cheap.
+///
+/// Reads block for as long as the store needs: microseconds, mostly from memory. Commits are written by a thread that ends when
+/// the last clone is dropped; that drop waits until everything that was accepted is written.
+#[derive(Clone, Debug)]
+pub struct Db {
+    store: Arc<dyn Store>,
+    committer: Arc<Committer>,
+}
+
+#[derive(Debug)]
+struct Committer {
+    sender: Option<mpsc::Sender<Request>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Request {
+    batch: Batch,
+    answer: oneshot::Sender<Result<(), CommitError>>,
+}
+
+impl Db {
+    /// Starts the commit thread of a store.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let written = Arc::clone(&store);
+        // Without a thread the receiver is gone, and each commit says so.
+        let thread = thread::Builder::new()
+            .name("store-commits".to_owned())
+            .spawn(move || write_groups(written.as_ref(), receiver))
+            .inspect_err(|error| tracing::error!(%error, "the commit thread of the store cannot be started"))
+            .ok();
+        Self { store, committer: Arc::new(Committer { sender: Some(sender), thread }) }
+    }
+
+    /// A store whose commits happen on the caller's thread: for one that does not block, in tests with simulated time, which
+    /// does not wait for other threads.
+    #[must_use]
+    pub fn direct(store: Arc<dyn Store>) -> Self {
+        Self { store, committer: Arc::new(Committer { sender: None, thread: None }) }
+    }
+
+    /// The record under a key.
+    ///
+    /// # Errors
+    /// [`StoreError`]; [`StoreError::Damaged`] when what is there is not such a record.
+    pub fn get<M: prost::Message + Default>(
+        &self,
+        table: Table,
+        key: &[u8],
+    ) -> Result<Option<M>, StoreError> {
+        self.get_bytes(table, key)?.map(|value| self.decode(table, key, &value)).transpose()
+    }
+
+    /// The bytes under a key.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn get_bytes(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.get(table, key)
+    }
+
+    /// Keys and values in order.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn scan(&self, scan: &Scan<'_>) -> Result<Vec<Entry>, StoreError> {
+        self.store.scan(scan)
+    }
+
+    /// The record that a value read from `table` under `key` holds.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`], naming both.
+    pub fn decode<M: prost::Message + Default>(
+        &self,
+        table: Table,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<M, StoreError> {
+        M::decode(value).map_err(|error| StoreError::Damaged {
+            path: self.store.place(),
+            why: format!(
+                "the record {} in table {} cannot be read: {error}",
+                key.escape_ascii(),
+                table.name()
+            ),
+        })
+    }
+
+    /// Applies a batch as a whole, or not at all. When this has answered `Ok`, the batch is durable. A caller that gives up
+    /// waiting may or may not have changed the state; an accepted batch is written whether or not anyone waits for it.
+    ///
+    /// # Errors
+    /// [`CommitError`].
+    pub async fn commit(&self, batch: Batch) -> Result<(), CommitError> {
+        let ended = || StoreError::Failed { what: "write to", why: "its commit thread has ended".to_owned() };
+        let (answer, answered) = oneshot::channel();
+        let Some(sender) = self.committer.sender.as_ref() else {
+            return self.store.commit(&[batch]).pop().unwrap_or_else(|| Err(ended().into()));
+        };
+        sender.send(Request { batch, answer }).await.map_err(|_| ended())?;
+        answered.await.map_err(|_| ended())?
+    }
+
+    /// Writes a consistent copy into a folder that does not exist yet; its size in bytes. Commits go on meanwhile. A caller that
+    /// gives up does not stop it.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing is left at `to` then.
+    pub async fn back_up(&self, to: PathBuf) -> Result<u64, StoreError> {
+        let store = Arc::clone(&self.store);
+        tokio::task::spawn_blocking(move || store.back_up(&to))
+            .await
+            .map_err(|error| StoreError::Failed { what: "back up", why: error.to_string() })?
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        drop(self.sender.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the commit thread of the store has panicked");
+        }
+    }
+}
+
+/// Writes groups until nobody can send any more, and nothing is waiting.
+fn write_groups(store: &dyn Store, mut requests: mpsc::Receiver<Request>) {
+    while let Some(first) = requests.blocking_recv() {
+        let mut bytes = 0;
+        let mut batches = Vec::new();
+        let mut answers = Vec::new();
+        let mut next = Some(first);
+        while let Some(Request { batch, answer }) = next.take() {
+            bytes += size(&batch);
+            batches.push(batch);
+            answers.push(answer);
+            if batches.len() < GROUP && bytes < GROUP_BYTES {
+                next = requests.try_recv().ok();
+            }
+        }
+        for (answer, result) in answers.into_iter().zip(store.commit(&batches)) {
+            // Who does not wait any more does not need the answer.
+            let _ = answer.send(result);
+        }
+    }
+}
+
+fn size(batch: &Batch) -> usize {
+    batch
+        .writes
+        .iter()
+        .map(|write| match write {
+            Write::Put(_, key, value) => key.len() + value.len(),
+            Write::Delete(_, key) => key.len(),
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future as _;
+    use std::pin::pin;
+    use std::sync::{Condvar, Mutex};
+    use std::task::{Context, Waker};
+
+    use super::*;
+    use crate::store::MemoryStore;
+
+    const T: Table = Table::Images;
+
+    /// A store whose commits wait until they are let go, and that remembers its groups.
+    #[derive(Debug, Default)]
+    struct Gated {
+        store: MemoryStore,
+        groups: Mutex<Vec<usize>>,
+        begun: Condvar,
+        open: Mutex<bool>,
+        opened: Condvar,
+    }
+
+    impl Gated {
+        fn open(&self) {
+            *self.open.lock().unwrap() = true;
+            self.opened.notify_all();
+        }
+
+        /// Waits until the first group is being written.
+        fn busy(&self) {
+            drop(self.begun.wait_while(self.groups.lock().unwrap(), |groups| groups.is_empty()).unwrap());
+        }
+
+        fn keys(&self) -> usize {
+            self.store.scan(&Scan { table: T, prefix: &[], after: None, limit: usize::MAX }).unwrap().len()
+        }
+    }
+
+    impl Store for Gated {
+        fn place(&self) -> String {
+            self.store.place()
+        }
+
+        fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+            self.store.get(table, key)
+        }
+
+        fn scan(&self, scan: &Scan<'_>) -> Result<Vec<Entry>, StoreError> {
+            self.store.scan(scan)
+        }
+
+        fn commit(&self, batches: &[Batch]) -> Vec<Result<(), CommitError>> {
+            self.groups.lock().unwrap().push(batches.len());
+            self.begun.notify_all();
+            drop(self.opened.wait_while(self.open.lock().unwrap(), |open| !*open).unwrap());
+            self.store.commit(batches)
+        }
+
+        fn back_up(&self, to: &std::path::Path) -> Result<u64, StoreError> {
+            self.store.back_up(to)
+        }
+    }
+
+    fn put(key: u32, bytes: usize) -> Batch {
+        Batch::new().put(T, key.to_be_bytes().to_vec(), vec![0; bytes])
+    }
+
+    /// Hands a commit over and gives up waiting for it.
+    fn give_up(db: &Db, batch: Batch) {
+        let mut commit = pin!(db.commit(batch));
+        assert!(commit.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+
+    #[test]
+    fn what_is_waiting_is_written_as_one_group() {
+        let store = Arc::new(Gated::default());
+        let db = Db::new(Arc::clone(&store) as Arc<dyn Store>);
+        give_up(&db, put(0, 1));
+        store.busy();
+        (1..=20).for_each(|key| give_up(&db, put(key, 1)));
+        store.open();
+        drop(db);
+        assert_eq!(*store.groups.lock().unwrap(), [1, 20]);
+    }
+
+    #[test]
+    fn groups_are_bounded_by_number_and_by_bytes() {
+        let store = Arc::new(Gated::default());
+        let db = Db::new(Arc::clone(&store) as Arc<dyn Store>);
+        give_up(&db, put(0, 1));
+        store.busy();
+        (0..600).for_each(|key| give_up(&db, put(key, 1)));
+        (600..603).for_each(|key| give_up(&db, put(key, GROUP_BYTES / 2)));
+        store.open();
+        drop(db);
+        // The last of a group goes over the bytes, for a batch may be larger than any bound.
+        assert_eq!(*store.groups.lock().unwrap(), [1, GROUP, 600 - GROUP + 2, 1]);
+    }
+
+    #[test]
+    fn the_last_drop_waits_for_what_was_accepted_even_if_nobody_else_does() {
+        let store = Arc::new(Gated::default());
+        let db = Db::new(Arc::clone(&store) as Arc<dyn Store>);
+        let other = db.clone();
+        give_up(&db, put(0, 1));
+        store.busy();
+        (1..=20).for_each(|key| give_up(&other, put(key, 1)));
+        drop(db);
+        let ended = thread::spawn(move || drop(other));
+        store.open();
+        ended.join().unwrap();
+        assert_eq!(store.keys(), 21);
+        // The thread has let go of the store.
+        assert_eq!(Arc::strong_count(&store), 1);
+    }
+
+    #[test]
+    fn a_caller_that_finds_no_room_waits_and_has_committed_nothing_when_it_gives_up() {
+        let store = Arc::new(Gated::default());
+        let db = Db::new(Arc::clone(&store) as Arc<dyn Store>);
+        give_up(&db, put(0, 1));
+        store.busy();
+        let room = u32::try_from(WAITING).unwrap();
+        (1..=room).for_each(|key| give_up(&db, put(key, 1)));
+        give_up(&db, put(room + 1, 1));
+        store.open();
+        // Room comes back.
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(db.commit(put(room + 2, 1))).unwrap();
+        assert_eq!(store.store.get(T, &(room + 1).to_be_bytes()).unwrap(), None);
+        assert_eq!(store.keys(), WAITING + 2);
+    }
+
+    #[tokio::test]
+    async fn a_record_that_cannot_be_read_is_damage_and_is_named() {
+        let db = Db::new(Arc::new(MemoryStore::new()));
+        let time = prost_types::Timestamp { seconds: 5, nanos: 6 };
+        let key = b"123456789012/app".to_vec();
+        db.commit(Batch::new().put(T, key.clone(), prost::Message::encode_to_vec(&time))).await.unwrap();
+        assert_eq!(db.get::<prost_types::Timestamp>(T, &key).unwrap(), Some(time));
+        assert_eq!(db.get::<prost_types::Timestamp>(T, b"other").unwrap(), None);
+        db.commit(Batch::new().put(T, key.clone(), vec![0xff])).await.unwrap();
+        let damaged = db.get::<prost_types::Timestamp>(T, &key).unwrap_err();
+        let StoreError::Damaged { path, why } = damaged else { panic!("{damaged}") };
+        assert_eq!(path, "memory");
+        assert!(why.contains("123456789012/app in table images"), "{why}");
+    }
+}

@@ -1,0 +1,119 @@
+//! Backups: a folder that holds a whole store, as it was at one moment, in files of its own.
+//!
+//! A backup is taken while the store is used ([`Store::back_up`](super::Store::back_up)), and is put in place while no daemon
+//! runs ([`restore`]). Both appear under their name when they are complete and durable, or not at all.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rocksdb::DB;
+use rocksdb::checkpoint::Checkpoint;
+
+use super::{RocksOptions, RocksStore, StoreError, io_failed};
+
+/// Puts the backup `from` in place as the store `to`, which must not exist; its size in bytes. The backup is only read. Everything
+/// in it is compared with its checksums, and brought up to date, before there is anything at `to`.
+///
+/// # Errors
+/// [`StoreError`]; nothing is left at `to` then.
+pub fn restore(from: &Path, to: &Path, options: &RocksOptions) -> Result<u64, StoreError> {
+    let refused = |why: String| StoreError::Failed { what: "restore", why };
+    if !from.join("CURRENT").is_file() {
+        return Err(refused(format!("there is no backup in {}", from.display())));
+    }
+    if from.join("LOCK").exists() {
+        return Err(refused(format!("{} is a store and not a backup of one", from.display())));
+    }
+    if fs::symlink_metadata(to).is_ok() {
+        return Err(refused(format!("{} exists: stop hearthd and move it away first", to.display())));
+    }
+    let staging = Staging::new(to, "restoring").map_err(|error| io_failed("restore", to, &error))?;
+    let bytes = copy(from, &staging.path).map_err(|error| io_failed("restore", from, &error))?;
+    let verified = RocksOptions { verify: true, ..options.clone() };
+    drop(RocksStore::open(&staging.path, &verified).map_err(|error| match error {
+        StoreError::Damaged { why, .. } => {
+            refused(format!("the backup in {} is damaged: {why}; use another one", from.display()))
+        }
+        StoreError::TooNew { found, known, .. } => {
+            StoreError::TooNew { path: from.display().to_string(), found, known }
+        }
+        other => other,
+    })?);
+    staging.finish(to).map_err(|error| io_failed("restore", to, &error))?;
+    Ok(bytes)
+}
+
+/// Writes a backup of an open database to `to`.
+pub(super) fn write(db: &DB, to: &Path) -> Result<u64, StoreError> {
+    if fs::symlink_metadata(to).is_ok() {
+        return Err(StoreError::Failed { what: "back up", why: format!("{} exists already", to.display()) });
+    }
+    let failed = |error: &io::Error| io_failed("back up", to, error);
+    // A checkpoint shares its files with the store, and with them whatever happens to those. It is the copy that is kept.
+    let links = Staging::new(to, "checkpoint").map_err(|error| failed(&error))?;
+    let copied = Staging::new(to, "partial").map_err(|error| failed(&error))?;
+    let checkpoint = links.path.join("checkpoint");
+    Checkpoint::new(db)
+        .and_then(|source| source.create_checkpoint(&checkpoint))
+        .map_err(|error| StoreError::Failed { what: "back up", why: error.to_string() })?;
+    let bytes = copy(&checkpoint, &copied.path).map_err(|error| failed(&error))?;
+    copied.finish(to).map_err(|error| failed(&error))?;
+    Ok(bytes)
+}
+
+/// A folder beside where it is to be, for its owner alone; removed unless it is finished.
+struct Staging {
+    path: PathBuf,
+}
+
+impl Staging {
+    fn new(to: &Path, stage: &str) -> io::Result<Self> {
+        let name = to
+            .file_name()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it is not the name of a folder"))?;
+        let path = to.with_file_name(format!(".{}.{stage}", name.display()));
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            // Left behind by a crash, or nothing.
+            _ => {}
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+        Ok(Self { path })
+    }
+
+    fn finish(self, to: &Path) -> io::Result<()> {
+        // Opening a restored store has written, too.
+        for entry in fs::read_dir(&self.path)? {
+            File::open(entry?.path())?.sync_all()?;
+        }
+        File::open(&self.path)?.sync_all()?;
+        fs::rename(&self.path, to)?;
+        let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent)?.sync_all()
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // Not there any more when it is finished. What cannot be removed now is removed by the next one.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Copies the files of a folder into an empty one; their size.
+fn copy(from: &Path, to: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_file() {
+            let why = format!("{} is not a file", entry.path().display());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        let mut target =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(to.join(entry.file_name()))?;
+        bytes += io::copy(&mut File::open(entry.path())?, &mut target)?;
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,330 @@
+//! The store on disk: RocksDB in one folder, one column family per table.
+//!
+//! * **Commits.** A group of batches becomes one write batch, so one record in RocksDB's write-ahead log (WAL) and one fsync.
+//!   Expectations are checked before that, against the database and what the group has changed so far.
+//! * **Crashes.** The WAL is replayed at the next start. An incomplete record at its end is a group that nobody was told of, and is
+//!   dropped. Anything else that cannot be read is damage: the store refuses to open rather than to forget what was acknowledged.
+//! * **Damage.** Every block has a checksum. [`RocksStore::open`] reads all of them, so that damage shows before the first request
+//!   does; [`backup`] says how to get back.
+//! * **Schema.** [`super::schema`] brings an older store up to date when it is opened, and refuses a newer one.
+
+pub mod backup;
+mod options;
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rocksdb::statistics::Histogram;
+use rocksdb::{
+    ColumnFamily, ColumnFamilyDescriptor, DB, ErrorKind, Options, ReadOptions, WriteBatch, WriteOptions,
+};
+
+use super::{Batch, CommitError, Entry, Expect, Scan, Store, StoreError, Table, Write, schema};
+pub use options::RocksOptions;
+
+/// Read ahead while a whole table is read.
+const READ_AHEAD: usize = 2 << 20;
+
+/// A RocksDB store.
+pub struct RocksStore {
+    path: PathBuf,
+    db: DB,
+    // Holds the statistics.
+    options: Options,
+    // Checking what a group expects and writing it are one step.
+    committing: Mutex<()>,
+    backing_up: Mutex<()>,
+}
+
+/// How long the fsyncs of commits have taken, since the store was opened. Microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Syncs {
+    /// How many there were.
+    pub count: u64,
+    /// Their mean.
+    pub mean: f64,
+    /// Their median.
+    pub median: f64,
+    /// Their 99th percentile.
+    pub p99: f64,
+    /// The longest.
+    pub max: f64,
+}
+
+impl RocksStore {
+    /// Opens the store in a folder, or makes an empty one where there is none yet. Its owner alone may read the folder. What an
+    /// older release has written is brought up to date.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] when another process, or this one, has it open; [`StoreError::Damaged`]; [`StoreError::TooNew`];
+    /// [`StoreError::Failed`] when the system refuses.
+    pub fn open(path: &Path, options: &RocksOptions) -> Result<Self, StoreError> {
+        let exists = exists(path)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(|error| io_failed("open", path, &error))?;
+        let mut database = options::database(options);
+        database.create_if_missing(!exists);
+        let mut names: BTreeSet<String> = Table::ALL.iter().map(|table| table.name().to_owned()).collect();
+        if exists {
+            // A newer release may have more tables. RocksDB opens all or none, and which release it was is said inside.
+            names.extend(DB::list_cf(&database, path).map_err(|error| open_failed(path, &error))?);
+        }
+        let table = options::table(options);
+        let families = names.into_iter().map(|name| ColumnFamilyDescriptor::new(name, table.clone()));
+        let db =
+            DB::open_cf_descriptors(&database, path, families).map_err(|error| open_failed(path, &error))?;
+        let store = Self {
+            path: path.to_owned(),
+            db,
+            options: database,
+            committing: Mutex::new(()),
+            backing_up: Mutex::new(()),
+        };
+        if options.verify {
+            store.verify()?;
+        }
+        schema::migrate(&store)?;
+        Ok(store)
+    }
+
+    /// Reads everything, and compares it with its checksums.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`], [`StoreError::Failed`].
+    pub fn verify(&self) -> Result<(), StoreError> {
+        for table in Table::ALL {
+            let mut options = ReadOptions::default();
+            options.set_verify_checksums(true);
+            options.fill_cache(false);
+            options.set_readahead_size(READ_AHEAD);
+            let mut entries = self.db.raw_iterator_cf_opt(self.family(table)?, options);
+            entries.seek_to_first();
+            while entries.valid() {
+                entries.next();
+            }
+            entries.status().map_err(|error| self.failed("read", &error))?;
+        }
+        Ok(())
+    }
+
+    /// How long fsyncs of commits took.
+    #[must_use]
+    pub fn syncs(&self) -> Syncs {
+        let data = self.options.get_histogram_data(Histogram::WalFileSyncMicros);
+        Syncs {
+            count: data.count(),
+            mean: data.average(),
+            median: data.median(),
+            p99: data.p99(),
+            max: data.max(),
+        }
+    }
+
+    fn family(&self, table: Table) -> Result<&ColumnFamily, StoreError> {
+        self.db.cf_handle(table.name()).ok_or_else(|| StoreError::Damaged {
+            path: self.place(),
+            why: format!("table {} is missing", table.name()),
+        })
+    }
+
+    fn failed(&self, what: &'static str, error: &rocksdb::Error) -> StoreError {
+        if error.kind() == ErrorKind::Corruption {
+            return StoreError::Damaged { path: self.place(), why: error.to_string() };
+        }
+        StoreError::Failed { what, why: error.to_string() }
+    }
+
+    fn holds<'a>(&self, changed: &Changed<'a>, batch: &'a Batch) -> Result<bool, StoreError> {
+        for expect in &batch.expects {
+            let (table, key, wanted) = match expect {
+                Expect::Absent(table, key) => (*table, key.as_slice(), None),
+                Expect::Value(table, key, value) => (*table, key.as_slice(), Some(value.as_slice())),
+            };
+            let held = match changed.get(&(table, key)) {
+                Some(value) => *value == wanted,
+                None => {
+                    self.db
+                        .get_pinned_cf(self.family(table)?, key)
+                        .map_err(|error| self.failed("read", &error))?
+                        .as_deref()
+                        == wanted
+                }
+            };
+            if !held {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn add(&self, group: &mut WriteBatch, batch: &Batch) -> Result<(), StoreError> {
+        // First all tables, then the first write: a batch is added as a whole.
+        let families = batch
+            .writes
+            .iter()
+            .map(|write| match write {
+                Write::Put(table, ..) | Write::Delete(table, _) => self.family(*table),
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        for (family, write) in families.into_iter().zip(&batch.writes) {
+            match write {
+                Write::Put(_, key, value) => group.put_cf(family, key, value),
+                Write::Delete(_, key) => group.delete_cf(family, key),
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, group: WriteBatch) -> Result<(), StoreError> {
+        if group.is_empty() {
+            return Ok(());
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        self.db.write_opt(group, &options).map_err(|error| self.failed("write to", &error))
+    }
+}
+
+/// What the batches of a group have changed so far: `None` is a key that was removed.
+type Changed<'a> = HashMap<(Table, &'a [u8]), Option<&'a [u8]>>;
+
+impl Store for RocksStore {
+    fn place(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.db.get_cf(self.family(table)?, key).map_err(|error| self.failed("read", &error))
+    }
+
+    fn scan(&self, scan: &Scan<'_>) -> Result<Vec<Entry>, StoreError> {
+        let mut options = ReadOptions::default();
+        if let Some(end) = end_of(scan.prefix) {
+            options.set_iterate_upper_bound(end);
+        }
+        let mut entries = self.db.raw_iterator_cf_opt(self.family(scan.table)?, options);
+        match scan.after {
+            // The first key that may come behind it.
+            Some(after) if after >= scan.prefix => entries.seek([after, &[0]].concat()),
+            _ => entries.seek(scan.prefix),
+        }
+        let mut found = Vec::new();
+        while found.len() < scan.limit
+            && let Some((key, value)) = entries.item()
+        {
+            found.push((key.to_vec(), value.to_vec()));
+            entries.next();
+        }
+        entries.status().map_err(|error| self.failed("read", &error))?;
+        Ok(found)
+    }
+
+    fn commit(&self, batches: &[Batch]) -> Vec<Result<(), CommitError>> {
+        let _alone = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
+        // What nobody looks at need not be remembered: a group that fills a store has no expectations.
+        let last_expecting = batches.iter().rposition(|batch| !batch.expects.is_empty()).unwrap_or(0);
+        let mut changed = Changed::new();
+        let mut group = WriteBatch::default();
+        let mut results = Vec::with_capacity(batches.len());
+        for (number, batch) in batches.iter().enumerate() {
+            results.push(match self.holds(&changed, batch) {
+                Ok(true) => self.add(&mut group, batch).map_err(CommitError::from),
+                Ok(false) => Err(CommitError::Conflict),
+                Err(error) => Err(error.into()),
+            });
+            if number < last_expecting && results.last().is_some_and(Result::is_ok) {
+                changed.extend(batch.writes.iter().map(|write| match write {
+                    Write::Put(table, key, value) => ((*table, key.as_slice()), Some(value.as_slice())),
+                    Write::Delete(table, key) => ((*table, key.as_slice()), None),
+                }));
+            }
+        }
+        if let Err(error) = self.write(group) {
+            // Conflicts, too, may have been with what was not written.
+            return batches.iter().map(|_| Err(error.clone().into())).collect();
+        }
+        results
+    }
+
+    fn back_up(&self, to: &Path) -> Result<u64, StoreError> {
+        let _alone = self.backing_up.lock().unwrap_or_else(PoisonError::into_inner);
+        // Damage is found now, while there may still be an older backup, and not when this one is needed.
+        self.verify()?;
+        backup::write(&self.db, to)
+    }
+}
+
+impl std::fmt::Debug for RocksStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RocksStore").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// Whether there is a store in the folder. RocksDB takes a folder without a `CURRENT` file for an empty one, and would start anew
+/// over what is left of a damaged store.
+fn exists(path: &Path) -> Result<bool, StoreError> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(io_failed("open", path, &error)),
+    };
+    let mut data = None;
+    for entry in entries {
+        let entry = entry.map_err(|error| io_failed("open", path, &error))?;
+        let name = entry.file_name();
+        if name == "CURRENT" {
+            return Ok(true);
+        }
+        // A store whose making was cut short has neither.
+        if Path::new(&name).extension().is_some_and(|kind| kind == "sst" || kind == "log") {
+            data = Some(name);
+        }
+    }
+    match data {
+        None => Ok(false),
+        Some(name) => Err(StoreError::Damaged {
+            path: path.display().to_string(),
+            why: format!("there is {} but no CURRENT", name.display()),
+        }),
+    }
+}
+
+fn open_failed(path: &Path, error: &rocksdb::Error) -> StoreError {
+    let why = error.to_string();
+    let path = path.display().to_string();
+    let missing = why.contains("No such file or directory");
+    match error.kind() {
+        // From another process, and from this one.
+        ErrorKind::IOError
+            if why.contains("/LOCK: Resource temporarily unavailable")
+                || why.contains("lock hold by current process") =>
+        {
+            StoreError::InUse { path }
+        }
+        ErrorKind::Corruption => StoreError::Damaged { path, why },
+        // Files that other files name.
+        ErrorKind::IOError if missing => StoreError::Damaged { path, why },
+        _ => StoreError::Failed { what: "open", why },
+    }
+}
+
+fn io_failed(what: &'static str, path: &Path, error: &io::Error) -> StoreError {
+    StoreError::Failed { what, why: format!("{}: {error}", path.display()) }
+}
+
+/// The first key behind all keys that begin with `prefix`, if there can be one.
+fn end_of(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
+    let mut end = prefix.get(..=last)?.to_vec();
+    if let Some(byte) = end.last_mut() {
+        *byte += 1;
+    }
+    Some(end)
+}

@@ -1,0 +1,42 @@
+//! Requests to the app in a microVM, through the guest's agent: they need no daemon.
+
+use std::path::PathBuf;
+
+use hearth_host::agent::Agent;
+use hearth_vmm::client::CONTROL_SOCKET;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::PATIENCE;
+use super::site::Site;
+
+/// The port of the example.
+const PORT: u16 = 8080;
+
+/// The control socket of a microVM's monitor.
+pub(crate) fn control_socket(id: &str) -> PathBuf {
+    Site::get().unwrap().run().join("microvms").join(id).join(CONTROL_SOCKET)
+}
+
+/// The guest's agent.
+pub(crate) fn agent(id: &str) -> Agent {
+    Agent::of_monitor(&control_socket(id)).unwrap()
+}
+
+/// Sends a request like `GET /` to the app and returns the answer's body; empty when there was no answer.
+pub(crate) async fn ask(id: &str, request: &str) -> String {
+    let asking = async {
+        let mut stream = agent(id).stream(PORT, PATIENCE).await.unwrap();
+        stream.write_all(format!("{request} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
+    };
+    tokio::time::timeout(PATIENCE, asking).await.expect("the app answers")
+}
+
+/// Asks the counter, and returns how often it was asked in its life.
+pub(crate) async fn count(id: &str) -> u64 {
+    let answer = ask(id, "GET /").await;
+    let number = answer.strip_prefix("request ").and_then(|rest| rest.split(' ').next()?.parse().ok());
+    number.unwrap_or_else(|| panic!("the counter answered {answer:?}"))
+}

@@ -1,0 +1,39 @@
+//! The daemon, requests, what it must leave behind.
+//!
+//! * [`site`] – the state that all tests share
+//! * [`config`] – its configuration; [`daemon`] – a `hearthd` process over it
+//! * [`api`] – requests and waiting for what they bring about
+//! * [`app`] – requests to the app in a microVM
+//! * [`traces`] – what microVMs leave on a host
+
+pub(crate) mod api;
+pub(crate) mod app;
+pub(crate) mod config;
+pub(crate) mod daemon;
+pub(crate) mod site;
+pub(crate) mod traces;
+
+use std::time::Duration;
+
+pub(crate) use daemon::Daemon;
+
+/// How long anything may take on the emulated metal. Nothing is expected to take that long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+/// How often it is looked at what cannot be waited for.
+pub(crate) const LOOK: Duration = Duration::from_millis(100);
+
+/// Waits until there is something.
+pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let waiting = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    match tokio::time::timeout(PATIENCE, waiting).await {
+        Ok(found) => found,
+        Err(_) => panic!("still not, after {} s: {what}", PATIENCE.as_secs()),
+    }
+}

@@ -1,0 +1,79 @@
+//! The state that all tests share: the daemon's data folder, with the images that were built.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+/// What the environment gives the tests.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) hostd: PathBuf,
+    pub(crate) vmm: PathBuf,
+    pub(crate) catalogue: PathBuf,
+    pub(crate) examples: PathBuf,
+    /// The daemon's folders and files.
+    pub(crate) folder: PathBuf,
+}
+
+static SITE: LazyLock<Option<Site>> = LazyLock::new(|| {
+    let site = Site::find();
+    assert!(site.is_some() || env::var_os("HEARTH_METAL").is_none(), "the metal lacks a variable");
+    site
+});
+
+impl Site {
+    /// The metal, if this is it.
+    pub(crate) fn get() -> Option<&'static Self> {
+        SITE.as_ref()
+    }
+
+    fn find() -> Option<Self> {
+        let path = |name: &str| env::var_os(name).map(PathBuf::from);
+        let folder = path("HEARTH_OUT").unwrap_or_else(env::temp_dir).join("hostd-e2e");
+        let site = Self {
+            hostd: path("HEARTH_HOSTD")?,
+            vmm: path("HEARTH_VMM")?,
+            catalogue: path("HEARTH_CATALOGUE")?,
+            examples: path("HEARTH_EXAMPLES")?,
+            folder,
+        };
+        for folder in [&site.folder, &site.run()] {
+            // What an earlier run has left is of another release.
+            let _ = fs::remove_dir_all(folder);
+            fs::create_dir_all(folder).unwrap();
+        }
+        Some(site)
+    }
+
+    /// The daemon's state.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// Run directories of microVMs: names of sockets have to be short.
+    pub(crate) fn run(&self) -> PathBuf {
+        PathBuf::from("/run/hearth-e2e")
+    }
+
+    /// The daemon's socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.join("hearthd.sock")
+    }
+
+    /// The example `counter` as a zip.
+    pub(crate) fn counter(&self) -> Vec<u8> {
+        pack(&self.examples.join("counter"))
+    }
+}
+
+/// Whether tests take their time.
+pub(crate) fn full() -> bool {
+    env::var_os("HEARTH_FULL").is_some()
+}
+
+fn pack(context: &Path) -> Vec<u8> {
+    let mut zip = tempfile::NamedTempFile::new().unwrap();
+    hearth_image_builder::artifact::zip::pack(context, zip.as_file_mut().try_clone().unwrap()).unwrap();
+    fs::read(zip.path()).unwrap()
+}
