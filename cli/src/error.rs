@@ -139,6 +139,9 @@ fn remedy(code: Code, resource: &str, retry_seconds: Option<f64>) -> Option<Stri
             "set HEARTH_ACCESS_KEY_ID and HEARTH_SECRET_ACCESS_KEY, or access_key_id and secret_access_key of a profile"
         }
         Code::PermissionDenied => "ask the host's operator for access, or use other keys",
+        Code::NotFound if resource.to_lowercase().contains("log") => {
+            "`hearth log-groups` and `hearth log-streams GROUP` list what there is"
+        }
         Code::NotFound if resource.to_lowercase().contains("image") => "`hearth image ls` lists the images",
         Code::NotFound if !resource.is_empty() => "`hearth ps --all` lists the microVMs",
         Code::ResourceExhausted if again.is_none() => "`hearth host` says what is in use",

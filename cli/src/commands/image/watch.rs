@@ -190,8 +190,9 @@ fn seconds(nanos: i128) -> String {
 }
 
 fn log_line(line: &LogEvent) -> String {
-    // Streams of builds are named like [1.0]build: the last part says which.
+    // Streams of builds are named like 2026/01/31[1.0]snapshot-BUILD, and the word says which.
     let stream = line.log_stream.rsplit([']', '/']).next().unwrap_or_default();
+    let stream = stream.split('-').next().unwrap_or_default();
     let name = if stream.is_empty() { &line.source } else { stream };
     printable(&format!("           {name} | {}", line.message))
 }
