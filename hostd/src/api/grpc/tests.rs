@@ -114,15 +114,24 @@ async fn an_error_has_its_exception_and_the_calls_id() {
     let mut client = MicrovmServiceClient::new(server.channel.clone());
     let get = proto::GetMicrovmRequest { microvm_identifier: Some("microvm-1".into()) };
     let status = client.get_microvm(get).await.unwrap_err();
-    assert_eq!((status.code(), status.message()), (Code::NotFound, "Unable to find microvmIdentifier microvm-1"));
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::NotFound, "Unable to find microvmIdentifier microvm-1")
+    );
     let details = status.get_error_details();
     let info = details.error_info().unwrap();
-    assert_eq!((info.reason.as_str(), info.metadata["httpStatus"].as_str()), ("ResourceNotFoundException", "404"));
+    assert_eq!(
+        (info.reason.as_str(), info.metadata["httpStatus"].as_str()),
+        ("ResourceNotFoundException", "404")
+    );
     assert_eq!(info.metadata["requestId"], status.metadata().get(REQUEST_ID).unwrap().to_str().unwrap());
     assert_eq!(details.resource_info().unwrap().resource_name, "microvm-1");
     let status = client.run_microvm(proto::RunMicrovmRequest::default()).await.unwrap_err();
     assert_eq!((status.code(), reason(&status)), (Code::InvalidArgument, "ValidationException".into()));
-    assert_eq!(status.get_error_details().bad_request().unwrap().field_violations[0].field, "imageIdentifier");
+    assert_eq!(
+        status.get_error_details().bad_request().unwrap().field_violations[0].field,
+        "imageIdentifier"
+    );
     let tags = proto::ListTagsRequest { resource: Some("arn:aws:s3:::bucket".into()) };
     let status = client.list_tags(tags).await.unwrap_err();
     assert_eq!(reason(&status), "InvalidParameterValueException");

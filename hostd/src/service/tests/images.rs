@@ -34,13 +34,17 @@ async fn an_image_and_its_versions_are_read() {
     let (service, caller) = (&host.service, &host.caller);
     let get = |image: &str| proto::GetMicrovmImageRequest { image_identifier: some(image) };
     let image = service.get_microvm_image(caller, get("demo")).await.unwrap();
-    assert_eq!((image.image_arn.as_str(), image.state()), (arn("demo").as_str(), proto::MicrovmImageState::Updated));
+    assert_eq!(
+        (image.image_arn.as_str(), image.state()),
+        (arn("demo").as_str(), proto::MicrovmImageState::Updated)
+    );
     assert_eq!(image.latest_active_image_version.as_deref(), Some("2.0"));
     let error = service.get_microvm_image(caller, get(&arn("gone"))).await.unwrap_err();
     assert_eq!(error.to_string(), format!("MicroVMImage not found for MicroVMImageID: {}", arn("gone")));
 
     host.tag(&arn("demo"), tags(&[("team", "web")])).await.unwrap();
-    let list = proto::ListMicrovmImageVersionsRequest { image_identifier: some("demo"), ..Default::default() };
+    let list =
+        proto::ListMicrovmImageVersionsRequest { image_identifier: some("demo"), ..Default::default() };
     let versions = service.list_microvm_image_versions(caller, list).await.unwrap().items;
     let numbers: Vec<&str> = versions.iter().map(|version| version.image_version.as_str()).collect();
     assert_eq!(numbers, ["2.0", "1.0"]);
@@ -94,7 +98,9 @@ async fn base_images_are_those_of_the_catalogue() {
     assert_eq!(error.exception().name, "ResourceNotFoundException");
     // A folder without a manifest is no version.
     std::fs::create_dir(host.bases.path().join("1")).unwrap();
-    assert!(service.list_managed_microvm_image_versions(caller, list("al2023-1")).await.unwrap().items.is_empty());
+    assert!(
+        service.list_managed_microvm_image_versions(caller, list("al2023-1")).await.unwrap().items.is_empty()
+    );
 }
 
 #[tokio::test]
@@ -104,10 +110,12 @@ async fn tags_are_added_replaced_and_removed() {
     host.tag(&demo, tags(&[("a", "1"), ("b", "2")])).await.unwrap();
     host.tag(&demo, tags(&[("b", "3"), ("c", "")])).await.unwrap();
     assert_eq!(host.tags(&demo).await.unwrap(), tags(&[("a", "1"), ("b", "3"), ("c", "")]));
-    let untag = proto::UntagResourceRequest { resource: some(&demo), tag_keys: vec!["a".into(), "none".into()] };
+    let untag =
+        proto::UntagResourceRequest { resource: some(&demo), tag_keys: vec!["a".into(), "none".into()] };
     host.service.untag_resource(&host.caller, untag).await.unwrap();
     assert_eq!(host.tags(&demo).await.unwrap(), tags(&[("b", "3"), ("c", "")]));
-    let many: BTreeMap<String, String> = (0..49).map(|number| (format!("k{number}"), String::new())).collect();
+    let many: BTreeMap<String, String> =
+        (0..49).map(|number| (format!("k{number}"), String::new())).collect();
     let error = host.tag(&demo, many).await.unwrap_err();
     assert_eq!(error.exception().name, "InvalidParameterValueException");
     assert_eq!(host.tags(&demo).await.unwrap().len(), 2);

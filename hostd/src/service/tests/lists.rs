@@ -39,7 +39,9 @@ impl Host {
 #[tokio::test]
 async fn microvms_are_listed_newest_first() {
     let host = host(Profile::Default).await;
-    for (id, image, version) in [("a", "demo", 1), ("b", "web", 1), ("c", "demo", 2), ("d", "demo", 1), ("e", "demo", 2)] {
+    for (id, image, version) in
+        [("a", "demo", 1), ("b", "web", 1), ("c", "demo", 2), ("d", "demo", 1), ("e", "demo", 2)]
+    {
         let seconds = i64::from(id.as_bytes()[0]);
         host.started_at(id, image, version, seconds).await;
     }
@@ -69,7 +71,8 @@ async fn a_cursor_survives_what_comes_and_goes() {
         let gone: MicrovmRecord = host.daemon.db.get(Table::Microvms, &key).unwrap().unwrap();
         host.daemon.db.commit(record::remove(&gone)).await.unwrap();
     }
-    let second = host.page(&proto::ListMicrovmsRequest { next_token: first.next_token.clone(), ..list() }).await;
+    let second =
+        host.page(&proto::ListMicrovmsRequest { next_token: first.next_token.clone(), ..list() }).await;
     assert_eq!(second.items.len(), 1);
     assert_eq!(second.items[0].microvm_id, "microvm-a");
     // It is of this list alone.

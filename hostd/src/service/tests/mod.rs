@@ -56,8 +56,11 @@ async fn limited(profile: Profile, limits: Limits) -> Host {
     let (daemon, disk) = Daemon::new(settings());
     let bases = tempfile::tempdir().unwrap();
     let clock = Clock::system();
-    let driver =
-        DriverConfig { capacity_mib: 1 << 20, rules: Rules::default(), retention: Duration::from_secs(86_400) };
+    let driver = DriverConfig {
+        capacity_mib: 1 << 20,
+        rules: Rules::default(),
+        retention: Duration::from_secs(86_400),
+    };
     let platform = Arc::clone(&disk) as _;
     let microvms =
         Microvms::new(driver, daemon.db.clone(), clock, platform, Arc::new(Nobody), Faults::none());

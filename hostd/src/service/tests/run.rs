@@ -38,7 +38,10 @@ async fn what_is_not_given_has_its_default_in_the_answer() {
     };
     assert_eq!(microvm, expected);
     let record = record(&host, &microvm.microvm_id);
-    assert_eq!((record.image_name.as_str(), record.version_number, record.internet_egress), ("demo", 1, true));
+    assert_eq!(
+        (record.image_name.as_str(), record.version_number, record.internet_egress),
+        ("demo", 1, true)
+    );
     assert_eq!(record.log_group, "/aws/lambda-microvms/demo");
     assert!(record.log_stream.ends_with(&format!("[1.0]{}", microvm.microvm_id)), "{}", record.log_stream);
 }
@@ -55,7 +58,8 @@ async fn the_image_is_looked_up_by_arn_or_name_unless_strict() {
 #[tokio::test]
 async fn only_an_active_version_is_run() {
     let host = host(Profile::Default).await;
-    let none = |name: &str, rest: &str| format!("No active version found for MicroVM image {}{rest}", arn(name));
+    let none =
+        |name: &str, rest: &str| format!("No active version found for MicroVM image {}{rest}", arn(name));
     let pinned = |version: &str| proto::RunMicrovmRequest {
         image_version: Some(version.into()),
         ..request(&arn("demo"))
@@ -144,10 +148,7 @@ async fn a_used_token_returns_the_first_answer() {
     host.service.terminate_microvm(&host.caller, stop).await.unwrap();
     assert_eq!(host.run(with(180)).await.unwrap(), first);
     let error = host.run(with(181)).await.unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "The provided clientToken was used with different request parameters."
-    );
+    assert_eq!(error.to_string(), "The provided clientToken was used with different request parameters.");
     assert_eq!(error.exception().name, "ValidationException");
     // Tokens are of an account.
     let other = caller("999999999999", [Policy::everything()].into());
@@ -203,7 +204,10 @@ async fn policies_are_about_the_image() {
     let caller = caller(ACCOUNT, [policy].into());
     let error = host.service.run_microvm(&caller, request("demo")).await.unwrap_err();
     assert_eq!(error.exception().name, "AccessDeniedException");
-    assert!(error.to_string().contains(&format!("lambda:RunMicrovm on resource: {}", arn("demo"))), "{error}");
+    assert!(
+        error.to_string().contains(&format!("lambda:RunMicrovm on resource: {}", arn("demo"))),
+        "{error}"
+    );
     host.build("web-1").await;
     host.service.run_microvm(&caller, request("web-1")).await.unwrap();
     let foreign = arn("web-1").replace(ACCOUNT, "999999999999");
