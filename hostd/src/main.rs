@@ -9,7 +9,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use hearth_hostd::config::cli::{ConfigCommand, Init};
 use hearth_hostd::config::{Config, DEFAULT_FILE};
 use hearth_hostd::daemon;
-use hearth_hostd::store::rocks::{RocksOptions, RocksStore, restore};
+use hearth_hostd::store::rocks::backup::restore;
+use hearth_hostd::store::rocks::{RocksOptions, RocksStore};
 use tracing_subscriber::EnvFilter;
 
 /// Runs microVMs on this host
@@ -125,6 +126,7 @@ fn run(config: Config) -> Result<()> {
     let folder = config.data.join("store");
     std::fs::create_dir_all(&config.data).with_context(|| format!("making {}", config.data.display()))?;
     let store = RocksStore::open(&folder, &options(&config))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;
     runtime.block_on(daemon::run(config, Arc::new(store)))
 }

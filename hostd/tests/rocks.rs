@@ -320,6 +320,47 @@ fn a_damaged_log_is_refused_but_an_unfinished_group_at_its_end_is_dropped() {
     damaged(open(&path), &path);
 }
 
+#[test]
+fn a_last_group_that_the_power_cut_a_hole_into_is_dropped_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    filled(&path);
+    let store = open(&path).unwrap();
+    put(&store, b"first", &noise(1).repeat(100));
+    let first_end = fs::metadata(files(&path, "log").pop().unwrap()).unwrap().len();
+    put(&store, b"second", &noise(2).repeat(500));
+    drop(store);
+    let log = files(&path, "log").pop().unwrap();
+    let end = fs::metadata(&log).unwrap().len();
+    let with_hole = |name: &str, from: u64, to: u64| {
+        let copy = folder.path().join(name);
+        copy_store(&path, &copy);
+        let zeros = vec![0; usize::try_from(to - from).unwrap()];
+        let log = OpenOptions::new().write(true).open(copy.join(log.file_name().unwrap())).unwrap();
+        log.write_all_at(&zeros, from).unwrap();
+        copy
+    };
+    let page = |at: u64| at.next_multiple_of(4096);
+    let holes = [
+        (page(first_end), end),
+        (page(first_end), page(first_end) + 4096),
+        (32 << 10, 36 << 10),
+        (64 << 10, 96 << 10),
+        (page(end) - 4096, end),
+    ];
+    for (number, (from, to)) in holes.into_iter().enumerate() {
+        let copy = with_hole(&format!("torn-{number}"), from, to);
+        let store = open(&copy).unwrap();
+        assert!(store.get(T, b"first").unwrap().is_some());
+        assert!(store.get(T, b"second").unwrap().is_none());
+        put(&store, b"third", b"1");
+        drop(store);
+        assert!(open(&copy).unwrap().get(T, b"third").unwrap().is_some());
+    }
+    let copy = with_hole("damaged", 4096, 8192);
+    damaged(open(&copy), &copy);
+}
+
 fn copy_store(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {

@@ -13,6 +13,11 @@ pub(crate) const HOSTD: &str = "hearthd";
 /// Its command-line client.
 pub(crate) const CLI: &str = "hearth";
 
+/// A script for jobs that start the daemon: it leaves its configuration in `$home/hearthd.toml`.
+pub(crate) const CONFIGURE: &str = include_str!("configure.sh");
+/// Its name among the inputs.
+pub(crate) const CONFIGURE_NAME: &str = "configure.sh";
+
 /// Builds both and adds them to what is carried to the metal.
 pub(crate) fn add(cache: &Cache, cross: &Cross, profile: &str, parts: &mut Parts) -> Result<()> {
     parts.build_with_rocksdb(cache, cross, profile, (PACKAGE, Executable::Binary(HOSTD)), HOSTD)?;

@@ -40,6 +40,14 @@ pub(crate) fn cross_cargo(cache: &Cache, cross: &Cross) -> Result<Command> {
     Ok(cargo)
 }
 
+/// Cargo for this machine, for what holds RocksDB.
+pub(crate) fn native_cargo(cache: &Cache) -> Result<Command> {
+    let target = if cfg!(target_arch = "aarch64") { TARGET } else { "x86_64-unknown-linux-gnu" };
+    let mut cargo = toolchain::native_apart(cache, "-rocksdb")?;
+    provide(cache, target, &mut cargo)?;
+    Ok(cargo)
+}
+
 /// Tells a build where RocksDB is, and installs what its crate needs.
 fn provide(cache: &Cache, target: &str, cargo: &mut Command) -> Result<()> {
     packages::ensure(cache, &needs())?;

@@ -30,6 +30,10 @@ const ON_METAL: &str = "HEARTH_METAL";
 const NETWORK: &str = "network";
 /// The tests that build images, which need base images and more memory.
 const IMAGES: &str = "images-e2e";
+/// The tests of the daemon's store on disk, which need the C++ library.
+const STORE: &str = "rocks";
+/// The tests of the daemon, which need all of that.
+const DAEMON: &str = "hostd-e2e";
 /// What native tests run beside what they test.
 const SERVERS: [Need; 2] = [
     program("docker-registry", "docker-registry", "the registry that images are pulled from in tests"),
@@ -120,16 +124,27 @@ impl Options {
             parts.build(cache, cross, "metal", ("hearth-host", Executable::Test("network")), NETWORK)?;
             parts.add_guest_os(cache, cross, "metal")?;
             parts.build(cache, cross, "metal", ("hearth-guest", Executable::Test("e2e")), "guest-e2e")?;
-            daemon::add(cache, cross, "metal", &mut parts)
+            daemon::add(cache, cross, "metal", &mut parts)?;
+            parts.build_with_rocksdb(cache, cross, "metal", (daemon::PACKAGE, Executable::Test(STORE)), STORE)
         })?;
         let images = steps.run("base images", || Images::prepare(cache, cross, "metal", &mut parts))?;
-        parts.build(cache, cross, "metal", ("hearth-image-builder", Executable::Test("e2e")), IMAGES)?;
+        steps.run("builds for the metal that need them", || {
+            parts.build(cache, cross, "metal", ("hearth-image-builder", Executable::Test("e2e")), IMAGES)?;
+            parts.build_with_rocksdb(
+                cache,
+                cross,
+                "metal",
+                (daemon::PACKAGE, Executable::Test("e2e")),
+                DAEMON,
+            )
+        })?;
         let processors = if metal::kvm_is_usable() {
             vec![("this machine", Cpu::NeoverseN1)]
         } else {
             vec![("Neoverse N1", Cpu::NeoverseN1), ("max", Cpu::Max)]
         };
         // Nothing there depends on the processor.
+        steps.run("hearthd's store on the metal", || self.on_metal(cache, &parts, Cpu::NeoverseN1, STORE))?;
         steps.run("networks on the metal", || self.on_metal(cache, &parts, Cpu::NeoverseN1, NETWORK))?;
         steps.run("guest OS on the metal", || self.on_metal(cache, &parts, Cpu::NeoverseN1, "guest-e2e"))?;
         for (name, cpu) in processors {
@@ -137,7 +152,8 @@ impl Options {
                 .run(&format!("jail on the metal ({name})"), || self.on_metal(cache, &parts, cpu, "jail"))?;
             steps.run(&format!("end-to-end tests ({name})"), || self.on_metal(cache, &parts, cpu, "e2e"))?;
         }
-        steps.run("images on the metal", || self.with_images(cache, &parts, &images))
+        steps.run("images on the metal", || self.with_images(cache, &parts, &images, IMAGES))?;
+        steps.run("hearthd on the metal", || self.with_images(cache, &parts, &images, DAEMON))
     }
 
     /// Runs a test binary on a metal of its own.
@@ -145,16 +161,16 @@ impl Options {
         let metal = Metal::open(cache)?;
         let mut job = Job::new(Action::Run(words(&metal.inputs().join(test), ["--test-threads=1"])));
         job.machine.cpu = cpu;
-        job.debian = test == NETWORK;
+        job.debian = [NETWORK, STORE].contains(&test);
         self.run_tests(metal, job, parts, test)
     }
 
-    /// Runs the tests that build images.
-    fn with_images(&self, cache: &Cache, parts: &Parts, images: &Images) -> Result<()> {
+    /// Runs tests that build images.
+    fn with_images(&self, cache: &Cache, parts: &Parts, images: &Images, test: &str) -> Result<()> {
         let metal = Metal::open(cache)?;
-        let mut job = Job::new(Action::Run(Images::words(&metal, IMAGES, &["--test-threads=1"])));
+        let mut job = Job::new(Action::Run(Images::words(&metal, test, &["--test-threads=1"])));
         images.give(&mut job);
-        self.run_tests(metal, job, parts, IMAGES)
+        self.run_tests(metal, job, parts, test)
     }
 
     fn run_tests(&self, metal: Metal, mut job: Job, parts: &Parts, test: &str) -> Result<()> {

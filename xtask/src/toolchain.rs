@@ -48,6 +48,13 @@ pub(crate) fn native(cache: &Cache) -> Result<Command> {
     Ok(cargo)
 }
 
+/// The same with a target folder of its own, for builds whose environment would have all others begin anew.
+pub(crate) fn native_apart(cache: &Cache, ending: &str) -> Result<Command> {
+    let mut cargo = native(cache)?;
+    cargo.env("CARGO_TARGET_DIR", sibling(&target_folder(cache), ending));
+    Ok(cargo)
+}
+
 /// How aarch64 binaries are linked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Link {

@@ -481,7 +481,11 @@ impl HostService for Daemon {
         let name = "build the container image".to_owned();
         let mut events = vec![
             event(0, 0, What::StepStarted(name.clone())),
-            event(1, 500_000_000, What::Log(log("2026/01/01[1.0]build-0b000000", "stdout", "#1 FROM scratch", 1))),
+            event(
+                1,
+                500_000_000,
+                What::Log(log("2026/01/01[1.0]build-0b000000", "stdout", "#1 FROM scratch", 1)),
+            ),
         ];
         if failing {
             let mut failed = build(BuildState::Failed);

@@ -9,7 +9,8 @@
 //! | `GET /exit/N` | none: the program ends with status N |
 //! | `POST /aws/lambda-microvms/runtime/v1/HOOK` | 200, or what the variable `HOOK_<NAME>` says: statuses to be answered in turn (the last one for ever), or `hang` |
 //!
-//! It listens on `PORT` (8080), after `START_SECONDS` (0).
+//! It listens on `PORT` (8080), after `START_SECONDS` (0), and says each call of a hook with its number: that is kept in memory, too,
+//! and goes on in the log of a microVM that was suspended and resumed.
 
 use std::collections::HashMap;
 use std::env;
@@ -28,6 +29,7 @@ struct State {
     count: AtomicU64,
     loopback: Mutex<TcpStream>,
     rounds: AtomicU64,
+    hooks: AtomicU64,
     run: Mutex<String>,
     calls: Mutex<HashMap<String, usize>>,
 }
@@ -41,6 +43,7 @@ fn main() -> io::Result<()> {
         count: AtomicU64::new(0),
         loopback: Mutex::new(loopback()?),
         rounds: AtomicU64::new(0),
+        hooks: AtomicU64::new(0),
         run: Mutex::default(),
         calls: Mutex::default(),
     });
@@ -103,7 +106,9 @@ fn try_serve(state: &State, mut stream: TcpStream) -> io::Result<()> {
 
 fn answer(state: &State, method: &str, path: &str, body: &str) -> io::Result<(u16, String)> {
     if let Some(hook) = path.strip_prefix(HOOKS).filter(|_| method == "POST") {
-        println!("counter: /{hook} {body}");
+        let call = state.hooks.fetch_add(1, Ordering::Relaxed) + 1;
+        let told = if body.is_empty() { String::new() } else { format!(": {body}") };
+        println!("counter: /{hook}, call {call} of a hook in this program's life{told}");
         if hook == "run" {
             *state.run.lock().unwrap_or_else(PoisonError::into_inner) = body.to_owned();
         }

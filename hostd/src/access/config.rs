@@ -105,7 +105,9 @@ pub enum AccessError {
     #[error("\"{0}\" is no account: 12 digits")]
     Account(String),
     /// No fingerprint.
-    #[error("\"{0}\" is no SHA-256 of a certificate: 64 hexadecimal digits (openssl x509 -noout -fingerprint -sha256)")]
+    #[error(
+        "\"{0}\" is no SHA-256 of a certificate: 64 hexadecimal digits (openssl x509 -noout -fingerprint -sha256)"
+    )]
     Fingerprint(String),
     /// A policy for what does not exist.
     #[error("a policy of {of} names the action \"{action}\", which no operation has")]

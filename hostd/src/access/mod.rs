@@ -147,7 +147,8 @@ impl Access {
                 ));
             }
             (None, Origin::Network { certificate, .. }) => {
-                let known = certificate.as_ref().and_then(|print| Some((print, self.certificates.get(print)?)));
+                let known =
+                    certificate.as_ref().and_then(|print| Some((print, self.certificates.get(print)?)));
                 let (print, principal) = known.ok_or(ServiceError::Unauthenticated(
                     "Missing Authentication Token: give an access key (HEARTH_ACCESS_KEY_ID, HEARTH_SECRET_ACCESS_KEY) or a client certificate",
                 ))?;
@@ -215,9 +216,15 @@ mod tests {
         let known = caller("AKIDEVELOPER:a long enough secret").unwrap();
         assert_eq!((known.account.as_str(), known.principal.as_str()), ("111122223333", "AKIDEVELOPER"));
         assert!(known.may(Operation::RunMicrovm, Some("web-1")) && !known.may(Operation::ListMicrovms, None));
-        for wrong in ["AKIDEVELOPER:another long secret", "AKIDEVELOPER", "OTHER:a long enough secret", ":", ""] {
+        for wrong in
+            ["AKIDEVELOPER:another long secret", "AKIDEVELOPER", "OTHER:a long enough secret", ":", ""]
+        {
             let error = caller(wrong).unwrap_err();
-            assert_eq!(error.to_string(), "The security token included in the request is invalid.", "{wrong}");
+            assert_eq!(
+                error.to_string(),
+                "The security token included in the request is invalid.",
+                "{wrong}"
+            );
         }
         for wrong in ["Bearer x", "Basic ***", ""] {
             assert!(access.identify(&Origin::Socket(0), Some(wrong), "r".into()).is_err(), "{wrong}");

@@ -59,22 +59,18 @@ impl Artifacts {
     /// [`ServiceError::Invalid`] for a name that cannot be one.
     pub async fn begin(&self, name: &str) -> Result<Upload, ServiceError> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        if name.is_empty()
-            || name.len() > NAME_MAX
-            || name.starts_with('.')
-            || !name.bytes().all(allowed)
-        {
+        if name.is_empty() || name.len() > NAME_MAX || name.starts_with('.') || !name.bytes().all(allowed) {
             return Err(ServiceError::invalid(
                 "name",
                 "The name of an artifact has 1 to 128 of a-z A-Z 0-9 . _ - and does not begin with a dot",
             ));
         }
         let (folder, prefix) = (self.folder.clone(), UNDER_WAY);
-        let made = tokio::task::spawn_blocking(move || {
-            tempfile::Builder::new().prefix(prefix).tempfile_in(folder)
-        });
+        let made =
+            tokio::task::spawn_blocking(move || tempfile::Builder::new().prefix(prefix).tempfile_in(folder));
         let made = made.await.map_err(|error| ServiceError::internal(error.to_string()))?;
-        let (file, temporary) = made.map_err(|error| failed("making a file in", &self.folder, &error))?.into_parts();
+        let (file, temporary) =
+            made.map_err(|error| failed("making a file in", &self.folder, &error))?.into_parts();
         let (sha256, artifacts) = (Sha256::new(), self.clone());
         Ok(Upload { file: file.into(), temporary, name: name.to_owned(), sha256, bytes: 0, artifacts })
     }

@@ -1,18 +1,17 @@
 //! Messages as JSON with AWS's names.
 
-use std::sync::LazyLock;
-
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage};
+use prost_reflect::DynamicMessage;
 use serde_json::Value;
 
-static POOL: LazyLock<DescriptorPool> =
-    LazyLock::new(|| DescriptorPool::decode(hearth_proto::FILE_DESCRIPTOR_SET).unwrap_or_default());
+use crate::service::constraints::descriptors;
 
 /// A message as JSON: `null` for one that the descriptors do not know. `name` is its full name.
 #[must_use]
 pub fn to_json(name: &str, message: &impl Message) -> Value {
-    let Some(descriptor) = POOL.get_message_by_name(name) else { return Value::Null };
+    let Some(descriptor) = descriptors().and_then(|pool| pool.get_message_by_name(name)) else {
+        return Value::Null;
+    };
     let bytes = message.encode_to_vec();
     let decoded = DynamicMessage::decode(descriptor, bytes.as_slice());
     decoded.ok().and_then(|message| serde_json::to_value(message).ok()).unwrap_or(Value::Null)

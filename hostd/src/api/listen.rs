@@ -184,7 +184,11 @@ impl Listeners {
     ///
     /// # Errors
     /// [`ListenError::Server`].
-    pub async fn serve(self, routes: Routes, end: tokio::sync::watch::Receiver<bool>) -> Result<(), ListenError> {
+    pub async fn serve(
+        self,
+        routes: Routes,
+        end: tokio::sync::watch::Receiver<bool>,
+    ) -> Result<(), ListenError> {
         let ended = |mut end: tokio::sync::watch::Receiver<bool>| async move {
             let _ = end.wait_for(|end| *end).await; // whoever would tell is gone: it ends, too
         };
@@ -205,7 +209,8 @@ impl Listeners {
                 server = server.tls_config(tls).map_err(failed)?;
             }
             let incoming = TcpListenerStream::new(listener);
-            let served = server.add_routes(routes.clone()).serve_with_incoming_shutdown(incoming, ended(end.clone()));
+            let served =
+                server.add_routes(routes.clone()).serve_with_incoming_shutdown(incoming, ended(end.clone()));
             served.await.map_err(failed)
         };
         tokio::try_join!(socket, tcp).map(drop)
@@ -238,7 +243,9 @@ async fn bind_socket(path: &Path, mode: u32) -> Result<UnixListener, ListenError
         fs::create_dir_all(folder).map_err(system("making", folder.display()))?;
     }
     match fs::symlink_metadata(path) {
-        Ok(metadata) if !metadata.file_type().is_socket() => return Err(ListenError::NoSocket(path.to_owned())),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(ListenError::NoSocket(path.to_owned()));
+        }
         Ok(_) if UnixStream::connect(path).await.is_ok() => return Err(ListenError::InUse(path.to_owned())),
         Ok(_) => fs::remove_file(path).map_err(system("removing the old socket", path.display()))?,
         Err(_) => {}

@@ -1,1 +1,76 @@
-//! An audit line per call.
+//! An audit line per call, in the shape of CloudTrail's records (behaviour §8.3).
+//!
+//! [`Audit`] writes lines of JSON to a file that is put aside when it is full; a number of earlier ones is kept. A call never fails
+//! because its line could not be written: that is told in the daemon's log and counted. Secrets do not get here: [`redact`]
+//! is applied to everything, and is what everybody else uses, too.
+
+pub mod config;
+mod event;
+mod file;
+mod redact;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use config::AuditConfig;
+pub use event::{AuditEvent, Identity};
+use file::RotatedFile;
+pub use redact::{REDACTED, redact};
+
+use crate::clock::Clock;
+
+/// The audit log. Copies are cheap and write to the same.
+#[derive(Debug, Clone)]
+pub struct Audit {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: AuditConfig,
+    clock: Clock,
+    file: Mutex<RotatedFile>,
+    lost: AtomicU64,
+}
+
+impl Audit {
+    /// The audit log in `folder`, which is made if it is missing. Half a line that a killed daemon has left is cut off.
+    ///
+    /// # Errors
+    /// The folder or the file cannot be used; the message names it.
+    pub fn open(folder: &Path, config: AuditConfig, clock: Clock) -> io::Result<Self> {
+        let file = RotatedFile::open(folder, config.max_file_bytes, config.max_files)?;
+        let shared = Shared { config, clock, file: Mutex::new(file), lost: AtomicU64::new(0) };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Writes the line of a call. The kernel has it when this returns, unless [`Self::lost`] has grown.
+    pub fn record(&self, event: AuditEvent<'_>) {
+        let config = &self.shared.config;
+        if !config.enabled
+            || (event.is_data() && !config.data_events)
+            || (event.is_read_only() && !config.reads)
+        {
+            return;
+        }
+        let (operation, request_id) = (event.operation, event.request_id);
+        let written = event::id().and_then(|id| {
+            let line = event.line(self.shared.clock.now(), &id);
+            self.shared.file.lock().unwrap_or_else(PoisonError::into_inner).append(&line)
+        });
+        if let Err(error) = written {
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(operation, request_id, %error, "a line of the audit log is lost");
+        }
+    }
+
+    /// Lines that could not be written since this was opened.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.shared.lost.load(Ordering::Relaxed)
+    }
+}

@@ -10,12 +10,19 @@ use hearth_proto::microvms::v1::SnapshotBuild;
 use crate::platform::{Artifact, LogTarget};
 
 /// What is to be built, and where.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Job {
     /// The files that it makes.
     pub artifact: Artifact,
     /// What is to be built.
     pub request: BuildRequest,
+}
+
+impl std::fmt::Debug for Job {
+    /// Without the request: it holds the app's variables.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Job").field("artifact", &self.artifact).finish_non_exhaustive()
+    }
 }
 
 /// Why nothing was built.

@@ -9,6 +9,7 @@ use hearth_proto::store::v1::ClientTokenRecord;
 use super::images::{ImagesError, Inner};
 use super::state::{AGAIN, Change, Key};
 use crate::clock::time;
+use crate::driver::record::millis;
 use crate::lifecycle::image::{Image, build_ids};
 use crate::records::{self, Expiry};
 use crate::store::{Batch, Scan, StoreError, Table};
@@ -112,7 +113,7 @@ impl Inner {
                 let token: ClientTokenRecord = self.db.decode(Table::ClientTokens, &at, &value)?;
                 if token.image_uid == uid {
                     if let Some(expires) = &token.expires_at {
-                        let expiry = records::expiry(milliseconds(expires), Expiry::ClientToken, &at);
+                        let expiry = records::expiry(millis(Some(expires)), Expiry::ClientToken, &at);
                         batch.writes.push(crate::store::Write::Delete(Table::Expiries, expiry));
                     }
                     batch.writes.push(crate::store::Write::Delete(Table::ClientTokens, at));
@@ -143,10 +144,4 @@ impl Inner {
             }
         }
     }
-}
-
-/// Milliseconds since 1970.
-fn milliseconds(timestamp: &prost_types::Timestamp) -> u64 {
-    let since = time(timestamp).duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

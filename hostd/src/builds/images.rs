@@ -1,7 +1,6 @@
 //! The handle: what can be asked of images.
 
 use std::collections::{HashMap, HashSet};
-use std::io::Read as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hearth_host::shape::Burst;
@@ -15,6 +14,7 @@ use super::state::{Change, Key, Locks};
 use crate::clock::Clock;
 use crate::driver::faults::Faults;
 use crate::events::Events;
+use crate::ids;
 use crate::lifecycle::image::{Image, NewVersion, Refusal, VersionDeletion};
 use crate::platform::{Artifact, Platform};
 use crate::records;
@@ -439,14 +439,8 @@ fn below(quota: Quota, limit: Option<u64>, count: u64) -> Result<(), ImagesError
     }
 }
 
-/// A random UUID (RFC 9562, version 4).
 fn uuid() -> Result<String, ImagesError> {
-    let mut bytes = [0; 16];
-    std::fs::File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes)).map_err(
-        |error| StoreError::Failed { what: "make an id for", why: format!("reading /dev/urandom: {error}") },
-    )?;
-    let uuid = u128::from_be_bytes(bytes) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
-    let hex = format!("{uuid:032x}");
-    let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|range| hex.get(range).unwrap_or_default());
-    Ok(parts.join("-"))
+    let none =
+        || StoreError::Failed { what: "make an id for", why: "the system has no random numbers".to_owned() };
+    Ok(ids::random().ok_or_else(none)?)
 }

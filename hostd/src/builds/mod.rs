@@ -36,7 +36,7 @@ pub mod request;
 mod run;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use build::{Build, BuildFailure, Job, LogSink, Report};
 pub use images::{Images, ImagesError, Parts, Quota, Settings};

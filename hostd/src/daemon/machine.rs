@@ -36,7 +36,9 @@ impl Machine {
             missing.push(format!("its kernel is {kernel}: Linux {major}.{minor} or newer is needed"));
         }
         if !Path::new("/dev/kvm").exists() {
-            missing.push("/dev/kvm is not there: KVM is off, or this is a virtual machine without nesting".to_owned());
+            missing.push(
+                "/dev/kvm is not there: KVM is off, or this is a virtual machine without nesting".to_owned(),
+            );
         }
         if std::env::consts::ARCH != "aarch64" {
             missing.push(format!("it is {}: images are for arm64", std::env::consts::ARCH));

@@ -21,10 +21,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use hearth_host::roles::RoleProvider;
+use hearth_host::shape::Burst;
 use hearth_image_builder::artifact::Fetcher;
 use hearth_image_builder::base::Catalogue;
 use hearth_image_builder::build::{Builder, Settings as BuilderSettings};
-use hearth_image_builder::shape::Burst;
 use hearth_proto::host::v1::{HostStatus, Pool};
 use hearth_vmm::jail::JailConfig;
 use tokio::sync::watch;
@@ -45,7 +45,7 @@ use crate::lifecycle::microvm::Rules;
 use crate::logs::Logs;
 use crate::metrics::{Metrics, MetricsServer};
 use crate::platform::Platform;
-use crate::platform::host::{HostPlatform, Observer, Surroundings};
+use crate::platform::host::{HostPlatform, Surroundings};
 use crate::service::{self, Profile, Service};
 use crate::store::{Db, Store};
 use crate::tokens::Tokens;
@@ -77,9 +77,10 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
         .with_context(|| format!("opening the audit log in {}", audit_folder.display()))?;
     let output = Arc::new(output::Output::new(logs.clone(), metrics.clone()));
 
+    let roles = Arc::new(RoleProvider::new(config.roles.clone())?);
     // Whoever starts first makes the networks of the host ready; the builder sweeps what its own microVMs have left.
     let surroundings = Surroundings {
-        roles: Arc::new(RoleProvider::new(config.roles.clone())?),
+        roles: Arc::clone(&roles),
         logs: Arc::clone(&output) as _,
         clock,
         observer: told::timelines(&metrics),
@@ -135,6 +136,8 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
         microvms: microvms.clone(),
         images: images.clone(),
         tokens: tokens.clone(),
+        artifacts: config.artifacts.clone(),
+        roles,
         bases,
         config: service_config,
     })
@@ -152,7 +155,7 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
         started,
         config: config.clone(),
     };
-    let calls = Calls::new(audit, metrics.clone(), config.region.clone());
+    let calls = Calls::new(audit, config.audit.clone(), metrics.clone(), config.region.clone());
     let gauges = figures.clone();
     let host = HostParts {
         logs: logs.clone(),

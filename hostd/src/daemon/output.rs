@@ -32,8 +32,8 @@ struct Lines(Writer);
 impl LogSink for Output {
     fn open(&self, account: &str, target: &LogTarget, microvm: &str) -> Result<Arc<dyn LogWriter>, String> {
         // Each guest numbers its own lines, and several may write into one stream.
-        let writer = self.logs.writer(account, &target.group, &target.stream);
-        Ok(Arc::new(Lines(writer.map_err(|error| error.to_string())?.numbered_by(microvm))))
+        let writer = self.logs.writer_of(account, &target.group, &target.stream, microvm);
+        Ok(Arc::new(Lines(writer.map_err(|error| error.to_string())?)))
     }
 }
 

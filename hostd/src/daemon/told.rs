@@ -9,7 +9,7 @@ use hearth_proto::store::v1::MicrovmRecord;
 use tokio::time::Instant;
 
 use crate::api::calls::{Call, CallObserver};
-use crate::audit::{Audit, AuditEvent, Identity};
+use crate::audit::{Audit, AuditConfig, AuditEvent, Identity};
 use crate::builds::Images;
 use crate::clock::Clock;
 use crate::driver::context::{Change, Observer};
@@ -64,20 +64,28 @@ impl Told {
 
     /// Launches, suspends and resumes, from the request to the state that was asked for.
     fn transition(&self, change: &Change<'_>) {
-        use Phase::{Ending, Launching, Restoring, ResumeAfterCancel, RunHook, Running, Suspended, SuspendHook};
+        use Phase::{
+            Ending, Launching, Restoring, ResumeAfterCancel, RunHook, Running, SuspendHook, Suspended,
+        };
         let id = record::id(change.after);
         let (from, to) = (change.from.phase, change.to.phase);
         let begins = matches!(to, SuspendHook | Restoring) && !matches!(from, SuspendHook | Restoring);
         if begins {
             self.with(id, |since| since.transition = Some(Instant::now()));
         }
-        let took = || self.with(id, |since| since.transition.take()).map(|since| since.elapsed()).unwrap_or_default();
+        let took = || {
+            self.with(id, |since| since.transition.take()).map(|since| since.elapsed()).unwrap_or_default()
+        };
         match (from, to) {
             (RunHook, Running) => self.metrics.launched(Outcome::Succeeded, took()),
             (Launching | RunHook, Ending) => self.metrics.launched(Outcome::Failed, took()),
             (Phase::Saving, Suspended) => self.metrics.suspended(Outcome::Succeeded, took()),
-            (SuspendHook | Phase::Saving, ResumeAfterCancel) => self.metrics.suspended(Outcome::Cancelled, took()),
-            (SuspendHook | Phase::Saving, Running | Ending) => self.metrics.suspended(Outcome::Failed, took()),
+            (SuspendHook | Phase::Saving, ResumeAfterCancel) => {
+                self.metrics.suspended(Outcome::Cancelled, took())
+            }
+            (SuspendHook | Phase::Saving, Running | Ending) => {
+                self.metrics.suspended(Outcome::Failed, took())
+            }
             (Phase::ResumeHook, Running) => self.metrics.resumed(Outcome::Succeeded, took()),
             (Restoring, Suspended) | (Restoring | Phase::ResumeHook, Ending) => {
                 self.metrics.resumed(Outcome::Failed, took());
@@ -89,7 +97,8 @@ impl Told {
     /// The time that it has run, for the usage counters: it runs from RUNNING to SUSPENDED or its end.
     fn usage(&self, change: &Change<'_>) {
         let (id, record) = (record::id(change.after), change.after);
-        let runs = |phase| !matches!(phase, Phase::Launching | Phase::Suspended | Phase::Ending | Phase::Terminated);
+        let runs =
+            |phase| !matches!(phase, Phase::Launching | Phase::Suspended | Phase::Ending | Phase::Terminated);
         match (runs(change.from.phase), runs(change.to.phase)) {
             (false, true) => self.with(id, |since| since.running = Some(Instant::now())),
             (true, false) => {
@@ -155,19 +164,21 @@ pub(super) fn timelines(metrics: &Metrics) -> host::Observer {
 /// Takes what is told of calls.
 pub(super) struct Calls {
     audit: Audit,
+    /// What is audited: requests of what is not need not be looked at.
+    audited: AuditConfig,
     metrics: Metrics,
     region: String,
 }
 
 impl Calls {
-    pub(super) fn new(audit: Audit, metrics: Metrics, region: String) -> Self {
-        Self { audit, metrics, region }
+    pub(super) fn new(audit: Audit, audited: AuditConfig, metrics: Metrics, region: String) -> Self {
+        Self { audit, audited, metrics, region }
     }
 }
 
 impl CallObserver for Calls {
     fn wants(&self, operation: Operation) -> bool {
-        self.audit.wants(operation.name())
+        self.audited.enabled && (self.audited.reads || !operation.is_read())
     }
 
     fn called(&self, call: Call<'_>) {

@@ -277,8 +277,13 @@ pub(super) struct Backward {
 impl Backward {
     /// From the newest line on.
     pub(super) fn new(folder: PathBuf, chunk: usize) -> Result<Self, LogError> {
-        let earlier =
+        let segments =
             segment::list(&folder).map_err(|source| LogError::Open { path: folder.clone(), source })?;
+        Self::of(folder, segments, chunk)
+    }
+
+    /// From the newest line on of these segments, which are in order.
+    pub(super) fn of(folder: PathBuf, earlier: Vec<Segment>, chunk: usize) -> Result<Self, LogError> {
         let newest = earlier.last().cloned();
         let mut backward =
             Self { folder, chunk, earlier, here: None, buffer: Vec::new(), base: 0, end: None, scanned: 0 };

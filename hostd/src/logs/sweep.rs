@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use super::cursor::Backward;
 use super::list::folders;
+use super::segment::{self, Segment};
 use super::writer::nanoseconds;
-use super::{Group, Logs, lock, names, segment};
+use super::{Group, Logs, lock, names};
 
 /// What a sweep has found and done.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -129,11 +130,10 @@ impl Logs {
                 let candidate =
                     Candidate { first: segment.first, size, stream: stream.clone(), name: name.clone() };
                 let is_old = too_old.is_some_and(|limit| {
+                    let next = segments.get(index + 1);
                     segment.first < limit
-                        && match segments.get(index + 1) {
-                            Some(next) => next.first <= limit,
-                            None => last_time(&stream).is_none_or(|last| last < limit),
-                        }
+                        && (next.is_some_and(|next| next.first <= limit)
+                            || last_time(&stream, segment).is_none_or(|last| last < limit))
                 });
                 if is_old && remove(&found.group, &candidate, swept) {
                     found.shortened.insert(candidate.name);
@@ -192,7 +192,7 @@ fn remove(group: &Group, segment: &Candidate, swept: &mut Swept) -> bool {
     if is_written && newest() == Some(segment.first) {
         return false;
     }
-    let path = segment::Segment { first: segment.first }.path(&segment.stream);
+    let path = Segment { first: segment.first }.path(&segment.stream);
     match fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             tracing::warn!(segment = %path.display(), %error, "a log segment cannot be removed");
@@ -213,7 +213,7 @@ fn remove_folder(folder: &Path) {
     }
 }
 
-/// Time of a stream's last line.
-fn last_time(stream: &Path) -> Option<u64> {
-    Backward::new(stream.to_owned(), 4096).ok()?.peek().ok()?
+/// Time of a segment's last line.
+fn last_time(stream: &Path, segment: &Segment) -> Option<u64> {
+    Backward::of(stream.to_owned(), vec![segment.clone()], 4096).ok()?.peek().ok()?
 }

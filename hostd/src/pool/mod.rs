@@ -15,11 +15,13 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::spawn_blocking;
 
 /// How long nothing is made after something could not be.
 const PAUSE: Duration = Duration::from_secs(5);
+/// Most things that are made at a time, whatever is configured.
+const AT_ONCE_MAX: usize = 64;
 
 /// How much is kept ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -30,7 +32,7 @@ pub struct PoolConfig {
     pub monitors: usize,
     /// For how many shapes monitors are kept ready: those that were launched last. Default 3.
     pub shapes: usize,
-    /// Networks that are ready for microVMs with internet access; 0 for none. Default 8.
+    /// Networks that are ready: for microVMs with internet access, and for those without once there was one; 0 for none. Default 8.
     pub networks: usize,
     /// How many things are made at a time in the background. More make the pool recover sooner, and launches slower meanwhile.
     /// Default 1.
@@ -67,7 +69,10 @@ struct Inner<K, T> {
     wanted: usize,
     kinds: usize,
     make: Box<Make<K, T>>,
+    at_once: u32,
     permits: Semaphore,
+    /// Nothing is made any more.
+    closed: Notify,
     state: Mutex<State<K, T>>,
 }
 
@@ -107,9 +112,10 @@ where
     ) -> Self {
         let state =
             State { order: VecDeque::new(), ready: HashMap::new(), making: HashMap::new(), closed: false };
-        let permits = Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS));
-        let (make, state) = (Box::new(make), Mutex::new(state));
-        Self { inner: Arc::new(Inner { what, wanted, kinds, make, permits, state }) }
+        let at_once = u32::try_from(at_once.clamp(1, AT_ONCE_MAX)).unwrap_or(1);
+        let permits = Semaphore::new(usize::try_from(at_once).unwrap_or(1));
+        let (make, closed, state) = (Box::new(make), Notify::new(), Mutex::new(state));
+        Self { inner: Arc::new(Inner { what, wanted, kinds, make, at_once, permits, closed, state }) }
     }
 
     /// One that is ready. The kind is kept in stock from now on.
@@ -145,12 +151,17 @@ where
         state.order.iter().map(count).collect()
     }
 
-    /// Makes nothing any more, and gives out what there is. What is being made now is dropped when it is done.
-    #[must_use]
-    pub fn close(&self) -> Vec<T> {
-        let mut state = self.inner.lock();
-        state.closed = true;
-        std::mem::take(&mut state.ready).into_values().flatten().collect()
+    /// Makes nothing any more, and gives out what there is, once what is being made now is done, and dropped.
+    pub async fn close(&self) -> Vec<T> {
+        let ready = {
+            let mut state = self.inner.lock();
+            state.closed = true;
+            std::mem::take(&mut state.ready)
+        };
+        self.inner.closed.notify_waiters();
+        // Whoever makes something has one of them.
+        let _all = self.inner.permits.acquire_many(self.inner.at_once).await;
+        ready.into_values().flatten().collect()
     }
 }
 
@@ -171,7 +182,8 @@ where
         state.order.push_back(kind);
         while state.order.len() > self.kinds {
             if let Some(dropped) = state.order.pop_front().and_then(|old| state.ready.remove(&old)) {
-                throw_away(dropped);
+                // It may take a moment to go.
+                std::thread::spawn(move || drop(dropped));
             }
         }
     }
@@ -196,22 +208,20 @@ where
 
     async fn add(self: Arc<Self>, kind: K) {
         let Ok(_permit) = self.permits.acquire().await else { return };
+        if !self.is_wanted(kind) {
+            return self.made(&mut self.lock(), kind);
+        }
         let maker = Arc::clone(&self);
-        let made =
-            if self.is_wanted(kind) { Some(spawn_blocking(move || (maker.make)(kind)).await) } else { None };
-        let failed = match made {
-            Some(Ok(Ok(thing))) => {
-                self.put(kind, thing);
-                return;
+        let made = spawn_blocking(move || (maker.make)(kind).map(|thing| maker.put(kind, thing))).await;
+        let Err(why) = made.unwrap_or_else(|panic| Err(panic.to_string())) else { return };
+        tracing::warn!(what = self.what, %kind, why, "nothing could be made for the pool");
+        // The next one would most likely fail, too.
+        let closed = self.closed.notified();
+        if self.is_wanted(kind) {
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                () = closed => {}
             }
-            Some(Ok(Err(why))) => Some(why),
-            Some(Err(panic)) => Some(panic.to_string()),
-            None => None,
-        };
-        if let Some(why) = failed {
-            tracing::warn!(what = self.what, %kind, why, "nothing could be made for the pool");
-            // The next one would most likely fail, too.
-            tokio::time::sleep(PAUSE).await;
         }
         self.made(&mut self.lock(), kind);
     }
@@ -227,20 +237,19 @@ where
         }
     }
 
+    /// Puts something that was made where it belongs. What is not wanted any more is dropped, which may take a moment.
     fn put(&self, kind: K, thing: T) {
-        let mut state = self.lock();
-        self.made(&mut state, kind);
-        if !state.closed && state.order.contains(&kind) {
-            state.ready.entry(kind).or_default().push_back(thing);
-        } else {
-            throw_away(thing);
-        }
+        let unwanted = {
+            let mut state = self.lock();
+            self.made(&mut state, kind);
+            if !state.closed && state.order.contains(&kind) {
+                state.ready.entry(kind).or_default().push_back(thing);
+                return;
+            }
+            thing
+        };
+        drop(unwanted);
     }
-}
-
-/// Drops something that may take a moment to go.
-fn throw_away(thing: impl Send + 'static) {
-    std::thread::spawn(move || drop(thing));
 }
 
 #[cfg(test)]
@@ -301,13 +310,14 @@ mod tests {
         stock.refill();
         tokio::task::yield_now().await;
         assert!(stock.take(1).is_none(), "being made");
-        assert!(stock.close().is_empty());
+        let closing = stock.close();
+        tokio::pin!(closing);
+        let waits = tokio::time::timeout(Duration::ZERO, &mut closing).await;
+        assert!(waits.is_err(), "until it is made");
         permit.send(()).unwrap();
+        assert!(closing.await.is_empty());
         stock.refill();
-        while stock.inner.lock().making.values().any(|making| *making > 0) {
-            tokio::task::yield_now().await;
-        }
-        assert!(stock.take(1).is_none(), "what came too late was dropped");
+        assert!(stock.take(1).is_none() && stock.counts().iter().all(|count| count.wanted == 0));
     }
 
     #[tokio::test(start_paused = true)]

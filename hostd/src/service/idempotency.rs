@@ -12,12 +12,14 @@ use hearth_proto::microvms::v1 as proto;
 use hearth_proto::store::v1::{ClientTokenRecord, ImageRecord};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::MutexGuard;
 
 use super::Service;
 use super::error::ServiceError;
-use super::operation::Request;
+use super::operation::{Operation, Request};
 use crate::access::Caller;
 use crate::clock;
+use crate::driver::record::millis;
 use crate::records;
 use crate::store::{Batch, Table};
 
@@ -137,6 +139,21 @@ impl Service {
         }
     }
 
+    /// Waits until no other call with the same client token is being answered. Calls without a token need not wait.
+    pub(crate) async fn turn(
+        &self,
+        caller: &Caller,
+        operation: Operation,
+        token: Option<&str>,
+    ) -> Option<MutexGuard<'_, ()>> {
+        let key = records::client_token(&caller.account, operation.name(), token?);
+        let turns = self.turns();
+        // Two tokens may share a place: then one waits for the other without need.
+        let hash = key.last_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        let place = usize::try_from(hash % u64::try_from(turns.len()).ok()?).ok()?;
+        Some(turns.get(place)?.lock().await)
+    }
+
     /// What stores a token with the answer: to be applied together with what the request changes. It conflicts if the token was
     /// used meanwhile. `image_uid` is the image without which the token is forgotten.
     pub(crate) fn remember<A: Answer>(
@@ -175,14 +192,8 @@ impl Service {
 }
 
 /// How long a token is kept unless configured.
-pub const RETENTION: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const RETENTION: Duration = Duration::from_secs(24 * 3600);
 
 fn expiry(at: &prost_types::Timestamp, key: &[u8]) -> Vec<u8> {
-    records::expiry(milliseconds(at), records::Expiry::ClientToken, key)
-}
-
-/// A timestamp in milliseconds since 1970.
-pub(crate) fn milliseconds(at: &prost_types::Timestamp) -> u64 {
-    let since = clock::time(at).duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    records::expiry(millis(Some(at)), records::Expiry::ClientToken, key)
 }

@@ -11,31 +11,46 @@
 //! * [`error`] – what goes wrong
 //! * [`constraints`], [`names`], [`quota`], [`idempotency`]
 //! * [`cursor`], [`page`] – lists
-//! * [`images`] – operations on images
+//! * [`run`], [`microvms`], [`auth_tokens`] – operations on microVMs
+//! * [`reads`], [`managed`], [`tags`] – images, their versions and builds; base images; tags
 
+pub mod auth_tokens;
 pub mod config;
 pub(crate) mod constraints;
 pub mod cursor;
 pub mod error;
 pub(crate) mod idempotency;
+mod images;
+pub mod managed;
+pub mod microvms;
 pub mod names;
 pub mod operation;
 pub(crate) mod page;
 pub mod quota;
+pub mod reads;
+pub mod run;
+pub mod tags;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::sync::Arc;
 
+use hearth_host::roles::RoleProvider;
+use hearth_image_builder::artifact::ArtifactConfig;
 use hearth_image_builder::base::Catalogue;
 use hearth_proto::store::v1::{ImageRecord, VersionRecord};
+use tokio::sync::Mutex;
 
 use self::constraints::Constraints;
 use self::cursor::Cursors;
 use self::quota::Quotas;
 use crate::access::Caller;
+use crate::builds::Images;
 use crate::clock::Clock;
 use crate::driver::Microvms;
 use crate::records;
 use crate::store::{Db, Table};
+use crate::tokens::Tokens;
 
 pub use config::{Profile, ServiceConfig};
 pub use error::{Exception, Resource, ServiceError, Violation};
@@ -52,8 +67,16 @@ pub struct Parts {
     pub clock: Clock,
     /// The drivers.
     pub microvms: Microvms,
+    /// The images.
+    pub images: Images,
+    /// Where artifacts may come from.
+    pub artifacts: ArtifactConfig,
     /// The base images.
     pub bases: Catalogue,
+    /// Tokens for endpoints.
+    pub tokens: Tokens,
+    /// What roles stand for.
+    pub roles: Arc<RoleProvider>,
     /// What can be set.
     pub config: ServiceConfig,
 }
@@ -69,7 +92,12 @@ struct Inner {
     parts: Parts,
     quotas: Quotas,
     cursors: Cursors,
+    /// Calls with the same client token take turns.
+    turns: Vec<Mutex<()>>,
 }
+
+/// Calls with client tokens that can be answered at a time, unless their tokens share a place.
+const TURNS: usize = 1024;
 
 impl Service {
     /// A service of these parts.
@@ -79,8 +107,9 @@ impl Service {
     /// The store's: the keys of cursors lie there.
     pub async fn new(parts: Parts) -> Result<Self, ServiceError> {
         let cursors = Cursors::open(&parts.db).await?;
+        let turns = (0..TURNS).map(|_| Mutex::default()).collect();
         let quotas = Quotas::new(parts.config.limits.clone());
-        Ok(Self { inner: Arc::new(Inner { parts, quotas, cursors }) })
+        Ok(Self { inner: Arc::new(Inner { parts, quotas, cursors, turns }) })
     }
 
     /// What can be set.
@@ -103,18 +132,20 @@ impl Service {
         self.clock().now()
     }
 
-    /// The time.
-    #[must_use]
-    pub fn now(&self) -> std::time::SystemTime {
-        self.clock().now()
-    }
-
     pub(crate) fn quotas(&self) -> &Quotas {
         &self.inner.quotas
     }
 
+    pub(crate) fn images(&self) -> &Images {
+        &self.inner.parts.images
+    }
+
     pub(crate) fn parts(&self) -> &Parts {
         &self.inner.parts
+    }
+
+    pub(crate) fn turns(&self) -> &[Mutex<()>] {
+        &self.inner.turns
     }
 
     pub(crate) fn cursors(&self) -> &Cursors {

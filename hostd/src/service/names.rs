@@ -1,7 +1,5 @@
 //! Names: ARNs, identifiers, versions, connectors.
 
-use std::fmt::Write as _;
-
 use super::error::ServiceError;
 use super::{Profile, ServiceConfig};
 
@@ -237,23 +235,13 @@ fn decoded(text: &str) -> String {
     String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
 }
 
-/// A random UUID (version 4).
+/// A random UUID.
 ///
 /// # Errors
 ///
 /// Where the system has no random numbers.
 pub fn uuid() -> Result<String, ServiceError> {
-    let mut bytes = random::<16>()?;
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let mut text = String::with_capacity(36);
-    for (index, byte) in bytes.iter().enumerate() {
-        if [4, 6, 8, 10].contains(&index) {
-            text.push('-');
-        }
-        let _ = write!(text, "{byte:02x}"); // into a String
-    }
-    Ok(text)
+    crate::ids::random().ok_or_else(|| ServiceError::internal("the system has no random numbers"))
 }
 
 /// Random bytes.
@@ -360,14 +348,5 @@ mod tests {
             assert_eq!(version_number(bad), None, "{bad}");
         }
         assert_eq!(version_text(3), "3.0");
-    }
-
-    #[test]
-    fn uuids_differ_and_look_like_some() {
-        let (one, other) = (uuid().unwrap(), uuid().unwrap());
-        assert_ne!(one, other);
-        assert_eq!(one.len(), 36);
-        assert_eq!(&one[14..15], "4");
-        assert!(one.split('-').map(str::len).eq([8, 4, 4, 4, 12]));
     }
 }

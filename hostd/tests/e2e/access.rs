@@ -1,6 +1,15 @@
 //! TLS, API keys, accounts, reflection.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf as _, BufMut as _};
+use hearth_proto::microvms::v1::microvm_service_client::MicrovmServiceClient;
+use hearth_proto::microvms::v1::{
+    GetMicrovmRequest, ListMicrovmImagesRequest, ListMicrovmsRequest, MicrovmState, TerminateMicrovmRequest,
+};
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use tokio_stream::StreamExt as _;
@@ -12,9 +21,110 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::{Request, Status};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Code, Request, Status};
 
 use crate::support::Daemon;
+use crate::support::api::request;
+use crate::support::site::Site;
+
+/// Access keys of the accounts, which are somebody else's than the one of the socket; and one that may only look.
+const KEYS: &str = "
+listen.address = '127.0.0.1:7743'
+listen.certificate = 'CERTIFICATE'
+listen.key = 'KEY'
+[[access.keys]]
+id = 'stranger'
+secret = 'the-secret-of-a-stranger'
+account = '999999999999'
+[[access.keys]]
+id = 'looker'
+secret = 'the-secret-of-who-looks'
+policies = [{ actions = ['Get*', 'List*'] }]
+";
+const ADDRESS: &str = "https://localhost:7743";
+
+#[tokio::test]
+async fn over_tcp_everybody_says_who_they_are_and_sees_their_own_alone() {
+    let Some(site) = Site::get() else { return };
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (site.folder.join("certificate.pem"), site.folder.join("key.pem"));
+    fs::write(&certificate, made.cert.pem()).unwrap();
+    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let extra =
+        KEYS.replace("CERTIFICATE", &certificate.to_string_lossy()).replace("KEY", &key.to_string_lossy());
+    let daemon = Daemon::start_with(&extra).await.unwrap();
+    let microvm = daemon.run().await;
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(made.cert.pem()));
+    let channel = Endpoint::from_static(ADDRESS).tls_config(tls).unwrap().connect().await.unwrap();
+    let get = GetMicrovmRequest { microvm_identifier: Some(microvm.microvm_id.clone()) };
+
+    let nobody = MicrovmServiceClient::new(channel.clone()).get_microvm(get.clone()).await.unwrap_err();
+    assert_eq!(nobody.code(), Code::Unauthenticated, "{nobody}");
+    let wrong = client(&channel, "stranger", "another-secret-of-nobody").get_microvm(get.clone()).await;
+    assert_eq!(wrong.unwrap_err().code(), Code::Unauthenticated);
+
+    // Another account has neither the microVM nor the image.
+    let mut stranger = client(&channel, "stranger", "the-secret-of-a-stranger");
+    let hidden = stranger.get_microvm(get.clone()).await.unwrap_err();
+    assert_eq!(hidden.message(), format!("Unable to find microvmIdentifier {}", microvm.microvm_id));
+    let terminate = TerminateMicrovmRequest { microvm_identifier: get.microvm_identifier.clone() };
+    assert_eq!(stranger.terminate_microvm(terminate.clone()).await.unwrap_err().code(), Code::NotFound);
+    assert!(stranger.list_microvms(ListMicrovmsRequest::default()).await.unwrap().get_ref().items.is_empty());
+    let images = stranger.list_microvm_images(ListMicrovmImagesRequest::default()).await.unwrap();
+    assert!(images.get_ref().items.is_empty());
+    assert_eq!(
+        stranger.run_microvm(request(&daemon.counter().await)).await.unwrap_err().code(),
+        Code::NotFound
+    );
+
+    // One of this account sees both, and may change nothing.
+    let mut looker = client(&channel, "looker", "the-secret-of-who-looks");
+    assert_eq!(looker.get_microvm(get).await.unwrap().get_ref().microvm_id, microvm.microvm_id);
+    let denied = looker.terminate_microvm(terminate).await.unwrap_err();
+    assert_eq!(denied.code(), Code::PermissionDenied, "{denied}");
+    assert_eq!(daemon.get(&microvm.microvm_id).await.unwrap().state(), MicrovmState::Running);
+
+    // Who does not speak TLS is not spoken to.
+    let plain = Endpoint::from_static("http://localhost:7743").connect_lazy();
+    let refused =
+        client(&plain, "looker", "the-secret-of-who-looks").list_microvms(ListMicrovmsRequest::default());
+    assert!(refused.await.is_err());
+    daemon.finish().await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_anybody_could_reach_does_not_start() {
+    let Some(site) = Site::get() else { return };
+    let key = "[[access.keys]]\nid = 'somebody'\nsecret = 'the-secret-of-somebody'";
+    let extra = format!("listen.address = '0.0.0.0:7744'\n{key}");
+    let said = Daemon::refused(site, &extra);
+    assert!(said.contains("listen.address"), "{said}");
+}
+
+/// A client with an access key.
+fn client(channel: &Channel, id: &str, secret: &str) -> MicrovmServiceClient<Authorised> {
+    let value = STANDARD.encode(format!("{id}:{secret}"));
+    let value: MetadataValue<Ascii> = format!("Basic {value}").parse().unwrap();
+    MicrovmServiceClient::with_interceptor(channel.clone(), Authorisation(value))
+}
+
+type Authorised = InterceptedService<Channel, Authorisation>;
+
+/// Says with each request who asks.
+#[derive(Clone)]
+struct Authorisation(MetadataValue<Ascii>);
+
+impl Interceptor for Authorisation {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
 
 /// What grpcurl does: it knows nothing but the address, and asks the server for its services and messages.
 #[tokio::test]

@@ -28,7 +28,7 @@ async fn what_an_app_says_is_kept_and_can_be_followed() {
 
     let lines = until("the app's line of /run is there", async || {
         let events = read(&daemon, None).await;
-        events.iter().any(|event| event.message.starts_with("counter: /run ")).then_some(events)
+        events.iter().any(|event| event.message.starts_with("counter: /run,")).then_some(events)
     })
     .await;
     assert!(lines.iter().all(|event| event.log_stream == STREAM), "{lines:?}");
@@ -37,12 +37,12 @@ async fn what_an_app_says_is_kept_and_can_be_followed() {
     // What is said from now on comes by itself, across a suspend too.
     let tail = TailLogsRequest { log_group: Some(GROUP.into()), last: Some(1), ..Default::default() };
     let mut tail = daemon.host().tail_logs(tail).await.unwrap().into_inner();
-    assert!(next(&mut tail).await.message.starts_with("counter: /run "));
+    assert!(next(&mut tail).await.message.starts_with("counter: /run,"));
     daemon.suspend(&microvm.microvm_id).await.unwrap();
     daemon.settled(&microvm.microvm_id).await;
     daemon.resume(&microvm.microvm_id).await.unwrap();
     daemon.settled(&microvm.microvm_id).await;
-    for hook in ["/suspend", "/resume"] {
+    for hook in ["/suspend, call 3 of", "/resume, call 4 of"] {
         until_line(&mut tail, hook).await;
     }
     ask(&microvm.microvm_id, "GET /exit/3").await;

@@ -68,7 +68,6 @@ impl From<LogError> for ServiceError {
     }
 }
 
-
 fn bytes(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -103,7 +102,11 @@ impl Grpc {
 }
 
 /// What every operation of the host begins with.
-fn begin<R: crate::service::Request>(service: &Service, caller: &Caller, request: &R) -> Result<(), ServiceError> {
+fn begin<R: crate::service::Request>(
+    service: &Service,
+    caller: &Caller,
+    request: &R,
+) -> Result<(), ServiceError> {
     service.begin(caller, request)?;
     service.authorise(caller, R::OPERATION)
 }
@@ -160,7 +163,8 @@ impl HostService for Grpc {
             let after = page.after.as_ref().map(|after| String::from_utf8_lossy(after).into_owned());
             let group = request.log_group.unwrap_or_default();
             let prefix = request.prefix.unwrap_or_default();
-            let found = host.logs.list_streams(&caller.account, &group, &prefix, after.as_deref(), page.size + 1);
+            let found =
+                host.logs.list_streams(&caller.account, &group, &prefix, after.as_deref(), page.size + 1);
             let mut found = found.await?;
             let more = found.len() > page.size;
             found.truncate(page.size);
@@ -187,7 +191,8 @@ impl HostService for Grpc {
         self.call(request, "hearth.host.v1.ReadLogsResponse", |service, caller, request| async move {
             begin(&service, &caller, &request)?;
             let page = service.page(&caller, &request)?;
-            let after = page.after.as_deref().map(|after| after.try_into().map_err(|_| ServiceError::NextToken));
+            let after =
+                page.after.as_deref().map(|after| after.try_into().map_err(|_| ServiceError::NextToken));
             let query = Query {
                 stream: request.log_stream,
                 start: request.start_time.as_ref().map(time),
@@ -202,7 +207,10 @@ impl HostService for Grpc {
                 Some(next) => service.next_token(&page, &next.to_bytes())?,
                 None => None,
             };
-            Ok(api::ReadLogsResponse { items: found.events.into_iter().map(Into::into).collect(), next_token })
+            Ok(api::ReadLogsResponse {
+                items: found.events.into_iter().map(Into::into).collect(),
+                next_token,
+            })
         })
         .await
     }
@@ -245,24 +253,28 @@ impl HostService for Grpc {
                 resource => resource,
             };
             let events = host.events.subscribe();
-            let events = stream::unfold((events, caller, resource), |(mut events, caller, resource)| async move {
-                loop {
-                    match events.recv().await {
-                        Ok((account, event))
-                            if account == caller.account
-                                && resource.as_ref().is_none_or(|resource| *resource == event.resource) =>
-                        {
-                            return Some((Ok(event), (events, caller, resource)));
-                        }
-                        Ok(_) => {}
-                        Err(RecvError::Closed) => return None,
-                        Err(RecvError::Lagged(missed)) => {
-                            let message = format!("{missed} events were missed: the client reads too slowly");
-                            return Some((Err(Status::data_loss(message)), (events, caller, resource)));
+            let events =
+                stream::unfold((events, caller, resource), |(mut events, caller, resource)| async move {
+                    loop {
+                        match events.recv().await {
+                            Ok((account, event))
+                                if account == caller.account
+                                    && resource
+                                        .as_ref()
+                                        .is_none_or(|resource| *resource == event.resource) =>
+                            {
+                                return Some((Ok(event), (events, caller, resource)));
+                            }
+                            Ok(_) => {}
+                            Err(RecvError::Closed) => return None,
+                            Err(RecvError::Lagged(missed)) => {
+                                let message =
+                                    format!("{missed} events were missed: the client reads too slowly");
+                                return Some((Err(Status::data_loss(message)), (events, caller, resource)));
+                            }
                         }
                     }
-                }
-            });
+                });
             Ok(Box::pin(events) as Answers<_>)
         })
         .await
@@ -281,10 +293,12 @@ impl HostService for Grpc {
             let image = service.named_image(&caller, operation, request.image_identifier.as_deref())?;
             let number = match request.image_version.as_deref() {
                 None => None,
-                Some(version) => Some(version_number(version).ok_or_else(|| ServiceError::VersionNotFound {
-                    arn: service.config().image_arn(&image.account, &image.name),
-                    version: version.to_owned(),
-                })?),
+                Some(version) => {
+                    Some(version_number(version).ok_or_else(|| ServiceError::VersionNotFound {
+                        arn: service.config().image_arn(&image.account, &image.name),
+                        version: version.to_owned(),
+                    })?)
+                }
             };
             let watch = host.images.watch(&image.account, &image.name, number)?;
             let arn = || service.config().image_arn(&image.account, &image.name);
@@ -341,7 +355,8 @@ async fn receive(
     artifacts: &Artifacts,
     mut parts: Streaming<api::PutArtifactRequest>,
 ) -> Result<(String, u64), ServiceError> {
-    let broken = |status: Status| ServiceError::invalid("data", format!("The upload broke off: {}", status.message()));
+    let broken =
+        |status: Status| ServiceError::invalid("data", format!("The upload broke off: {}", status.message()));
     let first = parts.message().await.map_err(broken)?.and_then(|message| message.part);
     let Some(Part::Name(name)) = first else {
         return Err(ServiceError::invalid("name", "The first message must have the name of the artifact"));

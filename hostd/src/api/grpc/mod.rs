@@ -9,6 +9,8 @@
 pub mod host;
 mod microvms;
 pub mod status;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -70,9 +72,11 @@ fn origin(extensions: &Extensions) -> Option<Origin> {
         // Without credentials of the other end nobody in particular has called.
         return Some(Origin::Socket(socket.peer_cred?.uid()));
     }
-    let address = |info: &TcpConnectInfo| info.remote_addr().map(|address| address.to_string()).unwrap_or_default();
+    let address =
+        |info: &TcpConnectInfo| info.remote_addr().map(|address| address.to_string()).unwrap_or_default();
     if let Some(info) = extensions.get::<TlsConnectInfo<TcpConnectInfo>>() {
-        let certificate = info.peer_certs().and_then(|chain| chain.first().map(|first| fingerprint(first.as_ref())));
+        let certificate =
+            info.peer_certs().and_then(|chain| chain.first().map(|first| fingerprint(first.as_ref())));
         return Some(Origin::Network { address: address(info.get_ref()), certificate });
     }
     let info = extensions.get::<TcpConnectInfo>()?;
@@ -109,7 +113,8 @@ impl Grpc {
 
     fn identify(&self, envelope: &Envelope) -> Result<Caller, ServiceError> {
         let origin = envelope.origin.as_ref();
-        let origin = origin.ok_or(ServiceError::Unauthenticated("The connection does not tell where it comes from."))?;
+        let origin = origin
+            .ok_or(ServiceError::Unauthenticated("The connection does not tell where it comes from."))?;
         self.access.identify(origin, envelope.authorization.as_deref(), envelope.request_id.clone())
     }
 
@@ -130,7 +135,8 @@ impl Grpc {
         let request = request.into_inner();
         let wanted = self.observer.wants(R::OPERATION);
         let asked = if wanted { json::to_json(R::MESSAGE, &request) } else { Value::Null };
-        let span = tracing::info_span!("call", operation = R::OPERATION.name(), request = envelope.request_id);
+        let span =
+            tracing::info_span!("call", operation = R::OPERATION.name(), request = envelope.request_id);
         let caller = self.identify(&envelope);
         let result = match &caller {
             Ok(caller) => work(self.service.clone(), caller.clone(), request).instrument(span).await,

@@ -23,17 +23,17 @@ use crate::platform::{Artifact, Found, Guest, LogTarget, Platform, PlatformError
 use crate::records;
 use crate::store::{Batch, Db, MemoryStore, Scan, Table};
 
-pub(super) const ACCOUNT: &str = "123456789012";
+pub(crate) const ACCOUNT: &str = "123456789012";
 
 /// What is on disk, and what the builder was asked for.
 #[derive(Debug, Default)]
-pub(super) struct Disk {
-    pub(super) files: Mutex<HashSet<Artifact>>,
-    pub(super) built: Mutex<Vec<Artifact>>,
-    pub(super) lines: Arc<Mutex<Vec<(String, String)>>>,
+pub(crate) struct Disk {
+    pub(crate) files: Mutex<HashSet<Artifact>>,
+    pub(crate) built: Mutex<Vec<Artifact>>,
+    pub(crate) lines: Arc<Mutex<Vec<(String, String)>>>,
     /// Builds of `s3://bucket/wait` go on when they are told.
-    pub(super) go_on: Notify,
-    pub(super) ended: Mutex<Vec<bool>>,
+    pub(crate) go_on: Notify,
+    pub(crate) ended: Mutex<Vec<bool>>,
 }
 
 #[async_trait]
@@ -119,13 +119,13 @@ impl Platform for Disk {
 
 /// A daemon.
 #[derive(Debug)]
-pub(super) struct Daemon {
-    pub(super) db: Db,
-    pub(super) images: Images,
-    pub(super) events: Events,
+pub(crate) struct Daemon {
+    pub(crate) db: Db,
+    pub(crate) images: Images,
+    pub(crate) events: Events,
 }
 
-pub(super) fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Settings {
         region: "eu-west-1".into(),
         burst: Burst::NONE,
@@ -138,7 +138,7 @@ pub(super) fn settings() -> Settings {
 }
 
 impl Daemon {
-    pub(super) fn start(
+    pub(crate) fn start(
         store: &Arc<MemoryStore>,
         disk: &Arc<Disk>,
         faults: Faults,
@@ -159,47 +159,47 @@ impl Daemon {
     }
 
     /// A daemon with everything new.
-    pub(super) fn new(settings: Settings) -> (Self, Arc<Disk>) {
+    pub(crate) fn new(settings: Settings) -> (Self, Arc<Disk>) {
         let disk = Arc::new(Disk::default());
         (Self::start(&Arc::default(), &disk, Faults::none(), settings), disk)
     }
 
     /// Waits until nothing is under way.
-    pub(super) async fn idle(&self) {
+    pub(crate) async fn idle(&self) {
         self.images.idle().await;
     }
 
-    pub(super) async fn create(&self, name: &str, uri: &str) -> Image {
+    pub(crate) async fn create(&self, name: &str, uri: &str) -> Image {
         let created = self.images.create(ACCOUNT, name, [].into(), config(name, uri), |_| Batch::new()).await;
         created.unwrap()
     }
 
-    pub(super) async fn update(&self, name: &str, uri: &str) -> Image {
+    pub(crate) async fn update(&self, name: &str, uri: &str) -> Image {
         self.images.update(ACCOUNT, name, config(name, uri), |_| Batch::new()).await.unwrap()
     }
 
-    pub(super) fn image(&self, name: &str) -> Option<ImageRecord> {
+    pub(crate) fn image(&self, name: &str) -> Option<ImageRecord> {
         self.db.get(Table::Images, &records::image(ACCOUNT, name)).unwrap()
     }
 
-    pub(super) fn version(&self, name: &str, number: u32) -> Option<VersionRecord> {
+    pub(crate) fn version(&self, name: &str, number: u32) -> Option<VersionRecord> {
         self.db.get(Table::Versions, &records::version(ACCOUNT, name, number)).unwrap()
     }
 
     /// Everything in a table.
-    pub(super) fn all<M: prost::Message + Default>(&self, table: Table) -> Vec<M> {
+    pub(crate) fn all<M: prost::Message + Default>(&self, table: Table) -> Vec<M> {
         let entries = self.db.scan(&Scan { table, prefix: &[], after: None, limit: 1000 }).unwrap();
         entries.iter().map(|(key, value)| self.db.decode(table, key, value).unwrap()).collect()
     }
 
     /// The names of the artifacts that the store has: version numbers with the first part of the build id.
-    pub(super) fn artifacts(&self) -> BTreeSet<(u32, String)> {
+    pub(crate) fn artifacts(&self) -> BTreeSet<(u32, String)> {
         let records: Vec<ArtifactRecord> = self.all(Table::Artifacts);
         records.into_iter().map(|record| (record.version, record.build_id)).collect()
     }
 
     /// Notes that a microVM uses the files of a version.
-    pub(super) async fn use_files(&self, build_id: &str, used: bool) {
+    pub(crate) async fn use_files(&self, build_id: &str, used: bool) {
         let at = records::artifact_use(build_id, "microvm-1");
         let batch = if used {
             Batch::new().put(Table::ArtifactUses, at, Vec::new())
@@ -211,11 +211,11 @@ impl Daemon {
 }
 
 /// The build of a version.
-pub(super) fn build_id(record: &VersionRecord) -> String {
+pub(crate) fn build_id(record: &VersionRecord) -> String {
     record.builds[0].build.as_ref().unwrap().build_id.clone()
 }
 
-pub(super) fn config(name: &str, uri: &str) -> MicrovmImageVersion {
+pub(crate) fn config(name: &str, uri: &str) -> MicrovmImageVersion {
     let artifact = code_artifact::Artifact::Uri(format!("s3://bucket/{uri}"));
     MicrovmImageVersion {
         image_arn: format!("arn:aws:lambda:eu-west-1:{ACCOUNT}:microvm-image:{name}"),

@@ -1,5 +1,5 @@
 //! Tests of [`Images`] on a store in memory, with a scripted builder and a platform that only has files.
 
-mod double;
+pub(crate) mod double;
 mod faults;
 mod operations;

@@ -161,9 +161,12 @@ async fn on_a_full_disk_nothing_is_left_of_a_line_and_it_is_taken_again_when_the
     const ALONE: &str = "HEARTH_TEST_ALONE";
     if std::env::var_os(ALONE).is_none() {
         // The limit is the process's: other tests must not feel it.
-        let test = std::thread::current().name().unwrap().to_owned();
+        let (_, module) = module_path!().split_once("::").unwrap();
+        let test = format!(
+            "{module}::on_a_full_disk_nothing_is_left_of_a_line_and_it_is_taken_again_when_there_is_room"
+        );
         let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
-        let status = alone.args(["--exact", &test, "--nocapture"]).env(ALONE, "1").status().unwrap();
+        let status = alone.args(["--exact", test.as_str(), "--nocapture"]).env(ALONE, "1").status().unwrap();
         assert!(status.success());
         return;
     }

@@ -14,6 +14,9 @@ use crate::pool::PoolConfig;
 /// Lowest user id that microVMs get: builders have those below, from 1,900,000,000 on.
 const FIRST_UID: u32 = 1_901_000_000;
 
+/// Longest `run` in bytes: the name of a socket has at most 107, with `/microvms/microvm-<UUID>/control.sock` behind it.
+const RUN_MAX: usize = 40;
+
 /// How microVMs are made on this host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -65,6 +68,9 @@ impl HostConfig {
             if !path.is_absolute() {
                 return Err(format!("{key} is {}: give an absolute path", path.display()));
             }
+        }
+        if self.run.as_os_str().len() > RUN_MAX {
+            return Err(format!("run is longer than {RUN_MAX} bytes: names of sockets have to be short"));
         }
         if self.launch_timeout_seconds == 0 {
             return Err("launch_timeout_seconds is 0: give at least 1".into());
@@ -200,6 +206,7 @@ mod tests {
     fn what_cannot_work_is_refused_by_its_key() {
         for (text, key) in [
             ("run = \"hearth\"", "run"),
+            ("run = \"/var/lib/some/very/long/folder/for/sockets\"", "run"),
             ("launch_timeout_seconds = 0", "launch_timeout_seconds"),
             ("[jail]\noff = [\"moat\"]", "jail.off"),
             ("[jail]\nfirst_uid = 0", "jail.first_uid"),

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 const ENTROPY: usize = 64;
 /// How long before credentials expire the guest gets new ones: the provider has new ones by then.
 const BEFORE: Duration = Duration::from_secs(4 * 60);
-/// How long to wait before a role is asked for again that could not be had.
+/// How long to wait at least before a role is asked for again.
 const RETRY: Duration = Duration::from_secs(30);
 
 /// What a guest with a network card is told of its network.
@@ -74,7 +74,6 @@ pub(super) async fn refresh(
         if let Some(expiration) = expiration {
             clock.sleep_until(expiration.checked_sub(BEFORE).unwrap_or(UNIX_EPOCH)).await;
         }
-        let known = expiration;
         match roles.credentials(&role_arn).await {
             Ok(credentials) => {
                 let granted = credentials.as_ref().map(grant);
@@ -89,10 +88,8 @@ pub(super) async fn refresh(
             }
             Err(error) => tracing::warn!(role = role_arn, %error, "no new credentials"),
         }
-        // Not again at once, were nothing won: an STS that is away gives what it gave before.
-        if expiration == known {
-            tokio::time::sleep(RETRY).await;
-        }
+        // Never again at once: an STS that is away gives what it gave before, and some give what soon expires.
+        tokio::time::sleep(RETRY).await;
     }
 }
 

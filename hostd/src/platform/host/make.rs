@@ -86,8 +86,9 @@ impl Host {
         let restoring = {
             let (host, spec, place) = (Arc::clone(self), spec.clone(), place.clone());
             let (folder, abandoned) = (folder.clone(), Arc::clone(&abandoned.0));
+            let so_far = Timeline::since(timeline.started());
             spawn_blocking(move || {
-                let restored = host.restore(&spec, from, &place, &folder);
+                let restored = host.restore(&spec, from, (&place, &folder), so_far);
                 if abandoned.load(Ordering::Acquire) {
                     // Whoever gave up may have found nothing to remove yet.
                     host.clear_now(&place, from);
@@ -136,10 +137,9 @@ impl Host {
         &self,
         spec: &Spec,
         from: u64,
-        place: &Place,
-        folder: &Path,
+        (place, folder): (&Place, &Path),
+        mut timeline: Timeline,
     ) -> Result<Restored, PlatformError> {
-        let mut timeline = Timeline::start();
         self.end_run(place)?;
         place
             .tidy(if from == 0 { Keep::Nothing } else { Keep::State(from) })

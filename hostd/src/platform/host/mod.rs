@@ -174,7 +174,7 @@ impl HostPlatform {
     pub async fn shut_down(&self) {
         let live: Vec<Arc<Machine>> = self.host.lock().drain().map(|(_, machine)| machine).collect();
         live.iter().for_each(|machine| machine.let_go());
-        let (monitors, links) = (self.host.monitors.close(), self.host.links.close());
+        let (monitors, links) = (self.host.monitors.close().await, self.host.links.close().await);
         // Each takes a moment.
         let _ = spawn_blocking(move || drop((monitors, links))).await;
     }
@@ -207,7 +207,7 @@ impl Host {
         };
         let links = {
             let maker = links_maker.clone();
-            Stock::new("networks", (pool.networks, 1, pool.refill), move |kind| {
+            Stock::new("networks", (pool.networks, 2, pool.refill), move |kind| {
                 maker.make(kind).map_err(|error| error.to_string())
             })
         };

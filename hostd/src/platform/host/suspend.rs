@@ -14,14 +14,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hearth_host::microvm::process::Process;
-use hearth_proto::vmm::v1::ErrorCode;
-use hearth_vmm::client::snapshot::{self, Overlay, Take, TakeError, Taken};
+use hearth_proto::vmm::v1::{ErrorCode, Step};
+use hearth_vmm::client::snapshot::{self, Overlay, Take, TakeError};
 use hearth_vmm::client::{CONTROL_SOCKET, Client, ClientError};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::guest::{Machine, Phase};
-use super::layout::{Keep, Place};
+use super::layout::{Keep, Place, remove_folder};
 use super::monitors::PATIENCE;
 use super::timeline::{Operation, Report, Timeline};
 use super::{Host, logs};
@@ -50,7 +50,13 @@ pub(super) async fn suspend(machine: &Machine, number: u64) -> Result<(), Suspen
     let result = save(machine, number, &mut timeline).await;
     let succeeded = result.is_ok();
     if !succeeded {
-        machine.phase.send_replace(Phase::Running);
+        machine.phase.send_if_modified(|phase| {
+            let goes_on = *phase == Phase::Suspending;
+            if goes_on {
+                *phase = Phase::Running;
+            }
+            goes_on
+        });
     }
     let report =
         Report { operation: Operation::Suspend, microvm: &machine.spec.id, succeeded, timeline: &timeline };
@@ -69,7 +75,7 @@ async fn save(machine: &Machine, number: u64, timeline: &mut Timeline) -> Result
     let taken = spawn_blocking(move || take(&client, &place, &base, from, number)).await;
     let taken = taken.map_err(|error| SuspendError::Failed(error.to_string()))??;
     timeline.done("save");
-    timeline.parts("save", &taken.saved.steps);
+    timeline.parts("save", &taken);
     machine.let_go();
     let (host, id, place) = (Arc::clone(&machine.host), machine.spec.id.clone(), machine.made.place.clone());
     host.forget(&id);
@@ -80,31 +86,49 @@ async fn save(machine: &Machine, number: u64, timeline: &mut Timeline) -> Result
     Ok(())
 }
 
-/// Takes the snapshot, which asks the monitor to end.
-fn take(client: &Client, place: &Place, base: &Path, from: u64, number: u64) -> Result<Taken, SuspendError> {
+/// Takes the snapshot, which asks the monitor to end. Returns the monitor's steps.
+fn take(
+    client: &Client,
+    place: &Place,
+    base: &Path,
+    from: u64,
+    number: u64,
+) -> Result<Vec<Step>, SuspendError> {
     let failed = |what: &str, error: &dyn std::error::Error| SuspendError::Failed(format!("{what}: {error}"));
+    if number <= from {
+        return Err(SuspendError::Failed(format!(
+            "state {number} is not later than {from}, which it was made from"
+        )));
+    }
     let path = place.overlay(from);
     let overlay = File::open(&path).and_then(|file| Overlay::of(0, &path, &file));
     let overlay = overlay.map_err(|error| failed("looking at the overlay", &error))?;
-    // The folder of the microVM must be as durable as what will be in it.
-    for folder in [Some(place.state.as_path()), place.state.parent()].into_iter().flatten() {
-        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    if from == 0
+        && let Some(states) = place.state.parent()
+    {
+        // The folder of the microVM must be as durable as what will be in it.
+        let synced = File::open(states).and_then(|folder| folder.sync_all());
         synced.map_err(|error| failed("making the microVM's folder durable", &error))?;
     }
     let to = place.suspended(number);
-    let take =
-        Take { base: Some(base.to_owned()), overlays: vec![overlay], replace: true, ..Take::default() };
+    // Nobody was told of a state that has this number already.
+    remove_folder(&to).map_err(|error| failed("removing what is in the state's place", &error))?;
+    let take = Take { base: Some(base.to_owned()), overlays: vec![overlay], ..Take::default() };
     match snapshot::suspend(client, &to, &take) {
-        Ok(taken) => Ok(taken),
+        Ok(taken) => Ok(taken.saved.steps),
         Err(TakeError::Client(ClientError::Refused { code: ErrorCode::Cancelled, .. })) => {
             Err(SuspendError::Cancelled)
         }
         Err(TakeError::Unsettled { path, source }) => {
             // It stands still, and its state is there; whether that outlives the host is open. Back to where it was.
-            let _ = super::layout::remove_folder(&path);
+            if remove_folder(&path).is_err() && place.is_suspended(number) {
+                return Ok(Vec::new()); // it cannot go on: what it writes to may be the state's
+            }
             let _ = client.resume();
             Err(failed("making the suspended state durable", &source))
         }
+        // Only the end was refused.
+        Err(_) if place.is_suspended(number) => Ok(Vec::new()),
         Err(error) => Err(failed("saving it", &error)),
     }
 }

@@ -43,8 +43,17 @@ pub struct Timeline {
 
 impl Timeline {
     pub(super) fn start() -> Self {
-        let now = Instant::now();
-        Self { started: now, last: now, steps: Vec::new() }
+        Self::since(Instant::now())
+    }
+
+    /// One that began at this time.
+    pub(super) fn since(started: Instant) -> Self {
+        Self { started, last: started, steps: Vec::new() }
+    }
+
+    /// When it began.
+    pub(super) fn started(&self) -> Instant {
+        self.started
     }
 
     /// What was done since the last step has this name.

@@ -108,6 +108,11 @@ struct Union {
 
 static POOL: LazyLock<Option<DescriptorPool>> =
     LazyLock::new(|| DescriptorPool::decode(hearth_proto::FILE_DESCRIPTOR_SET).ok());
+/// The descriptors of all messages.
+pub(crate) fn descriptors() -> Option<&'static DescriptorPool> {
+    POOL.as_ref()
+}
+
 static DEFAULT: LazyLock<Constraints> = LazyLock::new(|| Constraints::compile(Profile::Default));
 static STRICT: LazyLock<Constraints> = LazyLock::new(|| Constraints::compile(Profile::AwsStrict));
 

@@ -3,12 +3,14 @@
 //! * **Commits.** A group of batches becomes one write batch, so one record in RocksDB's write-ahead log (WAL) and one fsync.
 //!   Expectations are checked before that, against the database and what the group has changed so far.
 //! * **Crashes.** The WAL is replayed at the next start. An incomplete record at its end is a group that nobody was told of, and is
-//!   dropped. Anything else that cannot be read is damage: the store refuses to open rather than to forget what was acknowledged.
+//!   dropped, be it cut off or with a hole (`log.rs`). Anything else that cannot be read is damage: the store refuses to open rather
+//!   than to forget what was acknowledged.
 //! * **Damage.** Every block has a checksum. [`RocksStore::open`] reads all of them, so that damage shows before the first request
 //!   does; [`backup`] says how to get back.
 //! * **Schema.** [`super::schema`] brings an older store up to date when it is opened, and refuses a newer one.
 
 pub mod backup;
+mod log;
 mod options;
 
 use std::collections::{BTreeSet, HashMap};
@@ -77,9 +79,23 @@ impl RocksStore {
             names.extend(DB::list_cf(&database, path).map_err(|error| open_failed(path, &error))?);
         }
         let table = options::table(options);
-        let families = names.into_iter().map(|name| ColumnFamilyDescriptor::new(name, table.clone()));
-        let db =
-            DB::open_cf_descriptors(&database, path, families).map_err(|error| open_failed(path, &error))?;
+        let open = || {
+            let families = names.iter().map(|name| ColumnFamilyDescriptor::new(name, table.clone()));
+            DB::open_cf_descriptors(&database, path, families).map_err(|error| open_failed(path, &error))
+        };
+        let db = match open() {
+            Err(damaged @ StoreError::Damaged { .. }) => {
+                let torn = log::remove_torn_end(path).map_err(|error| io_failed("open", path, &error))?;
+                let Some(bytes) = torn else { return Err(damaged) };
+                tracing::warn!(
+                    store = %path.display(),
+                    bytes,
+                    "the power has failed during a commit, which nobody was told of: it is dropped"
+                );
+                open()?
+            }
+            opened => opened?,
+        };
         let store = Self {
             path: path.to_owned(),
             db,

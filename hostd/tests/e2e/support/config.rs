@@ -2,15 +2,19 @@
 
 use super::site::Site;
 
-/// The text of the file: everything in the tests' folder, and what a test adds.
-pub(crate) fn text(site: &Site, extra: &str) -> String {
-    let (data, run, socket) = (site.data(), site.run(), site.socket());
-    format!(
-        "data = {data:?}\nrun = {run:?}\n{extra}\n[listen]\nsocket = {socket:?}\n\
-         [paths]\nvmm = {:?}\ncatalogue = {:?}\n[builder]\nmemory_mib = 1536\n",
-        site.vmm, site.catalogue
-    )
-}
-
 /// A host with the memory of two microVMs of the smallest class.
 pub(crate) const ROOM_FOR_TWO: &str = "capacity_mib = 1024";
+
+/// The text of the file: everything in the tests' folders, guests as small as can be, time for an emulated host; and what a test
+/// adds.
+pub(crate) fn text(site: &Site, extra: &str) -> String {
+    format!(
+        "data = {:?}\nrun = {:?}\nburst = 1\nlaunch_timeout_seconds = 120\nlisten.socket = {:?}\n\
+         paths.vmm = {:?}\npaths.catalogue = {:?}\nbuilder.memory_mib = 1536\n{extra}\n",
+        site.data(),
+        site.run(),
+        site.socket(),
+        site.vmm,
+        site.catalogue
+    )
+}

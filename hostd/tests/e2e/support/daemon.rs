@@ -49,6 +49,16 @@ impl Daemon {
         Some(daemon)
     }
 
+    /// What a daemon says that does not start with this in its configuration.
+    pub(crate) fn refused(site: &'static Site, extra: &str) -> String {
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = site.folder.join("refused.toml");
+        fs::write(&file, config::text(site, extra)).unwrap();
+        let output = Command::new(&site.hostd).arg("--config").arg(file).output().unwrap();
+        assert!(!output.status.success(), "it has started");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
     /// The operations of AWS.
     pub(crate) fn api(&self) -> MicrovmServiceClient<Channel> {
         MicrovmServiceClient::new(self.channel.clone())

@@ -18,7 +18,7 @@ use std::time::Duration;
 pub(crate) use daemon::Daemon;
 
 /// How long anything may take on the emulated metal. Nothing is expected to take that long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 /// How often it is looked at what cannot be waited for.
 pub(crate) const LOOK: Duration = Duration::from_millis(100);
 

@@ -38,9 +38,11 @@ impl Site {
             examples: path("HEARTH_EXAMPLES")?,
             folder,
         };
-        // What an earlier run has left is of another release.
-        let _ = fs::remove_dir_all(&site.folder);
-        fs::create_dir_all(&site.folder).unwrap();
+        for folder in [&site.folder, &site.run()] {
+            // What an earlier run has left is of another release.
+            let _ = fs::remove_dir_all(folder);
+            fs::create_dir_all(folder).unwrap();
+        }
         Some(site)
     }
 
@@ -49,9 +51,9 @@ impl Site {
         self.folder.join("data")
     }
 
-    /// Run directories of microVMs.
+    /// Run directories of microVMs: names of sockets have to be short.
     pub(crate) fn run(&self) -> PathBuf {
-        self.folder.join("run")
+        PathBuf::from("/run/hearth-e2e")
     }
 
     /// The daemon's socket.

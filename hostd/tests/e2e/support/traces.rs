@@ -26,7 +26,7 @@ pub(crate) fn networks() -> Vec<String> {
 
 /// The process id of a microVM's monitor, as it says.
 pub(crate) fn monitor_of(id: &str) -> i32 {
-    let status = Client::connect(&control_socket(id)).unwrap().status().unwrap();
+    let status = Client::connect(control_socket(id)).unwrap().status().unwrap();
     i32::try_from(status.pid).unwrap()
 }
 
@@ -53,13 +53,13 @@ pub(crate) fn assert_none() {
     let site = Site::get().unwrap();
     assert_eq!(monitors(), Vec::<i32>::new(), "monitors that nobody owns");
     assert_eq!(networks(), Vec::<String>::new(), "networks that nobody owns");
-    for folder in [site.data().join("microvms"), site.run().join("microvms"), site.data().join("work/builds")]
-    {
+    let (data, run) = (site.data(), site.run());
+    for folder in [data.join("microvms"), run.join("microvms"), run.join("pool"), data.join("work/builds")] {
         assert_eq!(entries(&folder), Vec::<String>::new(), "left in {}", folder.display());
     }
     let mut cgroups = Vec::new();
     groups(Path::new("/sys/fs/cgroup"), &mut cgroups);
-    cgroups.retain(|name| name.contains("microvm-"));
+    cgroups.retain(|name| name.contains("/vm-"));
     assert_eq!(cgroups, Vec::<String>::new(), "cgroups that nobody owns");
 }
 

@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: measurements on the metal, by default in icount mode, where an instruction is a nanosecond
-//! and figures repeat however busy this machine is.
+//! and figures repeat however busy this machine is. What needs no microVM is measured on this machine, in its own time: [`api`].
+
+mod api;
 
 use std::ffi::OsString;
 use std::fs;
@@ -34,6 +36,7 @@ enum What {
     Vmm(Vmm),
     Kernel(KernelBench),
     Image(ImageBench),
+    Api(api::Api),
 }
 
 /// Boot, devices, snapshots and memory of the VMM, beside Firecracker where its binary is given.
@@ -106,6 +109,7 @@ impl Options {
             What::Vmm(vmm) => vmm.run(cache),
             What::Kernel(kernel) => kernel.run(cache),
             What::Image(image) => image.run(cache),
+            What::Api(api) => api.run(cache),
         }
     }
 }

@@ -1,0 +1,254 @@
+//! Reads and pages through gRPC on the daemon's socket: its service over the same store, in this process, with the clients on
+//! the same processors. There are no microVMs.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use async_trait::async_trait;
+use hearth_hostd::access::{Access, AccessConfig};
+use hearth_hostd::api::artifacts::Artifacts;
+use hearth_hostd::api::calls::Silent;
+use hearth_hostd::api::grpc::Grpc;
+use hearth_hostd::api::grpc::host::HostParts;
+use hearth_hostd::api::{ListenConfig, Listeners};
+use hearth_hostd::builds::{self, Build, BuildFailure, Images, Job, LogSink, Report};
+use hearth_hostd::clock::Clock;
+use hearth_hostd::driver::context::{Change, Observer};
+use hearth_hostd::driver::faults::Faults;
+use hearth_hostd::driver::{DriverConfig, Microvms};
+use hearth_hostd::events::Events;
+use hearth_hostd::lifecycle::microvm::{Event, Rules};
+use hearth_hostd::logs::{Logs, LogsConfig};
+use hearth_hostd::platform::{Artifact, Found, Guest, LogTarget, Platform, PlatformError, Spec};
+use hearth_hostd::service::{self, Service, ServiceConfig};
+use hearth_hostd::store::rocks::{RocksOptions, RocksStore};
+use hearth_hostd::store::{Db, Store};
+use hearth_hostd::tokens::Tokens;
+use hearth_image_builder::base::Catalogue;
+use hearth_image_builder::build::Step;
+use hearth_image_builder::build::event::Sink;
+use hearth_proto::host::v1::HostStatus;
+use hearth_proto::microvms::v1::microvm_service_client::MicrovmServiceClient;
+use hearth_proto::microvms::v1::{GetMicrovmRequest, ListMicrovmsRequest, SnapshotBuild};
+use hearth_proto::store::v1::MicrovmRecord;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::records::id;
+use crate::report::{Better, Figure};
+use crate::{Dice, Plan, figure, per_second};
+
+/// Requests under way at a time.
+const CLIENTS: [u64; 2] = [1, 64];
+/// Connections that they share.
+const CONNECTIONS: u64 = 4;
+
+/// Serves the store in `data` on a socket in `folder` and measures it.
+pub(crate) fn measure(folder: &Path, data: &Path, plan: &Plan) -> Result<Vec<Figure>> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting a runtime")?;
+    runtime.block_on(async {
+        let (end, ended) = watch::channel(false);
+        let socket = folder.join("hearthd.sock");
+        let serving = tokio::spawn(serve(folder.to_owned(), data.to_owned(), ended).await?);
+        let mut channels = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display()))?;
+            channels.push(endpoint.connect().await.context("connecting to the socket")?);
+        }
+        let mut figures = Vec::new();
+        for clients in CLIENTS {
+            let by = format!("{clients} at a time");
+            let rates = rates(plan, &channels, clients, Kind::Get).await?;
+            figures.push(figure(&format!("gRPC: GetMicrovm, {by}"), "1/s", Better::Higher, rates));
+            let rates = self::rates(plan, &channels, clients, Kind::List).await?;
+            figures.push(figure(&format!("gRPC: pages of 50, {by}"), "1/s", Better::Higher, rates));
+        }
+        let _ = end.send(true); // the server is there as long as this function is
+        serving.abort();
+        Ok(figures)
+    })
+}
+
+/// What is asked for.
+#[derive(Clone, Copy)]
+enum Kind {
+    Get,
+    List,
+}
+
+async fn rates(plan: &Plan, channels: &[Channel], clients: u64, kind: Kind) -> Result<Vec<f64>> {
+    let mut rates = Vec::new();
+    for _ in 0..plan.rounds {
+        let (start, done) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+        let mut tasks = JoinSet::new();
+        for (number, channel) in (0..clients).zip(channels.iter().cycle()) {
+            let client = MicrovmServiceClient::new(channel.clone());
+            let (done, microvms, round) = (Arc::clone(&done), plan.microvms, plan.round);
+            tasks.spawn(ask(client, kind, Dice(number), microvms, (start, round), done));
+        }
+        while let Some(result) = tasks.join_next().await {
+            result??;
+        }
+        rates.push(per_second(done.load(Ordering::Relaxed), start.elapsed()));
+    }
+    Ok(rates)
+}
+
+async fn ask(
+    mut client: MicrovmServiceClient<Channel>,
+    kind: Kind,
+    mut dice: Dice,
+    microvms: u64,
+    (start, round): (Instant, Duration),
+    done: Arc<AtomicU64>,
+) -> Result<()> {
+    let mut next_token = None;
+    while start.elapsed() < round {
+        match kind {
+            Kind::Get => {
+                let microvm_identifier = Some(id(dice.below(microvms)));
+                client.get_microvm(GetMicrovmRequest { microvm_identifier }).await?;
+            }
+            Kind::List => {
+                let request = ListMicrovmsRequest {
+                    max_results: Some(50),
+                    next_token,
+                    ..ListMicrovmsRequest::default()
+                };
+                let page = client.list_microvms(request).await?.into_inner();
+                anyhow::ensure!(page.items.len() == 50, "a page has {} items", page.items.len());
+                next_token = page.next_token;
+            }
+        }
+        done.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// The daemon's service with nothing behind it but the store.
+async fn serve(
+    folder: std::path::PathBuf,
+    data: std::path::PathBuf,
+    end: watch::Receiver<bool>,
+) -> Result<impl Future<Output = Result<()>>> {
+    let options = RocksOptions { verify: false, ..RocksOptions::default() };
+    let store = Arc::new(RocksStore::open(&data.join("store"), &options)?);
+    let db = Db::new(store as Arc<dyn Store>);
+    let (clock, events) = (Clock::system(), Events::default());
+    let platform: Arc<dyn Platform> = Arc::new(Nothing);
+    let images = Images::new(builds::Parts {
+        db: db.clone(),
+        clock,
+        events: events.clone(),
+        platform: Arc::clone(&platform),
+        build: Arc::new(Nothing),
+        report: Arc::new(Nothing),
+        faults: Faults::none(),
+        settings: builds::Settings {
+            region: "us-east-1".into(),
+            burst: hearth_host::shape::Burst::NONE,
+            generation: "unknown".into(),
+            concurrent_builds: 1,
+            max_images: None,
+            max_versions: None,
+            max_builds: None,
+        },
+    });
+    let driver =
+        DriverConfig { capacity_mib: 1, rules: Rules::default(), retention: Duration::from_secs(86_400) };
+    let microvms = Microvms::new(driver, db.clone(), clock, platform, Arc::new(Nothing), Faults::none());
+    let access = Access::new(&AccessConfig {
+        local_account: crate::records::ACCOUNT.to_owned(),
+        ..AccessConfig::default()
+    })?;
+    let listen = ListenConfig { socket: Some(folder.join("hearthd.sock")), ..ListenConfig::default() };
+    let listeners = Listeners::bind(&listen, &folder, access.knows_somebody()).await?;
+    let config = ServiceConfig::default();
+    let catalogue = folder.join("bases");
+    std::fs::create_dir_all(&catalogue).context("making an empty catalogue")?;
+    let service = Service::new(service::Parts {
+        db: db.clone(),
+        clock,
+        microvms,
+        images: images.clone(),
+        tokens: Tokens::open(&db, clock, &config.region).await?,
+        bases: Catalogue::open(&catalogue)?,
+        config,
+    })
+    .await?;
+    let host = HostParts {
+        logs: Logs::open(&data.join("logs"), LogsConfig::default(), clock)?,
+        events,
+        images,
+        artifacts: Artifacts::open("hearth-local", &data.join("bucket"), 1 << 30)?,
+        db,
+        backups: data.join("backups"),
+        status: Box::new(|_| HostStatus::default()),
+        end: end.clone(),
+    };
+    let routes = Grpc::new(service, access, Arc::new(Silent), host).routes().await?;
+    Ok(async move { Ok(listeners.serve(routes, end).await?) })
+}
+
+/// Neither microVMs nor builds.
+struct Nothing;
+
+#[async_trait]
+impl Platform for Nothing {
+    async fn launch(&self, _: &Spec) -> Result<Arc<dyn Guest>, PlatformError> {
+        Err(PlatformError::Capacity("there are no microVMs here".into()))
+    }
+
+    async fn resume(&self, spec: &Spec) -> Result<Arc<dyn Guest>, PlatformError> {
+        self.launch(spec).await
+    }
+
+    async fn find(&self, _: &Spec, _: u64) -> Result<Found, PlatformError> {
+        Ok(Found::Nothing)
+    }
+
+    async fn discard(&self, _: &str) -> Result<(), PlatformError> {
+        Ok(())
+    }
+
+    async fn remove_artifact(&self, _: &Artifact) -> Result<(), PlatformError> {
+        Ok(())
+    }
+
+    async fn sweep(&self, _: &HashSet<String>, _: &HashSet<Artifact>) -> Result<(), PlatformError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Build for Nothing {
+    async fn build(&self, _: &Job, _: Sink) -> Result<SnapshotBuild, BuildFailure> {
+        std::future::pending().await
+    }
+}
+
+impl Report for Nothing {
+    fn log(&self, _: &str, _: &LogTarget) -> Option<Box<dyn LogSink>> {
+        None
+    }
+
+    fn step(&self, _: Step, _: Duration) {}
+
+    fn ended(&self, _: bool, _: Duration) {}
+}
+
+impl Observer for Nothing {
+    fn accepted(&self, _: &MicrovmRecord) {}
+
+    fn changed(&self, _: &Change<'_>) {}
+
+    fn done(&self, _: &'static str, _: &Event, _: Duration) {}
+
+    fn ended(&self, _: &MicrovmRecord) {}
+}

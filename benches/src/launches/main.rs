@@ -1,0 +1,250 @@
+//! `launch-bench`: how long the daemon takes for the operations of microVMs, and what of that is which step.
+//!
+//! `cargo xtask bench api` runs it on the metal, in instruction counting, against a daemon that has nothing else to do. Times are
+//! the client's: from its request until the daemon tells of the state that was asked for (`WatchEvents`). The steps are the
+//! daemon's own, from its metrics before and after.
+//!
+//! * [`metrics`] – the daemon's metrics
+
+mod metrics;
+#[path = "../report.rs"]
+mod report;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser;
+use hearth_proto::host::v1::host_service_client::HostServiceClient;
+use hearth_proto::host::v1::{Event, GetHostStatusRequest, WatchEventsRequest};
+use hearth_proto::microvms::v1::microvm_service_client::MicrovmServiceClient;
+use hearth_proto::microvms::v1::{
+    ResumeMicrovmRequest, RunMicrovmRequest, SuspendMicrovmRequest, TerminateMicrovmRequest,
+};
+use tonic::Streaming;
+use tonic::transport::{Channel, Endpoint};
+
+use metrics::{Steps, scrape};
+use report::{Better, Figure, Samples};
+
+/// When a state is given up on.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// What may still go on in a guest after an operation.
+const SETTLE: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Measures launch, suspend, resume and terminate through the daemon's API
+#[derive(Debug, Parser)]
+struct Options {
+    /// The daemon's socket
+    #[arg(long, value_name = "PATH")]
+    socket: PathBuf,
+    /// Address of the daemon's metrics
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics: String,
+    /// What is run
+    #[arg(long, value_name = "NAME")]
+    image: String,
+    /// How often each figure is taken
+    #[arg(long, value_name = "COUNT", default_value_t = 7)]
+    rounds: usize,
+    /// How many microVMs are launched at once, at last
+    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    many: usize,
+    /// Where the figures go as JSON
+    #[arg(long, value_name = "FILE")]
+    json: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = runtime.context("starting a runtime").and_then(|runtime| runtime.block_on(run(&options)));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("launch-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: &Options) -> Result<()> {
+    let mut bench = Bench::connect(options).await?;
+    // The first one has the pools filled for its shape, and finds cold files.
+    bench.round(&mut Taken::default()).await?;
+    bench.steps = Steps::default();
+    let mut taken = Taken::default();
+    for _ in 0..options.rounds {
+        bench.round(&mut taken).await?;
+    }
+    eprintln!("\nsteps of {} rounds, by the daemon's metrics, on average:\n{}", options.rounds, bench.steps);
+    bench.steps = Steps::default();
+    bench.many(options.many, &mut taken).await?;
+    eprintln!("\nsteps of {} launches at once:\n{}", options.many, bench.steps);
+    let mut figures = taken.figures();
+    figures.extend(bench.rates.into_iter().map(|rate| figure(rate, "1/s", Better::Higher)));
+    eprint!("{}", report::table(&figures));
+    let text = serde_json::to_string_pretty(&figures).context("writing the figures")?;
+    std::fs::write(&options.json, text).with_context(|| format!("cannot write {}", options.json.display()))
+}
+
+/// Milliseconds by what was measured, in the order in which it first was.
+#[derive(Default)]
+struct Taken(Vec<(String, Vec<f64>)>);
+
+impl Taken {
+    fn add(&mut self, name: &str, time: Duration) {
+        let value = time.as_secs_f64() * 1000.0;
+        match self.0.iter_mut().find(|(known, _)| known == name) {
+            Some((_, values)) => values.push(value),
+            None => self.0.push((name.to_owned(), vec![value])),
+        }
+    }
+
+    fn figures(self) -> Vec<Figure> {
+        self.0.into_iter().map(|taken| figure(taken, "ms", Better::Lower)).collect()
+    }
+}
+
+fn figure((name, values): (String, Vec<f64>), unit: &'static str, better: Better) -> Figure {
+    Figure { name, unit, better, goal: None, samples: vec![Samples::new("hearth", values)] }
+}
+
+/// The daemon under measurement.
+struct Bench<'a> {
+    options: &'a Options,
+    microvms: MicrovmServiceClient<Channel>,
+    host: HostServiceClient<Channel>,
+    events: Streaming<Event>,
+    steps: Steps,
+    rates: Vec<(String, Vec<f64>)>,
+}
+
+impl<'a> Bench<'a> {
+    async fn connect(options: &'a Options) -> Result<Self> {
+        let endpoint = Endpoint::from_shared(format!("unix:{}", options.socket.display()))?;
+        let channel = endpoint.connect().await.context("connecting to the daemon")?;
+        let mut host = HostServiceClient::new(channel.clone());
+        let events = host.watch_events(WatchEventsRequest::default()).await?.into_inner();
+        let microvms = MicrovmServiceClient::new(channel);
+        Ok(Self { options, microvms, host, events, steps: Steps::default(), rates: Vec::new() })
+    }
+
+    /// One microVM's life, step by step.
+    async fn round(&mut self, taken: &mut Taken) -> Result<()> {
+        self.quiet().await?;
+        let start = Instant::now();
+        let id = self.launch().await?;
+        taken.add("RunMicrovm: answered", start.elapsed());
+        self.until(&id, "RUNNING").await?;
+        taken.add("RunMicrovm: /run answered, RUNNING", start.elapsed());
+        self.note("launch").await?;
+
+        let start = Instant::now();
+        let microvm_identifier = Some(id.clone());
+        self.microvms.suspend_microvm(SuspendMicrovmRequest { microvm_identifier }).await?;
+        self.until(&id, "SUSPENDED").await?;
+        taken.add("SuspendMicrovm: SUSPENDED", start.elapsed());
+        self.note("suspend").await?;
+
+        let start = Instant::now();
+        let microvm_identifier = Some(id.clone());
+        self.microvms.resume_microvm(ResumeMicrovmRequest { microvm_identifier }).await?;
+        self.until(&id, "RUNNING").await?;
+        taken.add("ResumeMicrovm: /resume answered, RUNNING", start.elapsed());
+        self.note("resume").await?;
+
+        let start = Instant::now();
+        self.terminate(&id).await?;
+        self.until(&id, "TERMINATED").await?;
+        taken.add("TerminateMicrovm: TERMINATED", start.elapsed());
+        self.note("terminate").await
+    }
+
+    /// Many at once, all kept until the last one runs.
+    async fn many(&mut self, count: usize, taken: &mut Taken) -> Result<()> {
+        self.quiet().await?;
+        let start = Instant::now();
+        let mut ids = HashSet::new();
+        for _ in 0..count {
+            ids.insert(self.launch().await?);
+        }
+        taken.add(&format!("{count} launches at once: all answered"), start.elapsed());
+        self.until_all(&ids, "RUNNING").await?;
+        let all = start.elapsed();
+        taken.add(&format!("{count} launches at once: all RUNNING"), all);
+        let each = all / u32::try_from(count.max(1)).unwrap_or(u32::MAX);
+        taken.add(&format!("{count} launches at once: for each"), each);
+        let rate = 1.0 / each.as_secs_f64();
+        self.rates.push((format!("{count} launches at once"), vec![rate]));
+        self.note("launch").await?;
+        let start = Instant::now();
+        for id in &ids {
+            self.terminate(id).await?;
+        }
+        self.until_all(&ids, "TERMINATED").await?;
+        taken.add(&format!("{count} terminated at once: all TERMINATED"), start.elapsed());
+        self.note("terminate").await
+    }
+
+    async fn launch(&mut self) -> Result<String> {
+        let request = RunMicrovmRequest {
+            image_identifier: Some(self.options.image.clone()),
+            ..RunMicrovmRequest::default()
+        };
+        Ok(self.microvms.run_microvm(request).await?.into_inner().microvm_id)
+    }
+
+    async fn terminate(&mut self, id: &str) -> Result<()> {
+        let microvm_identifier = Some(id.to_owned());
+        self.microvms.terminate_microvm(TerminateMicrovmRequest { microvm_identifier }).await?;
+        Ok(())
+    }
+
+    async fn until(&mut self, id: &str, state: &str) -> Result<()> {
+        self.until_all(&HashSet::from([id.to_owned()]), state).await
+    }
+
+    /// Waits until all these are in a state.
+    async fn until_all(&mut self, ids: &HashSet<String>, state: &str) -> Result<()> {
+        let mut missing = ids.clone();
+        while !missing.is_empty() {
+            let event = tokio::time::timeout(PATIENCE, self.events.message()).await;
+            let event = event.with_context(|| format!("{} are not {state}", missing.len()))??;
+            let event = event.context("the daemon has ended the stream of events")?;
+            if !missing.contains(&event.resource) {
+                continue;
+            }
+            if event.to_state == state {
+                missing.remove(&event.resource);
+            } else if event.to_state == "TERMINATED" {
+                bail!("{} has ended: {:?}", event.resource, event.reason);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the pools are full and nothing of the last operation goes on.
+    async fn quiet(&mut self) -> Result<()> {
+        loop {
+            let status = self.host.get_host_status(GetHostStatusRequest {}).await?.into_inner();
+            if status.pools.iter().all(|pool| pool.ready >= pool.wanted) {
+                break;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        tokio::time::sleep(SETTLE).await;
+        self.steps.forget(scrape(&self.options.metrics)?);
+        Ok(())
+    }
+
+    /// Takes down what the daemon has measured since the last look.
+    async fn note(&mut self, operation: &str) -> Result<()> {
+        tokio::time::sleep(SETTLE).await;
+        self.steps.note(operation, scrape(&self.options.metrics)?);
+        Ok(())
+    }
+}

@@ -1,0 +1,170 @@
+//! The services on a Unix socket, with clients of their own.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hearth_proto::host::v1::host_service_client::HostServiceClient;
+use hearth_proto::host::v1::put_artifact_request::Part;
+use hearth_proto::host::v1::{HostStatus, PutArtifactRequest};
+use hearth_proto::microvms::v1 as proto;
+use hearth_proto::microvms::v1::microvm_service_client::MicrovmServiceClient;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+
+use super::host::HostParts;
+use super::status::REQUEST_ID;
+use super::*;
+use crate::access::AccessConfig;
+use crate::api::artifacts::Artifacts;
+use crate::api::{ListenConfig, Listeners};
+use crate::builds::tests::double::ACCOUNT;
+use crate::logs::{Logs, LogsConfig};
+use crate::service::Profile;
+use crate::service::tests::{Host, host};
+
+/// Remembers operations, ids and exceptions.
+#[derive(Debug, Clone, Default)]
+struct Told(Arc<Mutex<Vec<(Operation, String, Option<&'static str>)>>>);
+
+impl CallObserver for Told {
+    fn wants(&self, _: Operation) -> bool {
+        true
+    }
+
+    fn called(&self, call: Call<'_>) {
+        let exception = call.error.map(|error| error.exception().name);
+        self.0.lock().unwrap().push((call.operation, call.request_id.to_owned(), exception));
+    }
+}
+
+struct Server {
+    host: Host,
+    told: Told,
+    channel: Channel,
+    _folder: TempDir,
+    _end: watch::Sender<bool>,
+}
+
+async fn server() -> Server {
+    let host = host(Profile::Default).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (end, ended) = watch::channel(false);
+    let parts = HostParts {
+        logs: Logs::open(&path("logs"), LogsConfig::default(), host.clock).unwrap(),
+        events: host.daemon.events.clone(),
+        images: host.daemon.images.clone(),
+        artifacts: Artifacts::open("artifacts", &path("bucket"), 100).unwrap(),
+        db: host.daemon.db.clone(),
+        backups: path("backups"),
+        status: Box::new(|account| HostStatus { account: account.to_owned(), ..HostStatus::default() }),
+        end: ended.clone(),
+    };
+    let config = format!(
+        "local_account = \"{ACCOUNT}\"\n[[keys]]\nid = \"reader\"\nsecret = \"0123456789abcdef\"\naccount = \"{ACCOUNT}\"\n\
+         policies = [{{ actions = [\"Get*\"] }}]"
+    );
+    let access = Access::new(&toml::from_str::<AccessConfig>(&config).unwrap()).unwrap();
+    let told = Told::default();
+    let grpc = Grpc::new(host.service.clone(), access, Arc::new(told.clone()), parts);
+    let listeners = Listeners::bind(&ListenConfig::default(), folder.path(), true).await.unwrap();
+    tokio::spawn(listeners.serve(grpc.routes().await.unwrap(), ended));
+    let channel = connect(&path("hearthd.sock")).await;
+    Server { host, told, channel, _folder: folder, _end: end }
+}
+
+async fn connect(socket: &Path) -> Channel {
+    Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap().connect().await.unwrap()
+}
+
+fn run() -> proto::RunMicrovmRequest {
+    proto::RunMicrovmRequest { image_identifier: Some("demo".into()), ..Default::default() }
+}
+
+fn reason(status: &Status) -> String {
+    use tonic_types::StatusExt as _;
+    status.get_error_details().error_info().unwrap().reason.clone()
+}
+
+#[tokio::test]
+async fn a_microvm_is_run_and_got_over_the_socket() {
+    let server = server().await;
+    let mut client = MicrovmServiceClient::new(server.channel.clone());
+    let answer = client.run_microvm(run()).await.unwrap();
+    let id = answer.metadata().get(REQUEST_ID).unwrap().to_str().unwrap().to_owned();
+    let microvm = answer.into_inner();
+    let get = proto::GetMicrovmRequest { microvm_identifier: Some(microvm.microvm_id.clone()) };
+    assert_eq!(client.get_microvm(get).await.unwrap().into_inner().endpoint, microvm.endpoint);
+    let listed = client.list_microvms(proto::ListMicrovmsRequest::default()).await.unwrap().into_inner();
+    assert_eq!(listed.items.len(), 1);
+    let told = server.told.0.lock().unwrap().clone();
+    assert_eq!(told[0], (Operation::RunMicrovm, id, None));
+    assert_eq!(told.len(), 3);
+    drop(server.host);
+}
+
+#[tokio::test]
+async fn an_error_has_its_exception_and_the_calls_id() {
+    use tonic_types::StatusExt as _;
+    let server = server().await;
+    let mut client = MicrovmServiceClient::new(server.channel.clone());
+    let get = proto::GetMicrovmRequest { microvm_identifier: Some("microvm-1".into()) };
+    let status = client.get_microvm(get).await.unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::NotFound, "Unable to find microvmIdentifier microvm-1")
+    );
+    let details = status.get_error_details();
+    let info = details.error_info().unwrap();
+    assert_eq!(
+        (info.reason.as_str(), info.metadata["httpStatus"].as_str()),
+        ("ResourceNotFoundException", "404")
+    );
+    assert_eq!(info.metadata["requestId"], status.metadata().get(REQUEST_ID).unwrap().to_str().unwrap());
+    assert_eq!(details.resource_info().unwrap().resource_name, "microvm-1");
+    let status = client.run_microvm(proto::RunMicrovmRequest::default()).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status)), (Code::InvalidArgument, "ValidationException".into()));
+    assert_eq!(
+        status.get_error_details().bad_request().unwrap().field_violations[0].field,
+        "imageIdentifier"
+    );
+    let tags = proto::ListTagsRequest { resource: Some("arn:aws:s3:::bucket".into()) };
+    let status = client.list_tags(tags).await.unwrap_err();
+    assert_eq!(reason(&status), "InvalidParameterValueException");
+}
+
+#[tokio::test]
+async fn credentials_decide_what_a_caller_may() {
+    let server = server().await;
+    let mut client = MicrovmServiceClient::new(server.channel.clone());
+    let with = |credentials: &str| {
+        let mut request = Request::new(run());
+        let value = format!("Basic {}", STANDARD.encode(credentials));
+        request.metadata_mut().insert("authorization", value.parse().unwrap());
+        request
+    };
+    let status = client.run_microvm(with("reader:wrong-wrong-wrong")).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status)), (Code::Unauthenticated, "AccessDeniedException".into()));
+    let status = client.run_microvm(with("reader:0123456789abcdef")).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status)), (Code::PermissionDenied, "AccessDeniedException".into()));
+}
+
+#[tokio::test]
+async fn an_artifact_is_brought_in_parts() {
+    let server = server().await;
+    let mut client = HostServiceClient::new(server.channel.clone());
+    let name = || PutArtifactRequest { part: Some(Part::Name("app.zip".into())) };
+    let data = |bytes: usize| PutArtifactRequest { part: Some(Part::Data(vec![1; bytes])) };
+    let parts = tokio_stream::iter([name(), data(50), data(50)]);
+    let stored = client.put_artifact(parts).await.unwrap().into_inner();
+    assert!(stored.uri.starts_with("s3://artifacts/"), "{}", stored.uri);
+    assert_eq!(stored.bytes, 100);
+    let status = client.put_artifact(tokio_stream::iter([name(), data(101)])).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let status = client.put_artifact(tokio_stream::iter([data(1)])).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+}

@@ -1,0 +1,174 @@
+//! A line.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::time::SystemTime;
+
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::redact::redact;
+
+/// Operations that CloudTrail counts among data events (behaviour §8.3).
+const DATA: [&str; 6] = [
+    "RunMicrovm",
+    "TerminateMicrovm",
+    "SuspendMicrovm",
+    "ResumeMicrovm",
+    "CreateMicrovmAuthToken",
+    "CreateMicrovmShellAuthToken",
+];
+/// Bytes of a line beyond which request and answer are left out, as CloudTrail does with large ones.
+const LONGEST: usize = 256 << 10;
+/// Longest user agent and error message, in characters.
+const LONGEST_TEXT: usize = 1024;
+
+/// Who has called.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Identity<'a> {
+    /// Account; none before the caller is known.
+    pub account: Option<&'a str>,
+    /// Who: an access key's id, `uid:0` for a local user.
+    pub principal: Option<&'a str>,
+    /// Id of the access key, if that is how the caller is known.
+    pub access_key_id: Option<&'a str>,
+}
+
+/// A call that was answered.
+#[derive(Debug, Clone)]
+pub struct AuditEvent<'a> {
+    /// Name of the operation.
+    pub operation: &'a str,
+    /// Region.
+    pub region: &'a str,
+    /// Who has called.
+    pub identity: Identity<'a>,
+    /// Address without port; what else tells where the call came from, for a Unix socket.
+    pub source: &'a str,
+    /// The client's program, as it says.
+    pub user_agent: Option<&'a str>,
+    /// Id of the call.
+    pub request_id: &'a str,
+    /// The request as JSON with AWS's member names, secrets included: they are replaced here.
+    pub request: Value,
+    /// The answer likewise; none of a call that failed.
+    pub response: Option<Value>,
+    /// Name of the exception, and its message.
+    pub error: Option<(&'a str, &'a str)>,
+}
+
+impl AuditEvent<'_> {
+    /// Whether CloudTrail has it among data events.
+    pub(super) fn is_data(&self) -> bool {
+        DATA.contains(&self.operation)
+    }
+
+    /// Whether it changes nothing.
+    pub(super) fn is_read_only(&self) -> bool {
+        ["Get", "List", "Read", "Tail", "Watch"].iter().any(|prefix| self.operation.starts_with(prefix))
+    }
+
+    /// The line with its end.
+    pub(super) fn line(mut self, now: SystemTime, id: &str) -> Vec<u8> {
+        redact(&mut self.request);
+        let mut response = self.response.take().filter(|_| !self.is_read_only());
+        response.iter_mut().for_each(redact);
+        let response = response.map(|response| response_elements(self.is_data(), response));
+        let line = self.encode(now, id, self.request.clone(), response);
+        if line.len() <= LONGEST {
+            return line;
+        }
+        self.encode(now, id, json!({"omitted": "too large"}), None)
+    }
+
+    fn encode(&self, now: SystemTime, id: &str, request: Value, response: Option<Value>) -> Vec<u8> {
+        let is_data = self.is_data();
+        let identity = &self.identity;
+        let kind = match (identity.account, identity.access_key_id) {
+            (None, _) => "Unknown",
+            (Some(_), Some(_)) => "IAMUser",
+            (Some(_), None) => "AWSAccount",
+        };
+        let mut user = Map::new();
+        user.insert("type".into(), kind.into());
+        let members = [
+            ("accountId", identity.account),
+            ("principalId", identity.principal),
+            ("accessKeyId", identity.access_key_id),
+        ];
+        user.extend(members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into()))));
+        let mut line = json!({
+            "eventVersion": "1.11",
+            "userIdentity": user,
+            "eventTime": seconds(now),
+            "eventSource": "lambda.amazonaws.com",
+            "eventName": self.operation,
+            "awsRegion": self.region,
+            "sourceIPAddress": self.source,
+            "userAgent": self.user_agent.map(cut),
+            "requestParameters": request,
+            "responseElements": response,
+            "requestID": self.request_id,
+            "eventID": id,
+            "readOnly": self.is_read_only(),
+            "eventType": "AwsApiCall",
+            "managementEvent": !is_data,
+            "recipientAccountId": identity.account,
+            "eventCategory": if is_data { "Data" } else { "Management" },
+        });
+        if let (Some((code, message)), Some(line)) = (self.error, line.as_object_mut()) {
+            line.insert("errorCode".into(), code.into());
+            line.insert("errorMessage".into(), cut(message).into());
+        }
+        let mut line = line.to_string().into_bytes();
+        line.push(b'\n');
+        line
+    }
+}
+
+/// An answer under CloudTrail's names. Of calls that concern a microVM, what identifies it is all; tokens have nothing.
+fn response_elements(is_data: bool, response: Value) -> Value {
+    const NAMES: [(&str, &str); 5] = [
+        ("microvmId", "microvmId"),
+        ("state", "microvmState"),
+        ("endpoint", "endpoint"),
+        ("imageArn", "microvmImageArn"),
+        ("imageVersion", "microvmImageVersion"),
+    ];
+    let Value::Object(mut members) = response else { return response };
+    if is_data {
+        let named =
+            NAMES.into_iter().filter_map(|(ours, theirs)| Some((theirs.to_owned(), members.remove(ours)?)));
+        let named: Map<_, _> = named.collect();
+        return if named.is_empty() { Value::Null } else { Value::Object(named) };
+    }
+    for (ours, theirs) in [("imageArn", "microvmImageArn"), ("imageVersion", "microvmImageVersion")] {
+        if let Some(value) = members.remove(ours) {
+            members.insert(theirs.to_owned(), value);
+        }
+    }
+    Value::Object(members)
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(LONGEST_TEXT).collect()
+}
+
+/// As CloudTrail writes times: `2026-08-15T18:17:44Z`.
+fn seconds(time: SystemTime) -> String {
+    let time = OffsetDateTime::from(time);
+    let whole = time.replace_nanosecond(0).unwrap_or(time);
+    whole.format(&Rfc3339).unwrap_or_default()
+}
+
+/// A random UUID (RFC 9562, version 4).
+pub(super) fn id() -> io::Result<String> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    let value = u128::from_be_bytes(bytes);
+    let uuid = value & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
+    let hex = format!("{uuid:032x}");
+    let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|range| hex.get(range).unwrap_or_default());
+    Ok(parts.join("-"))
+}

@@ -1,0 +1,217 @@
+//! The audit log as its readers see it.
+
+use std::fs;
+use std::time::{Duration, UNIX_EPOCH};
+
+use prost_reflect::{
+    Cardinality, DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor,
+    Value as Field,
+};
+use serde_json::{Value, json};
+
+use super::*;
+
+fn clock() -> Clock {
+    Clock::simulated(UNIX_EPOCH + Duration::from_secs(1_786_817_864))
+}
+
+fn call(operation: &'static str) -> AuditEvent<'static> {
+    AuditEvent {
+        operation,
+        region: "eu-central-1",
+        identity: Identity {
+            account: Some("000000000001"),
+            principal: Some("AKIAEXAMPLE"),
+            access_key_id: Some("AKIAEXAMPLE"),
+        },
+        source: "192.0.2.7",
+        user_agent: Some("hearth/0.1.0"),
+        request_id: "4b2a0cc1-0000-4000-8000-000000000000",
+        request: json!({"imageIdentifier": "web", "runHookPayload": "the payload"}),
+        response: None,
+        error: None,
+    }
+}
+
+/// What was written after `calls`.
+fn lines(config: AuditConfig, calls: Vec<AuditEvent<'_>>) -> Vec<Value> {
+    let folder = tempfile::tempdir().unwrap();
+    let audit = Audit::open(folder.path(), config, clock()).unwrap();
+    calls.into_iter().for_each(|call| audit.record(call));
+    assert_eq!(audit.lost(), 0);
+    let text = fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_has_a_line_with_the_names_of_cloudtrail() {
+    let mut run = call("RunMicrovm");
+    run.response = Some(json!({
+        "microvmId": "microvm-1", "state": "PENDING", "endpoint": "e.example", "imageArn": "arn", "imageVersion": "1.0",
+        "maximumDurationInSeconds": 28800, "startedAt": "2026-08-15T18:17:44Z",
+    }));
+    let [mut line] = lines(AuditConfig::default(), vec![run]).try_into().unwrap();
+    let id = line.as_object_mut().unwrap().remove("eventID").unwrap();
+    assert_eq!(id.as_str().unwrap().split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
+    let expected = json!({
+        "eventVersion": "1.11",
+        "userIdentity": {
+            "type": "IAMUser", "accountId": "000000000001", "principalId": "AKIAEXAMPLE", "accessKeyId": "AKIAEXAMPLE",
+        },
+        "eventTime": "2026-08-15T18:17:44Z",
+        "eventSource": "lambda.amazonaws.com",
+        "eventName": "RunMicrovm",
+        "awsRegion": "eu-central-1",
+        "sourceIPAddress": "192.0.2.7",
+        "userAgent": "hearth/0.1.0",
+        "requestParameters": {"imageIdentifier": "web", "runHookPayload": "***"},
+        "responseElements": {
+            "microvmId": "microvm-1", "microvmState": "PENDING", "endpoint": "e.example",
+            "microvmImageArn": "arn", "microvmImageVersion": "1.0",
+        },
+        "requestID": "4b2a0cc1-0000-4000-8000-000000000000",
+        "readOnly": false,
+        "eventType": "AwsApiCall",
+        "managementEvent": false,
+        "recipientAccountId": "000000000001",
+        "eventCategory": "Data",
+    });
+    assert_eq!(line, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_are_told_apart_by_what_they_do_and_how_they_ended() {
+    let mut update = call("UpdateMicrovmImage");
+    update.response = Some(json!({"imageArn": "arn", "environmentVariables": {"A": "word"}}));
+    let mut token = call("CreateMicrovmAuthToken");
+    token.response = Some(json!({"authToken": {"X-aws-proxy-auth": "eyJ"}}));
+    let mut read = call("GetMicrovm");
+    read.response = Some(json!({"microvmId": "microvm-1"}));
+    let mut refused = call("ListMicrovms");
+    refused.identity = Identity::default();
+    refused.error = Some(("AccessDeniedException", "no"));
+    let lines = lines(AuditConfig::default(), vec![update, token, read, refused]);
+    let of = |name: &str| lines.iter().map(|line| line[name].clone()).collect::<Vec<_>>();
+    assert_eq!(of("eventCategory"), ["Management", "Data", "Management", "Management"]);
+    assert_eq!(of("readOnly"), [false, false, true, true]);
+    let image = json!({"microvmImageArn": "arn", "environmentVariables": {"A": "***"}});
+    assert_eq!(of("responseElements"), [image, Value::Null, Value::Null, Value::Null]);
+    assert_eq!(
+        (&lines[3]["errorCode"], &lines[3]["errorMessage"]),
+        (&json!("AccessDeniedException"), &json!("no"))
+    );
+    assert_eq!(lines[3]["userIdentity"], json!({"type": "Unknown"}));
+    assert!(lines[0].get("errorCode").is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_wanted_is_not_written_and_what_is_too_long_is_shortened() {
+    let config = AuditConfig { reads: false, data_events: false, ..AuditConfig::default() };
+    let calls = || vec![call("GetMicrovm"), call("RunMicrovm"), call("CreateMicrovmImage")];
+    let written = lines(config, calls());
+    assert_eq!(written.len(), 1);
+    assert_eq!(written[0]["eventName"], "CreateMicrovmImage");
+    assert!(lines(AuditConfig { enabled: false, ..AuditConfig::default() }, calls()).is_empty());
+
+    let mut long = call("CreateMicrovmImage");
+    long.request = json!({"description": "x".repeat(1 << 20)});
+    let agent = "y".repeat(5000);
+    long.user_agent = Some(&agent);
+    let written = lines(AuditConfig::default(), vec![long]);
+    assert_eq!(written[0]["requestParameters"], json!({"omitted": "too large"}));
+    assert!(written[0].to_string().len() < 3000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_that_cannot_be_written_is_counted_and_the_call_goes_on() {
+    let base = tempfile::tempdir().unwrap();
+    let folder = base.path().join("audit");
+    let audit = Audit::open(&folder, AuditConfig::default(), clock()).unwrap();
+    fs::remove_dir_all(&folder).unwrap();
+    fs::write(&folder, "a file").unwrap();
+    audit.record(call("RunMicrovm"));
+    assert_eq!(audit.lost(), 1);
+    fs::remove_file(&folder).unwrap();
+    audit.record(call("RunMicrovm"));
+    assert_eq!((audit.lost(), fs::read_dir(folder).unwrap().count()), (1, 1));
+}
+
+/// Fields that hold secrets. Whoever adds one to the API adds it here, and finds out whether redaction knows it.
+const SECRETS: [&str; 7] = [
+    "hearth.microvms.v1.RunMicrovmRequest.run_hook_payload",
+    "hearth.microvms.v1.CreateMicrovmImageRequest.environment_variables",
+    "hearth.microvms.v1.UpdateMicrovmImageRequest.environment_variables",
+    "hearth.microvms.v1.MicrovmImageDetails.environment_variables",
+    "hearth.microvms.v1.MicrovmImageVersion.environment_variables",
+    "hearth.microvms.v1.CreateMicrovmAuthTokenResponse.auth_token",
+    "hearth.microvms.v1.CreateMicrovmShellAuthTokenResponse.auth_token",
+];
+
+/// Strings of a field: markers by which it is found again.
+fn marker(field: &FieldDescriptor, secret: bool) -> String {
+    format!(
+        "<{}:{}>",
+        if secret || SECRETS.contains(&field.full_name()) { "secret" } else { "open" },
+        field.full_name()
+    )
+}
+
+fn filled(message: &MessageDescriptor, secret: bool, depth: usize) -> DynamicMessage {
+    let mut filled = DynamicMessage::new(message.clone());
+    for field in message.fields() {
+        let secret = secret || SECRETS.contains(&field.full_name());
+        let value = |field: &FieldDescriptor| match field.kind() {
+            Kind::String => Some(Field::String(marker(field, secret))),
+            Kind::Message(inner) if inner.full_name() == "google.protobuf.Timestamp" => None,
+            Kind::Message(inner) if depth < 6 => {
+                Some(Field::Message(self::filled(&inner, secret, depth + 1)))
+            }
+            _ => None,
+        };
+        let value = if field.is_map() {
+            let Kind::Message(entry) = field.kind() else { continue };
+            let inner = match entry.map_entry_value_field().kind() {
+                Kind::String => Some(Field::String(marker(&field, secret))),
+                _ => None,
+            };
+            inner.map(|inner| Field::Map([(MapKey::String("name".to_owned()), inner)].into()))
+        } else if field.cardinality() == Cardinality::Repeated {
+            value(&field).map(|element| Field::List(vec![element.clone(), element]))
+        } else {
+            value(&field)
+        };
+        if let Some(value) = value {
+            filled.set_field(&field, value);
+        }
+    }
+    filled
+}
+
+#[test]
+fn no_secret_of_any_message_survives_and_nothing_else_is_lost() {
+    let pool = DescriptorPool::decode(hearth_proto::FILE_DESCRIPTOR_SET).unwrap();
+    let mut found = std::collections::BTreeSet::new();
+    for message in pool.all_messages().filter(|message| message.package_name().starts_with("hearth.")) {
+        let filled = filled(&message, false, 0);
+        let original = serde_json::to_value(&filled).unwrap();
+        let named = filled.serialize_with_options(
+            serde_json::value::Serializer,
+            &prost_reflect::SerializeOptions::new().use_proto_field_name(true),
+        );
+        for mut value in [original, named.unwrap()] {
+            let before = value.to_string();
+            found.extend(SECRETS.into_iter().filter(|secret| before.contains(&format!("<secret:{secret}>"))));
+            redact(&mut value);
+            let after = value.to_string();
+            assert!(!after.contains("<secret:"), "{}: {after}", message.full_name());
+            assert_eq!(
+                before.matches("<open:").count(),
+                after.matches("<open:").count(),
+                "{}",
+                message.full_name()
+            );
+            assert_eq!(before.matches("<secret:").count(), after.matches(REDACTED).count());
+        }
+    }
+    assert_eq!(found, SECRETS.into(), "the messages of the API have all of these");
+}

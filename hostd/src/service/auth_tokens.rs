@@ -1,0 +1,150 @@
+//! CreateMicrovmAuthToken, CreateMicrovmShellAuthToken.
+
+use std::collections::BTreeMap;
+
+use hearth_proto::microvms::v1 as proto;
+use hearth_proto::store::v1::MicrovmRecord;
+use proto::port_specification::Specification;
+
+use super::Service;
+use super::error::ServiceError;
+use super::names::Connector;
+use super::operation::Operation;
+use crate::access::Caller;
+use crate::tokens::{Grant, HEADER, Kind, TokenError};
+
+impl Service {
+    /// A token for ports of a microVM.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError`].
+    pub async fn create_microvm_auth_token(
+        &self,
+        caller: &Caller,
+        request: proto::CreateMicrovmAuthTokenRequest,
+    ) -> Result<proto::CreateMicrovmAuthTokenResponse, ServiceError> {
+        self.begin(caller, &request)?;
+        let minutes = self.minutes(request.expiration_in_minutes)?;
+        let ports = ports(&request.allowed_ports)?;
+        let record = self.microvm(caller, Operation::CreateMicrovmAuthToken, request.microvm_identifier)?;
+        let connectors = live_connectors(&record)?;
+        if !connectors.iter().any(|open| matches!(open, Connector::HttpIngress | Connector::AllIngress)) {
+            return Err(ServiceError::HttpIngressNeeded);
+        }
+        let auth_token = self.token(&record, Kind::Http, ports, minutes)?;
+        Ok(proto::CreateMicrovmAuthTokenResponse { auth_token })
+    }
+
+    /// A token for a shell in a microVM.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError`].
+    pub async fn create_microvm_shell_auth_token(
+        &self,
+        caller: &Caller,
+        request: proto::CreateMicrovmShellAuthTokenRequest,
+    ) -> Result<proto::CreateMicrovmShellAuthTokenResponse, ServiceError> {
+        self.begin(caller, &request)?;
+        let minutes = self.minutes(request.expiration_in_minutes)?;
+        let record =
+            self.microvm(caller, Operation::CreateMicrovmShellAuthToken, request.microvm_identifier)?;
+        let connectors = live_connectors(&record)?;
+        if connectors.contains(&Connector::AllIngress) && connectors.len() > 1 {
+            return Err(ServiceError::AllIngressCombined);
+        }
+        if !connectors.iter().any(|open| matches!(open, Connector::ShellIngress | Connector::AllIngress)) {
+            return Err(ServiceError::ShellIngressNeeded);
+        }
+        let auth_token = self.token(&record, Kind::Shell, Vec::new(), minutes)?;
+        Ok(proto::CreateMicrovmShellAuthTokenResponse { auth_token })
+    }
+
+    fn minutes(&self, minutes: Option<i32>) -> Result<u32, ServiceError> {
+        let minutes = minutes.unwrap_or_default();
+        let max = self.config().max_token_minutes;
+        if minutes > max {
+            return Err(ServiceError::ExpirationTooLong { minutes, max });
+        }
+        Ok(u32::try_from(minutes).unwrap_or_default())
+    }
+
+    fn token(
+        &self,
+        record: &MicrovmRecord,
+        kind: Kind,
+        ports: Vec<(u16, u16)>,
+        minutes: u32,
+    ) -> Result<BTreeMap<String, String>, ServiceError> {
+        let microvm = record.microvm.clone().unwrap_or_default();
+        let (microvm_id, endpoint) = (microvm.microvm_id, microvm.endpoint);
+        let token = self.parts().tokens.mint(&Grant { microvm_id, endpoint, kind, ports, minutes });
+        let token = token.map_err(|error: TokenError| ServiceError::internal(error.to_string()))?;
+        Ok([(HEADER.to_owned(), token)].into())
+    }
+}
+
+/// The ingress connectors of a microVM that has not ended.
+fn live_connectors(record: &MicrovmRecord) -> Result<Vec<Connector>, ServiceError> {
+    use proto::MicrovmState as State;
+    let microvm = record.microvm.clone().unwrap_or_default();
+    if matches!(microvm.state(), State::Terminating | State::Terminated) {
+        return Err(ServiceError::Terminated(microvm.microvm_id));
+    }
+    Ok(microvm.ingress_network_connectors.iter().filter_map(|arn| Connector::of_arn(arn)).collect())
+}
+
+/// The ranges that ports are in, in order and apart from each other.
+fn ports(specifications: &[proto::PortSpecification]) -> Result<Vec<(u16, u16)>, ServiceError> {
+    let mut ranges = Vec::with_capacity(specifications.len());
+    for specification in specifications {
+        let (start, end) = match &specification.specification {
+            Some(Specification::Port(port)) => (*port, *port),
+            Some(Specification::Range(range)) => {
+                (range.start_port.unwrap_or_default(), range.end_port.unwrap_or_default())
+            }
+            Some(Specification::AllPorts(_)) => (1, i32::from(u16::MAX)),
+            None => continue, // the constraints have refused it
+        };
+        match (u16::try_from(start), u16::try_from(end)) {
+            (Ok(first), Ok(last)) if first <= last => ranges.push((first, last)),
+            _ => return Err(ServiceError::PortRange { start, end }),
+        }
+    }
+    ranges.sort_unstable();
+    let mut merged: Vec<(u16, u16)> = Vec::with_capacity(ranges.len());
+    for (first, last) in ranges {
+        match merged.last_mut() {
+            Some(before) if first <= before.1.saturating_add(1) => before.1 = before.1.max(last),
+            _ => merged.push((first, last)),
+        }
+    }
+    Ok(merged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(port: i32) -> proto::PortSpecification {
+        proto::PortSpecification { specification: Some(Specification::Port(port)) }
+    }
+
+    fn range(start: i32, end: i32) -> proto::PortSpecification {
+        let range = proto::PortRange { start_port: Some(start), end_port: Some(end) };
+        proto::PortSpecification { specification: Some(Specification::Range(range)) }
+    }
+
+    #[test]
+    fn ports_become_ranges_that_do_not_touch() {
+        assert_eq!(
+            ports(&[port(81), range(8000, 9000), port(80), range(8500, 9100)]).unwrap(),
+            [(80, 81), (8000, 9100)]
+        );
+        let all = proto::PortSpecification { specification: Some(Specification::AllPorts(proto::Unit {})) };
+        assert_eq!(ports(&[port(80), all, port(65_535)]).unwrap(), [(1, 65_535)]);
+        let error = ports(&[range(9000, 8000)]).unwrap_err();
+        assert!(error.to_string().contains("9000"), "{error}");
+    }
+}

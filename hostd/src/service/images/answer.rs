@@ -1,0 +1,74 @@
+//! Answers and errors.
+
+use hearth_proto::microvms::v1::{MicrovmImageDetails, MicrovmImageVersion};
+
+use super::super::error::ServiceError;
+use super::super::quota::Quota;
+use crate::builds::{self, ImagesError};
+use crate::lifecycle::image::{Image, Refusal, version_name};
+
+/// An image with the version that is being built: its newest.
+pub(super) fn details(image: &Image) -> MicrovmImageDetails {
+    let record = &image.record;
+    let version = image.versions.get(&record.newest_version).and_then(|version| version.version.clone());
+    let version = version.unwrap_or_default();
+    let latest = |number: u32| (number > 0).then(|| version_name(number));
+    MicrovmImageDetails {
+        image_arn: version.image_arn,
+        name: record.name.clone(),
+        state: record.state,
+        image_version: version.image_version,
+        latest_active_image_version: latest(record.latest_active),
+        latest_failed_image_version: latest(record.latest_failed),
+        created_at: record.created_at,
+        updated_at: record.updated_at,
+        base_image_arn: version.base_image_arn,
+        base_image_version: version.base_image_version,
+        build_role_arn: version.build_role_arn,
+        code_artifact: version.code_artifact,
+        description: version.description,
+        resources: version.resources,
+        cpu_configurations: version.cpu_configurations,
+        hooks: version.hooks,
+        environment_variables: version.environment_variables,
+        egress_network_connectors: version.egress_network_connectors,
+        additional_os_capabilities: version.additional_os_capabilities,
+        logging: version.logging,
+        tags: record.tags.clone(),
+    }
+}
+
+/// A version of an image.
+pub(super) fn version(image: &Image, number: u32) -> MicrovmImageVersion {
+    let version = image.versions.get(&number).and_then(|version| version.version.clone());
+    MicrovmImageVersion { tags: image.record.tags.clone(), ..version.unwrap_or_default() }
+}
+
+/// What a client is told of an error. `account` and `arn` are the image's, `version` is what the request says.
+pub(super) fn refused(error: ImagesError, account: &str, arn: String, version: Option<&str>) -> ServiceError {
+    match error {
+        ImagesError::Exists(name) => ServiceError::ImageExists(name),
+        ImagesError::NotFound | ImagesError::Deleted => ServiceError::ImageNotFound(arn),
+        ImagesError::Refused(refusal) => match refusal {
+            Refusal::Busy(state) => ServiceError::ImageBusy { arn, state: state.as_str_name() },
+            Refusal::Undeletable(_) => ServiceError::CannotDeleteImage(arn),
+            Refusal::LastVersion => ServiceError::LastVersion,
+            Refusal::NoVersion { number, .. } => {
+                let version = version.map_or_else(|| version_name(number), str::to_owned);
+                ServiceError::VersionNotFound { arn, version }
+            }
+            Refusal::NotSuccessful { .. } => ServiceError::invalid("status", refusal.to_string()),
+        },
+        ImagesError::Quota { quota, limit } => {
+            let (quota, resource) = match quota {
+                builds::Quota::Images => (Quota::Images, account.to_owned()),
+                builds::Quota::Versions => (Quota::Versions, arn),
+                builds::Quota::Builds => (Quota::Builds, account.to_owned()),
+            };
+            ServiceError::QuotaExceeded { quota, limit, resource }
+        }
+        ImagesError::Conflict => ServiceError::Contended { kind: "MicrovmImage", id: arn },
+        ImagesError::Store(error) => ServiceError::Store(error),
+        ImagesError::Stopping => ServiceError::Stopping,
+    }
+}

@@ -1,0 +1,119 @@
+//! CreateMicrovmImage and UpdateMicrovmImage.
+
+use hearth_proto::microvms::v1::{
+    CreateMicrovmImageRequest, MicrovmImageDetails, MicrovmImageVersion, UpdateMicrovmImageRequest,
+};
+
+use super::super::Service;
+use super::super::error::ServiceError;
+use super::super::idempotency::{ClientToken, HasClientToken, Replay};
+use super::super::names::ImageName;
+use super::super::operation::Operation;
+use super::answer::{details, refused};
+use super::configuration::{common, configuration};
+use crate::access::Caller;
+use crate::builds::ImagesError;
+use crate::lifecycle::image::Image;
+
+/// How often something is begun anew whose client token was used or expired meanwhile.
+const TRIES: u32 = 3;
+
+impl Service {
+    /// CreateMicrovmImage: the image is CREATING, and its version 1.0 is built from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError`].
+    pub async fn create_microvm_image(
+        &self,
+        caller: &Caller,
+        request: CreateMicrovmImageRequest,
+    ) -> Result<MicrovmImageDetails, ServiceError> {
+        self.begin(caller, &request)?;
+        let image =
+            ImageName { account: caller.account.clone(), name: request.name.clone().unwrap_or_default() };
+        self.authorise_image(caller, Operation::CreateMicrovmImage, &image)?;
+        let asked = self.asked(&image, || common(&request));
+        self.once(caller, &request, &image, asked, |config, remember| {
+            let images = self.images().clone();
+            let (image, tags) = (image.clone(), request.tags.clone());
+            async move { images.create(&image.account, &image.name, tags, config, remember).await }
+        })
+        .await
+    }
+
+    /// UpdateMicrovmImage: the image is UPDATING, and its next version is built from now on. Nothing is taken over from the
+    /// version before.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError`].
+    pub async fn update_microvm_image(
+        &self,
+        caller: &Caller,
+        request: UpdateMicrovmImageRequest,
+    ) -> Result<MicrovmImageDetails, ServiceError> {
+        self.begin(caller, &request)?;
+        let identifier = request.image_identifier.as_deref();
+        let image = self.named_image(caller, Operation::UpdateMicrovmImage, identifier)?;
+        let asked = self.asked(&image, || request.clone());
+        self.once(caller, &request, &image, asked, |config, remember| {
+            let (images, image) = (self.images().clone(), image.clone());
+            async move { images.update(&image.account, &image.name, config, remember).await }
+        })
+        .await
+    }
+
+    /// The configuration that is asked for, when it is needed: a request that was answered before is answered again, even if
+    /// what it asks for is not available any more.
+    fn asked(
+        &self,
+        image: &ImageName,
+        request: impl Fn() -> UpdateMicrovmImageRequest,
+    ) -> impl Fn() -> Result<MicrovmImageVersion, ServiceError> {
+        let arn = self.config().image_arn(&image.account, &image.name);
+        move || {
+            let parts = self.parts();
+            configuration(&parts.config, &parts.artifacts, &parts.bases, arn.clone(), request())
+        }
+    }
+
+    /// Does something once for each client token.
+    async fn once<R: HasClientToken, F: Future<Output = Result<Image, ImagesError>>>(
+        &self,
+        caller: &Caller,
+        request: &R,
+        image: &ImageName,
+        asked: impl Fn() -> Result<MicrovmImageVersion, ServiceError>,
+        change: impl Fn(MicrovmImageVersion, Remember) -> F,
+    ) -> Result<MicrovmImageDetails, ServiceError> {
+        let arn = || self.config().image_arn(&image.account, &image.name);
+        for _ in 0..TRIES {
+            let token = match self.replay(caller, request)? {
+                Replay::Answered(answer) => return Ok(answer),
+                Replay::New(token) => token,
+            };
+            match change(asked()?, self.remembering(token)).await {
+                Ok(image) => return Ok(details(&image)),
+                Err(ImagesError::Conflict) => {}
+                Err(error) => {
+                    // The same call may have been faster: then the image exists, or is busy, because of it.
+                    if let Replay::Answered(answer) = self.replay(caller, request)? {
+                        return Ok(answer);
+                    }
+                    return Err(refused(error, &image.account, arn(), None));
+                }
+            }
+        }
+        Err(refused(ImagesError::Conflict, &image.account, arn(), None))
+    }
+
+    /// What stores a token with the answer.
+    fn remembering(&self, token: ClientToken) -> Remember {
+        let service = self.clone();
+        Box::new(move |image| service.remember(&token, &details(image), Some(&image.record.uid)))
+    }
+}
+
+/// Makes what is stored along with an image.
+type Remember = Box<dyn Fn(&Image) -> crate::store::Batch + Send + Sync>;

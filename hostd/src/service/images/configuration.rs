@@ -1,0 +1,190 @@
+//! What a version is to be built from: checks and defaults (behaviour, sections 1.1 to 1.3, 1.8, 1.10).
+
+use std::collections::BTreeMap;
+
+use hearth_host::shape::MemoryClass;
+use hearth_image_builder::artifact::{ArtifactConfig, ArtifactSource, ArtifactUriError};
+use hearth_image_builder::base::Catalogue;
+use hearth_proto::microvms::v1::{
+    CodeArtifact, CreateMicrovmImageRequest, HookState, Hooks, MicrovmImageVersion, Resources,
+    UpdateMicrovmImageRequest, code_artifact,
+};
+
+use super::super::config::{Profile, ServiceConfig};
+use super::super::error::ServiceError;
+use super::super::names::Connector;
+use crate::lifecycle::image::{version_name, version_number};
+
+/// Variables that the platform sets itself: one by its name, others by what their names begin with.
+const RESERVED: &str = "AWS_REGION";
+const RESERVED_PREFIX: &str = "AWS_LAMBDA_MICROVM_";
+
+/// What create and update have in common, as an update says it.
+pub(super) fn common(request: &CreateMicrovmImageRequest) -> UpdateMicrovmImageRequest {
+    let CreateMicrovmImageRequest {
+        name: _,
+        tags: _,
+        client_token: _,
+        base_image_arn,
+        base_image_version,
+        build_role_arn,
+        code_artifact,
+        description,
+        resources,
+        cpu_configurations,
+        hooks,
+        environment_variables,
+        egress_network_connectors,
+        additional_os_capabilities,
+        logging,
+    } = request.clone();
+    UpdateMicrovmImageRequest {
+        image_identifier: None,
+        base_image_arn,
+        base_image_version,
+        build_role_arn,
+        code_artifact,
+        description,
+        resources,
+        cpu_configurations,
+        hooks,
+        environment_variables,
+        egress_network_connectors,
+        additional_os_capabilities,
+        logging,
+        client_token: None,
+    }
+}
+
+/// The configuration that a request asks for, with defaults. The request has passed the constraints.
+///
+/// # Errors
+///
+/// What a client of AWS is told.
+pub(super) fn configuration(
+    config: &ServiceConfig,
+    artifacts: &ArtifactConfig,
+    bases: &Catalogue,
+    image_arn: String,
+    request: UpdateMicrovmImageRequest,
+) -> Result<MicrovmImageVersion, ServiceError> {
+    let base_image_arn = request.base_image_arn.unwrap_or_default();
+    let base = base_version(config, bases, &base_image_arn, request.base_image_version.as_deref())?;
+    check_artifact(config, artifacts, request.code_artifact.as_ref())?;
+    check_variables(&request.environment_variables)?;
+    let memory = memory(&base_image_arn, &request.resources)?;
+    if let Some(hooks) = &request.hooks {
+        check_hooks(hooks)?;
+    }
+    let mut connectors = request.egress_network_connectors;
+    config.connectors(&connectors, "egressNetworkConnectors", false)?;
+    if connectors.is_empty() {
+        connectors.push(config.connector_arn(Connector::InternetEgress));
+    }
+    let mut cpus = request.cpu_configurations;
+    cpus.dedup();
+    let mut capabilities = request.additional_os_capabilities;
+    capabilities.dedup();
+    Ok(MicrovmImageVersion {
+        image_arn,
+        base_image_arn,
+        base_image_version: Some(version_name(base)),
+        build_role_arn: request.build_role_arn.unwrap_or_default(),
+        code_artifact: request.code_artifact,
+        description: request.description,
+        resources: vec![Resources { minimum_memory_in_mib: Some(memory) }],
+        cpu_configurations: cpus,
+        hooks: request.hooks,
+        environment_variables: request.environment_variables,
+        egress_network_connectors: connectors,
+        additional_os_capabilities: capabilities,
+        logging: request.logging,
+        ..MicrovmImageVersion::default()
+    })
+}
+
+/// The version of the base image: the one that is asked for, or the newest.
+fn base_version(
+    config: &ServiceConfig,
+    bases: &Catalogue,
+    arn: &str,
+    asked: Option<&str>,
+) -> Result<u32, ServiceError> {
+    let none = || ServiceError::NoManagedVersion {
+        arn: arn.to_owned(),
+        version: asked.unwrap_or("latest").to_owned(),
+    };
+    if !config.is_base_image(arn) {
+        return Err(none());
+    }
+    let versions = bases.versions().map_err(|error| ServiceError::internal(error.to_string()))?;
+    let number = match asked {
+        // AWS answers with `1.0` and takes only `1`.
+        Some(text) if config.profile == Profile::AwsStrict && text.contains('.') => None,
+        Some(text) => version_number(text).filter(|number| versions.contains(&u64::from(*number))),
+        None => versions.first().and_then(|newest| u32::try_from(*newest).ok()),
+    };
+    number.ok_or_else(none)
+}
+
+fn check_artifact(
+    config: &ServiceConfig,
+    artifacts: &ArtifactConfig,
+    artifact: Option<&CodeArtifact>,
+) -> Result<(), ServiceError> {
+    let uri = match artifact.and_then(|artifact| artifact.artifact.as_ref()) {
+        Some(code_artifact::Artifact::Uri(uri)) => uri,
+        None => return Err(ServiceError::CodeArtifactUri),
+    };
+    let parsed = match config.profile {
+        Profile::Default => ArtifactSource::parse(uri, artifacts),
+        Profile::AwsStrict => ArtifactSource::parse(uri, &ArtifactConfig::default()),
+    };
+    match parsed {
+        Ok(_) => Ok(()),
+        Err(ArtifactUriError::NotS3) => Err(ServiceError::CodeArtifactUri),
+        Err(other) => Err(ServiceError::invalid("codeArtifact.uri", other.to_string())),
+    }
+}
+
+fn check_variables(variables: &BTreeMap<String, String>) -> Result<(), ServiceError> {
+    for (name, value) in variables {
+        if name == RESERVED || name.starts_with(RESERVED_PREFIX) {
+            return Err(ServiceError::ReservedVariable(name.clone()));
+        }
+        // A program gets its variables as NAME=value, ended by a NUL.
+        if name.contains(['=', '\0']) {
+            let name = name.replace('\0', "\u{fffd}");
+            let message = format!("Environment variable key '{name}' must not contain '=' or NUL");
+            return Err(ServiceError::invalid("environmentVariables", message));
+        }
+        if value.contains('\0') {
+            let message = format!("The value of the environment variable '{name}' must not contain NUL");
+            return Err(ServiceError::invalid("environmentVariables", message));
+        }
+    }
+    Ok(())
+}
+
+fn memory(base_arn: &str, resources: &[Resources]) -> Result<i32, ServiceError> {
+    let asked = resources.first().and_then(|resources| resources.minimum_memory_in_mib);
+    let mib = asked.map_or(Ok(MemoryClass::DEFAULT), |mib| {
+        let class = u32::try_from(mib).ok().and_then(|mib| MemoryClass::try_from(mib).ok());
+        class.ok_or_else(|| ServiceError::MemorySize { mib, base_arn: base_arn.to_owned() })
+    });
+    mib.map(|class| i32::try_from(class.mib()).unwrap_or(i32::MAX))
+}
+
+fn check_hooks(hooks: &Hooks) -> Result<(), ServiceError> {
+    let (image, runtime) =
+        (hooks.microvm_image_hooks.unwrap_or_default(), hooks.microvm_hooks.unwrap_or_default());
+    let enabled = |states: &[HookState]| states.contains(&HookState::Enabled);
+    let in_microvms = enabled(&[runtime.run(), runtime.resume(), runtime.suspend(), runtime.terminate()]);
+    if in_microvms && image.ready() != HookState::Enabled {
+        return Err(ServiceError::ReadyHookNeeded);
+    }
+    if (in_microvms || enabled(&[image.ready(), image.validate()])) && hooks.port.is_none() {
+        return Err(ServiceError::HooksPortNeeded);
+    }
+    Ok(())
+}

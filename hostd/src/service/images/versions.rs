@@ -1,0 +1,45 @@
+//! UpdateMicrovmImageVersion.
+
+use hearth_proto::microvms::v1::{MicrovmImageVersion, UpdateMicrovmImageVersionRequest};
+
+use super::super::Service;
+use super::super::error::ServiceError;
+use super::super::names::{ImageName, version_number};
+use super::super::operation::Operation;
+use super::answer::{refused, version};
+use crate::access::Caller;
+
+impl Service {
+    /// UpdateMicrovmImageVersion: makes a version available to RunMicrovm, or not. MicroVMs that run go on.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError`].
+    pub async fn update_microvm_image_version(
+        &self,
+        caller: &Caller,
+        request: UpdateMicrovmImageVersionRequest,
+    ) -> Result<MicrovmImageVersion, ServiceError> {
+        self.begin(caller, &request)?;
+        let identifier = request.image_identifier.as_deref();
+        let image = self.named_image(caller, Operation::UpdateMicrovmImageVersion, identifier)?;
+        let name = request.image_version.as_deref().unwrap_or_default();
+        let number = self.number(&image, name)?;
+        let changed = self.images().set_status(&image.account, &image.name, number, request.status()).await;
+        let arn = self.config().image_arn(&image.account, &image.name);
+        changed
+            .map(|image| version(&image, number))
+            .map_err(|error| refused(error, &image.account, arn, Some(name)))
+    }
+
+    /// The number that a request names a version by.
+    pub(super) fn number(&self, image: &ImageName, version: &str) -> Result<u32, ServiceError> {
+        if let Some(number) = version_number(version) {
+            return Ok(number);
+        }
+        // No version has such a name; perhaps there is not even the image.
+        self.image_record(image)?;
+        let arn = self.config().image_arn(&image.account, &image.name);
+        Err(ServiceError::VersionNotFound { arn, version: version.to_owned() })
+    }
+}

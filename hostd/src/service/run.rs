@@ -1,0 +1,266 @@
+//! RunMicrovm.
+//!
+//! What is checked, in this order: the request's constraints, the syntax of the image's name, permission, the client token,
+//! image and version, the payload, connectors, the role, the account's memory (behaviour, section 2.1); the host's own room is
+//! the driver's to know. The version is expected to be still what it was when the launch is committed: who deactivates or
+//! deletes it has either come first, or comes too late.
+
+use std::time::SystemTime;
+
+use hearth_host::roles::RoleError;
+use hearth_proto::microvms::v1 as proto;
+use hearth_proto::store::v1::{ImageRecord, MicrovmRecord, Phase, VersionRecord};
+use time::OffsetDateTime;
+
+use super::error::ServiceError;
+use super::idempotency::Replay;
+use super::names::{self, Connector, ImageName};
+use super::operation::Operation;
+use super::{Profile, Service};
+use crate::access::Caller;
+use crate::driver::LaunchError;
+use crate::records;
+use crate::store::{Batch, Scan, Table};
+
+/// How often a launch is tried anew because something has changed meanwhile.
+const ATTEMPTS: u32 = 8;
+/// Memory class of a version that names none, in MiB.
+const DEFAULT_MEMORY_MIB: u32 = 2048;
+/// Uses of files that are read at a time.
+const USES: usize = 1000;
+
+const INGRESS: &str = "ingressNetworkConnectors";
+const EGRESS: &str = "egressNetworkConnectors";
+
+/// What a microVM is launched from.
+struct Source {
+    image: ImageRecord,
+    version: VersionRecord,
+    /// The version as it is stored.
+    stored: Vec<u8>,
+    build_id: String,
+}
+
+impl Service {
+    /// Launches a microVM.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError`].
+    pub async fn run_microvm(
+        &self,
+        caller: &Caller,
+        request: proto::RunMicrovmRequest,
+    ) -> Result<proto::Microvm, ServiceError> {
+        self.begin(caller, &request)?;
+        let identifier = request.image_identifier.as_deref().unwrap_or_default();
+        let image = self.config().image_to_run(&caller.account, identifier)?;
+        self.authorise_image(caller, Operation::RunMicrovm, &image)?;
+        // Of identical calls at a time one goes first, so that the others take no room of the host's for a moment.
+        let _turn = self.turn(caller, Operation::RunMicrovm, request.client_token.as_deref()).await;
+        for _ in 0..ATTEMPTS {
+            let token = match self.replay(caller, &request)? {
+                Replay::Answered(answer) => return Ok(answer),
+                Replay::New(token) => token,
+            };
+            let source = self.source(&image, request.image_version.as_deref())?;
+            let record = self.record(&source, &request)?;
+            self.pass_role(caller, request.execution_role_arn.as_deref()).await?;
+            let answer = record.microvm.clone().unwrap_or_default();
+            let promise = self.quotas().promise(
+                &caller.account,
+                &answer.microvm_id,
+                record.memory_mib.into(),
+                || self.memory_in_use(&caller.account),
+            )?;
+            let version = records::version(&image.account, &image.name, source.version.number);
+            let batch = Batch::new()
+                .expect_value(Table::Versions, version, source.stored)
+                .and(self.remember(&token, &answer, None));
+            // A launch that was begun is finished, also when the client gives up.
+            let microvms = self.parts().microvms.clone();
+            let launch = tokio::spawn(async move {
+                let launched = microvms.launch(record, batch).await;
+                drop(promise);
+                launched
+            });
+            match launch.await.map_err(|error| ServiceError::internal(error.to_string()))? {
+                Ok(()) => return Ok(answer),
+                Err(LaunchError::Conflict) => {} // the token was used, or the version has changed
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(ServiceError::Contended {
+            kind: "MicrovmImage",
+            id: self.config().image_arn(&image.account, &image.name),
+        })
+    }
+
+    /// The version to run: the one that is asked for, or the newest that is active.
+    fn source(&self, image: &ImageName, version: Option<&str>) -> Result<Source, ServiceError> {
+        use proto::MicrovmImageState as State;
+        let none = || ServiceError::NoActiveVersion {
+            arn: self.config().image_arn(&image.account, &image.name),
+            version: version.map(str::to_owned),
+        };
+        let found: Option<ImageRecord> =
+            self.db().get(Table::Images, &records::image(&image.account, &image.name))?;
+        let record = found.ok_or_else(none)?;
+        if matches!(record.state(), State::Deleting | State::DeleteFailed | State::Deleted) {
+            return Err(none());
+        }
+        let number = match version {
+            Some(version) => names::version_number(version).ok_or_else(none)?,
+            None => record.latest_active,
+        };
+        let key = records::version(&image.account, &image.name, number);
+        let stored = self.db().get_bytes(Table::Versions, &key)?.ok_or_else(none)?;
+        let version: VersionRecord = self.db().decode(Table::Versions, &key, &stored)?;
+        let told = version.version.clone().unwrap_or_default();
+        let active = told.state() == proto::microvm_image_version_state::Value::Successful
+            && told.status() == proto::MicrovmImageVersionStatus::Active;
+        let built = version.builds.iter().filter_map(|build| build.build.as_ref());
+        let build = built.rev().find(|build| build.build_state() == proto::build_state::Value::Successful);
+        let build_id = build.filter(|_| active).map(|build| build.build_id.clone()).ok_or_else(none)?;
+        Ok(Source { image: record, version, stored, build_id })
+    }
+
+    /// What is stored of a new microVM.
+    fn record(
+        &self,
+        source: &Source,
+        request: &proto::RunMicrovmRequest,
+    ) -> Result<MicrovmRecord, ServiceError> {
+        let version = source.version.version.clone().unwrap_or_default();
+        let payload = request.run_hook_payload.clone().unwrap_or_default();
+        let run_hook = version.hooks.and_then(|hooks| hooks.microvm_hooks).map(|hooks| hooks.run());
+        if !payload.is_empty() && run_hook != Some(proto::HookState::Enabled) {
+            return Err(ServiceError::RunHookDisabled);
+        }
+        let config = self.config();
+        let ingress =
+            or(&request.ingress_network_connectors, || config.connector_arn(Connector::HttpIngress));
+        config.connectors(&ingress, INGRESS, true)?;
+        let egress = if request.egress_network_connectors.is_empty() {
+            or(&version.egress_network_connectors, || config.connector_arn(Connector::InternetEgress))
+        } else {
+            request.egress_network_connectors.clone()
+        };
+        let [connector] = config.connectors(&egress, EGRESS, false)?[..] else {
+            return Err(ServiceError::ConnectorsTooMany { field: EGRESS });
+        };
+        let now = self.clock().timestamp();
+        let id = format!("microvm-{}", names::uuid()?);
+        let (log_group, log_stream) =
+            self.log_of(request, &source.image.name, &version.image_version, &id, self.clock().now());
+        let memory = version.resources.first().and_then(|resources| resources.minimum_memory_in_mib);
+        let microvm = proto::Microvm {
+            microvm_id: id,
+            state: proto::MicrovmState::Pending.into(),
+            endpoint: format!("{}.{}", names::uuid()?, config.endpoint_domain),
+            image_arn: config.image_arn(&source.image.account, &source.image.name),
+            image_version: names::version_text(source.version.number),
+            execution_role_arn: request.execution_role_arn.clone(),
+            idle_policy: request.idle_policy,
+            maximum_duration_in_seconds: request
+                .maximum_duration_in_seconds
+                .unwrap_or(config.default_maximum_duration_seconds),
+            started_at: Some(now),
+            terminated_at: None,
+            state_reason: None,
+            ingress_network_connectors: ingress,
+            egress_network_connectors: egress,
+        };
+        Ok(MicrovmRecord {
+            account: source.image.account.clone(),
+            microvm: Some(microvm),
+            phase: Phase::Launching.into(),
+            image_name: source.image.name.clone(),
+            build_id: source.build_id.clone(),
+            memory_mib: memory.and_then(|mib| u32::try_from(mib).ok()).unwrap_or(DEFAULT_MEMORY_MIB),
+            hooks: version.hooks,
+            run_hook_payload: payload,
+            logging: request.logging.clone(),
+            log_group,
+            log_stream,
+            phase_since: Some(now),
+            internet_egress: connector == Connector::InternetEgress,
+            image_uid: source.image.uid.clone(),
+            version_number: source.version.number,
+            ..MicrovmRecord::default()
+        })
+    }
+
+    /// Log group and stream of a microVM; empty where its output is dropped.
+    fn log_of(
+        &self,
+        request: &proto::RunMicrovmRequest,
+        image: &str,
+        version: &str,
+        id: &str,
+        now: SystemTime,
+    ) -> (String, String) {
+        use proto::logging::Logging;
+        let given = match request.logging.as_ref().and_then(|logging| logging.logging.as_ref()) {
+            Some(Logging::Disabled(_)) => return (String::new(), String::new()),
+            Some(Logging::CloudWatch(given)) => given.clone(),
+            // AWS writes nothing without a role that may.
+            None if self.config().profile == Profile::AwsStrict && request.execution_role_arn.is_none() => {
+                return (String::new(), String::new());
+            }
+            None => proto::CloudWatchLogging::default(),
+        };
+        (
+            given.log_group.unwrap_or_else(|| format!("/aws/lambda-microvms/{image}")),
+            given.log_stream.unwrap_or_else(|| log_stream(version, id, now)),
+        )
+    }
+
+    /// Whether the role can be given to a microVM: whether whoever answers for it says so.
+    async fn pass_role(&self, caller: &Caller, role_arn: Option<&str>) -> Result<(), ServiceError> {
+        let Some(role_arn) = role_arn else { return Ok(()) };
+        match self.parts().roles.credentials(role_arn).await {
+            Err(error @ RoleError::Refused { .. }) => Err(ServiceError::PassRole {
+                principal: caller.principal.clone(),
+                role_arn: role_arn.to_owned(),
+                why: error.to_string(),
+            }),
+            Err(error) => {
+                tracing::warn!(%error, role_arn, "the credentials of an execution role cannot be fetched now");
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// The account's microVMs that have not ended, and their memory in MiB: those that use an image's files.
+    fn memory_in_use(&self, account: &str) -> Result<Vec<(String, u64)>, ServiceError> {
+        let mut found = Vec::new();
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let scan = Scan { table: Table::ArtifactUses, prefix: b"", after: after.as_deref(), limit: USES };
+            let uses = self.db().scan(&scan)?;
+            let Some((last, _)) = uses.last() else { return Ok(found) };
+            after = Some(last.clone());
+            for (key, _) in uses {
+                let id = key.rsplit(|byte| *byte == b'/').next().and_then(|id| std::str::from_utf8(id).ok());
+                let Some(id) = id else { continue };
+                let key = records::microvm(account, id);
+                if let Some(record) = self.db().get::<MicrovmRecord>(Table::Microvms, &key)? {
+                    found.push((id.to_owned(), record.memory_mib.into()));
+                }
+            }
+        }
+    }
+}
+
+/// A list, or one element where it is empty.
+fn or(list: &[String], default: impl FnOnce() -> String) -> Vec<String> {
+    if list.is_empty() { vec![default()] } else { list.to_vec() }
+}
+
+/// Name of a microVM's log stream: `YYYY/MM/DD[VERSION]ID`, with the UTC day of its start.
+fn log_stream(version: &str, id: &str, start: SystemTime) -> String {
+    let day = OffsetDateTime::from(start).date();
+    format!("{:04}/{:02}/{:02}[{version}]{id}", day.year(), u8::from(day.month()), day.day())
+}

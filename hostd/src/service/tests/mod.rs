@@ -1,0 +1,166 @@
+//! The operations, on a store in memory.
+//!
+//! Images are built by a scripted builder; microVMs fail to launch (their host has no processes), unless a test stores one that
+//! runs.
+
+mod images;
+mod lists;
+mod microvms;
+mod run;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_host::roles::{RoleProvider, RolesConfig};
+use hearth_image_builder::artifact::ArtifactConfig;
+use hearth_image_builder::base::Catalogue;
+use hearth_proto::microvms::v1 as proto;
+use hearth_proto::store::v1::{MicrovmRecord, Phase};
+use tempfile::TempDir;
+
+use super::{Limits, Parts, Profile, Service, ServiceConfig};
+use crate::access::{Caller, Policy};
+use crate::builds::tests::double::{ACCOUNT, Daemon, settings};
+use crate::clock::Clock;
+use crate::driver::context::{Change, Observer};
+use crate::driver::faults::Faults;
+use crate::driver::{DriverConfig, Microvms, record};
+use crate::lifecycle::microvm::{Event, Rules};
+use crate::store::Table;
+use crate::tokens::Tokens;
+
+struct Nobody;
+
+impl Observer for Nobody {
+    fn accepted(&self, _: &MicrovmRecord) {}
+    fn changed(&self, _: &Change<'_>) {}
+    fn done(&self, _: &'static str, _: &Event, _: Duration) {}
+    fn ended(&self, _: &MicrovmRecord) {}
+}
+
+pub(crate) struct Host {
+    pub(crate) daemon: Daemon,
+    pub(crate) service: Service,
+    caller: Caller,
+    tokens: Tokens,
+    pub(crate) clock: Clock,
+    bases: TempDir,
+}
+
+/// A host with an image `demo`, version 1.0 of which is active.
+pub(crate) async fn host(profile: Profile) -> Host {
+    limited(profile, Limits::default()).await
+}
+
+async fn limited(profile: Profile, limits: Limits) -> Host {
+    let (daemon, disk) = Daemon::new(settings());
+    let bases = tempfile::tempdir().unwrap();
+    let clock = Clock::system();
+    let driver = DriverConfig {
+        capacity_mib: 1 << 20,
+        rules: Rules::default(),
+        retention: Duration::from_secs(86_400),
+    };
+    let platform = Arc::clone(&disk) as _;
+    let microvms =
+        Microvms::new(driver, daemon.db.clone(), clock, platform, Arc::new(Nobody), Faults::none());
+    let tokens = Tokens::open(&daemon.db, clock, "us-east-1").await.unwrap();
+    let parts = Parts {
+        db: daemon.db.clone(),
+        clock,
+        microvms,
+        images: daemon.images.clone(),
+        artifacts: ArtifactConfig::default(),
+        bases: Catalogue::open(bases.path()).unwrap(),
+        tokens: tokens.clone(),
+        roles: Arc::new(RoleProvider::new(RolesConfig::default()).unwrap()),
+        config: ServiceConfig { limits, ..ServiceConfig::new("us-east-1", profile) },
+    };
+    let caller = caller(ACCOUNT, [Policy::everything()].into());
+    let service = Service::new(parts).await.unwrap();
+    let host = Host { daemon, service, caller, tokens, clock, bases };
+    host.build("demo").await;
+    host
+}
+
+fn caller(account: &str, policies: Arc<[Policy]>) -> Caller {
+    Caller { account: account.into(), principal: "key".into(), policies, request_id: "id".into() }
+}
+
+fn arn(name: &str) -> String {
+    format!("arn:aws:lambda:us-east-1:{ACCOUNT}:microvm-image:{name}")
+}
+
+fn connector(name: &str) -> String {
+    format!("arn:aws:lambda:us-east-1:aws:network-connector:aws-network-connector:{name}")
+}
+
+impl Host {
+    /// Builds an image's first or next version.
+    async fn build(&self, name: &str) {
+        let uri = "s3://bucket/app.zip";
+        match self.daemon.image(name) {
+            None => self.daemon.create(name, uri).await,
+            Some(_) => self.daemon.update(name, uri).await,
+        };
+        self.daemon.idle().await;
+    }
+
+    /// Changes what a version is configured with.
+    async fn configure(&self, name: &str, number: u32, change: impl FnOnce(&mut proto::MicrovmImageVersion)) {
+        let mut version = self.daemon.version(name, number).unwrap();
+        change(version.version.as_mut().unwrap());
+        let key = crate::records::version(ACCOUNT, name, number);
+        let batch = crate::store::Batch::new().put(Table::Versions, key, crate::records::encode(&version));
+        self.daemon.db.commit(batch).await.unwrap();
+    }
+
+    async fn run(&self, request: proto::RunMicrovmRequest) -> Result<proto::Microvm, super::ServiceError> {
+        self.service.run_microvm(&self.caller, request).await
+    }
+
+    /// A microVM that is in this state, as far as the store knows.
+    async fn microvm(&self, id: &str, state: proto::MicrovmState, ingress: &[&str]) -> String {
+        let started = self.clock.timestamp();
+        self.stored(id, "demo", 1, started, state, ingress).await
+    }
+
+    async fn stored(
+        &self,
+        id: &str,
+        image: &str,
+        version: u32,
+        started: prost_types::Timestamp,
+        state: proto::MicrovmState,
+        ingress: &[&str],
+    ) -> String {
+        let id = format!("microvm-{id}");
+        let microvm = proto::Microvm {
+            microvm_id: id.clone(),
+            state: state.into(),
+            endpoint: format!("{id}.example"),
+            image_arn: arn(image),
+            image_version: format!("{version}.0"),
+            started_at: Some(started),
+            ingress_network_connectors: ingress.iter().map(|name| connector(name)).collect(),
+            ..Default::default()
+        };
+        let terminated = state == proto::MicrovmState::Terminated;
+        let record = MicrovmRecord {
+            account: ACCOUNT.into(),
+            microvm: Some(microvm),
+            phase: if terminated { Phase::Terminated } else { Phase::Running }.into(),
+            image_name: image.into(),
+            build_id: "none".into(),
+            memory_mib: 2048,
+            version_number: version,
+            ..Default::default()
+        };
+        self.daemon.db.commit(record::insert(&record)).await.unwrap();
+        id
+    }
+}
+
+fn request(image: &str) -> proto::RunMicrovmRequest {
+    proto::RunMicrovmRequest { image_identifier: Some(image.into()), ..Default::default() }
+}

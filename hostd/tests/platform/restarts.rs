@@ -1,0 +1,106 @@
+//! Daemons that end and are killed, and what the next one finds.
+
+use std::collections::HashSet;
+use std::fs;
+use std::time::Duration;
+
+use hearth_hostd::platform::{Exit, Found, Platform as _, Spec};
+use hearth_vmm::client::Client;
+use hearth_vmm::client::snapshot::{Take, take};
+
+use super::support::{Site, artifact, monitors, names};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn microvms_outlive_the_daemon_and_are_found_again() {
+    let Some(site) = Site::find().await else { return };
+    let platform = site.open().await;
+    let (running, mut suspended) = (site.spec(20), site.spec(21));
+    let guest = platform.launch(&running).await.unwrap();
+    assert!(site.ask(&running.id, "/").await.starts_with("request 1 of"));
+    let other = platform.launch(&suspended).await.unwrap();
+    other.suspend(1).await.unwrap();
+    suspended.suspends = 1;
+    platform.shut_down().await;
+    drop((guest, other, platform));
+    assert_eq!(monitors(), 1, "it runs on, and the pool has ended");
+
+    let platform = site.open().await;
+    let Found::Running(guest) = platform.find(&running, 0).await.unwrap() else { panic!("not running") };
+    assert!(matches!(platform.find(&suspended, 1).await.unwrap(), Found::Suspended));
+    assert!(matches!(platform.find(&site.spec(22), 0).await.unwrap(), Found::Nothing));
+    assert!(site.ask(&running.id, "/").await.starts_with("request 2 of"));
+    // What was adopted can be suspended, resumed, and ends like any other.
+    guest.suspend(1).await.unwrap();
+    let guest = platform.resume(&Spec { suspends: 1, ..running.clone() }).await.unwrap();
+    assert!(site.ask(&running.id, "/").await.starts_with("request 3 of"));
+    let _ = site.ask(&running.id, "/exit/3").await;
+    assert_eq!(guest.exited().await, Exit::App(3));
+    site.logs.wait_for(&running.id, "exiting with 3").await;
+    for spec in [running, suspended] {
+        platform.discard(&spec.id).await.unwrap();
+    }
+    site.assert_clean(platform).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_suspend_that_was_interrupted_is_settled_one_way_or_the_other() {
+    let Some(site) = Site::find().await else { return };
+    let platform = site.open().await;
+    let (committed, paused, half) = (site.spec(30), site.spec(31), site.spec(32));
+    for spec in [&committed, &paused, &half] {
+        platform.launch(spec).await.unwrap();
+        assert!(site.ask(&spec.id, "/").await.starts_with("request 1 of"));
+    }
+    platform.shut_down().await;
+    drop(platform);
+    // Killed after the folder had its name, and before the monitor was told to end.
+    let client = Client::connect(site.run_of(&committed.id).join("control.sock")).unwrap();
+    let image = site.data.join("images/111122223333/counter/1/b1/snapshot");
+    let what = Take { base: Some(image), ..Take::default() };
+    take(&client, &site.state_of(&committed.id).join("suspended-1"), &what).unwrap();
+    // Killed when all was written, and nothing had its name.
+    Client::connect(site.run_of(&paused.id).join("control.sock")).unwrap().pause().unwrap();
+    fs::create_dir(site.state_of(&paused.id).join(".suspended-1.tmp-1-0")).unwrap();
+    // Killed before the guest knew who it is.
+    fs::remove_file(site.run_of(&half.id).join("identified")).unwrap();
+
+    let platform = site.open().await;
+    assert!(matches!(platform.find(&committed, 1).await.unwrap(), Found::Suspended));
+    assert!(!site.run_of(&committed.id).exists(), "its process is ended");
+    assert!(matches!(platform.find(&paused, 1).await.unwrap(), Found::Running(_)));
+    assert!(site.ask(&paused.id, "/").await.starts_with("request 2 of"));
+    assert_eq!(names(&site.state_of(&paused.id)), ["overlay-0"]);
+    assert!(matches!(platform.find(&half, 0).await.unwrap(), Found::Nothing));
+    platform.resume(&Spec { suspends: 1, ..committed.clone() }).await.unwrap();
+    assert!(site.ask(&committed.id, "/").await.starts_with("request 2 of"));
+    for spec in [committed, paused, half] {
+        platform.discard(&spec.id).await.unwrap();
+    }
+    site.assert_clean(platform).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_knows_is_swept_away_and_the_rest_is_left_alone() {
+    let Some(site) = Site::find().await else { return };
+    let platform = site.open().await;
+    let (known, unknown) = (site.spec(40), site.spec(41));
+    for spec in [&known, &unknown] {
+        platform.launch(spec).await.unwrap();
+    }
+    let stray = site.data.join("images/111122223333/gone/1/b0");
+    fs::create_dir_all(stray.join("snapshot")).unwrap();
+    // A daemon that is killed leaves its pool.
+    while names(&site.run.join("pool")).is_empty() || monitors() < 3 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    std::mem::forget(platform);
+
+    let platform = site.open().await;
+    platform.sweep(&HashSet::from([known.id.clone()]), &HashSet::from([artifact()])).await.unwrap();
+    assert!(!stray.exists() && site.data.join("images/111122223333/counter/1/b1").exists());
+    assert!(!site.run_of(&unknown.id).exists() && !site.state_of(&unknown.id).exists());
+    assert!(matches!(platform.find(&known, 0).await.unwrap(), Found::Running(_)));
+    assert!(site.ask(&known.id, "/").await.starts_with("request 1 of"));
+    platform.discard(&known.id).await.unwrap();
+    site.assert_clean(platform).await;
+}

@@ -1,0 +1,256 @@
+//! A host with an image, and what it must be left like.
+
+use std::collections::{BTreeMap, HashMap};
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hearth_host::agent::Agent;
+use hearth_host::dns::DnsConfig;
+use hearth_host::network::{Egress, NetworkConfig};
+use hearth_host::roles::{RoleProvider, RolesConfig};
+use hearth_host::shape::{Burst, MemoryClass};
+use hearth_hostd::clock::Clock;
+use hearth_hostd::platform::host::{HostConfig, HostPlatform, LogSink, LogWriter, Observer, Surroundings};
+use hearth_hostd::platform::{Artifact, LogTarget, Spec};
+use hearth_hostd::pool::PoolConfig;
+use hearth_image_builder::artifact::{ArtifactConfig, Fetcher, zip};
+use hearth_image_builder::build::event::Sink;
+use hearth_image_builder::build::settings::BuilderLimits;
+use hearth_image_builder::build::{BuildRequest, Builder, Platform as Variables, Settings};
+use hearth_image_builder::image::{HookSettings, Hooks as ImageHooks};
+use hearth_proto::guest::v1::LogRecord;
+use hearth_proto::microvms::v1::{HookState, Hooks, MicrovmHooks};
+use hearth_vmm::jail::JailConfig;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::OnceCell;
+
+/// How long an app has to answer on the emulated metal.
+const PATIENCE: Duration = Duration::from_secs(60);
+const ACCOUNT: &str = "111122223333";
+
+/// Lines by microVM, with their numbers.
+#[derive(Debug, Default)]
+pub(crate) struct Lines(Mutex<HashMap<String, Vec<(u64, String)>>>);
+
+#[derive(Debug, Clone)]
+struct Stream {
+    lines: Arc<Lines>,
+    microvm: String,
+}
+
+impl LogWriter for Stream {
+    fn last_sequence(&self) -> u64 {
+        let lines = self.lines.0.lock().unwrap();
+        lines.get(&self.microvm).and_then(|lines| lines.last()).map_or(0, |(number, _)| *number)
+    }
+
+    fn append(&self, line: &LogRecord) -> Result<(), String> {
+        let text = String::from_utf8_lossy(&line.line).into_owned();
+        println!("{} | {text}", self.microvm);
+        self.lines.0.lock().unwrap().entry(self.microvm.clone()).or_default().push((line.sequence, text));
+        Ok(())
+    }
+}
+
+/// A sink that outlives the platforms that write to it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Logs(Arc<Lines>);
+
+impl LogSink for Logs {
+    fn open(&self, _: &str, _: &LogTarget, microvm: &str) -> Result<Arc<dyn LogWriter>, String> {
+        Ok(Arc::new(Stream { lines: Arc::clone(&self.0), microvm: microvm.to_owned() }))
+    }
+}
+
+impl Logs {
+    /// The lines of a microVM, none of which was stored twice or left out.
+    pub(crate) fn lines(&self, microvm: &str) -> Vec<String> {
+        let lines = self.0.0.lock().unwrap().get(microvm).cloned().unwrap_or_default();
+        for (before, after) in lines.iter().zip(lines.iter().skip(1)) {
+            assert_eq!(before.0 + 1, after.0, "{lines:?}");
+        }
+        lines.into_iter().map(|(_, text)| text).collect()
+    }
+
+    /// Waits for a line with this in it.
+    pub(crate) async fn wait_for(&self, microvm: &str, text: &str) {
+        let waiting = async {
+            while !self.lines(microvm).iter().any(|line| line.contains(text)) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, waiting).await;
+        assert!(waited.is_ok(), "no {text:?} in {:?}", self.lines(microvm));
+    }
+}
+
+/// A host with an image of the counter.
+#[derive(Debug)]
+pub(crate) struct Site {
+    vmm: PathBuf,
+    pub(crate) data: PathBuf,
+    pub(crate) run: PathBuf,
+    pub(crate) logs: Logs,
+}
+
+static IMAGE: OnceCell<PathBuf> = OnceCell::const_new();
+
+/// The artifact of the image that all tests use.
+pub(crate) fn artifact() -> Artifact {
+    Artifact { account: ACCOUNT.into(), image_uid: "counter".into(), version: 1, build_id: "b1".into() }
+}
+
+impl Site {
+    /// The metal, if this is it; with the image, which the first one builds.
+    pub(crate) async fn find() -> Option<Self> {
+        let path = |name: &str| env::var_os(name).map(PathBuf::from);
+        let found = (|| Some((path("HEARTH_VMM")?, path("HEARTH_CATALOGUE")?, path("HEARTH_EXAMPLES")?)))();
+        assert!(found.is_some() || env::var_os("HEARTH_METAL").is_none(), "the metal lacks a variable");
+        let (vmm, catalogue, examples) = found?;
+        let data = IMAGE.get_or_init(|| build(vmm.clone(), catalogue, examples)).await.clone();
+        Some(Self { vmm, data, run: "/run/hearth-platform".into(), logs: Logs::default() })
+    }
+
+    /// The platform, as a daemon opens it at its start.
+    pub(crate) async fn open(&self) -> HostPlatform {
+        let config = HostConfig {
+            data: self.data.clone(),
+            run: self.run.clone(),
+            vmm: self.vmm.clone(),
+            launch_timeout_seconds: 120,
+            pool: PoolConfig { monitors: 1, networks: 1, ..PoolConfig::default() },
+            ..HostConfig::default()
+        };
+        let surroundings = Surroundings {
+            roles: Arc::new(RoleProvider::new(RolesConfig::default()).unwrap()),
+            logs: Arc::new(self.logs.clone()),
+            clock: Clock::system(),
+            observer: Observer::new(|report| {
+                println!("{} {}: {}", report.operation, report.microvm, report.timeline);
+            }),
+        };
+        HostPlatform::open(config, surroundings).await.unwrap()
+    }
+
+    /// A microVM's; `number` makes its id.
+    pub(crate) fn spec(&self, number: u32) -> Spec {
+        let enabled = Some(HookState::Enabled.into());
+        let hooks = MicrovmHooks {
+            run: enabled,
+            run_timeout_in_seconds: Some(30),
+            resume: enabled,
+            resume_timeout_in_seconds: Some(30),
+            ..MicrovmHooks::default()
+        };
+        Spec {
+            id: format!("microvm-00000000-0000-4000-8000-{number:012}"),
+            account: ACCOUNT.into(),
+            image_arn: format!("arn:aws:lambda:eu-west-1:{ACCOUNT}:microvm-image:counter"),
+            image_name: "counter".into(),
+            image_version: "1.0".into(),
+            artifact: artifact(),
+            memory_mib: 512,
+            hooks: Some(Hooks { port: Some(8080), microvm_hooks: Some(hooks), ..Hooks::default() }),
+            execution_role_arn: None,
+            egress: Egress::Internet,
+            log: Some(LogTarget { group: "/aws/lambda-microvms/counter".into(), stream: "s".into() }),
+            run_hook_payload: "payload \"one\"".into(),
+            suspends: 0,
+        }
+    }
+
+    /// The run directory of a microVM.
+    pub(crate) fn run_of(&self, id: &str) -> PathBuf {
+        self.run.join("microvms").join(id)
+    }
+
+    /// The folder of a microVM.
+    pub(crate) fn state_of(&self, id: &str) -> PathBuf {
+        self.data.join("microvms").join(id)
+    }
+
+    /// What the app of a microVM answers.
+    pub(crate) async fn ask(&self, id: &str, path: &str) -> String {
+        let agent = Agent::of_monitor(&self.run_of(id).join("control.sock")).unwrap();
+        let asking = async {
+            let mut stream = agent.stream(8080, PATIENCE).await.unwrap();
+            stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
+        };
+        tokio::time::timeout(PATIENCE, asking).await.unwrap()
+    }
+
+    /// Ends the platform, after which nothing is left on this host but the image.
+    pub(crate) async fn assert_clean(&self, platform: HostPlatform) {
+        platform.shut_down().await;
+        for folder in [self.data.join("microvms"), self.run.join("microvms"), self.run.join("pool")] {
+            assert_eq!(names(&folder), Vec::<String>::new(), "{}", folder.display());
+        }
+        let networks = names(Path::new("/run/netns"));
+        assert_eq!(networks.iter().filter(|name| name.starts_with("hearth-")).count(), 0, "{networks:?}");
+        let groups = names(Path::new("/sys/fs/cgroup/hearth"));
+        assert_eq!(groups.iter().filter(|name| name.starts_with("vm-")).count(), 0, "{groups:?}");
+        assert_eq!(monitors(), 0, "monitors that nobody owns");
+    }
+}
+
+/// The names in a folder.
+pub(crate) fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// How many monitors run on this host, the dead that nobody has waited for included.
+pub(crate) fn monitors() -> usize {
+    let processes = fs::read_dir("/proc").unwrap();
+    let comms = processes.filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("comm")).ok());
+    comms.filter(|name| name.trim() == "hearth-vmm").count()
+}
+
+/// Builds the image into a new data folder.
+async fn build(vmm: PathBuf, catalogue: PathBuf, examples: PathBuf) -> PathBuf {
+    let data = tempfile::tempdir().unwrap().keep();
+    let settings = Settings {
+        vmm,
+        catalogue,
+        work: data.join("work"),
+        jail: JailConfig::default(),
+        network: NetworkConfig::default(),
+        dns: DnsConfig::default(),
+        builder: BuilderLimits { memory_mib: 1536, ..BuilderLimits::default() },
+    };
+    let archive = data.join("counter.zip");
+    zip::pack(&examples.join("counter"), fs::File::create_new(&archive).unwrap()).unwrap();
+    let seconds = |timeout_seconds| Some(HookSettings { timeout_seconds });
+    let request = BuildRequest {
+        artifact: format!("file://{}", archive.display()),
+        build_role: None,
+        base: None,
+        memory: MemoryClass::try_from(512).unwrap(),
+        burst: Burst::NONE,
+        environment: BTreeMap::new(),
+        hooks: ImageHooks { port: 8080, ready: seconds(120), ..ImageHooks::default() },
+        all_capabilities: false,
+        egress: Egress::Internet,
+        platform: Variables {
+            name: "counter".into(),
+            arn: format!("arn:aws:lambda:eu-west-1:{ACCOUNT}:microvm-image:counter"),
+            version: "1.0".into(),
+            region: "eu-west-1".into(),
+            account: ACCOUNT.into(),
+        },
+        cache: None,
+    };
+    let artifacts = ArtifactConfig { allow_files: true, ..ArtifactConfig::default() };
+    let roles = RoleProvider::new(RolesConfig::default()).unwrap();
+    let builder = Builder::open(settings, Fetcher::new(artifacts).unwrap(), roles).unwrap();
+    let out = data.join("images").join(ACCOUNT).join("counter/1/b1");
+    fs::create_dir_all(out.parent().unwrap()).unwrap();
+    builder.build(&request, &out, Sink::new(|_| ()), std::future::pending()).await.unwrap();
+    data
+}

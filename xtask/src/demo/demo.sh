@@ -1,0 +1,84 @@
+#!/bin/sh
+# The demo on the metal: a daemon is started, and its client builds an image and takes two microVMs of it through their lives.
+# What is typed is shown, and how long it took by the metal's own clock.
+set -eu
+home="$HEARTH_OUT/hearth"
+mkdir -p "$home"
+export HEARTH_ENDPOINT="unix:$home/hearthd.sock"
+table=
+
+# Hundredths of a second since the metal has started.
+now() {
+    read -r uptime _ < /proc/uptime
+    echo "${uptime%.*}${uptime#*.}"
+}
+title() {
+    printf '\n── %s\n' "$1"
+}
+# What is done, and the words of the client's command line.
+step() {
+    what=$1
+    shift
+    title "$what"
+    echo "\$ hearth $*"
+    begun=$(now)
+    "$HEARTH_CLI" "$@"
+    took=$(($(now) - begun))
+    table="$table$(printf '%6d.%02d s   %s' $((took / 100)) $((took % 100)) "$what")
+"
+}
+# The id of the newest microVM.
+newest() {
+    "$HEARTH_CLI" --quiet ps --limit 1
+}
+stop() {
+    status=$?
+    trap - EXIT INT TERM
+    if [ $status -ne 0 ]; then
+        echo "--- the end of hearthd's log"
+        tail -n 40 "$home/hearthd.log"
+    fi
+    "$HEARTH_CLI" --quiet ps | xargs -r "$HEARTH_CLI" rm --wait > /dev/null 2>&1 || true
+    kill "$daemon" 2> /dev/null || true
+    wait "$daemon" || true
+    exit $status
+}
+
+. "$HEARTH_IN/configure.sh"
+"$HEARTH_HOSTD" --config "$home/hearthd.toml" > "$home/hearthd.log" 2>&1 &
+daemon=$!
+trap stop EXIT INT TERM
+tries=0
+until "$HEARTH_CLI" host > /dev/null 2>&1; do
+    kill -0 "$daemon" 2> /dev/null || exit 1
+    tries=$((tries + 1))
+    [ $tries -lt 300 ] || exit 1
+    sleep 0.1
+done
+
+step 'the host' host
+step 'an image of a Dockerfile and a program' image create counter "$HEARTH_EXAMPLES/counter" --memory 512 \
+    --hooks-port 8080 --ready=120 --validate=60 --run=60 --suspend=60 --resume=60
+step 'a microVM of it' run counter --payload 'the first' --log-group /demo --log-stream first
+first=$(newest)
+step 'another one' run counter --payload 'the second' --log-group /demo --log-stream second
+second=$(newest)
+step 'both run' ps
+step 'the first is suspended: no process, no memory' suspend --wait "$first"
+step 'one of them is suspended' ps
+step 'it goes on' resume --wait "$first"
+step 'its program has counted on: nothing was lost' logs --group /demo --stream first
+step 'the other one has not noticed' logs --group /demo --stream second
+if [ -e "$HEARTH_IN/keep" ]; then
+    step 'the second is terminated' rm --wait "$second"
+else
+    step 'both are terminated' rm --wait "$first" "$second"
+fi
+step 'they are remembered for a day' ps --all
+
+title 'how long each step took on the metal'
+printf '%s' "$table"
+if [ -e "$HEARTH_IN/keep" ]; then
+    cat "$HEARTH_IN/keep"
+    wait "$daemon"
+fi

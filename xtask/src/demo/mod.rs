@@ -1,0 +1,99 @@
+//! `cargo xtask demo`: from a bare checkout to a daemon that has built an image and taken microVMs of it through their lives,
+//! with what each step took.
+//!
+//! * `demo.sh` – what is done on the metal, with the daemon's own client
+//! * [`access`] – certificate, key and client for whoever goes on from their own shell (`--keep`)
+
+mod access;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::cache::Cache;
+use crate::daemon;
+use crate::images::Images;
+use crate::metal::options::MachineOptions;
+use crate::metal::{self, Action, Job, Metal};
+use crate::parts::{Executable, Parts};
+use crate::progress::{self, Steps};
+use crate::test::announce_first_run;
+use crate::toolchain::Cross;
+use access::Access;
+
+const SCRIPT: &str = include_str!("demo.sh");
+const SCRIPT_NAME: &str = "demo.sh";
+
+/// Boots the metal with the daemon, builds an image, and runs, suspends and resumes microVMs of it through the API.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    machine: MachineOptions,
+    /// Leave the daemon running until Ctrl-C, and say how to use it from another shell
+    #[arg(long)]
+    keep: bool,
+    /// The port on which --keep makes it reachable, on the loopback address
+    #[arg(long, value_name = "PORT", default_value_t = 7443, requires = "keep")]
+    port: u16,
+}
+
+impl Options {
+    /// Runs the demo.
+    pub(crate) fn run(&self, cache: &Cache) -> Result<u8> {
+        let mut steps = Steps::default();
+        announce_first_run(cache, true);
+        let cross = steps.run("set-up", || {
+            metal::set_up(cache)?;
+            Cross::prepare(cache)
+        })?;
+        let mut parts = Parts::new(cache)?;
+        steps.run("build for the metal", || {
+            parts.build(
+                cache,
+                &cross,
+                "metal",
+                ("hearth-vmm", Executable::Binary("hearth-vmm")),
+                "hearth-vmm",
+            )?;
+            daemon::add(cache, &cross, "metal", &mut parts)
+        })?;
+        let images = steps.run("base image", || Images::prepare(cache, &cross, "metal", &mut parts))?;
+        let access = if self.keep {
+            Some(steps.run("access from this machine", || Access::prepare(cache, self.port))?)
+        } else {
+            None
+        };
+        parts.add_script(SCRIPT_NAME, SCRIPT)?;
+        parts.add_script(daemon::CONFIGURE_NAME, daemon::CONFIGURE)?;
+        if let Some(access) = &access {
+            access.give(&mut parts)?;
+        }
+        let finished = steps.run("demo", || self.run_on_metal(cache, &parts, &images))?;
+        eprint!("{}", steps.table());
+        progress::note(&format!(
+            "the metal was up after {}, the demo took {} there",
+            progress::clock(finished.boot),
+            progress::clock(finished.command)
+        ));
+        if !self.keep {
+            progress::note("to go on by yourself: cargo xtask demo --keep");
+        }
+        Ok(0)
+    }
+
+    fn run_on_metal(&self, cache: &Cache, parts: &Parts, images: &Images) -> Result<metal::Finished> {
+        let metal = Metal::open(cache)?;
+        let mut job = Job::new(Action::Run(Images::words(&metal, SCRIPT_NAME, &[])));
+        job.machine = self.machine.machine();
+        images.give(&mut job);
+        parts.give(&metal, &mut job);
+        if self.keep {
+            job.timeout = None;
+            job.forwards.push((self.port, access::METAL_PORT));
+        }
+        let finished = metal.run(job)?;
+        match finished.status {
+            0 => Ok(finished),
+            status => bail!("the demo exited with status {status}"),
+        }
+    }
+}
