@@ -168,7 +168,10 @@ mod tests {
         let lines: Vec<_> = told.lines().map(|line| line.strip_prefix(&begin).unwrap_or(line)).collect();
         assert_eq!(lines[0], " is wrong in 3 places:");
         assert!(lines[1].starts_with(", line 1: region: "), "{told}");
-        assert!(lines[2].starts_with(", line 3: listen.address is 0.0.0.0:7443, which is not loopback"), "{told}");
+        assert!(
+            lines[2].starts_with(", line 3: listen.address is 0.0.0.0:7443, which is not loopback"),
+            "{told}"
+        );
         assert!(lines[3].starts_with(", line 4: access.keys: "), "{told}");
         let good = format!("[paths]\nvmm = \"/bin/sh\"\ncatalogue = {:?}\n", folder.path());
         fs::write(&file, good).unwrap();
