@@ -208,8 +208,7 @@ struct Tcp<'a> {
 
 /// The text of the configuration.
 fn text(account: &str, tcp: Option<&Tcp<'_>>) -> String {
-    let head = format!(
-        "# The configuration of hearthd. Every key has a default; the reference is docs/configuration.md.\n\
+    let head = "# The configuration of hearthd. Every key has a default; the reference is docs/configuration.md.\n\
          # After a change: `hearthd config check`, then restart the daemon. MicroVMs run on meanwhile.\n\n\
          # The Region in ARNs and in names of endpoints.\n\
          region = \"us-east-1\"\n\
@@ -221,8 +220,7 @@ fn text(account: &str, tcp: Option<&Tcp<'_>>) -> String {
          # capacity_mib = 16384\n\n\
          [listen]\n\
          # Permissions of the Unix socket. Who else may use it: socket_users in [access].\n\
-         # socket_mode = \"0600\"\n"
-    );
+         # socket_mode = \"0600\"\n";
     let access =
         format!("[access]\n# Account of those who come through the socket.\nlocal_account = \"{account}\"\n");
     match tcp {

@@ -128,7 +128,7 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
     let access = Access::new(&config.access)?;
     let listeners = Listeners::bind(&config.listen, &config.run, access.knows_somebody()).await?;
     let address = listeners.address();
-    let metrics_server = MetricsServer::bind(config.metrics.clone(), metrics.clone()).await?;
+    let metrics_server = MetricsServer::bind(config.metrics, metrics.clone()).await?;
     let bases = Catalogue::open(&config.catalogue())?;
     let service = Service::new(service::Parts {
         db: db.clone(),

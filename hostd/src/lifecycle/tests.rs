@@ -270,7 +270,7 @@ impl Host {
     /// The effect under way ends; its event.
     fn end(&mut self, choice: u8) -> Option<Event> {
         let effect = self.under_way.take()?;
-        let fails = choice % 5 == 0;
+        let fails = choice.is_multiple_of(5);
         Some(match effect {
             Effect::Launch if fails => Event::LaunchFailed("full".into()),
             Effect::Launch => {
@@ -284,7 +284,9 @@ impl Host {
                 Event::Restored
             }
             Effect::Call(hook) => Event::Hook(hook, outcome_of_hook(choice)),
-            Effect::Save(_) if std::mem::take(&mut self.cancelled) && choice % 2 == 0 => Event::SaveCancelled,
+            Effect::Save(_) if std::mem::take(&mut self.cancelled) && choice.is_multiple_of(2) => {
+                Event::SaveCancelled
+            }
             Effect::Save(_) if fails => Event::SaveFailed("disk full".into()),
             Effect::Save(_) if !self.running => Event::SaveFailed("its process is gone".into()),
             Effect::Save(number) => {
@@ -312,11 +314,11 @@ fn live(acts: Vec<Act>, rules: Rules) {
             Act::Timer(choice) => Some(match choice % 3 {
                 0 => Event::LifetimeOver,
                 1 => Event::SuspendedTooLong,
-                _ => Event::Idle { terminate: choice % 2 == 0 },
+                _ => Event::Idle { terminate: choice.is_multiple_of(2) },
             }),
             Act::Ends(choice) => host.end(choice),
             Act::Exits(choice) if host.running => {
-                host.running = choice % 2 == 0; // the app alone, or the process
+                host.running = choice.is_multiple_of(2); // the app alone, or the process
                 Some(Event::Exited(if host.running { Exit::App(1) } else { Exit::Monitor("dead".into()) }))
             }
             Act::Exits(_) => None,

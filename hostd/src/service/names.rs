@@ -330,13 +330,17 @@ mod tests {
         assert_eq!(message(&["HTTP_INGRESS".into()], true), "Malformed network connector ARN");
         let odd = http.replace("HTTP", "ODD");
         assert_eq!(
-            message(&[odd.clone()], true),
+            message(std::slice::from_ref(&odd), true),
             format!("Unrecognized managed network connector ARN: {odd}")
         );
-        assert!(message(&[http.clone()], false).contains("cannot be used"));
+        assert!(message(std::slice::from_ref(&http), false).contains("cannot be used"));
         assert!(message(&[http.clone(), http], true).contains("more than once"));
-        assert_eq!(config.connectors(&[none.clone()], "x", false).unwrap(), [Connector::NoEgress]);
-        let strict = self::config(Profile::AwsStrict).connectors(&[none.clone()], "x", false).unwrap_err();
+        assert_eq!(
+            config.connectors(std::slice::from_ref(&none), "x", false).unwrap(),
+            [Connector::NoEgress]
+        );
+        let strict =
+            self::config(Profile::AwsStrict).connectors(std::slice::from_ref(&none), "x", false).unwrap_err();
         assert_eq!(strict.to_string(), format!("Unrecognized managed network connector ARN: {none}"));
     }
 

@@ -260,11 +260,14 @@ impl Quotas {
     }
 }
 
+/// Account and microVM.
+type Key = (String, String);
+
 /// Memory that was promised to a launch.
 #[derive(Debug)]
 #[must_use = "it is taken back when this is dropped"]
 pub struct Promise {
-    of: Option<(Arc<Mutex<Promised>>, (String, String))>,
+    of: Option<(Arc<Mutex<Promised>>, Key)>,
 }
 
 impl Drop for Promise {

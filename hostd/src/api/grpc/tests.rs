@@ -28,7 +28,10 @@ use crate::service::tests::{Host, host};
 
 /// Remembers operations, ids and exceptions.
 #[derive(Debug, Clone, Default)]
-struct Told(Arc<Mutex<Vec<(Operation, String, Option<&'static str>)>>>);
+struct Told(Arc<Mutex<Vec<Heard>>>);
+
+/// Operation, account and exception.
+type Heard = (Operation, String, Option<&'static str>);
 
 impl CallObserver for Told {
     fn wants(&self, _: Operation) -> bool {

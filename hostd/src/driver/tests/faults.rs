@@ -103,8 +103,7 @@ async fn live(rules: Rules, kill: Option<usize>) -> Vec<String> {
         }
     }
     host.microvms.stop().await;
-    let points = points.lock().unwrap().clone();
-    points
+    points.lock().unwrap().clone()
 }
 
 /// Whether what clients were told holds, and nothing is left over.

@@ -20,6 +20,7 @@ const HEADER: usize = 7;
 const FULL: u8 = 1;
 const FIRST: u8 = 2;
 const MIDDLE: u8 = 3;
+#[cfg(test)]
 const LAST: u8 = 4;
 
 /// Removes a last record with a hole from the newest log of a store; how many bytes were removed. `None`: there is none, and
