@@ -91,9 +91,8 @@ async fn over_tcp_everybody_says_who_they_are_and_sees_their_own_alone() {
 
     // Who does not speak TLS is not spoken to.
     let plain = Endpoint::from_static("http://localhost:7743").connect_lazy();
-    let refused =
-        client(&plain, "looker", "the-secret-of-who-looks").list_microvms(ListMicrovmsRequest::default());
-    assert!(refused.await.is_err());
+    let mut unheard = client(&plain, "looker", "the-secret-of-who-looks");
+    assert!(unheard.list_microvms(ListMicrovmsRequest::default()).await.is_err());
     daemon.finish().await;
 }
 
