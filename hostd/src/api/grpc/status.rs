@@ -12,10 +12,25 @@ pub const DOMAIN: &str = "hearth.microvms.v1";
 /// The header with the call's id.
 pub const REQUEST_ID: &str = "x-amzn-requestid";
 
+/// Bytes of a message: it travels in a header, percent-encoded, and clients take 16 KiB of headers.
+const MESSAGE_MAX: usize = 1500;
+/// Bytes of each text in the details.
+const DETAIL_MAX: usize = 256;
+
+/// A text that has at most `max` bytes.
+fn bounded(text: &str, max: usize) -> String {
+    if text.len() <= max {
+        return text.to_owned();
+    }
+    let end = (0..=max).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+    format!("{}…", text.get(..end).unwrap_or_default())
+}
+
 /// The status of an error in the call `request_id`.
 #[must_use]
 pub fn status(error: &ServiceError, request_id: &str) -> Status {
     let exception = error.exception();
+    let message = bounded(&error.to_string(), MESSAGE_MAX);
     let mut details = ErrorDetails::new();
     let metadata = HashMap::from([
         ("httpStatus".to_owned(), exception.http_status.to_string()),
@@ -23,18 +38,24 @@ pub fn status(error: &ServiceError, request_id: &str) -> Status {
     ]);
     details.set_error_info(exception.name, DOMAIN, metadata);
     for violation in error.violations() {
-        details.add_bad_request_violation(violation.field, violation.constraint);
+        let constraint = bounded(&violation.constraint, DETAIL_MAX);
+        details.add_bad_request_violation(bounded(&violation.field, DETAIL_MAX), constraint);
     }
     if let Some(resource) = error.resource() {
-        details.set_resource_info(resource.kind, resource.id, "", error.to_string());
+        details.set_resource_info(
+            resource.kind,
+            bounded(&resource.id, DETAIL_MAX),
+            "",
+            bounded(&message, DETAIL_MAX),
+        );
     }
     if let Some(quota) = error.quota() {
-        details.add_quota_failure_violation(quota.code(), error.to_string());
+        details.add_quota_failure_violation(quota.code(), bounded(&message, DETAIL_MAX));
     }
     if let Some(after) = error.retry_after() {
         details.set_retry_info(Some(after));
     }
-    let mut status = Status::with_error_details(exception.grpc, error.to_string(), details);
+    let mut status = Status::with_error_details(exception.grpc, message, details);
     with_request_id(status.metadata_mut(), request_id);
     status
 }
@@ -50,4 +71,21 @@ pub(super) fn with_request_id(metadata: &mut tonic::metadata::MetadataMap, reque
 #[must_use]
 pub fn is_ours(status: &Status) -> bool {
     status.code() != Code::Ok && status.get_details_error_info().is_some_and(|info| info.domain == DOMAIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_fits_into_the_headers_that_clients_take() {
+        let long = "ü".repeat(20_000);
+        let told = status(&ServiceError::ImageNotFound(long), "id");
+        assert!(told.message().len() <= MESSAGE_MAX + '…'.len_utf8(), "{}", told.message().len());
+        assert!(told.details().len() < 4096, "{}", told.details().len());
+        assert!(is_ours(&told));
+        let short = status(&ServiceError::ImageNotFound("arn".into()), "id");
+        assert_eq!(short.message(), "MicroVMImage not found for MicroVMImageID: arn");
+        assert_eq!(short.get_details_resource_info().map(|info| info.resource_name), Some("arn".to_owned()));
+    }
 }
