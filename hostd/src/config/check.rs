@@ -197,12 +197,14 @@ impl Config {
 
     /// Sections that can tell themselves.
     fn check_sections(&self, problems: &mut Problems) {
+        // What cannot work of the paths is told already.
+        let host = if problems.0.is_empty() { self.host().check() } else { Ok(()) };
         // They name their key first.
         let mut tell = |fallback: &str, why: String| match why.split_once([' ', ':']) {
-            Some((key, _)) if key.contains('.') => problems.add(key, why.clone()),
+            Some((key, _)) if key.contains('.') || key == "run" => problems.add(key, why.clone()),
             _ => problems.add(fallback, why),
         };
-        if let Err(why) = self.host().check() {
+        if let Err(why) = host {
             tell("jail", why);
         }
         if let Err(why) = self.logs.check() {
@@ -255,8 +257,7 @@ mod tests {
 
     #[test]
     fn what_is_reached_from_outside_is_encrypted_and_asks_who_is_there() {
-        let key =
-            "[access.keys.a]\nsecret_access_key = \"01234567890123456789\"\naccount = \"123456789012\"\n";
+        let key = "[[access.keys]]\nid = \"HKa\"\nsecret = \"01234567890123456789\"\n";
         let tls = "certificate = \"/c\"\nkey = \"/k\"\n";
         for (listen, good) in [
             ("address = \"127.0.0.1:7443\"\n".to_owned(), true),
