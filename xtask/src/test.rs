@@ -26,6 +26,11 @@ const CROSS_PACKAGES: [&str; 3] = ["hearth-guest", "hearth-vmm", "hearth-test-gu
 const FULL: &str = "HEARTH_FULL";
 /// Tells tests that every wall of the jail must hold here, and that none may be skipped.
 const ON_METAL: &str = "HEARTH_METAL";
+/// The monitor's end-to-end tests.
+const MONITOR: &str = "e2e";
+/// Those of them that depend on what the processor has, beside the smallest one; with `--full` all are run on both.
+const OF_PROCESSOR: [&str; 7] =
+    ["clocks::", "clones::", "cpus::", "diffs::", "goldens::", "lifecycle::", "snapshots::"];
 /// The tests of networks, which need Debian's programs.
 const NETWORK: &str = "network";
 /// The tests that build images, which need base images and more memory.
@@ -120,7 +125,7 @@ impl Options {
             parts.build_all(cache, cross, "metal")?;
             parts.add_file_system(cache)?;
             parts.build(cache, cross, "metal", ("hearth-vmm", Executable::Test("jail")), "jail")?;
-            parts.build(cache, cross, "metal", ("hearth-vmm", Executable::Test("e2e")), "e2e")?;
+            parts.build(cache, cross, "metal", ("hearth-vmm", Executable::Test("e2e")), MONITOR)?;
             parts.build(cache, cross, "metal", ("hearth-host", Executable::Test("network")), NETWORK)?;
             parts.add_guest_os(cache, cross, "metal")?;
             parts.build(cache, cross, "metal", ("hearth-guest", Executable::Test("e2e")), "guest-e2e")?;
@@ -150,7 +155,8 @@ impl Options {
         for (name, cpu) in processors {
             steps
                 .run(&format!("jail on the metal ({name})"), || self.on_metal(cache, &parts, cpu, "jail"))?;
-            steps.run(&format!("end-to-end tests ({name})"), || self.on_metal(cache, &parts, cpu, "e2e"))?;
+            steps
+                .run(&format!("end-to-end tests ({name})"), || self.on_metal(cache, &parts, cpu, MONITOR))?;
         }
         steps.run("images on the metal", || self.with_images(cache, &parts, &images, IMAGES))?;
         steps.run("hearthd on the metal", || self.with_images(cache, &parts, &images, DAEMON))
@@ -159,7 +165,10 @@ impl Options {
     /// Runs a test binary on a metal of its own.
     fn on_metal(&self, cache: &Cache, parts: &Parts, cpu: Cpu, test: &str) -> Result<()> {
         let metal = Metal::open(cache)?;
-        let mut job = Job::new(Action::Run(words(&metal.inputs().join(test), ["--test-threads=1"])));
+        let of_processor: &[&str] =
+            if test == MONITOR && cpu == Cpu::Max && !self.full { &OF_PROCESSOR } else { &[] };
+        let arguments = ["--test-threads=1"].iter().chain(of_processor).copied();
+        let mut job = Job::new(Action::Run(words(&metal.inputs().join(test), arguments)));
         job.machine.cpu = cpu;
         job.debian = [NETWORK, STORE].contains(&test);
         self.run_tests(metal, job, parts, test)
