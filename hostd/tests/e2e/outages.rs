@@ -121,7 +121,7 @@ const LEGS: [Leg; 4] = [
 async fn a_daemon_that_dies_at_a_bad_moment_leaves_nothing_half_done() {
     let Some(mut daemon) = Daemon::start().await else { return };
     let image = daemon.counter().await;
-    let rounds = if full() { LEGS[0].points.len() } else { 2 };
+    let rounds = if full() { LEGS[0].points.len() } else { 1 };
     for round in 0..rounds {
         let mut wanted = request(&image);
         wanted.client_token = Some(format!("round {round}"));
@@ -147,9 +147,13 @@ async fn a_daemon_that_dies_at_a_bad_moment_leaves_nothing_half_done() {
             // The same token means the same microVM, whether or not its launch was answered.
             let same = daemon.launch(wanted.clone()).await.unwrap().microvm_id;
             assert_eq!(id.get_or_insert_with(|| same.clone()), &same);
-            let state = daemon.settled(&same).await.state();
+            let settled = daemon.settled(&same).await;
+            let (state, reason) = (settled.state(), settled.state_reason.unwrap_or_default());
             if state != leg.target {
-                assert!(!acknowledged, "{point}: acknowledged, and {state:?} now");
+                // A hook that may have been called is called again, and this app's /suspend fails the second time.
+                let refused =
+                    leg.target == Suspended && reason.starts_with("Suspend lifecycle hook returned");
+                assert!(!acknowledged || refused, "{point}: acknowledged, and {state:?} now: {reason}");
                 assert_eq!(Some(state), before, "{point}: neither done nor undone");
                 go(&daemon, &same, leg.target).await.unwrap();
                 daemon.wait(&same, leg.target).await;
