@@ -152,6 +152,7 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
         images: images.clone(),
         platform: platform.clone(),
         db: db.clone(),
+        logs: logs.clone(),
         started,
         config: config.clone(),
     };
@@ -239,6 +240,7 @@ struct Figures {
     images: Images,
     platform: HostPlatform,
     db: Db,
+    logs: Logs,
     started: prost_types::Timestamp,
     config: Config,
 }
@@ -278,6 +280,7 @@ impl Figures {
             let (capacity, reserved) = self.microvms.capacity();
             metrics.capacity(capacity, reserved);
             metrics.builds_under_way(self.images.builds_under_way());
+            metrics.log_bytes(self.logs.stored_bytes());
             for pool in self.platform.pools() {
                 metrics.pool(&pool.name, pool.ready, pool.wanted);
             }

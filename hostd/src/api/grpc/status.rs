@@ -6,6 +6,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::service::ServiceError;
+use crate::service::quota::SERVICE_CODE;
 
 /// `ErrorInfo.domain`.
 pub const DOMAIN: &str = "hearth.microvms.v1";
@@ -32,10 +33,14 @@ pub fn status(error: &ServiceError, request_id: &str) -> Status {
     let exception = error.exception();
     let message = bounded(&error.to_string(), MESSAGE_MAX);
     let mut details = ErrorDetails::new();
-    let metadata = HashMap::from([
+    let mut metadata = HashMap::from([
         ("httpStatus".to_owned(), exception.http_status.to_string()),
         ("requestId".to_owned(), request_id.to_owned()),
     ]);
+    if let Some(quota) = error.quota() {
+        metadata.insert("serviceCode".to_owned(), SERVICE_CODE.to_owned());
+        metadata.insert("quotaCode".to_owned(), quota.code().to_owned());
+    }
     details.set_error_info(exception.name, DOMAIN, metadata);
     for violation in error.violations() {
         let constraint = bounded(&violation.constraint, DETAIL_MAX);
