@@ -5,12 +5,14 @@
 //! * [`commands`] – one file per command
 //! * [`out`] – tables, fields, JSON; [`live`] – lines that change on a terminal
 //! * [`upload`] – folders and zips become artifacts
+//! * [`interrupt`] – Ctrl-C
 //! * [`error`] – one line that says what, why and what to do; exit statuses
 #![forbid(unsafe_code)]
 
 mod commands;
 mod connect;
 mod error;
+mod interrupt;
 mod live;
 mod names;
 mod options;

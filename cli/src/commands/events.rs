@@ -5,6 +5,7 @@ use hearth_proto::host::v1::{Event, WatchEventsRequest};
 
 use super::Context;
 use crate::error::Failure;
+use crate::interrupt::Interrupt;
 use crate::names::short;
 use crate::out::printable;
 
@@ -17,6 +18,7 @@ pub(crate) struct Events {
 
 impl Events {
     pub(crate) async fn execute(self, context: &Context) -> Result<(), Failure> {
+        let mut interrupt = Interrupt::listen()?;
         let client = &context.client;
         let request = WatchEventsRequest { resource: self.resource };
         let mut host = client.host();
@@ -24,7 +26,7 @@ impl Events {
         loop {
             let event = tokio::select! {
                 event = client.next("follow events", &mut events) => event?,
-                _ = tokio::signal::ctrl_c() => return Ok(()),
+                () = interrupt.wait() => return Ok(()),
             };
             match event {
                 None => return Err(Failure::failed("the daemon has ended the events; it may be stopping")),

@@ -12,6 +12,7 @@ use prost_types::Timestamp;
 
 use super::Context;
 use crate::error::Failure;
+use crate::interrupt::Interrupt;
 use crate::names::short;
 use crate::out::{Table, age, bytes, printable};
 use crate::pages::{self, PAGE};
@@ -135,6 +136,7 @@ impl Logs {
             last: Some(last),
         };
         let what = format!("follow the logs of {group}");
+        let mut interrupt = Interrupt::listen()?;
         let mut host = client.host();
         let mut events = client.call(&*what, host.tail_logs(request)).await?;
         // New lines are listened for before old ones are read, so that none is missed; those of both come once.
@@ -151,7 +153,7 @@ impl Logs {
         loop {
             let event = tokio::select! {
                 event = client.next(&what, &mut events) => event?,
-                _ = tokio::signal::ctrl_c() => return Ok(()),
+                () = interrupt.wait() => return Ok(()),
             };
             let Some(event) = event else {
                 return Err(Failure::failed("the daemon has ended the log; it may be stopping"));

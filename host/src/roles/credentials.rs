@@ -34,7 +34,7 @@ impl fmt::Debug for Secret {
 /// Without what it is: for configurations that are shown.
 impl serde::Serialize for Secret {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("<redacted>")
+        serializer.serialize_str("***")
     }
 }
 

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::{fs, io};
 
+use hearth_host::roles::Secret;
 use serde::{Deserialize, Serialize};
 
 use super::policy::Policy;
-use super::secret::Secret;
 
 /// Shortest secret in characters.
 const SECRET_MIN: usize = 16;

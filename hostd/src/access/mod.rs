@@ -10,12 +10,10 @@
 //! * [`config`] – keys, certificates, users
 //! * [`caller`] – somebody known, with an account and policies
 //! * [`policy`] – actions × names of images
-//! * [`secret`] – secrets in configurations
 
 pub mod caller;
 pub mod config;
 pub mod policy;
-pub mod secret;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -8,9 +8,9 @@ use std::time::SystemTime;
 
 use hearth_image_builder::build::LogStream;
 use hearth_proto::microvms::v1::{CloudWatchLogging, MicrovmImageVersion, logging::Logging};
-use time::OffsetDateTime;
 
 use super::build::{LogSink, Report};
+use crate::logs::names;
 use crate::platform::LogTarget;
 
 /// The streams of a build.
@@ -30,13 +30,12 @@ impl Targets {
             Some(Logging::CloudWatch(given)) => given,
             None => CloudWatchLogging::default(),
         };
-        let group = given.log_group.unwrap_or_else(|| default_group(image));
-        let day = OffsetDateTime::from(now).date();
-        let (year, month, day) = day.to_calendar_date();
-        let prefix = format!("{year:04}/{:02}/{day:02}[{}]", u8::from(month), version.image_version);
+        let group = given.log_group.unwrap_or_else(|| names::default_group(image));
         let target = |what: &str| LogTarget {
             group: group.clone(),
-            stream: given.log_stream.clone().unwrap_or_else(|| format!("{prefix}{what}-{build_id}")),
+            stream: given.log_stream.clone().unwrap_or_else(|| {
+                names::default_stream(now, &version.image_version, &format!("{what}-{build_id}"))
+            }),
         };
         Some(Self { build: target("build"), snapshot: target("snapshot"), validate: target("validate") })
     }
@@ -85,12 +84,6 @@ impl Streams {
         }
         Some(&target.stream)
     }
-}
-
-/// The log group of an image that names none.
-#[must_use]
-pub fn default_group(image: &str) -> String {
-    format!("/aws/lambda-microvms/{image}")
 }
 
 #[cfg(test)]

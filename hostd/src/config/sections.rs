@@ -145,7 +145,7 @@ pub struct StoreConfig {
     pub write_buffer_bytes: usize,
     /// Size in bytes from which on the write-ahead log is moved into tables. It is read at each start.
     pub log_bytes: u64,
-    /// Whether everything is compared with its checksums at each start: about a second for each GB.
+    /// Whether everything is compared with its checksums at each start, which reads all of it.
     pub verify: bool,
 }
 

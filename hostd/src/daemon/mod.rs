@@ -33,7 +33,7 @@ use crate::access::Access;
 use crate::api::Listeners;
 use crate::api::artifacts::Artifacts;
 use crate::api::grpc::Grpc;
-use crate::api::grpc::host::{HostParts, count_states};
+use crate::api::grpc::host::HostParts;
 use crate::audit::Audit;
 use crate::builds::{self, Images, generation};
 use crate::clock::Clock;
@@ -118,9 +118,6 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
     let told = Told::new(events.clone(), metrics.clone(), images.clone(), clock);
     let microvms = Microvms::new(driver, db.clone(), clock, shared, Arc::new(told), faults);
 
-    for (state, count) in count_states(&db)? {
-        metrics.microvms(&state, usize::try_from(count).unwrap_or_default());
-    }
     microvms.recover(images.artifacts()?).await?;
     images.recover().await?;
 
@@ -151,7 +148,6 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
         microvms: microvms.clone(),
         images: images.clone(),
         platform: platform.clone(),
-        db: db.clone(),
         logs: logs.clone(),
         started,
         config: config.clone(),
@@ -239,7 +235,6 @@ struct Figures {
     microvms: Microvms,
     images: Images,
     platform: HostPlatform,
-    db: Db,
     logs: Logs,
     started: prost_types::Timestamp,
     config: Config,
@@ -252,6 +247,7 @@ impl Figures {
         let (capacity, reserved) = self.microvms.capacity();
         let (disk_total, disk_free) = machine::disk(&self.config.data);
         let pools = self.platform.pools().into_iter();
+        let states = self.microvms.states().into_iter().filter(|(_, count)| *count > 0);
         HostStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             region: self.config.region.clone(),
@@ -263,7 +259,7 @@ impl Figures {
             memory_bytes: number(self.machine.memory_mib().saturating_mul(1 << 20)),
             capacity_mib: number(capacity),
             reserved_mib: number(reserved),
-            microvms: count_states(&self.db).unwrap_or_default(),
+            microvms: states.map(|(state, count)| (state.to_owned(), i64::from(small(count)))).collect(),
             builds_under_way: small(self.images.builds_under_way()),
             pools: pools
                 .map(|pool| Pool { name: pool.name, ready: small(pool.ready), wanted: small(pool.wanted) })
@@ -280,6 +276,9 @@ impl Figures {
             let (capacity, reserved) = self.microvms.capacity();
             metrics.capacity(capacity, reserved);
             metrics.builds_under_way(self.images.builds_under_way());
+            for (state, count) in self.microvms.states() {
+                metrics.microvms(state, count);
+            }
             metrics.log_bytes(self.logs.stored_bytes());
             for pool in self.platform.pools() {
                 metrics.pool(&pool.name, pool.ready, pool.wanted);

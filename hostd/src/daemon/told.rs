@@ -115,7 +115,6 @@ impl Told {
 impl Observer for Told {
     fn accepted(&self, record: &MicrovmRecord) {
         self.with(record::id(record), |since| since.transition = Some(Instant::now()));
-        self.metrics.microvm_moved(None, Some("PENDING"));
         self.event(record, "", "PENDING", None);
     }
 
@@ -123,9 +122,6 @@ impl Observer for Told {
         self.transition(change);
         self.usage(change);
         let (from, to) = (change.from.visible().as_str_name(), change.to.visible().as_str_name());
-        if from != to {
-            self.metrics.microvm_moved(Some(from), Some(to));
-        }
         if from != to || change.from.reason != change.to.reason {
             self.event(change.after, from, to, change.to.reason.clone());
         }

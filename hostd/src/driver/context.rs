@@ -1,9 +1,10 @@
 //! What the tasks of all microVMs share.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hearth_proto::microvms::v1::MicrovmState;
 use hearth_proto::store::v1::MicrovmRecord;
 use tokio::sync::mpsc;
 
@@ -52,6 +53,8 @@ pub struct Context {
     pub(super) faults: Faults,
     /// How long microVMs that have ended can still be asked for.
     pub(super) retention: Duration,
+    /// How many microVMs clients see in each state.
+    pub(super) states: Mutex<BTreeMap<&'static str, usize>>,
     /// The mailboxes of the tasks.
     pub(super) tasks: Mutex<HashMap<String, mpsc::Sender<Command>>>,
 }
@@ -65,6 +68,17 @@ impl std::fmt::Debug for Context {
 impl Context {
     pub(super) fn retention_ms(&self) -> u64 {
         u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// A microVM went from one state to another: from none when it is new, to none when it is forgotten.
+    pub(super) fn moved(&self, from: Option<MicrovmState>, to: Option<MicrovmState>) {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = from.and_then(|from| states.get_mut(from.as_str_name())) {
+            *count = count.saturating_sub(1);
+        }
+        if let Some(to) = to {
+            *states.entry(to.as_str_name()).or_default() += 1;
+        }
     }
 
     pub(super) fn mailbox(&self, id: &str) -> Option<mpsc::Sender<Command>> {

@@ -15,6 +15,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -144,6 +145,7 @@ impl Microvms {
             rules: config.rules,
             faults,
             retention: config.retention,
+            states: Mutex::default(),
             tasks: Mutex::default(),
         };
         Self { context: Arc::new(context), running: Arc::default() }
@@ -173,6 +175,7 @@ impl Microvms {
         })?;
         context.faults.at("microvm", "accept", "after-commit").await;
         let state = record::state(&record);
+        self.context.moved(None, Some(state.visible()));
         let first = Step { state, effect: Some(Effect::Launch) };
         self.context.observer.accepted(&record);
         self.spawn(record, |context, record, mailbox| {
@@ -219,6 +222,12 @@ impl Microvms {
     #[must_use]
     pub fn capacity(&self) -> (u64, u64) {
         self.context.capacity.figures()
+    }
+
+    /// How many microVMs clients see in each state, over all accounts, by the state's name.
+    #[must_use]
+    pub fn states(&self) -> BTreeMap<&'static str, usize> {
+        self.context.states.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Ends all tasks, and leaves the microVMs as they are. What is half made is finished before.

@@ -61,7 +61,7 @@ impl Microvms {
         }
     }
 
-    /// The microVMs that have not ended.
+    /// The microVMs that have not ended. All are counted by their states.
     fn alive(&self) -> Result<Vec<MicrovmRecord>, RecoverError> {
         let (mut alive, mut after) = (Vec::new(), None::<Vec<u8>>);
         loop {
@@ -73,6 +73,7 @@ impl Microvms {
                 let record = MicrovmRecord::decode(value.as_slice()).map_err(|error| {
                     RecoverError::Record(format!("{}: {error}", String::from_utf8_lossy(key)))
                 })?;
+                self.context.moved(None, Some(record::state(&record).visible()));
                 if record.phase() != Phase::Terminated {
                     alive.push(record);
                 }

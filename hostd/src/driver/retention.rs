@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hearth_proto::microvms::v1::MicrovmState;
 use hearth_proto::store::v1::MicrovmRecord;
 
 use super::Microvms;
@@ -15,6 +16,13 @@ pub const INTERVAL: Duration = Duration::from_secs(60);
 const PAGE: usize = 500;
 /// Bytes of a key before the key of what expires: the time, and the kind.
 const HEAD: usize = 9;
+
+/// What is removed for an entry.
+struct Removal {
+    batch: Batch,
+    /// Whether that is a microVM.
+    microvm: bool,
+}
 
 impl Microvms {
     /// Removes what has expired; how much that was.
@@ -31,22 +39,28 @@ impl Microvms {
             if due.is_empty() {
                 return Ok(removed);
             }
-            let mut batch = Batch::new();
+            let (mut batch, mut forgotten) = (Batch::new(), 0);
             for (key, _) in &due {
-                batch = batch.and(self.removal(key)?).delete(Table::Expiries, key.clone());
+                let removal = self.removal(key)?;
+                forgotten += usize::from(removal.microvm);
+                batch = batch.and(removal.batch).delete(Table::Expiries, key.clone());
             }
             self.context.db.commit(batch).await?;
+            for _ in 0..forgotten {
+                self.context.moved(Some(MicrovmState::Terminated), None);
+            }
             removed += due.len();
         }
     }
 
-    fn removal(&self, key: &[u8]) -> Result<Batch, CommitError> {
-        let (Some(kind), Some(of)) = (key.get(HEAD - 1), key.get(HEAD..)) else { return Ok(Batch::new()) };
+    fn removal(&self, key: &[u8]) -> Result<Removal, CommitError> {
+        let nothing = Removal { batch: Batch::new(), microvm: false };
+        let (Some(kind), Some(of)) = (key.get(HEAD - 1), key.get(HEAD..)) else { return Ok(nothing) };
         if *kind == Expiry::ClientToken.byte() {
-            return Ok(Batch::new().delete(Table::ClientTokens, of.to_vec()));
+            return Ok(Removal { batch: Batch::new().delete(Table::ClientTokens, of.to_vec()), ..nothing });
         }
         let record: Option<MicrovmRecord> = self.context.db.get(Table::Microvms, of)?;
-        Ok(record.map_or_else(Batch::new, |record| record::remove(&record)))
+        Ok(record.map_or(nothing, |record| Removal { batch: record::remove(&record), microvm: true }))
     }
 
     /// Removes what has expired, again and again.

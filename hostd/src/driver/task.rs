@@ -231,6 +231,10 @@ impl Task {
         if !self.state.takes_memory() {
             self.reservation = None;
         }
+        let (seen, now) = (from.visible(), to.visible());
+        if seen != now {
+            self.context.moved(Some(seen), Some(now));
+        }
         self.context.observer.changed(&Change { before: &record, after: &self.record, from: &from, to });
         Ok(())
     }

@@ -100,20 +100,6 @@ impl Metrics {
         self.families.calls.observe(labels, took);
     }
 
-    /// A microVM has gone from a state to another; from none when it is made or found, to none when it is forgotten.
-    pub fn microvm_moved(&self, from: Option<&str>, to: Option<&str>) {
-        let gauge = |state: &str| {
-            let state = self.families.bounded(state);
-            self.families.microvms.get_or_create_owned(&[("state", state)])
-        };
-        if let Some(from) = from {
-            gauge(from).dec();
-        }
-        if let Some(to) = to {
-            gauge(to).inc();
-        }
-    }
-
     /// So many microVMs are in this state.
     pub fn microvms(&self, state: &str, count: usize) {
         set(&self.families.microvms, [("state", self.families.bounded(state))], count);

@@ -25,8 +25,9 @@ fn all() -> Metrics {
     metrics.called("RunMicrovm", "OK", took);
     metrics.called("a\"strange\\one\n", "OK", took);
     metrics.microvms("RUNNING", 7);
-    metrics.microvm_moved(Some("RUNNING"), Some("SUSPENDING"));
-    metrics.microvm_moved(None, Some("PENDING"));
+    for (state, count) in [("RUNNING", 6), ("SUSPENDING", 1), ("PENDING", 1)] {
+        metrics.microvms(state, count);
+    }
     metrics.pool("monitors", 3, 4);
     metrics.capacity(65_536, 2048);
     metrics.builds_under_way(2);

@@ -27,8 +27,8 @@ const AT_ONCE_MAX: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PoolConfig {
-    /// Monitor processes that are ready for each shape (memory and CPUs) of microVMs that is in use; 0 for none. Each takes
-    /// about 3 MiB. Default 4.
+    /// Monitor processes that are ready for each shape (memory and CPUs) of microVMs that is in use; 0 for none.
+    /// Default 4.
     pub monitors: usize,
     /// For how many shapes monitors are kept ready: those that were launched last. Default 3.
     pub shapes: usize,

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::driver::{LaunchError, RequestError};
+use crate::lifecycle::image::NoActiveVersion;
 use crate::store::{CommitError, StoreError};
 
 use super::quota::Quota;
@@ -592,6 +593,12 @@ fn constraint_message(violations: &[Violation]) -> String {
 
 fn and_version(version: &Option<String>) -> String {
     version.as_ref().map(|version| format!(" and version {version}")).unwrap_or_default()
+}
+
+impl From<NoActiveVersion> for ServiceError {
+    fn from(error: NoActiveVersion) -> Self {
+        Self::NoActiveVersion { arn: error.arn, version: error.requested }
+    }
 }
 
 impl From<CommitError> for ServiceError {

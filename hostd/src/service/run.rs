@@ -10,7 +10,6 @@ use std::time::SystemTime;
 use hearth_host::roles::RoleError;
 use hearth_proto::microvms::v1 as proto;
 use hearth_proto::store::v1::{ImageRecord, MicrovmRecord, Phase, VersionRecord};
-use time::OffsetDateTime;
 
 use super::error::ServiceError;
 use super::idempotency::Replay;
@@ -19,6 +18,8 @@ use super::operation::Operation;
 use super::{Profile, Service};
 use crate::access::Caller;
 use crate::driver::LaunchError;
+use crate::lifecycle::image;
+use crate::logs::names as logs;
 use crate::records;
 use crate::store::{Batch, Scan, Table};
 
@@ -98,31 +99,22 @@ impl Service {
 
     /// The version to run: the one that is asked for, or the newest that is active.
     fn source(&self, image: &ImageName, version: Option<&str>) -> Result<Source, ServiceError> {
-        use proto::MicrovmImageState as State;
         let none = || ServiceError::NoActiveVersion {
             arn: self.config().image_arn(&image.account, &image.name),
             version: version.map(str::to_owned),
         };
-        let found: Option<ImageRecord> =
+        let record: Option<ImageRecord> =
             self.db().get(Table::Images, &records::image(&image.account, &image.name))?;
-        let record = found.ok_or_else(none)?;
-        if matches!(record.state(), State::Deleting | State::DeleteFailed | State::Deleted) {
-            return Err(none());
-        }
-        let number = match version {
-            Some(version) => names::version_number(version).ok_or_else(none)?,
-            None => record.latest_active,
-        };
+        let number = image::wanted(record.as_ref(), version).ok_or_else(none)?;
         let key = records::version(&image.account, &image.name, number);
         let stored = self.db().get_bytes(Table::Versions, &key)?.ok_or_else(none)?;
-        let version: VersionRecord = self.db().decode(Table::Versions, &key, &stored)?;
-        let told = version.version.clone().unwrap_or_default();
-        let active = told.state() == proto::microvm_image_version_state::Value::Successful
-            && told.status() == proto::MicrovmImageVersionStatus::Active;
-        let built = version.builds.iter().filter_map(|build| build.build.as_ref());
+        let found: VersionRecord = self.db().decode(Table::Versions, &key, &stored)?;
+        let arn = self.config().image_arn(&image.account, &image.name);
+        let found = image::resolve(&arn, record.as_ref(), Some(found), version)?;
+        let built = found.builds.iter().filter_map(|build| build.build.as_ref());
         let build = built.rev().find(|build| build.build_state() == proto::build_state::Value::Successful);
-        let build_id = build.filter(|_| active).map(|build| build.build_id.clone()).ok_or_else(none)?;
-        Ok(Source { image: record, version, stored, build_id })
+        let build_id = build.map(|build| build.build_id.clone()).ok_or_else(none)?;
+        Ok(Source { image: record.ok_or_else(none)?, version: found, stored, build_id })
     }
 
     /// What is stored of a new microVM.
@@ -211,8 +203,8 @@ impl Service {
             None => proto::CloudWatchLogging::default(),
         };
         (
-            given.log_group.unwrap_or_else(|| format!("/aws/lambda-microvms/{image}")),
-            given.log_stream.unwrap_or_else(|| log_stream(version, id, now)),
+            given.log_group.unwrap_or_else(|| logs::default_group(image)),
+            given.log_stream.unwrap_or_else(|| logs::default_stream(now, version, id)),
         )
     }
 
@@ -257,10 +249,4 @@ impl Service {
 /// A list, or one element where it is empty.
 fn or(list: &[String], default: impl FnOnce() -> String) -> Vec<String> {
     if list.is_empty() { vec![default()] } else { list.to_vec() }
-}
-
-/// Name of a microVM's log stream: `YYYY/MM/DD[VERSION]ID`, with the UTC day of its start.
-fn log_stream(version: &str, id: &str, start: SystemTime) -> String {
-    let day = OffsetDateTime::from(start).date();
-    format!("{:04}/{:02}/{:02}[{version}]{id}", day.year(), u8::from(day.month()), day.day())
 }

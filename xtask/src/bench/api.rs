@@ -16,6 +16,8 @@ use crate::parts::{self, Executable, Parts};
 use crate::progress::Steps;
 use crate::rocksdb;
 
+/// The profile `metal` optimises the daemon little, to compile it fast for tests.
+const DAEMON_PROFILE: &str = "release";
 const PACKAGE: &str = "hearth-benches";
 /// What measures here.
 const NATIVE: &str = "api-bench";
@@ -79,7 +81,7 @@ impl Api {
     fn measure_here(&self, cache: &Cache, steps: &mut Steps) -> Result<()> {
         let bench = steps.run("build for this machine", || {
             let mut cargo = rocksdb::native_cargo(cache)?;
-            cargo.args(["build", "--profile", "metal", "--bin", NATIVE]);
+            cargo.args(["build", "--profile", DAEMON_PROFILE, "--bin", NATIVE]);
             parts::executable_of(rocksdb::select(&mut cargo, PACKAGE), Executable::Binary(NATIVE))
         })?;
         steps.run("measure on this machine", || {
@@ -107,7 +109,7 @@ impl Api {
                 ("hearth-vmm", Executable::Binary("hearth-vmm")),
                 "hearth-vmm",
             )?;
-            daemon::add(cache, &cross, "metal", &mut parts)?;
+            daemon::add(cache, &cross, DAEMON_PROFILE, &mut parts)?;
             parts.build(cache, &cross, "metal", (PACKAGE, Executable::Binary(ON_METAL)), ON_METAL)?;
             Images::prepare(cache, &cross, "metal", &mut parts)
         })?;

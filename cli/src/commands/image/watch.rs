@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::super::Context;
 use crate::error::Failure;
+use crate::interrupt::Interrupt;
 use crate::live::{Live, To};
 use crate::names::short;
 use crate::out::{bytes, printable};
@@ -58,6 +59,7 @@ impl Follow<'_> {
             image_identifier: Some(self.arn.to_owned()),
             image_version: self.version.map(str::to_owned),
         };
+        let mut interrupt = Interrupt::listen()?;
         let client = &context.client;
         let mut host = client.host();
         let mut events = client.call(&*what, host.watch_build(request)).await?;
@@ -66,7 +68,7 @@ impl Follow<'_> {
         loop {
             let event = tokio::select! {
                 event = client.next(&what, &mut events) => event?,
-                _ = tokio::signal::ctrl_c() => {
+                () = interrupt.wait() => {
                     progress.live.clear()?;
                     return Err(Failure::Interrupted(format!("the build goes on: hearth image watch {name}")));
                 }

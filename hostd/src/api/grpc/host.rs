@@ -8,8 +8,6 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use hearth_proto::host::v1 as api;
 use hearth_proto::host::v1::host_service_server::HostService;
 use hearth_proto::host::v1::put_artifact_request::Part;
-use hearth_proto::microvms::v1::Microvm;
-use hearth_proto::store::v1::MicrovmRecord;
 use serde_json::Value;
 use tokio::sync::broadcast::error::RecvError;
 use tonic::{Request, Response, Status, Streaming};
@@ -24,7 +22,7 @@ use crate::events::Events;
 use crate::logs::{LogError, Logs, Position, Query};
 use crate::service::names::version_number;
 use crate::service::{Operation, Service, ServiceError};
-use crate::store::{Db, Table};
+use crate::store::Db;
 
 /// Lines on a page of a log, unless the request says.
 const LINES: i32 = 1000;
@@ -372,25 +370,4 @@ async fn receive(
         }
     }
     upload.finish().await
-}
-
-/// How many microVMs are in each state, over all accounts.
-///
-/// # Errors
-/// The store's.
-pub fn count_states(db: &Db) -> Result<std::collections::BTreeMap<String, i64>, ServiceError> {
-    let mut counts = std::collections::BTreeMap::new();
-    let mut after: Option<Vec<u8>> = None;
-    loop {
-        let scan =
-            crate::store::Scan { table: Table::Microvms, prefix: b"", after: after.as_deref(), limit: 1000 };
-        let page = db.scan(&scan)?;
-        let Some((last, _)) = page.last() else { return Ok(counts) };
-        after = Some(last.clone());
-        for (key, value) in &page {
-            let record: MicrovmRecord = db.decode(Table::Microvms, key, value)?;
-            let state = record.microvm.as_ref().map(Microvm::state).unwrap_or_default();
-            *counts.entry(state.as_str_name().to_owned()).or_default() += 1;
-        }
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tonic::{Code, Status};
+use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::service::ServiceError;
@@ -72,15 +72,15 @@ pub(super) fn with_request_id(metadata: &mut tonic::metadata::MetadataMap, reque
     }
 }
 
-/// Whether a status is one of those above, or the transport's own.
-#[must_use]
-pub fn is_ours(status: &Status) -> bool {
-    status.code() != Code::Ok && status.get_details_error_info().is_some_and(|info| info.domain == DOMAIN)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whether a status is one of those above, or the transport's own.
+    fn is_ours(status: &Status) -> bool {
+        let info = status.get_details_error_info();
+        status.code() != tonic::Code::Ok && info.is_some_and(|info| info.domain == DOMAIN)
+    }
 
     #[test]
     fn an_error_fits_into_the_headers_that_clients_take() {

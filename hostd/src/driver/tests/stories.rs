@@ -212,7 +212,9 @@ async fn a_microvm_is_forgotten_a_day_after_its_end() {
     tokio::time::sleep(Duration::from_secs(86_000)).await;
     assert_eq!(host.microvms.expire().await.unwrap(), 0);
     tokio::time::sleep(Duration::from_secs(1000)).await;
+    assert_eq!(host.microvms.states()["TERMINATED"], 1);
     assert_eq!(host.microvms.expire().await.unwrap(), 1);
+    assert!(host.microvms.states().values().all(|count| *count == 0), "{:?}", host.microvms.states());
     for table in Table::ALL.into_iter().filter(|table| *table != Table::Artifacts) {
         let left = host.db.scan(&Scan { table, prefix: b"", after: None, limit: 10 }).unwrap();
         assert_eq!(left, [], "{}", table.name());
@@ -231,6 +233,7 @@ async fn a_daemon_that_stops_leaves_its_microvms_running() {
     host.restart().await;
     assert_eq!(host.microvms.capacity(), (4096, 4096));
     host.until("two", Running).await;
+    assert_eq!((host.microvms.states()["RUNNING"], host.microvms.states().get("TERMINATED")), (2, None));
     host.ask("one", Suspend).await.unwrap();
     host.until("one", Suspended).await;
     assert_eq!(host.platform.world().vms["one"].hooks.len(), 2, "/run once, /suspend once");

@@ -29,7 +29,9 @@ impl std::fmt::Display for Pinned<'_> {
 /// The number of the version to read for a launch: the one that was requested, or the image's newest active one.
 #[must_use]
 pub fn wanted(image: Option<&ImageRecord>, requested: Option<&str>) -> Option<u32> {
-    let image = image.filter(|image| image.state() != State::Deleting)?;
+    let goes =
+        |image: &ImageRecord| matches!(image.state(), State::Deleting | State::DeleteFailed | State::Deleted);
+    let image = image.filter(|image| !goes(image))?;
     match requested {
         Some(name) => version_number(name),
         None => Some(image.latest_active).filter(|number| *number > 0),

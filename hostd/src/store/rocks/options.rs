@@ -12,7 +12,7 @@ pub struct RocksOptions {
     pub write_buffer_bytes: usize,
     /// From this size in bytes on, the write-ahead log is moved into tables. It is read at each start.
     pub log_bytes: u64,
-    /// Whether everything is compared with its checksums when the store is opened: about a second for each GB.
+    /// Whether everything is compared with its checksums when the store is opened, which reads all of it.
     pub verify: bool,
 }
 
