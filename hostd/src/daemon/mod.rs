@@ -249,6 +249,7 @@ impl Figures {
         let pools = self.platform.pools().into_iter();
         let states = self.microvms.states().into_iter().filter(|(_, count)| *count > 0);
         HostStatus {
+            endpoint: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             region: self.config.region.clone(),
             account: account.to_owned(),
