@@ -160,8 +160,12 @@ async fn serve(
             max_builds: None,
         },
     });
-    let driver =
-        DriverConfig { capacity_mib: 1, rules: Rules::default(), retention: Duration::from_secs(86_400) };
+    let driver = DriverConfig {
+        capacity_mib: 1,
+        rules: Rules::default(),
+        retention: Duration::from_secs(86_400),
+        drain: Duration::ZERO,
+    };
     let microvms = Microvms::new(driver, db.clone(), clock, platform, Arc::new(Nothing), Faults::none());
     let access = Access::new(&AccessConfig {
         local_account: crate::records::ACCOUNT.to_owned(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hearth_proto::guest::v1::{FailureCode, OpenStream};
-use tokio::io::copy_bidirectional_with_sizes;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader, copy_buf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
@@ -42,7 +42,65 @@ pub(super) async fn connect(agent: &Agent, open: &OpenStream) -> Result<TcpStrea
     Ok(stream)
 }
 
-/// Passes bytes on until both directions have ended, or one has failed.
+/// Passes bytes on until both directions have ended. An app that does not take what it is sent may have answered already: that
+/// still reaches the host.
 pub(super) async fn relay(mut host: UnixStream, mut app: TcpStream) {
-    let _ = copy_bidirectional_with_sizes(&mut host, &mut app, BUFFER, BUFFER).await;
+    let (host_reads, host_writes) = host.split();
+    let (app_reads, app_writes) = app.split();
+    tokio::join!(copy(host_reads, app_writes), copy(app_reads, host_writes));
+}
+
+async fn copy(from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
+    let mut from = BufReader::with_capacity(BUFFER, from);
+    let _ = copy_buf(&mut from, &mut to).await; // the other end sees that it has ended
+    let _ = to.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_an_app_answers_before_it_closes_arrives_though_it_has_not_read_all() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let app = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        ours.write_all(&[7; 1000]).await.unwrap();
+        server.write_all(b"too large").await.unwrap();
+        let relaying = tokio::spawn(relay(theirs, app));
+        // Bytes that it has not read make the end of the connection a reset.
+        server.readable().await.unwrap();
+        drop(server);
+        while ours.write_all(&[7; 1000]).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        let mut answer = Vec::new();
+        ours.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"too large");
+        drop(ours);
+        relaying.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_direction_may_end_before_the_other() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let app = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let relaying = tokio::spawn(relay(theirs, app));
+        ours.write_all(b"question").await.unwrap();
+        ours.shutdown().await.unwrap();
+        let mut question = String::new();
+        server.read_to_string(&mut question).await.unwrap();
+        server.write_all(b"answer").await.unwrap();
+        drop(server);
+        let mut answer = String::new();
+        ours.read_to_string(&mut answer).await.unwrap();
+        assert_eq!((question.as_str(), answer.as_str()), ("question", "answer"));
+        relaying.await.unwrap();
+    }
 }

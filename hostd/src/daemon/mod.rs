@@ -114,7 +114,12 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
         Profile::Default => Rules::default(),
         Profile::AwsStrict => Rules::AWS_STRICT,
     };
-    let driver = DriverConfig { capacity_mib, rules, retention: config.terminated_retention() };
+    let driver = DriverConfig {
+        capacity_mib,
+        rules,
+        retention: config.terminated_retention(),
+        drain: Duration::from_secs(5),
+    };
     let told = Told::new(events.clone(), metrics.clone(), images.clone(), clock);
     let microvms = Microvms::new(driver, db.clone(), clock, shared, Arc::new(told), faults);
 

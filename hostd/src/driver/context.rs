@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::capacity::Capacity;
 use super::faults::Faults;
+use super::gate::Gate;
 use super::record;
 use super::task::Command;
 use crate::clock::Clock;
@@ -55,8 +56,17 @@ pub struct Context {
     pub(super) retention: Duration,
     /// How many microVMs clients see in each state.
     pub(super) states: Mutex<BTreeMap<&'static str, usize>>,
-    /// The mailboxes of the tasks.
-    pub(super) tasks: Mutex<HashMap<String, mpsc::Sender<Command>>>,
+    /// How long a suspend waits for exchanges that are under way.
+    pub(super) drain: Duration,
+    /// The tasks.
+    pub(super) tasks: Mutex<HashMap<String, Handle>>,
+}
+
+/// A microVM's task, from outside.
+#[derive(Debug, Clone)]
+pub(super) struct Handle {
+    pub(super) mailbox: mpsc::Sender<Command>,
+    pub(super) gate: Arc<Gate>,
 }
 
 impl std::fmt::Debug for Context {
@@ -82,7 +92,11 @@ impl Context {
     }
 
     pub(super) fn mailbox(&self, id: &str) -> Option<mpsc::Sender<Command>> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).get(id).map(|task| task.mailbox.clone())
+    }
+
+    pub(super) fn gate(&self, id: &str) -> Option<Arc<Gate>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).get(id).map(|task| Arc::clone(&task.gate))
     }
 
     /// A task is at its end.

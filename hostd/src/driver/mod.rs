@@ -3,11 +3,13 @@
 //! * [`task`] – the task of one microVM; [`context`] – what all tasks share, and whom they tell
 //! * [`recover`] – the start of the daemon; [`retention`] – what is removed some time after its end
 //! * [`record`] – between records, states and the platform
+//! * [`gate`] – what the endpoint knows of a microVM, and its task of the endpoint
 //! * [`capacity`] – the host's memory; [`faults`] – points at which a crash is tried out
 
 pub mod capacity;
 pub mod context;
 pub mod faults;
+pub mod gate;
 pub mod record;
 pub mod recover;
 pub mod retention;
@@ -30,14 +32,19 @@ use crate::platform::Platform;
 use crate::records;
 use crate::store::{Batch, CommitError, Db, StoreError, Table};
 use capacity::Capacity;
-use context::{Context, Observer};
+use context::{Context, Handle, Observer};
 use faults::Faults;
+use gate::Gate;
 use task::{Command, Task};
 
 /// Requests that wait for a microVM's task; further ones wait outside.
 const MAILBOX: usize = 64;
 
-type Mailbox = mpsc::Receiver<Command>;
+/// The task's ends of what others reach it by.
+struct Ends {
+    mailbox: mpsc::Receiver<Command>,
+    gate: Arc<Gate>,
+}
 
 /// What a client asks of a microVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -116,6 +123,8 @@ pub struct DriverConfig {
     pub rules: Rules,
     /// How long microVMs that have ended can still be asked for.
     pub retention: Duration,
+    /// How long a suspend waits for exchanges with the app that are under way.
+    pub drain: Duration,
 }
 
 /// The drivers of all microVMs. Copies are cheap and reach the same.
@@ -145,6 +154,7 @@ impl Microvms {
             rules: config.rules,
             faults,
             retention: config.retention,
+            drain: config.drain,
             states: Mutex::default(),
             tasks: Mutex::default(),
         };
@@ -178,8 +188,8 @@ impl Microvms {
         self.context.moved(None, Some(state.visible()));
         let first = Step { state, effect: Some(Effect::Launch) };
         self.context.observer.accepted(&record);
-        self.spawn(record, |context, record, mailbox| {
-            Task::new(context, record, None, Some(reservation), mailbox).run(Some(first))
+        self.spawn(record, |context, record, ends| {
+            Task::new(context, record, None, Some(reservation), ends).run(Some(first))
         });
         Ok(())
     }
@@ -211,13 +221,6 @@ impl Microvms {
         }
     }
 
-    /// Tells that nothing has come through a microVM's endpoint for as long as its policy says.
-    pub async fn idle(&self, id: &str) {
-        if let Some(mailbox) = self.context.mailbox(id) {
-            let _ = mailbox.send(Command::Idle).await; // it has ended
-        }
-    }
-
     /// Baseline memory in MiB: what microVMs may have on this host, and what those that run have.
     #[must_use]
     pub fn capacity(&self) -> (u64, u64) {
@@ -237,14 +240,15 @@ impl Microvms {
         while running.join_next().await.is_some() {}
     }
 
-    fn spawn<F>(&self, record: MicrovmRecord, task: impl FnOnce(Arc<Context>, MicrovmRecord, Mailbox) -> F)
+    fn spawn<F>(&self, record: MicrovmRecord, task: impl FnOnce(Arc<Context>, MicrovmRecord, Ends) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let (sender, mailbox) = mpsc::channel(MAILBOX);
-        let id = record::id(&record).to_owned();
-        let future = task(Arc::clone(&self.context), record, mailbox);
-        self.context.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
+        let (id, gate) = (record::id(&record).to_owned(), Arc::new(Gate::new(&record)));
+        let handle = Handle { mailbox: sender, gate: Arc::clone(&gate) };
+        let future = task(Arc::clone(&self.context), record, Ends { mailbox, gate });
+        self.context.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(id, handle);
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         while running.try_join_next().is_some() {}
         running.spawn(future);

@@ -99,8 +99,8 @@ impl Microvms {
         );
         let takes = state.takes_memory() || step.state.takes_memory();
         let reservation = takes.then(|| self.context.capacity.take(record.memory_mib.into()));
-        self.spawn(record, |context, record, mailbox| {
-            Task::new(context, record, guest, reservation, mailbox).run(Some(step))
+        self.spawn(record, |context, record, ends| {
+            Task::new(context, record, guest, reservation, ends).run(Some(step))
         });
         Ok(())
     }

@@ -16,15 +16,15 @@ use std::time::{Duration, SystemTime};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use hearth_proto::store::v1::MicrovmRecord;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::capacity::Reservation;
 use super::context::{Change, Context};
-use super::{Request, RequestError, record};
+use super::{Ends, Request, RequestError, record};
 use crate::clock;
 use crate::lifecycle::microvm::{self, Effect, Event, Phase, Refusal, State, Step};
-use crate::platform::{Exit, Guest, Spec, SuspendError};
+use crate::platform::{Exit, Guest, Hook, HookOutcome, Spec, SuspendError};
 use crate::store::CommitError;
 
 /// How long to wait before what the daemon itself has to do, and could not, is tried again: at first, and at most.
@@ -35,8 +35,6 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 pub(super) enum Command {
     /// A client's request, and where its answer goes.
     Request(Request, oneshot::Sender<Result<(), RequestError>>),
-    /// No traffic for long.
-    Idle,
 }
 
 /// What an effect has led to.
@@ -68,7 +66,7 @@ pub(super) struct Task {
     under_way: Option<UnderWay>,
     /// What follows when what is under way is over.
     queued: Option<Effect>,
-    mailbox: mpsc::Receiver<Command>,
+    ends: Ends,
 }
 
 impl Task {
@@ -77,7 +75,7 @@ impl Task {
         record: MicrovmRecord,
         guest: Option<Arc<dyn Guest>>,
         reservation: Option<Reservation>,
-        mailbox: mpsc::Receiver<Command>,
+        ends: Ends,
     ) -> Self {
         let state = record::state(&record);
         let mut task = Self {
@@ -89,7 +87,7 @@ impl Task {
             reservation,
             under_way: None,
             queued: None,
-            mailbox,
+            ends,
         };
         task.set_guest(guest);
         task
@@ -104,7 +102,7 @@ impl Task {
             let deadline = self.deadline();
             let clock = self.context.clock;
             tokio::select! {
-                command = self.mailbox.recv() => match command {
+                command = self.ends.mailbox.recv() => match command {
                     Some(command) => self.command(command).await,
                     // The daemon ends. What is half made is finished, so that it is found as it was meant.
                     None => return self.wind_up().await,
@@ -119,7 +117,7 @@ impl Task {
                         Some((time, event)) => clock.sleep_until(time).map(|()| event).await,
                         None => std::future::pending().await,
                     }
-                } => self.event(event).await,
+                } => self.due(event).await,
             }
         }
         self.context.ended(&self.record);
@@ -128,6 +126,7 @@ impl Task {
     fn set_guest(&mut self, guest: Option<Arc<dyn Guest>>) {
         self.exit = guest.clone().map(|guest| async move { guest.exited().await }.boxed());
         self.guest = guest;
+        self.ends.gate.set(&self.state, self.guest.as_ref());
     }
 
     /// When something happens by itself, and what.
@@ -149,21 +148,33 @@ impl Task {
             }
             _ => None,
         };
-        [lifetime, suspended].into_iter().flatten().min_by_key(|(time, _)| *time)
+        [lifetime, suspended, self.idle_deadline()].into_iter().flatten().min_by_key(|(time, _)| *time)
+    }
+
+    /// When it has been idle for as long as its policy says, from how it is now, and what is done then.
+    fn idle_deadline(&self) -> Option<(SystemTime, Event)> {
+        let policy =
+            self.record.microvm.as_ref()?.idle_policy.filter(|_| self.state.phase == Phase::Running)?;
+        let limit = Duration::from_secs(u64::try_from(policy.max_idle_duration_seconds?).unwrap_or_default());
+        let now = Instant::now();
+        let left = (self.ends.gate.quiet_since().unwrap_or(now) + limit).saturating_duration_since(now);
+        let terminate = policy.suspended_duration_seconds == Some(0);
+        Some((self.context.clock.now() + left, Event::Idle { terminate }))
+    }
+
+    /// What was to happen by now. Traffic may have come since that was decided.
+    async fn due(&mut self, event: Event) {
+        let busy = |(deadline, _)| deadline > self.context.clock.now();
+        if matches!(event, Event::Idle { .. }) && self.idle_deadline().is_none_or(busy) {
+            return;
+        }
+        self.event(event).await;
     }
 
     async fn command(&mut self, command: Command) {
-        match command {
-            Command::Request(request, answer) => {
-                let result = self.request(request).await;
-                let _ = answer.send(result); // the client has gone
-            }
-            Command::Idle => {
-                let policy = self.record.microvm.as_ref().and_then(|microvm| microvm.idle_policy.as_ref());
-                let terminate = policy.is_some_and(|policy| policy.suspended_duration_seconds == Some(0));
-                self.event(Event::Idle { terminate }).await;
-            }
-        }
+        let Command::Request(request, answer) = command;
+        let result = self.request(request).await;
+        let _ = answer.send(result); // the client has gone
     }
 
     async fn request(&mut self, request: Request) -> Result<(), RequestError> {
@@ -235,6 +246,7 @@ impl Task {
         if seen != now {
             self.context.moved(Some(seen), Some(now));
         }
+        self.ends.gate.set(&self.state, self.guest.as_ref());
         self.context.observer.changed(&Change { before: &record, after: &self.record, from: &from, to });
         Ok(())
     }
@@ -265,8 +277,16 @@ impl Task {
         self.context.faults.at("microvm", name(&effect), "before").await;
         let (context, spec, guest) =
             (Arc::clone(&self.context), record::spec(&self.record), self.guest.clone());
-        let wanted = effect.clone();
-        let outcome = async move { perform(&context, &spec, guest, &wanted).await }.boxed();
+        let (wanted, gate) = (effect.clone(), Arc::clone(&self.ends.gate));
+        let outcome = async move {
+            // What is under way is answered before the app hears of the suspend.
+            let suspends = wanted == Effect::Call(Hook::Suspend);
+            if suspends && !gate.drained(context.drain).await && context.rules.resume_cancels_suspend {
+                return Event::Hook(Hook::Suspend, HookOutcome::Disabled).into();
+            }
+            perform(&context, &spec, guest, &wanted).await
+        };
+        let outcome = outcome.boxed();
         self.under_way = Some(UnderWay { effect, since: Instant::now(), outcome });
     }
 
@@ -329,7 +349,6 @@ async fn exited(exit: &mut Option<BoxFuture<'static, Exit>>) -> Exit {
 
 /// The name of an effect, for points, metrics and traces.
 pub(super) fn name(effect: &Effect) -> &'static str {
-    use crate::platform::Hook;
     match effect {
         Effect::Launch => "launch",
         Effect::Call(Hook::Run) => "run-hook",
@@ -356,7 +375,7 @@ async fn perform(context: &Context, spec: &Spec, guest: Option<Arc<dyn Guest>>, 
             Err(error) => Event::RestoreFailed(error.to_string()).into(),
         },
         (Effect::Call(hook), Some(guest)) => Event::Hook(*hook, guest.call_hook(*hook).await).into(),
-        (Effect::Call(hook), None) => Event::Hook(*hook, crate::platform::HookOutcome::Failed).into(),
+        (Effect::Call(hook), None) => Event::Hook(*hook, HookOutcome::Failed).into(),
         (Effect::Save(number), Some(guest)) => match guest.suspend(*number).await {
             Ok(()) => Event::Saved.into(),
             Err(SuspendError::Cancelled) => Event::SaveCancelled.into(),

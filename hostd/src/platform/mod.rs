@@ -13,7 +13,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use hearth_host::agent::exec::{Events, Stdin};
 use hearth_proto::microvms::v1::Hooks;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// What a microVM is made of. The same for its launch, each resume, and its adoption.
 #[derive(Debug, Clone, PartialEq)]
@@ -151,6 +153,22 @@ pub enum SuspendError {
     Failed(String),
 }
 
+/// A connection to a port of the app.
+pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
+
+/// Why the app, or a shell beside it, was not reached.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ConnectError {
+    /// Nobody listens there, or takes the connection.
+    #[error("{0}")]
+    App(String),
+    /// The microVM does not answer.
+    #[error("{0}")]
+    Guest(String),
+}
+
 /// What is there of a microVM that an earlier daemon drove.
 pub enum Found {
     /// Its process, and it runs.
@@ -202,6 +220,12 @@ pub trait Guest: Send + Sync + std::fmt::Debug {
 
     /// Gives up a suspend that is under way, if that is still possible.
     async fn cancel_suspend(&self);
+
+    /// Connects to a port of the app.
+    async fn connect(&self, port: u16) -> Result<Box<dyn Connection>, ConnectError>;
+
+    /// Starts a program on a terminal of its own in the app's container, as root; a login shell where `command` is empty.
+    async fn shell(&self, command: &[String]) -> Result<(Stdin, Events), ConnectError>;
 
     /// Waits until it has ended without being asked to. Pending for ever once it was suspended or discarded.
     async fn exited(&self) -> Exit;

@@ -196,6 +196,12 @@ impl Tokens {
         Ok(claims)
     }
 
+    /// For how many seconds what was opened is still valid.
+    #[must_use]
+    pub fn seconds_left(&self, claims: &Claims) -> u64 {
+        claims.exp.saturating_sub(self.seconds())
+    }
+
     fn seconds(&self) -> u64 {
         self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
     }

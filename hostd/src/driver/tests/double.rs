@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use hearth_host::agent::exec::{Events, Stdin};
 use tokio::sync::watch;
 
 use crate::platform::{
-    Artifact, Exit, Found, Guest, Hook, HookOutcome, Platform, PlatformError, Spec, SuspendError,
+    Artifact, ConnectError, Connection, Exit, Found, Guest, Hook, HookOutcome, Platform, PlatformError, Spec,
+    SuspendError,
 };
 
 /// What there is of a microVM.
@@ -174,6 +176,14 @@ impl Guest for DoubleGuest {
 
     async fn cancel_suspend(&self) {
         self.double.world().cancelled.insert(self.process);
+    }
+
+    async fn connect(&self, _: u16) -> Result<Box<dyn Connection>, ConnectError> {
+        Err(ConnectError::App("there is no app".into()))
+    }
+
+    async fn shell(&self, _: &[String]) -> Result<(Stdin, Events), ConnectError> {
+        Err(ConnectError::App("there is no app".into()))
     }
 
     async fn exited(&self) -> Exit {

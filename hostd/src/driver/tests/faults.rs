@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 use super::*;
+use crate::driver::gate::Patience;
 use crate::platform::{Exit, Hook};
 use Request::{Resume, Suspend, Terminate};
 
@@ -194,7 +196,8 @@ async fn so_it_is_in_the_strict_profile() {
 enum Act {
     Run(u8),
     Ask(u8, Request),
-    Idle(u8),
+    /// A request comes, and the app takes so many milliseconds.
+    Enter(u8, u64),
     Exit(u8),
     Wait(u64),
     Hook(Hook),
@@ -209,7 +212,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     let act = prop_oneof![
         3 => (0..3_u8).prop_map(Act::Run),
         6 => (0..3_u8, request).prop_map(|(id, request)| Act::Ask(id, request)),
-        1 => (0..3_u8).prop_map(Act::Idle),
+        2 => (0..3_u8, 0..2000_u64).prop_map(|(id, millis)| Act::Enter(id, millis)),
         1 => (0..3_u8).prop_map(Act::Exit),
         6 => (0..400_u64).prop_map(Act::Wait),
         1 => (0..4_000_000_u64).prop_map(Act::Wait),
@@ -223,12 +226,21 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 
 async fn do_all(acts: Vec<Act>, rules: Rules) {
     let mut host = Host::new(rules, Faults::none()).await;
-    let mut ended = BTreeMap::new();
+    let (mut ended, mut entering) = (BTreeMap::new(), JoinSet::new());
     for act in acts {
         match act {
             Act::Run(id) => drop(host.run(&format!("vm-{id}")).await),
             Act::Ask(id, request) => drop(host.ask(&format!("vm-{id}"), request).await),
-            Act::Idle(id) => host.microvms.idle(&format!("vm-{id}")).await,
+            Act::Enter(id, millis) => {
+                let microvms = host.microvms.clone();
+                entering.spawn(async move {
+                    let Some(gate) = microvms.gate(&format!("vm-{id}")) else { return };
+                    let patience = Patience { held: 9, beside_hook: Duration::from_secs(9), launching: true };
+                    let pass = microvms.enter(&gate, patience).await;
+                    tokio::time::sleep(Duration::from_millis(millis)).await;
+                    drop(pass);
+                });
+            }
             Act::Exit(id) => {
                 let id = format!("vm-{id}");
                 let runs = host.platform.world().vms.get(&id).is_some_and(|vm| vm.process.is_some());
@@ -242,7 +254,10 @@ async fn do_all(acts: Vec<Act>, rules: Rules) {
             }
             Act::FailLaunch => host.platform.world().failing_launches = 1,
             Act::FailSave => host.platform.world().failing_saves = 1,
-            Act::Restart => host.restart().await,
+            Act::Restart => {
+                entering.shutdown().await; // requests end with their daemon
+                host.restart().await;
+            }
         }
         for id in ["vm-0", "vm-1", "vm-2"] {
             let Some(record) = host.record(id) else { continue };

@@ -2,6 +2,7 @@
 
 mod double;
 mod faults;
+mod gate;
 mod stories;
 
 use std::collections::HashSet;
@@ -42,8 +43,12 @@ struct Host {
     db: Db,
 }
 
-const CONFIG: DriverConfig =
-    DriverConfig { capacity_mib: 4096, rules: DEFAULT, retention: Duration::from_secs(86_400) };
+const CONFIG: DriverConfig = DriverConfig {
+    capacity_mib: 4096,
+    rules: DEFAULT,
+    retention: Duration::from_secs(86_400),
+    drain: Duration::from_secs(5),
+};
 const DEFAULT: Rules = Rules { failed_suspend_hook_terminates: false, resume_cancels_suspend: true };
 
 impl Host {

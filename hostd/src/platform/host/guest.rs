@@ -4,20 +4,27 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use hearth_host::agent::Agent;
+use hearth_host::agent::exec::{Events, Stdin};
+use hearth_host::agent::{Agent, AgentError};
 use hearth_host::microvm::Microvm;
 use hearth_host::microvm::process::Process;
 use hearth_host::network::Egress;
+use hearth_proto::guest::v1 as agent;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::layout::Place;
 use super::logs::{self, Output};
 use super::{Host, dns, hooks, identity, watch as end};
-use crate::platform::{Exit, Guest, Hook, HookOutcome, Spec, SuspendError};
+use crate::platform::{ConnectError, Connection, Exit, Guest, Hook, HookOutcome, Spec, SuspendError};
+
+/// How long the app has to take a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+/// The environment of shells (behaviour, section 5).
+const SHELL_ENVIRONMENT: [&str; 2] = ["TERM=xterm", "PS1=λ $ "];
 
 /// Where a running microVM is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,6 +141,24 @@ impl Guest for Machine {
         super::suspend::cancel(self).await;
     }
 
+    async fn connect(&self, port: u16) -> Result<Box<dyn Connection>, ConnectError> {
+        let stream = self.agent().stream(port, CONNECT).await.map_err(connect_error)?;
+        Ok(Box::new(stream))
+    }
+
+    async fn shell(&self, command: &[String]) -> Result<(Stdin, Events), ConnectError> {
+        let arguments = if command.is_empty() { login_shell() } else { command.to_vec() };
+        let environment = SHELL_ENVIRONMENT.map(str::to_owned).to_vec();
+        let process = agent::Process { arguments, environment, ..agent::Process::default() };
+        let exec = agent::OpenExec {
+            what: Some(agent::open_exec::What::Process(process)),
+            // As AWS's, until the client says how large it is.
+            terminal: Some(agent::WindowSize::default()),
+            privileged: false,
+        };
+        self.agent().exec(exec).await.map_err(connect_error)
+    }
+
     async fn exited(&self) -> Exit {
         let mut exits = self.exit.clone();
         let exit = match exits.wait_for(Option::is_some).await {
@@ -145,6 +170,19 @@ impl Guest for Machine {
             // It was asked for.
             _ => std::future::pending().await,
         }
+    }
+}
+
+/// bash where there is one.
+fn login_shell() -> Vec<String> {
+    let script = "[ -x /bin/bash ] && exec /bin/bash -l; exec /bin/sh -l";
+    ["/bin/sh", "-c", script].map(str::to_owned).to_vec()
+}
+
+fn connect_error(error: AgentError) -> ConnectError {
+    match error {
+        AgentError::Refused { message, .. } => ConnectError::App(message),
+        error => ConnectError::Guest(error.to_string()),
     }
 }
 

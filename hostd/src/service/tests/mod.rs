@@ -60,6 +60,7 @@ async fn limited(profile: Profile, limits: Limits) -> Host {
         capacity_mib: 1 << 20,
         rules: Rules::default(),
         retention: Duration::from_secs(86_400),
+        drain: Duration::ZERO,
     };
     let platform = Arc::clone(&disk) as _;
     let microvms =

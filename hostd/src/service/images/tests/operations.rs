@@ -53,8 +53,12 @@ async fn host(profile: Profile, limits: Limits) -> Host {
     let (daemon, disk) = Daemon::new(limited);
     let bases = tempfile::tempdir().unwrap();
     std::fs::create_dir(bases.path().join("1")).unwrap();
-    let driver =
-        DriverConfig { capacity_mib: 1024, rules: Rules::default(), retention: Duration::from_secs(60) };
+    let driver = DriverConfig {
+        capacity_mib: 1024,
+        rules: Rules::default(),
+        retention: Duration::from_secs(60),
+        drain: Duration::ZERO,
+    };
     let clock = Clock::system();
     let platform = Arc::clone(&disk) as _;
     let microvms =

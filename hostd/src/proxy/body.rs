@@ -1,0 +1,180 @@
+//! What flows between client and app. Nothing is kept: a body is asked for its next piece when the other side can take it.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::{Sleep, sleep};
+
+use crate::driver::gate::{Gate, Pass};
+
+/// The body of an answer to a client.
+#[derive(Debug)]
+pub enum Answer {
+    /// The endpoint's own text.
+    Text(Option<Bytes>),
+    /// What the app answers.
+    Flow(Box<Flow>),
+}
+
+impl Answer {
+    /// A text, which may be empty.
+    #[must_use]
+    pub fn text(text: String) -> Self {
+        Self::Text(Some(text).filter(|text| !text.is_empty()).map(Bytes::from))
+    }
+
+    /// What the app answers to an exchange, which is over with it.
+    #[must_use]
+    pub fn flow(body: Incoming, pass: Pass) -> Self {
+        Self::Flow(Box::new(Flow { body, pass }))
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Self::Flow(flow) => {
+                let frame = ready!(Pin::new(&mut flow.body).poll_frame(context));
+                flow.pass.gate().touch();
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_none(),
+            Self::Flow(flow) => flow.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            Self::Flow(flow) => flow.body.size_hint(),
+        }
+    }
+}
+
+/// What the app answers.
+#[derive(Debug)]
+pub struct Flow {
+    body: Incoming,
+    pass: Pass,
+}
+
+/// The body of a request that can be taken back as long as nothing of it was read.
+#[derive(Debug, Clone)]
+pub struct Held {
+    body: Arc<Mutex<Option<Incoming>>>,
+}
+
+impl Held {
+    /// Holds a body.
+    #[must_use]
+    pub fn new(body: Incoming) -> Self {
+        Self { body: Arc::new(Mutex::new(Some(body))) }
+    }
+
+    /// Whether there is nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
+        body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    /// Takes it back; none when it is being sent.
+    #[must_use]
+    pub fn take_back(&self) -> Option<Incoming> {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// The body of a request on its way to the app.
+#[derive(Debug)]
+pub struct Upload {
+    gate: Arc<Gate>,
+    from: From,
+}
+
+#[derive(Debug)]
+enum From {
+    Nothing,
+    Body(Incoming),
+    /// Not before some time has passed.
+    Held(Held, Pin<Box<Sleep>>),
+}
+
+impl Upload {
+    /// No body.
+    #[must_use]
+    pub fn nothing(gate: &Arc<Gate>) -> Self {
+        Self { gate: Arc::clone(gate), from: From::Nothing }
+    }
+
+    /// A body.
+    #[must_use]
+    pub fn body(gate: &Arc<Gate>, body: Incoming) -> Self {
+        Self { gate: Arc::clone(gate), from: From::Body(body) }
+    }
+
+    /// A body that is left alone for a while, so that it can be taken back when the app answers at once.
+    #[must_use]
+    pub fn held(gate: &Arc<Gate>, held: &Held, pause: Duration) -> Self {
+        Self { gate: Arc::clone(gate), from: From::Held(held.clone(), Box::pin(sleep(pause))) }
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        if let From::Held(held, pause) = &mut this.from {
+            ready!(pause.as_mut().poll(context));
+            this.from = held.take_back().map_or(From::Nothing, From::Body);
+        }
+        match &mut this.from {
+            From::Body(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(context));
+                this.gate.touch();
+                Poll::Ready(frame)
+            }
+            From::Nothing | From::Held(..) => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.from {
+            From::Nothing => true,
+            From::Body(body) => body.is_end_stream(),
+            From::Held(..) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.from {
+            From::Nothing => SizeHint::with_exact(0),
+            From::Body(body) => body.size_hint(),
+            From::Held(held, _) => {
+                let body = held.body.lock().unwrap_or_else(PoisonError::into_inner);
+                body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+            }
+        }
+    }
+}

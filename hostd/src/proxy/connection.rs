@@ -1,0 +1,187 @@
+//! Connections of clients: TLS, then HTTP/1.1 or HTTP/2.
+//!
+//! A connection has some seconds for its handshake and its first request with a valid token. After that it may be idle for as
+//! long as the settings say. Everything that a client can make us keep is bounded: headers, streams, resets, windows.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::Proxy;
+
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a connection has to its first request with a valid token.
+const FIRST: Duration = Duration::from_secs(30);
+/// Connections at a time.
+const CONNECTIONS: usize = 16_384;
+/// What clients may send before it is read, for each stream and each connection of HTTP/2: more than a round trip around the
+/// world takes.
+const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
+/// Streams of one connection at a time.
+const STREAMS: u32 = 256;
+/// Bytes of headers (behaviour, section 4.7: tokens alone may have 8,000).
+const HEADERS: u32 = 64 << 10;
+/// Bytes of an answer that wait for a slow reader, for each stream.
+const SEND_BUFFER: usize = 256 << 10;
+/// Resets that a client may send for streams that were not accepted yet (CVE-2023-44487).
+const RESETS: usize = 32;
+/// How often a client that says nothing is asked whether it is there, and how long it has to answer.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
+/// After the system had no resources for a connection.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long connections have to end when the daemon ends.
+const END: Duration = Duration::from_secs(5);
+
+/// The other end of a connection.
+#[derive(Debug)]
+pub struct Peer {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// The host that the connection was opened for (SNI).
+    pub server_name: Option<String>,
+    authorised: AtomicBool,
+}
+
+impl Peer {
+    /// A client at an address.
+    #[must_use]
+    pub fn new(address: SocketAddr, server_name: Option<String>) -> Self {
+        Self { address, server_name, authorised: AtomicBool::new(false) }
+    }
+
+    /// It has shown a valid token.
+    pub(super) fn authorise(&self) {
+        self.authorised.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Proxy {
+    /// Serves connections until `end` is true; those that are open have a moment then.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+        mut end: watch::Receiver<bool>,
+    ) {
+        let acceptor = TlsAcceptor::from(tls);
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let mut connections = JoinSet::new();
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = end.wait_for(|end| *end) => break,
+            };
+            let (stream, address) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "accepting a connection to an endpoint");
+                    sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            while connections.try_join_next().is_some() {}
+            let (proxy, acceptor, end) = (self.clone(), acceptor.clone(), end.clone());
+            connections.spawn(async move {
+                let _place = place;
+                proxy.connection(stream, address, acceptor, end).await;
+            });
+        }
+        drop(listener);
+        let _ = timeout(END, async { while connections.join_next().await.is_some() {} }).await;
+    }
+
+    async fn connection(
+        self,
+        stream: TcpStream,
+        address: SocketAddr,
+        acceptor: TlsAcceptor,
+        end: watch::Receiver<bool>,
+    ) {
+        let _ = stream.set_nodelay(true); // slower without, but works
+        // Whoever does not speak TLS is not told why.
+        let Ok(Ok(stream)) = timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
+        let server_name = stream.get_ref().1.server_name().map(str::to_owned);
+        let peer = Arc::new(Peer::new(address, server_name));
+        match stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => self.http2(stream, peer, end).await,
+            _ => self.http1(stream, peer, end).await,
+        }
+    }
+
+    async fn http1(self, stream: TlsStream<TcpStream>, peer: Arc<Peer>, end: watch::Receiver<bool>) {
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.inner.settings.idle_connection)
+            .max_buf_size(usize::try_from(HEADERS).unwrap_or(usize::MAX))
+            .half_close(true);
+        let (inner, client) = (Arc::clone(&self.inner), Arc::clone(&peer));
+        let service = service_fn(move |request| {
+            let (inner, client) = (Arc::clone(&inner), Arc::clone(&client));
+            async move { Ok::<_, std::convert::Infallible>(inner.answer(client, request).await) }
+        });
+        let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            _ = connection.as_mut() => {}
+            () = unused(&peer) => {}
+            () = ended(end) => {
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.await;
+            }
+        }
+    }
+
+    async fn http2(self, stream: TlsStream<TcpStream>, peer: Arc<Peer>, end: watch::Receiver<bool>) {
+        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(WINDOWS.0)
+            .initial_connection_window_size(WINDOWS.1)
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(HEADERS)
+            .max_send_buf_size(SEND_BUFFER)
+            .max_pending_accept_reset_streams(RESETS)
+            .keep_alive_interval(KEEP_ALIVE.0)
+            .keep_alive_timeout(KEEP_ALIVE.1);
+        let (inner, client) = (Arc::clone(&self.inner), Arc::clone(&peer));
+        let service = service_fn(move |request| {
+            let (inner, client) = (Arc::clone(&inner), Arc::clone(&client));
+            async move { Ok::<_, std::convert::Infallible>(inner.answer(client, request).await) }
+        });
+        let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+        tokio::select! {
+            _ = connection.as_mut() => {}
+            () = unused(&peer) => {}
+            () = ended(end) => {
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.await;
+            }
+        }
+    }
+}
+
+/// Returns when a connection has had no request with a valid token in time; never, once it has.
+async fn unused(peer: &Peer) {
+    sleep(FIRST).await;
+    if peer.authorised.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn ended(mut end: watch::Receiver<bool>) {
+    // Whoever could end it has gone: it is at its end.
+    let _ = end.wait_for(|end| *end).await;
+}

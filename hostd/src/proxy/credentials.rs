@@ -1,0 +1,242 @@
+//! Tokens and ports in requests (behaviour, sections 4.2 and 4.4).
+//!
+//! A token comes in the header `X-aws-proxy-auth`; WebSocket clients in browsers, which cannot set headers, offer it as a
+//! subprotocol, `lambda-microvms.authentication.TOKEN`, beside `lambda-microvms`. Where it is allowed, a link carries it once
+//! and a cookie keeps it.
+
+use hyper::header::{COOKIE, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
+
+use super::error::ProxyError;
+
+/// The header with the token.
+pub const AUTH: HeaderName = HeaderName::from_static("x-aws-proxy-auth");
+/// The header with the port.
+pub const PORT: HeaderName = HeaderName::from_static("x-aws-proxy-port");
+/// The subprotocol that says that the others are the platform's.
+pub const PROTOCOL: &str = "lambda-microvms";
+/// The cookie with the token, and the one with the port. Browsers send such only to the very host that has set them.
+pub const COOKIES: [&str; 2] = ["__Host-hearth-token", "__Host-hearth-port"];
+
+const PROTOCOL_AUTH: &str = "lambda-microvms.authentication.";
+const PROTOCOL_PORT: &str = "lambda-microvms.port.";
+/// The app's port unless the request says.
+const DEFAULT_PORT: u16 = 8080;
+
+/// What a request brings.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// The token.
+    pub token: Option<String>,
+    /// The port, as it was given.
+    port: Option<String>,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("port", &self.port).finish_non_exhaustive()
+    }
+}
+
+impl Credentials {
+    /// What the headers of a request have. `websocket`: whether subprotocols count; `cookies`: whether cookies do.
+    #[must_use]
+    pub fn of(headers: &HeaderMap, websocket: bool, cookies: bool) -> Self {
+        let text =
+            |name| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        let mut found = Self { token: text(AUTH), port: text(PORT) };
+        if websocket && protocols(headers).any(|protocol| protocol == PROTOCOL) {
+            let with = |start| protocols(headers).find_map(|protocol| protocol.strip_prefix(start));
+            found.token = found.token.or_else(|| with(PROTOCOL_AUTH).map(str::to_owned));
+            found.port = found.port.or_else(|| with(PROTOCOL_PORT).map(str::to_owned));
+        }
+        if cookies && found.token.is_none() {
+            found.token = cookie(headers, COOKIES[0]);
+            found.port = found.port.or_else(|| cookie(headers, COOKIES[1]));
+        }
+        found
+    }
+
+    /// The port.
+    ///
+    /// # Errors
+    /// [`ProxyError::Port`].
+    pub fn port(&self) -> Result<u16, ProxyError> {
+        let Some(port) = &self.port else { return Ok(DEFAULT_PORT) };
+        let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        let number = digits.then(|| port.parse().ok()).flatten().filter(|number| *number > 0);
+        number.ok_or_else(|| ProxyError::Port(port.chars().take(32).collect()))
+    }
+}
+
+/// The subprotocols that a request offers.
+pub fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim).filter(|protocol| !protocol.is_empty())
+}
+
+/// Leaves the app its own subprotocols only. Whether there were others.
+pub fn remove_protocols(headers: &mut HeaderMap) -> bool {
+    let (platform, own): (Vec<&str>, Vec<&str>) = protocols(headers).partition(|protocol| {
+        *protocol == PROTOCOL || protocol.starts_with(PROTOCOL_AUTH) || protocol.starts_with(PROTOCOL_PORT)
+    });
+    let (had, own) = (!platform.is_empty(), own.join(", "));
+    headers.remove(SEC_WEBSOCKET_PROTOCOL);
+    if let Ok(own) = HeaderValue::try_from(own)
+        && !own.is_empty()
+    {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, own);
+    }
+    had
+}
+
+/// Removes the platform's cookies.
+pub fn remove_cookies(headers: &mut HeaderMap) {
+    let is_ours = |pair: &str| COOKIES.contains(&pair.split('=').next().unwrap_or_default().trim());
+    let ours = |value: &HeaderValue| value.to_str().is_ok_and(|value| value.split(';').any(is_ours));
+    if !headers.get_all(COOKIE).iter().any(ours) {
+        return;
+    }
+    let own: Vec<String> = headers
+        .get_all(COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .filter(|pair| !is_ours(pair))
+        .map(|pair| pair.trim().to_owned())
+        .collect();
+    headers.remove(COOKIE);
+    if let Ok(own) = HeaderValue::try_from(own.join("; "))
+        && !own.is_empty()
+    {
+        headers.insert(COOKIE, own);
+    }
+}
+
+fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
+    let values = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = values.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
+}
+
+/// Whether a path leads to lifecycle hooks, however it is written.
+#[must_use]
+pub fn is_hook(path: &str) -> bool {
+    const HOOKS: [&str; 2] = ["aws", "lambda-microvms"];
+    let decoded = decoded(path);
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in decoded.split(['/', '\\']) {
+        match segment {
+            "" | "." => {}
+            ".." => {
+                segments.pop();
+            }
+            segment => segments.push(segment),
+        }
+    }
+    segments.iter().zip(HOOKS).filter(|(segment, hook)| segment.eq_ignore_ascii_case(hook)).count()
+        == HOOKS.len()
+}
+
+/// Without percent-encoding.
+fn decoded(path: &str) -> String {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((first, others)) = rest.split_first() {
+        let code = others.get(..2).and_then(|code| std::str::from_utf8(code).ok());
+        match code.filter(|_| *first == b'%').and_then(|code| u8::from_str_radix(code, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &others[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = others;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let line = |(name, value): &(&'static str, &str)| {
+            (HeaderName::from_static(name), HeaderValue::try_from(*value).unwrap())
+        };
+        lines.iter().map(line).collect()
+    }
+
+    #[test]
+    fn the_header_comes_before_the_subprotocol_and_that_before_the_cookie() {
+        let cookie = ("cookie", "a=b; __Host-hearth-token=C; __Host-hearth-port=3000");
+        let protocol = (
+            "sec-websocket-protocol",
+            "chat, lambda-microvms.authentication.P, lambda-microvms.port.9000,lambda-microvms",
+        );
+        let all = headers(&[cookie, protocol, ("x-aws-proxy-auth", "H"), ("x-aws-proxy-port", "81")]);
+        let found = |headers: &HeaderMap, websocket, cookies| {
+            let found = Credentials::of(headers, websocket, cookies);
+            (found.token.clone(), found.port())
+        };
+        assert_eq!(found(&all, true, true), (Some("H".into()), Ok(81)));
+        let two = headers(&[cookie, protocol]);
+        assert_eq!(found(&two, true, true), (Some("P".into()), Ok(9000)));
+        assert_eq!(found(&two, false, true), (Some("C".into()), Ok(3000)));
+        assert_eq!(found(&two, false, false), (None, Ok(8080)));
+        let unmarked = headers(&[("sec-websocket-protocol", "lambda-microvms.authentication.P")]);
+        assert_eq!(found(&unmarked, true, true), (None, Ok(8080)));
+    }
+
+    #[test]
+    fn a_port_is_a_decimal_number_from_1_to_65535() {
+        for wrong in ["", "0", "65536", "-1", "+80", "80 ", "8o", "0x50", "99999999999999999999"] {
+            let port = Credentials::of(&headers(&[("x-aws-proxy-port", wrong)]), false, false).port();
+            assert_eq!(port, Err(ProxyError::Port(wrong.to_owned())), "{wrong:?}");
+        }
+        let port = |text| Credentials::of(&headers(&[("x-aws-proxy-port", text)]), false, false).port();
+        assert_eq!((port("1"), port("65535")), (Ok(1), Ok(65_535)));
+    }
+
+    #[test]
+    fn the_app_sees_neither_the_platforms_subprotocols_nor_its_cookies() {
+        let mut given = headers(&[
+            (
+                "sec-websocket-protocol",
+                "lambda-microvms, chat,lambda-microvms.authentication.P , lambda-microvms.port.1,v2",
+            ),
+            ("cookie", "a=b; __Host-hearth-token=C; __Host-hearth-port=3000;c=d"),
+        ]);
+        assert!(remove_protocols(&mut given));
+        remove_cookies(&mut given);
+        assert_eq!(given, headers(&[("sec-websocket-protocol", "chat, v2"), ("cookie", "a=b; c=d")]));
+        assert!(!remove_protocols(&mut given));
+        let mut only = headers(&[
+            ("sec-websocket-protocol", "lambda-microvms,lambda-microvms.authentication.P"),
+            ("cookie", "__Host-hearth-token=C"),
+        ]);
+        assert!(remove_protocols(&mut only));
+        remove_cookies(&mut only);
+        assert_eq!(only, HeaderMap::new());
+    }
+
+    #[test]
+    fn a_path_to_a_hook_is_found_however_it_is_written() {
+        for path in [
+            "/aws/lambda-microvms/runtime/v1/suspend",
+            "//aws///lambda-microvms/x",
+            "/a/../aws/./lambda-microvms",
+            "/%61ws/lambda%2Dmicrovms/runtime/v1/run",
+            "/aws%2flambda-microvms%2fruntime",
+            "/AWS/Lambda-MicroVMs/",
+            "\\aws\\lambda-microvms\\",
+        ] {
+            assert!(is_hook(path), "{path}");
+        }
+        for path in ["/", "/aws", "/x/aws/lambda-microvms", "/aws/lambda", "/%zz%", "/aws/lambda-microvms-2"]
+        {
+            assert!(!is_hook(path), "{path}");
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The endpoints of microVMs: HTTPS, with a token for every request.
+//!
+//! ```text
+//!  client ─TLS─► connection ─► request: route ─► authorise ─► port ─► gate (wake and hold) ─► upstream ─► app
+//!                                                   │                                     └─► tunnel (WebSocket)
+//!                                                   └─ a shell's token ─────────────────────► shell
+//! ```
+//!
+//! * [`connection`] – connections: TLS, HTTP/1.1 and HTTP/2, how long they may be idle
+//! * [`request`] – what happens to a request; [`error`] – what the endpoint answers by itself
+//! * [`credentials`] – tokens and ports in requests; [`headers`] – what is not passed on
+//! * [`upstream`] – connections to the app; [`body`] – what flows; [`websocket`], [`shell`]
+
+pub mod body;
+pub mod connection;
+pub mod credentials;
+pub mod error;
+pub mod headers;
+pub mod request;
+pub mod shell;
+pub mod upstream;
+pub mod websocket;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::driver::Microvms;
+use crate::driver::gate::Patience;
+use crate::tokens::Tokens;
+use upstream::Upstreams;
+
+/// What can be set of endpoints.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What names of endpoints end with, behind `UUID.`.
+    pub domain: String,
+    /// How requests wait for a microVM that is not ready.
+    pub patience: Patience,
+    /// Whether a link can carry a token, which becomes a cookie.
+    pub browser_login: bool,
+    /// Whether the app is told the client's address, in `X-Forwarded-For`.
+    pub forwarded_for: bool,
+    /// How long a connection without a request stays open.
+    pub idle_connection: Duration,
+}
+
+/// The endpoints. Copies are cheap and reach the same.
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    microvms: Microvms,
+    tokens: Tokens,
+    settings: Settings,
+    upstreams: Upstreams,
+}
+
+impl Proxy {
+    /// The endpoints of the microVMs of this host.
+    #[must_use]
+    pub fn new(microvms: Microvms, tokens: Tokens, settings: Settings) -> Self {
+        Self { inner: Arc::new(Inner { microvms, tokens, settings, upstreams: Upstreams::default() }) }
+    }
+}

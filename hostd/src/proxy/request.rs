@@ -1,0 +1,245 @@
+//! What happens to a request.
+
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, SET_COOKIE};
+use hyper::http::uri::{Authority, Parts, Scheme};
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+
+use super::body::Answer;
+use super::connection::Peer;
+use super::credentials::{self, COOKIES, Credentials};
+use super::error::ProxyError;
+use super::headers::{self, REQUEST_ID};
+use super::upstream::Protocol;
+use super::{Inner, shell, websocket};
+use crate::driver::gate::{Gate, Pass};
+use crate::tokens::{Claims, Kind};
+
+/// Says that the app speaks HTTP/2 with prior knowledge.
+const FORCE_H2: HeaderName = HeaderName::from_static("x-aws-proxy-force-h2");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// The query parameters of a link that carries a token, and a port.
+const LINK: [&str; 2] = ["x-aws-proxy-auth", "x-aws-proxy-port"];
+
+/// A request that may reach the app.
+struct Admitted {
+    host: Authority,
+    claims: Claims,
+    gate: Arc<Gate>,
+    /// The client has offered the platform's subprotocol.
+    offered: bool,
+    websocket: bool,
+}
+
+impl Inner {
+    /// Answers a request.
+    pub(super) async fn answer(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        request: Request<Incoming>,
+    ) -> Response<Answer> {
+        let id = crate::ids::random().unwrap_or_default();
+        let mut response = match self.handle(&peer, request, &id).await {
+            Ok(response) => response,
+            Err(error) => error.response(),
+        };
+        if let Ok(id) = HeaderValue::try_from(id) {
+            response.headers_mut().insert(REQUEST_ID, id);
+        }
+        response
+    }
+
+    async fn handle(
+        &self,
+        peer: &Peer,
+        mut request: Request<Incoming>,
+        id: &str,
+    ) -> Result<Response<Answer>, ProxyError> {
+        if request.method() == Method::CONNECT {
+            return Err(ProxyError::Bad("CONNECT is not supported"));
+        }
+        let host = self.host(peer, &request)?;
+        if self.settings.browser_login
+            && let Some(response) = self.log_in(&host, &request)
+        {
+            return Ok(response);
+        }
+        let websocket = websocket::is_upgrade(&request);
+        let credentials = Credentials::of(request.headers(), websocket, self.settings.browser_login);
+        let claims = credentials.token.as_deref().and_then(|token| self.tokens.open_token(token).ok());
+        let claims = claims.filter(|claims| claims.aud.eq_ignore_ascii_case(host.host()));
+        let claims = claims.ok_or(ProxyError::Unauthenticated)?;
+        let port = match claims.kind {
+            Kind::Http => {
+                let port = credentials.port()?;
+                if !claims.allows(port) {
+                    return Err(ProxyError::PortDenied);
+                }
+                port
+            }
+            Kind::Shell if websocket => 0,
+            // A shell speaks nothing else.
+            Kind::Shell => return Err(ProxyError::App),
+        };
+        peer.authorise();
+        let gate = self.microvms.gate(&claims.sub).ok_or(ProxyError::Microvm)?;
+        if claims.kind == Kind::Http
+            && gate.hooks_port() == Some(port)
+            && credentials::is_hook(request.uri().path())
+        {
+            return Err(ProxyError::Hook);
+        }
+        let offered =
+            websocket && credentials::protocols(request.headers()).any(|one| one == credentials::PROTOCOL);
+        let admitted = Admitted { host, claims, gate, offered, websocket };
+        let pass = self.microvms.enter(&admitted.gate, self.settings.patience).await?;
+        match admitted.claims.kind {
+            Kind::Shell => shell::accept(&mut request, pass, id),
+            Kind::Http => self.forward(peer, request, id, port, pass, &admitted).await,
+        }
+    }
+
+    /// The host that a request is for: one of ours, and the one that the connection is for.
+    fn host(&self, peer: &Peer, request: &Request<Incoming>) -> Result<Authority, ProxyError> {
+        let header =
+            || request.headers().get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+        let host =
+            request.uri().authority().cloned().or_else(header).ok_or(ProxyError::Bad("Missing Host"))?;
+        let name = host.host().to_ascii_lowercase();
+        let label = name.strip_suffix(&self.settings.domain).and_then(|label| label.strip_suffix('.'));
+        if label.is_none_or(|label| label.is_empty() || label.contains('.')) {
+            return Err(ProxyError::Unauthenticated);
+        }
+        match &peer.server_name {
+            Some(server) if server.eq_ignore_ascii_case(&name) => Ok(host),
+            Some(_) => Err(ProxyError::Misdirected),
+            None => Err(ProxyError::Unauthenticated),
+        }
+    }
+
+    /// A link that carries a token becomes cookies, and the same link without it. Whether the token is good is seen then.
+    fn log_in(&self, host: &Authority, request: &Request<Incoming>) -> Option<Response<Answer>> {
+        let query = request.uri().query()?;
+        let find = |name: &str| {
+            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+            pairs.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
+        };
+        let token = find(LINK[0]).filter(|_| *request.method() == Method::GET)?;
+        let valid = self.tokens.open_token(&token).ok()?;
+        let mut response = Response::new(Answer::text(String::new()));
+        *response.status_mut() = StatusCode::SEE_OTHER;
+        let seconds = self.tokens.seconds_left(&valid);
+        let port = find(LINK[1]);
+        for (name, value) in COOKIES.iter().zip([Some(token), port]) {
+            let Some(value) = value else { continue };
+            let cookie = format!("{name}={value}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite=Lax");
+            response.headers_mut().append(SET_COOKIE, HeaderValue::try_from(cookie).ok()?);
+        }
+        let rest: Vec<&str> = query
+            .split('&')
+            .filter(|pair| {
+                !LINK
+                    .iter()
+                    .any(|name| pair.split('=').next().is_some_and(|key| key.eq_ignore_ascii_case(name)))
+            })
+            .collect();
+        let path = request.uri().path();
+        let rest = if rest.is_empty() { String::new() } else { format!("?{}", rest.join("&")) };
+        let location = HeaderValue::try_from(format!("https://{host}{path}{rest}")).ok()?;
+        let headers = response.headers_mut();
+        headers.insert(LOCATION, location);
+        headers.insert(hyper::header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+        headers.insert(hyper::header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        Some(response)
+    }
+
+    /// Passes a request on to the app, and its answer back.
+    async fn forward(
+        &self,
+        peer: &Peer,
+        mut request: Request<Incoming>,
+        id: &str,
+        port: u16,
+        mut pass: Pass,
+        admitted: &Admitted,
+    ) -> Result<Response<Answer>, ProxyError> {
+        let client = admitted.websocket.then(|| hyper::upgrade::on(&mut request));
+        let protocol = protocol(request.headers(), admitted.websocket);
+        let (mut head, body) = request.into_parts();
+        self.prepare(&mut head.headers, peer, id, admitted);
+        head.uri = target(&admitted.host, &head.uri)?;
+        match protocol {
+            Protocol::Http1 => {
+                head.version = Version::HTTP_11;
+                let host = HeaderValue::try_from(admitted.host.as_str());
+                head.headers.insert(HOST, host.map_err(|_| ProxyError::Bad("Invalid Host"))?);
+            }
+            Protocol::Http2 => {
+                head.version = Version::HTTP_2;
+                head.headers.remove(HOST);
+            }
+        }
+        let request = Request::from_parts(head, body);
+        let upstream = self.upstreams.of(admitted.gate.id(), pass.guest());
+        let sent = upstream.send(&admitted.gate, port, protocol, request).await;
+        let mut response = sent.map_err(|unanswered| unanswered.error)?;
+        pass.answered();
+        let status = response.status();
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            // Nobody has asked for another protocol than this one.
+            let client = client.ok_or(ProxyError::App)?;
+            websocket::tunnel(Arc::clone(&admitted.gate), client, &mut response);
+        }
+        let (mut head, body) = response.into_parts();
+        headers::clean(&mut head.headers);
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            websocket::set_upgrade(&mut head.headers);
+            websocket::answer_protocol(&mut head.headers, admitted.offered);
+            return Ok(Response::from_parts(head, Answer::text(String::new())));
+        }
+        Ok(Response::from_parts(head, Answer::flow(body, pass)))
+    }
+
+    /// The headers as the app is to see them.
+    fn prepare(&self, headers: &mut HeaderMap, peer: &Peer, id: &str, admitted: &Admitted) {
+        headers::clean(headers);
+        credentials::remove_protocols(headers);
+        if self.settings.browser_login {
+            credentials::remove_cookies(headers);
+        }
+        if admitted.websocket {
+            websocket::set_upgrade(headers);
+        }
+        if let Ok(id) = HeaderValue::try_from(id) {
+            headers.insert(REQUEST_ID, id);
+        }
+        if self.settings.forwarded_for
+            && let Ok(address) = HeaderValue::try_from(peer.address.ip().to_string())
+        {
+            // Only what is known here: a client could say anything.
+            headers.insert(FORWARDED_FOR, address);
+        }
+    }
+}
+
+/// What the app is spoken to in.
+fn protocol(headers: &HeaderMap, websocket: bool) -> Protocol {
+    let forced = headers.get(FORCE_H2).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"));
+    let grpc =
+        headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+    if !websocket && (forced || grpc) { Protocol::Http2 } else { Protocol::Http1 }
+}
+
+/// The target of a request to the app.
+fn target(host: &Authority, uri: &Uri) -> Result<Uri, ProxyError> {
+    let mut parts = Parts::default();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(host.clone());
+    // `*` of OPTIONS is a path here, too.
+    parts.path_and_query = Some(
+        uri.path_and_query().cloned().unwrap_or_else(|| hyper::http::uri::PathAndQuery::from_static("/")),
+    );
+    Uri::from_parts(parts).map_err(|_| ProxyError::Bad("The target of the request cannot be passed on"))
+}

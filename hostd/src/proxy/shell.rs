@@ -1,0 +1,267 @@
+//! Shells (behaviour, section 5): a terminal in the app's container over a WebSocket.
+//!
+//! | Frame | From | What it is |
+//! |---|---|---|
+//! | text `{"type":"session_init","session_id":UUID}` | server | the first frame |
+//! | binary | both | bytes of the terminal |
+//! | text `{"type":"resize","cols":C,"rows":R}` | client | the terminal's size |
+//! | text that is JSON with another `type` | client | ignored |
+//! | other text | client | typed |
+//! | close 1000, `shell exited` | server | the end |
+//!
+//! With `?ext=1` there is more: text `{"type":"exec","command":[…]}` as the client's first frame runs that instead of a shell, and
+//! text `{"type":"exit","code":N}` comes before the end.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt as _, StreamExt as _};
+use hearth_host::agent::AgentError;
+use hearth_host::agent::exec::{Event, Events, Stdin};
+use hyper::header::{HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
+
+use super::body::Answer;
+use super::error::ProxyError;
+use super::{credentials, websocket};
+use crate::driver::gate::{Gate, Pass};
+use crate::platform::Guest;
+
+/// How often a client that says nothing is asked whether it is there.
+const PING: Duration = Duration::from_secs(30);
+/// How long a client with extensions has to say what is to be run.
+const FIRST: Duration = Duration::from_secs(2);
+/// Longest message of a client, in bytes.
+const MESSAGE: usize = 1 << 20;
+
+/// What a client says in JSON.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Said {
+    Resize {
+        cols: u16,
+        rows: u16,
+    },
+    Exec {
+        command: Vec<String>,
+    },
+    #[serde(other)]
+    Other,
+}
+
+/// What a text frame is.
+#[derive(Debug, PartialEq, Eq)]
+enum Text {
+    Said(Said),
+    Typed,
+}
+
+fn read(text: &str) -> Text {
+    match serde_json::from_str::<Said>(text) {
+        Ok(said) => Text::Said(said),
+        // An object of ours that is not understood is not typed into a shell.
+        Err(_)
+            if serde_json::from_str::<serde_json::Value>(text)
+                .is_ok_and(|value| value.get("type").is_some()) =>
+        {
+            Text::Said(Said::Other)
+        }
+        Err(_) => Text::Typed,
+    }
+}
+
+/// Accepts the handshake; the shell begins when the client has the answer.
+///
+/// # Errors
+/// [`ProxyError::Bad`] for a handshake that is none.
+pub fn accept<B>(
+    request: &mut Request<B>,
+    pass: Pass,
+    session: &str,
+) -> Result<Response<Answer>, ProxyError> {
+    let headers = request.headers();
+    let key = headers.get(SEC_WEBSOCKET_KEY).ok_or(ProxyError::Bad("Missing Sec-WebSocket-Key"))?;
+    if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err(ProxyError::Bad("Unsupported Sec-WebSocket-Version"));
+    }
+    let accept = HeaderValue::try_from(derive_accept_key(key.as_bytes()));
+    let accept = accept.map_err(|_| ProxyError::Bad("Invalid Sec-WebSocket-Key"))?;
+    let offered = credentials::protocols(headers).any(|protocol| protocol == credentials::PROTOCOL);
+    let query = request.uri().query().unwrap_or_default();
+    let extended = query.split('&').any(|pair| pair == "ext=1");
+    let client = hyper::upgrade::on(request);
+    tokio::spawn(serve(client, pass, session.to_owned(), extended));
+    let mut response = Response::new(Answer::text(String::new()));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    websocket::set_upgrade(response.headers_mut());
+    response.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, accept);
+    websocket::answer_protocol(response.headers_mut(), offered);
+    Ok(response)
+}
+
+type Socket = WebSocketStream<TokioIo<Upgraded>>;
+type Frames = SplitStream<Socket>;
+type Sink = SplitSink<Socket, Message>;
+
+/// The client has gone; there is nobody to be told why a shell has ended.
+struct Gone;
+
+async fn serve(client: OnUpgrade, pass: Pass, session: String, extended: bool) {
+    let Ok(upgraded) = client.await else { return };
+    let config = WebSocketConfig::default().max_message_size(Some(MESSAGE)).max_frame_size(Some(MESSAGE));
+    let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
+    let (mut sink, mut frames) = socket.split();
+    let (gate, guest) = (Arc::clone(pass.gate()), Arc::clone(pass.guest()));
+    // From here on the microVM is busy as long as bytes come, not as long as a terminal is open.
+    drop(pass);
+    let Ok(reason) = run((&mut sink, &mut frames), &gate, &guest, session, extended).await else { return };
+    let code = if reason == EXITED { CloseCode::Normal } else { CloseCode::Error };
+    let _ = sink.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await;
+    // The client's own close frame ends the connection.
+    let _ = timeout(FIRST, async { while frames.next().await.is_some_and(|frame| frame.is_ok()) {} }).await;
+}
+
+/// Why a shell ends that has ended by itself.
+const EXITED: &str = "shell exited";
+
+/// A shell from its first frame to its end; why it has ended.
+async fn run(
+    (sink, frames): (&mut Sink, &mut Frames),
+    gate: &Gate,
+    guest: &Arc<dyn Guest>,
+    session: String,
+    extended: bool,
+) -> Result<String, Gone> {
+    let init = json!({ "type": "session_init", "session_id": session });
+    say(sink, Message::text(init.to_string())).await?;
+    // What is to be run comes first, if at all; a shell's first bytes are not lost.
+    let mut first = None;
+    if extended && let Ok(frame) = timeout(FIRST, frames.next()).await {
+        first = Some(frame.and_then(Result::ok).ok_or(Gone)?);
+    }
+    let mut command = Vec::new();
+    if let Some(Message::Text(text)) = &first
+        && let Text::Said(Said::Exec { command: wanted }) = read(text)
+    {
+        (first, command) = (None, wanted);
+    }
+    let (mut stdin, events) = match guest.shell(&command).await {
+        Ok(shell) => shell,
+        Err(error) => return Ok(short(&error.to_string())),
+    };
+    let input = async {
+        if let Some(message) = first {
+            pass_in(message, &mut stdin).await?;
+        }
+        while let Some(Ok(message)) = frames.next().await {
+            gate.touch();
+            pass_in(message, &mut stdin).await?;
+        }
+        Err::<(), Gone>(Gone)
+    };
+    let ended = tokio::select! {
+        Err(gone) = input => return Err(gone),
+        ended = pass_out(sink, gate, events) => ended?,
+    };
+    match ended {
+        Ok(code) => {
+            if extended {
+                let exit = json!({ "type": "exit", "code": code });
+                say(sink, Message::text(exit.to_string())).await?;
+            }
+            Ok(EXITED.to_owned())
+        }
+        Err(error) => Ok(short(&error.to_string())),
+    }
+}
+
+async fn say(sink: &mut Sink, message: Message) -> Result<(), Gone> {
+    sink.send(message).await.map_err(|_| Gone)
+}
+
+/// Passes on what a terminal shows; the exit status of what runs on it, or why there is none.
+async fn pass_out(sink: &mut Sink, gate: &Gate, events: Events) -> Result<Result<u32, AgentError>, Gone> {
+    // Half an event that was read is not lost to a ping.
+    let events = futures_util::stream::unfold(events, async |mut events| Some((events.next().await, events)));
+    let mut events = pin!(events);
+    loop {
+        match timeout(PING, events.next()).await {
+            Ok(Some(Ok(Event::Stdout(bytes) | Event::Stderr(bytes)))) => {
+                gate.touch();
+                say(sink, Message::binary(bytes)).await?;
+            }
+            Ok(Some(Ok(Event::Exited(exit)))) => return Ok(Ok(exit.code)),
+            Ok(Some(Err(error))) => return Ok(Err(error)),
+            Ok(None) => return Err(Gone), // it has no end of its own
+            Err(_) => say(sink, Message::Ping(Bytes::new())).await?,
+        }
+    }
+}
+
+/// Passes a client's message on.
+async fn pass_in(message: Message, stdin: &mut Stdin) -> Result<(), Gone> {
+    let done = match message {
+        Message::Binary(bytes) => stdin.write(&bytes).await,
+        Message::Text(text) => match read(&text) {
+            Text::Said(Said::Resize { cols, rows }) => stdin.resize(rows.into(), cols.into()).await,
+            Text::Said(_) => Ok(()),
+            Text::Typed => stdin.write(text.as_bytes()).await,
+        },
+        Message::Close(_) => return Err(Gone),
+        Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(()),
+    };
+    // What runs may have closed its input, and still have something to show.
+    if done.is_err() {
+        std::future::pending::<()>().await;
+    }
+    Ok(())
+}
+
+/// A reason fits into a close frame: 123 bytes (RFC 6455, section 5.5).
+fn short(reason: &str) -> String {
+    let mut end = reason.len().min(123);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    reason[..end].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_typed_unless_it_is_a_message() {
+        assert_eq!(read("ls\n"), Text::Typed);
+        assert_eq!(read("{\"a\":1}"), Text::Typed);
+        assert_eq!(read("\"type\""), Text::Typed);
+        let resize = read("{\"type\":\"resize\",\"cols\":120,\"rows\":40}");
+        assert_eq!(resize, Text::Said(Said::Resize { cols: 120, rows: 40 }));
+        for other in [
+            "{\"type\":\"unknown\",\"x\":1}",
+            "{\"type\":\"resize\",\"cols\":-1,\"rows\":40}",
+            "{\"type\":\"resize\"}",
+            "{\"type\":7}",
+        ] {
+            assert_eq!(read(other), Text::Said(Said::Other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_reason_fits_into_a_close_frame() {
+        assert_eq!(short("a"), "a");
+        assert_eq!(short(&"ü".repeat(100)).len(), 122);
+    }
+}

@@ -1,0 +1,160 @@
+//! What the endpoint refuses.
+
+use super::*;
+
+fn error(status: u16, code: &str, text: &str) -> (u16, String, String) {
+    (status, code.to_owned(), text.to_owned())
+}
+
+fn unauthenticated() -> (u16, String, String) {
+    error(403, "UNAUTHORIZED", "Request missing authentication")
+}
+
+#[tokio::test]
+async fn whoever_has_no_valid_token_for_the_microvm_learns_nothing() {
+    let host = Host::new().await;
+    let mint = |change: &dyn Fn(&mut Grant)| {
+        let mut grant = Host::grant();
+        change(&mut grant);
+        host.tokens.mint(&grant).unwrap()
+    };
+    let good = host.token();
+    let tampered = format!("{}A", &good[..good.len() - 1]);
+    let tokens = [
+        String::new(),
+        "no token".to_owned(),
+        if tampered == good { format!("{}B", &good[..good.len() - 1]) } else { tampered },
+        mint(&|grant| grant.endpoint = format!("two.{DOMAIN}")),
+        mint(&|grant| grant.minutes = 0),
+    ];
+    let mut client = host.http1().await;
+    for token in tokens {
+        let mut request = host.get("/count");
+        request.headers_mut().insert("x-aws-proxy-auth", token.parse().unwrap());
+        assert_eq!(refusal(client.send(request).await).await, unauthenticated(), "{token}");
+    }
+    let mut request = host.get("/count");
+    request.headers_mut().remove("x-aws-proxy-auth");
+    assert_eq!(refusal(client.send(request).await).await, unauthenticated());
+    // The connection is as good as before.
+    assert_eq!(text(client.send(host.get("/count")).await).await, "0");
+}
+
+#[tokio::test]
+async fn a_connection_is_for_the_host_that_it_was_opened_for() {
+    let host = Host::new().await;
+    let mut client = host.http1().await;
+    for (name, expected) in [
+        (
+            format!("two.{DOMAIN}"),
+            error(421, "BAD_REQUEST", "The connection is for another endpoint; open one for this endpoint"),
+        ),
+        ("example.com".to_owned(), unauthenticated()),
+        (DOMAIN.to_owned(), unauthenticated()),
+        (format!("one.two.{DOMAIN}"), unauthenticated()),
+    ] {
+        let mut request = host.get("/count");
+        request.headers_mut().insert("host", name.parse().unwrap());
+        assert_eq!(refusal(client.send(request).await).await, expected, "{name}");
+    }
+    let mut request = host.get("/count");
+    request.headers_mut().insert("host", format!("ONE.{DOMAIN}:443").parse().unwrap());
+    assert_eq!(text(client.send(request).await).await, "0", "a port and capitals make no difference");
+}
+
+#[tokio::test]
+async fn a_port_is_a_number_that_the_token_allows() {
+    let host = Host::new().await;
+    let mut client = host.http2().await;
+    for (port, expected) in [
+        ("eighty", error(400, "BAD_REQUEST", "Invalid x-aws-proxy-port: eighty")),
+        ("0", error(400, "BAD_REQUEST", "Invalid x-aws-proxy-port: 0")),
+        ("7999", error(403, "UNAUTHORIZED", "Access to port denied")),
+        ("8081", error(502, "APP_CONNECT_FAILED", "")),
+    ] {
+        let mut request = host.get("/count");
+        request.headers_mut().insert("x-aws-proxy-port", port.parse().unwrap());
+        assert_eq!(refusal(client.send(request).await).await, expected, "{port}");
+    }
+    let mut request = host.get("/count");
+    request.headers_mut().insert("x-aws-proxy-port", "9000".parse().unwrap());
+    assert_eq!(text(client.send(request).await).await, "0");
+}
+
+#[tokio::test]
+async fn hooks_cannot_be_called_from_outside() {
+    let host = Host::new().await;
+    let mut client = host.http2().await;
+    let expected = error(403, "UNAUTHORIZED", "Lifecycle hooks cannot be called through the endpoint");
+    for path in ["/aws/lambda-microvms/runtime/v1/terminate", "//aws/%6cambda-microvms/x"] {
+        let mut request = host.request("POST", path, nothing());
+        request.headers_mut().insert("x-aws-proxy-port", HOOKS.into());
+        assert_eq!(refusal(client.send(request).await).await, expected, "{path}");
+    }
+    // On another port it is a path like any other.
+    assert_eq!(client.send(host.get("/aws/lambda-microvms/x")).await.status(), 404);
+}
+
+#[tokio::test]
+async fn connect_is_refused() {
+    let host = Host::new().await;
+    let mut client = host.http1().await;
+    let mut request = host.request("CONNECT", "/", nothing());
+    *request.uri_mut() = format!("{}:443/", Host::name()).parse().unwrap_or_default();
+    let request = Request::builder()
+        .method("CONNECT")
+        .uri(format!("{}:443", Host::name()))
+        .header("host", Host::name())
+        .header("x-aws-proxy-auth", host.token())
+        .body(nothing())
+        .unwrap();
+    client.0.ready().await.unwrap();
+    let response = client.0.send_request(request).await.unwrap();
+    assert_eq!(refusal(response).await, error(400, "BAD_REQUEST", "CONNECT is not supported"));
+}
+
+#[tokio::test]
+async fn what_has_ended_does_not_answer() {
+    let host = Host::new().await;
+    let mut client = host.http2().await;
+    host.ask(Ask::Terminate).await;
+    host.until(MicrovmState::Terminated).await;
+    let expected = error(502, "MICROVM_CONNECT_FAILED", "");
+    assert_eq!(refusal(client.send(host.get("/count")).await).await, expected);
+    let mut request = host.get("/count");
+    request.headers_mut().remove("x-aws-proxy-auth");
+    assert_eq!(refusal(client.send(request).await).await, unauthenticated());
+}
+
+#[tokio::test]
+async fn a_link_with_a_token_becomes_a_cookie_where_that_is_allowed() {
+    let host = Host::with(Wish { browser_login: true, ..Wish::default() }).await;
+    let mut client = host.http1().await;
+    let link = format!("/headers?a=1&x-aws-proxy-auth={}&x-aws-proxy-port=9000&b=2", host.token());
+    let mut request = host.get(&link);
+    request.headers_mut().remove("x-aws-proxy-auth");
+    let response = client.send(request).await;
+    assert_eq!(response.status(), 303);
+    assert_eq!(response.headers()["location"], format!("https://{}/headers?a=1&b=2", Host::name()));
+    let cookies: Vec<String> = response
+        .headers()
+        .get_all("set-cookie")
+        .iter()
+        .map(|cookie| {
+            let cookie = cookie.to_str().unwrap();
+            assert!(cookie.ends_with("; Secure; HttpOnly; SameSite=Lax"), "{cookie}");
+            cookie.split(';').next().unwrap().to_owned()
+        })
+        .collect();
+    let mut request = host.get("/headers?a=1&b=2");
+    request.headers_mut().remove("x-aws-proxy-auth");
+    request.headers_mut().insert("cookie", format!("own=1; {}", cookies.join("; ")).parse().unwrap());
+    let seen = text(client.send(request).await).await;
+    assert!(seen.contains("\ncookie: own=1\n") && !seen.contains("hearth-token"), "{seen}");
+
+    let strict = Host::new().await;
+    let mut client = strict.http1().await;
+    let mut request = strict.get(&format!("/headers?x-aws-proxy-auth={}", strict.token()));
+    request.headers_mut().remove("x-aws-proxy-auth");
+    assert_eq!(refusal(client.send(request).await).await, unauthenticated());
+}

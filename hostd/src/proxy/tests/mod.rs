@@ -1,0 +1,297 @@
+//! Endpoints with real clients on real sockets; the apps are servers of this process.
+
+mod app;
+mod double;
+mod errors;
+mod shells;
+mod traffic;
+mod wake;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hearth_proto::microvms::v1::{Hooks, IdlePolicy, Microvm, MicrovmState};
+use hearth_proto::store::v1::{ArtifactRecord, MicrovmRecord, Phase};
+use http_body_util::{BodyExt as _, Empty, Full, combinators::BoxBody};
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::{Proxy, Settings};
+use crate::clock::Clock;
+use crate::driver::context::{Change, Observer};
+use crate::driver::faults::Faults;
+use crate::driver::gate::Patience;
+use crate::driver::{DriverConfig, Microvms, Request as Ask};
+use crate::lifecycle::microvm::{Event, Rules};
+use crate::records;
+use crate::store::{Batch, Db, MemoryStore, Store, Table};
+use crate::tokens::{Grant, Kind, Tokens};
+use app::App;
+use double::{Double, LONG};
+
+const ACCOUNT: &str = "111122223333";
+const BUILD: &str = "b-1";
+const DOMAIN: &str = "microvms.test.localhost";
+/// Where the app takes hooks.
+const HOOKS: u16 = 9000;
+
+struct Silent;
+
+impl Observer for Silent {
+    fn accepted(&self, _: &MicrovmRecord) {}
+    fn changed(&self, _: &Change<'_>) {}
+    fn done(&self, _: &'static str, _: &Event, _: Duration) {}
+    fn ended(&self, _: &MicrovmRecord) {}
+}
+
+/// What a host is to be like.
+#[derive(Clone, Copy)]
+struct Wish {
+    auto_resume: bool,
+    browser_login: bool,
+    held: usize,
+}
+
+impl Default for Wish {
+    fn default() -> Self {
+        Self { auto_resume: true, browser_login: false, held: 100 }
+    }
+}
+
+/// A host with one microVM, `microvm-1`, whose app listens on port 8080.
+struct Host {
+    platform: Double,
+    microvms: Microvms,
+    db: Db,
+    tokens: Tokens,
+    app: App,
+    address: SocketAddr,
+    roots: rustls::RootCertStore,
+    _end: watch::Sender<bool>,
+}
+
+/// A certificate for names below the domain.
+fn certificate() -> (rustls::RootCertStore, rustls::ServerConfig) {
+    let names = vec![format!("*.{DOMAIN}"), "localhost".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    (roots, config)
+}
+
+impl Host {
+    async fn new() -> Self {
+        Self::with(Wish::default()).await
+    }
+
+    async fn with(wish: Wish) -> Self {
+        let store = Arc::new(MemoryStore::default());
+        let db = Db::direct(store as Arc<dyn Store>);
+        let (clock, platform, app) = (Clock::system(), Double::default(), App::start().await);
+        platform.resumes.send_replace(true);
+        platform.world().ports.insert(8080, app.address);
+        platform.world().ports.insert(HOOKS, app.address);
+        let config =
+            DriverConfig { capacity_mib: 4096, rules: Rules::default(), retention: LONG, drain: LONG };
+        let shared = Arc::new(platform.clone());
+        let microvms = Microvms::new(config, db.clone(), clock, shared, Arc::new(Silent), Faults::none());
+        let artifact =
+            records::encode(&ArtifactRecord { build_id: BUILD.into(), ..ArtifactRecord::default() });
+        db.commit(Batch::new().put(Table::Artifacts, records::artifact(BUILD), artifact)).await.unwrap();
+        microvms.launch(record("microvm-1", wish.auto_resume, clock), Batch::new()).await.unwrap();
+        let tokens = Tokens::open(&db, clock, "us-east-1").await.unwrap();
+        let settings = Settings {
+            domain: DOMAIN.to_owned(),
+            patience: Patience { held: wish.held, beside_hook: LONG, launching: true },
+            browser_login: wish.browser_login,
+            forwarded_for: true,
+            idle_connection: LONG,
+        };
+        let proxy = Proxy::new(microvms.clone(), tokens.clone(), settings);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (end, ended) = watch::channel(false);
+        let (roots, tls) = certificate();
+        tokio::spawn(proxy.serve(listener, Arc::new(tls), ended));
+        let host = Self { platform, microvms, db, tokens, app, address, roots, _end: end };
+        host.until(MicrovmState::Running).await;
+        host
+    }
+
+    fn name() -> String {
+        format!("one.{DOMAIN}")
+    }
+
+    fn grant() -> Grant {
+        Grant {
+            microvm_id: "microvm-1".into(),
+            endpoint: Self::name(),
+            kind: Kind::Http,
+            ports: vec![(8000, 9999)],
+            minutes: 60,
+        }
+    }
+
+    fn token(&self) -> String {
+        self.tokens.mint(&Self::grant()).unwrap()
+    }
+
+    async fn ask(&self, ask: Ask) {
+        self.microvms.request(ACCOUNT, "microvm-1", ask).await.unwrap();
+    }
+
+    fn state(&self) -> MicrovmState {
+        let record: Option<MicrovmRecord> =
+            self.db.get(Table::Microvms, &records::microvm(ACCOUNT, "microvm-1")).unwrap();
+        record.unwrap().microvm.unwrap().state()
+    }
+
+    /// Waits until clients see a state.
+    async fn until(&self, state: MicrovmState) {
+        self.when(|host| host.state() == state).await;
+    }
+
+    /// Waits until something holds.
+    async fn when(&self, holds: impl Fn(&Self) -> bool) {
+        let waiting = async {
+            while !holds(self) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(LONG, waiting).await.expect("it does not happen");
+    }
+
+    /// What the platform has done.
+    fn done(&self) -> Vec<String> {
+        self.platform.world().done.clone()
+    }
+
+    async fn tls(&self, server_name: &str, protocol: &[u8]) -> TlsStream<TcpStream> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(self.roots.clone())
+            .with_no_client_auth();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::try_from(server_name.to_owned()).unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    }
+
+    async fn http1(&self) -> Http1 {
+        let stream = self.tls(&Self::name(), b"http/1.1").await;
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection.with_upgrades());
+        Http1(sender)
+    }
+
+    async fn http2(&self) -> Http2 {
+        let stream = self.tls(&Self::name(), b"h2").await;
+        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(4 << 20).initial_connection_window_size(4 << 20);
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        Http2(sender)
+    }
+
+    /// A request with a token.
+    fn request(&self, method: &str, path: &str, body: Body) -> Request<Body> {
+        Request::builder()
+            .method(method)
+            .uri(format!("https://{}{path}", Self::name()))
+            .header("host", Self::name())
+            .header("x-aws-proxy-auth", self.token())
+            .body(body)
+            .unwrap()
+    }
+
+    fn get(&self, path: &str) -> Request<Body> {
+        self.request("GET", path, nothing())
+    }
+}
+
+fn record(id: &str, auto_resume: bool, clock: Clock) -> MicrovmRecord {
+    let microvm = Microvm {
+        microvm_id: id.to_owned(),
+        endpoint: Host::name(),
+        state: MicrovmState::Pending.into(),
+        started_at: Some(clock.timestamp()),
+        maximum_duration_in_seconds: 28_800,
+        idle_policy: Some(IdlePolicy {
+            max_idle_duration_seconds: Some(900),
+            suspended_duration_seconds: Some(1800),
+            auto_resume_enabled: Some(auto_resume),
+        }),
+        ..Microvm::default()
+    };
+    MicrovmRecord {
+        account: ACCOUNT.to_owned(),
+        microvm: Some(microvm),
+        phase: Phase::Launching.into(),
+        build_id: BUILD.to_owned(),
+        memory_mib: 512,
+        hooks: Some(Hooks { port: Some(HOOKS.into()), ..Hooks::default() }),
+        ..MicrovmRecord::default()
+    }
+}
+
+type Body = BoxBody<Bytes, std::io::Error>;
+
+fn nothing() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed()
+}
+
+fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+}
+
+struct Http1(hyper::client::conn::http1::SendRequest<Body>);
+
+impl Http1 {
+    async fn send(&mut self, mut request: Request<Body>) -> Response<Incoming> {
+        *request.uri_mut() = request.uri().path_and_query().unwrap().as_str().parse().unwrap();
+        self.0.ready().await.unwrap();
+        self.0.send_request(request).await.unwrap()
+    }
+}
+
+#[derive(Clone)]
+struct Http2(hyper::client::conn::http2::SendRequest<Body>);
+
+impl Http2 {
+    async fn send(&mut self, mut request: Request<Body>) -> Response<Incoming> {
+        request.headers_mut().remove("host");
+        self.0.send_request(request).await.unwrap()
+    }
+}
+
+async fn text(response: Response<Incoming>) -> String {
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Status, code and text of an answer that the endpoint has made.
+async fn refusal(response: Response<Incoming>) -> (u16, String, String) {
+    let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+    assert!(header("x-amzn-requestid").is_some_and(|id| id.len() == 36), "{response:?}");
+    assert_eq!(header("cache-control").as_deref(), Some("private, no-store"), "{response:?}");
+    (response.status().as_u16(), header("x-aws-proxy-error").unwrap(), text(response).await)
+}

@@ -1,0 +1,438 @@
+//! Connections to apps.
+//!
+//! Each process of a microVM has its own, which are used again and end with it. An app is spoken to in plain HTTP/1.1. Where the
+//! request wants it (`X-aws-proxy-force-h2`) or is gRPC, it is HTTP/2 with prior knowledge; where the port turns out to
+//! speak TLS, HTTP/1.1 or HTTP/2 over TLS, with any certificate: who is there is known by the microVM it is in.
+//!
+//! Whether a port speaks TLS is found out with the first request, and without disturbing an app that does not: it is sent in plain
+//! text, its body a moment later. A TLS server answers with an alert, an error or the end of the connection, which no plain
+//! server does before it has read the request; then, and only then, a TLS handshake is tried.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{CONNECTION, HeaderMap};
+use hyper::{Request, Response, StatusCode, Uri};
+use hyper_util::client::legacy::connect::{Connected, Connection as ConnectionInfo};
+use hyper_util::client::legacy::{Client, Error as ClientError};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::body::{Held, Upload};
+use super::error::ProxyError;
+use crate::driver::gate::Gate;
+use crate::platform::{ConnectError, Connection, Guest};
+
+/// How long the body of the first request to a port is left alone.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How long a TLS handshake with the app may take.
+const HANDSHAKE: Duration = Duration::from_secs(2);
+/// How long connections are kept that nobody uses.
+const KEEP: Duration = Duration::from_secs(60);
+/// Connections to one port that are kept.
+const KEEP_MAX: usize = 64;
+/// What the app may send before it is read, for each stream and each connection of HTTP/2.
+const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
+
+/// What is spoken with the app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1.1; over TLS what the app chooses.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+}
+
+/// Why the app did not answer.
+#[derive(Debug)]
+pub struct Unanswered {
+    /// What the client is told.
+    pub error: ProxyError,
+    /// Whether the request did not reach the app, or broke off with the microVM's process.
+    pub broke: bool,
+}
+
+/// The connections to all apps.
+#[derive(Debug, Default)]
+pub struct Upstreams {
+    by_id: Mutex<HashMap<String, Arc<Upstream>>>,
+}
+
+impl Upstreams {
+    /// The connections to the app of a microVM's process.
+    #[must_use]
+    pub fn of(&self, id: &str, guest: &Arc<dyn Guest>) -> Arc<Upstream> {
+        let mut by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(upstream) = by_id.get(id).filter(|upstream| upstream.is_of(guest)) {
+            return Arc::clone(upstream);
+        }
+        // Processes come and go far less often than requests.
+        by_id.retain(|_, upstream| upstream.guest.strong_count() > 0);
+        let upstream = Arc::new(Upstream::new(guest));
+        by_id.insert(id.to_owned(), Arc::clone(&upstream));
+        upstream
+    }
+}
+
+/// What a port speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speech {
+    Plain,
+    Tls,
+}
+
+/// The connections to the app of one process of a microVM.
+#[derive(Debug)]
+pub struct Upstream {
+    guest: Weak<dyn Guest>,
+    ports: Mutex<HashMap<u16, Arc<Port>>>,
+}
+
+/// The connections to one port.
+#[derive(Debug)]
+struct Port {
+    http1: Client<Dial, Upload>,
+    http2: Client<Dial, Upload>,
+    speech: Arc<Mutex<Option<Speech>>>,
+}
+
+impl Port {
+    fn new(guest: &Weak<dyn Guest>, port: u16) -> Self {
+        let speech = Arc::default();
+        let dial = |protocol| Dial { guest: Weak::clone(guest), port, speech: Arc::clone(&speech), protocol };
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(KEEP)
+            .pool_max_idle_per_host(KEEP_MAX)
+            .set_host(false)
+            .http2_initial_stream_window_size(WINDOWS.0)
+            .http2_initial_connection_window_size(WINDOWS.1);
+        let http1 = builder.build(dial(Protocol::Http1));
+        let http2 = builder.http2_only(true).build(dial(Protocol::Http2));
+        Self { http1, http2, speech }
+    }
+
+    fn client(&self, protocol: Protocol) -> &Client<Dial, Upload> {
+        match protocol {
+            Protocol::Http1 => &self.http1,
+            Protocol::Http2 => &self.http2,
+        }
+    }
+
+    fn speech(&self) -> Option<Speech> {
+        *self.speech.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, speech: Option<Speech>) {
+        *self.speech.lock().unwrap_or_else(PoisonError::into_inner) = speech;
+    }
+}
+
+impl Upstream {
+    fn new(guest: &Arc<dyn Guest>) -> Self {
+        Self { guest: Arc::downgrade(guest), ports: Mutex::default() }
+    }
+
+    fn is_of(&self, guest: &Arc<dyn Guest>) -> bool {
+        std::ptr::addr_eq(self.guest.as_ptr(), Arc::as_ptr(guest))
+    }
+
+    fn port(&self, port: u16) -> Arc<Port> {
+        let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(ports.entry(port).or_insert_with(|| Arc::new(Port::new(&self.guest, port))))
+    }
+
+    /// Sends a request to a port of the app. Its target and headers are as the app is to see them.
+    ///
+    /// # Errors
+    /// [`Unanswered`].
+    pub async fn send(
+        &self,
+        gate: &Arc<Gate>,
+        port: u16,
+        protocol: Protocol,
+        request: Request<Incoming>,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        let way = self.port(port);
+        let answer = match way.speech() {
+            Some(_) => {
+                let (head, body) = request.into_parts();
+                way.client(protocol).request(Request::from_parts(head, upload(gate, body))).await
+            }
+            None => self.send_first(&way, gate, port, protocol, request).await,
+        };
+        answer.map_err(|error| {
+            if error.is_connect() {
+                // Another app may listen there next, or nobody.
+                way.set(None);
+                self.ports.lock().unwrap_or_else(PoisonError::into_inner).remove(&port);
+            }
+            tracing::debug!(microvm = gate.id(), port, error = chain(&error), "the app did not answer");
+            unanswered(&error)
+        })
+    }
+
+    /// Sends a request to a port of which it is not known what it speaks.
+    async fn send_first(
+        &self,
+        way: &Port,
+        gate: &Arc<Gate>,
+        port: u16,
+        protocol: Protocol,
+        request: Request<Incoming>,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let (head, body) = request.into_parts();
+        let (again, held) = (head.clone(), Held::new(body));
+        let first = match held.is_empty() {
+            true => Upload::nothing(gate),
+            false => Upload::held(gate, &held, PAUSE),
+        };
+        let answer = way.client(protocol).request(Request::from_parts(head, first)).await;
+        let may_be_tls = match &answer {
+            Ok(response) => response.status() == StatusCode::BAD_REQUEST && closes(response.headers()),
+            Err(error) => !error.is_connect(),
+        };
+        if may_be_tls
+            && let Some(body) = held.take_back()
+            && self.is_tls(port).await
+        {
+            way.set(Some(Speech::Tls));
+            return way.client(protocol).request(Request::from_parts(again, upload(gate, body))).await;
+        }
+        if answer.is_ok() {
+            way.set(Some(Speech::Plain));
+        }
+        answer
+    }
+
+    /// Whether a port takes a TLS handshake.
+    async fn is_tls(&self, port: u16) -> bool {
+        let Some(guest) = self.guest.upgrade() else { return false };
+        match guest.connect(port).await {
+            Ok(connection) => handshake(connection, Protocol::Http1).await.is_ok(),
+            Err(_) => false,
+        }
+    }
+}
+
+fn upload(gate: &Arc<Gate>, body: Incoming) -> Upload {
+    if body.is_end_stream() { Upload::nothing(gate) } else { Upload::body(gate, body) }
+}
+
+fn closes(headers: &HeaderMap) -> bool {
+    headers.get(CONNECTION).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+fn unanswered(error: &ClientError) -> Unanswered {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(refused) = cause.downcast_ref::<ConnectError>() {
+            let gone = matches!(refused, ConnectError::Guest(_));
+            return Unanswered { error: refused.clone().into(), broke: gone };
+        }
+        source = cause.source();
+    }
+    Unanswered { error: ProxyError::App, broke: !error.is_connect() }
+}
+
+/// Connects to ports of the app.
+#[derive(Clone, Debug)]
+struct Dial {
+    guest: Weak<dyn Guest>,
+    port: u16,
+    speech: Arc<Mutex<Option<Speech>>>,
+    protocol: Protocol,
+}
+
+impl tower::Service<Uri> for Dial {
+    type Response = Wire;
+    type Error = ConnectError;
+    type Future = Pin<Box<dyn Future<Output = Result<Wire, ConnectError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move {
+            let gone = || ConnectError::Guest("the microVM's process has ended".to_owned());
+            let connection = this.guest.upgrade().ok_or_else(gone)?.connect(this.port).await?;
+            let speech = *this.speech.lock().unwrap_or_else(PoisonError::into_inner);
+            match speech {
+                Some(Speech::Tls) => handshake(connection, this.protocol).await,
+                Some(Speech::Plain) | None => Ok(Wire::new(connection, false)),
+            }
+        })
+    }
+}
+
+/// A connection to the app.
+///
+/// An app may answer and close the connection before it has read the whole request. What is written then fails, and the answer is
+/// there to be read: so nothing more is written, and what is read decides.
+struct Wire {
+    stream: TokioIo<Box<dyn Connection>>,
+    http2: bool,
+    /// Nobody reads what is written.
+    broken: bool,
+}
+
+impl Wire {
+    fn new(stream: Box<dyn Connection>, http2: bool) -> Self {
+        Self { stream: TokioIo::new(stream), http2, broken: false }
+    }
+
+    /// Writes, until that has failed once. The end of what is read wakes whoever waits.
+    fn write<T>(
+        &mut self,
+        write: impl FnOnce(Pin<&mut TokioIo<Box<dyn Connection>>>) -> Poll<std::io::Result<T>>,
+    ) -> Poll<std::io::Result<T>> {
+        if self.broken {
+            return Poll::Pending;
+        }
+        match write(Pin::new(&mut self.stream)) {
+            Poll::Ready(Err(error)) if is_broken(&error) => {
+                self.broken = true;
+                Poll::Pending
+            }
+            other => other,
+        }
+    }
+}
+
+fn is_broken(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset)
+}
+
+impl ConnectionInfo for Wire {
+    fn connected(&self) -> Connected {
+        if self.http2 { Connected::new().negotiated_h2() } else { Connected::new() }
+    }
+}
+
+impl hyper::rt::Read for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: hyper::rt::ReadBufCursor<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl hyper::rt::Write for Wire {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        self.write(|stream| stream.poll_write(context, bytes))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        self.write(|stream| stream.poll_flush(context))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        self.write(|stream| stream.poll_write_vectored(context, slices))
+    }
+}
+
+/// TLS with the app.
+async fn handshake(connection: Box<dyn Connection>, protocol: Protocol) -> Result<Wire, ConnectError> {
+    let failed = |why: String| ConnectError::App(format!("TLS with the app: {why}"));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = Arc::new(AnyCertificate(Arc::clone(&provider)));
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| failed(error.to_string()))?;
+    let mut config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    config.alpn_protocols = match protocol {
+        Protocol::Http1 => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        Protocol::Http2 => vec![b"h2".to_vec()],
+    };
+    let name = ServerName::try_from("localhost").map_err(|error| failed(error.to_string()))?;
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, connection);
+    let stream = timeout(HANDSHAKE, connecting).await;
+    let stream =
+        stream.map_err(|_| failed("no answer".to_owned()))?.map_err(|error| failed(error.to_string()))?;
+    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    Ok(Wire::new(Box::new(stream), http2))
+}
+
+/// Takes any certificate: the connection does not leave the host, and the app has what certificate it likes.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
