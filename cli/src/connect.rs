@@ -29,10 +29,11 @@ const MAX_ANSWER: usize = 256 << 20;
 type Authorized = InterceptedService<Channel, Authorization>;
 
 /// The daemon's services.
+#[derive(Clone)]
 pub(crate) struct Client {
     microvms: MicrovmServiceClient<Authorized>,
     host: HostServiceClient<Authorized>,
-    endpoint: String,
+    endpoint: Endpoint,
     timeout: Duration,
     pub(crate) status: OnceCell<HostStatus>,
 }
@@ -72,7 +73,7 @@ impl Client {
         Ok(Self {
             microvms: microvms.max_decoding_message_size(MAX_ANSWER),
             host: host.max_decoding_message_size(MAX_ANSWER),
-            endpoint: name.to_owned(),
+            endpoint: settings.endpoint.clone(),
             timeout: settings.timeout,
             status: OnceCell::new(),
         })
@@ -84,6 +85,11 @@ impl Client {
 
     pub(crate) fn host(&self) -> HostServiceClient<Authorized> {
         self.host.clone()
+    }
+
+    /// Name or address of the daemon's machine, where it is reached over a network.
+    pub(crate) fn daemon_host(&self) -> Option<&str> {
+        self.endpoint.remote_host()
     }
 
     /// The answer to a request, in time. `what` completes "cannot …".
@@ -103,7 +109,7 @@ impl Client {
     }
 
     pub(crate) fn failure(&self, what: impl Into<String>, status: Status) -> Failure {
-        Failure::answer(what, &self.endpoint, status)
+        Failure::answer(what, self.endpoint.as_str(), status)
     }
 }
 

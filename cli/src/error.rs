@@ -30,6 +30,9 @@ pub(crate) enum Failure {
     /// Somebody pressed Ctrl-C.
     #[error("{0}")]
     Interrupted(String),
+    /// What was run has ended with a status of its own, and has told why itself.
+    #[error("it has ended with status {0}")]
+    Ended(u8),
     /// The daemon has refused, or has failed.
     #[error("{}", refusal(.what, .status))]
     Refused {
@@ -72,6 +75,7 @@ impl Failure {
     pub(crate) fn report(&self) -> ExitCode {
         let status = match self {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+            Self::Ended(status) => return ExitCode::from(*status),
             Self::Failed(_) | Self::Refused { .. } | Self::Output(_) => FAILED,
             Self::Usage(_) => USAGE,
             Self::NoConnection(_) => NO_CONNECTION,

@@ -5,12 +5,15 @@
 //! * [`commands`] – one file per command
 //! * [`out`] – tables, fields, JSON; [`live`] – lines that change on a terminal
 //! * [`upload`] – folders and zips become artifacts
-//! * [`interrupt`] – Ctrl-C
+//! * [`endpoint`] – microVMs' endpoints: where, with which token, whom to trust; [`trust`] – the machine's authorities
+//! * [`relay`] – lets browsers reach them; [`shell`] – a shell there
+//! * [`interrupt`] – Ctrl-C and other signals
 //! * [`error`] – one line that says what, why and what to do; exit statuses
 #![forbid(unsafe_code)]
 
 mod commands;
 mod connect;
+mod endpoint;
 mod error;
 mod interrupt;
 mod live;
@@ -19,7 +22,10 @@ mod options;
 mod out;
 mod pages;
 mod parse;
+mod relay;
 mod settings;
+mod shell;
+mod trust;
 mod upload;
 
 use std::process::ExitCode;

@@ -7,7 +7,8 @@ use clap::{Args, Parser};
 use crate::commands::Command;
 
 const AFTER: &str = "\
-Exit status: 0 done, 1 failed, 2 wrong usage, 3 no connection to the daemon, 130 interrupted.
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 no connection to the daemon or an endpoint, 130 interrupted; that of
+what was run after curl and shell.
 Configuration: ~/.config/hearth/config.toml, [profiles.NAME] with endpoint, ca, certificate, key, access_key_id,
 secret_access_key, timeout_seconds; options and environment come before it. Access keys are read from
 HEARTH_ACCESS_KEY_ID and HEARTH_SECRET_ACCESS_KEY.";

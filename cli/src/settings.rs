@@ -211,6 +211,17 @@ impl Endpoint {
             Self::Unix(text) | Self::Plain(text) | Self::Tls(text) => text,
         }
     }
+
+    /// Name or address of the machine, without brackets, unless it is reached without a network.
+    pub(crate) fn remote_host(&self) -> Option<&str> {
+        let Self::Tls(text) = self else { return None };
+        let authority = text.strip_prefix("https://")?.split(['/', '?']).next()?;
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        match host.strip_prefix('[') {
+            Some(address) => address.split(']').next(),
+            None => host.split(':').next(),
+        }
+    }
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -255,6 +266,10 @@ mod tests {
             assert!(Endpoint::parse(good).is_ok(), "{good}");
         }
         assert_eq!(Endpoint::parse("https://host:7443").unwrap(), Endpoint::Tls("https://host:7443".into()));
+        let host = |text: &str| Endpoint::parse(text).unwrap().remote_host().map(str::to_owned);
+        assert_eq!(host("https://host:7443/").as_deref(), Some("host"));
+        assert_eq!(host("https://[2001:db8::1]:7443").as_deref(), Some("2001:db8::1"));
+        assert_eq!((host("http://localhost:1"), host("unix:/run/x")), (None, None));
         for bad in
             ["http://10.0.0.1:1", "http://localhost.example.com", "unix:run/x", "ftp://x", "host:7443", ""]
         {

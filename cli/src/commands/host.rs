@@ -70,5 +70,10 @@ fn fields(status: &HostStatus) -> String {
     fields.add("builds", format!("{} under way", status.builds_under_way));
     let pools = status.pools.iter().map(|pool| format!("{} {}/{}", pool.name, pool.ready, pool.wanted));
     fields.add("pools", pools.collect::<Vec<_>>().join(", "));
+    let endpoint = status.endpoint.as_ref().filter(|endpoint| !endpoint.address.is_empty());
+    fields.maybe(
+        "endpoints",
+        endpoint.map(|endpoint| format!("*.{} at {}", endpoint.domain, endpoint.address)),
+    );
     fields.text()
 }

@@ -1,14 +1,18 @@
 //! The commands, one concept per file.
 
 mod base;
+mod ca;
 mod change;
+mod curl;
 mod events;
 mod get;
 mod host;
 mod image;
 mod logs;
+mod open;
 mod ps;
 mod run;
+mod shell;
 mod tag;
 mod token;
 mod wait;
@@ -28,6 +32,7 @@ pub(crate) struct Context {
     pub(crate) out: Out,
 }
 
+/// Those without a line here are told about by their own types, in more than a line.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Images: create, update, look at and delete them
@@ -36,7 +41,6 @@ pub(crate) enum Command {
     /// Base images of the host
     #[command(subcommand)]
     Base(base::Base),
-    /// Run a microVM of an image
     Run(Box<run::Run>),
     /// List microVMs
     #[command(visible_alias = "ls")]
@@ -50,14 +54,14 @@ pub(crate) enum Command {
     /// Terminate microVMs
     #[command(visible_alias = "terminate")]
     Rm(change::Change),
-    /// Make a token for requests to ports of a microVM
+    Shell(shell::Shell),
+    Open(open::Open),
+    Curl(curl::Curl),
     Token(token::Token),
-    /// Make a token for a shell in a microVM
     ShellToken(token::ShellToken),
     /// Tags of images
     #[command(subcommand)]
     Tag(tag::Tag),
-    /// Show what apps and builds have written
     Logs(logs::Logs),
     /// List log groups
     LogGroups(logs::Groups),
@@ -67,6 +71,7 @@ pub(crate) enum Command {
     Events(events::Events),
     /// The host: its state, backups of its store
     Host(host::Host),
+    Ca(ca::Ca),
     /// Print a script that lets a shell complete this command's words
     Completions {
         /// The shell
@@ -83,8 +88,11 @@ pub(crate) async fn execute(cli: Cli) -> Result<(), Failure> {
         return out.text(&String::from_utf8_lossy(&script));
     }
     // What is wrong with the words is told before anybody is asked.
-    if let Command::Image(image) = &cli.command {
-        image.check()?;
+    match &cli.command {
+        Command::Image(image) => image.check()?,
+        Command::Curl(curl) => drop(curl.target()?),
+        Command::Ca(ca) if ca.needs_no_daemon() => return ca::uninstall(out),
+        _ => {}
     }
     let settings = Settings::find(&cli.global)?;
     let context = Context { client: Client::connect(&settings).await?, out };
@@ -98,6 +106,9 @@ pub(crate) async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Suspend(change) => change.execute(context, change::To::Suspended).await,
         Command::Resume(change) => change.execute(context, change::To::Running).await,
         Command::Rm(change) => change.execute(context, change::To::Terminated).await,
+        Command::Shell(shell) => shell.execute(context).await,
+        Command::Open(open) => open.execute(context).await,
+        Command::Curl(curl) => curl.execute(context).await,
         Command::Token(token) => token.execute(context).await,
         Command::ShellToken(token) => token.execute(context).await,
         Command::Tag(tag) => tag.execute(context).await,
@@ -106,6 +117,7 @@ pub(crate) async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::LogStreams(streams) => streams.execute(context).await,
         Command::Events(events) => events.execute(context).await,
         Command::Host(host) => host.execute(context).await,
+        Command::Ca(ca) => ca.execute(context).await,
         Command::Completions { .. } => Ok(()),
     }
 }
@@ -117,5 +129,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_that_need_it_are_explained_at_length() {
+        let cli = Cli::command();
+        for name in ["run", "shell", "open", "curl", "token", "shell-token", "logs", "ca"] {
+            let command = cli.find_subcommand(name).unwrap();
+            assert!(command.get_about().is_some() && command.get_long_about().is_some(), "{name}");
+        }
+        assert!(cli.get_subcommands().all(|command| command.get_about().is_some()));
+        let image = cli.find_subcommand("image").unwrap();
+        assert!(image.get_subcommands().all(|command| command.get_about().is_some()));
     }
 }

@@ -22,12 +22,16 @@ pub(crate) const ENDED: &str = "microvm-b2000000-0000-4000-8000-000000000002";
 /// Its /run hook says no.
 pub(crate) const BROKEN: &str = "microvm-c3000000-0000-4000-8000-000000000003";
 pub(crate) const IMAGE: &str = "arn:aws:lambda:eu-test-1:123456789012:microvm-image:demo";
+/// Of every endpoint.
+pub(crate) const NAME: &str = "e.lambda-microvm.eu-test-1.example";
 const BASE: &str = "arn:aws:lambda:eu-test-1:aws:microvm-image:al2023-1";
 
 /// A daemon that remembers what it was asked.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Daemon {
     pub(crate) seen: Arc<Mutex<Seen>>,
+    /// Where its endpoints are.
+    pub(crate) endpoint: Arc<Mutex<Option<host::EndpointStatus>>>,
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +41,8 @@ pub(crate) struct Seen {
     pub(crate) updated: Option<UpdateMicrovmImageRequest>,
     pub(crate) tagged: Option<TagResourceRequest>,
     pub(crate) ports: Vec<PortSpecification>,
+    /// For how many minutes each token for ports was to be good.
+    pub(crate) minutes: Vec<i32>,
     /// Ids, with what was asked for.
     pub(crate) changed: Vec<String>,
     /// Name and bytes.
@@ -71,7 +77,7 @@ fn microvm(id: &str, state: MicrovmState, reason: Option<&str>) -> Microvm {
     Microvm {
         microvm_id: id.into(),
         state: state.into(),
-        endpoint: "e.lambda-microvm.eu-test-1.example".into(),
+        endpoint: NAME.into(),
         image_arn: IMAGE.into(),
         image_version: "1.0".into(),
         execution_role_arn: None,
@@ -211,7 +217,10 @@ impl MicrovmService for Daemon {
         &self,
         request: Request<CreateMicrovmAuthTokenRequest>,
     ) -> Answer<CreateMicrovmAuthTokenResponse> {
-        self.seen.lock().unwrap().ports = request.into_inner().allowed_ports;
+        let request = request.into_inner();
+        let mut seen = self.seen.lock().unwrap();
+        seen.ports = request.allowed_ports;
+        seen.minutes.push(request.expiration_in_minutes.unwrap());
         ok(CreateMicrovmAuthTokenResponse { auth_token: [("X-aws-proxy-auth".into(), "t0".into())].into() })
     }
 
@@ -426,6 +435,7 @@ impl HostService for Daemon {
             disk_total_bytes: 1 << 40,
             disk_free_bytes: 1 << 39,
             kernel: "6.12".into(),
+            endpoint: self.endpoint.lock().unwrap().clone(),
             ..host::HostStatus::default()
         })
     }

@@ -172,6 +172,9 @@ async fn shells_get_completions_without_a_daemon() {
     for shell in ["bash", "zsh", "fish"] {
         let done = Done::of(hearth(home.path()).args(["completions", shell])).await;
         assert_eq!(done.status, 0);
-        assert!(done.out.contains("shell-token") && done.out.contains("json"), "{shell}");
+        assert!(
+            done.out.contains("shell-token") && done.out.contains("no-browser") && done.out.contains("json"),
+            "{shell}"
+        );
     }
 }

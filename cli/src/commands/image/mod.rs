@@ -21,9 +21,7 @@ use crate::error::Failure;
 /// Images: create, update, look at and delete them
 #[derive(Debug, Subcommand)]
 pub(crate) enum Image {
-    /// Create an image and watch the build of its version 1.0
     Create(Box<create::Create>),
-    /// Build the next version of an image and watch it; nothing is taken over from the version before
     Update(Box<create::Update>),
     /// List images
     Ls(list::Ls),
@@ -56,7 +54,6 @@ pub(crate) enum Image {
     /// A build of a version
     #[command(subcommand)]
     Build(builds::Build),
-    /// Watch a build: what has happened, then what happens
     Watch(watch::Watch),
 }
 

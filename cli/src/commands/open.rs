@@ -1,0 +1,56 @@
+//! `hearth open`: a microVM in the browser.
+
+use clap::Args;
+use serde_json::json;
+
+use super::Context;
+use crate::endpoint::{Dialer, Place, Target, Tokens};
+use crate::error::Failure;
+use crate::interrupt::Interrupt;
+use crate::relay::{self, Relay};
+
+/// Open a microVM in the browser
+///
+/// Browsers cannot send tokens by themselves. A relay on 127.0.0.1 does it for them until Ctrl-C: it makes tokens for
+/// that port, trusts the host's authority, and passes on requests, streams and WebSockets. It answers only browsers
+/// that were let in with the URL that is printed.
+#[derive(Debug, Args)]
+pub(crate) struct Open {
+    /// Id of the microVM, or its beginning; 8080 unless another port is given
+    #[arg(value_name = "ID[:PORT][/PATH]")]
+    target: Target,
+    /// Only print the URL
+    #[arg(long)]
+    no_browser: bool,
+}
+
+impl Open {
+    pub(crate) async fn execute(self, context: &Context) -> Result<(), Failure> {
+        let mut interrupt = Interrupt::listen()?;
+        let (client, target) = (&context.client, &self.target);
+        let microvm = context.microvm(&client.microvm_id(&target.id).await?).await?;
+        let place = Place::of(client, &microvm).await?;
+        let (there, port) = (place.url(&target.path), target.port);
+        let tokens = Tokens::new(client.clone(), microvm.microvm_id, port);
+        // Whoever may have no token is told here, not in the browser.
+        tokens.get().await?;
+        let relay = Relay::bind(Dialer::new(place)?, tokens).await?;
+        let url = relay.url(&target.path);
+        let out = context.out;
+        if out.json {
+            out.json_value(&json!({ "url": url, "endpoint": there, "port": port }))?;
+        } else if out.quiet {
+            out.line(&url)?;
+        } else {
+            out.line(&url)?;
+            eprintln!("relays to port {port} of {there} until Ctrl-C");
+        }
+        if !self.no_browser {
+            relay::open(&relay.url_for_once(&target.path));
+        }
+        tokio::select! {
+            never = relay.serve() => match never {},
+            () = interrupt.wait() => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! TLS connections to an endpoint.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use super::Place;
+use crate::error::Failure;
+
+/// How long a connection may take, its handshake with it.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Why there is no connection to an endpoint.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    /// Nobody accepts connections there.
+    #[error("cannot connect to {at}: {source}; look whether hearthd's endpoints can be reached from here")]
+    Connect {
+        /// Host and port.
+        at: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Somebody accepts, and is not trusted, or speaks something else.
+    #[error("cannot speak TLS with {name} at {at}: {source}")]
+    Tls {
+        /// The endpoint's name.
+        name: String,
+        /// Host and port.
+        at: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// Nobody answers.
+    #[error("no answer from {at} within {} s; look whether hearthd's endpoints can be reached from here", CONNECT.as_secs())]
+    Late {
+        /// Host and port.
+        at: String,
+    },
+}
+
+/// Makes connections to one endpoint.
+#[derive(Clone)]
+pub(crate) struct Dialer {
+    pub(crate) place: Place,
+    connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl Dialer {
+    /// Trusts the host's own authority where it has one, the system's otherwise. HTTP/1.1 is what is spoken.
+    pub(crate) fn new(place: Place) -> Result<Self, Failure> {
+        let unusable =
+            |why: String| Failure::failed(format!("the endpoint {} cannot be used: {why}", place.name));
+        let mut roots = RootCertStore::empty();
+        match &place.authority {
+            Some(pem) => {
+                for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+                    let wrong =
+                        |error: String| unusable(format!("the authority's certificate is broken: {error}"));
+                    let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+                    roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+                }
+            }
+            // Stores have certificates that nobody can read: the others are good.
+            None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
+        }
+        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()));
+        let config =
+            config.with_safe_default_protocol_versions().map_err(|error| unusable(error.to_string()))?;
+        let mut config = config.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let name = ServerName::try_from(place.name.clone()).map_err(|error| unusable(error.to_string()))?;
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), place, name })
+    }
+
+    /// A new connection.
+    pub(crate) async fn connect(&self) -> Result<TlsStream<TcpStream>, DialError> {
+        let (host, port) = &self.place.dial;
+        let at = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let connect = async {
+            let stream = TcpStream::connect((host.as_str(), *port)).await;
+            let stream = stream.map_err(|source| DialError::Connect { at: at.clone(), source })?;
+            // Keystrokes and frames are small, and somebody waits for them.
+            stream.set_nodelay(true).map_err(|source| DialError::Connect { at: at.clone(), source })?;
+            let name = self.place.name.clone();
+            let stream = self.connector.connect(self.name.clone(), stream).await;
+            stream.map_err(|source| DialError::Tls { name, at: at.clone(), source })
+        };
+        timeout(CONNECT, connect).await.unwrap_or_else(|_| Err(DialError::Late { at: at.clone() }))
+    }
+}
+
+impl From<DialError> for Failure {
+    fn from(error: DialError) -> Self {
+        Self::NoConnection(error.to_string())
+    }
+}

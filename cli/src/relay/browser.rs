@@ -1,0 +1,24 @@
+//! The browser of the desktop.
+
+use std::process::Stdio;
+
+use tokio::process::Command;
+
+/// What opens URLs on every desktop of Linux.
+const OPENER: &str = "xdg-open";
+
+/// Opens a URL; says so on stderr if that cannot be done, for it can be opened by hand.
+pub(crate) fn open(url: &str) {
+    let mut command = Command::new(OPENER);
+    command.arg(url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    match command.spawn() {
+        Ok(mut opener) => {
+            tokio::spawn(async move {
+                if !opener.wait().await.is_ok_and(|status| status.success()) {
+                    eprintln!("{OPENER} has found no browser: open the URL yourself");
+                }
+            });
+        }
+        Err(error) => eprintln!("cannot run {OPENER} ({error}): open the URL yourself"),
+    }
+}

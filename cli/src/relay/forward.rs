@@ -1,0 +1,143 @@
+//! The requests of one connection of a browser, over one connection to the endpoint.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::{Either, Empty};
+use hyper::body::{Body as _, Incoming};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{HOST, HeaderMap, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::upgrade::OnUpgrade;
+use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper_util::rt::TokioIo;
+use tokio::io::copy_bidirectional;
+use tokio::sync::Mutex;
+
+use super::{Shared, headers};
+use crate::endpoint::{DialError, ERROR, UNAUTHORIZED};
+use crate::error::Failure;
+
+/// What is sent: the browser's body, or none.
+type Sent = Either<Incoming, Empty<Bytes>>;
+
+/// Why a request has no answer of the endpoint.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ForwardError {
+    /// No connection.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// No token.
+    #[error(transparent)]
+    Token(#[from] Failure),
+    /// The connection broke.
+    #[error("the connection to the endpoint broke: {0}")]
+    Broken(#[from] hyper::Error),
+    /// Browsers do not ask so.
+    #[error("a relay is no proxy: ask for paths")]
+    NoPath,
+}
+
+/// A connection to the endpoint for a connection of a browser, which sends one request after the other.
+pub(super) struct Lane {
+    pub(super) shared: Arc<Shared>,
+    sender: Mutex<Option<SendRequest<Sent>>>,
+}
+
+impl Lane {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, sender: Mutex::new(None) }
+    }
+
+    /// The endpoint's answer. Bodies are passed on as they come, both ways.
+    pub(super) async fn forward(
+        &self,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<Incoming>, ForwardError> {
+        let browser = hyper::upgrade::on(&mut request);
+        let (parts, body) = request.into_parts();
+        let local =
+            parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
+        let tokens = &self.shared.tokens;
+        let token = tokens.get().await?;
+        let repeatable = body.is_end_stream();
+        let again = parts.clone();
+        let sent = if repeatable { Either::Right(Empty::new()) } else { Either::Left(body) };
+        let mut response = self.send(self.request(parts, sent, &local, token.clone())?).await?;
+        // The daemon may have other keys by now, or another time.
+        if is_unauthorized(&response) {
+            let token = tokens.instead_of(&token).await?;
+            if repeatable {
+                let sent = Either::Right(Empty::new());
+                response = self.send(self.request(again, sent, &local, token)?).await?;
+            }
+        }
+        let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if upgraded {
+            tokio::spawn(tunnel(browser, hyper::upgrade::on(&mut response)));
+        }
+        headers::response(response.headers_mut(), &self.shared.dialer.place, &local, upgraded);
+        Ok(response)
+    }
+
+    fn request(
+        &self,
+        parts: Parts,
+        body: Sent,
+        local: &str,
+        token: HeaderValue,
+    ) -> Result<Request<Sent>, ForwardError> {
+        let path = parts.uri.path_and_query().filter(|_| parts.method != Method::CONNECT);
+        let path = path.ok_or(ForwardError::NoPath)?.as_str();
+        let mut request = Request::new(body);
+        *request.method_mut() = parts.method;
+        *request.uri_mut() = path.parse().map_err(|_| ForwardError::NoPath)?;
+        *request.version_mut() = Version::HTTP_11;
+        let mut map: HeaderMap = parts.headers;
+        let (place, port) = (&self.shared.dialer.place, self.shared.tokens.port);
+        headers::request(&mut map, place, local, port, token);
+        *request.headers_mut() = map;
+        Ok(request)
+    }
+
+    /// Sends over the connection that there is, or over a new one: the endpoint may close it between two requests.
+    async fn send(&self, request: Request<Sent>) -> Result<Response<Incoming>, ForwardError> {
+        let mut held = self.sender.lock().await;
+        let mut request = request;
+        if let Some(mut sender) = held.take()
+            && sender.ready().await.is_ok()
+        {
+            match sender.try_send_request(request).await {
+                Ok(response) => {
+                    *held = Some(sender);
+                    return Ok(response);
+                }
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) => request = unsent,
+                    None => return Err(error.into_error().into()),
+                },
+            }
+        }
+        let stream = self.shared.dialer.connect().await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // How it ends is told to the request that is under way.
+        tokio::spawn(async move { drop(connection.with_upgrades().await) });
+        let response = sender.send_request(request).await?;
+        *held = Some(sender);
+        Ok(response)
+    }
+}
+
+fn is_unauthorized<T>(response: &Response<T>) -> bool {
+    response.status() == StatusCode::FORBIDDEN
+        && response.headers().get(ERROR).is_some_and(|code| code.as_bytes() == UNAUTHORIZED.as_bytes())
+}
+
+/// Passes bytes on both ways until both sides have ended.
+async fn tunnel(browser: OnUpgrade, endpoint: OnUpgrade) {
+    if let (Ok(browser), Ok(endpoint)) = tokio::join!(browser, endpoint) {
+        let (mut browser, mut endpoint) = (TokioIo::new(browser), TokioIo::new(endpoint));
+        // Either side may leave when it likes.
+        drop(copy_bidirectional(&mut browser, &mut endpoint).await);
+    }
+}

@@ -1,0 +1,266 @@
+//! Who may use the relay.
+//!
+//! Every program on the machine can connect to it, of whatever user, and every page that a browser shows can make the
+//! browser send requests to it. So a request must
+//!
+//! * name the relay as its host: a foreign name that somebody lets resolve to 127.0.0.1 (DNS rebinding) is refused;
+//! * carry the cookie that only a URL with a secret sets. It is not sent by pages of other sites (`SameSite=Strict`);
+//! * come from no page of another port of this machine, which browsers take for the same site: they say so with
+//!   `Sec-Fetch-Site`, or with `Origin`.
+
+use std::sync::{Mutex, PoisonError};
+
+use hyper::Uri;
+use hyper::header::{COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
+use tokio_rustls::rustls::crypto::ring::default_provider;
+
+use crate::error::Failure;
+
+/// What paths begin with that let somebody in; a secret follows, then the path that is meant.
+const ENTRY: &str = "/.hearth/";
+/// What names of the relays' cookies begin with; the port follows, since browsers do not tell cookies apart by it.
+const COOKIE_NAME: &str = "hearth-relay-";
+/// From where a browser says that a request comes.
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+/// Bytes of a secret.
+const SECRET: usize = 16;
+
+/// Knows the secrets.
+pub(super) struct Guard {
+    port: u16,
+    /// Of the URL that is printed.
+    lasting: String,
+    /// Of the URL that the browser was started with, until it has been used.
+    once: Mutex<Option<String>>,
+    cookie: String,
+}
+
+/// What is done with a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is forwarded.
+    Pass,
+    /// It has brought the secret, and wants to go on to the path.
+    Enter {
+        /// Begins with `/`.
+        path: String,
+        /// The value of `Set-Cookie`.
+        cookie: String,
+    },
+    /// It is refused, and why.
+    Refuse(&'static str),
+}
+
+impl Guard {
+    pub(super) fn new(port: u16) -> Result<Self, Failure> {
+        let (lasting, once, cookie) = (secret()?, secret()?, secret()?);
+        Ok(Self { port, lasting, once: Mutex::new(Some(once)), cookie })
+    }
+
+    pub(super) fn url(&self, path: &str) -> String {
+        self.url_with(&self.lasting, path)
+    }
+
+    pub(super) fn url_for_once(&self, path: &str) -> String {
+        let once = self.once.lock().unwrap_or_else(PoisonError::into_inner);
+        self.url_with(once.as_deref().unwrap_or(&self.lasting), path)
+    }
+
+    fn url_with(&self, secret: &str, path: &str) -> String {
+        format!("http://127.0.0.1:{}{ENTRY}{secret}{path}", self.port)
+    }
+
+    /// Judges a request by its URL and headers.
+    pub(super) fn judge(&self, uri: &Uri, headers: &HeaderMap) -> Verdict {
+        let hosts = self.hosts();
+        let host = single(headers, &HOST).and_then(|host| host.to_str().ok());
+        let Some(host) = host.filter(|host| hosts.iter().any(|own| own.eq_ignore_ascii_case(host))) else {
+            return Verdict::Refuse("this is a relay of this machine, and answers to no other name");
+        };
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        if let Some(rest) = path.strip_prefix(ENTRY) {
+            return self.enter(rest);
+        }
+        let cookies = headers.get_all(COOKIE).iter();
+        let mut cookies = cookies.flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+        let expected = format!("{COOKIE_NAME}{}={}", self.port, self.cookie);
+        if !cookies.any(|cookie| same(cookie.trim_ascii(), expected.as_bytes())) {
+            return Verdict::Refuse(
+                "this relay answers only browsers that were let in with the URL that `hearth open` has printed",
+            );
+        }
+        if is_foreign(host, headers) {
+            return Verdict::Refuse("this relay answers no pages of other sites");
+        }
+        Verdict::Pass
+    }
+
+    /// How the relay is called.
+    fn hosts(&self) -> [String; 2] {
+        ["127.0.0.1", "localhost"].map(|name| format!("{name}:{}", self.port))
+    }
+
+    fn enter(&self, rest: &str) -> Verdict {
+        let (brought, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        if !same(brought.as_bytes(), self.lasting.as_bytes()) {
+            let mut once = self.once.lock().unwrap_or_else(PoisonError::into_inner);
+            if !once.as_ref().is_some_and(|once| same(brought.as_bytes(), once.as_bytes())) {
+                return Verdict::Refuse(
+                    "the secret in this URL is not this relay's, or has been used; use the URL that `hearth open` \
+                     has printed",
+                );
+            }
+            *once = None;
+        }
+        // Two slashes would mean another host.
+        let path = format!("/{}", path.trim_start_matches('/'));
+        let cookie = format!("{COOKIE_NAME}{}={}; Path=/; HttpOnly; SameSite=Strict", self.port, self.cookie);
+        Verdict::Enter { path, cookie }
+    }
+}
+
+/// Takes the cookies of relays out of a request: they are none of the app's business, nor are those of other relays,
+/// which browsers send along.
+pub(super) fn strip_cookies(headers: &mut HeaderMap) {
+    let own = |cookie: &[u8]| cookie.trim_ascii().starts_with(COOKIE_NAME.as_bytes());
+    let kept: Vec<_> = headers
+        .get_all(COOKIE)
+        .iter()
+        .filter_map(|value| {
+            let cookies = value.as_bytes().split(|byte| *byte == b';').filter(|cookie| !own(cookie));
+            let cookies: Vec<_> =
+                cookies.map(<[u8]>::trim_ascii).filter(|cookie| !cookie.is_empty()).collect();
+            let joined = cookies.join(&b"; "[..]);
+            (!joined.is_empty()).then(|| HeaderValue::from_bytes(&joined).ok()).flatten()
+        })
+        .collect();
+    headers.remove(COOKIE);
+    for value in kept {
+        headers.append(COOKIE, value);
+    }
+}
+
+/// Whether a page of another origin has made the browser ask.
+fn is_foreign(host: &str, headers: &HeaderMap) -> bool {
+    if let Some(site) = headers.get(FETCH_SITE) {
+        return !matches!(site.as_bytes(), b"same-origin" | b"none");
+    }
+    let own = format!("http://{host}");
+    headers.get_all(ORIGIN).iter().any(|origin| !origin.as_bytes().eq_ignore_ascii_case(own.as_bytes()))
+}
+
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+/// Compares in a time that does not tell how much was right.
+fn same(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).fold(0, |sum, (one, other)| sum | (one ^ other)) == 0
+}
+
+/// A secret in hexadecimal digits.
+fn secret() -> Result<String, Failure> {
+    let mut bytes = [0_u8; SECRET];
+    let filled = default_provider().secure_random.fill(&mut bytes);
+    filled.map_err(|_| Failure::failed("the system has no random numbers"))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOCAL: &str = "127.0.0.1:4711";
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        lines.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
+    }
+
+    fn judge(guard: &Guard, path: &str, lines: &[(&'static str, &str)]) -> Verdict {
+        guard.judge(&path.parse().unwrap(), &headers(lines))
+    }
+
+    /// Comes in with a URL; the cookie that is then sent.
+    fn enter(guard: &Guard, url: &str, expected: &str) -> Option<String> {
+        let path = url.strip_prefix("http://127.0.0.1:4711").unwrap();
+        match judge(guard, path, &[("host", LOCAL)]) {
+            Verdict::Enter { path, cookie } => {
+                assert_eq!(path, expected);
+                assert!(cookie.ends_with("; Path=/; HttpOnly; SameSite=Strict"), "{cookie}");
+                Some(cookie.split(';').next().unwrap().to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn the_cookie_of_the_first_url_is_what_later_requests_need() {
+        let guard = Guard::new(4711).unwrap();
+        let cookie = enter(&guard, &guard.url("/a?b=c"), "/a?b=c").unwrap();
+        let among = format!("a=b; {cookie};c=d");
+        for host in [LOCAL, "localhost:4711", "LOCALHOST:4711"] {
+            assert_eq!(judge(&guard, "/x", &[("host", host), ("cookie", &among)]), Verdict::Pass, "{host}");
+        }
+        let refused =
+            |lines: &[(&'static str, &str)]| matches!(judge(&guard, "/x", lines), Verdict::Refuse(_));
+        assert!(refused(&[("host", LOCAL)]));
+        assert!(refused(&[("host", LOCAL), ("cookie", &format!("{cookie}0"))]));
+        assert!(refused(&[("host", LOCAL), ("cookie", &cookie.replace("4711", "4712"))]));
+        assert!(refused(&[("cookie", &cookie)]));
+        for host in ["evil.example:4711", "127.0.0.1", "127.0.0.1:4712", "localhost.evil.example:4711"] {
+            assert!(refused(&[("host", host), ("cookie", &cookie)]), "{host}");
+        }
+    }
+
+    #[test]
+    fn the_url_for_the_browser_is_good_once_and_the_printed_one_always() {
+        let guard = Guard::new(4711).unwrap();
+        let once = guard.url_for_once("/");
+        assert_ne!(once, guard.url("/"));
+        assert!(enter(&guard, &once, "/").is_some());
+        assert!(enter(&guard, &once, "/").is_none());
+        assert!(enter(&guard, &guard.url("/"), "/").is_some());
+        assert!(enter(&guard, &guard.url(""), "/").is_some());
+        assert!(enter(&guard, &guard.url("//evil.example/"), "/evil.example/").is_some(), "no other host");
+        assert!(enter(&guard, "http://127.0.0.1:4711/.hearth//", "/").is_none());
+    }
+
+    #[test]
+    fn pages_of_other_sites_and_ports_are_refused() {
+        let guard = Guard::new(4711).unwrap();
+        let cookie = enter(&guard, &guard.url("/"), "/").unwrap();
+        let verdict = |name: &'static str, value: &str| {
+            judge(&guard, "/", &[("host", LOCAL), ("cookie", &cookie), (name, value)])
+        };
+        for (name, value) in [
+            ("sec-fetch-site", "same-origin"),
+            ("sec-fetch-site", "none"),
+            ("origin", "http://127.0.0.1:4711"),
+        ] {
+            assert_eq!(verdict(name, value), Verdict::Pass, "{name}: {value}");
+        }
+        for (name, value) in [
+            ("sec-fetch-site", "same-site"),
+            ("sec-fetch-site", "cross-site"),
+            ("origin", "null"),
+            ("origin", "http://127.0.0.1:4712"),
+            ("origin", "http://localhost:4711"),
+            ("origin", "https://evil.example"),
+        ] {
+            assert!(matches!(verdict(name, value), Verdict::Refuse(_)), "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn the_app_does_not_see_cookies_of_relays() {
+        let mut map = headers(&[
+            ("cookie", "a=b; hearth-relay-4711=s;c=d"),
+            ("cookie", "hearth-relay-1=t"),
+            ("cookie", "e=f"),
+        ]);
+        strip_cookies(&mut map);
+        let left: Vec<_> = map.get_all(COOKIE).iter().collect();
+        assert_eq!(left, ["a=b; c=d", "e=f"]);
+    }
+}

@@ -1,0 +1,142 @@
+//! A relay on this machine through which browsers reach a microVM: they cannot send tokens by themselves.
+//!
+//! ```text
+//! browser ── http://127.0.0.1:PORT ──► guard ──► forward ── TLS, token, port ──► endpoint
+//! ```
+//!
+//! * [`guard`] – who may use it: everything on the machine can connect, and every page in a browser can try
+//! * [`forward`] – one browser connection's requests, to the endpoint and back
+//! * [`headers`] – what is changed in them
+//! * [`browser`] – opens the first URL
+
+mod browser;
+mod forward;
+mod guard;
+mod headers;
+
+use std::convert::Infallible;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY, SET_COOKIE};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+
+pub(crate) use self::browser::open;
+use self::forward::Lane;
+use self::guard::{Guard, Verdict};
+use crate::endpoint::{Dialer, Tokens};
+use crate::error::Failure;
+
+/// Where browsers go on after a while: not to be confused with a redirect, see [`enter`].
+const REFRESH: HeaderName = HeaderName::from_static("refresh");
+/// How long nothing is accepted when the system has no more descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What it answers with.
+type Body = Either<Incoming, Full<Bytes>>;
+
+/// A relay that listens.
+pub(crate) struct Relay {
+    listener: TcpListener,
+    shared: Arc<Shared>,
+}
+
+/// What all connections have.
+struct Shared {
+    guard: Guard,
+    dialer: Dialer,
+    tokens: Tokens,
+}
+
+impl Relay {
+    /// Listens at a port of this machine that is free.
+    pub(crate) async fn bind(dialer: Dialer, tokens: Tokens) -> Result<Self, Failure> {
+        let unusable =
+            |error: std::io::Error| Failure::failed(format!("cannot listen on 127.0.0.1: {error}"));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(unusable)?;
+        let port = listener.local_addr().map_err(unusable)?.port();
+        let shared = Shared { guard: Guard::new(port)?, dialer, tokens };
+        Ok(Self { listener, shared: Arc::new(shared) })
+    }
+
+    /// The URL that lets a browser in, for as long as the relay runs.
+    pub(crate) fn url(&self, path: &str) -> String {
+        self.shared.guard.url(path)
+    }
+
+    /// A URL that lets one browser in, once: other users see it in the list of processes.
+    pub(crate) fn url_for_once(&self, path: &str) -> String {
+        self.shared.guard.url_for_once(path)
+    }
+
+    /// Relays, for ever.
+    pub(crate) async fn serve(self) -> Infallible {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    tokio::spawn(serve_connection(stream, Arc::clone(&self.shared)));
+                }
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+}
+
+async fn serve_connection(stream: TcpStream, shared: Arc<Shared>) {
+    // Only a matter of speed.
+    drop(stream.set_nodelay(true));
+    let lane = Arc::new(Lane::new(shared));
+    let service = service_fn(move |request| {
+        let lane = Arc::clone(&lane);
+        async move { Ok::<_, Infallible>(answer(&lane, request).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    // Browsers leave when they like.
+    drop(connection.await);
+}
+
+async fn answer(lane: &Lane, request: Request<Incoming>) -> Response<Body> {
+    match lane.shared.guard.judge(request.uri(), request.headers()) {
+        Verdict::Pass => match lane.forward(request).await {
+            Ok(response) => response.map(Either::Left),
+            Err(error) => text(StatusCode::BAD_GATEWAY, format!("hearth open: {error}\n")),
+        },
+        Verdict::Enter { path, cookie } => enter(&path, &cookie),
+        Verdict::Refuse(why) => text(StatusCode::FORBIDDEN, format!("hearth open: {why}\n")),
+    }
+}
+
+/// Gives the browser its cookie, and lets it go on from here by itself: were this a redirect, a browser that was sent
+/// by another page (a terminal's or a mail's in the browser) would take that page for the origin, and keep the cookie.
+fn enter(path: &str, cookie: &str) -> Response<Body> {
+    let mut response = text(StatusCode::OK, "hearth open: one moment …\n".to_owned());
+    let headers = response.headers_mut();
+    if let (Ok(refresh), Ok(cookie)) =
+        (HeaderValue::from_str(&format!("0; url={path}")), HeaderValue::from_str(cookie))
+    {
+        headers.insert(REFRESH, refresh);
+        headers.insert(SET_COOKIE, cookie);
+    }
+    response
+}
+
+/// An answer of the relay's own. Nobody is to keep it, or to tell others its URL.
+fn text(status: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(Either::Right(Full::new(Bytes::from(text))));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
+}

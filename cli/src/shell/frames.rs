@@ -1,0 +1,66 @@
+//! What is said in TEXT frames.
+
+use serde::{Deserialize, Serialize};
+
+/// What the client says.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(super) enum Say<'a> {
+    /// The first frame: run this instead of a shell.
+    Exec {
+        /// Program and arguments.
+        command: &'a [String],
+    },
+    /// The terminal has this size.
+    Resize {
+        /// Characters of a line.
+        cols: u16,
+        /// Lines.
+        rows: u16,
+    },
+}
+
+/// What the server says.
+#[derive(Debug, Deserialize, PartialEq, Eq)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(super) enum Told {
+    /// The last frame before the end: the exit status, 128 and the signal's number after a signal.
+    Exit {
+        /// 0 to 255.
+        code: i64,
+    },
+    /// What is of no use here: `session_init`, and what later servers say.
+    #[serde(other)]
+    Other,
+}
+
+impl Say<'_> {
+    pub(super) fn text(&self) -> String {
+        // Strings and numbers: it cannot fail.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl Told {
+    /// Other text is no reason to end.
+    pub(super) fn parse(text: &str) -> Self {
+        serde_json::from_str(text).unwrap_or(Self::Other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_as_servers_write_and_read_them() {
+        assert_eq!(Say::Resize { cols: 120, rows: 40 }.text(), r#"{"type":"resize","cols":120,"rows":40}"#);
+        let command = ["ls".to_owned(), "-l".to_owned()];
+        assert_eq!(Say::Exec { command: &command }.text(), r#"{"type":"exec","command":["ls","-l"]}"#);
+        assert_eq!(Told::parse(r#"{"type":"exit","code":137}"#), Told::Exit { code: 137 });
+        for other in [r#"{"type":"session_init","session_id":"s"}"#, r#"{"type":"exit"}"#, "{", "text", "[1]"]
+        {
+            assert_eq!(Told::parse(other), Told::Other, "{other}");
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! A shell in a microVM: a WebSocket of its endpoint that is a terminal (behaviour, section 5).
+//!
+//! * [`session`] – bytes both ways until one side ends
+//! * [`frames`] – what is said beside the terminal's bytes: size, command, exit status
+//! * [`keys`] – `~.`, which ends a session that hangs
+//! * [`terminal`] – this side's terminal: raw, and its size
+
+mod frames;
+mod keys;
+mod session;
+mod terminal;
+
+use hyper::header::{HeaderValue, SEC_WEBSOCKET_PROTOCOL};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+
+pub(crate) use self::session::{End, run};
+use crate::endpoint::{Dialer, refusal};
+use crate::error::{Failure, chain};
+
+/// The subprotocol that every WebSocket with a token in its subprotocols names.
+const MARKER: &str = "lambda-microvms";
+/// With it the exit status is told, and a command can be.
+const PATH: &str = "/?ext=1";
+
+/// A shell's connection.
+pub(crate) type Socket = WebSocketStream<TlsStream<TcpStream>>;
+
+/// Opens a shell of the microVM `id`.
+pub(crate) async fn connect(dialer: &Dialer, id: &str, token: &str) -> Result<Socket, Failure> {
+    let stream = dialer.connect().await?;
+    let unusable = |why: String| Failure::failed(format!("the endpoint cannot be asked for a shell: {why}"));
+    let url = dialer.place.url(PATH).replacen("https", "wss", 1);
+    let mut request = url.into_client_request().map_err(|error| unusable(error.to_string()))?;
+    let protocols = format!("{MARKER}, {MARKER}.authentication.{token}");
+    let mut protocols = HeaderValue::from_str(&protocols).map_err(|error| unusable(error.to_string()))?;
+    protocols.set_sensitive(true);
+    request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, protocols);
+    match tokio_tungstenite::client_async(request, stream).await {
+        Ok((socket, _)) => Ok(socket),
+        Err(Error::Http(answer)) => {
+            let body = answer.body().as_deref().unwrap_or_default();
+            Err(Failure::failed(refusal(id, answer.status(), answer.headers(), body)))
+        }
+        Err(error) => Err(Failure::NoConnection(format!(
+            "the connection to the endpoint {} broke: {}; try again",
+            dialer.place.host(),
+            chain(&error)
+        ))),
+    }
+}

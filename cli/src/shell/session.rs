@@ -1,0 +1,177 @@
+//! A session: what is typed goes there, what is shown comes back, until one side ends.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use super::Socket;
+use super::frames::{Say, Told};
+use super::keys::{Keys, Typed};
+use super::terminal::{Raw, columns_and_rows};
+use crate::error::{Failure, chain};
+use crate::interrupt::Ending;
+
+/// What ends input on a terminal: Ctrl-D.
+const END_OF_INPUT: u8 = 4;
+/// Bytes that are read at once.
+const PIECE: usize = 16 << 10;
+/// How long the other side may take to hear that this one leaves.
+const LEAVE: Duration = Duration::from_secs(1);
+
+/// How a session has ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The shell, or the command, has ended with a status.
+    Exit(i64),
+    /// The shell has ended, and nobody says how: the server is not told to.
+    Closed,
+    /// Somebody has typed `~.`.
+    Disconnected,
+    /// A signal ends this program.
+    Signal(SignalKind),
+    /// The connection broke, or the server has ended it for a reason of its own.
+    Broken(String),
+    /// What is shown can be written nowhere.
+    Output(io::Error),
+}
+
+/// Runs a session, with a command instead of a shell if there is one. The terminal is as before when it returns.
+pub(crate) async fn run(socket: Socket, command: &[String]) -> Result<End, Failure> {
+    let mut ending = Ending::listen()?;
+    let (mut there, back) = socket.split();
+    let raw = Raw::enter()?;
+    let end = tokio::select! {
+        end = show(back) => end,
+        end = type_in(&mut there, command, raw.is_some()) => end,
+        signal = ending.wait() => End::Signal(signal),
+    };
+    if matches!(end, End::Exit(_) | End::Disconnected | End::Signal(_)) {
+        // It is over whether or not they hear it.
+        drop(timeout(LEAVE, there.close()).await);
+    }
+    drop(raw);
+    Ok(end)
+}
+
+/// Shows what comes, until it ends.
+async fn show(mut back: SplitStream<Socket>) -> End {
+    let mut stdout = tokio::io::stdout();
+    loop {
+        let bytes = match back.next().await {
+            Some(Ok(Message::Binary(bytes))) => bytes,
+            Some(Ok(Message::Text(text))) => match Told::parse(&text) {
+                Told::Exit { code } => return End::Exit(code),
+                Told::Other => continue,
+            },
+            Some(Ok(Message::Close(frame))) => {
+                return match frame {
+                    Some(frame) if frame.code != CloseCode::Normal => {
+                        End::Broken(format!("closed by the server with {}: {}", frame.code, frame.reason))
+                    }
+                    _ => End::Closed,
+                };
+            }
+            Some(Ok(_)) => continue,
+            Some(Err(error)) => return End::Broken(chain(&error)),
+            None => return End::Broken("it ended in the middle".to_owned()),
+        };
+        let written = async {
+            stdout.write_all(&bytes).await?;
+            stdout.flush().await
+        };
+        if let Err(error) = written.await {
+            return End::Output(error);
+        }
+    }
+}
+
+/// Sends what is typed. Returns only if that ends the session: after the end of other input there is still output.
+async fn type_in(there: &mut SplitSink<Socket, Message>, command: &[String], terminal: bool) -> End {
+    match send_input(there, command, terminal).await {
+        Ok(true) => End::Disconnected,
+        // The other direction tells why.
+        Ok(false) | Err(_) => std::future::pending().await,
+    }
+}
+
+/// Whether somebody has typed `~.` when input has ended.
+async fn send_input(
+    there: &mut SplitSink<Socket, Message>,
+    command: &[String],
+    terminal: bool,
+) -> Result<bool, Error> {
+    let mut resized = signal(SignalKind::window_change())?;
+    if !command.is_empty() {
+        there.send(Message::text(Say::Exec { command }.text())).await?;
+    }
+    send_size(there).await?;
+    let mut stdin = tokio::io::stdin();
+    let mut keys = terminal.then(Keys::new);
+    let mut piece = vec![0; PIECE];
+    let mut last = b'\n';
+    loop {
+        let read = tokio::select! {
+            // A terminal that fails is gone.
+            read = stdin.read(&mut piece) => read.unwrap_or(0),
+            _ = resized.recv() => {
+                send_size(there).await?;
+                continue;
+            }
+        };
+        let bytes = piece.get(..read).unwrap_or_default();
+        let Some(end) = bytes.last() else { break };
+        last = *end;
+        let (bytes, disconnect) = match keys.as_mut().map(|keys| keys.read(bytes)) {
+            None => (bytes.to_vec(), false),
+            Some(Typed::Bytes(bytes)) => (bytes, false),
+            Some(Typed::Disconnect(bytes)) => (bytes, true),
+        };
+        if !bytes.is_empty() {
+            there.send(Message::Binary(Bytes::from(bytes))).await?;
+        }
+        if disconnect {
+            return Ok(true);
+        }
+    }
+    there.send(Message::Binary(Bytes::from(end_of_input(last, !command.is_empty())))).await?;
+    Ok(false)
+}
+
+/// What ends input after `last`. In the middle of a line the first Ctrl-D of two hands over what has been typed; a
+/// shell, which edits lines itself, wants the line to end.
+fn end_of_input(last: u8, command: bool) -> Vec<u8> {
+    match (last, command) {
+        (b'\n' | b'\r', _) => vec![END_OF_INPUT],
+        (_, true) => vec![END_OF_INPUT, END_OF_INPUT],
+        (_, false) => vec![b'\n', END_OF_INPUT],
+    }
+}
+
+/// Tells the terminal's size, where there is one.
+async fn send_size(there: &mut SplitSink<Socket, Message>) -> Result<(), Error> {
+    match columns_and_rows() {
+        Some((cols, rows)) => there.send(Message::text(Say::Resize { cols, rows }.text())).await,
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn input_ends_in_the_middle_of_a_line_too() {
+        assert_eq!(end_of_input(b'\n', true), [4]);
+        assert_eq!(end_of_input(b'\r', false), [4]);
+        assert_eq!(end_of_input(b'x', true), [4, 4]);
+        assert_eq!(end_of_input(b'x', false), [b'\n', 4]);
+    }
+}

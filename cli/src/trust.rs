@@ -1,0 +1,251 @@
+//! The certificate authorities that this machine trusts.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+
+use crate::error::Failure;
+
+/// The file that holds the host's authority.
+const FILE: &str = "hearth.crt";
+/// Folders of authorities with the programs that take them over: the first of which both exist is the machine's.
+const KNOWN: [Known; 4] = [
+    // Fedora, RHEL, Amazon Linux
+    Known { folder: "etc/pki/ca-trust/source/anchors", program: "usr/bin/update-ca-trust", remove: &[] },
+    // Arch
+    Known {
+        folder: "etc/ca-certificates/trust-source/anchors",
+        program: "usr/bin/update-ca-trust",
+        remove: &[],
+    },
+    // openSUSE
+    Known {
+        folder: "etc/pki/trust/anchors",
+        program: "usr/sbin/update-ca-certificates",
+        remove: &["--fresh"],
+    },
+    // Debian, Ubuntu, Alpine: what is gone stays trusted unless all is made anew.
+    Known {
+        folder: "usr/local/share/ca-certificates",
+        program: "usr/sbin/update-ca-certificates",
+        remove: &["--fresh"],
+    },
+];
+
+struct Known {
+    folder: &'static str,
+    program: &'static str,
+    /// Its options when something was removed.
+    remove: &'static [&'static str],
+}
+
+/// Where this machine keeps authorities.
+pub(crate) struct TrustStore {
+    file: PathBuf,
+    program: PathBuf,
+    remove: &'static [&'static str],
+}
+
+/// What was done.
+#[derive(Debug)]
+pub(crate) struct Changed {
+    /// The authority's file.
+    pub(crate) file: PathBuf,
+    /// What took it over; nothing where nothing was to be done.
+    pub(crate) program: Option<String>,
+    /// Whether it is there now.
+    pub(crate) installed: bool,
+}
+
+/// Why authorities cannot be changed.
+#[derive(Debug, thiserror::Error)]
+enum TrustError {
+    /// Neither Debian nor Fedora nor what is like them.
+    #[error(
+        "this system's store of authorities is not known; put the output of `hearth ca` where its manual says \
+         (ca-certificates may have to be installed first)"
+    )]
+    Unknown,
+    /// It is no single certificate.
+    #[error("the daemon's answer is no certificate: {0}")]
+    Certificate(String),
+    /// The store is root's.
+    #[error("cannot change {}: the store of authorities is root's; run the same as root (sudo)", .0.display())]
+    Denied(PathBuf),
+    /// The file cannot be changed.
+    #[error("cannot change {}: {}", .0.display(), .1)]
+    File(PathBuf, io::Error),
+    /// What takes it over cannot be run.
+    #[error("cannot run {}: {}", .0.display(), .1)]
+    Start(PathBuf, io::Error),
+    /// What takes it over has failed.
+    #[error("{} failed ({}): {}", .0.display(), .1.status, String::from_utf8_lossy(&.1.stderr).trim())]
+    Program(PathBuf, Output),
+}
+
+impl From<TrustError> for Failure {
+    fn from(error: TrustError) -> Self {
+        Self::failed(error.to_string())
+    }
+}
+
+impl TrustStore {
+    /// This machine's.
+    pub(crate) fn find() -> Result<Self, Failure> {
+        Ok(Self::below(Path::new("/"))?)
+    }
+
+    fn below(root: &Path) -> Result<Self, TrustError> {
+        let known =
+            KNOWN.iter().find(|known| root.join(known.folder).is_dir() && root.join(known.program).exists());
+        let known = known.ok_or(TrustError::Unknown)?;
+        let file = root.join(known.folder).join(FILE);
+        Ok(Self { file, program: root.join(known.program), remove: known.remove })
+    }
+
+    /// Trusts an authority; in place of the one that was trusted before, if any.
+    pub(crate) fn install(&self, pem: &str) -> Result<Changed, Failure> {
+        one_certificate(pem)?;
+        self.write(pem).map_err(|error| self.failed(error))?;
+        if let Err(error) = self.take_over(&[]) {
+            // Half of it would take effect whenever somebody else changes the store.
+            drop(fs::remove_file(&self.file));
+            return Err(error.into());
+        }
+        Ok(self.changed(true))
+    }
+
+    /// Trusts it no more.
+    pub(crate) fn uninstall(&self) -> Result<Changed, Failure> {
+        match fs::remove_file(&self.file) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Changed { file: self.file.clone(), program: None, installed: false });
+            }
+            Err(error) => return Err(self.failed(error).into()),
+        }
+        self.take_over(self.remove)?;
+        Ok(self.changed(false))
+    }
+
+    fn changed(&self, installed: bool) -> Changed {
+        let program = Some(self.program.display().to_string());
+        Changed { file: self.file.clone(), program, installed }
+    }
+
+    /// Writes the file as a whole, for everybody to read.
+    fn write(&self, pem: &str) -> io::Result<()> {
+        let folder = self.file.parent().unwrap_or(Path::new("/"));
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(pem.as_bytes())?;
+        file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+        file.as_file().sync_all()?;
+        file.persist(&self.file)?;
+        Ok(())
+    }
+
+    fn take_over(&self, options: &[&str]) -> Result<(), TrustError> {
+        let output = Command::new(&self.program).args(options).stdin(Stdio::null()).output();
+        let output = output.map_err(|error| TrustError::Start(self.program.clone(), error))?;
+        if output.status.success() { Ok(()) } else { Err(TrustError::Program(self.program.clone(), output)) }
+    }
+
+    fn failed(&self, error: io::Error) -> TrustError {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => TrustError::Denied(self.file.clone()),
+            _ => TrustError::File(self.file.clone(), error),
+        }
+    }
+}
+
+/// Nothing else may slip into the store of a whole machine.
+fn one_certificate(pem: &str) -> Result<(), TrustError> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    match certificates {
+        Ok(certificates) if certificates.len() == 1 => Ok(()),
+        Ok(certificates) => Err(TrustError::Certificate(format!("it has {} of them", certificates.len()))),
+        Err(error) => Err(TrustError::Certificate(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, MutexGuard};
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A program cannot be started while another thread, about to start its own, has the file open, too.
+    fn turn() -> MutexGuard<'static, ()> {
+        static TURN: Mutex<()> = Mutex::new(());
+        TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// A system whose program notes how it is called, and ends with a status.
+    fn system(folder: &str, program: &str, status: i32) -> TempDir {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join(folder)).unwrap();
+        let program = root.path().join(program);
+        fs::create_dir_all(program.parent().unwrap()).unwrap();
+        let calls = root.path().join("calls");
+        let text =
+            format!("#!/bin/sh\necho \"called $*\" >> {}\necho broken >&2\nexit {status}\n", calls.display());
+        fs::write(&program, text).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        root
+    }
+
+    fn pem() -> String {
+        let key = rcgen::KeyPair::generate().unwrap();
+        rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap().pem()
+    }
+
+    #[test]
+    fn an_authority_is_installed_replaced_and_removed_on_every_known_system() {
+        let _turn = turn();
+        for known in &KNOWN {
+            let root = system(known.folder, known.program, 0);
+            let store = TrustStore::below(root.path()).unwrap();
+            let file = root.path().join(known.folder).join("hearth.crt");
+            store.install(&pem()).unwrap();
+            let second = pem();
+            assert!(store.install(&second).unwrap().installed);
+            assert_eq!(fs::read_to_string(&file).unwrap(), second);
+            assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
+            assert!(!store.uninstall().unwrap().installed);
+            assert!(!file.exists());
+            assert_eq!(store.uninstall().unwrap().program, None, "nothing is left to do");
+            let calls = fs::read_to_string(root.path().join("calls")).unwrap();
+            let last = format!("called {}", known.remove.join(" "));
+            assert_eq!(calls.lines().collect::<Vec<_>>(), ["called ", "called ", last.as_str()]);
+        }
+    }
+
+    #[test]
+    fn a_program_that_fails_leaves_nothing_behind() {
+        let _turn = turn();
+        let root = system("usr/local/share/ca-certificates", "usr/sbin/update-ca-certificates", 3);
+        let store = TrustStore::below(root.path()).unwrap();
+        let text = store.install(&pem()).unwrap_err().to_string();
+        assert!(text.ends_with("update-ca-certificates failed (exit status: 3): broken"), "{text}");
+        assert!(!store.file.exists());
+    }
+
+    #[test]
+    fn only_one_certificate_gets_in() {
+        let _turn = turn();
+        let root = system("usr/local/share/ca-certificates", "usr/sbin/update-ca-certificates", 0);
+        let store = TrustStore::below(root.path()).unwrap();
+        for wrong in [String::new(), "text".to_owned(), format!("{}{}", pem(), pem())] {
+            assert!(store.install(&wrong).is_err(), "{wrong}");
+        }
+        assert!(!store.file.exists());
+        assert!(TrustStore::below(&root.path().join("empty")).is_err());
+    }
+}
