@@ -7,9 +7,62 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, sleep_until};
 
+use super::limits::Limiter;
 use crate::driver::gate::{Gate, Pass};
+
+/// Sees what passes: keeps the microVM from being idle, and from having more than its share.
+#[derive(Debug)]
+pub struct Meter {
+    gate: Arc<Gate>,
+    limiter: Option<Arc<Limiter>>,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl Meter {
+    /// A meter at a gate.
+    #[must_use]
+    pub fn new(gate: &Arc<Gate>, limiter: Option<&Arc<Limiter>>) -> Self {
+        Self { gate: Arc::clone(gate), limiter: limiter.map(Arc::clone), pause: None }
+    }
+
+    /// Whether more may pass.
+    fn poll_free(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(context));
+            self.pause = None;
+        }
+        Poll::Ready(())
+    }
+
+    /// So many bytes have passed.
+    fn passed(&mut self, bytes: usize) {
+        self.gate.touch();
+        let next = self.limiter.as_ref().and_then(|limiter| limiter.bytes(bytes));
+        self.pause = next.map(|next| Box::pin(sleep_until(next)));
+    }
+
+    /// So many bytes have passed: waits until more may.
+    pub async fn pass(&mut self, bytes: usize) {
+        self.passed(bytes);
+        if let Some(pause) = self.pause.take() {
+            pause.await;
+        }
+    }
+
+    /// The next frame of a body, when it may pass.
+    fn poll_frame(&mut self, context: &mut Context<'_>, body: &mut Incoming) -> Polled {
+        ready!(self.poll_free(context));
+        let frame = ready!(Pin::new(body).poll_frame(context));
+        if let Some(Ok(frame)) = &frame {
+            self.passed(frame.data_ref().map_or(0, Bytes::len));
+        }
+        Poll::Ready(frame)
+    }
+}
+
+type Polled = Poll<Option<Result<Frame<Bytes>, hyper::Error>>>;
 
 /// The body of an answer to a client.
 #[derive(Debug)]
@@ -29,8 +82,8 @@ impl Answer {
 
     /// What the app answers to an exchange, which is over with it.
     #[must_use]
-    pub fn flow(body: Incoming, pass: Pass) -> Self {
-        Self::Flow(Box::new(Flow { body, pass }))
+    pub fn flow(body: Incoming, meter: Meter, pass: Pass) -> Self {
+        Self::Flow(Box::new(Flow { body, meter, _pass: pass }))
     }
 }
 
@@ -38,17 +91,10 @@ impl Body for Answer {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
         match self.get_mut() {
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Self::Flow(flow) => {
-                let frame = ready!(Pin::new(&mut flow.body).poll_frame(context));
-                flow.pass.gate().touch();
-                Poll::Ready(frame)
-            }
+            Self::Flow(flow) => flow.meter.poll_frame(context, &mut flow.body),
         }
     }
 
@@ -71,7 +117,9 @@ impl Body for Answer {
 #[derive(Debug)]
 pub struct Flow {
     body: Incoming,
-    pass: Pass,
+    meter: Meter,
+    /// The exchange is over with its answer.
+    _pass: Pass,
 }
 
 /// The body of a request that can be taken back as long as nothing of it was read.
@@ -104,7 +152,7 @@ impl Held {
 /// The body of a request on its way to the app.
 #[derive(Debug)]
 pub struct Upload {
-    gate: Arc<Gate>,
+    meter: Meter,
     from: From,
 }
 
@@ -119,20 +167,20 @@ enum From {
 impl Upload {
     /// No body.
     #[must_use]
-    pub fn nothing(gate: &Arc<Gate>) -> Self {
-        Self { gate: Arc::clone(gate), from: From::Nothing }
+    pub fn nothing(meter: Meter) -> Self {
+        Self { meter, from: From::Nothing }
     }
 
     /// A body.
     #[must_use]
-    pub fn body(gate: &Arc<Gate>, body: Incoming) -> Self {
-        Self { gate: Arc::clone(gate), from: From::Body(body) }
+    pub fn body(meter: Meter, body: Incoming) -> Self {
+        Self { meter, from: From::Body(body) }
     }
 
     /// A body that is left alone for a while, so that it can be taken back when the app answers at once.
     #[must_use]
-    pub fn held(gate: &Arc<Gate>, held: &Held, pause: Duration) -> Self {
-        Self { gate: Arc::clone(gate), from: From::Held(held.clone(), Box::pin(sleep(pause))) }
+    pub fn held(meter: Meter, held: &Held, pause: Duration) -> Self {
+        Self { meter, from: From::Held(held.clone(), Box::pin(sleep(pause))) }
     }
 }
 
@@ -140,21 +188,14 @@ impl Body for Upload {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
         let this = self.get_mut();
         if let From::Held(held, pause) = &mut this.from {
             ready!(pause.as_mut().poll(context));
             this.from = held.take_back().map_or(From::Nothing, From::Body);
         }
         match &mut this.from {
-            From::Body(body) => {
-                let frame = ready!(Pin::new(body).poll_frame(context));
-                this.gate.touch();
-                Poll::Ready(frame)
-            }
+            From::Body(body) => this.meter.poll_frame(context, body),
             From::Nothing | From::Held(..) => Poll::Ready(None),
         }
     }

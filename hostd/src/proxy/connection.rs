@@ -4,8 +4,8 @@
 //! long as the settings say. Everything that a client can make us keep is bounded: headers, streams, resets, windows.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper::service::service_fn;
@@ -18,6 +18,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::Proxy;
+use super::error::ProxyError;
+use super::limits::{Connection, Limiter};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -51,18 +53,32 @@ pub struct Peer {
     /// The host that the connection was opened for (SNI).
     pub server_name: Option<String>,
     authorised: AtomicBool,
+    /// Counted once it has shown a valid token.
+    counted: OnceLock<Connection>,
 }
 
 impl Peer {
     /// A client at an address.
     #[must_use]
     pub fn new(address: SocketAddr, server_name: Option<String>) -> Self {
-        Self { address, server_name, authorised: AtomicBool::new(false) }
+        Self { address, server_name, authorised: AtomicBool::new(false), counted: OnceLock::new() }
     }
 
     /// It has shown a valid token.
     pub(super) fn authorise(&self) {
         self.authorised.store(true, Ordering::Relaxed);
+    }
+
+    /// It counts among the connections to its microVM.
+    ///
+    /// # Errors
+    /// [`ProxyError::TooMany`].
+    pub(super) fn count(&self, limiter: &Arc<Limiter>) -> Result<(), ProxyError> {
+        if self.counted.get().is_none() {
+            // Of two requests at once, one is enough.
+            let _ = self.counted.set(limiter.connection()?);
+        }
+        Ok(())
     }
 }
 

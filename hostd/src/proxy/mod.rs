@@ -10,12 +10,14 @@
 //! * [`request`] – what happens to a request; [`error`] – what the endpoint answers by itself
 //! * [`credentials`] – tokens and ports in requests; [`headers`] – what is not passed on
 //! * [`upstream`] – connections to the app; [`body`] – what flows; [`websocket`], [`shell`]
+//! * [`limits`] – connections, requests and bytes of one endpoint
 
 pub mod body;
 pub mod connection;
 pub mod credentials;
 pub mod error;
 pub mod headers;
+pub mod limits;
 pub mod request;
 pub mod shell;
 pub mod upstream;
@@ -30,6 +32,7 @@ use std::time::Duration;
 use crate::driver::Microvms;
 use crate::driver::gate::Patience;
 use crate::tokens::Tokens;
+use limits::Limits;
 use upstream::Upstreams;
 
 /// What can be set of endpoints.
@@ -45,6 +48,8 @@ pub struct Settings {
     pub forwarded_for: bool,
     /// How long a connection without a request stays open.
     pub idle_connection: Duration,
+    /// Whether an endpoint takes only what its memory class has.
+    pub limited: bool,
 }
 
 /// The endpoints. Copies are cheap and reach the same.
@@ -59,12 +64,21 @@ struct Inner {
     tokens: Tokens,
     settings: Settings,
     upstreams: Upstreams,
+    limits: Limits,
 }
 
 impl Proxy {
     /// The endpoints of the microVMs of this host.
     #[must_use]
     pub fn new(microvms: Microvms, tokens: Tokens, settings: Settings) -> Self {
-        Self { inner: Arc::new(Inner { microvms, tokens, settings, upstreams: Upstreams::default() }) }
+        Self {
+            inner: Arc::new(Inner {
+                microvms,
+                tokens,
+                settings,
+                upstreams: Upstreams::default(),
+                limits: Limits::default(),
+            }),
+        }
     }
 }

@@ -7,11 +7,12 @@ use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, LOCA
 use hyper::http::uri::{Authority, Parts, Scheme};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
-use super::body::Answer;
+use super::body::{Answer, Meter};
 use super::connection::Peer;
 use super::credentials::{self, COOKIES, Credentials};
 use super::error::ProxyError;
 use super::headers::{self, REQUEST_ID};
+use super::limits::Limiter;
 use super::upstream::Protocol;
 use super::{Inner, shell, websocket};
 use crate::driver::gate::{Gate, Pass};
@@ -28,6 +29,7 @@ struct Admitted {
     host: Authority,
     claims: Claims,
     gate: Arc<Gate>,
+    limiter: Option<Arc<Limiter>>,
     /// The client has offered the platform's subprotocol.
     offered: bool,
     websocket: bool,
@@ -53,7 +55,7 @@ impl Inner {
 
     async fn handle(
         &self,
-        peer: &Peer,
+        peer: &Arc<Peer>,
         mut request: Request<Incoming>,
         id: &str,
     ) -> Result<Response<Answer>, ProxyError> {
@@ -91,12 +93,17 @@ impl Inner {
         {
             return Err(ProxyError::Hook);
         }
+        let limiter = self.settings.limited.then(|| self.limits.of(&gate));
+        if let Some(limiter) = &limiter {
+            peer.count(limiter)?;
+            limiter.request()?;
+        }
         let offered =
             websocket && credentials::protocols(request.headers()).any(|one| one == credentials::PROTOCOL);
-        let admitted = Admitted { host, claims, gate, offered, websocket };
+        let admitted = Admitted { host, claims, gate, limiter, offered, websocket };
         let pass = self.microvms.enter(&admitted.gate, self.settings.patience).await?;
         match admitted.claims.kind {
-            Kind::Shell => shell::accept(&mut request, pass, id),
+            Kind::Shell => shell::accept(&mut request, pass, Arc::clone(peer), id),
             Kind::Http => self.forward(peer, request, id, port, pass, &admitted).await,
         }
     }
@@ -158,7 +165,7 @@ impl Inner {
     /// Passes a request on to the app, and its answer back.
     async fn forward(
         &self,
-        peer: &Peer,
+        peer: &Arc<Peer>,
         mut request: Request<Incoming>,
         id: &str,
         port: u16,
@@ -183,14 +190,15 @@ impl Inner {
         }
         let request = Request::from_parts(head, body);
         let upstream = self.upstreams.of(admitted.gate.id(), pass.guest());
-        let sent = upstream.send(&admitted.gate, port, protocol, request).await;
+        let sent = upstream.send(&admitted.gate, admitted.limiter.as_ref(), port, protocol, request).await;
         let mut response = sent.map_err(|unanswered| unanswered.error)?;
         pass.answered();
+        let meter = || Meter::new(&admitted.gate, admitted.limiter.as_ref());
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS {
             // Nobody has asked for another protocol than this one.
             let client = client.ok_or(ProxyError::App)?;
-            websocket::tunnel(Arc::clone(&admitted.gate), client, &mut response);
+            websocket::tunnel([meter(), meter()], Arc::clone(peer), client, &mut response);
         }
         let (mut head, body) = response.into_parts();
         headers::clean(&mut head.headers);
@@ -199,7 +207,7 @@ impl Inner {
             websocket::answer_protocol(&mut head.headers, admitted.offered);
             return Ok(Response::from_parts(head, Answer::text(String::new())));
         }
-        Ok(Response::from_parts(head, Answer::flow(body, pass)))
+        Ok(Response::from_parts(head, Answer::flow(body, meter(), pass)))
     }
 
     /// The headers as the app is to see them.

@@ -34,6 +34,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 
 use super::body::Answer;
+use super::connection::Peer;
 use super::error::ProxyError;
 use super::{credentials, websocket};
 use crate::driver::gate::{Gate, Pass};
@@ -89,6 +90,7 @@ fn read(text: &str) -> Text {
 pub fn accept<B>(
     request: &mut Request<B>,
     pass: Pass,
+    peer: Arc<Peer>,
     session: &str,
 ) -> Result<Response<Answer>, ProxyError> {
     let headers = request.headers();
@@ -102,7 +104,11 @@ pub fn accept<B>(
     let query = request.uri().query().unwrap_or_default();
     let extended = query.split('&').any(|pair| pair == "ext=1");
     let client = hyper::upgrade::on(request);
-    tokio::spawn(serve(client, pass, session.to_owned(), extended));
+    let session = session.to_owned();
+    tokio::spawn(async move {
+        let _peer = peer; // its connection counts as long as the shell is open
+        serve(client, pass, session, extended).await;
+    });
     let mut response = Response::new(Answer::text(String::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     websocket::set_upgrade(response.headers_mut());

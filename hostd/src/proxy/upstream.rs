@@ -28,8 +28,9 @@ use rustls::{DigitallySignedStruct, SignatureScheme};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::body::{Held, Upload};
+use super::body::{Held, Meter, Upload};
 use super::error::ProxyError;
+use super::limits::Limiter;
 use crate::driver::gate::Gate;
 use crate::platform::{ConnectError, Connection, Guest};
 
@@ -161,17 +162,19 @@ impl Upstream {
     pub async fn send(
         &self,
         gate: &Arc<Gate>,
+        limiter: Option<&Arc<Limiter>>,
         port: u16,
         protocol: Protocol,
         request: Request<Incoming>,
     ) -> Result<Response<Incoming>, Unanswered> {
+        let meter = || Meter::new(gate, limiter);
         let way = self.port(port);
         let answer = match way.speech() {
             Some(_) => {
                 let (head, body) = request.into_parts();
-                way.client(protocol).request(Request::from_parts(head, upload(gate, body))).await
+                way.client(protocol).request(Request::from_parts(head, upload(meter(), body))).await
             }
-            None => self.send_first(&way, gate, port, protocol, request).await,
+            None => self.send_first(&way, &meter, port, protocol, request).await,
         };
         answer.map_err(|error| {
             if error.is_connect() {
@@ -188,7 +191,7 @@ impl Upstream {
     async fn send_first(
         &self,
         way: &Port,
-        gate: &Arc<Gate>,
+        meter: &(impl Fn() -> Meter + Sync),
         port: u16,
         protocol: Protocol,
         request: Request<Incoming>,
@@ -196,8 +199,8 @@ impl Upstream {
         let (head, body) = request.into_parts();
         let (again, held) = (head.clone(), Held::new(body));
         let first = match held.is_empty() {
-            true => Upload::nothing(gate),
-            false => Upload::held(gate, &held, PAUSE),
+            true => Upload::nothing(meter()),
+            false => Upload::held(meter(), &held, PAUSE),
         };
         let answer = way.client(protocol).request(Request::from_parts(head, first)).await;
         let may_be_tls = match &answer {
@@ -209,7 +212,7 @@ impl Upstream {
             && self.is_tls(port).await
         {
             way.set(Some(Speech::Tls));
-            return way.client(protocol).request(Request::from_parts(again, upload(gate, body))).await;
+            return way.client(protocol).request(Request::from_parts(again, upload(meter(), body))).await;
         }
         if answer.is_ok() {
             way.set(Some(Speech::Plain));
@@ -227,8 +230,8 @@ impl Upstream {
     }
 }
 
-fn upload(gate: &Arc<Gate>, body: Incoming) -> Upload {
-    if body.is_end_stream() { Upload::nothing(gate) } else { Upload::body(gate, body) }
+fn upload(meter: Meter, body: Incoming) -> Upload {
+    if body.is_end_stream() { Upload::nothing(meter) } else { Upload::body(meter, body) }
 }
 
 fn closes(headers: &HeaderMap) -> bool {

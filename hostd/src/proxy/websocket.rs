@@ -1,7 +1,5 @@
 //! WebSocket connections (RFC 6455): the handshake is passed on without the platform's subprotocols, then bytes.
 
-use std::sync::Arc;
-
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use hyper::upgrade::OnUpgrade;
@@ -9,8 +7,8 @@ use hyper::{Method, Request, Response, Version};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
+use super::body::Meter;
 use super::credentials::PROTOCOL;
-use crate::driver::gate::Gate;
 
 /// Bytes that are on their way at once, for each direction.
 const BUFFER: usize = 16 << 10;
@@ -43,20 +41,27 @@ pub fn answer_protocol(headers: &mut HeaderMap, offered: bool) {
 }
 
 /// Passes bytes on between a client and the app until both directions have ended, or one has failed.
-pub fn tunnel(gate: Arc<Gate>, client: OnUpgrade, response: &mut Response<Incoming>) {
+/// `keep` is dropped then. Each direction has its own meter.
+pub fn tunnel(
+    meters: [Meter; 2],
+    keep: impl Send + 'static,
+    client: OnUpgrade,
+    response: &mut Response<Incoming>,
+) {
     let app = hyper::upgrade::on(response);
     tokio::spawn(async move {
+        let (_keep, [up, down]) = (keep, meters);
         let Ok((client, app)) = tokio::try_join!(client, app) else { return };
         let (client_reads, client_writes) = tokio::io::split(TokioIo::new(client));
         let (app_reads, app_writes) = tokio::io::split(TokioIo::new(app));
-        let up = copy(&gate, client_reads, app_writes);
-        let down = copy(&gate, app_reads, client_writes);
+        let up = copy(up, client_reads, app_writes);
+        let down = copy(down, app_reads, client_writes);
         let _ = tokio::try_join!(up, down);
     });
 }
 
 async fn copy(
-    gate: &Gate,
+    mut meter: Meter,
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
 ) -> std::io::Result<()> {
@@ -66,8 +71,8 @@ async fn copy(
         if length == 0 {
             return to.shutdown().await;
         }
-        gate.touch();
         to.write_all(&buffer[..length]).await?;
         to.flush().await?;
+        meter.pass(length).await;
     }
 }

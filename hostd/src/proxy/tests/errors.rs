@@ -158,3 +158,21 @@ async fn a_link_with_a_token_becomes_a_cookie_where_that_is_allowed() {
     request.headers_mut().remove("x-aws-proxy-auth");
     assert_eq!(refusal(client.send(request).await).await, unauthenticated());
 }
+
+#[tokio::test]
+async fn an_endpoint_takes_what_its_class_has_where_that_is_wanted() {
+    let host = Host::with(Wish { limited: true, ..Wish::default() }).await;
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let mut client = host.http2().await;
+        assert_eq!(client.send(host.get("/count")).await.status(), 200);
+        clients.push(client);
+    }
+    let expected = (429, "TOO_MANY_REQUESTS".to_owned(), String::new());
+    assert_eq!(refusal(host.http2().await.send(host.get("/count")).await).await, expected);
+    let mut statuses = Vec::new();
+    for _ in 0..40 {
+        statuses.push(clients[0].send(host.get("/count")).await.status().as_u16());
+    }
+    assert!(statuses.contains(&429), "{statuses:?}");
+}

@@ -58,11 +58,12 @@ struct Wish {
     auto_resume: bool,
     browser_login: bool,
     held: usize,
+    limited: bool,
 }
 
 impl Default for Wish {
     fn default() -> Self {
-        Self { auto_resume: true, browser_login: false, held: 100 }
+        Self { auto_resume: true, browser_login: false, held: 100, limited: false }
     }
 }
 
@@ -123,6 +124,7 @@ impl Host {
             browser_login: wish.browser_login,
             forwarded_for: true,
             idle_connection: LONG,
+            limited: wish.limited,
         };
         let proxy = Proxy::new(microvms.clone(), tokens.clone(), settings);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
