@@ -13,7 +13,7 @@
 //! * [`builds`] – images, their versions and builds
 //! * [`platform`] – how microVMs are made of processes, networks and files; [`pool`] – what is made before it is needed
 //! * [`store`] – durable state; [`records`] – what is in it, under which keys
-//! * [`tokens`] – tokens for endpoints; [`certificates`] – certificates that this host makes and reads
+//! * [`proxy`] – endpoints; [`tokens`] – tokens for them; [`certificates`] – certificates that this host makes and reads
 //! * [`logs`], [`metrics`], [`audit`], [`events`] – what can be seen from outside
 //! * [`daemon`] – all of it together
 //! * [`config`] – the configuration file; [`clock`] – the time; [`ids`] – random ids
@@ -34,6 +34,7 @@ pub mod logs;
 pub mod metrics;
 pub mod platform;
 pub mod pool;
+pub mod proxy;
 pub mod records;
 pub mod service;
 pub mod store;
