@@ -13,7 +13,7 @@
 //! * [`builds`] – images, their versions and builds
 //! * [`platform`] – how microVMs are made of processes, networks and files; [`pool`] – what is made before it is needed
 //! * [`store`] – durable state; [`records`] – what is in it, under which keys
-//! * [`proxy`] – endpoints; [`tokens`] – tokens for them
+//! * [`proxy`] – endpoints; [`tokens`] – tokens for them; [`certificates`] – certificates that this host makes and reads
 //! * [`logs`], [`metrics`], [`audit`], [`events`] – what can be seen from outside
 //! * [`daemon`] – all of it together
 //! * [`config`] – the configuration file; [`clock`] – the time; [`ids`] – random ids
@@ -22,6 +22,7 @@ pub mod access;
 pub mod api;
 pub mod audit;
 pub mod builds;
+pub mod certificates;
 pub mod clock;
 pub mod config;
 pub mod daemon;

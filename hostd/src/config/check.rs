@@ -11,6 +11,7 @@ use hearth_image_builder::artifact::Fetcher;
 
 use super::Config;
 use crate::api::listen::ListenError;
+use crate::proxy::tls::{Files, TlsError};
 use crate::service::Operation;
 
 /// The longest life of a microVM in seconds.
@@ -78,16 +79,25 @@ impl Config {
     #[must_use]
     pub fn missing(&self) -> Vec<Problem> {
         let mut problems = Problems::default();
-        let listen = &self.listen;
+        let (listen, endpoint) = (&self.listen, &self.endpoint);
         for (key, path, secret) in [
             ("listen.certificate", &listen.certificate, false),
             ("listen.key", &listen.key, true),
             ("listen.client_ca", &listen.client_ca, false),
+            ("endpoint.certificate", &endpoint.certificate, false),
+            ("endpoint.key", &endpoint.key, true),
+            ("endpoint.acme.ca_file", &endpoint.acme.as_ref().and_then(|acme| acme.ca_file.clone()), false),
             ("artifacts.s3.ca_file", &self.artifacts.s3.ca_file, false),
         ] {
             if let Some(path) = path {
                 pem(&mut problems, key, path, secret);
             }
+        }
+        // Files that cannot be read are told already.
+        if let Some(files) = Files::of(endpoint)
+            && let Err(error @ TlsError::Files { .. }) = files.read(&self.service().endpoint_domain)
+        {
+            problems.add("endpoint.certificate", error.to_string());
         }
         for key in &self.access.keys {
             let Some(path) = &key.secret_file else { continue };
@@ -128,12 +138,6 @@ impl Config {
             !text.is_empty() && text.len() <= 32 && text.bytes().all(good)
         };
         problems.unless(word(&self.region), "region", "write 1 to 32 of a-z, 0-9 and -, like us-east-1");
-        let domain = |text: &str| text.len() <= 200 && text.split('.').all(word);
-        problems.unless(
-            self.endpoint_domain.as_deref().is_none_or(domain),
-            "endpoint_domain",
-            "write a domain in lower case, like microvms.example.com",
-        );
         for (key, path) in [
             ("data", Some(&self.data)),
             ("run", Some(&self.run)),
@@ -207,6 +211,9 @@ impl Config {
         if let Err(why) = host {
             tell("jail", why);
         }
+        if let Err(why) = self.endpoint.check() {
+            tell("endpoint", why);
+        }
         if let Err(why) = self.logs.check() {
             tell("logs", why);
         }
@@ -243,7 +250,10 @@ pub fn is_open(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use time::OffsetDateTime;
+
     use super::*;
+    use crate::certificates::authority::{Authority, Validity};
 
     fn keys(text: &str) -> Vec<String> {
         Config::parse(text).unwrap().problems().into_iter().map(|problem| problem.key).collect()
@@ -286,12 +296,35 @@ mod tests {
             ("[access]\nlocal_account = \"1\"", "access"),
             ("[[access.keys]]\nid = \"HKa\"\nsecret = \"short\"", "access.keys"),
             ("[listen]\nsocket_mode = \"9\"", "listen.socket_mode"),
+            ("[endpoint]\ndomain = \"A\"", "endpoint.domain"),
+            ("[endpoint]\ncertificate = \"/c\"", "endpoint.certificate"),
+            ("[endpoint.acme]\ndirectory = \"a\"", "endpoint.acme.directory"),
             ("[audit]\nmax_files = 0", "audit.max_files"),
             ("[logs]\nsegment_bytes = 1", "logs.segment_bytes"),
             ("[jail]\noff = [\"moat\"]", "jail.off"),
             ("[artifacts.registries.\"*\"]\nplain_http = true", "artifacts"),
         ] {
             assert_eq!(keys(text), [key], "{text}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_of_endpoints_has_to_be_for_their_domain() {
+        let folder = tempfile::tempdir().unwrap();
+        let valid = Validity::around(OffsetDateTime::now_utc(), time::Duration::days(30));
+        let authority = Authority::new("A", None, valid).unwrap();
+        let (certificate, key) = (folder.path().join("c.pem"), folder.path().join("c.key"));
+        for (name, good) in [("*.microvms.example.com", true), ("microvms.example.com", false)] {
+            let signed = authority.sign("B", &[name.to_owned()], valid).unwrap();
+            fs::write(&certificate, signed.pem).unwrap();
+            fs::write(&key, signed.key_pem).unwrap();
+            fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+            let text = format!(
+                "[endpoint]\ndomain = \"microvms.example.com\"\ncertificate = {certificate:?}\nkey = {key:?}\n"
+            );
+            let missing = Config::parse(&text).unwrap().missing();
+            let told: Vec<_> = missing.iter().filter(|problem| problem.key.starts_with("endpoint")).collect();
+            assert_eq!(told.is_empty(), good, "{told:?}");
         }
     }
 

@@ -9,12 +9,10 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose,
-};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use time::{Duration, OffsetDateTime};
+
+use crate::certificates::authority::{Authority, Signed, Validity};
 
 /// Names of the files beside the configuration.
 pub const AUTHORITY: &str = "ca.pem";
@@ -103,12 +101,12 @@ impl Plan {
             return Ok(Made { files, connect });
         };
         let (id, secret) = (format!("HK{}", random(ID_BYTES)?), random(SECRET_BYTES)?);
-        let signed = certificates(&self.all_names(address))?;
+        let (authority, server) = certificates(&self.all_names(address))?;
         for (name, pem) in [
-            (AUTHORITY, &signed.authority),
-            (AUTHORITY_KEY, &signed.authority_key),
-            (CERTIFICATE, &signed.certificate),
-            (KEY, &signed.key),
+            (AUTHORITY, authority.pem()),
+            (AUTHORITY_KEY, authority.key_pem()),
+            (CERTIFICATE, &server.pem),
+            (KEY, &server.key_pem),
         ] {
             write(&beside(name), pem)?;
         }
@@ -148,37 +146,12 @@ fn known_as(address: IpAddr) -> String {
     }
 }
 
-struct Signed {
-    authority: String,
-    authority_key: String,
-    certificate: String,
-    key: String,
-}
-
 /// An authority, and a certificate of a server that it has signed.
-fn certificates(names: &[String]) -> Result<Signed, rcgen::Error> {
-    // Clocks differ.
-    let from = OffsetDateTime::now_utc() - Duration::DAY;
-    let dated = |mut parameters: CertificateParams, name: &str| {
-        parameters.not_before = from;
-        parameters.not_after = from + VALID;
-        parameters.distinguished_name = DistinguishedName::new();
-        parameters.distinguished_name.push(DnType::CommonName, name);
-        parameters
-    };
-    let mut authority = dated(CertificateParams::new(Vec::new())?, "Hearth");
-    authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let authority_key = KeyPair::generate()?;
-    let own = authority.self_signed(&authority_key)?.pem();
-    let mut server = dated(CertificateParams::new(names)?, "hearthd");
-    server.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    server.use_authority_key_identifier_extension = true;
-    let key = KeyPair::generate()?;
-    let authority_pem = authority_key.serialize_pem();
-    let certificate = server.signed_by(&key, &Issuer::new(authority, authority_key))?.pem();
-    Ok(Signed { authority: own, authority_key: authority_pem, certificate, key: key.serialize_pem() })
+fn certificates(names: &[String]) -> Result<(Authority, Signed), rcgen::Error> {
+    let valid = Validity::around(OffsetDateTime::now_utc(), VALID);
+    let authority = Authority::new("Hearth", None, valid)?;
+    let server = authority.sign("hearthd", names, valid)?;
+    Ok((authority, server))
 }
 
 fn random(bytes: usize) -> Result<String, InitError> {
@@ -296,8 +269,9 @@ mod tests {
         use tokio_stream::wrappers::TcpListenerStream;
         use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity, Server, ServerTlsConfig};
 
-        let signed = certificates(&["localhost".into(), "hearth.example".into(), "::1".into()]).unwrap();
-        let tls = ServerTlsConfig::new().identity(Identity::from_pem(&signed.certificate, &signed.key));
+        let (authority, server) =
+            certificates(&["localhost".into(), "hearth.example".into(), "::1".into()]).unwrap();
+        let tls = ServerTlsConfig::new().identity(Identity::from_pem(&server.pem, &server.key_pem));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let uri = format!("https://{}", listener.local_addr().unwrap());
         let (_, health) = tonic_health::server::health_reporter();
@@ -307,7 +281,7 @@ mod tests {
             [("hearth.example", true), ("localhost", true), ("::1", true), ("other.example", false)]
         {
             let tls = ClientTlsConfig::new()
-                .ca_certificate(Certificate::from_pem(&signed.authority))
+                .ca_certificate(Certificate::from_pem(authority.pem()))
                 .domain_name(name);
             let endpoint = Endpoint::from_shared(uri.clone()).unwrap().tls_config(tls).unwrap();
             assert_eq!(endpoint.connect().await.is_ok(), good, "{name}");

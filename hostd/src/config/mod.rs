@@ -32,6 +32,7 @@ use crate::logs::LogsConfig;
 use crate::metrics::MetricsConfig;
 use crate::platform::host::config::{CgroupSettings, HostConfig, JailSettings};
 use crate::pool::PoolConfig;
+use crate::proxy::config::EndpointConfig;
 use crate::service::ServiceConfig;
 
 /// Everything that an operator can decide.
@@ -42,8 +43,6 @@ pub struct Config {
     pub region: String,
     /// Whose behaviour is reproduced where the API reference and what AWS does differ.
     pub profile: ProfileName,
-    /// What names of endpoints end with; `lambda-microvm.REGION.localhost` unless given.
-    pub endpoint_domain: Option<String>,
     /// The folder of all that lasts: store, images, disks of microVMs, logs, buckets.
     pub data: PathBuf,
     /// The folder of sockets and of records of processes; emptied by a reboot.
@@ -60,6 +59,8 @@ pub struct Config {
     pub terminated_retention_seconds: u64,
     /// Where requests come in.
     pub listen: ListenConfig,
+    /// Endpoints of microVMs.
+    pub endpoint: EndpointConfig,
     /// Programs and folders.
     pub paths: PathsConfig,
     /// Who may do what.
@@ -99,7 +100,6 @@ impl Default for Config {
         Self {
             region: service.region,
             profile: ProfileName::default(),
-            endpoint_domain: None,
             data: host.data,
             run: host.run,
             capacity_mib: None,
@@ -108,6 +108,7 @@ impl Default for Config {
             launch_timeout_seconds: host.launch_timeout_seconds,
             terminated_retention_seconds: 24 * 60 * 60,
             listen: ListenConfig::default(),
+            endpoint: EndpointConfig::default(),
             paths: PathsConfig { vmm: host.vmm, ..PathsConfig::default() },
             access: AccessConfig::default(),
             quotas: QuotasConfig::default(),
@@ -172,7 +173,7 @@ impl Config {
     #[must_use]
     pub fn service(&self) -> ServiceConfig {
         let mut service = ServiceConfig::new(&self.region, self.profile.into());
-        if let Some(domain) = &self.endpoint_domain {
+        if let Some(domain) = &self.endpoint.domain {
             service.endpoint_domain.clone_from(domain);
         }
         service.default_maximum_duration_seconds = self.default_maximum_duration_seconds;

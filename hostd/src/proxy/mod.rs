@@ -10,16 +10,25 @@
 //! * [`request`] – what happens to a request; [`error`] – what the endpoint answers by itself
 //! * [`credentials`] – tokens and ports in requests; [`headers`] – what is not passed on
 //! * [`upstream`] – connections to the app; [`body`] – what flows; [`websocket`], [`shell`]
+//! * [`config`] – `[endpoint]` of the configuration
+//! * [`tls`] – TLS, and the certificate that is served; [`ca`] – the authority that signs it unless told otherwise;
+//!   [`acme`] – one that an ACME authority issues
+//! * [`dns`] – answers for the domain
 //! * [`limits`] – connections, requests and bytes of one endpoint
 
+pub mod acme;
 pub mod body;
+pub mod ca;
+pub mod config;
 pub mod connection;
 pub mod credentials;
+pub mod dns;
 pub mod error;
 pub mod headers;
 pub mod limits;
 pub mod request;
 pub mod shell;
+pub mod tls;
 pub mod upstream;
 pub mod websocket;
 

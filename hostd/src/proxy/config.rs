@@ -1,0 +1,249 @@
+//! What can be set of endpoints. What every key means is in `docs/configuration.md`, too.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::service::Profile;
+
+/// The longest domain: a name below it begins with a UUID, and has 253 characters at most.
+const MAX_DOMAIN: usize = 200;
+/// The longest part of a name between dots.
+const MAX_LABEL: usize = 63;
+
+/// `[endpoint]` of the configuration file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EndpointConfig {
+    /// Whether microVMs can be reached at their endpoints at all. Default: true.
+    pub enabled: bool,
+    /// Where requests to endpoints come in. Default: `127.0.0.1:443`.
+    pub address: SocketAddr,
+    /// What names of endpoints end with. Default: `lambda-microvm.REGION.localhost`.
+    pub domain: Option<String>,
+    /// PEM file with a certificate for `*.DOMAIN`, then those of intermediate authorities. Read again when it changes. Default:
+    /// one that this host's own authority signs.
+    pub certificate: Option<PathBuf>,
+    /// PEM file with the certificate's key.
+    pub key: Option<PathBuf>,
+    /// Where questions about the domain are answered, over UDP and TCP. Default: nowhere.
+    pub dns: Option<SocketAddr>,
+    /// What names of endpoints resolve to. Default: the IP address of `address`.
+    pub dns_answer: Vec<IpAddr>,
+    /// Whether `?x-aws-proxy-auth=TOKEN` in a link sets a cookie, so that browsers can log in. Default: false.
+    pub browser_login: bool,
+    /// Whether apps are told the client's address (`X-Forwarded-For`). Default: false, as in AWS.
+    pub forwarded_for: bool,
+    /// Requests that wait for one microVM to wake up; more are refused. Default: 100.
+    pub held_requests: u32,
+    /// How long requests wait for it, beside the timeout of the resume hook, in seconds. Default: 30.
+    pub hold_seconds: u64,
+    /// How long a suspend waits for requests that are under way, in seconds. Default: 5.
+    pub drain_seconds: u64,
+    /// Seconds without a byte after which a connection is closed. Default: 3600.
+    pub idle_connection_seconds: u64,
+    /// Whether connections, requests per second and bandwidth are limited by memory class. Default: the profile's.
+    pub limits: Option<bool>,
+    /// A certificate from an ACME authority. Default: none.
+    pub acme: Option<AcmeConfig>,
+}
+
+/// `[endpoint.acme]` of the configuration file. Whoever writes it agrees to the authority's terms of service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcmeConfig {
+    /// URL of the authority's directory.
+    pub directory: String,
+    /// Whom the authority writes to: `mailto:ADDRESS`. Default: nobody.
+    pub contact: Option<String>,
+    /// PEM file with the authority that signs the directory's own certificate. Default: those of the system.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Default for EndpointConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            address: (Ipv4Addr::LOCALHOST, 443).into(),
+            domain: None,
+            certificate: None,
+            key: None,
+            dns: None,
+            dns_answer: Vec::new(),
+            browser_login: false,
+            forwarded_for: false,
+            held_requests: 100,
+            hold_seconds: 30,
+            drain_seconds: 5,
+            idle_connection_seconds: 3600,
+            limits: None,
+            acme: None,
+        }
+    }
+}
+
+impl EndpointConfig {
+    /// Whether the values make sense together.
+    ///
+    /// # Errors
+    /// What is wrong, naming the key.
+    pub fn check(&self) -> Result<(), String> {
+        if !self.domain.as_deref().is_none_or(is_domain) {
+            return Err("endpoint.domain: write a domain in lower case, like microvms.example.com".into());
+        }
+        match (&self.certificate, &self.key) {
+            (Some(_), None) => return Err("endpoint.certificate needs its key: give endpoint.key".into()),
+            (None, Some(_)) => {
+                return Err("endpoint.key needs its certificate: give endpoint.certificate".into());
+            }
+            (Some(_), Some(_)) if self.acme.is_some() => {
+                return Err("endpoint.acme and endpoint.certificate exclude each other: give one".into());
+            }
+            _ => {}
+        }
+        for (key, path) in [
+            ("endpoint.certificate", &self.certificate),
+            ("endpoint.key", &self.key),
+            ("endpoint.acme.ca_file", &self.acme.as_ref().and_then(|acme| acme.ca_file.clone())),
+        ] {
+            if path.as_ref().is_some_and(|path| !path.is_absolute()) {
+                return Err(format!("{key}: write an absolute path"));
+            }
+        }
+        if self.dns.is_some() && self.answers().is_empty() {
+            return Err(format!(
+                "endpoint.dns_answer: write the addresses that clients reach this host at; endpoint.address is {}",
+                self.address
+            ));
+        }
+        if self.idle_connection_seconds == 0 {
+            return Err("endpoint.idle_connection_seconds: write at least 1".into());
+        }
+        self.acme.as_ref().map_or(Ok(()), |acme| self.check_acme(acme))
+    }
+
+    fn check_acme(&self, acme: &AcmeConfig) -> Result<(), String> {
+        if !acme.directory.starts_with("https://") {
+            return Err("endpoint.acme.directory: write a URL that begins with https://".into());
+        }
+        if acme.contact.as_ref().is_some_and(|contact| !contact.starts_with("mailto:")) {
+            return Err("endpoint.acme.contact: write mailto:ADDRESS".into());
+        }
+        let public = |domain: &str| domain != "localhost" && !domain.ends_with(".localhost");
+        if !self.domain.as_deref().is_some_and(public) {
+            return Err(
+                "endpoint.domain: write a domain of your own, since nobody certifies localhost".into()
+            );
+        }
+        if self.dns.is_none() {
+            return Err("endpoint.dns: write where this host answers DNS: the ACME authority asks it".into());
+        }
+        Ok(())
+    }
+
+    /// What names of endpoints resolve to; nothing where that is not known.
+    #[must_use]
+    pub fn answers(&self) -> Vec<IpAddr> {
+        let address = self.address.ip();
+        if self.dns_answer.is_empty() && !address.is_unspecified() {
+            return vec![address];
+        }
+        self.dns_answer.clone()
+    }
+
+    /// Whether connections, requests per second and bandwidth are limited.
+    #[must_use]
+    pub fn limited(&self, profile: Profile) -> bool {
+        self.limits.unwrap_or(profile == Profile::AwsStrict)
+    }
+
+    /// How long requests wait for a microVM to wake up, beside its hook's timeout.
+    #[must_use]
+    pub fn hold(&self) -> Duration {
+        Duration::from_secs(self.hold_seconds)
+    }
+
+    /// How long a suspend waits for requests that are under way.
+    #[must_use]
+    pub fn drain(&self) -> Duration {
+        Duration::from_secs(self.drain_seconds)
+    }
+
+    /// How long a connection may be idle.
+    #[must_use]
+    pub fn idle_connection(&self) -> Duration {
+        Duration::from_secs(self.idle_connection_seconds)
+    }
+}
+
+/// Whether it is a domain, in lower case, that UUIDs can be in front of.
+fn is_domain(text: &str) -> bool {
+    let label = |label: &str| {
+        let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let inside = !label.starts_with('-') && !label.ends_with('-');
+        (1..=MAX_LABEL).contains(&label.len()) && inside && label.bytes().all(good)
+    };
+    text.len() <= MAX_DOMAIN && text.split('.').all(label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> EndpointConfig {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_its_key() {
+        let acme = "domain = \"a.example\"\ndns = \"0.0.0.0:53\"\n[acme]\n";
+        for (text, key) in [
+            ("domain = \"A.example\"".to_owned(), "endpoint.domain:"),
+            ("domain = \"a..example\"".to_owned(), "endpoint.domain:"),
+            ("domain = \"-a.example\"".to_owned(), "endpoint.domain:"),
+            ("certificate = \"/c\"".to_owned(), "endpoint.certificate "),
+            ("key = \"/k\"".to_owned(), "endpoint.key "),
+            ("certificate = \"c\"\nkey = \"/k\"".to_owned(), "endpoint.certificate:"),
+            ("address = \"0.0.0.0:443\"\ndns = \"0.0.0.0:53\"".to_owned(), "endpoint.dns_answer:"),
+            ("idle_connection_seconds = 0".to_owned(), "endpoint.idle_connection_seconds:"),
+            (format!("{acme}directory = \"http://a.example\""), "endpoint.acme.directory:"),
+            (format!("{acme}directory = \"https://b\"\ncontact = \"me\""), "endpoint.acme.contact:"),
+            (format!("{acme}directory = \"https://b\"\nca_file = \"c\""), "endpoint.acme.ca_file:"),
+            ("[acme]\ndirectory = \"https://b\"".to_owned(), "endpoint.domain:"),
+            ("domain = \"a.b\"\n[acme]\ndirectory = \"https://b\"".to_owned(), "endpoint.dns:"),
+            (
+                format!("certificate = \"/c\"\nkey = \"/k\"\n{acme}directory = \"https://b\""),
+                "endpoint.acme ",
+            ),
+        ] {
+            let error = config(&text).check().unwrap_err();
+            assert!(error.starts_with(key), "{text}: {error}");
+        }
+        config("").check().unwrap();
+        config(&format!("{acme}directory = \"https://b\"\ncontact = \"mailto:me@a.example\""))
+            .check()
+            .unwrap();
+    }
+
+    #[test]
+    fn names_resolve_to_the_address_unless_told_otherwise() {
+        let answers = |text: &str| config(text).answers();
+        let some = "192.0.2.1".parse::<IpAddr>().unwrap();
+        assert_eq!(answers(""), [IpAddr::from(Ipv4Addr::LOCALHOST)]);
+        assert_eq!(answers("dns_answer = [\"192.0.2.1\"]"), [some]);
+        assert_eq!(answers("address = \"[::]:443\""), [some; 0]);
+    }
+
+    #[test]
+    fn limits_are_the_profiles_unless_given() {
+        for (text, default, strict) in
+            [("", false, true), ("limits = true", true, true), ("limits = false", false, false)]
+        {
+            let config = config(text);
+            assert_eq!(config.limited(Profile::Default), default, "{text}");
+            assert_eq!(config.limited(Profile::AwsStrict), strict, "{text}");
+        }
+    }
+}

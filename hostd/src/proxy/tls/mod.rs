@@ -1,0 +1,320 @@
+//! TLS of endpoints: 1.3 and 1.2, HTTP/2 and HTTP/1.1, and the certificate, which is replaced while the daemon runs.
+//!
+//! | Where it comes from | When it is renewed |
+//! |---|---|
+//! | [`LocalAuthority`], unless told otherwise | after two thirds of its life |
+//! | files (`endpoint.certificate`, `endpoint.key`) | when they change: they are looked at every minute |
+//! | an ACME authority (`[endpoint.acme]`) | after two thirds of its life; until there is one, the local authority's is served |
+//!
+//! * [`pair`] – a certificate with its chain and its key
+
+pub mod pair;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::ring::{Ticketer, default_provider};
+use rustls::version::{TLS12, TLS13};
+
+use self::pair::{Pair, PairError, Served};
+use super::acme::{Acme, AcmeError};
+use super::ca::{AuthorityError, LocalAuthority};
+use super::config::EndpointConfig;
+use super::dns::Challenges;
+use crate::clock::Clock;
+
+/// The folder in the data folder that authority and certificates are in.
+const FOLDER: &str = "endpoint";
+/// What is spoken inside, the best first.
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+/// How often files are looked at; how long after a failure the local authority is asked again.
+const LOOK: Duration = Duration::from_secs(60);
+/// How long after a failure an ACME authority is asked again at first, and twice as long after each further one. Authorities count
+/// failures by the hour.
+const FIRST_WAIT: Duration = Duration::from_secs(5 * 60);
+const LONGEST_WAIT: Duration = Duration::from_secs(6 * 3600);
+
+/// Why there is no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file that cannot be read.
+    #[error("{key} ({}): {source}", path.display())]
+    Read {
+        /// The key of the configuration.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Files that cannot be used.
+    #[error("endpoint.certificate ({}) and endpoint.key ({}): {source}", certificate.display(), key.display())]
+    Files {
+        /// The certificate.
+        certificate: PathBuf,
+        /// The key.
+        key: PathBuf,
+        /// Why.
+        source: PairError,
+    },
+    /// The local authority.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// What it has signed: it would be a mistake of this program.
+    #[error("the local authority's certificate: {0}")]
+    Signed(PairError),
+    /// What an ACME authority has issued.
+    #[error(transparent)]
+    Acme(#[from] AcmeError),
+    /// TLS itself.
+    #[error("TLS cannot be set up: {0}")]
+    Rustls(#[from] rustls::Error),
+}
+
+/// TLS of endpoints. Copies are cheap, and are the same.
+#[derive(Debug, Clone)]
+pub struct Tls(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    config: Arc<ServerConfig>,
+    served: Arc<Served>,
+    source: Source,
+    domain: String,
+    clock: Clock,
+    provider: Arc<CryptoProvider>,
+    challenges: Challenges,
+    /// What operators were told last about the files.
+    told: Mutex<Option<String>>,
+}
+
+/// Where the certificate comes from.
+#[derive(Debug)]
+enum Source {
+    Local(LocalAuthority),
+    Files(Files),
+    Acme {
+        acme: Box<Acme>,
+        fallback: LocalAuthority,
+        /// When it is asked for one.
+        due: SystemTime,
+    },
+}
+
+/// Certificate and key, as the configuration names them.
+#[derive(Debug)]
+pub struct Files {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl Files {
+    /// Those of a configuration, if it has any.
+    #[must_use]
+    pub fn of(config: &EndpointConfig) -> Option<Self> {
+        Some(Self { certificate: config.certificate.clone()?, key: config.key.clone()? })
+    }
+
+    /// Reads them.
+    ///
+    /// # Errors
+    /// Why they cannot be used for the domain.
+    pub fn read(&self, domain: &str) -> Result<Pair, TlsError> {
+        let read = |key, path: &Path| {
+            fs::read(path).map_err(|source| TlsError::Read { key, path: path.to_owned(), source })
+        };
+        let chain = read("endpoint.certificate", &self.certificate)?;
+        let key = read("endpoint.key", &self.key)?;
+        Pair::from_pem(&chain, &key, domain, &default_provider()).map_err(|source| TlsError::Files {
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            source,
+        })
+    }
+}
+
+impl Tls {
+    /// As configured, for names below `domain`; `data` is the data folder.
+    ///
+    /// # Errors
+    /// [`TlsError`]: files that cannot be used, an authority that cannot be made. A certificate that has ended is none.
+    pub fn open(config: &EndpointConfig, domain: &str, data: &Path, clock: Clock) -> Result<Self, TlsError> {
+        let (folder, now) = (data.join(FOLDER), clock.now());
+        let provider = Arc::new(default_provider());
+        let challenges = Challenges::default();
+        let (source, pair) = if let Some(files) = Files::of(config) {
+            let pair = files.read(domain)?;
+            (Source::Files(files), pair)
+        } else {
+            let local = LocalAuthority::open(&folder, domain, now)?;
+            let signed = sign(&local, domain, now, &provider)?;
+            match &config.acme {
+                None => (Source::Local(local), signed),
+                Some(acme) => {
+                    let acme = Acme::open(acme, domain, &folder, challenges.clone())?;
+                    let issued = acme.stored().filter(|pair| now < pair.until());
+                    let due = issued.as_ref().map_or(now, Pair::renewal);
+                    let source = Source::Acme { acme: Box::new(acme), fallback: local, due };
+                    (source, issued.unwrap_or(signed))
+                }
+            }
+        };
+        let served = Arc::new(Served::new(pair));
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&TLS13, &TLS12])?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&served) as _);
+        config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
+        config.ticketer = Ticketer::new()?;
+        let inner = Inner {
+            config: Arc::new(config),
+            served,
+            source,
+            domain: domain.to_owned(),
+            clock,
+            provider,
+            challenges,
+            told: Mutex::default(),
+        };
+        let tls = Self(Arc::new(inner));
+        if matches!(tls.0.source, Source::Files(_)) {
+            tls.tell(tls.0.served.get().trouble(now));
+        }
+        Ok(tls)
+    }
+
+    /// What connections are accepted with. It stays the same when the certificate is replaced.
+    #[must_use]
+    pub fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.0.config)
+    }
+
+    /// The local authority's certificate, PEM, for clients to trust; none where the certificate is somebody else's.
+    #[must_use]
+    pub fn authority_pem(&self) -> Option<&str> {
+        match &self.0.source {
+            Source::Local(local) => Some(local.pem()),
+            Source::Files(_) | Source::Acme { .. } => None,
+        }
+    }
+
+    /// What the domain's DNS has to answer to an ACME authority.
+    #[must_use]
+    pub fn challenges(&self) -> Challenges {
+        self.0.challenges.clone()
+    }
+
+    /// Reads certificate and key again, where they are files. Whether they have changed.
+    ///
+    /// # Errors
+    /// Why they cannot be used; the old ones are kept then.
+    pub fn reload(&self) -> Result<bool, TlsError> {
+        let Source::Files(files) = &self.0.source else { return Ok(false) };
+        let pair = files.read(&self.0.domain)?;
+        if pair.is_same(&self.0.served.get()) {
+            return Ok(false);
+        }
+        self.0.served.set(pair);
+        tracing::info!(certificate = %files.certificate.display(), "endpoints have a new certificate");
+        Ok(true)
+    }
+
+    /// Replaces the certificate when it is time. Never done.
+    pub async fn keep_current(self) {
+        match &self.0.source {
+            Source::Local(local) => self.keep_signed(local).await,
+            Source::Files(_) => loop {
+                tokio::time::sleep(LOOK).await;
+                self.look();
+            },
+            Source::Acme { acme, fallback, due } => self.keep_issued(acme, fallback, *due).await,
+        }
+    }
+
+    async fn keep_signed(&self, local: &LocalAuthority) {
+        loop {
+            self.0.clock.sleep_until(self.0.served.get().renewal()).await;
+            self.sign(local).await;
+        }
+    }
+
+    /// Serves a certificate of the local authority.
+    async fn sign(&self, local: &LocalAuthority) {
+        match sign(local, &self.0.domain, self.0.clock.now(), &self.0.provider) {
+            Ok(pair) => {
+                self.0.served.set(pair);
+                tracing::info!("endpoints have a new certificate of the local authority");
+            }
+            Err(error) => {
+                tracing::error!(%error, "endpoints get no new certificate");
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+    }
+
+    fn look(&self) {
+        let problem = match self.reload() {
+            Ok(_) => self.0.served.get().trouble(self.0.clock.now()),
+            Err(error) => Some(format!("{error}; the old certificate is kept")),
+        };
+        self.tell(problem);
+    }
+
+    /// Tells operators once, and again when it is something else.
+    fn tell(&self, problem: Option<String>) {
+        let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(problem) = &problem
+            && told.as_ref() != Some(problem)
+        {
+            tracing::error!(problem, "the certificate of endpoints");
+        }
+        *told = problem;
+    }
+
+    async fn keep_issued(&self, acme: &Acme, fallback: &LocalAuthority, mut due: SystemTime) {
+        let clock = self.0.clock;
+        let mut wait = FIRST_WAIT;
+        loop {
+            let until = self.0.served.get().until();
+            clock.sleep_until(due.min(until)).await;
+            if until <= clock.now() {
+                // There is no other any more. Who trusts the local authority can go on.
+                self.sign(fallback).await;
+            }
+            if clock.now() < due {
+                continue;
+            }
+            match acme.obtain().await {
+                Ok(pair) => {
+                    wait = FIRST_WAIT;
+                    due = pair.renewal().max(clock.now() + wait);
+                    self.0.served.set(pair);
+                    tracing::info!(domain = self.0.domain, "endpoints have a new certificate from ACME");
+                }
+                Err(error) => {
+                    tracing::error!(%error, again_in_seconds = wait.as_secs(), "no certificate from ACME");
+                    due = clock.now() + wait;
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                }
+            }
+        }
+    }
+}
+
+fn sign(
+    local: &LocalAuthority,
+    domain: &str,
+    now: SystemTime,
+    provider: &CryptoProvider,
+) -> Result<Pair, TlsError> {
+    let signed = local.sign(now)?;
+    let pair = Pair::from_pem(signed.pem.as_bytes(), signed.key_pem.as_bytes(), domain, provider);
+    pair.map_err(TlsError::Signed)
+}

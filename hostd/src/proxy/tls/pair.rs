@@ -1,0 +1,141 @@
+//! A certificate with its chain and its key, and the one that is served now.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{Error, InconsistentKeys};
+
+use crate::certificates::read::Contents;
+
+/// Operators are told so long before a certificate ends.
+const SOON: Duration = Duration::from_secs(7 * DAY);
+const DAY: u64 = 24 * 3600;
+
+/// Why a certificate and a key cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PairError {
+    /// No certificate.
+    #[error("the file of the certificate has none: it is to be PEM, from BEGIN CERTIFICATE on")]
+    NoCertificate,
+    /// A damaged one.
+    #[error("the certificate is damaged")]
+    Damaged,
+    /// No key.
+    #[error("the file of the key has none: it is to be PEM without a password, from BEGIN PRIVATE KEY on")]
+    NoKey,
+    /// A key that cannot sign.
+    #[error("the key cannot be used: {0}; ECDSA with P-256 or P-384, Ed25519 and RSA can")]
+    Key(Error),
+    /// Two that do not belong together.
+    #[error("the key is not that of the certificate")]
+    Mismatch,
+    /// For other names.
+    #[error("the certificate is for {}, and has to be for *.{domain}", told(names))]
+    Names {
+        /// The domain.
+        domain: String,
+        /// The names that it is for.
+        names: Vec<String>,
+    },
+}
+
+fn told(names: &[String]) -> String {
+    if names.is_empty() { "no names".to_owned() } else { names.join(", ") }
+}
+
+/// A certificate that can be served.
+#[derive(Debug)]
+pub struct Pair {
+    certified: Arc<CertifiedKey>,
+    contents: Contents,
+}
+
+impl Pair {
+    /// Of a chain, the server's own certificate first, and a key: both PEM. It has to be for all names below `domain`.
+    ///
+    /// # Errors
+    /// [`PairError`]
+    pub fn from_pem(
+        chain: &[u8],
+        key: &[u8],
+        domain: &str,
+        provider: &CryptoProvider,
+    ) -> Result<Self, PairError> {
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
+            .collect::<Result<_, _>>()
+            .map_err(|_| PairError::NoCertificate)?;
+        let first = chain.first().ok_or(PairError::NoCertificate)?;
+        let contents = Contents::read(first).ok_or(PairError::Damaged)?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| PairError::NoKey)?;
+        let certified = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
+            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => PairError::Mismatch,
+            Error::InvalidCertificate(_) => PairError::Damaged,
+            error => PairError::Key(error),
+        })?;
+        // One for `*.example.com` covers `microvms.example.com`, and nothing below that.
+        if !contents.names.contains(&format!("*.{domain}")) {
+            return Err(PairError::Names { domain: domain.to_owned(), names: contents.names });
+        }
+        Ok(Self { certified: Arc::new(certified), contents })
+    }
+
+    /// When it ends.
+    #[must_use]
+    pub fn until(&self) -> SystemTime {
+        self.contents.until
+    }
+
+    /// When it should be renewed: after two thirds of its life.
+    #[must_use]
+    pub fn renewal(&self) -> SystemTime {
+        self.contents.renewal()
+    }
+
+    /// Whether it is the same certificate with the same chain.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.certified.cert == other.certified.cert
+    }
+
+    /// What clients object to now, or will soon.
+    #[must_use]
+    pub fn trouble(&self, now: SystemTime) -> Option<String> {
+        let days = |span: Duration| span.as_secs() / DAY;
+        match self.contents.until.duration_since(now) {
+            Err(past) => Some(format!("the certificate ended {} days ago", days(past.duration()))),
+            Ok(left) if left < SOON => Some(format!("the certificate ends in {} days", days(left))),
+            Ok(_) if now < self.contents.from => Some("the certificate is not valid yet".to_owned()),
+            Ok(_) => None,
+        }
+    }
+}
+
+/// The certificate that is served, to all clients: one that does not know the name can tell.
+#[derive(Debug)]
+pub(super) struct Served(RwLock<Arc<Pair>>);
+
+impl Served {
+    pub(super) fn new(pair: Pair) -> Self {
+        Self(RwLock::new(Arc::new(pair)))
+    }
+
+    pub(super) fn get(&self) -> Arc<Pair> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From the next handshake on.
+    pub(super) fn set(&self, pair: Pair) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pair);
+    }
+}
+
+impl ResolvesServerCert for Served {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.get().certified))
+    }
+}
