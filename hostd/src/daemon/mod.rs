@@ -9,8 +9,10 @@
 //!
 //! * [`machine`] – what the host has, and what it lacks
 //! * `told` – what drivers, builds and calls tell becomes events, metrics and audit lines
+//! * `endpoints` – the endpoints, as the configuration wants them
 //! * `output` – where the output of microVMs and builds goes
 
+mod endpoints;
 pub mod machine;
 mod output;
 mod told;
@@ -25,7 +27,7 @@ use hearth_host::shape::Burst;
 use hearth_image_builder::artifact::Fetcher;
 use hearth_image_builder::base::Catalogue;
 use hearth_image_builder::build::{Builder, Settings as BuilderSettings};
-use hearth_proto::host::v1::{HostStatus, Pool};
+use hearth_proto::host::v1::{EndpointStatus, HostStatus, Pool};
 use hearth_vmm::jail::JailConfig;
 use tokio::sync::watch;
 
@@ -49,6 +51,7 @@ use crate::platform::host::{HostPlatform, Surroundings};
 use crate::service::{self, Profile, Service};
 use crate::store::{Db, Store};
 use crate::tokens::Tokens;
+use endpoints::Endpoints;
 use told::{Calls, Told};
 
 /// The bucket that clients upload into.
@@ -118,7 +121,7 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
         capacity_mib,
         rules,
         retention: config.terminated_retention(),
-        drain: Duration::from_secs(5),
+        drain: config.endpoint.drain(),
     };
     let told = Told::new(events.clone(), metrics.clone(), images.clone(), clock);
     let microvms = Microvms::new(driver, db.clone(), clock, shared, Arc::new(told), faults);
@@ -130,6 +133,7 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
     let access = Access::new(&config.access)?;
     let listeners = Listeners::bind(&config.listen, &config.run, access.knows_somebody()).await?;
     let address = listeners.address();
+    let endpoints = Endpoints::open(&config, &microvms, &tokens, clock).await?;
     let metrics_server = MetricsServer::bind(config.metrics, metrics.clone()).await?;
     let bases = Catalogue::open(&config.catalogue())?;
     let service = Service::new(service::Parts {
@@ -155,6 +159,7 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
         platform: platform.clone(),
         logs: logs.clone(),
         started,
+        endpoint: endpoints.as_ref().map(|endpoints| endpoints.status().clone()),
         config: config.clone(),
     };
     let calls = Calls::new(audit, config.audit.clone(), metrics.clone(), config.region.clone());
@@ -187,15 +192,21 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
     tracing::info!(
         socket = socket.as_deref().map(Path::display).map(tracing::field::display),
         address = address.map(tracing::field::display),
+        endpoints = endpoints.as_ref().map(|endpoints| tracing::field::display(&endpoints.status().address)),
         capacity_mib,
         "ready"
     );
+    let (proxying, endpoint_background) = match endpoints {
+        Some(endpoints) => endpoints.start(end.clone()),
+        None => (tokio::spawn(async {}), Vec::new()),
+    };
     let serving = tokio::spawn(listeners.serve(routes, end));
     let signalled = signal().await?;
     tracing::info!(signal = signalled, "ending; microVMs go on by themselves");
     let _ = ending.send(true); // whoever does not listen any more has ended
     let served = serving.await?;
-    background.iter().for_each(tokio::task::JoinHandle::abort);
+    proxying.await?;
+    background.iter().chain(&endpoint_background).for_each(tokio::task::JoinHandle::abort);
     images.stop().await;
     microvms.stop().await;
     platform.shut_down().await;
@@ -242,6 +253,7 @@ struct Figures {
     platform: HostPlatform,
     logs: Logs,
     started: prost_types::Timestamp,
+    endpoint: Option<EndpointStatus>,
     config: Config,
 }
 
@@ -254,7 +266,7 @@ impl Figures {
         let pools = self.platform.pools().into_iter();
         let states = self.microvms.states().into_iter().filter(|(_, count)| *count > 0);
         HostStatus {
-            endpoint: None,
+            endpoint: self.endpoint.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             region: self.config.region.clone(),
             account: account.to_owned(),

@@ -1,0 +1,84 @@
+//! The daemon's endpoints, as the configuration wants them.
+
+use anyhow::{Context as _, Result};
+use hearth_proto::host::v1::EndpointStatus;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::driver::Microvms;
+use crate::driver::gate::Patience;
+use crate::proxy::dns::Dns;
+use crate::proxy::tls::Tls;
+use crate::proxy::{Proxy, Settings};
+use crate::service::Profile;
+use crate::tokens::Tokens;
+
+/// Endpoints that do not serve yet.
+pub(super) struct Endpoints {
+    proxy: Proxy,
+    listener: TcpListener,
+    tls: Tls,
+    dns: Option<Dns>,
+    status: EndpointStatus,
+}
+
+impl Endpoints {
+    /// Opens certificates and sockets; nothing where endpoints are switched off.
+    pub(super) async fn open(
+        config: &Config,
+        microvms: &Microvms,
+        tokens: &Tokens,
+        clock: Clock,
+    ) -> Result<Option<Self>> {
+        let (endpoint, service) = (&config.endpoint, config.service());
+        if !endpoint.enabled {
+            return Ok(None);
+        }
+        let domain = service.endpoint_domain;
+        let tls = Tls::open(endpoint, &domain, &config.data, clock)?;
+        let dns = Dns::bind(endpoint, &domain, tls.challenges()).await?;
+        let listener = TcpListener::bind(endpoint.address).await.with_context(|| {
+            format!(
+                "listening at endpoint.address, {}; end what listens there, or name another address",
+                endpoint.address
+            )
+        })?;
+        let status = EndpointStatus {
+            address: listener.local_addr()?.to_string(),
+            domain: domain.clone(),
+            certificate_authority_pem: tls.authority_pem().unwrap_or_default().to_owned(),
+        };
+        let settings = Settings {
+            domain,
+            patience: Patience {
+                held: usize::try_from(endpoint.held_requests).unwrap_or(usize::MAX),
+                beside_hook: endpoint.hold(),
+                // AWS does not wait for a launch.
+                launching: service.profile == Profile::Default,
+            },
+            browser_login: endpoint.browser_login,
+            forwarded_for: endpoint.forwarded_for,
+            idle_connection: endpoint.idle_connection(),
+            limited: endpoint.limited(service.profile),
+        };
+        let proxy = Proxy::new(microvms.clone(), tokens.clone(), settings);
+        Ok(Some(Self { proxy, listener, tls, dns, status }))
+    }
+
+    /// Where microVMs are reached.
+    pub(super) fn status(&self) -> &EndpointStatus {
+        &self.status
+    }
+
+    /// Serves until `end` is true: first what ends by itself then, then what is to be aborted.
+    pub(super) fn start(self, end: watch::Receiver<bool>) -> (JoinHandle<()>, Vec<JoinHandle<()>>) {
+        let config = self.tls.config();
+        let serving = tokio::spawn(self.proxy.serve(self.listener, config, end));
+        let mut background = vec![tokio::spawn(self.tls.keep_current())];
+        background.extend(self.dns.map(|dns| tokio::spawn(dns.serve())));
+        (serving, background)
+    }
+}
