@@ -10,6 +10,7 @@
 //!
 //! * [`support`] – the daemon, requests, what it must leave behind
 //! * `lifecycle` – launch, suspend, resume, terminate
+//! * `endpoint` – requests from outside to apps
 //! * `endings` – microVMs that end by themselves, or are made to
 //! * `images` – images, versions, builds, and microVMs that outlive them
 //! * `outages` – the daemon killed and started again
@@ -19,6 +20,7 @@
 
 mod access;
 mod endings;
+mod endpoint;
 mod images;
 mod lifecycle;
 mod logs;

@@ -1,0 +1,149 @@
+//! Endpoints: requests from outside to the apps of microVMs.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hearth_proto::host::v1::GetHostStatusRequest;
+use hearth_proto::microvms::v1::MicrovmState::{Running, Suspended};
+use hearth_proto::microvms::v1::port_specification::Specification;
+use hearth_proto::microvms::v1::{
+    CreateMicrovmAuthTokenRequest, IdlePolicy, Microvm, MicrovmState, PortSpecification,
+};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::Request;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::support::api::request;
+use crate::support::site::full;
+use crate::support::{Daemon, until};
+
+/// A client of one microVM's endpoint.
+struct Endpoint {
+    address: SocketAddr,
+    name: String,
+    token: String,
+    tls: TlsConnector,
+}
+
+impl Endpoint {
+    async fn of(daemon: &Daemon, microvm: &Microvm) -> Self {
+        let status = daemon.host().get_host_status(GetHostStatusRequest {}).await.unwrap().into_inner();
+        let endpoint = status.endpoint.unwrap();
+        assert!(microvm.endpoint.ends_with(&format!(".{}", endpoint.domain)), "{microvm:?}");
+        let allowed_ports = vec![PortSpecification { specification: Some(Specification::Port(8080)) }];
+        let wanted = CreateMicrovmAuthTokenRequest {
+            microvm_identifier: Some(microvm.microvm_id.clone()),
+            expiration_in_minutes: Some(30),
+            allowed_ports,
+        };
+        let tokens = daemon.api().create_microvm_auth_token(wanted).await.unwrap().into_inner().auth_token;
+        let mut roots = rustls::RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(endpoint.certificate_authority_pem.as_bytes()).unwrap())
+            .unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        Self {
+            address: endpoint.address.parse().unwrap(),
+            name: microvm.endpoint.clone(),
+            token: tokens["X-aws-proxy-auth"].clone(),
+            tls: TlsConnector::from(Arc::new(tls)),
+        }
+    }
+
+    /// Status and text of an answer, over a connection of its own.
+    async fn send(&self, method: &str, path: &str, token: &str) -> (u16, String) {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::try_from(self.name.clone()).unwrap();
+        let stream = TokioIo::new(self.tls.connect(name, stream).await.unwrap());
+        let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream);
+        let (mut sender, connection) = handshake.await.unwrap();
+        let serving = tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("https://{}{path}", self.name))
+            .header("x-aws-proxy-auth", token)
+            .body(Empty::<Bytes>::new())
+            .unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        serving.abort();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    async fn get(&self, path: &str) -> (u16, String) {
+        self.send("GET", path, &self.token).await
+    }
+
+    async fn count(&self) -> u64 {
+        let (status, text) = self.get("/").await;
+        assert_eq!(status, 200, "{text}");
+        text.trim().parse().unwrap()
+    }
+}
+
+async fn state(daemon: &Daemon, id: &str) -> MicrovmState {
+    daemon.get(id).await.unwrap().state()
+}
+
+#[tokio::test]
+async fn an_app_answers_at_its_endpoint_and_wakes_up_for_a_request() {
+    let Some(mut daemon) = Daemon::start().await else { return };
+    let mut wanted = request(&daemon.counter().await);
+    wanted.idle_policy = Some(IdlePolicy {
+        max_idle_duration_seconds: Some(60),
+        suspended_duration_seconds: Some(3600),
+        auto_resume_enabled: Some(true),
+    });
+    let launched = daemon.launch(wanted).await.unwrap();
+    let id = launched.microvm_id.as_str();
+    let endpoint = Endpoint::of(&daemon, &launched).await;
+    // A request that comes before it runs waits for it.
+    assert_eq!(endpoint.count().await, 1);
+    assert_eq!(state(&daemon, id).await, Running);
+    assert_eq!(endpoint.count().await, 2);
+    let refused = endpoint.send("GET", "/", "no token").await;
+    assert_eq!(refused, (403, "Request missing authentication".to_owned()));
+    let hook = "/aws/lambda-microvms/runtime/v1/terminate";
+    assert_eq!(endpoint.send("POST", hook, &endpoint.token).await.0, 403);
+
+    // Asleep, it is woken by a request, and by nothing less.
+    daemon.suspend(id).await.unwrap();
+    daemon.wait(id, Suspended).await;
+    assert_eq!(endpoint.send("GET", "/", "no token").await.0, 403);
+    assert_eq!(state(&daemon, id).await, Suspended);
+    let counts = tokio::join!(endpoint.count(), endpoint.count(), endpoint.count());
+    let mut counts = [counts.0, counts.1, counts.2];
+    counts.sort_unstable();
+    assert_eq!(counts, [3, 4, 5]);
+    assert_eq!(state(&daemon, id).await, Running);
+
+    // Another daemon takes over; tokens are as good as before.
+    daemon.kill();
+    daemon.restart(None).await;
+    assert_eq!(endpoint.count().await, 6);
+
+    if full() {
+        // Nothing passes for a minute.
+        tokio::time::sleep(Duration::from_secs(55)).await;
+        assert_eq!(state(&daemon, id).await, Running);
+        until("it is suspended", async || (state(&daemon, id).await == Suspended).then_some(())).await;
+        assert_eq!(endpoint.count().await, 7);
+    }
+    daemon.terminate(id).await.unwrap();
+    daemon.ended(id).await;
+    assert_eq!(endpoint.get("/").await, (502, String::new()));
+    daemon.finish().await;
+}
