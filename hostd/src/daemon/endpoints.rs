@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::driver::Microvms;
 use crate::driver::gate::Patience;
+use crate::metrics::Metrics;
 use crate::proxy::dns::Dns;
 use crate::proxy::tls::Tls;
 use crate::proxy::{Proxy, Settings};
@@ -31,6 +32,7 @@ impl Endpoints {
         config: &Config,
         microvms: &Microvms,
         tokens: &Tokens,
+        metrics: &Metrics,
         clock: Clock,
     ) -> Result<Option<Self>> {
         let (endpoint, service) = (&config.endpoint, config.service());
@@ -64,7 +66,7 @@ impl Endpoints {
             idle_connection: endpoint.idle_connection(),
             limited: endpoint.limited(service.profile),
         };
-        let proxy = Proxy::new(microvms.clone(), tokens.clone(), settings);
+        let proxy = Proxy::new(microvms.clone(), tokens.clone(), metrics.clone(), settings);
         Ok(Some(Self { proxy, listener, tls, dns, status }))
     }
 

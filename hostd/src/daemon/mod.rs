@@ -68,12 +68,13 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
     let started = clock.timestamp();
     let machine = machine::Machine::look();
     machine.check()?;
-    let db = Db::new(store);
+    let metrics = Metrics::new();
+    let observed = metrics.clone();
+    let db = Db::observed(store, move |batches, took| observed.committed(batches, took));
     let faults = Faults::of_environment();
     let (ending, end) = watch::channel(false);
 
     let events = Events::default();
-    let metrics = Metrics::new();
     let logs = Logs::open(&config.data.join("logs"), config.logs.clone(), clock)?;
     let audit_folder = config.data.join("audit");
     let audit = Audit::open(&audit_folder, config.audit.clone(), clock)
@@ -133,7 +134,7 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
     let access = Access::new(&config.access)?;
     let listeners = Listeners::bind(&config.listen, &config.run, access.knows_somebody()).await?;
     let address = listeners.address();
-    let endpoints = Endpoints::open(&config, &microvms, &tokens, clock).await?;
+    let endpoints = Endpoints::open(&config, &microvms, &tokens, &metrics, clock).await?;
     let metrics_server = MetricsServer::bind(config.metrics, metrics.clone()).await?;
     let bases = Catalogue::open(&config.catalogue())?;
     let service = Service::new(service::Parts {
@@ -159,6 +160,7 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
         platform: platform.clone(),
         logs: logs.clone(),
         started,
+        audit: audit.clone(),
         endpoint: endpoints.as_ref().map(|endpoints| endpoints.status().clone()),
         config: config.clone(),
     };
@@ -253,6 +255,7 @@ struct Figures {
     platform: HostPlatform,
     logs: Logs,
     started: prost_types::Timestamp,
+    audit: Audit,
     endpoint: Option<EndpointStatus>,
     config: Config,
 }
@@ -298,6 +301,7 @@ impl Figures {
                 metrics.microvms(state, count);
             }
             metrics.log_bytes(self.logs.stored_bytes());
+            metrics.audit_lines_lost(self.audit.lost());
             for pool in self.platform.pools() {
                 metrics.pool(&pool.name, pool.ready, pool.wanted);
             }

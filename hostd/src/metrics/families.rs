@@ -78,11 +78,10 @@ pub(super) struct Families {
     pub(super) hooks: Counts<2>,
     pub(super) audit_lines_lost: Counter,
     pub(super) vcpu_seconds: Amounts,
-    pub(super) burst_vcpu_seconds: Amounts,
     pub(super) gigabyte_seconds: Amounts,
-    pub(super) snapshot_read: Counts<1>,
-    pub(super) snapshot_written: Counts<1>,
-    pub(super) snapshot_gigabyte_hours: Amounts,
+    pub(super) endpoint_requests: Counts<1>,
+    pub(super) endpoint_waits: Durations<1>,
+    pub(super) endpoint_connections: Gauge,
 }
 
 /// From a millisecond to 33 s.
@@ -174,35 +173,29 @@ impl Families {
                 "Baseline vCPUs times seconds of running",
                 Amounts::default(),
             ),
-            burst_vcpu_seconds: added(
-                r,
-                "usage_burst_vcpu_seconds",
-                "Processor time beyond the baseline",
-                Amounts::default(),
-            ),
             gigabyte_seconds: added(
                 r,
                 "usage_memory_gigabyte_seconds",
                 "Baseline memory (GiB) times seconds of running",
                 Amounts::default(),
             ),
-            snapshot_read: sized(
+            endpoint_requests: added(
                 r,
-                "usage_snapshot_read",
-                "Snapshots that microVMs were launched and resumed from",
+                "endpoint_requests",
+                "Requests to endpoints by what they were answered with",
                 Counts::default(),
             ),
-            snapshot_written: sized(
+            endpoint_waits: Durations::register(
                 r,
-                "usage_snapshot_written",
-                "Snapshots that were written",
-                Counts::default(),
+                "endpoint_wait",
+                "How long requests have waited for a microVM that was not ready",
+                OPERATION,
             ),
-            snapshot_gigabyte_hours: added(
+            endpoint_connections: added(
                 r,
-                "usage_snapshot_stored_gigabyte_hours",
-                "Size of snapshots (GiB) times hours of being kept",
-                Amounts::default(),
+                "endpoint_connections",
+                "Connections of clients to endpoints",
+                Gauge::default(),
             ),
         }
     }

@@ -11,6 +11,7 @@ pub mod server;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub use config::{Listen, MetricsConfig};
@@ -129,9 +130,24 @@ impl Metrics {
         self.families.log_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
-    /// An audit line was lost.
-    pub fn audit_line_lost(&self) {
-        self.families.audit_lines_lost.inc();
+    /// So many audit lines were lost since the start.
+    pub fn audit_lines_lost(&self, count: u64) {
+        self.families.audit_lines_lost.inner().store(count, Ordering::Relaxed);
+    }
+
+    /// A request to an endpoint was answered: with a class of statuses, like `2xx`, or an error of the endpoint's own.
+    pub fn endpoint_request(&self, answer: &'static str) {
+        self.families.endpoint_requests.get_or_create(&[("answer", answer.into())]).inc();
+    }
+
+    /// A request has waited for a microVM that was not ready.
+    pub fn endpoint_waited(&self, outcome: Outcome, took: Duration) {
+        self.families.endpoint_waits.observe([("outcome", outcome.label().into())], took);
+    }
+
+    /// A client has connected to an endpoint, or gone.
+    pub fn endpoint_connections(&self, change: i64) {
+        self.families.endpoint_connections.inc_by(change);
     }
 
     /// A hook was called, or would have been if it were enabled.
@@ -161,33 +177,6 @@ impl Metrics {
         self.families.vcpu_seconds.get_or_create(&account).inc_by(vcpus * seconds);
         let gigabytes = f64::from(memory_mib) / 1024.0;
         self.families.gigabyte_seconds.get_or_create(&account).inc_by(gigabytes * seconds);
-    }
-
-    /// A microVM of `account` has used so much processor time beyond its baseline.
-    pub fn burst(&self, account: &str, vcpu_time: Duration) {
-        let account = self.families.account(account);
-        self.families.burst_vcpu_seconds.get_or_create(&account).inc_by(vcpu_time.as_secs_f64());
-    }
-
-    /// A microVM of `account` was launched or resumed from a snapshot of so many bytes.
-    pub fn snapshot_read(&self, account: &str, bytes: u64) {
-        self.families.snapshot_read.get_or_create(&self.families.account(account)).inc_by(bytes);
-    }
-
-    /// A snapshot of so many bytes was written for `account`.
-    pub fn snapshot_written(&self, account: &str, bytes: u64) {
-        self.families.snapshot_written.get_or_create(&self.families.account(account)).inc_by(bytes);
-    }
-
-    /// Snapshots of `account` have had so many bytes for so long.
-    pub fn snapshots_stored(&self, account: &str, bytes: u64, time: Duration) {
-        const GIGABYTE: f64 = 1_073_741_824.0;
-        // Whole MiB, with what is left: f64 has 53 bits, and u64 no lossless way to it.
-        let whole = f64::from(u32::try_from(bytes >> 20).unwrap_or(u32::MAX)) * 1_048_576.0;
-        let bytes = whole + f64::from(u32::try_from(bytes & 0xf_ffff).unwrap_or_default());
-        let hours = time.as_secs_f64() / 3600.0;
-        let account = self.families.account(account);
-        self.families.snapshot_gigabyte_hours.get_or_create(&account).inc_by(bytes / GIGABYTE * hours);
     }
 
     /// All of it in the text format of OpenMetrics 1.0.

@@ -32,15 +32,14 @@ fn all() -> Metrics {
     metrics.capacity(65_536, 2048);
     metrics.builds_under_way(2);
     metrics.log_bytes(12_345);
-    metrics.audit_line_lost();
+    metrics.audit_lines_lost(1);
+    metrics.endpoint_request("2xx");
+    metrics.endpoint_waited(Outcome::Succeeded, took);
+    metrics.endpoint_connections(3);
     metrics.hook(Hook::Run, &HookOutcome::Status(200));
     metrics.hook(Hook::Suspend, &HookOutcome::TimedOut);
     metrics.committed(12, Duration::from_micros(700));
     metrics.ran("000000000001", 0.5, 2048, Duration::from_secs(10));
-    metrics.burst("000000000001", Duration::from_secs(3));
-    metrics.snapshot_read("000000000001", 1000);
-    metrics.snapshot_written("000000000001", 500);
-    metrics.snapshots_stored("000000000001", 3 << 30, Duration::from_secs(1800));
     metrics
 }
 
@@ -95,10 +94,10 @@ fn values_are_what_was_told() {
         ("hearth_store_commit_seconds_count".to_owned(), 1.0),
         ("hearth_audit_lines_lost_total".to_owned(), 1.0),
         (format!("hearth_usage_vcpu_seconds_total{account}"), 5.0),
-        (format!("hearth_usage_burst_vcpu_seconds_total{account}"), 3.0),
         (format!("hearth_usage_memory_gigabyte_seconds_total{account}"), 20.0),
-        (format!("hearth_usage_snapshot_read_bytes_total{account}"), 1000.0),
-        (format!("hearth_usage_snapshot_stored_gigabyte_hours_total{account}"), 1.5),
+        ("hearth_endpoint_requests_total{answer=\"2xx\"}".to_owned(), 1.0),
+        ("hearth_endpoint_wait_seconds_count{outcome=\"succeeded\"}".to_owned(), 1.0),
+        ("hearth_endpoint_connections".to_owned(), 3.0),
     ] {
         assert_eq!(samples.get(&sample), Some(&value), "{sample}");
     }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Sleep, sleep, sleep_until};
 
+use super::connection::Exchange;
 use super::limits::Limiter;
 use crate::driver::gate::{Gate, Pass};
 
@@ -82,8 +83,8 @@ impl Answer {
 
     /// What the app answers to an exchange, which is over with it.
     #[must_use]
-    pub fn flow(body: Incoming, meter: Meter, pass: Pass) -> Self {
-        Self::Flow(Box::new(Flow { body, meter, _pass: pass }))
+    pub fn flow(body: Incoming, meter: Meter, over: (Pass, Exchange)) -> Self {
+        Self::Flow(Box::new(Flow { body, meter, _over: over }))
     }
 }
 
@@ -119,7 +120,7 @@ pub struct Flow {
     body: Incoming,
     meter: Meter,
     /// The exchange is over with its answer.
-    _pass: Pass,
+    _over: (Pass, Exchange),
 }
 
 /// The body of a request that can be taken back as long as nothing of it was read.

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use hyper::service::service_fn;
@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -55,13 +55,48 @@ pub struct Peer {
     authorised: AtomicBool,
     /// Counted once it has shown a valid token.
     counted: OnceLock<Connection>,
+    /// Exchanges that are under way, and when the last one ended.
+    exchanges: Mutex<(usize, Instant)>,
 }
 
 impl Peer {
     /// A client at an address.
     #[must_use]
     pub fn new(address: SocketAddr, server_name: Option<String>) -> Self {
-        Self { address, server_name, authorised: AtomicBool::new(false), counted: OnceLock::new() }
+        Self {
+            address,
+            server_name,
+            authorised: AtomicBool::new(false),
+            counted: OnceLock::new(),
+            exchanges: Mutex::new((0, Instant::now())),
+        }
+    }
+
+    /// An exchange begins, and lasts until what is returned is dropped.
+    pub(super) fn exchange(self: &Arc<Self>) -> Exchange {
+        self.exchanges.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
+        Exchange(Arc::clone(self))
+    }
+
+    /// Since when there is no exchange.
+    fn idle_since(&self) -> Option<Instant> {
+        let (count, ended) = *self.exchanges.lock().unwrap_or_else(PoisonError::into_inner);
+        (count == 0).then_some(ended)
+    }
+
+    /// Returns when it is of no more use: without a request with a valid token in time, or without any exchange for `idle`.
+    async fn unused(&self, idle: Duration) {
+        sleep(FIRST).await;
+        if !self.authorised.load(Ordering::Relaxed) {
+            return;
+        }
+        loop {
+            let end = self.idle_since().unwrap_or_else(Instant::now) + idle;
+            if end <= Instant::now() {
+                return;
+            }
+            sleep_until(end).await;
+        }
     }
 
     /// It has shown a valid token.
@@ -79,6 +114,17 @@ impl Peer {
             let _ = self.counted.set(limiter.connection()?);
         }
         Ok(())
+    }
+}
+
+/// An exchange on a connection.
+#[derive(Debug)]
+pub struct Exchange(Arc<Peer>);
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let mut exchanges = self.0.exchanges.lock().unwrap_or_else(PoisonError::into_inner);
+        *exchanges = (exchanges.0 - 1, Instant::now());
     }
 }
 
@@ -111,7 +157,10 @@ impl Proxy {
             let (proxy, acceptor, end) = (self.clone(), acceptor.clone(), end.clone());
             connections.spawn(async move {
                 let _place = place;
+                let metrics = proxy.inner.metrics.clone();
+                metrics.endpoint_connections(1);
                 proxy.connection(stream, address, acceptor, end).await;
+                metrics.endpoint_connections(-1);
             });
         }
         drop(listener);
@@ -152,7 +201,7 @@ impl Proxy {
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             _ = connection.as_mut() => {}
-            () = unused(&peer) => {}
+            () = peer.unused(self.inner.settings.idle_connection) => {}
             () = ended(end) => {
                 connection.as_mut().graceful_shutdown();
                 let _ = connection.await;
@@ -180,20 +229,12 @@ impl Proxy {
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
         tokio::select! {
             _ = connection.as_mut() => {}
-            () = unused(&peer) => {}
+            () = peer.unused(self.inner.settings.idle_connection) => {}
             () = ended(end) => {
                 connection.as_mut().graceful_shutdown();
                 let _ = connection.await;
             }
         }
-    }
-}
-
-/// Returns when a connection has had no request with a valid token in time; never, once it has.
-async fn unused(peer: &Peer) {
-    sleep(FIRST).await;
-    if peer.authorised.load(Ordering::Relaxed) {
-        std::future::pending::<()>().await;
     }
 }
 

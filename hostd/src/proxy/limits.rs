@@ -101,8 +101,11 @@ impl Drop for Connection {
 /// The limits of all endpoints.
 #[derive(Debug, Default)]
 pub struct Limits {
-    by_id: Mutex<HashMap<String, (Weak<Gate>, Arc<Limiter>)>>,
+    by_id: Mutex<HashMap<String, Limited>>,
 }
+
+/// A microVM, as long as there is one, and its limits.
+type Limited = (Weak<Gate>, Arc<Limiter>);
 
 impl Limits {
     /// The limits of a microVM.

@@ -40,6 +40,7 @@ use std::time::Duration;
 
 use crate::driver::Microvms;
 use crate::driver::gate::Patience;
+use crate::metrics::Metrics;
 use crate::tokens::Tokens;
 use limits::Limits;
 use upstream::Upstreams;
@@ -71,6 +72,7 @@ pub struct Proxy {
 struct Inner {
     microvms: Microvms,
     tokens: Tokens,
+    metrics: Metrics,
     settings: Settings,
     upstreams: Upstreams,
     limits: Limits,
@@ -79,11 +81,12 @@ struct Inner {
 impl Proxy {
     /// The endpoints of the microVMs of this host.
     #[must_use]
-    pub fn new(microvms: Microvms, tokens: Tokens, settings: Settings) -> Self {
+    pub fn new(microvms: Microvms, tokens: Tokens, metrics: Metrics, settings: Settings) -> Self {
         Self {
             inner: Arc::new(Inner {
                 microvms,
                 tokens,
+                metrics,
                 settings,
                 upstreams: Upstreams::default(),
                 limits: Limits::default(),

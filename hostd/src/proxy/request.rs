@@ -1,6 +1,7 @@
 //! What happens to a request.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, SET_COOKIE};
@@ -16,6 +17,7 @@ use super::limits::Limiter;
 use super::upstream::Protocol;
 use super::{Inner, shell, websocket};
 use crate::driver::gate::{Gate, Pass};
+use crate::metrics::Outcome;
 use crate::tokens::{Claims, Kind};
 
 /// Says that the app speaks HTTP/2 with prior knowledge.
@@ -23,6 +25,9 @@ const FORCE_H2: HeaderName = HeaderName::from_static("x-aws-proxy-force-h2");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// The query parameters of a link that carries a token, and a port.
 const LINK: [&str; 2] = ["x-aws-proxy-auth", "x-aws-proxy-port"];
+
+/// From how long on a request has waited for its microVM.
+const WAIT: Duration = Duration::from_millis(1);
 
 /// A request that may reach the app.
 struct Admitted {
@@ -42,10 +47,17 @@ impl Inner {
         peer: Arc<Peer>,
         request: Request<Incoming>,
     ) -> Response<Answer> {
+        let _exchange = peer.exchange();
         let id = crate::ids::random().unwrap_or_default();
         let mut response = match self.handle(&peer, request, &id).await {
-            Ok(response) => response,
-            Err(error) => error.response(),
+            Ok(response) => {
+                self.metrics.endpoint_request(class(response.status()));
+                response
+            }
+            Err(error) => {
+                self.metrics.endpoint_request(error.code());
+                error.response()
+            }
         };
         if let Ok(id) = HeaderValue::try_from(id) {
             response.headers_mut().insert(REQUEST_ID, id);
@@ -101,11 +113,26 @@ impl Inner {
         let offered =
             websocket && credentials::protocols(request.headers()).any(|one| one == credentials::PROTOCOL);
         let admitted = Admitted { host, claims, gate, limiter, offered, websocket };
-        let pass = self.microvms.enter(&admitted.gate, self.settings.patience).await?;
+        let pass = self.enter(&admitted.gate).await?;
         match admitted.claims.kind {
             Kind::Shell => shell::accept(&mut request, pass, Arc::clone(peer), id),
             Kind::Http => self.forward(peer, request, id, port, pass, &admitted).await,
         }
+    }
+
+    /// Passes a gate, or waits before it.
+    async fn enter(&self, gate: &Arc<Gate>) -> Result<Pass, ProxyError> {
+        let begun = Instant::now();
+        let result = self.microvms.enter(gate, self.settings.patience).await;
+        let took = begun.elapsed();
+        if took >= WAIT {
+            let outcome = if result.is_ok() { Outcome::Succeeded } else { Outcome::Failed };
+            self.metrics.endpoint_waited(outcome, took);
+        }
+        result.map_err(|refused| {
+            tracing::debug!(microvm = gate.id(), %refused, "a request did not reach its microVM");
+            refused.into()
+        })
     }
 
     /// The host that a request is for: one of ours, and the one that the connection is for.
@@ -207,7 +234,7 @@ impl Inner {
             websocket::answer_protocol(&mut head.headers, admitted.offered);
             return Ok(Response::from_parts(head, Answer::text(String::new())));
         }
-        Ok(Response::from_parts(head, Answer::flow(body, meter(), pass)))
+        Ok(Response::from_parts(head, Answer::flow(body, meter(), (pass, peer.exchange()))))
     }
 
     /// The headers as the app is to see them.
@@ -229,6 +256,17 @@ impl Inner {
             // Only what is known here: a client could say anything.
             headers.insert(FORWARDED_FOR, address);
         }
+    }
+}
+
+/// The class of a status, for metrics.
+fn class(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        100..200 => "1xx",
+        200..300 => "2xx",
+        300..400 => "3xx",
+        400..500 => "4xx",
+        _ => "5xx",
     }
 }
 

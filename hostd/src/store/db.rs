@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -41,12 +42,18 @@ impl Db {
     /// Starts the commit thread of a store.
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
+        Self::observed(store, |_, _| {})
+    }
+
+    /// Starts the commit thread of a store; `committed` is told how many batches each group had, and how long it took to be durable.
+    #[must_use]
+    pub fn observed(store: Arc<dyn Store>, committed: impl Fn(usize, Duration) + Send + 'static) -> Self {
         let (sender, receiver) = mpsc::channel(WAITING);
         let written = Arc::clone(&store);
         // Without a thread the receiver is gone, and each commit says so.
         let thread = thread::Builder::new()
             .name("store-commits".to_owned())
-            .spawn(move || write_groups(written.as_ref(), receiver))
+            .spawn(move || write_groups(written.as_ref(), receiver, &committed))
             .inspect_err(|error| tracing::error!(%error, "the commit thread of the store cannot be started"))
             .ok();
         Self { store, committer: Arc::new(Committer { sender: Some(sender), thread }) }
@@ -147,7 +154,11 @@ impl Drop for Committer {
 }
 
 /// Writes groups until nobody can send any more, and nothing is waiting.
-fn write_groups(store: &dyn Store, mut requests: mpsc::Receiver<Request>) {
+fn write_groups(
+    store: &dyn Store,
+    mut requests: mpsc::Receiver<Request>,
+    committed: &dyn Fn(usize, Duration),
+) {
     while let Some(first) = requests.blocking_recv() {
         let mut bytes = 0;
         let mut batches = Vec::new();
@@ -161,7 +172,10 @@ fn write_groups(store: &dyn Store, mut requests: mpsc::Receiver<Request>) {
                 next = requests.try_recv().ok();
             }
         }
-        for (answer, result) in answers.into_iter().zip(store.commit(&batches)) {
+        let begun = Instant::now();
+        let results = store.commit(&batches);
+        committed(batches.len(), begun.elapsed());
+        for (answer, result) in answers.into_iter().zip(results) {
             // Who does not wait any more does not need the answer.
             let _ = answer.send(result);
         }

@@ -31,6 +31,7 @@ use crate::driver::faults::Faults;
 use crate::driver::gate::Patience;
 use crate::driver::{DriverConfig, Microvms, Request as Ask};
 use crate::lifecycle::microvm::{Event, Rules};
+use crate::metrics::Metrics;
 use crate::records;
 use crate::store::{Batch, Db, MemoryStore, Store, Table};
 use crate::tokens::{Grant, Kind, Tokens};
@@ -126,7 +127,7 @@ impl Host {
             idle_connection: LONG,
             limited: wish.limited,
         };
-        let proxy = Proxy::new(microvms.clone(), tokens.clone(), settings);
+        let proxy = Proxy::new(microvms.clone(), tokens.clone(), Metrics::new(), settings);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (end, ended) = watch::channel(false);
