@@ -9,6 +9,8 @@
 //! | `GET /exit/N` | none: the program ends with status N |
 //! | `POST /aws/lambda-microvms/runtime/v1/HOOK` | 200, or what the variable `HOOK_<NAME>` says: statuses to be answered in turn (the last one for ever), or `hang` |
 //!
+//! `counter ask PATH` asks the one that runs, from beside it: for a shell in a container that has nothing else.
+//!
 //! It listens on `PORT` (8080), after `START_SECONDS` (0), and says each call of a hook with its number: that is kept in memory, too,
 //! and goes on in the log of a microVM that was suspended and resumed.
 
@@ -37,6 +39,13 @@ struct State {
 fn main() -> io::Result<()> {
     let number =
         |name: &str, default: u64| env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+    let port = u16::try_from(number("PORT", 8080)).unwrap_or(8080);
+    let words: Vec<String> = env::args().skip(1).collect();
+    if let [verb, path] = words.as_slice()
+        && verb == "ask"
+    {
+        return ask(port, path);
+    }
     println!("counter: starting");
     thread::sleep(Duration::from_secs(number("START_SECONDS", 0)));
     let state = Arc::new(State {
@@ -47,13 +56,23 @@ fn main() -> io::Result<()> {
         run: Mutex::default(),
         calls: Mutex::default(),
     });
-    let port = u16::try_from(number("PORT", 8080)).unwrap_or(8080);
     let listener = TcpListener::bind(("0.0.0.0", port))?;
     println!("counter: listening on port {port}");
     for stream in listener.incoming() {
         let (state, stream) = (Arc::clone(&state), stream?);
         thread::spawn(move || serve(&state, stream));
     }
+    Ok(())
+}
+
+/// Prints what the one that runs answers.
+fn ask(port: u16, path: &str) -> io::Result<()> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (_, text) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    print!("{text}");
     Ok(())
 }
 

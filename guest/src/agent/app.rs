@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_proto::guest::v1::{Configure, Exited, LogSource, StartApp};
+use hearth_proto::guest::v1::{Configure, Exited, LogSource, Process, StartApp};
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -74,6 +74,7 @@ impl Agent {
         }
         let (stdout, stdout_writer) = io::pipe().or_refuse(|| "making a pipe")?;
         let (stderr, stderr_writer) = io::pipe().or_refuse(|| "making a pipe")?;
+        let process = request.process.clone().unwrap_or_default();
         let job = container.run_job(request.process, true, container.all_capabilities);
         let mut started = self.spawner.start(Order {
             kind: "run",
@@ -105,7 +106,7 @@ impl Agent {
             let _ = timeout(LAST_LINES, all_read).await;
             let _ = tell.send(Some(end));
         });
-        self.state().app = Some(Arc::new(App { pids, exited }));
+        self.state().app = Some(Arc::new(App { pids, process, exited }));
         Ok(())
     }
 
@@ -123,14 +124,23 @@ impl Agent {
     }
 }
 
+impl App {
+    /// A process that begins as the app has: what it does not say itself is the app's.
+    pub(super) fn beside(&self, mut process: Process) -> Process {
+        let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
+        let own: Vec<String> = process.environment.iter().map(|entry| name(entry)).collect();
+        let inherited = self.process.environment.iter().filter(|entry| !own.contains(&name(entry))).cloned();
+        process.environment = inherited.chain(process.environment).collect();
+        if process.working_directory.is_empty() {
+            process.working_directory.clone_from(&self.process.working_directory);
+        }
+        process
+    }
+}
+
 impl Container {
     /// What a process in this container has to become.
-    pub(super) fn run_job(
-        &self,
-        process: Option<hearth_proto::guest::v1::Process>,
-        first: bool,
-        all_capabilities: bool,
-    ) -> Run {
+    pub(super) fn run_job(&self, process: Option<Process>, first: bool, all_capabilities: bool) -> Run {
         Run {
             process,
             first,
@@ -140,5 +150,27 @@ impl Container {
             nofile_hard: if all_capabilities { NOFILE_RAISED } else { self.nofile },
             terminal: false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_beside_the_app_has_what_the_app_has_unless_it_says_otherwise() {
+        let process = |environment: &[&str], folder: &str| Process {
+            environment: environment.iter().map(ToString::to_string).collect(),
+            working_directory: folder.to_owned(),
+            ..Process::default()
+        };
+        let (_, exited) = watch::channel(None);
+        let pids = File::open("/proc/self/ns/pid").unwrap().into();
+        let app = App { pids, process: process(&["A=1", "TERM=dumb", "B=a=b"], "/srv"), exited };
+        assert_eq!(
+            app.beside(process(&["TERM=xterm"], "")),
+            process(&["A=1", "B=a=b", "TERM=xterm"], "/srv")
+        );
+        assert_eq!(app.beside(process(&[], "/tmp")), process(&["A=1", "TERM=dumb", "B=a=b"], "/tmp"));
     }
 }

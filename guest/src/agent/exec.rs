@@ -63,6 +63,7 @@ impl Plan {
                     let message = "the app has ended, and with it the namespace that processes ran in";
                     return Err(Refusal::invalid(message));
                 }
+                let process = if open.as_app { app.beside(process) } else { process };
                 What::Process { process, app, terminal: open.terminal, privileged: open.privileged }
             }
             Some(open_exec::What::UnpackInto(path)) => archive("unpack", path)?,

@@ -26,7 +26,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hearth_proto::guest::v1::{Exited, Network};
+use hearth_proto::guest::v1::{Exited, Network, Process};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 
@@ -81,6 +81,8 @@ struct Container {
 struct App {
     /// Its PID namespace, as long as it runs.
     pids: OwnedFd,
+    /// What it was started with.
+    process: Process,
     exited: watch::Receiver<Option<Exited>>,
 }
 

@@ -122,7 +122,8 @@ impl Agent {
         privileged: bool,
         mut output: impl FnMut(proto::LogSource, &[u8]),
     ) -> Result<Exit, AgentError> {
-        let exec = proto::OpenExec { what: Some(What::Process(process)), terminal: None, privileged };
+        let exec =
+            proto::OpenExec { what: Some(What::Process(process)), privileged, ..proto::OpenExec::default() };
         let (mut stdin, mut events) = self.exec(exec).await?;
         match stdin.close().await {
             // It may have ended already, without a look at its input.
@@ -145,7 +146,7 @@ impl Agent {
     pub async fn unpack(&self, into: &str, mut archive: impl AsyncRead + Unpin) -> Result<(), AgentError> {
         let what = Some(What::UnpackInto(into.to_owned()));
         let (mut stdin, mut events) =
-            self.exec(proto::OpenExec { what, terminal: None, privileged: true }).await?;
+            self.exec(proto::OpenExec { what, privileged: true, ..proto::OpenExec::default() }).await?;
         let feed = async {
             let mut chunk = vec![0; CHUNK];
             loop {
@@ -179,7 +180,7 @@ impl Agent {
     pub async fn pack(&self, path: &str, archive: &mut (impl AsyncWrite + Unpin)) -> Result<(), AgentError> {
         let what = Some(What::Pack(path.to_owned()));
         let (_stdin, mut events) =
-            self.exec(proto::OpenExec { what, terminal: None, privileged: true }).await?;
+            self.exec(proto::OpenExec { what, privileged: true, ..proto::OpenExec::default() }).await?;
         finish(&mut events, "packing files in the guest", archive).await
     }
 }

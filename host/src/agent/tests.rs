@@ -133,7 +133,7 @@ async fn a_process_is_followed_to_its_end() {
     };
     let follow = async {
         let what = Some(proto::open_exec::What::Process(proto::Process::default()));
-        let exec = proto::OpenExec { what, terminal: None, privileged: true };
+        let exec = proto::OpenExec { what, privileged: true, ..proto::OpenExec::default() };
         let (_stdin, mut events) = agent.exec(exec).await.unwrap();
         assert_eq!(events.next().await.unwrap(), Event::Stdout(b"out".to_vec()));
         let exit = control::Exit { code: 137, signal: Some(9) };

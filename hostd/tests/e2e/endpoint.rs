@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _};
 use hearth_proto::host::v1::GetHostStatusRequest;
 use hearth_proto::microvms::v1::MicrovmState::{Running, Suspended};
 use hearth_proto::microvms::v1::port_specification::Specification;
 use hearth_proto::microvms::v1::{
-    CreateMicrovmAuthTokenRequest, IdlePolicy, Microvm, MicrovmState, PortSpecification,
+    CreateMicrovmAuthTokenRequest, CreateMicrovmShellAuthTokenRequest, IdlePolicy, Microvm, MicrovmState,
+    PortSpecification,
 };
 use http_body_util::{BodyExt as _, Empty};
 use hyper::Request;
@@ -18,6 +20,9 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::protocol::Message;
+use tonic::Status;
 
 use crate::support::api::request;
 use crate::support::site::full;
@@ -28,7 +33,9 @@ struct Endpoint {
     address: SocketAddr,
     name: String,
     token: String,
+    shell: Result<String, Status>,
     tls: TlsConnector,
+    websocket: TlsConnector,
 }
 
 impl Endpoint {
@@ -43,6 +50,11 @@ impl Endpoint {
             allowed_ports,
         };
         let tokens = daemon.api().create_microvm_auth_token(wanted).await.unwrap().into_inner().auth_token;
+        let wanted = CreateMicrovmShellAuthTokenRequest {
+            microvm_identifier: Some(microvm.microvm_id.clone()),
+            expiration_in_minutes: Some(30),
+        };
+        let shell = daemon.api().create_microvm_shell_auth_token(wanted).await;
         let mut roots = rustls::RootCertStore::empty();
         roots
             .add(CertificateDer::from_pem_slice(endpoint.certificate_authority_pem.as_bytes()).unwrap())
@@ -54,11 +66,15 @@ impl Endpoint {
             .with_root_certificates(roots)
             .with_no_client_auth();
         tls.alpn_protocols = vec![b"h2".to_vec()];
+        let mut websocket = tls.clone();
+        websocket.alpn_protocols = vec![b"http/1.1".to_vec()];
         Self {
             address: endpoint.address.parse().unwrap(),
             name: microvm.endpoint.clone(),
             token: tokens["X-aws-proxy-auth"].clone(),
+            shell: shell.map(|answer| answer.into_inner().auth_token["X-aws-proxy-auth"].clone()),
             tls: TlsConnector::from(Arc::new(tls)),
+            websocket: TlsConnector::from(Arc::new(websocket)),
         }
     }
 
@@ -83,6 +99,31 @@ impl Endpoint {
         (status, String::from_utf8(body.to_vec()).unwrap())
     }
 
+    /// What a program in the app's container shows on a terminal, and its exit status.
+    async fn run(&self, command: &[&str]) -> (String, i64) {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::try_from(self.name.clone()).unwrap();
+        let stream = self.websocket.connect(name, stream).await.unwrap();
+        let mut request = format!("wss://{}/?ext=1", self.name).into_client_request().unwrap();
+        let token = self.shell.clone().unwrap().parse().unwrap();
+        request.headers_mut().insert("x-aws-proxy-auth", token);
+        let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+        let exec = serde_json::json!({ "type": "exec", "command": command });
+        socket.send(Message::text(exec.to_string())).await.unwrap();
+        let (mut shown, mut code) = (Vec::new(), None);
+        while let Some(Ok(message)) = socket.next().await {
+            match message {
+                Message::Binary(bytes) => shown.extend_from_slice(&bytes),
+                Message::Text(text) => {
+                    let said: serde_json::Value = serde_json::from_str(&text).unwrap();
+                    code = said["code"].as_i64().or(code);
+                }
+                _ => {}
+            }
+        }
+        (String::from_utf8(shown).unwrap(), code.unwrap())
+    }
+
     async fn get(&self, path: &str) -> (u16, String) {
         self.send("GET", path, &self.token).await
     }
@@ -90,7 +131,7 @@ impl Endpoint {
     async fn count(&self) -> u64 {
         let (status, text) = self.get("/").await;
         assert_eq!(status, 200, "{text}");
-        text.trim().parse().unwrap()
+        text.split(' ').nth(1).unwrap().parse().unwrap()
     }
 }
 
@@ -102,6 +143,7 @@ async fn state(daemon: &Daemon, id: &str) -> MicrovmState {
 async fn an_app_answers_at_its_endpoint_and_wakes_up_for_a_request() {
     let Some(mut daemon) = Daemon::start().await else { return };
     let mut wanted = request(&daemon.counter().await);
+    wanted.ingress_network_connectors = vec!["HTTP_INGRESS".to_owned(), "SHELL_INGRESS".to_owned()];
     wanted.idle_policy = Some(IdlePolicy {
         max_idle_duration_seconds: Some(60),
         suspended_duration_seconds: Some(3600),
@@ -130,17 +172,23 @@ async fn an_app_answers_at_its_endpoint_and_wakes_up_for_a_request() {
     assert_eq!(counts, [3, 4, 5]);
     assert_eq!(state(&daemon, id).await, Running);
 
+    // A program beside the app, which has the app's environment.
+    assert_eq!(
+        endpoint.run(&["/counter", "ask", "/"]).await,
+        ("request 6 of this microVM's life\r\n".to_owned(), 0)
+    );
+
     // Another daemon takes over; tokens are as good as before.
     daemon.kill();
     daemon.restart(None).await;
-    assert_eq!(endpoint.count().await, 6);
+    assert_eq!(endpoint.count().await, 7);
 
     if full() {
         // Nothing passes for a minute.
         tokio::time::sleep(Duration::from_secs(55)).await;
         assert_eq!(state(&daemon, id).await, Running);
         until("it is suspended", async || (state(&daemon, id).await == Suspended).then_some(())).await;
-        assert_eq!(endpoint.count().await, 7);
+        assert_eq!(endpoint.count().await, 8);
     }
     daemon.terminate(id).await.unwrap();
     daemon.ended(id).await;

@@ -59,16 +59,21 @@ done
 step 'the host' host
 step 'an image of a Dockerfile and a program' image create counter "$HEARTH_EXAMPLES/counter" --memory 512 \
     --hooks-port 8080 --ready=120 --validate=60 --run=60 --suspend=60 --resume=60
-step 'a microVM of it' run counter --payload 'the first' --log-group /demo --log-stream first
+step 'a microVM of it' run counter --payload 'the first' --log-group /demo --log-stream first \
+    --ingress HTTP_INGRESS --ingress SHELL_INGRESS --suspend-after 1h
 first=$(newest)
 step 'another one' run counter --payload 'the second' --log-group /demo --log-stream second
 second=$(newest)
 step 'both run' ps
+step 'a request to the first, with token and certificate' curl "$first/" -sS
 step 'the first is suspended: no process, no memory' suspend --wait "$first"
 step 'one of them is suspended' ps
 step 'it goes on' resume --wait "$first"
 step 'its program has counted on: nothing was lost' logs --group /demo --stream first
 step 'the other one has not noticed' logs --group /demo --stream second
+step 'the first is suspended again' suspend --wait "$first"
+step 'a plain request wakes it, and it counts on' curl "$first/" -sS
+step 'a command beside its program' shell "$first" -- /counter ask /
 if [ -e "$HEARTH_IN/keep" ]; then
     step 'the second is terminated' rm --wait "$second"
 else

@@ -160,7 +160,7 @@ impl Guest {
     /// Opens a process beside the app.
     pub(crate) fn exec(&self, process: Process, terminal: Option<WindowSize>, privileged: bool) -> Exec {
         let what = Some(open_exec::What::Process(process));
-        Exec(self.open(open::Kind::Exec(OpenExec { what, terminal, privileged })).unwrap())
+        Exec(self.open(open::Kind::Exec(OpenExec { what, terminal, privileged, as_app: false })).unwrap())
     }
 
     /// Runs a process beside the app, and returns what came of it.

@@ -155,6 +155,7 @@ impl Guest for Machine {
             // As AWS's, until the client says how large it is.
             terminal: Some(agent::WindowSize::default()),
             privileged: false,
+            as_app: true,
         };
         self.agent().exec(exec).await.map_err(connect_error)
     }
