@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
+use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_hostd::access::{Access, AccessConfig};
 use hearth_hostd::api::artifacts::Artifacts;
 use hearth_hostd::api::calls::Silent;
@@ -28,6 +29,7 @@ use hearth_hostd::service::{self, Service, ServiceConfig};
 use hearth_hostd::store::rocks::{RocksOptions, RocksStore};
 use hearth_hostd::store::{Db, Store};
 use hearth_hostd::tokens::Tokens;
+use hearth_image_builder::artifact::ArtifactConfig;
 use hearth_image_builder::base::Catalogue;
 use hearth_image_builder::build::Step;
 use hearth_image_builder::build::event::Sink;
@@ -182,6 +184,8 @@ async fn serve(
         microvms,
         images: images.clone(),
         tokens: Tokens::open(&db, clock, &config.region).await?,
+        artifacts: ArtifactConfig::default(),
+        roles: Arc::new(RoleProvider::new(RolesConfig::default())?),
         bases: Catalogue::open(&catalogue)?,
         config,
     })
