@@ -38,6 +38,8 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 pub(super) struct App {
     pub(super) address: SocketAddr,
     pub(super) count: Arc<AtomicUsize>,
+    /// Bytes of zeros that were taken.
+    pub(super) sent: Arc<AtomicUsize>,
     /// Requests to `/slow` and `/stream` that have arrived.
     pub(super) arrived: Arc<Notify>,
     /// One permit for each of them that may go on.
@@ -62,6 +64,7 @@ impl App {
         let app = Self {
             address: listener.local_addr().unwrap(),
             count: Arc::default(),
+            sent: Arc::default(),
             arrived: Arc::default(),
             go: Arc::new(Semaphore::new(0)),
         };
@@ -139,7 +142,7 @@ impl App {
             }
             "/chat" => chat(&mut request),
             path => match path.strip_prefix("/zeros/").and_then(|count| count.parse().ok()) {
-                Some(count) => Response::new(Zeros(count).boxed()),
+                Some(count) => Response::new(Zeros { left: count, sent: Arc::clone(&self.sent) }.boxed()),
                 None => {
                     let mut response = text(String::new());
                     *response.status_mut() = StatusCode::NOT_FOUND;
@@ -184,7 +187,10 @@ fn chat(request: &mut Request<Incoming>) -> Response<Answer> {
 
 /// So many zeros.
 #[derive(Debug)]
-struct Zeros(usize);
+struct Zeros {
+    left: usize,
+    sent: Arc<AtomicUsize>,
+}
 
 impl Body for Zeros {
     type Data = Bytes;
@@ -195,12 +201,13 @@ impl Body for Zeros {
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         const PIECE: &[u8] = &[0; 64 << 10];
-        let length = self.0.min(PIECE.len());
-        self.0 -= length;
+        let length = self.left.min(PIECE.len());
+        self.left -= length;
+        self.sent.fetch_add(length, Ordering::SeqCst);
         Poll::Ready((length > 0).then(|| Ok(Frame::data(Bytes::from_static(&PIECE[..length])))))
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0 as u64)
+        SizeHint::with_exact(self.left as u64)
     }
 }

@@ -4,6 +4,7 @@ mod app;
 mod double;
 mod errors;
 mod shells;
+mod stress;
 mod traffic;
 mod wake;
 
@@ -74,6 +75,7 @@ struct Host {
     microvms: Microvms,
     db: Db,
     tokens: Tokens,
+    metrics: Metrics,
     app: App,
     address: SocketAddr,
     roots: rustls::RootCertStore,
@@ -127,13 +129,14 @@ impl Host {
             idle_connection: LONG,
             limited: wish.limited,
         };
-        let proxy = Proxy::new(microvms.clone(), tokens.clone(), Metrics::new(), settings);
+        let metrics = Metrics::new();
+        let proxy = Proxy::new(microvms.clone(), tokens.clone(), metrics.clone(), settings);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (end, ended) = watch::channel(false);
         let (roots, tls) = certificate();
         tokio::spawn(proxy.serve(listener, Arc::new(tls), ended));
-        let host = Self { platform, microvms, db, tokens, app, address, roots, _end: end };
+        let host = Self { platform, microvms, db, tokens, metrics, app, address, roots, _end: end };
         host.until(MicrovmState::Running).await;
         host
     }
@@ -200,14 +203,22 @@ impl Host {
     }
 
     async fn http1(&self) -> Http1 {
-        let stream = self.tls(&Self::name(), b"http/1.1").await;
+        self.http1_to(&Self::name()).await
+    }
+
+    async fn http2(&self) -> Http2 {
+        self.http2_to(&Self::name()).await
+    }
+
+    async fn http1_to(&self, name: &str) -> Http1 {
+        let stream = self.tls(name, b"http/1.1").await;
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection.with_upgrades());
         Http1(sender)
     }
 
-    async fn http2(&self) -> Http2 {
-        let stream = self.tls(&Self::name(), b"h2").await;
+    async fn http2_to(&self, name: &str) -> Http2 {
+        let stream = self.tls(name, b"h2").await;
         let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
         builder.initial_stream_window_size(4 << 20).initial_connection_window_size(4 << 20);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();

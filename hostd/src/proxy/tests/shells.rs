@@ -11,7 +11,7 @@ use super::*;
 type Socket = WebSocketStream<TlsStream<TcpStream>>;
 
 impl Host {
-    fn shell_token(&self) -> String {
+    pub(super) fn shell_token(&self) -> String {
         self.tokens.mint(&Grant { kind: Kind::Shell, ports: Vec::new(), ..Self::grant() }).unwrap()
     }
 
