@@ -18,6 +18,9 @@ use crate::certificate::Certificate;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often is looked whether it listens.
 const LOOK: Duration = Duration::from_millis(10);
+/// Connections to the app that each worker of the reverse proxy keeps: as many as Hearth keeps to one port of an app. Requests
+/// beyond that wait for new ones, which costs either of them a lot, so that the two belong together.
+const KEPT: u32 = 64;
 /// A small answer of the app.
 pub(crate) const SMALL: &str = "/";
 /// An answer that is a big file.
@@ -73,7 +76,7 @@ impl Nginx {
         let address = free()?;
         let (key, certificate) = (certificate.key.display(), certificate.certificate.display());
         let servers = format!(
-            "upstream app {{ server {app}; keepalive 64; keepalive_requests 1000000000; }}
+            "upstream app {{ server {app}; keepalive {KEPT}; keepalive_requests 1000000000; }}
              server {{
                  listen {address} ssl;
                  http2 on;

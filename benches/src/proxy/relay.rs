@@ -47,8 +47,8 @@ async fn connection(client: TcpStream, target: SocketAddr, delay: Duration) -> i
     Ok(())
 }
 
-/// Writes what it reads a while later, up to its end. What waits is bounded only by the windows of the two who talk: a network
-/// with a bound of its own would be another one for each way length.
+/// Writes what it reads a while later, up to its end. What waits is bounded only by the windows of the two who talk, which are
+/// what is measured.
 async fn carry(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
