@@ -38,7 +38,7 @@ impl Samples {
     }
 }
 
-/// One row.
+/// One row. Its goal is one for [`Figure::ratio`].
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Figure {
     pub(crate) name: String,
@@ -70,8 +70,11 @@ pub(crate) fn table(figures: &[Figure]) -> String {
         if let Some(ratio) = figure.ratio() {
             let _ = write!(text, "  ratio {ratio:.2}");
             if let Some(goal) = figure.goal {
-                let verdict = if ratio <= goal { "met" } else { "MISSED" };
-                let _ = write!(text, " (goal ≤ {goal:.1}: {verdict})");
+                let (sign, met) = match figure.better {
+                    Better::Lower => ('≤', ratio <= goal),
+                    Better::Higher => ('≥', ratio >= goal),
+                };
+                let _ = write!(text, " (goal {sign} {goal:.1}: {})", if met { "met" } else { "MISSED" });
             }
         }
         text.push('\n');
@@ -95,5 +98,13 @@ mod tests {
         let samples = vec![Samples::new("hearth", vec![2.0]), Samples::new("firecracker", vec![1.0])];
         let figure = Figure { name: "x".into(), unit: "ms", better: Better::Lower, goal: Some(1.0), samples };
         assert!(table(&[figure]).contains("ratio 2.00 (goal ≤ 1.0: MISSED)"));
+    }
+
+    #[test]
+    fn more_is_better_where_that_is_so() {
+        let samples = vec![Samples::new("hearth", vec![0.9]), Samples::new("nginx", vec![1.0])];
+        let figure =
+            Figure { name: "x".into(), unit: "1/s", better: Better::Higher, goal: Some(0.8), samples };
+        assert!(table(&[figure]).contains("ratio 0.90 (goal ≥ 0.8: met)"));
     }
 }

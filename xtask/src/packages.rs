@@ -111,7 +111,8 @@ fn parse_installed(lines: &str) -> HashSet<String> {
     names
 }
 
-fn own_architecture() -> &'static str {
+/// This machine's architecture, as Debian calls it.
+pub(crate) fn own_architecture() -> &'static str {
     if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
 }
 

@@ -20,6 +20,8 @@ use crate::progress;
 
 /// The Debian suite with the kernel (and its source) that both the metal and the guests run.
 const SUITE: &str = "trixie";
+/// The architecture of the metal and of guests.
+pub(crate) const METAL: &str = "arm64";
 /// Who signs the suites.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Lists younger than this are not fetched again.
@@ -49,13 +51,13 @@ pub(crate) fn fetch_through(cache: &Cache, meta: &str, prefix: &str) -> Result<U
 }
 
 fn fetch_as(cache: &Cache, pin: &str, resolve: impl Fn(&PrivateApt) -> Result<String>) -> Result<Unpacked> {
-    let pin_file = format!("apt/{SUITE}/pins/{pin}.json");
+    let pin_file = format!("{}/pins/{pin}.json", folder_of(METAL));
     if !newest_wanted()
         && let Some(found) = pinned(cache, &pin_file)
     {
         return Ok(found);
     }
-    let apt = PrivateApt::open(cache)?;
+    let apt = PrivateApt::open(cache, METAL)?;
     apt.update_if_old()?;
     let package = resolve(&apt)?;
     let shown = command::capture(apt.tool("apt-cache").args(["show", "--no-all-versions", &package]))?;
@@ -81,22 +83,23 @@ pub(crate) fn newest_wanted() -> bool {
     env::var_os("HEARTH_REFRESH").is_some_and(|value| value == "1")
 }
 
-/// The packages `names` with all that they depend on, unpacked into one folder; their scripts are not run. `finish` does
-/// what those would, and is told apart by `recipe`.
+/// The packages `names` of an architecture with all that they depend on, unpacked into one folder; their scripts are not run.
+/// `finish` does what those would, and is told apart by `recipe`.
 pub(crate) fn fetch_tree(
     cache: &Cache,
+    architecture: &str,
     names: &[&str],
     recipe: &str,
     finish: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<Unpacked> {
     let wanted = content_key(&[names.join(" ").as_bytes(), recipe.as_bytes()]);
-    let pin_file = format!("apt/{SUITE}/pins/tree-{wanted}.json");
+    let pin_file = format!("{}/pins/tree-{wanted}.json", folder_of(architecture));
     if !newest_wanted()
         && let Some(found) = pinned(cache, &pin_file)
     {
         return Ok(found);
     }
-    let apt = PrivateApt::open(cache)?;
+    let apt = PrivateApt::open(cache, architecture)?;
     apt.update_if_old()?;
     let install = |more: &[&str]| {
         let mut install = apt.tool("apt-get");
@@ -196,13 +199,19 @@ pub(crate) fn source_line(mirror: &str, suite: &str) -> String {
     format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n")
 }
 
+/// Where the private apt root of an architecture is in the cache.
+fn folder_of(architecture: &str) -> String {
+    if architecture == METAL { format!("apt/{SUITE}") } else { format!("apt/{SUITE}-{architecture}") }
+}
+
 struct PrivateApt {
     root: PathBuf,
+    architecture: String,
     _lock: crate::cache::Lock,
 }
 
 impl PrivateApt {
-    fn open(cache: &Cache) -> Result<Self> {
+    fn open(cache: &Cache, architecture: &str) -> Result<Self> {
         packages::ensure(
             cache,
             &[
@@ -213,7 +222,7 @@ impl PrivateApt {
         let (mirror, _) = mirrors(cache)?;
         let line = source_line(&mirror, SUITE);
         let lock = cache.lock("private-apt")?;
-        let root = cache.path(format!("apt/{SUITE}"));
+        let root = cache.path(folder_of(architecture));
         for folder in ["state/lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(root.join(folder))?;
         }
@@ -224,7 +233,7 @@ impl PrivateApt {
             // Lists of another mirror say nothing about this one.
             let _ = fs::remove_file(root.join("updated"));
         }
-        Ok(Self { root, _lock: lock })
+        Ok(Self { root, architecture: architecture.to_string(), _lock: lock })
     }
 
     /// An apt tool that sees only the private root.
@@ -237,8 +246,8 @@ impl PrivateApt {
             format!("Dir::Cache={root}/cache"),
             format!("Dir::Etc::sourcelist={root}/sources.list"),
             "Dir::Etc::sourceparts=-".into(),
-            "APT::Architecture=arm64".into(),
-            "APT::Architectures=arm64".into(),
+            format!("APT::Architecture={}", self.architecture),
+            format!("APT::Architectures={}", self.architecture),
             "APT::Sandbox::User=root".into(),
             "Acquire::Languages=none".into(),
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".into(),
@@ -259,7 +268,7 @@ impl PrivateApt {
     }
 
     fn update(&self) -> Result<()> {
-        progress::note(&format!("   reading Debian's package lists ({SUITE}, arm64)"));
+        progress::note(&format!("   reading Debian's package lists ({SUITE}, {})", self.architecture));
         let mut update = self.tool("apt-get");
         // Half a list is an error here: what it lacks would be reported as not existing.
         update.args(["-qq", "-o", "APT::Update::Error-Mode=any", "update"]);
@@ -321,6 +330,12 @@ mod tests {
         assert_eq!(first_dependency(depends, "linux-headers-"), None);
         assert_eq!(field("Package: a\nVersion: 1:2-3\n", "Version"), Some("1:2-3"));
         assert_eq!(field("Package: a\n", "Version"), None);
+    }
+
+    #[test]
+    fn each_architecture_has_an_apt_of_its_own() {
+        assert_eq!(folder_of(METAL), "apt/trixie");
+        assert_eq!(folder_of("amd64"), "apt/trixie-amd64");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! `cargo xtask bench`: measurements on the metal, by default in icount mode, where an instruction is a nanosecond
-//! and figures repeat however busy this machine is. What needs no microVM is measured on this machine, in its own time: [`api`].
+//! and figures repeat however busy this machine is. What needs no microVM is measured on this machine, in its own time: [`api`], [`proxy`].
 
 mod api;
+mod proxy;
 
 use std::ffi::OsString;
 use std::fs;
@@ -37,6 +38,7 @@ enum What {
     Kernel(KernelBench),
     Image(ImageBench),
     Api(api::Api),
+    Proxy(proxy::Proxy),
 }
 
 /// Boot, devices, snapshots and memory of the VMM, beside Firecracker where its binary is given.
@@ -110,6 +112,7 @@ impl Options {
             What::Kernel(kernel) => kernel.run(cache),
             What::Image(image) => image.run(cache),
             What::Api(api) => api.run(cache),
+            What::Proxy(proxy) => proxy.run(cache),
         }
     }
 }

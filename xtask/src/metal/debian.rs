@@ -53,7 +53,7 @@ pub(crate) fn image(cache: &Cache) -> Result<PathBuf> {
         &[packages::program("erofs-utils", "mkfs.erofs", "makes the file system of the metal's programs")],
     )?;
     let names = PROGRAMS.map(|need| need.package);
-    let tree = private_apt::fetch_tree(cache, &names, RECIPE, finish)
+    let tree = private_apt::fetch_tree(cache, private_apt::METAL, &names, RECIPE, finish)
         .context("the metal needs programs of Debian's arm64 packages")?;
     let key = content_key(&[tree.version.as_bytes()]);
     let folder = cache.artefact("metal-debian", &key, |folder| {

@@ -1,0 +1,192 @@
+//! Hearth's proxy in this process. Its one microVM is a double: a connection to its app is one to a server on this machine.
+
+use std::collections::HashSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use async_trait::async_trait;
+use hearth_host::agent::exec::{Events, Stdin};
+use hearth_hostd::clock::Clock;
+use hearth_hostd::driver::context::{Change, Observer};
+use hearth_hostd::driver::faults::Faults;
+use hearth_hostd::driver::gate::Patience;
+use hearth_hostd::driver::{DriverConfig, Microvms};
+use hearth_hostd::lifecycle::microvm::{Event, Rules};
+use hearth_hostd::platform::{
+    Artifact, ConnectError, Connection, Exit, Found, Guest, Hook, HookOutcome, Platform, PlatformError, Spec,
+    SuspendError,
+};
+use hearth_hostd::proxy::{Proxy, Settings};
+use hearth_hostd::records;
+use hearth_hostd::store::{Batch, Db, MemoryStore, Store, Table};
+use hearth_hostd::tokens::{Grant, Kind, Tokens};
+use hearth_proto::microvms::v1::{Microvm, MicrovmState};
+use hearth_proto::store::v1::{ArtifactRecord, MicrovmRecord, Phase};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::certificate::Certificate;
+
+/// What names of endpoints end with.
+pub(crate) const DOMAIN: &str = "microvms.bench.localhost";
+/// The endpoint.
+pub(crate) const NAME: &str = "one.microvms.bench.localhost";
+const MICROVM: &str = "microvm-1";
+const BUILD: &str = "b-1";
+/// The port that requests are for which name none.
+const PORT: u16 = 8080;
+const MEMORY_MIB: u32 = 512;
+/// Longer than any run.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// The proxy, which ends with this.
+pub(crate) struct Hearth {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    /// Opens its microVM's endpoint.
+    pub(crate) token: String,
+    _end: watch::Sender<bool>,
+}
+
+impl Hearth {
+    /// Starts it on a runtime. Its app is the server at `app`.
+    pub(crate) async fn start(runtime: &Handle, app: SocketAddr, certificate: &Certificate) -> Result<Self> {
+        let tls = Arc::new(certificate.server()?);
+        runtime.spawn(start(app, tls)).await.context("starting Hearth's proxy")?
+    }
+}
+
+async fn start(app: SocketAddr, tls: Arc<rustls::ServerConfig>) -> Result<Hearth> {
+    let db = Db::new(Arc::new(MemoryStore::default()) as Arc<dyn Store>);
+    let clock = Clock::system();
+    let config = DriverConfig {
+        capacity_mib: MEMORY_MIB.into(),
+        rules: Rules::default(),
+        retention: LONG,
+        drain: Duration::ZERO,
+    };
+    let platform = Arc::new(Double { app });
+    let microvms = Microvms::new(config, db.clone(), clock, platform, Arc::new(Nobody), Faults::none());
+    let artifact =
+        records::encode(&ArtifactRecord { build_id: BUILD.to_owned(), ..ArtifactRecord::default() });
+    db.commit(Batch::new().put(Table::Artifacts, records::artifact(BUILD), artifact)).await?;
+    microvms.launch(record(clock), Batch::new()).await?;
+    let tokens = Tokens::open(&db, clock, "us-east-1").await?;
+    let token = tokens.mint(&Grant {
+        microvm_id: MICROVM.to_owned(),
+        endpoint: NAME.to_owned(),
+        kind: Kind::Http,
+        ports: vec![(PORT, PORT)],
+        minutes: 60,
+    })?;
+    let settings = Settings {
+        domain: DOMAIN.to_owned(),
+        patience: Patience { held: 1000, beside_hook: LONG, launching: true },
+        browser_login: false,
+        forwarded_for: true,
+        idle_connection: LONG,
+    };
+    let proxy = Proxy::new(microvms, tokens, settings);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("listening")?;
+    let address = listener.local_addr().context("listening")?;
+    let (end, ended) = watch::channel(false);
+    tokio::spawn(proxy.serve(listener, tls, ended));
+    Ok(Hearth { address, token, _end: end })
+}
+
+/// A microVM that is about to be launched, and never idle.
+fn record(clock: Clock) -> MicrovmRecord {
+    let microvm = Microvm {
+        microvm_id: MICROVM.to_owned(),
+        endpoint: NAME.to_owned(),
+        state: MicrovmState::Pending.into(),
+        started_at: Some(clock.timestamp()),
+        maximum_duration_in_seconds: 28_800,
+        ..Microvm::default()
+    };
+    MicrovmRecord {
+        account: "111122223333".to_owned(),
+        microvm: Some(microvm),
+        phase: Phase::Launching.into(),
+        build_id: BUILD.to_owned(),
+        memory_mib: MEMORY_MIB,
+        ..MicrovmRecord::default()
+    }
+}
+
+/// Launches microVMs at once.
+#[derive(Debug, Clone, Copy)]
+struct Double {
+    app: SocketAddr,
+}
+
+#[async_trait]
+impl Platform for Double {
+    async fn launch(&self, _: &Spec) -> Result<Arc<dyn Guest>, PlatformError> {
+        Ok(Arc::new(*self))
+    }
+
+    async fn resume(&self, spec: &Spec) -> Result<Arc<dyn Guest>, PlatformError> {
+        self.launch(spec).await
+    }
+
+    async fn find(&self, _: &Spec, _: u64) -> Result<Found, PlatformError> {
+        Ok(Found::Nothing)
+    }
+
+    async fn discard(&self, _: &str) -> Result<(), PlatformError> {
+        Ok(())
+    }
+
+    async fn remove_artifact(&self, _: &Artifact) -> Result<(), PlatformError> {
+        Ok(())
+    }
+
+    async fn sweep(&self, _: &HashSet<String>, _: &HashSet<Artifact>) -> Result<(), PlatformError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Guest for Double {
+    async fn call_hook(&self, _: Hook) -> HookOutcome {
+        HookOutcome::Disabled
+    }
+
+    async fn suspend(&self, _: u64) -> Result<(), SuspendError> {
+        Err(SuspendError::Failed("a double is not suspended".to_owned()))
+    }
+
+    async fn cancel_suspend(&self) {}
+
+    async fn connect(&self, _: u16) -> Result<Box<dyn Connection>, ConnectError> {
+        let refused = |error: std::io::Error| ConnectError::App(error.to_string());
+        let stream = TcpStream::connect(self.app).await.map_err(refused)?;
+        stream.set_nodelay(true).map_err(refused)?;
+        Ok(Box::new(stream))
+    }
+
+    async fn shell(&self, _: &[String]) -> Result<(Stdin, Events), ConnectError> {
+        Err(ConnectError::Guest("a double has no shell".to_owned()))
+    }
+
+    async fn exited(&self) -> Exit {
+        std::future::pending().await
+    }
+}
+
+/// Is told, and does nothing.
+struct Nobody;
+
+impl Observer for Nobody {
+    fn accepted(&self, _: &MicrovmRecord) {}
+
+    fn changed(&self, _: &Change<'_>) {}
+
+    fn done(&self, _: &'static str, _: &Event, _: Duration) {}
+
+    fn ended(&self, _: &MicrovmRecord) {}
+}

@@ -1,0 +1,132 @@
+//! `proxy-bench`: the endpoints' proxy beside nginx as reverse proxy, on this machine, in one run.
+//!
+//! ```text
+//!                ┌─► nginx ──┐
+//!  h2load ─(TLS)─┤           ├─(HTTP/1.1)─► nginx as app
+//!                └─► hearth ─┘
+//! ```
+//!
+//! `cargo xtask bench proxy` runs it. Everything is on the loopback device and shares the processors; both proxies have two
+//! threads that work, the same certificate, the same requests (with a token, which only one of them checks) and the same app.
+//! There are no microVMs: what lies between the daemon and a guest's app is not measured here.
+//!
+//! * [`nginx`] – the app, and the reverse proxy beside which Hearth's is measured
+//! * [`hearth`] – Hearth's proxy in this process
+//! * [`certificate`] – what both show
+//! * [`load`] – h2load, and what it says
+//! * [`relay`] – a long way between client and proxy
+//! * [`measure`] – the figures, in rounds; [`report`] – how they are shown
+
+mod certificate;
+mod hearth;
+mod load;
+mod measure;
+mod nginx;
+mod relay;
+#[path = "../report.rs"]
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser;
+use tokio::runtime::{Builder, Handle};
+use tokio::signal::unix::{SignalKind, signal};
+
+use certificate::Certificate;
+use hearth::Hearth;
+use load::H2load;
+use measure::Bench;
+use nginx::Nginx;
+
+/// Threads of each proxy.
+const WORKERS: usize = 2;
+/// Where files are made, if there is such a folder: in memory.
+const MEMORY: &str = "/dev/shm";
+
+/// Measures the endpoints' proxy beside nginx
+#[derive(Debug, Parser)]
+struct Options {
+    /// The nginx to measure beside, which is the app as well: 1.25.1 or later
+    #[arg(long, value_name = "PATH", default_value = "nginx")]
+    nginx: PathBuf,
+    /// What makes the requests: of nghttp2 1.50 or later
+    #[arg(long, value_name = "PATH", default_value = "h2load")]
+    h2load: PathBuf,
+    /// How often each figure is taken
+    #[arg(long, value_name = "COUNT", default_value_t = 5)]
+    rounds: usize,
+    /// For how long requests are counted each time
+    #[arg(long, value_name = "SECONDS", default_value_t = 2)]
+    seconds: u32,
+    /// Where files are made; in memory unless given
+    #[arg(long, value_name = "FOLDER")]
+    folder: Option<PathBuf>,
+    /// Also write the figures to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("proxy-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    // Hearth has threads of its own, so that nothing else in this process takes them.
+    let proxy = Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .thread_name("hearth-proxy")
+        .enable_all()
+        .build()
+        .context("starting the proxy's runtime")?;
+    let runtime = Builder::new_current_thread().enable_all().build().context("starting a runtime")?;
+    runtime.block_on(async {
+        // Whoever is told to end ends what it has started.
+        let mut end = signal(SignalKind::terminate()).context("waiting for a signal")?;
+        tokio::select! {
+            done = measure(options, proxy.handle()) => done,
+            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+            _ = end.recv() => bail!("terminated"),
+        }
+    })
+}
+
+async fn measure(options: &Options, runtime: &Handle) -> Result<()> {
+    let folder = match &options.folder {
+        Some(folder) => tempfile::tempdir_in(folder),
+        None if Path::new(MEMORY).is_dir() => tempfile::tempdir_in(MEMORY),
+        None => tempfile::tempdir(),
+    };
+    let folder = folder.context("making a folder")?;
+    let certificate = Certificate::new(folder.path(), hearth::DOMAIN)?;
+    let file = measure::big_file(folder.path())?;
+    let app = Nginx::app(&options.nginx, &folder.path().join("app"), &file).await?;
+    let nginx =
+        Nginx::proxy(&options.nginx, &folder.path().join("nginx"), app.address, &certificate, WORKERS)
+            .await?;
+    let hearth = Hearth::start(runtime, app.address, &certificate).await?;
+    let h2load = H2load::new(&options.h2load, folder.path(), &hearth.token);
+    let bench = Bench {
+        h2load,
+        file,
+        app: app.address,
+        nginx: nginx.address,
+        hearth: hearth.address,
+        rounds: options.rounds,
+        seconds: options.seconds,
+    };
+    let figures = bench.measure().await?;
+    print!("{}", report::table(&figures));
+    if let Some(path) = &options.json {
+        let text = serde_json::to_string_pretty(&figures).context("writing the figures")?;
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}

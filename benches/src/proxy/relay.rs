@@ -1,0 +1,106 @@
+//! A long way between client and proxy: everything arrives later, and any amount of it can be under way.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+/// What is read at once.
+const CHUNK: usize = 256 << 10;
+
+/// A relay, which ends with this.
+pub(crate) struct Relay {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    _connections: JoinSet<()>,
+}
+
+impl Relay {
+    /// Passes connections on to `target`; each way takes `delay`.
+    pub(crate) async fn start(target: SocketAddr, delay: Duration) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("listening")?;
+        let address = listener.local_addr().context("listening")?;
+        let mut connections = JoinSet::new();
+        connections.spawn(async move {
+            let mut open = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                while open.try_join_next().is_some() {}
+                open.spawn(connection(client, target, delay));
+            }
+        });
+        Ok(Self { address, _connections: connections })
+    }
+}
+
+async fn connection(client: TcpStream, target: SocketAddr, delay: Duration) -> io::Result<()> {
+    let server = TcpStream::connect(target).await?;
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let ((from, back), (answers, to)) = (client.into_split(), server.into_split());
+    tokio::try_join!(carry(from, to, delay), carry(answers, back, delay))?;
+    Ok(())
+}
+
+/// Writes what it reads a while later, up to its end. What waits is bounded only by the windows of the two who talk, which are
+/// what is measured.
+async fn carry(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    delay: Duration,
+) -> io::Result<()> {
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    let read = async {
+        loop {
+            let mut chunk = Vec::with_capacity(CHUNK);
+            // Whoever writes has ended with an error, which is the one to be told.
+            if from.read_buf(&mut chunk).await? == 0 || sender.send((Instant::now() + delay, chunk)).is_err()
+            {
+                break;
+            }
+        }
+        // The end takes as long as everything else.
+        let _ = sender.send((Instant::now() + delay, Vec::new()));
+        Ok(())
+    };
+    let write = async {
+        while let Some((due, chunk)) = receiver.recv().await {
+            sleep_until(due).await;
+            if chunk.is_empty() {
+                return to.shutdown().await;
+            }
+            to.write_all(&chunk).await?;
+        }
+        Ok(())
+    };
+    tokio::try_join!(read, write).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DELAY: Duration = Duration::from_millis(50);
+
+    #[tokio::test(start_paused = true)]
+    async fn everything_arrives_one_delay_later_however_much_it_is() {
+        let ((mut client, near), (far, mut server)) =
+            (tokio::io::duplex(1 << 20), tokio::io::duplex(1 << 20));
+        let start = Instant::now();
+        tokio::spawn(carry(near, far, DELAY));
+        client.write_all(&vec![7; 8 << 20]).await.unwrap();
+        assert_eq!(start.elapsed(), Duration::ZERO, "nothing holds the sender up");
+        client.shutdown().await.unwrap();
+        let mut arrived = Vec::new();
+        server.read_to_end(&mut arrived).await.unwrap();
+        assert_eq!(arrived.len(), 8 << 20);
+        // Timers count whole milliseconds.
+        let late = start.elapsed() - DELAY;
+        assert!(late <= Duration::from_millis(1), "{late:?}");
+    }
+}
