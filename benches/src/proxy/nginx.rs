@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(10);
 /// Connections to the app that each worker of the reverse proxy keeps: as many as Hearth keeps to one port of an app. Requests
 /// beyond that wait for new ones, which costs either of them a lot, so that the two belong together.
-const KEPT: u32 = 64;
+const KEPT: u32 = 1024;
 /// A small answer of the app.
 pub(crate) const SMALL: &str = "/";
 /// An answer that is a big file.

@@ -20,6 +20,7 @@ use tokio_rustls::server::TlsStream;
 use super::Proxy;
 use super::error::ProxyError;
 use super::limits::{Connection, Limiter};
+use crate::tokens::{Claims, Tokens};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -55,6 +56,8 @@ pub struct Peer {
     authorised: AtomicBool,
     /// Counted once it has shown a valid token.
     counted: OnceLock<Connection>,
+    /// The last valid token: most connections have one only.
+    token: Mutex<Option<(String, Arc<Claims>)>>,
     /// Exchanges that are under way, and when the last one ended.
     exchanges: Mutex<(usize, Instant)>,
 }
@@ -68,8 +71,22 @@ impl Peer {
             server_name,
             authorised: AtomicBool::new(false),
             counted: OnceLock::new(),
+            token: Mutex::default(),
             exchanges: Mutex::new((0, Instant::now())),
         }
+    }
+
+    /// What a token says, if it is valid now.
+    pub(super) fn claims(&self, tokens: &Tokens, token: &str) -> Option<Arc<Claims>> {
+        let mut last = self.token.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, claims)) = &*last
+            && known == token
+        {
+            return tokens.is_current(claims).then(|| Arc::clone(claims));
+        }
+        let claims = Arc::new(tokens.open_token(token).ok()?);
+        *last = Some((token.to_owned(), Arc::clone(&claims)));
+        Some(claims)
     }
 
     /// An exchange begins, and lasts until what is returned is dropped.
@@ -241,4 +258,40 @@ impl Proxy {
 async fn ended(mut end: watch::Receiver<bool>) {
     // Whoever could end it has gone: it is at its end.
     let _ = end.wait_for(|end| *end).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::store::{Db, MemoryStore, Store};
+    use crate::tokens::{Grant, Kind};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_that_is_known_to_a_connection_expires_all_the_same() {
+        let db = Db::direct(Arc::new(MemoryStore::default()) as Arc<dyn Store>);
+        let clock = Clock::simulated(UNIX_EPOCH + Duration::from_secs(1_700_000_000));
+        let tokens = Tokens::open(&db, clock, "us-east-1").await.unwrap();
+        let mint = |id: &str, minutes| {
+            let (microvm_id, endpoint) = (id.to_owned(), "e.example".to_owned());
+            tokens
+                .mint(&Grant { microvm_id, endpoint, kind: Kind::Http, ports: vec![(1, 2)], minutes })
+                .unwrap()
+        };
+        let peer = Peer::new(([127, 0, 0, 1], 1).into(), None);
+        let (one, two) = (mint("one", 1), mint("two", 2));
+        for _ in 0..2 {
+            assert_eq!(peer.claims(&tokens, &one).unwrap().sub, "one");
+            assert_eq!(peer.claims(&tokens, &two).unwrap().sub, "two");
+            assert_eq!(peer.claims(&tokens, "no token"), None);
+            assert_eq!(peer.claims(&tokens, &two).unwrap().sub, "two", "it is still known");
+        }
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(peer.claims(&tokens, &one), None);
+        assert_eq!(peer.claims(&tokens, &two).unwrap().sub, "two");
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(peer.claims(&tokens, &two), None);
+    }
 }

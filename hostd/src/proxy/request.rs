@@ -32,7 +32,7 @@ const WAIT: Duration = Duration::from_millis(1);
 /// A request that may reach the app.
 struct Admitted {
     host: Authority,
-    claims: Claims,
+    claims: Arc<Claims>,
     gate: Arc<Gate>,
     limiter: Option<Arc<Limiter>>,
     /// The client has offered the platform's subprotocol.
@@ -82,7 +82,7 @@ impl Inner {
         }
         let websocket = websocket::is_upgrade(&request);
         let credentials = Credentials::of(request.headers(), websocket, self.settings.browser_login);
-        let claims = credentials.token.as_deref().and_then(|token| self.tokens.open_token(token).ok());
+        let claims = credentials.token.as_deref().and_then(|token| peer.claims(&self.tokens, token));
         let claims = claims.filter(|claims| claims.aud.eq_ignore_ascii_case(host.host()));
         let claims = claims.ok_or(ProxyError::Unauthenticated)?;
         let port = match claims.kind {

@@ -40,8 +40,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 const HANDSHAKE: Duration = Duration::from_secs(2);
 /// How long connections are kept that nobody uses.
 const KEEP: Duration = Duration::from_secs(60);
-/// Connections to one port that are kept.
-const KEEP_MAX: usize = 64;
+/// Connections to one port that are kept: as many as there may be requests at a time, or each further one would open and close its own.
+const KEEP_MAX: usize = 1024;
 /// What the app may send before it is read, for each stream and each connection of HTTP/2.
 const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
 

@@ -186,14 +186,17 @@ impl Tokens {
         let key = keys.get(&sealed.key_id).ok_or(InvalidToken::UnknownKey)?;
         let claims: Claims =
             serde_json::from_slice(&sealed.open(key)?).map_err(|_| InvalidToken::Malformed)?;
-        let now = self.seconds();
         if claims.v != VERSION || claims.iss != *self.issuer {
             return Err(InvalidToken::Malformed);
         }
-        if now >= claims.exp || claims.iat > now + SKEW.as_secs() {
-            return Err(InvalidToken::Expired);
-        }
-        Ok(claims)
+        if self.is_current(&claims) { Ok(claims) } else { Err(InvalidToken::Expired) }
+    }
+
+    /// Whether the time of a token that was opened is not over.
+    #[must_use]
+    pub fn is_current(&self, claims: &Claims) -> bool {
+        let now = self.seconds();
+        now < claims.exp && claims.iat <= now + SKEW.as_secs()
     }
 
     /// For how many seconds what was opened is still valid.
