@@ -14,6 +14,7 @@ use hearth_hostd::driver::faults::Faults;
 use hearth_hostd::driver::gate::Patience;
 use hearth_hostd::driver::{DriverConfig, Microvms};
 use hearth_hostd::lifecycle::microvm::{Event, Rules};
+use hearth_hostd::metrics::Metrics;
 use hearth_hostd::platform::{
     Artifact, ConnectError, Connection, Exit, Found, Guest, Hook, HookOutcome, Platform, PlatformError, Spec,
     SuspendError,
@@ -88,8 +89,9 @@ async fn start(app: SocketAddr, tls: Arc<rustls::ServerConfig>) -> Result<Hearth
         browser_login: false,
         forwarded_for: true,
         idle_connection: LONG,
+        limited: false,
     };
-    let proxy = Proxy::new(microvms, tokens, settings);
+    let proxy = Proxy::new(microvms, tokens, Metrics::new(), settings);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("listening")?;
     let address = listener.local_addr().context("listening")?;
     let (end, ended) = watch::channel(false);

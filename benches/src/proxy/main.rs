@@ -15,10 +15,12 @@
 //! * [`certificate`] – what both show
 //! * [`load`] – h2load, and what it says
 //! * [`relay`] – a long way between client and proxy
+//! * [`hold`] – what idle connections cost
 //! * [`measure`] – the figures, in rounds; [`report`] – how they are shown
 
 mod certificate;
 mod hearth;
+mod hold;
 mod load;
 mod measure;
 mod nginx;
@@ -30,12 +32,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{SignalKind, signal};
 
 use certificate::Certificate;
 use hearth::Hearth;
+use hold::Hold;
 use load::H2load;
 use measure::Bench;
 use nginx::Nginx;
@@ -66,10 +69,19 @@ struct Options {
     /// Also write the figures to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+/// What this program does for itself, in another process.
+#[derive(Debug, Subcommand)]
+enum Part {
+    #[command(hide = true)]
+    Hold(Hold),
 }
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
+    match run(Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("proxy-bench: {error:#}");
@@ -78,7 +90,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> Result<()> {
+fn run(mut options: Options) -> Result<()> {
+    if let Some(Part::Hold(hold)) = options.part.take() {
+        return Builder::new_current_thread().enable_all().build()?.block_on(hold.run());
+    }
     // Hearth has threads of its own, so that nothing else in this process takes them.
     let proxy = Builder::new_multi_thread()
         .worker_threads(WORKERS)
@@ -91,7 +106,7 @@ fn run(options: &Options) -> Result<()> {
         // Whoever is told to end ends what it has started.
         let mut end = signal(SignalKind::terminate()).context("waiting for a signal")?;
         tokio::select! {
-            done = measure(options, proxy.handle()) => done,
+            done = measure(&options, proxy.handle()) => done,
             _ = tokio::signal::ctrl_c() => bail!("interrupted"),
             _ = end.recv() => bail!("terminated"),
         }
@@ -122,7 +137,8 @@ async fn measure(options: &Options, runtime: &Handle) -> Result<()> {
         rounds: options.rounds,
         seconds: options.seconds,
     };
-    let figures = bench.measure().await?;
+    let mut figures = bench.measure().await?;
+    figures.extend(measure::idle(&hearth, &certificate.certificate, options.rounds)?);
     print!("{}", report::table(&figures));
     if let Some(path) = &options.json {
         let text = serde_json::to_string_pretty(&figures).context("writing the figures")?;

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::hearth::Hearth;
+use crate::hold;
 use crate::load::{Amount, H2load, Load, Outcome, Protocol, Request, Target};
 use crate::nginx::{BIG, SMALL, UPLOAD};
 use crate::relay::Relay;
@@ -26,6 +28,10 @@ const AWS: f64 = 0.6;
 const REQUESTS_GOAL: f64 = 0.8;
 /// How many times as much as AWS it shall take in.
 const UPLOAD_GOAL: f64 = 5.0;
+/// Idle connections.
+const IDLE: u32 = 2000;
+/// What each may cost, in KiB.
+const IDLE_LIMIT: f64 = 32.0;
 const PROTOCOLS: [(&str, Protocol); 2] = [("h1", Protocol::Http1), ("h2", Protocol::Http2)];
 const PERCENTILES: [u32; 2] = [50, 99];
 
@@ -47,6 +53,23 @@ pub(crate) fn big_file(folder: &Path) -> Result<PathBuf> {
     let file = File::create(&path).context("making a big file")?;
     file.set_len(BIG_SIZE).context("making a big file")?;
     Ok(path)
+}
+
+/// What idle connections cost, in rounds.
+pub(crate) fn idle(hearth: &Hearth, certificate: &Path, rounds: usize) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    for (name, protocol) in PROTOCOLS {
+        let costs = (0..rounds).map(|_| hold::cost(hearth, certificate, IDLE, protocol));
+        let costs = costs.collect::<Result<Vec<f64>>>().context("holding idle connections")?;
+        figures.push(Figure {
+            name: format!("{name}: memory of an idle connection, of {IDLE}"),
+            unit: "KiB",
+            better: Better::Lower,
+            goal: Some(1.0),
+            samples: vec![Samples::new("hearth", costs), Samples::new("limit", vec![IDLE_LIMIT])],
+        });
+    }
+    Ok(figures)
 }
 
 /// The values of one figure, round by round.

@@ -1,0 +1,154 @@
+//! Connections that are open and idle, in a process of their own: what they cost the proxy is then what its process grows by.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
+use clap::Args;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::Request;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+
+use crate::hearth::{Hearth, NAME};
+use crate::load::Protocol;
+
+/// Connections that are opened at a time: a listener's queue has more.
+const AT_ONCE: usize = 64;
+/// What the other process says when all are open.
+const READY: &str = "ready";
+
+/// Opens connections, makes one request on each, and keeps them until its input ends
+#[derive(Debug, Args)]
+pub(crate) struct Hold {
+    address: SocketAddr,
+    certificate: PathBuf,
+    count: usize,
+    /// HTTP/2 instead of HTTP/1.1
+    #[arg(long)]
+    http2: bool,
+}
+
+impl Hold {
+    pub(crate) async fn run(self) -> Result<()> {
+        let mut token = String::new();
+        let mut input = BufReader::new(std::io::stdin());
+        input.read_line(&mut token).context("reading the token")?;
+        let (tls, token) = (Arc::new(self.tls()?), token.trim().to_owned());
+        let (mut opening, mut open) = (JoinSet::new(), Vec::new());
+        for _ in 0..self.count {
+            if opening.len() == AT_ONCE {
+                open.extend(opening.join_next().await.transpose()?.transpose()?);
+            }
+            opening.spawn(connect(self.address, Arc::clone(&tls), token.clone(), self.http2));
+        }
+        while let Some(opened) = opening.join_next().await {
+            open.push(opened??);
+        }
+        println!("{READY}");
+        // Connections live on in this runtime's tasks.
+        tokio::task::spawn_blocking(move || input.read_to_end(&mut Vec::new())).await??;
+        Ok(())
+    }
+
+    fn tls(&self) -> Result<rustls::ClientConfig> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&self.certificate)?)?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![if self.http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+        Ok(config)
+    }
+}
+
+enum Sender {
+    Http1(#[expect(dead_code, reason = "keeps its connection open")] http1::SendRequest<Empty<Bytes>>),
+    Http2(#[expect(dead_code, reason = "keeps its connection open")] http2::SendRequest<Empty<Bytes>>),
+}
+
+async fn connect(
+    address: SocketAddr,
+    tls: Arc<rustls::ClientConfig>,
+    token: String,
+    http2: bool,
+) -> Result<Sender> {
+    let stream = TcpStream::connect(address).await.context("connecting")?;
+    let stream = TlsConnector::from(tls).connect(ServerName::try_from(NAME)?, stream).await?;
+    let stream = TokioIo::new(stream);
+    let target = if http2 { format!("https://{NAME}/") } else { "/".to_owned() };
+    let request = Request::get(target).header("x-aws-proxy-auth", token);
+    let request = if http2 { request } else { request.header("host", NAME) }.body(Empty::new())?;
+    let (response, sender) = if http2 {
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
+        tokio::spawn(connection);
+        (sender.send_request(request).await?, Sender::Http2(sender))
+    } else {
+        let (mut sender, connection) = http1::handshake(stream).await?;
+        tokio::spawn(connection);
+        (sender.send_request(request).await?, Sender::Http1(sender))
+    };
+    ensure!(response.status() == 200, "the proxy answers {}", response.status());
+    response.into_body().collect().await?;
+    Ok(sender)
+}
+
+/// Idle connections that another process holds; they are closed when this is dropped.
+struct Held(Child);
+
+impl Held {
+    fn open(hearth: &Hearth, certificate: &Path, count: usize, protocol: Protocol) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("hold").arg(hearth.address.to_string()).arg(certificate).arg(count.to_string());
+        if protocol == Protocol::Http2 {
+            command.arg("--http2");
+        }
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut held = Self(child.context("starting what holds connections")?);
+        let (input, output) = (held.0.stdin.as_mut(), held.0.stdout.as_mut());
+        let (input, output) = input.zip(output).context("talking to what holds connections")?;
+        writeln!(input, "{}", hearth.token)?;
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line)?;
+        ensure!(line.trim() == READY, "what holds connections has ended");
+        Ok(held)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take()); // it ends then
+        let _ = self.0.wait();
+    }
+}
+
+/// KiB of this process, which is the proxy's, for each of `count` idle connections. Blocks for as long as that takes.
+pub(crate) fn cost(hearth: &Hearth, certificate: &Path, count: u32, protocol: Protocol) -> Result<f64> {
+    let number = usize::try_from(count)?;
+    // What is made once is not counted, and what a first crowd has left behind neither.
+    drop(Held::open(hearth, certificate, number.min(AT_ONCE), protocol)?);
+    let before = anonymous_kib()?;
+    let held = Held::open(hearth, certificate, number, protocol)?;
+    let after = anonymous_kib()?;
+    drop(held);
+    Ok((after - before) / f64::from(count))
+}
+
+/// Memory of this process that is in no file, in KiB.
+fn anonymous_kib() -> Result<f64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let number = line.and_then(|line| line.split_whitespace().next()).context("no RssAnon")?;
+    Ok(number.parse()?)
+}
