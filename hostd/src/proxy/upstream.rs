@@ -38,8 +38,9 @@ use crate::platform::{ConnectError, Connection, Guest};
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long a TLS handshake with the app may take.
 const HANDSHAKE: Duration = Duration::from_secs(2);
-/// How long connections are kept that nobody uses.
-const KEEP: Duration = Duration::from_secs(60);
+/// How long connections are kept that nobody uses: less than apps keep them (Node and uvicorn 5 s), which would close one just when
+/// a request is on its way.
+const KEEP: Duration = Duration::from_secs(4);
 /// Connections to one port that are kept: as many as there may be requests at a time, or each further one would open and close its own.
 const KEEP_MAX: usize = 1024;
 /// What the app may send before it is read, for each stream and each connection of HTTP/2.
