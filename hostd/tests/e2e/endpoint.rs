@@ -143,7 +143,9 @@ async fn state(daemon: &Daemon, id: &str) -> MicrovmState {
 async fn an_app_answers_at_its_endpoint_and_wakes_up_for_a_request() {
     let Some(mut daemon) = Daemon::start().await else { return };
     let mut wanted = request(&daemon.counter().await);
-    wanted.ingress_network_connectors = vec!["HTTP_INGRESS".to_owned(), "SHELL_INGRESS".to_owned()];
+    let connector =
+        |name| format!("arn:aws:lambda:us-east-1:aws:network-connector:aws-network-connector:{name}");
+    wanted.ingress_network_connectors = ["HTTP_INGRESS", "SHELL_INGRESS"].map(connector).to_vec();
     wanted.idle_policy = Some(IdlePolicy {
         max_idle_duration_seconds: Some(60),
         suspended_duration_seconds: Some(3600),
