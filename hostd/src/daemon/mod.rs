@@ -132,9 +132,10 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
 
     let tokens = Tokens::open(&db, clock, &config.region).await?;
     let access = Access::new(&config.access)?;
+    // Whoever reaches the API reaches endpoints.
+    let endpoints = Endpoints::open(&config, &microvms, &tokens, &metrics, clock).await?;
     let listeners = Listeners::bind(&config.listen, &config.run, access.knows_somebody()).await?;
     let address = listeners.address();
-    let endpoints = Endpoints::open(&config, &microvms, &tokens, &metrics, clock).await?;
     let metrics_server = MetricsServer::bind(config.metrics, metrics.clone()).await?;
     let bases = Catalogue::open(&config.catalogue())?;
     let service = Service::new(service::Parts {

@@ -183,6 +183,7 @@ async fn an_app_answers_at_its_endpoint_and_wakes_up_for_a_request() {
     // Another daemon takes over; tokens are as good as before.
     daemon.kill();
     daemon.restart(None).await;
+    assert_eq!(state(&daemon, id).await, Running);
     assert_eq!(endpoint.count().await, 7);
 
     if full() {
