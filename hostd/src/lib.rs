@@ -28,7 +28,6 @@ pub mod config;
 pub mod daemon;
 pub mod driver;
 pub mod events;
-pub mod ids;
 pub mod lifecycle;
 pub mod logs;
 pub mod metrics;

@@ -18,7 +18,7 @@ use hearth_hostd::api::grpc::host::HostParts;
 use hearth_hostd::api::{ListenConfig, Listeners};
 use hearth_hostd::builds::{self, Build, BuildFailure, Images, Job, LogSink, Report};
 use hearth_hostd::clock::Clock;
-use hearth_hostd::driver::context::{Change, Observer};
+use hearth_hostd::driver::context::Unobserved;
 use hearth_hostd::driver::faults::Faults;
 use hearth_hostd::driver::{DriverConfig, Microvms};
 use hearth_hostd::events::Events;
@@ -168,7 +168,7 @@ async fn serve(
         retention: Duration::from_secs(86_400),
         drain: Duration::ZERO,
     };
-    let microvms = Microvms::new(driver, db.clone(), clock, platform, Arc::new(Nothing), Faults::none());
+    let microvms = Microvms::new(driver, db.clone(), clock, platform, Arc::new(Unobserved), Faults::none());
     let access = Access::new(&AccessConfig {
         local_account: crate::records::ACCOUNT.to_owned(),
         ..AccessConfig::default()
@@ -249,14 +249,4 @@ impl Report for Nothing {
     fn step(&self, _: Step, _: Duration) {}
 
     fn ended(&self, _: bool, _: Duration) {}
-}
-
-impl Observer for Nothing {
-    fn accepted(&self, _: &MicrovmRecord) {}
-
-    fn changed(&self, _: &Change<'_>) {}
-
-    fn done(&self, _: &'static str, _: &Event, _: Duration) {}
-
-    fn ended(&self, _: &MicrovmRecord) {}
 }

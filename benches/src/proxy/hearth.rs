@@ -9,11 +9,11 @@ use anyhow::{Context as _, Result};
 use async_trait::async_trait;
 use hearth_host::agent::exec::{Events, Stdin};
 use hearth_hostd::clock::Clock;
-use hearth_hostd::driver::context::{Change, Observer};
+use hearth_hostd::driver::context::Unobserved;
 use hearth_hostd::driver::faults::Faults;
 use hearth_hostd::driver::gate::Patience;
 use hearth_hostd::driver::{DriverConfig, Microvms};
-use hearth_hostd::lifecycle::microvm::{Event, Rules};
+use hearth_hostd::lifecycle::microvm::Rules;
 use hearth_hostd::metrics::Metrics;
 use hearth_hostd::platform::{
     Artifact, ConnectError, Connection, Exit, Found, Guest, Hook, HookOutcome, Platform, PlatformError, Spec,
@@ -70,7 +70,7 @@ async fn start(app: SocketAddr, tls: Arc<rustls::ServerConfig>) -> Result<Hearth
         drain: Duration::ZERO,
     };
     let platform = Arc::new(Double { app });
-    let microvms = Microvms::new(config, db.clone(), clock, platform, Arc::new(Nobody), Faults::none());
+    let microvms = Microvms::new(config, db.clone(), clock, platform, Arc::new(Unobserved), Faults::none());
     let artifact =
         records::encode(&ArtifactRecord { build_id: BUILD.to_owned(), ..ArtifactRecord::default() });
     db.commit(Batch::new().put(Table::Artifacts, records::artifact(BUILD), artifact)).await?;
@@ -178,17 +178,4 @@ impl Guest for Double {
     async fn exited(&self) -> Exit {
         std::future::pending().await
     }
-}
-
-/// Is told, and does nothing.
-struct Nobody;
-
-impl Observer for Nobody {
-    fn accepted(&self, _: &MicrovmRecord) {}
-
-    fn changed(&self, _: &Change<'_>) {}
-
-    fn done(&self, _: &'static str, _: &Event, _: Duration) {}
-
-    fn ended(&self, _: &MicrovmRecord) {}
 }

@@ -11,12 +11,15 @@ use hyper::http::request::Parts;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
 use tokio::sync::Mutex;
 
 use super::{Shared, headers};
 use crate::endpoint::{DialError, ERROR, UNAUTHORIZED};
 use crate::error::Failure;
+
+/// Bytes that are on their way at once, for each direction of a tunnel.
+const BUFFER: usize = 16 << 10;
 
 /// What is sent: the browser's body, or none.
 type Sent = Either<Incoming, Empty<Bytes>>;
@@ -133,11 +136,27 @@ fn is_unauthorized<T>(response: &Response<T>) -> bool {
         && response.headers().get(ERROR).is_some_and(|code| code.as_bytes() == UNAUTHORIZED.as_bytes())
 }
 
-/// Passes bytes on both ways until both sides have ended.
+/// Passes bytes on both ways until both sides have ended, or one of them is gone.
 async fn tunnel(browser: OnUpgrade, endpoint: OnUpgrade) {
     if let (Ok(browser), Ok(endpoint)) = tokio::join!(browser, endpoint) {
-        let (mut browser, mut endpoint) = (TokioIo::new(browser), TokioIo::new(endpoint));
+        let (browser_reads, browser_writes) = split(TokioIo::new(browser));
+        let (endpoint_reads, endpoint_writes) = split(TokioIo::new(endpoint));
         // Either side may leave when it likes.
-        drop(copy_bidirectional(&mut browser, &mut endpoint).await);
+        let _ = tokio::try_join!(pass(browser_reads, endpoint_writes), pass(endpoint_reads, browser_writes));
+    }
+}
+
+/// Passes one direction on. When the other end takes no more, that direction is over, and what it has still said is read all the same.
+async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> std::io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        if length == 0 {
+            let _ = to.shutdown().await; // over either way
+            return Ok(());
+        }
+        if to.write_all(&buffer[..length]).await.is_err() || to.flush().await.is_err() {
+            return Ok(());
+        }
     }
 }

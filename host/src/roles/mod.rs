@@ -13,7 +13,6 @@ mod credentials;
 mod sts;
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -60,9 +59,6 @@ pub enum RoleError {
         "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not set, and a rule asks with the environment's credentials"
     )]
     NoEnvironment,
-    /// No random name for a session.
-    #[error("reading /dev/urandom: {0}")]
-    Random(#[source] io::Error),
     /// A rule that cannot work.
     #[error("the rule for roles \"{rule}\": {why}")]
     Config {

@@ -2,7 +2,6 @@
 //!
 //! <https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html>
 
-use std::io::{self, Read};
 use std::time::{Duration, SystemTime};
 
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
@@ -10,6 +9,7 @@ use aws_sigv4::sign::v4::SigningParams;
 use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use uuid::Uuid;
 
 use super::RoleError;
 use crate::http::{self, in_full};
@@ -35,7 +35,7 @@ pub(super) async fn assume_role(config: &AssumeRole, role_arn: &str) -> Result<C
         Source::Environment => from_environment()?,
     };
     let duration = config.duration_seconds.to_string();
-    let session = format!("{}{}", config.session_name_prefix, uuid().map_err(RoleError::Random)?);
+    let session = format!("{}{}", config.session_name_prefix, Uuid::new_v4());
     // In a block of its own: no future that is to go from thread to thread can hold the serializer.
     let form = {
         let mut form = form_urlencoded::Serializer::new(String::new());
@@ -150,16 +150,6 @@ fn from_environment() -> Result<StaticKeys, RoleError> {
     }
 }
 
-/// A random UUID.
-fn uuid() -> io::Result<String> {
-    let mut bytes = [0; 16];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    let number = u128::from_be_bytes(bytes) & !(0xf << 76) & !(0b11 << 62) | (4 << 76) | (0b10 << 62);
-    let hex = format!("{number:032x}");
-    let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default();
-    Ok([part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-"))
-}
-
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Answer {
@@ -235,18 +225,4 @@ fn malformed(config: &AssumeRole, why: &str) -> RoleError {
 
 fn wrong(config: &AssumeRole, why: &str) -> RoleError {
     RoleError::Config { rule: config.endpoint.clone(), why: why.to_owned() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn session_names_end_with_a_random_uuid() {
-        let (one, two) = (uuid().unwrap(), uuid().unwrap());
-        assert_ne!(one, two);
-        assert_eq!(one.len(), 36);
-        assert_eq!(one.split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
-        assert!(one[14..].starts_with('4') && "89ab".contains(&one[19..20]), "{one}");
-    }
 }

@@ -1,7 +1,5 @@
 //! A line.
 
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
@@ -160,15 +158,4 @@ fn seconds(time: SystemTime) -> String {
     let time = OffsetDateTime::from(time);
     let whole = time.replace_nanosecond(0).unwrap_or(time);
     whole.format(&Rfc3339).unwrap_or_default()
-}
-
-/// A random UUID (RFC 9562, version 4).
-pub(super) fn id() -> io::Result<String> {
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    let value = u128::from_be_bytes(bytes);
-    let uuid = value & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
-    let hex = format!("{uuid:032x}");
-    let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|range| hex.get(range).unwrap_or_default());
-    Ok(parts.join("-"))
 }

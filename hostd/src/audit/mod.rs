@@ -18,6 +18,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use config::AuditConfig;
 pub use event::{AuditEvent, Identity};
+use uuid::Uuid;
+
 use file::RotatedFile;
 pub use redact::{REDACTED, redact};
 
@@ -58,10 +60,8 @@ impl Audit {
             return;
         }
         let (operation, request_id) = (event.operation, event.request_id);
-        let written = event::id().and_then(|id| {
-            let line = event.line(self.shared.clock.now(), &id);
-            self.shared.file.lock().unwrap_or_else(PoisonError::into_inner).append(&line)
-        });
+        let line = event.line(self.shared.clock.now(), &Uuid::new_v4().to_string());
+        let written = self.shared.file.lock().unwrap_or_else(PoisonError::into_inner).append(&line);
         if let Err(error) = written {
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
             tracing::error!(operation, request_id, %error, "a line of the audit log is lost");

@@ -7,6 +7,7 @@ use hearth_host::shape::Burst;
 use hearth_proto::microvms::v1::{MicrovmImageVersion, MicrovmImageVersionStatus};
 use hearth_proto::store::v1::ImageRecord;
 use tokio::sync::{Semaphore, oneshot, watch};
+use uuid::Uuid;
 
 use super::build::{Build, Report};
 use super::progress::{Progress, Watch};
@@ -14,7 +15,6 @@ use super::state::{Change, Key, Locks};
 use crate::clock::Clock;
 use crate::driver::faults::Faults;
 use crate::events::Events;
-use crate::ids;
 use crate::lifecycle::image::{Image, NewVersion, Refusal, VersionDeletion};
 use crate::platform::{Artifact, Platform};
 use crate::records;
@@ -185,7 +185,7 @@ impl Images {
             let record = ImageRecord {
                 account: key.account.clone(),
                 name: key.name.clone(),
-                uid: uuid()?,
+                uid: Uuid::new_v4().to_string(),
                 tags,
                 ..ImageRecord::default()
             };
@@ -413,7 +413,11 @@ impl Inner {
     }
 
     fn new_version(&self, config: MicrovmImageVersion) -> Result<NewVersion, ImagesError> {
-        Ok(NewVersion { config, build_id: uuid()?, generation: self.settings.generation.clone() })
+        Ok(NewVersion {
+            config,
+            build_id: Uuid::new_v4().to_string(),
+            generation: self.settings.generation.clone(),
+        })
     }
 
     fn check_images(&self, account: &str) -> Result<(), ImagesError> {
@@ -437,10 +441,4 @@ fn below(quota: Quota, limit: Option<u64>, count: u64) -> Result<(), ImagesError
         Some(limit) if count >= limit => Err(ImagesError::Quota { quota, limit }),
         _ => Ok(()),
     }
-}
-
-fn uuid() -> Result<String, ImagesError> {
-    let none =
-        || StoreError::Failed { what: "make an id for", why: "the system has no random numbers".to_owned() };
-    Ok(ids::random().ok_or_else(none)?)
 }

@@ -12,7 +12,7 @@ use super::capacity::Capacity;
 use super::faults::Faults;
 use super::gate::Gate;
 use super::record;
-use super::task::Command;
+use super::task::Asked;
 use crate::clock::Clock;
 use crate::lifecycle::microvm::{Event, Rules, State};
 use crate::platform::Platform;
@@ -43,6 +43,17 @@ pub trait Observer: Send + Sync + 'static {
     fn ended(&self, record: &MicrovmRecord);
 }
 
+/// Tells nobody, for tests and benches.
+#[derive(Debug, Clone, Copy)]
+pub struct Unobserved;
+
+impl Observer for Unobserved {
+    fn accepted(&self, _: &MicrovmRecord) {}
+    fn changed(&self, _: &Change<'_>) {}
+    fn done(&self, _: &'static str, _: &Event, _: Duration) {}
+    fn ended(&self, _: &MicrovmRecord) {}
+}
+
 /// What the tasks of all microVMs share.
 pub struct Context {
     pub(super) db: Db,
@@ -65,7 +76,7 @@ pub struct Context {
 /// A microVM's task, from outside.
 #[derive(Debug, Clone)]
 pub(super) struct Handle {
-    pub(super) mailbox: mpsc::Sender<Command>,
+    pub(super) mailbox: mpsc::Sender<Asked>,
     pub(super) gate: Arc<Gate>,
 }
 
@@ -91,7 +102,7 @@ impl Context {
         }
     }
 
-    pub(super) fn mailbox(&self, id: &str) -> Option<mpsc::Sender<Command>> {
+    pub(super) fn mailbox(&self, id: &str) -> Option<mpsc::Sender<Asked>> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).get(id).map(|task| task.mailbox.clone())
     }
 

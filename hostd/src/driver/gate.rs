@@ -108,9 +108,7 @@ struct Traffic {
 pub struct Gate {
     id: String,
     account: String,
-    endpoint: String,
     memory_mib: u32,
-    ingress: Vec<String>,
     hooks_port: Option<u16>,
     auto_resume: bool,
     resume_hook: Duration,
@@ -133,9 +131,7 @@ impl Gate {
         Self {
             id: microvm.microvm_id,
             account: record.account.clone(),
-            endpoint: microvm.endpoint,
             memory_mib: record.memory_mib,
-            ingress: microvm.ingress_network_connectors,
             hooks_port: hooks.port.and_then(|port| u16::try_from(port).ok()),
             auto_resume: microvm.idle_policy.and_then(|policy| policy.auto_resume_enabled).unwrap_or(false),
             resume_hook: resume
@@ -155,22 +151,10 @@ impl Gate {
         &self.id
     }
 
-    /// Host name of its endpoint.
-    #[must_use]
-    pub fn endpoint(&self) -> &str {
-        &self.endpoint
-    }
-
     /// Its memory class in MiB.
     #[must_use]
     pub fn memory_mib(&self) -> u32 {
         self.memory_mib
-    }
-
-    /// ARNs of its ingress connectors.
-    #[must_use]
-    pub fn ingress(&self) -> &[String] {
-        &self.ingress
     }
 
     /// The port on which the app takes hooks.
@@ -187,7 +171,7 @@ impl Gate {
 
     /// How many exchanges are under way: those that wait for the app's answer, those whose answer flows, those that wait for the
     /// microVM.
-    #[must_use]
+    #[cfg(test)]
     pub fn figures(&self) -> (usize, usize, usize) {
         let traffic = self.traffic();
         (traffic.asked, traffic.flowing, traffic.waiting)

@@ -35,14 +35,14 @@ use capacity::Capacity;
 use context::{Context, Handle, Observer};
 use faults::Faults;
 use gate::Gate;
-use task::{Command, Task};
+use task::{Asked, Task};
 
 /// Requests that wait for a microVM's task; further ones wait outside.
 const MAILBOX: usize = 64;
 
 /// The task's ends of what others reach it by.
 struct Ends {
-    mailbox: mpsc::Receiver<Command>,
+    mailbox: mpsc::Receiver<Asked>,
     gate: Arc<Gate>,
 }
 
@@ -206,7 +206,7 @@ impl Microvms {
         let (answer, answered) = oneshot::channel();
         if record.phase() != Phase::Terminated
             && let Some(mailbox) = self.context.mailbox(id)
-            && mailbox.send(Command::Request(request, answer)).await.is_ok()
+            && mailbox.send(Asked { request, answer }).await.is_ok()
             && let Ok(answer) = answered.await
         {
             return answer;

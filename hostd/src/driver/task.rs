@@ -30,11 +30,12 @@ use crate::store::CommitError;
 /// How long to wait before what the daemon itself has to do, and could not, is tried again: at first, and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
-/// What a task is asked.
+/// What a client asks of a task.
 #[derive(Debug)]
-pub(super) enum Command {
-    /// A client's request, and where its answer goes.
-    Request(Request, oneshot::Sender<Result<(), RequestError>>),
+pub(super) struct Asked {
+    pub(super) request: Request,
+    /// Where the answer goes.
+    pub(super) answer: oneshot::Sender<Result<(), RequestError>>,
 }
 
 /// What an effect has led to.
@@ -102,8 +103,11 @@ impl Task {
             let deadline = self.deadline();
             let clock = self.context.clock;
             tokio::select! {
-                command = self.ends.mailbox.recv() => match command {
-                    Some(command) => self.command(command).await,
+                asked = self.ends.mailbox.recv() => match asked {
+                    Some(Asked { request, answer }) => {
+                        let result = self.request(request).await;
+                        let _ = answer.send(result); // the client has gone
+                    }
                     // The daemon ends. What is half made is finished, so that it is found as it was meant.
                     None => return self.wind_up().await,
                 },
@@ -169,12 +173,6 @@ impl Task {
             return;
         }
         self.event(event).await;
-    }
-
-    async fn command(&mut self, command: Command) {
-        let Command::Request(request, answer) = command;
-        let result = self.request(request).await;
-        let _ = answer.send(result); // the client has gone
     }
 
     async fn request(&mut self, request: Request) -> Result<(), RequestError> {

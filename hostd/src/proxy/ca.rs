@@ -9,6 +9,7 @@ use rcgen::{KeyPair, PublicKeyData as _};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
 
 use crate::certificates::authority::{Authority, Signed, Validity};
 use crate::certificates::files;
@@ -45,9 +46,6 @@ pub enum AuthorityError {
     /// It cannot be made, or cannot sign.
     #[error("no certificate can be made for endpoints: {0}")]
     Certificate(#[from] rcgen::Error),
-    /// The system has no random numbers.
-    #[error("the system gives no random numbers")]
-    Random,
 }
 
 fn file<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> AuthorityError + 'a {
@@ -90,7 +88,7 @@ impl LocalAuthority {
     fn make(folder: &Path, domain: &str, now: SystemTime) -> Result<Self, AuthorityError> {
         let valid = Validity::around(now.into(), LIFE);
         // Trust stores show the name: that of another host's is another.
-        let id = crate::ids::random().ok_or(AuthorityError::Random)?;
+        let id = Uuid::new_v4().to_string();
         let name = format!("Hearth endpoints {}", id.get(..8).unwrap_or_default());
         let authority = Authority::new(&name, Some(domain), valid)?;
         let (certificate, key) = (folder.join(CERTIFICATE), folder.join(KEY));

@@ -3,19 +3,22 @@
 //! A connection has some seconds for its handshake and its first request with a valid token. After that it may be idle for as
 //! long as the settings say. Everything that a client can make us keep is bounded: headers, streams, resets, windows.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use subtle::ConstantTimeEq as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use super::Proxy;
 use super::error::ProxyError;
@@ -80,7 +83,7 @@ impl Peer {
     pub(super) fn claims(&self, tokens: &Tokens, token: &str) -> Option<Arc<Claims>> {
         let mut last = self.token.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((known, claims)) = &*last
-            && known == token
+            && bool::from(known.as_bytes().ct_eq(token.as_bytes()))
         {
             return tokens.is_current(claims).then(|| Arc::clone(claims));
         }
@@ -153,7 +156,7 @@ impl Proxy {
         tls: Arc<rustls::ServerConfig>,
         mut end: watch::Receiver<bool>,
     ) {
-        let acceptor = TlsAcceptor::from(tls);
+        let (acceptor, server) = (TlsAcceptor::from(tls), Arc::new(self.server()));
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         let mut connections = JoinSet::new();
         loop {
@@ -171,12 +174,13 @@ impl Proxy {
                 }
             };
             while connections.try_join_next().is_some() {}
-            let (proxy, acceptor, end) = (self.clone(), acceptor.clone(), end.clone());
+            let (proxy, acceptor, server, end) =
+                (self.clone(), acceptor.clone(), Arc::clone(&server), end.clone());
             connections.spawn(async move {
                 let _place = place;
                 let metrics = proxy.inner.metrics.clone();
                 metrics.endpoint_connections(1);
-                proxy.connection(stream, address, acceptor, end).await;
+                proxy.connection(stream, address, acceptor, &server, end).await;
                 metrics.endpoint_connections(-1);
             });
         }
@@ -189,6 +193,7 @@ impl Proxy {
         stream: TcpStream,
         address: SocketAddr,
         acceptor: TlsAcceptor,
+        server: &Builder<TokioExecutor>,
         end: watch::Receiver<bool>,
     ) {
         let _ = stream.set_nodelay(true); // slower without, but works
@@ -196,26 +201,12 @@ impl Proxy {
         let Ok(Ok(stream)) = timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
         let server_name = stream.get_ref().1.server_name().map(str::to_owned);
         let peer = Arc::new(Peer::new(address, server_name));
-        match stream.get_ref().1.alpn_protocol() {
-            Some(b"h2") => self.http2(stream, peer, end).await,
-            _ => self.http1(stream, peer, end).await,
-        }
-    }
-
-    async fn http1(self, stream: TlsStream<TcpStream>, peer: Arc<Peer>, end: watch::Receiver<bool>) {
-        let mut builder = hyper::server::conn::http1::Builder::new();
-        builder
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.inner.settings.idle_connection)
-            .max_buf_size(usize::try_from(HEADERS).unwrap_or(usize::MAX))
-            .half_close(true);
         let (inner, client) = (Arc::clone(&self.inner), Arc::clone(&peer));
         let service = service_fn(move |request| {
             let (inner, client) = (Arc::clone(&inner), Arc::clone(&client));
-            async move { Ok::<_, std::convert::Infallible>(inner.answer(client, request).await) }
+            async move { Ok::<_, Infallible>(inner.answer(client, request).await) }
         });
-        let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-        let mut connection = std::pin::pin!(connection);
+        let mut connection = pin!(server.serve_connection_with_upgrades(TokioIo::new(stream), service));
         tokio::select! {
             _ = connection.as_mut() => {}
             () = peer.unused(self.inner.settings.idle_connection) => {}
@@ -226,9 +217,17 @@ impl Proxy {
         }
     }
 
-    async fn http2(self, stream: TlsStream<TcpStream>, peer: Arc<Peer>, end: watch::Receiver<bool>) {
-        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    /// How connections are served, whichever protocol TLS has agreed on.
+    fn server(&self) -> Builder<TokioExecutor> {
+        let mut builder = Builder::new(TokioExecutor::new());
         builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.inner.settings.idle_connection)
+            .max_buf_size(usize::try_from(HEADERS).unwrap_or(usize::MAX))
+            .half_close(true);
+        builder
+            .http2()
             .timer(TokioTimer::new())
             .initial_stream_window_size(WINDOWS.0)
             .initial_connection_window_size(WINDOWS.1)
@@ -238,20 +237,7 @@ impl Proxy {
             .max_pending_accept_reset_streams(RESETS)
             .keep_alive_interval(KEEP_ALIVE.0)
             .keep_alive_timeout(KEEP_ALIVE.1);
-        let (inner, client) = (Arc::clone(&self.inner), Arc::clone(&peer));
-        let service = service_fn(move |request| {
-            let (inner, client) = (Arc::clone(&inner), Arc::clone(&client));
-            async move { Ok::<_, std::convert::Infallible>(inner.answer(client, request).await) }
-        });
-        let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-        tokio::select! {
-            _ = connection.as_mut() => {}
-            () = peer.unused(self.inner.settings.idle_connection) => {}
-            () = ended(end) => {
-                connection.as_mut().graceful_shutdown();
-                let _ = connection.await;
-            }
-        }
+        builder
     }
 }
 

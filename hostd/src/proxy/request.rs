@@ -7,6 +7,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, SET_COOKIE};
 use hyper::http::uri::{Authority, Parts, Scheme};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use uuid::Uuid;
 
 use super::body::{Answer, Meter};
 use super::connection::Peer;
@@ -18,7 +19,7 @@ use super::upstream::Protocol;
 use super::{Inner, shell, websocket};
 use crate::driver::gate::{Gate, Pass};
 use crate::metrics::Outcome;
-use crate::tokens::{Claims, Kind};
+use crate::tokens::Kind;
 
 /// Says that the app speaks HTTP/2 with prior knowledge.
 const FORCE_H2: HeaderName = HeaderName::from_static("x-aws-proxy-force-h2");
@@ -30,9 +31,11 @@ const LINK: [&str; 2] = ["x-aws-proxy-auth", "x-aws-proxy-port"];
 const WAIT: Duration = Duration::from_millis(1);
 
 /// A request that may reach the app.
-struct Admitted {
+struct Admitted<'a> {
+    /// The request's.
+    id: &'a str,
+    peer: &'a Arc<Peer>,
     host: Authority,
-    claims: Arc<Claims>,
     gate: Arc<Gate>,
     limiter: Option<Arc<Limiter>>,
     /// The client has offered the platform's subprotocol.
@@ -48,7 +51,7 @@ impl Inner {
         request: Request<Incoming>,
     ) -> Response<Answer> {
         let _exchange = peer.exchange();
-        let id = crate::ids::random().unwrap_or_default();
+        let id = Uuid::new_v4().to_string();
         let mut response = match self.handle(&peer, request, &id).await {
             Ok(response) => {
                 self.metrics.endpoint_request(class(response.status()));
@@ -91,18 +94,15 @@ impl Inner {
                 if !claims.allows(port) {
                     return Err(ProxyError::PortDenied);
                 }
-                port
+                Some(port)
             }
-            Kind::Shell if websocket => 0,
+            Kind::Shell if websocket => None,
             // A shell speaks nothing else.
             Kind::Shell => return Err(ProxyError::App),
         };
         peer.authorise();
         let gate = self.microvms.gate(&claims.sub).ok_or(ProxyError::Microvm)?;
-        if claims.kind == Kind::Http
-            && gate.hooks_port() == Some(port)
-            && credentials::is_hook(request.uri().path())
-        {
+        if port.is_some() && gate.hooks_port() == port && credentials::is_hook(request.uri().path()) {
             return Err(ProxyError::Hook);
         }
         let limiter = self.settings.limited.then(|| self.limits.of(&gate));
@@ -112,11 +112,11 @@ impl Inner {
         }
         let offered =
             websocket && credentials::protocols(request.headers()).any(|one| one == credentials::PROTOCOL);
-        let admitted = Admitted { host, claims, gate, limiter, offered, websocket };
+        let admitted = Admitted { id, peer, host, gate, limiter, offered, websocket };
         let pass = self.enter(&admitted.gate).await?;
-        match admitted.claims.kind {
-            Kind::Shell => shell::accept(&mut request, pass, Arc::clone(peer), id),
-            Kind::Http => self.forward(peer, request, id, port, pass, &admitted).await,
+        match port {
+            None => shell::accept(&mut request, pass, Arc::clone(peer), id),
+            Some(port) => self.forward(&admitted, port, pass, request).await,
         }
     }
 
@@ -189,20 +189,19 @@ impl Inner {
         Some(response)
     }
 
-    /// Passes a request on to the app, and its answer back.
+    /// Passes a request on to a port of the app, and its answer back.
     async fn forward(
         &self,
-        peer: &Arc<Peer>,
-        mut request: Request<Incoming>,
-        id: &str,
+        admitted: &Admitted<'_>,
         port: u16,
         mut pass: Pass,
-        admitted: &Admitted,
+        mut request: Request<Incoming>,
     ) -> Result<Response<Answer>, ProxyError> {
+        let Admitted { peer, gate, limiter, .. } = admitted;
         let client = admitted.websocket.then(|| hyper::upgrade::on(&mut request));
         let protocol = protocol(request.headers(), admitted.websocket);
         let (mut head, body) = request.into_parts();
-        self.prepare(&mut head.headers, peer, id, admitted);
+        self.prepare(&mut head.headers, admitted);
         head.uri = target(&admitted.host, &head.uri)?;
         match protocol {
             Protocol::Http1 => {
@@ -216,29 +215,27 @@ impl Inner {
             }
         }
         let request = Request::from_parts(head, body);
-        let upstream = self.upstreams.of(admitted.gate.id(), pass.guest());
-        let sent = upstream.send(&admitted.gate, admitted.limiter.as_ref(), port, protocol, request).await;
-        let mut response = sent.map_err(|unanswered| unanswered.error)?;
+        let upstream = self.upstreams.of(gate.id(), pass.guest());
+        let mut response = upstream.send(gate, limiter.as_ref(), port, protocol, request).await?;
         pass.answered();
-        let meter = || Meter::new(&admitted.gate, admitted.limiter.as_ref());
-        let status = response.status();
-        if status == StatusCode::SWITCHING_PROTOCOLS {
+        let meter = || Meter::new(gate, limiter.as_ref());
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             // Nobody has asked for another protocol than this one.
             let client = client.ok_or(ProxyError::App)?;
             websocket::tunnel([meter(), meter()], Arc::clone(peer), client, &mut response);
-        }
-        let (mut head, body) = response.into_parts();
-        headers::clean(&mut head.headers);
-        if status == StatusCode::SWITCHING_PROTOCOLS {
+            let mut head = response.into_parts().0;
+            headers::clean(&mut head.headers);
             websocket::set_upgrade(&mut head.headers);
             websocket::answer_protocol(&mut head.headers, admitted.offered);
             return Ok(Response::from_parts(head, Answer::text(String::new())));
         }
+        let (mut head, body) = response.into_parts();
+        headers::clean(&mut head.headers);
         Ok(Response::from_parts(head, Answer::flow(body, meter(), (pass, peer.exchange()))))
     }
 
     /// The headers as the app is to see them.
-    fn prepare(&self, headers: &mut HeaderMap, peer: &Peer, id: &str, admitted: &Admitted) {
+    fn prepare(&self, headers: &mut HeaderMap, admitted: &Admitted<'_>) {
         headers::clean(headers);
         credentials::remove_protocols(headers);
         if self.settings.browser_login {
@@ -247,11 +244,11 @@ impl Inner {
         if admitted.websocket {
             websocket::set_upgrade(headers);
         }
-        if let Ok(id) = HeaderValue::try_from(id) {
+        if let Ok(id) = HeaderValue::try_from(admitted.id) {
             headers.insert(REQUEST_ID, id);
         }
         if self.settings.forwarded_for
-            && let Ok(address) = HeaderValue::try_from(peer.address.ip().to_string())
+            && let Ok(address) = HeaderValue::try_from(admitted.peer.address.ip().to_string())
         {
             // Only what is known here: a client could say anything.
             headers.insert(FORWARDED_FOR, address);

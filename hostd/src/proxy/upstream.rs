@@ -9,9 +9,10 @@
 //! server does before it has read the request; then, and only then, a TLS handshake is tried.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -53,15 +54,6 @@ pub enum Protocol {
     Http1,
     /// HTTP/2 with prior knowledge.
     Http2,
-}
-
-/// Why the app did not answer.
-#[derive(Debug)]
-pub struct Unanswered {
-    /// What the client is told.
-    pub error: ProxyError,
-    /// Whether the request did not reach the app, or broke off with the microVM's process.
-    pub broke: bool,
 }
 
 /// The connections to all apps.
@@ -159,7 +151,7 @@ impl Upstream {
     /// Sends a request to a port of the app. Its target and headers are as the app is to see them.
     ///
     /// # Errors
-    /// [`Unanswered`].
+    /// What the client is told when the app does not answer.
     pub async fn send(
         &self,
         gate: &Arc<Gate>,
@@ -167,7 +159,7 @@ impl Upstream {
         port: u16,
         protocol: Protocol,
         request: Request<Incoming>,
-    ) -> Result<Response<Incoming>, Unanswered> {
+    ) -> Result<Response<Incoming>, ProxyError> {
         let meter = || Meter::new(gate, limiter);
         let way = self.port(port);
         let answer = match way.speech() {
@@ -183,7 +175,12 @@ impl Upstream {
                 way.set(None);
                 self.ports.lock().unwrap_or_else(PoisonError::into_inner).remove(&port);
             }
-            tracing::debug!(microvm = gate.id(), port, error = chain(&error), "the app did not answer");
+            tracing::debug!(
+                microvm = gate.id(),
+                port,
+                error = &error as &dyn Error,
+                "the app did not answer"
+            );
             unanswered(&error)
         })
     }
@@ -239,27 +236,16 @@ fn closes(headers: &HeaderMap) -> bool {
     headers.get(CONNECTION).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
 }
 
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
-fn unanswered(error: &ClientError) -> Unanswered {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(refused) = cause.downcast_ref::<ConnectError>() {
-            let gone = matches!(refused, ConnectError::Guest(_));
-            return Unanswered { error: refused.clone().into(), broke: gone };
+/// What the client is told.
+fn unanswered(error: &ClientError) -> ProxyError {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(refused) = error.downcast_ref::<ConnectError>() {
+            return refused.clone().into();
         }
-        source = cause.source();
+        cause = error.source();
     }
-    Unanswered { error: ProxyError::App, broke: !error.is_connect() }
+    ProxyError::App
 }
 
 /// Connects to ports of the app.
@@ -378,24 +364,31 @@ impl hyper::rt::Write for Wire {
     }
 }
 
+/// TLS with apps: what the app chooses, or HTTP/2.
+static TLS: LazyLock<Result<[Arc<ClientConfig>; 2], rustls::Error>> = LazyLock::new(|| {
+    let config = |protocols: &[&[u8]]| {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = Arc::new(AnyCertificate(Arc::clone(&provider)));
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let mut config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        Ok::<_, rustls::Error>(Arc::new(config))
+    };
+    Ok([config(&[b"h2", b"http/1.1"])?, config(&[b"h2"])?])
+});
+
 /// TLS with the app.
 async fn handshake(connection: Box<dyn Connection>, protocol: Protocol) -> Result<Wire, ConnectError> {
-    let failed = |why: String| ConnectError::App(format!("TLS with the app: {why}"));
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = Arc::new(AnyCertificate(Arc::clone(&provider)));
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| failed(error.to_string()))?;
-    let mut config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-    config.alpn_protocols = match protocol {
-        Protocol::Http1 => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
-        Protocol::Http2 => vec![b"h2".to_vec()],
+    let failed = |why: &dyn std::fmt::Display| ConnectError::App(format!("TLS with the app: {why}"));
+    let [any, http2] = TLS.as_ref().map_err(|error| failed(error))?;
+    let config = match protocol {
+        Protocol::Http1 => any,
+        Protocol::Http2 => http2,
     };
-    let name = ServerName::try_from("localhost").map_err(|error| failed(error.to_string()))?;
-    let connecting = TlsConnector::from(Arc::new(config)).connect(name, connection);
-    let stream = timeout(HANDSHAKE, connecting).await;
-    let stream =
-        stream.map_err(|_| failed("no answer".to_owned()))?.map_err(|error| failed(error.to_string()))?;
+    let name = ServerName::try_from("localhost").map_err(|error| failed(&error))?;
+    let connecting = TlsConnector::from(Arc::clone(config)).connect(name, connection);
+    let stream = timeout(HANDSHAKE, connecting).await.map_err(|_| failed(&"no answer"))?;
+    let stream = stream.map_err(|error| failed(&error))?;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     Ok(Wire::new(Box::new(stream), http2))
 }

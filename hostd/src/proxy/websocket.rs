@@ -40,7 +40,7 @@ pub fn answer_protocol(headers: &mut HeaderMap, offered: bool) {
     }
 }
 
-/// Passes bytes on between a client and the app until both directions have ended, or one has failed.
+/// Passes bytes on between a client and the app until both directions have ended, or one of the two is gone.
 /// `keep` is dropped then. Each direction has its own meter.
 pub fn tunnel(
     meters: [Meter; 2],
@@ -60,6 +60,7 @@ pub fn tunnel(
     });
 }
 
+/// Passes one direction on. When the other end takes no more, that direction is over, and what it has still said is read all the same.
 async fn copy(
     mut meter: Meter,
     mut from: impl AsyncRead + Unpin,
@@ -69,10 +70,12 @@ async fn copy(
     loop {
         let length = from.read(&mut buffer).await?;
         if length == 0 {
-            return to.shutdown().await;
+            let _ = to.shutdown().await; // over either way
+            return Ok(());
         }
-        to.write_all(&buffer[..length]).await?;
-        to.flush().await?;
+        if to.write_all(&buffer[..length]).await.is_err() || to.flush().await.is_err() {
+            return Ok(());
+        }
         meter.pass(length).await;
     }
 }

@@ -235,15 +235,6 @@ fn decoded(text: &str) -> String {
     String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
 }
 
-/// A random UUID.
-///
-/// # Errors
-///
-/// Where the system has no random numbers.
-pub fn uuid() -> Result<String, ServiceError> {
-    crate::ids::random().ok_or_else(|| ServiceError::internal("the system has no random numbers"))
-}
-
 /// Random bytes.
 ///
 /// # Errors

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use hearth_host::roles::RoleError;
 use hearth_proto::microvms::v1 as proto;
 use hearth_proto::store::v1::{ImageRecord, MicrovmRecord, Phase, VersionRecord};
+use uuid::Uuid;
 
 use super::error::ServiceError;
 use super::idempotency::Replay;
@@ -142,14 +143,14 @@ impl Service {
             return Err(ServiceError::ConnectorsTooMany { field: EGRESS });
         };
         let now = self.clock().timestamp();
-        let id = format!("microvm-{}", names::uuid()?);
+        let id = format!("microvm-{}", Uuid::new_v4());
         let (log_group, log_stream) =
             self.log_of(request, &source.image.name, &version.image_version, &id, self.clock().now());
         let memory = version.resources.first().and_then(|resources| resources.minimum_memory_in_mib);
         let microvm = proto::Microvm {
             microvm_id: id,
             state: proto::MicrovmState::Pending.into(),
-            endpoint: format!("{}.{}", names::uuid()?, config.endpoint_domain),
+            endpoint: format!("{}.{}", Uuid::new_v4(), config.endpoint_domain),
             image_arn: config.image_arn(&source.image.account, &source.image.name),
             image_version: names::version_text(source.version.number),
             execution_role_arn: request.execution_role_arn.clone(),

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::jwe::Key;
 use super::{SKEW, TokenError};
@@ -65,10 +66,9 @@ impl KeyRing {
 }
 
 fn new_key(since: u64) -> Result<Named, TokenError> {
-    let (mut id, mut key) = ([0; 16], [0; 32]);
-    let random = SystemRandom::new();
-    random.fill(&mut id).and_then(|()| random.fill(&mut key)).map_err(|_| TokenError::Random)?;
-    Ok(Named { id: crate::ids::uuid(id), key, since })
+    let mut key = [0; 32];
+    SystemRandom::new().fill(&mut key).map_err(|_| TokenError::Random)?;
+    Ok(Named { id: Uuid::new_v4().to_string(), key, since })
 }
 
 /// The keys in the store, brought up to date at `now`.

@@ -96,7 +96,7 @@ impl Job<'_> {
             .await?;
         // It booted in 1970, and knows nothing random.
         let who = Identity {
-            microvm_id: &random_id()?,
+            microvm_id: &random_id(),
             metadata: Some(self.request.platform.metadata()),
             credentials: self.credentials.clone(),
         };

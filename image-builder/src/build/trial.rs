@@ -34,7 +34,7 @@ impl Builder {
         let restore = image.restore(&workspace.path("run.overlay"), None)?;
         let mut control = stage.restore(restore).await?;
         stage.follow_logs(LogStream::Snapshot);
-        let id = identity::random_id()?;
+        let id = identity::random_id();
         let who = Identity { microvm_id: &id, metadata: None, credentials: None };
         control.identify(who.message(&stage)?).await?;
         if let Some(settings) = manifest.hooks.run {

@@ -34,7 +34,7 @@ pub(super) async fn run(
     let mut control = stage.restore(Restore { record: true, ..restore }).await?;
     stage.follow_logs(LogStream::Validate);
     let metadata = Some(request.platform.metadata());
-    let who = Identity { microvm_id: &random_id()?, metadata, credentials };
+    let who = Identity { microvm_id: &random_id(), metadata, credentials };
     control.identify(who.message(&stage)?).await?;
     if let Some(settings) = request.hooks.validate {
         let validated =

@@ -24,11 +24,11 @@ use tonic::service::Routes;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo, UdsConnectInfo};
 use tonic::{Extensions, Response, Status};
 use tracing::Instrument as _;
+use uuid::Uuid;
 
 use super::calls::{Call, CallObserver};
 use super::json;
 use crate::access::{Access, Caller, Origin, fingerprint};
-use crate::ids;
 use crate::service::{Operation, Request, Service, ServiceError};
 use host::HostParts;
 use status::{status, with_request_id};
@@ -61,7 +61,7 @@ impl Envelope {
             origin: origin(extensions),
             authorization: text("authorization"),
             user_agent: text("user-agent").unwrap_or_default(),
-            request_id: ids::random().unwrap_or_default(),
+            request_id: Uuid::new_v4().to_string(),
             since: Instant::now(),
         }
     }

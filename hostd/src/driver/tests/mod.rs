@@ -12,26 +12,17 @@ use std::time::{Duration, UNIX_EPOCH};
 use hearth_proto::microvms::v1::{IdlePolicy, Microvm, MicrovmState};
 use hearth_proto::store::v1::{ArtifactRecord, MicrovmRecord, Phase};
 
-use super::context::{Change, Observer};
+use super::context::Unobserved;
 use super::faults::Faults;
 use super::{DriverConfig, LaunchError, Microvms, Request, RequestError};
 use crate::clock::Clock;
-use crate::lifecycle::microvm::{Event, Rules};
+use crate::lifecycle::microvm::Rules;
 use crate::records;
 use crate::store::{Batch, Db, MemoryStore, Table};
 use double::Double;
 
 const ACCOUNT: &str = "111122223333";
 const BUILD: &str = "b-1";
-
-struct Silent;
-
-impl Observer for Silent {
-    fn accepted(&self, _: &MicrovmRecord) {}
-    fn changed(&self, _: &Change<'_>) {}
-    fn done(&self, _: &'static str, _: &Event, _: Duration) {}
-    fn ended(&self, _: &MicrovmRecord) {}
-}
 
 /// What outlives the daemon, and the daemon.
 struct Host {
@@ -108,7 +99,7 @@ fn daemon(
     let db = Db::direct(Arc::clone(store) as Arc<dyn crate::store::Store>);
     let config = DriverConfig { rules, ..CONFIG };
     let platform = Arc::new(platform.clone());
-    (Microvms::new(config, db.clone(), clock, platform, Arc::new(Silent), faults), db)
+    (Microvms::new(config, db.clone(), clock, platform, Arc::new(Unobserved), faults), db)
 }
 
 /// A microVM as RunMicrovm makes it.

@@ -27,11 +27,11 @@ use tokio_rustls::client::TlsStream;
 
 use super::{Proxy, Settings};
 use crate::clock::Clock;
-use crate::driver::context::{Change, Observer};
+use crate::driver::context::Unobserved;
 use crate::driver::faults::Faults;
 use crate::driver::gate::Patience;
 use crate::driver::{DriverConfig, Microvms, Request as Ask};
-use crate::lifecycle::microvm::{Event, Rules};
+use crate::lifecycle::microvm::Rules;
 use crate::metrics::Metrics;
 use crate::records;
 use crate::store::{Batch, Db, MemoryStore, Store, Table};
@@ -44,15 +44,6 @@ const BUILD: &str = "b-1";
 const DOMAIN: &str = "microvms.test.localhost";
 /// Where the app takes hooks.
 const HOOKS: u16 = 9000;
-
-struct Silent;
-
-impl Observer for Silent {
-    fn accepted(&self, _: &MicrovmRecord) {}
-    fn changed(&self, _: &Change<'_>) {}
-    fn done(&self, _: &'static str, _: &Event, _: Duration) {}
-    fn ended(&self, _: &MicrovmRecord) {}
-}
 
 /// What a host is to be like.
 #[derive(Clone, Copy)]
@@ -115,7 +106,7 @@ impl Host {
         let config =
             DriverConfig { capacity_mib: 4096, rules: Rules::default(), retention: LONG, drain: LONG };
         let shared = Arc::new(platform.clone());
-        let microvms = Microvms::new(config, db.clone(), clock, shared, Arc::new(Silent), Faults::none());
+        let microvms = Microvms::new(config, db.clone(), clock, shared, Arc::new(Unobserved), Faults::none());
         let artifact =
             records::encode(&ArtifactRecord { build_id: BUILD.into(), ..ArtifactRecord::default() });
         db.commit(Batch::new().put(Table::Artifacts, records::artifact(BUILD), artifact)).await.unwrap();

@@ -22,21 +22,12 @@ use super::{Limits, Parts, Profile, Service, ServiceConfig};
 use crate::access::{Caller, Policy};
 use crate::builds::tests::double::{ACCOUNT, Daemon, settings};
 use crate::clock::Clock;
-use crate::driver::context::{Change, Observer};
+use crate::driver::context::Unobserved;
 use crate::driver::faults::Faults;
 use crate::driver::{DriverConfig, Microvms, record};
-use crate::lifecycle::microvm::{Event, Rules};
+use crate::lifecycle::microvm::Rules;
 use crate::store::Table;
 use crate::tokens::Tokens;
-
-struct Nobody;
-
-impl Observer for Nobody {
-    fn accepted(&self, _: &MicrovmRecord) {}
-    fn changed(&self, _: &Change<'_>) {}
-    fn done(&self, _: &'static str, _: &Event, _: Duration) {}
-    fn ended(&self, _: &MicrovmRecord) {}
-}
 
 pub(crate) struct Host {
     pub(crate) daemon: Daemon,
@@ -64,7 +55,7 @@ async fn limited(profile: Profile, limits: Limits) -> Host {
     };
     let platform = Arc::clone(&disk) as _;
     let microvms =
-        Microvms::new(driver, daemon.db.clone(), clock, platform, Arc::new(Nobody), Faults::none());
+        Microvms::new(driver, daemon.db.clone(), clock, platform, Arc::new(Unobserved), Faults::none());
     let tokens = Tokens::open(&daemon.db, clock, "us-east-1").await.unwrap();
     let parts = Parts {
         db: daemon.db.clone(),

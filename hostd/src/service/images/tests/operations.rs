@@ -12,27 +12,17 @@ use hearth_proto::microvms::v1::{
     UpdateMicrovmImageRequest, UpdateMicrovmImageVersionRequest, code_artifact,
     microvm_image_version_state::Value as VersionState,
 };
-use hearth_proto::store::v1::MicrovmRecord;
 use tempfile::TempDir;
 
 use super::super::super::{Limits, Parts, Profile, Service, ServiceConfig, ServiceError};
 use crate::access::{Caller, Policy};
 use crate::builds::tests::double::{ACCOUNT, Daemon, Disk, settings};
 use crate::clock::Clock;
-use crate::driver::context::{Change, Observer};
+use crate::driver::context::Unobserved;
 use crate::driver::faults::Faults;
 use crate::driver::{DriverConfig, Microvms};
-use crate::lifecycle::microvm::{Event, Rules};
+use crate::lifecycle::microvm::Rules;
 use crate::tokens::Tokens;
-
-struct Nobody;
-
-impl Observer for Nobody {
-    fn accepted(&self, _: &MicrovmRecord) {}
-    fn changed(&self, _: &Change<'_>) {}
-    fn done(&self, _: &'static str, _: &Event, _: Duration) {}
-    fn ended(&self, _: &MicrovmRecord) {}
-}
 
 struct Host {
     daemon: Daemon,
@@ -62,7 +52,7 @@ async fn host(profile: Profile, limits: Limits) -> Host {
     let clock = Clock::system();
     let platform = Arc::clone(&disk) as _;
     let microvms =
-        Microvms::new(driver, daemon.db.clone(), clock, platform, Arc::new(Nobody), Faults::none());
+        Microvms::new(driver, daemon.db.clone(), clock, platform, Arc::new(Unobserved), Faults::none());
     let parts = Parts {
         db: daemon.db.clone(),
         clock,

@@ -2,9 +2,13 @@
 //!
 //! The messages are those that clients of AWS know, word for word. What a front end needs beside the message – the exception's
 //! name, its HTTP status and gRPC code, resource, quota, fields, when to come back – is asked for with the accessors, so that no
-//! front end knows the variants.
+//! front end knows the variants ([`told`]).
 
-use std::borrow::Cow;
+mod told;
+
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use crate::driver::{LaunchError, RequestError};
@@ -12,6 +16,8 @@ use crate::lifecycle::image::NoActiveVersion;
 use crate::store::{CommitError, StoreError};
 
 use super::quota::Quota;
+
+pub use told::{Exception, Resource};
 
 /// What is wrong with a member of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -336,76 +342,6 @@ pub enum ServiceError {
     OfTags(Box<ServiceError>),
 }
 
-/// An exception of AWS's model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Exception {
-    /// Its name.
-    pub name: &'static str,
-    /// Its status in HTTP.
-    pub http_status: u16,
-    /// Its code in gRPC.
-    pub grpc: tonic::Code,
-}
-
-const fn exception(name: &'static str, http_status: u16, grpc: tonic::Code) -> Exception {
-    Exception { name, http_status, grpc }
-}
-
-/// How an error is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Validation,
-    Unauthenticated,
-    AccessDenied,
-    NotFound,
-    Conflict,
-    Quota,
-    Throttling,
-    Capacity,
-    Internal,
-}
-
-impl Kind {
-    fn exception(self) -> Exception {
-        use tonic::Code;
-        match self {
-            Self::Validation => exception("ValidationException", 400, Code::InvalidArgument),
-            Self::Unauthenticated => exception("AccessDeniedException", 403, Code::Unauthenticated),
-            Self::AccessDenied => exception("AccessDeniedException", 403, Code::PermissionDenied),
-            Self::NotFound => exception("ResourceNotFoundException", 404, Code::NotFound),
-            Self::Conflict => exception("ConflictException", 409, Code::FailedPrecondition),
-            Self::Quota => exception("ServiceQuotaExceededException", 402, Code::ResourceExhausted),
-            Self::Throttling => exception("ThrottlingException", 429, Code::ResourceExhausted),
-            Self::Capacity => exception("InsufficientCapacityException", 500, Code::ResourceExhausted),
-            Self::Internal => exception("InternalServerException", 500, Code::Internal),
-        }
-    }
-
-    /// The same for the tag operations.
-    fn exception_of_tags(self) -> Exception {
-        let name = match self {
-            Self::Validation => "InvalidParameterValueException",
-            Self::Conflict => "ResourceConflictException",
-            Self::Throttling => "TooManyRequestsException",
-            Self::Internal => "ServiceException",
-            _ => self.exception().name,
-        };
-        Exception { name, ..self.exception() }
-    }
-}
-
-/// A resource that an error is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Resource {
-    /// `resourceType`
-    pub kind: &'static str,
-    /// `resourceId`
-    pub id: String,
-}
-
-/// How soon to come back after an internal error or when the host is full.
-const RETRY: Duration = Duration::from_secs(1);
-
 impl ServiceError {
     /// What is wrong with one member, in a sentence.
     pub(crate) fn invalid(field: &'static str, message: impl Into<String>) -> Self {
@@ -423,165 +359,6 @@ impl ServiceError {
             Self::OfTags(_) => self,
             other => Self::OfTags(Box::new(other)),
         }
-    }
-
-    fn inner(&self) -> &Self {
-        match self {
-            Self::OfTags(inner) => inner.inner(),
-            other => other,
-        }
-    }
-
-    fn kind(&self) -> Kind {
-        match self.inner() {
-            Self::Constraints(_)
-            | Self::NotAnArn
-            | Self::InvalidArn(_)
-            | Self::OtherRegion { .. }
-            | Self::ClientTokenReused
-            | Self::NextToken
-            | Self::ImageExists(_)
-            | Self::CodeArtifactUri
-            | Self::NoManagedVersion { .. }
-            | Self::ReservedVariable(_)
-            | Self::MemorySize { .. }
-            | Self::ReadyHookNeeded
-            | Self::HooksPortNeeded
-            | Self::CannotDeleteImage(_)
-            | Self::LastVersion
-            | Self::RunHookDisabled
-            | Self::ConnectorMalformed { .. }
-            | Self::ConnectorUnknown { .. }
-            | Self::ConnectorKind { .. }
-            | Self::ConnectorRepeated { .. }
-            | Self::ConnectorsTooMany { .. }
-            | Self::AllIngressCombined
-            | Self::ShellIngressNeeded
-            | Self::HttpIngressNeeded
-            | Self::ExpirationTooLong { .. }
-            | Self::PortRange { .. }
-            | Self::Terminated(_)
-            | Self::TooManyTags { .. }
-            | Self::NotTaggable(_)
-            | Self::Invalid { .. } => Kind::Validation,
-            Self::Unauthenticated(_) => Kind::Unauthenticated,
-            Self::AccessDenied { .. } | Self::PassRole { .. } => Kind::AccessDenied,
-            Self::ImageNotFound(_)
-            | Self::VersionNotFound { .. }
-            | Self::BuildNotFound { .. }
-            | Self::ManagedImageNotFound(_)
-            | Self::NoActiveVersion { .. }
-            | Self::MicrovmNotFound(_)
-            | Self::NotFound { .. } => Kind::NotFound,
-            Self::ImageBusy { .. } | Self::MicrovmState { .. } | Self::Contended { .. } => Kind::Conflict,
-            Self::QuotaExceeded { .. } => Kind::Quota,
-            Self::Throttled { .. } => Kind::Throttling,
-            Self::Capacity { .. } => Kind::Capacity,
-            Self::Store(_) | Self::Stopping | Self::Internal { .. } | Self::OfTags(_) => Kind::Internal,
-        }
-    }
-
-    /// The exception that it is.
-    #[must_use]
-    pub fn exception(&self) -> Exception {
-        match self {
-            Self::OfTags(_) => self.kind().exception_of_tags(),
-            _ => self.kind().exception(),
-        }
-    }
-
-    /// Whether it is the service's fault: such errors are logged.
-    #[must_use]
-    pub fn is_internal(&self) -> bool {
-        self.kind() == Kind::Internal
-    }
-
-    /// For the log: what happened, where the message hides it.
-    #[must_use]
-    pub fn cause(&self) -> Option<Cow<'_, str>> {
-        match self.inner() {
-            Self::Store(error) => Some(Cow::Owned(error.to_string())),
-            Self::Internal { what } => Some(Cow::Borrowed(what)),
-            _ => None,
-        }
-    }
-
-    /// The resource it is about: `resourceType` and `resourceId`.
-    #[must_use]
-    pub fn resource(&self) -> Option<Resource> {
-        const IMAGE: &str = "MicrovmImage";
-        const VERSION: &str = "MicrovmImageVersion";
-        const MICROVM: &str = "Microvm";
-        let (kind, id) = match self.inner() {
-            Self::ImageNotFound(arn) | Self::ImageBusy { arn, .. } | Self::ManagedImageNotFound(arn) => {
-                (IMAGE, arn)
-            }
-            Self::NoActiveVersion { arn, version: None } => (IMAGE, arn),
-            Self::NoActiveVersion { arn, version: Some(version) }
-            | Self::VersionNotFound { arn, version } => {
-                return Some(Resource { kind: VERSION, id: format!("{arn}:{version}") });
-            }
-            Self::BuildNotFound { build_id, .. } => ("MicrovmImageBuild", build_id),
-            Self::MicrovmNotFound(id) | Self::MicrovmState { id, .. } => (MICROVM, id),
-            Self::NotFound { kind, id } | Self::Contended { kind, id } => (*kind, id),
-            Self::QuotaExceeded { quota, resource, .. } => (quota.resource_type(), resource),
-            _ => return None,
-        };
-        Some(Resource { kind, id: id.clone() })
-    }
-
-    /// The quota that is used up, and what is told about it.
-    #[must_use]
-    pub fn quota(&self) -> Option<Quota> {
-        match self.inner() {
-            Self::QuotaExceeded { quota, .. } | Self::Throttled { quota, .. } => Some(*quota),
-            _ => None,
-        }
-    }
-
-    /// When to try again.
-    #[must_use]
-    pub fn retry_after(&self) -> Option<Duration> {
-        match self.inner() {
-            Self::Throttled { retry_after, .. } => Some(*retry_after),
-            Self::Capacity { .. } | Self::Store(_) | Self::Stopping | Self::Internal { .. } => Some(RETRY),
-            _ => None,
-        }
-    }
-
-    /// Members of the request that are wrong, and what is wrong with each.
-    #[must_use]
-    pub fn violations(&self) -> Vec<Violation> {
-        let error = self.inner();
-        let field = match error {
-            Self::Constraints(violations) => return violations.clone(),
-            _ if error.kind() != Kind::Validation => return Vec::new(),
-            Self::NotAnArn | Self::InvalidArn(_) | Self::OtherRegion { .. } => "imageIdentifier",
-            Self::CannotDeleteImage(_) => "imageIdentifier",
-            Self::LastVersion => "imageVersion",
-            Self::ClientTokenReused => "clientToken",
-            Self::NextToken => "nextToken",
-            Self::ImageExists(_) => "name",
-            Self::CodeArtifactUri => "codeArtifact.uri",
-            Self::NoManagedVersion { .. } => "baseImageVersion",
-            Self::ReservedVariable(_) => "environmentVariables",
-            Self::MemorySize { .. } => "resources.1.member.minimumMemoryInMiB",
-            Self::ReadyHookNeeded => "hooks.microvmImageHooks.ready",
-            Self::HooksPortNeeded => "hooks.port",
-            Self::RunHookDisabled => "runHookPayload",
-            Self::ConnectorMalformed { field }
-            | Self::ConnectorUnknown { field, .. }
-            | Self::ConnectorKind { field, .. }
-            | Self::ConnectorRepeated { field, .. }
-            | Self::ConnectorsTooMany { field }
-            | Self::Invalid { field, .. } => field,
-            Self::ExpirationTooLong { .. } => "expirationInMinutes",
-            Self::PortRange { .. } => "allowedPorts",
-            Self::TooManyTags { .. } => "Tags",
-            Self::NotTaggable(_) => "Resource",
-            _ => "microvmIdentifier",
-        };
-        vec![Violation { field: field.to_owned(), constraint: error.to_string() }]
     }
 }
 
@@ -634,78 +411,5 @@ impl From<RequestError> for ServiceError {
             RequestError::Store(error) => Self::Store(error),
             RequestError::Stopping => Self::Stopping,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn several_violations_are_one_message() {
-        let violation =
-            |field: &str, constraint: &str| Violation { field: field.into(), constraint: constraint.into() };
-        let one = ServiceError::Constraints(vec![violation("name", "Member must not be null")]);
-        assert_eq!(
-            one.to_string(),
-            "1 validation error detected: Value at 'name' failed to satisfy constraint: Member must not be null"
-        );
-        let two = ServiceError::Constraints(vec![
-            violation("name", "Member must not be null"),
-            violation("hooks.port", "Member must have value greater than or equal to 1"),
-        ]);
-        assert_eq!(
-            two.to_string(),
-            "2 validation errors detected: Value at 'name' failed to satisfy constraint: Member must not be null; \
-             Value at 'hooks.port' failed to satisfy constraint: Member must have value greater than or equal to 1"
-        );
-        assert_eq!(two.violations().len(), 2);
-    }
-
-    #[test]
-    fn tag_operations_have_exceptions_of_their_own() {
-        let arn = "arn:aws:lambda:us-east-1:111122223333:microvm-image:gone";
-        let error = ServiceError::ImageNotFound(arn.into());
-        assert_eq!(error.exception().name, "ResourceNotFoundException");
-        assert_eq!(error.clone().of_tags().exception().name, "ResourceNotFoundException");
-        assert_eq!(error.of_tags().to_string(), format!("MicroVMImage not found for MicroVMImageID: {arn}"));
-        let error = ServiceError::Stopping.of_tags();
-        assert_eq!(error.exception(), exception("ServiceException", 500, tonic::Code::Internal));
-        assert_eq!(error.retry_after(), Some(RETRY));
-        let error = ServiceError::NotTaggable("x".into()).of_tags();
-        assert_eq!(
-            (error.exception().name, error.exception().http_status),
-            ("InvalidParameterValueException", 400)
-        );
-        assert_eq!(error.violations()[0].field, "Resource");
-    }
-
-    #[test]
-    fn quotas_are_402_and_rates_429() {
-        let error =
-            ServiceError::QuotaExceeded { quota: Quota::Images, limit: 100, resource: "111122223333".into() };
-        assert_eq!(
-            (error.exception().name, error.exception().http_status),
-            ("ServiceQuotaExceededException", 402)
-        );
-        let error = ServiceError::Throttled { quota: Quota::Images, retry_after: Duration::from_millis(200) };
-        assert_eq!((error.exception().name, error.exception().http_status), ("ThrottlingException", 429));
-        assert_eq!(error.retry_after(), Some(Duration::from_millis(200)));
-    }
-
-    #[test]
-    fn what_is_not_the_callers_doing_is_not_told() {
-        let error = ServiceError::internal("disk sda is on fire");
-        assert!(!error.to_string().contains("sda"));
-        assert_eq!(error.cause().as_deref(), Some("disk sda is on fire"));
-        assert!(error.is_internal());
-    }
-
-    #[test]
-    fn no_active_version_names_the_version_that_was_asked_for() {
-        let error = ServiceError::NoActiveVersion { arn: "arn:x".into(), version: Some("1.0".into()) };
-        assert_eq!(error.to_string(), "No active version found for MicroVM image arn:x and version 1.0");
-        let error = ServiceError::NoActiveVersion { arn: "arn:x".into(), version: None };
-        assert_eq!(error.to_string(), "No active version found for MicroVM image arn:x");
     }
 }
