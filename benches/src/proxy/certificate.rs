@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// A certificate of its own making, ECDSA with P-256, and its key.
@@ -25,6 +26,15 @@ impl Certificate {
         std::fs::write(&certificate, made.cert.pem()).context("writing the certificate")?;
         std::fs::write(&key, made.signing_key.serialize_pem()).context("writing the certificate's key")?;
         let (der, key_der) = (made.cert.der().clone(), made.signing_key.serialize_der());
+        Ok(Self { certificate, key, der, key_der })
+    }
+
+    /// The one that was made in `folder`.
+    pub(crate) fn load(folder: &Path) -> Result<Self> {
+        let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
+        let der = CertificateDer::from_pem_file(&certificate).context("reading the certificate")?;
+        let read = PrivateKeyDer::from_pem_file(&key).context("reading the certificate's key")?;
+        let key_der = read.secret_der().to_vec();
         Ok(Self { certificate, key, der, key_der })
     }
 

@@ -29,6 +29,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::WORKERS;
 use crate::certificate::Certificate;
 
 /// What names of endpoints end with.
@@ -90,12 +91,13 @@ async fn start(app: SocketAddr, tls: Arc<rustls::ServerConfig>) -> Result<Hearth
         forwarded_for: true,
         idle_connection: LONG,
         limited: false,
+        threads: WORKERS,
     };
     let proxy = Proxy::new(microvms, tokens, Metrics::new(), settings);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("listening")?;
     let address = listener.local_addr().context("listening")?;
     let (end, ended) = watch::channel(false);
-    tokio::spawn(proxy.serve(listener, tls, ended));
+    proxy.serve(listener, tls, ended)?;
     Ok(Hearth { address, token, _end: end })
 }
 

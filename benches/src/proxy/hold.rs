@@ -1,4 +1,5 @@
-//! Connections that are open and idle, in a process of their own: what they cost the proxy is then what its process grows by.
+//! Connections that are open and idle. They are held by a process of their own, and served by another: what they cost the proxy is
+//! what its process grows by.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
@@ -16,9 +17,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
+use crate::certificate::Certificate;
 use crate::hearth::{Hearth, NAME};
 use crate::load::Protocol;
 
@@ -108,10 +111,10 @@ async fn connect(
 struct Held(Child);
 
 impl Held {
-    fn open(hearth: &Hearth, certificate: &Path, count: usize, protocol: Protocol) -> Result<Self> {
+    fn open(hearth: &Hearth, certificate: &Path, count: usize, http2: bool) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("hold").arg(hearth.address.to_string()).arg(certificate).arg(count.to_string());
-        if protocol == Protocol::Http2 {
+        if http2 {
             command.arg("--http2");
         }
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
@@ -133,16 +136,44 @@ impl Drop for Held {
     }
 }
 
-/// KiB of this process, which is the proxy's, for each of `count` idle connections. Blocks for as long as that takes.
-pub(crate) fn cost(hearth: &Hearth, certificate: &Path, count: u32, protocol: Protocol) -> Result<f64> {
-    let number = usize::try_from(count)?;
-    // What is made once is not counted, and what a first crowd has left behind neither.
-    drop(Held::open(hearth, certificate, number.min(AT_ONCE), protocol)?);
-    let before = anonymous_kib()?;
-    let held = Held::open(hearth, certificate, number, protocol)?;
-    let after = anonymous_kib()?;
-    drop(held);
-    Ok((after - before) / f64::from(count))
+/// Says what each of so many idle connections costs a proxy that has had none before, in KiB
+#[derive(Debug, Args)]
+pub(crate) struct Idle {
+    app: SocketAddr,
+    folder: PathBuf,
+    count: u32,
+    /// HTTP/2 instead of HTTP/1.1
+    #[arg(long)]
+    http2: bool,
+}
+
+impl Idle {
+    /// Blocks for as long as that takes.
+    pub(crate) fn run(&self, proxy: &Runtime) -> Result<()> {
+        let certificate = Certificate::load(&self.folder)?;
+        let hearth = proxy.block_on(Hearth::start(proxy.handle(), self.app, &certificate))?;
+        let hold = |count| Held::open(&hearth, &certificate.certificate, count, self.http2);
+        // What is made once is not counted.
+        drop(hold(AT_ONCE)?);
+        let before = anonymous_kib()?;
+        let held = hold(usize::try_from(self.count)?)?;
+        let after = anonymous_kib()?;
+        drop(held);
+        println!("{}", (after - before) / f64::from(self.count));
+        Ok(())
+    }
+}
+
+/// KiB that each of `count` idle connections costs a proxy in a process of its own. Blocks for as long as that takes.
+pub(crate) fn cost(app: SocketAddr, folder: &Path, count: u32, protocol: Protocol) -> Result<f64> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("idle").arg(app.to_string()).arg(folder).arg(count.to_string());
+    if protocol == Protocol::Http2 {
+        command.arg("--http2");
+    }
+    let output = command.stderr(Stdio::inherit()).output().context("starting a proxy")?;
+    ensure!(output.status.success(), "the proxy has ended: {}", output.status);
+    Ok(String::from_utf8(output.stdout)?.trim().parse()?)
 }
 
 /// Memory of this process that is in no file, in KiB.

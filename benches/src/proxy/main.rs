@@ -38,7 +38,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use certificate::Certificate;
 use hearth::Hearth;
-use hold::Hold;
+use hold::{Hold, Idle};
 use load::H2load;
 use measure::Bench;
 use nginx::Nginx;
@@ -78,6 +78,8 @@ struct Options {
 enum Part {
     #[command(hide = true)]
     Hold(Hold),
+    #[command(hide = true)]
+    Idle(Idle),
 }
 
 fn main() -> ExitCode {
@@ -91,16 +93,20 @@ fn main() -> ExitCode {
 }
 
 fn run(mut options: Options) -> Result<()> {
-    if let Some(Part::Hold(hold)) = options.part.take() {
+    let part = options.part.take();
+    if let Some(Part::Hold(hold)) = part {
         return Builder::new_current_thread().enable_all().build()?.block_on(hold.run());
     }
-    // Hearth has threads of its own, so that nothing else in this process takes them.
+    // What is beside the threads that serve has one of its own, so that nothing else in this process is in its way.
     let proxy = Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .thread_name("hearth-proxy")
+        .worker_threads(1)
+        .thread_name("hearth")
         .enable_all()
         .build()
         .context("starting the proxy's runtime")?;
+    if let Some(Part::Idle(idle)) = part {
+        return idle.run(&proxy);
+    }
     let runtime = Builder::new_current_thread().enable_all().build().context("starting a runtime")?;
     runtime.block_on(async {
         // Whoever is told to end ends what it has started.
@@ -138,7 +144,7 @@ async fn measure(options: &Options, runtime: &Handle) -> Result<()> {
         seconds: options.seconds,
     };
     let mut figures = bench.measure().await?;
-    figures.extend(measure::idle(&hearth, &certificate.certificate, options.rounds)?);
+    figures.extend(measure::idle(app.address, folder.path(), options.rounds)?);
     print!("{}", report::table(&figures));
     if let Some(path) = &options.json {
         let text = serde_json::to_string_pretty(&figures).context("writing the figures")?;

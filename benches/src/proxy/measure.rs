@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::hearth::Hearth;
 use crate::hold;
 use crate::load::{Amount, H2load, Load, Outcome, Protocol, Request, Target};
 use crate::nginx::{BIG, SMALL, UPLOAD};
@@ -56,10 +55,10 @@ pub(crate) fn big_file(folder: &Path) -> Result<PathBuf> {
 }
 
 /// What idle connections cost, in rounds.
-pub(crate) fn idle(hearth: &Hearth, certificate: &Path, rounds: usize) -> Result<Vec<Figure>> {
+pub(crate) fn idle(app: SocketAddr, folder: &Path, rounds: usize) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for (name, protocol) in PROTOCOLS {
-        let costs = (0..rounds).map(|_| hold::cost(hearth, certificate, IDLE, protocol));
+        let costs = (0..rounds).map(|_| hold::cost(app, folder, IDLE, protocol));
         let costs = costs.collect::<Result<Vec<f64>>>().context("holding idle connections")?;
         figures.push(Figure {
             name: format!("{name}: memory of an idle connection, of {IDLE}"),

@@ -1,5 +1,8 @@
 //! The daemon's endpoints, as the configuration wants them.
 
+use std::num::NonZeroUsize;
+use std::thread::available_parallelism;
+
 use anyhow::{Context as _, Result};
 use hearth_proto::host::v1::EndpointStatus;
 use tokio::net::TcpListener;
@@ -65,6 +68,7 @@ impl Endpoints {
             forwarded_for: endpoint.forwarded_for,
             idle_connection: endpoint.idle_connection(),
             limited: endpoint.limited(service.profile),
+            threads: available_parallelism().map_or(1, NonZeroUsize::get),
         };
         let proxy = Proxy::new(microvms.clone(), tokens.clone(), metrics.clone(), settings);
         Ok(Some(Self { proxy, listener, tls, dns, status }))
@@ -76,11 +80,14 @@ impl Endpoints {
     }
 
     /// Serves until `end` is true: first what ends by itself then, then what is to be aborted.
-    pub(super) fn start(self, end: watch::Receiver<bool>) -> (JoinHandle<()>, Vec<JoinHandle<()>>) {
-        let config = self.tls.config();
-        let serving = tokio::spawn(self.proxy.serve(self.listener, config, end));
+    ///
+    /// # Errors
+    /// The threads that serve cannot be started.
+    pub(super) fn start(self, end: watch::Receiver<bool>) -> Result<(JoinHandle<()>, Vec<JoinHandle<()>>)> {
+        let serving = self.proxy.serve(self.listener, self.tls.config(), end);
+        let serving = serving.context("starting the threads of endpoints")?;
         let mut background = vec![tokio::spawn(self.tls.keep_current())];
         background.extend(self.dns.map(|dns| tokio::spawn(dns.serve())));
-        (serving, background)
+        Ok((serving, background))
     }
 }

@@ -200,7 +200,7 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
         "ready"
     );
     let (proxying, endpoint_background) = match endpoints {
-        Some(endpoints) => endpoints.start(end.clone()),
+        Some(endpoints) => endpoints.start(end.clone())?,
         None => (tokio::spawn(async {}), Vec::new()),
     };
     let serving = tokio::spawn(listeners.serve(routes, end));

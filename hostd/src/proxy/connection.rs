@@ -13,14 +13,15 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulConnection;
 use subtle::ConstantTimeEq as _;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
-use super::Proxy;
+use super::Inner;
 use super::error::ProxyError;
 use super::limits::{Connection, Limiter};
 use crate::tokens::{Claims, Tokens};
@@ -29,8 +30,6 @@ use crate::tokens::{Claims, Tokens};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a connection has to its first request with a valid token.
 const FIRST: Duration = Duration::from_secs(30);
-/// Connections at a time.
-const CONNECTIONS: usize = 16_384;
 /// What clients may send before it is read, for each stream and each connection of HTTP/2: more than a round trip around the
 /// world takes.
 const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
@@ -44,10 +43,6 @@ const SEND_BUFFER: usize = 256 << 10;
 const RESETS: usize = 32;
 /// How often a client that says nothing is asked whether it is there, and how long it has to answer.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
-/// After the system had no resources for a connection.
-const PAUSE: Duration = Duration::from_millis(100);
-/// How long connections have to end when the daemon ends.
-const END: Duration = Duration::from_secs(5);
 
 /// The other end of a connection.
 #[derive(Debug)]
@@ -148,48 +143,10 @@ impl Drop for Exchange {
     }
 }
 
-impl Proxy {
-    /// Serves connections until `end` is true; those that are open have a moment then.
-    pub async fn serve(
-        self,
-        listener: TcpListener,
-        tls: Arc<rustls::ServerConfig>,
-        mut end: watch::Receiver<bool>,
-    ) {
-        let (acceptor, server) = (TlsAcceptor::from(tls), Arc::new(self.server()));
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
-        let mut connections = JoinSet::new();
-        loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                _ = end.wait_for(|end| *end) => break,
-            };
-            let (stream, address) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(%error, "accepting a connection to an endpoint");
-                    sleep(PAUSE).await;
-                    continue;
-                }
-            };
-            while connections.try_join_next().is_some() {}
-            let (proxy, acceptor, server, end) =
-                (self.clone(), acceptor.clone(), Arc::clone(&server), end.clone());
-            connections.spawn(async move {
-                let _place = place;
-                let metrics = proxy.inner.metrics.clone();
-                metrics.endpoint_connections(1);
-                proxy.connection(stream, address, acceptor, &server, end).await;
-                metrics.endpoint_connections(-1);
-            });
-        }
-        drop(listener);
-        let _ = timeout(END, async { while connections.join_next().await.is_some() {} }).await;
-    }
-
-    async fn connection(
-        self,
+impl Inner {
+    /// Serves a connection until its client has gone, it is of no more use, or `end` is true.
+    pub(super) async fn connection(
+        self: Arc<Self>,
         stream: TcpStream,
         address: SocketAddr,
         acceptor: TlsAcceptor,
@@ -197,19 +154,16 @@ impl Proxy {
         end: watch::Receiver<bool>,
     ) {
         let _ = stream.set_nodelay(true); // slower without, but works
-        // Whoever does not speak TLS is not told why.
-        let Ok(Ok(stream)) = timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
-        let server_name = stream.get_ref().1.server_name().map(str::to_owned);
-        let peer = Arc::new(Peer::new(address, server_name));
-        let (inner, client) = (Arc::clone(&self.inner), Arc::clone(&peer));
-        let service = service_fn(move |request| {
-            let (inner, client) = (Arc::clone(&inner), Arc::clone(&client));
-            async move { Ok::<_, Infallible>(inner.answer(client, request).await) }
-        });
-        let mut connection = pin!(server.serve_connection_with_upgrades(TokioIo::new(stream), service));
+        // Whoever does not speak TLS is not told why. What only the handshake needs is gone with it.
+        let handshake = Box::pin(timeout(HANDSHAKE, acceptor.accept(stream)));
+        let (peer, connection) = match handshake.await {
+            Ok(Ok(stream)) => self.connect(stream, address, server),
+            Ok(Err(_)) | Err(_) => return,
+        };
+        let (mut connection, idle) = (pin!(connection), self.settings.idle_connection);
         tokio::select! {
             _ = connection.as_mut() => {}
-            () = peer.unused(self.inner.settings.idle_connection) => {}
+            () = peer.unused(idle) => {}
             () = ended(end) => {
                 connection.as_mut().graceful_shutdown();
                 let _ = connection.await;
@@ -217,13 +171,31 @@ impl Proxy {
         }
     }
 
+    /// The exchanges on a connection, and its peer.
+    fn connect(
+        self: &Arc<Self>,
+        stream: TlsStream<TcpStream>,
+        address: SocketAddr,
+        server: &Builder<TokioExecutor>,
+    ) -> (Arc<Peer>, impl GracefulConnection<Error: Send>) {
+        let server_name = stream.get_ref().1.server_name().map(str::to_owned);
+        let peer = Arc::new(Peer::new(address, server_name));
+        let (inner, client) = (Arc::clone(self), Arc::clone(&peer));
+        let service = service_fn(move |request| {
+            let (inner, client) = (Arc::clone(&inner), Arc::clone(&client));
+            // HTTP/1.1 keeps a place as large as this for as long as the connection is open.
+            Box::pin(async move { Ok::<_, Infallible>(inner.answer(client, request).await) })
+        });
+        (peer, server.serve_connection_with_upgrades(TokioIo::new(stream), service))
+    }
+
     /// How connections are served, whichever protocol TLS has agreed on.
-    fn server(&self) -> Builder<TokioExecutor> {
+    pub(super) fn server(&self) -> Builder<TokioExecutor> {
         let mut builder = Builder::new(TokioExecutor::new());
         builder
             .http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.inner.settings.idle_connection)
+            .header_read_timeout(self.settings.idle_connection)
             .max_buf_size(usize::try_from(HEADERS).unwrap_or(usize::MAX))
             .half_close(true);
         builder

@@ -6,7 +6,7 @@
 //!                                                   └─ a shell's token ─────────────────────► shell
 //! ```
 //!
-//! * [`connection`] – connections: TLS, HTTP/1.1 and HTTP/2, how long they may be idle
+//! * [`threads`] – who serves connections; [`connection`] – TLS, HTTP/1.1 and HTTP/2, how long they may be idle
 //! * [`request`] – what happens to a request; [`error`] – what the endpoint answers by itself
 //! * [`credentials`] – tokens and ports in requests; [`headers`] – what is not passed on
 //! * [`upstream`] – connections to the app; [`body`] – what flows; [`websocket`], [`shell`]
@@ -28,6 +28,7 @@ pub mod headers;
 pub mod limits;
 pub mod request;
 pub mod shell;
+mod threads;
 pub mod tls;
 pub mod upstream;
 pub mod websocket;
@@ -60,6 +61,8 @@ pub struct Settings {
     pub idle_connection: Duration,
     /// Whether an endpoint takes only what its memory class has.
     pub limited: bool,
+    /// Threads that serve connections.
+    pub threads: usize,
 }
 
 /// The endpoints. Copies are cheap and reach the same.
@@ -68,14 +71,30 @@ pub struct Proxy {
     inner: Arc<Inner>,
 }
 
+/// What a thread that serves connections has.
 #[derive(Debug)]
 struct Inner {
     microvms: Microvms,
     tokens: Tokens,
     metrics: Metrics,
     settings: Settings,
+    limits: Arc<Limits>,
+    /// The thread's own.
     upstreams: Upstreams,
-    limits: Limits,
+}
+
+impl Inner {
+    /// The same for a thread.
+    fn for_a_thread(&self) -> Self {
+        Self {
+            microvms: self.microvms.clone(),
+            tokens: self.tokens.clone(),
+            metrics: self.metrics.clone(),
+            settings: self.settings.clone(),
+            limits: Arc::clone(&self.limits),
+            upstreams: Upstreams::default(),
+        }
+    }
 }
 
 impl Proxy {
@@ -88,8 +107,8 @@ impl Proxy {
                 tokens,
                 metrics,
                 settings,
+                limits: Arc::default(),
                 upstreams: Upstreams::default(),
-                limits: Limits::default(),
             }),
         }
     }

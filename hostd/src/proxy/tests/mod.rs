@@ -52,11 +52,12 @@ struct Wish {
     browser_login: bool,
     held: usize,
     limited: bool,
+    threads: usize,
 }
 
 impl Default for Wish {
     fn default() -> Self {
-        Self { auto_resume: true, browser_login: false, held: 100, limited: false }
+        Self { auto_resume: true, browser_login: false, held: 100, limited: false, threads: 2 }
     }
 }
 
@@ -119,6 +120,7 @@ impl Host {
             forwarded_for: true,
             idle_connection: LONG,
             limited: wish.limited,
+            threads: wish.threads,
         };
         let metrics = Metrics::new();
         let proxy = Proxy::new(microvms.clone(), tokens.clone(), metrics.clone(), settings);
@@ -126,7 +128,7 @@ impl Host {
         let address = listener.local_addr().unwrap();
         let (end, ended) = watch::channel(false);
         let (roots, tls) = certificate();
-        tokio::spawn(proxy.serve(listener, Arc::new(tls), ended));
+        proxy.serve(listener, Arc::new(tls), ended).unwrap();
         let host = Self { platform, microvms, db, tokens, metrics, app, address, roots, _end: end };
         host.until(MicrovmState::Running).await;
         host

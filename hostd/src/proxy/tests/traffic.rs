@@ -45,7 +45,8 @@ async fn the_app_sees_the_clients_request_and_the_client_the_apps_answer() {
 
 #[tokio::test]
 async fn connections_to_the_app_are_used_again() {
-    let host = Host::new().await;
+    // Each thread has its own.
+    let host = Host::with(Wish { threads: 1, ..Wish::default() }).await;
     let (mut one, two) = (host.http1().await, host.http2().await);
     for number in 0..20 {
         assert_eq!(text(one.send(host.get("/count")).await).await, (2 * number).to_string());

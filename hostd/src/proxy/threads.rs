@@ -1,0 +1,146 @@
+//! The threads that serve connections.
+//!
+//! Each has a runtime of its own. A connection stays on the thread that it was given to, with its requests and its connections to
+//! apps: to wake another thread for every step of a request costs more than all else that the daemon does for it
+//! (docs/performance.md).
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Builder;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use super::{Inner, Proxy};
+
+/// Connections at a time.
+const CONNECTIONS: usize = 16_384;
+/// After the system had no resources for a connection.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long connections have to end when the daemon ends.
+const END: Duration = Duration::from_secs(5);
+
+/// A connection that nobody serves yet.
+struct Accepted {
+    stream: std::net::TcpStream,
+    address: SocketAddr,
+    place: OwnedSemaphorePermit,
+}
+
+/// A thread, as seen by who gives it connections.
+struct Thread {
+    accepted: mpsc::UnboundedSender<Accepted>,
+    /// Connections that it has.
+    open: Arc<AtomicUsize>,
+    /// It has ended.
+    ended: oneshot::Receiver<()>,
+}
+
+impl Proxy {
+    /// Serves connections until `end` is true; those that are open have a moment then.
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    pub fn serve(
+        &self,
+        listener: TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+        end: watch::Receiver<bool>,
+    ) -> io::Result<JoinHandle<()>> {
+        let acceptor = TlsAcceptor::from(tls);
+        let numbers = 0..self.inner.settings.threads.max(1);
+        let threads =
+            numbers.map(|number| start(number, self.inner.for_a_thread(), acceptor.clone(), end.clone()));
+        let threads: Vec<Thread> = threads.collect::<io::Result<_>>()?;
+        Ok(tokio::spawn(accept(listener, threads, end)))
+    }
+}
+
+/// Gives each connection to the thread that has the fewest.
+async fn accept(listener: TcpListener, threads: Vec<Thread>, mut end: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = end.wait_for(|end| *end) => break,
+        };
+        let accepted = accepted.and_then(|(stream, address)| Ok((stream.into_std()?, address)));
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "accepting a connection to an endpoint");
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
+        if let Some(thread) = threads.iter().min_by_key(|thread| thread.open.load(Ordering::Relaxed)) {
+            thread.open.fetch_add(1, Ordering::Relaxed);
+            let _ = thread.accepted.send(Accepted { stream, address, place }); // it ends: so does the connection
+        }
+    }
+    drop(listener);
+    for Thread { accepted, ended, .. } in threads {
+        drop(accepted);
+        let _ = ended.await; // or it has ended before
+    }
+}
+
+fn start(
+    number: usize,
+    inner: Inner,
+    acceptor: TlsAcceptor,
+    end: watch::Receiver<bool>,
+) -> io::Result<Thread> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let (accepted, connections) = mpsc::unbounded_channel();
+    let (over, ended) = oneshot::channel();
+    let open = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&open);
+    thread::Builder::new().name(format!("endpoint-{number}")).spawn(move || {
+        runtime.block_on(work(inner, connections, &count, acceptor, end));
+        drop(runtime);
+        let _ = over.send(()); // nobody waits
+    })?;
+    Ok(Thread { accepted, open, ended })
+}
+
+/// Serves what is given to a thread.
+async fn work(
+    inner: Inner,
+    mut accepted: mpsc::UnboundedReceiver<Accepted>,
+    open: &Arc<AtomicUsize>,
+    acceptor: TlsAcceptor,
+    end: watch::Receiver<bool>,
+) {
+    let server = Arc::new(inner.server());
+    let inner = Arc::new(inner);
+    let mut connections = JoinSet::new();
+    loop {
+        let next = tokio::select! {
+            next = accepted.recv() => next,
+            Some(_) = connections.join_next() => continue,
+        };
+        let Some(Accepted { stream, address, place }) = next else { break };
+        let (inner, server, open) = (Arc::clone(&inner), Arc::clone(&server), Arc::clone(open));
+        let (acceptor, end) = (acceptor.clone(), end.clone());
+        connections.spawn(async move {
+            let (_place, metrics) = (place, inner.metrics.clone());
+            metrics.endpoint_connections(1);
+            match TcpStream::from_std(stream) {
+                Ok(stream) => inner.connection(stream, address, acceptor, &server, end).await,
+                Err(error) => tracing::warn!(%error, "serving a connection to an endpoint"),
+            }
+            metrics.endpoint_connections(-1);
+            open.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+    let _ = timeout(END, async { while connections.join_next().await.is_some() {} }).await;
+}
