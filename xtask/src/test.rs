@@ -13,7 +13,7 @@ use crate::fuzz;
 use crate::images::Images;
 use crate::kernel;
 use crate::metal::{self, Action, Cpu, Job, Metal};
-use crate::packages::{self, Need, program};
+use crate::packages::{self, Need, library, program};
 use crate::parts::{Executable, Parts, words};
 use crate::progress::{self, Steps};
 use crate::rocksdb;
@@ -41,10 +41,16 @@ const IMAGES: &str = "images-e2e";
 const STORE: &str = "rocks";
 /// The tests of the daemon, which need all of that.
 const DAEMON: &str = "hostd-e2e";
-/// What native tests run beside what they test.
-const SERVERS: [Need; 2] = [
+/// What native tests run beside what they test: servers and clients that others have made.
+const PEERS: [Need; 8] = [
     program("docker-registry", "docker-registry", "the registry that images are pulled from in tests"),
     program("nftables", "nft", "the rules of guests' networks"),
+    program("pebble", "pebble", "the ACME server that issues certificates in tests"),
+    program("bind9-dnsutils", "dig", "asks for names in tests"),
+    program("curl", "curl", "a client of endpoints in tests"),
+    program("chromium", "chromium", "the browser behind the relay in tests"),
+    library("python3-grpcio", "a client of endpoints in tests"),
+    library("python3-websockets", "a client of endpoints in tests"),
 ];
 const CARGO_DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
 
@@ -66,7 +72,7 @@ impl Options {
         announce_first_run(cache, !self.fast);
         let cross = steps.run("set-up", || {
             base::set_up(cache)?;
-            packages::ensure(cache, &SERVERS)?;
+            packages::ensure(cache, &PEERS)?;
             if !self.fast {
                 metal::set_up(cache)?;
             }

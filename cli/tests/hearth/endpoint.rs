@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -10,13 +11,14 @@ use hearth_proto::host::v1::EndpointStatus;
 use http_body_util::{BodyExt as _, Either, Full};
 use hyper::body::Incoming;
 use hyper::header::{
-    CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+    CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
 use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring::default_provider;
@@ -29,6 +31,9 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use crate::daemon::NAME;
 use crate::support::Host;
+
+/// Longer than any request takes.
+const LONG: Duration = Duration::from_secs(60);
 
 /// A running endpoint; it ends with the test.
 #[derive(Clone)]
@@ -91,6 +96,20 @@ impl Endpoint {
         self.seen.lock().unwrap().last().cloned().unwrap()
     }
 
+    /// The request with that line, when it has come.
+    pub(crate) async fn asked(&self, line: &str) -> Asked {
+        let asked = async {
+            loop {
+                let found = self.seen.lock().unwrap().iter().find(|asked| asked.line == line).cloned();
+                match found {
+                    Some(asked) => return asked,
+                    None => sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        timeout(LONG, asked).await.unwrap_or_else(|_| panic!("nobody asks: {line}"))
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.seen.lock().unwrap().len()
     }
@@ -139,6 +158,11 @@ impl Endpoint {
                 let headers = response.headers_mut();
                 headers.insert("location", format!("https://{}/there", self.host()).parse().unwrap());
                 headers.insert("set-cookie", format!("a=b; Domain={NAME}; Path=/").parse().unwrap());
+                response
+            }
+            "/page" => {
+                let mut response = text(include_str!("page.html"));
+                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
                 response
             }
             _ => {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod authority;
+mod browser;
 mod curl;
 mod daemon;
 mod endpoint;

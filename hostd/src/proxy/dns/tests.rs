@@ -274,6 +274,23 @@ async fn who_says_nothing_over_tcp_is_let_go() {
 }
 
 #[tokio::test]
+async fn dig_is_answered_over_udp_and_tcp() {
+    let address = serving().await;
+    for (arguments, expected) in [
+        (&["a.microvms.example.com", "A"][..], "192.0.2.7\n"),
+        (&["+tcp", "a.microvms.example.com", "A"], "192.0.2.7\n"),
+        (&["a.microvms.example.com", "AAAA"], ""),
+        (&["microvms.example.com", "NS"], "ns.microvms.example.com.\n"),
+    ] {
+        let mut dig = tokio::process::Command::new("dig");
+        dig.arg(format!("@{}", address.ip())).arg("-p").arg(address.port().to_string()).arg("+short");
+        let output = dig.args(arguments).output().await;
+        let output = output.expect("dig, of Debian's package bind9-dnsutils: `cargo xtask test` installs it");
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), expected, "{arguments:?}");
+    }
+}
+
+#[tokio::test]
 async fn it_is_off_unless_told_and_says_where_it_cannot_listen() {
     let bind = async |text: &str| Dns::bind(&config(text), DOMAIN, Challenges::default()).await;
     assert!(bind("").await.unwrap().is_none());

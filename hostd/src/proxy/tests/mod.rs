@@ -1,6 +1,7 @@
 //! Endpoints with real clients on real sockets; the apps are servers of this process.
 
 mod app;
+mod clients;
 mod double;
 mod errors;
 mod shells;
@@ -71,11 +72,12 @@ struct Host {
     app: App,
     address: SocketAddr,
     roots: rustls::RootCertStore,
+    certificate_pem: String,
     _end: watch::Sender<bool>,
 }
 
-/// A certificate for names below the domain.
-fn certificate() -> (rustls::RootCertStore, rustls::ServerConfig) {
+/// A certificate for names below the domain, also in PEM.
+fn certificate() -> (rustls::RootCertStore, rustls::ServerConfig, String) {
     let names = vec![format!("*.{DOMAIN}"), "localhost".to_owned()];
     let made = rcgen::generate_simple_self_signed(names).unwrap();
     let mut roots = rustls::RootCertStore::empty();
@@ -89,7 +91,7 @@ fn certificate() -> (rustls::RootCertStore, rustls::ServerConfig) {
         .with_single_cert(vec![made.cert.der().clone()], key)
         .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    (roots, config)
+    (roots, config, made.cert.pem())
 }
 
 impl Host {
@@ -127,9 +129,10 @@ impl Host {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (end, ended) = watch::channel(false);
-        let (roots, tls) = certificate();
+        let (roots, tls, certificate_pem) = certificate();
         proxy.serve(listener, Arc::new(tls), ended).unwrap();
-        let host = Self { platform, microvms, db, tokens, metrics, app, address, roots, _end: end };
+        let host =
+            Self { platform, microvms, db, tokens, metrics, app, address, roots, certificate_pem, _end: end };
         host.until(MicrovmState::Running).await;
         host
     }

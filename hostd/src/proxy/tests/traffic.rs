@@ -132,7 +132,7 @@ async fn http2_with_the_app_has_trailers_and_both_directions_at_once() {
 async fn an_app_that_speaks_tls_is_found_out_and_gets_the_whole_request() {
     let host = Host::new().await;
     for protocols in [vec![b"h2".to_vec()], vec![b"http/1.1".to_vec()], vec![]] {
-        let (_, mut config) = certificate();
+        let (_, mut config, _) = certificate();
         config.alpn_protocols = protocols;
         let app = App::start_tls(config).await;
         let port = 8443 + u16::try_from(host.platform.world().ports.len()).unwrap();

@@ -1,6 +1,7 @@
 //! Orders at an authority on this machine, which asks the real DNS server of the domain.
 
 pub(in crate::proxy) mod authority;
+mod pebble;
 
 use std::path::Path;
 

@@ -1,0 +1,92 @@
+//! The example `counter` at its endpoint, used by programs that others have made: curl, and Python's clients for WebSocket and gRPC.
+
+use std::io::Write as _;
+use std::process::{Command, Output};
+
+use super::*;
+
+/// Debian's own, which sees Debian's packages.
+const PYTHON: &str = "/usr/bin/python3";
+
+/// A host whose microVM runs the counter, and what clients are told of it.
+struct Stand {
+    host: Host,
+    certificate: tempfile::NamedTempFile,
+}
+
+impl Stand {
+    async fn new() -> Self {
+        let host = Host::new().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        host.platform.world().ports.insert(8080, listener.local_addr().unwrap());
+        tokio::spawn(hearth_example_counter::serve(listener));
+        let mut certificate = tempfile::NamedTempFile::new().unwrap();
+        certificate.write_all(host.certificate_pem.as_bytes()).unwrap();
+        Self { host, certificate }
+    }
+
+    /// Runs a client beside the endpoint.
+    async fn run(mut command: Command) -> Output {
+        let package = format!("{command:?} cannot be run; `cargo xtask test` installs what it needs");
+        tokio::task::spawn_blocking(move || command.output()).await.unwrap().expect(&package)
+    }
+
+    /// What curl shows.
+    async fn curl(&self, path: &str, arguments: &[&str]) -> String {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--show-error", "--max-time", "60", "--cacert"]);
+        command.arg(self.certificate.path());
+        let port = self.host.address.port();
+        command.arg("--resolve").arg(format!("{}:{port}:127.0.0.1", Host::name()));
+        command.args(arguments).arg(format!("https://{}:{port}{path}", Host::name()));
+        let output = Self::run(command).await;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() || arguments.contains(&"--no-buffer"), "{arguments:?}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn auth(&self) -> String {
+        format!("x-aws-proxy-auth: {}", self.host.token())
+    }
+
+    /// Runs a script to its end.
+    async fn python(&self, script: &'static str) {
+        let mut command = Command::new(PYTHON);
+        command.arg("-c").arg(script).arg(self.host.address.port().to_string()).arg(Host::name());
+        command.arg(self.certificate.path()).arg(self.host.token());
+        let output = Self::run(command).await;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "done\n", "{errors}");
+    }
+}
+
+#[tokio::test]
+async fn curl_asks_over_both_versions_of_http_and_is_told_what_is_wrong() {
+    let stand = Stand::new().await;
+    let auth = stand.auth();
+    for (number, version) in [(1, "--http1.1"), (2, "--http2")] {
+        let answer = stand.curl("/", &[version, "-H", &auth]).await;
+        assert_eq!(answer, format!("request {number} of this microVM's life\n"));
+    }
+    let both = ["-w", " %{http_code} %{http_version}"];
+    let refused = stand.curl("/", &both).await;
+    assert_eq!(refused, "Request missing authentication 403 2");
+    let upload = stand.curl("/", &[&both[..], &["-H", &auth, "--data-binary", "@/bin/sh"]].concat()).await;
+    assert_eq!(upload, "request 3 of this microVM's life\n 200 2");
+    // It asks for HTTP/2 without TLS of the app.
+    let forced = stand.curl("/", &["-H", &auth, "-H", "x-aws-proxy-force-h2: true"]).await;
+    assert_eq!(forced, "request 4 of this microVM's life\n");
+    // Events do not end; curl does.
+    let events = stand.curl("/events", &["--no-buffer", "--max-time", "1", "-H", &auth]).await;
+    assert_eq!(events, "data: 4\n\n");
+}
+
+#[tokio::test]
+async fn a_websocket_client_counts() {
+    Stand::new().await.python(include_str!("clients/websocket.py")).await;
+}
+
+#[tokio::test]
+async fn a_grpc_client_makes_calls_of_each_kind() {
+    Stand::new().await.python(include_str!("clients/grpc_calls.py")).await;
+}
