@@ -20,6 +20,7 @@ if [ -e "$HEARTH_IN/listen.sh" ]; then
 listen.address = "$listen"
 listen.certificate = "$HEARTH_IN/certificate.pem"
 listen.key = "$HEARTH_IN/key.pem"
+endpoint.address = "$endpoint"
 [[access.keys]]
 id = "$key_id"
 secret = "$secret"

@@ -13,13 +13,15 @@ use hearth_proto::microvms::v1::{
     CreateMicrovmAuthTokenRequest, CreateMicrovmShellAuthTokenRequest, IdlePolicy, Microvm, MicrovmState,
     PortSpecification,
 };
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Collected, Full};
 use hyper::Request;
+use hyper::http::request::Builder;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::Message;
 use tonic::Status;
@@ -78,32 +80,61 @@ impl Endpoint {
         }
     }
 
-    /// Status and text of an answer, over a connection of its own.
-    async fn send(&self, method: &str, path: &str, token: &str) -> (u16, String) {
+    async fn connect(&self, tls: &TlsConnector) -> TlsStream<TcpStream> {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let name = ServerName::try_from(self.name.clone()).unwrap();
-        let stream = TokioIo::new(self.tls.connect(name, stream).await.unwrap());
+        tls.connect(name, stream).await.unwrap()
+    }
+
+    /// An answer with its trailers, over a connection of its own.
+    async fn exchange(&self, request: Builder, body: Bytes) -> (u16, Collected<Bytes>) {
+        let stream = TokioIo::new(self.connect(&self.tls).await);
         let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream);
         let (mut sender, connection) = handshake.await.unwrap();
         let serving = tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("https://{}{path}", self.name))
-            .header("x-aws-proxy-auth", token)
-            .body(Empty::<Bytes>::new())
-            .unwrap();
-        let response = sender.send_request(request).await.unwrap();
-        let status = response.status().as_u16();
-        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let response = sender.send_request(request.body(Full::new(body)).unwrap()).await.unwrap();
+        let answer = (response.status().as_u16(), response.into_body().collect().await.unwrap());
         serving.abort();
-        (status, String::from_utf8(body.to_vec()).unwrap())
+        answer
+    }
+
+    fn request(&self, method: &str, path: &str, token: &str) -> Builder {
+        let uri = format!("https://{}{path}", self.name);
+        Request::builder().method(method).uri(uri).header("x-aws-proxy-auth", token)
+    }
+
+    /// Status and text of an answer.
+    async fn send(&self, method: &str, path: &str, token: &str) -> (u16, String) {
+        let (status, body) = self.exchange(self.request(method, path, token), Bytes::new()).await;
+        (status, String::from_utf8(body.to_bytes().to_vec()).unwrap())
+    }
+
+    /// The counts of a gRPC call that wants several.
+    async fn count_up(&self, times: u8) -> Vec<u8> {
+        let request = self.request("POST", "/hearth.example.v1.Counter/CountUp", &self.token);
+        let request = request.header("content-type", "application/grpc").header("te", "trailers");
+        // A message that is not compressed, of 2 bytes: field 1.
+        let (status, body) = self.exchange(request, Bytes::from(vec![0, 0, 0, 0, 2, 8, times])).await;
+        let trailers = body.trailers().cloned().unwrap_or_default();
+        assert_eq!((status, trailers["grpc-status"].to_str().unwrap()), (200, "0"));
+        body.to_bytes().chunks(7).map(|message| message[6]).collect()
+    }
+
+    /// What is answered to a message over a WebSocket.
+    async fn message(&self) -> String {
+        let mut request = format!("wss://{}/socket", self.name).into_client_request().unwrap();
+        request.headers_mut().insert("x-aws-proxy-auth", self.token.parse().unwrap());
+        let stream = self.connect(&self.websocket).await;
+        let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+        socket.send(Message::text("count")).await.unwrap();
+        let answer = socket.next().await.unwrap().unwrap().into_text().unwrap().to_string();
+        socket.close(None).await.unwrap();
+        answer
     }
 
     /// What a program in the app's container shows on a terminal, and its exit status.
     async fn run(&self, command: &[&str]) -> (String, i64) {
-        let stream = TcpStream::connect(self.address).await.unwrap();
-        let name = ServerName::try_from(self.name.clone()).unwrap();
-        let stream = self.websocket.connect(name, stream).await.unwrap();
+        let stream = self.connect(&self.websocket).await;
         let mut request = format!("wss://{}/?ext=1", self.name).into_client_request().unwrap();
         let token = self.shell.clone().unwrap().parse().unwrap();
         request.headers_mut().insert("x-aws-proxy-auth", token);
@@ -185,13 +216,15 @@ async fn an_app_answers_at_its_endpoint_and_wakes_up_for_a_request() {
     daemon.restart(None).await;
     assert_eq!(state(&daemon, id).await, Running);
     assert_eq!(endpoint.count().await, 7);
+    assert_eq!(endpoint.message().await, "request 8 of this microVM's life");
+    assert_eq!(endpoint.count_up(2).await, [9, 10]);
 
     if full() {
         // Nothing passes for a minute.
         tokio::time::sleep(Duration::from_secs(55)).await;
         assert_eq!(state(&daemon, id).await, Running);
         until("it is suspended", async || (state(&daemon, id).await == Suspended).then_some(())).await;
-        assert_eq!(endpoint.count().await, 8);
+        assert_eq!(endpoint.count().await, 11);
     }
     daemon.terminate(id).await.unwrap();
     daemon.ended(id).await;

@@ -40,18 +40,20 @@ basicConstraints = critical, CA:FALSE
 pub(super) struct Access {
     folder: PathBuf,
     port: u16,
+    endpoints: u16,
     secret: String,
 }
 
 impl Access {
-    /// Makes certificate and access key anew, and builds the client.
-    pub(super) fn prepare(cache: &Cache, port: u16) -> Result<Self> {
+    /// Makes certificate and access key anew, and builds the client. `port` is where the daemon will be, `endpoints` where the
+    /// endpoints of its microVMs, here and on the metal.
+    pub(super) fn prepare(cache: &Cache, port: u16, endpoints: u16) -> Result<Self> {
         packages::ensure(cache, &[program("openssl", "openssl", "makes the demo's certificate")])?;
         let folder = cache.path("demo");
         remove_folder(&folder)?;
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         fs::set_permissions(&folder, Permissions::from_mode(0o700))?;
-        let access = Self { folder, port, secret: random()? };
+        let access = Self { folder, port, endpoints, secret: random()? };
         access.make_certificate()?;
         access.write(PROFILE, &access.profile())?;
         let mut cargo = toolchain::native(cache)?;
@@ -106,14 +108,15 @@ impl Access {
             parts.add(self.folder.join(name), name);
         }
         // On this machine the daemon itself is what listens at the port.
-        let listen = if metal::kvm_is_usable() {
-            format!("127.0.0.1:{}", self.port)
+        let (listen, endpoint) = if metal::kvm_is_usable() {
+            (format!("127.0.0.1:{}", self.port), format!("127.0.0.1:{}", self.endpoints))
         } else {
-            format!("0.0.0.0:{METAL_PORT}")
+            (format!("0.0.0.0:{METAL_PORT}"), format!("0.0.0.0:{}", self.endpoints))
         };
+        let secret = &self.secret;
         parts.add_script(
             "listen.sh",
-            &format!("listen='{listen}'\nkey_id='{KEY_ID}'\nsecret='{}'\n", self.secret),
+            &format!("listen='{listen}'\nendpoint='{endpoint}'\nkey_id='{KEY_ID}'\nsecret='{secret}'\n"),
         )?;
         parts.add(self.write("keep", &self.text()?)?, "keep");
         Ok(())
@@ -127,12 +130,17 @@ impl Access {
             "\n── the daemon runs on, until Ctrl-C here. In another shell:\n
 export PATH=\"{folder}:$PATH\" HEARTH_CONFIG=\"{folder}/{PROFILE}\"
 hearth ps                                       # the microVM that is left
+hearth curl ID/                                 # ask it; a microVM that is suspended wakes up
+hearth open ID/page                             # its page, in a browser
+hearth shell ID -- /counter ask /               # run a program beside it
+curl -H \"$(hearth token ID --port 8080)\" --cacert <(hearth ca) https://NAME:{endpoints}/   # NAME: its endpoint, in hearth get ID
 hearth image create notes {notes} --memory 512 --hooks-port 8080 --ready=300
 hearth run notes                                # a Python app; its image takes a few minutes on an emulated host
 hearth run counter --payload 'mine' --log-group /demo --log-stream third
 hearth logs --group /demo --follow              # what the apps say
 hearth suspend ID, hearth resume ID, hearth rm ID, hearth events, hearth host, hearth --help\n\n",
-            notes = examples.join("notes").display()
+            notes = examples.join("notes").display(),
+            endpoints = self.endpoints,
         ))
     }
 }
@@ -154,7 +162,12 @@ mod tests {
     #[test]
     fn the_certificate_is_for_the_loopback_address_and_no_authority() {
         let folder = tempfile::tempdir().unwrap();
-        let access = Access { folder: folder.path().to_path_buf(), port: 7443, secret: random().unwrap() };
+        let access = Access {
+            folder: folder.path().to_path_buf(),
+            port: 7443,
+            endpoints: 7444,
+            secret: random().unwrap(),
+        };
         access.make_certificate().unwrap();
         let mut openssl = Command::new("openssl");
         openssl.args(["x509", "-noout", "-text", "-in"]).arg(folder.path().join(CERTIFICATE));

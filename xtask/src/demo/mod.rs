@@ -34,6 +34,9 @@ pub(crate) struct Options {
     /// The port on which --keep makes it reachable, on the loopback address
     #[arg(long, value_name = "PORT", default_value_t = 7443, requires = "keep")]
     port: u16,
+    /// The port on which --keep makes the endpoints of its microVMs reachable
+    #[arg(long, value_name = "PORT", default_value_t = 7444, requires = "keep")]
+    endpoint_port: u16,
 }
 
 impl Options {
@@ -57,11 +60,14 @@ impl Options {
             daemon::add(cache, &cross, "metal", &mut parts)
         })?;
         let images = steps.run("base image", || Images::prepare(cache, &cross, "metal", &mut parts))?;
-        let access = if self.keep {
-            Some(steps.run("access from this machine", || Access::prepare(cache, self.port))?)
-        } else {
-            None
-        };
+        let access =
+            if self.keep {
+                Some(steps.run("access from this machine", || {
+                    Access::prepare(cache, self.port, self.endpoint_port)
+                })?)
+            } else {
+                None
+            };
         parts.add_script(SCRIPT_NAME, SCRIPT)?;
         parts.add_script(daemon::CONFIGURE_NAME, daemon::CONFIGURE)?;
         if let Some(access) = &access {
@@ -89,6 +95,7 @@ impl Options {
         if self.keep {
             job.timeout = None;
             job.forwards.push((self.port, access::METAL_PORT));
+            job.forwards.push((self.endpoint_port, self.endpoint_port));
         }
         let finished = metal.run(job)?;
         match finished.status {
