@@ -4,8 +4,10 @@
 //! the client's: from its request until the daemon tells of the state that was asked for (`WatchEvents`). The steps are the
 //! daemon's own, from its metrics before and after.
 //!
+//! * [`endpoint`] – a client of a microVM's endpoint
 //! * [`metrics`] – the daemon's metrics
 
+mod endpoint;
 mod metrics;
 #[path = "../report.rs"]
 mod report;
@@ -20,12 +22,15 @@ use clap::Parser;
 use hearth_proto::host::v1::host_service_client::HostServiceClient;
 use hearth_proto::host::v1::{Event, GetHostStatusRequest, WatchEventsRequest};
 use hearth_proto::microvms::v1::microvm_service_client::MicrovmServiceClient;
+use hearth_proto::microvms::v1::port_specification::Specification;
 use hearth_proto::microvms::v1::{
-    ResumeMicrovmRequest, RunMicrovmRequest, SuspendMicrovmRequest, TerminateMicrovmRequest,
+    CreateMicrovmAuthTokenRequest, IdlePolicy, Microvm, PortSpecification, ResumeMicrovmRequest,
+    RunMicrovmRequest, SuspendMicrovmRequest, TerminateMicrovmRequest,
 };
 use tonic::Streaming;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
+use endpoint::Endpoint;
 use metrics::{Steps, scrape};
 use report::{Better, Figure, Samples};
 
@@ -34,6 +39,10 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// What may still go on in a guest after an operation.
 const SETTLE: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_millis(20);
+/// The port of the app.
+const PORT: i32 = 8080;
+/// The header with the token, and its name among what the API answers.
+const AUTH: &str = "X-aws-proxy-auth";
 
 /// Measures launch, suspend, resume and terminate through the daemon's API
 #[derive(Debug, Parser)]
@@ -125,7 +134,7 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     async fn connect(options: &'a Options) -> Result<Self> {
-        let endpoint = Endpoint::from_shared(format!("unix:{}", options.socket.display()))?;
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("unix:{}", options.socket.display()))?;
         let channel = endpoint.connect().await.context("connecting to the daemon")?;
         let mut host = HostServiceClient::new(channel.clone());
         let events = host.watch_events(WatchEventsRequest::default()).await?.into_inner();
@@ -137,16 +146,15 @@ impl<'a> Bench<'a> {
     async fn round(&mut self, taken: &mut Taken) -> Result<()> {
         self.quiet().await?;
         let start = Instant::now();
-        let id = self.launch().await?;
+        let microvm = self.launch().await?;
+        let id = microvm.microvm_id.clone();
         taken.add("RunMicrovm: answered", start.elapsed());
         self.until(&id, "RUNNING").await?;
         taken.add("RunMicrovm: /run answered, RUNNING", start.elapsed());
         self.note("launch").await?;
 
         let start = Instant::now();
-        let microvm_identifier = Some(id.clone());
-        self.microvms.suspend_microvm(SuspendMicrovmRequest { microvm_identifier }).await?;
-        self.until(&id, "SUSPENDED").await?;
+        self.suspend(&id).await?;
         taken.add("SuspendMicrovm: SUSPENDED", start.elapsed());
         self.note("suspend").await?;
 
@@ -156,6 +164,16 @@ impl<'a> Bench<'a> {
         self.until(&id, "RUNNING").await?;
         taken.add("ResumeMicrovm: /resume answered, RUNNING", start.elapsed());
         self.note("resume").await?;
+
+        let mut endpoint = self.endpoint(microvm).await?;
+        endpoint.first_byte().await?;
+        tokio::time::sleep(SETTLE).await;
+        taken.add("a request while it runs: first byte", endpoint.first_byte().await?);
+        self.suspend(&id).await?;
+        self.quiet().await?;
+        taken.add("a request while it is suspended: resume, first byte", endpoint.first_byte().await?);
+        self.until(&id, "RUNNING").await?;
+        self.note("auto-resume").await?;
 
         let start = Instant::now();
         self.terminate(&id).await?;
@@ -170,7 +188,7 @@ impl<'a> Bench<'a> {
         let start = Instant::now();
         let mut ids = HashSet::new();
         for _ in 0..count {
-            ids.insert(self.launch().await?);
+            ids.insert(self.launch().await?.microvm_id);
         }
         taken.add(&format!("{count} launches at once: all answered"), start.elapsed());
         self.until_all(&ids, "RUNNING").await?;
@@ -190,12 +208,39 @@ impl<'a> Bench<'a> {
         self.note("terminate").await
     }
 
-    async fn launch(&mut self) -> Result<String> {
+    async fn launch(&mut self) -> Result<Microvm> {
+        let policy = IdlePolicy {
+            max_idle_duration_seconds: Some(3600),
+            suspended_duration_seconds: Some(3600),
+            auto_resume_enabled: Some(true),
+        };
         let request = RunMicrovmRequest {
             image_identifier: Some(self.options.image.clone()),
+            idle_policy: Some(policy),
             ..RunMicrovmRequest::default()
         };
-        Ok(self.microvms.run_microvm(request).await?.into_inner().microvm_id)
+        Ok(self.microvms.run_microvm(request).await?.into_inner())
+    }
+
+    /// Suspends a microVM and waits for that.
+    async fn suspend(&mut self, id: &str) -> Result<()> {
+        let microvm_identifier = Some(id.to_owned());
+        self.microvms.suspend_microvm(SuspendMicrovmRequest { microvm_identifier }).await?;
+        self.until(id, "SUSPENDED").await
+    }
+
+    /// A connection to a microVM's endpoint.
+    async fn endpoint(&mut self, microvm: Microvm) -> Result<Endpoint> {
+        let status = self.host.get_host_status(GetHostStatusRequest {}).await?.into_inner();
+        let host = status.endpoint.context("the daemon has no endpoints")?;
+        let request = CreateMicrovmAuthTokenRequest {
+            microvm_identifier: Some(microvm.microvm_id),
+            expiration_in_minutes: Some(60),
+            allowed_ports: vec![PortSpecification { specification: Some(Specification::Port(PORT)) }],
+        };
+        let mut made = self.microvms.create_microvm_auth_token(request).await?.into_inner();
+        let token = made.auth_token.remove(AUTH).context("the daemon makes no token")?;
+        Endpoint::connect(&host, microvm.endpoint, token).await
     }
 
     async fn terminate(&mut self, id: &str) -> Result<()> {
