@@ -5,12 +5,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::time::sleep;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::service::Routes;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+
+/// How long clients have to take what is under way when the daemon ends.
+const END: Duration = Duration::from_secs(5);
 
 /// Where the API is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -213,7 +218,17 @@ impl Listeners {
                 server.add_routes(routes.clone()).serve_with_incoming_shutdown(incoming, ended(end.clone()));
             served.await.map_err(failed)
         };
-        tokio::try_join!(socket, tcp).map(drop)
+        let late = async {
+            ended(end.clone()).await;
+            sleep(END).await;
+        };
+        tokio::select! {
+            served = async { tokio::try_join!(socket, tcp) } => served.map(drop),
+            () = late => {
+                tracing::warn!("closing connections of clients that have not gone by themselves");
+                Ok(())
+            }
+        }
     }
 }
 
@@ -223,7 +238,7 @@ fn server() -> Server {
         .tcp_nodelay(true)
         .concurrency_limit_per_connection(1024)
         .max_concurrent_streams(1024)
-        .http2_keepalive_interval(Some(std::time::Duration::from_secs(30)))
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
 }
 
 fn tls(config: &ListenConfig) -> Result<Option<ServerTlsConfig>, ListenError> {
@@ -261,6 +276,8 @@ async fn bind_socket(path: &Path, mode: u32) -> Result<UnixListener, ListenError
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     fn config(text: &str) -> ListenConfig {
@@ -292,6 +309,22 @@ mod tests {
             let error = config(text).check(true).unwrap_err().to_string();
             assert!(error.contains(key), "{error}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_go_holds_up_the_end_for_a_moment_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let listeners = Listeners::bind(&ListenConfig::default(), folder.path(), true).await.unwrap();
+        let (end, ended) = tokio::sync::watch::channel(false);
+        let serving = tokio::spawn(listeners.serve(Routes::default(), ended));
+        let mut client = tokio::net::UnixStream::connect(folder.path().join("hearthd.sock")).await.unwrap();
+        // It opens an HTTP/2 connection, and never again does or reads anything.
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        client.read_u8().await.unwrap();
+        let start = tokio::time::Instant::now();
+        end.send(true).unwrap();
+        serving.await.unwrap().unwrap();
+        assert!(start.elapsed() < 2 * END, "{:?}", start.elapsed());
     }
 
     #[tokio::test]

@@ -44,7 +44,7 @@ async fn microvms_live_through_an_outage_of_the_daemon() {
     assert_eq!(other.message(), text);
 
     // A service manager's stop is no end of microVMs either; adopted ones are suspended as others are.
-    daemon.stop();
+    daemon.stop().await;
     assert_eq!(count(running).await, 4);
     daemon.restart(None).await;
     daemon.suspend(running).await.unwrap();

@@ -126,16 +126,17 @@ impl Daemon {
     /// Ends all microVMs, stops the daemon as a service manager does, and looks whether anything is left.
     pub(crate) async fn finish(mut self) {
         self.end_all().await;
-        self.stop();
+        self.stop().await;
         traces::assert_none();
     }
 
     /// Stops it as a service manager does. MicroVMs run on.
-    pub(crate) fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         let mut process = self.process.take().unwrap();
         // SAFETY: kill takes plain numbers, and the process is ours and not waited for yet.
         unsafe { libc::kill(i32::try_from(process.id()).unwrap(), libc::SIGTERM) };
-        let status = process.wait().unwrap();
+        // Meanwhile this process's connections are told to end, and do.
+        let status = tokio::task::spawn_blocking(move || process.wait()).await.unwrap().unwrap();
         assert!(status.success(), "hearthd, asked to stop: {status}");
     }
 }
