@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use futures_util::{SinkExt as _, StreamExt as _};
 use hearth_proto::host::v1::GetHostStatusRequest;
 use hearth_proto::microvms::v1::MicrovmState::{Running, Suspended};
@@ -29,6 +30,10 @@ use tonic::Status;
 use crate::support::api::request;
 use crate::support::site::full;
 use crate::support::{Daemon, until};
+
+/// Requests at a time, and how often.
+const WAVE: usize = 12;
+const WAVES: usize = 4;
 
 /// A client of one microVM's endpoint.
 struct Endpoint {
@@ -205,26 +210,40 @@ async fn an_app_answers_at_its_endpoint_and_wakes_up_for_a_request() {
     assert_eq!(counts, [3, 4, 5]);
     assert_eq!(state(&daemon, id).await, Running);
 
+    // Waves of requests find it asleep, each with a suspend in its midst: all are answered, each once.
+    let mut counts = Vec::new();
+    for _ in 0..WAVES {
+        let _ = daemon.suspend(id).await; // it may be asleep already
+        daemon.wait(id, Suspended).await;
+        let wave = join_all((0..WAVE).map(|_| async { [endpoint.count().await, endpoint.count().await] }));
+        let (wave, _) = tokio::join!(wave, daemon.suspend(id));
+        counts.extend(wave.into_iter().flatten());
+    }
+    counts.sort_unstable();
+    assert_eq!(counts, (6..).take(2 * WAVE * WAVES).collect::<Vec<_>>());
+    let mut last = counts.last().copied().unwrap();
+
     // A program beside the app, which has the app's environment.
+    last += 1;
     assert_eq!(
         endpoint.run(&["/counter", "ask", "/"]).await,
-        ("request 6 of this microVM's life\r\n".to_owned(), 0)
+        (format!("request {last} of this microVM's life\r\n"), 0)
     );
 
     // Another daemon takes over; tokens are as good as before.
     daemon.kill();
     daemon.restart(None).await;
     assert_eq!(state(&daemon, id).await, Running);
-    assert_eq!(endpoint.count().await, 7);
-    assert_eq!(endpoint.message().await, "request 8 of this microVM's life");
-    assert_eq!(endpoint.count_up(2).await, [9, 10]);
+    assert_eq!(endpoint.count().await, last + 1);
+    assert_eq!(endpoint.message().await, format!("request {} of this microVM's life", last + 2));
+    assert_eq!(endpoint.count_up(2).await, [last + 3, last + 4].map(|count| u8::try_from(count).unwrap()));
 
     if full() {
         // Nothing passes for a minute.
         tokio::time::sleep(Duration::from_secs(55)).await;
         assert_eq!(state(&daemon, id).await, Running);
         until("it is suspended", async || (state(&daemon, id).await == Suspended).then_some(())).await;
-        assert_eq!(endpoint.count().await, 11);
+        assert_eq!(endpoint.count().await, last + 5);
     }
     daemon.terminate(id).await.unwrap();
     daemon.ended(id).await;
