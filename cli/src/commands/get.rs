@@ -7,6 +7,7 @@ use hearth_proto::microvms::v1::{IdlePolicy, Microvm};
 use prost_types::Timestamp;
 
 use super::Context;
+use crate::endpoint::url;
 use crate::error::Failure;
 use crate::names::{has_ended, short};
 use crate::out::{Fields, moment};
@@ -31,26 +32,30 @@ impl Get {
         } else if out.quiet {
             out.lines(microvms.iter().map(|microvm| &microvm.microvm_id))
         } else {
-            out.text(&microvms.iter().map(fields).collect::<Vec<_>>().join("\n"))
+            let mut shown = Vec::new();
+            for microvm in &microvms {
+                shown.push(fields(microvm, url(&context.client, &microvm.endpoint).await));
+            }
+            out.text(&shown.join("\n"))
         }
     }
 }
 
 /// What somebody who has just run it wants to know.
-pub(super) fn brief(microvm: &Microvm) -> String {
+pub(super) async fn brief(context: &Context, microvm: &Microvm) -> String {
     let mut fields = Fields::default();
     fields.add("id", &*microvm.microvm_id);
-    fields.add("endpoint", format!("https://{}", microvm.endpoint));
+    fields.add("endpoint", url(&context.client, &microvm.endpoint).await);
     fields.add("state", microvm.state().as_str_name());
     fields.text()
 }
 
-fn fields(microvm: &Microvm) -> String {
+fn fields(microvm: &Microvm, url: String) -> String {
     let mut fields = Fields::default();
     fields.add("id", &*microvm.microvm_id);
     fields.add("state", microvm.state().as_str_name());
     fields.maybe("state reason", microvm.state_reason.as_deref());
-    fields.add("endpoint", format!("https://{}", microvm.endpoint));
+    fields.add("endpoint", url);
     fields.add("image", format!("{} {}", short(&microvm.image_arn), microvm.image_version));
     fields.maybe("role", microvm.execution_role_arn.as_deref());
     fields.add("started", moment(microvm.started_at.as_ref()));

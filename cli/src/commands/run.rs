@@ -133,7 +133,7 @@ impl Run {
             let limit = self.wait.flatten().unwrap_or(LAUNCH);
             microvm = context.wait(&microvm.microvm_id, MicrovmState::Running, limit).await?;
         }
-        print(context, &microvm)
+        print(context, &microvm).await
     }
 
     fn idle_policy(&self) -> Option<IdlePolicy> {
@@ -146,14 +146,14 @@ impl Run {
     }
 }
 
-fn print(context: &Context, microvm: &Microvm) -> Result<(), Failure> {
+async fn print(context: &Context, microvm: &Microvm) -> Result<(), Failure> {
     let out = context.out;
     if out.json {
         out.json(microvm)
     } else if out.quiet {
         out.line(&microvm.microvm_id)
     } else {
-        out.text(&get::brief(microvm))
+        out.text(&get::brief(context, microvm).await)
     }
 }
 

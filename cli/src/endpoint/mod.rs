@@ -13,7 +13,7 @@ mod target;
 mod token;
 
 pub(crate) use self::dial::{DialError, Dialer};
-pub(crate) use self::place::{Place, endpoints};
+pub(crate) use self::place::{Place, endpoints, url};
 pub(crate) use self::refusal::{ERROR, UNAUTHORIZED, refusal};
 pub(crate) use self::target::Target;
 pub(crate) use self::token::{AUTH, PORT, Tokens, http_token, shell_token};

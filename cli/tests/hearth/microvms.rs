@@ -1,6 +1,7 @@
 //! MicroVMs, from the command line.
 
 use crate::daemon::{ALIVE, BROKEN, ENDED, IMAGE};
+use crate::endpoint::Endpoint;
 use crate::support::Host;
 use serde_json::json;
 
@@ -20,6 +21,20 @@ async fn run_waits_until_it_runs_and_prints_id_and_endpoint() {
     assert_eq!(host.out("run -q demo").await, format!("{ALIVE}\n"));
     assert_eq!(host.json("run demo").await["state"], "RUNNING");
     assert_eq!(host.json("run -d demo").await["state"], "PENDING");
+}
+
+#[tokio::test]
+async fn the_endpoint_has_the_hosts_port() {
+    let host = Host::start();
+    let endpoint = Endpoint::start(&host).await;
+    let shown = format!("endpoint  https://e.lambda-microvm.eu-test-1.example:{}\n", endpoint.port);
+    let run = host.out("run demo").await;
+    assert!(run.contains(&shown), "{run}");
+    let get = host.out(&format!("get {ALIVE}")).await;
+    assert!(
+        get.contains(&format!("https://e.lambda-microvm.eu-test-1.example:{}\n", endpoint.port)),
+        "{get}"
+    );
 }
 
 #[tokio::test]
