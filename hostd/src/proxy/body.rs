@@ -6,12 +6,17 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Sleep, sleep, sleep_until};
+use tokio::runtime::Handle;
+use tokio::time::{Sleep, sleep, sleep_until, timeout};
 
 use super::connection::Exchange;
 use super::limits::Limiter;
 use crate::driver::gate::{Gate, Pass};
+
+/// What is read of a request that was answered already: bytes, and for how long. Clients may have sent a window of it by then.
+const DRAIN: (usize, Duration) = (8 << 20, Duration::from_secs(5));
 
 /// Sees what passes: keeps the microVM from being idle, and from having more than its share.
 #[derive(Debug)]
@@ -53,7 +58,11 @@ impl Meter {
     }
 
     /// The next frame of a body, when it may pass.
-    fn poll_frame(&mut self, context: &mut Context<'_>, body: &mut Incoming) -> Polled {
+    fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+        body: &mut (impl Body<Data = Bytes, Error = hyper::Error> + Unpin),
+    ) -> Polled {
         ready!(self.poll_free(context));
         let frame = ready!(Pin::new(body).poll_frame(context));
         if let Some(Ok(frame)) = &frame {
@@ -123,16 +132,72 @@ pub struct Flow {
     _over: (Pass, Exchange),
 }
 
+/// The body of a request, as it comes.
+///
+/// What nobody has read of it when this is dropped – the answer came before – is read for a while, and thrown away. A client that is
+/// still sending would be told to stop, and not every client looks for its answer then (curl before 8 takes it for a failure).
+#[derive(Debug)]
+pub struct Received(Option<Incoming>);
+
+impl Received {
+    /// A body whose client sends.
+    #[must_use]
+    pub fn new(body: Incoming) -> Self {
+        Self(Some(body))
+    }
+}
+
+impl Body for Received {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
+        match &mut self.0 {
+            Some(body) => Pin::new(body).poll_frame(context),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        if let Some(body) = self.0.take().filter(|body| !body.is_end_stream())
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(timeout(DRAIN.1, drain(body)));
+        }
+    }
+}
+
+async fn drain(mut body: Incoming) {
+    let mut left = DRAIN.0;
+    while let Some(Ok(frame)) = body.frame().await {
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        if length > left {
+            return;
+        }
+        left -= length;
+    }
+}
+
 /// The body of a request that can be taken back as long as nothing of it was read.
 #[derive(Debug, Clone)]
 pub struct Held {
-    body: Arc<Mutex<Option<Incoming>>>,
+    body: Arc<Mutex<Option<Received>>>,
 }
 
 impl Held {
     /// Holds a body.
     #[must_use]
-    pub fn new(body: Incoming) -> Self {
+    pub fn new(body: Received) -> Self {
         Self { body: Arc::new(Mutex::new(Some(body))) }
     }
 
@@ -145,7 +210,7 @@ impl Held {
 
     /// Takes it back; none when it is being sent.
     #[must_use]
-    pub fn take_back(&self) -> Option<Incoming> {
+    pub fn take_back(&self) -> Option<Received> {
         self.body.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -160,7 +225,7 @@ pub struct Upload {
 #[derive(Debug)]
 enum From {
     Nothing,
-    Body(Incoming),
+    Body(Received),
     /// Not before some time has passed.
     Held(Held, Pin<Box<Sleep>>),
 }
@@ -174,7 +239,7 @@ impl Upload {
 
     /// A body.
     #[must_use]
-    pub fn body(meter: Meter, body: Incoming) -> Self {
+    pub fn body(meter: Meter, body: Received) -> Self {
         Self { meter, from: From::Body(body) }
     }
 

@@ -24,6 +24,7 @@ use tokio_rustls::server::TlsStream;
 use super::Inner;
 use super::error::ProxyError;
 use super::limits::{Connection, Limiter};
+use super::threads::Open;
 use crate::tokens::{Claims, Tokens};
 
 /// How long a TLS handshake may take.
@@ -58,12 +59,14 @@ pub struct Peer {
     token: Mutex<Option<(String, Arc<Claims>)>>,
     /// Exchanges that are under way, and when the last one ended.
     exchanges: Mutex<(usize, Instant)>,
+    /// Its place among all connections: a WebSocket or a shell has it longer than HTTP does.
+    _place: Option<Open>,
 }
 
 impl Peer {
     /// A client at an address.
     #[must_use]
-    pub fn new(address: SocketAddr, server_name: Option<String>) -> Self {
+    pub(super) fn new(address: SocketAddr, server_name: Option<String>, place: Option<Open>) -> Self {
         Self {
             address,
             server_name,
@@ -71,6 +74,7 @@ impl Peer {
             counted: OnceLock::new(),
             token: Mutex::default(),
             exchanges: Mutex::new((0, Instant::now())),
+            _place: place,
         }
     }
 
@@ -149,6 +153,7 @@ impl Inner {
         self: Arc<Self>,
         stream: TcpStream,
         address: SocketAddr,
+        place: Open,
         acceptor: TlsAcceptor,
         server: &Builder<TokioExecutor>,
         end: watch::Receiver<bool>,
@@ -157,7 +162,7 @@ impl Inner {
         // Whoever does not speak TLS is not told why. What only the handshake needs is gone with it.
         let handshake = Box::pin(timeout(HANDSHAKE, acceptor.accept(stream)));
         let (peer, connection) = match handshake.await {
-            Ok(Ok(stream)) => self.connect(stream, address, server),
+            Ok(Ok(stream)) => self.connect(stream, address, place, server),
             Ok(Err(_)) | Err(_) => return,
         };
         let (mut connection, idle) = (pin!(connection), self.settings.idle_connection);
@@ -176,10 +181,11 @@ impl Inner {
         self: &Arc<Self>,
         stream: TlsStream<TcpStream>,
         address: SocketAddr,
+        place: Open,
         server: &Builder<TokioExecutor>,
     ) -> (Arc<Peer>, impl GracefulConnection<Error: Send>) {
         let server_name = stream.get_ref().1.server_name().map(str::to_owned);
-        let peer = Arc::new(Peer::new(address, server_name));
+        let peer = Arc::new(Peer::new(address, server_name, Some(place)));
         let (inner, client) = (Arc::clone(self), Arc::clone(&peer));
         let service = service_fn(move |request| {
             let (inner, client) = (Arc::clone(&inner), Arc::clone(&client));
@@ -238,7 +244,7 @@ mod tests {
                 .mint(&Grant { microvm_id, endpoint, kind: Kind::Http, ports: vec![(1, 2)], minutes })
                 .unwrap()
         };
-        let peer = Peer::new(([127, 0, 0, 1], 1).into(), None);
+        let peer = Peer::new(([127, 0, 0, 1], 1).into(), None, None);
         let (one, two) = (mint("one", 1), mint("two", 2));
         for _ in 0..2 {
             assert_eq!(peer.claims(&tokens, &one).unwrap().sub, "one");

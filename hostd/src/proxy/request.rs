@@ -9,7 +9,7 @@ use hyper::http::uri::{Authority, Parts, Scheme};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use uuid::Uuid;
 
-use super::body::{Answer, Meter};
+use super::body::{Answer, Meter, Received};
 use super::connection::Peer;
 use super::credentials::{self, COOKIES, Credentials};
 use super::error::ProxyError;
@@ -52,7 +52,7 @@ impl Inner {
     ) -> Response<Answer> {
         let _exchange = peer.exchange();
         let id = Uuid::new_v4().to_string();
-        let mut response = match self.handle(&peer, request, &id).await {
+        let mut response = match self.handle(&peer, request.map(Received::new), &id).await {
             Ok(response) => {
                 self.metrics.endpoint_request(class(response.status()));
                 response
@@ -71,7 +71,7 @@ impl Inner {
     async fn handle(
         &self,
         peer: &Arc<Peer>,
-        mut request: Request<Incoming>,
+        mut request: Request<Received>,
         id: &str,
     ) -> Result<Response<Answer>, ProxyError> {
         if request.method() == Method::CONNECT {
@@ -136,7 +136,7 @@ impl Inner {
     }
 
     /// The host that a request is for: one of ours, and the one that the connection is for.
-    fn host(&self, peer: &Peer, request: &Request<Incoming>) -> Result<Authority, ProxyError> {
+    fn host(&self, peer: &Peer, request: &Request<Received>) -> Result<Authority, ProxyError> {
         let header =
             || request.headers().get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
         let host =
@@ -154,7 +154,7 @@ impl Inner {
     }
 
     /// A link that carries a token becomes cookies, and the same link without it. Whether the token is good is seen then.
-    fn log_in(&self, host: &Authority, request: &Request<Incoming>) -> Option<Response<Answer>> {
+    fn log_in(&self, host: &Authority, request: &Request<Received>) -> Option<Response<Answer>> {
         let query = request.uri().query()?;
         let find = |name: &str| {
             let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
@@ -195,7 +195,7 @@ impl Inner {
         admitted: &Admitted<'_>,
         port: u16,
         mut pass: Pass,
-        mut request: Request<Incoming>,
+        mut request: Request<Received>,
     ) -> Result<Response<Answer>, ProxyError> {
         let Admitted { peer, gate, limiter, .. } = admitted;
         let client = admitted.websocket.then(|| hyper::upgrade::on(&mut request));

@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::{Inner, Proxy};
+use crate::metrics::Metrics;
 
 /// Connections at a time.
 const CONNECTIONS: usize = 16_384;
@@ -32,6 +33,29 @@ struct Accepted {
     stream: std::net::TcpStream,
     address: SocketAddr,
     place: OwnedSemaphorePermit,
+}
+
+/// A connection, which is counted until this is dropped.
+#[derive(Debug)]
+pub(super) struct Open {
+    metrics: Metrics,
+    /// Of its thread.
+    count: Arc<AtomicUsize>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Open {
+    fn new(metrics: &Metrics, count: &Arc<AtomicUsize>, place: OwnedSemaphorePermit) -> Self {
+        metrics.endpoint_connections(1);
+        Self { metrics: metrics.clone(), count: Arc::clone(count), _place: place }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.metrics.endpoint_connections(-1);
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A thread, as seen by who gives it connections.
@@ -129,18 +153,18 @@ async fn work(
             Some(_) = connections.join_next() => continue,
         };
         let Some(Accepted { stream, address, place }) = next else { break };
-        let (inner, server, open) = (Arc::clone(&inner), Arc::clone(&server), Arc::clone(open));
-        let (acceptor, end) = (acceptor.clone(), end.clone());
-        connections.spawn(async move {
-            let (_place, metrics) = (place, inner.metrics.clone());
-            metrics.endpoint_connections(1);
-            match TcpStream::from_std(stream) {
-                Ok(stream) => inner.connection(stream, address, acceptor, &server, end).await,
-                Err(error) => tracing::warn!(%error, "serving a connection to an endpoint"),
+        let open = Open::new(&inner.metrics, open, place);
+        let stream = match TcpStream::from_std(stream) {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "serving a connection to an endpoint");
+                continue;
             }
-            metrics.endpoint_connections(-1);
-            open.fetch_sub(1, Ordering::Relaxed);
-        });
+        };
+        let (inner, server) = (Arc::clone(&inner), Arc::clone(&server));
+        let (acceptor, end) = (acceptor.clone(), end.clone());
+        connections
+            .spawn(async move { inner.connection(stream, address, open, acceptor, &server, end).await });
     }
     let _ = timeout(END, async { while connections.join_next().await.is_some() {} }).await;
 }

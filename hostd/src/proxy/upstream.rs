@@ -29,7 +29,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::body::{Held, Meter, Upload};
+use super::body::{Held, Meter, Received, Upload};
 use super::error::ProxyError;
 use super::limits::Limiter;
 use crate::driver::gate::Gate;
@@ -158,7 +158,7 @@ impl Upstream {
         limiter: Option<&Arc<Limiter>>,
         port: u16,
         protocol: Protocol,
-        request: Request<Incoming>,
+        request: Request<Received>,
     ) -> Result<Response<Incoming>, ProxyError> {
         let meter = || Meter::new(gate, limiter);
         let way = self.port(port);
@@ -192,7 +192,7 @@ impl Upstream {
         meter: &(impl Fn() -> Meter + Sync),
         port: u16,
         protocol: Protocol,
-        request: Request<Incoming>,
+        request: Request<Received>,
     ) -> Result<Response<Incoming>, ClientError> {
         let (head, body) = request.into_parts();
         let (again, held) = (head.clone(), Held::new(body));
@@ -228,7 +228,7 @@ impl Upstream {
     }
 }
 
-fn upload(meter: Meter, body: Incoming) -> Upload {
+fn upload(meter: Meter, body: Received) -> Upload {
     if body.is_end_stream() { Upload::nothing(meter) } else { Upload::body(meter, body) }
 }
 
