@@ -137,15 +137,16 @@ async fn a_silent_answer_does_not_keep_a_microvm_from_being_suspended_and_ends_w
 
 #[tokio::test]
 async fn requests_are_not_lost_while_a_microvm_is_suspended_and_resumed() {
-    const CLIENTS: usize = 16;
-    const EACH: usize = 100;
+    const CLIENTS: usize = 20;
+    // 10,000 in all, or a fifth where there is less time.
+    let each = if std::env::var_os("HEARTH_FULL").is_some() { 500 } else { 100 };
     let host = Arc::new(Host::new().await);
     let clients: Vec<_> = (0..CLIENTS)
         .map(|number| {
             let host = Arc::clone(&host);
             tokio::spawn(async move {
                 let client = host.http2().await;
-                for _ in 0..EACH {
+                for _ in 0..each {
                     let request = if number % 2 == 0 {
                         host.request("POST", "/echo", full("x".repeat(10_000)))
                     } else {
@@ -176,5 +177,5 @@ async fn requests_are_not_lost_while_a_microvm_is_suspended_and_resumed() {
     over.store(true, std::sync::atomic::Ordering::Relaxed);
     let suspends = suspender.await.unwrap();
     assert!(suspends > 1, "{suspends}");
-    assert_eq!(host.app.count.load(std::sync::atomic::Ordering::SeqCst), CLIENTS / 2 * EACH);
+    assert_eq!(host.app.count.load(std::sync::atomic::Ordering::SeqCst), CLIENTS / 2 * each);
 }
