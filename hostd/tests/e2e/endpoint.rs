@@ -210,6 +210,9 @@ async fn an_app_answers_at_its_endpoint_and_wakes_up_for_a_request() {
     assert_eq!(counts, [3, 4, 5]);
     assert_eq!(state(&daemon, id).await, Running);
 
+    // This app's second /suspend fails, and it runs on.
+    daemon.suspend(id).await.unwrap();
+    daemon.wait(id, Running).await;
     // Waves of requests find it asleep, each with a suspend in its midst: all are answered, each once.
     let mut counts = Vec::new();
     for _ in 0..WAVES {
