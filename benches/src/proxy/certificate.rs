@@ -22,7 +22,7 @@ impl Certificate {
     pub(crate) fn new(folder: &Path, domain: &str) -> Result<Self> {
         let made = rcgen::generate_simple_self_signed(vec![format!("*.{domain}")])
             .context("making a certificate")?;
-        let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
+        let (certificate, key) = files(folder);
         std::fs::write(&certificate, made.cert.pem()).context("writing the certificate")?;
         std::fs::write(&key, made.signing_key.serialize_pem()).context("writing the certificate's key")?;
         let (der, key_der) = (made.cert.der().clone(), made.signing_key.serialize_der());
@@ -31,7 +31,7 @@ impl Certificate {
 
     /// The one that was made in `folder`.
     pub(crate) fn load(folder: &Path) -> Result<Self> {
-        let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
+        let (certificate, key) = files(folder);
         let der = CertificateDer::from_pem_file(&certificate).context("reading the certificate")?;
         let read = PrivateKeyDer::from_pem_file(&key).context("reading the certificate's key")?;
         let key_der = read.secret_der().to_vec();
@@ -49,4 +49,9 @@ impl Certificate {
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }
+}
+
+/// Where certificate and key are.
+fn files(folder: &Path) -> (PathBuf, PathBuf) {
+    (folder.join("certificate.pem"), folder.join("key.pem"))
 }

@@ -72,17 +72,11 @@ impl Place {
     }
 }
 
-/// The URL of a microVM's endpoint, for people: with the port at which the host listens, where that is known and not that of HTTPS.
+/// The URL of a microVM's endpoint, for people. Without the host's port where that is not told.
 pub(crate) async fn url(client: &Client, endpoint: &str) -> String {
-    // Whoever may not see the host's status is told no port.
     let status = client.host_status().await.ok().and_then(|host| host.endpoint.as_ref());
-    let port =
-        status.and_then(|status| status.address.parse().ok()).map_or(HTTPS, |at: SocketAddr| at.port());
-    if port == HTTPS || endpoint.contains(':') {
-        format!("https://{endpoint}")
-    } else {
-        format!("https://{endpoint}:{port}")
-    }
+    let place = Place::find(endpoint, status, client.daemon_host());
+    place.map_or_else(|_| format!("https://{endpoint}"), |place| place.url(""))
 }
 
 /// The host's endpoints, if it has any.

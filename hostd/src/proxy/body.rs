@@ -135,7 +135,7 @@ pub struct Flow {
 /// The body of a request, as it comes.
 ///
 /// What nobody has read of it when this is dropped – the answer came before – is read for a while, and thrown away. A client that is
-/// still sending would be told to stop, and not every client looks for its answer then (curl before 8 takes it for a failure).
+/// still sending would be told to stop, and not every client looks for its answer then (curl 7.88 may take it for a failure).
 #[derive(Debug)]
 pub struct Received(Option<Incoming>);
 

@@ -65,10 +65,21 @@ pub struct Settings {
     pub threads: usize,
 }
 
-/// The endpoints. Copies are cheap and reach the same.
-#[derive(Debug, Clone)]
+/// The endpoints.
+#[derive(Debug)]
 pub struct Proxy {
-    inner: Arc<Inner>,
+    microvms: Microvms,
+    tokens: Tokens,
+    metrics: Metrics,
+    settings: Settings,
+}
+
+impl Proxy {
+    /// The endpoints of the microVMs of this host.
+    #[must_use]
+    pub fn new(microvms: Microvms, tokens: Tokens, metrics: Metrics, settings: Settings) -> Self {
+        Self { microvms, tokens, metrics, settings }
+    }
 }
 
 /// What a thread that serves connections has.
@@ -78,38 +89,21 @@ struct Inner {
     tokens: Tokens,
     metrics: Metrics,
     settings: Settings,
+    /// Those of all threads.
     limits: Arc<Limits>,
     /// The thread's own.
     upstreams: Upstreams,
 }
 
 impl Inner {
-    /// The same for a thread.
-    fn for_a_thread(&self) -> Self {
+    fn new(proxy: &Proxy, limits: &Arc<Limits>) -> Self {
         Self {
-            microvms: self.microvms.clone(),
-            tokens: self.tokens.clone(),
-            metrics: self.metrics.clone(),
-            settings: self.settings.clone(),
-            limits: Arc::clone(&self.limits),
+            microvms: proxy.microvms.clone(),
+            tokens: proxy.tokens.clone(),
+            metrics: proxy.metrics.clone(),
+            settings: proxy.settings.clone(),
+            limits: Arc::clone(limits),
             upstreams: Upstreams::default(),
-        }
-    }
-}
-
-impl Proxy {
-    /// The endpoints of the microVMs of this host.
-    #[must_use]
-    pub fn new(microvms: Microvms, tokens: Tokens, metrics: Metrics, settings: Settings) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                microvms,
-                tokens,
-                metrics,
-                settings,
-                limits: Arc::default(),
-                upstreams: Upstreams::default(),
-            }),
         }
     }
 }

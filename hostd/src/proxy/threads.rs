@@ -1,8 +1,7 @@
 //! The threads that serve connections.
 //!
 //! Each has a runtime of its own. A connection stays on the thread that it was given to, with its requests and its connections to
-//! apps: to wake another thread for every step of a request costs more than all else that the daemon does for it
-//! (docs/performance.md).
+//! apps. Where their tasks wander between threads, a third of the requests over HTTP/2 is lost to that (docs/performance.md).
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,7 +31,7 @@ const END: Duration = Duration::from_secs(5);
 struct Accepted {
     stream: std::net::TcpStream,
     address: SocketAddr,
-    place: OwnedSemaphorePermit,
+    open: Open,
 }
 
 /// A connection, which is counted until this is dropped.
@@ -47,6 +46,7 @@ pub(super) struct Open {
 impl Open {
     fn new(metrics: &Metrics, count: &Arc<AtomicUsize>, place: OwnedSemaphorePermit) -> Self {
         metrics.endpoint_connections(1);
+        count.fetch_add(1, Ordering::Relaxed);
         Self { metrics: metrics.clone(), count: Arc::clone(count), _place: place }
     }
 }
@@ -79,16 +79,22 @@ impl Proxy {
         end: watch::Receiver<bool>,
     ) -> io::Result<JoinHandle<()>> {
         let acceptor = TlsAcceptor::from(tls);
-        let numbers = 0..self.inner.settings.threads.max(1);
+        let limits = Arc::default();
+        let numbers = 0..self.settings.threads.max(1);
         let threads =
-            numbers.map(|number| start(number, self.inner.for_a_thread(), acceptor.clone(), end.clone()));
+            numbers.map(|number| start(number, Inner::new(self, &limits), acceptor.clone(), end.clone()));
         let threads: Vec<Thread> = threads.collect::<io::Result<_>>()?;
-        Ok(tokio::spawn(accept(listener, threads, end)))
+        Ok(tokio::spawn(accept(listener, threads, self.metrics.clone(), end)))
     }
 }
 
 /// Gives each connection to the thread that has the fewest.
-async fn accept(listener: TcpListener, threads: Vec<Thread>, mut end: watch::Receiver<bool>) {
+async fn accept(
+    listener: TcpListener,
+    threads: Vec<Thread>,
+    metrics: Metrics,
+    mut end: watch::Receiver<bool>,
+) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -106,8 +112,8 @@ async fn accept(listener: TcpListener, threads: Vec<Thread>, mut end: watch::Rec
             }
         };
         if let Some(thread) = threads.iter().min_by_key(|thread| thread.open.load(Ordering::Relaxed)) {
-            thread.open.fetch_add(1, Ordering::Relaxed);
-            let _ = thread.accepted.send(Accepted { stream, address, place }); // it ends: so does the connection
+            let open = Open::new(&metrics, &thread.open, place);
+            let _ = thread.accepted.send(Accepted { stream, address, open }); // it ends: so does the connection
         }
     }
     drop(listener);
@@ -126,21 +132,18 @@ fn start(
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let (accepted, connections) = mpsc::unbounded_channel();
     let (over, ended) = oneshot::channel();
-    let open = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&open);
     thread::Builder::new().name(format!("endpoint-{number}")).spawn(move || {
-        runtime.block_on(work(inner, connections, &count, acceptor, end));
+        runtime.block_on(work(inner, connections, acceptor, end));
         runtime.shutdown_background(); // whoever still connects to a guest is not waited for
         let _ = over.send(()); // nobody waits
     })?;
-    Ok(Thread { accepted, open, ended })
+    Ok(Thread { accepted, open: Arc::default(), ended })
 }
 
 /// Serves what is given to a thread.
 async fn work(
     inner: Inner,
     mut accepted: mpsc::UnboundedReceiver<Accepted>,
-    open: &Arc<AtomicUsize>,
     acceptor: TlsAcceptor,
     end: watch::Receiver<bool>,
 ) {
@@ -152,8 +155,7 @@ async fn work(
             next = accepted.recv() => next,
             Some(_) = connections.join_next() => continue,
         };
-        let Some(Accepted { stream, address, place }) = next else { break };
-        let open = Open::new(&inner.metrics, open, place);
+        let Some(Accepted { stream, address, open }) = next else { break };
         let stream = match TcpStream::from_std(stream) {
             Ok(stream) => stream,
             Err(error) => {

@@ -133,14 +133,13 @@ hearth ps                                       # the microVM that is left
 hearth curl ID/                                 # ask it; a microVM that is suspended wakes up
 hearth open ID/page                             # its page, in a browser
 hearth shell ID -- /counter ask /               # run a program beside it
-curl -H \"$(hearth token ID --port 8080)\" --cacert <(hearth ca) https://NAME:{endpoints}/   # NAME: its endpoint, in hearth get ID
+curl -H \"$(hearth token ID --port 8080)\" --cacert <(hearth ca) URL/   # URL: its endpoint, in hearth get ID
 hearth image create notes {notes} --memory 512 --hooks-port 8080 --ready=300
 hearth run notes                                # a Python app; its image takes a few minutes on an emulated host
 hearth run counter --payload 'mine' --log-group /demo --log-stream third
 hearth logs --group /demo --follow              # what the apps say
 hearth suspend ID, hearth resume ID, hearth rm ID, hearth events, hearth host, hearth --help\n\n",
-            notes = examples.join("notes").display(),
-            endpoints = self.endpoints,
+            notes = examples.join("notes").display()
         ))
     }
 }

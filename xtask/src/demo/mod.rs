@@ -60,14 +60,8 @@ impl Options {
             daemon::add(cache, &cross, "metal", &mut parts)
         })?;
         let images = steps.run("base image", || Images::prepare(cache, &cross, "metal", &mut parts))?;
-        let access =
-            if self.keep {
-                Some(steps.run("access from this machine", || {
-                    Access::prepare(cache, self.port, self.endpoint_port)
-                })?)
-            } else {
-                None
-            };
+        let prepare = || Access::prepare(cache, self.port, self.endpoint_port);
+        let access = self.keep.then(|| steps.run("access from this machine", prepare)).transpose()?;
         parts.add_script(SCRIPT_NAME, SCRIPT)?;
         parts.add_script(daemon::CONFIGURE_NAME, daemon::CONFIGURE)?;
         if let Some(access) = &access {
