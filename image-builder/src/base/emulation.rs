@@ -39,12 +39,7 @@ pub fn prepare(progress: Progress<'_>) -> Result<(), BaseError> {
         return Ok(());
     }
     programs::require_root("registering the emulator of arm64 programs")?;
-    if !folder.join("register").exists() {
-        progress("mounting binfmt_misc");
-        // Where it is a module, nobody may have loaded it; where it is not, there is nothing to load.
-        let _ = programs::run(programs::command("modprobe").arg("binfmt_misc"));
-        programs::run(programs::command("mount").args(["-t", "binfmt_misc", "binfmt_misc", BINFMT]))?;
-    }
+    mount(folder, progress)?;
     // The mount may have shown one that was there.
     if is_registered(folder) {
         return Ok(());
@@ -63,6 +58,23 @@ pub fn prepare(progress: Progress<'_>) -> Result<(), BaseError> {
         return Err(BaseError::NoEmulation(format!("{} does not take QEMU: {error}", register.display())));
     }
     Ok(())
+}
+
+/// Mounts the file system of registrations where it is not mounted. Others may do the same at the same moment – another
+/// base of this build, another build, the machine's own start –, so that a mount that fails is an error only where
+/// none is there afterwards.
+fn mount(folder: &Path, progress: Progress<'_>) -> Result<(), BaseError> {
+    let is_mounted = || folder.join("register").exists();
+    if is_mounted() {
+        return Ok(());
+    }
+    progress("mounting binfmt_misc");
+    // Where it is a module, nobody may have loaded it; where it is not, there is nothing to load.
+    let _ = programs::run(programs::command("modprobe").arg("binfmt_misc"));
+    match programs::run(programs::command("mount").args(["-t", "binfmt_misc", "binfmt_misc"]).arg(folder)) {
+        Err(error) if !is_mounted() => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Whether some handler of arm64 programs is registered and switched on. It must be one that the kernel has opened already
