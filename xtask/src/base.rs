@@ -91,7 +91,7 @@ pub(crate) fn prepare(cache: &Cache, cross: &Cross) -> Result<PathBuf> {
 pub(crate) fn prepare_with(cache: &Cache, cross: &Cross, kernel: Kernel) -> Result<PathBuf> {
     set_up(cache)?;
     let builder = builder(cache)?;
-    let sources = sources(cache)?;
+    let sources = sources()?;
     let store = cache.path("base-parts");
     let mut ahead = Command::new(&builder);
     ahead.args(["base", "parts", "--parts"]).arg(&store).args(&sources);
@@ -136,8 +136,8 @@ fn builder(cache: &Cache) -> Result<PathBuf> {
 }
 
 /// Where this machine's own packages come from.
-fn sources(cache: &Cache) -> Result<Vec<String>> {
-    let (mirror, security) = private_apt::mirrors(cache)?;
+fn sources() -> Result<Vec<String>> {
+    let (mirror, security) = private_apt::mirrors()?;
     Ok(vec!["--mirror".into(), mirror, "--security-mirror".into(), security.unwrap_or_else(|| "none".into())])
 }
 

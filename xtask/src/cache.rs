@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-use crate::progress;
+use crate::lock::Lock;
 
 /// Run folders of dead runs are kept this long for their logs.
 const KEEP_RUNS: Duration = Duration::from_secs(24 * 3600);
@@ -24,12 +24,6 @@ const KEEP_RUNS: Duration = Duration::from_secs(24 * 3600);
 #[derive(Clone, Debug)]
 pub(crate) struct Cache {
     root: PathBuf,
-}
-
-/// A held lock; dropped, it is free again.
-#[derive(Debug)]
-pub(crate) struct Lock {
-    _file: File,
 }
 
 impl Cache {
@@ -90,20 +84,10 @@ impl Cache {
         Ok(target)
     }
 
-    /// Takes the lock `name`, saying so when another xtask holds it.
+    /// Takes the lock `name` of this cache, saying so when another xtask holds it. What concerns the machine has
+    /// [`Lock::of_machine`].
     pub(crate) fn lock(&self, name: &str) -> Result<Lock> {
-        let path = self.root.join("locks").join(format!("{name}.lock"));
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .with_context(|| format!("cannot open the lock {}", path.display()))?;
-        if file.try_lock().is_err() {
-            progress::note(&format!("waiting for another xtask that works on {name}"));
-            file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
-        }
-        Ok(Lock { _file: file })
+        Lock::take(&self.root.join("locks").join(format!("{name}.lock")), name)
     }
 
     /// Replaces a small file of the cache in one step.

@@ -13,6 +13,7 @@ mod fuzz;
 mod guest_root;
 mod images;
 mod kernel;
+mod lock;
 mod metal;
 mod modules;
 mod packages;

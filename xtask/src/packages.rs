@@ -8,13 +8,19 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use crate::cache::{Cache, remove_folder};
 use crate::command::{self, find_program};
+use crate::lock::Lock;
 use crate::private_apt;
 use crate::progress;
+
+/// How long other programs may keep apt's lists locked.
+const OTHERS: Duration = Duration::from_secs(600);
 
 /// Something this machine must have.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +48,7 @@ pub(crate) fn ensure(cache: &Cache, needs: &[Need]) -> Result<()> {
     if missing(needs).is_empty() {
         return Ok(());
     }
-    let _lock = cache.lock("apt")?;
+    let _lock = Lock::of_machine("apt")?;
     let missing = missing(needs);
     if missing.is_empty() {
         return Ok(());
@@ -146,12 +152,32 @@ fn all_known(names: &[&str]) -> bool {
     })
 }
 
-/// Brings apt's lists up to date. The caller holds the lock `apt`, so no install of ours runs meanwhile.
+/// Brings apt's lists up to date. The caller holds the machine's lock `apt`, so no install of ours runs meanwhile. Another
+/// program may read the lists – the machine's own daily update, say, which runs when it has just started: apt waits for
+/// others that install, but gives up at once where others read lists.
 fn update(options: &[String]) -> Result<()> {
     progress::note("   apt-get update");
-    command::run(
-        Command::new("apt-get").args(["-qq", "-o", "DPkg::Lock::Timeout=600"]).args(options).arg("update"),
-    )
+    let start = Instant::now();
+    let mut said = false;
+    loop {
+        let mut update = Command::new("apt-get");
+        update.env("LC_ALL", "C.UTF-8").args(["-qq", "-o", "DPkg::Lock::Timeout=600"]).args(options);
+        match command::capture(update.arg("update")) {
+            Err(error) if is_locked(&error.to_string()) && start.elapsed() < OTHERS => {
+                if !said {
+                    progress::note("   waiting for another program that reads apt's lists");
+                    said = true;
+                }
+                thread::sleep(Duration::from_secs(1));
+            }
+            result => return result.map(drop),
+        }
+    }
+}
+
+/// Whether apt failed since another program holds a lock of its.
+fn is_locked(text: &str) -> bool {
+    text.contains("Could not get lock") || text.contains("Unable to lock directory")
 }
 
 fn install(names: &[&str], options: &[String]) -> Result<()> {
@@ -209,8 +235,8 @@ fn codename(os_release: &str) -> Option<&str> {
 }
 
 /// Brings apt's lists up to date for the benefit of a caller outside this module.
-pub(crate) fn refresh_lists(cache: &Cache) -> Result<()> {
-    let _lock = cache.lock("apt")?;
+pub(crate) fn refresh_lists() -> Result<()> {
+    let _lock = Lock::of_machine("apt")?;
     update(&[])
 }
 
@@ -234,6 +260,14 @@ mod tests {
     fn a_program_on_the_path_meets_a_need() {
         assert!(missing(&[program("no-such-package-at-all", "sh", "test")]).is_empty());
         assert_eq!(missing(&[library("no-such-package-at-all", "test")]).len(), 1);
+    }
+
+    #[test]
+    fn a_lock_of_apt_is_told_from_other_failures() {
+        let locked = "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 4711 (apt-get)\n\
+                      E: Unable to lock directory /var/lib/apt/lists/";
+        assert!(is_locked(locked));
+        assert!(!is_locked("E: Failed to fetch http://mirror.test/x  Could not resolve 'mirror.test'"));
     }
 
     #[test]

@@ -168,10 +168,10 @@ pub(crate) fn mirror() -> Result<String> {
 }
 
 /// That mirror, and the one for Debian's security updates, if this machine uses any.
-pub(crate) fn mirrors(cache: &Cache) -> Result<(String, Option<String>)> {
+pub(crate) fn mirrors() -> Result<(String, Option<String>)> {
     if mirror().is_err() {
         // A fresh image comes without lists; they say which mirror is Debian's.
-        packages::refresh_lists(cache)?;
+        packages::refresh_lists()?;
     }
     Ok((mirror()?, first_mirror(&repositories()?, "Debian-Security")))
 }
@@ -207,7 +207,7 @@ fn folder_of(architecture: &str) -> String {
 struct PrivateApt {
     root: PathBuf,
     architecture: String,
-    _lock: crate::cache::Lock,
+    _lock: crate::lock::Lock,
 }
 
 impl PrivateApt {
@@ -219,7 +219,7 @@ impl PrivateApt {
                 packages::library("debian-archive-keyring", "the keys they are signed with"),
             ],
         )?;
-        let (mirror, _) = mirrors(cache)?;
+        let (mirror, _) = mirrors()?;
         let line = source_line(&mirror, SUITE);
         let lock = cache.lock("private-apt")?;
         let root = cache.path(folder_of(architecture));

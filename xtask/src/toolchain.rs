@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::cache::{Cache, content_key};
 use crate::command;
+use crate::lock::Lock;
 use crate::packages::{self, library, program};
 use crate::progress;
 
@@ -171,7 +172,7 @@ fn rustup_adds_target(cache: &Cache) -> Result<bool> {
     if command::find_program("rustup").is_none() {
         return Ok(false);
     }
-    let _lock = cache.lock("rustup")?;
+    let _lock = Lock::of_machine("rustup")?;
     if rustup_has_target() {
         return Ok(true);
     }

@@ -2,8 +2,8 @@
 //! programs (`binfmt_misc`, kernel: Documentation/admin-guide/binfmt-misc.rst). The registration holds until the next
 //! boot and concerns nothing but arm64 programs, which would not run otherwise.
 
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
 use super::programs::{self, Program};
 use super::{BaseError, Progress, files};
@@ -14,6 +14,9 @@ const PROGRAMS: [Program; 2] =
 const BINFMT: &str = "/proc/sys/fs/binfmt_misc";
 /// The registration as Debian's package has it, once for systemd and once for binfmt-support.
 const REGISTRATION: &str = "/usr/lib/binfmt.d/qemu-aarch64.conf";
+
+/// The name of the registration.
+const ENTRY: &str = "qemu-aarch64";
 
 /// Whether this machine's own architecture is arm64.
 const NATIVE: bool = cfg!(target_arch = "aarch64");
@@ -52,12 +55,19 @@ pub fn prepare(progress: Progress<'_>) -> Result<(), BaseError> {
         ))
     })?;
     let register = folder.join("register");
-    if let Err(error) = fs::write(&register, line)
-        && !is_registered(folder)
-    {
-        return Err(BaseError::NoEmulation(format!("{} does not take QEMU: {error}", register.display())));
+    match fs::write(&register, line) {
+        // Somebody else's registration came first.
+        Err(_) if is_registered(folder) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(BaseError::NoEmulation(format!(
+            "{0} is there, but switched off or without the flag F, so that it does nothing inside a root; remove it \
+             (`echo -1 > {0}`) and try again",
+            folder.join(ENTRY).display()
+        ))),
+        Err(error) => {
+            Err(BaseError::NoEmulation(format!("{} does not take QEMU: {error}", register.display())))
+        }
+        Ok(()) => Ok(()),
     }
-    Ok(())
 }
 
 /// Mounts the file system of registrations where it is not mounted. Others may do the same at the same moment – another
@@ -80,7 +90,7 @@ fn mount(folder: &Path, progress: Progress<'_>) -> Result<(), BaseError> {
 /// Whether some handler of arm64 programs is registered and switched on. It must be one that the kernel has opened already
 /// (flag F), since the path of another does not exist inside a root.
 fn is_registered(folder: &Path) -> bool {
-    fs::read_to_string(folder.join("qemu-aarch64")).is_ok_and(|text| is_usable(&text))
+    fs::read_to_string(folder.join(ENTRY)).is_ok_and(|text| is_usable(&text))
 }
 
 fn is_usable(entry: &str) -> bool {
@@ -107,6 +117,55 @@ mod tests {
         assert!(line.starts_with(":qemu-aarch64:") && line.ends_with(":OPF"), "{line}");
         assert!(registration(&line).unwrap().ends_with(":OPF"));
         assert!(registration(":qemu-arm:M::a:b:c:F").is_none());
+    }
+
+    /// Leaves this thread, and those that it starts, in a mount namespace without binfmt_misc.
+    #[cfg(not(target_arch = "aarch64"))]
+    fn hide_binfmt() {
+        let (root, binfmt) = (c"/", c"/proc/sys/fs/binfmt_misc");
+        // SAFETY: the calls take flags, and strings that end with a NUL and live throughout; null is no source and no data.
+        unsafe {
+            let made = libc::unshare(libc::CLONE_NEWNS);
+            assert_eq!(made, 0, "{}; the test needs root", io::Error::last_os_error());
+            let flags = libc::MS_PRIVATE | libc::MS_REC;
+            let made =
+                libc::mount(std::ptr::null(), root.as_ptr(), std::ptr::null(), flags, std::ptr::null());
+            assert_eq!(made, 0, "{}", io::Error::last_os_error());
+            // An automount may lie below a mount.
+            while libc::umount2(binfmt.as_ptr(), libc::MNT_DETACH) == 0 {}
+        }
+        assert!(!Path::new(BINFMT).join("register").exists());
+    }
+
+    /// Bases are made at once, by one build and by several, and the machine's own start mounts it, too.
+    #[cfg(not(target_arch = "aarch64"))]
+    #[test]
+    fn many_at_once_prepare_a_machine_on_which_nothing_was_prepared() {
+        std::thread::spawn(|| {
+            for _ in 0..5 {
+                hide_binfmt();
+                let start = std::sync::Barrier::new(6);
+                let prepare = || {
+                    start.wait();
+                    prepare(&|_| {})
+                };
+                std::thread::scope(|scope| {
+                    let threads: Vec<_> = (0..6).map(|_| scope.spawn(prepare)).collect();
+                    for thread in threads {
+                        thread.join().unwrap().unwrap();
+                    }
+                });
+                assert!(is_registered(Path::new(BINFMT)));
+                prepare_again();
+            }
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[cfg(not(target_arch = "aarch64"))]
+    fn prepare_again() {
+        prepare(&|_| panic!("nothing is left to do")).unwrap();
     }
 
     #[test]
