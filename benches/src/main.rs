@@ -6,14 +6,12 @@
 //!
 //! * [`hearth`], [`firecracker`] – a microVM of each kind behind one trait, [`vm::Monitor`]; [`http`] – the latter's API
 //! * [`measure`] – the measurements; [`memory`], [`slow_disk`] – what they read and make on the host
-//! * [`report`] – the table and the JSON
 
 mod firecracker;
 mod hearth;
 mod http;
 mod measure;
 mod memory;
-mod report;
 mod slow_disk;
 mod vm;
 
@@ -77,7 +75,7 @@ fn run(options: Options) -> Result<()> {
     monitors.extend(firecracker.as_ref().map(|firecracker| firecracker as &dyn Monitor));
     let plan = Plan { rounds: options.rounds, memory_mib: options.memory, only: &options.only };
     let results = measure::all(&monitors, &plan)?;
-    eprint!("{}", report::table(&results.figures));
+    eprint!("{}", hearth_benches::report::table(&results.figures));
     let json =
         options.json.or_else(|| Some(PathBuf::from(std::env::var_os("HEARTH_OUT")?).join("vmm-bench.json")));
     if let Some(path) = json {

@@ -7,24 +7,32 @@ use serde::Serialize;
 /// Which way a figure should go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Better {
+pub enum Better {
+    /// The less the better: times, sizes.
     Lower,
+    /// The more the better: rates.
     Higher,
 }
 
 /// What one monitor gave.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Samples {
-    pub(crate) monitor: &'static str,
-    pub(crate) median: f64,
-    pub(crate) min: f64,
-    pub(crate) max: f64,
-    pub(crate) values: Vec<f64>,
+pub struct Samples {
+    /// The monitor's name.
+    pub monitor: &'static str,
+    /// The median of its values.
+    pub median: f64,
+    /// The smallest of them.
+    pub min: f64,
+    /// The largest of them.
+    pub max: f64,
+    /// All of them, in the order in which they were taken.
+    pub values: Vec<f64>,
 }
 
 impl Samples {
     /// Summarises `values`, in the order in which they were taken.
-    pub(crate) fn new(monitor: &'static str, values: Vec<f64>) -> Self {
+    #[must_use]
+    pub fn new(monitor: &'static str, values: Vec<f64>) -> Self {
         let mut sorted = values.clone();
         sorted.sort_by(f64::total_cmp);
         let at = |index: usize| sorted.get(index).copied().unwrap_or(f64::NAN);
@@ -40,12 +48,17 @@ impl Samples {
 
 /// One row. Its goal is one for [`Figure::ratio`].
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Figure {
-    pub(crate) name: String,
-    pub(crate) unit: &'static str,
-    pub(crate) better: Better,
-    pub(crate) goal: Option<f64>,
-    pub(crate) samples: Vec<Samples>,
+pub struct Figure {
+    /// What was measured.
+    pub name: String,
+    /// The unit of all values.
+    pub unit: &'static str,
+    /// Which way it should go.
+    pub better: Better,
+    /// The ratio of the first to the second monitor that is wanted.
+    pub goal: Option<f64>,
+    /// Ours first, then what it is compared with.
+    pub samples: Vec<Samples>,
 }
 
 impl Figure {
@@ -59,7 +72,8 @@ impl Figure {
 }
 
 /// The table: one row a figure, medians with their range, and the ratio of the first to the second monitor.
-pub(crate) fn table(figures: &[Figure]) -> String {
+#[must_use]
+pub fn table(figures: &[Figure]) -> String {
     let mut text = String::from("\n");
     for figure in figures {
         let _ = write!(text, "{:<56} {:<6}", figure.name, figure.unit); // writing to a string cannot fail

@@ -5,11 +5,8 @@
 //! * [`records`] – microVMs as the daemon stores them
 //! * [`store`] – reads, pages and commits on the store itself
 //! * [`service`] – the same through gRPC, with the client on the same processors
-//! * [`report`] – rates and times, each from several rounds
 
 mod records;
-#[path = "../report.rs"]
-mod report;
 mod service;
 mod store;
 
@@ -20,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use clap::Parser;
 
-use report::{Better, Figure, Samples};
+use hearth_benches::report::{Better, Figure, Samples};
 
 /// Measures the daemon's store and API
 #[derive(Debug, Parser)]
@@ -73,7 +70,7 @@ fn run(options: &Options) -> Result<()> {
     let data = folder.path().join("data");
     let mut figures = store::measure(&data.join("store"), &plan)?;
     figures.extend(service::measure(folder.path(), &data, &plan)?);
-    print!("{}", report::table(&figures));
+    print!("{}", hearth_benches::report::table(&figures));
     if let Some(path) = &options.json {
         let text = serde_json::to_string_pretty(&figures).context("writing the figures")?;
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;

@@ -42,8 +42,8 @@ use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::records::id;
-use crate::report::{Better, Figure};
 use crate::{Dice, Plan, figure, per_second};
+use hearth_benches::report::{Better, Figure};
 
 /// Requests under way at a time.
 const CLIENTS: [u64; 2] = [1, 64];

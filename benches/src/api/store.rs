@@ -13,8 +13,8 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
 use crate::records::{ACCOUNT, id, insert, started_ms, update};
-use crate::report::{Better, Figure};
 use crate::{Dice, Plan, figure, per_second, rates};
+use hearth_benches::report::{Better, Figure};
 
 /// Batches that are made durable together while the store is filled.
 const GROUP: u64 = 2000;

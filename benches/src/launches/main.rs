@@ -9,8 +9,6 @@
 
 mod endpoint;
 mod metrics;
-#[path = "../report.rs"]
-mod report;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -31,8 +29,8 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use endpoint::Endpoint;
+use hearth_benches::report::{Better, Figure, Samples};
 use metrics::{Steps, scrape};
-use report::{Better, Figure, Samples};
 
 /// When a state is given up on.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -95,7 +93,7 @@ async fn run(options: &Options) -> Result<()> {
     eprintln!("\nsteps of {} launches at once:\n{}", options.many, bench.steps);
     let mut figures = taken.figures();
     figures.extend(bench.rates.into_iter().map(|rate| figure(rate, "1/s", Better::Higher)));
-    eprint!("{}", report::table(&figures));
+    eprint!("{}", hearth_benches::report::table(&figures));
     let text = serde_json::to_string_pretty(&figures).context("writing the figures")?;
     std::fs::write(&options.json, text).with_context(|| format!("cannot write {}", options.json.display()))
 }

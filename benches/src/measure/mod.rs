@@ -20,8 +20,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use crate::memory;
-use crate::report::{Better, Figure, Samples};
 use crate::vm::{Guest, Monitor, Running};
+use hearth_benches::report::{Better, Figure, Samples};
 
 use golden::Goldens;
 

@@ -25,8 +25,6 @@ mod load;
 mod measure;
 mod nginx;
 mod relay;
-#[path = "../report.rs"]
-mod report;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -145,7 +143,7 @@ async fn measure(options: &Options, runtime: &Handle) -> Result<()> {
     };
     let mut figures = bench.measure().await?;
     figures.extend(measure::idle(app.address, folder.path(), options.rounds)?);
-    print!("{}", report::table(&figures));
+    print!("{}", hearth_benches::report::table(&figures));
     if let Some(path) = &options.json {
         let text = serde_json::to_string_pretty(&figures).context("writing the figures")?;
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;

@@ -11,7 +11,7 @@ use crate::hold;
 use crate::load::{Amount, H2load, Load, Outcome, Protocol, Request, Target};
 use crate::nginx::{BIG, SMALL, UPLOAD};
 use crate::relay::Relay;
-use crate::report::{Better, Figure, Samples};
+use hearth_benches::report::{Better, Figure, Samples};
 
 /// Bytes of the big file.
 const BIG_SIZE: u64 = 64 << 20;

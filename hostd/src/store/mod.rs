@@ -9,6 +9,9 @@ mod memory;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
 pub mod schema;
+// Its tests need no RocksDB, and run natively.
+#[cfg(any(test, feature = "rocksdb"))]
+mod torn_log;
 
 use std::path::Path;
 

@@ -2,7 +2,7 @@
 
 use hearth_hostd::store::rocks::backup::restore;
 
-use super::*;
+use super::super::*;
 
 #[test]
 fn a_backup_is_the_store_as_it_was_and_outlives_it() {

@@ -45,7 +45,9 @@ impl Metal {
                 program: path("HEARTH_IMAGE_BUILDER")?,
             })
         })();
-        assert!(found.is_some() || env::var_os("HEARTH_METAL").is_none(), "the metal lacks a variable");
+        if found.is_none() {
+            hearth_testing::skip("a variable is not set that `cargo xtask test` sets on the metal");
+        }
         found
     }
 }

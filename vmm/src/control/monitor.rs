@@ -395,5 +395,4 @@ impl Monitor {
 }
 
 #[cfg(test)]
-#[path = "monitor_tests.rs"]
 mod tests;

@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn a_prepared_folder_is_empty_and_gone_after_cleaning_up_twice() {
         if !is_root() {
-            eprintln!("skipped: the folder must belong to root");
+            hearth_testing::skip("the folder must belong to root");
             return;
         }
         let run_dir = tempfile::tempdir().unwrap();

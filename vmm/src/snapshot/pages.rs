@@ -184,7 +184,7 @@ mod tests {
         match own_pages(&File::open("/proc/self/pagemap").unwrap(), range) {
             Ok((runs, _)) => Some(runs.as_slice().iter().flat_map(|run| run.first..run.end()).collect()),
             Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
-                eprintln!("skipped: this kernel has no PAGEMAP_SCAN");
+                hearth_testing::skip("this kernel has no PAGEMAP_SCAN");
                 None
             }
             Err(error) => panic!("{error}"),

@@ -16,8 +16,7 @@ use vmm_sys_util::sock_ctrl_msg::ScmSocket as _;
 
 /// Says what is not tested here and why; on the metal that is a failure.
 pub(crate) fn skip(what: &str, why: &str) {
-    assert!(std::env::var_os("HEARTH_METAL").is_none(), "{what} must hold on the metal, but {why}");
-    eprintln!("skipped: {what}, since {why}");
+    hearth_testing::skip(&format!("{what} cannot be tested: {why}"));
 }
 
 /// Whether the tests can run at all; says so if not.

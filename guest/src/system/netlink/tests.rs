@@ -10,7 +10,7 @@ fn in_a_namespace(test: impl FnOnce() -> io::Result<()> + Send) {
     let result = namespaces::on_a_thread(|| {
         match namespaces::leave(libc::CLONE_NEWNET) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                eprintln!("skipped: network namespaces need root");
+                hearth_testing::skip("network namespaces need root");
                 return Ok(());
             }
             result => result?,
@@ -97,7 +97,7 @@ fn only_connections_that_are_meant_are_reset() {
         let (mut client, mut server) = connect(near)?;
         match Connections::open()?.reset(|_, destination| destination == far) {
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                eprintln!("skipped: this kernel cannot end connections");
+                hearth_testing::skip("this kernel cannot end connections");
                 return Ok(());
             }
             // Both ends are here, and one ends the other.

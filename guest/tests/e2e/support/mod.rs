@@ -26,7 +26,7 @@ impl Metal {
     /// The files, or `None` where the environment names no monitor.
     pub(crate) fn find() -> Option<Self> {
         let Some(monitor) = std::env::var_os("HEARTH_VMM") else {
-            eprintln!("skipped: HEARTH_VMM is not set; `cargo xtask test` runs this on metal");
+            hearth_testing::skip("HEARTH_VMM is not set; `cargo xtask test` runs this on the metal");
             return None;
         };
         let path =

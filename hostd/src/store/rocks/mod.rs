@@ -3,14 +3,13 @@
 //! * **Commits.** A group of batches becomes one write batch, so one record in RocksDB's write-ahead log (WAL) and one fsync.
 //!   Expectations are checked before that, against the database and what the group has changed so far.
 //! * **Crashes.** The WAL is replayed at the next start. An incomplete record at its end is a group that nobody was told of, and is
-//!   dropped, be it cut off or with a hole (`log.rs`). Anything else that cannot be read is damage: the store refuses to open rather
+//!   dropped, be it cut off or with a hole (`torn_log.rs`). Anything else that cannot be read is damage: the store refuses to open rather
 //!   than to forget what was acknowledged.
 //! * **Damage.** Every block has a checksum. [`RocksStore::open`] reads all of them, so that damage shows before the first request
 //!   does; [`backup`] says how to get back.
 //! * **Schema.** [`super::schema`] brings an older store up to date when it is opened, and refuses a newer one.
 
 pub mod backup;
-mod log;
 mod options;
 
 use std::collections::{BTreeSet, HashMap};
@@ -25,7 +24,7 @@ use rocksdb::{
     ColumnFamily, ColumnFamilyDescriptor, DB, ErrorKind, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
-use super::{Batch, CommitError, Entry, Expect, Scan, Store, StoreError, Table, Write, schema};
+use super::{Batch, CommitError, Entry, Expect, Scan, Store, StoreError, Table, Write, schema, torn_log};
 pub use options::RocksOptions;
 
 /// Read ahead while a whole table is read.
@@ -85,7 +84,8 @@ impl RocksStore {
         };
         let db = match open() {
             Err(damaged @ StoreError::Damaged { .. }) => {
-                let torn = log::remove_torn_end(path).map_err(|error| io_failed("open", path, &error))?;
+                let torn =
+                    torn_log::remove_torn_end(path).map_err(|error| io_failed("open", path, &error))?;
                 let Some(bytes) = torn else { return Err(damaged) };
                 tracing::warn!(
                     store = %path.display(),

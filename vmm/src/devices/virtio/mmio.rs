@@ -366,5 +366,4 @@ impl<D: VirtioDevice> MmioDevice for MmioTransport<D> {
 }
 
 #[cfg(test)]
-#[path = "mmio_tests.rs"]
 mod tests;

@@ -40,12 +40,6 @@ pub const SECTOR_SIZE: u64 = 512;
 pub const QUEUE_SIZE: u16 = 256;
 
 #[cfg(test)]
-mod crash_tests;
-#[cfg(test)]
-mod layer_tests;
-#[cfg(test)]
-mod merge_tests;
-#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

@@ -13,8 +13,6 @@ mod backend;
 mod device;
 mod receive;
 #[cfg(test)]
-mod tap_tests;
-#[cfg(test)]
 mod tests;
 mod throttle;
 mod transmit;

@@ -157,6 +157,22 @@ mod tests {
         [checksum.to_le_bytes().as_slice(), &length.to_le_bytes(), &checked].concat()
     }
 
+    #[test]
+    fn a_torn_end_is_cut_off_the_newest_log_and_nothing_else_is_touched() {
+        let store = tempfile::tempdir().unwrap();
+        let path = |name: &str| store.path().join(name);
+        assert_eq!(remove_torn_end(store.path()).unwrap(), None);
+        fs::write(path("000009.log"), log()).unwrap();
+        fs::write(path("MANIFEST-1"), "x").unwrap();
+        assert_eq!(remove_torn_end(store.path()).unwrap(), None);
+        let mut torn = log();
+        torn[2 * BLOCK..].fill(0);
+        fs::write(path("000010.log"), &torn).unwrap();
+        assert_eq!(remove_torn_end(store.path()).unwrap(), Some((torn.len() - SECOND) as u64));
+        assert_eq!(fs::read(path("000010.log")).unwrap(), torn[..SECOND]);
+        assert_eq!(fs::read(path("000009.log")).unwrap(), log());
+    }
+
     /// Two records: a short one, and one of three blocks.
     fn log() -> Vec<u8> {
         let mut log = physical(FULL, &[7; 1000]);

@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt as _;
 
 use virtio_bindings::virtio_blk as blk;
 
-use super::testing::{Guest, OK, content, disk_file, layered, memory_file};
+use super::super::testing::{Guest, OK, content, disk_file, layered, memory_file};
 use crate::config::LAYERS_MAX;
 use crate::devices::virtio::VirtioDevice as _;
 

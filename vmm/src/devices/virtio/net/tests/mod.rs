@@ -1,3 +1,9 @@
+//! The device as a driver sees it.
+//!
+//! * [`tap`] – on a real tap
+
+mod tap;
+
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use proptest::prelude::*;

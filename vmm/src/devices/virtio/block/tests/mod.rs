@@ -1,4 +1,12 @@
 //! The device as a driver sees it.
+//!
+//! * [`crashes`] – what is on the disk when the power fails
+//! * [`layers`] – frozen layers below the overlay
+//! * [`merges`] – layers that become one
+
+mod crashes;
+mod layers;
+mod merges;
 
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use virtio_bindings::virtio_blk as blk;
 
-use super::flush::{Flusher, Step};
-use super::map::{MAP_PAGE_SIZE, OverlayMap};
-use super::overlay::MAP_OFFSET;
-use super::testing::{DATA, Guest, OK, memory_file, overlay};
+use super::super::flush::{Flusher, Step};
+use super::super::map::{MAP_PAGE_SIZE, OverlayMap};
+use super::super::overlay::MAP_OFFSET;
+use super::super::testing::{DATA, Guest, OK, memory_file, overlay};
 use crate::devices::virtio::VirtioDevice as _;
 use crate::devices::virtio::testing::Buffer;
 

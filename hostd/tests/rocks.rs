@@ -1,11 +1,13 @@
-//! The store on disk keeps the contract of stores, and what it has acknowledged: over restarts, kills and damage; [`backups`].
+//! The store on disk keeps the contract of stores, and what it has acknowledged: over restarts, kills and damage; `rocks/backups.rs`.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
-mod backups;
 #[macro_use]
-#[path = "../contract/mod.rs"]
 mod contract;
+/// The folder of this test's own modules.
+mod rocks {
+    mod backups;
+}
 
 use std::collections::BTreeSet;
 use std::env;

@@ -9,10 +9,10 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use proptest::prelude::*;
 use virtio_bindings::virtio_blk as blk;
 
-use super::backend::Disk;
-use super::merge::{KERNEL, Ways, merge_by};
-use super::testing::{Guest, OK, content, disk_file, frozen, layered, memory_file};
-use super::{MergeError, Merged, Overlay, merge};
+use super::super::backend::Disk;
+use super::super::merge::{KERNEL, Ways, merge_by};
+use super::super::testing::{Guest, OK, content, disk_file, frozen, layered, memory_file};
+use super::super::{MergeError, Merged, Overlay, merge};
 use crate::devices::virtio::VirtioDevice as _;
 
 const MIB: u64 = 1 << 20;

@@ -1,0 +1,62 @@
+//! What tests of all packages share.
+//!
+//! * [`skip`] – a test cannot run where it is
+
+#![forbid(unsafe_code)]
+#![allow(clippy::panic, reason = "a test that cannot go on has failed")]
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::Path;
+use std::thread;
+
+/// Set where tests have everything that they need: none may be skipped.
+const COMPLETE: &str = "HEARTH_METAL";
+/// A file that takes a line for each test that was skipped: its program, a tab, its name.
+const NOTES: &str = "HEARTH_SKIPPED";
+
+/// Notes that the test of this thread cannot run here, and why. `cargo xtask test` runs it on the metal instead, or fails.
+///
+/// # Panics
+/// On the metal, where no test may be skipped; and where the note cannot be written.
+pub fn skip(why: &str) {
+    if env::var_os(COMPLETE).is_some() {
+        panic!("no test may be skipped here, but {why}");
+    }
+    eprintln!("skipped: {why}");
+    let Some(notes) = env::var_os(NOTES) else { return };
+    let program = env::args_os().next().unwrap_or_default();
+    // With one thread, tests run on the main thread; nextest says which one it is.
+    let test = thread::current().name().filter(|name| *name != "main").map(str::to_owned);
+    let test = test.or_else(|| env::var("NEXTEST_TEST_NAME").ok());
+    let test = test.or_else(|| env::args().skip(1).find(|word| word.contains("::"))).unwrap_or_default();
+    // One write each: others append at the same time.
+    let line = format!("{}\t{test}\n", program_name(Path::new(&program)));
+    let written = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(&notes)
+        .and_then(|mut file| file.write_all(line.as_bytes()));
+    if let Err(error) = written {
+        panic!("{} cannot be written: {error}", Path::new(&notes).display());
+    }
+}
+
+/// The name of a test program's cargo target: its file's without the hash that cargo adds.
+fn program_name(program: &Path) -> String {
+    let name = program.file_stem().and_then(OsStr::to_str).unwrap_or_default();
+    name.rsplit_once('-').map_or(name, |(target, _)| target).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_named_after_their_targets() {
+        assert_eq!(program_name(Path::new("/t/debug/deps/hearth_vmm-0123456789abcdef")), "hearth_vmm");
+        assert_eq!(program_name(Path::new("jail")), "jail");
+    }
+}
