@@ -58,7 +58,8 @@ pub(crate) fn set_up(cache: &Cache) -> Result<()> {
     packages::ensure(cache, &needs())
 }
 
-fn needs() -> Vec<Need> {
+/// The packages that making base images needs.
+pub(crate) fn needs() -> Vec<Need> {
     let mut needs = vec![
         program("mmdebstrap", "mmdebstrap", "makes Debian roots"),
         library("debian-archive-keyring", "the keys that Debian's packages are signed with"),

@@ -51,11 +51,7 @@ pub(crate) fn is_built(cache: &Cache) -> bool {
 
 /// The path of the kernel's `Image`, built where the cache does not have it.
 pub(crate) fn prepare(cache: &Cache) -> Result<PathBuf> {
-    let compiler = if cfg!(target_arch = "aarch64") {
-        program("gcc", "gcc", "compiles the guest kernel")
-    } else {
-        program("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc", "compiles the guest kernel")
-    };
+    let compiler = compiler();
     packages::ensure(cache, &[compiler])?;
     let source =
         private_apt::fetch(cache, "linux-source-6.12").context("the guest kernel needs its source")?;
@@ -65,11 +61,27 @@ pub(crate) fn prepare(cache: &Cache) -> Result<PathBuf> {
     let key = content_key(&[RECIPE, CONFIG.as_bytes(), source.version.as_bytes(), version.as_bytes()]);
     let built = cache.artefact("kernel", &key, |folder| {
         progress::note(&format!("   building the guest kernel from {}", source.version));
-        progress::note("   (about 15 minutes on 2 cores; only once for this configuration)");
         packages::ensure(cache, &build_needs())?;
         build(&source, folder)
     })?;
     Ok(built.join("Image"))
+}
+
+fn compiler() -> packages::Need {
+    if cfg!(target_arch = "aarch64") {
+        program("gcc", "gcc", "compiles the guest kernel")
+    } else {
+        program("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc", "compiles the guest kernel")
+    }
+}
+
+/// The packages that [`prepare`] needs, as far as can be told.
+pub(crate) fn needs(cache: &Cache) -> Vec<packages::Need> {
+    let mut needs = vec![compiler()];
+    if !is_built(cache) {
+        needs.extend(build_needs());
+    }
+    needs
 }
 
 fn build_needs() -> [packages::Need; 9] {

@@ -9,6 +9,7 @@ mod cpio;
 mod daemon;
 mod demo;
 mod file_system;
+mod first_run;
 mod fuzz;
 mod guest_root;
 mod images;

@@ -80,6 +80,11 @@ pub(crate) fn ensure(cache: &Cache, needs: &[Need]) -> Result<()> {
     Ok(())
 }
 
+/// Whether any of these has to be installed.
+pub(crate) fn any_missing(needs: &[Need]) -> bool {
+    !missing(needs).is_empty()
+}
+
 /// The needs that are not met.
 fn missing(needs: &[Need]) -> Vec<Need> {
     let unmet: Vec<Need> = needs

@@ -53,6 +53,8 @@ pub(crate) enum Executable {
     OnlyBinary,
     /// An integration test.
     Test(&'static str),
+    /// The unit tests of a package's library.
+    LibraryTest,
 }
 
 /// Built parts in a folder of this run.
@@ -204,6 +206,7 @@ fn command_for<'a>(cargo: &'a mut Command, profile: &str, executable: Executable
         Executable::Binary(target) => cargo.args(["build", "--bin", target]),
         Executable::OnlyBinary => cargo.arg("build"),
         Executable::Test(target) => cargo.args(["test", "--no-run", "--test", target]),
+        Executable::LibraryTest => cargo.args(["test", "--no-run", "--lib"]),
     };
     cargo.args(["--profile", profile, "--target", TARGET])
 }
@@ -227,6 +230,19 @@ fn guest_initramfs(init: &[u8]) -> Result<Vec<u8>> {
 
 /// Runs a cargo build and returns the executable it made.
 pub(crate) fn executable_of(cargo: &mut Command, executable: Executable) -> Result<PathBuf> {
+    let (what, messages) = build(cargo)?;
+    find_executable(&messages, executable).with_context(|| format!("`{what}` made no {executable:?}"))
+}
+
+/// Runs a cargo build of unit tests and returns the program with those of a package's library.
+pub(crate) fn library_test_of(cargo: &mut Command, package: &str) -> Result<PathBuf> {
+    let (what, messages) = build(cargo)?;
+    let name = package.replace('-', "_");
+    find(&messages, Some(&name), "lib").with_context(|| format!("`{what}` made no unit tests of {package}"))
+}
+
+/// Runs a cargo build; returns its command line and cargo's messages.
+fn build(cargo: &mut Command) -> Result<(String, String)> {
     cargo.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
     let what = command::line(cargo);
     let output = cargo
@@ -237,22 +253,26 @@ pub(crate) fn executable_of(cargo: &mut Command, executable: Executable) -> Resu
     if !output.status.success() {
         anyhow::bail!("`{what}` failed ({})", output.status);
     }
-    find_executable(&String::from_utf8_lossy(&output.stdout), executable)
-        .with_context(|| format!("`{what}` made no {executable:?}"))
+    Ok((what, String::from_utf8_lossy(&output.stdout).into_owned()))
 }
 
 /// The path of the executable in cargo's messages.
 fn find_executable(messages: &str, executable: Executable) -> Option<PathBuf> {
-    let (name, kind) = match executable {
-        Executable::Binary(name) => (Some(name), "bin"),
-        Executable::OnlyBinary => (None, "bin"),
-        Executable::Test(name) => (Some(name), "test"),
-    };
+    match executable {
+        Executable::Binary(name) => find(messages, Some(name), "bin"),
+        Executable::OnlyBinary => find(messages, None, "bin"),
+        Executable::Test(name) => find(messages, Some(name), "test"),
+        Executable::LibraryTest => find(messages, None, "lib"),
+    }
+}
+
+fn find(messages: &str, name: Option<&str>, kind: &str) -> Option<PathBuf> {
     messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find_map(|message| {
         let target = message.get("target")?;
         let kinds = target.get("kind")?.as_array()?;
         let named = name.is_none_or(|name| target.get("name").is_some_and(|found| found == name));
         let same = named && kinds.iter().any(|entry| entry == kind);
+        // A library that was only compiled has no executable.
         same.then(|| message.get("executable")?.as_str().map(PathBuf::from))?
     })
 }
@@ -275,6 +295,7 @@ mod tests {
 {"reason":"compiler-artifact","target":{"kind":["lib"],"name":"e2e"},"executable":null}
 {"reason":"compiler-artifact","target":{"kind":["bin"],"name":"e2e"},"executable":"/t/wrong"}
 {"reason":"compiler-artifact","target":{"kind":["test"],"name":"e2e"},"executable":"/t/e2e-1"}
+{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"a_b"},"executable":"/t/a_b-1"}
 {"reason":"build-finished","success":true}
 "#;
 
@@ -284,6 +305,8 @@ mod tests {
         assert_eq!(find_executable(MESSAGES, Executable::Binary("e2e")), Some("/t/wrong".into()));
         assert_eq!(find_executable(MESSAGES, Executable::Binary("other")), None);
         assert_eq!(find_executable(MESSAGES, Executable::OnlyBinary), Some("/t/wrong".into()));
+        assert_eq!(find_executable(MESSAGES, Executable::LibraryTest), Some("/t/a_b-1".into()));
+        assert_eq!(find(MESSAGES, Some("e2e"), "lib"), None);
     }
 
     #[test]

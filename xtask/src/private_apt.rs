@@ -50,6 +50,11 @@ pub(crate) fn fetch_through(cache: &Cache, meta: &str, prefix: &str) -> Result<U
     })
 }
 
+/// Reads the lists of packages now, where they are not fresh: whether the mirror can be reached is known early then.
+pub(crate) fn read_lists(cache: &Cache) -> Result<()> {
+    PrivateApt::open(cache, METAL)?.update_if_old()
+}
+
 fn fetch_as(cache: &Cache, pin: &str, resolve: impl Fn(&PrivateApt) -> Result<String>) -> Result<Unpacked> {
     let pin_file = format!("{}/pins/{pin}.json", folder_of(METAL));
     if !newest_wanted()

@@ -65,7 +65,8 @@ fn provide(cache: &Cache, target: &str, cargo: &mut Command) -> Result<()> {
     Ok(())
 }
 
-fn needs() -> Vec<Need> {
+/// The packages that its crate needs.
+pub(crate) fn needs() -> Vec<Need> {
     let mut needs = vec![program("g++", "g++", "compiles RocksDB and links what holds it")];
     // Whoever says where libclang is has it.
     if env::var_os("LIBCLANG_PATH").is_none() {
@@ -90,6 +91,15 @@ fn archive(cache: &Cache, repository: &Path, target: &str) -> Result<Option<Path
             .with_context(|| format!("cannot copy {}", prebuilt.display()))
     })?;
     Ok(Some(folder))
+}
+
+/// Whether the metal's needs no compiling: there is an archive, or its sources were compiled; an answer for announcing how long
+/// things take, nothing more.
+pub(crate) fn is_there(cache: &Cache) -> Result<bool> {
+    if env::var_os(FOLDER).is_some() || archive(cache, &toolchain::repository()?, TARGET)?.is_some() {
+        return Ok(true);
+    }
+    Ok(toolchain::builds_of(cache, CRATE).iter().any(|folder| folder.join("out").join(ARCHIVE).is_file()))
 }
 
 /// The version of RocksDB in a lock file, like `11.8.1`.

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use crate::cache::{Cache, content_key};
 use crate::command;
 use crate::lock::Lock;
-use crate::packages::{self, library, program};
+use crate::packages::{self, Need, library, program};
 use crate::progress;
 
 /// What the metal runs.
@@ -56,6 +56,32 @@ pub(crate) fn native_apart(cache: &Cache, ending: &str) -> Result<Command> {
     Ok(cargo)
 }
 
+/// The packages that every aarch64 build needs.
+pub(crate) fn needs() -> Vec<Need> {
+    if cfg!(target_arch = "aarch64") {
+        return vec![program("gcc", "gcc", "links aarch64 binaries")];
+    }
+    vec![
+        program("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc", "links aarch64 binaries"),
+        program("g++-aarch64-linux-gnu", "aarch64-linux-gnu-g++", "compiles C++ for aarch64"),
+        library("libc6-dev-arm64-cross", "the C library of aarch64 binaries"),
+    ]
+}
+
+/// The folders in which a crate's build script has worked for aarch64.
+pub(crate) fn builds_of(cache: &Cache, name: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for ending in ["", "-cross", "-cross-debian"] {
+        let target = sibling(&sibling(&target_folder(cache), ending), "-dynamic").join(TARGET);
+        for profile in fs::read_dir(target).into_iter().flatten().flatten() {
+            let builds = fs::read_dir(profile.path().join("build")).into_iter().flatten().flatten();
+            let of_crate = builds.filter(|entry| entry.file_name().to_string_lossy().starts_with(name));
+            found.extend(of_crate.map(|entry| entry.path()));
+        }
+    }
+    found
+}
+
 /// How aarch64 binaries are linked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Link {
@@ -86,19 +112,13 @@ enum Source {
 impl Cross {
     /// Finds or brings a toolchain.
     pub(crate) fn prepare(cache: &Cache) -> Result<Self> {
+        packages::ensure(cache, &needs())?;
         let source = if cfg!(target_arch = "aarch64") {
-            packages::ensure(cache, &[program("gcc", "gcc", "links aarch64 binaries")])?;
             Source::Native
+        } else if rustup_has_target() || rustup_adds_target(cache)? {
+            Source::Rustup
         } else {
-            packages::ensure(
-                cache,
-                &[
-                    program("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc", "links aarch64 binaries"),
-                    program("g++-aarch64-linux-gnu", "aarch64-linux-gnu-g++", "compiles C++ for aarch64"),
-                    library("libc6-dev-arm64-cross", "the C library of aarch64 binaries"),
-                ],
-            )?;
-            if rustup_has_target() || rustup_adds_target(cache)? { Source::Rustup } else { debian(cache)? }
+            debian(cache)?
         };
         let folder = match source {
             Source::Native => target_folder(cache),

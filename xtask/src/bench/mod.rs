@@ -13,13 +13,13 @@ use clap::{Args, Subcommand};
 
 use crate::base;
 use crate::cache::Cache;
+use crate::first_run::{self, Goal};
 use crate::images::Images;
 use crate::kernel;
 use crate::metal::options::MachineOptions;
 use crate::metal::{self, Action, Job, Metal};
 use crate::parts::{Executable, Parts, words};
 use crate::progress::Steps;
-use crate::test::announce_first_run;
 use crate::toolchain::Cross;
 
 /// The file in which a bench leaves its figures.
@@ -119,8 +119,8 @@ impl Options {
 
 /// What every bench begins with: the metal's tools, and the compiler for it.
 fn set_up(cache: &Cache, steps: &mut Steps) -> Result<Cross> {
-    announce_first_run(cache, true);
     steps.run("set-up", || {
+        first_run::prepare(cache, Goal::OnMetal, &[])?;
         metal::set_up(cache)?;
         Cross::prepare(cache)
     })

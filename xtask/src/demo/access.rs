@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use crate::cache::{Cache, remove_folder};
 use crate::command;
 use crate::metal;
-use crate::packages::{self, program};
+use crate::packages::{self, Need, program};
 use crate::parts::{self, Executable, Parts};
 use crate::toolchain;
 
@@ -22,6 +22,8 @@ const CERTIFICATE: &str = "certificate.pem";
 const KEY: &str = "key.pem";
 const CLIENT: &str = "hearth";
 const PROFILE: &str = "config.toml";
+/// What makes the certificate.
+pub(super) const OPENSSL: Need = program("openssl", "openssl", "makes the demo's certificate");
 /// What openssl is to make: a certificate that is no authority, for the names that reach the daemon.
 const REQUEST: &str = "\
 [req]
@@ -48,7 +50,7 @@ impl Access {
     /// Makes certificate and access key anew, and builds the client. `port` is where the daemon will be, `endpoints` where the
     /// endpoints of its microVMs, here and on the metal.
     pub(super) fn prepare(cache: &Cache, port: u16, endpoints: u16) -> Result<Self> {
-        packages::ensure(cache, &[program("openssl", "openssl", "makes the demo's certificate")])?;
+        packages::ensure(cache, &[OPENSSL])?;
         let folder = cache.path("demo");
         remove_folder(&folder)?;
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;

@@ -11,12 +11,13 @@ use clap::Args;
 
 use crate::cache::Cache;
 use crate::daemon;
+use crate::first_run::{self, Goal, Pending};
 use crate::images::Images;
 use crate::metal::options::MachineOptions;
 use crate::metal::{self, Action, Job, Metal};
+use crate::packages::Need;
 use crate::parts::{Executable, Parts};
 use crate::progress::{self, Steps};
-use crate::test::announce_first_run;
 use crate::toolchain::Cross;
 use access::Access;
 
@@ -43,10 +44,11 @@ impl Options {
     /// Runs the demo.
     pub(crate) fn run(&self, cache: &Cache) -> Result<u8> {
         let mut steps = Steps::default();
-        announce_first_run(cache, true);
-        let cross = steps.run("set-up", || {
+        let (cross, mut pending) = steps.run("set-up", || {
+            let more: &[Need] = if self.keep { &[access::OPENSSL] } else { &[] };
+            let pending = first_run::prepare(cache, Goal::OnMetal, more)?;
             metal::set_up(cache)?;
-            Cross::prepare(cache)
+            Ok((Cross::prepare(cache)?, pending))
         })?;
         let mut parts = Parts::new(cache)?;
         steps.run("build for the metal", || {
@@ -59,7 +61,9 @@ impl Options {
             )?;
             daemon::add(cache, &cross, "metal", &mut parts)
         })?;
+        pending.tell_rest(cache);
         let images = steps.run("base image", || Images::prepare(cache, &cross, "metal", &mut parts))?;
+        Pending::all_built(cache)?;
         let prepare = || Access::prepare(cache, self.port, self.endpoint_port);
         let access = self.keep.then(|| steps.run("access from this machine", prepare)).transpose()?;
         parts.add_script(SCRIPT_NAME, SCRIPT)?;

@@ -36,6 +36,16 @@ pub(crate) enum Cpu {
     Max,
 }
 
+impl Cpu {
+    /// How steps name it.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::NeoverseN1 => "Neoverse N1",
+            Self::Max => "max",
+        }
+    }
+}
+
 /// The machine for a job.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
@@ -136,19 +146,26 @@ enum Place {
     Emulated(image::Image),
 }
 
+/// The packages that jobs need on this machine.
+pub(crate) fn needs() -> Vec<packages::Need> {
+    if kvm_is_usable() {
+        return debian::PROGRAMS.to_vec();
+    }
+    vec![
+        packages::program("qemu-system-arm", "qemu-system-aarch64", "emulates the ARM64 metal"),
+        packages::program("xz-utils", "xz", "unpacks the metal's kernel modules"),
+        packages::program("e2fsprogs", "mke2fs", "makes file systems for guests"),
+        packages::program("erofs-utils", "mkfs.erofs", "makes the file system of the metal's programs"),
+    ]
+}
+
 impl Place {
     /// Finds out where jobs run on this machine and sets up what that needs.
     fn prepare(cache: &Cache) -> Result<Self> {
         if kvm_is_usable() {
             return Ok(Self::Native);
         }
-        packages::ensure(
-            cache,
-            &[
-                packages::program("qemu-system-arm", "qemu-system-aarch64", "emulates the ARM64 metal"),
-                packages::program("xz-utils", "xz", "unpacks the metal's kernel modules"),
-            ],
-        )?;
+        packages::ensure(cache, &needs())?;
         Ok(Self::Emulated(image::Image::prepare(cache)?))
     }
 }

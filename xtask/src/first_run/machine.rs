@@ -1,0 +1,171 @@
+//! What can be known of the machine at once: everything that it lacks is said together, with what to do.
+
+use std::ffi::CString;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use super::{Goal, Pending};
+use crate::cache::Cache;
+use crate::command;
+use crate::metal;
+
+/// What runs leave free of a disk, in MiB: their own files.
+const DISK_MIB: u64 = 3 << 10;
+/// Memory for compilers, in MiB.
+const COMPILERS_MIB: u64 = 3 << 10;
+/// Memory that the emulated metal touches beside its system, in MiB (`cargo xtask test`, its largest guest).
+const METAL_MIB: u64 = 6 << 10;
+const BINFMT: &str = "/proc/sys/fs/binfmt_misc";
+
+/// What was found of the machine.
+#[derive(Clone, Debug)]
+struct Found {
+    is_root: bool,
+    /// Free in the cache's file system, in MiB; `None` where it cannot be told.
+    disk_mib: Option<u64>,
+    /// Memory that could be used, in MiB.
+    memory_mib: Option<u64>,
+    /// Whether the kernel can hand foreign programs to an emulator.
+    binfmt: bool,
+}
+
+/// What the run needs of it.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    /// Packages are to be installed.
+    installs: bool,
+    /// Debian roots are to be made.
+    makes_roots: bool,
+    disk_mib: u64,
+    memory_mib: u64,
+    /// Another architecture's programs are to be run.
+    emulates: bool,
+}
+
+/// Checks that the run can come to its end, as far as that can be known now.
+pub(super) fn check(cache: &Cache, goal: Goal, pending: &Pending, installs: bool) -> Result<()> {
+    let native = metal::kvm_is_usable();
+    let on_metal = goal == Goal::OnMetal;
+    let wanted = Wanted {
+        installs,
+        makes_roots: on_metal && pending.makes_bases(),
+        disk_mib: pending.mib() + DISK_MIB,
+        memory_mib: if on_metal && !native { METAL_MIB } else { COMPILERS_MIB },
+        emulates: on_metal && pending.makes_bases() && !cfg!(target_arch = "aarch64"),
+    };
+    let place = cache.path("");
+    let found = Found {
+        // SAFETY: geteuid has no preconditions and cannot fail.
+        is_root: unsafe { libc::geteuid() } == 0,
+        disk_mib: free_mib(&place),
+        memory_mib: fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(available_mib),
+        binfmt: has_binfmt(),
+    };
+    let lacks = lacks(&found, &wanted, &place);
+    if lacks.is_empty() {
+        return Ok(());
+    }
+    bail!("this machine is not ready:\n  - {}", lacks.join("\n  - "))
+}
+
+/// What is missing, with what to do.
+fn lacks(found: &Found, wanted: &Wanted, cache: &Path) -> Vec<String> {
+    let mut lacks = Vec::new();
+    if !found.is_root && (wanted.installs || wanted.makes_roots || wanted.emulates) {
+        let why = if wanted.installs { "installs Debian packages" } else { "makes Debian roots" };
+        lacks.push(format!("the first run {why}, which only root may do: run it as root once"));
+    }
+    if let Some(free) = found.disk_mib
+        && free < wanted.disk_mib
+    {
+        lacks.push(format!(
+            "{} has {free} MiB free, and {} MiB are needed: free some, or set HEARTH_CACHE to a folder on a larger disk",
+            cache.display(),
+            wanted.disk_mib
+        ));
+    }
+    if let Some(memory) = found.memory_mib
+        && memory < wanted.memory_mib
+    {
+        lacks.push(format!(
+            "{memory} MiB of memory are available, and {} MiB are needed: end what uses it, or take a larger machine",
+            wanted.memory_mib
+        ));
+    }
+    if wanted.emulates && !found.binfmt {
+        lacks.push(
+            "this kernel has no binfmt_misc, with which arm64 programs run on it while base images are made: load the module \
+             (`modprobe binfmt_misc`), or take a kernel with CONFIG_BINFMT_MISC"
+                .to_owned(),
+        );
+    }
+    lacks
+}
+
+fn has_binfmt() -> bool {
+    let registered = || {
+        let systems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        systems.lines().any(|line| line.split_whitespace().last() == Some("binfmt_misc"))
+    };
+    let loadable = || {
+        command::find_program("modprobe").is_some_and(|modprobe| {
+            command::capture(std::process::Command::new(modprobe).args(["-n", "binfmt_misc"])).is_ok()
+        })
+    };
+    Path::new(BINFMT).join("register").exists() || registered() || loadable()
+}
+
+fn free_mib(path: &Path) -> Option<u64> {
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+    // SAFETY: all zeros are a valid statvfs.
+    let mut answer: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the path ends with a NUL, and both live across the call.
+    let result = unsafe { libc::statvfs(path.as_ptr(), &raw mut answer) };
+    (result == 0).then(|| answer.f_bavail.saturating_mul(answer.f_frsize) >> 20)
+}
+
+fn available_mib(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib >> 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FOUND: Found =
+        Found { is_root: true, disk_mib: Some(50_000), memory_mib: Some(8_000), binfmt: true };
+    const WANTED: Wanted =
+        Wanted { installs: true, makes_roots: true, disk_mib: 20_000, memory_mib: 6_000, emulates: true };
+
+    #[test]
+    fn everything_that_is_missing_is_said_at_once_with_what_to_do() {
+        assert_eq!(lacks(&FOUND, &WANTED, Path::new("/cache")), Vec::<String>::new());
+        let poor = Found { is_root: false, disk_mib: Some(10), memory_mib: Some(20), binfmt: false };
+        let text = lacks(&poor, &WANTED, Path::new("/cache")).join("\n");
+        for word in
+            ["as root", "/cache has 10 MiB free", "HEARTH_CACHE", "20 MiB of memory", "modprobe binfmt_misc"]
+        {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_needed_is_not_asked_for() {
+        let little =
+            Wanted { installs: false, makes_roots: false, disk_mib: 1, memory_mib: 1, emulates: false };
+        let poor = Found { is_root: false, disk_mib: None, memory_mib: None, binfmt: false };
+        assert!(lacks(&poor, &little, Path::new("/cache")).is_empty());
+    }
+
+    #[test]
+    fn memory_and_disks_are_measured() {
+        assert_eq!(available_mib("MemTotal: 9 kB\nMemAvailable:   2048 kB\n"), Some(2));
+        assert_eq!(available_mib("MemTotal: 9 kB\n"), None);
+        assert!(free_mib(Path::new("/")).is_some());
+        assert!(free_mib(Path::new("/no such folder")).is_none());
+    }
+}

@@ -1,0 +1,150 @@
+//! Tests that run on the metal since they cannot run here: those in code that only aarch64 compiles, and those that have skipped
+//! themselves on this machine.
+//!
+//! A test that cannot run where it is calls `hearth_testing::skip`, which notes it in a file. What is noted runs on the metal,
+//! where no test may skip itself; a test that does not run there either fails the run.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::suites::{FOREIGN, SUITES, Suite};
+use crate::cache::{Cache, RunFolder};
+use crate::command;
+use crate::metal::Metal;
+use crate::parts::{self, Executable, Parts, words};
+use crate::toolchain;
+
+/// Where tests note that they were skipped: the program's name, a tab, and the test's name on a line each.
+const SKIPPED: &str = "HEARTH_SKIPPED";
+/// The tests that this machine has, as the script finds them.
+const HERE: &str = "tests-elsewhere";
+/// The tests that this machine skipped.
+const ALSO: &str = "tests-skipped-elsewhere";
+const SCRIPT_NAME: &str = "only-here.sh";
+/// Runs those tests of a program that do not run elsewhere. There must be some.
+const SCRIPT: &str = r#"set -e
+"$1" --list --format terse | sed -n 's/: test$//p' | sort > /tmp/tests-here
+sort "$HEARTH_IN/tests-elsewhere" > /tmp/tests-elsewhere
+comm -23 /tmp/tests-here /tmp/tests-elsewhere > /tmp/tests
+cat "$HEARTH_IN/tests-skipped-elsewhere" >> /tmp/tests
+[ -s /tmp/tests ] || { echo "no test is only here" >&2; exit 1; }
+exec "$1" --test-threads=1 --exact $(cat /tmp/tests)
+"#;
+
+/// What runs on the metal alone.
+#[derive(Debug)]
+pub(super) struct Foreign {
+    folder: RunFolder,
+    /// The library's tests that this machine has.
+    here: String,
+    /// Those of them that were skipped.
+    skipped: BTreeSet<String>,
+}
+
+impl Foreign {
+    /// Lists the tests that this machine has of the library whose other tests run on the metal.
+    pub(super) fn find(cache: &Cache) -> Result<Self> {
+        let suite = foreign_suite()?;
+        let mut cargo = toolchain::native(cache)?;
+        // The same selection as for running them, so that nothing is built twice.
+        super::workspace(cargo.arg("test")).args(["--lib", "--no-run"]);
+        let program = parts::library_test_of(&mut cargo, suite.package)?;
+        let list = command::capture(Command::new(program).args(["--list", "--format", "terse"]))?;
+        let names = list.lines().filter_map(|line| line.strip_suffix(": test"));
+        let here = names.map(|name| format!("{name}\n")).collect();
+        Ok(Self { folder: cache.run_folder()?, here, skipped: BTreeSet::new() })
+    }
+
+    /// Has the tests that a command runs note which of them were skipped.
+    pub(super) fn note_skipped<'a>(&self, tests: &'a mut Command) -> &'a mut Command {
+        tests.env(SKIPPED, self.notes())
+    }
+
+    fn notes(&self) -> PathBuf {
+        self.folder.path().join("skipped")
+    }
+
+    /// Takes what has been noted. A test that was skipped must be one that the metal runs.
+    pub(super) fn with_skipped(mut self) -> Result<Self> {
+        let notes = match fs::read_to_string(self.notes()) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            notes => notes.context("cannot read which tests were skipped")?,
+        };
+        self.skipped = to_run_on_metal(&notes, &SUITES)?;
+        Ok(self)
+    }
+
+    /// Adds what [`Self::words`] need on the metal.
+    pub(super) fn add(&self, parts: &mut Parts) -> Result<()> {
+        parts.add_script(SCRIPT_NAME, SCRIPT)?;
+        for (name, text) in [(HERE, self.here.clone()), (ALSO, lines(&self.skipped))] {
+            let path = parts.path(name);
+            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+            parts.add(path, name);
+        }
+        Ok(())
+    }
+
+    /// Runs the tests of `program` that do not run here.
+    pub(super) fn words(metal: &Metal, program: &str) -> Vec<OsString> {
+        let inputs = metal.inputs();
+        words(Path::new("sh"), [inputs.join(SCRIPT_NAME), inputs.join(program)])
+    }
+}
+
+fn foreign_suite() -> Result<Suite> {
+    SUITES.into_iter().find(|suite| suite.name == FOREIGN).context("no suite has the monitor's library")
+}
+
+fn lines(names: &BTreeSet<String>) -> String {
+    names.iter().map(|name| format!("{name}\n")).collect()
+}
+
+/// The names of the library's tests among those that were skipped.
+fn to_run_on_metal(notes: &str, suites: &[Suite]) -> Result<BTreeSet<String>> {
+    let (mut library, mut nowhere) = (BTreeSet::new(), BTreeSet::new());
+    for (program, test) in notes.lines().filter_map(|line| line.split_once('\t')) {
+        let of_program = |suite: &&Suite| match suite.executable {
+            Executable::Test(name) => suite.natively && name == program,
+            Executable::LibraryTest => suite.package.replace('-', "_") == program,
+            Executable::Binary(_) | Executable::OnlyBinary => false,
+        };
+        match suites.iter().find(of_program) {
+            Some(Suite { executable: Executable::LibraryTest, .. }) => {
+                library.insert(test.to_owned());
+            }
+            // All of it runs on the metal.
+            Some(_) => {}
+            None => {
+                nowhere.insert(format!("{program} {test}"));
+            }
+        }
+    }
+    if !nowhere.is_empty() {
+        bail!(
+            "these tests cannot run on this machine, and run nowhere else; each has printed what it lacks (most often root):\n{}",
+            lines(&nowhere)
+        );
+    }
+    Ok(library)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_skipped_here_runs_on_the_metal_or_fails_the_run() {
+        let notes =
+            "hearth_vmm\tsnapshot::pages::tests::a\nhearth_vmm\tsnapshot::pages::tests::a\njail\twalls::b\n";
+        let names = to_run_on_metal(notes, &SUITES).unwrap();
+        assert_eq!(lines(&names), "snapshot::pages::tests::a\n");
+        let error = to_run_on_metal("hearth_guest\tnet::c\n", &SUITES).unwrap_err().to_string();
+        assert!(error.contains("hearth_guest net::c"), "{error}");
+    }
+}

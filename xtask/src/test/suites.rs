@@ -1,0 +1,203 @@
+//! The programs with tests that run on the metal.
+
+use super::{Cpu, daemon};
+use crate::parts::Executable;
+
+/// Tests that one cargo target holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Suite {
+    /// What `--only` calls it, and its program's name on the metal.
+    pub(super) name: &'static str,
+    /// What its step is called.
+    pub(super) title: &'static str,
+    /// The package that has it.
+    pub(super) package: &'static str,
+    /// Its cargo target.
+    pub(super) executable: Executable,
+    /// What it finds on the metal.
+    pub(super) system: System,
+    /// Whether the daemon's store on disk is in it.
+    pub(super) rocksdb: bool,
+    /// Whether its tests also run on this machine, as far as it can run them.
+    pub(super) natively: bool,
+    /// How much of it runs on which processors.
+    pub(super) processors: Processors,
+}
+
+/// What a suite finds on the metal beside the monitor, the test guest and the guest OS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum System {
+    /// Busybox.
+    Small,
+    /// Debian's programs.
+    Debian,
+    /// Debian's programs, base images, the examples and the image builder, and memory for builds.
+    Images,
+    /// The same with the daemon and its client.
+    Daemon,
+}
+
+/// How much of a suite runs on which processors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Processors {
+    /// All of it on one, since nothing in it depends on the processor.
+    One,
+    /// All of it on each.
+    Each,
+    /// All of it on the smallest one; on others only tests whose names begin so, unless everything is asked for.
+    Part(&'static [&'static str]),
+}
+
+/// The tests of a library that this machine does not have, since they are in code for another architecture.
+pub(super) const FOREIGN: &str = "monitor-library";
+
+/// All of them, in the order in which they run: what fails fastest goes first.
+pub(super) const SUITES: [Suite; 9] = [
+    Suite {
+        name: FOREIGN,
+        title: "monitor's code for aarch64",
+        package: "hearth-vmm",
+        executable: Executable::LibraryTest,
+        system: System::Small,
+        rocksdb: false,
+        natively: true,
+        processors: Processors::One,
+    },
+    Suite {
+        name: "store",
+        title: "hearthd's store on the metal",
+        package: daemon::PACKAGE,
+        executable: Executable::Test("rocks"),
+        system: System::Debian,
+        rocksdb: true,
+        natively: false,
+        processors: Processors::One,
+    },
+    Suite {
+        name: "network",
+        title: "networks on the metal",
+        package: "hearth-host",
+        executable: Executable::Test("network"),
+        system: System::Debian,
+        rocksdb: false,
+        natively: true,
+        processors: Processors::One,
+    },
+    Suite {
+        name: "guest",
+        title: "guest OS on the metal",
+        package: "hearth-guest",
+        executable: Executable::Test("e2e"),
+        system: System::Small,
+        rocksdb: false,
+        natively: false,
+        processors: Processors::One,
+    },
+    Suite {
+        name: "jail",
+        title: "jail on the metal",
+        package: "hearth-vmm",
+        executable: Executable::Test("jail"),
+        system: System::Small,
+        rocksdb: false,
+        natively: true,
+        processors: Processors::Each,
+    },
+    Suite {
+        name: "monitor",
+        title: "end-to-end tests of the monitor",
+        package: "hearth-vmm",
+        executable: Executable::Test("e2e"),
+        system: System::Small,
+        rocksdb: false,
+        natively: false,
+        processors: Processors::Part(&[
+            "clocks::",
+            "clones::",
+            "cpus::",
+            "diffs::",
+            "goldens::",
+            "lifecycle::",
+            "snapshots::",
+        ]),
+    },
+    Suite {
+        name: "images",
+        title: "images on the metal",
+        package: "hearth-image-builder",
+        executable: Executable::Test("e2e"),
+        system: System::Images,
+        rocksdb: false,
+        natively: false,
+        processors: Processors::One,
+    },
+    Suite {
+        name: "platform",
+        title: "hearthd's platform on the metal",
+        package: daemon::PACKAGE,
+        executable: Executable::Test("platform"),
+        system: System::Images,
+        // The daemon's tests have the library with it, too: it is compiled once.
+        rocksdb: true,
+        natively: false,
+        processors: Processors::One,
+    },
+    Suite {
+        name: "daemon",
+        title: "hearthd on the metal",
+        package: daemon::PACKAGE,
+        executable: Executable::Test("e2e"),
+        system: System::Daemon,
+        rocksdb: true,
+        natively: false,
+        processors: Processors::One,
+    },
+];
+
+impl Suite {
+    /// The suite with this name.
+    pub(super) fn named(name: &str) -> Result<Self, String> {
+        SUITES.into_iter().find(|suite| suite.name == name).ok_or_else(|| {
+            let names = SUITES.map(|suite| suite.name).join(", ");
+            format!("there are {names}")
+        })
+    }
+
+    /// Which of its tests run on a processor: all, or those whose names begin with one of these.
+    pub(super) fn part(&self, cpu: Cpu, full: bool) -> &'static [&'static str] {
+        match self.processors {
+            Processors::Part(names) if cpu != Cpu::NeoverseN1 && !full => names,
+            _ => &[],
+        }
+    }
+
+    /// The processors that it runs on, of those that there are.
+    pub(super) fn on<'a>(&self, processors: &'a [Cpu]) -> &'a [Cpu] {
+        match self.processors {
+            Processors::One => processors.get(..1).unwrap_or_default(),
+            Processors::Each | Processors::Part(_) => processors,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suite_is_found_by_its_name() {
+        assert_eq!(Suite::named("guest").unwrap().package, "hearth-guest");
+        assert!(Suite::named("gust").unwrap_err().contains("guest, "));
+    }
+
+    #[test]
+    fn what_does_not_depend_on_the_processor_runs_once() {
+        let all = [Cpu::NeoverseN1, Cpu::Max];
+        let suite = |name| Suite::named(name).unwrap();
+        assert_eq!(suite("images").on(&all), [Cpu::NeoverseN1]);
+        assert_eq!(suite("jail").on(&all), all);
+        assert!(suite("monitor").part(Cpu::NeoverseN1, false).is_empty());
+        assert!(suite("monitor").part(Cpu::Max, false).contains(&"cpus::"));
+        assert!(suite("monitor").part(Cpu::Max, true).is_empty());
+    }
+}
