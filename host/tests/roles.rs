@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use hearth_host::roles::{
-    AssumeRole, Provider, RoleError, RoleProvider, RolesConfig, Secret, Source, StaticKeys,
+    AssumeRole, Provider, RoleError, RoleProvider, RoleUse, RolesConfig, Rule, Secret, Source, StaticKeys,
 };
 use hyper::http::Extensions;
 use hyper::{HeaderMap, Method, Uri};
@@ -20,7 +20,14 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::net::TcpListener;
 
+const ACCOUNT: &str = "123456789012";
+const OTHER: &str = "999999999999";
 const ROLE: &str = "arn:aws:iam::123456789012:role/builder";
+
+/// A role, asked for by the account that it is of.
+fn own(role_arn: &str) -> RoleUse {
+    RoleUse::new(ACCOUNT, role_arn)
+}
 
 /// What the STS does next, and what it was asked.
 #[derive(Default)]
@@ -142,7 +149,7 @@ async fn an_sts_is_asked_with_a_signature_and_gives_credentials() {
     let (endpoint, sts) = sts(valid_for(30)).await;
     let mut rule = rule(&endpoint, keys("right"));
     rule.external_id = Some("with spaces & more".to_owned());
-    let found = provider(rule).credentials(ROLE).await.unwrap().unwrap();
+    let found = provider(rule).credentials(&own(ROLE)).await.unwrap().unwrap();
     assert_eq!(found.access_key_id, "ASIA1");
     assert_eq!(found.secret_access_key.expose(), "hush/+&");
     assert_eq!(found.session_token.unwrap().expose(), "token==");
@@ -163,7 +170,7 @@ async fn a_caller_with_temporary_keys_sends_its_token_and_may_ask_for_another_ro
     let caller = StaticKeys { session_token: Some(Secret::new("a-token")), ..keys("right") };
     let other = "arn:aws:iam::999999999999:role/real";
     let rule = AssumeRole { role_arn: Some(other.to_owned()), ..rule(&endpoint, caller) };
-    provider(rule).credentials(ROLE).await.unwrap().unwrap();
+    provider(rule).credentials(&own(ROLE)).await.unwrap().unwrap();
     let asked = sts.0.lock().unwrap().asked[0].clone();
     assert_eq!((asked["token"].as_str(), asked["RoleArn"].as_str()), ("a-token", other));
 }
@@ -171,10 +178,10 @@ async fn a_caller_with_temporary_keys_sends_its_token_and_may_ask_for_another_ro
 #[tokio::test]
 async fn a_wrong_key_and_a_refusal_are_told() {
     let (endpoint, sts) = sts(Script::default()).await;
-    let error = provider(rule(&endpoint, keys("wrong"))).credentials(ROLE).await.unwrap_err();
+    let error = provider(rule(&endpoint, keys("wrong"))).credentials(&own(ROLE)).await.unwrap_err();
     assert!(matches!(&error, RoleError::Refused { code, .. } if code == "SignatureDoesNotMatch"), "{error}");
     assert!(sts.0.lock().unwrap().asked.is_empty());
-    let error = provider(rule(&endpoint, keys("right"))).credentials(ROLE).await.unwrap_err();
+    let error = provider(rule(&endpoint, keys("right"))).credentials(&own(ROLE)).await.unwrap_err();
     assert_eq!(
         error.to_string(),
         format!(
@@ -187,12 +194,13 @@ async fn a_wrong_key_and_a_refusal_are_told() {
 async fn an_answer_is_remembered_and_many_askers_ask_once() {
     let (endpoint, sts) = sts(valid_for(30)).await;
     let provider = provider(rule(&endpoint, keys("right")));
+    let role = own(ROLE);
     let (one, two, three) =
-        tokio::join!(provider.credentials(ROLE), provider.credentials(ROLE), provider.credentials(ROLE));
+        tokio::join!(provider.credentials(&role), provider.credentials(&role), provider.credentials(&role));
     assert_eq!(one.unwrap(), two.unwrap());
-    assert_eq!(three.unwrap(), provider.credentials(ROLE).await.unwrap());
+    assert_eq!(three.unwrap(), provider.credentials(&own(ROLE)).await.unwrap());
     assert_eq!(sts.0.lock().unwrap().asked.len(), 1);
-    provider.credentials("arn:aws:iam::123456789012:role/other").await.unwrap();
+    provider.credentials(&own("arn:aws:iam::123456789012:role/other")).await.unwrap();
     assert_eq!(sts.0.lock().unwrap().asked.len(), 2, "another role is asked for by itself");
 }
 
@@ -200,15 +208,15 @@ async fn an_answer_is_remembered_and_many_askers_ask_once() {
 async fn credentials_that_soon_expire_are_replaced_or_kept_when_the_sts_is_away() {
     let (endpoint, sts) = sts(valid_for(4)).await;
     let provider = provider(rule(&endpoint, keys("right")));
-    provider.credentials(ROLE).await.unwrap();
-    let second = provider.credentials(ROLE).await.unwrap().unwrap();
+    provider.credentials(&own(ROLE)).await.unwrap();
+    let second = provider.credentials(&own(ROLE)).await.unwrap().unwrap();
     assert_eq!(second.access_key_id, "ASIA2");
     sts.0.lock().unwrap().verbatim = Some((503, "<html>".to_owned()));
-    assert_eq!(provider.credentials(ROLE).await.unwrap().unwrap(), second);
+    assert_eq!(provider.credentials(&own(ROLE)).await.unwrap().unwrap(), second);
     let mut script = Script::default();
     std::mem::swap(&mut script.asked, &mut sts.0.lock().unwrap().asked);
     *sts.0.lock().unwrap() = script;
-    let error = provider.credentials(ROLE).await.unwrap_err();
+    let error = provider.credentials(&own(ROLE)).await.unwrap_err();
     assert!(matches!(error, RoleError::Refused { .. }), "what is refused is taken away: {error}");
 }
 
@@ -224,11 +232,11 @@ async fn what_is_no_answer_is_not_believed() {
         &"x".repeat(70_000),
     ] {
         sts.0.lock().unwrap().verbatim = Some((200, body.to_owned()));
-        let error = provider.credentials(ROLE).await.unwrap_err();
+        let error = provider.credentials(&own(ROLE)).await.unwrap_err();
         assert!(matches!(error, RoleError::Answer { .. }), "{error}");
     }
     sts.0.lock().unwrap().verbatim = Some((302, String::new()));
-    let error = provider.credentials(ROLE).await.unwrap_err();
+    let error = provider.credentials(&own(ROLE)).await.unwrap_err();
     assert!(matches!(error, RoleError::Refused { .. }), "{error}");
 }
 
@@ -236,7 +244,7 @@ async fn what_is_no_answer_is_not_believed() {
 async fn an_sts_that_is_not_there_is_named() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let endpoint = format!("http://{nobody}");
-    let error = provider(rule(&endpoint, keys("right"))).credentials(ROLE).await.unwrap_err();
+    let error = provider(rule(&endpoint, keys("right"))).credentials(&own(ROLE)).await.unwrap_err();
     assert!(
         matches!(&error, RoleError::Unreachable { endpoint: named, .. } if *named == endpoint),
         "{error}"
@@ -245,12 +253,93 @@ async fn an_sts_that_is_not_there_is_named() {
 
 #[tokio::test]
 async fn keys_are_handed_out_and_roles_without_a_rule_stand_for_nothing() {
-    let rules = [("arn:aws:iam::*:role/builder".to_owned(), Provider::Static(keys("right")))].into();
+    let rules = [("arn:aws:iam::*:role/builder".to_owned(), Provider::Static(keys("right")).into())].into();
     let provider = RoleProvider::new(RolesConfig { rules, ..RolesConfig::default() }).unwrap();
-    let found = provider.credentials(ROLE).await.unwrap().unwrap();
+    let found = provider.credentials(&own(ROLE)).await.unwrap().unwrap();
     assert_eq!((found.access_key_id.as_str(), found.secret_access_key.expose()), ("AKIDHOST", "right"));
     assert!(found.expiration > SystemTime::now() + Duration::from_secs(50 * 60));
-    assert_eq!(provider.credentials("arn:aws:iam::123456789012:role/other").await.unwrap(), None);
+    assert_eq!(provider.credentials(&own("arn:aws:iam::123456789012:role/other")).await.unwrap(), None);
+}
+
+/// What an account gets of a role: the id of its keys, `none` of a role that stands for nothing, or the refusal's words.
+async fn found(provider: &RoleProvider, account: &str, role_arn: &str) -> Result<String, String> {
+    match provider.credentials(&RoleUse::new(account, role_arn)).await {
+        Ok(credentials) => Ok(credentials.map_or("none".to_owned(), |found| found.access_key_id)),
+        Err(error @ RoleError::NotForAccount { .. }) => Err(error.to_string()),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn a_role_is_for_its_own_account_whatever_it_stands_for() {
+    let (endpoint, sts) = sts(valid_for(30)).await;
+    let roles = |name: &str| format!("arn:aws:iam::{ACCOUNT}:role/{name}");
+    let rules = [
+        ("arn:aws:iam::*:role/keys".to_owned(), Provider::Static(keys("right")).into()),
+        (roles("none"), Rule::default()),
+        (roles("assumed"), Provider::AssumeRole(rule(&endpoint, keys("right"))).into()),
+    ];
+    for default in [Provider::None, Provider::Static(keys("right"))] {
+        let config = RolesConfig { rules: rules.clone().into(), default };
+        let provider = RoleProvider::new(config).unwrap();
+        for name in ["keys", "none", "assumed", "without-a-rule"] {
+            found(&provider, ACCOUNT, &roles(name)).await.unwrap();
+            // Also when the answer is remembered.
+            for _ in 0..2 {
+                let refusal = found(&provider, OTHER, &roles(name)).await.unwrap_err();
+                assert!(refusal.contains(OTHER) && refusal.contains(&roles(name)), "{refusal}");
+                assert!(refusal.contains("`accounts`"), "what to do: {refusal}");
+            }
+        }
+        for nobody in ["", "*", "12345678901", &format!("{ACCOUNT} ")] {
+            found(&provider, nobody, &roles("keys")).await.unwrap_err();
+        }
+        found(&provider, ACCOUNT, "arn:aws:iam:::role/keys").await.unwrap_err();
+    }
+    assert_eq!(sts.0.lock().unwrap().asked.len(), 2, "the STS is asked for the role's own account only");
+}
+
+#[tokio::test]
+async fn a_rule_lists_exactly_the_accounts_that_may_use_its_roles() {
+    let shared = |accounts: &[&str]| Rule {
+        accounts: Some(accounts.iter().map(|account| (*account).to_owned()).collect()),
+        provider: Provider::Static(keys("right")),
+    };
+    let rules = [(ROLE.to_owned(), shared(&[OTHER])), ("arn:minio:*".to_owned(), shared(&[ACCOUNT, OTHER]))];
+    let provider = RoleProvider::new(RolesConfig { rules: rules.into(), ..RolesConfig::default() }).unwrap();
+    assert_eq!(found(&provider, OTHER, ROLE).await.unwrap(), "AKIDHOST");
+    found(&provider, ACCOUNT, ROLE).await.unwrap_err();
+    for account in [ACCOUNT, OTHER] {
+        assert_eq!(found(&provider, account, "arn:minio:iam:::role/app").await.unwrap(), "AKIDHOST");
+    }
+    found(&provider, "111111111111", "arn:minio:iam:::role/app").await.unwrap_err();
+}
+
+#[tokio::test]
+async fn what_an_sts_gave_one_account_is_not_anothers() {
+    let (endpoint, sts) = sts(valid_for(30)).await;
+    let rule = Rule {
+        accounts: Some(vec![ACCOUNT.to_owned(), OTHER.to_owned()]),
+        provider: Provider::AssumeRole(rule(&endpoint, keys("right"))),
+    };
+    let rules = [("arn:aws:iam::*".to_owned(), rule)].into();
+    let provider = RoleProvider::new(RolesConfig { rules, ..RolesConfig::default() }).unwrap();
+    for (account, id) in [(ACCOUNT, "ASIA1"), (OTHER, "ASIA2"), (ACCOUNT, "ASIA1"), (OTHER, "ASIA2")] {
+        assert_eq!(found(&provider, account, ROLE).await.unwrap(), id, "{account}");
+    }
+    assert_eq!(sts.0.lock().unwrap().asked.len(), 2);
+}
+
+#[tokio::test]
+async fn an_sts_that_is_asked_too_often_takes_nothing_away() {
+    let (endpoint, sts) = sts(valid_for(4)).await;
+    let provider = provider(rule(&endpoint, keys("right")));
+    let first = provider.credentials(&own(ROLE)).await.unwrap();
+    let throttled = REFUSED.replace("AccessDenied", "Throttling");
+    for (status, body) in [(429, String::new()), (400, throttled)] {
+        sts.0.lock().unwrap().verbatim = Some((status, body));
+        assert_eq!(provider.credentials(&own(ROLE)).await.unwrap(), first, "{status}");
+    }
 }
 
 #[test]

@@ -5,16 +5,18 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::arn::{RoleUse, account_of};
 use super::credentials::StaticKeys;
+use super::rule::Rule;
 
 /// Which credentials role ARNs stand for.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RolesConfig {
     /// By role ARN, or by a pattern in which each `*` stands for any characters. An ARN itself goes before patterns, a
-    /// pattern with more other characters before one with fewer.
-    pub rules: BTreeMap<String, Provider>,
-    /// For ARNs without a rule. Default none.
+    /// pattern with more other characters before one with fewer. Only this one rule decides about an ARN.
+    pub rules: BTreeMap<String, Rule>,
+    /// For ARNs without a rule, for the accounts in them. Default none.
     pub default: Provider,
 }
 
@@ -79,24 +81,40 @@ fn duration_seconds() -> u32 {
 }
 
 impl RolesConfig {
-    /// What a role ARN stands for.
-    pub(super) fn provider(&self, role_arn: &str) -> &Provider {
-        if let Some(provider) = self.rules.get(role_arn) {
-            return provider;
+    /// What a role stands for where an account may use it; `None` where it may not.
+    pub(super) fn provider(&self, role: &RoleUse) -> Option<&Provider> {
+        match self.rule(&role.role_arn) {
+            Some(rule) => rule.allows(role).then_some(&rule.provider),
+            None => role.is_own().then_some(&self.default),
+        }
+    }
+
+    /// The rule for a role ARN.
+    fn rule(&self, role_arn: &str) -> Option<&Rule> {
+        if let Some(rule) = self.rules.get(role_arn) {
+            return Some(rule);
         }
         self.rules
             .iter()
             .filter(|(pattern, _)| pattern.contains('*') && matches(pattern, role_arn))
             .max_by_key(|(pattern, _)| pattern.len() - pattern.matches('*').count())
-            .map_or(&self.default, |(_, provider)| provider)
+            .map(|(_, rule)| rule)
     }
 
     /// Checks what can be checked before anybody asks. Returns what is wrong, and where.
-    pub(super) fn check(&self) -> Result<(), (String, &'static str)> {
-        let rules = self.rules.iter().map(|(pattern, provider)| (pattern.as_str(), provider));
+    pub(super) fn check(&self) -> Result<(), (String, String)> {
+        for (pattern, rule) in &self.rules {
+            rule.check_accounts().map_err(|why| (pattern.clone(), why))?;
+            if rule.accounts.is_none() && !pattern.contains('*') && account_of(pattern).is_none() {
+                let why = "nobody can use it: it is no ARN like arn:aws:iam::123456789012:role/NAME, so that \
+                           nobody knows whose role it is. Mend it, or list the accounts that may use it in accounts";
+                return Err((pattern.clone(), why.to_owned()));
+            }
+        }
+        let rules = self.rules.iter().map(|(pattern, rule)| (pattern.as_str(), &rule.provider));
         for (name, provider) in rules.chain([("default", &self.default)]) {
             if let Provider::AssumeRole(sts) = provider {
-                sts.check().map_err(|why| (name.to_owned(), why))?;
+                sts.check().map_err(|why| (name.to_owned(), why.to_owned()))?;
             }
         }
         Ok(())
@@ -175,15 +193,47 @@ mod tests {
                 "arn:aws:iam::123456789012:role/team/*": "none"
             }}"#,
         );
-        let id = |arn: &str| match config.provider(arn) {
-            Provider::Static(keys) => keys.access_key_id.clone(),
-            other => format!("{other:?}"),
+        let id = |arn: &str| {
+            let account = account_of(arn).unwrap();
+            match config.provider(&RoleUse::new(account, arn)).unwrap() {
+                Provider::Static(keys) => keys.access_key_id.clone(),
+                other => format!("{other:?}"),
+            }
         };
         assert_eq!(id("arn:aws:iam::123456789012:role/exact"), "exact");
         assert_eq!(id("arn:aws:iam::123456789012:role/exacter"), "close");
         assert_eq!(id("arn:aws:iam::123456789012:role/team/x"), "None");
         assert_eq!(id("arn:aws:iam::000000000000:role/x"), "wide");
         assert_eq!(id("arn:aws-cn:iam::000000000000:role/x"), "None");
+    }
+
+    #[test]
+    fn the_closest_rule_decides_who_may_also_where_a_wider_one_would_let_in() {
+        let config = config(
+            r#"{"rules": {
+                "arn:aws:iam::111111111111:role/*": {"accounts": ["111111111111", "222222222222"]},
+                "arn:aws:iam::111111111111:role/admin": "none"
+            }}"#,
+        );
+        let may = |account: &str, arn: &str| config.provider(&RoleUse::new(account, arn)).is_some();
+        let (app, admin) = ("arn:aws:iam::111111111111:role/app", "arn:aws:iam::111111111111:role/admin");
+        assert!(may("111111111111", app) && may("222222222222", app) && !may("333333333333", app));
+        assert!(may("111111111111", admin) && !may("222222222222", admin));
+        let without = "arn:aws:iam::222222222222:role/x";
+        assert!(
+            may("222222222222", without) && !may("111111111111", without),
+            "default is for the ARN's own"
+        );
+    }
+
+    #[test]
+    fn a_rule_that_nobody_could_use_is_found() {
+        let check = |json: &str| config(json).check();
+        let (rule, why) = check(r#"{"rules": {"arn:aws:iam::1:role/app": "none"}}"#).unwrap_err();
+        assert!(rule == "arn:aws:iam::1:role/app" && why.contains("nobody can use it"), "{why}");
+        check(r#"{"rules": {"builder": {"accounts": ["111111111111"]}, "*": "none"}}"#).unwrap();
+        let (_, why) = check(r#"{"rules": {"*": {"accounts": ["1"]}}}"#).unwrap_err();
+        assert!(why.contains("12 digits"), "{why}");
     }
 
     #[test]

@@ -1,33 +1,49 @@
 //! Which credentials a role ARN stands for.
 //!
 //! Users name roles (`buildRoleArn`, `executionRoleArn`), and an operator says what these stand for: keys, credentials of an
-//! STS, or nothing. [`RoleProvider`] answers from its memory until five minutes before credentials expire, and asks once
-//! however many ask it at a time.
+//! STS, or nothing. A role is for the account in its ARN, or for those that its rule lists ([`Rule::accounts`]): every request
+//! says for which account it is ([`RoleUse`]), and others are refused before anything else happens, whatever the role stands
+//! for. [`RoleProvider`] answers from its memory until five minutes before credentials expire, and asks once however many ask
+//! it at a time.
 //!
-//! * [`config`] – the operator's rules
+//! * [`arn`] – a role and the account that asks for it
+//! * [`config`] – the operator's rules; [`rule`] – one of them
 //! * [`credentials`] – credentials, and strings that are not printed
+//! * [`memory`] – what is remembered, by account and ARN
 //! * [`sts`] – asking an STS
 
+mod arn;
 mod config;
 mod credentials;
+mod memory;
+mod rule;
 mod sts;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+pub use arn::{RoleUse, account_of, is_account};
 pub use config::{AssumeRole, Provider, RolesConfig, Source};
 pub use credentials::{Credentials, Secret, StaticKeys, VALIDITY};
+pub use rule::Rule;
+
+use memory::Memory;
 
 /// How long credentials are at least valid when they are handed out, unless there are none that are.
 const MARGIN: Duration = Duration::from_secs(5 * 60);
 
-/// Most roles that are remembered. Users choose ARNs, and a pattern takes many.
-const MAX_REMEMBERED: usize = 4096;
-
 /// Why there are no credentials for a role that should have some.
 #[derive(Debug, thiserror::Error)]
 pub enum RoleError {
+    /// The role is not for this account. It does not tell whether there is a rule, and for whom.
+    #[error(
+        "the account {account} may not use the role {role_arn}: name a role of this account, or have the operator list the account in `accounts` of the role's rule ([roles.rules])"
+    )]
+    NotForAccount {
+        /// The account that asked.
+        account: String,
+        /// The role that it asked for.
+        role_arn: String,
+    },
     /// The STS refuses.
     #[error("the role {role_arn} cannot be assumed: {code}: {message}")]
     Refused {
@@ -69,15 +85,20 @@ pub enum RoleError {
     },
 }
 
-/// Says which credentials a role ARN stands for.
+impl RoleError {
+    /// Whether somebody has said no, so that credentials which were given before are to be taken away. All else may pass.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::NotForAccount { .. } | Self::Refused { .. })
+    }
+}
+
+/// Says which credentials roles stand for.
 #[derive(Debug)]
 pub struct RoleProvider {
     config: RolesConfig,
-    remembered: Mutex<HashMap<String, Remembered>>,
+    memory: Memory,
 }
-
-/// What a role stood for when it was last asked for. Locked while somebody asks.
-type Remembered = Arc<tokio::sync::Mutex<Option<Credentials>>>;
 
 impl RoleProvider {
     /// A provider with these rules.
@@ -86,21 +107,25 @@ impl RoleProvider {
     ///
     /// A rule that cannot work.
     pub fn new(config: RolesConfig) -> Result<Self, RoleError> {
-        config.check().map_err(|(rule, why)| RoleError::Config { rule, why: why.to_owned() })?;
-        Ok(Self { config, remembered: Mutex::default() })
+        config.check().map_err(|(rule, why)| RoleError::Config { rule, why })?;
+        Ok(Self { config, memory: Memory::default() })
     }
 
     /// The credentials that a role stands for: none where the rules say so.
     ///
     /// # Errors
     ///
-    /// Why there are none although the rules have some.
-    pub async fn credentials(&self, role_arn: &str) -> Result<Option<Credentials>, RoleError> {
-        let provider = self.config.provider(role_arn);
+    /// [`RoleError::NotForAccount`] where the account may not use the role, whatever that stands for; else why there are no
+    /// credentials although the rules have some.
+    pub async fn credentials(&self, role: &RoleUse) -> Result<Option<Credentials>, RoleError> {
+        let provider = self.config.provider(role).ok_or_else(|| RoleError::NotForAccount {
+            account: role.account.clone(),
+            role_arn: role.role_arn.clone(),
+        })?;
         if matches!(provider, Provider::None) {
             return Ok(None);
         }
-        let remembered = self.remembered(role_arn);
+        let remembered = self.memory.of(role);
         let mut remembered = remembered.lock().await;
         let now = SystemTime::now();
         if let Some(credentials) = &*remembered
@@ -111,7 +136,7 @@ impl RoleProvider {
         let fetched = match provider {
             Provider::None => return Ok(None),
             Provider::Static(keys) => Ok(keys.at(now)),
-            Provider::AssumeRole(config) => sts::assume_role(config, role_arn).await,
+            Provider::AssumeRole(config) => sts::assume_role(config, &role.role_arn).await,
         };
         match (fetched, &*remembered) {
             (Ok(credentials), _) => {
@@ -127,13 +152,5 @@ impl RoleProvider {
                 Err(error)
             }
         }
-    }
-
-    fn remembered(&self, role_arn: &str) -> Remembered {
-        let mut all = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= MAX_REMEMBERED && !all.contains_key(role_arn) {
-            all.clear();
-        }
-        Arc::clone(all.entry(role_arn.to_owned()).or_default())
     }
 }

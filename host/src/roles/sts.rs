@@ -208,7 +208,10 @@ fn refused(config: &AssumeRole, role_arn: &str, status: reqwest::StatusCode, tex
         .unwrap_or_default();
     let or_status =
         |text: String| if text.is_empty() { status.to_string() } else { text.chars().take(500).collect() };
-    if status.is_server_error() {
+    if status.is_server_error()
+        || status == reqwest::StatusCode::TOO_MANY_REQUESTS
+        || is_throttling(&body.code)
+    {
         let why = format!("it answered {status}: {}", or_status(body.message));
         return RoleError::Unreachable { endpoint: config.endpoint.clone(), why };
     }
@@ -217,6 +220,13 @@ fn refused(config: &AssumeRole, role_arn: &str, status: reqwest::StatusCode, tex
         code: or_status(body.code),
         message: or_status(body.message),
     }
+}
+
+/// Whether an error's code says that there were too many requests, which AWS answers with status 400.
+/// <https://docs.aws.amazon.com/STS/latest/APIReference/CommonErrors.html>
+fn is_throttling(code: &str) -> bool {
+    code.starts_with("Throttl")
+        || ["RequestLimitExceeded", "RequestThrottled", "TooManyRequestsException"].contains(&code)
 }
 
 fn malformed(config: &AssumeRole, why: &str) -> RoleError {

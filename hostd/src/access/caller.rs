@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use hearth_host::roles::RoleUse;
+
 use super::policy::Policy;
 use crate::service::Operation;
 
@@ -23,5 +25,18 @@ impl Caller {
     #[must_use]
     pub fn may(&self, operation: Operation, image: Option<&str>) -> bool {
         self.policies.iter().any(|policy| policy.allows(operation, image))
+    }
+
+    /// Whether a policy allows to give a role to a microVM or a build of an image. Whose role that may be is up to
+    /// [`hearth_host::roles::RoleProvider`].
+    #[must_use]
+    pub fn may_pass(&self, image: &str, role_arn: &str) -> bool {
+        self.policies.iter().any(|policy| policy.allows_role(image, role_arn))
+    }
+
+    /// A role, asked for by the caller's account.
+    #[must_use]
+    pub fn role(&self, role_arn: &str) -> RoleUse {
+        RoleUse::new(&self.account, role_arn)
     }
 }

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::{fs, io};
 
-use hearth_host::roles::Secret;
+use hearth_host::roles::{Secret, is_account};
 use serde::{Deserialize, Serialize};
 
-use super::policy::Policy;
+use super::policy::{Policy, PolicyError};
 
 /// Shortest secret in characters.
 const SECRET_MIN: usize = 16;
@@ -109,23 +109,17 @@ pub enum AccessError {
         "\"{0}\" is no SHA-256 of a certificate: 64 hexadecimal digits (openssl x509 -noout -fingerprint -sha256)"
     )]
     Fingerprint(String),
-    /// A policy for what does not exist.
-    #[error("a policy of {of} names the action \"{action}\", which no operation has")]
-    Action {
+    /// A policy that cannot be meant.
+    #[error("a policy of {of} {why}")]
+    Policy {
         /// Whose policy.
         of: String,
-        /// The pattern.
-        action: String,
+        /// What is wrong with it.
+        why: PolicyError,
     },
     /// No randomness.
     #[error("the system's random number generator failed")]
     Random,
-}
-
-/// Whether it is an account.
-#[must_use]
-pub fn is_account(text: &str) -> bool {
-    text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 impl AccessConfig {
@@ -145,7 +139,7 @@ impl AccessConfig {
                 return Err(AccessError::Account(account.clone()));
             }
             for policy in policies {
-                policy.check().map_err(|action| AccessError::Action { of: of.clone(), action })?;
+                policy.check().map_err(|why| AccessError::Policy { of: of.clone(), why })?;
             }
         }
         for key in &self.keys {
@@ -211,7 +205,11 @@ mod tests {
             ("[[keys]]\nid = \"AKI\"\nsecret = \"0123456789abcdef\"\naccount = \"12\"", "\"12\""),
             (
                 "[[keys]]\nid = \"AKI\"\nsecret = \"0123456789abcdef\"\npolicies = [{ actions = [\"Fly\"] }]",
-                "\"Fly\"",
+                "a policy of AKI names the action \"Fly\"",
+            ),
+            (
+                "[[keys]]\nid = \"AKI\"\nsecret = \"0123456789abcdef\"\npolicies = [{ actions = [\"PassRole\"] }]",
+                "a policy of AKI names the action \"PassRole\" but no roles",
             ),
             ("[[certificates]]\nsha256 = \"00:11\"", "00:11"),
         ] {

@@ -9,7 +9,7 @@
 //!
 //! * [`config`] – keys, certificates, users
 //! * [`caller`] – somebody known, with an account and policies
-//! * [`policy`] – actions × names of images
+//! * [`policy`] – actions × names of images × ARNs of roles
 
 pub mod caller;
 pub mod config;
@@ -27,7 +27,7 @@ use ring::rand::SystemRandom;
 
 pub use caller::Caller;
 pub use config::{AccessConfig, AccessError};
-pub use policy::Policy;
+pub use policy::{PASS_ROLE, Policy, PolicyError};
 
 use crate::service::ServiceError;
 

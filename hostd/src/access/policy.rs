@@ -1,54 +1,141 @@
-//! What somebody may: actions × names of images.
+//! What somebody may: actions × names of images × ARNs of roles.
+//!
+//! Actions are the operations, and PassRole: to give a role to a microVM or a build, which then has its credentials. Roles can be
+//! worth more than everything else here, so that PassRole is never granted by the way: a policy grants it for the roles that it
+//! lists, or by allowing everything there is – `actions = ["*"]` with all images, and no list of roles. Whose roles these may be
+//! is not a policy's matter: [`hearth_host::roles`] refuses those of other accounts.
 
+use hearth_host::roles::account_of;
 use serde::{Deserialize, Serialize};
 
 use crate::service::Operation;
+
+/// The action of giving a role to a microVM or a build. No operation has this name.
+pub const PASS_ROLE: &str = "PassRole";
+/// What stands for everything.
+const EVERYTHING: &str = "*";
 
 /// Allows some actions with some images. What no policy allows is denied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
-    /// Names of operations, like `RunMicrovm` or `lambda:RunMicrovm`; with `*` for any characters, as in `Get*`.
+    /// Names of operations, like `RunMicrovm` or `lambda:RunMicrovm`, and `PassRole` or `iam:PassRole`; with `*` for any
+    /// characters, as in `Get*`.
     pub actions: Vec<String>,
     /// Names of images, with `*` for any characters and `?` for one. What is not about one image (lists, the host) needs `*`.
     #[serde(default = "every")]
     pub images: Vec<String>,
+    /// ARNs of the roles that may be given to microVMs and builds of these images by the action `PassRole`, with `*` for any
+    /// characters and `?` for one. Unless given: all roles with `actions = ["*"]` and all images, else none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roles: Option<Vec<String>>,
 }
 
 fn every() -> Vec<String> {
-    vec!["*".to_owned()]
+    vec![EVERYTHING.to_owned()]
+}
+
+/// What is wrong with a policy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// An action that there is not.
+    #[error("names the action \"{0}\", which no operation has")]
+    Action(String),
+    /// PassRole without roles.
+    #[error(
+        "names the action \"{0}\" but no roles: add roles = [\"arn:aws:iam::ACCOUNT:role/NAME\"], in which * stands for any characters"
+    )]
+    NoRoles(String),
+    /// Roles without PassRole.
+    #[error(
+        "lists roles, but none of its actions is PassRole: add \"PassRole\" to actions, or leave roles out"
+    )]
+    NoPassRole,
+    /// A pattern that no role has.
+    #[error("lists the role \"{0}\", which is no ARN like arn:aws:iam::123456789012:role/NAME")]
+    Role(String),
 }
 
 impl Policy {
     /// Allows everything.
     #[must_use]
     pub fn everything() -> Self {
-        Self { actions: every(), images: every() }
+        Self { actions: every(), images: every(), roles: None }
     }
 
     /// Whether it allows an operation with an image, or, without one, with everything there is.
     #[must_use]
     pub fn allows(&self, operation: Operation, image: Option<&str>) -> bool {
-        let name = operation.name();
-        let action = |action: &String| matches(action.strip_prefix("lambda:").unwrap_or(action), name);
-        let with = |pattern: &String| match image {
-            Some(image) => matches(pattern, image),
-            None => pattern == "*",
-        };
-        self.actions.iter().any(action) && self.images.iter().any(with)
+        self.actions.iter().any(|action| is_operation(action, operation)) && self.has_image(image)
     }
 
-    /// What is wrong with it: a pattern for actions that no operation has.
+    /// Whether it allows to give a role to a microVM or a build of an image.
+    #[must_use]
+    pub fn allows_role(&self, image: &str, role_arn: &str) -> bool {
+        if !self.has_image(Some(image)) {
+            return false;
+        }
+        match &self.roles {
+            Some(roles) => {
+                self.actions.iter().any(|action| is_pass_role(action))
+                    && roles.iter().any(|pattern| matches(pattern, role_arn))
+            }
+            None => [&self.actions, &self.images].iter().all(|list| list.iter().any(|it| it == EVERYTHING)),
+        }
+    }
+
+    fn has_image(&self, image: Option<&str>) -> bool {
+        self.images.iter().any(|pattern| match image {
+            Some(image) => matches(pattern, image),
+            None => pattern == EVERYTHING,
+        })
+    }
+
+    /// What is wrong with it.
     ///
     /// # Errors
     ///
-    /// The pattern.
-    pub fn check(&self) -> Result<(), String> {
-        let known = |action: &str| {
-            let pattern = action.strip_prefix("lambda:").unwrap_or(action);
-            Operation::ALL.iter().any(|operation| matches(pattern, operation.name()))
-        };
-        self.actions.iter().find(|action| !known(action)).map_or(Ok(()), |action| Err(action.clone()))
+    /// [`PolicyError`].
+    pub fn check(&self) -> Result<(), PolicyError> {
+        let is_any = |action: &str| Operation::ALL.iter().any(|operation| is_operation(action, *operation));
+        for action in &self.actions {
+            if is_any(action) {
+                continue; // what it says of PassRole beside that depends on roles
+            }
+            if !is_pass_role(action) {
+                return Err(PolicyError::Action(action.clone()));
+            }
+            if self.roles.as_ref().is_none_or(Vec::is_empty) {
+                return Err(PolicyError::NoRoles(action.clone()));
+            }
+        }
+        let roles = self.roles.iter().flatten();
+        // An empty list is how everything but PassRole is allowed.
+        if roles.clone().next().is_some() && !self.actions.iter().any(|action| is_pass_role(action)) {
+            return Err(PolicyError::NoPassRole);
+        }
+        match roles.into_iter().find(|pattern| !could_be_role(pattern)) {
+            Some(wrong) => Err(PolicyError::Role(wrong.clone())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether a pattern for actions has an operation.
+fn is_operation(action: &str, operation: Operation) -> bool {
+    matches(action.strip_prefix("lambda:").unwrap_or(action), operation.name())
+}
+
+/// Whether a pattern for actions has PassRole, which in AWS is an action of IAM.
+fn is_pass_role(action: &str) -> bool {
+    matches(action.strip_prefix("iam:").unwrap_or(action), PASS_ROLE)
+}
+
+/// Whether a pattern could be meant for ARNs of roles.
+fn could_be_role(pattern: &str) -> bool {
+    match pattern.find(['*', '?']) {
+        Some(first) => first == 0 || pattern.starts_with("arn:"),
+        None => account_of(pattern).is_some(),
     }
 }
 
@@ -84,8 +171,16 @@ mod tests {
 
     fn policy(actions: &[&str], images: &[&str]) -> Policy {
         let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
-        Policy { actions: owned(actions), images: owned(images) }
+        Policy { actions: owned(actions), images: owned(images), roles: None }
     }
+
+    fn passing(actions: &[&str], images: &[&str], roles: &[&str]) -> Policy {
+        let roles = roles.iter().map(|text| (*text).to_owned()).collect();
+        Policy { roles: Some(roles), ..policy(actions, images) }
+    }
+
+    const APP: &str = "arn:aws:iam::111122223333:role/app";
+    const ADMIN: &str = "arn:aws:iam::111122223333:role/admin";
 
     #[test]
     fn a_policy_allows_its_actions_with_its_images() {
@@ -120,6 +215,68 @@ mod tests {
     #[test]
     fn actions_that_nobody_knows_are_found() {
         assert_eq!(policy(&["*", "List*", "RunMicrovm"], &[]).check(), Ok(()));
-        assert_eq!(policy(&["RunMicroVM"], &[]).check(), Err("RunMicroVM".to_owned()));
+        for action in ["RunMicroVM", "iam:RunMicrovm", "lambda:PassRole", "iam:List*", ""] {
+            let error = policy(&[action], &["*"]).check().unwrap_err();
+            assert_eq!(error, PolicyError::Action(action.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_role_is_passed_by_a_policy_that_lists_it_or_allows_everything() {
+        for (policy, image, app, admin) in [
+            (Policy::everything(), "web", true, true),
+            (policy(&["RunMicrovm", "*"], &["web", "*"]), "web", true, true),
+            // By the way, nobody gets a role.
+            (policy(&["RunMicrovm", "CreateMicrovmImage"], &["*"]), "web", false, false),
+            (policy(&["*"], &["web-*"]), "web-1", false, false),
+            (policy(&["P*", "lambda:*", "iam:*", "**"], &["*"]), "web", false, false),
+            (policy(&["*"], &["**"]), "web", false, false),
+            (passing(&["*"], &["*"], &[]), "web", false, false),
+            (passing(&["RunMicrovm"], &["*"], &["*"]), "web", false, false),
+            (passing(&["lambda:*"], &["*"], &["*"]), "web", false, false),
+            // Listed.
+            (passing(&["PassRole"], &["*"], &[APP]), "web", true, false),
+            (passing(&["iam:PassRole"], &["*"], &["arn:aws:iam::*:role/a?p"]), "web", true, false),
+            (passing(&["Pass*"], &["web-*"], &["*"]), "web-1", true, true),
+            (passing(&["*"], &["web-*"], &["arn:aws:iam::111122223333:role/app"]), "web-1", true, false),
+            // Roles go with the images of their own policy.
+            (passing(&["PassRole"], &["web-*"], &["*"]), "db", false, false),
+        ] {
+            assert_eq!(policy.allows_role(image, APP), app, "{policy:?}");
+            assert_eq!(policy.allows_role(image, ADMIN), admin, "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn passing_a_role_allows_no_operation() {
+        let policy = passing(&["PassRole", "iam:*"], &["*"], &["*"]);
+        assert!(Operation::ALL.iter().all(|operation| !policy.allows(*operation, Some("web"))));
+        assert_eq!(Operation::named(PASS_ROLE), None);
+    }
+
+    #[test]
+    fn a_policy_that_cannot_be_meant_is_refused() {
+        for good in [
+            passing(&["PassRole"], &["*"], &[APP, "*", "arn:aws:iam::*:role/web-*", "*/web"]),
+            passing(&["*"], &["web"], &[APP]),
+            passing(&["*"], &["*"], &[]),
+            passing(&["Get*"], &["*"], &[]),
+            policy(&["P*"], &["*"]),
+        ] {
+            assert_eq!(good.check(), Ok(()), "{good:?}");
+        }
+        for (bad, word) in [
+            (policy(&["RunMicrovm", "PassRole"], &["*"]), "add roles"),
+            (policy(&["iam:*"], &["*"]), "\"iam:*\""),
+            (passing(&["PassRole"], &["*"], &[]), "no roles"),
+            (passing(&["RunMicrovm"], &["*"], &[APP]), "add \"PassRole\""),
+            (passing(&["lambda:*"], &["*"], &[APP]), "add \"PassRole\""),
+            (passing(&["PassRole"], &["*"], &["app"]), "\"app\""),
+            (passing(&["PassRole"], &["*"], &["role/*"]), "\"role/*\""),
+            (passing(&["PassRole"], &["*"], &["arn:aws:iam::1:role/app"]), "\"arn:aws:iam::1:role/app\""),
+        ] {
+            let error = bad.check().unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! From a version's configuration to what the builder wants.
 
 use hearth_host::network::Egress;
+use hearth_host::roles::RoleUse;
 use hearth_host::shape::{Burst, MemoryClass};
 use hearth_image_builder::build::{BuildRequest, Platform};
 use hearth_image_builder::image::{HookSettings, Hooks};
@@ -32,7 +33,8 @@ pub fn build_request(record: &VersionRecord, region: &str, burst: Burst) -> Buil
     let artifact = version.code_artifact.as_ref().and_then(|artifact| artifact.artifact.as_ref());
     BuildRequest {
         artifact: artifact.map(|code_artifact::Artifact::Uri(uri)| uri.clone()).unwrap_or_default(),
-        build_role: Some(version.build_role_arn.clone()).filter(|role| !role.is_empty()),
+        build_role: (!version.build_role_arn.is_empty())
+            .then(|| RoleUse::new(&record.account, &version.build_role_arn)),
         base: version.base_image_version.as_deref().and_then(version_number).map(u64::from),
         memory: memory(&version),
         burst,
@@ -120,6 +122,7 @@ mod tests {
         };
         let request = build_request(&record(version), "eu-west-1", Burst::NONE);
         assert_eq!((request.artifact.as_str(), request.base), ("s3://bucket/key", Some(4)));
+        assert_eq!(request.build_role, Some(RoleUse::new("123456789012", "role")), "for the image's account");
         assert_eq!((request.memory.mib(), request.burst), (512, Burst::NONE));
         assert_eq!((request.egress, request.all_capabilities), (Egress::None, true));
         assert_eq!(request.environment["A"], "b");

@@ -303,6 +303,7 @@ mod tests {
             ("[logs]\nsegment_bytes = 1", "logs.segment_bytes"),
             ("[jail]\noff = [\"moat\"]", "jail.off"),
             ("[artifacts.registries.\"*\"]\nplain_http = true", "artifacts"),
+            ("[roles.rules.\"arn:aws:iam::*\"]\naccounts = [\"1\"]", "roles"),
         ] {
             assert_eq!(keys(text), [key], "{text}");
         }

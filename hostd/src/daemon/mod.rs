@@ -90,7 +90,7 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
         observer: told::timelines(&metrics),
     };
     let platform = HostPlatform::open(config.host(), surroundings).await?;
-    let builder = open_builder(&config).await?;
+    let builder = open_builder(&config, Arc::clone(&roles)).await?;
     let shared = Arc::new(platform.clone()) as Arc<dyn Platform>;
 
     let service_config = config.service();
@@ -217,8 +217,8 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
     Ok(served?)
 }
 
-/// The image builder with this host's folders, networks and roles.
-async fn open_builder(config: &Config) -> Result<Builder> {
+/// The image builder with this host's folders and networks. Roles are the daemon's: what they stand for is remembered once.
+async fn open_builder(config: &Config, roles: Arc<RoleProvider>) -> Result<Builder> {
     let mut artifacts = config.artifacts.clone();
     artifacts.buckets.insert(LOCAL_BUCKET.to_owned(), config.data.join("buckets").join(LOCAL_BUCKET));
     let settings = BuilderSettings {
@@ -230,7 +230,7 @@ async fn open_builder(config: &Config) -> Result<Builder> {
         dns: config.dns.clone(),
         builder: config.builder.limits(),
     };
-    let (fetcher, roles) = (Fetcher::new(artifacts)?, RoleProvider::new(config.roles.clone())?);
+    let fetcher = Fetcher::new(artifacts)?;
     std::fs::create_dir_all(config.work()).with_context(|| format!("making {}", config.work().display()))?;
     // It asks netlink and nft.
     Ok(tokio::task::spawn_blocking(move || Builder::open(settings, fetcher, roles)).await??)

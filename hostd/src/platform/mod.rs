@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use hearth_host::agent::exec::{Events, Stdin};
+use hearth_host::roles::RoleUse;
 use hearth_proto::microvms::v1::Hooks;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -36,7 +37,7 @@ pub struct Spec {
     pub memory_mib: u32,
     /// The hooks of its image, for [`Guest::call_hook`].
     pub hooks: Option<Hooks>,
-    /// The role whose credentials it gets.
+    /// The role whose credentials it gets, as a request named it: [`Self::execution_role`] says whose it must be.
     pub execution_role_arn: Option<String>,
     /// What it may reach.
     pub egress: hearth_host::network::Egress,
@@ -46,6 +47,14 @@ pub struct Spec {
     pub run_hook_payload: String,
     /// How often it has been suspended: the newest suspended state has this number.
     pub suspends: u64,
+}
+
+impl Spec {
+    /// The role whose credentials it gets, asked for by its account.
+    #[must_use]
+    pub fn execution_role(&self) -> Option<RoleUse> {
+        self.execution_role_arn.as_ref().map(|role_arn| RoleUse::new(&self.account, role_arn))
+    }
 }
 
 /// The files of a build.
@@ -131,7 +140,7 @@ pub enum Exit {
 /// Why the platform could not do something. The microVM is as before, or gone.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum PlatformError {
-    /// A role of the user's stands for no credentials.
+    /// A role of the user's gives no credentials: it cannot be assumed, or is not for the microVM's account.
     #[error("{0}")]
     Role(String),
     /// The host has no room: memory, disk, networks, user ids.

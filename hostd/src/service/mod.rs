@@ -11,6 +11,7 @@
 //! * [`error`] – what goes wrong
 //! * [`constraints`], [`names`], [`quota`], [`idempotency`]
 //! * [`cursor`], [`page`] – lists
+//! * [`roles`] – who may give which role to microVMs and builds
 //! * [`run`], [`microvms`], [`auth_tokens`] – operations on microVMs
 //! * [`reads`], [`managed`], [`tags`] – images, their versions and builds; base images; tags
 
@@ -28,6 +29,7 @@ pub mod operation;
 pub(crate) mod page;
 pub mod quota;
 pub mod reads;
+pub(crate) mod roles;
 pub mod run;
 pub mod tags;
 #[cfg(test)]

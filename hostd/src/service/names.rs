@@ -1,5 +1,7 @@
 //! Names: ARNs, identifiers, versions, connectors.
 
+use hearth_host::roles::is_account;
+
 use super::error::ServiceError;
 use super::{Profile, ServiceConfig};
 
@@ -204,12 +206,6 @@ pub fn version_text(number: u32) -> String {
 pub fn is_name(text: &str) -> bool {
     let of_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(of_name)
-}
-
-/// Whether a text could be an account: 12 digits.
-#[must_use]
-pub fn is_account(text: &str) -> bool {
-    text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// A text whose percent-encoded bytes are decoded; as it is where it has none, or where they are no text.

@@ -7,7 +7,6 @@
 
 use std::time::SystemTime;
 
-use hearth_host::roles::RoleError;
 use hearth_proto::microvms::v1 as proto;
 use hearth_proto::store::v1::{ImageRecord, MicrovmRecord, Phase, VersionRecord};
 use uuid::Uuid;
@@ -67,7 +66,7 @@ impl Service {
             };
             let source = self.source(&image, request.image_version.as_deref())?;
             let record = self.record(&source, &request)?;
-            self.pass_role(caller, request.execution_role_arn.as_deref()).await?;
+            self.pass_role(caller, &image, &request).await?;
             let answer = record.microvm.clone().unwrap_or_default();
             let promise = self.quotas().promise(
                 &caller.account,
@@ -207,23 +206,6 @@ impl Service {
             given.log_group.unwrap_or_else(|| logs::default_group(image)),
             given.log_stream.unwrap_or_else(|| logs::default_stream(now, version, id)),
         )
-    }
-
-    /// Whether the role can be given to a microVM: whether whoever answers for it says so.
-    async fn pass_role(&self, caller: &Caller, role_arn: Option<&str>) -> Result<(), ServiceError> {
-        let Some(role_arn) = role_arn else { return Ok(()) };
-        match self.parts().roles.credentials(role_arn).await {
-            Err(error @ RoleError::Refused { .. }) => Err(ServiceError::PassRole {
-                principal: caller.principal.clone(),
-                role_arn: role_arn.to_owned(),
-                why: error.to_string(),
-            }),
-            Err(error) => {
-                tracing::warn!(%error, role_arn, "the credentials of an execution role cannot be fetched now");
-                Ok(())
-            }
-            Ok(_) => Ok(()),
-        }
     }
 
     /// The account's microVMs that have not ended, and their memory in MiB: those that use an image's files.

@@ -82,6 +82,13 @@ async fn over_tcp_everybody_says_who_they_are_and_sees_their_own_alone() {
         Code::NotFound
     );
 
+    // Nor does anybody have another account's roles.
+    let mut foreign = request(&daemon.counter().await);
+    foreign.execution_role_arn = Some("arn:aws:iam::999999999999:role/app".into());
+    let denied = daemon.api().run_microvm(foreign).await.unwrap_err();
+    assert_eq!(denied.code(), Code::PermissionDenied, "{denied}");
+    assert!(denied.message().contains("iam:PassRole"), "{denied}");
+
     // One of this account sees both, and may change nothing.
     let mut looker = client(&channel, "looker", "the-secret-of-who-looks");
     assert_eq!(looker.get_microvm(get).await.unwrap().get_ref().microvm_id, microvm.microvm_id);

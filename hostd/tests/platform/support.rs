@@ -249,7 +249,7 @@ async fn build(vmm: PathBuf, catalogue: PathBuf, examples: PathBuf) -> PathBuf {
         cache: None,
     };
     let artifacts = ArtifactConfig { allow_files: true, ..ArtifactConfig::default() };
-    let roles = RoleProvider::new(RolesConfig::default()).unwrap();
+    let roles = Arc::new(RoleProvider::new(RolesConfig::default()).unwrap());
     let builder = Builder::open(settings, Fetcher::new(artifacts).unwrap(), roles).unwrap();
     let out = data.join("images").join(ACCOUNT).join("counter/1/b1");
     fs::create_dir_all(out.parent().unwrap()).unwrap();

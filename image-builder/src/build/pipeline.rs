@@ -29,7 +29,7 @@ pub struct Builder {
     settings: Arc<Settings>,
     networks: Arc<Networks>,
     fetcher: Fetcher,
-    roles: RoleProvider,
+    roles: Arc<RoleProvider>,
 }
 
 impl Builder {
@@ -37,7 +37,7 @@ impl Builder {
     ///
     /// # Errors
     /// What the host lacks.
-    pub fn open(settings: Settings, fetcher: Fetcher, roles: RoleProvider) -> Result<Self, BuildError> {
+    pub fn open(settings: Settings, fetcher: Fetcher, roles: Arc<RoleProvider>) -> Result<Self, BuildError> {
         let networks = Networks::open(settings.network.clone())?;
         sweep(&settings.work, &networks)?;
         let (settings, networks) = (Arc::new(settings), Arc::new(networks));
@@ -71,7 +71,7 @@ impl Builder {
     async fn run(&self, request: &BuildRequest, out: &Path, sink: Sink) -> Result<Image, BuildError> {
         let base = self.base(request)?;
         let workspace = Workspace::create(&self.settings.work)?;
-        let credentials = self.credentials(request).await?;
+        let credentials = credentials(&self.roles, request).await?;
         let artifact =
             sink.step(Step::Fetch, self.fetch(request, &workspace, credentials.as_ref(), &sink)).await?;
         let host = self.host(request.egress, sink.clone());
@@ -126,12 +126,6 @@ impl Builder {
         base.map_err(|error| BuildError::Platform(error.to_string()))
     }
 
-    async fn credentials(&self, request: &BuildRequest) -> Result<Option<Credentials>, BuildError> {
-        let Some(role) = &request.build_role else { return Ok(None) };
-        let credentials = self.roles.credentials(role).await;
-        credentials.map_err(|error| BuildError::Platform(error.to_string()))
-    }
-
     async fn fetch(
         &self,
         request: &BuildRequest,
@@ -153,6 +147,21 @@ impl Builder {
         let fetched = self.fetcher.fetch(&source, credentials, &folder, &on_progress).await;
         fetched.map_err(|error| BuildError::failed(error.state_reason(), error.to_string()))
     }
+}
+
+/// The build role's credentials, if it stands for some. A role that the account may not use ends the build, whoever has accepted
+/// it and when.
+async fn credentials(
+    roles: &RoleProvider,
+    request: &BuildRequest,
+) -> Result<Option<Credentials>, BuildError> {
+    let Some(role) = &request.build_role else { return Ok(None) };
+    roles.credentials(role).await.map_err(|error| {
+        if error.is_refusal() {
+            return BuildError::failed(FailureCode::S3AccessDenied, error.to_string());
+        }
+        BuildError::Platform(error.to_string())
+    })
 }
 
 /// Credentials as the guest's metadata service serves them.
@@ -265,7 +274,49 @@ fn rename_new(from: &Path, to: &Path) -> Result<(), BuildError> {
 
 #[cfg(test)]
 mod tests {
+    use hearth_host::roles::{RoleUse, RolesConfig};
+    use hearth_host::shape::{Burst, MemoryClass};
+
     use super::*;
+    use crate::build::Platform;
+
+    fn request(build_role: Option<RoleUse>) -> BuildRequest {
+        BuildRequest {
+            artifact: "s3://bucket/app.zip".into(),
+            build_role,
+            base: None,
+            memory: MemoryClass::DEFAULT,
+            burst: Burst::NONE,
+            environment: [].into(),
+            hooks: crate::image::Hooks::default(),
+            all_capabilities: false,
+            egress: Egress::Internet,
+            platform: Platform {
+                name: "app".into(),
+                arn: "arn:aws:lambda:eu-west-1:222222222222:microvm-image:app".into(),
+                version: "1.0".into(),
+                region: "eu-west-1".into(),
+                account: "222222222222".into(),
+            },
+            cache: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_build_gets_its_own_accounts_role_and_fails_with_anothers() {
+        let config: RolesConfig = serde_json::from_str(
+            r#"{"rules": {"arn:aws:iam::*": {"static": {"access_key_id": "AKIA", "secret_access_key": "s"}}}}"#,
+        )
+        .unwrap();
+        let roles = RoleProvider::new(config).unwrap();
+        let of = |account: &str| Some(RoleUse::new("222222222222", format!("arn:aws:iam::{account}:role/b")));
+        assert_eq!(credentials(&roles, &request(None)).await.unwrap(), None);
+        let own = credentials(&roles, &request(of("222222222222"))).await.unwrap().unwrap();
+        assert_eq!(own.access_key_id, "AKIA");
+        let error = credentials(&roles, &request(of("111111111111"))).await.unwrap_err();
+        assert_eq!(error.state_reason(), FailureCode::S3AccessDenied.sentence(), "the user can mend it");
+        assert!(error.to_string().contains("the account 222222222222 may not use the role"), "{error}");
+    }
 
     #[test]
     fn an_image_never_replaces_what_is_there() {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use hearth_host::network::Egress;
+use hearth_host::roles::RoleUse;
 use hearth_host::shape::{Burst, MemoryClass};
 
 use crate::image::Hooks;
@@ -12,8 +13,8 @@ use crate::image::Hooks;
 pub struct BuildRequest {
     /// Where the artifact is: `s3://bucket/key`, and what the configuration allows beside that.
     pub artifact: String,
-    /// The role with whose credentials it is fetched, and which the build has.
-    pub build_role: Option<String>,
+    /// The role with whose credentials it is fetched, and which the build has; and the account that builds.
+    pub build_role: Option<RoleUse>,
     /// Version of the base image; the newest where none is given.
     pub base: Option<u64>,
     /// The memory class.

@@ -5,12 +5,16 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use hearth_host::network::Egress;
+use hearth_host::roles::{RoleUse, account_of, is_account};
 use hearth_host::shape::{Burst, MemoryClass};
 use hearth_image_builder::build::{BuildError, BuildRequest, Platform};
 use hearth_image_builder::image::{HookSettings, Hooks};
 
 use super::host::{HostOptions, NamedArtifact};
 use super::{block_on, interrupted, progress};
+
+/// The account of images that nobody gives one.
+const NO_ACCOUNT: &str = "000000000000";
 
 /// Builds an image from a zip with a Dockerfile, or from a container image
 #[derive(Debug, Args)]
@@ -27,6 +31,9 @@ pub(crate) struct Build {
     /// The role with whose credentials the artifact is fetched
     #[arg(long, value_name = "ARN")]
     build_role: Option<String>,
+    /// The account that the image is of, whose roles the build may use; that of the build role, or 000000000000, unless given
+    #[arg(long, value_name = "ACCOUNT", value_parser = account)]
+    account: Option<String>,
     /// The image's name
     #[arg(long, value_name = "NAME", default_value = "image")]
     name: String,
@@ -118,6 +125,10 @@ fn memory(text: &str) -> Result<MemoryClass, String> {
     MemoryClass::try_from(mib).map_err(|error| error.to_string())
 }
 
+fn account(text: &str) -> Result<String, String> {
+    if is_account(text) { Ok(text.to_owned()) } else { Err(format!("{text:?} is no account: 12 digits")) }
+}
+
 fn burst(text: &str) -> Result<Burst, String> {
     let factor: u32 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
     Burst::try_from(factor).map_err(|error| error.to_string())
@@ -160,11 +171,12 @@ impl Build {
     }
 
     fn request(&self, artifact: String) -> BuildRequest {
-        let account = "000000000000";
+        let of_role = self.build_role.as_deref().and_then(account_of);
+        let account = self.account.as_deref().or(of_role).unwrap_or(NO_ACCOUNT);
         let arn = format!("arn:aws:lambda:{}:{account}:microvm-image:{}", self.region, self.name);
         BuildRequest {
             artifact,
-            build_role: self.build_role.clone(),
+            build_role: self.build_role.as_ref().map(|role_arn| RoleUse::new(account, role_arn)),
             base: self.base,
             memory: self.memory,
             burst: self.burst,
@@ -208,6 +220,24 @@ mod tests {
     fn parse(words: &str) -> Result<Build, clap::Error> {
         let line = format!("build --artifact s3://b/k --out image {words}");
         Line::try_parse_from(line.split_whitespace()).map(|line| line.build)
+    }
+
+    #[test]
+    fn the_build_role_is_asked_for_by_the_images_account() {
+        let request = |words: &str| parse(words).unwrap().request("s3://b/k".into());
+        let role = "arn:aws:iam::111122223333:role/build";
+        for (words, account) in [
+            (String::new(), NO_ACCOUNT),
+            (format!("--build-role {role}"), "111122223333"),
+            (format!("--build-role {role} --account 444455556666"), "444455556666"),
+            ("--build-role builder".to_owned(), NO_ACCOUNT),
+        ] {
+            let request = request(&words);
+            assert_eq!(request.platform.account, account, "{words}");
+            assert!(request.platform.arn.contains(&format!(":{account}:")), "{words}");
+            assert!(request.build_role.is_none_or(|role| role.account == account), "{words}");
+        }
+        assert!(parse("--account 1").unwrap_err().to_string().contains("12 digits"));
     }
 
     #[test]

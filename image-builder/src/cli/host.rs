@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -83,7 +84,7 @@ impl HostOptions {
             builder: limits,
         };
         let fetcher = Fetcher::new(config.artifacts)?;
-        let roles = RoleProvider::new(config.roles)?;
+        let roles = Arc::new(RoleProvider::new(config.roles)?);
         Ok(Builder::open(settings, fetcher, roles)?)
     }
 

@@ -127,7 +127,7 @@ impl Site {
             dns: DnsConfig::default(),
             builder: BuilderLimits { memory_mib: 1536, ..BuilderLimits::default() },
         };
-        let roles = RoleProvider::new(RolesConfig::default()).unwrap();
+        let roles = Arc::new(RoleProvider::new(RolesConfig::default()).unwrap());
         Builder::open(settings, Fetcher::new(self.artifacts.clone()).unwrap(), roles).unwrap()
     }
 

@@ -90,9 +90,9 @@ impl Machine {
         if made.card && spec.egress == Egress::Internet {
             tasks.spawn(dns::serve(agent.clone(), host.config.dns.clone()));
         }
-        if let Some(role) = &spec.execution_role_arn {
+        if let Some(role) = spec.execution_role() {
             let (roles, clock) = (Arc::clone(&host.roles), host.clock);
-            tasks.spawn(identity::refresh(agent.clone(), roles, role.clone(), clock, made.expiration));
+            tasks.spawn(identity::refresh(agent.clone(), roles, role, clock, made.expiration));
         }
         Arc::new(Self {
             host: Arc::clone(host),

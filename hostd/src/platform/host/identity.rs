@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hearth_host::agent::Agent;
 use hearth_host::network::{GATEWAY, GUEST, PREFIX_LENGTH};
-use hearth_host::roles::{Credentials, RoleProvider, Secret};
+use hearth_host::roles::{Credentials, RoleError, RoleProvider, RoleUse, Secret};
 use hearth_proto::guest::v1 as proto;
 
 use crate::clock::Clock;
@@ -62,34 +62,56 @@ fn grant(credentials: &Credentials) -> proto::Credentials {
 }
 
 /// Gives a guest new credentials before those that it has expire: at `expiration`; at once without, since nobody knows what it
-/// has.
+/// has. Where the role is refused, those that it has are taken away: neither an account that may not use a role nor one that may
+/// not any more keeps its credentials until they expire.
 pub(super) async fn refresh(
     agent: Agent,
     roles: Arc<RoleProvider>,
-    role_arn: String,
+    role: RoleUse,
+    clock: Clock,
+    expiration: Option<SystemTime>,
+) {
+    keep_fresh(agent, &roles, &role, clock, expiration, RETRY).await;
+}
+
+/// [`refresh`], with the least time between two requests for the role.
+async fn keep_fresh(
+    agent: Agent,
+    roles: &RoleProvider,
+    role: &RoleUse,
     clock: Clock,
     mut expiration: Option<SystemTime>,
+    retry: Duration,
 ) {
+    let mut taken = false;
     loop {
         if let Some(expiration) = expiration {
             clock.sleep_until(expiration.checked_sub(BEFORE).unwrap_or(UNIX_EPOCH)).await;
         }
-        match roles.credentials(&role_arn).await {
-            Ok(credentials) => {
-                let granted = credentials.as_ref().map(grant);
-                let set = async { agent.control().await?.set_credentials(granted).await };
-                match set.await {
-                    Ok(()) => match credentials {
-                        Some(credentials) => expiration = Some(credentials.expiration),
-                        None => return, // the role stands for nothing (any more)
-                    },
-                    Err(error) => tracing::debug!(%error, "the guest did not take its credentials"),
-                }
+        let (fetched, ends) = match roles.credentials(role).await {
+            Ok(Some(credentials)) => (Some(Some(credentials)), false),
+            Ok(None) => (Some(None), true), // the role stands for nothing (any more)
+            Err(error) => {
+                let (role_arn, account) = (role.role_arn.as_str(), role.account.as_str());
+                tracing::warn!(role = role_arn, account, %error, "no new credentials");
+                // What the configuration refuses, it refuses until the daemon starts anew; an STS may change its mind.
+                let ends = matches!(error, RoleError::NotForAccount { .. });
+                ((error.is_refusal() && !taken).then_some(None), ends)
             }
-            Err(error) => tracing::warn!(role = role_arn, %error, "no new credentials"),
+        };
+        if let Some(credentials) = fetched {
+            let set = async { agent.control().await?.set_credentials(credentials.as_ref().map(grant)).await };
+            match set.await {
+                Ok(()) if ends => return,
+                Ok(()) => {
+                    taken = credentials.is_none();
+                    expiration = credentials.map(|credentials| credentials.expiration);
+                }
+                Err(error) => tracing::debug!(%error, "the guest did not take its credentials"),
+            }
         }
         // Never again at once: an STS that is away gives what it gave before, and some give what soon expires.
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(retry).await;
     }
 }
 
@@ -128,7 +150,7 @@ mod tests {
     }
 
     /// Answers the next request of a host, and returns the credentials in it.
-    async fn answer(streams: &mut mpsc::UnboundedReceiver<StdStream>) -> proto::Credentials {
+    async fn answer(streams: &mut mpsc::UnboundedReceiver<StdStream>) -> Option<proto::Credentials> {
         let stream = streams.recv().await.unwrap();
         stream.set_nonblocking(true).unwrap();
         let mut stream = UnixStream::from_std(stream).unwrap();
@@ -140,22 +162,103 @@ mod tests {
         let Some(proto::request::Operation::SetCredentials(set)) = request.operation else {
             panic!("{request:?}")
         };
-        set.credentials.unwrap()
+        set.credentials
+    }
+
+    const ARN: &str = "arn:aws:iam::111111111111:role/app";
+
+    /// A guest of this account, and the refreshing of its credentials of a role of 111111111111.
+    fn refreshing(
+        account: &str,
+        expiration: Option<SystemTime>,
+    ) -> (tokio::task::JoinHandle<()>, mpsc::UnboundedReceiver<StdStream>) {
+        let (dial, streams) = mpsc::unbounded_channel();
+        let keys = "[rules.\"arn:aws:iam::*\".static]\naccess_key_id = \"AKIA\"\nsecret_access_key = \"s\"\n";
+        let roles = Arc::new(RoleProvider::new(toml::from_str::<RolesConfig>(keys).unwrap()).unwrap());
+        let role = RoleUse::new(account, ARN);
+        (tokio::spawn(refresh(Agent::new(Guest(dial)), roles, role, Clock::system(), expiration)), streams)
     }
 
     #[tokio::test]
     async fn an_adopted_guest_gets_credentials_at_once() {
-        let (dial, mut streams) = mpsc::unbounded_channel();
-        let config: RolesConfig = toml::from_str(
-            "[rules.\"arn:aws:iam::1:role/app\".static]\naccess_key_id = \"AKIA\"\nsecret_access_key = \"s\"\n",
-        )
-        .unwrap();
-        let roles = Arc::new(RoleProvider::new(config).unwrap());
-        let role = "arn:aws:iam::1:role/app".to_owned();
-        let refreshing = tokio::spawn(refresh(Agent::new(Guest(dial)), roles, role, Clock::system(), None));
-        let given = answer(&mut streams).await;
+        let (refreshing, mut streams) = refreshing("111111111111", None);
+        let given = answer(&mut streams).await.unwrap();
         assert_eq!((given.access_key_id.as_str(), given.secret_access_key.as_str()), ("AKIA", "s"));
         assert_eq!(given.expiration - given.last_updated, VALIDITY.as_secs());
         refreshing.abort();
+    }
+
+    /// A guest that an earlier daemon, or an earlier configuration, gave credentials of another account's role.
+    #[tokio::test]
+    async fn credentials_of_another_accounts_role_are_taken_away() {
+        for expiration in [None, Some(SystemTime::now())] {
+            let (refreshing, mut streams) = refreshing("222222222222", expiration);
+            assert_eq!(answer(&mut streams).await, None);
+            // Nothing changes that any more.
+            refreshing.await.unwrap();
+            assert!(streams.recv().await.is_none(), "it was never given anything");
+        }
+    }
+
+    /// The STS gives credentials that have expired, so that it is asked again at once.
+    #[tokio::test]
+    async fn what_an_sts_refuses_is_taken_away_once_and_given_again_when_it_may_be() {
+        let (endpoint, answers) = sts().await;
+        let (dial, mut streams) = mpsc::unbounded_channel();
+        let config = format!(
+            "[default.assume_role]\nendpoint = \"{endpoint}\"\nregion = \"r\"\n\
+             credentials = {{ static = {{ access_key_id = \"AKIA\", secret_access_key = \"s\" }} }}\n"
+        );
+        let roles = RoleProvider::new(toml::from_str::<RolesConfig>(&config).unwrap()).unwrap();
+        let role = RoleUse::new("111111111111", ARN);
+        let task = tokio::spawn(async move {
+            let agent = Agent::new(Guest(dial));
+            keep_fresh(agent, &roles, &role, Clock::system(), None, Duration::from_millis(1)).await;
+        });
+        answers.send(GIVEN).await.unwrap();
+        assert_eq!(answer(&mut streams).await.unwrap().access_key_id, "ASIA");
+        answers.send(REFUSED).await.unwrap();
+        assert_eq!(answer(&mut streams).await, None, "taken away");
+        // Refused again, it is not told again.
+        answers.send(REFUSED).await.unwrap();
+        answers.send(GIVEN).await.unwrap();
+        assert_eq!(answer(&mut streams).await.unwrap().access_key_id, "ASIA");
+        task.abort();
+    }
+
+    const GIVEN: (&str, &str) = (
+        "200 OK",
+        "<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>ASIA</AccessKeyId>\
+         <SecretAccessKey>s</SecretAccessKey><SessionToken>t</SessionToken>\
+         <Expiration>2020-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>",
+    );
+    const REFUSED: (&str, &str) =
+        ("403 Forbidden", "<ErrorResponse><Error><Code>AccessDenied</Code></Error></ErrorResponse>");
+
+    /// An STS on the loopback that answers each request with the next of what it is sent.
+    async fn sts() -> (String, mpsc::Sender<(&'static str, &'static str)>) {
+        use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+        let (answers, mut next) = mpsc::channel::<(&str, &str)>(1);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Some((status, body)) = next.recv().await {
+                let mut stream = BufReader::new(listener.accept().await.unwrap().0);
+                let (mut line, mut length) = (String::new(), 0);
+                while stream.read_line(&mut line).await.unwrap() > 2 {
+                    if let Some((_, value)) = line.to_lowercase().split_once("content-length:") {
+                        length = value.trim().parse().unwrap();
+                    }
+                    line.clear();
+                }
+                stream.read_exact(&mut vec![0; length]).await.unwrap();
+                let head = format!(
+                    "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+                    body.len()
+                );
+                stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+            }
+        });
+        (endpoint, answers)
     }
 }

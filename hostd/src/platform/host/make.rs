@@ -126,8 +126,8 @@ impl Host {
     }
 
     async fn credentials(&self, spec: &Spec) -> Result<Option<Credentials>, PlatformError> {
-        match &spec.execution_role_arn {
-            Some(arn) => self.roles.credentials(arn).await.map_err(role),
+        match spec.execution_role() {
+            Some(wanted) => self.roles.credentials(&wanted).await.map_err(role),
             None => Ok(None),
         }
     }

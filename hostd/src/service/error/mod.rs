@@ -207,8 +207,10 @@ pub enum ServiceError {
         /// With what: an ARN or `*`.
         resource: String,
     },
-    /// A role that the caller may not give to a microVM, or that cannot be assumed.
-    #[error("User: {principal} is not authorized to perform: iam:PassRole on resource: {role_arn}: {why}")]
+    /// A role that the caller may not give to a microVM or a build, that is not for its account, or that cannot be assumed.
+    #[error(
+        "User: {principal} is not authorized to perform: iam:PassRole on resource: {role_arn} because {why}"
+    )]
     PassRole {
         /// Who.
         principal: String,

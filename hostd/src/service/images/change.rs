@@ -9,6 +9,7 @@ use super::super::error::ServiceError;
 use super::super::idempotency::{ClientToken, HasClientToken, Replay};
 use super::super::names::ImageName;
 use super::super::operation::Operation;
+use super::super::roles::PassesRole;
 use super::answer::{details, refused};
 use super::configuration::{common, configuration};
 use crate::access::Caller;
@@ -79,7 +80,7 @@ impl Service {
     }
 
     /// Does something once for each client token.
-    async fn once<R: HasClientToken, F: Future<Output = Result<Image, ImagesError>>>(
+    async fn once<R: HasClientToken + PassesRole, F: Future<Output = Result<Image, ImagesError>>>(
         &self,
         caller: &Caller,
         request: &R,
@@ -93,7 +94,9 @@ impl Service {
                 Replay::Answered(answer) => return Ok(answer),
                 Replay::New(token) => token,
             };
-            match change(asked()?, self.remembering(token)).await {
+            let asked = asked()?;
+            self.pass_role(caller, image, request).await?;
+            match change(asked, self.remembering(token)).await {
                 Ok(image) => return Ok(details(&image)),
                 Err(ImagesError::Conflict) => {}
                 Err(error) => {

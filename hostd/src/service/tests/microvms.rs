@@ -49,7 +49,7 @@ async fn a_microvm_is_got_by_who_may() {
     let error = host.service.get_microvm(&other, get.clone()).await.unwrap_err();
     assert_eq!(error.to_string(), format!("Unable to find microvmIdentifier {id}"));
     assert_eq!(error.exception().name, "ResourceNotFoundException");
-    let policy = Policy { actions: vec!["*".into()], images: vec!["web".into()] };
+    let policy = Policy { actions: vec!["*".into()], images: vec!["web".into()], roles: None };
     let error = host.service.get_microvm(&caller(ACCOUNT, [policy].into()), get).await.unwrap_err();
     assert_eq!(error.exception().name, "AccessDeniedException");
 }

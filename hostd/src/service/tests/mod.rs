@@ -6,6 +6,7 @@
 mod images;
 mod lists;
 mod microvms;
+mod roles;
 mod run;
 
 use std::sync::Arc;
@@ -44,6 +45,10 @@ pub(crate) async fn host(profile: Profile) -> Host {
 }
 
 async fn limited(profile: Profile, limits: Limits) -> Host {
+    with_roles(profile, limits, RolesConfig::default()).await
+}
+
+async fn with_roles(profile: Profile, limits: Limits, roles: RolesConfig) -> Host {
     let (daemon, disk) = Daemon::new(settings());
     let bases = tempfile::tempdir().unwrap();
     let clock = Clock::system();
@@ -65,7 +70,7 @@ async fn limited(profile: Profile, limits: Limits) -> Host {
         artifacts: ArtifactConfig::default(),
         bases: Catalogue::open(bases.path()).unwrap(),
         tokens: tokens.clone(),
-        roles: Arc::new(RoleProvider::new(RolesConfig::default()).unwrap()),
+        roles: Arc::new(RoleProvider::new(roles).unwrap()),
         config: ServiceConfig { limits, ..ServiceConfig::new("us-east-1", profile) },
     };
     let caller = caller(ACCOUNT, [Policy::everything()].into());

@@ -200,7 +200,7 @@ async fn rates_are_limited() {
 #[tokio::test]
 async fn policies_are_about_the_image() {
     let host = host(Profile::Default).await;
-    let policy = Policy { actions: vec!["RunMicrovm".into()], images: vec!["web-*".into()] };
+    let policy = Policy { actions: vec!["RunMicrovm".into()], images: vec!["web-*".into()], roles: None };
     let caller = caller(ACCOUNT, [policy].into());
     let error = host.service.run_microvm(&caller, request("demo")).await.unwrap_err();
     assert_eq!(error.exception().name, "AccessDeniedException");

@@ -1,0 +1,98 @@
+//! What roles stood for when they were last asked for.
+//!
+//! Users choose ARNs, and a pattern takes many, so what is remembered is bounded: for each account by itself, so that no account
+//! pushes out what another one's roles stood for. Accounts are the operator's to make.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::arn::RoleUse;
+use super::credentials::Credentials;
+
+/// Most roles that are remembered of an account. The one that was not used for the longest time is forgotten then.
+pub(super) const MAX_OF_ACCOUNT: usize = 1024;
+
+/// What a role stood for. Locked while somebody asks.
+pub(super) type Remembered = Arc<tokio::sync::Mutex<Option<Credentials>>>;
+
+/// By account and ARN.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    accounts: Mutex<HashMap<String, Account>>,
+}
+
+#[derive(Debug, Default)]
+struct Account {
+    roles: HashMap<String, Role>,
+    /// How often any of them was used.
+    uses: u64,
+}
+
+#[derive(Debug, Default)]
+struct Role {
+    remembered: Remembered,
+    /// The number of its last use.
+    used: u64,
+}
+
+impl Memory {
+    /// What an account's role stood for; nothing yet where it is asked for the first time, or was forgotten.
+    pub(super) fn of(&self, role: &RoleUse) -> Remembered {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let account = accounts.entry(role.account.clone()).or_default();
+        if account.roles.len() >= MAX_OF_ACCOUNT && !account.roles.contains_key(&role.role_arn) {
+            account.forget_one();
+        }
+        account.uses += 1;
+        let found = account.roles.entry(role.role_arn.clone()).or_default();
+        found.used = account.uses;
+        Arc::clone(&found.remembered)
+    }
+}
+
+impl Account {
+    fn forget_one(&mut self) {
+        let oldest = self.roles.iter().min_by_key(|(_, role)| role.used).map(|(arn, _)| arn.clone());
+        if let Some(arn) = oldest {
+            self.roles.remove(&arn);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn role(account: &str, number: usize) -> RoleUse {
+        RoleUse::new(account, format!("role-{number}"))
+    }
+
+    #[test]
+    fn an_account_forgets_its_own_roles_only_and_the_longest_unused_first() {
+        let memory = Memory::default();
+        let (one, other) = ("111111111111", "222222222222");
+        let of_other = memory.of(&role(other, 0));
+        let first = memory.of(&role(one, 0));
+        let second = memory.of(&role(one, 1));
+        for number in 2..MAX_OF_ACCOUNT {
+            memory.of(&role(one, number));
+        }
+        assert!(Arc::ptr_eq(&first, &memory.of(&role(one, 0))), "used just now");
+        for number in 0..10 {
+            memory.of(&role(one, MAX_OF_ACCOUNT + number));
+        }
+        assert!(Arc::ptr_eq(&first, &memory.of(&role(one, 0))));
+        assert!(Arc::ptr_eq(&of_other, &memory.of(&role(other, 0))), "another account's stay");
+        assert!(!Arc::ptr_eq(&second, &memory.of(&role(one, 1))), "this one was forgotten");
+        let accounts = memory.accounts.lock().unwrap();
+        assert_eq!((accounts[one].roles.len(), accounts[other].roles.len()), (MAX_OF_ACCOUNT, 1));
+    }
+
+    #[test]
+    fn the_same_arn_of_two_accounts_is_remembered_apart() {
+        let memory = Memory::default();
+        let of = |account: &str| memory.of(&role(account, 0));
+        assert!(!Arc::ptr_eq(&of("111111111111"), &of("222222222222")));
+        assert!(Arc::ptr_eq(&of("111111111111"), &of("111111111111")));
+    }
+}

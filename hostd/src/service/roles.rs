@@ -1,0 +1,133 @@
+//! Roles that requests give to microVMs and builds.
+//!
+//! Whoever gives a role needs a policy that says so ([`crate::access::policy`]), and the role must be for the caller's account
+//! ([`hearth_host::roles`]). The second is looked at again wherever credentials are fetched: at each launch, resume, refresh and
+//! build. Records last longer than what the configuration says, and a role that was given once may be given to others since.
+
+use hearth_proto::microvms::v1 as proto;
+
+use super::Service;
+use super::error::ServiceError;
+use super::names::ImageName;
+use super::operation::Request;
+use crate::access::{Caller, PASS_ROLE};
+
+/// A request with a role in it. Every request that has a member for a role is one: a test compares them with the messages.
+pub(crate) trait PassesRole: Request {
+    /// The member that has the role's ARN.
+    #[cfg(test)]
+    const MEMBER: &'static str;
+
+    /// The role's ARN, if there is one.
+    fn role_arn(&self) -> Option<&str>;
+}
+
+macro_rules! passes_role {
+    ($($request:ident $member:ident),+ $(,)?) => {
+        $(impl PassesRole for proto::$request {
+            #[cfg(test)]
+            const MEMBER: &'static str = stringify!($member);
+
+            fn role_arn(&self) -> Option<&str> {
+                self.$member.as_deref().filter(|arn| !arn.is_empty())
+            }
+        })+
+
+        /// Message and member of each.
+        #[cfg(test)]
+        const COVERED: &[(&str, &str)] =
+            &[$((<proto::$request as Request>::MESSAGE, <proto::$request as PassesRole>::MEMBER)),+];
+    };
+}
+
+passes_role! {
+    RunMicrovmRequest execution_role_arn,
+    CreateMicrovmImageRequest build_role_arn,
+    UpdateMicrovmImageRequest build_role_arn,
+}
+
+impl Service {
+    /// Looks whether the caller may give the role of a request to a microVM or a build of an image, and whether whoever answers for
+    /// the role gives credentials for it. One that cannot be asked now keeps nobody: the credentials are fetched again when they
+    /// are needed.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError::PassRole`].
+    pub(crate) async fn pass_role<R: PassesRole>(
+        &self,
+        caller: &Caller,
+        image: &ImageName,
+        request: &R,
+    ) -> Result<(), ServiceError> {
+        let Some(role_arn) = request.role_arn() else { return Ok(()) };
+        let refused = |why: String| {
+            let (principal, role_arn) = (caller.principal.clone(), role_arn.to_owned());
+            Err(ServiceError::PassRole { principal, role_arn, why })
+        };
+        if !caller.may_pass(&image.name, role_arn) {
+            return refused(format!("no identity-based policy allows the iam:{PASS_ROLE} action"));
+        }
+        match self.parts().roles.credentials(&caller.role(role_arn)).await {
+            Err(error) if error.is_refusal() => refused(error.to_string()),
+            Err(error) => {
+                tracing::warn!(%error, role_arn, "the credentials of a role cannot be fetched now");
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use prost_reflect::{Kind, MessageDescriptor};
+
+    use super::super::constraints::descriptors;
+    use super::super::operation::MESSAGES;
+    use super::*;
+
+    /// Members for roles in a message, and in those that it is made of: the message that has one, and its name.
+    fn members(
+        message: &MessageDescriptor,
+        seen: &mut BTreeSet<String>,
+        found: &mut BTreeSet<(String, String)>,
+    ) {
+        if !seen.insert(message.full_name().to_owned()) {
+            return;
+        }
+        for field in message.fields() {
+            if field.name().split('_').any(|word| word.starts_with("role")) {
+                found.insert((message.full_name().to_owned(), field.name().to_owned()));
+            }
+            if let Kind::Message(inner) = field.kind() {
+                members(&inner, seen, found);
+            }
+        }
+    }
+
+    /// A new member for a role comes with the check of who may give it.
+    #[test]
+    fn every_role_in_a_request_is_checked() {
+        let (mut seen, mut found) = (BTreeSet::new(), BTreeSet::new());
+        for message in MESSAGES {
+            let message = descriptors().unwrap().get_message_by_name(message).unwrap();
+            members(&message, &mut seen, &mut found);
+        }
+        let covered = COVERED.iter().map(|(message, member)| ((*message).to_owned(), (*member).to_owned()));
+        assert_eq!(found, covered.collect());
+    }
+
+    #[test]
+    fn an_empty_role_is_none() {
+        let request = |arn: Option<&str>| proto::RunMicrovmRequest {
+            execution_role_arn: arn.map(str::to_owned),
+            ..Default::default()
+        };
+        assert_eq!(request(None).role_arn(), None);
+        assert_eq!(request(Some("")).role_arn(), None);
+        assert_eq!(request(Some("arn")).role_arn(), Some("arn"));
+    }
+}
