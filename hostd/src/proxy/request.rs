@@ -16,7 +16,7 @@ use super::error::ProxyError;
 use super::headers::{self, REQUEST_ID};
 use super::limits::Limiter;
 use super::upstream::Protocol;
-use super::{Inner, shell, websocket};
+use super::{Inner, hooks, shell, websocket};
 use crate::driver::gate::{Gate, Pass};
 use crate::metrics::Outcome;
 use crate::tokens::Kind;
@@ -102,7 +102,7 @@ impl Inner {
         };
         peer.authorise();
         let gate = self.microvms.gate(&claims.sub).ok_or(ProxyError::Microvm)?;
-        if port.is_some() && gate.hooks_port() == port && credentials::is_hook(request.uri().path()) {
+        if port.is_some() && gate.hooks_port() == port && hooks::could_be_called(&request) {
             return Err(ProxyError::Hook);
         }
         let limiter = self.settings.limited.then(|| self.limits.of(&gate));

@@ -82,20 +82,6 @@ async fn a_port_is_a_number_that_the_token_allows() {
 }
 
 #[tokio::test]
-async fn hooks_cannot_be_called_from_outside() {
-    let host = Host::new().await;
-    let mut client = host.http2().await;
-    let expected = error(403, "UNAUTHORIZED", "Lifecycle hooks cannot be called through the endpoint");
-    for path in ["/aws/lambda-microvms/runtime/v1/terminate", "//aws/%6cambda-microvms/x"] {
-        let mut request = host.request("POST", path, nothing());
-        request.headers_mut().insert("x-aws-proxy-port", HOOKS.into());
-        assert_eq!(refusal(client.send(request).await).await, expected, "{path}");
-    }
-    // On another port it is a path like any other.
-    assert_eq!(client.send(host.get("/aws/lambda-microvms/x")).await.status(), 404);
-}
-
-#[tokio::test]
 async fn connect_is_refused() {
     let host = Host::new().await;
     let mut client = host.http1().await;
