@@ -52,6 +52,7 @@ async fn a_connection_is_for_the_host_that_it_was_opened_for() {
         ("example.com".to_owned(), unauthenticated()),
         (DOMAIN.to_owned(), unauthenticated()),
         (format!("one.two.{DOMAIN}"), unauthenticated()),
+        (format!("user:password@one.{DOMAIN}"), error(400, "BAD_REQUEST", "Invalid Host")),
     ] {
         let mut request = host.get("/count");
         request.headers_mut().insert("host", name.parse().unwrap());
