@@ -118,45 +118,6 @@ fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
     pairs.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
 }
 
-/// Whether a path leads to lifecycle hooks, however it is written.
-#[must_use]
-pub fn is_hook(path: &str) -> bool {
-    const HOOKS: [&str; 2] = ["aws", "lambda-microvms"];
-    let decoded = decoded(path);
-    let mut segments: Vec<&str> = Vec::new();
-    for segment in decoded.split(['/', '\\']) {
-        match segment {
-            "" | "." => {}
-            ".." => {
-                segments.pop();
-            }
-            segment => segments.push(segment),
-        }
-    }
-    segments.iter().zip(HOOKS).filter(|(segment, hook)| segment.eq_ignore_ascii_case(hook)).count()
-        == HOOKS.len()
-}
-
-/// Without percent-encoding.
-fn decoded(path: &str) -> String {
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
-    while let Some((first, others)) = rest.split_first() {
-        let code = others.get(..2).and_then(|code| std::str::from_utf8(code).ok());
-        match code.filter(|_| *first == b'%').and_then(|code| u8::from_str_radix(code, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &others[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = others;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,24 +180,5 @@ mod tests {
         assert!(remove_protocols(&mut only));
         remove_cookies(&mut only);
         assert_eq!(only, HeaderMap::new());
-    }
-
-    #[test]
-    fn a_path_to_a_hook_is_found_however_it_is_written() {
-        for path in [
-            "/aws/lambda-microvms/runtime/v1/suspend",
-            "//aws///lambda-microvms/x",
-            "/a/../aws/./lambda-microvms",
-            "/%61ws/lambda%2Dmicrovms/runtime/v1/run",
-            "/aws%2flambda-microvms%2fruntime",
-            "/AWS/Lambda-MicroVMs/",
-            "\\aws\\lambda-microvms\\",
-        ] {
-            assert!(is_hook(path), "{path}");
-        }
-        for path in ["/", "/aws", "/x/aws/lambda-microvms", "/aws/lambda", "/%zz%", "/aws/lambda-microvms-2"]
-        {
-            assert!(!is_hook(path), "{path}");
-        }
     }
 }

@@ -44,11 +44,27 @@ pub fn clean(headers: &mut HeaderMap) {
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    let platform: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with(PLATFORM)).cloned().collect();
-    for name in platform {
+    remove_all(headers, |name| begins_with(name, PLATFORM));
+}
+
+/// Sets a header that the app is to believe: whatever the client has sent under this name goes, however it is spelled.
+pub fn set(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
+    remove_all(headers, |one| one.as_str().len() == name.as_str().len() && begins_with(one, name.as_str()));
+    headers.insert(name, value);
+}
+
+fn remove_all(headers: &mut HeaderMap, which: impl Fn(&HeaderName) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| which(name)).cloned().collect();
+    for name in names {
         headers.remove(name);
     }
+}
+
+/// Whether a name begins like this, where `_` is as good as `-`: CGI and its heirs (WSGI, Rack, PHP) do not tell them apart.
+fn begins_with(name: &HeaderName, start: &str) -> bool {
+    let same = |(own, other): (&u8, u8)| *own == other || *own == b'_' && other == b'-';
+    let name = name.as_str().as_bytes();
+    name.len() >= start.len() && name.iter().zip(start.bytes()).all(same)
 }
 
 #[cfg(test)]
@@ -75,6 +91,8 @@ mod tests {
             ("upgrade", "h2c"),
             ("x-aws-proxy-auth", "secret"),
             ("x-aws-proxy-anything", "1"),
+            ("x_aws_proxy-auth", "secret"),
+            ("x-aws-proxies", "1"),
             ("traceparent", "00-1"),
             ("grpc-timeout", "1S"),
             ("cookie", "a=b"),
@@ -83,6 +101,7 @@ mod tests {
         clean(&mut given);
         let kept = headers(&[
             ("host", "a.example"),
+            ("x-aws-proxies", "1"),
             ("te", "trailers"),
             ("traceparent", "00-1"),
             ("grpc-timeout", "1S"),
@@ -90,5 +109,21 @@ mod tests {
             ("cookie", "c=d"),
         ]);
         assert_eq!(given, kept);
+    }
+
+    #[test]
+    fn a_header_that_is_set_has_no_other_value_under_any_spelling() {
+        let mut given = headers(&[
+            ("x-forwarded-for", "1.1.1.1"),
+            ("X_Forwarded-For", "2.2.2.2"),
+            ("x_forwarded_for", "3.3.3.3"),
+            ("x-forwarded-for", "4.4.4.4"),
+            ("x-forwarded-for-you", "a"),
+            ("x-forwarded", "b"),
+        ]);
+        set(&mut given, HeaderName::from_static("x-forwarded-for"), HeaderValue::from_static("5.5.5.5"));
+        let expected =
+            headers(&[("x-forwarded-for", "5.5.5.5"), ("x-forwarded-for-you", "a"), ("x-forwarded", "b")]);
+        assert_eq!(given, expected);
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! * [`threads`] – who serves connections; [`connection`] – TLS, HTTP/1.1 and HTTP/2, how long they may be idle
 //! * [`request`] – what happens to a request; [`error`] – what the endpoint answers by itself
-//! * [`credentials`] – tokens and ports in requests; [`headers`] – what is not passed on
+//! * [`credentials`] – tokens and ports in requests; [`headers`] – what is not passed on; [`hooks`] – what could call the app's hooks
 //! * [`upstream`] – connections to the app; [`body`] – what flows; [`websocket`], [`shell`]
 //! * [`config`] – `[endpoint]` of the configuration
 //! * [`tls`] – TLS, and the certificate that is served; [`ca`] – the authority that signs it unless told otherwise;
@@ -25,6 +25,7 @@ pub mod credentials;
 pub mod dns;
 pub mod error;
 pub mod headers;
+pub mod hooks;
 pub mod limits;
 pub mod request;
 pub mod shell;

@@ -16,7 +16,7 @@ use super::error::ProxyError;
 use super::headers::{self, REQUEST_ID};
 use super::limits::Limiter;
 use super::upstream::Protocol;
-use super::{Inner, shell, websocket};
+use super::{Inner, hooks, shell, websocket};
 use crate::driver::gate::{Gate, Pass};
 use crate::metrics::Outcome;
 use crate::tokens::Kind;
@@ -102,7 +102,7 @@ impl Inner {
         };
         peer.authorise();
         let gate = self.microvms.gate(&claims.sub).ok_or(ProxyError::Microvm)?;
-        if port.is_some() && gate.hooks_port() == port && credentials::is_hook(request.uri().path()) {
+        if port.is_some() && gate.hooks_port() == port && hooks::could_be_called(&request) {
             return Err(ProxyError::Hook);
         }
         let limiter = self.settings.limited.then(|| self.limits.of(&gate));
@@ -141,6 +141,10 @@ impl Inner {
             || request.headers().get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
         let host =
             request.uri().authority().cloned().or_else(header).ok_or(ProxyError::Bad("Missing Host"))?;
+        if host.as_str().contains('@') {
+            // No host has a user's name in it (RFC 9110, section 4.2.4), and apps build addresses from `Host`.
+            return Err(ProxyError::Bad("Invalid Host"));
+        }
         let name = host.host().to_ascii_lowercase();
         let label = name.strip_suffix(&self.settings.domain).and_then(|label| label.strip_suffix('.'));
         if label.is_none_or(|label| label.is_empty() || label.contains('.')) {
@@ -245,13 +249,13 @@ impl Inner {
             websocket::set_upgrade(headers);
         }
         if let Ok(id) = HeaderValue::try_from(admitted.id) {
-            headers.insert(REQUEST_ID, id);
+            headers::set(headers, REQUEST_ID, id);
         }
         if self.settings.forwarded_for
             && let Ok(address) = HeaderValue::try_from(admitted.peer.address.ip().to_string())
         {
             // Only what is known here: a client could say anything.
-            headers.insert(FORWARDED_FOR, address);
+            headers::set(headers, FORWARDED_FOR, address);
         }
     }
 }

@@ -41,7 +41,7 @@ const ON_METAL: &str = "HEARTH_METAL";
 /// The profile of what runs on the metal.
 const PROFILE: &str = "metal";
 /// What native tests run beside what they test: servers and clients that others have made.
-const PEERS: [Need; 8] = [
+const PEERS: [Need; 17] = [
     program("docker-registry", "docker-registry", "the registry that images are pulled from in tests"),
     program("nftables", "nft", "the rules of guests' networks"),
     program("pebble", "pebble", "the ACME server that issues certificates in tests"),
@@ -50,7 +50,18 @@ const PEERS: [Need; 8] = [
     program("chromium", "chromium", "the browser behind the relay in tests"),
     library("python3-grpcio", "a client of endpoints in tests"),
     library("python3-websockets", "a client of endpoints in tests"),
+    program("nodejs", "node", SERVER),
+    library("node-express", SERVER),
+    library("python3-flask", SERVER),
+    library("python3-aiohttp", SERVER),
+    library("python3-starlette", SERVER),
+    library("python3-uvicorn", SERVER),
+    program("golang-go", "go", SERVER),
+    program("default-jdk-headless", "javac", SERVER),
+    library("libtomcat10-embed-java", SERVER),
 ];
+/// What some of them are for.
+const SERVER: &str = "a server behind an endpoint in tests";
 const CARGO_DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
 
 /// Runs the checks: format, lints, unit tests, and end-to-end tests with real microVMs on the ARM64 metal.

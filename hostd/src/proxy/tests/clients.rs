@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use super::*;
 
 /// Debian's own, which sees Debian's packages.
-const PYTHON: &str = "/usr/bin/python3";
+pub(super) const PYTHON: &str = "/usr/bin/python3";
 
 /// A host whose microVM runs the counter, and what clients are told of it.
 struct Stand {

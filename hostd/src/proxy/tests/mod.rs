@@ -4,6 +4,7 @@ mod app;
 mod clients;
 mod double;
 mod errors;
+mod hooks;
 mod shells;
 mod stress;
 mod traffic;
