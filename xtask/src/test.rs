@@ -33,6 +33,10 @@ const MONITOR: &str = "e2e";
 /// Those of them that depend on what the processor has, beside the smallest one; with `--full` all are run on both.
 const OF_PROCESSOR: [&str; 7] =
     ["clocks::", "clones::", "cpus::", "diffs::", "goldens::", "lifecycle::", "snapshots::"];
+/// The tests of the guest OS.
+const GUEST: &str = "guest-e2e";
+/// The tests of the monitor's jail.
+const JAIL: &str = "jail";
 /// The tests of networks, which need Debian's programs.
 const NETWORK: &str = "network";
 /// The tests that build images, which need base images and more memory.
@@ -63,12 +67,41 @@ pub(crate) struct Options {
     /// Also long tests, fuzzers (a minute each), licences and dependencies
     #[arg(long)]
     full: bool,
+    /// Only these tests on the metal
+    #[arg(long, value_name = "TESTS", conflicts_with = "fast")]
+    only: Option<Only>,
+    /// With `--only`, after `--`: arguments of the tests' program, for example parts of their names
+    #[arg(last = true, requires = "only")]
+    arguments: Vec<String>,
+}
+
+/// Programs with tests that run on the metal.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Only {
+    /// The daemon's store
+    Store,
+    /// Networks
+    Network,
+    /// The guest OS
+    Guest,
+    /// The monitor's jail
+    Jail,
+    /// The monitor
+    Monitor,
+    /// Images
+    Images,
+    /// The daemon
+    Daemon,
 }
 
 impl Options {
     /// Runs the checks.
     pub(crate) fn run(&self, cache: &Cache) -> Result<u8> {
         let mut steps = Steps::default();
+        if let Some(only) = self.only {
+            self.run_only(cache, only, &mut steps)?;
+            return Ok(0);
+        }
         announce_first_run(cache, !self.fast);
         let cross = steps.run("set-up", || {
             base::set_up(cache)?;
@@ -134,11 +167,11 @@ impl Options {
         steps.run("build for the metal", || {
             parts.build_all(cache, cross, "metal")?;
             parts.add_file_system(cache)?;
-            parts.build(cache, cross, "metal", ("hearth-vmm", Executable::Test("jail")), "jail")?;
+            parts.build(cache, cross, "metal", ("hearth-vmm", Executable::Test(JAIL)), JAIL)?;
             parts.build(cache, cross, "metal", ("hearth-vmm", Executable::Test("e2e")), MONITOR)?;
             parts.build(cache, cross, "metal", ("hearth-host", Executable::Test("network")), NETWORK)?;
             parts.add_guest_os(cache, cross, "metal")?;
-            parts.build(cache, cross, "metal", ("hearth-guest", Executable::Test("e2e")), "guest-e2e")?;
+            parts.build(cache, cross, "metal", ("hearth-guest", Executable::Test("e2e")), GUEST)?;
             daemon::add(cache, cross, "metal", &mut parts)?;
             parts.build_with_rocksdb(cache, cross, "metal", (daemon::PACKAGE, Executable::Test(STORE)), STORE)
         })?;
@@ -161,10 +194,9 @@ impl Options {
         // Nothing there depends on the processor.
         steps.run("hearthd's store on the metal", || self.on_metal(cache, &parts, Cpu::NeoverseN1, STORE))?;
         steps.run("networks on the metal", || self.on_metal(cache, &parts, Cpu::NeoverseN1, NETWORK))?;
-        steps.run("guest OS on the metal", || self.on_metal(cache, &parts, Cpu::NeoverseN1, "guest-e2e"))?;
+        steps.run("guest OS on the metal", || self.on_metal(cache, &parts, Cpu::NeoverseN1, GUEST))?;
         for (name, cpu) in processors {
-            steps
-                .run(&format!("jail on the metal ({name})"), || self.on_metal(cache, &parts, cpu, "jail"))?;
+            steps.run(&format!("jail on the metal ({name})"), || self.on_metal(cache, &parts, cpu, JAIL))?;
             steps
                 .run(&format!("end-to-end tests ({name})"), || self.on_metal(cache, &parts, cpu, MONITOR))?;
         }
@@ -172,12 +204,75 @@ impl Options {
         steps.run("hearthd on the metal", || self.with_images(cache, &parts, &images, DAEMON))
     }
 
+    /// Runs the tests of one program, with the least that they need.
+    fn run_only(&self, cache: &Cache, only: Only, steps: &mut Steps) -> Result<()> {
+        announce_first_run(cache, true);
+        let cross = steps.run("set-up", || {
+            base::set_up(cache)?;
+            metal::set_up(cache)?;
+            Cross::prepare(cache)
+        })?;
+        let mut parts = Parts::new(cache)?;
+        let image = steps.run("guest kernel", || kernel::prepare(cache))?;
+        parts.add(image, "Image");
+        let (cross, metal) = (&cross, "metal");
+        let test = Executable::Test;
+        let images = steps.run("build for the metal", || {
+            if only != Only::Store {
+                parts.build_all(cache, cross, metal)?;
+            }
+            match only {
+                Only::Store => {
+                    parts.build_with_rocksdb(cache, cross, metal, (daemon::PACKAGE, test(STORE)), STORE)?
+                }
+                Only::Network => {
+                    parts.build(cache, cross, metal, ("hearth-host", test("network")), NETWORK)?
+                }
+                Only::Guest => {
+                    parts.add_guest_os(cache, cross, metal)?;
+                    parts.build(cache, cross, metal, ("hearth-guest", test("e2e")), GUEST)?;
+                }
+                Only::Jail => parts.build(cache, cross, metal, ("hearth-vmm", test(JAIL)), JAIL)?,
+                Only::Monitor => {
+                    parts.add_file_system(cache)?;
+                    parts.build(cache, cross, metal, ("hearth-vmm", test("e2e")), MONITOR)?;
+                }
+                Only::Images => {
+                    let images = Images::prepare(cache, cross, metal, &mut parts)?;
+                    parts.build(cache, cross, metal, ("hearth-image-builder", test("e2e")), IMAGES)?;
+                    return Ok(Some((images, IMAGES)));
+                }
+                Only::Daemon => {
+                    daemon::add(cache, cross, metal, &mut parts)?;
+                    let images = Images::prepare(cache, cross, metal, &mut parts)?;
+                    parts.build_with_rocksdb(cache, cross, metal, (daemon::PACKAGE, test("e2e")), DAEMON)?;
+                    return Ok(Some((images, DAEMON)));
+                }
+            }
+            Ok(None)
+        })?;
+        let program = match only {
+            Only::Store => STORE,
+            Only::Network => NETWORK,
+            Only::Guest => GUEST,
+            Only::Jail => JAIL,
+            Only::Monitor => MONITOR,
+            Only::Images => IMAGES,
+            Only::Daemon => DAEMON,
+        };
+        steps.run("tests on the metal", || match &images {
+            Some((images, program)) => self.with_images(cache, &parts, images, program),
+            None => self.on_metal(cache, &parts, Cpu::NeoverseN1, program),
+        })
+    }
+
     /// Runs a test binary on a metal of its own.
     fn on_metal(&self, cache: &Cache, parts: &Parts, cpu: Cpu, test: &str) -> Result<()> {
         let metal = Metal::open(cache)?;
         let of_processor: &[&str] =
             if test == MONITOR && cpu == Cpu::Max && !self.full { &OF_PROCESSOR } else { &[] };
-        let arguments = ["--test-threads=1"].iter().chain(of_processor).copied();
+        let own = self.arguments.iter().map(String::as_str);
+        let arguments = ["--test-threads=1"].iter().chain(of_processor).copied().chain(own);
         let mut job = Job::new(Action::Run(words(&metal.inputs().join(test), arguments)));
         job.machine.cpu = cpu;
         job.debian = [NETWORK, STORE].contains(&test);
@@ -187,7 +282,9 @@ impl Options {
     /// Runs tests that build images.
     fn with_images(&self, cache: &Cache, parts: &Parts, images: &Images, test: &str) -> Result<()> {
         let metal = Metal::open(cache)?;
-        let mut job = Job::new(Action::Run(Images::words(&metal, test, &["--test-threads=1"])));
+        let own = self.arguments.iter().map(String::as_str);
+        let arguments: Vec<&str> = std::iter::once("--test-threads=1").chain(own).collect();
+        let mut job = Job::new(Action::Run(Images::words(&metal, test, &arguments)));
         images.give(&mut job);
         self.run_tests(metal, job, parts, test)
     }
