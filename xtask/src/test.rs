@@ -43,6 +43,8 @@ const NETWORK: &str = "network";
 const IMAGES: &str = "images-e2e";
 /// The tests of the daemon's store on disk, which need the C++ library.
 const STORE: &str = "rocks";
+/// The tests of the daemon's microVMs without the daemon, which need the same.
+const PLATFORM: &str = "platform";
 /// The tests of the daemon, which need all of that.
 const DAEMON: &str = "hostd-e2e";
 /// What native tests run beside what they test: servers and clients that others have made.
@@ -90,6 +92,8 @@ enum Only {
     Monitor,
     /// Images
     Images,
+    /// The daemon's microVMs, without the daemon around them
+    Platform,
     /// The daemon
     Daemon,
 }
@@ -240,13 +244,18 @@ impl Options {
                 Only::Images => {
                     let images = Images::prepare(cache, cross, metal, &mut parts)?;
                     parts.build(cache, cross, metal, ("hearth-image-builder", test("e2e")), IMAGES)?;
-                    return Ok(Some((images, IMAGES)));
+                    return Ok(Some(images));
+                }
+                Only::Platform => {
+                    let images = Images::prepare(cache, cross, metal, &mut parts)?;
+                    parts.build(cache, cross, metal, (daemon::PACKAGE, test(PLATFORM)), PLATFORM)?;
+                    return Ok(Some(images));
                 }
                 Only::Daemon => {
                     daemon::add(cache, cross, metal, &mut parts)?;
                     let images = Images::prepare(cache, cross, metal, &mut parts)?;
                     parts.build_with_rocksdb(cache, cross, metal, (daemon::PACKAGE, test("e2e")), DAEMON)?;
-                    return Ok(Some((images, DAEMON)));
+                    return Ok(Some(images));
                 }
             }
             Ok(None)
@@ -258,10 +267,11 @@ impl Options {
             Only::Jail => JAIL,
             Only::Monitor => MONITOR,
             Only::Images => IMAGES,
+            Only::Platform => PLATFORM,
             Only::Daemon => DAEMON,
         };
         steps.run("tests on the metal", || match &images {
-            Some((images, program)) => self.with_images(cache, &parts, images, program),
+            Some(images) => self.with_images(cache, &parts, images, program),
             None => self.on_metal(cache, &parts, Cpu::NeoverseN1, program),
         })
     }
