@@ -4,6 +4,7 @@ use std::io;
 
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use zeroize::Zeroizing;
 
 /// Bytes of the longest message.
 pub const LIMIT: usize = 1 << 20;
@@ -48,10 +49,15 @@ pub async fn read<M: Message + Default>(
     if length > LIMIT {
         return Err(FrameError::TooLong(length));
     }
-    let mut bytes = Vec::new();
+    // Some messages hold credentials, which must be left nowhere in memory: also not in what was too short.
+    let mut bytes = Zeroizing::new(Vec::new());
     while bytes.len() < length {
         let start = bytes.len();
-        bytes.resize(length.min(start + STEP.max(start)), 0);
+        let room = length.min(start + STEP.max(start));
+        let mut longer = Zeroizing::new(Vec::with_capacity(room));
+        longer.extend_from_slice(&bytes);
+        longer.resize(room, 0);
+        bytes = longer;
         source.read_exact(&mut bytes[start..]).await.map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => FrameError::Truncated,
             _ => FrameError::Connection(error),

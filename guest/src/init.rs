@@ -8,7 +8,7 @@ use std::path::Path;
 use libc::{MS_NODEV, MS_NOEXEC, MS_NOSUID};
 
 use crate::container::prepare;
-use crate::system::{check_long, mounts, netlink};
+use crate::system::{cgroup, check_long, mounts, netlink};
 
 /// Paths of kernel modules, one a line, in the order of loading. Only with a kernel that has drivers as modules.
 const MODULES: &str = "/modules.list";
@@ -38,6 +38,10 @@ pub fn set_up() -> io::Result<()> {
     ] {
         fs::create_dir_all(folder)?;
         mounts::mount(kind, folder, kind, flags, options)?;
+    }
+    // Without it there can be no container; whoever wants one is told why.
+    if let Err(error) = mounts::mount("cgroup2", cgroup::FOLDER, "cgroup2", hardened, "") {
+        console(&format!("hearth-guest: cgroup2: {error}"));
     }
     fs::create_dir_all(prepare::FOLDER)?;
     if let Err(error) = root {

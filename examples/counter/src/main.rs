@@ -2,13 +2,16 @@
 //!
 //! `counter ask PATH` asks the one that runs, from beside it: for a shell in a container that has nothing else.
 //!
-//! It listens on `PORT` (8080), after `START_SECONDS` (0).
+//! It listens on `PORT` (8080), after `START_SECONDS` (0). Every `TICK_MILLISECONDS` (0: never) it says the time, in nanoseconds since
+//! 1970, and a random number: the first lines of a microVM show that it runs only since it is the one that it is.
 
+use std::convert::Infallible;
 use std::env;
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpListener;
 
@@ -24,11 +27,26 @@ fn main() -> io::Result<()> {
     }
     println!("counter: starting");
     thread::sleep(Duration::from_secs(number("START_SECONDS", 0)));
+    if let every @ 1.. = number("TICK_MILLISECONDS", 0) {
+        let mut chance = File::open("/dev/urandom")?;
+        thread::spawn(move || tick(&mut chance, Duration::from_millis(every)));
+    }
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?;
         println!("counter: listening on port {port}");
         hearth_example_counter::serve(listener).await
     })
+}
+
+/// Says the time and a random number again and again.
+fn tick(chance: &mut File, every: Duration) -> io::Result<Infallible> {
+    loop {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let mut random = [0; 8];
+        chance.read_exact(&mut random)?;
+        println!("tick {time} {:016x}", u64::from_ne_bytes(random));
+        thread::sleep(every);
+    }
 }
 
 /// Prints what the one that runs answers.

@@ -3,8 +3,10 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use hearth_proto::guest::v1::{Configure, Exited, LogSource, Process, StartApp};
@@ -17,7 +19,8 @@ use crate::container::job::{Prepare, Run};
 use crate::container::spawn::{Namespaces, Order, PidNamespace};
 use crate::logs::reader;
 use crate::refusal::{Context as _, Refusal};
-use crate::system::{namespaces, netlink};
+use crate::system::cgroup::{self, Groups};
+use crate::system::{duplicate, namespaces, netlink};
 
 /// The container's host name unless it is given one.
 const HOSTNAME: &str = "localhost";
@@ -37,6 +40,10 @@ impl Agent {
             netlink::configure_card(network)?;
         }
         let hostname = if request.hostname.is_empty() { HOSTNAME } else { &request.hostname };
+        let groups = Groups::make(Path::new(cgroup::FOLDER), request.all_capabilities);
+        let groups = groups.or_refuse(
+            || "making the app's control groups, for which the guest's kernel needs CONFIG_CGROUPS",
+        )?;
         let job = Prepare {
             root: request.root,
             all_capabilities: request.all_capabilities,
@@ -47,18 +54,21 @@ impl Agent {
             kind: "prepare",
             job: &job,
             container: None,
+            groups: Some(&groups),
             pids: PidNamespace::Agents,
             streams: [stdin.into(), Stdio::null(), Stdio::null()],
         })?;
         started.succeeded().await?;
         let open = |kind| namespaces::open(started.pid, kind).or_refuse(|| "opening the container");
-        let namespaces = Namespaces { mount: open("mnt")?, uts: open("uts")?, ipc: open("ipc")? };
+        let namespaces =
+            Namespaces { mount: open("mnt")?, uts: open("uts")?, ipc: open("ipc")?, cgroup: open("cgroup")? };
         let terminals = File::open(format!("/proc/{}/root/dev/pts", started.pid));
         let terminals = terminals.or_refuse(|| "opening the container's terminals")?.into();
         drop(hold);
         let nofile = if request.nofile == 0 { NOFILE } else { request.nofile.min(NOFILE_RAISED) };
         let all_capabilities = request.all_capabilities;
-        let container = Container { namespaces, terminals, all_capabilities, nofile };
+        let frozen = AtomicBool::new(false);
+        let container = Container { namespaces, groups, frozen, terminals, all_capabilities, nofile };
         self.state().container = Some(Arc::new(container));
         self.set_network(request.network);
         self.metadata.set_metadata(request.metadata.unwrap_or_default());
@@ -69,6 +79,7 @@ impl Agent {
     pub(super) async fn start_app(self: &Arc<Self>, request: StartApp) -> Result<(), Refusal> {
         let _making = self.making.lock().await;
         let container = self.container()?;
+        container.must_not_be_frozen("no app can be started")?;
         if self.state().app.is_some() {
             return Err(Refusal::invalid("the app was started already"));
         }
@@ -80,12 +91,17 @@ impl Agent {
             kind: "run",
             job: &job,
             container: Some(&container.namespaces),
+            groups: Some(&container.groups),
             pids: PidNamespace::New,
             streams: [Stdio::null(), stdout_writer.into(), stderr_writer.into()],
         })?;
         // Before anything is awaited: its end is not reaped until then.
         let pids = namespaces::open(started.pid, "pid").or_refuse(|| "opening the app's PID namespace")?;
         started.succeeded().await?;
+        let outputs = [duplicate(&stdout), duplicate(&stderr)];
+        let [Ok(stdout_copy), Ok(stderr_copy)] = outputs else {
+            return Err(Refusal::system("duplicating a pipe", &io::Error::last_os_error()));
+        };
         let readers = [(stdout, LogSource::Stdout), (stderr, LogSource::Stderr)].map(|(pipe, source)| {
             let pipe = pipe::Receiver::from_owned_fd(OwnedFd::from(pipe));
             let ring = Arc::clone(&self.logs);
@@ -106,7 +122,7 @@ impl Agent {
             let _ = timeout(LAST_LINES, all_read).await;
             let _ = tell.send(Some(end));
         });
-        self.state().app = Some(Arc::new(App { pids, process, exited }));
+        self.state().app = Some(Arc::new(App { pids, process, outputs: [stdout_copy, stderr_copy], exited }));
         Ok(())
     }
 
@@ -166,7 +182,8 @@ mod tests {
         };
         let (_, exited) = watch::channel(None);
         let pids = File::open("/proc/self/ns/pid").unwrap().into();
-        let app = App { pids, process: process(&["A=1", "TERM=dumb", "B=a=b"], "/srv"), exited };
+        let outputs = [(), ()].map(|()| io::pipe().unwrap().0.into());
+        let app = App { pids, process: process(&["A=1", "TERM=dumb", "B=a=b"], "/srv"), outputs, exited };
         assert_eq!(
             app.beside(process(&["TERM=xterm"], "")),
             process(&["A=1", "B=a=b", "TERM=xterm"], "/srv")

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use hearth_proto::guest::v1::request::Operation;
 use hearth_proto::guest::v1::response::Result as Answer;
-use hearth_proto::guest::v1::{Done, Request, Response};
+use hearth_proto::guest::v1::{self as proto, Done, Request, Response};
 use tokio::net::UnixStream;
 
+use super::seal::SealKey;
 use super::{Agent, machine};
 use crate::frame::{self, FrameError};
 use crate::hooks;
@@ -14,9 +15,10 @@ use crate::refusal::Refusal;
 
 /// Answers requests, one after the other, until the host closes the connection.
 pub(super) async fn serve(agent: &Arc<Agent>, mut connection: UnixStream) -> Result<(), FrameError> {
+    let mut key = None;
     while let Some(request) = frame::read::<Request>(&mut connection).await? {
         let power_off = matches!(request.operation, Some(Operation::PowerOff(_)));
-        let result = agent.answer(request).await;
+        let result = agent.answer(request, &mut key).await;
         let over = power_off && result.is_ok();
         let result = result.unwrap_or_else(|refusal| Answer::Failure(refusal.into()));
         frame::write(&mut connection, &Response { result: Some(result) }).await?;
@@ -29,7 +31,11 @@ pub(super) async fn serve(agent: &Arc<Agent>, mut connection: UnixStream) -> Res
 }
 
 impl Agent {
-    async fn answer(self: &Arc<Self>, request: Request) -> Result<Answer, Refusal> {
+    async fn answer(
+        self: &Arc<Self>,
+        request: Request,
+        key: &mut Option<SealKey>,
+    ) -> Result<Answer, Refusal> {
         let done = |()| Answer::Done(Done {});
         match request.operation {
             Some(Operation::GetStatus(_)) => Ok(Answer::Status(self.status())),
@@ -37,12 +43,24 @@ impl Agent {
             Some(Operation::StartApp(request)) => self.start_app(request).await.map(done),
             Some(Operation::WaitApp(_)) => self.wait_app().await.map(Answer::Exited),
             Some(Operation::CallHook(request)) => {
+                self.container()?.must_not_be_frozen("the app cannot be called")?;
                 hooks::call(request, &self.app_hosts()).await.map(Answer::Hook)
             }
             Some(Operation::Identify(request)) => self.identify(request).await.map(done),
-            Some(Operation::SetCredentials(request)) => {
-                self.set_credentials(request);
-                Ok(done(()))
+            Some(Operation::SetCredentials(request)) => self.set_credentials(request, key).map(done),
+            Some(Operation::MakeSealKey(_)) => {
+                let made = key.insert(SealKey::make()?);
+                Ok(Answer::SealKey(proto::SealKey { public_key: made.public() }))
+            }
+            Some(Operation::Freeze(request)) => {
+                self.freeze(request).await?;
+                *key = None;
+                Ok(Answer::Status(self.status()))
+            }
+            Some(Operation::Thaw(_)) => {
+                // After a Freeze that is under way.
+                let _making = self.making.lock().await;
+                self.thaw().map(done)
             }
             Some(Operation::Quiesce(request)) => machine::quiesce(&request).await.map(Answer::Quiesced),
             Some(Operation::PowerOff(_)) => self.stop_everything().await.map(done),

@@ -122,22 +122,51 @@ async fn run(
                 None => pipes(None).or_refuse(|| "making pipes")?,
             };
             let (pids, namespaces) = (PidNamespace::Of(&app.pids), Some(&container.namespaces));
-            let order = Order { kind: "run", job: &job, container: namespaces, pids, streams };
+            let groups = Some(&container.groups);
+            let order = Order { kind: "run", job: &job, container: namespaces, groups, pids, streams };
             let mut started = agent.spawner.start(order)?;
-            started.succeeded().await?;
+            // Where the app is frozen, it runs when that is over; nobody may want it any more by then.
+            if !stands_ready(&mut started, source).await? {
+                return Ok(None);
+            }
             Ok(attend(&mut started, ends, source, sink).await)
         }
         What::Archive { kind, path } => {
             let (streams, ends) = pipes(Some(PIPE)).or_refuse(|| "making pipes")?;
             let (pids, namespaces) = (PidNamespace::Agents, Some(&container.namespaces));
             let job = Archive { path };
-            let order = Order { kind, job: &job, container: namespaces, pids, streams };
+            let groups = Some(&container.groups);
+            let order = Order { kind, job: &job, container: namespaces, groups, pids, streams };
             let mut started = agent.spawner.start(order)?;
             let end = attend(&mut started, ends, source, sink).await;
             started.succeeded().await?;
             Ok(end)
         }
     }
+}
+
+/// Waits until the process runs the program that it was made for. False: the connection has ended before, and so has the
+/// process.
+async fn stands_ready(started: &mut Started, source: &OwnedReadHalf) -> Result<bool, Refusal> {
+    let is_gone = async {
+        while !peer_is_gone(AsRef::<UnixStream>::as_ref(source)) {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        succeeded = started.succeeded() => return succeeded.map(|()| true),
+        () = is_gone => {}
+    }
+    end(started).await;
+    Ok(false)
+}
+
+/// Kills a process with its group.
+async fn end(started: &mut Started) {
+    let _ = kill(-started.pid, libc::SIGKILL);
+    let _ = kill(started.pid, libc::SIGKILL); // it may have no group of its own yet
+    let _ = (&mut started.ended).await;
 }
 
 /// Passes input and output on until the process has ended. Kills it when the connection ends before; then there is no result.
@@ -168,12 +197,10 @@ async fn attend(
         _ = is_lost.recv() => None,
     };
     if ended.is_none() {
-        let _ = kill(-started.pid, libc::SIGKILL);
-        let _ = kill(started.pid, libc::SIGKILL); // it may have no group of its own yet
         for pump in pumps {
             pump.abort();
         }
-        let _ = (&mut started.ended).await;
+        end(started).await;
         return None;
     }
     let _ = stop.send(true);

@@ -8,7 +8,9 @@ use std::os::fd::AsRawFd as _;
 use hearth_proto::guest::v1::{Identify, Network, SetCredentials};
 
 use super::Agent;
+use super::seal::SealKey;
 use crate::container::prepare::set_hostname;
+use crate::metadata::Granted;
 use crate::refusal::{Context as _, Refusal};
 use crate::system::{check, namespaces, netlink};
 use crate::{dns, metadata};
@@ -30,7 +32,8 @@ struct Entropy {
 
 impl Agent {
     /// Makes the guest the one that the host says.
-    pub(super) async fn identify(&self, request: Identify) -> Result<(), Refusal> {
+    pub(super) async fn identify(&self, mut request: Identify) -> Result<(), Refusal> {
+        let credentials = request.credentials.take().map(Granted::new);
         let _making = self.making.lock().await;
         // First what others see of time and chance, then whom they talk to.
         if request.wall_clock_ns != 0 {
@@ -59,13 +62,25 @@ impl Agent {
             self.metadata.set_metadata(metadata);
         }
         self.metadata.set_id(request.microvm_id);
-        self.metadata.set_credentials(request.credentials);
-        Ok(())
+        self.metadata.set_credentials(credentials);
+        // The app goes on as the one that it is now. There is none yet when a guest that has just booted is told.
+        self.thaw()
     }
 
-    /// Takes the credentials that the metadata service serves.
-    pub(super) fn set_credentials(&self, request: SetCredentials) {
-        self.metadata.set_credentials(request.credentials);
+    /// Takes the credentials that the metadata service serves. Sealed ones use the key up.
+    pub(super) fn set_credentials(
+        &self,
+        request: SetCredentials,
+        key: &mut Option<SealKey>,
+    ) -> Result<(), Refusal> {
+        let mut credentials = request.credentials.map(Granted::new);
+        if !request.sealed.is_empty() {
+            let missing =
+                || Refusal::invalid("there is no key for sealed credentials: send MakeSealKey for each");
+            credentials = Some(key.take().ok_or_else(missing)?.open(&request.sealed)?);
+        }
+        self.metadata.set_credentials(credentials);
+        Ok(())
     }
 
     /// Remembers how the network card is configured.

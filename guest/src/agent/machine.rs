@@ -28,9 +28,9 @@ const LAST_ANSWER: Duration = Duration::from_secs(1);
 impl Agent {
     /// How everything is.
     pub(super) fn status(&self) -> Status {
-        let (configured, app) = {
+        let (container, app) = {
             let state = self.state();
-            (state.container.is_some(), state.app.clone())
+            (state.container.clone(), state.app.clone())
         };
         let exited = app.as_ref().and_then(|app| app.exited());
         let state = match (&app, &exited) {
@@ -43,13 +43,14 @@ impl Agent {
         let (last_log, acknowledged_log) = self.logs.sequences();
         Status {
             release: env!("CARGO_PKG_VERSION").to_string(),
-            configured,
+            configured: container.is_some(),
             app: state.into(),
             exited,
             cpu_total_ms,
             cpu_busy_ms,
             last_log,
             acknowledged_log,
+            frozen: container.is_some_and(|container| container.is_frozen()),
         }
     }
 
@@ -63,6 +64,9 @@ impl Agent {
             (state.container.take(), state.app.clone())
         };
         let _ = kill(-1, libc::SIGTERM);
+        if let Some(container) = &container {
+            let _ = container.thaw(); // or it would not hear that; it is killed all the same
+        }
         if let Some(app) = app {
             let mut exited = app.exited.clone();
             let _ = timeout(LAST_WORDS, exited.wait_for(Option::is_some)).await;
@@ -74,6 +78,7 @@ impl Agent {
                 kind: "release",
                 job: &job,
                 container: Some(&container.namespaces),
+                groups: None,
                 pids: PidNamespace::Agents,
                 streams: [Stdio::null(), Stdio::null(), Stdio::null()],
             })?;

@@ -15,8 +15,10 @@
 mod app;
 mod control;
 mod exec;
+mod freezing;
 mod identity;
 mod machine;
+mod seal;
 mod server;
 mod shipping;
 mod stream;
@@ -24,6 +26,7 @@ mod stream;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hearth_proto::guest::v1::{Exited, Network, Process};
@@ -32,6 +35,7 @@ use tokio::sync::watch;
 
 use crate::container::spawn::{Namespaces, Spawner};
 use crate::refusal::Refusal;
+use crate::system::cgroup::Groups;
 use crate::system::netlink;
 use crate::system::reaper::{Reaper, Scope};
 use crate::{dns, logs, metadata};
@@ -40,7 +44,7 @@ use crate::{dns, logs, metadata};
 pub const PORT: u32 = 1024;
 
 /// Version of the protocol.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Limit of open files unless Configure has another.
 const NOFILE: u64 = 1024;
@@ -70,6 +74,10 @@ struct State {
 #[derive(Debug)]
 struct Container {
     namespaces: Namespaces,
+    /// Of the app and what runs beside it.
+    groups: Groups,
+    /// Whether those are to stand still.
+    frozen: AtomicBool,
     /// Its `/dev/pts`, where terminals are made.
     terminals: OwnedFd,
     all_capabilities: bool,
@@ -83,6 +91,8 @@ struct App {
     pids: OwnedFd,
     /// What it was started with.
     process: Process,
+    /// The pipes of its output, to see whether all of it was read.
+    outputs: [OwnedFd; 2],
     exited: watch::Receiver<Option<Exited>>,
 }
 

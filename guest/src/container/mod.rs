@@ -11,6 +11,8 @@
 //!   release   enters them, unmounts all                                                                 prepare.rs
 //! ```
 //!
+//! All but `release` first enter the control groups that stand still with the app.
+//!
 //! The app is PID 1 of its PID namespace: the thread that starts `run` for it has asked for a new one for its children. `run`
 //! beside the app is started by a thread that has entered the app's, so that every process here is the agent's own child.
 //!
@@ -37,7 +39,7 @@ use hearth_proto::guest::v1::Failure;
 use prost::Message;
 
 use crate::refusal::{Context as _, Refusal};
-use crate::system::{check, namespaces};
+use crate::system::{cgroup, check, namespaces};
 
 /// The first argument of a container process.
 pub const NAME: &str = "hearth-container";
@@ -47,8 +49,10 @@ pub const NAME: &str = "hearth-container";
 struct Given {
     job: OwnedFd,
     report: OwnedFd,
-    /// Mount, UTS and IPC namespace, where the container stands already.
-    namespaces: Option<[OwnedFd; 3]>,
+    /// Of the control groups that stand still with the app.
+    entrances: Vec<OwnedFd>,
+    /// Mount, UTS, IPC and cgroup namespace, where the container stands already.
+    namespaces: Option<[OwnedFd; 4]>,
 }
 
 /// Does what the arguments (after the first) say, and returns the exit status. Never returns where the process becomes another
@@ -59,7 +63,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> u8 {
     else {
         return 2;
     };
-    let result = protect_this_process().and_then(|()| match kind.as_str() {
+    let result = protect_this_process().and_then(|()| join(&given)).and_then(|()| match kind.as_str() {
         "prepare" => prepare::prepare(&read_job(&mut given)?),
         "run" => run(&mut given).map(|never| match never {}),
         "unpack" => enter(&given).and_then(|()| archive::unpack(&read_job(&mut given)?)),
@@ -81,6 +85,11 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> u8 {
             1
         }
     }
+}
+
+/// Enters the control groups; here the process stands still where they are frozen.
+fn join(given: &Given) -> Result<(), Refusal> {
+    cgroup::enter(&given.entrances).or_refuse(|| "entering the app's control group")
 }
 
 fn run(given: &mut Given) -> Result<Infallible, Refusal> {
@@ -105,14 +114,22 @@ fn given(numbers: &[String]) -> Option<Given> {
         // SAFETY: the agent has opened these for this process, and nothing in it has used them before.
         unsafe { OwnedFd::from_raw_fd(number) }
     };
-    match *numbers.as_slice() {
-        [job, report] if in_range => Some(Given { job: take(job), report: take(report), namespaces: None }),
-        [job, report, mount, uts, ipc] if in_range => {
-            let namespaces = Some([take(mount), take(uts), take(ipc)]);
-            Some(Given { job: take(job), report: take(report), namespaces })
-        }
-        _ => None,
+    let [job, report, rest @ ..] = numbers.as_slice() else { return None };
+    // Two entrances or none, four namespaces or none.
+    let (entrances, namespaces) = match rest.len() {
+        0 | 4 => (&[][..], rest),
+        2 | 6 => rest.split_at(2),
+        _ => return None,
+    };
+    if !in_range {
+        return None;
     }
+    let namespaces = match *namespaces {
+        [mount, uts, ipc, cgroup] => Some([take(mount), take(uts), take(ipc), take(cgroup)]),
+        _ => None,
+    };
+    let entrances = entrances.iter().copied().map(take).collect();
+    Some(Given { job: take(*job), report: take(*report), entrances, namespaces })
 }
 
 fn read_job<M: Message + Default>(given: &mut Given) -> Result<M, Refusal> {
@@ -124,10 +141,15 @@ fn read_job<M: Message + Default>(given: &mut Given) -> Result<M, Refusal> {
 
 /// Enters the container's namespaces; its root becomes this process's.
 fn enter(given: &Given) -> Result<(), Refusal> {
-    let Some([mount, uts, ipc]) = &given.namespaces else {
+    let Some([mount, uts, ipc, cgroup]) = &given.namespaces else {
         return Err(Refusal::invalid("there is no container to enter"));
     };
-    let kinds = [(uts, libc::CLONE_NEWUTS), (ipc, libc::CLONE_NEWIPC), (mount, libc::CLONE_NEWNS)];
+    let kinds = [
+        (cgroup, libc::CLONE_NEWCGROUP),
+        (uts, libc::CLONE_NEWUTS),
+        (ipc, libc::CLONE_NEWIPC),
+        (mount, libc::CLONE_NEWNS),
+    ];
     for (namespace, kind) in kinds {
         namespaces::enter(namespace, kind).or_refuse(|| "entering the container")?;
     }

@@ -50,13 +50,15 @@ const MASKED: [&str; 11] = [
 /// What of `/proc` it can only read.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Makes namespaces and mounts everything but `/proc`, which belongs to a PID namespace.
+/// Makes namespaces and mounts everything but `/proc`, which belongs to a PID namespace. This process is in the container's control
+/// group already.
 ///
 /// # Errors
 /// The disk cannot be mounted, or the kernel refused something else.
 pub fn prepare(job: &Prepare) -> Result<(), Refusal> {
     let disk = job.root.as_ref().ok_or_else(|| Refusal::invalid("Configure has no root disk"))?;
-    namespaces::leave(libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC)
+    // Its control group becomes the root of those that the container sees.
+    namespaces::leave(libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWCGROUP)
         .and_then(|()| mounts::make_private())
         .or_refuse(|| "making the container's namespaces")?;
     set_hostname(&job.hostname)?;

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::NAME;
 use crate::refusal::{Context as _, Refusal};
+use crate::system::cgroup::Groups;
 use crate::system::reaper::Reaper;
 use crate::system::{check, duplicate, file_in_memory, namespaces};
 
@@ -29,6 +30,8 @@ pub struct Namespaces {
     pub uts: OwnedFd,
     /// System V IPC and POSIX message queues.
     pub ipc: OwnedFd,
+    /// Control groups.
+    pub cgroup: OwnedFd,
 }
 
 /// The PID namespace of a container process.
@@ -60,6 +63,8 @@ pub struct Order<'a, J> {
     pub job: &'a J,
     /// The container, where it stands already.
     pub container: Option<&'a Namespaces>,
+    /// The groups that stand still with the app. Without, it is the agent's own.
+    pub groups: Option<&'a Groups>,
     /// PID namespace.
     pub pids: PidNamespace<'a>,
     /// Stdin, stdout and stderr.
@@ -89,8 +94,11 @@ impl Spawner {
         let job = file_in_memory(&order.job.encode_to_vec())?;
         let (report, report_writer) = io::pipe()?;
         let mut inherited = vec![job.as_raw_fd(), report_writer.as_raw_fd()];
-        if let Some(Namespaces { mount, uts, ipc }) = order.container {
-            inherited.extend([mount, uts, ipc].map(|namespace| namespace.as_raw_fd()));
+        // The process enters the groups when it is this program again: the one that starts it waits for that, and would wait
+        // for as long as a group is frozen.
+        inherited.extend(order.groups.into_iter().flat_map(Groups::entrances));
+        if let Some(Namespaces { mount, uts, ipc, cgroup }) = order.container {
+            inherited.extend([mount, uts, ipc, cgroup].map(|namespace| namespace.as_raw_fd()));
         }
         let mut command = Command::new(&self.program);
         let [stdin, stdout, stderr] = order.streams;

@@ -1,14 +1,15 @@
 //! What is said to whom asks for what (AWS EC2 User Guide, "Instance metadata categories").
 
 use hearth_proto::guest::v1::{Credentials, Metadata};
+use zeroize::Zeroizing;
 
 use super::Facts;
 
 /// The only role.
 const ROLE: &str = "execution_role";
 
-/// An answer's text and its content type.
-pub(super) type Document = (String, &'static str);
+/// An answer's text, which may hold credentials, and its content type.
+pub(super) type Document = (Zeroizing<String>, &'static str);
 
 const TEXT: &str = "text/plain";
 const JSON: &str = "application/json";
@@ -16,7 +17,7 @@ const JSON: &str = "application/json";
 /// The document at a path; none: 404.
 pub(super) fn document(facts: &Facts, path: &str) -> Option<Document> {
     let Metadata { region, .. } = &facts.metadata;
-    let text = |text: &str| (!text.is_empty()).then(|| (text.to_string(), TEXT));
+    let text = |text: &str| (!text.is_empty()).then(|| (Zeroizing::new(text.to_string()), TEXT));
     // A folder is found with and without its slash, and documents are, too.
     match path.strip_suffix('/').unwrap_or(path) {
         "/latest" => text("dynamic\nmeta-data"),
@@ -39,7 +40,7 @@ pub(super) fn document(facts: &Facts, path: &str) -> Option<Document> {
     }
 }
 
-fn credentials_json(credentials: &Credentials) -> String {
+fn credentials_json(credentials: &Credentials) -> Zeroizing<String> {
     object(&[
         ("Code", "Success"),
         ("LastUpdated", &timestamp(credentials.last_updated)),
@@ -51,7 +52,7 @@ fn credentials_json(credentials: &Credentials) -> String {
     ])
 }
 
-fn identity_json(facts: &Facts) -> String {
+fn identity_json(facts: &Facts) -> Zeroizing<String> {
     let Metadata { region, account_id, image_arn, image_version } = &facts.metadata;
     let address = facts.address.map(|address| address.to_string()).unwrap_or_default();
     object(&[
@@ -66,24 +67,38 @@ fn identity_json(facts: &Facts) -> String {
     ])
 }
 
-/// A JSON object of texts.
-fn object(members: &[(&str, &str)]) -> String {
-    let members: Vec<_> =
-        members.iter().map(|(name, value)| format!("  {} : {}", quoted(name), quoted(value))).collect();
-    format!("{{\n{}\n}}", members.join(",\n"))
+/// A JSON object of texts. It is written in one piece of memory: a longer one would leave the shorter one behind.
+fn object(members: &[(&str, &str)]) -> Zeroizing<String> {
+    // No character is quoted as more than six, and none is shorter than a byte.
+    let longest = members.iter().map(|(name, value)| 6 * (name.len() + value.len()) + 16).sum::<usize>() + 16;
+    let mut object = Zeroizing::new(String::with_capacity(longest));
+    object.push('{');
+    for (index, (name, value)) in members.iter().enumerate() {
+        object.push_str(if index == 0 { "\n  " } else { ",\n  " });
+        quote(name, &mut object);
+        object.push_str(" : ");
+        quote(value, &mut object);
+    }
+    object.push_str("\n}");
+    object
 }
 
-/// A JSON string (RFC 8259, section 7).
-fn quoted(text: &str) -> String {
-    let mut quoted = String::from("\"");
+/// Appends a JSON string (RFC 8259, section 7).
+fn quote(text: &str, to: &mut String) {
+    to.push('"');
     for character in text.chars() {
         match character {
-            '"' | '\\' => quoted.extend(['\\', character]),
-            '\0'..='\x1f' => quoted += &format!("\\u{:04x}", u32::from(character)),
-            _ => quoted.push(character),
+            '"' | '\\' => to.extend(['\\', character]),
+            '\0'..='\x1f' => {
+                let digit = |four_bits: u32| char::from_digit(four_bits, 16).unwrap_or('0');
+                let code = u32::from(character);
+                to.push_str("\\u00");
+                to.extend([digit(code >> 4), digit(code & 0xf)]);
+            }
+            _ => to.push(character),
         }
     }
-    quoted + "\""
+    to.push('"');
 }
 
 /// A time as in `2026-11-21T12:05:31Z` (ISO 8601), from seconds since 1970.
@@ -129,6 +144,20 @@ mod tests {
 
     #[test]
     fn texts_are_quoted() {
-        assert_eq!(quoted("a\"b\\c\n/é"), r#""a\"b\\c\u000a/é""#);
+        let mut quoted = String::new();
+        quote("a\"b\\c\n\x1f/é", &mut quoted);
+        assert_eq!(quoted, r#""a\"b\\c\u000a\u001f/é""#);
+    }
+
+    #[test]
+    fn an_object_is_written_where_its_memory_was_taken() {
+        assert_eq!(*object(&[]), "{\n}");
+        assert_eq!(*object(&[("a", "1"), ("b", "2")]), "{\n  \"a\" : \"1\",\n  \"b\" : \"2\"\n}");
+        for worst in ["\0".repeat(3000), "\"".repeat(3000), "é".repeat(3000), String::new()] {
+            let members = [("Token", worst.as_str()); 3];
+            let made = object(&members);
+            let asked = 3 * (6 * (5 + worst.len()) + 16) + 16;
+            assert!(made.len() <= asked && made.capacity() < 2 * asked.max(64), "{}", made.len());
+        }
     }
 }

@@ -1,18 +1,21 @@
 //! The instance metadata service (behaviour §7.2): IMDSv2 on 169.254.169.254.
 //!
-//! What it says comes from the host: credentials are pushed. It listens, as the DNS stub does, in a network namespace of the
+//! What it says comes from the host: credentials are pushed, and [forgotten](Store::forget) before a snapshot that others go on
+//! from. Nothing that held them, or a token, is freed without being overwritten. It listens, as the DNS stub does, in a network namespace of the
 //! agent's own ([`network`]), so that it takes no port from the app.
 
 mod answers;
+mod granted;
 pub mod network;
 mod server;
 mod tokens;
 
 use std::net::Ipv4Addr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use hearth_proto::guest::v1::{Credentials, Metadata};
+use hearth_proto::guest::v1::Metadata;
 
+pub use granted::Granted;
 pub use server::serve;
 
 /// Where it listens.
@@ -27,12 +30,12 @@ pub struct Store {
     tokens: Mutex<tokens::Tokens>,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct Facts {
     /// Empty before Identify.
     microvm_id: String,
     metadata: Metadata,
-    credentials: Option<Credentials>,
+    credentials: Option<Granted>,
     address: Option<Ipv4Addr>,
 }
 
@@ -48,7 +51,7 @@ impl Store {
     }
 
     /// The role's credentials; none: there is no role.
-    pub fn set_credentials(&self, credentials: Option<Credentials>) {
+    pub fn set_credentials(&self, credentials: Option<Granted>) {
         self.change(|facts| facts.credentials = credentials);
     }
 
@@ -57,11 +60,21 @@ impl Store {
         self.change(|facts| facts.address = address);
     }
 
-    fn change(&self, change: impl FnOnce(&mut Facts)) {
-        change(&mut self.facts.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Forgets what is said of this guest alone: its id, its credentials, the tokens that it gave out. What is true of all guests
+    /// of its image stays.
+    pub fn forget(&self) {
+        self.change(|facts| {
+            facts.microvm_id = String::new();
+            facts.credentials = None;
+        });
+        *self.tokens.lock().unwrap_or_else(PoisonError::into_inner) = tokens::Tokens::default();
     }
 
-    fn facts(&self) -> Facts {
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn change(&self, change: impl FnOnce(&mut Facts)) {
+        change(&mut self.facts());
+    }
+
+    fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
 use super::Store;
 use super::answers::{Document, document};
@@ -101,13 +102,13 @@ impl Store {
 }
 
 fn found((text, kind): Document) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(text.into()));
+    let mut response = Response::new(Full::new(Bytes::from_owner(text)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 
 fn status(status: StatusCode) -> Response<Full<Bytes>> {
-    let mut response = found((format!("{status}\n"), "text/plain"));
+    let mut response = found((Zeroizing::new(format!("{status}\n")), "text/plain"));
     *response.status_mut() = status;
     response
 }
@@ -119,6 +120,7 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
+    use crate::metadata::Granted;
 
     struct Service {
         store: Arc<Store>,
@@ -180,13 +182,13 @@ mod tests {
         }
         service.store.set_id("microvm-1".to_string());
         service.store.set_metadata(Metadata { region: "eu-west-1".to_string(), ..Metadata::default() });
-        service.store.set_credentials(Some(Credentials {
+        service.store.set_credentials(Some(Granted::new(Credentials {
             access_key_id: "AK".to_string(),
             secret_access_key: "SK\"".to_string(),
             session_token: "ST".to_string(),
             last_updated: 0,
             expiration: 3_600,
-        }));
+        })));
         let text = |text: &str| (200, text.to_string());
         assert_eq!(service.get("/latest/meta-data/instance-id").await, text("microvm-1"));
         assert_eq!(service.get("/latest/meta-data/placement/region").await, text("eu-west-1"));
@@ -213,5 +215,24 @@ mod tests {
         assert_eq!(service.get(roles).await.0, 404);
         assert_eq!(service.get(role).await.0, 404);
         assert_eq!(service.get("/latest/user-data").await.0, 404);
+    }
+
+    #[tokio::test]
+    async fn after_it_has_forgotten_nothing_of_the_guest_is_served_and_no_token_is_valid() {
+        let service = Service::start().await;
+        let id = "/latest/meta-data/instance-id";
+        let region = "/latest/meta-data/placement/region";
+        let role = "/latest/meta-data/iam/security-credentials/execution_role";
+        service.store.set_id("microvm-1".to_string());
+        service.store.set_metadata(Metadata { region: "eu-west-1".to_string(), ..Metadata::default() });
+        service.store.set_credentials(Some(Granted::new(Credentials::default())));
+        let (_, token) = service.ask("PUT", "/latest/api/token", &format!("{TTL}: 60")).await;
+        let before = format!("{TOKEN}: {token}");
+        assert_eq!(service.ask("GET", role, &before).await.0, 200);
+        service.store.forget();
+        assert_eq!(service.ask("GET", region, &before).await.0, 401, "a token of a former life");
+        assert_eq!((service.get(id).await.0, service.get(role).await.0), (404, 404));
+        assert_eq!(service.get("/latest/dynamic/instance-identity/document").await.0, 404);
+        assert_eq!(service.get(region).await, (200, "eu-west-1".to_string()), "it is the image's");
     }
 }

@@ -6,6 +6,7 @@ use std::io::{self, Read as _};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use zeroize::{Zeroize as _, Zeroizing};
 
 /// Tokens that are valid at once. The oldest gives way: its holder asks for another one, as after its time.
 const MOST: usize = 256;
@@ -16,15 +17,19 @@ pub(super) const SECONDS: std::ops::RangeInclusive<u32> = 1..=21_600;
 /// The tokens that are valid, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
-    valid: VecDeque<(String, Instant)>,
+    valid: VecDeque<(Zeroizing<String>, Instant)>,
 }
 
 impl Tokens {
     /// Makes a token.
-    pub(super) fn make(&mut self, seconds: u32, now: Instant) -> io::Result<String> {
+    pub(super) fn make(&mut self, seconds: u32, now: Instant) -> io::Result<Zeroizing<String>> {
         let mut random = [0; 32];
         File::open("/dev/urandom")?.read_exact(&mut random)?;
-        let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut token = Zeroizing::new(String::with_capacity(2 * random.len()));
+        for four_bits in random.iter().flat_map(|byte| [byte >> 4, byte & 0xf]) {
+            token.extend(char::from_digit(four_bits.into(), 16));
+        }
+        random.zeroize();
         self.valid.retain(|(_, end)| *end > now);
         if self.valid.len() == MOST {
             self.valid.pop_front();

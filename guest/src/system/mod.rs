@@ -1,11 +1,13 @@
 //! The few system calls that the standard library does not have, and what is built of them.
 
+pub mod cgroup;
 pub mod mounts;
 pub mod namespaces;
 pub mod netlink;
 pub mod reaper;
 pub mod sockets;
 pub mod vsock;
+pub mod wipe;
 
 use std::ffi::CString;
 use std::fs::File;

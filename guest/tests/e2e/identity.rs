@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use hearth_guest::agent::PROTOCOL_VERSION;
 use hearth_guest::system::netlink::{self, Routes};
 use hearth_proto::guest::v1::request::Operation;
 use hearth_proto::guest::v1::response::Result as Answer;
@@ -161,10 +162,13 @@ fn the_metadata_service_answers_the_app_and_takes_no_port() {
     }));
     assert_eq!(guest.sh(&get("meta-data/instance-id")), "microvm-7");
     assert_eq!(guest.sh(&get("meta-data/placement/region")), "us-east-1");
-    guest.done(Operation::SetCredentials(SetCredentials { credentials: Some(credentials) }));
+    guest.done(Operation::SetCredentials(SetCredentials {
+        credentials: Some(credentials),
+        ..SetCredentials::default()
+    }));
     assert_eq!(guest.sh(&roles), "execution_role");
     assert!(guest.sh(&get("meta-data/iam/security-credentials/execution_role")).contains("\"AKID\""));
-    guest.done(Operation::SetCredentials(SetCredentials { credentials: None }));
+    guest.done(Operation::SetCredentials(SetCredentials::default()));
     assert!(guest.sh(&roles).contains("404"));
     guest.power_off();
 }
@@ -223,7 +227,8 @@ fn a_quiet_guest_has_written_everything_and_gives_memory_back() {
 fn other_versions_and_unknown_connections_are_refused() {
     let Some(metal) = Metal::find() else { return };
     let guest = Machine::new(&metal).boot_only();
-    let refused: Failure = guest.open_version(2, open::Kind::Dns(OpenDns {})).err().unwrap();
+    let refused: Failure =
+        guest.open_version(PROTOCOL_VERSION + 1, open::Kind::Dns(OpenDns {})).err().unwrap();
     assert_eq!(refused.code(), FailureCode::Invalid);
     for garbage in [&b"\xff\xff\xff\xff"[..], b"\x04\0\0\0\xff\xff\xff\xff", b"\x04\0\0\0\x08"] {
         let mut connection = guest.raw();

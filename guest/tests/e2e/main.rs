@@ -13,9 +13,11 @@
 
 mod archives;
 mod container;
+mod freezing;
 mod hooks;
 mod identity;
 mod logs;
 mod probe;
 mod processes;
+mod search;
 mod support;

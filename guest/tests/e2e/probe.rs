@@ -1,8 +1,10 @@
 //! What runs inside a container: this test binary, which is copied there.
 
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hearth_proto::guest::v1::open_exec;
+use hearth_proto::guest::v1::{Process, open_exec};
 
 use super::support::{Guest, process};
 
@@ -18,11 +20,14 @@ pub(crate) fn copy_to(guest: &Guest) {
     exec.finish().success("unpacking the probe");
 }
 
+/// The command that runs one of the tests below in the container.
+pub(crate) fn command(test: &str) -> Process {
+    process(&[PATH, "--ignored", "--exact", "--nocapture", "--test-threads=1", &format!("probe::{test}")])
+}
+
 /// Runs one of the tests below in the container.
 pub(crate) fn run(guest: &Guest, test: &str) {
-    let test = format!("probe::{test}");
-    let finished = guest.run(process(&[PATH, "--ignored", "--exact", &test, "--test-threads=1"]));
-    let said = finished.success(&test);
+    let said = guest.run(command(test)).success(test);
     assert!(said.contains("1 passed"), "{said}");
 }
 
@@ -39,4 +44,19 @@ fn vsock_is_refused_and_other_sockets_are_not() {
     assert_eq!(socket(libc::AF_VSOCK).unwrap_err().raw_os_error(), Some(libc::EAFNOSUPPORT));
     socket(libc::AF_INET).unwrap();
     socket(libc::AF_UNIX).unwrap();
+}
+
+/// Who the guest is by its host name, the time there, and a random number, for ever.
+#[test]
+#[ignore = "runs in a container"]
+fn a_line_each_millisecond() {
+    let (mut output, mut chance) = (io::stdout().lock(), File::open("/dev/urandom").unwrap());
+    loop {
+        let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+        let mut random = [0; 8];
+        chance.read_exact(&mut random).unwrap();
+        writeln!(output, "tick {} {time} {:016x}", name.trim(), u64::from_ne_bytes(random)).unwrap();
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::AgentError;
 use super::frame::{receive, send};
+use super::seal::seal;
 
 /// How long the agent has for what it does by itself.
 const PROMPT: Duration = Duration::from_secs(30);
@@ -194,8 +195,48 @@ impl Control {
         &mut self,
         credentials: Option<proto::Credentials>,
     ) -> Result<(), AgentError> {
-        let set = proto::SetCredentials { credentials };
+        let set = proto::SetCredentials { credentials, sealed: Vec::new() };
         self.command("giving the guest credentials", Operation::SetCredentials(set)).await
+    }
+
+    /// The same, of a guest that becomes a snapshot which others go on from: nothing of the credentials stays in its memory but what
+    /// the agent keeps until [`freeze`](Self::freeze). The guest must have been identified before, or its key is no secret.
+    ///
+    /// # Errors
+    /// [`AgentError`]; [`AgentError::Confused`] also when the agent has no such key.
+    pub async fn set_sealed_credentials(
+        &mut self,
+        credentials: &proto::Credentials,
+    ) -> Result<(), AgentError> {
+        const WHAT: &str = "giving the guest credentials";
+        let make = Operation::MakeSealKey(proto::MakeSealKey {});
+        let Answer::SealKey(key) = self.ask(WHAT, make, Some(PROMPT)).await? else {
+            return Err(AgentError::Confused);
+        };
+        let sealed = seal(&key.public_key, credentials).map_err(|_| AgentError::Confused)?;
+        let set = proto::SetCredentials { credentials: None, sealed };
+        self.command(WHAT, Operation::SetCredentials(set)).await
+    }
+
+    /// Has the app, and all that runs beside it, stand still until the guest is told who it is, or [thawed](Self::thaw). What it
+    /// has written is in the log then. `forget`: the guest forgets what is true of it alone, and not of its image.
+    ///
+    /// # Errors
+    /// [`AgentError`]. Whether it stands still is not known then: thaw it.
+    pub async fn freeze(&mut self, forget: bool) -> Result<proto::Status, AgentError> {
+        let freeze = Operation::Freeze(proto::Freeze { forget });
+        match self.ask("freezing the app", freeze, Some(PROMPT)).await? {
+            Answer::Status(status) => Ok(status),
+            _ => Err(AgentError::Confused),
+        }
+    }
+
+    /// Has the app go on as the guest that it was. Nothing happens where it is not frozen.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn thaw(&mut self) -> Result<(), AgentError> {
+        self.command("thawing the app", Operation::Thaw(proto::Thaw {})).await
     }
 
     /// Makes the guest ready for a snapshot.

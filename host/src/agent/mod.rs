@@ -11,6 +11,7 @@ pub mod exec;
 pub mod frame;
 pub mod logs;
 pub mod names;
+mod seal;
 
 use std::io;
 use std::os::unix::net::UnixStream as StdStream;
@@ -31,7 +32,7 @@ use frame::{FrameError, receive, send};
 pub const PORT: u32 = 1024;
 
 /// Version of the protocol.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// How long to wait before a guest that boots is asked again.
 const BOOT_POLL: Duration = Duration::from_millis(5);

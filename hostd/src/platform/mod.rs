@@ -151,7 +151,7 @@ pub enum PlatformError {
     Failed(String),
 }
 
-/// Why a suspend did not happen. The microVM runs on.
+/// Why a suspend did not happen. The microVM and its app run on.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SuspendError {
     /// [`Guest::cancel_suspend`] came in time.

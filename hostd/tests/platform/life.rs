@@ -1,6 +1,7 @@
 //! Launched, suspended, resumed, ended.
 
 use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
 use hearth_hostd::platform::{Exit, Hook, HookOutcome, Platform as _, PlatformError, Spec, SuspendError};
@@ -12,7 +13,12 @@ async fn a_launched_microvm_has_its_identity_and_its_share_and_leaves_nothing() 
     let Some(site) = Site::find().await else { return };
     let platform = site.open().await;
     let spec = site.spec(1);
+    let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
     let guest = platform.launch(&spec).await.unwrap();
+    // It goes on as the one that it is, not as the one in the snapshot.
+    site.logs.wait_for(&spec.id, "tick").await;
+    let ticks = site.logs.ticks(&spec.id);
+    assert!(ticks.iter().all(|time| *time >= began), "launched at {began}: {ticks:?}");
     assert_eq!(guest.call_hook(Hook::Run).await, HookOutcome::Status(200));
     assert_eq!(guest.call_hook(Hook::Terminate).await, HookOutcome::Disabled);
     let run: serde_json::Value = serde_json::from_str(&site.ask(&spec.id, "/run").await).unwrap();
@@ -74,6 +80,7 @@ async fn a_suspend_that_is_given_up_leaves_the_microvm_running() {
     assert!(site.ask(&spec.id, "/").await.starts_with("request 1 of"));
     let (suspended, ()) = tokio::join!(guest.suspend(1), guest.cancel_suspend());
     assert!(matches!(suspended, Err(SuspendError::Cancelled)), "{suspended:?}");
+    assert!(!site.is_frozen(&spec.id).await);
     assert!(site.ask(&spec.id, "/").await.starts_with("request 2 of"));
     assert!(!site.state_of(&spec.id).join("suspended-1").exists());
     guest.suspend(1).await.unwrap();

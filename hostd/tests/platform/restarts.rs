@@ -46,8 +46,8 @@ async fn microvms_outlive_the_daemon_and_are_found_again() {
 async fn a_suspend_that_was_interrupted_is_settled_one_way_or_the_other() {
     let Some(site) = Site::find().await else { return };
     let platform = site.open().await;
-    let (committed, paused, half) = (site.spec(30), site.spec(31), site.spec(32));
-    for spec in [&committed, &paused, &half] {
+    let (committed, paused, half, frozen) = (site.spec(30), site.spec(31), site.spec(32), site.spec(33));
+    for spec in [&committed, &paused, &half, &frozen] {
         platform.launch(spec).await.unwrap();
         assert!(site.ask(&spec.id, "/").await.starts_with("request 1 of"));
     }
@@ -61,6 +61,9 @@ async fn a_suspend_that_was_interrupted_is_settled_one_way_or_the_other() {
     // Killed when all was written, and nothing had its name.
     Client::connect(site.run_of(&paused.id).join("control.sock")).unwrap().pause().unwrap();
     fs::create_dir(site.state_of(&paused.id).join(".suspended-1.tmp-1-0")).unwrap();
+    // Killed when the app stood still, and nothing was saved yet.
+    site.agent(&frozen.id).control().await.unwrap().freeze(false).await.unwrap();
+    assert!(site.is_frozen(&frozen.id).await);
     // Killed before the guest knew who it is.
     fs::remove_file(site.run_of(&half.id).join("identified")).unwrap();
 
@@ -71,9 +74,12 @@ async fn a_suspend_that_was_interrupted_is_settled_one_way_or_the_other() {
     assert!(site.ask(&paused.id, "/").await.starts_with("request 2 of"));
     assert_eq!(names(&site.state_of(&paused.id)), ["overlay-0"]);
     assert!(matches!(platform.find(&half, 0).await.unwrap(), Found::Nothing));
+    assert!(matches!(platform.find(&frozen, 1).await.unwrap(), Found::Running(_)));
+    assert!(!site.is_frozen(&frozen.id).await);
+    assert!(site.ask(&frozen.id, "/").await.starts_with("request 2 of"));
     platform.resume(&Spec { suspends: 1, ..committed.clone() }).await.unwrap();
     assert!(site.ask(&committed.id, "/").await.starts_with("request 2 of"));
-    for spec in [committed, paused, half] {
+    for spec in [committed, paused, half, frozen] {
         platform.discard(&spec.id).await.unwrap();
     }
     site.assert_clean(platform).await;

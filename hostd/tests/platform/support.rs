@@ -75,6 +75,13 @@ impl Logs {
         lines.into_iter().map(|(_, text)| text).collect()
     }
 
+    /// The times, in nanoseconds since 1970, that the counter of a microVM has said.
+    pub(crate) fn ticks(&self, microvm: &str) -> Vec<u128> {
+        let lines = self.lines(microvm);
+        let ticks = lines.iter().filter_map(|line| line.strip_prefix("tick ")?.split(' ').next());
+        ticks.map(|time| time.parse().unwrap()).collect()
+    }
+
     /// Waits for a line with this in it.
     pub(crate) async fn wait_for(&self, microvm: &str, text: &str) {
         let waiting = async {
@@ -174,9 +181,19 @@ impl Site {
         self.data.join("microvms").join(id)
     }
 
+    /// The agent of a microVM.
+    pub(crate) fn agent(&self, id: &str) -> Agent {
+        Agent::of_monitor(&self.run_of(id).join("control.sock")).unwrap()
+    }
+
+    /// Whether the app of a microVM stands still.
+    pub(crate) async fn is_frozen(&self, id: &str) -> bool {
+        self.agent(id).control().await.unwrap().status().await.unwrap().frozen
+    }
+
     /// What the app of a microVM answers.
     pub(crate) async fn ask(&self, id: &str, path: &str) -> String {
-        let agent = Agent::of_monitor(&self.run_of(id).join("control.sock")).unwrap();
+        let agent = self.agent(id);
         let asking = async {
             let mut stream = agent.stream(8080, PATIENCE).await.unwrap();
             stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
@@ -235,7 +252,7 @@ async fn build(vmm: PathBuf, catalogue: PathBuf, examples: PathBuf) -> PathBuf {
         base: None,
         memory: MemoryClass::try_from(512).unwrap(),
         burst: Burst::NONE,
-        environment: BTreeMap::new(),
+        environment: BTreeMap::from([("TICK_MILLISECONDS".into(), "10".into())]),
         hooks: ImageHooks { port: 8080, ready: seconds(120), ..ImageHooks::default() },
         all_capabilities: false,
         egress: Egress::Internet,

@@ -95,12 +95,12 @@ impl Job<'_> {
             })
             .await?;
         // It booted in 1970, and knows nothing random.
-        let who = Identity {
-            microvm_id: &random_id(),
-            metadata: Some(self.request.platform.metadata()),
-            credentials: self.credentials.clone(),
-        };
+        let metadata = Some(self.request.platform.metadata());
+        let who = Identity { microvm_id: &random_id(), metadata, credentials: None };
         control.identify(who.message(&stage)?).await?;
+        if let Some(credentials) = &self.credentials {
+            control.set_sealed_credentials(credentials).await?;
+        }
         stage.follow_logs(LogStream::Snapshot);
         match control.start_app(self.app.process()).await {
             Ok(()) => Ok((stage, control)),
@@ -148,8 +148,11 @@ impl Job<'_> {
     }
 
     async fn write(&self, stage: &Stage, control: &mut Control, overlay: &Path) -> Result<(), BuildError> {
-        let quiesced = control.quiesce(true).await?;
+        // Clones are to know nothing of this build: neither what it was told, nor its time and chance, which the app would go on
+        // with until they are told better.
+        control.freeze(true).await?;
         drain_logs(control).await?;
+        let quiesced = control.quiesce(true).await?;
         stage.microvm().trim(quiesced.free_mib).await?;
         let (client, to) = (stage.microvm().client().clone(), self.snapshot.to_owned());
         let opened = std::fs::File::open(overlay).and_then(|opened| Overlay::of(0, overlay, &opened));

@@ -10,11 +10,15 @@
 //! * `isolation` – what a build can reach
 //! * `registry` – a container image instead of a Dockerfile
 //! * `crashes` – builders that are killed
+//! * `clones` – what microVMs of an image do not know of its build
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod applications;
+mod clones;
 mod crashes;
 mod failures;
 mod isolation;
 mod registry;
+#[path = "../../../guest/tests/e2e/search.rs"]
+mod search;
 mod support;

@@ -58,6 +58,8 @@ pub(crate) struct Site {
     pub(crate) folder: TempDir,
     /// Where artifacts may come from.
     pub(crate) artifacts: ArtifactConfig,
+    /// What build roles stand for.
+    pub(crate) roles: RolesConfig,
 }
 
 /// What a build told.
@@ -109,7 +111,8 @@ pub(crate) fn seconds(timeout_seconds: u32) -> Option<HookSettings> {
 impl Site {
     pub(crate) fn new() -> Option<Self> {
         let artifacts = ArtifactConfig { allow_files: true, ..ArtifactConfig::default() };
-        Some(Self { metal: Metal::find()?, folder: tempfile::tempdir().unwrap(), artifacts })
+        let (folder, roles) = (tempfile::tempdir().unwrap(), RolesConfig::default());
+        Some(Self { metal: Metal::find()?, folder, artifacts, roles })
     }
 
     pub(crate) fn work(&self) -> PathBuf {
@@ -127,7 +130,7 @@ impl Site {
             dns: DnsConfig::default(),
             builder: BuilderLimits { memory_mib: 1536, ..BuilderLimits::default() },
         };
-        let roles = Arc::new(RoleProvider::new(RolesConfig::default()).unwrap());
+        let roles = Arc::new(RoleProvider::new(self.roles.clone()).unwrap());
         Builder::open(settings, Fetcher::new(self.artifacts.clone()).unwrap(), roles).unwrap()
     }
 

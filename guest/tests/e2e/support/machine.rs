@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, PipeReader};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
@@ -185,7 +185,12 @@ impl Guest {
     }
 
     /// Saves it, ends it, and restores it: connections are new ones then.
-    pub(crate) fn save_and_restore(mut self) -> Self {
+    pub(crate) fn save_and_restore(self) -> Self {
+        self.save_and_restore_with_memory().0
+    }
+
+    /// The same, with the path of its memory as it was saved.
+    pub(crate) fn save_and_restore_with_memory(mut self) -> (Self, PathBuf) {
         let snapshot = self.folder.path().join("snapshot");
         snapshot::suspend(self.vmm.client(), &snapshot, &Take::default()).unwrap();
         self.vmm.wait().unwrap();
@@ -200,7 +205,7 @@ impl Guest {
         self.control = Connection::open(&vmm, open::Kind::Control(Default::default())).unwrap();
         self.console = lines(console);
         self.vmm = vmm;
-        self
+        (self, snapshot.join("memory"))
     }
 
     /// Powers it off, and waits for the end of its monitor.

@@ -56,6 +56,9 @@ impl Host {
             expiration: None,
         };
         let machine = Machine::start(self, spec, made);
+        // A suspend that was under way may have frozen its app. It has its identity, or it would not be adopted.
+        machine.thaw().await;
+        timeline.done("thaw");
         self.remember(&machine);
         let report =
             Report { operation: Operation::Adopt, microvm: &spec.id, succeeded: true, timeline: &timeline };

@@ -15,6 +15,7 @@ use hearth_host::network::Egress;
 use hearth_proto::guest::v1 as agent;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
 use super::layout::Place;
 use super::logs::{self, Output};
@@ -23,6 +24,9 @@ use crate::platform::{ConnectError, Connection, Exit, Guest, Hook, HookOutcome, 
 
 /// How long the app has to take a connection.
 const CONNECT: Duration = Duration::from_secs(5);
+/// How long the agent has to thaw the app, and how long to wait before it is asked again.
+const THAW: Duration = Duration::from_secs(10);
+const THAW_AGAIN: Duration = Duration::from_secs(1);
 /// The environment of shells (behaviour, section 5).
 const SHELL_ENVIRONMENT: [&str; 2] = ["TERM=xterm", "PS1=λ $ "];
 
@@ -60,6 +64,8 @@ pub(super) struct Machine {
     pub(super) phase: watch::Sender<Phase>,
     /// A suspend is to be given up.
     pub(super) cancel: AtomicBool,
+    /// Held from a freeze until its suspend is over, and while a thaw is tried: a thaw that comes late must not undo a later freeze.
+    pub(super) freezing: Arc<tokio::sync::Mutex<()>>,
     exit: watch::Receiver<Option<Exit>>,
     /// Aborted when this is dropped.
     tasks: Mutex<JoinSet<()>>,
@@ -100,6 +106,7 @@ impl Machine {
             made,
             phase,
             cancel: AtomicBool::new(false),
+            freezing: Arc::default(),
             exit: exits,
             tasks: Mutex::new(tasks),
         })
@@ -174,6 +181,15 @@ impl Guest for Machine {
     }
 }
 
+/// Asks the agent once.
+async fn thaw(agent: &Agent) -> Result<(), String> {
+    let thaw = async { agent.control().await?.thaw().await };
+    match timeout(THAW, thaw).await {
+        Ok(thawed) => thawed.map_err(|error: AgentError| error.to_string()),
+        Err(_) => Err(format!("the guest's agent did not answer within {} s", THAW.as_secs())),
+    }
+}
+
 /// bash where there is one.
 fn login_shell() -> Vec<String> {
     let script = "[ -x /bin/bash ] && exec /bin/bash -l; exec /bin/sh -l";
@@ -188,6 +204,26 @@ fn connect_error(error: AgentError) -> ConnectError {
 }
 
 impl Machine {
+    /// Has the app go on that a suspend has frozen, or may have: one that was given up, or that an earlier daemon had begun. A
+    /// guest that does not do it at once is asked until it does, in the background: it counts as running. The caller holds
+    /// `freezing`, or is alone with the microVM.
+    pub(super) async fn thaw(&self) {
+        if let Err(why) = thaw(self.agent()).await {
+            tracing::warn!(microvm = self.spec.id, why, "the app could not be thawed, trying again");
+            let (agent, freezing) = (self.agent().clone(), Arc::clone(&self.freezing));
+            let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            tasks.spawn(async move {
+                loop {
+                    sleep(THAW_AGAIN).await;
+                    let _freezing = freezing.lock().await;
+                    if thaw(&agent).await.is_ok() {
+                        return;
+                    }
+                }
+            });
+        }
+    }
+
     /// Whether a suspend is to be given up.
     pub(super) fn is_cancelled(&self) -> bool {
         self.cancel.load(Ordering::Acquire)

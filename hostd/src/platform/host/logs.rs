@@ -7,6 +7,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_host::agent::control::Control;
 use hearth_host::agent::{Agent, AgentError};
 use hearth_proto::guest::v1::LogRecord;
 use tokio::sync::mpsc;
@@ -173,20 +174,25 @@ async fn take(agent: &Agent, output: &Output, writer: Option<&Arc<dyn LogWriter>
     }
 }
 
-/// Waits until the host has taken all lines that the app has written so far, at most for `limit`.
+/// Waits until the host has taken all lines that the app has written so far, at most for `limit`. What is not taken then stays in
+/// the guest.
 pub(super) async fn drain(agent: &Agent, limit: Duration) {
-    let drained = async {
-        let mut control = agent.control().await?;
-        let wanted = control.status().await?;
-        let mut taken = wanted.acknowledged_log;
-        while taken < wanted.last_log {
-            sleep(LOOK).await;
-            taken = control.status().await?.acknowledged_log;
-        }
-        Ok::<(), AgentError>(())
-    };
-    // What is not taken now stays in the guest.
+    let drained = async { taken(&mut agent.control().await?).await };
     let _ = tokio::time::timeout(limit, drained).await;
+}
+
+/// The same, for as long as that takes.
+///
+/// # Errors
+/// The agent does not answer.
+pub(super) async fn taken(control: &mut Control) -> Result<(), AgentError> {
+    let wanted = control.status().await?;
+    let mut taken = wanted.acknowledged_log;
+    while taken < wanted.last_log {
+        sleep(LOOK).await;
+        taken = control.status().await?.acknowledged_log;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@
 //!  yes       yes          no                        another    ended, Nothing
 //! ```
 //!
+//! What is adopted is thawed: the suspend that was under way had frozen its app.
+//!
 //! A committed state must end the process: the overlay that it writes to may be the state's layer already.
 
 use hearth_proto::vmm::v1::MachineState;

@@ -1,10 +1,13 @@
 //! A running microVM becomes a suspended one.
 //!
 //! ```text
-//!  lines taken ──► saved as a diff over the image's snapshot ──► the folder has its name ──► the process is ended and all that
-//!  from the guest  (the guest stands still; cancellable)         (committed: no way back)    it had on the host removed
+//!  app frozen, ──► saved as a diff over the image's snapshot ──► the folder has its name ──► the process is ended and all that
+//!  lines taken     (the guest stands still; cancellable)         (committed: no way back)    it had on the host removed
+//!     ▼                ▼
+//!  thawed, where the suspend is given up or fails
 //! ```
 //!
+//! The app is frozen so that it does not run in the next life before the guest knows the time and who it is; that thaws it, too.
 //! The guest is not quiesced: its page cache is part of what is to be there again.
 
 use std::fs::File;
@@ -13,12 +16,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use hearth_host::agent::Agent;
+use hearth_host::agent::control::Control;
 use hearth_host::microvm::process::Process;
 use hearth_proto::vmm::v1::{ErrorCode, Step};
 use hearth_vmm::client::snapshot::{self, Overlay, Take, TakeError};
 use hearth_vmm::client::{CONTROL_SOCKET, Client, ClientError};
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::guest::{Machine, Phase};
 use super::layout::{Keep, Place, remove_folder};
@@ -27,6 +32,8 @@ use super::timeline::{Operation, Report, Timeline};
 use super::{Host, logs};
 use crate::platform::SuspendError;
 
+/// How long the agent has to freeze the app. It takes a few seconds at most (hearth-guest, `agent/freezing.rs`).
+const FREEZE: Duration = Duration::from_secs(10);
 /// How long the host has to take the lines that the app has written. What it does not take then is saved with the guest.
 const LINES: Duration = Duration::from_secs(2);
 /// How long to wait before a cancellation is tried again that came before the save.
@@ -46,10 +53,14 @@ pub(super) async fn suspend(machine: &Machine, number: u64) -> Result<(), Suspen
         return Err(SuspendError::Failed(format!("{} is being suspended already, or gone", machine.spec.id)));
     }
     let mut timeline = Timeline::start();
+    let _freezing = machine.freezing.lock().await;
     // When this is dropped half-way, the process is left as it is, and nobody is told of its end.
     let result = save(machine, number, &mut timeline).await;
     let succeeded = result.is_ok();
     if !succeeded {
+        // Before anybody is told that it runs, and calls its hooks.
+        machine.thaw().await;
+        timeline.done("thaw");
         machine.phase.send_if_modified(|phase| {
             let goes_on = *phase == Phase::Suspending;
             if goes_on {
@@ -65,7 +76,10 @@ pub(super) async fn suspend(machine: &Machine, number: u64) -> Result<(), Suspen
 }
 
 async fn save(machine: &Machine, number: u64, timeline: &mut Timeline) -> Result<(), SuspendError> {
-    logs::drain(machine.agent(), LINES).await;
+    let mut control = freeze(machine.agent()).await?;
+    timeline.done("freeze");
+    // What is not taken now stays in the guest.
+    let _ = timeout(LINES, logs::taken(&mut control)).await;
     timeline.done("logs");
     if machine.is_cancelled() {
         return Err(SuspendError::Cancelled);
@@ -84,6 +98,21 @@ async fn save(machine: &Machine, number: u64, timeline: &mut Timeline) -> Result
     let _ = spawn_blocking(move || end(&host, &id, &place, &process, number)).await;
     timeline.done("end");
     Ok(())
+}
+
+/// Has the app stand still. Afterwards it writes no more lines.
+async fn freeze(agent: &Agent) -> Result<Control, SuspendError> {
+    let freeze = async {
+        let mut control = agent.control().await?;
+        control.freeze(false).await.map(|_| control)
+    };
+    match timeout(FREEZE, freeze).await {
+        Ok(frozen) => frozen.map_err(|error| SuspendError::Failed(error.to_string())),
+        Err(_) => {
+            let message = format!("the guest's agent did not freeze the app within {} s", FREEZE.as_secs());
+            Err(SuspendError::Failed(message))
+        }
+    }
 }
 
 /// Takes the snapshot, which asks the monitor to end. Returns the monitor's steps.
@@ -169,5 +198,35 @@ pub(super) async fn cancel(machine: &Machine) {
             },
             () = sleep(RETRY) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream as StdStream;
+    use std::sync::Mutex;
+
+    use hearth_host::agent::Dial;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// Takes connections and never says anything.
+    #[derive(Default)]
+    struct Silent(Mutex<Vec<StdStream>>);
+
+    impl Dial for Silent {
+        fn dial(&self) -> Result<StdStream, ClientError> {
+            let (ours, theirs) = StdStream::pair().unwrap();
+            self.0.lock().unwrap().push(theirs);
+            Ok(ours)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_agent_makes_a_suspend_fail_in_time() {
+        let (agent, start) = (Agent::new(Silent::default()), Instant::now());
+        assert!(matches!(freeze(&agent).await, Err(SuspendError::Failed(_))));
+        assert!(start.elapsed() <= FREEZE + Duration::from_secs(1), "{:?}", start.elapsed());
     }
 }

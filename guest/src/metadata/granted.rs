@@ -1,0 +1,42 @@
+//! Credentials that leave nothing in memory.
+
+use std::fmt;
+use std::ops::Deref;
+
+use hearth_proto::guest::v1::Credentials;
+use zeroize::Zeroize as _;
+
+/// Credentials that are overwritten when they are dropped: the agent's memory is in every snapshot.
+pub struct Granted(Credentials);
+
+impl Granted {
+    /// Takes credentials over.
+    #[must_use]
+    pub fn new(credentials: Credentials) -> Self {
+        Self(credentials)
+    }
+}
+
+impl Deref for Granted {
+    type Target = Credentials;
+
+    fn deref(&self) -> &Credentials {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Granted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Granted").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Granted {
+    fn drop(&mut self) {
+        let Credentials { access_key_id, secret_access_key, session_token, last_updated: _, expiration: _ } =
+            &mut self.0;
+        for text in [access_key_id, secret_access_key, session_token] {
+            text.zeroize();
+        }
+    }
+}

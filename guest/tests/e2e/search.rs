@@ -1,0 +1,48 @@
+//! Looks for texts in snapshots. The image builder's tests use this file, too.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+/// Bytes that are read at a time.
+const STEP: usize = 4 << 20;
+/// Bytes before and after what was found that are shown.
+const AROUND: usize = 96;
+
+/// Where a text is in a file – as bytes, in UTF-16 or as hexadecimal digits –, and what is around it, for people.
+pub(crate) fn find(file: &Path, text: &str) -> Option<String> {
+    let needles: [Vec<u8>; 3] = [
+        text.as_bytes().to_vec(),
+        text.encode_utf16().flat_map(u16::to_le_bytes).collect(),
+        text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>().into_bytes(),
+    ];
+    let longest = needles.iter().map(Vec::len).max().unwrap();
+    let (mut file, mut window, mut start) = (File::open(file).unwrap(), Vec::new(), 0);
+    loop {
+        // What is split between two steps is found, too, and shown with what is before it.
+        let gone = window.len().saturating_sub(longest + AROUND);
+        window.drain(..gone);
+        start += gone;
+        if file.by_ref().take(STEP as u64).read_to_end(&mut window).unwrap() == 0 {
+            return None;
+        }
+        if window.iter().all(|byte| *byte == 0) {
+            continue;
+        }
+        if let Some(at) = needles.iter().find_map(|needle| position(&window, needle)) {
+            let around = &window[at.saturating_sub(AROUND)..window.len().min(at + longest + AROUND)];
+            return Some(format!("at {:#x}: {}", start + at, around.escape_ascii()));
+        }
+    }
+}
+
+fn position(window: &[u8], needle: &[u8]) -> Option<usize> {
+    let mut from = 0;
+    while let Some(at) = window[from..].iter().position(|byte| *byte == needle[0]) {
+        if window[from + at..].starts_with(needle) {
+            return Some(from + at);
+        }
+        from += at + 1;
+    }
+    None
+}

@@ -1,0 +1,141 @@
+//! What microVMs of an image do not know of its build.
+
+use std::collections::HashSet;
+use std::fs;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hearth_host::roles::{Provider, RolesConfig, Secret, StaticKeys};
+use hearth_image_builder::build::LogStream;
+
+use super::search::find;
+use super::support::{Site, Told, ask};
+
+/// Says the time and a random number every millisecond, and answers with what the metadata service says at a path. It asks for
+/// the names of roles only: what it knew itself would be in its memory, and in every clone's.
+const APP: &str = r#"
+import http.server, os, threading, time, urllib.error, urllib.request
+KEPT = os.environ["KEPT_ONE"] + os.environ["KEPT_OTHER"]
+SERVICE = "http://169.254.169.254/latest/"
+def metadata(path):
+    seconds = {"X-aws-ec2-metadata-token-ttl-seconds": "21600"}
+    token = urllib.request.Request(SERVICE + "api/token", method="PUT", headers=seconds)
+    token = urllib.request.urlopen(token, timeout=30).read().decode()
+    asked = urllib.request.Request(SERVICE + path, headers={"X-aws-ec2-metadata-token": token})
+    try:
+        return urllib.request.urlopen(asked, timeout=30).read().decode()
+    except urllib.error.HTTPError as error:
+        return str(error.code)
+def tick():
+    while True:
+        print("tick", time.time_ns(), os.urandom(8).hex(), flush=True)
+        time.sleep(0.001)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def answer(self, text):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(text.encode())
+    def do_GET(self):
+        self.answer(metadata(self.path.lstrip("/")))
+    def do_POST(self):
+        self.answer("")
+    def log_message(self, *words):
+        pass
+print("role:", metadata("meta-data/iam/security-credentials/"), flush=True)
+threading.Thread(target=tick, daemon=True).start()
+http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Handler).serve_forever()
+"#;
+
+const ROLE: &str = "arn:aws:iam::111122223333:role/build";
+/// How long lines may take on the emulated metal.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn secret() -> String {
+    format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple())
+}
+
+/// The times and random numbers that the app has said.
+fn ticks(told: &Told) -> Vec<(u128, String)> {
+    let lines = told.lines(LogStream::Snapshot);
+    let ticks = lines.iter().filter_map(|line| {
+        let (time, random) = line.strip_prefix("tick ")?.split_once(' ')?;
+        Some((time.parse().unwrap(), random.to_owned()))
+    });
+    ticks.collect()
+}
+
+async fn first_ticks(told: &Told) -> Vec<(u128, String)> {
+    let wait = async {
+        loop {
+            let ticks = ticks(told);
+            if ticks.len() >= 20 {
+                return ticks;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("the app goes on")
+}
+
+#[tokio::test]
+async fn clones_have_neither_the_builds_credentials_nor_its_time_nor_its_chance() {
+    let Some(mut site) = Site::new() else { return };
+    let keys = StaticKeys {
+        access_key_id: secret(),
+        secret_access_key: Secret::new(secret()),
+        session_token: Some(Secret::new(secret())),
+    };
+    site.roles = RolesConfig {
+        rules: [(ROLE.to_owned(), Provider::Static(keys.clone()))].into(),
+        ..RolesConfig::default()
+    };
+    let context = site.dockerfile(
+        "ticking",
+        "FROM hearth/python:3.13\nCOPY app.py /\nENTRYPOINT [\"python3\", \"/app.py\"]\n",
+    );
+    fs::write(context.join("app.py"), APP).unwrap();
+    let mut request = site.request(&context, "ticking");
+    request.build_role = Some(ROLE.into());
+    let kept = secret();
+    let (one, other) = kept.split_at(32);
+    request.environment.insert("KEPT_ONE".into(), one.into());
+    request.environment.insert("KEPT_OTHER".into(), other.into());
+    let (built, told) = site.build(&request).await;
+    let image = built.unwrap();
+    let lines = told.lines(LogStream::Snapshot);
+    assert!(
+        lines.iter().any(|line| line == "role: execution_role"),
+        "the build had no credentials: {lines:?}"
+    );
+
+    // They are nowhere in what every microVM of the image is made of, where what the app keeps is found.
+    let snapshot = image.folder().join("snapshot");
+    assert!(find(&snapshot.join("memory"), &kept).is_some(), "the search finds nothing");
+    let token = keys.session_token.as_ref().unwrap();
+    for file in fs::read_dir(&snapshot).unwrap().map(|entry| entry.unwrap().path()) {
+        // What is larger is a layer of the disk, most of it holes.
+        if fs::metadata(&file).unwrap().len() > 1 << 30 {
+            continue;
+        }
+        for secret in [keys.access_key_id.as_str(), keys.secret_access_key.expose(), token.expose()] {
+            let found = find(&file, secret);
+            assert_eq!(found, None, "a part of the build's credentials is in {}", file.display());
+        }
+    }
+
+    // The first lines of clones are of their own time, and no two of them draw the same lot.
+    let mut seen: HashSet<String> = ticks(&told).into_iter().map(|(_, random)| random).collect();
+    let builder = site.builder();
+    for _ in 0..2 {
+        let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+        let told = Told::default();
+        let trial = builder.try_out(&image, "", told.sink()).await.unwrap();
+        for (time, random) in first_ticks(&told).await {
+            assert!(time >= began, "a line of {time}, before the launch at {began}");
+            assert!(seen.insert(random), "a number that another one had drawn");
+        }
+        assert_eq!(ask(&trial, "GET /meta-data/iam/security-credentials/").await.1, "404");
+        assert_eq!(ask(&trial, "GET /meta-data/instance-id").await.1, trial.id());
+        drop(trial);
+    }
+    site.assert_clean();
+}
