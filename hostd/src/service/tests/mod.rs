@@ -23,6 +23,7 @@ use crate::access::{Caller, Policy};
 use crate::builds::tests::double::{ACCOUNT, Daemon, settings};
 use crate::clock::Clock;
 use crate::driver::context::Unobserved;
+use crate::driver::deadlines::Deadlines;
 use crate::driver::faults::Faults;
 use crate::driver::{DriverConfig, Microvms, record};
 use crate::lifecycle::microvm::Rules;
@@ -52,6 +53,7 @@ async fn limited(profile: Profile, limits: Limits) -> Host {
         rules: Rules::default(),
         retention: Duration::from_secs(86_400),
         drain: Duration::ZERO,
+        deadlines: Deadlines::default(),
     };
     let platform = Arc::clone(&disk) as _;
     let microvms =
