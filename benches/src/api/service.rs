@@ -19,6 +19,7 @@ use hearth_hostd::api::{ListenConfig, Listeners};
 use hearth_hostd::builds::{self, Build, BuildFailure, Images, Job, LogSink, Report};
 use hearth_hostd::clock::Clock;
 use hearth_hostd::driver::context::Unobserved;
+use hearth_hostd::driver::deadlines::Deadlines;
 use hearth_hostd::driver::faults::Faults;
 use hearth_hostd::driver::{DriverConfig, Microvms};
 use hearth_hostd::events::Events;
@@ -167,6 +168,7 @@ async fn serve(
         rules: Rules::default(),
         retention: Duration::from_secs(86_400),
         drain: Duration::ZERO,
+        deadlines: Deadlines::default(),
     };
     let microvms = Microvms::new(driver, db.clone(), clock, platform, Arc::new(Unobserved), Faults::none());
     let access = Access::new(&AccessConfig {

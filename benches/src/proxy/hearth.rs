@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use hearth_host::agent::exec::{Events, Stdin};
 use hearth_hostd::clock::Clock;
 use hearth_hostd::driver::context::Unobserved;
+use hearth_hostd::driver::deadlines::Deadlines;
 use hearth_hostd::driver::faults::Faults;
 use hearth_hostd::driver::gate::Patience;
 use hearth_hostd::driver::{DriverConfig, Microvms};
@@ -69,6 +70,7 @@ async fn start(app: SocketAddr, tls: Arc<rustls::ServerConfig>) -> Result<Hearth
         rules: Rules::default(),
         retention: LONG,
         drain: Duration::ZERO,
+        deadlines: Deadlines::default(),
     };
     let platform = Arc::new(Double { app });
     let microvms = Microvms::new(config, db.clone(), clock, platform, Arc::new(Unobserved), Faults::none());

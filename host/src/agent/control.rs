@@ -6,16 +6,17 @@ use hearth_proto::guest::v1 as proto;
 use proto::request::Operation;
 use proto::response::Result as Answer;
 use tokio::net::UnixStream;
-use tokio::time::timeout;
 
-use super::AgentError;
-use super::frame::{receive, send};
+use super::frame::{FrameError, receive, send};
 use super::seal::seal;
+use super::{AgentError, within};
 
 /// How long the agent has for what it does by itself.
 const PROMPT: Duration = Duration::from_secs(30);
 /// What a hook's own time is exceeded by before the agent is taken for dead.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long the agent has to write to disk what the guest has not.
+const QUIESCE: Duration = Duration::from_secs(600);
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,14 @@ pub struct HookCall {
     pub body: Option<String>,
 }
 
+impl HookCall {
+    /// How long the call takes at most, whatever the agent does: the hook's own time and a little.
+    #[must_use]
+    pub fn limit(&self) -> Duration {
+        self.timeout.saturating_add(GRACE)
+    }
+}
+
 /// What became of a call of a hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HookResult {
@@ -66,15 +75,16 @@ impl HookResult {
     }
 }
 
-/// A connection for requests. What is cancelled half-way makes it useless: open another one.
+/// A connection for requests. One that was given up half-way, or was not answered in time, makes it useless: open another one.
 #[derive(Debug)]
 pub struct Control {
-    stream: UnixStream,
+    /// None while a request is under way, and ever after it was given up: an answer that comes late is not the next one's.
+    stream: Option<UnixStream>,
 }
 
 impl Control {
     pub(super) fn new(stream: UnixStream) -> Self {
-        Self { stream }
+        Self { stream: Some(stream) }
     }
 
     async fn ask(
@@ -86,13 +96,14 @@ impl Control {
         let request = proto::Request { operation: Some(operation) };
         let connection = |source| AgentError::Connection { what, source };
         let exchange = async {
-            send(&mut self.stream, &request).await.map_err(connection)?;
-            receive::<proto::Response>(&mut self.stream).await.map_err(connection)
+            let mut stream = self.stream.take().ok_or(connection(FrameError::Closed))?;
+            send(&mut stream, &request).await.map_err(connection)?;
+            let response = receive::<proto::Response>(&mut stream).await.map_err(connection)?;
+            self.stream = Some(stream);
+            Ok(response)
         };
         let response = match limit {
-            Some(limit) => {
-                timeout(limit, exchange).await.map_err(|_| AgentError::TimedOut { what, limit })??
-            }
+            Some(limit) => within(what, limit, exchange).await?,
             None => exchange.await?,
         };
         match response.result {
@@ -165,8 +176,7 @@ impl Control {
             body: call.body.clone().unwrap_or_default().into_bytes(),
             content_type: content_type.to_owned(),
         });
-        let limit = call.timeout.saturating_add(GRACE);
-        let outcome = match self.ask("calling a hook of the app", operation, Some(limit)).await? {
+        let outcome = match self.ask("calling a hook of the app", operation, Some(call.limit())).await? {
             Answer::Hook(outcome) => outcome.result,
             _ => return Err(AgentError::Confused),
         };
@@ -244,10 +254,8 @@ impl Control {
     /// # Errors
     /// [`AgentError`].
     pub async fn quiesce(&mut self, drop_page_cache: bool) -> Result<proto::Quiesced, AgentError> {
-        // Much may have to be written.
-        let limit = Some(Duration::from_secs(600));
         let quiesce = Operation::Quiesce(proto::Quiesce { drop_page_cache });
-        match self.ask("quiescing the guest", quiesce, limit).await? {
+        match self.ask("quiescing the guest", quiesce, Some(QUIESCE)).await? {
             Answer::Quiesced(quiesced) => Ok(quiesced),
             _ => Err(AgentError::Confused),
         }

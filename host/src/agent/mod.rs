@@ -5,6 +5,11 @@
 //! * [`logs`] – what the app writes
 //! * [`names`] – queries of the guest's DNS stub
 //! * [`frame`] – messages on a stream
+//!
+//! The guest's kernel and its agent are not trusted: they may be silent at any point, say half of something, or a byte a second.
+//! So every exchange has one deadline for all of it – to connect, to greet, to ask and to be answered – which no byte that comes
+//! makes longer. Streams that may be long (an app's traffic, a process, lines, names) have one for their opening, and end with the
+//! microVM.
 
 pub mod control;
 pub mod exec;
@@ -23,9 +28,11 @@ use hearth_proto::guest::v1 as proto;
 use hearth_vmm::client::{Client, ClientError};
 use proto::open::Kind;
 use tokio::net::UnixStream;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout};
 
 pub use control::Control;
+use control::{HookCall, HookResult};
 use frame::{FrameError, receive, send};
 
 /// The agent's vsock port.
@@ -33,6 +40,9 @@ pub const PORT: u32 = 1024;
 
 /// Version of the protocol.
 const VERSION: u32 = 2;
+
+/// How long the opening of a connection may take: to connect, to greet, to be greeted.
+pub const OPENING: Duration = Duration::from_secs(30);
 
 /// How long to wait before a guest that boots is asked again.
 const BOOT_POLL: Duration = Duration::from_millis(5);
@@ -107,6 +117,17 @@ impl Dial for Client {
 #[derive(Clone)]
 pub struct Agent {
     dial: Arc<dyn Dial>,
+    /// One dials at a time: a monitor that is silent holds up one thread, not all that the program has.
+    turn: Arc<Semaphore>,
+}
+
+/// Gives `work` with an agent `limit`, for all of it together.
+async fn within<T>(
+    what: &'static str,
+    limit: Duration,
+    work: impl Future<Output = Result<T, AgentError>>,
+) -> Result<T, AgentError> {
+    timeout(limit, work).await.unwrap_or(Err(AgentError::TimedOut { what, limit }))
 }
 
 impl std::fmt::Debug for Agent {
@@ -118,7 +139,7 @@ impl std::fmt::Debug for Agent {
 impl Agent {
     /// The agent at the other end of `dial`.
     pub fn new(dial: impl Dial + 'static) -> Self {
-        Self { dial: Arc::new(dial) }
+        Self { dial: Arc::new(dial), turn: Arc::new(Semaphore::new(1)) }
     }
 
     /// The agent in the guest of the monitor whose control socket is at `path`, on a connection of its own: a monitor that
@@ -130,18 +151,33 @@ impl Agent {
         Ok(Self::new(Client::connect(path)?))
     }
 
-    /// Opens a connection of the kind `kind`.
+    /// Opens a connection of the kind `kind`, in [`OPENING`].
     ///
     /// # Errors
     /// [`AgentError`].
     pub async fn open(&self, kind: Kind) -> Result<UnixStream, AgentError> {
-        let dial = Arc::clone(&self.dial);
-        // The monitor answers at once, but a thread that waits for it must not be one of the runtime's.
-        let stream = tokio::task::spawn_blocking(move || dial.dial()).await;
-        let stream = stream.map_err(|error| AgentError::Host {
+        within("opening a connection to it", OPENING, self.greet(kind)).await
+    }
+
+    async fn dial(&self) -> Result<StdStream, AgentError> {
+        let failed = |source| AgentError::Host {
             what: "connecting to the guest's agent",
-            source: io::Error::other(error),
-        })??;
+            source: io::Error::other(source),
+        };
+        let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|error| failed(error.to_string()))?;
+        let dial = Arc::clone(&self.dial);
+        // The monitor answers at once, but a thread that waits for it must not be one of the runtime's. It may wait for longer than
+        // whoever asked.
+        let dialed = tokio::task::spawn_blocking(move || {
+            let dialed = dial.dial();
+            drop(turn);
+            dialed
+        });
+        Ok(dialed.await.map_err(|error| failed(error.to_string()))??)
+    }
+
+    async fn greet(&self, kind: Kind) -> Result<UnixStream, AgentError> {
+        let stream = self.dial().await?;
         let converted = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
         let mut stream =
             converted.map_err(|source| AgentError::Host { what: "using the stream to the guest", source })?;
@@ -170,29 +206,43 @@ impl Agent {
     /// [`AgentError::TimedOut`] after `limit`; [`AgentError::Monitor`] when the monitor has ended.
     pub async fn wait_ready(&self, limit: Duration) -> Result<Control, AgentError> {
         let end = Instant::now() + limit;
-        // Nobody listens yet, or the guest's driver is not up: the monitor says so.
+        // Nobody listens yet, or the guest's driver is not up: the monitor says so. What was greeted too early may be lost.
         let too_early = |error: &AgentError| {
-            matches!(error, AgentError::Connection { .. } | AgentError::Monitor(ClientError::Refused { .. }))
+            use AgentError::{Connection, Monitor, TimedOut};
+            matches!(error, Connection { .. } | TimedOut { .. } | Monitor(ClientError::Refused { .. }))
         };
-        loop {
-            match timeout_at(end, self.control()).await {
-                Ok(Err(error)) if too_early(&error) && Instant::now() < end => sleep(BOOT_POLL).await,
-                Err(_) => return Err(AgentError::TimedOut { what: "the guest booted", limit }),
-                Ok(Err(error)) if too_early(&error) => {
-                    return Err(AgentError::TimedOut { what: "the guest booted", limit });
+        let ready = async {
+            loop {
+                match self.control().await {
+                    Err(error) if too_early(&error) && Instant::now() < end => sleep(BOOT_POLL).await,
+                    Err(error) if too_early(&error) => std::future::pending().await,
+                    result => return result,
                 }
-                Ok(result) => return result,
             }
-        }
+        };
+        within("the guest booted", limit, ready).await
     }
 
-    /// A TCP connection to a port of the app.
+    /// Calls a hook of the app, on a connection of its own: with [`HookCall::limit`] for all of it together.
+    ///
+    /// # Errors
+    /// As [`Control::call_hook`].
+    pub async fn call_hook(&self, call: &HookCall) -> Result<HookResult, AgentError> {
+        let called = async {
+            let control = self.greet(Kind::Control(proto::OpenControl {})).await?;
+            Control::new(control).call_hook(call).await
+        };
+        within("calling a hook of the app", call.limit(), called).await
+    }
+
+    /// A TCP connection to a port of the app. The app has `timeout` to take it; the agent has [`OPENING`] beside that.
     ///
     /// # Errors
     /// [`AgentError::Refused`] when nobody listens there.
     pub async fn stream(&self, port: u16, timeout: Duration) -> Result<UnixStream, AgentError> {
         let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
-        self.open(Kind::Stream(proto::OpenStream { port: port.into(), timeout_ms })).await
+        let opened = self.greet(Kind::Stream(proto::OpenStream { port: port.into(), timeout_ms }));
+        within("connecting to the app", timeout.saturating_add(OPENING), opened).await
     }
 }
 

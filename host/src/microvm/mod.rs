@@ -13,6 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hearth_proto::vmm::v1 as proto;
 use hearth_vmm::client::snapshot::{self, OpenError, TakeError};
@@ -293,23 +294,38 @@ impl Microvm {
     /// # Errors
     /// [`MicrovmError::Monitor`] when the monitor dies without a word.
     pub async fn ended(&self) -> Result<proto::ExitReason, MicrovmError> {
+        self.ask(Client::wait_exit).await
+    }
+
+    /// Has a thread that may block ask the monitor.
+    async fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Client) -> Result<T, ClientError> + Send + 'static,
+    ) -> Result<T, MicrovmError> {
         let client = Arc::clone(&self.client);
-        let waited = tokio::task::spawn_blocking(move || client.wait_exit()).await;
-        Ok(waited.map_err(|error| MicrovmError::Thread(error.to_string()))??)
+        let asked = tokio::task::spawn_blocking(move || work(&client)).await;
+        Ok(asked.map_err(|error| MicrovmError::Thread(error.to_string()))??)
     }
 
     /// Waits for the process to end, which it does by itself when its machine has ended, and cleans up after it. Not for one
-    /// that was detached or adopted.
+    /// that was detached or adopted. One that does not end within `limit` is killed.
     ///
     /// # Errors
-    /// [`MicrovmError::File`].
-    pub fn reap(&self) -> Result<(), MicrovmError> {
+    /// [`MicrovmError::File`], also that it had to be killed.
+    pub fn reap(&self, limit: Duration) -> Result<(), MicrovmError> {
         let mut vmm = self.vmm.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(vmm) = vmm.as_mut() else { return Ok(()) };
+        let waiting = "waiting for the monitor of";
+        // A child that nobody has waited for: its id is its own.
+        let process = Process::open(vmm.pid()).map_err(file(waiting, &self.folder))?;
+        let ended = process.map_or(Ok(true), |process| process.wait(limit));
+        if !ended.map_err(file(waiting, &self.folder))? {
+            let _ = vmm.kill(); // it may have ended by now
+            let _ = vmm.wait();
+            return Err(file(waiting, &self.folder)(io::ErrorKind::TimedOut.into()));
+        }
         match vmm.wait() {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(file("waiting for the monitor of", &self.folder)(error))
-            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file(waiting, &self.folder)(error)),
             _ => Ok(()),
         }
     }

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn end(folder: &Path) -> io::Result<()> {
     let socket = folder.join(CONTROL_SOCKET);
     let client = match Client::connect(&socket) {
-        Ok(client) => client,
+        Ok(client) => client.patience(PATIENCE),
         // Nobody listens: it has ended.
         Err(ClientError::Unreachable { .. }) => return Ok(()),
         Err(error) => return Err(io::Error::other(error)),

@@ -31,9 +31,9 @@ impl Microvm {
         if target == 0 {
             return Ok(());
         }
-        self.client.set_balloon(target)?;
+        self.ask(move |client| client.set_balloon(target)).await?;
         self.settle(|pages| pages >= u64::from(target) * PAGES_PER_MIB).await?;
-        self.client.set_balloon(0)?;
+        self.ask(|client| client.set_balloon(0)).await?;
         self.settle(|pages| pages == 0).await
     }
 
@@ -42,7 +42,7 @@ impl Microvm {
         let end = Instant::now() + PATIENCE;
         let (mut last, mut since) = (u64::MAX, Instant::now());
         loop {
-            let pages = self.client.counter("balloon", "actual_pages")?;
+            let pages = self.ask(|client| client.counter("balloon", "actual_pages")).await?;
             if wanted(pages) || Instant::now() >= end {
                 return Ok(());
             }

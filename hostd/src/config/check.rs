@@ -160,6 +160,11 @@ impl Config {
             "write 1 to 28800",
         );
         problems.unless(self.launch_timeout_seconds > 0, "launch_timeout_seconds", "write at least 1");
+        problems.unless(
+            (1..=3600).contains(&self.suspend_timeout_seconds),
+            "suspend_timeout_seconds",
+            "write 1 to 3600",
+        );
         let builder = &self.builder;
         problems.unless(builder.memory_mib >= 512, "builder.memory_mib", "write at least 512");
         problems.unless(builder.vcpus > 0, "builder.vcpus", "write at least 1");

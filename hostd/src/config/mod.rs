@@ -28,6 +28,7 @@ pub use self::sections::{BuilderConfig, PathsConfig, ProfileName, QuotasConfig, 
 use crate::access::AccessConfig;
 use crate::api::listen::ListenConfig;
 use crate::audit::AuditConfig;
+use crate::driver::deadlines::Deadlines;
 use crate::logs::LogsConfig;
 use crate::metrics::MetricsConfig;
 use crate::platform::host::config::{CgroupSettings, HostConfig, JailSettings};
@@ -55,6 +56,9 @@ pub struct Config {
     pub default_maximum_duration_seconds: i32,
     /// How long a microVM has to be made from its image or its suspended state, without its hook, in seconds.
     pub launch_timeout_seconds: u64,
+    /// How long saving a microVM may take, without its hook, in seconds: 1 to 3600. One that takes longer is given up, and the
+    /// microVM runs on.
+    pub suspend_timeout_seconds: u64,
     /// How long microVMs that have ended can still be asked for, in seconds.
     pub terminated_retention_seconds: u64,
     /// Where requests come in.
@@ -106,6 +110,7 @@ impl Default for Config {
             burst: 4,
             default_maximum_duration_seconds: service.default_maximum_duration_seconds,
             launch_timeout_seconds: host.launch_timeout_seconds,
+            suspend_timeout_seconds: Deadlines::default().suspend.as_secs(),
             terminated_retention_seconds: 24 * 60 * 60,
             listen: ListenConfig::default(),
             endpoint: EndpointConfig::default(),
@@ -151,6 +156,15 @@ impl Config {
     #[must_use]
     pub fn terminated_retention(&self) -> Duration {
         Duration::from_secs(self.terminated_retention_seconds)
+    }
+
+    /// How long what is done for a microVM may take.
+    #[must_use]
+    pub fn deadlines(&self) -> Deadlines {
+        Deadlines {
+            launch: self.host().launch_timeout(),
+            suspend: Duration::from_secs(self.suspend_timeout_seconds),
+        }
     }
 
     /// How microVMs are made on this host.

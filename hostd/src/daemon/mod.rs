@@ -123,6 +123,7 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
         rules,
         retention: config.terminated_retention(),
         drain: config.endpoint.drain(),
+        deadlines: config.deadlines(),
     };
     let told = Told::new(events.clone(), metrics.clone(), images.clone(), clock);
     let microvms = Microvms::new(driver, db.clone(), clock, shared, Arc::new(told), faults);

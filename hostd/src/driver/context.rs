@@ -9,6 +9,7 @@ use hearth_proto::store::v1::MicrovmRecord;
 use tokio::sync::mpsc;
 
 use super::capacity::Capacity;
+use super::deadlines::Deadlines;
 use super::faults::Faults;
 use super::gate::Gate;
 use super::record;
@@ -69,6 +70,8 @@ pub struct Context {
     pub(super) states: Mutex<BTreeMap<&'static str, usize>>,
     /// How long a suspend waits for exchanges that are under way.
     pub(super) drain: Duration,
+    /// How long effects have.
+    pub(super) deadlines: Deadlines,
     /// The tasks.
     pub(super) tasks: Mutex<HashMap<String, Handle>>,
 }

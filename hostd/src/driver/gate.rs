@@ -18,12 +18,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Microvms, Request, RequestError, record};
 use crate::lifecycle::microvm::{Phase, State, Wish};
-use crate::platform::Guest;
+use crate::platform::{Guest, Hook};
 
 /// How long answers that flow have to be silent so that a suspend does not wait for them.
 const SILENCE: Duration = Duration::from_millis(500);
-/// How long `/resume` may take unless the image says (behaviour, section 3.3).
-const RESUME_HOOK: Duration = Duration::from_secs(1);
 
 /// Why an exchange does not pass.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -127,16 +125,13 @@ impl Gate {
     pub(super) fn new(record: &MicrovmRecord) -> Self {
         let microvm = record::public(record);
         let hooks = record.hooks.unwrap_or_default();
-        let resume = hooks.microvm_hooks.and_then(|hooks| hooks.resume_timeout_in_seconds);
         Self {
             id: microvm.microvm_id,
             account: record.account.clone(),
             memory_mib: record.memory_mib,
             hooks_port: hooks.port.and_then(|port| u16::try_from(port).ok()),
             auto_resume: microvm.idle_policy.and_then(|policy| policy.auto_resume_enabled).unwrap_or(false),
-            resume_hook: resume
-                .and_then(|seconds| u64::try_from(seconds).ok())
-                .map_or(RESUME_HOOK, Duration::from_secs),
+            resume_hook: Hook::Resume.timeout(Some(&hooks)),
             door: watch::Sender::new(Door::of(&record::state(record), None)),
             traffic: Mutex::default(),
             less: Notify::new(),

@@ -4,10 +4,12 @@
 //! * [`recover`] – the start of the daemon; [`retention`] – what is removed some time after its end
 //! * [`record`] – between records, states and the platform
 //! * [`gate`] – what the endpoint knows of a microVM, and its task of the endpoint
+//! * [`deadlines`] – how long each effect has
 //! * [`capacity`] – the host's memory; [`faults`] – points at which a crash is tried out
 
 pub mod capacity;
 pub mod context;
+pub mod deadlines;
 pub mod faults;
 pub mod gate;
 pub mod record;
@@ -33,6 +35,7 @@ use crate::records;
 use crate::store::{Batch, CommitError, Db, StoreError, Table};
 use capacity::Capacity;
 use context::{Context, Handle, Observer};
+use deadlines::Deadlines;
 use faults::Faults;
 use gate::Gate;
 use task::{Asked, Task};
@@ -125,6 +128,8 @@ pub struct DriverConfig {
     pub retention: Duration,
     /// How long a suspend waits for exchanges with the app that are under way.
     pub drain: Duration,
+    /// How long what is done for a microVM may take.
+    pub deadlines: Deadlines,
 }
 
 /// The drivers of all microVMs. Copies are cheap and reach the same.
@@ -155,6 +160,7 @@ impl Microvms {
             faults,
             retention: config.retention,
             drain: config.drain,
+            deadlines: config.deadlines,
             states: Mutex::default(),
             tasks: Mutex::default(),
         };

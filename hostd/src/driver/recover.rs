@@ -1,9 +1,11 @@
 //! The start of the daemon: every microVM that has not ended gets its task, and goes on from what is found of it.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use hearth_proto::store::v1::{MicrovmRecord, Phase};
 use prost::Message as _;
+use tokio::time::timeout;
 
 use super::task::Task;
 use super::{Microvms, record};
@@ -15,6 +17,9 @@ use crate::store::{Scan, StoreError, Table};
 const PAGE: usize = 1000;
 /// MicroVMs whose processes are looked for at a time.
 const AT_ONCE: usize = 16;
+
+/// How long it may take to find out what there is of a microVM: longer than its monitor can draw that out.
+const FINDING: Duration = Duration::from_secs(120);
 
 /// Why the daemon cannot go on where it was.
 #[derive(Debug, thiserror::Error)]
@@ -83,11 +88,15 @@ impl Microvms {
 
     async fn find(&self, record: MicrovmRecord) -> Result<(), RecoverError> {
         let state = record::state(&record);
-        let found = self.context.platform.find(&record::spec(&record), suspended_number(&state)).await?;
+        let spec = record::spec(&record);
+        let found = timeout(FINDING, self.context.platform.find(&spec, suspended_number(&state))).await;
         let (remains, guest) = match found {
-            Found::Running(guest) => (Remains::Running, Some(guest)),
-            Found::Suspended => (Remains::Suspended, None),
-            Found::Nothing => (Remains::Nothing, None),
+            Ok(found) => match found? {
+                Found::Running(guest) => (Remains::Running, Some(guest)),
+                Found::Suspended => (Remains::Suspended, None),
+                Found::Nothing => (Remains::Nothing, None),
+            },
+            Err(_) => (Remains::Unknown, None),
         };
         let step = recover(&state, remains, self.context.rules);
         tracing::info!(

@@ -4,11 +4,12 @@
 //!  request ─┐                 ┌─► answer
 //!  outcome ─┼─► step ─► store ┼─► tell
 //!  exit    ─┤                 └─► effect ─► outcome
-//!  timer   ─┘
+//!  timer   ─┤                               │
+//!  late    ─┘ ◄─────────────────────────────┘ never
 //! ```
 //!
 //! One effect is under way at a time. A call of a hook is given up for what comes instead; everything else is waited for,
-//! since what it has half made would be left behind.
+//! since what it has half made would be left behind. Nothing is waited for longer than its [deadline](super::deadlines).
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,10 +18,11 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use hearth_proto::store::v1::MicrovmRecord;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::capacity::Reservation;
 use super::context::{Change, Context};
+use super::deadlines::{self, Late};
 use super::{Ends, Request, RequestError, record};
 use crate::clock;
 use crate::lifecycle::microvm::{self, Effect, Event, Phase, Refusal, State, Step};
@@ -29,6 +31,9 @@ use crate::store::CommitError;
 
 /// How long to wait before what the daemon itself has to do, and could not, is tried again: at first, and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+
+/// How long the daemon's end waits for what is half done. A service manager has not much longer.
+const STOP: Duration = Duration::from_secs(20);
 
 /// What a client asks of a task.
 #[derive(Debug)]
@@ -54,7 +59,23 @@ impl From<Event> for Outcome {
 struct UnderWay {
     effect: Effect,
     since: Instant,
+    /// When the machine is told that it takes long, and in which words, unless it was.
+    warning: Option<(Instant, Event)>,
+    /// When it is given up.
+    deadline: Instant,
     outcome: BoxFuture<'static, Outcome>,
+}
+
+impl UnderWay {
+    /// When something has to be done about its taking so long.
+    fn next(&self) -> Instant {
+        self.warning.as_ref().map_or(self.deadline, |(warning, _)| self.deadline.min(*warning))
+    }
+
+    /// How long it has altogether.
+    fn limit(&self) -> Duration {
+        self.deadline.saturating_duration_since(self.since)
+    }
 }
 
 pub(super) struct Task {
@@ -101,6 +122,7 @@ impl Task {
         }
         while self.state.phase != Phase::Terminated {
             let deadline = self.deadline();
+            let late = self.under_way.as_ref().map(UnderWay::next);
             let clock = self.context.clock;
             tokio::select! {
                 asked = self.ends.mailbox.recv() => match asked {
@@ -112,6 +134,7 @@ impl Task {
                     None => return self.wind_up().await,
                 },
                 outcome = outcome(&mut self.under_way) => self.outcome(outcome).await,
+                () = reached(late) => self.late().await,
                 exit = exited(&mut self.exit) => {
                     self.exit = None;
                     self.event(Event::Exited(exit)).await;
@@ -133,7 +156,8 @@ impl Task {
         self.ends.gate.set(&self.state, self.guest.as_ref());
     }
 
-    /// When something happens by itself, and what.
+    /// When something happens by itself, and what. The end of its lifetime is one in every phase; in those that end it anyway, their
+    /// effects' deadlines see to it.
     fn deadline(&self) -> Option<(SystemTime, Event)> {
         let microvm = self.record.microvm.as_ref()?;
         let after = |since: &prost_types::Timestamp, seconds: i32| {
@@ -249,25 +273,29 @@ impl Task {
         Ok(())
     }
 
-    /// Begins an effect; what is under way makes room for it, or is waited for.
+    /// Begins an effect; what is under way makes room for it, or is waited for: not for long when the microVM is to end.
     async fn begin(&mut self, effect: Option<Effect>) {
         let Some(effect) = effect else { return };
         if effect == Effect::CancelSave {
             return self.cancel_save();
         }
-        match self.under_way.as_ref().map(|under_way| &under_way.effect) {
-            None | Some(Effect::Call(_)) => self.start(effect).await,
-            Some(Effect::Save(_)) => {
-                self.cancel_save(); // quicker than to wait for what is thrown away
-                self.queued = Some(effect);
+        match self.under_way.as_mut() {
+            None | Some(UnderWay { effect: Effect::Call(_), .. }) => return self.start(effect).await,
+            Some(under_way) if effect == Effect::Discard => {
+                under_way.warning = None;
+                under_way.deadline = under_way.deadline.min(Instant::now() + deadlines::WAY);
             }
-            Some(_) => self.queued = Some(effect),
+            Some(_) => {}
         }
+        if matches!(self.under_way, Some(UnderWay { effect: Effect::Save(_), .. })) {
+            self.cancel_save(); // quicker than to wait for what is thrown away
+        }
+        self.queued = Some(effect);
     }
 
     fn cancel_save(&self) {
         if let Some(guest) = self.guest.clone() {
-            tokio::spawn(async move { guest.cancel_suspend().await });
+            tokio::spawn(async move { timeout(deadlines::CANCEL, guest.cancel_suspend()).await });
         }
     }
 
@@ -284,8 +312,32 @@ impl Task {
             }
             perform(&context, &spec, guest, &wanted).await
         };
-        let outcome = outcome.boxed();
-        self.under_way = Some(UnderWay { effect, since: Instant::now(), outcome });
+        let (since, context) = (Instant::now(), &self.context);
+        let times = context.deadlines.of(&effect, self.record.hooks.as_ref(), context.drain);
+        let warning = times.warning.map(|(after, event)| (since + after, event));
+        let (deadline, outcome) = (since + times.limit, outcome.boxed());
+        self.under_way = Some(UnderWay { effect, since, warning, deadline, outcome });
+    }
+
+    /// What is under way takes too long.
+    async fn late(&mut self) {
+        let Some(under_way) = &mut self.under_way else { return };
+        let microvm = record::id(&self.record);
+        let (effect, limit) = (name(&under_way.effect), under_way.limit());
+        if under_way.deadline > Instant::now() {
+            let Some((_, event)) = under_way.warning.take() else { return };
+            tracing::warn!(microvm, effect, "it takes too long");
+            return self.event(event).await;
+        }
+        tracing::error!(microvm, effect, seconds = limit.as_secs(), "given up: it did not come to its end");
+        match deadlines::late(&under_way.effect, limit) {
+            Late::GivenUp(event) => self.outcome(event.into()).await,
+            Late::Again => {
+                let effect = under_way.effect.clone();
+                self.under_way = None;
+                self.start(effect).await;
+            }
+        }
     }
 
     async fn outcome(&mut self, outcome: Outcome) {
@@ -306,10 +358,15 @@ impl Task {
         }
     }
 
-    /// The daemon ends: waits for what must not be left half done, and stores where the microVM is then.
+    /// The daemon ends: waits for what must not be left half done, and stores where the microVM is then. The next start finds out what
+    /// has become of what takes longer than [`STOP`].
     async fn wind_up(mut self) {
+        let end = Instant::now() + STOP;
         while self.under_way.as_ref().is_some_and(|under_way| !matches!(under_way.effect, Effect::Call(_))) {
-            let outcome = outcome(&mut self.under_way).await;
+            let outcome = tokio::select! {
+                outcome = outcome(&mut self.under_way) => outcome,
+                () = sleep_until(end) => return,
+            };
             let Some(under_way) = self.under_way.take() else { return };
             match &outcome.event {
                 Event::Launched | Event::Restored => self.set_guest(outcome.guest),
@@ -334,6 +391,14 @@ impl Task {
 async fn outcome(under_way: &mut Option<UnderWay>) -> Outcome {
     match under_way {
         Some(under_way) => (&mut under_way.outcome).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until then; for ever without.
+async fn reached(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
     }
 }

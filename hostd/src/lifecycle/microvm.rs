@@ -19,6 +19,9 @@
 //! A machine takes one event at a time and says what its state is then and which effect is to happen. The driver stores the
 //! state before it begins the effect, and gives the effect's outcome back as an event. At most one effect is under way; what
 //! is wished meanwhile is in [`State::wish`], or replaces what a hook call would lead to.
+//!
+//! RUNNING and SUSPENDED last until something happens, the end of the microVM's lifetime at the latest. Every other phase waits
+//! for the outcome of an effect, which comes in bounded time whatever the guest does: the driver gives up what is late.
 
 use hearth_proto::microvms::v1::MicrovmState;
 pub use hearth_proto::store::v1::{Phase, Wish};
@@ -139,6 +142,10 @@ pub enum Event {
     SaveCancelled,
     /// Its saving failed; it runs.
     SaveFailed(String),
+    /// Its saving takes too long; why. It is still under way.
+    SaveSlow(String),
+    /// Its saving was given up without knowing what has become of it; why.
+    SaveHung(String),
     /// It was made of its suspended state.
     Restored,
     /// It was not, and its suspended state is as before.
@@ -156,7 +163,8 @@ pub enum Effect {
     Launch,
     /// Call a hook: [`Event::Hook`].
     Call(Hook),
-    /// Save it as suspended state with this number: [`Event::Saved`], [`Event::SaveCancelled`] or [`Event::SaveFailed`].
+    /// Save it as suspended state with this number: [`Event::Saved`], [`Event::SaveCancelled`] or [`Event::SaveFailed`], and where
+    /// that takes too long [`Event::SaveSlow`], then [`Event::SaveHung`].
     Save(u64),
     /// Give up the saving that is under way. That one's outcome is the event.
     CancelSave,

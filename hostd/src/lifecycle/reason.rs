@@ -32,6 +32,12 @@ pub fn exit(exit: &Exit) -> String {
     }
 }
 
+/// Why it was not suspended.
+#[must_use]
+pub fn not_suspended(why: &str) -> String {
+    platform(&format!("the microVM could not be suspended: {why}"))
+}
+
 /// What is not the user's doing.
 #[must_use]
 pub fn platform(what: &str) -> String {

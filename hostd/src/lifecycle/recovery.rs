@@ -18,6 +18,8 @@ pub enum Remains {
     Suspended,
     /// Neither.
     Nothing,
+    /// That was not found out in time. What is there is ended before anything else is made.
+    Unknown,
 }
 
 /// The number of the suspended state that matters to a microVM in `state`: the one that it is saved as, or was last.
@@ -52,10 +54,11 @@ pub fn recover(state: &State, remains: Remains, rules: Rules) -> Step {
             Step { state: State { phase: Phase::ResumeAfterCancel, ..state }, effect: Some(resume) }
         }
         (Phase::SuspendHook | Phase::Saving, Remains::Running) => go(Phase::SuspendHook, Some(suspend)),
-        (Phase::Suspended, Remains::Suspended) => go(Phase::Suspended, None),
+        // A resume finds out whether its state is there.
+        (Phase::Suspended, Remains::Suspended | Remains::Unknown) => go(Phase::Suspended, None),
         (Phase::Suspended, _) => end(state, reason::platform("the suspended state is gone")),
         // Nobody has reached it since: what was restored is thrown away.
-        (Phase::Restoring, _) | (Phase::ResumeHook, Remains::Suspended) => {
+        (Phase::Restoring, _) | (Phase::ResumeHook, Remains::Suspended | Remains::Unknown) => {
             go(Phase::Restoring, Some(Effect::Restore))
         }
         (Phase::ResumeAfterCancel | Phase::ResumeHook, Remains::Running) => go(state.phase, Some(resume)),

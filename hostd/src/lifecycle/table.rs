@@ -179,10 +179,17 @@ fn done(state: &State, event: &Event) -> Step {
         }
         (Phase::Saving, Event::SaveCancelled) => {
             let wish = if state.wish == Wish::Suspend { Wish::Suspend } else { Wish::Unspecified };
-            go_on(&State { wish, ..state.clone() }, None)
+            // It was cancelled for a resume, or since it took too long: then that is the reason.
+            go_on(&State { wish, ..state.clone() }, state.reason.clone())
         }
+        (Phase::Saving, Event::SaveSlow(why)) => {
+            let reason = Some(reason::not_suspended(why));
+            Step { state: State { reason, ..state.clone() }, effect: Some(Effect::CancelSave) }
+        }
+        // Whether it runs, and what it writes to, is not known: it cannot go on.
+        (Phase::Saving, Event::SaveHung(why)) => end(state, reason::not_suspended(why)),
         (Phase::Saving, Event::SaveFailed(why)) => {
-            let why = reason::platform(&format!("the microVM could not be suspended: {why}"));
+            let why = reason::not_suspended(why);
             go_on(&State { wish: Wish::Unspecified, ..state.clone() }, Some(why))
         }
         (Phase::Restoring, Event::Restored) => go(state, Phase::ResumeHook, Effect::Call(Hook::Resume)),

@@ -198,6 +198,41 @@ fn an_app_that_exits_while_it_is_told_of_its_end_changes_nothing_but_the_waiting
     assert_eq!(step.state.reason.as_deref(), Some(reason::SUCCESS));
 }
 
+#[test]
+fn a_save_that_takes_too_long_is_cancelled_and_one_that_hangs_ends_it() {
+    let saving = State { suspend_hook_done: true, ..at(Phase::Saving) };
+    let slow = after(&saving, Event::SaveSlow("it took longer than 9 s".into()));
+    assert_eq!((slow.state.phase, slow.effect), (Phase::Saving, Some(Effect::CancelSave)));
+    let sentence = "Internal platform error: the microVM could not be suspended: it took longer than 9 s";
+    let cancelled = after(&slow.state, Event::SaveCancelled);
+    assert_eq!(cancelled.effect, Some(Effect::Call(Hook::Resume)));
+    let runs = after(&cancelled.state, Event::Hook(Hook::Resume, OK)).state;
+    assert_eq!((runs.phase, runs.reason.as_deref()), (Phase::Running, Some(sentence)));
+    let hung = after(&slow.state, Event::SaveHung("it took longer than 9 s".into()));
+    assert_eq!((hung.state.phase, hung.effect), (Phase::Ending, Some(Effect::Discard)));
+    assert_eq!(hung.state.reason.as_deref(), Some(sentence));
+    // It came to its end after all, just before it was cancelled.
+    assert_eq!(after(&slow.state, Event::Saved).state.phase, Phase::Suspended);
+}
+
+#[test]
+fn what_could_not_be_found_out_is_ended_unless_that_would_lose_what_is_suspended() {
+    let recover = |phase| recover(&at(phase), Remains::Unknown, Rules::default()).state.phase;
+    for (phase, expected) in [
+        (Phase::Launching, Phase::Launching),
+        (Phase::Running, Phase::Ending),
+        (Phase::SuspendHook, Phase::Ending),
+        (Phase::ResumeAfterCancel, Phase::Ending),
+        (Phase::Suspended, Phase::Suspended),
+        (Phase::Restoring, Phase::Restoring),
+        (Phase::ResumeHook, Phase::Restoring),
+        (Phase::TerminateHook, Phase::Ending),
+        (Phase::Ending, Phase::Ending),
+    ] {
+        assert_eq!(recover(phase), expected, "{phase:?}");
+    }
+}
+
 // ---- what holds for every sequence ----
 
 /// What may follow what, as clients see it.
@@ -220,6 +255,8 @@ enum Act {
     Timer(u8),
     /// What is under way ends: well, or in one of the ways in which it can fail.
     Ends(u8),
+    /// What is under way does not come to its end, and is given up.
+    Late(bool),
     Exits(u8),
     Crash,
 }
@@ -230,6 +267,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         3 => request.prop_map(Act::Request),
         1 => any::<u8>().prop_map(Act::Timer),
         6 => any::<u8>().prop_map(Act::Ends),
+        1 => any::<bool>().prop_map(Act::Late),
         1 => any::<u8>().prop_map(Act::Exits),
         1 => Just(Act::Crash),
     ];
@@ -265,6 +303,22 @@ impl Host {
             (Some(effect), None | Some(Effect::Call(_))) => self.under_way = Some(effect),
             (Some(effect), Some(_)) => self.queued = Some(effect),
         }
+    }
+
+    /// The effect under way is late; its event. A save is warned before it is given up.
+    fn late(&mut self, warned: bool) -> Option<Event> {
+        let why = || "it took too long".to_owned();
+        let given_up = match self.under_way.clone()? {
+            Effect::Save(_) if !warned => return Some(Event::SaveSlow(why())),
+            Effect::Save(_) => Event::SaveHung(why()),
+            Effect::Launch => Event::LaunchFailed(why()),
+            Effect::Restore => Event::RestoreFailed(why()),
+            Effect::Call(hook) => Event::Hook(hook, HookOutcome::TimedOut),
+            Effect::Discard => return None, // it is begun anew
+            Effect::CancelSave => unreachable!("it is not waited for"),
+        };
+        self.under_way = None;
+        Some(given_up)
     }
 
     /// The effect under way ends; its event.
@@ -317,6 +371,7 @@ fn live(acts: Vec<Act>, rules: Rules) {
                 _ => Event::Idle { terminate: choice.is_multiple_of(2) },
             }),
             Act::Ends(choice) => host.end(choice),
+            Act::Late(warned) => host.late(warned),
             Act::Exits(choice) if host.running => {
                 host.running = choice.is_multiple_of(2); // the app alone, or the process
                 Some(Event::Exited(if host.running { Exit::App(1) } else { Exit::Monitor("dead".into()) }))

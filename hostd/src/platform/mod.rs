@@ -4,19 +4,24 @@
 //! have a scripted double, which fails, dies and hangs as they wish.
 //!
 //! Everything here can be repeated: after a crash of the daemon, the driver asks again for what it had asked for, and the
-//! platform finds what is there already. What belongs to a microVM is found by its id: its run directory (process), its
+//! platform finds what is there already. Whoever waits for something here may stop waiting: dropping a future gives up what it was
+//! for, and what was half made is removed, or is ended with the microVM. What belongs to a microVM is found by its id: its run directory (process), its
 //! folder (overlay, suspended state), its network.
 
 pub mod host;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use hearth_host::agent::exec::{Events, Stdin};
 use hearth_host::roles::RoleUse;
 use hearth_proto::microvms::v1::Hooks;
 use tokio::io::{AsyncRead, AsyncWrite};
+
+/// What a hook has that is enabled without a time (behaviour, 3.3).
+const HOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a microVM is made of. The same for its launch, each resume, and its adoption.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,6 +105,22 @@ impl std::fmt::Display for Hook {
             Self::Resume => "Resume",
             Self::Terminate => "Terminate",
         })
+    }
+}
+
+impl Hook {
+    /// How long the app has to answer it, by the hooks of its image; a second without a time (behaviour, 3.3).
+    #[must_use]
+    pub fn timeout(self, hooks: Option<&Hooks>) -> Duration {
+        let settings = hooks.and_then(|hooks| hooks.microvm_hooks.as_ref());
+        let seconds = settings.and_then(|settings| match self {
+            Self::Run => settings.run_timeout_in_seconds,
+            Self::Suspend => settings.suspend_timeout_in_seconds,
+            Self::Resume => settings.resume_timeout_in_seconds,
+            Self::Terminate => settings.terminate_timeout_in_seconds,
+        });
+        let seconds = seconds.and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
+        seconds.map_or(HOOK_TIMEOUT, Duration::from_secs)
     }
 }
 

@@ -15,6 +15,7 @@
 //! * `images` – images, versions, builds, and microVMs that outlive them
 //! * `outages` – the daemon killed and started again
 //! * `logs` – what the app said
+//! * `silent` – guests and monitors that answer nobody
 //! * `access` – TLS, API keys, accounts, reflection
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -25,4 +26,5 @@ mod images;
 mod lifecycle;
 mod logs;
 mod outages;
+mod silent;
 mod support;

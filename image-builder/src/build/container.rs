@@ -225,9 +225,10 @@ impl Job<'_> {
     async fn leave(&self, stage: Stage, mut control: Control, scratch: &Path) -> Result<(), BuildError> {
         let left = self.script(&stage, LEAVE, &[], &mut |_, _| {}).await?;
         control.power_off().await?;
-        let finished = tokio::time::timeout(POWER_OFF, stage.finish()).await;
         // The root disk is complete once the guest is off, and not before.
-        finished.map_err(|_| BuildError::Platform("the builder microVM did not power off".into()))??;
+        stage.finish(POWER_OFF).await.map_err(|error| {
+            BuildError::Platform(format!("the builder microVM did not power off: {error}"))
+        })?;
         if let Some(key) = self.cache_key().filter(|_| left.exit.code == 0) {
             self.workspace.keep_cache(&key, scratch);
         }

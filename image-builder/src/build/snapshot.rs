@@ -33,6 +33,8 @@ const BUSY_MAX: u64 = 5;
 const SETTLING_MAX: Duration = Duration::from_secs(60);
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(250);
+/// How long the monitor has to end, once the snapshot is complete.
+const END: Duration = Duration::from_secs(60);
 /// How long the host has to take all lines that the app wrote until the snapshot.
 const LOGS: Duration = Duration::from_secs(30);
 /// The same, of an app that has failed.
@@ -144,7 +146,7 @@ impl Job<'_> {
         };
         saved?;
         drop(control);
-        stage.finish().await
+        stage.finish(END).await
     }
 
     async fn write(&self, stage: &Stage, control: &mut Control, overlay: &Path) -> Result<(), BuildError> {

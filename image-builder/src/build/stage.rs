@@ -36,7 +36,7 @@ pub(super) struct Host {
 
 /// A microVM of a build. Dropping it ends it and removes its network.
 pub(super) struct Stage {
-    microvm: Microvm,
+    microvm: Arc<Microvm>,
     network: Option<MicrovmNetwork>,
     names: Option<JoinHandle<()>>,
     host: Host,
@@ -62,7 +62,7 @@ impl Stage {
                 Egress::Internet => Some(host.networks.create(&name, host.egress)?),
                 Egress::None => None,
             };
-            Ok(Self { microvm, network, names: None, host })
+            Ok(Self { microvm: Arc::new(microvm), network, names: None, host })
         });
         made.await?
     }
@@ -84,13 +84,17 @@ impl Stage {
             _ => None,
         };
         let (kernel, initramfs): (PathBuf, PathBuf) = (base.kernel(), base.initramfs());
-        self.microvm.boot(Boot { kernel, initramfs, shape, disks, card })?;
+        let boot = Boot { kernel, initramfs, shape, disks, card };
+        // The monitor may take long to answer.
+        let microvm = Arc::clone(&self.microvm);
+        spawn_blocking(move || microvm.boot(boot)).await??;
         self.reach().await
     }
 
     /// Restores a guest.
     pub(super) async fn restore(&mut self, restore: Restore) -> Result<Control, BuildError> {
-        self.microvm.restore(Restore { tap: self.tap()?, ..restore })?;
+        let (microvm, restore) = (Arc::clone(&self.microvm), Restore { tap: self.tap()?, ..restore });
+        spawn_blocking(move || microvm.restore(restore)).await??;
         self.reach().await
     }
 
@@ -148,9 +152,9 @@ impl Stage {
         })
     }
 
-    /// Waits for the monitor to end, which it or its guest was asked to.
-    pub(super) async fn finish(self) -> Result<(), BuildError> {
-        Ok(spawn_blocking(move || self.microvm.reap()).await??)
+    /// Waits for the monitor to end, which it or its guest was asked to; it is killed when it has not within `limit`.
+    pub(super) async fn finish(self, limit: Duration) -> Result<(), BuildError> {
+        Ok(spawn_blocking(move || self.microvm.reap(limit)).await??)
     }
 }
 

@@ -3,9 +3,11 @@
 //! [`Launch`] starts a monitor process in its jail; [`Client`] talks to one, its own or anybody's.
 //!
 //! * [`launch`] – starting a process and cleaning up after it
+//! * `patience` – how long a monitor has for each request
 //! * [`snapshot`] – snapshots as folders that appear as a whole or not at all
 
 pub mod launch;
+mod patience;
 pub mod snapshot;
 
 use std::fs::File;
@@ -14,6 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use hearth_proto::vmm::v1 as proto;
 use prost::Message as _;
@@ -51,6 +54,14 @@ pub enum ClientError {
         path: PathBuf,
         /// What the system answered.
         source: io::Error,
+    },
+    /// The monitor did not take the request, or did not answer it, in its time. What it does is not known.
+    #[error("the monitor at {path} did not answer within {} s", limit.as_secs())]
+    Silent {
+        /// The control socket.
+        path: PathBuf,
+        /// How long it had.
+        limit: Duration,
     },
     /// The monitor answered something else than it was asked.
     #[error(
@@ -100,45 +111,79 @@ impl SaveConfig {
     }
 }
 
-/// A connection to a monitor. Requests are answered one after another; it may be shared by threads.
+/// A connection to a monitor. Requests are answered one after another, each in its time; it may be shared by threads.
 #[derive(Debug)]
 pub struct Client {
     path: PathBuf,
-    connection: Mutex<(PacketSocket, Vec<u8>)>,
+    /// No request has longer than this.
+    most: Duration,
+    connection: Mutex<Connection>,
+}
+
+/// What requests go over.
+#[derive(Debug)]
+struct Connection {
+    /// None after a request that was not answered: a late answer is nobody's. The next request makes a new one.
+    socket: Option<PacketSocket>,
+    buffer: Vec<u8>,
 }
 
 impl Client {
     /// Connects to the monitor whose control socket is at `path`.
     ///
     /// # Errors
-    /// [`ClientError::Unreachable`].
+    /// [`ClientError::Unreachable`], or [`ClientError::Silent`] when it takes no more connections.
     pub fn connect(path: impl Into<PathBuf>) -> Result<Self, ClientError> {
-        let path = path.into();
-        match PacketSocket::connect(&path) {
-            Ok(socket) => Ok(Self { path, connection: Mutex::new((socket, Vec::new())) }),
-            Err(source) => {
-                Err(ClientError::Unreachable { what: "connecting to the monitor at", path, source })
-            }
-        }
+        let connection = Mutex::new(Connection { socket: None, buffer: Vec::new() });
+        let client = Self { path: path.into(), most: Duration::MAX, connection };
+        let socket = client.socket()?;
+        client.connection.lock().unwrap_or_else(PoisonError::into_inner).socket = Some(socket);
+        Ok(client)
     }
 
-    fn unreachable(&self, what: &'static str) -> impl Fn(io::Error) -> ClientError {
+    /// Gives the monitor no longer than `most` for any request, the wait for the machine's end among them.
+    #[must_use]
+    pub fn patience(self, most: Duration) -> Self {
+        Self { most, ..self }
+    }
+
+    /// How long the monitor has for a request; none for one that it may answer at any time.
+    fn limit(&self, operation: Option<&Operation>) -> Option<Duration> {
+        let most = Some(self.most).filter(|most| *most != Duration::MAX);
+        patience::of(operation).map_or(most, |limit| Some(limit.min(self.most)))
+    }
+
+    fn socket(&self) -> Result<PacketSocket, ClientError> {
+        let limit = self.limit(None).unwrap_or(self.most);
+        PacketSocket::connect_within(&self.path, limit)
+            .map_err(|source| self.failed("connecting to the monitor at", Some(limit), source))
+    }
+
+    fn failed(&self, what: &'static str, limit: Option<Duration>, source: io::Error) -> ClientError {
         let path = self.path.clone();
-        move |source| ClientError::Unreachable { what, path: path.clone(), source }
+        match limit.filter(|_| source.kind() == io::ErrorKind::WouldBlock) {
+            Some(limit) => ClientError::Silent { path, limit },
+            None => ClientError::Unreachable { what, path, source },
+        }
     }
 
     /// Sends a request as it is and waits for its answer.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with the monitor's reason, or [`ClientError::Unreachable`].
+    /// [`ClientError::Refused`] with the monitor's reason, [`ClientError::Unreachable`], or [`ClientError::Silent`] when there
+    /// is none in time.
     pub fn request(&self, request: &proto::Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, ClientError> {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        let (socket, buffer) = &mut *connection;
-        socket.send(&request.encode_to_vec(), fds).map_err(self.unreachable("asking the monitor at"))?;
-        let reading = self.unreachable("waiting for the monitor at");
-        if socket.receive(buffer).map_err(&reading)?.is_none() {
+        let Connection { socket, buffer } = &mut *connection;
+        let limit = self.limit(request.operation.as_ref());
+        let open = socket.take().map_or_else(|| self.socket(), Ok)?;
+        let exchanged = open.set_patience(limit).and_then(|()| open.send(&request.encode_to_vec(), fds));
+        exchanged.map_err(|source| self.failed("asking the monitor at", limit, source))?;
+        let reading = |source| self.failed("waiting for the monitor at", limit, source);
+        if open.receive(buffer).map_err(reading)?.is_none() {
             return Err(reading(io::ErrorKind::ConnectionReset.into()));
         }
+        *socket = Some(open);
         match proto::Response::decode(buffer.as_slice()) {
             Ok(proto::Response { result: Some(Answer::Error(error)) }) => {
                 Err(ClientError::Refused { code: error.code(), message: error.message })
@@ -326,7 +371,10 @@ impl Client {
     /// # Errors
     /// [`ClientError::Unreachable`] when the monitor dies without a word.
     pub fn wait_exit(&self) -> Result<proto::ExitReason, ClientError> {
-        match Self::connect(&self.path)?.ask(Operation::WaitExit(proto::WaitExit {}), &[])? {
+        match Self::connect(&self.path)?
+            .patience(self.most)
+            .ask(Operation::WaitExit(proto::WaitExit {}), &[])?
+        {
             Answer::Exit(reason) => Ok(reason),
             _ => Err(ClientError::Confused(self.path.clone())),
         }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 /// Largest packet that either side sends, in bytes. A control message is far smaller.
 pub const PACKET_MAX: usize = 128 << 10;
@@ -112,11 +113,52 @@ impl PacketSocket {
     /// # Errors
     /// What the system answers; `InvalidInput` for a path that is no socket path.
     pub fn connect(path: &Path) -> io::Result<Self> {
+        Self(new_socket()?).connected(path)
+    }
+
+    /// As [`Self::connect`], with `limit` for a listener whose queue of connections is full.
+    ///
+    /// # Errors
+    /// As [`Self::connect`]; `WouldBlock` when it takes longer.
+    pub fn connect_within(path: &Path, limit: Duration) -> io::Result<Self> {
+        let socket = Self(new_socket()?);
+        socket.set_patience(Some(limit))?;
+        socket.connected(path)
+    }
+
+    fn connected(self, path: &Path) -> io::Result<Self> {
         let (address, length) = address(path)?;
-        let socket = new_socket()?;
         // SAFETY: `address` is valid for `length` bytes.
-        checked(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) })?;
-        Ok(Self(socket))
+        checked(unsafe { libc::connect(self.0.as_raw_fd(), (&raw const address).cast(), length) })?;
+        Ok(self)
+    }
+
+    /// How long each packet may take to be sent, and to be received, from now on; for ever without. What takes longer fails with
+    /// `WouldBlock` (`SO_SNDTIMEO`, `SO_RCVTIMEO`, socket(7)).
+    ///
+    /// # Errors
+    /// What the system answers.
+    pub fn set_patience(&self, limit: Option<Duration>) -> io::Result<()> {
+        let time = match limit {
+            // All zeros means for ever.
+            Some(limit) => {
+                let limit = limit.max(Duration::from_micros(1));
+                libc::timeval {
+                    tv_sec: libc::time_t::try_from(limit.as_secs()).unwrap_or(libc::time_t::MAX),
+                    tv_usec: limit.subsec_micros().into(),
+                }
+            }
+            None => libc::timeval { tv_sec: 0, tv_usec: 0 },
+        };
+        let length = libc::socklen_t::try_from(size_of_val(&time)).unwrap_or_default();
+        for option in [libc::SO_SNDTIMEO, libc::SO_RCVTIMEO] {
+            let value = (&raw const time).cast();
+            // SAFETY: `time` is valid for `length` bytes.
+            checked(unsafe {
+                libc::setsockopt(self.0.as_raw_fd(), libc::SOL_SOCKET, option, value, length)
+            })?;
+        }
+        Ok(())
     }
 
     /// A connected pair.

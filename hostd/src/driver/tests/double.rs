@@ -24,9 +24,29 @@ pub(super) struct Vm {
     pub(super) hooks: Vec<(u64, Hook)>,
 }
 
+/// What never comes to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Hang {
+    Launch,
+    Hook(Hook),
+    /// A save that does not let itself be cancelled.
+    Save,
+    /// One that does.
+    SlowSave,
+    Cancel,
+    Restore,
+    /// The next removal; those after it do not.
+    Discard,
+    Find,
+}
+
 /// The host.
 #[derive(Debug, Default)]
 pub(super) struct World {
+    /// What hangs.
+    pub(super) hangs: HashSet<Hang>,
+    /// What hung, or was slow, in order.
+    pub(super) hung: Vec<Hang>,
     pub(super) vms: HashMap<String, Vm>,
     /// How each process has ended by itself.
     exits: HashMap<u64, watch::Sender<Option<Exit>>>,
@@ -71,6 +91,26 @@ impl Double {
         Arc::new(DoubleGuest { double: self.clone(), id: id.to_owned(), process })
     }
 
+    /// Whether this hangs; it is noted that somebody has come to it.
+    fn comes_to(&self, hang: Hang) -> bool {
+        let mut world = self.world();
+        let hangs = match hang {
+            Hang::Discard => world.hangs.remove(&hang),
+            _ => world.hangs.contains(&hang),
+        };
+        if hangs {
+            world.hung.push(hang);
+        }
+        hangs
+    }
+
+    /// Does not return when this hangs.
+    async fn hang(&self, hang: Hang) {
+        if self.comes_to(hang) {
+            std::future::pending::<()>().await;
+        }
+    }
+
     fn fails(&self, counter: impl Fn(&mut World) -> &mut u32) -> bool {
         let mut world = self.world();
         let left = counter(&mut world);
@@ -82,6 +122,7 @@ impl Double {
 impl Platform for Double {
     async fn launch(&self, spec: &Spec) -> Result<Arc<dyn Guest>, PlatformError> {
         self.world().vms.insert(spec.id.clone(), Vm::default()); // half made
+        self.hang(Hang::Launch).await;
         tokio::time::sleep(STEP).await;
         if self.fails(|world| &mut world.failing_launches) {
             return Err(PlatformError::Failed("the snapshot cannot be read".into()));
@@ -90,6 +131,7 @@ impl Platform for Double {
     }
 
     async fn resume(&self, spec: &Spec) -> Result<Arc<dyn Guest>, PlatformError> {
+        self.hang(Hang::Restore).await;
         tokio::time::sleep(STEP).await;
         if self.fails(|world| &mut world.failing_launches) {
             return Err(PlatformError::Capacity("no user id is free".into()));
@@ -102,6 +144,9 @@ impl Platform for Double {
     }
 
     async fn find(&self, spec: &Spec, suspends: u64) -> Result<Found, PlatformError> {
+        if spec.id == "vm" {
+            self.hang(Hang::Find).await;
+        }
         let world = self.world();
         let Some(vm) = world.vms.get(&spec.id) else { return Ok(Found::Nothing) };
         Ok(match (vm.process, vm.suspended) {
@@ -115,6 +160,7 @@ impl Platform for Double {
     }
 
     async fn discard(&self, id: &str) -> Result<(), PlatformError> {
+        self.hang(Hang::Discard).await;
         tokio::time::sleep(STEP).await;
         if self.fails(|world| &mut world.failing_discards) {
             return Err(PlatformError::Failed("the folder is busy".into()));
@@ -146,6 +192,7 @@ impl Guest for DoubleGuest {
         if let Some(vm) = self.double.world().vms.get_mut(&self.id) {
             vm.hooks.push((self.process, hook));
         }
+        self.double.hang(Hang::Hook(hook)).await;
         tokio::time::sleep(STEP).await;
         let mut world = self.double.world();
         match world.answers.front() {
@@ -157,6 +204,13 @@ impl Guest for DoubleGuest {
     }
 
     async fn suspend(&self, number: u64) -> Result<(), SuspendError> {
+        self.double.hang(Hang::Save).await;
+        while self.double.comes_to(Hang::SlowSave) {
+            tokio::time::sleep(STEP).await;
+            if self.double.world().cancelled.remove(&self.process) {
+                return Err(SuspendError::Cancelled);
+            }
+        }
         for _ in 0..2 {
             tokio::time::sleep(STEP).await;
             if self.double.world().cancelled.remove(&self.process) {
@@ -175,6 +229,7 @@ impl Guest for DoubleGuest {
     }
 
     async fn cancel_suspend(&self) {
+        self.double.hang(Hang::Cancel).await;
         self.double.world().cancelled.insert(self.process);
     }
 

@@ -3,6 +3,7 @@
 mod double;
 mod faults;
 mod gate;
+mod silent;
 mod stories;
 
 use std::collections::HashSet;
@@ -13,6 +14,7 @@ use hearth_proto::microvms::v1::{IdlePolicy, Microvm, MicrovmState};
 use hearth_proto::store::v1::{ArtifactRecord, MicrovmRecord, Phase};
 
 use super::context::Unobserved;
+use super::deadlines::Deadlines;
 use super::faults::Faults;
 use super::{DriverConfig, LaunchError, Microvms, Request, RequestError};
 use crate::clock::Clock;
@@ -39,7 +41,9 @@ const CONFIG: DriverConfig = DriverConfig {
     rules: DEFAULT,
     retention: Duration::from_secs(86_400),
     drain: Duration::from_secs(5),
+    deadlines: DEADLINES,
 };
+const DEADLINES: Deadlines = Deadlines { launch: Duration::from_secs(30), suspend: Duration::from_secs(600) };
 const DEFAULT: Rules = Rules { failed_suspend_hook_terminates: false, resume_cancels_suspend: true };
 
 impl Host {

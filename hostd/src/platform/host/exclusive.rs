@@ -1,8 +1,13 @@
 //! One at a time per name.
 
 use std::collections::HashSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long somebody is waited for who is at a name, and waits for nothing but the host's kernel.
+pub(super) const TURN: Duration = Duration::from_secs(30);
 
 /// Names that somebody is at.
 #[derive(Debug, Default)]
@@ -23,13 +28,20 @@ impl Exclusive {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until nobody is at the name. It blocks.
-    pub(super) fn hold<'a>(&'a self, name: &'a Path) -> Held<'a> {
+    /// Waits until nobody is at the name, for `limit` at most. It blocks.
+    pub(super) fn hold<'a>(&'a self, name: &'a Path, limit: Duration) -> io::Result<Held<'a>> {
+        let began = Instant::now();
         let mut taken = self.lock();
         while !taken.insert(name.to_owned()) {
-            taken = self.given_back.wait(taken).unwrap_or_else(PoisonError::into_inner);
+            let left = limit.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                let message = format!("something else is still being done there after {} s", limit.as_secs());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+            }
+            let waited = self.given_back.wait_timeout(taken, left);
+            taken = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        Held { name, all: self }
+        Ok(Held { name, all: self })
     }
 }
 
@@ -50,12 +62,12 @@ mod tests {
     fn nobody_is_at_a_name_that_somebody_holds() {
         let (all, inside) = (Exclusive::default(), AtomicU32::new(0));
         let name = Path::new("one");
-        let other = all.hold(Path::new("other"));
+        let other = all.hold(Path::new("other"), TURN).unwrap();
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for _ in 0..100 {
-                        let held = all.hold(name);
+                        let held = all.hold(name, Duration::MAX).unwrap();
                         assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
                         std::thread::yield_now();
                         inside.fetch_sub(1, Ordering::SeqCst);
@@ -64,6 +76,8 @@ mod tests {
                 });
             }
         });
+        let late = all.hold(Path::new("other"), Duration::from_millis(1)).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut, "who stays for ever holds up nobody for ever");
         drop(other);
         assert!(all.lock().is_empty());
     }

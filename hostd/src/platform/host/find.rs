@@ -1,12 +1,13 @@
 //! MicroVMs that an earlier daemon has left.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hearth_host::microvm::Microvm;
 use hearth_host::microvm::process::Process;
 use hearth_image_builder::image::SNAPSHOT;
 use hearth_proto::vmm::v1::MachineState;
-use hearth_vmm::client::snapshot;
+use hearth_vmm::client::{CONTROL_SOCKET, Client, snapshot};
 use tokio::task::spawn_blocking;
 
 use super::Host;
@@ -18,8 +19,12 @@ use super::settle::{Decision, Seen, decide};
 use super::timeline::{Operation, Report, Timeline};
 use crate::platform::{Found, PlatformError, Spec};
 
-/// How often a monitor is looked at that is to be brought to run.
-const LOOKS: u32 = 100;
+/// How long a monitor is looked at that is to be brought to run.
+const LOOKING: Duration = Duration::from_secs(30);
+/// How long it has to say what it does. Other microVMs wait for that.
+const STATUS: Duration = Duration::from_secs(10);
+/// How long to wait before it is looked at again.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A monitor that lives, connected to.
 struct Living {
@@ -68,7 +73,8 @@ impl Host {
 
     fn settle_now(&self, place: &Place, asked: u64) -> Result<Settled, PlatformError> {
         let suspended = place.is_suspended(asked);
-        for _ in 0..LOOKS {
+        let began = Instant::now();
+        loop {
             let living = self.look(place)?;
             let machine = living.as_ref().and_then(|(_, state)| *state);
             let seen = Seen {
@@ -78,7 +84,9 @@ impl Host {
                 asked,
                 suspended,
             };
-            match (decide(seen), living) {
+            // A monitor that never gets anywhere is not asked any more.
+            let decision = if began.elapsed() < LOOKING { decide(seen) } else { Decision::End { suspended } };
+            match (decision, living) {
                 (Decision::Adopt, Some((living, _))) => {
                     // A half-written state is nobody's any more.
                     let swept = snapshot::remove_leftovers(&place.state);
@@ -98,8 +106,8 @@ impl Host {
                     return Ok(Settled::Ended { suspended });
                 }
             }
+            std::thread::sleep(LOOK);
         }
-        Err(PlatformError::Failed(format!("the monitor in {} does not go on", place.run.display())))
     }
 
     /// What lives of it, and what state its machine is in.
@@ -111,7 +119,9 @@ impl Host {
             Process::find(&monitor.process).map_err(failed("looking for the process of", &place.run))?;
         let Some(process) = found.filter(|process| !process.has_ended()) else { return Ok(None) };
         let Ok(adopted) = Microvm::adopt(&place.run) else { return Ok(None) };
-        let state = adopted.client().status().ok().map(|status| status.state());
+        // One that does not say what it does cannot be gone on with.
+        let asked = Client::connect(place.run.join(CONTROL_SOCKET)).map(|client| client.patience(STATUS));
+        let state = asked.and_then(|client| client.status()).ok().map(|status| status.state());
         let living = Living { microvm: adopted, process, network: microvm.network, from: microvm.from };
         Ok(Some((living, state)))
     }

@@ -130,8 +130,7 @@ impl Guest for Machine {
         let Some(call) = hooks::call(hooks.as_ref(), hook, id, run_hook_payload) else {
             return HookOutcome::Disabled;
         };
-        let called = async { self.agent().control().await?.call_hook(&call).await };
-        let result = called.await;
+        let result = self.agent().call_hook(&call).await;
         match &result {
             Ok(result) if result.is_success() => {}
             Ok(result) => tracing::info!(microvm = id, %hook, ?result, "the hook did not succeed"),

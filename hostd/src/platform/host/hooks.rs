@@ -1,37 +1,30 @@
 //! Calls of lifecycle hooks (behaviour, section 3).
 
-use std::time::Duration;
-
 use hearth_host::agent::AgentError;
 use hearth_host::agent::control::{HookCall, HookResult};
 use hearth_proto::guest::v1 as proto;
 use hearth_proto::microvms::v1::{HookState, Hooks};
+use hearth_vmm::client::ClientError;
 
 use crate::platform::{Hook, HookOutcome};
-
-/// What a hook has that is enabled without a time (behaviour, 3.3).
-const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The call of a hook; none if it is disabled. `payload` goes to `/run` alone, and is never logged.
 pub(super) fn call(hooks: Option<&Hooks>, hook: Hook, microvm: &str, payload: &str) -> Option<HookCall> {
     let hooks = hooks?;
     let settings = hooks.microvm_hooks.as_ref()?;
-    let (state, seconds, kind) = match hook {
-        Hook::Run => (settings.run, settings.run_timeout_in_seconds, proto::Hook::Run),
-        Hook::Suspend => (settings.suspend, settings.suspend_timeout_in_seconds, proto::Hook::Suspend),
-        Hook::Resume => (settings.resume, settings.resume_timeout_in_seconds, proto::Hook::Resume),
-        Hook::Terminate => {
-            (settings.terminate, settings.terminate_timeout_in_seconds, proto::Hook::Terminate)
-        }
+    let (state, kind) = match hook {
+        Hook::Run => (settings.run, proto::Hook::Run),
+        Hook::Suspend => (settings.suspend, proto::Hook::Suspend),
+        Hook::Resume => (settings.resume, proto::Hook::Resume),
+        Hook::Terminate => (settings.terminate, proto::Hook::Terminate),
     };
     if state != Some(HookState::Enabled.into()) {
         return None;
     }
     let port = hooks.port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)?;
-    let seconds = seconds.and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
     let body = (hook == Hook::Run)
         .then(|| serde_json::json!({ "microvmId": microvm, "runHookPayload": payload }).to_string());
-    Some(HookCall { hook: kind, port, timeout: seconds.map_or(TIMEOUT, Duration::from_secs), body })
+    Some(HookCall { hook: kind, port, timeout: hook.timeout(Some(hooks)), body })
 }
 
 /// What became of a call.
@@ -39,13 +32,18 @@ pub(super) fn outcome(result: &Result<HookResult, AgentError>) -> HookOutcome {
     match result {
         Ok(HookResult::Status(status)) => HookOutcome::Status(*status),
         Ok(HookResult::Refused) => HookOutcome::Refused,
-        Ok(HookResult::TimedOut) | Err(AgentError::TimedOut { .. }) => HookOutcome::TimedOut,
+        Ok(HookResult::TimedOut)
+        | Err(AgentError::TimedOut { .. } | AgentError::Monitor(ClientError::Silent { .. })) => {
+            HookOutcome::TimedOut
+        }
         Ok(HookResult::Transport(_)) | Err(_) => HookOutcome::Failed,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use hearth_proto::microvms::v1::MicrovmHooks;
 
     use super::*;
@@ -96,13 +94,15 @@ mod tests {
 
     #[test]
     fn every_result_has_its_outcome() {
-        let timed_out = AgentError::TimedOut { what: "calling", limit: TIMEOUT };
+        let silent = ClientError::Silent { path: "control.sock".into(), limit: Duration::from_secs(30) };
+        let timed_out = AgentError::TimedOut { what: "calling", limit: Duration::from_secs(1) };
         for (result, expected) in [
             (Ok(HookResult::Status(409)), HookOutcome::Status(409)),
             (Ok(HookResult::Refused), HookOutcome::Refused),
             (Ok(HookResult::TimedOut), HookOutcome::TimedOut),
             (Ok(HookResult::Transport("reset".into())), HookOutcome::Failed),
             (Err(timed_out), HookOutcome::TimedOut),
+            (Err(AgentError::Monitor(silent)), HookOutcome::TimedOut),
             (Err(AgentError::Confused), HookOutcome::Failed),
         ] {
             assert_eq!(outcome(&result), expected);

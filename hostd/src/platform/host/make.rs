@@ -8,8 +8,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hearth_host::microvm::process::Process;
 use hearth_host::microvm::{Microvm, Restore, create, open};
@@ -21,7 +21,9 @@ use hearth_vmm::config::restore::RestoreClock;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use super::attempts::Attempt;
 use super::error::{agent, failed, microvm, role, thread};
+use super::exclusive::TURN;
 use super::guest::{Machine, Made};
 use super::layout::{Keep, Place, make_folder};
 use super::record::{MicrovmRecord, set_identified};
@@ -37,12 +39,87 @@ struct Restored {
     timeline: Timeline,
 }
 
-/// Tells the blocking part that nobody waits for it any more, when dropped.
-struct Abandon(Arc<AtomicBool>);
+/// A microVM that is being made. Dropping it before it is [made](Self::made) gives that up: its monitor is killed, and what is half
+/// made is removed.
+struct Making {
+    host: Arc<Host>,
+    place: Place,
+    from: u64,
+    attempt: Attempt,
+    given_up: AtomicBool,
+    /// Its monitor, once it has one.
+    process: Mutex<Option<Arc<Process>>>,
+    made: AtomicBool,
+}
 
-impl Drop for Abandon {
+/// Gives up what is being made, when dropped.
+struct GiveUp(Arc<Making>);
+
+impl Making {
+    /// From now on it is somebody's.
+    fn made(&self) {
+        self.made.store(true, Ordering::Release);
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Acquire)
+    }
+
+    /// Has whoever waits for the monitor wait no more.
+    fn give_up(&self) {
+        self.given_up.store(true, Ordering::Release);
+        if let Some(process) = &*self.process.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = process.kill(); // it may have ended by itself
+        }
+    }
+
+    /// Notes its monitor. One that comes too late is killed at once.
+    fn has(&self, process: &Arc<Process>) {
+        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(process));
+        if self.is_given_up() {
+            self.give_up();
+        }
+    }
+
+    /// Removes what is left of it, by the thread whose turn it is; of one that was to be resumed, its state stays.
+    fn clear(&self) {
+        let Self { host, place, from, attempt, .. } = self;
+        if !host.attempts.is_newest(attempt) {
+            return; // whoever has come after it has removed it
+        }
+        let cleared = host.end_run(place).and_then(|()| {
+            place
+                .tidy(if *from == 0 { Keep::Nothing } else { Keep::State(*from) })
+                .map_err(failed("tidying", &place.state))
+        });
+        if *from == 0 {
+            let _ = fs::remove_dir(&place.state); // if it is empty
+        }
+        if let Err(error) = cleared {
+            tracing::warn!(folder = %place.run.display(), %error, "something of a failed launch is left");
+        }
+    }
+
+    /// As [`Self::clear`], when it is nobody else's turn.
+    fn clear_in_turn(&self) {
+        match self.host.making.hold(&self.place.state, TURN) {
+            Ok(_turn) => self.clear(),
+            // It clears up itself; and what stays, the microVM's removal gets.
+            Err(error) => tracing::warn!(folder = %self.place.run.display(), %error, "left for later"),
+        }
+    }
+}
+
+impl Drop for GiveUp {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
+        if self.0.made.load(Ordering::Acquire) {
+            return;
+        }
+        self.0.give_up();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let making = Arc::clone(&self.0);
+            runtime.spawn_blocking(move || making.clear_in_turn());
+        }
     }
 }
 
@@ -57,13 +134,27 @@ impl Host {
         let operation = if from == 0 { Operation::Launch } else { Operation::Resume };
         let mut timeline = Timeline::start();
         let limit = self.config.launch_timeout();
-        let made = match timeout(limit, self.try_make(spec, from, &place, &mut timeline)).await {
+        let making = Arc::new(Making {
+            host: Arc::clone(self),
+            place: place.clone(),
+            from,
+            attempt: self.attempts.begin(&spec.id),
+            given_up: AtomicBool::new(false),
+            process: Mutex::default(),
+            made: AtomicBool::new(false),
+        });
+        let given_up = GiveUp(Arc::clone(&making));
+        let made = match timeout(limit, self.try_make(spec, &place, &making, &mut timeline)).await {
             Ok(made) => made,
             Err(_) => Err(PlatformError::Failed(format!("it took longer than {} s", limit.as_secs()))),
         };
         if made.is_err() {
-            self.clear(&place, from).await;
+            making.give_up();
+            let making = Arc::clone(&making);
+            let _ = spawn_blocking(move || making.clear_in_turn()).await; // what stays, the microVM's removal gets
         }
+        making.made();
+        drop(given_up);
         let report = Report { operation, microvm: &spec.id, succeeded: made.is_ok(), timeline: &timeline };
         self.observer.tell(&report);
         self.refill();
@@ -73,8 +164,8 @@ impl Host {
     async fn try_make(
         self: &Arc<Self>,
         spec: &Spec,
-        from: u64,
         place: &Place,
+        making: &Arc<Making>,
         timeline: &mut Timeline,
     ) -> Result<Arc<Machine>, PlatformError> {
         // Nobody looks after an earlier one of this id any more.
@@ -82,19 +173,10 @@ impl Host {
             machine.let_go();
         }
         let folder = self.artifact(&spec.artifact)?;
-        let abandoned = Abandon(Arc::new(AtomicBool::new(false)));
         let restoring = {
-            let (host, spec, place) = (Arc::clone(self), spec.clone(), place.clone());
-            let (folder, abandoned) = (folder.clone(), Arc::clone(&abandoned.0));
+            let (making, spec, folder) = (Arc::clone(making), spec.clone(), folder.clone());
             let so_far = Timeline::since(timeline.started());
-            spawn_blocking(move || {
-                let restored = host.restore(&spec, from, (&place, &folder), so_far);
-                if abandoned.load(Ordering::Acquire) {
-                    // Whoever gave up may have found nothing to remove yet.
-                    host.clear_now(&place, from);
-                }
-                restored
-            })
+            spawn_blocking(move || making.host.restore(&spec, &folder, &making, so_far))
         };
         let (restored, credentials) = tokio::join!(restoring, self.credentials(spec));
         let Restored { microvm: made, process, card, timeline: so_far } = restored.map_err(thread)??;
@@ -115,7 +197,7 @@ impl Host {
             microvm: made,
             process,
             place: place.clone(),
-            from,
+            from: making.from,
             base: folder.join(SNAPSHOT),
             card,
             expiration: credentials.map(|credentials| credentials.expiration),
@@ -136,10 +218,32 @@ impl Host {
     fn restore(
         &self,
         spec: &Spec,
-        from: u64,
-        (place, folder): (&Place, &Path),
+        folder: &Path,
+        making: &Making,
+        timeline: Timeline,
+    ) -> Result<Restored, PlatformError> {
+        let place = &making.place;
+        // Whoever was at it before has been given up, and its monitor killed: that does not take long.
+        let _turn = self.making.hold(&place.state, TURN).map_err(failed("making", &place.state))?;
+        if making.is_given_up() || !self.attempts.is_newest(&making.attempt) {
+            return Err(PlatformError::Failed(format!("{} was given up before it was begun", spec.id)));
+        }
+        let restored = self.restore_in_turn(spec, folder, making, timeline);
+        if making.is_given_up() {
+            // Whoever gave up may have found nothing to remove yet.
+            making.clear();
+        }
+        restored
+    }
+
+    fn restore_in_turn(
+        &self,
+        spec: &Spec,
+        folder: &Path,
+        making: &Making,
         mut timeline: Timeline,
     ) -> Result<Restored, PlatformError> {
+        let (place, from) = (&making.place, making.from);
         self.end_run(place)?;
         place
             .tidy(if from == 0 { Keep::Nothing } else { Keep::State(from) })
@@ -159,6 +263,7 @@ impl Host {
         let network = link.as_ref().and_then(|link| link.name().map(str::to_owned));
         let record = MicrovmRecord { network, from };
         let (made, process) = monitor.claim(place, &record, (shape, spec.memory_mib))?;
+        making.has(&process);
         // Its name is in the records now: whoever removes the microVM removes it.
         let network = link.and_then(links::Link::claim);
         timeline.done("claim");
@@ -190,26 +295,6 @@ impl Host {
 
     fn link(&self, kind: links::Kind) -> Result<links::Link, PlatformError> {
         self.links.take(kind).map_or_else(|| self.links_maker.make(kind), Ok)
-    }
-
-    /// Removes what is left of a microVM that could not be made; of one that was to be resumed, its state stays.
-    async fn clear(self: &Arc<Self>, place: &Place, from: u64) {
-        let (host, place) = (Arc::clone(self), place.clone());
-        let _ = spawn_blocking(move || host.clear_now(&place, from)).await; // what stays, the microVM's removal gets
-    }
-
-    fn clear_now(&self, place: &Place, from: u64) {
-        let cleared = self.end_run(place).and_then(|()| {
-            place
-                .tidy(if from == 0 { Keep::Nothing } else { Keep::State(from) })
-                .map_err(failed("tidying", &place.state))
-        });
-        if from == 0 {
-            let _ = fs::remove_dir(&place.state); // if it is empty
-        }
-        if let Err(error) = cleared {
-            tracing::warn!(folder = %place.run.display(), %error, "something of a failed launch is left");
-        }
     }
 }
 

@@ -17,11 +17,13 @@
 //! * [`config`] – what an operator can decide; `layout` – where things are; `record` – what is written down
 //! * `monitors`, `links` – monitor processes and networks before they have a microVM; `names` – user ids and names in use
 //! * `groups` – control groups
+//! * `attempts`, `exclusive` – what is given up half-way does not get into the way of what comes after it
 //! * `make` – a microVM from its image or its suspended state; `identity` – who it is told to be
 //! * `guest` – a running microVM; `hooks`, [`logs`], `dns`, `watch` – what is done for it; `suspend` – saving it
 //! * `find`, `settle` – what an earlier daemon has left; `remove` – ending and removing
 //! * [`timeline`] – how long each step took
 
+mod attempts;
 pub mod config;
 mod dns;
 mod error;
@@ -64,6 +66,7 @@ pub use timeline::{Observer, Operation, Report, Timeline};
 use super::{Artifact, Found, Guest, Platform, PlatformError, Spec};
 use crate::clock::Clock;
 use crate::pool::{Count, Stock};
+use attempts::Attempts;
 use error::{failed, thread};
 use exclusive::Exclusive;
 use groups::Groups;
@@ -143,6 +146,9 @@ struct Host {
     live: Mutex<HashMap<String, Arc<Machine>>>,
     /// Run directories that are being removed.
     ending: Exclusive,
+    /// Folders of microVMs that are being made, saved or removed.
+    making: Exclusive,
+    attempts: Attempts,
 }
 
 impl fmt::Debug for Host {
@@ -213,7 +219,7 @@ impl Host {
         };
         links.want(links::Kind(Egress::Internet));
         let Surroundings { roles, logs, clock, observer } = surroundings;
-        let (live, ending) = (Mutex::default(), Exclusive::default());
+        let (live, ending, making) = (Mutex::default(), Exclusive::default(), Exclusive::default());
         let host = Self {
             config,
             layout,
@@ -230,6 +236,8 @@ impl Host {
             links_maker,
             live,
             ending,
+            making,
+            attempts: Attempts::default(),
         };
         host.recover().map_err(OpenError::Leftovers)?;
         Ok(host)

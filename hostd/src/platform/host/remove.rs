@@ -10,6 +10,7 @@ use hearth_host::microvm::orphans;
 use hearth_host::microvm::process::Process;
 
 use super::error::failed;
+use super::exclusive::TURN;
 use super::layout::{PREFIX, Place, names, remove_folder};
 use super::monitors::PATIENCE;
 use super::record::{MicrovmRecord, MonitorRecord, Record as _};
@@ -37,7 +38,7 @@ impl Host {
     pub(super) fn end_run(&self, place: &Place) -> Result<(), PlatformError> {
         let run = &place.run;
         // Ids and names that the first has given back may be another microVM's by the time the second comes to them.
-        let _held = self.ending.hold(run);
+        let _held = self.ending.hold(run, TURN).map_err(failed("removing", run))?;
         if !run.exists() {
             return Ok(());
         }
@@ -62,6 +63,8 @@ impl Host {
     /// Ends a microVM and removes everything of it.
     pub(super) async fn remove(self: &std::sync::Arc<Self>, id: &str) -> Result<(), PlatformError> {
         let place = self.place(id)?;
+        // Whoever is at it still has been given up.
+        let attempt = self.attempts.begin(id);
         if let Some(machine) = self.forget(id) {
             if !machine.made.process.has_ended() && *machine.phase.borrow() == super::guest::Phase::Running {
                 logs::drain(machine.agent(), LINES).await;
@@ -70,8 +73,13 @@ impl Host {
         }
         let host = std::sync::Arc::clone(self);
         let removed = tokio::task::spawn_blocking(move || {
+            // It is killed first: who waits for it, then does so no more.
             host.end_run(&place)?;
-            remove_folder(&place.state).map_err(failed("removing", &place.state))
+            let _turn = host.making.hold(&place.state, TURN).map_err(failed("removing", &place.state))?;
+            host.end_run(&place)?;
+            remove_folder(&place.state).map_err(failed("removing", &place.state))?;
+            host.attempts.forget(&attempt);
+            Ok(())
         });
         removed.await.map_err(super::error::thread)?
     }

@@ -25,6 +25,7 @@ use hearth_vmm::client::{CONTROL_SOCKET, Client, ClientError};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
+use super::exclusive::TURN;
 use super::guest::{Machine, Phase};
 use super::layout::{Keep, Place, remove_folder};
 use super::monitors::PATIENCE;
@@ -86,7 +87,13 @@ async fn save(machine: &Machine, number: u64, timeline: &mut Timeline) -> Result
     }
     let client = Arc::clone(machine.made.microvm.client());
     let (place, base, from) = (machine.made.place.clone(), machine.made.base.clone(), machine.made.from);
-    let taken = spawn_blocking(move || take(&client, &place, &base, from, number)).await;
+    let host = Arc::clone(&machine.host);
+    let taken = spawn_blocking(move || {
+        let turn = host.making.hold(&place.state, TURN);
+        let _turn = turn.map_err(|error| SuspendError::Failed(error.to_string()))?;
+        take(&client, &place, &base, from, number)
+    });
+    let taken = taken.await;
     let taken = taken.map_err(|error| SuspendError::Failed(error.to_string()))??;
     timeline.done("save");
     timeline.parts("save", &taken);

@@ -30,6 +30,7 @@ use tokio_rustls::client::TlsStream;
 use super::{Proxy, Settings};
 use crate::clock::Clock;
 use crate::driver::context::Unobserved;
+use crate::driver::deadlines::Deadlines;
 use crate::driver::faults::Faults;
 use crate::driver::gate::Patience;
 use crate::driver::{DriverConfig, Microvms, Request as Ask};
@@ -107,8 +108,13 @@ impl Host {
         platform.resumes.send_replace(true);
         platform.world().ports.insert(8080, app.address);
         platform.world().ports.insert(HOOKS, app.address);
-        let config =
-            DriverConfig { capacity_mib: 4096, rules: Rules::default(), retention: LONG, drain: LONG };
+        let config = DriverConfig {
+            capacity_mib: 4096,
+            rules: Rules::default(),
+            retention: LONG,
+            drain: LONG,
+            deadlines: Deadlines::default(),
+        };
         let shared = Arc::new(platform.clone());
         let microvms = Microvms::new(config, db.clone(), clock, shared, Arc::new(Unobserved), Faults::none());
         let artifact =

@@ -24,6 +24,7 @@ use crate::access::{Caller, Policy};
 use crate::builds::tests::double::{ACCOUNT, Daemon, settings};
 use crate::clock::Clock;
 use crate::driver::context::Unobserved;
+use crate::driver::deadlines::Deadlines;
 use crate::driver::faults::Faults;
 use crate::driver::{DriverConfig, Microvms, record};
 use crate::lifecycle::microvm::Rules;
@@ -57,6 +58,7 @@ async fn with_roles(profile: Profile, limits: Limits, roles: RolesConfig) -> Hos
         rules: Rules::default(),
         retention: Duration::from_secs(86_400),
         drain: Duration::ZERO,
+        deadlines: Deadlines::default(),
     };
     let platform = Arc::clone(&disk) as _;
     let microvms =

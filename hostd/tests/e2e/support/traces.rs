@@ -32,8 +32,17 @@ pub(crate) fn monitor_of(id: &str) -> i32 {
 
 /// Kills a process the hard way.
 pub(crate) fn kill(pid: i32) {
+    signal(pid, libc::SIGKILL);
+}
+
+/// Has a process stand still: it takes connections as before, and answers nobody.
+pub(crate) fn silence(pid: i32) {
+    signal(pid, libc::SIGSTOP);
+}
+
+fn signal(pid: i32, signal: i32) {
     // SAFETY: kill takes plain numbers.
-    assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0, "{}", std::io::Error::last_os_error());
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "{}", std::io::Error::last_os_error());
 }
 
 /// Whether nothing is left of a microVM: run directory, folder.

@@ -19,6 +19,7 @@ use crate::access::{Caller, Policy};
 use crate::builds::tests::double::{ACCOUNT, Daemon, Disk, settings};
 use crate::clock::Clock;
 use crate::driver::context::Unobserved;
+use crate::driver::deadlines::Deadlines;
 use crate::driver::faults::Faults;
 use crate::driver::{DriverConfig, Microvms};
 use crate::lifecycle::microvm::Rules;
@@ -48,6 +49,7 @@ async fn host(profile: Profile, limits: Limits) -> Host {
         rules: Rules::default(),
         retention: Duration::from_secs(60),
         drain: Duration::ZERO,
+        deadlines: Deadlines::default(),
     };
     let clock = Clock::system();
     let platform = Arc::clone(&disk) as _;

@@ -1,5 +1,7 @@
 //! The client against a scripted agent at the other end of a real socket.
 
+mod silent;
+
 use std::sync::Mutex;
 
 use proto::exec_output::Event as Output;

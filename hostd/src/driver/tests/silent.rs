@@ -1,0 +1,247 @@
+//! A host on which anything that waits for a guest or its monitor may hang for ever: no microVM hangs with it.
+
+use MicrovmState::{Running, Suspended, Terminated};
+use Request::{Resume, Suspend, Terminate};
+
+use super::*;
+use crate::driver::gate::{Patience, Refused};
+use crate::platform::Hook;
+use double::Hang;
+
+/// All phases.
+fn phases() -> impl Iterator<Item = Phase> {
+    let phases: Vec<Phase> = (0..).map_while(|number| Phase::try_from(number).ok()).collect();
+    assert!(phases.contains(&Phase::Terminated) && phases.contains(&Phase::ResumeAfterCancel), "{phases:?}");
+    phases.into_iter()
+}
+
+/// What hangs in a phase, and what was asked for so that it comes to it. A new phase does not compile until it is here.
+fn way(phase: Phase) -> Option<(Option<Hang>, &'static [Request])> {
+    Some(match phase {
+        // Nothing is in it, or nothing comes after it.
+        Phase::Unspecified | Phase::Terminated => return None,
+        Phase::Launching => (Some(Hang::Launch), &[]),
+        Phase::RunHook => (Some(Hang::Hook(Hook::Run)), &[]),
+        Phase::Running => (None, &[]),
+        Phase::SuspendHook => (Some(Hang::Hook(Hook::Suspend)), &[Suspend]),
+        Phase::Saving => (Some(Hang::Save), &[Suspend]),
+        Phase::ResumeAfterCancel => (Some(Hang::Hook(Hook::Resume)), &[Suspend, Resume]),
+        Phase::Suspended => (None, &[Suspend]),
+        Phase::Restoring => (Some(Hang::Restore), &[Suspend, Resume]),
+        Phase::ResumeHook => (Some(Hang::Hook(Hook::Resume)), &[Suspend, Resume]),
+        Phase::TerminateHook => (Some(Hang::Hook(Hook::Terminate)), &[Terminate]),
+        Phase::Ending => (Some(Hang::Discard), &[Suspend, Terminate]),
+    })
+}
+
+/// How long a phase may last whatever hangs: a save has the longest.
+const BY_ITSELF: Duration = Duration::from_secs(15 * 60);
+/// How long the end of a microVM takes at most, however it is asked for.
+const END: Duration = Duration::from_secs(5 * 60);
+const LIFETIME: Duration = Duration::from_secs(28_800);
+
+/// A host with a microVM in `phase`, whose effect hangs, and from then on all that ends it hangs, too.
+async fn stuck(phase: Phase) -> Option<Host> {
+    let (hang, requests) = way(phase)?;
+    let host = Host::new(DEFAULT, Faults::none()).await;
+    let hangs = |hang| {
+        host.platform.world().hangs.insert(hang);
+    };
+    // The save goes back, so that `/resume` is called after a suspend that was cancelled.
+    if phase == Phase::ResumeAfterCancel {
+        hangs(Hang::SlowSave);
+    }
+    hang.into_iter().for_each(hangs);
+    host.run("vm").await.unwrap();
+    let settled = requests.split_last().map_or(&[][..], |(_, before)| before);
+    if !requests.is_empty() {
+        host.until("vm", Running).await;
+    }
+    for request in settled {
+        host.ask("vm", *request).await.unwrap();
+        match phase {
+            Phase::ResumeAfterCancel => host.until_hung(Hang::SlowSave).await,
+            _ => drop(host.until("vm", Suspended).await),
+        }
+    }
+    if let Some(last) = requests.last() {
+        host.ask("vm", *last).await.unwrap();
+    }
+    match (hang, phase) {
+        (Some(hang), _) => host.until_hung(hang).await,
+        (None, Phase::Running) => drop(host.until("vm", Running).await),
+        (None, _) => drop(host.until("vm", Suspended).await),
+    }
+    // What clients see is stored; what is finer is known from what hangs.
+    let seen = crate::lifecycle::microvm::visible(phase);
+    assert_eq!(host.microvm("vm").state(), seen, "{phase:?}");
+    for hang in [Hang::Hook(Hook::Terminate), Hang::Cancel, Hang::Discard] {
+        hangs(hang);
+    }
+    Some(host)
+}
+
+impl Host {
+    /// Waits until somebody has come to what hangs.
+    async fn until_hung(&self, hang: Hang) {
+        for _ in 0..10_000 {
+            if self.platform.world().hung.contains(&hang) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("nobody comes to {hang:?}: {:?}", self.record("vm"));
+    }
+
+    /// Makes sure that it has ended within `limit`, and that nothing is left.
+    async fn ends(&self, limit: Duration, what: &str) -> Microvm {
+        let end = self.clock.now() + limit;
+        while self.microvm("vm").state() != Terminated {
+            let stays = self.record("vm").unwrap();
+            assert!(self.clock.now() < end, "{what}: it does not end: {stays:?}");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        assert!(!self.platform.world().vms.contains_key("vm"), "{what}: something is left");
+        assert_eq!(self.microvms.capacity().1, 0, "{what}: its memory is free");
+        self.microvm("vm")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn terminate_ends_a_microvm_in_every_phase_whatever_hangs() {
+    for phase in phases() {
+        let Some(host) = stuck(phase).await else { continue };
+        host.ask("vm", Terminate).await.unwrap();
+        let ended = host.ends(END, &format!("{phase:?}")).await;
+        assert_eq!(ended.state_reason.as_deref(), Some("Success."), "{phase:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_phase_but_running_and_suspended_ends_by_itself() {
+    for phase in phases() {
+        let Some(host) = stuck(phase).await else { continue };
+        tokio::time::sleep(BY_ITSELF).await;
+        let record = host.record("vm").unwrap();
+        let lasts = matches!(record.phase(), Phase::Running | Phase::Suspended | Phase::Terminated);
+        // Clients see no idle time here that begins a suspend: it is as long as this.
+        let begun_since = record.phase_since.is_some_and(|since| {
+            let lasted = host.clock.now().duration_since(crate::clock::time(&since));
+            lasted.unwrap_or_default() < BY_ITSELF / 2
+        });
+        assert!(lasts || begun_since, "{phase:?}: it hangs in {record:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_lifetime_ends_a_microvm_in_every_phase_whatever_hangs() {
+    for phase in phases() {
+        let Some(host) = stuck(phase).await else { continue };
+        host.ends(LIFETIME + END, &format!("{phase:?}")).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_it_does_after_a_restart_of_the_daemon() {
+    for finds in [true, false] {
+        for phase in phases() {
+            let Some(mut host) = stuck(phase).await else { continue };
+            if !finds {
+                host.platform.world().hangs.insert(Hang::Find);
+            }
+            tokio::time::timeout(END, host.restart()).await.expect("the daemon starts");
+            host.ends(LIFETIME + END, &format!("{phase:?}, found: {finds}")).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lifetime_ends_in_the_phase_that_hangs_when_it_is_over() {
+    // So short that it is over while the effect of the phase hangs.
+    for phase in phases() {
+        let Some(host) = stuck(phase).await else { continue };
+        let mut record = host.record("vm").unwrap();
+        let microvm = record.microvm.as_mut().unwrap();
+        let lived =
+            host.clock.now().duration_since(crate::clock::time(&microvm.started_at.unwrap())).unwrap();
+        microvm.maximum_duration_in_seconds = i32::try_from(lived.as_secs()).unwrap() + 1;
+        host.db.commit(super::super::record::update(&record, 0)).await.unwrap();
+        let mut host = host;
+        host.restart().await;
+        host.ends(END, &format!("{phase:?}")).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_stops_whatever_hangs() {
+    for phase in phases() {
+        let Some(host) = stuck(phase).await else { continue };
+        let stopped = tokio::time::timeout(Duration::from_secs(30), host.microvms.stop()).await;
+        assert!(stopped.is_ok(), "{phase:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_microvm_that_cannot_be_looked_at_holds_up_no_other() {
+    let mut host = Host::new(DEFAULT, Faults::none()).await;
+    for id in ["vm", "other"] {
+        host.run(id).await.unwrap();
+        host.until(id, Running).await;
+    }
+    host.platform.world().hangs.insert(Hang::Find);
+    tokio::time::timeout(END, host.restart()).await.expect("the daemon starts");
+    assert_eq!(host.microvm("other").state(), Running);
+    host.ask("other", Suspend).await.unwrap();
+    host.until("other", Suspended).await;
+    let ended = host.until("vm", Terminated).await;
+    assert!(ended.state_reason.unwrap().starts_with("Internal platform error: "));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspended_microvm_that_cannot_be_looked_at_is_not_lost() {
+    let mut host = Host::new(DEFAULT, Faults::none()).await;
+    host.run("vm").await.unwrap();
+    host.until("vm", Running).await;
+    host.ask("vm", Suspend).await.unwrap();
+    host.until("vm", Suspended).await;
+    host.platform.world().hangs.insert(Hang::Find);
+    host.restart().await;
+    assert_eq!(host.microvm("vm").state(), Suspended);
+    host.ask("vm", Resume).await.unwrap();
+    host.until("vm", Running).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_that_takes_too_long_is_cancelled_and_the_microvm_runs_on() {
+    let host = Host::new(DEFAULT, Faults::none()).await;
+    host.run("vm").await.unwrap();
+    host.until("vm", Running).await;
+    host.platform.world().hangs.insert(Hang::SlowSave);
+    host.ask("vm", Suspend).await.unwrap();
+    host.until_hung(Hang::SlowSave).await;
+    tokio::time::sleep(DEADLINES.suspend).await;
+    let goes_on = host.until("vm", Running).await;
+    let reason = "Internal platform error: the microVM could not be suspended: it took longer than 600 s";
+    assert_eq!(goes_on.state_reason.as_deref(), Some(reason));
+    let hooks: Vec<Hook> = host.platform.world().vms["vm"].hooks.iter().map(|(_, hook)| *hook).collect();
+    assert_eq!(hooks, [Hook::Run, Hook::Suspend, Hook::Resume]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_microvm_is_answered_whatever_hangs() {
+    let patience = Patience { held: 9, beside_hook: Duration::from_secs(30), launching: true };
+    for phase in phases() {
+        let Some(host) = stuck(phase).await else { continue };
+        let gate = host.microvms.gate("vm").unwrap();
+        let entered = tokio::time::timeout(END, host.microvms.enter(&gate, patience)).await;
+        let entered = entered.unwrap_or_else(|_| panic!("{phase:?}: it waits for ever"));
+        let passes = matches!(phase, Phase::Running | Phase::Suspended | Phase::SuspendHook);
+        match entered {
+            Ok(_) => assert!(passes, "{phase:?}"),
+            Err(refused) => {
+                let why = matches!(refused, Refused::TooLong(_) | Refused::Gone | Refused::NotResumed(_));
+                assert!(why && !matches!(phase, Phase::Running | Phase::Suspended), "{phase:?}: {refused}");
+            }
+        }
+    }
+}

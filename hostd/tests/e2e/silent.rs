@@ -1,0 +1,69 @@
+//! Guests and monitors that answer nobody: their microVMs end all the same, and disturb no other.
+
+use hearth_proto::microvms::v1::MicrovmState::{Running, Suspended, Terminated};
+use hearth_vmm::client::Client;
+
+use crate::support::Daemon;
+use crate::support::api::request;
+use crate::support::app::{control_socket, count};
+use crate::support::traces::{is_gone, monitor_of, silence};
+
+/// Has a guest stand still: its monitor takes connections to its agent, which never answers.
+fn halt(id: &str) {
+    Client::connect(control_socket(id)).unwrap().pause().unwrap();
+}
+
+/// Has a monitor stand still, and its guest with it.
+fn freeze(id: &str) {
+    silence(monitor_of(id));
+}
+
+#[tokio::test]
+async fn what_is_silent_can_be_ended_and_ends_with_its_lifetime() {
+    let Some(daemon) = Daemon::start().await else { return };
+    let image = daemon.counter().await;
+    for mute in [halt, freeze] {
+        let mut short = request(&image);
+        short.maximum_duration_in_seconds = Some(60);
+        let short = daemon.launch(short).await.unwrap().microvm_id;
+        daemon.wait(&short, Running).await;
+        mute(&short);
+        let [terminated, suspended] =
+            [daemon.run().await, daemon.run().await].map(|microvm| microvm.microvm_id);
+        mute(&terminated);
+        daemon.terminate(&terminated).await.unwrap();
+        let ended = daemon.ended(&terminated).await;
+        assert_eq!(ended.state_reason.as_deref(), Some("Success."));
+
+        // Its /suspend is late: it runs on, as one whose app is late, and can be ended.
+        mute(&suspended);
+        daemon.suspend(&suspended).await.unwrap();
+        let reason = daemon.wait(&suspended, Running).await.state_reason.unwrap();
+        assert!(reason.starts_with("Suspend lifecycle hook timed out."), "{reason}");
+        daemon.terminate(&suspended).await.unwrap();
+        daemon.ended(&suspended).await;
+
+        let ended = daemon.ended(&short).await;
+        assert_eq!(ended.state_reason.as_deref(), Some("MicroVM exceeded maximum lifetime."));
+        for id in [&short, &terminated, &suspended] {
+            assert!(is_gone(id), "{id}");
+        }
+    }
+    daemon.finish().await;
+}
+
+#[tokio::test]
+async fn a_monitor_that_is_silent_holds_up_no_daemon_that_starts() {
+    let Some(mut daemon) = Daemon::start().await else { return };
+    let [silent, good] = [daemon.run().await, daemon.run().await].map(|microvm| microvm.microvm_id);
+    freeze(&silent);
+    daemon.kill();
+    daemon.restart(None).await;
+    assert_eq!(count(&good).await, 1);
+    let ended = daemon.wait(&silent, Terminated).await;
+    assert!(ended.state_reason.unwrap().starts_with("Internal platform error: "));
+    assert!(is_gone(&silent));
+    daemon.suspend(&good).await.unwrap();
+    daemon.wait(&good, Suspended).await;
+    daemon.finish().await;
+}
