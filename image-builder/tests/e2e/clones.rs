@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hearth_host::roles::{Provider, RolesConfig, Secret, StaticKeys};
+use hearth_host::roles::{Provider, RoleUse, RolesConfig, Secret, StaticKeys};
 use hearth_image_builder::build::LogStream;
 
 use super::search::find;
@@ -85,7 +85,7 @@ async fn clones_have_neither_the_builds_credentials_nor_its_time_nor_its_chance(
         session_token: Some(Secret::new(secret())),
     };
     site.roles = RolesConfig {
-        rules: [(ROLE.to_owned(), Provider::Static(keys.clone()))].into(),
+        rules: [(ROLE.to_owned(), Provider::Static(keys.clone()).into())].into(),
         ..RolesConfig::default()
     };
     let context = site.dockerfile(
@@ -94,7 +94,7 @@ async fn clones_have_neither_the_builds_credentials_nor_its_time_nor_its_chance(
     );
     fs::write(context.join("app.py"), APP).unwrap();
     let mut request = site.request(&context, "ticking");
-    request.build_role = Some(ROLE.into());
+    request.build_role = Some(RoleUse::new(request.platform.account.clone(), ROLE));
     let kept = secret();
     let (one, other) = kept.split_at(32);
     request.environment.insert("KEPT_ONE".into(), one.into());

@@ -127,6 +127,12 @@ async fn ask(agent: &Agent, operation: Operation) -> Result<(), AgentError> {
         Operation::WaitApp(_) => Err(AgentError::Confused),
         Operation::Identify(identify) => agent.control().await?.identify(identify).await,
         Operation::SetCredentials(set) => agent.control().await?.set_credentials(set.credentials).await,
+        Operation::MakeSealKey(_) => {
+            let credentials = proto::Credentials::default();
+            agent.control().await?.set_sealed_credentials(&credentials).await
+        }
+        Operation::Freeze(freeze) => agent.control().await?.freeze(freeze.forget).await.map(drop),
+        Operation::Thaw(_) => agent.control().await?.thaw().await,
         Operation::Quiesce(_) => agent.control().await?.quiesce(true).await.map(drop),
         Operation::PowerOff(_) => agent.control().await?.power_off().await,
     }
@@ -140,6 +146,9 @@ fn requests() -> Vec<Operation> {
         Operation::CallHook(proto::CallHook::default()),
         Operation::Identify(proto::Identify { hostname: long(), ..proto::Identify::default() }),
         Operation::SetCredentials(proto::SetCredentials::default()),
+        Operation::MakeSealKey(proto::MakeSealKey {}),
+        Operation::Freeze(proto::Freeze { forget: true }),
+        Operation::Thaw(proto::Thaw {}),
         Operation::Quiesce(proto::Quiesce::default()),
         Operation::PowerOff(proto::PowerOff {}),
     ]
