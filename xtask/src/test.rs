@@ -88,7 +88,7 @@ impl Options {
         steps.run("clippy (aarch64, with RocksDB)", || {
             let mut cargo = rocksdb::cross_cargo(cache, &cross)?;
             // The profile of what the metal runs: RocksDB is there then, or will be.
-            cargo.args(["clippy", "--all-targets", "--profile", "metal", "--target", TARGET]);
+            cargo.args(["clippy", "--all-targets", "--profile", daemon::PROFILE, "--target", TARGET]);
             command::run(rocksdb::select(&mut cargo, daemon::PACKAGE).args(["--", "-D", "warnings"]))
         })?;
         if !self.fast {
@@ -139,8 +139,9 @@ impl Options {
             parts.build(cache, cross, "metal", ("hearth-host", Executable::Test("network")), NETWORK)?;
             parts.add_guest_os(cache, cross, "metal")?;
             parts.build(cache, cross, "metal", ("hearth-guest", Executable::Test("e2e")), "guest-e2e")?;
-            daemon::add(cache, cross, "metal", &mut parts)?;
-            parts.build_with_rocksdb(cache, cross, "metal", (daemon::PACKAGE, Executable::Test(STORE)), STORE)
+            daemon::add(cache, cross, (daemon::PROFILE, "metal"), &mut parts)?;
+            let store = (daemon::PACKAGE, Executable::Test(STORE));
+            parts.build_with_rocksdb(cache, cross, daemon::PROFILE, store, STORE)
         })?;
         let images = steps.run("base images", || Images::prepare(cache, cross, "metal", &mut parts))?;
         steps.run("builds for the metal that need them", || {
@@ -148,7 +149,7 @@ impl Options {
             parts.build_with_rocksdb(
                 cache,
                 cross,
-                "metal",
+                daemon::PROFILE,
                 (daemon::PACKAGE, Executable::Test("e2e")),
                 DAEMON,
             )

@@ -146,7 +146,7 @@ fn decoded(path: &str) -> String {
         match code.filter(|_| *first == b'%').and_then(|code| u8::from_str_radix(code, 16).ok()) {
             Some(byte) => {
                 bytes.push(byte);
-                rest = &others[2..];
+                rest = others.get(2..).unwrap_or_default();
             }
             None => {
                 bytes.push(*first);

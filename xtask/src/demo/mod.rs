@@ -57,7 +57,7 @@ impl Options {
                 ("hearth-vmm", Executable::Binary("hearth-vmm")),
                 "hearth-vmm",
             )?;
-            daemon::add(cache, &cross, "metal", &mut parts)
+            daemon::add(cache, &cross, (daemon::PROFILE, "metal"), &mut parts)
         })?;
         let images = steps.run("base image", || Images::prepare(cache, &cross, "metal", &mut parts))?;
         let prepare = || Access::prepare(cache, self.port, self.endpoint_port);

@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard};
+
+use crate::panics::poisoned;
 
 /// Names that somebody is at.
 #[derive(Debug, Default)]
@@ -20,14 +22,14 @@ pub(super) struct Held<'a> {
 
 impl Exclusive {
     fn lock(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        self.taken.lock().unwrap_or_else(poisoned)
     }
 
     /// Waits until nobody is at the name. It blocks.
     pub(super) fn hold<'a>(&'a self, name: &'a Path) -> Held<'a> {
         let mut taken = self.lock();
         while !taken.insert(name.to_owned()) {
-            taken = self.given_back.wait(taken).unwrap_or_else(PoisonError::into_inner);
+            taken = self.given_back.wait(taken).unwrap_or_else(poisoned);
         }
         Held { name, all: self }
     }
