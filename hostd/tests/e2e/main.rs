@@ -15,12 +15,16 @@
 //! * `images` – images, versions, builds, and microVMs that outlive them
 //! * `outages` – the daemon killed and started again
 //! * `logs` – what the app said
+//! * `extremes` – calls that make no sense
 //! * `access` – TLS, API keys, accounts, reflection
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod access;
+#[path = "../extremes/mod.rs"]
+mod cases;
 mod endings;
 mod endpoint;
+mod extremes;
 mod images;
 mod lifecycle;
 mod logs;

@@ -1,5 +1,6 @@
 //! The services on a Unix socket, with clients of their own.
 
+mod extremes;
 mod panics;
 
 use std::path::Path;
