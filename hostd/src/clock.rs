@@ -2,6 +2,8 @@
 //!
 //! What is stored is wall-clock time; what waits, waits with tokio's timers. In tests both stand still and jump together: a
 //! [`Clock::simulated`] follows tokio's clock, which `#[tokio::test(start_paused = true)]` advances when everything waits.
+// What clients send is reckoned with here: nothing may overflow, and no index be out of range.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::string_slice))]
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -31,7 +33,7 @@ impl Clock {
     #[must_use]
     pub fn now(&self) -> SystemTime {
         match self.simulated {
-            Some((start, since)) => start + since.elapsed(),
+            Some((start, since)) => start.checked_add(since.elapsed()).unwrap_or(start),
             None => SystemTime::now(),
         }
     }
@@ -57,18 +59,34 @@ impl Clock {
 #[must_use]
 pub fn timestamp(time: SystemTime) -> Timestamp {
     let millis = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    let (seconds, nanos) = (millis / 1000, (millis % 1000) * 1_000_000);
+    let (seconds, nanos) = (millis / 1000, (millis % 1000).saturating_mul(1_000_000));
     Timestamp {
         seconds: i64::try_from(seconds).unwrap_or(i64::MAX),
         nanos: i32::try_from(nanos).unwrap_or_default(),
     }
 }
 
-/// The time that a timestamp stands for; 1970 for what is before it.
+/// Seconds of timestamps since 1970: from the beginning of the year 1 to the end of 9999 (google/protobuf/timestamp.proto).
+pub const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+/// Nanoseconds of timestamps, which count forward.
+pub const NANOS: std::ops::RangeInclusive<i32> = 0..=999_999_999;
+
+/// Whether a timestamp is one.
+#[must_use]
+pub fn is_valid(timestamp: &Timestamp) -> bool {
+    SECONDS.contains(&timestamp.seconds) && NANOS.contains(&timestamp.nanos)
+}
+
+/// The time that a timestamp stands for; 1970 for what is before it. What is out of range – those of requests are not: the
+/// constraints refuse them – stands for the nearest time that is not.
 #[must_use]
 pub fn time(timestamp: &Timestamp) -> SystemTime {
-    let seconds = Duration::from_secs(u64::try_from(timestamp.seconds).unwrap_or_default());
-    UNIX_EPOCH + seconds + Duration::from_nanos(u64::try_from(timestamp.nanos).unwrap_or_default())
+    let seconds = u64::try_from(timestamp.seconds.min(*SECONDS.end())).unwrap_or_default();
+    let nanos = match timestamp.seconds {
+        0.. => u32::try_from(timestamp.nanos.clamp(*NANOS.start(), *NANOS.end())).unwrap_or_default(),
+        _ => 0,
+    };
+    UNIX_EPOCH.checked_add(Duration::new(seconds, nanos)).unwrap_or(UNIX_EPOCH)
 }
 
 #[cfg(test)]
@@ -80,6 +98,22 @@ mod tests {
         let at = UNIX_EPOCH + Duration::from_nanos(1_786_817_864_601_234_567);
         assert_eq!(timestamp(at), Timestamp { seconds: 1_786_817_864, nanos: 601_000_000 });
         assert_eq!(time(&timestamp(at)), UNIX_EPOCH + Duration::from_millis(1_786_817_864_601));
+    }
+
+    #[test]
+    fn every_timestamp_stands_for_a_time() {
+        let last = UNIX_EPOCH + Duration::new(253_402_300_799, 999_999_999);
+        for (seconds, nanos, expected) in [
+            (i64::MAX, 2_000_000_000, last),
+            (i64::MAX, i32::MIN, UNIX_EPOCH + Duration::from_secs(253_402_300_799)),
+            (253_402_300_799, i32::MAX, last),
+            (0, -1, UNIX_EPOCH),
+            (-1, 999_999_999, UNIX_EPOCH),
+            (i64::MIN, i32::MAX, UNIX_EPOCH),
+            (1, 1, UNIX_EPOCH + Duration::new(1, 1)),
+        ] {
+            assert_eq!(time(&Timestamp { seconds, nanos }), expected, "{seconds} {nanos}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@
 //! * [`store`] – durable state; [`records`] – what is in it, under which keys
 //! * [`proxy`] – endpoints; [`tokens`] – tokens for them; [`certificates`] – certificates that this host makes and reads
 //! * [`logs`], [`metrics`], [`audit`], [`events`] – what can be seen from outside
-//! * [`daemon`] – all of it together
+//! * [`daemon`] – all of it together; [`panics`] – what a panic ends
 //! * [`config`] – the configuration file; [`clock`] – the time; [`ids`] – random ids
 
 pub mod access;
@@ -31,6 +31,7 @@ pub mod events;
 pub mod lifecycle;
 pub mod logs;
 pub mod metrics;
+pub mod panics;
 pub mod platform;
 pub mod pool;
 pub mod proxy;

@@ -8,10 +8,16 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use hearth_hostd::config::cli::{ConfigCommand, Init};
 use hearth_hostd::config::{Config, DEFAULT_FILE};
-use hearth_hostd::daemon;
 use hearth_hostd::store::rocks::backup::restore;
 use hearth_hostd::store::rocks::{RocksOptions, RocksStore};
+use hearth_hostd::{daemon, panics};
 use tracing_subscriber::EnvFilter;
+
+#[cfg(panic = "abort")]
+compile_error!(
+    "hearthd is built with a profile of its own, which unwinds: `--profile daemon`. Here a panic in the handler of one request would end \
+     the daemon."
+);
 
 /// Runs microVMs on this host
 #[derive(Debug, Parser)]
@@ -73,6 +79,7 @@ fn execute(arguments: Arguments) -> Result<()> {
     match &arguments.command {
         None | Some(Command::Run) => {
             log(arguments.log_format);
+            panics::install();
             run(read_config(arguments.config.as_deref())?)
         }
         Some(Command::Config(command)) => {

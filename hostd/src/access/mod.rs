@@ -10,6 +10,8 @@
 //! * [`config`] – keys, certificates, users
 //! * [`caller`] – somebody known, with an account and policies
 //! * [`policy`] – actions × names of images × ARNs of roles
+// What clients send is reckoned with here: nothing may overflow, and no index be out of range.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::string_slice))]
 
 pub mod caller;
 pub mod config;

@@ -142,23 +142,22 @@ fn could_be_role(pattern: &str) -> bool {
 /// Whether `text` is like `pattern`, in which `*` stands for any characters and `?` for one. Linear but for the last `*`.
 fn matches(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
-    let (mut at, mut seen) = (0, 0);
+    let (mut at, mut seen) = (0_usize, 0_usize);
     let mut star: Option<(usize, usize)> = None;
     while seen < text.len() {
         match pattern.get(at) {
             Some(b'*') => {
                 star = Some((at, seen));
-                at += 1;
+                at = at.saturating_add(1);
             }
             Some(&byte) if byte == b'?' || text.get(seen) == Some(&byte) => {
-                at += 1;
-                seen += 1;
+                (at, seen) = (at.saturating_add(1), seen.saturating_add(1));
             }
             _ => {
                 let Some((of_star, from)) = star else { return false };
-                star = Some((of_star, from + 1));
-                at = of_star + 1;
-                seen = from + 1;
+                seen = from.saturating_add(1);
+                star = Some((of_star, seen));
+                at = of_star.saturating_add(1);
             }
         }
     }

@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::fs::{self, File};
 use tokio::io::AsyncWriteExt as _;
 
+use crate::panics;
 use crate::service::ServiceError;
 
 /// Longest name in characters.
@@ -67,8 +68,7 @@ impl Artifacts {
         }
         let (folder, prefix) = (self.folder.clone(), UNDER_WAY);
         let made =
-            tokio::task::spawn_blocking(move || tempfile::Builder::new().prefix(prefix).tempfile_in(folder));
-        let made = made.await.map_err(|error| ServiceError::internal(error.to_string()))?;
+            panics::blocking(move || tempfile::Builder::new().prefix(prefix).tempfile_in(folder)).await;
         let (file, temporary) =
             made.map_err(|error| failed("making a file in", &self.folder, &error))?.into_parts();
         let (sha256, artifacts) = (Sha256::new(), self.clone());

@@ -12,7 +12,10 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::time::sleep;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::service::Routes;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::transport::{Certificate, Identity as Pair, Server, ServerTlsConfig};
+use tower::layer::util::{Identity, Stack};
+
+use super::grpc::panics::EndsCalls;
 
 /// How long clients have to take what is under way when the daemon ends.
 const END: Duration = Duration::from_secs(5);
@@ -233,18 +236,19 @@ impl Listeners {
 }
 
 /// Bounds that a client cannot exceed.
-fn server() -> Server {
+fn server() -> Server<Stack<EndsCalls, Identity>> {
     Server::builder()
         .tcp_nodelay(true)
         .concurrency_limit_per_connection(1024)
         .max_concurrent_streams(1024)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .layer(EndsCalls)
 }
 
 fn tls(config: &ListenConfig) -> Result<Option<ServerTlsConfig>, ListenError> {
     let Some((certificate, key)) = config.tls() else { return Ok(None) };
     let read = |path: &Path| fs::read(path).map_err(system("reading", path.display()));
-    let mut tls = ServerTlsConfig::new().identity(Identity::from_pem(read(certificate)?, read(key)?));
+    let mut tls = ServerTlsConfig::new().identity(Pair::from_pem(read(certificate)?, read(key)?));
     if let Some(authorities) = &config.client_ca {
         // Without a certificate, an access key may come.
         tls = tls.client_ca_root(Certificate::from_pem(read(authorities)?)).client_auth_optional(true);

@@ -5,6 +5,8 @@
 //! * [`calls`] – who is told of each call
 //! * [`artifacts`] – zips that are uploaded into the local bucket
 //! * [`json`] – messages as JSON with AWS's names
+// What clients send is reckoned with here: nothing may overflow, and no index be out of range.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::string_slice))]
 
 pub mod artifacts;
 pub mod calls;

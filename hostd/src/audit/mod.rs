@@ -14,7 +14,7 @@ mod tests;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 pub use config::AuditConfig;
 pub use event::{AuditEvent, Identity};
@@ -24,6 +24,7 @@ use file::RotatedFile;
 pub use redact::{REDACTED, redact};
 
 use crate::clock::Clock;
+use crate::panics::poisoned;
 
 /// The audit log. Copies are cheap and write to the same.
 #[derive(Debug, Clone)]
@@ -61,7 +62,7 @@ impl Audit {
         }
         let (operation, request_id) = (event.operation, event.request_id);
         let line = event.line(self.shared.clock.now(), &Uuid::new_v4().to_string());
-        let written = self.shared.file.lock().unwrap_or_else(PoisonError::into_inner).append(&line);
+        let written = self.shared.file.lock().unwrap_or_else(poisoned).append(&line);
         if let Err(error) = written {
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
             tracing::error!(operation, request_id, %error, "a line of the audit log is lost");

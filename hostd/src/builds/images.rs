@@ -1,7 +1,7 @@
 //! The handle: what can be asked of images.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use hearth_host::shape::Burst;
 use hearth_proto::microvms::v1::{MicrovmImageVersion, MicrovmImageVersionStatus};
@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::driver::faults::Faults;
 use crate::events::Events;
 use crate::lifecycle::image::{Image, NewVersion, Refusal, VersionDeletion};
+use crate::panics::poisoned;
 use crate::platform::{Artifact, Platform};
 use crate::records;
 use crate::store::{Batch, Db, Scan, StoreError, Table};
@@ -125,6 +126,8 @@ pub(super) struct Inner {
     /// Builds that may run.
     pub(super) slots: Semaphore,
     under_way: Mutex<HashMap<(Key, u32), UnderWay>>,
+    /// Builds that were stopped after they had begun: with their versions and ids.
+    interrupted: Mutex<Vec<(Key, u32, String)>>,
     /// Every task has a receiver of it.
     stop: watch::Sender<bool>,
 }
@@ -161,6 +164,7 @@ impl Images {
             locks: Locks::default(),
             admission: tokio::sync::Mutex::default(),
             under_way: Mutex::default(),
+            interrupted: Mutex::default(),
             stop: watch::Sender::new(false),
         };
         Self { inner: Arc::new(inner) }
@@ -357,6 +361,16 @@ impl Images {
     pub async fn stop(&self) {
         self.inner.stop.send_replace(true);
         self.inner.stop.closed().await;
+        let interrupted = std::mem::take(&mut *self.inner.interrupted.lock().unwrap_or_else(poisoned));
+        for (key, number, build_id) in interrupted {
+            let undo = |mut image: Image| {
+                image.build_interrupted(number, &build_id);
+                Ok(Change { after: Some(image), with: Batch::new(), answer: () })
+            };
+            if let Err(error) = self.inner.change(&key, "build-interrupted", undo).await {
+                tracing::warn!(image = key.name, version = number, %error, "that a build was stopped cannot be recorded: it counts as a try");
+            }
+        }
     }
 
     /// Waits until nothing is under way.
@@ -403,13 +417,21 @@ impl Inner {
         free
     }
 
+    /// A build that had begun is dropped. Where the daemon stops, that is noted; else something has ended the daemon, or is about to.
+    pub(super) fn interrupted(&self, key: &Key, number: u32, build_id: &str) {
+        if *self.stop.borrow() {
+            let mut interrupted = self.interrupted.lock().unwrap_or_else(poisoned);
+            interrupted.push((key.clone(), number, build_id.to_owned()));
+        }
+    }
+
     /// The build is over.
     pub(super) fn forget(&self, key: &Key, number: u32) {
         self.under_way().remove(&(key.clone(), number));
     }
 
     fn under_way(&self) -> MutexGuard<'_, HashMap<(Key, u32), UnderWay>> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+        self.under_way.lock().unwrap_or_else(poisoned)
     }
 
     fn new_version(&self, config: MicrovmImageVersion) -> Result<NewVersion, ImagesError> {

@@ -4,13 +4,15 @@
 //! that is too slow misses the oldest lines, and holds nobody up.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use hearth_proto::host::v1::{BuildEvent, build_event::Event};
 use hearth_proto::microvms::v1::GetMicrovmImageBuildResponse;
 use prost::Message as _;
 use prost_types::Timestamp;
 use tokio::sync::watch;
+
+use crate::panics::poisoned;
 
 /// Events that are kept.
 const EVENTS: usize = 4096;
@@ -66,7 +68,7 @@ impl Progress {
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(poisoned)
     }
 }
 

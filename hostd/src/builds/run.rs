@@ -1,9 +1,12 @@
 //! A build, from its slot to its outcome.
+//!
+//! A build that panics ends the daemon ([`crate::panics`]), and the next daemon begins it again. So that this has an end, each begin is counted
+//! in the build's record before anything is done; a daemon that is told to stop takes it back. What has begun [`TRIES`] times
+//! and neither ended nor was stopped is FAILED. Whether the daemon panicked, was killed or lost its power cannot be told
+//! apart afterwards, so each of them counts.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use futures_util::FutureExt as _;
 use hearth_image_builder::build::Event as Told;
 use hearth_image_builder::build::event::Sink;
 use hearth_image_builder::failure::FailureCode;
@@ -25,6 +28,9 @@ use crate::platform::Artifact;
 use crate::records;
 use crate::store::{Batch, Table};
 
+/// How often a build begins.
+pub(super) const TRIES: u32 = 3;
+
 /// A build under way. Dropping it ends it.
 struct Run {
     images: Arc<Inner>,
@@ -33,10 +39,15 @@ struct Run {
     record: VersionRecord,
     artifact: Artifact,
     progress: Arc<Progress>,
+    /// It has begun, and its end is not stored.
+    begun: bool,
 }
 
 impl Drop for Run {
     fn drop(&mut self) {
+        if self.begun {
+            self.images.interrupted(&self.key, self.number, &self.artifact.build_id);
+        }
         self.progress.close();
         self.images.forget(&self.key, self.number);
     }
@@ -68,6 +79,7 @@ impl Inner {
                 record: record.clone(),
                 artifact,
                 progress,
+                begun: false,
             };
             self.spawn(run.run());
         }
@@ -77,23 +89,21 @@ impl Inner {
 // === impl Run ===
 
 impl Run {
-    async fn run(self) {
-        let images = &self.images;
+    async fn run(mut self) {
+        let images = Arc::clone(&self.images);
         let Ok(_slot) = images.slots.acquire().await else { return };
         let now = images.clock.timestamp();
         let id = self.artifact.build_id.clone();
-        if self
-            .settle("build-start", |image| image.build_started(self.number, &id, now), Batch::new())
-            .await
-            .is_none()
-        {
-            return;
-        }
+        let number = self.number;
+        let start = |image: &mut Image| image.build_started(number, &id, now);
+        let Some((_, tries)) = self.settle("build-start", start, Batch::new()).await else { return };
+        self.begun = true;
         let begun = Instant::now();
         // A killed daemon may have left a whole image that it did not come to store.
         self.clear().await;
         images.faults.at(AREA, "build", "before").await;
-        let (outcome, with) = match self.build().await {
+        let built = if tries > TRIES { Err((given_up(), None)) } else { self.build().await };
+        let (outcome, with) = match built {
             Ok(sizes) => (Outcome::Successful(sizes), self.artifact_record()),
             Err((failure, code_install_bytes)) => {
                 let arn = self.record.version.as_ref().map(|version| version.image_arn.as_str());
@@ -112,8 +122,9 @@ impl Run {
         images.faults.at(AREA, "build", "after").await;
         let now = images.clock.timestamp();
         let successful = matches!(outcome, Outcome::Successful(_));
-        let end = |image: &mut Image| image.build_ended(self.number, &id, outcome.clone(), now);
-        let settled = self.settle("build-end", end, with).await;
+        let end = |image: &mut Image| image.build_ended(number, &id, outcome.clone(), now);
+        let settled = self.settle("build-end", end, with).await.map(|(image, ())| image);
+        self.begun = false;
         images.report.ended(successful, begun.elapsed());
         let version = settled.and_then(|image| image.versions.get(&self.number).cloned());
         let mut builds =
@@ -130,13 +141,7 @@ impl Run {
         let job = Job { artifact: self.artifact.clone(), request };
         let code_bytes = Arc::new(std::sync::OnceLock::new());
         let sink = self.sink(Arc::clone(&code_bytes));
-        let built = AssertUnwindSafe(self.images.build.build(&job, sink)).catch_unwind().await;
-        let built = built.unwrap_or_else(|_| {
-            Err(BuildFailure {
-                reason: FailureCode::InternalPlatformError.sentence().to_owned(),
-                detail: "the builder has panicked".to_owned(),
-            })
-        });
+        let built = self.images.build.build(&job, sink).await;
         built.map_err(|failure| (failure, code_bytes.get().copied()))
     }
 
@@ -201,14 +206,19 @@ impl Run {
     }
 
     /// Changes the image, however long the store takes. None when there is no such image any more.
-    async fn settle(&self, name: &'static str, change: impl Fn(&mut Image), with: Batch) -> Option<Image> {
+    async fn settle<T>(
+        &self,
+        name: &'static str,
+        change: impl Fn(&mut Image) -> T,
+        with: Batch,
+    ) -> Option<(Image, T)> {
         loop {
             let changed = self.images.change(&self.key, name, |mut image| {
-                change(&mut image);
-                Ok(Change { answer: image.clone(), after: Some(image), with: with.clone() })
+                let answer = change(&mut image);
+                Ok(Change { answer: (image.clone(), answer), after: Some(image), with: with.clone() })
             });
             match changed.await {
-                Ok(image) => return Some(image),
+                Ok(changed) => return Some(changed),
                 Err(ImagesError::NotFound) => return None,
                 Err(error) => {
                     tracing::error!(image = self.key.name, version = self.number, %error, "a build cannot be recorded; trying again");
@@ -216,5 +226,18 @@ impl Run {
                 }
             }
         }
+    }
+}
+
+/// Why a build does not begin once more.
+fn given_up() -> BuildFailure {
+    let platform = FailureCode::InternalPlatformError.sentence();
+    BuildFailure {
+        reason: format!(
+            "{platform} The build began {TRIES} times, and each time the host's daemon ended before the build did. It is not tried again."
+        ),
+        detail: format!(
+            "hearthd has ended {TRIES} times during this build: by a panic of it, which its log tells of, or because it was killed"
+        ),
     }
 }

@@ -46,6 +46,7 @@ use crate::events::Events;
 use crate::lifecycle::microvm::Rules;
 use crate::logs::Logs;
 use crate::metrics::{Metrics, MetricsServer};
+use crate::panics;
 use crate::platform::Platform;
 use crate::platform::host::{HostPlatform, Surroundings};
 use crate::service::{self, Profile, Service};
@@ -304,6 +305,7 @@ impl Figures {
             }
             metrics.log_bytes(self.logs.stored_bytes());
             metrics.audit_lines_lost(self.audit.lost());
+            metrics.request_panics(panics::caught());
             for pool in self.platform.pools() {
                 metrics.pool(&pool.name, pool.ready, pool.wanted);
             }

@@ -1,7 +1,7 @@
 //! What drivers, builds and calls tell becomes events, metrics and audit lines.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use hearth_proto::host::v1::Event;
@@ -17,6 +17,7 @@ use crate::driver::record;
 use crate::events::Events;
 use crate::lifecycle::microvm::{self, Phase};
 use crate::metrics::{Metrics, Outcome};
+use crate::panics::poisoned;
 use crate::platform::host::{self, Operation as Timed};
 use crate::service::Operation;
 
@@ -45,7 +46,7 @@ impl Told {
     }
 
     fn with<T>(&self, id: &str, look: impl FnOnce(&mut Since) -> T) -> T {
-        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut since = self.since.lock().unwrap_or_else(poisoned);
         look(since.entry(id.to_owned()).or_default())
     }
 
@@ -135,7 +136,7 @@ impl Observer for Told {
     }
 
     fn ended(&self, record: &MicrovmRecord) {
-        self.since.lock().unwrap_or_else(PoisonError::into_inner).remove(record::id(record));
+        self.since.lock().unwrap_or_else(poisoned).remove(record::id(record));
         self.images.released(&record.build_id);
     }
 }

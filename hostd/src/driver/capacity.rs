@@ -1,6 +1,8 @@
 //! How much memory microVMs may have on this host, by their baselines.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+
+use crate::panics::poisoned;
 
 /// What the host has for microVMs, and what of it is taken. Copies share it.
 #[derive(Debug, Clone)]
@@ -37,7 +39,7 @@ impl Capacity {
     /// # Errors
     /// [`Full`].
     pub fn reserve(&self, mib: u64) -> Result<Reservation, Full> {
-        let mut taken = self.taken_mib.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.taken_mib.lock().unwrap_or_else(poisoned);
         let free_mib = self.total_mib.saturating_sub(*taken);
         if mib > free_mib {
             return Err(Full { needed_mib: mib, free_mib });
@@ -49,20 +51,20 @@ impl Capacity {
     /// Takes `mib` whether they are free or not: for microVMs that run already.
     #[must_use]
     pub fn take(&self, mib: u64) -> Reservation {
-        *self.taken_mib.lock().unwrap_or_else(PoisonError::into_inner) += mib;
+        *self.taken_mib.lock().unwrap_or_else(poisoned) += mib;
         Reservation { mib, taken_mib: Arc::clone(&self.taken_mib) }
     }
 
     /// All of it, and what is taken.
     #[must_use]
     pub fn figures(&self) -> (u64, u64) {
-        (self.total_mib, *self.taken_mib.lock().unwrap_or_else(PoisonError::into_inner))
+        (self.total_mib, *self.taken_mib.lock().unwrap_or_else(poisoned))
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let mut taken = self.taken_mib.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.taken_mib.lock().unwrap_or_else(poisoned);
         *taken = taken.saturating_sub(self.mib);
     }
 }

@@ -1,7 +1,7 @@
 //! What the tasks of all microVMs share.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hearth_proto::microvms::v1::MicrovmState;
@@ -16,6 +16,7 @@ use super::record;
 use super::task::Asked;
 use crate::clock::Clock;
 use crate::lifecycle::microvm::{Event, Rules, State};
+use crate::panics::poisoned;
 use crate::platform::Platform;
 use crate::store::Db;
 
@@ -96,7 +97,7 @@ impl Context {
 
     /// A microVM went from one state to another: from none when it is new, to none when it is forgotten.
     pub(super) fn moved(&self, from: Option<MicrovmState>, to: Option<MicrovmState>) {
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut states = self.states.lock().unwrap_or_else(poisoned);
         if let Some(count) = from.and_then(|from| states.get_mut(from.as_str_name())) {
             *count = count.saturating_sub(1);
         }
@@ -106,16 +107,16 @@ impl Context {
     }
 
     pub(super) fn mailbox(&self, id: &str) -> Option<mpsc::Sender<Asked>> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).get(id).map(|task| task.mailbox.clone())
+        self.tasks.lock().unwrap_or_else(poisoned).get(id).map(|task| task.mailbox.clone())
     }
 
     pub(super) fn gate(&self, id: &str) -> Option<Arc<Gate>> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).get(id).map(|task| Arc::clone(&task.gate))
+        self.tasks.lock().unwrap_or_else(poisoned).get(id).map(|task| Arc::clone(&task.gate))
     }
 
     /// A task is at its end.
     pub(super) fn ended(&self, record: &MicrovmRecord) {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).remove(record::id(record));
+        self.tasks.lock().unwrap_or_else(poisoned).remove(record::id(record));
         self.observer.ended(record);
     }
 }

@@ -9,7 +9,7 @@
 //!   section 2.4).
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use hearth_proto::store::v1::MicrovmRecord;
@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Microvms, Request, RequestError, record};
 use crate::lifecycle::microvm::{Phase, State, Wish};
+use crate::panics::poisoned;
 use crate::platform::{Guest, Hook};
 
 /// How long answers that flow have to be silent so that a suspend does not wait for them.
@@ -222,7 +223,7 @@ impl Gate {
     }
 
     fn traffic(&self) -> MutexGuard<'_, Traffic> {
-        self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
+        self.traffic.lock().unwrap_or_else(poisoned)
     }
 
     /// Passes, if it is open now. A suspend that begins afterwards knows of it.
@@ -315,7 +316,7 @@ impl Microvms {
             return Ok(pass);
         }
         let _waiting = gate.wait(patience.held)?;
-        let limit = gate.resume_hook + patience.beside_hook;
+        let limit = gate.resume_hook.saturating_add(patience.beside_hook);
         timeout(limit, self.wake(gate, patience)).await.unwrap_or(Err(Refused::TooLong(limit)))
     }
 

@@ -20,7 +20,7 @@ mod task;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hearth_proto::store::v1::{ArtifactRecord, MicrovmRecord};
@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 
 use crate::clock::Clock;
 use crate::lifecycle::microvm::{Effect, Phase, Rules, Step};
+use crate::panics::poisoned;
 use crate::platform::Platform;
 use crate::records;
 use crate::store::{Batch, CommitError, Db, StoreError, Table};
@@ -236,13 +237,13 @@ impl Microvms {
     /// How many microVMs clients see in each state, over all accounts, by the state's name.
     #[must_use]
     pub fn states(&self) -> BTreeMap<&'static str, usize> {
-        self.context.states.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.context.states.lock().unwrap_or_else(poisoned).clone()
     }
 
     /// Ends all tasks, and leaves the microVMs as they are. What is half made is finished before.
     pub async fn stop(&self) {
-        self.context.tasks.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        let mut running = std::mem::take(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner));
+        self.context.tasks.lock().unwrap_or_else(poisoned).clear();
+        let mut running = std::mem::take(&mut *self.running.lock().unwrap_or_else(poisoned));
         while running.join_next().await.is_some() {}
     }
 
@@ -254,8 +255,8 @@ impl Microvms {
         let (id, gate) = (record::id(&record).to_owned(), Arc::new(Gate::new(&record)));
         let handle = Handle { mailbox: sender, gate: Arc::clone(&gate) };
         let future = task(Arc::clone(&self.context), record, Ends { mailbox, gate });
-        self.context.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(id, handle);
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        self.context.tasks.lock().unwrap_or_else(poisoned).insert(id, handle);
+        let mut running = self.running.lock().unwrap_or_else(poisoned);
         while running.try_join_next().is_some() {}
         running.spawn(future);
     }

@@ -160,19 +160,31 @@ impl Image {
         Ok(self.add(version, now))
     }
 
-    /// A build has begun. Nothing happens when it had begun before, or is no more.
-    pub fn build_started(&mut self, number: u32, build_id: &str, now: Timestamp) {
-        let Some(version) = self.versions.get_mut(&number) else { return };
-        let Some(build) = build_of(version, build_id) else { return };
-        if build.build_state() != Build::Pending {
-            return;
+    /// A build begins, for the first time or again; how often it has. Nothing happens when it is no more, or has ended.
+    pub fn build_started(&mut self, number: u32, build_id: &str, now: Timestamp) -> u32 {
+        let Some(version) = self.versions.get_mut(&number) else { return 0 };
+        let Some(record) = record_of(version, build_id) else { return 0 };
+        let Some(build) = record.build.as_mut() else { return 0 };
+        if !matches!(build.build_state(), Build::Pending | Build::InProgress) {
+            return 0;
         }
         build.set_build_state(Build::InProgress);
+        record.begun = record.begun.saturating_add(1);
+        let begun = record.begun;
         if let Some(version) = version.version.as_mut()
             && version.state() == VersionState::Pending
         {
             version.set_state(VersionState::InProgress);
             version.updated_at = Some(now);
+        }
+        begun
+    }
+
+    /// A build that has begun is left undone by a daemon that was told to stop: this time does not count.
+    pub fn build_interrupted(&mut self, number: u32, build_id: &str) {
+        let version = self.versions.get_mut(&number);
+        if let Some(record) = version.and_then(|version| record_of(version, build_id)) {
+            record.begun = record.begun.saturating_sub(1);
         }
     }
 
@@ -370,7 +382,7 @@ impl Image {
             image_uid: self.record.uid.clone(),
             number,
             version: Some(version),
-            builds: vec![BuildRecord { build: Some(build) }],
+            builds: vec![BuildRecord { build: Some(build), begun: 0 }],
         };
         self.versions.insert(number, record);
         number
@@ -404,13 +416,15 @@ pub fn build_ids(version: &VersionRecord) -> BTreeSet<&str> {
     version.builds.iter().filter_map(|build| Some(build.build.as_ref()?.build_id.as_str())).collect()
 }
 
+fn record_of<'a>(version: &'a mut VersionRecord, build_id: &str) -> Option<&'a mut BuildRecord> {
+    let is_it =
+        |build: &&mut BuildRecord| build.build.as_ref().is_some_and(|build| build.build_id == build_id);
+    version.builds.iter_mut().find(is_it)
+}
+
 fn build_of<'a>(
     version: &'a mut VersionRecord,
     build_id: &str,
 ) -> Option<&'a mut GetMicrovmImageBuildResponse> {
-    version
-        .builds
-        .iter_mut()
-        .filter_map(|build| build.build.as_mut())
-        .find(|build| build.build_id == build_id)
+    record_of(version, build_id)?.build.as_mut()
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::cursor::Backward;
 use super::error::LogError;
 use super::{Logs, Shared, names, segment};
+use crate::panics;
 
 /// A log group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +104,7 @@ impl Shared {
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
 ) -> Result<T, LogError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| LogError::Stopping)?
+    panics::blocking(work).await
 }
 
 /// The first `limit` names in a folder that begin with `prefix` and come behind `after`.

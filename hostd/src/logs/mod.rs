@@ -36,11 +36,12 @@ pub mod writer;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
+use crate::panics::poisoned;
 pub use config::LogsConfig;
 pub use error::LogError;
 use handles::Handles;
@@ -137,7 +138,7 @@ impl Shared {
     }
 }
 
-/// The lock; a thread that has panicked with it leaves nothing half done that later users could not stand.
+/// The lock.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(poisoned)
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
@@ -13,6 +13,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+
+use crate::panics::poisoned;
 
 /// Different values of labels that are taken; the rest is `other`. Far more than this program has.
 const MOST_VALUES: usize = 512;
@@ -77,6 +79,7 @@ pub(super) struct Families {
     pub(super) log_bytes: Gauge,
     pub(super) hooks: Counts<2>,
     pub(super) audit_lines_lost: Counter,
+    pub(super) request_panics: Counter,
     pub(super) vcpu_seconds: Amounts,
     pub(super) gigabyte_seconds: Amounts,
     pub(super) endpoint_requests: Counts<1>,
@@ -167,6 +170,12 @@ impl Families {
                 "Lines that could not be written to the audit log",
                 Counter::default(),
             ),
+            request_panics: added(
+                r,
+                "request_panics",
+                "Requests that a fault of the daemon has ended, of which its log tells",
+                Counter::default(),
+            ),
             vcpu_seconds: added(
                 r,
                 "usage_vcpu_seconds",
@@ -202,7 +211,7 @@ impl Families {
 
     /// A label's value, of which there are not too many.
     pub(super) fn bounded(&self, value: &str) -> Cow<'static, str> {
-        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut values = self.values.lock().unwrap_or_else(poisoned);
         if !values.contains(value) {
             if values.len() >= MOST_VALUES {
                 return "other".into();

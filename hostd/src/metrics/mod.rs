@@ -115,7 +115,7 @@ impl Metrics {
 
     /// Baseline memory in MiB: what microVMs may have on this host, and what those that run have.
     pub fn capacity(&self, capacity_mib: u64, reserved_mib: u64) {
-        let bytes = |mib: u64| i64::try_from(mib << 20).unwrap_or(i64::MAX);
+        let bytes = |mib: u64| i64::try_from(mib.saturating_mul(1 << 20)).unwrap_or(i64::MAX);
         self.families.memory_capacity.set(bytes(capacity_mib));
         self.families.memory_reserved.set(bytes(reserved_mib));
     }
@@ -133,6 +133,11 @@ impl Metrics {
     /// So many audit lines were lost since the start.
     pub fn audit_lines_lost(&self, count: u64) {
         self.families.audit_lines_lost.inner().store(count, Ordering::Relaxed);
+    }
+
+    /// So many requests of all kinds were ended by a panic since the start.
+    pub fn request_panics(&self, count: u64) {
+        self.families.request_panics.inner().store(count, Ordering::Relaxed);
     }
 
     /// A request to an endpoint was answered: with a class of statuses, like `2xx`, or an error of the endpoint's own.

@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::{Listen, Metrics, MetricsConfig};
+use crate::panics;
 
 /// Connections at the same time; others wait.
 const CONNECTIONS: usize = 32;
@@ -67,10 +68,10 @@ impl MetricsServer {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
                     let metrics = self.metrics.clone();
-                    connections.spawn(async move {
+                    connections.spawn(panics::request(async move {
                         connection(stream, metrics).await;
                         drop(slot);
-                    });
+                    }));
                 }
                 Err(error) => {
                     // Out of files, say: it may pass.

@@ -33,6 +33,7 @@ fn all() -> Metrics {
     metrics.builds_under_way(2);
     metrics.log_bytes(12_345);
     metrics.audit_lines_lost(1);
+    metrics.request_panics(2);
     metrics.endpoint_request("2xx");
     metrics.endpoint_waited(Outcome::Succeeded, took);
     metrics.endpoint_connections(3);
@@ -93,6 +94,7 @@ fn values_are_what_was_told() {
         ("hearth_store_commit_group_size_sum".to_owned(), 12.0),
         ("hearth_store_commit_seconds_count".to_owned(), 1.0),
         ("hearth_audit_lines_lost_total".to_owned(), 1.0),
+        ("hearth_request_panics_total".to_owned(), 2.0),
         (format!("hearth_usage_vcpu_seconds_total{account}"), 5.0),
         (format!("hearth_usage_memory_gigabyte_seconds_total{account}"), 20.0),
         ("hearth_endpoint_requests_total{answer=\"2xx\"}".to_owned(), 1.0),

@@ -12,11 +12,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt::{Debug, Display};
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::spawn_blocking;
+
+use crate::panics::poisoned;
 
 /// How long nothing is made after something could not be.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -171,7 +173,7 @@ where
     T: Send + 'static,
 {
     fn lock(&self) -> MutexGuard<'_, State<K, T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(poisoned)
     }
 
     fn want(&self, state: &mut State<K, T>, kind: K) {

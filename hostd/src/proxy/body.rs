@@ -1,7 +1,7 @@
 //! What flows between client and app. Nothing is kept: a body is asked for its next piece when the other side can take it.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tokio::time::{Sleep, sleep, sleep_until, timeout};
 use super::connection::Exchange;
 use super::limits::Limiter;
 use crate::driver::gate::{Gate, Pass};
+use crate::panics::{Panicked, catch, poisoned};
 
 /// What is read of a request that was answered already: bytes, and for how long. Clients may have sent a window of it by then.
 const DRAIN: (usize, Duration) = (8 << 20, Duration::from_secs(5));
@@ -74,6 +75,17 @@ impl Meter {
 
 type Polled = Poll<Option<Result<Frame<Bytes>, hyper::Error>>>;
 
+/// Why an answer breaks off.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// The app has broken it off.
+    #[error(transparent)]
+    App(#[from] hyper::Error),
+    /// What passes it on has panicked.
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
+}
+
 /// The body of an answer to a client.
 #[derive(Debug)]
 pub enum Answer {
@@ -99,12 +111,23 @@ impl Answer {
 
 impl Body for Answer {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
-        match self.get_mut() {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = self.get_mut();
+        match this {
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Self::Flow(flow) => flow.meter.poll_frame(context, &mut flow.body),
+            Self::Flow(flow) => match catch(|| flow.meter.poll_frame(context, &mut flow.body)) {
+                Ok(polled) => polled.map_err(Broken::from),
+                Err(panicked) => {
+                    let flow = std::mem::replace(this, Self::Text(None));
+                    let _ = catch(|| drop(flow)); // it is over either way
+                    Poll::Ready(Some(Err(panicked.into())))
+                }
+            },
         }
     }
 
@@ -184,7 +207,7 @@ async fn drain(mut body: Incoming) {
         if length > left {
             return;
         }
-        left -= length;
+        left = left.saturating_sub(length);
     }
 }
 
@@ -204,14 +227,14 @@ impl Held {
     /// Whether there is nothing in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
+        let body = self.body.lock().unwrap_or_else(poisoned);
         body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     /// Takes it back; none when it is being sent.
     #[must_use]
     pub fn take_back(&self) -> Option<Received> {
-        self.body.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.body.lock().unwrap_or_else(poisoned).take()
     }
 }
 
@@ -279,7 +302,7 @@ impl Body for Upload {
             From::Nothing => SizeHint::with_exact(0),
             From::Body(body) => body.size_hint(),
             From::Held(held, _) => {
-                let body = held.body.lock().unwrap_or_else(PoisonError::into_inner);
+                let body = held.body.lock().unwrap_or_else(poisoned);
                 body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
             }
         }

@@ -78,7 +78,7 @@ impl LocalAuthority {
             tracing::warn!(%path, domains = ?contents.domains, domain, "the authority is for another domain: a new one takes its place, and clients have to trust that");
             return Self::make(folder, domain, now);
         }
-        if contents.until < now + SIGNED_LIFE {
+        if OffsetDateTime::from(contents.until) < OffsetDateTime::from(now).saturating_add(SIGNED_LIFE) {
             tracing::warn!(%path, "the authority ends soon: a new one takes its place, and clients have to trust that");
             return Self::make(folder, domain, now);
         }

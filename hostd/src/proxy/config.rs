@@ -162,20 +162,25 @@ impl EndpointConfig {
     /// How long requests wait for a microVM to wake up, beside its hook's timeout.
     #[must_use]
     pub fn hold(&self) -> Duration {
-        Duration::from_secs(self.hold_seconds)
+        bounded(self.hold_seconds)
     }
 
     /// How long a suspend waits for requests that are under way.
     #[must_use]
     pub fn drain(&self) -> Duration {
-        Duration::from_secs(self.drain_seconds)
+        bounded(self.drain_seconds)
     }
 
     /// How long a connection may be idle.
     #[must_use]
     pub fn idle_connection(&self) -> Duration {
-        Duration::from_secs(self.idle_connection_seconds)
+        bounded(self.idle_connection_seconds)
     }
+}
+
+/// So many seconds, a year at most: added to a time, more could overflow it.
+fn bounded(seconds: u64) -> Duration {
+    Duration::from_secs(seconds.min(365 * 24 * 3600))
 }
 
 /// Whether it is a domain, in lower case, that UUIDs can be in front of.

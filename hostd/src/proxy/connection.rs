@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use hyper::service::service_fn;
@@ -25,6 +25,7 @@ use super::Inner;
 use super::error::ProxyError;
 use super::limits::{Connection, Limiter};
 use super::threads::Open;
+use crate::panics::poisoned;
 use crate::tokens::{Claims, Tokens};
 
 /// How long a TLS handshake may take.
@@ -80,7 +81,7 @@ impl Peer {
 
     /// What a token says, if it is valid now.
     pub(super) fn claims(&self, tokens: &Tokens, token: &str) -> Option<Arc<Claims>> {
-        let mut last = self.token.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.token.lock().unwrap_or_else(poisoned);
         if let Some((known, claims)) = &*last
             && bool::from(known.as_bytes().ct_eq(token.as_bytes()))
         {
@@ -93,13 +94,15 @@ impl Peer {
 
     /// An exchange begins, and lasts until what is returned is dropped.
     pub(super) fn exchange(self: &Arc<Self>) -> Exchange {
-        self.exchanges.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
+        let mut exchanges = self.exchanges.lock().unwrap_or_else(poisoned);
+        exchanges.0 = exchanges.0.saturating_add(1);
+        drop(exchanges);
         Exchange(Arc::clone(self))
     }
 
     /// Since when there is no exchange.
     fn idle_since(&self) -> Option<Instant> {
-        let (count, ended) = *self.exchanges.lock().unwrap_or_else(PoisonError::into_inner);
+        let (count, ended) = *self.exchanges.lock().unwrap_or_else(poisoned);
         (count == 0).then_some(ended)
     }
 
@@ -110,7 +113,8 @@ impl Peer {
             return;
         }
         loop {
-            let end = self.idle_since().unwrap_or_else(Instant::now) + idle;
+            let since = self.idle_since().unwrap_or_else(Instant::now);
+            let Some(end) = since.checked_add(idle) else { return std::future::pending().await };
             if end <= Instant::now() {
                 return;
             }
@@ -142,8 +146,8 @@ pub struct Exchange(Arc<Peer>);
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let mut exchanges = self.0.exchanges.lock().unwrap_or_else(PoisonError::into_inner);
-        *exchanges = (exchanges.0 - 1, Instant::now());
+        let mut exchanges = self.0.exchanges.lock().unwrap_or_else(poisoned);
+        *exchanges = (exchanges.0.saturating_sub(1), Instant::now());
     }
 }
 

@@ -40,6 +40,9 @@ pub enum ProxyError {
     /// The microVM cannot be reached.
     #[error("")]
     Microvm,
+    /// What handled the request has panicked; the app may have seen it.
+    #[error("The endpoint has failed; the app may have received the request")]
+    Panicked,
 }
 
 impl ProxyError {
@@ -52,6 +55,7 @@ impl ProxyError {
             Self::Unauthenticated | Self::PortDenied | Self::Hook => StatusCode::FORBIDDEN,
             Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
             Self::App | Self::Microvm => StatusCode::BAD_GATEWAY,
+            Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -64,6 +68,7 @@ impl ProxyError {
             Self::TooMany => "TOO_MANY_REQUESTS",
             Self::App => "APP_CONNECT_FAILED",
             Self::Microvm => "MICROVM_CONNECT_FAILED",
+            Self::Panicked => "INTERNAL_ERROR",
         }
     }
 

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::error::ProxyError;
 use crate::driver::gate::Gate;
+use crate::panics::poisoned;
 
 /// What a memory class has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +31,11 @@ impl Class {
     #[must_use]
     pub fn of(memory_mib: u32) -> Self {
         let units = memory_mib.div_ceil(512).clamp(1, 16).next_power_of_two();
-        Self { bytes: u64::from(units) * 1_000_000, connections: 8 * units, requests: 10 * units }
+        Self {
+            bytes: u64::from(units).saturating_mul(1_000_000),
+            connections: units.saturating_mul(8),
+            requests: units.saturating_mul(10),
+        }
     }
 }
 
@@ -71,7 +76,7 @@ impl Limiter {
     /// # Errors
     /// [`ProxyError::TooMany`].
     pub fn connection(self: &Arc<Self>) -> Result<Connection, ProxyError> {
-        let more = |count: u32| (count < self.class.connections).then_some(count + 1);
+        let more = |count: u32| (count < self.class.connections).then(|| count.saturating_add(1));
         let counted = self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         counted.map(|_| Connection(Arc::clone(self))).map_err(|_| ProxyError::TooMany)
     }
@@ -79,12 +84,17 @@ impl Limiter {
     /// So many bytes have passed; when the next may.
     pub fn bytes(&self, count: usize) -> Option<Instant> {
         let cost = Duration::from_nanos(
-            u64::try_from(count).unwrap_or(u64::MAX).saturating_mul(1_000_000_000) / self.class.bytes,
+            u64::try_from(count)
+                .unwrap_or(u64::MAX)
+                .saturating_mul(1_000_000_000)
+                .checked_div(self.class.bytes)
+                .unwrap_or_default(),
         );
         let now = Instant::now();
-        let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
-        *paid = (*paid).max(now) + cost;
-        Some(*paid - BURST).filter(|next| *next > now)
+        let mut paid = self.paid.lock().unwrap_or_else(poisoned);
+        let from = (*paid).max(now);
+        *paid = from.checked_add(cost).unwrap_or(from);
+        paid.checked_sub(BURST).filter(|next| *next > now)
     }
 }
 
@@ -111,7 +121,7 @@ impl Limits {
     /// The limits of a microVM.
     #[must_use]
     pub fn of(&self, gate: &Arc<Gate>) -> Arc<Limiter> {
-        let mut by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_id = self.by_id.lock().unwrap_or_else(poisoned);
         if let Some((_, limiter)) = by_id.get(gate.id()) {
             return Arc::clone(limiter);
         }

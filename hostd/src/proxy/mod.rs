@@ -15,6 +15,8 @@
 //!   [`acme`] – one that an ACME authority issues
 //! * [`dns`] – answers for the domain
 //! * [`limits`] – connections, requests and bytes of one endpoint
+// What clients send is reckoned with here: nothing may overflow, and no index be out of range.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::string_slice))]
 
 pub mod acme;
 pub mod body;

@@ -19,6 +19,7 @@ use super::upstream::Protocol;
 use super::{Inner, hooks, shell, websocket};
 use crate::driver::gate::{Gate, Pass};
 use crate::metrics::Outcome;
+use crate::panics;
 use crate::tokens::Kind;
 
 /// Says that the app speaks HTTP/2 with prior knowledge.
@@ -52,7 +53,8 @@ impl Inner {
     ) -> Response<Answer> {
         let _exchange = peer.exchange();
         let id = Uuid::new_v4().to_string();
-        let mut response = match self.handle(&peer, request.map(Received::new), &id).await {
+        let handled = panics::request(self.handle(&peer, request.map(Received::new), &id)).await;
+        let mut response = match handled.unwrap_or(Err(ProxyError::Panicked)) {
             Ok(response) => {
                 self.metrics.endpoint_request(class(response.status()));
                 response

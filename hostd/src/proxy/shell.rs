@@ -38,6 +38,7 @@ use super::connection::Peer;
 use super::error::ProxyError;
 use super::{credentials, websocket};
 use crate::driver::gate::{Gate, Pass};
+use crate::panics;
 use crate::platform::Guest;
 
 /// How often a client that says nothing is asked whether it is there.
@@ -105,10 +106,10 @@ pub fn accept<B>(
     let extended = query.split('&').any(|pair| pair == "ext=1");
     let client = hyper::upgrade::on(request);
     let session = session.to_owned();
-    tokio::spawn(async move {
+    tokio::spawn(panics::request(async move {
         let _peer = peer; // its connection counts as long as the shell is open
         serve(client, pass, session, extended).await;
-    });
+    }));
     let mut response = Response::new(Answer::text(String::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     websocket::set_upgrade(response.headers_mut());
@@ -237,11 +238,8 @@ async fn pass_in(message: Message, stdin: &mut Stdin) -> Result<(), Gone> {
 
 /// A reason fits into a close frame: 123 bytes (RFC 6455, section 5.5).
 fn short(reason: &str) -> String {
-    let mut end = reason.len().min(123);
-    while !reason.is_char_boundary(end) {
-        end -= 1;
-    }
-    reason[..end].to_owned()
+    let end = (0..=reason.len().min(123)).rev().find(|end| reason.is_char_boundary(*end));
+    reason.get(..end.unwrap_or_default()).unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

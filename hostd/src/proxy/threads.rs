@@ -19,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{Inner, Proxy};
 use crate::metrics::Metrics;
+use crate::panics;
 
 /// Connections at a time.
 const CONNECTIONS: usize = 16_384;
@@ -165,8 +166,9 @@ async fn work(
         };
         let (inner, server) = (Arc::clone(&inner), Arc::clone(&server));
         let (acceptor, end) = (acceptor.clone(), end.clone());
-        connections
-            .spawn(async move { inner.connection(stream, address, open, acceptor, &server, end).await });
+        // What a client sends is read there, before it is a request.
+        let connection = async move { inner.connection(stream, address, open, acceptor, &server, end).await };
+        connections.spawn(panics::request(connection));
     }
     let _ = timeout(END, async { while connections.join_next().await.is_some() {} }).await;
 }

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ use super::body::{Held, Meter, Received, Upload};
 use super::error::ProxyError;
 use super::limits::Limiter;
 use crate::driver::gate::Gate;
+use crate::panics::poisoned;
 use crate::platform::{ConnectError, Connection, Guest};
 
 /// How long the body of the first request to a port is left alone.
@@ -66,7 +67,7 @@ impl Upstreams {
     /// The connections to the app of a microVM's process.
     #[must_use]
     pub fn of(&self, id: &str, guest: &Arc<dyn Guest>) -> Arc<Upstream> {
-        let mut by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_id = self.by_id.lock().unwrap_or_else(poisoned);
         if let Some(upstream) = by_id.get(id).filter(|upstream| upstream.is_of(guest)) {
             return Arc::clone(upstream);
         }
@@ -126,11 +127,11 @@ impl Port {
     }
 
     fn speech(&self) -> Option<Speech> {
-        *self.speech.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.speech.lock().unwrap_or_else(poisoned)
     }
 
     fn set(&self, speech: Option<Speech>) {
-        *self.speech.lock().unwrap_or_else(PoisonError::into_inner) = speech;
+        *self.speech.lock().unwrap_or_else(poisoned) = speech;
     }
 }
 
@@ -144,7 +145,7 @@ impl Upstream {
     }
 
     fn port(&self, port: u16) -> Arc<Port> {
-        let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ports = self.ports.lock().unwrap_or_else(poisoned);
         Arc::clone(ports.entry(port).or_insert_with(|| Arc::new(Port::new(&self.guest, port))))
     }
 
@@ -173,7 +174,7 @@ impl Upstream {
             if error.is_connect() {
                 // Another app may listen there next, or nobody.
                 way.set(None);
-                self.ports.lock().unwrap_or_else(PoisonError::into_inner).remove(&port);
+                self.ports.lock().unwrap_or_else(poisoned).remove(&port);
             }
             tracing::debug!(
                 microvm = gate.id(),
@@ -271,7 +272,7 @@ impl tower::Service<Uri> for Dial {
         Box::pin(async move {
             let gone = || ConnectError::Guest("the microVM's process has ended".to_owned());
             let connection = this.guest.upgrade().ok_or_else(gone)?.connect(this.port).await?;
-            let speech = *this.speech.lock().unwrap_or_else(PoisonError::into_inner);
+            let speech = *this.speech.lock().unwrap_or_else(poisoned);
             match speech {
                 Some(Speech::Tls) => handshake(connection, this.protocol).await,
                 Some(Speech::Plain) | None => Ok(Wire::new(connection, false)),

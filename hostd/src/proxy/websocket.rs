@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::body::Meter;
 use super::credentials::PROTOCOL;
+use crate::panics;
 
 /// Bytes that are on their way at once, for each direction.
 const BUFFER: usize = 16 << 10;
@@ -49,7 +50,7 @@ pub fn tunnel(
     response: &mut Response<Incoming>,
 ) {
     let app = hyper::upgrade::on(response);
-    tokio::spawn(async move {
+    tokio::spawn(panics::request(async move {
         let (_keep, [up, down]) = (keep, meters);
         let Ok((client, app)) = tokio::try_join!(client, app) else { return };
         let (client_reads, client_writes) = tokio::io::split(TokioIo::new(client));
@@ -57,7 +58,7 @@ pub fn tunnel(
         let up = copy(up, client_reads, app_writes);
         let down = copy(down, app_reads, client_writes);
         let _ = tokio::try_join!(up, down);
-    });
+    }));
 }
 
 /// Passes one direction on. When the other end takes no more, that direction is over, and what it has still said is read all the same.
@@ -73,7 +74,8 @@ async fn copy(
             let _ = to.shutdown().await; // over either way
             return Ok(());
         }
-        if to.write_all(&buffer[..length]).await.is_err() || to.flush().await.is_err() {
+        if to.write_all(buffer.get(..length).unwrap_or_default()).await.is_err() || to.flush().await.is_err()
+        {
             return Ok(());
         }
         meter.pass(length).await;

@@ -150,7 +150,7 @@ impl Service {
         let turns = self.turns();
         // Two tokens may share a place: then one waits for the other without need.
         let hash = key.last_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-        let place = usize::try_from(hash % u64::try_from(turns.len()).ok()?).ok()?;
+        let place = usize::try_from(hash.checked_rem(u64::try_from(turns.len()).ok()?)?).ok()?;
         Some(turns.get(place)?.lock().await)
     }
 
@@ -164,7 +164,8 @@ impl Service {
     ) -> Batch {
         let Some(used) = &token.of else { return Batch::new() };
         let kept = self.config().client_token_retention;
-        let expires_at = clock::timestamp(self.clock().now() + kept);
+        let now = self.clock().now();
+        let expires_at = clock::timestamp(now.checked_add(kept).unwrap_or(now));
         let record = ClientTokenRecord {
             request_sha256: used.request_sha256.clone(),
             response: answer.encode_to_vec(),

@@ -11,6 +11,7 @@ use super::error::ServiceError;
 use super::operation::Operation;
 use crate::access::Caller;
 use crate::clock;
+use crate::panics;
 
 impl Service {
     /// The base images: one, once the catalogue has a version.
@@ -58,7 +59,7 @@ impl Service {
         }
         let page = self.page(caller, &request)?;
         let after = page.after.as_deref().and_then(|last| Some(u64::from_be_bytes(last.try_into().ok()?)));
-        let mut versions = self.base_versions(Some((after, page.size + 1))).await?;
+        let mut versions = self.base_versions(Some((after, page.size.saturating_add(1)))).await?;
         let more = versions.len() > page.size;
         versions.truncate(page.size);
         let next_token = match versions.last() {
@@ -77,8 +78,7 @@ impl Service {
     /// Versions of the catalogue, newest first: so many of those before one, or the newest and the oldest.
     async fn base_versions(&self, part: Option<(Option<u64>, usize)>) -> Result<Vec<Version>, ServiceError> {
         let bases = self.parts().bases.clone();
-        let read = tokio::task::spawn_blocking(move || versions(&bases, part)).await;
-        let found = read.map_err(|error| ServiceError::internal(error.to_string()))?;
+        let found = panics::blocking(move || versions(&bases, part)).await;
         found.map_err(|error| ServiceError::internal(error.to_string()))
     }
 }

@@ -104,9 +104,9 @@ impl Service {
     ) -> Result<(Vec<String>, Option<String>), ServiceError> {
         let mut ids = Vec::new();
         let mut after = page.after.clone();
-        let mut looked_at = 0;
+        let mut looked_at = 0_usize;
         loop {
-            let limit = page.size + 1;
+            let limit = page.size.saturating_add(1);
             let entries = self.db().scan(&Scan { table, prefix, after: after.as_deref(), limit })?;
             let more = entries.len() == limit;
             for (key, value) in entries {
@@ -114,8 +114,9 @@ impl Service {
                     let next = after.as_deref().map(|last| self.next_token(page, last)).transpose()?;
                     return Ok((ids, next.flatten()));
                 }
-                looked_at += 1;
-                let id = key.get(prefix.len() + TIME..).and_then(|id| std::str::from_utf8(id).ok());
+                looked_at = looked_at.saturating_add(1);
+                let id =
+                    key.get(prefix.len().saturating_add(TIME)..).and_then(|id| std::str::from_utf8(id).ok());
                 if let Some(id) = id
                     && wanted(id, &value)?
                 {

@@ -14,6 +14,8 @@
 //! * [`roles`] – who may give which role to microVMs and builds
 //! * [`run`], [`microvms`], [`auth_tokens`] – operations on microVMs
 //! * [`reads`], [`managed`], [`tags`] – images, their versions and builds; base images; tags
+// What clients send is reckoned with here: nothing may overflow, and no index be out of range.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::string_slice))]
 
 pub mod auth_tokens;
 pub mod config;

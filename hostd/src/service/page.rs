@@ -87,7 +87,8 @@ impl Service {
         prefix: &[u8],
     ) -> Result<(Vec<Entry>, Option<String>), ServiceError> {
         let after = page.after.as_deref();
-        let mut entries = self.db().scan(&Scan { table, prefix, after, limit: page.size + 1 })?;
+        let mut entries =
+            self.db().scan(&Scan { table, prefix, after, limit: page.size.saturating_add(1) })?;
         if entries.len() <= page.size {
             return Ok((entries, None));
         }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use governor::clock::Clock as GovernorClock;
@@ -14,6 +14,7 @@ use governor::state::keyed::DashMapStateStore;
 use super::Profile;
 use super::error::ServiceError;
 use super::operation::Operation;
+use crate::panics::poisoned;
 
 /// Service code of all quotas.
 pub const SERVICE_CODE: &str = "lambda";
@@ -244,7 +245,7 @@ impl Quotas {
         stored: impl FnOnce() -> Result<Vec<(String, u64)>, ServiceError>,
     ) -> Result<Promise, ServiceError> {
         let Some(limit) = self.limits.memory_mib else { return Ok(Promise { of: None }) };
-        let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut promised = self.promised.lock().unwrap_or_else(poisoned);
         // One that was promised and is stored counts once.
         let mut used: HashMap<String, u64> = stored()?.into_iter().collect();
         let of_account = promised.iter().filter(|((owner, _), _)| owner == account);
@@ -273,7 +274,7 @@ pub struct Promise {
 impl Drop for Promise {
     fn drop(&mut self) {
         if let Some((promised, key)) = self.of.take() {
-            promised.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            promised.lock().unwrap_or_else(poisoned).remove(&key);
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Batch, CommitError, Entry, Scan, Store, StoreError, Table, Write};
+use crate::panics;
 
 /// Batches that may wait for the commit thread; whoever brings more waits for room.
 const WAITING: usize = 1024;
@@ -136,9 +137,7 @@ impl Db {
     /// [`StoreError`]; nothing is left at `to` then.
     pub async fn back_up(&self, to: PathBuf) -> Result<u64, StoreError> {
         let store = Arc::clone(&self.store);
-        tokio::task::spawn_blocking(move || store.back_up(&to))
-            .await
-            .map_err(|error| StoreError::Failed { what: "back up", why: error.to_string() })?
+        panics::blocking(move || store.back_up(&to)).await
     }
 }
 

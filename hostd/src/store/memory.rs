@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::{Batch, CommitError, Entry, Expect, Scan, Store, StoreError, Table, Write};
+use crate::panics::poisoned;
 
 type Tables = BTreeMap<Table, BTreeMap<Vec<u8>, Vec<u8>>>;
 
@@ -23,8 +24,7 @@ impl MemoryStore {
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
-        // What a panicking thread leaves behind is whole: each batch is checked before any of it is applied.
-        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tables.lock().unwrap_or_else(poisoned)
     }
 }
 

@@ -49,7 +49,7 @@ impl KeyRing {
 
     /// The keys that there are to be at `now`; none where these are.
     fn next(&self, now: u64) -> Result<Option<Self>, TokenError> {
-        let kept = LIFE + LOOK + TOKEN_LIFE + SKEW;
+        let kept = LIFE.saturating_add(LOOK).saturating_add(TOKEN_LIFE).saturating_add(SKEW);
         let mut keys: Vec<Named> = self
             .keys
             .iter()

@@ -6,16 +6,19 @@
 //!
 //! * [`jwe`] – the compact serialization
 //! * [`keys`] – the keys, and how they follow one another
+// What clients send is reckoned with here: nothing may overflow, and no index be out of range.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::string_slice))]
 
 pub mod jwe;
 pub mod keys;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
+use crate::panics::poisoned;
 use crate::store::{CommitError, Db};
 use keys::KeyRing;
 
@@ -140,7 +143,7 @@ impl Tokens {
     /// [`TokenError`]; the keys stay as they are.
     pub async fn rotate(&self, db: &Db) -> Result<(), TokenError> {
         let keys = keys::load(db, self.clock.now()).await?;
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        *self.keys.write().unwrap_or_else(poisoned) = keys;
         Ok(())
     }
 
@@ -168,10 +171,10 @@ impl Tokens {
             ports: grant.ports.clone(),
             kind: grant.kind,
             iat: now,
-            exp: now.saturating_add(u64::from(grant.minutes) * 60),
+            exp: now.saturating_add(u64::from(grant.minutes).saturating_mul(60)),
         };
         let claims = serde_json::to_vec(&claims).map_err(|_| TokenError::Random)?; // numbers and strings: never fails
-        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let keys = self.keys.read().unwrap_or_else(poisoned);
         let (id, key) = keys.newest().ok_or(TokenError::Random)?;
         jwe::seal(id, key, &claims).ok_or(TokenError::Random)
     }
@@ -182,7 +185,7 @@ impl Tokens {
     /// [`InvalidToken`].
     pub fn open_token(&self, token: &str) -> Result<Claims, InvalidToken> {
         let sealed = jwe::Sealed::parse(token)?;
-        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let keys = self.keys.read().unwrap_or_else(poisoned);
         let key = keys.get(&sealed.key_id).ok_or(InvalidToken::UnknownKey)?;
         let claims: Claims =
             serde_json::from_slice(&sealed.open(key)?).map_err(|_| InvalidToken::Malformed)?;
@@ -196,7 +199,7 @@ impl Tokens {
     #[must_use]
     pub fn is_current(&self, claims: &Claims) -> bool {
         let now = self.seconds();
-        now < claims.exp && claims.iat <= now + SKEW.as_secs()
+        now < claims.exp && claims.iat <= now.saturating_add(SKEW.as_secs())
     }
 
     /// For how many seconds what was opened is still valid.

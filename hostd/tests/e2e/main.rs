@@ -16,12 +16,16 @@
 //! * `outages` – the daemon killed and started again
 //! * `logs` – what the app said
 //! * `silent` – guests and monitors that answer nobody
+//! * `extremes` – calls that make no sense
 //! * `access` – TLS, API keys, accounts, reflection
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod access;
+#[path = "../extremes/mod.rs"]
+mod cases;
 mod endings;
 mod endpoint;
+mod extremes;
 mod images;
 mod lifecycle;
 mod logs;

@@ -16,8 +16,6 @@ use crate::parts::{self, Executable, Parts};
 use crate::progress::Steps;
 use crate::rocksdb;
 
-/// The profile `metal` optimises the daemon little, to compile it fast for tests.
-const DAEMON_PROFILE: &str = "release";
 const PACKAGE: &str = "hearth-benches";
 /// What measures here.
 const NATIVE: &str = "api-bench";
@@ -81,7 +79,7 @@ impl Api {
     fn measure_here(&self, cache: &Cache, steps: &mut Steps) -> Result<()> {
         let bench = steps.run("build for this machine", || {
             let mut cargo = rocksdb::native_cargo(cache)?;
-            cargo.args(["build", "--profile", DAEMON_PROFILE, "--bin", NATIVE]);
+            cargo.args(["build", "--profile", daemon::SHIPPED, "--bin", NATIVE]);
             parts::executable_of(rocksdb::select(&mut cargo, PACKAGE), Executable::Binary(NATIVE))
         })?;
         steps.run("measure on this machine", || {
@@ -109,7 +107,8 @@ impl Api {
                 ("hearth-vmm", Executable::Binary("hearth-vmm")),
                 "hearth-vmm",
             )?;
-            daemon::add(cache, &cross, DAEMON_PROFILE, &mut parts)?;
+            // As shipped: what the metal runs otherwise is optimised little, to be compiled fast for tests.
+            daemon::add(cache, &cross, (daemon::SHIPPED, "release"), &mut parts)?;
             parts.build(cache, &cross, "metal", (PACKAGE, Executable::Binary(ON_METAL)), ON_METAL)?;
             Images::prepare(cache, &cross, "metal", &mut parts)
         })?;

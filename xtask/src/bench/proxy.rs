@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::cache::Cache;
+use crate::daemon;
 use crate::packages;
 use crate::parts::{self, Executable};
 use crate::private_apt;
@@ -60,7 +61,8 @@ impl Proxy {
         })?;
         let bench = steps.run("build for this machine", || {
             let mut cargo = toolchain::native(cache)?;
-            cargo.args(["build", "--release", "--package", PACKAGE, "--features", FEATURE, "--bin", BENCH]);
+            cargo.args(["build", "--profile", daemon::SHIPPED, "--package", PACKAGE]);
+            cargo.args(["--features", FEATURE, "--bin", BENCH]);
             parts::executable_of(&mut cargo, Executable::Binary(BENCH))
         })?;
         steps.run("measure on this machine", || {

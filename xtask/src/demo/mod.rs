@@ -59,7 +59,7 @@ impl Options {
                 ("hearth-vmm", Executable::Binary("hearth-vmm")),
                 "hearth-vmm",
             )?;
-            daemon::add(cache, &cross, "metal", &mut parts)
+            daemon::add(cache, &cross, (daemon::PROFILE, "metal"), &mut parts)
         })?;
         pending.tell_rest(cache);
         let images = steps.run("base image", || Images::prepare(cache, &cross, "metal", &mut parts))?;

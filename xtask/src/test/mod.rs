@@ -107,7 +107,7 @@ impl Options {
         steps.run("clippy (aarch64, with RocksDB)", || {
             let mut cargo = rocksdb::cross_cargo(cache, &cross)?;
             // The profile of what the metal runs: RocksDB is there then, or will be.
-            cargo.args(["clippy", "--all-targets", "--profile", "metal", "--target", TARGET]);
+            cargo.args(["clippy", "--all-targets", "--profile", daemon::PROFILE, "--target", TARGET]);
             command::run(rocksdb::select(&mut cargo, daemon::PACKAGE).args(["--", "-D", "warnings"]))
         })?;
         if !self.fast {
@@ -205,12 +205,12 @@ impl Options {
             parts.add_file_system(cache)?;
             parts.add_guest_os(cache, cross, PROFILE)?;
             if needs(&[System::Daemon]) {
-                daemon::add(cache, cross, PROFILE, &mut parts)?;
+                daemon::add(cache, cross, (daemon::PROFILE, PROFILE), &mut parts)?;
             }
             for suite in suites {
                 let what = (suite.package, suite.executable);
                 if suite.rocksdb {
-                    parts.build_with_rocksdb(cache, cross, PROFILE, what, suite.name)?;
+                    parts.build_with_rocksdb(cache, cross, daemon::PROFILE, what, suite.name)?;
                 } else {
                     parts.build(cache, cross, PROFILE, what, suite.name)?;
                 }

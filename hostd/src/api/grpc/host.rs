@@ -13,13 +13,14 @@ use tokio::sync::broadcast::error::RecvError;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::status::{status, with_request_id};
-use super::{Envelope, Grpc};
+use super::{Envelope, Grpc, finished};
 use crate::access::Caller;
 use crate::api::artifacts::Artifacts;
 use crate::builds::Images;
 use crate::clock::time;
 use crate::events::Events;
 use crate::logs::{LogError, Logs, Position, Query};
+use crate::panics;
 use crate::service::names::version_number;
 use crate::service::{Operation, Service, ServiceError};
 use crate::store::Db;
@@ -83,7 +84,7 @@ impl Grpc {
         let request = request.into_inner();
         let caller = self.identify(&envelope);
         let result = match &caller {
-            Ok(caller) => work(self.service.clone(), caller.clone(), request).await,
+            Ok(caller) => finished(work(self.service.clone(), caller.clone(), request)).await,
             Err(error) => Err(error.clone()),
         };
         let nothing = (Value::Null, Value::Null);
@@ -93,7 +94,11 @@ impl Grpc {
         let ended = async move {
             let _ = end.wait_for(|end| *end).await; // whoever would tell is gone: it ends, too
         };
-        let mut response = Response::new(Box::pin(answers.take_until(ended)) as Answers<T>);
+        let request_id = envelope.request_id.clone();
+        let answers = panics::stream(answers.take_until(ended)).map(move |answer| {
+            answer.unwrap_or_else(|_| Err(status(&ServiceError::panicked(), &request_id)))
+        });
+        let mut response = Response::new(Box::pin(answers) as Answers<T>);
         with_request_id(response.metadata_mut(), &envelope.request_id);
         Ok(response)
     }
@@ -133,8 +138,10 @@ impl HostService for Grpc {
             let page = service.page(&caller, &request)?;
             let after = page.after.as_ref().map(|after| String::from_utf8_lossy(after).into_owned());
             let prefix = request.prefix.unwrap_or_default();
-            let mut found =
-                host.logs.list_groups(&caller.account, &prefix, after.as_deref(), page.size + 1).await?;
+            let mut found = host
+                .logs
+                .list_groups(&caller.account, &prefix, after.as_deref(), page.size.saturating_add(1))
+                .await?;
             let more = found.len() > page.size;
             found.truncate(page.size);
             let next_token = match found.last().filter(|_| more) {
@@ -161,8 +168,13 @@ impl HostService for Grpc {
             let after = page.after.as_ref().map(|after| String::from_utf8_lossy(after).into_owned());
             let group = request.log_group.unwrap_or_default();
             let prefix = request.prefix.unwrap_or_default();
-            let found =
-                host.logs.list_streams(&caller.account, &group, &prefix, after.as_deref(), page.size + 1);
+            let found = host.logs.list_streams(
+                &caller.account,
+                &group,
+                &prefix,
+                after.as_deref(),
+                page.size.saturating_add(1),
+            );
             let mut found = found.await?;
             let more = found.len() > page.size;
             found.truncate(page.size);
@@ -320,7 +332,7 @@ impl HostService for Grpc {
             self.service.authorise(caller, Operation::PutArtifact)?;
             receive(&self.host.artifacts, request.into_inner()).await
         };
-        let result = received.await;
+        let result = finished(received).await;
         let nothing = (Value::Null, Value::Null);
         self.told(Operation::PutArtifact, &envelope, caller.as_ref().ok(), nothing, result.as_ref().err());
         let (uri, size) = result.map_err(|error| status(&error, &envelope.request_id))?;

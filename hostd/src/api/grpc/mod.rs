@@ -4,10 +4,12 @@
 //! `x-amzn-requestid`.
 //!
 //! * [`microvms`] – the 24 operations; [`host`] – what Hearth has beside them
+//! * [`panics`] – calls that panic
 //! * [`status`] – errors as `google.rpc` details
 
 pub mod host;
 mod microvms;
+pub mod panics;
 pub mod status;
 #[cfg(test)]
 mod tests;
@@ -61,7 +63,9 @@ impl Envelope {
             origin: origin(extensions),
             authorization: text("authorization"),
             user_agent: text("user-agent").unwrap_or_default(),
-            request_id: Uuid::new_v4().to_string(),
+            request_id: extensions
+                .get::<panics::RequestId>()
+                .map_or_else(|| Uuid::new_v4().to_string(), |id| id.0.clone()),
             since: Instant::now(),
         }
     }
@@ -81,6 +85,11 @@ fn origin(extensions: &Extensions) -> Option<Origin> {
     }
     let info = extensions.get::<TcpConnectInfo>()?;
     Some(Origin::Network { address: address(info), certificate: None })
+}
+
+/// Does what a call asks for. When that panics, the call has failed like others, and is told of like them.
+async fn finished<T>(work: impl Future<Output = Result<T, ServiceError>>) -> Result<T, ServiceError> {
+    crate::panics::request(work).await.unwrap_or_else(|_| Err(ServiceError::panicked()))
 }
 
 impl Grpc {
@@ -139,7 +148,10 @@ impl Grpc {
             tracing::info_span!("call", operation = R::OPERATION.name(), request = envelope.request_id);
         let caller = self.identify(&envelope);
         let result = match &caller {
-            Ok(caller) => work(self.service.clone(), caller.clone(), request).instrument(span).await,
+            Ok(caller) => {
+                let work = work(self.service.clone(), caller.clone(), request).instrument(span);
+                finished(work).await
+            }
             Err(error) => Err(error.clone()),
         };
         let answered = match &result {

@@ -174,3 +174,56 @@ async fn whatever_the_daemon_is_killed_at_the_next_one_goes_on() {
         assert!(all.contains(expected.as_str()), "the story never comes to {expected}");
     }
 }
+
+/// How often the build of a version has begun without an end, and whether it has failed.
+fn tries(daemon: &Daemon, name: &str) -> (u32, Option<String>) {
+    let version = daemon.version(name, 1).unwrap();
+    (version.builds[0].begun, version.version.unwrap().state_reason)
+}
+
+#[tokio::test]
+async fn a_build_that_panics_is_given_up_after_three_tries() {
+    let (store, disk) = (Arc::new(MemoryStore::new()), Arc::new(Disk::default()));
+    let start = || Daemon::start(&store, &disk, Faults::none(), settings());
+    let daemon = start();
+    daemon.create("other", "ok").await;
+    daemon.create("bad", "panic").await;
+    daemon.idle().await;
+    // The panic would have ended the daemon: others follow, each without the end of the one before.
+    for begun in 1..=3 {
+        assert_eq!(tries(&start(), "bad"), (begun, None));
+        let next = start();
+        next.images.recover().await.unwrap();
+        next.idle().await;
+    }
+    let (_, reason) = tries(&start(), "bad");
+    let reason = reason.unwrap();
+    assert!(reason.contains("began 3 times"), "{reason}");
+    assert_eq!(start().image("bad").unwrap().state(), State::CreateFailed);
+    let id = build_id(&start().version("bad", 1).unwrap());
+    let built = disk.built.lock().unwrap().iter().filter(|artifact| artifact.build_id == id).count();
+    assert_eq!(built, 3, "the fourth time nothing is tried");
+    assert_eq!(start().images.recover().await.unwrap().builds, 0, "it is over");
+    assert_eq!(tries(&start(), "other").0, 1, "it has begun once, and ended");
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_told_to_stop_does_not_count_against_its_builds() {
+    let (store, disk) = (Arc::new(MemoryStore::new()), Arc::new(Disk::default()));
+    let start = || Daemon::start(&store, &disk, Faults::none(), settings());
+    for round in 0..5 {
+        let daemon = start();
+        if round == 0 {
+            daemon.create("slow", "wait").await;
+        }
+        daemon.images.recover().await.unwrap();
+        // It has begun when it has asked the builder.
+        while disk.built.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(tries(&daemon, "slow"), (1, None));
+        daemon.images.stop().await;
+        assert_eq!(tries(&daemon, "slow"), (0, None));
+        disk.built.lock().unwrap().clear();
+    }
+}

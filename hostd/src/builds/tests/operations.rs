@@ -59,7 +59,6 @@ async fn a_failed_build_leaves_its_reason_and_no_files() {
     for (name, uri, reason, code) in [
         ("one", "fail", "The container image build failed.", None),
         ("two", "unready", "Ready hook invocation timed out after PT5M", Some(77)),
-        ("three", "panic", "INTERNAL_PLATFORM_ERROR: The platform failed.", None),
     ] {
         daemon.create(name, uri).await;
         daemon.idle().await;

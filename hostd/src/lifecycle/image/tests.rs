@@ -207,7 +207,9 @@ fn apply(image: &mut Image, operation: &Operation, now: Timestamp) -> Option<u32
     let newest = image.record.newest_version;
     match operation {
         Operation::Update => return image.update(new_version(&format!("b{}", newest + 1)), now).ok(),
-        Operation::Start => image.build_started(newest, &format!("b{newest}"), now),
+        Operation::Start => {
+            image.build_started(newest, &format!("b{newest}"), now);
+        }
         Operation::End(true) => image.build_ended(newest, &format!("b{newest}"), successful(), now),
         Operation::End(false) => image.build_ended(newest, &format!("b{newest}"), failed(), now),
         Operation::Status(number, active) => {

@@ -7,6 +7,8 @@ use hearth_host::agent::Agent;
 use hearth_host::dns::{DnsConfig, Resolver};
 use tokio::time::sleep;
 
+use crate::panics;
+
 /// How long to wait before the connection is opened anew.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -16,7 +18,8 @@ pub(super) async fn serve(agent: Agent, config: DnsConfig) {
         let resolver = Arc::clone(&resolver);
         let answer = move |query: Vec<u8>| {
             let resolver = Arc::clone(&resolver);
-            async move { resolver.answer(&query).await }
+            // A question that cannot be answered gets none.
+            async move { panics::request(resolver.answer(&query)).await.unwrap_or_default() }
         };
         // It ends with the guest, and then with this task.
         let _ = agent.serve_names(answer).await;

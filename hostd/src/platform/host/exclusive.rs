@@ -3,8 +3,10 @@
 use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use crate::panics::poisoned;
 
 /// How long somebody is waited for who is at a name, and waits for nothing but the host's kernel.
 pub(super) const TURN: Duration = Duration::from_secs(30);
@@ -25,7 +27,7 @@ pub(super) struct Held<'a> {
 
 impl Exclusive {
     fn lock(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        self.taken.lock().unwrap_or_else(poisoned)
     }
 
     /// Waits until nobody is at the name, for `limit` at most. It blocks.
@@ -39,7 +41,7 @@ impl Exclusive {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, message));
             }
             let waited = self.given_back.wait_timeout(taken, left);
-            taken = waited.unwrap_or_else(PoisonError::into_inner).0;
+            taken = waited.unwrap_or_else(poisoned).0;
         }
         Ok(Held { name, all: self })
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -20,6 +20,7 @@ use tokio::time::{sleep, timeout};
 use super::layout::Place;
 use super::logs::{self, Output};
 use super::{Host, dns, hooks, identity, watch as end};
+use crate::panics::poisoned;
 use crate::platform::{ConnectError, Connection, Exit, Guest, Hook, HookOutcome, Spec, SuspendError};
 
 /// How long the app has to take a connection.
@@ -119,7 +120,7 @@ impl Machine {
     /// Looks after it no more.
     pub(super) fn let_go(&self) {
         self.phase.send_replace(Phase::Gone);
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+        self.tasks.lock().unwrap_or_else(poisoned).abort_all();
     }
 }
 

@@ -50,7 +50,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use hearth_host::network::{Egress, NetworkError, Networks};
@@ -65,6 +65,7 @@ pub use timeline::{Observer, Operation, Report, Timeline};
 
 use super::{Artifact, Found, Guest, Platform, PlatformError, Spec};
 use crate::clock::Clock;
+use crate::panics::poisoned;
 use crate::pool::{Count, Stock};
 use attempts::Attempts;
 use error::{failed, thread};
@@ -271,7 +272,7 @@ impl Host {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Machine>>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+        self.live.lock().unwrap_or_else(poisoned)
     }
 
     fn known(&self, id: &str) -> Option<Arc<Machine>> {

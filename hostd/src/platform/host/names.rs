@@ -1,9 +1,10 @@
 //! User ids and names of networks that are in use.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::layout::PREFIX;
+use crate::panics::poisoned;
 
 /// All ids and names that are in use by this host. A thing's is taken before it is made, and given back after it was removed, so
 /// that what nobody has taken is nobody's.
@@ -30,7 +31,7 @@ impl InUse {
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
-        work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.state.lock().unwrap_or_else(poisoned))
     }
 
     /// A user id that is free; none if all are in use.

@@ -1,6 +1,8 @@
 //! What an ACME authority asks for: texts at `_acme-challenge.DOMAIN`, while it looks at them.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
+
+use crate::panics::poisoned;
 
 /// The texts that are there now. Copies are the same.
 #[derive(Debug, Clone, Default)]
@@ -17,11 +19,11 @@ impl Challenges {
     /// What is there.
     #[must_use]
     pub fn values(&self) -> Vec<String> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.read().unwrap_or_else(poisoned).clone()
     }
 
     fn set(&self, values: Vec<String>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = values;
+        *self.0.write().unwrap_or_else(poisoned) = values;
     }
 }
 

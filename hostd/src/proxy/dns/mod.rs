@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 pub use self::challenges::Challenges;
 use self::zone::{Transport, Zone};
 use super::config::EndpointConfig;
+use crate::panics;
 
 /// Bytes of a question that are read; a longer one is damaged, or no question.
 const MAX_QUERY: usize = 4096;
@@ -102,7 +103,8 @@ async fn datagrams(socket: &UdpSocket, zone: &Zone) {
     loop {
         match socket.recv_from(&mut query).await {
             Ok((length, client)) => {
-                let answer = query.get(..length).and_then(|query| zone.answer(query, Transport::Udp));
+                let question = query.get(..length).unwrap_or_default();
+                let answer = panics::catch(|| zone.answer(question, Transport::Udp)).ok().flatten();
                 if let Some(answer) = answer
                     && let Err(error) = socket.send_to(&answer, client).await
                 {
@@ -126,12 +128,12 @@ async fn connections(listener: &TcpListener, zone: &Arc<Zone>) {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let zone = Arc::clone(zone);
-                connections.spawn(async move {
+                connections.spawn(panics::request(async move {
                     if let Ok(Err(error)) = tokio::time::timeout(PATIENCE, connection(stream, &zone)).await {
                         tracing::debug!(%error, "a connection for DNS has ended");
                     }
                     drop(slot);
-                });
+                }));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection for DNS cannot be accepted");

@@ -103,6 +103,9 @@ struct Vm {
     cancelled: Notify,
 }
 
+/// A connection to this port panics.
+pub(super) const PANICS: u16 = 9666;
+
 #[async_trait]
 impl Guest for Vm {
     async fn call_hook(&self, hook: Hook) -> HookOutcome {
@@ -122,6 +125,7 @@ impl Guest for Vm {
     }
 
     async fn connect(&self, port: u16) -> Result<Box<dyn Connection>, ConnectError> {
+        assert_ne!(port, PANICS, "on purpose");
         let address = self.double.world().ports.get(&port).copied();
         let refused = || ConnectError::App(format!("nobody listens on port {port} of the app"));
         let app = TcpStream::connect(address.ok_or_else(refused)?).await.map_err(|_| refused())?;

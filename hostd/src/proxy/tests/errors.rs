@@ -163,3 +163,23 @@ async fn an_endpoint_takes_what_its_class_has_where_that_is_wanted() {
     }
     assert!(statuses.contains(&429), "{statuses:?}");
 }
+
+#[tokio::test]
+async fn a_panic_ends_a_request_and_not_its_connection() {
+    let host = Host::new().await;
+    let (mut http1, mut http2) = (host.http1().await, host.http2().await);
+    let expected =
+        error(500, "INTERNAL_ERROR", "The endpoint has failed; the app may have received the request");
+    for round in 0..3 {
+        let request = || {
+            let mut request = host.get("/count");
+            request.headers_mut().insert("x-aws-proxy-port", double::PANICS.into());
+            request
+        };
+        assert_eq!(refusal(http1.send(request()).await).await, expected);
+        assert_eq!(refusal(http2.send(request()).await).await, expected);
+        // The same connections go on.
+        assert_eq!(text(http1.send(host.get("/count")).await).await, (2 * round).to_string());
+        assert_eq!(text(http2.send(host.get("/count")).await).await, (2 * round + 1).to_string());
+    }
+}

@@ -15,7 +15,7 @@ mod tests;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use rustls::ServerConfig;
@@ -29,6 +29,7 @@ use super::ca::{AuthorityError, LocalAuthority};
 use super::config::EndpointConfig;
 use super::dns::Challenges;
 use crate::clock::Clock;
+use crate::panics::poisoned;
 
 /// The folder in the data folder that authority and certificates are in.
 const FOLDER: &str = "endpoint";
@@ -269,7 +270,7 @@ impl Tls {
 
     /// Tells operators once, and again when it is something else.
     fn tell(&self, problem: Option<String>) {
-        let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.0.told.lock().unwrap_or_else(poisoned);
         if let Some(problem) = &problem
             && told.as_ref() != Some(problem)
         {
@@ -294,14 +295,14 @@ impl Tls {
             match acme.obtain().await {
                 Ok(pair) => {
                     wait = FIRST_WAIT;
-                    due = pair.renewal().max(clock.now() + wait);
+                    due = pair.renewal().max(later(clock, wait));
                     self.0.served.set(pair);
                     tracing::info!(domain = self.0.domain, "endpoints have a new certificate from ACME");
                 }
                 Err(error) => {
                     tracing::error!(%error, again_in_seconds = wait.as_secs(), "no certificate from ACME");
-                    due = clock.now() + wait;
-                    wait = (wait * 2).min(LONGEST_WAIT);
+                    due = later(clock, wait);
+                    wait = wait.saturating_mul(2).min(LONGEST_WAIT);
                 }
             }
         }
@@ -317,4 +318,9 @@ fn sign(
     let signed = local.sign(now)?;
     let pair = Pair::from_pem(signed.pem.as_bytes(), signed.key_pem.as_bytes(), domain, provider);
     pair.map_err(TlsError::Signed)
+}
+
+fn later(clock: Clock, wait: Duration) -> SystemTime {
+    let now = clock.now();
+    now.checked_add(wait).unwrap_or(now)
 }

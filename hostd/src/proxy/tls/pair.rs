@@ -1,6 +1,6 @@
 //! A certificate with its chain and its key, and the one that is served now.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, SystemTime};
 
 use rustls::crypto::CryptoProvider;
@@ -11,6 +11,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys};
 
 use crate::certificates::read::Contents;
+use crate::panics::poisoned;
 
 /// Operators are told so long before a certificate ends.
 const SOON: Duration = Duration::from_secs(7 * DAY);
@@ -125,12 +126,12 @@ impl Served {
     }
 
     pub(super) fn get(&self) -> Arc<Pair> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.0.read().unwrap_or_else(poisoned))
     }
 
     /// From the next handshake on.
     pub(super) fn set(&self, pair: Pair) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pair);
+        *self.0.write().unwrap_or_else(poisoned) = Arc::new(pair);
     }
 }
 

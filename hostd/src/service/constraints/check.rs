@@ -1,9 +1,16 @@
 //! A single check of a value, and how it is told.
 
-use prost_reflect::{FieldDescriptor, Kind, MapKey, Value};
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, Value};
+use prost_types::Timestamp;
 use regex::Regex;
 
 use super::Rule;
+use crate::clock;
+
+const TIMESTAMP: &str = "google.protobuf.Timestamp";
+const DURATION: &str = "google.protobuf.Duration";
+/// Seconds of a duration: 10,000 years (google/protobuf/duration.proto).
+const MAX_SECONDS: u64 = 315_576_000_000;
 
 /// A compiled rule.
 #[derive(Debug)]
@@ -11,21 +18,33 @@ pub(super) enum Check {
     MinLength(usize),
     MaxLength(usize),
     MaxBytes(usize),
-    Pattern { text: &'static str, regex: Option<Regex> },
+    Pattern {
+        text: &'static str,
+        regex: Option<Regex>,
+    },
     Min(i64),
     Max(i64),
     MinItems(usize),
     MaxItems(usize),
-    Enum { numbers: Vec<i32>, names: Vec<String> },
+    /// What google.protobuf's Timestamp and Duration may be, and that a number is one.
+    Timestamp,
+    Duration,
+    Finite,
+    Enum {
+        numbers: Vec<i32>,
+        names: Vec<String>,
+    },
     Each(Vec<Check>),
     Keys(Vec<Check>),
     Values(Vec<Check>),
 }
 
 impl Check {
-    /// The checks of a member: those of its rules, and that a value of an enumeration is a known one.
+    /// The checks of a member: those of its rules; that a value of an enumeration is a known one; that times and numbers can be
+    /// reckoned with.
     pub(super) fn compile(field: &FieldDescriptor, rules: &[Rule]) -> Vec<Self> {
         let mut checks = Self::of(rules);
+        checks.extend(Self::of_kind(field));
         if let Kind::Enum(enumeration) = field.kind() {
             let only = rules.iter().find_map(|rule| match rule {
                 Rule::OneOf(names) => Some(*names),
@@ -40,6 +59,26 @@ impl Check {
             checks.push(if field.is_list() { Self::Each(vec![check]) } else { check });
         }
         checks
+    }
+
+    /// The check that follows from what a member is made of, whatever the table says.
+    fn of_kind(field: &FieldDescriptor) -> Option<Self> {
+        let simple = |kind: Kind| match kind {
+            Kind::Message(message) => match message.full_name() {
+                TIMESTAMP => Some(Self::Timestamp),
+                DURATION => Some(Self::Duration),
+                _ => None,
+            },
+            Kind::Float | Kind::Double => Some(Self::Finite),
+            _ => None,
+        };
+        match field.kind() {
+            Kind::Message(entry) if field.is_map() => {
+                simple(entry.map_entry_value_field().kind()).map(|check| Self::Values(vec![check]))
+            }
+            kind if field.is_list() => simple(kind).map(|check| Self::Each(vec![check])),
+            kind => simple(kind),
+        }
     }
 
     fn of(rules: &[Rule]) -> Vec<Self> {
@@ -78,8 +117,13 @@ impl Check {
                 entries.values().all(|value| checks.iter().all(|check| check.holds(value)))
             }
             (_, Value::String(text)) => self.holds_for(text),
-            (_, Value::I32(number)) => self.holds_for_number(i64::from(*number)),
-            (_, Value::I64(number)) => self.holds_for_number(*number),
+            (_, Value::I32(number)) => self.holds_for_number(i128::from(*number)),
+            (_, Value::I64(number)) => self.holds_for_number(i128::from(*number)),
+            (_, Value::U32(number)) => self.holds_for_number(i128::from(*number)),
+            (_, Value::U64(number)) => self.holds_for_number(i128::from(*number)),
+            (Self::Finite, Value::F32(number)) => number.is_finite(),
+            (Self::Finite, Value::F64(number)) => number.is_finite(),
+            (Self::Timestamp | Self::Duration, Value::Message(message)) => self.holds_for_time(message),
             (_, Value::List(elements)) => self.holds_for_size(elements.len()),
             (_, Value::Map(entries)) => self.holds_for_size(entries.len()),
             (Self::Enum { numbers, .. }, Value::EnumNumber(number)) => numbers.contains(number),
@@ -98,11 +142,28 @@ impl Check {
         }
     }
 
-    fn holds_for_number(&self, number: i64) -> bool {
+    fn holds_for_number(&self, number: i128) -> bool {
         match self {
-            Self::Min(min) => number >= *min,
-            Self::Max(max) => number <= *max,
+            Self::Min(min) => number >= i128::from(*min),
+            Self::Max(max) => number <= i128::from(*max),
             _ => true,
+        }
+    }
+
+    /// Both are of seconds and nanoseconds; a duration's have the same sign.
+    fn holds_for_time(&self, message: &DynamicMessage) -> bool {
+        let value = |name| message.get_field_by_name(name);
+        let seconds = value("seconds").and_then(|value| value.as_i64());
+        let nanos = value("nanos").and_then(|value| value.as_i32());
+        let (Some(seconds), Some(nanos)) = (seconds, nanos) else { return false };
+        match self {
+            Self::Timestamp => clock::is_valid(&Timestamp { seconds, nanos }),
+            _ => {
+                let sign = seconds.signum().checked_mul(i64::from(nanos.signum()));
+                seconds.unsigned_abs() <= MAX_SECONDS
+                    && nanos.unsigned_abs() < 1_000_000_000
+                    && sign.is_some_and(|sign| sign >= 0)
+            }
         }
     }
 
@@ -131,6 +192,15 @@ impl Check {
             Self::Pattern { text, .. } => format!("Member must satisfy regular expression pattern: {text}"),
             Self::Min(min) => format!("Member must have value greater than or equal to {min}"),
             Self::Max(max) => format!("Member must have value less than or equal to {max}"),
+            Self::Timestamp => {
+                "Member must be a timestamp from 0001-01-01T00:00:00Z to 9999-12-31T23:59:59.999999999Z, \
+                with seconds from -62135596800 to 253402300799 and nanos from 0 to 999999999"
+                    .to_owned()
+            }
+            Self::Duration => format!(
+                "Member must be a duration of at most {MAX_SECONDS} seconds, with nanos from -999999999 to 999999999 of the same sign"
+            ),
+            Self::Finite => "Member must be a finite number".to_owned(),
             Self::Enum { names, .. } => format!("Member must satisfy enum value set: [{}]", names.join(", ")),
             Self::Each(checks) => format!("Member must satisfy constraint: [{}]", texts(checks)),
             Self::Keys(checks) => format!("Map keys must satisfy constraint: [{}]", texts(checks)),

@@ -161,7 +161,7 @@ pub(super) const TABLE: &[Row] = &[
 ];
 
 #[cfg(test)]
-/// Members about which nothing is said: flags, enumerations (their values are checked without a row), structures whose own
+/// Members about which nothing is said: flags, enumerations and timestamps (they are checked without a row), structures whose own
 /// members have rows, texts of any length, and cursors, which only we make.
 pub(super) const UNCONSTRAINED: &[(&str, &str)] = &[
     ("Hooks", "microvmHooks"),

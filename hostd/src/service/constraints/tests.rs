@@ -391,3 +391,69 @@ fn a_million_wrong_elements_make_a_short_message() {
     assert_eq!(error.violations().len(), MAX_VIOLATIONS);
     assert!(error.to_string().len() < 8192);
 }
+
+#[test]
+fn a_timestamp_is_from_year_1_to_9999_with_nanos_that_count_forward() {
+    let stamp = |seconds: i64, nanos: i32| {
+        let message = pool().get_message_by_name("google.protobuf.Timestamp").unwrap();
+        let mut stamp = DynamicMessage::new(message);
+        stamp.set_field_by_name("seconds", Value::I64(seconds));
+        stamp.set_field_by_name("nanos", Value::I32(nanos));
+        Some(Value::Message(stamp))
+    };
+    for (seconds, nanos) in [(0, 0), (-62_135_596_800, 0), (253_402_300_799, 999_999_999), (-1, 1)] {
+        for member in ["startTime", "endTime"] {
+            let told = check("ReadLogsRequest", member, Profile::Default, stamp(seconds, nanos));
+            assert_eq!(told, [""; 0], "{seconds} {nanos}");
+        }
+    }
+    for (seconds, nanos) in [
+        (i64::MAX, 2_000_000_000),
+        (i64::MAX, 0),
+        (i64::MIN, 0),
+        (-62_135_596_801, 0),
+        (253_402_300_800, 0),
+        (0, -1),
+        (0, 1_000_000_000),
+        (0, i32::MIN),
+    ] {
+        for member in ["startTime", "endTime"] {
+            let told = check("ReadLogsRequest", member, Profile::Default, stamp(seconds, nanos));
+            let [told] = told.as_slice() else { panic!("{seconds} {nanos}: {told:?}") };
+            let expected =
+                format!("{member}: Member must be a timestamp from 0001-01-01T00:00:00Z to 9999-12-31");
+            assert!(told.starts_with(&expected), "{told}");
+        }
+    }
+}
+
+/// Whoever adds a member finds out here what it lacks: numbers have a range, and what is no structure of ours has a check.
+#[test]
+fn every_member_that_is_reckoned_with_has_bounds() {
+    // It is one of the memory classes, or refused by name.
+    const CLASSES: (&str, &str) = ("Resources", "minimumMemoryInMiB");
+    for (name, message) in messages() {
+        let shape = shape(&name, Profile::Default);
+        for member in &shape.members {
+            let (field, json) = (&member.field, member.field.json_name());
+            let value = |field: &FieldDescriptor| match field.kind() {
+                Kind::Message(entry) if field.is_map() => entry.map_entry_value_field().kind(),
+                kind => kind,
+            };
+            match value(field) {
+                Kind::Message(message) if message.package_name().starts_with("hearth.") => {
+                    assert!(member.shape.is_some(), "{name}.{json} is not looked into");
+                }
+                Kind::Message(_) | Kind::Float | Kind::Double => {
+                    assert!(!member.checks.is_empty(), "{name}.{json} is not checked");
+                }
+                Kind::String | Kind::Bytes | Kind::Bool | Kind::Enum(_) => {}
+                _ => {
+                    let rules = rules(message.name(), json, Profile::Default);
+                    let ranged = rules.iter().any(|rule| matches!(rule, Rule::Range(..)));
+                    assert!(ranged || (name.as_str(), json) == CLASSES, "{name}.{json} has no range");
+                }
+            }
+        }
+    }
+}

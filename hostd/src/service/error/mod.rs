@@ -355,6 +355,11 @@ impl ServiceError {
         Self::Internal { what: what.into() }
     }
 
+    /// What handled the call has panicked: [`crate::panics`] has logged why.
+    pub(crate) fn panicked() -> Self {
+        Self::internal("its handler has panicked")
+    }
+
     /// The same error, told as the tag operations do.
     pub(crate) fn of_tags(self) -> Self {
         match self {

@@ -17,7 +17,7 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use rocksdb::statistics::Histogram;
 use rocksdb::{
@@ -25,6 +25,7 @@ use rocksdb::{
 };
 
 use super::{Batch, CommitError, Entry, Expect, Scan, Store, StoreError, Table, Write, schema, torn_log};
+use crate::panics::poisoned;
 pub use options::RocksOptions;
 
 /// Read ahead while a whole table is read.
@@ -243,7 +244,7 @@ impl Store for RocksStore {
     }
 
     fn commit(&self, batches: &[Batch]) -> Vec<Result<(), CommitError>> {
-        let _alone = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.committing.lock().unwrap_or_else(poisoned);
         // What nobody looks at need not be remembered: a group that fills a store has no expectations.
         let last_expecting = batches.iter().rposition(|batch| !batch.expects.is_empty()).unwrap_or(0);
         let mut changed = Changed::new();
@@ -270,7 +271,7 @@ impl Store for RocksStore {
     }
 
     fn back_up(&self, to: &Path) -> Result<u64, StoreError> {
-        let _alone = self.backing_up.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.backing_up.lock().unwrap_or_else(poisoned);
         // Damage is found now, while there may still be an older backup, and not when this one is needed.
         self.verify()?;
         backup::write(&self.db, to)

@@ -1,6 +1,10 @@
 //! The services on a Unix socket, with clients of their own.
 
+mod extremes;
+mod panics;
+
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
@@ -48,7 +52,10 @@ struct Server {
     host: Host,
     told: Told,
     channel: Channel,
-    _folder: TempDir,
+    logs: Logs,
+    /// Calls of GetHostStatus panic.
+    panics: Arc<AtomicBool>,
+    folder: TempDir,
     _end: watch::Sender<bool>,
 }
 
@@ -57,14 +64,20 @@ async fn server() -> Server {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let (end, ended) = watch::channel(false);
+    let logs = Logs::open(&path("logs"), LogsConfig::default(), host.clock).unwrap();
+    let panics = Arc::new(AtomicBool::new(false));
+    let panicking = Arc::clone(&panics);
     let parts = HostParts {
-        logs: Logs::open(&path("logs"), LogsConfig::default(), host.clock).unwrap(),
+        logs: logs.clone(),
         events: host.daemon.events.clone(),
         images: host.daemon.images.clone(),
         artifacts: Artifacts::open("artifacts", &path("bucket"), 100).unwrap(),
         db: host.daemon.db.clone(),
         backups: path("backups"),
-        status: Box::new(|account| HostStatus { account: account.to_owned(), ..HostStatus::default() }),
+        status: Box::new(move |account| {
+            assert!(!panicking.load(Ordering::Relaxed), "on purpose");
+            HostStatus { account: account.to_owned(), ..HostStatus::default() }
+        }),
         end: ended.clone(),
     };
     let config = format!(
@@ -77,7 +90,7 @@ async fn server() -> Server {
     let listeners = Listeners::bind(&ListenConfig::default(), folder.path(), true).await.unwrap();
     tokio::spawn(listeners.serve(grpc.routes().await.unwrap(), ended));
     let channel = connect(&path("hearthd.sock")).await;
-    Server { host, told, channel, _folder: folder, _end: end }
+    Server { host, told, channel, logs, panics, folder, _end: end }
 }
 
 async fn connect(socket: &Path) -> Channel {

@@ -1,0 +1,124 @@
+//! A panic in what handles a call ends that call: the client is answered INTERNAL with the call's id.
+//!
+//! Operations run under [`crate::panics`] by themselves, so that the audit log has them. This layer is around everything: what comes before
+//! and after them, reflection, health, and the bodies of answers.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use hyper::http::{HeaderMap, Request, Response};
+use tonic::Status;
+use tower::{Layer, Service};
+use uuid::Uuid;
+
+use super::status::status;
+use crate::panics::{Panicked, catch, request as caught};
+use crate::service::ServiceError;
+
+/// The id of a call, in its extensions.
+#[derive(Debug, Clone)]
+pub(super) struct RequestId(pub(super) String);
+
+/// Ends calls that panic.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EndsCalls;
+
+impl<S> Layer<S> for EndsCalls {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Guarded<S> {
+        Guarded(inner)
+    }
+}
+
+/// A service whose calls end when they panic.
+#[derive(Debug, Clone)]
+pub struct Guarded<S>(S);
+
+impl<S, A> Service<Request<A>> for Guarded<S>
+where
+    S: Service<Request<A>, Response = Response<tonic::body::Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send,
+{
+    type Response = Response<tonic::body::Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<A>) -> Self::Future {
+        let id = Uuid::new_v4().to_string();
+        request.extensions_mut().insert(RequestId(id.clone()));
+        let path = request.uri().path().to_owned();
+        let called = catch(|| self.0.call(request));
+        Box::pin(async move {
+            let answered = match called {
+                Ok(answering) => caught(answering).await,
+                Err(panicked) => Err(panicked),
+            };
+            match answered {
+                Ok(answer) => {
+                    Ok(answer?.map(|body| tonic::body::Body::new(Answer { body: Some(body), id, path })))
+                }
+                Err(Panicked) => Ok(told(&id, &path).into_http()),
+            }
+        })
+    }
+}
+
+fn told(id: &str, path: &str) -> Status {
+    tracing::error!(request = id, path, "a call has ended with a panic");
+    status(&ServiceError::panicked(), id)
+}
+
+/// The body of an answer. When making it panics, it ends with trailers that say so.
+struct Answer {
+    body: Option<tonic::body::Body>,
+    id: String,
+    path: String,
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Some(body) = self.body.as_mut() else { return Poll::Ready(None) };
+        let Ok(polled) = catch(|| Pin::new(body).poll_frame(context)) else {
+            self.end();
+            let status = told(&self.id, &self.path);
+            let mut trailers = HeaderMap::new();
+            return Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))));
+        };
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl Answer {
+    fn end(&mut self) {
+        let body = self.body.take();
+        let _ = catch(|| drop(body)); // it is over either way
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

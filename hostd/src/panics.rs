@@ -1,0 +1,320 @@
+//! What a panic ends: a request, or the daemon.
+//!
+//! A panic is a fault of this program, and says nothing about what else is wrong. So there are two answers to it:
+//!
+//! | Where | What ends |
+//! |---|---|
+//! | in what handles a request: a call of the API and its stream, a request to an endpoint with its answer, WebSocket or shell, a client's connection to an endpoint, a question of DNS (also a guest's), a scrape of the metrics | that request |
+//! | on a thread that a request waits for with [`blocking`] | that request |
+//! | anywhere else: tasks of microVMs, builds, the pool, the commit thread … | the daemon, with SIGABRT; the next one adopts what runs |
+//!
+//! What handles a request is run by [`request`], [`stream`] or [`catch`]. Meanwhile a mark of the thread says so: [`install`] sets a hook that looks at
+//! it, logs the panic, and aborts where the mark is missing. So no task can end unnoticed because its runtime catches panics.
+//! A task that a request spawns has no mark, since others depend on it: it ends the daemon.
+//!
+//! What a request has changed when it panics must be whole for others. State is in the store, whose batches are applied as a whole.
+//! What is shared in memory is behind locks of std, which are poisoned when a panic passes them: whoever meets a poisoned lock ends the
+//! daemon ([`poisoned`]). tokio's locks, which know no poison, only put changes of the store in an order and guard nothing in memory.
+
+use std::backtrace::Backtrace;
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, resume_unwind, set_hook};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use futures_util::Stream;
+
+thread_local! {
+    /// How many requests the thread is in the middle of: one handler may run another.
+    static REQUESTS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Panics that have ended a request.
+static CAUGHT: AtomicU64 = AtomicU64::new(0);
+
+/// Places whose backtrace is in the log. A client that has found a panic can ask for it often, and a backtrace takes long.
+static TRACED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// A request has panicked. The log says where and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the handler has panicked")]
+pub struct Panicked;
+
+/// The mark of a thread that handles a request.
+struct Mark(PhantomData<*const ()>);
+
+impl Mark {
+    fn set() -> Self {
+        REQUESTS.set(REQUESTS.get().saturating_add(1));
+        Self(PhantomData)
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        REQUESTS.set(REQUESTS.get().saturating_sub(1));
+    }
+}
+
+fn in_request() -> bool {
+    REQUESTS.get() > 0
+}
+
+/// From now on every panic is logged, and one outside of a request ends the process. For the program, once.
+pub fn install() {
+    set_hook(Box::new(|panic| {
+        let request = in_request();
+        log(panic, request);
+        if !request {
+            std::process::abort();
+        }
+    }));
+}
+
+fn log(panic: &PanicHookInfo<'_>, request: bool) {
+    let message = panic.payload_as_str().unwrap_or("(no text)");
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("(no name)");
+    // Poisoned or taken – this may be its own panic –, it is not needed.
+    let first = TRACED.try_lock().is_ok_and(|mut traced| traced.insert(place.clone()));
+    let backtrace = if first || !request { Backtrace::force_capture().to_string() } else { String::new() };
+    if request {
+        tracing::error!(
+            message,
+            place,
+            thread,
+            backtrace,
+            "a request has panicked: this is a fault of hearthd, please report it; only the request ends"
+        );
+    } else {
+        tracing::error!(
+            message,
+            place,
+            thread,
+            backtrace,
+            "hearthd has panicked: this is a fault of hearthd, please report it; the next hearthd goes on with what runs"
+        );
+    }
+}
+
+/// Panics that have ended a request since the start.
+#[must_use]
+pub fn caught() -> u64 {
+    CAUGHT.load(Ordering::Relaxed)
+}
+
+/// Runs a part of a request that does not wait.
+///
+/// # Errors
+/// [`Panicked`].
+pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
+    let mark = Mark::set();
+    // What others could see half changed is behind locks, which are poisoned then.
+    let done = catch_unwind(AssertUnwindSafe(work));
+    drop(mark);
+    done.map_err(|payload| {
+        CAUGHT.fetch_add(1, Ordering::Relaxed);
+        // A payload may panic when it is dropped.
+        std::mem::forget(payload);
+        Panicked
+    })
+}
+
+/// Runs a part of a request: a panic ends it and nothing else, also while it is dropped.
+pub fn request<F: Future>(work: F) -> Caught<F> {
+    Caught(Some(Box::pin(work)))
+}
+
+/// Makes the items of a request's answer: a panic is its last item.
+pub fn stream<S: Stream>(items: S) -> Caught<S> {
+    Caught(Some(Box::pin(items)))
+}
+
+/// What [`request`] and [`stream`] run.
+#[derive(Debug)]
+pub struct Caught<W>(Option<Pin<Box<W>>>);
+
+impl<W> Caught<W> {
+    /// Goes on with it. Nothing once it is over.
+    fn go_on<T>(&mut self, poll: impl FnOnce(Pin<&mut W>) -> Poll<T>) -> Option<Poll<Result<T, Panicked>>> {
+        let work = self.0.as_mut()?;
+        match catch(|| poll(work.as_mut())) {
+            Ok(polled) => Some(polled.map(Ok)),
+            Err(panicked) => {
+                self.end();
+                Some(Poll::Ready(Err(panicked)))
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(work) = self.0.take() {
+            let _ = catch(|| drop(work)); // it is over either way
+        }
+    }
+}
+
+impl<F: Future> Future for Caught<F> {
+    type Output = Result<F::Output, Panicked>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.go_on(|work| work.poll(context)) {
+            Some(Poll::Ready(done)) => {
+                self.end();
+                Poll::Ready(done)
+            }
+            // Nobody polls what is over.
+            Some(Poll::Pending) | None => Poll::Pending,
+        }
+    }
+}
+
+impl<S: Stream> Stream for Caught<S> {
+    type Item = Result<S::Item, Panicked>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.go_on(|items| items.poll_next(context)) {
+            Some(Poll::Ready(Ok(Some(item)))) => Poll::Ready(Some(Ok(item))),
+            Some(Poll::Ready(Err(panicked))) => Poll::Ready(Some(Err(panicked))),
+            Some(Poll::Ready(Ok(None))) | None => Poll::Ready(None),
+            Some(Poll::Pending) => Poll::Pending,
+        }
+    }
+}
+
+impl<W> Drop for Caught<W> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Runs something where it may block. If a request waits for it, a panic there is the request's; otherwise it ends the daemon.
+///
+/// # Panics
+/// When `work` does.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let mark = in_request();
+    let work = move || {
+        let _mark = mark.then(Mark::set);
+        work()
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(payload) => resume_unwind(payload),
+            // It never began: the runtime ends, and whoever waits with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// Ends the process: a request has panicked while it changed what the lock guards, and nobody knows what is whole. For
+/// [`PoisonError`]s of all locks, in place of what they guard.
+pub fn poisoned<G>(_: PoisonError<G>) -> G {
+    tracing::error!("a panic has left a lock behind; the next hearthd goes on with what runs");
+    std::process::abort()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::sync::Arc;
+
+    use futures_util::StreamExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_a_request_and_not_the_next() {
+        assert_eq!(request(async { panic!("on purpose") }).await, Err::<(), _>(Panicked));
+        assert_eq!(request(async { 1 }).await, Ok(1));
+        let items = stream(futures_util::stream::iter([1, 0, 3]).map(|number| 6 / number));
+        assert_eq!(items.collect::<Vec<_>>().await, [Ok(6), Err(Panicked)]);
+        assert!(!in_request());
+    }
+
+    #[tokio::test]
+    async fn a_panic_on_a_thread_that_a_request_waits_for_is_the_requests() {
+        let (mark, found) = request(async { (in_request(), blocking(in_request).await) }).await.unwrap();
+        assert!(mark && found);
+        assert!(!blocking(in_request).await, "nobody's request");
+        assert_eq!(request(blocking(|| panic!("on purpose"))).await, Err::<(), _>(Panicked));
+    }
+
+    #[tokio::test]
+    async fn what_panics_when_it_is_dropped_ends_with_its_request() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("on purpose")
+            }
+        }
+        let held = Bomb;
+        let work = request(async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        });
+        drop(work);
+        assert!(!in_request());
+    }
+
+    #[tokio::test]
+    async fn a_task_that_a_request_spawns_is_not_the_request() {
+        let spawned = request(async { tokio::spawn(async { in_request() }).await });
+        assert!(!spawned.await.unwrap().unwrap());
+    }
+
+    /// What a process with the hook does; its own test process runs it.
+    const ENDINGS: [(&str, bool, &str); 5] = [
+        ("request", true, "a request has panicked"),
+        ("task", false, "hearthd has panicked"),
+        ("thread", false, "hearthd has panicked"),
+        ("blocking", false, "hearthd has panicked"),
+        ("lock", false, "a panic has left a lock behind"),
+    ];
+    const ENDING: &str = "HEARTH_TEST_PANIC";
+
+    #[test]
+    fn a_panic_outside_of_a_request_ends_the_process_whoever_catches_it() {
+        for (ending, lives, said) in ENDINGS {
+            let mut test = Command::new(std::env::current_exe().unwrap());
+            test.args(["--exact", "panics::tests::a_process_that_panics", "--ignored", "--nocapture"]);
+            let output = test.env(ENDING, ending).output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout).into_owned()
+                + &String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.success(), lives, "{ending}: {text}");
+            assert!(text.contains(said) && text.contains("panics.rs"), "{ending}: {text}");
+            if !lives {
+                use std::os::unix::process::ExitStatusExt as _;
+                assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{ending}: {text}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    #[ignore = "another test runs it in a process of its own"]
+    async fn a_process_that_panics() {
+        tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+        install();
+        match std::env::var(ENDING).as_deref() {
+            Ok("task") => drop(tokio::spawn(async { panic!("on purpose") }).await),
+            Ok("thread") => drop(std::thread::spawn(|| panic!("on purpose")).join()),
+            Ok("blocking") => blocking(|| panic!("on purpose")).await,
+            Ok("lock") => {
+                let shared = Arc::new(Mutex::new(0));
+                let changes = request(async {
+                    let _lock = shared.lock();
+                    panic!("on purpose")
+                });
+                assert_eq!(changes.await, Err::<(), _>(Panicked));
+                drop(shared.lock().unwrap_or_else(poisoned));
+            }
+            _ => assert_eq!(request(async { panic!("on purpose") }).await, Err::<(), _>(Panicked)),
+        }
+    }
+}

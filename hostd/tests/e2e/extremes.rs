@@ -1,0 +1,53 @@
+//! What clients may send, and the daemon must outlive: as it is built to be shipped.
+
+use hearth_proto::host::v1::{GetHostStatusRequest, ReadLogsRequest};
+use prost_types::Timestamp;
+use tonic::Code;
+
+use crate::cases;
+use crate::support::Daemon;
+
+/// Names of nothing: no call makes anything that would have to be removed.
+const KNOWN: cases::Known<'_> = &[
+    ("imageIdentifier", "nothing"),
+    ("microvmIdentifier", "microvm-00000000-0000-0000-0000-000000000000"),
+    ("imageVersion", "1.0"),
+    ("logGroup", "/nothing"),
+    ("maxIdleDurationSeconds", "60"),
+    ("minimumMemoryInMiB", "512"),
+    ("endPort", "2"),
+];
+/// They take as long as the store, and leave folders behind.
+const LEFT_OUT: [&str; 1] = ["BackUpStore"];
+
+#[tokio::test]
+async fn no_call_ends_the_daemon() {
+    let Some(mut daemon) = Daemon::start().await else { return };
+    let started = status(&daemon).await;
+    // This one did.
+    let start_time = Some(Timestamp { seconds: i64::MAX, nanos: 2_000_000_000 });
+    let read = ReadLogsRequest { log_group: Some("/nothing".into()), start_time, ..Default::default() };
+    let refused = daemon.host().read_logs(read).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    assert!(refused.message().contains("startTime"), "{refused}");
+
+    for method in cases::methods() {
+        if LEFT_OUT.contains(&method.name()) {
+            continue;
+        }
+        for case in cases::cases(&method, KNOWN) {
+            let answer = cases::call(&daemon.channel(), &case).await;
+            let lost = answer.as_ref().is_err_and(|status| status.code() == Code::Unavailable);
+            assert!(!lost && !daemon.has_died(), "{}: {answer:?}", case.what);
+        }
+        assert_eq!(status(&daemon).await, started, "after {}: it is the same daemon", method.name());
+    }
+    let log = daemon.log_text();
+    assert!(!log.contains("panicked"), "a panic is a fault, even where it is caught");
+    daemon.finish().await;
+}
+
+/// When the daemon was started.
+async fn status(daemon: &Daemon) -> Option<Timestamp> {
+    daemon.host().get_host_status(GetHostStatusRequest::default()).await.unwrap().into_inner().started_at
+}

@@ -1,0 +1,80 @@
+//! What is shipped beside the code: the service unit, and the profiles that programs are built with.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::process::Command;
+
+const UNIT: &str = include_str!("../packaging/hearthd.service");
+const WORKSPACE: &str = include_str!("../../Cargo.toml");
+
+/// The settings of a unit by section.
+fn unit() -> BTreeMap<(String, String), String> {
+    let mut section = String::new();
+    let mut found = BTreeMap::new();
+    for line in UNIT.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        match line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            Some(name) => section = name.to_owned(),
+            None => {
+                let (key, value) = line.split_once('=').unwrap();
+                found.insert((section.clone(), key.to_owned()), value.to_owned());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn the_unit_starts_the_daemon_again_however_often_it_ends() {
+    let unit = unit();
+    for (section, key, value) in [
+        // Since systemd 230 it is a setting of [Unit]: elsewhere it is not looked at.
+        ("Unit", "StartLimitIntervalSec", "0"),
+        ("Service", "Restart", "always"),
+        ("Service", "RestartSec", "1"),
+        // What the daemon has started stays.
+        ("Service", "KillMode", "process"),
+    ] {
+        assert_eq!(unit.get(&(section.to_owned(), key.to_owned())).map(String::as_str), Some(value), "{key}");
+    }
+}
+
+#[test]
+fn systemd_finds_nothing_wrong_with_the_unit() {
+    let folder = tempfile::tempdir().unwrap();
+    // The daemon is not installed here.
+    let unit = UNIT.replace("/usr/bin/hearthd", "/bin/true");
+    let path = folder.path().join("hearthd.service");
+    std::fs::write(&path, unit).unwrap();
+    let verified = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&path).output();
+    let output = match verified {
+        Err(error) if error.kind() == ErrorKind::NotFound => return, // no systemd here
+        output => output.unwrap(),
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    // It tells of other units of this machine, too.
+    let ours: Vec<&str> = said.lines().filter(|line| line.contains("hearthd.service")).collect();
+    assert!(ours.is_empty(), "{ours:#?}");
+}
+
+/// A setting of a profile, its own or inherited.
+fn setting(profiles: &toml::Table, profile: &str, key: &str) -> Option<toml::Value> {
+    let found = profiles.get(profile)?.as_table()?;
+    let inherited = || setting(profiles, found.get("inherits")?.as_str()?, key);
+    found.get(key).cloned().or_else(inherited)
+}
+
+#[test]
+fn the_daemon_unwinds_and_everything_else_aborts() {
+    let workspace: toml::Table = WORKSPACE.parse().unwrap();
+    let profiles = workspace["profile"].as_table().unwrap();
+    let panic = |profile| setting(profiles, profile, "panic");
+    for profile in ["release", "metal"] {
+        assert_eq!(panic(profile), Some("abort".into()), "{profile}: the monitor's and the guest's");
+    }
+    for profile in ["daemon", "metal-daemon"] {
+        assert_eq!(panic(profile), Some("unwind".into()), "{profile}");
+        assert_eq!(setting(profiles, profile, "overflow-checks"), Some(true.into()), "{profile}");
+    }
+}
