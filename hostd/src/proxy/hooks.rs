@@ -66,7 +66,7 @@ fn plain(text: &[u8]) -> Vec<u8> {
             }
             plain.push(byte.to_ascii_lowercase());
             if let Some((length, stands_for)) = decoded(&plain) {
-                plain.truncate(plain.len() - length);
+                plain.truncate(plain.len().saturating_sub(length));
                 next.extend(stands_for.into_iter().rev());
             }
         }
@@ -76,7 +76,7 @@ fn plain(text: &[u8]) -> Vec<u8> {
 
 /// How many bytes at the end of a text stand for others, and for which.
 fn decoded(text: &[u8]) -> Option<(usize, Vec<u8>)> {
-    let end = |length: usize| text.len().checked_sub(length).map(|start| &text[start..]);
+    let end = |length: usize| text.get(text.len().checked_sub(length)?..);
     if !text.last()?.is_ascii() {
         return character(text);
     }
@@ -95,25 +95,28 @@ fn decoded(text: &[u8]) -> Option<(usize, Vec<u8>)> {
 }
 
 fn number(digits: &[u8]) -> Option<u32> {
-    digits.iter().try_fold(0, |number, digit| Some(number * 16 + char::from(*digit).to_digit(16)?))
+    digits.iter().try_fold(0_u32, |number, digit| {
+        number.checked_mul(16)?.checked_add(char::from(*digit).to_digit(16)?)
+    })
 }
 
 /// How many bytes at the end of a text are a character of UTF-8, in any form, that stands for ASCII.
 fn character(text: &[u8]) -> Option<(usize, Vec<u8>)> {
     let rest = text.iter().rev().take_while(|byte| **byte & 0xc0 == 0x80).take(6).count();
-    let first = *text.get(text.len().checked_sub(rest + 1)?)?;
+    let length = rest.saturating_add(1);
+    let end = text.get(text.len().checked_sub(length)?..)?;
+    let (&first, low) = end.split_first()?;
     // So many ones does the first byte begin with as there are bytes.
-    if rest == 0 || first.leading_ones() as usize != rest + 1 {
+    if rest == 0 || first.leading_ones() as usize != length {
         return None;
     }
     let high = u32::from(first) & (0x7f >> first.leading_ones().min(7));
-    let low = &text[text.len() - rest..];
     let number = low.iter().try_fold(high, |number, byte| {
         number.checked_mul(64).map(|number| number | u32::from(byte & 0x3f))
     })?;
     let mut stands_for = String::new();
     decompose_compatible(char::from_u32(number)?, |one| stands_for.push(one));
-    stands_for.is_ascii().then(|| (rest + 1, stands_for.into_bytes()))
+    stands_for.is_ascii().then(|| (length, stands_for.into_bytes()))
 }
 
 #[cfg(test)]

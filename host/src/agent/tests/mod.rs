@@ -37,7 +37,7 @@ async fn a_refusal_keeps_its_words() {
     let (agent, mut guest) = agent();
     let script = async {
         let open: proto::Open = receive(&mut guest).await.unwrap();
-        assert_eq!(open.version, 1);
+        assert_eq!(open.version, VERSION);
         let failure =
             proto::Failure { code: proto::FailureCode::Invalid.into(), message: "no such kind".into() };
         send(&mut guest, &proto::Opened { failure: Some(failure) }).await.unwrap();

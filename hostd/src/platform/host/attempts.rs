@@ -6,7 +6,9 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
+
+use crate::panics::poisoned;
 
 /// Which attempt is the newest, by the microVM's id.
 #[derive(Debug, Default)]
@@ -24,7 +26,7 @@ pub(super) struct Attempt {
 
 impl Attempts {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, u64>> {
-        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+        self.newest.lock().unwrap_or_else(poisoned)
     }
 
     /// Begins an attempt; it is the newest.

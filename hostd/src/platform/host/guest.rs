@@ -211,7 +211,7 @@ impl Machine {
         if let Err(why) = thaw(self.agent()).await {
             tracing::warn!(microvm = self.spec.id, why, "the app could not be thawed, trying again");
             let (agent, freezing) = (self.agent().clone(), Arc::clone(&self.freezing));
-            let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut tasks = self.tasks.lock().unwrap_or_else(poisoned);
             tasks.spawn(async move {
                 loop {
                     sleep(THAW_AGAIN).await;

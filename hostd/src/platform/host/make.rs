@@ -9,7 +9,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use hearth_host::microvm::process::Process;
 use hearth_host::microvm::{Microvm, Restore, create, open};
@@ -29,6 +29,7 @@ use super::layout::{Keep, Place, make_folder};
 use super::record::{MicrovmRecord, set_identified};
 use super::timeline::{Operation, Report, Timeline};
 use super::{Host, identity, links, monitors};
+use crate::panics::poisoned;
 use crate::platform::{PlatformError, Spec};
 
 /// What the blocking part of making a microVM comes to.
@@ -68,14 +69,14 @@ impl Making {
     /// Has whoever waits for the monitor wait no more.
     fn give_up(&self) {
         self.given_up.store(true, Ordering::Release);
-        if let Some(process) = &*self.process.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(process) = &*self.process.lock().unwrap_or_else(poisoned) {
             let _ = process.kill(); // it may have ended by itself
         }
     }
 
     /// Notes its monitor. One that comes too late is killed at once.
     fn has(&self, process: &Arc<Process>) {
-        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(process));
+        *self.process.lock().unwrap_or_else(poisoned) = Some(Arc::clone(process));
         if self.is_given_up() {
             self.give_up();
         }
