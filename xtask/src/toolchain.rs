@@ -5,10 +5,12 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 
@@ -45,14 +47,50 @@ fn target_folder(cache: &Cache) -> PathBuf {
 /// Cargo for this machine, run in the workspace.
 pub(crate) fn native(cache: &Cache) -> Result<Command> {
     let mut cargo = command::clean("cargo");
-    cargo.current_dir(repository()?).env("CARGO_TARGET_DIR", target_folder(cache));
+    let folder = target_folder(cache);
+    claim(&repository()?, &folder)?;
+    cargo.current_dir(repository()?).env("CARGO_TARGET_DIR", folder);
     Ok(cargo)
+}
+
+/// Makes a target folder this checkout's. To cargo, packages of two checkouts are the same, and it compares only the times of
+/// their files: what another checkout has built here last would be taken for this one's, were the sources of this one older. So
+/// they get the time of now where another checkout was here last.
+fn claim(checkout: &Path, folder: &Path) -> Result<()> {
+    let mark = folder.join("hearth-checkout");
+    let own = checkout.as_os_str().as_bytes();
+    if fs::read(&mark).is_ok_and(|last| last == own) {
+        return Ok(());
+    }
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let now = SystemTime::now();
+    renew(checkout, now)
+        .with_context(|| format!("cannot set the times of files in {}", checkout.display()))?;
+    fs::write(&mark, own).with_context(|| format!("cannot write {}", mark.display()))
+}
+
+/// Gives all files of a checkout a time, but for what was built or is git's.
+fn renew(folder: &Path, time: SystemTime) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let (kind, name) = (entry.file_type()?, entry.file_name());
+        if kind.is_dir() {
+            if name != "target" && name != ".git" {
+                renew(&entry.path(), time)?;
+            }
+        } else if kind.is_file() {
+            File::options().append(true).open(entry.path())?.set_modified(time)?;
+        }
+    }
+    Ok(())
 }
 
 /// The same with a target folder of its own, for builds whose environment would have all others begin anew.
 pub(crate) fn native_apart(cache: &Cache, ending: &str) -> Result<Command> {
     let mut cargo = native(cache)?;
-    cargo.env("CARGO_TARGET_DIR", sibling(&target_folder(cache), ending));
+    let folder = sibling(&target_folder(cache), ending);
+    claim(&repository()?, &folder)?;
+    cargo.env("CARGO_TARGET_DIR", folder);
     Ok(cargo)
 }
 
@@ -138,6 +176,7 @@ impl Cross {
             Link::Static | Link::Own => self.target_folder.clone(),
             Link::Dynamic => sibling(&self.target_folder, "-dynamic"),
         };
+        claim(&repository()?, &target_folder)?;
         cargo.current_dir(repository()?).env("CARGO_TARGET_DIR", target_folder);
         if self.source != Source::Native {
             cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc");
@@ -253,6 +292,24 @@ mod tests {
     #[test]
     fn the_repository_is_where_xtask_is() {
         assert!(repository().unwrap().join("xtask/Cargo.toml").is_file());
+    }
+
+    #[test]
+    fn a_checkout_that_was_not_the_last_to_build_is_newer_than_what_was_built() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("cache/target");
+        let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+        let source = |name: &str| folder.path().join(name).join("package/lib.rs");
+        for name in ["one", "other"] {
+            fs::create_dir_all(source(name).parent().unwrap()).unwrap();
+            fs::write(source(name), "").unwrap();
+        }
+        let time = |name: &str| fs::metadata(source(name)).unwrap().modified().unwrap();
+        for (name, renewed) in [("one", true), ("one", false), ("other", true), ("one", true)] {
+            renew(folder.path(), old).unwrap();
+            claim(&folder.path().join(name), &target).unwrap();
+            assert_eq!(time(name) > old, renewed, "{name}");
+        }
     }
 
     #[test]
