@@ -14,7 +14,8 @@ use super::support::{Site, Told, ask};
 /// the names of roles only: what it knew itself would be in its memory, and in every clone's.
 const APP: &str = r#"
 import http.server, os, threading, time, urllib.error, urllib.request
-KEPT = os.environ["KEPT_ONE"] + os.environ["KEPT_OTHER"]
+# Many, since a text that lies across the end of a page need not go on in the next one of the machine.
+KEPT = [os.environ["KEPT_ONE"] + os.environ["KEPT_OTHER"] + str(number) for number in range(100)]
 SERVICE = "http://169.254.169.254/latest/"
 def metadata(path):
     seconds = {"X-aws-ec2-metadata-token-ttl-seconds": "21600"}
