@@ -28,12 +28,10 @@ const ALSO: &str = "tests-skipped-elsewhere";
 const SCRIPT_NAME: &str = "only-here.sh";
 /// Runs those tests of a program that do not run elsewhere. There must be some.
 const SCRIPT: &str = r#"set -e
-"$1" --list --format terse | sed -n 's/: test$//p' | sort > /tmp/tests-here
-sort "$HEARTH_IN/tests-elsewhere" > /tmp/tests-elsewhere
-comm -23 /tmp/tests-here /tmp/tests-elsewhere > /tmp/tests
-cat "$HEARTH_IN/tests-skipped-elsewhere" >> /tmp/tests
-[ -s /tmp/tests ] || { echo "no test is only here" >&2; exit 1; }
-exec "$1" --test-threads=1 --exact $(cat /tmp/tests)
+tests=$("$1" --list --format terse | sed -n 's/: test$//p' | grep -vxFf "$HEARTH_IN/tests-elsewhere" || true)
+tests="$tests $(cat "$HEARTH_IN/tests-skipped-elsewhere")"
+[ -n "${tests# }" ] || { echo "no test is only here" >&2; exit 1; }
+exec "$1" --test-threads=1 --exact $tests
 "#;
 
 /// What runs on the metal alone.
@@ -136,7 +134,35 @@ fn to_run_on_metal(notes: &str, suites: &[Suite]) -> Result<BTreeSet<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+
+    #[test]
+    fn the_script_runs_what_is_nowhere_else_and_what_was_skipped_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        write("script", SCRIPT);
+        write(
+            "program",
+            "#!/bin/sh\nif [ \"$1\" = --list ]; then\nprintf 'a::x: test\\na::xy: test\\nb: benchmark\\nc::z: test\\n'\n\
+             else echo \"$@\"; fi\n",
+        );
+        fs::set_permissions(folder.path().join("program"), Permissions::from_mode(0o755)).unwrap();
+        let run = |elsewhere: &str, skipped: &str| {
+            write(HERE, elsewhere);
+            write(ALSO, skipped);
+            let mut sh = Command::new("sh");
+            sh.arg(folder.path().join("script")).arg(folder.path().join("program"));
+            command::capture(sh.env("HEARTH_IN", folder.path()))
+        };
+        assert_eq!(run("a::x\nc::z\n", "").unwrap(), "--test-threads=1 --exact a::xy\n");
+        assert_eq!(run("a::x\na::xy\n", "a::x\n").unwrap(), "--test-threads=1 --exact c::z a::x\n");
+        assert_eq!(run("", "").unwrap(), "--test-threads=1 --exact a::x a::xy c::z\n");
+        let error = run("a::x\na::xy\nc::z\n", "").unwrap_err().to_string();
+        assert!(error.contains("no test is only here"), "{error}");
+    }
 
     #[test]
     fn what_is_skipped_here_runs_on_the_metal_or_fails_the_run() {
