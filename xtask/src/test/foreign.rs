@@ -31,6 +31,8 @@ const SCRIPT: &str = r#"set -e
 tests=$("$1" --list --format terse | sed -n 's/: test$//p' | grep -vxFf "$HEARTH_IN/tests-elsewhere" || true)
 tests="$tests $(cat "$HEARTH_IN/tests-skipped-elsewhere")"
 [ -n "${tests# }" ] || { echo "no test is only here" >&2; exit 1; }
+found=$("$1" --list --format terse --exact $tests | grep -c ': test$' || true)
+[ "$found" = "$(echo $tests | wc -w)" ] || { echo "only $found of these are here: $tests" >&2; exit 1; }
 exec "$1" --test-threads=1 --exact $tests
 "#;
 
@@ -54,7 +56,10 @@ impl Foreign {
         let program = parts::library_test_of(&mut cargo, suite.package)?;
         let list = command::capture(Command::new(program).args(["--list", "--format", "terse"]))?;
         let names = list.lines().filter_map(|line| line.strip_suffix(": test"));
-        let here = names.map(|name| format!("{name}\n")).collect();
+        let here: String = names.map(|name| format!("{name}\n")).collect();
+        if here.is_empty() {
+            bail!("{} has no tests here", suite.package);
+        }
         Ok(Self { folder: cache.run_folder()?, here, skipped: BTreeSet::new() })
     }
 
@@ -146,8 +151,10 @@ mod tests {
         write("script", SCRIPT);
         write(
             "program",
-            "#!/bin/sh\nif [ \"$1\" = --list ]; then\nprintf 'a::x: test\\na::xy: test\\nb: benchmark\\nc::z: test\\n'\n\
-             else echo \"$@\"; fi\n",
+            "#!/bin/sh\nif [ \"$1\" != --list ]; then echo \"$@\"; exit; fi\n\
+             for test in a::x a::xy c::z; do case \"$* \" in\n\
+             *--exact*\" $test \"*) echo $test: test ;; *--exact*) ;; *) echo $test: test ;; esac; done\n\
+             echo b: benchmark\n",
         );
         fs::set_permissions(folder.path().join("program"), Permissions::from_mode(0o755)).unwrap();
         let run = |elsewhere: &str, skipped: &str| {
@@ -159,7 +166,8 @@ mod tests {
         };
         assert_eq!(run("a::x\nc::z\n", "").unwrap(), "--test-threads=1 --exact a::xy\n");
         assert_eq!(run("a::x\na::xy\n", "a::x\n").unwrap(), "--test-threads=1 --exact c::z a::x\n");
-        assert_eq!(run("", "").unwrap(), "--test-threads=1 --exact a::x a::xy c::z\n");
+        let error = run("a::x\na::xy\n", "gone\n").unwrap_err().to_string();
+        assert!(error.contains("only 1 of these"), "{error}");
         let error = run("a::x\na::xy\nc::z\n", "").unwrap_err().to_string();
         assert!(error.contains("no test is only here"), "{error}");
     }
