@@ -163,6 +163,36 @@ mod tests {
         .unwrap();
     }
 
+    /// Two builds of bases at once, of two container bases each, come as far as their mirror, which is not there.
+    #[cfg(not(target_arch = "aarch64"))]
+    #[test]
+    fn two_builds_of_bases_at_once_share_what_neither_found() {
+        use super::super::parts::{Kind, Store};
+        use super::super::recipe::{Recipe, Sources};
+        let mirror = "http://127.0.0.1:9/debian".to_owned();
+        let sources = Sources { mirror, security_mirror: None, ..Sources::default() };
+        let recipe = Recipe::own().unwrap();
+        assert!(recipe.containers.len() > 1, "they are made at once");
+        std::thread::spawn(move || {
+            hide_binfmt();
+            let build = || {
+                let folder = tempfile::tempdir().unwrap();
+                let store = Store { folder: folder.path().to_owned(), refresh: false };
+                store.part(Kind::Containers, (&recipe, &sources), &|_| {}).unwrap_err().to_string()
+            };
+            std::thread::scope(|scope| {
+                let builds = [scope.spawn(build), scope.spawn(build)];
+                for build in builds {
+                    let error = build.join().unwrap();
+                    assert!(error.contains("mmdebstrap") && error.contains("apt-get update"), "{error}");
+                }
+            });
+            assert!(is_registered(Path::new(BINFMT)));
+        })
+        .join()
+        .unwrap();
+    }
+
     #[cfg(not(target_arch = "aarch64"))]
     fn prepare_again() {
         prepare(&|_| panic!("nothing is left to do")).unwrap();
