@@ -1,9 +1,15 @@
 //! What tests of all packages share.
 //!
 //! * [`skip`] – a test cannot run where it is
+//! * [`search`] – texts in snapshots
+//! * `calls` – calls with extreme values of every method that the daemon has (feature `calls`: only its own tests need gRPC)
 
 #![forbid(unsafe_code)]
-#![allow(clippy::panic, reason = "a test that cannot go on has failed")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[cfg(feature = "calls")]
+pub mod calls;
+pub mod search;
 
 use std::env;
 use std::ffi::OsStr;

@@ -10,6 +10,7 @@ use hearth_proto::guest::v1::{
     CallHook, Credentials, FailureCode, Freeze, Hook, Identify, MakeSealKey, Quiesce, SetCredentials, Status,
     Thaw,
 };
+use hearth_testing::search::find;
 use hpke::aead::ChaCha20Poly1305;
 use hpke::kdf::HkdfSha256;
 use hpke::kem::X25519HkdfSha256;
@@ -17,7 +18,6 @@ use hpke::{Deserializable as _, Kem, OpModeS, Serializable as _, single_shot_sea
 use prost::Message as _;
 
 use super::probe;
-use super::search::find;
 use super::support::{Guest, Machine, Metal, shell};
 
 fn freeze(guest: &mut Guest, forget: bool) -> Status {

@@ -19,5 +19,4 @@ mod identity;
 mod logs;
 mod probe;
 mod processes;
-mod search;
 mod support;

@@ -49,7 +49,7 @@ fn contains(text: &[u8], word: &[u8]) -> bool {
     text.windows(word.len()).any(|window| window == word)
 }
 
-/// A text as it is after everything that servers do to it: percent-decoding until nothing is left to decode, `%uXXXX` (IIS,
+/// A text as it is after everything that servers do to it: percent-decoding until nothing is left to decode, `%u` with four digits (IIS,
 /// `unescape` of JavaScript), UTF-8 in longer forms than the shortest, characters that stand for ASCII (NFKC: full-width letters),
 /// control characters removed (parsers of URLs remove tabs and ends of lines), small letters.
 ///

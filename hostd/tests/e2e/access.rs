@@ -5,11 +5,11 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::{Buf as _, BufMut as _};
 use hearth_proto::microvms::v1::microvm_service_client::MicrovmServiceClient;
 use hearth_proto::microvms::v1::{
     GetMicrovmRequest, ListMicrovmImagesRequest, ListMicrovmsRequest, MicrovmState, TerminateMicrovmRequest,
 };
+use hearth_testing::calls::Raw;
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use tokio_stream::StreamExt as _;
@@ -19,7 +19,6 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use tonic::client::Grpc;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -168,7 +167,7 @@ async fn a_client_that_knows_no_protobuf_file_finds_out_by_reflection() {
     let path = PathAndQuery::from_static("/hearth.microvms.v1.MicrovmService/ListManagedMicrovmImages");
     let mut client = Grpc::new(daemon.channel());
     client.ready().await.unwrap();
-    let answer = client.unary(Request::new(request.encode_to_vec()), path, Bytes).await.unwrap().into_inner();
+    let answer = client.unary(Request::new(request.encode_to_vec()), path, Raw).await.unwrap().into_inner();
     let answer = DynamicMessage::decode(method.output(), answer.as_slice()).unwrap();
     let json = serde_json::to_value(&answer).unwrap();
     assert!(json["items"][0]["imageArn"].as_str().unwrap().starts_with("arn:aws:lambda:"), "{json}");
@@ -182,43 +181,4 @@ async fn reflect(daemon: &Daemon, request: MessageRequest) -> MessageResponse {
         .await;
     let mut answers = answers.unwrap().into_inner();
     answers.next().await.unwrap().unwrap().message_response.unwrap()
-}
-
-/// Messages as they are.
-#[derive(Clone, Copy)]
-struct Bytes;
-
-impl Codec for Bytes {
-    type Encode = Vec<u8>;
-    type Decode = Vec<u8>;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Bytes {
-    type Item = Vec<u8>;
-    type Error = Status;
-
-    fn encode(&mut self, item: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put_slice(&item);
-        Ok(())
-    }
-}
-
-impl Decoder for Bytes {
-    type Item = Vec<u8>;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
-        let all = buffer.remaining();
-        Ok(Some(buffer.copy_to_bytes(all).to_vec()))
-    }
 }

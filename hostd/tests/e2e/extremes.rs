@@ -1,14 +1,14 @@
 //! What clients may send, and the daemon must outlive: as it is built to be shipped.
 
 use hearth_proto::host::v1::{GetHostStatusRequest, ReadLogsRequest};
+use hearth_testing::calls;
 use prost_types::Timestamp;
 use tonic::Code;
 
-use crate::cases;
 use crate::support::Daemon;
 
 /// Names of nothing: no call makes anything that would have to be removed.
-const KNOWN: cases::Known<'_> = &[
+const KNOWN: calls::Known<'_> = &[
     ("imageIdentifier", "nothing"),
     ("microvmIdentifier", "microvm-00000000-0000-0000-0000-000000000000"),
     ("imageVersion", "1.0"),
@@ -31,12 +31,12 @@ async fn no_call_ends_the_daemon() {
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
     assert!(refused.message().contains("startTime"), "{refused}");
 
-    for method in cases::methods() {
+    for method in calls::methods() {
         if LEFT_OUT.contains(&method.name()) {
             continue;
         }
-        for case in cases::cases(&method, KNOWN) {
-            let answer = cases::call(&daemon.channel(), &case).await;
+        for case in calls::cases(&method, KNOWN) {
+            let answer = calls::call(&daemon.channel(), &case).await;
             let lost = answer.as_ref().is_err_and(|status| status.code() == Code::Unavailable);
             assert!(!lost && !daemon.has_died(), "{}: {answer:?}", case.what);
         }

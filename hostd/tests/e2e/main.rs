@@ -21,8 +21,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod access;
-#[path = "../extremes/mod.rs"]
-mod cases;
 mod endings;
 mod endpoint;
 mod extremes;

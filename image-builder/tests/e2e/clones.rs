@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hearth_host::roles::{Provider, RoleUse, RolesConfig, Secret, StaticKeys};
 use hearth_image_builder::build::LogStream;
+use hearth_testing::search::find;
 
-use super::search::find;
 use super::support::{Site, Told, ask};
 
 /// Says the time and a random number every millisecond, and answers with what the metadata service says at a path. It asks for

@@ -19,6 +19,4 @@ mod crashes;
 mod failures;
 mod isolation;
 mod registry;
-#[path = "../../../guest/tests/e2e/search.rs"]
-mod search;
 mod support;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hearth_proto::host::v1::ReadLogsRequest;
+use hearth_testing::calls;
 use prost_types::Timestamp;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -12,9 +13,6 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::*;
 use crate::logs::{Line, Source};
-
-#[path = "../../../../tests/extremes/mod.rs"]
-mod cases;
 
 /// Far more than anything here takes: a connection that the daemon forgets fails the test.
 const HANG: Duration = Duration::from_secs(60);
@@ -49,7 +47,7 @@ async fn the_timestamp_that_ended_the_daemon_is_refused() {
 #[tokio::test]
 async fn every_method_takes_extreme_values() {
     let (server, microvm) = furnished().await;
-    let known: cases::Known<'_> = &[
+    let known: calls::Known<'_> = &[
         ("imageIdentifier", "demo"),
         ("microvmIdentifier", &microvm),
         ("imageVersion", "1.0"),
@@ -69,9 +67,9 @@ async fn every_method_takes_extreme_values() {
         ("listServices", ""),
     ];
     let (mut answered, mut codes) = (BTreeSet::new(), BTreeMap::<String, usize>::new());
-    for method in cases::methods() {
-        for case in cases::cases(&method, known) {
-            let result = tokio::time::timeout(HANG, cases::call(&server.channel, &case)).await;
+    for method in calls::methods() {
+        for case in calls::cases(&method, known) {
+            let result = tokio::time::timeout(HANG, calls::call(&server.channel, &case)).await;
             let result = result.unwrap_or_else(|_| panic!("{} is not answered", case.what));
             let code = result.as_ref().map_or_else(Status::code, |()| Code::Ok);
             *codes.entry(format!("{code:?}")).or_default() += 1;

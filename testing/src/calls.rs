@@ -4,8 +4,6 @@
 //! A call begins with a request that could be meant ([`base`]), of which one member after the other takes each value that its type
 //! has at its ends; then some in which all members do. What is wrong with one member would hide the others otherwise.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
-
 use prost::Message as _;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, MethodDescriptor,
@@ -23,9 +21,9 @@ const DEPTH: usize = 6;
 
 /// A call.
 #[derive(Debug)]
-pub(crate) struct Case {
+pub struct Case {
     /// Which member has which value.
-    pub(crate) what: String,
+    pub what: String,
     messages: Vec<Vec<u8>>,
     path: String,
     /// Its answer has no end by itself.
@@ -33,10 +31,10 @@ pub(crate) struct Case {
 }
 
 /// Values of members by their JSON names: what there is on a host.
-pub(crate) type Known<'a> = &'a [(&'a str, &'a str)];
+pub type Known<'a> = &'a [(&'a str, &'a str)];
 
 /// All methods: of the API, health and reflection. Those that take away what others are about come last.
-pub(crate) fn methods() -> Vec<MethodDescriptor> {
+pub fn methods() -> Vec<MethodDescriptor> {
     let mut pool = DescriptorPool::decode(hearth_proto::FILE_DESCRIPTOR_SET).unwrap();
     for set in [tonic_health::pb::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET] {
         pool.decode_file_descriptor_set(set).unwrap();
@@ -48,7 +46,7 @@ pub(crate) fn methods() -> Vec<MethodDescriptor> {
 }
 
 /// The calls of a method, the first of which could be meant.
-pub(crate) fn cases(method: &MethodDescriptor, known: Known<'_>) -> Vec<Case> {
+pub fn cases(method: &MethodDescriptor, known: Known<'_>) -> Vec<Case> {
     let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
     let endless = method.is_server_streaming() && !method.is_client_streaming();
     let meant = base(&method.input(), known, DEPTH);
@@ -286,7 +284,7 @@ fn texts() -> Vec<(String, String)> {
 ///
 /// # Errors
 /// What the daemon answers.
-pub(crate) async fn call(channel: &Channel, case: &Case) -> Result<(), Status> {
+pub async fn call(channel: &Channel, case: &Case) -> Result<(), Status> {
     let mut client = tonic::client::Grpc::new(channel.clone());
     client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let path = PathAndQuery::try_from(case.path.as_str()).unwrap();
@@ -296,8 +294,9 @@ pub(crate) async fn call(channel: &Channel, case: &Case) -> Result<(), Status> {
     Ok(())
 }
 
-/// Messages as bytes.
-struct Raw;
+/// Messages as bytes, whatever they are: for clients that have no types for them.
+#[derive(Clone, Copy, Debug)]
+pub struct Raw;
 
 impl Codec for Raw {
     type Encode = Vec<u8>;

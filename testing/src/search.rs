@@ -1,4 +1,4 @@
-//! Looks for texts in snapshots. The image builder's tests use this file, too.
+//! Looks for texts in snapshots.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -10,7 +10,11 @@ const STEP: usize = 4 << 20;
 const AROUND: usize = 96;
 
 /// Where a text is in a file – as bytes, in UTF-16 or as hexadecimal digits –, and what is around it, for people.
-pub(crate) fn find(file: &Path, text: &str) -> Option<String> {
+///
+/// # Panics
+/// Where the file cannot be read.
+#[must_use]
+pub fn find(file: &Path, text: &str) -> Option<String> {
     let needles: [Vec<u8>; 3] = [
         text.as_bytes().to_vec(),
         text.encode_utf16().flat_map(u16::to_le_bytes).collect(),
