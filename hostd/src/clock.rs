@@ -38,6 +38,13 @@ impl Clock {
         }
     }
 
+    /// The time now and so much later; now, where there is no such time.
+    #[must_use]
+    pub fn after(&self, wait: Duration) -> SystemTime {
+        let now = self.now();
+        now.checked_add(wait).unwrap_or(now)
+    }
+
     /// The time now, to the millisecond: as it is stored and answered.
     #[must_use]
     pub fn timestamp(&self) -> Timestamp {

@@ -14,7 +14,11 @@
 //!
 //! What a request has changed when it panics must be whole for others. State is in the store, whose batches are applied as a whole.
 //! What is shared in memory is behind locks of std, which are poisoned when a panic passes them: whoever meets a poisoned lock ends the
-//! daemon ([`poisoned`]). tokio's locks, which know no poison, only put changes of the store in an order and guard nothing in memory.
+//! daemon ([`poisoned`]). tokio's locks, which know no poison, put changes of the store in an order, or guard what is replaced as a whole (the
+//! credentials of roles); so do the locks inside `hearth-host`.
+//!
+//! Tasks that hyper and tonic run by themselves have no mark: a request's body on its way to an app, the streams of HTTP/2, connections of the API.
+//! Neither have threads inside `hearth-host`.
 
 use std::backtrace::Backtrace;
 use std::cell::Cell;
@@ -127,21 +131,34 @@ pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
 
 /// Runs a part of a request: a panic ends it and nothing else, also while it is dropped.
 pub fn request<F: Future>(work: F) -> Caught<F> {
-    Caught(Some(Box::pin(work)))
+    Caught::new(work)
 }
 
 /// Makes the items of a request's answer: a panic is its last item.
 pub fn stream<S: Stream>(items: S) -> Caught<S> {
-    Caught(Some(Box::pin(items)))
+    Caught::new(items)
 }
 
-/// What [`request`] and [`stream`] run.
+/// A part of a request: what [`request`] and [`stream`] run, or the body of an answer. A panic in it ends it.
 #[derive(Debug)]
 pub struct Caught<W>(Option<Pin<Box<W>>>);
 
 impl<W> Caught<W> {
+    /// Such a part, which whoever has it polls with [`go_on`](Self::go_on).
+    pub(crate) fn new(work: W) -> Self {
+        Self(Some(Box::pin(work)))
+    }
+
+    /// The part itself. None once it is over.
+    pub(crate) fn get(&self) -> Option<&W> {
+        self.0.as_deref()
+    }
+
     /// Goes on with it. Nothing once it is over.
-    fn go_on<T>(&mut self, poll: impl FnOnce(Pin<&mut W>) -> Poll<T>) -> Option<Poll<Result<T, Panicked>>> {
+    pub(crate) fn go_on<T>(
+        &mut self,
+        poll: impl FnOnce(Pin<&mut W>) -> Poll<T>,
+    ) -> Option<Poll<Result<T, Panicked>>> {
         let work = self.0.as_mut()?;
         match catch(|| poll(work.as_mut())) {
             Ok(polled) => Some(polled.map(Ok)),

@@ -19,7 +19,7 @@ impl RoleUse {
     /// Whether the role is the account's own, by its ARN.
     #[must_use]
     pub fn is_own(&self) -> bool {
-        is_account(&self.account) && account_of(&self.role_arn) == Some(self.account.as_str())
+        account_of(&self.role_arn) == Some(self.account.as_str())
     }
 }
 

@@ -1,7 +1,8 @@
 //! A build, from its slot to its outcome.
 //!
 //! A build that panics ends the daemon ([`crate::panics`]), and the next daemon begins it again. So that this has an end, each begin is counted
-//! in the build's record before anything is done; a daemon that is told to stop takes it back. What has begun [`TRIES`] times
+//! in the build's record before anything is done; a daemon that is told to stop takes it back, but for the
+//! instant in which it is stored. What has begun [`TRIES`] times
 //! and neither ended nor was stopped is FAILED. Whether the daemon panicked, was killed or lost its power cannot be told
 //! apart afterwards, so each of them counts.
 

@@ -162,7 +162,7 @@ impl Config {
     #[must_use]
     pub fn deadlines(&self) -> Deadlines {
         Deadlines {
-            launch: self.host().launch_timeout(),
+            launch: Duration::from_secs(self.launch_timeout_seconds),
             suspend: Duration::from_secs(self.suspend_timeout_seconds),
         }
     }

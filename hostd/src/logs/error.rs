@@ -54,7 +54,4 @@ pub enum LogError {
     /// What lines are to contain is too long.
     #[error("lines can be searched for at most {0} bytes")]
     Filter(usize),
-    /// The task that was reading was ended with the daemon.
-    #[error("the daemon is stopping")]
-    Stopping,
 }

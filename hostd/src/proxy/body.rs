@@ -14,7 +14,7 @@ use tokio::time::{Sleep, sleep, sleep_until, timeout};
 use super::connection::Exchange;
 use super::limits::Limiter;
 use crate::driver::gate::{Gate, Pass};
-use crate::panics::{Panicked, catch, poisoned};
+use crate::panics::{Caught, Panicked, poisoned};
 
 /// What is read of a request that was answered already: bytes, and for how long. Clients may have sent a window of it by then.
 const DRAIN: (usize, Duration) = (8 << 20, Duration::from_secs(5));
@@ -92,7 +92,7 @@ pub enum Answer {
     /// The endpoint's own text.
     Text(Option<Bytes>),
     /// What the app answers.
-    Flow(Box<Flow>),
+    Flow(Caught<Flow>),
 }
 
 impl Answer {
@@ -105,7 +105,7 @@ impl Answer {
     /// What the app answers to an exchange, which is over with it.
     #[must_use]
     pub fn flow(body: Incoming, meter: Meter, over: (Pass, Exchange)) -> Self {
-        Self::Flow(Box::new(Flow { body, meter, _over: over }))
+        Self::Flow(Caught::new(Flow { body, meter, _over: over }))
     }
 }
 
@@ -117,31 +117,38 @@ impl Body for Answer {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let this = self.get_mut();
-        match this {
+        match self.get_mut() {
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Self::Flow(flow) => match catch(|| flow.meter.poll_frame(context, &mut flow.body)) {
-                Ok(polled) => polled.map_err(Broken::from),
-                Err(panicked) => {
-                    let flow = std::mem::replace(this, Self::Text(None));
-                    let _ = catch(|| drop(flow)); // it is over either way
-                    Poll::Ready(Some(Err(panicked.into())))
+            Self::Flow(flow) => {
+                let polled = flow.go_on(|mut flow| {
+                    let Flow { body, meter, .. } = &mut *flow;
+                    meter.poll_frame(context, body)
+                });
+                match polled {
+                    Some(Poll::Ready(Ok(frame))) => {
+                        Poll::Ready(frame.map(|frame| frame.map_err(Broken::from)))
+                    }
+                    Some(Poll::Ready(Err(panicked))) => Poll::Ready(Some(Err(panicked.into()))),
+                    Some(Poll::Pending) => Poll::Pending,
+                    None => Poll::Ready(None),
                 }
-            },
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Text(text) => text.is_none(),
-            Self::Flow(flow) => flow.body.is_end_stream(),
+            Self::Flow(flow) => flow.get().is_none_or(|flow| flow.body.is_end_stream()),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
-            Self::Flow(flow) => flow.body.size_hint(),
+            Self::Flow(flow) => {
+                flow.get().map_or_else(|| SizeHint::with_exact(0), |flow| flow.body.size_hint())
+            }
         }
     }
 }

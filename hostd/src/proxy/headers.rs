@@ -49,7 +49,7 @@ pub fn clean(headers: &mut HeaderMap) {
 
 /// Sets a header that the app is to believe: whatever the client has sent under this name goes, however it is spelled.
 pub fn set(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
-    remove_all(headers, |one| one.as_str().len() == name.as_str().len() && begins_with(one, name.as_str()));
+    remove_all(headers, |one| is_spelled(one.as_str().as_bytes(), name.as_str()));
     headers.insert(name, value);
 }
 
@@ -60,11 +60,15 @@ fn remove_all(headers: &mut HeaderMap, which: impl Fn(&HeaderName) -> bool) {
     }
 }
 
-/// Whether a name begins like this, where `_` is as good as `-`: CGI and its heirs (WSGI, Rack, PHP) do not tell them apart.
 fn begins_with(name: &HeaderName, start: &str) -> bool {
+    name.as_str().as_bytes().get(..start.len()).is_some_and(|own| is_spelled(own, start))
+}
+
+/// Whether a name, or a part of one, is this, where `_` is as good as `-`: CGI and its heirs (WSGI, Rack, PHP) do not tell them
+/// apart.
+pub(super) fn is_spelled(name: &[u8], this: &str) -> bool {
     let same = |(own, other): (&u8, u8)| *own == other || *own == b'_' && other == b'-';
-    let name = name.as_str().as_bytes();
-    name.len() >= start.len() && name.iter().zip(start.bytes()).all(same)
+    name.len() == this.len() && name.iter().zip(this.bytes()).all(same)
 }
 
 #[cfg(test)]

@@ -17,11 +17,13 @@ use hyper::header::HeaderMap;
 use hyper::{Request, Uri};
 use unicode_normalization::char::decompose_compatible;
 
+use super::headers::is_spelled;
+
 /// The part of the path of hooks that no other path needs.
 const WORD: &[u8] = b"lambda-microvms";
 /// The part that follows.
 const NEXT: &[u8] = b"runtime";
-/// What the names of headers end with that carry a path or a part of it. `_` is the same as `-` to many servers.
+/// What the names of headers end with that carry a path or a part of it.
 const CARRIERS: [&str; 7] = ["url", "uri", "path", "pathbase", "prefix", "script-name", "path-info"];
 
 /// Whether some server could take a request for the call of a hook.
@@ -40,8 +42,12 @@ fn is_target_of_hook(target: &Uri) -> bool {
 
 fn headers_lead_to_hook(headers: &HeaderMap) -> bool {
     headers.iter().any(|(name, value)| {
-        let name = name.as_str().replace('_', "-");
-        CARRIERS.iter().any(|end| name.ends_with(end)) && contains(&plain(value.as_bytes()), WORD)
+        let name = name.as_str().as_bytes();
+        let ends_with = |end: &str| {
+            let start = name.len().checked_sub(end.len());
+            start.and_then(|start| name.get(start..)).is_some_and(|name| is_spelled(name, end))
+        };
+        CARRIERS.iter().any(|end| ends_with(end)) && contains(&plain(value.as_bytes()), WORD)
     })
 }
 
@@ -53,7 +59,7 @@ fn contains(text: &[u8], word: &[u8]) -> bool {
 /// `unescape` of JavaScript), UTF-8 in longer forms than the shortest, characters that stand for ASCII (NFKC: full-width letters),
 /// control characters removed (parsers of URLs remove tabs and ends of lines), small letters.
 ///
-/// Every step makes the end of the text shorter, and no two can begin with the same byte: so one pass finds what repeated
+/// Every step leaves fewer bytes that could begin another one, and no two can begin with the same byte: so one pass finds what repeated
 /// passes would, in time that grows with the length alone.
 fn plain(text: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(text.len());

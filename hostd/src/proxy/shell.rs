@@ -238,8 +238,7 @@ async fn pass_in(message: Message, stdin: &mut Stdin) -> Result<(), Gone> {
 
 /// A reason fits into a close frame: 123 bytes (RFC 6455, section 5.5).
 fn short(reason: &str) -> String {
-    let end = (0..=reason.len().min(123)).rev().find(|end| reason.is_char_boundary(*end));
-    reason.get(..end.unwrap_or_default()).unwrap_or_default().to_owned()
+    reason.get(..reason.floor_char_boundary(123)).unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

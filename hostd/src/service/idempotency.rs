@@ -164,8 +164,7 @@ impl Service {
     ) -> Batch {
         let Some(used) = &token.of else { return Batch::new() };
         let kept = self.config().client_token_retention;
-        let now = self.clock().now();
-        let expires_at = clock::timestamp(now.checked_add(kept).unwrap_or(now));
+        let expires_at = clock::timestamp(self.clock().after(kept));
         let record = ClientTokenRecord {
             request_sha256: used.request_sha256.clone(),
             response: answer.encode_to_vec(),

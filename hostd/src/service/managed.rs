@@ -59,7 +59,7 @@ impl Service {
         }
         let page = self.page(caller, &request)?;
         let after = page.after.as_deref().and_then(|last| Some(u64::from_be_bytes(last.try_into().ok()?)));
-        let mut versions = self.base_versions(Some((after, page.size.saturating_add(1)))).await?;
+        let mut versions = self.base_versions(Some((after, page.limit()))).await?;
         let more = versions.len() > page.size;
         versions.truncate(page.size);
         let next_token = match versions.last() {

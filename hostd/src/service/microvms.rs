@@ -106,7 +106,7 @@ impl Service {
         let mut after = page.after.clone();
         let mut looked_at = 0_usize;
         loop {
-            let limit = page.size.saturating_add(1);
+            let limit = page.limit();
             let entries = self.db().scan(&Scan { table, prefix, after: after.as_deref(), limit })?;
             let more = entries.len() == limit;
             for (key, value) in entries {

@@ -50,6 +50,13 @@ pub(crate) struct Page {
     pub(crate) size: usize,
 }
 
+impl Page {
+    /// Items to look for: one more than fit, which tells whether another page follows.
+    pub(crate) fn limit(&self) -> usize {
+        self.size.saturating_add(1)
+    }
+}
+
 impl Service {
     /// The page that a request asks for.
     ///
@@ -87,8 +94,7 @@ impl Service {
         prefix: &[u8],
     ) -> Result<(Vec<Entry>, Option<String>), ServiceError> {
         let after = page.after.as_deref();
-        let mut entries =
-            self.db().scan(&Scan { table, prefix, after, limit: page.size.saturating_add(1) })?;
+        let mut entries = self.db().scan(&Scan { table, prefix, after, limit: page.limit() })?;
         if entries.len() <= page.size {
             return Ok((entries, None));
         }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use hearth_host::roles::is_account;
 use oci_client::Reference;
 
 use super::config::{ArtifactConfig, RegistryConfig};
@@ -106,8 +107,7 @@ fn is_ecr(uri: &str) -> bool {
     let Some((host, _)) = uri.split_once('/') else { return false };
     let mut labels = host.split('.');
     let account = labels.next().unwrap_or_default();
-    account.len() == 12
-        && account.bytes().all(|byte| byte.is_ascii_digit())
+    is_account(account)
         && labels.next() == Some("dkr")
         && labels.next() == Some("ecr")
         && (host.ends_with(".amazonaws.com") || host.ends_with(".amazonaws.com.cn"))

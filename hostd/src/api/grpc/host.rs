@@ -61,7 +61,6 @@ impl From<LogError> for ServiceError {
             }
             LogError::Name(_) => Self::invalid("logGroup", error.to_string()),
             LogError::Filter(_) => Self::invalid("contains", error.to_string()),
-            LogError::Stopping => Self::Stopping,
             error => Self::internal(error.to_string()),
         }
     }
@@ -138,10 +137,8 @@ impl HostService for Grpc {
             let page = service.page(&caller, &request)?;
             let after = page.after.as_ref().map(|after| String::from_utf8_lossy(after).into_owned());
             let prefix = request.prefix.unwrap_or_default();
-            let mut found = host
-                .logs
-                .list_groups(&caller.account, &prefix, after.as_deref(), page.size.saturating_add(1))
-                .await?;
+            let mut found =
+                host.logs.list_groups(&caller.account, &prefix, after.as_deref(), page.limit()).await?;
             let more = found.len() > page.size;
             found.truncate(page.size);
             let next_token = match found.last().filter(|_| more) {
@@ -168,13 +165,8 @@ impl HostService for Grpc {
             let after = page.after.as_ref().map(|after| String::from_utf8_lossy(after).into_owned());
             let group = request.log_group.unwrap_or_default();
             let prefix = request.prefix.unwrap_or_default();
-            let found = host.logs.list_streams(
-                &caller.account,
-                &group,
-                &prefix,
-                after.as_deref(),
-                page.size.saturating_add(1),
-            );
+            let found =
+                host.logs.list_streams(&caller.account, &group, &prefix, after.as_deref(), page.limit());
             let mut found = found.await?;
             let more = found.len() > page.size;
             found.truncate(page.size);

@@ -14,7 +14,7 @@ use tower::{Layer, Service};
 use uuid::Uuid;
 
 use super::status::status;
-use crate::panics::{Panicked, catch, request as caught};
+use crate::panics::{Caught, Panicked, catch, request as caught};
 use crate::service::ServiceError;
 
 /// The id of a call, in its extensions.
@@ -63,7 +63,8 @@ where
             };
             match answered {
                 Ok(answer) => {
-                    Ok(answer?.map(|body| tonic::body::Body::new(Answer { body: Some(body), id, path })))
+                    Ok(answer?
+                        .map(|body| tonic::body::Body::new(Answer { body: Caught::new(body), id, path })))
                 }
                 Err(Panicked) => Ok(told(&id, &path).into_http()),
             }
@@ -78,7 +79,7 @@ fn told(id: &str, path: &str) -> Status {
 
 /// The body of an answer. When making it panics, it ends with trailers that say so.
 struct Answer {
-    body: Option<tonic::body::Body>,
+    body: Caught<tonic::body::Body>,
     id: String,
     path: String,
 }
@@ -91,34 +92,23 @@ impl Body for Answer {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Some(body) = self.body.as_mut() else { return Poll::Ready(None) };
-        let Ok(polled) = catch(|| Pin::new(body).poll_frame(context)) else {
-            self.end();
-            let status = told(&self.id, &self.path);
-            let mut trailers = HeaderMap::new();
-            return Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))));
-        };
-        polled
+        match self.body.go_on(|body| body.poll_frame(context)) {
+            Some(Poll::Ready(Ok(frame))) => Poll::Ready(frame),
+            Some(Poll::Ready(Err(Panicked))) => {
+                let status = told(&self.id, &self.path);
+                let mut trailers = HeaderMap::new();
+                Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
+            }
+            Some(Poll::Pending) => Poll::Pending,
+            None => Poll::Ready(None),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.body.get().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
-    }
-}
-
-impl Answer {
-    fn end(&mut self) {
-        let body = self.body.take();
-        let _ = catch(|| drop(body)); // it is over either way
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        self.end();
+        self.body.get().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }

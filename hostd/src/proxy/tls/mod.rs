@@ -295,13 +295,13 @@ impl Tls {
             match acme.obtain().await {
                 Ok(pair) => {
                     wait = FIRST_WAIT;
-                    due = pair.renewal().max(later(clock, wait));
+                    due = pair.renewal().max(clock.after(wait));
                     self.0.served.set(pair);
                     tracing::info!(domain = self.0.domain, "endpoints have a new certificate from ACME");
                 }
                 Err(error) => {
                     tracing::error!(%error, again_in_seconds = wait.as_secs(), "no certificate from ACME");
-                    due = later(clock, wait);
+                    due = clock.after(wait);
                     wait = wait.saturating_mul(2).min(LONGEST_WAIT);
                 }
             }
@@ -318,9 +318,4 @@ fn sign(
     let signed = local.sign(now)?;
     let pair = Pair::from_pem(signed.pem.as_bytes(), signed.key_pem.as_bytes(), domain, provider);
     pair.map_err(TlsError::Signed)
-}
-
-fn later(clock: Clock, wait: Duration) -> SystemTime {
-    let now = clock.now();
-    now.checked_add(wait).unwrap_or(now)
 }
