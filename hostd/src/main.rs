@@ -135,5 +135,8 @@ fn run(config: Config) -> Result<()> {
     let store = RocksStore::open(&folder, &options(&config))?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;
-    runtime.block_on(daemon::run(config, Arc::new(store)))
+    let ended = runtime.block_on(daemon::run(config, Arc::new(store)));
+    // What is waited for has ended. Threads that a monitor keeps waiting do not hold up the end.
+    runtime.shutdown_background();
+    ended
 }

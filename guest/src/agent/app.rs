@@ -85,6 +85,9 @@ impl Agent {
         }
         let (stdout, stdout_writer) = io::pipe().or_refuse(|| "making a pipe")?;
         let (stderr, stderr_writer) = io::pipe().or_refuse(|| "making a pipe")?;
+        // Nothing may fail once the app runs.
+        let copy = |pipe| duplicate(pipe).or_refuse(|| "duplicating a pipe");
+        let outputs = [copy(&stdout)?, copy(&stderr)?];
         let process = request.process.clone().unwrap_or_default();
         let job = container.run_job(request.process, true, container.all_capabilities);
         let mut started = self.spawner.start(Order {
@@ -98,10 +101,6 @@ impl Agent {
         // Before anything is awaited: its end is not reaped until then.
         let pids = namespaces::open(started.pid, "pid").or_refuse(|| "opening the app's PID namespace")?;
         started.succeeded().await?;
-        let outputs = [duplicate(&stdout), duplicate(&stderr)];
-        let [Ok(stdout_copy), Ok(stderr_copy)] = outputs else {
-            return Err(Refusal::system("duplicating a pipe", &io::Error::last_os_error()));
-        };
         let readers = [(stdout, LogSource::Stdout), (stderr, LogSource::Stderr)].map(|(pipe, source)| {
             let pipe = pipe::Receiver::from_owned_fd(OwnedFd::from(pipe));
             let ring = Arc::clone(&self.logs);
@@ -122,7 +121,7 @@ impl Agent {
             let _ = timeout(LAST_LINES, all_read).await;
             let _ = tell.send(Some(end));
         });
-        self.state().app = Some(Arc::new(App { pids, process, outputs: [stdout_copy, stderr_copy], exited }));
+        self.state().app = Some(Arc::new(App { pids, process, outputs, exited }));
         Ok(())
     }
 

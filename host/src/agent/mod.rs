@@ -29,7 +29,7 @@ use hearth_vmm::client::{Client, ClientError};
 use proto::open::Kind;
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 pub use control::Control;
 use control::{HookCall, HookResult};
@@ -205,7 +205,6 @@ impl Agent {
     /// # Errors
     /// [`AgentError::TimedOut`] after `limit`; [`AgentError::Monitor`] when the monitor has ended.
     pub async fn wait_ready(&self, limit: Duration) -> Result<Control, AgentError> {
-        let end = Instant::now() + limit;
         // Nobody listens yet, or the guest's driver is not up: the monitor says so. What was greeted too early may be lost.
         let too_early = |error: &AgentError| {
             use AgentError::{Connection, Monitor, TimedOut};
@@ -214,8 +213,7 @@ impl Agent {
         let ready = async {
             loop {
                 match self.control().await {
-                    Err(error) if too_early(&error) && Instant::now() < end => sleep(BOOT_POLL).await,
-                    Err(error) if too_early(&error) => std::future::pending().await,
+                    Err(error) if too_early(&error) => sleep(BOOT_POLL).await,
                     result => return result,
                 }
             }
@@ -233,6 +231,35 @@ impl Agent {
             Control::new(control).call_hook(call).await
         };
         within("calling a hook of the app", call.limit(), called).await
+    }
+
+    /// Has the app stand still, with `limit` for all of it, and goes on with the connection: as [`Control::freeze`].
+    ///
+    /// # Errors
+    /// As [`Control::freeze`].
+    pub async fn freeze(
+        &self,
+        forget: bool,
+        limit: Duration,
+    ) -> Result<(Control, proto::Status), AgentError> {
+        let frozen = async {
+            let mut control = Control::new(self.greet(Kind::Control(proto::OpenControl {})).await?);
+            let status = control.freeze(forget).await?;
+            Ok((control, status))
+        };
+        within("freezing the app", limit, frozen).await
+    }
+
+    /// Has the app go on, on a connection of its own, with `limit` for all of it: as [`Control::thaw`].
+    ///
+    /// # Errors
+    /// As [`Control::thaw`].
+    pub async fn thaw(&self, limit: Duration) -> Result<(), AgentError> {
+        let thawed = async {
+            let control = self.greet(Kind::Control(proto::OpenControl {})).await?;
+            Control::new(control).thaw().await
+        };
+        within("thawing the app", limit, thawed).await
     }
 
     /// A TCP connection to a port of the app. The app has `timeout` to take it; the agent has [`OPENING`] beside that.

@@ -18,7 +18,8 @@ const PAGE: usize = 1000;
 /// MicroVMs whose processes are looked for at a time.
 const AT_ONCE: usize = 16;
 
-/// How long it may take to find out what there is of a microVM: longer than its monitor can draw that out.
+/// How long it may take to find out what there is of a microVM, whose monitor can draw that out. What takes longer is
+/// [`Remains::Unknown`].
 const FINDING: Duration = Duration::from_secs(120);
 
 /// Why the daemon cannot go on where it was.

@@ -4,7 +4,7 @@ use std::future::pending;
 
 use proto::request::Operation;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::agent::frame::MAX;

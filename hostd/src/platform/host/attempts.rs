@@ -1,8 +1,8 @@
-//! Attempts to make a microVM, save it or remove it, of which some may have been given up.
+//! Attempts to find a microVM, make it or remove it, of which some may have been given up.
 //!
 //! Whoever waits for one may stop waiting, since a monitor keeps its answer back, say. The thread that was at it finds out
 //! when the monitor is killed, and what it has half made must not get into the way of a later attempt: threads are at the files of a
-//! microVM one after another, and only the newest attempt removes anything.
+//! microVM one after another, and one that was given up touches nothing any more where another attempt was begun since.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

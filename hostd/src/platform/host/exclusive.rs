@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::panics::poisoned;
 
-/// How long somebody is waited for who is at a name, and waits for nothing but the host's kernel.
+/// How long somebody is waited for who is at a name. Whoever is at it may wait for a monitor; that is killed before somebody else's
+/// turn comes, and from then on only the host's kernel is waited for.
 pub(super) const TURN: Duration = Duration::from_secs(30);
 
 /// Names that somebody is at.

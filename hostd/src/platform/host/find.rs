@@ -11,7 +11,9 @@ use hearth_vmm::client::{CONTROL_SOCKET, Client, snapshot};
 use tokio::task::spawn_blocking;
 
 use super::Host;
+use super::attempts::Attempt;
 use super::error::{failed, thread};
+use super::exclusive::TURN;
 use super::guest::{Machine, Made};
 use super::layout::{Keep, Place};
 use super::record::{MicrovmRecord, MonitorRecord, Record as _, is_identified};
@@ -42,8 +44,9 @@ impl Host {
         }
         let place = self.place(&spec.id)?;
         let mut timeline = Timeline::start();
-        let (host, there) = (Arc::clone(self), place.clone());
-        let settled = spawn_blocking(move || host.settle_now(&there, asked)).await.map_err(thread)??;
+        let (host, there, attempt) = (Arc::clone(self), place.clone(), self.attempts.begin(&spec.id));
+        let settled = spawn_blocking(move || host.settle_now(&there, asked, &attempt));
+        let settled = settled.await.map_err(thread)??;
         timeline.done("settle");
         let living = match settled {
             Settled::Ended { suspended: true } => return Ok(Found::Suspended),
@@ -71,11 +74,17 @@ impl Host {
         Ok(Found::Running(machine))
     }
 
-    fn settle_now(&self, place: &Place, asked: u64) -> Result<Settled, PlatformError> {
+    /// The same, on a thread that goes on when nobody waits for it any more. What was attempted since is left alone then.
+    fn settle_now(&self, place: &Place, asked: u64, attempt: &Attempt) -> Result<Settled, PlatformError> {
         let suspended = place.is_suspended(asked);
         let began = Instant::now();
         loop {
             let living = self.look(place)?;
+            // Not held while the monitor is asked, which may take long: whoever comes next has its turn at once.
+            let turn = self.making.hold(&place.state, TURN).map_err(failed("settling", &place.state))?;
+            if !self.attempts.is_newest(attempt) {
+                return Err(PlatformError::Failed("something else was begun with it meanwhile".into()));
+            }
             let machine = living.as_ref().and_then(|(_, state)| *state);
             let seen = Seen {
                 machine,
@@ -106,6 +115,7 @@ impl Host {
                     return Ok(Settled::Ended { suspended });
                 }
             }
+            drop(turn);
             std::thread::sleep(LOOK);
         }
     }

@@ -15,7 +15,7 @@ use hearth_host::network::Egress;
 use hearth_proto::guest::v1 as agent;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::layout::Place;
 use super::logs::{self, Output};
@@ -65,6 +65,8 @@ pub(super) struct Machine {
     pub(super) phase: watch::Sender<Phase>,
     /// A suspend is to be given up.
     pub(super) cancel: AtomicBool,
+    /// A thaw is tried again and again in the background.
+    thawing: Arc<AtomicBool>,
     /// Held from a freeze until its suspend is over, and while a thaw is tried: a thaw that comes late must not undo a later freeze.
     pub(super) freezing: Arc<tokio::sync::Mutex<()>>,
     exit: watch::Receiver<Option<Exit>>,
@@ -107,6 +109,7 @@ impl Machine {
             made,
             phase,
             cancel: AtomicBool::new(false),
+            thawing: Arc::default(),
             freezing: Arc::default(),
             exit: exits,
             tasks: Mutex::new(tasks),
@@ -181,15 +184,6 @@ impl Guest for Machine {
     }
 }
 
-/// Asks the agent once.
-async fn thaw(agent: &Agent) -> Result<(), String> {
-    let thaw = async { agent.control().await?.thaw().await };
-    match timeout(THAW, thaw).await {
-        Ok(thawed) => thawed.map_err(|error: AgentError| error.to_string()),
-        Err(_) => Err(format!("the guest's agent did not answer within {} s", THAW.as_secs())),
-    }
-}
-
 /// bash where there is one.
 fn login_shell() -> Vec<String> {
     let script = "[ -x /bin/bash ] && exec /bin/bash -l; exec /bin/sh -l";
@@ -208,15 +202,21 @@ impl Machine {
     /// guest that does not do it at once is asked until it does, in the background: it counts as running. The caller holds
     /// `freezing`, or is alone with the microVM.
     pub(super) async fn thaw(&self) {
-        if let Err(why) = thaw(self.agent()).await {
-            tracing::warn!(microvm = self.spec.id, why, "the app could not be thawed, trying again");
+        if let Err(error) = self.agent().thaw(THAW).await {
+            tracing::warn!(microvm = self.spec.id, %error, "the app could not be thawed, trying again");
+            if self.thawing.swap(true, Ordering::AcqRel) {
+                return;
+            }
             let (agent, freezing) = (self.agent().clone(), Arc::clone(&self.freezing));
+            let thawing = Arc::clone(&self.thawing);
             let mut tasks = self.tasks.lock().unwrap_or_else(poisoned);
             tasks.spawn(async move {
                 loop {
                     sleep(THAW_AGAIN).await;
                     let _freezing = freezing.lock().await;
-                    if thaw(&agent).await.is_ok() {
+                    if agent.thaw(THAW).await.is_ok() {
+                        // Before another freeze can fail to be thawed.
+                        thawing.store(false, Ordering::Release);
                         return;
                     }
                 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hearth_host::agent::control::Control;
 use hearth_host::agent::{Agent, AgentError};
-use hearth_proto::guest::v1::LogRecord;
+use hearth_proto::guest::v1::{LogRecord, Status};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
@@ -177,16 +177,19 @@ async fn take(agent: &Agent, output: &Output, writer: Option<&Arc<dyn LogWriter>
 /// Waits until the host has taken all lines that the app has written so far, at most for `limit`. What is not taken then stays in
 /// the guest.
 pub(super) async fn drain(agent: &Agent, limit: Duration) {
-    let drained = async { taken(&mut agent.control().await?).await };
+    let drained = async {
+        let mut control = agent.control().await?;
+        let now = control.status().await?;
+        taken(&mut control, &now).await
+    };
     let _ = tokio::time::timeout(limit, drained).await;
 }
 
-/// The same, for as long as that takes.
+/// The same for the lines that there were when the guest's status was `wanted`, for as long as that takes.
 ///
 /// # Errors
 /// The agent does not answer.
-pub(super) async fn taken(control: &mut Control) -> Result<(), AgentError> {
-    let wanted = control.status().await?;
+pub(super) async fn taken(control: &mut Control, wanted: &Status) -> Result<(), AgentError> {
     let mut taken = wanted.acknowledged_log;
     while taken < wanted.last_log {
         sleep(LOOK).await;

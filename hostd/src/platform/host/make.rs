@@ -40,8 +40,7 @@ struct Restored {
     timeline: Timeline,
 }
 
-/// A microVM that is being made. Dropping it before it is [made](Self::made) gives that up: its monitor is killed, and what is half
-/// made is removed.
+/// A microVM that is being made.
 struct Making {
     host: Arc<Host>,
     place: Place,
@@ -50,18 +49,15 @@ struct Making {
     given_up: AtomicBool,
     /// Its monitor, once it has one.
     process: Mutex<Option<Arc<Process>>>,
-    made: AtomicBool,
 }
 
-/// Gives up what is being made, when dropped.
-struct GiveUp(Arc<Making>);
+/// Gives up what is being made when dropped before it is somebody's: its monitor is killed, and what is half made is removed.
+struct GiveUp {
+    making: Arc<Making>,
+    made: bool,
+}
 
 impl Making {
-    /// From now on it is somebody's.
-    fn made(&self) {
-        self.made.store(true, Ordering::Release);
-    }
-
     fn is_given_up(&self) -> bool {
         self.given_up.load(Ordering::Acquire)
     }
@@ -113,12 +109,12 @@ impl Making {
 
 impl Drop for GiveUp {
     fn drop(&mut self) {
-        if self.0.made.load(Ordering::Acquire) {
+        if self.made {
             return;
         }
-        self.0.give_up();
+        self.making.give_up();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let making = Arc::clone(&self.0);
+            let making = Arc::clone(&self.making);
             runtime.spawn_blocking(move || making.clear_in_turn());
         }
     }
@@ -142,9 +138,8 @@ impl Host {
             attempt: self.attempts.begin(&spec.id),
             given_up: AtomicBool::new(false),
             process: Mutex::default(),
-            made: AtomicBool::new(false),
         });
-        let given_up = GiveUp(Arc::clone(&making));
+        let mut given_up = GiveUp { making: Arc::clone(&making), made: false };
         let made = match timeout(limit, self.try_make(spec, &place, &making, &mut timeline)).await {
             Ok(made) => made,
             Err(_) => Err(PlatformError::Failed(format!("it took longer than {} s", limit.as_secs()))),
@@ -154,8 +149,7 @@ impl Host {
             let making = Arc::clone(&making);
             let _ = spawn_blocking(move || making.clear_in_turn()).await; // what stays, the microVM's removal gets
         }
-        making.made();
-        drop(given_up);
+        given_up.made = true;
         let report = Report { operation, microvm: &spec.id, succeeded: made.is_ok(), timeline: &timeline };
         self.observer.tell(&report);
         self.refill();

@@ -19,6 +19,7 @@ use std::time::Duration;
 use hearth_host::agent::Agent;
 use hearth_host::agent::control::Control;
 use hearth_host::microvm::process::Process;
+use hearth_proto::guest::v1::Status;
 use hearth_proto::vmm::v1::{ErrorCode, Step};
 use hearth_vmm::client::snapshot::{self, Overlay, Take, TakeError};
 use hearth_vmm::client::{CONTROL_SOCKET, Client, ClientError};
@@ -77,10 +78,10 @@ pub(super) async fn suspend(machine: &Machine, number: u64) -> Result<(), Suspen
 }
 
 async fn save(machine: &Machine, number: u64, timeline: &mut Timeline) -> Result<(), SuspendError> {
-    let mut control = freeze(machine.agent()).await?;
+    let (mut control, frozen) = freeze(machine.agent()).await?;
     timeline.done("freeze");
     // What is not taken now stays in the guest.
-    let _ = timeout(LINES, logs::taken(&mut control)).await;
+    let _ = timeout(LINES, logs::taken(&mut control, &frozen)).await;
     timeline.done("logs");
     if machine.is_cancelled() {
         return Err(SuspendError::Cancelled);
@@ -107,19 +108,9 @@ async fn save(machine: &Machine, number: u64, timeline: &mut Timeline) -> Result
     Ok(())
 }
 
-/// Has the app stand still. Afterwards it writes no more lines.
-async fn freeze(agent: &Agent) -> Result<Control, SuspendError> {
-    let freeze = async {
-        let mut control = agent.control().await?;
-        control.freeze(false).await.map(|_| control)
-    };
-    match timeout(FREEZE, freeze).await {
-        Ok(frozen) => frozen.map_err(|error| SuspendError::Failed(error.to_string())),
-        Err(_) => {
-            let message = format!("the guest's agent did not freeze the app within {} s", FREEZE.as_secs());
-            Err(SuspendError::Failed(message))
-        }
-    }
+/// Has the app stand still. Afterwards it writes no more lines: the guest's status says which is the last.
+async fn freeze(agent: &Agent) -> Result<(Control, Status), SuspendError> {
+    agent.freeze(false, FREEZE).await.map_err(|error| SuspendError::Failed(error.to_string()))
 }
 
 /// Takes the snapshot, which asks the monitor to end. Returns the monitor's steps.

@@ -34,9 +34,14 @@ def reached(name):
     return str(COUNTS.get(name, 0))
 
 
+def say(name, port):
+    """Threads say theirs at once, and print() writes a line in parts."""
+    os.write(sys.stdout.fileno(), f"{name} {port}\n".encode())
+
+
 def bound(name):
     listener = socket.create_server(("127.0.0.1", 0))
-    print(name, listener.getsockname()[1], flush=True)
+    say(name, listener.getsockname()[1])
     return listener
 
 
@@ -66,7 +71,7 @@ class Own(http.server.BaseHTTPRequestHandler):
 
 def serve_own():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Own)
-    print("python", server.server_port, flush=True)
+    say("python", server.server_port)
     server.serve_forever()
 
 
@@ -78,7 +83,7 @@ def serve_flask():
         def log(self, *_):
             pass
     server = werkzeug.serving.make_server("127.0.0.1", 0, app, threaded=True, request_handler=Silent)
-    print("flask", server.port, flush=True)
+    say("flask", server.port)
     server.serve_forever()
 
 
