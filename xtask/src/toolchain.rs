@@ -53,7 +53,7 @@ pub(crate) fn native(cache: &Cache) -> Result<Command> {
     Ok(cargo)
 }
 
-/// Makes a target folder this checkout's. To cargo, packages of two checkouts are the same, and it compares only the times of
+/// Makes a target folder and its siblings this checkout's. To cargo, packages of two checkouts are the same, and it compares only the times of
 /// their files: what another checkout has built here last would be taken for this one's, were the sources of this one older. So
 /// they get the time of now where another checkout was here last.
 fn claim(checkout: &Path, folder: &Path) -> Result<()> {
@@ -88,9 +88,7 @@ fn renew(folder: &Path, time: SystemTime) -> io::Result<()> {
 /// The same with a target folder of its own, for builds whose environment would have all others begin anew.
 pub(crate) fn native_apart(cache: &Cache, ending: &str) -> Result<Command> {
     let mut cargo = native(cache)?;
-    let folder = sibling(&target_folder(cache), ending);
-    claim(&repository()?, &folder)?;
-    cargo.env("CARGO_TARGET_DIR", folder);
+    cargo.env("CARGO_TARGET_DIR", sibling(&target_folder(cache), ending));
     Ok(cargo)
 }
 
@@ -104,20 +102,6 @@ pub(crate) fn needs() -> Vec<Need> {
         program("g++-aarch64-linux-gnu", "aarch64-linux-gnu-g++", "compiles C++ for aarch64"),
         library("libc6-dev-arm64-cross", "the C library of aarch64 binaries"),
     ]
-}
-
-/// The folders in which a crate's build script has worked for aarch64.
-pub(crate) fn builds_of(cache: &Cache, name: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for ending in ["", "-cross", "-cross-debian"] {
-        let target = sibling(&sibling(&target_folder(cache), ending), "-dynamic").join(TARGET);
-        for profile in fs::read_dir(target).into_iter().flatten().flatten() {
-            let builds = fs::read_dir(profile.path().join("build")).into_iter().flatten().flatten();
-            let of_crate = builds.filter(|entry| entry.file_name().to_string_lossy().starts_with(name));
-            found.extend(of_crate.map(|entry| entry.path()));
-        }
-    }
-    found
 }
 
 /// How aarch64 binaries are linked.
@@ -137,6 +121,9 @@ pub(crate) enum Link {
 pub(crate) struct Cross {
     source: Source,
     target_folder: PathBuf,
+    /// The folder whose mark tells which checkout built last in it and in its siblings: one mark, since whoever sets the times of
+    /// the sources has all of them build again.
+    claimed: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,7 +150,7 @@ impl Cross {
             Source::Rustup => sibling(&target_folder(cache), "-cross"),
             Source::Debian => sibling(&target_folder(cache), "-cross-debian"),
         };
-        Ok(Self { source, target_folder: folder })
+        Ok(Self { source, target_folder: folder, claimed: target_folder(cache) })
     }
 
     /// Cargo for aarch64, run in the workspace. `--target` is left to the caller, after the subcommand.
@@ -176,7 +163,7 @@ impl Cross {
             Link::Static | Link::Own => self.target_folder.clone(),
             Link::Dynamic => sibling(&self.target_folder, "-dynamic"),
         };
-        claim(&repository()?, &target_folder)?;
+        claim(&repository()?, &self.claimed)?;
         cargo.current_dir(repository()?).env("CARGO_TARGET_DIR", target_folder);
         if self.source != Source::Native {
             cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc");
@@ -189,9 +176,14 @@ impl Cross {
 
     /// A program of the aarch64 binutils.
     pub(crate) fn binutil(&self, name: &str) -> Command {
+        Command::new(self.gnu(name))
+    }
+
+    /// The name of a program of GNU's compilers and binutils for aarch64.
+    pub(crate) fn gnu(&self, name: &str) -> String {
         match self.source {
-            Source::Native => Command::new(name),
-            Source::Rustup | Source::Debian => Command::new(format!("aarch64-linux-gnu-{name}")),
+            Source::Native => name.to_owned(),
+            Source::Rustup | Source::Debian => format!("aarch64-linux-gnu-{name}"),
         }
     }
 }

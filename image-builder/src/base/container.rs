@@ -5,6 +5,7 @@ use std::path::Path;
 use super::debian::{self, Package, State};
 use super::oci::Image;
 use super::recipe::{ContainerRecipe, Recipe, Sources};
+use super::twins::Twins;
 use super::{BaseError, Progress, files};
 
 /// What a base's own apt and dpkg are told, as other slim images have it.
@@ -35,12 +36,14 @@ pub(crate) struct Made {
 pub(crate) fn make(
     root: &Path,
     container: &ContainerRecipe,
+    twins: Option<&Twins>,
     (recipe, sources): (&Recipe, &Sources),
     progress: Progress<'_>,
 ) -> Result<Made, BaseError> {
     let name = container.reference();
-    progress(&format!("{name}: installing packages (minutes, where arm64 is emulated)"));
-    let made = debian::make_root(root, &container.packages, State::Configured, (recipe, sources), progress)?;
+    progress(&format!("{name}: installing packages"));
+    let made =
+        debian::make_root(root, &container.packages, State::Configured(twins), (recipe, sources), progress)?;
     tidy(root, recipe)?;
     debian::date_generated_files(root, made.started, recipe.generated_files_date)?;
     let newest = files::newest(root)?;

@@ -1,19 +1,22 @@
 //! Debian roots: folders with an arm64 Debian, made from packages by `mmdebstrap`.
 //!
 //! A root is either *unpacked* (what the packages' archives hold, on any machine in seconds) or *configured* (their scripts
-//! have run as well, which on other architectures takes emulation and minutes). The same packages give the same root: what
+//! have run as well; on other architectures than arm64 see [`super::twins`]). The same packages give the same root: what
 //! packages bring has the time that it has in them, and everything else the recipe's.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::programs::{self, Program};
 use super::recipe::{Recipe, Sources};
+use super::twins::Twins;
 use super::{BaseError, Progress, emulation, files};
 
 /// Programs that making roots needs.
@@ -23,10 +26,20 @@ const PROGRAMS: [Program; 4] = [
     Program::new("dpkg-deb", "dpkg"),
     Program::new("unshare", "util-linux"),
 ];
+/// What a configured root says of its packages.
+const STATUS: &str = "var/lib/dpkg/status";
 /// Where an unpacked root's list of packages is left by [`LIST_PACKAGES`].
 const PACKAGE_LIST: &str = "hearth-packages";
 /// Runs when all archives are unpacked and still there.
 const LIST_PACKAGES: &str = r#"for deb in "$1"/var/cache/apt/archives/*.deb; do dpkg-deb -W --showformat 'Package: ${Package}\nStatus: install ok unpacked\nArchitecture: ${Architecture}\nVersion: ${Version}\n\n' "$deb"; done > "$1/hearth-packages""#;
+/// Where the packages of a root that is to be configured are left by [`KEEP_PACKAGES`], and what of them is essential.
+const PACKAGES: &str = "hearth-packages.d";
+const ESSENTIAL: &str = "hearth-essential";
+/// Keeps the archives, and asks which packages every Debian has.
+const KEEP_PACKAGES: &str = r#"set -e; mkdir "$1/hearth-packages.d"; mv "$1"/var/cache/apt/archives/*.deb "$1/hearth-packages.d"
+APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --simulate install '?essential' > "$1/hearth-essential""#;
+/// What every configured root has, beside what is named.
+const SMALLEST: [&str; 3] = ["?essential", "?priority(required)", "apt"];
 /// What stays out of roots: documentation and translations, as in other slim images. dpkg in the root keeps to it.
 const LEFT_OUT: [&str; 10] = [
     "path-exclude=/usr/share/doc/*",
@@ -53,12 +66,52 @@ pub struct Package {
 }
 
 /// How far a root's packages are installed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum State<'a> {
     /// Only what was named and what it depends on, nothing run.
     Unpacked,
-    /// With Debian's smallest set, all scripts run.
-    Configured,
+    /// With Debian's smallest set, all scripts run, by this machine's programs or by arm64's own.
+    Configured(Option<&'a Twins>),
+}
+
+/// A call of `mmdebstrap`.
+#[derive(Debug)]
+pub(crate) struct Bootstrap<'a> {
+    /// The folder to be made. Its parent is for temporary files.
+    pub(crate) root: &'a Path,
+    /// Debian's name of the architecture.
+    pub(crate) architecture: &'a str,
+    /// Which packages there are beside the named ones, and whether they are configured.
+    pub(crate) variant: &'a str,
+    /// The named ones, or apt's patterns of them.
+    pub(crate) packages: &'a [String],
+    /// Runs when all archives are unpacked and still there.
+    pub(crate) hook: Option<&'a str>,
+}
+
+impl Bootstrap<'_> {
+    /// Makes the root.
+    pub(crate) fn run(&self, (recipe, sources): (&Recipe, &Sources)) -> Result<(), BaseError> {
+        let mut command = programs::isolated("mmdebstrap");
+        command.args(["--mode=root", "--format=directory", "--quiet"]);
+        command.arg(format!("--arch={}", self.architecture)).arg(format!("--variant={}", self.variant));
+        // apt's patterns may hold commas.
+        command.args(self.packages.iter().map(|package| format!("--include={package}")));
+        command.args(["--aptopt=APT::Install-Recommends \"false\"", "--aptopt=Acquire::Languages \"none\""]);
+        command.args(["--aptopt=Acquire::Retries \"3\"", "--aptopt=APT::Sandbox::User \"root\""]);
+        command.args(LEFT_OUT.map(|option| format!("--dpkgopt={option}")));
+        command.args(self.hook.map(|hook| format!("--extract-hook={hook}")));
+        command.arg(&recipe.suite).arg(self.root).args(sources.lines(&recipe.suite));
+        environment(&mut command, recipe);
+        command.env("TMPDIR", self.root.parent().unwrap_or(self.root));
+        programs::run(&mut command).map(drop)
+    }
+}
+
+/// What packages' scripts find in their environment: nobody to ask, and the time of what they generate.
+pub(crate) fn environment(command: &mut Command, recipe: &Recipe) {
+    command.env("SOURCE_DATE_EPOCH", recipe.generated_files_date.to_string());
+    command.env("DEBIAN_FRONTEND", "noninteractive").env("DEBCONF_NONINTERACTIVE_SEEN", "true");
 }
 
 /// A root that has been made.
@@ -75,7 +128,7 @@ pub(crate) struct Root {
 pub(crate) fn make_root(
     root: &Path,
     packages: &[String],
-    state: State,
+    state: State<'_>,
     (recipe, sources): (&Recipe, &Sources),
     progress: Progress<'_>,
 ) -> Result<Root, BaseError> {
@@ -87,33 +140,32 @@ pub(crate) fn make_root(
             packages: "debian-archive-keyring".into(),
         });
     }
-    let variant = match state {
-        State::Unpacked => "extract",
-        State::Configured => {
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let bootstrap = |variant, packages, hook| {
+        Bootstrap { root, architecture: "arm64", variant, packages, hook }.run((recipe, sources))
+    };
+    let list = match state {
+        State::Unpacked => {
+            bootstrap("extract", packages, Some(LIST_PACKAGES))?;
+            root.join(PACKAGE_LIST)
+        }
+        State::Configured(None) => {
             emulation::prepare(progress)?;
-            "minbase"
+            bootstrap("minbase", packages, None)?;
+            root.join(STATUS)
+        }
+        State::Configured(Some(twins)) => {
+            emulation::prepare(progress)?;
+            let all: Vec<String> =
+                SMALLEST.iter().map(|name| (*name).to_owned()).chain(packages.iter().cloned()).collect();
+            bootstrap("extract", &all, Some(KEEP_PACKAGES))?;
+            twins.install(root, PACKAGES, recipe)?;
+            mark_automatic(root, packages)?;
+            root.join(STATUS)
         }
     };
-    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let mut command = programs::isolated("mmdebstrap");
-    command.args(["--mode=root", "--format=directory", "--arch=arm64", "--quiet"]);
-    command.arg(format!("--variant={variant}")).arg(format!("--include={}", packages.join(",")));
-    command.args(["--aptopt=APT::Install-Recommends \"false\"", "--aptopt=Acquire::Languages \"none\""]);
-    command.args(["--aptopt=Acquire::Retries \"3\"", "--aptopt=APT::Sandbox::User \"root\""]);
-    command.args(LEFT_OUT.map(|option| format!("--dpkgopt={option}")));
-    if state == State::Unpacked {
-        command.arg(format!("--extract-hook={LIST_PACKAGES}"));
-    }
-    command.arg(&recipe.suite).arg(root).args(sources.lines(&recipe.suite));
-    command.env("SOURCE_DATE_EPOCH", recipe.generated_files_date.to_string());
-    command.env("TMPDIR", root.parent().unwrap_or(root)).env("DEBIAN_FRONTEND", "noninteractive");
-    programs::run(&mut command)?;
-    let list = match state {
-        State::Unpacked => root.join(PACKAGE_LIST),
-        State::Configured => root.join("var/lib/dpkg/status"),
-    };
     let packages = parse_packages(&String::from_utf8_lossy(&files::read(&list)?));
-    if state == State::Unpacked {
+    if matches!(state, State::Unpacked) {
         files::remove(&list)?;
     }
     if packages.is_empty() {
@@ -121,6 +173,35 @@ pub(crate) fn make_root(
     }
     remove_traces(root)?;
     Ok(Root { packages, started })
+}
+
+/// Tells apt which packages are there only since others need them, as it would know had it installed them itself: all but what
+/// was named and what every Debian has.
+fn mark_automatic(root: &Path, named: &[String]) -> Result<(), BaseError> {
+    let essential = root.join(ESSENTIAL);
+    let said = files::read(&essential)?;
+    files::remove(&essential)?;
+    let status = files::read(&root.join(STATUS))?;
+    let text = automatic(&String::from_utf8_lossy(&status), &String::from_utf8_lossy(&said), named);
+    files::write(&root.join("var/lib/apt/extended_states"), text)
+}
+
+/// apt's list of them, given dpkg's status and what apt says of an installation of what is essential.
+fn automatic(status: &str, essential: &str, named: &[String]) -> String {
+    let installs = |line: &'_ str| line.strip_prefix("Inst ")?.split(' ').next().map(str::to_owned);
+    let mut others: BTreeSet<String> = essential.lines().filter_map(installs).collect();
+    others.extend(named.iter().cloned());
+    others.insert("apt".into());
+    let field = |paragraph: &str, name: &str| {
+        paragraph.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
+    };
+    let names: BTreeSet<String> = status
+        .split("\n\n")
+        .filter(|paragraph| field(paragraph, "Priority:").is_none_or(|priority| priority != "required"))
+        .filter_map(|paragraph| field(paragraph, "Package:"))
+        .filter(|name| !others.contains(name))
+        .collect();
+    names.iter().map(|name| format!("Package: {name}\nArchitecture: arm64\nAuto-Installed: 1\n\n")).collect()
 }
 
 /// Removes what is of this machine or of this installation.
@@ -135,6 +216,7 @@ fn remove_traces(root: &Path) -> Result<(), BaseError> {
         "etc/gshadow-",
         "etc/apt/apt.conf.d/99mmdebstrap",
         "var/lib/dpkg/status-old",
+        "var/lib/dpkg/diversions-old",
         "var/lib/dpkg/available",
         "var/lib/dpkg/lock",
         "var/lib/dpkg/lock-frontend",
@@ -226,6 +308,24 @@ mod tests {
         let packages = parse_packages(status);
         let names: Vec<_> = packages.iter().map(|package| (&*package.name, &*package.version)).collect();
         assert_eq!(names, [("a", "4"), ("zlib", "1:2-3")]);
+    }
+
+    #[test]
+    fn packages_that_others_need_are_marked() {
+        let paragraph = |name: &str, priority: &str| format!("Package: {name}\nPriority: {priority}\n\n");
+        let status = [
+            ("libc6", "optional"),
+            ("mawk", "required"),
+            ("apt", "important"),
+            ("python3", "optional"),
+            ("libffi8", "optional"),
+        ]
+        .map(|(name, priority)| paragraph(name, priority))
+        .concat();
+        let essential =
+            "Reading package lists...\nInst libc6 (2.41 Debian:13/stable [arm64])\nConf libc6 (2.41)\n";
+        let text = automatic(&status, essential, &["python3".into()]);
+        assert_eq!(text, "Package: libffi8\nArchitecture: arm64\nAuto-Installed: 1\n\n");
     }
 
     #[test]

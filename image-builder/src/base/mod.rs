@@ -16,7 +16,8 @@
 //!
 //! * [`catalogue`] – finding, checking and adding versions; [`manifest`] – `base.json`
 //! * [`build`] – a base image from a guest binary, a kernel and the parts; [`cli`] – the same from the command line
-//! * [`recipe`] – which packages; [`debian`] – Debian roots from packages; [`emulation`] – running arm64 programs elsewhere
+//! * [`recipe`] – which packages; [`debian`] – Debian roots from packages; [`emulation`] – running arm64 programs elsewhere, `twins` – as few
+//!   of them as possible
 //! * `builder_root`, `container`, `oci`, `store`, `erofs` – what is made of the roots
 //! * `kernel`, `modules`, `initramfs`, `cpio` – what boots
 //! * `programs`, `files` – other programs and files, with errors that say what went wrong
@@ -42,6 +43,7 @@ mod modules;
 mod oci;
 mod programs;
 mod store;
+mod twins;
 
 pub use build::{Built, build};
 pub use catalogue::{Base, Catalogue};

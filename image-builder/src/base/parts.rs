@@ -15,10 +15,12 @@ use super::debian::Package;
 use super::files::FileRecord;
 use super::manifest::Container;
 use super::recipe::{Recipe, Sources};
-use super::{BaseError, Progress, builder_root, catalogue, container, erofs, files, kernel, programs, store};
+use super::{
+    BaseError, Progress, builder_root, catalogue, container, erofs, files, kernel, programs, store, twins,
+};
 
 /// Changes when this code makes other parts of the same packages.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// What a part says of itself.
 const RECORD: &str = "part.json";
 /// Identity of the container bases' file system.
@@ -208,20 +210,24 @@ fn make_containers(
     (recipe, sources): (&Recipe, &Sources),
     progress: Progress<'_>,
 ) -> Result<Record, BaseError> {
+    let twins = folder.join("work-twins/root");
+    files::create_folder(twins.parent().unwrap_or(&twins))?;
+    let twins = twins::Twins::make(&twins, (recipe, sources), progress)?;
     // Each has a folder of its own, for temporary files as well.
     let root = |index: usize| folder.join(format!("work-{index}/root"));
     let made: Vec<Result<container::Made, BaseError>> = thread::scope(|scope| {
         let start = |(index, base)| {
-            let root = root(index);
+            let (root, twins) = (root(index), twins.as_ref());
             scope.spawn(move || {
                 files::create_folder(root.parent().unwrap_or(&root))?;
-                container::make(&root, base, (recipe, sources), progress)
+                container::make(&root, base, twins, (recipe, sources), progress)
             })
         };
         let threads: Vec<_> = recipe.containers.iter().enumerate().map(start).collect();
         let ended = threads.into_iter().map(thread::ScopedJoinHandle::join);
         ended.map(|end| end.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });
+    files::remove(&folder.join("work-twins"))?;
     let (mut record, mut store) = (Record::default(), store::Store::default());
     let (tree, mut newest) = (folder.join("tree"), recipe.generated_files_date);
     for (index, (base, made)) in recipe.containers.iter().zip(made).enumerate() {

@@ -103,11 +103,15 @@ async fn a_run_step_installs_a_package_where_the_network_allows_it() {
     }
     let context = site.dockerfile(
         "apt",
-        "FROM hearth/debian:13\nRUN apt-get update && apt-get install -y --no-install-recommends hello\n\
-         RUN hello && exit 1\n",
+        // The base is a configured Debian: nothing is left to be set up in it, and others' certificates can be checked.
+        "FROM hearth/debian:13\nRUN dpkg --audit && test -z \"$(dpkg --audit)\" && openssl verify /etc/ssl/certs/ISRG_Root_X1.pem\n\
+         RUN apt-get update && apt-get install -y --no-install-recommends hello | tee /tmp/said\n\
+         RUN grep '^Setting up' /tmp/said | sed 's/^/set: /'; hello && exit 1\n",
     );
     let request = site.request(&context, "apt");
     let (_, told) = site.build(&request).await;
     let log = told.lines(LogStream::Build);
     assert!(log.iter().any(|line| line == "Hello, world!"), "{log:?}");
+    let set_up: Vec<_> = log.iter().filter(|line| line.starts_with("set: ")).collect();
+    assert!(set_up.len() == 1 && set_up[0].contains(" hello "), "only what is new is configured: {set_up:?}");
 }

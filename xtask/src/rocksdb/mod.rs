@@ -1,13 +1,16 @@
-//! RocksDB, which the daemon keeps its state in: C++ that takes more than 20 minutes to compile, so it is compiled rarely.
+//! RocksDB, which the daemon keeps its state in: C++ that takes minutes to compile, so it is compiled once.
 //!
 //! A build gets it from the first of these that there is:
 //!
 //! 1. what the caller's own `ROCKSDB_LIB_DIR` (and `ROCKSDB_STATIC`) says,
 //! 2. an archive in the cache, `rocksdb/<version>-<target>/librocksdb.a`,
 //! 3. an archive beside the checkout, `../shared/prebuilt/rocksdb-<version>/<target>/librocksdb.a`, which is copied to the cache,
-//! 4. its sources, which cargo compiles.
+//! 4. the sources that its crate brings, which are compiled into the cache ([`compile`]). A plain `cargo build` has the crate compile
+//!    them, which takes five times as long.
 //!
 //! What holds it is linked dynamically with the C and C++ libraries, so that its builds have a target folder of their own.
+
+mod compile;
 
 use std::env;
 use std::ffi::OsStr;
@@ -21,6 +24,7 @@ use crate::cache::Cache;
 use crate::packages::{self, Need, library, program};
 use crate::progress;
 use crate::toolchain::{self, Cross, Link, TARGET};
+use compile::{CRATE, Compiler, RECIPE, Sources};
 
 /// The feature of `hearth-hostd` that brings it.
 pub(crate) const FEATURE: &str = "rocksdb";
@@ -28,15 +32,13 @@ pub(crate) const FEATURE: &str = "rocksdb";
 const FOLDER: &str = "ROCKSDB_LIB_DIR";
 const STATIC: &str = "ROCKSDB_STATIC";
 const ARCHIVE: &str = "librocksdb.a";
-/// The crate whose version ends with that of its sources.
-const CRATE: &str = "librocksdb-sys";
 /// Archives that somebody has built, in the folder beside the checkout.
 const PREBUILT: &str = "../shared/prebuilt";
 
 /// Cargo for aarch64, for what holds RocksDB. As with [`Cross::cargo`], `--target` is left to the caller.
 pub(crate) fn cross_cargo(cache: &Cache, cross: &Cross) -> Result<Command> {
     let mut cargo = cross.cargo(Link::Dynamic)?;
-    provide(cache, TARGET, &mut cargo)?;
+    provide(cache, TARGET, &cross.gnu("g++"), &cross.gnu("ar"), &mut cargo)?;
     Ok(cargo)
 }
 
@@ -44,24 +46,25 @@ pub(crate) fn cross_cargo(cache: &Cache, cross: &Cross) -> Result<Command> {
 pub(crate) fn native_cargo(cache: &Cache) -> Result<Command> {
     let target = if cfg!(target_arch = "aarch64") { TARGET } else { "x86_64-unknown-linux-gnu" };
     let mut cargo = toolchain::native_apart(cache, "-rocksdb")?;
-    provide(cache, target, &mut cargo)?;
+    provide(cache, target, "g++", "ar", &mut cargo)?;
     Ok(cargo)
 }
 
-/// Tells a build where RocksDB is, and installs what its crate needs.
-fn provide(cache: &Cache, target: &str, cargo: &mut Command) -> Result<()> {
+/// Tells a build where RocksDB is, and makes it where it is nowhere.
+fn provide(cache: &Cache, target: &str, compiler: &str, archiver: &str, cargo: &mut Command) -> Result<()> {
     packages::ensure(cache, &needs())?;
     if env::var_os(FOLDER).is_some() {
         return Ok(());
     }
-    match archive(cache, &toolchain::repository()?, target)? {
-        Some(folder) => {
-            cargo.env(FOLDER, folder).env(STATIC, "1");
+    let version = own_version()?;
+    let folder = match archive(cache, &toolchain::repository()?, &version, target)? {
+        Some(folder) => folder,
+        None => {
+            let compiler = Compiler { compile: compiler.into(), archive: archiver.into() };
+            compiled(cache, &version, target, &compiler)?
         }
-        None => progress::note(
-            "   RocksDB is compiled from its sources where that was not done yet: 20 minutes on 2 cores",
-        ),
-    }
+    };
+    cargo.env(FOLDER, folder).env(STATIC, "1");
     Ok(())
 }
 
@@ -75,10 +78,8 @@ pub(crate) fn needs() -> Vec<Need> {
     needs
 }
 
-/// The folder with the archive of a target, if there is one.
-fn archive(cache: &Cache, repository: &Path, target: &str) -> Result<Option<PathBuf>> {
-    let lock = fs::read_to_string(repository.join("Cargo.lock")).context("cannot read Cargo.lock")?;
-    let version = version(&lock).with_context(|| format!("Cargo.lock has no {CRATE}"))?;
+/// The folder with the archive of a target that somebody has built, if there is one.
+fn archive(cache: &Cache, repository: &Path, version: &str, target: &str) -> Result<Option<PathBuf>> {
     let key = format!("{version}-{target}");
     let prebuilt = repository.join(PREBUILT).join(format!("rocksdb-{version}")).join(target).join(ARCHIVE);
     if cache.existing("rocksdb", &key).is_none() && !prebuilt.is_file() {
@@ -93,13 +94,35 @@ fn archive(cache: &Cache, repository: &Path, target: &str) -> Result<Option<Path
     Ok(Some(folder))
 }
 
-/// Whether the metal's needs no compiling: there is an archive, or its sources were compiled; an answer for announcing how long
-/// things take, nothing more.
+/// The folder with the archive that was compiled here.
+fn compiled(cache: &Cache, version: &str, target: &str, compiler: &Compiler) -> Result<PathBuf> {
+    cache.artefact("rocksdb", &compiled_key(version, target), |folder| {
+        progress::note(&format!("   compiling RocksDB {version} for {target}, once"));
+        let sources = Sources::find(&mut toolchain::native(cache)?)?;
+        let objects = folder.join("objects");
+        fs::create_dir(&objects).with_context(|| format!("cannot create {}", objects.display()))?;
+        sources.compile(compiler, &objects, &folder.join(ARCHIVE))?;
+        fs::remove_dir_all(&objects).with_context(|| format!("cannot remove {}", objects.display()))
+    })
+}
+
+fn compiled_key(version: &str, target: &str) -> String {
+    format!("{version}-{target}-compiled-{RECIPE}")
+}
+
+/// Whether the metal's needs no compiling.
 pub(crate) fn is_there(cache: &Cache) -> Result<bool> {
-    if env::var_os(FOLDER).is_some() || archive(cache, &toolchain::repository()?, TARGET)?.is_some() {
-        return Ok(true);
-    }
-    Ok(toolchain::builds_of(cache, CRATE).iter().any(|folder| folder.join("out").join(ARCHIVE).is_file()))
+    let version = own_version()?;
+    Ok(env::var_os(FOLDER).is_some()
+        || archive(cache, &toolchain::repository()?, &version, TARGET)?.is_some()
+        || cache.existing("rocksdb", &compiled_key(&version, TARGET)).is_some())
+}
+
+/// The version of RocksDB that this checkout's lock file has.
+fn own_version() -> Result<String> {
+    let path = toolchain::repository()?.join("Cargo.lock");
+    let lock = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    version(&lock).map(str::to_owned).with_context(|| format!("Cargo.lock has no {CRATE}"))
 }
 
 /// The version of RocksDB in a lock file, like `11.8.1`.
@@ -125,8 +148,7 @@ mod tests {
     fn the_version_stands_in_the_lock_file() {
         assert_eq!(version(LOCK), Some("11.8.1"));
         assert_eq!(version("[[package]]\nname = \"other\"\nversion = \"1\"\n"), None);
-        let own = fs::read_to_string(toolchain::repository().unwrap().join("Cargo.lock")).unwrap();
-        assert!(version(&own).is_some());
+        assert!(!own_version().unwrap().is_empty());
     }
 
     #[test]
@@ -134,17 +156,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let repository = folder.path().join("checkout");
         fs::create_dir(&repository).unwrap();
-        fs::write(repository.join("Cargo.lock"), LOCK).unwrap();
         let cache = Cache::at(folder.path().join("cache")).unwrap();
-        assert_eq!(archive(&cache, &repository, "t").unwrap(), None);
+        assert_eq!(archive(&cache, &repository, "11.8.1", "t").unwrap(), None);
         let prebuilt = folder.path().join("shared/prebuilt/rocksdb-11.8.1/t");
         fs::create_dir_all(&prebuilt).unwrap();
         fs::write(prebuilt.join(ARCHIVE), "!<arch>").unwrap();
-        let found = archive(&cache, &repository, "t").unwrap().unwrap();
+        let found = archive(&cache, &repository, "11.8.1", "t").unwrap().unwrap();
         assert!(found.starts_with(folder.path().join("cache")));
         fs::remove_dir_all(prebuilt).unwrap();
-        assert_eq!(archive(&cache, &repository, "t").unwrap().as_ref(), Some(&found));
+        assert_eq!(archive(&cache, &repository, "11.8.1", "t").unwrap().as_ref(), Some(&found));
         assert_eq!(fs::read_to_string(found.join(ARCHIVE)).unwrap(), "!<arch>");
-        assert_eq!(archive(&cache, &repository, "another").unwrap(), None);
+        assert_eq!(archive(&cache, &repository, "11.8.1", "another").unwrap(), None);
     }
 }
