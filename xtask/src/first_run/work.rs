@@ -1,7 +1,6 @@
 //! What is downloaded and compiled once, and what of it is left.
 
 use std::fs;
-use std::path::Path;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -76,14 +75,11 @@ impl Piece {
     }
 
     fn is_done(self, cache: &Cache) -> Result<bool> {
-        let begun = |folder: &Path, start: &str| {
-            fs::read_dir(folder).is_ok_and(|entries| {
-                entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(start))
-            })
-        };
         Ok(match self {
             Self::Kernel => kernel::is_built(cache),
-            Self::Bases => begun(&cache.path("base-parts"), "containers-"),
+            Self::Bases => fs::read_dir(cache.path("base-parts")).is_ok_and(|entries| {
+                entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("containers-"))
+            }),
             Self::RocksDb => rocksdb::is_there(cache)?,
             Self::Rust => cache.path(BUILT).exists(),
         })

@@ -100,7 +100,7 @@ impl Sources {
             Path::new(package.get("manifest_path")?.as_str()?).parent().map(Path::to_path_buf)
         };
         let find = |name| folder(name).with_context(|| format!("cargo does not say where {name} is"));
-        Ok(Self { rocksdb: find(CRATE)?, lz4: find(LZ4)?.join("liblz4") })
+        Ok(Self { rocksdb: find(CRATE)?, lz4: find(LZ4)?.join("liblz4/lib") })
     }
 
     /// The files that are compiled, with their sizes in bytes.
@@ -251,6 +251,7 @@ mod tests {
         let mut cargo = command::clean("cargo");
         let sources = Sources::find(cargo.current_dir(repository().unwrap())).unwrap();
         assert!(sources.files().unwrap().len() > 250);
+        assert!(sources.lz4.join("lz4.h").is_file());
         let script = fs::read_to_string(sources.rocksdb.join("build.rs")).unwrap();
         let (_, linux) = script.split_once("target.contains(\"linux\")").unwrap();
         let (linux, _) = linux.split_once("} else if").unwrap();

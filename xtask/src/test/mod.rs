@@ -41,7 +41,8 @@ const ON_METAL: &str = "HEARTH_METAL";
 /// The profile of what runs on the metal.
 const PROFILE: &str = "metal";
 /// What native tests run beside what they test: servers and clients that others have made.
-const PEERS: [Need; 17] = [
+const PEERS: [Need; 18] = [
+    program("systemd", "systemd-analyze", "checks the daemon's unit in tests"),
     program("docker-registry", "docker-registry", "the registry that images are pulled from in tests"),
     program("nftables", "nft", "the rules of guests' networks"),
     program("pebble", "pebble", "the ACME server that issues certificates in tests"),
