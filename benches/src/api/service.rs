@@ -1,7 +1,6 @@
 //! Reads and pages through gRPC on the daemon's socket: its service over the same store, in this process, with the clients on
-//! the same processors. There are no microVMs.
+//! the same processors. No microVMs are made.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +24,8 @@ use hearth_hostd::driver::{DriverConfig, Microvms};
 use hearth_hostd::events::Events;
 use hearth_hostd::lifecycle::microvm::{Event, Rules};
 use hearth_hostd::logs::{Logs, LogsConfig};
-use hearth_hostd::platform::{Artifact, Found, Guest, LogTarget, Platform, PlatformError, Spec};
+use hearth_hostd::platform::double::Double;
+use hearth_hostd::platform::{LogTarget, Platform};
 use hearth_hostd::service::{self, Service, ServiceConfig};
 use hearth_hostd::store::rocks::{RocksOptions, RocksStore};
 use hearth_hostd::store::{Db, Store};
@@ -144,7 +144,7 @@ async fn serve(
     let store = Arc::new(RocksStore::open(&data.join("store"), &options)?);
     let db = Db::new(store as Arc<dyn Store>);
     let (clock, events) = (Clock::system(), Events::default());
-    let platform: Arc<dyn Platform> = Arc::new(Nothing);
+    let platform: Arc<dyn Platform> = Arc::new(Double::default());
     let images = Images::new(builds::Parts {
         db: db.clone(),
         clock,
@@ -206,35 +206,8 @@ async fn serve(
     Ok(async move { Ok(listeners.serve(routes, end).await?) })
 }
 
-/// Neither microVMs nor builds.
+/// Builds and reports nothing.
 struct Nothing;
-
-#[async_trait]
-impl Platform for Nothing {
-    async fn launch(&self, _: &Spec) -> Result<Arc<dyn Guest>, PlatformError> {
-        Err(PlatformError::Capacity("there are no microVMs here".into()))
-    }
-
-    async fn resume(&self, spec: &Spec) -> Result<Arc<dyn Guest>, PlatformError> {
-        self.launch(spec).await
-    }
-
-    async fn find(&self, _: &Spec, _: u64) -> Result<Found, PlatformError> {
-        Ok(Found::Nothing)
-    }
-
-    async fn discard(&self, _: &str) -> Result<(), PlatformError> {
-        Ok(())
-    }
-
-    async fn remove_artifact(&self, _: &Artifact) -> Result<(), PlatformError> {
-        Ok(())
-    }
-
-    async fn sweep(&self, _: &HashSet<String>, _: &HashSet<Artifact>) -> Result<(), PlatformError> {
-        Ok(())
-    }
-}
 
 #[async_trait]
 impl Build for Nothing {
