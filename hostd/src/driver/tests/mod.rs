@@ -2,6 +2,7 @@
 
 mod faults;
 mod gate;
+mod lies;
 mod silent;
 mod stories;
 
@@ -15,7 +16,7 @@ use hearth_proto::store::v1::{ArtifactRecord, MicrovmRecord, Phase};
 use super::context::Unobserved;
 use super::deadlines::Deadlines;
 use super::faults::Faults;
-use super::{DriverConfig, LaunchError, Microvms, Request, RequestError};
+use super::{DriverConfig, LaunchError, Microvms, Request, RequestError, record};
 use crate::clock::Clock;
 use crate::lifecycle::microvm::Rules;
 use crate::platform::double::{Double, Point, Way};
