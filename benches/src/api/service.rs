@@ -1,7 +1,6 @@
 //! Reads and pages through gRPC on the daemon's socket: its service over the same store, in this process, with the clients on
-//! the same processors. There are no microVMs.
+//! the same processors. No microVMs are made.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,9 +22,10 @@ use hearth_hostd::driver::deadlines::Deadlines;
 use hearth_hostd::driver::faults::Faults;
 use hearth_hostd::driver::{DriverConfig, Microvms};
 use hearth_hostd::events::Events;
-use hearth_hostd::lifecycle::microvm::{Event, Rules};
+use hearth_hostd::lifecycle::microvm::Rules;
 use hearth_hostd::logs::{Logs, LogsConfig};
-use hearth_hostd::platform::{Artifact, Found, Guest, LogTarget, Platform, PlatformError, Spec};
+use hearth_hostd::platform::double::Double;
+use hearth_hostd::platform::{LogTarget, Platform};
 use hearth_hostd::service::{self, Service, ServiceConfig};
 use hearth_hostd::store::rocks::{RocksOptions, RocksStore};
 use hearth_hostd::store::{Db, Store};
@@ -37,7 +37,6 @@ use hearth_image_builder::build::event::Sink;
 use hearth_proto::host::v1::HostStatus;
 use hearth_proto::microvms::v1::microvm_service_client::MicrovmServiceClient;
 use hearth_proto::microvms::v1::{GetMicrovmRequest, ListMicrovmsRequest, SnapshotBuild};
-use hearth_proto::store::v1::MicrovmRecord;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
@@ -144,7 +143,7 @@ async fn serve(
     let store = Arc::new(RocksStore::open(&data.join("store"), &options)?);
     let db = Db::new(store as Arc<dyn Store>);
     let (clock, events) = (Clock::system(), Events::default());
-    let platform: Arc<dyn Platform> = Arc::new(Nothing);
+    let platform: Arc<dyn Platform> = Arc::new(Double::default());
     let images = Images::new(builds::Parts {
         db: db.clone(),
         clock,
@@ -206,35 +205,8 @@ async fn serve(
     Ok(async move { Ok(listeners.serve(routes, end).await?) })
 }
 
-/// Neither microVMs nor builds.
+/// Builds and reports nothing.
 struct Nothing;
-
-#[async_trait]
-impl Platform for Nothing {
-    async fn launch(&self, _: &Spec) -> Result<Arc<dyn Guest>, PlatformError> {
-        Err(PlatformError::Capacity("there are no microVMs here".into()))
-    }
-
-    async fn resume(&self, spec: &Spec) -> Result<Arc<dyn Guest>, PlatformError> {
-        self.launch(spec).await
-    }
-
-    async fn find(&self, _: &Spec, _: u64) -> Result<Found, PlatformError> {
-        Ok(Found::Nothing)
-    }
-
-    async fn discard(&self, _: &str) -> Result<(), PlatformError> {
-        Ok(())
-    }
-
-    async fn remove_artifact(&self, _: &Artifact) -> Result<(), PlatformError> {
-        Ok(())
-    }
-
-    async fn sweep(&self, _: &HashSet<String>, _: &HashSet<Artifact>) -> Result<(), PlatformError> {
-        Ok(())
-    }
-}
 
 #[async_trait]
 impl Build for Nothing {

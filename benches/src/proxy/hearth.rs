@@ -1,13 +1,10 @@
 //! Hearth's proxy in this process. Its one microVM is a double: a connection to its app is one to a server on this machine.
 
-use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use async_trait::async_trait;
-use hearth_host::agent::exec::{Events, Stdin};
 use hearth_hostd::clock::Clock;
 use hearth_hostd::driver::context::Unobserved;
 use hearth_hostd::driver::deadlines::Deadlines;
@@ -16,17 +13,14 @@ use hearth_hostd::driver::gate::Patience;
 use hearth_hostd::driver::{DriverConfig, Microvms};
 use hearth_hostd::lifecycle::microvm::Rules;
 use hearth_hostd::metrics::Metrics;
-use hearth_hostd::platform::{
-    Artifact, ConnectError, Connection, Exit, Found, Guest, Hook, HookOutcome, Platform, PlatformError, Spec,
-    SuspendError,
-};
+use hearth_hostd::platform::double::Double;
 use hearth_hostd::proxy::{Proxy, Settings};
 use hearth_hostd::records;
 use hearth_hostd::store::{Batch, Db, MemoryStore, Store, Table};
 use hearth_hostd::tokens::{Grant, Kind, Tokens};
 use hearth_proto::microvms::v1::{Microvm, MicrovmState};
 use hearth_proto::store::v1::{ArtifactRecord, MicrovmRecord, Phase};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -72,7 +66,9 @@ async fn start(app: SocketAddr, tls: Arc<rustls::ServerConfig>) -> Result<Hearth
         drain: Duration::ZERO,
         deadlines: Deadlines::default(),
     };
-    let platform = Arc::new(Double { app });
+    let platform = Double::direct();
+    platform.world().ports.insert(PORT, app);
+    let platform = Arc::new(platform);
     let microvms = Microvms::new(config, db.clone(), clock, platform, Arc::new(Unobserved), Faults::none());
     let artifact =
         records::encode(&ArtifactRecord { build_id: BUILD.to_owned(), ..ArtifactRecord::default() });
@@ -120,66 +116,5 @@ fn record(clock: Clock) -> MicrovmRecord {
         build_id: BUILD.to_owned(),
         memory_mib: MEMORY_MIB,
         ..MicrovmRecord::default()
-    }
-}
-
-/// Launches microVMs at once.
-#[derive(Debug, Clone, Copy)]
-struct Double {
-    app: SocketAddr,
-}
-
-#[async_trait]
-impl Platform for Double {
-    async fn launch(&self, _: &Spec) -> Result<Arc<dyn Guest>, PlatformError> {
-        Ok(Arc::new(*self))
-    }
-
-    async fn resume(&self, spec: &Spec) -> Result<Arc<dyn Guest>, PlatformError> {
-        self.launch(spec).await
-    }
-
-    async fn find(&self, _: &Spec, _: u64) -> Result<Found, PlatformError> {
-        Ok(Found::Nothing)
-    }
-
-    async fn discard(&self, _: &str) -> Result<(), PlatformError> {
-        Ok(())
-    }
-
-    async fn remove_artifact(&self, _: &Artifact) -> Result<(), PlatformError> {
-        Ok(())
-    }
-
-    async fn sweep(&self, _: &HashSet<String>, _: &HashSet<Artifact>) -> Result<(), PlatformError> {
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl Guest for Double {
-    async fn call_hook(&self, _: Hook) -> HookOutcome {
-        HookOutcome::Disabled
-    }
-
-    async fn suspend(&self, _: u64) -> Result<(), SuspendError> {
-        Err(SuspendError::Failed("a double is not suspended".to_owned()))
-    }
-
-    async fn cancel_suspend(&self) {}
-
-    async fn connect(&self, _: u16) -> Result<Box<dyn Connection>, ConnectError> {
-        let refused = |error: std::io::Error| ConnectError::App(error.to_string());
-        let stream = TcpStream::connect(self.app).await.map_err(refused)?;
-        stream.set_nodelay(true).map_err(refused)?;
-        Ok(Box::new(stream))
-    }
-
-    async fn shell(&self, _: &[String]) -> Result<(Stdin, Events), ConnectError> {
-        Err(ConnectError::Guest("a double has no shell".to_owned()))
-    }
-
-    async fn exited(&self) -> Exit {
-        std::future::pending().await
     }
 }

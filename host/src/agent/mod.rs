@@ -12,6 +12,8 @@
 //! microVM.
 
 pub mod control;
+#[cfg(any(test, feature = "double"))]
+pub mod double;
 pub mod exec;
 pub mod frame;
 pub mod logs;

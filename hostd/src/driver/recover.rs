@@ -7,10 +7,10 @@ use hearth_proto::store::v1::{MicrovmRecord, Phase};
 use prost::Message as _;
 use tokio::time::timeout;
 
-use super::task::Task;
+use super::task::{RETRY, Task};
 use super::{Microvms, record};
 use crate::lifecycle::recovery::{Remains, recover, suspended_number};
-use crate::platform::{Artifact, Found, PlatformError};
+use crate::platform::{Artifact, Found, PlatformError, Spec};
 use crate::store::{Scan, StoreError, Table};
 
 /// Records that are read at a time.
@@ -18,8 +18,8 @@ const PAGE: usize = 1000;
 /// MicroVMs whose processes are looked for at a time.
 const AT_ONCE: usize = 16;
 
-/// How long it may take to find out what there is of a microVM, whose monitor can draw that out. What takes longer is
-/// [`Remains::Unknown`].
+/// How long it may take to find out what there is of a microVM, whose monitor can draw that out, or which cannot be looked at. What
+/// takes longer is [`Remains::Unknown`].
 const FINDING: Duration = Duration::from_secs(120);
 
 /// Why the daemon cannot go on where it was.
@@ -32,7 +32,7 @@ pub enum RecoverError {
     #[error("the record of a microVM is damaged ({0}); restore a backup (`hearthd store restore`)")]
     Record(String),
     /// The host.
-    #[error("looking for what an earlier daemon has left: {0}")]
+    #[error("removing what an earlier daemon has left and belongs to nothing: {0}")]
     Platform(#[from] PlatformError),
 }
 
@@ -87,16 +87,29 @@ impl Microvms {
         }
     }
 
+    /// Looks for what there is of a microVM until that is known: one that cannot be looked at must not keep the daemon from
+    /// starting, and what fails may succeed a moment later.
+    async fn look(&self, spec: &Spec, suspends: u64) -> Found {
+        let mut pause = RETRY.0;
+        loop {
+            match self.context.platform.find(spec, suspends).await {
+                Ok(found) => return found,
+                Err(error) => {
+                    tracing::error!(microvm = spec.id, %error, "looking for what is left of a microVM, trying again");
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY.1);
+        }
+    }
+
     async fn find(&self, record: MicrovmRecord) -> Result<(), RecoverError> {
         let state = record::state(&record);
-        let spec = record::spec(&record);
-        let found = timeout(FINDING, self.context.platform.find(&spec, suspended_number(&state))).await;
+        let found = timeout(FINDING, self.look(&record::spec(&record), suspended_number(&state))).await;
         let (remains, guest) = match found {
-            Ok(found) => match found? {
-                Found::Running(guest) => (Remains::Running, Some(guest)),
-                Found::Suspended => (Remains::Suspended, None),
-                Found::Nothing => (Remains::Nothing, None),
-            },
+            Ok(Found::Running(guest)) => (Remains::Running, Some(guest)),
+            Ok(Found::Suspended) => (Remains::Suspended, None),
+            Ok(Found::Nothing) => (Remains::Nothing, None),
             Err(_) => (Remains::Unknown, None),
         };
         let step = recover(&state, remains, self.context.rules);

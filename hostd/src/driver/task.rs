@@ -30,7 +30,7 @@ use crate::platform::{Exit, Guest, Hook, HookOutcome, Spec, SuspendError};
 use crate::store::CommitError;
 
 /// How long to wait before what the daemon itself has to do, and could not, is tried again: at first, and at most.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+pub(super) const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
 /// How long the daemon's end waits for what is half done. A service manager has not much longer.
 const STOP: Duration = Duration::from_secs(20);

@@ -1,13 +1,15 @@
 //! How microVMs are made of processes, networks and files.
 //!
-//! The drivers know microVMs through [`Platform`] and [`Guest`] only. `host` is the real one; tests of the lifecycle
-//! have a scripted double, which fails, dies and hangs as they wish.
+//! The drivers know microVMs through [`Platform`] and [`Guest`] only. `host` is the real one; tests and benches have the one
+//! double (`double`, a feature outside this crate's own tests), which fails, hangs and lies where they say so.
 //!
 //! Everything here can be repeated: after a crash of the daemon, the driver asks again for what it had asked for, and the
 //! platform finds what is there already. Whoever waits for something here may stop waiting: dropping a future gives up what it was
 //! for, and what was half made is removed, or is ended with the microVM. What belongs to a microVM is found by its id: its run directory (process), its
 //! folder (overlay, suspended state), its network.
 
+#[cfg(any(test, feature = "double"))]
+pub mod double;
 pub mod host;
 
 use std::collections::HashSet;

@@ -253,40 +253,21 @@ impl Idle {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixStream as StdStream;
-    use std::sync::Mutex;
-
-    use hearth_host::agent::frame::{receive, send};
-    use hearth_host::agent::{Agent, Dial};
-    use hearth_vmm::client::ClientError;
+    use hearth_host::agent::double::played;
     use proto::hook_outcome::Result as Outcome;
-    use tokio::net::UnixStream;
 
     use super::*;
 
-    /// Gives out one stream.
-    struct Once(Mutex<Option<StdStream>>);
-
-    impl Dial for Once {
-        fn dial(&self) -> Result<StdStream, ClientError> {
-            self.0.lock().unwrap().take().ok_or(ClientError::Confused("once".into()))
-        }
-    }
-
     /// What a build says when an agent reports `outcome` of a hook with five minutes.
     async fn reason(name: ImageHook, outcome: Outcome) -> Option<String> {
-        let (ours, theirs) = StdStream::pair().unwrap();
-        theirs.set_nonblocking(true).unwrap();
-        let mut guest = UnixStream::from_std(theirs).unwrap();
+        let (agent, mut guest) = played();
         let script = async {
-            let _: proto::Open = receive(&mut guest).await.unwrap();
-            send(&mut guest, &proto::Opened::default()).await.unwrap();
-            let _: proto::Request = receive(&mut guest).await.unwrap();
+            let mut line = guest.next().await.unwrap().unwrap();
+            line.accept().await.unwrap();
+            line.asked().await.unwrap();
             let outcome = proto::HookOutcome { result: Some(outcome), attempts: 1, elapsed_us: 1 };
-            let result = Some(proto::response::Result::Hook(outcome));
-            send(&mut guest, &proto::Response { result }).await.unwrap();
+            line.answer(proto::response::Result::Hook(outcome)).await.unwrap();
         };
-        let agent = Agent::new(Once(Mutex::new(Some(ours))));
         let called = async {
             let mut control = agent.control().await.unwrap();
             let settings = HookSettings { timeout_seconds: 300 };

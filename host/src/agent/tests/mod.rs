@@ -1,46 +1,35 @@
-//! The client against a scripted agent at the other end of a real socket.
+//! The client against a double of the agent at the other end of a real socket.
 
 mod silent;
-
-use std::sync::Mutex;
 
 use proto::exec_output::Event as Output;
 use proto::response::Result as Answer;
 
 use super::control::{HookCall, HookResult};
+use super::double::{Line, Lines, played};
 use super::exec::Event;
 use super::*;
 
-/// Gives out streams whose other ends a test has.
-struct Script(Mutex<Vec<StdStream>>);
-
-impl Dial for Script {
-    fn dial(&self) -> Result<StdStream, ClientError> {
-        self.0.lock().unwrap().pop().ok_or(ClientError::Confused("script".into()))
-    }
+/// The guest's end of the next connection.
+async fn next(guest: &mut Lines) -> Line {
+    guest.next().await.unwrap().unwrap()
 }
 
-fn agent() -> (Agent, UnixStream) {
-    let (ours, theirs) = StdStream::pair().unwrap();
-    theirs.set_nonblocking(true).unwrap();
-    (Agent::new(Script(Mutex::new(vec![ours]))), UnixStream::from_std(theirs).unwrap())
-}
-
-async fn accept(stream: &mut UnixStream) -> proto::Open {
-    let open = receive(stream).await.unwrap();
-    send(stream, &proto::Opened { failure: None }).await.unwrap();
-    open
+/// The guest's end of the next connection, which is opened; and what for.
+async fn accept(guest: &mut Lines) -> (Line, proto::Open) {
+    let mut line = next(guest).await;
+    let open = line.accept().await.unwrap();
+    (line, open)
 }
 
 #[tokio::test]
 async fn a_refusal_keeps_its_words() {
-    let (agent, mut guest) = agent();
+    let (agent, mut guest) = played();
     let script = async {
-        let open: proto::Open = receive(&mut guest).await.unwrap();
-        assert_eq!(open.version, VERSION);
         let failure =
             proto::Failure { code: proto::FailureCode::Invalid.into(), message: "no such kind".into() };
-        send(&mut guest, &proto::Opened { failure: Some(failure) }).await.unwrap();
+        let open = next(&mut guest).await.refuse(failure).await.unwrap();
+        assert_eq!(open.version, VERSION);
     };
     let (result, ()) = tokio::join!(agent.control(), script);
     assert!(
@@ -51,7 +40,7 @@ async fn a_refusal_keeps_its_words() {
 #[tokio::test]
 async fn outcomes_of_hooks_are_told_apart() {
     use proto::hook_outcome::Result as Outcome;
-    let (agent, mut guest) = agent();
+    let (agent, mut guest) = played();
     let outcomes = [
         (Some(Outcome::Status(204)), Some(HookResult::Status(204))),
         (Some(Outcome::Refused(proto::Done {})), Some(HookResult::Refused)),
@@ -60,11 +49,11 @@ async fn outcomes_of_hooks_are_told_apart() {
         (None, None),
     ];
     let script = async {
-        accept(&mut guest).await;
+        let (mut line, _) = accept(&mut guest).await;
         for (result, _) in outcomes.clone() {
-            let _: proto::Request = receive(&mut guest).await.unwrap();
+            line.asked().await.unwrap();
             let outcome = proto::HookOutcome { result, attempts: 1, elapsed_us: 1 };
-            send(&mut guest, &proto::Response { result: Some(Answer::Hook(outcome)) }).await.unwrap();
+            line.answer(Answer::Hook(outcome)).await.unwrap();
         }
     };
     let calls = async {
@@ -80,21 +69,20 @@ async fn outcomes_of_hooks_are_told_apart() {
 
 #[tokio::test]
 async fn what_goes_into_the_guest_arrives_whole() {
-    let (agent, mut guest) = agent();
+    let (agent, mut guest) = played();
     let archive: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
     let script = async {
-        accept(&mut guest).await;
+        let (mut line, _) = accept(&mut guest).await;
         let mut got = Vec::new();
         loop {
-            let input: proto::ExecInput = receive(&mut guest).await.unwrap();
+            let input: proto::ExecInput = line.receive().await.unwrap();
             match input.event.unwrap() {
                 proto::exec_input::Event::Stdin(bytes) => got.extend(bytes),
                 proto::exec_input::Event::StdinClosed(_) => break,
                 other => panic!("unexpected {other:?}"),
             }
         }
-        let exited = Output::Exited(proto::Exited { code: 0, signal: 0 });
-        send(&mut guest, &proto::ExecOutput { event: Some(exited) }).await.unwrap();
+        line.output(Output::Exited(proto::Exited { code: 0, signal: 0 })).await.unwrap();
         got
     };
     let (result, got) = tokio::join!(agent.unpack("/srv", archive.as_slice()), script);
@@ -104,17 +92,16 @@ async fn what_goes_into_the_guest_arrives_whole() {
 
 #[tokio::test]
 async fn a_guest_that_gives_up_half_way_says_why() {
-    let (agent, mut guest) = agent();
+    let (agent, mut guest) = played();
     let script = async {
-        accept(&mut guest).await;
-        let _: proto::ExecInput = receive(&mut guest).await.unwrap();
+        let (mut line, _) = accept(&mut guest).await;
+        let _: proto::ExecInput = line.receive().await.unwrap();
         for event in [
             Output::Stderr(b"No space left on device\n".to_vec()),
             Output::Exited(proto::Exited { code: 1, signal: 0 }),
         ] {
-            send(&mut guest, &proto::ExecOutput { event: Some(event) }).await.unwrap();
+            line.output(event).await.unwrap();
         }
-        drop(guest);
     };
     let (result, ()) = tokio::join!(agent.unpack("/srv", tokio::io::repeat(7)), script);
     assert!(result.unwrap_err().to_string().contains("No space left on device"));
@@ -122,16 +109,15 @@ async fn a_guest_that_gives_up_half_way_says_why() {
 
 #[tokio::test]
 async fn a_process_is_followed_to_its_end() {
-    let (agent, mut guest) = agent();
+    let (agent, mut guest) = played();
     let script = async {
-        let open = accept(&mut guest).await;
+        let (mut line, open) = accept(&mut guest).await;
         let Some(Kind::Exec(exec)) = open.kind else { panic!("not an exec") };
         assert!(exec.privileged && exec.terminal.is_none());
         for event in [Output::Stdout(b"out".to_vec()), Output::Exited(proto::Exited { code: 137, signal: 9 })]
         {
-            send(&mut guest, &proto::ExecOutput { event: Some(event) }).await.unwrap();
+            line.output(event).await.unwrap();
         }
-        drop(guest);
     };
     let follow = async {
         let what = Some(proto::open_exec::What::Process(proto::Process::default()));
@@ -147,19 +133,18 @@ async fn a_process_is_followed_to_its_end() {
 
 #[tokio::test]
 async fn queries_are_answered_in_any_order() {
-    let (agent, mut guest) = agent();
+    let (agent, mut guest) = played();
     let script = async {
-        accept(&mut guest).await;
+        let (mut line, _) = accept(&mut guest).await;
         for id in 1..=2 {
             let message = vec![u8::try_from(id).unwrap()];
-            send(&mut guest, &proto::DnsQuery { id, message }).await.unwrap();
+            line.send(&proto::DnsQuery { id, message }).await.unwrap();
         }
         let mut answers = Vec::new();
         for _ in 0..2 {
-            let answer: proto::DnsAnswer = receive(&mut guest).await.unwrap();
+            let answer: proto::DnsAnswer = line.receive().await.unwrap();
             answers.push((answer.id, answer.message));
         }
-        drop(guest);
         answers
     };
     let second_done = Arc::new(tokio::sync::Notify::new());

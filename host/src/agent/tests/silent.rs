@@ -1,108 +1,22 @@
 //! An agent that goes silent, at every point of every exchange, in simulated time: whoever asked gets an error in the end.
 
-use std::future::pending;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proto::request::Operation;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 
 use super::*;
+use crate::agent::double::{Fault, served, unreachable};
 use crate::agent::frame::MAX;
 
-/// What the agent does from some point on.
-#[derive(Clone, Copy, Debug)]
-enum Fault {
-    /// It reads, and says nothing.
-    Silent,
-    /// It does not even read.
-    Deaf,
-    /// It says half of a message.
-    Half,
-    /// It says a byte of a long message every second.
-    Trickle,
-    /// It says things that are no messages.
-    Garbage,
-    /// It answers something that was not asked.
-    Other,
-    /// It hangs up.
-    Closes,
-}
-
-const FAULTS: [Fault; 7] =
-    [Fault::Silent, Fault::Deaf, Fault::Half, Fault::Trickle, Fault::Garbage, Fault::Other, Fault::Closes];
-
-impl Fault {
-    /// What the agent does with a connection from now on.
-    async fn strike(self, mut guest: UnixStream) {
-        let (prefix, length) = (u32::try_from(MAX).unwrap().to_le_bytes(), MAX);
-        match self {
-            Self::Silent => drop(tokio::io::copy(&mut guest, &mut tokio::io::sink()).await),
-            Self::Deaf => pending().await,
-            Self::Half => {
-                guest.write_all(&prefix).await.unwrap();
-                guest.write_all(&[10; 100]).await.unwrap();
-                let _ = tokio::io::copy(&mut guest, &mut tokio::io::sink()).await;
-            }
-            Self::Trickle => {
-                let (mut reader, mut writer) = guest.into_split();
-                let read = async { drop(tokio::io::copy(&mut reader, &mut tokio::io::sink()).await) };
-                let write = async {
-                    let _ = writer.write_all(&prefix).await;
-                    for _ in 0..length {
-                        sleep(Duration::from_secs(1)).await;
-                        if writer.write_all(&[10]).await.is_err() {
-                            return;
-                        }
-                    }
-                };
-                tokio::join!(read, write);
-            }
-            Self::Garbage => {
-                let _ = guest.write_all(&[255; 4096]).await;
-            }
-            Self::Other => {
-                let exited = Answer::Exited(proto::Exited { code: 1, signal: 0 });
-                let _ = send(&mut guest, &proto::Response { result: Some(exited) }).await;
-                let failure = Some(proto::Failure::default());
-                let _ = send(&mut guest, &proto::Opened { failure }).await;
-                let _ = guest.shutdown().await;
-                let _ = guest.read_to_end(&mut Vec::new()).await;
-            }
-            Self::Closes => drop(guest),
-        }
-    }
-}
-
-/// Where the agent goes silent.
-#[derive(Clone, Copy, Debug)]
+/// Where the agent has its fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Point {
     /// When it is greeted.
     Greeting,
     /// When it is asked.
     Request,
-}
-
-/// Gives out connections to an agent with a fault, as many as are wanted.
-struct Faulty {
-    fault: Fault,
-    point: Point,
-    runtime: tokio::runtime::Handle,
-}
-
-impl Dial for Faulty {
-    fn dial(&self) -> Result<StdStream, ClientError> {
-        let (ours, theirs) = StdStream::pair().unwrap();
-        theirs.set_nonblocking(true).unwrap();
-        let (fault, point) = (self.fault, self.point);
-        self.runtime.spawn(async move {
-            let mut guest = UnixStream::from_std(theirs).unwrap();
-            if matches!(point, Point::Request) {
-                accept(&mut guest).await;
-            }
-            fault.strike(guest).await;
-        });
-        Ok(ours)
-    }
 }
 
 /// Requests that are waited for; each is longer than what a socket holds, so that it matters whether the agent reads.
@@ -181,8 +95,14 @@ fn kinds() -> Vec<Kind> {
     ]
 }
 
+/// An agent with a fault at a point of each of its connections.
 fn faulty(fault: Fault, point: Point) -> Agent {
-    Agent::new(Faulty { fault, point, runtime: tokio::runtime::Handle::current() })
+    served(move |mut line| async move {
+        if point == Point::Request {
+            line.accept().await.unwrap();
+        }
+        line.strike(fault).await;
+    })
 }
 
 /// Longer than any exchange takes, in simulated time.
@@ -190,7 +110,7 @@ const AGES: Duration = Duration::from_secs(3600);
 
 #[tokio::test(start_paused = true)]
 async fn every_opening_comes_to_an_end() {
-    for fault in FAULTS {
+    for fault in Fault::ALL {
         for kind in kinds() {
             let agent = faulty(fault, Point::Greeting);
             let opened = timeout(AGES, open(&agent, kind.clone())).await;
@@ -204,7 +124,7 @@ async fn every_opening_comes_to_an_end() {
 #[tokio::test(start_paused = true)]
 async fn every_request_comes_to_an_end() {
     for point in [Point::Greeting, Point::Request] {
-        for fault in FAULTS {
+        for fault in Fault::ALL {
             for request in requests() {
                 let agent = faulty(fault, point);
                 let answered = timeout(AGES, ask(&agent, request.clone())).await;
@@ -212,6 +132,70 @@ async fn every_request_comes_to_an_end() {
                     answered.unwrap_or_else(|_| panic!("{fault:?} at {point:?}: {request:?} hangs"));
                 assert!(answered.is_err(), "{fault:?} at {point:?}: {request:?}");
             }
+        }
+    }
+}
+
+/// An answer of each kind. A new kind does not compile until it is here.
+fn answers() -> Vec<Answer> {
+    let all = vec![
+        Answer::Failure(proto::Failure::default()),
+        Answer::Done(proto::Done {}),
+        Answer::Status(proto::Status::default()),
+        Answer::Exited(proto::Exited::default()),
+        Answer::Hook(proto::HookOutcome {
+            result: Some(proto::hook_outcome::Result::Status(200)),
+            ..proto::HookOutcome::default()
+        }),
+        Answer::Quiesced(proto::Quiesced::default()),
+        Answer::SealKey(proto::SealKey::default()),
+    ];
+    for answer in &all {
+        match answer {
+            Answer::Failure(_) | Answer::Done(_) | Answer::Status(_) | Answer::Exited(_) => {}
+            Answer::Hook(_) | Answer::Quiesced(_) | Answer::SealKey(_) => {}
+        }
+    }
+    all
+}
+
+/// Whether an answer is of the kind that a request has.
+fn belongs(answer: &Answer, request: &Operation) -> bool {
+    match request {
+        Operation::GetStatus(_) | Operation::Freeze(_) => matches!(answer, Answer::Status(_)),
+        Operation::CallHook(_) => matches!(answer, Answer::Hook(_)),
+        Operation::WaitApp(_) => matches!(answer, Answer::Exited(_)),
+        Operation::Quiesce(_) => matches!(answer, Answer::Quiesced(_)),
+        // The credentials that are sealed with the key have another one.
+        Operation::MakeSealKey(_) => false,
+        Operation::Configure(_)
+        | Operation::StartApp(_)
+        | Operation::Identify(_)
+        | Operation::SetCredentials(_)
+        | Operation::Thaw(_)
+        | Operation::PowerOff(_) => matches!(answer, Answer::Done(_)),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_another_kind_is_none() {
+    for request in requests() {
+        for answer in answers() {
+            let said = answer.clone();
+            let agent = served(move |mut line| {
+                let said = said.clone();
+                async move {
+                    line.accept().await.unwrap();
+                    while line.asked().await.is_ok() && line.answer(said.clone()).await.is_ok() {}
+                }
+            });
+            let answered = timeout(AGES, ask(&agent, request.clone())).await;
+            let answered = answered.unwrap_or_else(|_| panic!("{answer:?} to {request:?} hangs"));
+            assert_eq!(
+                answered.is_ok(),
+                belongs(&answer, &request),
+                "{answer:?} to {request:?}: {answered:?}"
+            );
         }
     }
 }
@@ -232,7 +216,7 @@ async fn a_hook_has_one_time_for_all_that_its_call_takes() {
 #[tokio::test(start_paused = true)]
 async fn a_guest_that_boots_has_its_time_and_no_longer() {
     let limit = Duration::from_secs(120);
-    for fault in FAULTS {
+    for fault in Fault::ALL {
         let ready = timeout(AGES, faulty(fault, Point::Greeting).wait_ready(limit)).await;
         let ready = ready.unwrap_or_else(|_| panic!("{fault:?}: it is waited for without end"));
         assert!(ready.is_err() || matches!(fault, Fault::Other), "{fault:?}");
@@ -241,14 +225,13 @@ async fn a_guest_that_boots_has_its_time_and_no_longer() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_comes_late_is_not_taken_for_the_next_one() {
-    let (agent, mut guest) = agent();
+    let (agent, mut guest) = played();
     let script = async {
-        accept(&mut guest).await;
-        let _: proto::Request = receive(&mut guest).await.unwrap();
+        let (mut line, _) = accept(&mut guest).await;
+        line.asked().await.unwrap();
         sleep(AGES).await;
         for code in [1, 2] {
-            let exited = Answer::Exited(proto::Exited { code, signal: 0 });
-            let _ = send(&mut guest, &proto::Response { result: Some(exited) }).await;
+            let _ = line.answer(Answer::Exited(proto::Exited { code, signal: 0 })).await; // it may be closed
         }
     };
     let asked = async {
@@ -262,34 +245,28 @@ async fn an_answer_that_comes_late_is_not_taken_for_the_next_one() {
     tokio::join!(script, asked);
 }
 
-/// A way to a guest whose monitor keeps the answer back.
-struct Stuck(Mutex<std::sync::mpsc::Receiver<()>>, Arc<std::sync::atomic::AtomicUsize>);
-
-impl Dial for Stuck {
-    fn dial(&self) -> Result<StdStream, ClientError> {
-        self.1.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        let _ = self.0.lock().unwrap().recv();
-        Err(ClientError::Confused("stuck".into()))
-    }
-}
-
 #[tokio::test]
 async fn a_monitor_that_is_silent_holds_up_one_thread() {
-    let (release, held) = std::sync::mpsc::channel();
-    let dials = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let agent = Agent::new(Stuck(Mutex::new(held), Arc::clone(&dials)));
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (held, dials) = (Mutex::new(held), Arc::new(AtomicUsize::new(0)));
+    let dialed = Arc::clone(&dials);
+    let agent = unreachable(move || {
+        dialed.fetch_add(1, Ordering::SeqCst);
+        let _ = held.lock().unwrap().recv();
+        ClientError::Confused("stuck".into())
+    });
     let mut asking = tokio::task::JoinSet::new();
     for _ in 0..100 {
         let agent = agent.clone();
         asking.spawn(async move { agent.control().await.map(drop) });
     }
-    while dials.load(std::sync::atomic::Ordering::SeqCst) == 0 {
+    while dials.load(Ordering::SeqCst) == 0 {
         tokio::task::yield_now().await;
     }
     for _ in 0..1000 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(dials.load(std::sync::atomic::Ordering::SeqCst), 1);
+    assert_eq!(dials.load(Ordering::SeqCst), 1);
     drop(release);
     while let Some(asked) = asking.join_next().await {
         assert!(asked.unwrap().is_err());

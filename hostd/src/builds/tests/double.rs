@@ -1,6 +1,6 @@
-//! The doubles: a builder that does what the artifact's URI says, a disk that outlives the daemon.
+//! A builder that does what the artifact's URI says, and a daemon on a double of the host.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -19,16 +19,17 @@ use crate::clock::Clock;
 use crate::driver::faults::Faults;
 use crate::events::Events;
 use crate::lifecycle::image::Image;
-use crate::platform::{Artifact, Found, Guest, LogTarget, Platform, PlatformError, Spec};
+use crate::platform::double::Double;
+use crate::platform::{Artifact, LogTarget};
 use crate::records;
 use crate::store::{Batch, Db, MemoryStore, Scan, Table};
 
 pub(crate) const ACCOUNT: &str = "123456789012";
 
-/// What is on disk, and what the builder was asked for.
+/// The builder, and what it was asked for. It outlives the daemon, as the host does that has the files.
 #[derive(Debug, Default)]
-pub(crate) struct Disk {
-    pub(crate) files: Mutex<HashSet<Artifact>>,
+pub(crate) struct Builder {
+    pub(crate) host: Double,
     pub(crate) built: Mutex<Vec<Artifact>>,
     pub(crate) lines: Arc<Mutex<Vec<(String, String)>>>,
     /// Builds of `s3://bucket/wait` go on when they are told.
@@ -37,11 +38,11 @@ pub(crate) struct Disk {
 }
 
 #[async_trait]
-impl Build for Disk {
+impl Build for Builder {
     async fn build(&self, job: &Job, sink: Sink) -> Result<SnapshotBuild, BuildFailure> {
         self.built.lock().unwrap().push(job.artifact.clone());
         let failed = |reason: &str| Err(BuildFailure { reason: reason.into(), detail: "in detail".into() });
-        if self.files.lock().unwrap().contains(&job.artifact) {
+        if self.host.world().artifacts.contains(&job.artifact) {
             return failed("there is something already");
         }
         sink.tell(Event::Started(Step::Build));
@@ -58,7 +59,7 @@ impl Build for Disk {
         if job.request.artifact.ends_with("/unready") {
             return failed("Ready hook invocation timed out after PT5M");
         }
-        self.files.lock().unwrap().insert(job.artifact.clone());
+        self.host.world().artifacts.insert(job.artifact.clone());
         Ok(SnapshotBuild {
             memory_snapshot_size_in_bytes: Some(1),
             code_install_size_in_bytes: Some(77),
@@ -76,7 +77,7 @@ impl LogSink for Lines {
     }
 }
 
-impl Report for Disk {
+impl Report for Builder {
     fn log(&self, _account: &str, target: &LogTarget) -> Option<Box<dyn LogSink>> {
         Some(Box::new(Lines(target.group.clone(), Arc::clone(&self.lines))))
     }
@@ -85,35 +86,6 @@ impl Report for Disk {
 
     fn ended(&self, successful: bool, _took: Duration) {
         self.ended.lock().unwrap().push(successful);
-    }
-}
-
-#[async_trait]
-impl Platform for Disk {
-    async fn launch(&self, _: &Spec) -> Result<Arc<dyn Guest>, PlatformError> {
-        Err(PlatformError::Failed("not here".into()))
-    }
-
-    async fn resume(&self, _: &Spec) -> Result<Arc<dyn Guest>, PlatformError> {
-        Err(PlatformError::Failed("not here".into()))
-    }
-
-    async fn find(&self, _: &Spec, _: u64) -> Result<Found, PlatformError> {
-        Ok(Found::Nothing)
-    }
-
-    async fn discard(&self, _: &str) -> Result<(), PlatformError> {
-        Ok(())
-    }
-
-    async fn remove_artifact(&self, artifact: &Artifact) -> Result<(), PlatformError> {
-        self.files.lock().unwrap().remove(artifact);
-        Ok(())
-    }
-
-    async fn sweep(&self, _: &HashSet<String>, artifacts: &HashSet<Artifact>) -> Result<(), PlatformError> {
-        self.files.lock().unwrap().retain(|artifact| artifacts.contains(artifact));
-        Ok(())
     }
 }
 
@@ -140,7 +112,7 @@ pub(crate) fn settings() -> Settings {
 impl Daemon {
     pub(crate) fn start(
         store: &Arc<MemoryStore>,
-        disk: &Arc<Disk>,
+        builder: &Arc<Builder>,
         faults: Faults,
         settings: Settings,
     ) -> Self {
@@ -149,9 +121,9 @@ impl Daemon {
             db: db.clone(),
             clock: Clock::system(),
             events: events.clone(),
-            platform: Arc::clone(disk) as _,
-            build: Arc::clone(disk) as _,
-            report: Arc::clone(disk) as _,
+            platform: Arc::new(builder.host.clone()),
+            build: Arc::clone(builder) as _,
+            report: Arc::clone(builder) as _,
             faults,
             settings,
         });
@@ -159,9 +131,9 @@ impl Daemon {
     }
 
     /// A daemon with everything new.
-    pub(crate) fn new(settings: Settings) -> (Self, Arc<Disk>) {
-        let disk = Arc::new(Disk::default());
-        (Self::start(&Arc::default(), &disk, Faults::none(), settings), disk)
+    pub(crate) fn new(settings: Settings) -> (Self, Arc<Builder>) {
+        let builder = Arc::new(Builder::default());
+        (Self::start(&Arc::default(), &builder, Faults::none(), settings), builder)
     }
 
     /// Waits until nothing is under way.

@@ -10,7 +10,7 @@ use hearth_proto::microvms::v1::{
 use hearth_proto::store::v1::{ArtifactRecord, ImageRecord, VersionRecord};
 use tokio::sync::Notify;
 
-use super::double::{ACCOUNT, Daemon, Disk, build_id, settings};
+use super::double::{ACCOUNT, Builder, Daemon, build_id, settings};
 use crate::driver::faults::Faults;
 use crate::store::{MemoryStore, Scan, Table};
 
@@ -64,7 +64,7 @@ async fn story(daemon: &Daemon, told: &Acknowledged) {
 async fn stopped_at(
     stop_at: usize,
     store: &Arc<MemoryStore>,
-    disk: &Arc<Disk>,
+    builder: &Arc<Builder>,
     told: &Acknowledged,
 ) -> Option<String> {
     let (count, reached, at) = (AtomicUsize::new(0), Arc::new(Notify::new()), Arc::new(Mutex::new(None)));
@@ -79,7 +79,7 @@ async fn stopped_at(
             stop
         })
     };
-    let daemon = Daemon::start(store, disk, faults, settings());
+    let daemon = Daemon::start(store, builder, faults, settings());
     tokio::select! {
         biased;
         () = reached.notified() => {}
@@ -89,7 +89,7 @@ async fn stopped_at(
     at.lock().unwrap().clone()
 }
 
-fn check(daemon: &Daemon, disk: &Disk, told: &Acknowledged, point: &str) {
+fn check(daemon: &Daemon, builder: &Builder, told: &Acknowledged, point: &str) {
     let images: Vec<ImageRecord> = daemon.all(Table::Images);
     let versions: Vec<VersionRecord> = daemon.all(Table::Versions);
     for image in &images {
@@ -114,7 +114,7 @@ fn check(daemon: &Daemon, disk: &Disk, told: &Acknowledged, point: &str) {
         .collect();
     let owned: BTreeSet<String> = owned.union(&used).cloned().collect();
     let files: BTreeSet<String> =
-        disk.files.lock().unwrap().iter().map(|file| file.build_id.clone()).collect();
+        builder.host.world().artifacts.iter().map(|file| file.build_id.clone()).collect();
     let records: Vec<ArtifactRecord> = daemon.all(Table::Artifacts);
     let records: BTreeSet<String> = records.into_iter().map(|record| record.build_id).collect();
     assert_eq!(files, owned, "files after {point}");
@@ -147,18 +147,18 @@ fn check(daemon: &Daemon, disk: &Disk, told: &Acknowledged, point: &str) {
 async fn whatever_the_daemon_is_killed_at_the_next_one_goes_on() {
     let mut points = Vec::new();
     for stop_at in 0.. {
-        let (store, disk, told) =
-            (Arc::new(MemoryStore::new()), Arc::new(Disk::default()), Acknowledged::default());
-        let Some(point) = stopped_at(stop_at, &store, &disk, &told).await else { break };
+        let (store, builder, told) =
+            (Arc::new(MemoryStore::new()), Arc::new(Builder::default()), Acknowledged::default());
+        let Some(point) = stopped_at(stop_at, &store, &builder, &told).await else { break };
         points.push(point.clone());
-        let next = Daemon::start(&store, &disk, Faults::none(), settings());
+        let next = Daemon::start(&store, &builder, Faults::none(), settings());
         next.images.recover().await.unwrap();
         next.idle().await;
-        check(&next, &disk, &told, &format!("point {stop_at}, {point}"));
+        check(&next, &builder, &told, &format!("point {stop_at}, {point}"));
         // A second one finds nothing to do.
         next.images.stop().await;
         drop(next);
-        let third = Daemon::start(&store, &disk, Faults::none(), settings());
+        let third = Daemon::start(&store, &builder, Faults::none(), settings());
         let recovered = third.images.recover().await.unwrap();
         assert_eq!((recovered.builds, recovered.deletions), (0, 0), "after {point}");
         third.images.stop().await;
@@ -183,8 +183,8 @@ fn tries(daemon: &Daemon, name: &str) -> (u32, Option<String>) {
 
 #[tokio::test]
 async fn a_build_that_panics_is_given_up_after_three_tries() {
-    let (store, disk) = (Arc::new(MemoryStore::new()), Arc::new(Disk::default()));
-    let start = || Daemon::start(&store, &disk, Faults::none(), settings());
+    let (store, builder) = (Arc::new(MemoryStore::new()), Arc::new(Builder::default()));
+    let start = || Daemon::start(&store, &builder, Faults::none(), settings());
     let daemon = start();
     daemon.create("other", "ok").await;
     daemon.create("bad", "panic").await;
@@ -201,7 +201,7 @@ async fn a_build_that_panics_is_given_up_after_three_tries() {
     assert!(reason.contains("began 3 times"), "{reason}");
     assert_eq!(start().image("bad").unwrap().state(), State::CreateFailed);
     let id = build_id(&start().version("bad", 1).unwrap());
-    let built = disk.built.lock().unwrap().iter().filter(|artifact| artifact.build_id == id).count();
+    let built = builder.built.lock().unwrap().iter().filter(|artifact| artifact.build_id == id).count();
     assert_eq!(built, 3, "the fourth time nothing is tried");
     assert_eq!(start().images.recover().await.unwrap().builds, 0, "it is over");
     assert_eq!(tries(&start(), "other").0, 1, "it has begun once, and ended");
@@ -209,8 +209,8 @@ async fn a_build_that_panics_is_given_up_after_three_tries() {
 
 #[tokio::test]
 async fn a_daemon_that_is_told_to_stop_does_not_count_against_its_builds() {
-    let (store, disk) = (Arc::new(MemoryStore::new()), Arc::new(Disk::default()));
-    let start = || Daemon::start(&store, &disk, Faults::none(), settings());
+    let (store, builder) = (Arc::new(MemoryStore::new()), Arc::new(Builder::default()));
+    let start = || Daemon::start(&store, &builder, Faults::none(), settings());
     for round in 0..5 {
         let daemon = start();
         if round == 0 {
@@ -218,12 +218,12 @@ async fn a_daemon_that_is_told_to_stop_does_not_count_against_its_builds() {
         }
         daemon.images.recover().await.unwrap();
         // It has begun when it has asked the builder.
-        while disk.built.lock().unwrap().is_empty() {
+        while builder.built.lock().unwrap().is_empty() {
             tokio::task::yield_now().await;
         }
         assert_eq!(tries(&daemon, "slow"), (1, None));
         daemon.images.stop().await;
         assert_eq!(tries(&daemon, "slow"), (0, None));
-        disk.built.lock().unwrap().clear();
+        builder.built.lock().unwrap().clear();
     }
 }

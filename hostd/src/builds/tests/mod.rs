@@ -1,4 +1,4 @@
-//! Tests of [`Images`] on a store in memory, with a scripted builder and a platform that only has files.
+//! Tests of [`Images`] on a store in memory, with a scripted builder and a double of the host.
 
 pub(crate) mod double;
 mod faults;

@@ -9,16 +9,18 @@ use hearth_proto::microvms::v1::{
 use hearth_proto::store::v1::{ArtifactRecord, ClientTokenRecord};
 
 use super::super::{ImagesError, Quota, Settings};
-use super::double::{ACCOUNT, Daemon, Disk, build_id, config, settings};
+use super::double::{ACCOUNT, Builder, Daemon, build_id, config, settings};
 use crate::clock::timestamp;
 use crate::driver::faults::Faults;
 use crate::lifecycle::image::{Refusal, VersionDeletion};
+use crate::platform::Platform as _;
+use crate::platform::double::{Point, Way};
 use crate::records::{self, Expiry};
 use crate::store::{Batch, MemoryStore, Table};
 
 #[tokio::test]
 async fn an_image_is_creating_when_it_is_answered_and_created_when_it_is_built() {
-    let (daemon, disk) = Daemon::new(settings());
+    let (daemon, builder) = Daemon::new(settings());
     let mut events = daemon.events.subscribe();
     let image = daemon.create("demo", "ok").await;
     assert_eq!(
@@ -31,11 +33,11 @@ async fn an_image_is_creating_when_it_is_answered_and_created_when_it_is_built()
     let build = version.builds[0].build.clone().unwrap();
     assert_eq!((build.build_state(), build.chipset_generation.as_str()), (BuildState::Successful, "2"));
     assert_eq!(build.snapshot_build.unwrap().disk_snapshot_size_in_bytes, Some(3));
-    assert_eq!(disk.files.lock().unwrap().len(), 1);
+    assert_eq!(builder.host.world().artifacts.len(), 1);
     assert_eq!(daemon.artifacts(), [(1, build.build_id)].into());
-    assert_eq!(*disk.ended.lock().unwrap(), [true]);
+    assert_eq!(*builder.ended.lock().unwrap(), [true]);
     let line = ("/aws/lambda-microvms/demo".to_owned(), "Step 1/1 : FROM scratch".to_owned());
-    assert_eq!(*disk.lines.lock().unwrap(), [line]);
+    assert_eq!(*builder.lines.lock().unwrap(), [line]);
     let mut seen = Vec::new();
     while let Ok((account, event)) = events.try_recv() {
         assert_eq!(account, ACCOUNT);
@@ -55,7 +57,7 @@ async fn an_image_is_creating_when_it_is_answered_and_created_when_it_is_built()
 
 #[tokio::test]
 async fn a_failed_build_leaves_its_reason_and_no_files() {
-    let (daemon, disk) = Daemon::new(settings());
+    let (daemon, builder) = Daemon::new(settings());
     for (name, uri, reason, code) in [
         ("one", "fail", "The container image build failed.", None),
         ("two", "unready", "Ready hook invocation timed out after PT5M", Some(77)),
@@ -70,7 +72,7 @@ async fn a_failed_build_leaves_its_reason_and_no_files() {
         assert_eq!(sizes.and_then(|sizes| sizes.code_install_size_in_bytes), code, "{name}");
         assert_eq!(sizes.and_then(|sizes| sizes.memory_snapshot_size_in_bytes), None);
     }
-    assert!(disk.files.lock().unwrap().is_empty());
+    assert!(builder.host.world().artifacts.is_empty());
     assert!(daemon.artifacts().is_empty());
 }
 
@@ -88,17 +90,17 @@ async fn a_name_is_taken_once_and_the_second_is_told() {
 
 #[tokio::test]
 async fn builds_beyond_the_hosts_limit_wait_pending() {
-    let (daemon, disk) = Daemon::new(Settings { concurrent_builds: 1, ..settings() });
+    let (daemon, builder) = Daemon::new(Settings { concurrent_builds: 1, ..settings() });
     let mut events = daemon.events.subscribe();
     daemon.create("one", "wait").await;
     while events.recv().await.unwrap().1.to_state != "IN_PROGRESS" {}
     daemon.create("two", "wait").await;
     assert_eq!(daemon.images.builds_under_way(), 2);
     assert_eq!(daemon.version("two", 1).unwrap().version.unwrap().state(), VersionState::Pending);
-    disk.go_on.notify_one();
+    builder.go_on.notify_one();
     while events.recv().await.unwrap().1.to_state != "SUCCESSFUL" {}
     while events.recv().await.unwrap().1.to_state != "IN_PROGRESS" {}
-    disk.go_on.notify_one();
+    builder.go_on.notify_one();
     daemon.idle().await;
     assert_eq!(daemon.image("two").unwrap().state(), State::Created);
     assert_eq!(daemon.images.builds_under_way(), 0);
@@ -107,7 +109,7 @@ async fn builds_beyond_the_hosts_limit_wait_pending() {
 #[tokio::test]
 async fn quotas_are_of_accounts_and_images() {
     let limits = Settings { max_images: Some(2), max_versions: Some(2), max_builds: Some(1), ..settings() };
-    let (daemon, disk) = Daemon::new(limits);
+    let (daemon, builder) = Daemon::new(limits);
     let create = |account: &'static str, name: &'static str| {
         let images = daemon.images.clone();
         async move { images.create(account, name, [].into(), config(name, "wait"), |_| Batch::new()).await }
@@ -120,7 +122,7 @@ async fn quotas_are_of_accounts_and_images() {
     assert_eq!(quota(create(ACCOUNT, "two").await), Some((Quota::Builds, 1)));
     create("999999999999", "two").await.unwrap();
     loop {
-        disk.go_on.notify_one();
+        builder.go_on.notify_one();
         if daemon.images.builds_under_way() == 0 {
             break;
         }
@@ -164,13 +166,13 @@ async fn what_is_stored_along_decides_with_it() {
 
 #[tokio::test]
 async fn tags_that_others_change_meanwhile_are_kept() {
-    let (daemon, disk) = Daemon::new(settings());
+    let (daemon, builder) = Daemon::new(settings());
     daemon.create("demo", "wait").await;
     let mut record = daemon.image("demo").unwrap();
     record.tags = [("team".to_owned(), "a".to_owned())].into();
     let at = records::image(ACCOUNT, "demo");
     daemon.db.commit(Batch::new().put(Table::Images, at, records::encode(&record))).await.unwrap();
-    disk.go_on.notify_one();
+    builder.go_on.notify_one();
     daemon.idle().await;
     let record = daemon.image("demo").unwrap();
     assert_eq!((record.state(), record.tags.len()), (State::Created, 1));
@@ -178,7 +180,7 @@ async fn tags_that_others_change_meanwhile_are_kept() {
 
 #[tokio::test]
 async fn the_files_of_a_deleted_version_live_while_a_microvm_uses_them() {
-    let (daemon, disk) = Daemon::new(settings());
+    let (daemon, builder) = Daemon::new(settings());
     daemon.create("demo", "ok").await;
     daemon.idle().await;
     daemon.update("demo", "ok").await;
@@ -190,15 +192,15 @@ async fn the_files_of_a_deleted_version_live_while_a_microvm_uses_them() {
     daemon.idle().await;
     assert_eq!(daemon.version("demo", 1), None);
     assert_eq!(daemon.image("demo").unwrap().state(), State::Updated);
-    assert_eq!(disk.files.lock().unwrap().len(), 2, "the microVM has its files");
+    assert_eq!(builder.host.world().artifacts.len(), 2, "the microVM has its files");
     assert!(daemon.images.artifacts().unwrap().iter().any(|artifact| artifact.build_id == id));
     daemon.images.released(&id);
     daemon.idle().await;
-    assert_eq!(disk.files.lock().unwrap().len(), 2, "it is still used");
+    assert_eq!(builder.host.world().artifacts.len(), 2, "it is still used");
     daemon.use_files(&id, false).await;
     daemon.images.released(&id);
     daemon.idle().await;
-    assert_eq!(disk.files.lock().unwrap().len(), 1);
+    assert_eq!(builder.host.world().artifacts.len(), 1);
     assert_eq!(daemon.all::<ArtifactRecord>(Table::Artifacts).len(), 1);
     assert_eq!(daemon.images.delete_version(ACCOUNT, "demo", 1).await.unwrap(), VersionDeletion::Gone);
     let last = daemon.images.delete_version(ACCOUNT, "demo", 2).await;
@@ -206,8 +208,82 @@ async fn the_files_of_a_deleted_version_live_while_a_microvm_uses_them() {
 }
 
 #[tokio::test]
+async fn files_that_cannot_be_removed_stay_until_the_next_daemon() {
+    for way in [Way::Fails("the disk is away"), Way::Denies("it says so")] {
+        let (store, builder) = (Arc::new(MemoryStore::new()), Arc::new(Builder::default()));
+        let daemon = Daemon::start(&store, &builder, Faults::none(), settings());
+        for _ in 0..2 {
+            match daemon.image("demo") {
+                None => drop(daemon.create("demo", "ok").await),
+                Some(_) => drop(daemon.update("demo", "ok").await),
+            }
+            daemon.idle().await;
+        }
+        builder.host.once(Point::RemoveArtifact, way.clone());
+        daemon.images.delete_version(ACCOUNT, "demo", 1).await.unwrap();
+        daemon.idle().await;
+        assert_eq!(daemon.version("demo", 1), None);
+        assert_eq!(daemon.artifacts().len(), 2, "{way:?}: they are not forgotten");
+        let next = Daemon::start(&store, &builder, Faults::none(), settings());
+        next.images.recover().await.unwrap();
+        next.idle().await;
+        assert_eq!((next.artifacts().len(), builder.host.world().artifacts.len()), (1, 1), "{way:?}");
+    }
+}
+
+#[tokio::test]
+async fn files_that_are_said_to_be_removed_are_swept_by_the_next_daemon() {
+    let (daemon, builder) = Daemon::new(settings());
+    daemon.create("demo", "ok").await;
+    daemon.idle().await;
+    builder.host.once(Point::RemoveArtifact, Way::Pretends);
+    daemon.images.delete(ACCOUNT, "demo").await.unwrap();
+    daemon.idle().await;
+    assert_eq!((daemon.artifacts().len(), builder.host.world().artifacts.len()), (0, 1));
+    let owned = daemon.images.artifacts().unwrap();
+    builder.host.sweep(&[].into(), &owned).await.unwrap();
+    assert!(builder.host.world().artifacts.is_empty());
+}
+
+#[tokio::test]
+async fn a_removal_that_hangs_keeps_no_daemon_from_stopping() {
+    let (daemon, builder) = Daemon::new(settings());
+    daemon.create("demo", "ok").await;
+    daemon.idle().await;
+    builder.host.always(Point::RemoveArtifact, Way::Hangs);
+    daemon.images.delete(ACCOUNT, "demo").await.unwrap();
+    builder.host.hung(Point::RemoveArtifact).await;
+    // What a build finds there before it begins is removed, too.
+    daemon.create("other", "ok").await;
+    let stopped = tokio::time::timeout(Duration::from_secs(20), daemon.images.stop()).await;
+    stopped.expect("the daemon stops");
+}
+
+#[tokio::test]
+async fn a_build_fails_where_files_are_in_its_way_and_leaves_none() {
+    let (store, builder) = (Arc::new(MemoryStore::new()), Arc::new(Builder::default()));
+    let daemon = Daemon::start(&store, &builder, Faults::none(), settings());
+    let mut events = daemon.events.subscribe();
+    daemon.create("demo", "wait").await;
+    while events.recv().await.unwrap().1.to_state != "IN_PROGRESS" {}
+    while builder.built.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    // The daemon is killed after the files were made and before that was stored.
+    let artifact = builder.built.lock().unwrap()[0].clone();
+    builder.host.world().artifacts.insert(artifact);
+    builder.host.once(Point::RemoveArtifact, Way::Pretends);
+    daemon.images.stop().await;
+    let next = Daemon::start(&store, &builder, Faults::none(), settings());
+    next.images.recover().await.unwrap();
+    next.idle().await;
+    assert_eq!(next.image("demo").unwrap().state(), State::CreateFailed);
+    assert!(builder.host.world().artifacts.is_empty(), "a build that has failed has no files");
+}
+
+#[tokio::test]
 async fn a_deleted_image_is_gone_with_its_tokens_and_its_deletion_is_remembered() {
-    let (daemon, disk) = Daemon::new(settings());
+    let (daemon, builder) = Daemon::new(settings());
     let image = daemon.create("demo", "ok").await;
     daemon.idle().await;
     let expires = SystemTime::now() + Duration::from_secs(60);
@@ -232,7 +308,7 @@ async fn a_deleted_image_is_gone_with_its_tokens_and_its_deletion_is_remembered(
     daemon.images.delete(ACCOUNT, "demo").await.unwrap();
     daemon.idle().await;
     assert_eq!((daemon.image("demo"), daemon.version("demo", 1)), (None, None));
-    assert!(disk.files.lock().unwrap().is_empty() && daemon.artifacts().is_empty());
+    assert!(builder.host.world().artifacts.is_empty() && daemon.artifacts().is_empty());
     let there = |table, key: Vec<u8>| daemon.db.get_bytes(table, &key).unwrap().is_some();
     assert!(!there(Table::ClientTokens, key("mine")) && !there(Table::Expiries, expiry("mine")));
     assert!(there(Table::ClientTokens, key("other")) && there(Table::Expiries, expiry("other")));
@@ -246,10 +322,10 @@ async fn a_deleted_image_is_gone_with_its_tokens_and_its_deletion_is_remembered(
 
 #[tokio::test]
 async fn a_build_is_watched_from_its_beginning_to_its_end() {
-    let (daemon, disk) = Daemon::new(settings());
+    let (daemon, builder) = Daemon::new(settings());
     daemon.create("demo", "wait").await;
     let mut watch = daemon.images.watch(ACCOUNT, "demo", None).unwrap().unwrap();
-    disk.go_on.notify_one();
+    builder.go_on.notify_one();
     let mut told = Vec::new();
     while let Some(event) = watch.next().await {
         told.push(match event.event.unwrap() {
@@ -281,8 +357,8 @@ async fn a_build_is_watched_from_its_beginning_to_its_end() {
 
 #[tokio::test]
 async fn a_killed_build_is_built_again_under_its_number_and_id() {
-    let (store, disk) = (Arc::new(MemoryStore::new()), Arc::new(Disk::default()));
-    let first = Daemon::start(&store, &disk, Faults::none(), settings());
+    let (store, builder) = (Arc::new(MemoryStore::new()), Arc::new(Builder::default()));
+    let first = Daemon::start(&store, &builder, Faults::none(), settings());
     let mut events = first.events.subscribe();
     first.create("demo", "wait").await;
     while events.recv().await.unwrap().1.to_state != "IN_PROGRESS" {}
@@ -292,13 +368,13 @@ async fn a_killed_build_is_built_again_under_its_number_and_id() {
     let stopped = first.images.update(ACCOUNT, "demo", config("demo", "ok"), |_| Batch::new()).await;
     assert!(matches!(stopped, Err(ImagesError::Stopping)));
     drop(first);
-    let second = Daemon::start(&store, &disk, Faults::none(), settings());
+    let second = Daemon::start(&store, &builder, Faults::none(), settings());
     let recovered = second.images.recover().await.unwrap();
     assert_eq!((recovered.images, recovered.builds, recovered.deletions), (1, 1, 0));
-    disk.go_on.notify_one();
+    builder.go_on.notify_one();
     second.idle().await;
     assert_eq!(second.image("demo").unwrap().state(), State::Created);
-    let built = disk.built.lock().unwrap().clone();
+    let built = builder.built.lock().unwrap().clone();
     assert_eq!(built.last().map(|artifact| artifact.version), Some(1));
     assert!(built.iter().all(|artifact| artifact.build_id == build_id(&second.version("demo", 1).unwrap())));
     assert_eq!(second.image("demo").unwrap().newest_version, 1);

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::driver::gate::Patience;
-use crate::platform::{Exit, Hook};
+use crate::platform::{Exit, Hook, HookOutcome};
 use Request::{Resume, Suspend, Terminate};
 
 /// The microVMs of all stories.
@@ -48,7 +48,7 @@ async fn story(host: &Host, told: &Mutex<Told>) {
     ask("exits", Resume).await;
     settled(host).await;
     ask("exits", Suspend).await;
-    tokio::time::sleep(double::STEP + double::STEP / 2).await;
+    tokio::time::sleep(STEP + STEP / 2).await;
     ask("exits", Resume).await;
     settled(host).await;
     if host.platform.world().vms.get("exits").is_some_and(|vm| vm.process.is_some()) {
@@ -200,10 +200,16 @@ enum Act {
     Enter(u8, u64),
     Exit(u8),
     Wait(u64),
-    Hook(Hook),
-    FailLaunch,
-    FailSave,
+    /// The host does this the next time instead of what it should.
+    Once(Point, Way),
     Restart,
+}
+
+/// What fails.
+fn faults() -> Vec<(Point, Way)> {
+    [Point::Launch, Point::Resume, Point::Save, Point::Discard]
+        .map(|point| (point, Way::Fails("it fails")))
+        .into()
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -216,9 +222,8 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => (0..3_u8).prop_map(Act::Exit),
         6 => (0..400_u64).prop_map(Act::Wait),
         1 => (0..4_000_000_u64).prop_map(Act::Wait),
-        1 => hook.prop_map(Act::Hook),
-        1 => Just(Act::FailLaunch),
-        1 => Just(Act::FailSave),
+        1 => hook.prop_map(|hook| Act::Once(Point::Hook(hook), Way::Answers(HookOutcome::Status(500)))),
+        2 => prop::sample::select(faults()).prop_map(|(point, way)| Act::Once(point, way)),
         2 => Just(Act::Restart),
     ];
     prop::collection::vec(act, 1..50)
@@ -249,11 +254,7 @@ async fn do_all(acts: Vec<Act>, rules: Rules) {
                 }
             }
             Act::Wait(millis) => tokio::time::sleep(Duration::from_millis(millis)).await,
-            Act::Hook(hook) => {
-                host.platform.world().answers.push_back((hook, crate::platform::HookOutcome::Status(500)));
-            }
-            Act::FailLaunch => host.platform.world().failing_launches = 1,
-            Act::FailSave => host.platform.world().failing_saves = 1,
+            Act::Once(point, way) => host.platform.once(point, way),
             Act::Restart => {
                 entering.shutdown().await; // requests end with their daemon
                 host.restart().await;
@@ -268,7 +269,7 @@ async fn do_all(acts: Vec<Act>, rules: Rules) {
             }
         }
     }
-    host.platform.world().answers.clear();
+    host.platform.behave();
     settled(&host).await;
     check(&host, &Told::default(), "at the end");
     let world = host.platform.world();

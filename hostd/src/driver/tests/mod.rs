@@ -1,8 +1,8 @@
-//! The drivers on a host that does as it is told, in simulated time.
+//! The drivers on a double of the host, in simulated time.
 
-mod double;
 mod faults;
 mod gate;
+mod lies;
 mod silent;
 mod stories;
 
@@ -16,15 +16,17 @@ use hearth_proto::store::v1::{ArtifactRecord, MicrovmRecord, Phase};
 use super::context::Unobserved;
 use super::deadlines::Deadlines;
 use super::faults::Faults;
-use super::{DriverConfig, LaunchError, Microvms, Request, RequestError};
+use super::{DriverConfig, LaunchError, Microvms, Request, RequestError, record};
 use crate::clock::Clock;
 use crate::lifecycle::microvm::Rules;
+use crate::platform::double::{Double, Point, Way};
 use crate::records;
 use crate::store::{Batch, Db, MemoryStore, Table};
-use double::Double;
 
 const ACCOUNT: &str = "111122223333";
 const BUILD: &str = "b-1";
+/// How long anything takes on the host; a save twice that.
+const STEP: Duration = Duration::from_millis(100);
 
 /// What outlives the daemon, and the daemon.
 struct Host {
@@ -50,7 +52,7 @@ impl Host {
     async fn new(rules: Rules, faults: Faults) -> Self {
         let store = Arc::new(MemoryStore::default());
         let clock = Clock::simulated(UNIX_EPOCH + Duration::from_secs(1_700_000_000));
-        let platform = Double::default();
+        let platform = Double::paced(STEP);
         let (microvms, db) = daemon(&store, clock, &platform, rules, faults);
         let artifact =
             records::encode(&ArtifactRecord { build_id: BUILD.into(), ..ArtifactRecord::default() });

@@ -6,7 +6,6 @@ use Request::{Resume, Suspend, Terminate};
 use super::*;
 use crate::driver::gate::{Patience, Refused};
 use crate::platform::Hook;
-use double::Hang;
 
 /// All phases.
 fn phases() -> impl Iterator<Item = Phase> {
@@ -16,21 +15,21 @@ fn phases() -> impl Iterator<Item = Phase> {
 }
 
 /// What hangs in a phase, and what was asked for so that it comes to it. A new phase does not compile until it is here.
-fn way(phase: Phase) -> Option<(Option<Hang>, &'static [Request])> {
+fn way(phase: Phase) -> Option<(Option<Point>, &'static [Request])> {
     Some(match phase {
         // Nothing is in it, or nothing comes after it.
         Phase::Unspecified | Phase::Terminated => return None,
-        Phase::Launching => (Some(Hang::Launch), &[]),
-        Phase::RunHook => (Some(Hang::Hook(Hook::Run)), &[]),
+        Phase::Launching => (Some(Point::Launch), &[]),
+        Phase::RunHook => (Some(Point::Hook(Hook::Run)), &[]),
         Phase::Running => (None, &[]),
-        Phase::SuspendHook => (Some(Hang::Hook(Hook::Suspend)), &[Suspend]),
-        Phase::Saving => (Some(Hang::Save), &[Suspend]),
-        Phase::ResumeAfterCancel => (Some(Hang::Hook(Hook::Resume)), &[Suspend, Resume]),
+        Phase::SuspendHook => (Some(Point::Hook(Hook::Suspend)), &[Suspend]),
+        Phase::Saving => (Some(Point::Save), &[Suspend]),
+        Phase::ResumeAfterCancel => (Some(Point::Hook(Hook::Resume)), &[Suspend, Resume]),
         Phase::Suspended => (None, &[Suspend]),
-        Phase::Restoring => (Some(Hang::Restore), &[Suspend, Resume]),
-        Phase::ResumeHook => (Some(Hang::Hook(Hook::Resume)), &[Suspend, Resume]),
-        Phase::TerminateHook => (Some(Hang::Hook(Hook::Terminate)), &[Terminate]),
-        Phase::Ending => (Some(Hang::Discard), &[Suspend, Terminate]),
+        Phase::Restoring => (Some(Point::Resume), &[Suspend, Resume]),
+        Phase::ResumeHook => (Some(Point::Hook(Hook::Resume)), &[Suspend, Resume]),
+        Phase::TerminateHook => (Some(Point::Hook(Hook::Terminate)), &[Terminate]),
+        Phase::Ending => (Some(Point::Discard), &[Suspend, Terminate]),
     })
 }
 
@@ -44,14 +43,11 @@ const LIFETIME: Duration = Duration::from_secs(28_800);
 async fn stuck(phase: Phase) -> Option<Host> {
     let (hang, requests) = way(phase)?;
     let host = Host::new(DEFAULT, Faults::none()).await;
-    let hangs = |hang| {
-        host.platform.world().hangs.insert(hang);
-    };
     // The save goes back, so that `/resume` is called after a suspend that was cancelled.
     if phase == Phase::ResumeAfterCancel {
-        hangs(Hang::SlowSave);
+        host.platform.always(Point::Save, Way::Lingers);
     }
-    hang.into_iter().for_each(hangs);
+    hang.into_iter().for_each(|point| host.hang(point));
     host.run("vm").await.unwrap();
     let settled = requests.split_last().map_or(&[][..], |(_, before)| before);
     if !requests.is_empty() {
@@ -60,7 +56,7 @@ async fn stuck(phase: Phase) -> Option<Host> {
     for request in settled {
         host.ask("vm", *request).await.unwrap();
         match phase {
-            Phase::ResumeAfterCancel => host.until_hung(Hang::SlowSave).await,
+            Phase::ResumeAfterCancel => host.until_hung(Point::Save).await,
             _ => drop(host.until("vm", Suspended).await),
         }
     }
@@ -68,29 +64,32 @@ async fn stuck(phase: Phase) -> Option<Host> {
         host.ask("vm", *last).await.unwrap();
     }
     match (hang, phase) {
-        (Some(hang), _) => host.until_hung(hang).await,
+        (Some(point), _) => host.until_hung(point).await,
         (None, Phase::Running) => drop(host.until("vm", Running).await),
         (None, _) => drop(host.until("vm", Suspended).await),
     }
     // What clients see is stored; what is finer is known from what hangs.
     let seen = crate::lifecycle::microvm::visible(phase);
     assert_eq!(host.microvm("vm").state(), seen, "{phase:?}");
-    for hang in [Hang::Hook(Hook::Terminate), Hang::Cancel, Hang::Discard] {
-        hangs(hang);
+    for point in [Point::Hook(Hook::Terminate), Point::Cancel, Point::Discard] {
+        host.hang(point);
     }
     Some(host)
 }
 
 impl Host {
-    /// Waits until somebody has come to what hangs.
-    async fn until_hung(&self, hang: Hang) {
-        for _ in 0..10_000 {
-            if self.platform.world().hung.contains(&hang) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+    /// Has the host hang at `point` from now on; at a removal once, since the next one is what ends the microVM.
+    fn hang(&self, point: Point) {
+        match point {
+            Point::Discard => self.platform.once(point, Way::Hangs),
+            _ => self.platform.always(point, Way::Hangs),
         }
-        panic!("nobody comes to {hang:?}: {:?}", self.record("vm"));
+    }
+
+    /// Waits until the host hangs at `point`.
+    async fn until_hung(&self, point: Point) {
+        let hung = tokio::time::timeout(Duration::from_secs(100), self.platform.hung(point)).await;
+        assert!(hung.is_ok(), "nobody comes to {point:?}: {:?}", self.record("vm"));
     }
 
     /// Makes sure that it has ended within `limit`, and that nothing is left.
@@ -147,7 +146,7 @@ async fn so_it_does_after_a_restart_of_the_daemon() {
         for phase in phases() {
             let Some(mut host) = stuck(phase).await else { continue };
             if !finds {
-                host.platform.world().hangs.insert(Hang::Find);
+                host.hang(Point::Find);
             }
             tokio::time::timeout(END, host.restart()).await.expect("the daemon starts");
             host.ends(LIFETIME + END, &format!("{phase:?}, found: {finds}")).await;
@@ -188,7 +187,7 @@ async fn a_microvm_that_cannot_be_looked_at_holds_up_no_other() {
         host.run(id).await.unwrap();
         host.until(id, Running).await;
     }
-    host.platform.world().hangs.insert(Hang::Find);
+    host.platform.always_for("vm", Point::Find, Way::Hangs);
     tokio::time::timeout(END, host.restart()).await.expect("the daemon starts");
     assert_eq!(host.microvm("other").state(), Running);
     host.ask("other", Suspend).await.unwrap();
@@ -204,7 +203,7 @@ async fn a_suspended_microvm_that_cannot_be_looked_at_is_not_lost() {
     host.until("vm", Running).await;
     host.ask("vm", Suspend).await.unwrap();
     host.until("vm", Suspended).await;
-    host.platform.world().hangs.insert(Hang::Find);
+    host.platform.always_for("vm", Point::Find, Way::Hangs);
     host.restart().await;
     assert_eq!(host.microvm("vm").state(), Suspended);
     host.ask("vm", Resume).await.unwrap();
@@ -216,9 +215,9 @@ async fn a_save_that_takes_too_long_is_cancelled_and_the_microvm_runs_on() {
     let host = Host::new(DEFAULT, Faults::none()).await;
     host.run("vm").await.unwrap();
     host.until("vm", Running).await;
-    host.platform.world().hangs.insert(Hang::SlowSave);
+    host.platform.always(Point::Save, Way::Lingers);
     host.ask("vm", Suspend).await.unwrap();
-    host.until_hung(Hang::SlowSave).await;
+    host.until_hung(Point::Save).await;
     tokio::time::sleep(DEADLINES.suspend).await;
     let goes_on = host.until("vm", Running).await;
     let reason = "Internal platform error: the microVM could not be suspended: it took longer than 600 s";

@@ -117,13 +117,8 @@ async fn keep_fresh(
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixStream as StdStream;
-
-    use hearth_host::agent::Dial;
-    use hearth_host::agent::frame::{receive, send};
+    use hearth_host::agent::double::{Lines, played};
     use hearth_host::roles::{RolesConfig, VALIDITY};
-    use hearth_vmm::client::ClientError;
-    use tokio::net::UnixStream;
     use tokio::sync::mpsc;
 
     use super::*;
@@ -139,50 +134,31 @@ mod tests {
         assert!(one.wall_clock_ns > 1_700_000_000_000_000_000 && one.metadata.is_none());
     }
 
-    struct Guest(mpsc::UnboundedSender<StdStream>);
-
-    impl Dial for Guest {
-        fn dial(&self) -> Result<StdStream, ClientError> {
-            let (ours, theirs) = StdStream::pair().unwrap();
-            self.0.send(theirs).unwrap();
-            Ok(ours)
-        }
-    }
-
     /// Answers the next request of a host, and returns the credentials in it.
-    async fn answer(streams: &mut mpsc::UnboundedReceiver<StdStream>) -> Option<proto::Credentials> {
-        let stream = streams.recv().await.unwrap();
-        stream.set_nonblocking(true).unwrap();
-        let mut stream = UnixStream::from_std(stream).unwrap();
-        let _: proto::Open = receive(&mut stream).await.unwrap();
-        send(&mut stream, &proto::Opened::default()).await.unwrap();
-        let request: proto::Request = receive(&mut stream).await.unwrap();
-        let result = Some(proto::response::Result::Done(proto::Done {}));
-        send(&mut stream, &proto::Response { result }).await.unwrap();
-        let Some(proto::request::Operation::SetCredentials(set)) = request.operation else {
-            panic!("{request:?}")
-        };
+    async fn answer(guest: &mut Lines) -> Option<proto::Credentials> {
+        let mut line = guest.next().await.unwrap().unwrap();
+        line.accept().await.unwrap();
+        let asked = line.asked().await.unwrap();
+        line.answer(proto::response::Result::Done(proto::Done {})).await.unwrap();
+        let Some(proto::request::Operation::SetCredentials(set)) = asked else { panic!("{asked:?}") };
         set.credentials
     }
 
     const ARN: &str = "arn:aws:iam::111111111111:role/app";
 
     /// A guest of this account, and the refreshing of its credentials of a role of 111111111111.
-    fn refreshing(
-        account: &str,
-        expiration: Option<SystemTime>,
-    ) -> (tokio::task::JoinHandle<()>, mpsc::UnboundedReceiver<StdStream>) {
-        let (dial, streams) = mpsc::unbounded_channel();
+    fn refreshing(account: &str, expiration: Option<SystemTime>) -> (tokio::task::JoinHandle<()>, Lines) {
+        let (agent, guest) = played();
         let keys = "[rules.\"arn:aws:iam::*\".static]\naccess_key_id = \"AKIA\"\nsecret_access_key = \"s\"\n";
         let roles = Arc::new(RoleProvider::new(toml::from_str::<RolesConfig>(keys).unwrap()).unwrap());
         let role = RoleUse::new(account, ARN);
-        (tokio::spawn(refresh(Agent::new(Guest(dial)), roles, role, Clock::system(), expiration)), streams)
+        (tokio::spawn(refresh(agent, roles, role, Clock::system(), expiration)), guest)
     }
 
     #[tokio::test]
     async fn an_adopted_guest_gets_credentials_at_once() {
-        let (refreshing, mut streams) = refreshing("111111111111", None);
-        let given = answer(&mut streams).await.unwrap();
+        let (refreshing, mut guest) = refreshing("111111111111", None);
+        let given = answer(&mut guest).await.unwrap();
         assert_eq!((given.access_key_id.as_str(), given.secret_access_key.as_str()), ("AKIA", "s"));
         assert_eq!(given.expiration - given.last_updated, VALIDITY.as_secs());
         refreshing.abort();
@@ -192,11 +168,11 @@ mod tests {
     #[tokio::test]
     async fn credentials_of_another_accounts_role_are_taken_away() {
         for expiration in [None, Some(SystemTime::now())] {
-            let (refreshing, mut streams) = refreshing("222222222222", expiration);
-            assert_eq!(answer(&mut streams).await, None);
+            let (refreshing, mut guest) = refreshing("222222222222", expiration);
+            assert_eq!(answer(&mut guest).await, None);
             // Nothing changes that any more.
             refreshing.await.unwrap();
-            assert!(streams.recv().await.is_none(), "it was never given anything");
+            assert!(guest.next().await.is_none(), "it was never given anything");
         }
     }
 
@@ -204,7 +180,7 @@ mod tests {
     #[tokio::test]
     async fn what_an_sts_refuses_is_taken_away_once_and_given_again_when_it_may_be() {
         let (endpoint, answers) = sts().await;
-        let (dial, mut streams) = mpsc::unbounded_channel();
+        let (agent, mut guest) = played();
         let config = format!(
             "[default.assume_role]\nendpoint = \"{endpoint}\"\nregion = \"r\"\n\
              credentials = {{ static = {{ access_key_id = \"AKIA\", secret_access_key = \"s\" }} }}\n"
@@ -212,17 +188,16 @@ mod tests {
         let roles = RoleProvider::new(toml::from_str::<RolesConfig>(&config).unwrap()).unwrap();
         let role = RoleUse::new("111111111111", ARN);
         let task = tokio::spawn(async move {
-            let agent = Agent::new(Guest(dial));
             keep_fresh(agent, &roles, &role, Clock::system(), None, Duration::from_millis(1)).await;
         });
         answers.send(GIVEN).await.unwrap();
-        assert_eq!(answer(&mut streams).await.unwrap().access_key_id, "ASIA");
+        assert_eq!(answer(&mut guest).await.unwrap().access_key_id, "ASIA");
         answers.send(REFUSED).await.unwrap();
-        assert_eq!(answer(&mut streams).await, None, "taken away");
+        assert_eq!(answer(&mut guest).await, None, "taken away");
         // Refused again, it is not told again.
         answers.send(REFUSED).await.unwrap();
         answers.send(GIVEN).await.unwrap();
-        assert_eq!(answer(&mut streams).await.unwrap().access_key_id, "ASIA");
+        assert_eq!(answer(&mut guest).await.unwrap().access_key_id, "ASIA");
         task.abort();
     }
 

@@ -200,14 +200,10 @@ pub(super) async fn taken(control: &mut Control, wanted: &Status) -> Result<(), 
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixStream as StdStream;
     use std::sync::Mutex;
 
-    use hearth_host::agent::Dial;
-    use hearth_host::agent::frame::{receive, send};
+    use hearth_host::agent::double::{Line, Lines, played};
     use hearth_proto::guest::v1::{self as proto, LogAcknowledged};
-    use hearth_vmm::client::ClientError;
-    use tokio::net::UnixStream;
 
     use super::*;
 
@@ -243,71 +239,57 @@ mod tests {
         }
     }
 
-    /// Gives out streams to a guest that a test plays.
-    struct Guest(mpsc::UnboundedSender<StdStream>);
-
-    impl Dial for Guest {
-        fn dial(&self) -> Result<StdStream, ClientError> {
-            let (ours, theirs) = StdStream::pair().unwrap();
-            self.0.send(theirs).unwrap();
-            Ok(ours)
-        }
-    }
-
     /// The guest's end of a log connection, and after which line the host wants them.
-    async fn accept(streams: &mut mpsc::UnboundedReceiver<StdStream>) -> (UnixStream, u64) {
-        let stream = streams.recv().await.unwrap();
-        stream.set_nonblocking(true).unwrap();
-        let mut stream = UnixStream::from_std(stream).unwrap();
-        let open: proto::Open = receive(&mut stream).await.unwrap();
-        send(&mut stream, &proto::Opened::default()).await.unwrap();
+    async fn accept(guest: &mut Lines) -> (Line, u64) {
+        let mut line = guest.next().await.unwrap().unwrap();
+        let open = line.accept().await.unwrap();
         let Some(proto::open::Kind::Logs(logs)) = open.kind else { panic!("{open:?}") };
-        (stream, logs.after)
+        (line, logs.after)
     }
 
-    async fn say(guest: &mut UnixStream, sequences: std::ops::RangeInclusive<u64>) {
+    async fn say(line: &mut Line, sequences: std::ops::RangeInclusive<u64>) {
         for sequence in sequences {
-            send(guest, &LogRecord { sequence, ..LogRecord::default() }).await.unwrap();
+            line.send(&LogRecord { sequence, ..LogRecord::default() }).await.unwrap();
         }
     }
 
-    async fn acknowledged(guest: &mut UnixStream, sequence: u64) {
-        while receive::<LogAcknowledged>(guest).await.unwrap().sequence < sequence {}
+    async fn acknowledged(line: &mut Line, sequence: u64) {
+        while line.receive::<LogAcknowledged>().await.unwrap().sequence < sequence {}
     }
 
     #[tokio::test]
     async fn lines_are_stored_once_across_connections_and_failures() {
-        let (dial, mut streams) = mpsc::unbounded_channel();
+        let (agent, mut guest) = played();
         let sink = Sink::default();
         let target = Some(LogTarget { group: "g".into(), stream: "s".into() });
         let output =
             Output { account: "1".into(), microvm: "m".into(), target, sink: Arc::new(sink.clone()) };
-        let following = tokio::spawn(follow(Agent::new(Guest(dial)), output));
-        let (mut guest, after) = accept(&mut streams).await;
+        let following = tokio::spawn(follow(agent, output));
+        let (mut line, after) = accept(&mut guest).await;
         assert_eq!(after, 0);
-        say(&mut guest, 1..=3).await;
-        acknowledged(&mut guest, 3).await;
+        say(&mut line, 1..=3).await;
+        acknowledged(&mut line, 3).await;
         // The connection ends, as at a restart of the daemon: the host goes on where it was.
-        say(&mut guest, 4..=5).await;
-        drop(guest);
-        let (mut guest, after) = accept(&mut streams).await;
+        say(&mut line, 4..=5).await;
+        drop(line);
+        let (mut line, after) = accept(&mut guest).await;
         assert!((3..=5).contains(&after), "{after}");
-        say(&mut guest, after + 1..=300).await;
-        acknowledged(&mut guest, 300).await;
+        say(&mut line, after + 1..=300).await;
+        acknowledged(&mut line, 300).await;
         assert_eq!(*sink.0.lines.lock().unwrap(), (1..=300).collect::<Vec<_>>());
         following.abort();
     }
 
     #[tokio::test]
     async fn lines_that_go_nowhere_are_taken_from_the_guest_all_the_same() {
-        let (dial, mut streams) = mpsc::unbounded_channel();
+        let (agent, mut guest) = played();
         let sink = Sink::default();
         let output =
             Output { account: "1".into(), microvm: "m".into(), target: None, sink: Arc::new(sink.clone()) };
-        let following = tokio::spawn(follow(Agent::new(Guest(dial)), output));
-        let (mut guest, _) = accept(&mut streams).await;
-        say(&mut guest, 1..=3).await;
-        acknowledged(&mut guest, 3).await;
+        let following = tokio::spawn(follow(agent, output));
+        let (mut line, _) = accept(&mut guest).await;
+        say(&mut line, 1..=3).await;
+        acknowledged(&mut line, 3).await;
         assert!(sink.0.lines.lock().unwrap().is_empty());
         following.abort();
     }

@@ -201,29 +201,14 @@ pub(super) async fn cancel(machine: &Machine) {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixStream as StdStream;
-    use std::sync::Mutex;
-
-    use hearth_host::agent::Dial;
+    use hearth_host::agent::double::{Fault, served};
     use tokio::time::Instant;
 
     use super::*;
 
-    /// Takes connections and never says anything.
-    #[derive(Default)]
-    struct Silent(Mutex<Vec<StdStream>>);
-
-    impl Dial for Silent {
-        fn dial(&self) -> Result<StdStream, ClientError> {
-            let (ours, theirs) = StdStream::pair().unwrap();
-            self.0.lock().unwrap().push(theirs);
-            Ok(ours)
-        }
-    }
-
     #[tokio::test(start_paused = true)]
     async fn a_silent_agent_makes_a_suspend_fail_in_time() {
-        let (agent, start) = (Agent::new(Silent::default()), Instant::now());
+        let (agent, start) = (served(|line| line.strike(Fault::Deaf)), Instant::now());
         assert!(matches!(freeze(&agent).await, Err(SuspendError::Failed(_))));
         assert!(start.elapsed() <= FREEZE + Duration::from_secs(1), "{:?}", start.elapsed());
     }

@@ -166,14 +166,16 @@ async fn an_endpoint_takes_what_its_class_has_where_that_is_wanted() {
 
 #[tokio::test]
 async fn a_panic_ends_a_request_and_not_its_connection() {
+    const PANICS: u16 = 9666;
     let host = Host::new().await;
+    host.platform.always(Point::Connect(PANICS), Way::Panics);
     let (mut http1, mut http2) = (host.http1().await, host.http2().await);
     let expected =
         error(500, "INTERNAL_ERROR", "The endpoint has failed; the app may have received the request");
     for round in 0..3 {
         let request = || {
             let mut request = host.get("/count");
-            request.headers_mut().insert("x-aws-proxy-port", double::PANICS.into());
+            request.headers_mut().insert("x-aws-proxy-port", PANICS.into());
             request
         };
         assert_eq!(refusal(http1.send(request()).await).await, expected);
@@ -182,4 +184,43 @@ async fn a_panic_ends_a_request_and_not_its_connection() {
         assert_eq!(text(http1.send(host.get("/count")).await).await, (2 * round).to_string());
         assert_eq!(text(http2.send(host.get("/count")).await).await, (2 * round + 1).to_string());
     }
+}
+
+#[tokio::test]
+async fn a_microvm_that_is_not_reached_is_told_from_an_app_that_does_not_answer() {
+    let host = Host::new().await;
+    let (mut http1, mut http2) = (host.http1().await, host.http2().await);
+    for (way, code) in [
+        (Way::Fails("the agent is silent"), "MICROVM_CONNECT_FAILED"),
+        // A connection that nobody is at the other end of.
+        (Way::Pretends, "APP_CONNECT_FAILED"),
+    ] {
+        host.platform.always(Point::Connect(8080), way.clone());
+        assert_eq!(refusal(http1.send(host.get("/count")).await).await, error(502, code, ""), "{way:?}");
+        assert_eq!(refusal(http2.send(host.get("/count")).await).await, error(502, code, ""), "{way:?}");
+        host.platform.release(Point::Connect(8080));
+    }
+    assert_eq!(text(http1.send(host.get("/count")).await).await, "0");
+    assert_eq!(text(http2.send(host.get("/count")).await).await, "1");
+}
+
+#[tokio::test]
+async fn an_app_that_is_never_reached_holds_up_its_own_requests_only() {
+    let host = Host::new().await;
+    host.platform.world().ports.insert(8081, host.app.address);
+    host.platform.always(Point::Connect(8081), Way::Hangs);
+    let (mut http1, http2) = (host.http1().await, host.http2().await);
+    let mut request = host.get("/count");
+    request.headers_mut().insert("x-aws-proxy-port", "8081".parse().unwrap());
+    let (mut hanging, other) = (http2.clone(), host.get("/count"));
+    let waits = tokio::spawn(async move { hanging.send(request).await });
+    host.platform.hung(Point::Connect(8081)).await;
+    let gate = host.microvms.gate("microvm-1").unwrap();
+    assert_eq!(text(http1.send(host.get("/count")).await).await, "0");
+    assert_eq!(text(http2.clone().send(other).await).await, "1", "not even on the same connection");
+    // Who does not wait any more leaves nothing.
+    waits.abort();
+    host.when(|_| gate.figures() == (0, 0, 0)).await;
+    host.ask(Ask::Suspend).await;
+    host.until(MicrovmState::Suspended).await;
 }

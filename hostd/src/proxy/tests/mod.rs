@@ -2,7 +2,6 @@
 
 mod app;
 mod clients;
-mod double;
 mod errors;
 mod hooks;
 mod shells;
@@ -36,17 +35,20 @@ use crate::driver::gate::Patience;
 use crate::driver::{DriverConfig, Microvms, Request as Ask};
 use crate::lifecycle::microvm::Rules;
 use crate::metrics::Metrics;
+use crate::platform::Hook;
+use crate::platform::double::{Double, Point, Way};
 use crate::records;
 use crate::store::{Batch, Db, MemoryStore, Store, Table};
 use crate::tokens::{Grant, Kind, Tokens};
 use app::App;
-use double::{Double, LONG};
 
 const ACCOUNT: &str = "111122223333";
 const BUILD: &str = "b-1";
 const DOMAIN: &str = "microvms.test.localhost";
 /// Where the app takes hooks.
 const HOOKS: u16 = 9000;
+/// Long enough for anything that is to happen, short enough to fail in time.
+const LONG: Duration = Duration::from_secs(20);
 
 /// What a host is to be like.
 #[derive(Clone, Copy)]
@@ -105,7 +107,6 @@ impl Host {
         let store = Arc::new(MemoryStore::default());
         let db = Db::direct(store as Arc<dyn Store>);
         let (clock, platform, app) = (Clock::system(), Double::default(), App::start().await);
-        platform.resumes.send_replace(true);
         platform.world().ports.insert(8080, app.address);
         platform.world().ports.insert(HOOKS, app.address);
         let config = DriverConfig {
@@ -187,9 +188,9 @@ impl Host {
         tokio::time::timeout(LONG, waiting).await.expect("it does not happen");
     }
 
-    /// What the platform has done.
-    fn done(&self) -> Vec<String> {
-        self.platform.world().done.clone()
+    /// What the host was asked for, in order.
+    fn asked(&self) -> Vec<Point> {
+        self.platform.world().asked.iter().map(|(point, _)| *point).collect()
     }
 
     async fn tls(&self, server_name: &str, protocol: &[u8]) -> TlsStream<TcpStream> {

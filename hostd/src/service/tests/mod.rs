@@ -28,6 +28,7 @@ use crate::driver::deadlines::Deadlines;
 use crate::driver::faults::Faults;
 use crate::driver::{DriverConfig, Microvms, record};
 use crate::lifecycle::microvm::Rules;
+use crate::platform::double::{Point, Way};
 use crate::store::Table;
 use crate::tokens::Tokens;
 
@@ -50,7 +51,7 @@ async fn limited(profile: Profile, limits: Limits) -> Host {
 }
 
 async fn with_roles(profile: Profile, limits: Limits, roles: RolesConfig) -> Host {
-    let (daemon, disk) = Daemon::new(settings());
+    let (daemon, builder) = Daemon::new(settings());
     let bases = tempfile::tempdir().unwrap();
     let clock = Clock::system();
     let driver = DriverConfig {
@@ -60,7 +61,8 @@ async fn with_roles(profile: Profile, limits: Limits, roles: RolesConfig) -> Hos
         drain: Duration::ZERO,
         deadlines: Deadlines::default(),
     };
-    let platform = Arc::clone(&disk) as _;
+    builder.host.always(Point::Launch, Way::Fails("there are no processes here"));
+    let platform = Arc::new(builder.host.clone());
     let microvms =
         Microvms::new(driver, daemon.db.clone(), clock, platform, Arc::new(Unobserved), Faults::none());
     let tokens = Tokens::open(&daemon.db, clock, "us-east-1").await.unwrap();

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use super::super::super::{Limits, Parts, Profile, Service, ServiceConfig, ServiceError};
 use crate::access::{Caller, Policy};
-use crate::builds::tests::double::{ACCOUNT, Daemon, Disk, settings};
+use crate::builds::tests::double::{ACCOUNT, Builder, Daemon, settings};
 use crate::clock::Clock;
 use crate::driver::context::Unobserved;
 use crate::driver::deadlines::Deadlines;
@@ -27,7 +27,7 @@ use crate::tokens::Tokens;
 
 struct Host {
     daemon: Daemon,
-    disk: Arc<Disk>,
+    builder: Arc<Builder>,
     service: Service,
     caller: Caller,
     _bases: TempDir,
@@ -41,7 +41,7 @@ async fn host(profile: Profile, limits: Limits) -> Host {
         max_builds: limits.builds,
         ..settings()
     };
-    let (daemon, disk) = Daemon::new(limited);
+    let (daemon, builder) = Daemon::new(limited);
     let bases = tempfile::tempdir().unwrap();
     std::fs::create_dir(bases.path().join("1")).unwrap();
     let driver = DriverConfig {
@@ -52,7 +52,7 @@ async fn host(profile: Profile, limits: Limits) -> Host {
         deadlines: Deadlines::default(),
     };
     let clock = Clock::system();
-    let platform = Arc::clone(&disk) as _;
+    let platform = Arc::new(builder.host.clone());
     let microvms =
         Microvms::new(driver, daemon.db.clone(), clock, platform, Arc::new(Unobserved), Faults::none());
     let parts = Parts {
@@ -73,7 +73,7 @@ async fn host(profile: Profile, limits: Limits) -> Host {
         request_id: "id".into(),
     };
     let service = Service::new(parts).await.unwrap();
-    Host { daemon, disk, service, caller, _bases: bases }
+    Host { daemon, builder, service, caller, _bases: bases }
 }
 
 const BASE: &str = "arn:aws:lambda:us-east-1:aws:microvm-image:al2023-1";
@@ -180,7 +180,7 @@ async fn refusals_are_those_that_clients_know() {
         status(&error),
         (400, format!("Cannot delete MicroVM image in its current state: {}", arn("demo")))
     );
-    host.disk.go_on.notify_one();
+    host.builder.go_on.notify_one();
     host.daemon.idle().await;
     let error = service.delete_microvm_image_version(caller, of_version("demo", "1")).await.unwrap_err();
     assert_eq!(status(&error), (400, "This is the last version. Please delete the entire image".into()));
@@ -270,7 +270,7 @@ async fn quotas_are_told_with_402() {
     let (code, message) = status(&error);
     assert!(code == 402 && message.contains("maximum number of concurrent builds"), "{message}");
     assert_eq!(error.quota().unwrap().code(), "L-72E0D058");
-    host.disk.go_on.notify_one();
+    host.builder.go_on.notify_one();
     host.daemon.idle().await;
 }
 

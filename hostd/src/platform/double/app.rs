@@ -1,0 +1,93 @@
+//! Apps that are servers of the test, and a shell beside them.
+
+use hearth_host::agent::double::{self, Line};
+use hearth_host::agent::exec::{Events, Stdin};
+use hearth_host::agent::frame::FrameError;
+use hearth_proto::guest::v1 as agent;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpStream, UnixStream};
+
+use super::guest::{GONE, Machine};
+use crate::platform::{ConnectError, Connection};
+
+/// Connects to the port of an app. Bytes pass through the microVM's process, whose end cuts them off.
+pub(super) async fn connect(vm: &Machine, port: u16) -> Result<Box<dyn Connection>, ConnectError> {
+    let host = &vm.host;
+    let address = host.world().ports.get(&port).copied();
+    let refused = || ConnectError::App(format!("nobody listens on port {port} of the app"));
+    let app = TcpStream::connect(address.ok_or_else(refused)?).await.map_err(|_| refused())?;
+    let failed = |error: std::io::Error| ConnectError::Guest(error.to_string());
+    if host.direct {
+        app.set_nodelay(true).map_err(failed)?;
+        return Ok(Box::new(app));
+    }
+    let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+    let mut world = host.world();
+    // It may have ended meanwhile.
+    let runs = world.runs(&vm.id, vm.process);
+    let process = world.process(vm.process).filter(|_| runs);
+    let relays = process.map(|process| &mut process.relays);
+    let relays = relays.ok_or_else(|| ConnectError::Guest(GONE.to_owned()))?;
+    while relays.try_join_next().is_some() {} // those that have ended
+    relays.spawn(relay(theirs, app));
+    *world.connections.entry(port).or_default() += 1;
+    Ok(Box::new(ours))
+}
+
+/// As the agent does it: an app that takes no more may have answered.
+async fn relay(daemon: UnixStream, app: TcpStream) {
+    let ((mut up, mut down), (mut from, mut to)) = (daemon.into_split(), app.into_split());
+    let upward = async {
+        let _ = tokio::io::copy(&mut up, &mut to).await;
+        let _ = to.shutdown().await;
+    };
+    let downward = async {
+        let _ = tokio::io::copy(&mut from, &mut down).await;
+        let _ = down.shutdown().await;
+    };
+    tokio::join!(upward, downward);
+}
+
+/// A connection with nobody at its other end.
+pub(super) fn closed() -> impl Connection + 'static {
+    tokio::io::duplex(1).0
+}
+
+/// A terminal with a program that shows what is typed, in capitals, tells its size, and ends with what follows `exit`. A command
+/// is shown, and ends with 3.
+pub(super) async fn shell(command: &[String]) -> Result<(Stdin, Events), ConnectError> {
+    let process = agent::Process { arguments: command.to_vec(), ..agent::Process::default() };
+    let what = Some(agent::open_exec::What::Process(process));
+    let exec = agent::OpenExec { what, ..agent::OpenExec::default() };
+    let terminal = double::served(|line| async { drop(terminal(line).await) }).exec(exec).await;
+    terminal.map_err(|error| ConnectError::Guest(error.to_string()))
+}
+
+async fn terminal(mut line: Line) -> Result<(), FrameError> {
+    use agent::exec_input::Event as Input;
+    use agent::exec_output::Event as Output;
+    let Some(agent::open::Kind::Exec(exec)) = line.accept().await?.kind else { return Ok(()) };
+    let exited = |code| Output::Exited(agent::Exited { code, ..agent::Exited::default() });
+    if let Some(agent::open_exec::What::Process(process)) = exec.what
+        && !process.arguments.is_empty()
+    {
+        line.output(Output::Stdout(process.arguments.join("|").into_bytes())).await?;
+        return line.output(exited(3)).await;
+    }
+    loop {
+        match line.receive::<agent::ExecInput>().await?.event {
+            Some(Input::Stdin(bytes)) => {
+                let text = String::from_utf8_lossy(&bytes).to_uppercase();
+                if let Some(code) = text.trim().strip_prefix("EXIT ") {
+                    return line.output(exited(code.parse().unwrap_or(255))).await;
+                }
+                line.output(Output::Stdout(text.into_bytes())).await?;
+            }
+            Some(Input::Resize(size)) => {
+                let size = format!("{}x{}", size.columns, size.rows);
+                line.output(Output::Stdout(size.into_bytes())).await?;
+            }
+            _ => {}
+        }
+    }
+}

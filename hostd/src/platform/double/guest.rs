@@ -1,0 +1,134 @@
+//! A microVM of the double.
+
+use async_trait::async_trait;
+use hearth_host::agent::exec::{Events, Stdin};
+
+use super::script::{Point, Way};
+use super::{Double, app, done};
+use crate::platform::{ConnectError, Connection, Exit, Guest, Hook, HookOutcome, SuspendError};
+
+/// A process of a microVM, which may have ended, or never have been.
+#[derive(Debug)]
+pub(super) struct Machine {
+    pub(super) host: Double,
+    pub(super) id: String,
+    pub(super) process: u64,
+}
+
+/// What a process that is gone says.
+pub(super) const GONE: &str = "its process is gone";
+
+impl Machine {
+    fn runs(&self) -> bool {
+        self.host.world().runs(&self.id, self.process)
+    }
+
+    async fn ask(&self, point: Point) -> Option<Way> {
+        self.host.ask(point, Some(&self.id)).await
+    }
+
+    /// Waits until the save that is under way is cancelled.
+    async fn cancelled(&self) {
+        let cancelled = self.host.world().process(self.process).map(|process| process.cancelled.subscribe());
+        match cancelled {
+            Some(mut cancelled) => drop(cancelled.wait_for(|cancelled| *cancelled).await),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+#[async_trait]
+impl Guest for Machine {
+    async fn call_hook(&self, hook: Hook) -> HookOutcome {
+        if self.runs()
+            && let Some(vm) = self.host.world().vms.get_mut(&self.id)
+        {
+            vm.hooks.push((self.process, hook));
+        }
+        let way = self.ask(Point::Hook(hook)).await;
+        self.host.pace().await;
+        match way {
+            Some(Way::Answers(outcome)) => outcome,
+            Some(Way::Fails(_)) => HookOutcome::Failed,
+            _ if self.runs() => HookOutcome::Status(200),
+            _ => HookOutcome::Failed,
+        }
+    }
+
+    async fn suspend(&self, number: u64) -> Result<(), SuspendError> {
+        if let Some(process) = self.host.world().process(self.process) {
+            process.cancelled.send_replace(false);
+        }
+        // One that hangs does not let itself be cancelled.
+        let way = self.ask(Point::Save).await;
+        let saving = async {
+            if way == Some(Way::Lingers) {
+                std::future::pending::<()>().await;
+            }
+            self.host.pace().await;
+            self.host.pace().await;
+        };
+        tokio::select! {
+            biased;
+            () = self.cancelled() => return Err(SuspendError::Cancelled),
+            () = saving => {}
+        }
+        if way == Some(Way::Pretends) {
+            return Ok(());
+        }
+        let failed = |why: &str| SuspendError::Failed(why.to_owned());
+        done(way.as_ref(), failed, || {
+            let mut world = self.host.world();
+            if !world.runs(&self.id, self.process) {
+                return Err(failed(GONE));
+            }
+            if let Some(vm) = world.vms.get_mut(&self.id) {
+                vm.suspended = Some(number);
+            }
+            if way != Some(Way::RunsOn) {
+                world.end(&self.id);
+            }
+            Ok(())
+        })
+    }
+
+    async fn cancel_suspend(&self) {
+        if self.ask(Point::Cancel).await == Some(Way::Pretends) {
+            return;
+        }
+        if let Some(process) = self.host.world().process(self.process) {
+            process.cancelled.send_replace(true);
+        }
+    }
+
+    async fn connect(&self, port: u16) -> Result<Box<dyn Connection>, ConnectError> {
+        let gone = |why: &str| ConnectError::Guest(why.to_owned());
+        match self.ask(Point::Connect(port)).await {
+            Some(Way::Fails(why)) => return Err(gone(why)),
+            Some(Way::Pretends) => return Ok(Box::new(app::closed())),
+            _ => {}
+        }
+        if !self.runs() {
+            return Err(gone(GONE));
+        }
+        app::connect(self, port).await
+    }
+
+    async fn shell(&self, command: &[String]) -> Result<(Stdin, Events), ConnectError> {
+        if let Some(Way::Fails(why)) = self.ask(Point::Shell).await {
+            return Err(ConnectError::Guest(why.to_owned()));
+        }
+        app::shell(command).await
+    }
+
+    async fn exited(&self) -> Exit {
+        let exits = self.host.world().process(self.process).map(|process| process.exit.subscribe());
+        if let Some(mut exits) = exits
+            && let Ok(exit) = exits.wait_for(Option::is_some).await
+            && let Some(exit) = exit.clone()
+        {
+            return exit;
+        }
+        std::future::pending().await
+    }
+}

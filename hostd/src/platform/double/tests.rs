@@ -1,0 +1,196 @@
+//! The double keeps the contract of the platform, and breaks it in each of its ways.
+
+use std::net::Ipv4Addr;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::platform::{ConnectError, Hook, HookOutcome, SuspendError};
+
+const PACE: Duration = Duration::from_secs(1);
+
+fn spec(id: &str, suspends: u64) -> Spec {
+    Spec {
+        id: id.to_owned(),
+        account: "1".to_owned(),
+        image_arn: String::new(),
+        image_name: String::new(),
+        image_version: String::new(),
+        artifact: artifact("b-1"),
+        memory_mib: 1,
+        hooks: None,
+        execution_role_arn: None,
+        egress: hearth_host::network::Egress::None,
+        log: None,
+        run_hook_payload: String::new(),
+        suspends,
+    }
+}
+
+fn artifact(build_id: &str) -> Artifact {
+    Artifact { account: "1".into(), image_uid: "u".into(), version: 1, build_id: build_id.into() }
+}
+
+/// What is found of `vm` that was saved as number `suspends`.
+async fn found(host: &Double, suspends: u64) -> Sight {
+    match host.find(&spec("vm", suspends), suspends).await.unwrap() {
+        Found::Running(_) => Sight::Running,
+        Found::Suspended => Sight::Suspended,
+        Found::Nothing => Sight::Nothing,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_it_is_asked_for_is_done_and_lasts_longer_than_who_asked() {
+    let host = Double::paced(PACE);
+    let guest = host.launch(&spec("vm", 0)).await.unwrap();
+    assert_eq!(guest.call_hook(Hook::Run).await, HookOutcome::Status(200));
+    drop(guest);
+    let Found::Running(guest) = host.clone().find(&spec("vm", 0), 0).await.unwrap() else {
+        panic!("it runs")
+    };
+    guest.suspend(1).await.unwrap();
+    assert_eq!(found(&host, 1).await, Sight::Suspended);
+    assert_eq!(found(&host, 2).await, Sight::Nothing, "another state is none");
+    assert_eq!(guest.call_hook(Hook::Suspend).await, HookOutcome::Failed, "its process is gone");
+    assert!(host.resume(&spec("vm", 2)).await.is_err());
+    let resumed = host.resume(&spec("vm", 1)).await.unwrap();
+    assert_eq!(found(&host, 1).await, Sight::Running, "the state stays, and is not taken for a new one");
+    assert!(matches!(guest.suspend(2).await, Err(SuspendError::Failed(_))), "it is another process");
+    resumed.suspend(2).await.unwrap();
+    host.discard("vm").await.unwrap();
+    host.discard("vm").await.unwrap();
+    assert_eq!(found(&host, 2).await, Sight::Nothing);
+}
+
+#[tokio::test]
+async fn a_sweep_leaves_what_has_an_owner() {
+    let host = Double::default();
+    for id in ["vm", "orphan"] {
+        host.launch(&spec(id, 0)).await.unwrap();
+    }
+    host.world().artifacts.extend(["b-1", "b-2", "b-3"].map(artifact));
+    host.remove_artifact(&artifact("b-3")).await.unwrap();
+    host.sweep(&["vm".to_owned()].into(), &[artifact("b-1")].into()).await.unwrap();
+    assert!(host.world().vms.keys().eq(["vm"]));
+    assert_eq!(host.world().artifacts, [artifact("b-1")].into());
+}
+
+#[tokio::test]
+async fn it_fails_once_or_until_it_is_released_for_all_or_for_one() {
+    let host = Double::default();
+    host.once(Point::Launch, Way::Fails("first"));
+    host.once(Point::Launch, Way::Fails("second"));
+    host.always_for("other", Point::Launch, Way::Fails("always"));
+    let launch = async |id| host.launch(&spec(id, 0)).await.map(drop).map_err(|error| error.to_string());
+    assert_eq!(launch("vm").await, Err("first".to_owned()));
+    assert_eq!(launch("other").await, Err("second".to_owned()));
+    assert_eq!(launch("vm").await, Ok(()));
+    assert_eq!(launch("other").await, Err("always".to_owned()));
+    assert_eq!(launch("other").await, Err("always".to_owned()));
+    host.release(Point::Launch);
+    assert_eq!(launch("other").await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_hangs_goes_on_when_it_is_released_and_a_save_that_lingers_when_it_is_cancelled() {
+    let host = Double::default();
+    let guest = host.launch(&spec("vm", 0)).await.unwrap();
+    host.always(Point::Save, Way::Hangs);
+    let saving = tokio::spawn({
+        let guest = Arc::clone(&guest);
+        async move { guest.suspend(1).await }
+    });
+    host.hung(Point::Save).await;
+    host.once(Point::Cancel, Way::Pretends);
+    guest.cancel_suspend().await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert!(!saving.is_finished());
+    host.release(Point::Save);
+    saving.await.unwrap().unwrap();
+
+    let guest = host.resume(&spec("vm", 1)).await.unwrap();
+    host.once(Point::Save, Way::Lingers);
+    let (saved, ()) = tokio::join!(guest.suspend(2), async {
+        tokio::time::sleep(PACE).await;
+        guest.cancel_suspend().await;
+    });
+    assert!(matches!(saved, Err(SuspendError::Cancelled)));
+    guest.suspend(2).await.unwrap(); // a cancel is for the save that is under way
+}
+
+#[tokio::test]
+async fn it_lies() {
+    let host = Double::default();
+    host.once(Point::Launch, Way::Pretends);
+    let guest = host.launch(&spec("vm", 0)).await.unwrap();
+    assert_eq!(guest.call_hook(Hook::Run).await, HookOutcome::Failed);
+    assert_eq!(found(&host, 0).await, Sight::Nothing);
+
+    host.once(Point::Launch, Way::Denies("no"));
+    assert!(host.launch(&spec("vm", 0)).await.is_err());
+    assert_eq!(found(&host, 0).await, Sight::Running);
+
+    for (sight, truth) in [(Sight::Nothing, Sight::Running), (Sight::Suspended, Sight::Running)] {
+        host.once(Point::Find, Way::Finds(sight));
+        assert_eq!(found(&host, 0).await, sight);
+        assert_eq!(found(&host, 0).await, truth);
+    }
+
+    let Found::Running(guest) = host.find(&spec("vm", 0), 0).await.unwrap() else { panic!("it runs") };
+    host.once(Point::Save, Way::Pretends);
+    guest.suspend(1).await.unwrap();
+    assert_eq!((found(&host, 1).await, host.world().vms["vm"].suspended), (Sight::Running, None));
+    host.once(Point::Save, Way::RunsOn);
+    guest.suspend(1).await.unwrap();
+    assert!(host.world().vms["vm"].process.is_some());
+    assert_eq!(found(&host, 1).await, Sight::Suspended, "what is found is settled");
+
+    host.launch(&spec("other", 0)).await.unwrap();
+    host.once(Point::Find, Way::Mistakes("other"));
+    let Found::Running(other) = host.find(&spec("vm", 1), 1).await.unwrap() else { panic!("another's") };
+    other.call_hook(Hook::Terminate).await;
+    assert_eq!(host.world().vms["other"].hooks.len(), 1);
+
+    host.once(Point::Discard, Way::Pretends);
+    host.discard("vm").await.unwrap();
+    assert!(host.world().vms.contains_key("vm"));
+    host.once(Point::Discard, Way::Denies("no"));
+    assert!(host.discard("vm").await.is_err());
+    assert!(!host.world().vms.contains_key("vm"));
+
+    host.claim_exit("other", Exit::App(1));
+    assert_eq!(other.exited().await, Exit::App(1));
+    assert!(host.world().vms["other"].process.is_some());
+    host.vanish("other");
+    assert!(host.world().vms["other"].process.is_none());
+}
+
+#[test]
+#[should_panic(expected = "no meaning")]
+fn what_has_no_meaning_is_not_taken() {
+    Double::default().once(Point::Launch, Way::Lingers);
+}
+
+#[tokio::test]
+async fn apps_are_reached_until_their_microvm_ends() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let host = Double::default();
+    host.world().ports.insert(80, listener.local_addr().unwrap());
+    let guest = host.launch(&spec("vm", 0)).await.unwrap();
+    assert!(matches!(guest.connect(81).await, Err(ConnectError::App(_))));
+    host.once(Point::Connect(80), Way::Fails("no route"));
+    assert!(matches!(guest.connect(80).await, Err(ConnectError::Guest(_))));
+    host.once(Point::Connect(80), Way::Pretends);
+    assert_eq!(guest.connect(80).await.unwrap().read(&mut [0]).await.unwrap(), 0, "nobody is there");
+    let mut connection = guest.connect(80).await.unwrap();
+    let mut app = listener.accept().await.unwrap().0;
+    app.write_all(b"hello").await.unwrap();
+    let mut hello = [0; 5];
+    connection.read_exact(&mut hello).await.unwrap();
+    assert_eq!((&hello, host.world().connections[&80]), (b"hello", 1));
+    guest.suspend(1).await.unwrap();
+    assert_eq!(connection.read(&mut hello).await.unwrap(), 0);
+    assert!(matches!(guest.connect(80).await, Err(ConnectError::Guest(_))));
+}
