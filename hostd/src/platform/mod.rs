@@ -219,7 +219,8 @@ pub trait Platform: Send + Sync + 'static {
     async fn launch(&self, spec: &Spec) -> Result<Arc<dyn Guest>, PlatformError>;
 
     /// Makes a microVM from its suspended state with the number `spec.suspends`, as [`Self::launch`] does; that state stays until
-    /// the microVM is suspended anew or discarded. `/resume` is the caller's.
+    /// the microVM is suspended anew or discarded. A process that an earlier resume has left is ended first: where this fails, there is
+    /// the state and no process. `/resume` is the caller's.
     async fn resume(&self, spec: &Spec) -> Result<Arc<dyn Guest>, PlatformError>;
 
     /// What an earlier daemon has left. A process that was being saved as number `suspends` is ended if its state is whole, and

@@ -195,6 +195,28 @@ async fn what_fails_on_the_host_loses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_resume_that_the_next_daemon_cannot_repeat_leaves_no_process() {
+    let mut host = host().await;
+    host.run("vm").await.unwrap();
+    host.until("vm", Running).await;
+    host.ask("vm", Suspend).await.unwrap();
+    host.until("vm", Suspended).await;
+    host.ask("vm", Resume).await.unwrap();
+    tokio::time::sleep(STEP + STEP / 2).await; // it is restored, and its hook is being called
+    assert!(host.platform.world().vms["vm"].process.is_some());
+    host.platform.once(Point::Resume, Way::Fails("no user id is free"));
+    host.restart().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(host.microvm("vm").state(), Suspended);
+    assert_eq!(host.platform.world().vms["vm"].process, None);
+    assert_eq!(host.microvms.capacity(), (4096, 0));
+    // Nor is it taken for one that runs.
+    host.restart().await;
+    host.ask("vm", Resume).await.unwrap();
+    host.until("vm", Running).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_files_of_a_retired_build_are_launched_from_no_more() {
     let host = host().await;
     let retired = ArtifactRecord { build_id: BUILD.into(), retired: true, ..ArtifactRecord::default() };

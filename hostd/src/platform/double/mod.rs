@@ -226,6 +226,7 @@ impl Platform for Double {
     }
 
     async fn resume(&self, spec: &Spec) -> Result<Arc<dyn Guest>, PlatformError> {
+        self.world().end(&spec.id);
         let way = self.ask(Point::Resume, Some(&spec.id)).await;
         self.pace().await;
         let suspended = self.world().vms.get(&spec.id).and_then(|vm| vm.suspended);

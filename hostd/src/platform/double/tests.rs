@@ -58,6 +58,11 @@ async fn what_it_is_asked_for_is_done_and_lasts_longer_than_who_asked() {
     let resumed = host.resume(&spec("vm", 1)).await.unwrap();
     assert_eq!(found(&host, 1).await, Sight::Running, "the state stays, and is not taken for a new one");
     assert!(matches!(guest.suspend(2).await, Err(SuspendError::Failed(_))), "it is another process");
+    host.once(Point::Resume, Way::Fails("no user id is free"));
+    assert!(host.resume(&spec("vm", 1)).await.is_err());
+    assert_eq!(found(&host, 1).await, Sight::Suspended, "the earlier process is ended first");
+    assert_eq!(resumed.call_hook(Hook::Resume).await, HookOutcome::Failed);
+    let resumed = host.resume(&spec("vm", 1)).await.unwrap();
     resumed.suspend(2).await.unwrap();
     host.discard("vm").await.unwrap();
     host.discard("vm").await.unwrap();
