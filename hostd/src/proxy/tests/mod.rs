@@ -128,7 +128,8 @@ impl Host {
             patience: Patience { held: wish.held, beside_hook: LONG, launching: true },
             browser_login: wish.browser_login,
             forwarded_for: true,
-            idle_connection: LONG,
+            // Longer than a test can take on a machine that has much else to do.
+            idle_connection: Duration::from_secs(3600),
             limited: wish.limited,
             threads: wish.threads,
         };
