@@ -4,6 +4,9 @@
 //! the client's: from its request until the daemon tells of the state that was asked for (`WatchEvents`). The steps are the
 //! daemon's own, from its metrics before and after.
 //!
+//! With `--profile` it tells what launches, suspends and resumes cost the host, from its tracepoints ([`hearth_benches::trace`]). Tracing takes
+//! time, so that times are to be had without it.
+//!
 //! * [`endpoint`] – a client of a microVM's endpoint
 //! * [`metrics`] – the daemon's metrics
 
@@ -11,7 +14,7 @@ mod endpoint;
 mod metrics;
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -30,6 +33,8 @@ use tonic::transport::Channel;
 
 use endpoint::Endpoint;
 use hearth_benches::report::{Better, Figure, Samples};
+use hearth_benches::trace::rounds::Rounds;
+use hearth_benches::trace::tracefs::{TRACEFS, Tracer};
 use metrics::{Steps, scrape};
 
 /// When a state is given up on.
@@ -63,6 +68,9 @@ struct Options {
     /// Where the figures go as JSON
     #[arg(long, value_name = "FILE")]
     json: PathBuf,
+    /// Tell exits, faults and pages touched by launches, suspends and resumes instead; it takes root and tracefs
+    #[arg(long)]
+    profile: bool,
 }
 
 fn main() -> ExitCode {
@@ -83,16 +91,25 @@ async fn run(options: &Options) -> Result<()> {
     // The first one has the pools filled for its shape, and finds cold files.
     bench.round(&mut Taken::default()).await?;
     bench.steps = Steps::default();
+    bench.profiler = options.profile.then(Profiler::open).transpose()?;
     let mut taken = Taken::default();
     for _ in 0..options.rounds {
         bench.round(&mut taken).await?;
+        if let Some(profiler) = &mut bench.profiler {
+            profiler.round += 1;
+        }
     }
     eprintln!("\nsteps of {} rounds, by the daemon's metrics, on average:\n{}", options.rounds, bench.steps);
-    bench.steps = Steps::default();
-    bench.many(options.many, &mut taken).await?;
-    eprintln!("\nsteps of {} launches at once:\n{}", options.many, bench.steps);
-    let mut figures = taken.figures();
-    figures.extend(bench.rates.into_iter().map(|rate| figure(rate, "1/s", Better::Higher)));
+    let figures = if let Some(profiler) = bench.profiler.take() {
+        profiler.rounds.figures(options.rounds)
+    } else {
+        bench.steps = Steps::default();
+        bench.many(options.many, &mut taken).await?;
+        eprintln!("\nsteps of {} launches at once:\n{}", options.many, bench.steps);
+        let mut figures = taken.figures();
+        figures.extend(bench.rates.into_iter().map(|rate| figure(rate, "1/s", Better::Higher)));
+        figures
+    };
     eprint!("{}", hearth_benches::report::table(&figures));
     let text = serde_json::to_string_pretty(&figures).context("writing the figures")?;
     std::fs::write(&options.json, text).with_context(|| format!("cannot write {}", options.json.display()))
@@ -120,6 +137,32 @@ fn figure((name, values): (String, Vec<f64>), unit: &'static str, better: Better
     Figure { name, unit, better, goal: None, samples: vec![Samples::new("hearth", values)] }
 }
 
+/// What looks at operations from below.
+struct Profiler {
+    tracer: Tracer,
+    round: usize,
+    rounds: Rounds,
+}
+
+impl Profiler {
+    fn open() -> Result<Self> {
+        Ok(Self { tracer: Tracer::open(Path::new(TRACEFS))?, round: 0, rounds: Rounds::default() })
+    }
+
+    fn end(&mut self, operation: &str) -> Result<()> {
+        self.tracer.mark(operation)?;
+        let trace = self.tracer.end()?;
+        if trace.garbled > 0 {
+            eprintln!(
+                "launch-bench: {} lines of the trace of a {operation} were not understood",
+                trace.garbled
+            );
+        }
+        self.rounds.add(self.round, operation, trace.whole().rows());
+        Ok(())
+    }
+}
+
 /// The daemon under measurement.
 struct Bench<'a> {
     options: &'a Options,
@@ -128,6 +171,7 @@ struct Bench<'a> {
     events: Streaming<Event>,
     steps: Steps,
     rates: Vec<(String, Vec<f64>)>,
+    profiler: Option<Profiler>,
 }
 
 impl<'a> Bench<'a> {
@@ -137,30 +181,47 @@ impl<'a> Bench<'a> {
         let mut host = HostServiceClient::new(channel.clone());
         let events = host.watch_events(WatchEventsRequest::default()).await?.into_inner();
         let microvms = MicrovmServiceClient::new(channel);
-        Ok(Self { options, microvms, host, events, steps: Steps::default(), rates: Vec::new() })
+        let (steps, rates) = (Steps::default(), Vec::new());
+        Ok(Self { options, microvms, host, events, steps, rates, profiler: None })
+    }
+
+    /// An operation begins that is to be profiled.
+    fn begin(&self) -> Result<()> {
+        self.profiler.as_ref().map_or(Ok(()), |profiler| profiler.tracer.begin())
+    }
+
+    /// It has come to its end.
+    fn end(&mut self, operation: &str) -> Result<()> {
+        self.profiler.as_mut().map_or(Ok(()), |profiler| profiler.end(operation))
     }
 
     /// One microVM's life, step by step.
     async fn round(&mut self, taken: &mut Taken) -> Result<()> {
         self.quiet().await?;
+        self.begin()?;
         let start = Instant::now();
         let microvm = self.launch().await?;
         let id = microvm.microvm_id.clone();
         taken.add("RunMicrovm: answered", start.elapsed());
         self.until(&id, "RUNNING").await?;
         taken.add("RunMicrovm: /run answered, RUNNING", start.elapsed());
+        self.end("launch")?;
         self.note("launch").await?;
 
+        self.begin()?;
         let start = Instant::now();
         self.suspend(&id).await?;
         taken.add("SuspendMicrovm: SUSPENDED", start.elapsed());
+        self.end("suspend")?;
         self.note("suspend").await?;
 
+        self.begin()?;
         let start = Instant::now();
         let microvm_identifier = Some(id.clone());
         self.microvms.resume_microvm(ResumeMicrovmRequest { microvm_identifier }).await?;
         self.until(&id, "RUNNING").await?;
         taken.add("ResumeMicrovm: /resume answered, RUNNING", start.elapsed());
+        self.end("resume")?;
         self.note("resume").await?;
 
         let mut endpoint = self.endpoint(microvm).await?;

@@ -21,7 +21,9 @@ const PACKAGE: &str = "hearth-benches";
 const NATIVE: &str = "api-bench";
 /// What measures on the metal.
 const ON_METAL: &str = "launch-bench";
-/// The file in which that leaves its figures.
+/// What measures machines that stand ready.
+const READY: &str = "ready-bench";
+/// The file in which these leave their figures.
 const FIGURES: &str = "launch-bench.json";
 const SCRIPT: &str = include_str!("launches.sh");
 const SCRIPT_NAME: &str = "launches.sh";
@@ -52,6 +54,13 @@ pub(super) struct Api {
     /// How many microVMs are launched at once
     #[arg(long, value_name = "COUNT", default_value_t = 100)]
     many: u32,
+    /// Tell exits by reason, faults by kind and pages touched by launch, suspend and resume instead, from the metal's tracepoints
+    #[arg(long, conflicts_with = "only")]
+    profile: bool,
+    /// Tell instead what launches from machines that stand ready would take, and resumes of processes that were kept: an experiment,
+    /// without the daemon
+    #[arg(long, conflicts_with_all = ["only", "profile"])]
+    ready: bool,
 }
 
 /// What is measured.
@@ -66,7 +75,7 @@ enum Part {
 impl Api {
     pub(super) fn run(self, cache: &Cache) -> Result<u8> {
         let mut steps = Steps::default();
-        if self.only != Some(Part::Metal) {
+        if self.only != Some(Part::Metal) && !self.profile && !self.ready {
             self.measure_here(cache, &mut steps)?;
         }
         if self.only != Some(Part::Native) {
@@ -74,6 +83,11 @@ impl Api {
         }
         eprint!("{}", steps.table());
         Ok(0)
+    }
+
+    /// What measures on the metal.
+    fn bench(&self) -> &'static str {
+        if self.ready { READY } else { ON_METAL }
     }
 
     fn measure_here(&self, cache: &Cache, steps: &mut Steps) -> Result<()> {
@@ -107,9 +121,12 @@ impl Api {
                 ("hearth-vmm", Executable::Binary("hearth-vmm")),
                 "hearth-vmm",
             )?;
-            // As shipped: what the metal runs otherwise is optimised little, to be compiled fast for tests.
-            daemon::add(cache, &cross, (daemon::SHIPPED, "release"), &mut parts)?;
-            parts.build(cache, &cross, "metal", (PACKAGE, Executable::Binary(ON_METAL)), ON_METAL)?;
+            // As shipped, where its own time is measured: what the metal runs otherwise is compiled fast for tests. Its client is not
+            // measured.
+            let daemon = if self.profile || self.ready { daemon::PROFILE } else { daemon::SHIPPED };
+            daemon::add(cache, &cross, (daemon, "metal"), &mut parts)?;
+            let bench = self.bench();
+            parts.build(cache, &cross, "metal", (PACKAGE, Executable::Binary(bench)), bench)?;
             Images::prepare(cache, &cross, "metal", &mut parts)
         })?;
         parts.add_script(SCRIPT_NAME, SCRIPT)?;
@@ -117,7 +134,11 @@ impl Api {
         steps.run("measure on the metal", || {
             let metal = Metal::open(cache)?;
             let (rounds, many) = (self.rounds.to_string(), self.many.to_string());
-            let words = ["--rounds", &rounds, "--many", &many];
+            let mut words = vec![self.bench(), "--rounds", &rounds];
+            if !self.ready {
+                words.extend(["--many", &many]);
+            }
+            words.extend(self.profile.then_some("--profile"));
             let mut job = Job::new(Action::Run(Images::words(&metal, SCRIPT_NAME, &words)));
             job.machine = self.machine.machine();
             job.machine.icount = !self.real_time;
@@ -132,7 +153,7 @@ impl Api {
                     "{}",
                     fs::read_to_string(figures).context("the figures are not text")?.trim_end()
                 ),
-                status => bail!("{ON_METAL} exited with status {status}"),
+                status => bail!("{} exited with status {status}", self.bench()),
             }
             Ok(())
         })

@@ -38,6 +38,7 @@ enum What {
     Kernel(KernelBench),
     Image(ImageBench),
     Api(api::Api),
+    Touch(Touch),
     Proxy(proxy::Proxy),
 }
 
@@ -79,6 +80,19 @@ struct ImageBench {
     machine: MachineOptions,
 }
 
+/// What a guest's first access to a page costs, by what it does first and what it does then: an experiment.
+#[derive(Args, Debug)]
+struct Touch {
+    #[command(flatten)]
+    machine: MachineOptions,
+}
+
+/// Measures touches, traced as well.
+const TOUCHES: &str = r#"
+mount -t tracefs tracefs /sys/kernel/tracing 2> /dev/null && trap 'umount /sys/kernel/tracing' EXIT
+"$HEARTH_IN/touch-bench"
+"#;
+
 /// Builds the example `counter` and runs it. Times are curl's, from its first packet to the end of the answer.
 const IMAGES: &str = r#"#!/bin/sh
 set -e
@@ -112,6 +126,7 @@ impl Options {
             What::Kernel(kernel) => kernel.run(cache),
             What::Image(image) => image.run(cache),
             What::Api(api) => api.run(cache),
+            What::Touch(touch) => touch.run(cache),
             What::Proxy(proxy) => proxy.run(cache),
         }
     }
@@ -174,6 +189,28 @@ impl ImageBench {
             job.machine = self.machine.machine();
             job.machine.icount = true;
             images.give(&mut job);
+            parts.give(&metal, &mut job);
+            Ok(metal.run(job)?.status)
+        })?;
+        eprint!("{}", steps.table());
+        Ok(status)
+    }
+}
+
+impl Touch {
+    fn run(self, cache: &Cache) -> Result<u8> {
+        let mut steps = Steps::default();
+        let cross = set_up(cache, &mut steps)?;
+        let mut parts = Parts::new(cache)?;
+        steps.run("build for the metal", || {
+            let bench = ("hearth-benches", Executable::Binary("touch-bench"));
+            parts.build(cache, &cross, "metal", bench, "touch-bench")
+        })?;
+        let status = steps.run("measure", || {
+            let metal = Metal::open(cache)?;
+            let mut job = Job::new(Action::Run(words(Path::new("sh"), ["-c", TOUCHES].map(OsString::from))));
+            job.machine = self.machine.machine();
+            job.machine.icount = true;
             parts.give(&metal, &mut job);
             Ok(metal.run(job)?.status)
         })?;

@@ -1,12 +1,13 @@
 //! The emulated metal's kernel and initramfs, both in the cache.
 //!
-//! Kernel and modules come from Debian's arm64 cloud kernel, the tools from its static busybox; `init.sh` is PID 1.
+//! Kernel and modules come from one of Debian's arm64 kernels, the tools from its static busybox; `init.sh` is PID 1.
 
 use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
+use super::HostKernel;
 use crate::cache::{Cache, content_key};
 use crate::cpio::Archive;
 use crate::modules;
@@ -29,8 +30,12 @@ pub(crate) struct Image {
 
 impl Image {
     /// Downloads and builds what the cache does not have yet.
-    pub(crate) fn prepare(cache: &Cache) -> Result<Self> {
-        let kernel = private_apt::fetch_through(cache, "linux-image-cloud-arm64", "linux-image-6.12")
+    pub(crate) fn prepare(cache: &Cache, kernel: HostKernel) -> Result<Self> {
+        let package = match kernel {
+            HostKernel::Cloud => "linux-image-cloud-arm64",
+            HostKernel::LargePages => "linux-image-arm64-16k",
+        };
+        let kernel = private_apt::fetch_through(cache, package, "linux-image-6.12")
             .context("the metal needs Debian's arm64 kernel")?;
         let busybox =
             private_apt::fetch(cache, "busybox-static").context("the metal needs Debian's static busybox")?;

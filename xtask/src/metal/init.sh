@@ -43,7 +43,7 @@ echo '127.0.0.1 localhost metal
 echo 'nameserver 10.0.2.3' > /etc/resolv.conf
 ulimit -n 65536
 
-for module in virtio_blk virtio_net tun; do
+for module in virtio_pci virtio_console virtio_blk virtio_net tun; do
     modprobe $module
 done
 ip link set lo up

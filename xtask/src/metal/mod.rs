@@ -31,6 +31,8 @@ use crate::progress;
 pub(crate) enum Cpu {
     /// Graviton 2's core: neither SVE nor pointer authentication.
     NeoverseN1,
+    /// Graviton 3's core: with SVE and pointer authentication, and caches that are coherent for instructions.
+    NeoverseV1,
     /// Everything QEMU knows; pointer authentication with its own cheap algorithm, since the real one is very slow
     /// when emulated.
     Max,
@@ -41,9 +43,19 @@ impl Cpu {
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::NeoverseN1 => "Neoverse N1",
+            Self::NeoverseV1 => "Neoverse V1",
             Self::Max => "max",
         }
     }
+}
+
+/// The kernels that the emulated metal can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HostKernel {
+    /// Debian's for clouds, with pages of 4 KiB.
+    Cloud,
+    /// Debian's with pages of 16 KiB.
+    LargePages,
 }
 
 /// The machine for a job.
@@ -51,7 +63,9 @@ impl Cpu {
 pub(crate) struct Machine {
     /// Its processor.
     pub(crate) cpu: Cpu,
-    /// How many of them.
+    /// Its kernel.
+    pub(crate) kernel: HostKernel,
+    /// How many processors.
     pub(crate) processors: u32,
     /// Its memory in MiB.
     pub(crate) memory_mib: u32,
@@ -61,7 +75,8 @@ pub(crate) struct Machine {
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { cpu: Cpu::NeoverseN1, processors: 2, memory_mib: 4096, icount: false }
+        let (cpu, kernel) = (Cpu::NeoverseN1, HostKernel::Cloud);
+        Self { cpu, kernel, processors: 2, memory_mib: 4096, icount: false }
     }
 }
 
@@ -166,7 +181,7 @@ impl Place {
             return Ok(Self::Native);
         }
         packages::ensure(cache, &needs())?;
-        Ok(Self::Emulated(image::Image::prepare(cache)?))
+        Ok(Self::Emulated(image::Image::prepare(cache, HostKernel::Cloud)?))
     }
 }
 
@@ -213,7 +228,13 @@ impl Metal {
         job.environment.insert(2, ("HEARTH_DISKS".into(), self.disks().into()));
         let result = match &self.place {
             Place::Native => native::run(self.run.path(), &job),
-            Place::Emulated(image) => qemu::run(self.run.path(), image, &job),
+            Place::Emulated(image) if job.machine.kernel == HostKernel::Cloud => {
+                qemu::run(self.run.path(), image, &job)
+            }
+            Place::Emulated(_) => {
+                let image = image::Image::prepare(&self.cache, job.machine.kernel)?;
+                qemu::run(self.run.path(), &image, &job)
+            }
         };
         match &result {
             Ok(finished) if job.announce => progress::note(&format!(

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
-use super::{Action, Cpu, Job, Machine, Metal, disks};
+use super::{Action, Cpu, HostKernel, Job, Machine, Metal, disks};
 use crate::cache::Cache;
 
 /// Runs a command on ARM64 metal with KVM (this machine where it is such, else an emulated host).
@@ -57,6 +57,9 @@ pub(crate) struct MachineOptions {
     /// Its processor
     #[arg(long, value_enum, default_value = "neoverse-n1")]
     cpu: CpuName,
+    /// Its kernel: Debian's arm64 for clouds, or the one with pages of 16 KiB
+    #[arg(long, value_enum, default_value = "cloud")]
+    host_kernel: HostKernelName,
     /// Its memory
     #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(256..=1_048_576))]
     memory: u32,
@@ -70,9 +73,21 @@ pub(crate) struct MachineOptions {
 enum CpuName {
     /// Graviton 2's core, without SVE and pointer authentication
     NeoverseN1,
+    /// Graviton 3's core, with both
+    NeoverseV1,
     /// Everything QEMU knows, with SVE and pointer authentication
     #[value(alias = "max,pauth-impdef=on")]
     Max,
+}
+
+/// A kernel by name.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum HostKernelName {
+    /// linux-image-cloud-arm64
+    Cloud,
+    /// linux-image-arm64-16k
+    #[value(name = "16k")]
+    LargePages,
 }
 
 impl MachineOptions {
@@ -80,9 +95,14 @@ impl MachineOptions {
     pub(crate) fn machine(&self) -> Machine {
         let cpu = match self.cpu {
             CpuName::NeoverseN1 => Cpu::NeoverseN1,
+            CpuName::NeoverseV1 => Cpu::NeoverseV1,
             CpuName::Max => Cpu::Max,
         };
-        Machine { cpu, processors: self.smp, memory_mib: self.memory, icount: self.icount }
+        let kernel = match self.host_kernel {
+            HostKernelName::Cloud => HostKernel::Cloud,
+            HostKernelName::LargePages => HostKernel::LargePages,
+        };
+        Machine { cpu, kernel, processors: self.smp, memory_mib: self.memory, icount: self.icount }
     }
 }
 

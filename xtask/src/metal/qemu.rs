@@ -92,6 +92,7 @@ pub(crate) fn run(folder: &Path, image: &Image, job: &Job) -> Result<Finished> {
 fn machine_arguments(machine: &Machine) -> Vec<String> {
     let cpu = match machine.cpu {
         Cpu::NeoverseN1 => "neoverse-n1",
+        Cpu::NeoverseV1 => "neoverse-v1,pauth-impdef=on",
         Cpu::Max => "max,pauth-impdef=on",
     };
     let mut arguments: Vec<String> = [

@@ -1,0 +1,196 @@
+//! A monitor, its network and its guest, as the daemon would make them.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, ensure};
+use hearth_host::agent::control::{Control, HookCall};
+use hearth_host::microvm::{Microvm, Restore, create, open};
+use hearth_host::network::{Egress, MicrovmNetwork, NetworkConfig, Networks};
+use hearth_host::shape::Shape;
+use hearth_proto::guest::v1::{Hook, Identify, Network};
+use hearth_vmm::client::snapshot::{self, Overlay, Take};
+use hearth_vmm::config::DiskSource;
+use hearth_vmm::config::restore::RestoreClock;
+use hearth_vmm::jail::JailConfig;
+use serde::Deserialize;
+
+/// How long a guest, an app or an ending process may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Bytes of entropy for a guest.
+const ENTROPY: usize = 64;
+/// User ids of monitors: after this one, which no daemon gives.
+const FIRST_UID: u32 = 700_000;
+
+/// What machines are made from.
+pub(crate) struct Host {
+    vmm: PathBuf,
+    image: PathBuf,
+    work: PathBuf,
+    port: u16,
+    shape: Shape,
+    networks: Networks,
+    made: u32,
+}
+
+/// What of an image's description is needed here.
+#[derive(Deserialize)]
+struct Manifest {
+    shape: Shape,
+}
+
+/// What a guest is restored from.
+pub(crate) enum Source {
+    /// The image.
+    Image,
+    /// A suspended state of it.
+    Suspended(PathBuf),
+}
+
+/// One of them. Dropping it ends it.
+pub(crate) struct Machine {
+    microvm: Microvm,
+    network: Option<MicrovmNetwork>,
+    control: Option<Control>,
+    image: PathBuf,
+    port: u16,
+    /// Its run directory, and the files of its disk.
+    folders: [PathBuf; 2],
+}
+
+impl Host {
+    pub(crate) fn open(vmm: &Path, image: &Path, work: &Path, port: u16) -> Result<Self> {
+        let manifest = image.join("image.json");
+        let text = fs::read(&manifest).with_context(|| format!("reading {}", manifest.display()))?;
+        let Manifest { shape } =
+            serde_json::from_slice(&text).with_context(|| format!("reading {}", manifest.display()))?;
+        let networks = Networks::open(NetworkConfig::default())?;
+        let (vmm, image, work) = (vmm.to_owned(), image.to_owned(), work.to_owned());
+        Ok(Self { vmm, image, work, port, shape, networks, made: 0 })
+    }
+
+    /// A monitor that waits, with a virtual machine and a network.
+    pub(crate) fn monitor(&mut self) -> Result<Machine> {
+        self.made += 1;
+        let name = format!("ready-{}-{}", std::process::id(), self.made);
+        let folders = [Path::new("/run").join(&name), self.work.join(&name)];
+        fs::create_dir_all(&folders[1]).with_context(|| format!("making {}", folders[1].display()))?;
+        let uid = FIRST_UID + self.made;
+        let jail = JailConfig { uid, gid: uid, ..JailConfig::default() };
+        let microvm = Microvm::start(&self.vmm, &folders[0], jail)?;
+        microvm.client().prepare(self.shape.vcpus, self.shape.memory_mib)?;
+        let network = Some(self.networks.create(&name, Egress::None)?);
+        let (image, port) = (self.image.clone(), self.port);
+        Ok(Machine { microvm, network, control: None, image, port, folders })
+    }
+}
+
+impl Machine {
+    fn overlay(&self) -> PathBuf {
+        self.folders[1].join("overlay")
+    }
+
+    fn control(&mut self) -> Result<&mut Control> {
+        self.control.as_mut().context("the agent has not answered yet")
+    }
+
+    /// Builds the machine of a snapshot and lets it run.
+    pub(crate) fn restore(&mut self, from: &Source) -> Result<()> {
+        let (snapshot, clock) = match from {
+            Source::Image => (self.image.join("snapshot"), RestoreClock::Continue),
+            Source::Suspended(state) => (state.clone(), RestoreClock::Advance),
+        };
+        let base = open("opening the image's disk", &self.image.join("disk"))?;
+        let overlay = create("making an overlay", &self.overlay())?;
+        let disks = vec![DiskSource::Overlay { base, layers: Vec::new(), overlay }];
+        let tap = self.network.as_ref().map(MicrovmNetwork::tap).transpose().context("duplicating a tap")?;
+        self.microvm.restore(Restore { snapshot, disks, tap, clock, record: false })?;
+        Ok(())
+    }
+
+    /// Waits for the agent's first answer. The connection stays open.
+    pub(crate) async fn answer(&mut self) -> Result<()> {
+        self.control = Some(self.microvm.agent().wait_ready(PATIENCE).await?);
+        Ok(())
+    }
+
+    /// Tells the guest who it is.
+    pub(crate) async fn identify(&mut self) -> Result<()> {
+        let network = self.network.as_ref().map(|network| Network {
+            address: network.address(),
+            gateway: network.gateway(),
+            mtu: network.mtu().into(),
+        });
+        let mut entropy = vec![0; ENTROPY];
+        File::open("/dev/urandom")?.read_exact(&mut entropy)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let identify = Identify {
+            microvm_id: "microvm-00000000-0000-4000-8000-000000000000".into(),
+            wall_clock_ns: u64::try_from(now)?,
+            entropy,
+            network,
+            ..Identify::default()
+        };
+        Ok(self.control()?.identify(identify).await?)
+    }
+
+    /// Calls a hook of the app, on the same connection.
+    pub(crate) async fn hook(&mut self, hook: Hook) -> Result<()> {
+        let body =
+            (hook == Hook::Run).then(|| r#"{"microvmId": "microvm", "runHookPayload": ""}"#.to_owned());
+        let call = HookCall { hook, port: self.port, timeout: PATIENCE, body };
+        let result = self.control()?.call_hook(&call).await?;
+        ensure!(result.is_success(), "the app's {hook:?}: {result:?}");
+        Ok(())
+    }
+
+    /// Has the app stand still.
+    pub(crate) async fn freeze(&mut self) -> Result<()> {
+        self.control()?.freeze(false).await?;
+        Ok(())
+    }
+
+    pub(crate) fn pause(&self) -> Result<()> {
+        Ok(self.microvm.client().pause()?)
+    }
+
+    pub(crate) fn resume(&self) -> Result<()> {
+        Ok(self.microvm.client().resume()?)
+    }
+
+    /// Saves it beside itself. It stands then.
+    pub(crate) fn save(&self) -> Result<()> {
+        snapshot::take(self.microvm.client(), &self.folders[1].join("suspended"), &self.take()?)?;
+        Ok(())
+    }
+
+    /// Saves it, and ends it. Its state outlives this.
+    pub(crate) fn suspend(mut self) -> Result<PathBuf> {
+        let state = self.folders[1].join("suspended");
+        snapshot::suspend(self.microvm.client(), &state, &self.take()?)?;
+        self.microvm.reap(PATIENCE)?;
+        self.leave()?;
+        Ok(state)
+    }
+
+    fn take(&self) -> Result<Take> {
+        let path = self.overlay();
+        let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+        let overlay = Overlay::of(0, &path, &file).context("looking at the overlay")?;
+        Ok(Take { base: Some(self.image.join("snapshot")), overlays: vec![overlay], ..Take::default() })
+    }
+
+    /// Ends it.
+    pub(crate) fn end(mut self) -> Result<()> {
+        self.microvm.client().shutdown()?;
+        self.microvm.reap(PATIENCE)?;
+        self.leave()
+    }
+
+    fn leave(&mut self) -> Result<()> {
+        self.network.take().map_or(Ok(()), MicrovmNetwork::remove)?;
+        Ok(fs::remove_dir_all(&self.folders[0])?)
+    }
+}
