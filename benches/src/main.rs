@@ -18,7 +18,7 @@ mod vm;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Parser;
 use hearth_vmm::jail::JailConfig;
 
@@ -58,13 +58,7 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    match run(Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("vmm-bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    hearth_benches::report::exit("vmm-bench", run(Options::parse()))
 }
 
 fn run(options: Options) -> Result<()> {
@@ -79,8 +73,7 @@ fn run(options: Options) -> Result<()> {
     let json =
         options.json.or_else(|| Some(PathBuf::from(std::env::var_os("HEARTH_OUT")?).join("vmm-bench.json")));
     if let Some(path) = json {
-        let text = serde_json::to_string_pretty(&results.figures).context("writing figures as JSON")?;
-        std::fs::write(&path, text + "\n").with_context(|| format!("writing {}", path.display()))?;
+        hearth_benches::report::save(&results.figures, &path)?;
     }
     if results.failed {
         bail!("some figures could not be taken; the reasons stand above");

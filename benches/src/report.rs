@@ -1,7 +1,10 @@
-//! Figures, as a table for people and as JSON for programs.
+//! Figures, as a table for people and as JSON for programs; and how a program that takes them ends.
 
 use std::fmt::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
 
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 /// Which way a figure should go.
@@ -69,6 +72,27 @@ impl Figure {
             _ => None,
         }
     }
+}
+
+/// Ends the program `name`: with what went wrong, if something did.
+#[must_use]
+pub fn exit(name: &str, done: Result<()>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{name}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes figures as JSON.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn save(figures: &[Figure], path: &Path) -> Result<()> {
+    let text = serde_json::to_string_pretty(figures).context("writing the figures")?;
+    std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The table: one row a figure, medians with their range, and the ratio of the first to the second monitor.

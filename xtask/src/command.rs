@@ -127,6 +127,11 @@ pub(crate) fn tail(path: &Path, lines: usize) -> String {
     all.iter().skip(start).map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
 }
 
+/// How many things are worth doing at once on this machine.
+pub(crate) fn cores() -> usize {
+    thread::available_parallelism().map_or(2, usize::from)
+}
+
 /// Where a program is on the search path.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;

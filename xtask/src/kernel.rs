@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread::available_parallelism;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -124,7 +123,7 @@ fn build(source: &Unpacked, folder: &Path) -> Result<()> {
             lost.join(", ")
         );
     }
-    let jobs = available_parallelism().map_or(2, usize::from);
+    let jobs = command::cores();
     let mut image = make(&tree);
     command::run_logged(image.arg(format!("-j{jobs}")).arg("Image"), &log, "compiling the guest kernel")?;
     fs::rename(tree.join("arch/arm64/boot/Image"), folder.join("Image"))

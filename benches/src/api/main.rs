@@ -47,13 +47,7 @@ struct Plan {
 }
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("api-bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    hearth_benches::report::exit("api-bench", run(&Options::parse()))
 }
 
 fn run(options: &Options) -> Result<()> {
@@ -72,8 +66,7 @@ fn run(options: &Options) -> Result<()> {
     figures.extend(service::measure(folder.path(), &data, &plan)?);
     print!("{}", hearth_benches::report::table(&figures));
     if let Some(path) = &options.json {
-        let text = serde_json::to_string_pretty(&figures).context("writing the figures")?;
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        hearth_benches::report::save(&figures, path)?;
     }
     Ok(())
 }

@@ -32,7 +32,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use endpoint::Endpoint;
-use hearth_benches::report::{Better, Figure, Samples};
+use hearth_benches::report::{self, Better, Figure, Samples};
 use hearth_benches::trace::rounds::Rounds;
 use hearth_benches::trace::tracefs::{TRACEFS, Tracer};
 use metrics::{Steps, scrape};
@@ -77,13 +77,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = runtime.context("starting a runtime").and_then(|runtime| runtime.block_on(run(&options)));
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("launch-bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    report::exit("launch-bench", done)
 }
 
 async fn run(options: &Options) -> Result<()> {
@@ -110,9 +104,8 @@ async fn run(options: &Options) -> Result<()> {
         figures.extend(bench.rates.into_iter().map(|rate| figure(rate, "1/s", Better::Higher)));
         figures
     };
-    eprint!("{}", hearth_benches::report::table(&figures));
-    let text = serde_json::to_string_pretty(&figures).context("writing the figures")?;
-    std::fs::write(&options.json, text).with_context(|| format!("cannot write {}", options.json.display()))
+    eprint!("{}", report::table(&figures));
+    report::save(&figures, &options.json)
 }
 
 /// Milliseconds by what was measured, in the order in which it first was.

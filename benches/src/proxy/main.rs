@@ -81,13 +81,7 @@ enum Part {
 }
 
 fn main() -> ExitCode {
-    match run(Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("proxy-bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    hearth_benches::report::exit("proxy-bench", run(Options::parse()))
 }
 
 fn run(mut options: Options) -> Result<()> {
@@ -145,8 +139,7 @@ async fn measure(options: &Options, runtime: &Handle) -> Result<()> {
     figures.extend(measure::idle(app.address, folder.path(), options.rounds)?);
     print!("{}", hearth_benches::report::table(&figures));
     if let Some(path) = &options.json {
-        let text = serde_json::to_string_pretty(&figures).context("writing the figures")?;
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        hearth_benches::report::save(&figures, path)?;
     }
     Ok(())
 }

@@ -94,13 +94,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = runtime.context("starting a runtime").and_then(|runtime| runtime.block_on(run(&options)));
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("ready-bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    report::exit("ready-bench", done)
 }
 
 async fn run(options: &Options) -> Result<()> {
@@ -120,8 +114,7 @@ async fn run(options: &Options) -> Result<()> {
     }
     let figures = rounds.figures(options.rounds);
     eprint!("{}", report::table(&figures));
-    let text = serde_json::to_string_pretty(&figures).context("writing the figures")?;
-    std::fs::write(&options.json, text).with_context(|| format!("cannot write {}", options.json.display()))
+    report::save(&figures, &options.json)
 }
 
 /// One launch or resume, with all that comes before it.

@@ -12,13 +12,7 @@ mod guest;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("touch-bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    hearth_benches::report::exit("touch-bench", run())
 }
 
 #[cfg(not(target_arch = "aarch64"))]

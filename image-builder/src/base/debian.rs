@@ -192,9 +192,6 @@ fn automatic(status: &str, essential: &str, named: &[String]) -> String {
     let mut others: BTreeSet<String> = essential.lines().filter_map(installs).collect();
     others.extend(named.iter().cloned());
     others.insert("apt".into());
-    let field = |paragraph: &str, name: &str| {
-        paragraph.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
-    };
     let names: BTreeSet<String> = status
         .split("\n\n")
         .filter(|paragraph| field(paragraph, "Priority:").is_none_or(|priority| priority != "required"))
@@ -283,17 +280,18 @@ fn parse_packages(status: &str) -> Vec<Package> {
 }
 
 fn parse_package(paragraph: &str) -> Option<Package> {
-    let field = |name| {
-        let value = paragraph.lines().find_map(|line| line.strip_prefix(name));
-        value.map(|value| value.trim().to_owned())
-    };
-    let state = field("Status:")?;
+    let state = field(paragraph, "Status:")?;
     (state.starts_with("install ok") || state.starts_with("hold ok")).then_some(())?;
     Some(Package {
-        name: field("Package:")?,
-        version: field("Version:")?,
-        architecture: field("Architecture:")?,
+        name: field(paragraph, "Package:")?,
+        version: field(paragraph, "Version:")?,
+        architecture: field(paragraph, "Architecture:")?,
     })
+}
+
+/// The value of a field of a paragraph, `name` with its colon.
+fn field(paragraph: &str, name: &str) -> Option<String> {
+    paragraph.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
 }
 
 #[cfg(test)]

@@ -118,7 +118,9 @@ impl Twins {
             self.stand_in_below(root, aside, Path::new(folder), &dpkg, &mut changes)?;
         }
         for library in self.libraries {
-            copy_tree(&self.root.join(library), &root.join(library))?;
+            programs::run(
+                programs::command("cp").arg("-a").arg(self.root.join(library)).arg(root.join(library)),
+            )?;
             changes.added.push(root.join(library));
         }
         let (link, target) = (root.join(LOADER.0), LOADER.1);
@@ -229,24 +231,6 @@ fn foreign(folder: &Path) -> Result<Option<PathBuf>, BaseError> {
 /// Copies a file with its permissions.
 fn copy(from: &Path, to: &Path) -> Result<(), BaseError> {
     fs::copy(from, to).map(drop).map_err(BaseError::file("cannot copy", from))
-}
-
-/// Copies a folder with files, links and folders.
-fn copy_tree(from: &Path, to: &Path) -> Result<(), BaseError> {
-    files::create_folder(to)?;
-    for path in files::entries(from)? {
-        let to = to.join(path.file_name().unwrap_or_default());
-        let kind = path.symlink_metadata().map_err(BaseError::file("cannot look at", &path))?.file_type();
-        if kind.is_dir() {
-            copy_tree(&path, &to)?;
-        } else if kind.is_symlink() {
-            let target = fs::read_link(&path).map_err(BaseError::file("cannot read", &path))?;
-            files::link(&to, &target.to_string_lossy())?;
-        } else {
-            copy(&path, &to)?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

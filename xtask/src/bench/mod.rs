@@ -141,6 +141,27 @@ fn set_up(cache: &Cache, steps: &mut Steps) -> Result<Cross> {
     })
 }
 
+/// Runs a script with its arguments on the metal, where time is counted in instructions, and says where the time went.
+fn measure(
+    cache: &Cache,
+    mut steps: Steps,
+    machine: &MachineOptions,
+    parts: &Parts,
+    (script, arguments): (&str, Vec<OsString>),
+) -> Result<u8> {
+    let status = steps.run("measure", || {
+        let metal = Metal::open(cache)?;
+        let script = ["-c", script, "sh"].map(OsString::from);
+        let mut job = Job::new(Action::Run(words(Path::new("sh"), script.into_iter().chain(arguments))));
+        job.machine = machine.machine();
+        job.machine.icount = true;
+        parts.give(&metal, &mut job);
+        Ok(metal.run(job)?.status)
+    })?;
+    eprint!("{}", steps.table());
+    Ok(status)
+}
+
 impl KernelBench {
     fn run(self, cache: &Cache) -> Result<u8> {
         let mut steps = Steps::default();
@@ -158,18 +179,7 @@ impl KernelBench {
             let bench = ("hearth-benches", Executable::Binary("kernel-bench"));
             parts.build(cache, &cross, "metal", bench, "kernel-bench")
         })?;
-        let status = steps.run("measure", || {
-            let metal = Metal::open(cache)?;
-            let script = ["-c", KERNELS, "sh"].map(OsString::from);
-            let mut job =
-                Job::new(Action::Run(words(Path::new("sh"), script.into_iter().chain(self.arguments))));
-            job.machine = self.machine.machine();
-            job.machine.icount = true;
-            parts.give(&metal, &mut job);
-            Ok(metal.run(job)?.status)
-        })?;
-        eprint!("{}", steps.table());
-        Ok(status)
+        measure(cache, steps, &self.machine, &parts, (KERNELS, self.arguments))
     }
 }
 
@@ -206,16 +216,7 @@ impl Touch {
             let bench = ("hearth-benches", Executable::Binary("touch-bench"));
             parts.build(cache, &cross, "metal", bench, "touch-bench")
         })?;
-        let status = steps.run("measure", || {
-            let metal = Metal::open(cache)?;
-            let mut job = Job::new(Action::Run(words(Path::new("sh"), ["-c", TOUCHES].map(OsString::from))));
-            job.machine = self.machine.machine();
-            job.machine.icount = true;
-            parts.give(&metal, &mut job);
-            Ok(metal.run(job)?.status)
-        })?;
-        eprint!("{}", steps.table());
-        Ok(status)
+        measure(cache, steps, &self.machine, &parts, (TOUCHES, Vec::new()))
     }
 }
 

@@ -1,13 +1,13 @@
 //! What is downloaded and compiled once, and what of it is left.
 
 use std::fs;
-use std::thread::available_parallelism;
 use std::time::Duration;
 
 use anyhow::Result;
 
 use super::Goal;
 use crate::cache::Cache;
+use crate::command::cores;
 use crate::{kernel, progress, rocksdb};
 
 /// A piece of work that later runs find done.
@@ -158,10 +158,6 @@ impl Pending {
     pub(crate) fn all_built(cache: &Cache) -> Result<()> {
         cache.write_file(BUILT, b"").map(drop)
     }
-}
-
-fn cores() -> usize {
-    available_parallelism().map_or(2, usize::from)
 }
 
 fn minutes(time: Duration) -> u64 {

@@ -158,7 +158,7 @@ pub(crate) struct Metal {
 #[derive(Debug)]
 enum Place {
     Native,
-    Emulated(image::Image),
+    Emulated,
 }
 
 /// The packages that jobs need on this machine.
@@ -181,7 +181,7 @@ impl Place {
             return Ok(Self::Native);
         }
         packages::ensure(cache, &needs())?;
-        Ok(Self::Emulated(image::Image::prepare(cache, HostKernel::Cloud)?))
+        Ok(Self::Emulated)
     }
 }
 
@@ -195,7 +195,7 @@ impl Metal {
     pub(crate) fn inputs(&self) -> PathBuf {
         match self.place {
             Place::Native => self.run.path().join("in"),
-            Place::Emulated(_) => Path::new("/in").to_path_buf(),
+            Place::Emulated => Path::new("/in").to_path_buf(),
         }
     }
 
@@ -203,7 +203,7 @@ impl Metal {
     pub(crate) fn outputs(&self) -> PathBuf {
         match self.place {
             Place::Native => self.run.path().join("out"),
-            Place::Emulated(_) => Path::new("/out").to_path_buf(),
+            Place::Emulated => Path::new("/out").to_path_buf(),
         }
     }
 
@@ -211,7 +211,7 @@ impl Metal {
     pub(crate) fn disks(&self) -> PathBuf {
         match self.place {
             Place::Native => self.run.path().join("disks"),
-            Place::Emulated(_) => Path::new("/dev/disk").to_path_buf(),
+            Place::Emulated => Path::new("/dev/disk").to_path_buf(),
         }
     }
 
@@ -220,7 +220,7 @@ impl Metal {
         if job.debian {
             match self.place {
                 Place::Native => debian::install(&self.cache)?,
-                Place::Emulated(_) => job.disks.push((debian::image(&self.cache)?, debian::DISK.into())),
+                Place::Emulated => job.disks.push((debian::image(&self.cache)?, debian::DISK.into())),
             }
         }
         job.environment.insert(0, ("HEARTH_IN".into(), self.inputs().into()));
@@ -228,10 +228,7 @@ impl Metal {
         job.environment.insert(2, ("HEARTH_DISKS".into(), self.disks().into()));
         let result = match &self.place {
             Place::Native => native::run(self.run.path(), &job),
-            Place::Emulated(image) if job.machine.kernel == HostKernel::Cloud => {
-                qemu::run(self.run.path(), image, &job)
-            }
-            Place::Emulated(_) => {
+            Place::Emulated => {
                 let image = image::Image::prepare(&self.cache, job.machine.kernel)?;
                 qemu::run(self.run.path(), &image, &job)
             }
@@ -252,7 +249,10 @@ impl Metal {
 
 /// Brings everything that jobs need on this machine: packages, and the emulated machine's kernel and initramfs.
 pub(crate) fn set_up(cache: &Cache) -> Result<()> {
-    Place::prepare(cache).map(drop)
+    match Place::prepare(cache)? {
+        Place::Native => Ok(()),
+        Place::Emulated => image::Image::prepare(cache, Machine::default().kernel).map(drop),
+    }
 }
 
 /// Whether this machine is ARM64 metal itself.

@@ -4,12 +4,12 @@
 //! compiled some dozens at a time, as one (RocksDB's own `make unity.a` takes all of them so), without symbols for a debugger, and
 //! without what nothing in it calls. What comes out is the same version with the same options: stores stay what they are.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
-use std::thread::{self, available_parallelism};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
@@ -119,63 +119,45 @@ impl Sources {
 
     /// Writes the archive `into` a folder that also holds what is needed on the way.
     pub(super) fn compile(&self, compiler: &Compiler, folder: &Path, into: &Path) -> Result<()> {
-        let mut work = VecDeque::new();
-        for (number, (size, files)) in groups(&self.files()?).into_iter().enumerate() {
+        let files = self.files()?;
+        // What takes longest begins first.
+        let mut groups = groups(&files);
+        groups.sort_by_key(|(size, _)| Reverse(*size));
+        // Of the crate's own: the version, without a date.
+        let mut parts = vec![(self.rocksdb.join("build_version.cc"), folder.join("build_version.o"))];
+        for (number, (_, files)) in groups.into_iter().enumerate() {
             let source = folder.join(format!("{number:02}.cc"));
             let text: String = files.iter().map(|file| format!("#include \"{file}\"\n")).collect();
             fs::write(&source, text).with_context(|| format!("cannot write {}", source.display()))?;
-            work.push_back((size, source));
+            let object = source.with_extension("o");
+            parts.push((source, object));
         }
-        // Of the crate's own: the version, without a date.
-        work.push_back((0, self.rocksdb.join("build_version.cc")));
-        // What takes longest begins first.
-        work.make_contiguous().sort_by_key(|(size, _)| std::cmp::Reverse(*size));
-        let objects = self.compile_all(compiler, folder, work)?;
+        self.compile_all(compiler, &parts)?;
+        let objects = parts.iter().map(|(_, object)| object);
         command::capture(Command::new(&compiler.archive).arg("crs").arg(into).args(objects)).map(drop)
     }
 
-    /// Compiles on all cores. Returns the objects in the order of their names.
-    fn compile_all(
-        &self,
-        compiler: &Compiler,
-        folder: &Path,
-        work: VecDeque<(u64, PathBuf)>,
-    ) -> Result<Vec<PathBuf>> {
-        let all = work.len();
-        let done = Mutex::new(0);
-        let work = Mutex::new(work);
-        let objects = Mutex::new(Vec::new());
-        let lock =
-            |work: &Mutex<VecDeque<_>>| work.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        let one = || -> Result<()> {
-            while let Some((_, source)) = lock(&work) {
-                let object = folder.join(source.with_extension("o").file_name().unwrap_or_default());
-                if let Err(error) = command::capture(&mut self.command(compiler, &source, &object)) {
-                    // Nobody begins anything more.
-                    work.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    /// Compiles sources to objects on all cores. Nothing more is begun when one has failed.
+    fn compile_all(&self, compiler: &Compiler, parts: &[(PathBuf, PathBuf)]) -> Result<()> {
+        let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let some = || -> Result<()> {
+            while let Some((source, object)) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if let Err(error) = command::capture(&mut self.command(compiler, source, object)) {
+                    next.store(parts.len(), Ordering::Relaxed);
                     return Err(error);
                 }
-                objects.lock().unwrap_or_else(PoisonError::into_inner).push(object);
-                let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-                *done += 1;
-                progress::note(&format!("   RocksDB: {done} of {all} parts are compiled"));
+                let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+                progress::note(&format!("   RocksDB: {done} of {} parts are compiled", parts.len()));
             }
             Ok(())
         };
-        let cores = available_parallelism().map_or(1, usize::from);
         thread::scope(|scope| {
-            let threads: Vec<_> = (0..cores).map(|_| scope.spawn(one)).collect();
-            for thread in threads {
-                match thread.join() {
-                    Ok(result) => result?,
-                    Err(_) => bail!("a thread that compiles RocksDB panicked"),
-                }
-            }
-            Ok(())
-        })?;
-        let mut objects = objects.into_inner().unwrap_or_else(PoisonError::into_inner);
-        objects.sort();
-        Ok(objects)
+            let threads: Vec<_> = (0..command::cores()).map(|_| scope.spawn(some)).collect();
+            threads.into_iter().try_for_each(|thread| match thread.join() {
+                Ok(result) => result,
+                Err(_) => bail!("a thread that compiles RocksDB panicked"),
+            })
+        })
     }
 
     fn command(&self, compiler: &Compiler, source: &Path, object: &Path) -> Command {
