@@ -5,7 +5,6 @@ mod cli;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use hearth_image_builder::base;
 
 #[derive(Debug, Parser)]
 #[command(name = "hearth-image-builder", about = "Builds base images and images", version)]
@@ -16,7 +15,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    Base(base::cli::Options),
+    Base(cli::base::Options),
     Build(cli::build::Build),
     Run(cli::run::Run),
     Show(cli::show::Show),

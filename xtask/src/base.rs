@@ -1,14 +1,19 @@
 //! `cargo xtask base`: a catalogue with one base image of this checkout, for the metal.
 //!
-//! It is made on this machine by the checkout's own `hearth-image-builder base`. What comes from Debian's packages takes
+//! It is made on this machine by the checkout's own code, as `hearth-image-builder base` does it. What comes from Debian's packages takes
 //! minutes and is kept in the cache (`base-parts/`), so that a changed guest or kernel costs seconds.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::thread::{self, JoinHandle};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use hearth_base::build::Request;
+use hearth_base::parts::{Kind, Store};
+use hearth_base::recipe::{Recipe, Sources};
+use hearth_base::{Catalogue, KernelSource};
 
 use crate::cache::{Cache, content_key};
 use crate::command;
@@ -17,11 +22,14 @@ use crate::packages::{self, Need, library, program};
 use crate::parts::{self, Executable};
 use crate::private_apt;
 use crate::progress;
-use crate::toolchain::{self, Cross};
+use crate::toolchain::Cross;
 
 /// The guest OS's program.
 const GUEST: (&str, Executable) = ("hearth-guest", Executable::Binary("hearth-guest"));
-const BUILDER: &str = "hearth-image-builder";
+/// Where the cache has what base images have of Debian's packages.
+const PARTS: &str = "base-parts";
+/// What every base image has of them.
+const PARTS_OF_ALL: [Kind; 2] = [Kind::Containers, Kind::Builder];
 /// Changes when the code below makes another catalogue from the same parts.
 const RECIPE: &[u8] = b"1";
 
@@ -91,22 +99,15 @@ pub(crate) fn prepare(cache: &Cache, cross: &Cross) -> Result<PathBuf> {
 /// The folder of a catalogue whose only version is this checkout's.
 pub(crate) fn prepare_with(cache: &Cache, cross: &Cross, kernel: Kernel) -> Result<PathBuf> {
     set_up(cache)?;
-    let builder = builder(cache)?;
-    let sources = sources()?;
-    let store = cache.path("base-parts");
-    let mut ahead = Command::new(&builder);
-    ahead.args(["base", "parts", "--parts"]).arg(&store).args(&sources);
-    if private_apt::newest_wanted() {
-        ahead.arg("--refresh");
-    }
+    let kinds: &[Kind] = match kernel {
+        Kernel::Tuned => &PARTS_OF_ALL,
+        Kernel::Debian => &[Kind::Containers, Kind::Builder, Kind::Kernel],
+    };
+    let digests = parts(cache, kinds)?;
     let image = match kernel {
         Kernel::Tuned => Some(kernel::prepare(cache)?),
-        Kernel::Debian => {
-            ahead.arg("--debian-kernel");
-            None
-        }
+        Kernel::Debian => None,
     };
-    let digests = printed(&mut ahead)?;
     let run = cache.run_folder()?;
     let guest = run.path().join(GUEST.0);
     parts::build_executable(cache, cross, "metal", GUEST, &guest)?;
@@ -115,11 +116,70 @@ pub(crate) fn prepare_with(cache: &Cache, cross: &Cross, kernel: Kernel) -> Resu
     let own = image.as_deref().map(fs::read).transpose()?.unwrap_or_default();
     let key = content_key(&[RECIPE, digests.as_bytes(), &own, &fs::read(&guest)?]);
     cache.artefact("base", &key, |folder| {
-        let mut build = Command::new(&builder);
-        build.args(["base", "build", "--catalogue"]).arg(folder).arg("--parts").arg(&store).args(&sources);
-        build.arg("--kernel").arg(image.as_deref().unwrap_or(Path::new("debian"))).arg("--guest").arg(&guest);
-        printed(&mut build).map(drop)
+        let request = Request {
+            guest,
+            kernel: image.map_or(KernelSource::Debian, KernelSource::Image),
+            recipe: Recipe::own()?,
+            sources: sources()?,
+            parts: Some(cache.path(PARTS)),
+            refresh: false,
+        };
+        Ok(hearth_base::build(&Catalogue::create(folder)?, &request, &say).map(drop)?)
     })
+}
+
+/// What base images have of Debian's packages, being made.
+#[derive(Debug)]
+pub(crate) struct Begun(JoinHandle<Result<()>>);
+
+/// Begins with what base images have of Debian's packages, beside other work: their scripts run one after the other, and leave
+/// processors idle.
+pub(crate) fn begin(cache: &Cache) -> Begun {
+    let cache = cache.clone();
+    Begun(thread::spawn(move || match are_there(&cache)? {
+        true => Ok(()),
+        false => set_up(&cache).and_then(|()| parts(&cache, &PARTS_OF_ALL).map(drop)),
+    }))
+}
+
+impl Begun {
+    /// Waits until it is done.
+    pub(crate) fn finish(self) -> Result<()> {
+        self.0.join().unwrap_or_else(|_| bail!("the thread that makes parts of base images panicked"))
+    }
+}
+
+/// Whether there is all that base images have of Debian's packages.
+pub(crate) fn are_there(cache: &Cache) -> Result<bool> {
+    let store = Store { folder: cache.path(PARTS), refresh: false };
+    if !store.folder.is_dir() {
+        // A fresh machine cannot even tell where packages come from.
+        return Ok(false);
+    }
+    let (recipe, sources) = (Recipe::own()?, sources()?);
+    for kind in PARTS_OF_ALL {
+        if !store.has(kind, (&recipe, &sources))? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Makes what base images have of Debian's packages, where it is not there, and returns the digests of its files.
+fn parts(cache: &Cache, kinds: &[Kind]) -> Result<String> {
+    let store = Store { folder: cache.path(PARTS), refresh: private_apt::newest_wanted() };
+    let (recipe, sources) = (Recipe::own()?, sources()?);
+    let mut digests = String::new();
+    for kind in kinds {
+        let part = store.part(*kind, (&recipe, &sources), &say)?;
+        digests.push_str(&part.record.file.context("a part of base images has no file")?.sha256);
+        digests.push('\n');
+    }
+    Ok(digests)
+}
+
+fn say(text: &str) {
+    progress::note(&format!("   base images: {text}"));
 }
 
 /// One disk with everything that is in a catalogue; `image` is written.
@@ -129,28 +189,8 @@ pub(crate) fn disk(cache: &Cache, catalogue: &Path, image: &Path) -> Result<()> 
     command::capture(Command::new(mkfs).args(["--quiet", "-T0"]).arg(image).arg(catalogue)).map(drop)
 }
 
-/// The builder, for this machine.
-fn builder(cache: &Cache) -> Result<PathBuf> {
-    let mut cargo = toolchain::native(cache)?;
-    cargo.args(["build", "--package", BUILDER, "--bin", BUILDER]);
-    parts::executable_of(&mut cargo, Executable::Binary(BUILDER))
-}
-
 /// Where this machine's own packages come from.
-fn sources() -> Result<Vec<String>> {
-    let (mirror, security) = private_apt::mirrors()?;
-    Ok(vec!["--mirror".into(), mirror, "--security-mirror".into(), security.unwrap_or_else(|| "none".into())])
-}
-
-/// Runs a command whose progress is for the user, and returns what it printed.
-fn printed(command: &mut Command) -> Result<String> {
-    let what = command::line(command);
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn();
-    let output = child
-        .and_then(std::process::Child::wait_with_output)
-        .with_context(|| format!("cannot run `{what}`"))?;
-    if !output.status.success() {
-        bail!("`{what}` failed ({})", output.status);
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+fn sources() -> Result<Sources> {
+    let (mirror, security_mirror) = private_apt::mirrors()?;
+    Ok(Sources { mirror, security_mirror, ..Sources::default() })
 }

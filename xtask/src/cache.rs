@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
@@ -19,6 +20,9 @@ use crate::lock::Lock;
 
 /// Run folders of dead runs are kept this long for their logs.
 const KEEP_RUNS: Duration = Duration::from_secs(24 * 3600);
+
+/// How many run folders this process has made.
+static RUNS: AtomicU64 = AtomicU64::new(0);
 
 /// The cache folder.
 #[derive(Clone, Debug)]
@@ -107,7 +111,9 @@ impl Cache {
         let runs = self.root.join("runs");
         sweep_runs(&runs);
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let path = runs.join(format!("{}-{}", started.as_millis(), process::id()));
+        // Two threads may make theirs in the same millisecond.
+        let number = RUNS.fetch_add(1, Ordering::Relaxed);
+        let path = runs.join(format!("{}-{}-{number}", started.as_millis(), process::id()));
         fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
         let alive = File::create(path.join("alive"))?;
         alive.lock().context("cannot lock the run folder")?;

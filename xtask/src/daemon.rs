@@ -3,12 +3,12 @@
 use anyhow::Result;
 
 use crate::cache::Cache;
-use crate::parts::{Executable, Parts};
-use crate::toolchain::Cross;
+use crate::parts::{Executable, Parts, Wanted};
+use crate::toolchain::{Cross, Link};
 
 /// The profile that the daemon is shipped with: it unwinds, and what overflows panics.
 pub(crate) const SHIPPED: &str = "daemon";
-/// The same for what the metal runs, compiled faster. Tests of the daemon are built with it as well, so that both share what they are made of.
+/// The same for what the metal runs, compiled faster: the daemon, its client, the image builder and their tests, which share what they are made of.
 pub(crate) const PROFILE: &str = "metal-daemon";
 
 /// The daemon's package.
@@ -23,13 +23,13 @@ pub(crate) const CONFIGURE: &str = include_str!("configure.sh");
 /// Its name among the inputs.
 pub(crate) const CONFIGURE_NAME: &str = "configure.sh";
 
-/// Builds the daemon with a profile of its own and the client with one of others, and adds them to what is carried to the metal.
-pub(crate) fn add(
-    cache: &Cache,
-    cross: &Cross,
-    (daemon, others): (&str, &str),
-    parts: &mut Parts,
-) -> Result<()> {
-    parts.build_with_rocksdb(cache, cross, daemon, (PACKAGE, Executable::Binary(HOSTD)), HOSTD)?;
-    parts.build(cache, cross, others, ("hearth-cli", Executable::Binary(CLI)), CLI)
+/// Both.
+pub(crate) const PROGRAMS: [Wanted<'static>; 2] = [
+    Wanted { package: PACKAGE, executable: Executable::Binary(HOSTD), name: HOSTD },
+    Wanted { package: "hearth-cli", executable: Executable::Binary(CLI), name: CLI },
+];
+
+/// Builds the daemon and its client and adds them to what is carried to the metal.
+pub(crate) fn add(cache: &Cache, cross: &Cross, profile: &str, parts: &mut Parts) -> Result<()> {
+    parts.build_several(cache, cross, (Link::Dynamic, profile), &PROGRAMS)
 }

@@ -1,5 +1,6 @@
-//! What building images takes on the metal: base images, the builder, the examples.
+//! What building images takes on the metal: base images and the examples.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,12 +9,15 @@ use anyhow::{Context as _, Result};
 use crate::base;
 use crate::cache::Cache;
 use crate::metal::{Job, Metal};
-use crate::parts::{Executable, Parts, words};
+use crate::parts::{Executable, Parts, Wanted, words};
 use crate::toolchain::{self, Cross};
 
 /// The disk with the catalogue of base images.
 const CATALOGUE: &str = "catalogue";
-const BUILDER: &str = "hearth-image-builder";
+const NAME: &str = "hearth-image-builder";
+/// The image builder as a program of its own. The daemon has it inside.
+pub(crate) const BUILDER: Wanted<'static> =
+    Wanted { package: NAME, executable: Executable::Binary(NAME), name: NAME };
 const EXAMPLES: &str = "examples";
 /// The examples that are build contexts.
 const CONTEXTS: [&str; 2] = ["counter", "notes"];
@@ -44,7 +48,6 @@ impl Images {
         let folder = base::prepare(cache, cross)?;
         let catalogue = parts.path("catalogue.erofs");
         base::disk(cache, &folder, &catalogue)?;
-        parts.build(cache, cross, profile, (BUILDER, Executable::Binary(BUILDER)), BUILDER)?;
         let examples = parts.path(EXAMPLES);
         for context in CONTEXTS {
             copy_files(&toolchain::repository()?.join(EXAMPLES).join(context), &examples.join(context))?;
@@ -66,11 +69,15 @@ impl Images {
         job.inputs.push((self.script.clone(), "with-catalogue.sh".into()));
     }
 
+    /// The words of a command that runs one of the inputs, which finds the catalogue in its environment.
+    pub(crate) fn words(metal: &Metal, program: &str, arguments: &[&str]) -> Vec<OsString> {
+        Self::with_catalogue(metal, words(&metal.inputs().join(program), arguments))
+    }
+
     /// The words of a command that finds the catalogue in its environment.
-    pub(crate) fn words(metal: &Metal, program: &str, arguments: &[&str]) -> Vec<std::ffi::OsString> {
-        let inputs = metal.inputs();
-        let mut words = words(Path::new("sh"), [inputs.join("with-catalogue.sh"), inputs.join(program)]);
-        words.extend(arguments.iter().map(Into::into));
+    pub(crate) fn with_catalogue(metal: &Metal, command: Vec<OsString>) -> Vec<OsString> {
+        let mut words = words(Path::new("sh"), [metal.inputs().join("with-catalogue.sh")]);
+        words.extend(command);
         words
     }
 }

@@ -53,7 +53,9 @@ pub(crate) fn ensure(cache: &Cache, needs: &[Need]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let names: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    let mut names: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    names.sort_unstable();
+    names.dedup();
     for need in &missing {
         progress::note(&format!("   to install: {} ({})", need.package, need.why));
     }
@@ -151,10 +153,14 @@ fn add_foreign_architecture(names: &[&str]) -> Result<bool> {
 
 /// Whether apt's lists have all of these packages.
 fn all_known(names: &[&str]) -> bool {
-    names.iter().all(|name| {
-        command::capture(Command::new("apt-cache").args(["policy", name]))
-            .is_ok_and(|text| text.contains("Candidate:") && !text.contains("Candidate: (none)"))
-    })
+    command::capture(Command::new("apt-cache").env("LC_ALL", "C.UTF-8").arg("policy").args(names))
+        .is_ok_and(|text| candidates(&text) >= names.len())
+}
+
+/// How many of the packages in apt's answer can be installed.
+fn candidates(policy: &str) -> usize {
+    let lines = policy.lines().filter_map(|line| line.trim_start().strip_prefix("Candidate: "));
+    lines.filter(|version| *version != "(none)").count()
 }
 
 /// Brings apt's lists up to date. The caller holds the machine's lock `apt`, so no install of ours runs meanwhile. Another
@@ -187,16 +193,23 @@ fn is_locked(text: &str) -> bool {
 
 fn install(names: &[&str], options: &[String]) -> Result<()> {
     progress::note(&format!("   apt-get install {}", names.join(" ")));
-    command::run(
-        Command::new("apt-get")
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .args(["-qq", "-y", "-o", "DPkg::Lock::Timeout=600", "-o", "Dpkg::Use-Pty=0"])
-            .args(options)
-            .args(["install", "--no-remove", "--no-install-recommends"])
-            .args(names)
-            .stdin(std::process::Stdio::null())
-            .stdout(std::io::stderr()),
-    )
+    command::run(apt_install(names, options).stdout(std::io::stderr()))
+}
+
+fn apt_install(names: &[&str], options: &[String]) -> Command {
+    let mut apt = Command::new("apt-get");
+    apt.env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["-qq", "-y", "-o", "DPkg::Lock::Timeout=600", "-o", "Dpkg::Use-Pty=0"])
+        .args(options)
+        .args(["install", "--no-remove", "--no-install-recommends"])
+        .args(names)
+        .stdin(std::process::Stdio::null());
+    apt
+}
+
+/// Whether apt would install these.
+fn fits(names: &[&str]) -> bool {
+    command::capture(&mut apt_install(names, &["--simulate".to_owned()])).is_ok()
 }
 
 /// Installs from the release's backports where the release's own versions conflict with what is installed.
@@ -208,15 +221,24 @@ fn install_with_backports(cache: &Cache, names: &[&str]) -> Result<()> {
     let folder = sources_with(cache, &line)?;
     let sources = vec!["-o".to_string(), format!("Dir::Etc::sourceparts={}", folder.display())];
     update(&sources)?;
-    // One at a time: what fits from the release itself stays with the release.
+    let mut backports = sources;
+    backports.extend(["-t".to_string(), format!("{codename}-backports")]);
+    // What fits from the release itself stays with the release.
+    let (of_release, others): (Vec<&str>, Vec<&str>) = names.iter().copied().partition(|name| fits(&[*name]));
+    if install_some(&of_release, &[]).is_ok() && install_some(&others, &backports).is_ok() {
+        return Ok(());
+    }
+    // Each fits and not all do, or what failed has nothing to do with versions.
     for name in names {
         if install(&[name], &[]).is_err() {
-            let mut options = sources.clone();
-            options.extend(["-t".to_string(), format!("{codename}-backports")]);
-            install(&[name], &options)?;
+            install(&[name], &backports)?;
         }
     }
     Ok(())
+}
+
+fn install_some(names: &[&str], options: &[String]) -> Result<()> {
+    if names.is_empty() { Ok(()) } else { install(names, options) }
 }
 
 /// The machine's folder of sources with one more in it. The whole set stays in use, since apt drops the lists of
@@ -273,6 +295,12 @@ mod tests {
                       E: Unable to lock directory /var/lib/apt/lists/";
         assert!(is_locked(locked));
         assert!(!is_locked("E: Failed to fetch http://mirror.test/x  Could not resolve 'mirror.test'"));
+    }
+
+    #[test]
+    fn packages_without_a_candidate_are_not_known() {
+        let text = "bc:\n  Installed: (none)\n  Candidate: 1.07\n  Version table:\nx:\n  Candidate: (none)\n";
+        assert_eq!(candidates(text), 1);
     }
 
     #[test]

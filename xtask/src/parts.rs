@@ -3,13 +3,14 @@
 //! Everything is built for aarch64 and linked statically, except what holds RocksDB. Builds go on under one lock and their results are copied
 //! to a folder of the run, so that two checkouts with one target folder do not get each other's binaries.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::cache::{Cache, RunFolder};
@@ -42,6 +43,7 @@ const VARIABLES: [(&str, &str); 10] = [
     ("HEARTH_HOSTD", daemon::HOSTD),
     ("HEARTH_CLI", daemon::CLI),
 ];
+const HOSTILE: &str = "hearth-hostile-guest";
 const HOSTILE_MANIFEST: &str = "vmm/hostile-guest/Cargo.toml";
 
 /// A crate's executable.
@@ -55,6 +57,17 @@ pub(crate) enum Executable {
     Test(&'static str),
     /// The unit tests of a package's library.
     LibraryTest,
+}
+
+/// A program to be built.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    /// Its package.
+    pub(crate) package: &'a str,
+    /// Its cargo target: a binary or an integration test.
+    pub(crate) executable: Executable,
+    /// Its name among the parts.
+    pub(crate) name: &'a str,
 }
 
 /// Built parts in a folder of this run.
@@ -105,18 +118,32 @@ impl Parts {
         Ok(())
     }
 
-    /// Builds an executable with RocksDB in it and adds it as `name`.
-    pub(crate) fn build_with_rocksdb(
+    /// Builds several executables with one call of cargo and adds them: what they have in common is compiled once, with the
+    /// features that any of them asks for.
+    pub(crate) fn build_several(
         &mut self,
         cache: &Cache,
         cross: &Cross,
-        profile: &str,
-        (package, executable): (&str, Executable),
-        name: &str,
+        (link, profile): (Link, &str),
+        wanted: &[Wanted<'_>],
     ) -> Result<()> {
-        let copy = self.path(name);
-        build_with_rocksdb(cache, cross, profile, (package, executable), &copy)?;
-        self.add(copy, name);
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let mut cargo = match link {
+            Link::Dynamic => rocksdb::cross_cargo(cache, cross)?,
+            Link::Static | Link::Own => cross.cargo(link)?,
+        };
+        cargo.args(["build", "--profile", profile, "--target", TARGET]).args(selection(wanted)?);
+        let _lock = cache.lock("cross-build")?;
+        let (what, messages) = build(&mut cargo)?;
+        for Wanted { package, executable, name } in wanted {
+            let built = find_executable(&messages, package, *executable)
+                .with_context(|| format!("`{what}` made no {executable:?} of {package}"))?;
+            let copy = self.path(name);
+            copy_stripped(cross, &built, &copy)?;
+            self.add(copy, name);
+        }
         Ok(())
     }
 
@@ -132,7 +159,7 @@ impl Parts {
         let _lock = cache.lock("cross-build")?;
         let mut cargo = cross.cargo(Link::Own)?;
         cargo.args(["build", "--release", "--manifest-path", HOSTILE_MANIFEST, "--target", TARGET]);
-        let elf = executable_of(&mut cargo, Executable::OnlyBinary)?;
+        let elf = executable_of(&mut cargo, HOSTILE, Executable::OnlyBinary)?;
         let image = self.path("hostile.Image");
         command::run(cross.binutil("objcopy").args(["-O", "binary"]).arg(elf).arg(&image))?;
         self.add(image, "hostile.Image");
@@ -183,21 +210,7 @@ pub(crate) fn build_executable(
     let _lock = cache.lock("cross-build")?;
     let mut cargo = cross.cargo(Link::Static)?;
     command_for(&mut cargo, profile, executable).args(["--package", package]);
-    build_copy(cross, cargo, executable, copy)
-}
-
-/// Builds an executable with RocksDB in it for aarch64. It is linked dynamically.
-fn build_with_rocksdb(
-    cache: &Cache,
-    cross: &Cross,
-    profile: &str,
-    (package, executable): (&str, Executable),
-    copy: &Path,
-) -> Result<()> {
-    let _lock = cache.lock("cross-build")?;
-    let mut cargo = rocksdb::cross_cargo(cache, cross)?;
-    rocksdb::select(command_for(&mut cargo, profile, executable), package);
-    build_copy(cross, cargo, executable, copy)
+    copy_stripped(cross, &executable_of(&mut cargo, package, executable)?, copy)
 }
 
 /// The subcommand of cargo that builds an executable.
@@ -211,9 +224,28 @@ fn command_for<'a>(cargo: &'a mut Command, profile: &str, executable: Executable
     cargo.args(["--profile", profile, "--target", TARGET])
 }
 
-fn build_copy(cross: &Cross, mut cargo: Command, executable: Executable, copy: &Path) -> Result<()> {
-    let built = executable_of(&mut cargo, executable)?;
-    fs::copy(&built, copy).with_context(|| format!("cannot copy {}", built.display()))?;
+/// The arguments of cargo that select these programs, with what they hold.
+fn selection(wanted: &[Wanted<'_>]) -> Result<Vec<String>> {
+    let mut arguments = BTreeSet::new();
+    for Wanted { package, executable, .. } in wanted {
+        arguments.insert(("--package", (*package).to_owned()));
+        arguments.insert(match executable {
+            Executable::Binary(target) => ("--bin", (*target).to_owned()),
+            Executable::Test(target) => ("--test", (*target).to_owned()),
+            Executable::OnlyBinary | Executable::LibraryTest => {
+                bail!("{executable:?} of {package} is built by itself")
+            }
+        });
+        if *package == daemon::PACKAGE {
+            arguments.insert(("--features", format!("{package}/{}", rocksdb::FEATURE)));
+        }
+    }
+    Ok(arguments.into_iter().flat_map(|(option, value)| [option.to_owned(), value]).collect())
+}
+
+/// Copies a program without what only a debugger reads.
+fn copy_stripped(cross: &Cross, built: &Path, copy: &Path) -> Result<()> {
+    fs::copy(built, copy).with_context(|| format!("cannot copy {}", built.display()))?;
     command::run(cross.binutil("strip").arg(copy))
 }
 
@@ -228,17 +260,11 @@ fn guest_initramfs(init: &[u8]) -> Result<Vec<u8>> {
     archive.finish()
 }
 
-/// Runs a cargo build and returns the executable it made.
-pub(crate) fn executable_of(cargo: &mut Command, executable: Executable) -> Result<PathBuf> {
+/// Runs a cargo build and returns the executable it made of a package.
+pub(crate) fn executable_of(cargo: &mut Command, package: &str, executable: Executable) -> Result<PathBuf> {
     let (what, messages) = build(cargo)?;
-    find_executable(&messages, executable).with_context(|| format!("`{what}` made no {executable:?}"))
-}
-
-/// Runs a cargo build of unit tests and returns the program with those of a package's library.
-pub(crate) fn library_test_of(cargo: &mut Command, package: &str) -> Result<PathBuf> {
-    let (what, messages) = build(cargo)?;
-    let name = package.replace('-', "_");
-    find(&messages, Some(&name), "lib").with_context(|| format!("`{what}` made no unit tests of {package}"))
+    find_executable(&messages, package, executable)
+        .with_context(|| format!("`{what}` made no {executable:?} of {package}"))
 }
 
 /// Runs a cargo build; returns its command line and cargo's messages.
@@ -251,30 +277,37 @@ fn build(cargo: &mut Command) -> Result<(String, String)> {
         .and_then(std::process::Child::wait_with_output)
         .with_context(|| format!("cannot run `{what}`"))?;
     if !output.status.success() {
-        anyhow::bail!("`{what}` failed ({})", output.status);
+        bail!("`{what}` failed ({})", output.status);
     }
     Ok((what, String::from_utf8_lossy(&output.stdout).into_owned()))
 }
 
-/// The path of the executable in cargo's messages.
-fn find_executable(messages: &str, executable: Executable) -> Option<PathBuf> {
-    match executable {
-        Executable::Binary(name) => find(messages, Some(name), "bin"),
-        Executable::OnlyBinary => find(messages, None, "bin"),
-        Executable::Test(name) => find(messages, Some(name), "test"),
-        Executable::LibraryTest => find(messages, None, "lib"),
-    }
-}
-
-fn find(messages: &str, name: Option<&str>, kind: &str) -> Option<PathBuf> {
+/// The path of a package's executable in cargo's messages.
+fn find_executable(messages: &str, package: &str, executable: Executable) -> Option<PathBuf> {
+    let (name, kind) = match executable {
+        Executable::Binary(name) => (Some(name), "bin"),
+        Executable::OnlyBinary => (None, "bin"),
+        Executable::Test(name) => (Some(name), "test"),
+        Executable::LibraryTest => (None, "lib"),
+    };
     messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find_map(|message| {
         let target = message.get("target")?;
         let kinds = target.get("kind")?.as_array()?;
         let named = name.is_none_or(|name| target.get("name").is_some_and(|found| found == name));
         let same = named && kinds.iter().any(|entry| entry == kind);
+        let ours = package_of(message.get("package_id")?.as_str()?) == Some(package);
         // A library that was only compiled has no executable.
-        same.then(|| message.get("executable")?.as_str().map(PathBuf::from))?
+        (same && ours).then(|| message.get("executable")?.as_str().map(PathBuf::from))?
     })
+}
+
+/// The package's name in its identifier: `URL#NAME@VERSION`, or `URL#VERSION` where the URL ends with the name.
+fn package_of(id: &str) -> Option<&str> {
+    let (url, rest) = id.rsplit_once('#')?;
+    match rest.split_once('@') {
+        Some((name, _)) => Some(name),
+        None => url.rsplit('/').next(),
+    }
 }
 
 /// The words of a command line whose first is a path.
@@ -292,21 +325,39 @@ mod tests {
     use super::*;
 
     const MESSAGES: &str = r#"
-{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"e2e"},"executable":null}
-{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"e2e"},"executable":"/t/wrong"}
-{"reason":"compiler-artifact","target":{"kind":["test"],"name":"e2e"},"executable":"/t/e2e-1"}
-{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"a_b"},"executable":"/t/a_b-1"}
+{"reason":"compiler-artifact","package_id":"path+file:///w/a#hearth-a@0.1.0","target":{"kind":["lib"],"name":"e2e"},"executable":null}
+{"reason":"compiler-artifact","package_id":"path+file:///w/a#hearth-a@0.1.0","target":{"kind":["bin"],"name":"e2e"},"executable":"/t/bin"}
+{"reason":"compiler-artifact","package_id":"path+file:///w/b#0.1.0","target":{"kind":["test"],"name":"e2e"},"executable":"/t/e2e-1"}
+{"reason":"compiler-artifact","package_id":"path+file:///w/a#hearth-a@0.1.0","target":{"kind":["test"],"name":"e2e"},"executable":"/t/e2e-2"}
+{"reason":"compiler-artifact","package_id":"path+file:///w/a#hearth-a@0.1.0","target":{"kind":["lib"],"name":"a_b"},"executable":"/t/a_b-1"}
 {"reason":"build-finished","success":true}
 "#;
 
     #[test]
     fn the_executable_is_found_among_cargos_messages() {
-        assert_eq!(find_executable(MESSAGES, Executable::Test("e2e")), Some("/t/e2e-1".into()));
-        assert_eq!(find_executable(MESSAGES, Executable::Binary("e2e")), Some("/t/wrong".into()));
-        assert_eq!(find_executable(MESSAGES, Executable::Binary("other")), None);
-        assert_eq!(find_executable(MESSAGES, Executable::OnlyBinary), Some("/t/wrong".into()));
-        assert_eq!(find_executable(MESSAGES, Executable::LibraryTest), Some("/t/a_b-1".into()));
-        assert_eq!(find(MESSAGES, Some("e2e"), "lib"), None);
+        let find = |package, executable| find_executable(MESSAGES, package, executable);
+        assert_eq!(find("b", Executable::Test("e2e")), Some("/t/e2e-1".into()));
+        assert_eq!(find("hearth-a", Executable::Test("e2e")), Some("/t/e2e-2".into()));
+        assert_eq!(find("hearth-a", Executable::Binary("e2e")), Some("/t/bin".into()));
+        assert_eq!(find("hearth-a", Executable::Binary("other")), None);
+        assert_eq!(find("hearth-a", Executable::OnlyBinary), Some("/t/bin".into()));
+        assert_eq!(find("hearth-a", Executable::LibraryTest), Some("/t/a_b-1".into()));
+        assert_eq!(find("b", Executable::LibraryTest), None);
+    }
+
+    #[test]
+    fn several_programs_are_selected_at_once() {
+        let wanted = |package, executable| Wanted { package, executable, name: "x" };
+        let several = [
+            wanted("a", Executable::Test("e2e")),
+            wanted(daemon::PACKAGE, Executable::Test("e2e")),
+            wanted("a", Executable::Binary("b")),
+        ];
+        assert_eq!(
+            selection(&several).unwrap().join(" "),
+            "--bin b --features hearth-hostd/rocksdb --package a --package hearth-hostd --test e2e"
+        );
+        assert!(selection(&[wanted("a", Executable::LibraryTest)]).is_err());
     }
 
     #[test]

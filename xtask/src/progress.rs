@@ -32,16 +32,36 @@ pub(crate) fn clock(time: Duration) -> String {
 /// Named steps, run one after the other; the first failure ends the run and names its step.
 #[derive(Debug, Default)]
 pub(crate) struct Steps {
-    done: Vec<(String, Duration)>,
+    done: Vec<Done>,
+}
+
+/// A step that has ended.
+#[derive(Debug)]
+struct Done {
+    name: String,
+    time: Duration,
+    /// Whether it was within the one before it that is not.
+    inner: bool,
 }
 
 impl Steps {
     /// Runs one step between two lines of progress.
     pub(crate) fn run<T>(&mut self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.run_with_inner(name, || (Vec::new(), work()))
+    }
+
+    /// Runs a step that has steps within it, perhaps at the same time; `work` returns what each took, however it ends.
+    pub(crate) fn run_with_inner<T>(
+        &mut self,
+        name: &str,
+        work: impl FnOnce() -> (Vec<(String, Duration)>, Result<T>),
+    ) -> Result<T> {
         note(&format!("── {name}"));
         let start = Instant::now();
-        let result = work();
-        self.done.push((name.to_string(), start.elapsed()));
+        let (inner, result) = work();
+        self.done.push(Done { name: name.to_string(), time: start.elapsed(), inner: false });
+        let inner = inner.into_iter();
+        self.done.extend(inner.map(|(name, time)| Done { name: format!("  {name}"), time, inner: true }));
         match &result {
             Ok(_) => note(&format!("   {name}: done in {}", clock(start.elapsed()))),
             Err(_) => {
@@ -54,12 +74,12 @@ impl Steps {
 
     /// Where the time went.
     pub(crate) fn table(&self) -> String {
-        let width = self.done.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max(5);
+        let width = self.done.iter().map(|done| done.name.chars().count()).max().unwrap_or(0).max(5);
         let mut text = String::new();
-        for (name, time) in &self.done {
+        for Done { name, time, .. } in &self.done {
             text.push_str(&format!("  {name:<width$}  {:>8}\n", clock(*time)));
         }
-        let total = self.done.iter().map(|(_, time)| *time).sum();
+        let total = self.done.iter().filter(|done| !done.inner).map(|done| done.time).sum();
         text.push_str(&format!("  {:<width$}  {:>8}\n", "total", clock(total)));
         text
     }
@@ -85,5 +105,16 @@ mod tests {
         assert_eq!(format!("{error:#}"), "step failed: second: why");
         let table = steps.table();
         assert!(table.contains("first") && table.contains("second") && table.contains("total"));
+    }
+
+    #[test]
+    fn what_ran_within_a_step_is_in_the_table_and_not_in_the_total() {
+        let mut steps = Steps::default();
+        let inner = vec![("one".to_owned(), Duration::from_secs(7200))];
+        steps.run_with_inner("both", || (inner, Ok(()))).unwrap();
+        let table = steps.table();
+        assert!(table.contains("    one") && table.contains("120:00"), "{table}");
+        let total = table.lines().last().unwrap();
+        assert!(total.contains("total") && !total.contains("120:00"), "{table}");
     }
 }

@@ -109,8 +109,7 @@ pub(crate) fn needs() -> Vec<Need> {
 pub(crate) enum Link {
     /// With everything inside, so that they run on a machine without libraries.
     Static,
-    /// With the machine's C and C++ libraries, for what holds C++. Has a target folder of its own: dependencies are compiled
-    /// otherwise for a static program.
+    /// With the machine's C and C++ libraries, for what holds C++.
     Dynamic,
     /// As the package itself says.
     Own,
@@ -159,12 +158,8 @@ impl Cross {
             Source::Native | Source::Rustup => command::clean("cargo"),
             Source::Debian => debian_cargo(),
         };
-        let target_folder = match link {
-            Link::Static | Link::Own => self.target_folder.clone(),
-            Link::Dynamic => sibling(&self.target_folder, "-dynamic"),
-        };
         claim(&repository()?, &self.claimed)?;
-        cargo.current_dir(repository()?).env("CARGO_TARGET_DIR", target_folder);
+        cargo.current_dir(repository()?).env("CARGO_TARGET_DIR", &self.target_folder);
         if self.source != Source::Native {
             cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc");
         }

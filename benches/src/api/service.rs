@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
+use hearth_base::Catalogue;
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_hostd::access::{Access, AccessConfig};
 use hearth_hostd::api::artifacts::Artifacts;
@@ -31,7 +32,6 @@ use hearth_hostd::store::rocks::{RocksOptions, RocksStore};
 use hearth_hostd::store::{Db, Store};
 use hearth_hostd::tokens::Tokens;
 use hearth_image_builder::artifact::ArtifactConfig;
-use hearth_image_builder::base::Catalogue;
 use hearth_image_builder::build::Step;
 use hearth_image_builder::build::event::Sink;
 use hearth_proto::host::v1::HostStatus;

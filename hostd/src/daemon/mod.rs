@@ -22,10 +22,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use hearth_base::Catalogue;
 use hearth_host::roles::RoleProvider;
 use hearth_host::shape::Burst;
 use hearth_image_builder::artifact::Fetcher;
-use hearth_image_builder::base::Catalogue;
 use hearth_image_builder::build::{Builder, Settings as BuilderSettings};
 use hearth_proto::host::v1::{EndpointStatus, HostStatus, Pool};
 use hearth_vmm::jail::JailConfig;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use hearth_image_builder::base::{BaseError, Catalogue};
+use hearth_base::{BaseError, Catalogue};
 use hearth_proto::microvms::v1 as proto;
 use prost_types::Timestamp;
 

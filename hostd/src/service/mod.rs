@@ -39,9 +39,9 @@ pub(crate) mod tests;
 
 use std::sync::Arc;
 
+use hearth_base::Catalogue;
 use hearth_host::roles::RoleProvider;
 use hearth_image_builder::artifact::ArtifactConfig;
-use hearth_image_builder::base::Catalogue;
 use hearth_proto::store::v1::{ImageRecord, VersionRecord};
 use tokio::sync::Mutex;
 

@@ -29,9 +29,9 @@ use super::request::BuildRequest;
 use super::stage::{Host, Stage};
 use super::workspace::Workspace;
 use crate::artifact::{Artifact, Fetcher, zip};
-use crate::base::Base;
 use crate::failure::FailureCode;
 use crate::image::App;
+use hearth_base::Base;
 
 const PREPARE: &str = include_str!("scripts/prepare.sh");
 const BUILD: &str = include_str!("scripts/build.sh");

@@ -19,9 +19,9 @@ use super::stage::Host;
 use super::workspace::{Workspace, sweep};
 use super::{snapshot, validate};
 use crate::artifact::{Artifact, Fetcher, Progress};
-use crate::base::{Base, Catalogue};
 use crate::failure::FailureCode;
 use crate::image::{BaseOrigin, DISK, Image, MANIFEST, Manifest, Origin, SNAPSHOT, Sizes, allocated};
+use hearth_base::{Base, Catalogue};
 
 /// Builds images on this host.
 #[derive(Debug)]

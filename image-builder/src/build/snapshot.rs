@@ -19,9 +19,9 @@ use super::identity::{Identity, random_id};
 use super::request::BuildRequest;
 use super::stage::{Host, Stage, is_users_fault};
 use super::workspace::Workspace;
-use crate::base::Base;
 use crate::failure::{FailureCode, HookFailure, ImageHook, StateReason};
 use crate::image::{App, HookSettings};
+use hearth_base::Base;
 
 /// Without `/ready`: how long the app must have lived …
 const SETTLING: Duration = Duration::from_secs(10);

@@ -20,7 +20,7 @@ use super::error::BuildError;
 use super::event::{LogStream, Sink};
 use super::settings::Settings;
 use super::workspace::{STAGES, Workspace};
-use crate::base::Base;
+use hearth_base::Base;
 
 /// How long a guest has to boot. An emulated one takes seconds.
 const BOOT: Duration = Duration::from_secs(120);

@@ -1,5 +1,6 @@
-//! The command line: `build`, `run`, `show`. (`base` is with the base images.)
+//! The command line: `base`, `build`, `run`, `show`.
 
+pub(crate) mod base;
 pub(crate) mod build;
 mod host;
 mod progress;

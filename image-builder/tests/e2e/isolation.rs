@@ -83,7 +83,7 @@ fn own_address() -> String {
 
 /// Whether this host reaches the mirror that `hearth/debian:13` has its packages from, at an address that guests may reach.
 fn mirror() -> std::io::Result<()> {
-    let mirror = hearth_image_builder::base::recipe::Sources::default().mirror;
+    let mirror = hearth_base::recipe::Sources::default().mirror;
     let host = mirror.split('/').nth(2).unwrap();
     let addresses = std::net::ToSocketAddrs::to_socket_addrs(&(host, 80))?;
     let address = addresses.into_iter().find(|address| match address.ip() {

@@ -94,7 +94,7 @@ impl Api {
         let bench = steps.run("build for this machine", || {
             let mut cargo = rocksdb::native_cargo(cache)?;
             cargo.args(["build", "--profile", daemon::SHIPPED, "--bin", NATIVE]);
-            parts::executable_of(rocksdb::select(&mut cargo, PACKAGE), Executable::Binary(NATIVE))
+            parts::executable_of(rocksdb::select(&mut cargo, PACKAGE), PACKAGE, Executable::Binary(NATIVE))
         })?;
         steps.run("measure on this machine", || {
             let mut command = Command::new(bench);
@@ -124,7 +124,7 @@ impl Api {
             // As shipped, where its own time is measured: what the metal runs otherwise is compiled fast for tests. Its client is not
             // measured.
             let daemon = if self.profile || self.ready { daemon::PROFILE } else { daemon::SHIPPED };
-            daemon::add(cache, &cross, (daemon, "metal"), &mut parts)?;
+            daemon::add(cache, &cross, daemon, &mut parts)?;
             let bench = self.bench();
             parts.build(cache, &cross, "metal", (PACKAGE, Executable::Binary(bench)), bench)?;
             Images::prepare(cache, &cross, "metal", &mut parts)

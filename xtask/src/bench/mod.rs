@@ -13,14 +13,15 @@ use clap::{Args, Subcommand};
 
 use crate::base;
 use crate::cache::Cache;
+use crate::daemon;
 use crate::first_run::{self, Goal};
-use crate::images::Images;
+use crate::images::{self, Images};
 use crate::kernel;
 use crate::metal::options::MachineOptions;
 use crate::metal::{self, Action, Job, Metal};
 use crate::parts::{Executable, Parts, words};
 use crate::progress::Steps;
-use crate::toolchain::Cross;
+use crate::toolchain::{Cross, Link};
 
 /// The file in which a bench leaves its figures.
 const FIGURES: &str = "vmm-bench.json";
@@ -190,6 +191,7 @@ impl ImageBench {
         let mut parts = Parts::new(cache)?;
         let images = steps.run("build for the metal", || {
             parts.build_all(cache, &cross, "metal")?;
+            parts.build_several(cache, &cross, (Link::Dynamic, daemon::PROFILE), &[images::BUILDER])?;
             Images::prepare(cache, &cross, "metal", &mut parts)
         })?;
         parts.add_script("images.sh", IMAGES)?;

@@ -63,7 +63,7 @@ impl Proxy {
             let mut cargo = toolchain::native(cache)?;
             cargo.args(["build", "--profile", daemon::SHIPPED, "--package", PACKAGE]);
             cargo.args(["--features", FEATURE, "--bin", BENCH]);
-            parts::executable_of(&mut cargo, Executable::Binary(BENCH))
+            parts::executable_of(&mut cargo, PACKAGE, Executable::Binary(BENCH))
         })?;
         steps.run("measure on this machine", || {
             let mut command = Command::new(bench);

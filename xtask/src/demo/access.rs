@@ -60,7 +60,7 @@ impl Access {
         access.write(PROFILE, &access.profile())?;
         let mut cargo = toolchain::native(cache)?;
         cargo.args(["build", "--package", "hearth-cli", "--bin", CLIENT]);
-        let client = parts::executable_of(&mut cargo, Executable::Binary(CLIENT))?;
+        let client = parts::executable_of(&mut cargo, "hearth-cli", Executable::Binary(CLIENT))?;
         fs::copy(client, access.folder.join(CLIENT)).context("cannot copy the client")?;
         Ok(access)
     }

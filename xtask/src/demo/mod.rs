@@ -9,10 +9,12 @@ mod access;
 use anyhow::{Result, bail};
 use clap::Args;
 
+use crate::base;
 use crate::cache::Cache;
 use crate::daemon;
 use crate::first_run::{self, Goal, Pending};
 use crate::images::Images;
+use crate::kernel;
 use crate::metal::options::MachineOptions;
 use crate::metal::{self, Action, Job, Metal};
 use crate::packages::Need;
@@ -50,6 +52,7 @@ impl Options {
             metal::set_up(cache)?;
             Ok((Cross::prepare(cache)?, pending))
         })?;
+        let bases = base::begin(cache);
         let mut parts = Parts::new(cache)?;
         steps.run("build for the metal", || {
             parts.build(
@@ -59,10 +62,15 @@ impl Options {
                 ("hearth-vmm", Executable::Binary("hearth-vmm")),
                 "hearth-vmm",
             )?;
-            daemon::add(cache, &cross, (daemon::PROFILE, "metal"), &mut parts)
+            daemon::add(cache, &cross, daemon::PROFILE, &mut parts)
         })?;
         pending.tell_rest(cache);
-        let images = steps.run("base image", || Images::prepare(cache, &cross, "metal", &mut parts))?;
+        steps.run("guest kernel", || kernel::prepare(cache))?;
+        pending.tell_rest(cache);
+        let images = steps.run("base image", || {
+            bases.finish()?;
+            Images::prepare(cache, &cross, "metal", &mut parts)
+        })?;
         Pending::all_built(cache)?;
         let prepare = || Access::prepare(cache, self.port, self.endpoint_port);
         let access = self.keep.then(|| steps.run("access from this machine", prepare)).transpose()?;

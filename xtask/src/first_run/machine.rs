@@ -61,7 +61,7 @@ pub(super) fn check(cache: &Cache, goal: Goal, pending: &Pending, installs: bool
         // SAFETY: geteuid has no preconditions and cannot fail.
         is_root: unsafe { libc::geteuid() } == 0,
         disk_mib: free_mib(&place),
-        memory_mib: fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(available_mib),
+        memory_mib: available_mib(),
         binfmt: has_binfmt(),
     };
     let lacks = lacks(&found, &wanted, &place);
@@ -127,7 +127,12 @@ fn free_mib(path: &Path) -> Option<u64> {
     (result == 0).then(|| answer.f_bavail.saturating_mul(answer.f_frsize) >> 20)
 }
 
-fn available_mib(meminfo: &str) -> Option<u64> {
+/// Memory that could be used, in MiB; `None` where it cannot be told.
+pub(crate) fn available_mib() -> Option<u64> {
+    available(&fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+fn available(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib >> 10)
 }
@@ -163,8 +168,8 @@ mod tests {
 
     #[test]
     fn memory_and_disks_are_measured() {
-        assert_eq!(available_mib("MemTotal: 9 kB\nMemAvailable:   2048 kB\n"), Some(2));
-        assert_eq!(available_mib("MemTotal: 9 kB\n"), None);
+        assert_eq!(available("MemTotal: 9 kB\nMemAvailable:   2048 kB\n"), Some(2));
+        assert_eq!(available("MemTotal: 9 kB\n"), None);
         assert!(free_mib(Path::new("/")).is_some());
         assert!(free_mib(Path::new("/no such folder")).is_none());
     }

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use crate::cache::Cache;
 use crate::packages::{self, Need};
 use crate::{base, command, kernel, metal, private_apt, progress, rocksdb, toolchain};
+pub(crate) use machine::available_mib;
 pub(crate) use work::Pending;
 
 /// What a run is about to do.

@@ -1,6 +1,5 @@
 //! What is downloaded and compiled once, and what of it is left.
 
-use std::fs;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -8,7 +7,7 @@ use anyhow::Result;
 use super::Goal;
 use crate::cache::Cache;
 use crate::command::cores;
-use crate::{kernel, progress, rocksdb};
+use crate::{base, kernel, progress, rocksdb};
 
 /// A piece of work that later runs find done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,9 +76,7 @@ impl Piece {
     fn is_done(self, cache: &Cache) -> Result<bool> {
         Ok(match self {
             Self::Kernel => kernel::is_built(cache),
-            Self::Bases => fs::read_dir(cache.path("base-parts")).is_ok_and(|entries| {
-                entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("containers-"))
-            }),
+            Self::Bases => base::are_there(cache)?,
             Self::RocksDb => rocksdb::is_there(cache)?,
             Self::Rust => cache.path(BUILT).exists(),
         })
@@ -185,9 +182,8 @@ mod tests {
         assert!(pending.pieces.contains(&Piece::Kernel) && pending.pieces.contains(&Piece::Bases));
         let before = pending.mib();
         cache.artefact("kernel", "k", |_| Ok(())).unwrap();
-        fs::create_dir_all(cache.path("base-parts/containers-1")).unwrap();
         pending.tell_rest(&cache);
-        assert!(!pending.pieces.contains(&Piece::Kernel) && !pending.pieces.contains(&Piece::Bases));
+        assert!(!pending.pieces.contains(&Piece::Kernel) && pending.pieces.contains(&Piece::Bases));
         assert!(pending.mib() < before && pending.pieces.contains(&Piece::Rust));
         Pending::all_built(&cache).unwrap();
         assert!(!Pending::find(&cache, Goal::Natively).unwrap().pieces.contains(&Piece::Rust));

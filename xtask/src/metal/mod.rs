@@ -13,11 +13,13 @@ pub(crate) mod options;
 mod ports;
 mod qemu;
 mod terminal;
-mod transfer;
+pub(crate) mod transfer;
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -112,6 +114,10 @@ pub(crate) struct Job {
     pub(crate) action: Action,
     /// Whether to say when the machine is up and when it is done.
     pub(crate) announce: bool,
+    /// What the lines of its output begin with, where another job's come at the same time.
+    pub(crate) prefix: Option<String>,
+    /// Ends the job where it becomes true.
+    pub(crate) stop: Arc<AtomicBool>,
 }
 
 impl Job {
@@ -132,9 +138,16 @@ impl Job {
             timeout,
             action,
             announce: true,
+            prefix: None,
+            stop: Arc::new(AtomicBool::new(false)),
         }
     }
 }
+
+/// The job was stopped by [`Job::stop`].
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the job was stopped")]
+pub(crate) struct Stopped;
 
 /// How a job ended.
 #[derive(Clone, Copy, Debug)]
@@ -235,7 +248,8 @@ impl Metal {
         };
         match &result {
             Ok(finished) if job.announce => progress::note(&format!(
-                "metal: exit status {} after {} (and {} to get there)",
+                "{}metal: exit status {} after {} (and {} to get there)",
+                job.prefix.as_deref().unwrap_or_default(),
                 finished.status,
                 progress::clock(finished.command),
                 progress::clock(finished.boot)

@@ -5,12 +5,13 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, ExitStatus};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Action, Finished, Job, disks, transfer};
+use super::{Action, Finished, Job, Stopped, disks, transfer};
 use crate::command;
 use crate::progress;
 
@@ -43,22 +44,26 @@ pub(crate) fn run(folder: &Path, job: &Job) -> Result<Finished> {
     program.envs(job.environment.iter().map(|(name, value)| (name, value)));
     let ready = Instant::now();
     let child = program.spawn().with_context(|| format!("cannot run `{}`", command::line(&program)))?;
-    let status = wait(child, job.timeout)?;
+    let status = wait(child, job)?;
     let end = Instant::now();
     transfer::deliver(&outputs, job, status)?;
     Ok(Finished { status, boot: ready - start, command: end - ready })
 }
 
-fn wait(mut child: Child, timeout: Option<Duration>) -> Result<u8> {
-    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+fn wait(mut child: Child, job: &Job) -> Result<u8> {
+    let deadline = job.timeout.map(|timeout| Instant::now() + timeout);
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(shell_status(status));
         }
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        let stopped = job.stop.load(Ordering::Relaxed);
+        if stopped || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             child.kill()?;
             child.wait()?;
-            bail!("the time-out of {} is over", progress::clock(timeout.unwrap_or_default()));
+            if stopped {
+                return Err(Stopped.into());
+            }
+            bail!("the time-out of {} is over", progress::clock(job.timeout.unwrap_or_default()));
         }
         thread::sleep(Duration::from_millis(10));
     }

@@ -26,6 +26,50 @@ pub(crate) fn open(qemu: &mut Command, id: &str) -> Result<UnixStream> {
     Ok(ours)
 }
 
+/// Puts something before each line, and writes lines whole: those of several streams stay apart.
+pub(crate) struct Prefixed<W: Write> {
+    prefix: String,
+    line: Vec<u8>,
+    to: W,
+}
+
+impl<W: Write> Prefixed<W> {
+    /// Writes to `to`.
+    pub(crate) fn new(prefix: &str, to: W) -> Self {
+        Self { prefix: prefix.to_owned(), line: Vec::new(), to }
+    }
+}
+
+impl<W: Write> Write for Prefixed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if self.line.is_empty() {
+                self.line.extend_from_slice(self.prefix.as_bytes());
+            }
+            self.line.extend_from_slice(part);
+            if part.ends_with(b"\n") {
+                self.to.write_all(&self.line)?;
+                self.line.clear();
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+impl<W: Write> Drop for Prefixed<W> {
+    fn drop(&mut self) {
+        // Whoever ends without a line's end has said something, too. Nobody is left who could be told that it cannot be written.
+        if !self.line.is_empty() {
+            self.line.push(b'\n');
+            let _ = self.to.write_all(&self.line);
+        }
+    }
+}
+
 /// Copies a stream to one of our own outputs as it comes. When ours is closed the rest is dropped, so that the
 /// command on the metal is not held up.
 pub(crate) fn stream(mut from: UnixStream, mut to: impl Write + Send + 'static) -> JoinHandle<()> {
@@ -37,4 +81,20 @@ pub(crate) fn stream(mut from: UnixStream, mut to: impl Write + Send + 'static) 
             open = open && to.write_all(bytes).and_then(|()| to.flush()).is_ok();
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_written_whole_behind_their_prefix() {
+        let mut text = Vec::new();
+        let mut to = Prefixed::new("a | ", &mut text);
+        for part in ["te", "st x ... ", "ok\n\ntwo\nth", "ree"] {
+            to.write_all(part.as_bytes()).unwrap();
+        }
+        drop(to);
+        assert_eq!(String::from_utf8(text).unwrap(), "a | test x ... ok\na | \na | two\na | three\n");
+    }
 }

@@ -10,6 +10,8 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -17,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::image::Image;
-use super::{Action, Cpu, Finished, Job, Machine, disks, ports, terminal, transfer};
+use super::{Action, Cpu, Finished, Job, Machine, Stopped, disks, ports, terminal, transfer};
 use crate::command;
 use crate::progress;
 
@@ -69,14 +71,14 @@ pub(crate) fn run(folder: &Path, image: &Image, job: &Job) -> Result<Finished> {
     let child = qemu.spawn().context("cannot run qemu-system-aarch64; is it installed?")?;
     // With the command go our copies of the far ends.
     drop(qemu);
-    let mut running = Running { child, lines: read_lines(status), start, deadline: None };
-    running.deadline = job.timeout.map(|timeout| start + timeout);
+    let deadline = job.timeout.map(|timeout| start + timeout);
+    let mut running = Running { child, lines: read_lines(status), start, deadline, stop: job.stop.clone() };
 
     let (copies, terminal) = match job.action {
         Action::Shell => (Vec::new(), streams.pop().map(terminal::connect).transpose()?),
         Action::Run(_) => {
-            let stderr = streams.pop().map(|stream| ports::stream(stream, io::stderr()));
-            let stdout = streams.pop().map(|stream| ports::stream(stream, io::stdout()));
+            let stderr = streams.pop().map(|stream| copy(stream, io::stderr(), job));
+            let stdout = streams.pop().map(|stream| copy(stream, io::stdout(), job));
             (stdout.into_iter().chain(stderr).collect(), None)
         }
     };
@@ -84,9 +86,20 @@ pub(crate) fn run(folder: &Path, image: &Image, job: &Job) -> Result<Finished> {
     drop(running);
     join(copies);
     drop(terminal);
-    let finished = result.map_err(|error| explain(error, folder, &console))?;
+    let finished = result.map_err(|error| match error.downcast::<Stopped>() {
+        Ok(stopped) => stopped.into(),
+        Err(error) => explain(error, folder, &console),
+    })?;
     transfer::unpack(folder, job, finished.status)?;
     Ok(finished)
+}
+
+/// Copies an output of the job to one of ours.
+fn copy(from: UnixStream, to: impl io::Write + Send + 'static, job: &Job) -> JoinHandle<()> {
+    match &job.prefix {
+        Some(prefix) => ports::stream(from, ports::Prefixed::new(prefix, to)),
+        None => ports::stream(from, to),
+    }
 }
 
 fn machine_arguments(machine: &Machine) -> Vec<String> {
@@ -187,6 +200,7 @@ struct Running {
     lines: Receiver<String>,
     start: Instant,
     deadline: Option<Instant>,
+    stop: Arc<AtomicBool>,
 }
 
 impl Running {
@@ -202,7 +216,10 @@ impl Running {
                     ready = Some(now);
                     if job.announce {
                         let boot = progress::clock(now - self.start);
-                        progress::note(&format!("metal: up after {boot} (its own clock: {uptime} s)"));
+                        let prefix = job.prefix.as_deref().unwrap_or_default();
+                        progress::note(&format!(
+                            "{prefix}metal: up after {boot} (its own clock: {uptime} s)"
+                        ));
                     }
                 }
                 ("exit", status) => {
@@ -225,6 +242,9 @@ impl Running {
 
     fn next_line(&mut self) -> Result<String> {
         loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Stopped.into());
+            }
             if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 bail!("the time-out of {} is over", progress::clock(self.start.elapsed()));
             }

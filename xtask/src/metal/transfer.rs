@@ -88,7 +88,7 @@ fn script(job: &Job) -> Vec<u8> {
 }
 
 /// Quotes for a POSIX shell: any bytes come through unchanged.
-fn quote(word: &OsStr, text: &mut Vec<u8>) {
+pub(crate) fn quote(word: &OsStr, text: &mut Vec<u8>) {
     text.push(b'\'');
     for byte in word.as_bytes() {
         match byte {

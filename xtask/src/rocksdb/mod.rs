@@ -8,7 +8,7 @@
 //! 4. the sources that its crate brings, which are compiled into the cache ([`compile`]). A plain `cargo build` has the crate compile
 //!    them, which takes five times as long.
 //!
-//! What holds it is linked dynamically with the C and C++ libraries, so that its builds have a target folder of their own.
+//! What holds it is linked dynamically with the C and C++ libraries.
 
 mod compile;
 

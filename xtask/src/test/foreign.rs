@@ -53,7 +53,7 @@ impl Foreign {
         let mut cargo = toolchain::native(cache)?;
         // The same selection as for running them, so that nothing is built twice.
         super::workspace(cargo.arg("test")).args(["--lib", "--no-run"]);
-        let program = parts::library_test_of(&mut cargo, suite.package)?;
+        let program = parts::executable_of(&mut cargo, suite.package, Executable::LibraryTest)?;
         let list = command::capture(Command::new(program).args(["--list", "--format", "terse"]))?;
         let names = list.lines().filter_map(|line| line.strip_suffix(": test"));
         let here: String = names.map(|name| format!("{name}\n")).collect();

@@ -1,34 +1,47 @@
 //! `cargo xtask test`: everything the project checks, in the order of what fails fastest. The first failure ends it.
 //!
 //! * [`suites`] – the programs with tests that run on the metal
+//! * [`plan`] – which of them share a metal, and which metals run at the same time
+//! * [`script`] – what runs them there
 //! * [`targets`] – which cargo targets hold tests, and that each of them runs somewhere
 //! * [`foreign`] – tests that this machine does not have or cannot run, which run on the metal instead
 
 mod foreign;
+mod plan;
+mod script;
 mod suites;
 mod targets;
 
+use std::fs;
+use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 
+use crate::base;
 use crate::cache::Cache;
 use crate::command::{self, find_program};
 use crate::daemon;
 use crate::first_run::{self, Goal, Pending};
 use crate::fuzz;
-use crate::images::Images;
+use crate::images::{self, Images};
 use crate::kernel;
 use crate::metal::{self, Action, Cpu, Job, Metal};
 use crate::packages::{Need, library, program};
-use crate::parts::{Parts, words};
+use crate::parts::{Executable, Parts, Wanted, words};
 use crate::progress::{self, Steps};
 use crate::rocksdb;
 use crate::toolchain::{self, Cross, Link, TARGET};
 use crate::tools::Tool;
 use foreign::Foreign;
-use suites::{Processors, SUITES, Suite, System};
+use plan::{Boot, Lane};
+use script::Run;
+use suites::{SUITES, Suite, System};
 
 /// Features with which everything compiles without RocksDB.
 const FEATURES: [&str; 1] = ["hearth-benches/hostd"];
@@ -40,6 +53,12 @@ const FULL: &str = "HEARTH_FULL";
 const ON_METAL: &str = "HEARTH_METAL";
 /// The profile of what runs on the metal.
 const PROFILE: &str = "metal";
+/// The name there of the script that runs suites.
+const SUITES_NAME: &str = "suites.sh";
+/// How long a suite may take. It is there for what hangs: a test has deadlines of its own.
+const LIMIT: Duration = Duration::from_secs(3600);
+/// The same for long tests.
+const LIMIT_FULL: Duration = Duration::from_secs(3 * 3600);
 /// What native tests run beside what they test: servers and clients that others have made.
 const PEERS: [Need; 18] = [
     program("systemd", "systemd-analyze", "checks the daemon's unit in tests"),
@@ -98,6 +117,7 @@ impl Options {
             }
             Ok((Cross::prepare(cache)?, pending))
         })?;
+        let bases = (!self.fast).then(|| base::begin(cache));
         let foreign = self.check_natively(cache, &mut steps)?;
         steps.run("clippy (aarch64)", || {
             let mut cargo = cross.cargo(Link::Own)?;
@@ -111,7 +131,8 @@ impl Options {
             cargo.args(["clippy", "--all-targets", "--profile", daemon::PROFILE, "--target", TARGET]);
             command::run(rocksdb::select(&mut cargo, daemon::PACKAGE).args(["--", "-D", "warnings"]))
         })?;
-        if !self.fast {
+        if let Some(bases) = bases {
+            steps.run("parts of base images", || bases.finish())?;
             self.check_on_metal(cache, &cross, &foreign, &mut pending, &mut steps)?;
         }
         if self.full {
@@ -161,19 +182,7 @@ impl Options {
         let built = self.build(cache, cross, (&SUITES, Some(foreign)), pending, steps)?;
         let processors: &[Cpu] =
             if metal::kvm_is_usable() { &[Cpu::NeoverseN1] } else { &[Cpu::NeoverseN1, Cpu::Max] };
-        for suite in &SUITES {
-            for cpu in suite.on(processors) {
-                let title = match suite.processors {
-                    Processors::One => suite.title.to_owned(),
-                    Processors::Each | Processors::Part(_) if metal::kvm_is_usable() => {
-                        suite.title.to_owned()
-                    }
-                    Processors::Each | Processors::Part(_) => format!("{} ({})", suite.title, cpu.title()),
-                };
-                steps.run(&title, || self.on_metal(cache, &built, suite, *cpu))?;
-            }
-        }
-        Ok(())
+        self.run_suites(cache, &built, (&SUITES, processors), steps)
     }
 
     /// Runs the tests of one suite, with the least that they need.
@@ -184,7 +193,50 @@ impl Options {
             Ok((Cross::prepare(cache)?, pending))
         })?;
         let built = self.build(cache, &cross, (&[suite], None), &mut pending, steps)?;
-        steps.run(suite.title, || self.on_metal(cache, &built, &suite, Cpu::NeoverseN1))
+        self.run_suites(cache, &built, (&[suite], &[Cpu::NeoverseN1]), steps)
+    }
+
+    /// Runs suites on the metal, on two at once where there is room for both.
+    fn run_suites(
+        &self,
+        cache: &Cache,
+        built: &Built,
+        (suites, processors): (&[Suite], &[Cpu]),
+        steps: &mut Steps,
+    ) -> Result<()> {
+        let emulated = if metal::kvm_is_usable() { None } else { first_run::available_mib() };
+        let lanes = plan::lanes(suites, processors, emulated);
+        let stop = Arc::new(AtomicBool::new(false));
+        steps.run_with_inner("tests on the metal", || {
+            let several = lanes.len() > 1;
+            let run = |lane: &Lane| {
+                let mut took = Vec::new();
+                for boot in lane {
+                    let result = self.boot(cache, built, (boot, processors), several, &stop, &mut took);
+                    if result.is_err() {
+                        // What the others do would be lost in what follows.
+                        stop.store(true, Ordering::Relaxed);
+                        return (took, result);
+                    }
+                }
+                (took, Ok(()))
+            };
+            let ended: Vec<_> = thread::scope(|scope| {
+                let threads: Vec<_> = lanes.iter().map(|lane| scope.spawn(|| run(lane))).collect();
+                threads.into_iter().map(|thread| thread.join()).collect()
+            });
+            let (mut took, mut result) = (Vec::new(), Ok(()));
+            for end in ended {
+                match end {
+                    Ok((times, own)) => {
+                        took.extend(times);
+                        result = first_failure(result, own);
+                    }
+                    Err(_) => result = first_failure(result, Err(anyhow!("a thread of xtask panicked"))),
+                }
+            }
+            (took, result)
+        })
     }
 
     /// Builds what these suites need on the metal, and themselves.
@@ -205,16 +257,26 @@ impl Options {
             parts.build_all(cache, cross, PROFILE)?;
             parts.add_file_system(cache)?;
             parts.add_guest_os(cache, cross, PROFILE)?;
-            if needs(&[System::Daemon]) {
-                daemon::add(cache, cross, (daemon::PROFILE, PROFILE), &mut parts)?;
-            }
-            for suite in suites {
-                let what = (suite.package, suite.executable);
-                if suite.rocksdb {
-                    parts.build_with_rocksdb(cache, cross, daemon::PROFILE, what, suite.name)?;
-                } else {
-                    parts.build(cache, cross, PROFILE, what, suite.name)?;
+            for (link, profile) in [(Link::Static, PROFILE), (Link::Dynamic, daemon::PROFILE)] {
+                let linked = suites.iter().filter(|suite| suite.link == link);
+                let (library, mut programs) =
+                    linked.fold((Vec::new(), Vec::new()), |(mut library, mut programs), suite| {
+                        let Suite { package, executable, name, .. } = *suite;
+                        let list =
+                            if executable == Executable::LibraryTest { &mut library } else { &mut programs };
+                        list.push(Wanted { package, executable, name });
+                        (library, programs)
+                    });
+                for Wanted { package, executable, name } in library {
+                    parts.build(cache, cross, profile, (package, executable), name)?;
                 }
+                if link == Link::Dynamic && needs(&[System::Images, System::Daemon]) {
+                    programs.push(images::BUILDER);
+                }
+                if link == Link::Dynamic && needs(&[System::Daemon]) {
+                    programs.extend(daemon::PROGRAMS);
+                }
+                parts.build_several(cache, cross, (link, profile), &programs)?;
             }
             match foreign {
                 Some(foreign) => foreign.add(&mut parts),
@@ -230,32 +292,78 @@ impl Options {
         Ok(Built { parts, images })
     }
 
-    /// Runs a suite on a metal of its own.
-    fn on_metal(&self, cache: &Cache, built: &Built, suite: &Suite, cpu: Cpu) -> Result<()> {
+    /// Runs the suites of one boot of the metal, and adds what each of them took.
+    fn boot(
+        &self,
+        cache: &Cache,
+        built: &Built,
+        (boot, processors): (&Boot, &[Cpu]),
+        beside_others: bool,
+        stop: &Arc<AtomicBool>,
+        took: &mut Vec<(String, Duration)>,
+    ) -> Result<()> {
+        let folder = cache.run_folder()?;
         let metal = Metal::open(cache)?;
-        let own = self.arguments.iter().map(String::as_str);
-        let arguments = ["--test-threads=1"].into_iter().chain(suite.part(cpu, self.full).iter().copied());
-        let arguments: Vec<&str> = arguments.chain(own).collect();
-        let words = match (suite.system, &built.images) {
-            (System::Images | System::Daemon, Some(_)) => Images::words(&metal, suite.name, &arguments),
-            _ if suite.name == suites::FOREIGN && self.only.is_none() => Foreign::words(&metal, suite.name),
-            _ => words(&metal.inputs().join(suite.name), arguments),
-        };
-        let mut job = Job::new(Action::Run(words));
-        job.machine.cpu = cpu;
-        match (suite.system, &built.images) {
-            (System::Images | System::Daemon, Some(images)) => images.give(&mut job),
-            (system, _) => job.debian = system != System::Small,
+        let runs: Vec<Run> =
+            boot.suites.iter().map(|suite| self.program(&metal, boot, suite, processors)).collect();
+        let limit = if self.full { LIMIT_FULL } else { LIMIT };
+        let script = folder.path().join(SUITES_NAME);
+        fs::write(&script, script::text(&runs, limit))
+            .context("cannot write the script that runs the tests")?;
+        let mut command = words(Path::new("sh"), [metal.inputs().join(SUITES_NAME)]);
+        let images = built.images.as_ref().filter(|_| boot.system.is_large());
+        if images.is_some() {
+            command = Images::with_catalogue(&metal, command);
+        }
+        let mut job = Job::new(Action::Run(command));
+        job.machine.cpu = boot.cpu;
+        job.timeout = Some(limit.saturating_mul(u32::try_from(runs.len()).unwrap_or(u32::MAX)));
+        job.stop = stop.clone();
+        job.prefix = beside_others.then(|| boot.prefix());
+        job.debian = boot.system != System::Small;
+        if let Some(images) = images {
+            images.give(&mut job);
         }
         built.parts.give(&metal, &mut job);
+        job.inputs.push((script, SUITES_NAME.into()));
+        let notes = folder.path().join(script::NOTES);
+        job.outputs.push((script::NOTES.into(), notes.clone()));
         job.environment.push((ON_METAL.into(), "1".into()));
         if self.full {
             job.environment.push((FULL.into(), "1".into()));
         }
-        match metal.run(job)?.status {
-            0 => Ok(()),
-            status => bail!("the tests `{}` on the metal exited with status {status}", suite.name),
+        let status = metal.run(job)?.status;
+        let ended = script::read(&notes)?;
+        for end in &ended {
+            let title = runs.iter().find(|run| run.name == end.name).map_or(&end.name, |run| &run.title);
+            took.push((title.clone(), end.time));
         }
+        if let Some(failed) = ended.iter().find(|end| end.status != 0) {
+            bail!("the tests `{}` on the metal exited with status {}", failed.name, failed.status);
+        }
+        match status {
+            0 if ended.len() == runs.len() => Ok(()),
+            _ => bail!(
+                "{} of {} programs with tests ran on the metal (status {status})",
+                ended.len(),
+                runs.len()
+            ),
+        }
+    }
+
+    /// How a suite is run.
+    fn program(&self, metal: &Metal, boot: &Boot, suite: &Suite, processors: &[Cpu]) -> Run {
+        let own = self.arguments.iter().map(String::as_str);
+        let arguments = ["--test-threads=1"]
+            .into_iter()
+            .chain(suite.part(boot.cpu, self.full).iter().copied())
+            .chain(own);
+        let words = if suite.name == suites::FOREIGN && self.only.is_none() {
+            Foreign::words(metal, suite.name)
+        } else {
+            words(&metal.inputs().join(suite.name), arguments)
+        };
+        Run { name: suite.name.into(), title: boot.title(suite, processors), words }
     }
 
     fn fullness(&self, cargo: &mut Command) {
@@ -274,4 +382,17 @@ struct Built {
 /// Selects all packages, with what is optional and compiles without RocksDB.
 fn workspace(cargo: &mut Command) -> &mut Command {
     cargo.args(["--workspace", "--features", &FEATURES.join(",")])
+}
+
+/// The failure that came first, where two jobs ended: that of the other is only that it was stopped.
+fn first_failure(before: Result<()>, after: Result<()>) -> Result<()> {
+    match (before, after) {
+        (Err(before), Err(after)) if is_stopped(&before) => Err(after),
+        (Err(before), _) => Err(before),
+        (Ok(()), after) => after,
+    }
+}
+
+fn is_stopped(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<metal::Stopped>().is_some()
 }

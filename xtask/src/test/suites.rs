@@ -2,6 +2,7 @@
 
 use super::{Cpu, daemon};
 use crate::parts::Executable;
+use crate::toolchain::Link;
 
 /// Tests that one cargo target holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,8 +17,8 @@ pub(super) struct Suite {
     pub(super) executable: Executable,
     /// What it finds on the metal.
     pub(super) system: System,
-    /// Whether the daemon's store on disk is in it.
-    pub(super) rocksdb: bool,
+    /// How it is linked: what runs where there is no C library, or takes itself into a guest or a jail, statically.
+    pub(super) link: Link,
     /// Whether its tests also run on this machine, as far as it can run them.
     pub(super) natively: bool,
     /// How much of it runs on which processors.
@@ -25,7 +26,7 @@ pub(super) struct Suite {
 }
 
 /// What a suite finds on the metal beside the monitor, the test guest and the guest OS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum System {
     /// Busybox.
     Small,
@@ -59,7 +60,7 @@ pub(super) const SUITES: [Suite; 9] = [
         package: "hearth-vmm",
         executable: Executable::LibraryTest,
         system: System::Small,
-        rocksdb: false,
+        link: Link::Static,
         natively: true,
         processors: Processors::One,
     },
@@ -69,7 +70,7 @@ pub(super) const SUITES: [Suite; 9] = [
         package: daemon::PACKAGE,
         executable: Executable::Test("rocks"),
         system: System::Debian,
-        rocksdb: true,
+        link: Link::Dynamic,
         natively: false,
         processors: Processors::One,
     },
@@ -79,7 +80,7 @@ pub(super) const SUITES: [Suite; 9] = [
         package: "hearth-host",
         executable: Executable::Test("network"),
         system: System::Debian,
-        rocksdb: false,
+        link: Link::Dynamic,
         natively: true,
         processors: Processors::One,
     },
@@ -89,7 +90,7 @@ pub(super) const SUITES: [Suite; 9] = [
         package: "hearth-guest",
         executable: Executable::Test("e2e"),
         system: System::Small,
-        rocksdb: false,
+        link: Link::Static,
         natively: false,
         processors: Processors::One,
     },
@@ -99,7 +100,7 @@ pub(super) const SUITES: [Suite; 9] = [
         package: "hearth-vmm",
         executable: Executable::Test("jail"),
         system: System::Small,
-        rocksdb: false,
+        link: Link::Static,
         natively: true,
         processors: Processors::Each,
     },
@@ -109,7 +110,7 @@ pub(super) const SUITES: [Suite; 9] = [
         package: "hearth-vmm",
         executable: Executable::Test("e2e"),
         system: System::Small,
-        rocksdb: false,
+        link: Link::Static,
         natively: false,
         processors: Processors::Part(&[
             "clocks::",
@@ -127,7 +128,7 @@ pub(super) const SUITES: [Suite; 9] = [
         package: "hearth-image-builder",
         executable: Executable::Test("e2e"),
         system: System::Images,
-        rocksdb: false,
+        link: Link::Dynamic,
         natively: false,
         processors: Processors::One,
     },
@@ -137,8 +138,7 @@ pub(super) const SUITES: [Suite; 9] = [
         package: daemon::PACKAGE,
         executable: Executable::Test("platform"),
         system: System::Images,
-        // The daemon's tests have the library with it, too: it is compiled once.
-        rocksdb: true,
+        link: Link::Dynamic,
         natively: false,
         processors: Processors::One,
     },
@@ -148,11 +148,18 @@ pub(super) const SUITES: [Suite; 9] = [
         package: daemon::PACKAGE,
         executable: Executable::Test("e2e"),
         system: System::Daemon,
-        rocksdb: true,
+        link: Link::Dynamic,
         natively: false,
         processors: Processors::One,
     },
 ];
+
+impl System {
+    /// Whether it has the memory and the disk that builds need.
+    pub(super) fn is_large(self) -> bool {
+        matches!(self, Self::Images | Self::Daemon)
+    }
+}
 
 impl Suite {
     /// The suite with this name.

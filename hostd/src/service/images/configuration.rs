@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use hearth_base::Catalogue;
 use hearth_host::shape::MemoryClass;
 use hearth_image_builder::artifact::{ArtifactConfig, ArtifactSource, ArtifactUriError};
-use hearth_image_builder::base::Catalogue;
 use hearth_proto::microvms::v1::{
     CodeArtifact, CreateMicrovmImageRequest, HookState, Hooks, MicrovmImageVersion, Resources,
     UpdateMicrovmImageRequest, code_artifact,

@@ -12,9 +12,9 @@ mod run;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_base::Catalogue;
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_image_builder::artifact::ArtifactConfig;
-use hearth_image_builder::base::Catalogue;
 use hearth_proto::microvms::v1 as proto;
 use hearth_proto::store::v1::{MicrovmRecord, Phase};
 use tempfile::TempDir;

@@ -1,5 +1,5 @@
+use hearth_base::Catalogue;
 use hearth_image_builder::artifact::{ArtifactConfig, RegistryConfig};
-use hearth_image_builder::base::Catalogue;
 use hearth_proto::microvms::v1::{
     Capability, CodeArtifact, CreateMicrovmImageRequest, HookState, Hooks, MicrovmHooks, MicrovmImageHooks,
     MicrovmImageVersion, Resources, UpdateMicrovmImageRequest, code_artifact,

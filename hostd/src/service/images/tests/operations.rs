@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_base::Catalogue;
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_image_builder::artifact::ArtifactConfig;
-use hearth_image_builder::base::Catalogue;
 use hearth_proto::microvms::v1::{
     CodeArtifact, CpuConfiguration, CreateMicrovmImageRequest, DeleteMicrovmImageRequest,
     DeleteMicrovmImageVersionRequest, MicrovmImageState as State, MicrovmImageVersionStatus as Status,

@@ -22,7 +22,7 @@ pub(crate) fn make(image: &Path, folder: &Path, uuid: &str, date: u64) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::files;
+    use crate::files;
 
     #[test]
     fn the_same_files_give_the_same_bytes_in_whatever_order_they_came() {

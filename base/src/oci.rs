@@ -97,7 +97,7 @@ fn descriptor(kind: &str, blob: &FileRecord) -> Value {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::base::{debian, files};
+    use crate::{debian, files};
 
     pub(crate) fn recipe() -> ContainerRecipe {
         ContainerRecipe {

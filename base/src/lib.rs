@@ -15,7 +15,7 @@
 //! a new `hearth-guest` costs seconds.
 //!
 //! * [`catalogue`] – finding, checking and adding versions; [`manifest`] – `base.json`
-//! * [`build`] – a base image from a guest binary, a kernel and the parts; [`cli`] – the same from the command line
+//! * [`build`] – a base image from a guest binary, a kernel and the parts
 //! * [`recipe`] – which packages; [`debian`] – Debian roots from packages; [`emulation`] – running arm64 programs elsewhere, `twins` – as few
 //!   of them as possible
 //! * `builder_root`, `container`, `oci`, `store`, `erofs` – what is made of the roots
@@ -24,7 +24,6 @@
 
 pub mod build;
 pub mod catalogue;
-pub mod cli;
 pub mod debian;
 pub mod emulation;
 pub mod manifest;

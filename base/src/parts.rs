@@ -101,6 +101,15 @@ impl Kind {
 }
 
 impl Store {
+    /// Whether the part of that kind is there.
+    ///
+    /// # Errors
+    ///
+    /// Where the recipe cannot be told apart from others.
+    pub fn has(&self, kind: Kind, (recipe, sources): (&Recipe, &Sources)) -> Result<bool, BaseError> {
+        Ok(self.folder.join(kind.key(recipe, sources)?).is_dir())
+    }
+
     /// The part of that kind, made where it is not there.
     ///
     /// # Errors

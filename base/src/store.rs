@@ -136,7 +136,7 @@ fn base64(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::oci::tests::recipe;
+    use crate::oci::tests::recipe;
 
     #[test]
     fn names_are_encoded_as_the_storage_library_does() {

@@ -217,7 +217,7 @@ impl Base {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::manifest::tests::manifest;
+    use crate::manifest::tests::manifest;
 
     fn add(catalogue: &Catalogue, content: &str) -> (Base, bool) {
         let make = |folder: &Path| {

@@ -5,14 +5,14 @@ use std::time::Instant;
 
 use clap::{Args, Subcommand};
 
-use super::build::Request;
-use super::parts::{Kind, Store};
-use super::recipe::{Recipe, Sources};
-use super::{Base, BaseError, Catalogue, KernelSource};
+use hearth_base::build::Request;
+use hearth_base::parts::{Kind, Store};
+use hearth_base::recipe::{Recipe, Sources};
+use hearth_base::{Base, BaseError, Catalogue, KernelSource, Progress};
 
 /// Makes, lists and checks base images: kernel, guest OS, builder and container bases.
 #[derive(Debug, Args)]
-pub struct Options {
+pub(crate) struct Options {
     #[command(subcommand)]
     what: What,
 }
@@ -135,11 +135,7 @@ impl VersionOptions {
 
 impl Options {
     /// Does what the command line says. Results go to stdout, progress to stderr.
-    ///
-    /// # Errors
-    ///
-    /// Where it cannot be done.
-    pub fn run(&self) -> Result<(), BaseError> {
+    pub(crate) fn run(&self) -> Result<(), BaseError> {
         let start = Instant::now();
         let progress = |text: &str| eprintln!("[{:6.1} s] {text}", start.elapsed().as_secs_f64());
         match &self.what {
@@ -162,7 +158,7 @@ impl Options {
 }
 
 impl Build {
-    fn run(&self, progress: super::Progress<'_>) -> Result<(), BaseError> {
+    fn run(&self, progress: Progress<'_>) -> Result<(), BaseError> {
         let (recipe, sources) = self.packages.resolve()?;
         let request = Request {
             guest: self.guest.clone(),
@@ -173,7 +169,7 @@ impl Build {
             refresh: self.refresh,
         };
         let catalogue = Catalogue::create(&self.catalogue.catalogue)?;
-        let built = super::build(&catalogue, &request, progress)?;
+        let built = hearth_base::build(&catalogue, &request, progress)?;
         if built.is_new {
             progress("done");
         } else {
@@ -185,7 +181,7 @@ impl Build {
 }
 
 impl Parts {
-    fn run(&self, progress: super::Progress<'_>) -> Result<(), BaseError> {
+    fn run(&self, progress: Progress<'_>) -> Result<(), BaseError> {
         let (recipe, sources) = self.packages.resolve()?;
         let store = Store { folder: self.parts.clone(), refresh: self.refresh };
         let kernel = self.debian_kernel.then_some(Kind::Kernel);
