@@ -7,7 +7,6 @@
 pub mod agent;
 pub mod container;
 pub mod dns;
-pub mod frame;
 pub mod hooks;
 pub mod init;
 pub mod logs;

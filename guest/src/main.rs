@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::process::ExitCode;
 
-use hearth_guest::agent::{self, Agent};
+use hearth_guest::agent::Agent;
 use hearth_guest::system::reaper::Scope;
 use hearth_guest::system::vsock::Listener;
 use hearth_guest::{container, init};
@@ -35,7 +35,7 @@ fn run() -> io::Result<Infallible> {
         if let Err(error) = agent.open_services() {
             init::console(&format!("hearth-guest: no metadata service and no DNS: {error}"));
         }
-        let listener = Listener::bind(agent::PORT)?;
+        let listener = Listener::bind(hearth_agent_protocol::PORT)?;
         init::console(init::READY_LINE);
         agent.serve(listener).await;
         Err(io::Error::other("the agent has stopped"))

@@ -1,7 +1,11 @@
-//! Wire types of Hearth, generated from the protobuf sources in `proto/`. No logic lives here.
+//! Wire types of Hearth, generated from the protobuf sources in `proto/`, and which versions of them somebody speaks. No other logic lives
+//! here.
 
 #[cfg(feature = "control-plane")]
 mod secret;
+mod version;
+
+pub use version::Versions;
 
 /// The monitor and its controllers.
 pub mod vmm {

@@ -33,7 +33,7 @@ const PARTS_OF_ALL: [Kind; 2] = [Kind::Containers, Kind::Builder];
 /// Changes when the code below makes another catalogue from the same parts.
 const RECIPE: &[u8] = b"1";
 
-/// Makes the base images that the metal's tests use (some 5 minutes on 2 cores, once).
+/// Makes the base images that the metal's tests use (2 to 3 minutes on 2 cores, once).
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// Print nothing but the path of the catalogue to stdout

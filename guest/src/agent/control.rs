@@ -9,9 +9,9 @@ use tokio::net::UnixStream;
 
 use super::seal::SealKey;
 use super::{Agent, machine};
-use crate::frame::{self, FrameError};
 use crate::hooks;
 use crate::refusal::Refusal;
+use hearth_agent_protocol::frame::{self, FrameError};
 
 /// Answers requests, one after the other, until the host closes the connection.
 pub(super) async fn serve(agent: &Arc<Agent>, mut connection: UnixStream) -> Result<(), FrameError> {

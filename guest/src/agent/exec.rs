@@ -17,10 +17,10 @@ use tokio::task::JoinHandle;
 use super::{Agent, App, Container};
 use crate::container::job::Archive;
 use crate::container::spawn::{Order, PidNamespace, Started};
-use crate::frame::{self, FrameError};
 use crate::refusal::{Context as _, Refusal};
 use crate::system::sockets::{Stream, peer_is_gone};
 use crate::system::{check, descriptor, kill, set_window_size};
+use hearth_agent_protocol::frame::{self, FrameError};
 
 /// Bytes of output in one message.
 const STEP: usize = 128 << 10;

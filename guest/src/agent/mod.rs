@@ -40,12 +40,6 @@ use crate::system::netlink;
 use crate::system::reaper::{Reaper, Scope};
 use crate::{dns, logs, metadata};
 
-/// Port of the agent, on vsock.
-pub const PORT: u32 = 1024;
-
-/// Version of the protocol.
-pub const PROTOCOL_VERSION: u32 = 2;
-
 /// Limit of open files unless Configure has another.
 const NOFILE: u64 = 1024;
 /// What it can be raised to in a container with all capabilities (the kernel's `fs.nr_open`).

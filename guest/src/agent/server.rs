@@ -6,12 +6,13 @@ use std::time::Duration;
 use hearth_proto::guest::v1::{Failure, Open, Opened, open};
 use tokio::net::UnixStream;
 
-use super::{Agent, PROTOCOL_VERSION, control, exec, shipping, stream};
-use crate::frame::{self, FrameError};
+use super::{Agent, control, exec, shipping, stream};
 use crate::refusal::Refusal;
 use crate::system::duplicate;
 use crate::system::sockets::shut_down_on_error;
 use crate::system::vsock::Listener;
+use hearth_agent_protocol::frame::{self, FrameError};
+use hearth_agent_protocol::version::{self, Agreed};
 
 /// Between attempts to accept when the kernel has no resources for a connection.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -42,19 +43,18 @@ impl Agent {
 
     async fn dispatch(self: Arc<Self>, mut connection: UnixStream) -> Result<(), FrameError> {
         let Some(open) = frame::read::<Open>(&mut connection).await? else { return Ok(()) };
-        if open.version != PROTOCOL_VERSION {
-            let message =
-                format!("this agent speaks version {PROTOCOL_VERSION} of its protocol, not {}", open.version);
-            return refuse(&mut connection, Refusal::invalid(message)).await;
-        }
+        let agreed = match version::agree(&open, version::OWN, &version::FEATURES) {
+            Ok(agreed) => agreed,
+            Err(none) => return refuse(&mut connection, Refusal::invalid(none.to_string())).await,
+        };
         match open.kind {
             Some(open::Kind::Control(_)) => {
-                accept(&mut connection).await?;
+                accept(&mut connection, agreed).await?;
                 control::serve(&self, connection).await
             }
             Some(open::Kind::Stream(open)) => match stream::connect(&self, &open).await {
                 Ok(app) => {
-                    accept(&mut connection).await?;
+                    accept(&mut connection, agreed).await?;
                     stream::relay(connection, app).await;
                     Ok(())
                 }
@@ -62,17 +62,17 @@ impl Agent {
             },
             Some(open::Kind::Exec(open)) => match exec::Plan::make(&self, open) {
                 Ok(plan) => {
-                    accept(&mut connection).await?;
+                    accept(&mut connection, agreed).await?;
                     exec::serve(&self, plan, connection).await
                 }
                 Err(refusal) => refuse(&mut connection, refusal).await,
             },
             Some(open::Kind::Logs(open)) => {
-                accept(&mut connection).await?;
+                accept(&mut connection, agreed).await?;
                 shipping::serve(&self.logs, &open, connection).await
             }
             Some(open::Kind::Dns(_)) => {
-                accept(&mut connection).await?;
+                accept(&mut connection, agreed).await?;
                 self.dns.serve(connection).await
             }
             None => {
@@ -82,11 +82,11 @@ impl Agent {
     }
 }
 
-async fn accept(connection: &mut UnixStream) -> Result<(), FrameError> {
-    frame::write(connection, &Opened { failure: None }).await
+async fn accept(connection: &mut UnixStream, agreed: Agreed) -> Result<(), FrameError> {
+    frame::write(connection, &version::opened(agreed)).await
 }
 
 async fn refuse(connection: &mut UnixStream, refusal: Refusal) -> Result<(), FrameError> {
     let failure: Failure = refusal.into();
-    frame::write(connection, &Opened { failure: Some(failure) }).await
+    frame::write(connection, &Opened { failure: Some(failure), ..Opened::default() }).await
 }

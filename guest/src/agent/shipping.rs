@@ -4,8 +4,8 @@ use hearth_proto::guest::v1::{LogAcknowledged, OpenLogs};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 
-use crate::frame::{self, FrameError};
 use crate::logs::Ring;
+use hearth_agent_protocol::frame::{self, FrameError};
 
 /// Bytes that are sent at once, a last record beside.
 const BATCH: usize = 64 << 10;

@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::frame::{self, FrameError};
+use hearth_agent_protocol::frame::{self, FrameError};
 
 /// Queries under way at once; further ones fail at once.
 const UNDER_WAY: usize = 256;

@@ -87,7 +87,7 @@ mod tests {
     use tokio::net::UnixStream;
 
     use super::*;
-    use crate::frame;
+    use hearth_agent_protocol::frame;
 
     /// A query for the root's address, with this id.
     fn query(id: u8) -> Vec<u8> {

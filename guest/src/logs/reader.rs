@@ -42,7 +42,7 @@ mod tests {
     use hearth_proto::guest::v1::LogRecord;
 
     use super::*;
-    use crate::frame;
+    use hearth_agent_protocol::frame;
 
     fn started(bound: usize) -> (Arc<Ring>, PipeWriter, tokio::task::JoinHandle<()>) {
         let ring = Arc::new(Ring::new(bound));

@@ -8,7 +8,7 @@ use hearth_proto::guest::v1::{LogRecord, LogSource};
 use tokio::sync::Notify;
 
 use super::lines::Line;
-use crate::frame;
+use hearth_agent_protocol::frame;
 
 /// Bytes of lines that are kept unless another bound is given.
 pub const BOUND: usize = 4 << 20;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use hearth_agent_protocol::seal::seal;
 use hearth_proto::guest::v1::request::Operation;
 use hearth_proto::guest::v1::response::Result as Answer;
 use hearth_proto::guest::v1::{
@@ -11,11 +12,6 @@ use hearth_proto::guest::v1::{
     Thaw,
 };
 use hearth_testing::search::find;
-use hpke::aead::ChaCha20Poly1305;
-use hpke::kdf::HkdfSha256;
-use hpke::kem::X25519HkdfSha256;
-use hpke::{Deserializable as _, Kem, OpModeS, Serializable as _, single_shot_seal};
-use prost::Message as _;
 
 use super::probe;
 use super::support::{Guest, Machine, Metal, shell};
@@ -209,7 +205,7 @@ fn what_a_guest_has_forgotten_is_nowhere_in_its_memory() {
         let Answer::SealKey(key) = guest.ask(Operation::MakeSealKey(MakeSealKey {})) else {
             panic!("no key")
         };
-        let sealed = seal(&key.public_key, &credentials);
+        let sealed = seal(&key.public_key, &credentials).unwrap();
         let set = SetCredentials { credentials: None, sealed };
         guest.done(Operation::SetCredentials(set.clone()));
         assert_eq!(guest.refused(Operation::SetCredentials(set)).code(), FailureCode::Invalid, "once");
@@ -241,18 +237,4 @@ fn what_a_guest_has_forgotten_is_nowhere_in_its_memory() {
     assert!(none.contains("404"), "{none}");
     assert_eq!(guest.sh(&format!("{token}; {}", get("meta-data/instance-id"))), "clone");
     guest.power_off();
-}
-
-/// Seals credentials as the host does.
-fn seal(public: &[u8], credentials: &Credentials) -> Vec<u8> {
-    let public = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(public).unwrap();
-    let (key, text) = single_shot_seal::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
-        &OpModeS::Base,
-        &public,
-        b"hearth credentials",
-        &credentials.encode_to_vec(),
-        &[],
-    )
-    .unwrap();
-    [key.to_bytes().as_slice(), &text].concat()
 }

@@ -5,13 +5,13 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hearth_guest::agent::PROTOCOL_VERSION;
+use hearth_agent_protocol::version;
 use hearth_guest::system::netlink::{self, Routes};
 use hearth_proto::guest::v1::request::Operation;
 use hearth_proto::guest::v1::response::Result as Answer;
 use hearth_proto::guest::v1::{
-    Credentials, DnsAnswer, DnsQuery, Failure, FailureCode, Identify, Metadata, Network, OpenDns, Quiesce,
-    SetCredentials, open,
+    Credentials, DnsAnswer, DnsQuery, Failure, FailureCode, Identify, Metadata, Network, Open, OpenDns,
+    Quiesce, SetCredentials, open,
 };
 use hearth_vmm::config::NetConfig;
 use hearth_vmm::tap::open_tap;
@@ -224,12 +224,18 @@ fn a_quiet_guest_has_written_everything_and_gives_memory_back() {
 }
 
 #[test]
-fn other_versions_and_unknown_connections_are_refused() {
+fn a_newer_host_is_served_and_what_makes_no_sense_is_refused() {
     let Some(metal) = Metal::find() else { return };
     let guest = Machine::new(&metal).boot_only();
+    // A host that speaks more versions than this agent, and would use what it does not have.
+    let newer = version::open(open::Kind::Dns(OpenDns {}), &["of-another-release"]);
+    let newer = Open { version: version::OWN.newest() + 4, ..newer };
+    let (_, opened) = guest.greet(&newer).unwrap();
+    assert_eq!((opened.version, opened.features), (version::OWN.newest(), Vec::new()));
     let refused: Failure =
-        guest.open_version(PROTOCOL_VERSION + 1, open::Kind::Dns(OpenDns {})).err().unwrap();
+        guest.greet(&Open { oldest_version: version::OWN.newest() + 1, ..newer }).err().unwrap();
     assert_eq!(refused.code(), FailureCode::Invalid);
+    assert!(refused.message.contains("none in common"), "{}", refused.message);
     for garbage in [&b"\xff\xff\xff\xff"[..], b"\x04\0\0\0\xff\xff\xff\xff", b"\x04\0\0\0\x08"] {
         let mut connection = guest.raw();
         connection.write_all(garbage).unwrap();

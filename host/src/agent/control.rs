@@ -7,9 +7,9 @@ use proto::request::Operation;
 use proto::response::Result as Answer;
 use tokio::net::UnixStream;
 
-use super::frame::{FrameError, receive, send};
-use super::seal::seal;
 use super::{AgentError, within};
+use hearth_agent_protocol::frame::{FrameError, receive, write};
+use hearth_agent_protocol::seal::seal;
 
 /// How long the agent has for what it does by itself.
 const PROMPT: Duration = Duration::from_secs(30);
@@ -97,7 +97,7 @@ impl Control {
         let connection = |source| AgentError::Connection { what, source };
         let exchange = async {
             let mut stream = self.stream.take().ok_or(connection(FrameError::Closed))?;
-            send(&mut stream, &request).await.map_err(connection)?;
+            write(&mut stream, &request).await.map_err(connection)?;
             let response = receive::<proto::Response>(&mut stream).await.map_err(connection)?;
             self.stream = Some(stream);
             Ok(response)

@@ -17,8 +17,8 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::{Duration, sleep};
 
-use super::frame::{FrameError, MAX, receive, send};
 use super::{Agent, Dial};
+use hearth_agent_protocol::frame::{FrameError, LIMIT, receive, write};
 
 /// What the agent does with a connection from some point on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,10 @@ impl Fault {
     ];
 }
 
+fn refusal(failure: proto::Failure) -> proto::Opened {
+    proto::Opened { failure: Some(failure), ..proto::Opened::default() }
+}
+
 /// The guest's end of a connection.
 #[derive(Debug)]
 pub struct Line {
@@ -85,7 +89,7 @@ impl Line {
     /// # Errors
     /// [`FrameError`]
     pub async fn send(&mut self, message: &impl prost::Message) -> Result<(), FrameError> {
-        send(&mut self.stream, message).await
+        write(&mut self.stream, message).await
     }
 
     /// Opens the connection, for what the client wants.
@@ -93,8 +97,9 @@ impl Line {
     /// # Errors
     /// [`FrameError`]
     pub async fn accept(&mut self) -> Result<proto::Open, FrameError> {
-        let open = self.receive().await?;
-        self.send(&proto::Opened { failure: None }).await?;
+        let open: proto::Open = self.receive().await?;
+        let opened = proto::Opened { version: open.version, ..proto::Opened::default() };
+        self.send(&opened).await?;
         self.opened = true;
         Ok(open)
     }
@@ -105,7 +110,7 @@ impl Line {
     /// [`FrameError`]
     pub async fn refuse(&mut self, failure: proto::Failure) -> Result<proto::Open, FrameError> {
         let open = self.receive().await?;
-        self.send(&proto::Opened { failure: Some(failure) }).await?;
+        self.send(&refusal(failure)).await?;
         Ok(open)
     }
 
@@ -135,7 +140,7 @@ impl Line {
 
     /// Does nothing but this from now on. Comes back when the agent has nothing more to do with the connection.
     pub async fn strike(mut self, fault: Fault) {
-        let prefix = u32::try_from(MAX).unwrap_or(u32::MAX).to_le_bytes();
+        let prefix = u32::try_from(LIMIT).unwrap_or(u32::MAX).to_le_bytes();
         // What fails from here on fails since the client has gone.
         match fault {
             Fault::Refuses => {
@@ -144,7 +149,7 @@ impl Line {
                 let _ = if self.opened {
                     self.answer(Answer::Failure(failure)).await
                 } else {
-                    self.send(&proto::Opened { failure: Some(failure) }).await
+                    self.send(&refusal(failure)).await
                 };
                 self.hear().await;
             }
@@ -160,7 +165,7 @@ impl Line {
                 let read = async { drop(tokio::io::copy(&mut reader, &mut tokio::io::sink()).await) };
                 let write = async {
                     let _ = writer.write_all(&prefix).await;
-                    for _ in 0..MAX {
+                    for _ in 0..LIMIT {
                         sleep(Duration::from_secs(1)).await;
                         if writer.write_all(&[10]).await.is_err() {
                             return;
@@ -172,7 +177,7 @@ impl Line {
             Fault::Garbage => drop(self.stream.write_all(&[255; 4096]).await),
             Fault::Other => {
                 let _ = self.answer(Answer::Exited(proto::Exited { code: 1, signal: 0 })).await;
-                let _ = self.send(&proto::Opened { failure: Some(proto::Failure::default()) }).await;
+                let _ = self.send(&refusal(proto::Failure::default())).await;
                 let _ = self.stream.shutdown().await;
                 let _ = self.stream.read_to_end(&mut Vec::new()).await;
             }

@@ -9,8 +9,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::control::Exit;
-use super::frame::{FrameError, receive, send};
 use super::{Agent, AgentError};
+use hearth_agent_protocol::frame::{FrameError, receive, write};
 
 /// Bytes of input per message.
 const CHUNK: usize = 256 << 10;
@@ -61,7 +61,7 @@ impl Events {
 
 impl Stdin {
     async fn send(&mut self, event: Input) -> Result<(), AgentError> {
-        send(&mut self.stream, &proto::ExecInput { event: Some(event) })
+        write(&mut self.stream, &proto::ExecInput { event: Some(event) })
             .await
             .map_err(|source| AgentError::Connection { what: "writing to a process in the guest", source })
     }
@@ -127,7 +127,7 @@ impl Agent {
         let (mut stdin, mut events) = self.exec(exec).await?;
         match stdin.close().await {
             // It may have ended already, without a look at its input.
-            Ok(()) | Err(AgentError::Connection { source: FrameError::Stream(_), .. }) => {}
+            Ok(()) | Err(AgentError::Connection { source: FrameError::Connection(_), .. }) => {}
             Err(error) => return Err(error),
         }
         loop {

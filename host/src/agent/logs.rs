@@ -4,8 +4,8 @@ use hearth_proto::guest::v1 as proto;
 use proto::open::Kind;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::frame::{receive, send};
 use super::{Agent, AgentError};
+use hearth_agent_protocol::frame::{receive, write};
 use tokio::sync::watch;
 
 /// The lines that the app writes. The guest keeps them until they are acknowledged.
@@ -45,7 +45,7 @@ impl Acknowledge {
     /// # Errors
     /// The connection's errors.
     pub async fn stored(&mut self, sequence: u64) -> Result<(), AgentError> {
-        send(&mut self.writer, &proto::LogAcknowledged { sequence })
+        write(&mut self.writer, &proto::LogAcknowledged { sequence })
             .await
             .map_err(|source| AgentError::Connection { what: "acknowledging the app's logs", source })
     }

@@ -4,7 +4,6 @@
 //! * [`exec`] – processes in the app's container, and files into and out of it
 //! * [`logs`] – what the app writes
 //! * [`names`] – queries of the guest's DNS stub
-//! * [`frame`] – messages on a stream
 //!
 //! The guest's kernel and its agent are not trusted: they may be silent at any point, say half of something, or a byte a second.
 //! So every exchange has one deadline for all of it – to connect, to greet, to ask and to be answered – which no byte that comes
@@ -15,10 +14,8 @@ pub mod control;
 #[cfg(any(test, feature = "double"))]
 pub mod double;
 pub mod exec;
-pub mod frame;
 pub mod logs;
 pub mod names;
-mod seal;
 
 use std::io;
 use std::os::unix::net::UnixStream as StdStream;
@@ -35,13 +32,9 @@ use tokio::time::{sleep, timeout};
 
 pub use control::Control;
 use control::{HookCall, HookResult};
-use frame::{FrameError, receive, send};
-
-/// The agent's vsock port.
-pub const PORT: u32 = 1024;
-
-/// Version of the protocol.
-const VERSION: u32 = 2;
+pub use hearth_agent_protocol::frame::FrameError;
+use hearth_agent_protocol::frame::{receive, write};
+use hearth_agent_protocol::{PORT, version};
 
 /// How long the opening of a connection may take: to connect, to greet, to be greeted.
 pub const OPENING: Duration = Duration::from_secs(30);
@@ -184,13 +177,14 @@ impl Agent {
         let mut stream =
             converted.map_err(|source| AgentError::Host { what: "using the stream to the guest", source })?;
         let connection = |what| move |source| AgentError::Connection { what, source };
-        let open = proto::Open { version: VERSION, kind: Some(kind) };
-        send(&mut stream, &open).await.map_err(connection("greeting the guest's agent"))?;
+        let open = version::open(kind, &[]);
+        write(&mut stream, &open).await.map_err(connection("greeting the guest's agent"))?;
         let opened: proto::Opened =
             receive(&mut stream).await.map_err(connection("waiting for the guest's agent"))?;
-        match opened.failure {
-            Some(failure) => Err(failure.into()),
-            None => Ok(stream),
+        match (&opened.failure, version::agreed(&open, &opened)) {
+            (Some(failure), _) => Err(failure.clone().into()),
+            (None, Some(_)) => Ok(stream),
+            (None, None) => Err(AgentError::Confused),
         }
     }
 

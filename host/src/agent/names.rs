@@ -6,8 +6,8 @@ use hearth_proto::guest::v1 as proto;
 use proto::open::Kind;
 use tokio::sync::{Mutex, Semaphore};
 
-use super::frame::{receive, send};
 use super::{Agent, AgentError};
+use hearth_agent_protocol::frame::{receive, write};
 
 /// Queries of one guest that are answered at a time; further ones wait in the guest.
 const UNDER_WAY: usize = 64;
@@ -36,7 +36,7 @@ impl Agent {
             tokio::spawn(async move {
                 let message = answer(query.message).await;
                 // When the connection has ended, the loop above says so.
-                let _ = send(&mut *writer.lock().await, &proto::DnsAnswer { id: query.id, message }).await;
+                let _ = write(&mut *writer.lock().await, &proto::DnsAnswer { id: query.id, message }).await;
                 drop(permit);
             });
         }

@@ -15,9 +15,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use hearth_proto::Versions;
 use hearth_proto::vmm::v1 as proto;
 use prost::Message as _;
 use proto::request::Operation;
@@ -27,7 +29,7 @@ pub use proto::{SaveKind, SaveStage};
 use crate::config::MachineConfig;
 use crate::config::restore::RestoreConfig;
 use crate::config::wire::Carried;
-use crate::control::PROTOCOL_VERSION;
+use crate::control::VERSIONS;
 use crate::control::socket::PacketSocket;
 pub use launch::{Launch, LaunchError, Vmm};
 
@@ -68,6 +70,19 @@ pub enum ClientError {
         "the monitor at {0} gave an answer that does not belong to the request; are both of one release?"
     )]
     Confused(PathBuf),
+    /// The monitor is of another release, with which this one has no version of the protocol in common.
+    #[error(
+        "the monitor at {path} speaks {monitor} of the control protocol and this program {own}: they have none in common; end its microVM with the \
+         release that started it"
+    )]
+    NoCommonVersion {
+        /// The control socket.
+        path: PathBuf,
+        /// What the monitor speaks.
+        monitor: Versions,
+        /// What this program speaks.
+        own: Versions,
+    },
     /// KVM cannot be opened.
     #[error("opening /dev/kvm: {0}; is this an ARM64 host with KVM, and may this user open it?")]
     Kvm(io::Error),
@@ -117,6 +132,10 @@ pub struct Client {
     path: PathBuf,
     /// No request has longer than this.
     most: Duration,
+    /// What this program speaks.
+    own: Versions,
+    /// The version that requests are in: the newest, until the monitor refuses it.
+    version: AtomicU32,
     connection: Mutex<Connection>,
 }
 
@@ -135,7 +154,8 @@ impl Client {
     /// [`ClientError::Unreachable`], or [`ClientError::Silent`] when it takes no more connections.
     pub fn connect(path: impl Into<PathBuf>) -> Result<Self, ClientError> {
         let connection = Mutex::new(Connection { socket: None, buffer: Vec::new() });
-        let client = Self { path: path.into(), most: Duration::MAX, connection };
+        let version = AtomicU32::new(VERSIONS.newest());
+        let client = Self { path: path.into(), most: Duration::MAX, own: VERSIONS, version, connection };
         let socket = client.socket()?;
         client.connection.lock().unwrap_or_else(PoisonError::into_inner).socket = Some(socket);
         Ok(client)
@@ -194,7 +214,35 @@ impl Client {
     }
 
     fn ask(&self, operation: Operation, fds: &[BorrowedFd<'_>]) -> Result<Answer, ClientError> {
-        self.request(&proto::Request { version: PROTOCOL_VERSION, operation: Some(operation) }, fds)
+        let version = self.version.load(Ordering::Relaxed);
+        let request = proto::Request { version, operation: Some(operation) };
+        match self.request(&request, fds) {
+            Err(refused @ ClientError::Refused { code: proto::ErrorCode::Protocol, .. }) => {
+                match self.agree()? {
+                    // It speaks this one: what it has refused is something else.
+                    agreed if agreed == version => Err(refused),
+                    agreed => self.request(&proto::Request { version: agreed, ..request }, fds),
+                }
+            }
+            answer => answer,
+        }
+    }
+
+    /// The highest version that the monitor speaks as well; requests are in it from now on.
+    fn agree(&self) -> Result<u32, ClientError> {
+        let operation = Some(Operation::Hello(proto::Hello {}));
+        let hello = proto::Request { version: self.own.newest(), operation };
+        let Answer::Status(status) = self.request(&hello, &[])? else {
+            return Err(ClientError::Confused(self.path.clone()));
+        };
+        let monitor = Versions::new(status.oldest_version, status.version);
+        let agreed = self.own.highest_common(monitor).ok_or_else(|| ClientError::NoCommonVersion {
+            path: self.path.clone(),
+            monitor,
+            own: self.own,
+        })?;
+        self.version.store(agreed, Ordering::Relaxed);
+        Ok(agreed)
     }
 
     fn command(&self, operation: Operation, fds: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
@@ -421,3 +469,6 @@ impl Client {
         self.command(Operation::Attach(proto::Attach { descriptors }), &[fd])
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use hearth_proto::vmm::v1::{self as proto, ErrorCode};
 
-use super::PROTOCOL_VERSION;
+use super::VERSIONS;
 use crate::config::ConfigError;
 use crate::machine::BuildError;
 use crate::snapshot::save::SaveError;
@@ -14,11 +14,11 @@ pub enum RequestError {
     #[error("the message is not a hearth.vmm.v1.Request: {0}")]
     Malformed(#[from] prost::DecodeError),
     /// The request speaks another version.
-    #[error("protocol version {0} is not supported: this hearth-vmm {program} speaks version {PROTOCOL_VERSION}; use a controller of the same release",
+    #[error("protocol version {0} is not supported: this hearth-vmm {program} speaks {VERSIONS}; use a controller of its release or a newer one",
             program = env!("CARGO_PKG_VERSION"))]
     Version(u32),
     /// The request names no operation that this version has.
-    #[error("the request names no operation that protocol version {PROTOCOL_VERSION} has")]
+    #[error("the request names no operation that this hearth-vmm {program} has", program = env!("CARGO_PKG_VERSION"))]
     NoOperation,
     /// The operation takes no descriptors, or another number.
     #[error("{operation} takes {expected} descriptors and got {got}")]

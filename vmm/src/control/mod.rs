@@ -16,5 +16,12 @@ pub mod server;
 pub mod socket;
 mod telling;
 
-/// Version of the protocol that this program speaks. A change that an older program would misread raises it.
-pub const PROTOCOL_VERSION: u32 = 1;
+use hearth_proto::Versions;
+
+/// The versions of the protocol that this program speaks. A change that an older program would misread raises the newest; the oldest is
+/// that of Hearth 0.2, whose monitors are adopted.
+pub const VERSIONS: Versions = Versions::new(2, 2);
+/// What this program has beyond these versions, by name.
+pub const FEATURES: [&str; 0] = [];
+/// The version that a controller begins with.
+pub const PROTOCOL_VERSION: u32 = VERSIONS.newest();

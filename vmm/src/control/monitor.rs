@@ -41,7 +41,7 @@ use hearth_proto::vmm::v1::{self as proto, ExitKind, ExitReason, MachineState};
 use prost::Message as _;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::PROTOCOL_VERSION;
+use super::VERSIONS;
 use super::error::RequestError;
 use crate::config::MachineConfig;
 use crate::config::wire::Descriptors;
@@ -181,7 +181,8 @@ impl Monitor {
 
     fn try_handle(&mut self, packet: &[u8], carried: Vec<OwnedFd>) -> Result<Outcome, RequestError> {
         let request = proto::Request::decode(packet)?;
-        if request.version != PROTOCOL_VERSION {
+        let hello = matches!(request.operation, Some(Operation::Hello(_)));
+        if !hello && !VERSIONS.has(request.version) {
             return Err(RequestError::Version(request.version));
         }
         let operation = request.operation.ok_or(RequestError::NoOperation)?;

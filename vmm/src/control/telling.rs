@@ -2,15 +2,17 @@
 
 use hearth_proto::vmm::v1 as proto;
 
-use super::PROTOCOL_VERSION;
 use super::error::RequestError;
 use super::monitor::{Monitor, State};
+use super::{FEATURES, VERSIONS};
 
 impl Monitor {
     /// Who it is and what state its machine is in.
     pub(super) fn status(&self) -> proto::Status {
         proto::Status {
-            version: PROTOCOL_VERSION,
+            version: VERSIONS.newest(),
+            oldest_version: VERSIONS.oldest(),
+            features: FEATURES.map(str::to_owned).to_vec(),
             program_version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             state: self.state.wire().into(),

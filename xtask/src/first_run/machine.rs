@@ -15,7 +15,7 @@ use crate::metal;
 /// What runs leave free of a disk, in MiB: their own files.
 const DISK_MIB: u64 = 3 << 10;
 /// Memory for compilers, in MiB.
-const COMPILERS_MIB: u64 = 3 << 10;
+const COMPILERS_MIB: u64 = 4 << 10;
 /// Memory that the emulated metal touches beside its system, in MiB (`cargo xtask test`, its largest guest).
 const METAL_MIB: u64 = 6 << 10;
 const BINFMT: &str = "/proc/sys/fs/binfmt_misc";

@@ -43,18 +43,18 @@ impl Piece {
     fn figures(self) -> Figures {
         match self {
             Self::Kernel => {
-                Figures { what: "compile the guest's kernel", seconds: 390, parallel: true, mib: 2500 }
+                Figures { what: "compile the guest's kernel", seconds: 600, parallel: true, mib: 2500 }
             }
             Self::Bases => Figures {
                 what: "make base images of Debian's packages",
-                seconds: 135,
+                seconds: 150,
                 // Packages' scripts run one after the other.
                 parallel: false,
                 mib: 2500,
             },
             Self::RocksDb => Figures {
                 what: "compile RocksDB, the daemon's store",
-                seconds: 310,
+                seconds: 360,
                 parallel: true,
                 mib: 300,
             },

@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
+use hearth_agent_protocol::version;
 use hearth_proto::guest::v1::exec_input::Event as Input;
 use hearth_proto::guest::v1::exec_output::Event as Output;
 use hearth_proto::guest::v1::request::Operation;
@@ -21,26 +22,27 @@ pub(crate) struct Connection(pub(crate) UnixStream);
 impl Connection {
     /// Opens one.
     pub(crate) fn open(vmm: &Vmm, kind: open::Kind) -> Result<Self, Failure> {
-        Self::open_version(vmm, hearth_guest::agent::PROTOCOL_VERSION, kind)
+        Self::greet(vmm, &version::open(kind, &[])).map(|(connection, _)| connection)
     }
 
-    /// Opens one in this version of the protocol.
-    pub(crate) fn open_version(vmm: &Vmm, version: u32, kind: open::Kind) -> Result<Self, Failure> {
-        let stream = vmm.client().vsock_connect(hearth_guest::agent::PORT).unwrap();
+    /// Opens one as a host of another release would.
+    pub(crate) fn greet(vmm: &Vmm, open: &Open) -> Result<(Self, Opened), Failure> {
+        let stream = vmm.client().vsock_connect(hearth_agent_protocol::PORT).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         let mut connection = Self(stream);
-        connection.send(&Open { version, kind: Some(kind) });
-        match connection.receive::<Opened>().expect("no answer to Open").failure {
+        connection.send(open);
+        let opened = connection.receive::<Opened>().expect("no answer to Open");
+        match opened.failure {
             Some(failure) => Err(failure),
-            None => Ok(connection),
+            None => Ok((connection, opened)),
         }
     }
 
     /// Sends a message.
     pub(crate) fn send(&mut self, message: &impl Message) {
         let mut bytes = Vec::new();
-        hearth_guest::frame::append(&mut bytes, message).unwrap();
+        hearth_agent_protocol::frame::append(&mut bytes, message).unwrap();
         self.0.write_all(&bytes).unwrap();
     }
 

@@ -10,8 +10,8 @@ use std::thread;
 use hearth_proto::guest::v1::request::Operation;
 use hearth_proto::guest::v1::response::Result as Answer;
 use hearth_proto::guest::v1::{
-    Configure, Exited, Failure, GetStatus, OpenExec, OpenLogs, PowerOff, Process, RootDisk, StartApp, Status,
-    WaitApp, WindowSize, open, open_exec,
+    Configure, Exited, Failure, GetStatus, Open, OpenExec, OpenLogs, Opened, PowerOff, Process, RootDisk,
+    StartApp, Status, WaitApp, WindowSize, open, open_exec,
 };
 use hearth_vmm::client::snapshot::{self, Take};
 use hearth_vmm::client::{Launch, Vmm};
@@ -101,14 +101,14 @@ impl Guest {
 
     /// A connection on which nothing was said.
     pub(crate) fn raw(&self) -> UnixStream {
-        let stream = self.vmm.client().vsock_connect(hearth_guest::agent::PORT).unwrap();
+        let stream = self.vmm.client().vsock_connect(hearth_agent_protocol::PORT).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream
     }
 
     /// Opens a connection in another version of the protocol.
-    pub(crate) fn open_version(&self, version: u32, kind: open::Kind) -> Result<Connection, Failure> {
-        Connection::open_version(&self.vmm, version, kind)
+    pub(crate) fn greet(&self, open: &Open) -> Result<(Connection, Opened), Failure> {
+        Connection::greet(&self.vmm, open)
     }
 
     /// Has the agent do something.

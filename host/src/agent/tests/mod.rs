@@ -29,7 +29,7 @@ async fn a_refusal_keeps_its_words() {
         let failure =
             proto::Failure { code: proto::FailureCode::Invalid.into(), message: "no such kind".into() };
         let open = next(&mut guest).await.refuse(failure).await.unwrap();
-        assert_eq!(open.version, VERSION);
+        assert_eq!((open.version, open.oldest_version), (version::OWN.newest(), version::OWN.oldest()));
     };
     let (result, ()) = tokio::join!(agent.control(), script);
     assert!(

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::agent::double::{Fault, served, unreachable};
-use crate::agent::frame::MAX;
+use hearth_agent_protocol::frame::LIMIT;
 
 /// Where the agent has its fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ enum Point {
 
 /// Requests that are waited for; each is longer than what a socket holds, so that it matters whether the agent reads.
 fn long() -> String {
-    "x".repeat(MAX - 4096)
+    "x".repeat(LIMIT - 4096)
 }
 
 /// Makes a request, on a connection of its own. A new kind of request does not compile until it is here.

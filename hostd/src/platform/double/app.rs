@@ -1,8 +1,8 @@
 //! Apps that are servers of the test, and a shell beside them.
 
+use hearth_host::agent::FrameError;
 use hearth_host::agent::double::{self, Line};
 use hearth_host::agent::exec::{Events, Stdin};
-use hearth_host::agent::frame::FrameError;
 use hearth_proto::guest::v1 as agent;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpStream, UnixStream};

@@ -1,6 +1,7 @@
 use hearth_proto::vmm::v1::ErrorCode;
 
 use super::*;
+use crate::control::PROTOCOL_VERSION;
 
 fn ask(monitor: &mut Monitor, version: u32, operation: Option<Operation>) -> Answer {
     let packet = proto::Request { version, operation }.encode_to_vec();
@@ -20,13 +21,25 @@ fn refused(answer: Answer) -> (ErrorCode, String) {
 #[test]
 fn an_unknown_version_is_refused_by_number_and_changes_nothing() {
     let mut monitor = Monitor::new(Host::plain().unwrap()).unwrap();
-    for version in [0, 2, 77] {
+    for version in [0, 1, PROTOCOL_VERSION + 1, 77] {
         let (code, message) =
             refused(ask(&mut monitor, version, Some(Operation::Shutdown(proto::Shutdown {}))));
         assert_eq!(code, ErrorCode::Protocol);
         assert!(message.contains(&format!("version {version} is not supported")), "{message}");
     }
     assert!(monitor.exit().is_none());
+}
+
+#[test]
+fn a_controller_of_any_release_learns_which_versions_are_spoken() {
+    let mut monitor = Monitor::new(Host::plain().unwrap()).unwrap();
+    for version in [0, PROTOCOL_VERSION, 77] {
+        let Answer::Status(status) = ask(&mut monitor, version, Some(Operation::Hello(proto::Hello {})))
+        else {
+            panic!("a status was due")
+        };
+        assert_eq!((status.oldest_version, status.version), (VERSIONS.oldest(), VERSIONS.newest()));
+    }
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Messages on a connection: each is preceded by its length, an unsigned 32-bit little-endian number.
+//! Messages on a connection: each is preceded by its length, an unsigned 32-bit little-endian number. The other side may be hostile: nothing
+//! that it says of itself is believed.
 
 use std::io;
 
@@ -15,6 +16,9 @@ const STEP: usize = 64 << 10;
 /// Why no message could be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
+    /// The connection has ended after the message before.
+    #[error("the connection was closed")]
+    Closed,
     /// The connection failed.
     #[error("the connection failed: {0}")]
     Connection(#[from] io::Error),
@@ -64,6 +68,14 @@ pub async fn read<M: Message + Default>(
         })?;
     }
     Ok(Some(M::decode(bytes.as_slice())?))
+}
+
+/// Reads the next message, which must come. Not to be cancelled half-way: what was read is lost then.
+///
+/// # Errors
+/// [`FrameError`], with [`FrameError::Closed`] where the connection has ended after the one before.
+pub async fn receive<M: Message + Default>(source: &mut (impl AsyncRead + Unpin)) -> Result<M, FrameError> {
+    read(source).await?.ok_or(FrameError::Closed)
 }
 
 /// Appends a message with its length to `buffer`.

@@ -1,0 +1,102 @@
+//! Credentials for a guest that becomes a snapshot which others go on from (`SetCredentials.sealed` in `agent.proto`): sealed, so that
+//! nothing of them stays in its memory once the key is gone. HPKE (RFC 9180) with X25519, HKDF-SHA256 and ChaCha20-Poly1305.
+
+use hearth_proto::guest::v1::Credentials;
+use hpke::aead::ChaCha20Poly1305;
+use hpke::kdf::HkdfSha256;
+use hpke::kem::X25519HkdfSha256;
+use hpke::{
+    Deserializable as _, HpkeError, Kem, OpModeR, OpModeS, Serializable as _, single_shot_open,
+    single_shot_seal,
+};
+use prost::Message as _;
+use zeroize::Zeroizing;
+
+/// What the sealed text is for.
+const INFO: &[u8] = b"hearth credentials";
+
+type PublicKey = <X25519HkdfSha256 as Kem>::PublicKey;
+type EncappedKey = <X25519HkdfSha256 as Kem>::EncappedKey;
+
+/// What opens sealed credentials. It overwrites itself.
+pub type PrivateKey = <X25519HkdfSha256 as Kem>::PrivateKey;
+
+// What is done with secrets is in functions of their own frames, so that whoever calls them can overwrite those.
+
+/// A pair of keys of 32 random bytes: what opens, and what is sealed with.
+#[must_use]
+#[inline(never)]
+pub fn keys(random: &[u8; 32]) -> (PrivateKey, Vec<u8>) {
+    let (private, public) = X25519HkdfSha256::derive_keypair(random);
+    (private, public.to_bytes().to_vec())
+}
+
+/// Seals credentials with the agent's public key.
+///
+/// # Errors
+/// [`HpkeError`]: it is no key. A guest has made it, and may be hostile.
+pub fn seal(public_key: &[u8], credentials: &Credentials) -> Result<Vec<u8>, HpkeError> {
+    let public = PublicKey::from_bytes(public_key)?;
+    let (key, text) = single_shot_seal::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
+        &OpModeS::Base,
+        &public,
+        INFO,
+        &credentials.encode_to_vec(),
+        &[],
+    )?;
+    Ok([key.to_bytes().as_slice(), &text].concat())
+}
+
+/// Opens sealed credentials; nothing where they were not sealed with this key, or were changed on the way.
+#[must_use]
+#[inline(never)]
+pub fn open(private: &PrivateKey, sealed: &[u8]) -> Option<Credentials> {
+    let (key, text) = sealed.split_at_checked(EncappedKey::size())?;
+    let key = EncappedKey::from_bytes(key).ok()?;
+    let plain = single_shot_open::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
+        &OpModeR::Base,
+        private,
+        &key,
+        INFO,
+        text,
+        &[],
+    );
+    let plain = Zeroizing::new(plain.ok()?);
+    Credentials::decode(plain.as_slice()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sealed_credentials_are_opened_by_their_key_alone() {
+        let credentials = Credentials { secret_access_key: "secret".into(), ..Credentials::default() };
+        let ((private, public), (other, _)) = (keys(&[1; 32]), keys(&[2; 32]));
+        let sealed = seal(&public, &credentials).unwrap();
+        assert!(!sealed.windows(6).any(|bytes| bytes == b"secret"));
+        assert_eq!(open(&private, &sealed).as_ref(), Some(&credentials));
+        assert!(open(&other, &sealed).is_none());
+    }
+
+    #[test]
+    fn what_was_changed_on_the_way_is_not_opened() {
+        let (private, public) = keys(&[1; 32]);
+        for change in [0, 31, 32, 60] {
+            let mut sealed = seal(&public, &Credentials::default()).unwrap();
+            let index = change.min(sealed.len() - 1);
+            sealed[index] ^= 1;
+            assert!(open(&private, &sealed).is_none(), "byte {index}");
+        }
+        for short in [&[][..], &[1; 31], &[1; 32]] {
+            assert!(open(&private, short).is_none());
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_seals_nothing() {
+        for wrong in [&[][..], &[1; 31], &[0; 32], &[1; 33]] {
+            assert!(seal(wrong, &Credentials::default()).is_err(), "{wrong:?}");
+        }
+    }
+}
