@@ -9,11 +9,11 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::bootstrap::Bootstrap;
 use super::programs::{self, Program};
 use super::recipe::{Recipe, Sources};
 use super::twins::Twins;
@@ -40,20 +40,6 @@ const KEEP_PACKAGES: &str = r#"set -e; mkdir "$1/hearth-packages.d"; mv "$1"/var
 APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --simulate install '?essential' > "$1/hearth-essential""#;
 /// What every configured root has, beside what is named.
 const SMALLEST: [&str; 3] = ["?essential", "?priority(required)", "apt"];
-/// What stays out of roots: documentation and translations, as in other slim images. dpkg in the root keeps to it.
-const LEFT_OUT: [&str; 10] = [
-    "path-exclude=/usr/share/doc/*",
-    "path-include=/usr/share/doc/*/copyright",
-    "path-exclude=/usr/share/info/*",
-    "path-exclude=/usr/share/man/*",
-    "path-exclude=/usr/share/groff/*",
-    "path-exclude=/usr/share/lintian/*",
-    "path-exclude=/usr/share/linda/*",
-    "path-exclude=/usr/share/bash-completion/completions/*",
-    "path-exclude=/usr/share/locale/*",
-    "path-include=/usr/share/locale/locale.alias",
-];
-
 /// An installed package.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Package {
@@ -72,46 +58,6 @@ pub(crate) enum State<'a> {
     Unpacked,
     /// With Debian's smallest set, all scripts run, by this machine's programs or by arm64's own.
     Configured(Option<&'a Twins>),
-}
-
-/// A call of `mmdebstrap`.
-#[derive(Debug)]
-pub(crate) struct Bootstrap<'a> {
-    /// The folder to be made. Its parent is for temporary files.
-    pub(crate) root: &'a Path,
-    /// Debian's name of the architecture.
-    pub(crate) architecture: &'a str,
-    /// Which packages there are beside the named ones, and whether they are configured.
-    pub(crate) variant: &'a str,
-    /// The named ones, or apt's patterns of them.
-    pub(crate) packages: &'a [String],
-    /// Runs when all archives are unpacked and still there.
-    pub(crate) hook: Option<&'a str>,
-}
-
-impl Bootstrap<'_> {
-    /// Makes the root.
-    pub(crate) fn run(&self, (recipe, sources): (&Recipe, &Sources)) -> Result<(), BaseError> {
-        let mut command = programs::isolated("mmdebstrap");
-        command.args(["--mode=root", "--format=directory", "--quiet"]);
-        command.arg(format!("--arch={}", self.architecture)).arg(format!("--variant={}", self.variant));
-        // apt's patterns may hold commas.
-        command.args(self.packages.iter().map(|package| format!("--include={package}")));
-        command.args(["--aptopt=APT::Install-Recommends \"false\"", "--aptopt=Acquire::Languages \"none\""]);
-        command.args(["--aptopt=Acquire::Retries \"3\"", "--aptopt=APT::Sandbox::User \"root\""]);
-        command.args(LEFT_OUT.map(|option| format!("--dpkgopt={option}")));
-        command.args(self.hook.map(|hook| format!("--extract-hook={hook}")));
-        command.arg(&recipe.suite).arg(self.root).args(sources.lines(&recipe.suite));
-        environment(&mut command, recipe);
-        command.env("TMPDIR", self.root.parent().unwrap_or(self.root));
-        programs::run(&mut command).map(drop)
-    }
-}
-
-/// What packages' scripts find in their environment: nobody to ask, and the time of what they generate.
-pub(crate) fn environment(command: &mut Command, recipe: &Recipe) {
-    command.env("SOURCE_DATE_EPOCH", recipe.generated_files_date.to_string());
-    command.env("DEBIAN_FRONTEND", "noninteractive").env("DEBCONF_NONINTERACTIVE_SEEN", "true");
 }
 
 /// A root that has been made.

@@ -16,7 +16,7 @@
 //!
 //! * [`catalogue`] – finding, checking and adding versions; [`manifest`] – `base.json`
 //! * [`build`] – a base image from a guest binary, a kernel and the parts
-//! * [`recipe`] – which packages; [`debian`] – Debian roots from packages; [`emulation`] – running arm64 programs elsewhere, `twins` – as few
+//! * [`recipe`] – which packages; [`debian`] – Debian roots from packages, `bootstrap` – how they are called for; [`emulation`] – running arm64 programs elsewhere, `twins` – as few
 //!   of them as possible
 //! * `builder_root`, `container`, `oci`, `store`, `erofs` – what is made of the roots
 //! * `kernel`, `modules`, `initramfs`, `cpio` – what boots
@@ -30,6 +30,7 @@ pub mod manifest;
 pub mod parts;
 pub mod recipe;
 
+mod bootstrap;
 mod builder_root;
 mod container;
 mod cpio;

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::debian::{self, Bootstrap};
+use super::bootstrap::{self, Bootstrap};
 use super::recipe::{Recipe, Sources};
 use super::{BaseError, Progress, emulation, files, programs};
 
@@ -186,7 +186,7 @@ impl Changes {
 fn script(text: &str, recipe: &Recipe) -> Command {
     let mut command = programs::isolated("sh");
     command.args(["-c", text, "sh"]);
-    debian::environment(&mut command, recipe);
+    bootstrap::environment(&mut command, recipe);
     command
 }
 

@@ -1,8 +1,8 @@
 //! `hearth`: the command-line client of hearthd.
 //!
-//! * [`options`] – what can be said on the command line; [`settings`] – with environment and configuration file
+//! * [`options`] – what every command understands; [`settings`] – with environment and configuration file
 //! * [`connect`] – the connection; [`names`] – short names and prefixes instead of ARNs and whole ids
-//! * [`commands`] – one file per command
+//! * [`commands`] – what can be said on the command line: one file per command
 //! * [`out`] – tables, fields, JSON; [`live`] – lines that change on a terminal
 //! * [`upload`] – folders and zips become artifacts
 //! * [`endpoint`] – microVMs' endpoints: where, with which token, whom to trust; [`trust`] – the machine's authorities
@@ -32,8 +32,8 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+use crate::commands::Cli;
 use crate::error::Failure;
-use crate::options::Cli;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! * [`api`] – wire mapping; [`access`] – who calls, and what they may
-//! * [`service`] – the operations: validation, idempotency, cursors, quotas, errors
+//! * [`operation`] – the names of operations, and the requests that ask for them
+//! * [`service`] – what they do: validation, idempotency, cursors, quotas, errors
 //! * [`lifecycle`] – what happens to microVMs, as pure state machines
 //! * [`driver`] – a task per microVM that executes what its state machine says, and recovery
 //! * [`builds`] – images, their versions and builds
@@ -31,6 +32,7 @@ pub mod events;
 pub mod lifecycle;
 pub mod logs;
 pub mod metrics;
+pub mod operation;
 pub mod panics;
 pub mod platform;
 pub mod pool;

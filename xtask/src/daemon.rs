@@ -3,7 +3,8 @@
 use anyhow::Result;
 
 use crate::cache::Cache;
-use crate::parts::{Executable, Parts, Wanted};
+use crate::parts::{CLI, Executable, HOSTD, Parts, Wanted};
+use crate::rocksdb;
 use crate::toolchain::{Cross, Link};
 
 /// The profile that the daemon is shipped with: it unwinds, and what overflows panics.
@@ -12,11 +13,7 @@ pub(crate) const SHIPPED: &str = "daemon";
 pub(crate) const PROFILE: &str = "metal-daemon";
 
 /// The daemon's package.
-pub(crate) const PACKAGE: &str = "hearth-hostd";
-/// The daemon.
-pub(crate) const HOSTD: &str = "hearthd";
-/// Its command-line client.
-pub(crate) const CLI: &str = "hearth";
+pub(crate) const PACKAGE: &str = rocksdb::PACKAGE;
 
 /// A script for jobs that start the daemon: it leaves its configuration in `$home/hearthd.toml`.
 pub(crate) const CONFIGURE: &str = include_str!("configure.sh");

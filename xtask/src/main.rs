@@ -16,6 +16,7 @@ mod images;
 mod kernel;
 mod lock;
 mod metal;
+mod mirrors;
 mod modules;
 mod packages;
 mod parts;

@@ -16,7 +16,6 @@ use serde_json::Value;
 use crate::cache::{Cache, RunFolder};
 use crate::command;
 use crate::cpio::Archive;
-use crate::daemon;
 use crate::file_system;
 use crate::guest_root;
 use crate::metal::{Job, Metal};
@@ -30,6 +29,10 @@ const EXT4_IMAGE: &str = "ext4.img";
 const GUEST: &str = "hearth-guest";
 const GUEST_OS: &str = "guest-os.cpio";
 const GUEST_ROOT: &str = "guest-root.img";
+/// The daemon.
+pub(crate) const HOSTD: &str = "hearthd";
+/// Its command-line client.
+pub(crate) const CLI: &str = "hearth";
 /// What a job finds in its environment: the paths of those inputs that it has.
 const VARIABLES: [(&str, &str); 10] = [
     ("HEARTH_VMM", VMM),
@@ -40,8 +43,8 @@ const VARIABLES: [(&str, &str); 10] = [
     ("HEARTH_EXT4_IMAGE", EXT4_IMAGE),
     ("HEARTH_GUEST_OS", GUEST_OS),
     ("HEARTH_GUEST_ROOT", GUEST_ROOT),
-    ("HEARTH_HOSTD", daemon::HOSTD),
-    ("HEARTH_CLI", daemon::CLI),
+    ("HEARTH_HOSTD", HOSTD),
+    ("HEARTH_CLI", CLI),
 ];
 const HOSTILE: &str = "hearth-hostile-guest";
 const HOSTILE_MANIFEST: &str = "vmm/hostile-guest/Cargo.toml";
@@ -236,7 +239,7 @@ fn selection(wanted: &[Wanted<'_>]) -> Result<Vec<String>> {
                 bail!("{executable:?} of {package} is built by itself")
             }
         });
-        if *package == daemon::PACKAGE {
+        if *package == rocksdb::PACKAGE {
             arguments.insert(("--features", format!("{package}/{}", rocksdb::FEATURE)));
         }
     }
@@ -350,7 +353,7 @@ mod tests {
         let wanted = |package, executable| Wanted { package, executable, name: "x" };
         let several = [
             wanted("a", Executable::Test("e2e")),
-            wanted(daemon::PACKAGE, Executable::Test("e2e")),
+            wanted(rocksdb::PACKAGE, Executable::Test("e2e")),
             wanted("a", Executable::Binary("b")),
         ];
         assert_eq!(

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::cache::{Cache, content_key};
 use crate::command;
+use crate::mirrors::{mirror, security_mirror, source_line};
 use crate::packages;
 use crate::progress;
 
@@ -22,8 +23,6 @@ use crate::progress;
 const SUITE: &str = "trixie";
 /// The architecture of the metal and of guests.
 pub(crate) const METAL: &str = "arm64";
-/// Who signs the suites.
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Lists younger than this are not fetched again.
 const FRESH: Duration = Duration::from_secs(24 * 3600);
 
@@ -165,43 +164,13 @@ fn unpack_only_deb(folder: &Path) -> Result<()> {
     Ok(fs::remove_file(archive)?)
 }
 
-/// The mirror that this machine's apt uses for Debian itself.
-pub(crate) fn mirror() -> Result<String> {
-    first_mirror(&repositories()?, "Debian").context(
-        "apt on this machine knows no Debian mirror, so nothing can be downloaded; add one to its sources and run apt-get update",
-    )
-}
-
-/// That mirror, and the one for Debian's security updates, if this machine uses any.
+/// The mirror that this machine's apt uses for Debian itself, and the one for security updates, if it uses any.
 pub(crate) fn mirrors() -> Result<(String, Option<String>)> {
     if mirror().is_err() {
         // A fresh image comes without lists; they say which mirror is Debian's.
         packages::refresh_lists()?;
     }
-    Ok((mirror()?, first_mirror(&repositories()?, "Debian-Security")))
-}
-
-/// Debian's repositories in this machine's apt, one a line: label and address.
-fn repositories() -> Result<String> {
-    command::capture(Command::new("apt-get").args([
-        "indextargets",
-        "--format",
-        "$(LABEL)|$(REPO_URI)",
-        "Created-By: Packages",
-        "Origin: Debian",
-    ]))
-}
-
-fn first_mirror(text: &str, label: &str) -> Option<String> {
-    text.lines()
-        .filter_map(|line| line.split_once('|'))
-        .find(|(name, _)| *name == label)
-        .map(|(_, uri)| uri.trim_end_matches('/').to_string())
-}
-
-/// One line of a sources file.
-pub(crate) fn source_line(mirror: &str, suite: &str) -> String {
-    format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n")
+    Ok((mirror()?, security_mirror()?))
 }
 
 /// Where the private apt root of an architecture is in the cache.
@@ -314,15 +283,6 @@ pub(crate) fn only_entry(folder: &Path, prefix: &str) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_mirror_is_debians_own_and_not_security() {
-        let text = "Debian-Security|http://mirror.test/security/\nDebian|http://mirror.test/debian/\n";
-        let first = |label| first_mirror(text, label);
-        assert_eq!(first("Debian").as_deref(), Some("http://mirror.test/debian"));
-        assert_eq!(first("Debian-Security").as_deref(), Some("http://mirror.test/security"));
-        assert_eq!(first("Other"), None);
-    }
 
     #[test]
     fn apt_output_is_read() {

@@ -17,12 +17,12 @@ mod tag;
 mod token;
 mod wait;
 
-use clap::{CommandFactory as _, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::connect::Client;
 use crate::error::Failure;
-use crate::options::Cli;
+use crate::options::Global;
 use crate::out::Out;
 use crate::settings::Settings;
 
@@ -77,6 +77,23 @@ pub(crate) enum Command {
         /// The shell
         shell: Shell,
     },
+}
+
+const AFTER: &str = "\
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 no connection to the daemon or an endpoint, 130 interrupted; that of
+what was run after curl and shell.
+Configuration: ~/.config/hearth/config.toml, [profiles.NAME] with endpoint, ca, certificate, key, access_key_id,
+secret_access_key, timeout_seconds; options and environment come before it. Access keys are read from
+HEARTH_ACCESS_KEY_ID and HEARTH_SECRET_ACCESS_KEY.";
+
+/// Runs microVMs on a Hearth host
+#[derive(Debug, Parser)]
+#[command(name = "hearth", version, after_help = AFTER, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
 }
 
 /// Does what the command line says.

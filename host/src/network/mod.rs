@@ -55,6 +55,11 @@ pub const GUEST_MAC: [u8; 6] = [0x06, b'h', b'r', b't', b'h', 2];
 /// The hardware address of its gateway, which it knows from before a restore.
 pub const GATEWAY_MAC: [u8; 6] = [0x06, b'h', b'r', b't', b'h', 1];
 
+/// The tap's name in its namespace.
+const TAP: &str = "tap0";
+/// The name of the pair's end in a namespace.
+const UPLINK: &str = "uplink";
+
 /// What a guest may reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Egress {

@@ -6,9 +6,8 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::config::network;
-use super::setup::{TAP, UPLINK};
 use super::surroundings::Surroundings;
-use super::{Egress, GATEWAY, GUEST, GUEST_MAC, NetworkConfig, PREFIX, PREFIX_LENGTH};
+use super::{Egress, GATEWAY, GUEST, GUEST_MAC, NetworkConfig, PREFIX, PREFIX_LENGTH, TAP, UPLINK};
 
 /// The rules of the host. They hold for all microVMs at any time, so they name interfaces by their prefix and
 /// ask the kernel which addresses are local. Replacing the table leaves connections alone.

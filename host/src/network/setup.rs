@@ -12,14 +12,11 @@ use super::namespace::{self, Namespace};
 use super::netlink::{End, Netlink};
 use super::surroundings::Surroundings;
 use super::{
-    Egress, GATEWAY, GATEWAY_MAC, GUEST, GUEST_MAC, NetworkConfig, NetworkError, PREFIX, PREFIX_LENGTH,
+    Egress, GATEWAY, GATEWAY_MAC, GUEST, GUEST_MAC, NetworkConfig, NetworkError, PREFIX, PREFIX_LENGTH, TAP,
+    UPLINK,
 };
 use super::{nft, rules};
 
-/// The tap's name in its namespace.
-pub(super) const TAP: &str = "tap0";
-/// The name of the pair's end in a namespace.
-pub(super) const UPLINK: &str = "uplink";
 /// Hardware addresses of a pair's ends, in the namespace and in the host. Nobody else is on that link.
 const PAIR_MACS: ([u8; 6], [u8; 6]) = ([0x06, b'h', b'r', b't', b'h', 3], [0x06, b'h', b'r', b't', b'h', 4]);
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";

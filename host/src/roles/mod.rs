@@ -16,14 +16,16 @@ mod arn;
 mod config;
 mod credentials;
 mod memory;
+mod provider;
 mod rule;
 mod sts;
 
 use std::time::{Duration, SystemTime};
 
 pub use arn::{RoleUse, account_of, is_account};
-pub use config::{AssumeRole, Provider, RolesConfig, Source};
+pub use config::RolesConfig;
 pub use credentials::{Credentials, Secret, StaticKeys, VALIDITY};
+pub use provider::{AssumeRole, Provider, Source};
 pub use rule::Rule;
 
 use memory::Memory;

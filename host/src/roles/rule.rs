@@ -7,8 +7,8 @@ use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::arn::{RoleUse, is_account};
-use super::config::{AssumeRole, Provider};
 use super::credentials::StaticKeys;
+use super::provider::{AssumeRole, Provider};
 
 /// Which credentials roles stand for, and which accounts may use them.
 ///

@@ -14,8 +14,8 @@ use uuid::Uuid;
 use super::RoleError;
 use crate::http::{self, in_full};
 
-use super::config::{AssumeRole, Source};
 use super::credentials::{Credentials, Secret, StaticKeys};
+use super::provider::{AssumeRole, Source};
 
 /// How long making a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

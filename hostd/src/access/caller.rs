@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hearth_host::roles::RoleUse;
 
 use super::policy::Policy;
-use crate::service::Operation;
+use crate::operation::Operation;
 
 /// Who calls, and in which call.
 #[derive(Debug, Clone)]

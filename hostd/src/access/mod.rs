@@ -31,7 +31,26 @@ pub use caller::Caller;
 pub use config::{AccessConfig, AccessError};
 pub use policy::{PASS_ROLE, Policy, PolicyError};
 
-use crate::service::ServiceError;
+/// Why nobody is known to call. The message is for whoever does, and does not tell unknown keys from wrong secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnknownCaller {
+    /// It came from nowhere.
+    #[error("The connection does not tell where it comes from.")]
+    NoOrigin,
+    /// A user of this machine who may not use the socket.
+    #[error(
+        "This user may not use the socket. Use an access key, or have the operator add the user to access.socket_users"
+    )]
+    User,
+    /// Neither key nor known certificate.
+    #[error(
+        "Missing Authentication Token: give an access key (HEARTH_ACCESS_KEY_ID, HEARTH_SECRET_ACCESS_KEY) or a client certificate"
+    )]
+    NoCredentials,
+    /// No key of here, or not its secret.
+    #[error("The security token included in the request is invalid.")]
+    Invalid,
+}
 
 /// Where a call comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,27 +150,23 @@ impl Access {
     /// Who calls: `authorization` is the header of that name.
     ///
     /// # Errors
-    /// [`ServiceError::Unauthenticated`]. It does not tell unknown keys from wrong secrets.
+    /// [`UnknownCaller`]
     pub fn identify(
         &self,
         origin: &Origin,
         authorization: Option<&str>,
         request_id: String,
-    ) -> Result<Caller, ServiceError> {
+    ) -> Result<Caller, UnknownCaller> {
         let (name, principal) = match (authorization, origin) {
             (Some(authorization), _) => self.by_key(authorization)?,
             (None, Origin::Socket(user)) if self.users.contains(user) => (format!("uid:{user}"), &self.local),
             (None, Origin::Socket(_)) => {
-                return Err(ServiceError::Unauthenticated(
-                    "This user may not use the socket. Use an access key, or have the operator add the user to access.socket_users",
-                ));
+                return Err(UnknownCaller::User);
             }
             (None, Origin::Network { certificate, .. }) => {
                 let known =
                     certificate.as_ref().and_then(|print| Some((print, self.certificates.get(print)?)));
-                let (print, principal) = known.ok_or(ServiceError::Unauthenticated(
-                    "Missing Authentication Token: give an access key (HEARTH_ACCESS_KEY_ID, HEARTH_SECRET_ACCESS_KEY) or a client certificate",
-                ))?;
+                let (print, principal) = known.ok_or(UnknownCaller::NoCredentials)?;
                 (format!("certificate:{}", hex(print)), principal)
             }
         };
@@ -163,11 +178,11 @@ impl Access {
         })
     }
 
-    fn by_key(&self, authorization: &str) -> Result<(String, &Principal), ServiceError> {
-        let invalid = ServiceError::Unauthenticated("The security token included in the request is invalid.");
+    fn by_key(&self, authorization: &str) -> Result<(String, &Principal), UnknownCaller> {
+        let invalid = UnknownCaller::Invalid;
         let given = authorization.strip_prefix("Basic ").and_then(|text| STANDARD.decode(text.trim()).ok());
-        let given = given.and_then(|bytes| String::from_utf8(bytes).ok()).ok_or(invalid.clone())?;
-        let (id, secret) = given.split_once(':').ok_or(invalid.clone())?;
+        let given = given.and_then(|bytes| String::from_utf8(bytes).ok()).ok_or(invalid)?;
+        let (id, secret) = given.split_once(':').ok_or(invalid)?;
         match self.keys.get(id) {
             Some((tag, principal))
                 if hmac::verify(&self.comparing, secret.as_bytes(), tag.as_ref()).is_ok() =>
@@ -187,7 +202,7 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::Operation;
+    use crate::operation::Operation;
 
     fn access(text: &str) -> Access {
         Access::new(&toml::from_str(text).unwrap()).unwrap()

@@ -8,7 +8,7 @@
 use hearth_host::roles::account_of;
 use serde::{Deserialize, Serialize};
 
-use crate::service::Operation;
+use crate::operation::Operation;
 
 /// The action of giving a role to a microVM or a build. No operation has this name.
 pub const PASS_ROLE: &str = "PassRole";

@@ -11,8 +11,8 @@ use hearth_image_builder::artifact::Fetcher;
 
 use super::Config;
 use crate::api::listen::ListenError;
+use crate::operation::Operation;
 use crate::proxy::tls::{Files, TlsError};
-use crate::service::Operation;
 
 /// The longest life of a microVM in seconds.
 const MAX_DURATION: i32 = 28_800;

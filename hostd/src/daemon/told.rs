@@ -17,9 +17,9 @@ use crate::driver::record;
 use crate::events::Events;
 use crate::lifecycle::microvm::{self, Phase};
 use crate::metrics::{Metrics, Outcome};
+use crate::operation::Operation;
 use crate::panics::poisoned;
 use crate::platform::host::{self, Operation as Timed};
-use crate::service::Operation;
 
 /// MiB of memory for each vCPU of a baseline (behaviour, section 1.8).
 const MIB_PER_VCPU: f64 = 2048.0;

@@ -9,8 +9,8 @@ use proto::port_specification::Specification;
 use super::Service;
 use super::error::ServiceError;
 use super::names::Connector;
-use super::operation::Operation;
 use crate::access::Caller;
+use crate::operation::Operation;
 use crate::tokens::{Grant, HEADER, Kind, TokenError};
 
 impl Service {

@@ -13,7 +13,7 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
 use super::error::ServiceError;
 use super::names;
-use super::operation::Operation;
+use crate::operation::Operation;
 use crate::store::{Batch, CommitError, Db, Table};
 
 /// Key in `meta`.

@@ -16,10 +16,10 @@ use tokio::sync::MutexGuard;
 
 use super::Service;
 use super::error::ServiceError;
-use super::operation::{Operation, Request};
 use crate::access::Caller;
 use crate::clock;
 use crate::driver::record::millis;
+use crate::operation::{Operation, Request};
 use crate::records;
 use crate::store::{Batch, Table};
 

@@ -8,9 +8,9 @@ use prost_types::Timestamp;
 
 use super::Service;
 use super::error::ServiceError;
-use super::operation::Operation;
 use crate::access::Caller;
 use crate::clock;
+use crate::operation::Operation;
 use crate::panics;
 
 impl Service {

@@ -6,10 +6,10 @@ use hearth_proto::store::v1::MicrovmRecord;
 use super::Service;
 use super::error::ServiceError;
 use super::names::{self, ImageName};
-use super::operation::Operation;
 use super::page::Page;
 use crate::access::Caller;
 use crate::driver::Request;
+use crate::operation::Operation;
 use crate::records;
 use crate::store::{Scan, Table};
 

@@ -27,7 +27,6 @@ mod images;
 pub mod managed;
 pub mod microvms;
 pub mod names;
-pub mod operation;
 pub(crate) mod page;
 pub mod quota;
 pub mod reads;
@@ -56,10 +55,10 @@ use crate::records;
 use crate::store::{Db, Table};
 use crate::tokens::Tokens;
 
+pub use crate::operation::{Operation, Request};
 pub use config::{Profile, ServiceConfig};
 pub use error::{Exception, Resource, ServiceError, Violation};
 pub use names::{Connector, ImageName};
-pub use operation::{Operation, Request};
 pub use quota::{Limits, Quota, Rate};
 
 /// What a service is made of.

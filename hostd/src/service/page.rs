@@ -5,8 +5,8 @@ use hearth_proto::microvms::v1 as proto;
 use super::Service;
 use super::cursor::List;
 use super::error::ServiceError;
-use super::operation::Request;
 use crate::access::Caller;
+use crate::operation::Request;
 use crate::store::{Entry, Scan, Table};
 
 /// Items on a page, unless the request says.

@@ -13,7 +13,7 @@ use governor::state::keyed::DashMapStateStore;
 
 use super::Profile;
 use super::error::ServiceError;
-use super::operation::Operation;
+use crate::operation::Operation;
 use crate::panics::poisoned;
 
 /// Service code of all quotas.

@@ -6,8 +6,8 @@ use hearth_proto::store::v1::{ImageRecord, VersionRecord};
 use super::Service;
 use super::error::ServiceError;
 use super::names::{ImageName, version_text};
-use super::operation::Operation;
 use crate::access::Caller;
+use crate::operation::Operation;
 use crate::records;
 use crate::store::Table;
 

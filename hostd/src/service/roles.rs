@@ -9,8 +9,8 @@ use hearth_proto::microvms::v1 as proto;
 use super::Service;
 use super::error::ServiceError;
 use super::names::ImageName;
-use super::operation::Request;
 use crate::access::{Caller, PASS_ROLE};
+use crate::operation::Request;
 
 /// A request with a role in it. Every request that has a member for a role is one: a test compares them with the messages.
 pub(crate) trait PassesRole: Request {
@@ -86,8 +86,8 @@ mod tests {
     use prost_reflect::{Kind, MessageDescriptor};
 
     use super::super::constraints::descriptors;
-    use super::super::operation::MESSAGES;
     use super::*;
+    use crate::operation::MESSAGES;
 
     /// Members for roles in a message, and in those that it is made of: the message that has one, and its name.
     fn members(

@@ -14,12 +14,12 @@ use uuid::Uuid;
 use super::error::ServiceError;
 use super::idempotency::Replay;
 use super::names::{self, Connector, ImageName};
-use super::operation::Operation;
 use super::{Profile, Service};
 use crate::access::Caller;
 use crate::driver::LaunchError;
 use crate::lifecycle::image;
 use crate::logs::names as logs;
+use crate::operation::Operation;
 use crate::records;
 use crate::store::{Batch, Scan, Table};
 

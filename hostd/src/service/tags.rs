@@ -9,8 +9,8 @@ use prost::Message as _;
 use super::Service;
 use super::error::ServiceError;
 use super::names::ImageName;
-use super::operation::Operation;
 use crate::access::Caller;
+use crate::operation::Operation;
 use crate::records;
 use crate::store::{Batch, CommitError, Table};
 

@@ -26,7 +26,9 @@ use crate::progress;
 use crate::toolchain::{self, Cross, Link, TARGET};
 use compile::{CRATE, Compiler, RECIPE, Sources};
 
-/// The feature of `hearth-hostd` that brings it.
+/// The package that has it.
+pub(crate) const PACKAGE: &str = "hearth-hostd";
+/// The feature of [`PACKAGE`] that brings it.
 pub(crate) const FEATURE: &str = "rocksdb";
 /// Where the caller has it.
 const FOLDER: &str = "ROCKSDB_LIB_DIR";

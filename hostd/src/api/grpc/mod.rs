@@ -30,7 +30,7 @@ use uuid::Uuid;
 
 use super::calls::{Call, CallObserver};
 use super::json;
-use crate::access::{Access, Caller, Origin, fingerprint};
+use crate::access::{Access, Caller, Origin, UnknownCaller, fingerprint};
 use crate::service::{Operation, Request, Service, ServiceError};
 use host::HostParts;
 use status::{status, with_request_id};
@@ -122,9 +122,8 @@ impl Grpc {
 
     fn identify(&self, envelope: &Envelope) -> Result<Caller, ServiceError> {
         let origin = envelope.origin.as_ref();
-        let origin = origin
-            .ok_or(ServiceError::Unauthenticated("The connection does not tell where it comes from."))?;
-        self.access.identify(origin, envelope.authorization.as_deref(), envelope.request_id.clone())
+        let origin = origin.ok_or(UnknownCaller::NoOrigin)?;
+        Ok(self.access.identify(origin, envelope.authorization.as_deref(), envelope.request_id.clone())?)
     }
 
     /// A call with one request and one answer, whose message is called `answer`.

@@ -18,7 +18,7 @@ use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kind, Messa
 use self::check::Check;
 use super::Profile;
 use super::error::{ServiceError, Violation};
-use super::operation::{MESSAGES, Request};
+use crate::operation::{MESSAGES, Request};
 
 /// What is said of a member that must be there and is not.
 const NOT_NULL: &str = "Member must not be null";

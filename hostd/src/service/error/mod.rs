@@ -11,6 +11,7 @@ mod tests;
 
 use std::time::Duration;
 
+use crate::access::UnknownCaller;
 use crate::driver::{LaunchError, RequestError};
 use crate::lifecycle::image::NoActiveVersion;
 use crate::store::{CommitError, StoreError};
@@ -193,8 +194,8 @@ pub enum ServiceError {
 
     // ---- AccessDeniedException ----
     /// Nobody, or nobody known here.
-    #[error("{0}")]
-    Unauthenticated(&'static str),
+    #[error(transparent)]
+    Unauthenticated(#[from] UnknownCaller),
     /// No policy of the caller allows this.
     #[error(
         "User: {principal} is not authorized to perform: lambda:{action} on resource: {resource} because no identity-based policy allows the lambda:{action} action"

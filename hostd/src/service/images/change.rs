@@ -8,13 +8,13 @@ use super::super::Service;
 use super::super::error::ServiceError;
 use super::super::idempotency::{ClientToken, HasClientToken, Replay};
 use super::super::names::ImageName;
-use super::super::operation::Operation;
 use super::super::roles::PassesRole;
 use super::answer::{details, refused};
 use super::configuration::{common, configuration};
 use crate::access::Caller;
 use crate::builds::ImagesError;
 use crate::lifecycle::image::Image;
+use crate::operation::Operation;
 
 /// How often something is begun anew whose client token was used or expired meanwhile.
 const TRIES: u32 = 3;

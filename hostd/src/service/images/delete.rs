@@ -8,11 +8,11 @@ use hearth_proto::microvms::v1::{
 use super::super::Service;
 use super::super::error::ServiceError;
 use super::super::names::version_text;
-use super::super::operation::Operation;
 use super::answer::refused;
 use crate::access::Caller;
 use crate::builds::ImagesError;
 use crate::lifecycle::image::VersionDeletion;
+use crate::operation::Operation;
 
 impl Service {
     /// DeleteMicrovmImage: the image with all its versions. MicroVMs that run go on. Asked again, it succeeds for a day.

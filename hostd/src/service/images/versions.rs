@@ -5,9 +5,9 @@ use hearth_proto::microvms::v1::{MicrovmImageVersion, UpdateMicrovmImageVersionR
 use super::super::Service;
 use super::super::error::ServiceError;
 use super::super::names::{ImageName, version_number};
-use super::super::operation::Operation;
 use super::answer::{refused, version};
 use crate::access::Caller;
+use crate::operation::Operation;
 
 impl Service {
     /// UpdateMicrovmImageVersion: makes a version available to RunMicrovm, or not. MicroVMs that run go on.

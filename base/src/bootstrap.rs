@@ -1,0 +1,61 @@
+//! `mmdebstrap`: what of Debian's packages comes into a root, and what their scripts find in their environment.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::recipe::{Recipe, Sources};
+use super::{BaseError, programs};
+
+/// What stays out of roots: documentation and translations, as in other slim images. dpkg in the root keeps to it.
+const LEFT_OUT: [&str; 10] = [
+    "path-exclude=/usr/share/doc/*",
+    "path-include=/usr/share/doc/*/copyright",
+    "path-exclude=/usr/share/info/*",
+    "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/groff/*",
+    "path-exclude=/usr/share/lintian/*",
+    "path-exclude=/usr/share/linda/*",
+    "path-exclude=/usr/share/bash-completion/completions/*",
+    "path-exclude=/usr/share/locale/*",
+    "path-include=/usr/share/locale/locale.alias",
+];
+
+/// A call of `mmdebstrap`.
+#[derive(Debug)]
+pub(crate) struct Bootstrap<'a> {
+    /// The folder to be made. Its parent is for temporary files.
+    pub(crate) root: &'a Path,
+    /// Debian's name of the architecture.
+    pub(crate) architecture: &'a str,
+    /// Which packages there are beside the named ones, and whether they are configured.
+    pub(crate) variant: &'a str,
+    /// The named ones, or apt's patterns of them.
+    pub(crate) packages: &'a [String],
+    /// Runs when all archives are unpacked and still there.
+    pub(crate) hook: Option<&'a str>,
+}
+
+impl Bootstrap<'_> {
+    /// Makes the root.
+    pub(crate) fn run(&self, (recipe, sources): (&Recipe, &Sources)) -> Result<(), BaseError> {
+        let mut command = programs::isolated("mmdebstrap");
+        command.args(["--mode=root", "--format=directory", "--quiet"]);
+        command.arg(format!("--arch={}", self.architecture)).arg(format!("--variant={}", self.variant));
+        // apt's patterns may hold commas.
+        command.args(self.packages.iter().map(|package| format!("--include={package}")));
+        command.args(["--aptopt=APT::Install-Recommends \"false\"", "--aptopt=Acquire::Languages \"none\""]);
+        command.args(["--aptopt=Acquire::Retries \"3\"", "--aptopt=APT::Sandbox::User \"root\""]);
+        command.args(LEFT_OUT.map(|option| format!("--dpkgopt={option}")));
+        command.args(self.hook.map(|hook| format!("--extract-hook={hook}")));
+        command.arg(&recipe.suite).arg(self.root).args(sources.lines(&recipe.suite));
+        environment(&mut command, recipe);
+        command.env("TMPDIR", self.root.parent().unwrap_or(self.root));
+        programs::run(&mut command).map(drop)
+    }
+}
+
+/// What packages' scripts find in their environment: nobody to ask, and the time of what they generate.
+pub(crate) fn environment(command: &mut Command, recipe: &Recipe) {
+    command.env("SOURCE_DATE_EPOCH", recipe.generated_files_date.to_string());
+    command.env("DEBIAN_FRONTEND", "noninteractive").env("DEBCONF_NONINTERACTIVE_SEEN", "true");
+}
