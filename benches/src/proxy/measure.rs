@@ -21,7 +21,8 @@ const TRANSFERS: u32 = 8;
 const FAR_TRANSFERS: u32 = 2;
 /// One way from far away: half of the 93 ms at which AWS was measured.
 const FAR: Duration = Duration::from_micros(46_500);
-/// What AWS takes in from there over HTTP/2, in MB/s (behaviour, section 4.7).
+/// What AWS was measured to take in from there over HTTP/2, in MB/s. Hearth's windows are larger
+/// (docs/behaviour.md, "Limits of the endpoint").
 const AWS: f64 = 0.6;
 /// What of nginx's requests a second Hearth shall reach.
 const REQUESTS_GOAL: f64 = 0.8;

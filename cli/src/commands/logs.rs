@@ -85,7 +85,7 @@ impl Logs {
         };
         let microvm = context.microvm(&context.client.microvm_id(id).await?).await?;
         let group = self.group.clone().unwrap_or_else(|| format!("{GROUP}{}", short(&microvm.image_arn)));
-        // YYYY/MM/DD[VERSION]ID, the day on which it was started (behaviour, section 1.11).
+        // YYYY/MM/DD[VERSION]ID, the day on which it was started (docs/behaviour.md, "Logs").
         let day = microvm.started_at.map(|moment| moment.to_string()).unwrap_or_default();
         let day = day.split('T').next().unwrap_or_default().replace('-', "/");
         let stream = format!("{day}[{}]{}", microvm.image_version, microvm.microvm_id);

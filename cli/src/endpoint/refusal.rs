@@ -1,4 +1,4 @@
-//! What the endpoint's own errors mean (behaviour, section 4.6).
+//! What the endpoint's own errors mean (docs/behaviour.md, "Errors of the endpoint").
 
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderName};

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-/// The port of requests that name none (behaviour, section 4.2).
+/// The port of requests that name none (docs/behaviour.md, "Ports").
 const DEFAULT_PORT: u16 = 8080;
 
 /// A port of a microVM, and a path there.

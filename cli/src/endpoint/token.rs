@@ -13,9 +13,9 @@ use tokio::sync::Mutex;
 use crate::connect::Client;
 use crate::error::Failure;
 
-/// Request header with the token (behaviour, section 4.4).
+/// Request header with the token (docs/behaviour.md, "Passing a token").
 pub(crate) const AUTH: HeaderName = HeaderName::from_static("x-aws-proxy-auth");
-/// Request header with the port of the app (behaviour, section 4.2).
+/// Request header with the port of the app (docs/behaviour.md, "Ports").
 pub(crate) const PORT: HeaderName = HeaderName::from_static("x-aws-proxy-port");
 
 /// For how many minutes tokens that are made anew by themselves are good.

@@ -1,4 +1,4 @@
-//! A shell in a microVM: a WebSocket of its endpoint that is a terminal (behaviour, section 5).
+//! A shell in a microVM: a WebSocket of its endpoint that is a terminal (docs/behaviour.md, "Shells").
 //!
 //! * [`session`] – bytes both ways until one side ends
 //! * [`frames`] – what is said beside the terminal's bytes: size, command, exit status

@@ -1,4 +1,4 @@
-//! The app's lifecycle hooks (behaviour §3): HTTP/1.1 calls over loopback, each on a connection of its own.
+//! The app's lifecycle hooks (docs/behaviour.md, "Hooks"): HTTP/1.1 calls over loopback, each on a connection of its own.
 //!
 //! ```text
 //!                     again after 503    again while refused    again when refused or reset before any byte

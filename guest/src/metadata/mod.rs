@@ -1,4 +1,4 @@
-//! The instance metadata service (behaviour §7.2): IMDSv2 on 169.254.169.254.
+//! The instance metadata service (docs/behaviour.md, "Credentials and metadata"): IMDSv2 on 169.254.169.254.
 //!
 //! What it says comes from the host: credentials are pushed, and [forgotten](Store::forget) before a snapshot that others go on
 //! from. Nothing that held them, or a token, is freed without being overwritten. It listens, as the DNS stub does, in a network namespace of the

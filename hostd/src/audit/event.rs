@@ -8,7 +8,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::redact::redact;
 
-/// Operations that CloudTrail counts among data events (behaviour §8.3).
+/// Operations that CloudTrail counts among data events (docs/behaviour.md, "Audit").
 const DATA: [&str; 6] = [
     "RunMicrovm",
     "TerminateMicrovm",

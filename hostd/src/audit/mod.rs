@@ -1,4 +1,4 @@
-//! An audit line per call, in the shape of CloudTrail's records (behaviour §8.3).
+//! An audit line per call, in the shape of CloudTrail's records (docs/behaviour.md, "Audit").
 //!
 //! [`Audit`] writes lines of JSON to a file that is put aside when it is full; a number of earlier ones is kept. A call never fails
 //! because its line could not be written: that is told in the daemon's log and counted. Secrets do not get here: [`redact`]

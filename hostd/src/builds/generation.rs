@@ -1,7 +1,7 @@
 //! The generation of this host's processor, as builds name it.
 //!
-//! Snapshots go on only where the processor has what they were taken with, so that builds are per generation (behaviour, section
-//! 1.5).
+//! Snapshots go on only where the processor has what they were taken with, so that builds are per generation
+//! (docs/behaviour.md, "Build records").
 
 use std::path::Path;
 

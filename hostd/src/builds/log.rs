@@ -1,4 +1,4 @@
-//! Where the output of a build goes (behaviour, section 1.11).
+//! Where the output of a build goes (docs/behaviour.md, "Logs").
 //!
 //! One stream for the Dockerfile's steps, one for the app before the snapshot, one for the app in the clone that is validated:
 //! `YYYY/MM/DD[VERSION]WHAT-BUILD_ID` in the group `/aws/lambda-microvms/IMAGE`, unless the version names a group or a stream.

@@ -12,7 +12,7 @@ use hearth_proto::store::v1::VersionRecord;
 
 use crate::lifecycle::image::version_number;
 
-/// Seconds that hooks have when nothing is said (behaviour, section 3.3).
+/// Seconds that hooks have when nothing is said (docs/behaviour.md, "Hooks").
 pub mod defaults {
     /// `/ready`
     pub const READY: i32 = 60;

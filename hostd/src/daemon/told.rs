@@ -21,7 +21,7 @@ use crate::operation::Operation;
 use crate::panics::poisoned;
 use crate::platform::host::{self, Operation as Timed};
 
-/// MiB of memory for each vCPU of a baseline (behaviour, section 1.8).
+/// MiB of memory for each vCPU of a baseline (docs/behaviour.md, "Memory classes").
 const MIB_PER_VCPU: f64 = 2048.0;
 
 /// Takes what the drivers of microVMs tell.

@@ -5,8 +5,8 @@
 //! cutting an answer off.
 //!
 //! * An exchange is *asked* until the app has answered: as long as there is one, the microVM is not idle.
-//! * Then its answer *flows*: every byte, in either direction, begins the idle time anew, and silence does not (behaviour,
-//!   section 2.4).
+//! * Then its answer *flows*: every byte, in either direction, begins the idle time anew, and silence does not
+//!   (docs/behaviour.md, "Idle time and lifetime").
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -1,7 +1,7 @@
 //! What happens to an image and its versions.
 //!
 //! An image is CREATING while its first version is built, and UPDATING while a later one is built or one is deleted. While it is
-//! either, nothing else is accepted; everything that is accepted settles it again (behaviour, sections 1.4, 1.6, 1.7).
+//! either, nothing else is accepted; everything that is accepted settles it again (docs/behaviour.md, "Builds", "Versions", "Deletion").
 //!
 //! ```text
 //!  create ──► CREATING ──┬─ built ──► CREATED ──────┐

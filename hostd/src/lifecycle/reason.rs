@@ -1,4 +1,4 @@
-//! The sentences of `stateReason` (behaviour, section 2.3). Clients match on them.
+//! The sentences of `stateReason` (docs/behaviour.md, "State reasons"). Clients match on them.
 
 use crate::platform::{Exit, Hook, HookOutcome};
 

@@ -1,4 +1,5 @@
-//! What each event does in each phase: the transition table (behaviour, sections 2.2 to 2.4 and 3.4).
+//! What each event does in each phase: the transition table (docs/behaviour.md, "States", "State reasons", "Idle time and lifetime",
+//! "Hooks").
 
 use super::microvm::{Effect, Event, Phase, Refusal, Rules, State, Step, Wish, hook_reason};
 use super::reason;

@@ -20,14 +20,14 @@ const LONGEST_FILE: usize = 200;
 /// Where a folder whose name was cut has its whole one.
 pub(super) const NAME_FILE: &str = "~name";
 
-/// The group of an image's microVMs and builds, unless another one was given (behaviour §1.11).
+/// The group of an image's microVMs and builds, unless another one was given (docs/behaviour.md, "Logs").
 #[must_use]
 pub fn default_group(image_name: &str) -> String {
     format!("/aws/lambda-microvms/{image_name}")
 }
 
 /// The stream of a microVM, unless another one was given: `YYYY/MM/DD[VERSION]ID` with the day of its start in UTC
-/// (behaviour §7.4).
+/// (docs/behaviour.md, "Logs").
 #[must_use]
 pub fn default_stream(started: SystemTime, image_version: &str, microvm_id: &str) -> String {
     let day = OffsetDateTime::from(started).date();

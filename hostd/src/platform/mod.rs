@@ -22,7 +22,7 @@ use hearth_host::roles::RoleUse;
 use hearth_proto::microvms::v1::Hooks;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// What a hook has that is enabled without a time (behaviour, 3.3).
+/// What a hook has that is enabled without a time (docs/behaviour.md, "Hooks").
 const HOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a microVM is made of. The same for its launch, each resume, and its adoption.
@@ -111,7 +111,7 @@ impl std::fmt::Display for Hook {
 }
 
 impl Hook {
-    /// How long the app has to answer it, by the hooks of its image; a second without a time (behaviour, 3.3).
+    /// How long the app has to answer it, by the hooks of its image; a second without a time (docs/behaviour.md, "Hooks").
     #[must_use]
     pub fn timeout(self, hooks: Option<&Hooks>) -> Duration {
         let settings = hooks.and_then(|hooks| hooks.microvm_hooks.as_ref());

@@ -37,7 +37,7 @@ const FIRST: Duration = Duration::from_secs(30);
 const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
 /// Streams of one connection at a time.
 const STREAMS: u32 = 256;
-/// Bytes of headers (behaviour, section 4.7: tokens alone may have 8,000).
+/// Bytes of headers (docs/behaviour.md, "Limits of the endpoint"); tokens alone may have 8,000.
 const HEADERS: u32 = 64 << 10;
 /// Bytes of an answer that wait for a slow reader, for each stream.
 const SEND_BUFFER: usize = 256 << 10;

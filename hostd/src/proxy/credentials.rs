@@ -1,4 +1,4 @@
-//! Tokens and ports in requests (behaviour, sections 4.2 and 4.4).
+//! Tokens and ports in requests (docs/behaviour.md, "Ports" and "Passing a token").
 //!
 //! A token comes in the header `X-aws-proxy-auth`; WebSocket clients in browsers, which cannot set headers, offer it as a
 //! subprotocol, `lambda-microvms.authentication.TOKEN`, beside `lambda-microvms`. Where it is allowed, a link carries it once

@@ -1,4 +1,4 @@
-//! What the endpoint answers by itself (behaviour, section 4.6).
+//! What the endpoint answers by itself (docs/behaviour.md, "Errors of the endpoint").
 
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};

@@ -1,4 +1,4 @@
-//! Headers that are not passed on (RFC 9110, section 7.6.1; behaviour, section 4.5).
+//! Headers that are not passed on (RFC 9110, section 7.6.1; docs/behaviour.md, "Headers").
 
 use hyper::header::{
     CONNECTION, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,

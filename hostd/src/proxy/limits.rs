@@ -1,4 +1,5 @@
-//! What one microVM's endpoint takes (behaviour, section 1.8): connections, requests a second, bandwidth, by its memory class.
+//! What one microVM's endpoint takes (docs/behaviour.md, "Limits of the endpoint"): connections, requests a second, bandwidth, by its
+//! memory class.
 //!
 //! Too many connections or requests are refused; bytes that are too many wait.
 

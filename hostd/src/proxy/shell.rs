@@ -1,4 +1,4 @@
-//! Shells (behaviour, section 5): a terminal in the app's container over a WebSocket.
+//! Shells (docs/behaviour.md, "Shells"): a terminal in the app's container over a WebSocket.
 //!
 //! | Frame | From | What it is |
 //! |---|---|---|

@@ -1,4 +1,4 @@
-//! Client tokens: the same request with the same token is done once, and answered alike (behaviour, section 0.7).
+//! Client tokens: the same request with the same token is done once, and answered alike (docs/behaviour.md, "Client tokens").
 //!
 //! A token is stored with the answer in the batch that creates what the request asks for, and that batch expects that there is
 //! no such token yet. Of two identical calls at the same time one therefore creates, and the other one finds the token when its

@@ -1,4 +1,4 @@
-//! The base images of this host: the catalogue under the one name that AWS has for its own (behaviour, section 1.2).
+//! The base images of this host: the catalogue under the one name that AWS has for its own (docs/behaviour.md, "Base image").
 
 use std::time::{Duration, UNIX_EPOCH};
 

@@ -3,7 +3,7 @@
 //! A front end ([`crate::api`]) finds out who calls ([`Caller`]), and calls one method per operation with the generated request
 //! and response types. What goes wrong is a [`ServiceError`], whose accessors say everything that is told about it.
 //!
-//! Each operation goes the same way, in this order (behaviour, section 2.1): rate ([`quota`]), constraints of the request
+//! Each operation goes the same way, in this order (docs/behaviour.md, "Order of checks"): rate ([`quota`]), constraints of the request
 //! ([`constraints`]), syntax of names ([`names`]), permission ([`crate::access`]), the client token ([`idempotency`]), then
 //! what it finds in the store.
 //!

@@ -14,7 +14,7 @@ const BASE_IMAGE: &str = "al2023-1";
 /// Longest name of an image.
 const MAX_NAME: usize = 64;
 
-/// A connector that everyone has (behaviour, section 6.1).
+/// A connector that everyone has (docs/behaviour.md, "Network connectors").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Connector {
     /// Requests to ports that a token allows.

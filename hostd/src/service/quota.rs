@@ -1,4 +1,4 @@
-//! Quotas: how often operations may be called, and how much there may be (behaviour, section 8.1).
+//! Quotas: how often operations may be called, and how much there may be (docs/behaviour.md, "Quotas").
 //!
 //! The default profile limits nothing but what the host itself limits; `aws-strict` has AWS's table. Each number can be set.
 

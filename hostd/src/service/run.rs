@@ -1,8 +1,8 @@
 //! RunMicrovm.
 //!
 //! What is checked, in this order: the request's constraints, the syntax of the image's name, permission, the client token,
-//! image and version, the payload, connectors, the role, the account's memory (behaviour, section 2.1); the host's own room is
-//! the driver's to know. The version is expected to be still what it was when the launch is committed: who deactivates or
+//! image and version, the payload, connectors, the role, the account's memory (docs/behaviour.md, "Order of checks"); the host's own
+//! room is the driver's to know. The version is expected to be still what it was when the launch is committed: who deactivates or
 //! deletes it has either come first, or comes too late.
 
 use std::time::SystemTime;

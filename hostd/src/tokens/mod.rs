@@ -1,7 +1,7 @@
 //! Tokens for endpoints: who may reach which ports of one microVM, and until when.
 //!
-//! A token is a compact JWE (RFC 7516) with `alg: dir` and `enc: A256GCM` (behaviour, section 4.3): only this host can read it,
-//! and only this host can have made it. The keys are in the store; one is used for a day, and opened with for as long as tokens
+//! A token is a compact JWE (RFC 7516) with `alg: dir` and `enc: A256GCM` (docs/behaviour.md, "Tokens"): only this host can read
+//! it, and only this host can have made it. The keys are in the store; one is used for a day, and opened with for as long as tokens
 //! that were sealed with it can be valid.
 //!
 //! * [`jwe`] – the compact serialization

@@ -51,7 +51,7 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// The variables that every app gets (behaviour, section 1.10).
+    /// The variables that every app gets (docs/behaviour.md, "Environment of the app").
     #[must_use]
     pub fn environment(&self) -> [String; 4] {
         [

@@ -205,7 +205,7 @@ mod tests {
 
     use super::*;
 
-    /// Timeouts of image hooks that were given none, in seconds (behaviour, section 3.3).
+    /// Timeouts of image hooks that were given none, in seconds (docs/behaviour.md, "Hooks").
     const READY: u32 = 60;
     const VALIDATE: u32 = 30;
     /// The same of the runtime hooks.

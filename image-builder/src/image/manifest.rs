@@ -65,7 +65,7 @@ impl App {
     }
 }
 
-/// Hooks of an app (behaviour, section 3). A hook that is none is disabled.
+/// Hooks of an app (docs/behaviour.md, "Hooks"). A hook that is none is disabled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Hooks {
     /// Port on which the app answers them.

@@ -1,7 +1,8 @@
 //! Control groups of microVMs: how the host's processors are shared, and how much memory a monitor may take.
 //!
-//! Processor time goes by weight, in proportion to the baseline (behaviour, 1.8): where the host is idle, a microVM bursts
-//! to all CPUs it has; where it is not, each has its share. Memory is limited to the guest's and what the monitor needs beside it.
+//! Processor time goes by weight, in proportion to the baseline (docs/behaviour.md, "Memory classes"): where the host is idle, a
+//! microVM bursts to all CPUs it has; where it is not, each has its share. Memory is limited to the guest's and what the monitor needs
+//! beside it.
 
 use std::fs;
 use std::io;

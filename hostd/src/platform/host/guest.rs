@@ -28,7 +28,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How long the agent has to thaw the app, and how long to wait before it is asked again.
 const THAW: Duration = Duration::from_secs(10);
 const THAW_AGAIN: Duration = Duration::from_secs(1);
-/// The environment of shells (behaviour, section 5).
+/// The environment of shells (docs/behaviour.md, "Shells").
 const SHELL_ENVIRONMENT: [&str; 2] = ["TERM=xterm", "PS1=λ $ "];
 
 /// Where a running microVM is in its life.

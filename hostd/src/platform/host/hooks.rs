@@ -1,4 +1,4 @@
-//! Calls of lifecycle hooks (behaviour, section 3).
+//! Calls of lifecycle hooks (docs/behaviour.md, "Hooks").
 
 use hearth_host::agent::AgentError;
 use hearth_host::agent::control::{HookCall, HookResult};

@@ -1,4 +1,5 @@
-//! What a version is to be built from: checks and defaults (behaviour, sections 1.1 to 1.3, 1.8, 1.10).
+//! What a version is to be built from: checks and defaults (docs/behaviour.md, "Code artifacts", "Base image",
+//! "Configuration of a version", "Memory classes", "Environment of the app").
 
 use std::collections::BTreeMap;
 
