@@ -17,7 +17,7 @@
 //! * [`proxy`] – endpoints; [`tokens`] – tokens for them; [`certificates`] – certificates that this host makes and reads
 //! * [`logs`], [`metrics`], [`audit`], [`events`] – what can be seen from outside
 //! * [`daemon`] – all of it together; [`panics`] – what a panic ends
-//! * [`config`] – the configuration file; [`clock`] – the time; [`ids`] – random ids
+//! * [`config`] – the configuration file; [`clock`] – the time
 
 pub mod access;
 pub mod api;

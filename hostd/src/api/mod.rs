@@ -1,4 +1,5 @@
-//! Wire mapping: what comes over gRPC becomes calls of [`crate::service`], and what they answer goes back.
+//! What comes over gRPC becomes calls of [`crate::service`], and what they answer goes back. Hearth's own operations are done here, in
+//! `grpc/host.rs`.
 //!
 //! * [`listen`] – Unix socket and TCP with TLS
 //! * [`grpc`] – the services, reflection and health

@@ -7,7 +7,7 @@
 //! ([`constraints`]), syntax of names ([`names`]), permission ([`crate::access`]), the client token ([`idempotency`]), then
 //! what it finds in the store.
 //!
-//! * [`operation`] – the operations and their requests; [`config`] – what can be set
+//! * [`crate::operation`] – the operations' names and their requests; [`config`] – what can be set
 //! * [`error`] – what goes wrong
 //! * [`constraints`], [`names`], [`quota`], [`idempotency`]
 //! * [`cursor`], [`page`] – lists
