@@ -1,20 +1,22 @@
-//! The operations: what a request must be, who may ask, and what is done.
+//! The operations of the API: checks of requests, permissions, and the work itself.
 //!
-//! A front end ([`crate::api`]) finds out who calls ([`Caller`]), and calls one method per operation with the generated request
-//! and response types. What goes wrong is a [`ServiceError`], whose accessors say everything that is told about it.
+//! A front end ([`crate::api`]) authenticates the caller ([`Caller`]) and calls one method per operation, with the
+//! generated request and response types. Failures are [`ServiceError`]s; their accessors return everything that a
+//! client receives about them.
 //!
-//! Each operation goes the same way, in this order (docs/behaviour.md, "Order of checks"): rate ([`quota`]), constraints of the request
-//! ([`constraints`]), syntax of names ([`names`]), permission ([`crate::access`]), the client token ([`idempotency`]), then
-//! what it finds in the store.
+//! Each operation runs the same steps in this order (docs/behaviour.md, "Order of checks"): rate limit ([`quota`]),
+//! constraints of the request ([`constraints`]), syntax of names ([`names`]), permission ([`crate::access`]), client
+//! token ([`idempotency`]), and then the contents of the store.
 //!
-//! * [`crate::operation`] – the operations' names and their requests; [`config`] – what can be set
-//! * [`error`] – what goes wrong
-//! * [`constraints`], [`names`], [`quota`], [`idempotency`]
-//! * [`cursor`], [`page`] – lists
-//! * [`roles`] – who may give which role to microVMs and builds
+//! * [`crate::operation`] – names of the operations and their request messages; [`config`] – settings
+//! * [`error`] – errors
+//! * [`constraints`], [`names`], [`quota`], [`idempotency`] – the steps before the work
+//! * [`cursor`], [`page`] – pages of lists
+//! * [`roles`] – permission to give a role to a microVM or a build
 //! * [`run`], [`microvms`], [`auth_tokens`] – operations on microVMs
 //! * [`reads`], [`managed`], [`tags`] – images, their versions and builds; base images; tags
-// What clients send is reckoned with here: nothing may overflow, and no index be out of range.
+// This module computes with values that clients send: arithmetic must not overflow, and indices must not be out of
+// range.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::string_slice))]
 
 pub mod auth_tokens;
@@ -61,30 +63,30 @@ pub use error::{Exception, Resource, ServiceError, Violation};
 pub use names::{Connector, ImageName};
 pub use quota::{Limits, Quota, Rate};
 
-/// What a service is made of.
+/// The components that a service uses.
 #[derive(Debug)]
 pub struct Parts {
     /// The store.
     pub db: Db,
-    /// The time.
+    /// The clock.
     pub clock: Clock,
-    /// The drivers.
+    /// The drivers of the microVMs.
     pub microvms: Microvms,
     /// The images.
     pub images: Images,
-    /// Where artifacts may come from.
+    /// The sources from which artifacts may be fetched.
     pub artifacts: ArtifactConfig,
     /// The base images.
     pub bases: Catalogue,
     /// Tokens for endpoints.
     pub tokens: Tokens,
-    /// What roles stand for.
+    /// The provider of credentials for roles.
     pub roles: Arc<RoleProvider>,
-    /// What can be set.
+    /// The settings.
     pub config: ServiceConfig,
 }
 
-/// The operations. Copies are cheap and reach the same.
+/// The operations. Clones are cheap and share all state.
 #[derive(Debug, Clone)]
 pub struct Service {
     inner: Arc<Inner>,
@@ -95,19 +97,19 @@ struct Inner {
     parts: Parts,
     quotas: Quotas,
     cursors: Cursors,
-    /// Calls with the same client token take turns.
+    /// Locks that serialise calls with the same client token ([`Service::turn`]).
     turns: Vec<Mutex<()>>,
 }
 
-/// Calls with client tokens that can be answered at a time, unless their tokens share a place.
+/// Number of these locks. Two client tokens whose hashes select the same lock are serialised too, without need.
 const TURNS: usize = 1024;
 
 impl Service {
-    /// A service of these parts.
+    /// Creates a service from its components.
     ///
     /// # Errors
     ///
-    /// The store's: the keys of cursors lie there.
+    /// Errors of the store, which holds the key that encrypts cursors.
     pub async fn new(parts: Parts) -> Result<Self, ServiceError> {
         let cursors = Cursors::open(&parts.db).await?;
         let turns = (0..TURNS).map(|_| Mutex::default()).collect();
@@ -115,7 +117,7 @@ impl Service {
         Ok(Self { inner: Arc::new(Inner { parts, quotas, cursors, turns }) })
     }
 
-    /// What can be set.
+    /// The settings.
     #[must_use]
     pub fn config(&self) -> &ServiceConfig {
         &self.inner.parts.config
@@ -129,7 +131,7 @@ impl Service {
         self.inner.parts.clock
     }
 
-    /// The time.
+    /// The current time.
     #[must_use]
     pub fn now(&self) -> std::time::SystemTime {
         self.clock().now()
@@ -155,7 +157,8 @@ impl Service {
         &self.inner.cursors
     }
 
-    /// What every operation begins with: counts the call and checks the request.
+    /// The first step of every operation: counts the call against its rate limit and checks the constraints of the
+    /// request.
     ///
     /// # Errors
     ///
@@ -165,7 +168,7 @@ impl Service {
         Constraints::of(self.config().profile).check(request)
     }
 
-    /// Looks whether the caller may do something with everything there is.
+    /// Checks that the caller may perform an operation that concerns no single image.
     ///
     /// # Errors
     ///
@@ -174,11 +177,11 @@ impl Service {
         self.allow(caller.may(operation, None), caller, operation, || "*".to_owned())
     }
 
-    /// Looks whether the caller may do something with an image, or with a microVM of it.
+    /// Checks that the caller may perform an operation on an image, or on a microVM of that image.
     ///
     /// # Errors
     ///
-    /// [`ServiceError::AccessDenied`], also where the image is another account's.
+    /// [`ServiceError::AccessDenied`], also where the image belongs to another account.
     pub fn authorise_image(
         &self,
         caller: &Caller,
@@ -203,7 +206,7 @@ impl Service {
         Err(ServiceError::AccessDenied { principal, action: operation.name(), resource: resource() })
     }
 
-    /// The image that a request names, if the caller may do this with it.
+    /// The image that a request names, if the caller may perform the operation on it.
     ///
     /// # Errors
     ///
@@ -219,7 +222,7 @@ impl Service {
         Ok(image)
     }
 
-    /// An image's record.
+    /// The stored record of an image.
     ///
     /// # Errors
     ///
@@ -230,7 +233,7 @@ impl Service {
             .ok_or_else(|| ServiceError::ImageNotFound(self.config().image_arn(&image.account, &image.name)))
     }
 
-    /// A version's record. `version` is what a request says.
+    /// The stored record of a version. `version` is the version as the request spells it.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Pages of lists.
+//! Pagination of lists.
 
 use hearth_proto::microvms::v1 as proto;
 
@@ -9,12 +9,12 @@ use crate::access::Caller;
 use crate::operation::Request;
 use crate::store::{Entry, Scan, Table};
 
-/// Items on a page, unless the request says.
+/// Items on a page, unless the request has `maxResults`.
 const SIZE: i32 = 50;
 
-/// A request for a page.
+/// A list request that is answered in pages.
 pub(crate) trait Paged: Request {
-    /// `maxResults` and `nextToken`.
+    /// The members `maxResults` and `nextToken`.
     fn page_mut(&mut self) -> (&mut Option<i32>, &mut Option<String>);
 }
 
@@ -40,25 +40,25 @@ paged!(
     hearth_proto::host::v1::ReadLogsRequest,
 );
 
-/// Which page is asked for.
+/// The page that a request selects.
 #[derive(Debug)]
 pub(crate) struct Page {
     list: List,
-    /// The key behind which it begins.
+    /// The key after which the page begins.
     pub(crate) after: Option<Vec<u8>>,
-    /// Items on it at most.
+    /// Greatest number of items on the page.
     pub(crate) size: usize,
 }
 
 impl Page {
-    /// Items to look for: one more than fit, which tells whether another page follows.
+    /// Number of items to look for: one more than the page holds, which shows whether another page follows.
     pub(crate) fn limit(&self) -> usize {
         self.size.saturating_add(1)
     }
 }
 
 impl Service {
-    /// The page that a request asks for.
+    /// The page that a request selects.
     ///
     /// # Errors
     ///
@@ -73,20 +73,20 @@ impl Service {
         Ok(Page { list, after, size })
     }
 
-    /// `nextToken` of the page that ends with `last`.
+    /// The `nextToken` of the page whose last key is `last`.
     ///
     /// # Errors
     ///
-    /// Where the system has no random numbers.
+    /// The system has no random numbers.
     pub(crate) fn next_token(&self, page: &Page, last: &[u8]) -> Result<Option<String>, ServiceError> {
         self.cursors().seal(&page.list, last).map(Some)
     }
 
-    /// The entries of a table that are on a page, and `nextToken` if there are more.
+    /// The entries of a table that are on a page, and `nextToken` if more follow.
     ///
     /// # Errors
     ///
-    /// The store's.
+    /// Errors of the store.
     pub(crate) fn entries(
         &self,
         page: &Page,

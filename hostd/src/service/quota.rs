@@ -1,6 +1,7 @@
-//! Quotas: how often operations may be called, and how much there may be (docs/behaviour.md, "Quotas").
+//! Quotas: limits on the rate of calls and on the number and size of resources (docs/behaviour.md, "Quotas").
 //!
-//! The default profile limits nothing but what the host itself limits; `aws-strict` has AWS's table. Each number can be set.
+//! The default profile sets no limits beyond those of the host itself; `aws-strict` has AWS's table. Each limit can be
+//! configured.
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
@@ -19,23 +20,23 @@ use crate::panics::poisoned;
 /// Service code of all quotas.
 pub const SERVICE_CODE: &str = "lambda";
 
-/// What is limited.
+/// A quantity that can be limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Quota {
     /// Memory of an account's microVMs, in MiB.
     Memory,
-    /// An account's images.
+    /// Number of an account's images.
     Images,
-    /// Versions of an image.
+    /// Number of versions of an image.
     Versions,
-    /// An account's builds at a time.
+    /// Number of an account's builds that run at a time.
     Builds,
-    /// How often an operation may be called.
+    /// Rate of calls to an operation.
     Rate(Operation),
 }
 
 impl Quota {
-    /// Its code at AWS; Hearth's own where AWS has none.
+    /// AWS's code of this quota, or a code of Hearth's own where AWS has none.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
@@ -54,7 +55,7 @@ impl Quota {
         }
     }
 
-    /// `resourceType` of errors about it.
+    /// The `resourceType` in errors about this quota.
     #[must_use]
     pub fn resource_type(self) -> &'static str {
         match self {
@@ -63,7 +64,7 @@ impl Quota {
         }
     }
 
-    /// What is told when it is used up.
+    /// The message of the error when the quota is used up.
     pub(super) fn exceeded(self, limit: u64) -> String {
         match self {
             Self::Memory => format!(
@@ -83,12 +84,12 @@ impl Quota {
     }
 }
 
-/// How often an operation may be called, account by account.
+/// The limit on calls to an operation, for each account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// So often in a second, for any time.
+    /// Sustained calls per second.
     pub per_second: NonZeroU32,
-    /// So often at once.
+    /// Calls that may come at once.
     pub burst: NonZeroU32,
 }
 
@@ -100,7 +101,7 @@ impl Rate {
     }
 }
 
-/// The limits. What is `None` or not there is not limited.
+/// The limits. A quota that is `None`, or missing in `rates`, is not limited.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
     /// [`Quota::Memory`], in MiB.
@@ -116,7 +117,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Those of a profile.
+    /// The default limits of a profile.
     #[must_use]
     pub fn of(profile: Profile) -> Self {
         match profile {
@@ -159,7 +160,7 @@ impl Limits {
     }
 }
 
-/// Keeps the limits.
+/// Enforces the limits.
 #[derive(Debug)]
 pub struct Quotas {
     limits: Limits,
@@ -168,12 +169,12 @@ pub struct Quotas {
     promised: Arc<Mutex<Promised>>,
 }
 
-/// What was promised to launches that may not be in the store yet: MiB by account and microVM.
+/// Memory promised to launches that may not be in the store yet: MiB by account and microVM id.
 type Promised = HashMap<(String, String), u64>;
 
 type Limiter = governor::RateLimiter<String, DashMapStateStore<String>, Ticks, NoOpMiddleware<Duration>>;
 
-/// Tokio's clock, which stands still in tests.
+/// Tokio's clock as a clock of `governor`, so that tests can pause it.
 #[derive(Debug, Clone)]
 struct Ticks(tokio::time::Instant);
 
@@ -186,7 +187,7 @@ impl GovernorClock for Ticks {
 }
 
 impl Quotas {
-    /// Keeps these limits.
+    /// Enforces these limits.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         let clock = Ticks(tokio::time::Instant::now());
@@ -198,11 +199,11 @@ impl Quotas {
         Self { limits, clock, rates, promised: Arc::default() }
     }
 
-    /// Counts a call.
+    /// Counts a call against the rate limit of its operation.
     ///
     /// # Errors
     ///
-    /// [`ServiceError::Throttled`]; the call does not count then.
+    /// [`ServiceError::Throttled`]; a refused call does not count.
     pub fn call(&self, account: &str, operation: Operation) -> Result<(), ServiceError> {
         let Some(limiter) = self.rates.get(&operation) else { return Ok(()) };
         limiter.check_key(&account.to_owned()).map_err(|not_until| {
@@ -211,13 +212,14 @@ impl Quotas {
         })
     }
 
-    /// Whether there is a limit of that kind; what nobody limits need not be counted.
+    /// The limit of a quota, if it has one. Callers need not count what is not limited.
     #[must_use]
     pub fn limit(&self, quota: Quota) -> Option<u64> {
         self.limits.of_quota(quota)
     }
 
-    /// Whether there may be one more where there are `used`; `resource` is the account, or the image.
+    /// Checks that one more may be added to `used` existing ones; `resource` is the account or the image that the quota
+    /// belongs to.
     ///
     /// # Errors
     ///
@@ -231,8 +233,9 @@ impl Quotas {
         }
     }
 
-    /// Promises memory to the launch of a microVM, until what this returns is dropped; by then the store must have it.
-    /// `stored` has the account's microVMs that count, and their memory in MiB. It is asked only where there is a limit.
+    /// Reserves memory for the launch of a microVM until the returned promise is dropped. By then the microVM must be
+    /// in the store. `stored` returns the account's microVMs that count and their memory in MiB; it is called only if
+    /// there is a limit.
     ///
     /// # Errors
     ///
@@ -246,7 +249,7 @@ impl Quotas {
     ) -> Result<Promise, ServiceError> {
         let Some(limit) = self.limits.memory_mib else { return Ok(Promise { of: None }) };
         let mut promised = self.promised.lock().unwrap_or_else(poisoned);
-        // One that was promised and is stored counts once.
+        // A microVM that is both promised and stored counts once.
         let mut used: HashMap<String, u64> = stored()?.into_iter().collect();
         let of_account = promised.iter().filter(|((owner, _), _)| owner == account);
         used.extend(of_account.map(|((_, id), mib)| (id.clone(), *mib)));
@@ -261,10 +264,10 @@ impl Quotas {
     }
 }
 
-/// Account and microVM.
+/// Account and microVM id.
 type Key = (String, String);
 
-/// Memory that was promised to a launch.
+/// Memory that is reserved for a launch.
 #[derive(Debug)]
 #[must_use = "it is taken back when this is dropped"]
 pub struct Promise {
@@ -324,7 +327,7 @@ mod tests {
         assert_eq!((error.exception().http_status, error.quota()), (402, Some(Quota::Memory)));
         assert_eq!(error.resource().unwrap().id, "111122223333");
         let _of_another = promise("444455556666", "4", 4096, &[]).unwrap();
-        drop(one); // it was not launched
+        drop(one); // this launch failed
         let _third = promise("111122223333", "5", 2048, &[("2", 2048)]).unwrap();
         promise("111122223333", "6", 512, &[("2", 2048), ("5", 2048)]).unwrap_err();
     }

@@ -1,4 +1,4 @@
-//! Images, their versions and builds, as they are.
+//! Read operations on images, their versions and builds.
 
 use hearth_proto::microvms::v1 as proto;
 use hearth_proto::store::v1::{ImageRecord, VersionRecord};
@@ -12,7 +12,7 @@ use crate::records;
 use crate::store::Table;
 
 impl Service {
-    /// An image.
+    /// GetMicrovmImage: returns an image.
     ///
     /// # Errors
     ///
@@ -38,7 +38,8 @@ impl Service {
         })
     }
 
-    /// The account's images by name. The filter applies to what is on the page, as at AWS.
+    /// ListMicrovmImages: the account's images, sorted by name. The filter applies to the entries of a page after the
+    /// page is cut, as at AWS, so a page may be short.
     ///
     /// # Errors
     ///
@@ -70,7 +71,7 @@ impl Service {
         Ok(proto::ListMicrovmImagesResponse { items, next_token })
     }
 
-    /// A version of an image.
+    /// GetMicrovmImageVersion: returns a version of an image.
     ///
     /// # Errors
     ///
@@ -88,7 +89,7 @@ impl Service {
         Ok(told(version, &record))
     }
 
-    /// The versions of an image, newest first.
+    /// ListMicrovmImageVersions: the versions of an image, newest first.
     ///
     /// # Errors
     ///
@@ -112,7 +113,7 @@ impl Service {
         Ok(proto::ListMicrovmImageVersionsResponse { items, next_token })
     }
 
-    /// A build of a version.
+    /// GetMicrovmImageBuild: returns a build of a version.
     ///
     /// # Errors
     ///
@@ -134,7 +135,7 @@ impl Service {
         })
     }
 
-    /// The builds of a version.
+    /// ListMicrovmImageBuilds: the builds of a version.
     ///
     /// # Errors
     ///
@@ -149,7 +150,8 @@ impl Service {
         let image = self.named_image(caller, Operation::ListMicrovmImageBuilds, identifier)?;
         let page = self.page(caller, &request)?;
         let mut builds = self.builds(&image, request.image_version.as_deref().unwrap_or_default())?;
-        // There is one for each kind of processor, so they are all read; the cursor is the last one's id.
+        // A version has one build for each kind of processor, so all of them are read. The cursor contains the id of
+        // the page's last build.
         builds.sort_by(|one, other| one.build_id.cmp(&other.build_id));
         builds.retain(|build| {
             let behind = page.after.as_deref().is_none_or(|last| build.build_id.as_bytes() > last);
@@ -181,7 +183,7 @@ impl Service {
     }
 }
 
-/// A version as it is told: its tags are the image's.
+/// A version as clients receive it: with the tags of its image.
 fn told(record: VersionRecord, image: &ImageRecord) -> proto::MicrovmImageVersion {
     proto::MicrovmImageVersion { tags: image.tags.clone(), ..record.version.unwrap_or_default() }
 }

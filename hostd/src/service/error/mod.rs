@@ -1,8 +1,8 @@
-//! Why an operation was not done: one enum for all of them.
+//! The errors of all operations, in one enum.
 //!
-//! The messages are those that clients of AWS know, word for word. What a front end needs beside the message – the exception's
-//! name, its HTTP status and gRPC code, resource, quota, fields, when to come back – is asked for with the accessors, so that no
-//! front end knows the variants ([`told`]).
+//! The messages are, word for word, those that clients of AWS know. What a front end needs beside the message – name of
+//! the exception, HTTP status, gRPC code, resource, quota, invalid members, retry delay – it gets from the accessors,
+//! so that no front end depends on the variants ([`told`]).
 
 mod told;
 
@@ -20,12 +20,12 @@ use super::quota::Quota;
 
 pub use told::{Exception, Resource};
 
-/// What is wrong with a member of a request.
+/// A member of a request that violates a constraint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// Path of the member, like `idlePolicy.maxIdleDurationSeconds` or `resources.1.member.minimumMemoryInMiB`.
     pub field: String,
-    /// What it should be, like `Member must have value greater than or equal to 60`.
+    /// The constraint, like `Member must have value greater than or equal to 60`.
     pub constraint: String,
 }
 
@@ -35,20 +35,20 @@ impl Violation {
     }
 }
 
-/// Why an operation was not done.
+/// The reason why an operation failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ServiceError {
     // ---- ValidationException ----
-    /// Members of the request are not as the table of constraints says.
+    /// Members of the request violate the table of constraints.
     #[error("{}", constraint_message(.0))]
     Constraints(Vec<Violation>),
-    /// RunMicrovm got something that is no ARN, in the profile `aws-strict`.
+    /// RunMicrovm received an identifier that is no ARN, in the profile `aws-strict`.
     #[error("Malformed ARN - doesn't start with 'arn:'")]
     NotAnArn,
-    /// An identifier of an image that is neither an ARN of one nor a name.
+    /// The identifier of an image is neither the ARN of one nor a valid name.
     #[error("Invalid ARN format: {0}")]
     InvalidArn(String),
-    /// An ARN of another region.
+    /// The ARN is one of another Region.
     #[error("The resource {arn} is not in {region}, the Region of this host")]
     OtherRegion {
         /// The ARN.
@@ -56,19 +56,19 @@ pub enum ServiceError {
         /// This host's Region.
         region: String,
     },
-    /// A token that was used for another request.
+    /// The client token was used for another request.
     #[error("The provided clientToken was used with different request parameters.")]
     ClientTokenReused,
-    /// A cursor that this host has not made, or for another list.
+    /// The cursor was not made by this host, or belongs to another list.
     #[error("The nextToken is invalid: use the one of the page before, with the same parameters")]
     NextToken,
-    /// There is such an image.
+    /// An image with this name exists already.
     #[error("A MicroVM image with the name '{0}' already exists in this account")]
     ImageExists(String),
-    /// Something else than an S3 URI, where only these are taken.
+    /// The artifact's URI is no S3 URI, where only S3 is allowed.
     #[error("CodeArtifact URI must be a valid S3 URI in the format: s3://<bucket>/<key>")]
     CodeArtifactUri,
-    /// There is no such base image.
+    /// The base image, or this version of it, does not exist.
     #[error("No managed MicroVM Image with arn {arn} and version {version} is available")]
     NoManagedVersion {
         /// The ARN that was given.
@@ -76,92 +76,92 @@ pub enum ServiceError {
         /// The version that was given, or `latest`.
         version: String,
     },
-    /// A name that the platform uses.
+    /// The name of the environment variable is reserved for the platform.
     #[error("Environment variable key '{0}' is reserved")]
     ReservedVariable(String),
-    /// There is no such memory class.
+    /// No memory class has this size.
     #[error(
         "The requested memory size of {mib} MiB is not supported by base MicroVM image {base_arn}. Supported memory sizes in MiB are: [512, 1024, 2048, 4096, 8192]."
     )]
     MemorySize {
-        /// What was asked for.
+        /// The requested size, in MiB.
         mib: i32,
         /// The base image.
         base_arn: String,
     },
-    /// A runtime hook without `ready`.
+    /// A runtime hook is enabled without the `ready` hook.
     #[error(
         "The ready (/ready) MicroVM image hook must be enabled when any MicroVM lifecycle hook (run, resume, suspend, or terminate) is enabled. The ready hook signals when the application has finished initializing so the snapshot is taken in a ready state."
     )]
     ReadyHookNeeded,
-    /// Hooks without a port.
+    /// Hooks are enabled without a port.
     #[error("The hooks port must be specified when any hook is enabled.")]
     HooksPortNeeded,
     /// The image is in a state in which it cannot be deleted.
     #[error("Cannot delete MicroVM image in its current state: {0}")]
     CannotDeleteImage(String),
-    /// The only version of an image.
+    /// The version is the only one of its image and cannot be deleted alone.
     #[error("This is the last version. Please delete the entire image")]
     LastVersion,
-    /// A payload for an image without the hook that takes it.
+    /// The request has a payload for the run hook, but the image does not enable that hook.
     #[error("The run hook must be enabled in the MicroVM image to pass the run hook payload")]
     RunHookDisabled,
-    /// A connector that is no ARN of one.
+    /// The connector is not the ARN of a network connector.
     #[error("Malformed network connector ARN")]
     ConnectorMalformed {
-        /// The member that has it.
+        /// The member of the request that contains the connector.
         field: &'static str,
     },
-    /// There is no such connector.
+    /// No connector has this ARN.
     #[error("Unrecognized managed network connector ARN: {arn}")]
     ConnectorUnknown {
-        /// The member that has it.
+        /// The member of the request that contains the connector.
         field: &'static str,
-        /// What was given.
+        /// The ARN from the request.
         arn: String,
     },
-    /// An egress connector among those for ingress, or the other way round.
+    /// An egress connector among the ingress connectors, or the other way round.
     #[error("The network connector {arn} cannot be used in {field}")]
     ConnectorKind {
-        /// The member that has it.
+        /// The member of the request that contains the connector.
         field: &'static str,
-        /// What was given.
+        /// The ARN from the request.
         arn: String,
     },
-    /// The same connector twice.
+    /// The connector is given twice.
     #[error("The network connector {arn} is given more than once in {field}")]
     ConnectorRepeated {
-        /// The member that has it.
+        /// The member of the request that contains the connector.
         field: &'static str,
-        /// What was given.
+        /// The ARN from the request.
         arn: String,
     },
-    /// Several egress connectors.
+    /// More than one egress connector is given.
     #[error("Only one network connector can be given in {field}")]
     ConnectorsTooMany {
-        /// The member that has them.
+        /// The member of the request that contains the connectors.
         field: &'static str,
     },
-    /// ALL_INGRESS beside others: found when a token is asked for.
+    /// The microVM has ALL_INGRESS beside other connectors; this is only detected when a token is requested.
     #[error(
         "ALL_INGRESS cannot be combined with other ingress network connectors; use HTTP_INGRESS and/or SHELL_INGRESS instead"
     )]
     AllIngressCombined,
-    /// A shell token for a microVM without the connector.
+    /// A shell token was requested for a microVM without the shell connector.
     #[error("Shell access requires SHELL_INGRESS network connector to be configured on the MicroVM.")]
     ShellIngressNeeded,
-    /// A token for the ports of a microVM that has none open.
+    /// A token for ports was requested for a microVM without an HTTP connector.
     #[error("Endpoint access requires HTTP_INGRESS network connector to be configured on the MicroVM.")]
     HttpIngressNeeded,
-    /// A token that would be valid for too long.
+    /// The requested lifetime of a token is too long.
     #[error("ExpirationMinutes {minutes} exceeded max allowed of {max}.")]
     ExpirationTooLong {
-        /// What was asked for.
+        /// The requested lifetime, in minutes.
         minutes: i32,
-        /// What is allowed.
+        /// The longest lifetime allowed, in minutes.
         max: i32,
     },
-    /// A range of ports that ends before it begins.
+    /// The start port of a range is greater than its end port.
     #[error("The start port {start} of a range must not be greater than its end port {end}")]
     PortRange {
         /// First port.
@@ -169,7 +169,7 @@ pub enum ServiceError {
         /// Last port.
         end: i32,
     },
-    /// A microVM that has ended, or is ending.
+    /// The microVM has terminated, or is terminating.
     #[error("The MicroVM {0} has been terminated and its state cannot be changed.")]
     Terminated(String),
     /// More tags than a resource may have.
@@ -177,7 +177,7 @@ pub enum ServiceError {
     TooManyTags {
         /// The resource.
         arn: String,
-        /// How many it may have.
+        /// The number of tags allowed.
         max: usize,
     },
     /// A resource that cannot have tags.
@@ -186,14 +186,14 @@ pub enum ServiceError {
     /// Anything else that is wrong with one member of a request.
     #[error("{message}")]
     Invalid {
-        /// Which.
+        /// The member.
         field: &'static str,
-        /// What, as a sentence.
+        /// What is wrong with the member, as a sentence.
         message: String,
     },
 
     // ---- AccessDeniedException ----
-    /// Nobody, or nobody known here.
+    /// The request has no credentials, or unknown ones.
     #[error(transparent)]
     Unauthenticated(#[from] UnknownCaller),
     /// No policy of the caller allows this.
@@ -201,70 +201,71 @@ pub enum ServiceError {
         "User: {principal} is not authorized to perform: lambda:{action} on resource: {resource} because no identity-based policy allows the lambda:{action} action"
     )]
     AccessDenied {
-        /// Who.
+        /// The caller.
         principal: String,
-        /// What.
+        /// The action, which is the name of the operation.
         action: &'static str,
-        /// With what: an ARN or `*`.
+        /// The resource: an ARN or `*`.
         resource: String,
     },
-    /// A role that the caller may not give to a microVM or a build, that is not for its account, or that cannot be assumed.
+    /// The caller may not give this role to a microVM or a build, the role is not for its account, or the role cannot
+    /// be assumed.
     #[error(
         "User: {principal} is not authorized to perform: iam:PassRole on resource: {role_arn} because {why}"
     )]
     PassRole {
-        /// Who.
+        /// The caller.
         principal: String,
-        /// Which role.
+        /// ARN of the role.
         role_arn: String,
-        /// Why not.
+        /// The reason, as the end of a sentence.
         why: String,
     },
 
     // ---- ResourceNotFoundException ----
-    /// No such image.
+    /// The image does not exist.
     #[error("MicroVMImage not found for MicroVMImageID: {0}")]
     ImageNotFound(String),
-    /// No such version.
+    /// The version does not exist.
     #[error("MicroVMImageVersion not found for MicroVMImageID: {arn} and version: {version}")]
     VersionNotFound {
         /// The image.
         arn: String,
-        /// The version that was given.
+        /// The version as the request spells it.
         version: String,
     },
-    /// No such build.
+    /// The build does not exist.
     #[error(
         "MicroVMImageBuild not found for MicroVMImageID: {arn}, version: {version} and build: {build_id}"
     )]
     BuildNotFound {
         /// The image.
         arn: String,
-        /// The version that was given.
+        /// The version as the request spells it.
         version: String,
-        /// The build that was given.
+        /// The build id from the request.
         build_id: String,
     },
-    /// No such base image.
+    /// The base image does not exist.
     #[error("Managed MicroVM image not found: {0}")]
     ManagedImageNotFound(String),
-    /// Nothing that RunMicrovm could run.
+    /// The image has no active version that RunMicrovm could run, or the requested one is not active.
     #[error("No active version found for MicroVM image {arn}{}", and_version(.version))]
     NoActiveVersion {
         /// The image.
         arn: String,
-        /// The version that was asked for.
+        /// The requested version, if the request names one.
         version: Option<String>,
     },
-    /// No such microVM.
+    /// The microVM does not exist.
     #[error("Unable to find microvmIdentifier {0}")]
     MicrovmNotFound(String),
-    /// No such log group or stream, or anything else of this host.
+    /// A log group, a log stream or another resource of this host does not exist.
     #[error("{kind} not found: {id}")]
     NotFound {
-        /// What, like `Log group`.
+        /// Kind of the resource, like `Log group`.
         kind: &'static str,
-        /// Which.
+        /// Id of the resource.
         id: String,
     },
 
@@ -277,52 +278,52 @@ pub enum ServiceError {
         /// Its state, like `UPDATING`.
         state: &'static str,
     },
-    /// The microVM is in a state in which this cannot be done.
+    /// The state of the microVM does not allow this operation.
     #[error("The MicroVM {id} is in state {state}; {hint}")]
     MicrovmState {
-        /// Which.
+        /// Id of the microVM.
         id: String,
         /// Its state.
         state: &'static str,
-        /// What to do.
+        /// Advice to the client.
         hint: &'static str,
     },
-    /// Something else was changing the resource all the time.
+    /// Other requests kept changing the resource, so that all attempts conflicted.
     #[error("The {kind} {id} is being changed by another request. Try again.")]
     Contended {
-        /// What.
+        /// Kind of the resource.
         kind: &'static str,
-        /// Which.
+        /// Id of the resource.
         id: String,
     },
 
     // ---- limits ----
-    /// A count or an amount is used up.
+    /// A quota on a number or an amount is used up.
     #[error("{}", .quota.exceeded(*.limit))]
     QuotaExceeded {
-        /// Which.
+        /// The quota.
         quota: Quota,
-        /// How much there may be.
+        /// The limit of the quota.
         limit: u64,
-        /// The account, or the image.
+        /// The account or the image that the quota belongs to.
         resource: String,
     },
-    /// Too many requests.
+    /// The rate limit of the operation is exceeded.
     #[error("Rate exceeded")]
     Throttled {
-        /// Which rate.
+        /// The quota of the rate.
         quota: Quota,
-        /// When to try again.
+        /// Time after which the call may be repeated.
         retry_after: Duration,
     },
-    /// The host is full.
+    /// The host has not enough free memory.
     #[error(
         "There is not enough capacity: the host has {free_mib} MiB free of the {needed_mib} MiB that this takes. Retry the request later."
     )]
     Capacity {
-        /// What it takes.
+        /// Memory that the operation needs.
         needed_mib: u64,
-        /// What is free.
+        /// Memory that is free.
         free_mib: u64,
     },
 
@@ -330,38 +331,38 @@ pub enum ServiceError {
     /// The store failed.
     #[error("An internal server error occurred. Retry the request later.")]
     Store(#[from] StoreError),
-    /// The daemon is ending.
+    /// The daemon is shutting down.
     #[error("The service is stopping. Retry the request later.")]
     Stopping,
-    /// Anything else that is not the caller's doing. `what` is for the log.
+    /// Any other failure that the caller has not caused. Clients do not see `what`; it is logged.
     #[error("An internal server error occurred. Retry the request later.")]
     Internal {
-        /// What happened.
+        /// Description of the failure.
         what: String,
     },
 
-    /// An error of a tag operation: these have exceptions of their own.
+    /// An error of a tag operation. Tag operations use exception names of their own.
     #[error(transparent)]
     OfTags(Box<ServiceError>),
 }
 
 impl ServiceError {
-    /// What is wrong with one member, in a sentence.
+    /// An error about one member; `message` is a sentence.
     pub(crate) fn invalid(field: &'static str, message: impl Into<String>) -> Self {
         Self::Invalid { field, message: message.into() }
     }
 
-    /// An internal error; `what` is logged and not told.
+    /// An internal error. `what` is logged and not sent to the client.
     pub(crate) fn internal(what: impl Into<String>) -> Self {
         Self::Internal { what: what.into() }
     }
 
-    /// What handled the call has panicked: [`crate::panics`] has logged why.
+    /// The error of a call whose handler has panicked; [`crate::panics`] has logged the panic.
     pub(crate) fn panicked() -> Self {
         Self::internal("its handler has panicked")
     }
 
-    /// The same error, told as the tag operations do.
+    /// The same error with the exception names of the tag operations.
     pub(crate) fn of_tags(self) -> Self {
         match self {
             Self::OfTags(_) => self,
@@ -414,7 +415,8 @@ impl From<RequestError> for ServiceError {
             RequestError::NotFound(id) => Self::MicrovmNotFound(id),
             RequestError::Terminated(id) => Self::Terminated(id),
             RequestError::Conflict { id, state, hint } => Self::MicrovmState { id, state, hint },
-            // ResumeMicrovm knows no InsufficientCapacityException, but nothing that it knows says this.
+            // The API's model of ResumeMicrovm has no InsufficientCapacityException, but none of its exceptions fits
+            // better.
             RequestError::Capacity { needed_mib, free_mib } => Self::Capacity { needed_mib, free_mib },
             RequestError::Store(error) => Self::Store(error),
             RequestError::Stopping => Self::Stopping,

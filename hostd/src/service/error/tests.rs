@@ -1,4 +1,4 @@
-//! What errors say.
+//! Tests of the messages and accessors of errors.
 
 use super::told::{RETRY, exception};
 use super::*;

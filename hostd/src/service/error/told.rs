@@ -1,4 +1,4 @@
-//! How errors are told: what front ends need beside the message.
+//! Representation of errors to clients: what front ends need beside the message.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -6,14 +6,14 @@ use std::time::Duration;
 use super::{ServiceError, Violation};
 use crate::service::quota::Quota;
 
-/// An exception of AWS's model.
+/// An exception of AWS's API model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exception {
-    /// Its name.
+    /// Name of the exception.
     pub name: &'static str,
-    /// Its status in HTTP.
+    /// HTTP status.
     pub http_status: u16,
-    /// Its code in gRPC.
+    /// gRPC status code.
     pub grpc: tonic::Code,
 }
 
@@ -21,7 +21,7 @@ pub(super) const fn exception(name: &'static str, http_status: u16, grpc: tonic:
     Exception { name, http_status, grpc }
 }
 
-/// How an error is told.
+/// The classes of errors; each class is one exception.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Validation,
@@ -51,7 +51,7 @@ impl Kind {
         }
     }
 
-    /// The same for the tag operations.
+    /// The exception of this class as the tag operations report it.
     fn exception_of_tags(self) -> Exception {
         let name = match self {
             Self::Validation => "InvalidParameterValueException",
@@ -64,7 +64,7 @@ impl Kind {
     }
 }
 
-/// A resource that an error is about.
+/// The resource that an error concerns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resource {
     /// `resourceType`
@@ -73,7 +73,7 @@ pub struct Resource {
     pub id: String,
 }
 
-/// How soon to come back after an internal error or when the host is full.
+/// Retry delay after an internal error, or when the host has no capacity.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 impl ServiceError {
@@ -133,7 +133,7 @@ impl ServiceError {
         }
     }
 
-    /// The exception that it is.
+    /// The exception that represents this error.
     #[must_use]
     pub fn exception(&self) -> Exception {
         match self {
@@ -142,13 +142,13 @@ impl ServiceError {
         }
     }
 
-    /// Whether it is the service's fault: such errors are logged.
+    /// Whether the service is at fault. Such errors are logged.
     #[must_use]
     pub fn is_internal(&self) -> bool {
         self.kind() == Kind::Internal
     }
 
-    /// For the log: what happened, where the message hides it.
+    /// The description of the failure for the log, where the message hides it.
     #[must_use]
     pub fn cause(&self) -> Option<Cow<'_, str>> {
         match self.inner() {
@@ -158,7 +158,7 @@ impl ServiceError {
         }
     }
 
-    /// The resource it is about: `resourceType` and `resourceId`.
+    /// The resource that the error concerns: `resourceType` and `resourceId`.
     #[must_use]
     pub fn resource(&self) -> Option<Resource> {
         const IMAGE: &str = "MicrovmImage";
@@ -182,7 +182,7 @@ impl ServiceError {
         Some(Resource { kind, id: id.clone() })
     }
 
-    /// The quota that is used up, and what is told about it.
+    /// The quota that is used up.
     #[must_use]
     pub fn quota(&self) -> Option<Quota> {
         match self.inner() {
@@ -191,7 +191,7 @@ impl ServiceError {
         }
     }
 
-    /// When to try again.
+    /// Time after which the client should retry.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self.inner() {
@@ -201,7 +201,7 @@ impl ServiceError {
         }
     }
 
-    /// Members of the request that are wrong, and what is wrong with each.
+    /// The invalid members of the request, with the reason for each.
     #[must_use]
     pub fn violations(&self) -> Vec<Violation> {
         let error = self.inner();

@@ -1,4 +1,4 @@
-//! Answers and errors.
+//! Conversion of images, versions and errors to responses.
 
 use hearth_proto::microvms::v1::{MicrovmImageDetails, MicrovmImageVersion};
 
@@ -7,7 +7,7 @@ use super::super::quota::Quota;
 use crate::builds::{self, ImagesError};
 use crate::lifecycle::image::{Image, Refusal, version_name};
 
-/// An image with the version that is being built: its newest.
+/// The response for an image, with its newest version, which is the one being built.
 pub(super) fn details(image: &Image) -> MicrovmImageDetails {
     let record = &image.record;
     let version = image.versions.get(&record.newest_version).and_then(|version| version.version.clone());
@@ -38,13 +38,14 @@ pub(super) fn details(image: &Image) -> MicrovmImageDetails {
     }
 }
 
-/// A version of an image.
+/// The response for a version of an image.
 pub(super) fn version(image: &Image, number: u32) -> MicrovmImageVersion {
     let version = image.versions.get(&number).and_then(|version| version.version.clone());
     MicrovmImageVersion { tags: image.record.tags.clone(), ..version.unwrap_or_default() }
 }
 
-/// What a client is told of an error. `account` and `arn` are the image's, `version` is what the request says.
+/// Converts an error of the image operations to the one that the client receives. `account` and `arn` are the image's,
+/// `version` is the version as the request spells it.
 pub(super) fn refused(error: ImagesError, account: &str, arn: String, version: Option<&str>) -> ServiceError {
     match error {
         ImagesError::Exists(name) => ServiceError::ImageExists(name),

@@ -16,11 +16,11 @@ use crate::builds::ImagesError;
 use crate::lifecycle::image::Image;
 use crate::operation::Operation;
 
-/// How often something is begun anew whose client token was used or expired meanwhile.
+/// Number of attempts when the client token is used or expires in the meantime.
 const TRIES: u32 = 3;
 
 impl Service {
-    /// CreateMicrovmImage: the image is CREATING, and its version 1.0 is built from now on.
+    /// CreateMicrovmImage: the image becomes CREATING, and the build of its version 1.0 starts.
     ///
     /// # Errors
     ///
@@ -43,8 +43,8 @@ impl Service {
         .await
     }
 
-    /// UpdateMicrovmImage: the image is UPDATING, and its next version is built from now on. Nothing is taken over from the
-    /// version before.
+    /// UpdateMicrovmImage: the image becomes UPDATING, and the build of its next version starts. The new version
+    /// inherits nothing from the previous one.
     ///
     /// # Errors
     ///
@@ -65,8 +65,8 @@ impl Service {
         .await
     }
 
-    /// The configuration that is asked for, when it is needed: a request that was answered before is answered again, even if
-    /// what it asks for is not available any more.
+    /// Returns a function that computes the requested configuration. It is called only for new requests: a repeated
+    /// request gets its stored response, even if what it requests is not available any more.
     fn asked(
         &self,
         image: &ImageName,
@@ -79,7 +79,7 @@ impl Service {
         }
     }
 
-    /// Does something once for each client token.
+    /// Runs a change once for each client token.
     async fn once<R: HasClientToken + PassesRole, F: Future<Output = Result<Image, ImagesError>>>(
         &self,
         caller: &Caller,
@@ -100,7 +100,7 @@ impl Service {
                 Ok(image) => return Ok(details(&image)),
                 Err(ImagesError::Conflict) => {}
                 Err(error) => {
-                    // The same call may have been faster: then the image exists, or is busy, because of it.
+                    // An identical call may have been faster; then the image exists, or is busy, because of that call.
                     if let Replay::Answered(answer) = self.replay(caller, request)? {
                         return Ok(answer);
                     }
@@ -111,12 +111,12 @@ impl Service {
         Err(refused(ImagesError::Conflict, &image.account, arn(), None))
     }
 
-    /// What stores a token with the answer.
+    /// Returns the function that stores a token together with the response.
     fn remembering(&self, token: ClientToken) -> Remember {
         let service = self.clone();
         Box::new(move |image| service.remember(&token, &details(image), Some(&image.record.uid)))
     }
 }
 
-/// Makes what is stored along with an image.
+/// Makes the batch that is stored along with an image.
 type Remember = Box<dyn Fn(&Image) -> crate::store::Batch + Send + Sync>;

@@ -1,5 +1,5 @@
-//! What a version is to be built from: checks and defaults (docs/behaviour.md, "Code artifacts", "Base image",
-//! "Configuration of a version", "Memory classes", "Environment of the app").
+//! Configuration of a version: checks and defaults (docs/behaviour.md, "Code artifacts", "Base image", "Configuration
+//! of a version", "Memory classes", "Environment of the app").
 
 use std::collections::BTreeMap;
 
@@ -16,11 +16,11 @@ use super::super::error::ServiceError;
 use super::super::names::Connector;
 use crate::lifecycle::image::{version_name, version_number};
 
-/// Variables that the platform sets itself: one by its name, others by what their names begin with.
+/// Environment variables that the platform sets itself: one full name, and a prefix of other names.
 const RESERVED: &str = "AWS_REGION";
 const RESERVED_PREFIX: &str = "AWS_LAMBDA_MICROVM_";
 
-/// What create and update have in common, as an update says it.
+/// Converts a create request to an update request with the members that both have in common.
 pub(super) fn common(request: &CreateMicrovmImageRequest) -> UpdateMicrovmImageRequest {
     let CreateMicrovmImageRequest {
         name: _,
@@ -57,11 +57,11 @@ pub(super) fn common(request: &CreateMicrovmImageRequest) -> UpdateMicrovmImageR
     }
 }
 
-/// The configuration that a request asks for, with defaults. The request has passed the constraints.
+/// The requested configuration, with defaults filled in. The request has passed the constraints.
 ///
 /// # Errors
 ///
-/// What a client of AWS is told.
+/// The errors that a client of AWS receives.
 pub(super) fn configuration(
     config: &ServiceConfig,
     artifacts: &ArtifactConfig,
@@ -104,7 +104,7 @@ pub(super) fn configuration(
     })
 }
 
-/// The version of the base image: the one that is asked for, or the newest.
+/// The version of the base image: the requested one, or the newest.
 fn base_version(
     config: &ServiceConfig,
     bases: &Catalogue,
@@ -120,7 +120,7 @@ fn base_version(
     }
     let versions = bases.versions().map_err(|error| ServiceError::internal(error.to_string()))?;
     let number = match asked {
-        // AWS answers with `1.0` and takes only `1`.
+        // AWS responds with `1.0` but accepts only `1` in requests.
         Some(text) if config.profile == Profile::AwsStrict && text.contains('.') => None,
         Some(text) => version_number(text).filter(|number| versions.contains(&u64::from(*number))),
         None => versions.first().and_then(|newest| u32::try_from(*newest).ok()),
@@ -153,7 +153,7 @@ fn check_variables(variables: &BTreeMap<String, String>) -> Result<(), ServiceEr
         if name == RESERVED || name.starts_with(RESERVED_PREFIX) {
             return Err(ServiceError::ReservedVariable(name.clone()));
         }
-        // A program gets its variables as NAME=value, ended by a NUL.
+        // A program receives each variable as NAME=value, terminated by a NUL.
         if name.contains(['=', '\0']) {
             let name = name.replace('\0', "\u{fffd}");
             let message = format!("Environment variable key '{name}' must not contain '=' or NUL");

@@ -15,7 +15,8 @@ use crate::lifecycle::image::VersionDeletion;
 use crate::operation::Operation;
 
 impl Service {
-    /// DeleteMicrovmImage: the image with all its versions. MicroVMs that run go on. Asked again, it succeeds for a day.
+    /// DeleteMicrovmImage: deletes the image with all its versions. Running microVMs continue. A repeated call succeeds
+    /// for a day.
     ///
     /// # Errors
     ///
@@ -37,7 +38,8 @@ impl Service {
         Ok(DeleteMicrovmImageResponse { image_identifier: arn, state: state.into() })
     }
 
-    /// DeleteMicrovmImageVersion: not the last one. MicroVMs that run go on. Asked again, it succeeds.
+    /// DeleteMicrovmImageVersion: deletes a version, unless it is the last one. Running microVMs continue. A repeated
+    /// call succeeds.
     ///
     /// # Errors
     ///

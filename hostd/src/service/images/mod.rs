@@ -1,8 +1,9 @@
-//! Operations that change images. What they begin is done by [`crate::builds::Images`].
+//! Operations that change images. They start the work; [`crate::builds::Images`] carries it out.
 //!
-//! * `configuration` – what a version is to be built from: checks and defaults
-//! * `change` – CreateMicrovmImage, UpdateMicrovmImage; `versions` – UpdateMicrovmImageVersion; `delete` – the deletions
-//! * `answer` – answers and errors
+//! * `configuration` – configuration of a version: checks and defaults
+//! * `change` – CreateMicrovmImage, UpdateMicrovmImage; `versions` – UpdateMicrovmImageVersion; `delete` – the
+//!   deletions
+//! * `answer` – responses and errors
 
 mod answer;
 mod change;

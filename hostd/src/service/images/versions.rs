@@ -10,7 +10,7 @@ use crate::access::Caller;
 use crate::operation::Operation;
 
 impl Service {
-    /// UpdateMicrovmImageVersion: makes a version available to RunMicrovm, or not. MicroVMs that run go on.
+    /// UpdateMicrovmImageVersion: activates or deactivates a version for RunMicrovm. Running microVMs continue.
     ///
     /// # Errors
     ///
@@ -32,12 +32,12 @@ impl Service {
             .map_err(|error| refused(error, &image.account, arn, Some(name)))
     }
 
-    /// The number that a request names a version by.
+    /// The number of the version that a request names.
     pub(super) fn number(&self, image: &ImageName, version: &str) -> Result<u32, ServiceError> {
         if let Some(number) = version_number(version) {
             return Ok(number);
         }
-        // No version has such a name; perhaps there is not even the image.
+        // No version can have such a name. If the image does not exist either, that error takes precedence.
         self.image_record(image)?;
         let arn = self.config().image_arn(&image.account, &image.name);
         Err(ServiceError::VersionNotFound { arn, version: version.to_owned() })
