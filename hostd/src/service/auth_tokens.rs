@@ -14,7 +14,7 @@ use crate::operation::Operation;
 use crate::tokens::{Grant, HEADER, Kind, TokenError};
 
 impl Service {
-    /// A token for ports of a microVM.
+    /// CreateMicrovmAuthToken: returns a token for ports of a microVM.
     ///
     /// # Errors
     ///
@@ -36,7 +36,7 @@ impl Service {
         Ok(proto::CreateMicrovmAuthTokenResponse { auth_token })
     }
 
-    /// A token for a shell in a microVM.
+    /// CreateMicrovmShellAuthToken: returns a token for a shell in a microVM.
     ///
     /// # Errors
     ///
@@ -85,7 +85,7 @@ impl Service {
     }
 }
 
-/// The ingress connectors of a microVM that has not ended.
+/// The ingress connectors of a microVM that has not terminated.
 fn live_connectors(record: &MicrovmRecord) -> Result<Vec<Connector>, ServiceError> {
     use proto::MicrovmState as State;
     let microvm = record.microvm.clone().unwrap_or_default();
@@ -95,7 +95,7 @@ fn live_connectors(record: &MicrovmRecord) -> Result<Vec<Connector>, ServiceErro
     Ok(microvm.ingress_network_connectors.iter().filter_map(|arn| Connector::of_arn(arn)).collect())
 }
 
-/// The ranges that ports are in, in order and apart from each other.
+/// The allowed ports as sorted ranges that neither overlap nor touch.
 fn ports(specifications: &[proto::PortSpecification]) -> Result<Vec<(u16, u16)>, ServiceError> {
     let mut ranges = Vec::with_capacity(specifications.len());
     for specification in specifications {
@@ -105,7 +105,7 @@ fn ports(specifications: &[proto::PortSpecification]) -> Result<Vec<(u16, u16)>,
                 (range.start_port.unwrap_or_default(), range.end_port.unwrap_or_default())
             }
             Some(Specification::AllPorts(_)) => (1, i32::from(u16::MAX)),
-            None => continue, // the constraints have refused it
+            None => continue, // the constraints have refused such a request
         };
         match (u16::try_from(start), u16::try_from(end)) {
             (Ok(first), Ok(last)) if first <= last => ranges.push((first, last)),

@@ -1,22 +1,22 @@
-//! What can be set of the service.
+//! Settings of the service.
 
 use std::time::Duration;
 
 use super::idempotency;
 use super::quota::Limits;
 
-/// Whose behaviour is reproduced where the API reference and what AWS does differ.
+/// The behaviour that is reproduced where the API reference and the measured behaviour of AWS differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Profile {
-    /// What the API reference says, and what is more convenient: bare names, `NO_EGRESS`, no limits.
+    /// The behaviour that the API reference documents, with conveniences: bare names, `NO_EGRESS`, no limits.
     #[default]
     Default,
-    /// What AWS was measured to do.
+    /// The behaviour that was measured at AWS.
     AwsStrict,
 }
 
 impl Profile {
-    /// Its name in the configuration: `default` or `aws-strict`.
+    /// Name of the profile in the configuration: `default` or `aws-strict`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -26,27 +26,27 @@ impl Profile {
     }
 }
 
-/// What can be set of the service.
+/// Settings of the service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceConfig {
     /// The Region in ARNs and names of endpoints.
     pub region: String,
-    /// Whose behaviour is reproduced.
+    /// The profile.
     pub profile: Profile,
-    /// What names of endpoints end with, behind `UUID.`.
+    /// The domain of endpoints, which follows `UUID.` in their names.
     pub endpoint_domain: String,
     /// Quotas and rates.
     pub limits: Limits,
     /// How long client tokens are kept.
     pub client_token_retention: Duration,
-    /// How long a microVM lives unless its request says, in seconds: 1 to 28800.
+    /// Lifetime of a microVM whose request specifies none, in seconds: 1 to 28800.
     pub default_maximum_duration_seconds: i32,
-    /// How long tokens for endpoints are valid at most, in minutes.
+    /// Longest validity of tokens for endpoints, in minutes.
     pub max_token_minutes: i32,
 }
 
 impl ServiceConfig {
-    /// The defaults of a region and a profile.
+    /// The default settings of a Region and a profile.
     #[must_use]
     pub fn new(region: &str, profile: Profile) -> Self {
         Self {

@@ -1,8 +1,8 @@
-//! Cursors of lists: the last key of a page, sealed.
+//! Cursors of lists: the last key of a page, encrypted.
 //!
-//! A cursor says behind which key the next page begins, so it survives whatever is inserted or deleted meanwhile. It is sealed
-//! (AES-256-GCM) with a key that lies in the store, together with account, operation and filters: nobody can read one, make one,
-//! or use one for another list.
+//! A cursor contains the key after which the next page begins, so it stays valid whatever is inserted or deleted in the
+//! meantime. It is encrypted (AES-256-GCM) with a key from the store, and authenticated together with account,
+//! operation and filters: clients cannot read a cursor, make one, or use one for another list.
 
 use std::sync::Arc;
 
@@ -16,11 +16,11 @@ use super::names;
 use crate::operation::Operation;
 use crate::store::{Batch, CommitError, Db, Table};
 
-/// Key in `meta`.
+/// Key of the encryption key's entry in the table `meta`.
 const KEY: &[u8] = b"cursor-key";
-/// Bytes of the key.
+/// Length of the encryption key, in bytes.
 const KEY_BYTES: usize = 32;
-/// Longest cursor that is looked at.
+/// Longest cursor that is decoded, in characters.
 const MAX_TEXT: usize = 4096;
 
 /// Makes and opens cursors.
@@ -30,11 +30,11 @@ pub struct Cursors {
 }
 
 impl Cursors {
-    /// Takes the key from the store; the first time it is made.
+    /// Reads the encryption key from the store, and generates it the first time.
     ///
     /// # Errors
     ///
-    /// The store's.
+    /// Errors of the store.
     pub async fn open(db: &Db) -> Result<Self, ServiceError> {
         let made = names::random::<KEY_BYTES>()?.to_vec();
         let batch = Batch::new().expect_absent(Table::Meta, KEY.to_vec()).put(
@@ -55,11 +55,11 @@ impl Cursors {
         Ok(Self { key: Arc::new(LessSafeKey::new(key)) })
     }
 
-    /// The cursor behind `last`, in the list that `of` says.
+    /// The cursor for the page of the list `of` that follows the key `last`.
     ///
     /// # Errors
     ///
-    /// Where the system has no random numbers.
+    /// The system has no random numbers.
     pub fn seal(&self, of: &List, last: &[u8]) -> Result<String, ServiceError> {
         let nonce = names::random::<NONCE_LEN>()?;
         let mut sealed = last.to_vec();
@@ -69,11 +69,11 @@ impl Cursors {
         Ok(URL_SAFE_NO_PAD.encode([nonce.as_slice(), &sealed].concat()))
     }
 
-    /// The key behind which the page begins.
+    /// The key after which the page begins.
     ///
     /// # Errors
     ///
-    /// [`ServiceError::NextToken`] where it is not one of this list.
+    /// [`ServiceError::NextToken`] where the cursor is not one of this list.
     pub fn open_token(&self, of: &List, cursor: &str) -> Result<Vec<u8>, ServiceError> {
         let wrong = || ServiceError::NextToken;
         if cursor.len() > MAX_TEXT {
@@ -90,12 +90,12 @@ impl Cursors {
     }
 }
 
-/// A list: whose, of what, filtered how.
+/// Identity of a list: account, operation and filters.
 #[derive(Debug)]
 pub struct List(Vec<u8>);
 
 impl List {
-    /// `filters` is the request without `maxResults` and `nextToken`.
+    /// The list of a request. `filters` is the request without `maxResults` and `nextToken`.
     pub fn new(account: &str, operation: Operation, filters: &impl Message) -> Self {
         let mut bytes = format!("1/{account}/{operation}/").into_bytes();
         bytes.extend(filters.encode_to_vec());

@@ -1,10 +1,13 @@
-//! Client tokens: the same request with the same token is done once, and answered alike (docs/behaviour.md, "Client tokens").
+//! Client tokens: a request that is repeated with the same token is executed once and gets the same response
+//! (docs/behaviour.md, "Client tokens").
 //!
-//! A token is stored with the answer in the batch that creates what the request asks for, and that batch expects that there is
-//! no such token yet. Of two identical calls at the same time one therefore creates, and the other one finds the token when its
-//! own batch conflicts. Answers are kept as they were sent, so that a replay is the first answer to the byte.
+//! A token is stored with the response, in the batch that creates what the request asks for; that batch expects that
+//! the token does not exist yet. Of two identical calls at the same time, one therefore creates, and the other one
+//! finds the token when its own batch conflicts. Responses are stored as they were sent, so that a replay equals the
+//! first response to the byte.
 //!
-//! A token is kept for a day. One of an image is forgotten with it: a later request with it creates a new one.
+//! A token is kept for a day. The token of an image is forgotten together with the image: a later request with this
+//! token creates a new image.
 
 use std::time::Duration;
 
@@ -47,9 +50,9 @@ impl HasClientToken for proto::UpdateMicrovmImageRequest {
     }
 }
 
-/// An answer that is kept with a token.
+/// A response that is stored with a client token.
 pub(crate) trait Answer: prost::Message + Default {
-    /// The image without which it is forgotten.
+    /// Name of the image whose deletion makes the token invalid.
     fn image_name(&self) -> Option<&str>;
 }
 
@@ -65,7 +68,7 @@ impl Answer for proto::MicrovmImageDetails {
     }
 }
 
-/// A client token of a request that has not been answered yet; of one without a token, nothing.
+/// The client token of a request that has not been answered yet; empty for a request without a token.
 #[derive(Debug)]
 pub(crate) struct ClientToken {
     of: Option<Used>,
@@ -76,25 +79,25 @@ struct Used {
     account: String,
     key: Vec<u8>,
     request_sha256: Vec<u8>,
-    /// What lies under the key: expired, or of an image that is gone.
+    /// The stored record that is to be replaced: it has expired, or belongs to an image that is gone.
     stale: Option<Vec<u8>>,
 }
 
-/// What is known about a token.
+/// Result of looking up a client token.
 #[derive(Debug)]
 pub(crate) enum Replay<A> {
-    /// It was used for the same request, and this was the answer.
+    /// The token was used for the same request, and this was the response.
     Answered(A),
-    /// It was not used: remember it with [`Service::remember`].
+    /// The token was not used. Store it with [`Service::remember`].
     New(ClientToken),
 }
 
 impl Service {
-    /// Looks whether a request has been answered before. Call it again when the batch with the token conflicts.
+    /// Checks whether a request has been answered before. Call this again when the batch with the token conflicts.
     ///
     /// # Errors
     ///
-    /// [`ServiceError::ClientTokenReused`]; the store's.
+    /// [`ServiceError::ClientTokenReused`], and errors of the store.
     pub(crate) fn replay<R: HasClientToken, A: Answer>(
         &self,
         caller: &Caller,
@@ -117,7 +120,7 @@ impl Service {
         Ok(Replay::New(ClientToken { of: Some(used) }))
     }
 
-    /// The answer that a token's record holds; none where it does not count any more.
+    /// The response in a token's record; `None` where the record is not valid any more.
     fn answer<A: Answer>(&self, used: &Used, record: &ClientTokenRecord) -> Result<Option<A>, ServiceError> {
         let expired =
             record.expires_at.is_none_or(|expires_at| clock::time(&expires_at) <= self.clock().now());
@@ -139,7 +142,7 @@ impl Service {
         }
     }
 
-    /// Waits until no other call with the same client token is being answered. Calls without a token need not wait.
+    /// Waits until no other call with the same client token is in progress. Calls without a token do not wait.
     pub(crate) async fn turn(
         &self,
         caller: &Caller,
@@ -148,14 +151,15 @@ impl Service {
     ) -> Option<MutexGuard<'_, ()>> {
         let key = records::client_token(&caller.account, operation.name(), token?);
         let turns = self.turns();
-        // Two tokens may share a place: then one waits for the other without need.
+        // Two tokens may share a lock; then one call waits for the other without need.
         let hash = key.last_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes));
         let place = usize::try_from(hash.checked_rem(u64::try_from(turns.len()).ok()?)?).ok()?;
         Some(turns.get(place)?.lock().await)
     }
 
-    /// What stores a token with the answer: to be applied together with what the request changes. It conflicts if the token was
-    /// used meanwhile. `image_uid` is the image without which the token is forgotten.
+    /// The batch that stores a token with the response. It is to be committed together with the changes that the
+    /// request makes, and conflicts if the token was used in the meantime. `image_uid` is the image whose deletion
+    /// makes the token invalid.
     pub(crate) fn remember<A: Answer>(
         &self,
         token: &ClientToken,
@@ -177,7 +181,7 @@ impl Service {
             if let Ok(old) = ClientTokenRecord::decode(stale.as_slice())
                 && let Some(at) = old.expires_at
             {
-                // Else the old one's expiry would remove the new one.
+                // Otherwise the expiry of the old token would remove the new one.
                 batch = batch.delete(Table::Expiries, expiry(&at, &used.key));
             }
         } else {
@@ -191,7 +195,7 @@ impl Service {
     }
 }
 
-/// How long a token is kept unless configured.
+/// Default time for which a token is kept.
 pub(crate) const RETENTION: Duration = Duration::from_secs(24 * 3600);
 
 fn expiry(at: &prost_types::Timestamp, key: &[u8]) -> Vec<u8> {

@@ -1,4 +1,5 @@
-//! The base images of this host: the catalogue under the one name that AWS has for its own (docs/behaviour.md, "Base image").
+//! The base images of this host: the catalogue, under the one name that AWS gives its own base image
+//! (docs/behaviour.md, "Base image").
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -14,7 +15,7 @@ use crate::operation::Operation;
 use crate::panics;
 
 impl Service {
-    /// The base images: one, once the catalogue has a version.
+    /// ListManagedMicrovmImages: the base images. There is one as soon as the catalogue has a version.
     ///
     /// # Errors
     ///
@@ -40,7 +41,7 @@ impl Service {
         Ok(proto::ListManagedMicrovmImagesResponse { items, next_token: None })
     }
 
-    /// The versions of a base image, newest first.
+    /// ListManagedMicrovmImageVersions: the versions of a base image, newest first.
     ///
     /// # Errors
     ///
@@ -75,7 +76,8 @@ impl Service {
         Ok(proto::ListManagedMicrovmImageVersionsResponse { items: items.collect(), next_token })
     }
 
-    /// Versions of the catalogue, newest first: so many of those before one, or the newest and the oldest.
+    /// Versions of the catalogue, newest first. `part` is an optional version and a number: at most that many versions
+    /// before it. Without `part`, the newest and the oldest version.
     async fn base_versions(&self, part: Option<(Option<u64>, usize)>) -> Result<Vec<Version>, ServiceError> {
         let bases = self.parts().bases.clone();
         let found = panics::blocking(move || versions(&bases, part)).await;
@@ -101,7 +103,7 @@ fn versions(bases: &Catalogue, part: Option<(Option<u64>, usize)>) -> Result<Vec
         }
         None => {}
     }
-    // A version that cannot be read cannot be built on either.
+    // A version that cannot be read cannot be built on either, so it is left out.
     let version = |number: u64| {
         let created = bases.get(number).ok()?.manifest.created;
         let created_at = clock::timestamp(UNIX_EPOCH.checked_add(Duration::from_secs(created))?);

@@ -13,13 +13,13 @@ use crate::operation::Operation;
 use crate::records;
 use crate::store::{Scan, Table};
 
-/// Bytes of a time in a key.
+/// Bytes of a timestamp in a key.
 const TIME: usize = 8;
-/// Entries of an index that one call looks at, when it looks for those of a version.
+/// Greatest number of index entries that one call examines when it filters by version.
 const LOOKED_AT: usize = 1000;
 
 impl Service {
-    /// A microVM.
+    /// GetMicrovm: returns a microVM.
     ///
     /// # Errors
     ///
@@ -34,7 +34,7 @@ impl Service {
         Ok(record.microvm.unwrap_or_default())
     }
 
-    /// The account's microVMs, newest first.
+    /// ListMicrovms: the account's microVMs, newest first.
     ///
     /// # Errors
     ///
@@ -52,19 +52,19 @@ impl Service {
         let version = request.image_version.as_deref().map(names::version_number);
         let (ids, next_token) = match (&image, version) {
             (Some(image), _) if image.account != caller.account => (Vec::new(), None),
-            (_, Some(None)) => (Vec::new(), None), // no microVM has such a version
+            (_, Some(None)) => (Vec::new(), None), // no microVM can have such a version
             (Some(image), version) => self.ids_of_image(&page, image, version.flatten())?,
             (None, version) => self.ids(&page, &caller.account, version.flatten())?,
         };
         let mut items = Vec::with_capacity(ids.len());
         for id in ids {
             let record = self.db().get(Table::Microvms, &records::microvm(&caller.account, &id))?;
-            items.extend(record.and_then(item)); // one that is being removed is in an index a moment longer
+            items.extend(record.and_then(item)); // a microVM that is being removed stays in an index a moment longer
         }
         Ok(proto::ListMicrovmsResponse { items, next_token })
     }
 
-    /// Ids on a page of the account's.
+    /// Ids of the account's microVMs on a page.
     fn ids(
         &self,
         page: &Page,
@@ -80,7 +80,7 @@ impl Service {
         })
     }
 
-    /// Ids on a page of an image's.
+    /// Ids of an image's microVMs on a page.
     fn ids_of_image(
         &self,
         page: &Page,
@@ -93,8 +93,8 @@ impl Service {
         })
     }
 
-    /// Ids on a page of an index. Of those that are looked at some may not be wanted: then a page may be short, and have a next
-    /// one.
+    /// Ids on a page of an index. Entries that `wanted` rejects are skipped; a page may therefore be short and still
+    /// have a successor.
     fn ids_in(
         &self,
         page: &Page,
@@ -130,7 +130,7 @@ impl Service {
         }
     }
 
-    /// Suspends a microVM.
+    /// SuspendMicrovm: suspends a microVM.
     ///
     /// # Errors
     ///
@@ -145,7 +145,7 @@ impl Service {
         Ok(proto::SuspendMicrovmResponse {})
     }
 
-    /// Resumes a microVM.
+    /// ResumeMicrovm: resumes a microVM.
     ///
     /// # Errors
     ///
@@ -160,7 +160,7 @@ impl Service {
         Ok(proto::ResumeMicrovmResponse {})
     }
 
-    /// Ends a microVM.
+    /// TerminateMicrovm: terminates a microVM.
     ///
     /// # Errors
     ///
@@ -188,7 +188,7 @@ impl Service {
         Ok(self.parts().microvms.request(&caller.account, &id, request).await?)
     }
 
-    /// A microVM's record, if the caller may do this with it.
+    /// The record of a microVM, if the caller may perform the operation on it.
     pub(super) fn microvm(
         &self,
         caller: &Caller,

@@ -5,29 +5,29 @@ use hearth_host::roles::is_account;
 use super::error::ServiceError;
 use super::{Profile, ServiceConfig};
 
-/// What ARNs of connectors that everyone has are made of, before their name.
+/// The middle part of the ARNs of managed connectors, before their name.
 const MANAGED_CONNECTOR: &str = "aws:network-connector:aws-network-connector:";
-/// The account of what everyone has.
+/// The account of managed resources, which all accounts share.
 const AWS: &str = "aws";
-/// The base image.
+/// Name of the base image.
 const BASE_IMAGE: &str = "al2023-1";
-/// Longest name of an image.
+/// Greatest length of an image's name.
 const MAX_NAME: usize = 64;
 
-/// A connector that everyone has (docs/behaviour.md, "Network connectors").
+/// A managed connector, which every account can use (docs/behaviour.md, "Network connectors").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Connector {
-    /// Requests to ports that a token allows.
+    /// Allows requests to the ports that a token permits.
     HttpIngress,
-    /// A shell.
+    /// Allows shells.
     ShellIngress,
-    /// Both, and never beside another.
+    /// Allows requests and shells. This connector cannot be combined with others.
     AllIngress,
-    /// The endpoint has a name and answers nobody.
+    /// Allows nothing: the endpoint has a name but serves no client.
     NoIngress,
-    /// The internet.
+    /// Allows connections to the internet.
     InternetEgress,
-    /// Nothing outside; Hearth's own, not in the profile `aws-strict`.
+    /// Allows no outgoing connections. This connector is Hearth's own and does not exist in the profile `aws-strict`.
     NoEgress,
 }
 
@@ -41,7 +41,7 @@ impl Connector {
         Self::NoEgress,
     ];
 
-    /// Its name in ARNs.
+    /// Name of the connector in ARNs.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -54,19 +54,19 @@ impl Connector {
         }
     }
 
-    /// The connector of that name.
+    /// The connector with this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|connector| connector.name() == name)
     }
 
-    /// The connector of an ARN that was checked once.
+    /// The connector of an ARN that has been checked before.
     #[must_use]
     pub fn of_arn(arn: &str) -> Option<Self> {
         arn.rsplit(':').next().and_then(Self::named)
     }
 
-    /// Whether it is for what comes in.
+    /// Whether the connector concerns incoming traffic.
     #[must_use]
     pub fn is_ingress(self) -> bool {
         !matches!(self, Self::InternetEgress | Self::NoEgress)
@@ -76,9 +76,9 @@ impl Connector {
 /// An image as a request names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageName {
-    /// Its account: 12 digits, or `aws` for base images.
+    /// Account of the image: 12 digits, or `aws` for base images.
     pub account: String,
-    /// Its name.
+    /// Name of the image.
     pub name: String,
 }
 
@@ -95,7 +95,7 @@ impl ServiceConfig {
         self.image_arn(AWS, BASE_IMAGE)
     }
 
-    /// Whether a base image is the one of this host, by ARN or, unless strict, by name.
+    /// Whether an identifier names the base image of this host: by ARN or, in the default profile, by name.
     #[must_use]
     pub fn is_base_image(&self, identifier: &str) -> bool {
         let identifier = decoded(identifier);
@@ -108,7 +108,8 @@ impl ServiceConfig {
         format!("arn:aws:lambda:{}:{MANAGED_CONNECTOR}{}", self.region, connector.name())
     }
 
-    /// The image that an identifier names: an ARN, with its colons encoded or not, or, unless strict, a name in `account`.
+    /// The image that an identifier names: an ARN, whose colons may be percent-encoded, or, in the default profile, a
+    /// name in `account`.
     ///
     /// # Errors
     ///
@@ -135,11 +136,11 @@ impl ServiceConfig {
         Ok(ImageName { account: (*owner).to_owned(), name: (*name).to_owned() })
     }
 
-    /// The same for RunMicrovm, which has a message of its own for what is no ARN.
+    /// [`Self::image_name`] for RunMicrovm, which has a different error for what is no ARN.
     ///
     /// # Errors
     ///
-    /// [`ServiceError::NotAnArn`], and those of [`Self::image_name`].
+    /// [`ServiceError::NotAnArn`], and the errors of [`Self::image_name`].
     pub fn image_to_run(&self, account: &str, identifier: &str) -> Result<ImageName, ServiceError> {
         if self.profile == Profile::AwsStrict && !decoded(identifier).starts_with("arn:") {
             return Err(ServiceError::NotAnArn);
@@ -147,11 +148,11 @@ impl ServiceConfig {
         self.image_name(account, identifier)
     }
 
-    /// The connectors that a list of ARNs names; `field` is the member of the request that has it.
+    /// The connectors that a list of ARNs names; `field` is the member of the request that contains the list.
     ///
     /// # Errors
     ///
-    /// One that is no ARN of a connector, is unknown, is of the other kind, or is there twice.
+    /// A connector is not an ARN of one, is unknown, is of the other direction, or is repeated.
     pub fn connectors(
         &self,
         arns: &[String],
@@ -195,20 +196,21 @@ pub fn version_number(version: &str) -> Option<u32> {
     (number > 0 && number.to_string() == major).then_some(number)
 }
 
-/// A version as it is told: `3.0` of 3.
+/// The text of a version: `3.0` for 3.
 #[must_use]
 pub fn version_text(number: u32) -> String {
     format!("{number}.0")
 }
 
-/// Whether a text could be an image's name.
+/// Whether a text is a valid name of an image.
 #[must_use]
 pub fn is_name(text: &str) -> bool {
     let of_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(of_name)
 }
 
-/// A text whose percent-encoded bytes are decoded; as it is where it has none, or where they are no text.
+/// The text with percent-encoded bytes decoded. A text without such bytes, or whose decoded bytes are not UTF-8, is
+/// returned unchanged.
 fn decoded(text: &str) -> String {
     if !text.contains('%') {
         return text.to_owned();
@@ -235,7 +237,7 @@ fn decoded(text: &str) -> String {
 ///
 /// # Errors
 ///
-/// Where the system has none.
+/// The system has no random numbers.
 pub fn random<const N: usize>() -> Result<[u8; N], ServiceError> {
     use ring::rand::SecureRandom as _;
     let mut bytes = [0; N];

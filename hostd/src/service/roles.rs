@@ -1,8 +1,9 @@
 //! Roles that requests give to microVMs and builds.
 //!
-//! Whoever gives a role needs a policy that says so ([`crate::access::policy`]), and the role must be for the caller's account
-//! ([`hearth_host::roles`]). The second is looked at again wherever credentials are fetched: at each launch, resume, refresh and
-//! build. Records last longer than what the configuration says, and a role that was given once may be given to others since.
+//! A caller that gives a role needs a policy that allows it ([`crate::access::policy`]), and the role must be for the
+//! caller's account ([`hearth_host::roles`]). The account is checked again wherever credentials are fetched: at each
+//! launch, resume, refresh and build. Records outlive changes of the configuration, and a role in a stored record may
+//! belong to other accounts by now.
 
 use hearth_proto::microvms::v1 as proto;
 
@@ -12,13 +13,14 @@ use super::names::ImageName;
 use crate::access::{Caller, PASS_ROLE};
 use crate::operation::Request;
 
-/// A request with a role in it. Every request that has a member for a role is one: a test compares them with the messages.
+/// A request that contains a role. Every request with a member for a role implements this trait; a test compares the
+/// implementations with the messages.
 pub(crate) trait PassesRole: Request {
-    /// The member that has the role's ARN.
+    /// Name of the member with the role's ARN.
     #[cfg(test)]
     const MEMBER: &'static str;
 
-    /// The role's ARN, if there is one.
+    /// ARN of the role, if the request has one.
     fn role_arn(&self) -> Option<&str>;
 }
 
@@ -33,7 +35,7 @@ macro_rules! passes_role {
             }
         })+
 
-        /// Message and member of each.
+        /// Message and member of each implementation.
         #[cfg(test)]
         const COVERED: &[(&str, &str)] =
             &[$((<proto::$request as Request>::MESSAGE, <proto::$request as PassesRole>::MEMBER)),+];
@@ -47,9 +49,9 @@ passes_role! {
 }
 
 impl Service {
-    /// Looks whether the caller may give the role of a request to a microVM or a build of an image, and whether whoever answers for
-    /// the role gives credentials for it. One that cannot be asked now keeps nobody: the credentials are fetched again when they
-    /// are needed.
+    /// Checks that the caller may give the role of a request to a microVM or a build of an image, and that the provider
+    /// of the role's credentials grants them. A provider that cannot be reached does not fail the request: the
+    /// credentials are fetched again when they are needed.
     ///
     /// # Errors
     ///
@@ -89,7 +91,8 @@ mod tests {
     use super::*;
     use crate::operation::MESSAGES;
 
-    /// Members for roles in a message, and in those that it is made of: the message that has one, and its name.
+    /// Collects the members for roles in a message and in the messages that it contains, as pairs of message and member
+    /// name.
     fn members(
         message: &MessageDescriptor,
         seen: &mut BTreeSet<String>,
@@ -108,7 +111,7 @@ mod tests {
         }
     }
 
-    /// A new member for a role comes with the check of who may give it.
+    /// A new member for a role needs the check of the permission to give it.
     #[test]
     fn every_role_in_a_request_is_checked() {
         let (mut seen, mut found) = (BTreeSet::new(), BTreeSet::new());

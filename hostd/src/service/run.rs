@@ -1,9 +1,9 @@
 //! RunMicrovm.
 //!
-//! What is checked, in this order: the request's constraints, the syntax of the image's name, permission, the client token,
-//! image and version, the payload, connectors, the role, the account's memory (docs/behaviour.md, "Order of checks"); the host's own
-//! room is the driver's to know. The version is expected to be still what it was when the launch is committed: who deactivates or
-//! deletes it has either come first, or comes too late.
+//! Order of the checks: the request's constraints, the syntax of the image's name, permission, the client token, image
+//! and version, the payload, connectors, the role, the account's memory (docs/behaviour.md, "Order of checks"). The
+//! driver checks the capacity of the host. The commit of the launch expects the version to be unchanged, so that a
+//! request that deactivates or deletes the version is ordered either before or after the launch.
 
 use std::time::SystemTime;
 
@@ -23,27 +23,27 @@ use crate::operation::Operation;
 use crate::records;
 use crate::store::{Batch, Scan, Table};
 
-/// How often a launch is tried anew because something has changed meanwhile.
+/// Number of attempts to launch when a record changes in the meantime.
 const ATTEMPTS: u32 = 8;
-/// Memory class of a version that names none, in MiB.
+/// Memory of a microVM whose version names no memory class, in MiB.
 const DEFAULT_MEMORY_MIB: u32 = 2048;
-/// Uses of files that are read at a time.
+/// Number of entries of the index of artifact uses that are read at a time.
 const USES: usize = 1000;
 
 const INGRESS: &str = "ingressNetworkConnectors";
 const EGRESS: &str = "egressNetworkConnectors";
 
-/// What a microVM is launched from.
+/// The image, version and build that a microVM is launched from.
 struct Source {
     image: ImageRecord,
     version: VersionRecord,
-    /// The version as it is stored.
+    /// The version's record as it is stored.
     stored: Vec<u8>,
     build_id: String,
 }
 
 impl Service {
-    /// Launches a microVM.
+    /// RunMicrovm: launches a microVM.
     ///
     /// # Errors
     ///
@@ -57,7 +57,8 @@ impl Service {
         let identifier = request.image_identifier.as_deref().unwrap_or_default();
         let image = self.config().image_to_run(&caller.account, identifier)?;
         self.authorise_image(caller, Operation::RunMicrovm, &image)?;
-        // Of identical calls at a time one goes first, so that the others take no room of the host's for a moment.
+        // Identical concurrent calls run one after the other, so that the repeated ones do not take up capacity of the
+        // host for a moment.
         let _turn = self.turn(caller, Operation::RunMicrovm, request.client_token.as_deref()).await;
         for _ in 0..ATTEMPTS {
             let token = match self.replay(caller, &request)? {
@@ -78,7 +79,7 @@ impl Service {
             let batch = Batch::new()
                 .expect_value(Table::Versions, version, source.stored)
                 .and(self.remember(&token, &answer, None));
-            // A launch that was begun is finished, also when the client gives up.
+            // A launch that has started is completed, even if the client disconnects.
             let microvms = self.parts().microvms.clone();
             let launch = tokio::spawn(async move {
                 let launched = microvms.launch(record, batch).await;
@@ -97,7 +98,7 @@ impl Service {
         })
     }
 
-    /// The version to run: the one that is asked for, or the newest that is active.
+    /// The version to run: the requested one, or the newest active one.
     fn source(&self, image: &ImageName, version: Option<&str>) -> Result<Source, ServiceError> {
         let none = || ServiceError::NoActiveVersion {
             arn: self.config().image_arn(&image.account, &image.name),
@@ -117,7 +118,7 @@ impl Service {
         Ok(Source { image: record.ok_or_else(none)?, version: found, stored, build_id })
     }
 
-    /// What is stored of a new microVM.
+    /// The record of a new microVM.
     fn record(
         &self,
         source: &Source,
@@ -183,7 +184,7 @@ impl Service {
         })
     }
 
-    /// Log group and stream of a microVM; empty where its output is dropped.
+    /// Log group and log stream of a microVM; empty if its output is discarded.
     fn log_of(
         &self,
         request: &proto::RunMicrovmRequest,
@@ -196,7 +197,7 @@ impl Service {
         let given = match request.logging.as_ref().and_then(|logging| logging.logging.as_ref()) {
             Some(Logging::Disabled(_)) => return (String::new(), String::new()),
             Some(Logging::CloudWatch(given)) => given.clone(),
-            // AWS writes nothing without a role that may.
+            // AWS writes no log without a role that permits it.
             None if self.config().profile == Profile::AwsStrict && request.execution_role_arn.is_none() => {
                 return (String::new(), String::new());
             }
@@ -208,7 +209,8 @@ impl Service {
         )
     }
 
-    /// The account's microVMs that have not ended, and their memory in MiB: those that use an image's files.
+    /// The account's microVMs that have not terminated, and their memory in MiB. These are the microVMs that use files
+    /// of an image.
     fn memory_in_use(&self, account: &str) -> Result<Vec<(String, u64)>, ServiceError> {
         let mut found = Vec::new();
         let mut after: Option<Vec<u8>> = None;
@@ -229,7 +231,7 @@ impl Service {
     }
 }
 
-/// A list, or one element where it is empty.
+/// The list, or a list of the default if it is empty.
 fn or(list: &[String], default: impl FnOnce() -> String) -> Vec<String> {
     if list.is_empty() { vec![default()] } else { list.to_vec() }
 }

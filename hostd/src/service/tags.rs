@@ -14,15 +14,15 @@ use crate::operation::Operation;
 use crate::records;
 use crate::store::{Batch, CommitError, Table};
 
-/// Tags that a resource may have.
+/// Greatest number of tags of a resource.
 pub const MAX_TAGS: usize = 50;
-/// How often a change is tried anew because somebody else has changed the image meanwhile.
+/// Number of attempts to change the tags when another request changes the image in the meantime.
 const ATTEMPTS: u32 = 16;
 
 type Tags = BTreeMap<String, String>;
 
 impl Service {
-    /// The tags of an image.
+    /// ListTags: returns the tags of an image.
     ///
     /// # Errors
     ///
@@ -40,7 +40,7 @@ impl Service {
         tags().map(|tags| proto::ListTagsResponse { tags }).map_err(ServiceError::of_tags)
     }
 
-    /// Adds tags to an image, or replaces their values.
+    /// TagResource: adds tags to an image, or replaces their values.
     ///
     /// # Errors
     ///
@@ -61,7 +61,7 @@ impl Service {
         Ok(proto::TagResourceResponse {})
     }
 
-    /// Removes tags from an image.
+    /// UntagResource: removes tags from an image.
     ///
     /// # Errors
     ///
@@ -81,7 +81,7 @@ impl Service {
         Ok(proto::UntagResourceResponse {})
     }
 
-    /// The image that an ARN names, if the caller may do this with it. MicroVMs have no tags.
+    /// The image that an ARN names, if the caller may perform the operation on it. MicroVMs have no tags.
     fn tagged(
         &self,
         caller: &Caller,
@@ -115,7 +115,7 @@ impl Service {
             );
             match self.db().commit(batch).await {
                 Ok(()) => return Ok(()),
-                Err(CommitError::Conflict) => {} // somebody else was faster
+                Err(CommitError::Conflict) => {} // another request was faster
                 Err(CommitError::Store(error)) => return Err(error.into()),
             }
         }

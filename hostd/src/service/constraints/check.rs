@@ -1,4 +1,4 @@
-//! A single check of a value, and how it is told.
+//! A single check of a value, and the text of its violation.
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, Value};
 use prost_types::Timestamp;
@@ -9,7 +9,7 @@ use crate::clock;
 
 const TIMESTAMP: &str = "google.protobuf.Timestamp";
 const DURATION: &str = "google.protobuf.Duration";
-/// Seconds of a duration: 10,000 years (google/protobuf/duration.proto).
+/// Greatest number of seconds of a duration: 10,000 years (google/protobuf/duration.proto).
 const MAX_SECONDS: u64 = 315_576_000_000;
 
 /// A compiled rule.
@@ -26,7 +26,7 @@ pub(super) enum Check {
     Max(i64),
     MinItems(usize),
     MaxItems(usize),
-    /// What google.protobuf's Timestamp and Duration may be, and that a number is one.
+    /// Checks for the valid ranges of google.protobuf's Timestamp and Duration, and that a number is finite.
     Timestamp,
     Duration,
     Finite,
@@ -40,8 +40,8 @@ pub(super) enum Check {
 }
 
 impl Check {
-    /// The checks of a member: those of its rules; that a value of an enumeration is a known one; that times and numbers can be
-    /// reckoned with.
+    /// The checks of a member: those of its rules; that the value of an enumeration is a known one; that times and
+    /// numbers are valid, so that code can compute with them.
     pub(super) fn compile(field: &FieldDescriptor, rules: &[Rule]) -> Vec<Self> {
         let mut checks = Self::of(rules);
         checks.extend(Self::of_kind(field));
@@ -61,7 +61,7 @@ impl Check {
         checks
     }
 
-    /// The check that follows from what a member is made of, whatever the table says.
+    /// The check that follows from the type of a member, independent of the table.
     fn of_kind(field: &FieldDescriptor) -> Option<Self> {
         let simple = |kind: Kind| match kind {
             Kind::Message(message) => match message.full_name() {
@@ -85,14 +85,15 @@ impl Check {
         rules.iter().flat_map(|rule| Self::of_rule(*rule)).collect()
     }
 
-    /// Upper bounds first, as AWS tells them. What always holds is left out.
+    /// The checks of a rule. Upper bounds come first, in the order in which AWS reports violations. Rules that need no
+    /// check of the value yield none.
     fn of_rule(rule: Rule) -> Vec<Self> {
         match rule {
             Rule::Required | Rule::OneOf(_) => vec![],
             Rule::Length(min, max) => vec![Self::MaxLength(max), Self::MinLength(min)],
             Rule::BytesAtMost(max) => vec![Self::MaxBytes(max)],
             Rule::Pattern(text) => {
-                // That all of them compile is tested; one that does not matches nothing.
+                // A test checks that all patterns compile. A pattern that does not compile would match nothing.
                 vec![Self::Pattern { text, regex: Regex::new(&format!(r"\A(?:{text})\z")).ok() }]
             }
             Rule::Range(min, max) => vec![Self::Max(max), Self::Min(min)],
@@ -103,7 +104,7 @@ impl Check {
         }
     }
 
-    /// Whether a value is as it should be. A value of another type is.
+    /// Whether a value satisfies the check. Values of types that the check does not concern satisfy it.
     pub(super) fn holds(&self, value: &Value) -> bool {
         match (self, value) {
             (Self::Each(checks), Value::List(elements)) => {
@@ -133,7 +134,7 @@ impl Check {
 
     fn holds_for(&self, text: &str) -> bool {
         match self {
-            // The bytes bound the characters, so that most texts need not be counted.
+            // A text has at most as many characters as bytes, so that most texts need not be counted.
             Self::MinLength(min) => *min == 0 || text.chars().take(*min).count() == *min,
             Self::MaxLength(max) => text.len() <= *max || text.chars().count() <= *max,
             Self::MaxBytes(max) => text.len() <= *max,
@@ -150,7 +151,7 @@ impl Check {
         }
     }
 
-    /// Both are of seconds and nanoseconds; a duration's have the same sign.
+    /// Timestamps and durations consist of seconds and nanoseconds; in a duration, both have the same sign.
     fn holds_for_time(&self, message: &DynamicMessage) -> bool {
         let value = |name| message.get_field_by_name(name);
         let seconds = value("seconds").and_then(|value| value.as_i64());
@@ -175,12 +176,12 @@ impl Check {
         }
     }
 
-    /// Whether it is about how many elements there are.
+    /// Whether the check bounds the number of elements from above.
     pub(super) fn is_of_size(&self) -> bool {
         matches!(self, Self::MaxItems(_))
     }
 
-    /// How it is told.
+    /// The text of the violation.
     pub(super) fn text(&self) -> String {
         match self {
             Self::MinLength(min) | Self::MinItems(min) => {

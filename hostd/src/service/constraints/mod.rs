@@ -1,9 +1,9 @@
-//! Constraints of requests: one table ([`table`]), applied to any request through its descriptor.
+//! Constraints of requests: one table ([`table`]), applied to any request through its protobuf descriptor.
 //!
-//! The table is compiled once per profile into a tree of shapes that mirrors the messages, so that a check walks the request
-//! once and allocates only for what is wrong. Violations are told in the words of AWS's services, paths and all: members of a
-//! list of structures are `list.1.member.name`, what is wrong with elements of a list or a map of strings is said of the list
-//! or the map.
+//! The table is compiled once per profile into a tree of shapes that mirrors the messages, so that a check walks the
+//! request once and allocates memory only for violations. Violations are reported in the wording of AWS's services,
+//! including the paths: members of a list of structures are `list.1.member.name`; a violation in an element of a list
+//! or a map of strings is reported for the whole list or map.
 
 mod check;
 mod table;
@@ -20,40 +20,40 @@ use super::Profile;
 use super::error::{ServiceError, Violation};
 use crate::operation::{MESSAGES, Request};
 
-/// What is said of a member that must be there and is not.
+/// The constraint that a missing required member violates.
 const NOT_NULL: &str = "Member must not be null";
 
-/// So many violations are told at most: they travel in headers.
+/// Greatest number of violations that are reported; they travel in headers.
 const MAX_VIOLATIONS: usize = 20;
 
-/// What a member must be.
+/// A constraint of a member.
 #[derive(Debug, Clone, Copy)]
 enum Rule {
-    /// It must be given; a list or a map must not be empty. Of a oneof: one of its members must be given.
+    /// The member must be given; a list or a map must not be empty. Of a oneof, one member must be given.
     Required,
-    /// So many characters of a text.
+    /// Least and greatest number of characters of a text.
     Length(usize, usize),
-    /// So many bytes of a text.
+    /// Greatest number of bytes of a text.
     BytesAtMost(usize),
-    /// The whole text matches.
+    /// A regular expression that the whole text matches.
     Pattern(&'static str),
-    /// A number's least and greatest value.
+    /// Least and greatest value of a number.
     Range(i64, i64),
-    /// So many elements of a list.
+    /// Least and greatest number of elements of a list.
     Items(usize, usize),
-    /// So many entries of a map.
+    /// Least and greatest number of entries of a map.
     Entries(usize, usize),
-    /// Each element of a list of texts.
+    /// Constraints of each element of a list of texts.
     Each(&'static [Rule]),
-    /// Each key of a map.
+    /// Constraints of each key of a map.
     Keys(&'static [Rule]),
-    /// Each value of a map.
+    /// Constraints of each value of a map.
     Values(&'static [Rule]),
-    /// Only these values of an enumeration; all but the first, number 0, without this.
+    /// The only allowed values of an enumeration. Without this rule, all values are allowed but the first, number 0.
     OneOf(&'static [&'static str]),
 }
 
-/// In which profiles a row holds.
+/// The profiles in which a row of the table applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Profiles {
     Both,
@@ -71,7 +71,7 @@ impl Profiles {
     }
 }
 
-/// A row of the table: message, member (its JSON name; a oneof's own), profiles, rules.
+/// A row of the table: message, member (its JSON name; for a oneof, the name of the oneof), profiles, rules.
 #[derive(Debug, Clone, Copy)]
 struct Row(&'static str, &'static str, Profiles, &'static [Rule]);
 
@@ -81,7 +81,7 @@ pub(crate) struct Constraints {
     requests: HashMap<String, Arc<Shape>>,
 }
 
-/// What a message must be.
+/// The compiled constraints of a message.
 #[derive(Debug)]
 struct Shape {
     descriptor: MessageDescriptor,
@@ -94,7 +94,7 @@ struct Member {
     field: FieldDescriptor,
     required: bool,
     checks: Vec<Check>,
-    /// Of a structure, or of the elements of a list of structures.
+    /// Shape of the member, if it is a structure, or of its elements, if it is a list of structures.
     shape: Option<Arc<Shape>>,
 }
 
@@ -117,7 +117,7 @@ static DEFAULT: LazyLock<Constraints> = LazyLock::new(|| Constraints::compile(Pr
 static STRICT: LazyLock<Constraints> = LazyLock::new(|| Constraints::compile(Profile::AwsStrict));
 
 impl Constraints {
-    /// Those of a profile.
+    /// The constraints of a profile.
     pub(crate) fn of(profile: Profile) -> &'static Self {
         match profile {
             Profile::Default => &DEFAULT,
@@ -135,11 +135,11 @@ impl Constraints {
         Self { requests: shapes }
     }
 
-    /// Checks a request.
+    /// Checks a request against its constraints.
     ///
     /// # Errors
     ///
-    /// [`ServiceError::Constraints`] with what is wrong with it.
+    /// [`ServiceError::Constraints`] with the violations.
     pub(crate) fn check<R: Request>(&self, request: &R) -> Result<(), ServiceError> {
         let no_shape = || ServiceError::internal(format!("there are no constraints of {}", R::MESSAGE));
         let shape = self.requests.get(R::MESSAGE).ok_or_else(no_shape)?;
@@ -154,7 +154,7 @@ impl Constraints {
 }
 
 impl Shape {
-    /// Compiles the shape of a message and those in it.
+    /// Compiles the shape of a message, and those of the messages in it.
     fn compile(
         message: &MessageDescriptor,
         profile: Profile,
@@ -187,7 +187,7 @@ impl Shape {
         shape
     }
 
-    /// Checks a message. `path` is where it is: empty, or `member.`.
+    /// Checks a message. `path` is the prefix of its members' paths: empty, or `member.`.
     fn check(&self, message: &DynamicMessage, path: &str, violations: &mut Vec<Violation>) {
         for union in &self.unions {
             if !union.fields.iter().any(|field| message.has_field(field)) {
@@ -243,7 +243,8 @@ fn rules(message: &str, member: &str, profile: Profile) -> Vec<Rule> {
     table::TABLE.iter().filter(of_member).flat_map(|row| row.3).copied().collect()
 }
 
-/// The message that a member, or each of its elements, is. Timestamps are values.
+/// The structure that a member, or each of its elements, consists of. Messages of other packages, like timestamps,
+/// count as plain values.
 fn structure(field: &FieldDescriptor) -> Option<MessageDescriptor> {
     match field.kind() {
         Kind::Message(message) if !field.is_map() && message.package_name().starts_with("hearth.") => {

@@ -1,15 +1,16 @@
-//! The table: what each member of each request must be.
+//! The table of constraints for the members of all requests.
 //!
-//! Sources: the API reference and the command line's reference of AWS (lengths, patterns, ranges, values), and where these say
-//! nothing, its service model. A member that is in no row is in [`UNCONSTRAINED`]; a test looks that none is forgotten.
+//! Sources: the API reference and the command line's reference of AWS (lengths, patterns, ranges, values), and where
+//! these state nothing, its service model. A member without a row is listed in [`UNCONSTRAINED`]; a test checks that no
+//! member is missing in both.
 
 use super::Profiles::{Both, Default, Strict};
 use super::Rule::{BytesAtMost, Each, Entries, Items, Keys, Length, OneOf, Pattern, Range, Required, Values};
 use super::{Row, Rule};
 
-/// Greatest port.
+/// Valid ports.
 const PORTS: Rule = Range(1, 65_535);
-/// Items on a page.
+/// Items on a page (`maxResults`).
 const PAGE: Rule = Range(1, 50);
 /// Identifiers of images and microVMs.
 const IDENTIFIER: Rule = Length(1, 256);
@@ -17,7 +18,7 @@ const IDENTIFIER: Rule = Length(1, 256);
 const CLIENT_TOKEN: Rule = Length(1, 128);
 /// ARNs, versions, URIs.
 const WORD: &[Rule] = &[Length(1, 2048), Pattern(r"[^\s]+")];
-/// The same where it must be given.
+/// Required ARNs, versions, URIs.
 const REQUIRED_WORD: &[Rule] = &[Required, Length(1, 2048), Pattern(r"[^\s]+")];
 const ROLE_PATTERN: Rule = Pattern(r"arn:aws[a-z\-]*:iam::[0-9]{12}:role/?[a-zA-Z_0-9+=,.@\-_/]+");
 const ROLE: &[Rule] = &[Length(20, 2048), ROLE_PATTERN];
@@ -30,7 +31,7 @@ const TAG: Rule = Pattern(r"([\p{L}\p{Z}\p{N}_.:/=+\-@]*)");
 const TAG_KEY: &[Rule] = &[Length(1, 128), TAG];
 const TAGS: &[Rule] = &[Entries(0, 50), Keys(TAG_KEY), Values(&[Length(0, 256), TAG])];
 const REQUIRED_TAGS: &[Rule] = &[Required, Entries(0, 50), Keys(TAG_KEY), Values(&[Length(0, 256), TAG])];
-/// ARNs of what can be tagged have this length at most in AWS's model.
+/// The greatest length of the ARN of a taggable resource in AWS's model.
 const TAGGED: &[Rule] = &[Required, Length(1, 256)];
 const VARIABLES: &[Rule] =
     &[Entries(0, 50), Keys(&[Length(1, 256), Pattern(r"[^\s]+")]), Values(&[Length(0, 4096)])];
@@ -38,7 +39,8 @@ const RUNTIME_HOOK_SECONDS: &[Rule] = &[Range(1, 60)];
 const IMAGE_HOOK_SECONDS: &[Rule] = &[Range(1, 3600)];
 const ARM: &[Rule] = &[Required, OneOf(&["ARM_64"])];
 
-/// All rows. Messages of `hearth.host.v1` are named like those of AWS, and none has the name of another.
+/// All rows. The messages of `hearth.host.v1` are in the same table as those of AWS's API; no two messages have the
+/// same name.
 pub(super) const TABLE: &[Row] = &[
     // Structures
     Row("CodeArtifact", "uri", Both, WORD),
@@ -67,7 +69,7 @@ pub(super) const TABLE: &[Row] = &[
     Row("RunMicrovmRequest", "imageVersion", Both, WORD),
     Row("RunMicrovmRequest", "executionRoleArn", Both, ROLE),
     Row("RunMicrovmRequest", "maximumDurationInSeconds", Both, &[Range(1, 28_800)]),
-    // "Maximum: 16,384 bytes"; AWS refuses more than 4,096 characters
+    // The API reference states "Maximum: 16,384 bytes", but AWS refuses more than 4,096 characters.
     Row("RunMicrovmRequest", "runHookPayload", Default, &[BytesAtMost(16_384)]),
     Row("RunMicrovmRequest", "runHookPayload", Strict, &[Length(0, 4096)]),
     Row("RunMicrovmRequest", "ingressNetworkConnectors", Both, CONNECTORS),
@@ -82,7 +84,7 @@ pub(super) const TABLE: &[Row] = &[
     Row("TerminateMicrovmRequest", "microvmIdentifier", Both, &[Required, IDENTIFIER]),
     Row("CreateMicrovmAuthTokenRequest", "microvmIdentifier", Both, &[Required, IDENTIFIER]),
     Row("CreateMicrovmAuthTokenRequest", "expirationInMinutes", Both, &[Required, Range(1, i32::MAX as i64)]),
-    // A token is a header: so many ports that it becomes too long for one are refused.
+    // A token travels in a header, so the number of ports is bounded to keep the token short enough.
     Row("CreateMicrovmAuthTokenRequest", "allowedPorts", Both, &[Required, Items(1, 100)]),
     Row("CreateMicrovmShellAuthTokenRequest", "microvmIdentifier", Both, &[Required, IDENTIFIER]),
     Row(
@@ -161,8 +163,8 @@ pub(super) const TABLE: &[Row] = &[
 ];
 
 #[cfg(test)]
-/// Members about which nothing is said: flags, enumerations and timestamps (they are checked without a row), structures whose own
-/// members have rows, texts of any length, and cursors, which only we make.
+/// Members without constraints: flags, enumerations and timestamps (they are checked without a row), structures whose
+/// own members have rows, texts of any length, and cursors, which only this host makes.
 pub(super) const UNCONSTRAINED: &[(&str, &str)] = &[
     ("Hooks", "microvmHooks"),
     ("Hooks", "microvmImageHooks"),

@@ -1,4 +1,4 @@
-//! A sweep over the table: just inside each constraint and just outside, in both profiles.
+//! A sweep over the table: values just inside and just outside each constraint, in both profiles.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -13,7 +13,7 @@ fn pool() -> &'static DescriptorPool {
     POOL.as_ref().unwrap()
 }
 
-/// Every message that is a request or in one.
+/// Every message that is a request or is contained in one.
 fn messages() -> HashMap<String, MessageDescriptor> {
     let shapes = &Constraints::of(Profile::Default).requests;
     shapes.values().map(|shape| (shape.descriptor.name().to_owned(), shape.descriptor.clone())).collect()
@@ -24,7 +24,7 @@ fn shape(message: &str, profile: Profile) -> Arc<Shape> {
     Arc::clone(shapes.values().find(|shape| shape.descriptor.name() == message).unwrap())
 }
 
-/// A text of `length` characters of which the pattern of these rules says that it is right.
+/// A text of `length` characters that matches the pattern of these rules.
 fn text(rules: &[Rule], length: usize) -> String {
     let pattern = rules.iter().find_map(|rule| match rule {
         Rule::Pattern(pattern) => Some(*pattern),
@@ -41,7 +41,7 @@ fn text(rules: &[Rule], length: usize) -> String {
     }
 }
 
-/// A text that a pattern refuses, of a length that is right.
+/// A text of valid length that a pattern refuses.
 fn refused(pattern: &str) -> String {
     match pattern {
         r"[^\s]+" => "a b".to_owned(),
@@ -52,7 +52,7 @@ fn refused(pattern: &str) -> String {
     }
 }
 
-/// A good value for a member.
+/// A valid value for a member.
 fn good(field: &FieldDescriptor, rules: &[Rule]) -> Value {
     let one = || match field.kind() {
         Kind::String => Value::String(text(
@@ -83,7 +83,7 @@ fn good(field: &FieldDescriptor, rules: &[Rule]) -> Value {
     }
 }
 
-/// A message with just what is required.
+/// A message with only the required members.
 fn minimal(message: &MessageDescriptor, profile: Profile) -> DynamicMessage {
     let mut built = DynamicMessage::new(message.clone());
     for field in message.fields() {
@@ -113,7 +113,7 @@ fn check(message: &str, member: &str, profile: Profile, value: Option<Value>) ->
     violations.iter().map(|violation| format!("{}: {}", violation.field, violation.constraint)).collect()
 }
 
-/// A rule's values just inside, and those just outside with what is said of them.
+/// Values just inside a rule, and values just outside with the expected violations.
 fn cases(field: &FieldDescriptor, rule: Rule, rules: &[Rule]) -> (Vec<Value>, Vec<(Option<Value>, String)>) {
     let string = |length| Value::String(text(rules, length));
     let at_most = |max: usize| format!("Member must have length less than or equal to {max}");
@@ -122,7 +122,7 @@ fn cases(field: &FieldDescriptor, rule: Rule, rules: &[Rule]) -> (Vec<Value>, Ve
         Rule::Required => (vec![good(field, rules)], vec![(None, NOT_NULL.to_owned())]),
         Rule::Length(min, max) => {
             let mut outside = vec![(Some(string(max + 1)), at_most(max))];
-            // Patterns that need more say so themselves.
+            // For texts with a pattern, the lower bound follows from the pattern.
             let sole = !rules.iter().any(|rule| matches!(rule, Rule::Pattern(_)));
             if min > 0 && sole {
                 outside.push((Some(string(min - 1)), at_least(min)));
@@ -179,7 +179,7 @@ fn cases(field: &FieldDescriptor, rule: Rule, rules: &[Rule]) -> (Vec<Value>, Ve
     }
 }
 
-/// The same for rules of elements, keys or values.
+/// The cases for rules of elements, keys or values.
 fn nested(
     rules: &'static [Rule],
     what: &str,
@@ -427,10 +427,11 @@ fn a_timestamp_is_from_year_1_to_9999_with_nanos_that_count_forward() {
     }
 }
 
-/// Whoever adds a member finds out here what it lacks: numbers have a range, and what is no structure of ours has a check.
+/// A new member fails this test unless it has what it needs: a number needs a range, and a message of a foreign package
+/// needs a check.
 #[test]
 fn every_member_that_is_reckoned_with_has_bounds() {
-    // It is one of the memory classes, or refused by name.
+    // The memory size is one of the memory classes; other values are refused with an error of their own.
     const CLASSES: (&str, &str) = ("Resources", "minimumMemoryInMiB");
     for (name, message) in messages() {
         let shape = shape(&name, Profile::Default);

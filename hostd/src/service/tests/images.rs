@@ -1,4 +1,4 @@
-//! Reads of images, base images, tags.
+//! Tests of reads of images, base images and tags.
 
 use std::collections::BTreeMap;
 
@@ -96,7 +96,7 @@ async fn base_images_are_those_of_the_catalogue() {
     assert!(service.list_managed_microvm_image_versions(caller, list(base)).await.unwrap().items.is_empty());
     let error = service.list_managed_microvm_image_versions(caller, list(&arn("demo"))).await.unwrap_err();
     assert_eq!(error.exception().name, "ResourceNotFoundException");
-    // A folder without a manifest is no version.
+    // A folder without a manifest is not a version.
     std::fs::create_dir(host.bases.path().join("1")).unwrap();
     assert!(
         service.list_managed_microvm_image_versions(caller, list("al2023-1")).await.unwrap().items.is_empty()

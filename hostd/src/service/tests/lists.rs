@@ -1,4 +1,4 @@
-//! Pages of lists.
+//! Tests of pages of lists.
 
 use hearth_proto::microvms::v1 as proto;
 use proto::MicrovmState as State;
@@ -20,7 +20,7 @@ impl Host {
         self.service.list_microvms(&self.caller, request.clone()).await.unwrap()
     }
 
-    /// Ids of all pages, and how many pages there were.
+    /// Ids on all pages, and the number of pages.
     async fn all(&self, mut request: proto::ListMicrovmsRequest) -> (Vec<String>, usize) {
         let (mut ids, mut pages) = (Vec::new(), 0);
         loop {
@@ -75,7 +75,7 @@ async fn a_cursor_survives_what_comes_and_goes() {
         host.page(&proto::ListMicrovmsRequest { next_token: first.next_token.clone(), ..list() }).await;
     assert_eq!(second.items.len(), 1);
     assert_eq!(second.items[0].microvm_id, "microvm-a");
-    // It is of this list alone.
+    // A cursor is only valid for its own list.
     let other = proto::ListMicrovmsRequest {
         image_identifier: Some(arn("demo")),
         next_token: first.next_token,

@@ -1,4 +1,4 @@
-//! GetMicrovm, the changes, tokens.
+//! Tests of GetMicrovm, the operations that change a microVM, and tokens.
 
 use hearth_proto::microvms::v1 as proto;
 use proto::MicrovmState as State;

@@ -1,7 +1,7 @@
-//! The operations, on a store in memory.
+//! Tests of the operations on a store in memory.
 //!
-//! Images are built by a scripted builder; microVMs fail to launch (their host has no processes), unless a test stores one that
-//! runs.
+//! Images are built by a scripted builder. MicroVMs fail to launch, because their host has no processes, unless a test
+//! stores a running one.
 
 mod images;
 mod lists;
@@ -41,7 +41,7 @@ pub(crate) struct Host {
     bases: TempDir,
 }
 
-/// A host with an image `demo`, version 1.0 of which is active.
+/// A host with an image `demo` whose version 1.0 is active.
 pub(crate) async fn host(profile: Profile) -> Host {
     limited(profile, Limits::default()).await
 }
@@ -97,7 +97,7 @@ fn connector(name: &str) -> String {
 }
 
 impl Host {
-    /// Builds an image's first or next version.
+    /// Builds the first or the next version of an image.
     async fn build(&self, name: &str) {
         let uri = "s3://bucket/app.zip";
         match self.daemon.image(name) {
@@ -107,7 +107,7 @@ impl Host {
         self.daemon.idle().await;
     }
 
-    /// Changes what a version is configured with.
+    /// Changes the configuration of a stored version.
     async fn configure(&self, name: &str, number: u32, change: impl FnOnce(&mut proto::MicrovmImageVersion)) {
         let mut version = self.daemon.version(name, number).unwrap();
         change(version.version.as_mut().unwrap());
@@ -120,7 +120,7 @@ impl Host {
         self.service.run_microvm(&self.caller, request).await
     }
 
-    /// A microVM that is in this state, as far as the store knows.
+    /// Stores a microVM in this state and returns its id.
     async fn microvm(&self, id: &str, state: proto::MicrovmState, ingress: &[&str]) -> String {
         let started = self.clock.timestamp();
         self.stored(id, "demo", 1, started, state, ingress).await

@@ -1,4 +1,4 @@
-//! Roles of two accounts: who may give which to microVMs and builds.
+//! Tests of roles of two accounts: which caller may give which role to microVMs and builds.
 
 use hearth_host::roles::RoleError;
 use hearth_proto::microvms::v1 as proto;
@@ -10,7 +10,7 @@ use crate::service::ServiceError;
 
 const OTHER: &str = "999999999999";
 const BASE: &str = "arn:aws:lambda:us-east-1:aws:microvm-image:al2023-1";
-/// Keys for the roles of any account; a role that both accounts may use; and one that stands for nothing.
+/// Static keys for the roles of any account, a role that both accounts may use, and a role that cannot be assumed.
 const ROLES: &str = r#"
     [rules."arn:aws:iam::*:role/*".static]
     access_key_id = "AKIA"
@@ -27,7 +27,7 @@ fn role(account: &str, name: &str) -> String {
     format!("arn:aws:iam::{account}:role/{name}")
 }
 
-/// A host on which both accounts have an image `demo`, and everybody who does everything in each.
+/// A host on which two accounts have an image `demo` each, and a caller in each account that may do everything.
 async fn two_accounts() -> (Host, [Caller; 2]) {
     let host = with_roles(Profile::Default, Limits::default(), toml::from_str(ROLES).unwrap()).await;
     std::fs::create_dir(host.bases.path().join("1")).unwrap();
@@ -67,7 +67,7 @@ fn update(name: &str, role_arn: &str) -> proto::UpdateMicrovmImageRequest {
     }
 }
 
-/// What AWS's clients find in a refusal to pass a role.
+/// Checks the refusal to pass a role, as clients of AWS receive it.
 fn assert_refused<T: std::fmt::Debug>(result: Result<T, ServiceError>, role_arn: &str, why: &str) {
     let error = result.unwrap_err();
     let exception = error.exception();
@@ -78,7 +78,7 @@ fn assert_refused<T: std::fmt::Debug>(result: Result<T, ServiceError>, role_arn:
     assert!(text.starts_with(&head) && text.contains(why), "{text}");
 }
 
-/// How many microVMs and versions an account has.
+/// The number of an account's microVMs and versions.
 async fn counted(host: &Host, caller: &Caller) -> (usize, usize) {
     let microvms = host.service.list_microvms(caller, proto::ListMicrovmsRequest::default()).await.unwrap();
     let versions = proto::ListMicrovmImageVersionsRequest {
@@ -95,7 +95,7 @@ async fn an_account_runs_and_builds_with_its_own_roles_and_never_with_anothers()
     for (index, caller) in everybody.iter().enumerate() {
         let others = &everybody[1 - index].account;
         let before = counted(&host, caller).await;
-        // One with keys, one that stands for nothing in one account, one without a rule of its own: all are refused alike.
+        // A role with keys, a role that cannot be assumed, and a role without a rule of its own are all refused alike.
         for name in ["app", "none"] {
             let foreign = role(others, name);
             let why = format!("the account {} may not use the role {foreign}", caller.account);
@@ -144,21 +144,21 @@ async fn a_key_passes_the_roles_that_its_policies_list() {
     let (admin, web) = (role(ACCOUNT, "admin"), role(ACCOUNT, "web-shop"));
     let why = "no identity-based policy allows the iam:PassRole action";
 
-    // One that may only run web-* gives no role to a microVM.
+    // A caller that may only run web-* may give no role to a microVM.
     let runner = key(r#"{ actions = ["RunMicrovm"], images = ["web-*"] }"#);
     host.service.run_microvm(&runner, request("web-1")).await.unwrap();
     for role_arn in [&admin, &web] {
         let ran = host.service.run_microvm(&runner, run("web-1", role_arn)).await;
         assert_refused(ran, role_arn, why);
     }
-    // Nor does one that may do everything with web-*; not even a role that stands for nothing.
+    // A caller that may do everything with web-* may give no role either, not even one that cannot be assumed.
     let all = key(r#"{ actions = ["*"], images = ["web-*"] }"#);
     let none = role(ACCOUNT, "none");
     assert_refused(host.service.run_microvm(&all, run("web-1", &none)).await, &none, why);
     assert_refused(host.service.update_microvm_image(&all, update("web-1", &admin)).await, &admin, why);
     assert_refused(host.service.create_microvm_image(&all, create("web-2", &admin)).await, &admin, why);
 
-    // One whose policy lists roles gives these, to what the policy is about.
+    // A caller whose policy lists roles may give these roles to what the policy covers.
     let passer = key(r#"{ actions = ["*"], images = ["web-*"], roles = ["arn:aws:iam::*:role/web-*"] },
            { actions = ["RunMicrovm"], images = ["*"] }"#);
     host.service.run_microvm(&passer, run("web-1", &web)).await.unwrap();
@@ -168,13 +168,13 @@ async fn a_key_passes_the_roles_that_its_policies_list() {
     host.daemon.idle().await;
     assert_refused(host.service.run_microvm(&passer, run("web-1", &admin)).await, &admin, why);
     assert_refused(host.service.run_microvm(&passer, run("demo", &web)).await, &web, why);
-    // A policy says which roles, and not whose.
+    // A policy limits the roles, but not the account that they belong to.
     let foreign = role(OTHER, "web-shop");
     let ran = host.service.run_microvm(&passer, run("web-1", &foreign)).await;
     assert_refused(ran, &foreign, "may not use the role");
 }
 
-/// What was stored before anybody looked whose a role is, or before the configuration changed.
+/// Records that were stored before the account of roles was checked, or before the configuration changed.
 #[tokio::test]
 async fn a_stored_microvm_and_version_ask_for_their_role_as_their_account() {
     let (host, everybody) = two_accounts().await;

@@ -1,4 +1,4 @@
-//! RunMicrovm.
+//! Tests of RunMicrovm.
 
 use hearth_proto::microvms::v1 as proto;
 use hearth_proto::store::v1::MicrovmRecord;
@@ -150,7 +150,7 @@ async fn a_used_token_returns_the_first_answer() {
     let error = host.run(with(181)).await.unwrap_err();
     assert_eq!(error.to_string(), "The provided clientToken was used with different request parameters.");
     assert_eq!(error.exception().name, "ValidationException");
-    // Tokens are of an account.
+    // Client tokens are separate for each account.
     let other = caller("999999999999", [Policy::everything()].into());
     let error = host.service.run_microvm(&other, with(180)).await.unwrap_err();
     assert!(error.to_string().starts_with("No active version"), "{error}");

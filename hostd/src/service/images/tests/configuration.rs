@@ -20,7 +20,7 @@ fn uri(uri: &str) -> Option<CodeArtifact> {
     Some(CodeArtifact { artifact: Some(code_artifact::Artifact::Uri(uri.to_owned())) })
 }
 
-/// A request with all that is required.
+/// A request with all required members.
 fn request() -> UpdateMicrovmImageRequest {
     UpdateMicrovmImageRequest {
         image_identifier: Some(ARN.to_owned()),

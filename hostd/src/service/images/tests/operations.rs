@@ -1,4 +1,4 @@
-//! The operations on a store in memory with a scripted builder.
+//! Tests of the operations on a store in memory, with a scripted builder.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -250,7 +250,7 @@ async fn the_same_request_with_the_same_token_is_done_once() {
     host.daemon.idle().await;
     assert_eq!(service.update_microvm_image(caller, change).await.unwrap(), one.unwrap());
     assert_eq!(host.daemon.image("demo").unwrap().newest_version, 2);
-    // A token is forgotten with its image, so that it does not bring back an answer without one.
+    // A token is forgotten together with its image, so that it does not replay the response for an image that is gone.
     service.delete_microvm_image(caller, of_image("demo")).await.unwrap();
     host.daemon.idle().await;
     let anew = service.create_microvm_image(caller, request).await.unwrap();
