@@ -1,4 +1,5 @@
-//! What flows between client and app. Nothing is kept: a body is asked for its next piece when the other side can take it.
+//! Bodies of requests and responses between client and app. Nothing is buffered: the next piece of a body is only read
+//! when the receiver can take it.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -16,10 +17,12 @@ use super::limits::Limiter;
 use crate::driver::gate::{Gate, Pass};
 use crate::panics::{Caught, Panicked, poisoned};
 
-/// What is read of a request that was answered already: bytes, and for how long. Clients may have sent a window of it by then.
+/// Bounds for draining a request that has been answered already: bytes, and time. Clients may have sent a whole
+/// flow-control window by then.
 const DRAIN: (usize, Duration) = (8 << 20, Duration::from_secs(5));
 
-/// Sees what passes: keeps the microVM from being idle, and from having more than its share.
+/// Observes the bytes that pass: it keeps the microVM from counting as idle, and limits it to its share of the
+/// bandwidth.
 #[derive(Debug)]
 pub struct Meter {
     gate: Arc<Gate>,
@@ -28,13 +31,13 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// A meter at a gate.
+    /// Creates a meter for a gate.
     #[must_use]
     pub fn new(gate: &Arc<Gate>, limiter: Option<&Arc<Limiter>>) -> Self {
         Self { gate: Arc::clone(gate), limiter: limiter.map(Arc::clone), pause: None }
     }
 
-    /// Whether more may pass.
+    /// Ready when more bytes may pass.
     fn poll_free(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if let Some(pause) = &mut self.pause {
             ready!(pause.as_mut().poll(context));
@@ -43,14 +46,14 @@ impl Meter {
         Poll::Ready(())
     }
 
-    /// So many bytes have passed.
+    /// Counts bytes that have passed.
     fn passed(&mut self, bytes: usize) {
         self.gate.touch();
         let next = self.limiter.as_ref().and_then(|limiter| limiter.bytes(bytes));
         self.pause = next.map(|next| Box::pin(sleep_until(next)));
     }
 
-    /// So many bytes have passed: waits until more may.
+    /// Counts bytes that have passed, and waits until more may pass.
     pub async fn pass(&mut self, bytes: usize) {
         self.passed(bytes);
         if let Some(pause) = self.pause.take() {
@@ -58,7 +61,7 @@ impl Meter {
         }
     }
 
-    /// The next frame of a body, when it may pass.
+    /// Polls for the next frame of a body, once it may pass.
     fn poll_frame(
         &mut self,
         context: &mut Context<'_>,
@@ -75,23 +78,23 @@ impl Meter {
 
 type Polled = Poll<Option<Result<Frame<Bytes>, hyper::Error>>>;
 
-/// Why an answer breaks off.
+/// The reason why a response is aborted.
 #[derive(Debug, thiserror::Error)]
 pub enum Broken {
-    /// The app has broken it off.
+    /// The app has aborted it.
     #[error(transparent)]
     App(#[from] hyper::Error),
-    /// What passes it on has panicked.
+    /// The code that forwards it has panicked.
     #[error(transparent)]
     Panicked(#[from] Panicked),
 }
 
-/// The body of an answer to a client.
+/// The body of a response to a client.
 #[derive(Debug)]
 pub enum Answer {
-    /// The endpoint's own text.
+    /// A text of the endpoint itself.
     Text(Option<Bytes>),
-    /// What the app answers.
+    /// A body from the app.
     Flow(Caught<Flow>),
 }
 
@@ -102,7 +105,7 @@ impl Answer {
         Self::Text(Some(text).filter(|text| !text.is_empty()).map(Bytes::from))
     }
 
-    /// What the app answers to an exchange, which is over with it.
+    /// The body of the app's response. `over` is dropped with it, which ends the exchange.
     #[must_use]
     pub fn flow(body: Incoming, meter: Meter, over: (Pass, Exchange)) -> Self {
         Self::Flow(Caught::new(Flow { body, meter, _over: over }))
@@ -153,24 +156,25 @@ impl Body for Answer {
     }
 }
 
-/// What the app answers.
+/// A body from the app.
 #[derive(Debug)]
 pub struct Flow {
     body: Incoming,
     meter: Meter,
-    /// The exchange is over with its answer.
+    /// Dropped with the body, which ends the exchange.
     _over: (Pass, Exchange),
 }
 
-/// The body of a request, as it comes.
+/// The body of a request as it is received.
 ///
-/// What nobody has read of it when this is dropped – the answer came before – is read for a while, and thrown away. A client that is
-/// still sending would be told to stop, and not every client looks for its answer then (curl 7.88 may take it for a failure).
+/// If this is dropped before all of the body has been read, because the response came first, the rest is read for a
+/// while and discarded. A client that is still sending would otherwise be told to stop, and not every client reads its
+/// response then (curl 7.88 may take it for a failure).
 #[derive(Debug)]
 pub struct Received(Option<Incoming>);
 
 impl Received {
-    /// A body whose client sends.
+    /// Wraps the body of a client's request.
     #[must_use]
     pub fn new(body: Incoming) -> Self {
         Self(Some(body))
@@ -218,7 +222,7 @@ async fn drain(mut body: Incoming) {
     }
 }
 
-/// The body of a request that can be taken back as long as nothing of it was read.
+/// The body of a request that can be taken back as long as none of it has been read.
 #[derive(Debug, Clone)]
 pub struct Held {
     body: Arc<Mutex<Option<Received>>>,
@@ -231,21 +235,21 @@ impl Held {
         Self { body: Arc::new(Mutex::new(Some(body))) }
     }
 
-    /// Whether there is nothing in it.
+    /// Whether the body is empty, or has been taken.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let body = self.body.lock().unwrap_or_else(poisoned);
         body.as_ref().is_none_or(Body::is_end_stream)
     }
 
-    /// Takes it back; none when it is being sent.
+    /// Takes the body back; `None` if it is being sent.
     #[must_use]
     pub fn take_back(&self) -> Option<Received> {
         self.body.lock().unwrap_or_else(poisoned).take()
     }
 }
 
-/// The body of a request on its way to the app.
+/// The body of a request that is sent to the app.
 #[derive(Debug)]
 pub struct Upload {
     meter: Meter,
@@ -256,24 +260,24 @@ pub struct Upload {
 enum From {
     Nothing,
     Body(Received),
-    /// Not before some time has passed.
+    /// A body that is not sent before a pause has passed.
     Held(Held, Pin<Box<Sleep>>),
 }
 
 impl Upload {
-    /// No body.
+    /// An empty body.
     #[must_use]
     pub fn nothing(meter: Meter) -> Self {
         Self { meter, from: From::Nothing }
     }
 
-    /// A body.
+    /// A body that is sent at once.
     #[must_use]
     pub fn body(meter: Meter, body: Received) -> Self {
         Self { meter, from: From::Body(body) }
     }
 
-    /// A body that is left alone for a while, so that it can be taken back when the app answers at once.
+    /// A body that is held back for a while, so that it can be taken back if the app responds at once.
     #[must_use]
     pub fn held(meter: Meter, held: &Held, pause: Duration) -> Self {
         Self { meter, from: From::Held(held.clone(), Box::pin(sleep(pause))) }

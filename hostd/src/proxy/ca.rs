@@ -1,5 +1,5 @@
-//! The authority that signs the endpoints' certificate unless told otherwise: made once, kept in `endpoint` in the data folder, good
-//! for the domain alone. Clients are told to trust it (`hearth ca`).
+//! The authority that signs the endpoints' certificate by default. It is generated once, kept in `endpoint` in the data
+//! folder, and valid for the domain alone. Clients have to trust it (`hearth ca`).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,35 +15,35 @@ use crate::certificates::authority::{Authority, Signed, Validity};
 use crate::certificates::files;
 use crate::certificates::read::Contents;
 
-/// The authority's certificate.
+/// File with the authority's certificate.
 const CERTIFICATE: &str = "ca.pem";
-/// Its key.
+/// File with the authority's key.
 const KEY: &str = "ca.key";
-/// How long the authority is valid: ten years.
+/// Lifetime of the authority: ten years.
 const LIFE: Duration = Duration::days(3650);
-/// How long a certificate of endpoints is. Browsers refuse what is valid for more than a year or two.
+/// Lifetime of a certificate of endpoints. Browsers refuse certificates that are valid for more than a year or two.
 const SIGNED_LIFE: Duration = Duration::days(90);
 
-/// Why there is no authority.
+/// The reason why there is no authority.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
-    /// A file.
+    /// A file could not be read or written.
     #[error("{what} {}: {source}", path.display())]
     File {
-        /// What was being done.
+        /// The action that failed.
         what: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system answered.
+        /// The system's error.
         source: io::Error,
     },
-    /// The certificate is there, and what belongs to it is not.
+    /// The certificate exists, but its key is missing or another one.
     #[error(
         "{} and ca.key beside it are not the halves of one authority: put both back from one copy, or remove both. New ones are made then, and clients have to trust these",
         .0.display()
     )]
     Halves(PathBuf),
-    /// It cannot be made, or cannot sign.
+    /// A certificate or key cannot be generated, or the authority cannot sign.
     #[error("no certificate can be made for endpoints: {0}")]
     Certificate(#[from] rcgen::Error),
 }
@@ -61,8 +61,8 @@ pub struct LocalAuthority {
 }
 
 impl LocalAuthority {
-    /// The one in this folder. Where there is none, or one for another domain, or one that ends before what it would sign, a new
-    /// one is made.
+    /// Opens the authority in this folder. A new one is generated if there is none, if it is for another domain, or if
+    /// it expires before a certificate that it would sign.
     ///
     /// # Errors
     /// [`AuthorityError`]
@@ -87,12 +87,12 @@ impl LocalAuthority {
 
     fn make(folder: &Path, domain: &str, now: SystemTime) -> Result<Self, AuthorityError> {
         let valid = Validity::around(now.into(), LIFE);
-        // Trust stores show the name: that of another host's is another.
+        // Trust stores show the name, so the authorities of different hosts have different names.
         let id = Uuid::new_v4().to_string();
         let name = format!("Hearth endpoints {}", id.get(..8).unwrap_or_default());
         let authority = Authority::new(&name, Some(domain), valid)?;
         let (certificate, key) = (folder.join(CERTIFICATE), folder.join(KEY));
-        // A certificate is there only while its key is.
+        // The key is written before the certificate, so that a certificate never exists without its key.
         files::remove(&certificate).map_err(file("removing", &certificate))?;
         files::write(&key, authority.key_pem().as_bytes()).map_err(file("writing", &key))?;
         files::write(&certificate, authority.pem().as_bytes()).map_err(file("writing", &certificate))?;
@@ -100,7 +100,7 @@ impl LocalAuthority {
         Ok(Self { authority, domain: domain.to_owned(), until: valid.until })
     }
 
-    /// Its certificate, PEM.
+    /// The authority's certificate, PEM.
     #[must_use]
     pub fn pem(&self) -> &str {
         self.authority.pem()
@@ -118,7 +118,7 @@ impl LocalAuthority {
     }
 }
 
-/// The authority of this certificate, with its key in the folder; none where they do not belong together.
+/// Loads the authority with this certificate and the key in the folder; `None` if they do not belong together.
 fn load(folder: &Path, pem: String) -> Result<Option<(Authority, Contents)>, AuthorityError> {
     let path = folder.join(KEY);
     let key_pem = files::read(&path).map_err(file("reading", &path))?;
@@ -185,7 +185,7 @@ mod tests {
         assert!(error.to_string().contains("remove both"), "{error}");
         fs::remove_file(data.path().join(KEY)).unwrap();
         assert!(matches!(LocalAuthority::open(data.path(), DOMAIN, now), Err(AuthorityError::Halves(_))));
-        // The power has failed between the key and the certificate.
+        // As after a power failure between the writes of the key and the certificate.
         fs::remove_file(other.path().join(CERTIFICATE)).unwrap();
         let made = LocalAuthority::open(other.path(), DOMAIN, now).unwrap();
         assert_eq!(LocalAuthority::open(other.path(), DOMAIN, now).unwrap().pem(), made.pem());

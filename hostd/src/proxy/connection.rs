@@ -1,7 +1,8 @@
 //! Connections of clients: TLS, then HTTP/1.1 or HTTP/2.
 //!
-//! A connection has some seconds for its handshake and its first request with a valid token. After that it may be idle for as
-//! long as the settings say. Everything that a client can make us keep is bounded: headers, streams, resets, windows.
+//! A connection has limited time for its handshake and its first request with a valid token. After that it may be idle
+//! for as long as the settings allow. Everything that a client can make this host keep in memory is bounded: headers,
+//! streams, resets, windows.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -28,44 +29,44 @@ use super::threads::Open;
 use crate::panics::poisoned;
 use crate::tokens::{Claims, Tokens};
 
-/// How long a TLS handshake may take.
+/// Timeout of a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long a connection has to its first request with a valid token.
+/// Time from the handshake to the first request with a valid token.
 const FIRST: Duration = Duration::from_secs(30);
-/// What clients may send before it is read, for each stream and each connection of HTTP/2: more than a round trip around the
-/// world takes.
+/// Flow-control windows of HTTP/2, in bytes, for each stream and each connection: more than is sent during a round trip
+/// around the world.
 const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
-/// Streams of one connection at a time.
+/// Greatest number of concurrent streams of a connection.
 const STREAMS: u32 = 256;
-/// Bytes of headers (docs/behaviour.md, "Limits of the endpoint"); tokens alone may have 8,000.
+/// Greatest size of headers, in bytes (docs/behaviour.md, "Limits of the endpoint"); tokens alone may have 8,000.
 const HEADERS: u32 = 64 << 10;
-/// Bytes of an answer that wait for a slow reader, for each stream.
+/// Greatest number of bytes of a response that wait for a slow reader, for each stream.
 const SEND_BUFFER: usize = 256 << 10;
-/// Resets that a client may send for streams that were not accepted yet (CVE-2023-44487).
+/// Greatest number of resets that a client may send for streams that were not accepted yet (CVE-2023-44487).
 const RESETS: usize = 32;
-/// How often a client that says nothing is asked whether it is there, and how long it has to answer.
+/// Interval of keep-alive pings to silent clients of HTTP/2, and timeout of their answers.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 
-/// The other end of a connection.
+/// The client at the other end of a connection.
 #[derive(Debug)]
 pub struct Peer {
-    /// Where it is.
+    /// Network address of the client.
     pub address: SocketAddr,
-    /// The host that the connection was opened for (SNI).
+    /// Host name that the connection was opened for (SNI).
     pub server_name: Option<String>,
     authorised: AtomicBool,
-    /// Counted once it has shown a valid token.
+    /// The connection's place in the count of its microVM, once it has sent a valid token.
     counted: OnceLock<Connection>,
-    /// The last valid token: most connections have one only.
+    /// The last valid token and its claims. Most connections use a single token.
     token: Mutex<Option<(String, Arc<Claims>)>>,
-    /// Exchanges that are under way, and when the last one ended.
+    /// Number of exchanges in progress, and when the last one ended.
     exchanges: Mutex<(usize, Instant)>,
-    /// Its place among all connections: a WebSocket or a shell has it longer than HTTP does.
+    /// The connection's place among all connections. WebSockets and shells keep it longer than HTTP does.
     _place: Option<Open>,
 }
 
 impl Peer {
-    /// A client at an address.
+    /// Creates the state of a new connection.
     #[must_use]
     pub(super) fn new(address: SocketAddr, server_name: Option<String>, place: Option<Open>) -> Self {
         Self {
@@ -79,7 +80,7 @@ impl Peer {
         }
     }
 
-    /// What a token says, if it is valid now.
+    /// The claims of a token, if it is valid now.
     pub(super) fn claims(&self, tokens: &Tokens, token: &str) -> Option<Arc<Claims>> {
         let mut last = self.token.lock().unwrap_or_else(poisoned);
         if let Some((known, claims)) = &*last
@@ -92,7 +93,7 @@ impl Peer {
         Some(claims)
     }
 
-    /// An exchange begins, and lasts until what is returned is dropped.
+    /// Begins an exchange, which lasts until the returned value is dropped.
     pub(super) fn exchange(self: &Arc<Self>) -> Exchange {
         let mut exchanges = self.exchanges.lock().unwrap_or_else(poisoned);
         exchanges.0 = exchanges.0.saturating_add(1);
@@ -100,13 +101,14 @@ impl Peer {
         Exchange(Arc::clone(self))
     }
 
-    /// Since when there is no exchange.
+    /// Since when no exchange has been in progress; `None` while one is.
     fn idle_since(&self) -> Option<Instant> {
         let (count, ended) = *self.exchanges.lock().unwrap_or_else(poisoned);
         (count == 0).then_some(ended)
     }
 
-    /// Returns when it is of no more use: without a request with a valid token in time, or without any exchange for `idle`.
+    /// Returns when the connection should be closed: it has not sent a request with a valid token in time, or had no
+    /// exchange for `idle`.
     async fn unused(&self, idle: Duration) {
         sleep(FIRST).await;
         if !self.authorised.load(Ordering::Relaxed) {
@@ -122,18 +124,18 @@ impl Peer {
         }
     }
 
-    /// It has shown a valid token.
+    /// Marks that the client has sent a valid token.
     pub(super) fn authorise(&self) {
         self.authorised.store(true, Ordering::Relaxed);
     }
 
-    /// It counts among the connections to its microVM.
+    /// Counts the connection among those of its microVM.
     ///
     /// # Errors
     /// [`ProxyError::TooMany`].
     pub(super) fn count(&self, limiter: &Arc<Limiter>) -> Result<(), ProxyError> {
         if self.counted.get().is_none() {
-            // Of two requests at once, one is enough.
+            // A concurrent request may have counted it already; the second count is dropped.
             let _ = self.counted.set(limiter.connection()?);
         }
         Ok(())
@@ -152,7 +154,7 @@ impl Drop for Exchange {
 }
 
 impl Inner {
-    /// Serves a connection until its client has gone, it is of no more use, or `end` is true.
+    /// Serves a connection until its client disconnects, it is unused for too long, or `end` becomes true.
     pub(super) async fn connection(
         self: Arc<Self>,
         stream: TcpStream,
@@ -162,8 +164,9 @@ impl Inner {
         server: &Builder<TokioExecutor>,
         end: watch::Receiver<bool>,
     ) {
-        let _ = stream.set_nodelay(true); // slower without, but works
-        // Whoever does not speak TLS is not told why. What only the handshake needs is gone with it.
+        let _ = stream.set_nodelay(true); // failure only makes responses slower
+        // A client that does not speak TLS gets no explanation. The handshake is boxed so that its state is freed
+        // afterwards.
         let handshake = Box::pin(timeout(HANDSHAKE, acceptor.accept(stream)));
         let (peer, connection) = match handshake.await {
             Ok(Ok(stream)) => self.connect(stream, address, place, server),
@@ -180,7 +183,7 @@ impl Inner {
         }
     }
 
-    /// The exchanges on a connection, and its peer.
+    /// Sets up HTTP on a connection; returns its peer and the future that serves it.
     fn connect(
         self: &Arc<Self>,
         stream: TlsStream<TcpStream>,
@@ -193,13 +196,13 @@ impl Inner {
         let (inner, client) = (Arc::clone(self), Arc::clone(&peer));
         let service = service_fn(move |request| {
             let (inner, client) = (Arc::clone(&inner), Arc::clone(&client));
-            // HTTP/1.1 keeps a place as large as this for as long as the connection is open.
+            // HTTP/1.1 keeps space for this future as long as the connection is open, so the future is boxed.
             Box::pin(async move { Ok::<_, Infallible>(inner.answer(client, request).await) })
         });
         (peer, server.serve_connection_with_upgrades(TokioIo::new(stream), service))
     }
 
-    /// How connections are served, whichever protocol TLS has agreed on.
+    /// Settings of HTTP, whichever version TLS has negotiated.
     pub(super) fn server(&self) -> Builder<TokioExecutor> {
         let mut builder = Builder::new(TokioExecutor::new());
         builder
@@ -224,7 +227,7 @@ impl Inner {
 }
 
 async fn ended(mut end: watch::Receiver<bool>) {
-    // Whoever could end it has gone: it is at its end.
+    // An error means that the sender is gone, which ends the connections, too.
     let _ = end.wait_for(|end| *end).await;
 }
 

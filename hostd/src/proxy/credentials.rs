@@ -1,8 +1,8 @@
 //! Tokens and ports in requests (docs/behaviour.md, "Ports" and "Passing a token").
 //!
-//! A token comes in the header `X-aws-proxy-auth`; WebSocket clients in browsers, which cannot set headers, offer it as a
-//! subprotocol, `lambda-microvms.authentication.TOKEN`, beside `lambda-microvms`. Where it is allowed, a link carries it once
-//! and a cookie keeps it.
+//! A token is sent in the header `X-aws-proxy-auth`. WebSocket clients in browsers cannot set headers, and offer it as
+//! a subprotocol, `lambda-microvms.authentication.TOKEN`, beside `lambda-microvms`. If browser logins are enabled, a
+//! link carries the token once and a cookie keeps it.
 
 use hyper::header::{COOKIE, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 
@@ -12,22 +12,23 @@ use super::error::ProxyError;
 pub const AUTH: HeaderName = HeaderName::from_static("x-aws-proxy-auth");
 /// The header with the port.
 pub const PORT: HeaderName = HeaderName::from_static("x-aws-proxy-port");
-/// The subprotocol that says that the others are the platform's.
+/// The subprotocol that marks the others as the platform's.
 pub const PROTOCOL: &str = "lambda-microvms";
-/// The cookie with the token, and the one with the port. Browsers send such only to the very host that has set them.
+/// The cookies with the token and with the port. Browsers send cookies with the prefix `__Host-` only to the host that
+/// has set them.
 pub const COOKIES: [&str; 2] = ["__Host-hearth-token", "__Host-hearth-port"];
 
 const PROTOCOL_AUTH: &str = "lambda-microvms.authentication.";
 const PROTOCOL_PORT: &str = "lambda-microvms.port.";
-/// The app's port unless the request says.
+/// Port of the app if the request names none.
 const DEFAULT_PORT: u16 = 8080;
 
-/// What a request brings.
+/// Credentials in a request.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Credentials {
     /// The token.
     pub token: Option<String>,
-    /// The port, as it was given.
+    /// The port, as the request spells it.
     port: Option<String>,
 }
 
@@ -38,7 +39,8 @@ impl std::fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// What the headers of a request have. `websocket`: whether subprotocols count; `cookies`: whether cookies do.
+    /// The credentials in the headers of a request. `websocket`: whether subprotocols are read; `cookies`: whether
+    /// cookies are read.
     #[must_use]
     pub fn of(headers: &HeaderMap, websocket: bool, cookies: bool) -> Self {
         let text =
@@ -56,7 +58,7 @@ impl Credentials {
         found
     }
 
-    /// The port.
+    /// The port that the request names, or the default port.
     ///
     /// # Errors
     /// [`ProxyError::Port`].
@@ -74,7 +76,7 @@ pub fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     values.flat_map(|value| value.split(',')).map(str::trim).filter(|protocol| !protocol.is_empty())
 }
 
-/// Leaves the app its own subprotocols only. Whether there were others.
+/// Removes the platform's subprotocols, so that the app only sees its own. Returns whether there were any.
 pub fn remove_protocols(headers: &mut HeaderMap) -> bool {
     let (platform, own): (Vec<&str>, Vec<&str>) = protocols(headers).partition(|protocol| {
         *protocol == PROTOCOL || protocol.starts_with(PROTOCOL_AUTH) || protocol.starts_with(PROTOCOL_PORT)

@@ -1,4 +1,4 @@
-//! What the endpoint answers by itself (docs/behaviour.md, "Errors of the endpoint").
+//! Error responses of the endpoint itself (docs/behaviour.md, "Errors of the endpoint").
 
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
@@ -7,46 +7,47 @@ use super::body::Answer;
 use crate::driver::gate::Refused;
 use crate::platform::ConnectError;
 
-/// The header that tells the endpoint's own answers from the app's.
+/// The header that distinguishes the endpoint's own responses from those of the app.
 pub const ERROR: HeaderName = HeaderName::from_static("x-aws-proxy-error");
 
-/// Why a request did not reach the app. The message is the answer's body.
+/// The reason why a request did not reach the app. The message is the body of the response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyError {
-    /// A port that is none.
+    /// The port is not a valid port number.
     #[error("Invalid x-aws-proxy-port: {0}")]
     Port(String),
-    /// A request that cannot be passed on.
+    /// The request cannot be forwarded.
     #[error("{0}")]
     Bad(&'static str),
-    /// A request for another host than the connection is for; browsers then open one.
+    /// The request is for another host than the connection. Browsers react by opening a new connection.
     #[error("The connection is for another endpoint; open one for this endpoint")]
     Misdirected,
-    /// No valid token for this microVM, or no such microVM: whoever has no token learns no more.
+    /// The token is missing or invalid for this microVM, or the microVM does not exist. Both give the same error, so
+    /// that clients without a token learn nothing about microVMs.
     #[error("Request missing authentication")]
     Unauthenticated,
-    /// The token is for other ports.
+    /// The token does not allow this port.
     #[error("Access to port denied")]
     PortDenied,
-    /// What the platform calls is not called from outside.
+    /// The request could call a lifecycle hook, which only the platform may call.
     #[error("Lifecycle hooks cannot be called through the endpoint")]
     Hook,
-    /// Too many requests wait already.
+    /// Too many requests are waiting, or a limit of the endpoint is exceeded.
     #[error("")]
     TooMany,
-    /// The app does not answer.
+    /// The app does not respond.
     #[error("")]
     App,
     /// The microVM cannot be reached.
     #[error("")]
     Microvm,
-    /// What handled the request has panicked; the app may have seen it.
+    /// The code that handled the request has panicked; the app may have received the request.
     #[error("The endpoint has failed; the app may have received the request")]
     Panicked,
 }
 
 impl ProxyError {
-    /// Its HTTP status.
+    /// HTTP status of the response.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
@@ -59,7 +60,7 @@ impl ProxyError {
         }
     }
 
-    /// Its code in `x-aws-proxy-error`.
+    /// The error code in `x-aws-proxy-error`.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -72,7 +73,7 @@ impl ProxyError {
         }
     }
 
-    /// The answer.
+    /// The response for this error.
     #[must_use]
     pub fn response(&self) -> Response<Answer> {
         let text = self.to_string();

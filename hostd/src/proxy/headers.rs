@@ -1,16 +1,16 @@
-//! Headers that are not passed on (RFC 9110, section 7.6.1; docs/behaviour.md, "Headers").
+//! Headers that are not forwarded (RFC 9110, section 7.6.1; docs/behaviour.md, "Headers").
 
 use hyper::header::{
     CONNECTION, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
 
-/// What the names of the platform's own headers begin with.
+/// Prefix of the platform's own headers.
 const PLATFORM: &str = "x-aws-proxy-";
-/// The header with the id of a request, for the app and the client.
+/// The header with the id of a request, sent to the app and to the client.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 
-/// Headers between two neighbours, beside those that `Connection` names.
+/// Hop-by-hop headers, beside those that `Connection` names.
 const NEIGHBOURS: [HeaderName; 7] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -21,7 +21,7 @@ const NEIGHBOURS: [HeaderName; 7] = [
     UPGRADE,
 ];
 
-/// Removes what is between neighbours, and the platform's own.
+/// Removes hop-by-hop headers and the platform's own headers.
 pub fn clean(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
@@ -29,7 +29,7 @@ pub fn clean(headers: &mut HeaderMap) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| HeaderName::try_from(name.trim()).ok())
-        // What a message cannot do without is not removed at its sender's wish.
+        // A sender cannot have the headers removed that every message needs.
         .filter(|name| *name != hyper::header::HOST && *name != hyper::header::CONTENT_LENGTH && *name != TE)
         .collect();
     let trailers = headers.get_all(TE).iter().any(|value| {
@@ -47,7 +47,8 @@ pub fn clean(headers: &mut HeaderMap) {
     remove_all(headers, |name| begins_with(name, PLATFORM));
 }
 
-/// Sets a header that the app is to believe: whatever the client has sent under this name goes, however it is spelled.
+/// Sets a header that the app trusts. All headers that the client has sent under this name are removed, in any
+/// spelling.
 pub fn set(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
     remove_all(headers, |one| is_spelled(one.as_str().as_bytes(), name.as_str()));
     headers.insert(name, value);
@@ -64,8 +65,8 @@ fn begins_with(name: &HeaderName, start: &str) -> bool {
     name.as_str().as_bytes().get(..start.len()).is_some_and(|own| is_spelled(own, start))
 }
 
-/// Whether a name, or a part of one, is this, where `_` is as good as `-`: CGI and its heirs (WSGI, Rack, PHP) do not tell them
-/// apart.
+/// Whether a name, or a part of one, equals `this`, where `_` counts as `-`: CGI and its successors (WSGI, Rack, PHP)
+/// do not distinguish the two.
 pub(super) fn is_spelled(name: &[u8], this: &str) -> bool {
     let same = |(own, other): (&u8, u8)| *own == other || *own == b'_' && other == b'-';
     name.len() == this.len() && name.iter().zip(this.bytes()).all(same)

@@ -1,17 +1,19 @@
-//! Which requests could reach a lifecycle hook.
+//! Detection of requests that could reach a lifecycle hook.
 //!
-//! Hooks are the platform's to call, at `/aws/lambda-microvms/runtime/v1/NAME` on one port of the app. Which path leads there is up
-//! to the app's server: some decode more than once, remove `;parameters`, take `\` for `/`, resolve `..` before or after they
-//! decode, or ignore case. The proxy does not repeat what each of them does. On the port of hooks it refuses whatever contains
-//! the one word that every such path has in the end, `lambda-microvms`, at any place, after every decoding that is known of any server.
+//! Only the platform may call hooks, at `/aws/lambda-microvms/runtime/v1/NAME` on one port of the app. Which paths lead
+//! there depends on the app's server: some decode more than once, remove `;parameters`, treat `\` as `/`, resolve `..`
+//! before or after they decode, or ignore case. The proxy does not imitate each of them. On the port of hooks it
+//! refuses everything that contains the one word that every such path finally contains, `lambda-microvms`, at any
+//! place, after every decoding that is known of any server.
 //!
-//! What removes parts of a path does not put the word together: parameters end with their segment, and `..` removes whole
+//! Removing parts of a path cannot assemble the word: parameters end with their segment, and `..` removes whole
 //! segments. So neither has to be resolved here.
 //!
-//! Some frameworks do not route by the path alone. A query can be the route (`?q=` of Drupal 7, `?rest_route=` of WordPress): it is
-//! refused if it has the word and `runtime`. The word alone is no route, but may be the name of a log group
-//! (`/aws/lambda-microvms/IMAGE`). Headers can replace or prefix the path (`X-Original-URL`, `X-Rewrite-URL`, `X-Forwarded-Prefix`):
-//! those whose names end in what such headers are called are refused if they have the word.
+//! Some frameworks do not route by the path alone. A query can be the route (`?q=` of Drupal 7, `?rest_route=` of
+//! WordPress): it is refused if it contains the word and `runtime`. The word alone is not a route, but may be the name
+//! of a log group (`/aws/lambda-microvms/IMAGE`). Headers can replace or prefix the path (`X-Original-URL`,
+//! `X-Rewrite-URL`, `X-Forwarded-Prefix`): headers whose names end like the names of such headers are refused if they
+//! contain the word.
 
 use hyper::header::HeaderMap;
 use hyper::{Request, Uri};
@@ -19,14 +21,14 @@ use unicode_normalization::char::decompose_compatible;
 
 use super::headers::is_spelled;
 
-/// The part of the path of hooks that no other path needs.
+/// The part of a hook's path that occurs in no other path.
 const WORD: &[u8] = b"lambda-microvms";
-/// The part that follows.
+/// The part of the path that follows.
 const NEXT: &[u8] = b"runtime";
-/// What the names of headers end with that carry a path or a part of it.
+/// Ends of the names of headers that contain a path or a part of it.
 const CARRIERS: [&str; 7] = ["url", "uri", "path", "pathbase", "prefix", "script-name", "path-info"];
 
-/// Whether some server could take a request for the call of a hook.
+/// Whether some server could treat a request as the call of a hook.
 #[must_use]
 pub fn could_be_called<B>(request: &Request<B>) -> bool {
     is_target_of_hook(request.uri()) || headers_lead_to_hook(request.headers())
@@ -55,12 +57,13 @@ fn contains(text: &[u8], word: &[u8]) -> bool {
     text.windows(word.len()).any(|window| window == word)
 }
 
-/// A text as it is after everything that servers do to it: percent-decoding until nothing is left to decode, `%u` with four digits (IIS,
-/// `unescape` of JavaScript), UTF-8 in longer forms than the shortest, characters that stand for ASCII (NFKC: full-width letters),
-/// control characters removed (parsers of URLs remove tabs and ends of lines), small letters.
+/// The text as it is after every conversion that servers apply: percent-decoding until nothing is left to decode, `%u`
+/// with four digits (IIS, `unescape` of JavaScript), overlong forms of UTF-8, characters that are compatible with ASCII
+/// (NFKC: full-width letters), removal of control characters (parsers of URLs remove tabs and ends of lines), lower
+/// case.
 ///
-/// Every step leaves fewer bytes that could begin another one, and no two can begin with the same byte: so one pass finds what repeated
-/// passes would, in time that grows with the length alone.
+/// Every step leaves fewer bytes that could begin another one, and no two steps can begin with the same byte. One pass
+/// therefore finds what repeated passes would find, in time linear in the length.
 fn plain(text: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(text.len());
     let mut next = Vec::new();
@@ -80,7 +83,7 @@ fn plain(text: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// How many bytes at the end of a text stand for others, and for which.
+/// The number of bytes at the end of a text that encode other bytes, and these bytes.
 fn decoded(text: &[u8]) -> Option<(usize, Vec<u8>)> {
     let end = |length: usize| text.get(text.len().checked_sub(length)?..);
     if !text.last()?.is_ascii() {
@@ -106,13 +109,14 @@ fn number(digits: &[u8]) -> Option<u32> {
     })
 }
 
-/// How many bytes at the end of a text are a character of UTF-8, in any form, that stands for ASCII.
+/// The number of bytes at the end of a text that are a UTF-8 character, in any form, and the ASCII text that it is
+/// compatible with.
 fn character(text: &[u8]) -> Option<(usize, Vec<u8>)> {
     let rest = text.iter().rev().take_while(|byte| **byte & 0xc0 == 0x80).take(6).count();
     let length = rest.saturating_add(1);
     let end = text.get(text.len().checked_sub(length)?..)?;
     let (&first, low) = end.split_first()?;
-    // So many ones does the first byte begin with as there are bytes.
+    // The number of leading ones of the first byte is the number of bytes of the character.
     if rest == 0 || first.leading_ones() as usize != length {
         return None;
     }
@@ -228,12 +232,12 @@ mod tests {
         let deep = format!("/%{}6c", "25".repeat(30_000));
         assert_eq!(text(&deep), "/l");
         assert_eq!(text("%".repeat(60_000)).len(), 60_000);
-        // One digit completes all of them, the last one first.
+        // The one digit at the end completes all escapes, beginning with the last one.
         let chain = format!("{}5", "%3".repeat(20_000));
         assert_eq!(text(&chain), "5");
     }
 
-    /// What a server undoes, or does not look at.
+    /// A change of a path that a server reverts or ignores.
     #[derive(Debug, Clone)]
     enum Disguise {
         Percent(u64),
@@ -250,7 +254,7 @@ mod tests {
 
     impl Disguise {
         fn on(&self, path: &str) -> String {
-            // Which characters it is put on, by the bits of a number that are repeated.
+            // Bits of a number, repeated, select the characters that are changed.
             let each = |bits: u64, change: &dyn Fn(char) -> Option<String>| -> String {
                 let changed = |(index, one): (usize, char)| {
                     let chosen = bits >> (index % 64) & 1 == 1;
@@ -304,7 +308,7 @@ mod tests {
         proptest::collection::vec(one, 0..4)
     }
 
-    /// Percent-decoding as a server does it once.
+    /// One pass of percent-decoding, as a server does it.
     fn once(text: &[u8]) -> Vec<u8> {
         let mut decoded = Vec::new();
         let mut rest = text;

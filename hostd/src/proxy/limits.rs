@@ -1,7 +1,7 @@
-//! What one microVM's endpoint takes (docs/behaviour.md, "Limits of the endpoint"): connections, requests a second, bandwidth, by its
-//! memory class.
+//! Limits of one microVM's endpoint (docs/behaviour.md, "Limits of the endpoint"): connections, requests per second and
+//! bandwidth, according to its memory class.
 //!
-//! Too many connections or requests are refused; bytes that are too many wait.
+//! Connections and requests above the limits are refused; bytes above the limit are delayed.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -16,19 +16,19 @@ use super::error::ProxyError;
 use crate::driver::gate::Gate;
 use crate::panics::poisoned;
 
-/// What a memory class has.
+/// The limits of a memory class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Class {
-    /// Bytes a second, both directions together.
+    /// Bytes per second, both directions together.
     pub bytes: u64,
-    /// Connections at a time.
+    /// Greatest number of concurrent connections.
     pub connections: u32,
-    /// Requests a second.
+    /// Requests per second.
     pub requests: u32,
 }
 
 impl Class {
-    /// The class of a microVM with so much memory in MiB: of the next larger one where there is none of its own.
+    /// The limits for a microVM with this memory in MiB: those of the next larger class if there is no such class.
     #[must_use]
     pub fn of(memory_mib: u32) -> Self {
         let units = memory_mib.div_ceil(512).clamp(1, 16).next_power_of_two();
@@ -40,17 +40,17 @@ impl Class {
     }
 }
 
-/// How much of its share the endpoint of a microVM uses.
+/// Usage of the limits by the endpoint of a microVM.
 #[derive(Debug)]
 pub struct Limiter {
     class: Class,
     connections: AtomicU32,
     requests: DefaultDirectRateLimiter,
-    /// When all bytes that were taken are paid for.
+    /// The time at which all bytes that have passed are within the bandwidth.
     paid: Mutex<Instant>,
 }
 
-/// How much may be taken in advance.
+/// Time by which bytes may run ahead of the bandwidth.
 const BURST: Duration = Duration::from_millis(250);
 
 impl Limiter {
@@ -64,7 +64,7 @@ impl Limiter {
         }
     }
 
-    /// One more request.
+    /// Counts a request.
     ///
     /// # Errors
     /// [`ProxyError::TooMany`].
@@ -72,7 +72,7 @@ impl Limiter {
         self.requests.check().map_err(|_| ProxyError::TooMany)
     }
 
-    /// One more connection, until what is returned is dropped.
+    /// Counts a connection until the returned value is dropped.
     ///
     /// # Errors
     /// [`ProxyError::TooMany`].
@@ -82,7 +82,7 @@ impl Limiter {
         counted.map(|_| Connection(Arc::clone(self))).map_err(|_| ProxyError::TooMany)
     }
 
-    /// So many bytes have passed; when the next may.
+    /// Counts bytes that have passed. Returns the time at which more may pass, if that is not now.
     pub fn bytes(&self, count: usize) -> Option<Instant> {
         let cost = Duration::from_nanos(
             u64::try_from(count)
@@ -99,7 +99,7 @@ impl Limiter {
     }
 }
 
-/// A connection that counts.
+/// A counted connection.
 #[derive(Debug)]
 pub struct Connection(Arc<Limiter>);
 
@@ -115,7 +115,7 @@ pub struct Limits {
     by_id: Mutex<HashMap<String, Limited>>,
 }
 
-/// A microVM, as long as there is one, and its limits.
+/// The gate of a microVM, which is gone when the microVM is, and the limits.
 type Limited = (Weak<Gate>, Arc<Limiter>);
 
 impl Limits {
@@ -126,7 +126,7 @@ impl Limits {
         if let Some((_, limiter)) = by_id.get(gate.id()) {
             return Arc::clone(limiter);
         }
-        // New microVMs are rare beside requests.
+        // Entries of past microVMs are removed here, because new microVMs are rare compared to requests.
         by_id.retain(|_, (gate, _)| gate.strong_count() > 0);
         let limiter = Arc::new(Limiter::new(Class::of(gate.memory_mib())));
         by_id.insert(gate.id().to_owned(), (Arc::downgrade(gate), Arc::clone(&limiter)));

@@ -6,16 +6,18 @@
 //!                                                   └─ a shell's token ─────────────────────► shell
 //! ```
 //!
-//! * [`threads`] – who serves connections; [`connection`] – TLS, HTTP/1.1 and HTTP/2, how long they may be idle
-//! * [`request`] – what happens to a request; [`error`] – what the endpoint answers by itself
-//! * [`credentials`] – tokens and ports in requests; [`headers`] – what is not passed on; [`hooks`] – what could call the app's hooks
-//! * [`upstream`] – connections to the app; [`body`] – what flows; [`websocket`], [`shell`]
+//! * [`threads`] – the threads that serve connections; [`connection`] – TLS, HTTP/1.1 and HTTP/2, idle timeouts
+//! * [`request`] – processing of a request; [`error`] – responses of the endpoint itself
+//! * [`credentials`] – tokens and ports in requests; [`headers`] – headers that are not forwarded; [`hooks`] – requests
+//!   that could call the app's hooks
+//! * [`upstream`] – connections to the app; [`body`] – bodies of requests and responses; [`websocket`], [`shell`]
 //! * [`config`] – `[endpoint]` of the configuration
-//! * [`tls`] – TLS, and the certificate that is served; [`ca`] – the authority that signs it unless told otherwise;
-//!   [`acme`] – one that an ACME authority issues
-//! * [`dns`] – answers for the domain
+//! * [`tls`] – TLS, and the certificate that is served; [`ca`] – the authority that signs it by default;
+//!   [`acme`] – a certificate from an ACME authority
+//! * [`dns`] – DNS server for the domain
 //! * [`limits`] – connections, requests and bytes of one endpoint
-// What clients send is reckoned with here: nothing may overflow, and no index be out of range.
+// This module computes with values that clients send: arithmetic must not overflow, and indices must not be out of
+// range.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::string_slice))]
 
 pub mod acme;
@@ -49,22 +51,22 @@ use crate::tokens::Tokens;
 use limits::Limits;
 use upstream::Upstreams;
 
-/// What can be set of endpoints.
+/// Settings of endpoints.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// What names of endpoints end with, behind `UUID.`.
+    /// The domain of endpoints, which follows `UUID.` in their names.
     pub domain: String,
-    /// How requests wait for a microVM that is not ready.
+    /// How long, and with how many others, requests wait for a microVM that is not ready.
     pub patience: Patience,
-    /// Whether a link can carry a token, which becomes a cookie.
+    /// Whether a token in a link is turned into a cookie, so that browsers can log in.
     pub browser_login: bool,
-    /// Whether the app is told the client's address, in `X-Forwarded-For`.
+    /// Whether the app receives the client's address, in `X-Forwarded-For`.
     pub forwarded_for: bool,
-    /// How long a connection without a request stays open.
+    /// Time after which a connection without a request is closed.
     pub idle_connection: Duration,
-    /// Whether an endpoint takes only what its memory class has.
+    /// Whether the traffic of an endpoint is limited to the share of its memory class.
     pub limited: bool,
-    /// Threads that serve connections.
+    /// Number of threads that serve connections.
     pub threads: usize,
 }
 
@@ -85,16 +87,16 @@ impl Proxy {
     }
 }
 
-/// What a thread that serves connections has.
+/// State of a thread that serves connections.
 #[derive(Debug)]
 struct Inner {
     microvms: Microvms,
     tokens: Tokens,
     metrics: Metrics,
     settings: Settings,
-    /// Those of all threads.
+    /// The limits, shared by all threads.
     limits: Arc<Limits>,
-    /// The thread's own.
+    /// The connections to apps, which belong to this thread alone.
     upstreams: Upstreams,
 }
 

@@ -1,16 +1,16 @@
 //! Shells (docs/behaviour.md, "Shells"): a terminal in the app's container over a WebSocket.
 //!
-//! | Frame | From | What it is |
+//! | Frame | From | Meaning |
 //! |---|---|---|
-//! | text `{"type":"session_init","session_id":UUID}` | server | the first frame |
+//! | text `{"type":"session_init","session_id":UUID}` | server | first frame |
 //! | binary | both | bytes of the terminal |
-//! | text `{"type":"resize","cols":C,"rows":R}` | client | the terminal's size |
+//! | text `{"type":"resize","cols":C,"rows":R}` | client | new size of the terminal |
 //! | text that is JSON with another `type` | client | ignored |
-//! | other text | client | typed |
-//! | close 1000, `shell exited` | server | the end |
+//! | other text | client | typed input |
+//! | close 1000, `shell exited` | server | end of the session |
 //!
-//! With `?ext=1` there is more: text `{"type":"exec","command":[…]}` as the client's first frame runs that instead of a shell, and
-//! text `{"type":"exit","code":N}` comes before the end.
+//! `?ext=1` enables extensions: text `{"type":"exec","command":[…]}` as the client's first frame runs this command
+//! instead of a shell, and text `{"type":"exit","code":N}` precedes the close frame.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -41,14 +41,14 @@ use crate::driver::gate::{Gate, Pass};
 use crate::panics;
 use crate::platform::Guest;
 
-/// How often a client that says nothing is asked whether it is there.
+/// Interval of pings to a client while the terminal has no output.
 const PING: Duration = Duration::from_secs(30);
-/// How long a client with extensions has to say what is to be run.
+/// How long a client with extensions has to send the command, and how long to answer a close frame.
 const FIRST: Duration = Duration::from_secs(2);
-/// Longest message of a client, in bytes.
+/// Greatest size of a client's message, in bytes.
 const MESSAGE: usize = 1 << 20;
 
-/// What a client says in JSON.
+/// A JSON message of the client.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Said {
@@ -63,7 +63,7 @@ enum Said {
     Other,
 }
 
-/// What a text frame is.
+/// The meaning of a text frame.
 #[derive(Debug, PartialEq, Eq)]
 enum Text {
     Said(Said),
@@ -73,7 +73,7 @@ enum Text {
 fn read(text: &str) -> Text {
     match serde_json::from_str::<Said>(text) {
         Ok(said) => Text::Said(said),
-        // An object of ours that is not understood is not typed into a shell.
+        // A JSON object with a `type` that cannot be parsed is not typed into the shell.
         Err(_)
             if serde_json::from_str::<serde_json::Value>(text)
                 .is_ok_and(|value| value.get("type").is_some()) =>
@@ -84,10 +84,10 @@ fn read(text: &str) -> Text {
     }
 }
 
-/// Accepts the handshake; the shell begins when the client has the answer.
+/// Accepts the handshake; the shell starts when the client has received the response.
 ///
 /// # Errors
-/// [`ProxyError::Bad`] for a handshake that is none.
+/// [`ProxyError::Bad`] if the handshake is invalid.
 pub fn accept<B>(
     request: &mut Request<B>,
     pass: Pass,
@@ -107,7 +107,7 @@ pub fn accept<B>(
     let client = hyper::upgrade::on(request);
     let session = session.to_owned();
     tokio::spawn(panics::request(async move {
-        let _peer = peer; // its connection counts as long as the shell is open
+        let _peer = peer; // the connection counts as long as the shell is open
         serve(client, pass, session, extended).await;
     }));
     let mut response = Response::new(Answer::text(String::new()));
@@ -122,7 +122,7 @@ type Socket = WebSocketStream<TokioIo<Upgraded>>;
 type Frames = SplitStream<Socket>;
 type Sink = SplitSink<Socket, Message>;
 
-/// The client has gone; there is nobody to be told why a shell has ended.
+/// The client has disconnected, so that no close frame can be sent.
 struct Gone;
 
 async fn serve(client: OnUpgrade, pass: Pass, session: String, extended: bool) {
@@ -131,19 +131,19 @@ async fn serve(client: OnUpgrade, pass: Pass, session: String, extended: bool) {
     let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
     let (mut sink, mut frames) = socket.split();
     let (gate, guest) = (Arc::clone(pass.gate()), Arc::clone(pass.guest()));
-    // From here on the microVM is busy as long as bytes come, not as long as a terminal is open.
+    // From here on, bytes keep the microVM busy, but an open terminal alone does not.
     drop(pass);
     let Ok(reason) = run((&mut sink, &mut frames), &gate, &guest, session, extended).await else { return };
     let code = if reason == EXITED { CloseCode::Normal } else { CloseCode::Error };
     let _ = sink.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await;
-    // The client's own close frame ends the connection.
+    // The client's own close frame ends the connection; it is awaited for a moment.
     let _ = timeout(FIRST, async { while frames.next().await.is_some_and(|frame| frame.is_ok()) {} }).await;
 }
 
-/// Why a shell ends that has ended by itself.
+/// The reason of the close frame after a shell that has exited by itself.
 const EXITED: &str = "shell exited";
 
-/// A shell from its first frame to its end; why it has ended.
+/// Runs a shell from its first frame to its end, and returns the reason for the close frame.
 async fn run(
     (sink, frames): (&mut Sink, &mut Frames),
     gate: &Gate,
@@ -153,7 +153,8 @@ async fn run(
 ) -> Result<String, Gone> {
     let init = json!({ "type": "session_init", "session_id": session });
     say(sink, Message::text(init.to_string())).await?;
-    // What is to be run comes first, if at all; a shell's first bytes are not lost.
+    // The command may only come in the first frame. If that frame is something else, it is input of the shell and is
+    // not lost.
     let mut first = None;
     if extended && let Ok(frame) = timeout(FIRST, frames.next()).await {
         first = Some(frame.and_then(Result::ok).ok_or(Gone)?);
@@ -198,9 +199,10 @@ async fn say(sink: &mut Sink, message: Message) -> Result<(), Gone> {
     sink.send(message).await.map_err(|_| Gone)
 }
 
-/// Passes on what a terminal shows; the exit status of what runs on it, or why there is none.
+/// Forwards the terminal's output to the client. Returns the exit status of the command, or the error that prevented
+/// it.
 async fn pass_out(sink: &mut Sink, gate: &Gate, events: Events) -> Result<Result<u32, AgentError>, Gone> {
-    // Half an event that was read is not lost to a ping.
+    // The stream keeps an event that has been read in part when the timeout for a ping expires.
     let events = futures_util::stream::unfold(events, async |mut events| Some((events.next().await, events)));
     let mut events = pin!(events);
     loop {
@@ -211,13 +213,13 @@ async fn pass_out(sink: &mut Sink, gate: &Gate, events: Events) -> Result<Result
             }
             Ok(Some(Ok(Event::Exited(exit)))) => return Ok(Ok(exit.code)),
             Ok(Some(Err(error))) => return Ok(Err(error)),
-            Ok(None) => return Err(Gone), // it has no end of its own
+            Ok(None) => return Err(Gone), // the events have ended without an exit status
             Err(_) => say(sink, Message::Ping(Bytes::new())).await?,
         }
     }
 }
 
-/// Passes a client's message on.
+/// Forwards a client's message to the terminal.
 async fn pass_in(message: Message, stdin: &mut Stdin) -> Result<(), Gone> {
     let done = match message {
         Message::Binary(bytes) => stdin.write(&bytes).await,
@@ -229,14 +231,14 @@ async fn pass_in(message: Message, stdin: &mut Stdin) -> Result<(), Gone> {
         Message::Close(_) => return Err(Gone),
         Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(()),
     };
-    // What runs may have closed its input, and still have something to show.
+    // The command may have closed its input and still produce output.
     if done.is_err() {
         std::future::pending::<()>().await;
     }
     Ok(())
 }
 
-/// A reason fits into a close frame: 123 bytes (RFC 6455, section 5.5).
+/// Truncates a reason to the size of a close frame: 123 bytes (RFC 6455, section 5.5).
 fn short(reason: &str) -> String {
     reason.get(..reason.floor_char_boundary(123)).unwrap_or_default().to_owned()
 }

@@ -1,7 +1,8 @@
 //! The threads that serve connections.
 //!
-//! Each has a runtime of its own. A connection stays on the thread that it was given to, with its requests and its connections to
-//! apps. Where their tasks wander between threads, a third of the requests over HTTP/2 is lost to that (docs/performance.md).
+//! Each thread has a runtime of its own. A connection stays on the thread that it was assigned to, with its requests
+//! and its connections to apps. If tasks move between threads, HTTP/2 loses a third of its requests per second
+//! (docs/performance.md).
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,25 +22,25 @@ use super::{Inner, Proxy};
 use crate::metrics::Metrics;
 use crate::panics;
 
-/// Connections at a time.
+/// Greatest number of connections.
 const CONNECTIONS: usize = 16_384;
-/// After the system had no resources for a connection.
+/// Pause after the system has run out of resources for a connection.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long connections have to end when the daemon ends.
+/// Time that connections have to finish when the daemon shuts down.
 const END: Duration = Duration::from_secs(5);
 
-/// A connection that nobody serves yet.
+/// A connection that no thread serves yet.
 struct Accepted {
     stream: std::net::TcpStream,
     address: SocketAddr,
     open: Open,
 }
 
-/// A connection, which is counted until this is dropped.
+/// The place of a connection among all connections, which is counted until this is dropped.
 #[derive(Debug)]
 pub(super) struct Open {
     metrics: Metrics,
-    /// Of its thread.
+    /// Number of connections of the thread.
     count: Arc<AtomicUsize>,
     _place: OwnedSemaphorePermit,
 }
@@ -59,17 +60,17 @@ impl Drop for Open {
     }
 }
 
-/// A thread, as seen by who gives it connections.
+/// A thread, as the acceptor sees it.
 struct Thread {
     accepted: mpsc::UnboundedSender<Accepted>,
-    /// Connections that it has.
+    /// Number of connections of the thread.
     open: Arc<AtomicUsize>,
-    /// It has ended.
+    /// Resolves when the thread has ended.
     ended: oneshot::Receiver<()>,
 }
 
 impl Proxy {
-    /// Serves connections until `end` is true; those that are open have a moment then.
+    /// Serves connections until `end` becomes true; open connections have a moment to finish then.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -89,7 +90,7 @@ impl Proxy {
     }
 }
 
-/// Gives each connection to the thread that has the fewest.
+/// Accepts connections, and assigns each to the thread with the fewest.
 async fn accept(
     listener: TcpListener,
     threads: Vec<Thread>,
@@ -114,13 +115,13 @@ async fn accept(
         };
         if let Some(thread) = threads.iter().min_by_key(|thread| thread.open.load(Ordering::Relaxed)) {
             let open = Open::new(&metrics, &thread.open, place);
-            let _ = thread.accepted.send(Accepted { stream, address, open }); // it ends: so does the connection
+            let _ = thread.accepted.send(Accepted { stream, address, open }); // if the thread is ending, the connection is dropped
         }
     }
     drop(listener);
     for Thread { accepted, ended, .. } in threads {
         drop(accepted);
-        let _ = ended.await; // or it has ended before
+        let _ = ended.await; // an error means that it had ended before
     }
 }
 
@@ -135,13 +136,13 @@ fn start(
     let (over, ended) = oneshot::channel();
     thread::Builder::new().name(format!("endpoint-{number}")).spawn(move || {
         runtime.block_on(work(inner, connections, acceptor, end));
-        runtime.shutdown_background(); // whoever still connects to a guest is not waited for
-        let _ = over.send(()); // nobody waits
+        runtime.shutdown_background(); // does not wait for connections to guests that are being opened
+        let _ = over.send(()); // an error means that the acceptor is gone
     })?;
     Ok(Thread { accepted, open: Arc::default(), ended })
 }
 
-/// Serves what is given to a thread.
+/// Serves the connections that are assigned to a thread.
 async fn work(
     inner: Inner,
     mut accepted: mpsc::UnboundedReceiver<Accepted>,
@@ -166,7 +167,7 @@ async fn work(
         };
         let (inner, server) = (Arc::clone(&inner), Arc::clone(&server));
         let (acceptor, end) = (acceptor.clone(), end.clone());
-        // What a client sends is read there, before it is a request.
+        // This task also parses what a client sends before it is a complete request, which may panic.
         let connection = async move { inner.connection(stream, address, open, acceptor, &server, end).await };
         connections.spawn(panics::request(connection));
     }

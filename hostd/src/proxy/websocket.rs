@@ -1,4 +1,5 @@
-//! WebSocket connections (RFC 6455): the handshake is passed on without the platform's subprotocols, then bytes.
+//! WebSocket connections (RFC 6455): the handshake is forwarded without the platform's subprotocols, and then the
+//! bytes.
 
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
@@ -11,11 +12,11 @@ use super::body::Meter;
 use super::credentials::PROTOCOL;
 use crate::panics;
 
-/// Bytes that are on their way at once, for each direction.
+/// Size of the buffer for each direction, in bytes.
 const BUFFER: usize = 16 << 10;
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 
-/// Whether a request is for a WebSocket.
+/// Whether a request is a WebSocket handshake.
 #[must_use]
 pub fn is_upgrade<B>(request: &Request<B>) -> bool {
     let lists = |name, word: &str| {
@@ -28,21 +29,22 @@ pub fn is_upgrade<B>(request: &Request<B>) -> bool {
         && lists(UPGRADE, "websocket")
 }
 
-/// Says in headers that were cleaned that a WebSocket is wanted, or agreed on.
+/// Sets the headers of a WebSocket handshake, in a request or a response whose hop-by-hop headers were removed.
 pub fn set_upgrade(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, WEBSOCKET);
 }
 
-/// The subprotocol of an answer: the app's choice, or the platform's own where the client has offered that only.
+/// Sets the subprotocol of a response: the app's choice, or the platform's own if the client has offered it (`offered`)
+/// and the app chooses none.
 pub fn answer_protocol(headers: &mut HeaderMap, offered: bool) {
     if offered && !headers.contains_key(SEC_WEBSOCKET_PROTOCOL) {
         headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
     }
 }
 
-/// Passes bytes on between a client and the app until both directions have ended, or one of the two is gone.
-/// `keep` is dropped then. Each direction has its own meter.
+/// Forwards bytes between a client and the app until both directions have ended, or one of the peers is gone. `keep` is
+/// dropped then. Each direction has its own meter.
 pub fn tunnel(
     meters: [Meter; 2],
     keep: impl Send + 'static,
@@ -61,7 +63,8 @@ pub fn tunnel(
     }));
 }
 
-/// Passes one direction on. When the other end takes no more, that direction is over, and what it has still said is read all the same.
+/// Forwards one direction. If the receiver takes no more bytes, only this direction ends, and what the receiver still
+/// sends is read all the same.
 async fn copy(
     mut meter: Meter,
     mut from: impl AsyncRead + Unpin,
@@ -71,7 +74,7 @@ async fn copy(
     loop {
         let length = from.read(&mut buffer).await?;
         if length == 0 {
-            let _ = to.shutdown().await; // over either way
+            let _ = to.shutdown().await; // this direction is over either way
             return Ok(());
         }
         if to.write_all(buffer.get(..length).unwrap_or_default()).await.is_err() || to.flush().await.is_err()

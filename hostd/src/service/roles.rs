@@ -50,7 +50,7 @@ passes_role! {
 
 impl Service {
     /// Checks that the caller may give the role of a request to a microVM or a build of an image, and that the provider
-    /// of the role's credentials grants them. A provider that cannot be reached does not fail the request: the
+    /// of the role's credentials does not refuse them. A provider that cannot be reached does not fail the request: the
     /// credentials are fetched again when they are needed.
     ///
     /// # Errors

@@ -1,8 +1,9 @@
-//! A certificate from an ACME authority (RFC 8555), like Let's Encrypt's. Certificates for `*.DOMAIN` are issued to who answers
-//! DNS for the domain (`dns-01`): this daemon does, so the domain has to be delegated to it.
+//! A certificate from an ACME authority (RFC 8555), like Let's Encrypt. A certificate for `*.DOMAIN` is issued to the
+//! host that answers DNS queries for the domain (`dns-01`). This daemon answers them, so the domain has to be delegated
+//! to it.
 //!
-//! In `endpoint/acme` in the data folder: `account.json`, the account with its key, and `certificate.pem`, the last certificate with
-//! its chain and its key.
+//! Files in `endpoint/acme` in the data folder: `account.json`, the account with its key, and `certificate.pem`, the
+//! last certificate with its chain and its key.
 
 #[cfg(test)]
 pub(super) mod tests;
@@ -28,39 +29,39 @@ use crate::certificates::files;
 const FOLDER: &str = "acme";
 const ACCOUNT: &str = "account.json";
 const CERTIFICATE: &str = "certificate.pem";
-/// How long an order may take altogether.
+/// Timeout of an order, from beginning to end.
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
-/// How often the authority is asked whether it is done: less and less often.
+/// Polling of the authority for the result: at growing intervals.
 const ASKING: RetryPolicy =
     RetryPolicy::new().initial_delay(Duration::from_millis(250)).timeout(Duration::from_secs(5 * 60));
 
-/// Why there is no certificate.
+/// The reason why no certificate was obtained.
 #[derive(Debug, thiserror::Error)]
 pub enum AcmeError {
-    /// A file.
+    /// A file could not be read or written.
     #[error("{what} {}: {source}", path.display())]
     File {
-        /// What was being done.
+        /// The action that failed.
         what: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system answered.
+        /// The system's error.
         source: io::Error,
     },
-    /// The authority's answer, or none.
+    /// The authority has returned an error, or cannot be reached.
     #[error("{what}: {why}")]
     Authority {
-        /// What was being done.
+        /// The action that failed.
         what: &'static str,
-        /// What has come of it.
+        /// The error.
         why: String,
     },
-    /// There is no way to show that the domain is ours.
+    /// The authority offers no challenge by DNS.
     #[error(
         "the ACME authority takes no proof by DNS (dns-01), and there is no other for a certificate for all names of a domain"
     )]
     NoDns,
-    /// It was not convinced.
+    /// The authority could not verify that the domain belongs to this host.
     #[error(
         "the ACME authority has not found the domain to be this host's: {0}; is it delegated to endpoint.dns?"
     )]
@@ -68,10 +69,10 @@ pub enum AcmeError {
     /// A request for a certificate cannot be made.
     #[error("a request for a certificate cannot be made: {0}")]
     Request(#[from] rcgen::Error),
-    /// It is not what was asked for.
+    /// The issued certificate is not usable.
     #[error("the ACME authority has issued what cannot be used: {0}")]
     Issued(#[from] PairError),
-    /// It takes too long.
+    /// The order has timed out.
     #[error("the ACME authority has not issued a certificate within {} minutes", PATIENCE.as_secs() / 60)]
     Late,
 }
@@ -84,14 +85,14 @@ fn authority(what: &'static str) -> impl Fn(Error) -> AcmeError {
     move |error| AcmeError::Authority { what, why: in_full(&error) }
 }
 
-/// An account as it is stored. It belongs to a directory.
+/// An account as it is stored, with the directory that it belongs to.
 #[derive(Serialize, Deserialize)]
 struct StoredAccount {
     directory: String,
     credentials: AccountCredentials,
 }
 
-/// An ACME authority, and what it has issued.
+/// An ACME authority, and the certificate that it has issued.
 #[derive(Debug)]
 pub struct Acme {
     config: AcmeConfig,
@@ -101,7 +102,8 @@ pub struct Acme {
 }
 
 impl Acme {
-    /// What is kept goes into `acme` in `folder`; what the authority asks the domain's DNS for, into `challenges`.
+    /// Opens the folder `acme` in `folder`, which keeps account and certificate. Values that the authority queries from
+    /// the domain's DNS are published in `challenges`.
     ///
     /// # Errors
     /// [`AcmeError::File`]
@@ -116,7 +118,7 @@ impl Acme {
         Ok(Self { config: config.clone(), domain: domain.to_owned(), folder, challenges })
     }
 
-    /// The last certificate, if it is for the domain.
+    /// The last certificate, if it is valid for the domain.
     #[must_use]
     pub fn stored(&self) -> Option<Pair> {
         let path = self.folder.join(CERTIFICATE);
@@ -134,7 +136,7 @@ impl Acme {
         Ok(Pair::from_pem(chain.as_bytes(), key.as_bytes(), &self.domain, &default_provider())?)
     }
 
-    /// Has a new certificate issued, and keeps it.
+    /// Obtains a new certificate and stores it.
     ///
     /// # Errors
     /// [`AcmeError`]
@@ -164,7 +166,7 @@ impl Acme {
         Ok(pair)
     }
 
-    /// Shows the authority that the domain is ours.
+    /// Proves to the authority that the domain belongs to this host.
     async fn prove(&self, order: &mut Order) -> Result<(), AcmeError> {
         let proving = |error| match error {
             Error::Api(problem) if about_the_domain(&problem) => AcmeError::Refused(problem.to_string()),
@@ -179,7 +181,8 @@ impl Acme {
                 values.push(challenge.key_authorization().dns_value());
             }
         }
-        // The domain and names below it are proved under one name. All is there before it is looked at: resolvers remember.
+        // The domain and the names below it are proved under one name. All values are published before the authority
+        // queries any of them, because resolvers cache.
         let _posted = self.challenges.post(values);
         let mut authorizations = order.authorizations();
         while let Some(authorization) = authorizations.next().await {
@@ -197,7 +200,7 @@ impl Acme {
         }
     }
 
-    /// The account: a new one, unless there is one for this directory.
+    /// The account: the stored one if it belongs to this directory, or else a new one.
     async fn account(&self) -> Result<Account, AcmeError> {
         let path = self.folder.join(ACCOUNT);
         let stored = files::read(&path).map_err(file("reading", &path))?;
@@ -228,13 +231,13 @@ impl Acme {
     }
 }
 
-/// Whether it is what the authority has found at the domain (RFC 8555, 6.7), and not something else that is wrong.
+/// Whether a problem concerns the authority's findings at the domain (RFC 8555, 6.7), and not something else.
 fn about_the_domain(problem: &Problem) -> bool {
     let kind = problem.r#type.as_deref().and_then(|kind| kind.strip_prefix("urn:ietf:params:acme:error:"));
     matches!(kind, Some("unauthorized" | "dns" | "incorrectResponse" | "caa"))
 }
 
-/// Why the authority was not convinced, as far as it tells.
+/// The reason why the authority refused, if it reports one.
 async fn refusal(order: &mut Order) -> String {
     let mut authorizations = order.authorizations();
     while let Some(Ok(authorization)) = authorizations.next().await {

@@ -1,22 +1,22 @@
-//! What an ACME authority asks for: texts at `_acme-challenge.DOMAIN`, while it looks at them.
+//! Values that an ACME authority queries: TXT records at `_acme-challenge.DOMAIN`, while a challenge is pending.
 
 use std::sync::{Arc, RwLock};
 
 use crate::panics::poisoned;
 
-/// The texts that are there now. Copies are the same.
+/// The values that are published now. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Challenges(Arc<RwLock<Vec<String>>>);
 
 impl Challenges {
-    /// Puts these there, in the place of others, until what is returned is dropped.
+    /// Publishes these values, in place of others, until the returned value is dropped.
     #[must_use]
     pub fn post(&self, values: Vec<String>) -> Posted {
         self.set(values);
         Posted(self.clone())
     }
 
-    /// What is there.
+    /// The published values.
     #[must_use]
     pub fn values(&self) -> Vec<String> {
         self.0.read().unwrap_or_else(poisoned).clone()
@@ -27,7 +27,7 @@ impl Challenges {
     }
 }
 
-/// Texts are there while this is.
+/// Keeps values published until it is dropped.
 #[derive(Debug)]
 pub struct Posted(Challenges);
 

@@ -1,8 +1,9 @@
-//! DNS for the endpoints' domain, over UDP and TCP, for clients that do not resolve `*.localhost` by themselves and for domains of
-//! one's own, which are delegated to this host. Nothing else is answered, and nobody is asked.
+//! DNS server for the endpoints' domain, over UDP and TCP. It serves clients that do not resolve `*.localhost` by
+//! themselves, and custom domains that are delegated to this host. It answers only for this domain, and never queries
+//! other servers.
 //!
-//! * [`zone`] – questions and their answers, without any network
-//! * [`challenges`] – what an ACME authority asks for
+//! * [`zone`] – queries and responses, independent of the network
+//! * [`challenges`] – values that an ACME authority queries
 
 pub mod challenges;
 #[cfg(test)]
@@ -24,35 +25,35 @@ use self::zone::{Transport, Zone};
 use super::config::EndpointConfig;
 use crate::panics;
 
-/// Bytes of a question that are read; a longer one is damaged, or no question.
+/// Greatest size of a query, in bytes; a longer message is not a valid query.
 const MAX_QUERY: usize = 4096;
-/// TCP connections at the same time; others wait.
+/// Greatest number of TCP connections; others wait.
 const CONNECTIONS: usize = 64;
-/// How long a TCP connection may last, whatever it does.
+/// Timeout of a TCP connection, whatever it does.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long nothing is done after the system has refused something: it may pass.
+/// Pause after an error of the system, which may be temporary.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Why DNS is not answered.
+/// The reason why the DNS server cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum DnsError {
-    /// The domain.
+    /// The domain is not a valid DNS name.
     #[error("endpoint.domain is {0:?}, which is no DNS name")]
     Domain(String),
-    /// Nothing to answer.
+    /// There is no address to answer with.
     #[error("endpoint.dns_answer: write the addresses that clients reach this host at")]
     NoAnswer,
-    /// The address.
+    /// The address cannot be bound.
     #[error("cannot answer DNS at {address} (endpoint.dns): {source}")]
     Bind {
-        /// Where.
+        /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// A server of the domain, bound and not yet serving.
+/// A DNS server for the domain, bound but not yet serving.
 #[derive(Debug)]
 pub struct Dns {
     udp: UdpSocket,
@@ -61,7 +62,7 @@ pub struct Dns {
 }
 
 impl Dns {
-    /// A server that answers as configured, for `domain` and names below it; none where that is off. `challenges` are those of
+    /// Binds a server for `domain` and names below it, as configured; `None` if it is disabled. `challenges` are those of
     /// [`Tls`](super::tls::Tls::challenges).
     ///
     /// # Errors
@@ -84,15 +85,15 @@ impl Dns {
         Ok(Some(Self { udp, tcp, zone: Arc::new(zone) }))
     }
 
-    /// Where it answers.
+    /// The address that the server is bound to.
     ///
     /// # Errors
-    /// The socket's.
+    /// The error of the socket.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.udp.local_addr()
     }
 
-    /// Answers until it is dropped, and all connections with it.
+    /// Serves until the future is dropped, which also closes all connections.
     pub async fn serve(self) {
         tokio::join!(datagrams(&self.udp, &self.zone), connections(&self.tcp, &self.zone));
     }
@@ -143,7 +144,7 @@ async fn connections(listener: &TcpListener, zone: &Arc<Zone>) {
     }
 }
 
-/// Messages with their lengths in front (RFC 1035, 4.2.2), one after the other.
+/// Serves one connection: messages, each prefixed by its length (RFC 1035, 4.2.2), one after the other.
 async fn connection(mut stream: TcpStream, zone: &Zone) -> io::Result<()> {
     let mut query = vec![0; MAX_QUERY];
     loop {

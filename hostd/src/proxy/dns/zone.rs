@@ -1,12 +1,12 @@
-//! Questions and their answers.
+//! DNS queries and their responses.
 //!
-//! | Name | What it has |
+//! | Name | Records |
 //! |---|---|
 //! | `DOMAIN` | SOA, NS, A, AAAA |
 //! | `_acme-challenge.DOMAIN` | TXT |
 //! | any other name directly below `DOMAIN` | A, AAAA |
-//! | deeper names | nothing: they do not exist |
-//! | all else | is refused |
+//! | deeper names | none: NXDOMAIN |
+//! | all else | REFUSED |
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -17,30 +17,30 @@ use hickory_proto::serialize::binary::BinDecodable as _;
 
 use super::Challenges;
 
-/// How long resolvers may keep what a name has, in seconds.
+/// How long resolvers may cache records, in seconds.
 const TTL: u32 = 300;
-/// How long they may keep that it has nothing.
+/// How long resolvers may cache that a name has no records, in seconds.
 const NOTHING_TTL: u32 = 60;
-/// What they should not keep.
+/// TTL of challenges, which resolvers should not cache.
 const CHALLENGE_TTL: u32 = 0;
-/// An answer over UDP without EDNS (RFC 1035).
+/// Greatest size of a response over UDP without EDNS (RFC 1035), in bytes.
 const SHORT: u16 = 512;
-/// The longest answer over UDP: what passes every network in one piece (RFC 9715).
+/// Greatest size of a response over UDP with EDNS, in bytes: it passes every network unfragmented (RFC 9715).
 const LONG: u16 = 1232;
-/// The name of the zone's server, directly below the domain. Whoever delegates the domain names it so.
+/// Name of the zone's server, directly below the domain. The delegation of the domain refers to it.
 const SERVER: &str = "ns";
 const CHALLENGE: &str = "_acme-challenge";
 
-/// How a question has come.
+/// The transport of a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
-    /// Long answers are left out, and the client asks again over TCP.
+    /// UDP: long responses are truncated, and the client repeats the query over TCP.
     Udp,
-    /// Answers have any length.
+    /// TCP: responses of any length.
     Tcp,
 }
 
-/// The domain and names below it.
+/// The domain and the names below it.
 #[derive(Debug)]
 pub struct Zone {
     apex: Name,
@@ -52,7 +52,7 @@ pub struct Zone {
     challenges: Challenges,
 }
 
-/// What is at a name.
+/// The kind of a name in the zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Apex,
@@ -62,7 +62,7 @@ enum Place {
 }
 
 impl Zone {
-    /// Names below `domain` resolve to `addresses`. None where the domain is no DNS name.
+    /// A zone in which names below `domain` resolve to `addresses`. `None` if the domain is no valid DNS name.
     #[must_use]
     pub fn new(domain: &str, addresses: &[IpAddr], challenges: Challenges) -> Option<Self> {
         let name = |text: String| Name::from_ascii(text).ok();
@@ -84,7 +84,8 @@ impl Zone {
         })
     }
 
-    /// The answer to a message; none where none is due: to what is no message, and to answers, which could go round for ever.
+    /// The response to a message. `None` for messages that cannot be parsed, and for responses, because answering those
+    /// could loop for ever.
     #[must_use]
     pub fn answer(&self, message: &[u8], transport: Transport) -> Option<Vec<u8>> {
         let Header { metadata: header, counts } = Header::from_bytes(message).ok()?;
@@ -94,7 +95,8 @@ impl Zone {
         let mut response = Message::response(header.id, header.op_code);
         response.metadata = Metadata::response_from_request(&header);
         let query = match header.op_code {
-            // One question (RFC 9619). For any number that is announced, the decoder would make room.
+            // Exactly one question (RFC 9619). The decoder would allocate memory for any number that a message
+            // announces.
             OpCode::Query if counts.queries == 1 => {
                 Message::from_vec(message).map_err(|_| ResponseCode::FormErr)
             }
@@ -184,7 +186,7 @@ impl Zone {
         records
     }
 
-    /// Nobody has a copy of the zone, so the serial never changes.
+    /// The SOA record. There are no secondary servers, so the serial never changes.
     fn soa(&self) -> RData {
         const SERIAL: u32 = 1;
         const REFRESH: i32 = 3600;

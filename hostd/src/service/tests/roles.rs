@@ -10,7 +10,7 @@ use crate::service::ServiceError;
 
 const OTHER: &str = "999999999999";
 const BASE: &str = "arn:aws:lambda:us-east-1:aws:microvm-image:al2023-1";
-/// Static keys for the roles of any account, a role that both accounts may use, and a role that cannot be assumed.
+/// Static keys for the roles of any account, a role that both accounts may use, and a role without credentials.
 const ROLES: &str = r#"
     [rules."arn:aws:iam::*:role/*".static]
     access_key_id = "AKIA"
@@ -95,7 +95,7 @@ async fn an_account_runs_and_builds_with_its_own_roles_and_never_with_anothers()
     for (index, caller) in everybody.iter().enumerate() {
         let others = &everybody[1 - index].account;
         let before = counted(&host, caller).await;
-        // A role with keys, a role that cannot be assumed, and a role without a rule of its own are all refused alike.
+        // A role of the other account is refused alike whether it has keys, no credentials, or no rule of its own.
         for name in ["app", "none"] {
             let foreign = role(others, name);
             let why = format!("the account {} may not use the role {foreign}", caller.account);
@@ -151,7 +151,7 @@ async fn a_key_passes_the_roles_that_its_policies_list() {
         let ran = host.service.run_microvm(&runner, run("web-1", role_arn)).await;
         assert_refused(ran, role_arn, why);
     }
-    // A caller that may do everything with web-* may give no role either, not even one that cannot be assumed.
+    // A caller that may do everything with web-* may give no role either, not even one without credentials.
     let all = key(r#"{ actions = ["*"], images = ["web-*"] }"#);
     let none = role(ACCOUNT, "none");
     assert_refused(host.service.run_microvm(&all, run("web-1", &none)).await, &none, why);
