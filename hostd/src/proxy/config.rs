@@ -1,4 +1,4 @@
-//! What can be set of endpoints. What every key means is in `docs/configuration.md`, too.
+//! Configuration of endpoints. All keys are also described in `docs/configuration.md`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -8,57 +8,59 @@ use serde::{Deserialize, Serialize};
 
 use crate::service::Profile;
 
-/// The longest domain: a name below it begins with a UUID, and has 253 characters at most.
+/// Greatest length of the domain: a name below it begins with a UUID, and has 253 characters at most.
 const MAX_DOMAIN: usize = 200;
-/// The longest part of a name between dots.
+/// Greatest length of a label, which is a part of a name between dots.
 const MAX_LABEL: usize = 63;
 
 /// `[endpoint]` of the configuration file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EndpointConfig {
-    /// Whether microVMs can be reached at their endpoints at all. Default: true.
+    /// Whether endpoints of microVMs are served at all. Default: true.
     pub enabled: bool,
-    /// Where requests to endpoints come in. Default: `127.0.0.1:443`.
+    /// Address and port at which endpoints are served. Default: `127.0.0.1:443`.
     pub address: SocketAddr,
-    /// What names of endpoints end with. Default: `lambda-microvm.REGION.localhost`.
+    /// The domain of endpoints. Default: `lambda-microvm.REGION.localhost`.
     pub domain: Option<String>,
-    /// PEM file with a certificate for `*.DOMAIN`, then those of intermediate authorities. Read again when it changes. Default:
-    /// one that this host's own authority signs.
+    /// PEM file with a certificate for `*.DOMAIN`, followed by those of intermediate authorities. It is read again when
+    /// it changes. Default: a certificate signed by this host's own authority.
     pub certificate: Option<PathBuf>,
     /// PEM file with the certificate's key.
     pub key: Option<PathBuf>,
-    /// Where questions about the domain are answered, over UDP and TCP. Default: nowhere.
+    /// Address and port of the DNS server for the domain, over UDP and TCP. Default: none, no DNS server runs.
     pub dns: Option<SocketAddr>,
-    /// What names of endpoints resolve to. Default: the IP address of `address`.
+    /// Addresses that names of endpoints resolve to. Default: the IP address of `address`.
     pub dns_answer: Vec<IpAddr>,
     /// Whether `?x-aws-proxy-auth=TOKEN` in a link sets a cookie, so that browsers can log in. Default: false.
     pub browser_login: bool,
-    /// Whether apps are told the client's address (`X-Forwarded-For`). Default: false, as in AWS.
+    /// Whether apps receive the client's address (`X-Forwarded-For`). Default: false, as in AWS.
     pub forwarded_for: bool,
-    /// Requests that wait for one microVM to wake up; more are refused. Default: 100.
+    /// Greatest number of requests that wait for one microVM to wake up; more are refused. Default: 100.
     pub held_requests: u32,
-    /// How long requests wait for it, beside the timeout of the resume hook, in seconds. Default: 30.
+    /// How long requests wait for a microVM to wake up, in seconds; the timeout of the resume hook is added. Default:
+    /// 30.
     pub hold_seconds: u64,
-    /// How long a suspend waits for requests that are under way, in seconds. Default: 5.
+    /// How long a suspend waits for requests in progress, in seconds. Default: 5.
     pub drain_seconds: u64,
     /// Seconds without a byte after which a connection is closed. Default: 3600.
     pub idle_connection_seconds: u64,
-    /// Whether connections, requests per second and bandwidth are limited by memory class. Default: the profile's.
+    /// Whether connections, requests per second and bandwidth are limited by memory class. Default: that of the
+    /// profile.
     pub limits: Option<bool>,
     /// A certificate from an ACME authority. Default: none.
     pub acme: Option<AcmeConfig>,
 }
 
-/// `[endpoint.acme]` of the configuration file. Whoever writes it agrees to the authority's terms of service.
+/// `[endpoint.acme]` of the configuration file. Configuring it means agreement to the authority's terms of service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AcmeConfig {
     /// URL of the authority's directory.
     pub directory: String,
-    /// Whom the authority writes to: `mailto:ADDRESS`. Default: nobody.
+    /// Contact for messages of the authority: `mailto:ADDRESS`. Default: none.
     pub contact: Option<String>,
-    /// PEM file with the authority that signs the directory's own certificate. Default: those of the system.
+    /// PEM file with the authority that signs the directory's own certificate. Default: the authorities of the system.
     pub ca_file: Option<PathBuf>,
 }
 
@@ -85,10 +87,10 @@ impl Default for EndpointConfig {
 }
 
 impl EndpointConfig {
-    /// Whether the values make sense together.
+    /// Checks that the values are valid and consistent.
     ///
     /// # Errors
-    /// What is wrong, naming the key.
+    /// The problem, with the name of the key.
     pub fn check(&self) -> Result<(), String> {
         if !self.domain.as_deref().is_none_or(is_domain) {
             return Err("endpoint.domain: write a domain in lower case, like microvms.example.com".into());
@@ -143,7 +145,7 @@ impl EndpointConfig {
         Ok(())
     }
 
-    /// What names of endpoints resolve to; nothing where that is not known.
+    /// The addresses that names of endpoints resolve to; empty if they are not known.
     #[must_use]
     pub fn answers(&self) -> Vec<IpAddr> {
         let address = self.address.ip();
@@ -153,19 +155,19 @@ impl EndpointConfig {
         self.dns_answer.clone()
     }
 
-    /// Whether connections, requests per second and bandwidth are limited.
+    /// Whether the traffic of endpoints is limited by memory class.
     #[must_use]
     pub fn limited(&self, profile: Profile) -> bool {
         self.limits.unwrap_or(profile == Profile::AwsStrict)
     }
 
-    /// How long requests wait for a microVM to wake up, beside its hook's timeout.
+    /// How long requests wait for a microVM to wake up, in addition to the timeout of its resume hook.
     #[must_use]
     pub fn hold(&self) -> Duration {
         bounded(self.hold_seconds)
     }
 
-    /// How long a suspend waits for requests that are under way.
+    /// How long a suspend waits for requests in progress.
     #[must_use]
     pub fn drain(&self) -> Duration {
         bounded(self.drain_seconds)
@@ -178,12 +180,12 @@ impl EndpointConfig {
     }
 }
 
-/// So many seconds, a year at most: added to a time, more could overflow it.
+/// A number of seconds as a duration of at most a year: adding more to a time could overflow.
 fn bounded(seconds: u64) -> Duration {
     Duration::from_secs(seconds.min(365 * 24 * 3600))
 }
 
-/// Whether it is a domain, in lower case, that UUIDs can be in front of.
+/// Whether a text is a domain, in lower case, below which names that begin with a UUID fit.
 fn is_domain(text: &str) -> bool {
     let label = |label: &str| {
         let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';

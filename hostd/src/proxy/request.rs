@@ -1,4 +1,4 @@
-//! What happens to a request.
+//! Processing of a request.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,30 +22,30 @@ use crate::metrics::Outcome;
 use crate::panics;
 use crate::tokens::Kind;
 
-/// Says that the app speaks HTTP/2 with prior knowledge.
+/// Header that requests HTTP/2 with prior knowledge for the connection to the app.
 const FORCE_H2: HeaderName = HeaderName::from_static("x-aws-proxy-force-h2");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// The query parameters of a link that carries a token, and a port.
+/// Query parameters of a link that contains a token, and optionally a port.
 const LINK: [&str; 2] = ["x-aws-proxy-auth", "x-aws-proxy-port"];
 
-/// From how long on a request has waited for its microVM.
+/// Shorter waits for a microVM are not counted in the metrics.
 const WAIT: Duration = Duration::from_millis(1);
 
-/// A request that may reach the app.
+/// A request that may be forwarded to the app.
 struct Admitted<'a> {
-    /// The request's.
+    /// Id of the request.
     id: &'a str,
     peer: &'a Arc<Peer>,
     host: Authority,
     gate: Arc<Gate>,
     limiter: Option<Arc<Limiter>>,
-    /// The client has offered the platform's subprotocol.
+    /// Whether the client has offered the platform's subprotocol.
     offered: bool,
     websocket: bool,
 }
 
 impl Inner {
-    /// Answers a request.
+    /// Processes a request and returns the response.
     pub(super) async fn answer(
         self: Arc<Self>,
         peer: Arc<Peer>,
@@ -99,7 +99,7 @@ impl Inner {
                 Some(port)
             }
             Kind::Shell if websocket => None,
-            // A shell speaks nothing else.
+            // A shell supports nothing but WebSocket.
             Kind::Shell => return Err(ProxyError::App),
         };
         peer.authorise();
@@ -122,7 +122,7 @@ impl Inner {
         }
     }
 
-    /// Passes a gate, or waits before it.
+    /// Enters a gate, or waits at it.
     async fn enter(&self, gate: &Arc<Gate>) -> Result<Pass, ProxyError> {
         let begun = Instant::now();
         let result = self.microvms.enter(gate, self.settings.patience).await;
@@ -137,14 +137,15 @@ impl Inner {
         })
     }
 
-    /// The host that a request is for: one of ours, and the one that the connection is for.
+    /// The host that a request is for. It has to be below the endpoints' domain and the host that the connection is
+    /// for.
     fn host(&self, peer: &Peer, request: &Request<Received>) -> Result<Authority, ProxyError> {
         let header =
             || request.headers().get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
         let host =
             request.uri().authority().cloned().or_else(header).ok_or(ProxyError::Bad("Missing Host"))?;
         if host.as_str().contains('@') {
-            // No host has a user's name in it (RFC 9110, section 4.2.4), and apps build addresses from `Host`.
+            // A host contains no user name (RFC 9110, section 4.2.4), and apps build addresses from `Host`.
             return Err(ProxyError::Bad("Invalid Host"));
         }
         let name = host.host().to_ascii_lowercase();
@@ -159,7 +160,8 @@ impl Inner {
         }
     }
 
-    /// A link that carries a token becomes cookies, and the same link without it. Whether the token is good is seen then.
+    /// Responds to a link that contains a token: sets cookies, and redirects to the same link without the token. `None`
+    /// for other requests.
     fn log_in(&self, host: &Authority, request: &Request<Received>) -> Option<Response<Answer>> {
         let query = request.uri().query()?;
         let find = |name: &str| {
@@ -195,7 +197,7 @@ impl Inner {
         Some(response)
     }
 
-    /// Passes a request on to a port of the app, and its answer back.
+    /// Forwards a request to a port of the app, and the response back.
     async fn forward(
         &self,
         admitted: &Admitted<'_>,
@@ -226,7 +228,7 @@ impl Inner {
         pass.answered();
         let meter = || Meter::new(gate, limiter.as_ref());
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            // Nobody has asked for another protocol than this one.
+            // A response that switches protocols without a WebSocket handshake is an error of the app.
             let client = client.ok_or(ProxyError::App)?;
             websocket::tunnel([meter(), meter()], Arc::clone(peer), client, &mut response);
             let mut head = response.into_parts().0;
@@ -240,7 +242,7 @@ impl Inner {
         Ok(Response::from_parts(head, Answer::flow(body, meter(), (pass, peer.exchange()))))
     }
 
-    /// The headers as the app is to see them.
+    /// Changes the headers to what the app receives.
     fn prepare(&self, headers: &mut HeaderMap, admitted: &Admitted<'_>) {
         headers::clean(headers);
         credentials::remove_protocols(headers);
@@ -256,13 +258,13 @@ impl Inner {
         if self.settings.forwarded_for
             && let Ok(address) = HeaderValue::try_from(admitted.peer.address.ip().to_string())
         {
-            // Only what is known here: a client could say anything.
+            // Only the address that is known here: what the client has sent could be anything.
             headers::set(headers, FORWARDED_FOR, address);
         }
     }
 }
 
-/// The class of a status, for metrics.
+/// The class of a status code, for metrics.
 fn class(status: StatusCode) -> &'static str {
     match status.as_u16() {
         100..200 => "1xx",
@@ -273,7 +275,7 @@ fn class(status: StatusCode) -> &'static str {
     }
 }
 
-/// What the app is spoken to in.
+/// The protocol of the connection to the app.
 fn protocol(headers: &HeaderMap, websocket: bool) -> Protocol {
     let forced = headers.get(FORCE_H2).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"));
     let grpc =
@@ -281,12 +283,12 @@ fn protocol(headers: &HeaderMap, websocket: bool) -> Protocol {
     if !websocket && (forced || grpc) { Protocol::Http2 } else { Protocol::Http1 }
 }
 
-/// The target of a request to the app.
+/// The target URI of a request to the app.
 fn target(host: &Authority, uri: &Uri) -> Result<Uri, ProxyError> {
     let mut parts = Parts::default();
     parts.scheme = Some(Scheme::HTTP);
     parts.authority = Some(host.clone());
-    // `*` of OPTIONS is a path here, too.
+    // The target `*` of OPTIONS is a path here, too.
     parts.path_and_query = Some(
         uri.path_and_query().cloned().unwrap_or_else(|| hyper::http::uri::PathAndQuery::from_static("/")),
     );

@@ -1,12 +1,14 @@
 //! Connections to apps.
 //!
-//! Each process of a microVM has its own, which are used again and end with it. An app is spoken to in plain HTTP/1.1. Where the
-//! request wants it (`X-aws-proxy-force-h2`) or is gRPC, it is HTTP/2 with prior knowledge; where the port turns out to
-//! speak TLS, HTTP/1.1 or HTTP/2 over TLS, with any certificate: who is there is known by the microVM it is in.
+//! Each process of a microVM has its own connections, which are reused and end with the process. An app is reached over
+//! plain HTTP/1.1. Requests with `X-aws-proxy-force-h2` and gRPC requests use HTTP/2 with prior knowledge. If the port
+//! turns out to speak TLS, the connection uses HTTP/1.1 or HTTP/2 over TLS, with any certificate: the app is identified
+//! by its microVM.
 //!
-//! Whether a port speaks TLS is found out with the first request, and without disturbing an app that does not: it is sent in plain
-//! text, its body a moment later. A TLS server answers with an alert, an error or the end of the connection, which no plain
-//! server does before it has read the request; then, and only then, a TLS handshake is tried.
+//! Whether a port speaks TLS is detected with the first request, without disturbing an app that does not: the request
+//! is sent in plain text, its body a moment later. A TLS server responds with an alert, an error or the end of the
+//! connection, which no plain server does before it has read the request; then, and only then, a TLS handshake is
+//! tried.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -36,22 +38,23 @@ use crate::driver::gate::Gate;
 use crate::panics::poisoned;
 use crate::platform::{ConnectError, Connection, Guest};
 
-/// How long the body of the first request to a port is left alone.
+/// How long the body of the first request to a port is held back.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long a TLS handshake with the app may take.
 const HANDSHAKE: Duration = Duration::from_secs(2);
-/// How long connections are kept that nobody uses: less than apps keep them (Node and uvicorn 5 s), which would close one just when
-/// a request is on its way.
+/// How long idle connections are kept: shorter than apps keep them (Node and uvicorn 5 s). Otherwise an app could close
+/// a connection while a request is being sent on it.
 const KEEP: Duration = Duration::from_secs(4);
-/// Connections to one port that are kept: as many as there may be requests at a time, or each further one would open and close its own.
+/// Greatest number of idle connections to one port: as many as there may be concurrent requests. With fewer, each
+/// further request would open and close a connection of its own.
 const KEEP_MAX: usize = 1024;
-/// What the app may send before it is read, for each stream and each connection of HTTP/2.
+/// Flow-control windows of HTTP/2 for data from the app, in bytes, for each stream and each connection.
 const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
 
-/// What is spoken with the app.
+/// The protocol of a connection to the app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
-    /// HTTP/1.1; over TLS what the app chooses.
+    /// HTTP/1.1 over plain TCP; the protocol that the app chooses over TLS.
     Http1,
     /// HTTP/2 with prior knowledge.
     Http2,
@@ -79,7 +82,7 @@ impl Upstreams {
     }
 }
 
-/// What a port speaks.
+/// Whether a port speaks TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Speech {
     Plain,
@@ -149,10 +152,10 @@ impl Upstream {
         Arc::clone(ports.entry(port).or_insert_with(|| Arc::new(Port::new(&self.guest, port))))
     }
 
-    /// Sends a request to a port of the app. Its target and headers are as the app is to see them.
+    /// Sends a request to a port of the app. Target and headers are already those that the app is to receive.
     ///
     /// # Errors
-    /// What the client is told when the app does not answer.
+    /// The error for the client when the app does not respond.
     pub async fn send(
         &self,
         gate: &Arc<Gate>,
@@ -172,7 +175,7 @@ impl Upstream {
         };
         answer.map_err(|error| {
             if error.is_connect() {
-                // Another app may listen there next, or nobody.
+                // Another app may listen at this port next, or none.
                 way.set(None);
                 self.ports.lock().unwrap_or_else(poisoned).remove(&port);
             }
@@ -186,7 +189,7 @@ impl Upstream {
         })
     }
 
-    /// Sends a request to a port of which it is not known what it speaks.
+    /// Sends a request to a port of which it is not known yet whether it speaks TLS.
     async fn send_first(
         &self,
         way: &Port,
@@ -219,7 +222,7 @@ impl Upstream {
         answer
     }
 
-    /// Whether a port takes a TLS handshake.
+    /// Whether a port accepts a TLS handshake.
     async fn is_tls(&self, port: u16) -> bool {
         let Some(guest) = self.guest.upgrade() else { return false };
         match guest.connect(port).await {
@@ -237,7 +240,7 @@ fn closes(headers: &HeaderMap) -> bool {
     headers.get(CONNECTION).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
 }
 
-/// What the client is told.
+/// The error for the client.
 fn unanswered(error: &ClientError) -> ProxyError {
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -249,7 +252,7 @@ fn unanswered(error: &ClientError) -> ProxyError {
     ProxyError::App
 }
 
-/// Connects to ports of the app.
+/// Opens connections to a port of the app.
 #[derive(Clone, Debug)]
 struct Dial {
     guest: Weak<dyn Guest>,
@@ -283,12 +286,12 @@ impl tower::Service<Uri> for Dial {
 
 /// A connection to the app.
 ///
-/// An app may answer and close the connection before it has read the whole request. What is written then fails, and the answer is
-/// there to be read: so nothing more is written, and what is read decides.
+/// An app may respond and close the connection before it has read the whole request. Writing then fails although the
+/// response can still be read. So after a failed write nothing more is written, and only reading determines the result.
 struct Wire {
     stream: TokioIo<Box<dyn Connection>>,
     http2: bool,
-    /// Nobody reads what is written.
+    /// Whether writing has failed because the app does not read any more.
     broken: bool,
 }
 
@@ -297,7 +300,8 @@ impl Wire {
         Self { stream: TokioIo::new(stream), http2, broken: false }
     }
 
-    /// Writes, until that has failed once. The end of what is read wakes whoever waits.
+    /// Writes, until writing has failed once. A task that waits for a write after that is woken by the end of the data
+    /// that is read.
     fn write<T>(
         &mut self,
         write: impl FnOnce(Pin<&mut TokioIo<Box<dyn Connection>>>) -> Poll<std::io::Result<T>>,
@@ -365,7 +369,7 @@ impl hyper::rt::Write for Wire {
     }
 }
 
-/// TLS with apps: what the app chooses, or HTTP/2.
+/// TLS settings for apps: the app chooses the protocol, or HTTP/2 only.
 static TLS: LazyLock<Result<[Arc<ClientConfig>; 2], rustls::Error>> = LazyLock::new(|| {
     let config = |protocols: &[&[u8]]| {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -378,7 +382,7 @@ static TLS: LazyLock<Result<[Arc<ClientConfig>; 2], rustls::Error>> = LazyLock::
     Ok([config(&[b"h2", b"http/1.1"])?, config(&[b"h2"])?])
 });
 
-/// TLS with the app.
+/// Performs the TLS handshake with the app.
 async fn handshake(connection: Box<dyn Connection>, protocol: Protocol) -> Result<Wire, ConnectError> {
     let failed = |why: &dyn std::fmt::Display| ConnectError::App(format!("TLS with the app: {why}"));
     let [any, http2] = TLS.as_ref().map_err(|error| failed(error))?;
@@ -394,7 +398,7 @@ async fn handshake(connection: Box<dyn Connection>, protocol: Protocol) -> Resul
     Ok(Wire::new(Box::new(stream), http2))
 }
 
-/// Takes any certificate: the connection does not leave the host, and the app has what certificate it likes.
+/// Accepts any certificate: the connection does not leave the host, and apps may use self-signed certificates.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

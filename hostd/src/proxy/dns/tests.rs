@@ -1,4 +1,4 @@
-//! Answers as `dig` shows them, and what must not happen.
+//! Responses as `dig` shows them, and what must not happen.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -32,7 +32,7 @@ fn ask(zone: &Zone, query: &Message) -> Message {
     Message::from_vec(&answer).unwrap()
 }
 
-/// The records as text: what they are, and their data.
+/// The records as text: type and data.
 fn answers(message: &Message) -> Vec<String> {
     message.answers.iter().map(|record| format!("{} {}", record.record_type(), record.data)).collect()
 }
@@ -50,7 +50,7 @@ fn names_directly_below_the_domain_have_the_addresses() {
         assert_eq!(header.response_code, ResponseCode::NoError);
         assert!(header.authoritative && header.recursion_desired);
         assert!(!header.recursion_available && !header.truncation);
-        // Resolvers compare it letter by letter.
+        // Resolvers compare the name of the question case-sensitively.
         assert_eq!(answer.queries[0].name().to_ascii(), name);
         assert_eq!(answers(&ask(&zone, &self::query(name, RecordType::AAAA))), ["AAAA 2001:db8::1"]);
     }
@@ -149,7 +149,7 @@ fn edns_is_answered_with_edns_and_later_versions_with_ours() {
     edns.set_version(1);
     asked.set_edns(edns);
     let answered = ask(&zone, &asked);
-    // The number is BADSIG's, too.
+    // BADSIG has the same number.
     assert_eq!(u16::from(answered.metadata.response_code), u16::from(ResponseCode::BADVERS));
     assert!(answered.answers.is_empty());
 }
@@ -260,7 +260,7 @@ async fn questions_are_answered_over_tcp_one_after_the_other() {
         let answer = Message::from_vec(&answer).unwrap();
         assert_eq!((answer.metadata.id, answer.metadata.response_code), (asked.metadata.id, code));
     }
-    // What is longer than any question is not read.
+    // A message that is longer than any query is not read.
     stream.write_all(&u16::MAX.to_be_bytes()).await.unwrap();
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
 }

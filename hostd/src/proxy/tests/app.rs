@@ -1,15 +1,15 @@
-//! An app.
+//! An app for the tests.
 //!
-//! | Path | What it does |
+//! | Path | Behaviour |
 //! |---|---|
 //! | `/count` | counts the requests |
-//! | `/headers` | answers the request's method, target and headers, a line each |
-//! | `/echo` | answers the body as it comes |
-//! | `/early` | answers 413 at once, whatever the body |
-//! | `/zeros/N` | N zeros |
-//! | `/slow` | answers when it is told to |
-//! | `/stream` | the first part of an answer, and the second when it is told to |
-//! | `/chat` | a WebSocket that sends back what it gets; chooses the subprotocol `chat` if it is offered |
+//! | `/headers` | responds with the request's method, target and headers, one per line |
+//! | `/echo` | responds with the body as it arrives |
+//! | `/early` | responds 413 at once, whatever the body |
+//! | `/zeros/N` | responds with N zeros |
+//! | `/slow` | responds when the test permits it |
+//! | `/stream` | responds with a first part, and with the second when the test permits it |
+//! | `/chat` | a WebSocket that echoes; chooses the subprotocol `chat` if it is offered |
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -33,28 +33,28 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-/// An app that listens.
+/// A running app.
 #[derive(Debug, Clone)]
 pub(super) struct App {
     pub(super) address: SocketAddr,
     pub(super) count: Arc<AtomicUsize>,
-    /// Bytes of zeros that were taken.
+    /// Number of zeros that were read from the app.
     pub(super) sent: Arc<AtomicUsize>,
     /// Requests to `/slow` and `/stream` that have arrived.
     pub(super) arrived: Arc<Notify>,
-    /// One permit for each of them that may go on.
+    /// One permit for each request to `/slow` and `/stream` that may continue.
     pub(super) go: Arc<Semaphore>,
 }
 
 type Answer = BoxBody<Bytes, hyper::Error>;
 
 impl App {
-    /// Plain HTTP/1.1 and HTTP/2.
+    /// Starts an app with plain HTTP/1.1 and HTTP/2.
     pub(super) async fn start() -> Self {
         Self::listen(None).await
     }
 
-    /// The same over TLS.
+    /// Starts an app with HTTP/1.1 and HTTP/2 over TLS.
     pub(super) async fn start_tls(config: rustls::ServerConfig) -> Self {
         Self::listen(Some(tokio_rustls::TlsAcceptor::from(Arc::new(config)))).await
     }
@@ -185,7 +185,7 @@ fn chat(request: &mut Request<Incoming>) -> Response<Answer> {
     response
 }
 
-/// So many zeros.
+/// A body of zeros.
 #[derive(Debug)]
 struct Zeros {
     left: usize,

@@ -1,14 +1,15 @@
-//! The example `counter` at its endpoint, used by programs that others have made: curl, and Python's clients for WebSocket and gRPC.
+//! The example `counter` at its endpoint, called by programs of others: curl, and Python's clients for WebSocket and
+//! gRPC.
 
 use std::io::Write as _;
 use std::process::{Command, Output};
 
 use super::*;
 
-/// Debian's own, which sees Debian's packages.
+/// Debian's own Python, which finds the packages of Debian.
 pub(super) const PYTHON: &str = "/usr/bin/python3";
 
-/// A host whose microVM runs the counter, and what clients are told of it.
+/// A host whose microVM runs the counter, and the certificate that clients trust.
 struct Stand {
     host: Host,
     certificate: tempfile::NamedTempFile,
@@ -25,18 +26,18 @@ impl Stand {
         Self { host, certificate }
     }
 
-    /// Runs a client beside the endpoint.
+    /// Runs a client program beside the endpoint.
     async fn run(mut command: Command) -> Output {
         let package = format!("{command:?} cannot be run; `cargo xtask test` installs what it needs");
         tokio::task::spawn_blocking(move || command.output()).await.unwrap().expect(&package)
     }
 
-    /// What curl shows, which succeeds.
+    /// Runs curl, which has to succeed, and returns its output.
     async fn curl(&self, path: &str, arguments: &[&str]) -> String {
         self.curl_ends(0, path, arguments).await
     }
 
-    /// What curl shows, which ends with that status.
+    /// Runs curl, which has to exit with this status, and returns its output.
     async fn curl_ends(&self, status: i32, path: &str, arguments: &[&str]) -> String {
         let mut command = Command::new("curl");
         command.args(["--silent", "--show-error", "--max-time", "60", "--cacert"]);
@@ -54,7 +55,7 @@ impl Stand {
         format!("x-aws-proxy-auth: {}", self.host.token())
     }
 
-    /// Runs a script to its end.
+    /// Runs a Python script to its end.
     async fn python(&self, script: &'static str) {
         let mut command = Command::new(PYTHON);
         command.arg("-c").arg(script).arg(self.host.address.port().to_string()).arg(Host::name());
@@ -76,17 +77,17 @@ async fn curl_asks_over_both_versions_of_http_and_is_told_what_is_wrong() {
     let both = ["-w", " %{http_code} %{http_version}"];
     let refused = stand.curl("/", &both).await;
     assert_eq!(refused, "Request missing authentication 403 2");
-    // It is answered before the app has read what it sends, and sends on.
+    // The request is answered before the app has read the body, while curl is still sending it.
     for (number, version) in [(3, "--http1.1"), (4, "--http2"), (5, "--http1.1"), (6, "--http2")] {
         let upload = ["-H", &auth, version, "--data-binary", "@/bin/bash"];
         assert_eq!(stand.curl("/", &upload).await, format!("request {number} of this microVM's life\n"));
         let upload = [&both[..], &[version, "--data-binary", "@/bin/bash"]].concat();
         assert!(stand.curl("/", &upload).await.starts_with("Request missing authentication 403"));
     }
-    // It asks for HTTP/2 without TLS of the app.
+    // This header makes the endpoint use HTTP/2 without TLS to the app.
     let forced = stand.curl("/", &["-H", &auth, "-H", "x-aws-proxy-force-h2: true"]).await;
     assert_eq!(forced, "request 7 of this microVM's life\n");
-    // Events do not end; curl does, as one that has waited for long enough.
+    // The event stream does not end, so curl exits with the status of a timeout.
     let events = stand.curl_ends(28, "/events", &["--no-buffer", "--max-time", "1", "-H", &auth]).await;
     assert_eq!(events, "data: 7\n\n");
 }

@@ -1,4 +1,4 @@
-//! What the endpoint refuses.
+//! Requests that the endpoint refuses.
 
 use super::*;
 
@@ -36,7 +36,7 @@ async fn whoever_has_no_valid_token_for_the_microvm_learns_nothing() {
     let mut request = host.get("/count");
     request.headers_mut().remove("x-aws-proxy-auth");
     assert_eq!(refusal(client.send(request).await).await, unauthenticated());
-    // The connection is as good as before.
+    // The connection can still be used.
     assert_eq!(text(client.send(host.get("/count")).await).await, "0");
 }
 
@@ -180,7 +180,7 @@ async fn a_panic_ends_a_request_and_not_its_connection() {
         };
         assert_eq!(refusal(http1.send(request()).await).await, expected);
         assert_eq!(refusal(http2.send(request()).await).await, expected);
-        // The same connections go on.
+        // The same connections can still be used.
         assert_eq!(text(http1.send(host.get("/count")).await).await, (2 * round).to_string());
         assert_eq!(text(http2.send(host.get("/count")).await).await, (2 * round + 1).to_string());
     }
@@ -192,7 +192,7 @@ async fn a_microvm_that_is_not_reached_is_told_from_an_app_that_does_not_answer(
     let (mut http1, mut http2) = (host.http1().await, host.http2().await);
     for (way, code) in [
         (Way::Fails("the agent is silent"), "MICROVM_CONNECT_FAILED"),
-        // A connection that nobody is at the other end of.
+        // A connection whose other end is closed.
         (Way::Pretends, "APP_CONNECT_FAILED"),
     ] {
         host.platform.always(Point::Connect(8080), way.clone());
@@ -218,7 +218,7 @@ async fn an_app_that_is_never_reached_holds_up_its_own_requests_only() {
     let gate = host.microvms.gate("microvm-1").unwrap();
     assert_eq!(text(http1.send(host.get("/count")).await).await, "0");
     assert_eq!(text(http2.clone().send(other).await).await, "1", "not even on the same connection");
-    // Who does not wait any more leaves nothing.
+    // A client that gives up waiting leaves nothing behind.
     waits.abort();
     host.when(|_| gate.figures() == (0, 0, 0)).await;
     host.ask(Ask::Suspend).await;

@@ -1,5 +1,6 @@
-//! Hooks are not reached from outside, whichever server the app has. Several hundred ways to write the path of a hook are asked of
-//! servers that others have made: directly, where each server takes some for the hook, and through the endpoint, where none is.
+//! Hooks cannot be reached from outside, whichever server the app has. Several hundred spellings of a hook's path are
+//! sent to servers made by others: directly, where each server treats some as the hook, and through the endpoint, where
+//! none reaches it.
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
@@ -14,13 +15,13 @@ use super::clients::PYTHON;
 use super::*;
 
 const HOOK: &str = "/aws/lambda-microvms/runtime/v1/suspend";
-/// Where Debian's packages of Node are, which a Node of another origin does not look into.
+/// Folder of Debian's packages for Node, which a Node of another origin does not search.
 const NODE_PACKAGES: &str = "/usr/share/nodejs";
 const TOMCAT: &str = "/usr/share/java/tomcat10-embed-core.jar";
-/// How long servers may take to start: Go may compile its library first.
+/// Timeout for the start of the servers: Go may compile its library first.
 const START: Duration = Duration::from_secs(180);
 
-/// Ways to write the path of a hook.
+/// Spellings of the path of a hook.
 fn variants() -> BTreeSet<String> {
     const BEFORE: [&str; 20] = [
         "",
@@ -84,14 +85,14 @@ fn variants() -> BTreeSet<String> {
     all
 }
 
-/// A program with some servers, which ends with its input.
+/// A program with some servers, which exits when its input is closed.
 struct Program {
     servers: Vec<(String, SocketAddr)>,
     _child: Child,
 }
 
 impl Program {
-    /// Starts so many servers.
+    /// Starts a program and waits for this number of servers.
     async fn start(mut command: Command, servers: usize) -> Self {
         let starting = async {
             let needs = format!("{command:?} does not start; `cargo xtask test` installs what it needs");
@@ -149,7 +150,7 @@ fn written(folder: &std::path::Path, name: &str, text: &str) -> std::path::PathB
     path
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 struct Reply {
     status: u16,
@@ -157,7 +158,7 @@ struct Reply {
     body: String,
 }
 
-/// Sends a request and reads one answer: to the end of the connection, unless the answer says how long it is.
+/// Sends a request and reads one response: up to its length, or else to the end of the connection.
 async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &str) -> Option<Reply> {
     let reading = async {
         stream.write_all(request.as_bytes()).await.ok()?;
@@ -185,31 +186,32 @@ fn reply(bytes: &[u8], ended: bool) -> Option<Reply> {
     complete.then_some(Reply { status, head, body })
 }
 
-/// Asks a server without the endpoint.
+/// Sends a request to a server directly, without the endpoint.
 async fn directly(server: SocketAddr, method: &str, target: &str) -> Option<Reply> {
     let mut stream = TcpStream::connect(server).await.unwrap();
     let rest = format!("Host: {}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", Host::name());
     exchange(&mut stream, &format!("{method} {target} HTTP/1.1\r\n{rest}")).await
 }
 
-/// How often hooks of a server were reached.
+/// How often the hooks of a server were called.
 async fn reached(server: SocketAddr) -> usize {
     let reply = directly(server, "GET", "/reached").await.unwrap();
     reply.body.trim().lines().find_map(|line| line.parse().ok()).unwrap_or_else(|| panic!("{reply:?}"))
 }
 
-/// A host whose hooks are taken by a server.
+/// A host whose hooks are served by this server.
 async fn host_of(server: SocketAddr) -> Host {
     let host = Host::new().await;
     host.platform.world().ports.insert(HOOKS, server);
     host
 }
 
-/// Asks a server for each target, directly and then through the endpoint. Which have reached a hook directly.
+/// Sends each target to a server, directly and then through the endpoint. Returns the targets that have reached a hook
+/// directly.
 async fn try_all(name: &str, server: SocketAddr, targets: &BTreeSet<String>) -> Vec<String> {
     let mut found = Vec::new();
     for target in targets {
-        // Some close the connection at once.
+        // Some servers close the connection at once.
         if directly(server, "POST", target).await.is_some_and(|reply| reply.body.contains("a hook")) {
             found.push(target.clone());
         }
@@ -229,7 +231,7 @@ async fn try_all(name: &str, server: SocketAddr, targets: &BTreeSet<String>) -> 
             Host::name()
         );
         let reply = exchange(&mut open, &request).await.unwrap();
-        // What is no target at all is not asked of the app either.
+        // Text that is no valid target is not forwarded to the app either.
         assert!([403, 400].contains(&reply.status), "{name}: {target}: {reply:?}");
         if reply.status == 403 {
             assert!(reply.head.contains("x-aws-proxy-error: unauthorized"), "{name}: {target}: {reply:?}");
@@ -274,7 +276,7 @@ async fn no_server_takes_a_request_from_outside_for_a_hook() {
     ordinary_paths_arrive_as_they_are(servers.iter().find(|(name, _)| name == "node").unwrap().1).await;
 }
 
-/// A server of Node tells its target.
+/// Checks with a server of Node, which returns the target that it received.
 async fn ordinary_paths_arrive_as_they_are(server: SocketAddr) {
     let host = host_of(server).await;
     let (mut http1, mut http2) = (host.http1().await, host.http2().await);
@@ -332,7 +334,7 @@ async fn hooks_are_refused_in_every_protocol() {
     request.headers_mut().insert("x-aws-proxy-port", HOOKS.into());
     request.headers_mut().insert("x-original-url", HOOK.parse().unwrap());
     assert_eq!(refusal(http1.send(request).await).await, expected);
-    // On another port it is a path like any other.
+    // On another port, the path of a hook is a path like any other.
     assert_eq!(http2.send(host.get("/aws/lambda-microvms/x")).await.status(), 404);
 }
 
@@ -364,7 +366,7 @@ async fn what_follows_a_request_is_a_request_of_its_own() {
         let closing = hidden.replace("Content-Length", "Connection: close\r\nContent-Length");
         stream.write_all(format!("{first}{closing}").as_bytes()).await.unwrap();
         let mut bytes = Vec::new();
-        // Whether the end of TLS was said makes no difference.
+        // The result is the same whether or not TLS was closed properly.
         let _ = tokio::time::timeout(LONG, stream.read_to_end(&mut bytes)).await.expect("no end");
         let answers = String::from_utf8_lossy(&bytes).into_owned();
         let statuses: Vec<&str> =
@@ -374,14 +376,14 @@ async fn what_follows_a_request_is_a_request_of_its_own() {
         assert_eq!(statuses, expected, "{first}: {answers}");
         assert!(!answers.contains("h2c") && !answers.contains("content-length: 500"), "{first}: {answers}");
     }
-    // A body stays a body.
+    // A body that looks like a request stays a body.
     let length = hidden.len();
     let mut stream = host.tls(&Host::name(), b"http/1.1").await;
     let request = format!(
         "POST /echo HTTP/1.1\r\n{common}Content-Length: {length}\r\nConnection: close\r\n\r\n{hidden}"
     );
     assert_eq!(exchange(&mut stream, &request).await.unwrap().body, hidden);
-    // Two lengths are no request.
+    // A request with two lengths is refused.
     let mut stream = host.tls(&Host::name(), b"http/1.1").await;
     let request = format!(
         "POST /echo HTTP/1.1\r\n{common}Content-Length: 0\r\nContent-Length: {length}\r\n\r\n{hidden}"

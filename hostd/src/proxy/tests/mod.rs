@@ -45,12 +45,12 @@ use app::App;
 const ACCOUNT: &str = "111122223333";
 const BUILD: &str = "b-1";
 const DOMAIN: &str = "microvms.test.localhost";
-/// Where the app takes hooks.
+/// Port at which the app serves hooks.
 const HOOKS: u16 = 9000;
-/// Long enough for anything that is to happen, short enough to fail in time.
+/// Timeout of the tests: long enough for everything that should happen, and short enough to fail in time.
 const LONG: Duration = Duration::from_secs(20);
 
-/// What a host is to be like.
+/// Options of a host.
 #[derive(Clone, Copy)]
 struct Wish {
     auto_resume: bool,
@@ -128,7 +128,7 @@ impl Host {
             patience: Patience { held: wish.held, beside_hook: LONG, launching: true },
             browser_login: wish.browser_login,
             forwarded_for: true,
-            // Longer than a test can take on a machine that has much else to do.
+            // Longer than a test can take on a machine under load.
             idle_connection: Duration::from_secs(3600),
             limited: wish.limited,
             threads: wish.threads,
@@ -174,12 +174,12 @@ impl Host {
         record.unwrap().microvm.unwrap().state()
     }
 
-    /// Waits until clients see a state.
+    /// Waits until clients see the microVM in a state.
     async fn until(&self, state: MicrovmState) {
         self.when(|host| host.state() == state).await;
     }
 
-    /// Waits until something holds.
+    /// Waits until a condition holds.
     async fn when(&self, holds: impl Fn(&Self) -> bool) {
         let waiting = async {
             while !holds(self) {
@@ -189,7 +189,7 @@ impl Host {
         tokio::time::timeout(LONG, waiting).await.expect("it does not happen");
     }
 
-    /// What the host was asked for, in order.
+    /// The operations that the host was asked to perform, in order.
     fn asked(&self) -> Vec<Point> {
         self.platform.world().asked.iter().map(|(point, _)| *point).collect()
     }
@@ -307,7 +307,7 @@ async fn text(response: Response<Incoming>) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// Status, code and text of an answer that the endpoint has made.
+/// Status, error code and text of a response that the endpoint has made itself.
 async fn refusal(response: Response<Incoming>) -> (u16, String, String) {
     let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
     assert!(header("x-amzn-requestid").is_some_and(|id| id.len() == 36), "{response:?}");

@@ -1,4 +1,4 @@
-//! Shells.
+//! Tests of shells.
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
@@ -88,7 +88,7 @@ async fn a_shells_token_is_for_shells_and_the_others_are_not() {
         refusal(client.send(request).await).await,
         (502, "APP_CONNECT_FAILED".to_owned(), String::new())
     );
-    // A WebSocket with a token for ports is the app's.
+    // A WebSocket with a token for ports is forwarded to the app.
     let mut request = format!("wss://{}/chat", Host::name()).into_client_request().unwrap();
     request.headers_mut().insert("x-aws-proxy-auth", host.token().parse().unwrap());
     let stream = host.tls(&Host::name(), b"http/1.1").await;

@@ -1,4 +1,4 @@
-//! Endpoints under load, and clients that mean no good. Bounded in number and time, on the loopback device.
+//! Endpoints under load, and malicious clients. Bounded in number and time, on the loopback device.
 
 use std::sync::atomic::Ordering;
 
@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::protocol::Message;
 
 use super::*;
 
-/// What clients open an HTTP/2 connection with (RFC 9113, section 3.4).
+/// The preface with which clients open an HTTP/2 connection (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A frame of HTTP/2.
@@ -23,7 +23,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 impl Host {
-    /// The endpoint is as it was: it answers, and nothing is left of whoever was there before.
+    /// Checks that the endpoint responds, and that nothing is left of earlier clients.
     async fn is_well(&self) {
         let mut client = self.http2().await;
         assert_eq!(client.send(self.get("/count")).await.status(), 200);
@@ -33,13 +33,13 @@ impl Host {
         self.when(|host| host.metrics.text().unwrap().contains("hearth_endpoint_connections 0\n")).await;
     }
 
-    /// Sends bytes and reads until the endpoint ends the connection, which it need not do.
+    /// Sends bytes, and reads until the endpoint closes the connection or a timeout expires.
     async fn provoke(
         &self,
         mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
         bytes: &[u8],
     ) {
-        let _ = stream.write_all(bytes).await; // it may have had enough
+        let _ = stream.write_all(bytes).await; // the endpoint may have closed the connection already
         let _ = stream.shutdown().await;
         let mut answer = Vec::new();
         let _ = tokio::time::timeout(LONG, stream.read_to_end(&mut answer)).await;
@@ -73,7 +73,7 @@ async fn two_thousand_connections_to_twenty_microvms_are_served_and_kept() {
             client.as_mut().unwrap().count(&token, microvm).await;
             (client.take().unwrap(), token, microvm)
         });
-        // As many at a time as a listener's queue has.
+        // As many at a time as fit into a listener's queue.
         if opening.len() >= 64 {
             open.push(opening.join_next().await.unwrap().unwrap());
         }
@@ -87,7 +87,7 @@ async fn two_thousand_connections_to_twenty_microvms_are_served_and_kept() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    // One that broke off while it was opened is counted until its thread has seen that.
+    // A connection that was aborted while it was opened is counted until its thread notices.
     let counted = tokio::time::timeout(LONG, counted).await;
     assert!(counted.is_ok(), "as many as are open are counted: {}", host.metrics.text().unwrap());
     for (client, token, microvm) in &mut open {
@@ -128,7 +128,8 @@ impl Client {
 #[tokio::test]
 async fn a_reader_that_is_slow_holds_up_its_own_answer_only() {
     const ENDLESS: usize = 1 << 40;
-    /// What may lie between the app and the client: buffers of sockets, windows, pieces that are on their way.
+    /// Bytes that may be on the way between the app and the client: in buffers of sockets, windows, and pieces in
+    /// transit.
     const BETWEEN: usize = 96 << 20;
     let host = Host::new().await;
     let path = format!("/zeros/{ENDLESS}");
@@ -176,7 +177,7 @@ async fn streams_that_are_opened_and_reset_cost_the_client_its_connection() {
         flood.extend(frame(1, 5, 2 * number + 1, &[0x82, 0x87, 0x84]));
         flood.extend(frame(3, 0, 2 * number + 1, &8_u32.to_be_bytes()));
     }
-    let _ = stream.write_all(&flood).await; // it may be ended meanwhile
+    let _ = stream.write_all(&flood).await; // the connection may be closed meanwhile
     let mut answer = Vec::new();
     tokio::time::timeout(LONG, stream.read_to_end(&mut answer)).await.expect("it stays open").ok();
     // The last frame is GOAWAY with ENHANCE_YOUR_CALM.

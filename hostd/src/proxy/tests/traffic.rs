@@ -1,4 +1,4 @@
-//! What passes.
+//! Tests of requests and responses that are forwarded.
 
 use futures_util::{SinkExt as _, StreamExt as _, stream};
 use http_body_util::StreamBody;
@@ -35,17 +35,17 @@ async fn the_app_sees_the_clients_request_and_the_client_the_apps_answer() {
         "x-forwarded-for: 127.0.0.1".to_owned(),
     ];
     assert_eq!(seen, expected);
-    // From HTTP/2, the host is a header for the app.
+    // From a request over HTTP/2, the app receives the host as a header.
     let seen = text(host.http2().await.send(host.get("/headers")).await).await;
     assert!(seen.lines().any(|line| line == format!("host: {}", Host::name())), "{seen}");
-    // What only the endpoint says does not come from an app.
+    // A response of the app has none of the headers that only the endpoint sets.
     let response = host.http2().await.send(host.request("POST", "/echo", full("x"))).await;
     assert_eq!(response.headers().get("x-aws-proxy-error"), None);
 }
 
 #[tokio::test]
 async fn connections_to_the_app_are_used_again() {
-    // Each thread has its own.
+    // Each thread has its own connections to apps.
     let host = Host::with(Wish { threads: 1, ..Wish::default() }).await;
     let (mut one, two) = (host.http1().await, host.http2().await);
     for number in 0..20 {
@@ -170,7 +170,7 @@ async fn websockets_are_tunnelled_and_subprotocols_are_the_apps() {
             assert_eq!(socket.next().await.unwrap().unwrap(), message);
         }
     }
-    // Without the platform's subprotocols, the header is enough.
+    // Without the platform's subprotocols, the token in the header is enough.
     let mut request = format!("wss://{}/chat", Host::name()).into_client_request().unwrap();
     request.headers_mut().insert("x-aws-proxy-auth", host.token().parse().unwrap());
     let stream = host.tls(&Host::name(), b"http/1.1").await;

@@ -1,8 +1,8 @@
-//! Requests to microVMs that sleep, or are about to.
+//! Requests to microVMs that are suspended, or about to be.
 
 use super::*;
 
-/// What the host is asked for when a microVM is run, and when it is suspended.
+/// The operations that the host performs when a microVM is run, and when it is suspended.
 const RUN: [Point; 2] = [Point::Launch, Point::Hook(Hook::Run)];
 const SUSPEND: [Point; 2] = [Point::Hook(Hook::Suspend), Point::Save];
 
@@ -142,7 +142,7 @@ async fn a_silent_answer_does_not_keep_a_microvm_from_being_suspended_and_ends_w
 #[tokio::test]
 async fn requests_are_not_lost_while_a_microvm_is_suspended_and_resumed() {
     const CLIENTS: usize = 20;
-    // 10,000 in all, or a fifth where there is less time.
+    // 10,000 requests in all, or a fifth of them in the short test run.
     let each = if std::env::var_os("HEARTH_FULL").is_some() { 500 } else { 100 };
     let host = Arc::new(Host::new().await);
     let clients: Vec<_> = (0..CLIENTS)

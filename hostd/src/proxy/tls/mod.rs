@@ -1,10 +1,11 @@
-//! TLS of endpoints: 1.3 and 1.2, HTTP/2 and HTTP/1.1, and the certificate, which is replaced while the daemon runs.
+//! TLS of endpoints: versions 1.3 and 1.2, HTTP/2 and HTTP/1.1, and the certificate, which is replaced while the daemon
+//! runs.
 //!
-//! | Where it comes from | When it is renewed |
+//! | Source of the certificate | Renewal |
 //! |---|---|
-//! | [`LocalAuthority`], unless told otherwise | after two thirds of its life |
-//! | files (`endpoint.certificate`, `endpoint.key`) | when they change: they are looked at every minute |
-//! | an ACME authority (`[endpoint.acme]`) | after two thirds of its life; until there is one, the local authority's is served |
+//! | [`LocalAuthority`], by default | after two thirds of the certificate's life |
+//! | files (`endpoint.certificate`, `endpoint.key`) | when they change: they are checked every minute |
+//! | an ACME authority (`[endpoint.acme]`) | after two thirds of the certificate's life; before the first, the local authority's is served |
 //!
 //! * [`pair`] – a certificate with its chain and its key
 
@@ -31,55 +32,55 @@ use super::dns::Challenges;
 use crate::clock::Clock;
 use crate::panics::poisoned;
 
-/// The folder in the data folder that authority and certificates are in.
+/// Subfolder of the data folder that contains the authority and certificates.
 const FOLDER: &str = "endpoint";
-/// What is spoken inside, the best first.
+/// Application protocols for ALPN, in order of preference.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
-/// How often files are looked at; how long after a failure the local authority is asked again.
+/// Interval of checking the files, and of retries when the local authority fails.
 const LOOK: Duration = Duration::from_secs(60);
-/// How long after a failure an ACME authority is asked again at first, and twice as long after each further one. Authorities count
-/// failures by the hour.
+/// First interval of retries when an ACME authority fails; it doubles with each further failure, up to
+/// [`LONGEST_WAIT`]. Authorities limit failures per hour.
 const FIRST_WAIT: Duration = Duration::from_secs(5 * 60);
 const LONGEST_WAIT: Duration = Duration::from_secs(6 * 3600);
 
-/// Why there is no TLS.
+/// The reason why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file that cannot be read.
+    /// A file cannot be read.
     #[error("{key} ({}): {source}", path.display())]
     Read {
-        /// The key of the configuration.
+        /// Name of the configuration key.
         key: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
-    /// Files that cannot be used.
+    /// The files cannot be used.
     #[error("endpoint.certificate ({}) and endpoint.key ({}): {source}", certificate.display(), key.display())]
     Files {
-        /// The certificate.
+        /// File with the certificate.
         certificate: PathBuf,
-        /// The key.
+        /// File with the key.
         key: PathBuf,
-        /// Why.
+        /// The reason.
         source: PairError,
     },
-    /// The local authority.
+    /// The local authority cannot be used.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
-    /// What it has signed: it would be a mistake of this program.
+    /// The local authority's certificate cannot be used, which is a bug.
     #[error("the local authority's certificate: {0}")]
     Signed(PairError),
-    /// What an ACME authority has issued.
+    /// The ACME authority's folder cannot be used.
     #[error(transparent)]
     Acme(#[from] AcmeError),
-    /// TLS itself.
+    /// The TLS library has refused the settings.
     #[error("TLS cannot be set up: {0}")]
     Rustls(#[from] rustls::Error),
 }
 
-/// TLS of endpoints. Copies are cheap, and are the same.
+/// TLS of endpoints. Clones are cheap and share the certificate.
 #[derive(Debug, Clone)]
 pub struct Tls(Arc<Inner>);
 
@@ -92,11 +93,11 @@ struct Inner {
     clock: Clock,
     provider: Arc<CryptoProvider>,
     challenges: Challenges,
-    /// What operators were told last about the files.
+    /// The last problem with the files that was logged.
     told: Mutex<Option<String>>,
 }
 
-/// Where the certificate comes from.
+/// Source of the certificate.
 #[derive(Debug)]
 enum Source {
     Local(LocalAuthority),
@@ -104,12 +105,12 @@ enum Source {
     Acme {
         acme: Box<Acme>,
         fallback: LocalAuthority,
-        /// When it is asked for one.
+        /// Time of the next order.
         due: SystemTime,
     },
 }
 
-/// Certificate and key, as the configuration names them.
+/// Files with certificate and key, as configured.
 #[derive(Debug)]
 pub struct Files {
     certificate: PathBuf,
@@ -117,16 +118,16 @@ pub struct Files {
 }
 
 impl Files {
-    /// Those of a configuration, if it has any.
+    /// The files that a configuration names, if it names any.
     #[must_use]
     pub fn of(config: &EndpointConfig) -> Option<Self> {
         Some(Self { certificate: config.certificate.clone()?, key: config.key.clone()? })
     }
 
-    /// Reads them.
+    /// Reads certificate and key.
     ///
     /// # Errors
-    /// Why they cannot be used for the domain.
+    /// The reason why they cannot be used for the domain.
     pub fn read(&self, domain: &str) -> Result<Pair, TlsError> {
         let read = |key, path: &Path| {
             fs::read(path).map_err(|source| TlsError::Read { key, path: path.to_owned(), source })
@@ -142,10 +143,10 @@ impl Files {
 }
 
 impl Tls {
-    /// As configured, for names below `domain`; `data` is the data folder.
+    /// Sets up TLS as configured, for names below `domain`; `data` is the data folder.
     ///
     /// # Errors
-    /// [`TlsError`]: files that cannot be used, an authority that cannot be made. A certificate that has ended is none.
+    /// [`TlsError`]: files cannot be used, or an authority cannot be made. An expired certificate is not an error.
     pub fn open(config: &EndpointConfig, domain: &str, data: &Path, clock: Clock) -> Result<Self, TlsError> {
         let (folder, now) = (data.join(FOLDER), clock.now());
         let provider = Arc::new(default_provider());
@@ -191,13 +192,14 @@ impl Tls {
         Ok(tls)
     }
 
-    /// What connections are accepted with. It stays the same when the certificate is replaced.
+    /// The settings with which connections are accepted. They stay the same when the certificate is replaced.
     #[must_use]
     pub fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.0.config)
     }
 
-    /// The local authority's certificate, PEM, for clients to trust; none where the certificate is somebody else's.
+    /// The local authority's certificate, PEM, which clients have to trust; `None` if another authority has signed the
+    /// served certificate.
     #[must_use]
     pub fn authority_pem(&self) -> Option<&str> {
         match &self.0.source {
@@ -206,16 +208,16 @@ impl Tls {
         }
     }
 
-    /// What the domain's DNS has to answer to an ACME authority.
+    /// The values that the domain's DNS has to return to an ACME authority.
     #[must_use]
     pub fn challenges(&self) -> Challenges {
         self.0.challenges.clone()
     }
 
-    /// Reads certificate and key again, where they are files. Whether they have changed.
+    /// Reads certificate and key again, if they are files. Returns whether they have changed.
     ///
     /// # Errors
-    /// Why they cannot be used; the old ones are kept then.
+    /// The reason why they cannot be used; the old ones are kept in this case.
     pub fn reload(&self) -> Result<bool, TlsError> {
         let Source::Files(files) = &self.0.source else { return Ok(false) };
         let pair = files.read(&self.0.domain)?;
@@ -227,7 +229,7 @@ impl Tls {
         Ok(true)
     }
 
-    /// Replaces the certificate when it is time. Never done.
+    /// Replaces the certificate whenever it is due. Never returns.
     pub async fn keep_current(self) {
         match &self.0.source {
             Source::Local(local) => self.keep_signed(local).await,
@@ -246,7 +248,7 @@ impl Tls {
         }
     }
 
-    /// Serves a certificate of the local authority.
+    /// Serves a new certificate of the local authority.
     async fn sign(&self, local: &LocalAuthority) {
         match sign(local, &self.0.domain, self.0.clock.now(), &self.0.provider) {
             Ok(pair) => {
@@ -268,7 +270,7 @@ impl Tls {
         self.tell(problem);
     }
 
-    /// Tells operators once, and again when it is something else.
+    /// Logs a problem once, and again if it changes.
     fn tell(&self, problem: Option<String>) {
         let mut told = self.0.told.lock().unwrap_or_else(poisoned);
         if let Some(problem) = &problem
@@ -286,7 +288,8 @@ impl Tls {
             let until = self.0.served.get().until();
             clock.sleep_until(due.min(until)).await;
             if until <= clock.now() {
-                // There is no other any more. Who trusts the local authority can go on.
+                // The served certificate has expired, and no other is available. Clients that trust the local authority
+                // can continue.
                 self.sign(fallback).await;
             }
             if clock.now() < due {

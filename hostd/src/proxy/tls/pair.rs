@@ -1,4 +1,4 @@
-//! A certificate with its chain and its key, and the one that is served now.
+//! A certificate with its chain and its key, and the holder of the certificate that is served.
 
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, SystemTime};
@@ -13,34 +13,34 @@ use rustls::{Error, InconsistentKeys};
 use crate::certificates::read::Contents;
 use crate::panics::poisoned;
 
-/// Operators are told so long before a certificate ends.
+/// Operators are warned this long before a certificate expires.
 const SOON: Duration = Duration::from_secs(7 * DAY);
 const DAY: u64 = 24 * 3600;
 
-/// Why a certificate and a key cannot be used.
+/// The reason why a certificate and a key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PairError {
-    /// No certificate.
+    /// The file contains no certificate.
     #[error("the file of the certificate has none: it is to be PEM, from BEGIN CERTIFICATE on")]
     NoCertificate,
-    /// A damaged one.
+    /// The certificate cannot be parsed.
     #[error("the certificate is damaged")]
     Damaged,
-    /// No key.
+    /// The file contains no key.
     #[error("the file of the key has none: it is to be PEM without a password, from BEGIN PRIVATE KEY on")]
     NoKey,
-    /// A key that cannot sign.
+    /// The key cannot sign.
     #[error("the key cannot be used: {0}; ECDSA with P-256 or P-384, Ed25519 and RSA can")]
     Key(Error),
-    /// Two that do not belong together.
+    /// Certificate and key do not belong together.
     #[error("the key is not that of the certificate")]
     Mismatch,
-    /// For other names.
+    /// The certificate is for other names.
     #[error("the certificate is for {}, and has to be for *.{domain}", told(names))]
     Names {
         /// The domain.
         domain: String,
-        /// The names that it is for.
+        /// The names in the certificate.
         names: Vec<String>,
     },
 }
@@ -57,7 +57,8 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Of a chain, the server's own certificate first, and a key: both PEM. It has to be for all names below `domain`.
+    /// Parses a chain, which begins with the server's own certificate, and a key, both PEM. The certificate has to be
+    /// valid for all names below `domain`.
     ///
     /// # Errors
     /// [`PairError`]
@@ -78,32 +79,32 @@ impl Pair {
             Error::InvalidCertificate(_) => PairError::Damaged,
             error => PairError::Key(error),
         })?;
-        // One for `*.example.com` covers `microvms.example.com`, and nothing below that.
+        // A certificate for `*.example.com` covers `microvms.example.com`, but nothing below that.
         if !contents.names.contains(&format!("*.{domain}")) {
             return Err(PairError::Names { domain: domain.to_owned(), names: contents.names });
         }
         Ok(Self { certified: Arc::new(certified), contents })
     }
 
-    /// When it ends.
+    /// Time at which the certificate expires.
     #[must_use]
     pub fn until(&self) -> SystemTime {
         self.contents.until
     }
 
-    /// When it should be renewed: after two thirds of its life.
+    /// Time at which the certificate should be renewed: after two thirds of its life.
     #[must_use]
     pub fn renewal(&self) -> SystemTime {
         self.contents.renewal()
     }
 
-    /// Whether it is the same certificate with the same chain.
+    /// Whether the certificate and its chain are the same.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         self.certified.cert == other.certified.cert
     }
 
-    /// What clients object to now, or will soon.
+    /// The reason why clients refuse the certificate now, or will soon.
     #[must_use]
     pub fn trouble(&self, now: SystemTime) -> Option<String> {
         let days = |span: Duration| span.as_secs() / DAY;
@@ -116,7 +117,7 @@ impl Pair {
     }
 }
 
-/// The certificate that is served, to all clients: one that does not know the name can tell.
+/// The certificate that is served to all clients. Clients themselves detect a name that it does not cover.
 #[derive(Debug)]
 pub(super) struct Served(RwLock<Arc<Pair>>);
 
@@ -129,7 +130,7 @@ impl Served {
         Arc::clone(&self.0.read().unwrap_or_else(poisoned))
     }
 
-    /// From the next handshake on.
+    /// Replaces the certificate from the next handshake on.
     pub(super) fn set(&self, pair: Pair) {
         *self.0.write().unwrap_or_else(poisoned) = Arc::new(pair);
     }

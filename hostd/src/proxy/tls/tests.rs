@@ -1,4 +1,4 @@
-//! Handshakes as clients make them, and certificates that change meanwhile.
+//! TLS handshakes as clients perform them, and certificates that change in the meantime.
 
 use std::fs;
 use std::io;
@@ -32,7 +32,7 @@ fn client(roots: &str, versions: &[&'static SupportedProtocolVersion], protocols
     config
 }
 
-/// What a client has come to.
+/// The result of a client's handshake.
 #[derive(Debug)]
 struct Shaken {
     version: ProtocolVersion,
@@ -52,7 +52,7 @@ async fn shake(tls: &Tls, client: &Arc<ClientConfig>, name: &'static str) -> io:
     let name = ServerName::try_from(name).unwrap();
     let connected = TlsConnector::from(Arc::clone(client)).connect(name, near).await;
     let mut stream = connected?;
-    // Tickets come before it.
+    // The session tickets arrive before this byte.
     stream.read_exact(&mut [0; 1]).await?;
     let (_, connection) = stream.get_ref();
     let shaken = Shaken {
@@ -62,7 +62,7 @@ async fn shake(tls: &Tls, client: &Arc<ClientConfig>, name: &'static str) -> io:
         certificate: connection.peer_certificates().unwrap()[0].clone(),
     };
     drop(stream);
-    let _ = server.await.unwrap(); // the client has gone
+    let _ = server.await.unwrap(); // an error means that the client has disconnected
     Ok(shaken)
 }
 
@@ -109,7 +109,7 @@ async fn the_certificate_is_for_names_of_the_domain_alone() {
 
 #[tokio::test]
 async fn what_the_local_authority_signs_for_others_is_worthless() {
-    // Somebody has got hold of its key.
+    // As if somebody had stolen the authority's key.
     let data = tempfile::tempdir().unwrap();
     let tls = local(data.path());
     let roots = tls.authority_pem().unwrap().to_owned();
@@ -159,7 +159,7 @@ async fn the_local_authoritys_certificate_is_renewed_before_it_ends() {
     task.abort();
 }
 
-/// Certificates in files, and an authority that has signed them.
+/// Certificates in files, and the authority that has signed them.
 struct Written {
     folder: tempfile::TempDir,
     authority: Authority,
@@ -202,7 +202,7 @@ async fn files_are_read_again_when_they_change_and_bad_ones_change_nothing() {
     let tls = written.open().unwrap();
     assert_eq!(tls.authority_pem(), None);
     assert!(!tls.reload().unwrap());
-    // Who resumes a session sees no certificate.
+    // A client that resumes a session sees no certificate.
     let served = async || {
         let client = Arc::new(client(written.authority.pem(), &[&TLS13, &TLS12], &[]));
         shake(&tls, &client, ENDPOINT).await.unwrap().certificate
@@ -210,7 +210,7 @@ async fn files_are_read_again_when_they_change_and_bad_ones_change_nothing() {
     let der = |signed: &Signed| CertificateDer::from_pem_slice(signed.pem.as_bytes()).unwrap();
     assert_eq!(served().await, der(&first));
 
-    // Half of it is there.
+    // Only the certificate has been replaced so far, not the key.
     written.write(&second.pem, &first.key_pem);
     assert!(tls.reload().unwrap_err().to_string().contains("not that of the certificate"));
     let task = tokio::spawn(tls.clone().keep_current());
@@ -255,7 +255,7 @@ fn files_that_cannot_be_used_say_what_is_wrong_with_them() {
 fn a_certificate_that_has_ended_is_served_and_told_about() {
     let written = Written::new();
     for (days, told) in [(-1, "ended 2 days ago"), (4, "ends in 2 days"), (30, "")] {
-        // They begin a day ago.
+        // The certificates begin to be valid a day ago.
         let signed = written.sign(&format!("*.{DOMAIN}"), days);
         written.write(&signed.pem, &signed.key_pem);
         let tls = written.open().unwrap();
@@ -291,7 +291,7 @@ async fn the_local_authoritys_certificate_is_served_until_acme_has_issued_one() 
         tokio::task::yield_now().await;
     }
     task.abort();
-    // The next daemon has it from the start.
+    // The next daemon serves the issued certificate from the start.
     let again = Tls::open(&config, DOMAIN, data.path(), Clock::system()).unwrap();
     shake(&again, &public, ENDPOINT).await.unwrap();
 }

@@ -1,4 +1,5 @@
-//! As much of an ACME authority as an order for a domain takes. It asks DNS as real ones do, and does not look at signatures.
+//! The part of an ACME authority that an order for a domain needs. It queries DNS as real ones do, but does not check
+//! signatures.
 
 use std::convert::Infallible;
 use std::fs;
@@ -33,21 +34,21 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::certificates::authority::{Authority, Validity};
 
-/// What clients have done.
+/// Record of the requests of clients.
 #[derive(Debug, Clone, Default)]
 pub(in crate::proxy) struct Seen {
     pub(in crate::proxy) accounts: usize,
     pub(in crate::proxy) orders: usize,
     pub(in crate::proxy) contacts: Vec<String>,
     thumbprint: String,
-    /// What is ordered for.
+    /// The domain of the order.
     domain: String,
     /// Outcomes of the challenges, by authorization.
     proved: [Option<bool>; 2],
     certificate: Option<String>,
 }
 
-/// An authority, bound and not yet serving.
+/// An authority, bound but not yet serving.
 pub(in crate::proxy) struct FakeAuthority {
     listener: TcpListener,
     tls: TlsAcceptor,
@@ -66,7 +67,8 @@ struct State {
 }
 
 impl FakeAuthority {
-    /// On a port of this machine. What signs its own certificate is written into the folder.
+    /// Binds an authority to a port of this machine. The certificate of the authority that signs its TLS certificate is
+    /// written into the folder.
     pub(in crate::proxy) async fn bind(folder: &Path) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let valid = Validity::around(OffsetDateTime::now_utc(), time::Duration::days(30));
@@ -96,7 +98,7 @@ impl FakeAuthority {
         }
     }
 
-    /// The DNS server that it asks.
+    /// Sets the DNS server that the authority queries.
     pub(in crate::proxy) fn ask(&mut self, dns: SocketAddr) {
         self.dns = dns;
     }
@@ -109,7 +111,7 @@ impl FakeAuthority {
         &self.ca_file
     }
 
-    /// What signs the certificates that it issues, PEM.
+    /// The certificate with which it signs the certificates that it issues, PEM.
     pub(in crate::proxy) fn issuer(&self) -> String {
         self.issuer.pem()
     }
@@ -139,7 +141,7 @@ async fn connection(stream: TcpStream, tls: TlsAcceptor, state: State) {
         let state = state.clone();
         async move { Ok::<_, Infallible>(state.answer(request).await) }
     });
-    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await; // the client has gone
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await; // an error means that the client has disconnected
 }
 
 fn decoded(text: &Value) -> Value {
@@ -211,7 +213,7 @@ impl State {
                 let number = number.parse().unwrap();
                 let proved = self.proves(number).await;
                 let taken = self.challenge(number);
-                // What has come of it is told by the order.
+                // The client learns the outcome from the order.
                 self.seen.lock().unwrap().proved[number] = Some(proved);
                 ok(taken)
             }
@@ -275,7 +277,7 @@ impl State {
         challenge
     }
 
-    /// Asks DNS for the proof.
+    /// Queries DNS for the proof.
     async fn proves(&self, number: usize) -> bool {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         socket.connect(self.dns).await.unwrap();

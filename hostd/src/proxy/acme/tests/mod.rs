@@ -1,4 +1,4 @@
-//! Orders at an authority on this machine, which asks the real DNS server of the domain.
+//! Orders at an authority on this machine, which queries the real DNS server of the domain.
 
 pub(in crate::proxy) mod authority;
 mod pebble;
@@ -22,7 +22,7 @@ fn open(authority: &FakeAuthority, folder: &Path, challenges: &Challenges) -> Ac
     Acme::open(&config, DOMAIN, folder, challenges.clone()).unwrap()
 }
 
-/// An authority and the DNS server that it asks, which answers with these challenges.
+/// An authority and the DNS server that it queries, which returns these challenges.
 async fn surroundings(folder: &Path, challenges: Challenges) -> FakeAuthority {
     let config = EndpointConfig { dns: Some(([127, 0, 0, 1], 0).into()), ..EndpointConfig::default() };
     let dns = Dns::bind(&config, DOMAIN, challenges).await.unwrap().unwrap();
@@ -54,7 +54,7 @@ async fn who_answers_dns_gets_a_certificate_and_keeps_it() {
 #[tokio::test]
 async fn who_does_not_is_told_what_the_authority_found() {
     let folder = tempfile::tempdir().unwrap();
-    // Somebody else's DNS.
+    // The DNS server of another host.
     let authority = surroundings(folder.path(), Challenges::default()).await;
     let challenges = Challenges::default();
     let acme = open(&authority, folder.path(), &challenges);
@@ -87,7 +87,7 @@ async fn an_authority_that_cannot_be_reached_or_trusted_is_told() {
         "{error}"
     );
     serving.abort();
-    let _ = serving.await; // it is closed then
+    let _ = serving.await; // the listener is closed after this
     let error = acme.obtain().await.unwrap_err().to_string();
     assert!(error.starts_with("reaching the ACME authority: "), "{error}");
 }

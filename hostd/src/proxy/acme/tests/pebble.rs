@@ -1,4 +1,4 @@
-//! Orders at Pebble, the ACME server with which Let's Encrypt has clients tested.
+//! Orders at Pebble, the ACME server that Let's Encrypt provides for tests of clients.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -12,15 +12,15 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 
-/// How long it may take to listen.
+/// Timeout until Pebble listens.
 const START: Duration = Duration::from_secs(30);
 
-/// A port at which nobody listens.
+/// A port at which no program listens.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// It ends with what is returned. Its directory, and who vouches for that.
+/// Starts Pebble, which is killed when the child is dropped. The configuration has its directory and its certificate.
 async fn start(folder: &Path, dns: &Dns) -> (Child, AcmeConfig) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let (certificate, key) = (folder.join("pebble.pem"), folder.join("pebble-key.pem"));
@@ -36,7 +36,8 @@ async fn start(folder: &Path, dns: &Dns) -> (Child, AcmeConfig) {
     std::fs::write(&file, config.to_string()).unwrap();
     let mut command = Command::new("pebble");
     command.arg("-strict").arg("-config").arg(file).arg("-dnsserver").arg(dns.address().unwrap().to_string());
-    // It looks at challenges at once. It still refuses some requests as if their nonces were stale: that is to be borne.
+    // Without sleep, Pebble validates challenges at once. It still refuses some requests as if their nonces were
+    // stale, which clients have to tolerate.
     command.env("PEBBLE_VA_NOSLEEP", "1").stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
     let child = command.spawn().expect("pebble, of Debian's package pebble: `cargo xtask test` installs it");
     let listening = async {
@@ -69,7 +70,7 @@ async fn pebble_issues_a_certificate_and_renews_it() {
     let first = acme.obtain().await.unwrap();
     assert!(acme.stored().unwrap().is_same(&first));
     assert_eq!(challenges.values(), [""; 0]);
-    // The account is known, and used again.
+    // The account is known and used again.
     let second = acme.obtain().await.unwrap();
     assert!(!second.is_same(&first));
 }
@@ -77,7 +78,7 @@ async fn pebble_issues_a_certificate_and_renews_it() {
 #[tokio::test]
 async fn pebble_refuses_whoever_does_not_answer_for_the_domain() {
     let folder = tempfile::tempdir().unwrap();
-    // Somebody else's DNS.
+    // The DNS server of another host.
     let dns = dns(&Challenges::default()).await;
     let (_pebble, config) = start(folder.path(), &dns).await;
     tokio::spawn(dns.serve());
