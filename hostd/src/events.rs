@@ -1,12 +1,12 @@
-//! Changes of state, for whoever wants to be told: the event stream, metrics.
+//! State changes of resources, for subscribers: the event stream and the metrics.
 
 use hearth_proto::host::v1::Event;
 use tokio::sync::broadcast;
 
-/// Events that a slow reader may be behind before it misses some.
+/// Number of events that a slow subscriber may be behind before it misses some.
 const BACKLOG: usize = 4096;
 
-/// What happens on this host, account by account.
+/// The events of this host, each with its account.
 #[derive(Debug, Clone)]
 pub struct Events {
     sender: broadcast::Sender<(String, Event)>,
@@ -19,12 +19,12 @@ impl Default for Events {
 }
 
 impl Events {
-    /// Tells of a change in `account`. Whoever does not listen misses it.
+    /// Sends an event of `account` to all subscribers. Later subscribers do not receive it.
     pub fn tell(&self, account: &str, event: Event) {
-        let _ = self.sender.send((account.to_owned(), event)); // nobody listens
+        let _ = self.sender.send((account.to_owned(), event)); // an error means that there are no subscribers
     }
 
-    /// Events of all accounts from now on.
+    /// Subscribes to the events of all accounts, from now on.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<(String, Event)> {
         self.sender.subscribe()

@@ -1,10 +1,10 @@
-//! The operations, and the requests that ask for them.
+//! The operations, and their request messages.
 
 use std::fmt;
 
 use hearth_proto::{host::v1 as host, microvms::v1 as microvms};
 
-/// An operation: what callers are allowed, what is counted, what is audited.
+/// An operation of the API, as the unit of permissions, rate limits and audit events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "they are documented in microvms.proto and host.proto")]
 pub enum Operation {
@@ -44,7 +44,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// All of them: AWS's 24, then Hearth's own.
+    /// All operations: AWS's 24, then Hearth's own.
     pub const ALL: [Self; 33] = [
         Self::RunMicrovm,
         Self::GetMicrovm,
@@ -81,7 +81,7 @@ impl Operation {
         Self::BackUpStore,
     ];
 
-    /// Its name, as in policies.
+    /// Name of the operation, as in policies.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -121,19 +121,19 @@ impl Operation {
         }
     }
 
-    /// The operation of that name.
+    /// The operation with this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|operation| operation.name() == name)
     }
 
-    /// Whether its errors have the names of the tag operations.
+    /// Whether errors of the operation use the exception names of the tag operations.
     #[must_use]
     pub fn is_of_tags(self) -> bool {
         matches!(self, Self::ListTags | Self::TagResource | Self::UntagResource)
     }
 
-    /// Whether it changes nothing.
+    /// Whether the operation only reads.
     #[must_use]
     pub fn is_read(self) -> bool {
         let name = self.name();
@@ -147,11 +147,11 @@ impl fmt::Display for Operation {
     }
 }
 
-/// A request for an operation.
+/// The request message of an operation.
 pub trait Request: prost::Message + Default + Clone {
-    /// Which.
+    /// The operation.
     const OPERATION: Operation;
-    /// The message's full name.
+    /// Full name of the message.
     const MESSAGE: &'static str;
 }
 
@@ -164,7 +164,7 @@ macro_rules! requests {
             }
         )+)+
 
-        /// Full names of all requests.
+        /// Full names of all request messages.
         pub(crate) const MESSAGES: &[&str] = &[$($(concat!($package, ".", stringify!($request))),+),+];
     };
 }

@@ -1,4 +1,4 @@
-//! Somebody known.
+//! An authenticated caller.
 
 use std::sync::Arc;
 
@@ -7,34 +7,34 @@ use hearth_host::roles::RoleUse;
 use super::policy::Policy;
 use crate::operation::Operation;
 
-/// Who calls, and in which call.
+/// The caller of an operation, and the call.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// Account: 12 digits.
+    /// Account of the caller: 12 digits.
     pub account: String,
-    /// Who, for messages and the audit log: an access key's id, or `uid:0`.
+    /// Name of the caller for messages and the audit log: an access key's id, or `uid:0`.
     pub principal: String,
-    /// What it may.
+    /// Policies that state what the caller may do.
     pub policies: Arc<[Policy]>,
     /// Id of the call: a UUID.
     pub request_id: String,
 }
 
 impl Caller {
-    /// Whether a policy allows an operation with an image, or, without one, with everything there is.
+    /// Whether a policy allows an operation on an image, or, without an image, on everything.
     #[must_use]
     pub fn may(&self, operation: Operation, image: Option<&str>) -> bool {
         self.policies.iter().any(|policy| policy.allows(operation, image))
     }
 
-    /// Whether a policy allows to give a role to a microVM or a build of an image. Whose role that may be is up to
-    /// [`hearth_host::roles::RoleProvider`].
+    /// Whether a policy allows the caller to give a role to a microVM or a build of an image.
+    /// [`hearth_host::roles::RoleProvider`] decides for which accounts the role may be used.
     #[must_use]
     pub fn may_pass(&self, image: &str, role_arn: &str) -> bool {
         self.policies.iter().any(|policy| policy.allows_role(image, role_arn))
     }
 
-    /// A role, asked for by the caller's account.
+    /// The use of a role by the caller's account.
     #[must_use]
     pub fn role(&self, role_arn: &str) -> RoleUse {
         RoleUse::new(&self.account, role_arn)

@@ -1,4 +1,4 @@
-//! Keys, certificates, users.
+//! Configuration of access: access keys, client certificates, local users.
 
 use std::path::PathBuf;
 use std::{fs, io};
@@ -8,22 +8,22 @@ use serde::{Deserialize, Serialize};
 
 use super::policy::{Policy, PolicyError};
 
-/// Shortest secret in characters.
+/// Least length of a secret, in characters.
 const SECRET_MIN: usize = 16;
 
-/// Who may call.
+/// The callers that are admitted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AccessConfig {
-    /// The account of those who come through the Unix socket, and of keys and certificates without one: 12 digits. Default
+    /// Account of callers on the Unix socket, and of keys and certificates that name none: 12 digits. Default:
     /// `000000000000`.
     pub local_account: String,
-    /// Users (by number) beside root and the daemon's own that may use the Unix socket; they may do everything in the default
-    /// account. Default none.
+    /// Ids of users, beside root and the daemon's own user, that may use the Unix socket. They may do everything in the
+    /// default account. Default: none.
     pub socket_users: Vec<u32>,
     /// Access keys. Default none.
     pub keys: Vec<AccessKey>,
-    /// Client certificates; take effect with `listen.client_ca`. Default none.
+    /// Client certificates. They take effect with `listen.client_ca`. Default: none.
     pub certificates: Vec<Certificate>,
 }
 
@@ -44,16 +44,16 @@ impl Default for AccessConfig {
 pub struct AccessKey {
     /// The access key id: 3 to 128 of a-z A-Z 0-9 _ -
     pub id: String,
-    /// The secret, at least 16 characters; or else `secret_file`.
+    /// The secret, at least 16 characters. Alternatively, give `secret_file`.
     #[serde(default)]
     pub secret: Option<Secret>,
     /// A file that holds the secret.
     #[serde(default)]
     pub secret_file: Option<PathBuf>,
-    /// The account, 12 digits; the default one unless given.
+    /// Account of the key, 12 digits. Default: the default account.
     #[serde(default)]
     pub account: Option<String>,
-    /// What it may; everything in its account unless given.
+    /// Policies of the key. Default: everything in its account is allowed.
     #[serde(default = "everything")]
     pub policies: Vec<Policy>,
 }
@@ -64,10 +64,10 @@ pub struct AccessKey {
 pub struct Certificate {
     /// SHA-256 of the certificate (DER) in hexadecimal, with or without colons.
     pub sha256: String,
-    /// The account, 12 digits; the default one unless given.
+    /// Account of the certificate, 12 digits. Default: the default account.
     #[serde(default)]
     pub account: Option<String>,
-    /// What it may; everything in its account unless given.
+    /// Policies of the certificate. Default: everything in its account is allowed.
     #[serde(default = "everything")]
     pub policies: Vec<Policy>,
 }
@@ -76,54 +76,54 @@ fn everything() -> Vec<Policy> {
     vec![Policy::everything()]
 }
 
-/// What is wrong with who may call.
+/// An error in the configuration of access.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
-    /// Neither a secret nor a file, or both.
+    /// An access key has neither a secret nor a file of one, or both.
     #[error("the access key {0}: give either secret or secret_file")]
     OneSecret(String),
-    /// A file of a secret.
+    /// The file of a secret cannot be read.
     #[error("the secret of the access key {id}: reading {path}: {source}")]
     File {
-        /// Which key.
+        /// Id of the access key.
         id: String,
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What the system answered.
+        /// The system's error.
         source: io::Error,
     },
-    /// A secret that can be guessed.
+    /// The secret is so short that it could be guessed.
     #[error("the secret of the access key {0} has less than {SECRET_MIN} characters")]
     Short(String),
-    /// No name for a key.
+    /// The id of an access key is not allowed.
     #[error("\"{0}\" cannot be the id of an access key: 3 to 128 letters, digits, - and _")]
     Id(String),
-    /// The same key twice.
+    /// Two access keys have the same id.
     #[error("the access key {0} is configured twice")]
     Twice(String),
-    /// No account.
+    /// The text is not an account.
     #[error("\"{0}\" is no account: 12 digits")]
     Account(String),
-    /// No fingerprint.
+    /// The text is not a SHA-256 fingerprint.
     #[error(
         "\"{0}\" is no SHA-256 of a certificate: 64 hexadecimal digits (openssl x509 -noout -fingerprint -sha256)"
     )]
     Fingerprint(String),
-    /// A policy that cannot be meant.
+    /// A policy is invalid.
     #[error("a policy of {of} {why}")]
     Policy {
-        /// Whose policy.
+        /// Id of the access key, or fingerprint of the certificate, with the policy.
         of: String,
-        /// What is wrong with it.
+        /// The error in the policy.
         why: PolicyError,
     },
-    /// No randomness.
+    /// The system has no random numbers.
     #[error("the system's random number generator failed")]
     Random,
 }
 
 impl AccessConfig {
-    /// What is wrong with it; files of secrets are read when they are used.
+    /// Checks the configuration. Files of secrets are not read here, but when they are used.
     ///
     /// # Errors
     /// [`AccessError`].
@@ -155,7 +155,7 @@ impl AccessConfig {
 }
 
 impl AccessKey {
-    /// The secret, from its file where it has one.
+    /// The secret, read from its file if it has one.
     ///
     /// # Errors
     /// [`AccessError`].

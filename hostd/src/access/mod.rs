@@ -1,16 +1,18 @@
-//! Who calls, and what they may.
+//! Authentication of callers, and their permissions.
 //!
-//! | Where a call comes from | Who calls |
+//! | Origin of a call | Caller |
 //! |---|---|
-//! | the Unix socket | the user of the process at its other end: root, the daemon's own user, and those that are configured |
-//! | TCP | whoever has an access key, in `authorization: Basic base64(ID:SECRET)`, or a configured client certificate |
+//! | the Unix socket | the user of the process at the other end: root, the daemon's own user, or a configured user |
+//! | TCP | the owner of an access key, in `authorization: Basic base64(ID:SECRET)`, or of a configured client certificate |
 //!
-//! An access key that is given decides wherever the call comes from. Nobody else is let in.
+//! If a call has an access key, the key alone identifies the caller, whatever the origin. Calls of anybody else are
+//! refused.
 //!
-//! * [`config`] – keys, certificates, users
-//! * [`caller`] – somebody known, with an account and policies
+//! * [`config`] – access keys, client certificates, local users
+//! * [`caller`] – an authenticated caller, with an account and policies
 //! * [`policy`] – actions × names of images × ARNs of roles
-// What clients send is reckoned with here: nothing may overflow, and no index be out of range.
+// This module computes with values that clients send: arithmetic must not overflow, and indices must not be out of
+// range.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::string_slice))]
 
 pub mod caller;
@@ -31,43 +33,45 @@ pub use caller::Caller;
 pub use config::{AccessConfig, AccessError};
 pub use policy::{PASS_ROLE, Policy, PolicyError};
 
-/// Why nobody is known to call. The message is for whoever does, and does not tell unknown keys from wrong secrets.
+/// The reason why a caller could not be authenticated. Callers receive the message, which does not distinguish unknown
+/// keys from wrong secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnknownCaller {
-    /// It came from nowhere.
+    /// The origin of the call is unknown.
     #[error("The connection does not tell where it comes from.")]
     NoOrigin,
-    /// A user of this machine who may not use the socket.
+    /// A local user that may not use the socket.
     #[error(
         "This user may not use the socket. Use an access key, or have the operator add the user to access.socket_users"
     )]
     User,
-    /// Neither key nor known certificate.
+    /// The call has neither an access key nor a known certificate.
     #[error(
         "Missing Authentication Token: give an access key (HEARTH_ACCESS_KEY_ID, HEARTH_SECRET_ACCESS_KEY) or a client certificate"
     )]
     NoCredentials,
-    /// No key of here, or not its secret.
+    /// The access key is unknown, or its secret is wrong.
     #[error("The security token included in the request is invalid.")]
     Invalid,
 }
 
-/// Where a call comes from.
+/// The origin of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// The Unix socket, and the user at its other end.
+    /// The Unix socket, with the id of the user at the other end.
     Socket(u32),
-    /// A network address, with the client's certificate where it has shown one that the configured authority has signed.
+    /// A network address, with the client's certificate if it has presented one that the configured authority has
+    /// signed.
     Network {
         /// The address, for the audit log.
         address: String,
-        /// SHA-256 of its certificate.
+        /// SHA-256 of the client's certificate.
         certificate: Option<[u8; SHA256_OUTPUT_LEN]>,
     },
 }
 
 impl Origin {
-    /// For the audit log.
+    /// The address for the audit log: `local` for the Unix socket.
     #[must_use]
     pub fn address(&self) -> String {
         match self {
@@ -85,21 +89,22 @@ pub fn fingerprint(certificate: &[u8]) -> [u8; SHA256_OUTPUT_LEN] {
     print
 }
 
-/// Somebody who is known.
+/// A known caller.
 #[derive(Debug, Clone)]
 struct Principal {
     account: String,
     policies: Arc<[Policy]>,
 }
 
-/// Who is known here.
+/// The known callers.
 pub struct Access {
-    /// Secrets are compared by their codes under a key of this process: in constant time, and none is kept.
+    /// Key of this process for the HMACs of secrets. Comparing HMACs takes constant time, and the secrets themselves
+    /// are not kept.
     comparing: hmac::Key,
     keys: HashMap<String, (hmac::Tag, Principal)>,
     certificates: HashMap<[u8; SHA256_OUTPUT_LEN], Principal>,
     users: Vec<u32>,
-    /// Whoever comes through the Unix socket.
+    /// Account and policies of callers on the Unix socket.
     local: Principal,
 }
 
@@ -110,10 +115,10 @@ impl fmt::Debug for Access {
 }
 
 impl Access {
-    /// Those whom the configuration names.
+    /// Reads the callers from the configuration.
     ///
     /// # Errors
-    /// [`AccessError`]: what is wrong with the configuration.
+    /// [`AccessError`]: an error in the configuration.
     pub fn new(config: &AccessConfig) -> Result<Self, AccessError> {
         let comparing = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
         let comparing = comparing.map_err(|_| AccessError::Random)?;
@@ -141,13 +146,13 @@ impl Access {
         Ok(Self { comparing, keys, certificates, users, local })
     }
 
-    /// Whether anybody could call over the network.
+    /// Whether there is a key or certificate with which callers can call over the network.
     #[must_use]
     pub fn knows_somebody(&self) -> bool {
         !self.keys.is_empty() || !self.certificates.is_empty()
     }
 
-    /// Who calls: `authorization` is the header of that name.
+    /// Authenticates a caller; `authorization` is the header of that name.
     ///
     /// # Errors
     /// [`UnknownCaller`]
@@ -194,7 +199,7 @@ impl Access {
     }
 }
 
-/// Bytes as people read them.
+/// Bytes in hexadecimal.
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

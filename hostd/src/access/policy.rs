@@ -1,9 +1,10 @@
-//! What somebody may: actions × names of images × ARNs of roles.
+//! Policies: actions × names of images × ARNs of roles.
 //!
-//! Actions are the operations, and PassRole: to give a role to a microVM or a build, which then has its credentials. Roles can be
-//! worth more than everything else here, so that PassRole is never granted by the way: a policy grants it for the roles that it
-//! lists, or by allowing everything there is – `actions = ["*"]` with all images, and no list of roles. Whose roles these may be
-//! is not a policy's matter: [`hearth_host::roles`] refuses those of other accounts.
+//! Actions are the operations, and PassRole, which allows a caller to give a role to a microVM or a build, which then
+//! has the role's credentials. A role can be worth more than everything else here, so PassRole is never granted
+//! implicitly: a policy grants it for the roles that it lists, or by allowing everything – `actions = ["*"]` with all
+//! images, and no list of roles. Policies do not decide for which accounts a role may be used: [`hearth_host::roles`]
+//! refuses roles of other accounts.
 
 use hearth_host::roles::account_of;
 use serde::{Deserialize, Serialize};
@@ -12,21 +13,22 @@ use crate::operation::Operation;
 
 /// The action of giving a role to a microVM or a build. No operation has this name.
 pub const PASS_ROLE: &str = "PassRole";
-/// What stands for everything.
+/// The pattern that matches everything.
 const EVERYTHING: &str = "*";
 
-/// Allows some actions with some images. What no policy allows is denied.
+/// Allows some actions on some images. An action that no policy allows is denied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// Names of operations, like `RunMicrovm` or `lambda:RunMicrovm`, and `PassRole` or `iam:PassRole`; with `*` for any
     /// characters, as in `Get*`.
     pub actions: Vec<String>,
-    /// Names of images, with `*` for any characters and `?` for one. What is not about one image (lists, the host) needs `*`.
+    /// Names of images, with `*` for any characters and `?` for one. Operations that concern no single image (lists,
+    /// the host) need `*`.
     #[serde(default = "every")]
     pub images: Vec<String>,
-    /// ARNs of the roles that may be given to microVMs and builds of these images by the action `PassRole`, with `*` for any
-    /// characters and `?` for one. Unless given: all roles with `actions = ["*"]` and all images, else none.
+    /// ARNs of the roles that the action `PassRole` allows for microVMs and builds of these images, with `*` for any
+    /// characters and `?` for one. Default: all roles with `actions = ["*"]` and all images, otherwise none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub roles: Option<Vec<String>>,
 }
@@ -35,41 +37,41 @@ fn every() -> Vec<String> {
     vec![EVERYTHING.to_owned()]
 }
 
-/// What is wrong with a policy.
+/// An error in a policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
-    /// An action that there is not.
+    /// No operation has this name, or matches this pattern.
     #[error("names the action \"{0}\", which no operation has")]
     Action(String),
-    /// PassRole without roles.
+    /// The policy allows PassRole but lists no roles.
     #[error(
         "names the action \"{0}\" but no roles: add roles = [\"arn:aws:iam::ACCOUNT:role/NAME\"], in which * stands for any characters"
     )]
     NoRoles(String),
-    /// Roles without PassRole.
+    /// The policy lists roles but does not allow PassRole.
     #[error(
         "lists roles, but none of its actions is PassRole: add \"PassRole\" to actions, or leave roles out"
     )]
     NoPassRole,
-    /// A pattern that no role has.
+    /// The pattern cannot match the ARN of a role.
     #[error("lists the role \"{0}\", which is no ARN like arn:aws:iam::123456789012:role/NAME")]
     Role(String),
 }
 
 impl Policy {
-    /// Allows everything.
+    /// A policy that allows everything.
     #[must_use]
     pub fn everything() -> Self {
         Self { actions: every(), images: every(), roles: None }
     }
 
-    /// Whether it allows an operation with an image, or, without one, with everything there is.
+    /// Whether the policy allows an operation on an image, or, without an image, on everything.
     #[must_use]
     pub fn allows(&self, operation: Operation, image: Option<&str>) -> bool {
         self.actions.iter().any(|action| is_operation(action, operation)) && self.has_image(image)
     }
 
-    /// Whether it allows to give a role to a microVM or a build of an image.
+    /// Whether the policy allows giving a role to a microVM or a build of an image.
     #[must_use]
     pub fn allows_role(&self, image: &str, role_arn: &str) -> bool {
         if !self.has_image(Some(image)) {
@@ -91,7 +93,7 @@ impl Policy {
         })
     }
 
-    /// What is wrong with it.
+    /// Checks the policy.
     ///
     /// # Errors
     ///
@@ -100,7 +102,7 @@ impl Policy {
         let is_any = |action: &str| Operation::ALL.iter().any(|operation| is_operation(action, *operation));
         for action in &self.actions {
             if is_any(action) {
-                continue; // what it says of PassRole beside that depends on roles
+                continue; // if the pattern also matches PassRole, `roles` decides about that
             }
             if !is_pass_role(action) {
                 return Err(PolicyError::Action(action.clone()));
@@ -110,7 +112,7 @@ impl Policy {
             }
         }
         let roles = self.roles.iter().flatten();
-        // An empty list is how everything but PassRole is allowed.
+        // An empty list of roles allows everything but PassRole.
         if roles.clone().next().is_some() && !self.actions.iter().any(|action| is_pass_role(action)) {
             return Err(PolicyError::NoPassRole);
         }
@@ -121,17 +123,17 @@ impl Policy {
     }
 }
 
-/// Whether a pattern for actions has an operation.
+/// Whether a pattern of actions matches an operation.
 fn is_operation(action: &str, operation: Operation) -> bool {
     matches(action.strip_prefix("lambda:").unwrap_or(action), operation.name())
 }
 
-/// Whether a pattern for actions has PassRole, which in AWS is an action of IAM.
+/// Whether a pattern of actions matches PassRole, which in AWS is an action of IAM.
 fn is_pass_role(action: &str) -> bool {
     matches(action.strip_prefix("iam:").unwrap_or(action), PASS_ROLE)
 }
 
-/// Whether a pattern could be meant for ARNs of roles.
+/// Whether a pattern could match ARNs of roles.
 fn could_be_role(pattern: &str) -> bool {
     match pattern.find(['*', '?']) {
         Some(first) => first == 0 || pattern.starts_with("arn:"),
@@ -139,7 +141,8 @@ fn could_be_role(pattern: &str) -> bool {
     }
 }
 
-/// Whether `text` is like `pattern`, in which `*` stands for any characters and `?` for one. Linear but for the last `*`.
+/// Whether `text` matches `pattern`, in which `*` stands for any characters and `?` for one. The time is
+/// linear, except that each mismatch retries the last `*`.
 fn matches(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut at, mut seen) = (0_usize, 0_usize);
@@ -225,7 +228,7 @@ mod tests {
         for (policy, image, app, admin) in [
             (Policy::everything(), "web", true, true),
             (policy(&["RunMicrovm", "*"], &["web", "*"]), "web", true, true),
-            // By the way, nobody gets a role.
+            // Roles are not granted implicitly.
             (policy(&["RunMicrovm", "CreateMicrovmImage"], &["*"]), "web", false, false),
             (policy(&["*"], &["web-*"]), "web-1", false, false),
             (policy(&["P*", "lambda:*", "iam:*", "**"], &["*"]), "web", false, false),

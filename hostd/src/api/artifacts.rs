@@ -1,4 +1,5 @@
-//! Zips that are uploaded into the local bucket: named by their content, there as a whole or not at all.
+//! Zip files that clients upload into the local bucket. They are named by their content, and appear completely or not
+//! at all.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,9 +11,9 @@ use tokio::io::AsyncWriteExt as _;
 use crate::panics;
 use crate::service::ServiceError;
 
-/// Longest name in characters.
+/// Greatest length of a name, in characters.
 const NAME_MAX: usize = 128;
-/// What names of uploads under way begin with.
+/// Prefix of the files of uploads in progress.
 const UNDER_WAY: &str = ".upload-";
 
 /// The local bucket.
@@ -23,7 +24,7 @@ pub struct Artifacts {
     max_bytes: u64,
 }
 
-/// An upload. Dropped before [`Upload::finish`], it leaves nothing.
+/// An upload in progress. If it is dropped before [`Upload::finish`], it leaves nothing behind.
 #[derive(Debug)]
 pub struct Upload {
     file: File,
@@ -39,10 +40,11 @@ fn failed(what: &str, path: &Path, error: &io::Error) -> ServiceError {
 }
 
 impl Artifacts {
-    /// The bucket `bucket` in `folder`, whose artifacts may have `max_bytes`. What an earlier daemon has left half done is removed.
+    /// Opens the bucket `bucket` in `folder`, whose artifacts may have at most `max_bytes`. Unfinished uploads of an
+    /// earlier daemon are removed.
     ///
     /// # Errors
-    /// What the system answers.
+    /// The system's error.
     pub fn open(bucket: &str, folder: &Path, max_bytes: u64) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         for entry in std::fs::read_dir(folder)? {
@@ -54,10 +56,10 @@ impl Artifacts {
         Ok(Self { bucket: bucket.to_owned(), folder: folder.to_owned(), max_bytes })
     }
 
-    /// Begins an upload under a name that people know it by.
+    /// Begins an upload. `name` becomes a part of the artifact's key, for people to recognise it.
     ///
     /// # Errors
-    /// [`ServiceError::Invalid`] for a name that cannot be one.
+    /// [`ServiceError::Invalid`] if the name is not allowed.
     pub async fn begin(&self, name: &str) -> Result<Upload, ServiceError> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if name.is_empty() || name.len() > NAME_MAX || name.starts_with('.') || !name.bytes().all(allowed) {
@@ -77,10 +79,10 @@ impl Artifacts {
 }
 
 impl Upload {
-    /// The next bytes.
+    /// Appends bytes to the artifact.
     ///
     /// # Errors
-    /// [`ServiceError::Invalid`] when it gets too large.
+    /// [`ServiceError::Invalid`] if the artifact becomes too large.
     pub async fn write(&mut self, data: &[u8]) -> Result<(), ServiceError> {
         self.bytes = self.bytes.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
         if self.bytes > self.artifacts.max_bytes {
@@ -92,10 +94,10 @@ impl Upload {
         written.map_err(|error| failed("writing", &self.temporary, &error))
     }
 
-    /// Makes it durable under the name of its content; its URI and size.
+    /// Makes the artifact durable under the name of its content. Returns its URI and its size in bytes.
     ///
     /// # Errors
-    /// [`ServiceError::Invalid`] when there is nothing; the system's.
+    /// [`ServiceError::Invalid`] if the artifact is empty; errors of the system.
     pub async fn finish(mut self) -> Result<(String, u64), ServiceError> {
         if self.bytes == 0 {
             return Err(ServiceError::invalid("data", "The artifact is empty"));

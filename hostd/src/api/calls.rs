@@ -1,4 +1,4 @@
-//! Who is told of each call: the audit log and the metrics.
+//! Observation of calls, for the audit log and the metrics.
 
 use std::time::Duration;
 
@@ -10,35 +10,35 @@ use crate::service::{Operation, ServiceError};
 /// A call that was answered.
 #[derive(Debug)]
 pub struct Call<'a> {
-    /// What was asked for.
+    /// The operation that was called.
     pub operation: Operation,
-    /// Who asked; none where that was not known.
+    /// The caller; `None` if it could not be identified.
     pub caller: Option<&'a Caller>,
     /// The call's id: a UUID.
     pub request_id: &'a str,
-    /// Where it came from.
+    /// Address of the client.
     pub address: &'a str,
-    /// What the client calls itself.
+    /// The user agent that the client reports.
     pub user_agent: &'a str,
-    /// The request, with its secrets; null unless the observer [wants](CallObserver::wants) it.
+    /// The request, including its secrets; null unless the observer [wants](CallObserver::wants) it.
     pub request: Value,
-    /// The answer, with its secrets; null unless it was wanted, and of streams.
+    /// The response, including its secrets; null unless the observer wants it, and for streams.
     pub response: Value,
-    /// Why it failed.
+    /// The error, if the call has failed.
     pub error: Option<&'a ServiceError>,
-    /// From its first byte to its answer.
+    /// Time from the first byte of the request to the response.
     pub took: Duration,
 }
 
-/// Is told of each call. Must not block.
+/// Receives each call. Implementations must not block.
 pub trait CallObserver: Send + Sync + 'static {
-    /// Whether it wants to see requests and answers of an operation.
+    /// Whether the observer needs requests and responses of an operation.
     fn wants(&self, operation: Operation) -> bool;
-    /// A call was answered.
+    /// Called when a call was answered.
     fn called(&self, call: Call<'_>);
 }
 
-/// Nobody is told.
+/// An observer that ignores all calls.
 #[derive(Debug, Clone, Copy)]
 pub struct Silent;
 

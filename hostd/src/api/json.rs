@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::service::constraints::descriptors;
 
-/// A message as JSON: `null` for one that the descriptors do not know. `name` is its full name.
+/// A message as JSON; `null` if the descriptors do not contain it. `name` is its full name.
 #[must_use]
 pub fn to_json(name: &str, message: &impl Message) -> Value {
     let Some(descriptor) = descriptors().and_then(|pool| pool.get_message_by_name(name)) else {

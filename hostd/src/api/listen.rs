@@ -1,4 +1,4 @@
-//! Unix socket and TCP with TLS.
+//! Listeners of the API: a Unix socket, and TCP with TLS.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -17,25 +17,26 @@ use tower::layer::util::{Identity, Stack};
 
 use super::grpc::panics::EndsCalls;
 
-/// How long clients have to take what is under way when the daemon ends.
+/// Time that clients have to finish their calls when the daemon shuts down.
 const END: Duration = Duration::from_secs(5);
 
-/// Where the API is reached.
+/// Addresses at which the API is served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ListenConfig {
-    /// The Unix socket; an empty string for none. Default: `hearthd.sock` in the run folder.
+    /// Path of the Unix socket; an empty string for none. Default: `hearthd.sock` in the run folder.
     pub socket: Option<PathBuf>,
-    /// Permissions of the Unix socket, octal. Default `0600`: the daemon's user and root.
+    /// Permissions of the Unix socket, octal. Default: `0600`, for the daemon's user and root.
     pub socket_mode: String,
-    /// Address and port for TCP, like `0.0.0.0:7437`. Everywhere but on loopback it needs a certificate and somebody who may
-    /// call. Default none.
+    /// Address and port for TCP, like `0.0.0.0:7437`. It needs a configured access key or client certificate, and,
+    /// unless it is a loopback address, a certificate for TLS. Default: none.
     pub address: Option<SocketAddr>,
-    /// The certificate for TLS with its chain, PEM. Default none.
+    /// File with the certificate for TLS and its chain, PEM. Default: none.
     pub certificate: Option<PathBuf>,
-    /// Its key, PEM. Default none.
+    /// File with the certificate's key, PEM. Default: none.
     pub key: Option<PathBuf>,
-    /// Authorities that sign client certificates, PEM: clients may show one then (mutual TLS). Default none.
+    /// File with the authorities that sign client certificates, PEM. With it, clients may present a certificate (mutual
+    /// TLS). Default: none.
     pub client_ca: Option<PathBuf>,
 }
 
@@ -52,53 +53,53 @@ impl Default for ListenConfig {
     }
 }
 
-/// Why nobody can call.
+/// The reason why the API cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Nowhere to listen.
+    /// Neither a Unix socket nor a TCP address is configured.
     #[error("neither listen.socket nor listen.address is set: nobody could call")]
     Nowhere,
-    /// No permissions.
+    /// The permissions of the socket are not octal.
     #[error("listen.socket_mode is \"{0}\": give octal permissions, like 0600 or 0660")]
     Mode(String),
-    /// Half of a certificate.
+    /// A certificate without key, or a key without certificate.
     #[error("listen.certificate and listen.key belong together: give both")]
     HalfCertificate,
-    /// Client certificates without TLS.
+    /// An authority for client certificates is configured without TLS.
     #[error("listen.client_ca takes effect with TLS only: give listen.certificate and listen.key")]
     ClientCaWithoutTls,
-    /// Anybody could read along, or be the server.
+    /// The address is not loopback and has no TLS: others could read the traffic, or impersonate the server.
     #[error(
         "listen.address is {0}, which is not loopback, without TLS: give listen.certificate and listen.key (`hearthd init` makes them)"
     )]
     WithoutTls(SocketAddr),
-    /// Nobody could call.
+    /// Neither an access key nor a client certificate is configured, so nobody could call over TCP.
     #[error(
         "listen.address is {0}, and nobody is known: configure access.keys or access.certificates (`hearthd init` makes a key)"
     )]
     NobodyKnown(SocketAddr),
-    /// Another daemon.
+    /// Another process, probably a daemon, listens at the socket.
     #[error("somebody listens at {0} already: is another hearthd running?")]
     InUse(PathBuf),
-    /// The socket's place is taken.
+    /// The path of the socket is occupied by another kind of file.
     #[error("{0} is no socket: move it away, or set listen.socket")]
     NoSocket(PathBuf),
-    /// The system.
+    /// A system call has failed.
     #[error("{what} {place}: {source}")]
     System {
-        /// What was being done.
+        /// The action that failed.
         what: &'static str,
-        /// Where.
+        /// The address or path that the action concerned.
         place: String,
-        /// What the system answered.
+        /// The system's error.
         source: io::Error,
     },
-    /// The server.
+    /// The server has failed.
     #[error("{place}: {source}")]
     Server {
-        /// Where.
+        /// The address or path at which it served.
         place: String,
-        /// What happened.
+        /// The server's error.
         source: tonic::transport::Error,
     },
 }
@@ -109,7 +110,7 @@ fn system(what: &'static str, place: impl ToString) -> impl FnOnce(io::Error) ->
 }
 
 impl ListenConfig {
-    /// Where the Unix socket is, if there is one; `run` is the run folder.
+    /// Path of the Unix socket, if there is one; `run` is the run folder.
     #[must_use]
     pub fn socket(&self, run: &Path) -> Option<PathBuf> {
         match &self.socket {
@@ -128,7 +129,7 @@ impl ListenConfig {
         mode.ok_or_else(|| ListenError::Mode(self.socket_mode.clone()))
     }
 
-    /// What is wrong with it. `knows_somebody`: whether there are access keys or client certificates.
+    /// Checks the configuration. `knows_somebody`: whether there are access keys or client certificates.
     ///
     /// # Errors
     /// [`ListenError`]
@@ -154,7 +155,7 @@ impl ListenConfig {
     }
 }
 
-/// Bound, and not yet served.
+/// Listeners that are bound but not yet served.
 #[derive(Debug)]
 pub struct Listeners {
     socket: Option<(UnixListener, PathBuf)>,
@@ -162,7 +163,7 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Binds everything that is configured, after checking it.
+    /// Checks the configuration and binds everything that is configured.
     ///
     /// # Errors
     /// [`ListenError`].
@@ -188,7 +189,7 @@ impl Listeners {
         self.tcp.as_ref().and_then(|(listener, _)| listener.local_addr().ok())
     }
 
-    /// Serves `routes` until `end` is done, and then what is under way.
+    /// Serves `routes` until `end` becomes true, and then completes the calls in progress, for a limited time.
     ///
     /// # Errors
     /// [`ListenError::Server`].
@@ -198,14 +199,14 @@ impl Listeners {
         end: tokio::sync::watch::Receiver<bool>,
     ) -> Result<(), ListenError> {
         let ended = |mut end: tokio::sync::watch::Receiver<bool>| async move {
-            let _ = end.wait_for(|end| *end).await; // whoever would tell is gone: it ends, too
+            let _ = end.wait_for(|end| *end).await; // an error means that the sender is gone, which ends the server, too
         };
         let socket = async {
             let Some((listener, path)) = self.socket else { return Ok(()) };
             let server = server().add_routes(routes.clone());
             let incoming = UnixListenerStream::new(listener);
             let served = server.serve_with_incoming_shutdown(incoming, ended(end.clone())).await;
-            let _ = fs::remove_file(&path); // a stale one is removed by the next daemon
+            let _ = fs::remove_file(&path); // the next daemon removes it if this fails
             served.map_err(|source| ListenError::Server { place: path.display().to_string(), source })
         };
         let tcp = async {
@@ -235,7 +236,7 @@ impl Listeners {
     }
 }
 
-/// Bounds that a client cannot exceed.
+/// A server with limits for each connection.
 fn server() -> Server<Stack<EndsCalls, Identity>> {
     Server::builder()
         .tcp_nodelay(true)
@@ -250,13 +251,13 @@ fn tls(config: &ListenConfig) -> Result<Option<ServerTlsConfig>, ListenError> {
     let read = |path: &Path| fs::read(path).map_err(system("reading", path.display()));
     let mut tls = ServerTlsConfig::new().identity(Pair::from_pem(read(certificate)?, read(key)?));
     if let Some(authorities) = &config.client_ca {
-        // Without a certificate, an access key may come.
+        // Client certificates are optional, because a client may use an access key instead.
         tls = tls.client_ca_root(Certificate::from_pem(read(authorities)?)).client_auth_optional(true);
     }
     Ok(Some(tls))
 }
 
-/// Takes the place of a socket that nobody listens at any more.
+/// Binds a Unix socket, and replaces an old one at which no process listens any more.
 async fn bind_socket(path: &Path, mode: u32) -> Result<UnixListener, ListenError> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(system("making", folder.display()))?;
@@ -269,9 +270,9 @@ async fn bind_socket(path: &Path, mode: u32) -> Result<UnixListener, ListenError
         Ok(_) => fs::remove_file(path).map_err(system("removing the old socket", path.display()))?,
         Err(_) => {}
     }
-    // Bound under another name, so that nobody connects before it has its permissions.
+    // The socket is bound under a temporary name, so that no client connects before it has its permissions.
     let new = path.with_extension("new");
-    let _ = fs::remove_file(&new); // left by a daemon that was killed here
+    let _ = fs::remove_file(&new); // may be left by a daemon that was killed here
     let listener = UnixListener::bind(&new).map_err(system("listening at", path.display()))?;
     fs::set_permissions(&new, Permissions::from_mode(mode)).map_err(system("restricting", path.display()))?;
     fs::rename(&new, path).map_err(system("naming", path.display()))?;
@@ -322,7 +323,7 @@ mod tests {
         let (end, ended) = tokio::sync::watch::channel(false);
         let serving = tokio::spawn(listeners.serve(Routes::default(), ended));
         let mut client = tokio::net::UnixStream::connect(folder.path().join("hearthd.sock")).await.unwrap();
-        // It opens an HTTP/2 connection, and never again does or reads anything.
+        // The client opens an HTTP/2 connection, and then neither sends nor reads anything.
         client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
         client.read_u8().await.unwrap();
         let start = tokio::time::Instant::now();

@@ -1,12 +1,13 @@
-//! What comes over gRPC becomes calls of [`crate::service`], and what they answer goes back. Hearth's own operations are done here, in
-//! `grpc/host.rs`.
+//! Front end of [`crate::service`] over gRPC: requests become calls of the service, and its results become responses.
+//! Hearth's own operations are implemented here, in `grpc/host.rs`.
 //!
 //! * [`listen`] – Unix socket and TCP with TLS
 //! * [`grpc`] – the services, reflection and health
-//! * [`calls`] – who is told of each call
-//! * [`artifacts`] – zips that are uploaded into the local bucket
+//! * [`calls`] – observation of calls
+//! * [`artifacts`] – zip files that clients upload into the local bucket
 //! * [`json`] – messages as JSON with AWS's names
-// What clients send is reckoned with here: nothing may overflow, and no index be out of range.
+// This module computes with values that clients send: arithmetic must not overflow, and indices must not be out of
+// range.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::string_slice))]
 
 pub mod artifacts;

@@ -1,4 +1,4 @@
-//! What is audited, and how much of it is kept.
+//! Configuration of the audit log.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 pub struct AuditConfig {
     /// Whether calls are audited at all. Default: true.
     pub enabled: bool,
-    /// Whether running, suspending, resuming and terminating microVMs and making tokens are audited; CloudTrail does on request only.
-    /// Default: true.
+    /// Whether running, suspending, resuming and terminating microVMs and making tokens are audited. CloudTrail audits
+    /// these on request only. Default: true.
     pub data_events: bool,
     /// Whether calls that change nothing are audited. Default: true.
     pub reads: bool,
     /// Bytes after which a new file is begun. Default: 67108864 (64 MiB).
     pub max_file_bytes: u64,
-    /// Files that are kept, the one that is written included; the oldest go. Default: 16.
+    /// Number of files that are kept, including the current one; the oldest are deleted. Default: 16.
     pub max_files: u32,
 }
 
@@ -26,10 +26,10 @@ impl Default for AuditConfig {
 }
 
 impl AuditConfig {
-    /// Whether the values make sense.
+    /// Checks the values.
     ///
     /// # Errors
-    /// What is wrong, naming the key.
+    /// The problem, with the name of the key.
     pub fn check(&self) -> Result<(), String> {
         if self.max_file_bytes < 1 << 20 {
             return Err("audit.max_file_bytes must be at least 1048576".into());

@@ -1,4 +1,4 @@
-//! A line.
+//! The event of a call, and its line in the audit log.
 
 use std::time::SystemTime;
 
@@ -8,7 +8,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::redact::redact;
 
-/// Operations that CloudTrail counts among data events (docs/behaviour.md, "Audit").
+/// Operations that CloudTrail treats as data events (docs/behaviour.md, "Audit").
 const DATA: [&str; 6] = [
     "RunMicrovm",
     "TerminateMicrovm",
@@ -17,19 +17,19 @@ const DATA: [&str; 6] = [
     "CreateMicrovmAuthToken",
     "CreateMicrovmShellAuthToken",
 ];
-/// Bytes of a line beyond which request and answer are left out, as CloudTrail does with large ones.
+/// Greatest size of a line, in bytes. Above it, request and response are omitted, as CloudTrail does with large ones.
 const LONGEST: usize = 256 << 10;
-/// Longest user agent and error message, in characters.
+/// Greatest length of the user agent and the error message, in characters.
 const LONGEST_TEXT: usize = 1024;
 
-/// Who has called.
+/// Identity of a caller.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Identity<'a> {
-    /// Account; none before the caller is known.
+    /// Account; `None` before the caller is identified.
     pub account: Option<&'a str>,
-    /// Who: an access key's id, `uid:0` for a local user.
+    /// Name of the caller: an access key's id, or `uid:0` for a local user.
     pub principal: Option<&'a str>,
-    /// Id of the access key, if that is how the caller is known.
+    /// Id of the access key, if the caller was identified by one.
     pub access_key_id: Option<&'a str>,
 }
 
@@ -40,34 +40,34 @@ pub struct AuditEvent<'a> {
     pub operation: &'a str,
     /// Region.
     pub region: &'a str,
-    /// Who has called.
+    /// Identity of the caller.
     pub identity: Identity<'a>,
-    /// Address without port; what else tells where the call came from, for a Unix socket.
+    /// Address of the client without port, or another description of the origin for a Unix socket.
     pub source: &'a str,
-    /// The client's program, as it says.
+    /// The user agent that the client reports.
     pub user_agent: Option<&'a str>,
     /// Id of the call.
     pub request_id: &'a str,
-    /// The request as JSON with AWS's member names, secrets included: they are replaced here.
+    /// The request as JSON with AWS's member names, including secrets, which are redacted here.
     pub request: Value,
-    /// The answer likewise; none of a call that failed.
+    /// The response in the same form; `None` if the call has failed.
     pub response: Option<Value>,
     /// Name of the exception, and its message.
     pub error: Option<(&'a str, &'a str)>,
 }
 
 impl AuditEvent<'_> {
-    /// Whether CloudTrail has it among data events.
+    /// Whether CloudTrail treats the call as a data event.
     pub(super) fn is_data(&self) -> bool {
         DATA.contains(&self.operation)
     }
 
-    /// Whether it changes nothing.
+    /// Whether the operation only reads.
     pub(super) fn is_read_only(&self) -> bool {
         ["Get", "List", "Read", "Tail", "Watch"].iter().any(|prefix| self.operation.starts_with(prefix))
     }
 
-    /// The line with its end.
+    /// The line, with its newline.
     pub(super) fn line(mut self, now: SystemTime, id: &str) -> Vec<u8> {
         redact(&mut self.request);
         let mut response = self.response.take().filter(|_| !self.is_read_only());
@@ -125,7 +125,8 @@ impl AuditEvent<'_> {
     }
 }
 
-/// An answer under CloudTrail's names. Of calls that concern a microVM, what identifies it is all; tokens have nothing.
+/// Converts a response to CloudTrail's names. Responses of data events are reduced to the members that identify a
+/// microVM; tokens have none.
 fn response_elements(is_data: bool, response: Value) -> Value {
     const NAMES: [(&str, &str); 5] = [
         ("microvmId", "microvmId"),
@@ -153,7 +154,7 @@ fn cut(text: &str) -> String {
     text.chars().take(LONGEST_TEXT).collect()
 }
 
-/// As CloudTrail writes times: `2026-08-15T18:17:44Z`.
+/// Formats a time as CloudTrail does: `2026-08-15T18:17:44Z`.
 fn seconds(time: SystemTime) -> String {
     let time = OffsetDateTime::from(time);
     let whole = time.replace_nanosecond(0).unwrap_or(time);

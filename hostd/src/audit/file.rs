@@ -1,17 +1,17 @@
-//! A file that is put aside when it is full.
+//! A file that is rotated when it is full.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// `audit.jsonl`, and `audit.1.jsonl`, `audit.2.jsonl` … from newer to older.
+/// The files of the log: `audit.jsonl`, then `audit.1.jsonl`, `audit.2.jsonl` … from newer to older.
 #[derive(Debug)]
 pub(super) struct RotatedFile {
     folder: PathBuf,
     max_bytes: u64,
     max_files: u32,
-    /// The file that is written and its size; closed after an error.
+    /// The current file and its size in bytes; `None` after an error.
     open: Option<(File, u64)>,
 }
 
@@ -22,11 +22,11 @@ impl RotatedFile {
         Ok(file)
     }
 
-    /// Writes a line, which ends with a newline: all of it or nothing.
+    /// Writes a line, which ends with a newline, completely or not at all.
     pub(super) fn append(&mut self, line: &[u8]) -> io::Result<()> {
         let length = u64::try_from(line.len()).unwrap_or(u64::MAX);
         if self.open.as_ref().is_some_and(|(file, _)| file.metadata().is_ok_and(|data| data.nlink() == 0)) {
-            self.open = None; // somebody has removed it
+            self.open = None; // the file was removed
         }
         if self.open.as_ref().is_some_and(|(_, size)| *size > 0 && size + length > self.max_bytes) {
             self.open = None;
@@ -39,7 +39,7 @@ impl RotatedFile {
         let Some((file, size)) = &mut self.open else { return Ok(()) };
         if let Err(error) = file.write_all(line) {
             if file.set_len(*size).is_err() {
-                self.open = None; // what is left of the line is cut off when it is opened again
+                self.open = None; // the rest of the line is cut off when the file is opened again
             }
             return Err(failed(error));
         }
@@ -47,7 +47,7 @@ impl RotatedFile {
         Ok(())
     }
 
-    /// Opens the file behind its last whole line.
+    /// Opens the file for writing after its last complete line.
     fn reopen(&mut self) -> io::Result<()> {
         let failed = self.failed("open");
         let open = || {
@@ -64,7 +64,7 @@ impl RotatedFile {
         Ok(())
     }
 
-    /// Gives every file the next number; the last one goes.
+    /// Renames every file to the next number; the last one is deleted.
     fn put_aside(&self) -> io::Result<()> {
         for number in (0..self.max_files).rev() {
             let moved = match number + 1 == self.max_files {
@@ -92,7 +92,7 @@ impl RotatedFile {
     }
 }
 
-/// Where the last whole line of a file ends.
+/// Offset of the end of the last complete line of a file.
 fn whole_lines(file: &mut File) -> io::Result<u64> {
     const CHUNK: u64 = 64 << 10;
     let mut end = file.metadata()?.len();

@@ -1,8 +1,8 @@
-//! An audit line per call, in the shape of CloudTrail's records (docs/behaviour.md, "Audit").
+//! The audit log: a line per call, in the format of CloudTrail's records (docs/behaviour.md, "Audit").
 //!
-//! [`Audit`] writes lines of JSON to a file that is put aside when it is full; a number of earlier ones is kept. A call never fails
-//! because its line could not be written: that is told in the daemon's log and counted. Secrets do not get here: [`redact`]
-//! is applied to everything, and is what everybody else uses, too.
+//! [`Audit`] writes lines of JSON to a file that is rotated when it is full; a number of earlier files is kept. A call
+//! never fails because its line could not be written: the failure is logged by the daemon and counted. Secrets are not
+//! written: [`redact`] is applied to everything. Other modules use the same function.
 
 pub mod config;
 mod event;
@@ -26,7 +26,7 @@ pub use redact::{REDACTED, redact};
 use crate::clock::Clock;
 use crate::panics::poisoned;
 
-/// The audit log. Copies are cheap and write to the same.
+/// The audit log. Clones are cheap and write to the same file.
 #[derive(Debug, Clone)]
 pub struct Audit {
     shared: Arc<Shared>,
@@ -41,17 +41,18 @@ struct Shared {
 }
 
 impl Audit {
-    /// The audit log in `folder`, which is made if it is missing. Half a line that a killed daemon has left is cut off.
+    /// Opens the audit log in `folder`, which is created if it is missing. An incomplete line that a killed daemon has
+    /// left is removed.
     ///
     /// # Errors
-    /// The folder or the file cannot be used; the message names it.
+    /// The folder or the file cannot be used; the message contains its path.
     pub fn open(folder: &Path, config: AuditConfig, clock: Clock) -> io::Result<Self> {
         let file = RotatedFile::open(folder, config.max_file_bytes, config.max_files)?;
         let shared = Shared { config, clock, file: Mutex::new(file), lost: AtomicU64::new(0) };
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Writes the line of a call. The kernel has it when this returns, unless [`Self::lost`] has grown.
+    /// Writes the line of a call. The line has reached the kernel when this returns, unless [`Self::lost`] has grown.
     pub fn record(&self, event: AuditEvent<'_>) {
         let config = &self.shared.config;
         if !config.enabled
@@ -69,7 +70,7 @@ impl Audit {
         }
     }
 
-    /// Lines that could not be written since this was opened.
+    /// Number of lines that could not be written since the log was opened.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)

@@ -1,11 +1,11 @@
-//! What is never written down.
+//! Redaction of secrets.
 
 use serde_json::Value;
 
-/// What is in place of a secret.
+/// The text that replaces a secret.
 pub const REDACTED: &str = "***";
 
-/// Members whose value is a secret, or, where it is a map, whose values are.
+/// Names of the members whose value is a secret, or, if the value is a map, whose values are.
 const SECRETS: [&str; 10] = [
     "runhookpayload",
     "environmentvariables",
@@ -18,11 +18,13 @@ const SECRETS: [&str; 10] = [
     "secretaccesskey",
     "password",
 ];
-/// How deep messages are looked into; what lies deeper is left out as a whole. No message of the API has six.
+/// Greatest depth of nesting that is searched; what is nested deeper is replaced as a whole. No message of the API has
+/// six levels.
 const DEEPEST: usize = 32;
 
-/// Replaces the secrets in a message as JSON: payloads of hooks, values of environment variables (their names stay), tokens of
-/// endpoints. Members are known by their names, whether AWS's (`runHookPayload`) or the proto's (`run_hook_payload`).
+/// Replaces the secrets in a message in JSON: payloads of hooks, values of environment variables (their names are
+/// kept), tokens of endpoints. Members are recognised by their names, in AWS's spelling (`runHookPayload`) or the
+/// proto's (`run_hook_payload`).
 pub fn redact(message: &mut Value) {
     look(message, 0);
 }
@@ -49,7 +51,7 @@ fn is_secret(name: &str) -> bool {
     SECRETS.contains(&plain.as_str())
 }
 
-/// The names in a map stay, and nothing else.
+/// Redacts the value of a secret member. The names in a map are kept, and nothing else.
 fn hide(value: &mut Value, depth: usize) {
     match value {
         Value::Object(members) if depth <= DEEPEST => {
@@ -93,7 +95,8 @@ mod tests {
         assert_eq!(message, expected);
     }
 
-    /// JSON of any shape, some of whose members are called like secrets. Strings of secrets are "S".
+    /// JSON of any shape, with member names that are not those of secrets. Strings of secrets are "S", all others
+    /// "open".
     fn any_json(secret: bool) -> BoxedStrategy<Value> {
         let leaf = if secret { Just(json!("S")).boxed() } else { Just(json!("open")).boxed() };
         leaf.prop_recursive(4, 24, 4, move |inner| {

@@ -33,7 +33,7 @@ fn call(operation: &'static str) -> AuditEvent<'static> {
     }
 }
 
-/// What was written after `calls`.
+/// The lines that are written for `calls`.
 fn lines(config: AuditConfig, calls: Vec<AuditEvent<'_>>) -> Vec<Value> {
     let folder = tempfile::tempdir().unwrap();
     let audit = Audit::open(folder.path(), config, clock()).unwrap();
@@ -136,7 +136,7 @@ async fn a_line_that_cannot_be_written_is_counted_and_the_call_goes_on() {
     assert_eq!((audit.lost(), fs::read_dir(folder).unwrap().count()), (1, 1));
 }
 
-/// Fields that hold secrets. Whoever adds one to the API adds it here, and finds out whether redaction knows it.
+/// Fields that contain secrets. A new secret field of the API is added here, and the test shows whether it is redacted.
 const SECRETS: [&str; 7] = [
     "hearth.microvms.v1.RunMicrovmRequest.run_hook_payload",
     "hearth.microvms.v1.CreateMicrovmImageRequest.environment_variables",
@@ -147,7 +147,7 @@ const SECRETS: [&str; 7] = [
     "hearth.microvms.v1.CreateMicrovmShellAuthTokenResponse.auth_token",
 ];
 
-/// Strings of a field: markers by which it is found again.
+/// The string in a field: a marker by which the test finds it again.
 fn marker(field: &FieldDescriptor, secret: bool) -> String {
     format!(
         "<{}:{}>",

@@ -1,4 +1,4 @@
-//! An authority of one's own, and what it signs.
+//! A private certificate authority, and the certificates that it signs.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -9,10 +9,10 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
-/// How much earlier than it is made a certificate begins: clocks differ.
+/// Time by which a certificate's validity begins before it is made, because clocks differ.
 const SKEW: Duration = Duration::DAY;
 
-/// From when until when a certificate is valid.
+/// The period in which a certificate is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
     /// The first moment.
@@ -22,7 +22,7 @@ pub struct Validity {
 }
 
 impl Validity {
-    /// A day earlier than `now`, for so long altogether.
+    /// A period of length `life` that begins a day before `now`.
     #[must_use]
     pub fn around(now: OffsetDateTime, life: Duration) -> Self {
         let from = now.saturating_sub(SKEW);
@@ -37,16 +37,17 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
 }
 
-/// A server's certificate and its key, PEM.
+/// A server's certificate and its key, both PEM.
 pub struct Signed {
     /// The certificate.
     pub pem: String,
-    /// Its key, a secret.
+    /// The certificate's key, a secret.
     pub key_pem: String,
 }
 
 impl Authority {
-    /// Makes one of this name. With a `domain`, what it signs is good for that domain and names below it, and for nothing else.
+    /// Makes an authority of this name. With a `domain`, its certificates are valid for that domain and names below it
+    /// only.
     ///
     /// # Errors
     /// The name or the domain cannot be in a certificate, or there are no random numbers.
@@ -56,7 +57,7 @@ impl Authority {
         parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         parameters.name_constraints = domain.map(|domain| NameConstraints {
             permitted_subtrees: vec![GeneralSubtree::DnsName(domain.to_owned())],
-            // Names of a kind that is not mentioned would be permitted, all of them.
+            // All names of a kind that is not mentioned here would be permitted.
             excluded_subtrees: vec![
                 GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(Ipv4Addr::UNSPECIFIED.into(), 0)),
                 GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(Ipv6Addr::UNSPECIFIED.into(), 0)),
@@ -67,10 +68,10 @@ impl Authority {
         Ok(Self { pem, key_pem, issuer: Issuer::new(parameters, key) })
     }
 
-    /// One that was made before. That the key is the certificate's is the caller's to know.
+    /// Loads an existing authority. The caller has to ensure that key and certificate belong together.
     ///
     /// # Errors
-    /// One of them is not what it should be.
+    /// The certificate or the key cannot be parsed.
     pub fn load(pem: String, key_pem: String) -> Result<Self, Error> {
         let issuer = Issuer::from_ca_cert_pem(&pem, KeyPair::from_pem(&key_pem)?)?;
         Ok(Self { pem, key_pem, issuer })
@@ -88,7 +89,7 @@ impl Authority {
         &self.key_pem
     }
 
-    /// Signs a certificate of a server of these names and addresses, with a key of its own.
+    /// Signs a certificate for a server with these names and addresses, and generates its key.
     ///
     /// # Errors
     /// A name cannot be in a certificate, or there are no random numbers.
@@ -103,7 +104,7 @@ impl Authority {
     }
 }
 
-// Their keys are nobody's business.
+// The implementations of Debug leave out the keys.
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authority").field("pem", &self.pem).finish_non_exhaustive()

@@ -1,35 +1,35 @@
-//! Files that appear as a whole or not at all, whatever happens meanwhile.
+//! Files that are written completely or not at all, even if the process or the machine fails meanwhile.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
-/// Makes a folder that is its owner's alone, and those above it.
+/// Makes a folder that only its owner can access, and its parent folders.
 ///
 /// # Errors
-/// The system's.
+/// The system's error.
 pub fn make_folder(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-/// Writes a file that only its owner may read, in the place of one that is there. It lasts when this returns.
+/// Writes a file that only its owner can read, and replaces an existing one. The file is durable when this returns.
 ///
 /// # Errors
-/// The system's; the old file is still there then.
+/// The system's error. The old file still exists in this case.
 pub fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?; // its owner's alone
+    let mut file = tempfile::NamedTempFile::new_in(folder)?; // only the owner can access it
     file.write_all(contents)?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
     File::open(folder)?.sync_all()
 }
 
-/// Removes a file, if it is there. It stays away when this returns.
+/// Removes a file, if it exists. The removal is durable when this returns.
 ///
 /// # Errors
-/// The system's.
+/// The system's error.
 pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -38,10 +38,10 @@ pub fn remove(path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// Reads a file, if it is there.
+/// Reads a file; `None` if it does not exist.
 ///
 /// # Errors
-/// The system's.
+/// The system's error.
 pub fn read(path: &Path) -> io::Result<Option<String>> {
     match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

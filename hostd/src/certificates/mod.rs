@@ -1,8 +1,8 @@
 //! Certificates that this host makes and reads: of the API (`hearthd init`) and of endpoints.
 //!
-//! * [`authority`] – an authority of one's own, and what it signs
-//! * [`read`] – what is in a certificate
-//! * [`files`] – files that appear as a whole or not at all
+//! * [`authority`] – a private certificate authority, and the certificates that it signs
+//! * [`read`] – the contents of a certificate
+//! * [`files`] – files that are written completely or not at all
 
 pub mod authority;
 pub mod files;

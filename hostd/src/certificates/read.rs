@@ -1,27 +1,27 @@
-//! What is in a certificate.
+//! The contents of a certificate.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use x509_parser::extensions::GeneralName;
 use x509_parser::time::ASN1Time;
 
-/// As much of a certificate as decides whether it can be used.
+/// The contents of a certificate that decide whether it can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contents {
-    /// When it begins to be valid.
+    /// Time from which on it is valid.
     pub from: SystemTime,
-    /// When it ends.
+    /// Time at which it expires.
     pub until: SystemTime,
-    /// The DNS names that it is for, in lower case.
+    /// DNS names that the certificate is valid for, in lower case.
     pub names: Vec<String>,
-    /// For an authority: the domains that it may sign for, in lower case; none where it may for all.
+    /// For an authority: the domains for which it may sign, in lower case; empty if it may sign for all.
     pub domains: Vec<String>,
-    /// The public key with its kind, DER (`SubjectPublicKeyInfo`).
+    /// The public key with its algorithm, DER (`SubjectPublicKeyInfo`).
     pub public_key: Vec<u8>,
 }
 
 impl Contents {
-    /// Reads a certificate (DER); none where it is not one.
+    /// Reads a certificate (DER); `None` if it cannot be parsed.
     #[must_use]
     pub fn read(certificate: &[u8]) -> Option<Self> {
         let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
@@ -42,7 +42,7 @@ impl Contents {
         })
     }
 
-    /// When it should be renewed: after two thirds of its life.
+    /// Time at which the certificate should be renewed: after two thirds of its life.
     #[must_use]
     pub fn renewal(&self) -> SystemTime {
         let life = self.until.duration_since(self.from).unwrap_or_default();
@@ -57,7 +57,7 @@ fn dns_name(name: &GeneralName<'_>) -> Option<String> {
     }
 }
 
-/// What was before 1970 counts as then.
+/// Converts a time. Times before 1970 become the beginning of 1970.
 fn time(time: ASN1Time) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or_default())
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::InvalidToken;
 
-/// Longest token that is looked at, in bytes: the API's own bound of 8,000 characters.
+/// Greatest length of a token, in bytes: the API's own bound of 8,000 characters.
 const MAX: usize = 8000;
 
 /// A key of 256 bits.
@@ -27,7 +27,7 @@ fn cipher(key: &Key) -> Option<LessSafeKey> {
     UnboundKey::new(&AES_256_GCM, key).ok().map(LessSafeKey::new)
 }
 
-/// Seals `content` with a new initialization vector; none when the system has no randomness.
+/// Encrypts `content` with a new initialization vector; `None` if the system has no random numbers.
 #[must_use]
 pub fn seal(key_id: &str, key: &Key, content: &[u8]) -> Option<String> {
     let header = Header { alg: "dir".into(), enc: "A256GCM".into(), kid: key_id.to_owned() };
@@ -41,24 +41,24 @@ fn seal_with(header: &str, key: &Key, vector: [u8; NONCE_LEN], content: &[u8]) -
     let mut text = content.to_vec();
     let nonce = Nonce::assume_unique_for_key(vector);
     let tag = cipher(key)?.seal_in_place_separate_tag(nonce, Aad::from(header.as_bytes()), &mut text).ok()?;
-    // The second part is the encrypted key: empty, as the key is agreed on.
+    // The second part is the encrypted key, which is empty because the key is shared.
     let [vector, text, tag] = [&vector[..], &text, tag.as_ref()].map(|part| BASE64.encode(part));
     Some(format!("{header}..{vector}.{text}.{tag}"))
 }
 
-/// A token that was taken apart.
+/// A token that has been split into its parts.
 #[derive(Debug)]
 pub struct Sealed<'a> {
-    /// The key that it names.
+    /// Id of the key that the token names.
     pub key_id: String,
     header: &'a str,
     vector: [u8; NONCE_LEN],
-    /// Ciphertext, then the tag.
+    /// The ciphertext, followed by the authentication tag.
     text: Vec<u8>,
 }
 
 impl<'a> Sealed<'a> {
-    /// Takes a token apart.
+    /// Splits a token into its parts.
     ///
     /// # Errors
     /// [`InvalidToken::Malformed`].
@@ -82,7 +82,7 @@ impl<'a> Sealed<'a> {
         Ok(Self { key_id: fields.kid, header, vector, text })
     }
 
-    /// What is in it, if it was sealed with `key`.
+    /// The decrypted content, if the token was encrypted with `key`.
     ///
     /// # Errors
     /// [`InvalidToken::Forged`].

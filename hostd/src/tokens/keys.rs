@@ -1,4 +1,4 @@
-//! The keys, and how they follow one another.
+//! The keys of tokens, and their rotation.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,21 +10,21 @@ use super::jwe::Key;
 use super::{SKEW, TokenError};
 use crate::store::{Batch, CommitError, Db, StoreError, Table};
 
-/// How long tokens are sealed with a key.
+/// How long a key is used to encrypt tokens.
 pub const LIFE: Duration = Duration::from_secs(24 * 3600);
-/// How long a token lives at most. A key is kept for so long after it was last sealed with.
+/// Greatest lifetime of a token. A key is kept for this time after it was last used to encrypt.
 pub const TOKEN_LIFE: Duration = Duration::from_secs(3600);
-/// How often the keys are looked at.
+/// Interval of checks whether a rotation is due.
 pub const LOOK: Duration = Duration::from_secs(600);
-/// Where the keys are, in the table `meta`.
+/// Key of the keys' entry in the table `meta`.
 const PLACE: &[u8] = b"token-keys";
 
-/// A key with its name.
+/// A key with its id.
 #[derive(Clone, Serialize, Deserialize)]
 struct Named {
     id: String,
     key: Key,
-    /// Seconds since 1970.
+    /// Time from which on the key is used, in seconds since 1970.
     since: u64,
 }
 
@@ -35,19 +35,19 @@ pub struct KeyRing {
 }
 
 impl KeyRing {
-    /// What tokens are sealed with.
+    /// The key with which tokens are encrypted.
     #[must_use]
     pub fn newest(&self) -> Option<(&str, &Key)> {
         self.keys.last().map(|named| (named.id.as_str(), &named.key))
     }
 
-    /// The key of that name.
+    /// The key with this id.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<&Key> {
         self.keys.iter().find(|named| named.id == id).map(|named| &named.key)
     }
 
-    /// The keys that there are to be at `now`; none where these are.
+    /// The keys after rotation at the time `now`; `None` if nothing changes.
     fn next(&self, now: u64) -> Result<Option<Self>, TokenError> {
         let kept = LIFE.saturating_add(LOOK).saturating_add(TOKEN_LIFE).saturating_add(SKEW);
         let mut keys: Vec<Named> = self
@@ -71,7 +71,7 @@ fn new_key(since: u64) -> Result<Named, TokenError> {
     Ok(Named { id: Uuid::new_v4().to_string(), key, since })
 }
 
-/// The keys in the store, brought up to date at `now`.
+/// Loads the keys from the store, and rotates them if that is due at the time `now`.
 pub(super) async fn load(db: &Db, now: SystemTime) -> Result<KeyRing, TokenError> {
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     loop {
@@ -88,7 +88,7 @@ pub(super) async fn load(db: &Db, now: SystemTime) -> Result<KeyRing, TokenError
         };
         match db.commit(batch.put(Table::Meta, PLACE.to_vec(), bytes)).await {
             Ok(()) => return Ok(next),
-            Err(CommitError::Conflict) => {} // somebody else was quicker
+            Err(CommitError::Conflict) => {} // the keys were changed meanwhile
             Err(error) => return Err(error.into()),
         }
     }

@@ -1,12 +1,13 @@
-//! Tokens for endpoints: who may reach which ports of one microVM, and until when.
+//! Tokens for endpoints: each allows access to ports of one microVM, or to a shell in it, until it expires.
 //!
-//! A token is a compact JWE (RFC 7516) with `alg: dir` and `enc: A256GCM` (docs/behaviour.md, "Tokens"): only this host can read
-//! it, and only this host can have made it. The keys are in the store; one is used for a day, and opened with for as long as tokens
-//! that were sealed with it can be valid.
+//! A token is a compact JWE (RFC 7516) with `alg: dir` and `enc: A256GCM` (docs/behaviour.md, "Tokens"): only this host
+//! can read or make it. The keys are in the store. A key encrypts tokens for a day, and decrypts them for as long as
+//! tokens that were encrypted with it can be valid.
 //!
 //! * [`jwe`] – the compact serialization
-//! * [`keys`] – the keys, and how they follow one another
-// What clients send is reckoned with here: nothing may overflow, and no index be out of range.
+//! * [`keys`] – the keys and their rotation
+// This module computes with values that clients send: arithmetic must not overflow, and indices must not be out of
+// range.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::string_slice))]
 
 pub mod jwe;
@@ -22,14 +23,14 @@ use crate::panics::poisoned;
 use crate::store::{CommitError, Db};
 use keys::KeyRing;
 
-/// The header that carries a token, and its name in answers.
+/// The header that contains a token. API responses with a token use the same name.
 pub const HEADER: &str = "X-aws-proxy-auth";
-/// What clocks may differ by.
+/// Greatest difference between clocks that is tolerated.
 pub const SKEW: Duration = Duration::from_secs(30);
 /// Version of the claims.
 const VERSION: u32 = 1;
 
-/// What a token is for.
+/// The kind of access that a token allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -39,80 +40,80 @@ pub enum Kind {
     Shell,
 }
 
-/// What a token shall allow.
+/// The access that a new token is to allow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
-    /// Of which microVM.
+    /// Id of the microVM.
     pub microvm_id: String,
-    /// Host name of its endpoint.
+    /// Host name of the microVM's endpoint.
     pub endpoint: String,
-    /// For what.
+    /// Kind of access.
     pub kind: Kind,
     /// Ranges of ports, both ends included; none for a shell.
     pub ports: Vec<(u16, u16)>,
-    /// For how many minutes.
+    /// Lifetime in minutes.
     pub minutes: u32,
 }
 
-/// What a token says.
+/// The content of a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claims {
     /// Version of the claims.
     pub v: u32,
-    /// Who has made it: this host's Region.
+    /// Issuer of the token: this host's Region.
     pub iss: String,
-    /// The microVM.
+    /// Id of the microVM.
     pub sub: String,
-    /// Host name of its endpoint.
+    /// Host name of the microVM's endpoint.
     pub aud: String,
     /// Ranges of ports, both ends included.
     pub ports: Vec<(u16, u16)>,
-    /// For what.
+    /// Kind of access.
     pub kind: Kind,
-    /// When it was made: seconds since 1970.
+    /// Time at which the token was made, in seconds since 1970.
     pub iat: u64,
-    /// From when on it is no longer valid: seconds since 1970.
+    /// Time from which on the token is no longer valid, in seconds since 1970.
     pub exp: u64,
 }
 
 impl Claims {
-    /// Whether it allows requests to a port.
+    /// Whether the token allows requests to a port.
     #[must_use]
     pub fn allows(&self, port: u16) -> bool {
         self.kind == Kind::Http && self.ports.iter().any(|(first, last)| (*first..=*last).contains(&port))
     }
 }
 
-/// Why a token is not accepted. Callers are told no more than that.
+/// The reason why a token is not accepted. Callers are not informed about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidToken {
-    /// It is not a token of this kind at all.
+    /// The text is not a token of this host's format.
     #[error("it is malformed")]
     Malformed,
-    /// It was sealed with a key that this host does not have, or no longer.
+    /// The token names a key that this host does not have, or no longer has.
     #[error("its key is unknown")]
     UnknownKey,
-    /// It was not sealed with the key that it names.
+    /// The token was not encrypted with the key that it names.
     #[error("it was tampered with")]
     Forged,
-    /// Its time is over, or has not begun.
+    /// The token has expired, or its time of issue is in the future.
     #[error("it has expired")]
     Expired,
 }
 
-/// Why no token was made.
+/// The reason why a token could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The keys could not be read or stored.
     #[error("the keys of tokens: {0}")]
     Store(#[from] CommitError),
-    /// The system has no randomness.
+    /// The system has no random numbers.
     #[error("the system's random number generator failed")]
     Random,
 }
 
-/// Makes and opens tokens. Copies are cheap and reach the same keys.
+/// Makes and opens tokens. Clones are cheap and share the keys.
 #[derive(Clone)]
 pub struct Tokens {
     clock: Clock,
@@ -127,7 +128,8 @@ impl std::fmt::Debug for Tokens {
 }
 
 impl Tokens {
-    /// The tokens of this host: with the keys of the store, and a new one where there is none that is young enough.
+    /// The tokens of this host. The keys are loaded from the store, and a new one is generated if none is recent
+    /// enough.
     ///
     /// # Errors
     /// [`TokenError`].
@@ -136,18 +138,18 @@ impl Tokens {
         Ok(Self { clock, issuer: issuer.into(), keys: Arc::new(RwLock::new(keys)) })
     }
 
-    /// Goes on to a new key where it is time, and forgets those that nothing valid was sealed with. The new key is durable
-    /// before it is used.
+    /// Rotates the keys if that is due, and forgets keys with which no valid token can be encrypted. A new key is
+    /// durable before it is used.
     ///
     /// # Errors
-    /// [`TokenError`]; the keys stay as they are.
+    /// [`TokenError`]; the keys remain unchanged in this case.
     pub async fn rotate(&self, db: &Db) -> Result<(), TokenError> {
         let keys = keys::load(db, self.clock.now()).await?;
         *self.keys.write().unwrap_or_else(poisoned) = keys;
         Ok(())
     }
 
-    /// Rotates the keys, again and again.
+    /// Rotates the keys periodically. Never returns.
     pub async fn keep_rotating(self, db: Db) {
         loop {
             tokio::time::sleep(keys::LOOK).await;
@@ -179,7 +181,8 @@ impl Tokens {
         jwe::seal(id, key, &claims).ok_or(TokenError::Random)
     }
 
-    /// What a token says, if this host has made it and its time is not over. For whom and for what it is, the caller compares.
+    /// The content of a token, if this host has made it and it has not expired. The caller has to check the microVM and
+    /// the kind of access.
     ///
     /// # Errors
     /// [`InvalidToken`].
@@ -195,14 +198,14 @@ impl Tokens {
         if self.is_current(&claims) { Ok(claims) } else { Err(InvalidToken::Expired) }
     }
 
-    /// Whether the time of a token that was opened is not over.
+    /// Whether a token that was opened before has not expired.
     #[must_use]
     pub fn is_current(&self, claims: &Claims) -> bool {
         let now = self.seconds();
         now < claims.exp && claims.iat <= now.saturating_add(SKEW.as_secs())
     }
 
-    /// For how many seconds what was opened is still valid.
+    /// Number of seconds for which a token that was opened remains valid.
     #[must_use]
     pub fn seconds_left(&self, claims: &Claims) -> u64 {
         claims.exp.saturating_sub(self.seconds())
@@ -284,7 +287,7 @@ mod tests {
         let next = tokens.mint(&grant(60)).unwrap();
         assert_ne!(last.split('.').next(), next.split('.').next(), "another key");
         tokens.open_token(&last).unwrap();
-        // A daemon that starts anew has the same keys.
+        // A daemon that is restarted has the same keys.
         let again = Tokens::open(&db, tokens.clock, "us-east-1").await.unwrap();
         again.open_token(&last).unwrap();
         again.open_token(&next).unwrap();

@@ -1,4 +1,4 @@
-//! What Hearth has beside the operations of AWS.
+//! Hearth's own operations, beside those of AWS.
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -25,16 +25,16 @@ use crate::service::names::version_number;
 use crate::service::{Operation, Service, ServiceError};
 use crate::store::Db;
 
-/// Lines on a page of a log, unless the request says.
+/// Default number of lines on a page of a log.
 const LINES: i32 = 1000;
-/// Lines that come before new ones, unless the request says.
+/// Default number of existing lines that a tail sends before new ones.
 const LAST: i32 = 10;
 
-/// What the host's service is made of.
+/// The components of the host's service.
 pub struct HostParts {
     /// Logs.
     pub logs: Logs,
-    /// Changes of state.
+    /// State changes.
     pub events: Events,
     /// Images and their builds.
     pub images: Images,
@@ -42,11 +42,11 @@ pub struct HostParts {
     pub artifacts: Artifacts,
     /// The store.
     pub db: Db,
-    /// Where back-ups go.
+    /// Folder of backups.
     pub backups: PathBuf,
-    /// The host as it is now, for an account.
+    /// Returns the current status of the host, for an account.
     pub status: Box<dyn Fn(&str) -> api::HostStatus + Send + Sync>,
-    /// Resolves when the daemon ends: streams end, too.
+    /// Becomes true when the daemon shuts down, which also ends streams.
     pub end: tokio::sync::watch::Receiver<bool>,
 }
 
@@ -71,7 +71,7 @@ fn bytes(number: u64) -> i64 {
 }
 
 impl Grpc {
-    /// A call whose answer is a stream: it has been answered when the stream begins.
+    /// A call whose response is a stream. It counts as answered when the stream begins.
     async fn stream<R, T, W, F>(&self, request: Request<R>, work: W) -> Result<Response<Answers<T>>, Status>
     where
         R: crate::service::Request,
@@ -91,7 +91,7 @@ impl Grpc {
         let answers = result.map_err(|error| status(&error, &envelope.request_id))?;
         let mut end = self.host.end.clone();
         let ended = async move {
-            let _ = end.wait_for(|end| *end).await; // whoever would tell is gone: it ends, too
+            let _ = end.wait_for(|end| *end).await; // an error means that the sender is gone, which ends the stream, too
         };
         let request_id = envelope.request_id.clone();
         let answers = panics::stream(answers.take_until(ended)).map(move |answer| {
@@ -103,7 +103,7 @@ impl Grpc {
     }
 }
 
-/// What every operation of the host begins with.
+/// The first steps of every operation of the host: checks of the request and of permission.
 fn begin<R: crate::service::Request>(
     service: &Service,
     caller: &Caller,
@@ -247,7 +247,7 @@ impl HostService for Grpc {
         self.stream(request, |service, caller, request| async move {
             begin(&service, &caller, &request)?;
             let resource = match request.resource {
-                // A name or an ARN of an image, or a microVM's id: as it is in events.
+                // The resource is a name or an ARN of an image, or a microVM's id; events contain ARNs and ids.
                 Some(resource) if !resource.starts_with("microvm-") => {
                     let image = service.config().image_name(&caller.account, &resource)?;
                     Some(service.config().image_arn(&image.account, &image.name))

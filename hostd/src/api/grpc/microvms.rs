@@ -1,4 +1,4 @@
-//! The 24 operations: each is a call of the service.
+//! AWS's 24 operations: each is a call of the service.
 
 use hearth_proto::microvms::v1 as api;
 use hearth_proto::microvms::v1::microvm_service_server::MicrovmService;

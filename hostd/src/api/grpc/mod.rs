@@ -1,10 +1,10 @@
 //! The services over gRPC, reflection and health.
 //!
-//! Every call goes the same way: who calls, the operation, who is told of it. Answers and errors have the call's id in
-//! `x-amzn-requestid`.
+//! Every call runs the same steps: identify the caller, perform the operation, notify the observer. Responses and
+//! errors have the call's id in `x-amzn-requestid`.
 //!
-//! * [`microvms`] – the 24 operations; [`host`] – what Hearth has beside them
-//! * [`panics`] – calls that panic
+//! * [`microvms`] – AWS's 24 operations; [`host`] – Hearth's own operations
+//! * [`panics`] – handling of calls that panic
 //! * [`status`] – errors as `google.rpc` details
 
 pub mod host;
@@ -35,10 +35,10 @@ use crate::service::{Operation, Request, Service, ServiceError};
 use host::HostParts;
 use status::{status, with_request_id};
 
-/// Longest request in bytes: artifacts come in parts.
+/// Greatest size of a request message, in bytes. Artifacts are sent in parts.
 const MESSAGE_MAX: usize = 4 << 20;
 
-/// The services. Copies are cheap and are the same.
+/// The services. Clones are cheap and share all state.
 #[derive(Clone)]
 pub struct Grpc {
     service: Service,
@@ -47,7 +47,7 @@ pub struct Grpc {
     host: Arc<HostParts>,
 }
 
-/// What is known of a call before its request is looked at.
+/// Metadata of a call, which is known before its request is processed.
 struct Envelope {
     origin: Option<Origin>,
     authorization: Option<String>,
@@ -73,7 +73,7 @@ impl Envelope {
 
 fn origin(extensions: &Extensions) -> Option<Origin> {
     if let Some(socket) = extensions.get::<UdsConnectInfo>() {
-        // Without credentials of the other end nobody in particular has called.
+        // Without credentials of the peer, the caller is unknown.
         return Some(Origin::Socket(socket.peer_cred?.uid()));
     }
     let address =
@@ -87,13 +87,13 @@ fn origin(extensions: &Extensions) -> Option<Origin> {
     Some(Origin::Network { address: address(info), certificate: None })
 }
 
-/// Does what a call asks for. When that panics, the call has failed like others, and is told of like them.
+/// Performs an operation. A panic in it becomes an internal error, which is reported like other errors.
 async fn finished<T>(work: impl Future<Output = Result<T, ServiceError>>) -> Result<T, ServiceError> {
     crate::panics::request(work).await.unwrap_or_else(|_| Err(ServiceError::panicked()))
 }
 
 impl Grpc {
-    /// The services over what they are made of.
+    /// Creates the services from their components.
     #[must_use]
     pub fn new(service: Service, access: Access, observer: Arc<dyn CallObserver>, host: HostParts) -> Self {
         Self { service, access: Arc::new(access), observer, host: Arc::new(host) }
@@ -102,7 +102,7 @@ impl Grpc {
     /// All services, with reflection (v1 and v1alpha) and health.
     ///
     /// # Errors
-    /// When the descriptors cannot be read, which is a fault of the build.
+    /// The descriptors cannot be read, which is a fault of the build.
     pub async fn routes(self) -> Result<Routes, tonic_reflection::server::Error> {
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -126,7 +126,7 @@ impl Grpc {
         Ok(self.access.identify(origin, envelope.authorization.as_deref(), envelope.request_id.clone())?)
     }
 
-    /// A call with one request and one answer, whose message is called `answer`.
+    /// A call with one request and one response. `answer` is the full name of the response's message.
     async fn call<R, A, W, F>(
         &self,
         request: tonic::Request<R>,
@@ -163,7 +163,7 @@ impl Grpc {
         Ok(response)
     }
 
-    /// Tells of a call that was answered, or whose stream has begun.
+    /// Notifies the observer of a call that was answered, or whose stream has begun.
     fn told(
         &self,
         operation: Operation,

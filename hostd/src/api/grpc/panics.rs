@@ -1,7 +1,8 @@
-//! A panic in what handles a call ends that call: the client is answered INTERNAL with the call's id.
+//! A panic in the handling of a call ends that call only: the client receives INTERNAL with the call's id.
 //!
-//! Operations run under [`crate::panics`] by themselves, so that the audit log has them. This layer is around everything: what comes before
-//! and after them, reflection, health, and the bodies of answers.
+//! Operations catch their panics themselves with [`crate::panics`], so that the audit log contains the calls. This
+//! layer is outermost and catches all others: those before and after operations, in reflection, health, and the bodies
+//! of responses.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -21,7 +22,7 @@ use crate::service::ServiceError;
 #[derive(Debug, Clone)]
 pub(super) struct RequestId(pub(super) String);
 
-/// Ends calls that panic.
+/// A layer that turns panics in calls into errors.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct EndsCalls;
 
@@ -33,7 +34,7 @@ impl<S> Layer<S> for EndsCalls {
     }
 }
 
-/// A service whose calls end when they panic.
+/// A service whose panics become errors.
 #[derive(Debug, Clone)]
 pub struct Guarded<S>(S);
 
@@ -77,7 +78,7 @@ fn told(id: &str, path: &str) -> Status {
     status(&ServiceError::panicked(), id)
 }
 
-/// The body of an answer. When making it panics, it ends with trailers that say so.
+/// The body of a response. If producing it panics, the body ends with trailers that contain the error.
 struct Answer {
     body: Caught<tonic::body::Body>,
     id: String,

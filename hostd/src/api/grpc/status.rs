@@ -1,4 +1,4 @@
-//! An error as gRPC tells it: the message, and `google.rpc` details.
+//! Errors as gRPC statuses: the message, and `google.rpc` details.
 
 use std::collections::HashMap;
 
@@ -8,17 +8,17 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use crate::service::ServiceError;
 use crate::service::quota::SERVICE_CODE;
 
-/// `ErrorInfo.domain`.
+/// The `domain` of `ErrorInfo`.
 pub const DOMAIN: &str = "hearth.microvms.v1";
 /// The header with the call's id.
 pub const REQUEST_ID: &str = "x-amzn-requestid";
 
-/// Bytes of a message: it travels in a header, percent-encoded, and clients take 16 KiB of headers.
+/// Greatest size of a message, in bytes: it travels percent-encoded in a header, and clients accept 16 KiB of headers.
 const MESSAGE_MAX: usize = 1500;
-/// Bytes of each text in the details.
+/// Greatest size of each text in the details, in bytes.
 const DETAIL_MAX: usize = 256;
 
-/// A text that has at most `max` bytes.
+/// Truncates a text to at most `max` bytes, and marks that with an ellipsis.
 fn bounded(text: &str, max: usize) -> String {
     if text.len() <= max {
         return text.to_owned();
@@ -26,7 +26,7 @@ fn bounded(text: &str, max: usize) -> String {
     format!("{}…", text.get(..text.floor_char_boundary(max)).unwrap_or_default())
 }
 
-/// The status of an error in the call `request_id`.
+/// The status of an error in the call with the id `request_id`.
 #[must_use]
 pub fn status(error: &ServiceError, request_id: &str) -> Status {
     let exception = error.exception();
@@ -64,7 +64,7 @@ pub fn status(error: &ServiceError, request_id: &str) -> Status {
     status
 }
 
-/// Puts the call's id into what is sent.
+/// Adds the call's id to the metadata of a response.
 pub(super) fn with_request_id(metadata: &mut tonic::metadata::MetadataMap, request_id: &str) {
     if let Ok(value) = request_id.parse() {
         metadata.insert(REQUEST_ID, value);
@@ -75,7 +75,7 @@ pub(super) fn with_request_id(metadata: &mut tonic::metadata::MetadataMap, reque
 mod tests {
     use super::*;
 
-    /// Whether a status is one of those above, or the transport's own.
+    /// Whether a status was made by [`status`], and not by the transport.
     fn is_ours(status: &Status) -> bool {
         let info = status.get_details_error_info();
         status.code() != tonic::Code::Ok && info.is_some_and(|info| info.domain == DOMAIN)

@@ -3,9 +3,9 @@
 //!
 //! | Source of the certificate | Renewal |
 //! |---|---|
-//! | [`LocalAuthority`], by default | after two thirds of the certificate's life |
+//! | [`LocalAuthority`], by default | after two thirds of its life |
 //! | files (`endpoint.certificate`, `endpoint.key`) | when they change: they are checked every minute |
-//! | an ACME authority (`[endpoint.acme]`) | after two thirds of the certificate's life; before the first, the local authority's is served |
+//! | an ACME authority (`[endpoint.acme]`) | after two thirds of its life; until the first is issued, the local authority's is served |
 //!
 //! * [`pair`] – a certificate with its chain and its key
 

@@ -1,4 +1,4 @@
-//! Whatever a client sends, the next one is answered.
+//! Whatever a client sends, the server keeps answering the next client.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tonic_health::pb::health_client::HealthClient;
 use super::*;
 use crate::logs::{Line, Source};
 
-/// Far more than anything here takes: a connection that the daemon forgets fails the test.
+/// Timeout far above what any step needs: a connection that the daemon never closes fails the test.
 const HANG: Duration = Duration::from_secs(60);
 
 async fn health(channel: &Channel) -> Result<(), Status> {
@@ -78,14 +78,15 @@ async fn every_method_takes_extreme_values() {
             }
             let broken = [Code::Internal, Code::Unknown, Code::Unavailable, Code::DataLoss];
             let decoding = result.as_ref().is_err_and(|status| status.message().contains("failed to decode"));
-            // The store in memory makes no copies of itself.
+            // The store in memory does not support backups.
             let known = decoding || method.name() == "BackUpStore";
             assert!(!broken.contains(&code) || known, "{}: {result:?}", case.what);
             health(&server.channel).await.unwrap_or_else(|error| panic!("{}: {error}", case.what));
         }
     }
     println!("{codes:?}; answered: {answered:?}");
-    // What is refused by the first check would prove nothing.
+    // Some calls of these methods have to succeed: if the first check refused all of them, the test would prove
+    // nothing.
     for method in [
         "RunMicrovm",
         "GetMicrovm",
@@ -108,10 +109,10 @@ async fn every_method_takes_extreme_values() {
     }
 }
 
-/// Writes bytes and nothing else; returns when the daemon has closed the connection.
+/// Writes bytes and nothing else, and waits until the daemon has closed the connection.
 async fn raw(socket: &Path, bytes: &[u8]) {
     let mut stream = UnixStream::connect(socket).await.unwrap();
-    let _ = stream.write_all(bytes).await; // it may close at once
+    let _ = stream.write_all(bytes).await; // the daemon may close the connection at once
     let _ = stream.shutdown().await;
     let mut answer = Vec::new();
     let _ = tokio::time::timeout(HANG, stream.read_to_end(&mut answer)).await.expect("it is closed");
@@ -158,7 +159,7 @@ async fn bytes_that_are_no_calls_end_their_connection_only() {
         raw(&socket, &[PREFACE, &settings, &bytes].concat()).await;
         health(&connect(&socket).await).await.unwrap();
     }
-    // Headers and messages of calls.
+    // Unusual headers and messages of calls.
     for (name, value) in [
         ("authorization", "x".repeat(1 << 15)),
         ("authorization", "Basic ====".into()),
@@ -172,7 +173,7 @@ async fn bytes_that_are_no_calls_end_their_connection_only() {
         let mut request = Request::new(proto::ListMicrovmsRequest::default());
         let value = tonic::metadata::MetadataValue::try_from(value.as_bytes()).unwrap();
         request.metadata_mut().insert(name, value);
-        let _ = MicrovmServiceClient::new(connect(&socket).await).list_microvms(request).await; // refused or not
+        let _ = MicrovmServiceClient::new(connect(&socket).await).list_microvms(request).await; // whether the call succeeds does not matter
         health(&connect(&socket).await).await.unwrap();
     }
     let large = proto::GetMicrovmRequest { microvm_identifier: Some("a".repeat(5 << 20)) };

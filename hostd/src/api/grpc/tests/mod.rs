@@ -1,4 +1,4 @@
-//! The services on a Unix socket, with clients of their own.
+//! The services on a Unix socket, each test with its own clients.
 
 mod extremes;
 mod panics;
@@ -30,11 +30,11 @@ use crate::logs::{Logs, LogsConfig};
 use crate::service::Profile;
 use crate::service::tests::{Host, host};
 
-/// Remembers operations, ids and exceptions.
+/// An observer that records calls.
 #[derive(Debug, Clone, Default)]
 struct Told(Arc<Mutex<Vec<Heard>>>);
 
-/// Operation, account and exception.
+/// Operation, id of the call, and exception.
 type Heard = (Operation, String, Option<&'static str>);
 
 impl CallObserver for Told {
@@ -53,7 +53,7 @@ struct Server {
     told: Told,
     channel: Channel,
     logs: Logs,
-    /// Calls of GetHostStatus panic.
+    /// Whether calls of GetHostStatus panic.
     panics: Arc<AtomicBool>,
     folder: TempDir,
     _end: watch::Sender<bool>,

@@ -1,4 +1,4 @@
-//! A panic ends a call, and not the daemon.
+//! A panic ends a call, but not the daemon.
 
 use std::convert::Infallible;
 
@@ -26,7 +26,7 @@ async fn a_handler_that_panics_is_answered_and_told_of_like_other_failures() {
         let id = status.metadata().get(REQUEST_ID).unwrap().to_str().unwrap().to_owned();
         let told = server.told.0.lock().unwrap().last().cloned();
         assert_eq!(told, Some((Operation::GetHostStatus, id, Some("InternalServerException"))));
-        // On the same connection.
+        // The connection can still be used.
         server.panics.store(false, Ordering::Relaxed);
         client.get_host_status(GetHostStatusRequest::default()).await.unwrap();
     }
