@@ -21,7 +21,7 @@ pub struct AccessConfig {
     /// Ids of users, beside root and the daemon's own user, that may use the Unix socket. They may do everything in the
     /// default account. Default: none.
     pub socket_users: Vec<u32>,
-    /// Access keys. Default none.
+    /// Access keys. Default: none.
     pub keys: Vec<AccessKey>,
     /// Client certificates. They take effect with `listen.client_ca`. Default: none.
     pub certificates: Vec<Certificate>,

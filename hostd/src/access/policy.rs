@@ -236,12 +236,12 @@ mod tests {
             (passing(&["*"], &["*"], &[]), "web", false, false),
             (passing(&["RunMicrovm"], &["*"], &["*"]), "web", false, false),
             (passing(&["lambda:*"], &["*"], &["*"]), "web", false, false),
-            // Listed.
+            // Listed roles are granted.
             (passing(&["PassRole"], &["*"], &[APP]), "web", true, false),
             (passing(&["iam:PassRole"], &["*"], &["arn:aws:iam::*:role/a?p"]), "web", true, false),
             (passing(&["Pass*"], &["web-*"], &["*"]), "web-1", true, true),
             (passing(&["*"], &["web-*"], &["arn:aws:iam::111122223333:role/app"]), "web-1", true, false),
-            // Roles go with the images of their own policy.
+            // The roles of a policy are granted for the images of the same policy only.
             (passing(&["PassRole"], &["web-*"], &["*"]), "db", false, false),
         ] {
             assert_eq!(policy.allows_role(image, APP), app, "{policy:?}");

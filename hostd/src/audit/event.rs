@@ -38,7 +38,7 @@ pub struct Identity<'a> {
 pub struct AuditEvent<'a> {
     /// Name of the operation.
     pub operation: &'a str,
-    /// Region.
+    /// Region of the host.
     pub region: &'a str,
     /// Identity of the caller.
     pub identity: Identity<'a>,

@@ -1,4 +1,4 @@
-//! The audit log as its readers see it.
+//! Tests of the audit log, read back from its file.
 
 use std::fs;
 use std::time::{Duration, UNIX_EPOCH};

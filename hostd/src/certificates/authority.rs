@@ -15,9 +15,9 @@ const SKEW: Duration = Duration::DAY;
 /// The period in which a certificate is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
-    /// The first moment.
+    /// First moment of validity.
     pub from: OffsetDateTime,
-    /// The last one.
+    /// Last moment of validity.
     pub until: OffsetDateTime,
 }
 

@@ -173,7 +173,7 @@ impl EndpointConfig {
         bounded(self.drain_seconds)
     }
 
-    /// How long a connection may be idle.
+    /// Time after which an idle connection is closed.
     #[must_use]
     pub fn idle_connection(&self) -> Duration {
         bounded(self.idle_connection_seconds)

@@ -70,7 +70,7 @@ pub struct Settings {
     pub threads: usize,
 }
 
-/// The endpoints.
+/// Serves the endpoints of all microVMs of this host.
 #[derive(Debug)]
 pub struct Proxy {
     microvms: Microvms,

@@ -74,7 +74,7 @@ impl Upstreams {
         if let Some(upstream) = by_id.get(id).filter(|upstream| upstream.is_of(guest)) {
             return Arc::clone(upstream);
         }
-        // Processes come and go far less often than requests.
+        // Entries of ended processes are removed here, because new processes are rare compared to requests.
         by_id.retain(|_, upstream| upstream.guest.strong_count() > 0);
         let upstream = Arc::new(Upstream::new(guest));
         by_id.insert(id.to_owned(), Arc::clone(&upstream));

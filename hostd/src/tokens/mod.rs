@@ -175,7 +175,7 @@ impl Tokens {
             iat: now,
             exp: now.saturating_add(u64::from(grant.minutes).saturating_mul(60)),
         };
-        let claims = serde_json::to_vec(&claims).map_err(|_| TokenError::Random)?; // numbers and strings: never fails
+        let claims = serde_json::to_vec(&claims).map_err(|_| TokenError::Random)?; // cannot fail: the claims are numbers and strings
         let keys = self.keys.read().unwrap_or_else(poisoned);
         let (id, key) = keys.newest().ok_or(TokenError::Random)?;
         jwe::seal(id, key, &claims).ok_or(TokenError::Random)

@@ -183,7 +183,7 @@ pub enum ServiceError {
     /// A resource that cannot have tags.
     #[error("The resource {0} cannot be tagged: only MicroVM images can")]
     NotTaggable(String),
-    /// Anything else that is wrong with one member of a request.
+    /// Any other error in one member of a request.
     #[error("{message}")]
     Invalid {
         /// The member.
@@ -275,7 +275,7 @@ pub enum ServiceError {
     ImageBusy {
         /// The image.
         arn: String,
-        /// Its state, like `UPDATING`.
+        /// State of the image, like `UPDATING`.
         state: &'static str,
     },
     /// The state of the microVM does not allow this operation.
@@ -283,7 +283,7 @@ pub enum ServiceError {
     MicrovmState {
         /// Id of the microVM.
         id: String,
-        /// Its state.
+        /// State of the microVM.
         state: &'static str,
         /// Advice to the client.
         hint: &'static str,
@@ -328,7 +328,7 @@ pub enum ServiceError {
     },
 
     // ---- InternalServerException ----
-    /// The store failed.
+    /// The store has failed.
     #[error("An internal server error occurred. Retry the request later.")]
     Store(#[from] StoreError),
     /// The daemon is shutting down.

@@ -67,9 +67,9 @@ impl Kind {
 /// The resource that an error concerns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resource {
-    /// `resourceType`
+    /// Type of the resource: `resourceType`.
     pub kind: &'static str,
-    /// `resourceId`
+    /// Id of the resource: `resourceId`.
     pub id: String,
 }
 
