@@ -2,12 +2,12 @@
 
 use crate::platform::{Exit, Hook, HookOutcome};
 
-/// TerminateMicrovm.
+/// The reason after TerminateMicrovm.
 pub const SUCCESS: &str = "Success.";
-/// The maximum duration, or the suspended duration, is over.
+/// The reason after the maximum duration or the suspended duration is over.
 pub const LIFETIME: &str = "MicroVM exceeded maximum lifetime.";
 
-/// What the app's answer to a hook means.
+/// The reason for the outcome of a hook call.
 #[must_use]
 pub fn hook(hook: Hook, outcome: &HookOutcome) -> String {
     let what = match outcome {
@@ -22,7 +22,7 @@ pub fn hook(hook: Hook, outcome: &HookOutcome) -> String {
     )
 }
 
-/// How a microVM has ended by itself.
+/// The reason when a microVM has exited by itself.
 #[must_use]
 pub fn exit(exit: &Exit) -> String {
     match exit {
