@@ -32,13 +32,13 @@ pub fn exit(exit: &Exit) -> String {
     }
 }
 
-/// Why it was not suspended.
+/// The reason why a microVM could not be suspended.
 #[must_use]
 pub fn not_suspended(why: &str) -> String {
     platform(&format!("the microVM could not be suspended: {why}"))
 }
 
-/// What is not the user's doing.
+/// The reason for a failure that the user has not caused.
 #[must_use]
 pub fn platform(what: &str) -> String {
     format!("Internal platform error: {what}")
