@@ -29,7 +29,7 @@ impl std::fmt::Debug for Job {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub struct BuildFailure {
-    /// The `stateReason`: for the user.
+    /// The `stateReason`, for the user.
     pub reason: String,
     /// Details for the operator. May contain paths of the host.
     pub detail: String,

@@ -28,9 +28,9 @@ pub struct Progress {
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// How many there were.
+    /// Number of events so far.
     told: u64,
-    /// The last ones, with their numbers.
+    /// The kept events with their numbers.
     events: VecDeque<(u64, BuildEvent)>,
     bytes: usize,
     closed: bool,

@@ -151,7 +151,7 @@ fn take(
             // The guest is paused and its state is written, but may not survive a crash of the host. The suspend is
             // undone.
             if remove_folder(&path).is_err() && place.is_suspended(number) {
-                return Ok(Vec::new()); // it cannot go on: what it writes to may be the state's
+                return Ok(Vec::new()); // the guest cannot continue: the overlay that it writes to may belong to the state
             }
             let _ = client.resume();
             Err(failed("making the suspended state durable", &source))
