@@ -24,7 +24,7 @@ pub struct Machine {
 pub struct Unsuited(Vec<String>);
 
 impl Machine {
-    /// Looks at the host.
+    /// Inspects the host.
     #[must_use]
     pub fn look() -> Self {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();

@@ -45,15 +45,15 @@ pub struct RocksStore {
 /// Durations of the fsyncs of commits since the store was opened, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Syncs {
-    /// How many there were.
+    /// Number of fsyncs.
     pub count: u64,
-    /// Their mean.
+    /// Mean duration.
     pub mean: f64,
-    /// Their median.
+    /// Median duration.
     pub median: f64,
-    /// Their 99th percentile.
+    /// 99th percentile of the durations.
     pub p99: f64,
-    /// The longest.
+    /// Longest duration.
     pub max: f64,
 }
 
