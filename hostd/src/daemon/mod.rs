@@ -135,7 +135,7 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
 
     let tokens = Tokens::open(&db, clock, &config.region).await?;
     let access = Access::new(&config.access)?;
-    // A client that reaches the API must also reach endpoints, so that endpoints are opened first.
+    // A client that reaches the API must also reach endpoints, so endpoints are opened first.
     let endpoints = Endpoints::open(&config, &microvms, &tokens, &metrics, clock).await?;
     let listeners = Listeners::bind(&config.listen, &config.run, access.knows_somebody()).await?;
     let address = listeners.address();

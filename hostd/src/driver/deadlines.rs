@@ -64,7 +64,7 @@ pub(super) enum Late {
 /// The time limits of an effect.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Times {
-    /// After how long the machine receives a warning event, if the effect can be hurried.
+    /// The warning event for the machine, and after how long it is sent; none if the effect has no warning.
     pub(super) warning: Option<(Duration, Event)>,
     /// After how long the effect is given up.
     pub(super) limit: Duration,

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  request ─┐                 ┌─► answer
-//!  outcome ─┼─► step ─► store ┼─► tell
+//!  outcome ─┼─► step ─► store ┼─► notify
 //!  exit    ─┤                 └─► effect ─► outcome
 //!  timer   ─┤                               │
 //!  late    ─┘ ◄─────────────────────────────┘ never

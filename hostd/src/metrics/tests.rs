@@ -118,7 +118,7 @@ fn labels_cannot_become_too_many() {
 
 /// Parses the samples of a text, which has to follow the rules of OpenMetrics 1.0: families together, each with its
 /// type and help before its samples, names that fit the type, no sample twice, buckets that grow and end with the
-/// total, an end.
+/// total, and `# EOF` as the last line.
 fn parse(text: &str) -> BTreeMap<String, f64> {
     let mut lines: Vec<_> = text.lines().collect();
     assert_eq!(lines.pop(), Some("# EOF"));

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  one thread:  monitor and network (from the pool) ─► claimed ─► files opened ─► restored ┐
-//!                                                                                          ├─► agent ─► identified ─► looked after
+//!                                                                                          ├─► agent ─► identified ─► served
 //!  meanwhile:   credentials of its role ───────────────────────────────────────────────────┘
 //! ```
 
@@ -149,7 +149,7 @@ impl Host {
         if made.is_err() {
             making.give_up();
             let making = Arc::clone(&making);
-            let _ = spawn_blocking(move || making.clear_in_turn()).await; // what stays, the microVM's removal gets
+            let _ = spawn_blocking(move || making.clear_in_turn()).await; // the removal of the microVM deletes the rest
         }
         given_up.made = true;
         let report = Report { operation, microvm: &spec.id, succeeded: made.is_ok(), timeline: &timeline };

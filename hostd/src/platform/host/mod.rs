@@ -3,9 +3,9 @@
 //! ```text
 //!                 pool: monitors (started, jailed, with a VM), networks
 //!                   │
-//!   launch, resume ─┴─► claimed ─► restored ─► identified ─► looked after ──► suspend ─► folder
+//!   launch, resume ─┴─► claimed ─► restored ─► identified ─► served ────────► suspend ─► folder
 //!                                                             │     ▲
-//!                                          daemon ends, killed│     │find: adopted
+//!                                          daemon exit or kill│     │find: adopted
 //!                                                             ▼     │
 //!                                                       it runs by itself
 //! ```

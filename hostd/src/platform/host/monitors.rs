@@ -145,7 +145,7 @@ impl Monitor {
     }
 
     fn end(&self) {
-        let _ = self.process.kill(); // it has ended then
+        let _ = self.process.kill(); // an error means that it has exited
         let _ = self.process.wait(PATIENCE);
         let _ = self.process.reap();
         if let Some(uid) =

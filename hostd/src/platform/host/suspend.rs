@@ -1,10 +1,10 @@
 //! Suspends a running microVM.
 //!
 //! ```text
-//!  app frozen, ──► saved as a diff over the image's snapshot ──► the folder has its name ──► the process is ended and all that
-//!  lines taken     (the guest stands still; cancellable)         (committed: no way back)    it had on the host removed
+//!  app frozen, ──► saved as a diff over the image's snapshot ──► folder renamed ──────────► process exits, and its
+//!  lines taken     (the guest does not run; cancellable)         (committed: no way back)    resources are removed
 //!     ▼                ▼
-//!  thawed, where the suspend is given up or fails
+//!  thawed, if the suspend is cancelled or fails
 //! ```
 //!
 //! The app is frozen so that after a resume it does not run before the guest has the current time and its identity;
