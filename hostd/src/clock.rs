@@ -1,8 +1,9 @@
 //! The time.
 //!
-//! What is stored is wall-clock time; what waits, waits with tokio's timers. In tests both stand still and jump together: a
-//! [`Clock::simulated`] follows tokio's clock, which `#[tokio::test(start_paused = true)]` advances when everything waits.
-// What clients send is reckoned with here: nothing may overflow, and no index be out of range.
+//! Stored times are wall-clock times; waiting uses tokio's timers. In tests both stand still and jump together: a
+//! [`Clock::simulated`] follows tokio's clock, which `#[tokio::test(start_paused = true)]` advances when all tasks
+//! wait.
+// This module computes with times that clients send: nothing may overflow, and no index be out of range.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::string_slice))]
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use prost_types::Timestamp;
 use tokio::time::Instant;
 
-/// Where the time comes from.
+/// The source of the current time.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     simulated: Option<(SystemTime, Instant)>,
@@ -38,20 +39,20 @@ impl Clock {
         }
     }
 
-    /// The time now and so much later; now, where there is no such time.
+    /// The current time plus `wait`; the current time if the sum cannot be represented.
     #[must_use]
     pub fn after(&self, wait: Duration) -> SystemTime {
         let now = self.now();
         now.checked_add(wait).unwrap_or(now)
     }
 
-    /// The time now, to the millisecond: as it is stored and answered.
+    /// The current time to the millisecond, as it is stored and returned to clients.
     #[must_use]
     pub fn timestamp(&self) -> Timestamp {
         timestamp(self.now())
     }
 
-    /// Waits until `time`; not at all when it has passed. Follows jumps of the host's clock within a minute.
+    /// Waits until `time`; returns at once if it has passed. Jumps of the host's clock are noticed within a minute.
     pub async fn sleep_until(&self, time: SystemTime) {
         const LOOK: Duration = Duration::from_secs(60);
         while let Ok(left) = time.duration_since(self.now())
@@ -62,7 +63,7 @@ impl Clock {
     }
 }
 
-/// A time to the millisecond.
+/// Converts a time, truncated to the millisecond.
 #[must_use]
 pub fn timestamp(time: SystemTime) -> Timestamp {
     let millis = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
@@ -73,19 +74,20 @@ pub fn timestamp(time: SystemTime) -> Timestamp {
     }
 }
 
-/// Seconds of timestamps since 1970: from the beginning of the year 1 to the end of 9999 (google/protobuf/timestamp.proto).
+/// Valid seconds of timestamps since 1970: from the beginning of the year 1 to the end of 9999
+/// (google/protobuf/timestamp.proto).
 pub const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
-/// Nanoseconds of timestamps, which count forward.
+/// Valid nanoseconds of timestamps, which count forward.
 pub const NANOS: std::ops::RangeInclusive<i32> = 0..=999_999_999;
 
-/// Whether a timestamp is one.
+/// Whether both fields of a timestamp are in range.
 #[must_use]
 pub fn is_valid(timestamp: &Timestamp) -> bool {
     SECONDS.contains(&timestamp.seconds) && NANOS.contains(&timestamp.nanos)
 }
 
-/// The time that a timestamp stands for; 1970 for what is before it. What is out of range – those of requests are not: the
-/// constraints refuse them – stands for the nearest time that is not.
+/// Converts a timestamp; a time before 1970 becomes 1970. A value out of range becomes the nearest valid time;
+/// requests contain none, since the constraints refuse them.
 #[must_use]
 pub fn time(timestamp: &Timestamp) -> SystemTime {
     let seconds = u64::try_from(timestamp.seconds.min(*SECONDS.end())).unwrap_or_default();

@@ -7,16 +7,17 @@
 //! ```
 //!
 //! * [`api`] – wire mapping; [`access`] – who calls, and what they may
-//! * [`operation`] – the names of operations, and the requests that ask for them
-//! * [`service`] – what they do: validation, idempotency, cursors, quotas, errors
-//! * [`lifecycle`] – what happens to microVMs, as pure state machines
-//! * [`driver`] – a task per microVM that executes what its state machine says, and recovery
+//! * [`operation`] – the names of operations, and the requests that call them
+//! * [`service`] – what each operation does: validation, idempotency, cursors, quotas, errors
+//! * [`lifecycle`] – the lifecycles of microVMs and images, as pure state machines
+//! * [`driver`] – a task per microVM that executes the steps of its state machine, and recovery after a restart
 //! * [`builds`] – images, their versions and builds
-//! * [`platform`] – how microVMs are made of processes, networks and files; [`pool`] – what is made before it is needed
-//! * [`store`] – durable state; [`records`] – what is in it, under which keys
+//! * [`platform`] – makes microVMs from processes, networks and files; [`pool`] – processes and networks that are
+//!   made in advance
+//! * [`store`] – durable state; [`records`] – the store's tables and keys
 //! * [`proxy`] – endpoints; [`tokens`] – tokens for them; [`certificates`] – certificates that this host makes and reads
-//! * [`logs`], [`metrics`], [`audit`], [`events`] – what can be seen from outside
-//! * [`daemon`] – all of it together; [`panics`] – what a panic ends
+//! * [`logs`], [`metrics`], [`audit`], [`events`] – observability: what the daemon reports to the outside
+//! * [`daemon`] – puts all parts together; [`panics`] – which part of the daemon a panic terminates
 //! * [`config`] – the configuration file; [`clock`] – the time
 
 pub mod access;

@@ -136,7 +136,7 @@ fn run(config: Config) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;
     let ended = runtime.block_on(daemon::run(config, Arc::new(store)));
-    // What is waited for has ended. Threads that a monitor keeps waiting do not hold up the end.
+    // All that had to be awaited has finished. Threads that are blocked by a monitor do not delay the exit.
     runtime.shutdown_background();
     ended
 }

@@ -1,24 +1,27 @@
-//! What a panic ends: a request, or the daemon.
+//! What a panic terminates: one request, or the daemon.
 //!
-//! A panic is a fault of this program, and says nothing about what else is wrong. So there are two answers to it:
+//! A panic is a bug in this program, and nothing is known about the state that it leaves behind. There are two
+//! reactions:
 //!
-//! | Where | What ends |
+//! | Where it happens | What it terminates |
 //! |---|---|
 //! | in what handles a request: a call of the API and its stream, a request to an endpoint with its answer, WebSocket or shell, a client's connection to an endpoint, a question of DNS (also a guest's), a scrape of the metrics | that request |
 //! | on a thread that a request waits for with [`blocking`] | that request |
 //! | anywhere else: tasks of microVMs, builds, the pool, the commit thread … | the daemon, with SIGABRT; the next one adopts what runs |
 //!
-//! What handles a request is run by [`request`], [`stream`] or [`catch`]. Meanwhile a mark of the thread says so: [`install`] sets a hook that looks at
-//! it, logs the panic, and aborts where the mark is missing. So no task can end unnoticed because its runtime catches panics.
-//! A task that a request spawns has no mark, since others depend on it: it ends the daemon.
+//! The code that handles a request is run by [`request`], [`stream`] or [`catch`], which mark the thread for as long
+//! as that code runs. [`install`] sets a panic hook that logs the panic, and aborts the process where the mark is
+//! missing. So no task can disappear unnoticed because its runtime catches panics. A task that a request spawns has
+//! no mark, since others depend on the task: a panic in it aborts the daemon.
 //!
-//! What a request has changed when it panics must be whole for others. State is in the store, whose batches are applied as a whole.
-//! What is shared in memory is behind locks of std, which are poisoned when a panic passes them: whoever meets a poisoned lock ends the
-//! daemon ([`poisoned`]). tokio's locks, which know no poison, put changes of the store in an order, or guard what is replaced as a whole (the
-//! credentials of roles); so do the locks inside `hearth-host`.
+//! Data that a request was changing when it panicked must be consistent for other requests. State is in the store,
+//! whose batches are applied as a whole. Data shared in memory is behind locks of std, which a panic poisons: code
+//! that meets a poisoned lock aborts the daemon ([`poisoned`]). tokio's locks have no poisoning; they put changes of
+//! the store in an order, or guard values that are replaced as a whole (the credentials of roles). So do the locks
+//! inside `hearth-host`.
 //!
-//! Tasks that hyper and tonic run by themselves have no mark: a request's body on its way to an app, the streams of HTTP/2, connections of the API.
-//! Neither have threads inside `hearth-host`.
+//! Tasks that hyper and tonic spawn have no mark: a request's body on its way to an app, the streams of HTTP/2,
+//! connections of the API. Threads inside `hearth-host` have none either.
 
 use std::backtrace::Backtrace;
 use std::cell::Cell;
@@ -33,22 +36,23 @@ use std::task::{Context, Poll};
 use futures_util::Stream;
 
 thread_local! {
-    /// How many requests the thread is in the middle of: one handler may run another.
+    /// Number of nested request handlers on this thread: one handler may run another.
     static REQUESTS: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Panics that have ended a request.
+/// Number of panics that have terminated a request.
 static CAUGHT: AtomicU64 = AtomicU64::new(0);
 
-/// Places whose backtrace is in the log. A client that has found a panic can ask for it often, and a backtrace takes long.
+/// Places whose backtrace has been logged. A client that has found a panic can trigger it often, and a backtrace
+/// takes long.
 static TRACED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// A request has panicked. The log says where and why.
+/// The error of a request that has panicked. The log contains place and message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the handler has panicked")]
 pub struct Panicked;
 
-/// The mark of a thread that handles a request.
+/// Marks the thread as handling a request while it exists.
 struct Mark(PhantomData<*const ()>);
 
 impl Mark {
@@ -68,7 +72,8 @@ fn in_request() -> bool {
     REQUESTS.get() > 0
 }
 
-/// From now on every panic is logged, and one outside of a request ends the process. For the program, once.
+/// Installs the hook: every panic is logged, and one outside of a request aborts the process. Call it once, at the
+/// start of the program.
 pub fn install() {
     set_hook(Box::new(|panic| {
         let request = in_request();
@@ -84,7 +89,8 @@ fn log(panic: &PanicHookInfo<'_>, request: bool) {
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or("(no name)");
-    // Poisoned or taken – this may be its own panic –, it is not needed.
+    // If the lock is poisoned or taken – this panic may have happened while it was held –, the backtrace can be left
+    // out.
     let first = TRACED.try_lock().is_ok_and(|mut traced| traced.insert(place.clone()));
     let backtrace = if first || !request { Backtrace::force_capture().to_string() } else { String::new() };
     if request {
@@ -106,19 +112,19 @@ fn log(panic: &PanicHookInfo<'_>, request: bool) {
     }
 }
 
-/// Panics that have ended a request since the start.
+/// Number of panics that have terminated a request since the start.
 #[must_use]
 pub fn caught() -> u64 {
     CAUGHT.load(Ordering::Relaxed)
 }
 
-/// Runs a part of a request that does not wait.
+/// Runs a synchronous part of a request.
 ///
 /// # Errors
 /// [`Panicked`].
 pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
     let mark = Mark::set();
-    // What others could see half changed is behind locks, which are poisoned then.
+    // Data that others could see half changed is behind locks, which are poisoned by the panic.
     let done = catch_unwind(AssertUnwindSafe(work));
     drop(mark);
     done.map_err(|payload| {
@@ -129,32 +135,33 @@ pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
     })
 }
 
-/// Runs a part of a request: a panic ends it and nothing else, also while it is dropped.
+/// Runs a part of a request: a panic terminates that part only, also a panic while it is dropped.
 pub fn request<F: Future>(work: F) -> Caught<F> {
     Caught::new(work)
 }
 
-/// Makes the items of a request's answer: a panic is its last item.
+/// Produces the items of a request's response stream: after a panic, [`Panicked`] is the last item.
 pub fn stream<S: Stream>(items: S) -> Caught<S> {
     Caught::new(items)
 }
 
-/// A part of a request: what [`request`] and [`stream`] run, or the body of an answer. A panic in it ends it.
+/// A part of a request: the work of [`request`] and [`stream`], or the body of a response. A panic in it terminates
+/// this part only.
 #[derive(Debug)]
 pub struct Caught<W>(Option<Pin<Box<W>>>);
 
 impl<W> Caught<W> {
-    /// Such a part, which whoever has it polls with [`go_on`](Self::go_on).
+    /// Wraps a part of a request; its owner polls it with [`go_on`](Self::go_on).
     pub(crate) fn new(work: W) -> Self {
         Self(Some(Box::pin(work)))
     }
 
-    /// The part itself. None once it is over.
+    /// The wrapped part. None once it has finished.
     pub(crate) fn get(&self) -> Option<&W> {
         self.0.as_deref()
     }
 
-    /// Goes on with it. Nothing once it is over.
+    /// Polls the wrapped part. None once it has finished.
     pub(crate) fn go_on<T>(
         &mut self,
         poll: impl FnOnce(Pin<&mut W>) -> Poll<T>,
@@ -171,7 +178,7 @@ impl<W> Caught<W> {
 
     fn end(&mut self) {
         if let Some(work) = self.0.take() {
-            let _ = catch(|| drop(work)); // it is over either way
+            let _ = catch(|| drop(work)); // it has finished either way
         }
     }
 }
@@ -185,7 +192,7 @@ impl<F: Future> Future for Caught<F> {
                 self.end();
                 Poll::Ready(done)
             }
-            // Nobody polls what is over.
+            // A finished part is not polled again.
             Some(Poll::Pending) | None => Poll::Pending,
         }
     }
@@ -210,7 +217,8 @@ impl<W> Drop for Caught<W> {
     }
 }
 
-/// Runs something where it may block. If a request waits for it, a panic there is the request's; otherwise it ends the daemon.
+/// Runs blocking work on a thread of its own. If a request waits for it, a panic there terminates that request;
+/// otherwise the daemon.
 ///
 /// # Panics
 /// When `work` does.
@@ -224,14 +232,14 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {
             Ok(payload) => resume_unwind(payload),
-            // It never began: the runtime ends, and whoever waits with it.
+            // The work was never started: the runtime shuts down, and the waiting task with it.
             Err(_) => std::future::pending().await,
         },
     }
 }
 
-/// Ends the process: a request has panicked while it changed what the lock guards, and nobody knows what is whole. For
-/// [`PoisonError`]s of all locks, in place of what they guard.
+/// Aborts the process: a request has panicked while it changed the data that the lock guards, and that data may be
+/// inconsistent. For [`PoisonError`]s of all locks, in place of the guard.
 pub fn poisoned<G>(_: PoisonError<G>) -> G {
     tracing::error!("a panic has left a lock behind; the next hearthd goes on with what runs");
     std::process::abort()

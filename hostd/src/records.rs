@@ -1,4 +1,4 @@
-//! What the store holds, and under which keys.
+//! The store's tables and keys.
 //!
 //! | Table | Key | Value |
 //! |---|---|---|
@@ -30,7 +30,7 @@ pub fn microvm(account: &str, id: &str) -> Vec<u8> {
     key(&[account, id])
 }
 
-/// What keys of an account begin with, in every table that has accounts.
+/// Prefix of the keys of an account, in every table with accounts.
 #[must_use]
 pub fn account(account: &str) -> Vec<u8> {
     key(&[account, ""])
@@ -42,7 +42,7 @@ pub fn microvm_by_time(account: &str, started_ms: u64, id: &str) -> Vec<u8> {
     [key(&[account, ""]).as_slice(), &(!started_ms).to_be_bytes(), id.as_bytes()].concat()
 }
 
-/// What keys of an image begin with in `microvms_by_image` and `versions`.
+/// Prefix of the keys of an image in `microvms_by_image` and `versions`.
 #[must_use]
 pub fn of_image(account: &str, name: &str) -> Vec<u8> {
     key(&[account, name, ""])
@@ -78,7 +78,7 @@ pub fn artifact_use(build_id: &str, microvm_id: &str) -> Vec<u8> {
     key(&[build_id, microvm_id])
 }
 
-/// What the uses of a build's files begin with in `artifact_uses`.
+/// Prefix of the keys of a build's uses in `artifact_uses`.
 #[must_use]
 pub fn artifact_uses(build_id: &str) -> Vec<u8> {
     key(&[build_id, ""])
@@ -90,7 +90,7 @@ pub fn client_token(account: &str, operation: &str, token: &str) -> Vec<u8> {
     [key(&[account, operation, ""]).as_slice(), Sha256::digest(token.as_bytes()).as_slice()].concat()
 }
 
-/// What is removed when its time has come.
+/// Kinds of records that are removed when they expire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expiry {
     /// A terminated microVM.
@@ -100,7 +100,7 @@ pub enum Expiry {
 }
 
 impl Expiry {
-    /// Its byte in keys.
+    /// The byte that stands for this kind in keys.
     #[must_use]
     pub fn byte(self) -> u8 {
         match self {
@@ -110,13 +110,13 @@ impl Expiry {
     }
 }
 
-/// Key in `expiries`: `of` is the key of what is removed at `at_ms`.
+/// Key in `expiries`: `of` is the key of the record that is removed at `at_ms`.
 #[must_use]
 pub fn expiry(at_ms: u64, kind: Expiry, of: &[u8]) -> Vec<u8> {
     [&at_ms.to_be_bytes(), [kind.byte()].as_slice(), of].concat()
 }
 
-/// A record as it is stored.
+/// Encodes a record for the store.
 #[must_use]
 pub fn encode(record: &impl Message) -> Vec<u8> {
     record.encode_to_vec()

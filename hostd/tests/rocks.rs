@@ -1,10 +1,11 @@
-//! The store on disk keeps the contract of stores, and what it has acknowledged: over restarts, kills and damage; `rocks/backups.rs`.
+//! The store on disk keeps the contract of stores, and its acknowledged commits: over restarts, kills and damage.
+//! `rocks/backups.rs` tests backups.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 #[macro_use]
 mod contract;
-/// The folder of this test's own modules.
+/// Modules in the folder of this test.
 mod rocks {
     mod backups;
 }
@@ -31,7 +32,7 @@ fn make() -> (Arc<dyn Store>, TempDir) {
 contract_tests!(make);
 
 fn open(path: &Path) -> Result<RocksStore, StoreError> {
-    // Buffers so small that tables are written, too.
+    // Buffers are so small that table files are written, too.
     RocksStore::open(path, &RocksOptions { write_buffer_bytes: 1 << 20, ..RocksOptions::default() })
 }
 
@@ -79,7 +80,7 @@ fn damaged(result: Result<RocksStore, StoreError>, path: &Path) {
     }
 }
 
-/// A store with 2000 keys in a table file, and three more that only the log has.
+/// A store with 2000 keys in a table file, and three more that are only in the log.
 fn filled(path: &Path) {
     let store = open(path).unwrap();
     let batches: Vec<_> = (0..2000_u32)
@@ -87,7 +88,7 @@ fn filled(path: &Path) {
         .collect();
     assert!(store.commit(&batches).iter().all(Result::is_ok));
     drop(store);
-    // Opening writes what the log has into tables.
+    // Opening moves the contents of the log into tables.
     let store = open(path).unwrap();
     for key in [b"x", b"y", b"z"] {
         put(&store, key, b"1");
@@ -95,7 +96,7 @@ fn filled(path: &Path) {
     drop(store);
 }
 
-/// Something that compresses badly.
+/// Data that compresses badly.
 fn noise(number: u32) -> Vec<u8> {
     (0..50_u32).flat_map(|step| (number ^ step).wrapping_mul(2_654_435_769).to_be_bytes()).collect()
 }
@@ -158,7 +159,8 @@ fn a_store_is_opened_once_in_a_process() {
 
 const CHILD_STORE: &str = "HEARTH_TEST_CHILD_STORE";
 
-/// Not a test but the process that tests kill: commits without end from many tasks, and prints what was acknowledged.
+/// Not a test but the process that tests kill: it commits from many tasks without end, and prints acknowledged
+/// numbers.
 #[test]
 #[ignore = "run by other tests"]
 fn child_that_commits() {
@@ -183,7 +185,8 @@ fn child_that_commits() {
                             Vec::new(),
                         );
                         db.commit(batch).await.unwrap();
-                        // One write: lines of tasks do not mix, and a line that was cut off is none.
+                        // A single write: lines of different tasks do not mix, and a line that was cut off can be
+                        // recognized.
                         std::io::stdout()
                             .lock()
                             .write_all(format!("acknowledged {number:010}\n").as_bytes())
@@ -207,7 +210,7 @@ fn child(path: &Path) -> Child {
         .unwrap()
 }
 
-/// Numbers that the child has acknowledged, from what is left of its output.
+/// Numbers that the child has acknowledged, read from the rest of its output.
 fn acknowledged(lines: impl Iterator<Item = String>) -> impl Iterator<Item = Vec<u8>> {
     lines.filter_map(|line| {
         let number = line.strip_prefix("acknowledged ")?;
@@ -265,7 +268,7 @@ fn a_damaged_table_file_is_refused() {
         files(&path, "sst").into_iter().max_by_key(|file| fs::metadata(file).unwrap().len()).unwrap();
     flip(&largest, fs::metadata(&largest).unwrap().len() / 2);
     damaged(open(&path), &path);
-    // And again: nothing was repaired by forgetting.
+    // A second attempt fails, too: nothing was repaired by dropping data.
     damaged(open(&path), &path);
 }
 
@@ -375,7 +378,7 @@ fn copy_store(from: &Path, to: &Path) {
 #[test]
 fn a_store_whose_making_was_cut_short_is_made_anew() {
     let folder = tempfile::tempdir().unwrap();
-    // What RocksDB has written when it is killed before it writes CURRENT.
+    // The files that RocksDB has written if it is killed before it writes CURRENT.
     for file in ["IDENTITY", "LOCK", "MANIFEST-000001"] {
         fs::write(folder.path().join(file), b"").unwrap();
     }

@@ -1,4 +1,4 @@
-//! What is shipped beside the code: the service unit, and the profiles that programs are built with.
+//! Checks of shipped files: the service unit, and the profiles for building programs.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
@@ -28,11 +28,11 @@ fn unit() -> BTreeMap<(String, String), String> {
 fn the_unit_starts_the_daemon_again_however_often_it_ends() {
     let unit = unit();
     for (section, key, value) in [
-        // Since systemd 230 it is a setting of [Unit]: elsewhere it is not looked at.
+        // Since systemd 230 this is a setting of [Unit]; in other sections it is ignored.
         ("Unit", "StartLimitIntervalSec", "0"),
         ("Service", "Restart", "always"),
         ("Service", "RestartSec", "1"),
-        // What the daemon has started stays.
+        // Processes that the daemon has started keep running.
         ("Service", "KillMode", "process"),
     ] {
         assert_eq!(unit.get(&(section.to_owned(), key.to_owned())).map(String::as_str), Some(value), "{key}");
@@ -42,19 +42,19 @@ fn the_unit_starts_the_daemon_again_however_often_it_ends() {
 #[test]
 fn systemd_finds_nothing_wrong_with_the_unit() {
     let folder = tempfile::tempdir().unwrap();
-    // The daemon is not installed here.
+    // The daemon is not installed where this test runs.
     let unit = UNIT.replace("/usr/bin/hearthd", "/bin/true");
     let path = folder.path().join("hearthd.service");
     std::fs::write(&path, unit).unwrap();
     let verified = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&path).output();
     let output = verified.expect("`cargo xtask test` installs systemd");
     let said = String::from_utf8_lossy(&output.stderr);
-    // It tells of other units of this machine, too.
+    // The output also covers other units of this machine.
     let ours: Vec<&str> = said.lines().filter(|line| line.contains("hearthd.service")).collect();
     assert!(ours.is_empty(), "{ours:#?}");
 }
 
-/// A setting of a profile, its own or inherited.
+/// A setting of a profile, either its own or inherited.
 fn setting(profiles: &toml::Table, profile: &str, key: &str) -> Option<toml::Value> {
     let found = profiles.get(profile)?.as_table()?;
     let inherited = || setting(profiles, found.get("inherits")?.as_str()?, key);

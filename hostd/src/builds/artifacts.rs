@@ -1,7 +1,8 @@
-//! The files of builds: they live while their version does, or a microVM uses them.
+//! The files of builds. They exist while their version does, or while a microVM uses them.
 //!
-//! A version that goes *retires* its artifact, in the same batch. From then on no use of it is added, since a launch expects its
-//! version as it was. Whoever takes the last use away, or retires what nobody uses, removes the files, then the record.
+//! When a version is deleted, the same batch *retires* its artifact. From then on no use of the artifact is added,
+//! since a launch expects the unchanged record. The task that removes the last use, or retires an unused artifact,
+//! removes the files and then the record.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::records;
 use crate::store::{Batch, Scan, StoreError, Table};
 
 impl Inner {
-    /// Retires the artifacts of builds, as far as there are any.
+    /// A batch that retires the artifacts of these builds, as far as they exist.
     pub(super) fn retire(&self, build_ids: &[String]) -> Result<Batch, StoreError> {
         let mut batch = Batch::new();
         for id in build_ids {
@@ -27,7 +28,7 @@ impl Inner {
         Ok(batch)
     }
 
-    /// Removes an artifact that is retired and not used. What fails is done by the next daemon.
+    /// Removes an artifact that is retired and unused. If that fails, the next daemon does it.
     pub(super) async fn collect(self: Arc<Self>, build_id: String) {
         if let Err(error) = self.try_collect(&build_id).await {
             tracing::error!(
@@ -63,7 +64,7 @@ impl Inner {
         Ok(())
     }
 
-    /// All artifacts.
+    /// The records of all artifacts.
     pub(super) fn stored_artifacts(&self) -> Result<Vec<ArtifactRecord>, StoreError> {
         let mut all = Vec::new();
         self.each(Table::Artifacts, &[], |key, value| {

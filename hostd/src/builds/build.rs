@@ -1,4 +1,4 @@
-//! What builds are made by, and who is told of them.
+//! The interfaces of builds: the builder, and the receiver of their output and metrics.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,57 +9,57 @@ use hearth_proto::microvms::v1::SnapshotBuild;
 
 use crate::platform::{Artifact, LogTarget};
 
-/// What is to be built, and where.
+/// A build to carry out.
 #[derive(Clone)]
 pub struct Job {
-    /// The files that it makes.
+    /// Identifies the files that the build makes.
     pub artifact: Artifact,
-    /// What is to be built.
+    /// The request to the image builder.
     pub request: BuildRequest,
 }
 
 impl std::fmt::Debug for Job {
-    /// Without the request: it holds the app's variables.
+    /// The request is left out: it contains the app's variables.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Job").field("artifact", &self.artifact).finish_non_exhaustive()
     }
 }
 
-/// Why nothing was built.
+/// Why a build failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub struct BuildFailure {
-    /// The `stateReason`: for the user.
+    /// The `stateReason`, for the user.
     pub reason: String,
-    /// What exactly, for the operator. May hold paths of the host.
+    /// Details for the operator. May contain paths of the host.
     pub detail: String,
 }
 
 /// Builds images.
 #[async_trait]
 pub trait Build: Send + Sync + 'static {
-    /// Builds an image where nothing is; its files are there as a whole when this is done, and durable. Dropping the future ends
-    /// the build.
+    /// Builds an image to a place where none exists. On success its files are complete and durable. Dropping the
+    /// future stops the build.
     ///
     /// # Errors
-    /// [`BuildFailure`]; nothing that counts is left then.
+    /// [`BuildFailure`]; in that case no valid files are left.
     async fn build(&self, job: &Job, sink: Sink) -> Result<SnapshotBuild, BuildFailure>;
 }
 
 /// A log stream that a build writes to.
 pub trait LogSink: Send + Sync {
-    /// Stores a line, without its end. Must not block for long; a line that cannot be stored is lost.
+    /// Stores a line, without its line end. Must not block for long; a line that cannot be stored is lost.
     fn append(&self, time: SystemTime, stderr: bool, line: &[u8]);
 }
 
-/// Takes what is to be known of builds outside: logs, metrics.
+/// Receives reports about builds: logs, metrics.
 pub trait Report: Send + Sync + 'static {
-    /// Opens a log stream for as long as a build goes on; none when that is not possible.
+    /// Opens a log stream for the duration of a build; none if that is not possible.
     fn log(&self, account: &str, target: &LogTarget) -> Option<Box<dyn LogSink>>;
 
-    /// A step was done.
+    /// A step was finished.
     fn step(&self, step: Step, took: Duration);
 
-    /// A build has ended.
+    /// A build was finished.
     fn ended(&self, successful: bool, took: Duration);
 }

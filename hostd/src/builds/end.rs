@@ -1,4 +1,4 @@
-//! Deletions, from what was acknowledged to the last file.
+//! Deletions, from the accepted request to the removal of the last file.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,20 +16,20 @@ use crate::store::{Batch, Scan, StoreError, Table};
 
 /// Operations whose client tokens belong to an image.
 const OPERATIONS: [&str; 2] = ["CreateMicrovmImage", "UpdateMicrovmImage"];
-/// What the key of a deleted image's trace begins with, in the table `meta`.
+/// Prefix of the keys of deleted images in the table `meta`.
 const DELETED: &str = "deleted-image";
-/// How long it is remembered that an image was deleted: asking again meanwhile succeeds.
+/// How long a deletion is remembered: a repeated request succeeds meanwhile.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
-/// Records that are read at a time.
+/// Number of records that are read at a time.
 pub(super) const PAGE: usize = 256;
 
-/// Where it stands that an image was deleted, with the time.
+/// Key of the entry that an image was deleted, whose value is the time.
 pub(super) fn tombstone(key: &Key) -> Vec<u8> {
     records::key(&[DELETED, &key.account, &key.name])
 }
 
 impl Inner {
-    /// Takes out a version that is DELETING, then removes its files.
+    /// Removes a version that is DELETING, then its files.
     pub(super) async fn finish_version(self: Arc<Self>, key: Key, number: u32) {
         let take_out = |mut image: Image| {
             let gone = image.version_gone(number, self.clock.timestamp());
@@ -40,7 +40,7 @@ impl Inner {
         self.finish(&key, "version-gone", take_out).await;
     }
 
-    /// Takes out an image that is DELETING with everything that belongs to it, then removes its files.
+    /// Removes an image that is DELETING with everything that belongs to it, then its files.
     pub(super) async fn finish_image(self: Arc<Self>, key: Key) {
         let take_out = |image: Image| {
             if image.record.state() != MicrovmImageState::Deleting {
@@ -80,7 +80,7 @@ impl Inner {
         }
     }
 
-    /// Whether there was such an image lately.
+    /// Whether the image was deleted less than [`REMEMBERED`] ago.
     pub(super) fn was_deleted(&self, key: &Key) -> Result<bool, StoreError> {
         let deleted: Option<prost_types::Timestamp> = self.db.get(Table::Meta, &tombstone(key))?;
         Ok(deleted.is_some_and(|deleted| self.is_remembered(&deleted)))
@@ -90,7 +90,7 @@ impl Inner {
         time(deleted) + REMEMBERED > self.clock.now()
     }
 
-    /// Forgets the deletions of more than a day ago.
+    /// A batch that forgets the deletions that are more than a day old.
     pub(super) fn old_tombstones(&self) -> Result<Batch, StoreError> {
         let mut batch = Batch::new();
         let prefix = records::key(&[DELETED, ""]);
@@ -104,7 +104,8 @@ impl Inner {
         Ok(batch)
     }
 
-    /// A token of an image that is no more must not bring its answer back.
+    /// A batch that forgets an image's client tokens: they must not bring back the response for an image that no
+    /// longer exists.
     fn forget_tokens(&self, key: &Key, uid: &str) -> Result<Batch, StoreError> {
         let mut batch = Batch::new();
         for operation in OPERATIONS {
@@ -124,7 +125,7 @@ impl Inner {
         Ok(batch)
     }
 
-    /// Reads what is under a prefix, page by page.
+    /// Reads all entries under a prefix, page by page.
     pub(super) fn each(
         &self,
         table: Table,

@@ -1,11 +1,11 @@
 //! The generation of this host's processor, as builds name it.
 //!
-//! Snapshots go on only where the processor has what they were taken with, so that builds are per generation
-//! (docs/behaviour.md, "Build records").
+//! Snapshots can be restored only on a processor that has the features they were taken with, so builds are per
+//! generation (docs/behaviour.md, "Build records").
 
 use std::path::Path;
 
-/// What a processor of none of the known generations has.
+/// The generation of a processor that is none of the known ones.
 pub const UNKNOWN: &str = "unknown";
 
 /// MIDR_EL1 of the first CPU, as Linux shows it (Documentation/arch/arm64/cpu-feature-registers.rst).

@@ -1,4 +1,4 @@
-//! The handle: what can be asked of images.
+//! The handle of all images: their operations.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -21,7 +21,7 @@ use crate::platform::{Artifact, Platform};
 use crate::records;
 use crate::store::{Batch, Db, Scan, StoreError, Table};
 
-/// A number that is limited.
+/// What a quota limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Quota {
     /// Images of an account.
@@ -32,44 +32,44 @@ pub enum Quota {
     Builds,
 }
 
-/// Why something was not done. Nothing has changed then.
+/// Why an operation failed. Nothing has changed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ImagesError {
-    /// There is an image of that name.
+    /// An image of that name exists.
     #[error("there is an image {0} already")]
     Exists(String),
-    /// There is no such image.
+    /// The image does not exist.
     #[error("there is no such image")]
     NotFound,
-    /// There was one, less than a day ago.
+    /// The image was deleted less than a day ago.
     #[error("the image has been deleted")]
     Deleted,
-    /// Its state does not allow it.
+    /// The state of the image does not allow the operation.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// A limit is reached.
+    /// A quota is reached.
     #[error("the limit of {limit} is reached")]
     Quota {
-        /// Of what.
+        /// The quota.
         quota: Quota,
-        /// How many there may be.
+        /// The greatest allowed number.
         limit: u64,
     },
-    /// An expectation of what was to be stored along did not hold: the client token was used meanwhile.
+    /// An expectation of the accompanying batch did not hold: the client token was used meanwhile.
     #[error("the state has changed meanwhile")]
     Conflict,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The daemon is ending.
+    /// The daemon is shutting down.
     #[error("the daemon is stopping")]
     Stopping,
 }
 
-/// What is limited, and how.
+/// Settings and limits.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The Region that the apps are told.
+    /// The Region for apps' environments.
     pub region: String,
     /// How many times its memory class a guest gets.
     pub burst: Burst,
@@ -85,27 +85,27 @@ pub struct Settings {
     pub max_builds: Option<u64>,
 }
 
-/// What [`Images`] works with.
+/// The components that [`Images`] uses.
 pub struct Parts {
     /// The store.
     pub db: Db,
-    /// The time.
+    /// The source of the current time.
     pub clock: Clock,
-    /// Is told of changes.
+    /// Receives events about changes.
     pub events: Events,
-    /// Removes files.
+    /// Removes the files of builds.
     pub platform: Arc<dyn Platform>,
-    /// Builds.
+    /// Builds images.
     pub build: Arc<dyn Build>,
-    /// Is told of builds.
+    /// Receives reports about builds.
     pub report: Arc<dyn Report>,
-    /// Points at which crashes are tried out.
+    /// Points at which tests simulate crashes.
     pub faults: Faults,
-    /// Limits.
+    /// Settings and limits.
     pub settings: Settings,
 }
 
-/// The images of this host. Copies are cheap and reach the same.
+/// The images of this host. Clones are cheap and share the same images.
 #[derive(Clone)]
 pub struct Images {
     pub(super) inner: Arc<Inner>,
@@ -121,18 +121,18 @@ pub(super) struct Inner {
     pub(super) faults: Faults,
     pub(super) settings: Settings,
     pub(super) locks: Locks,
-    /// Held from the look at a quota until what it allowed is there.
+    /// Held from the check of a quota until the new image or version is stored.
     admission: tokio::sync::Mutex<()>,
-    /// Builds that may run.
+    /// Slots for builds that may run at the same time.
     pub(super) slots: Semaphore,
     under_way: Mutex<HashMap<(Key, u32), UnderWay>>,
-    /// Builds that were stopped after they had begun: with their versions and ids.
+    /// Builds that were stopped after they had begun: with image, version and build id.
     interrupted: Mutex<Vec<(Key, u32, String)>>,
-    /// Every task has a receiver of it.
+    /// Set to true to stop all tasks; each of them has a receiver.
     stop: watch::Sender<bool>,
 }
 
-/// A build under way.
+/// A build that waits or runs.
 struct UnderWay {
     progress: Arc<Progress>,
     artifact: Artifact,
@@ -147,7 +147,7 @@ impl std::fmt::Debug for Images {
 // === impl Images ===
 
 impl Images {
-    /// Nothing happens until [`Self::recover`], which comes before everything else.
+    /// Creates the handle. Nothing happens until [`Self::recover`], which must be called before everything else.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts { db, clock, events, platform, build, report, faults, settings } = parts;
@@ -170,8 +170,8 @@ impl Images {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Creates an image and begins to build its version 1.0. `config` has the image's ARN and what the client has given; `with`
-    /// is stored along, for instance the client token with the answer.
+    /// Creates an image and begins to build its version 1.0. `config` has the image's ARN and the client's settings;
+    /// `with` makes a batch that is stored together with the image, for instance the client token with the response.
     ///
     /// # Errors
     /// [`ImagesError`].
@@ -194,7 +194,7 @@ impl Images {
                 ..ImageRecord::default()
             };
             let _admission = inner.admission.lock().await;
-            // Somebody who has the image already is told that, not that there are too many.
+            // A client that has the image already gets that error, not one about a quota.
             if inner.record(&key)?.is_some() {
                 return Err(ImagesError::Exists(key.name));
             }
@@ -209,7 +209,7 @@ impl Images {
         .await
     }
 
-    /// Begins to build the next version of an image. The number that it has is the image's newest.
+    /// Begins to build the next version of an image. Its number is the image's newest.
     ///
     /// # Errors
     /// [`ImagesError`].
@@ -239,7 +239,7 @@ impl Images {
         .await
     }
 
-    /// Makes a version available to RunMicrovm, or not.
+    /// Sets whether RunMicrovm may use a version.
     ///
     /// # Errors
     /// [`ImagesError`].
@@ -291,7 +291,7 @@ impl Images {
     /// Begins to delete an image with all its versions.
     ///
     /// # Errors
-    /// [`ImagesError`]; [`ImagesError::Deleted`] when that has happened already.
+    /// [`ImagesError`]; [`ImagesError::Deleted`] if the image was deleted before.
     pub async fn delete(&self, account: &str, name: &str) -> Result<(), ImagesError> {
         let (inner, key) =
             (Arc::clone(&self.inner), Key { account: account.to_owned(), name: name.to_owned() });
@@ -310,8 +310,8 @@ impl Images {
         .await
     }
 
-    /// What the build of a version has told and tells; none where there is no such version. Of the version that is being built,
-    /// or the newest, where no number is given.
+    /// The past and future events of the build of a version; none if the version does not exist. Without a number: of
+    /// the image's newest version.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -329,13 +329,13 @@ impl Images {
         Ok(build.map(|build| Watch::ended(self.inner.clock.timestamp(), build)))
     }
 
-    /// A microVM does not use the files of a build any more, and the store says so: they are removed when nobody else does,
-    /// and their version is deleted. Happens afterwards.
+    /// Called after a microVM has given up its use of a build's files in the store. The files are removed in the
+    /// background if no other microVM uses them and their version is deleted.
     pub fn released(&self, build_id: &str) {
         self.inner.spawn(Arc::clone(&self.inner).collect(build_id.to_owned()));
     }
 
-    /// The files that there may be: for the platform's sweep.
+    /// All artifacts that may have files, for the platform's sweep.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -351,13 +351,13 @@ impl Images {
         Ok(all)
     }
 
-    /// How many builds of all accounts run or wait.
+    /// Number of builds of all accounts that run or wait.
     #[must_use]
     pub fn builds_under_way(&self) -> usize {
         self.inner.under_way().len()
     }
 
-    /// Ends all tasks, builds included: the next daemon goes on with what they did.
+    /// Stops all tasks, builds included; the next daemon continues their work.
     pub async fn stop(&self) {
         self.inner.stop.send_replace(true);
         self.inner.stop.closed().await;
@@ -373,20 +373,20 @@ impl Images {
         }
     }
 
-    /// Waits until nothing is under way.
+    /// Waits until all tasks have finished.
     #[cfg(test)]
     pub(super) async fn idle(&self) {
         self.inner.stop.closed().await;
     }
 
-    /// Does something to its end, even if nobody waits for the answer any more.
+    /// Runs an operation to its end, even if its caller stops waiting.
     async fn detached<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, ImagesError>> + Send + 'static,
     ) -> Result<T, ImagesError> {
         let (answer, answered) = oneshot::channel();
         self.inner.spawn(async move {
-            let _ = answer.send(work.await); // nobody waits any more
+            let _ = answer.send(work.await); // the caller may have stopped waiting
         });
         answered.await.unwrap_or(Err(ImagesError::Stopping))
     }
@@ -395,7 +395,7 @@ impl Images {
 // === impl Inner ===
 
 impl Inner {
-    /// Does something until it is done, or the daemon stops.
+    /// Runs a task until it is done or the daemon stops.
     pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let mut stop = self.stop.subscribe();
         tokio::spawn(async move {
@@ -407,7 +407,7 @@ impl Inner {
         });
     }
 
-    /// Notes that a build is under way; false when it was so before.
+    /// Registers a build as under way; returns false if it was registered before.
     pub(super) fn note(&self, key: &Key, number: u32, progress: Arc<Progress>, artifact: Artifact) -> bool {
         let mut under_way = self.under_way();
         let free = !under_way.contains_key(&(key.clone(), number));
@@ -417,7 +417,8 @@ impl Inner {
         free
     }
 
-    /// A build that had begun is dropped. Where the daemon stops, that is noted; else something has ended the daemon, or is about to.
+    /// Called when a build that had begun is dropped. If the daemon is being stopped, the build is noted as
+    /// interrupted; otherwise the daemon is crashing.
     pub(super) fn interrupted(&self, key: &Key, number: u32, build_id: &str) {
         if *self.stop.borrow() {
             let mut interrupted = self.interrupted.lock().unwrap_or_else(poisoned);
@@ -425,7 +426,7 @@ impl Inner {
         }
     }
 
-    /// The build is over.
+    /// Removes a finished build from those under way.
     pub(super) fn forget(&self, key: &Key, number: u32) {
         self.under_way().remove(&(key.clone(), number));
     }
@@ -457,7 +458,7 @@ impl Inner {
     }
 }
 
-/// Whether there may be one more than `count`.
+/// Checks that one more than `count` is allowed.
 fn below(quota: Quota, limit: Option<u64>, count: u64) -> Result<(), ImagesError> {
     match limit {
         Some(limit) if count >= limit => Err(ImagesError::Quota { quota, limit }),

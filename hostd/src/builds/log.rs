@@ -1,7 +1,8 @@
-//! Where the output of a build goes (docs/behaviour.md, "Logs").
+//! The log streams of builds (docs/behaviour.md, "Logs").
 //!
-//! One stream for the Dockerfile's steps, one for the app before the snapshot, one for the app in the clone that is validated:
-//! `YYYY/MM/DD[VERSION]WHAT-BUILD_ID` in the group `/aws/lambda-microvms/IMAGE`, unless the version names a group or a stream.
+//! A build has one stream for the Dockerfile's steps, one for the app before the snapshot, and one for the app in the
+//! clone that is validated: `YYYY/MM/DD[VERSION]WHAT-BUILD_ID` in the group `/aws/lambda-microvms/IMAGE`, unless the
+//! version names a group or a stream.
 
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
@@ -22,7 +23,7 @@ pub struct Targets {
 }
 
 impl Targets {
-    /// The streams of a build that begins now; none where logging is disabled.
+    /// The streams of a build that begins now; none if logging is disabled.
     #[must_use]
     pub fn of(version: &MicrovmImageVersion, image: &str, build_id: &str, now: SystemTime) -> Option<Self> {
         let given = match version.logging.as_ref().and_then(|logging| logging.logging.clone()) {
@@ -40,7 +41,7 @@ impl Targets {
         Some(Self { build: target("build"), snapshot: target("snapshot"), validate: target("validate") })
     }
 
-    /// Where a line goes.
+    /// The log stream for a line of this kind.
     #[must_use]
     pub fn target(&self, stream: LogStream) -> &LogTarget {
         match stream {
@@ -51,7 +52,7 @@ impl Targets {
     }
 }
 
-/// The streams of a build that is under way: each is opened with its first line.
+/// The streams of a running build; each is opened when its first line arrives.
 pub(super) struct Streams {
     account: String,
     targets: Option<Targets>,
@@ -64,7 +65,7 @@ impl Streams {
         Self { account: account.to_owned(), targets, report, open: Default::default() }
     }
 
-    /// Stores a line; the name of the stream that it went to.
+    /// Stores a line; returns the name of its stream.
     pub(super) fn append(
         &self,
         stream: LogStream,

@@ -1,4 +1,4 @@
-//! Images, their versions and builds: what drives [`crate::lifecycle::image`].
+//! Images, their versions and builds: the driver of [`crate::lifecycle::image`].
 //!
 //! ```text
 //!  request ─► Images ── one batch per transition ──► store
@@ -6,22 +6,23 @@
 //!               └──── a task per deletion ─► store ─► files
 //! ```
 //!
-//! * [`images`] – the handle: what can be asked of images, and recovery
-//! * `state` – an image with its versions as the store has them; `run` – a build; `end` – deletions; `recovery`
-//! * `artifacts` – the files of builds, and who uses them
-//! * [`build`] – what builds are made by, and who is told; [`real`] – the image builder
-//! * [`request`] – from a version's configuration to what the builder wants; [`log`] – where its output goes
-//! * [`progress`] – what a build has told, for those who watch it
+//! * [`images`] – the handle with the operations on images, and recovery
+//! * `state` – an image with its versions in the store; `run` – a build; `end` – deletions; `recovery` – resumes
+//!   unfinished work
+//! * `artifacts` – the files of builds, and the microVMs that use them
+//! * [`build`] – the interfaces of builders and reports; [`real`] – the image builder
+//! * [`request`] – converts a version's configuration into a build request; [`log`] – log streams of builds
+//! * [`progress`] – the events of a build, for clients that watch it
 //! * [`generation`] – the processor that builds are for
 //!
-//! Changes of one image happen one after another, and each is durable before anything follows from it: an answer, a build, a file
-//! that goes. Whatever the daemon is killed at, the next one finds in the store what there is to do:
+//! Changes of one image happen one after another, and each is durable before its consequences begin: a response, a
+//! build, the removal of a file. Wherever the daemon is killed, the next one finds in the store what has to be done:
 //!
-//! | Found | Done |
+//! | Found | Action |
 //! |---|---|
 //! | version PENDING or IN_PROGRESS | it is built from the start, under the same number and build id |
 //! | version or image DELETING | the deletion is finished |
-//! | retired artifact that nobody uses | its files are removed |
+//! | retired artifact that no microVM uses | its files are removed |
 
 mod artifacts;
 pub mod build;

@@ -1,7 +1,7 @@
-//! What a build has told so far, and what it tells, for those who watch it.
+//! The events of a build, for clients that watch it.
 //!
-//! A [`Progress`] keeps the last events of a build, within bounds; any number of [`Watch`]es read them, each at its own pace. One
-//! that is too slow misses the oldest lines, and holds nobody up.
+//! A [`Progress`] keeps the latest events of a build, within bounds. Any number of [`Watch`]es read them, each at its
+//! own pace. A reader that is too slow misses the oldest events, and delays nothing.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,9 +14,9 @@ use tokio::sync::watch;
 
 use crate::panics::poisoned;
 
-/// Events that are kept.
+/// Most events that are kept.
 const EVENTS: usize = 4096;
-/// Their bytes together.
+/// Most bytes of all kept events together.
 const BYTES: usize = 4 << 20;
 
 /// The events of a build under way.
@@ -28,9 +28,9 @@ pub struct Progress {
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// How many there were.
+    /// Number of events so far.
     told: u64,
-    /// The last ones, with their numbers.
+    /// The kept events with their numbers.
     events: VecDeque<(u64, BuildEvent)>,
     bytes: usize,
     closed: bool,
@@ -43,10 +43,10 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// Keeps an event, and tells it to all who watch.
+    /// Adds an event, and notifies all watches.
     pub(super) fn tell(&self, time: Timestamp, event: Event) {
         let mut kept = self.lock();
-        // How far a download is replaces how far it was.
+        // The progress of a download replaces its last progress.
         let is_fetched = |event: &(u64, BuildEvent)| matches!(event.1.event, Some(Event::Fetched(_)));
         if matches!(event, Event::Fetched(_)) && kept.events.back().is_some_and(is_fetched) {
             kept.drop_last();
@@ -56,13 +56,13 @@ impl Progress {
         self.changed.send_replace(());
     }
 
-    /// Nothing follows: those who watch come to the end.
+    /// Marks the end of the events: watches return none after the last one.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.changed.send_replace(());
     }
 
-    /// From the first event that is kept on.
+    /// A watch that begins with the first kept event.
     pub(super) fn watch(self: &Arc<Self>) -> Watch {
         Watch { progress: Arc::clone(self), next: 0, changed: self.changed.subscribe() }
     }
@@ -92,13 +92,13 @@ impl Kept {
         }
     }
 
-    /// The first event from `number` on.
+    /// The first event with this number or a higher one.
     fn from(&self, number: u64) -> Option<&(u64, BuildEvent)> {
         self.events.get(self.events.partition_point(|(other, _)| *other < number))
     }
 }
 
-/// Somebody who watches a build.
+/// A reader of a build's events.
 #[derive(Debug)]
 pub struct Watch {
     progress: Arc<Progress>,
@@ -107,7 +107,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Of a build that has ended: its end.
+    /// The watch of a build that has finished: contains the final event only.
     pub(super) fn ended(time: Timestamp, build: GetMicrovmImageBuildResponse) -> Self {
         let progress = Arc::new(Progress::default());
         progress.tell(time, Event::Ended(build));
@@ -115,7 +115,7 @@ impl Watch {
         progress.watch()
     }
 
-    /// The next event, when it is there. None at the end: after the build's, or when the daemon stops.
+    /// Waits for the next event. None at the end: after the build's final event, or when the daemon stops.
     pub async fn next(&mut self) -> Option<BuildEvent> {
         loop {
             self.changed.mark_unchanged();
@@ -133,7 +133,7 @@ impl Watch {
         }
     }
 
-    /// The same as a stream.
+    /// Converts the watch into a stream of its events.
     pub fn into_stream(self) -> impl futures_util::Stream<Item = BuildEvent> + Send {
         futures_util::stream::unfold(self, |mut watch| async {
             let event = watch.next().await?;

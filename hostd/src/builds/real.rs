@@ -1,4 +1,4 @@
-//! The image builder.
+//! The real builder, which uses the image builder.
 
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ impl ImageBuilder {
     }
 }
 
-/// Where the files of a build are, below the folder of all images.
+/// The folder of a build's files, below the folder of all images.
 #[must_use]
 pub fn folder(images: &Path, artifact: &Artifact) -> PathBuf {
     let Artifact { account, image_uid, version, build_id } = artifact;
@@ -61,7 +61,8 @@ fn platform(detail: String) -> BuildFailure {
     BuildFailure { reason: FailureCode::InternalPlatformError.sentence().to_owned(), detail }
 }
 
-/// Makes the folders from `root` down to `folder`, so that a power failure does not take them from what is in them.
+/// Makes the folders from `root` down to `folder` durable, so that a power failure does not remove them together with
+/// their contents.
 async fn make_durable(root: &Path, folder: &Path) -> std::io::Result<()> {
     let (root, folder) = (root.to_owned(), folder.to_owned());
     let made = tokio::task::spawn_blocking(move || {

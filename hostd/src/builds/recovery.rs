@@ -1,4 +1,4 @@
-//! Going on with what an earlier daemon did.
+//! Continues what an earlier daemon has left unfinished.
 
 use std::sync::Arc;
 
@@ -11,25 +11,25 @@ use super::images::Images;
 use super::state::Key;
 use crate::store::{CommitError, StoreError, Table};
 
-/// What there was to do.
+/// Numbers of what recovery found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Recovered {
-    /// Images there are.
+    /// Existing images.
     pub images: usize,
     /// Versions that are built again.
     pub builds: usize,
-    /// Deletions of images and versions that are finished.
+    /// Deletions of images and versions that are completed.
     pub deletions: usize,
-    /// Files of builds that are removed.
+    /// Builds whose files are removed.
     pub artifacts: usize,
 }
 
 impl Images {
-    /// Goes on with everything that the store says is under way: once, after the start, before anything else is asked. It is
-    /// begun when this returns, and done afterwards.
+    /// Continues everything that is under way according to the store. Called once, after the start and before all
+    /// other operations. When this returns, the tasks have been started.
     ///
     /// # Errors
-    /// [`StoreError`]: the daemon cannot start then.
+    /// [`StoreError`]: in that case the daemon cannot start.
     pub async fn recover(&self) -> Result<Recovered, StoreError> {
         let inner = &self.inner;
         let mut records: Vec<ImageRecord> = Vec::new();

@@ -1,4 +1,4 @@
-//! From a version's configuration to what the builder wants.
+//! Converts a version's configuration into a build request.
 
 use hearth_host::network::Egress;
 use hearth_host::roles::RoleUse;
@@ -12,7 +12,7 @@ use hearth_proto::store::v1::VersionRecord;
 
 use crate::lifecycle::image::version_number;
 
-/// Seconds that hooks have when nothing is said (docs/behaviour.md, "Hooks").
+/// Default timeouts of hooks in seconds (docs/behaviour.md, "Hooks").
 pub mod defaults {
     /// `/ready`
     pub const READY: i32 = 60;
@@ -22,11 +22,11 @@ pub mod defaults {
     pub const RUNTIME: i32 = 1;
 }
 
-/// Name of the egress connector that leads nowhere.
+/// Name of the egress connector without any access to networks.
 pub const NO_EGRESS: &str = "NO_EGRESS";
 
-/// What is to be built for a version. Its configuration was checked when it was accepted; what makes no sense all the same has
-/// its default.
+/// The build request for a version. The configuration was validated when it was accepted; values that are invalid
+/// nevertheless are replaced by their defaults.
 #[must_use]
 pub fn build_request(record: &VersionRecord, region: &str, burst: Burst) -> BuildRequest {
     let version = record.version.clone().unwrap_or_default();
@@ -61,14 +61,14 @@ pub fn memory(version: &MicrovmImageVersion) -> MemoryClass {
     class.unwrap_or(MemoryClass::DEFAULT)
 }
 
-/// What microVMs with these egress connectors may reach.
+/// The egress of microVMs with these egress connectors.
 #[must_use]
 pub fn egress(connectors: &[String]) -> Egress {
     let leads_nowhere = |arn: &String| arn.rsplit(':').next() == Some(NO_EGRESS);
     if connectors.iter().any(leads_nowhere) { Egress::None } else { Egress::Internet }
 }
 
-/// Hooks with their timeouts.
+/// The enabled hooks with their timeouts.
 #[must_use]
 pub fn hooks(hooks: &ApiHooks) -> Hooks {
     let enabled = |state: HookState, seconds: Option<i32>, default: i32| {

@@ -1,10 +1,10 @@
 //! A build, from its slot to its outcome.
 //!
-//! A build that panics ends the daemon ([`crate::panics`]), and the next daemon begins it again. So that this has an end, each begin is counted
-//! in the build's record before anything is done; a daemon that is told to stop takes it back, but for the
-//! instant in which it is stored. What has begun [`TRIES`] times
-//! and neither ended nor was stopped is FAILED. Whether the daemon panicked, was killed or lost its power cannot be told
-//! apart afterwards, so each of them counts.
+//! A build that panics aborts the daemon ([`crate::panics`]), and the next daemon begins the build again. To bound
+//! this, each attempt is counted in the build's record before it does anything; a daemon that is shut down undoes the
+//! count, except during the instant in which it is stored. A build that has begun [`TRIES`] times and neither
+//! finished nor was stopped is FAILED. A panic, a kill and a power failure cannot be distinguished afterwards, so
+//! each of them counts.
 
 use std::sync::Arc;
 
@@ -29,10 +29,10 @@ use crate::platform::Artifact;
 use crate::records;
 use crate::store::{Batch, Table};
 
-/// How often a build begins.
+/// How often a build may begin.
 pub(super) const TRIES: u32 = 3;
 
-/// A build under way. Dropping it ends it.
+/// A build under way. Dropping this stops the build.
 struct Run {
     images: Arc<Inner>,
     key: Key,
@@ -40,7 +40,7 @@ struct Run {
     record: VersionRecord,
     artifact: Artifact,
     progress: Arc<Progress>,
-    /// It has begun, and its end is not stored.
+    /// Whether the build has begun and its result is not stored yet.
     begun: bool,
 }
 
@@ -55,7 +55,7 @@ impl Drop for Run {
 }
 
 impl Inner {
-    /// Begins the builds of an image that are to be done and not under way.
+    /// Starts the unfinished builds of an image that are not under way.
     pub(super) fn begin_builds(self: &Arc<Self>, key: &Key, image: &Image) {
         for record in image.unbuilt() {
             let builds = record.builds.iter().filter_map(|build| build.build.as_ref());
@@ -100,7 +100,7 @@ impl Run {
         let Some((_, tries)) = self.settle("build-start", start, Batch::new()).await else { return };
         self.begun = true;
         let begun = Instant::now();
-        // A killed daemon may have left a whole image that it did not come to store.
+        // A killed daemon may have left a complete image without having stored the result.
         self.clear().await;
         images.faults.at(AREA, "build", "before").await;
         let built = if tries > TRIES { Err((given_up(), None)) } else { self.build().await };
@@ -135,7 +135,7 @@ impl Run {
         }
     }
 
-    /// Builds, and tells what happens; with a failure comes the size of the code, where that is known.
+    /// Runs the build and forwards its events. A failure comes with the size of the code in bytes, if that is known.
     async fn build(&self) -> Result<hearth_proto::microvms::v1::SnapshotBuild, (BuildFailure, Option<i64>)> {
         let settings = &self.images.settings;
         let request = build_request(&self.record, &settings.region, settings.burst);
@@ -146,7 +146,7 @@ impl Run {
         built.map_err(|failure| (failure, code_bytes.get().copied()))
     }
 
-    /// Passes on what a build tells: to those who watch, to the logs, to the metrics.
+    /// Forwards the events of a build to watches, logs and metrics.
     fn sink(&self, code_bytes: Arc<std::sync::OnceLock<i64>>) -> Sink {
         let (images, progress) = (Arc::clone(&self.images), Arc::clone(&self.progress));
         let build_id = &self.artifact.build_id;
@@ -179,7 +179,7 @@ impl Run {
                     total: total.map(|total| i64::try_from(total).unwrap_or(i64::MAX)),
                 }),
                 Told::CodeInstalled { bytes } => {
-                    let _ = code_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX)); // told once
+                    let _ = code_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX)); // sent once
                     return;
                 }
             };
@@ -187,7 +187,7 @@ impl Run {
         })
     }
 
-    /// Removes the files of the build, if there are any.
+    /// Removes the files of the build, if they exist.
     async fn clear(&self) {
         if let Err(error) = self.images.platform.remove_artifact(&self.artifact).await {
             tracing::warn!(build = self.artifact.build_id, %error, "files of an earlier try cannot be removed");
@@ -206,7 +206,7 @@ impl Run {
         Batch::new().put(Table::Artifacts, at, records::encode(&record))
     }
 
-    /// Changes the image, however long the store takes. None when there is no such image any more.
+    /// Changes the image, retrying while the store fails. None if the image no longer exists.
     async fn settle<T>(
         &self,
         name: &'static str,
@@ -230,7 +230,7 @@ impl Run {
     }
 }
 
-/// Why a build does not begin once more.
+/// The failure of a build that has used up its attempts.
 fn given_up() -> BuildFailure {
     let platform = FailureCode::InternalPlatformError.sentence();
     BuildFailure {

@@ -1,4 +1,4 @@
-//! An image with its versions as the store has them, and its changes.
+//! An image with its versions in the store, and changes of it.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -17,19 +17,19 @@ use crate::lifecycle::image::Image;
 use crate::records;
 use crate::store::{Batch, CommitError, StoreError, Table};
 
-/// How long a task waits before it asks the store again that has failed.
+/// Pause before a task retries an operation of the store that failed.
 pub(super) const AGAIN: Duration = Duration::from_secs(1);
-/// The area of the points at which crashes are tried out.
+/// The area of the fault points at which tests simulate crashes.
 pub(super) const AREA: &str = "image";
 
-/// Which image.
+/// Identifies an image.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) account: String,
     pub(super) name: String,
 }
 
-/// Changes of one image happen one after another: whoever changes it has its lock. Some images share one.
+/// Serializes changes: a task that changes an image holds the image's lock. Some images share a lock.
 #[derive(Debug, Default)]
 pub(super) struct Locks([Mutex<()>; 32]);
 
@@ -45,32 +45,32 @@ impl Locks {
     }
 }
 
-/// What becomes of an image.
+/// A change of an image.
 #[derive(Debug)]
 pub(super) struct Change<T> {
-    /// The image then; none when it is gone.
+    /// The image after the change; none if it is deleted.
     pub(super) after: Option<Image>,
-    /// What is changed with it.
+    /// Further writes of the same batch.
     pub(super) with: Batch,
-    /// What whoever asked for it is told.
+    /// The result for the caller.
     pub(super) answer: T,
 }
 
-/// What the store had.
+/// An image as it was read from the store.
 #[derive(Debug)]
 struct Stored {
     image: Image,
-    /// The image's own record, as bytes: others change its tags.
+    /// The bytes of the image's own record: other tasks change its tags.
     bytes: Vec<u8>,
 }
 
 impl Inner {
-    /// Changes an image: `change` says how, possibly several times, when others have changed it meanwhile. `name` is that of
-    /// its points.
+    /// Changes an image. `change` computes the change; it is called again if others have changed the image meanwhile.
+    /// `name` names the fault points.
     ///
     /// # Errors
-    /// What `change` says; [`ImagesError::NotFound`]; [`ImagesError::Conflict`] when an expectation of what is changed with it
-    /// does not hold.
+    /// The error of `change`; [`ImagesError::NotFound`]; [`ImagesError::Conflict`] if an expectation of the
+    /// accompanying batch does not hold.
     pub(super) async fn change<T>(
         self: &Arc<Self>,
         key: &Key,
@@ -101,7 +101,7 @@ impl Inner {
     /// Stores a new image.
     ///
     /// # Errors
-    /// [`ImagesError::Exists`]; [`ImagesError::Conflict`] when an expectation of `with` does not hold.
+    /// [`ImagesError::Exists`]; [`ImagesError::Conflict`] if an expectation of `with` does not hold.
     pub(super) async fn add(
         &self,
         key: &Key,
@@ -126,7 +126,7 @@ impl Inner {
         }
     }
 
-    /// An image, for whoever only reads.
+    /// The record of an image, for reading only.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -134,7 +134,7 @@ impl Inner {
         self.db.get(Table::Images, &records::image(&key.account, &key.name))
     }
 
-    /// An image with its versions, for whoever is alone.
+    /// An image with its versions, for callers that hold its lock or run alone.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -193,7 +193,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Tells of the states that have changed.
+    /// Sends events for the states that have changed.
     fn tell(&self, key: &Key, was: Option<&Image>, is: Option<&Image>) {
         let time = Some(self.clock.timestamp());
         let resource = was.or(is).map(|image| image.arn().to_owned()).unwrap_or_default();

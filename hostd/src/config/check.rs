@@ -1,4 +1,4 @@
-//! What a parser cannot know: whether values make sense, fit together, and name what is there.
+//! Checks that a parser cannot make: whether values are valid, fit together, and name things that exist.
 
 use std::fmt;
 use std::fs;
@@ -16,23 +16,23 @@ use crate::proxy::tls::{Files, TlsError};
 
 /// The longest life of a microVM in seconds.
 const MAX_DURATION: i32 = 28_800;
-/// What cannot work, all of it, a problem on each line.
+/// Everything in a configuration that cannot work, one problem per line.
 #[derive(Debug, thiserror::Error)]
 #[error("the configuration cannot work:{}", .0.iter().map(|problem| format!("\n{problem}")).collect::<String>())]
 pub struct Unusable(pub Vec<Problem>);
 
-/// Something that cannot work.
+/// A setting that cannot work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The key, like `listen.address`.
     pub key: String,
-    /// What is wrong with its value, and what to do.
+    /// What is wrong with the value, and what to do.
     pub why: String,
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Sections that tell their own problems name the key.
+        // Sections that report their own problems name the key.
         if self.why.starts_with(&self.key) {
             return f.write_str(&self.why);
         }
@@ -56,7 +56,7 @@ impl Problems {
 }
 
 impl Config {
-    /// What cannot work, as far as the values themselves tell. A daemon does not start with any.
+    /// The problems that the values themselves show. A daemon does not start with any.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Problems::default();
@@ -66,16 +66,16 @@ impl Config {
         problems.0
     }
 
-    /// Whether the values can work.
+    /// Fails if the configuration has any problem.
     ///
     /// # Errors
-    /// All that cannot.
+    /// All problems.
     pub fn check(&self) -> Result<(), Unusable> {
         let problems = self.problems();
         if problems.is_empty() { Ok(()) } else { Err(Unusable(problems)) }
     }
 
-    /// What it names and is not there, or may be read by too many.
+    /// Files and folders that the configuration names and that do not exist, or that too many users may read.
     #[must_use]
     pub fn missing(&self) -> Vec<Problem> {
         let mut problems = Problems::default();
@@ -93,7 +93,7 @@ impl Config {
                 pem(&mut problems, key, path, secret);
             }
         }
-        // Files that cannot be read are told already.
+        // Files that cannot be read are reported above.
         if let Some(files) = Files::of(endpoint)
             && let Err(error @ TlsError::Files { .. }) = files.read(&self.service().endpoint_domain)
         {
@@ -176,7 +176,7 @@ impl Config {
         }
     }
 
-    /// Where requests come in, and from whom. What these say of themselves names the key, or the id.
+    /// Checks where requests come in, and from which clients. The errors name the key or the id.
     fn check_listen(&self, problems: &mut Problems) {
         let access = &self.access;
         let knows_somebody = !access.keys.is_empty() || !access.certificates.is_empty();
@@ -195,7 +195,7 @@ impl Config {
             problems.add("access", error.to_string());
         }
         for key in &access.keys {
-            // One that is in a file of its own is read by `missing`.
+            // A secret in a file of its own is read by `missing`.
             if key.secret.is_some()
                 && let Err(error) = key.secret()
             {
@@ -204,11 +204,11 @@ impl Config {
         }
     }
 
-    /// Sections that can tell themselves.
+    /// Checks the sections that have a check of their own.
     fn check_sections(&self, problems: &mut Problems) {
-        // What cannot work of the paths is told already.
+        // Problems of the paths are reported above.
         let host = if problems.0.is_empty() { self.host().check() } else { Ok(()) };
-        // They name their key first.
+        // The errors begin with the key.
         let mut tell = |fallback: &str, why: String| match why.split_once([' ', ':']) {
             Some((key, _)) if key.contains('.') || key == "run" => problems.add(key, why.clone()),
             _ => problems.add(fallback, why),
@@ -234,7 +234,7 @@ impl Config {
     }
 }
 
-/// Whether a PEM file is there, and a secret one its owner's alone.
+/// Checks that a PEM file exists, and that a secret one is readable by its owner only.
 fn pem(problems: &mut Problems, key: &str, path: &Path, secret: bool) {
     let shown = path.display();
     match fs::read_to_string(path) {
@@ -247,7 +247,7 @@ fn pem(problems: &mut Problems, key: &str, path: &Path, secret: bool) {
     }
 }
 
-/// Whether a file may be read by others than its owner.
+/// Whether users other than the owner may read a file.
 #[must_use]
 pub fn is_open(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)

@@ -1,4 +1,4 @@
-//! `hearthd config` and `hearthd init`.
+//! The commands `hearthd config` and `hearthd init`.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -47,10 +47,10 @@ pub struct Init {
 }
 
 impl ConfigCommand {
-    /// Does it. What is to be printed on stdout.
+    /// Executes the command; returns the text for standard output.
     ///
     /// # Errors
-    /// What is wrong, a problem on each line.
+    /// The problems, one per line.
     pub fn execute(&self) -> anyhow::Result<String> {
         match self {
             Self::Check { file } => check(file),
@@ -87,10 +87,10 @@ fn check(file: &Path) -> anyhow::Result<String> {
 }
 
 impl Init {
-    /// Does it. What is to be printed on stdout.
+    /// Executes the command; returns the text for standard output.
     ///
     /// # Errors
-    /// What cannot be written, or is there already.
+    /// A file that cannot be written, or exists already.
     pub fn execute(&self) -> anyhow::Result<String> {
         let plan = Plan {
             file: self.config.clone(),

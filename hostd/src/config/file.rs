@@ -1,4 +1,4 @@
-//! Reading the file. What is wrong is told with key and line.
+//! Reads the file. Errors name the key and the line.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -7,24 +7,24 @@ use toml::de::{DeTable, DeValue};
 
 use super::Config;
 
-/// Where the configuration is unless told otherwise.
+/// The default path of the configuration.
 pub const DEFAULT_FILE: &str = "/etc/hearth/hearthd.toml";
 
-/// Why there is no configuration.
+/// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read {}: {source}; `hearthd init` writes a first configuration", path.display())]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
-    /// It is not what a configuration is.
+    /// The text is not a valid configuration.
     #[error("{}, line {line}: {why}", path.display())]
     Wrong {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// The line, counted from 1.
         line: usize,
@@ -37,17 +37,18 @@ impl Config {
     /// Reads a file.
     ///
     /// # Errors
-    /// What cannot be read, and the first key that is unknown or has a value it cannot have, with its line.
+    /// An error if the file cannot be read, or for the first key that is unknown or has an invalid value, with its
+    /// line.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let read = fs::read_to_string(path);
         let text = read.map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Self::parse(&text).map_err(|(line, why)| ConfigError::Wrong { path: path.to_owned(), line, why })
     }
 
-    /// Reads the text of a file.
+    /// Parses the text of a file.
     ///
     /// # Errors
-    /// The line and what is wrong in it.
+    /// The line, and what is wrong in it.
     pub fn parse(text: &str) -> Result<Self, (usize, String)> {
         toml::from_str(text).map_err(|error| {
             let line = error.span().map_or(1, |span| line_at(text, span.start));

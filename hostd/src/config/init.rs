@@ -1,5 +1,5 @@
-//! A first configuration: the file with comments and, for requests over TCP, an authority, a certificate and an access key.
-//! Nothing that is there is overwritten, and nobody but the owner may read any of it.
+//! Writes a first configuration: the file with comments and, for requests over TCP, an authority, a certificate and
+//! an access key. Existing files are not overwritten, and only the owner may read the new ones.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -21,59 +21,59 @@ const CERTIFICATE: &str = "server.pem";
 const KEY: &str = "server.key";
 /// How long the certificates are valid.
 const VALID: Duration = Duration::days(3650);
-/// Random bytes of an access key's id and of its secret.
+/// Number of random bytes in an access key's id; below, in its secret.
 const ID_BYTES: usize = 12;
 const SECRET_BYTES: usize = 30;
 
-/// What a first configuration is to be.
+/// The settings of a first configuration.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Where the configuration goes; what belongs to it goes beside it.
+    /// Path of the configuration; the other files are written beside it.
     pub file: PathBuf,
-    /// Where requests over TCP come in.
+    /// Address for requests over TCP.
     pub listen: Option<SocketAddr>,
-    /// Names and addresses under which clients know this host, beside `localhost`.
+    /// Names and addresses under which clients know this host, in addition to `localhost`.
     pub names: Vec<String>,
-    /// The account of all who come: 12 digits.
+    /// Account of the access key: 12 digits.
     pub account: String,
 }
 
-/// Why there is no first configuration. What was written before stays.
+/// Why no first configuration was written. Files that were written before the error stay.
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
-    /// Something is there already.
+    /// A file exists already.
     #[error("{} is there already, and nothing is overwritten: remove it, or name another file with --config", .0.display())]
     Exists(PathBuf),
-    /// It cannot be written.
+    /// A file cannot be written.
     #[error("cannot write {}: {source}", path.display())]
     Write {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
-    /// The account is none.
+    /// The account number is invalid.
     #[error("the account {0:?} is none: give 12 digits")]
     Account(String),
     /// A certificate for these names cannot be made.
     #[error("no certificate can be made: {0}; look at the names")]
     Certificate(#[from] rcgen::Error),
-    /// The system has no random numbers.
+    /// The operating system returned no random numbers.
     #[error("the system gives no random numbers")]
     Random,
 }
 
-/// What was made, for people.
+/// What was written, for display.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Made {
-    /// The files.
+    /// Paths of the files.
     pub files: Vec<PathBuf>,
-    /// What makes the client connect, as lines of a shell.
+    /// Shell commands that make the client connect.
     pub connect: Vec<String>,
 }
 
 impl Plan {
-    /// Writes it.
+    /// Writes the configuration.
     ///
     /// # Errors
     /// [`InitError`]
@@ -146,7 +146,7 @@ fn known_as(address: IpAddr) -> String {
     }
 }
 
-/// An authority, and a certificate of a server that it has signed.
+/// An authority, and a server certificate that it has signed.
 fn certificates(names: &[String]) -> Result<(Authority, Signed), rcgen::Error> {
     let valid = Validity::around(OffsetDateTime::now_utc(), VALID);
     let authority = Authority::new("Hearth", None, valid)?;
@@ -157,7 +157,7 @@ fn certificates(names: &[String]) -> Result<(Authority, Signed), rcgen::Error> {
 fn random(bytes: usize) -> Result<String, InitError> {
     let mut random = vec![0; bytes];
     SystemRandom::new().fill(&mut random).map_err(|_| InitError::Random)?;
-    // Letters and digits alone are selected by a double click, and are taken for no option.
+    // Letters and digits only can be selected with a double click, and are not mistaken for an option.
     Ok(URL_SAFE_NO_PAD.encode(random).replace('-', "x").replace('_', "y"))
 }
 

@@ -1,10 +1,10 @@
 //! The configuration: one TOML file, of which every key has a default. `docs/configuration.md` is its reference.
 //!
-//! * [`sections`] – keys that are this crate's own; the other sections belong to what they configure
-//! * [`file`](mod@file) – reading it: what is wrong is told with key and line
-//! * [`check`] – what a parser cannot know: addresses, files, what fits together
-//! * [`init`] – a first configuration, with certificates and an access key
-//! * [`cli`] – `hearthd config` and `hearthd init`
+//! * [`sections`] – sections of this crate; the other sections belong to the crates that they configure
+//! * [`file`](mod@file) – reads the file; errors name the key and the line
+//! * [`check`] – checks that a parser cannot make: addresses, files, combinations of values
+//! * [`init`] – writes a first configuration, with certificates and an access key
+//! * [`cli`] – the commands `hearthd config` and `hearthd init`
 
 pub mod check;
 pub mod cli;
@@ -89,7 +89,7 @@ pub struct Config {
     pub cgroup: CgroupSettings,
     /// How much of logs is kept.
     pub logs: LogsConfig,
-    /// Where metrics are to be had.
+    /// The metrics server.
     pub metrics: MetricsConfig,
     /// What is audited.
     pub audit: AuditConfig,
@@ -140,25 +140,25 @@ impl Config {
         self.paths.catalogue.clone().unwrap_or_else(|| self.data.join("bases"))
     }
 
-    /// Where builds under way are.
+    /// The folder of builds under way.
     #[must_use]
     pub fn work(&self) -> PathBuf {
         self.paths.work.clone().unwrap_or_else(|| self.data.join("work"))
     }
 
-    /// Where copies of the store are written to.
+    /// The folder for backups of the store.
     #[must_use]
     pub fn backups(&self) -> PathBuf {
         self.paths.backups.clone().unwrap_or_else(|| self.data.join("backups"))
     }
 
-    /// How long microVMs that have ended can still be asked for.
+    /// How long terminated microVMs can still be read by clients.
     #[must_use]
     pub fn terminated_retention(&self) -> Duration {
         Duration::from_secs(self.terminated_retention_seconds)
     }
 
-    /// How long what is done for a microVM may take.
+    /// Deadlines of effects.
     #[must_use]
     pub fn deadlines(&self) -> Deadlines {
         Deadlines {
@@ -167,7 +167,7 @@ impl Config {
         }
     }
 
-    /// How microVMs are made on this host.
+    /// The platform's part of the configuration.
     #[must_use]
     pub fn host(&self) -> HostConfig {
         HostConfig {
@@ -183,7 +183,7 @@ impl Config {
         }
     }
 
-    /// What the operations go by.
+    /// The settings of the service's operations.
     #[must_use]
     pub fn service(&self) -> ServiceConfig {
         let mut service = ServiceConfig::new(&self.region, self.profile.into());

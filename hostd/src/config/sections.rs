@@ -1,4 +1,4 @@
-//! Sections that are this crate's own. What every key means is in `docs/configuration.md`, too.
+//! Sections of this crate. `docs/configuration.md` describes every key, too.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -69,14 +69,14 @@ pub struct QuotasConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RateConfig {
-    /// So often in a second; 0 is no limit.
+    /// Calls in a second; 0 is no limit.
     pub per_second: u32,
-    /// So often at once; as in a second unless given.
+    /// Calls at once; as many as in a second unless given.
     pub burst: Option<u32>,
 }
 
 impl QuotasConfig {
-    /// Puts what is given in the place of a profile's limits.
+    /// Replaces a profile's limits by the configured ones.
     pub fn apply(&self, limits: &mut Limits) {
         let set = |given: Option<u64>, limit: &mut Option<u64>| match given {
             None => {}
@@ -124,7 +124,7 @@ impl Default for BuilderConfig {
 }
 
 impl BuilderConfig {
-    /// What a build may take.
+    /// Limits of a build.
     #[must_use]
     pub fn limits(&self) -> BuilderLimits {
         BuilderLimits {

@@ -1,4 +1,4 @@
-//! The reference and the service unit that are shipped, against the code.
+//! Checks the shipped reference and service unit against the code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,10 +9,10 @@ use toml::{Table, Value};
 use super::Config;
 
 const REFERENCE: &str = include_str!("../../../docs/configuration.md");
-/// What the reference writes where there is no default.
+/// The mark in the reference for a key without a default.
 const NONE: &str = "–";
 
-/// Keys of a section by serde's own word: what is expected in the place of a key that cannot be.
+/// The keys of a section according to serde: those in the error message about an unknown key.
 fn known_keys(section: &str) -> BTreeSet<String> {
     let head = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
     let error = toml::from_str::<Config>(&format!("{head}__none = 1\n")).unwrap_err().to_string();
@@ -82,7 +82,7 @@ fn the_reference_has_every_key_with_its_default_and_no_other() {
         }
         assert!(rows.is_empty(), "there are no such keys in [{section}]: {:?}", rows.keys());
     }
-    // Sections of a name that the operator chooses, and those that are there only if written, are not in the defaults.
+    // Sections with a name that the operator chooses, and optional sections, are not in the defaults.
     let named: Vec<_> = written.keys().map(String::as_str).collect();
     let listed = [
         "[access.certificates]",
@@ -118,7 +118,7 @@ fn systemd_takes_the_service_unit() {
     for needed in ["KillMode=process", "Delegate=yes"] {
         assert!(text.lines().any(|line| line == needed), "microVMs survive restarts: {needed}");
     }
-    // It looks for the programs that the unit starts.
+    // systemd-analyze checks that the programs of the unit exist.
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("hearthd.service");
     std::fs::write(&copy, text.replace("/usr/bin/hearthd", "/bin/sh")).unwrap();

@@ -1,4 +1,4 @@
-//! The daemon's endpoints, as the configuration wants them.
+//! The daemon's endpoints, according to the configuration.
 
 use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
@@ -20,7 +20,7 @@ use crate::proxy::{Proxy, Settings};
 use crate::service::Profile;
 use crate::tokens::Tokens;
 
-/// Endpoints that do not serve yet.
+/// Endpoints that are opened but do not serve yet.
 pub(super) struct Endpoints {
     proxy: Proxy,
     listener: TcpListener,
@@ -30,7 +30,7 @@ pub(super) struct Endpoints {
 }
 
 impl Endpoints {
-    /// Opens certificates and sockets; nothing where endpoints are switched off.
+    /// Opens certificates and sockets; returns none if endpoints are disabled.
     pub(super) async fn open(
         config: &Config,
         microvms: &Microvms,
@@ -74,15 +74,16 @@ impl Endpoints {
         Ok(Some(Self { proxy, listener, tls, dns, status }))
     }
 
-    /// Where microVMs are reached.
+    /// The addresses at which microVMs are reached.
     pub(super) fn status(&self) -> &EndpointStatus {
         &self.status
     }
 
-    /// Serves until `end` is true: first what ends by itself then, then what is to be aborted.
+    /// Starts serving until `end` is true. Returns first the task that then finishes by itself, then the tasks that
+    /// have to be aborted.
     ///
     /// # Errors
-    /// The threads that serve cannot be started.
+    /// The serving threads cannot be started.
     pub(super) fn start(self, end: watch::Receiver<bool>) -> Result<(JoinHandle<()>, Vec<JoinHandle<()>>)> {
         let serving = self.proxy.serve(self.listener, self.tls.config(), end);
         let serving = serving.context("starting the threads of endpoints")?;

@@ -1,11 +1,11 @@
-//! What the host has, and what it lacks.
+//! The host's resources, and its missing requirements.
 
 use std::ffi::CString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-/// The oldest kernel that microVMs run on.
+/// The oldest kernel version on which microVMs run.
 const OLDEST: (u32, u32) = (6, 7);
 
 /// This host.
@@ -14,7 +14,7 @@ pub struct Machine {
     kernel: String,
     memory_mib: u64,
     cpus: usize,
-    /// What is missing, in sentences.
+    /// Missing requirements, as sentences.
     missing: Vec<String>,
 }
 
@@ -24,7 +24,7 @@ pub struct Machine {
 pub struct Unsuited(Vec<String>);
 
 impl Machine {
-    /// Looks at the host.
+    /// Inspects the host.
     #[must_use]
     pub fn look() -> Self {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
@@ -53,7 +53,7 @@ impl Machine {
     /// Whether microVMs can run here.
     ///
     /// # Errors
-    /// [`Unsuited`]: everything that is missing.
+    /// [`Unsuited`] with everything that is missing.
     pub fn check(&self) -> Result<(), Unsuited> {
         if self.missing.is_empty() { Ok(()) } else { Err(Unsuited(self.missing.clone())) }
     }
@@ -64,13 +64,13 @@ impl Machine {
         &self.kernel
     }
 
-    /// Its memory in MiB.
+    /// Memory of the host in MiB.
     #[must_use]
     pub fn memory_mib(&self) -> u64 {
         self.memory_mib
     }
 
-    /// Its CPUs.
+    /// Number of CPUs.
     #[must_use]
     pub fn cpus(&self) -> usize {
         self.cpus
@@ -90,16 +90,16 @@ fn memory_mib(text: &str) -> u64 {
     kib.unwrap_or_default() / 1024
 }
 
-/// Bytes of the file system of `path`, and those that are free.
+/// Size of the file system of `path`, and its free space, in bytes.
 #[must_use]
 pub fn disk(path: &Path) -> (u64, u64) {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return (0, 0) };
     let mut found = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
-    // SAFETY: the path is NUL-terminated, and `found` has room for the answer.
+    // SAFETY: the path is NUL-terminated, and `found` has room for the result.
     if unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) } != 0 {
         return (0, 0);
     }
-    // SAFETY: statvfs has succeeded and filled it, and zeros are valid besides.
+    // SAFETY: statvfs has succeeded and filled the structure, and a zeroed one is valid besides.
     let found = unsafe { found.assume_init() };
     (found.f_blocks.saturating_mul(found.f_frsize), found.f_bavail.saturating_mul(found.f_frsize))
 }

@@ -1,16 +1,16 @@
-//! The daemon: what it is made of, in which order that comes up, and how it ends.
+//! The daemon: its parts, the order in which they start, and its shutdown.
 //!
 //! ```text
 //!  host checked ─► store ─► logs, metrics, audit ─► platform, builder ─► images, microVMs ─► recovery ─► listening
 //! ```
 //!
-//! Nothing is listened at before recovery is over. On SIGTERM and SIGINT: no new calls, what is half made is finished, and the
-//! microVMs run on by themselves.
+//! The daemon does not listen anywhere before recovery is complete. On SIGTERM and SIGINT it accepts no new calls and
+//! completes what is half made; the microVMs run on by themselves.
 //!
-//! * [`machine`] – what the host has, and what it lacks
-//! * `told` – what drivers, builds and calls tell becomes events, metrics and audit lines
-//! * `endpoints` – the endpoints, as the configuration wants them
-//! * `output` – where the output of microVMs and builds goes
+//! * [`machine`] – the host's resources, and its missing requirements
+//! * `told` – converts notifications of drivers, builds and calls into events, metrics and audit lines
+//! * `endpoints` – the endpoints, according to the configuration
+//! * `output` – writes the output of microVMs and builds to the log store
 
 mod endpoints;
 pub mod machine;
@@ -57,13 +57,13 @@ use told::{Calls, Told};
 
 /// The bucket that clients upload into.
 pub const LOCAL_BUCKET: &str = "hearth-local";
-/// How often figures are looked at that nobody tells.
+/// Interval at which gauges are read that no notification updates.
 const GAUGES: Duration = Duration::from_secs(5);
 
-/// Runs until a signal ends it. `store` is the store of the configuration, opened.
+/// Runs until a signal requests the shutdown. `store` is the opened store of the configuration.
 ///
 /// # Errors
-/// Why it cannot start, or has ended.
+/// Why the daemon cannot start, or has failed.
 pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
     let clock = Clock::system();
     let started = clock.timestamp();
@@ -83,7 +83,8 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
     let output = Arc::new(output::Output::new(logs.clone(), metrics.clone()));
 
     let roles = Arc::new(RoleProvider::new(config.roles.clone())?);
-    // Whoever starts first makes the networks of the host ready; the builder sweeps what its own microVMs have left.
+    // The part that starts first prepares the networks of the host; the builder removes what its own microVMs have
+    // left.
     let surroundings = Surroundings {
         roles: Arc::clone(&roles),
         logs: Arc::clone(&output) as _,
@@ -134,7 +135,7 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
 
     let tokens = Tokens::open(&db, clock, &config.region).await?;
     let access = Access::new(&config.access)?;
-    // Whoever reaches the API reaches endpoints.
+    // A client that reaches the API must also reach endpoints, so endpoints are opened first.
     let endpoints = Endpoints::open(&config, &microvms, &tokens, &metrics, clock).await?;
     let listeners = Listeners::bind(&config.listen, &config.run, access.knows_somebody()).await?;
     let address = listeners.address();
@@ -208,7 +209,7 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
     let serving = tokio::spawn(listeners.serve(routes, end));
     let signalled = signal().await?;
     tracing::info!(signal = signalled, "ending; microVMs go on by themselves");
-    let _ = ending.send(true); // whoever does not listen any more has ended
+    let _ = ending.send(true); // an error means that no receiver is left
     let served = serving.await?;
     proxying.await?;
     background.iter().chain(&endpoint_background).for_each(tokio::task::JoinHandle::abort);
@@ -219,7 +220,8 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
     Ok(served?)
 }
 
-/// The image builder with this host's folders and networks. Roles are the daemon's: what they stand for is remembered once.
+/// The image builder with this host's folders and networks. It shares the daemon's role provider, so that roles'
+/// credentials are cached once.
 async fn open_builder(config: &Config, roles: Arc<RoleProvider>) -> Result<Builder> {
     let mut artifacts = config.artifacts.clone();
     artifacts.buckets.insert(LOCAL_BUCKET.to_owned(), config.data.join("buckets").join(LOCAL_BUCKET));
@@ -234,11 +236,11 @@ async fn open_builder(config: &Config, roles: Arc<RoleProvider>) -> Result<Build
     };
     let fetcher = Fetcher::new(artifacts)?;
     std::fs::create_dir_all(config.work()).with_context(|| format!("making {}", config.work().display()))?;
-    // It asks netlink and nft.
+    // Opening the builder blocks: it uses netlink and nft.
     Ok(tokio::task::spawn_blocking(move || Builder::open(settings, fetcher, roles)).await??)
 }
 
-/// Waits for the signal that ends the daemon; its name.
+/// Waits for a signal that requests the shutdown; returns its name.
 async fn signal() -> Result<&'static str> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
@@ -249,7 +251,7 @@ async fn signal() -> Result<&'static str> {
     })
 }
 
-/// What can be asked about the host.
+/// The sources of information about the host.
 #[derive(Clone)]
 struct Figures {
     machine: machine::Machine,
@@ -294,7 +296,7 @@ impl Figures {
         }
     }
 
-    /// Tells figures that nobody tells by themselves, again and again.
+    /// Updates gauges that no notification updates, periodically and for ever.
     async fn keep_telling(self, metrics: Metrics) {
         loop {
             let (capacity, reserved) = self.microvms.capacity();

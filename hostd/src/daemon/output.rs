@@ -1,4 +1,4 @@
-//! Where the output of microVMs and builds goes: into the log store.
+//! Writes the output of microVMs and builds to the log store.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,7 +12,7 @@ use crate::metrics::{Metrics, Outcome};
 use crate::platform::LogTarget;
 use crate::platform::host::{LogSink, LogWriter};
 
-/// The log store, as those know it who write into it.
+/// The log store, as a destination of output.
 #[derive(Debug)]
 pub(super) struct Output {
     logs: Logs,
@@ -31,7 +31,7 @@ struct Lines(Writer);
 
 impl LogSink for Output {
     fn open(&self, account: &str, target: &LogTarget, microvm: &str) -> Result<Arc<dyn LogWriter>, String> {
-        // Each guest numbers its own lines, and several may write into one stream.
+        // Each guest numbers its own lines, and several guests may write to one stream.
         let writer = self.logs.writer_of(account, &target.group, &target.stream, microvm);
         Ok(Arc::new(Lines(writer.map_err(|error| error.to_string())?)))
     }
@@ -50,7 +50,7 @@ impl LogWriter for Lines {
     }
 }
 
-/// Writes the lines of one build into one stream.
+/// Writes the lines of one build to one stream.
 struct BuildLines(Writer);
 
 impl builds::LogSink for BuildLines {

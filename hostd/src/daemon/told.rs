@@ -1,4 +1,4 @@
-//! What drivers, builds and calls tell becomes events, metrics and audit lines.
+//! Converts notifications of drivers, builds and calls into events, metrics and audit lines.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -24,13 +24,13 @@ use crate::platform::host::{self, Operation as Timed};
 /// MiB of memory for each vCPU of a baseline (docs/behaviour.md, "Memory classes").
 const MIB_PER_VCPU: f64 = 2048.0;
 
-/// Takes what the drivers of microVMs tell.
+/// Observes the drivers of microVMs.
 pub(super) struct Told {
     events: Events,
     metrics: Metrics,
     images: Images,
     clock: Clock,
-    /// When what is going on with each microVM began: its launch, suspend or resume; and since when it has been running.
+    /// When each microVM's present transition began (launch, suspend or resume), and since when it has been running.
     since: Mutex<HashMap<String, Since>>,
 }
 
@@ -63,7 +63,7 @@ impl Told {
         self.events.tell(&record.account, event);
     }
 
-    /// Launches, suspends and resumes, from the request to the state that was asked for.
+    /// Measures launches, suspends and resumes, from the request to the requested state.
     fn transition(&self, change: &Change<'_>) {
         use Phase::{
             Ending, Launching, Restoring, ResumeAfterCancel, RunHook, Running, SuspendHook, Suspended,
@@ -95,7 +95,8 @@ impl Told {
         }
     }
 
-    /// The time that it has run, for the usage counters: it runs from RUNNING to SUSPENDED or its end.
+    /// Counts the running time of a microVM for the usage counters: from the end of the launch, or from the beginning
+    /// of a restore, until the microVM is SUSPENDED or its removal begins.
     fn usage(&self, change: &Change<'_>) {
         let (id, record) = (record::id(change.after), change.after);
         let runs =
@@ -141,7 +142,7 @@ impl Observer for Told {
     }
 }
 
-/// Takes what the platform tells: how long each step took.
+/// Observes the platform: the duration of each step.
 pub(super) fn timelines(metrics: &Metrics) -> host::Observer {
     let metrics = metrics.clone();
     host::Observer::new(move |report| {
@@ -158,10 +159,10 @@ pub(super) fn timelines(metrics: &Metrics) -> host::Observer {
     })
 }
 
-/// Takes what is told of calls.
+/// Observes calls of the API.
 pub(super) struct Calls {
     audit: Audit,
-    /// What is audited: requests of what is not need not be looked at.
+    /// Which calls are audited: requests of other calls need not be converted.
     audited: AuditConfig,
     metrics: Metrics,
     region: String,
@@ -192,7 +193,7 @@ impl CallObserver for Calls {
             identity: Identity {
                 account: call.caller.map(|caller| caller.account.as_str()),
                 principal,
-                // Others are users of this host, and certificates.
+                // Other principals are users of this host, and certificates.
                 access_key_id: principal.filter(|principal| !principal.contains(':')),
             },
             source: call.address,

@@ -1,29 +1,29 @@
-//! How much memory microVMs may have on this host, by their baselines.
+//! Accounting of the host's memory for microVMs, by their baselines.
 
 use std::sync::{Arc, Mutex};
 
 use crate::panics::poisoned;
 
-/// What the host has for microVMs, and what of it is taken. Copies share it.
+/// The host's memory for microVMs and how much of it is taken. Clones share the same accounts.
 #[derive(Debug, Clone)]
 pub struct Capacity {
     total_mib: u64,
     taken_mib: Arc<Mutex<u64>>,
 }
 
-/// A microVM's part of the host's memory; dropping it gives it back.
+/// The part of the host's memory that a microVM holds; dropping the reservation gives it back.
 #[derive(Debug)]
 pub struct Reservation {
     mib: u64,
     taken_mib: Arc<Mutex<u64>>,
 }
 
-/// There is no room.
+/// The error when the host has not enough free memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full {
-    /// What was wanted, in MiB.
+    /// Requested memory in MiB.
     pub needed_mib: u64,
-    /// What is free, in MiB.
+    /// Free memory in MiB.
     pub free_mib: u64,
 }
 
@@ -34,7 +34,7 @@ impl Capacity {
         Self { total_mib, taken_mib: Arc::default() }
     }
 
-    /// Takes `mib`, if they are free.
+    /// Reserves `mib` MiB if they are free.
     ///
     /// # Errors
     /// [`Full`].
@@ -48,14 +48,14 @@ impl Capacity {
         Ok(Reservation { mib, taken_mib: Arc::clone(&self.taken_mib) })
     }
 
-    /// Takes `mib` whether they are free or not: for microVMs that run already.
+    /// Reserves `mib` MiB whether they are free or not: for microVMs that already run.
     #[must_use]
     pub fn take(&self, mib: u64) -> Reservation {
         *self.taken_mib.lock().unwrap_or_else(poisoned) += mib;
         Reservation { mib, taken_mib: Arc::clone(&self.taken_mib) }
     }
 
-    /// All of it, and what is taken.
+    /// Total and taken memory, in MiB.
     #[must_use]
     pub fn figures(&self) -> (u64, u64) {
         (self.total_mib, *self.taken_mib.lock().unwrap_or_else(poisoned))

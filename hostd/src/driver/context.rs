@@ -1,4 +1,4 @@
-//! What the tasks of all microVMs share.
+//! State that the tasks of all microVMs share.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -20,12 +20,13 @@ use crate::panics::poisoned;
 use crate::platform::Platform;
 use crate::store::Db;
 
-/// A microVM's state has changed.
+/// A change of a microVM's state.
 #[derive(Debug)]
 pub struct Change<'a> {
-    /// Its record before.
+    /// The microVM's record before the change.
     pub before: &'a MicrovmRecord,
-    /// Its record now; what of it is durable says [`crate::lifecycle::microvm::must_be_stored`].
+    /// The microVM's record after the change; [`crate::lifecycle::microvm::must_be_stored`] decides whether it is
+    /// durable.
     pub after: &'a MicrovmRecord,
     /// The machine's state before.
     pub from: &'a State,
@@ -33,19 +34,19 @@ pub struct Change<'a> {
     pub to: &'a State,
 }
 
-/// Whom changes are told to: events, metrics, images. Must not block.
+/// Receives notifications of changes: events, metrics, images. Its methods must not block.
 pub trait Observer: Send + Sync + 'static {
-    /// A new microVM was stored; it is being launched.
+    /// A new microVM was stored and is being launched.
     fn accepted(&self, record: &MicrovmRecord);
-    /// A state has changed.
+    /// A microVM's state has changed.
     fn changed(&self, change: &Change<'_>);
-    /// An effect is over.
+    /// An effect has finished.
     fn done(&self, effect: &'static str, outcome: &Event, took: Duration);
-    /// A microVM has ended and uses the files of its build no more.
+    /// A microVM is terminated and no longer uses the files of its build.
     fn ended(&self, record: &MicrovmRecord);
 }
 
-/// Tells nobody, for tests and benches.
+/// Ignores all notifications; for tests and benches.
 #[derive(Debug, Clone, Copy)]
 pub struct Unobserved;
 
@@ -56,7 +57,7 @@ impl Observer for Unobserved {
     fn ended(&self, _: &MicrovmRecord) {}
 }
 
-/// What the tasks of all microVMs share.
+/// State that the tasks of all microVMs share.
 pub struct Context {
     pub(super) db: Db,
     pub(super) clock: Clock,
@@ -65,19 +66,19 @@ pub struct Context {
     pub(super) capacity: Capacity,
     pub(super) rules: Rules,
     pub(super) faults: Faults,
-    /// How long microVMs that have ended can still be asked for.
+    /// How long terminated microVMs can still be read by clients.
     pub(super) retention: Duration,
-    /// How many microVMs clients see in each state.
+    /// Number of microVMs in each state that clients see.
     pub(super) states: Mutex<BTreeMap<&'static str, usize>>,
     /// How long a suspend waits for exchanges that are under way.
     pub(super) drain: Duration,
-    /// How long effects have.
+    /// The deadlines of effects.
     pub(super) deadlines: Deadlines,
-    /// The tasks.
+    /// The tasks by microVM id.
     pub(super) tasks: Mutex<HashMap<String, Handle>>,
 }
 
-/// A microVM's task, from outside.
+/// Handle of a microVM's task, for other tasks.
 #[derive(Debug, Clone)]
 pub(super) struct Handle {
     pub(super) mailbox: mpsc::Sender<Asked>,
@@ -95,7 +96,8 @@ impl Context {
         u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// A microVM went from one state to another: from none when it is new, to none when it is forgotten.
+    /// Counts a microVM that went from one visible state to another: from none when it is new, to none when it is
+    /// forgotten.
     pub(super) fn moved(&self, from: Option<MicrovmState>, to: Option<MicrovmState>) {
         let mut states = self.states.lock().unwrap_or_else(poisoned);
         if let Some(count) = from.and_then(|from| states.get_mut(from.as_str_name())) {
@@ -114,7 +116,7 @@ impl Context {
         self.tasks.lock().unwrap_or_else(poisoned).get(id).map(|task| Arc::clone(&task.gate))
     }
 
-    /// A task is at its end.
+    /// A microVM's task is finished: forgets the task and notifies the observer.
     pub(super) fn ended(&self, record: &MicrovmRecord) {
         self.tasks.lock().unwrap_or_else(poisoned).remove(record::id(record));
         self.observer.ended(record);

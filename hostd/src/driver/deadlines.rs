@@ -1,19 +1,19 @@
-//! How long each effect has, and what follows when it has not come to its end by then.
+//! The deadline of each effect, and what happens when an effect exceeds it.
 //!
-//! A guest and its monitor may keep any answer back. So nothing that waits for them waits for ever, whatever the platform does:
-//! each effect has a deadline here, and the task goes on without it then. Every phase but RUNNING and SUSPENDED, which last as long
-//! as they may, waits for an effect, and so ends by itself.
+//! A guest and its monitor may withhold any response. So nothing waits for them for ever, whatever the platform does:
+//! each effect has a deadline, after which the task goes on without it. Every phase but RUNNING and SUSPENDED, which
+//! may last as long as they like, waits for an effect, and so is finished in bounded time.
 //!
-//! | Effect | Has | Then |
+//! | Effect | Deadline | Afterwards |
 //! |---|---|---|
 //! | launch | [`Deadlines::launch`] | the launch has failed |
-//! | restore | [`Deadlines::launch`] | the resume has failed: it is SUSPENDED as before |
-//! | hook | its timeout, and [`GRACE`]; `/suspend` beside that the time that exchanges have | as of a hook that timed out |
-//! | save | [`Deadlines::suspend`] | it is cancelled; what does not let itself be cancelled is killed after [`CANCEL`] |
-//! | discard | [`DISCARD`] | it is begun anew, until nothing of the microVM is left |
+//! | restore | [`Deadlines::launch`] | the resume has failed: the microVM is SUSPENDED as before |
+//! | hook | its timeout plus [`GRACE`]; for `/suspend` also the drain time of exchanges | as after a hook that timed out |
+//! | save | [`Deadlines::suspend`] | the save is cancelled; one that cannot be cancelled is killed after [`CANCEL`] |
+//! | discard | [`DISCARD`] | it is started again, until nothing of the microVM is left |
 //!
-//! What stands in the way of a microVM's end has [`WAY`] at most. The end itself – the monitor is killed by its descriptor – asks
-//! neither the guest nor the monitor.
+//! An effect that delays the termination of a microVM has [`WAY`] at most. Termination itself – the monitor is killed
+//! by its descriptor – needs no response from the guest or the monitor.
 
 use std::time::Duration;
 
@@ -22,20 +22,21 @@ use hearth_proto::microvms::v1::Hooks;
 use crate::lifecycle::microvm::{Effect, Event};
 use crate::platform::{Hook, HookOutcome};
 
-/// What a hook's own time is exceeded by: more than the agent's client adds to it, which tells more of what happened.
+/// Added to a hook's own timeout. It is longer than the margin that the agent's client adds, so that the client,
+/// which knows more about the failure, reports first.
 const GRACE: Duration = Duration::from_secs(15);
-/// What the platform has beside its own limit to make a microVM, to remove what it has half made.
+/// Added to the platform's own limit for making a microVM: time to remove a half-made one.
 const CLEARING: Duration = Duration::from_secs(30);
-/// How long a save has to go back when it is cancelled.
+/// How long a cancelled save has to roll back.
 pub(super) const CANCEL: Duration = Duration::from_secs(30);
-/// How long one try to remove a microVM has.
+/// How long one attempt to remove a microVM may take.
 const DISCARD: Duration = Duration::from_secs(60);
-/// Nothing has longer than this, whatever is configured.
+/// Upper limit of all deadlines, whatever is configured.
 const MOST: Duration = Duration::from_secs(86_400);
-/// How long an effect that is under way has, once the microVM is to end.
+/// How long an effect that is under way may still take once the microVM has to terminate.
 pub(super) const WAY: Duration = Duration::from_secs(15);
 
-/// What of the times of effects is configured.
+/// The deadlines of effects that can be configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
     /// How long the platform has to make a microVM from its image or its suspended state.
@@ -45,32 +46,33 @@ pub struct Deadlines {
 }
 
 impl Default for Deadlines {
-    /// Half a minute, and ten.
+    /// 30 s for launches, 600 s for suspends.
     fn default() -> Self {
         Self { launch: Duration::from_secs(30), suspend: Duration::from_secs(600) }
     }
 }
 
-/// What is done about an effect that has not come to its end in time.
+/// What happens to an effect that has exceeded its deadline.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Late {
-    /// It is given up; this is its outcome.
+    /// The effect is given up, with this event as its outcome.
     GivenUp(Event),
-    /// It is given up, and begun anew.
+    /// The effect is given up and started again.
     Again,
 }
 
-/// The times of an effect.
+/// The time limits of an effect.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Times {
-    /// When it is asked to come to its end, in the machine's words, if it can be.
+    /// The warning event for the machine, and after how long it is sent; none if the effect has no warning.
     pub(super) warning: Option<(Duration, Event)>,
-    /// When it is given up.
+    /// After how long the effect is given up.
     pub(super) limit: Duration,
 }
 
 impl Deadlines {
-    /// The times of `effect`, of a microVM with these hooks and whose exchanges have `drain` to be answered before a suspend.
+    /// The time limits of `effect` for a microVM with these hooks, whose exchanges have `drain` to finish before a
+    /// suspend.
     pub(super) fn of(&self, effect: &Effect, hooks: Option<&Hooks>, drain: Duration) -> Times {
         let within = |limit: Duration| Times { warning: None, limit: limit.min(MOST) };
         match effect {
@@ -89,14 +91,14 @@ impl Deadlines {
     }
 }
 
-/// What is done about `effect` when it has not come to its end within `limit`.
+/// What happens to `effect` when it has not finished within `limit`.
 pub(super) fn late(effect: &Effect, limit: Duration) -> Late {
     match effect {
         Effect::Launch => Late::GivenUp(Event::LaunchFailed(longer(limit))),
         Effect::Restore => Late::GivenUp(Event::RestoreFailed(longer(limit))),
         Effect::Call(hook) => Late::GivenUp(Event::Hook(*hook, HookOutcome::TimedOut)),
         Effect::Save(_) | Effect::CancelSave => Late::GivenUp(Event::SaveHung(longer(limit))),
-        // Nothing of it may be left: not memory, not a process that writes to its files.
+        // Nothing of the microVM may be left: neither memory nor a process that writes to its files.
         Effect::Discard => Late::Again,
     }
 }

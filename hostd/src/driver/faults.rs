@@ -1,14 +1,15 @@
-//! Points at which a crash is tried out.
+//! Points at which tests simulate a crash.
 //!
-//! Every change that is stored and every effect has a point before and one after it, with a name like
-//! `microvm.running.before-commit` or `microvm.launch.after`. A daemon that is started with `HEARTH_FAULT=NAME` dies there at
-//! once, as from kill -9; `HEARTH_FAULT=NAME:N` at the N-th time. Tests stop at a point without dying.
+//! Every stored change and every effect has a point before and one after it, with a name like
+//! `microvm.running.before-commit` or `microvm.launch.after`. A daemon that is started with `HEARTH_FAULT=NAME` kills
+//! itself there with SIGKILL; with `HEARTH_FAULT=NAME:N`, when it reaches the point for the N-th time. Unit tests
+//! stop at a point without killing the process.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// What happens at points: nothing, unless somebody tries something out.
+/// What happens at the points; by default nothing.
 #[derive(Clone, Default)]
 pub struct Faults(Option<Arc<Stop>>);
 
@@ -27,12 +28,12 @@ impl Faults {
         Self(None)
     }
 
-    /// `stop` is asked at every point whether to stop there for ever.
+    /// Calls `stop` at every point; where it returns true, the caller of [`Self::at`] waits for ever.
     pub fn stopping(stop: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(stop)))
     }
 
-    /// The process dies at the point that `HEARTH_FAULT` names.
+    /// Kills the process at the point that `HEARTH_FAULT` names.
     #[must_use]
     pub fn of_environment() -> Self {
         let Ok(wanted) = std::env::var("HEARTH_FAULT") else { return Self::none() };
@@ -43,14 +44,14 @@ impl Faults {
         let seen = AtomicU32::new(0);
         Self::stopping(move |point| {
             if point == name && seen.fetch_add(1, Ordering::SeqCst) + 1 == times {
-                // SAFETY: kill takes two numbers; the process does not live to see what it returns.
+                // SAFETY: kill takes two numbers and no pointers; the process does not live to see what it returns.
                 unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
             }
             false
         })
     }
 
-    /// The point `AREA.NAME.PLACE`. Does not return when this is where things are to stop.
+    /// Reaches the point `AREA.NAME.PLACE`. Does not return if this is the point to stop at.
     pub async fn at(&self, area: &str, name: &str, place: &str) {
         if let Some(stop) = &self.0
             && stop(&format!("{area}.{name}.{place}"))

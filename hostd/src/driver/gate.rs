@@ -1,12 +1,12 @@
-//! The gate of a microVM: what its endpoint knows of it, and what its task knows of its endpoint.
+//! The gate of a microVM: the state that its task and its endpoint share.
 //!
-//! The task opens and closes it. Traffic passes it exchange by exchange, each with a [`Pass`]; who comes to a microVM that sleeps
-//! wakes it and waits ([`Microvms::enter`]). What passes tells when the microVM is idle, and when a suspend can begin without
-//! cutting an answer off.
+//! The task opens and closes the gate. Each exchange of the endpoint passes it with a [`Pass`]; an exchange that
+//! comes to a suspended microVM resumes it and waits ([`Microvms::enter`]). The passes show when the microVM is idle,
+//! and when a suspend can begin without cutting off a response.
 //!
-//! * An exchange is *asked* until the app has answered: as long as there is one, the microVM is not idle.
-//! * Then its answer *flows*: every byte, in either direction, begins the idle time anew, and silence does not
-//!   (docs/behaviour.md, "Idle time and lifetime").
+//! * An exchange counts as *asked* until the app has responded: as long as there is one, the microVM is not idle.
+//! * Then its response *flows*: every byte, in either direction, restarts the idle time; a silent response does not
+//!   keep the microVM awake (docs/behaviour.md, "Idle time and lifetime").
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -21,58 +21,58 @@ use crate::lifecycle::microvm::{Phase, State, Wish};
 use crate::panics::poisoned;
 use crate::platform::{Guest, Hook};
 
-/// How long answers that flow have to be silent so that a suspend does not wait for them.
+/// How long flowing responses must have been silent for a suspend not to wait for them.
 const SILENCE: Duration = Duration::from_millis(500);
 
-/// Why an exchange does not pass.
+/// Why an exchange may not pass the gate.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Refused {
-    /// It has ended, or is about to.
+    /// The microVM has terminated, or is about to.
     #[error("the microVM has ended")]
     Gone,
-    /// It is suspended and does not resume by itself.
+    /// The microVM is suspended and its policy does not resume it.
     #[error("the microVM is suspended, and its policy does not resume it")]
     Asleep,
-    /// It is being launched, and nobody waits for that.
+    /// The microVM is being launched, and this exchange does not wait for launches.
     #[error("the microVM is being launched")]
     Launching,
-    /// So many wait for it already.
+    /// The limit of exchanges that wait for the microVM is reached; contains their number.
     #[error("{0} requests wait for the microVM already")]
     Crowded(usize),
-    /// It was not ready in time.
+    /// The microVM was not ready in time.
     #[error("the microVM was not ready within {} s", .0.as_secs())]
     TooLong(Duration),
-    /// It could not be resumed.
+    /// The microVM could not be resumed; contains the cause.
     #[error("the microVM could not be resumed: {0}")]
     NotResumed(String),
 }
 
-/// How long, and with how many others, an exchange waits.
+/// How long an exchange waits, and with how many others.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// How many wait for one microVM at most.
+    /// Most exchanges that wait for one microVM.
     pub held: usize,
-    /// How long, beside the time that `/resume` may take.
+    /// How long to wait, in addition to the timeout of the `/resume` hook.
     pub beside_hook: Duration,
-    /// Whether a microVM that is being launched is waited for.
+    /// Whether to wait for a microVM that is being launched.
     pub launching: bool,
 }
 
-/// Whether one can pass.
+/// Whether exchanges can pass the gate.
 #[derive(Debug, Clone)]
 enum Door {
-    /// It runs.
+    /// The microVM runs.
     Open(Arc<dyn Guest>),
-    /// It will open.
+    /// The microVM is being launched or resumed; the gate will open.
     Opening {
-        /// It opens for the first time.
+        /// Whether the microVM is being launched, not resumed.
         first: bool,
     },
-    /// It is being suspended.
+    /// The microVM is being suspended.
     Closing,
-    /// It is suspended; why the last attempt to resume it has failed.
+    /// The microVM is suspended; contains why the last attempt to resume it failed.
     Closed(Option<String>),
-    /// It will never open again.
+    /// The microVM terminates; the gate will never open again.
     Gone,
 }
 
@@ -94,7 +94,7 @@ impl Door {
     }
 }
 
-/// What is under way.
+/// Numbers of exchanges that are under way.
 #[derive(Debug, Default)]
 struct Traffic {
     asked: usize,
@@ -113,15 +113,15 @@ pub struct Gate {
     resume_hook: Duration,
     door: watch::Sender<Door>,
     traffic: Mutex<Traffic>,
-    /// An exchange is over, or its answer begins.
+    /// Notified when an exchange is over, or its response begins.
     less: Notify,
     born: Instant,
-    /// When something passed last, in milliseconds since `born`.
+    /// When the last byte or exchange passed, in milliseconds since `born`.
     last: AtomicU64,
 }
 
 impl Gate {
-    /// The gate of a microVM in a state.
+    /// Creates the gate for a microVM's record.
     #[must_use]
     pub(super) fn new(record: &MicrovmRecord) -> Self {
         let microvm = record::public(record);
@@ -147,7 +147,7 @@ impl Gate {
         &self.id
     }
 
-    /// Its memory class in MiB.
+    /// The microVM's memory class in MiB.
     #[must_use]
     pub fn memory_mib(&self) -> u32 {
         self.memory_mib
@@ -159,26 +159,26 @@ impl Gate {
         self.hooks_port
     }
 
-    /// Something passes: the idle time begins anew.
+    /// Records traffic: the idle time begins anew.
     pub fn touch(&self) {
         let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.fetch_max(now, Ordering::Relaxed);
     }
 
-    /// How many exchanges are under way: those that wait for the app's answer, those whose answer flows, those that wait for the
-    /// microVM.
+    /// Numbers of exchanges that are under way: those that wait for the app's response, those whose response flows,
+    /// those that wait for the microVM.
     #[cfg(test)]
     pub fn figures(&self) -> (usize, usize, usize) {
         let traffic = self.traffic();
         (traffic.asked, traffic.flowing, traffic.waiting)
     }
 
-    /// Since when nothing has passed; none while the app has something to answer.
+    /// Since when nothing has passed; none while an exchange waits for the app's response.
     pub(super) fn quiet_since(&self) -> Option<Instant> {
         (self.traffic().asked == 0).then(|| self.last())
     }
 
-    /// The microVM's state has changed, or its process.
+    /// Updates the gate after the microVM's state or process has changed.
     pub(super) fn set(&self, state: &State, guest: Option<&Arc<dyn Guest>>) {
         let door = Door::of(state, guest);
         if matches!(door, Door::Open(_)) && !matches!(*self.door.borrow(), Door::Open(_)) {
@@ -187,7 +187,8 @@ impl Gate {
         self.door.send_replace(door);
     }
 
-    /// Waits until a suspend cuts no exchange off, for `limit` at most. False when the microVM is not to be suspended any more.
+    /// Waits until a suspend cuts off no exchange, for `limit` at most. Returns false if the microVM is no longer to
+    /// be suspended.
     pub(super) async fn drained(&self, limit: Duration) -> bool {
         let mut doors = self.door.subscribe();
         let end = Instant::now() + limit;
@@ -226,7 +227,7 @@ impl Gate {
         self.traffic.lock().unwrap_or_else(poisoned)
     }
 
-    /// Passes, if it is open now. A suspend that begins afterwards knows of it.
+    /// Passes the gate if it is open now. A suspend that begins afterwards takes the pass into account.
     fn pass(self: &Arc<Self>) -> Option<Pass> {
         let mut traffic = self.traffic();
         let Door::Open(guest) = &*self.door.borrow() else { return None };
@@ -254,19 +255,19 @@ pub struct Pass {
 }
 
 impl Pass {
-    /// Where it goes.
+    /// The guest that the exchange is with.
     #[must_use]
     pub fn guest(&self) -> &Arc<dyn Guest> {
         &self.guest
     }
 
-    /// Through which gate.
+    /// The gate that the exchange has passed.
     #[must_use]
     pub fn gate(&self) -> &Arc<Gate> {
         &self.gate
     }
 
-    /// The app has answered; its answer flows.
+    /// Marks the app's response as begun; from now on it flows.
     pub fn answered(&mut self) {
         if !std::mem::replace(&mut self.flows, true) {
             let mut traffic = self.gate.traffic();
@@ -290,7 +291,7 @@ impl Drop for Pass {
     }
 }
 
-/// A place among those that wait.
+/// A place among the exchanges that wait for the microVM.
 struct Waiting(Arc<Gate>);
 
 impl Drop for Waiting {
@@ -306,8 +307,8 @@ impl Microvms {
         self.context.gate(id)
     }
 
-    /// Passes a gate. Where the microVM sleeps and its policy says so, it is resumed before; a suspend that is under way is
-    /// given up for that.
+    /// Passes a gate. If the microVM is suspended and its policy allows it, the microVM is resumed first; a suspend
+    /// that is under way is cancelled.
     ///
     /// # Errors
     /// [`Refused`].
@@ -338,7 +339,7 @@ impl Microvms {
                 Door::Closing | Door::Closed(_) => {
                     asked = true;
                     match self.request(&gate.account, &gate.id, Request::Resume).await {
-                        // A conflict is over when the door moves.
+                        // A conflict has passed when the door changes.
                         Ok(()) | Err(RequestError::Conflict { .. }) => {}
                         Err(RequestError::NotFound(_) | RequestError::Terminated(_)) => {
                             return Err(Refused::Gone);

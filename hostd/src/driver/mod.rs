@@ -1,11 +1,12 @@
-//! A task per microVM that executes what its state machine says, and recovery.
+//! A task per microVM that executes the steps of its state machine, and recovery after a restart.
 //!
-//! * [`task`] – the task of one microVM; [`context`] – what all tasks share, and whom they tell
-//! * [`recover`] – the start of the daemon; [`retention`] – what is removed some time after its end
-//! * [`record`] – between records, states and the platform
-//! * [`gate`] – what the endpoint knows of a microVM, and its task of the endpoint
-//! * [`deadlines`] – how long each effect has
-//! * [`capacity`] – the host's memory; [`faults`] – points at which a crash is tried out
+//! * [`task`] – the task of one microVM; [`context`] – what all tasks share, and the observer that they notify
+//! * [`recover`] – the start of the daemon; [`retention`] – removes terminated microVMs and client tokens after some
+//!   time
+//! * [`record`] – conversions between records, states and the platform's specs
+//! * [`gate`] – the state that a microVM's task and its endpoint share
+//! * [`deadlines`] – the deadline of each effect
+//! * [`capacity`] – accounting of the host's memory; [`faults`] – points at which tests simulate a crash
 
 pub mod capacity;
 pub mod context;
@@ -41,16 +42,16 @@ use faults::Faults;
 use gate::Gate;
 use task::{Asked, Task};
 
-/// Requests that wait for a microVM's task; further ones wait outside.
+/// Capacity of a task's mailbox; senders of further requests wait.
 const MAILBOX: usize = 64;
 
-/// The task's ends of what others reach it by.
+/// The task's ends of the channels by which others reach it.
 struct Ends {
     mailbox: mpsc::Receiver<Asked>,
     gate: Arc<Gate>,
 }
 
-/// What a client asks of a microVM.
+/// A request of a client to change a microVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Request {
     /// SuspendMicrovm.
@@ -61,24 +62,24 @@ pub enum Request {
     Terminate,
 }
 
-/// Why a microVM was not launched. Nothing of it is left.
+/// Why a microVM was not launched. Nothing of the microVM is left.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LaunchError {
     /// An expectation of the batch did not hold: the client token was used meanwhile, or the version is gone.
     #[error("the state has changed meanwhile")]
     Conflict,
-    /// The host is full.
+    /// The host has not enough free memory.
     #[error("the host has no room for {needed_mib} MiB: {free_mib} MiB of its capacity are free")]
     Capacity {
-        /// What it takes.
+        /// Memory that the microVM needs, in MiB.
         needed_mib: u64,
-        /// What is free.
+        /// Free memory, in MiB.
         free_mib: u64,
     },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The daemon is ending.
+    /// The daemon is shutting down.
     #[error("the daemon is stopping")]
     Stopping,
 }
@@ -86,54 +87,54 @@ pub enum LaunchError {
 /// Why a request was not accepted.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RequestError {
-    /// There is no such microVM in the account.
+    /// The account has no such microVM.
     #[error("Unable to find microvmIdentifier {0}")]
     NotFound(String),
-    /// It is terminating or terminated.
+    /// The microVM is terminating or terminated.
     #[error("The MicroVM {0} has been terminated and its state cannot be changed.")]
     Terminated(String),
-    /// Its state does not allow it.
+    /// The microVM's state does not allow the request.
     #[error("The MicroVM {id} is in state {state}; {hint}")]
     Conflict {
-        /// Which.
+        /// Id of the microVM.
         id: String,
-        /// Its state, like `PENDING`.
+        /// State of the microVM, like `PENDING`.
         state: &'static str,
-        /// What to do.
+        /// Advice to the client.
         hint: &'static str,
     },
-    /// The host is full, so that it cannot be resumed.
+    /// The host has not enough free memory to resume the microVM.
     #[error("the host has no room for {needed_mib} MiB: {free_mib} MiB of its capacity are free")]
     Capacity {
-        /// What it takes.
+        /// Memory that the microVM needs, in MiB.
         needed_mib: u64,
-        /// What is free.
+        /// Free memory, in MiB.
         free_mib: u64,
     },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The daemon is ending.
+    /// The daemon is shutting down.
     #[error("the daemon is stopping")]
     Stopping,
 }
 
-/// What drivers are made with.
+/// Configuration of the drivers.
 #[derive(Debug, Clone, Copy)]
 pub struct DriverConfig {
-    /// What microVMs may have of the host's memory, by their baselines, in MiB.
+    /// Memory of the host that microVMs may have together, by their baselines, in MiB.
     pub capacity_mib: u64,
-    /// Where the documentation and AWS differ.
+    /// Which behaviour to follow where the documentation and AWS differ.
     pub rules: Rules,
-    /// How long microVMs that have ended can still be asked for.
+    /// How long terminated microVMs can still be read by clients.
     pub retention: Duration,
     /// How long a suspend waits for exchanges with the app that are under way.
     pub drain: Duration,
-    /// How long what is done for a microVM may take.
+    /// Deadlines of effects.
     pub deadlines: Deadlines,
 }
 
-/// The drivers of all microVMs. Copies are cheap and reach the same.
+/// The drivers of all microVMs. Clones are cheap and share the same drivers.
 #[derive(Debug, Clone)]
 pub struct Microvms {
     context: Arc<Context>,
@@ -141,7 +142,7 @@ pub struct Microvms {
 }
 
 impl Microvms {
-    /// Drivers without any microVM yet; [`Self::recover`] brings back those of an earlier daemon.
+    /// Creates drivers without any microVM; [`Self::recover`] adopts those of an earlier daemon.
     #[must_use]
     pub fn new(
         config: DriverConfig,
@@ -168,17 +169,18 @@ impl Microvms {
         Self { context: Arc::new(context), running: Arc::default() }
     }
 
-    /// Launches a microVM: its record (phase LAUNCHING) is stored together with `with` – the client token, say – and what the
-    /// drivers keep beside it (indices, use of the artifact); durable when this returns. The launch itself goes on afterwards.
+    /// Launches a microVM. Its record (phase LAUNCHING) is stored together with `with` – for example the client token
+    /// – and with the drivers' own entries (indices, use of the artifact); all of it is durable when this returns.
+    /// The launch itself happens afterwards.
     ///
     /// # Errors
-    /// [`LaunchError`]; nothing was stored then.
+    /// [`LaunchError`]; in that case nothing was stored.
     pub async fn launch(&self, record: MicrovmRecord, with: Batch) -> Result<(), LaunchError> {
         let context = &self.context;
         let reservation = context.capacity.reserve(record.memory_mib.into());
         let reservation = reservation
             .map_err(|full| LaunchError::Capacity { needed_mib: full.needed_mib, free_mib: full.free_mib })?;
-        // The files are there until the microVM uses no more of them.
+        // The microVM's entry in `artifact_uses` keeps the files of the build until the microVM has terminated.
         let artifact = records::artifact(&record.build_id);
         let stored = context.db.get_bytes(Table::Artifacts, &artifact)?.ok_or(LaunchError::Conflict)?;
         if ArtifactRecord::decode(stored.as_slice()).is_ok_and(|artifact| artifact.retired) {
@@ -201,7 +203,8 @@ impl Microvms {
         Ok(())
     }
 
-    /// Asks something of a microVM. What was accepted is durable when this returns, and happens afterwards.
+    /// Sends a request to a microVM's task. An accepted request is durable when this returns, and is carried out
+    /// afterwards.
     ///
     /// # Errors
     /// [`RequestError`].
@@ -218,7 +221,7 @@ impl Microvms {
         {
             return answer;
         }
-        // Its task has ended, as it has; or all tasks are ending.
+        // The microVM's task has finished because the microVM has terminated, or all tasks are being stopped.
         let record: MicrovmRecord =
             db.get(Table::Microvms, &records::microvm(account, id))?.ok_or_else(not_found)?;
         match (record.phase(), request) {
@@ -228,19 +231,20 @@ impl Microvms {
         }
     }
 
-    /// Baseline memory in MiB: what microVMs may have on this host, and what those that run have.
+    /// Baseline memory in MiB: the total for microVMs on this host, and what the running ones hold.
     #[must_use]
     pub fn capacity(&self) -> (u64, u64) {
         self.context.capacity.figures()
     }
 
-    /// How many microVMs clients see in each state, over all accounts, by the state's name.
+    /// Number of microVMs in each state that clients see, over all accounts, by the state's name.
     #[must_use]
     pub fn states(&self) -> BTreeMap<&'static str, usize> {
         self.context.states.lock().unwrap_or_else(poisoned).clone()
     }
 
-    /// Ends all tasks, and leaves the microVMs as they are. What is half made is finished before.
+    /// Stops all tasks and leaves the microVMs as they are. Effects that would leave something half made are
+    /// completed first.
     pub async fn stop(&self) {
         self.context.tasks.lock().unwrap_or_else(poisoned).clear();
         let mut running = std::mem::take(&mut *self.running.lock().unwrap_or_else(poisoned));

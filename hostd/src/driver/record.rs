@@ -1,4 +1,4 @@
-//! Between a microVM's record, the state of its machine and what the platform wants to know.
+//! Conversions between a microVM's record, the state of its machine and the platform's spec.
 
 use hearth_host::network::Egress;
 use hearth_proto::microvms::v1::Microvm;
@@ -11,7 +11,7 @@ use crate::platform::{Artifact, LogTarget, Spec};
 use crate::records::{self, Expiry};
 use crate::store::{Batch, Table};
 
-/// The state of the machine.
+/// The state of the machine, as the record holds it.
 #[must_use]
 pub fn state(record: &MicrovmRecord) -> State {
     State {
@@ -23,7 +23,7 @@ pub fn state(record: &MicrovmRecord) -> State {
     }
 }
 
-/// The record with another state of the machine, entered at `now`.
+/// A copy of the record with another state of the machine, entered at `now`.
 #[must_use]
 pub fn with_state(record: &MicrovmRecord, state: &State, now: Timestamp) -> MicrovmRecord {
     let mut record = record.clone();
@@ -35,7 +35,7 @@ pub fn with_state(record: &MicrovmRecord, state: &State, now: Timestamp) -> Micr
     record.suspend_hook_done = state.suspend_hook_done;
     record.suspends = state.suspends;
     if !matches!(state.phase, Phase::Launching | Phase::RunHook) {
-        record.run_hook_payload.clear(); // delivered, or never to be
+        record.run_hook_payload.clear(); // delivered already, or no longer needed
     }
     let microvm = record.microvm.get_or_insert_default();
     microvm.set_state(state.visible());
@@ -46,25 +46,25 @@ pub fn with_state(record: &MicrovmRecord, state: &State, now: Timestamp) -> Micr
     record
 }
 
-/// What GetMicrovm answers.
+/// The response of GetMicrovm.
 #[must_use]
 pub fn public(record: &MicrovmRecord) -> Microvm {
     record.microvm.clone().unwrap_or_default()
 }
 
-/// Its id.
+/// The microVM's id.
 #[must_use]
 pub fn id(record: &MicrovmRecord) -> &str {
     record.microvm.as_ref().map_or("", |microvm| microvm.microvm_id.as_str())
 }
 
-/// Key of its record.
+/// The key of the microVM's record.
 #[must_use]
 pub fn key(record: &MicrovmRecord) -> Vec<u8> {
     records::microvm(&record.account, id(record))
 }
 
-/// Milliseconds since 1970.
+/// A timestamp in milliseconds since 1970.
 #[must_use]
 pub fn millis(timestamp: Option<&Timestamp>) -> u64 {
     let time = timestamp.map(clock::time);
@@ -76,7 +76,7 @@ fn started_ms(record: &MicrovmRecord) -> u64 {
     millis(record.microvm.as_ref().and_then(|microvm| microvm.started_at.as_ref()))
 }
 
-/// What the platform makes it of.
+/// The specification from which the platform makes the microVM.
 #[must_use]
 pub fn spec(record: &MicrovmRecord) -> Spec {
     let microvm = public(record);
@@ -98,7 +98,7 @@ pub fn spec(record: &MicrovmRecord) -> Spec {
     }
 }
 
-/// The files it runs from.
+/// The build whose files the microVM runs from.
 #[must_use]
 pub fn artifact(record: &MicrovmRecord) -> Artifact {
     Artifact {
@@ -109,7 +109,7 @@ pub fn artifact(record: &MicrovmRecord) -> Artifact {
     }
 }
 
-/// Stores a new microVM with its indices, and that it uses its image's files.
+/// The batch that stores a new microVM with its indices and its use of the image's files.
 #[must_use]
 pub fn insert(record: &MicrovmRecord) -> Batch {
     let (account, id, started) = (&record.account, id(record), started_ms(record));
@@ -126,7 +126,8 @@ pub fn insert(record: &MicrovmRecord) -> Batch {
         .put(Table::ArtifactUses, records::artifact_use(&record.build_id, id), Vec::new())
 }
 
-/// Stores a change of a microVM. One that has ended uses its image's files no more, and is removed at `expires_ms`.
+/// The batch that stores a change of a microVM. A terminated microVM gives up its use of the image's files, and
+/// expires at `expires_ms`.
 #[must_use]
 pub fn update(record: &MicrovmRecord, expires_ms: u64) -> Batch {
     let batch = Batch::new().put(Table::Microvms, key(record), records::encode(record));
@@ -140,7 +141,7 @@ pub fn update(record: &MicrovmRecord, expires_ms: u64) -> Batch {
     )
 }
 
-/// Removes a microVM that has ended, with its indices.
+/// The batch that removes a terminated microVM with its indices.
 #[must_use]
 pub fn remove(record: &MicrovmRecord) -> Batch {
     let (account, id, started) = (&record.account, id(record), started_ms(record));

@@ -1,4 +1,5 @@
-//! The start of the daemon: every microVM that has not ended gets its task, and goes on from what is found of it.
+//! The start of the daemon: every microVM that has not terminated gets its task, and continues from what is found of
+//! it.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -13,32 +14,32 @@ use crate::lifecycle::recovery::{Remains, recover, suspended_number};
 use crate::platform::{Artifact, Found, PlatformError, Spec};
 use crate::store::{Scan, StoreError, Table};
 
-/// Records that are read at a time.
+/// Number of records that are read at a time.
 const PAGE: usize = 1000;
-/// MicroVMs whose processes are looked for at a time.
+/// Number of microVMs whose processes are searched for at a time.
 const AT_ONCE: usize = 16;
 
-/// How long it may take to find out what there is of a microVM, whose monitor can draw that out, or which cannot be looked at. What
-/// takes longer is [`Remains::Unknown`].
+/// Deadline for finding out what is left of a microVM: a monitor can delay this, and some microVMs cannot be
+/// inspected. After the deadline the result is [`Remains::Unknown`].
 const FINDING: Duration = Duration::from_secs(120);
 
-/// Why the daemon cannot go on where it was.
+/// Why recovery failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
-    /// The store.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A record makes no sense.
+    /// The record of a microVM cannot be decoded.
     #[error("the record of a microVM is damaged ({0}); restore a backup (`hearthd store restore`)")]
     Record(String),
-    /// The host.
+    /// The platform could not remove remains of an earlier daemon.
     #[error("removing what an earlier daemon has left and belongs to nothing: {0}")]
     Platform(#[from] PlatformError),
 }
 
 impl Microvms {
-    /// Starts a task for every microVM that has not ended, and removes what belongs to none. `artifacts` are the files of
-    /// builds that are to stay, beside those that microVMs use.
+    /// Starts a task for every microVM that has not terminated, and removes all remains that belong to no microVM.
+    /// `artifacts` are the files of builds to keep, in addition to those that microVMs use.
     ///
     /// # Errors
     /// [`RecoverError`]; some tasks may run already.
@@ -67,7 +68,7 @@ impl Microvms {
         }
     }
 
-    /// The microVMs that have not ended. All are counted by their states.
+    /// The microVMs that have not terminated. All microVMs are counted by their states.
     fn alive(&self) -> Result<Vec<MicrovmRecord>, RecoverError> {
         let (mut alive, mut after) = (Vec::new(), None::<Vec<u8>>);
         loop {
@@ -87,8 +88,8 @@ impl Microvms {
         }
     }
 
-    /// Looks for what there is of a microVM until that is known: one that cannot be looked at must not keep the daemon from
-    /// starting, and what fails may succeed a moment later.
+    /// Looks for the remains of a microVM until they are known, retrying after errors: a microVM that cannot be
+    /// inspected must not keep the daemon from starting, and the next attempt may succeed.
     async fn look(&self, spec: &Spec, suspends: u64) -> Found {
         let mut pause = RETRY.0;
         loop {

@@ -1,4 +1,4 @@
-//! What is removed some time after its end: microVMs that have ended, client tokens.
+//! Removes records some time after they are no longer needed: terminated microVMs, client tokens.
 
 use std::time::Duration;
 
@@ -10,25 +10,25 @@ use super::record;
 use crate::records::Expiry;
 use crate::store::{Batch, CommitError, Entry, Scan, Table};
 
-/// How often to look.
+/// Interval between two searches for expired records.
 pub const INTERVAL: Duration = Duration::from_secs(60);
-/// Entries that are removed at a time.
+/// Number of entries that are read at a time.
 const PAGE: usize = 500;
-/// Bytes of a key before the key of what expires: the time, and the kind.
+/// Length of the part of a key, in bytes, that precedes the key of the expired record: time and kind.
 const HEAD: usize = 9;
 
-/// What is removed for an entry.
+/// The removal of one expired record.
 struct Removal {
     batch: Batch,
-    /// Whether that is a microVM.
+    /// Whether the record is a microVM.
     microvm: bool,
 }
 
 impl Microvms {
-    /// Removes what has expired; how much that was.
+    /// Removes expired records; returns their number.
     ///
     /// # Errors
-    /// The store's; what was removed before stays so.
+    /// An error of the store; records that were removed before it stay removed.
     pub async fn expire(&self) -> Result<usize, CommitError> {
         let mut removed = 0;
         loop {
@@ -63,7 +63,7 @@ impl Microvms {
         Ok(record.map_or(nothing, |record| Removal { batch: record::remove(&record), microvm: true }))
     }
 
-    /// Removes what has expired, again and again.
+    /// Removes expired records periodically, for ever.
     pub async fn keep_expiring(self) {
         loop {
             if let Err(error) = self.expire().await {
@@ -74,7 +74,7 @@ impl Microvms {
     }
 }
 
-/// When an entry is due, in milliseconds since 1970.
+/// When an entry expires, in milliseconds since 1970.
 fn due_at(key: &[u8]) -> u64 {
     key.first_chunk::<8>().map_or(0, |time| u64::from_be_bytes(*time))
 }

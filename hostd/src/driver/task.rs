@@ -1,15 +1,17 @@
-//! The task of one microVM: takes events one after another, stores what they change, and does what follows.
+//! The task of one microVM: takes events one after another, stores the resulting state, and carries out the effect
+//! that follows.
 //!
 //! ```text
 //!  request ─┐                 ┌─► answer
-//!  outcome ─┼─► step ─► store ┼─► tell
+//!  outcome ─┼─► step ─► store ┼─► notify
 //!  exit    ─┤                 └─► effect ─► outcome
 //!  timer   ─┤                               │
 //!  late    ─┘ ◄─────────────────────────────┘ never
 //! ```
 //!
-//! One effect is under way at a time. A call of a hook is given up for what comes instead; everything else is waited for,
-//! since what it has half made would be left behind. Nothing is waited for longer than its [deadline](super::deadlines).
+//! One effect is under way at a time. A hook call is abandoned when another effect has to begin; all other effects
+//! are awaited, since they would leave something half made behind. Nothing is awaited longer than its
+//! [deadline](super::deadlines).
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -29,21 +31,22 @@ use crate::lifecycle::microvm::{self, Effect, Event, Phase, Refusal, State, Step
 use crate::platform::{Exit, Guest, Hook, HookOutcome, Spec, SuspendError};
 use crate::store::CommitError;
 
-/// How long to wait before what the daemon itself has to do, and could not, is tried again: at first, and at most.
+/// Pause before the daemon retries an operation of its own that failed: at first, and at most.
 pub(super) const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
-/// How long the daemon's end waits for what is half done. A service manager has not much longer.
+/// How long the shutdown of the daemon waits for effects that are under way. A service manager does not wait much
+/// longer.
 const STOP: Duration = Duration::from_secs(20);
 
-/// What a client asks of a task.
+/// A client's request, as a task receives it.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) request: Request,
-    /// Where the answer goes.
+    /// Channel for the response.
     pub(super) answer: oneshot::Sender<Result<(), RequestError>>,
 }
 
-/// What an effect has led to.
+/// The result of an effect.
 struct Outcome {
     event: Event,
     guest: Option<Arc<dyn Guest>>,
@@ -59,20 +62,20 @@ impl From<Event> for Outcome {
 struct UnderWay {
     effect: Effect,
     since: Instant,
-    /// When the machine is told that it takes long, and in which words, unless it was.
+    /// When to send the machine a warning event because the effect takes long, and that event. None once it was sent.
     warning: Option<(Instant, Event)>,
-    /// When it is given up.
+    /// When the effect is given up.
     deadline: Instant,
     outcome: BoxFuture<'static, Outcome>,
 }
 
 impl UnderWay {
-    /// When something has to be done about its taking so long.
+    /// When to act next because the effect takes so long: the warning or the deadline.
     fn next(&self) -> Instant {
         self.warning.as_ref().map_or(self.deadline, |(warning, _)| self.deadline.min(*warning))
     }
 
-    /// How long it has altogether.
+    /// How long the effect may take altogether.
     fn limit(&self) -> Duration {
         self.deadline.saturating_duration_since(self.since)
     }
@@ -86,7 +89,7 @@ pub(super) struct Task {
     exit: Option<BoxFuture<'static, Exit>>,
     reservation: Option<Reservation>,
     under_way: Option<UnderWay>,
-    /// What follows when what is under way is over.
+    /// The effect to begin when the current one has finished.
     queued: Option<Effect>,
     ends: Ends,
 }
@@ -115,7 +118,7 @@ impl Task {
         task
     }
 
-    /// Lives as long as the microVM. `first` is what begins it.
+    /// Runs for as long as the microVM lives. `first` is the step that begins it.
     pub(super) async fn run(mut self, first: Option<Step>) {
         if let Some(step) = first {
             self.settle(step).await;
@@ -128,9 +131,10 @@ impl Task {
                 asked = self.ends.mailbox.recv() => match asked {
                     Some(Asked { request, answer }) => {
                         let result = self.request(request).await;
-                        let _ = answer.send(result); // the client has gone
+                        let _ = answer.send(result); // the client may have disconnected
                     }
-                    // The daemon ends. What is half made is finished, so that it is found as it was meant.
+                    // The daemon shuts down. Effects that are under way are completed, so that the next start finds a
+                    // consistent microVM.
                     None => return self.wind_up().await,
                 },
                 outcome = outcome(&mut self.under_way) => self.outcome(outcome).await,
@@ -156,8 +160,8 @@ impl Task {
         self.ends.gate.set(&self.state, self.guest.as_ref());
     }
 
-    /// When something happens by itself, and what. The end of its lifetime is one in every phase; in those that end it anyway, their
-    /// effects' deadlines see to it.
+    /// The next timed event and when it is due. The lifetime is observed in every phase but those that already
+    /// terminate the microVM, where the effects' deadlines suffice.
     fn deadline(&self) -> Option<(SystemTime, Event)> {
         let microvm = self.record.microvm.as_ref()?;
         let after = |since: &prost_types::Timestamp, seconds: i32| {
@@ -179,7 +183,8 @@ impl Task {
         [lifetime, suspended, self.idle_deadline()].into_iter().flatten().min_by_key(|(time, _)| *time)
     }
 
-    /// When it has been idle for as long as its policy says, from how it is now, and what is done then.
+    /// When the microVM will have been idle for as long as its policy allows, computed from the present traffic, and
+    /// the event for it.
     fn idle_deadline(&self) -> Option<(SystemTime, Event)> {
         let policy =
             self.record.microvm.as_ref()?.idle_policy.filter(|_| self.state.phase == Phase::Running)?;
@@ -190,7 +195,7 @@ impl Task {
         Some((self.context.clock.now() + left, Event::Idle { terminate }))
     }
 
-    /// What was to happen by now. Traffic may have come since that was decided.
+    /// Handles a timed event that is due. An idle event is dropped if traffic has arrived since it was scheduled.
     async fn due(&mut self, event: Event) {
         let busy = |(deadline, _)| deadline > self.context.clock.now();
         if matches!(event, Event::Idle { .. }) && self.idle_deadline().is_none_or(busy) {
@@ -221,20 +226,20 @@ impl Task {
         }
         stored.map_err(|error| match error {
             CommitError::Store(error) => RequestError::Store(error),
-            CommitError::Conflict => RequestError::Stopping, // updates expect nothing
+            CommitError::Conflict => RequestError::Stopping, // updates have no expectations
         })?;
         self.begin(step.effect).await;
         Ok(())
     }
 
     async fn event(&mut self, event: Event) {
-        // Nothing but requests is ever refused.
+        // Only requests can be refused.
         if let Ok(step) = microvm::step(&self.state, &event, self.context.rules) {
             self.settle(step).await;
         }
     }
 
-    /// Stores a step however often that takes, and begins what follows.
+    /// Stores a step, retrying for as long as it takes, and begins the effect that follows.
     async fn settle(&mut self, step: Step) {
         let mut pause = RETRY.0;
         while let Err(error) = self.store(&step.state).await {
@@ -245,7 +250,7 @@ impl Task {
         self.begin(step.effect).await;
     }
 
-    /// Makes a state durable where it has to be, and tells whom it concerns.
+    /// Makes a state durable where that is required, and notifies the observer and the gate.
     async fn store(&mut self, to: &State) -> Result<(), CommitError> {
         if *to == self.state {
             return Ok(());
@@ -273,7 +278,8 @@ impl Task {
         Ok(())
     }
 
-    /// Begins an effect; what is under way makes room for it, or is waited for: not for long when the microVM is to end.
+    /// Begins an effect. A hook call that is under way is abandoned for it; other effects are awaited first, only
+    /// briefly if the microVM is to terminate.
     async fn begin(&mut self, effect: Option<Effect>) {
         let Some(effect) = effect else { return };
         if effect == Effect::CancelSave {
@@ -288,7 +294,7 @@ impl Task {
             Some(_) => {}
         }
         if matches!(self.under_way, Some(UnderWay { effect: Effect::Save(_), .. })) {
-            self.cancel_save(); // quicker than to wait for what is thrown away
+            self.cancel_save(); // faster than to wait for a save whose result is discarded
         }
         self.queued = Some(effect);
     }
@@ -305,7 +311,7 @@ impl Task {
             (Arc::clone(&self.context), record::spec(&self.record), self.guest.clone());
         let (wanted, gate) = (effect.clone(), Arc::clone(&self.ends.gate));
         let outcome = async move {
-            // What is under way is answered before the app hears of the suspend.
+            // Exchanges that are under way are completed before the app is notified of the suspend.
             let suspends = wanted == Effect::Call(Hook::Suspend);
             if suspends && !gate.drained(context.drain).await && context.rules.resume_cancels_suspend {
                 return Event::Hook(Hook::Suspend, HookOutcome::Disabled).into();
@@ -319,7 +325,7 @@ impl Task {
         self.under_way = Some(UnderWay { effect, since, warning, deadline, outcome });
     }
 
-    /// What is under way takes too long.
+    /// Handles an effect that takes too long.
     async fn late(&mut self) {
         let Some(under_way) = &mut self.under_way else { return };
         let microvm = record::id(&self.record);
@@ -358,8 +364,8 @@ impl Task {
         }
     }
 
-    /// The daemon ends: waits for what must not be left half done, and stores where the microVM is then. The next start finds out what
-    /// has become of what takes longer than [`STOP`].
+    /// Shutdown of the daemon: waits for effects that must not be left half done, and stores the resulting state. If
+    /// an effect takes longer than [`STOP`], the next start determines what became of it.
     async fn wind_up(mut self) {
         let end = Instant::now() + STOP;
         while self.under_way.as_ref().is_some_and(|under_way| !matches!(under_way.effect, Effect::Call(_))) {
@@ -387,7 +393,7 @@ impl Task {
     }
 }
 
-/// The outcome of what is under way; never, when nothing is.
+/// The outcome of the effect under way; pending for ever if there is none.
 async fn outcome(under_way: &mut Option<UnderWay>) -> Outcome {
     match under_way {
         Some(under_way) => (&mut under_way.outcome).await,
@@ -395,7 +401,7 @@ async fn outcome(under_way: &mut Option<UnderWay>) -> Outcome {
     }
 }
 
-/// Waits until then; for ever without.
+/// Waits until `time`; for ever if there is none.
 async fn reached(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
@@ -410,7 +416,7 @@ async fn exited(exit: &mut Option<BoxFuture<'static, Exit>>) -> Exit {
     }
 }
 
-/// The name of an effect, for points, metrics and traces.
+/// The name of an effect, for fault points, metrics and traces.
 pub(super) fn name(effect: &Effect) -> &'static str {
     match effect {
         Effect::Launch => "launch",
@@ -425,7 +431,7 @@ pub(super) fn name(effect: &Effect) -> &'static str {
     }
 }
 
-/// Does what an effect says.
+/// Carries out an effect.
 async fn perform(context: &Context, spec: &Spec, guest: Option<Arc<dyn Guest>>, effect: &Effect) -> Outcome {
     const GONE: &str = "its process is gone";
     match (effect, guest) {
@@ -445,7 +451,7 @@ async fn perform(context: &Context, spec: &Spec, guest: Option<Arc<dyn Guest>>, 
             Err(SuspendError::Failed(why)) => Event::SaveFailed(why).into(),
         },
         (Effect::Save(_), None) => Event::SaveFailed(GONE.to_owned()).into(),
-        (Effect::CancelSave, _) => Event::SaveCancelled.into(), // never started as one of its own
+        (Effect::CancelSave, _) => Event::SaveCancelled.into(), // a cancellation is never started as an effect of its own
         (Effect::Discard, _) => {
             let mut pause = RETRY.0;
             while let Err(error) = context.platform.discard(&spec.id).await {

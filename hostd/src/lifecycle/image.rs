@@ -1,7 +1,8 @@
-//! What happens to an image and its versions.
+//! The lifecycle of an image and its versions.
 //!
-//! An image is CREATING while its first version is built, and UPDATING while a later one is built or one is deleted. While it is
-//! either, nothing else is accepted; everything that is accepted settles it again (docs/behaviour.md, "Builds", "Versions", "Deletion").
+//! An image is CREATING while its first version is built, and UPDATING while a later version is built or a version is
+//! deleted. In both states no other change is accepted; every accepted change returns the image to a settled state
+//! (docs/behaviour.md, "Builds", "Versions", "Deletion").
 //!
 //! ```text
 //!  create ──► CREATING ──┬─ built ──► CREATED ──────┐
@@ -16,12 +17,13 @@
 //!                                      └──► FAILED, INACTIVE ───────────────┴──► DELETING ──► (nothing)
 //! ```
 //!
-//! * A version has the next major number, whatever became of those before it; no number is used twice in an image's life.
+//! * A version has the next major number, whatever happened to those before it; no number is used twice in an image's
+//!   life.
 //! * `latest_active` is the newest version that is SUCCESSFUL and ACTIVE, `latest_failed` the newest that is FAILED.
 //! * RunMicrovm may use every SUCCESSFUL and ACTIVE version while the image is not DELETING: also while it is UPDATING, and after a
 //!   failed update, so that a broken deployment takes no launches down.
 //!
-//! All of it is pure: functions from an image with its versions, and what happens, to what is then.
+//! All of it is pure: functions from an image with its versions and an event to the image and versions afterwards.
 
 mod launch;
 #[cfg(test)]
@@ -48,53 +50,53 @@ pub struct Image {
     pub versions: BTreeMap<u32, VersionRecord>,
 }
 
-/// What a version is to be built from, and by which build.
+/// A version to be built, and the build that does it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewVersion {
-    /// Its configuration, with the image's ARN. Number, state, status and times are filled in here.
+    /// Configuration of the version, with the image's ARN. Number, state, status and times are filled in here.
     pub config: MicrovmImageVersion,
-    /// A UUID for its build.
+    /// UUID of the build.
     pub build_id: String,
-    /// The generation of the processor that it is built for.
+    /// Generation of the processor that the version is built for.
     pub generation: String,
 }
 
-/// How a build has ended.
+/// The result of a build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It made an image of these sizes.
+    /// The build produced an image of these sizes.
     Successful(SnapshotBuild),
-    /// It made nothing.
+    /// The build produced no image.
     Failed {
-        /// Its `stateReason`.
+        /// The `stateReason` of the build.
         reason: String,
-        /// Bytes of the container's files, where it has come so far that the app was started.
+        /// Size of the container's files in bytes, if the build got so far that the app was started.
         code_install_bytes: Option<i64>,
     },
 }
 
-/// What became of a request to delete a version.
+/// The result of a request to delete a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VersionDeletion {
-    /// It is DELETING; [`Image::version_gone`] comes next.
+    /// The version is DELETING; [`Image::version_gone`] comes next.
     Begun,
-    /// It was deleted before.
+    /// The version had been deleted before.
     Gone,
 }
 
-/// Why something is not done. Nothing has changed then.
+/// Why a change is refused. The image is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Something else is under way.
+    /// Another change is under way; contains the image's state.
     #[error("MicroVM Image is already in state: {}", .0.as_str_name())]
     Busy(State),
-    /// The image cannot be deleted now.
+    /// The image cannot be deleted in its current state.
     #[error("Cannot delete MicroVM image in its current state: {0}")]
     Undeletable(String),
-    /// An image is not left without versions.
+    /// The last version of an image cannot be deleted.
     #[error("This is the last version. Please delete the entire image")]
     LastVersion,
-    /// There is no such version, and never was.
+    /// The version does not exist and never did.
     #[error("MicroVMImageVersion not found for MicroVMImageID: {arn} and version {number}.0")]
     NoVersion {
         /// The image's ARN.
@@ -102,7 +104,7 @@ pub enum Refusal {
         /// The version's number.
         number: u32,
     },
-    /// What was not built successfully is not activated.
+    /// A version that was not built successfully cannot be activated.
     #[error("Version {number}.0 of the MicroVM image cannot be activated in its current state: {}", .state.as_str_name())]
     NotSuccessful {
         /// The version's number.
@@ -112,13 +114,13 @@ pub enum Refusal {
     },
 }
 
-/// How the number of a version is written.
+/// The name of a version, like `1.0`.
 #[must_use]
 pub fn version_name(number: u32) -> String {
     format!("{number}.0")
 }
 
-/// The number that a client means by `1.0` or `1`: at least 1.
+/// The number of the version that a client names `1.0` or `1`: at least 1.
 #[must_use]
 pub fn version_number(name: &str) -> Option<u32> {
     let digits = name.strip_suffix(".0").unwrap_or(name);
@@ -148,7 +150,7 @@ impl Image {
         image
     }
 
-    /// Begins to build another version; its number.
+    /// Begins to build another version; returns its number.
     ///
     /// # Errors
     /// [`Refusal::Busy`].
@@ -160,7 +162,8 @@ impl Image {
         Ok(self.add(version, now))
     }
 
-    /// A build begins, for the first time or again; how often it has. Nothing happens when it is no more, or has ended.
+    /// Marks a build as begun, for the first time or again; returns how often it was begun. Returns 0 and changes
+    /// nothing if the build does not exist or has finished.
     pub fn build_started(&mut self, number: u32, build_id: &str, now: Timestamp) -> u32 {
         let Some(version) = self.versions.get_mut(&number) else { return 0 };
         let Some(record) = record_of(version, build_id) else { return 0 };
@@ -180,7 +183,7 @@ impl Image {
         begun
     }
 
-    /// A build that has begun is left undone by a daemon that was told to stop: this time does not count.
+    /// A daemon that shuts down has abandoned a build: this attempt does not count.
     pub fn build_interrupted(&mut self, number: u32, build_id: &str) {
         let version = self.versions.get_mut(&number);
         if let Some(record) = version.and_then(|version| record_of(version, build_id)) {
@@ -188,8 +191,8 @@ impl Image {
         }
     }
 
-    /// A build has ended. With the last one of its version, the version and the image are settled. Nothing happens when it had
-    /// ended before.
+    /// Records the result of a build. When it was the last build of its version, the version and the image are
+    /// settled. Changes nothing if the build had finished before.
     pub fn build_ended(&mut self, number: u32, build_id: &str, outcome: Outcome, now: Timestamp) {
         let Some(version) = self.versions.get_mut(&number) else { return };
         let Some(build) = build_of(version, build_id) else { return };
@@ -232,7 +235,7 @@ impl Image {
         self.settle(state, now);
     }
 
-    /// Makes a version available to RunMicrovm, or not. What is so already stays as it is.
+    /// Sets whether RunMicrovm may use a version. Setting the status that it already has changes nothing.
     ///
     /// # Errors
     /// [`Refusal::Busy`], [`Refusal::NoVersion`], [`Refusal::NotSuccessful`].
@@ -271,7 +274,7 @@ impl Image {
             version.set_state(VersionState::Deleting);
             version.updated_at = Some(now);
         }
-        // What was measured: it is UPDATED afterwards, whatever it was.
+        // As measured at AWS: the image is UPDATED afterwards, whatever its state was.
         self.record.settled_state = State::Updated.into();
         self.record.state = State::Updating.into();
         self.touch(now);
@@ -279,7 +282,7 @@ impl Image {
         Ok(VersionDeletion::Begun)
     }
 
-    /// A version that was DELETING is gone: it is taken out, and the image is settled.
+    /// Removes a version that was DELETING and settles the image.
     pub fn version_gone(&mut self, number: u32, now: Timestamp) -> Option<VersionRecord> {
         if self.version_state(number) != Some(VersionState::Deleting) {
             return None;
@@ -290,7 +293,8 @@ impl Image {
         Some(gone)
     }
 
-    /// Begins to delete the image with everything. What is DELETING already stays so: whoever asks again is told the same.
+    /// Begins to delete the image with all versions. An image that is DELETING already stays so: a repeated request
+    /// gets the same response.
     ///
     /// # Errors
     /// [`Refusal::Undeletable`].
@@ -314,7 +318,7 @@ impl Image {
         Ok(())
     }
 
-    /// Its ARN.
+    /// The image's ARN.
     #[must_use]
     pub fn arn(&self) -> &str {
         let version = self.versions.values().next().and_then(|version| version.version.as_ref());
@@ -327,7 +331,7 @@ impl Image {
         Some(self.versions.get(&number)?.version.as_ref()?.state())
     }
 
-    /// Versions that are to be built, or were being built.
+    /// Versions that are waiting to be built or being built.
     pub fn unbuilt(&self) -> impl Iterator<Item = &VersionRecord> {
         let unbuilt = |version: &&VersionRecord| {
             let state = version.version.as_ref().map(MicrovmImageVersion::state);
@@ -336,7 +340,7 @@ impl Image {
         self.versions.values().filter(unbuilt)
     }
 
-    /// Whether something is under way that nothing else may disturb.
+    /// Fails with [`Refusal::Busy`] while another change of the image is under way.
     fn settled(&self) -> Result<(), Refusal> {
         match self.record.state() {
             State::Created | State::CreateFailed | State::Updated | State::UpdateFailed => Ok(()),
@@ -348,7 +352,7 @@ impl Image {
         Refusal::NoVersion { arn: self.arn().to_owned(), number }
     }
 
-    /// Adds the next version, PENDING.
+    /// Adds the next version, PENDING; returns its number.
     fn add(&mut self, new: NewVersion, now: Timestamp) -> u32 {
         let number = self.record.newest_version + 1;
         self.record.newest_version = number;

@@ -16,12 +16,13 @@
 //!
 //! Clients see PENDING (launching, or resuming), RUNNING, SUSPENDING, SUSPENDED, TERMINATING, TERMINATED.
 //!
-//! A machine takes one event at a time and says what its state is then and which effect is to happen. The driver stores the
-//! state before it begins the effect, and gives the effect's outcome back as an event. At most one effect is under way; what
-//! is wished meanwhile is in [`State::wish`], or replaces what a hook call would lead to.
+//! The machine takes one event at a time and returns the new state and the effect to carry out. The driver stores the
+//! state before it begins the effect, and feeds the effect's outcome back as an event. At most one effect is under
+//! way; a request that arrives meanwhile is kept in [`State::wish`], or replaces what a hook call would lead to.
 //!
-//! RUNNING and SUSPENDED last until something happens, the end of the microVM's lifetime at the latest. Every other phase waits
-//! for the outcome of an effect, which comes in bounded time whatever the guest does: the driver gives up what is late.
+//! RUNNING and SUSPENDED last until an event occurs, at the latest the expiry of the microVM's lifetime. Every other
+//! phase waits for the outcome of an effect, which arrives in bounded time whatever the guest does: the driver gives
+//! up effects that are late.
 
 use hearth_proto::microvms::v1::MicrovmState;
 pub use hearth_proto::store::v1::{Phase, Wish};
@@ -30,12 +31,12 @@ use super::{reason, table};
 use crate::driver::Request;
 use crate::platform::{Exit, Hook, HookOutcome};
 
-/// What decides where the documentation and AWS differ.
+/// Which behaviour to follow where the documentation and AWS differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
-    /// A suspend that the app's hook refuses ends the microVM, rather than leaving it running.
+    /// A suspend that the app's hook refuses terminates the microVM, rather than leaving it running.
     pub failed_suspend_hook_terminates: bool,
-    /// A resume during a suspend cancels it, rather than following it.
+    /// A resume during a suspend cancels the suspend, rather than following it.
     pub resume_cancels_suspend: bool,
 }
 
@@ -47,27 +48,27 @@ impl Default for Rules {
 }
 
 impl Rules {
-    /// What was measured (profile `aws-strict`).
+    /// The behaviour that was measured at AWS (profile `aws-strict`).
     pub const AWS_STRICT: Self = Self { failed_suspend_hook_terminates: true, resume_cancels_suspend: false };
 }
 
-/// Where a microVM is.
+/// The state of a microVM's machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
-    /// Where in its life.
+    /// The phase of the microVM's life.
     pub phase: Phase,
-    /// What follows when what is under way is over.
+    /// What follows when the effect that is under way has finished.
     pub wish: Wish,
-    /// `/suspend` has answered, so that going on takes `/resume`.
+    /// `/suspend` has been called successfully, so that the app needs `/resume` before it continues.
     pub suspend_hook_done: bool,
-    /// How often it was suspended.
+    /// How often the microVM was suspended.
     pub suspends: u64,
-    /// `stateReason`: why it is as it is, or ends.
+    /// `stateReason`: why the microVM is in this state, or terminates.
     pub reason: Option<String>,
 }
 
 impl State {
-    /// A microVM that was just accepted.
+    /// The state of a microVM that was just accepted.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -79,13 +80,13 @@ impl State {
         }
     }
 
-    /// What clients see.
+    /// The state that clients see.
     #[must_use]
     pub fn visible(&self) -> MicrovmState {
         visible(self.phase)
     }
 
-    /// Whether it takes memory of the host, or soon will.
+    /// Whether the microVM takes memory of the host, or soon will.
     #[must_use]
     pub fn takes_memory(&self) -> bool {
         !matches!(self.phase, Phase::Suspended | Phase::Terminated)
@@ -98,7 +99,7 @@ impl Default for State {
     }
 }
 
-/// What clients see of a phase.
+/// The state that clients see in a phase.
 #[must_use]
 pub fn visible(phase: Phase) -> MicrovmState {
     match phase {
@@ -116,93 +117,94 @@ pub fn visible(phase: Phase) -> MicrovmState {
     }
 }
 
-/// What happens to a microVM.
+/// An event in the life of a microVM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A client asks.
+    /// A request of a client.
     Request(Request),
-    /// No traffic for as long as its policy says. `terminate`: its policy says that it is not to be suspended then.
+    /// No traffic for as long as the microVM's policy allows. `terminate`: the policy does not suspend an idle
+    /// microVM but terminates it.
     Idle {
         /// `suspendedDurationSeconds` is 0.
         terminate: bool,
     },
-    /// `maximumDurationInSeconds` after its start.
+    /// `maximumDurationInSeconds` have passed since the start.
     LifetimeOver,
-    /// It has been suspended for `suspendedDurationSeconds`.
+    /// The microVM has been suspended for `suspendedDurationSeconds`.
     SuspendedTooLong,
-    /// It was made of its image.
+    /// The microVM was made from its image.
     Launched,
-    /// It was not; why.
+    /// The launch failed; contains the cause.
     LaunchFailed(String),
-    /// What became of a hook.
+    /// The outcome of a hook call.
     Hook(Hook, HookOutcome),
-    /// It was saved and its process has ended.
+    /// The microVM was saved and its process has exited.
     Saved,
-    /// Its saving was given up; it runs.
+    /// The save was cancelled; the microVM runs.
     SaveCancelled,
-    /// Its saving failed; it runs.
+    /// The save failed; the microVM runs. Contains the cause.
     SaveFailed(String),
-    /// Its saving takes too long; why. It is still under way.
+    /// The save takes too long and is still under way; contains the cause.
     SaveSlow(String),
-    /// Its saving was given up without knowing what has become of it; why.
+    /// The save was given up, and its result is unknown; contains the cause.
     SaveHung(String),
-    /// It was made of its suspended state.
+    /// The microVM was made from its suspended state.
     Restored,
-    /// It was not, and its suspended state is as before.
+    /// The restore failed, and the suspended state is as before. Contains the cause.
     RestoreFailed(String),
-    /// It has ended by itself.
+    /// The microVM has exited by itself.
     Exited(Exit),
-    /// Nothing of it is left.
+    /// Nothing of the microVM is left.
     Discarded,
 }
 
-/// What is to be done for a microVM. Its outcome is an event.
+/// An operation to carry out for a microVM. Its outcome is an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Make it of its image: [`Event::Launched`] or [`Event::LaunchFailed`].
+    /// Make the microVM from its image: [`Event::Launched`] or [`Event::LaunchFailed`].
     Launch,
     /// Call a hook: [`Event::Hook`].
     Call(Hook),
-    /// Save it as suspended state with this number: [`Event::Saved`], [`Event::SaveCancelled`] or [`Event::SaveFailed`], and where
-    /// that takes too long [`Event::SaveSlow`], then [`Event::SaveHung`].
+    /// Save the microVM as suspended state with this number: [`Event::Saved`], [`Event::SaveCancelled`] or
+    /// [`Event::SaveFailed`]; a save that takes too long leads to [`Event::SaveSlow`], then [`Event::SaveHung`].
     Save(u64),
-    /// Give up the saving that is under way. That one's outcome is the event.
+    /// Cancel the save that is under way. The outcome of that save is the event.
     CancelSave,
-    /// Make it of its suspended state: [`Event::Restored`] or [`Event::RestoreFailed`].
+    /// Make the microVM from its suspended state: [`Event::Restored`] or [`Event::RestoreFailed`].
     Restore,
-    /// End its process and remove all of it: [`Event::Discarded`].
+    /// Kill the microVM's process and remove all of the microVM: [`Event::Discarded`].
     Discard,
 }
 
-/// What an event leads to.
+/// The result of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// The state from now on.
+    /// The new state.
     pub state: State,
-    /// What is to be done.
+    /// The effect to carry out.
     pub effect: Option<Effect>,
 }
 
-/// A request that a microVM does not accept.
+/// Why a microVM does not accept a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// It is on its way to its end, or has ended.
+    /// The microVM is terminating or terminated.
     Terminated,
-    /// Not in this state; what to do.
+    /// The request is not possible in this state; contains advice to the client.
     Conflict(&'static str),
 }
 
-/// What `event` does to a microVM in `state`.
+/// The step that `event` causes in `state`.
 ///
 /// # Errors
-/// [`Refusal`] of a request; nothing happens then. Other events are never refused: what means nothing in a state leaves it
-/// as it is.
+/// [`Refusal`] of a request; the state is unchanged then. Other events are never refused: one that has no meaning in
+/// a state leaves the state as it is.
 pub fn step(state: &State, event: &Event, rules: Rules) -> Result<Step, Refusal> {
     table::step(state, event, rules)
 }
 
-/// Whether the step from one state to another has to be durable before anything else happens. What need not be is what
-/// [recovery](super::recovery) treats alike: a crash there repeats the effect.
+/// Whether the step from one state to another has to be durable before anything else happens. Steps that need not be
+/// are those between phases that [recovery](super::recovery) treats alike: after a crash the effect is repeated.
 #[must_use]
 pub fn must_be_stored(from: &State, to: &State) -> bool {
     let hidden = matches!(
@@ -214,7 +216,7 @@ pub fn must_be_stored(from: &State, to: &State) -> bool {
     from != to && (!hidden || from.wish != to.wish || from.reason != to.reason)
 }
 
-/// The reason with which a hook's failure ends a microVM.
+/// The state reason when a hook's failure terminates a microVM.
 pub(super) fn hook_reason(hook: Hook, outcome: &HookOutcome) -> Option<String> {
     Some(reason::hook(hook, outcome))
 }

@@ -1,8 +1,8 @@
-//! What happens to microVMs and images, as pure state machines: no I/O, no clock, no locks.
+//! The lifecycles of microVMs and images, as pure state machines: no I/O, no clock, no locks.
 //!
 //! * [`microvm`] – a microVM's states, events and effects
-//! * [`table`] – what each event does in each phase
-//! * [`recovery`] – what a restarted daemon does with what it finds
+//! * [`table`] – the transition table: what each event does in each phase
+//! * [`recovery`] – how a restarted daemon continues from what it finds
 //! * [`reason`] – the sentences of `stateReason`
 //! * [`image`] – images and their versions
 

@@ -2,12 +2,12 @@
 
 use crate::platform::{Exit, Hook, HookOutcome};
 
-/// TerminateMicrovm.
+/// The reason after TerminateMicrovm.
 pub const SUCCESS: &str = "Success.";
-/// The maximum duration, or the suspended duration, is over.
+/// The reason after the maximum duration or the suspended duration is over.
 pub const LIFETIME: &str = "MicroVM exceeded maximum lifetime.";
 
-/// What the app's answer to a hook means.
+/// The reason for the outcome of a hook call.
 #[must_use]
 pub fn hook(hook: Hook, outcome: &HookOutcome) -> String {
     let what = match outcome {
@@ -22,7 +22,7 @@ pub fn hook(hook: Hook, outcome: &HookOutcome) -> String {
     )
 }
 
-/// How a microVM has ended by itself.
+/// The reason when a microVM has exited by itself.
 #[must_use]
 pub fn exit(exit: &Exit) -> String {
     match exit {
@@ -32,13 +32,13 @@ pub fn exit(exit: &Exit) -> String {
     }
 }
 
-/// Why it was not suspended.
+/// The reason why a microVM could not be suspended.
 #[must_use]
 pub fn not_suspended(why: &str) -> String {
     platform(&format!("the microVM could not be suspended: {why}"))
 }
 
-/// What is not the user's doing.
+/// The reason for a failure that the user has not caused.
 #[must_use]
 pub fn platform(what: &str) -> String {
     format!("Internal platform error: {what}")

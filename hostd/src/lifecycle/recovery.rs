@@ -1,28 +1,29 @@
-//! What a restarted daemon does with what it finds of a microVM.
+//! How a restarted daemon continues from what it finds of a microVM.
 //!
-//! Rules: what a client was told happens or has happened; a guest that may have been half made is made anew as long as no
-//! client could have reached it; a hook that may have been called is called again, but for /run, which a guest gets once; and
-//! a running guest whose process is gone is not replaced by an older state of it.
+//! Rules: whatever a client received a response for happens or has happened; a guest that may be half made is made
+//! again as long as no client could have reached it; a hook that may have been called is called again, except `/run`,
+//! which a guest gets once; and a running guest whose process is gone is not replaced by an older state of it.
 
 use super::microvm::{Effect, Phase, Rules, State, Step, Wish};
 use super::table::end;
 use super::{microvm, reason};
 use crate::platform::{Exit, Hook};
 
-/// What was found of a microVM.
+/// What the platform found of a microVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remains {
-    /// Its process, and it runs.
+    /// The microVM's process, which runs.
     Running,
-    /// No process, and the suspended state that was asked for.
+    /// No process, and the suspended state with the requested number.
     Suspended,
-    /// Neither.
+    /// Neither a process nor that suspended state.
     Nothing,
-    /// That was not found out in time. What is there is ended before anything else is made.
+    /// The search exceeded its deadline. Any process that exists is killed before a new one is made.
     Unknown,
 }
 
-/// The number of the suspended state that matters to a microVM in `state`: the one that it is saved as, or was last.
+/// The number of the suspended state that matters to a microVM in `state`: the one that a save under way writes, or
+/// the last one.
 #[must_use]
 pub fn suspended_number(state: &State) -> u64 {
     match state.phase {
@@ -31,17 +32,17 @@ pub fn suspended_number(state: &State) -> u64 {
     }
 }
 
-/// How a microVM goes on that was in `state` when the daemon ended.
+/// The step with which a microVM continues that was in `state` when the daemon exited.
 #[must_use]
 pub fn recover(state: &State, remains: Remains, rules: Rules) -> Step {
     let go = |phase, effect: Option<Effect>| Step { state: State { phase, ..state.clone() }, effect };
     let gone = || end(state, reason::exit(&Exit::Monitor("while the daemon was away".to_owned())));
     let (resume, suspend) = (Effect::Call(Hook::Resume), Effect::Call(Hook::Suspend));
     match (state.phase, remains) {
-        // Nobody has reached it yet: a fresh guest gets /run exactly once.
+        // No client has reached the guest yet: a fresh guest gets /run exactly once.
         (Phase::Launching | Phase::RunHook, _) => go(Phase::Launching, Some(Effect::Launch)),
         (Phase::Running, Remains::Running) => go(Phase::Running, None),
-        // The save that ended it was complete.
+        // The process has exited because the save was complete.
         (Phase::SuspendHook | Phase::Saving, Remains::Suspended) => {
             let saving = State { phase: Phase::Saving, ..state.clone() };
             step(&saving, &microvm::Event::Saved, rules)
@@ -49,15 +50,16 @@ pub fn recover(state: &State, remains: Remains, rules: Rules) -> Step {
         (Phase::SuspendHook | Phase::Saving, Remains::Running)
             if state.wish == Wish::Resume && rules.resume_cancels_suspend =>
         {
-            // Whether /suspend was answered is not known for sure, and /resume without it does less harm than none after it.
+            // Whether the app handled /suspend is uncertain, and a /resume without a /suspend does less harm than a
+            // /suspend without a /resume.
             let state = State { wish: Wish::Unspecified, suspend_hook_done: false, ..state.clone() };
             Step { state: State { phase: Phase::ResumeAfterCancel, ..state }, effect: Some(resume) }
         }
         (Phase::SuspendHook | Phase::Saving, Remains::Running) => go(Phase::SuspendHook, Some(suspend)),
-        // A resume finds out whether its state is there.
+        // If the result is unknown, the next resume finds out whether the suspended state exists.
         (Phase::Suspended, Remains::Suspended | Remains::Unknown) => go(Phase::Suspended, None),
         (Phase::Suspended, _) => end(state, reason::platform("the suspended state is gone")),
-        // Nobody has reached it since: what was restored is thrown away.
+        // No client has reached the guest since: the restored process is discarded.
         (Phase::Restoring, _) | (Phase::ResumeHook, Remains::Suspended | Remains::Unknown) => {
             go(Phase::Restoring, Some(Effect::Restore))
         }
@@ -76,7 +78,7 @@ pub fn recover(state: &State, remains: Remains, rules: Rules) -> Step {
     }
 }
 
-/// A step that no request makes, and so is never refused.
+/// A step for an event other than a request, which is never refused.
 fn step(state: &State, event: &microvm::Event, rules: Rules) -> Step {
     microvm::step(state, event, rules).unwrap_or_else(|_| Step { state: state.clone(), effect: None })
 }

@@ -1,22 +1,22 @@
-//! What each event does in each phase: the transition table (docs/behaviour.md, "States", "State reasons", "Idle time and lifetime",
-//! "Hooks").
+//! The transition table: what each event does in each phase (docs/behaviour.md, "States", "State reasons", "Idle time
+//! and lifetime", "Hooks").
 
 use super::microvm::{Effect, Event, Phase, Refusal, Rules, State, Step, Wish, hook_reason};
 use super::reason;
 use crate::driver::Request;
 use crate::platform::{Hook, HookOutcome};
 
-/// Nothing changes and nothing is to be done.
+/// No change and no effect.
 fn stay(state: &State) -> Step {
     Step { state: state.clone(), effect: None }
 }
 
-/// The microVM goes to `phase`, and `effect` happens.
+/// The microVM enters `phase`, and `effect` is carried out.
 fn go(state: &State, phase: Phase, effect: impl Into<Option<Effect>>) -> Step {
     Step { state: State { phase, ..state.clone() }, effect: effect.into() }
 }
 
-/// It runs. A suspend that was wished meanwhile begins.
+/// The microVM runs. A suspend that was requested meanwhile begins.
 fn run(state: &State, reason: Option<String>) -> Step {
     let running = State { wish: Wish::Unspecified, suspend_hook_done: false, reason, ..state.clone() };
     match state.wish {
@@ -25,7 +25,7 @@ fn run(state: &State, reason: Option<String>) -> Step {
     }
 }
 
-/// It goes on after a suspend that does not happen.
+/// The microVM continues after a suspend that was abandoned.
 fn go_on(state: &State, reason: Option<String>) -> Step {
     if state.suspend_hook_done {
         let state = State { reason, ..state.clone() };
@@ -34,14 +34,14 @@ fn go_on(state: &State, reason: Option<String>) -> Step {
     run(state, reason)
 }
 
-/// It ends without its app being asked.
+/// The microVM terminates without a call of its `/terminate` hook.
 pub(super) fn end(state: &State, reason: String) -> Step {
     let state =
         State { reason: Some(reason), wish: Wish::Unspecified, suspend_hook_done: false, ..state.clone() };
     go(&state, Phase::Ending, Effect::Discard)
 }
 
-/// It ends, and its app is told before.
+/// The microVM terminates after its `/terminate` hook was called.
 fn end_politely(state: &State, reason: &str) -> Step {
     let state = State {
         reason: Some(reason.to_owned()),
@@ -52,7 +52,8 @@ fn end_politely(state: &State, reason: &str) -> Step {
     go(&state, Phase::TerminateHook, Effect::Call(Hook::Terminate))
 }
 
-/// Its end was asked for, or its time is over. An app that has not begun to run, or stands still, is not told.
+/// Termination was requested, or the lifetime is over. The hook is not called if the app has not begun to run or is
+/// frozen.
 fn finish(state: &State, reason: &str) -> Step {
     match state.phase {
         Phase::Running | Phase::SuspendHook | Phase::ResumeAfterCancel | Phase::ResumeHook => {
@@ -86,7 +87,7 @@ fn suspend(state: &State) -> Result<Step, Refusal> {
             Ok(go(&state, Phase::SuspendHook, Effect::Call(Hook::Suspend)))
         }
         Phase::Suspended => Ok(stay(state)),
-        // The later request counts. A cancel that is on its way is followed by another suspend.
+        // The later request counts. A cancellation under way is followed by another suspend.
         Phase::SuspendHook => {
             Ok(Step { state: State { wish: Wish::Unspecified, ..state.clone() }, effect: None })
         }
@@ -127,7 +128,7 @@ fn idle(state: &State, terminate: bool) -> Step {
     }
 }
 
-/// What becomes of a microVM whose app has answered a hook, or has not.
+/// The step after a hook call, whether it succeeded or not.
 fn called(state: &State, hook: Hook, outcome: &HookOutcome, rules: Rules) -> Step {
     match (state.phase, hook) {
         (Phase::RunHook, Hook::Run) if outcome.is_success() => run(state, None),
@@ -153,13 +154,13 @@ fn called(state: &State, hook: Hook, outcome: &HookOutcome, rules: Rules) -> Ste
         (Phase::ResumeAfterCancel | Phase::ResumeHook, Hook::Resume) => {
             end(state, reason::hook(hook, outcome))
         }
-        // Whatever it answered.
+        // The response of the app makes no difference.
         (Phase::TerminateHook, Hook::Terminate) => go(state, Phase::Ending, Effect::Discard),
         _ => stay(state),
     }
 }
 
-/// What becomes of a microVM when something was done for it, or it has ended.
+/// The step after the outcome of an effect, or after an exit of the microVM.
 fn done(state: &State, event: &Event) -> Step {
     match (state.phase, event) {
         (Phase::Launching, Event::Launched) => go(state, Phase::RunHook, Effect::Call(Hook::Run)),
@@ -180,14 +181,15 @@ fn done(state: &State, event: &Event) -> Step {
         }
         (Phase::Saving, Event::SaveCancelled) => {
             let wish = if state.wish == Wish::Suspend { Wish::Suspend } else { Wish::Unspecified };
-            // It was cancelled for a resume, or since it took too long: then that is the reason.
+            // The save was cancelled for a resume, or because it took too long, in which case the reason is set
+            // already.
             go_on(&State { wish, ..state.clone() }, state.reason.clone())
         }
         (Phase::Saving, Event::SaveSlow(why)) => {
             let reason = Some(reason::not_suspended(why));
             Step { state: State { reason, ..state.clone() }, effect: Some(Effect::CancelSave) }
         }
-        // Whether it runs, and what it writes to, is not known: it cannot go on.
+        // Whether the guest runs, and which files it writes to, is unknown: the microVM cannot continue.
         (Phase::Saving, Event::SaveHung(why)) => end(state, reason::not_suspended(why)),
         (Phase::Saving, Event::SaveFailed(why)) => {
             let why = reason::not_suspended(why);
@@ -199,7 +201,7 @@ fn done(state: &State, event: &Event) -> Step {
             go(&State { reason: Some(why), ..state.clone() }, Phase::Suspended, None)
         }
         (Phase::Ending, Event::Discarded) => go(state, Phase::Terminated, None),
-        // Its end was decided already, with another reason.
+        // Termination was decided before, with another reason.
         (Phase::TerminateHook, Event::Exited(_)) => go(state, Phase::Ending, Effect::Discard),
         (
             Phase::RunHook

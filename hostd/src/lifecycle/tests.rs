@@ -1,4 +1,4 @@
-//! The transition table, row by row, and what holds for every sequence of events.
+//! Tests of the transition table, row by row, and of invariants over every sequence of events.
 
 use proptest::prelude::*;
 
@@ -142,7 +142,8 @@ fn a_resume_during_a_suspend_cancels_it_with_resume_where_suspend_had_answered()
     let goes_on = after(&state, Event::SaveCancelled);
     assert_eq!(goes_on.effect, Some(Effect::Call(Hook::Resume)));
     assert_eq!(after(&goes_on.state, Event::Hook(Hook::Resume, OK)).state.phase, Phase::Running);
-    // Without the hook it runs at once; too late, it is restored.
+    // If the hook was not called, the microVM runs at once; if the cancellation came too late, the microVM is
+    // restored.
     let silent = State { suspend_hook_done: false, ..state.clone() };
     assert_eq!(after(&silent, Event::SaveCancelled).state.phase, Phase::Running);
     assert_eq!(after(&state, Event::Saved).effect, Some(Effect::Restore));
@@ -211,7 +212,7 @@ fn a_save_that_takes_too_long_is_cancelled_and_one_that_hangs_ends_it() {
     let hung = after(&slow.state, Event::SaveHung("it took longer than 9 s".into()));
     assert_eq!((hung.state.phase, hung.effect), (Phase::Ending, Some(Effect::Discard)));
     assert_eq!(hung.state.reason.as_deref(), Some(sentence));
-    // It came to its end after all, just before it was cancelled.
+    // The save finished after all, just before it was cancelled.
     assert_eq!(after(&slow.state, Event::Saved).state.phase, Phase::Suspended);
 }
 
@@ -233,9 +234,9 @@ fn what_could_not_be_found_out_is_ended_unless_that_would_lose_what_is_suspended
     }
 }
 
-// ---- what holds for every sequence ----
+// ---- invariants over every sequence of events ----
 
-/// What may follow what, as clients see it.
+/// Which state may follow which, as clients see them.
 fn is_legal(from: Visible, to: Visible) -> bool {
     use Visible::*;
     from == to
@@ -253,9 +254,9 @@ fn is_legal(from: Visible, to: Visible) -> bool {
 enum Act {
     Request(Request),
     Timer(u8),
-    /// What is under way ends: well, or in one of the ways in which it can fail.
+    /// The effect under way finishes: successfully, or with one of its failures.
     Ends(u8),
-    /// What is under way does not come to its end, and is given up.
+    /// The effect under way exceeds its deadline and is given up.
     Late(bool),
     Exits(u8),
     Crash,
@@ -284,11 +285,11 @@ fn outcome_of_hook(choice: u8) -> HookOutcome {
     }
 }
 
-/// What the host has of a microVM: the driver and the platform in miniature.
+/// What the host holds of a microVM: a small model of the driver and the platform.
 #[derive(Debug, Default)]
 struct Host {
     running: bool,
-    /// Number of the whole suspended state, if there is one.
+    /// Number of the complete suspended state, if there is one.
     saved: Option<u64>,
     under_way: Option<Effect>,
     queued: Option<Effect>,
@@ -305,7 +306,7 @@ impl Host {
         }
     }
 
-    /// The effect under way is late; its event. A save is warned before it is given up.
+    /// The effect under way is late; returns its event. A save gets a warning before it is given up.
     fn late(&mut self, warned: bool) -> Option<Event> {
         let why = || "it took too long".to_owned();
         let given_up = match self.under_way.clone()? {
@@ -314,14 +315,14 @@ impl Host {
             Effect::Launch => Event::LaunchFailed(why()),
             Effect::Restore => Event::RestoreFailed(why()),
             Effect::Call(hook) => Event::Hook(hook, HookOutcome::TimedOut),
-            Effect::Discard => return None, // it is begun anew
+            Effect::Discard => return None, // a discard is started again
             Effect::CancelSave => unreachable!("it is not waited for"),
         };
         self.under_way = None;
         Some(given_up)
     }
 
-    /// The effect under way ends; its event.
+    /// The effect under way finishes; returns its event.
     fn end(&mut self, choice: u8) -> Option<Event> {
         let effect = self.under_way.take()?;
         let fails = choice.is_multiple_of(5);
@@ -356,10 +357,10 @@ impl Host {
     }
 }
 
-/// Does `acts` to a microVM, and checks what always holds.
+/// Applies `acts` to a microVM, and checks the invariants after each.
 fn live(acts: Vec<Act>, rules: Rules) {
     let (mut state, mut host) = (State::new(), Host::default());
-    // What is on disk.
+    // The state in the store.
     let mut stored = state.clone();
     host.begin(Some(Effect::Launch));
     for act in acts {
@@ -373,7 +374,7 @@ fn live(acts: Vec<Act>, rules: Rules) {
             Act::Ends(choice) => host.end(choice),
             Act::Late(warned) => host.late(warned),
             Act::Exits(choice) if host.running => {
-                host.running = choice.is_multiple_of(2); // the app alone, or the process
+                host.running = choice.is_multiple_of(2); // the app alone exits, or the process
                 Some(Event::Exited(if host.running { Exit::App(1) } else { Exit::Monitor("dead".into()) }))
             }
             Act::Exits(_) => None,

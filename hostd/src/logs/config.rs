@@ -1,4 +1,4 @@
-//! Limits of what is kept.
+//! Limits for stored logs.
 
 use std::time::Duration;
 
@@ -42,10 +42,10 @@ impl Default for LogsConfig {
 }
 
 impl LogsConfig {
-    /// Whether the values make sense together.
+    /// Checks the values and their combination.
     ///
     /// # Errors
-    /// What is wrong, naming the keys.
+    /// The problem, with the keys' names.
     pub fn check(&self) -> Result<(), String> {
         let smallest = u64::try_from(2 * MAX_RECORD).unwrap_or(u64::MAX).next_power_of_two() / 2;
         if !(smallest..=256 << 20).contains(&self.segment_bytes) {

@@ -1,7 +1,7 @@
-//! A stream forwards and backwards.
+//! Reading a stream forwards and backwards.
 //!
-//! Readers share nothing with writers: they read the files up to the last whole record. No file stays open between two reads,
-//! and a segment that has been removed meanwhile is passed over.
+//! Readers share no state with writers: they read the files up to the last complete record. No file stays open
+//! between two reads, and a segment that has been removed meanwhile is skipped.
 
 use std::fs::File;
 use std::io;
@@ -13,28 +13,28 @@ use super::error::LogError;
 use super::record::{self, MAX_RECORD, OVERHEAD, Parsed, Record};
 use super::segment::{self, Header, MAX_HEADER, Segment};
 
-/// What comes next in a stream.
+/// The next item of a stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Item<'a> {
     Line(Record<'a>),
-    /// Some lines cannot be read; this is a time that they would have had.
+    /// Some lines cannot be read; contains a time that they could have had.
     Damage(u64),
 }
 
-/// Goes through a stream from its older to its newer lines, and waits at the end.
+/// Reads a stream from its older to its newer lines, and waits at the end.
 #[derive(Debug)]
 pub(super) struct Forward {
     folder: PathBuf,
-    /// What is read at a time, unless a record is longer.
+    /// Number of bytes that are read at a time, unless a record is longer.
     chunk: usize,
-    /// Lines up to this time are passed over.
+    /// Lines up to this time are skipped.
     after: Option<u64>,
     segment: Option<Place>,
     buffer: Vec<u8>,
-    /// What of the buffer was taken already.
+    /// Number of bytes at the front of the buffer that were consumed.
     taken: usize,
     ready: Option<Ready>,
-    /// Bytes that were gone through.
+    /// Number of bytes that were read.
     scanned: u64,
 }
 
@@ -42,13 +42,13 @@ pub(super) struct Forward {
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     segment: Segment,
-    /// Of the next record; 0 before the header.
+    /// Offset of the next record; 0 before the header.
     offset: u64,
     /// Time of the last record before it.
     last: Option<u64>,
-    /// The segment is over, and this was not known when its end was reached.
+    /// Whether the segment is complete although this was not known when its end was reached.
     over: bool,
-    /// Damage at this place was told.
+    /// Whether damage at this place was reported.
     told: bool,
 }
 
@@ -64,30 +64,30 @@ impl Place {
 
 #[derive(Debug, Clone, Copy)]
 enum Ready {
-    /// The buffer goes on with a record of this length and time.
+    /// The next part of the buffer is a record with this length and time.
     Line(usize, u64),
     Damage(u64),
 }
 
 impl Forward {
-    /// From the first line that is after `after`, or the first of all.
+    /// Reads from the first line after time `after`, or from the first line of all.
     pub(super) fn new(folder: PathBuf, after: Option<u64>, chunk: usize) -> Self {
         let buffer = Vec::new();
         Self { folder, chunk, after, segment: None, buffer, taken: 0, ready: None, scanned: 0 }
     }
 
-    /// From a place on, where the stream has ended before.
+    /// Reads from a place where the stream ended before.
     pub(super) fn at(folder: PathBuf, place: Option<Place>, chunk: usize) -> Self {
         Self { segment: place, ..Self::new(folder, None, chunk) }
     }
 
-    /// The time of what comes next; `None` while nothing does.
+    /// The time of the next item; `None` while there is none.
     pub(super) fn peek(&mut self) -> Result<Option<u64>, LogError> {
         loop {
             match self.ready {
                 Some(Ready::Line(_, time) | Ready::Damage(time)) => {
                     if self.after.is_none_or(|after| time > after) {
-                        // Many streams are read at once: what is long is read again when it is its turn.
+                        // Many streams are read at the same time: a long record is read again when it is its turn.
                         if self.buffer.len() > self.chunk {
                             self.refill(Vec::new());
                             self.ready = None;
@@ -105,7 +105,7 @@ impl Forward {
         }
     }
 
-    /// What comes next, given to `take`; not called while nothing does.
+    /// Passes the next item to `take`, which is not called if there is none.
     pub(super) fn next<T>(&mut self, take: impl FnOnce(Item<'_>) -> T) -> Result<Option<T>, LogError> {
         if self.peek()?.is_none() {
             return Ok(None);
@@ -126,7 +126,7 @@ impl Forward {
         Ok(taken)
     }
 
-    /// Bytes that were gone through since this was asked last.
+    /// Number of bytes that were read since the last call.
     pub(super) fn scanned(&mut self) -> u64 {
         std::mem::take(&mut self.scanned)
     }
@@ -136,7 +136,7 @@ impl Forward {
         &self.folder
     }
 
-    /// Goes past what is ready.
+    /// Skips the item that is ready.
     fn advance(&mut self) {
         if let Some(Ready::Line(length, time)) = self.ready.take()
             && let Some(place) = &mut self.segment
@@ -147,7 +147,7 @@ impl Forward {
         }
     }
 
-    /// What of the buffer was not taken yet; empty after whatever has gone wrong.
+    /// The part of the buffer that was not consumed; empty after any failure.
     fn rest(&self) -> &[u8] {
         self.buffer.get(self.taken..).unwrap_or_default()
     }
@@ -156,7 +156,7 @@ impl Forward {
         (self.buffer, self.taken) = (buffer, 0);
     }
 
-    /// Gets something ready, or comes nearer to it; `false` at the end.
+    /// Prepares the next item, or makes progress towards it; returns `false` at the end.
     fn step(&mut self) -> Result<bool, LogError> {
         let Some(place) = self.segment.clone() else {
             self.segment = self.first()?.map(|segment| Place::new(segment, 0));
@@ -199,8 +199,8 @@ impl Forward {
         if is_enough { Ok(true) } else { self.pause() }
     }
 
-    /// At the end of what can be read of the segment. It is over when there is a later one; and what was written to it just before
-    /// that one is looked for once more.
+    /// Handles the end of the readable part of a segment. A segment is complete when there is a later one; then the
+    /// segment is read once more, since it may have grown just before the later one began.
     fn pause(&mut self) -> Result<bool, LogError> {
         let is_whole = self.rest().is_empty();
         self.refill(Vec::new());
@@ -229,7 +229,7 @@ impl Forward {
         true
     }
 
-    /// Goes on with the next segment; `false` while there is none.
+    /// Continues with the next segment; returns `false` while there is none.
     fn leave(&mut self) -> Result<bool, LogError> {
         self.refill(Vec::new());
         let later = self.later()?;
@@ -240,7 +240,7 @@ impl Forward {
         Ok(is_there)
     }
 
-    /// Where to begin: the last segment that begins before what is wanted, or the first of all.
+    /// The segment to begin with: the last one that begins before the wanted lines, or the first of all.
     fn first(&self) -> Result<Option<Segment>, LogError> {
         let segments = self.segments()?;
         let before = |segment: &Segment| self.after.is_some_and(|after| segment.first <= after);
@@ -258,31 +258,31 @@ impl Forward {
     }
 }
 
-/// Goes through a stream from its newest line to older ones. What cannot be read is passed over.
+/// Reads a stream from its newest line to older ones. Unreadable parts are skipped.
 #[derive(Debug)]
 pub(super) struct Backward {
     folder: PathBuf,
     chunk: usize,
-    /// Those before the one at hand, oldest first.
+    /// The segments before the current one, oldest first.
     earlier: Vec<Segment>,
-    /// The segment at hand, where its records begin, and where the next one to be read ends.
+    /// The current segment, the offset of its first record, and the offset where the next record to be read ends.
     here: Option<(Segment, u64, u64)>,
     buffer: Vec<u8>,
-    /// Where in the file the buffer begins.
+    /// Offset of the buffer in the file.
     base: u64,
     end: Option<Place>,
     scanned: u64,
 }
 
 impl Backward {
-    /// From the newest line on.
+    /// Reads from the newest line.
     pub(super) fn new(folder: PathBuf, chunk: usize) -> Result<Self, LogError> {
         let segments =
             segment::list(&folder).map_err(|source| LogError::Open { path: folder.clone(), source })?;
         Self::of(folder, segments, chunk)
     }
 
-    /// From the newest line on of these segments, which are in order.
+    /// Reads from the newest line of these segments, which are in order.
     pub(super) fn of(folder: PathBuf, earlier: Vec<Segment>, chunk: usize) -> Result<Self, LogError> {
         let newest = earlier.last().cloned();
         let mut backward =
@@ -293,18 +293,18 @@ impl Backward {
                 let place = Place::new(newest, end);
                 Some(Place { last: backward.peek()?, ..place })
             }
-            // Nothing of it can be read yet: from its beginning.
+            // Nothing of the newest segment can be read yet: its place is the beginning.
             (_, newest) => newest.map(|segment| Place::new(segment, 0)),
         };
         Ok(backward)
     }
 
-    /// Where the stream ended when this was made: what a [`Forward`] goes on from.
+    /// Where the stream ended when this cursor was made: a [`Forward`] can continue there.
     pub(super) fn end(&self) -> Option<Place> {
         self.end.clone()
     }
 
-    /// The time of the line before.
+    /// The time of the previous line.
     pub(super) fn peek(&mut self) -> Result<Option<u64>, LogError> {
         let time = self.record()?.map(|record| record.time);
         if self.buffer.len() > self.chunk {
@@ -313,7 +313,7 @@ impl Backward {
         Ok(time)
     }
 
-    /// The line before, given to `take`.
+    /// Passes the previous line to `take`.
     pub(super) fn next<T>(&mut self, take: impl FnOnce(Record<'_>) -> T) -> Result<Option<T>, LogError> {
         let Some(record) = self.record()? else { return Ok(None) };
         let length = u64::try_from(record.message.len() + OVERHEAD).unwrap_or(u64::MAX);
@@ -325,12 +325,12 @@ impl Backward {
         Ok(Some(taken))
     }
 
-    /// Bytes that were gone through since this was asked last.
+    /// Number of bytes that were read since the last call.
     pub(super) fn scanned(&mut self) -> u64 {
         std::mem::take(&mut self.scanned)
     }
 
-    /// The line before.
+    /// The previous line.
     fn record(&mut self) -> Result<Option<Record<'_>>, LogError> {
         while let Some((segment, start, end)) = self.here.clone() {
             let path = segment.path(&self.folder);
@@ -345,7 +345,7 @@ impl Backward {
         Ok(None)
     }
 
-    /// Where in the buffer the record is that ends at `end`; `None` when there is none that can be read.
+    /// The range in the buffer of the record that ends at `end`; `None` if there is no readable one.
     fn whole_before(&mut self, path: &Path, end: u64) -> Result<Option<Range<usize>>, LogError> {
         let Some(length) = self.length_before(path, end)? else { return Ok(None) };
         let end = usize::try_from(end - self.base).unwrap_or(usize::MAX);
@@ -353,7 +353,7 @@ impl Backward {
         Ok(self.buffer.get(range.clone()).and_then(record::whole).map(|_| range))
     }
 
-    /// The length of the record that ends at `end`, which is in the buffer then.
+    /// The length of the record that ends at `end`. The record is in the buffer afterwards.
     fn length_before(&mut self, path: &Path, end: u64) -> Result<Option<usize>, LogError> {
         if !self.fill(path, end, 4)? {
             return Ok(None);
@@ -367,7 +367,7 @@ impl Backward {
         Ok(self.fill(path, end, length)?.then_some(length))
     }
 
-    /// Has the `length` bytes before `end` in the buffer; `false` when the file has not so many.
+    /// Reads the `length` bytes before `end` into the buffer; returns `false` if the file has fewer.
     fn fill(&mut self, path: &Path, end: u64, length: usize) -> Result<bool, LogError> {
         let wide = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
         let Some(from) = end.checked_sub(wide(length)) else { return Ok(false) };
@@ -380,7 +380,7 @@ impl Backward {
         Ok(self.buffer.len() >= length)
     }
 
-    /// Goes to the last whole record before `end`, from the front.
+    /// Moves to the last complete record before `end`, parsing from the front.
     fn pass_damage(&mut self, path: &Path, start: u64, end: u64) -> Result<(), LogError> {
         let length = usize::try_from(end.saturating_sub(1)).unwrap_or(usize::MAX);
         let bytes = read_at(path, 0, length)?.unwrap_or_default();
@@ -395,7 +395,7 @@ impl Backward {
         Ok(())
     }
 
-    /// Goes to the end of the segment before.
+    /// Moves to the end of the previous segment.
     fn enter(&mut self) -> Result<(), LogError> {
         (self.here, self.buffer) = (None, Vec::new());
         while let Some(segment) = self.earlier.pop() {
@@ -405,7 +405,7 @@ impl Backward {
             let start = u64::try_from(start).unwrap_or(u64::MAX);
             let size = path.metadata().map_or(start, |data| data.len()).max(start);
             self.here = Some((segment, start, size));
-            // A record that is being written, or was not written to its end, is not there.
+            // A record that is being written, or was not written completely, is ignored.
             if size > start && self.whole_before(&path, size)?.is_none() {
                 self.pass_damage(&path, start, size + 1)?;
             }
@@ -415,7 +415,7 @@ impl Backward {
     }
 }
 
-/// Up to `length` bytes of a file; `None` when it is gone.
+/// Reads up to `length` bytes of a file; `None` if the file no longer exists.
 fn read_at(path: &Path, offset: u64, length: usize) -> Result<Option<Vec<u8>>, LogError> {
     let read = || {
         let file = File::open(path)?;

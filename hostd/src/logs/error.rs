@@ -1,49 +1,49 @@
-//! What can go wrong with logs.
+//! Errors of logs.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why something about logs did not happen.
+/// Why an operation on logs failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The configuration makes no sense.
+    /// The configuration is invalid.
     #[error("{0}")]
     Config(String),
-    /// No folder or file can have this name.
+    /// The name cannot be that of a folder or file.
     #[error("a log group or stream cannot be named like this: it must have 1 to 2048 bytes, and has {0}")]
     Name(usize),
-    /// A folder cannot be made, or what lies in it cannot be looked at.
+    /// A folder cannot be made or read.
     #[error("cannot use {path} for logs: {source}")]
     Open {
-        /// Which.
+        /// Path of the folder.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
-    /// A line was not stored, and nothing of it is left. The next one may be.
+    /// A line was not stored, and nothing of it is left. Later lines may be stored.
     #[error(
         "cannot write to the log stream {stream} in {path}: {source}; lines are taken again when this is mended"
     )]
     Write {
-        /// Which stream.
+        /// Name of the stream.
         stream: String,
-        /// Its folder.
+        /// Folder of the stream.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
     /// A file cannot be read.
     #[error("cannot read {path}: {source}")]
     Read {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
-    /// There is no such group in the account.
+    /// The account has no such group.
     #[error("the log group {0} does not exist")]
     NoGroup(String),
-    /// There is no such stream in the group.
+    /// The group has no such stream.
     #[error("the log stream {stream} does not exist in the log group {group}")]
     NoStream {
         /// Group.
@@ -51,7 +51,7 @@ pub enum LogError {
         /// Stream.
         stream: String,
     },
-    /// What lines are to contain is too long.
+    /// The text to search for is too long.
     #[error("lines can be searched for at most {0} bytes")]
     Filter(usize),
 }

@@ -1,4 +1,4 @@
-//! How many files are open.
+//! Limits the number of open files.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, Weak};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, Weak};
 use super::lock;
 use super::writer::Stream;
 
-/// The streams whose files are open for appending, those opened first in front.
+/// The streams whose files are open for appending, in the order in which they were opened.
 #[derive(Debug)]
 pub(super) struct Handles {
     max: usize,
@@ -18,8 +18,8 @@ impl Handles {
         Self { max, open: Mutex::default() }
     }
 
-    /// Notes that a stream has opened its file, and closes others' while there are too many. A stream that is being written at this
-    /// moment, like the one itself, is let be.
+    /// Records that a stream has opened its file, and closes files of other streams while too many are open. A stream
+    /// that is being written at this moment is left open, and so is the one that was just opened.
     pub(super) fn opened(&self, stream: &Arc<Stream>) {
         let mut open = lock(&self.open);
         open.push_back(Arc::downgrade(stream));

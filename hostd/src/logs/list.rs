@@ -1,4 +1,4 @@
-//! Groups and streams.
+//! Lists of groups and streams.
 
 use std::collections::BinaryHeap;
 use std::path::{Path, PathBuf};
@@ -13,30 +13,30 @@ use crate::panics;
 /// A log group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupInfo {
-    /// Its name.
+    /// Name of the group.
     pub name: String,
-    /// Size of its files.
+    /// Size of the group's files in bytes.
     pub stored_bytes: u64,
 }
 
 /// A log stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamInfo {
-    /// Its name.
+    /// Name of the stream.
     pub name: String,
-    /// Size of its files.
+    /// Size of the stream's files in bytes.
     pub stored_bytes: u64,
-    /// Time of the first line that is still there.
+    /// Time of the first line that still exists.
     pub first_event: Option<SystemTime>,
     /// Time of the last line.
     pub last_event: Option<SystemTime>,
 }
 
 impl Logs {
-    /// Groups of an account by name: at most `limit` of those that begin with `prefix` and come behind `after`.
+    /// The groups of an account by name: at most `limit` of those that begin with `prefix` and follow `after`.
     ///
     /// # Errors
-    /// [`LogError::Open`] when a folder cannot be read.
+    /// [`LogError::Open`] if a folder cannot be read.
     pub async fn list_groups(
         &self,
         account: &str,
@@ -60,10 +60,10 @@ impl Logs {
         .await
     }
 
-    /// Streams of a group by name: at most `limit` of those that begin with `prefix` and come behind `after`.
+    /// The streams of a group by name: at most `limit` of those that begin with `prefix` and follow `after`.
     ///
     /// # Errors
-    /// [`LogError::NoGroup`]; [`LogError::Open`] or [`LogError::Read`] when files cannot be read.
+    /// [`LogError::NoGroup`]; [`LogError::Open`] or [`LogError::Read`] if files cannot be read.
     pub async fn list_streams(
         &self,
         account: &str,
@@ -93,21 +93,21 @@ impl Logs {
 }
 
 impl Shared {
-    /// The folder of a group that is there.
+    /// The folder of an existing group.
     pub(super) fn existing_group(&self, account: &str, group: &str) -> Result<PathBuf, LogError> {
         let folder = self.group_folder(account, group)?;
         if folder.is_dir() { Ok(folder) } else { Err(LogError::NoGroup(group.to_owned())) }
     }
 }
 
-/// Runs what reads files where it may block.
+/// Runs work that reads files on a thread where it may block.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
 ) -> Result<T, LogError> {
     panics::blocking(work).await
 }
 
-/// The first `limit` names in a folder that begin with `prefix` and come behind `after`.
+/// The first `limit` names in a folder that begin with `prefix` and follow `after`.
 fn by_name(
     folder: &Path,
     prefix: &str,
@@ -126,7 +126,7 @@ fn by_name(
     Ok(first.into_sorted_vec())
 }
 
-/// The groups in an account's folder, or the streams in a group's, in no order.
+/// The groups in an account's folder, or the streams in a group's folder, in no particular order.
 pub(super) fn folders(folder: &Path) -> Result<impl Iterator<Item = (String, PathBuf)>, LogError> {
     let source: Arc<Path> = folder.into();
     let entries = segment::entries(folder)

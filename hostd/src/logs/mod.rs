@@ -4,19 +4,22 @@
 //! LOGS/ACCOUNT/GROUP/STREAM/SEGMENT.log      (names: names.rs)
 //! ```
 //!
-//! A stream is a row of *segments*, files that lines are appended to until they are full. A line has a time that grows within its
-//! stream by at least a nanosecond: the time that its writer gave it, unless that is before the line ahead of it, or off the
-//! host's clock. Hence a segment is named after its first line's time, streams are merged by comparing times, and a
-//! [`Position`] – a time and a stream – stays good while lines are added and segments removed.
+//! A stream is a sequence of *segments*, files to which lines are appended until they are full. The time of a line
+//! grows within its stream by at least a nanosecond: it is the time that the writer gave, unless that is before the
+//! previous line's time, in the future, or more than a day in the past. Hence a segment is named after its first
+//! line's time, streams are merged by comparing times, and a [`Position`] – a time and a stream – stays valid while
+//! lines are added and segments removed.
 //!
-//! Lines reach the kernel before they are acknowledged, and are not fsynced: what a power failure takes of them, it takes with the
-//! microVMs that wrote them. What a killed daemon has half written is cut off when the stream is opened again.
+//! A line is in the kernel's page cache before it is acknowledged, and is not fsynced: a power failure that loses
+//! lines also stops the microVMs that wrote them. A line that a killed daemon has half written is cut off when the
+//! stream is opened again.
 //!
-//! * [`config`] – limits; [`names`] – names of groups and streams, and how they become file names; [`error`]
-//! * `record` – a line in a file; `segment` – a file
-//! * [`writer`] – appending; `handles` – how many files are open
-//! * `cursor` – a stream forwards and backwards; [`read`] – pages of a group; [`tail`] – the end of a group, and what comes
-//! * [`list`] – groups and streams; `sweep` – what is too old or too much
+//! * [`config`] – limits; [`names`] – names of groups and streams, and their file names; [`error`] – errors
+//! * `record` – a line in a file; `segment` – a file of a stream
+//! * [`writer`] – appending; `handles` – limits the number of open files
+//! * `cursor` – reading a stream forwards and backwards; [`read`] – pages of a group; [`tail`] – the end of a group,
+//!   and new lines
+//! * [`list`] – lists of groups and streams; `sweep` – removal of segments that are too old or too many
 
 pub mod config;
 mod cursor;
@@ -52,13 +55,13 @@ pub use sweep::Swept;
 use writer::Stream;
 pub use writer::{Line, Writer};
 
-/// All logs of a host. Copies are cheap and reach the same.
+/// All logs of a host. Clones are cheap and share the same logs.
 #[derive(Debug, Clone)]
 pub struct Logs {
     shared: Arc<Shared>,
 }
 
-/// What all copies, writers and readers share.
+/// State that all clones, writers and readers share.
 #[derive(Debug)]
 struct Shared {
     folder: PathBuf,
@@ -67,9 +70,9 @@ struct Shared {
     /// Groups that are written or followed, by account and name.
     groups: Mutex<HashMap<(String, String), Weak<Group>>>,
     handles: Handles,
-    /// What the last sweep has found.
+    /// Bytes of all segments, as the last sweep has found them.
     bytes: AtomicU64,
-    /// A segment is full: somebody should look whether its group is too large.
+    /// Notified when a segment is full, since its group may have become too large.
     segment_full: Notify,
 }
 
@@ -84,10 +87,10 @@ struct Group {
 }
 
 impl Logs {
-    /// The logs in `folder`, which is made if it is missing.
+    /// Opens the logs in `folder`, which is created if it does not exist.
     ///
     /// # Errors
-    /// [`LogError::Config`], or [`LogError::Open`] when the folder cannot be made.
+    /// [`LogError::Config`], or [`LogError::Open`] if the folder cannot be created.
     pub fn open(folder: &Path, config: LogsConfig, clock: Clock) -> Result<Self, LogError> {
         config.check().map_err(LogError::Config)?;
         segment::make_folder(folder).map_err(|source| LogError::Open { path: folder.to_owned(), source })?;
@@ -111,7 +114,7 @@ impl Logs {
 }
 
 impl Shared {
-    /// A group that is about to be written or followed.
+    /// A group, to be written or followed.
     fn group(&self, account: &str, group: &str) -> Result<Arc<Group>, LogError> {
         let folder = self.group_folder(account, group)?;
         let mut groups = lock(&self.groups);
@@ -138,7 +141,7 @@ impl Shared {
     }
 }
 
-/// The lock.
+/// Locks a mutex; a poisoned one aborts the daemon.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(poisoned)
 }

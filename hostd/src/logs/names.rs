@@ -1,8 +1,9 @@
-//! Names of groups and streams, and how they become file names.
+//! Names of groups and streams, and their file names.
 //!
-//! Names come from clients. Letters, digits, `_`, `-` and inner `.` stand for themselves, every other byte is `%` and two
-//! hexadecimal digits, so that no name leads anywhere else. A name that would be too long for a file system is cut and ends with `~` and a
-//! hash; the whole name lies in the folder then, in a file that no stream can be named like.
+//! Names come from clients. Letters, digits, `_`, `-` and inner `.` stand for themselves, every other byte is `%` and
+//! two hexadecimal digits, so that no name leads to another folder. A name that would be too long for a file system
+//! is cut and ends with `~` and a hash; in that case the folder holds the whole name in a file whose name no stream
+//! can have.
 
 use std::path::Path;
 use std::time::SystemTime;
@@ -15,19 +16,19 @@ use super::error::LogError;
 
 /// Longest name in bytes; AWS allows 512 characters.
 const LONGEST: usize = 2048;
-/// Longest file name that is used, below the 255 of file systems.
+/// Longest file name that is used, below the file systems' limit of 255.
 const LONGEST_FILE: usize = 200;
-/// Where a folder whose name was cut has its whole one.
+/// File in a folder whose name was cut; contains the whole name.
 pub(super) const NAME_FILE: &str = "~name";
 
-/// The group of an image's microVMs and builds, unless another one was given (docs/behaviour.md, "Logs").
+/// The default group of an image's microVMs and builds (docs/behaviour.md, "Logs").
 #[must_use]
 pub fn default_group(image_name: &str) -> String {
     format!("/aws/lambda-microvms/{image_name}")
 }
 
-/// The stream of a microVM, unless another one was given: `YYYY/MM/DD[VERSION]ID` with the day of its start in UTC
-/// (docs/behaviour.md, "Logs").
+/// The default stream of a microVM: `YYYY/MM/DD[VERSION]ID` with the day of its start in UTC (docs/behaviour.md,
+/// "Logs").
 #[must_use]
 pub fn default_stream(started: SystemTime, image_version: &str, microvm_id: &str) -> String {
     let day = OffsetDateTime::from(started).date();
@@ -35,7 +36,7 @@ pub fn default_stream(started: SystemTime, image_version: &str, microvm_id: &str
     format!("{year:04}/{month:02}/{day:02}[{image_version}]{microvm_id}")
 }
 
-/// The file name that stands for a name.
+/// The file name for a group's or stream's name.
 pub(super) fn file_name(name: &str) -> Result<String, LogError> {
     if name.is_empty() || name.len() > LONGEST {
         return Err(LogError::Name(name.len()));
@@ -60,18 +61,18 @@ pub(super) fn file_name(name: &str) -> Result<String, LogError> {
     Ok(encoded)
 }
 
-/// The name that a folder stands for; `None` for one that is no log's.
+/// The name that a folder stands for; `None` if the folder is not a group's or stream's.
 pub(super) fn name_of(folder: &Path) -> Option<String> {
     let file = folder.file_name()?.to_str()?;
     let name = match file.contains('~') {
         true => fs::read_to_string(folder.join(NAME_FILE)).ok()?,
         false => decode(file)?,
     };
-    // A folder that is named otherwise than its name would have it is not found by that name.
+    // A folder whose file name does not match its name is ignored: it would not be found by that name.
     (file_name(&name).ok()? == file).then_some(name)
 }
 
-/// Notes the whole name in the folder of one that was cut.
+/// Stores the whole name in the folder if the folder's name was cut.
 pub(super) fn keep_name(folder: &Path, name: &str) -> io::Result<()> {
     let cut = folder.file_name().and_then(|file| file.to_str()).is_some_and(|file| file.contains('~'));
     let file = folder.join(NAME_FILE);
@@ -83,7 +84,7 @@ pub(super) fn keep_name(folder: &Path, name: &str) -> io::Result<()> {
     fs::rename(temporary, file)
 }
 
-/// A number for a stream in orders and positions.
+/// The number that stands for a stream in orders and positions.
 pub(super) fn hash(name: &str) -> u64 {
     let digest = Sha256::digest(name.as_bytes());
     digest.iter().take(8).fold(0, |hash, &byte| (hash << 8) | u64::from(byte))

@@ -15,33 +15,33 @@ use super::writer::nanoseconds;
 use super::{Logs, names};
 use crate::clock::timestamp;
 
-/// Bytes of messages after which a page ends: below what a gRPC message may have, with room for the rest.
+/// Bytes of messages after which a page is complete: below the limit of a gRPC message, with room for the rest.
 const PAGE_BYTES: usize = 1 << 20;
-/// Bytes that are searched for a page; then it ends with what was found, and the next one goes on.
+/// Bytes that are searched for one page; then the page is complete with what was found, and the next one continues.
 const PAGE_SCAN: u64 = 64 << 20;
-/// Bytes that buffers of all streams have together, where streams are not too many for the least of each.
+/// Size of the buffers of all streams together, unless there are so many streams that the smallest buffers exceed it.
 const BUFFERS: usize = 8 << 20;
 const BUFFER: (usize, usize) = (4 << 10, 64 << 10);
 /// Longest text that can be searched for.
 const LONGEST_FILTER: usize = 1024;
 
-/// What a line says that is in place of lines that cannot be read.
+/// Text of the line that stands for lines that cannot be read.
 const DAMAGE: &str = "[hearth] lines are missing here: a log file is damaged";
 
-/// Which lines are wanted.
+/// Which lines to read.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
-    /// The stream; all of the group without.
+    /// The stream; none for all streams of the group.
     pub stream: Option<String>,
-    /// Lines from this time on.
+    /// Only lines from this time on.
     pub start: Option<SystemTime>,
-    /// Lines before this time.
+    /// Only lines before this time.
     pub end: Option<SystemTime>,
-    /// Lines that contain this, at most 1024 bytes.
+    /// Only lines that contain this text, of at most 1024 bytes.
     pub contains: Option<String>,
-    /// At most so many. A page may have fewer, and none, where there are more: see [`Page::next`].
+    /// Most lines of a page. A page may have fewer lines, or none, although more exist: see [`Page::next`].
     pub limit: usize,
-    /// Lines behind this one.
+    /// Only lines after this position.
     pub after: Option<Position>,
 }
 
@@ -52,32 +52,32 @@ pub struct LogEvent {
     pub stream: Arc<str>,
     /// Time of the line.
     pub time: SystemTime,
-    /// Who wrote it.
+    /// Who wrote the line.
     pub source: Source,
     /// The line without its end; any bytes.
     pub message: Vec<u8>,
-    /// Where it is.
+    /// Position of the line in its group.
     pub position: Position,
 }
 
-/// A line's place in its group. It stays good while lines are added and removed.
+/// A line's position in its group. It stays valid while lines are added and removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
     time: u64,
     stream: u64,
 }
 
-/// Some lines.
+/// A page of lines.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
     /// The lines, oldest first.
     pub events: Vec<LogEvent>,
-    /// Where the next page begins; `None` when all that was there has been read.
+    /// Position after which the next page begins; `None` if everything has been read.
     pub next: Option<Position>,
 }
 
 impl Position {
-    /// As bytes, for a cursor.
+    /// The position as bytes, for a cursor.
     #[must_use]
     pub fn to_bytes(self) -> [u8; 16] {
         let mut bytes = [0; 16];
@@ -86,7 +86,7 @@ impl Position {
         bytes
     }
 
-    /// What [`Self::to_bytes`] has made.
+    /// Converts the result of [`Self::to_bytes`] back.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         let number = u128::from_be_bytes(bytes);
@@ -114,11 +114,12 @@ impl Logs {
     /// Lines of a group's streams in order of time, and of the streams' hashes where times are equal.
     ///
     /// Lines that are added later with earlier times – a microVM's that the daemon had lost sight of – are not found behind a
-    /// position that is past them.
-    ///
+    /// Lines that are added later with earlier times – of a microVM that the daemon had lost sight of – are not found
+    /// after a position that is past them.
     /// # Errors
-    /// [`LogError::NoGroup`] and [`LogError::NoStream`]; [`LogError::Filter`]; [`LogError::Open`] or [`LogError::Read`] when
-    /// files cannot be read. A damaged file is no error: a line of the platform says that lines are missing.
+    /// [`LogError::NoGroup`] and [`LogError::NoStream`]; [`LogError::Filter`]; [`LogError::Open`] or
+    /// [`LogError::Read`] if files cannot be read. A damaged file is no error: a line of the platform reports that
+    /// lines are missing.
     pub async fn read(&self, account: &str, group: &str, query: Query) -> Result<Page, LogError> {
         let filter = Filter::new(query.contains.as_deref())?;
         let folder = self.shared.existing_group(account, group)?;
@@ -147,25 +148,25 @@ fn merge(streams: Vec<(String, PathBuf)>, query: &Query, filter: &Filter) -> Res
     let start = query.start.map(nanoseconds).and_then(|start| start.checked_sub(1));
     let end = query.end.map_or(u64::MAX, nanoseconds);
     let chunk = chunk(streams.len());
-    // What each stream has next, in order: the first one is taken, and replaced by what follows it.
+    // The next item of each stream, in order: the first one is taken, and replaced by its successor.
     let mut next = BTreeSet::new();
     let mut cursors = Vec::with_capacity(streams.len());
     for (name, folder) in streams {
         let hash = names::hash(&name);
-        // Whether a stream's lines of the position's own time are past it, its place among streams decides.
+        // Lines with the same time as the position are past it or not depending on the stream's hash.
         let after = query.after.and_then(|after| match hash <= after.stream {
             true => Some(after.time),
             false => after.time.checked_sub(1),
         });
         let after = start.max(after);
         if after.is_some() && Backward::new(folder.clone(), BUFFER.0)?.peek()? <= after {
-            continue; // it has ended before, as most have in a group of many
+            continue; // the stream ended before, as most streams of a large group
         }
         let mut cursor = Forward::new(folder, after, chunk);
         if let Some(time) = cursor.peek()?.filter(|&time| time < end) {
             next.insert((time, hash, cursors.len()));
         }
-        cursor.scanned(); // finding the place is not counted: every page comes further
+        cursor.scanned(); // finding the place is not counted, so that every page makes progress
         cursors.push((Arc::<str>::from(name), cursor));
     }
     let mut page = Page::default();
@@ -196,18 +197,18 @@ fn merge(streams: Vec<(String, PathBuf)>, query: &Query, filter: &Filter) -> Res
     Ok(page)
 }
 
-/// What each of so many streams has as its buffer.
+/// Size of each stream's buffer when this many streams are read.
 pub(super) fn chunk(streams: usize) -> usize {
     (BUFFERS / streams.max(1)).clamp(BUFFER.0, BUFFER.1)
 }
 
-/// A stored line as it is given out.
+/// Converts a stored line for the caller.
 pub(super) fn event(stream: &Arc<str>, position: Position, record: &Record<'_>) -> LogEvent {
     let (source, message) = (record.source, record.message.to_vec());
     LogEvent { stream: Arc::clone(stream), time: time(position.time), source, message, position }
 }
 
-/// The line that is in place of lines that cannot be read.
+/// The line that stands for lines that cannot be read.
 pub(super) fn missing(stream: &Arc<str>, position: Position) -> LogEvent {
     let (source, message) = (Source::Platform, DAMAGE.as_bytes().to_vec());
     LogEvent { stream: Arc::clone(stream), time: time(position.time), source, message, position }
@@ -219,7 +220,7 @@ impl Position {
     }
 }
 
-/// Chooses lines by what they contain.
+/// Selects lines by their contents.
 #[derive(Debug, Clone)]
 pub(super) struct Filter(Option<regex::bytes::Regex>);
 
@@ -229,7 +230,7 @@ impl Filter {
         if contains.len() > LONGEST_FILTER {
             return Err(LogError::Filter(LONGEST_FILTER));
         }
-        // A regular expression without anything regular: the crate has a fast search for it.
+        // A regular expression of literal text only: the crate searches for it fast.
         let search = regex::bytes::Regex::new(&regex::escape(contains));
         search.map(|search| Self(Some(search))).map_err(|_| LogError::Filter(LONGEST_FILTER))
     }

@@ -1,21 +1,21 @@
-//! A line in a file.
+//! The format of a line in a file.
 //!
 //! ```text
-//!  0  u32  length of the record, this and the last field included
+//!  0  u32  length of the record, including this field and the last one
 //!  4  u32  CRC-32 of what follows, without the last field
 //!  8  u64  time: nanoseconds since 1970, growing within the stream
-//! 16  u64  sequence: the guest agent's number of the line; 0 without one
+//! 16  u64  sequence: the line's number from the guest agent; 0 if it has none
 //! 24  u64  origin: who numbers the lines; 0 for nobody
 //! 32  u8   source
 //! 33       message
-//!     u32  length again, to go backwards
+//!     u32  length again, for reading backwards
 //! ```
 //!
 //! Numbers are little-endian.
 
-/// What comes before the message.
+/// Bytes before the message.
 const HEADER: usize = 33;
-/// What comes before and after the message.
+/// Bytes before and after the message.
 pub(super) const OVERHEAD: usize = HEADER + 4;
 /// Longest message in a record: the guest's longest line. Longer ones are stored as several.
 pub(super) const MAX_MESSAGE: usize = 256 * 1024;
@@ -34,7 +34,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// As the API has it.
+    /// The name in the API.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -57,7 +57,7 @@ impl Source {
     }
 }
 
-/// A line as it is stored.
+/// A stored line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Record<'a> {
     pub(super) time: u64,
@@ -67,19 +67,19 @@ pub(super) struct Record<'a> {
     pub(super) message: &'a [u8],
 }
 
-/// What the bytes at some place of a file are.
+/// The result of parsing the bytes at some place of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Parsed<'a> {
-    /// A record, and how long it is.
+    /// A complete record, and its length.
     Record(Record<'a>, usize),
-    /// The beginning of a record that has this length, or is at least so long.
+    /// The beginning of a record that has this length, or at least this length.
     Partial(usize),
-    /// No record.
+    /// The bytes are not a record.
     Damaged,
 }
 
 impl Record<'_> {
-    /// Its bytes. The message must not be longer than [`MAX_MESSAGE`].
+    /// Appends the encoded record to `into`. The message must not be longer than [`MAX_MESSAGE`].
     pub(super) fn encode(&self, into: &mut Vec<u8>) {
         let length = u32::try_from(self.message.len() + OVERHEAD).unwrap_or(u32::MAX);
         let start = into.len();
@@ -96,7 +96,7 @@ impl Record<'_> {
     }
 }
 
-/// What `bytes` begin with.
+/// Parses the record at the beginning of `bytes`.
 pub(super) fn parse(bytes: &[u8]) -> Parsed<'_> {
     let Some(length) = number::<4>(bytes, 0).map(u32::from_le_bytes) else {
         return Parsed::Partial(OVERHEAD);
@@ -111,7 +111,7 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed<'_> {
     whole(bytes).map_or(Parsed::Damaged, |record| Parsed::Record(record, length))
 }
 
-/// The record that `bytes` are, from the first to the last.
+/// Parses a record that covers all of `bytes`.
 pub(super) fn whole(bytes: &[u8]) -> Option<Record<'_>> {
     let body = bytes.get(8..bytes.len().checked_sub(4)?)?;
     let crc = number::<4>(bytes, 4).map(u32::from_le_bytes)?;

@@ -1,15 +1,15 @@
 //! A file of a stream.
 //!
-//! Its name is the time of its first line, in 16 hexadecimal digits, so that names are in order. It begins with a header and goes
-//! on with records.
+//! The name of the file is the time of its first line, in 16 hexadecimal digits, so that names are in order. A header
+//! is followed by records.
 //!
 //! ```text
 //!  0  "hearthlg"
 //!  8  u32  version: 1
-//! 12  u32  how many origins follow
-//! 16  u64  origin                         ⎫ what the stream has of whom, up to this file, so that
+//! 12  u32  number of origins that follow
+//! 16  u64  origin                         ⎫ the last line of each origin before this file, so that
 //! 24  u64  its last sequence number       ⎭ opening a stream reads one file
-//!     u32  CRC-32 of all this
+//!     u32  CRC-32 of the header so far
 //! ```
 
 use std::collections::BTreeMap;
@@ -23,15 +23,15 @@ use super::record::{self, MAX_RECORD, Parsed, number};
 const MAGIC: &[u8; 8] = b"hearthlg";
 const VERSION: u32 = 1;
 const FIXED: usize = 16;
-/// Origins that a header has at most: those that have written last.
+/// Most origins in a header: those that have written last.
 const MAX_ORIGINS: usize = 1024;
 /// Longest header.
 pub(super) const MAX_HEADER: usize = FIXED + 16 * MAX_ORIGINS + 4;
 
-/// A segment by its name.
+/// A segment, identified by its name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Segment {
-    /// Time of its first line; no line of it is before.
+    /// Time of its first line; no line of the segment is earlier.
     pub(super) first: u64,
 }
 
@@ -46,7 +46,7 @@ impl Segment {
     }
 }
 
-/// A stream's segments, oldest first; none without a folder.
+/// The segments of a stream, oldest first; none if the folder does not exist.
 pub(super) fn list(folder: &Path) -> io::Result<Vec<Segment>> {
     let mut segments = Vec::new();
     for entry in entries(folder)? {
@@ -56,7 +56,7 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<Segment>> {
     Ok(segments)
 }
 
-/// What is in a folder; nothing without one.
+/// The entries of a folder; none if the folder does not exist.
 pub(super) fn entries(folder: &Path) -> io::Result<impl Iterator<Item = io::Result<fs::DirEntry>>> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -65,12 +65,12 @@ pub(super) fn entries(folder: &Path) -> io::Result<impl Iterator<Item = io::Resu
     Ok(entries.into_iter().flatten())
 }
 
-/// Makes a folder that only the daemon reads, and those above it.
+/// Makes a folder with its parents, accessible by the daemon's user only.
 pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-/// Who has written what, by origin: the last sequence number, and when.
+/// The last sequence number of each origin, and the time of that line.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Origins(BTreeMap<u64, (u64, u64)>);
 
@@ -80,7 +80,7 @@ impl Origins {
         self.0.get(&origin).map_or(0, |&(sequence, _)| sequence)
     }
 
-    /// Notes a line. Those without a number leave nothing.
+    /// Records a line. Lines without a number are not recorded.
     pub(super) fn note(&mut self, origin: u64, sequence: u64, time: u64) {
         if sequence == 0 {
             return;
@@ -94,7 +94,7 @@ impl Origins {
     }
 }
 
-/// What a segment begins with.
+/// The header of a new segment.
 pub(super) fn header(origins: &Origins) -> Vec<u8> {
     let count = u32::try_from(origins.0.len()).unwrap_or(u32::MAX);
     let mut bytes = MAGIC.to_vec();
@@ -109,18 +109,18 @@ pub(super) fn header(origins: &Origins) -> Vec<u8> {
     bytes
 }
 
-/// What the beginning of a file is.
+/// The result of parsing the beginning of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Header {
-    /// A header, and how long it is.
+    /// A complete header, and its length.
     Whole(Origins, usize),
-    /// A part of one.
+    /// A part of a header.
     Partial,
-    /// None that can be read, and why.
+    /// No readable header; contains the cause.
     Unreadable(String),
 }
 
-/// The header that `bytes` begin with; `first` is the segment's.
+/// Parses the header at the beginning of `bytes`; `first` is the time in the segment's name.
 pub(super) fn parse_header(bytes: &[u8], first: u64) -> Header {
     let magic = bytes.len().min(MAGIC.len());
     if bytes[..magic] != MAGIC[..magic] {
@@ -154,17 +154,17 @@ pub(super) fn parse_header(bytes: &[u8], first: u64) -> Header {
     Header::Whole(origins, end + 4)
 }
 
-/// What a whole file holds.
+/// A summary of a whole file.
 #[derive(Debug)]
 pub(super) struct Contents {
     pub(super) origins: Origins,
     /// Time of the last record.
     pub(super) last_time: Option<u64>,
-    /// Where the last record ends.
+    /// Offset of the end of the last record.
     pub(super) end: usize,
 }
 
-/// Goes through a whole file behind its header, up to where it is damaged or ends.
+/// Scans a whole file after its header, up to damage or the end.
 pub(super) fn scan(bytes: &[u8], origins: Origins, header: usize) -> Contents {
     let mut found = Contents { origins, last_time: None, end: header };
     while let Parsed::Record(record, length) = record::parse(&bytes[found.end..]) {
@@ -175,7 +175,7 @@ pub(super) fn scan(bytes: &[u8], origins: Origins, header: usize) -> Contents {
     found
 }
 
-/// Whether so many bytes behind the last whole record can be a record that was not written to its end.
+/// Whether this many bytes after the last complete record can be a record that was not written completely.
 pub(super) fn can_be_torn(rest: usize) -> bool {
     rest < MAX_RECORD
 }

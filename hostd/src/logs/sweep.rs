@@ -1,4 +1,4 @@
-//! What is too old or too much.
+//! Removal of segments that are too old or too many.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,18 +13,18 @@ use super::segment::{self, Segment};
 use super::writer::nanoseconds;
 use super::{Group, Logs, lock, names};
 
-/// What a sweep has found and done.
+/// The results of a sweep.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Swept {
-    /// Bytes of the segments that are left.
+    /// Bytes of the remaining segments.
     pub stored_bytes: u64,
-    /// Bytes of the segments that were removed.
+    /// Bytes of the removed segments.
     pub removed_bytes: u64,
-    /// How many those were.
+    /// Number of removed segments.
     pub removed_segments: u64,
 }
 
-/// A segment that may have to go.
+/// A segment that may be removed.
 #[derive(Debug)]
 struct Candidate {
     first: u64,
@@ -33,19 +33,19 @@ struct Candidate {
     name: String,
 }
 
-/// What a group's folder holds.
+/// The contents of a group's folder.
 #[derive(Debug)]
 struct Found {
     group: Arc<Group>,
     segments: Vec<Candidate>,
-    /// Streams that have lost segments.
+    /// Streams that have lost segments in this sweep.
     shortened: BTreeSet<String>,
 }
 
 impl Logs {
-    /// Removes segments whose lines are all too old, then the oldest segments of groups that are too large, then the oldest of all
-    /// while there is too much. A segment that is being written stays. It reads and removes files: call it where blocking is
-    /// allowed. What cannot be read or removed is told in the daemon's log and passed over.
+    /// Removes segments whose lines are all too old, then the oldest segments of groups that are too large, then the
+    /// oldest of all groups while the total is too large. A segment that is being written stays. The call reads and
+    /// removes files and blocks. Files that cannot be read or removed are logged and skipped.
     pub fn sweep(&self) -> Swept {
         let mut swept = Swept::default();
         let mut left = Vec::new();
@@ -102,8 +102,8 @@ impl Logs {
                 Ok(_) => {}
                 Err(_) => return, // the daemon is stopping
             }
-            let _ = tokio::time::timeout(interval, self.shared.segment_full.notified()).await; // either will do
-            // Where many are filled at once, once is enough.
+            let _ = tokio::time::timeout(interval, self.shared.segment_full.notified()).await; // either event starts the next sweep
+            // If many segments are filled at once, one sweep is enough.
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
@@ -118,7 +118,7 @@ impl Logs {
         }
     }
 
-    /// Removes what is too old in a group, and what it has too much, and notes what is left.
+    /// Removes the segments of a group that are too old or exceed its limits, and records the remaining ones.
     fn sweep_group(&self, found: &mut Found, swept: &mut Swept) {
         let config = &self.shared.config;
         let too_old =
@@ -156,8 +156,8 @@ impl Logs {
         found.segments = kept;
     }
 
-    /// Removes folders without segments: of streams that have lost them just now, or were made long ago, and of groups without
-    /// streams.
+    /// Removes folders without segments: of streams that have just lost them or were created long ago, and of groups
+    /// without streams.
     fn remove_empty(&self, found: Found) {
         let now = self.shared.clock.now();
         let kept = self.shared.config.retention();
@@ -172,7 +172,7 @@ impl Logs {
             }
         }
         lock(&found.group.streams).retain(|_, stream| stream.strong_count() > 0);
-        // Whoever writes to the group or follows it has it from this table.
+        // Writers and followers get the group from this table, which is locked meanwhile.
         let _groups = lock(&self.shared.groups);
         let folder = &found.group.folder;
         if Arc::strong_count(&found.group) == 1
@@ -185,7 +185,7 @@ impl Logs {
 
 /// Removes a segment, unless it is being written.
 fn remove(group: &Group, segment: &Candidate, swept: &mut Swept) -> bool {
-    // A writer that is opened from now on waits until the file is gone.
+    // A writer that is opened from now on waits for this lock until the file is removed.
     let streams = lock(&group.streams);
     let is_written = streams.get(segment.name.as_str()).is_some_and(|stream| stream.strong_count() > 0);
     let newest = || segment::list(&segment.stream).ok()?.last().map(|newest| newest.first);
@@ -205,7 +205,7 @@ fn remove(group: &Group, segment: &Candidate, swept: &mut Swept) -> bool {
     true
 }
 
-/// Removes a folder that has nothing in it but its own name. What is in use by now makes its folder again.
+/// Removes a folder that contains nothing but its own name. A writer that uses it by now creates it again.
 fn remove_folder(folder: &Path) {
     let _ = fs::remove_file(folder.join(names::NAME_FILE)); // most have none
     if let Err(error) = fs::remove_dir(folder) {

@@ -1,7 +1,7 @@
-//! The end of a group, and what comes.
+//! The last lines of a group, and new lines as they arrive.
 //!
-//! A follower is told which streams have changed, not what they got: it reads the files, when it comes to it. A slow one keeps
-//! nobody waiting, and costs the names of the streams that it is behind with.
+//! A follower is notified which streams have changed, without the lines themselves; it reads the files later. A slow
+//! follower delays no writer, and costs only the names of the streams that it has not read yet.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
@@ -16,27 +16,27 @@ use super::list::{blocking, folders};
 use super::read::{Filter, LogEvent, Position, chunk, event, missing};
 use super::{Group, Logs, lock, names};
 
-/// Lines, and bytes of lines, that are read from one stream before it is another one's turn.
+/// Most lines, and most bytes of lines, that are read from one stream before the next stream's turn.
 const TURN: (usize, usize) = (256, 256 << 10);
-/// Bytes of lines that are read before somebody has taken them.
+/// Most bytes of lines that are read before the client has taken them.
 const MOST_READY: usize = 4 << 20;
-/// Most of the last lines that can be asked for, and the bytes that they may have together.
+/// Most last lines that a client can request, and most bytes of them together.
 const MOST_LAST: (usize, usize) = (10_000, 8 << 20);
-/// Bytes that are searched for the last lines.
+/// Most bytes that are searched for the last lines.
 const LAST_SCAN: u64 = 64 << 20;
-/// Streams whose places are remembered before those that are gone are forgotten.
+/// Number of remembered streams from which on removed streams are forgotten.
 const PLACES: usize = 4096;
 
-/// Somebody who follows a group.
+/// A client that follows a group.
 #[derive(Debug, Default)]
 pub(super) struct Follower {
-    /// Streams that lines were appended to since they were looked at.
+    /// Streams to which lines were appended since they were read last.
     changed: Mutex<HashSet<Arc<str>>>,
     wake: Notify,
 }
 
 impl Group {
-    /// Tells those who follow the group of a new line of a stream.
+    /// Notifies the followers of the group of a new line in a stream.
     pub(super) fn tell(&self, stream: &Arc<str>) {
         lock(&self.followers).retain(|follower| {
             let Some(follower) = follower.upgrade() else { return false };
@@ -47,27 +47,27 @@ impl Group {
     }
 }
 
-/// Follows a group, or a stream of it.
+/// The state of following a group, or one of its streams.
 struct Tail {
     group: Arc<Group>,
     follower: Arc<Follower>,
     only: Option<String>,
     filter: Filter,
-    /// Where each stream is read on; one that is not in here, from its beginning.
+    /// Where reading continues in each stream; a stream that is missing here is read from its beginning.
     places: HashMap<Arc<str>, Forward>,
-    /// Lines that are read already.
+    /// Lines that were read but not taken yet.
     ready: VecDeque<LogEvent>,
 }
 
 impl Logs {
-    /// The last `last` lines of a group or of a stream of it (at most 10,000, and 8 MiB), in order of time, and then each new one
-    /// as it comes: none is lost, none comes twice. Neither group nor stream need be there yet. New lines come in order of
-    /// time as far as they are read together; within a stream, always.
+    /// Returns the last `last` lines of a group or of one of its streams (at most 10,000, and 8 MiB), in order of
+    /// time, and then each new line as it arrives: no line is lost or repeated. Neither group nor stream need exist
+    /// yet. New lines are in order of time as far as they are read together; within a stream, always.
     ///
-    /// The stream ends with an error when files cannot be read.
+    /// The stream ends with an error if files cannot be read.
     ///
     /// # Errors
-    /// [`LogError::Name`], [`LogError::Filter`]; [`LogError::Open`] or [`LogError::Read`] when files cannot be read.
+    /// [`LogError::Name`], [`LogError::Filter`]; [`LogError::Open`] or [`LogError::Read`] if files cannot be read.
     pub async fn tail(
         &self,
         account: &str,
@@ -81,7 +81,7 @@ impl Logs {
         if let Some(stream) = stream {
             names::file_name(stream)?;
         }
-        // What is appended from here on is told; what was before is read.
+        // Lines that are appended from here on cause notifications; earlier ones are read below.
         let follower = Arc::<Follower>::default();
         lock(&group.followers).push(Arc::downgrade(&follower));
         let mut tail = Tail {
@@ -107,7 +107,7 @@ impl Logs {
 }
 
 impl Tail {
-    /// Notes where all streams end, and has the last lines before that ready.
+    /// Records where all streams end, and prepares the last lines before that.
     fn begin(&mut self, last: usize) -> Result<(), LogError> {
         let streams: Vec<(String, PathBuf)> = match &self.only {
             Some(name) => vec![(name.clone(), self.group.folder.join(names::file_name(name)?))],
@@ -115,7 +115,7 @@ impl Tail {
         };
         let chunk = chunk(streams.len());
         let mut cursors = Vec::with_capacity(streams.len());
-        // The newest line that each stream has left: the last one of all is taken, and replaced by the one before it.
+        // The newest unread line of each stream: the newest of all is taken, and replaced by its predecessor.
         let mut newest = BTreeSet::new();
         for (name, folder) in streams {
             let (name, hash) = (Arc::<str>::from(name.as_str()), names::hash(&name));
@@ -164,7 +164,7 @@ impl Tail {
         }
     }
 
-    /// Has new lines of these streams ready.
+    /// Prepares new lines of these streams.
     fn read(&mut self, changed: HashSet<Arc<str>>) -> Result<(), LogError> {
         let chunk = chunk(changed.len());
         let mut found = Vec::new();
@@ -181,7 +181,7 @@ impl Tail {
             let (mut lines, mut bytes) = (0, 0);
             while let Some(time) = cursor.peek()? {
                 if lines >= TURN.0 || bytes >= TURN.1 {
-                    // There is more.
+                    // The stream has more lines.
                     lock(&self.follower.changed).insert(Arc::clone(&name));
                     break;
                 }
@@ -207,7 +207,7 @@ impl Tail {
         found.sort_unstable_by_key(|event| event.position);
         self.ready.extend(found);
         if self.places.len() > PLACES {
-            // A stream that is made anew is read from its beginning.
+            // A stream that is created again is read from its beginning.
             self.places.retain(|_, cursor| cursor.folder().is_dir());
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Logs as their users see them.
+//! Tests of logs through their public interface.
 
 use std::time::UNIX_EPOCH;
 
@@ -7,7 +7,7 @@ use super::*;
 const ACCOUNT: &str = "000000000001";
 const GROUP: &str = "/aws/lambda-microvms/web";
 
-/// Logs in a folder of their own, at a time that stands still.
+/// Logs in a folder of their own, with a clock that stands still.
 struct Home {
     folder: tempfile::TempDir,
     clock: Clock,

@@ -13,25 +13,25 @@ use super::record::{MAX_MESSAGE, Record, Source};
 use super::segment::{self, Header, Origins, Segment};
 use super::{Group, Logs, Shared, lock};
 
-/// How far behind the host's clock a line's time may be: lines that a guest has kept while no daemon ran.
+/// How far a line's time may lie behind the host's clock: a guest keeps lines while no daemon runs.
 const BACKLOG: Duration = Duration::from_secs(24 * 60 * 60);
-/// What a segment spans at most, so that the lines of a quiet stream can age.
+/// Longest time that a segment spans, so that the lines of a quiet stream can expire.
 const SEGMENT_SPAN: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A line that is to be stored.
+/// A line to be stored.
 #[derive(Debug, Clone, Copy)]
 pub struct Line<'a> {
     /// When it was written.
     pub timestamp: SystemTime,
     /// Who wrote it.
     pub source: Source,
-    /// The guest agent's number of it; 0 without one.
+    /// The line's number from the guest agent; 0 if it has none.
     pub sequence: u64,
-    /// The line without its end; any bytes. More than 256 KiB are stored as several lines.
+    /// The line without its end; any bytes. A message longer than 256 KiB is stored as several lines.
     pub message: &'a [u8],
 }
 
-/// Appends to one stream. Copies write to the same.
+/// Appends to one stream. Clones write to the same stream.
 #[derive(Debug, Clone)]
 pub struct Writer {
     shared: Arc<Shared>,
@@ -51,10 +51,10 @@ pub(super) struct Stream {
 /// The end of a stream, which lines are appended to.
 #[derive(Debug, Default)]
 struct End {
-    /// Whether the rest has been read from the files.
+    /// Whether the other fields have been determined from the files.
     known: bool,
     file: Option<File>,
-    /// The segment that is appended to, and where it ends.
+    /// The segment that is appended to, and the offset of its end.
     segment: Option<(Segment, u64)>,
     last_time: u64,
     origins: Origins,
@@ -62,16 +62,17 @@ struct End {
 }
 
 impl Logs {
-    /// A writer of a stream, which is made if it is missing. All writers of a stream that have no origin number their lines
-    /// together.
+    /// Opens a writer of a stream, which is created if it does not exist. All writers of a stream without an origin
+    /// share the numbers of their lines.
     ///
     /// # Errors
-    /// [`LogError::Name`], and [`LogError::Open`] or [`LogError::Read`] when the stream's files cannot be used.
+    /// [`LogError::Name`], and [`LogError::Open`] or [`LogError::Read`] if the stream's files cannot be used.
     pub fn writer(&self, account: &str, group: &str, stream: &str) -> Result<Writer, LogError> {
         self.open_writer(account, group, stream, 0)
     }
 
-    /// As [`Self::writer`], for lines that are numbered by `origin`, a microVM's id. Several may write to one stream.
+    /// Like [`Self::writer`], for lines that are numbered by `origin`, a microVM's id. Several origins may write to
+    /// one stream.
     ///
     /// # Errors
     /// As [`Self::writer`].
@@ -111,11 +112,12 @@ impl Logs {
 }
 
 impl Writer {
-    /// Stores a line, unless its number shows that it is stored already. The kernel has it when this returns.
+    /// Stores a line, unless its number shows that it is stored already. The line is in the kernel's page cache when
+    /// this returns.
     ///
     /// # Errors
-    /// [`LogError::Write`]: nothing of it was stored; the same line can be given again, and is stored when the cause (a full disk, say)
-    /// is gone.
+    /// [`LogError::Write`]: nothing of the line was stored. The same line can be appended again, and is stored once
+    /// the cause (for example a full disk) is gone.
     pub fn append(&self, line: Line<'_>) -> Result<(), LogError> {
         let mut end = lock(&self.stream.end);
         end.look(&self.stream.folder)?;
@@ -132,7 +134,7 @@ impl Writer {
         Ok(())
     }
 
-    /// The number of the last line that is stored of this writer's origin; 0 when there is none.
+    /// The number of the last stored line of this writer's origin; 0 if there is none.
     #[must_use]
     pub fn last_sequence(&self) -> u64 {
         lock(&self.stream.end).origins.last(self.origin)
@@ -146,14 +148,15 @@ impl Stream {
         names::keep_name(&self.folder, &self.name)
     }
 
-    /// Closes the file; not when the stream is being written. It is opened again for the next line.
+    /// Closes the file unless the stream is being written; returns whether it did. The file is opened again for the
+    /// next line.
     pub(super) fn close_file(&self) -> bool {
         self.end.try_lock().map(|mut end| end.file = None).is_ok()
     }
 }
 
 impl End {
-    /// Finds out how the stream ends, if that is not known.
+    /// Determines how the stream ends, if that is not known.
     fn look(&mut self, folder: &Path) -> Result<(), LogError> {
         if !self.known {
             *self = Self::find(folder)?;
@@ -161,7 +164,7 @@ impl End {
         Ok(())
     }
 
-    /// What the files say. A record that was not written to its end is cut off.
+    /// Determines the end from the files. A record that was not written completely is cut off.
     fn find(folder: &Path) -> Result<Self, LogError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -220,7 +223,7 @@ impl End {
         loop {
             let (message, more) = rest.split_at(rest.len().min(MAX_MESSAGE));
             last_time = nanoseconds(time).max(last_time.saturating_add(1));
-            // The number comes with the last part: whoever has it has everything.
+            // The last part has the number: once it is stored, everything is.
             let sequence = if more.is_empty() { line.sequence } else { 0 };
             Record { time: last_time, sequence, origin, source: line.source, message }.encode(&mut buffer);
             rest = more;
@@ -239,7 +242,7 @@ impl End {
         result
     }
 
-    /// Writes records: all of them or nothing.
+    /// Writes records, either all of them or nothing.
     fn write(&mut self, shared: &Shared, stream: &Arc<Stream>, records: &[u8], now: u64) -> io::Result<()> {
         let length = u64::try_from(records.len()).unwrap_or(u64::MAX);
         let span = u64::try_from(SEGMENT_SPAN.as_nanos()).unwrap_or(u64::MAX);
@@ -251,7 +254,7 @@ impl End {
             self.finish_segment(shared, stream);
         }
         if self.file.as_ref().is_some_and(|file| file.metadata().is_ok_and(|data| data.nlink() == 0)) {
-            // Somebody has removed it. What goes there now would be lost.
+            // The file was removed by another program. Further lines in it would be lost.
             (self.file, self.segment) = (None, None);
         }
         if self.file.is_none()
@@ -266,7 +269,7 @@ impl End {
         match (&mut self.file, &mut self.segment) {
             (Some(file), Some((_, end))) => {
                 if let Err(error) = file.write_all(records) {
-                    // If this fails, too, how the file ends is found out before the next line.
+                    // If truncating fails, too, the end of the file is determined again before the next line.
                     self.known = file.set_len(*end).is_ok();
                     return Err(error);
                 }
@@ -302,7 +305,7 @@ impl End {
         Ok(())
     }
 
-    /// Leaves a full segment behind, and removes the oldest ones while the stream is too large.
+    /// Leaves a full segment, and removes the oldest ones while the stream is too large.
     fn finish_segment(&mut self, shared: &Shared, stream: &Stream) {
         (self.file, self.segment) = (None, None);
         shared.segment_full.notify_one();
@@ -330,7 +333,7 @@ impl End {
     }
 }
 
-/// Nanoseconds since 1970; 0 before, and the last that can be named after the year 2554.
+/// Nanoseconds since 1970; 0 for earlier times, and the greatest number for times after the year 2554.
 pub(super) fn nanoseconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }

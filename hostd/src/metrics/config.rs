@@ -1,4 +1,4 @@
-//! Where metrics are to be had.
+//! The address of metrics.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -17,9 +17,9 @@ pub struct MetricsConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Listen {
-    /// Nowhere.
+    /// Metrics are not served.
     Off,
-    /// There.
+    /// Metrics are served at this address.
     At(SocketAddr),
 }
 

@@ -16,12 +16,12 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::panics::poisoned;
 
-/// Different values of labels that are taken; the rest is `other`. Far more than this program has.
+/// Most different values of labels; further ones become `other`. The program itself uses far fewer.
 const MOST_VALUES: usize = 512;
 
 pub(super) type Label = (&'static str, Cow<'static, str>);
 pub(super) type Gauges = Family<[Label; 1], Gauge>;
-/// Amounts with fractions.
+/// Counters with fractions.
 type Amounts = Family<[Label; 1], Counter<f64, AtomicU64>>;
 type Counts<const N: usize> = Family<[Label; N], Counter>;
 
@@ -29,7 +29,7 @@ type Counts<const N: usize> = Family<[Label; N], Counter>;
 #[derive(Clone)]
 pub(super) struct Durations<const N: usize>(Family<[Label; N], Histogram, Buckets>);
 
-/// Histograms whose buckets go from `.0` seconds up, each twice the one before, `.1` of them.
+/// Exponential buckets: the first one ends at `.0` seconds, each further one at twice the value, `.1` in number.
 #[derive(Clone, Copy)]
 struct Buckets(f64, u16);
 
@@ -87,11 +87,11 @@ pub(super) struct Families {
     pub(super) endpoint_connections: Gauge,
 }
 
-/// From a millisecond to 33 s.
+/// From 1 ms to 33 s.
 const OPERATION: Buckets = Buckets(0.001, 16);
-/// From a tenth of a millisecond to 52 s.
+/// From 0.1 ms to 52 s.
 const STEP: Buckets = Buckets(0.0001, 20);
-/// From a tenth of a second to 55 minutes.
+/// From 0.1 s to 55 minutes.
 const BUILD: Buckets = Buckets(0.1, 16);
 /// From 50 µs to 1.6 s.
 const COMMIT: Buckets = Buckets(0.000_05, 16);
@@ -209,7 +209,7 @@ impl Families {
         }
     }
 
-    /// A label's value, of which there are not too many.
+    /// A label's value, replaced by `other` if there are too many values.
     pub(super) fn bounded(&self, value: &str) -> Cow<'static, str> {
         let mut values = self.values.lock().unwrap_or_else(poisoned);
         if !values.contains(value) {
@@ -237,7 +237,7 @@ fn added<M: prometheus_client::registry::Metric + Clone>(
     metric
 }
 
-/// Registers what is counted in bytes.
+/// Registers a metric in bytes.
 fn sized<M: prometheus_client::registry::Metric + Clone>(
     registry: &mut Registry,
     name: &str,

@@ -1,8 +1,8 @@
 //! Prometheus metrics.
 //!
-//! [`Metrics`] has a method for each thing that happens; what becomes of it is `families`' matter. [`server`] answers
-//! Prometheus. All names begin with `hearth_`; durations are in seconds, sizes in bytes. Labels take values from fixed sets, account numbers
-//! apart, so that no client can make them many.
+//! [`Metrics`] has a method for each event that is measured; `families` defines the metrics. [`server`] serves them
+//! to Prometheus. All names begin with `hearth_`; durations are in seconds, sizes in bytes. Except for account
+//! numbers, labels take values from fixed sets, so that no client can create many of them.
 
 pub mod config;
 mod families;
@@ -21,14 +21,14 @@ pub use server::MetricsServer;
 
 use crate::platform::{Hook, HookOutcome};
 
-/// How something has ended.
+/// The outcome of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// As it should.
+    /// The operation succeeded.
     Succeeded,
-    /// It did not happen.
+    /// The operation failed.
     Failed,
-    /// It was given up because something else was asked for.
+    /// The operation was given up for another request.
     Cancelled,
 }
 
@@ -42,7 +42,7 @@ impl Outcome {
     }
 }
 
-/// What is counted and measured. Copies are cheap and count together.
+/// All metrics. Clones are cheap and share the same values.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Arc<Registry>,
@@ -56,7 +56,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Nothing has happened yet.
+    /// Creates the metrics with all values at zero.
     #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("hearth");
@@ -64,98 +64,99 @@ impl Metrics {
         Self { registry: Arc::new(registry), families }
     }
 
-    /// A launch has ended, so long after it was asked for.
+    /// Records the outcome of a launch, and the time since the request.
     pub fn launched(&self, outcome: Outcome, took: Duration) {
         self.families.launches.observe([("outcome", outcome.label().into())], took);
     }
 
-    /// A suspend has ended.
+    /// Records the outcome of a suspend, and the time since the request.
     pub fn suspended(&self, outcome: Outcome, took: Duration) {
         self.families.suspends.observe([("outcome", outcome.label().into())], took);
     }
 
-    /// A resume has ended.
+    /// Records the outcome of a resume, and the time since the request.
     pub fn resumed(&self, outcome: Outcome, took: Duration) {
         self.families.resumes.observe([("outcome", outcome.label().into())], took);
     }
 
-    /// A step of an operation – `launch`, `suspend`, `resume` … – was done.
+    /// Records the duration of a step of an operation: `launch`, `suspend`, `resume` …
     pub fn step(&self, operation: &str, step: &str, took: Duration) {
         let labels = [("operation", self.families.bounded(operation)), ("step", self.families.bounded(step))];
         self.families.steps.observe(labels, took);
     }
 
-    /// A build of an image has ended.
+    /// Records the outcome of an image build, and its duration.
     pub fn built(&self, outcome: Outcome, took: Duration) {
         self.families.builds.observe([("outcome", outcome.label().into())], took);
     }
 
-    /// A step of a build was done.
+    /// Records the duration of a step of a build.
     pub fn build_step(&self, step: &str, took: Duration) {
         self.families.build_steps.observe([("step", self.families.bounded(step))], took);
     }
 
-    /// An operation of the API was answered; `code` is gRPC's, like `NOT_FOUND`, or `OK`.
+    /// Records a call of the API; `code` is gRPC's, like `NOT_FOUND`, or `OK`.
     pub fn called(&self, operation: &str, code: &str, took: Duration) {
         let labels = [("operation", self.families.bounded(operation)), ("code", self.families.bounded(code))];
         self.families.calls.observe(labels, took);
     }
 
-    /// So many microVMs are in this state.
+    /// Sets the number of microVMs in this state.
     pub fn microvms(&self, state: &str, count: usize) {
         set(&self.families.microvms, [("state", self.families.bounded(state))], count);
     }
 
-    /// Of things that are made before they are needed, so many are ready, and so many wanted.
+    /// Sets how many things of a pool are ready, and how many are wanted.
     pub fn pool(&self, pool: &str, ready: usize, wanted: usize) {
         let labels = [("pool", self.families.bounded(pool))];
         set(&self.families.pool_ready, labels.clone(), ready);
         set(&self.families.pool_wanted, labels, wanted);
     }
 
-    /// Baseline memory in MiB: what microVMs may have on this host, and what those that run have.
+    /// Sets the baseline memory in MiB: the total for microVMs on this host, and what the running ones hold.
     pub fn capacity(&self, capacity_mib: u64, reserved_mib: u64) {
         let bytes = |mib: u64| i64::try_from(mib.saturating_mul(1 << 20)).unwrap_or(i64::MAX);
         self.families.memory_capacity.set(bytes(capacity_mib));
         self.families.memory_reserved.set(bytes(reserved_mib));
     }
 
-    /// So many builds are under way.
+    /// Sets the number of builds that are under way.
     pub fn builds_under_way(&self, count: usize) {
         self.families.builds_under_way.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// All logs have so many bytes.
+    /// Sets the size of all logs in bytes.
     pub fn log_bytes(&self, bytes: u64) {
         self.families.log_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
-    /// So many audit lines were lost since the start.
+    /// Sets the number of audit lines that were lost since the start.
     pub fn audit_lines_lost(&self, count: u64) {
         self.families.audit_lines_lost.inner().store(count, Ordering::Relaxed);
     }
 
-    /// So many requests of all kinds were ended by a panic since the start.
+    /// Sets the number of requests of all kinds that a panic has terminated since the start.
     pub fn request_panics(&self, count: u64) {
         self.families.request_panics.inner().store(count, Ordering::Relaxed);
     }
 
-    /// A request to an endpoint was answered: with a class of statuses, like `2xx`, or an error of the endpoint's own.
+    /// Counts a request to an endpoint, by its response: a class of statuses, like `2xx`, or an error of the
+    /// endpoint's own.
     pub fn endpoint_request(&self, answer: &'static str) {
         self.families.endpoint_requests.get_or_create(&[("answer", answer.into())]).inc();
     }
 
-    /// A request has waited for a microVM that was not ready.
+    /// Records how long a request has waited for a microVM that was not ready.
     pub fn endpoint_waited(&self, outcome: Outcome, took: Duration) {
         self.families.endpoint_waits.observe([("outcome", outcome.label().into())], took);
     }
 
-    /// A client has connected to an endpoint, or gone.
+    /// Changes the number of clients' connections to endpoints.
     pub fn endpoint_connections(&self, change: i64) {
         self.families.endpoint_connections.inc_by(change);
     }
 
-    /// A hook was called, or would have been if it were enabled.
+    /// Counts a hook call, also one that was left out since the hook is disabled.
     pub fn hook(&self, hook: Hook, outcome: &HookOutcome) {
         let outcome = match outcome {
             HookOutcome::Disabled => "disabled",
@@ -169,13 +170,13 @@ impl Metrics {
         self.families.hooks.get_or_create(&[("hook", hook.into()), ("outcome", outcome.into())]).inc();
     }
 
-    /// A group of so many batches was made durable together.
+    /// Records a group of batches that was made durable together.
     pub fn committed(&self, batches: usize, took: Duration) {
         self.families.commits.observe(took.as_secs_f64());
         self.families.commit_groups.observe(f64::from(u32::try_from(batches).unwrap_or(u32::MAX)));
     }
 
-    /// A microVM of `account` has run for so long, with a baseline of so many vCPUs and so much memory.
+    /// Adds the running time of a microVM of `account` with this baseline of vCPUs and memory.
     pub fn ran(&self, account: &str, vcpus: f64, memory_mib: u32, time: Duration) {
         let account = self.families.account(account);
         let seconds = time.as_secs_f64();
@@ -184,10 +185,10 @@ impl Metrics {
         self.families.gigabyte_seconds.get_or_create(&account).inc_by(gigabytes * seconds);
     }
 
-    /// All of it in the text format of OpenMetrics 1.0.
+    /// All metrics in the text format of OpenMetrics 1.0.
     ///
     /// # Errors
-    /// Never, while text can be put into memory.
+    /// Never, as long as memory can be allocated.
     pub fn text(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;

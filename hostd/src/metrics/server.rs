@@ -1,4 +1,4 @@
-//! Answers Prometheus.
+//! The HTTP server for Prometheus.
 
 use std::convert::Infallible;
 use std::io;
@@ -19,11 +19,11 @@ use tokio::task::JoinSet;
 use super::{Listen, Metrics, MetricsConfig};
 use crate::panics;
 
-/// Connections at the same time; others wait.
+/// Most connections at the same time; others wait.
 const CONNECTIONS: usize = 32;
-/// How long a client may take to send a request's head, or to stay without a request.
+/// How long a client may take to send a request's head, or to stay idle.
 const PATIENCE: Duration = Duration::from_secs(75);
-/// What `text` of [`Metrics`] is.
+/// Content type of [`Metrics::text`].
 pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -35,7 +35,7 @@ pub struct MetricsServer {
 }
 
 impl MetricsServer {
-    /// A server that listens as configured; none where that is off.
+    /// Opens the configured address; returns none if metrics are off.
     ///
     /// # Errors
     /// The address cannot be listened on; the message names it.
@@ -50,15 +50,15 @@ impl MetricsServer {
         Ok(Some(Self { listener, metrics }))
     }
 
-    /// Where it listens.
+    /// The address of the server.
     ///
     /// # Errors
-    /// The socket's.
+    /// The socket's error.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Serves until it is dropped, and all connections with it.
+    /// Serves until this future is dropped; all connections end with it.
     pub async fn serve(self) {
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
         let mut connections = JoinSet::new();
@@ -74,7 +74,7 @@ impl MetricsServer {
                     }));
                 }
                 Err(error) => {
-                    // Out of files, say: it may pass.
+                    // The cause may pass, for example a lack of file descriptors.
                     tracing::warn!(%error, "a connection for metrics cannot be accepted");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }

@@ -1,4 +1,4 @@
-//! Metrics as Prometheus sees them.
+//! Tests of metrics as Prometheus reads them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::*;
 
-/// Everything has happened once.
+/// Metrics after every event has happened once.
 fn all() -> Metrics {
     let metrics = Metrics::new();
     let took = Duration::from_millis(15);
@@ -116,8 +116,9 @@ fn labels_cannot_become_too_many() {
     assert!(calls.count() <= 513);
 }
 
-/// The samples of a text, which has to follow the rules of OpenMetrics 1.0: families together, each with its type and help before its
-/// samples, names that fit the type, no sample twice, buckets that grow and end with all, an end.
+/// Parses the samples of a text, which has to follow the rules of OpenMetrics 1.0: families together, each with its
+/// type and help before its samples, names that fit the type, no sample twice, buckets that grow and end with the
+/// total, and `# EOF` as the last line.
 fn parse(text: &str) -> BTreeMap<String, f64> {
     let mut lines: Vec<_> = text.lines().collect();
     assert_eq!(lines.pop(), Some("# EOF"));

@@ -1,12 +1,13 @@
-//! How microVMs are made of processes, networks and files.
+//! The platform: makes microVMs from processes, networks and files.
 //!
-//! The drivers know microVMs through [`Platform`] and [`Guest`] only. `host` is the real one; tests and benches have the one
-//! double (`double`, a feature outside this crate's own tests), which fails, hangs and lies where they say so.
+//! The drivers use microVMs only through [`Platform`] and [`Guest`]. `host` is the real implementation; tests and
+//! benches use the double (`double`, a feature outside this crate's own tests), which fails, hangs and reports wrong
+//! results on request.
 //!
-//! Everything here can be repeated: after a crash of the daemon, the driver asks again for what it had asked for, and the
-//! platform finds what is there already. Whoever waits for something here may stop waiting: dropping a future gives up what it was
-//! for, and what was half made is removed, or is ended with the microVM. What belongs to a microVM is found by its id: its run directory (process), its
-//! folder (overlay, suspended state), its network.
+//! Every operation can be repeated: after a crash of the daemon, the driver requests again what it had requested, and
+//! the platform finds what exists already. A caller may stop waiting: dropping a future abandons its operation, and
+//! half-made parts are removed, at the latest with the microVM. Everything that belongs to a microVM is found by its
+//! id: its run directory (process), its folder (overlay, suspended state), its network.
 
 #[cfg(any(test, feature = "double"))]
 pub mod double;
@@ -22,52 +23,53 @@ use hearth_host::roles::RoleUse;
 use hearth_proto::microvms::v1::Hooks;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// What a hook has that is enabled without a time (docs/behaviour.md, "Hooks").
+/// Timeout of a hook that is enabled without one (docs/behaviour.md, "Hooks").
 const HOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a microVM is made of. The same for its launch, each resume, and its adoption.
+/// The specification of a microVM. It is the same for the launch, each resume, and the adoption.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Spec {
-    /// `microvm-UUID`
+    /// Id, like `microvm-UUID`.
     pub id: String,
-    /// Account.
+    /// Account that owns the microVM.
     pub account: String,
-    /// ARN of its image.
+    /// ARN of the image.
     pub image_arn: String,
-    /// Name of its image.
+    /// Name of the image.
     pub image_name: String,
-    /// Version, like `1.0`.
+    /// Version of the image, like `1.0`.
     pub image_version: String,
-    /// Where the image's files are, by name.
+    /// The build whose files the microVM runs from.
     pub artifact: Artifact,
-    /// Baseline memory: decides its share of the CPUs.
+    /// Baseline memory in MiB: decides the microVM's share of the CPUs.
     pub memory_mib: u32,
-    /// The hooks of its image, for [`Guest::call_hook`].
+    /// The hooks of the image, for [`Guest::call_hook`].
     pub hooks: Option<Hooks>,
-    /// The role whose credentials it gets, as a request named it: [`Self::execution_role`] says whose it must be.
+    /// The role whose credentials the guest gets, as it was named in a request. [`Self::execution_role`] adds the
+    /// account that must be allowed to use the role.
     pub execution_role_arn: Option<String>,
-    /// What it may reach.
+    /// The networks that the guest may reach.
     pub egress: hearth_host::network::Egress,
-    /// Where its output goes; nowhere without.
+    /// The log stream for the app's output; none if output is discarded.
     pub log: Option<LogTarget>,
-    /// What /run gets.
+    /// Payload for the `/run` hook.
     pub run_hook_payload: String,
-    /// How often it has been suspended: the newest suspended state has this number.
+    /// How often the microVM was suspended: the newest suspended state has this number.
     pub suspends: u64,
 }
 
 impl Spec {
-    /// The role whose credentials it gets, asked for by its account.
+    /// The role whose credentials the guest gets, as used by the microVM's account.
     #[must_use]
     pub fn execution_role(&self) -> Option<RoleUse> {
         self.execution_role_arn.as_ref().map(|role_arn| RoleUse::new(&self.account, role_arn))
     }
 }
 
-/// The files of a build.
+/// Identifies the files of a build.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Artifact {
-    /// Account.
+    /// Account that owns the image.
     pub account: String,
     /// The image's uid.
     pub image_uid: String,
@@ -111,7 +113,8 @@ impl std::fmt::Display for Hook {
 }
 
 impl Hook {
-    /// How long the app has to answer it, by the hooks of its image; a second without a time (docs/behaviour.md, "Hooks").
+    /// How long the app may take to respond to this hook, by the hooks of its image; 1 s if no timeout is given
+    /// (docs/behaviour.md, "Hooks").
     #[must_use]
     pub fn timeout(self, hooks: Option<&Hooks>) -> Duration {
         let settings = hooks.and_then(|hooks| hooks.microvm_hooks.as_ref());
@@ -126,50 +129,51 @@ impl Hook {
     }
 }
 
-/// What became of a call of a hook.
+/// The outcome of a hook call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HookOutcome {
-    /// The hook is disabled, so nothing was called.
+    /// The hook is disabled and was not called.
     Disabled,
-    /// The app answered with this HTTP status.
+    /// The app responded with this HTTP status.
     Status(u32),
-    /// Nobody listens on the port.
+    /// The connection was refused: the app does not listen on the port.
     Refused,
-    /// No answer in time.
+    /// The app did not respond in time.
     TimedOut,
-    /// Anything else.
+    /// The call failed in another way.
     Failed,
 }
 
 impl HookOutcome {
-    /// Whether things may go on.
+    /// Whether the microVM may continue.
     #[must_use]
     pub fn is_success(&self) -> bool {
         matches!(self, Self::Disabled | Self::Status(200..=299))
     }
 }
 
-/// How a microVM that nobody asked to end has ended.
+/// How a microVM has exited without a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exit {
-    /// The app's main process, with this status.
+    /// The app's main process exited with this status.
     App(u32),
-    /// The guest's kernel or the agent: it powered off, or did what no machine can go on after.
+    /// The guest's kernel or the agent: the guest powered off, or caused an error after which no machine can
+    /// continue. Contains the cause.
     Guest(String),
-    /// The monitor process.
+    /// The monitor process exited; contains the cause.
     Monitor(String),
 }
 
-/// Why the platform could not do something. The microVM is as before, or gone.
+/// Why an operation of the platform failed. The microVM is as before, or gone.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum PlatformError {
-    /// A role of the user's gives no credentials: it cannot be assumed, or is not for the microVM's account.
+    /// The user's role yields no credentials: it cannot be assumed, or is not for the microVM's account.
     #[error("{0}")]
     Role(String),
-    /// The host has no room: memory, disk, networks, user ids.
+    /// The host has no capacity left: memory, disk, networks, user ids.
     #[error("{0}")]
     Capacity(String),
-    /// Anything else.
+    /// The operation failed in another way.
     #[error("{0}")]
     Failed(String),
 }
@@ -177,10 +181,10 @@ pub enum PlatformError {
 /// Why a suspend did not happen. The microVM and its app run on.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SuspendError {
-    /// [`Guest::cancel_suspend`] came in time.
+    /// [`Guest::cancel_suspend`] was called in time.
     #[error("the suspend was cancelled")]
     Cancelled,
-    /// It failed.
+    /// The suspend failed.
     #[error("{0}")]
     Failed(String),
 }
@@ -190,51 +194,52 @@ pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
-/// Why the app, or a shell beside it, was not reached.
+/// Why a connection to the app or a shell in its container could not be opened.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ConnectError {
-    /// Nobody listens there, or takes the connection.
+    /// The app does not listen on the port, or does not accept the connection.
     #[error("{0}")]
     App(String),
-    /// The microVM does not answer.
+    /// The microVM does not respond.
     #[error("{0}")]
     Guest(String),
 }
 
-/// What is there of a microVM that an earlier daemon drove.
+/// What was found of a microVM that an earlier daemon served.
 pub enum Found {
-    /// Its process, and it runs.
+    /// The microVM's process runs.
     Running(Arc<dyn Guest>),
-    /// No process, and whole suspended state with the number that was asked for.
+    /// There is no process, and the complete suspended state with the requested number exists.
     Suspended,
-    /// Neither.
+    /// There is neither.
     Nothing,
 }
 
-/// Makes microVMs.
+/// Makes and removes microVMs.
 #[async_trait]
 pub trait Platform: Send + Sync + 'static {
-    /// Makes a microVM from its image: process, network, overlay, restored, identified, its output followed. `/run` is the
-    /// caller's. What an earlier launch of the same id has left is removed first.
+    /// Makes a microVM from its image: process, network and overlay are made, the guest is restored and identified,
+    /// and its output is followed. The caller has to call `/run`. Remains of an earlier launch of the same id are
+    /// removed first.
     async fn launch(&self, spec: &Spec) -> Result<Arc<dyn Guest>, PlatformError>;
 
-    /// Makes a microVM from its suspended state with the number `spec.suspends`, as [`Self::launch`] does; that state stays until
-    /// the microVM is suspended anew or discarded. A process that an earlier resume has left is ended first: where this fails, there is
-    /// the state and no process. `/resume` is the caller's.
+    /// Makes a microVM from its suspended state with the number `spec.suspends`, like [`Self::launch`]. That state
+    /// stays until the microVM is suspended again or discarded. A process that an earlier resume has left is killed
+    /// first: if this call fails, the state exists and no process. The caller has to call `/resume`.
     async fn resume(&self, spec: &Spec) -> Result<Arc<dyn Guest>, PlatformError>;
 
-    /// What an earlier daemon has left. A process that was being saved as number `suspends` is ended if its state is whole, and
-    /// goes on if not: what is returned is settled.
+    /// Finds what an earlier daemon has left. A process that was being saved as number `suspends` is killed if its
+    /// state is complete, and otherwise continues. The result is definite.
     async fn find(&self, spec: &Spec, suspends: u64) -> Result<Found, PlatformError>;
 
-    /// Ends the microVM's process, if there is one, and removes everything of it: network, run directory, overlay, suspended
-    /// state. Done when there is nothing.
+    /// Kills the microVM's process, if there is one, and removes everything of it: network, run directory, overlay,
+    /// suspended state. Succeeds if there is nothing.
     async fn discard(&self, id: &str) -> Result<(), PlatformError>;
 
-    /// Removes the files of a build. Done when there are none.
+    /// Removes the files of a build. Succeeds if there are none.
     async fn remove_artifact(&self, artifact: &Artifact) -> Result<(), PlatformError>;
 
-    /// Removes what belongs to none of these: processes, networks and folders of microVMs, files of builds.
+    /// Removes processes, networks and folders of all other microVMs, and the files of all other builds.
     async fn sweep(
         &self,
         microvms: &HashSet<String>,
@@ -242,16 +247,17 @@ pub trait Platform: Send + Sync + 'static {
     ) -> Result<(), PlatformError>;
 }
 
-/// A running microVM. Dropping it leaves it running.
+/// A running microVM. Dropping this leaves the microVM running.
 #[async_trait]
 pub trait Guest: Send + Sync + std::fmt::Debug {
-    /// Calls a hook, unless it is disabled, with the timeout of the image.
+    /// Calls a hook with the timeout of the image, unless the hook is disabled.
     async fn call_hook(&self, hook: Hook) -> HookOutcome;
 
-    /// Saves it as suspended state number `number` and ends it. Durable when done; the state before that is removed then.
+    /// Saves the microVM as suspended state `number` and terminates it. On success the state is durable, and the one
+    /// before it is removed.
     async fn suspend(&self, number: u64) -> Result<(), SuspendError>;
 
-    /// Gives up a suspend that is under way, if that is still possible.
+    /// Cancels a suspend that is under way, if that is still possible.
     async fn cancel_suspend(&self);
 
     /// Connects to a port of the app.
@@ -260,6 +266,7 @@ pub trait Guest: Send + Sync + std::fmt::Debug {
     /// Starts a program on a terminal of its own in the app's container, as root; a login shell where `command` is empty.
     async fn shell(&self, command: &[String]) -> Result<(Stdin, Events), ConnectError>;
 
-    /// Waits until it has ended without being asked to. Pending for ever once it was suspended or discarded.
+    /// Waits until the microVM has exited without a request. Pending for ever once the microVM was suspended or
+    /// discarded.
     async fn exited(&self) -> Exit;
 }

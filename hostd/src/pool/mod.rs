@@ -1,13 +1,13 @@
-//! What is made before it is needed: a stock of things by kind, filled in the background.
+//! A pool of things that are made in advance, by kind, and refilled in the background.
 //!
 //! ```text
-//!  take(kind) ──► one that is ready, or none: whoever asks makes its own then, and never waits
+//!  take(kind) ──► one that is ready, or none: the caller then makes its own, and never waits
 //!      │
-//!      └── the kind is wanted from now on ──► refill() ──► made on threads of their own, a few at a time
+//!      └── from now on the kind is kept in stock ──► refill() ──► made on threads of their own, a few at a time
 //! ```
 //!
-//! Kinds are remembered in the order in which they were last asked for; only the newest few are kept in stock. What is made
-//! is refilled when [`Stock::refill`] says so – after a launch, not during it.
+//! Kinds are remembered in the order in which they were last requested; only the newest few are kept in stock.
+//! [`Stock::refill`] makes what is missing; it is called after a launch, not during it.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::{Debug, Display};
@@ -20,7 +20,7 @@ use tokio::task::spawn_blocking;
 
 use crate::panics::poisoned;
 
-/// How long nothing is made after something could not be.
+/// Pause after something could not be made.
 const PAUSE: Duration = Duration::from_secs(5);
 /// Most things that are made at a time, whatever is configured.
 const AT_ONCE_MAX: usize = 64;
@@ -47,21 +47,21 @@ impl Default for PoolConfig {
     }
 }
 
-/// How much there is of one kind.
+/// Stock of one kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Count {
-    /// Which kind, for people.
+    /// Name of the kind, for people.
     pub name: String,
-    /// How many are ready.
+    /// Number of things that are ready.
     pub ready: usize,
-    /// How many are wanted.
+    /// Number of things to keep ready.
     pub wanted: usize,
 }
 
-/// Makes one thing of a kind, or says why it cannot; it may block.
+/// Makes one thing of a kind, or returns why it cannot. May block.
 type Make<K, T> = dyn Fn(K) -> Result<T, String> + Send + Sync;
 
-/// Things that are ready, by kind. Copies are cheap and reach the same.
+/// Things that are ready, by kind. Clones are cheap and share the same stock.
 pub struct Stock<K, T> {
     inner: Arc<Inner<K, T>>,
 }
@@ -73,18 +73,18 @@ struct Inner<K, T> {
     make: Box<Make<K, T>>,
     at_once: u32,
     permits: Semaphore,
-    /// Nothing is made any more.
+    /// Notified when the stock is closed.
     closed: Notify,
     state: Mutex<State<K, T>>,
 }
 
 struct State<K, T> {
-    /// The one that was asked for last comes last.
+    /// Kinds that are kept in stock; the one requested last comes last.
     order: VecDeque<K>,
     ready: HashMap<K, VecDeque<T>>,
-    /// How many are being made.
+    /// Number of things that are being made.
     making: HashMap<K, usize>,
-    /// Nothing is made any more.
+    /// Whether the stock is closed: nothing is made any more.
     closed: bool,
 }
 
@@ -105,8 +105,8 @@ where
     K: Copy + Eq + Hash + Display + Send + Sync + 'static,
     T: Send + 'static,
 {
-    /// A stock of `wanted` things of each of the `kinds` kinds that are asked for last, made by `make`, `at_once` at a time.
-    /// `what` they are is for people.
+    /// A stock of `wanted` things of each of the `kinds` kinds that were requested last, made by `make`, `at_once` at
+    /// a time. `what` names the things for people.
     pub fn new(
         what: &'static str,
         (wanted, kinds, at_once): (usize, usize, usize),
@@ -120,7 +120,7 @@ where
         Self { inner: Arc::new(Inner { what, wanted, kinds, make, at_once, permits, closed, state }) }
     }
 
-    /// One that is ready. The kind is kept in stock from now on.
+    /// Takes one that is ready. The kind is kept in stock from now on.
     #[must_use]
     pub fn take(&self, kind: K) -> Option<T> {
         let mut state = self.inner.lock();
@@ -128,12 +128,12 @@ where
         state.ready.get_mut(&kind)?.pop_front()
     }
 
-    /// Has a kind kept in stock, as if it had been asked for.
+    /// Keeps a kind in stock, as if it had been requested.
     pub fn want(&self, kind: K) {
         self.inner.want(&mut self.inner.lock(), kind);
     }
 
-    /// Makes what is missing, in the background. Called on a runtime.
+    /// Makes what is missing, in the background. Must be called on a tokio runtime.
     pub fn refill(&self) {
         for kind in self.inner.missing() {
             let inner = Arc::clone(&self.inner);
@@ -141,7 +141,7 @@ where
         }
     }
 
-    /// What there is.
+    /// The stock of each kind.
     #[must_use]
     pub fn counts(&self) -> Vec<Count> {
         let state = self.inner.lock();
@@ -153,7 +153,7 @@ where
         state.order.iter().map(count).collect()
     }
 
-    /// Makes nothing any more, and gives out what there is, once what is being made now is done, and dropped.
+    /// Closes the stock: waits for things that are being made, drops those, and returns what was ready.
     pub async fn close(&self) -> Vec<T> {
         let ready = {
             let mut state = self.inner.lock();
@@ -161,7 +161,7 @@ where
             std::mem::take(&mut state.ready)
         };
         self.inner.closed.notify_waiters();
-        // Whoever makes something has one of them.
+        // Every task that makes something holds a permit.
         let _all = self.inner.permits.acquire_many(self.inner.at_once).await;
         ready.into_values().flatten().collect()
     }
@@ -184,20 +184,20 @@ where
         state.order.push_back(kind);
         while state.order.len() > self.kinds {
             if let Some(dropped) = state.order.pop_front().and_then(|old| state.ready.remove(&old)) {
-                // It may take a moment to go.
+                // Dropping may take a moment.
                 std::thread::spawn(move || drop(dropped));
             }
         }
     }
 
-    /// Kinds that are to be made, as often as they are missing; counted as being made from now on.
+    /// The kinds to make, each as often as things are missing; from now on they count as being made.
     fn missing(&self) -> Vec<K> {
         let mut state = self.lock();
         if state.closed {
             return Vec::new();
         }
         let mut all = Vec::new();
-        // The kind that was asked for last is made first.
+        // The kind that was requested last is made first.
         for kind in state.order.iter().rev().copied().collect::<Vec<_>>() {
             let ready = state.ready.get(&kind).map_or(0, VecDeque::len);
             let making = state.making.entry(kind).or_default();
@@ -217,7 +217,7 @@ where
         let made = spawn_blocking(move || (maker.make)(kind).map(|thing| maker.put(kind, thing))).await;
         let Err(why) = made.unwrap_or_else(|panic| Err(panic.to_string())) else { return };
         tracing::warn!(what = self.what, %kind, why, "nothing could be made for the pool");
-        // The next one would most likely fail, too.
+        // The next attempt would most likely fail, too.
         let closed = self.closed.notified();
         if self.is_wanted(kind) {
             tokio::select! {
@@ -239,7 +239,8 @@ where
         }
     }
 
-    /// Puts something that was made where it belongs. What is not wanted any more is dropped, which may take a moment.
+    /// Puts a finished thing into the stock. If its kind is no longer kept, the thing is dropped, which may take a
+    /// moment.
     fn put(&self, kind: K, thing: T) {
         let unwanted = {
             let mut state = self.lock();
@@ -261,7 +262,7 @@ mod tests {
 
     use super::*;
 
-    /// Waits for the background to have made all that is wanted.
+    /// Waits until the background tasks have made everything that is wanted.
     async fn filled<T: Send + 'static>(stock: &Stock<u32, T>) {
         while stock.counts().iter().any(|count| count.ready < count.wanted) {
             tokio::task::yield_now().await;

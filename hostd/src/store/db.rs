@@ -1,4 +1,4 @@
-//! The store as tasks use it: records, and commits that share their fsyncs.
+//! The store as tasks use it: typed records, and commits that share their fsyncs.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Batch, CommitError, Entry, Scan, Store, StoreError, Table, Write};
 use crate::panics;
 
-/// Batches that may wait for the commit thread; whoever brings more waits for room.
+/// Most batches that may wait for the commit thread; further callers wait for room.
 const WAITING: usize = 1024;
-/// Batches in one group at most.
+/// Most batches in one group.
 const GROUP: usize = 512;
-/// Bytes from which on a group takes no further batch. A single batch may have more.
+/// Size in bytes from which on a group takes no further batch. A single batch may be larger.
 const GROUP_BYTES: usize = 4 << 20;
 
 /// A store, shared by all tasks. Clones are cheap.
@@ -46,12 +46,13 @@ impl Db {
         Self::observed(store, |_, _| {})
     }
 
-    /// Starts the commit thread of a store; `committed` is told how many batches each group had, and how long it took to be durable.
+    /// Starts the commit thread of a store. `committed` is called after each group, with its number of batches and
+    /// the time until it was durable.
     #[must_use]
     pub fn observed(store: Arc<dyn Store>, committed: impl Fn(usize, Duration) + Send + 'static) -> Self {
         let (sender, receiver) = mpsc::channel(WAITING);
         let written = Arc::clone(&store);
-        // Without a thread the receiver is gone, and each commit says so.
+        // Without a thread the receiver is dropped, and each commit returns an error.
         let thread = thread::Builder::new()
             .name("store-commits".to_owned())
             .spawn(move || write_groups(written.as_ref(), receiver, &committed))
@@ -60,8 +61,8 @@ impl Db {
         Self { store, committer: Arc::new(Committer { sender: Some(sender), thread }) }
     }
 
-    /// A store whose commits happen on the caller's thread: for one that does not block, in tests with simulated time, which
-    /// does not wait for other threads.
+    /// A store whose commits happen on the caller's thread. For a store that does not block, in tests with simulated
+    /// time, which does not wait for other threads.
     #[must_use]
     pub fn direct(store: Arc<dyn Store>) -> Self {
         Self { store, committer: Arc::new(Committer { sender: None, thread: None }) }
@@ -70,7 +71,7 @@ impl Db {
     /// The record under a key.
     ///
     /// # Errors
-    /// [`StoreError`]; [`StoreError::Damaged`] when what is there is not such a record.
+    /// [`StoreError`]; [`StoreError::Damaged`] if the value is not such a record.
     pub fn get<M: prost::Message + Default>(
         &self,
         table: Table,
@@ -87,7 +88,7 @@ impl Db {
         self.store.get(table, key)
     }
 
-    /// Keys and values in order.
+    /// Reads keys and values in order.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -95,10 +96,10 @@ impl Db {
         self.store.scan(scan)
     }
 
-    /// The record that a value read from `table` under `key` holds.
+    /// Decodes a value that was read from `table` under `key`.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`], naming both.
+    /// [`StoreError::Damaged`], which names table and key.
     pub fn decode<M: prost::Message + Default>(
         &self,
         table: Table,
@@ -115,8 +116,9 @@ impl Db {
         })
     }
 
-    /// Applies a batch as a whole, or not at all. When this has answered `Ok`, the batch is durable. A caller that gives up
-    /// waiting may or may not have changed the state; an accepted batch is written whether or not anyone waits for it.
+    /// Applies a batch as a whole, or not at all. When this has returned `Ok`, the batch is durable. If the caller
+    /// stops waiting, the batch may or may not be applied; an accepted batch is written whether or not the caller
+    /// waits.
     ///
     /// # Errors
     /// [`CommitError`].
@@ -130,11 +132,11 @@ impl Db {
         answered.await.map_err(|_| ended())?
     }
 
-    /// Writes a consistent copy into a folder that does not exist yet; its size in bytes. Commits go on meanwhile. A caller that
-    /// gives up does not stop it.
+    /// Writes a consistent copy to a folder that does not exist yet; returns its size in bytes. Commits continue
+    /// meanwhile. A backup is completed even if its caller stops waiting.
     ///
     /// # Errors
-    /// [`StoreError`]; nothing is left at `to` then.
+    /// [`StoreError`]; in that case nothing is left at `to`.
     pub async fn back_up(&self, to: PathBuf) -> Result<u64, StoreError> {
         let store = Arc::clone(&self.store);
         panics::blocking(move || store.back_up(&to)).await
@@ -152,7 +154,7 @@ impl Drop for Committer {
     }
 }
 
-/// Writes groups until nobody can send any more, and nothing is waiting.
+/// Writes groups until all senders are gone and no batch is waiting.
 fn write_groups(
     store: &dyn Store,
     mut requests: mpsc::Receiver<Request>,
@@ -175,7 +177,7 @@ fn write_groups(
         let results = store.commit(&batches);
         committed(batches.len(), begun.elapsed());
         for (answer, result) in answers.into_iter().zip(results) {
-            // Who does not wait any more does not need the answer.
+            // A caller that has stopped waiting needs no result.
             let _ = answer.send(result);
         }
     }
@@ -204,7 +206,7 @@ mod tests {
 
     const T: Table = Table::Images;
 
-    /// A store whose commits wait until they are let go, and that remembers its groups.
+    /// A store whose commits wait until the test opens it, and that records the sizes of groups.
     #[derive(Debug, Default)]
     struct Gated {
         store: MemoryStore,
@@ -259,7 +261,7 @@ mod tests {
         Batch::new().put(T, key.to_be_bytes().to_vec(), vec![0; bytes])
     }
 
-    /// Hands a commit over and gives up waiting for it.
+    /// Starts a commit and stops waiting for it.
     fn give_up(db: &Db, batch: Batch) {
         let mut commit = pin!(db.commit(batch));
         assert!(commit.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
@@ -287,7 +289,7 @@ mod tests {
         (600..603).for_each(|key| give_up(&db, put(key, GROUP_BYTES / 2)));
         store.open();
         drop(db);
-        // The last of a group goes over the bytes, for a batch may be larger than any bound.
+        // The last batch of a group may exceed the limit in bytes, since a single batch may be larger than any limit.
         assert_eq!(*store.groups.lock().unwrap(), [1, GROUP, 600 - GROUP + 2, 1]);
     }
 
@@ -304,7 +306,7 @@ mod tests {
         store.open();
         ended.join().unwrap();
         assert_eq!(store.keys(), 21);
-        // The thread has let go of the store.
+        // The commit thread has released its reference to the store.
         assert_eq!(Arc::strong_count(&store), 1);
     }
 
@@ -318,7 +320,7 @@ mod tests {
         (1..=room).for_each(|key| give_up(&db, put(key, 1)));
         give_up(&db, put(room + 1, 1));
         store.open();
-        // Room comes back.
+        // There is room again.
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(db.commit(put(room + 2, 1))).unwrap();
         assert_eq!(store.store.get(T, &(room + 1).to_be_bytes()).unwrap(), None);

@@ -1,4 +1,4 @@
-//! A store in memory, for tests: nothing of it outlives the process.
+//! A store in memory, for tests; its contents are lost with the process.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

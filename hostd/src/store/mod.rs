@@ -1,15 +1,15 @@
 //! Durable state: tables of keys and values, changed by atomic batches.
 //!
 //! A [`Store`] is simple and blocking: RocksDB, or memory ([`MemoryStore`]) for tests; both pass the same contract
-//! tests. [`Db`] is what the daemon uses: commits of all tasks go through one thread, which writes what is waiting as one group
-//! with one fsync. A commit that was answered is durable.
+//! tests. The daemon uses a [`Db`]: commits of all tasks go through one thread, which writes all waiting batches as
+//! one group with one fsync. A commit that has returned successfully is durable.
 
 mod db;
 mod memory;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
 pub mod schema;
-// Its tests need no RocksDB, and run natively.
+// The tests of `torn_log` need no RocksDB, and run natively.
 #[cfg(any(test, feature = "rocksdb"))]
 mod torn_log;
 
@@ -21,7 +21,7 @@ pub use memory::MemoryStore;
 pub use rocks::{RocksOptions, RocksStore};
 pub use schema::meta;
 
-/// The tables. Keys are ordered bytewise within a table; see [`crate::records`] for what they are.
+/// The tables. Keys are ordered bytewise within a table; [`crate::records`] lists the keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Table {
     /// Schema version, keys of cursors and tokens.
@@ -38,16 +38,16 @@ pub enum Table {
     Versions,
     /// Files of builds.
     Artifacts,
-    /// Which microVMs use which files.
+    /// Which microVMs use the files of which build.
     ArtifactUses,
     /// Client tokens.
     ClientTokens,
-    /// What is to be removed, by time.
+    /// Records to be removed, by time.
     Expiries,
 }
 
 impl Table {
-    /// All of them.
+    /// All tables.
     pub const ALL: [Self; 10] = [
         Self::Meta,
         Self::Microvms,
@@ -61,7 +61,7 @@ impl Table {
         Self::Expiries,
     ];
 
-    /// Its name on disk.
+    /// The table's name on disk.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -82,12 +82,12 @@ impl Table {
 /// A key and its value.
 pub type Entry = (Vec<u8>, Vec<u8>);
 
-/// What must hold for a batch to be applied.
+/// A condition for applying a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expect {
-    /// There is nothing under the key.
+    /// The key does not exist.
     Absent(Table, Vec<u8>),
-    /// There is exactly this value under the key.
+    /// The key has exactly this value.
     Value(Table, Vec<u8>, Vec<u8>),
 }
 
@@ -96,16 +96,16 @@ pub enum Expect {
 pub enum Write {
     /// Sets the value of a key.
     Put(Table, Vec<u8>, Vec<u8>),
-    /// Removes a key, if it is there.
+    /// Removes a key, if it exists.
     Delete(Table, Vec<u8>),
 }
 
 /// Changes that happen together, or not at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// What must hold, all of it.
+    /// Conditions, all of which must hold.
     pub expects: Vec<Expect>,
-    /// What is changed, in this order.
+    /// Changes, in this order.
     pub writes: Vec<Write>,
 }
 
@@ -130,21 +130,21 @@ impl Batch {
         self
     }
 
-    /// Is applied only if there is nothing under the key.
+    /// Adds the condition that the key does not exist.
     #[must_use]
     pub fn expect_absent(mut self, table: Table, key: Vec<u8>) -> Self {
         self.expects.push(Expect::Absent(table, key));
         self
     }
 
-    /// Is applied only if the key has this value.
+    /// Adds the condition that the key has this value.
     #[must_use]
     pub fn expect_value(mut self, table: Table, key: Vec<u8>, value: Vec<u8>) -> Self {
         self.expects.push(Expect::Value(table, key, value));
         self
     }
 
-    /// This batch and another one as one.
+    /// Combines this batch and another one into one.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.expects.extend(other.expects);
@@ -153,56 +153,56 @@ impl Batch {
     }
 }
 
-/// Which part of a table to read: keys that begin with `prefix`, in order.
+/// The part of a table to read: keys that begin with `prefix`, in order.
 #[derive(Clone, Debug)]
 pub struct Scan<'a> {
     /// The table.
     pub table: Table,
-    /// What keys begin with.
+    /// Prefix of the keys.
     pub prefix: &'a [u8],
-    /// Only keys behind this one.
+    /// Only keys after this one.
     pub after: Option<&'a [u8]>,
-    /// At most so many.
+    /// Most entries to return.
     pub limit: usize,
 }
 
-/// Why the store did not answer.
+/// Why an operation of the store failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// What is on disk is damaged.
+    /// The store on disk is damaged.
     #[error(
         "the store in {path} is damaged: {why}; restore a backup (`hearthd store restore`), or move the folder away"
     )]
     Damaged {
-        /// Its folder.
+        /// Folder of the store.
         path: String,
-        /// What was found.
+        /// What is damaged.
         why: String,
     },
-    /// Another process has it.
+    /// Another process has opened the store.
     #[error("the store in {path} is in use: is another hearthd running?")]
     InUse {
-        /// Its folder.
+        /// Folder of the store.
         path: String,
     },
-    /// It was written by a newer release.
+    /// The store was written by a newer release.
     #[error(
         "the store in {path} has schema version {found}, and this release knows {known}: use a newer release"
     )]
     TooNew {
-        /// Its folder.
+        /// Folder of the store.
         path: String,
-        /// The version it has.
+        /// Schema version of the store.
         found: u32,
-        /// The newest version known here.
+        /// Newest schema version that this release knows.
         known: u32,
     },
-    /// The system, or the database.
+    /// The operating system or the database reported an error.
     #[error("cannot {what} the store: {why}")]
     Failed {
-        /// What was being done.
+        /// The operation that failed.
         what: &'static str,
-        /// What happened.
+        /// The error.
         why: String,
     },
 }
@@ -213,14 +213,14 @@ pub enum CommitError {
     /// An expectation did not hold; nothing was changed.
     #[error("the state has changed meanwhile")]
     Conflict,
-    /// The store failed; nothing was changed as far as is known.
+    /// The store failed; as far as is known, nothing was changed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// A store. All of it blocks.
+/// A store. All methods block.
 pub trait Store: Send + Sync + std::fmt::Debug {
-    /// Where it is, for messages.
+    /// The location of the store, for messages.
     fn place(&self) -> String;
 
     /// The value of a key.
@@ -229,7 +229,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// [`StoreError`].
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// Keys and values in order.
+    /// Reads keys and values in order.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -239,9 +239,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// the batches before it have changed. One result per batch, in order.
     fn commit(&self, batches: &[Batch]) -> Vec<Result<(), CommitError>>;
 
-    /// Writes a consistent copy into the folder `to`, which must not exist; its size in bytes.
+    /// Writes a consistent copy to the folder `to`, which must not exist; returns its size in bytes.
     ///
     /// # Errors
-    /// [`StoreError`]; nothing is left at `to` then.
+    /// [`StoreError`]; in that case nothing is left at `to`.
     fn back_up(&self, to: &Path) -> Result<u64, StoreError>;
 }

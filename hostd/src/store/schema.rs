@@ -1,8 +1,9 @@
-//! Versions of what the store holds.
+//! Versions of the store's schema.
 //!
-//! The version stands in [`Table::Meta`]. A store of an older version is brought up to date when it is opened, one version after
-//! another, each step as one batch together with its number: a crash leaves a store of one version or of the next. A store of a
-//! newer version is refused. Fields that are added to records need no new version; a change of keys or of meaning does.
+//! [`Table::Meta`] holds the version. A store of an older version is migrated when it is opened, one version after
+//! another. Each step is one batch together with its version: a crash leaves a store of one version or of the next. A
+//! store of a newer version is refused. Fields that are added to records need no new version; a change of keys or of
+//! meaning does.
 
 use super::{Batch, CommitError, Scan, Store, StoreError, Table};
 
@@ -10,22 +11,22 @@ use super::{Batch, CommitError, Scan, Store, StoreError, Table};
 pub mod meta {
     /// The schema version: 4 bytes, big-endian.
     pub const SCHEMA_VERSION: &[u8] = b"schema_version";
-    /// What cursors of lists are authenticated with.
+    /// The key that authenticates cursors of lists.
     pub const CURSOR_KEY: &[u8] = b"cursor_key";
-    /// What tokens for endpoints are signed with.
+    /// The keys that sign tokens for endpoints.
     pub const TOKEN_KEYS: &[u8] = b"token_keys";
 }
 
-/// What a store of one version needs to be of the next one. Reads it, and returns what is to change.
+/// Reads a store of one version and returns the changes that make it one of the next version.
 type Migration = fn(&dyn Store) -> Result<Batch, StoreError>;
 
 /// From version 0 (a store without a version) to 1, from 1 to 2, and so on.
 const MIGRATIONS: &[Migration] = &[begin];
 
-/// Brings a store up to date; the version it has then.
+/// Migrates a store to the newest version; returns that version.
 ///
 /// # Errors
-/// [`StoreError::TooNew`], or what the store says.
+/// [`StoreError::TooNew`], or the store's error.
 pub fn migrate(store: &dyn Store) -> Result<u32, StoreError> {
     migrate_with(store, MIGRATIONS)
 }
@@ -65,7 +66,7 @@ fn version(store: &dyn Store) -> Result<u32, StoreError> {
     })
 }
 
-/// 0 → 1: a new store. No release has written one without a version, so it is empty, or what it held is damaged.
+/// 0 → 1: a new store. No release has written a store without a version, so it is empty or damaged.
 fn begin(store: &dyn Store) -> Result<Batch, StoreError> {
     for table in Table::ALL {
         let any = Scan { table, prefix: &[], after: None, limit: 1 };
@@ -96,7 +97,7 @@ mod tests {
         store.commit(&[Batch::new().put(table, key.to_vec(), value.to_vec())]).remove(0).unwrap();
     }
 
-    /// Puts an `x` before each key of `images`: done twice, it would show.
+    /// Prepends an `x` to each key of `images`, so that a repeated migration would be visible.
     fn prefix(store: &dyn Store) -> Result<Batch, StoreError> {
         let scan = Scan { table: Table::Images, prefix: &[], after: None, limit: usize::MAX };
         Ok(store.scan(&scan)?.into_iter().fold(Batch::new(), |batch, (key, value)| {
@@ -139,7 +140,7 @@ mod tests {
             let moved = [(b"xa".to_vec(), b"1".to_vec()), (b"xb".to_vec(), b"2".to_vec())];
             assert_eq!(all(&store, Table::Images), moved);
         }
-        // Two steps at once.
+        // Two migrations at once.
         assert_eq!(migrate_with(&store, &[begin, prefix, prefix, move_over]).unwrap(), 4);
         assert_eq!(number(&store), 4);
         assert!(all(&store, Table::Images).is_empty());
@@ -155,7 +156,7 @@ mod tests {
         migrate_with(&store, &[begin, prefix, fails, prefix]).unwrap_err();
         assert_eq!(number(&store), 2);
         assert_eq!(all(&store, Table::Images), [(b"xa".to_vec(), b"1".to_vec())]);
-        // The next start goes on there.
+        // The next start continues there.
         migrate_with(&store, &[begin, prefix, move_over]).unwrap();
         assert_eq!(all(&store, Table::Versions), [(b"xa".to_vec(), b"1".to_vec())]);
     }

@@ -1,11 +1,13 @@
-//! The end of the write-ahead log after the power has failed.
+//! Repair of the end of the write-ahead log after a power failure.
 //!
-//! A group of commits is one record of the log, and it is answered when the log is synced. When the power fails before that, the
-//! file may already be as long as the record, with zeros in pages that never reached the disk. RocksDB only knows records that
-//! were cut off, and takes one with such a hole for damage. This finds out whether it is the one or the other:
+//! A group of commits is one record of the log, and it is acknowledged when the log is synced. If the power fails
+//! before that, the file may already be as long as the record, with zeros in pages that never reached the disk.
+//! RocksDB recognizes only records that were cut off, and takes a record with such a hole for damage. This module
+//! distinguishes such a hole from damage:
 //!
-//! * A hole is in the last record: the next one is only begun when the one before it is synced.
-//! * It consists of whole sectors that are zero. (etcd tells the two apart in the same way: `isTornEntry` in its `wal/decoder.go`.)
+//! * A hole is in the last record: the next record is begun only after the one before it is synced.
+//! * A hole consists of whole sectors that are zero. (etcd distinguishes the two in the same way: `isTornEntry` in
+//!   its `wal/decoder.go`.)
 //!
 //! Format (RocksDB, `db/log_format.h`): blocks of 32 KiB hold physical records of checksum (4, little-endian), length (2), type (1),
 //! and content. A record is one of type 1 (full), or one of type 2 (first), any of 3 (middle), and one of 4 (last).
@@ -23,8 +25,8 @@ const MIDDLE: u8 = 3;
 #[cfg(test)]
 const LAST: u8 = 4;
 
-/// Removes a last record with a hole from the newest log of a store; how many bytes were removed. `None`: there is none, and
-/// nothing was changed.
+/// Removes a last record with a hole from the newest log of a store; returns the number of removed bytes. `None`:
+/// there was no such record, and nothing was changed.
 pub(super) fn remove_torn_end(store: &Path) -> io::Result<Option<u64>> {
     let Some(log) = newest(store)? else { return Ok(None) };
     let content = fs::read(&log)?;
@@ -50,12 +52,13 @@ fn newest(store: &Path) -> io::Result<Option<PathBuf>> {
     Ok(logs.into_iter().max().map(|(_, path)| path))
 }
 
-/// Where the last record begins, if it has a hole. It is not the last one if any other begins behind what cannot be read.
+/// Offset of the last record, if it has a hole. The record is not the last one if another one begins after the
+/// unreadable part.
 fn torn_from(log: &[u8]) -> Option<usize> {
     let mut at = 0;
-    // Where the record began that is not complete yet.
+    // Offset of the record that is not complete yet.
     let mut begun = None;
-    // The first thing that cannot be read, and where its record begins.
+    // The first unreadable range, and the offset of its record.
     let mut bad: Option<(std::ops::Range<usize>, usize)> = None;
     while at < log.len() {
         let block_end = (at / BLOCK + 1) * BLOCK;
@@ -75,7 +78,7 @@ fn torn_from(log: &[u8]) -> Option<usize> {
                 at += record.size;
             }
             None => {
-                // Where the next one of this block would begin is not known.
+                // The offset of the next record in this block is unknown.
                 if (1..block.len()).any(|next| block.get(next..).is_some_and(begins)) {
                     return None;
                 }
@@ -89,7 +92,7 @@ fn torn_from(log: &[u8]) -> Option<usize> {
     sectors(log, extent).any(|sector| sector.iter().all(|byte| *byte == 0)).then_some(from)
 }
 
-/// A physical record that is what its checksum says.
+/// A physical record whose checksum is correct.
 struct Physical {
     kind: u8,
     size: usize,
@@ -100,7 +103,7 @@ impl Physical {
         let (&[a, b, c, d, _, _, kind], _) = block.split_first_chunk()?;
         let size = size(block)?;
         let checksum = crc32c(block.get(HEADER - 1..size)?);
-        // Stored so, for logs that hold checksums of their own.
+        // RocksDB stores checksums in this masked form, for logs that contain checksums themselves.
         let masked = checksum.rotate_right(15).wrapping_add(0xa282_ead8);
         (masked == u32::from_le_bytes([a, b, c, d])).then_some(Self { kind, size })
     }
@@ -108,7 +111,7 @@ impl Physical {
 
 /// Whether a record begins here.
 fn begins(bytes: &[u8]) -> bool {
-    // Most places are ruled out without a checksum.
+    // Most offsets are ruled out without computing a checksum.
     matches!(bytes.get(HEADER - 1), Some(&(FULL | FIRST))) && Physical::read(bytes).is_some()
 }
 
@@ -117,7 +120,7 @@ fn size(block: &[u8]) -> Option<usize> {
     Some(HEADER + usize::from(length))
 }
 
-/// How much of a block a record has that cannot be read: what its header says, if there is one.
+/// Number of bytes of a block that an unreadable record covers: the length in its header, if there is one.
 fn extent(block: &[u8]) -> usize {
     match size(block) {
         Some(size) if size > HEADER => size.min(block.len()),
@@ -125,7 +128,7 @@ fn extent(block: &[u8]) -> usize {
     }
 }
 
-/// The pieces of a range that lie in one sector each.
+/// The parts of a range that lie in one sector each.
 fn sectors(log: &[u8], range: std::ops::Range<usize>) -> impl Iterator<Item = &[u8]> {
     let first = range.start / SECTOR;
     let last = range.end.div_ceil(SECTOR);
@@ -134,7 +137,7 @@ fn sectors(log: &[u8], range: std::ops::Range<usize>) -> impl Iterator<Item = &[
     })
 }
 
-/// CRC-32C, as it is in RFC 3720.
+/// CRC-32C as defined in RFC 3720.
 fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, byte| {
         (0..8).fold(

@@ -1,4 +1,4 @@
-//! What every store must do. `contract_tests!` makes a test of each for one kind of store.
+//! The contract of every store. `contract_tests!` makes a test of each rule for one kind of store.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,8 @@ use hearth_hostd::store::{Batch, CommitError, Db, Entry, Expect, Scan, Store, Ta
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-/// `contract_tests!(make)`: `make` returns an `Arc<dyn Store>` that is empty but for its schema version, and a guard of what it lies in.
+/// `contract_tests!(make)`: `make` returns an `Arc<dyn Store>` that is empty except for its schema version, and a
+/// guard for its folder.
 macro_rules! contract_tests {
     ($make:path) => {
         contract_tests!($make:
@@ -87,7 +88,7 @@ pub(crate) fn a_batch_whose_expectation_fails_changes_nothing(store: Arc<dyn Sto
             put(b"b", b"x").expect_absent(T, b"a".to_vec()),
             put(b"b", b"x").expect_value(T, b"a".to_vec(), b"2".to_vec()),
             put(b"b", b"x").expect_value(T, b"c".to_vec(), Vec::new()),
-            // One of several.
+            // One of several expectations fails.
             put(b"b", b"x").expect_value(T, b"a".to_vec(), b"1".to_vec()).expect_absent(T, b"a".to_vec()),
             put(b"d", b"ok").expect_value(T, b"a".to_vec(), b"1".to_vec()).expect_absent(T, b"b".to_vec()),
         ],
@@ -104,7 +105,7 @@ pub(crate) fn a_batch_expects_what_batches_before_it_have_left(store: Arc<dyn St
             put(b"a", b"1").expect_absent(T, b"a".to_vec()),
             put(b"a", b"2").expect_absent(T, b"a".to_vec()),
             put(b"a", b"3").expect_value(T, b"a".to_vec(), b"1".to_vec()),
-            // What a refused batch would have written is not there for the next one.
+            // The next batch does not see the writes of a refused one.
             put(b"a", b"4").expect_value(T, b"a".to_vec(), b"2".to_vec()),
             Batch::new().delete(T, b"old".to_vec()),
             put(b"b", b"1").expect_value(T, b"old".to_vec(), b"1".to_vec()),
@@ -166,7 +167,7 @@ pub(crate) fn a_scan_stays_within_its_prefix(store: Arc<dyn Store>) {
     assert_eq!(scan(&*store, b"a/", None, 2), all[..2]);
     assert!(scan(&*store, b"a/", None, 0).is_empty());
     assert!(scan(&*store, b"c", None, 10).is_empty());
-    // From keys outside of it.
+    // Scans after keys outside of the prefix.
     assert_eq!(scan(&*store, b"a/", Some(b""), 10), all);
     assert_eq!(scan(&*store, b"a/", Some(b"a"), 10), all);
     assert!(scan(&*store, b"a/", Some(b"a0"), 10).is_empty());
@@ -196,7 +197,7 @@ pub(crate) fn prefixes_of_0xff_have_an_end(store: Arc<dyn Store>) {
     assert_eq!(scan(&*store, b"", Some(b"\xff\x00"), 10), keys[4..]);
 }
 
-/// The simplest thing that could be a store.
+/// The simplest possible store, as a model.
 #[derive(Default)]
 pub(crate) struct Model(BTreeMap<(Table, Vec<u8>), Vec<u8>>);
 
@@ -234,7 +235,7 @@ impl Model {
         found
     }
 
-    /// That the store holds exactly what the model does.
+    /// Checks that the store holds exactly the contents of the model.
     pub(crate) fn compare(&self, store: &dyn Store) {
         for table in TABLES {
             let all = Scan { table, prefix: b"", after: None, limit: usize::MAX };
@@ -243,7 +244,7 @@ impl Model {
     }
 }
 
-/// Few tables, and below few keys and values, so that batches meet.
+/// Few tables, and below few keys and values, so that batches affect the same entries.
 const TABLES: [Table; 2] = [Table::Microvms, Table::Expiries];
 
 fn key() -> impl Strategy<Value = Vec<u8>> {
@@ -273,7 +274,7 @@ pub(crate) fn groups() -> impl Strategy<Value = Vec<Vec<Batch>>> {
     prop::collection::vec(prop::collection::vec(batch(), 0..8), 1..6)
 }
 
-/// Runs a property so many times.
+/// Runs a property with this number of cases.
 pub(crate) fn property<S: Strategy>(cases: u32, of: S, test: impl Fn(S::Value)) {
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
@@ -287,7 +288,7 @@ pub(crate) fn property<S: Strategy>(cases: u32, of: S, test: impl Fn(S::Value)) 
 pub(crate) fn any_groups_leave_what_a_model_holds(store: Arc<dyn Store>) {
     property(48, (groups(), key(), key(), 0..5_usize), |(groups, prefix, after, limit)| {
         let mut model = Model::default();
-        // What the case before has left.
+        // Entries that the previous case has left.
         let left = TABLES.into_iter().flat_map(|table| {
             let all = Scan { table, prefix: b"", after: None, limit: usize::MAX };
             store.scan(&all).unwrap().into_iter().map(move |(key, _)| (table, key))

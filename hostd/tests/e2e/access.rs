@@ -30,7 +30,7 @@ use crate::support::Daemon;
 use crate::support::api::request;
 use crate::support::site::Site;
 
-/// Access keys of the accounts, which are somebody else's than the one of the socket; and one that may only look.
+/// Access keys of other accounts than the socket's, and one that may only read.
 const KEYS: &str = "
 listen.address = '127.0.0.1:7743'
 listen.certificate = 'CERTIFICATE'
@@ -81,21 +81,21 @@ async fn over_tcp_everybody_says_who_they_are_and_sees_their_own_alone() {
         Code::NotFound
     );
 
-    // Nor does anybody have another account's roles.
+    // A role of another account cannot be used either.
     let mut foreign = request(&daemon.counter().await);
     foreign.execution_role_arn = Some("arn:aws:iam::999999999999:role/app".into());
     let denied = daemon.api().run_microvm(foreign).await.unwrap_err();
     assert_eq!(denied.code(), Code::PermissionDenied, "{denied}");
     assert!(denied.message().contains("iam:PassRole"), "{denied}");
 
-    // One of this account sees both, and may change nothing.
+    // A client of this account sees both, and may change nothing.
     let mut looker = client(&channel, "looker", "the-secret-of-who-looks");
     assert_eq!(looker.get_microvm(get).await.unwrap().get_ref().microvm_id, microvm.microvm_id);
     let denied = looker.terminate_microvm(terminate).await.unwrap_err();
     assert_eq!(denied.code(), Code::PermissionDenied, "{denied}");
     assert_eq!(daemon.get(&microvm.microvm_id).await.unwrap().state(), MicrovmState::Running);
 
-    // Who does not speak TLS is not spoken to.
+    // A client that does not use TLS gets no response.
     let plain = Endpoint::from_static("http://localhost:7743").connect_lazy();
     let mut unheard = client(&plain, "looker", "the-secret-of-who-looks");
     assert!(unheard.list_microvms(ListMicrovmsRequest::default()).await.is_err());
@@ -120,7 +120,7 @@ fn client(channel: &Channel, id: &str, secret: &str) -> MicrovmServiceClient<Aut
 
 type Authorised = InterceptedService<Channel, Authorisation>;
 
-/// Says with each request who asks.
+/// Adds the credentials to each request.
 #[derive(Clone)]
 struct Authorisation(MetadataValue<Ascii>);
 
@@ -131,7 +131,7 @@ impl Interceptor for Authorisation {
     }
 }
 
-/// What grpcurl does: it knows nothing but the address, and asks the server for its services and messages.
+/// Behaves like grpcurl: it knows only the address, and queries the server for its services and messages.
 #[tokio::test]
 async fn a_client_that_knows_no_protobuf_file_finds_out_by_reflection() {
     let Some(daemon) = Daemon::start().await else { return };
@@ -158,7 +158,7 @@ async fn a_client_that_knows_no_protobuf_file_finds_out_by_reflection() {
     assert_eq!(service.methods().count(), 24);
     let method = service.methods().find(|method| method.name() == "ListManagedMicrovmImages").unwrap();
 
-    // The call itself goes through messages that were made of these descriptions alone.
+    // The call itself uses messages that were made of these descriptions only.
     let request: DynamicMessage = DynamicMessage::deserialize(
         method.input(),
         &mut serde_json::Deserializer::from_str(r#"{"maxResults": 1}"#),

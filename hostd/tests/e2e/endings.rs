@@ -1,4 +1,4 @@
-//! MicroVMs that end by themselves, or are made to.
+//! MicroVMs that exit by themselves, or are terminated.
 
 use hearth_proto::microvms::v1::MicrovmState::{Pending, Running};
 use tonic::Code;
@@ -13,7 +13,7 @@ use crate::support::traces::{is_gone, kill, monitor_of};
 async fn whatever_ends_a_microvm_is_its_reason() {
     let Some(daemon) = Daemon::start().await else { return };
     let image = daemon.counter().await;
-    // This one's time runs out while the others are looked at.
+    // The lifetime of this microVM expires while the others are tested.
     let mut short = request(&image);
     short.maximum_duration_in_seconds = Some(20);
     let short = daemon.launch(short).await.unwrap();
@@ -25,7 +25,7 @@ async fn whatever_ends_a_microvm_is_its_reason() {
 
     let guest = daemon.run().await;
     let mut control = agent(&guest.microvm_id).control().await.unwrap();
-    // The guest is off before it can answer, or has answered.
+    // The guest powers off before or after its response.
     let _ = control.power_off().await;
     let ended = daemon.ended(&guest.microvm_id).await;
     println!("a guest that powers off: {:?}", ended.state_reason);
@@ -64,7 +64,7 @@ async fn a_full_host_refuses_and_disturbs_nobody() {
     assert_eq!(daemon.list().await.iter().filter(|(_, state)| matches!(state, Running | Pending)).count(), 2);
     assert_eq!((count(&one.microvm_id).await, count(&other.microvm_id).await), (1, 1));
 
-    // A suspended one makes room, and has to wait for it itself.
+    // Suspending a microVM frees its memory; its resume then fails while the host is full.
     daemon.suspend(&one.microvm_id).await.unwrap();
     daemon.wait(&one.microvm_id, hearth_proto::microvms::v1::MicrovmState::Suspended).await;
     let third = daemon.run().await;

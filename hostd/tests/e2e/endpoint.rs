@@ -31,7 +31,7 @@ use crate::support::api::request;
 use crate::support::site::full;
 use crate::support::{Daemon, until};
 
-/// Requests at a time, and how often.
+/// Number of requests in a wave; below, the number of waves.
 const WAVE: usize = 12;
 const WAVES: usize = 4;
 
@@ -91,7 +91,7 @@ impl Endpoint {
         tls.connect(name, stream).await.unwrap()
     }
 
-    /// An answer with its trailers, over a connection of its own.
+    /// A response with its trailers, over a connection of its own.
     async fn exchange(&self, request: Builder, body: Bytes) -> (u16, Collected<Bytes>) {
         let stream = TokioIo::new(self.connect(&self.tls).await);
         let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream);
@@ -108,24 +108,24 @@ impl Endpoint {
         Request::builder().method(method).uri(uri).header("x-aws-proxy-auth", token)
     }
 
-    /// Status and text of an answer.
+    /// Status and text of a response.
     async fn send(&self, method: &str, path: &str, token: &str) -> (u16, String) {
         let (status, body) = self.exchange(self.request(method, path, token), Bytes::new()).await;
         (status, String::from_utf8(body.to_bytes().to_vec()).unwrap())
     }
 
-    /// The counts of a gRPC call that wants several.
+    /// The counts that a gRPC call with several responses returns.
     async fn count_up(&self, times: u8) -> Vec<u8> {
         let request = self.request("POST", "/hearth.example.v1.Counter/CountUp", &self.token);
         let request = request.header("content-type", "application/grpc").header("te", "trailers");
-        // A message that is not compressed, of 2 bytes: field 1.
+        // An uncompressed message of 2 bytes: field 1.
         let (status, body) = self.exchange(request, Bytes::from(vec![0, 0, 0, 0, 2, 8, times])).await;
         let trailers = body.trailers().cloned().unwrap_or_default();
         assert_eq!((status, trailers["grpc-status"].to_str().unwrap()), (200, "0"));
         body.to_bytes().chunks(7).map(|message| message[6]).collect()
     }
 
-    /// What is answered to a message over a WebSocket.
+    /// The response to a message over a WebSocket.
     async fn message(&self) -> String {
         let mut request = format!("wss://{}/socket", self.name).into_client_request().unwrap();
         request.headers_mut().insert("x-aws-proxy-auth", self.token.parse().unwrap());
@@ -137,7 +137,7 @@ impl Endpoint {
         answer
     }
 
-    /// What a program in the app's container shows on a terminal, and its exit status.
+    /// The output of a program on a terminal in the app's container, and its exit status.
     async fn run(&self, command: &[&str]) -> (String, i64) {
         let stream = self.connect(&self.websocket).await;
         let mut request = format!("wss://{}/?ext=1", self.name).into_client_request().unwrap();
@@ -190,7 +190,7 @@ async fn an_app_answers_at_its_endpoint_and_wakes_up_for_a_request() {
     let launched = daemon.launch(wanted).await.unwrap();
     let id = launched.microvm_id.as_str();
     let endpoint = Endpoint::of(&daemon, &launched).await;
-    // A request that comes before it runs waits for it.
+    // A request that arrives before the microVM runs waits for it.
     assert_eq!(endpoint.count().await, 1);
     assert_eq!(state(&daemon, id).await, Running);
     assert_eq!(endpoint.count().await, 2);
@@ -199,7 +199,7 @@ async fn an_app_answers_at_its_endpoint_and_wakes_up_for_a_request() {
     let hook = "/aws/lambda-microvms/runtime/v1/terminate";
     assert_eq!(endpoint.send("POST", hook, &endpoint.token).await.0, 403);
 
-    // Asleep, it is woken by a request, and by nothing less.
+    // A suspended microVM is resumed by an authorized request only.
     daemon.suspend(id).await.unwrap();
     daemon.wait(id, Suspended).await;
     assert_eq!(endpoint.send("GET", "/", "no token").await.0, 403);
@@ -213,10 +213,11 @@ async fn an_app_answers_at_its_endpoint_and_wakes_up_for_a_request() {
     // This app's second /suspend fails, and it runs on.
     daemon.suspend(id).await.unwrap();
     daemon.wait(id, Running).await;
-    // Waves of requests find it asleep, each with a suspend in its midst: all are answered, each once.
+    // Each wave of requests finds the microVM suspended, with another suspend in its midst: every request gets
+    // exactly one response.
     let mut counts = Vec::new();
     for _ in 0..WAVES {
-        let _ = daemon.suspend(id).await; // it may be asleep already
+        let _ = daemon.suspend(id).await; // the microVM may be suspended already
         daemon.wait(id, Suspended).await;
         let wave = join_all((0..WAVE).map(|_| async { [endpoint.count().await, endpoint.count().await] }));
         let (wave, _) = tokio::join!(wave, daemon.suspend(id));
@@ -226,14 +227,14 @@ async fn an_app_answers_at_its_endpoint_and_wakes_up_for_a_request() {
     assert_eq!(counts, (6..).take(2 * WAVE * WAVES).collect::<Vec<_>>());
     let mut last = counts.last().copied().unwrap();
 
-    // A program beside the app, which has the app's environment.
+    // A program in the app's container has the app's environment.
     last += 1;
     assert_eq!(
         endpoint.run(&["/counter", "ask", "/"]).await,
         (format!("request {last} of this microVM's life\r\n"), 0)
     );
 
-    // Another daemon takes over; tokens are as good as before.
+    // Another daemon takes over; tokens stay valid.
     daemon.kill();
     daemon.restart(None).await;
     assert_eq!(state(&daemon, id).await, Running);
@@ -242,7 +243,7 @@ async fn an_app_answers_at_its_endpoint_and_wakes_up_for_a_request() {
     assert_eq!(endpoint.count_up(2).await, [last + 3, last + 4].map(|count| u8::try_from(count).unwrap()));
 
     if full() {
-        // Nothing passes for a minute.
+        // Nothing passes the gate for a minute.
         tokio::time::sleep(Duration::from_secs(55)).await;
         assert_eq!(state(&daemon, id).await, Running);
         until("it is suspended", async || (state(&daemon, id).await == Suspended).then_some(())).await;

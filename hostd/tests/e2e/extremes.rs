@@ -1,4 +1,4 @@
-//! What clients may send, and the daemon must outlive: as it is built to be shipped.
+//! Calls with extreme values, which the daemon must survive. The daemon is the release build.
 
 use hearth_proto::host::v1::{GetHostStatusRequest, ReadLogsRequest};
 use hearth_testing::calls;
@@ -7,7 +7,7 @@ use tonic::Code;
 
 use crate::support::Daemon;
 
-/// Names of nothing: no call makes anything that would have to be removed.
+/// Names of things that do not exist: no call makes anything that would have to be removed.
 const KNOWN: calls::Known<'_> = &[
     ("imageIdentifier", "nothing"),
     ("microvmIdentifier", "microvm-00000000-0000-0000-0000-000000000000"),
@@ -17,14 +17,14 @@ const KNOWN: calls::Known<'_> = &[
     ("minimumMemoryInMiB", "512"),
     ("endPort", "2"),
 ];
-/// They take as long as the store, and leave folders behind.
+/// Calls that take as long as the store is large, and leave folders behind.
 const LEFT_OUT: [&str; 1] = ["BackUpStore"];
 
 #[tokio::test]
 async fn no_call_ends_the_daemon() {
     let Some(mut daemon) = Daemon::start().await else { return };
     let started = status(&daemon).await;
-    // This one did.
+    // This call once crashed the daemon.
     let start_time = Some(Timestamp { seconds: i64::MAX, nanos: 2_000_000_000 });
     let read = ReadLogsRequest { log_group: Some("/nothing".into()), start_time, ..Default::default() };
     let refused = daemon.host().read_logs(read).await.unwrap_err();
@@ -47,7 +47,7 @@ async fn no_call_ends_the_daemon() {
     daemon.finish().await;
 }
 
-/// When the daemon was started.
+/// The time at which the daemon was started.
 async fn status(daemon: &Daemon) -> Option<Timestamp> {
     daemon.host().get_host_status(GetHostStatusRequest::default()).await.unwrap().into_inner().started_at
 }

@@ -1,4 +1,4 @@
-//! Images, versions, builds, and microVMs that outlive them.
+//! Images, versions, builds, and microVMs that outlive their images.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,7 +30,7 @@ async fn an_image_from_its_first_build_to_after_its_deletion() {
     assert_eq!((created.state(), created.image_version.as_str()), (MicrovmImageState::Creating, "1.0"));
     let arn = created.image_arn.clone();
 
-    // Nothing can be had of it yet, and its token brings the same answer.
+    // The image cannot be launched yet, and its client token returns the same response.
     let early = daemon.launch(request(NAME)).await.unwrap_err();
     assert_eq!(early.message(), format!("No active version found for MicroVM image {arn}"));
     assert_eq!(early.code(), Code::NotFound);
@@ -64,7 +64,7 @@ async fn an_image_from_its_first_build_to_after_its_deletion() {
     let tags = daemon.api().list_tags(ListTagsRequest { resource: Some(arn.clone()) }).await.unwrap();
     assert_eq!(tags.into_inner().tags, create.tags);
 
-    // The next version's /run fails. While it is built, the first one is run.
+    // The next version's /run fails. While it is built, the first version is launched.
     let mut update = update_of(&create);
     update.environment_variables = BTreeMap::from([("HOOK_RUN".into(), "500".into())]);
     let updating = daemon.api().update_microvm_image(update).await.unwrap().into_inner();
@@ -80,7 +80,7 @@ async fn an_image_from_its_first_build_to_after_its_deletion() {
         "Run lifecycle hook returned HTTP status 500. Please check your hook endpoint and application logs for more details."
     );
 
-    // Inactive, it is not run; the newest active one is.
+    // An inactive version is not launched; the newest active one is.
     set_status(&daemon, "2.0", MicrovmImageVersionStatus::Inactive).await.unwrap();
     let mut pinned = request(&arn);
     pinned.image_version = Some("2.0".into());
@@ -97,7 +97,7 @@ async fn an_image_from_its_first_build_to_after_its_deletion() {
     let last = delete_version(&daemon, "1.0").await.unwrap_err();
     assert_eq!(last.message(), "This is the last version. Please delete the entire image");
 
-    // The image goes, its microVM stays: it can even be suspended and resumed.
+    // The image is deleted and its microVM stays: it can even be suspended and resumed.
     assert_eq!(count(&old).await, 1);
     delete(&daemon).await.unwrap();
     let get = GetMicrovmImageRequest { image_identifier: Some(arn.clone()) };
@@ -114,7 +114,7 @@ async fn an_image_from_its_first_build_to_after_its_deletion() {
     let before = files(&daemon);
     daemon.terminate(&old).await.unwrap();
     daemon.ended(&old).await;
-    // Its files go with their last user.
+    // The files are removed with their last user.
     until("the files of the image are gone", async || (files(&daemon) < before).then_some(())).await;
     daemon.finish().await;
 }
@@ -148,7 +148,7 @@ async fn a_build_that_fails_says_why_and_leaves_no_version_to_run() {
     daemon.finish().await;
 }
 
-/// Follows the build to its end and returns what was told: names of steps and lines.
+/// Follows the build to its end and returns the names of its steps and its output lines.
 async fn watch(daemon: &Daemon) -> Vec<String> {
     let request = WatchBuildRequest { image_identifier: Some(NAME.into()), image_version: None };
     let mut events = daemon.host().watch_build(request).await.unwrap().into_inner();
@@ -217,7 +217,7 @@ fn busy(arn: &str) -> String {
     format!("Cannot delete MicroVM image in its current state: {arn}")
 }
 
-/// How many builds have files: folders below `images/ACCOUNT/IMAGE/VERSION/`.
+/// Number of builds that have files: folders below `images/ACCOUNT/IMAGE/VERSION/`.
 fn files(daemon: &Daemon) -> usize {
     let mut folders = vec![daemon.site.data().join("images")];
     for _ in 0..4 {

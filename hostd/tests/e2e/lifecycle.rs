@@ -1,4 +1,4 @@
-//! Launch, suspend, resume, terminate.
+//! Launches, suspends, resumes and terminations.
 
 use hearth_proto::host::v1::GetHostStatusRequest;
 use hearth_proto::microvms::v1::MicrovmState::{Pending, Running, Suspended, Terminated};
@@ -23,7 +23,7 @@ async fn a_microvm_goes_on_where_it_was_after_a_suspend() {
     let running = daemon.wait(id, Running).await;
     assert_eq!((&running.endpoint, &running.started_at), (&launched.endpoint, &launched.started_at));
 
-    // /run has told the app who it is.
+    // The app has received its id in the request to /run.
     let run: serde_json::Value = serde_json::from_str(&ask(id, "GET /run").await).unwrap();
     assert_eq!(
         (run["microvmId"].as_str(), run["runHookPayload"].as_str()),
@@ -32,7 +32,7 @@ async fn a_microvm_goes_on_where_it_was_after_a_suspend() {
     assert_eq!((count(id).await, count(id).await), (1, 2));
     assert_eq!(daemon.reserved().await, 512);
 
-    // Suspended, it has neither a process nor memory.
+    // A suspended microVM has neither a process nor memory.
     daemon.suspend(id).await.unwrap();
     daemon.wait(id, Suspended).await;
     assert!(!control_socket(id).exists());
@@ -47,7 +47,8 @@ async fn a_microvm_goes_on_where_it_was_after_a_suspend() {
     assert_eq!(ask(id, "GET /loopback").await, "round 1 over the same connection\n");
     daemon.resume(id).await.expect("once more is the same");
 
-    // The second time, this image's /suspend fails: it goes on and says why; a resume would have nothing to do.
+    // The second call of this image's /suspend fails: the microVM runs on and reports why; a resume would have no
+    // effect.
     daemon.suspend(id).await.unwrap();
     let reason = until("the suspend has failed", async || daemon.get(id).await.unwrap().state_reason).await;
     assert_eq!(
@@ -57,7 +58,7 @@ async fn a_microvm_goes_on_where_it_was_after_a_suspend() {
     assert_eq!(daemon.wait(id, Running).await.state(), Running);
     assert_eq!(count(id).await, 4);
 
-    // It is suspended from its own suspended state, and ends without being woken.
+    // The microVM is suspended on top of its own suspended state, and terminated without a resume.
     daemon.suspend(id).await.unwrap();
     let suspended = daemon.wait(id, Suspended).await;
     assert_eq!(suspended.state_reason, None);
@@ -92,7 +93,7 @@ async fn microvms_of_one_image_know_nothing_of_each_other() {
     assert_eq!(count(&other.microvm_id).await, 1);
     assert_ne!(one.endpoint, other.endpoint);
 
-    // What is pooled is used and made anew.
+    // Pooled monitors and networks are used and made again.
     let pools = until("the pools are full again", async || {
         let status = daemon.host().get_host_status(GetHostStatusRequest {}).await.unwrap().into_inner();
         status.pools.iter().all(|pool| pool.ready >= pool.wanted).then_some(status.pools)
@@ -100,7 +101,7 @@ async fn microvms_of_one_image_know_nothing_of_each_other() {
     .await;
     assert!(!pools.is_empty());
 
-    // One ends from RUNNING; the other does not notice.
+    // One microVM is terminated from RUNNING; the other is not affected.
     daemon.terminate(&one.microvm_id).await.unwrap();
     assert_eq!(daemon.ended(&one.microvm_id).await.state(), Terminated);
     assert!(agent(&other.microvm_id).stream(8080, PATIENCE).await.is_ok());
@@ -116,7 +117,7 @@ async fn a_request_while_it_is_being_suspended_is_heeded() {
     let microvm = daemon.run().await;
     let id = microvm.microvm_id.as_str();
     assert_eq!(count(id).await, 1);
-    // Whether the suspend was cancelled or finished, it runs in the end.
+    // Whether the suspend was cancelled or completed, the microVM runs in the end.
     daemon.suspend(id).await.unwrap();
     daemon.resume(id).await.unwrap();
     daemon.wait(id, Running).await;

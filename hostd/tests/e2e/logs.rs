@@ -1,4 +1,4 @@
-//! What the app said.
+//! Logs of the app's output.
 
 use hearth_proto::host::v1::{ListLogGroupsRequest, LogEvent, ReadLogsRequest, TailLogsRequest};
 use hearth_proto::microvms::v1::{CloudWatchLogging, Logging, LoggingDisabled, logging};
@@ -34,7 +34,7 @@ async fn what_an_app_says_is_kept_and_can_be_followed() {
     assert!(lines.iter().all(|event| event.log_stream == STREAM), "{lines:?}");
     assert!(lines.iter().any(|event| event.source == "stdout"), "{lines:?}");
 
-    // What is said from now on comes by itself, across a suspend too.
+    // New lines arrive at the open tail, across a suspend too.
     let tail = TailLogsRequest { log_group: Some(GROUP.into()), last: Some(1), ..Default::default() };
     let mut tail = daemon.host().tail_logs(tail).await.unwrap().into_inner();
     assert!(next(&mut tail).await.message.starts_with("counter: /run,"));
@@ -51,7 +51,7 @@ async fn what_an_app_says_is_kept_and_can_be_followed() {
 
     let filtered = read(&daemon, Some("exiting")).await;
     assert_eq!(filtered.len(), 1, "{filtered:?}");
-    // Output of a microVM that was not to be logged is nowhere, nor is a payload in what the daemon says itself.
+    // The output of a microVM without logging is in no group, and the daemon's own log contains no payload.
     let groups = daemon.host().list_log_groups(ListLogGroupsRequest::default()).await.unwrap().into_inner();
     for group in groups.items {
         let all = ReadLogsRequest { log_group: Some(group.name), ..Default::default() };
@@ -82,7 +82,7 @@ async fn read(daemon: &Daemon, contains: Option<&str>) -> Vec<LogEvent> {
         contains: contains.map(Into::into),
         ..Default::default()
     };
-    // The group is there with its first line.
+    // The group exists once its first line was stored.
     daemon.host().read_logs(request).await.map(|answer| answer.into_inner().items).unwrap_or_default()
 }
 

@@ -1,22 +1,23 @@
-//! The daemon on the metal: a real `hearthd` process, its API, microVMs, and what happens to them when it is killed.
+//! End-to-end tests: a real `hearthd` process, its API and microVMs, and what happens to microVMs when the daemon is
+//! killed.
 //!
-//! The tests need root, KVM, nftables and these variables, which `cargo xtask test` sets; without them they do nothing:
-//! `HEARTH_HOSTD` (the daemon), `HEARTH_VMM` (the monitor), `HEARTH_CATALOGUE` (base images), `HEARTH_EXAMPLES` (the folder
-//! `examples/` with the counter's binary in its place). With `HEARTH_METAL` nothing may be skipped; with `HEARTH_FULL` the
-//! daemon is killed at each of its fault points, instead of some.
+//! The tests need root, KVM, nftables and these variables, which `cargo xtask test` sets; without them they are
+//! skipped: `HEARTH_HOSTD` (the daemon), `HEARTH_VMM` (the monitor), `HEARTH_CATALOGUE` (base images),
+//! `HEARTH_EXAMPLES` (the folder `examples/` including the counter's binary). With `HEARTH_METAL` nothing may be
+//! skipped; with `HEARTH_FULL` the daemon is killed at each of its fault points, instead of some.
 //!
-//! All tests share one state: images are built once. Each has a daemon of its own over it, one after the other, and
-//! leaves neither a microVM nor anything of one.
+//! All tests share one data folder, so that images are built once. Each test runs its own daemon on it, one test
+//! after the other, and leaves no trace of a microVM.
 //!
-//! * [`support`] – the daemon, requests, what it must leave behind
-//! * `lifecycle` – launch, suspend, resume, terminate
+//! * [`support`] – the daemon, requests, and checks of what it leaves behind
+//! * `lifecycle` – launches, suspends, resumes and terminations
 //! * `endpoint` – requests from outside to apps
-//! * `endings` – microVMs that end by themselves, or are made to
-//! * `images` – images, versions, builds, and microVMs that outlive them
-//! * `outages` – the daemon killed and started again
-//! * `logs` – what the app said
-//! * `silent` – guests and monitors that answer nobody
-//! * `extremes` – calls that make no sense
+//! * `endings` – microVMs that exit by themselves, or are terminated
+//! * `images` – images, versions, builds, and microVMs that outlive their images
+//! * `outages` – the daemon is killed and started again
+//! * `logs` – the app's output
+//! * `silent` – guests and monitors that do not respond
+//! * `extremes` – calls with extreme values
 //! * `access` – TLS, API keys, accounts, reflection
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

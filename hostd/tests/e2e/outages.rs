@@ -1,4 +1,4 @@
-//! The daemon killed and started again.
+//! The daemon is killed and started again.
 
 use hearth_proto::microvms::v1::MicrovmState::{self, Pending, Running, Suspended, Terminated};
 use tonic::{Code, Status};
@@ -35,7 +35,7 @@ async fn microvms_live_through_an_outage_of_the_daemon() {
     daemon.wait(&suspended, Running).await;
     assert_eq!(count(&suspended).await, 2);
 
-    // The token is remembered: the first answer, to the letter.
+    // The client token is remembered: it returns exactly the first response.
     assert_eq!(daemon.launch(wanted.clone()).await.unwrap(), launched);
     wanted.maximum_duration_in_seconds = Some(300);
     let other = daemon.launch(wanted).await.unwrap_err();
@@ -43,7 +43,7 @@ async fn microvms_live_through_an_outage_of_the_daemon() {
     let text = "The provided clientToken was used with different request parameters.";
     assert_eq!(other.message(), text);
 
-    // A service manager's stop is no end of microVMs either; adopted ones are suspended as others are.
+    // A stop by a service manager does not terminate microVMs either; adopted ones can be suspended like others.
     daemon.stop().await;
     assert_eq!(count(running).await, 4);
     daemon.restart(None).await;
@@ -55,7 +55,8 @@ async fn microvms_live_through_an_outage_of_the_daemon() {
     daemon.finish().await;
 }
 
-/// What is asked of a microVM, and the points on the way at which the daemon may die (hostd/src/driver/faults.rs).
+/// A part of a microVM's life: the requested state, and the points on the way at which the daemon may die
+/// (hostd/src/driver/faults.rs).
 struct Leg {
     target: MicrovmState,
     points: &'static [&'static str],
@@ -116,7 +117,7 @@ const LEGS: [Leg; 4] = [
     },
 ];
 
-/// In each round a microVM goes through its life, and on every leg of it the daemon dies once.
+/// In each round a microVM passes through its life, and the daemon dies once on every leg.
 #[tokio::test]
 async fn a_daemon_that_dies_at_a_bad_moment_leaves_nothing_half_done() {
     let Some(mut daemon) = Daemon::start().await else { return };
@@ -144,13 +145,13 @@ async fn a_daemon_that_dies_at_a_bad_moment_leaves_nothing_half_done() {
             until(&format!("hearthd dies at {point}"), async || daemon.has_died().then_some(())).await;
 
             daemon.restart(None).await;
-            // The same token means the same microVM, whether or not its launch was answered.
+            // The same token identifies the same microVM, whether or not the response to its launch arrived.
             let same = daemon.launch(wanted.clone()).await.unwrap().microvm_id;
             assert_eq!(id.get_or_insert_with(|| same.clone()), &same);
             let settled = daemon.settled(&same).await;
             let (state, reason) = (settled.state(), settled.state_reason.unwrap_or_default());
             if state != leg.target {
-                // A hook that may have been called is called again, and this app's /suspend fails the second time.
+                // A hook that may have been called is called again, and the second call of this app's /suspend fails.
                 let refused =
                     leg.target == Suspended && reason.starts_with("Suspend lifecycle hook returned");
                 assert!(!acknowledged || refused, "{point}: acknowledged, and {state:?} now: {reason}");
@@ -168,7 +169,7 @@ async fn a_daemon_that_dies_at_a_bad_moment_leaves_nothing_half_done() {
     daemon.finish().await;
 }
 
-/// Asks for what leads to a state.
+/// Sends the request that leads to a state.
 async fn go(daemon: &Daemon, id: &str, to: MicrovmState) -> Result<(), Status> {
     match to {
         Running => daemon.resume(id).await,

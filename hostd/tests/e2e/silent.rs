@@ -1,4 +1,4 @@
-//! Guests and monitors that answer nobody: their microVMs end all the same, and disturb no other.
+//! Guests and monitors that do not respond: their microVMs terminate nevertheless, and affect no others.
 
 use hearth_proto::microvms::v1::MicrovmState::{Running, Suspended, Terminated};
 use hearth_vmm::client::Client;
@@ -8,12 +8,12 @@ use crate::support::api::request;
 use crate::support::app::{control_socket, count};
 use crate::support::traces::{is_gone, monitor_of, silence};
 
-/// Has a guest stand still: its monitor takes connections to its agent, which never answers.
+/// Pauses a guest: its monitor accepts connections to the agent, which never responds.
 fn halt(id: &str) {
     Client::connect(control_socket(id)).unwrap().pause().unwrap();
 }
 
-/// Has a monitor stand still, and its guest with it.
+/// Stops a monitor process, and its guest with it.
 fn freeze(id: &str) {
     silence(monitor_of(id));
 }
@@ -22,12 +22,12 @@ fn freeze(id: &str) {
 async fn what_is_silent_can_be_ended_and_ends_with_its_lifetime() {
     let Some(daemon) = Daemon::start().await else { return };
     let image = daemon.counter().await;
-    // Most of it is waiting for deadlines: both kinds wait at once.
+    // The test mostly waits for deadlines: both kinds wait at the same time.
     tokio::join!(ends(&daemon, &image, halt), ends(&daemon, &image, freeze));
     daemon.finish().await;
 }
 
-/// Three microVMs of an image that `mute` silences all come to their end.
+/// Three microVMs of an image that `mute` silences all terminate.
 async fn ends(daemon: &Daemon, image: &str, mute: fn(&str)) {
     let mut short = request(image);
     short.maximum_duration_in_seconds = Some(60);
@@ -40,7 +40,7 @@ async fn ends(daemon: &Daemon, image: &str, mute: fn(&str)) {
     let ended = daemon.ended(&terminated).await;
     assert_eq!(ended.state_reason.as_deref(), Some("Success."));
 
-    // Its /suspend is late: it runs on, as one whose app is late, and can be ended.
+    // The call of /suspend times out: the microVM runs on, as after a slow app, and can be terminated.
     mute(&suspended);
     daemon.suspend(&suspended).await.unwrap();
     let reason = daemon.wait(&suspended, Running).await.state_reason.unwrap();

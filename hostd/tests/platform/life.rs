@@ -1,4 +1,4 @@
-//! Launched, suspended, resumed, ended.
+//! MicroVMs are launched, suspended, resumed and terminated.
 
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,7 +15,7 @@ async fn a_launched_microvm_has_its_identity_and_its_share_and_leaves_nothing() 
     let spec = site.spec(1);
     let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
     let guest = platform.launch(&spec).await.unwrap();
-    // It goes on as the one that it is, not as the one in the snapshot.
+    // The guest continues with its own identity and time, not with those of the snapshot.
     site.logs.wait_for(&spec.id, "tick").await;
     let ticks = site.logs.ticks(&spec.id);
     assert!(ticks.iter().all(|time| *time >= began), "launched at {began}: {ticks:?}");
@@ -50,7 +50,7 @@ async fn memory_and_connections_inside_survive_two_suspends() {
     let mut guest = platform.launch(&spec).await.unwrap();
     assert_eq!(guest.call_hook(Hook::Run).await, HookOutcome::Status(200));
     assert!(site.ask(&spec.id, "/").await.starts_with("request 1 of"));
-    // Twice: the first state has the overlay itself, the second what was merged.
+    // Two suspends: the first state contains the overlay itself, the second a merged one.
     for number in [1, 2] {
         guest.suspend(number).await.unwrap();
         assert_eq!(names(&site.state_of(&spec.id)), [format!("suspended-{number}")]);

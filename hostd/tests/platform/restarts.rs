@@ -1,4 +1,4 @@
-//! Daemons that end and are killed, and what the next one finds.
+//! Daemons that exit or are killed, and what the next one finds.
 
 use std::collections::HashSet;
 use std::fs;
@@ -29,7 +29,7 @@ async fn microvms_outlive_the_daemon_and_are_found_again() {
     assert!(matches!(platform.find(&suspended, 1).await.unwrap(), Found::Suspended));
     assert!(matches!(platform.find(&site.spec(22), 0).await.unwrap(), Found::Nothing));
     assert!(site.ask(&running.id, "/").await.starts_with("request 2 of"));
-    // What was adopted can be suspended, resumed, and ends like any other.
+    // An adopted microVM can be suspended and resumed, and exits like any other.
     guest.suspend(1).await.unwrap();
     let guest = platform.resume(&Spec { suspends: 1, ..running.clone() }).await.unwrap();
     assert!(site.ask(&running.id, "/").await.starts_with("request 3 of"));
@@ -53,18 +53,18 @@ async fn a_suspend_that_was_interrupted_is_settled_one_way_or_the_other() {
     }
     platform.shut_down().await;
     drop(platform);
-    // Killed after the folder had its name, and before the monitor was told to end.
+    // The daemon is killed after the folder was renamed, and before the monitor was requested to exit.
     let client = Client::connect(site.run_of(&committed.id).join("control.sock")).unwrap();
     let image = site.data.join("images/111122223333/counter/1/b1/snapshot");
     let what = Take { base: Some(image), ..Take::default() };
     take(&client, &site.state_of(&committed.id).join("suspended-1"), &what).unwrap();
-    // Killed when all was written, and nothing had its name.
+    // The daemon is killed when everything was written and nothing was renamed.
     Client::connect(site.run_of(&paused.id).join("control.sock")).unwrap().pause().unwrap();
     fs::create_dir(site.state_of(&paused.id).join(".suspended-1.tmp-1-0")).unwrap();
-    // Killed when the app stood still, and nothing was saved yet.
+    // The daemon is killed when the app was frozen and nothing was saved yet.
     site.agent(&frozen.id).control().await.unwrap().freeze(false).await.unwrap();
     assert!(site.is_frozen(&frozen.id).await);
-    // Killed before the guest knew who it is.
+    // The daemon is killed before the guest has received its identity.
     fs::remove_file(site.run_of(&half.id).join("identified")).unwrap();
 
     let platform = site.open().await;
@@ -95,7 +95,7 @@ async fn what_nobody_knows_is_swept_away_and_the_rest_is_left_alone() {
     }
     let stray = site.data.join("images/111122223333/gone/1/b0");
     fs::create_dir_all(stray.join("snapshot")).unwrap();
-    // A daemon that is killed leaves its pool.
+    // A killed daemon leaves its pool behind.
     while names(&site.run.join("pool")).is_empty() || monitors() < 3 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -1,4 +1,4 @@
-//! A host with an image, and what it must be left like.
+//! A host with an image, and checks of what is left on it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::env;
@@ -27,11 +27,11 @@ use hearth_vmm::jail::JailConfig;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::OnceCell;
 
-/// How long an app has to answer on the emulated metal.
+/// How long an app may take to respond on the emulated metal.
 const PATIENCE: Duration = Duration::from_secs(60);
 const ACCOUNT: &str = "111122223333";
 
-/// Lines by microVM, with their numbers.
+/// Stored lines by microVM, with their sequence numbers.
 #[derive(Debug, Default)]
 pub(crate) struct Lines(Mutex<HashMap<String, Vec<(u64, String)>>>);
 
@@ -55,7 +55,7 @@ impl LogWriter for Stream {
     }
 }
 
-/// A sink that outlives the platforms that write to it.
+/// A log sink that outlives the platforms that write to it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Logs(Arc<Lines>);
 
@@ -66,7 +66,7 @@ impl LogSink for Logs {
 }
 
 impl Logs {
-    /// The lines of a microVM, none of which was stored twice or left out.
+    /// The lines of a microVM; fails if a line was stored twice or is missing.
     pub(crate) fn lines(&self, microvm: &str) -> Vec<String> {
         let lines = self.0.0.lock().unwrap().get(microvm).cloned().unwrap_or_default();
         for (before, after) in lines.iter().zip(lines.iter().skip(1)) {
@@ -75,14 +75,14 @@ impl Logs {
         lines.into_iter().map(|(_, text)| text).collect()
     }
 
-    /// The times, in nanoseconds since 1970, that the counter of a microVM has said.
+    /// The times that the counter of a microVM has printed, in nanoseconds since 1970.
     pub(crate) fn ticks(&self, microvm: &str) -> Vec<u128> {
         let lines = self.lines(microvm);
         let ticks = lines.iter().filter_map(|line| line.strip_prefix("tick ")?.split(' ').next());
         ticks.map(|time| time.parse().unwrap()).collect()
     }
 
-    /// Waits for a line with this in it.
+    /// Waits for a line that contains `text`.
     pub(crate) async fn wait_for(&self, microvm: &str, text: &str) {
         let waiting = async {
             while !self.lines(microvm).iter().any(|line| line.contains(text)) {
@@ -111,7 +111,7 @@ pub(crate) fn artifact() -> Artifact {
 }
 
 impl Site {
-    /// The metal, if this is it; with the image, which the first one builds.
+    /// The host, if the tests run on the metal. The first test builds the image.
     pub(crate) async fn find() -> Option<Self> {
         let path = |name: &str| env::var_os(name).map(PathBuf::from);
         let found = (|| Some((path("HEARTH_VMM")?, path("HEARTH_CATALOGUE")?, path("HEARTH_EXAMPLES")?)))();
@@ -144,7 +144,7 @@ impl Site {
         HostPlatform::open(config, surroundings).await.unwrap()
     }
 
-    /// A microVM's; `number` makes its id.
+    /// The specification of a microVM; `number` makes its id.
     pub(crate) fn spec(&self, number: u32) -> Spec {
         let enabled = Some(HookState::Enabled.into());
         let hooks = MicrovmHooks {
@@ -186,12 +186,12 @@ impl Site {
         Agent::of_monitor(&self.run_of(id).join("control.sock")).unwrap()
     }
 
-    /// Whether the app of a microVM stands still.
+    /// Whether the app of a microVM is frozen.
     pub(crate) async fn is_frozen(&self, id: &str) -> bool {
         self.agent(id).control().await.unwrap().status().await.unwrap().frozen
     }
 
-    /// What the app of a microVM answers.
+    /// The response of a microVM's app.
     pub(crate) async fn ask(&self, id: &str, path: &str) -> String {
         let agent = self.agent(id);
         let asking = async {
@@ -204,7 +204,7 @@ impl Site {
         tokio::time::timeout(PATIENCE, asking).await.unwrap()
     }
 
-    /// Ends the platform, after which nothing is left on this host but the image.
+    /// Shuts the platform down and checks that nothing is left on this host but the image.
     pub(crate) async fn assert_clean(&self, platform: HostPlatform) {
         platform.shut_down().await;
         for folder in [self.data.join("microvms"), self.run.join("microvms"), self.run.join("pool")] {
@@ -224,7 +224,7 @@ pub(crate) fn names(folder: &Path) -> Vec<String> {
     entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// How many monitors run on this host, the dead that nobody has waited for included.
+/// Number of monitor processes on this host, including zombies.
 pub(crate) fn monitors() -> usize {
     let processes = fs::read_dir("/proc").unwrap();
     let comms = processes.filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("comm")).ok());

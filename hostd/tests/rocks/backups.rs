@@ -1,4 +1,4 @@
-//! Back-ups: taken while the store is used, and put back.
+//! Backups: they are taken while the store is in use, and restored.
 
 use hearth_hostd::store::rocks::backup::restore;
 
@@ -18,7 +18,7 @@ fn a_backup_is_the_store_as_it_was_and_outlives_it() {
     put(&store, b"after", b"1");
     let expected: Vec<_> = keys(&store, T).into_iter().filter(|key| key != b"after").collect();
     drop(store);
-    // Whatever happens to the store's files in place does not happen to the backup's.
+    // Damage of the store's files does not affect the backup's.
     for file in files(&path, "sst") {
         OpenOptions::new().write(true).open(file).unwrap().set_len(0).unwrap();
     }
@@ -64,7 +64,7 @@ fn backups_are_taken_while_commits_go_on() {
         let found = keys(&store, T);
         assert_eq!(found, keys(&store, Table::Expiries));
         assert!(found.len() >= usize::try_from(before).unwrap());
-        // What was committed one after another is there without a gap.
+        // Commits that were made one after another are present without a gap.
         for (number, key) in (0_u32..).zip(found) {
             assert_eq!(key, number.to_be_bytes());
         }

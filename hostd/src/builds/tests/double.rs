@@ -1,4 +1,4 @@
-//! A builder that does what the artifact's URI says, and a daemon on a double of the host.
+//! A builder whose result depends on the artifact's URI, and a daemon on a double of the host.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -26,13 +26,13 @@ use crate::store::{Batch, Db, MemoryStore, Scan, Table};
 
 pub(crate) const ACCOUNT: &str = "123456789012";
 
-/// The builder, and what it was asked for. It outlives the daemon, as the host does that has the files.
+/// The builder, and the builds that were requested. It outlives the daemon, like the host that holds the files.
 #[derive(Debug, Default)]
 pub(crate) struct Builder {
     pub(crate) host: Double,
     pub(crate) built: Mutex<Vec<Artifact>>,
     pub(crate) lines: Arc<Mutex<Vec<(String, String)>>>,
-    /// Builds of `s3://bucket/wait` go on when they are told.
+    /// Builds of `s3://bucket/wait` wait for this notification.
     pub(crate) go_on: Notify,
     pub(crate) ended: Mutex<Vec<bool>>,
 }
@@ -89,7 +89,7 @@ impl Report for Builder {
     }
 }
 
-/// A daemon.
+/// A daemon for tests.
 #[derive(Debug)]
 pub(crate) struct Daemon {
     pub(crate) db: Db,
@@ -130,13 +130,13 @@ impl Daemon {
         Self { db, images, events }
     }
 
-    /// A daemon with everything new.
+    /// A daemon with a new store and builder.
     pub(crate) fn new(settings: Settings) -> (Self, Arc<Builder>) {
         let builder = Arc::new(Builder::default());
         (Self::start(&Arc::default(), &builder, Faults::none(), settings), builder)
     }
 
-    /// Waits until nothing is under way.
+    /// Waits until all tasks have finished.
     pub(crate) async fn idle(&self) {
         self.images.idle().await;
     }
@@ -158,19 +158,19 @@ impl Daemon {
         self.db.get(Table::Versions, &records::version(ACCOUNT, name, number)).unwrap()
     }
 
-    /// Everything in a table.
+    /// All records of a table.
     pub(crate) fn all<M: prost::Message + Default>(&self, table: Table) -> Vec<M> {
         let entries = self.db.scan(&Scan { table, prefix: &[], after: None, limit: 1000 }).unwrap();
         entries.iter().map(|(key, value)| self.db.decode(table, key, value).unwrap()).collect()
     }
 
-    /// The names of the artifacts that the store has: version numbers with the first part of the build id.
+    /// The artifacts in the store: version numbers with build ids.
     pub(crate) fn artifacts(&self) -> BTreeSet<(u32, String)> {
         let records: Vec<ArtifactRecord> = self.all(Table::Artifacts);
         records.into_iter().map(|record| (record.version, record.build_id)).collect()
     }
 
-    /// Notes that a microVM uses the files of a version.
+    /// Stores whether a microVM uses the files of a version.
     pub(crate) async fn use_files(&self, build_id: &str, used: bool) {
         let at = records::artifact_use(build_id, "microvm-1");
         let batch = if used {
@@ -182,7 +182,7 @@ impl Daemon {
     }
 }
 
-/// The build of a version.
+/// The build id of a version.
 pub(crate) fn build_id(record: &VersionRecord) -> String {
     record.builds[0].build.as_ref().unwrap().build_id.clone()
 }

@@ -1,4 +1,5 @@
-//! The daemon is stopped at every point of a story, at each time that it comes there; the next one goes on.
+//! The daemon is stopped at every fault point of a story, each time that the story reaches it; the next daemon
+//! continues.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +15,7 @@ use super::double::{ACCOUNT, Builder, Daemon, build_id, settings};
 use crate::driver::faults::Faults;
 use crate::store::{MemoryStore, Scan, Table};
 
-/// What clients were told, as it was told.
+/// The acknowledgements that clients have received, in order.
 #[derive(Debug, Default)]
 struct Acknowledged(Mutex<Vec<&'static str>>);
 
@@ -28,7 +29,7 @@ impl Acknowledged {
     }
 }
 
-/// Everything that can happen to images.
+/// A story with everything that can happen to images.
 async fn story(daemon: &Daemon, told: &Acknowledged) {
     daemon.create("a", "ok").await;
     told.note("a created");
@@ -60,7 +61,7 @@ async fn story(daemon: &Daemon, told: &Acknowledged) {
     daemon.idle().await;
 }
 
-/// Stops at the `stop_at`th point of the story; the point, unless the story ended before.
+/// Runs the story and stops at its `stop_at`th point; returns that point, or none if the story finished before.
 async fn stopped_at(
     stop_at: usize,
     store: &Arc<MemoryStore>,
@@ -119,7 +120,7 @@ fn check(daemon: &Daemon, builder: &Builder, told: &Acknowledged, point: &str) {
     let records: BTreeSet<String> = records.into_iter().map(|record| record.build_id).collect();
     assert_eq!(files, owned, "files after {point}");
     assert_eq!(records, owned, "artifacts after {point}");
-    // What was told is so.
+    // Everything that was acknowledged is in effect.
     let find = |name: &str| images.iter().find(|image| image.name == name);
     let newest = find("a").map_or(0, |image| image.newest_version);
     if told.has("b created") {
@@ -131,7 +132,7 @@ fn check(daemon: &Daemon, builder: &Builder, told: &Acknowledged, point: &str) {
         assert!(newest <= 1, "a after {point}");
     } else {
         for (word, number) in [("a created", 1), ("a updated", 2), ("a updated again", 3)] {
-            // Where the deletion had begun, it is done.
+            // The deletion is complete if it had begun.
             assert!(
                 !told.has(word) || newest >= number || told.has("3 of a deleted"),
                 "{word} after {point}"
@@ -155,7 +156,7 @@ async fn whatever_the_daemon_is_killed_at_the_next_one_goes_on() {
         next.images.recover().await.unwrap();
         next.idle().await;
         check(&next, &builder, &told, &format!("point {stop_at}, {point}"));
-        // A second one finds nothing to do.
+        // A second recovery finds nothing to do.
         next.images.stop().await;
         drop(next);
         let third = Daemon::start(&store, &builder, Faults::none(), settings());
@@ -175,7 +176,7 @@ async fn whatever_the_daemon_is_killed_at_the_next_one_goes_on() {
     }
 }
 
-/// How often the build of a version has begun without an end, and whether it has failed.
+/// How often the build of a version has begun without a result, and its failure, if any.
 fn tries(daemon: &Daemon, name: &str) -> (u32, Option<String>) {
     let version = daemon.version(name, 1).unwrap();
     (version.builds[0].begun, version.version.unwrap().state_reason)
@@ -189,7 +190,7 @@ async fn a_build_that_panics_is_given_up_after_three_tries() {
     daemon.create("other", "ok").await;
     daemon.create("bad", "panic").await;
     daemon.idle().await;
-    // The panic would have ended the daemon: others follow, each without the end of the one before.
+    // Outside of this test the panic would abort the daemon: each further daemon begins the build again.
     for begun in 1..=3 {
         assert_eq!(tries(&start(), "bad"), (begun, None));
         let next = start();
@@ -217,7 +218,7 @@ async fn a_daemon_that_is_told_to_stop_does_not_count_against_its_builds() {
             daemon.create("slow", "wait").await;
         }
         daemon.images.recover().await.unwrap();
-        // It has begun when it has asked the builder.
+        // The build has begun once the builder was called.
         while builder.built.lock().unwrap().is_empty() {
             tokio::task::yield_now().await;
         }

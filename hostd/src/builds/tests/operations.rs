@@ -253,7 +253,7 @@ async fn a_removal_that_hangs_keeps_no_daemon_from_stopping() {
     builder.host.always(Point::RemoveArtifact, Way::Hangs);
     daemon.images.delete(ACCOUNT, "demo").await.unwrap();
     builder.host.hung(Point::RemoveArtifact).await;
-    // What a build finds there before it begins is removed, too.
+    // The files that a build finds in its place before it begins are removed, too.
     daemon.create("other", "ok").await;
     let stopped = tokio::time::timeout(Duration::from_secs(20), daemon.images.stop()).await;
     stopped.expect("the daemon stops");
@@ -269,7 +269,7 @@ async fn a_build_fails_where_files_are_in_its_way_and_leaves_none() {
     while builder.built.lock().unwrap().is_empty() {
         tokio::task::yield_now().await;
     }
-    // The daemon is killed after the files were made and before that was stored.
+    // The daemon is killed after the files were made and before the result was stored.
     let artifact = builder.built.lock().unwrap()[0].clone();
     builder.host.world().artifacts.insert(artifact);
     builder.host.once(Point::RemoveArtifact, Way::Pretends);

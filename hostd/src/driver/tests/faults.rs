@@ -1,4 +1,4 @@
-//! The daemon is killed at every point of a story, and goes on.
+//! The daemon is killed at every fault point of a story, and restarted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -13,17 +13,17 @@ use crate::driver::gate::Patience;
 use crate::platform::{Exit, Hook, HookOutcome};
 use Request::{Resume, Suspend, Terminate};
 
-/// The microVMs of all stories.
+/// Ids of the microVMs in all stories.
 const IDS: [&str; 5] = ["cycle", "exits", "vm-0", "vm-1", "vm-2"];
 
-/// What a client was told.
+/// The responses that a client has received.
 #[derive(Debug, Default)]
 struct Told {
-    /// The last request of each microVM that was accepted; none: its launch.
+    /// The last accepted request of each microVM; none stands for its launch.
     accepted: BTreeMap<String, Option<Request>>,
 }
 
-/// A story with everything that has points. Requests that are refused are none.
+/// A story that passes all fault points. Requests that are refused have none.
 async fn story(host: &Host, told: &Mutex<Told>) {
     let accepted = |id: &str, request| {
         told.lock().unwrap().accepted.insert(id.to_owned(), request);
@@ -43,7 +43,7 @@ async fn story(host: &Host, told: &Mutex<Told>) {
         ask("cycle", request).await;
         settled(host).await;
     }
-    // Suspends that are cancelled: while the hook is called, and while it is saved.
+    // Suspends that are cancelled: during the hook, and during the save.
     ask("exits", Suspend).await;
     ask("exits", Resume).await;
     settled(host).await;
@@ -60,13 +60,13 @@ async fn story(host: &Host, told: &Mutex<Told>) {
     settled(host).await;
 }
 
-/// Waits until nothing is under way: much longer than anything takes.
+/// Waits until nothing is under way: much longer than any effect takes.
 async fn settled(host: &Host) {
     let _ = host;
     tokio::time::sleep(Duration::from_secs(5)).await;
 }
 
-/// Lives through the story, with the daemon killed at the `kill`-th point; the names of the points that were passed.
+/// Runs the story with the daemon killed at the `kill`-th point; returns the names of the points that were passed.
 async fn live(rules: Rules, kill: Option<usize>) -> Vec<String> {
     let (points, count) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
     let killed = Arc::new(Notify::new());
@@ -108,7 +108,7 @@ async fn live(rules: Rules, kill: Option<usize>) -> Vec<String> {
     points.lock().unwrap().clone()
 }
 
-/// Whether what clients were told holds, and nothing is left over.
+/// Checks that all responses to clients hold, and that nothing is left over.
 fn check(host: &Host, told: &Told, point: &str) {
     let world = host.platform.world();
     for (id, request) in &told.accepted {
@@ -121,7 +121,7 @@ fn check(host: &Host, told: &Told, point: &str) {
             Some(Suspend) => Phase::Suspended,
             Some(Terminate) => Phase::Terminated,
         };
-        // What was asked for but not answered before the kill may have happened, too.
+        // A request that was sent but not answered before the kill may have been carried out, too.
         let next = match request {
             None | Some(Resume) => [Phase::Running, Phase::Suspended, Phase::Terminated],
             Some(Suspend) => [Phase::Suspended, Phase::Running, Phase::Terminated],
@@ -196,16 +196,16 @@ async fn so_it_is_in_the_strict_profile() {
 enum Act {
     Run(u8),
     Ask(u8, Request),
-    /// A request comes, and the app takes so many milliseconds.
+    /// A request reaches the endpoint, and the app takes so many milliseconds.
     Enter(u8, u64),
     Exit(u8),
     Wait(u64),
-    /// The host does this the next time instead of what it should.
+    /// The host behaves this way at this point once, instead of correctly.
     Once(Point, Way),
     Restart,
 }
 
-/// What fails.
+/// Failures of the host.
 fn faults() -> Vec<(Point, Way)> {
     [Point::Launch, Point::Resume, Point::Save, Point::Discard]
         .map(|point| (point, Way::Fails("it fails")))
@@ -256,7 +256,7 @@ async fn do_all(acts: Vec<Act>, rules: Rules) {
             Act::Wait(millis) => tokio::time::sleep(Duration::from_millis(millis)).await,
             Act::Once(point, way) => host.platform.once(point, way),
             Act::Restart => {
-                entering.shutdown().await; // requests end with their daemon
+                entering.shutdown().await; // requests are cut off with their daemon
                 host.restart().await;
             }
         }

@@ -1,4 +1,4 @@
-//! What passes a microVM's gate, and when it is idle.
+//! Traffic through a microVM's gate, and when the microVM counts as idle.
 
 use MicrovmState::{Running, Suspended, Terminated};
 
@@ -30,7 +30,7 @@ async fn the_idle_time_begins_with_running_and_anew_with_all_that_passes() {
     after(9).await;
     assert_eq!(host.microvm("vm").state(), Running);
     host.until("vm", Suspended).await;
-    // Resumed, it has all of its time again.
+    // After a resume, the idle time begins anew.
     host.ask("vm", Request::Resume).await.unwrap();
     host.until("vm", Running).await;
     after(899).await;

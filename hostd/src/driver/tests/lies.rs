@@ -1,4 +1,5 @@
-//! A host that fails where it must not, and one that lies: no microVM hangs, and none is left over.
+//! A host that fails where it must not, and a host that reports wrong results: no microVM hangs, and none is left
+//! over.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +11,7 @@ use super::*;
 use crate::platform::double::Sight;
 use crate::platform::{Exit, Hook, HookOutcome};
 
-/// How long any number of effects take, also those that are given up.
+/// Longer than any number of effects take, including those that are given up.
 const AGES: Duration = Duration::from_secs(3600);
 
 impl Host {
@@ -28,13 +29,13 @@ impl Host {
         host
     }
 
-    /// The host lies no more, all microVMs are ended, and a daemon starts once more: nothing is left.
+    /// The host behaves correctly again, all microVMs are terminated, and the daemon is restarted: nothing is left.
     async fn ends_all(&mut self) {
         self.platform.behave();
         let ids: BTreeSet<String> =
             self.records().iter().map(|record| record::id(record).to_owned()).collect();
         for id in &ids {
-            let _ = self.ask(id, Terminate).await; // it may have ended
+            let _ = self.ask(id, Terminate).await; // it may have terminated already
         }
         tokio::time::sleep(AGES).await;
         for record in self.records() {
@@ -82,7 +83,7 @@ async fn a_microvm_that_can_never_be_looked_at_keeps_no_daemon_from_starting() {
     host.until("vm", Running).await;
 }
 
-/// What the host says that is not so, and what it does and does not say.
+/// Wrong reports of the host: success without the effect, failure with the effect, and wrong findings.
 fn lies() -> Vec<(Point, Way)> {
     use Point::{Cancel, Discard, Find, Launch, Save};
     let mut lies: Vec<(Point, Way)> = [Launch, Point::Resume, Save, Discard]
@@ -112,9 +113,9 @@ async fn whatever_the_host_says_of_a_microvm_it_ends_and_others_run() {
         host.run("vm").await.unwrap();
         for request in [Suspend, Resume, Suspend, Resume] {
             tokio::time::sleep(Duration::from_secs(5)).await;
-            let _ = host.ask("vm", request).await; // it may have ended
+            let _ = host.ask("vm", request).await; // it may have terminated already
         }
-        // While it is saved.
+        // A resume during the save.
         tokio::time::sleep(Duration::from_secs(5)).await;
         let _ = host.ask("vm", Suspend).await;
         tokio::time::sleep(STEP + STEP / 2).await;
@@ -137,7 +138,7 @@ async fn an_exit_that_was_none_and_one_that_is_kept_back_leave_nothing() {
     host.ask("other", Suspend).await.unwrap();
     host.ends_all().await;
 
-    // A daemon that comes later sees it.
+    // A daemon that starts later notices that the microVM is gone.
     let mut host = Host::with_two().await;
     host.platform.vanish("vm");
     host.restart().await;
@@ -190,9 +191,9 @@ async fn what_a_removal_left_behind_is_removed_by_the_next_daemon() {
 enum Act {
     Run,
     Ask(Request),
-    /// The host does this the next time instead of what it should.
+    /// The host behaves this way at this point once, instead of correctly.
     Once(Point, Way),
-    /// It does what it should, and goes on with what hangs.
+    /// The host behaves correctly again, and completes the operations that hang.
     Behave,
     Exit,
     ClaimExit,

@@ -1,4 +1,4 @@
-//! The drivers on a double of the host, in simulated time.
+//! Tests of the drivers on a double of the host, in simulated time.
 
 mod faults;
 mod gate;
@@ -25,10 +25,10 @@ use crate::store::{Batch, Db, MemoryStore, Table};
 
 const ACCOUNT: &str = "111122223333";
 const BUILD: &str = "b-1";
-/// How long anything takes on the host; a save twice that.
+/// How long any operation of the host takes; a save takes twice as long.
 const STEP: Duration = Duration::from_millis(100);
 
-/// What outlives the daemon, and the daemon.
+/// The daemon, and the parts that outlive it.
 struct Host {
     store: Arc<MemoryStore>,
     platform: Double,
@@ -60,7 +60,7 @@ impl Host {
         Self { store, platform, clock, rules, microvms, db }
     }
 
-    /// The daemon is killed and started again.
+    /// Kills the daemon and starts it again.
     async fn restart(&mut self) {
         (self.microvms, self.db) =
             daemon(&self.store, self.clock, &self.platform, self.rules, Faults::none());
@@ -108,7 +108,7 @@ fn daemon(
     (Microvms::new(config, db.clone(), clock, platform, Arc::new(Unobserved), faults), db)
 }
 
-/// A microVM as RunMicrovm makes it.
+/// A microVM's record as RunMicrovm creates it.
 fn new(id: &str, clock: Clock) -> MicrovmRecord {
     let microvm = Microvm {
         microvm_id: id.to_owned(),

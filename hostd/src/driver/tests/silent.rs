@@ -1,4 +1,4 @@
-//! A host on which anything that waits for a guest or its monitor may hang for ever: no microVM hangs with it.
+//! A host on which every operation that waits for a guest or its monitor may hang for ever: no microVM hangs with it.
 
 use MicrovmState::{Running, Suspended, Terminated};
 use Request::{Resume, Suspend, Terminate};
@@ -14,10 +14,11 @@ fn phases() -> impl Iterator<Item = Phase> {
     phases.into_iter()
 }
 
-/// What hangs in a phase, and what was asked for so that it comes to it. A new phase does not compile until it is here.
+/// How to reach a phase: the operation that hangs in it, and the requests that lead to it. A new phase does not
+/// compile until it is listed here.
 fn way(phase: Phase) -> Option<(Option<Point>, &'static [Request])> {
     Some(match phase {
-        // Nothing is in it, or nothing comes after it.
+        // No microVM is in this phase, or nothing follows it.
         Phase::Unspecified | Phase::Terminated => return None,
         Phase::Launching => (Some(Point::Launch), &[]),
         Phase::RunHook => (Some(Point::Hook(Hook::Run)), &[]),
@@ -33,17 +34,18 @@ fn way(phase: Phase) -> Option<(Option<Point>, &'static [Request])> {
     })
 }
 
-/// How long a phase may last whatever hangs: a save has the longest.
+/// How long a phase may last, whatever hangs: the save has the longest deadline.
 const BY_ITSELF: Duration = Duration::from_secs(15 * 60);
-/// How long the end of a microVM takes at most, however it is asked for.
+/// How long termination of a microVM takes at most, whatever causes it.
 const END: Duration = Duration::from_secs(5 * 60);
 const LIFETIME: Duration = Duration::from_secs(28_800);
 
-/// A host with a microVM in `phase`, whose effect hangs, and from then on all that ends it hangs, too.
+/// A host with a microVM in `phase`, whose effect hangs; from then on all operations that would terminate it hang,
+/// too.
 async fn stuck(phase: Phase) -> Option<Host> {
     let (hang, requests) = way(phase)?;
     let host = Host::new(DEFAULT, Faults::none()).await;
-    // The save goes back, so that `/resume` is called after a suspend that was cancelled.
+    // The save is rolled back, so that `/resume` is called after a suspend that was cancelled.
     if phase == Phase::ResumeAfterCancel {
         host.platform.always(Point::Save, Way::Lingers);
     }
@@ -68,7 +70,7 @@ async fn stuck(phase: Phase) -> Option<Host> {
         (None, Phase::Running) => drop(host.until("vm", Running).await),
         (None, _) => drop(host.until("vm", Suspended).await),
     }
-    // What clients see is stored; what is finer is known from what hangs.
+    // The state that clients see is stored; the finer phase is known from the operation that hangs.
     let seen = crate::lifecycle::microvm::visible(phase);
     assert_eq!(host.microvm("vm").state(), seen, "{phase:?}");
     for point in [Point::Hook(Hook::Terminate), Point::Cancel, Point::Discard] {
@@ -78,7 +80,8 @@ async fn stuck(phase: Phase) -> Option<Host> {
 }
 
 impl Host {
-    /// Has the host hang at `point` from now on; at a removal once, since the next one is what ends the microVM.
+    /// Makes the host hang at `point` from now on; at a removal only once, since the next removal terminates the
+    /// microVM.
     fn hang(&self, point: Point) {
         match point {
             Point::Discard => self.platform.once(point, Way::Hangs),
@@ -92,7 +95,7 @@ impl Host {
         assert!(hung.is_ok(), "nobody comes to {point:?}: {:?}", self.record("vm"));
     }
 
-    /// Makes sure that it has ended within `limit`, and that nothing is left.
+    /// Checks that the microVM has terminated within `limit`, and that nothing of it is left.
     async fn ends(&self, limit: Duration, what: &str) -> Microvm {
         let end = self.clock.now() + limit;
         while self.microvm("vm").state() != Terminated {
@@ -123,7 +126,7 @@ async fn every_phase_but_running_and_suspended_ends_by_itself() {
         tokio::time::sleep(BY_ITSELF).await;
         let record = host.record("vm").unwrap();
         let lasts = matches!(record.phase(), Phase::Running | Phase::Suspended | Phase::Terminated);
-        // Clients see no idle time here that begins a suspend: it is as long as this.
+        // Clients see no idle time here that would begin a suspend: it is as long as this.
         let begun_since = record.phase_since.is_some_and(|since| {
             let lasted = host.clock.now().duration_since(crate::clock::time(&since));
             lasted.unwrap_or_default() < BY_ITSELF / 2
@@ -156,7 +159,7 @@ async fn so_it_does_after_a_restart_of_the_daemon() {
 
 #[tokio::test(start_paused = true)]
 async fn the_lifetime_ends_in_the_phase_that_hangs_when_it_is_over() {
-    // So short that it is over while the effect of the phase hangs.
+    // The lifetime is so short that it is over while the effect of the phase hangs.
     for phase in phases() {
         let Some(host) = stuck(phase).await else { continue };
         let mut record = host.record("vm").unwrap();

@@ -126,7 +126,7 @@ async fn the_maximum_duration_counts_suspended_time_too() {
     let started = crate::clock::time(&host.until("vm", Running).await.started_at.unwrap());
     host.ask("vm", Suspend).await.unwrap();
     host.until("vm", Suspended).await;
-    // Resumed in time, so that not its suspended duration ends it.
+    // The microVM is resumed in time, so that its suspended duration does not terminate it.
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_secs(1500)).await;
         if host.microvm("vm").state() == Suspended {
@@ -202,7 +202,7 @@ async fn a_resume_that_the_next_daemon_cannot_repeat_leaves_no_process() {
     host.ask("vm", Suspend).await.unwrap();
     host.until("vm", Suspended).await;
     host.ask("vm", Resume).await.unwrap();
-    tokio::time::sleep(STEP + STEP / 2).await; // it is restored, and its hook is being called
+    tokio::time::sleep(STEP + STEP / 2).await; // restored; its hook is being called
     assert!(host.platform.world().vms["vm"].process.is_some());
     host.platform.once(Point::Resume, Way::Fails("no user id is free"));
     host.restart().await;
@@ -210,7 +210,7 @@ async fn a_resume_that_the_next_daemon_cannot_repeat_leaves_no_process() {
     assert_eq!(host.microvm("vm").state(), Suspended);
     assert_eq!(host.platform.world().vms["vm"].process, None);
     assert_eq!(host.microvms.capacity(), (4096, 0));
-    // Nor is it taken for one that runs.
+    // The microVM is not taken for a running one either.
     host.restart().await;
     host.ask("vm", Resume).await.unwrap();
     host.until("vm", Running).await;

@@ -1,4 +1,4 @@
-//! Which version RunMicrovm uses.
+//! The choice of the version that RunMicrovm uses.
 
 use hearth_proto::microvms::v1::{
     MicrovmImageState as State, MicrovmImageVersion, MicrovmImageVersionStatus as Status,
@@ -8,7 +8,7 @@ use hearth_proto::store::v1::{ImageRecord, VersionRecord};
 
 use super::version_number;
 
-/// There is no version to run. The same for an image that does not exist.
+/// No version can be run. The error is the same for an image that does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("No active version found for MicroVM image {arn}{}", Pinned(.requested.as_deref()))]
 pub struct NoActiveVersion {
@@ -38,7 +38,7 @@ pub fn wanted(image: Option<&ImageRecord>, requested: Option<&str>) -> Option<u3
     }
 }
 
-/// The version to launch: `version` is what was read under [`wanted`]'s number.
+/// The version to launch: `version` is the record that was read under the number from [`wanted`].
 ///
 /// # Errors
 /// [`NoActiveVersion`].

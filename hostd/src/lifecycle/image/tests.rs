@@ -32,7 +32,7 @@ fn failed() -> Outcome {
     Outcome::Failed { reason: "The container image build failed.".into(), code_install_bytes: None }
 }
 
-/// An image with version 1.0 built.
+/// An image whose version 1.0 has been built.
 fn built() -> Image {
     let mut image = created();
     image.build_started(1, "b1", at(1));
@@ -202,7 +202,7 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
     prop::collection::vec(operation, 0..60)
 }
 
-/// Does it; the numbers that were given out.
+/// Applies the operation; returns the number of the version that it created.
 fn apply(image: &mut Image, operation: &Operation, now: Timestamp) -> Option<u32> {
     let newest = image.record.newest_version;
     match operation {

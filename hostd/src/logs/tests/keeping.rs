@@ -1,4 +1,4 @@
-//! Lists, limits, and what is removed.
+//! Tests of lists, limits and removal.
 
 use std::fs;
 use std::time::Duration;
@@ -110,6 +110,6 @@ async fn a_stream_a_group_and_the_host_keep_to_their_sizes() {
     assert!(logs.sweep().stored_bytes <= 6 << 20);
     let sizes = logs.list_groups(ACCOUNT, "", None, 50).await.unwrap();
     assert!(sizes[0].stored_bytes < 5 << 19 && sizes[1].stored_bytes > 19 * (100 << 10), "{sizes:?}");
-    // Numbers are known although their lines are gone.
+    // Sequence numbers are known although their lines were removed.
     assert_eq!(logs.writer(ACCOUNT, "/c", "s").unwrap().last_sequence(), 19);
 }

@@ -1,4 +1,4 @@
-//! Reading, page by page and as it comes.
+//! Tests of reading, page by page and following.
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// The messages of all pages, and how many pages there were.
+/// The messages of all pages, and the number of pages.
 async fn all(logs: &Logs, query: Query) -> (Vec<String>, usize) {
     let (mut messages, mut pages, mut query) = (Vec::new(), 0, query);
     loop {
@@ -17,7 +17,7 @@ async fn all(logs: &Logs, query: Query) -> (Vec<String>, usize) {
         messages.extend(page.events.into_iter().map(|event| String::from_utf8(event.message).unwrap()));
         pages += 1;
         match page.next {
-            // As a client has it: as bytes.
+            // The position as a client holds it: as bytes.
             Some(next) => query.after = Some(Position::from_bytes(next.to_bytes())),
             None => return (messages, pages),
         }
@@ -99,7 +99,7 @@ async fn times_grow_within_a_stream_whatever_a_guest_says() {
     assert!(page.events.is_sorted_by(|one, next| one.time < next.time));
     assert!(page.events[0].time >= now - Duration::from_secs(24 * 60 * 60));
     let last = page.events[4].time.duration_since(now).unwrap();
-    assert!(last < Duration::from_secs(10), "{last:?} ahead"); // the clock of this test goes on
+    assert!(last < Duration::from_secs(10), "{last:?} ahead"); // the clock of this test advances
 }
 
 #[tokio::test]
@@ -167,7 +167,7 @@ async fn pages_go_on_where_they_were_while_lines_come_and_segments_go() {
     assert_eq!(s, ["s4", "s5", "s6", "s7", "s8", "s9", "s10"]);
     assert_eq!(t, ["t"]);
 
-    // The segment that the position is in goes, and the next one comes.
+    // The segment of the position is removed, and the next one is created.
     fs::remove_file(&home.segments("s")[0]).unwrap();
     writer.append(line(0, "s11", now)).unwrap();
     let (rest, _) = all(&logs, Query { stream: Some("s".into()), after: first.next, ..query(3) }).await;
@@ -211,8 +211,8 @@ async fn a_group_can_be_followed_before_it_is_there() {
     assert_eq!(some(&mut tail, 1).await, ["the first"]);
 }
 
-/// Writers in threads of their own, through several segments each, while a group is followed: every line once, and each stream's in
-/// its order.
+/// Threads write several segments each while a group is followed: every line arrives once, and those of each stream
+/// in order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_or_doubled_while_it_is_written_and_followed() {
     const LINES: u64 = 3000;
@@ -227,7 +227,7 @@ async fn nothing_is_lost_or_doubled_while_it_is_written_and_followed() {
         let (logs, clock, filling) = (logs.clone(), home.clock, filling.clone());
         writers.push(std::thread::spawn(move || {
             for sequence in 1..=LINES {
-                // Opened anew now and then, as by a daemon that adopts a microVM.
+                // The writer is opened again now and then, as by a daemon that adopts a microVM.
                 let writer = logs.writer(ACCOUNT, GROUP, &format!("s{stream}")).unwrap();
                 writer
                     .append(line(sequence, &format!("s{stream} {sequence} {filling}"), clock.now()))
@@ -259,7 +259,8 @@ async fn nothing_is_lost_or_doubled_while_it_is_written_and_followed() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
-    /// Whatever is written where with whatever times: pages of any size give the whole of it, in the same order as one page.
+    /// For all lines, streams and times: pages of any size together equal one page with everything, in the same
+    /// order.
     #[test]
     fn pages_are_the_whole_in_parts(
         lines in prop::collection::vec((0..4usize, 0..50u64), 1..80),

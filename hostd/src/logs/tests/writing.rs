@@ -1,4 +1,4 @@
-//! Writing, and what survives.
+//! Tests of writing, and of what survives a restart.
 
 use std::fs;
 use std::io::Write as _;
@@ -145,10 +145,10 @@ async fn no_more_files_are_open_than_allowed() {
     assert!(writers.iter().all(|writer| writer.last_sequence() == 5));
 }
 
-/// Limits how large files may become: what is written beyond it is written by half and then fails, as on a full disk.
+/// Limits the size of files: a write beyond it is done partially and then fails, as on a full disk.
 fn limit_files(bytes: u64) {
     let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
-    // SAFETY: the call reads a structure that lives, and a signal that is ignored runs nothing.
+    // SAFETY: setrlimit reads a structure that lives, and ignoring a signal installs no handler.
     let done = unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
         libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit)
@@ -160,7 +160,7 @@ fn limit_files(bytes: u64) {
 async fn on_a_full_disk_nothing_is_left_of_a_line_and_it_is_taken_again_when_there_is_room() {
     const ALONE: &str = "HEARTH_TEST_ALONE";
     if std::env::var_os(ALONE).is_none() {
-        // The limit is the process's: other tests must not feel it.
+        // The limit applies to the whole process and must not affect other tests.
         let (_, module) = module_path!().split_once("::").unwrap();
         let test = format!(
             "{module}::on_a_full_disk_nothing_is_left_of_a_line_and_it_is_taken_again_when_there_is_room"
@@ -182,7 +182,7 @@ async fn on_a_full_disk_nothing_is_left_of_a_line_and_it_is_taken_again_when_the
     assert!(size < 91_000, "{size} bytes: there is half a line");
     let error = append(4).unwrap_err().to_string();
     assert!(error.contains("File too large") && error.contains("taken again"), "{error}");
-    // Not even the first line of a stream: nothing stays of its segment.
+    // After a failure at the first line of a stream, no segment is left either.
     let other = logs.writer(ACCOUNT, GROUP, "t").unwrap();
     limit_files(1000);
     other.append(line(1, &message, home.clock.now())).unwrap_err();

@@ -1,4 +1,4 @@
-//! Apps that are servers of the test, and a shell beside them.
+//! Connections to apps, which are servers of the test, and a simulated shell.
 
 use hearth_host::agent::FrameError;
 use hearth_host::agent::double::{self, Line};
@@ -10,7 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::guest::{GONE, Machine};
 use crate::platform::{ConnectError, Connection};
 
-/// Connects to the port of an app. Bytes pass through the microVM's process, whose end cuts them off.
+/// Connects to a port of an app. Bytes pass through the microVM's process; when it exits, the connection is cut off.
 pub(super) async fn connect(vm: &Machine, port: u16) -> Result<Box<dyn Connection>, ConnectError> {
     let host = &vm.host;
     let address = host.world().ports.get(&port).copied();
@@ -23,18 +23,18 @@ pub(super) async fn connect(vm: &Machine, port: u16) -> Result<Box<dyn Connectio
     }
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
     let mut world = host.world();
-    // It may have ended meanwhile.
+    // The process may have exited meanwhile.
     let runs = world.runs(&vm.id, vm.process);
     let process = world.process(vm.process).filter(|_| runs);
     let relays = process.map(|process| &mut process.relays);
     let relays = relays.ok_or_else(|| ConnectError::Guest(GONE.to_owned()))?;
-    while relays.try_join_next().is_some() {} // those that have ended
+    while relays.try_join_next().is_some() {} // removes finished relays
     relays.spawn(relay(theirs, app));
     *world.connections.entry(port).or_default() += 1;
     Ok(Box::new(ours))
 }
 
-/// As the agent does it: an app that takes no more may have answered.
+/// Relays as the agent does: an app that reads no more may still have a response to send.
 async fn relay(daemon: UnixStream, app: TcpStream) {
     let ((mut up, mut down), (mut from, mut to)) = (daemon.into_split(), app.into_split());
     let upward = async {
@@ -48,13 +48,13 @@ async fn relay(daemon: UnixStream, app: TcpStream) {
     tokio::join!(upward, downward);
 }
 
-/// A connection with nobody at its other end.
+/// A connection whose other end is closed.
 pub(super) fn closed() -> impl Connection + 'static {
     tokio::io::duplex(1).0
 }
 
-/// A terminal with a program that shows what is typed, in capitals, tells its size, and ends with what follows `exit`. A command
-/// is shown, and ends with 3.
+/// A simulated terminal. Its program echoes its input in capitals, reports the size of the terminal, and exits with
+/// the code that follows `exit`. A command is shown, and exits with 3.
 pub(super) async fn shell(command: &[String]) -> Result<(Stdin, Events), ConnectError> {
     let process = agent::Process { arguments: command.to_vec(), ..agent::Process::default() };
     let what = Some(agent::open_exec::What::Process(process));

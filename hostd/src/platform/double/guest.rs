@@ -7,7 +7,7 @@ use super::script::{Point, Way};
 use super::{Double, app, done};
 use crate::platform::{ConnectError, Connection, Exit, Guest, Hook, HookOutcome, SuspendError};
 
-/// A process of a microVM, which may have ended, or never have been.
+/// A process of a microVM. It may have exited, or never have existed.
 #[derive(Debug)]
 pub(super) struct Machine {
     pub(super) host: Double,
@@ -15,7 +15,7 @@ pub(super) struct Machine {
     pub(super) process: u64,
 }
 
-/// What a process that is gone says.
+/// The error of a process that is gone.
 pub(super) const GONE: &str = "its process is gone";
 
 impl Machine {
@@ -59,7 +59,7 @@ impl Guest for Machine {
         if let Some(process) = self.host.world().process(self.process) {
             process.cancelled.send_replace(false);
         }
-        // One that hangs does not let itself be cancelled.
+        // A save that hangs cannot be cancelled.
         let way = self.ask(Point::Save).await;
         let saving = async {
             if way == Some(Way::Lingers) {

@@ -1,15 +1,17 @@
-//! The one double of a host, for tests and benches of all crates: microVMs and files in memory, apps that are servers of the test.
+//! The only double of a host, for tests and benches of all crates: microVMs and files in memory, apps that are
+//! servers of the test.
 //!
-//! Without being told otherwise it does what [`Platform`] and [`Guest`](super::Guest) say. A [`Way`] has it fail, hang or lie at a
-//! [`Point`]: once, or until it is released. Copies are of one host, which outlives the daemons that a test kills and starts.
+//! By default it behaves as [`Platform`] and [`Guest`](super::Guest) specify. A [`Way`] makes it fail, hang or report
+//! wrong results at a [`Point`]: once, or until the point is released. Clones share one host, which outlives the
+//! daemons that a test kills and starts.
 //!
-//! Time is tokio's, which may be simulated: nothing here waits for anything else but what a test releases, and its
+//! Time is tokio's, which may be simulated: the double waits for nothing but releases by the test, and for its
 //! sockets when it has apps.
 //!
-//! | File | What |
+//! | File | Contents |
 //! |---|---|
-//! | `script.rs` | where the host does otherwise, and how |
-//! | `world.rs` | what there is on the host |
+//! | `script.rs` | where the host deviates from its contract, and how |
+//! | `world.rs` | the state of the host: its microVMs and files |
 //! | `guest.rs` | a microVM |
 //! | `app.rs` | connections to the ports of apps |
 
@@ -33,80 +35,80 @@ pub use world::{Vm, World};
 use super::{Artifact, Exit, Found, Guest, Platform, PlatformError, Spec};
 use guest::Machine;
 
-/// A host.
+/// A simulated host.
 #[derive(Debug, Clone, Default)]
 pub struct Double {
     world: Arc<Mutex<World>>,
-    /// How often something was asked for.
+    /// Counts the operations that were requested.
     asked: Arc<watch::Sender<u64>>,
-    /// How long everything takes.
+    /// How long every operation takes.
     pace: Duration,
     /// Whether connections to apps are the sockets themselves.
     direct: bool,
 }
 
 impl Double {
-    /// A host where everything that changes a microVM takes `pace`, and a save twice that.
+    /// A host on which every operation that changes a microVM takes `pace`, and a save twice that.
     #[must_use]
     pub fn paced(pace: Duration) -> Self {
         Self { pace, ..Self::default() }
     }
 
-    /// A host whose connections to apps are the sockets themselves, for benches: nothing passes their bytes on, as an agent does,
-    /// and they outlive the microVM.
+    /// A host whose connections to apps are the sockets themselves, for benches: no relay passes their bytes on, as
+    /// an agent does, and they outlive the microVM.
     #[must_use]
     pub fn direct() -> Self {
         Self { direct: true, ..Self::default() }
     }
 
-    /// What there is. Nothing goes on meanwhile.
+    /// The state of the host, locked: no operation proceeds while the guard lives.
     pub fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next time, this is what is done at `point`. Several are done one after another.
+    /// Makes the next operation at `point` behave this way. Several calls take effect one after another.
     ///
     /// # Panics
-    /// When `way` has no meaning there.
+    /// If `way` has no meaning at `point`.
     pub fn once(&self, point: Point, way: Way) {
         self.world().script.add(point, None, way, true);
     }
 
-    /// From now on, this is what is done at `point`.
+    /// Makes all operations at `point` behave this way from now on.
     ///
     /// # Panics
-    /// When `way` has no meaning there.
+    /// If `way` has no meaning at `point`.
     pub fn always(&self, point: Point, way: Way) {
         self.world().script.add(point, None, way, false);
     }
 
-    /// From now on, this is what is done at `point` for the microVM `id`.
+    /// Makes all operations at `point` for the microVM `id` behave this way from now on.
     ///
     /// # Panics
-    /// When `way` has no meaning there.
+    /// If `way` has no meaning at `point`.
     pub fn always_for(&self, id: &str, point: Point, way: Way) {
         self.world().script.add(point, Some(id), way, false);
     }
 
-    /// Has what is done at `point` be as it should from now on, and lets go whoever hangs there.
+    /// Makes operations at `point` behave correctly from now on, and releases those that hang there.
     pub fn release(&self, point: Point) {
         self.world().script.release(|other| other == point);
     }
 
-    /// Has everything be as it should from now on, and lets go whoever hangs.
+    /// Makes all operations behave correctly from now on, and releases those that hang.
     pub fn behave(&self) {
         self.world().script.release(|_| true);
     }
 
-    /// Waits until somebody has hung at `point`.
+    /// Waits until an operation has hung at `point`.
     pub async fn hung(&self, point: Point) {
         let mut asked = self.asked.subscribe();
         while !self.world().script.has_hung(point) {
-            let _ = asked.changed().await; // never closed: this is one that tells
+            let _ = asked.changed().await; // never closed: `self` holds the sender
         }
     }
 
-    /// A microVM ends by itself, or its app does.
+    /// A microVM or its app exits by itself.
     pub fn exit(&self, id: &str, exit: Exit) {
         self.claim_exit(id, exit.clone());
         if !matches!(exit, Exit::App(_)) {
@@ -114,7 +116,7 @@ impl Double {
         }
     }
 
-    /// A lie: it is said that a microVM has ended by itself, and it runs on.
+    /// A wrong report: the host reports the exit of a microVM that runs on.
     pub fn claim_exit(&self, id: &str, exit: Exit) {
         let mut world = self.world();
         let process = world.vms.get(id).and_then(|vm| vm.process);
@@ -123,13 +125,13 @@ impl Double {
         }
     }
 
-    /// A lie: a microVM's process ends, and nothing is said of it.
+    /// A missing report: a microVM's process exits, and the host does not report it.
     pub fn vanish(&self, id: &str) {
         self.world().end(id);
     }
 
-    /// Notes what is asked for, and comes back with how that is done otherwise than it should: not before it is released, when it
-    /// hangs.
+    /// Records an operation, and returns how it deviates from the contract. An operation that hangs returns after its
+    /// release.
     async fn ask(&self, point: Point, id: Option<&str>) -> Option<Way> {
         let (way, held) = {
             let mut world = self.world();
@@ -151,14 +153,14 @@ impl Double {
         }
     }
 
-    /// Takes as long as everything takes.
+    /// Waits as long as every operation takes.
     async fn pace(&self) {
         if !self.pace.is_zero() {
             tokio::time::sleep(self.pace).await;
         }
     }
 
-    /// The guest that a microVM has now, or one of a process that does not exist.
+    /// The guest of a microVM's present process, or of a process that does not exist.
     fn guest(&self, id: &str) -> Arc<dyn Guest> {
         let process = self.world().vms.get(id).and_then(|vm| vm.process);
         self.machine(id, process.unwrap_or(World::NOBODY))
@@ -168,7 +170,7 @@ impl Double {
         Arc::new(Machine { host: self.clone(), id: id.to_owned(), process })
     }
 
-    /// What a launch or a resume comes to.
+    /// The result of a launch or a resume.
     fn made(&self, way: Option<&Way>, id: &str, from: u64) -> Result<Arc<dyn Guest>, PlatformError> {
         let begin = || self.machine(id, self.world().begin(id, from));
         match way {
@@ -179,7 +181,8 @@ impl Double {
     }
 }
 
-/// Does what was asked for, unless it is to fail, or only pretended; whatever is then said of it. `error` makes an error of a reason.
+/// Carries out an operation unless it fails or is only pretended, and returns the result to report. `error` makes an
+/// error from a reason.
 fn done<T, E>(
     way: Option<&Way>,
     error: impl FnOnce(&str) -> E,
@@ -188,7 +191,7 @@ fn done<T, E>(
     match way {
         Some(Way::Fails(why)) => Err(error(why)),
         Some(Way::Denies(why)) => {
-            let _ = act(); // it is denied that it was done
+            let _ = act(); // carried out, but reported as failed
             Err(error(why))
         }
         _ => act(),
@@ -199,7 +202,7 @@ fn failed(why: &str) -> PlatformError {
     PlatformError::Failed(why.to_owned())
 }
 
-/// Removes something, as [`done`] does.
+/// Removes something, with the deviations of [`done`].
 fn removed(way: Option<&Way>, act: impl FnOnce()) -> Result<(), PlatformError> {
     let act = || {
         if way != Some(&Way::Pretends) {

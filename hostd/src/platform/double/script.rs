@@ -1,4 +1,4 @@
-//! Where the host does otherwise than it should, and how.
+//! Where the host deviates from its contract, and how.
 
 use std::collections::VecDeque;
 
@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use crate::platform::{Hook, HookOutcome};
 
-/// What the host is asked for, where a test can have it do otherwise.
+/// The operations of the host at which a test can make it deviate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Point {
     /// [`Platform::launch`](crate::platform::Platform::launch)
@@ -34,39 +34,40 @@ pub enum Point {
 }
 
 impl Point {
-    /// Whether something is made or removed here, which can be done or not, whatever is said of it.
+    /// Whether the operation makes or removes something, which may happen or not, whatever is reported.
     fn changes(self) -> bool {
         use Point::{Discard, Launch, RemoveArtifact, Resume, Save, Sweep};
         matches!(self, Launch | Resume | Discard | RemoveArtifact | Sweep | Save)
     }
 }
 
-/// What the host does instead of what it should.
+/// How the host deviates from its contract.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Way {
-    /// It fails: nothing is done, and this is why. A hook is [`HookOutcome::Failed`].
+    /// The operation fails with this reason and changes nothing. A hook is [`HookOutcome::Failed`].
     Fails(&'static str),
-    /// It does not come to its end until [`Double::release`](super::Double::release); then it does what it should.
+    /// The operation waits until [`Double::release`](super::Double::release), then behaves correctly.
     Hangs,
     /// A save that hangs, but can be cancelled.
     Lingers,
-    /// It panics.
+    /// The operation panics.
     Panics,
     /// A hook has this outcome.
     Answers(HookOutcome),
-    /// It lies: it says that this is done, and nothing is. What is launched or resumed has no process.
+    /// A wrong report: the operation is reported as done, and nothing was. A launched or resumed guest has no
+    /// process.
     Pretends,
-    /// It lies: it is done, and it says that it has failed, and why.
+    /// A wrong report: the operation is done, and reported as failed with this reason.
     Denies(&'static str),
-    /// It lies: a save writes its state and says that it is done, and the process runs on.
+    /// A wrong report: a save writes its state and is reported as done, and the process runs on.
     RunsOn,
-    /// It lies: this is what is found, whatever there is.
+    /// A wrong report: this is what was found, whatever exists.
     Finds(Sight),
-    /// It lies: the guest that is launched, resumed or found is the one of this other microVM.
+    /// A wrong report: the launched, resumed or found guest is that of this other microVM.
     Mistakes(&'static str),
 }
 
-/// What is said to be found of a microVM.
+/// What is reported to be found of a microVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sight {
     /// A process that runs: the microVM's, or one that does not exist.
@@ -78,7 +79,7 @@ pub enum Sight {
 }
 
 impl Way {
-    /// Whether it has a meaning at `point`.
+    /// Whether this deviation has a meaning at `point`.
     fn fits(&self, point: Point) -> bool {
         match self {
             Self::Hangs | Self::Panics => true,
@@ -93,33 +94,34 @@ impl Way {
     }
 }
 
-/// What a test has the host do at a point.
+/// A deviation at a point.
 #[derive(Debug)]
 struct Rule {
     point: Point,
-    /// Which microVM's; any one's without.
+    /// The microVM that the rule applies to; none for all microVMs.
     microvm: Option<String>,
     way: Way,
     once: bool,
 }
 
-/// Everything that a test has the host do, and who hangs for it.
+/// All deviations that a test has set, and the operations that hang because of them.
 #[derive(Debug, Default)]
 pub(super) struct Script {
     rules: VecDeque<Rule>,
     held: Vec<(Point, oneshot::Sender<()>)>,
-    /// Where somebody has hung or lingered, in order.
+    /// Points at which operations have hung or lingered, in order.
     hung: Vec<Point>,
 }
 
 impl Script {
-    /// Adds a rule, which comes after those that are there.
+    /// Adds a rule after the existing ones.
     pub(super) fn add(&mut self, point: Point, microvm: Option<&str>, way: Way, once: bool) {
         assert!(way.fits(point), "{way:?} has no meaning at {point:?}");
         self.rules.push_back(Rule { point, microvm: microvm.map(str::to_owned), way, once });
     }
 
-    /// What is done at `point`, for a microVM if it is about one. Something else is done the next time, if this was for once.
+    /// The deviation of the next operation at `point`, for `microvm` if it concerns one. A rule that is meant for
+    /// once is removed.
     pub(super) fn next(&mut self, point: Point, microvm: Option<&str>) -> Option<Way> {
         let concerns = |rule: &Rule| {
             rule.point == point && (rule.microvm.is_none() || rule.microvm.as_deref() == microvm)
@@ -135,21 +137,21 @@ impl Script {
         way
     }
 
-    /// What is done when whoever hangs at `point` is released.
+    /// The channel that is signalled when operations that hang at `point` are released.
     pub(super) fn hold(&mut self, point: Point) -> oneshot::Receiver<()> {
         let (release, released) = oneshot::channel();
         self.held.push((point, release));
         released
     }
 
-    /// Whether somebody has hung at `point`.
+    /// Whether an operation has hung at `point`.
     pub(super) fn has_hung(&self, point: Point) -> bool {
         self.hung.contains(&point)
     }
 
-    /// Has everything at the points that `concerns` selects be done as it should, and lets go who hangs there.
+    /// Makes operations at the selected points behave correctly, and releases those that hang there.
     pub(super) fn release(&mut self, concerns: impl Fn(Point) -> bool) {
         self.rules.retain(|rule| !concerns(rule.point));
-        self.held.retain(|(point, _)| !concerns(*point)); // what is dropped is released
+        self.held.retain(|(point, _)| !concerns(*point)); // dropping the sender releases the operation
     }
 }

@@ -1,4 +1,4 @@
-//! The double keeps the contract of the platform, and breaks it in each of its ways.
+//! The double keeps the contract of the platform, and deviates from it in each of its ways.
 
 use std::net::Ipv4Addr;
 
@@ -32,7 +32,7 @@ fn artifact(build_id: &str) -> Artifact {
     Artifact { account: "1".into(), image_uid: "u".into(), version: 1, build_id: build_id.into() }
 }
 
-/// What is found of `vm` that was saved as number `suspends`.
+/// What the host finds of `vm` when it was saved as number `suspends`.
 async fn found(host: &Double, suspends: u64) -> Sight {
     match host.find(&spec("vm", suspends), suspends).await.unwrap() {
         Found::Running(_) => Sight::Running,

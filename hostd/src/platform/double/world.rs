@@ -1,4 +1,4 @@
-//! What there is on the host. It outlives the daemon, as processes and files do.
+//! The state of the simulated host. It outlives the daemon, as processes and files do.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -9,42 +9,42 @@ use tokio::task::JoinSet;
 use super::script::{Point, Script};
 use crate::platform::{Artifact, Exit, Hook};
 
-/// What there is of a microVM.
+/// The state of a microVM on the host.
 #[derive(Debug, Default)]
 pub struct Vm {
-    /// Which of its processes runs.
+    /// Number of the process that runs, if any.
     pub process: Option<u64>,
-    /// Number of its suspended state.
+    /// Number of the suspended state, if any.
     pub suspended: Option<u64>,
-    /// Hooks that its guests were called, each with the process that got it.
+    /// Hook calls that its guests received, each with the number of the process.
     pub hooks: Vec<(u64, Hook)>,
 }
 
-/// A process of a microVM, also one that has ended.
+/// A process of a microVM, also one that has exited.
 #[derive(Debug, Default)]
 pub(super) struct Process {
-    /// How it has ended by itself, as far as that is said.
+    /// How the process has exited by itself, as reported to the daemon.
     pub(super) exit: watch::Sender<Option<Exit>>,
-    /// Whether the save that is under way is to be given up.
+    /// Whether the save under way is cancelled.
     pub(super) cancelled: watch::Sender<bool>,
-    /// Number of the suspended state that it was made from; 0: its image.
+    /// Number of the suspended state that the process was made from; 0 stands for the image.
     from: u64,
-    /// What passes bytes between it and the daemon.
+    /// Tasks that relay bytes between the process and the daemon.
     pub(super) relays: JoinSet<()>,
 }
 
-/// The host.
+/// The state of the host.
 #[derive(Debug, Default)]
 pub struct World {
-    /// Its microVMs.
+    /// MicroVMs by id.
     pub vms: HashMap<String, Vm>,
-    /// The builds whose files are there.
+    /// The builds whose files exist.
     pub artifacts: HashSet<Artifact>,
-    /// Where the ports of all apps are: servers of the test on the loopback device.
+    /// Addresses that serve the ports of all apps: servers of the test on the loopback device.
     pub ports: HashMap<u16, SocketAddr>,
-    /// Connections that were opened to each port.
+    /// Number of connections that were opened to each port.
     pub connections: HashMap<u16, usize>,
-    /// What was asked for, in order, and for which microVM; connections and shells are not among it.
+    /// Operations that were requested, in order, with the microVM's id; without connections and shells.
     pub asked: Vec<(Point, Option<String>)>,
     pub(super) script: Script,
     processes: HashMap<u64, Process>,
@@ -52,10 +52,10 @@ pub struct World {
 }
 
 impl World {
-    /// Number of a process that is none's.
+    /// Number of a process that does not exist.
     pub(super) const NOBODY: u64 = 0;
 
-    /// A process begins, and takes the place of the microVM's former one.
+    /// Starts a process, which replaces the microVM's former one.
     pub(super) fn begin(&mut self, id: &str, from: u64) -> u64 {
         self.end(id);
         self.last += 1;
@@ -64,7 +64,7 @@ impl World {
         self.last
     }
 
-    /// The process of a microVM ends with its connections. Nobody hears of that.
+    /// Ends the process of a microVM and its connections. No exit is reported.
     pub(super) fn end(&mut self, id: &str) {
         let ended = self.vms.get_mut(id).and_then(|vm| vm.process.take());
         if let Some(process) = ended.and_then(|number| self.processes.get_mut(&number)) {
@@ -72,23 +72,24 @@ impl World {
         }
     }
 
-    /// All of a microVM is removed.
+    /// Removes everything of a microVM.
     pub(super) fn remove(&mut self, id: &str) {
         self.end(id);
         self.vms.remove(id);
     }
 
-    /// A process, unless it never was.
+    /// A process; none if it never existed.
     pub(super) fn process(&mut self, number: u64) -> Option<&mut Process> {
         self.processes.get_mut(&number)
     }
 
-    /// Whether a process runs as this microVM's.
+    /// Whether a process runs as the process of this microVM.
     pub(super) fn runs(&self, id: &str, number: u64) -> bool {
         self.vms.get(id).is_some_and(|vm| vm.process == Some(number))
     }
 
-    /// Whether a microVM was saved as `number`, and its process, which was made from an earlier state, should have ended.
+    /// Whether a microVM was saved as `number` while its process, which was made from an earlier state, still runs
+    /// although it should have exited.
     pub(super) fn is_committed(&self, id: &str, number: u64) -> bool {
         let Some(vm) = self.vms.get(id) else { return false };
         let from = vm.process.and_then(|process| self.processes.get(&process)).map(|process| process.from);

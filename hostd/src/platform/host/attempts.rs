@@ -1,8 +1,9 @@
-//! Attempts to find a microVM, make it or remove it, of which some may have been given up.
+//! Attempts to find a microVM, make it or remove it. Some of them may have been given up.
 //!
-//! Whoever waits for one may stop waiting, since a monitor keeps its answer back, say. The thread that was at it finds out
-//! when the monitor is killed, and what it has half made must not get into the way of a later attempt: threads are at the files of a
-//! microVM one after another, and one that was given up touches nothing any more where another attempt was begun since.
+//! A caller may stop waiting for an attempt, for example since a monitor withholds its response. The thread of that
+//! attempt notices when the monitor is killed, and its half-made results must not disturb a later attempt. So threads
+//! work on the files of a microVM one after another, and the thread of an attempt that was given up changes nothing
+//! once another attempt has begun.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,14 +11,14 @@ use std::sync::{Mutex, MutexGuard};
 
 use crate::panics::poisoned;
 
-/// Which attempt is the newest, by the microVM's id.
+/// The newest attempt for each microVM, by id.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
     next: AtomicU64,
     newest: Mutex<HashMap<String, u64>>,
 }
 
-/// An attempt.
+/// One attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Attempt {
     id: String,
@@ -29,19 +30,19 @@ impl Attempts {
         self.newest.lock().unwrap_or_else(poisoned)
     }
 
-    /// Begins an attempt; it is the newest.
+    /// Begins an attempt, which becomes the newest.
     pub(super) fn begin(&self, id: &str) -> Attempt {
         let attempt = Attempt { id: id.to_owned(), number: self.next.fetch_add(1, Ordering::Relaxed) };
         self.lock().insert(attempt.id.clone(), attempt.number);
         attempt
     }
 
-    /// Whether nothing was attempted since.
+    /// Whether no other attempt has begun since.
     pub(super) fn is_newest(&self, attempt: &Attempt) -> bool {
         self.lock().get(&attempt.id) == Some(&attempt.number)
     }
 
-    /// Nothing is left of the microVM, and of earlier attempts.
+    /// Forgets a microVM of which nothing is left, unless a later attempt has begun.
     pub(super) fn forget(&self, attempt: &Attempt) {
         let mut newest = self.lock();
         if newest.get(&attempt.id) == Some(&attempt.number) {

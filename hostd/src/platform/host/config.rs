@@ -1,4 +1,4 @@
-//! What an operator can decide about how microVMs are made.
+//! The operator's settings for making microVMs.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,7 +14,8 @@ use crate::pool::PoolConfig;
 /// Lowest user id that microVMs get: builders have those below, from 1,900,000,000 on.
 const FIRST_UID: u32 = 1_901_000_000;
 
-/// Longest `run` in bytes: the name of a socket has at most 107, with `/microvms/microvm-<UUID>/control.sock` behind it.
+/// Longest `run` in bytes: the path of a socket has at most 107, of which `/microvms/microvm-<UUID>/control.sock`
+/// takes the rest.
 const RUN_MAX: usize = 40;
 
 /// How microVMs are made on this host.
@@ -59,10 +60,10 @@ impl Default for HostConfig {
 }
 
 impl HostConfig {
-    /// What is wrong with it, in words that name the key.
+    /// Checks the settings; the error names the key.
     ///
     /// # Errors
-    /// The first thing.
+    /// The first problem.
     pub fn check(&self) -> Result<(), String> {
         for (key, path) in [("data", &self.data), ("run", &self.run), ("vmm", &self.vmm)] {
             if !path.is_absolute() {
@@ -78,7 +79,7 @@ impl HostConfig {
         self.jail.check()
     }
 
-    /// How long a microVM has to be made.
+    /// How long making a microVM may take.
     #[must_use]
     pub fn launch_timeout(&self) -> Duration {
         Duration::from_secs(self.launch_timeout_seconds)
@@ -121,7 +122,7 @@ impl Default for JailSettings {
     }
 }
 
-/// All walls, to be found by name.
+/// All walls, for look-ups by name.
 const WALLS: [Wall; 9] = [
     Wall::Descriptors,
     Wall::Session,

@@ -1,4 +1,4 @@
-//! Answers a guest's name queries for as long as it is asked to.
+//! Answers a guest's name queries until the task is aborted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +18,10 @@ pub(super) async fn serve(agent: Agent, config: DnsConfig) {
         let resolver = Arc::clone(&resolver);
         let answer = move |query: Vec<u8>| {
             let resolver = Arc::clone(&resolver);
-            // A question that cannot be answered gets none.
+            // A query that cannot be answered gets no response.
             async move { panics::request(resolver.answer(&query)).await.unwrap_or_default() }
         };
-        // It ends with the guest, and then with this task.
+        // The connection ends with the guest; then this task is aborted, too.
         let _ = agent.serve_names(answer).await;
         sleep(RETRY).await;
     }

@@ -1,4 +1,4 @@
-//! How what goes wrong below becomes [`PlatformError`].
+//! Conversion of errors of lower layers into [`PlatformError`].
 
 use std::io;
 use std::path::Path;
@@ -9,13 +9,13 @@ use hearth_host::roles::RoleError;
 
 use crate::platform::PlatformError;
 
-/// For `map_err`: the host refused `what`.
+/// For `map_err`: converts an I/O error of the operation `what` on `path`.
 pub(super) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PlatformError {
     let path = path.to_owned();
     move |source| host(&source, format!("{what} {}: {source}", path.display()))
 }
 
-/// A full disk and a full table are no failures of what was asked for.
+/// A full disk or a full table is a lack of capacity, not a failure of the request.
 fn host(source: &io::Error, message: String) -> PlatformError {
     let full = [libc::ENOSPC, libc::EDQUOT, libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::EAGAIN];
     match source.raw_os_error() {
@@ -24,7 +24,7 @@ fn host(source: &io::Error, message: String) -> PlatformError {
     }
 }
 
-/// A monitor, its files, its guest.
+/// Converts an error of a monitor, its files or its guest.
 pub(super) fn microvm(error: MicrovmError) -> PlatformError {
     match &error {
         MicrovmError::File { source, .. } => host(source, error.to_string()),
@@ -32,17 +32,17 @@ pub(super) fn microvm(error: MicrovmError) -> PlatformError {
     }
 }
 
-/// The guest's agent.
+/// Converts an error of the guest's agent.
 pub(super) fn agent(error: AgentError) -> PlatformError {
     PlatformError::Failed(error.to_string())
 }
 
-/// A role.
+/// Converts an error of a role's credentials.
 pub(super) fn role(error: RoleError) -> PlatformError {
     PlatformError::Role(error.to_string())
 }
 
-/// A thread that has died.
+/// Converts the panic of a blocking thread.
 pub(super) fn thread(error: tokio::task::JoinError) -> PlatformError {
     PlatformError::Failed(format!("a thread of the program ended unexpectedly: {error}"))
 }

@@ -1,4 +1,4 @@
-//! One at a time per name.
+//! Exclusive locks on names.
 
 use std::collections::HashSet;
 use std::io;
@@ -8,18 +8,18 @@ use std::time::{Duration, Instant};
 
 use crate::panics::poisoned;
 
-/// How long somebody is waited for who is at a name. Whoever is at it may wait for a monitor; that is killed before somebody else's
-/// turn comes, and from then on only the host's kernel is waited for.
+/// Deadline for waiting for the holder of a name. The holder may be waiting for a monitor; that monitor is killed
+/// before the next holder's turn, and from then on only the host's kernel can cause delay.
 pub(super) const TURN: Duration = Duration::from_secs(30);
 
-/// Names that somebody is at.
+/// The names that are held.
 #[derive(Debug, Default)]
 pub(super) struct Exclusive {
     taken: Mutex<HashSet<PathBuf>>,
     given_back: Condvar,
 }
 
-/// While this lives, nobody else is at the name.
+/// Holds a name exclusively while it exists.
 #[derive(Debug)]
 pub(super) struct Held<'a> {
     name: &'a Path,
@@ -31,7 +31,7 @@ impl Exclusive {
         self.taken.lock().unwrap_or_else(poisoned)
     }
 
-    /// Waits until nobody is at the name, for `limit` at most. It blocks.
+    /// Waits until the name is free, for `limit` at most, and holds it. This blocks.
     pub(super) fn hold<'a>(&'a self, name: &'a Path, limit: Duration) -> io::Result<Held<'a>> {
         let began = Instant::now();
         let mut taken = self.lock();

@@ -1,4 +1,4 @@
-//! MicroVMs that an earlier daemon has left.
+//! Finding the microVMs that an earlier daemon has left.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,14 +21,14 @@ use super::settle::{Decision, Seen, decide};
 use super::timeline::{Operation, Report, Timeline};
 use crate::platform::{Found, PlatformError, Spec};
 
-/// How long a monitor is looked at that is to be brought to run.
+/// How long a monitor is polled until its microVM runs.
 const LOOKING: Duration = Duration::from_secs(30);
-/// How long it has to say what it does. Other microVMs wait for that.
+/// Deadline for a monitor to report its status. Other microVMs wait for that.
 const STATUS: Duration = Duration::from_secs(10);
-/// How long to wait before it is looked at again.
+/// Pause before a monitor is polled again.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A monitor that lives, connected to.
+/// A monitor process that lives, with a connection to it.
 struct Living {
     microvm: Microvm,
     process: Process,
@@ -37,7 +37,7 @@ struct Living {
 }
 
 impl Host {
-    /// Settles what there is of a microVM, and goes on with it if it runs.
+    /// Brings what is left of a microVM into a definite state, and adopts the microVM if it runs.
     pub(super) async fn settle(self: &Arc<Self>, spec: &Spec, asked: u64) -> Result<Found, PlatformError> {
         if let Some(machine) = self.known(&spec.id) {
             return Ok(Found::Running(machine));
@@ -60,11 +60,11 @@ impl Host {
             from: living.from,
             base: self.artifact(&spec.artifact)?.join(SNAPSHOT),
             place,
-            // What it has is not known: it gets new ones.
+            // The expiry of the guest's credentials is unknown: the guest gets new ones at once.
             expiration: None,
         };
         let machine = Machine::start(self, spec, made);
-        // A suspend that was under way may have frozen its app. It has its identity, or it would not be adopted.
+        // An abandoned suspend may have frozen the app. The guest has its identity, or it would not be adopted.
         machine.thaw().await;
         timeline.done("thaw");
         self.remember(&machine);
@@ -74,13 +74,15 @@ impl Host {
         Ok(Found::Running(machine))
     }
 
-    /// The same, on a thread that goes on when nobody waits for it any more. What was attempted since is left alone then.
+    /// The blocking part of [`Self::settle`], on a thread that continues when its caller stops waiting. If another
+    /// attempt has begun since, it changes nothing.
     fn settle_now(&self, place: &Place, asked: u64, attempt: &Attempt) -> Result<Settled, PlatformError> {
         let suspended = place.is_suspended(asked);
         let began = Instant::now();
         loop {
             let living = self.look(place)?;
-            // Not held while the monitor is asked, which may take long: whoever comes next has its turn at once.
+            // The lock is not held while the monitor is queried, which may take long: another attempt gets its turn
+            // at once.
             let turn = self.making.hold(&place.state, TURN).map_err(failed("settling", &place.state))?;
             if !self.attempts.is_newest(attempt) {
                 return Err(PlatformError::Failed("something else was begun with it meanwhile".into()));
@@ -93,16 +95,16 @@ impl Host {
                 asked,
                 suspended,
             };
-            // A monitor that never gets anywhere is not asked any more.
+            // A monitor that makes no progress in time is killed.
             let decision = if began.elapsed() < LOOKING { decide(seen) } else { Decision::End { suspended } };
             match (decision, living) {
                 (Decision::Adopt, Some((living, _))) => {
-                    // A half-written state is nobody's any more.
+                    // A half-written state belongs to an abandoned save.
                     let swept = snapshot::remove_leftovers(&place.state);
                     swept.map_err(failed("removing half-written states in", &place.state))?;
                     return Ok(Settled::Living(Box::new(living)));
                 }
-                // It may have come to an end meanwhile: it is looked at again.
+                // The save may have finished meanwhile: the loop queries the monitor again.
                 (Decision::CancelSave, Some((living, _))) => {
                     let _ = living.microvm.client().cancel_save();
                 }
@@ -120,7 +122,7 @@ impl Host {
         }
     }
 
-    /// What lives of it, and what state its machine is in.
+    /// The living process of a microVM, with the state of its virtual machine.
     fn look(&self, place: &Place) -> Result<Option<(Living, Option<MachineState>)>, PlatformError> {
         let reading = || failed("reading the records in", &place.run);
         let Some(monitor) = MonitorRecord::read(&place.run).map_err(reading())? else { return Ok(None) };
@@ -129,7 +131,7 @@ impl Host {
             Process::find(&monitor.process).map_err(failed("looking for the process of", &place.run))?;
         let Some(process) = found.filter(|process| !process.has_ended()) else { return Ok(None) };
         let Ok(adopted) = Microvm::adopt(&place.run) else { return Ok(None) };
-        // One that does not say what it does cannot be gone on with.
+        // A monitor that does not report its status cannot be adopted: its state stays unknown.
         let asked = Client::connect(place.run.join(CONTROL_SOCKET)).map(|client| client.patience(STATUS));
         let state = asked.and_then(|client| client.status()).ok().map(|status| status.state());
         let living = Living { microvm: adopted, process, network: microvm.network, from: microvm.from };
@@ -137,13 +139,13 @@ impl Host {
     }
 }
 
-/// What there is, settled.
+/// The definite state of what was left of a microVM.
 enum Settled {
-    /// It runs.
+    /// The microVM's process runs.
     Living(Box<Living>),
-    /// No process.
+    /// There is no process.
     Ended {
-        /// Whether the suspended state is there.
+        /// Whether the suspended state exists.
         suspended: bool,
     },
 }

@@ -1,8 +1,8 @@
 //! Control groups of microVMs: how the host's processors are shared, and how much memory a monitor may take.
 //!
-//! Processor time goes by weight, in proportion to the baseline (docs/behaviour.md, "Memory classes"): where the host is idle, a
-//! microVM bursts to all CPUs it has; where it is not, each has its share. Memory is limited to the guest's and what the monitor needs
-//! beside it.
+//! CPU time is shared by weight, in proportion to the baseline (docs/behaviour.md, "Memory classes"): on an idle
+//! host, a microVM bursts to all CPUs it has; on a busy host, each microVM has its share. Memory is limited to that
+//! of the guest plus what the monitor itself needs.
 
 use std::fs;
 use std::io;
@@ -18,18 +18,18 @@ use super::layout::{PREFIX, names};
 
 /// The controllers that microVMs need.
 const CONTROLLERS: &str = "+cpu +memory +pids";
-/// Where the groups below get them from.
+/// The file that enables controllers for child groups.
 const SUBTREE: &str = "cgroup.subtree_control";
-/// Every group has it.
+/// A file that every group has.
 const PROCS: &str = "cgroup.procs";
 /// The baseline in MiB whose weight is the kernel's default.
 const DEFAULT_MIB: u32 = 2048;
 /// The kernel's default weight.
 const DEFAULT_WEIGHT: u32 = 100;
-/// How long a killed group has to become empty.
+/// How long a killed group may take to become empty.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Why there can be no control groups.
+/// Why control groups cannot be made.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "control groups for microVMs cannot be made in {parent}: cannot {what}: {source}; they need cgroup version 2 with the \
@@ -39,20 +39,20 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct GroupsError {
     /// The configured parent.
     parent: PathBuf,
-    /// What was being done.
+    /// The operation that failed.
     what: String,
-    /// What the system answered.
+    /// The error of the operating system.
     source: io::Error,
 }
 
-/// The control groups of this host's microVMs, if there are to be any.
+/// The control groups of this host's microVMs; disabled if there is no parent.
 #[derive(Debug, Clone)]
 pub(super) struct Groups {
     parent: Option<PathBuf>,
 }
 
 impl Groups {
-    /// Makes the group that holds them all, with its controllers, and tries one out.
+    /// Makes the parent group with its controllers, and tests it by making a group.
     pub(super) fn open(settings: &CgroupSettings) -> Result<Self, GroupsError> {
         if !settings.enabled {
             return Ok(Self { parent: None });
@@ -81,13 +81,13 @@ impl Groups {
         Ok(groups)
     }
 
-    /// The group of the monitor with the user id `uid`, before it is known what it runs.
+    /// The group of the monitor with the user id `uid`, before the microVM that it will run is known.
     pub(super) fn idle(&self, uid: u32) -> Option<CgroupConfig> {
         let parent = self.parent.as_ref()?;
         Some(CgroupConfig { pids_max: Some(DEFAULT_PIDS_MAX), ..CgroupConfig::unlimited(parent, name(uid)) })
     }
 
-    /// Gives the group of a monitor the limits of what it is to run.
+    /// Gives a monitor's group the limits of the microVM that it will run.
     pub(super) fn limit(&self, uid: u32, shape: Shape, baseline_mib: u32) -> Result<(), CgroupError> {
         let Some(parent) = &self.parent else { return Ok(()) };
         let config = CgroupConfig {
@@ -97,14 +97,14 @@ impl Groups {
         Cgroup::of(&config)?.limit(&config)
     }
 
-    /// Removes the group of a monitor, with what still runs in it; it may be gone already.
+    /// Removes a monitor's group and kills all processes in it; the group may be gone already.
     pub(super) fn remove(&self, uid: u32) -> Result<(), CgroupError> {
         let Some(parent) = &self.parent else { return Ok(()) };
         let group = Cgroup::of(&CgroupConfig::unlimited(parent, name(uid)))?;
         if !group.path().exists() {
             return Ok(());
         }
-        // The kernel empties it a moment after its process has ended.
+        // The kernel empties the group a moment after its process has exited.
         if group.remove().is_ok() {
             return Ok(());
         }
@@ -113,7 +113,7 @@ impl Groups {
         group.remove()
     }
 
-    /// The user ids whose groups there are.
+    /// The user ids for which groups exist.
     pub(super) fn uids(&self) -> io::Result<Vec<u32>> {
         let Some(parent) = &self.parent else { return Ok(Vec::new()) };
         let number = |name: String| name.strip_prefix(PREFIX)?.parse().ok();
@@ -125,7 +125,7 @@ fn name(uid: u32) -> String {
     format!("{PREFIX}{uid}")
 }
 
-/// The groups that have to hand controllers on, from the hierarchy's root to `parent`.
+/// The groups that have to pass controllers on, from the root of the hierarchy to `parent`.
 fn with_controllers(parent: &Path) -> Vec<PathBuf> {
     let mut groups: Vec<PathBuf> =
         parent.ancestors().take_while(|path| path.join(PROCS).exists()).map(Path::to_owned).collect();

@@ -1,4 +1,4 @@
-//! A microVM that runs.
+//! A running microVM.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -23,54 +23,54 @@ use super::{Host, dns, hooks, identity, watch as end};
 use crate::panics::poisoned;
 use crate::platform::{ConnectError, Connection, Exit, Guest, Hook, HookOutcome, Spec, SuspendError};
 
-/// How long the app has to take a connection.
+/// How long the app may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How long the agent has to thaw the app, and how long to wait before it is asked again.
+/// How long the agent may take to thaw the app; below, the pause before the next attempt.
 const THAW: Duration = Duration::from_secs(10);
 const THAW_AGAIN: Duration = Duration::from_secs(1);
 /// The environment of shells (docs/behaviour.md, "Shells").
 const SHELL_ENVIRONMENT: [&str; 2] = ["TERM=xterm", "PS1=λ $ "];
 
-/// Where a running microVM is in its life.
+/// The phase of a running microVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// It runs.
+    /// The microVM runs.
     Running,
-    /// It is being suspended.
+    /// The microVM is being suspended.
     Suspending,
-    /// It was suspended, or discarded, or belongs to another daemon: its end is no news.
+    /// The microVM was suspended or discarded, or belongs to another daemon: its exit is not reported.
     Gone,
 }
 
-/// What a guest is made of, beside what its [`Spec`] says.
+/// The parts of a guest, in addition to its [`Spec`].
 pub(super) struct Made {
     pub(super) microvm: Microvm,
     pub(super) process: Arc<Process>,
     pub(super) place: Place,
-    /// The number of the suspended state it was made from; 0: its image.
+    /// Number of the suspended state that the guest was made from; 0 stands for the image.
     pub(super) from: u64,
-    /// The full snapshot that it builds on.
+    /// The full snapshot that the guest's state builds on.
     pub(super) base: PathBuf,
-    /// Whether it has a network card.
+    /// Whether the guest has a network card.
     pub(super) card: bool,
-    /// Until when the credentials that it has are valid.
+    /// When the guest's credentials expire.
     pub(super) expiration: Option<SystemTime>,
 }
 
-/// A running microVM. Dropping it leaves the microVM running, without anybody who takes its output.
+/// A running microVM. Dropping it leaves the microVM running, and nothing takes the microVM's output any more.
 pub(super) struct Machine {
     pub(super) host: Arc<Host>,
     pub(super) spec: Spec,
     pub(super) made: Made,
     pub(super) phase: watch::Sender<Phase>,
-    /// A suspend is to be given up.
+    /// Whether the suspend under way is cancelled.
     pub(super) cancel: AtomicBool,
-    /// A thaw is tried again and again in the background.
+    /// Whether a background task retries a thaw.
     thawing: Arc<AtomicBool>,
-    /// Held from a freeze until its suspend is over, and while a thaw is tried: a thaw that comes late must not undo a later freeze.
+    /// Held from a freeze until its suspend is over, and during a thaw: a late thaw must not undo a later freeze.
     pub(super) freezing: Arc<tokio::sync::Mutex<()>>,
     exit: watch::Receiver<Option<Exit>>,
-    /// Aborted when this is dropped.
+    /// The tasks that serve the microVM, aborted when this is dropped.
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -81,7 +81,7 @@ impl fmt::Debug for Machine {
 }
 
 impl Machine {
-    /// Begins to look after a microVM: its output, its names, its credentials, its end.
+    /// Starts the tasks that serve a microVM: its output, name queries, credentials, and watching for its exit.
     pub(super) fn start(host: &Arc<Host>, spec: &Spec, made: Made) -> Arc<Self> {
         let (phase, exit) = (watch::Sender::new(Phase::Running), watch::Sender::new(None));
         let exits = exit.subscribe();
@@ -120,7 +120,7 @@ impl Machine {
         self.made.microvm.agent()
     }
 
-    /// Looks after it no more.
+    /// Stops serving the microVM.
     pub(super) fn let_go(&self) {
         self.phase.send_replace(Phase::Gone);
         self.tasks.lock().unwrap_or_else(poisoned).abort_all();
@@ -162,7 +162,7 @@ impl Guest for Machine {
         let process = agent::Process { arguments, environment, ..agent::Process::default() };
         let exec = agent::OpenExec {
             what: Some(agent::open_exec::What::Process(process)),
-            // As AWS's, until the client says how large it is.
+            // The size of AWS's terminals, until the client sends its own.
             terminal: Some(agent::WindowSize::default()),
             privileged: false,
             as_app: true,
@@ -178,13 +178,13 @@ impl Guest for Machine {
         };
         match exit {
             Some(exit) if *self.phase.borrow() != Phase::Gone => exit,
-            // It was asked for.
+            // The exit was requested.
             _ => std::future::pending().await,
         }
     }
 }
 
-/// bash where there is one.
+/// A login shell: bash if the guest has it.
 fn login_shell() -> Vec<String> {
     let script = "[ -x /bin/bash ] && exec /bin/bash -l; exec /bin/sh -l";
     ["/bin/sh", "-c", script].map(str::to_owned).to_vec()
@@ -198,9 +198,9 @@ fn connect_error(error: AgentError) -> ConnectError {
 }
 
 impl Machine {
-    /// Has the app go on that a suspend has frozen, or may have: one that was given up, or that an earlier daemon had begun. A
-    /// guest that does not do it at once is asked until it does, in the background: it counts as running. The caller holds
-    /// `freezing`, or is alone with the microVM.
+    /// Thaws the app, which a suspend has frozen or may have: one that was cancelled, or one that an earlier daemon
+    /// had begun. If the guest does not thaw it at once, a background task retries until it does, and the microVM
+    /// counts as running. The caller holds `freezing`, or has exclusive access to the microVM.
     pub(super) async fn thaw(&self) {
         if let Err(error) = self.agent().thaw(THAW).await {
             tracing::warn!(microvm = self.spec.id, %error, "the app could not be thawed, trying again");
@@ -215,7 +215,8 @@ impl Machine {
                     sleep(THAW_AGAIN).await;
                     let _freezing = freezing.lock().await;
                     if agent.thaw(THAW).await.is_ok() {
-                        // Before another freeze can fail to be thawed.
+                        // The flag is cleared before the lock is released, so that a failing thaw after another
+                        // freeze can start a new task.
                         thawing.store(false, Ordering::Release);
                         return;
                     }
@@ -224,7 +225,7 @@ impl Machine {
         }
     }
 
-    /// Whether a suspend is to be given up.
+    /// Whether the suspend under way is cancelled.
     pub(super) fn is_cancelled(&self) -> bool {
         self.cancel.load(Ordering::Acquire)
     }

@@ -8,7 +8,7 @@ use hearth_vmm::client::ClientError;
 
 use crate::platform::{Hook, HookOutcome};
 
-/// The call of a hook; none if it is disabled. `payload` goes to `/run` alone, and is never logged.
+/// The call of a hook; none if it is disabled. `payload` is sent to `/run` only, and is never logged.
 pub(super) fn call(hooks: Option<&Hooks>, hook: Hook, microvm: &str, payload: &str) -> Option<HookCall> {
     let hooks = hooks?;
     let settings = hooks.microvm_hooks.as_ref()?;
@@ -27,7 +27,7 @@ pub(super) fn call(hooks: Option<&Hooks>, hook: Hook, microvm: &str, payload: &s
     Some(HookCall { hook: kind, port, timeout: hook.timeout(Some(hooks)), body })
 }
 
-/// What became of a call.
+/// The outcome of a hook call.
 pub(super) fn outcome(result: &Result<HookResult, AgentError>) -> HookOutcome {
     match result {
         Ok(HookResult::Status(status)) => HookOutcome::Status(*status),

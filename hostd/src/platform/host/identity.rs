@@ -1,4 +1,4 @@
-//! Who a guest is told to be, and the credentials it is given.
+//! The identity and the credentials that a guest receives.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -14,12 +14,12 @@ use crate::clock::Clock;
 
 /// Bytes of entropy for a guest's random number generator.
 const ENTROPY: usize = 64;
-/// How long before credentials expire the guest gets new ones: the provider has new ones by then.
+/// How long before its credentials expire the guest gets new ones: by then the provider has new ones.
 const BEFORE: Duration = Duration::from_secs(4 * 60);
-/// How long to wait at least before a role is asked for again.
+/// Shortest pause before credentials of a role are requested again.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// What a guest with a network card is told of its network.
+/// The network settings for a guest with a network card.
 pub(super) fn network(mtu: u16) -> proto::Network {
     proto::Network {
         address: format!("{GUEST}/{PREFIX_LENGTH}"),
@@ -28,7 +28,8 @@ pub(super) fn network(mtu: u16) -> proto::Network {
     }
 }
 
-/// What a restored guest is told, with fresh entropy and the time of now. What its metadata says is the image's.
+/// The identification message for a restored guest, with fresh entropy and the current time. Its metadata settings
+/// are those of the image.
 pub(super) fn message(
     microvm: &str,
     clock: &Clock,
@@ -49,7 +50,7 @@ pub(super) fn message(
     })
 }
 
-/// Credentials as the guest's metadata service wants them.
+/// Credentials in the format of the guest's metadata service.
 fn grant(credentials: &Credentials) -> proto::Credentials {
     let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     proto::Credentials {
@@ -61,9 +62,9 @@ fn grant(credentials: &Credentials) -> proto::Credentials {
     }
 }
 
-/// Gives a guest new credentials before those that it has expire: at `expiration`; at once without, since nobody knows what it
-/// has. Where the role is refused, those that it has are taken away: neither an account that may not use a role nor one that may
-/// not any more keeps its credentials until they expire.
+/// Gives a guest new credentials before its present ones expire at `expiration`; at once if that is unknown. If the
+/// role is refused, the guest's credentials are removed: an account that may not use a role, or may no longer, does
+/// not keep its credentials until they expire.
 pub(super) async fn refresh(
     agent: Agent,
     roles: Arc<RoleProvider>,
@@ -74,7 +75,7 @@ pub(super) async fn refresh(
     keep_fresh(agent, &roles, &role, clock, expiration, RETRY).await;
 }
 
-/// [`refresh`], with the least time between two requests for the role.
+/// [`refresh`] with the shortest pause between two requests for the role's credentials as a parameter.
 async fn keep_fresh(
     agent: Agent,
     roles: &RoleProvider,
@@ -90,11 +91,11 @@ async fn keep_fresh(
         }
         let (fetched, ends) = match roles.credentials(role).await {
             Ok(Some(credentials)) => (Some(Some(credentials)), false),
-            Ok(None) => (Some(None), true), // the role stands for nothing (any more)
+            Ok(None) => (Some(None), true), // the role stands for no credentials (any more)
             Err(error) => {
                 let (role_arn, account) = (role.role_arn.as_str(), role.account.as_str());
                 tracing::warn!(role = role_arn, account, %error, "no new credentials");
-                // What the configuration refuses, it refuses until the daemon starts anew; an STS may change its mind.
+                // A refusal by the configuration is final until the daemon restarts; an STS may change its mind.
                 let ends = matches!(error, RoleError::NotForAccount { .. });
                 ((error.is_refusal() && !taken).then_some(None), ends)
             }
@@ -110,7 +111,8 @@ async fn keep_fresh(
                 Err(error) => tracing::debug!(%error, "the guest did not take its credentials"),
             }
         }
-        // Never again at once: an STS that is away gives what it gave before, and some give what soon expires.
+        // Never retry at once: an STS that cannot be reached yields the former credentials, and some yield
+        // credentials that soon expire.
         tokio::time::sleep(retry).await;
     }
 }
@@ -146,7 +148,7 @@ mod tests {
 
     const ARN: &str = "arn:aws:iam::111111111111:role/app";
 
-    /// A guest of this account, and the refreshing of its credentials of a role of 111111111111.
+    /// A guest of this account, and the task that refreshes its credentials of a role of the account 111111111111.
     fn refreshing(account: &str, expiration: Option<SystemTime>) -> (tokio::task::JoinHandle<()>, Lines) {
         let (agent, guest) = played();
         let keys = "[rules.\"arn:aws:iam::*\".static]\naccess_key_id = \"AKIA\"\nsecret_access_key = \"s\"\n";
@@ -164,19 +166,19 @@ mod tests {
         refreshing.abort();
     }
 
-    /// A guest that an earlier daemon, or an earlier configuration, gave credentials of another account's role.
+    /// A guest that an earlier daemon, or an earlier configuration, gave credentials of a role of another account.
     #[tokio::test]
     async fn credentials_of_another_accounts_role_are_taken_away() {
         for expiration in [None, Some(SystemTime::now())] {
             let (refreshing, mut guest) = refreshing("222222222222", expiration);
             assert_eq!(answer(&mut guest).await, None);
-            // Nothing changes that any more.
+            // The refusal is final.
             refreshing.await.unwrap();
             assert!(guest.next().await.is_none(), "it was never given anything");
         }
     }
 
-    /// The STS gives credentials that have expired, so that it is asked again at once.
+    /// The STS returns credentials that have expired, so that new ones are requested at once.
     #[tokio::test]
     async fn what_an_sts_refuses_is_taken_away_once_and_given_again_when_it_may_be() {
         let (endpoint, answers) = sts().await;
@@ -194,7 +196,7 @@ mod tests {
         assert_eq!(answer(&mut guest).await.unwrap().access_key_id, "ASIA");
         answers.send(REFUSED).await.unwrap();
         assert_eq!(answer(&mut guest).await, None, "taken away");
-        // Refused again, it is not told again.
+        // After a second refusal the guest gets no second message.
         answers.send(REFUSED).await.unwrap();
         answers.send(GIVEN).await.unwrap();
         assert_eq!(answer(&mut guest).await.unwrap().access_key_id, "ASIA");
@@ -210,7 +212,7 @@ mod tests {
     const REFUSED: (&str, &str) =
         ("403 Forbidden", "<ErrorResponse><Error><Code>AccessDenied</Code></Error></ErrorResponse>");
 
-    /// An STS on the loopback that answers each request with the next of what it is sent.
+    /// An STS on the loopback device that answers each request with the next response from the channel.
     async fn sts() -> (String, mpsc::Sender<(&'static str, &'static str)>) {
         use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
         let (answers, mut next) = mpsc::channel::<(&str, &str)>(1);

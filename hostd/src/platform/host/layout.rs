@@ -1,15 +1,15 @@
-//! Where things are.
+//! Paths of the host's files.
 //!
 //! ```text
 //! DATA/images/ACCOUNT/UID/VERSION/BUILD/   files of a build
-//! DATA/microvms/ID/overlay-N               what it has written since it was launched (0) or resumed from suspended-N
-//! DATA/microvms/ID/suspended-N/            its suspended state
+//! DATA/microvms/ID/overlay-N               disk writes since the launch (0) or since the resume from suspended-N
+//! DATA/microvms/ID/suspended-N/            suspended state number N
 //! RUN/microvms/ID/                         its monitor: control.sock, console.log, monitor.log, exit.json, the records
-//! RUN/pool/vm-UID/                         a monitor without a microVM; renamed when it gets one
+//! RUN/pool/vm-UID/                         a monitor in the pool, without a microVM; renamed when it gets one
 //! ```
 //!
-//! User ids, control groups (`vm-UID`) and networks (`vm-NUMBER`) are the monitor's, whichever microVM it runs: what belongs to
-//! a microVM is in the records of its run directory.
+//! User ids, control groups (`vm-UID`) and networks (`vm-NUMBER`) belong to the monitor, whichever microVM it runs;
+//! the records in the run directory of a microVM name them.
 
 use std::fs;
 use std::io;
@@ -17,12 +17,12 @@ use std::path::{Path, PathBuf};
 
 use crate::platform::Artifact;
 
-/// Before names of networks, control groups and run directories in the pool.
+/// Prefix of the names of networks, control groups and run directories in the pool.
 pub(super) const PREFIX: &str = "vm-";
 const OVERLAY: &str = "overlay-";
 const SUSPENDED: &str = "suspended-";
 
-/// The folders of this host.
+/// The host's folders.
 #[derive(Debug, Clone)]
 pub(super) struct Layout {
     data: PathBuf,
@@ -34,7 +34,7 @@ impl Layout {
         Self { data: data.to_owned(), run: run.to_owned() }
     }
 
-    /// Makes what is missing, for root alone.
+    /// Makes missing folders, accessible by root only.
     pub(super) fn make(&self) -> Result<(), (PathBuf, io::Error)> {
         let folders = [self.images(), self.states(), self.runs(), self.pool()];
         folders.into_iter().try_for_each(|folder| make_folder(&folder).map_err(|error| (folder, error)))
@@ -44,7 +44,7 @@ impl Layout {
         self.data.join("images")
     }
 
-    /// Folders of microVMs, for what outlives a reboot.
+    /// Folders of microVMs, whose contents outlive a reboot.
     pub(super) fn states(&self) -> PathBuf {
         self.data.join("microvms")
     }
@@ -71,7 +71,7 @@ impl Layout {
     }
 }
 
-/// What of a microVM's folder is kept.
+/// Which part of a microVM's folder is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keep {
     /// Nothing.
@@ -82,32 +82,32 @@ pub(super) enum Keep {
     States,
 }
 
-/// Where a microVM's files are.
+/// The folders of a microVM.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
-    /// What outlives a reboot.
+    /// Folder of files that outlive a reboot.
     pub(super) state: PathBuf,
-    /// Its monitor's.
+    /// Run directory of the monitor.
     pub(super) run: PathBuf,
 }
 
 impl Place {
-    /// The overlay of a microVM that was made from suspended state `number`; 0: from its image.
+    /// The overlay of a microVM that was made from suspended state `number`; 0 stands for the image.
     pub(super) fn overlay(&self, number: u64) -> PathBuf {
         self.state.join(format!("{OVERLAY}{number}"))
     }
 
-    /// Suspended state `number`.
+    /// The folder of suspended state `number`.
     pub(super) fn suspended(&self, number: u64) -> PathBuf {
         self.state.join(format!("{SUSPENDED}{number}"))
     }
 
-    /// Whether suspended state `number` is there: folders of snapshots appear as a whole.
+    /// Whether suspended state `number` exists: folders of snapshots appear as a whole.
     pub(super) fn is_suspended(&self, number: u64) -> bool {
         number > 0 && self.suspended(number).is_dir()
     }
 
-    /// Removes overlays, half-written states, and what of suspended states is not to be kept.
+    /// Removes overlays, half-written states, and the suspended states that are not to be kept.
     pub(super) fn tidy(&self, keep: Keep) -> io::Result<()> {
         let entries = match fs::read_dir(&self.state) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -135,19 +135,19 @@ impl Place {
     }
 }
 
-/// Whether `name` can be one component of a path here: ids come from records, and are checked all the same.
+/// Whether `name` can be a component of a path. Ids come from records, and are checked nevertheless.
 pub(super) fn is_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     (1..=128).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(plain)
 }
 
-/// Makes a folder with those above it, for root alone.
+/// Makes a folder with its parents, accessible by root only.
 pub(super) fn make_folder(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// The names in a folder; none if it is not there.
+/// The names in a folder; none if the folder does not exist.
 pub(super) fn names(folder: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -156,7 +156,7 @@ pub(super) fn names(folder: &Path) -> io::Result<Vec<String>> {
     entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 
-/// Removes a folder and what is in it; it may be gone already.
+/// Removes a folder with its contents; it may be gone already.
 pub(super) fn remove_folder(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

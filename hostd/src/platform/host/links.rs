@@ -1,4 +1,4 @@
-//! Networks, before they have a microVM.
+//! Networks in the pool, before they have a microVM.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use hearth_host::network::{Egress, MicrovmNetwork, NetworkError, Networks};
 use super::names::InUse;
 use crate::platform::PlatformError;
 
-/// What a network lets out, as a kind of networks.
+/// The egress of a network, as a kind of the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Kind(pub(super) Egress);
 
@@ -21,14 +21,14 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What networks are made with.
+/// Makes and removes networks.
 #[derive(Debug, Clone)]
 pub(super) struct Maker {
     pub(super) networks: Arc<Networks>,
     pub(super) in_use: Arc<InUse>,
 }
 
-/// A network that waits for a microVM. Dropping it removes it.
+/// A network that waits for a microVM. Dropping it removes the network.
 #[derive(Debug)]
 pub(super) struct Link {
     network: Option<MicrovmNetwork>,
@@ -64,12 +64,12 @@ fn network(error: NetworkError) -> PlatformError {
 }
 
 impl Link {
-    /// Its name.
+    /// The network's name.
     pub(super) fn name(&self) -> Option<&str> {
         self.network.as_ref().map(MicrovmNetwork::name)
     }
 
-    /// Gives it to the microVM in whose records its name is: it stays when this is dropped.
+    /// Hands the network over to the microVM whose records contain its name: dropping this no longer removes it.
     pub(super) fn claim(mut self) -> Option<MicrovmNetwork> {
         self.network.take()
     }
@@ -78,7 +78,7 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         if let Some(name) = self.network.take().map(|network| network.name().to_owned()) {
-            let _ = self.maker.remove(&name); // what stays is swept away, once nobody has its name
+            let _ = self.maker.remove(&name); // if removal fails, a later sweep removes the network once no microVM has its name
         }
     }
 }

@@ -1,7 +1,8 @@
-//! What the app of a microVM writes, from its guest into a log stream.
+//! The output of a microVM's app, from its guest to a log stream.
 //!
-//! Lines are stored, then acknowledged; the guest keeps them until then. So a line is stored once, whatever ends between: the
-//! stream knows the number of the last one it has, and refuses those that it has seen.
+//! Lines are stored and then acknowledged; the guest keeps them until then. The stream holds the number of its last
+//! line, and refuses lines that it has already. So each line is stored exactly once, whichever side crashes in
+//! between.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -18,43 +19,44 @@ use crate::platform::LogTarget;
 
 /// Most lines that are stored at a time.
 const BATCH: usize = 256;
-/// How long to wait before something that did not work is tried again: at first, and at most.
+/// Pause before a failed operation is retried: at first, and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
-/// How often it is looked whether all lines were taken.
+/// Interval at which [`taken`] polls the guest's status.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// Where the output of microVMs goes.
+/// Stores the output of microVMs.
 pub trait LogSink: Send + Sync + Debug + 'static {
-    /// A writer for the lines of the microVM `microvm` into one stream. Several microVMs may write into the same. It may block.
+    /// A writer of the lines of the microVM `microvm` to one stream. Several microVMs may write to the same stream.
+    /// The call may block.
     ///
     /// # Errors
-    /// Why it cannot be written to; it is tried again later.
+    /// Why the stream cannot be written to; the caller retries later.
     fn open(&self, account: &str, target: &LogTarget, microvm: &str) -> Result<Arc<dyn LogWriter>, String>;
 }
 
-/// Writes the lines of one microVM into one stream.
+/// Writes the lines of one microVM to one stream.
 pub trait LogWriter: Send + Sync + Debug {
-    /// The number of the last line of this microVM that is stored; 0 for none.
+    /// The sequence number of the last stored line of this microVM; 0 for none.
     fn last_sequence(&self) -> u64;
 
-    /// Stores a line, unless it is stored already: a crash of the daemon does not take it any more. It may block.
+    /// Stores a line, unless it is stored already. A stored line survives a crash of the daemon. The call may block.
     ///
     /// # Errors
-    /// Why it cannot be stored; it is tried again later.
+    /// Why the line cannot be stored; the caller retries later.
     fn append(&self, line: &LogRecord) -> Result<(), String>;
 }
 
-/// Whose output goes where.
+/// The destination of a microVM's output.
 #[derive(Debug, Clone)]
 pub(super) struct Output {
     pub(super) account: String,
     pub(super) microvm: String,
-    /// Nowhere without: it is read all the same, or the app would wait for that.
+    /// Without a target, lines are read and discarded, since otherwise the app would block on its output.
     pub(super) target: Option<LogTarget>,
     pub(super) sink: Arc<dyn LogSink>,
 }
 
-/// Waits a little longer each time.
+/// A pause that grows with each use.
 struct Backoff(Duration);
 
 impl Backoff {
@@ -68,7 +70,7 @@ impl Backoff {
     }
 }
 
-/// Takes the lines of a guest for as long as it is asked to.
+/// Takes the lines of a guest until the task is aborted.
 pub(super) async fn follow(agent: Agent, output: Output) {
     let writer = output.open().await;
     let mut backoff = Backoff::new();
@@ -102,7 +104,7 @@ impl Output {
         tracing::warn!(microvm = self.microvm, why, "the output cannot be stored; the guest keeps it");
     }
 
-    /// Stores lines in order, however often that has to be tried.
+    /// Stores lines in order, retrying for as long as it takes.
     async fn store(&self, writer: &Arc<dyn LogWriter>, lines: Vec<LogRecord>) {
         let mut backoff = Backoff::new();
         let (lines, mut next) = (Arc::new(lines), 0);
@@ -129,7 +131,7 @@ impl Output {
     }
 }
 
-/// Takes lines until the connection ends; returns why it has.
+/// Takes lines until the connection ends; returns why it ended.
 async fn take(agent: &Agent, output: &Output, writer: Option<&Arc<dyn LogWriter>>) -> AgentError {
     let after = writer.map_or(0, |writer| writer.last_sequence());
     let (mut lines, mut acknowledge) = match agent.logs(after).await {
@@ -142,7 +144,7 @@ async fn take(agent: &Agent, output: &Output, writer: Option<&Arc<dyn LogWriter>
             match lines.next().await {
                 Ok(line) => {
                     if received.send(line).await.is_err() {
-                        return AgentError::Confused; // nobody takes them any more
+                        return AgentError::Confused; // the receiver is gone
                     }
                 }
                 Err(error) => return error,
@@ -166,7 +168,7 @@ async fn take(agent: &Agent, output: &Output, writer: Option<&Arc<dyn LogWriter>
     tokio::pin!(read, store);
     tokio::select! {
         error = &mut read => {
-            // What has come is stored all the same; nobody is there to be told.
+            // The lines that have arrived are stored nevertheless; they cannot be acknowledged.
             let _ = store.await;
             error
         }
@@ -174,8 +176,8 @@ async fn take(agent: &Agent, output: &Output, writer: Option<&Arc<dyn LogWriter>
     }
 }
 
-/// Waits until the host has taken all lines that the app has written so far, at most for `limit`. What is not taken then stays in
-/// the guest.
+/// Waits until the host has taken all lines that the app has written so far, for `limit` at most. Lines that are not
+/// taken then stay in the guest.
 pub(super) async fn drain(agent: &Agent, limit: Duration) {
     let drained = async {
         let mut control = agent.control().await?;
@@ -185,10 +187,10 @@ pub(super) async fn drain(agent: &Agent, limit: Duration) {
     let _ = tokio::time::timeout(limit, drained).await;
 }
 
-/// The same for the lines that there were when the guest's status was `wanted`, for as long as that takes.
+/// Waits without a limit until the host has taken the lines that existed when the guest's status was `wanted`.
 ///
 /// # Errors
-/// The agent does not answer.
+/// If the agent does not respond.
 pub(super) async fn taken(control: &mut Control, wanted: &Status) -> Result<(), AgentError> {
     let mut taken = wanted.acknowledged_log;
     while taken < wanted.last_log {
@@ -207,7 +209,7 @@ mod tests {
 
     use super::*;
 
-    /// A stream in memory, which refuses some lines once.
+    /// A log stream in memory, which refuses some lines once.
     #[derive(Debug, Default)]
     struct Memory {
         lines: Mutex<Vec<u64>>,
@@ -239,7 +241,7 @@ mod tests {
         }
     }
 
-    /// The guest's end of a log connection, and after which line the host wants them.
+    /// The guest's end of a log connection, and the number after which the host requests lines.
     async fn accept(guest: &mut Lines) -> (Line, u64) {
         let mut line = guest.next().await.unwrap().unwrap();
         let open = line.accept().await.unwrap();
@@ -269,7 +271,7 @@ mod tests {
         assert_eq!(after, 0);
         say(&mut line, 1..=3).await;
         acknowledged(&mut line, 3).await;
-        // The connection ends, as at a restart of the daemon: the host goes on where it was.
+        // The connection ends, as at a restart of the daemon: the host continues after the last stored line.
         say(&mut line, 4..=5).await;
         drop(line);
         let (mut line, after) = accept(&mut guest).await;

@@ -1,8 +1,8 @@
-//! A microVM from its image, or from its suspended state.
+//! Makes a microVM from its image, or from its suspended state.
 //!
 //! ```text
 //!  one thread:  monitor and network (from the pool) ─► claimed ─► files opened ─► restored ┐
-//!                                                                                          ├─► agent ─► identified ─► looked after
+//!                                                                                          ├─► agent ─► identified ─► served
 //!  meanwhile:   credentials of its role ───────────────────────────────────────────────────┘
 //! ```
 
@@ -32,7 +32,7 @@ use super::{Host, identity, links, monitors};
 use crate::panics::poisoned;
 use crate::platform::{PlatformError, Spec};
 
-/// What the blocking part of making a microVM comes to.
+/// The result of the blocking part of making a microVM.
 struct Restored {
     microvm: Microvm,
     process: Arc<Process>,
@@ -40,18 +40,19 @@ struct Restored {
     timeline: Timeline,
 }
 
-/// A microVM that is being made.
+/// The state of making a microVM.
 struct Making {
     host: Arc<Host>,
     place: Place,
     from: u64,
     attempt: Attempt,
     given_up: AtomicBool,
-    /// Its monitor, once it has one.
+    /// The monitor's process, once there is one.
     process: Mutex<Option<Arc<Process>>>,
 }
 
-/// Gives up what is being made when dropped before it is somebody's: its monitor is killed, and what is half made is removed.
+/// Gives up making a microVM if it is dropped before the microVM is finished: the monitor is killed, and half-made
+/// parts are removed.
 struct GiveUp {
     making: Arc<Making>,
     made: bool,
@@ -62,15 +63,15 @@ impl Making {
         self.given_up.load(Ordering::Acquire)
     }
 
-    /// Has whoever waits for the monitor wait no more.
+    /// Kills the monitor, so that no thread waits for it any longer.
     fn give_up(&self) {
         self.given_up.store(true, Ordering::Release);
         if let Some(process) = &*self.process.lock().unwrap_or_else(poisoned) {
-            let _ = process.kill(); // it may have ended by itself
+            let _ = process.kill(); // the process may have exited by itself
         }
     }
 
-    /// Notes its monitor. One that comes too late is killed at once.
+    /// Records the monitor's process. If the attempt was given up before, the process is killed at once.
     fn has(&self, process: &Arc<Process>) {
         *self.process.lock().unwrap_or_else(poisoned) = Some(Arc::clone(process));
         if self.is_given_up() {
@@ -78,11 +79,12 @@ impl Making {
         }
     }
 
-    /// Removes what is left of it, by the thread whose turn it is; of one that was to be resumed, its state stays.
+    /// Removes the half-made parts of the microVM; the suspended state that a resume began from stays. The caller
+    /// holds the lock of the microVM's folder.
     fn clear(&self) {
         let Self { host, place, from, attempt, .. } = self;
         if !host.attempts.is_newest(attempt) {
-            return; // whoever has come after it has removed it
+            return; // a later attempt has removed them
         }
         let cleared = host.end_run(place).and_then(|()| {
             place
@@ -90,18 +92,18 @@ impl Making {
                 .map_err(failed("tidying", &place.state))
         });
         if *from == 0 {
-            let _ = fs::remove_dir(&place.state); // if it is empty
+            let _ = fs::remove_dir(&place.state); // fails if it is not empty
         }
         if let Err(error) = cleared {
             tracing::warn!(folder = %place.run.display(), %error, "something of a failed launch is left");
         }
     }
 
-    /// As [`Self::clear`], when it is nobody else's turn.
+    /// Calls [`Self::clear`] after taking the lock of the microVM's folder.
     fn clear_in_turn(&self) {
         match self.host.making.hold(&self.place.state, TURN) {
             Ok(_turn) => self.clear(),
-            // It clears up itself; and what stays, the microVM's removal gets.
+            // The holder of the lock cleans up itself; the removal of the microVM deletes the rest.
             Err(error) => tracing::warn!(folder = %self.place.run.display(), %error, "left for later"),
         }
     }
@@ -121,7 +123,7 @@ impl Drop for GiveUp {
 }
 
 impl Host {
-    /// Makes a microVM: from suspended state `from`, or from its image (0).
+    /// Makes a microVM from suspended state `from`, or from its image (0).
     pub(super) async fn make(
         self: &Arc<Self>,
         spec: &Spec,
@@ -147,7 +149,7 @@ impl Host {
         if made.is_err() {
             making.give_up();
             let making = Arc::clone(&making);
-            let _ = spawn_blocking(move || making.clear_in_turn()).await; // what stays, the microVM's removal gets
+            let _ = spawn_blocking(move || making.clear_in_turn()).await; // the removal of the microVM deletes the rest
         }
         given_up.made = true;
         let report = Report { operation, microvm: &spec.id, succeeded: made.is_ok(), timeline: &timeline };
@@ -163,7 +165,7 @@ impl Host {
         making: &Arc<Making>,
         timeline: &mut Timeline,
     ) -> Result<Arc<Machine>, PlatformError> {
-        // Nobody looks after an earlier one of this id any more.
+        // Stops serving an earlier guest with this id.
         if let Some(machine) = self.forget(&spec.id) {
             machine.let_go();
         }
@@ -209,7 +211,7 @@ impl Host {
         }
     }
 
-    /// The part that blocks.
+    /// The blocking part of making a microVM.
     fn restore(
         &self,
         spec: &Spec,
@@ -218,14 +220,14 @@ impl Host {
         timeline: Timeline,
     ) -> Result<Restored, PlatformError> {
         let place = &making.place;
-        // Whoever was at it before has been given up, and its monitor killed: that does not take long.
+        // An earlier holder of the lock was given up and its monitor killed, so that it releases the lock soon.
         let _turn = self.making.hold(&place.state, TURN).map_err(failed("making", &place.state))?;
         if making.is_given_up() || !self.attempts.is_newest(&making.attempt) {
             return Err(PlatformError::Failed(format!("{} was given up before it was begun", spec.id)));
         }
         let restored = self.restore_in_turn(spec, folder, making, timeline);
         if making.is_given_up() {
-            // Whoever gave up may have found nothing to remove yet.
+            // When the attempt was given up, there may have been nothing to remove yet.
             making.clear();
         }
         restored
@@ -259,7 +261,7 @@ impl Host {
         let record = MicrovmRecord { network, from };
         let (made, process) = monitor.claim(place, &record, (shape, spec.memory_mib))?;
         making.has(&process);
-        // Its name is in the records now: whoever removes the microVM removes it.
+        // The records now contain the network's name: removing the microVM removes the network.
         let network = link.and_then(links::Link::claim);
         timeline.done("claim");
         let tap = network.as_ref().map(MicrovmNetwork::tap).transpose();
@@ -293,7 +295,7 @@ impl Host {
     }
 }
 
-/// An error, with what the guest's kernel and the monitor said last.
+/// Adds the last output of the guest's kernel and the monitor to an error.
 fn explained(error: PlatformError, microvm: &Microvm) -> PlatformError {
     let words = microvm.last_words();
     match error {

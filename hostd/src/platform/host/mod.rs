@@ -3,24 +3,25 @@
 //! ```text
 //!                 pool: monitors (started, jailed, with a VM), networks
 //!                   │
-//!   launch, resume ─┴─► claimed ─► restored ─► identified ─► looked after ──► suspend ─► folder
+//!   launch, resume ─┴─► claimed ─► restored ─► identified ─► served ────────► suspend ─► folder
 //!                                                             │     ▲
-//!                                          daemon ends, killed│     │find: adopted
+//!                                          daemon exit or kill│     │find: adopted
 //!                                                             ▼     │
 //!                                                       it runs by itself
 //! ```
 //!
-//! A monitor is in a session of its own and outlives the daemon. What a daemon that comes later needs is written down in the
-//! monitor's run directory before it matters; that directory gets the microVM's name in one step, and from then on everything that
-//! belongs to the microVM is found from its id. Removing goes the other way: the records go last.
+//! A monitor has a session of its own and outlives the daemon. All that a later daemon needs is recorded in the
+//! monitor's run directory before it matters; that directory gets the microVM's name in one step, and from then on
+//! everything that belongs to the microVM is found by its id. Removal proceeds in the opposite order: the records go
+//! last.
 //!
-//! * [`config`] – what an operator can decide; `layout` – where things are; `record` – what is written down
+//! * [`config`] – the operator's settings; `layout` – paths of files; `record` – records in run directories
 //! * `monitors`, `links` – monitor processes and networks before they have a microVM; `names` – user ids and names in use
 //! * `groups` – control groups
-//! * `attempts`, `exclusive` – what is given up half-way does not get into the way of what comes after it
-//! * `make` – a microVM from its image or its suspended state; `identity` – who it is told to be
-//! * `guest` – a running microVM; `hooks`, [`logs`], `dns`, `watch` – what is done for it; `suspend` – saving it
-//! * `find`, `settle` – what an earlier daemon has left; `remove` – ending and removing
+//! * `attempts`, `exclusive` – keep an attempt that was given up from disturbing a later one
+//! * `make` – makes a microVM from its image or its suspended state; `identity` – the identity that a guest receives
+//! * `guest` – a running microVM; `hooks`, [`logs`], `dns`, `watch` – services for it; `suspend` – saves it
+//! * `find`, `settle` – find what an earlier daemon has left; `remove` – terminates and removes microVMs
 //! * [`timeline`] – how long each step took
 
 mod attempts;
@@ -79,56 +80,56 @@ use record::{MicrovmRecord, MonitorRecord, Record as _};
 /// Why microVMs cannot be made on this host.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The configuration makes no sense.
+    /// The configuration is invalid.
     #[error("{0}")]
     Config(String),
     /// A folder cannot be made.
     #[error("making {path}: {source}")]
     Folder {
-        /// Which.
+        /// Path of the folder.
         path: PathBuf,
-        /// What the system answered.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The monitor's program is not there.
+    /// The monitor's program is missing.
     #[error("{path} is not the program hearth-vmm: {source}; configure where it is (vmm)")]
     Program {
-        /// Where it should be.
+        /// The configured path.
         path: PathBuf,
-        /// What the system answered.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// There are no control groups.
+    /// Control groups cannot be made.
     #[error(transparent)]
     Groups(#[from] GroupsError),
-    /// There are no networks.
+    /// Networks cannot be made.
     #[error(transparent)]
     Network(#[from] NetworkError),
-    /// What an earlier daemon has left cannot be read or removed.
+    /// Remains of an earlier daemon cannot be read or removed.
     #[error("what an earlier run has left: {0}")]
     Leftovers(PlatformError),
 }
 
-/// What the platform uses of the rest of the daemon.
+/// The other parts of the daemon that the platform uses.
 #[derive(Debug, Clone)]
 pub struct Surroundings {
-    /// Which credentials roles stand for.
+    /// The provider of roles' credentials.
     pub roles: Arc<RoleProvider>,
-    /// Where output goes.
+    /// The destination of output.
     pub logs: Arc<dyn LogSink>,
-    /// The time.
+    /// The source of the current time.
     pub clock: Clock,
-    /// Who is told how long things took.
+    /// Receives the durations of operations.
     pub observer: Observer,
 }
 
-/// The microVMs of this host. Copies are cheap and reach the same.
+/// The microVMs of this host. Clones are cheap and share the same host.
 #[derive(Debug, Clone)]
 pub struct HostPlatform {
     host: Arc<Host>,
 }
 
-/// What all of it works with.
+/// The shared state of the platform.
 struct Host {
     config: HostConfig,
     layout: Layout,
@@ -143,7 +144,7 @@ struct Host {
     monitors_maker: monitors::Maker,
     links: Stock<links::Kind, links::Link>,
     links_maker: links::Maker,
-    /// Those that are looked after, by id.
+    /// Running microVMs that are being served, by id.
     live: Mutex<HashMap<String, Arc<Machine>>>,
     /// Run directories that are being removed.
     ending: Exclusive,
@@ -159,11 +160,11 @@ impl fmt::Debug for Host {
 }
 
 impl HostPlatform {
-    /// Makes the host ready for microVMs, and ends what an earlier daemon had in its pool. Those that run are left alone, to be
-    /// [found](Platform::find) or [swept away](Platform::sweep).
+    /// Prepares the host for microVMs, and kills what an earlier daemon had in its pool. Running microVMs are left
+    /// alone, to be [found](Platform::find) or [swept away](Platform::sweep).
     ///
     /// # Errors
-    /// What the host lacks, or what is wrong with the configuration.
+    /// What the host lacks, or the problem in the configuration.
     pub async fn open(config: HostConfig, surroundings: Surroundings) -> Result<Self, OpenError> {
         let opened = spawn_blocking(move || Host::open(config, surroundings)).await;
         let host = Arc::new(opened.map_err(|error| OpenError::Leftovers(thread(error)))??);
@@ -171,18 +172,19 @@ impl HostPlatform {
         Ok(Self { host })
     }
 
-    /// What is ready before it is needed.
+    /// Numbers of monitors and networks that are ready in the pools.
     #[must_use]
     pub fn pools(&self) -> Vec<Count> {
         [self.host.monitors.counts(), self.host.links.counts()].concat()
     }
 
-    /// Looks after microVMs no more, which run on, and ends what is in the pool. Nothing is to be asked of it afterwards.
+    /// Stops serving the microVMs, which run on, and kills the monitors in the pool. The platform must not be used
+    /// afterwards.
     pub async fn shut_down(&self) {
         let live: Vec<Arc<Machine>> = self.host.lock().drain().map(|(_, machine)| machine).collect();
         live.iter().for_each(|machine| machine.let_go());
         let (monitors, links) = (self.host.monitors.close().await, self.host.links.close().await);
-        // Each takes a moment.
+        // Dropping each of them takes a moment.
         let _ = spawn_blocking(move || drop((monitors, links))).await;
     }
 }
@@ -244,7 +246,7 @@ impl Host {
         Ok(host)
     }
 
-    /// Notes what the microVMs that are there have, and removes what is nobody's.
+    /// Records the user ids and networks of existing microVMs, and removes those that belong to none.
     fn recover(&self) -> Result<(), PlatformError> {
         let runs = self.layout.runs();
         for name in layout::names(&runs).map_err(failed("reading", &runs))? {
@@ -343,7 +345,7 @@ impl Platform for HostPlatform {
         let swept = spawn_blocking(move || {
             host.sweep_host()?;
             host.sweep_artifacts(&artifacts)?;
-            // These are what will be launched.
+            // New microVMs will be launched from these images: the pool prepares monitors for their shapes.
             for folder in artifacts.iter().filter_map(|artifact| host.layout.artifact(artifact)) {
                 if let Ok(image) = Image::open(&folder) {
                     host.monitors.want(image.manifest().shape.into());

@@ -1,4 +1,4 @@
-//! Monitor processes, before they have a microVM.
+//! Monitor processes in the pool, before they have a microVM.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,10 @@ use super::names::{InUse, Uid};
 use super::record::{MicrovmRecord, MonitorRecord, Record as _};
 use crate::platform::PlatformError;
 
-/// How long a killed process has to end.
+/// How long a killed process may take to exit.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A shape as a kind of monitors.
+/// A shape, as a kind of the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Kind {
     vcpus: u32,
@@ -39,21 +39,21 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What monitors are made with.
+/// Makes monitors.
 #[derive(Debug, Clone)]
 pub(super) struct Maker {
     pub(super) vmm: PathBuf,
     pub(super) jail: JailSettings,
     pub(super) groups: Groups,
     pub(super) in_use: Arc<InUse>,
-    /// Where their run directories are.
+    /// The folder of the monitors' run directories.
     pub(super) pool: PathBuf,
 }
 
-/// A monitor that waits for a microVM. Dropping it ends it, and takes a moment.
+/// A monitor that waits for a microVM. Dropping it kills the process, and takes a moment.
 #[derive(Debug)]
 pub(super) struct Monitor {
-    /// None once it was claimed.
+    /// None once the monitor was claimed.
     parts: Option<(Microvm, Uid)>,
     process: Arc<Process>,
     folder: PathBuf,
@@ -70,14 +70,14 @@ impl Maker {
         };
         let uid = self.in_use.take_uid().ok_or_else(full)?;
         let folder = self.pool.join(format!("{PREFIX}{}", uid.number()));
-        // Nobody has this id, so whatever is there was left behind.
+        // No process has this user id, so anything in the folder is left over.
         remove_folder(&folder).map_err(failed("removing", &folder))?;
         self.groups.remove(uid.number()).map_err(|error| PlatformError::Failed(error.to_string()))?;
         let mut jail = self.jail.jail(uid.number());
         jail.cgroup = self.groups.idle(uid.number());
         let monitor = self.start(&folder, jail, uid);
         if monitor.is_err() {
-            let _ = remove_folder(&folder); // the first error is the one to tell
+            let _ = remove_folder(&folder); // the first error is reported
         }
         let monitor = monitor?;
         if let Some((microvm, _)) = &monitor.parts {
@@ -111,13 +111,13 @@ impl Maker {
 }
 
 impl Monitor {
-    /// Whether it still lives.
+    /// Whether the process still lives.
     pub(super) fn is_alive(&self) -> bool {
         !self.process.has_ended()
     }
 
-    /// Gives it to a microVM: what it is to run is written down, then its run directory becomes the microVM's. From then on it
-    /// is found there, and ended by whoever removes the microVM.
+    /// Hands the monitor over to a microVM: the microVM's record is written, then the run directory is renamed to
+    /// that of the microVM. From then on the monitor is found there, and removed with the microVM.
     pub(super) fn claim(
         mut self,
         place: &Place,
@@ -145,26 +145,26 @@ impl Monitor {
     }
 
     fn end(&self) {
-        let _ = self.process.kill(); // it has ended then
+        let _ = self.process.kill(); // an error means that it has exited
         let _ = self.process.wait(PATIENCE);
         let _ = self.process.reap();
         if let Some(uid) =
             self.folder.file_name().and_then(|name| name.to_str()?.strip_prefix(PREFIX)?.parse().ok())
         {
-            let _ = self.groups.remove(uid); // what stays is swept away
+            let _ = self.groups.remove(uid); // if removal fails, a later sweep removes the group
         }
         let _ = remove_folder(&self.folder);
     }
 }
 
 fn failed_claim(error: MicrovmError, place: &Place) -> PlatformError {
-    let _ = remove_folder(&place.run); // if it got there
+    let _ = remove_folder(&place.run); // if the rename happened
     microvm(error)
 }
 
 impl Drop for Monitor {
     fn drop(&mut self) {
-        // The user id is free when all is gone.
+        // The user id becomes free after everything else is gone.
         if let Some(parts) = self.parts.take() {
             self.end();
             drop(parts);

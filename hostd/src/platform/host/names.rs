@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use super::layout::PREFIX;
 use crate::panics::poisoned;
 
-/// All ids and names that are in use by this host. A thing's is taken before it is made, and given back after it was removed, so
-/// that what nobody has taken is nobody's.
+/// All user ids and network names that this host uses. A name is taken before the thing is made, and released after
+/// it was removed; so a thing whose name is not taken belongs to nothing and can be removed.
 #[derive(Debug)]
 pub(super) struct InUse {
     first_uid: u32,
@@ -19,13 +19,13 @@ pub(super) struct InUse {
 struct State {
     uids: HashSet<u32>,
     networks: HashSet<String>,
-    /// Where the search for a free one begins: ids are not used again at once.
+    /// Where the search for a free id begins: a released id is not used again at once.
     next_uid: u32,
     next_network: u64,
 }
 
 impl InUse {
-    /// Ids from `first_uid` on, `uids` many.
+    /// Manages `uids` ids from `first_uid` on.
     pub(super) fn new(first_uid: u32, uids: u32) -> Self {
         Self { first_uid, uids, state: Mutex::default() }
     }
@@ -34,7 +34,7 @@ impl InUse {
         work(&mut self.state.lock().unwrap_or_else(poisoned))
     }
 
-    /// A user id that is free; none if all are in use.
+    /// Takes a free user id; none if all are in use.
     pub(super) fn take_uid(self: &Arc<Self>) -> Option<Uid> {
         let number = self.with(|state| {
             let offsets = (0..self.uids).map(|step| state.next_uid.wrapping_add(step) % self.uids);
@@ -47,12 +47,12 @@ impl InUse {
         Some(Uid { number, all: Arc::clone(self) })
     }
 
-    /// Notes a user id that a process has already.
+    /// Marks the user id of an existing process as in use.
     pub(super) fn adopt_uid(&self, number: u32) {
         self.with(|state| state.uids.insert(number));
     }
 
-    /// Gives a user id back, of a process that has ended.
+    /// Releases the user id of a process that has exited.
     pub(super) fn release_uid(&self, number: u32) {
         self.with(|state| state.uids.remove(&number));
     }
@@ -62,7 +62,7 @@ impl InUse {
         self.with(|state| state.uids.contains(&number))
     }
 
-    /// A name for a network that is free, beside those that `exist`.
+    /// Takes a free network name, other than those for which `exists` is true.
     pub(super) fn take_network(&self, exists: impl Fn(&str) -> bool) -> String {
         self.with(|state| {
             loop {
@@ -75,17 +75,17 @@ impl InUse {
         })
     }
 
-    /// Notes a network that is there already.
+    /// Marks the name of an existing network as in use.
     pub(super) fn adopt_network(&self, name: &str) {
         self.with(|state| state.networks.insert(name.to_owned()));
     }
 
-    /// Gives a name back, of a network that was removed.
+    /// Releases the name of a removed network.
     pub(super) fn release_network(&self, name: &str) {
         self.with(|state| state.networks.remove(name));
     }
 
-    /// Whether a network is in use.
+    /// Whether a network name is in use.
     pub(super) fn has_network(&self, name: &str) -> bool {
         self.with(|state| state.networks.contains(name))
     }
@@ -103,7 +103,7 @@ impl Uid {
         self.number
     }
 
-    /// Leaves it in use until it is [released](InUse::release_uid).
+    /// Keeps the id in use until it is [released](InUse::release_uid).
     pub(super) fn keep(self) {
         std::mem::forget(self);
     }

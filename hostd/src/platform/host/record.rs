@@ -1,10 +1,11 @@
-//! What is written down in a run directory, for a daemon that comes later.
+//! Records in a run directory, for a later daemon.
 //!
-//! * `monitor.json` – the process, as soon as it was started
-//! * `microvm.json` – what it is to run, before it gets the microVM's run directory
-//! * `identified` – an empty file: the guest knows who it is. Without it, a guest is half made, and of no use
+//! * `monitor.json` – the process, written as soon as it was started
+//! * `microvm.json` – the microVM that it will run, written before the run directory is renamed
+//! * `identified` – an empty file: the guest has received its identity. A guest without it is half made, and of no
+//!   use
 //!
-//! A run directory does not outlive a reboot, so nothing here is made durable; a file is there as a whole or not at all.
+//! A run directory does not outlive a reboot, so no file is synced; a file is complete or does not exist.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -16,40 +17,40 @@ use serde::{Deserialize, Serialize};
 
 /// Longest record in bytes.
 const MAX: u64 = 64 << 10;
-/// The mark of a guest that knows who it is.
+/// Name of the file that marks a guest with an identity.
 const IDENTIFIED: &str = "identified";
 
-/// A monitor process.
+/// The record of a monitor process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct MonitorRecord {
-    /// Which process.
+    /// Identity of the process.
     pub(super) process: Identity,
-    /// Its user and group id.
+    /// User and group id of the process.
     pub(super) uid: u32,
 }
 
-/// A microVM.
+/// The record of a microVM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct MicrovmRecord {
-    /// Its network, if it has any.
+    /// Name of its network, if it has one.
     pub(super) network: Option<String>,
-    /// The number of the suspended state it was made from; 0: its image.
+    /// Number of the suspended state that it was made from; 0 stands for the image.
     pub(super) from: u64,
 }
 
-/// A record with a file of its own.
+/// A record in a file of its own.
 pub(super) trait Record: Serialize + DeserializeOwned {
     /// Name of the file.
     const FILE: &'static str;
 
-    /// Writes it.
+    /// Writes the record into a run directory.
     fn write(&self, folder: &Path) -> io::Result<()> {
         let hidden = folder.join(format!(".{}", Self::FILE));
         fs::write(&hidden, serde_json::to_vec(self)?)?;
         fs::rename(hidden, folder.join(Self::FILE))
     }
 
-    /// Reads it; none if it is not there, or makes no sense.
+    /// Reads the record; none if it does not exist or cannot be decoded.
     fn read(folder: &Path) -> io::Result<Option<Self>> {
         let file = match File::open(folder.join(Self::FILE)) {
             Err(error) if is_absent(&error) => return Ok(None),
@@ -69,12 +70,12 @@ impl Record for MicrovmRecord {
     const FILE: &'static str = "microvm.json";
 }
 
-/// Notes that the guest knows who it is.
+/// Marks the guest as having received its identity.
 pub(super) fn set_identified(folder: &Path) -> io::Result<()> {
     File::create(folder.join(IDENTIFIED)).map(drop)
 }
 
-/// Whether the guest knows who it is.
+/// Whether the guest has received its identity.
 pub(super) fn is_identified(folder: &Path) -> bool {
     folder.join(IDENTIFIED).exists()
 }

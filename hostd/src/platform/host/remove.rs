@@ -1,4 +1,4 @@
-//! Ending monitors, and removing what microVMs have left.
+//! Termination of monitors, and removal of the remains of microVMs.
 
 use std::collections::HashSet;
 use std::fs;
@@ -17,10 +17,10 @@ use super::record::{MicrovmRecord, MonitorRecord, Record as _};
 use super::{Host, logs};
 use crate::platform::{Artifact, PlatformError};
 
-/// How long a guest that is discarded has to give the lines that its app wrote last.
+/// How long the host waits for the last output lines of a guest that is discarded.
 const LINES: Duration = Duration::from_secs(1);
 
-/// Ends the monitor that the records of a run directory name, or that answers there, without asking its guest.
+/// Kills the monitor that the records of a run directory name, or that listens there, without a request to its guest.
 pub(super) fn end_monitor(run: &Path, record: Option<&MonitorRecord>) -> io::Result<()> {
     let Some(record) = record else { return orphans::end(run) };
     let Some(process) = Process::find(&record.process)? else { return Ok(()) };
@@ -34,10 +34,12 @@ pub(super) fn end_monitor(run: &Path, record: Option<&MonitorRecord>) -> io::Res
 }
 
 impl Host {
-    /// Ends the monitor of a microVM, and removes its network, control group and run directory, in whatever state they are.
+    /// Kills the monitor of a microVM, and removes its network, control group and run directory, in whatever state
+    /// they are.
     pub(super) fn end_run(&self, place: &Place) -> Result<(), PlatformError> {
         let run = &place.run;
-        // Ids and names that the first has given back may be another microVM's by the time the second comes to them.
+        // With two callers at once, ids and names that the first releases might belong to another microVM when the
+        // second removes them.
         let _held = self.ending.hold(run, TURN).map_err(failed("removing", run))?;
         if !run.exists() {
             return Ok(());
@@ -52,7 +54,7 @@ impl Host {
         if let Some(record) = &monitor {
             self.groups.remove(record.uid).map_err(|error| other(error.to_string()))?;
         }
-        // The records go last: they say what there is.
+        // The records are removed last: they list what exists.
         remove_folder(run).map_err(failed("removing", run))?;
         if let Some(record) = monitor {
             self.in_use.release_uid(record.uid);
@@ -60,10 +62,10 @@ impl Host {
         Ok(())
     }
 
-    /// Ends a microVM and removes everything of it.
+    /// Terminates a microVM and removes everything of it.
     pub(super) async fn remove(self: &std::sync::Arc<Self>, id: &str) -> Result<(), PlatformError> {
         let place = self.place(id)?;
-        // Whoever is at it still has been given up.
+        // From now on every earlier attempt with this microVM counts as given up.
         let attempt = self.attempts.begin(id);
         if let Some(machine) = self.forget(id) {
             if !machine.made.process.has_ended() && *machine.phase.borrow() == super::guest::Phase::Running {
@@ -73,7 +75,7 @@ impl Host {
         }
         let host = std::sync::Arc::clone(self);
         let removed = tokio::task::spawn_blocking(move || {
-            // It is killed first: who waits for it, then does so no more.
+            // The monitor is killed first, so that no thread that holds the folder's lock waits for it any longer.
             host.end_run(&place)?;
             let _turn = host.making.hold(&place.state, TURN).map_err(failed("removing", &place.state))?;
             host.end_run(&place)?;
@@ -84,8 +86,8 @@ impl Host {
         removed.await.map_err(super::error::thread)?
     }
 
-    /// Removes networks and control groups that belong to no microVM and to nothing in the pool, and ends monitors that a daemon
-    /// before this one had there.
+    /// Removes networks and control groups that belong neither to a microVM nor to the pool, and kills monitors that
+    /// an earlier daemon had in its pool.
     pub(super) fn sweep_host(&self) -> Result<(), PlatformError> {
         let pool = self.layout.pool();
         for name in names(&pool).map_err(failed("reading", &pool))? {
@@ -109,14 +111,14 @@ impl Host {
         Ok(())
     }
 
-    /// Removes files of builds that are none of `keep`.
+    /// Removes the files of all builds that are not in `keep`.
     pub(super) fn sweep_artifacts(&self, keep: &HashSet<Artifact>) -> Result<(), PlatformError> {
         let keep: HashSet<_> = keep.iter().filter_map(|artifact| self.layout.artifact(artifact)).collect();
         // ACCOUNT/UID/VERSION/BUILD
         sweep_below(&self.layout.images(), 4, &|path| keep.contains(path))
     }
 
-    /// The microVMs of which there is anything.
+    /// The ids of all microVMs of which anything is left.
     pub(super) fn all(&self) -> Result<HashSet<String>, PlatformError> {
         let mut all = HashSet::new();
         for folder in [self.layout.runs(), self.layout.states()] {
@@ -126,7 +128,7 @@ impl Host {
     }
 }
 
-/// Removes what lies `depth` folders below `folder` and is not kept, and folders that are empty then.
+/// Removes the entries `depth` folders below `folder` that are not kept, and folders that become empty.
 fn sweep_below(folder: &Path, depth: u32, keep: &dyn Fn(&Path) -> bool) -> Result<(), PlatformError> {
     for name in names(folder).map_err(failed("reading", folder))? {
         let path = folder.join(name);

@@ -1,55 +1,56 @@
-//! What an earlier daemon has left of a microVM, and what is to be done with it.
+//! Decides how to handle what an earlier daemon has left of a microVM.
 //!
 //! ```text
-//!  process?  identified?  suspended-N there,        machine    what is done
+//!  process?  identified?  suspended-N exists,       machine    action
 //!                         made from an earlier one
-//!  no        –            –                         –          suspended-N there: Suspended, else Nothing
-//!  yes       no           –                         –          half made: ended, then as without a process
-//!  yes       yes          yes                       –          the suspend was committed: ended, Suspended
+//!  no        –            –                         –          if suspended-N exists: Suspended, else Nothing
+//!  yes       no           –                         –          half made: killed, then as without a process
+//!  yes       yes          yes                       –          the suspend was committed: killed, Suspended
 //!  yes       yes          no                        running    adopted
-//!  yes       yes          no                        saving     the save is cancelled, then again
-//!  yes       yes          no                        paused     resumed (it was saved, and nobody committed that), adopted
-//!  yes       yes          no                        another    ended, Nothing
+//!  yes       yes          no                        saving     the save is cancelled, then decided again
+//!  yes       yes          no                        paused     resumed (a save that was not committed), adopted
+//!  yes       yes          no                        another    killed, Nothing
 //! ```
 //!
-//! What is adopted is thawed: the suspend that was under way had frozen its app.
+//! An adopted microVM is thawed: a suspend that was under way had frozen its app.
 //!
-//! A committed state must end the process: the overlay that it writes to may be the state's layer already.
+//! After a committed suspend the process must be killed: the overlay that it writes to may be a layer of the
+//! suspended state already.
 
 use hearth_proto::vmm::v1::MachineState;
 
-/// What is there.
+/// What was found of a microVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seen {
-    /// The monitor's answer, if it lives and answers.
+    /// The state of the virtual machine, if the monitor lives and responds.
     pub(super) machine: Option<MachineState>,
-    /// Whether its guest was told who it is.
+    /// Whether the guest has received its identity.
     pub(super) identified: bool,
-    /// The number of the suspended state it was made from; 0: its image. None: not known.
+    /// Number of the suspended state that the process was made from; 0 stands for the image. None if unknown.
     pub(super) from: Option<u64>,
-    /// The number of the suspended state that is asked for.
+    /// Number of the requested suspended state.
     pub(super) asked: u64,
-    /// Whether that is there.
+    /// Whether the requested suspended state exists.
     pub(super) suspended: bool,
 }
 
-/// What is to be done.
+/// What to do with the remains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// It runs: go on with it.
+    /// Adopt the running microVM.
     Adopt,
-    /// Cancel the save, and look again.
+    /// Cancel the save, and decide again.
     CancelSave,
-    /// Let it go on, and look again.
+    /// Resume the virtual machine, and decide again.
     Resume,
-    /// End what there is. The suspended state is what is found, or nothing.
+    /// Kill the process, if any. What remains is the suspended state or nothing.
     End {
-        /// Whether the suspended state is there.
+        /// Whether the suspended state exists.
         suspended: bool,
     },
 }
 
-/// Decides.
+/// Decides what to do with the remains.
 pub(super) fn decide(seen: Seen) -> Decision {
     let end = Decision::End { suspended: seen.suspended };
     let (Some(machine), true, Some(from)) = (seen.machine, seen.identified, seen.from) else { return end };

@@ -1,14 +1,14 @@
-//! A running microVM becomes a suspended one.
+//! Suspends a running microVM.
 //!
 //! ```text
-//!  app frozen, ──► saved as a diff over the image's snapshot ──► the folder has its name ──► the process is ended and all that
-//!  lines taken     (the guest stands still; cancellable)         (committed: no way back)    it had on the host removed
+//!  app frozen, ──► saved as a diff over the image's snapshot ──► folder renamed ──────────► process exits, and its
+//!  lines taken     (the guest does not run; cancellable)         (committed: no way back)    resources are removed
 //!     ▼                ▼
-//!  thawed, where the suspend is given up or fails
+//!  thawed, if the suspend is cancelled or fails
 //! ```
 //!
-//! The app is frozen so that it does not run in the next life before the guest knows the time and who it is; that thaws it, too.
-//! The guest is not quiesced: its page cache is part of what is to be there again.
+//! The app is frozen so that after a resume it does not run before the guest has the current time and its identity;
+//! identification also thaws the app. The guest is not quiesced: its page cache is part of the state to restore.
 
 use std::fs::File;
 use std::path::Path;
@@ -34,14 +34,15 @@ use super::timeline::{Operation, Report, Timeline};
 use super::{Host, logs};
 use crate::platform::SuspendError;
 
-/// How long the agent has to freeze the app. It takes a few seconds at most (hearth-guest, `agent/freezing.rs`).
+/// Deadline for the agent to freeze the app. A freeze takes a few seconds at most (hearth-guest,
+/// `agent/freezing.rs`).
 const FREEZE: Duration = Duration::from_secs(10);
-/// How long the host has to take the lines that the app has written. What it does not take then is saved with the guest.
+/// How long the host takes lines that the app has written. Lines that are not taken by then are saved with the guest.
 const LINES: Duration = Duration::from_secs(2);
-/// How long to wait before a cancellation is tried again that came before the save.
+/// Pause before a cancellation is retried that came before the save.
 const RETRY: Duration = Duration::from_millis(2);
 
-/// Saves it as number `number`, and ends it.
+/// Saves the microVM as suspended state `number`, and terminates it.
 pub(super) async fn suspend(machine: &Machine, number: u64) -> Result<(), SuspendError> {
     let began = machine.phase.send_if_modified(|phase| {
         let runs = *phase == Phase::Running;
@@ -56,11 +57,11 @@ pub(super) async fn suspend(machine: &Machine, number: u64) -> Result<(), Suspen
     }
     let mut timeline = Timeline::start();
     let _freezing = machine.freezing.lock().await;
-    // When this is dropped half-way, the process is left as it is, and nobody is told of its end.
+    // If this future is dropped half-way, the process is left as it is, and its exit is not reported.
     let result = save(machine, number, &mut timeline).await;
     let succeeded = result.is_ok();
     if !succeeded {
-        // Before anybody is told that it runs, and calls its hooks.
+        // The app is thawed before the microVM counts as running again and its hooks are called.
         machine.thaw().await;
         timeline.done("thaw");
         machine.phase.send_if_modified(|phase| {
@@ -80,7 +81,7 @@ pub(super) async fn suspend(machine: &Machine, number: u64) -> Result<(), Suspen
 async fn save(machine: &Machine, number: u64, timeline: &mut Timeline) -> Result<(), SuspendError> {
     let (mut control, frozen) = freeze(machine.agent()).await?;
     timeline.done("freeze");
-    // What is not taken now stays in the guest.
+    // Lines that are not taken now stay in the guest.
     let _ = timeout(LINES, logs::taken(&mut control, &frozen)).await;
     timeline.done("logs");
     if machine.is_cancelled() {
@@ -102,18 +103,18 @@ async fn save(machine: &Machine, number: u64, timeline: &mut Timeline) -> Result
     let (host, id, place) = (Arc::clone(&machine.host), machine.spec.id.clone(), machine.made.place.clone());
     host.forget(&id);
     let process = Arc::clone(&machine.made.process);
-    // From here on it is suspended, whatever happens. What stays is removed with the microVM.
+    // From here on the microVM is suspended, whatever happens. Remains are removed with the microVM.
     let _ = spawn_blocking(move || end(&host, &id, &place, &process, number)).await;
     timeline.done("end");
     Ok(())
 }
 
-/// Has the app stand still. Afterwards it writes no more lines: the guest's status says which is the last.
+/// Freezes the app. After that the app writes no more lines: the returned status holds the number of the last one.
 async fn freeze(agent: &Agent) -> Result<(Control, Status), SuspendError> {
     agent.freeze(false, FREEZE).await.map_err(|error| SuspendError::Failed(error.to_string()))
 }
 
-/// Takes the snapshot, which asks the monitor to end. Returns the monitor's steps.
+/// Takes the snapshot, after which the monitor exits on request. Returns the monitor's steps.
 fn take(
     client: &Client,
     place: &Place,
@@ -138,7 +139,7 @@ fn take(
         synced.map_err(|error| failed("making the microVM's folder durable", &error))?;
     }
     let to = place.suspended(number);
-    // Nobody was told of a state that has this number already.
+    // No client has been notified of an existing state with this number.
     remove_folder(&to).map_err(|error| failed("removing what is in the state's place", &error))?;
     let take = Take { base: Some(base.to_owned()), overlays: vec![overlay], ..Take::default() };
     match snapshot::suspend(client, &to, &take) {
@@ -147,20 +148,21 @@ fn take(
             Err(SuspendError::Cancelled)
         }
         Err(TakeError::Unsettled { path, source }) => {
-            // It stands still, and its state is there; whether that outlives the host is open. Back to where it was.
+            // The guest is paused and its state is written, but may not survive a crash of the host. The suspend is
+            // undone.
             if remove_folder(&path).is_err() && place.is_suspended(number) {
-                return Ok(Vec::new()); // it cannot go on: what it writes to may be the state's
+                return Ok(Vec::new()); // the guest cannot continue: the overlay that it writes to may belong to the state
             }
             let _ = client.resume();
             Err(failed("making the suspended state durable", &source))
         }
-        // Only the end was refused.
+        // Only the request to exit has failed.
         Err(_) if place.is_suspended(number) => Ok(Vec::new()),
         Err(error) => Err(failed("saving it", &error)),
     }
 }
 
-/// Waits for the process to end, and removes what it had on the host.
+/// Waits for the process to exit, and removes its resources on the host.
 fn end(host: &Host, id: &str, place: &Place, process: &Process, number: u64) {
     let ended = process.wait(PATIENCE).unwrap_or(false);
     if !ended {
@@ -173,7 +175,7 @@ fn end(host: &Host, id: &str, place: &Place, process: &Process, number: u64) {
     }
 }
 
-/// Gives up the suspend that is under way, as long as nothing is committed.
+/// Cancels the suspend that is under way, as long as it is not committed.
 pub(super) async fn cancel(machine: &Machine) {
     let mut phase = machine.phase.subscribe();
     if *phase.borrow_and_update() != Phase::Suspending {
@@ -182,14 +184,14 @@ pub(super) async fn cancel(machine: &Machine) {
     machine.cancel.store(true, Ordering::Release);
     let socket = machine.made.place.run.join(CONTROL_SOCKET);
     loop {
-        // The connection that asked for the save waits for its end.
+        // A new connection is needed: the one that requested the save waits for its result.
         let socket = socket.clone();
         let cancelled =
             spawn_blocking(move || Client::connect(socket).is_ok_and(|client| client.cancel_save().is_ok()));
         if cancelled.await.unwrap_or(false) {
             return;
         }
-        // It has not begun, or all is written already: then it soon is over.
+        // The save has not begun, or all is written already and the suspend is soon over.
         tokio::select! {
             changed = phase.changed() => if changed.is_err() || *phase.borrow_and_update() != Phase::Suspending {
                 return;

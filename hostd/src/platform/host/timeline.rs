@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 
 use hearth_proto::vmm::v1::Step;
 
-/// What was done to a microVM.
+/// An operation on a microVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
-    /// Made from its image.
+    /// The microVM was made from its image.
     Launch,
-    /// Made from its suspended state.
+    /// The microVM was made from its suspended state.
     Resume,
-    /// Saved and ended.
+    /// The microVM was saved and terminated.
     Suspend,
-    /// Found running, after a restart of the daemon.
+    /// The microVM was found running after a restart of the daemon.
     Adopt,
-    /// Ended and removed.
+    /// The microVM was terminated and removed.
     Discard,
 }
 
@@ -33,7 +33,7 @@ impl fmt::Display for Operation {
     }
 }
 
-/// Steps in the order in which they were done.
+/// The steps of an operation with their durations, in order.
 #[derive(Debug)]
 pub struct Timeline {
     started: Instant,
@@ -46,36 +46,36 @@ impl Timeline {
         Self::since(Instant::now())
     }
 
-    /// One that began at this time.
+    /// A timeline that began at this time.
     pub(super) fn since(started: Instant) -> Self {
         Self { started, last: started, steps: Vec::new() }
     }
 
-    /// When it began.
+    /// When the timeline began.
     pub(super) fn started(&self) -> Instant {
         self.started
     }
 
-    /// What was done since the last step has this name.
+    /// Ends a step: the time since the last one is recorded under this name.
     pub(super) fn done(&mut self, step: &str) {
         let now = Instant::now();
         self.steps.push((step.to_owned(), now.duration_since(self.last)));
         self.last = now;
     }
 
-    /// Adds what the monitor says of its part of the last step, as `PART/STEP`.
+    /// Adds the monitor's own steps of the last step, as `PART/STEP`.
     pub(super) fn parts(&mut self, part: &str, steps: &[Step]) {
         let step = |step: &Step| (format!("{part}/{}", step.name), Duration::from_nanos(step.nanoseconds));
         self.steps.extend(steps.iter().map(step));
     }
 
-    /// The steps with their durations. Those with a slash are parts of the step before.
+    /// The steps with their durations. A name with a slash is a part of the step before it.
     #[must_use]
     pub fn steps(&self) -> &[(String, Duration)] {
         &self.steps
     }
 
-    /// From the start to the last step.
+    /// Time from the start to the last step.
     #[must_use]
     pub fn total(&self) -> Duration {
         self.last.duration_since(self.started)
@@ -93,30 +93,30 @@ impl fmt::Display for Timeline {
     }
 }
 
-/// What is told about an operation that has ended.
+/// The report of an operation that has finished.
 #[derive(Debug)]
 pub struct Report<'a> {
-    /// Which.
+    /// The operation.
     pub operation: Operation,
-    /// Of which microVM.
+    /// Id of the microVM.
     pub microvm: &'a str,
-    /// Whether it came to its end.
+    /// Whether the operation succeeded.
     pub succeeded: bool,
-    /// How long it took.
+    /// The duration of each step.
     pub timeline: &'a Timeline,
 }
 
-/// Who is told: for metrics. It must not block.
+/// Receives reports, for metrics. It must not block.
 #[derive(Clone)]
 pub struct Observer(Arc<dyn Fn(&Report<'_>) + Send + Sync>);
 
 impl Observer {
-    /// One that calls `told`.
+    /// An observer that calls `told`.
     pub fn new(told: impl Fn(&Report<'_>) + Send + Sync + 'static) -> Self {
         Self(Arc::new(told))
     }
 
-    /// Tells, and writes the line for the log.
+    /// Passes a report on, and writes a line to the log.
     pub(super) fn tell(&self, report: &Report<'_>) {
         let Report { operation, microvm, succeeded, timeline } = report;
         if *succeeded {

@@ -1,4 +1,4 @@
-//! The end of a microVM that nobody asked for.
+//! Detection of the unrequested exit of a microVM.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -15,21 +15,21 @@ use tokio::time::sleep;
 use super::guest::Phase;
 use crate::platform::Exit;
 
-/// How long to wait before the agent is asked again.
+/// Pause before the agent is queried again.
 const RETRY: Duration = Duration::from_millis(500);
-/// Bytes of a monitor's last words that are told.
+/// Number of bytes of a monitor's last output that are reported.
 const WORDS: u64 = 1024;
-/// Longest report in bytes.
+/// Longest exit report in bytes.
 const REPORT: u64 = 16 << 10;
 
-/// What a monitor writes at its machine's end.
+/// The report that a monitor writes when its virtual machine exits.
 #[derive(Debug, serde::Deserialize)]
 struct Report {
     kind: String,
     message: String,
 }
 
-/// Waits for the end of a microVM and tells it, unless it was asked for.
+/// Waits for the exit of a microVM and reports it, unless the exit was requested.
 pub(super) async fn watch(
     agent: Agent,
     process: Arc<Process>,
@@ -41,7 +41,8 @@ pub(super) async fn watch(
         code = app_exit(&agent) => Exit::App(code),
         _ = process.ended() => of_monitor(&folder, process.reap()),
     };
-    // A suspend under way says what the end of the process means; an app that ended before it is what was suspended.
+    // During a suspend the exit of the process is expected if the suspend succeeds, and the exit of the app belongs
+    // to the state that was saved.
     if let Ok(phase) = phase.wait_for(|phase| *phase != Phase::Suspending).await
         && *phase == Phase::Running
     {
@@ -49,19 +50,19 @@ pub(super) async fn watch(
     }
 }
 
-/// The status with which the app ends.
+/// Waits for the app's exit; returns its status.
 async fn app_exit(agent: &Agent) -> u32 {
     loop {
         let waited = async { agent.control().await?.wait_app().await };
         match waited.await {
             Ok(exit) => return exit.code,
-            // It is being saved, or has ended: whoever sees that tells it.
+            // The microVM is being saved or has exited; both are reported elsewhere.
             Err(_) => sleep(RETRY).await,
         }
     }
 }
 
-/// How a monitor has ended, from what it left in its run directory.
+/// How a monitor has exited, from the files in its run directory.
 fn of_monitor(folder: &Path, ended: Ended) -> Exit {
     let report = read(&folder.join(EXIT_REPORT), REPORT, false)
         .and_then(|text| serde_json::from_str::<Report>(text.lines().next()?).ok());
@@ -82,7 +83,7 @@ fn of_monitor(folder: &Path, ended: Ended) -> Exit {
     }
 }
 
-/// The beginning or the end of a file.
+/// Reads up to `bytes` from the beginning or the end of a file.
 fn read(path: &Path, bytes: u64, end: bool) -> Option<String> {
     let mut file = File::open(path).ok()?;
     if end {

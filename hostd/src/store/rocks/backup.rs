@@ -1,7 +1,7 @@
 //! Backups: a folder that holds a whole store, as it was at one moment, in files of its own.
 //!
-//! A backup is taken while the store is used ([`Store::back_up`](super::Store::back_up)), and is put in place while no daemon
-//! runs ([`restore`]). Both appear under their name when they are complete and durable, or not at all.
+//! A backup is taken while the store is in use ([`Store::back_up`](super::Store::back_up)), and put in place while no
+//! daemon runs ([`restore`]). Both appear under their final name when they are complete and durable, or not at all.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -13,11 +13,11 @@ use rocksdb::checkpoint::Checkpoint;
 
 use super::{RocksOptions, RocksStore, StoreError, io_failed};
 
-/// Puts the backup `from` in place as the store `to`, which must not exist; its size in bytes. The backup is only read. Everything
-/// in it is compared with its checksums, and brought up to date, before there is anything at `to`.
+/// Restores the backup `from` as the store `to`, which must not exist; returns its size in bytes. The backup is only
+/// read. Everything in it is verified against its checksums, and migrated, before anything appears at `to`.
 ///
 /// # Errors
-/// [`StoreError`]; nothing is left at `to` then.
+/// [`StoreError`]; in that case nothing is left at `to`.
 pub fn restore(from: &Path, to: &Path, options: &RocksOptions) -> Result<u64, StoreError> {
     let refused = |why: String| StoreError::Failed { what: "restore", why };
     if !from.join("CURRENT").is_file() {
@@ -51,7 +51,8 @@ pub(super) fn write(db: &DB, to: &Path) -> Result<u64, StoreError> {
         return Err(StoreError::Failed { what: "back up", why: format!("{} exists already", to.display()) });
     }
     let failed = |error: &io::Error| io_failed("back up", to, error);
-    // A checkpoint shares its files with the store, and with them whatever happens to those. It is the copy that is kept.
+    // A checkpoint shares its files with the store, and so any damage of those. The backup is a copy of the
+    // checkpoint.
     let links = Staging::new(to, "checkpoint").map_err(|error| failed(&error))?;
     let copied = Staging::new(to, "partial").map_err(|error| failed(&error))?;
     let checkpoint = links.path.join("checkpoint");
@@ -63,7 +64,7 @@ pub(super) fn write(db: &DB, to: &Path) -> Result<u64, StoreError> {
     Ok(bytes)
 }
 
-/// A folder beside where it is to be, for its owner alone; removed unless it is finished.
+/// A folder beside its final place, accessible by its owner only; removed unless it is finished.
 struct Staging {
     path: PathBuf,
 }
@@ -76,7 +77,7 @@ impl Staging {
         let path = to.with_file_name(format!(".{}.{stage}", name.display()));
         match fs::remove_dir_all(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            // Left behind by a crash, or nothing.
+            // There was nothing, or only what a crash had left behind.
             _ => {}
         }
         DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
@@ -84,7 +85,7 @@ impl Staging {
     }
 
     fn finish(self, to: &Path) -> io::Result<()> {
-        // Opening a restored store has written, too.
+        // Opening a restored store has also written files.
         for entry in fs::read_dir(&self.path)? {
             File::open(entry?.path())?.sync_all()?;
         }
@@ -97,12 +98,12 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // Not there any more when it is finished. What cannot be removed now is removed by the next one.
+        // A finished folder was renamed. A folder that cannot be removed now is removed by the next backup.
         let _ = fs::remove_dir_all(&self.path);
     }
 }
 
-/// Copies the files of a folder into an empty one; their size.
+/// Copies the files of a folder into an empty one; returns their size.
 fn copy(from: &Path, to: &Path) -> io::Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(from)? {

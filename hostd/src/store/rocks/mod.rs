@@ -2,12 +2,12 @@
 //!
 //! * **Commits.** A group of batches becomes one write batch, so one record in RocksDB's write-ahead log (WAL) and one fsync.
 //!   Expectations are checked before that, against the database and what the group has changed so far.
-//! * **Crashes.** The WAL is replayed at the next start. An incomplete record at its end is a group that nobody was told of, and is
-//!   dropped, be it cut off or with a hole (`torn_log.rs`). Anything else that cannot be read is damage: the store refuses to open rather
-//!   than to forget what was acknowledged.
-//! * **Damage.** Every block has a checksum. [`RocksStore::open`] reads all of them, so that damage shows before the first request
-//!   does; [`backup`] says how to get back.
-//! * **Schema.** [`super::schema`] brings an older store up to date when it is opened, and refuses a newer one.
+//! * **Crashes.** The WAL is replayed at the next start. An incomplete record at its end is a group that was never
+//!   acknowledged, and is dropped, whether it is cut off or has a hole (`torn_log.rs`). Anything else that cannot be
+//!   read is damage: the store refuses to open rather than to lose acknowledged commits.
+//! * **Damage.** Every block has a checksum. [`RocksStore::open`] verifies all of them, so that damage is found
+//!   before the first request; [`backup`] describes recovery.
+//! * **Schema.** [`super::schema`] migrates an older store when it is opened, and refuses a newer one.
 
 pub mod backup;
 mod options;
@@ -28,7 +28,7 @@ use super::{Batch, CommitError, Entry, Expect, Scan, Store, StoreError, Table, W
 use crate::panics::poisoned;
 pub use options::RocksOptions;
 
-/// Read ahead while a whole table is read.
+/// Bytes to read ahead when a whole table is read.
 const READ_AHEAD: usize = 2 << 20;
 
 /// A RocksDB store.
@@ -37,33 +37,33 @@ pub struct RocksStore {
     db: DB,
     // Holds the statistics.
     options: Options,
-    // Checking what a group expects and writing it are one step.
+    // The check of a group's expectations and its write must be one step.
     committing: Mutex<()>,
     backing_up: Mutex<()>,
 }
 
-/// How long the fsyncs of commits have taken, since the store was opened. Microseconds.
+/// Durations of the fsyncs of commits since the store was opened, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Syncs {
-    /// How many there were.
+    /// Number of fsyncs.
     pub count: u64,
-    /// Their mean.
+    /// Mean duration.
     pub mean: f64,
-    /// Their median.
+    /// Median duration.
     pub median: f64,
-    /// Their 99th percentile.
+    /// 99th percentile of the durations.
     pub p99: f64,
-    /// The longest.
+    /// Longest duration.
     pub max: f64,
 }
 
 impl RocksStore {
-    /// Opens the store in a folder, or makes an empty one where there is none yet. Its owner alone may read the folder. What an
-    /// older release has written is brought up to date.
+    /// Opens the store in a folder, or creates an empty one if there is none. Only its owner may read the folder. A
+    /// store that an older release has written is migrated.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] when another process, or this one, has it open; [`StoreError::Damaged`]; [`StoreError::TooNew`];
-    /// [`StoreError::Failed`] when the system refuses.
+    /// [`StoreError::InUse`] if another process, or this one, has opened it; [`StoreError::Damaged`];
+    /// [`StoreError::TooNew`]; [`StoreError::Failed`] for errors of the operating system.
     pub fn open(path: &Path, options: &RocksOptions) -> Result<Self, StoreError> {
         let exists = exists(path)?;
         DirBuilder::new()
@@ -75,7 +75,8 @@ impl RocksStore {
         database.create_if_missing(!exists);
         let mut names: BTreeSet<String> = Table::ALL.iter().map(|table| table.name().to_owned()).collect();
         if exists {
-            // A newer release may have more tables. RocksDB opens all or none, and which release it was is said inside.
+            // A newer release may have more tables. RocksDB opens all or none, and the schema version is inside the
+            // store.
             names.extend(DB::list_cf(&database, path).map_err(|error| open_failed(path, &error))?);
         }
         let table = options::table(options);
@@ -111,7 +112,7 @@ impl RocksStore {
         Ok(store)
     }
 
-    /// Reads everything, and compares it with its checksums.
+    /// Reads everything and verifies it against its checksums.
     ///
     /// # Errors
     /// [`StoreError::Damaged`], [`StoreError::Failed`].
@@ -131,7 +132,7 @@ impl RocksStore {
         Ok(())
     }
 
-    /// How long fsyncs of commits took.
+    /// Durations of the fsyncs of commits.
     #[must_use]
     pub fn syncs(&self) -> Syncs {
         let data = self.options.get_histogram_data(Histogram::WalFileSyncMicros);
@@ -182,7 +183,7 @@ impl RocksStore {
     }
 
     fn add(&self, group: &mut WriteBatch, batch: &Batch) -> Result<(), StoreError> {
-        // First all tables, then the first write: a batch is added as a whole.
+        // All tables are looked up before the first write is added: a batch is added as a whole.
         let families = batch
             .writes
             .iter()
@@ -209,7 +210,7 @@ impl RocksStore {
     }
 }
 
-/// What the batches of a group have changed so far: `None` is a key that was removed.
+/// Changes by the batches of a group so far: `None` is a key that was removed.
 type Changed<'a> = HashMap<(Table, &'a [u8]), Option<&'a [u8]>>;
 
 impl Store for RocksStore {
@@ -228,7 +229,7 @@ impl Store for RocksStore {
         }
         let mut entries = self.db.raw_iterator_cf_opt(self.family(scan.table)?, options);
         match scan.after {
-            // The first key that may come behind it.
+            // The smallest key after `after`.
             Some(after) if after >= scan.prefix => entries.seek([after, &[0]].concat()),
             _ => entries.seek(scan.prefix),
         }
@@ -245,7 +246,8 @@ impl Store for RocksStore {
 
     fn commit(&self, batches: &[Batch]) -> Vec<Result<(), CommitError>> {
         let _alone = self.committing.lock().unwrap_or_else(poisoned);
-        // What nobody looks at need not be remembered: a group that fills a store has no expectations.
+        // Changes after the last batch with expectations need not be recorded: a group that fills a store has no
+        // expectations.
         let last_expecting = batches.iter().rposition(|batch| !batch.expects.is_empty()).unwrap_or(0);
         let mut changed = Changed::new();
         let mut group = WriteBatch::default();
@@ -264,7 +266,7 @@ impl Store for RocksStore {
             }
         }
         if let Err(error) = self.write(group) {
-            // Conflicts, too, may have been with what was not written.
+            // Conflicts may have been caused by writes of this group that failed.
             return batches.iter().map(|_| Err(error.clone().into())).collect();
         }
         results
@@ -272,7 +274,7 @@ impl Store for RocksStore {
 
     fn back_up(&self, to: &Path) -> Result<u64, StoreError> {
         let _alone = self.backing_up.lock().unwrap_or_else(poisoned);
-        // Damage is found now, while there may still be an older backup, and not when this one is needed.
+        // Damage is found now, while there may still be an older backup, and not when this backup is needed.
         self.verify()?;
         backup::write(&self.db, to)
     }
@@ -284,8 +286,8 @@ impl std::fmt::Debug for RocksStore {
     }
 }
 
-/// Whether there is a store in the folder. RocksDB takes a folder without a `CURRENT` file for an empty one, and would start anew
-/// over what is left of a damaged store.
+/// Whether there is a store in the folder. RocksDB takes a folder without a `CURRENT` file for an empty one, and
+/// would create a new store over the remains of a damaged one.
 fn exists(path: &Path) -> Result<bool, StoreError> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
@@ -299,7 +301,7 @@ fn exists(path: &Path) -> Result<bool, StoreError> {
         if name == "CURRENT" {
             return Ok(true);
         }
-        // A store whose making was cut short has neither.
+        // A store whose creation was interrupted has neither kind of file.
         if Path::new(&name).extension().is_some_and(|kind| kind == "sst" || kind == "log") {
             data = Some(name);
         }
@@ -318,7 +320,7 @@ fn open_failed(path: &Path, error: &rocksdb::Error) -> StoreError {
     let path = path.display().to_string();
     let missing = why.contains("No such file or directory");
     match error.kind() {
-        // From another process, and from this one.
+        // The messages for a lock of another process, and of this one.
         ErrorKind::IOError
             if why.contains("/LOCK: Resource temporarily unavailable")
                 || why.contains("lock hold by current process") =>
@@ -326,7 +328,7 @@ fn open_failed(path: &Path, error: &rocksdb::Error) -> StoreError {
             StoreError::InUse { path }
         }
         ErrorKind::Corruption => StoreError::Damaged { path, why },
-        // Files that other files name.
+        // A file that other files refer to is missing.
         ErrorKind::IOError if missing => StoreError::Damaged { path, why },
         _ => StoreError::Failed { what: "open", why },
     }
@@ -336,7 +338,7 @@ fn io_failed(what: &'static str, path: &Path, error: &io::Error) -> StoreError {
     StoreError::Failed { what, why: format!("{}: {error}", path.display()) }
 }
 
-/// The first key behind all keys that begin with `prefix`, if there can be one.
+/// The first key after all keys that begin with `prefix`, if such a key is possible.
 fn end_of(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
     let mut end = prefix.get(..=last)?.to_vec();

@@ -1,9 +1,9 @@
-//! How RocksDB is set up.
+//! Options of RocksDB.
 
 use rocksdb::statistics::StatsLevel;
 use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, InfoLogger, LogLevel, Options};
 
-/// What an operator may want to be otherwise.
+/// Options for the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RocksOptions {
     /// Cache of uncompressed blocks, in bytes. The page cache holds the compressed ones.
@@ -22,9 +22,10 @@ impl Default for RocksOptions {
     }
 }
 
-/// Bits for each key in the filters that say which files need not be read: 1 % of the misses read one nonetheless.
+/// Bits for each key in the Bloom filters that tell which files need not be read: 1 % of the misses read a file
+/// nonetheless.
 const FILTER_BITS: f64 = 10.0;
-/// A file in which half of so many neighbours are removed is compacted: `expiries` is eaten from its front.
+/// A file is compacted if half of this many neighbouring entries are removed: `expiries` is deleted from its front.
 const REMOVED_AMONG: usize = 4096;
 
 /// Options of the database.
@@ -32,8 +33,8 @@ pub(super) fn database(of: &RocksOptions) -> Options {
     let mut options = Options::default();
     options.create_missing_column_families(true);
     options.set_paranoid_checks(true);
-    // The last group may be incomplete after a crash. Everything before it was synced: what cannot be read there is damage, which
-    // RocksDB's default would pass over together with all that follows.
+    // The last group may be incomplete after a crash. Everything before it was synced, so anything unreadable there
+    // is damage. RocksDB's default would skip it together with all that follows.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_max_total_wal_size(of.log_bytes);
@@ -47,7 +48,7 @@ pub(super) fn database(of: &RocksOptions) -> Options {
     options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Warn, |level, message| match level {
         LogLevel::Warn => tracing::warn!(target: "rocksdb", "{message}"),
         LogLevel::Error | LogLevel::Fatal => tracing::error!(target: "rocksdb", "{message}"),
-        // Its whole configuration, at each start.
+        // At each start RocksDB logs its whole configuration at these levels.
         LogLevel::Header | LogLevel::Info | LogLevel::Debug => {}
     }));
     options

@@ -1,4 +1,4 @@
-//! Requests, and waiting for what they bring about.
+//! Requests, and waiting for their effects.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +15,12 @@ use super::{Daemon, until};
 
 /// The image that all tests share.
 pub(crate) const COUNTER: &str = "counter";
-/// A role of the account of whoever comes through the socket.
+/// A role of the account that the Unix socket has.
 const BUILD_ROLE: &str = "arn:aws:iam::000000000000:role/build";
 
 impl Daemon {
-    /// The name of the shared image, which the first test that asks builds. Its `/suspend` fails the second time.
+    /// The name of the shared image, which the first test that calls this builds. The second call of its `/suspend`
+    /// fails.
     pub(crate) async fn counter(&self) -> String {
         let request = GetMicrovmImageRequest { image_identifier: Some(COUNTER.into()) };
         match self.api().get_microvm_image(request).await {
@@ -64,7 +65,7 @@ impl Daemon {
         answer.uri
     }
 
-    /// Waits until an image is in a state that it does not leave by itself; it must be this one.
+    /// Waits until an image is in a lasting state, which must be this one.
     pub(crate) async fn wait_for_image(
         &self,
         name: &str,
@@ -87,7 +88,7 @@ impl Daemon {
         self.wait(&launched.microvm_id, MicrovmState::Running).await
     }
 
-    /// Asks for a microVM.
+    /// Sends the request to launch a microVM.
     pub(crate) async fn launch(&self, request: RunMicrovmRequest) -> Result<Microvm, Status> {
         Ok(self.api().run_microvm(request).await?.into_inner())
     }
@@ -98,19 +99,19 @@ impl Daemon {
         Ok(self.api().get_microvm(request).await?.into_inner())
     }
 
-    /// Waits until a microVM is in a state that it does not leave by itself; it must be this one.
+    /// Waits until a microVM is in a lasting state, which must be this one.
     pub(crate) async fn wait(&self, id: &str, state: MicrovmState) -> Microvm {
         let microvm = self.settled(id).await;
         assert_eq!(microvm.state(), state, "{microvm:?}");
         microvm
     }
 
-    /// A microVM, once it is in a state that it does not leave by itself.
+    /// Waits until a microVM is in a lasting state.
     pub(crate) async fn settled(&self, id: &str) -> Microvm {
         self.try_settled(id).await.unwrap()
     }
 
-    /// The same, for a daemon that may die meanwhile.
+    /// Like [`Self::settled`], for a daemon that may die meanwhile.
     pub(crate) async fn try_settled(&self, id: &str) -> Result<Microvm, Status> {
         use MicrovmState::{Pending, Suspending, Terminating};
         until(&format!("{id} is in a state that lasts"), async || match self.get(id).await {
@@ -120,7 +121,7 @@ impl Daemon {
         .await
     }
 
-    /// Waits until a microVM has ended, whatever it does until then.
+    /// Waits until a microVM is TERMINATED.
     pub(crate) async fn ended(&self, id: &str) -> Microvm {
         until(&format!("{id} has ended"), async || {
             let microvm = self.get(id).await.unwrap();
@@ -169,7 +170,7 @@ impl Daemon {
         }
     }
 
-    /// Baseline memory that microVMs have, in MiB.
+    /// Reserved baseline memory in MiB.
     pub(crate) async fn reserved(&self) -> i64 {
         let status = self.host().get_host_status(GetHostStatusRequest {}).await.unwrap().into_inner();
         status.reserved_mib
@@ -181,7 +182,7 @@ pub(crate) fn request(image: &str) -> RunMicrovmRequest {
     RunMicrovmRequest { image_identifier: Some(image.into()), ..RunMicrovmRequest::default() }
 }
 
-/// All hooks, with all the time that they may have: the metal is slow.
+/// All hooks, with the longest timeouts: the emulated metal is slow.
 fn all_hooks() -> Hooks {
     let on = Some(HookState::Enabled.into());
     let seconds = Some(60);

@@ -1,4 +1,4 @@
-//! Requests to the app in a microVM, through the guest's agent: they need no daemon.
+//! Requests to the app in a microVM through the guest's agent, without the daemon.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::PATIENCE;
 use super::site::Site;
 
-/// The port of the example.
+/// The port of the example app.
 const PORT: u16 = 8080;
 
 /// The control socket of a microVM's monitor.
@@ -22,7 +22,7 @@ pub(crate) fn agent(id: &str) -> Agent {
     Agent::of_monitor(&control_socket(id)).unwrap()
 }
 
-/// Sends a request like `GET /` to the app and returns the answer's body; empty when there was no answer.
+/// Sends a request like `GET /` to the app and returns the body of the response; empty if there was no response.
 pub(crate) async fn ask(id: &str, request: &str) -> String {
     let asking = async {
         let mut stream = agent(id).stream(PORT, PATIENCE).await.unwrap();
@@ -34,7 +34,7 @@ pub(crate) async fn ask(id: &str, request: &str) -> String {
     tokio::time::timeout(PATIENCE, asking).await.expect("the app answers")
 }
 
-/// Asks the counter, and returns how often it was asked in its life.
+/// Sends a request to the counter, and returns the number of requests in its life.
 pub(crate) async fn count(id: &str) -> u64 {
     let answer = ask(id, "GET /").await;
     let number = answer.strip_prefix("request ").and_then(|rest| rest.split(' ').next()?.parse().ok());

@@ -5,8 +5,8 @@ use super::site::Site;
 /// A host with the memory of two microVMs of the smallest class.
 pub(crate) const ROOM_FOR_TWO: &str = "capacity_mib = 1024";
 
-/// The text of the file: everything in the tests' folders, guests as small as can be, time for an emulated host; and what a test
-/// adds.
+/// The text of the file: all paths in the tests' folders, the smallest guests, timeouts for an emulated host; plus
+/// `extra` of a test.
 pub(crate) fn text(site: &Site, extra: &str) -> String {
     format!(
         "data = {:?}\nrun = {:?}\nburst = 1\nlaunch_timeout_seconds = 120\nlisten.socket = {:?}\n\

@@ -1,4 +1,4 @@
-//! A `hearthd` process over the shared state.
+//! A `hearthd` process on the shared data folder.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -17,14 +17,14 @@ use tower::service_fn;
 use super::site::Site;
 use super::{config, traces, until};
 
-/// Names the point at which the daemon is to die.
+/// The environment variable that names the point at which the daemon kills itself.
 const FAULT: &str = "HEARTH_FAULT";
 
-/// Whose turn it is: one daemon at a time.
+/// Held by the test whose daemon runs: one daemon at a time.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// A `hearthd` process, which may be killed and started again. Dropped without [`Self::finish`] – the test has failed – it
-/// shows the end of its log and takes its microVMs with it.
+/// A `hearthd` process, which may be killed and started again. If it is dropped without [`Self::finish`], the test
+/// has failed: it then prints the end of its log and removes its microVMs.
 pub(crate) struct Daemon {
     pub(crate) site: &'static Site,
     process: Option<Child>,
@@ -34,12 +34,12 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// A daemon that answers. None where this is not the metal.
+    /// Starts a daemon and waits until it responds. None if the tests do not run on the metal.
     pub(crate) async fn start() -> Option<Self> {
         Self::start_with("").await
     }
 
-    /// The same with more in its configuration.
+    /// Like [`Self::start`], with additional configuration.
     pub(crate) async fn start_with(extra: &str) -> Option<Self> {
         let site = Site::get()?;
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -49,7 +49,7 @@ impl Daemon {
         Some(daemon)
     }
 
-    /// What a daemon says that does not start with this in its configuration.
+    /// The error output of a daemon that must not start with this additional configuration.
     pub(crate) fn refused(site: &'static Site, extra: &str) -> String {
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let file = site.folder.join("refused.toml");
@@ -59,48 +59,49 @@ impl Daemon {
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
-    /// The operations of AWS.
+    /// A client of the operations of AWS.
     pub(crate) fn api(&self) -> MicrovmServiceClient<Channel> {
         MicrovmServiceClient::new(self.channel.clone())
     }
 
-    /// What a host has beside them.
+    /// A client of the host's own operations.
     pub(crate) fn host(&self) -> HostServiceClient<Channel> {
         HostServiceClient::new(self.channel.clone())
     }
 
-    /// The connection of its clients.
+    /// The channel of the clients.
     pub(crate) fn channel(&self) -> Channel {
         self.channel.clone()
     }
 
-    /// What it has logged in this test.
+    /// The daemon's log in this test.
     pub(crate) fn log_text(&self) -> String {
         fs::read_to_string(self.log()).unwrap()
     }
 
-    /// Kills it the hard way.
+    /// Kills the daemon with SIGKILL.
     pub(crate) fn kill(&mut self) {
         let mut process = self.process.take().unwrap();
         process.kill().unwrap();
         process.wait().unwrap();
     }
 
-    /// Whether it has died.
+    /// Whether the daemon process has died.
     pub(crate) fn has_died(&mut self) -> bool {
         self.process.as_mut().unwrap().try_wait().unwrap().is_some()
     }
 
-    /// Starts it, after it was killed or has died, with a point at which it is to die. Returns once it answers.
+    /// Starts the daemon after it was killed or has died, optionally with a point at which it kills itself. Returns
+    /// once the daemon listens.
     pub(crate) async fn restart(&mut self, fault: Option<&str>) {
         self.spawn(fault);
         let socket = self.site.socket();
         until("hearthd listens", async || UnixStream::connect(&socket).await.ok().map(drop)).await;
-        // The old channel reconnects only when it is asked for something.
+        // The old channel reconnects only at the next request.
         self.channel = channel(self.site);
     }
 
-    /// Starts it without waiting for anything.
+    /// Starts the daemon without waiting for it.
     pub(crate) fn spawn(&mut self, fault: Option<&str>) {
         if let Some(mut old) = self.process.take() {
             let _ = old.kill();
@@ -123,19 +124,19 @@ impl Daemon {
         self.site.folder.join("hearthd.log")
     }
 
-    /// Ends all microVMs, stops the daemon as a service manager does, and looks whether anything is left.
+    /// Terminates all microVMs, stops the daemon as a service manager does, and checks that nothing is left.
     pub(crate) async fn finish(mut self) {
         self.end_all().await;
         self.stop().await;
         traces::assert_none();
     }
 
-    /// Stops it as a service manager does. MicroVMs run on.
+    /// Stops the daemon as a service manager does. MicroVMs run on.
     pub(crate) async fn stop(&mut self) {
         let mut process = self.process.take().unwrap();
         // SAFETY: kill takes plain numbers, and the process is ours and not waited for yet.
         unsafe { libc::kill(i32::try_from(process.id()).unwrap(), libc::SIGTERM) };
-        // Meanwhile this process's connections are told to end, and do.
+        // Meanwhile the daemon asks this process's connections to close, and they do.
         let status = tokio::task::spawn_blocking(move || process.wait()).await.unwrap().unwrap();
         assert!(status.success(), "hearthd, asked to stop: {status}");
     }
@@ -160,7 +161,7 @@ impl Drop for Daemon {
     }
 }
 
-/// A channel that connects when it is used.
+/// A channel that connects at its first use.
 fn channel(site: &'static Site) -> Channel {
     let connect = move |_| async move {
         let stream = UnixStream::connect(site.socket()).await?;

@@ -1,8 +1,8 @@
-//! The daemon, requests, what it must leave behind.
+//! The daemon, requests, and checks of what it leaves behind.
 //!
-//! * [`site`] – the state that all tests share
-//! * [`config`] – its configuration; [`daemon`] – a `hearthd` process over it
-//! * [`api`] – requests and waiting for what they bring about
+//! * [`site`] – the data folder that all tests share
+//! * [`config`] – the daemon's configuration; [`daemon`] – a `hearthd` process
+//! * [`api`] – requests, and waiting for their effects
 //! * [`app`] – requests to the app in a microVM
 //! * [`traces`] – what microVMs leave on a host
 
@@ -19,10 +19,10 @@ pub(crate) use daemon::Daemon;
 
 /// How long anything may take on the emulated metal. Nothing is expected to take that long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
-/// How often it is looked at what cannot be waited for.
+/// Interval at which conditions are polled.
 pub(crate) const LOOK: Duration = Duration::from_millis(100);
 
-/// Waits until there is something.
+/// Polls until `look` returns a value.
 pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let waiting = async {
         loop {

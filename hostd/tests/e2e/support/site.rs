@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-/// What the environment gives the tests.
+/// The settings that the environment contains.
 #[derive(Debug)]
 pub(crate) struct Site {
     pub(crate) hostd: PathBuf,
@@ -25,7 +25,7 @@ static SITE: LazyLock<Option<Site>> = LazyLock::new(|| {
 });
 
 impl Site {
-    /// The metal, if this is it.
+    /// The settings, if the tests run on the metal.
     pub(crate) fn get() -> Option<&'static Self> {
         SITE.as_ref()
     }
@@ -41,19 +41,19 @@ impl Site {
             folder,
         };
         for folder in [&site.folder, &site.run()] {
-            // What an earlier run has left is of another release.
+            // Files of an earlier run belong to another release.
             let _ = fs::remove_dir_all(folder);
             fs::create_dir_all(folder).unwrap();
         }
         Some(site)
     }
 
-    /// The daemon's state.
+    /// The daemon's data folder.
     pub(crate) fn data(&self) -> PathBuf {
         self.folder.join("data")
     }
 
-    /// Run directories of microVMs: names of sockets have to be short.
+    /// The daemon's run folder: paths of sockets have to be short.
     pub(crate) fn run(&self) -> PathBuf {
         PathBuf::from("/run/hearth-e2e")
     }
@@ -69,7 +69,7 @@ impl Site {
     }
 }
 
-/// Whether tests take their time.
+/// Whether the long tests run, too.
 pub(crate) fn full() -> bool {
     env::var_os("HEARTH_FULL").is_some()
 }

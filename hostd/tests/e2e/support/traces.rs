@@ -24,18 +24,18 @@ pub(crate) fn networks() -> Vec<String> {
     names
 }
 
-/// The process id of a microVM's monitor, as it says.
+/// The process id of a microVM's monitor, as the monitor reports it.
 pub(crate) fn monitor_of(id: &str) -> i32 {
     let status = Client::connect(control_socket(id)).unwrap().status().unwrap();
     i32::try_from(status.pid).unwrap()
 }
 
-/// Kills a process the hard way.
+/// Kills a process with SIGKILL.
 pub(crate) fn kill(pid: i32) {
     signal(pid, libc::SIGKILL);
 }
 
-/// Has a process stand still: it takes connections as before, and answers nobody.
+/// Stops a process: connections to it succeed as before, and it does not respond.
 pub(crate) fn silence(pid: i32) {
     signal(pid, libc::SIGSTOP);
 }
@@ -45,19 +45,19 @@ fn signal(pid: i32, signal: i32) {
     assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// Whether nothing is left of a microVM: run directory, folder.
+/// Whether nothing is left of a microVM: neither run directory nor folder.
 pub(crate) fn is_gone(id: &str) -> bool {
     let site = Site::get().unwrap();
     [site.run(), site.data()].iter().all(|folder| !folder.join("microvms").join(id).exists())
 }
 
-/// Names in a folder; none when there is no folder.
+/// The names in a folder; none if the folder does not exist.
 pub(crate) fn entries(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// Nothing of any microVM is left: no process, network, folder or cgroup.
+/// Checks that nothing of any microVM is left: no process, network, folder or cgroup.
 pub(crate) fn assert_none() {
     let site = Site::get().unwrap();
     assert_eq!(monitors(), Vec::<i32>::new(), "monitors that nobody owns");
