@@ -1,8 +1,8 @@
 //! Restores a machine from a snapshot.
 //!
-//! The architecture dictates the order: memory, VM and vCPUs, the counter's offset, the GIC, the vCPUs'
-//! registers with their timers, then the devices. Every error in the snapshot is found before any vCPU or device
-//! thread exists.
+//! The order is fixed: memory, VM and vCPUs, the counter's offset, the GIC, the vCPUs' registers with their
+//! timers (the architecture requires this order), then the devices. Every error in the snapshot is found before any
+//! vCPU thread or device thread exists.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
