@@ -258,7 +258,7 @@ impl Registers<'_> {
         }
     }
 
-    /// Restores the state that [`Self::save`] read. The caller has set the counter's offset and checked the type of CPU.
+    /// Restores the state that [`Self::save`] read. The caller has set the counter's offset and checked the CPU's type.
     ///
     /// # Errors
     /// [`RegisterError`], which names what this host lacks.
