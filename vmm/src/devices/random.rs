@@ -1,4 +1,5 @@
-//! Random bytes from the host kernel, for the entropy device, the VM generation id and the seed in the DeviceTree.
+//! Random bytes from the host kernel, for guests (such as the entropy device and the VM generation id) and for the
+//! monitor's own ids.
 
 use std::io;
 
