@@ -21,7 +21,7 @@ pub use device::{Net, NetConfig, NetError};
 
 /// Size in bytes of the header in front of each packet, including `num_buffers` (5.1.6).
 pub const HEADER_LEN: usize = 12;
-/// Size limit in bytes of a packet with its header: a 64 KiB segment with an Ethernet header and a VLAN tag is smaller.
+/// Size limit in bytes of a packet with its header: a 64 KiB segment, an Ethernet header and a VLAN tag take less.
 pub const MAX_PACKET_LEN: usize = 65_562;
 /// Largest size of each queue.
 pub const QUEUE_SIZE: u16 = 256;

@@ -150,7 +150,7 @@ impl Receiver {
         Ok(Outcome::WaitReadable)
     }
 
-    /// Takes buffers from the queue until the next packet surely fits, or there are no more.
+    /// Takes buffers from the queue until the next packet certainly fits, or there are no more.
     fn gather(&mut self) -> Result<(), DeviceError> {
         let enough = if self.mergeable { MAX_PACKET_LEN } else { 1 };
         let room_for_a_chain = MAX_BUFFERS - 1 - usize::from(QUEUE_SIZE);
@@ -174,13 +174,13 @@ impl Receiver {
         let spill = libc::iovec { iov_base: self.spill.as_mut_ptr().cast(), iov_len: self.spill.len() };
         self.buffers.push(spill);
         // SAFETY: the guest's buffers were checked when they were popped and are kept mapped; the spill buffer
-        // is ours and borrowed by nobody.
+        // belongs to this structure, and nothing borrows it.
         let read = unsafe { backend.read(&self.buffers) };
         self.buffers.pop();
         read
     }
 
-    /// Gives the guest the buffers that the packet of `length` bytes was read into.
+    /// Returns to the guest the buffers into which the packet of `length` bytes was read.
     fn deliver(&mut self, length: usize) -> Result<(), DeviceError> {
         let (mut left, mut buffers) = (length, 0);
         self.used.clear();
@@ -195,7 +195,7 @@ impl Receiver {
                 break;
             }
         }
-        // Never more than a queue holds.
+        // There are never more entries than a queue holds.
         let count = u16::try_from(self.used.len()).unwrap_or(u16::MAX).to_le_bytes();
         let mut done = 0;
         for_each_part(&self.buffers, NUM_BUFFERS_OFFSET, count.len(), |pointer, length| {
@@ -209,12 +209,12 @@ impl Receiver {
         Ok(())
     }
 
-    /// What a snapshot keeps of the queue.
+    /// State of the queue, for a snapshot.
     pub(super) fn queue_state(&self) -> QueueState {
         self.queue.state()
     }
 
-    /// Asks the driver not to notify: the device looks at the queue anyway.
+    /// Disables notifications from the driver, because the device checks the queue anyway.
     ///
     /// # Errors
     /// When the queue is broken.
@@ -222,9 +222,9 @@ impl Receiver {
         Ok(self.queue.disable_notification()?)
     }
 
-    /// Puts the buffers at hand back into the queue.
+    /// Puts the buffers that were taken in advance back into the queue.
     pub(super) fn put_back(&mut self) {
-        // Never more than a queue holds.
+        // There are never more entries than a queue holds.
         self.queue.undo_pop(u16::try_from(self.entries.len()).unwrap_or(u16::MAX));
         self.entries.clear();
         self.buffers.clear();

@@ -51,7 +51,7 @@ impl Transmitter {
     }
 
     /// Sends the packets that the guest has made available until one has to wait. After at most one queue length of
-    /// packets (plus one), signals `more` and stops. If `wait` is false, packets for which there is no room are dropped.
+    /// packets (plus one), signals `more` and stops. If `wait` is false, drops packets for which there is no room.
     ///
     /// # Errors
     /// When the driver broke the queue.
