@@ -200,14 +200,14 @@ impl Slots {
         }
     }
 
-    /// Makes the flush write `bytes`: the list for the kernel, and its length.
+    /// Lists `bytes` as the buffer that the flush writes; returns the list's address, for the kernel, and its length.
     pub(super) fn gather_staged(&mut self, bytes: &[u8]) -> (*const libc::iovec, u32) {
         let Some(entry) = self.arena.last_mut() else { return (std::ptr::null(), 0) };
         let iovec = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
         (std::ptr::from_ref(entry.write(iovec)), 1)
     }
 
-    /// Takes the first `done` bytes off the buffers of `part`.
+    /// Removes the first `done` bytes from the buffers of `part`.
     pub(super) fn advance(&mut self, index: u16, part: &mut Part, mut done: usize) {
         while done > 0 && part.iovecs > 0 {
             let position = usize::from(index) * IOVECS + part.first_iovec;
