@@ -58,7 +58,7 @@ pub struct Wait {
 }
 
 impl Wait {
-    /// Time from `now` until [`Self::until`].
+    /// Time from `now` to `until`; zero if that has passed.
     #[must_use]
     pub fn delay(&self, now: Duration) -> Duration {
         self.until.saturating_sub(now)

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     fn page(vmgenid: &VmGenId) -> Vec<u8> {
-        // SAFETY: the page is mapped, and nobody writes to it meanwhile.
+        // SAFETY: the page is mapped, and nothing writes to it meanwhile.
         unsafe { std::slice::from_raw_parts(vmgenid.host_address() as *const u8, vmgenid.size() as usize) }
             .to_vec()
     }

@@ -64,7 +64,7 @@ pub enum DeviceError {
     /// The driver broke the rules of a queue.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// The driver's request makes no sense for this device.
+    /// The driver's request is not valid for this device.
     #[error("the driver's request breaks the specification: {0}")]
     Protocol(&'static str),
     /// The device's backend failed.

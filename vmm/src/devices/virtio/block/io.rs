@@ -349,7 +349,7 @@ impl DiskIo {
             if part.kind != PartKind::WriteZeros {
                 self.slots.advance(index, part, done);
             }
-            // A read or write that transfers nothing is at the end of the file, and a retry would be so too.
+            // A read or write that transfers nothing is at the end of the file, where a retry would do no better.
             return done > 0;
         }
         if part.kind != PartKind::Read {

@@ -302,7 +302,7 @@ impl Merger<'_> {
     fn copy_some(&mut self, from: &File, at: u64, length: u64) -> io::Result<u64> {
         while self.can_copy {
             match (self.ways.copy)(from, self.into, at, length) {
-                Ok(0) => break, // reading says why
+                Ok(0) => break, // the read below returns the reason
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if is_unsupported(&error) => self.can_copy = false,
                 result => return result,
