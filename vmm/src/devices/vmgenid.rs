@@ -89,7 +89,7 @@ impl VmGenId {
 
     /// Interrupts the guest, to notify it that its id has changed.
     pub fn notify(&self) {
-        let _ = self.interrupt.write(1); // full only when it is raised already
+        let _ = self.interrupt.write(1); // fails only when it is raised already
     }
 }
 

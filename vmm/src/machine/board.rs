@@ -382,7 +382,7 @@ impl Board {
 
     /// Makes the worker check its gate.
     pub fn wake_worker(&self) {
-        let _ = self.wake.write(1); // full only when it is signalled already
+        let _ = self.wake.write(1); // fails only when it is signalled already
     }
 
     /// Makes the devices check every queue once.

@@ -50,7 +50,7 @@ impl EndSignal {
 
     /// Takes the report, if there is one, and resets the signal.
     pub fn take(&self) -> Option<End> {
-        let _ = self.event.read(); // empty when nothing was reported
+        let _ = self.event.read(); // fails only when nothing was reported
         self.end.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

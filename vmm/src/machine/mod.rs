@@ -143,7 +143,7 @@ pub enum BuildError {
     #[cfg(target_arch = "aarch64")]
     #[error("writing the DeviceTree: {0}")]
     Fdt(String),
-    /// The host refused something.
+    /// The host refused an operation.
     #[error("{what}: {source}")]
     Host {
         /// The operation that failed.

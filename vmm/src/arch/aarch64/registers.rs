@@ -199,7 +199,7 @@ impl Registers<'_> {
     /// Sets the vector lengths of a vCPU with SVE that is not finalised yet.
     ///
     /// # Errors
-    /// [`RegisterError::Refused`] when the host does not support exactly these lengths.
+    /// [`RegisterError::Refused`] when the host does not have all of them.
     pub fn set_vector_lengths(&self, lengths: &[u8]) -> Result<(), RegisterError> {
         self.set(SVE_LENGTHS, lengths).map_err(|source| self.refused(SVE_LENGTHS, lengths, source))
     }

@@ -62,7 +62,7 @@ impl Trigger for Line {
     type E = std::convert::Infallible;
 
     fn trigger(&self) -> Result<(), Self::E> {
-        let _ = self.0.write(1); // full only when it is raised already
+        let _ = self.0.write(1); // fails only when it is raised already
         Ok(())
     }
 }

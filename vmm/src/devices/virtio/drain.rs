@@ -27,7 +27,7 @@ impl Wakeup {
 
     /// Makes the event loop call the device's event handler soon.
     pub fn signal(&self) {
-        let _ = self.0.write(1); // full only when it is signalled already
+        let _ = self.0.write(1); // fails only when it is signalled already
     }
 
     /// Resets the signal.

@@ -162,7 +162,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
     /// Makes the device check every queue once, after a pause during which notifications may have been lost.
     pub fn kick(&self) {
         for event in &self.queue_events {
-            let _ = event.write(1); // full only when it is signalled already
+            let _ = event.write(1); // fails only when it is signalled already
         }
     }
 
@@ -290,7 +290,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
                 if let Some(event) =
                     usize::try_from(value).ok().and_then(|queue| self.queue_events.get(queue))
                 {
-                    let _ = event.write(1); // full only when it is signalled already
+                    let _ = event.write(1); // fails only when it is signalled already
                 }
             }
             reg::VIRTIO_MMIO_INTERRUPT_ACK => self.interrupt.acknowledge(value),

@@ -125,7 +125,7 @@ pub trait VirtioDevice: Send {
     /// The driver is ready: take the queues and start.
     ///
     /// # Errors
-    /// When queues or features make no sense, or the backend cannot be started.
+    /// When queues or features are not valid, or the backend cannot be started.
     fn activate(&mut self, activation: Activation) -> Result<(), DeviceError>;
     /// Returns to the state before activation: drops the queues, stops watching descriptors, and finishes or cancels
     /// the requests in progress. Afterwards the device accesses no guest memory. Also called on a device that is not

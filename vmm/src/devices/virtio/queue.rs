@@ -22,7 +22,7 @@ const NO_INTERRUPT: u16 = 1;
 /// How a driver broke the rules of a queue.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// A ring lies outside guest memory or its indexes make no sense.
+    /// A ring lies outside guest memory or its indexes are not valid.
     #[error("virtqueue ring: {0}")]
     Ring(#[from] virtio_queue::Error),
     /// A buffer lies outside guest memory.

@@ -57,7 +57,7 @@ impl Reclaimer {
                 .count();
             rest = rest.get(run..).unwrap_or_default();
             let (address, bytes) = (u64::from(first) * PAGE_SIZE, run as u64 * PAGE_SIZE);
-            // At most `MAX_PAGES_PER_REQUEST` pages, 4 MiB.
+            // The length is at most `MAX_PAGES_PER_REQUEST` pages, which are 4 MiB.
             let length = u32::try_from(bytes).unwrap_or(u32::MAX);
             let outside = |_| QueueError::OutsideMemory { address, length };
             let slice = memory.get_slice(GuestAddress(address), length as usize).map_err(outside)?;

@@ -186,7 +186,7 @@ impl Receiver {
         self.used.clear();
         for entry in &self.entries {
             let written = entry.bytes.min(left);
-            // At most `MAX_PACKET_LEN` and the spill buffer.
+            // The number is at most `MAX_PACKET_LEN` plus the length of the spill buffer.
             self.used.push((entry.head, u32::try_from(written).unwrap_or(u32::MAX)));
             left -= written;
             buffers += entry.buffers;

@@ -53,7 +53,7 @@ impl Rng {
             }
             *requests += 1;
             *bytes += written as u64;
-            // At most `MAX_BYTES_PER_REQUEST`.
+            // The number is at most `MAX_BYTES_PER_REQUEST`.
             Ok(u32::try_from(written).unwrap_or(u32::MAX))
         })
     }

@@ -53,7 +53,7 @@ pub(super) struct Connection {
     pub(super) stream: Option<UnixStream>,
     /// Bytes from the guest that the socket did not take at once; `None` while there are none.
     pub(super) ring: Option<Ring>,
-    /// When the state has lasted too long.
+    /// Time at which the stream is terminated if its state has not changed by then; `None` for no limit.
     pub(super) deadline: Option<Instant>,
     /// Whether the stream is in the list of streams that have a packet for the guest.
     pub(super) queued: bool,
@@ -240,7 +240,7 @@ impl Connection {
         self.burst = if filled { (self.burst * 2).min(BURST) } else { (self.burst / 2).max(1) };
     }
 
-    // Ends
+    // Shutdown
 
     /// Records that the guest has shut down `flags`; returns all the directions that it has shut down.
     pub(super) fn guest_is_done(&mut self, flags: u32) -> u32 {

@@ -251,7 +251,7 @@ fn a_full_backend_holds_packets_back_until_it_has_room() {
     let mut cable = Cable::new(0);
     let sent = packet(1, 60_000);
     let mut total = 0u64;
-    // More than a socket's send buffer holds.
+    // The packets are more than a socket's send buffer holds.
     for _ in 0..64 {
         cable.guest_sends(&sent);
         total += 1;
@@ -420,7 +420,7 @@ proptest! {
                 }
             }
             if taken.is_empty() {
-                break; // the guest has no buffers left: the packet waits outside
+                break; // the guest has no buffers left: the packet stays in the socket
             }
             if room < packet.len() {
                 drops += 1;
