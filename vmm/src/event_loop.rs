@@ -1,5 +1,5 @@
-//! The device thread's event loop: one epoll instance, level-triggered unless asked otherwise, no allocation
-//! once it runs.
+//! The device thread's event loop: one epoll instance, which is level-triggered unless a caller chooses otherwise and
+//! does not allocate once it runs.
 //!
 //! A device registers its backend descriptors through a [`Poller`] of its own; the loop hands each event
 //! back as ([`DeviceId`], token). Tokens from [`QUEUE_TOKEN`] up are queue notifications and belong to the
@@ -30,9 +30,9 @@ const BATCH: usize = 64;
 /// An event that became ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ready {
-    /// Whose descriptor it is.
+    /// The device that registered the descriptor.
     pub device: DeviceId,
-    /// What the device called it.
+    /// The token under which the device registered the descriptor.
     pub token: u16,
     /// The epoll events (`EPOLLIN`, `EPOLLHUP` …).
     pub events: u32,
@@ -51,9 +51,9 @@ impl Interest {
     pub const WRITE: Self = Self(libc::EPOLLOUT as u32);
     /// Both directions.
     pub const BOTH: Self = Self(Self::READ.0 | Self::WRITE.0);
-    /// As [`Self::READ`], but once per change and not as long as it lasts (edge-triggered).
+    /// Like [`Self::READ`], but edge-triggered: reported once per change, not for as long as the state lasts.
     pub const READ_EDGE: Self = Self(Self::READ.0 | libc::EPOLLET.cast_unsigned());
-    /// As [`Self::BOTH`], edge-triggered.
+    /// Like [`Self::BOTH`], but edge-triggered.
     pub const BOTH_EDGE: Self = Self(Self::BOTH.0 | libc::EPOLLET.cast_unsigned());
 }
 
@@ -63,7 +63,7 @@ struct Epoll(OwnedFd);
 impl Epoll {
     fn control(&self, operation: libc::c_int, fd: RawFd, interest: Interest, data: u64) -> io::Result<()> {
         let mut event = libc::epoll_event { events: interest.0, u64: data };
-        // SAFETY: both descriptors are numbers the kernel checks, and `event` lives across the call.
+        // SAFETY: both descriptors are numbers that the kernel checks, and `event` lives across the call.
         let result = unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &raw mut event) };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
@@ -81,18 +81,18 @@ impl Poller {
         u64::from(self.device) << 16 | u64::from(token)
     }
 
-    /// Starts watching `fd`; events come back with `token`.
+    /// Starts watching `fd`; its events are reported with `token`.
     ///
     /// # Errors
-    /// What `epoll_ctl` answers.
+    /// The error that `epoll_ctl` returns.
     pub fn add(&self, fd: &impl AsFd, token: u16, interest: Interest) -> io::Result<()> {
         self.epoll.control(libc::EPOLL_CTL_ADD, fd.as_fd().as_raw_fd(), interest, self.data(token))
     }
 
-    /// Changes what is watched on `fd`.
+    /// Changes the events that are watched on `fd`.
     ///
     /// # Errors
-    /// What `epoll_ctl` answers.
+    /// The error that `epoll_ctl` returns.
     pub fn modify(&self, fd: &impl AsFd, token: u16, interest: Interest) -> io::Result<()> {
         self.epoll.control(libc::EPOLL_CTL_MOD, fd.as_fd().as_raw_fd(), interest, self.data(token))
     }
@@ -100,13 +100,13 @@ impl Poller {
     /// Stops watching `fd`.
     ///
     /// # Errors
-    /// What `epoll_ctl` answers.
+    /// The error that `epoll_ctl` returns.
     pub fn remove(&self, fd: &impl AsFd) -> io::Result<()> {
         self.epoll.control(libc::EPOLL_CTL_DEL, fd.as_fd().as_raw_fd(), Interest::NONE, 0)
     }
 }
 
-/// The loop itself, owned by the device thread.
+/// The event loop, owned by the device thread.
 #[derive(Debug)]
 pub struct EventLoop {
     epoll: Arc<Epoll>,
@@ -117,7 +117,7 @@ impl EventLoop {
     /// Makes an empty loop.
     ///
     /// # Errors
-    /// What `epoll_create1` answers.
+    /// The error that `epoll_create1` returns.
     pub fn new() -> io::Result<Self> {
         // SAFETY: no pointers; the result is checked before it is owned.
         let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
@@ -135,11 +135,11 @@ impl EventLoop {
         Poller { epoll: Arc::clone(&self.epoll), device }
     }
 
-    /// Waits for events, at most `timeout_ms` milliseconds (`-1` for ever), and gives each to `handle`.
-    /// Returns how many there were; a signal counts as none.
+    /// Waits for events, at most `timeout_ms` milliseconds (`-1`: without a limit), and passes each to `handle`.
+    /// Returns the number of events, which is 0 when a signal interrupted the wait.
     ///
     /// # Errors
-    /// What `epoll_wait` answers, `EINTR` aside.
+    /// The error that `epoll_wait` returns, except `EINTR`.
     pub fn wait(&mut self, timeout_ms: i32, mut handle: impl FnMut(Ready)) -> io::Result<usize> {
         let capacity = libc::c_int::try_from(self.events.len()).unwrap_or(libc::c_int::MAX);
         let fd = self.epoll.0.as_raw_fd();

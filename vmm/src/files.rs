@@ -1,13 +1,14 @@
-//! What sparse files need of the system and the standard library does not have.
+//! System calls for sparse files that the standard library does not offer.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
 
-/// The next data or hole (`SEEK_DATA`, `SEEK_HOLE`) from `offset` on; `None` when there is none.
+/// Offset of the next data or hole (`whence` is `SEEK_DATA` or `SEEK_HOLE`) at or after `offset`; `None` when there is
+/// none.
 ///
 /// # Errors
-/// What the host answers.
+/// The error that `lseek` returns.
 pub(crate) fn seek(file: &File, offset: u64, whence: libc::c_int) -> io::Result<Option<u64>> {
     let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
     // SAFETY: no pointers; the descriptor is the file's own.
@@ -19,11 +20,12 @@ pub(crate) fn seek(file: &File, offset: u64, whence: libc::c_int) -> io::Result<
     if error.raw_os_error() == Some(libc::ENXIO) { Ok(None) } else { Err(error) }
 }
 
-/// Copies up to `length` bytes at `at` to the same place in another file, by reference where the file system can;
-/// returns how many.
+/// Copies up to `length` bytes at offset `at` to the same offset in another file; shares the blocks instead of copying
+/// them where the file system supports that. Returns the number of bytes copied.
 ///
 /// # Errors
-/// What the host answers; [`is_unsupported`] knows when it cannot do this at all.
+/// The error that `copy_file_range` returns; [`is_unsupported`] recognises those that mean that the host cannot copy
+/// between these files at all.
 pub(crate) fn copy_range(from: &File, into: &File, at: u64, length: u64) -> io::Result<u64> {
     let offset = libc::off64_t::try_from(at).map_err(io::Error::other)?;
     let (mut read_at, mut write_at) = (offset, offset);
@@ -35,7 +37,7 @@ pub(crate) fn copy_range(from: &File, into: &File, at: u64, length: u64) -> io::
     u64::try_from(copied).map_err(|_| io::Error::last_os_error())
 }
 
-/// Whether an error says that the file system, or the kernel, cannot do this with these files.
+/// Whether an error means that the file system or the kernel does not support the operation on these files.
 pub(crate) fn is_unsupported(error: &io::Error) -> bool {
     let unsupported = [libc::EOPNOTSUPP, libc::EXDEV, libc::EINVAL, libc::ENOSYS, libc::ENOTTY];
     error.raw_os_error().is_some_and(|error| unsupported.contains(&error))

@@ -1,6 +1,6 @@
-//! Guest memory: one contiguous run of guest-physical addresses from [`DRAM_BASE`], mapped privately into
-//! the monitor. Every address that a guest hands over is checked by `vm-memory` against this mapping, so
-//! no device can be talked into touching memory outside the guest.
+//! Guest memory: one contiguous range of guest-physical addresses from [`DRAM_BASE`], mapped privately into
+//! the monitor. `vm-memory` checks every address that a guest passes against this mapping, so
+//! a guest cannot make a device access memory outside the guest.
 
 use std::ops::RangeInclusive;
 
@@ -21,7 +21,7 @@ pub type GuestMemory = GuestMemoryMmap<()>;
 /// Why guest memory could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
-    /// The size is not one a microVM may have.
+    /// The size is outside [`MEMORY_MIB_RANGE`].
     #[error("memory size {0} MiB is out of range: a microVM has {min} to {max} MiB",
             min = MEMORY_MIB_RANGE.start(), max = MEMORY_MIB_RANGE.end())]
     OutOfRange(u64),
@@ -30,9 +30,9 @@ pub enum MemoryError {
         "cannot map {mib} MiB of guest memory: {source}; is the host or the cgroup out of memory or address space?"
     )]
     Map {
-        /// The size asked for, in MiB.
+        /// The requested size, in MiB.
         mib: u64,
-        /// What the host answered.
+        /// Error from the host.
         source: std::io::Error,
     },
 }

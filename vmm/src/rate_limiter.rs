@@ -1,14 +1,14 @@
 //! Rate limits for block and net devices: token buckets for bytes and for operations.
 //!
-//! A bucket holds at most `size` tokens, starts full and gets `size` tokens back over each refill interval,
-//! spread evenly. A one-time burst is spent before anything else and never comes back. A request that costs
-//! more than a whole bucket waits until the bucket is full and then goes through in overdraft: the debt is
-//! paid back at the refill rate before anything else passes. So no request starves, and over any stretch of
+//! A bucket holds at most `size` tokens, starts full and regains `size` tokens over each refill interval,
+//! spread evenly. A one-time burst is spent before anything else and is never refilled. A request that costs
+//! more than a whole bucket waits until the bucket is full and then passes in overdraft: the debt is
+//! paid back at the refill rate before anything else passes. So no request starves, and in any period of
 //! `t` seconds a bucket lets through at most `size + burst + t × rate` and one overdraft.
 //!
-//! Time comes in from outside ([`monotonic_now`] in production), so tests run on simulated time. Levels are
-//! kept in token-nanoseconds, which makes refilling exact at any rate: nothing is lost to rounding, however
-//! often a device asks.
+//! The caller passes the time in ([`monotonic_now`] in production), so tests run on simulated time. Levels are
+//! kept in token-nanoseconds, which makes refilling exact at any rate: rounding loses nothing, however
+//! often a device calls.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
@@ -19,30 +19,30 @@ pub const MAX_REFILL_MS: u64 = 24 * 60 * 60 * 1000;
 
 const NANOS_PER_MS: u64 = 1_000_000;
 
-/// One token bucket, as an operator sets it up.
+/// One token bucket, as an operator configures it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BucketConfig {
-    /// Tokens (bytes or operations) that the bucket holds and gets back per refill interval; at least 1.
+    /// Tokens (bytes or operations) that the bucket holds and regains per refill interval; at least 1.
     pub size: u64,
-    /// Tokens on top that are there once, at the start.
+    /// Additional tokens that are available once, from the start, and are never refilled.
     pub one_time_burst: u64,
-    /// Milliseconds in which an empty bucket fills up; 1 to [`MAX_REFILL_MS`].
+    /// Refill interval: milliseconds in which an empty bucket fills up; 1 to [`MAX_REFILL_MS`].
     pub refill_ms: u64,
 }
 
-/// What a device may do. `None` means no limit.
+/// Limits of a device. `None` means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RateLimiterConfig {
-    /// Bytes moved.
+    /// Limit on the bytes that are transferred.
     pub bytes: Option<BucketConfig>,
-    /// Requests or packets.
+    /// Limit on the number of requests or packets.
     pub ops: Option<BucketConfig>,
 }
 
 /// Why a rate limiter could not be set up.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RateLimiterError {
-    /// Nothing would ever pass.
+    /// The bucket's size is 0, so nothing would ever pass.
     #[error("rate limiter: a bucket of size 0 lets nothing through; give a size of at least 1, or no bucket")]
     ZeroSize,
     /// The interval is zero or too long.
@@ -50,15 +50,15 @@ pub enum RateLimiterError {
     RefillOutOfRange(u64),
 }
 
-/// The answer to a request that has to wait.
+/// The result for a request that has to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wait {
-    /// The monotonic time at which the same request passes, if nothing else takes tokens before.
+    /// The monotonic time at which the same request passes, if nothing else takes tokens before then.
     pub until: Duration,
 }
 
 impl Wait {
-    /// How long that is from `now`.
+    /// Time from `now` to `until`; zero if that has passed.
     #[must_use]
     pub fn delay(&self, now: Duration) -> Duration {
         self.until.saturating_sub(now)
@@ -74,19 +74,19 @@ pub fn monotonic_now() -> Duration {
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// A bucket of tokens; see the module's description.
+/// A token bucket; the module's documentation describes its rules.
 #[derive(Debug, Clone)]
 pub struct TokenBucket {
     size: i128,
     interval: i128,
     burst: u64,
-    /// In token-nanoseconds: tokens × `interval`. Negative after an overdraft. Each nanosecond adds `size`.
+    /// Fill level in token-nanoseconds: tokens × `interval`. Negative after an overdraft. Each nanosecond adds `size`.
     level: i128,
     refilled: Duration,
 }
 
 impl TokenBucket {
-    /// A full bucket.
+    /// Makes a full bucket.
     ///
     /// # Errors
     /// [`RateLimiterError`] when the size or the interval is out of range.
@@ -110,7 +110,7 @@ impl TokenBucket {
         self.refilled = self.refilled.max(now);
     }
 
-    /// Whether `cost` tokens can be taken, after refilling.
+    /// Whether `cost` tokens can be taken. The caller has refilled the bucket.
     fn check(&self, cost: u64) -> Result<(), Wait> {
         let beyond_burst = cost.saturating_sub(self.burst);
         if beyond_burst == 0 {
@@ -126,15 +126,15 @@ impl TokenBucket {
         Err(Wait { until: self.refilled.saturating_add(delay) })
     }
 
-    /// Takes `cost` tokens that [`Self::check`] granted: the burst first, then into debt if need be.
+    /// Takes `cost` tokens that [`Self::check`] granted: the burst first, then the bucket, into debt if necessary.
     fn take(&mut self, cost: u64) {
         let from_burst = cost.min(self.burst);
         self.burst -= from_burst;
         self.level -= i128::from(cost - from_burst) * self.interval;
     }
 
-    /// Takes `cost` tokens at time `now`, or says when they will be there. Time never runs backwards here: an
-    /// earlier `now` than before counts as the time seen last.
+    /// Takes `cost` tokens at time `now`, or reports when they will be available. Time never runs backwards here: a
+    /// `now` earlier than that of a previous call counts as the latest time seen.
     ///
     /// # Errors
     /// [`Wait`] when the bucket does not hold enough; nothing is taken then.
@@ -146,7 +146,7 @@ impl TokenBucket {
     }
 }
 
-/// Limits on bytes and operations together: a request passes when both buckets let it.
+/// Limits on bytes and operations together: a request passes when both buckets allow it.
 #[derive(Debug, Clone)]
 pub struct RateLimiter {
     bytes: Option<TokenBucket>,
@@ -154,7 +154,7 @@ pub struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// A limiter with full buckets.
+    /// Makes a limiter with full buckets.
     ///
     /// # Errors
     /// [`RateLimiterError`] when a size or an interval is out of range.
@@ -163,7 +163,7 @@ impl RateLimiter {
         Ok(Self { bytes: bucket(config.bytes)?, ops: bucket(config.ops)? })
     }
 
-    /// Lets a request of `bytes` bytes that counts as `ops` operations through at time `now`, or says when it
+    /// Lets a request of `bytes` bytes that counts as `ops` operations through at time `now`, or reports when it
     /// may be tried again.
     ///
     /// # Errors
@@ -190,15 +190,15 @@ impl RateLimiter {
     }
 }
 
-/// A timer to register with the device's [`crate::event_loop::Poller`]: readable once its time has come.
+/// A timer to register with the device's [`crate::event_loop::Poller`]: its descriptor becomes readable on expiry.
 #[derive(Debug)]
 pub struct LimiterTimer(OwnedFd);
 
 impl LimiterTimer {
-    /// A timer that is not armed.
+    /// Makes a timer that is not armed.
     ///
     /// # Errors
-    /// What `timerfd_create` answers (out of descriptors).
+    /// The error that `timerfd_create` returns (out of descriptors).
     pub fn new() -> io::Result<Self> {
         // SAFETY: no pointers; the result is checked before it is owned.
         let fd =
@@ -213,7 +213,7 @@ impl LimiterTimer {
     /// Makes the descriptor readable after `delay` (at least a nanosecond), once. Replaces an earlier arming.
     ///
     /// # Errors
-    /// What `timerfd_settime` answers.
+    /// The error that `timerfd_settime` returns.
     pub fn arm(&self, delay: Duration) -> io::Result<()> {
         let delay = delay.max(Duration::from_nanos(1));
         self.set(libc::timespec {
@@ -222,10 +222,10 @@ impl LimiterTimer {
         })
     }
 
-    /// Forgets both an arming and an expiry: the descriptor is not readable until the timer is armed again.
+    /// Disarms the timer and discards an expiry: the descriptor is not readable until the timer is armed again.
     ///
     /// # Errors
-    /// What `timerfd_settime` answers.
+    /// The error that `timerfd_settime` returns.
     pub fn clear(&self) -> io::Result<()> {
         self.set(libc::timespec { tv_sec: 0, tv_nsec: 0 })
     }
@@ -233,7 +233,7 @@ impl LimiterTimer {
     fn set(&self, value: libc::timespec) -> io::Result<()> {
         let spec =
             libc::itimerspec { it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
-        // SAFETY: `spec` lives across the call, and no old value is asked for. Setting resets the expiry count.
+        // SAFETY: `spec` lives across the call, and no old value is requested. Setting resets the expiry count.
         let result =
             unsafe { libc::timerfd_settime(self.0.as_raw_fd(), 0, &raw const spec, std::ptr::null_mut()) };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -323,8 +323,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if std::env::var_os("HEARTH_FULL").is_some() { 8192 } else { 256 }))]
 
-        /// Over any sequence of requests: what passes stays within size + burst + rate × time and the largest
-        /// overdraft, and a request that waits as it is told passes.
+        /// For any sequence of requests, the tokens that pass stay within size + burst + rate × time and the largest
+        /// overdraft, and a request that waits until the reported time passes.
         #[test]
         fn no_sequence_gets_more_than_its_share_and_every_request_gets_through(
             size in 1..1u64 << 40, burst in 0..1u64 << 40, refill_ms in 1..100_000u64,
@@ -352,7 +352,7 @@ mod tests {
             }
         }
 
-        /// No configuration, cost or clock overflows, and a wait is always for a later time.
+        /// No configuration, cost or clock value causes an overflow, and a wait is always until a later time.
         #[test]
         fn extreme_values_neither_overflow_nor_block_for_ever(
             size in 1..=u64::MAX, burst in any::<u64>(), refill_ms in 1..=MAX_REFILL_MS,

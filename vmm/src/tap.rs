@@ -1,4 +1,4 @@
-//! Opening a tap interface by name, for whoever starts a microVM: the monitor itself gets the descriptor.
+//! Opens a tap interface by name. The process that starts a microVM does this; the monitor receives the descriptor.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,7 +10,7 @@ const TUN_DEVICE: &str = "/dev/net/tun";
 /// Why a tap could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum TapError {
-    /// The name is not one that an interface may have.
+    /// The name is not valid for a network interface.
     #[error("tap name {0:?} is no interface name: give 1 to 15 bytes without '/', ':', '%' and white space")]
     Name(String),
     /// The host has no tun driver, or this process may not use it.
@@ -18,28 +18,28 @@ pub enum TapError {
         "cannot open {TUN_DEVICE} for tap {name}: {source}; load the module `tun` and run with access to the device"
     )]
     Open {
-        /// The interface.
+        /// Name of the interface.
         name: String,
-        /// What the host answered.
+        /// Error from the host.
         source: io::Error,
     },
     /// The interface is not a free tap of the right kind.
     #[error("cannot attach to tap {name}: {source}; {hint}")]
     Attach {
-        /// The interface.
+        /// Name of the interface.
         name: String,
-        /// What the host answered.
+        /// Error from the host.
         source: io::Error,
-        /// What to do about it.
+        /// Advice that the error message gives to the user.
         hint: &'static str,
     },
 }
 
-/// Attaches to the tap interface `name` – made before with `ip tuntap add`, or made now and for as long as
-/// the descriptor lives – so that packets carry a virtio header.
+/// Attaches to the tap interface `name` so that packets carry a virtio header. The interface either exists already
+/// (`ip tuntap add`) or is created now, and then lives as long as the descriptor.
 ///
 /// # Errors
-/// [`TapError`], which names the interface and what to do.
+/// [`TapError`], which names the interface and advises what to do.
 pub fn open_tap(name: &str) -> Result<File, TapError> {
     let mut request = request(name).ok_or_else(|| TapError::Name(name.to_owned()))?;
     let tap = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(TUN_DEVICE);
@@ -57,7 +57,7 @@ pub fn open_tap(name: &str) -> Result<File, TapError> {
     Ok(tap)
 }
 
-/// The request for `TUNSETIFF`; `None` for what the kernel takes as no name, or as a pattern.
+/// The request for `TUNSETIFF`; `None` when the kernel would reject `name` or treat it as a pattern.
 fn request(name: &str) -> Option<libc::ifreq> {
     let forbidden = |byte: u8| matches!(byte, b'/' | b':' | b'%' | 0) || byte.is_ascii_whitespace();
     if name.is_empty() || matches!(name, "." | "..") || name.bytes().any(forbidden) {
@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(flags, libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR);
     }
 
-    /// Runs where the test may make interfaces; elsewhere the error must say what is missing.
+    /// Opens a tap where the test process may create interfaces; elsewhere checks that the error names the interface.
     #[test]
     fn a_tap_opens_or_the_error_says_what_to_do() {
         match open_tap("hearth-test0") {

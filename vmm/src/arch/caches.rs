@@ -1,20 +1,20 @@
 //! The host's CPU caches, as its kernel describes them in
 //! `/sys/devices/system/cpu/cpu0/cache/index*` (Linux, Documentation/ABI/testing/sysfs-devices-system-cpu).
 //!
-//! They are read before the process is jailed and passed on to the guest in its DeviceTree, so that programs
-//! which size their buffers by the caches see the real ones.
+//! The descriptions are read before the process is jailed and passed on to the guest in its DeviceTree, so that
+//! programs that size their buffers by the caches see the real sizes.
 
 use std::fs;
 use std::path::Path;
 
-/// What a cache holds.
+/// Kind of content that a cache holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CacheKind {
     /// Data only.
     Data,
     /// Instructions only.
     Instruction,
-    /// Both.
+    /// Data and instructions.
     Unified,
 }
 
@@ -23,7 +23,7 @@ pub enum CacheKind {
 pub struct Cache {
     /// Level, 1 being the nearest to the CPU.
     pub level: u8,
-    /// What it holds.
+    /// Kind of content that the cache holds.
     pub kind: CacheKind,
     /// Size in bytes.
     pub size: u32,
@@ -31,12 +31,12 @@ pub struct Cache {
     pub line_size: u32,
     /// Number of sets.
     pub sets: u32,
-    /// Whether other CPUs share it.
+    /// Whether other CPUs share the cache.
     pub shared: bool,
 }
 
-/// The caches of the host's first CPU, nearest first; empty where the host tells nothing. Caches without a
-/// size (common in virtual hosts) are left out.
+/// The caches of the host's first CPU, nearest first; empty where the host describes none. Caches without a
+/// size (common on virtual hosts) are left out.
 #[must_use]
 pub fn of_host() -> Vec<Cache> {
     read(Path::new("/sys/devices/system/cpu/cpu0/cache"))

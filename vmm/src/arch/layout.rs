@@ -10,61 +10,61 @@
 //! 0x8000_0000  DRAM: kernel first; initramfs and DeviceTree last
 //! ```
 //!
-//! A guest never learns these addresses but through its DeviceTree; they are fixed so that snapshots can be.
+//! A guest learns these addresses only from its DeviceTree. They are fixed because a snapshot depends on them.
 
 use std::ops::RangeInclusive;
 
 use crate::devices::virtio::mmio::MMIO_WINDOW;
 
-/// The numbers of vCPUs a microVM may have.
+/// The numbers of vCPUs that a microVM may have.
 pub const VCPU_RANGE: RangeInclusive<u32> = 1..=16;
 
-/// GICv3 distributor.
+/// Base address of the GICv3 distributor.
 pub const GIC_DISTRIBUTOR: u64 = 0x0800_0000;
 /// Size of the distributor's window in bytes.
 pub const GIC_DISTRIBUTOR_SIZE: u64 = 0x1_0000;
-/// GICv3 redistributors, one after another.
+/// Base address of the GICv3 redistributors, which follow one another.
 pub const GIC_REDISTRIBUTOR: u64 = 0x080A_0000;
 /// Size of one vCPU's redistributor in bytes.
 pub const GIC_REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
 
-/// UART.
+/// Base address of the UART.
 pub const UART: u64 = 0x0900_0000;
 /// Size of the UART's window in bytes.
 pub const UART_SIZE: u64 = 0x1000;
-/// RTC.
+/// Base address of the RTC.
 pub const RTC: u64 = 0x0901_0000;
 /// Size of the RTC's window in bytes.
 pub const RTC_SIZE: u64 = 0x1000;
 
-/// First virtio-mmio slot.
+/// Base address of the first virtio-mmio slot.
 pub const VIRTIO: u64 = 0x0A00_0000;
 /// Number of virtio-mmio slots.
 pub const VIRTIO_SLOTS: u16 = 32;
 
-/// VM generation id.
+/// Base address of the VM generation id's window.
 pub const VMGENID: u64 = 0x0B00_0000;
 
 /// Bytes at the end of memory that are kept for the DeviceTree.
 pub const FDT_SIZE: u64 = 2 << 20;
-/// Alignment that the kernel wants of its load address and the DeviceTree, in bytes
+/// Alignment in bytes of the kernel's load address and of the DeviceTree
 /// (Linux, Documentation/arch/arm64/booting.rst).
 pub const KERNEL_ALIGNMENT: u64 = 2 << 20;
 
-/// Shared peripheral interrupts of the board, counted from 0 (interrupt id 32); also the numbers that KVM's
-/// irqfd takes.
+/// Shared peripheral interrupts (SPIs) of the board, counted from 0 (interrupt id 32); KVM's irqfd takes the same
+/// numbers.
 pub mod spi {
-    /// UART.
+    /// SPI of the UART.
     pub const UART: u32 = 0;
-    /// RTC.
+    /// SPI of the RTC.
     pub const RTC: u32 = 1;
-    /// VM generation id.
+    /// SPI of the VM generation id.
     pub const VMGENID: u32 = 2;
-    /// First virtio-mmio slot.
+    /// SPI of the first virtio-mmio slot; the other slots follow.
     pub const VIRTIO: u32 = 16;
 }
 
-/// Number of interrupt ids that the GIC is built with: 32 private ones and the shared ones, in steps of 32.
+/// Number of interrupt ids of the GIC: 32 private ones and the shared ones, rounded up to a multiple of 32.
 pub const GIC_INTERRUPTS: u32 = 96;
 
 /// Base address of virtio-mmio slot `slot`.

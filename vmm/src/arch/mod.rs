@@ -1,8 +1,8 @@
-//! What depends on the guest's architecture, behind one narrow interface: [`layout`] says where things lie,
+//! Code that depends on the guest's architecture, behind one narrow interface: [`layout`] defines the addresses,
 //! and the architecture's module builds a VM, describes it to the guest and runs its vCPUs.
 //!
-//! Only aarch64 exists. The layout and the host's cache description build everywhere, so that the board and
-//! its tests do too.
+//! Only aarch64 is supported. The layout and the host's cache description build on every architecture, so that the
+//! board and its tests do too.
 
 pub mod caches;
 pub mod layout;

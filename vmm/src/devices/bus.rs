@@ -1,14 +1,14 @@
-//! The MMIO bus: which device answers a guest-physical address that is not memory.
+//! The MMIO bus, which dispatches accesses to guest-physical addresses that are not memory to the devices.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A device with registers on the bus. Offsets are relative to the device's base and always inside its
+/// A device with registers on the bus. Offsets are relative to the device's base address and always inside its
 /// window; `data` is 1, 2, 4 or 8 bytes long.
 pub trait MmioDevice: Send {
     /// The guest reads `data.len()` bytes at `offset`; bytes left untouched read as zero.
     fn read(&mut self, offset: u64, data: &mut [u8]);
-    /// The guest writes `data` at `offset`; what the device does not know it ignores.
+    /// The guest writes `data` at `offset`; the device ignores writes to registers that it does not have.
     fn write(&mut self, offset: u64, data: &[u8]);
 }
 
@@ -20,7 +20,7 @@ pub enum BusError {
     Overlap {
         /// First address of the refused window.
         base: u64,
-        /// Its size in bytes.
+        /// Size of the refused window in bytes.
         size: u64,
     },
 }
@@ -38,10 +38,10 @@ impl std::fmt::Debug for Bus {
 }
 
 impl Bus {
-    /// Puts `device` at `base..base + size`.
+    /// Places `device` at the addresses `base..base + size`.
     ///
     /// # Errors
-    /// [`BusError::Overlap`] when the window is empty, wraps or overlaps one that is there.
+    /// [`BusError::Overlap`] when the window is empty, wraps or overlaps an existing one.
     pub fn insert(
         &mut self,
         base: u64,
@@ -65,7 +65,7 @@ impl Bus {
         (end <= *size).then_some((offset, device))
     }
 
-    /// Reads from whatever is at `address`; zeros (and `false`) where nothing is.
+    /// Reads from the device at `address`. Where there is none, reads zeros and returns `false`.
     pub fn read(&self, address: u64, data: &mut [u8]) -> bool {
         data.fill(0);
         let Some((offset, device)) = self.find(address, data.len()) else { return false };
@@ -73,7 +73,7 @@ impl Bus {
         true
     }
 
-    /// Writes to whatever is at `address`; ignored (and `false`) where nothing is.
+    /// Writes to the device at `address`. Where there is none, ignores the write and returns `false`.
     pub fn write(&self, address: u64, data: &[u8]) -> bool {
         let Some((offset, device)) = self.find(address, data.len()) else { return false };
         device.lock().unwrap_or_else(PoisonError::into_inner).write(offset, data);

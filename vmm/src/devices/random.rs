@@ -1,21 +1,22 @@
-//! Random bytes from the host kernel, for the entropy device and the generation id.
+//! Random bytes from the host kernel, for guests (such as the entropy device and the VM generation id) and for the
+//! monitor's own ids.
 
 use std::io;
 
-/// Fills `buffer` from the kernel's generator. Never blocks.
+/// Fills `buffer` from the kernel's random number generator. Never blocks.
 ///
 /// # Errors
-/// What `getrandom` answers: `EAGAIN` while the host has no entropy yet (early in its boot), `ENOSYS` when a
-/// seccomp filter forgot it.
+/// The error of `getrandom`: `EAGAIN` while the host has no entropy yet (early in its boot), `ENOSYS` when a
+/// seccomp filter does not allow the call.
 pub fn fill(buffer: &mut [u8]) -> io::Result<()> {
     // SAFETY: a slice is valid for writes over its whole length.
     unsafe { fill_raw(buffer.as_mut_ptr(), buffer.len()) }
 }
 
-/// As [`fill`], for memory that others may write to at the same time, as a guest does.
+/// Like [`fill`], for memory to which others, such as a guest, may write at the same time.
 ///
 /// # Errors
-/// As [`fill`].
+/// Those of [`fill`].
 ///
 /// # Safety
 /// `length` bytes from `pointer` on are mapped writable, and no Rust reference to them exists.

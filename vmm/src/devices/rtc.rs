@@ -1,7 +1,7 @@
 //! The real-time clock, an Arm PrimeCell PL031 (Arm DDI 0224): seconds since 1970, from the host's clock.
 //!
-//! The registers are `vm-superio`'s. A guest may set its clock; that moves an offset of its own and no clock of
-//! the host's. The alarm never rings: the device has no interrupt.
+//! `vm-superio` implements the registers. A guest may set its clock; that changes an offset of the guest's own and
+//! no clock of the host. The alarm has no effect, because the device has no interrupt.
 
 use hearth_proto::vmm::v1::SavedRtc;
 pub use vm_superio::RtcState;
@@ -9,34 +9,34 @@ use vm_superio::rtc_pl031::NoEvents;
 
 use super::bus::MmioDevice;
 
-/// Bytes of address space that the clock takes.
+/// Size of the clock's register window in bytes.
 pub const RTC_WINDOW: u64 = 0x1000;
 
-/// The clock.
+/// The real-time clock device.
 #[derive(Debug, Default)]
 pub struct Rtc(vm_superio::Rtc<NoEvents>);
 
 impl Rtc {
-    /// A clock with saved registers. It shows the host's time, moved by what the guest had set.
+    /// Makes a clock with saved registers. It shows the host's time plus the offset that the guest had set.
     #[must_use]
     pub fn with_state(state: &RtcState) -> Self {
         Self(vm_superio::Rtc::from_state(state, NoEvents))
     }
 
-    /// What a snapshot keeps.
+    /// State of the registers.
     #[must_use]
     pub fn state(&self) -> RtcState {
         self.0.state()
     }
 
-    /// The same, as a snapshot has it.
+    /// State of the registers in the format of a snapshot.
     #[must_use]
     pub fn save(&self) -> SavedRtc {
         let RtcState { lr, offset, mr, imsc, ris } = self.state();
         SavedRtc { load: lr, offset, r#match: mr, interrupt_mask: imsc, interrupt_status: ris }
     }
 
-    /// A clock with what [`Self::save`] gave.
+    /// Makes a clock from the state that [`Self::save`] returned.
     #[must_use]
     pub fn restore(saved: &SavedRtc) -> Self {
         Self::with_state(&RtcState {
@@ -49,7 +49,7 @@ impl Rtc {
     }
 }
 
-/// The register's offset, if the access is a whole one: aligned and 32 bits wide.
+/// The offset as `vm-superio` takes it; `None` when it is not aligned to 32 bits or lies outside the window.
 fn register(offset: u64) -> Option<u16> {
     u16::try_from(offset).ok().filter(|_| offset < RTC_WINDOW && offset.is_multiple_of(4))
 }

@@ -1,8 +1,9 @@
-//! The VM generation id: 128 random bits that change whenever a microVM is one of several that share a past.
+//! The VM generation id: 128 random bits that change whenever a microVM is restored from a snapshot, from which other
+//! microVMs may have been restored too.
 //!
-//! The guest's driver maps the page and is interrupted when the id has changed; it then reseeds its random
-//! numbers (Linux Documentation/devicetree/bindings/rng/microsoft,vmgenid.yaml). The driver maps it as device
-//! memory, so the page lies outside the guest's memory, in a mapping of its own that the board gives to KVM.
+//! The guest's driver maps the page and receives an interrupt when the id has changed; it then reseeds its random
+//! number generator (Linux Documentation/devicetree/bindings/rng/microsoft,vmgenid.yaml). The driver maps the page as
+//! device memory, so the page lies outside the guest's memory, in a mapping of its own that becomes a KVM memory slot.
 
 use std::io;
 use std::ptr::NonNull;
@@ -11,10 +12,10 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::random;
 
-/// Bytes of an id.
+/// Length of an id in bytes.
 pub const ID_LEN: usize = 16;
 
-/// The page and the id at its beginning.
+/// The VM generation id: a page of memory with the id at its beginning.
 #[derive(Debug)]
 pub struct VmGenId {
     page: NonNull<u8>,
@@ -23,14 +24,14 @@ pub struct VmGenId {
     interrupt: EventFd,
 }
 
-// SAFETY: the page is this value's own mapping; only `&mut self` writes to it from here, and what the guest
-// does to it at the same time is read by nobody.
+// SAFETY: the page is this value's own mapping; on the host's side only `&mut self` writes to it, and the host never
+// reads what the guest writes to it at the same time.
 unsafe impl Send for VmGenId {}
 // SAFETY: as above.
 unsafe impl Sync for VmGenId {}
 
 impl VmGenId {
-    /// A page with a fresh id. `interrupt` becomes an irqfd.
+    /// Makes a page with a fresh id. The caller registers `interrupt` as an irqfd.
     ///
     /// # Errors
     /// When the host has no memory or no random bytes.
@@ -39,7 +40,7 @@ impl VmGenId {
         let size = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).map_err(io::Error::other)?;
         let (protection, flags) =
             (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        // SAFETY: a new mapping wherever the kernel likes; nothing that exists is replaced.
+        // SAFETY: a new mapping at an address that the kernel chooses; no existing mapping is replaced.
         let page = unsafe { libc::mmap(std::ptr::null_mut(), size, protection, flags, -1, 0) };
         if page == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
@@ -51,26 +52,26 @@ impl VmGenId {
         Ok(vmgenid)
     }
 
-    /// The current id. What the guest writes to the page does not change it.
+    /// The current id. The guest's writes to the page do not change it.
     #[must_use]
     pub fn id(&self) -> [u8; ID_LEN] {
         self.id
     }
 
-    /// Address of the page in this process, for a memory slot; the guest needs it readable only.
+    /// Address of the page in this process, for a memory slot. The guest only needs to read the page.
     #[must_use]
     pub fn host_address(&self) -> u64 {
         self.page.as_ptr() as u64
     }
 
-    /// Bytes of the page: one page of the host.
+    /// Size of the page in bytes: one page of the host.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size as u64
     }
 
-    /// Puts a fresh id into the page and returns it. The guest learns of it through [`Self::notify`]; no vCPU
-    /// may run in between, or it could use the old id's random numbers.
+    /// Writes a fresh id into the page and returns it. [`Self::notify`] notifies the guest. No vCPU
+    /// may run in between, because it could use random numbers that belong to the old id.
     ///
     /// # Errors
     /// When the host has no random bytes; the page then keeps its id.
@@ -79,22 +80,22 @@ impl VmGenId {
         random::fill(&mut id)?;
         self.id = id;
         for (offset, byte) in id.into_iter().enumerate() {
-            // SAFETY: an id is shorter than a page, and the page is mapped writable. Volatile, since the guest
-            // reads it behind the compiler's back.
+            // SAFETY: an id is shorter than a page, and the page is mapped writable. The write is volatile because
+            // the guest reads it without the compiler's knowledge.
             unsafe { self.page.as_ptr().add(offset).write_volatile(byte) };
         }
         Ok(id)
     }
 
-    /// Interrupts the guest: its id has changed.
+    /// Interrupts the guest, to notify it that its id has changed.
     pub fn notify(&self) {
-        let _ = self.interrupt.write(1); // full only when it is raised already
+        let _ = self.interrupt.write(1); // fails only when it is raised already
     }
 }
 
 impl Drop for VmGenId {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this value's own, and the machine that had it as a memory slot is gone.
+        // SAFETY: the mapping is this value's own, and the machine that used it as a memory slot is gone.
         unsafe { libc::munmap(self.page.as_ptr().cast(), self.size) };
     }
 }
@@ -104,7 +105,7 @@ mod tests {
     use super::*;
 
     fn page(vmgenid: &VmGenId) -> Vec<u8> {
-        // SAFETY: the page is mapped, and nobody writes to it meanwhile.
+        // SAFETY: the page is mapped, and nothing writes to it meanwhile.
         unsafe { std::slice::from_raw_parts(vmgenid.host_address() as *const u8, vmgenid.size() as usize) }
             .to_vec()
     }

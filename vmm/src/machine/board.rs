@@ -1,8 +1,8 @@
 //! The devices of one machine on their bus, their interrupt lines and queue notifications, and the worker
-//! that serves them all from one thread.
+//! that serves all of them from one thread.
 //!
-//! virtio-mmio slots are given out in a fixed order – disks, network cards, vsock, balloon, entropy – so that
-//! the same configuration always gives the same board, which a snapshot relies on.
+//! virtio-mmio slots are assigned in a fixed order – disks, network cards, vsock, balloon, entropy – so that
+//! the same configuration always produces the same board. Snapshots rely on that.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -31,59 +31,59 @@ use crate::devices::vmgenid::VmGenId;
 use crate::event_loop::{DeviceId, EventLoop, Interest, Ready};
 use crate::memory::GuestMemory;
 
-/// Events of the serial console's input.
+/// Device id of the serial console's input in the event loop.
 const SERIAL: DeviceId = 0xfffe;
-/// The event that makes the worker look at its gate.
+/// Device id of the event that makes the worker check its gate.
 const WAKE: DeviceId = 0xffff;
 
-/// Why a board could not be built, or a device refused something.
+/// Why a board could not be built, or a device refused a request.
 #[derive(Debug, thiserror::Error)]
 pub enum BoardError {
-    /// A disk.
+    /// A disk could not be set up.
     #[error("disk {index}: {source}")]
     Disk {
-        /// Which one.
+        /// Index of the disk, in the order in which the guest sees the disks.
         index: usize,
-        /// What is wrong.
+        /// Error from the disk.
         source: BlockError,
     },
-    /// A network card.
+    /// A network card could not be set up.
     #[error("network card {index}: {source}")]
     Net {
-        /// Which one.
+        /// Index of the network card, in the order in which the guest sees the cards.
         index: usize,
-        /// What is wrong.
+        /// Error from the network card.
         source: NetError,
     },
-    /// The vsock device.
+    /// The vsock device could not be set up, or refused a request.
     #[error("vsock: {0}")]
     Vsock(#[from] VsockError),
-    /// The balloon.
+    /// The balloon could not be set up, or refused a target.
     #[error("balloon: {0}")]
     Balloon(#[from] BalloonError),
     /// The machine has no such device.
     #[error("the machine was created without a {0} device")]
     Absent(&'static str),
-    /// A device of a snapshot.
+    /// The saved state of a device could not be restored.
     #[error("{device}: {source}")]
     Restore {
-        /// Which one.
+        /// Name of the device, such as `disk0`.
         device: String,
-        /// What is wrong.
+        /// Error from the device.
         source: RestoreError,
     },
-    /// A snapshot's devices are not the machine's.
+    /// The snapshot's devices do not match the machine's configuration, or their state is invalid.
     #[error("the snapshot's devices make no sense: {0}")]
     Saved(&'static str),
-    /// Two devices at one address: a mistake in the layout.
+    /// Two devices share an address: a mistake in the layout.
     #[error(transparent)]
     Bus(#[from] BusError),
-    /// The host refused something.
+    /// The host refused an operation.
     #[error("{what}: {source}")]
     Host {
-        /// What was being done.
+        /// The operation that failed.
         what: &'static str,
-        /// What the host answered.
+        /// Error from the host.
         source: io::Error,
     },
 }
@@ -94,7 +94,7 @@ impl BoardError {
     }
 }
 
-/// What the board does with a virtio device, whichever it is.
+/// Operations of the board on a virtio device of any type.
 trait Slot: MmioDevice {
     fn handle(&mut self, ready: Ready);
     fn quiesce(&mut self);
@@ -133,7 +133,7 @@ fn lock<T: ?Sized>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The board.
+/// The board: all devices of one machine. vCPUs reach them through the bus, the device thread through a [`Worker`].
 pub struct Board {
     bus: Arc<Bus>,
     slots: Vec<(String, Shared<dyn Slot>)>,
@@ -154,7 +154,7 @@ impl std::fmt::Debug for Board {
     }
 }
 
-/// A board in the making.
+/// A board that is being built.
 struct Builder<'a> {
     memory: &'a GuestMemory,
     events: &'a EventLoop,
@@ -219,19 +219,19 @@ fn net(config: NetConfig) -> Result<Net, NetError> {
 }
 
 impl Board {
-    /// Builds the devices of `config`, taking its files, and the event loop for their [`Worker`].
+    /// Builds the devices of `config`, whose files it takes, and the event loop for their [`Worker`].
     ///
     /// # Errors
-    /// [`BoardError`] naming the device.
+    /// [`BoardError`], which names the device.
     pub fn new(config: &mut MachineConfig, memory: &GuestMemory) -> Result<(Self, EventLoop), BoardError> {
         Self::build(config, memory, None)
     }
 
-    /// Builds the devices of `config` as [`Self::save`] left them. Interrupts that were pending in a device are not
-    /// raised: [`raised_interrupts`] names them.
+    /// Builds the devices of `config` in the state that [`Self::save`] recorded. Interrupts that were pending in a
+    /// device are not raised: [`raised_interrupts`] lists them.
     ///
     /// # Errors
-    /// [`BoardError`] naming the device.
+    /// [`BoardError`], which names the device.
     pub fn restore(
         config: &mut MachineConfig,
         memory: &GuestMemory,
@@ -248,7 +248,7 @@ impl Board {
         Ok((board, events))
     }
 
-    /// What a snapshot keeps of the devices, which are quiesced.
+    /// State of the devices for a snapshot. The devices must be quiesced.
     #[must_use]
     pub fn save(&self) -> SavedBoard {
         SavedBoard {
@@ -343,7 +343,7 @@ impl Board {
         Ok((board, events))
     }
 
-    /// The bus, for vCPUs.
+    /// The bus, through which vCPUs access the devices.
     #[must_use]
     pub fn bus(&self) -> &Arc<Bus> {
         &self.bus
@@ -355,7 +355,7 @@ impl Board {
         u16::try_from(self.slots.len()).unwrap_or(u16::MAX)
     }
 
-    /// The VM generation id.
+    /// The VM generation id device.
     #[must_use]
     pub fn vmgenid(&self) -> &VmGenId {
         &self.vmgenid
@@ -367,34 +367,34 @@ impl Board {
         &self.interrupts
     }
 
-    /// Queue notifications: an event, the guest address and the value whose write signals it.
+    /// Queue notifications: an event, and the guest address and the value whose write signals the event.
     #[must_use]
     pub fn notifications(&self) -> &[(EventFd, u64, u32)] {
         &self.notifications
     }
 
-    /// What serves the devices; `events` is the loop that [`Self::new`] returned.
+    /// The worker that serves the devices; `events` is the loop that [`Self::new`] or [`Self::restore`] returned.
     #[must_use]
     pub fn worker(&self, events: EventLoop) -> Worker {
         let slots = self.slots.iter().map(|(_, slot)| Arc::clone(slot)).collect();
         Worker { events, slots, serial: Arc::clone(&self.serial) }
     }
 
-    /// Makes the worker look at its gate.
+    /// Makes the worker check its gate.
     pub fn wake_worker(&self) {
-        let _ = self.wake.write(1); // full only when it is signalled already
+        let _ = self.wake.write(1); // fails only when it is signalled already
     }
 
-    /// Has every queue looked at once.
+    /// Makes the devices check every queue once.
     pub fn kick(&self) {
         for (_, slot) in &self.slots {
             lock(slot).kick();
         }
-        // What was meant for a worker that has stopped since.
+        // Discards a wake-up that was meant for a worker that has stopped since.
         let _ = self.wake.read();
     }
 
-    /// Finishes what the devices have in flight. The vCPUs and the worker must stand still.
+    /// Finishes the requests that the devices have in flight. The vCPUs and the worker must be stopped.
     pub fn quiesce(&self) {
         for (_, slot) in &self.slots {
             lock(slot).quiesce();
@@ -407,10 +407,10 @@ impl Board {
         slots.chain([("serial".to_owned(), lock(&self.serial).counters())])
     }
 
-    /// Sets the balloon's target.
+    /// Sets the balloon's target size in MiB.
     ///
     /// # Errors
-    /// [`BoardError`] when there is no balloon or the target makes no sense.
+    /// [`BoardError`] when there is no balloon or the target is out of range.
     pub fn set_balloon(&self, target_mib: u32) -> Result<(), BoardError> {
         let mut balloon = lock(self.balloon.as_ref().ok_or(BoardError::Absent("balloon"))?);
         balloon.device_mut().set_target_mib(target_mib)?;
@@ -422,18 +422,18 @@ impl Board {
         Ok(lock(self.vsock.as_ref().ok_or(BoardError::Absent("vsock"))?))
     }
 
-    /// Opens a stream to the guest.
+    /// Connects `stream` to vsock port `port` of the guest.
     ///
     /// # Errors
-    /// [`BoardError`] when there is no vsock device or it refuses.
+    /// [`BoardError`] when there is no vsock device or the device refuses.
     pub fn vsock_connect(&self, port: u32, stream: UnixStream) -> Result<(), BoardError> {
         Ok(self.vsock()?.device_mut().connect(port, stream)?)
     }
 
-    /// Replaces the vsock device's listener and broker, where given.
+    /// Replaces the vsock device's listener and broker; `None` leaves the present one.
     ///
     /// # Errors
-    /// [`BoardError`] when there is no vsock device or it refuses.
+    /// [`BoardError`] when there is no vsock device or the device refuses.
     pub fn attach_vsock(
         &self,
         listener: Option<UnixListener>,
@@ -450,16 +450,16 @@ impl Board {
     }
 }
 
-/// The shared peripheral interrupts that a restored guest has to find pending: those of devices that had something to
-/// tell it, which may have been on their way when the machine was saved, and that of the VM generation id, which is
-/// another one now.
+/// The shared peripheral interrupts that must be pending in a restored guest: those of devices whose interrupt status
+/// was not zero, because the interrupt may have been on its way when the machine was saved, and that of the VM
+/// generation id, which has a new value now.
 #[must_use]
 pub fn raised_interrupts(saved: &SavedBoard) -> Vec<u32> {
     let slots = (0..).zip(&saved.virtio).filter(|(_, saved)| saved.interrupt_status != 0);
     slots.map(|(slot, _)| layout::virtio_spi(slot)).chain([spi::VMGENID]).collect()
 }
 
-/// Serves the devices' events, from the device thread.
+/// Serves the devices' events on the device thread.
 pub struct Worker {
     events: EventLoop,
     slots: Vec<Shared<dyn Slot>>,
@@ -467,7 +467,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Serves until the gate is shut, waiting at it whenever woken while it is closed.
+    /// Serves events until the gate is shut. When woken while the gate is closed, waits at the gate.
     pub fn run(mut self, gate: &Gate, end: &EndSignal) {
         while gate.pass() == Passage::Go {
             if let Err(error) = self.serve_until_woken() {

@@ -1,4 +1,5 @@
-//! How a machine ends: the first thread that notices writes it down and wakes the control thread.
+//! How the end of a machine is reported: the first thread that detects it records the reason and wakes the control
+//! thread.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -6,20 +7,20 @@ use std::sync::{Mutex, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
-/// Why the vCPUs are not to go on.
+/// Why the vCPUs must not continue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
     /// The guest powered itself off.
     PowerOff,
-    /// The guest restarts itself.
+    /// The guest requested a restart.
     Restart,
-    /// The guest did what no machine can go on after.
+    /// The guest did something after which the machine cannot continue.
     GuestError(String),
     /// The monitor or the host failed.
     MonitorError(String),
 }
 
-/// Where threads report the end.
+/// The place where threads report the end of the machine; its descriptor is readable when there is a report.
 #[derive(Debug)]
 pub struct EndSignal {
     end: Mutex<Option<End>>,
@@ -27,7 +28,7 @@ pub struct EndSignal {
 }
 
 impl EndSignal {
-    /// Nothing has ended yet.
+    /// Makes a signal without a report.
     ///
     /// # Errors
     /// When the process has no descriptors left.
@@ -35,10 +36,10 @@ impl EndSignal {
         Ok(Self { end: Mutex::new(None), event: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)? })
     }
 
-    /// Reports the end; only the first report counts.
+    /// Reports the end of the machine; only the first report counts.
     pub fn report(&self, end: End) {
         self.end.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(end);
-        let _ = self.event.write(1); // full only when it is signalled already
+        let _ = self.event.write(1); // fails only when it is signalled already
     }
 
     /// Whether there is a report.
@@ -47,9 +48,9 @@ impl EndSignal {
         self.end.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// Takes the report, if there is one.
+    /// Takes the report, if there is one, and resets the signal.
     pub fn take(&self) -> Option<End> {
-        let _ = self.event.read(); // empty when nothing was reported
+        let _ = self.event.read(); // fails only when nothing was reported
         self.end.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

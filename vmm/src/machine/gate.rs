@@ -1,4 +1,4 @@
-//! A gate that worker threads pass, wait at or leave through, opened and closed by one controlling thread.
+//! A gate at which worker threads continue, wait or return; one controlling thread opens and closes it.
 //!
 //! ```text
 //!            open()                close() + kick
@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A worker calls [`Gate::pass`] whenever it has been interrupted. The controller changes the state, kicks
-//! every worker by whatever means reaches it (a signal, an eventfd), and then waits in
-//! [`Gate::wait_all_stopped`] until each of them stands at the gate.
+//! every worker by a means that reaches it (a signal, an eventfd), and then waits in
+//! [`Gate::wait_all_stopped`] until each of them waits at the gate.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -26,24 +26,24 @@ struct Inner {
     waiting: usize,
 }
 
-/// The gate.
+/// The gate; the module's documentation describes its states.
 #[derive(Debug)]
 pub struct Gate {
     inner: Mutex<Inner>,
     changed: Condvar,
 }
 
-/// What a worker is to do.
+/// What a worker must do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Passage {
-    /// Go on.
+    /// Continue.
     Go,
-    /// Return: the machine ends.
+    /// Return: the machine is shut down.
     Leave,
 }
 
 impl Gate {
-    /// A closed gate for `workers` threads.
+    /// Makes a closed gate for `workers` threads.
     #[must_use]
     pub fn new(workers: usize) -> Self {
         Self {
@@ -56,7 +56,7 @@ impl Gate {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For workers: waits while the gate is closed.
+    /// For workers: waits while the gate is closed, then returns whether to continue or to return.
     pub fn pass(&self) -> Passage {
         let mut inner = self.lock();
         if inner.state == State::Closed {
@@ -70,7 +70,7 @@ impl Gate {
         if inner.state == State::Open { Passage::Go } else { Passage::Leave }
     }
 
-    /// For a worker that returns by itself: it will not stand at the gate again.
+    /// For a worker that returns by itself: the controller no longer waits for it.
     pub fn resign(&self) {
         self.lock().workers -= 1;
         self.changed.notify_all();
@@ -84,22 +84,22 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// Lets the workers go.
+    /// Opens the gate: the workers continue.
     pub fn open(&self) {
         self.set(State::Open);
     }
 
-    /// Has every worker wait once it comes by; the caller kicks them.
+    /// Closes the gate: every worker waits from its next [`Self::pass`] on. The caller kicks the workers.
     pub fn close(&self) {
         self.set(State::Closed);
     }
 
-    /// Sends every worker home once it comes by, for good; the caller kicks them.
+    /// Shuts the gate for good: every worker returns at its next [`Self::pass`]. The caller kicks the workers.
     pub fn shut(&self) {
         self.set(State::Shut);
     }
 
-    /// After [`Self::close`] and the kicks: returns when all workers stand at the gate.
+    /// For the controller, after [`Self::close`] and the kicks: returns when all workers wait at the gate.
     pub fn wait_all_stopped(&self) {
         let mut inner = self.lock();
         while inner.state == State::Closed && inner.waiting < inner.workers {

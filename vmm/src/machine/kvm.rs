@@ -1,4 +1,4 @@
-//! The machine on KVM.
+//! The machine on KVM: its threads, how they are run, paused and saved, and how a kernel is booted.
 
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -29,10 +29,10 @@ use crate::memory::{self, GuestMemory, MIB};
 use crate::snapshot::load::Backing;
 use crate::snapshot::record::Recorder;
 
-/// Stack of a vCPU or device thread in bytes. Neither recurses nor keeps buffers on it.
+/// Stack size of a vCPU or device thread in bytes. Neither thread recurses or keeps buffers on its stack.
 const STACK: usize = 256 << 10;
 
-/// Exits of one vCPU, by reason.
+/// Numbers of exits of one vCPU from the guest, by reason.
 #[derive(Debug, Default)]
 struct ExitCounters {
     mmio_reads: AtomicU64,
@@ -67,19 +67,19 @@ impl ExitCounters {
     }
 }
 
-/// A vCPU's thread. The thread returns its [`Vcpu`], so that the page that `immediate_exit` points into stays
-/// mapped until the thread is joined, which consumes this.
+/// A vCPU's thread. The thread returns its [`Vcpu`], so that the page into which `immediate_exit` points stays
+/// mapped until the thread is joined, which consumes this structure.
 #[derive(Debug)]
 struct VcpuThread {
     thread: JoinHandle<Vcpu>,
     immediate_exit: ImmediateExit,
-    /// The vCPU's descriptor, open until the thread is joined.
+    /// The vCPU's descriptor, which is open until the thread is joined.
     fd: RawFd,
     counters: Arc<ExitCounters>,
 }
 
 impl VcpuThread {
-    /// Makes the vCPU leave the guest, or not enter it, until [`Self::may_enter`].
+    /// Makes the vCPU leave the guest, or not enter it, until [`Self::may_enter`] is called.
     fn kick(&self) {
         // SAFETY: the vCPU lives at least as long as `self.thread` has not been joined.
         unsafe { self.immediate_exit.set(true) };
@@ -93,7 +93,7 @@ impl VcpuThread {
     }
 }
 
-/// The signal that makes a vCPU thread leave `KVM_RUN`. Its handler does nothing: being interrupted is all.
+/// The signal that makes a vCPU thread leave `KVM_RUN`. Its handler does nothing: the interruption is the purpose.
 fn kick_signal() -> libc::c_int {
     libc::SIGRTMIN()
 }
@@ -103,7 +103,7 @@ pub(super) fn handle_kick_signal() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // SAFETY: all-zero is a valid `sigaction`, the handler is async-signal-safe, and without SA_RESTART
-        // the call that is interrupted returns EINTR, which is what it is for.
+        // the interrupted call returns EINTR, which is intended.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
@@ -112,7 +112,7 @@ pub(super) fn handle_kick_signal() {
     });
 }
 
-/// A machine, with its threads. Dropping it stops them and finishes what its disks have in flight.
+/// A machine with its threads. Dropping it stops the threads and finishes the requests in flight of its devices.
 #[derive(Debug)]
 pub struct Machine {
     vcpu_gate: Arc<Gate>,
@@ -123,9 +123,9 @@ pub struct Machine {
     vm: Vm,
     board: Board,
     memory: GuestMemory,
-    /// What lies below the memory of a machine that was restored.
+    /// Files of the snapshot that back the memory of a restored machine.
     backing: Option<Arc<Backing>>,
-    /// What notes which pages such a machine needs. Dropped after the threads have ended.
+    /// Recorder of the pages that a restored machine needs. Dropped after the threads have terminated.
     recorder: Option<Recorder>,
 }
 
@@ -141,7 +141,7 @@ pub(super) struct Parts {
 }
 
 impl Machine {
-    /// Builds the machine: memory, devices, VM, vCPUs, the loaded guest and all threads, which wait.
+    /// Builds the machine: memory, devices, VM, vCPUs, the loaded guest and all threads, which wait at their gates.
     ///
     /// # Errors
     /// [`BuildError`]; nothing is left behind.
@@ -164,7 +164,7 @@ impl Machine {
         Self::assemble(parts, host, end)
     }
 
-    /// Starts the threads, which wait.
+    /// Starts the threads, which wait at their gates.
     pub(super) fn assemble(parts: Parts, host: &Host, end: Arc<EndSignal>) -> Result<Self, BuildError> {
         let Parts { vm, vcpus, board, events, memory, backing, recorder } = parts;
         let vcpu_gate = Arc::new(Gate::new(vcpus.len()));
@@ -221,7 +221,7 @@ impl Machine {
         Ok(VcpuThread { thread, immediate_exit, fd, counters })
     }
 
-    /// Lets a new or paused machine run.
+    /// Runs a new or paused machine.
     pub fn run(&self) {
         self.board.kick();
         self.device_gate.open();
@@ -231,7 +231,7 @@ impl Machine {
         self.vcpu_gate.open();
     }
 
-    /// Stops the vCPUs, then the devices, with nothing left in flight.
+    /// Stops the vCPUs, then the devices, and finishes all requests in flight.
     pub fn pause(&self) {
         self.vcpu_gate.close();
         self.vcpus.iter().for_each(VcpuThread::kick);
@@ -242,28 +242,28 @@ impl Machine {
         self.board.quiesce();
     }
 
-    /// Guest memory.
+    /// The machine's guest memory.
     #[must_use]
     pub fn memory(&self) -> &GuestMemory {
         &self.memory
     }
 
-    /// What lies below the memory of a machine that was restored.
+    /// Files of the snapshot that back the memory of a restored machine.
     #[must_use]
     pub fn backing(&self) -> Option<&Arc<Backing>> {
         self.backing.as_ref()
     }
 
-    /// What notes which pages the machine needs, if that was asked for.
+    /// Recorder of the pages that the machine needs, if a recording was requested.
     #[must_use]
     pub fn recorder(&self) -> Option<&Recorder> {
         self.recorder.as_ref()
     }
 
-    /// What a snapshot keeps of CPUs, clock and devices. The machine is paused.
+    /// State of the vCPUs, the clock and the devices for a snapshot. The machine must be paused.
     ///
     /// # Errors
-    /// What KVM refused.
+    /// The KVM operation that failed.
     pub fn save(&self) -> Result<SavedParts, BuildError> {
         let vcpu = |(index, thread): (usize, &VcpuThread)| {
             // SAFETY: the descriptor is open for as long as the thread has not been joined.
@@ -292,33 +292,33 @@ impl Machine {
         })
     }
 
-    /// All counters, by group.
+    /// All counters, grouped by vCPU and device.
     #[must_use]
     pub fn counters(&self) -> Vec<(String, Vec<(&'static str, u64)>)> {
         let vcpu = |(index, vcpu): (usize, &VcpuThread)| (format!("vcpu{index}"), vcpu.counters.read());
         self.vcpus.iter().enumerate().map(vcpu).chain(self.board.counters()).collect()
     }
 
-    /// Sets the balloon's target.
+    /// Sets the balloon's target size in MiB.
     ///
     /// # Errors
-    /// [`BoardError`] when there is no balloon or not so much memory.
+    /// [`BoardError`] when there is no balloon or the target exceeds the guest's memory.
     pub fn set_balloon(&self, target_mib: u32) -> Result<(), BoardError> {
         self.board.set_balloon(target_mib)
     }
 
-    /// Opens a stream to the guest.
+    /// Connects `stream` to vsock port `port` of the guest.
     ///
     /// # Errors
-    /// [`BoardError`] when there is no vsock device or it refuses.
+    /// [`BoardError`] when there is no vsock device or the device refuses.
     pub fn vsock_connect(&self, port: u32, stream: UnixStream) -> Result<(), BoardError> {
         self.board.vsock_connect(port, stream)
     }
 
-    /// Replaces the vsock device's listener and broker, where given.
+    /// Replaces the vsock device's listener and broker; `None` leaves the present one.
     ///
     /// # Errors
-    /// [`BoardError`] when there is no vsock device or it refuses.
+    /// [`BoardError`] when there is no vsock device or the device refuses.
     pub fn attach_vsock(
         &self,
         listener: Option<UnixListener>,
@@ -345,7 +345,7 @@ impl Drop for Machine {
     }
 }
 
-/// A thread's first steps; `false` when it must not go on.
+/// Puts a new thread under its system call filter; returns `false` when that fails and the thread must not continue.
 fn enter(filters: &Filters, role: ThreadRole, end: &EndSignal) -> bool {
     let installed = filters.install(role);
     if let Err(error) = &installed {
@@ -356,7 +356,7 @@ fn enter(filters: &Filters, role: ThreadRole, end: &EndSignal) -> bool {
 
 fn run_vcpu(vcpu: &mut Vcpu, gate: &Gate, bus: &Bus, counters: &ExitCounters, end: &EndSignal) {
     while gate.pass() == Passage::Go {
-        // Leaves the loop only when interrupted: then any MMIO access has been completed by the kernel.
+        // The loop is left only when interrupted: then the kernel has completed any MMIO access.
         loop {
             let exit = vcpu.run(bus);
             counters.count(&exit);
@@ -373,7 +373,7 @@ fn run_vcpu(vcpu: &mut Vcpu, gate: &Gate, bus: &Bus, counters: &ExitCounters, en
     }
 }
 
-/// Connects every interrupt line and queue notification of the board.
+/// Connects every interrupt line and queue notification of the board to the VM, and maps the VM generation id.
 pub(super) fn connect(vm: &Vm, board: &Board) -> Result<(), BuildError> {
     for (event, spi) in board.interrupts() {
         vm.connect_interrupt(event, *spi)?;
@@ -386,7 +386,7 @@ pub(super) fn connect(vm: &Vm, board: &Board) -> Result<(), BuildError> {
     Ok(())
 }
 
-/// Loads the kernel and the initramfs and tells the guest about its board.
+/// Loads the kernel, the initramfs and the DeviceTree, which describes the board, and sets the boot registers.
 fn load(
     config: &MachineConfig,
     console: bool,

@@ -2,15 +2,15 @@
 //! [`MachineConfig`](crate::config::MachineConfig).
 //!
 //! * [`board`] – the devices on their bus
-//! * [`end`] – how a machine ends, and who hears of it
-//! * [`gate`] – how threads are stopped and let go
-//! * `kvm`, `restore` – the machine itself, booted or made of a snapshot
+//! * [`end`] – why a machine stops, and how the control thread is notified
+//! * [`gate`] – how threads are paused and resumed
+//! * `kvm`, `restore` – the machine itself, booted or restored from a snapshot
 //!
-//! Threads: one per vCPU and one for all devices, each under its own seccomp filter. They are held at a
+//! Threads: one per vCPU and one for all devices, each under its own seccomp filter. They wait at a
 //! [`gate::Gate`] until the machine runs. To pause, the vCPUs are stopped first (a vCPU in the middle of an
-//! MMIO access may be waiting for a device), then the device thread, then what the devices have in flight is
-//! finished. A machine that restarts itself is torn down and built anew from the same files: KVM has no other
-//! way to reset a GIC, and no state can leak from one boot into the next.
+//! MMIO access may be waiting for a device), then the device thread; then the requests that the devices have in
+//! flight are finished. A machine whose guest restarts is torn down and built anew from the same files: KVM has no
+//! other way to reset a GIC, and no state can leak from one boot into the next.
 
 pub mod board;
 pub mod end;
@@ -40,21 +40,21 @@ use crate::jail::Filters;
 use crate::snapshot::steps::Steps;
 use crate::snapshot::working_set::Rest;
 
-/// What the monitor learned of its host before it was jailed, and what a machine's threads do first.
+/// Host facts that the monitor collected before it was jailed, and the filters that a machine's threads install.
 #[derive(Debug, Clone)]
 pub struct Host {
     /// The CPU caches to describe to guests.
     pub caches: Vec<Cache>,
-    /// The system call filters that each thread puts itself under.
+    /// The system call filters that each thread installs for itself when it starts.
     pub filters: Filters,
-    /// `/proc/self/pagemap`: which pages a machine has written.
+    /// `/proc/self/pagemap`, which shows the pages that a machine has written.
     pub pagemap: Arc<File>,
     /// How long each step of entering the jail took.
     pub start: Steps,
 }
 
 impl Host {
-    /// A host that tells nothing, and threads without filters: for tests.
+    /// A host without cache descriptions and without thread filters, for tests.
     ///
     /// # Errors
     /// When `/proc/self/pagemap` cannot be opened.
@@ -64,31 +64,31 @@ impl Host {
     }
 }
 
-/// What a snapshot keeps of a machine beside its memory and what it is made of.
+/// State of a machine that a snapshot keeps in addition to its memory and its configuration.
 #[derive(Debug)]
 pub struct SavedParts {
-    /// CPUs and interrupt controller.
+    /// State of the vCPUs and of the interrupt controller.
     pub aarch64: SavedAarch64,
-    /// What time it was.
+    /// Counter and wall-clock time at the snapshot.
     pub clock: SavedClock,
-    /// Devices.
+    /// State of the devices.
     pub board: SavedBoard,
 }
 
-/// A snapshot about to become a machine.
+/// A snapshot from which a machine is to be restored.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// Its state.
+    /// The machine's saved state.
     pub state: SavedMachine,
-    /// The machine that it is, with its devices' files.
+    /// Configuration of the machine, with its devices' files.
     pub config: MachineConfig,
-    /// The file `memory`, or that of the snapshot that this one builds on.
+    /// The snapshot's file `memory`; for a snapshot that builds on another one, the file `memory` of that one.
     pub memory: File,
-    /// The file `memory` of a snapshot that builds on another one.
+    /// The snapshot's own file `memory`, if the snapshot builds on another one.
     pub diff: Option<File>,
-    /// Which time the guest wakes up to.
+    /// The time that the guest's clock continues from.
     pub clock: RestoreClock,
-    /// The working set to bring in.
+    /// The working set to load before the guest runs.
     pub working_set: Option<File>,
     /// `/dev/userfaultfd`, if the working set is to be recorded.
     pub userfaultfd: Option<File>,
@@ -99,59 +99,59 @@ pub struct Snapshot {
 pub struct Restored {
     /// The machine, paused.
     pub machine: Machine,
-    /// Pages by what became of them.
+    /// Numbers of pages, by how they were restored (such as `mapped`, `read` or `working_set`).
     pub pages: Vec<(&'static str, u64)>,
-    /// What is still to be done for its working set.
+    /// The remaining work on the working set, if there is one.
     pub rest: Option<Rest>,
 }
 
 /// Why a machine could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// Guest memory.
+    /// Guest memory could not be set up.
     #[error(transparent)]
     Memory(#[from] crate::memory::MemoryError),
-    /// A snapshot's files.
+    /// A snapshot's memory files could not be loaded.
     #[error(transparent)]
     Load(#[from] crate::snapshot::load::LoadError),
-    /// A snapshot's state.
+    /// A snapshot's state is invalid.
     #[error(transparent)]
     State(#[from] crate::snapshot::state_file::StateError),
-    /// A working set.
+    /// A working set could not be loaded.
     #[error(transparent)]
     WorkingSet(#[from] crate::snapshot::working_set::WorkingSetError),
-    /// Recording a working set.
+    /// The recording of a working set failed.
     #[error(transparent)]
     Record(#[from] crate::snapshot::record::RecordError),
-    /// A device.
+    /// A device could not be built or restored.
     #[error(transparent)]
     Board(#[from] board::BoardError),
-    /// KVM.
+    /// A KVM operation failed.
     #[cfg(target_arch = "aarch64")]
     #[error(transparent)]
     Vm(#[from] crate::arch::aarch64::vm::VmError),
-    /// The kernel or the initramfs.
+    /// The kernel or the initramfs could not be loaded.
     #[cfg(target_arch = "aarch64")]
     #[error(transparent)]
     Boot(#[from] crate::arch::aarch64::boot::LoadError),
-    /// A restored machine wants to start anew.
+    /// A restored machine restarts, but it has no kernel to boot.
     #[error(
         "there is no kernel to start: pass one along with the snapshot where guests may restart themselves"
     )]
     NoKernel,
-    /// The DeviceTree.
+    /// The DeviceTree could not be written.
     #[cfg(target_arch = "aarch64")]
     #[error("writing the DeviceTree: {0}")]
     Fdt(String),
-    /// The host refused something.
+    /// The host refused an operation.
     #[error("{what}: {source}")]
     Host {
-        /// What was being done.
+        /// The operation that failed.
         what: &'static str,
-        /// What the host answered.
+        /// Error from the host.
         source: std::io::Error,
     },
-    /// Not a machine for microVMs.
+    /// This build of the monitor does not support microVMs on its architecture.
     #[cfg(not(target_arch = "aarch64"))]
     #[error(
         "this program was built for {}: microVMs need an aarch64 build on an aarch64 host with KVM",
@@ -161,7 +161,7 @@ pub enum BuildError {
 }
 
 impl BuildError {
-    /// For `map_err`: the host refused `what`.
+    /// For `map_err`: the host refused the operation `what`.
     pub(crate) fn host(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Host { what, source }
     }

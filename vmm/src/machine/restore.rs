@@ -1,7 +1,8 @@
-//! A snapshot becomes a machine.
+//! Restores a machine from a snapshot.
 //!
-//! The order is the architecture's: memory, devices, VM and vCPUs, the counter's offset, the GIC, then the vCPUs'
-//! registers with their timers. Everything that can be refused is refused before any thread exists.
+//! The order is fixed: memory, VM and vCPUs, the counter's offset, the GIC, the vCPUs' registers with their
+//! timers (the architecture requires this order), then the devices. Every error in the snapshot is found before any
+//! vCPU thread or device thread exists.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::snapshot::state_file::StateError;
 use crate::snapshot::steps::Steps;
 use crate::snapshot::working_set;
 
-/// A VM with vCPUs that wait for a snapshot.
+/// A VM with vCPUs, created in advance for a snapshot that will be restored.
 #[derive(Debug)]
 pub struct Prepared {
     vm: Vm,
@@ -31,7 +32,7 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Makes a VM with `count` vCPUs, as this host has them.
+    /// Creates a VM with `count` vCPUs that have the features of this host.
     ///
     /// # Errors
     /// [`BuildError`]; nothing is left behind.
@@ -41,7 +42,7 @@ impl Prepared {
         Ok(Self { vm, vcpus, memory_mib })
     }
 
-    /// Whether it is what the machine of `snapshot` needs.
+    /// Whether this VM has the vCPUs, the memory size and the features that the machine of `snapshot` needs.
     fn fits(&self, snapshot: &Snapshot) -> bool {
         let Some(aarch64) = &snapshot.state.aarch64 else { return false };
         let wanted = features_of(aarch64);
@@ -59,7 +60,7 @@ fn advance(clock: RestoreClock, saved: &SavedClock) -> u64 {
         RestoreClock::Continue => 0,
         RestoreClock::Advance => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            // A host whose clock was set back is no reason to set the guest's back: no time has passed then.
+            // If the host's clock was set back, the guest's clock is not: no time passes then.
             u64::try_from(now.as_nanos()).unwrap_or(u64::MAX).saturating_sub(saved.realtime_ns)
         }
         RestoreClock::AdvanceBy(time) => u64::try_from(time.as_nanos()).unwrap_or(u64::MAX),
@@ -67,10 +68,10 @@ fn advance(clock: RestoreClock, saved: &SavedClock) -> u64 {
 }
 
 impl Machine {
-    /// Builds the machine of `snapshot`, with all threads, which wait.
+    /// Builds the machine of `snapshot` with all its threads, which wait at their gates.
     ///
     /// # Errors
-    /// [`BuildError`] saying what is wrong with the snapshot or this host; nothing is left behind.
+    /// [`BuildError`], which names the fault of the snapshot or of this host; nothing is left behind.
     pub fn restore(
         snapshot: Snapshot,
         kvm: BorrowedFd<'_>,

@@ -1,5 +1,5 @@
-//! Stands in for the machine where there is no KVM for aarch64, so that everything around it – the protocol,
-//! the jail, the client – builds and is tested on any host. It can not be built, hence never exists.
+//! Stands in for the machine on hosts that are not aarch64, so that everything around it – the protocol,
+//! the jail, the client – builds and is tested on any host. Its values can never be constructed.
 
 use std::convert::Infallible;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -15,11 +15,11 @@ use crate::snapshot::load::Backing;
 use crate::snapshot::record::Recorder;
 use crate::snapshot::steps::Steps;
 
-/// A machine that can not exist on this architecture.
+/// A machine, which cannot exist on this architecture.
 #[derive(Debug)]
 pub struct Machine(Infallible);
 
-/// Parts of one.
+/// A prepared VM, which cannot exist on this architecture.
 #[derive(Debug)]
 pub struct Prepared(Infallible);
 

@@ -1,4 +1,4 @@
-//! Puts a kernel and an initramfs into guest memory.
+//! Loads a kernel and an initramfs into guest memory.
 //!
 //! ```text
 //! DRAM_BASE ┌ kernel (Image) … end of its bss ┐   …   ┌ initramfs ┐┌ DeviceTree ┐ end of memory
@@ -13,27 +13,27 @@ use vm_memory::{Address, Bytes as _, GuestAddress, GuestMemoryBackend as _};
 use crate::arch::layout::{FDT_SIZE, KERNEL_ALIGNMENT};
 use crate::memory::{DRAM_BASE, GuestMemory, MIB};
 
-/// Bytes of the header of an arm64 `Image` (Linux, Documentation/arch/arm64/booting.rst).
+/// Size in bytes of the header of an arm64 `Image` (Linux, Documentation/arch/arm64/booting.rst).
 const HEADER_SIZE: usize = 64;
 
 /// Why a guest could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// Not an arm64 kernel.
+    /// The kernel is not an arm64 `Image`.
     #[error(
         "the kernel is not an arm64 Image ({0}): pass an uncompressed arch/arm64/boot/Image, not a vmlinux, a vmlinuz or another machine's kernel"
     )]
     NotAnImage(String),
-    /// The kernel is larger than the memory.
+    /// The kernel and the initramfs do not fit into the guest's memory.
     #[error(
         "the kernel needs {needed} MiB of memory with its data, the initramfs {initramfs} MiB, and the guest has {memory} MiB: give it more memory"
     )]
     TooLarge {
-        /// What the kernel needs, in MiB, rounded up.
+        /// Memory that the kernel needs, in MiB, rounded up.
         needed: u64,
-        /// What the initramfs needs, in MiB, rounded up.
+        /// Memory that the initramfs needs, in MiB, rounded up.
         initramfs: u64,
-        /// What there is, in MiB.
+        /// The guest's memory in MiB.
         memory: u64,
     },
     /// The initramfs has no bytes.
@@ -42,29 +42,29 @@ pub enum LoadError {
     /// A file could not be read.
     #[error("reading the {what}: {source}")]
     Read {
-        /// Which file.
+        /// The file: `kernel` or `initramfs`.
         what: &'static str,
-        /// Why.
+        /// Error from the host.
         source: io::Error,
     },
-    /// A file is shorter than it said it was.
+    /// A file was shorter than its size was before.
     #[error("the {what} ended {missing} bytes early: it was cut off, or changed while it was read")]
     Truncated {
-        /// Which file.
+        /// The file: `initramfs`.
         what: &'static str,
-        /// How many bytes were missing.
+        /// Number of missing bytes.
         missing: u64,
     },
 }
 
-/// Where things were put.
+/// Addresses at which the parts of the guest were loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Loaded {
     /// Guest address of the kernel's first instruction.
     pub entry: u64,
     /// Guest address and size of the initramfs.
     pub initramfs: Option<(u64, u64)>,
-    /// Guest address at which the DeviceTree belongs; there are [`FDT_SIZE`] bytes.
+    /// Guest address for the DeviceTree, for which [`FDT_SIZE`] bytes are reserved.
     pub fdt: u64,
 }
 
@@ -78,7 +78,8 @@ fn size_of_file(mut file: &File, what: &'static str) -> Result<u64, LoadError> {
     Ok(size)
 }
 
-/// Memory that the kernel takes from its load address on, its bss included: the header's `image_size`.
+/// Memory in bytes that the kernel occupies, counted from `DRAM_BASE`, including its bss: `text_offset` plus
+/// `image_size` of the header, but at least the size of the file.
 fn image_size(mut kernel: &File, file_size: u64) -> Result<u64, LoadError> {
     if file_size < HEADER_SIZE as u64 {
         return Err(LoadError::NotAnImage(format!("{file_size} bytes are less than its header")));
@@ -98,7 +99,7 @@ fn image_size(mut kernel: &File, file_size: u64) -> Result<u64, LoadError> {
 /// Loads `kernel` and `initramfs` into `memory`.
 ///
 /// # Errors
-/// [`LoadError`]; memory may have been written to.
+/// [`LoadError`]; `memory` may have been partly written then.
 pub fn load(memory: &GuestMemory, kernel: &File, initramfs: Option<&File>) -> Result<Loaded, LoadError> {
     let kernel_size = size_of_file(kernel, "kernel")?;
     let needed = image_size(kernel, kernel_size)?;

@@ -1,12 +1,12 @@
-//! The generic timer's counter: what the guest's clocks count.
+//! The generic timer's counter, from which the guest's clocks derive the time.
 //!
-//! The guest's counter is the host's less an offset that all vCPUs share (`KVM_ARM_SET_COUNTER_OFFSET`, Linux 6.4,
-//! Documentation/virt/kvm/api.rst). It is set before any timer register: a timer that is compared with a counter
-//! of another time would fire at once, or never.
+//! The guest's counter is the host's minus an offset that all vCPUs share (`KVM_ARM_SET_COUNTER_OFFSET`, Linux 6.4,
+//! Documentation/virt/kvm/api.rst). The offset is set before any timer register: a timer that is compared with a
+//! counter of another time would fire at once, or never.
 
 use std::arch::asm;
 
-/// The host's counter (`CNTVCT_EL0`; the host's own offset is 0).
+/// The host's present counter value (`CNTVCT_EL0`; the host's own offset is 0).
 #[must_use]
 pub fn now() -> u64 {
     let count: u64;
@@ -24,11 +24,11 @@ pub fn frequency() -> u64 {
     frequency
 }
 
-/// The offset with which a guest's counter goes on at `count` plus `advance_ns` nanoseconds.
+/// The offset with which a guest's counter continues at `count` plus `advance_ns` nanoseconds.
 #[must_use]
 pub fn offset_for(count: u64, advance_ns: u64) -> u64 {
     let ticks = u128::from(advance_ns) * u128::from(frequency()) / 1_000_000_000;
     let ticks = u64::try_from(ticks).unwrap_or(u64::MAX);
-    // All modulo 2^64, as the hardware does it: the guest may have counted further than this host.
+    // Modulo 2^64, as the hardware computes it: the guest's counter may be ahead of this host's.
     now().wrapping_sub(count.wrapping_add(ticks))
 }

@@ -1,4 +1,4 @@
-//! The DeviceTree: how the guest learns what its board has (Devicetree Specification 0.4; bindings in
+//! The DeviceTree, which describes the board to the guest (Devicetree Specification 0.4; bindings in
 //! Linux, Documentation/devicetree/bindings).
 
 use vm_fdt::{Error, FdtWriter};
@@ -24,12 +24,12 @@ const LEVEL_HIGH: u32 = 4;
 const TIMER_PPIS: [u32; 4] = [13, 14, 11, 10];
 /// The GIC's own maintenance interrupt.
 const GIC_PPI: u32 = 9;
-/// Frequency that the UART's and the RTC's clock claim, in Hz. Nothing ticks at it.
+/// Frequency in Hz that the DeviceTree names for the clock of the UART and the RTC. Nothing runs at this frequency.
 const PERIPHERAL_CLOCK: u32 = 24_000_000;
 /// Frequency from which a 16550 divides its baud rate, in Hz.
 const UART_CLOCK: u32 = 1_843_200;
 
-/// What the DeviceTree has to say.
+/// The facts that the DeviceTree describes.
 #[derive(Debug)]
 pub struct Description<'a> {
     /// Guest memory in bytes, from [`DRAM_BASE`].
@@ -40,8 +40,8 @@ pub struct Description<'a> {
     pub caches: &'a [Cache],
     /// Kernel command line.
     pub command_line: &'a str,
-    /// Whether anybody sees or feeds the serial console. A guest that is not told of its UART does not spend
-    /// its boot on probing and feeding it.
+    /// Whether the serial console has an output or an input. Without one, the DeviceTree has no UART, and the guest
+    /// does not spend time at boot on probing the UART and writing to it.
     pub console: bool,
     /// Address and size of the initramfs.
     pub initramfs: Option<(u64, u64)>,
@@ -49,14 +49,14 @@ pub struct Description<'a> {
     pub virtio_devices: u16,
     /// Size of the VM generation id's window in bytes, if there is one.
     pub vmgenid: Option<u64>,
-    /// Random bytes that seed the guest's generator before it has one of its own.
+    /// Random bytes that seed the guest's random number generator early at boot.
     pub rng_seed: &'a [u8; 64],
 }
 
 /// Writes the DeviceTree.
 ///
 /// # Errors
-/// What the writer says of names and values (a NUL in the command line).
+/// The writer's error for an invalid name or value (such as a NUL in the command line).
 pub fn build(description: &Description<'_>) -> Result<Vec<u8>, Error> {
     let mut fdt = FdtWriter::new()?;
     let root = fdt.begin_node("")?;
@@ -113,8 +113,8 @@ fn chosen(fdt: &mut FdtWriter, description: &Description<'_>) -> Result<(), Erro
         fdt.property_u64("linux,initrd-start", address)?;
         fdt.property_u64("linux,initrd-end", address + size)?;
     }
-    // No kaslr-seed: all clones of a snapshot would share one layout anyway, and a randomised kernel isolates
-    // its page tables (KPTI) even on CPUs that Meltdown does not concern, which every system call pays for.
+    // There is no kaslr-seed: all clones of a snapshot would share one layout anyway, and a randomised kernel isolates
+    // its page tables (KPTI) even on CPUs that Meltdown does not affect, which slows down every system call.
     fdt.property("rng-seed", description.rng_seed)?;
     fdt.end_node(node)
 }
@@ -125,7 +125,7 @@ fn cpus(fdt: &mut FdtWriter, description: &Description<'_>) -> Result<(), Error>
     fdt.property_u32("#size-cells", 0)?;
     let (own, outer): (Vec<Cache>, Vec<Cache>) =
         description.caches.iter().partition(|cache| cache.level == 1);
-    // Caches shared by CPUs are one node each, beside the CPUs; private ones past level 1 belong to a CPU.
+    // A cache that CPUs share is a node of its own, beside the CPUs; a private one beyond level 1 belongs to a CPU.
     let shared_from = outer.iter().position(|cache| cache.shared).unwrap_or(outer.len());
     let (private, shared) = outer.split_at(shared_from);
     let mut phandle = CACHE;
@@ -176,7 +176,7 @@ fn cpus(fdt: &mut FdtWriter, description: &Description<'_>) -> Result<(), Error>
     fdt.end_node(cpus)
 }
 
-/// A count that is known to be small (vCPUs, caches), as a number of phandles.
+/// Converts a count that is known to be small (vCPUs, caches) to a number of phandles.
 fn phandles(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }

@@ -1,8 +1,7 @@
-//! The in-kernel GICv3 (Linux, Documentation/virt/kvm/devices/arm-vgic-v3.rst): making it, saving it and putting it
-//! back.
+//! The in-kernel GICv3 (Linux, Documentation/virt/kvm/devices/arm-vgic-v3.rst): how it is created, saved and restored.
 //!
-//! Registers that are zero after a reset and zero when they are saved are left out: most are, and each would
-//! cost a system call.
+//! Registers that are zero after a reset and zero when they are saved are left out of a snapshot: most are, and each
+//! would cost a system call when it is restored.
 
 use hearth_proto::vmm::v1::{GicRegisters, SavedGic, SavedGicVcpu};
 use kvm_bindings::{
@@ -17,9 +16,9 @@ use kvm_ioctls::{DeviceFd, VmFd};
 use super::vm::VmError;
 use crate::arch::layout;
 
-/// Interrupt ids that each vCPU has for itself.
+/// Number of private interrupt ids of each vCPU.
 const PRIVATE: u32 = 32;
-/// Shared interrupt ids.
+/// Number of shared interrupt ids.
 const SHARED: u32 = layout::GIC_INTERRUPTS - PRIVATE;
 
 // Registers of the distributor and of a redistributor's SGI frame (Arm IHI 0069, 12.9 and 12.11).
@@ -36,7 +35,7 @@ const IROUTER: u32 = 0x6000;
 const WAKER: u32 = 0x14;
 const SGI_FRAME: u32 = 0x1_0000;
 
-/// The CPU interface's registers as KVM numbers them: op0, op1, CRn, CRm, op2.
+/// Number of a register of the CPU interface as KVM encodes it: op0 (3), op1 (0), CRn, CRm, op2.
 const fn icc(crn: u32, crm: u32, op2: u32) -> u32 {
     3 << 14 | crn << 7 | crm << 3 | op2
 }
@@ -60,7 +59,7 @@ impl Gic {
     /// Creates and initialises the GIC; every vCPU must exist and be initialised.
     ///
     /// # Errors
-    /// [`VmError::Kvm`] naming the step that KVM refused.
+    /// [`VmError::Kvm`], which names the step that KVM refused.
     pub fn new(vm: &VmFd) -> Result<Self, VmError> {
         let mut create =
             kvm_create_device { type_: kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3, fd: 0, flags: 0 };
@@ -83,7 +82,7 @@ impl Gic {
         Ok(gic)
     }
 
-    /// Sets an attribute. Those that are 32 bits wide take the low half.
+    /// Sets an attribute of the device. KVM takes the low half of `value` for an attribute that is 32 bits wide.
     fn set(&self, group: u32, attr: u64, value: u64, what: &'static str) -> Result<(), VmError> {
         let attribute = kvm_device_attr { group, attr, addr: std::ptr::from_ref(&value) as u64, flags: 0 };
         self.device.set_device_attr(&attribute).map_err(VmError::kvm(what))
@@ -99,7 +98,7 @@ impl Gic {
         Ok(value)
     }
 
-    /// Reads registers; those that are zero and listed as such are left out.
+    /// Reads registers; leaves out those that are zero and marked [`Zero::IsReset`].
     fn read(
         &self,
         group: u32,
@@ -130,7 +129,7 @@ impl Gic {
         Ok(())
     }
 
-    /// Reads everything that makes the GIC what it is; `affinities` are those of the vCPUs. No vCPU may run.
+    /// Reads the complete state of the GIC; `affinities` are those of the vCPUs. No vCPU may run.
     ///
     /// # Errors
     /// [`VmError::Kvm`].
@@ -159,7 +158,7 @@ impl Gic {
     fn save_cpu_interface(&self, affinity: u64) -> Result<GicRegisters, VmError> {
         let group = KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS;
         let priorities = (self.get(group, affinity << 32 | u64::from(ICC_CTLR))? >> 8 & 7) + 1;
-        // One active-priorities register for 5 bits of priority, two for 6, four for 7 (Arm IHI 0069, 12.2.1).
+        // There is one active-priorities register for 5 bits of priority, two for 6, four for 7 (Arm IHI 0069, 12.2.1).
         let active = match priorities {
             7.. => 4,
             6 => 2,
@@ -171,8 +170,8 @@ impl Gic {
         self.read(group, affinity, registers)
     }
 
-    /// Puts back what [`Self::save`] read into a GIC that is new. `raised` are shared interrupts that are to be pending
-    /// beside those that were.
+    /// Restores the state that [`Self::save`] read into a new GIC. `raised` lists shared interrupts that are to be
+    /// pending in addition to those that were pending.
     ///
     /// # Errors
     /// [`VmError::Kvm`].
@@ -199,7 +198,7 @@ impl Gic {
             if let Some(redistributor) = &vcpu.redistributor {
                 let what = "putting back a GIC redistributor";
                 let group = KVM_DEV_ARM_VGIC_GRP_REDIST_REGS;
-                // Some private interrupts are enabled by a reset, and enabling is all that the other register does.
+                // A reset enables some private interrupts, and a write to ISENABLER can only enable interrupts.
                 let disable = vcpu.affinity << 32 | u64::from(SGI_FRAME + ICENABLER);
                 self.set(group, disable, u64::from(u32::MAX), what)?;
                 self.write(group, vcpu.affinity, redistributor, what)?;
@@ -218,16 +217,16 @@ impl Gic {
     }
 }
 
-/// Whether a register's zero has to be put back.
+/// Whether a register that was zero must be restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Zero {
-    /// It is what a reset leaves.
+    /// No: the register is zero after a reset.
     IsReset,
-    /// It may be something else after a reset.
+    /// Yes: the register may not be zero after a reset.
     Counts,
 }
 
-/// Words of a register bank for shared interrupts, `bits` bits each.
+/// The 32-bit words of a register bank that has `bits` bits for each shared interrupt.
 fn shared_bank(base: u32, bits: u32, zero: Zero) -> impl Iterator<Item = (u32, Zero)> {
     let first = PRIVATE * bits / 8;
     (0..SHARED * bits / 32).map(move |word| (base + first + 4 * word, zero))
@@ -262,7 +261,7 @@ fn redistributor_registers() -> impl Iterator<Item = (u32, Zero)> {
     .chain(priorities)
 }
 
-/// An `MPIDR_EL1`'s affinity fields next to each other: Aff3, Aff2, Aff1, Aff0.
+/// The affinity fields of an `MPIDR_EL1`, packed into 32 bits: Aff3, Aff2, Aff1, Aff0.
 fn packed(affinity: u64) -> u64 {
     affinity & 0xff_ffff | affinity >> 8 & 0xff00_0000
 }

@@ -1,8 +1,8 @@
 //! aarch64 on KVM: the VM with its GICv3, its vCPUs, the boot image and the DeviceTree.
 //!
-//! Order matters and is fixed here: memory slots, vCPUs created and initialised, then the GIC (which wants
-//! to know all redistributors), then – in a machine that is restored – the counter's offset, the GIC's and the
-//! vCPUs' registers, then the first run.
+//! The order of the steps matters: create and initialise the vCPUs; create the GIC (which needs to know all
+//! redistributors); in a machine that is restored, set the counter's offset, then the GIC's and the vCPUs'
+//! registers; then run the vCPUs. Memory slots are mapped before the first run.
 
 pub mod boot;
 pub mod counter;

@@ -1,10 +1,13 @@
-//! A vCPU's registers, saved and put back through KVM's one-reg interface (Linux,
+//! A vCPU's registers, saved and restored through KVM's one-reg interface (Linux,
 //! Documentation/virt/kvm/api.rst, `KVM_GET_REG_LIST`).
 //!
-//! Everything that KVM lists is saved as it is, so nothing here knows most registers by name. What is special:
-//! the counters, which a VM-wide offset sets (see [`super::counter`]); the SVE vector lengths, which have to be set
-//! before the vCPU is finalised (see [`super::vcpu`]); and the identification registers, which tell the guest what
-//! its CPU can do: a host that cannot keep that promise refuses the value, and the refusal is explained.
+//! Every register that KVM lists is saved as it is, so this module handles most registers without knowing their
+//! names. The exceptions are:
+//!
+//! * the counters, which a VM-wide offset sets (see [`super::counter`]);
+//! * the SVE vector lengths, which must be set before the vCPU is finalised (see [`super::vcpu`]);
+//! * the identification registers, which describe to the guest what its CPU can do: a host that lacks a feature
+//!   refuses the value, and the error explains which fields differ.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -26,63 +29,63 @@ const KVM_GET_ONE_REG: u64 = 0x4010_aeab;
 const KVM_SET_ONE_REG: u64 = 0x4010_aeac;
 const KVM_GET_REG_LIST: u64 = 0xc008_aeb0;
 
-/// `MIDR_EL1`: which CPU it is.
+/// `MIDR_EL1`, which identifies the type of CPU.
 const MIDR: u64 = system_register(3, 0, 0, 0, 0);
-/// The virtual counter, `KVM_REG_ARM_TIMER_CNT`. KVM's ABI has its encoding where that of `CNTV_CVAL_EL0` belongs.
+/// The virtual counter, `KVM_REG_ARM_TIMER_CNT`. KVM's ABI gives it the encoding that belongs to `CNTV_CVAL_EL0`.
 pub const TIMER_COUNT: u64 = system_register(3, 3, 14, 3, 2);
 /// The physical counter, `KVM_REG_ARM_PTIMER_CNT`.
 const PHYSICAL_TIMER_COUNT: u64 = system_register(3, 3, 14, 0, 1);
-/// The vector lengths that SVE has, a set of 512.
+/// The SVE vector lengths of a vCPU, as a set of 512 bits.
 pub const SVE_LENGTHS: u64 = KVM_REG_ARM64 | KVM_REG_SIZE_U512 | KVM_REG_ARM64_SVE as u64 | 0xffff;
 
-/// Most registers that a vCPU may have. Linux 6.12 lists some 250, and 100 more with SVE.
+/// Largest number of registers that a vCPU may have. Linux 6.12 lists some 250, and 100 more with SVE.
 const MOST_REGISTERS: usize = 4096;
-/// Longest register in bytes: `KVM_REG_SIZE_U2048`.
+/// Size of the longest register in bytes: `KVM_REG_SIZE_U2048`.
 const LONGEST: usize = 256;
 
-/// Why registers could not be saved or put back.
+/// Why registers could not be saved or restored.
 #[derive(Debug, thiserror::Error)]
 pub enum RegisterError {
-    /// KVM refused to tell.
+    /// A KVM request failed.
     #[error("vCPU {vcpu}: {what}: {source}")]
     Kvm {
-        /// Which vCPU.
+        /// Number of the vCPU.
         vcpu: usize,
-        /// What was being done.
+        /// The operation that failed.
         what: &'static str,
-        /// What KVM answered.
+        /// Error from KVM.
         source: io::Error,
     },
-    /// KVM refused a value.
+    /// KVM refused a register's value.
     #[error(
         "vCPU {vcpu}: this host's KVM does not take register {register} = {value}: {source}; restore the snapshot on a host like the one it was taken on"
     )]
     Refused {
-        /// Which vCPU.
+        /// Number of the vCPU.
         vcpu: usize,
         /// The register's name.
         register: String,
-        /// The value.
+        /// The value in hexadecimal.
         value: String,
-        /// What KVM answered.
+        /// Error from KVM.
         source: io::Error,
     },
-    /// Another CPU.
+    /// The snapshot was taken on another type of CPU.
     #[error(
         "the snapshot was taken on another type of CPU: MIDR_EL1 is {saved:#010x} there and {host:#010x} here; restore it on a host with the same CPU"
     )]
     Cpu {
-        /// The snapshot's.
+        /// `MIDR_EL1` in the snapshot.
         saved: u64,
-        /// This host's.
+        /// `MIDR_EL1` on this host.
         host: u64,
     },
-    /// The guest was promised what this host has not.
+    /// The guest uses CPU features that this host lacks.
     #[error(
         "the snapshot's guest uses CPU features that this host lacks: {register} is {saved:#018x} there and {host:#018x} here, which differ in {fields}; restore it on a host with the same CPU and host kernel"
     )]
     Features {
-        /// The identification register.
+        /// Name of the identification register.
         register: String,
         /// The snapshot's value.
         saved: u64,
@@ -91,33 +94,33 @@ pub enum RegisterError {
         /// The four-bit fields that differ.
         fields: String,
     },
-    /// The state makes no sense.
+    /// The saved state is invalid.
     #[error(transparent)]
     State(#[from] StateError),
 }
 
-/// A vCPU's descriptor and number. The vCPU is not in `KVM_RUN`.
+/// Access to the registers of one vCPU. The vCPU must not be in `KVM_RUN`.
 #[derive(Debug, Clone, Copy)]
 pub struct Registers<'a> {
-    /// The descriptor.
+    /// The vCPU's descriptor.
     pub fd: BorrowedFd<'a>,
-    /// Which vCPU it is, for errors.
+    /// Number of the vCPU, for error messages.
     pub vcpu: usize,
 }
 
-/// Bytes of register `id`.
+/// Size of register `id` in bytes.
 fn size_of_register(id: u64) -> usize {
     1 << ((id & KVM_REG_SIZE_MASK) >> KVM_REG_SIZE_SHIFT & 0xf)
 }
 
-/// Fields of a system register's id: op0, op1, CRn, CRm, op2.
+/// Fields of a 64-bit system register's id: op0, op1, CRn, CRm, op2. `None` for any other register.
 fn system_fields(id: u64) -> Option<[u64; 5]> {
     let is_system = id & u64::from(KVM_REG_ARM_COPROC_MASK) == u64::from(KVM_REG_ARM64_SYSREG)
         && id & KVM_REG_SIZE_MASK == KVM_REG_SIZE_U64;
     is_system.then_some([id >> 14 & 3, id >> 11 & 7, id >> 7 & 0xf, id >> 3 & 0xf, id & 7])
 }
 
-/// What a register is called in the architecture's own way, or by its id.
+/// The architecture's name of a system register, or the id in hexadecimal of any other register.
 fn name(id: u64) -> String {
     match system_fields(id) {
         Some([op0, op1, crn, crm, op2]) => {
@@ -141,14 +144,14 @@ fn name(id: u64) -> String {
     }
 }
 
-/// Whether a register tells the guest what its CPU is and can do.
+/// Whether a register identifies the CPU and its features to the guest.
 fn is_identification(id: u64) -> bool {
     matches!(system_fields(id), Some([3, 0, 0, ..]))
 }
 
 impl Registers<'_> {
     fn ioctl<T>(&self, request: u64, argument: *mut T) -> io::Result<()> {
-        // SAFETY: every caller passes the structure that `request` is about, with room for what is written.
+        // SAFETY: every caller passes the structure that `request` takes, with room for what is written.
         let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), request, argument) };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
@@ -174,7 +177,7 @@ impl Registers<'_> {
         self.ioctl(KVM_SET_ONE_REG, &raw mut argument)
     }
 
-    /// A 64-bit register.
+    /// Reads 64-bit register `id`; `what` describes the operation in an error.
     ///
     /// # Errors
     /// [`RegisterError::Kvm`].
@@ -184,10 +187,10 @@ impl Registers<'_> {
         Ok(u64::from_le_bytes(bytes))
     }
 
-    /// The vector lengths of a vCPU with SVE.
+    /// Reads the vector lengths of a vCPU with SVE.
     ///
     /// # Errors
-    /// What KVM answers.
+    /// The error that KVM returns.
     pub fn vector_lengths(&self) -> io::Result<[u8; 64]> {
         let mut lengths = [0; 64];
         self.get(SVE_LENGTHS, &mut lengths).map(|()| lengths)
@@ -196,7 +199,7 @@ impl Registers<'_> {
     /// Sets the vector lengths of a vCPU with SVE that is not finalised yet.
     ///
     /// # Errors
-    /// [`RegisterError::Refused`] when the host has not all of them.
+    /// [`RegisterError::Refused`] when the host does not have all of them.
     pub fn set_vector_lengths(&self, lengths: &[u8]) -> Result<(), RegisterError> {
         self.set(SVE_LENGTHS, lengths).map_err(|source| self.refused(SVE_LENGTHS, lengths, source))
     }
@@ -208,7 +211,7 @@ impl Registers<'_> {
         RegisterError::Refused { vcpu: self.vcpu, register, value, source }
     }
 
-    /// The ids of all registers.
+    /// Reads the ids of all registers.
     fn list(&self) -> Result<Vec<u64>, RegisterError> {
         let mut list = vec![0_u64; MOST_REGISTERS + 1];
         if let Some(count) = list.first_mut() {
@@ -219,7 +222,7 @@ impl Registers<'_> {
         Ok(list.get(1..=count).unwrap_or_default().to_vec())
     }
 
-    /// Reads everything that makes the vCPU what it is.
+    /// Reads the complete state of the vCPU: its registers, its run state and its pending events.
     ///
     /// # Errors
     /// [`RegisterError::Kvm`].
@@ -243,7 +246,7 @@ impl Registers<'_> {
         Ok(SavedVcpu { registers, values, mp_state: mp_state.mp_state, events: events.to_vec() })
     }
 
-    /// Makes sure that this is the type of CPU on which `saved` was read.
+    /// Checks that this host has the type of CPU on which `saved` was read.
     ///
     /// # Errors
     /// [`RegisterError::Cpu`], [`RegisterError::Kvm`].
@@ -255,10 +258,10 @@ impl Registers<'_> {
         }
     }
 
-    /// Puts back what [`Self::save`] read. The counter's offset was set before, and the type of CPU checked.
+    /// Restores the state that [`Self::save`] read. The caller has set the counter's offset and checked the CPU's type.
     ///
     /// # Errors
-    /// [`RegisterError`] saying what this host lacks.
+    /// [`RegisterError`], which names what this host lacks.
     pub fn restore(&self, saved: &SavedVcpu) -> Result<(), RegisterError> {
         for (id, value) in each(saved) {
             let value = value?;
@@ -319,7 +322,7 @@ fn number(value: &[u8]) -> u64 {
     value.try_into().map_or(0, u64::from_le_bytes)
 }
 
-/// The registers of `saved` with their values.
+/// Iterates over the registers of `saved` with their values.
 fn each(saved: &SavedVcpu) -> impl Iterator<Item = (u64, Result<&[u8], StateError>)> {
     let mut rest = saved.values.as_slice();
     saved.registers.iter().map(move |&id| {
@@ -332,7 +335,7 @@ fn each(saved: &SavedVcpu) -> impl Iterator<Item = (u64, Result<&[u8], StateErro
     })
 }
 
-/// The value of register `id` in `saved`, if it is there.
+/// The value of register `id` in `saved`, or `None` when `saved` does not contain it.
 #[must_use]
 pub fn saved_value(saved: &SavedVcpu, id: u64) -> Option<&[u8]> {
     each(saved).find(|(other, _)| *other == id).and_then(|(_, value)| value.ok())

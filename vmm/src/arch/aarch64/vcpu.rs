@@ -1,4 +1,4 @@
-//! One vCPU: its features, its registers at boot, and a run of it.
+//! One vCPU: its features, its registers at boot, and how it runs.
 
 use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
 
@@ -15,11 +15,11 @@ use super::registers::Registers;
 use super::vm::VmError;
 use crate::devices::bus::Bus;
 
-/// EL1 with its own stack pointer, all interrupts masked: the state in which the boot protocol wants the
+/// EL1 with its own stack pointer, all interrupts masked: the state that the boot protocol requires of the
 /// first CPU (Linux, Documentation/arch/arm64/booting.rst).
 const BOOT_PSTATE: u64 = 0x3c5;
 
-/// `MPIDR_EL1`.
+/// The one-reg id of `MPIDR_EL1`.
 pub const MPIDR: u64 = system_register(3, 0, 0, 0, 5);
 
 /// The one-reg id of a 64-bit system register.
@@ -42,34 +42,34 @@ const fn core_register(offset: usize) -> u64 {
 /// Why a vCPU left the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exit {
-    /// The guest read a device register; it has been answered.
+    /// The guest read a device register; the read has been served.
     MmioRead,
-    /// The guest wrote a device register; it has been done.
+    /// The guest wrote a device register; the write has been carried out.
     MmioWrite,
-    /// A signal or an immediate exit asked for it.
+    /// A signal or a request for an immediate exit interrupted the run.
     Interrupted,
-    /// PSCI `SYSTEM_OFF`.
+    /// The guest called PSCI `SYSTEM_OFF`.
     PowerOff,
-    /// PSCI `SYSTEM_RESET`.
+    /// The guest called PSCI `SYSTEM_RESET`.
     Reset,
-    /// The guest can not go on; why.
+    /// The guest cannot continue; the text gives the reason.
     Fatal(String),
 }
 
 const SVE: u32 = 1 << KVM_ARM_VCPU_SVE;
 const POINTER_AUTH: u32 = 1 << KVM_ARM_VCPU_PTRAUTH_ADDRESS | 1 << KVM_ARM_VCPU_PTRAUTH_GENERIC;
 
-/// What vCPUs are initialised with.
+/// The CPU features with which vCPUs are initialised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Features {
-    /// Bits of `KVM_ARM_VCPU_INIT`, `KVM_ARM_VCPU_POWER_OFF` aside.
+    /// Feature bits of `KVM_ARM_VCPU_INIT`, without `KVM_ARM_VCPU_POWER_OFF`.
     pub bits: u32,
-    /// SVE vector lengths, if they are not to be all that the host has.
+    /// SVE vector lengths; `None` means all lengths that the host has.
     pub vector_lengths: Option<Vec<u8>>,
 }
 
 impl Features {
-    /// All that the host has and Hearth passes on.
+    /// All features of the host that Hearth passes on to guests.
     #[must_use]
     pub fn of_host(sve: bool, pointer_auth: bool) -> Self {
         let bits = 1 << KVM_ARM_VCPU_PSCI_0_2
@@ -78,7 +78,7 @@ impl Features {
         Self { bits, vector_lengths: None }
     }
 
-    /// Names of those of `wanted` that are not among these.
+    /// Names of the features in `wanted` that these features lack.
     #[must_use]
     pub fn missing(&self, wanted: u32) -> Vec<&'static str> {
         let named = [
@@ -91,28 +91,28 @@ impl Features {
     }
 }
 
-/// A vCPU.
+/// A vCPU of a KVM virtual machine.
 #[derive(Debug)]
 pub struct Vcpu {
     fd: VcpuFd,
     index: u32,
 }
 
-/// Where to write so that a vCPU leaves the guest, or does not enter it.
+/// Handle to the `immediate_exit` byte of a vCPU, which makes it leave the guest, or not enter it.
 #[derive(Debug, Clone, Copy)]
 pub struct ImmediateExit(*mut u8);
 
-// SAFETY: a byte in the shared `kvm_run` page, made to be written from other threads while the vCPU runs;
-// whoever holds one is joined with, or outlived by, the thread that owns the vCPU.
+// SAFETY: the pointer refers to a byte in the shared `kvm_run` page that is made to be written from other threads
+// while the vCPU runs; each holder of a handle is joined with, or outlived by, the thread that owns the vCPU.
 unsafe impl Send for ImmediateExit {}
 // SAFETY: as above; all accesses are single volatile byte writes.
 unsafe impl Sync for ImmediateExit {}
 
 impl ImmediateExit {
-    /// Asks for (or no longer asks for) an immediate exit.
+    /// Requests an immediate exit, or withdraws the request when `wanted` is `false`.
     ///
     /// # Safety
-    /// The [`Vcpu`] this came from must still exist.
+    /// The [`Vcpu`] from which this handle was made must still exist.
     pub unsafe fn set(self, wanted: bool) {
         // SAFETY: the caller guarantees that the page is mapped; the kernel reads this byte racily by design.
         unsafe { self.0.write_volatile(u8::from(wanted)) }
@@ -123,7 +123,7 @@ impl Vcpu {
     /// Creates vCPU `index` and initialises it with `features`; all but the first wait for PSCI `CPU_ON`.
     ///
     /// # Errors
-    /// [`VmError::Kvm`] naming the step.
+    /// [`VmError::Kvm`], which names the step.
     pub fn new(vm: &VmFd, index: u32, features: &Features) -> Result<Self, VmError> {
         let fd = vm.create_vcpu(u64::from(index)).map_err(VmError::kvm("creating a vCPU"))?;
         let mut init = kvm_vcpu_init::default();
@@ -142,7 +142,7 @@ impl Vcpu {
         Ok(vcpu)
     }
 
-    /// Access to its registers, while it does not run.
+    /// Access to the vCPU's registers. The vCPU must not run meanwhile.
     #[must_use]
     pub fn registers(&self) -> Registers<'_> {
         // SAFETY: the descriptor belongs to `fd`, which the borrow keeps alive.
@@ -150,7 +150,7 @@ impl Vcpu {
         Registers { fd, vcpu: usize::try_from(self.index).unwrap_or(usize::MAX) }
     }
 
-    /// Its descriptor's number.
+    /// Number of the vCPU's file descriptor.
     #[must_use]
     pub fn raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
@@ -162,7 +162,7 @@ impl Vcpu {
         self.index
     }
 
-    /// The affinity bits of its `MPIDR_EL1`, as the DeviceTree names it.
+    /// The affinity bits of the vCPU's `MPIDR_EL1`, by which the DeviceTree names the vCPU.
     ///
     /// # Errors
     /// [`VmError::Kvm`].
@@ -172,7 +172,8 @@ impl Vcpu {
         Ok(affinity_of(&bytes))
     }
 
-    /// Sets the registers of the first vCPU: enter at `entry` with the DeviceTree's address in x0.
+    /// Sets the boot registers of the first vCPU: it enters the guest at `entry` with `fdt`, the DeviceTree's address,
+    /// in x0.
     ///
     /// # Errors
     /// [`VmError::Kvm`].
@@ -190,12 +191,12 @@ impl Vcpu {
         Ok(())
     }
 
-    /// Where to ask this vCPU for an immediate exit.
+    /// A handle through which other threads request an immediate exit of this vCPU.
     pub fn immediate_exit(&mut self) -> ImmediateExit {
         ImmediateExit(&raw mut self.fd.get_kvm_run().immediate_exit)
     }
 
-    /// Runs the guest until it leaves, and answers an MMIO access from `bus`.
+    /// Runs the guest until it exits, and serves an MMIO access through `bus`.
     pub fn run(&mut self, bus: &Bus) -> Exit {
         match self.fd.run() {
             Ok(VcpuExit::MmioRead(address, data)) => {
@@ -216,7 +217,7 @@ impl Vcpu {
             Ok(other) => Exit::Fatal(format!("unexpected exit from the guest: {other:?}")),
             Err(error) => match error.errno() {
                 libc::EINTR | libc::EAGAIN => Exit::Interrupted,
-                // What KVM answers when the guest does to a device or a hole what no instruction syndrome
+                // KVM returns ENOSYS when the guest accesses a device or a hole with an instruction that no syndrome
                 // describes (Linux, Documentation/virt/kvm/api.rst, KVM_EXIT_ARM_NISV).
                 libc::ENOSYS => Exit::Fatal(
                     "the guest accessed a device with an instruction that cannot be emulated".into(),
@@ -227,7 +228,7 @@ impl Vcpu {
     }
 }
 
-/// The affinity bits in the bytes of an `MPIDR_EL1`.
+/// The affinity bits of an `MPIDR_EL1` that is given as little-endian bytes.
 #[must_use]
 pub fn affinity_of(mpidr: &[u8]) -> u64 {
     mpidr.try_into().map_or(0, u64::from_le_bytes) & 0xff_00ff_ffff

@@ -15,12 +15,12 @@ use super::registers::{RegisterError, SVE_LENGTHS, saved_value};
 use super::vcpu::{Features, Vcpu};
 use crate::memory::{DRAM_BASE, GuestMemory, MIB};
 
-/// `KVM_ARM_SET_COUNTER_OFFSET`.
+/// Request number of the ioctl `KVM_ARM_SET_COUNTER_OFFSET`.
 const SET_COUNTER_OFFSET: u64 = 0x4010_aeb5;
 
 /// Memory slot of the VM generation id's page.
 const VMGENID_SLOT: u32 = 31;
-/// Smallest address space that KVM takes, in bits (`KVM_VM_TYPE_ARM_IPA_SIZE`).
+/// Smallest guest-physical address space that KVM accepts, in bits (`KVM_VM_TYPE_ARM_IPA_SIZE`).
 const MIN_IPA_BITS: u32 = 32;
 
 /// Why a virtual machine could not be built.
@@ -29,23 +29,23 @@ pub enum VmError {
     /// KVM refused a step.
     #[error("{what}: {source}")]
     Kvm {
-        /// What was being done.
+        /// The operation that failed.
         what: &'static str,
-        /// What KVM answered.
+        /// Error from KVM.
         source: io::Error,
     },
-    /// The descriptor is not KVM, or one that is too old.
+    /// The descriptor does not refer to `/dev/kvm`, or KVM is too old.
     #[error(
         "the descriptor passed as KVM speaks API version {found}, not {KVM_API_VERSION}: pass /dev/kvm, opened read-write"
     )]
     NotKvm {
-        /// What `KVM_GET_API_VERSION` answered.
+        /// The version that `KVM_GET_API_VERSION` returned.
         found: i32,
     },
-    /// A register.
+    /// A register could not be saved or restored.
     #[error(transparent)]
     Register(#[from] RegisterError),
-    /// The snapshot's guest was given what this host has not.
+    /// The snapshot's guest uses CPU features that this host lacks.
     #[error(
         "the snapshot's guest uses CPU features that this host lacks: {0}; restore it on a host with the same CPU"
     )]
@@ -55,12 +55,12 @@ pub enum VmError {
         "the snapshot's guest counts time at {saved} Hz, this host's counter runs at {host} Hz: restore it on a host with the same CPU"
     )]
     Frequency {
-        /// The snapshot's.
+        /// The snapshot's frequency in Hz.
         saved: u64,
-        /// This host's.
+        /// This host's frequency in Hz.
         host: u64,
     },
-    /// The host's KVM lacks something.
+    /// The host's KVM lacks a capability that Hearth needs.
     #[error(
         "this host's KVM lacks {0}, which Hearth needs: run Linux 6.7 or later on a machine with a GICv3"
     )]
@@ -68,13 +68,13 @@ pub enum VmError {
 }
 
 impl VmError {
-    /// For `map_err`: KVM refused `what`.
+    /// For `map_err`: KVM refused the operation `what`.
     pub fn kvm(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Self {
         move |error| Self::Kvm { what, source: error.into() }
     }
 }
 
-/// The virtual machine.
+/// A KVM virtual machine.
 #[derive(Debug)]
 pub struct Vm {
     fd: VmFd,
@@ -83,7 +83,7 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Creates a VM on `kvm` (`/dev/kvm`) whose address space just holds `memory_mib` MiB of memory.
+    /// Creates a VM on `kvm` (`/dev/kvm`) with the smallest address space that holds `memory_mib` MiB of memory.
     ///
     /// # Errors
     /// [`VmError`].
@@ -120,7 +120,7 @@ impl Vm {
         Ok(Self { fd, gic: None, features: Features::of_host(sve, pointer_auth) })
     }
 
-    /// Gives the guest its memory.
+    /// Maps the guest's memory into the VM. The mapping must outlive the VM.
     ///
     /// # Errors
     /// [`VmError::Kvm`].
@@ -153,16 +153,17 @@ impl Vm {
         self.map(VMGENID_SLOT, guest, size, host, "mapping the VM generation id")
     }
 
-    /// What the vCPUs have, or will have.
+    /// The CPU features of the vCPUs that exist or will be created.
     #[must_use]
     pub fn features(&self) -> &Features {
         &self.features
     }
 
-    /// Has vCPUs made with what the guest of a snapshot was given, and not with all that the host has.
+    /// Restricts the vCPUs that will be created to the CPU features of a snapshot's guest, instead of all features of
+    /// the host.
     ///
     /// # Errors
-    /// [`VmError::Features`] naming what the host lacks.
+    /// [`VmError::Features`], which names the features that the host lacks.
     pub fn restrict(&mut self, saved: &SavedAarch64) -> Result<(), VmError> {
         let missing = self.features.missing(saved.vcpu_features);
         if !missing.is_empty() {
@@ -172,7 +173,8 @@ impl Vm {
         Ok(())
     }
 
-    /// Has the guest's counter go on at `count` plus `advance_ns` nanoseconds. Before any register is set.
+    /// Makes the guest's counter continue at `count` plus `advance_ns` nanoseconds. Must be called before any register
+    /// is set.
     ///
     /// # Errors
     /// [`VmError::Frequency`] when this host's counter runs at another frequency than `saved_hz`, [`VmError::Kvm`].
@@ -183,7 +185,7 @@ impl Vm {
         }
         // `struct kvm_arm_counter_offset`: the offset and a reserved word.
         let mut argument = [counter::offset_for(count, advance_ns), 0];
-        // SAFETY: the argument is the structure that the request is about.
+        // SAFETY: the argument is the structure that the request takes.
         let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), SET_COUNTER_OFFSET, argument.as_mut_ptr()) };
         if result == 0 {
             return Ok(());
@@ -191,7 +193,7 @@ impl Vm {
         Err(VmError::Kvm { what: "setting the counter's offset", source: io::Error::last_os_error() })
     }
 
-    /// The interrupt controller, once there are vCPUs.
+    /// The interrupt controller; `None` before [`Self::create_vcpus`].
     #[must_use]
     pub fn gic(&self) -> Option<&Gic> {
         self.gic.as_ref()
@@ -200,7 +202,7 @@ impl Vm {
     /// Creates and initialises vCPUs `0..count`, then the GIC that they need.
     ///
     /// # Errors
-    /// [`VmError`] naming the step.
+    /// [`VmError`], which names the step.
     pub fn create_vcpus(&mut self, count: u32) -> Result<Vec<Vcpu>, VmError> {
         let vcpus = (0..count)
             .map(|index| Vcpu::new(&self.fd, index, &self.features))
@@ -228,7 +230,7 @@ impl Vm {
     }
 }
 
-/// What the vCPUs of a snapshot were initialised with.
+/// The CPU features with which the vCPUs of a snapshot were initialised.
 #[must_use]
 pub fn features_of(saved: &SavedAarch64) -> Features {
     let lengths = saved.vcpus.first().and_then(|vcpu| saved_value(vcpu, SVE_LENGTHS));

@@ -1,11 +1,11 @@
-//! The serial console: a 16550A UART with byte-wide registers, one after another.
+//! The serial console: a 16550A UART with byte-wide registers at consecutive addresses.
 //!
-//! The registers are `vm-superio`'s. This module adds what keeps a guest from hurting its host through them:
-//! output goes through a [`sink::Sink`], which is bounded and never blocks a vCPU, and input is read only as
-//! fast as the guest takes it, so nothing piles up here.
+//! `vm-superio` implements the registers. This module adds the limits that protect the host from the guest:
+//! output passes through a [`sink::Sink`], which is bounded and never blocks a vCPU, and input is read only as
+//! fast as the guest takes it, so no input accumulates in the monitor.
 //!
-//! vCPU threads call the registers, the device thread calls [`Serial::handle`]; the owner's lock keeps them
-//! apart.
+//! vCPU threads access the registers, the device thread calls [`Serial::handle`]; the owner's lock serialises
+//! them.
 
 mod sink;
 #[cfg(test)]
@@ -24,7 +24,7 @@ use self::sink::Sink;
 use super::bus::MmioDevice;
 use crate::event_loop::{Interest, Poller, Ready};
 
-/// Bytes of console output that a file gets unless told otherwise.
+/// Default limit on the bytes of console output that are written to a file.
 pub const DEFAULT_MAX_BYTES: u64 = 1 << 20;
 
 /// Tokens of the console's descriptors.
@@ -32,25 +32,25 @@ const INPUT: u16 = 0;
 const OUTPUT: u16 = 1;
 const FLUSH: u16 = 2;
 
-/// Registers on the bus.
+/// Number of registers, each one byte wide.
 const REGISTERS: u64 = 8;
 /// Offset of the modem control register and its loopback bit.
 const MODEM_CONTROL: u8 = 4;
 const LOOPBACK: u8 = 0x10;
-/// Most bytes read at once; the FIFO has no more.
+/// Largest number of bytes that are read at once: the size of the FIFO.
 const FIFO_SIZE: usize = 64;
 
-/// Where the console leads.
+/// Output, input and limit of the console.
 #[derive(Debug)]
 pub struct SerialConfig {
-    /// A file, pipe, socket or terminal for the guest's output, which becomes non-blocking unless it is a file;
-    /// `None` discards it.
+    /// A file, pipe, socket or terminal for the guest's output. The descriptor becomes non-blocking unless it is a
+    /// file; `None` discards the output.
     pub output: Option<OwnedFd>,
-    /// A pipe, socket or terminal that the guest's input comes from. What cannot be waited for, such as
-    /// `/dev/null`, counts as none.
+    /// A pipe, socket or terminal from which the guest's input is read. A descriptor that epoll cannot watch, such as
+    /// `/dev/null`, counts as no input.
     pub input: Option<OwnedFd>,
-    /// Most bytes of output that a file gets over the life of this device. Other outputs take no space and
-    /// have no limit.
+    /// Limit on the bytes of output that are written to a file over the life of this device. Other outputs take no
+    /// disk space and have no limit.
     pub max_bytes: u64,
 }
 
@@ -62,12 +62,12 @@ impl Trigger for Line {
     type E = std::convert::Infallible;
 
     fn trigger(&self) -> Result<(), Self::E> {
-        let _ = self.0.write(1); // full only when it is raised already
+        let _ = self.0.write(1); // fails only when it is raised already
         Ok(())
     }
 }
 
-/// The registers in a snapshot; `None` when one has a value that is no byte.
+/// Converts the registers from a snapshot; `None` when a register's value does not fit into a byte.
 #[must_use]
 pub fn saved_state(saved: &SavedSerial) -> Option<SerialState> {
     let byte = |value: u32| u8::try_from(value).ok();
@@ -85,20 +85,20 @@ pub fn saved_state(saved: &SavedSerial) -> Option<SerialState> {
     })
 }
 
-/// The console.
+/// The serial console device.
 #[derive(Debug)]
 pub struct Serial {
     uart: Uart<Line, NoEvents, Sink>,
     poller: Poller,
     input: Option<OwnedFd>,
-    /// The input is not watched, since the guest's FIFO is full.
+    /// Whether the input is not watched because the guest's FIFO is full.
     paused: bool,
     input_bytes: u64,
 }
 
 impl Serial {
-    /// A console after power-on. `interrupt` becomes an irqfd, `poller` belongs to whom [`Self::handle`] gets
-    /// its events from.
+    /// Makes a console in the state after power-on. The caller registers `interrupt` as an irqfd and passes the events
+    /// of `poller`'s loop to [`Self::handle`].
     ///
     /// # Errors
     /// When a descriptor cannot be watched or the host has none left.
@@ -106,10 +106,10 @@ impl Serial {
         Self::with_state(config, interrupt, poller, &SerialState::default())
     }
 
-    /// A console with saved registers; a pending interrupt is raised again.
+    /// Makes a console with saved registers; a pending interrupt is raised again.
     ///
     /// # Errors
-    /// As [`Self::new`], and when the state holds more input than the FIFO.
+    /// Those of [`Self::new`], and an error when the state contains more input than the FIFO can hold.
     pub fn with_state(
         config: SerialConfig,
         interrupt: EventFd,
@@ -123,7 +123,7 @@ impl Serial {
         if let Some(fd) = &input {
             match poller.add(fd, INPUT, Interest::READ) {
                 Ok(()) => {}
-                // Files and the like are always ready, so epoll does not take them.
+                // epoll refuses files and similar descriptors, because they are always ready.
                 Err(error) if error.raw_os_error() == Some(libc::EPERM) => input = None,
                 Err(error) => return Err(error),
             }
@@ -131,13 +131,13 @@ impl Serial {
         Ok(Self { uart, poller, input, paused: false, input_bytes: 0 })
     }
 
-    /// What a snapshot keeps.
+    /// State of the registers.
     #[must_use]
     pub fn state(&self) -> SerialState {
         self.uart.state()
     }
 
-    /// The same, as a snapshot has it.
+    /// State of the registers in the format of a snapshot.
     #[must_use]
     pub fn save(&self) -> SavedSerial {
         let state = self.state();
@@ -155,7 +155,7 @@ impl Serial {
         }
     }
 
-    /// Handles an event of the device thread's loop.
+    /// Handles an event from the device thread's event loop.
     pub fn handle(&mut self, ready: Ready) {
         match ready.token {
             INPUT => self.read_input(),
@@ -165,7 +165,7 @@ impl Serial {
         }
     }
 
-    /// Puts as much of `data` into the guest's FIFO as fits, and returns how much that was.
+    /// Puts as much of `data` into the guest's FIFO as fits, and returns the number of bytes taken.
     pub fn push_input(&mut self, data: &[u8]) -> usize {
         let data = data.get(..self.input_room()).unwrap_or(data);
         // Fails only when the FIFO is full, and an interrupt line never fails.
@@ -174,7 +174,7 @@ impl Serial {
         taken
     }
 
-    /// Bytes of input that the guest can take now; none while it talks to itself.
+    /// Number of bytes of input that the guest can take now; 0 while the guest has set the UART to loopback.
     fn input_room(&mut self) -> usize {
         if self.uart.read(MODEM_CONTROL) & LOOPBACK != 0 { 0 } else { self.uart.fifo_capacity() }
     }
@@ -184,7 +184,7 @@ impl Serial {
         let Some(input) = &self.input else { return };
         if room > 0 {
             let mut buffer = [0u8; FIFO_SIZE];
-            // SAFETY: at most the buffer's length is asked for.
+            // SAFETY: at most the buffer's length is requested.
             let got = unsafe { libc::read(input.as_raw_fd(), buffer.as_mut_ptr().cast(), room) };
             match usize::try_from(got) {
                 Ok(got) if got > 0 => {
@@ -192,7 +192,7 @@ impl Serial {
                 }
                 Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
-                // At its end, or broken: whoever typed is gone.
+                // The input is at its end or broken: the writer is gone.
                 Ok(_) | Err(_) => {
                     let _ = self.poller.remove(input);
                     self.input = None;
@@ -202,7 +202,7 @@ impl Serial {
         if self.input_room() == 0
             && let Some(input) = &self.input
         {
-            // Not only muted: a hang-up would be reported all the same.
+            // The input is removed from the loop, not only muted: a hang-up would still be reported.
             self.paused = self.poller.remove(input).is_ok();
         }
     }
@@ -217,7 +217,7 @@ impl Serial {
         }
     }
 
-    /// Its counters, by name.
+    /// The console's counters, by name.
     #[must_use]
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
         let sink = self.uart.writer();
@@ -229,7 +229,7 @@ impl Serial {
     }
 }
 
-/// Registers are bytes; wider accesses are nobody's.
+/// Registers are one byte wide; wider accesses are ignored.
 impl MmioDevice for Serial {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         if let ([value], Ok(offset @ 0..8)) = (data, u8::try_from(offset)) {

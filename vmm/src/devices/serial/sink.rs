@@ -1,9 +1,9 @@
-//! Where console output goes: bounded, and never in a vCPU's way.
+//! The sink for console output, which is bounded and never blocks a vCPU.
 //!
-//! Bytes collect in a small buffer that is written out at each end of line, when it is full, and a moment
-//! after the first byte of an unfinished line (a prompt). A full pipe is left alone until it has room; what
-//! the guest says meanwhile fills the buffer and is then lost, with a notice of how much. A file takes a
-//! fixed number of bytes over its life, since nobody empties it.
+//! Bytes collect in a small buffer that is written out at each end of line, when it is full, and 20 ms
+//! after the first byte of an unfinished line (a prompt). A full pipe is not written to until it has room;
+//! meanwhile the guest's output fills the buffer, and further output is lost. A notice in the output then reports
+//! how many bytes were lost. A file takes a fixed number of bytes over its life, since nothing empties it.
 
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -13,27 +13,27 @@ use super::{FLUSH, OUTPUT};
 use crate::event_loop::{Interest, Poller};
 use crate::rate_limiter::LimiterTimer;
 
-/// Bytes that are held back at most.
+/// Largest number of bytes that are held back.
 pub(super) const BUFFER: usize = 4096;
-/// How long an unfinished line is held back.
+/// Time for which an unfinished line is held back.
 const FLUSH_DELAY: Duration = Duration::from_millis(20);
 
-/// The sink. Writing to it always succeeds.
+/// The sink for console output. Writing to it always succeeds.
 #[derive(Debug)]
 pub(super) struct Sink {
     output: Option<OwnedFd>,
     buffer: Vec<u8>,
-    /// Bytes that the output may still get; `None` where there is no limit.
+    /// Number of the guest's bytes that the output may still take; `None` where there is no limit.
     budget: Option<u64>,
     limit: u64,
     poller: Poller,
     timer: LimiterTimer,
     armed: bool,
-    /// The output has no room; the poller tells when it has.
+    /// Whether the output has no room; the poller then reports when it has room again.
     blocked: bool,
     written: u64,
     dropped: u64,
-    /// Bytes dropped since the last notice.
+    /// Number of bytes dropped since the last notice.
     unreported: u64,
 }
 
@@ -64,12 +64,12 @@ impl Sink {
         })
     }
 
-    /// Bytes of the guest's and notices that the output has got.
+    /// Number of bytes written to the output: the guest's and those of notices.
     pub(super) fn written(&self) -> u64 {
         self.written
     }
 
-    /// Bytes of the guest's that are lost.
+    /// Number of the guest's bytes that were lost.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped
     }
@@ -106,9 +106,9 @@ impl Sink {
         }
     }
 
-    /// Adds a line of the monitor's own and writes it out. It does not count against the budget.
+    /// Adds a line of the monitor's own and writes it out. The line does not count against the budget.
     fn notice(&mut self, text: std::fmt::Arguments<'_>) {
-        // A vector takes everything; one line more than its capacity at most.
+        // Writing to a vector never fails; the buffer exceeds its capacity by at most one line.
         let _ = writeln!(self.buffer, "\r\n[hearth: {text}]\r");
         self.write_out();
     }
@@ -130,7 +130,7 @@ impl Sink {
                     self.blocked = self.poller.add(output, OUTPUT, Interest::WRITE).is_ok();
                     return;
                 }
-                // Nobody reads any more, or the disk is full: the guest need not suffer for it.
+                // The reader is gone, or the disk is full: the output is discarded, and the guest continues.
                 Ok(_) | Err(_) => {
                     self.dropped += self.buffer.len() as u64;
                     self.buffer.clear();
@@ -140,10 +140,10 @@ impl Sink {
         }
     }
 
-    /// The output has room again, or has no reader left.
+    /// Handles the event that the output has room again or has no reader left.
     pub(super) fn writable(&mut self) {
         if let (true, Some(output)) = (self.blocked, &self.output) {
-            let _ = self.poller.remove(output); // it was added when the output blocked
+            let _ = self.poller.remove(output); // it was added when the output was blocked
             self.blocked = false;
             self.write_out();
             if !self.blocked && self.unreported > 0 {
@@ -155,7 +155,7 @@ impl Sink {
         }
     }
 
-    /// The time of an unfinished line has come.
+    /// Handles the expiry of the timer for an unfinished line.
     pub(super) fn flush_due(&mut self) {
         let _ = self.timer.clear(); // a timer that cannot be cleared fires again, harmlessly
         self.armed = false;
@@ -169,13 +169,13 @@ impl Write for Sink {
         Ok(data.len())
     }
 
-    /// Nothing: the UART asks for it after every byte.
+    /// Does nothing, because the UART calls this after every byte.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
 
-/// What the guest said last is often what matters most.
+/// Writes out the buffer, because the guest's last output is often the most important.
 impl Drop for Sink {
     fn drop(&mut self) {
         self.write_out();

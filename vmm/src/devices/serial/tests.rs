@@ -40,7 +40,7 @@ impl Console {
         self.events.wait(timeout_ms, |ready| serial.handle(ready)).unwrap()
     }
 
-    /// Whether events keep coming. The timer of an unfinished line may go off once.
+    /// Whether events keep coming. The timer of an unfinished line may expire once.
     fn is_busy(&mut self) -> bool {
         (0..3).map(|_| self.pump(0)).sum::<usize>() > 1
     }
@@ -215,7 +215,7 @@ fn saved_registers_come_back_with_their_interrupt() {
 }
 
 proptest! {
-    /// No access of any width or offset harms the console, and accesses that are no register's do nothing.
+    /// No access of any width or offset harms the console, and accesses outside the registers do nothing.
     #[test]
     fn any_access_is_harmless(accesses in proptest::collection::vec((0..20u64, 0..5usize, any::<u8>(), any::<bool>()), 1..200)) {
         let mut console = Console::new(None, None, 0);
@@ -234,7 +234,7 @@ proptest! {
         }
     }
 
-    /// Whatever is printed in whatever pieces comes out of a pipe that is read, byte for byte.
+    /// Output that is printed in pieces of any size arrives byte for byte in a pipe that is read.
     #[test]
     fn output_is_complete_where_it_is_read(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..40)) {
         let (mut reader, writer) = pipe();

@@ -1,7 +1,7 @@
-//! Working a queue off without letting its driver keep the device thread for ever.
+//! Serves a queue without letting its driver occupy the device thread for ever.
 //!
-//! A driver on another vCPU can add chains as fast as the device takes them. So a device takes at most a
-//! queue's worth at a time and then wakes itself through a [`Wakeup`], after everything else that waits.
+//! A driver on another vCPU can add chains as fast as the device takes them. So a device takes at most one queue
+//! length of chains (plus one) at a time and then wakes itself through a [`Wakeup`], after other waiting events.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,12 +12,12 @@ use super::DeviceError;
 use super::queue::{Chain, VirtQueue};
 use crate::event_loop::borrow;
 
-/// A descriptor to register with a device's own poller: once signalled, the device gets its event.
+/// A descriptor to register with a device's own poller: once signalled, the device receives an event.
 #[derive(Debug)]
 pub struct Wakeup(EventFd);
 
 impl Wakeup {
-    /// One that is quiet.
+    /// Makes a wake-up that is not signalled.
     ///
     /// # Errors
     /// When the host has no descriptors left.
@@ -25,14 +25,14 @@ impl Wakeup {
         EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map(Self)
     }
 
-    /// Has the device's event called soon.
+    /// Makes the event loop call the device's event handler soon.
     pub fn signal(&self) {
-        let _ = self.0.write(1); // full only when it is signalled already
+        let _ = self.0.write(1); // fails only when it is signalled already
     }
 
-    /// Quiet again.
+    /// Resets the signal.
     pub fn clear(&self) {
-        let _ = self.0.read(); // empty only when it is quiet already
+        let _ = self.0.read(); // fails only when it is not signalled
     }
 }
 
@@ -42,11 +42,12 @@ impl AsFd for Wakeup {
     }
 }
 
-/// Pops what `queue` holds into `chain`, has `serve` answer each chain – with the bytes it wrote – and gives
-/// it back; at most a queue's worth, then `more` is signalled. Interrupts once.
+/// Pops each chain of `queue` into `chain`, calls `serve`, which returns the number of bytes that it wrote, and
+/// returns the chain to the driver. After at most one queue length of chains (plus one), signals `more` and stops.
+/// Raises the interrupt once.
 ///
 /// # Errors
-/// A broken queue, or what `serve` answers.
+/// When the queue is broken, or the error that `serve` returns.
 pub fn drain(
     queue: &mut VirtQueue,
     chain: &mut Chain,

@@ -1,4 +1,4 @@
-//! A virtio-mmio device's interrupt line: the status register and the eventfd that KVM turns into an
+//! The interrupt line of a virtio-mmio device: the status register, and the eventfd that KVM turns into an
 //! edge on the GIC (irqfd).
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,7 +10,7 @@ const USED_BUFFER: u32 = 1;
 /// `InterruptStatus` bit: the configuration or the device status changed.
 const CONFIG_CHANGE: u32 = 2;
 
-/// The line. Raising it is safe from any thread.
+/// The interrupt line of one device. Any thread may raise it.
 #[derive(Debug)]
 pub struct Interrupt {
     status: AtomicU32,
@@ -18,40 +18,40 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// A quiet line that signals through `event`.
+    /// Makes a line that is not raised and signals through `event`.
     #[must_use]
     pub fn new(event: EventFd) -> Self {
         Self { status: AtomicU32::new(0), event }
     }
 
-    /// The descriptor to register as irqfd.
+    /// The descriptor to register as an irqfd.
     #[must_use]
     pub fn event(&self) -> &EventFd {
         &self.event
     }
 
-    /// `InterruptStatus`.
+    /// Value of the register `InterruptStatus`.
     #[must_use]
     pub fn status(&self) -> u32 {
         self.status.load(Ordering::SeqCst)
     }
 
-    /// Puts back a saved `InterruptStatus` without raising the line.
+    /// Restores a saved `InterruptStatus` without raising the line.
     pub fn restore(&self, status: u32) {
         self.status.store(status, Ordering::SeqCst);
     }
 
-    /// `InterruptACK`: clears the bits the driver has handled.
+    /// Handles a write to `InterruptACK`: clears the bits that the driver has handled.
     pub fn acknowledge(&self, bits: u32) {
         self.status.fetch_and(!bits, Ordering::SeqCst);
     }
 
-    /// Tells the driver that buffers were used.
+    /// Notifies the driver that buffers were used.
     pub fn used_buffer(&self) {
         self.raise(USED_BUFFER);
     }
 
-    /// Tells the driver that the configuration or the status changed.
+    /// Notifies the driver that the configuration or the device status changed.
     pub fn config_change(&self) {
         self.raise(CONFIG_CHANGE);
     }

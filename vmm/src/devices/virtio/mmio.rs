@@ -7,9 +7,9 @@
 //!     └────────────────────────── status := 0 ◄─────────────────── NeedsReset
 //! ```
 //!
-//! The state is the status register itself; a write in a state that does not allow it is ignored, as is any
-//! access that is not an aligned 32-bit one below the configuration space. Queue notifications normally
-//! arrive as ioeventfds; the register does the same where they do not.
+//! The status register is the state; a write in a state that does not allow it is ignored, as is any
+//! access below the configuration space that is not an aligned 32-bit one. Queue notifications normally
+//! arrive through ioeventfds; where they do not, a write to the register signals the same event.
 
 use std::sync::Arc;
 
@@ -27,9 +27,9 @@ use crate::devices::bus::MmioDevice;
 use crate::event_loop::{Interest, Poller, QUEUE_TOKEN, Ready, borrow};
 use crate::memory::GuestMemory;
 
-/// Bytes of address space that one transport takes.
+/// Size of one transport's address window in bytes.
 pub const MMIO_WINDOW: u64 = 0x1000;
-/// Offset of the register that a driver writes a queue's index to.
+/// Offset of the register to which a driver writes a queue's index in order to notify the device.
 pub const QUEUE_NOTIFY_OFFSET: u64 = reg::VIRTIO_MMIO_QUEUE_NOTIFY as u64;
 
 const MAGIC: u32 = 0x7472_6976; // "virt"
@@ -59,7 +59,7 @@ pub struct MmioTransport<D> {
 }
 
 impl<D: VirtioDevice> MmioTransport<D> {
-    /// Puts `device` behind a transport; `interrupt` and the queue events still have to be given to KVM.
+    /// Puts `device` behind a transport. The caller still has to register `interrupt` and the queue events with KVM.
     ///
     /// # Errors
     /// When the host has no descriptors left.
@@ -91,7 +91,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
         Ok(transport)
     }
 
-    /// The device itself, for what the host changes at run time.
+    /// The device itself, mutable for changes that the host makes at run time.
     pub fn device_mut(&mut self) -> &mut D {
         &mut self.device
     }
@@ -101,31 +101,31 @@ impl<D: VirtioDevice> MmioTransport<D> {
         &self.device
     }
 
-    /// The interrupt line, to be registered as irqfd.
+    /// The interrupt line, to be registered as an irqfd.
     #[must_use]
     pub fn interrupt(&self) -> &Arc<Interrupt> {
         &self.interrupt
     }
 
-    /// One event per queue, to be registered as ioeventfd on [`QUEUE_NOTIFY_OFFSET`] with the queue's index.
+    /// One event per queue, to be registered as an ioeventfd on [`QUEUE_NOTIFY_OFFSET`] with the queue's index.
     #[must_use]
     pub fn queue_events(&self) -> &[EventFd] {
         &self.queue_events
     }
 
-    /// Whether a driver has the device running.
+    /// Whether a driver has activated the device.
     #[must_use]
     pub fn is_active(&self) -> bool {
         self.active
     }
 
-    /// How often the device had to be stopped because of what its driver or backend did, and why last.
+    /// Number of times the device was stopped because of an error of its driver or backend, and the last error's text.
     #[must_use]
     pub fn failures(&self) -> (u64, Option<&str>) {
         (self.failures, self.last_failure.as_deref())
     }
 
-    /// Tells the driver that the configuration space changed.
+    /// Notifies the driver that the configuration space changed.
     pub fn config_changed(&mut self) {
         self.config_generation = self.config_generation.wrapping_add(1);
         if self.active {
@@ -133,12 +133,12 @@ impl<D: VirtioDevice> MmioTransport<D> {
         }
     }
 
-    /// Handles an event of the device thread's loop.
+    /// Handles an event from the device thread's event loop.
     pub fn handle(&mut self, ready: Ready) {
         let result = match ready.token.checked_sub(QUEUE_TOKEN) {
             Some(queue) => {
                 if let Some(event) = self.queue_events.get(usize::from(queue)) {
-                    let _ = event.read(); // drains it; an empty one was drained by a spurious wake-up before
+                    let _ = event.read(); // reset the counter; it is 0 already after a spurious wake-up
                 }
                 if !self.active {
                     return;
@@ -151,7 +151,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
         self.settle(result);
     }
 
-    /// Stops the device at a descriptor boundary with nothing in flight.
+    /// Finishes the device's requests in flight, at a descriptor boundary.
     pub fn quiesce(&mut self) {
         if self.active {
             let result = self.device.quiesce();
@@ -159,10 +159,10 @@ impl<D: VirtioDevice> MmioTransport<D> {
         }
     }
 
-    /// Has every queue looked at once, after a pause during which notifications may have been lost.
+    /// Makes the device check every queue once, after a pause during which notifications may have been lost.
     pub fn kick(&self) {
         for event in &self.queue_events {
-            let _ = event.write(1); // full only when it is signalled already
+            let _ = event.write(1); // fails only when it is signalled already
         }
     }
 
@@ -211,7 +211,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
             self.clear();
             return;
         }
-        // The device's own bit is not the driver's to set, and bits are only ever added (2.1.1).
+        // The driver must not set NEEDS_RESET, which belongs to the device, and bits are only ever added (2.1.1).
         let mut added = value & !self.status & !VIRTIO_CONFIG_S_NEEDS_RESET;
         if added & VIRTIO_CONFIG_S_FEATURES_OK != 0 {
             let unknown = self.driver_features & !self.device.offered_features();
@@ -290,7 +290,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
                 if let Some(event) =
                     usize::try_from(value).ok().and_then(|queue| self.queue_events.get(queue))
                 {
-                    let _ = event.write(1); // full only when it is signalled already
+                    let _ = event.write(1); // fails only when it is signalled already
                 }
             }
             reg::VIRTIO_MMIO_INTERRUPT_ACK => self.interrupt.acknowledge(value),
@@ -306,8 +306,8 @@ impl<D: VirtioDevice> MmioTransport<D> {
             reg::VIRTIO_MMIO_QUEUE_READY => queue.ready = value == 1,
             _ if queue.ready => {}
             reg::VIRTIO_MMIO_QUEUE_NUM => {
-                // A size that is no size is kept from taking effect; the driver reads back nothing, but the
-                // queue stays at its last good one and is checked again when it starts.
+                // An invalid size has no effect: the queue keeps its last valid size. The driver cannot read the size
+                // back, but the queue is checked again when it starts.
                 let size = u16::try_from(value).unwrap_or(0);
                 if size.is_power_of_two() && size <= queue.max_size {
                     queue.size = size;
@@ -324,7 +324,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
     }
 }
 
-/// The low (0) or high (1) half of a 64-bit register; other selectors read as zero.
+/// The low (`select` is 0) or high (1) half of a 64-bit register; other selectors read as zero.
 fn half(value: u64, select: u32) -> u32 {
     let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
     match select {
@@ -334,7 +334,7 @@ fn half(value: u64, select: u32) -> u32 {
     }
 }
 
-/// Replaces the low (0) or high (1) half; other selectors change nothing.
+/// Replaces the low (`select` is 0) or high (1) half of a 64-bit register; other selectors change nothing.
 fn set_half(register: &mut u64, select: u32, value: u32) {
     match select {
         0 => *register = *register & !0xffff_ffff | u64::from(value),

@@ -2,12 +2,12 @@
 //!
 //! [`mmio::MmioTransport`] owns what all devices share – registers, feature negotiation, the device status
 //! machine, queue set-up, interrupts – and drives a [`VirtioDevice`], which owns only its queues' contents
-//! and its backend. [`queue::VirtQueue`] walks rings and descriptor chains and is the only code that does.
+//! and its backend. [`queue::VirtQueue`] is the only code that walks rings and descriptor chains.
 //!
 //! Threads: register accesses come from vCPU threads, queue notifications and backend events from the device
-//! thread; both hold the transport's lock, so a device itself needs none. A device that meets something
+//! thread. Both hold the transport's lock, so a device needs no lock of its own. A device that finds something
 //! that the specification forbids returns a [`DeviceError`]: the transport then resets the device, sets
-//! `DEVICE_NEEDS_RESET` and tells the driver (virtio 1.2, 2.1.2). The guest has broken only its own device.
+//! `DEVICE_NEEDS_RESET` and notifies the driver (virtio 1.2, 2.1.2). The guest has broken only its own device.
 
 pub mod balloon;
 pub mod block;
@@ -39,7 +39,7 @@ pub const VIRTIO_F_VERSION_1: u64 = 1 << 32;
 pub const VIRTIO_F_EVENT_IDX: u64 = 1 << 29;
 /// Feature bit: descriptors may point to indirect tables (2.7.5.3).
 pub const VIRTIO_F_INDIRECT_DESC: u64 = 1 << 28;
-/// What every device offers beside its own features.
+/// Features that every device offers in addition to its own.
 pub const COMMON_FEATURES: u64 = VIRTIO_F_VERSION_1 | VIRTIO_F_EVENT_IDX | VIRTIO_F_INDIRECT_DESC;
 
 /// Virtio device types (5, Device Types).
@@ -64,15 +64,15 @@ pub enum DeviceError {
     /// The driver broke the rules of a queue.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// The driver's request makes no sense for this device.
+    /// The driver's request is not valid for this device.
     #[error("the driver's request breaks the specification: {0}")]
     Protocol(&'static str),
     /// The device's backend failed.
     #[error("{what} failed: {source}")]
     Backend {
-        /// What was being done.
+        /// The operation that failed.
         what: &'static str,
-        /// What the host answered.
+        /// Error from the host.
         source: io::Error,
     },
 }
@@ -84,26 +84,26 @@ impl DeviceError {
     }
 }
 
-/// What a device gets when its driver is ready (`DRIVER_OK`).
+/// What the transport hands to a device when its driver is ready (`DRIVER_OK`).
 #[derive(Debug)]
 pub struct Activation {
     /// Guest memory.
     pub memory: GuestMemory,
     /// One entry per queue of [`VirtioDevice::queue_max_sizes`]; `None` where the driver set up none.
     pub queues: Vec<Option<VirtQueue>>,
-    /// The features both sides agreed on.
+    /// The negotiated features.
     pub features: u64,
-    /// To raise configuration-change interrupts; queues raise their own.
+    /// Raises configuration-change interrupts; queues raise their own.
     pub interrupt: Arc<Interrupt>,
-    /// To watch backend descriptors with, tokens below [`crate::event_loop::QUEUE_TOKEN`].
+    /// Watches backend descriptors, with tokens below [`crate::event_loop::QUEUE_TOKEN`].
     pub poller: Poller,
 }
 
 impl Activation {
-    /// Takes queue `index`, which this device cannot do without.
+    /// Takes queue `index`, which the device requires.
     ///
     /// # Errors
-    /// [`DeviceError::Protocol`] when the driver did not set it up.
+    /// [`DeviceError::Protocol`] when the driver did not set up the queue.
     pub fn require_queue(&mut self, index: usize) -> Result<VirtQueue, DeviceError> {
         let queue = self.queues.get_mut(index).and_then(Option::take);
         queue.ok_or(DeviceError::Protocol("DRIVER_OK without a queue that the device needs"))
@@ -112,63 +112,65 @@ impl Activation {
 
 /// A device behind the transport. All methods are called with the transport's lock held.
 pub trait VirtioDevice: Send {
-    /// Its type.
+    /// The device's type.
     fn device_type(&self) -> DeviceType;
-    /// The largest size of each of its queues, powers of two up to 32,768.
+    /// The largest size of each of the device's queues: powers of two up to 32,768.
     fn queue_max_sizes(&self) -> &[u16];
-    /// The features it offers, [`COMMON_FEATURES`] included.
+    /// The features that the device offers, including [`COMMON_FEATURES`].
     fn offered_features(&self) -> u64;
-    /// The driver reads `data.len()` bytes of configuration space at `offset`. Bytes past its end stay zero.
+    /// The driver reads `data.len()` bytes of the configuration space at `offset`. Bytes past its end stay zero.
     fn read_config(&self, offset: u64, data: &mut [u8]);
     /// The driver writes to configuration space. Ignored unless the device has writable fields.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
     /// The driver is ready: take the queues and start.
     ///
     /// # Errors
-    /// When queues or features make no sense, or the backend cannot be started.
+    /// When queues or features are not valid, or the backend cannot be started.
     fn activate(&mut self, activation: Activation) -> Result<(), DeviceError>;
-    /// Back to the state before activation: drop the queues, stop watching, finish or cancel what is under
-    /// way. After this returns the device touches no guest memory. Also called on a device not activated.
+    /// Returns to the state before activation: drops the queues, stops watching descriptors, and finishes or cancels
+    /// the requests in progress. Afterwards the device accesses no guest memory. Also called on a device that is not
+    /// activated.
     fn reset(&mut self);
     /// The driver made buffers available in queue `queue`. Only called while activated.
     ///
     /// # Errors
-    /// A broken queue or backend; the transport resets the device.
+    /// When a queue or the backend is broken; the transport resets the device.
     fn queue_notified(&mut self, queue: usize) -> Result<(), DeviceError>;
     /// A descriptor registered with the poller is ready. Only called while activated.
     ///
     /// # Errors
-    /// A broken queue or backend; the transport resets the device.
+    /// When a queue or the backend is broken; the transport resets the device.
     fn event(&mut self, token: u16, events: u32) -> Result<(), DeviceError>;
-    /// The vCPUs and the device thread are about to stop: finish what is under way, at a descriptor
-    /// boundary, so that no write to guest memory is left in flight. Only called while activated.
+    /// Finishes the requests in progress, at a descriptor boundary, so that no write to guest memory is left in
+    /// flight; the vCPUs and the device thread are about to stop. Only called while activated.
     ///
     /// # Errors
-    /// A broken queue or backend.
+    /// When a queue or the backend is broken.
     fn quiesce(&mut self) -> Result<(), DeviceError> {
         Ok(())
     }
-    /// The queues that it has, by index; what a snapshot keeps of them. Only called while activated and quiesced.
+    /// State of the device's queues by index, for a snapshot. Only called while activated and quiesced.
     fn queue_states(&self) -> Vec<Option<QueueState>>;
-    /// What a snapshot keeps of it beside its queues.
+    /// State of the device for a snapshot, in addition to its queues.
     fn save(&self) -> Option<saved_virtio::Device> {
         None
     }
-    /// Takes over what [`Self::save`] gave, before it is activated.
+    /// Takes over the state that [`Self::save`] returned. Called before activation.
     ///
     /// # Errors
-    /// When it is another device's, or cannot be what this one was.
+    /// When the state belongs to another kind of device, or is not valid for this one.
     fn restore(&mut self, _saved: &saved_virtio::Device) -> Result<(), RestoreError> {
         Err(RestoreError::Part)
     }
-    /// It was activated with the queues of a snapshot: whoever was at the other end of its backend is gone.
+    /// Called after the device was activated with the queues of a snapshot: the peers of its backend from before the
+    /// snapshot are gone.
     ///
     /// # Errors
-    /// When the backend cannot be told.
+    /// When the device cannot reset its connections or notify its driver.
     fn restored(&mut self) -> Result<(), DeviceError> {
         Ok(())
     }
-    /// Its counters, by name.
+    /// The device's counters, by name.
     fn counters(&self) -> Vec<(&'static str, u64)>;
 }
 

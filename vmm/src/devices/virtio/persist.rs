@@ -1,4 +1,4 @@
-//! A virtio-mmio transport in a snapshot.
+//! Saves a virtio-mmio transport into a snapshot and restores it.
 
 use hearth_proto::vmm::v1::{SavedQueue, SavedVirtio};
 
@@ -6,36 +6,36 @@ use super::mmio::MmioTransport;
 use super::queue::QueueState;
 use super::{DeviceError, VIRTIO_F_EVENT_IDX, VirtioDevice};
 
-/// Why a device could not be put back.
+/// Why a device could not be restored.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// Another device.
+    /// The snapshot has a device of another type at this place.
     #[error("the snapshot has a virtio device of type {saved} here, the machine one of type {own}")]
     Type {
-        /// The snapshot's.
+        /// The type in the snapshot.
         saved: u32,
-        /// The machine's.
+        /// The type in the machine.
         own: u32,
     },
-    /// Queues that no program writes.
+    /// The queues are not valid for the device.
     #[error("the snapshot's queues are not this device's: {0}")]
     Queues(String),
-    /// The guest uses what the device does not offer.
+    /// The guest uses features that the device does not offer.
     #[error(
         "the snapshot's guest uses features {0:#x} of the device that it does not have here: attach it as it was attached"
     )]
     Features(u64),
-    /// What belongs to a device of another type.
+    /// The device's own state belongs to a device of another type.
     #[error("the snapshot has something for this device that belongs to one of another type")]
     Part,
-    /// Another disk.
+    /// The disk has another size than the snapshot's disk.
     #[error(
         "the snapshot's disk has {saved} sectors of 512 bytes, the one that was passed has {own}: pass the snapshot's disk or a copy of it"
     )]
     DiskSize {
-        /// The snapshot's.
+        /// Size in the snapshot, in sectors of 512 bytes.
         saved: u64,
-        /// The machine's.
+        /// Size of the disk that was passed, in sectors of 512 bytes.
         own: u64,
     },
     /// The device refused its queues.
@@ -85,7 +85,7 @@ fn queue_state(
 }
 
 impl<D: VirtioDevice> MmioTransport<D> {
-    /// What a snapshot keeps. The device is quiesced.
+    /// State of the transport and its device for a snapshot. The device must be quiesced.
     #[must_use]
     pub fn save(&self) -> SavedVirtio {
         let live = if self.active { self.device.queue_states() } else { Vec::new() };
@@ -109,10 +109,10 @@ impl<D: VirtioDevice> MmioTransport<D> {
         }
     }
 
-    /// Puts back what [`Self::save`] gave, in a transport that is new. Interrupts that were pending are not raised.
+    /// Restores the state that [`Self::save`] returned, in a new transport. Pending interrupts are not raised.
     ///
     /// # Errors
-    /// [`RestoreError`]; the transport is of no use then.
+    /// [`RestoreError`]; the transport must not be used then.
     pub fn restore(&mut self, saved: &SavedVirtio) -> Result<(), RestoreError> {
         let own = self.device.device_type() as u32;
         if saved.device_type != own {

@@ -1,7 +1,7 @@
-//! Virtqueues as devices use them: pop a descriptor chain as checked buffers, push it back as used, tell
-//! the driver if it wants to be told.
+//! Virtqueues as devices use them: a device pops a descriptor chain as checked buffers, pushes it back as used, and
+//! notifies the driver if the driver has not suppressed that.
 //!
-//! Ring walking is `virtio-queue`'s; what is added here are the checks that the specification leaves to the
+//! `virtio-queue` walks the rings; this module adds the checks that the specification leaves to the
 //! device (2.7.4, 2.7.5): every buffer lies in guest memory, readable buffers come before writable ones,
 //! and a chain is no longer than its queue. Nothing is allocated once a [`Chain`] exists.
 
@@ -19,10 +19,10 @@ use crate::memory::GuestMemory;
 /// Flag in the available ring: the driver polls and wants no interrupts (2.7.7).
 const NO_INTERRUPT: u16 = 1;
 
-/// How a driver broke a queue.
+/// How a driver broke the rules of a queue.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// A ring lies outside guest memory or its indexes make no sense.
+    /// A ring lies outside guest memory or its indexes are not valid.
     #[error("virtqueue ring: {0}")]
     Ring(#[from] virtio_queue::Error),
     /// A buffer lies outside guest memory.
@@ -30,19 +30,19 @@ pub enum QueueError {
     OutsideMemory {
         /// Guest-physical address of the buffer.
         address: u64,
-        /// Its length in bytes.
+        /// Length of the buffer in bytes.
         length: u32,
     },
     /// A readable buffer follows a writable one.
     #[error("a device-readable descriptor follows a device-writable one")]
     Order,
-    /// More descriptors than the queue has.
+    /// A chain has more descriptors than the queue.
     #[error("descriptor chain longer than the queue ({0} entries)")]
     TooLong(u16),
 }
 
-/// One descriptor chain as two runs of buffers in guest memory: what the device may read, then what it may
-/// write. Reused from chain to chain.
+/// One descriptor chain as two lists of buffers in guest memory: those that the device may read, then those that it
+/// may write. The structure is reused from chain to chain.
 #[derive(Debug)]
 pub struct Chain {
     head: u16,
@@ -54,7 +54,7 @@ pub struct Chain {
     memory: Option<GuestMemory>,
 }
 
-// SAFETY: the raw pointers go into guest memory, which `memory` keeps mapped and which every thread may access.
+// SAFETY: the raw pointers point into guest memory, which `memory` keeps mapped and which every thread may access.
 unsafe impl Send for Chain {}
 
 impl Default for Chain {
@@ -64,7 +64,7 @@ impl Default for Chain {
 }
 
 impl Chain {
-    /// An empty chain, to be filled by [`VirtQueue::pop`].
+    /// Makes an empty chain, to be filled by [`VirtQueue::pop`].
     #[must_use]
     pub fn new() -> Self {
         Self { head: 0, buffers: Vec::new(), split: 0, readable_len: 0, writable_len: 0, memory: None }
@@ -76,38 +76,39 @@ impl Chain {
         self.head
     }
 
-    /// Bytes that the device may read.
+    /// Number of bytes that the device may read.
     #[must_use]
     pub fn readable_len(&self) -> usize {
         self.readable_len
     }
 
-    /// Bytes that the device may write.
+    /// Number of bytes that the device may write.
     #[must_use]
     pub fn writable_len(&self) -> usize {
         self.writable_len
     }
 
-    /// The device-readable buffers. Each points into guest memory for as long as this chain lives and is
-    /// not refilled; the guest may change their contents at any time.
+    /// The device-readable buffers. Each points into guest memory and stays valid until this chain is dropped or
+    /// refilled; the guest may change their contents at any time.
     #[must_use]
     pub fn readable(&self) -> &[libc::iovec] {
         self.buffers.get(..self.split).unwrap_or_default()
     }
 
-    /// The device-writable buffers, on the same terms.
+    /// The device-writable buffers, valid for as long as those of [`Self::readable`].
     #[must_use]
     pub fn writable(&self) -> &[libc::iovec] {
         self.buffers.get(self.split..).unwrap_or_default()
     }
 
-    /// Copies readable bytes from `offset` on into `data`; returns how many there were.
+    /// Copies readable bytes from `offset` on into `data`; returns the number of bytes copied, which is less than
+    /// `data.len()` when the chain has fewer.
     #[must_use]
     pub fn read_at(&self, offset: usize, data: &mut [u8]) -> usize {
         let mut done = 0;
         for_each_part(self.readable(), offset, data.len(), |pointer, length| {
             // SAFETY: `pointer..pointer + length` is mapped guest memory, `done + length <= data.len()`, and a
-            // slice of ours never overlaps guest memory.
+            // slice of the monitor's own memory never overlaps guest memory.
             unsafe {
                 std::ptr::copy_nonoverlapping(pointer.cast_const(), data.as_mut_ptr().add(done), length)
             };
@@ -116,12 +117,12 @@ impl Chain {
         done
     }
 
-    /// Copies `data` into the writable bytes from `offset` on; returns how many fitted.
+    /// Copies `data` into the writable bytes from `offset` on; returns the number of bytes that fitted.
     #[must_use]
     pub fn write_at(&self, offset: usize, data: &[u8]) -> usize {
         let mut done = 0;
         for_each_part(self.writable(), offset, data.len(), |pointer, length| {
-            // SAFETY: as in `read_at`, the other way round.
+            // SAFETY: as in `read_at`, in the other direction.
             unsafe { std::ptr::copy_nonoverlapping(data.as_ptr().add(done), pointer, length) };
             done += length;
         });
@@ -185,7 +186,7 @@ pub(crate) fn for_each_part(
     }
 }
 
-/// Where a queue lies, as the driver set it up; also what a snapshot keeps of it.
+/// Addresses, sizes and indexes of a queue, as the driver set it up; also the state that a snapshot keeps.
 pub use virtio_queue::QueueState;
 
 /// A queue that a driver has set up.
@@ -194,7 +195,7 @@ pub struct VirtQueue {
     queue: Queue,
     memory: GuestMemory,
     interrupt: Arc<Interrupt>,
-    /// The used index at the last [`Self::notify`].
+    /// The used index at the last call of [`Self::notify`].
     notified: Wrapping<u16>,
 }
 
@@ -216,13 +217,13 @@ impl VirtQueue {
         Ok(Self { queue, memory, interrupt, notified })
     }
 
-    /// Number of descriptors.
+    /// Number of descriptors in the queue.
     #[must_use]
     pub fn size(&self) -> u16 {
         self.queue.size()
     }
 
-    /// What a snapshot keeps.
+    /// State of the queue, for a snapshot.
     #[must_use]
     pub fn state(&self) -> QueueState {
         self.queue.state()
@@ -246,12 +247,12 @@ impl VirtQueue {
         Ok(true)
     }
 
-    /// Puts the last `count` popped chains back: they will be popped again.
+    /// Puts the last `count` popped chains back, so that [`Self::pop`] returns them again.
     pub fn undo_pop(&mut self, count: u16) {
         self.queue.set_next_avail(self.queue.next_avail().wrapping_sub(count));
     }
 
-    /// Whether the driver has made anything available that was not popped.
+    /// Whether the driver has made a chain available that has not been popped.
     ///
     /// # Errors
     /// [`QueueError::Ring`] when the ring is broken.
@@ -267,7 +268,7 @@ impl VirtQueue {
         Ok(self.queue.avail_idx(&self.memory, Ordering::Acquire)?.0)
     }
 
-    /// Gives the chain that starts at `head` back to the driver, with `written` bytes written.
+    /// Returns the chain that starts at `head` to the driver, with `written` bytes written.
     ///
     /// # Errors
     /// [`QueueError::Ring`] when `head` is not one of the queue's.
@@ -275,8 +276,8 @@ impl VirtQueue {
         Ok(self.queue.add_used(&self.memory, head, written)?)
     }
 
-    /// Gives several chains – head and bytes written – back at once: the driver sees all of them or none.
-    /// That is what a packet in several receive buffers needs (5.1.6.4).
+    /// Returns several chains, each given as its head and the bytes written, to the driver at once: the driver sees all
+    /// of them or none. A packet in several receive buffers requires that (5.1.6.4).
     ///
     /// # Errors
     /// [`QueueError::Ring`] when a head is not one of the queue's.
@@ -295,22 +296,22 @@ impl VirtQueue {
             stored.map_err(|error| QueueError::Ring(virtio_queue::Error::GuestMemory(error)))?;
             next += 1;
         }
-        // Pushing the last one publishes the index of all.
+        // Pushing the last chain publishes the used index of all of them.
         self.queue.set_next_used(next.0);
         self.push_used(last, written)
     }
 
-    /// Raises the interrupt if the driver wants to hear about what was pushed since the last call.
+    /// Raises the interrupt if the driver wants one for the chains pushed since the last call.
     ///
     /// # Errors
     /// [`QueueError::Ring`] when the ring is broken.
     pub fn notify(&mut self) -> Result<(), QueueError> {
         let used = Wrapping(self.queue.next_used());
         let before = std::mem::replace(&mut self.notified, used);
-        // The used index must be visible before the driver's wish is read (2.7.7.2, 2.7.10.1).
+        // The used index must be visible before the driver's suppression fields are read (2.7.7.2, 2.7.10.1).
         fence(Ordering::SeqCst);
         let wanted = if self.queue.event_idx_enabled() {
-            // The driver's `used_event` lies behind the available ring.
+            // The driver's `used_event` field follows the available ring.
             let at = self.queue.avail_ring() + 4 + 2 * u64::from(self.queue.size());
             let event = Wrapping(u16::from_le(self.load(at)?));
             used - event - Wrapping(1) < used - before
@@ -328,7 +329,8 @@ impl VirtQueue {
         value.map_err(|error| QueueError::Ring(virtio_queue::Error::GuestMemory(error)))
     }
 
-    /// Asks the driver to notify again; `true` when it made something available meanwhile (then pop on).
+    /// Re-enables notifications from the driver. Returns `true` when the driver has made a chain available meanwhile;
+    /// the caller must then continue to pop.
     ///
     /// # Errors
     /// [`QueueError::Ring`] when the ring is broken.
@@ -336,7 +338,7 @@ impl VirtQueue {
         Ok(self.queue.enable_notification(&self.memory)?)
     }
 
-    /// Asks the driver not to notify while the device is busy with the queue anyway.
+    /// Disables notifications from the driver, for the time in which the device processes the queue anyway.
     ///
     /// # Errors
     /// [`QueueError::Ring`] when the ring is broken.
@@ -344,7 +346,7 @@ impl VirtQueue {
         Ok(self.queue.disable_notification(&self.memory)?)
     }
 
-    /// Address of the descriptor table; tests look at it.
+    /// Address of the descriptor table; used by tests.
     #[must_use]
     pub fn descriptor_table(&self) -> GuestAddress {
         GuestAddress(self.queue.desc_table())

@@ -1,5 +1,5 @@
-//! The driver's side of a device, for unit tests, benches and fuzzers: rings and buffers in guest memory,
-//! written the way a guest would write them.
+//! The driver's side of a device, for unit tests, benchmarks and fuzzers: rings and buffers in guest memory,
+//! written in the way in which a guest writes them.
 
 mod fuzz;
 
@@ -22,7 +22,7 @@ const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 
-/// Guest memory of `bytes` for a test (a multiple of 4096).
+/// Makes guest memory of `bytes` bytes (a multiple of 4096) for a test.
 ///
 /// # Panics
 /// When the host has no memory left.
@@ -35,13 +35,13 @@ pub fn test_memory(bytes: u64) -> GuestMemory {
 /// One buffer of a chain.
 #[derive(Debug, Clone, Copy)]
 pub enum Buffer {
-    /// Device-readable, at this guest address, this long.
+    /// A device-readable buffer: guest address and length in bytes.
     Read(u64, u32),
-    /// Device-writable.
+    /// A device-writable buffer: guest address and length in bytes.
     Write(u64, u32),
 }
 
-/// A ring that a test drives: descriptor table, available ring and used ring, one after another.
+/// A virtqueue that a test drives: descriptor table, available ring and used ring, one after another.
 #[derive(Debug)]
 pub struct DriverQueue {
     memory: GuestMemory,
@@ -53,13 +53,13 @@ pub struct DriverQueue {
 }
 
 impl DriverQueue {
-    /// Lays an empty queue of `size` entries out at guest address `base`.
+    /// Lays out an empty queue of `size` entries at guest address `base`. The memory there must be zero.
     #[must_use]
     pub fn new(memory: &GuestMemory, base: u64, size: u16) -> Self {
         Self { memory: memory.clone(), base, size, next_descriptor: 0, available: 0, seen_used: 0 }
     }
 
-    /// Bytes that a queue of `size` entries takes at its base.
+    /// Number of bytes that a queue of `size` entries occupies from its base on.
     #[must_use]
     pub fn footprint(size: u16) -> u64 {
         (16 * u64::from(size) + 6 + 2 * u64::from(size)).next_multiple_of(4) + 6 + 8 * u64::from(size)
@@ -73,7 +73,7 @@ impl DriverQueue {
         (self.avail_ring() + 6 + 2 * u64::from(self.size)).next_multiple_of(4)
     }
 
-    /// Where it lies, as a driver would tell the transport.
+    /// Addresses and size of the queue, as a driver would pass them to the transport.
     #[must_use]
     pub fn state(&self) -> QueueState {
         QueueState {
@@ -87,7 +87,7 @@ impl DriverQueue {
         }
     }
 
-    /// The device's end of the queue, with an interrupt line of its own that nobody listens to.
+    /// Makes the device's end of the queue, with an interrupt line that is connected to nothing.
     ///
     /// # Panics
     /// When the host has no descriptors left.
@@ -108,7 +108,7 @@ impl DriverQueue {
         self.memory.read_obj(GuestAddress(address)).expect("the queue lies in guest memory")
     }
 
-    /// Writes descriptor `index` raw, whatever it says.
+    /// Writes descriptor `index` without checking its contents.
     pub fn raw_descriptor(&self, index: u16, address: u64, length: u32, flags: u16, next: u16) {
         self.descriptor_at(self.base + 16 * u64::from(index % self.size), address, length, flags, next);
     }
@@ -120,21 +120,21 @@ impl DriverQueue {
         self.put(next, at + 14);
     }
 
-    /// Makes head `index` available, whatever it is.
+    /// Makes descriptor head `index` available without checking it.
     pub fn offer(&mut self, index: u16) {
         self.put(index, self.avail_ring() + 4 + 2 * u64::from(self.available % self.size));
         self.available = self.available.wrapping_add(1);
         self.set_available(self.available);
     }
 
-    /// Writes the available index, whatever it is.
+    /// Writes the available index without checking it.
     pub fn set_available(&mut self, index: u16) {
         self.available = index;
         self.put(index, self.avail_ring() + 2);
     }
 
-    /// Lays `buffers` out as one chain, makes it available and returns its head. Descriptors are used
-    /// round robin: a test that has more in flight than the queue holds overwrites its own.
+    /// Lays out `buffers` as one chain, makes it available and returns its head. Descriptors are used
+    /// round robin: a test that has more in flight than the queue holds overwrites its own descriptors.
     pub fn add(&mut self, buffers: &[Buffer]) -> u16 {
         let head = self.next_descriptor;
         for (position, buffer) in buffers.iter().enumerate() {
@@ -152,7 +152,7 @@ impl DriverQueue {
         head
     }
 
-    /// As [`Self::add`], through an indirect table at guest address `table`.
+    /// Like [`Self::add`], through an indirect table at guest address `table`.
     pub fn add_indirect(&mut self, table: u64, buffers: &[Buffer]) -> u16 {
         let mut length = 0;
         for (position, buffer) in (0u16..).zip(buffers) {
@@ -171,7 +171,7 @@ impl DriverQueue {
         head
     }
 
-    /// The next used entry – head and bytes written – or `None`.
+    /// The next used entry (head and bytes written), or `None` when there is none.
     pub fn used(&mut self) -> Option<(u16, u32)> {
         if self.get::<u16>(self.used_ring() + 2) == self.seen_used {
             return None;
@@ -183,12 +183,12 @@ impl DriverQueue {
     }
 }
 
-/// A device with its queues set up and activated, without a transport.
+/// A device without a transport whose queues are set up and which is activated.
 #[derive(Debug)]
 pub struct Rig<D> {
-    /// The device.
+    /// The device under test.
     pub device: D,
-    /// Guest memory; buffers may go from [`Self::FREE`] on.
+    /// Guest memory; buffers may lie at [`Self::FREE`] and above.
     pub memory: GuestMemory,
     /// The driver's ends of the queues.
     pub queues: Vec<DriverQueue>,
@@ -236,7 +236,7 @@ impl<D: VirtioDevice> Rig<D> {
         Self { device, memory, queues, interrupt, events }
     }
 
-    /// Waits up to `timeout_ms` for backend events and gives them to the device; how many there were.
+    /// Waits up to `timeout_ms` milliseconds for backend events and passes them to the device; returns their number.
     ///
     /// # Panics
     /// When the device fails.

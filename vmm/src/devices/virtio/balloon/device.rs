@@ -1,4 +1,4 @@
-//! The balloon itself: configuration space, queues and counters.
+//! The balloon device: configuration space, queues and counters.
 
 use std::io;
 
@@ -13,33 +13,33 @@ use super::stats::GuestStats;
 use crate::event_loop::{Interest, Poller};
 use crate::memory::{GuestMemory, MEMORY_MIB_RANGE, MIB};
 
-/// Bytes of a balloon page, whatever the page sizes of guest and host (5.5.6).
+/// Size of a balloon page in bytes; it does not depend on the page sizes of the guest and the host (5.5.6).
 pub const PAGE_SIZE: u64 = 4096;
 /// Balloon pages in one MiB.
 const PAGES_PER_MIB: u64 = MIB / PAGE_SIZE;
 
 /// Feature bit: the guest reports statistics.
 pub(super) const STATS_VQ: u64 = 1 << 1;
-/// Feature bit: the guest takes pages back rather than kill for lack of memory.
+/// Feature bit: the guest takes pages back instead of killing processes when it lacks memory.
 pub(super) const DEFLATE_ON_OOM: u64 = 1 << 2;
 /// Feature bit: the guest reports free pages.
 pub(super) const REPORTING: u64 = 1 << 5;
 
-/// Entries of each queue. Linux reports up to 32 free ranges at once and refuses shorter queues.
+/// Largest size of each queue. Linux reports up to 32 free ranges at once and refuses shorter queues.
 pub(super) const QUEUE_SIZE: u16 = 64;
-/// Inflate, deflate, and up to three more.
+/// Number of queues: inflate, deflate, and up to three more.
 const QUEUES: usize = 5;
 /// Offset of `actual` in configuration space.
 const ACTUAL_OFFSET: u64 = 4;
-/// Token of the device's own wake-up.
+/// Token of the device's own [`Wakeup`].
 const MORE: u16 = 0;
 
-/// How the balloon starts.
+/// Configuration of a balloon.
 #[derive(Debug, Clone, Copy)]
 pub struct BalloonConfig {
     /// Size of the guest's memory in MiB, which the balloon cannot exceed.
     pub memory_mib: u64,
-    /// Size that the guest is asked to inflate the balloon to, in MiB.
+    /// Size to which the guest is to inflate the balloon, in MiB.
     pub target_mib: u32,
     /// Whether the guest may take pages back when it runs out of memory.
     pub deflate_on_oom: bool,
@@ -47,7 +47,7 @@ pub struct BalloonConfig {
     pub free_page_reporting: bool,
 }
 
-/// An empty balloon with everything offered, for the largest microVM there is.
+/// An empty balloon that offers all features, for a microVM with the largest memory.
 impl Default for BalloonConfig {
     fn default() -> Self {
         Self {
@@ -59,20 +59,20 @@ impl Default for BalloonConfig {
     }
 }
 
-/// Why the balloon refused an order.
+/// Why the balloon refused a request.
 #[derive(Debug, thiserror::Error)]
 pub enum BalloonError {
-    /// The target is more than the guest has.
+    /// The target exceeds the guest's memory.
     #[error(
         "a balloon of {target_mib} MiB does not fit a microVM of {memory_mib} MiB; give a smaller target"
     )]
     Target {
-        /// The size asked for.
+        /// The requested size in MiB.
         target_mib: u32,
-        /// The guest's memory.
+        /// The guest's memory in MiB.
         memory_mib: u64,
     },
-    /// The driver has not agreed on statistics, or has not answered the last request yet.
+    /// The driver has not negotiated statistics, or has not answered the last request yet.
     #[error(
         "the guest has no statistics buffer available: its driver is not up, or still busy with the last request"
     )]
@@ -85,12 +85,12 @@ pub enum BalloonError {
     Descriptors(#[from] io::Error),
 }
 
-/// What a snapshot keeps of the balloon beside its queues.
+/// State of the balloon that a snapshot keeps in addition to its queues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BalloonState {
-    /// Size that the guest is asked to inflate the balloon to, in pages of [`PAGE_SIZE`].
+    /// Size to which the guest is to inflate the balloon, in pages of [`PAGE_SIZE`].
     pub target_pages: u32,
-    /// Size that the guest said the balloon has.
+    /// Size of the balloon that the guest reported, in pages of [`PAGE_SIZE`].
     pub actual_pages: u32,
 }
 
@@ -106,14 +106,14 @@ struct Active {
     memory: GuestMemory,
     poller: Poller,
     queues: [Option<VirtQueue>; QUEUES],
-    /// Indexes of the optional queues.
+    /// Index of the statistics queue, if the feature was negotiated; `reporting` is that of the reporting queue.
     stats: Option<usize>,
     reporting: Option<usize>,
-    /// The driver's statistics buffer, which the device keeps until it wants new ones.
+    /// Head of the driver's statistics buffer, which the device keeps until it requests new statistics.
     stats_buffer: Option<u16>,
 }
 
-/// The device.
+/// The balloon device.
 #[derive(Debug)]
 pub struct Balloon {
     config: BalloonConfig,
@@ -127,7 +127,7 @@ pub struct Balloon {
 }
 
 impl Balloon {
-    /// A deflated balloon.
+    /// Makes a deflated balloon with the target of `config`.
     ///
     /// # Errors
     /// [`BalloonError::Target`] when the target exceeds the memory, [`BalloonError::Descriptors`].
@@ -146,11 +146,11 @@ impl Balloon {
         Ok(balloon)
     }
 
-    /// Asks the guest to inflate or deflate the balloon to `mib` MiB. The caller then tells the driver with
-    /// [`super::super::mmio::MmioTransport::config_changed`].
+    /// Sets the size to which the guest is to inflate or deflate the balloon, in MiB. The caller then notifies the
+    /// driver with [`super::super::mmio::MmioTransport::config_changed`].
     ///
     /// # Errors
-    /// [`BalloonError::Target`] when that is more than the guest has.
+    /// [`BalloonError::Target`] when the size exceeds the guest's memory.
     pub fn set_target_mib(&mut self, mib: u32) -> Result<(), BalloonError> {
         let refused = BalloonError::Target { target_mib: mib, memory_mib: self.config.memory_mib };
         let pages = u32::try_from(u64::from(mib) * PAGES_PER_MIB).ok();
@@ -161,27 +161,27 @@ impl Balloon {
         Ok(())
     }
 
-    /// Target and actual size.
+    /// Target size and actual size.
     #[must_use]
     pub fn state(&self) -> BalloonState {
         self.state
     }
 
-    /// Puts a saved state back, before the device is activated.
+    /// Restores a saved state. Must be called before the device is activated.
     pub fn restore(&mut self, state: BalloonState) {
         self.state = state;
     }
 
-    /// What the guest last said about its memory.
+    /// The statistics that the guest reported last.
     #[must_use]
     pub fn guest_stats(&self) -> GuestStats {
         self.guest_stats
     }
 
-    /// Asks the guest for fresh statistics; [`Self::guest_stats`] has them once the driver has answered.
+    /// Requests new statistics from the guest; [`Self::guest_stats`] returns them once the driver has answered.
     ///
     /// # Errors
-    /// [`BalloonError::NoStats`] when the driver cannot be asked now, [`BalloonError::Device`] when its queue
+    /// [`BalloonError::NoStats`] when no request is possible now, [`BalloonError::Device`] when the driver's queue
     /// is broken.
     pub fn request_stats(&mut self) -> Result<(), BalloonError> {
         let active = self.active.as_mut().ok_or(BalloonError::NoStats)?;
@@ -230,7 +230,7 @@ fn take_stats(
     for _ in 0..=queue.size() {
         if queue.pop(chain)? {
             *stats = GuestStats::parse(chain);
-            // A driver has one buffer only; one that has more gets the older ones back.
+            // A driver has only one statistics buffer; if there are more, the older ones are returned.
             if let Some(older) = kept.replace(chain.head()) {
                 queue.push_used(older, 0)?;
                 queue.notify()?;
@@ -276,8 +276,8 @@ impl VirtioDevice for Balloon {
         let features = activation.features;
         let mut wanted = [(STATS_VQ, None), (REPORTING, None)];
         let mut optional = wanted.iter_mut().filter(|(feature, _)| features & feature != 0);
-        // The specification numbers the queues by function (statistics 2, reporting 4), Linux on MMIO by
-        // what was negotiated. Both set up the optional queues in the same order and no others.
+        // The specification numbers the queues by function (statistics 2, reporting 4), but Linux on MMIO numbers
+        // the negotiated ones consecutively. Both set up the optional queues in the same order and no others.
         for (index, slot) in queues.iter_mut().enumerate().skip(2) {
             if let Some(queue) = activation.queues.get_mut(index).and_then(Option::take)
                 && let Some((_, place)) = optional.next()
@@ -303,9 +303,9 @@ impl VirtioDevice for Balloon {
 
     fn reset(&mut self) {
         if let Some(active) = self.active.take() {
-            let _ = active.poller.remove(&self.more); // it was added; nothing depends on its leaving
+            let _ = active.poller.remove(&self.more); // it was added by `activate`; a failure to remove it does no harm
         }
-        // A new driver starts with an empty balloon: what was in it is its memory again.
+        // A new driver starts with an empty balloon: the pages that were in the balloon are its memory again.
         self.state.actual_pages = 0;
         self.guest_stats = GuestStats::default();
         self.chain = Chain::new();
@@ -320,8 +320,8 @@ impl VirtioDevice for Balloon {
         (0..QUEUES).try_for_each(|queue| self.serve(queue))
     }
 
-    /// Puts the statistics buffer back into its queue, so that the queues hold all there is to save. The kick
-    /// after the pause has it taken again.
+    /// Puts the statistics buffer back into its queue, so that the queues hold everything that must be saved. After
+    /// the pause, the transport's kick makes the device take the buffer again.
     fn quiesce(&mut self) -> Result<(), DeviceError> {
         if let Some(active) = &mut self.active
             && active.stats_buffer.take().is_some()

@@ -1,15 +1,15 @@
-//! The traditional memory balloon (virtio 1.2, 5.5): the host asks for memory back, the guest chooses which
+//! The traditional memory balloon (virtio 1.2, 5.5): the host requests memory back, and the guest chooses which
 //! pages it can spare.
 //!
 //! * `device.rs` – configuration space, queues, counters
-//! * `reclaim.rs` – giving guest pages back to the host
-//! * `stats.rs` – what the guest says about its memory
+//! * `reclaim.rs` – returns guest pages to the host
+//! * `stats.rs` – the statistics that the guest reports about its memory
 //!
-//! Inflating and free page reporting drop pages with `MADV_DONTNEED`: on anonymous memory they read as zeros
-//! afterwards, on memory restored from a snapshot as the snapshot's. Both are within the specification,
-//! since a driver must not rely on the contents of pages in the balloon. A page the guest takes back needs no
-//! action: its first use faults it in. So the device need not be told before a page is used again
-//! (`VIRTIO_BALLOON_F_MUST_TELL_HOST` is not offered), nor is page poisoning.
+//! Inflating and free page reporting drop pages with `MADV_DONTNEED`. In anonymous memory such pages read as zeros
+//! afterwards; in memory restored from a snapshot they have the snapshot's contents again. The specification allows
+//! both, since a driver must not rely on the contents of pages in the balloon. A page that the guest takes back needs
+//! no action: its first use faults it in. So the guest need not notify the device before it uses a page again
+//! (`VIRTIO_BALLOON_F_MUST_TELL_HOST` is not offered). Page poisoning is not offered either.
 
 mod device;
 mod reclaim;

@@ -1,4 +1,4 @@
-//! Giving guest pages back to the host.
+//! Returns guest pages to the host.
 
 use std::io;
 
@@ -9,13 +9,13 @@ use super::super::queue::{Chain, QueueError};
 use super::device::PAGE_SIZE;
 use crate::memory::GuestMemory;
 
-/// Most page numbers in one request; Linux sends 256.
+/// Largest number of page numbers in one request; Linux sends 256.
 pub(super) const MAX_PAGES_PER_REQUEST: usize = 1024;
 
-/// Bytes of a page number in a request (`le32`).
+/// Size in bytes of a page number in a request (`le32`).
 const ENTRY: usize = 4;
 
-/// Gives guest memory back in whole host pages. Holds the room in which requests are sorted.
+/// Returns guest memory to the host in whole host pages. Holds the buffer in which page numbers are sorted.
 #[derive(Debug)]
 pub(super) struct Reclaimer {
     host_page: usize,
@@ -32,18 +32,18 @@ impl Reclaimer {
         }
     }
 
-    /// Gives back the pages whose numbers `chain` lists, in as few runs as they form. Returns how many
-    /// pages the driver named. Host pages larger than the balloon's go back only where a request names all
-    /// parts of one.
+    /// Returns the pages whose numbers `chain` lists to the host, with one system call per run of adjacent pages. The
+    /// result is the number of pages that the driver named. If host pages are larger than the balloon's, a host page
+    /// is returned only where a request names all its parts.
     ///
     /// # Errors
-    /// When the list is too long or no list of whole numbers, or when a page lies outside guest memory.
+    /// When the list is too long or does not consist of whole page numbers, or a page lies outside guest memory.
     pub(super) fn pages(&mut self, memory: &GuestMemory, chain: &Chain) -> Result<u64, DeviceError> {
         let count = page_count(chain)?;
         self.pages.clear();
         let mut entry = [0; ENTRY];
         for index in 0..count {
-            // Every entry is there: `count` comes from the chain's length.
+            // Every entry can be read in full: `count` is computed from the chain's length.
             let _ = chain.read_at(index * ENTRY, &mut entry);
             self.pages.push(u32::from_le_bytes(entry));
         }
@@ -57,7 +57,7 @@ impl Reclaimer {
                 .count();
             rest = rest.get(run..).unwrap_or_default();
             let (address, bytes) = (u64::from(first) * PAGE_SIZE, run as u64 * PAGE_SIZE);
-            // At most `MAX_PAGES_PER_REQUEST` pages, 4 MiB.
+            // The length is at most `MAX_PAGES_PER_REQUEST` pages, which are 4 MiB.
             let length = u32::try_from(bytes).unwrap_or(u32::MAX);
             let outside = |_| QueueError::OutsideMemory { address, length };
             let slice = memory.get_slice(GuestAddress(address), length as usize).map_err(outside)?;
@@ -67,7 +67,8 @@ impl Reclaimer {
         Ok(count as u64)
     }
 
-    /// Gives back the free memory that `chain`'s writable buffers are; returns how many bytes were.
+    /// Returns the free memory that the writable buffers of `chain` cover to the host. The result is the number of
+    /// bytes that were returned.
     ///
     /// # Errors
     /// When the host refuses.
@@ -80,10 +81,10 @@ impl Reclaimer {
         Ok(bytes)
     }
 
-    /// Gives back the whole host pages in `pointer..pointer + length`; returns how many bytes that are.
+    /// Returns the whole host pages in `pointer..pointer + length` to the host. The result is their size in bytes.
     ///
     /// # Safety
-    /// The range is mapped guest memory: it is private, so dropping it touches nobody else's.
+    /// The range is mapped guest memory: it is private, so dropping it affects no other memory.
     unsafe fn range(&self, pointer: *mut u8, length: usize) -> Result<usize, DeviceError> {
         let before = pointer.align_offset(self.host_page);
         let Some(whole) = length.checked_sub(before).map(|rest| rest / self.host_page * self.host_page)
@@ -104,10 +105,10 @@ impl Reclaimer {
     }
 }
 
-/// How many page numbers a request lists.
+/// The number of page numbers that a request lists.
 ///
 /// # Errors
-/// When it lists more than one may, or a part of one.
+/// When the request lists more than [`MAX_PAGES_PER_REQUEST`], or contains only a part of a page number.
 pub(super) fn page_count(chain: &Chain) -> Result<usize, DeviceError> {
     let bytes = chain.readable_len();
     if !bytes.is_multiple_of(ENTRY) || bytes > MAX_PAGES_PER_REQUEST * ENTRY {

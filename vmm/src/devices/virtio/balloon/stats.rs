@@ -1,13 +1,13 @@
-//! Memory statistics of the guest (virtio 1.2, 5.5.6.3): pairs of tag and value in one buffer.
+//! Memory statistics of the guest (virtio 1.2, 5.5.6.3), which arrive as pairs of tag and value in one buffer.
 
 use super::super::queue::Chain;
 
-/// Bytes of one entry: `le16` tag and `le64` value, packed.
+/// Size of one entry in bytes: `le16` tag and `le64` value, packed.
 const ENTRY: usize = 10;
-/// Most entries looked at; the specification knows 10 and Linux 16.
+/// Largest number of entries that are read; the specification defines 10 tags and Linux 16.
 const MAX_ENTRIES: usize = 64;
 
-/// What the guest said last. `None` where it said nothing.
+/// The statistics that the guest reported last. `None` marks values that it did not report.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GuestStats {
     /// Bytes swapped in since boot.
@@ -18,11 +18,11 @@ pub struct GuestStats {
     pub major_faults: Option<u64>,
     /// Minor page faults since boot.
     pub minor_faults: Option<u64>,
-    /// Bytes of memory that nothing uses.
+    /// Bytes of unused memory.
     pub free_memory: Option<u64>,
-    /// Bytes of memory in all.
+    /// Bytes of memory in total.
     pub total_memory: Option<u64>,
-    /// Bytes of memory that an application could get without swapping.
+    /// Bytes of memory that an application can allocate without swapping.
     pub available_memory: Option<u64>,
     /// Bytes of file caches that can be dropped.
     pub disk_caches: Option<u64>,
@@ -35,7 +35,7 @@ pub struct GuestStats {
 }
 
 impl GuestStats {
-    /// Reads a statistics buffer. Tags that it does not know are skipped, later values of a tag win.
+    /// Reads a statistics buffer. Unknown tags are skipped; the last value of a tag counts.
     pub(super) fn parse(chain: &Chain) -> Self {
         let mut stats = Self::default();
         let mut entry = [0; ENTRY];

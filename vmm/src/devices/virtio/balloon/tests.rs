@@ -10,9 +10,9 @@ use crate::memory::DRAM_BASE;
 
 const FREE: u64 = Rig::<Balloon>::FREE;
 const MEMORY: u64 = 8 << 20;
-/// Where the tests put requests.
+/// Guest address of the tests' requests.
 const LIST: u64 = FREE;
-/// First page that the tests give away.
+/// Number of the first page that the tests return to the host.
 const FIRST: u32 = ((FREE + 0x10_0000) / PAGE_SIZE) as u32;
 
 fn config() -> BalloonConfig {
@@ -32,11 +32,11 @@ fn add_list(rig: &mut Rig<Balloon>, queue: usize, pages: &[u32]) -> u16 {
     rig.queues[queue].add(&[Buffer::Read(LIST, bytes.len() as u32)])
 }
 
-/// Whether the host holds memory for the guest page.
+/// Whether the host has memory allocated for the guest page.
 fn resident(rig: &Rig<Balloon>, page: u32) -> bool {
     let slice = rig.memory.get_slice(GuestAddress(u64::from(page) * PAGE_SIZE), 4096).unwrap();
     let mut state = 0u8;
-    // SAFETY: one page is asked about, and one byte is answered.
+    // SAFETY: the call is about one page, and the kernel writes one byte.
     let result = unsafe { libc::mincore(slice.ptr_guard_mut().as_ptr().cast(), 4096, &raw mut state) };
     assert_eq!(result, 0);
     state & 1 == 1
@@ -53,7 +53,7 @@ fn counter(rig: &Rig<Balloon>, name: &str) -> u64 {
 #[test]
 fn inflated_pages_go_back_to_the_host_and_their_neighbours_stay() {
     let mut rig = rig(0);
-    // Out of order, with a duplicate, in two runs.
+    // The page numbers are out of order, contain a duplicate and form two runs.
     let head = add_list(&mut rig, 0, &[FIRST + 3, FIRST + 2, FIRST + 10, FIRST + 3, FIRST + 4]);
     rig.device.queue_notified(0).unwrap();
     assert_eq!(rig.queues[0].used(), Some((head, 0)));
@@ -84,7 +84,7 @@ fn pages_outside_guest_memory_stop_the_device_and_harm_nothing() {
         add_list(&mut rig, 0, &[page]);
         assert!(matches!(rig.device.queue_notified(0), Err(DeviceError::Queue(_))), "{page:#x}");
     }
-    // A run that begins inside and ends outside is outside.
+    // A run that begins inside guest memory and extends beyond its end is refused.
     let mut rig = rig(0);
     add_list(&mut rig, 0, &[last, last - 1]);
     assert!(rig.device.queue_notified(0).is_err());
@@ -217,7 +217,7 @@ proptest! {
         }
     }
 
-    /// Statistics buffers of any content are read without harm, and what is known comes out.
+    /// Statistics buffers of any content are read without harm, and the values of known tags are reported.
     #[test]
     fn any_statistics_are_parsed(entries in proptest::collection::vec((0..20u16, any::<u64>()), 0..80), cut in 0..9usize) {
         let mut rig = rig(STATS_VQ);

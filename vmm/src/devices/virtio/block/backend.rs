@@ -1,4 +1,4 @@
-//! What is behind a disk: the files it was given as descriptors, and in which of them a sector lies.
+//! The backend of a disk: its files, which arrive as descriptors, and the file in which each sector lies.
 
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom};
@@ -8,19 +8,19 @@ use super::SECTOR_SIZE;
 use super::map::OverlayMap;
 use super::overlay::{Overlay, OverlayError, locate};
 
-/// A disk's files. All but the overlay may also be block device nodes.
+/// A disk's files. All of them except the overlay may also be block device nodes.
 #[derive(Debug)]
 pub enum DiskBacking {
-    /// The guest may only read.
+    /// The guest may only read the file.
     ReadOnly(File),
-    /// The guest writes the file itself.
+    /// The guest reads and writes the file directly.
     Writable(File),
-    /// The guest's writes go to `overlay`. A sector that it does not have is read from the topmost layer that
-    /// does, and from `base` if none does; these are only read and may be shared.
+    /// The guest's writes are stored in `overlay`. A sector that the overlay does not contain is read from the topmost
+    /// layer that contains it, and from `base` if none does. The layers and the base are only read and may be shared.
     Overlay {
-        /// The disk as it was, opened for reading.
+        /// The original disk, opened for reading.
         base: File,
-        /// Overlays that were frozen, opened for reading, the one next to the base first.
+        /// Frozen overlays, opened for reading; the first is the one next to the base.
         layers: Vec<File>,
         /// An empty file or an earlier overlay of the same base and layers, opened for reading and writing.
         overlay: File,
@@ -30,20 +30,20 @@ pub enum DiskBacking {
 /// Why a disk could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
-    /// The size is no number of sectors.
+    /// The size is not a whole number of sectors.
     #[error(
         "the disk has {0} bytes, which is not a positive multiple of 512; pad the image to whole sectors"
     )]
     Size(u64),
-    /// The size or the access mode could not be found out.
+    /// The size or the access mode could not be determined.
     #[error("cannot find out the disk's size and access mode: {0}; give a regular file or a block device")]
     Inspect(#[source] io::Error),
-    /// A file was opened for something else than it is needed for.
+    /// A file was opened with another access mode than the disk needs.
     #[error("the {file} was not opened for {needed}; open it so, or give the disk as another kind")]
     Access {
-        /// Which of the disk's files.
+        /// The file: `disk`, `base`, `layer` or `overlay`.
         file: &'static str,
-        /// What it is needed for.
+        /// The access that the disk needs.
         needed: &'static str,
     },
     /// The overlay is not usable.
@@ -52,37 +52,37 @@ pub enum DiskError {
     /// A layer is not usable.
     #[error("layer {layer}: {source}")]
     Layer {
-        /// Which, counted from 0, the one next to the base.
+        /// Index of the layer; 0 is the one next to the base.
         layer: usize,
-        /// What is wrong with it.
+        /// Error from the layer.
         source: Box<DiskError>,
     },
 }
 
-/// Index of a disk's only file, or its base, among the files registered with the ring. The layers follow, then
+/// Index, among the files registered with the ring, of a disk's only file or of its base. The layers follow, then
 /// the overlay.
 const BASE: u32 = 0;
 
-/// Where neighbouring sectors lie.
+/// The place of adjacent sectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Extent {
     /// Index among [`Disk::files`].
     pub(super) file: u32,
     /// Offset in that file, in bytes.
     pub(super) offset: u64,
-    /// How many sectors lie there.
+    /// Number of sectors.
     pub(super) sectors: u64,
 }
 
 /// An opened disk.
 #[derive(Debug)]
 pub(super) struct Disk {
-    /// The disk's only file; or the base, the layers and the overlay.
+    /// The disk's only file, or the base, the layers and the overlay, in that order.
     files: Vec<File>,
     sectors: u64,
     read_only: bool,
     fresh: bool,
-    /// What lies over the base: the layers and, last, the overlay. Empty for a disk without an overlay.
+    /// The overlays over the base: the layers and, last, the overlay. Empty for a disk without an overlay.
     overlays: Vec<Overlay>,
 }
 
@@ -117,7 +117,7 @@ impl Disk {
                     overlays
                         .push(opened.map_err(|source| DiskError::Layer { layer, source: Box::new(source) })?);
                 }
-                // Last, so that what is refused leaves an empty file empty.
+                // The overlay is opened last, so that it stays empty if another file is refused.
                 check_access(&overlay, "overlay", true)?;
                 let opened = Overlay::open(&overlay, size)?;
                 let fresh = opened.fresh;
@@ -128,43 +128,43 @@ impl Disk {
         })
     }
 
-    /// Its files, in the order of their indexes.
+    /// The disk's files, in the order of their indexes.
     pub(super) fn files(&self) -> &[File] {
         &self.files
     }
 
-    /// Its size in sectors.
+    /// The disk's size in sectors.
     pub(super) fn sectors(&self) -> u64 {
         self.sectors
     }
 
-    /// Whether the guest may only read.
+    /// Whether the guest may only read the disk.
     pub(super) fn is_read_only(&self) -> bool {
         self.read_only
     }
 
-    /// Whether nothing can have been written to it before this process that is not durable yet.
+    /// Whether the disk certainly holds no data from before this process that is not durable yet.
     pub(super) fn is_fresh(&self) -> bool {
         self.fresh
     }
 
-    /// Index of the file that writes go to.
+    /// Index of the file to which data is written.
     pub(super) fn written_file(&self) -> u32 {
         file_index(self.overlays.len().checked_sub(1))
     }
 
-    /// Where the first of `sectors` sectors from `sector` on are to be read from.
+    /// The place from which the first of `sectors` sectors from `sector` on must be read.
     pub(super) fn locate_for_read(&self, sector: u64, sectors: u64) -> Extent {
         let (position, sectors) = locate(&self.overlays, sector, sectors);
         self.extent(position, sector, sectors)
     }
 
-    /// Where `sectors` sectors from `sector` on are to be written.
+    /// The place to which `sectors` sectors from `sector` on must be written.
     pub(super) fn locate_for_write(&self, sector: u64, sectors: u64) -> Extent {
         self.extent(self.overlays.len().checked_sub(1), sector, sectors)
     }
 
-    /// `sectors` sectors from `sector` on in the overlay or layer at `position`, or in the base.
+    /// The place of `sectors` sectors from `sector` on in the overlay or layer at `position`, or in the base.
     fn extent(&self, position: Option<usize>, sector: u64, sectors: u64) -> Extent {
         let overlay = position.and_then(|position| self.overlays.get(position));
         let data_offset = overlay.map_or(0, |overlay| overlay.data_offset);
@@ -175,25 +175,26 @@ impl Disk {
         }
     }
 
-    /// The data of `sectors` sectors from `sector` on was written where [`Self::locate_for_write`] said.
+    /// Records that the data of `sectors` sectors from `sector` on was written to the place that
+    /// [`Self::locate_for_write`] returned.
     pub(super) fn written(&mut self, sector: u64, sectors: u64) {
         if let Some(map) = self.map_mut() {
             map.set(sector, sectors);
         }
     }
 
-    /// The overlay's map, where there is an overlay.
+    /// The overlay's map, if there is an overlay.
     pub(super) fn map(&self) -> Option<&OverlayMap> {
         self.overlays.last().map(|overlay| &overlay.map)
     }
 
-    /// The overlay's map, to be saved.
+    /// The overlay's map, for changes and for saving it.
     pub(super) fn map_mut(&mut self) -> Option<&mut OverlayMap> {
         self.overlays.last_mut().map(|overlay| &mut overlay.map)
     }
 }
 
-/// The index of a disk's file: of the overlay or layer at a position, or of the base.
+/// The index of the file of the overlay or layer at `position`, or of the base.
 fn file_index(position: Option<usize>) -> u32 {
     position.map_or(BASE, |position| u32::try_from(position + 1).unwrap_or(u32::MAX))
 }
@@ -203,12 +204,12 @@ fn open_layer(file: &File, disk_size: u64) -> Result<Overlay, DiskError> {
     Ok(Overlay::open_layer(file, disk_size)?)
 }
 
-/// The disk offset of a sector, in bytes.
+/// The offset of a sector on the disk, in bytes.
 fn byte_offset(sector: u64) -> u64 {
     sector.saturating_mul(SECTOR_SIZE)
 }
 
-/// The size in bytes, also of block devices.
+/// The size in bytes of a file or a block device.
 fn size_of(mut file: &File) -> Result<u64, DiskError> {
     let size = file.seek(SeekFrom::End(0)).map_err(DiskError::Inspect)?;
     if size == 0 || !size.is_multiple_of(SECTOR_SIZE) { Err(DiskError::Size(size)) } else { Ok(size) }
@@ -278,7 +279,7 @@ mod tests {
         assert_eq!(read(15, 100), Extent { file: BASE, offset: 15 * 512, sectors: 100 });
     }
 
-    /// A layer with these ranges of sectors in it.
+    /// Makes a layer that contains these ranges of sectors (first sector, number of sectors).
     fn layer(ranges: &[(u64, u64)]) -> File {
         use std::os::unix::fs::FileExt as _;
         let file = tempfile::tempfile().unwrap();

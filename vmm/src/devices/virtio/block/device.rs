@@ -1,4 +1,4 @@
-//! The device: its configuration space, its queue, and when it takes requests.
+//! The block device: its configuration space, its queue, and when it takes requests.
 
 use std::fmt;
 use std::io;
@@ -24,15 +24,16 @@ use crate::rate_limiter::{
     LimiterTimer, RateLimiter, RateLimiterConfig, RateLimiterError, Wait, monotonic_now,
 };
 
-/// Most data buffers in a request: a full queue less header and status.
+/// Largest number of data buffers in a request: a full queue minus header and status.
 const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
-/// Physical blocks of 4 KiB, as a power of two of sectors: what file systems and disks below like best.
+/// Physical block size of 4 KiB, as the base-2 logarithm of its sectors: the best size for file systems and the
+/// underlying disks.
 const PHYSICAL_BLOCK_EXP: u8 = 3;
 const SECTORS_PER_BLOCK: u8 = 1 << PHYSICAL_BLOCK_EXP;
 
-/// Rounds of popping, submitting and completing before other devices get their turn.
+/// Number of rounds of popping, submitting and completing before other devices are served.
 const ROUNDS: u32 = 8;
-/// How long to wait before the kernel, out of resources, is asked again.
+/// Delay before a submission is retried that the kernel refused for lack of resources.
 const RETRY: std::time::Duration = std::time::Duration::from_millis(1);
 
 const COMPLETION: u16 = 0;
@@ -42,14 +43,14 @@ const fn feature(bit: u32) -> u64 {
     1 << bit
 }
 
-/// What makes a block device.
+/// Configuration of a block device.
 #[derive(Debug)]
 pub struct BlockConfig {
-    /// Its files.
+    /// The disk's files.
     pub backing: DiskBacking,
-    /// What the guest sees as the disk's serial number: at most 20 bytes of printable ASCII, may be empty.
+    /// The disk's serial number that the guest sees: at most 20 bytes of printable ASCII, may be empty.
     pub serial: String,
-    /// Limits on what the guest may do, `None` for no limits.
+    /// Limits on the guest's requests, `None` for no limits.
     pub rate_limiter: Option<RateLimiterConfig>,
 }
 
@@ -59,20 +60,20 @@ pub enum BlockError {
     /// The disk is not usable.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// The serial number does not fit.
+    /// The serial number is too long or not printable.
     #[error("serial number {0:?} is not usable: it must be at most {SERIAL_LEN} bytes of printable ASCII")]
     Serial(String),
-    /// The limits make no sense.
+    /// A rate limit is out of range.
     #[error(transparent)]
     RateLimiter(#[from] RateLimiterError),
-    /// The host gives no ring or timer.
+    /// The host cannot provide a ring or a timer.
     #[error(
         "cannot set up io_uring for the disk: {0}; is kernel.io_uring_disabled 0, and are descriptors left?"
     )]
     Engine(#[source] io::Error),
 }
 
-/// What the device has done, for metrics.
+/// Counters of the device's requests, for metrics.
 #[derive(Debug, Default)]
 struct Counters {
     reads: u64,
@@ -86,12 +87,12 @@ struct Counters {
     throttled: u64,
 }
 
-/// What exists while a driver has the device running.
+/// State that exists while a driver has activated the device.
 #[derive(Debug)]
 struct Active {
     queue: VirtQueue,
     poller: Poller,
-    /// Requests wait for the rate limiter's timer.
+    /// Whether requests wait for the rate limiter's timer.
     throttled: bool,
 }
 
@@ -118,11 +119,11 @@ impl fmt::Debug for Block {
 }
 
 impl Block {
-    /// Makes the device. Everything that it needs from the host later – ring, timer, memory for requests – is
+    /// Makes the device. Everything that it needs from the host later (ring, timer, memory for requests) is
     /// set up here, so that afterwards it needs only `io_uring_enter`, `timerfd_settime`, `read` and `write`.
     ///
     /// # Errors
-    /// [`BlockError`] when disk, serial number or limits are not usable, or the host has no resources.
+    /// [`BlockError`] when the disk, the serial number or the limits are not usable, or the host lacks resources.
     pub fn new(config: BlockConfig) -> Result<Self, BlockError> {
         let printable = config.serial.bytes().all(|byte| (b' '..=b'~').contains(&byte));
         if config.serial.len() > SERIAL_LEN || !printable {
@@ -157,10 +158,10 @@ impl Block {
         })
     }
 
-    /// Replaces the limits, from the next request on. Buckets start full.
+    /// Replaces the limits from the next request on. The new buckets start full.
     ///
     /// # Errors
-    /// [`RateLimiterError`] when the new limits make no sense; the old ones stay then.
+    /// [`RateLimiterError`] when the new limits are out of range; the old ones stay then.
     pub fn set_rate_limiter(&mut self, config: Option<RateLimiterConfig>) -> Result<(), RateLimiterError> {
         self.limiter = config.map(|config| RateLimiter::new(&config, monotonic_now())).transpose()?;
         if let Some(active) = &mut self.active {
@@ -170,7 +171,7 @@ impl Block {
         Ok(())
     }
 
-    /// Takes requests and works on them until nothing more can be done at once.
+    /// Takes and processes requests until nothing more can be done without waiting.
     fn run(&mut self) -> Result<(), DeviceError> {
         if self.active.is_none() {
             return Ok(());
@@ -183,14 +184,14 @@ impl Block {
                 break;
             }
         }
-        // What came back unseen meanwhile, and what these rounds left, is for the next turn.
+        // The next turn handles completions that were not seen meanwhile and requests that these rounds left.
         if self.io.engine_mut().unmute() || matches!(result, Ok(true)) {
             self.io.engine().wake();
         }
         result.map(|_| ())
     }
 
-    /// `true` when another round could get further.
+    /// Runs one round; returns `true` when another round could make progress.
     fn round(&mut self) -> Result<bool, DeviceError> {
         self.take_requests()?;
         self.submit()?;
@@ -206,7 +207,7 @@ impl Block {
         Ok(())
     }
 
-    /// Pops requests while there are any, slots for them, and the rate limiter lets them pass.
+    /// Pops requests as long as there are requests and free slots, and the rate limiter lets them pass.
     fn take_requests(&mut self) -> Result<(), DeviceError> {
         let Self { io, active: Some(active), .. } = self else { return Ok(()) };
         if active.throttled {
@@ -214,9 +215,9 @@ impl Block {
         }
         let limits = io.limits();
         active.queue.disable_notification()?;
-        // Each turn takes a slot, or there are no more requests, unless the driver plays with its ring.
+        // Each iteration takes a slot or finds no more requests, unless the driver manipulates its ring.
         for _ in 0..2 * SLOTS {
-            // With all slots taken a completion leads back here; the driver need not notify.
+            // When all slots are taken, a completion calls this function again; the driver need not notify.
             let Some(index) = io.claim() else { return Ok(()) };
             let Some(chain) = io.chain_mut(index) else { return Ok(()) };
             if !active.queue.pop(chain)? {
@@ -258,7 +259,7 @@ impl Block {
         Ok(())
     }
 
-    /// Gives finished requests back to the driver; `false` when there were none.
+    /// Returns finished requests to the driver; the result is `false` when there were none.
     fn deliver(&mut self) -> Result<bool, DeviceError> {
         let Self { io, active: Some(active), counters, .. } = self else { return Ok(false) };
         let mut any = false;
@@ -277,7 +278,7 @@ impl Block {
         Ok(any)
     }
 
-    /// Waits until nothing is under way.
+    /// Waits until no request is in progress.
     fn drain(&mut self) -> Result<(), DeviceError> {
         loop {
             self.io.submit().map_err(DeviceError::backend("submitting block I/O"))?;
@@ -297,7 +298,7 @@ fn arm(timer: &LimiterTimer, wait: Wait, now: std::time::Duration) -> Result<(),
     timer.arm(wait.delay(now)).map_err(DeviceError::backend("arming the block device's timer"))
 }
 
-/// Writes the status byte; returns how many bytes are known to be written from the first writable one on.
+/// Writes the status byte; returns the number of bytes, from the first writable one on, that are known to be written.
 fn finish(chain: &Chain, request: Option<&Request>, status: Status) -> u32 {
     let data = chain.writable_len().saturating_sub(1);
     let _ = chain.write_at(data, &[status as u8]); // the request was refused if there is no such byte
@@ -328,7 +329,7 @@ impl Counters {
     }
 }
 
-/// The configuration space (5.2.4), up to and including the write-zeroes fields.
+/// Builds the configuration space (5.2.4), up to and including the write-zeroes fields.
 fn config_space(sectors: u64, read_only: bool) -> Vec<u8> {
     let writable = u32::from(!read_only);
     let fields: [&[u8]; 14] = [
@@ -370,7 +371,7 @@ impl VirtioDevice for Block {
     fn activate(&mut self, mut activation: Activation) -> Result<(), DeviceError> {
         let queue = activation.require_queue(0)?;
         let has = |bit| activation.features & feature(bit) != 0;
-        // A driver that cannot flush is promised that what it wrote is durable (5.2.6.2).
+        // If the driver cannot flush, every write must be durable when it completes (5.2.6.2).
         let write_through = !has(blk::VIRTIO_BLK_F_FLUSH);
         self.io.configure(has(blk::VIRTIO_BLK_F_DISCARD), has(blk::VIRTIO_BLK_F_WRITE_ZEROES), write_through);
         let poller = activation.poller;
@@ -386,7 +387,7 @@ impl VirtioDevice for Block {
     fn reset(&mut self) {
         self.io.abandon();
         if let Some(active) = self.active.take() {
-            // They can only be watched no longer already.
+            // Removal can fail only if they are no longer watched.
             let _ = active.poller.remove(self.io.engine().event());
             let _ = active.poller.remove(&self.timer);
         }
@@ -420,7 +421,7 @@ impl VirtioDevice for Block {
             let source = io::Error::other("a sync or a write of the block map failed");
             return Err(DeviceError::Backend { what: "making the disk durable", source });
         }
-        // Requests that found no slot are taken when the device goes on.
+        // Requests that found no free slot are taken when the device continues.
         self.io.engine().wake();
         Ok(())
     }

@@ -1,14 +1,14 @@
-//! The kernel's side of block I/O: one io_uring per device, confined to what a disk needs.
+//! The kernel's side of block I/O: one io_uring per device, restricted to the operations that a disk needs.
 //!
-//! io_uring operations are not seen by seccomp, so the ring itself is restricted before it is enabled: reads,
+//! seccomp does not see io_uring operations, so the ring itself is restricted before it is enabled: reads,
 //! writes, syncs and `fallocate`, on the registered files only, and no further registration. All of that is
 //! set up when the device is made; afterwards only `io_uring_enter` is called.
 //!
-//! Completions are signalled through an eventfd, but not while the ring is being worked on: what completes
-//! during submission, such as a read from the page cache, costs no extra wake-up.
+//! Completions are signalled through an eventfd, but not while the ring is being processed: an operation that
+//! completes during submission, such as a read from the page cache, costs no extra wake-up.
 //!
-//! The kernel runs completions in the thread that submitted, and cancels what a thread that ends has
-//! submitted; such operations come back with `ECANCELED` and are tried again.
+//! The kernel runs completions in the thread that submitted the operations, and cancels those of a thread that
+//! terminates; such operations complete with `ECANCELED` and are tried again.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -20,10 +20,10 @@ use io_uring::squeue::{Entry, Flags};
 use io_uring::{IoUring, opcode};
 use vmm_sys_util::eventfd::EventFd;
 
-/// Most operations under way at a time, submitted or not.
+/// Largest number of operations in progress at a time, submitted or not.
 pub(super) const MAX_OPERATIONS: u32 = 256;
 
-/// The ring and its eventfd.
+/// An io_uring and its eventfd.
 pub(super) struct Engine {
     ring: IoUring,
     event: File,
@@ -37,11 +37,11 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// A ring that may work on `files`, named by their index, and on nothing else.
+    /// Makes a ring that may operate on `files`, named by their index, and on nothing else.
     pub(super) fn new(files: &[File]) -> io::Result<Self> {
         let ring = IoUring::builder().setup_r_disabled().setup_submit_all().build(MAX_OPERATIONS)?;
         let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
-        // SAFETY: the descriptor was just given up by its only owner.
+        // SAFETY: the descriptor's only owner has just given it up.
         let event = unsafe { File::from_raw_fd(event.into_raw_fd()) };
         let submitter = ring.submitter();
         let files: Vec<RawFd> = files.iter().map(|file| file.as_raw_fd()).collect();
@@ -59,48 +59,48 @@ impl Engine {
         Ok(Self { ring, event, in_flight: 0 })
     }
 
-    /// What becomes readable when something completes, or [`Self::wake`] is called.
+    /// The eventfd, which becomes readable when an operation completes or [`Self::wake`] is called.
     pub(super) fn event(&self) -> &File {
         &self.event
     }
 
     /// Makes the event unreadable again.
     pub(super) fn drain_event(&self) {
-        let _ = (&self.event).read(&mut [0; 8]); // empty after a spurious wake-up
+        let _ = (&self.event).read(&mut [0; 8]); // fails after a spurious wake-up
     }
 
-    /// Makes the event readable, so that the device thread comes back to this device.
+    /// Makes the event readable, so that the device thread serves this device again.
     pub(super) fn wake(&self) {
-        let _ = (&self.event).write(&1u64.to_ne_bytes()); // full only when it is readable already
+        let _ = (&self.event).write(&1u64.to_ne_bytes()); // fails only when it is readable already
     }
 
-    /// Operations that have not come back yet.
+    /// Number of operations that have not completed yet.
     pub(super) fn in_flight(&self) -> u32 {
         self.in_flight
     }
 
-    /// Whether operations are queued and the kernel has none that could wake anybody.
+    /// Whether operations are queued, but the kernel has none whose completion would wake the device thread.
     pub(super) fn is_stuck(&mut self) -> bool {
         let queued = self.ring.submission().len();
         queued > 0 && queued == self.in_flight as usize
     }
 
-    /// Queues an operation; it comes back from [`Self::pop`] with `tag`. `false` when [`MAX_OPERATIONS`] are
-    /// under way.
+    /// Queues an operation; [`Self::pop`] returns it with `tag` when it has completed. The result is `false` when
+    /// [`MAX_OPERATIONS`] are in progress.
     ///
     /// # Safety
-    /// What `entry` points to must stay valid until the operation has come back.
+    /// The memory to which `entry` points must stay valid until the operation has completed.
     pub(super) unsafe fn push(&mut self, entry: Entry, tag: u64) -> bool {
         if self.in_flight >= MAX_OPERATIONS {
             return false;
         }
-        // SAFETY: the caller keeps alive what the entry points to.
+        // SAFETY: the caller keeps the memory alive to which the entry points.
         let pushed = unsafe { self.ring.submission().push(&entry.user_data(tag)) }.is_ok();
         self.in_flight += u32::from(pushed);
         pushed
     }
 
-    /// Hands everything queued to the kernel. `false` when it cannot take all of it now.
+    /// Submits all queued operations to the kernel. Returns `false` when the kernel cannot take all of them now.
     pub(super) fn submit(&mut self) -> io::Result<bool> {
         while !self.ring.submission().is_empty() {
             match self.ring.submit() {
@@ -116,8 +116,8 @@ impl Engine {
         Ok(true)
     }
 
-    /// Submits what is queued and waits until something has come back, or a signal or a lack of resources
-    /// ends the wait early.
+    /// Submits the queued operations and waits until one has completed. A signal or a lack of resources
+    /// stops the wait early.
     pub(super) fn wait(&self) -> io::Result<()> {
         match self.ring.submit_and_wait(1) {
             Ok(_) => Ok(()),
@@ -128,22 +128,23 @@ impl Engine {
         }
     }
 
-    /// The next operation that came back: its tag, and what it returned or the error number, negative.
+    /// The next completed operation: its tag, and its result or the negative error number.
     pub(super) fn pop(&mut self) -> Option<(u64, i32)> {
         let completion = self.ring.completion().next()?;
         self.in_flight = self.in_flight.saturating_sub(1);
         Some((completion.user_data(), completion.result()))
     }
 
-    /// From now on completions make no event: the caller looks for them.
+    /// Disables events for completions: the caller polls for them.
     pub(super) fn mute(&mut self) {
         self.ring.completion().disable_eventfd();
     }
 
-    /// From now on completions make an event. `true` when there are some that made none.
+    /// Enables events for completions. Returns `true` when there are completions that caused no event.
     pub(super) fn unmute(&mut self) -> bool {
         self.ring.completion().enable_eventfd();
-        // The kernel publishes a completion, then reads the flag, with a full barrier between; so do we.
+        // The kernel publishes a completion, then reads the flag, with a full barrier in between. This side does the
+        // same in its order: it writes the flag, then reads the completions.
         fence(Ordering::SeqCst);
         !self.ring.completion().is_empty()
     }
@@ -156,7 +157,7 @@ mod tests {
     use super::*;
 
     fn result(engine: &mut Engine, entry: Entry) -> i32 {
-        // SAFETY: the entries of these tests point to nothing, or to a buffer that outlives the wait below.
+        // SAFETY: the entries of these tests contain no pointer, or one to a buffer that outlives the wait below.
         assert!(unsafe { engine.push(entry, 7) });
         assert!(engine.submit().unwrap());
         engine.wait().unwrap();
@@ -195,7 +196,7 @@ mod tests {
     fn a_muted_completion_is_found_when_the_ring_is_unmuted() {
         let mut engine = Engine::new(&[tempfile::tempfile().unwrap()]).unwrap();
         engine.mute();
-        // SAFETY: a sync points to nothing.
+        // SAFETY: a sync contains no pointer.
         assert!(unsafe { engine.push(opcode::Fsync::new(Fixed(0)).build(), 1) });
         engine.wait().unwrap();
         assert!((&engine.event).read(&mut [0; 8]).is_err(), "no event while muted");

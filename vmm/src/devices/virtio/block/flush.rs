@@ -7,69 +7,69 @@
 //!    └────────────────────────────┘
 //! ```
 //!
-//! Before each sync the next dirty pages of the map are staged, that is, copied. A bit is only ever set once
+//! Before each sync the next dirty pages of the map are staged, that is, copied. A bit is set only after
 //! its data is written, so the sync that follows makes the data of every staged bit durable, and only then
-//! are the staged pages written. The last sync makes the last pages durable. A crash of the host at any point
-//! leaves bits that point to durable data, and bits missing only for what was never flushed.
+//! are the staged pages written. The last sync makes the last pages durable. If the host crashes at any point,
+//! every bit points to durable data, and only data that was never flushed lacks its bits.
 //!
 //! Requests that arrive while a flush is running wait for the next one, which serves all of them: the
-//! running one may have passed the data that they are about. A cycle goes through the pages once, in order,
-//! so that a guest which keeps writing cannot keep it from ending. Once a sync has failed the host may have
-//! dropped the data it could not write, so no later flush can be promised either: all fail from then on.
+//! running one may have passed their data already. A cycle visits the pages once, in order,
+//! so that a guest that keeps writing cannot keep it from finishing. Once a sync has failed, the host may have
+//! dropped the data that it could not write, so no later flush can be guaranteed either: all of them fail then.
 //!
-//! This is the decision logic alone: it says what to do next and is told how that went.
+//! This module is the decision logic alone: it determines the next step, and the caller reports the step's result.
 
 use super::map::{MAP_PAGE_BYTES, MAP_PAGE_SIZE, OverlayMap};
 use super::overlay::MAP_OFFSET;
 
-/// Most map pages staged at a time; 64 map 1 GiB of disk.
+/// Largest number of map pages staged at a time; 64 pages map 1 GiB of disk.
 const STAGED_PAGES: usize = 64;
 
-/// What has to be done next.
+/// The next step of a flush.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Nothing: no flush is running.
+    /// Do nothing: no flush is running.
     Idle,
-    /// `fdatasync` of the file that data is written to.
+    /// Call `fdatasync` on the file to which data is written.
     Sync,
-    /// Writing a part of [`Flusher::staging`] to the overlay.
+    /// Write a part of [`Flusher::staging`] to the overlay.
     Write {
-        /// Where in the overlay file, in bytes.
+        /// Offset in the overlay file, in bytes.
         file_offset: u64,
-        /// Where in the staging memory.
+        /// Offset in the staging memory, in bytes.
         start: usize,
-        /// How many bytes.
+        /// Number of bytes.
         length: usize,
     },
 }
 
-/// The state of flushing one disk.
+/// State machine that flushes one disk.
 #[derive(Debug)]
 pub(super) struct Flusher {
     step: Step,
     /// Copies of map pages. Empty for a disk without a map.
     staging: Vec<u8>,
-    /// Which pages are staged, ascending.
+    /// Numbers of the staged pages, ascending.
     staged: Vec<usize>,
-    /// Bytes of the staged pages that are written.
+    /// Number of bytes of the staged pages that have been written.
     written: usize,
-    /// The first page that this cycle has not looked at; `None` when it has looked at all.
+    /// The first page that this cycle has not visited; `None` when it has visited all.
     cursor: Option<usize>,
-    /// Requests that the running cycle completes.
+    /// Slots of the requests that the running cycle completes.
     current: Vec<u16>,
-    /// Requests for the next.
+    /// Slots of the requests that wait for the next cycle.
     waiting: Vec<u16>,
-    /// Data was written after the last cycle began.
+    /// Whether data was written after the last cycle began.
     unsynced: bool,
-    /// The last cycle did not make everything durable.
+    /// Whether the last cycle failed to make everything durable.
     cycle_failed: bool,
-    /// A sync failed.
+    /// Whether a sync has failed at any time.
     sync_failed: bool,
 }
 
 impl Flusher {
-    /// For a disk with or without a map, and at most `requests` requests at a time. `unsynced` says that the
-    /// disk may hold data from before that is not durable.
+    /// Makes a flusher for a disk with or without a map, and for at most `requests` requests at a time. `unsynced`
+    /// means that the disk may hold data from before that is not durable.
     pub(super) fn new(has_map: bool, requests: usize, unsynced: bool) -> Self {
         Self {
             step: Step::Idle,
@@ -85,43 +85,43 @@ impl Flusher {
         }
     }
 
-    /// What has to be done, or is being done.
+    /// The step that has to be done or is in progress.
     pub(super) fn step(&self) -> Step {
         self.step
     }
 
-    /// The memory that [`Step::Write`] refers to. It stays where it is, unchanged until the step is over.
+    /// The memory to which [`Step::Write`] refers. It does not move, and does not change before the step is finished.
     pub(super) fn staging(&self) -> &[u8] {
         &self.staging
     }
 
-    /// Data was written to the disk.
+    /// Records that data was written to the disk.
     pub(super) fn data_written(&mut self) {
         self.unsynced = true;
     }
 
-    /// Request `slot` waits for everything written so far to be durable.
+    /// Makes the request in `slot` wait until everything written so far is durable.
     pub(super) fn wait(&mut self, slot: u16) {
         self.waiting.push(slot);
     }
 
-    /// Whether requests wait for a cycle that has not begun.
+    /// Whether requests wait for a cycle that has not started.
     pub(super) fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// Whether everything written so far is durable, or on its way there in the running cycle.
+    /// Whether everything written so far is durable, or will be once the running cycle has succeeded.
     pub(super) fn is_clean(&self, map: Option<&OverlayMap>) -> bool {
         !self.unsynced && map.is_none_or(|map| map.next_dirty(0).is_none())
     }
 
-    /// Whether the last cycle ended without making everything durable that it was about.
+    /// Whether the last cycle failed to make everything durable, or a sync has failed at any time.
     pub(super) fn has_failed(&self) -> bool {
         self.cycle_failed || self.sync_failed
     }
 
-    /// Begins a cycle for the requests that wait, unless one is running. Where nothing has to be done,
-    /// [`Self::take_finished`] gives them back at once.
+    /// Starts a cycle for the waiting requests, unless one is running. Where nothing has to be done,
+    /// [`Self::take_finished`] returns the requests at once.
     pub(super) fn begin(&mut self, map: Option<&mut OverlayMap>) {
         if self.step != Step::Idle || !self.current.is_empty() {
             return;
@@ -135,7 +135,7 @@ impl Flusher {
         }
     }
 
-    /// A request that the last cycle has completed, and whether that went well.
+    /// Takes a request that the last cycle has completed, and whether the cycle succeeded.
     pub(super) fn take_finished(&mut self) -> Option<(u16, bool)> {
         if self.step != Step::Idle {
             return None;
@@ -143,7 +143,7 @@ impl Flusher {
         Some((self.current.pop()?, !self.cycle_failed))
     }
 
-    /// The step under way succeeded; `count` is the number of bytes that a [`Step::Write`] wrote.
+    /// Reports that the current step succeeded; `count` is the number of bytes that a [`Step::Write`] wrote.
     pub(super) fn succeeded(&mut self, count: usize, map: Option<&mut OverlayMap>) {
         match self.step {
             Step::Idle => {}
@@ -160,15 +160,15 @@ impl Flusher {
         }
     }
 
-    /// The step under way failed for good. Map pages may be written again later; what a failed sync was about
-    /// is lost.
+    /// Reports that the current step failed for good. Map pages may be written again later; the data of a failed sync
+    /// counts as lost.
     pub(super) fn failed(&mut self, map: Option<&mut OverlayMap>) {
         self.sync_failed |= self.step == Step::Sync;
         self.cycle_failed = true;
         self.stop(map);
     }
 
-    /// Forgets the cycle under way and every request, but not what is still to be made durable.
+    /// Drops the running cycle and every request, but remembers what still has to be made durable.
     pub(super) fn abandon(&mut self, map: Option<&mut OverlayMap>) {
         self.stop(map);
         self.current.clear();
@@ -184,7 +184,7 @@ impl Flusher {
         self.step = Step::Idle;
     }
 
-    /// Stages the next dirty pages that this cycle has not looked at and asks for a sync.
+    /// Stages the next dirty pages that this cycle has not visited and requests a sync.
     fn stage(&mut self, map: Option<&mut OverlayMap>) {
         self.staged.clear();
         self.written = 0;
@@ -198,7 +198,7 @@ impl Flusher {
         }
     }
 
-    /// Asks for the write of the next staged pages that are neighbours in the file.
+    /// Requests the write of the next staged pages that are adjacent in the file.
     fn write_next(&mut self) {
         let position = self.written / MAP_PAGE_SIZE;
         let pages = self.staged.get(position..).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Requests in, operations on files out: splits requests into parts, keeps track of them, runs flushes.
+//! Turns requests into operations on files: splits requests into parts, tracks the parts, and runs flushes.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,26 +15,27 @@ use super::request::{self, Limits, Operation, Request, Status};
 use super::slots::{MAX_PARTS, Part, PartKind, SLOTS, Slots};
 use crate::devices::virtio::queue::Chain;
 
-/// Most sectors in one operation: 16 MiB. It bounds the walk through the map.
+/// Largest number of sectors in one operation: 16 MiB. It bounds the walk through the map.
 const MAX_PART_SECTORS: u64 = 1 << 15;
-/// Operations of more bytes are left to the kernel's worker threads from the start, so that copying does not
-/// keep the device thread: no driver sends such requests for speed.
+/// Operations on more bytes than this run in the kernel's worker threads from the start, so that copying does not
+/// occupy the device thread. Drivers do not send such large requests for speed.
 const INLINE_BYTES: u64 = 1 << 20;
-/// With this many operations under way, a request gets only one at a time: every slot always has room for one.
+/// From this number of operations in progress on, a request has only one at a time, so that there is always room for
+/// one operation of every slot.
 #[expect(clippy::cast_possible_truncation, reason = "a request has a handful of parts")]
 const CROWDED: u32 = MAX_OPERATIONS - SLOTS as u32 - MAX_PARTS as u32 - 1;
-/// Attempts at an operation that makes no progress.
+/// Largest number of attempts at an operation that makes no progress.
 const MAX_ATTEMPTS: u8 = 16;
-/// Bytes written at a time where the host can only zero by writing.
+/// Number of bytes written at a time where the host can only zero by writing.
 const ZEROS: usize = 1 << 20;
 
-/// Tag of the flush's operation. Others are the slot's index × 256 + the part's.
+/// Tag of the flush's operation. The tag of any other operation is the slot's index × 256 + the part's index.
 const FLUSH_TAG: u64 = u64::MAX;
 
 const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 const ZERO_RANGE: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
 
-/// A disk, its ring, and every request under way.
+/// A disk, its ring, and every request in progress.
 #[derive(Debug)]
 pub(super) struct DiskIo {
     disk: Disk,
@@ -45,9 +46,9 @@ pub(super) struct DiskIo {
     flush_attempts: u8,
     write_through: bool,
     limits: Limits,
-    /// Requests that are done, in order.
+    /// Finished requests, in the order in which they finished.
     finished: VecDeque<(u16, Status)>,
-    /// Empty where nothing is ever written.
+    /// Zeros to write; empty for a read-only disk.
     zeros: Vec<u8>,
     can_punch: bool,
     can_zero: bool,
@@ -55,7 +56,7 @@ pub(super) struct DiskIo {
 
 impl DiskIo {
     /// # Errors
-    /// When the host gives no ring.
+    /// When the host provides no ring.
     pub(super) fn new(disk: Disk) -> io::Result<Self> {
         let limits = Limits {
             sectors: disk.sectors(),
@@ -91,19 +92,19 @@ impl DiskIo {
         self.limits
     }
 
-    /// Sets what the driver negotiated.
+    /// Sets the features that the driver negotiated, and whether every write must be durable when it completes.
     pub(super) fn configure(&mut self, discard: bool, write_zeroes: bool, write_through: bool) {
         self.limits.discard = discard;
         self.limits.write_zeroes = write_zeroes;
         self.write_through = write_through;
     }
 
-    /// Takes a slot for a request; `None` when as many as possible are under way.
+    /// Takes a slot for a request; `None` when as many requests as possible are in progress.
     pub(super) fn claim(&mut self) -> Option<u16> {
         self.slots.claim()
     }
 
-    /// Gives back a slot that was claimed or finished.
+    /// Releases a slot that was claimed or whose request is finished.
     pub(super) fn release(&mut self, index: u16) {
         self.slots.release(index);
     }
@@ -116,7 +117,7 @@ impl DiskIo {
         self.slots.get_mut(index).map(|slot| &mut slot.chain)
     }
 
-    /// Bytes that `request` moves, or may have to.
+    /// Number of bytes that `request` transfers, or may have to transfer.
     pub(super) fn cost(&self, request: &Request) -> u64 {
         match request.operation {
             Operation::Read | Operation::Write => request.bytes,
@@ -125,7 +126,7 @@ impl DiskIo {
         }
     }
 
-    /// Ends the request in slot `index` without any I/O.
+    /// Finishes the request in slot `index` without any I/O.
     pub(super) fn answer(&mut self, index: u16, status: Status) {
         if let Some(slot) = self.slots.get_mut(index) {
             slot.request = None;
@@ -146,22 +147,22 @@ impl DiskIo {
         }
     }
 
-    /// A request that is done: its slot, what it was (unless it was none), and how it went.
+    /// Takes a finished request: its slot, the request (`None` if it was answered without I/O) and its status.
     pub(super) fn take_finished(&mut self) -> Option<(u16, Option<Request>, Status)> {
         let (index, status) = self.finished.pop_front()?;
         Some((index, self.slots.get(index).and_then(|slot| slot.request), status))
     }
 
-    /// Hands to the kernel what is to be done. `false` when it cannot take all of it now.
+    /// Submits the queued operations to the kernel. Returns `false` when the kernel cannot take all of them now.
     pub(super) fn submit(&mut self) -> io::Result<bool> {
         self.drive_flush();
         self.engine.submit()
     }
 
-    /// Handles everything that has come back; `false` when there was nothing.
+    /// Handles all completions; returns `false` when there were none.
     pub(super) fn reap(&mut self) -> bool {
         let mut any = false;
-        // Handling one never makes another come back, so this ends.
+        // Handling a completion never causes another one at once, so this loop terminates.
         while let Some((tag, result)) = self.engine.pop() {
             any = true;
             if tag == FLUSH_TAG {
@@ -176,12 +177,12 @@ impl DiskIo {
         any
     }
 
-    /// Whether requests or a flush are under way, or finished ones not taken.
+    /// Whether requests or a flush are in progress, or finished requests have not been released.
     pub(super) fn is_busy(&self) -> bool {
         self.slots.any_taken() || self.flush_under_way || self.engine.in_flight() > 0
     }
 
-    /// Begins to make durable what is not, though nobody asked; `false` when there is nothing to do.
+    /// Starts a flush that no request asked for; returns `false` when everything is durable already.
     pub(super) fn begin_flush(&mut self) -> bool {
         if self.flusher.is_clean(self.disk.map()) {
             return false;
@@ -191,12 +192,12 @@ impl DiskIo {
         true
     }
 
-    /// Whether the last flush failed, so that not all that was written is durable.
+    /// Whether the last flush failed, so that not everything that was written is durable.
     pub(super) fn flush_has_failed(&self) -> bool {
         self.flusher.has_failed()
     }
 
-    /// Waits for everything that the kernel has, and forgets all requests.
+    /// Waits for all operations that the kernel has, and drops all requests.
     pub(super) fn abandon(&mut self) {
         while self.engine.in_flight() > 0 {
             while let Some((tag, result)) = self.engine.pop() {
@@ -204,7 +205,7 @@ impl DiskIo {
                     self.flusher.failed(self.disk.map_mut());
                 }
             }
-            // An error here means that the ring itself is gone: then nothing comes back, ever.
+            // An error here means that the ring itself is gone: then there will be no more completions.
             if self.engine.in_flight() > 0 && self.engine.wait().is_err() {
                 break;
             }
@@ -219,8 +220,8 @@ impl DiskIo {
 // === Parts ===
 
 impl DiskIo {
-    /// Makes the next parts of the request in slot `index`, all of whose parts are done; ends the request when
-    /// there are none.
+    /// Makes the next parts of the request in slot `index`, which has no parts in progress. Finishes the request when
+    /// there are no more parts.
     fn next_round(&mut self, index: u16) {
         let room = if self.engine.in_flight() < CROWDED { MAX_PARTS } else { 1 };
         if let Some(slot) = self.slots.get_mut(index) {
@@ -262,7 +263,7 @@ impl DiskIo {
         while slot.issued < u64::from(request.segments) {
             let number = u32::try_from(slot.issued).ok()?;
             slot.issued += 1;
-            // Checked when the request was accepted, but the guest can have changed it since.
+            // The segment was checked when the request was accepted, but the guest may have changed it since.
             let Ok(segment) = request::segment(&slot.chain, request.operation, number, &self.limits) else {
                 slot.failed = true;
                 return None;
@@ -302,8 +303,8 @@ impl DiskIo {
             entry = entry.flags(Flags::FIXED_FILE | Flags::ASYNC);
         }
         let tag = u64::from(index) << 8 | position as u64;
-        // SAFETY: buffers and their list belong to the slot, which is not given back before all of its parts
-        // have come back; the zeros live as long as the ring.
+        // SAFETY: buffers and their list belong to the slot, which is not released before all of its parts
+        // have completed; the zeros live as long as the ring.
         let queued = unsafe { self.engine.push(entry, tag) };
         if let Some(slot) = self.slots.get_mut(index) {
             if let Some(place) = slot.parts.get_mut(position).filter(|_| queued) {
@@ -336,8 +337,8 @@ impl DiskIo {
         }
     }
 
-    /// Takes note of `done` bytes, or of success for an operation that counts none. `true` when the rest has to
-    /// be asked for again.
+    /// Records that `done` bytes were transferred, or that an operation without a byte count succeeded. Returns `true`
+    /// when the rest has to be issued again.
     fn progress(&mut self, index: u16, part: &mut Part, done: usize) -> bool {
         let whole = matches!(part.kind, PartKind::Discard | PartKind::Punch | PartKind::Zero);
         let done_bytes = if whole { part.left } else { part.left.min(done as u64) };
@@ -348,7 +349,7 @@ impl DiskIo {
             if part.kind != PartKind::WriteZeros {
                 self.slots.advance(index, part, done);
             }
-            // A read or write that moves nothing has met the end of the file, and would again.
+            // A read or write that transfers nothing is at the end of the file, where a retry would do no better.
             return done > 0;
         }
         if part.kind != PartKind::Read {
@@ -358,8 +359,8 @@ impl DiskIo {
         false
     }
 
-    /// What to do about an error: `true` to try `part` again, perhaps as something else. Leaves nothing to do in
-    /// a part whose error does not matter.
+    /// Decides what to do about an error: returns `true` if `part` is to be tried again, possibly as another kind of
+    /// operation. Sets the remaining bytes to 0 in a part whose error does not matter.
     fn should_retry(&mut self, part: &mut Part, error: i32) -> bool {
         part.attempts += 1;
         match (error, part.kind) {
@@ -383,7 +384,7 @@ impl DiskIo {
         }
     }
 
-    /// Ends the request in slot `index`: all of its parts are done.
+    /// Finishes the request in slot `index`, all of whose parts have completed.
     fn end(&mut self, index: u16) {
         let Some(slot) = self.slots.get(index) else { return };
         let writes = slot.request.is_some_and(|request| request.operation != Operation::Read);
@@ -400,7 +401,7 @@ impl DiskIo {
 // === Flushes ===
 
 impl DiskIo {
-    /// Begins the next flush if one is wanted and none is running, and queues its next operation.
+    /// Starts the next flush if one is requested and none is running, and queues its next operation.
     fn drive_flush(&mut self) {
         while !self.flush_under_way {
             if self.flusher.has_waiting() {
@@ -410,13 +411,13 @@ impl DiskIo {
                 self.finished.push_back((index, if durable { Status::Ok } else { Status::IoError }));
             }
             let Some(entry) = self.flush_entry() else {
-                // A flush with nothing to do is over already, and others may wait.
+                // A flush with nothing to do has finished already, and other requests may wait.
                 if self.flusher.has_waiting() {
                     continue;
                 }
                 return;
             };
-            // SAFETY: staging and its entry in the arena stay as they are until the operation has come back.
+            // SAFETY: staging and its entry in the arena stay as they are until the operation has completed.
             self.flush_under_way = unsafe { self.engine.push(entry, FLUSH_TAG) };
             if !self.flush_under_way {
                 return;
@@ -462,7 +463,7 @@ impl DiskIo {
 }
 
 impl Drop for DiskIo {
-    /// The kernel must be done with guest memory before the mapping may go.
+    /// Waits for all operations: the kernel must have finished with guest memory before the mapping is removed.
     fn drop(&mut self) {
         self.abandon();
     }

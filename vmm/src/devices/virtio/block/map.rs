@@ -1,10 +1,10 @@
 //! The overlay's block map in memory: one bit per sector, set when the sector's data is in the overlay.
 //!
-//! One bit per 512-byte sector means that a write never has to copy the rest of a larger block up first. The
-//! map is as large as the disk / 4096, in memory that is mapped only where bits are set. It is kept in the
-//! overlay file in pages of 4 KiB; the map remembers which pages differ from the file.
+//! Because there is one bit per 512-byte sector, a write never has to copy up the rest of a larger block first. The
+//! size of the map is that of the disk divided by 4096, in memory that is mapped only where bits are set. The
+//! overlay file holds the map in pages of 4 KiB; the map in memory records which pages differ from the file.
 
-/// Bytes of the map that are written back together; each page maps 16 MiB of disk.
+/// Size in bytes of a page of the map, which is written back as a unit; each page maps 16 MiB of disk.
 pub const MAP_PAGE_SIZE: usize = 4096;
 
 /// [`MAP_PAGE_SIZE`] for file offsets.
@@ -12,16 +12,16 @@ pub(super) const MAP_PAGE_BYTES: u64 = 4096;
 
 const WORDS_PER_PAGE: usize = MAP_PAGE_SIZE / 8;
 
-/// Neighbouring sectors that lie in the same file.
+/// Adjacent sectors that lie in the same file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
-    /// Whether the overlay has them; if not, what lies below does.
+    /// Whether the sectors are in the overlay; if not, they are read from the layer or base below.
     pub in_overlay: bool,
-    /// How many they are.
+    /// Number of sectors.
     pub sectors: u64,
 }
 
-/// Which sectors of a disk are in the overlay.
+/// The set of a disk's sectors that are in the overlay.
 #[derive(Debug)]
 pub struct OverlayMap {
     words: Vec<u64>,
@@ -31,28 +31,28 @@ pub struct OverlayMap {
 }
 
 impl OverlayMap {
-    /// A map for a disk of `sectors` 512-byte sectors with nothing in the overlay. Costs address space, not
-    /// memory, until bits are set.
+    /// Makes a map for a disk of `sectors` 512-byte sectors, none of which is in the overlay. The map costs address
+    /// space, not memory, until bits are set.
     #[must_use]
     pub fn new(sectors: u64) -> Self {
         let pages = usize::try_from(Self::file_bytes(sectors) / MAP_PAGE_BYTES).unwrap_or(0);
         Self { words: vec![0; pages * WORDS_PER_PAGE], dirty: vec![0; pages.div_ceil(64)], sectors }
     }
 
-    /// Bytes that the map of a disk of `sectors` sectors takes in the file: whole pages.
+    /// Number of bytes that the map of a disk of `sectors` sectors takes in the file: whole pages.
     #[must_use]
     pub fn file_bytes(sectors: u64) -> u64 {
         sectors.div_ceil(8).next_multiple_of(MAP_PAGE_BYTES)
     }
 
-    /// Sectors of the disk.
+    /// Number of sectors of the disk.
     #[must_use]
     pub fn sectors(&self) -> u64 {
         self.sectors
     }
 
-    /// The run of sectors from `sector` on that lie in the same file, at most `limit` of them. Empty past the
-    /// end of the disk.
+    /// The run of sectors from `sector` on that lie in the same file, at most `limit` of them. The run is empty past
+    /// the end of the disk.
     #[must_use]
     pub fn run(&self, sector: u64, limit: u64) -> Run {
         let limit = limit.min(self.sectors.saturating_sub(sector));
@@ -61,7 +61,7 @@ impl OverlayMap {
             return Run { in_overlay: false, sectors: 0 };
         };
         let in_overlay = first >> bit & 1 == 1;
-        // With the bits flipped where needed, the run is one of zeros.
+        // With the bits flipped where needed, the run consists of zeros.
         let flip = if in_overlay { u64::MAX } else { 0 };
         let mut sectors = u64::from(((first ^ flip) >> bit).trailing_zeros()).min(64 - u64::from(bit));
         if sectors == 64 - u64::from(bit) {
@@ -78,7 +78,7 @@ impl OverlayMap {
         Run { in_overlay, sectors: sectors.min(limit) }
     }
 
-    /// Marks `count` sectors from `sector` on as being in the overlay. Sectors past the end are left out.
+    /// Marks `count` sectors from `sector` on as being in the overlay. Sectors past the end of the disk are ignored.
     pub fn set(&mut self, sector: u64, count: u64) {
         let mut sector = sector;
         let end = sector.saturating_add(count).min(self.sectors);
@@ -96,10 +96,10 @@ impl OverlayMap {
         }
     }
 
-    /// Marks what is marked in `other`, a map of a disk of the same size.
+    /// Marks all sectors that are marked in `other`, the map of a disk of the same size.
     pub(super) fn unite(&mut self, other: &Self) {
         for (index, (word, more)) in self.words.iter_mut().zip(&other.words).enumerate() {
-            // Not written where nothing changes: that keeps the memory unmapped.
+            // Words that do not change are not written: that keeps the memory unmapped.
             if *word | more != *word {
                 *word |= more;
                 let page = index / WORDS_PER_PAGE;
@@ -110,7 +110,7 @@ impl OverlayMap {
         }
     }
 
-    /// Sectors that are in the overlay.
+    /// Number of sectors that are in the overlay.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.words.iter().map(|word| u64::from(word.count_ones())).sum()
@@ -132,15 +132,15 @@ impl OverlayMap {
         Some(index * 64 + usize::try_from(word.trailing_zeros()).unwrap_or(0))
     }
 
-    /// Says that page `page` differs from the file.
+    /// Records that page `page` differs from the file.
     pub fn mark_dirty(&mut self, page: usize) {
         if let Some(word) = self.dirty.get_mut(page / 64) {
             *word |= 1 << (page % 64);
         }
     }
 
-    /// Copies page `page` into `buffer`, as it goes into the file, and calls it clean. `false` when there is no
-    /// such page or the buffer is not [`MAP_PAGE_SIZE`] long.
+    /// Copies page `page` into `buffer` in the format of the file, and marks the page as clean. Returns `false` when
+    /// there is no such page or the buffer is not [`MAP_PAGE_SIZE`] bytes long.
     pub fn take_page(&mut self, page: usize, buffer: &mut [u8]) -> bool {
         let words = page.checked_mul(WORDS_PER_PAGE).and_then(|at| self.words.get(at..at + WORDS_PER_PAGE));
         let (Some(words), MAP_PAGE_SIZE) = (words, buffer.len()) else { return false };
@@ -153,8 +153,8 @@ impl OverlayMap {
         true
     }
 
-    /// Puts bytes of the file at `offset` bytes into the map, when the overlay is opened. Both are multiples of
-    /// 8. Bits past the end of the disk are dropped.
+    /// Loads bytes of the file into the map at `offset` bytes, when the overlay is opened. The offset and the number
+    /// of bytes are multiples of 8. Bits past the end of the disk are dropped.
     pub(super) fn load(&mut self, offset: usize, bytes: &[u8]) {
         let first = offset / 8;
         for (position, chunk) in bytes.chunks_exact(8).enumerate() {
@@ -162,7 +162,7 @@ impl OverlayMap {
                 return;
             };
             let value = u64::from_le_bytes(chunk);
-            // Not written where nothing is set: that keeps the memory unmapped.
+            // Words without set bits are not written: that keeps the memory unmapped.
             if value != 0 {
                 *word = value;
             }

@@ -1,13 +1,14 @@
-//! Makes one layer of several, for a snapshot that is to stand on fewer files.
+//! Merges several layers into one, so that a snapshot depends on fewer files.
 //!
 //! All layers of a disk have their data at the same offsets, so nothing moves. In order of preference:
-//! 1. Only one layer has anything in it: the new file shares its blocks (`FICLONE`), and that is all.
-//! 2. It shares the blocks of the layer that takes most storage; what others have above or below it is applied.
-//! 3. The file system shares no blocks: of every sector the topmost version is copied.
+//! 1. If only one layer contains sectors, the new file shares its blocks (`FICLONE`), and the merge is complete.
+//! 2. The new file shares the blocks of the layer that takes most storage; then the sectors of the other layers
+//!    above and below it are applied.
+//! 3. If the file system cannot share blocks, the topmost version of every sector is copied.
 //!
-//! Only sectors that the maps name are copied, and holes stay holes. All of that is done with the descriptors at
-//! hand, with calls that the jail's memory threads may make. The header is written last: what a monitor leaves
-//! that died over it is refused as a layer.
+//! Only sectors that the maps contain are copied, and holes stay holes. The merge uses only descriptors that are
+//! open already and system calls that the jail's memory threads may make. The header is written last, so that the
+//! file of a monitor that died during a merge is refused as a layer.
 
 use std::fs::File;
 use std::io;
@@ -22,50 +23,51 @@ use super::overlay::{
 };
 use crate::files::{copy_range, is_unsupported, seek};
 
-/// Most bytes between two looks at whether the merge is still wanted.
+/// Largest number of bytes that are copied between two checks for a cancellation.
 const CHUNK: u64 = 1 << 20;
-/// Bytes copied at a time where the kernel does not do it.
+/// Number of bytes copied at a time where the kernel cannot copy.
 const BUFFER: usize = 256 << 10;
-/// Most sectors that are looked up at a time, 4 MiB: it bounds the walk through maps with nothing in them.
+/// Largest number of sectors that are looked up at a time, 4 MiB: it bounds the walk through empty maps.
 const LOOKUP_SECTORS: u64 = 1 << 13;
-/// Bytes after which the host is told to write them back, and waited for with those before.
+/// Number of bytes after which the host is requested to write them back; the merge then waits for the write-back of
+/// the preceding bytes.
 const WRITE_BACK: u64 = 8 << 20;
 
-/// What a merge came to.
+/// Result of a merge.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Merged {
-    /// Bytes of storage that the new layer shares with a merged one, or did before others were applied to it.
+    /// Bytes of storage that the new layer shares with a merged one, or shared before other layers were applied to it.
     pub cloned: u64,
-    /// Bytes of data that were copied.
+    /// Number of bytes of data that were copied.
     pub copied: u64,
 }
 
 /// Why layers could not be merged.
 #[derive(Debug, thiserror::Error)]
 pub enum MergeError {
-    /// There are no layers.
+    /// The list of layers is empty.
     #[error("there is no layer to merge; give at least one")]
     NoLayers,
     /// A layer is not usable.
     #[error("layer {layer}: {source}")]
     Layer {
-        /// Which, counted from 0, the lowest.
+        /// Index of the layer; 0 is the lowest.
         layer: usize,
-        /// What is wrong with it.
+        /// Error from the layer.
         source: OverlayError,
     },
-    /// There is something in the file to merge into, or it is no file.
+    /// The file to merge into is not empty, or is not a regular file.
     #[error("the file to merge into is not an empty regular file; give a new one")]
     Target,
-    /// The caller said so.
+    /// The caller cancelled the merge.
     #[error("the merge was cancelled")]
     Cancelled,
-    /// The host refused.
+    /// The host refused an operation.
     #[error("{what} the merged layer failed: {source}")]
     Io {
-        /// What was being done.
+        /// The operation that failed.
         what: &'static str,
-        /// What the host answered.
+        /// Error from the host.
         source: io::Error,
     },
 }
@@ -74,24 +76,25 @@ fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> MergeError {
     move |source| MergeError::Io { what, source }
 }
 
-/// Writes into the empty regular file `into` one layer that is equal to `layers` on top of each other, the lowest
-/// first. Nothing may be written to them meanwhile, by anybody. The layer is durable when this returns; the
-/// name of its file is up to the caller. `cancelled` is asked before each MiB. After an error `into` is empty.
+/// Writes one layer into the empty regular file `into` that is equal to all `layers` on top of each other, listed
+/// from the lowest up. The layers must not be written meanwhile. The merged layer is durable when this returns;
+/// the caller chooses the name of its file. `cancelled` is called before each MiB. After an error `into` is empty.
 ///
 /// # Errors
-/// [`MergeError`] when a file is not usable, the host refuses, or `cancelled` says so.
+/// [`MergeError`] when a file is not usable, the host refuses, or `cancelled` returns `true`.
 pub fn merge(layers: &[File], into: &File, cancelled: &dyn Fn() -> bool) -> Result<Merged, MergeError> {
     merge_by(&KERNEL, layers, into, cancelled)
 }
 
-/// How the kernel is asked for what not every file system can do; they answer with an error that
-/// [`is_unsupported`] knows. Tests put others in their place.
+/// The system calls that not every file system supports. If one is not supported, it returns an error that
+/// [`is_unsupported`] recognises. Tests replace them.
 pub(super) struct Ways {
     /// Makes the second file share all blocks of the first.
     pub(super) clone: fn(&File, &File) -> io::Result<()>,
-    /// Copies so many bytes at an offset from the first file to the second.
+    /// Copies bytes at an offset (third argument) from the first file to the second; the fourth argument is their
+    /// largest number.
     pub(super) copy: fn(&File, &File, u64, u64) -> io::Result<u64>,
-    /// Makes a hole of a range.
+    /// Turns a range of bytes into a hole.
     pub(super) punch: fn(&File, Range<u64>) -> io::Result<()>,
 }
 
@@ -123,7 +126,7 @@ pub(super) fn merge_by(
     };
     let result = merger.run(disk_size);
     if result.is_err() {
-        let _ = into.set_len(0); // the error that is returned says more
+        let _ = into.set_len(0); // the error that is returned is more useful
     }
     result.map(|()| merger.merged)
 }
@@ -139,11 +142,11 @@ fn open(layers: &[File]) -> Result<(u64, Vec<Overlay>), MergeError> {
 struct Layer<'a> {
     file: &'a File,
     data_offset: u64,
-    /// How many sectors it has.
+    /// Number of sectors that the layer contains.
     sectors: u64,
-    /// From here to the end of `data` it is known where data is.
+    /// Start of the range, up to the end of `data`, in which the position of data is known.
     known_from: u64,
-    /// The first data from there on.
+    /// The first range of data at or after `known_from`.
     data: Range<u64>,
 }
 
@@ -158,8 +161,8 @@ impl<'a> Layer<'a> {
         }
     }
 
-    /// Whether data or a hole begins at `at`, and where that ends, at most at `end`. Asked in ascending order it
-    /// takes two calls for each piece of data.
+    /// Whether there is data (not a hole) at `at`, and where the data or the hole ends, at most at `end`. If called
+    /// with ascending offsets, this takes two system calls for each range of data.
     fn extent(&mut self, at: u64, end: u64) -> io::Result<(bool, u64)> {
         if at < self.known_from || at >= self.data.end {
             let start = seek(self.file, at, libc::SEEK_DATA)?.unwrap_or(u64::MAX);
@@ -171,18 +174,18 @@ impl<'a> Layer<'a> {
     }
 }
 
-/// A merge under way.
+/// A merge in progress.
 struct Merger<'a> {
     ways: &'a Ways,
     layers: Vec<Layer<'a>>,
     opened: &'a [Overlay],
     into: &'a File,
     cancelled: &'a dyn Fn() -> bool,
-    /// The layer that `into` began as.
+    /// Index of the layer of which `into` is a clone, if there is one.
     base: Option<usize>,
     can_copy: bool,
     can_punch: bool,
-    /// Empty until it is needed.
+    /// Buffer for copies and zeros; empty until it is needed.
     buffer: Vec<u8>,
     write_back: WriteBack,
     merged: Merged,
@@ -194,15 +197,15 @@ impl Merger<'_> {
         self.base = self.clone_largest()?;
         let only = self.layers.iter().filter(|layer| layer.sectors > 0).count() == 1;
         if self.base.is_none() || !only {
-            // What was cloned is no layer before the rest is applied.
+            // Without its header, the clone is not a valid layer until the rest is applied.
             self.into.write_all_at(&[0; HEADER_LEN], 0).map_err(io_error("beginning"))?;
-            // Before the data: file systems set storage aside for files that grow by being written.
+            // The file is sized before the data is written: file systems reserve storage for files that grow.
             self.into.set_len(file_length(disk_size)).map_err(io_error("sizing"))?;
             self.apply_all(disk_size / SECTOR_SIZE)?;
             write_header(self.into, disk_size).map_err(io_error("writing the header of"))?;
         }
         self.check()?;
-        // Not only the data: which blocks are shared is the file system's metadata.
+        // The sync includes metadata: the file system stores there which blocks are shared.
         self.into.sync_all().map_err(io_error("syncing"))
     }
 
@@ -210,7 +213,8 @@ impl Merger<'_> {
         if (self.cancelled)() { Err(MergeError::Cancelled) } else { Ok(()) }
     }
 
-    /// Lets `into` begin as the layer with most storage, if the file system can and any has something; which it is.
+    /// Clones the layer that takes most storage into `into`, if the file system can and any layer contains sectors.
+    /// Returns the layer's index.
     fn clone_largest(&mut self) -> Result<Option<usize>, MergeError> {
         let mut largest = None;
         for (index, layer) in self.layers.iter().enumerate().filter(|(_, layer)| layer.sectors > 0) {
@@ -230,7 +234,7 @@ impl Merger<'_> {
         }
     }
 
-    /// Brings in what `into` does not have yet, then the map of it all.
+    /// Applies the sectors that `into` does not have yet, then writes the united map.
     fn apply_all(&mut self, sectors: u64) -> Result<(), MergeError> {
         let mut map = OverlayMap::new(sectors);
         self.opened.iter().for_each(|overlay| map.unite(&overlay.map));
@@ -262,7 +266,7 @@ impl Merger<'_> {
         Ok(())
     }
 
-    /// Makes `sectors` sectors from `sector` on what they are in layer `index`.
+    /// Gives `sectors` sectors from `sector` on the contents that they have in layer `index`.
     fn apply(&mut self, index: usize, sector: u64, sectors: u64) -> Result<(), MergeError> {
         let Some(layer) = self.layers.get(index) else { return Ok(()) };
         let mut at = layer.data_offset + sector * SECTOR_SIZE;
@@ -294,11 +298,11 @@ impl Merger<'_> {
         Ok(())
     }
 
-    /// Copies some of `length` bytes at `at`, at least one; how many.
+    /// Copies at least one of the `length` bytes at `at`; returns the number of bytes copied.
     fn copy_some(&mut self, from: &File, at: u64, length: u64) -> io::Result<u64> {
         while self.can_copy {
             match (self.ways.copy)(from, self.into, at, length) {
-                Ok(0) => break, // reading says why
+                Ok(0) => break, // the read below returns the reason
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if is_unsupported(&error) => self.can_copy = false,
                 result => return result,
@@ -310,7 +314,7 @@ impl Merger<'_> {
         Ok(buffer.len() as u64)
     }
 
-    /// Makes a range read as zeros, as a hole where that is possible.
+    /// Makes a range read as zeros; uses a hole where that is possible.
     fn clear(&mut self, range: Range<u64>) -> Result<(), MergeError> {
         while self.can_punch {
             match (self.ways.punch)(self.into, range.clone()) {
@@ -332,26 +336,26 @@ impl Merger<'_> {
     }
 }
 
-/// `length` bytes of the buffer, or all.
+/// The first `length` bytes of the buffer, or the whole buffer if that is less.
 fn buffer(buffer: &mut Vec<u8>, length: u64) -> &mut [u8] {
     buffer.resize(BUFFER, 0);
     let length = usize::try_from(length).unwrap_or(usize::MAX).min(BUFFER);
     buffer.get_mut(..length).unwrap_or_default()
 }
 
-/// Has the host write back while copying goes on, so that the sync at the end, which nothing can cancel, is short.
+/// Makes the host write data back during the merge, so that the final sync, which cannot be cancelled, is short.
 #[derive(Default)]
 struct WriteBack {
-    /// What the host was last told to write back.
+    /// The range whose write-back was requested last.
     begun: Option<Range<u64>>,
-    /// From the first to the last byte written since then.
+    /// The range from the first to the last byte written since then.
     written: Option<Range<u64>>,
-    /// Bytes written since then.
+    /// Number of bytes written since then.
     bytes: u64,
 }
 
 impl WriteBack {
-    /// `range` was written; ranges ascend.
+    /// Records that `range` was written. Ranges must ascend.
     fn wrote(&mut self, file: &File, range: Range<u64>) -> io::Result<()> {
         self.bytes += range.end - range.start;
         let written = self.written.get_or_insert(range.start..range.start);
@@ -378,7 +382,7 @@ fn check_zero(result: libc::c_int) -> io::Result<()> {
 }
 
 fn clone_file(from: &File, into: &File) -> io::Result<()> {
-    // SAFETY: FICLONE takes a descriptor, no pointer; both are the files' own.
+    // SAFETY: FICLONE takes a descriptor, not a pointer; both descriptors are the files' own.
     check_zero(unsafe { libc::ioctl(into.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) })
 }
 
@@ -395,6 +399,6 @@ fn sync_file_range(file: &File, range: &Range<u64>, flags: libc::c_uint) -> io::
     let length = libc::off64_t::try_from(range.end - range.start).map_err(io::Error::other)?;
     // SAFETY: no pointers; the descriptor is the file's own.
     let result = check_zero(unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, flags) });
-    // Only a help: where it does not exist, the sync at the end does it all.
+    // This is only an optimisation: where the call is not supported, the final sync writes everything back.
     result.or_else(|error| if is_unsupported(&error) { Ok(()) } else { Err(error) })
 }

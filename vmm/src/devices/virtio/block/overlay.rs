@@ -1,17 +1,17 @@
-//! The overlay file: what a microVM has written over its read-only base.
+//! The overlay file, which holds what a microVM has written over its read-only base.
 //!
 //! ```text
 //! 0         4 KiB               data offset (a multiple of 1 MiB)
 //! ├─ header ─┼─ block map ──┄ hole ─┼─ data, laid out as the disk is; holes where nothing was written ─┤
 //! ```
 //!
-//! The header (little-endian): magic, version, disk size, data offset, CRC-32 of what precedes it. A set bit
-//! in the map means that the sector is read from the data area, where a hole reads as zeros: that is how
-//! discarded and zeroed sectors are kept. A clear bit means what lies below: the base, or another overlay. Whoever
-//! writes the map makes sure that data is durable before the bits that point to it.
+//! The header (little-endian): magic, version, disk size, data offset, CRC-32 of the preceding fields. A set bit
+//! in the map means that the sector is read from the data area, where a hole reads as zeros; discarded and zeroed
+//! sectors are stored in that way. A clear bit means that the sector is read from below: from the base or another
+//! overlay. The writer of the map ensures that data is durable before the bits that point to it.
 //!
-//! A *layer* is an overlay that was frozen: nobody writes the file any more, and any number of disks read it.
-//! [`locate`] looks through overlays that lie on top of each other.
+//! A *layer* is a frozen overlay: the file is no longer written, and any number of disks read it.
+//! [`locate`] searches overlays that lie on top of each other.
 
 use std::fs::File;
 use std::io;
@@ -23,48 +23,48 @@ use crate::files::seek;
 
 /// The first bytes of an overlay file.
 const MAGIC: [u8; 8] = *b"HRTHOVLY";
-/// The format that this code writes, and the only one it reads.
+/// The format version that this code writes, and the only one that it reads.
 const VERSION: u32 = 1;
-/// Where the block map begins.
+/// Offset of the block map in the file, in bytes.
 pub(super) const MAP_OFFSET: u64 = 4096;
-/// What the data area is aligned to.
+/// Alignment of the data area in bytes.
 const DATA_ALIGNMENT: u64 = 1 << 20;
-/// The largest disk that may have an overlay, in bytes: what a file on ext4 can hold, less the map.
+/// The largest disk that may have an overlay, in bytes: the size of the largest file on ext4, minus the map.
 pub const MAX_OVERLAY_DISK: u64 = 15 << 40;
-/// Magic, version, disk size, data offset.
+/// Length in bytes of the fields that the checksum covers: magic, version, disk size, data offset.
 const CHECKED_LEN: usize = 28;
 pub(super) const HEADER_LEN: usize = CHECKED_LEN + 4;
 
 /// Why an overlay could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OverlayError {
-    /// Not a regular file.
+    /// The file is not a regular file.
     #[error("the overlay is not a regular file; give one that an earlier run left (a new one begins empty)")]
     NotAFile,
-    /// A layer that holds nothing, not even a header.
+    /// The file of a layer is empty: it does not even have a header.
     #[error("the file is empty, but a layer is an overlay that was frozen; give that overlay's file")]
     Empty,
-    /// Larger than the format allows.
+    /// The disk is larger than the format allows.
     #[error("a disk of {0} bytes is too large for an overlay; the limit is {MAX_OVERLAY_DISK} bytes")]
     DiskTooLarge(u64),
-    /// Something else, or an overlay whose creation was interrupted.
+    /// The file is something else, or an overlay whose creation was interrupted.
     #[error(
         "the file is not an overlay: it does not begin with the overlay magic; give one that an earlier run left \
          (a new one begins empty)"
     )]
     NotAnOverlay,
-    /// Written by another release.
+    /// Another release has written the file in another format.
     #[error("the overlay has format version {0}, this release reads version {VERSION}")]
     Version(u32),
     /// The header was damaged.
     #[error("the overlay's header is damaged: checksum {found:#010x}, computed {computed:#010x}")]
     Checksum {
-        /// What the file says.
+        /// The checksum in the file.
         found: u32,
-        /// What its header amounts to.
+        /// The checksum computed from the header.
         computed: u32,
     },
-    /// It belongs to another disk.
+    /// The overlay belongs to another disk.
     #[error(
         "the overlay is for a disk of {overlay} bytes, but this one has {disk}; it belongs to another disk"
     )]
@@ -74,26 +74,26 @@ pub enum OverlayError {
         /// Size of the disk, in bytes.
         disk: u64,
     },
-    /// The header is sound but names a disk that cannot be.
+    /// The header is intact but contains an impossible disk size.
     #[error("the overlay is for a disk of {0} bytes, which is not a positive multiple of 512")]
     DiskSize(u64),
-    /// The header is sound but says what this version never writes.
+    /// The header is intact but contains a data offset that this version never writes.
     #[error("the overlay's data offset is {0}, which version {VERSION} never writes")]
     DataOffset(u64),
-    /// Its end is missing.
+    /// The end of the file is missing.
     #[error("the overlay is truncated: {found} bytes instead of {expected}; restore it from its source")]
     Truncated {
-        /// Length of the file.
+        /// Length of the file in bytes.
         found: u64,
-        /// What it should be at least.
+        /// Smallest valid length of the file in bytes.
         expected: u64,
     },
-    /// The host refused.
+    /// The host refused an operation.
     #[error("{what} of the overlay failed: {source}")]
     Io {
-        /// What was being done.
+        /// The operation that failed.
         what: &'static str,
-        /// What the host answered.
+        /// Error from the host.
         source: io::Error,
     },
 }
@@ -102,23 +102,24 @@ fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> OverlayError {
     move |source| OverlayError::Io { what, source }
 }
 
-/// An opened overlay: its map and where its data begins.
+/// An opened overlay: its map and the offset of its data.
 #[derive(Debug)]
 pub struct Overlay {
-    /// Which sectors it has.
+    /// The sectors that the overlay contains.
     pub map: OverlayMap,
-    /// Offset of the disk's first byte in the file.
+    /// Offset of the disk's first byte in the file, in bytes.
     pub data_offset: u64,
-    /// Whether it was made just now.
+    /// Whether the overlay was created by this call of [`Self::open`].
     pub fresh: bool,
 }
 
 impl Overlay {
     /// Opens `file` as the overlay of a disk of `disk_size` bytes, a multiple of 512. An empty file becomes a
-    /// new overlay; it is durable with the first flush.
+    /// new overlay, which is durable after the first flush.
     ///
     /// # Errors
-    /// [`OverlayError`] when the file is something else, damaged, another disk's, or cannot be read or written.
+    /// [`OverlayError`] when the file is not an overlay, is damaged, belongs to another disk, or cannot be read or
+    /// written.
     pub fn open(file: &File, disk_size: u64) -> Result<Self, OverlayError> {
         if disk_size > MAX_OVERLAY_DISK {
             return Err(OverlayError::DiskTooLarge(disk_size));
@@ -132,10 +133,11 @@ impl Overlay {
         Ok(Self { map, data_offset: data_offset(disk_size), fresh: true })
     }
 
-    /// Opens `file`, of which nothing is written, as a layer of a disk of `disk_size` bytes, a multiple of 512.
+    /// Opens `file` as a layer of a disk of `disk_size` bytes, a multiple of 512. The file is only read.
     ///
     /// # Errors
-    /// [`OverlayError`] when the file is empty or something else, damaged, another disk's, or cannot be read.
+    /// [`OverlayError`] when the file is empty, is not an overlay, is damaged, belongs to another disk, or cannot be
+    /// read.
     pub fn open_layer(file: &File, disk_size: u64) -> Result<Self, OverlayError> {
         let found = regular_length(file)?;
         if found == 0 {
@@ -145,7 +147,7 @@ impl Overlay {
         if overlay != disk_size {
             return Err(OverlayError::OtherDisk { overlay, disk: disk_size });
         }
-        // Also where the disk size came from another overlay's header.
+        // This check is also needed where the disk size comes from another overlay's header.
         if disk_size > MAX_OVERLAY_DISK {
             return Err(OverlayError::DiskTooLarge(disk_size));
         }
@@ -163,8 +165,9 @@ impl Overlay {
     }
 }
 
-/// Which of `overlays`, of one disk and the lowest first, has the first of `sectors` sectors from `sector` on:
-/// its position, `None` when all of them leave it to what lies below, and for how many sectors that is so.
+/// Finds the topmost of `overlays`, which belong to one disk and are listed from the lowest up, that contains the
+/// sector `sector`. Returns its position (`None` when no overlay contains the sector) and the number of sectors, of
+/// the `sectors` from there on, for which the same is true.
 pub(super) fn locate(overlays: &[Overlay], sector: u64, sectors: u64) -> (Option<usize>, u64) {
     let mut sectors = sectors;
     for (position, overlay) in overlays.iter().enumerate().rev() {
@@ -177,7 +180,7 @@ pub(super) fn locate(overlays: &[Overlay], sector: u64, sectors: u64) -> (Option
     (None, sectors)
 }
 
-/// The size in bytes of the disk that `file` is an overlay of.
+/// The size in bytes of the disk to which the overlay in `file` belongs.
 pub(super) fn disk_size_of(file: &File) -> Result<u64, OverlayError> {
     if regular_length(file)? == 0 {
         return Err(OverlayError::Empty);
@@ -186,7 +189,7 @@ pub(super) fn disk_size_of(file: &File) -> Result<u64, OverlayError> {
     if size == 0 || !size.is_multiple_of(SECTOR_SIZE) { Err(OverlayError::DiskSize(size)) } else { Ok(size) }
 }
 
-/// Gives `file` the header of an overlay of a disk of `disk_size` bytes.
+/// Writes the header of an overlay of a disk of `disk_size` bytes to `file`.
 pub(super) fn write_header(file: &File, disk_size: u64) -> io::Result<()> {
     file.write_all_at(&header(disk_size, data_offset(disk_size)), 0)
 }
@@ -217,7 +220,7 @@ fn header(disk_size: u64, data_offset: u64) -> [u8; HEADER_LEN] {
     bytes
 }
 
-/// The disk size and the data offset that a sound header names.
+/// Reads the disk size and the data offset from a header and checks its magic, version and checksum.
 fn read_header(file: &File) -> Result<(u64, u64), OverlayError> {
     let mut bytes = [0; HEADER_LEN];
     match file.read_exact_at(&mut bytes, 0) {
@@ -242,13 +245,13 @@ fn read_header(file: &File) -> Result<(u64, u64), OverlayError> {
     Ok((disk_size, u64::from_le_bytes([o0, o1, o2, o3, o4, o5, o6, o7])))
 }
 
-/// Reads the parts of the map that are no holes.
+/// Reads the parts of the map that are not holes.
 fn load_map(file: &File, map: &mut OverlayMap) -> io::Result<()> {
     let end = MAP_OFFSET + OverlayMap::file_bytes(map.sectors());
     let mut buffer = vec![0; 16 * MAP_PAGE_SIZE];
     let mut at = MAP_OFFSET;
     while let Some(data) = seek(file, at, libc::SEEK_DATA)?.filter(|data| *data < end) {
-        // Whole pages: file systems report extents in blocks, but none promises which size these have.
+        // Whole pages are read: file systems report extents in blocks, but none guarantees the size of these.
         at = data - data % MAP_OFFSET;
         let hole = seek(file, data, libc::SEEK_HOLE)?.unwrap_or(end).next_multiple_of(MAP_OFFSET).min(end);
         while at < hole {
@@ -321,7 +324,7 @@ mod tests {
         refused(&|file| file.set_len(DISK).unwrap(), "truncated: 67108864 bytes instead of 68157440");
         let message = Overlay::open_layer(&overlay(), DISK).unwrap_err().to_string();
         assert!(message.contains("the file is empty"), "{message}");
-        // Where the header is what names the disk, any size may stand in it.
+        // Where the disk size is taken from the header, the header may contain any size.
         for size in [0, 511, 513, MAX_OVERLAY_DISK + 512, u64::MAX, u64::MAX - 511] {
             let file = overlay();
             file.write_all_at(&header(size, 1 << 20), 0).unwrap();

@@ -1,28 +1,28 @@
-//! Block requests as a driver lays them out (5.2.6): which operation, on which sectors, or why not.
+//! Parses block requests as a driver lays them out (5.2.6): the operation and its sectors, or why it is refused.
 //!
-//! A chain is a header of 16 bytes and the data to write, readable, then the data to read and one status byte,
-//! writable; how that is cut into descriptors is the driver's business. Nothing read here is trusted to stay:
-//! what is needed again later is read and checked again.
+//! A chain consists of a readable part (a header of 16 bytes and the data to write) and a writable part (the data to
+//! read and one status byte). The driver may divide it into descriptors in any way. The guest may change the chain's
+//! contents at any time, so values that are needed again later are read and checked again.
 
 use virtio_bindings::virtio_blk as blk;
 
 use super::SECTOR_SIZE;
 use crate::devices::virtio::queue::Chain;
 
-/// Bytes of a request's header.
+/// Length of a request's header in bytes.
 pub(super) const HEADER_LEN: usize = 16;
-/// Bytes of a device's serial number, zero-padded.
+/// Length of a device's serial number in bytes, zero-padded.
 pub(super) const SERIAL_LEN: usize = blk::VIRTIO_BLK_ID_BYTES as usize;
-/// Most segments in one discard or write-zeroes request.
+/// Largest number of segments in one discard or write-zeroes request.
 pub(super) const MAX_SEGMENTS: u32 = 16;
-/// Most sectors in a segment of a discard request: 1 GiB.
+/// Largest number of sectors in a segment of a discard request: 1 GiB.
 pub(super) const MAX_DISCARD_SECTORS: u32 = 1 << 21;
-/// Most sectors in a segment of a write-zeroes request: 32 MiB, which may have to be written in full.
+/// Largest number of sectors in a segment of a write-zeroes request: 32 MiB, which may have to be written in full.
 pub(super) const MAX_WRITE_ZEROES_SECTORS: u32 = 1 << 16;
 
 const SEGMENT_LEN: usize = 16;
 
-/// The status byte that ends a request (5.2.6).
+/// Value of the status byte at the end of a request (5.2.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Status {
@@ -31,45 +31,45 @@ pub(super) enum Status {
     Unsupported = 2,
 }
 
-/// What a driver wants.
+/// The operation that a driver requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operation {
-    /// Disk to guest.
+    /// Copy data from the disk to the guest.
     Read,
-    /// Guest to disk.
+    /// Copy data from the guest to the disk.
     Write,
-    /// Everything written so far becomes durable.
+    /// Make everything written so far durable.
     Flush,
-    /// The serial number.
+    /// Read the serial number.
     GetId,
-    /// The guest no longer needs what is in these segments.
+    /// Discard segments whose contents the guest no longer needs.
     Discard,
-    /// These segments read as zeros from now on.
+    /// Make segments read as zeros.
     WriteZeroes,
 }
 
-/// A request that makes sense.
+/// A valid request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Request {
     pub(super) operation: Operation,
     /// First sector of a read or write.
     pub(super) sector: u64,
-    /// Bytes to read, to write or to zero.
+    /// Number of bytes to read, to write, to discard or to zero.
     pub(super) bytes: u64,
-    /// Segments of a discard or write-zeroes request.
+    /// Number of segments of a discard or write-zeroes request.
     pub(super) segments: u32,
 }
 
-/// Why a chain is no request.
+/// Why a chain is not a valid request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// It is answered with this status.
+    /// The request is answered with this status.
     With(Status),
-    /// There is not even a byte for the status.
+    /// The chain does not even have a byte for the status.
     NoStatusByte,
 }
 
-/// What the disk and the negotiated features allow.
+/// Limits that the disk and the negotiated features impose on requests.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     pub(super) sectors: u64,
@@ -83,11 +83,11 @@ pub(super) struct Limits {
 pub(super) struct Segment {
     pub(super) sector: u64,
     pub(super) sectors: u64,
-    /// The host may give the storage back.
+    /// Whether the host may deallocate the storage.
     pub(super) unmap: bool,
 }
 
-/// Reads what `chain` asks for.
+/// Parses the request in `chain`.
 pub(super) fn parse(chain: &Chain, limits: &Limits) -> Result<Request, Refused> {
     let Some(room) = chain.writable_len().checked_sub(1) else { return Err(Refused::NoStatusByte) };
     let mut header = [0; HEADER_LEN];
@@ -118,7 +118,7 @@ pub(super) fn parse(chain: &Chain, limits: &Limits) -> Result<Request, Refused> 
     }
 }
 
-/// Checks that `bytes` from `sector` on are sectors of the disk.
+/// Checks that the `bytes` bytes from `sector` on are whole sectors inside the disk.
 fn whole_sectors(sector: u64, bytes: usize, limits: &Limits) -> Result<u64, Refused> {
     let bytes = bytes as u64;
     let end = sector.checked_add(bytes / SECTOR_SIZE);
@@ -126,7 +126,7 @@ fn whole_sectors(sector: u64, bytes: usize, limits: &Limits) -> Result<u64, Refu
     if inside && bytes.is_multiple_of(SECTOR_SIZE) { Ok(bytes) } else { Err(Refused::With(Status::IoError)) }
 }
 
-/// Checks all segments of a request whose segments take `sent` bytes.
+/// Checks all segments of a request; the list of its segments takes `sent` bytes.
 fn segments(chain: &Chain, operation: Operation, sent: usize, limits: &Limits) -> Result<Request, Refused> {
     let count = u32::try_from(sent / SEGMENT_LEN).unwrap_or(u32::MAX);
     if !sent.is_multiple_of(SEGMENT_LEN) || count == 0 || count > MAX_SEGMENTS {

@@ -1,7 +1,7 @@
-//! Slots: what a request needs while it is under way, all of it made in advance.
+//! Slots hold all that a request needs while it is in progress. They are allocated in advance.
 //!
-//! A slot keeps the request's chain, and so the mapping of its buffers, until the kernel is done with them.
-//! Its buffer lists lie in one arena for all slots that is mapped only where it is used.
+//! A slot keeps the request's chain, and so the mapping of its buffers, until the kernel has finished with them.
+//! The buffer lists of all slots lie in one arena, which is mapped only where it is used.
 
 use std::mem::MaybeUninit;
 
@@ -10,45 +10,45 @@ use super::request::{HEADER_LEN, Request};
 use super::{QUEUE_SIZE, SECTOR_SIZE};
 use crate::devices::virtio::queue::{Chain, for_each_part};
 
-/// Requests under way at a time.
+/// Largest number of requests in progress at a time.
 pub(super) const SLOTS: u16 = 128;
-/// Operations of one request under way at a time.
+/// Largest number of operations of one request in progress at a time.
 pub(super) const MAX_PARTS: usize = 4;
-/// Every part may cut one buffer in two.
+/// Number of buffers in a slot's list: every part may cut one of the queue's buffers in two.
 const IOVECS: usize = QUEUE_SIZE as usize + MAX_PARTS;
 
-/// What a part does.
+/// Kind of operation that a part performs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PartKind {
     Read,
     Write,
-    /// Deallocates as a favour: an error of a host that cannot is none.
+    /// Deallocates storage if possible: it is no error if the host cannot do that.
     Discard,
-    /// Zeroes, and gives the storage back.
+    /// Zeroes and deallocates the storage.
     Punch,
-    /// Zeroes, and keeps the storage.
+    /// Zeroes and keeps the storage.
     Zero,
-    /// Zeroes by writing.
+    /// Zeroes by writing zeros.
     WriteZeros,
 }
 
-/// One operation of a request, on neighbouring sectors in one file.
+/// One operation of a request, on adjacent sectors in one file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Part {
     pub(super) kind: PartKind,
     /// Index of the file.
     pub(super) file: u32,
-    /// Offset in that file of what is left to do, in bytes.
+    /// Offset in that file of the remaining range, in bytes.
     pub(super) offset: u64,
-    /// Bytes left to do.
+    /// Number of remaining bytes.
     pub(super) left: u64,
-    /// The sectors that it is about.
+    /// First sector of the operation; `sectors` is their number.
     pub(super) sector: u64,
     pub(super) sectors: u64,
-    /// Buffers of what is left, in the slot's part of the arena.
+    /// Position of the remaining range's buffers in the slot's part of the arena; `iovecs` is their number.
     pub(super) first_iovec: usize,
     pub(super) iovecs: usize,
-    /// Attempts since the last progress.
+    /// Number of attempts since the last progress.
     pub(super) attempts: u8,
 }
 
@@ -68,16 +68,16 @@ impl Part {
     }
 }
 
-/// A request under way.
+/// A request in progress.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) chain: Chain,
     pub(super) request: Option<Request>,
-    /// Bytes of a read or write, or segments of another request, that were made into parts.
+    /// Number of bytes of a read or write, or of segments of another request, that have been turned into parts.
     pub(super) issued: u64,
-    /// The parts under way; `None` where there is room for one.
+    /// The parts in progress; `None` where there is room for one.
     pub(super) parts: [Option<Part>; MAX_PARTS],
-    /// Buffers of the parts made since all were done.
+    /// Number of arena entries used by the parts that were made since the slot last had none in progress.
     pub(super) used_iovecs: usize,
     pub(super) failed: bool,
 }
@@ -94,7 +94,7 @@ impl Slot {
         }
     }
 
-    /// Whether any part is under way.
+    /// Whether any part is in progress.
     pub(super) fn is_busy(&self) -> bool {
         self.parts.iter().any(Option::is_some)
     }
@@ -102,10 +102,10 @@ impl Slot {
 
 /// All slots of a device.
 pub(super) struct Slots {
-    /// Grows up to its capacity of [`SLOTS`], so that those never needed cost nothing.
+    /// The slots. The vector grows up to its capacity of [`SLOTS`], so that slots that are never needed cost nothing.
     slots: Vec<Slot>,
     free: Vec<u16>,
-    /// [`IOVECS`] for each slot, and one for the flush.
+    /// [`IOVECS`] entries for each slot, and one for the flush.
     arena: Box<[MaybeUninit<libc::iovec>]>,
 }
 
@@ -115,7 +115,7 @@ impl std::fmt::Debug for Slots {
     }
 }
 
-// SAFETY: the pointers in the arena go into guest memory, which the slots' chains keep mapped and which every
+// SAFETY: the pointers in the arena point into guest memory, which the slots' chains keep mapped and which every
 // thread may access, or into the zeros that live as long as the slots.
 unsafe impl Send for Slots {}
 
@@ -129,7 +129,7 @@ impl Slots {
         }
     }
 
-    /// Takes a slot that is free; `None` when all are taken.
+    /// Takes a free slot; `None` when all are taken.
     pub(super) fn claim(&mut self) -> Option<u16> {
         if let Some(index) = self.free.pop() {
             return Some(index);
@@ -139,12 +139,12 @@ impl Slots {
         Some(index)
     }
 
-    /// Gives a slot back.
+    /// Releases a slot.
     pub(super) fn release(&mut self, index: u16) {
         self.free.push(index);
     }
 
-    /// Forgets all requests. Nothing may be under way.
+    /// Drops all requests. No operation may be in progress.
     pub(super) fn clear(&mut self) {
         self.slots.clear();
         self.free.clear();
@@ -163,8 +163,8 @@ impl Slots {
         self.slots.get_mut(usize::from(index))
     }
 
-    /// Lists the guest's buffers for `part`, which starts `skip` bytes into the data of slot `index`. What does
-    /// not fit in the arena is left out: the part is then shorter.
+    /// Lists the guest's buffers for `part`, which starts `skip` bytes into the data of slot `index`. Buffers that do
+    /// not fit into the arena are left out: the part is then shorter.
     pub(super) fn gather(&mut self, index: u16, skip: u64, part: &mut Part) {
         let Some(slot) = self.slots.get_mut(usize::from(index)) else { return };
         let (buffers, header) = match part.kind {
@@ -185,7 +185,7 @@ impl Slots {
         part.iovecs = slot.used_iovecs - part.first_iovec;
     }
 
-    /// Makes `part` write from `zeros`: all of them, or what is left to write if that is less.
+    /// Makes `part` write from `zeros`: all of them, or as many as remain to be written if that is less.
     pub(super) fn gather_zeros(&mut self, index: u16, part: &mut Part, zeros: &[u8]) {
         let Some(slot) = self.slots.get_mut(usize::from(index)) else { return };
         if part.iovecs == 0 {
@@ -200,14 +200,14 @@ impl Slots {
         }
     }
 
-    /// Makes the flush write `bytes`: the list for the kernel, and its length.
+    /// Lists `bytes` as the buffer that the flush writes; returns the list's address, for the kernel, and its length.
     pub(super) fn gather_staged(&mut self, bytes: &[u8]) -> (*const libc::iovec, u32) {
         let Some(entry) = self.arena.last_mut() else { return (std::ptr::null(), 0) };
         let iovec = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
         (std::ptr::from_ref(entry.write(iovec)), 1)
     }
 
-    /// Takes the first `done` bytes off the buffers of `part`.
+    /// Removes the first `done` bytes from the buffers of `part`.
     pub(super) fn advance(&mut self, index: u16, part: &mut Part, mut done: usize) {
         while done > 0 && part.iovecs > 0 {
             let position = usize::from(index) * IOVECS + part.first_iovec;
@@ -226,7 +226,7 @@ impl Slots {
         }
     }
 
-    /// Where the kernel finds the buffers of `part`, and how many there are.
+    /// Address of the list of `part`'s buffers, for the kernel, and their number.
     pub(super) fn iovecs(&self, index: u16, part: &Part) -> (*const libc::iovec, u32) {
         let position = usize::from(index) * IOVECS + part.first_iovec;
         let list = self.arena.get(position..position + part.iovecs).unwrap_or_default();

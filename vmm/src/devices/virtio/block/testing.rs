@@ -1,4 +1,4 @@
-//! The driver's side of a disk, for this folder's tests.
+//! The driver's side of a disk, for the block device's tests.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd as _, FromRawFd as _};
@@ -21,7 +21,7 @@ pub(super) const HEADERS: u64 = Rig::<Block>::FREE;
 pub(super) const STATUSES: u64 = HEADERS + 0x1_0000;
 pub(super) const DATA: u64 = HEADERS + 0x10_0000;
 
-/// A file on tmpfs of `size` bytes, where a sync costs nothing.
+/// Makes a file of `size` bytes on tmpfs, where a sync costs nothing.
 pub(super) fn memory_file(size: u64) -> File {
     // SAFETY: the name is a C string; the result is checked before it is owned.
     let file = unsafe {
@@ -33,7 +33,7 @@ pub(super) fn memory_file(size: u64) -> File {
     file
 }
 
-/// A file on disk of `size` bytes.
+/// Makes a file of `size` bytes on disk.
 pub(super) fn disk_file(size: u64) -> File {
     let file = tempfile::tempfile().unwrap();
     file.set_len(size).unwrap();
@@ -48,18 +48,18 @@ pub(super) fn overlay(base: &File, overlay: &File) -> BlockConfig {
     layered(base, &[], overlay)
 }
 
-/// A disk with layers, all of whose files but the overlay can only be read.
+/// Configuration of a disk with layers. All its files except the overlay can only be read.
 pub(super) fn layered(base: &File, layers: &[File], overlay: &File) -> BlockConfig {
     let (base, overlay) = (frozen(base), overlay.try_clone().unwrap());
     config(DiskBacking::Overlay { base, layers: layers.iter().map(frozen).collect(), overlay })
 }
 
-/// A descriptor with which the file can only be read.
+/// Opens a descriptor of the file that can only be read.
 pub(super) fn frozen(file: &File) -> File {
     File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap()
 }
 
-/// Everything in a file that is no hole: offsets and bytes.
+/// All data of a file, without its holes: offsets and bytes.
 pub(super) fn content(file: &File) -> Vec<(u64, Vec<u8>)> {
     let (mut pieces, mut at) = (Vec::new(), 0);
     while let Some(start) = seek(file, at, libc::SEEK_DATA).unwrap() {
@@ -71,7 +71,7 @@ pub(super) fn content(file: &File) -> Vec<(u64, Vec<u8>)> {
     pieces
 }
 
-/// A driver with one disk. Requests are numbered; each number has its own header, status byte and place.
+/// A driver with one disk. Requests are numbered; each number has its own header and status byte.
 pub(super) struct Guest {
     pub(super) rig: Rig<Block>,
     next: u64,
@@ -88,7 +88,7 @@ impl Guest {
         Self { rig: Rig::new(block, MEMORY, 256, features), next: 0 }
     }
 
-    /// Writes a header and a status byte that no device writes; returns their addresses.
+    /// Writes a header, and a status byte with a value that no device writes; returns their addresses.
     pub(super) fn prepare(&mut self, kind: u32, sector: u64) -> (u64, u64) {
         let slot = self.next % 256;
         self.next += 1;
@@ -108,7 +108,7 @@ impl Guest {
         bytes
     }
 
-    /// Offers a request without telling the device; returns the address of its status byte.
+    /// Makes a request available without notifying the device; returns the address of its status byte.
     pub(super) fn offer(&mut self, kind: u32, sector: u64, data: &[Buffer]) -> u64 {
         let (header, status) = self.prepare(kind, sector);
         let mut buffers = vec![Buffer::Read(header, 16)];
@@ -122,7 +122,7 @@ impl Guest {
         self.rig.device.queue_notified(0).unwrap();
     }
 
-    /// Waits for the next request to come back; what the device says it wrote.
+    /// Waits for the next finished request; returns the number of bytes that the device reports as written.
     pub(super) fn wait(&mut self) -> u32 {
         loop {
             if let Some((_, written)) = self.rig.queues[0].used() {
@@ -132,7 +132,7 @@ impl Guest {
         }
     }
 
-    /// One request, start to end: its status and what the device says it wrote.
+    /// Runs one request to its end; returns its status and the number of bytes that the device reports as written.
     pub(super) fn request(&mut self, kind: u32, sector: u64, data: &[Buffer]) -> (u8, u32) {
         let status = self.offer(kind, sector, data);
         self.notify();
@@ -148,7 +148,7 @@ impl Guest {
         status
     }
 
-    /// What is on the disk from `sector` on.
+    /// Reads `length` bytes of the disk from `sector` on.
     pub(super) fn read(&mut self, sector: u64, length: usize) -> Vec<u8> {
         self.put(DATA, &vec![0xdd; length]);
         let buffer = Buffer::Write(DATA, u32::try_from(length).unwrap());
@@ -161,7 +161,7 @@ impl Guest {
         self.request(blk::VIRTIO_BLK_T_FLUSH, 0, &[]).0
     }
 
-    /// A discard or write-zeroes request.
+    /// Runs a discard or write-zeroes request with these segments (sector, sectors, flags); returns its status.
     pub(super) fn segments(&mut self, kind: u32, segments: &[(u64, u32, u32)]) -> u8 {
         let bytes: Vec<u8> = segments.iter().flat_map(|segment| segment_bytes(*segment)).collect();
         self.put(DATA, &bytes);

@@ -8,7 +8,7 @@ use super::*;
 use crate::event_loop::EventLoop;
 use crate::memory::DRAM_BASE;
 
-/// A device that gives every chain back, having written its readable length into it.
+/// A device that writes the readable length of every chain into the chain and returns it.
 #[derive(Default)]
 struct Echo {
     queues: Vec<VirtQueue>,
@@ -169,7 +169,7 @@ fn a_broken_chain_stops_the_device_until_it_is_reset() {
     assert!(guest.transport.failures().1.unwrap().contains("outside guest memory"));
     let mut queue = guest.start();
     let head = queue.add(&[Buffer::Write(DRAM_BASE + 0x8000, 2)]);
-    // The rings were laid anew over the old ones: the used index is still the old one, zero.
+    // The new rings lie at the addresses of the old ones: the used index in memory still has its old value, zero.
     guest.set(reg::VIRTIO_MMIO_QUEUE_NOTIFY, 0);
     guest.pump();
     assert_eq!(queue.used(), Some((head, 2)));
@@ -213,8 +213,8 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(if std::env::var_os("HEARTH_FULL").is_some() { 4096 } else { 256 }))]
 
-    /// Whatever a guest writes into registers and rings: no panic, and a device is active exactly while the
-    /// status register says so.
+    /// Nothing that a guest writes into registers and rings causes a panic, and the device is active exactly while the
+    /// status register reports it.
     #[test]
     fn no_sequence_of_writes_breaks_the_transport(steps in proptest::collection::vec(step(), 1..120)) {
         let mut guest = Guest::new();

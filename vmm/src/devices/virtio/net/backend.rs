@@ -1,4 +1,4 @@
-//! Where packets come from and go to.
+//! The backend of a network card: the descriptor through which packets are received and sent.
 
 use std::fs::File;
 use std::io;
@@ -7,17 +7,17 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use super::HEADER_LEN;
 use super::device::{GUEST_CSUM, GUEST_TSO4, GUEST_TSO6};
 
-/// What a descriptor is.
+/// Kind of a backend's descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A tap interface, attached with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`.
     Tap,
-    /// A datagram or sequenced-packet socket whose peer speaks the same format.
+    /// A datagram or sequenced-packet socket whose peer uses the same format.
     #[cfg(any(test, feature = "testing"))]
     Socket,
 }
 
-/// A descriptor that moves one packet, with its 12-byte virtio header, per system call.
+/// A descriptor that transfers one packet, with its 12-byte virtio header, per system call.
 #[derive(Debug)]
 pub(super) struct Backend {
     file: File,
@@ -25,10 +25,10 @@ pub(super) struct Backend {
 }
 
 impl Backend {
-    /// Makes `file` ready for use: non-blocking, with the header's length known to the tap.
+    /// Prepares `file` for use: makes it non-blocking and sets the header's length on a tap.
     ///
     /// # Errors
-    /// What `fcntl` or `ioctl` answers; `ENOTTY` and `EBADFD` mean that it is no attached tap.
+    /// The error of `fcntl` or `ioctl`; `ENOTTY` and `EBADFD` mean that the file is not an attached tap.
     pub(super) fn new(file: File, kind: Kind) -> io::Result<Self> {
         let fd = file.as_raw_fd();
         // SAFETY: the descriptor is open, and neither command takes a pointer.
@@ -47,16 +47,16 @@ impl Backend {
         Ok(Self { file, kind })
     }
 
-    /// Tells a tap which unfinished packets the guest takes: without a checksum, or longer than a segment.
+    /// Sets the offloads of a tap: whether the guest accepts packets without a checksum, or longer than a segment.
     ///
     /// # Errors
-    /// What `ioctl` answers.
+    /// The error that `ioctl` returns.
     pub(super) fn set_offloads(&self, features: u64) -> io::Result<()> {
         if self.kind != Kind::Tap {
             return Ok(());
         }
         let mut offloads = 0;
-        // Segmentation without checksums makes no sense (5.1.3.1), and the kernel refuses it.
+        // Segmentation offload requires checksum offload (5.1.3.1), and the kernel refuses it alone.
         if features & GUEST_CSUM != 0 {
             offloads |= libc::TUN_F_CSUM;
             for (feature, offload) in [(GUEST_TSO4, libc::TUN_F_TSO4), (GUEST_TSO6, libc::TUN_F_TSO6)] {
@@ -71,29 +71,29 @@ impl Backend {
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Reads one packet into `buffers`, at most 1,024 of them; what does not fit is cut off.
+    /// Reads one packet into `buffers`, of which there are at most 1,024; bytes that do not fit are cut off.
     ///
     /// # Errors
-    /// What `readv` answers; [`io::ErrorKind::WouldBlock`] when there is none, also after a signal.
+    /// The error of `readv`; [`io::ErrorKind::WouldBlock`] when there is no packet, also after a signal.
     ///
     /// # Safety
     /// Every buffer is mapped writable, and no Rust reference to it exists.
     pub(super) unsafe fn read(&self, buffers: &[libc::iovec]) -> io::Result<usize> {
         let count = libc::c_int::try_from(buffers.len()).unwrap_or(libc::c_int::MAX);
-        // SAFETY: the caller answers for the buffers.
+        // SAFETY: the caller guarantees that the buffers are valid.
         moved(unsafe { libc::readv(self.file.as_raw_fd(), buffers.as_ptr(), count) })
     }
 
-    /// Sends the packet in `buffers`, at most 1,024 of them.
+    /// Sends the packet in `buffers`, of which there are at most 1,024.
     ///
     /// # Errors
-    /// What `writev` answers; [`io::ErrorKind::WouldBlock`] when there is no room, also after a signal.
+    /// The error of `writev`; [`io::ErrorKind::WouldBlock`] when there is no room, also after a signal.
     ///
     /// # Safety
     /// Every buffer is mapped readable.
     pub(super) unsafe fn write(&self, buffers: &[libc::iovec]) -> io::Result<usize> {
         let count = libc::c_int::try_from(buffers.len()).unwrap_or(libc::c_int::MAX);
-        // SAFETY: the caller answers for the buffers.
+        // SAFETY: the caller guarantees that the buffers are valid.
         moved(unsafe { libc::writev(self.file.as_raw_fd(), buffers.as_ptr(), count) })
     }
 }

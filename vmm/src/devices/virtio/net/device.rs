@@ -1,4 +1,4 @@
-//! The network card itself: configuration, features, events.
+//! The network card device: configuration, features, events.
 
 use std::fs::File;
 use std::io;
@@ -49,36 +49,36 @@ const MORE: u16 = 3;
 
 const ERROR_EVENTS: u32 = (libc::EPOLLERR | libc::EPOLLHUP) as u32;
 
-/// How a card is set up.
+/// Configuration of a network card.
 #[derive(Debug)]
 pub struct NetConfig {
     /// The tap, attached with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR` (see [`crate::tap`]); it becomes non-blocking.
     pub tap: File,
-    /// The guest's address, unicast.
+    /// The guest's MAC address, which must be unicast.
     pub mac: [u8; 6],
-    /// The MTU that the driver is told, at least 68; `None` leaves it at the driver's default of 1,500.
+    /// The MTU that the device reports to the driver, at least 68; `None` leaves it at the driver's default of 1,500.
     pub mtu: Option<u16>,
-    /// Limit on what the guest receives. Bytes count from the Ethernet header on, operations are packets.
+    /// Limit on the packets that the guest receives. Bytes count from the Ethernet header on, operations are packets.
     pub rx_rate_limiter: Option<RateLimiterConfig>,
-    /// Limit on what the guest sends, counted the same way.
+    /// Limit on the packets that the guest sends, counted in the same way.
     pub tx_rate_limiter: Option<RateLimiterConfig>,
 }
 
-/// Why a card could not be set up.
+/// Why a network card could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
-    /// The address is not one that a card may have.
+    /// The MAC address is a multicast address or zero.
     #[error(
         "MAC address {0:02x?} is a multicast address or zero; give a unicast one, such as 02:00:00:00:00:01"
     )]
     Mac([u8; 6]),
-    /// No IP fits.
+    /// The MTU is too small for IPv4.
     #[error("MTU {0} is too small; give at least {MIN_MTU}")]
     Mtu(u16),
-    /// A limit makes no sense.
+    /// A rate limit is out of range.
     #[error("network {0}")]
     Limit(#[from] RateLimiterError),
-    /// The tap is not what it should be.
+    /// The descriptor is not a tap with a virtio header.
     #[error("cannot set up the tap: {0}; is it one, attached with IFF_VNET_HDR?")]
     Tap(#[source] io::Error),
     /// The host has no descriptors left.
@@ -91,15 +91,15 @@ struct Active {
     poller: Poller,
     receiver: Receiver,
     transmitter: Transmitter,
-    /// The guest has buffers for packets, as far as is known.
+    /// Whether the guest has buffers for packets, as far as is known.
     rx_ready: bool,
-    /// The backend has no room for the packet at the head of the transmit queue.
+    /// Whether the backend has no room for the packet at the head of the transmit queue.
     tx_blocked: bool,
-    /// What the backend is watched for; `None` once it is closed.
+    /// Events for which the backend is watched; `None` once it is closed.
     interest: Option<Interest>,
 }
 
-/// The device.
+/// The network card device.
 #[derive(Debug)]
 pub struct Net {
     backend: Backend,
@@ -107,7 +107,7 @@ pub struct Net {
     mtu: Option<u16>,
     rx_throttle: Throttle,
     tx_throttle: Throttle,
-    /// Length of a received packet that is still to be paid for.
+    /// Length of a received packet whose tokens are still to be paid.
     rx_debt: Option<usize>,
     more: Wakeup,
     rx: receive::Counters,
@@ -116,19 +116,19 @@ pub struct Net {
 }
 
 impl Net {
-    /// A card on `config.tap`.
+    /// Makes a card on `config.tap`.
     ///
     /// # Errors
-    /// [`NetError`] when a value is out of range or the tap is none with a virtio header.
+    /// [`NetError`] when a value is out of range or the descriptor is not a tap with a virtio header.
     pub fn new(config: NetConfig) -> Result<Self, NetError> {
         Self::with_kind(config, Kind::Tap)
     }
 
-    /// A card whose `config.tap` is a datagram or sequenced-packet socket. Its peer, a test or a fuzzer, speaks
+    /// Makes a card whose `config.tap` is a datagram or sequenced-packet socket. The peer, a test or a fuzzer, uses
     /// the tap's format: one packet with a 12-byte header per message.
     ///
     /// # Errors
-    /// As [`Self::new`].
+    /// Those of [`Self::new`].
     #[cfg(any(test, feature = "testing"))]
     pub fn on_socket(config: NetConfig) -> Result<Self, NetError> {
         Self::with_kind(config, Kind::Socket)
@@ -183,8 +183,8 @@ impl Net {
         self.watch()
     }
 
-    /// Watches the backend for exactly what can go on: an event that nothing can be done about would come
-    /// back for ever.
+    /// Watches the backend only for events that the card can handle now: any other event would be reported again
+    /// and again.
     fn watch(&mut self) -> Result<(), DeviceError> {
         let Some(active) = &mut self.active else { return Ok(()) };
         let wanted = match (active.rx_ready && !self.rx_throttle.waiting(), active.tx_blocked) {
@@ -201,14 +201,14 @@ impl Net {
         Ok(())
     }
 
-    /// The backend is gone: the card stays, with its cable pulled.
+    /// Handles the loss of the backend: the card stays, as if its cable were pulled.
     fn close(&mut self) {
         if let Some(active) = &mut self.active
             && active.interest.take().is_some()
         {
-            let _ = active.poller.remove(&self.backend); // a descriptor that is gone has left already
+            let _ = active.poller.remove(&self.backend); // a closed descriptor has been removed already
             active.tx_blocked = false;
-            // What waited for room is dropped now.
+            // Packets that waited for room are dropped now.
             self.more.signal();
         }
     }
@@ -254,13 +254,13 @@ impl VirtioDevice for Net {
             .and_then(|()| poller.add(&self.tx_throttle, TX_TIMER, Interest::READ))
             .and_then(|()| poller.add(&self.more, MORE, Interest::READ))
             .map_err(DeviceError::backend("watching the network card's descriptors"))?;
-        // Buffers that the driver added before it was ready are announced by nobody.
+        // There is no notification for buffers that the driver added before it was ready.
         self.more.signal();
         Ok(())
     }
 
     fn reset(&mut self) {
-        // After an activation that failed half-way some of them are not registered; removing them fails harmlessly.
+        // After an activation that failed half-way some descriptors are not registered; removing them fails harmlessly.
         if let Some(Active { poller, .. }) = self.active.take() {
             let _ = poller.remove(&self.backend);
             let _ = poller.remove(&self.rx_throttle);
@@ -319,7 +319,7 @@ impl VirtioDevice for Net {
         }
     }
 
-    /// Puts receive buffers at hand back into their queue; nothing else outlasts a call.
+    /// Puts the receive buffers that were taken in advance back into their queue; no other request outlasts a call.
     fn quiesce(&mut self) -> Result<(), DeviceError> {
         if let Some(active) = &mut self.active {
             active.receiver.put_back();

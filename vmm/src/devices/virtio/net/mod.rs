@@ -2,12 +2,12 @@
 //!
 //! * `device.rs` – configuration, features, events
 //! * `receive.rs`, `transmit.rs` – the two directions
-//! * `backend.rs` – the descriptor that packets come from and go to
+//! * `backend.rs` – the descriptor through which packets are received and sent
 //! * `throttle.rs` – a rate limiter with its timer
 //!
-//! Packets move between the tap and the guest's buffers in one system call, without a copy in between; the
-//! header that the tap speaks (`IFF_VNET_HDR`) is virtio's own, so checksum and segmentation offloads go
-//! straight through, and the host's kernel checks what the guest claims in it.
+//! Packets move between the tap and the guest's buffers in one system call, without a copy in between. The
+//! header that the tap uses (`IFF_VNET_HDR`) is virtio's own, so checksum and segmentation offloads pass
+//! through unchanged, and the host's kernel checks the contents of the header.
 
 mod backend;
 mod device;
@@ -19,9 +19,9 @@ mod transmit;
 
 pub use device::{Net, NetConfig, NetError};
 
-/// Bytes of the header in front of each packet, `num_buffers` included (5.1.6).
+/// Size in bytes of the header in front of each packet, including `num_buffers` (5.1.6).
 pub const HEADER_LEN: usize = 12;
-/// Bytes of the largest packet with its header: a 64 KiB segment, an Ethernet header and a VLAN tag are less.
+/// Size limit in bytes of a packet with its header: a 64 KiB segment, an Ethernet header and a VLAN tag take less.
 pub const MAX_PACKET_LEN: usize = 65_562;
-/// Entries of each queue.
+/// Largest size of each queue.
 pub const QUEUE_SIZE: u16 = 256;

@@ -1,9 +1,9 @@
-//! From the backend to the guest.
+//! The receive direction: packets from the backend to the guest.
 //!
-//! The length of a packet is known only once it has been read, so the device keeps as many of the guest's
-//! buffers at hand as the largest packet takes, reads into all of them at once and uses up those that were
-//! written. The rest serve the next packet; a pause puts them back into their queue. A spill buffer of the
-//! device's own behind them shows whether a packet was longer than what the guest had room for.
+//! The length of a packet is known only once it has been read. So the device takes as many of the guest's
+//! buffers in advance as the largest packet needs, reads into all of them at once and uses up those that were
+//! written. The rest serve the next packet; a pause puts them back into their queue. Behind them is a spill buffer of
+//! the device's own, which shows whether a packet was longer than the guest's buffers.
 
 use std::io;
 
@@ -14,9 +14,9 @@ use super::throttle::Throttle;
 use super::{HEADER_LEN, MAX_PACKET_LEN, QUEUE_SIZE};
 use crate::memory::GuestMemory;
 
-/// Most buffers in one `readv`, the spill buffer included (`IOV_MAX`).
+/// Largest number of buffers in one `readv`, including the spill buffer (`IOV_MAX`).
 const MAX_BUFFERS: usize = 1024;
-/// Most packets read before the device thread looks at something else.
+/// Largest number of packets that are read before the device thread serves other events.
 const BATCH: usize = 64;
 /// Offset of `num_buffers` in the header (5.1.6).
 const NUM_BUFFERS_OFFSET: usize = 10;
@@ -29,7 +29,7 @@ pub(super) struct Counters {
     pub(super) errors: u64,
 }
 
-/// A chain at hand.
+/// A chain that was taken from the queue in advance.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     head: u16,
@@ -37,14 +37,14 @@ struct Entry {
     bytes: usize,
 }
 
-/// What a batch ended with.
+/// Why a batch stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// No packet is there, or there may be more: look again when the backend is readable.
+    /// There is no packet, or there may be more: continue when the backend is readable.
     WaitReadable,
-    /// The guest has no buffers: look again when it says that it has.
+    /// The guest has no buffers: continue when it notifies that there are some.
     WaitBuffers,
-    /// The rate limiter's timer goes on.
+    /// The rate limit is reached: continue when the timer expires.
     WaitTimer,
     /// The backend is closed.
     Closed,
@@ -65,8 +65,8 @@ pub(super) struct Receiver {
     _memory: GuestMemory,
 }
 
-// SAFETY: the raw pointers go into guest memory, which `_memory` keeps mapped and which every thread may
-// access, or into `spill`, which this owns.
+// SAFETY: the raw pointers point into guest memory, which `_memory` keeps mapped and which every thread may
+// access, or into `spill`, which this structure owns.
 unsafe impl Send for Receiver {}
 
 impl Receiver {
@@ -86,8 +86,8 @@ impl Receiver {
 
     /// Moves packets from `backend` to the guest until one of them has to wait.
     ///
-    /// `debt` is the length of a packet that was delivered ahead of its turn: its length was not known
-    /// before. It is paid before anything else passes, so a limit is exceeded by one packet at most.
+    /// `debt` is the length of a packet that was delivered before it had paid its tokens, because its length was not
+    /// known earlier. The debt is paid before anything else passes, so a limit is exceeded by at most one packet.
     ///
     /// # Errors
     /// When the driver broke the queue.
@@ -150,7 +150,7 @@ impl Receiver {
         Ok(Outcome::WaitReadable)
     }
 
-    /// Takes buffers from the queue until the next packet surely fits, or there are no more.
+    /// Takes buffers from the queue until the next packet certainly fits, or there are no more.
     fn gather(&mut self) -> Result<(), DeviceError> {
         let enough = if self.mergeable { MAX_PACKET_LEN } else { 1 };
         let room_for_a_chain = MAX_BUFFERS - 1 - usize::from(QUEUE_SIZE);
@@ -174,19 +174,19 @@ impl Receiver {
         let spill = libc::iovec { iov_base: self.spill.as_mut_ptr().cast(), iov_len: self.spill.len() };
         self.buffers.push(spill);
         // SAFETY: the guest's buffers were checked when they were popped and are kept mapped; the spill buffer
-        // is ours and borrowed by nobody.
+        // belongs to this structure, and nothing borrows it.
         let read = unsafe { backend.read(&self.buffers) };
         self.buffers.pop();
         read
     }
 
-    /// Gives the guest the buffers that the packet of `length` bytes was read into.
+    /// Returns to the guest the buffers into which the packet of `length` bytes was read.
     fn deliver(&mut self, length: usize) -> Result<(), DeviceError> {
         let (mut left, mut buffers) = (length, 0);
         self.used.clear();
         for entry in &self.entries {
             let written = entry.bytes.min(left);
-            // At most `MAX_PACKET_LEN` and the spill buffer.
+            // The number is at most `MAX_PACKET_LEN` plus the length of the spill buffer.
             self.used.push((entry.head, u32::try_from(written).unwrap_or(u32::MAX)));
             left -= written;
             buffers += entry.buffers;
@@ -195,7 +195,7 @@ impl Receiver {
                 break;
             }
         }
-        // Never more than a queue holds.
+        // There are never more entries than a queue holds.
         let count = u16::try_from(self.used.len()).unwrap_or(u16::MAX).to_le_bytes();
         let mut done = 0;
         for_each_part(&self.buffers, NUM_BUFFERS_OFFSET, count.len(), |pointer, length| {
@@ -209,12 +209,12 @@ impl Receiver {
         Ok(())
     }
 
-    /// What a snapshot keeps of the queue.
+    /// State of the queue, for a snapshot.
     pub(super) fn queue_state(&self) -> QueueState {
         self.queue.state()
     }
 
-    /// Asks the driver not to notify: the device looks at the queue anyway.
+    /// Disables notifications from the driver, because the device checks the queue anyway.
     ///
     /// # Errors
     /// When the queue is broken.
@@ -222,9 +222,9 @@ impl Receiver {
         Ok(self.queue.disable_notification()?)
     }
 
-    /// Puts the buffers at hand back into the queue.
+    /// Puts the buffers that were taken in advance back into the queue.
     pub(super) fn put_back(&mut self) {
-        // Never more than a queue holds.
+        // There are never more entries than a queue holds.
         self.queue.undo_pop(u16::try_from(self.entries.len()).unwrap_or(u16::MAX));
         self.entries.clear();
         self.buffers.clear();

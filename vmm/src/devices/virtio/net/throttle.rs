@@ -1,4 +1,4 @@
-//! A rate limiter with the timer that says when to go on.
+//! A rate limiter with the timer that expires when the next packet may pass.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -6,19 +6,19 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::device::NetError;
 use crate::rate_limiter::{LimiterTimer, RateLimiter, RateLimiterConfig, monotonic_now};
 
-/// One direction's limit. It outlives resets of the device, so a driver cannot reset its way around it.
+/// The limit of one direction. It outlives resets of the device, so a driver cannot evade it with a reset.
 #[derive(Debug)]
 pub(super) struct Throttle {
     limiter: Option<RateLimiter>,
     timer: LimiterTimer,
     waiting: bool,
-    /// How often a packet had to wait.
+    /// Number of times that a packet had to wait.
     pub(super) throttled: u64,
 }
 
 impl Throttle {
     pub(super) fn new(config: Option<&RateLimiterConfig>) -> Result<Self, NetError> {
-        // Without a limit no packet pays for a look at the clock.
+        // Without a limit, no packet costs a read of the clock.
         let limited = config.filter(|&config| *config != RateLimiterConfig::default());
         let limiter = limited.map(|config| RateLimiter::new(config, monotonic_now())).transpose()?;
         let timer = LimiterTimer::new().map_err(NetError::Descriptors)?;
@@ -30,7 +30,7 @@ impl Throttle {
         self.waiting
     }
 
-    /// Whether a packet of `bytes` may pass now. If not, the timer is armed for when it may.
+    /// Whether a packet of `bytes` bytes may pass now. If not, arms the timer for the time at which it may.
     ///
     /// # Errors
     /// When the timer cannot be armed.
@@ -44,7 +44,7 @@ impl Throttle {
         Ok(false)
     }
 
-    /// The timer went off: the packet may be tried again.
+    /// Handles the expiry of the timer: the packet may be tried again.
     ///
     /// # Errors
     /// When the timer cannot be disarmed.

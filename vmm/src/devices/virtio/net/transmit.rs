@@ -1,4 +1,4 @@
-//! From the guest to the backend.
+//! The transmit direction: packets from the guest to the backend.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use super::backend::Backend;
 use super::throttle::Throttle;
 use super::{HEADER_LEN, MAX_PACKET_LEN};
 
-/// Bytes of an Ethernet header, the least a packet has.
+/// Size of an Ethernet header in bytes, which is the smallest packet.
 const ETHERNET_HEADER: usize = 14;
 
 #[derive(Debug, Default)]
@@ -20,14 +20,14 @@ pub(super) struct Counters {
     pub(super) errors: u64,
 }
 
-/// What a run ended with.
+/// Why a run stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Everything is sent, or the wake-up goes on.
+    /// Every packet is sent, or the wake-up is signalled and continues.
     Done,
-    /// The backend has no room: go on when it is writable.
+    /// The backend has no room: continue when it is writable.
     WaitWritable,
-    /// The rate limiter's timer goes on.
+    /// The rate limit is reached: continue when the timer expires.
     WaitTimer,
 }
 
@@ -36,7 +36,7 @@ pub(super) enum Outcome {
 pub(super) struct Transmitter {
     queue: VirtQueue,
     chain: Chain,
-    /// The packet at the head of the queue has paid its tokens already.
+    /// Whether the packet at the head of the queue has already paid its tokens.
     paid: bool,
 }
 
@@ -45,13 +45,13 @@ impl Transmitter {
         Self { queue, chain: Chain::new(), paid: false }
     }
 
-    /// What a snapshot keeps of the queue.
+    /// State of the queue, for a snapshot.
     pub(super) fn queue_state(&self) -> QueueState {
         self.queue.state()
     }
 
-    /// Sends what the guest has made available until a packet has to wait, at most a queue's worth; then
-    /// `more` is signalled. With `wait` false, packets that have no room are dropped.
+    /// Sends the packets that the guest has made available until one has to wait. After at most one queue length of
+    /// packets (plus one), signals `more` and stops. If `wait` is false, drops packets for which there is no room.
     ///
     /// # Errors
     /// When the driver broke the queue.
@@ -88,7 +88,7 @@ impl Transmitter {
         }))
     }
 
-    /// Sends or drops the packet in `chain`; `Some` when it has to wait.
+    /// Sends or drops the packet in `self.chain`; returns `Some` when the packet has to wait.
     fn send(
         &mut self,
         backend: &Backend,
@@ -120,8 +120,7 @@ impl Transmitter {
                 }
                 counters.drops += 1;
             }
-            // A packet that the kernel does not take (a nonsensical header, an interface that is down) is lost,
-            // as on a wire.
+            // A packet that the kernel refuses (an invalid header, an interface that is down) is lost, as on a wire.
             Err(_) => counters.errors += 1,
         }
         Ok(None)

@@ -1,5 +1,5 @@
 //! The entropy device (virtio 1.2, 5.4): one queue of buffers that the device fills with random bytes from
-//! the host's kernel. It has no configuration and no state of its own.
+//! the host's kernel. The device has no configuration and no state of its own.
 
 #[cfg(test)]
 mod tests;
@@ -12,15 +12,15 @@ use super::{Activation, COMMON_FEATURES, DeviceError, DeviceType, VirtioDevice};
 use crate::devices::random;
 use crate::event_loop::{Interest, Poller};
 
-/// Largest queue: a driver has one or a few requests under way.
+/// Largest queue size; small, because a driver has only one or a few requests in progress.
 const QUEUE_SIZE: u16 = 16;
-/// Most bytes that one request gets; the driver sees how many there were and asks again. It bounds the time
-/// that a request takes on the device thread.
+/// Largest number of bytes that one request receives; the driver sees the number and requests more. The limit bounds
+/// the time that a request takes on the device thread.
 pub const MAX_BYTES_PER_REQUEST: usize = 64 * 1024;
-/// Token of the device's own wake-up.
+/// Token of the device's own [`Wakeup`].
 const MORE: u16 = 0;
 
-/// The device.
+/// The entropy device.
 #[derive(Debug)]
 pub struct Rng {
     more: Wakeup,
@@ -31,7 +31,7 @@ pub struct Rng {
 }
 
 impl Rng {
-    /// An entropy device.
+    /// Makes an entropy device that is not activated.
     ///
     /// # Errors
     /// When the host has no descriptors left.
@@ -53,7 +53,7 @@ impl Rng {
             }
             *requests += 1;
             *bytes += written as u64;
-            // At most `MAX_BYTES_PER_REQUEST`.
+            // The number is at most `MAX_BYTES_PER_REQUEST`.
             Ok(u32::try_from(written).unwrap_or(u32::MAX))
         })
     }
@@ -85,7 +85,7 @@ impl VirtioDevice for Rng {
 
     fn reset(&mut self) {
         if let Some((_, poller)) = self.active.take() {
-            let _ = poller.remove(&self.more); // it was added; nothing depends on its leaving
+            let _ = poller.remove(&self.more); // it was added by `activate`; a failure to remove it does no harm
         }
         self.chain = Chain::new();
     }

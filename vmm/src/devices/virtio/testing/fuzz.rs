@@ -1,8 +1,8 @@
-//! The generic device fuzzer: bytes in, the operations of a hostile driver out.
+//! The generic device fuzzer, which turns bytes into the operations of a hostile driver.
 //!
 //! The device sits behind the real transport, so its errors are handled as in a microVM. The input is a
 //! sequence of operations – register and memory writes, well-formed and malformed chains, notifications,
-//! resets – each of which takes at least one byte, so a run ends with its input. Nothing sleeps: backend
+//! resets – each of which takes at least one byte, so a run stops when its input is used up. Nothing sleeps: backend
 //! events are collected with a timeout of zero.
 
 use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK};
@@ -17,23 +17,23 @@ use crate::devices::bus::MmioDevice as _;
 use crate::event_loop::EventLoop;
 use crate::memory::{DRAM_BASE, GuestMemory};
 
-/// Guest memory of a run, in bytes.
+/// Size of the guest memory of a run, in bytes.
 const MEMORY: u64 = 2 << 20;
 /// First guest address for buffers: the upper half, above the queues.
 const BUFFERS: u64 = DRAM_BASE + MEMORY / 2;
-/// Most operations in one run, however long the input.
+/// Largest number of operations in one run, however long the input is.
 const MAX_OPERATIONS: usize = 512;
-/// Most buffers in one chain that is laid out well.
+/// Largest number of buffers in one well-formed chain.
 const MAX_BUFFERS: u8 = 12;
-/// Largest queue, as a power of two: small queues wrap soon.
+/// Base-2 logarithm of the largest queue size. Queues are small so that they wrap soon.
 const MAX_QUEUE_SHIFT: u8 = 6;
-/// First status: `ACKNOWLEDGE | DRIVER`.
+/// First status that the driver writes: `ACKNOWLEDGE | DRIVER`.
 const GREETING: u32 = 3;
 
-/// Runs `device` against a driver that does what `data` says. Returns when the data is used up.
+/// Runs `device` against a driver whose operations `data` encodes. Returns when the data is used up.
 ///
 /// # Panics
-/// When the device panics – which is what the fuzzer looks for – or the host has no descriptors left.
+/// When the device panics, which is the failure that the fuzzer looks for, or the host has no descriptors left.
 pub fn fuzz_device<D: VirtioDevice>(device: D, data: &[u8]) {
     let mut input = Input(data);
     let mut driver = Driver::new(device);
@@ -48,7 +48,7 @@ pub fn fuzz_device<D: VirtioDevice>(device: D, data: &[u8]) {
     driver.set(reg::VIRTIO_MMIO_STATUS, 0);
 }
 
-/// The bytes that are left. Every reader answers `None` once there are too few.
+/// The remaining input. Every reader returns `None` once there are too few bytes.
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
@@ -78,7 +78,7 @@ impl<'a> Input<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// Up to 255 bytes, their count first.
+    /// Reads up to 255 bytes, which are preceded by their count.
     fn short(&mut self) -> Option<&'a [u8]> {
         let count = self.u8()?;
         self.bytes(usize::from(count))
@@ -112,8 +112,8 @@ impl<D: VirtioDevice> Driver<D> {
         self.set(low + 4, u32::from_le_bytes([e, f, g, h]));
     }
 
-    /// Resets the device and brings it up the way a driver would, with the features in `features` that it
-    /// offers and queues of at most `1 << shift` entries.
+    /// Resets the device and starts it as a driver would, with those of `features` that the device
+    /// offers and with queues of at most `1 << shift` entries.
     fn start(&mut self, features: u64, shift: u8) {
         let features = self.transport.device().offered_features() & features | VIRTIO_F_VERSION_1;
         self.set(reg::VIRTIO_MMIO_STATUS, 0);
@@ -155,10 +155,10 @@ impl<D: VirtioDevice> Driver<D> {
         self.queues.get_mut(usize::from(choice) % count)
     }
 
-    /// Does the next operation; `None` when the input is used up.
+    /// Carries out the next operation; returns `None` when the input is used up.
     fn step(&mut self, input: &mut Input<'_>) -> Option<()> {
         match input.u8()? % 16 {
-            // Chains are what finds most, so they get most of the operations.
+            // Chains find the most errors, so they are the most frequent operations.
             0..=2 => self.chain(input, false)?,
             3 => self.chain(input, true)?,
             4 | 5 => {
@@ -171,7 +171,7 @@ impl<D: VirtioDevice> Driver<D> {
                 let _ = self.memory.write_slice(input.short()?, GuestAddress(address));
             }
             7 => {
-                // Anywhere, rings and indirect tables included.
+                // The address may lie anywhere in memory, including rings and indirect tables.
                 let address = DRAM_BASE + u64::from(input.u32()?) % MEMORY;
                 let _ = self.memory.write_slice(input.short()?, GuestAddress(address));
             }
@@ -214,15 +214,15 @@ impl<D: VirtioDevice> Driver<D> {
         Some(())
     }
 
-    /// Adds a chain that keeps the rules – readable buffers first, all of them in guest memory – with
-    /// fuzzed lengths and a fuzzed beginning of the readable bytes, where devices expect their headers.
+    /// Adds a chain that follows the rules (readable buffers first, all buffers in guest memory), with
+    /// fuzzed lengths and fuzzed bytes at the beginning of the readable part, where devices expect their headers.
     fn chain(&mut self, input: &mut Input<'_>, indirect: bool) -> Option<()> {
         let (choice, shape) = (input.u8()?, input.u8()?);
         let readable = shape & 0xf;
         let mut buffers = Vec::new();
         for position in 0..(readable + (shape >> 4)).clamp(1, MAX_BUFFERS) {
             let address = buffer_address(input)?;
-            // Lengths around the sizes of headers are as likely as those of whole buffers.
+            // Lengths near the sizes of headers are as likely as those of whole buffers.
             let length = match input.u16()? {
                 short if short & 1 == 0 => u32::from(short >> 1 & 0x3f),
                 long => u32::from(long),
@@ -248,7 +248,7 @@ impl<D: VirtioDevice> Driver<D> {
     }
 }
 
-/// An address in the buffers' megabyte.
+/// A fuzzed address in the half of the memory that holds the buffers.
 fn buffer_address(input: &mut Input<'_>) -> Option<u64> {
     Some(BUFFERS + u64::from(input.u16()?) * 16 % (MEMORY / 2))
 }
@@ -262,14 +262,14 @@ mod tests {
     use super::super::super::{Activation, COMMON_FEATURES, DeviceError, DeviceType};
     use super::*;
 
-    /// Takes every chain and counts them.
+    /// A device that takes every chain and counts the chains.
     #[derive(Default)]
     struct Counter {
         queue: Option<VirtQueue>,
         chains: std::rc::Rc<std::cell::Cell<u32>>,
     }
 
-    // SAFETY: the tests use it on one thread only.
+    // SAFETY: the tests use this device on one thread only.
     unsafe impl Send for Counter {}
 
     impl VirtioDevice for Counter {

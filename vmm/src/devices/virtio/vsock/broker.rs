@@ -1,6 +1,7 @@
-//! How guest-initiated connections reach the host: a broker outside the jail connects on the device's behalf.
+//! The broker for connections that the guest opens: outside the jail, it connects to host sockets for the device.
 //!
-//! The two talk over a `SOCK_SEQPACKET` Unix socket pair, one message each way per connection:
+//! The device and the broker use a `SOCK_SEQPACKET` Unix socket pair, with one message in each direction per
+//! connection:
 //!
 //! ```text
 //! device → broker   request number: u64 LE, port: u32 LE
@@ -8,8 +9,8 @@
 //!                   and, where accepted, one connected stream socket (SCM_RIGHTS)
 //! ```
 //!
-//! Answers may come in any order and as late as they like; one that comes too late is dropped. A message of
-//! any other form ends the relationship: the device then has no broker until it gets another.
+//! Answers may arrive in any order and at any time; one that arrives too late is dropped. After a message in
+//! any other format the device drops the broker, and has none until it is given another.
 
 use std::ffi::OsString;
 use std::io;
@@ -31,7 +32,7 @@ fn message(request: u64, value: u32) -> [u8; MESSAGE_LEN] {
 }
 
 fn receive(socket: &impl AsFd, flags: libc::c_int) -> io::Result<Option<(u64, u32, Option<OwnedFd>)>> {
-    // One byte more than a message has, to notice a longer one.
+    // The buffer is one byte longer than a message, in order to detect a longer one.
     let mut data = [0; MESSAGE_LEN + 1];
     let (length, descriptor) = socket::receive_message(socket, &mut data, flags)?;
     let [a, b, c, d, e, f, g, h, i, j, k, l, _] = data;
@@ -45,16 +46,16 @@ fn receive(socket: &impl AsFd, flags: libc::c_int) -> io::Result<Option<(u64, u3
     }
 }
 
-/// An answer as the device sees it.
+/// The broker's answer to a request.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// The request it is for.
+    /// Number of the request.
     pub(super) request: u64,
-    /// The connected socket, `None` when refused.
+    /// The connected socket; `None` when the request was refused.
     pub(super) stream: Option<OwnedFd>,
 }
 
-/// Asks the broker for a connection to `port`, without waiting.
+/// Requests a connection to `port` from the broker, without waiting.
 ///
 /// # Errors
 /// When the broker is gone or has too many requests waiting.
@@ -65,21 +66,21 @@ pub(super) fn send_request(broker: &OwnedFd, request: u64, port: u32) -> io::Res
 /// Takes the broker's next answer, without waiting.
 ///
 /// # Errors
-/// `WouldBlock` when there is none; anything else means that the broker is gone or talks nonsense.
+/// `WouldBlock` when there is none; any other error means that the broker is gone or sent an invalid message.
 pub(super) fn receive_answer(broker: &OwnedFd) -> io::Result<Answer> {
     let answer = receive(broker, libc::MSG_DONTWAIT)?;
     let (request, result, descriptor) = answer.ok_or(io::ErrorKind::UnexpectedEof)?;
     Ok(Answer { request, stream: descriptor.filter(|_| result == ACCEPTED) })
 }
 
-/// The controller's end: gets the requests of one device and answers them.
+/// The controller's end of the socket pair: receives the requests of one device and answers them.
 #[derive(Debug)]
 pub struct Broker {
     socket: Arc<OwnedFd>,
 }
 
 impl Broker {
-    /// A broker and the descriptor that its device gets (see [`super::VsockConfig::broker`]).
+    /// Makes a broker and the descriptor for its device (see [`super::VsockConfig::broker`]).
     ///
     /// # Errors
     /// When the host has no descriptors left.
@@ -88,21 +89,21 @@ impl Broker {
         Ok((Self { socket: Arc::new(ours) }, theirs))
     }
 
-    /// Waits for the next request; `None` when the device is gone. To wait for several things at once, poll
+    /// Waits for the next request; `None` when the device is gone. A caller that waits for several events polls
     /// the broker's descriptor for readability first.
     ///
     /// # Errors
-    /// What `recvmsg` answers, or a message of the wrong form (`InvalidData`).
+    /// The error of `recvmsg`, or `InvalidData` for a message in the wrong format.
     pub fn next(&self) -> io::Result<Option<Request>> {
         let Some((number, port, _)) = receive(&self.socket, 0)? else { return Ok(None) };
         Ok(Some(Request { socket: Arc::clone(&self.socket), number, port, answered: false }))
     }
 
     /// Connects each request for port `P` to the Unix socket `<prefix>_P` (the naming of Firecracker's
-    /// `uds_path`), refusing where that fails, until the device is gone. Blocks; meant for a thread.
+    /// `uds_path`) and refuses it where that fails. Blocks until the device is gone; meant for a thread.
     ///
     /// # Errors
-    /// What [`Self::next`] returns; a device that goes away while it is being answered is none.
+    /// Those of [`Self::next`]. It is no error when the device closes its end while it is being answered.
     pub fn serve_path_prefix(&self, prefix: &Path) -> io::Result<()> {
         while let Some(request) = self.next()? {
             let answer = match UnixStream::connect(port_path(prefix, request.port())) {
@@ -125,7 +126,7 @@ impl AsFd for Broker {
     }
 }
 
-/// Where [`Broker::serve_path_prefix`] looks for the listener of `port`.
+/// Path at which [`Broker::serve_path_prefix`] expects the listener of `port`.
 #[must_use]
 pub fn port_path(prefix: &Path, port: u32) -> PathBuf {
     let mut path = OsString::from(prefix);
@@ -133,7 +134,7 @@ pub fn port_path(prefix: &Path, port: u32) -> PathBuf {
     path.into()
 }
 
-/// A guest's wish to connect to a port of the host. Dropping it refuses.
+/// A guest's request to connect to a port of the host. Dropping the value refuses the request.
 #[derive(Debug)]
 pub struct Request {
     socket: Arc<OwnedFd>,
@@ -143,14 +144,14 @@ pub struct Request {
 }
 
 impl Request {
-    /// The port that the guest wants.
+    /// The requested port.
     #[must_use]
     pub fn port(&self) -> u32 {
         self.port
     }
 
-    /// Hands the device a duplicate of `stream`, a connected stream socket, as the host's end. The caller
-    /// closes its own.
+    /// Sends the device a duplicate of `stream`, a connected stream socket, as the host's end. The caller
+    /// closes its own descriptor.
     ///
     /// # Errors
     /// `BrokenPipe` when the device is gone.
@@ -158,7 +159,7 @@ impl Request {
         self.answer(ACCEPTED, Some(stream.as_fd()))
     }
 
-    /// Has the device reset the guest's connection.
+    /// Refuses the request: the device resets the guest's connection.
     ///
     /// # Errors
     /// `BrokenPipe` when the device is gone.
@@ -175,7 +176,7 @@ impl Request {
 impl Drop for Request {
     fn drop(&mut self) {
         if !self.answered {
-            // A device that is gone needs no answer.
+            // If this fails, the device is gone and needs no answer.
             let _ = self.answer(REFUSED, None);
         }
     }

@@ -1,4 +1,4 @@
-//! Bytes of a stream that the guest has sent and the host's socket has not taken yet.
+//! Buffers for bytes of a stream that the guest has sent and the host's socket has not taken yet.
 
 use crate::devices::virtio::queue::Chain;
 
@@ -11,22 +11,22 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// An empty ring for `capacity` bytes.
+    /// Makes an empty ring for `capacity` bytes.
     pub(super) fn new(capacity: usize) -> Self {
         Self { bytes: vec![0; capacity].into_boxed_slice(), start: 0, len: 0 }
     }
 
-    /// Bytes held.
+    /// Number of bytes in the ring.
     pub(super) fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether nothing is held.
+    /// Whether the ring is empty.
     pub(super) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Bytes it can hold.
+    /// Number of bytes that the ring can hold.
     pub(super) fn capacity(&self) -> usize {
         self.bytes.len()
     }
@@ -36,14 +36,14 @@ impl Ring {
         let (capacity, end) = (self.bytes.len(), self.start + self.len);
         let (front, back) = self.bytes.split_at_mut(self.start);
         if end >= capacity {
-            // The contents wrap: what is free lies between their end at the front and their start.
+            // The contents wrap: the free space lies between their end at the front and their start.
             [front.get_mut(end - capacity..).unwrap_or_default(), &mut []]
         } else {
             [back.get_mut(self.len..).unwrap_or_default(), front]
         }
     }
 
-    /// Appends `length` readable bytes of `chain` from `offset` on; returns how many fitted.
+    /// Appends `length` readable bytes of `chain` from `offset` on; returns the number of bytes that fitted.
     pub(super) fn append(&mut self, chain: &Chain, offset: usize, length: usize) -> usize {
         let mut done = 0;
         for space in self.space() {
@@ -54,14 +54,14 @@ impl Ring {
         done
     }
 
-    /// What is held, oldest first.
+    /// The contents of the ring, oldest first.
     pub(super) fn contents(&self) -> [&[u8]; 2] {
         let (front, back) = self.bytes.split_at(self.start);
         let first = back.get(..self.len).unwrap_or(back);
         [first, front.get(..self.len - first.len()).unwrap_or_default()]
     }
 
-    /// Forgets the oldest `count` bytes.
+    /// Removes the oldest `count` bytes.
     pub(super) fn consume(&mut self, count: usize) {
         let count = count.min(self.len);
         self.len -= count;
@@ -69,7 +69,7 @@ impl Ring {
     }
 }
 
-/// Keeps a few emptied rings, so that streams which now and then outrun their peer allocate nothing.
+/// A pool of a few empty rings, so that streams that occasionally send faster than their peer reads allocate nothing.
 #[derive(Debug)]
 pub(super) struct RingPool {
     capacity: usize,
@@ -77,21 +77,21 @@ pub(super) struct RingPool {
 }
 
 impl RingPool {
-    /// Rings kept at most.
+    /// Largest number of rings in the pool.
     const KEPT: usize = 8;
 
-    /// An empty pool that keeps rings of `capacity` bytes.
+    /// Makes an empty pool for rings of `capacity` bytes.
     pub(super) fn new(capacity: usize) -> Self {
         Self { capacity, spare: Vec::with_capacity(Self::KEPT) }
     }
 
-    /// An empty ring for at least `capacity` bytes.
+    /// Takes an empty ring for `capacity` bytes from the pool, or makes one.
     pub(super) fn take(&mut self, capacity: usize) -> Ring {
         let spare = if capacity == self.capacity { self.spare.pop() } else { None };
         spare.unwrap_or_else(|| Ring::new(capacity))
     }
 
-    /// Takes a ring back, whatever it holds.
+    /// Returns a ring to the pool; its contents are discarded.
     pub(super) fn give(&mut self, mut ring: Ring) {
         if ring.capacity() == self.capacity && self.spare.len() < Self::KEPT {
             ring.consume(usize::MAX);
@@ -99,7 +99,7 @@ impl RingPool {
         }
     }
 
-    /// Lets go of every ring.
+    /// Drops all rings in the pool.
     pub(super) fn clear(&mut self) {
         self.spare.clear();
     }

@@ -1,7 +1,8 @@
-//! One stream: where it stands, what it still has to tell the guest, and the credit of both directions.
+//! One stream: its state, the control packets that it still has to send to the guest, and the credit of both
+//! directions.
 //!
-//! Nothing here touches a queue or waits for anything; [`super::muxer`] does, and calls this to learn what
-//! comes next. See the folder's description for the states.
+//! This module accesses no queue and does not wait; [`super::muxer`] does, and calls this module to determine the
+//! next step. The documentation of the `vsock` module shows the states.
 
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
@@ -11,26 +12,26 @@ use super::packet::{HOST_CID, Header, Op, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTD
 use super::rx::BURST;
 use super::table::Key;
 
-/// Where a stream stands.
+/// State of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    /// A client of the listener has not said yet which port it wants. The guest knows nothing.
+    /// A client of the listener has not named its port yet. The guest does not know of the stream.
     Handshake,
-    /// The guest has asked; the broker will be, under this number, once it has room.
+    /// The guest has requested the stream; the request, with this number, will be sent to the broker once it has room.
     AwaitingTurn(u64),
-    /// The guest has asked; the broker, under this number, has not answered yet.
+    /// The guest has requested the stream; the broker has not answered the request with this number yet.
     AwaitingBroker(u64),
-    /// The guest is being asked. `announce` when the client expects an `OK` line.
+    /// The stream is requested from the guest.
     Connecting {
-        /// Whether the client speaks the handshake.
+        /// Whether the client uses the handshake and expects an `OK` line.
         announce: bool,
     },
     /// Data may flow.
     Open,
-    /// The guest was told that the host is done both ways; its reset is awaited.
+    /// The guest was notified that the host has shut down both directions; its reset is awaited.
     Closing,
-    /// Over for the guest, or about to be as soon as a reset has gone out. What is left in the buffer may
-    /// still drain to the host.
+    /// Closed for the guest, or as soon as a reset has been sent. The rest of the buffer may still drain to the
+    /// host.
     Gone,
 }
 
@@ -52,44 +53,44 @@ pub(super) struct Connection {
     pub(super) stream: Option<UnixStream>,
     /// Bytes from the guest that the socket did not take at once; `None` while there are none.
     pub(super) ring: Option<Ring>,
-    /// When the state has lasted too long.
+    /// Time at which the stream is terminated if its state has not changed by then; `None` for no limit.
     pub(super) deadline: Option<Instant>,
-    /// In the list of streams with something to say.
+    /// Whether the stream is in the list of streams that have a packet for the guest.
     pub(super) queued: bool,
-    /// The socket may have something to read.
+    /// Whether the socket may have data to read.
     pub(super) readable: bool,
-    /// The socket has reported a hang-up, so no further report of readable data may follow.
+    /// Whether the socket has reported a hang-up, so that no further report of readable data may follow.
     pub(super) hangup: bool,
     unsaid: Unsaid,
 
-    /// Our receive buffer as the guest knows it, bytes.
+    /// Size of the device's receive buffer that was reported to the guest, in bytes.
     buf_alloc: u32,
-    /// Bytes that have left it (or been thrown away), modulo 2³².
+    /// Number of bytes that have left that buffer (or were discarded), modulo 2³².
     fwd_cnt: u32,
-    /// `fwd_cnt` as the guest was last told.
+    /// The value of `fwd_cnt` that was last sent to the guest.
     told_fwd_cnt: u32,
 
-    /// The guest's receive buffer, bytes.
+    /// Size of the guest's receive buffer in bytes.
     peer_buf_alloc: u32,
-    /// Bytes that have left that one, modulo 2³².
+    /// Number of bytes that have left the guest's receive buffer, modulo 2³².
     peer_fwd_cnt: u32,
-    /// Bytes sent to the guest, modulo 2³².
+    /// Number of bytes sent to the guest, modulo 2³².
     sent_cnt: u32,
-    /// The guest was asked for credit since it last gave some.
+    /// Whether a credit update was requested since the guest last granted credit.
     starved: bool,
 
-    /// What the guest has said it is done with, `SHUTDOWN_*`.
+    /// Directions that the guest has shut down, `SHUTDOWN_*`.
     guest_done: u32,
-    /// What the host is done with, `SHUTDOWN_*`.
+    /// Directions that the host has shut down, `SHUTDOWN_*`.
     host_done: u32,
-    /// `host_done` as the guest was last told.
+    /// The value of `host_done` that was last sent to the guest.
     told_done: u32,
-    /// Receive buffers to offer to the next read.
+    /// Number of receive buffers to offer to the next read.
     burst: usize,
 }
 
 impl Connection {
-    /// A stream in `state`, of which the guest is told that it may send `buf_alloc` bytes ahead.
+    /// Makes a stream in `state` with a receive buffer of `buf_alloc` bytes, which is reported to the guest.
     pub(super) fn new(key: Key, state: State, stream: Option<UnixStream>, buf_alloc: u32) -> Self {
         Self {
             key,
@@ -115,14 +116,14 @@ impl Connection {
         }
     }
 
-    /// The client has named its port: ask the guest.
+    /// Plans a request to the guest, after the client has named its port.
     pub(super) fn ask_guest(&mut self, key: Key) {
         self.key = key;
         self.state = State::Connecting { announce: true };
         self.unsaid.request = true;
     }
 
-    /// The broker has come up with a socket: accept.
+    /// Accepts the guest's request with the socket that the broker supplied.
     pub(super) fn accept(&mut self, stream: UnixStream) {
         self.stream = Some(stream);
         self.state = State::Open;
@@ -130,13 +131,13 @@ impl Connection {
         self.unsaid.response = true;
     }
 
-    /// The guest has accepted.
+    /// Records that the guest has accepted the stream.
     pub(super) fn accepted(&mut self) {
         self.state = State::Open;
         self.deadline = None;
     }
 
-    /// The stream is over; with `reset` the guest has to hear of it, if it knows of the stream at all.
+    /// Terminates the stream. With `reset`, plans a reset to the guest if the guest knows of the stream.
     pub(super) fn end(&mut self, reset: bool) {
         let guest_knows = match self.state {
             State::Handshake => false,
@@ -151,13 +152,13 @@ impl Connection {
 
     // Credit, guest to host
 
-    /// Bytes buffered.
+    /// Number of bytes in the buffer.
     pub(super) fn buffered(&self) -> usize {
         self.ring.as_ref().map_or(0, Ring::len)
     }
 
-    /// Whether the guest may send `length` more bytes. It always may if it keeps to the credit it was given:
-    /// what it was told is never more than what is really free.
+    /// Whether the guest may send `length` more bytes. This is always true for a guest that respects its credit:
+    /// the credit is never more than the free space.
     pub(super) fn has_space(&self, length: usize) -> bool {
         self.buffered() + length <= self.capacity()
     }
@@ -167,14 +168,14 @@ impl Connection {
         self.buf_alloc as usize
     }
 
-    /// `count` bytes from the guest have gone on to the host, or nowhere.
+    /// Records that `count` bytes from the guest were forwarded to the host or discarded.
     pub(super) fn forwarded(&mut self, count: usize) {
         self.fwd_cnt = self.fwd_cnt.wrapping_add(low_word(count));
         self.update_guest_view();
     }
 
-    /// Plans a credit update when the guest believes half of the buffer to be taken and the news is worth
-    /// a packet. A guest that waits for credit gets it: once the buffer has emptied, all of it is news.
+    /// Plans a credit update when, as the guest knows it, half of the buffer is occupied and the change is worth
+    /// a packet. A guest that waits for credit receives it: once the buffer is empty, the condition holds.
     pub(super) fn update_guest_view(&mut self) {
         let untold = self.fwd_cnt.wrapping_sub(self.told_fwd_cnt) as usize;
         if untold >= self.capacity() / 8 && self.buffered() + untold >= self.capacity() / 2 {
@@ -182,14 +183,14 @@ impl Connection {
         }
     }
 
-    /// The guest asks for a credit update.
+    /// Plans a credit update that the guest has requested.
     pub(super) fn want_credit_update(&mut self) {
         self.unsaid.credit_update = true;
     }
 
     // Credit, host to guest
 
-    /// Takes note of the credit in a packet from the guest; every packet of a stream has it (5.10.6.3).
+    /// Records the credit in a packet from the guest; every packet of a stream contains it (5.10.6.3).
     pub(super) fn take_credit(&mut self, header: &Header) {
         self.peer_buf_alloc = header.buf_alloc;
         self.peer_fwd_cnt = header.fwd_cnt;
@@ -199,13 +200,13 @@ impl Connection {
         }
     }
 
-    /// Bytes that may be sent to the guest.
+    /// Number of bytes that may be sent to the guest.
     pub(super) fn credit(&self) -> usize {
         let in_flight = self.sent_cnt.wrapping_sub(self.peer_fwd_cnt);
         self.peer_buf_alloc.saturating_sub(in_flight) as usize
     }
 
-    /// Whether data could be read for the guest if it had the credit.
+    /// Whether data could be read for the guest if there was credit.
     fn may_read(&self) -> bool {
         self.state == State::Open
             && self.readable
@@ -218,8 +219,8 @@ impl Connection {
         self.may_read() && self.credit() > 0
     }
 
-    /// Plans to ask the guest for credit if that is what is missing, once until it gives some; `true` when
-    /// that has become necessary now.
+    /// Plans a credit request to the guest if only credit is missing; does so once until the guest grants some.
+    /// Returns `true` when the request has become necessary now.
     pub(super) fn note_stall(&mut self) -> bool {
         let stalled = !self.starved && self.may_read() && self.credit() == 0;
         if stalled {
@@ -229,39 +230,40 @@ impl Connection {
         stalled
     }
 
-    /// Receive buffers to offer to the next read: as many as a stream has lately been able to fill.
+    /// Number of receive buffers to offer to the next read: as many as the stream has recently been able to fill.
     pub(super) fn burst(&self) -> usize {
         self.burst
     }
 
-    /// Learns from a read that filled all the buffers offered, or did not.
+    /// Adapts that number after a read that filled, or did not fill, all the offered buffers.
     pub(super) fn adapt_burst(&mut self, filled: bool) {
         self.burst = if filled { (self.burst * 2).min(BURST) } else { (self.burst / 2).max(1) };
     }
 
-    // Ends
+    // Shutdown
 
-    /// The guest is done with `flags`; returns all that it is done with.
+    /// Records that the guest has shut down `flags`; returns all the directions that it has shut down.
     pub(super) fn guest_is_done(&mut self, flags: u32) -> u32 {
         self.guest_done |= flags & SHUTDOWN_BOTH;
         self.guest_done
     }
 
-    /// What the guest has said that it is done with.
+    /// Directions that the guest has shut down.
     pub(super) fn guest_done(&self) -> u32 {
         self.guest_done
     }
 
-    /// Whether the guest has said that it will send nothing more.
+    /// Whether the guest has announced that it will send no more data.
     pub(super) fn guest_sends_no_more(&self) -> bool {
         self.guest_done & SHUTDOWN_SEND != 0
     }
 
-    /// The host's socket takes no more data: throws away what was meant for it, now and from now on.
+    /// Records that the host's socket takes no more data: discards the data for it, now and in future. Returns the
+    /// buffer.
     pub(super) fn host_takes_no_more(&mut self) -> Option<Ring> {
         self.host_done |= SHUTDOWN_RECEIVE;
         if self.guest_done & SHUTDOWN_RECEIVE != 0 {
-            // Nobody reads what the socket may still hold, so its end will not be found by reading.
+            // The data that the socket may still hold is never read, so reading will not find its end.
             self.host_done |= SHUTDOWN_SEND;
         }
         let ring = self.ring.take();
@@ -269,20 +271,20 @@ impl Connection {
         ring
     }
 
-    /// The host's socket has no more data.
+    /// Records that the host's socket has no more data.
     pub(super) fn host_sends_no_more(&mut self) {
         self.host_done |= SHUTDOWN_SEND;
         self.readable = false;
     }
 
-    /// Whether data for the host is to be thrown away.
+    /// Whether data for the host is to be discarded.
     pub(super) fn discards(&self) -> bool {
         self.state == State::Closing || self.host_done & SHUTDOWN_RECEIVE != 0
     }
 
     // Packets
 
-    /// A header of this stream with the current credit, which the guest thereby knows.
+    /// Makes a header of this stream with the current credit, and records that the guest knows that credit.
     pub(super) fn header(&mut self, guest_cid: u64, op: Op, flags: u32, len: usize) -> Header {
         self.told_fwd_cnt = self.fwd_cnt;
         self.unsaid.credit_update = false;
@@ -300,12 +302,12 @@ impl Connection {
         }
     }
 
-    /// Takes note that `count` bytes have been sent to the guest.
+    /// Records that `count` bytes have been sent to the guest.
     pub(super) fn sent(&mut self, count: usize) {
         self.sent_cnt = self.sent_cnt.wrapping_add(low_word(count));
     }
 
-    /// The control packet, with its flags, that goes before any data.
+    /// Takes the next control packet, with its flags, that must be sent before any data.
     pub(super) fn next_control(&mut self) -> Option<(Op, u32)> {
         let unsaid = &mut self.unsaid;
         match self.state {
@@ -324,7 +326,7 @@ impl Connection {
         }
     }
 
-    /// The control packet that goes when there is no data to send.
+    /// Takes the next control packet that is sent when there is no data to send.
     pub(super) fn next_credit(&mut self) -> Option<Op> {
         if self.state != State::Open {
             return None;
@@ -335,7 +337,7 @@ impl Connection {
         std::mem::take(&mut self.unsaid.credit_update).then_some(Op::CreditUpdate)
     }
 
-    /// Whether a receive buffer could be put to use.
+    /// Whether the stream has a packet for the guest.
     pub(super) fn has_something_to_say(&self) -> bool {
         let unsaid = &self.unsaid;
         match self.state {
@@ -352,7 +354,7 @@ impl Connection {
         }
     }
 
-    /// Whether nothing is left to be done, so that its slot may go to another.
+    /// Whether nothing is left to be done, so that another stream may use the slot.
     pub(super) fn is_finished(&self) -> bool {
         self.state == State::Gone && !self.queued && !self.unsaid.reset && self.stream.is_none()
     }

@@ -1,4 +1,4 @@
-//! The device: its queues, its configuration space and the host's descriptors that it was given.
+//! The socket device: its queues, its configuration space and the host's descriptors that it was given.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,35 +16,35 @@ use crate::devices::virtio::{
 };
 use crate::event_loop::{Interest, Poller};
 
-/// Entries of each queue at most.
+/// Largest size of each queue.
 const QUEUE_SIZE: u16 = 256;
 const RX: usize = 0;
 const TX: usize = 1;
 const EVENT: usize = 2;
-/// Rounds of sending and receiving per event, so that the device thread gets to its other devices.
+/// Number of rounds of sending and receiving per event, so that the device thread also serves its other devices.
 const ROUNDS: usize = 4;
-/// Clients accepted per event.
+/// Largest number of clients that are accepted per event.
 const ACCEPT_BATCH: usize = 64;
-/// How long the listener is left alone when the host is out of descriptors.
+/// Time for which the listener is not watched when the host is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET`, a `le32` (5.10.6.7).
 const TRANSPORT_RESET: [u8; 4] = 0u32.to_le_bytes();
 
-/// How long a driver may take to see that it was reset, before it is spoken to all the same. One that is alive takes
-/// milliseconds, on a crowded host longer; one that gives no event buffer back at all is no driver that we know.
+/// Time that a driver has to process a reset event before packets are sent to it in any case. A live driver takes
+/// milliseconds, on a crowded host longer; no known driver fails to return the event buffer.
 const HOLD: Duration = Duration::from_secs(30);
 
-/// A driver that was told of a reset would reset streams, too, that were opened since and before it came round to
-/// that. So nothing is sent to it meanwhile.
+/// Holds back packets after a reset event. A driver would also reset streams that were opened between the event and
+/// its processing of the event, so nothing is sent to it in that time.
 #[derive(Debug, Clone, Copy)]
 struct Hold {
-    /// Its index of available event buffers when it was told.
+    /// The driver's index of available event buffers when the event was sent.
     before: u16,
-    /// Until when at most.
+    /// Latest time until which packets are held back.
     until: Instant,
 }
 
-/// What exists between activation and reset.
+/// State that exists between activation and reset.
 #[derive(Debug)]
 struct Active {
     rx: RxQueue,
@@ -59,12 +59,12 @@ struct Active {
 struct TxQueue {
     queue: VirtQueue,
     chain: Chain,
-    /// The driver may have made packets available that were not taken yet.
+    /// Whether the driver may have made packets available that were not taken yet.
     waiting: bool,
 }
 
 impl TxQueue {
-    /// Handles packets until there are none, or until one could not be answered, at most a queue full.
+    /// Handles packets until there are none or further ones could not be answered, at most one queue length of them.
     fn drain(&mut self, muxer: &mut Muxer) -> Result<(), DeviceError> {
         if !self.waiting {
             return Ok(());
@@ -97,30 +97,30 @@ pub struct Vsock {
     muxer: Muxer,
     config_space: [u8; 8],
     listener: Option<UnixListener>,
-    /// The listener is being watched.
+    /// Whether the listener is being watched.
     listening: bool,
-    /// The host was out of descriptors a moment ago.
+    /// Whether accepting is paused because the host was out of descriptors.
     accept_paused: bool,
-    /// The driver has to be told that all streams are gone, once it has a buffer for that.
+    /// Whether the driver must be notified that all streams are gone, once it has a buffer for the event.
     reset_pending: bool,
-    /// It was told, and nothing is sent to it until it has seen that.
+    /// Set after the driver was notified: nothing is sent to it until it has processed the event.
     hold: Option<Hold>,
     active: Option<Active>,
 }
 
 impl Vsock {
-    /// A device with the usual [`Limits`].
+    /// Makes a device with the default [`Limits`].
     ///
     /// # Errors
-    /// [`VsockError`] when the CID is reserved or the host refuses something.
+    /// [`VsockError`] when the CID is reserved or the host refuses an operation.
     pub fn new(config: VsockConfig) -> Result<Self, VsockError> {
         Self::with_limits(config, Limits::default())
     }
 
-    /// A device with other limits.
+    /// Makes a device with the given limits.
     ///
     /// # Errors
-    /// [`VsockError`] when the CID is reserved, a limit is out of range or the host refuses something.
+    /// [`VsockError`] when the CID is reserved, a limit is out of range or the host refuses an operation.
     pub fn with_limits(config: VsockConfig, limits: Limits) -> Result<Self, VsockError> {
         if !(MIN_GUEST_CID..u32::MAX).contains(&config.guest_cid) {
             return Err(VsockError::ReservedCid(config.guest_cid));
@@ -143,10 +143,10 @@ impl Vsock {
         Ok(device)
     }
 
-    /// Puts another listener, or none, in place of the present one. Streams go on.
+    /// Replaces the listener, or removes it. Streams continue.
     ///
     /// # Errors
-    /// [`VsockError::Host`] when it cannot be made non-blocking or watched; there is none then.
+    /// [`VsockError::Host`] when the listener cannot be made non-blocking or watched; the device has none then.
     pub fn set_listener(&mut self, listener: Option<UnixListener>) -> Result<(), VsockError> {
         self.unwatch_listener();
         self.listener = None;
@@ -162,18 +162,18 @@ impl Vsock {
         })
     }
 
-    /// Puts another broker, or none, in place of the present one. What that one has not answered yet is
-    /// reset; streams go on.
+    /// Replaces the broker, or removes it. Requests that the old broker has not answered yet are
+    /// reset; open streams continue.
     ///
     /// # Errors
-    /// [`VsockError::Host`] when it cannot be watched; there is none then.
+    /// [`VsockError::Host`] when the broker cannot be watched; the device has none then.
     pub fn set_broker(&mut self, broker: Option<OwnedFd>) -> Result<(), VsockError> {
         let changed = self.muxer.set_broker(broker).and_then(|()| self.kick());
         changed.map_err(VsockError::host("changing the vsock broker"))
     }
 
-    /// Connects `stream`, a connected stream socket, to the guest's `port`; it is closed if the guest does
-    /// not accept. Nothing but the stream's data is sent on it.
+    /// Connects `stream`, a connected stream socket, to the guest's `port`; the socket is closed if the guest does
+    /// not accept. Nothing but the stream's data is sent on the socket.
     ///
     /// # Errors
     /// [`VsockError`] when no driver runs, no slot is free or the host refuses to watch the socket.
@@ -188,24 +188,24 @@ impl Vsock {
         connected.map_err(VsockError::host("connecting a socket to the guest"))
     }
 
-    /// Drops all streams and has the driver told (`VIRTIO_VSOCK_EVENT_TRANSPORT_RESET`), as soon as it has a
-    /// buffer for that. It then also reads its CID again. For a guest that was restored elsewhere.
+    /// Drops all streams and notifies the driver (`VIRTIO_VSOCK_EVENT_TRANSPORT_RESET`) as soon as it has a
+    /// buffer for the event. The driver then also reads its CID again. This is for a restored guest.
     ///
     /// # Errors
-    /// [`VsockError::Host`] when the device thread cannot be told.
+    /// [`VsockError::Host`] when the device thread cannot be woken.
     pub fn transport_reset(&mut self) -> Result<(), VsockError> {
         self.muxer.drop_streams();
         self.reset_pending = true;
         self.kick().map_err(VsockError::host("resetting the vsock transport"))
     }
 
-    /// Has the device thread look at everything soon: what was asked from another thread is done there, so
-    /// that what goes wrong stops the device as usual.
+    /// Makes the device thread check everything soon: it carries out the requests of other threads, so
+    /// that an error stops the device as usual.
     fn kick(&mut self) -> io::Result<()> {
         if self.active.is_some() { self.muxer.kick(Duration::ZERO) } else { Ok(()) }
     }
 
-    /// Watches the listener exactly while a client could be served.
+    /// Watches the listener only while a client could be served.
     fn watch_listener(&mut self) -> io::Result<()> {
         let (Some(active), Some(listener)) = (&self.active, &self.listener) else { return Ok(()) };
         let wanted = self.muxer.table.has_room() && !self.accept_paused;
@@ -220,7 +220,7 @@ impl Vsock {
 
     fn unwatch_listener(&mut self) {
         if let (true, Some(active), Some(listener)) = (self.listening, &self.active, &self.listener) {
-            let _ = active.poller.remove(listener); // it is about to be closed or left alone anyway
+            let _ = active.poller.remove(listener); // it is about to be closed or ignored in any case
         }
         self.listening = false;
     }
@@ -245,7 +245,7 @@ impl Vsock {
         Ok(())
     }
 
-    /// Moves everything that can be moved.
+    /// Sends and receives all packets that can be handled now.
     fn work(&mut self) -> Result<(), DeviceError> {
         let Some(active) = &mut self.active else { return Ok(()) };
         if self.reset_pending
@@ -282,9 +282,9 @@ impl Vsock {
 }
 
 impl Active {
-    /// Tells the driver that all streams are gone; `None` when it has no buffer for that. Otherwise what its index of
-    /// available buffers is before it gives the buffer back, which is when it has done what it was told; it will
-    /// notify then.
+    /// Notifies the driver that all streams are gone. Returns `None` when it has no buffer for the event, otherwise its
+    /// index of available buffers before it returns this buffer. The driver returns the buffer after it has processed
+    /// the event, and then notifies the device.
     fn announce_reset(&mut self) -> Result<Option<u16>, DeviceError> {
         let Some(queue) = &mut self.event else { return Ok(Some(0)) };
         let chain = &mut self.event_chain;
@@ -295,7 +295,7 @@ impl Active {
             return Err(DeviceError::Protocol("a vsock event buffer has no room for an event"));
         }
         let head = chain.head();
-        // A notification is asked for from the end of what is popped on, so all of it is popped for a moment.
+        // The driver notifies only for buffers after the last popped one, so all available ones are popped briefly.
         let mut others = 0;
         while others < QUEUE_SIZE {
             if queue.pop(chain)? {
@@ -311,7 +311,7 @@ impl Active {
         Ok(Some(index))
     }
 
-    /// Whether the driver has given back the buffer of an event that was announced when its index was `before`.
+    /// Whether the driver has returned the buffer of an event that was sent when its index was `before`.
     fn has_seen_reset(&self, before: u16) -> Result<bool, DeviceError> {
         match &self.event {
             Some(queue) => Ok(queue.available_index()? != before),
@@ -386,7 +386,7 @@ impl VirtioDevice for Vsock {
         vec![Some(active.rx.queue_state()), Some(active.tx.queue.state()), event]
     }
 
-    /// The streams stayed behind with the monitor that had them.
+    /// Resets the transport: the streams belonged to the monitor that took the snapshot.
     fn restored(&mut self) -> Result<(), DeviceError> {
         self.muxer.shuffle_ports().map_err(DeviceError::backend("reading random bytes"))?;
         self.transport_reset().map_err(|error| DeviceError::Backend {

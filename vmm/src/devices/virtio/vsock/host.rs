@@ -1,5 +1,5 @@
-//! The host's side of the multiplexer: clients of the listener, sockets handed in, and events of the streams'
-//! sockets.
+//! The host's side of the multiplexer: clients of the listener, sockets that are passed in, and events of the
+//! streams' sockets.
 
 use std::io::{self, Write as _};
 use std::os::unix::net::UnixStream;
@@ -14,17 +14,17 @@ use crate::devices::random;
 use crate::devices::virtio::DeviceError;
 use crate::event_loop::{Interest, Poller};
 
-/// Bytes of a handshake line at most, its newline included.
+/// Largest length of a handshake line in bytes, including its newline.
 const HANDSHAKE_LINE: usize = 32;
 
-/// What a client has said so far.
+/// The part of its handshake that a client has sent so far.
 #[derive(Debug, PartialEq, Eq)]
 enum Greeting {
-    /// Not a whole line yet.
+    /// The line is not complete yet.
     Incomplete,
-    /// `CONNECT <port>`, in so many bytes with the newline.
+    /// The line is `CONNECT <port>`; `length` is its length in bytes, including the newline.
     Connect { port: u32, length: usize },
-    /// Something else.
+    /// The line is anything else.
     Nonsense,
 }
 
@@ -45,7 +45,7 @@ impl Greeting {
 }
 
 impl Muxer {
-    /// The device starts: descriptors are watched from now on.
+    /// Starts watching descriptors, when the device is activated.
     ///
     /// # Errors
     /// When a descriptor cannot be watched.
@@ -56,16 +56,16 @@ impl Muxer {
         Ok(())
     }
 
-    /// The device stops: every stream ends, nothing is watched.
+    /// Drops every stream and stops watching descriptors, when the device is reset.
     pub(super) fn stop(&mut self) {
         self.drop_streams();
         let Some(poller) = self.poller.take() else { return };
-        // What was not watched needs no unwatching.
+        // This fails for descriptors that are not watched, which does no harm.
         let _ = poller.remove(&self.timer);
         self.outbound.unwatch(&poller);
     }
 
-    /// A client of the listener: it has to say which port it wants. The table has room.
+    /// Adds a client of the listener, which must then name its port. The table must have room.
     ///
     /// # Errors
     /// When the timer cannot be set.
@@ -83,7 +83,7 @@ impl Muxer {
         self.read_greeting(slot)
     }
 
-    /// Looks whether the line is there, and takes exactly it: what follows belongs to the stream.
+    /// Takes exactly the handshake line once it is complete: the bytes after it belong to the stream.
     fn read_greeting(&mut self, slot: u16) -> Result<(), DeviceError> {
         let Some(connection) = self.table.get_mut(slot) else { return Ok(()) };
         let Some(stream) = &connection.stream else { return Ok(()) };
@@ -112,10 +112,10 @@ impl Muxer {
         }
     }
 
-    /// A socket that is to be connected to the guest's `port`. The table has room.
+    /// Adds a socket that is to be connected to the guest's `port`. The table must have room.
     ///
     /// # Errors
-    /// When the socket cannot be watched or the timer not be set.
+    /// When the socket cannot be watched or the timer cannot be set.
     pub(super) fn connect(&mut self, port: u32, stream: UnixStream) -> io::Result<()> {
         let key = self.free_key(port).ok_or(io::ErrorKind::AddrInUse)?;
         let state = State::Connecting { announce: false };
@@ -137,8 +137,8 @@ impl Muxer {
         Ok(())
     }
 
-    /// Goes on with any port. A guest that was restored may still be closing streams of its former life, and would
-    /// take a new one between the same ports for one of those.
+    /// Continues with a random host port. A restored guest may still be closing streams from before the snapshot, and
+    /// would confuse a new stream between the same ports with one of those.
     ///
     /// # Errors
     /// When the host has no random bytes.
@@ -150,7 +150,7 @@ impl Muxer {
         Ok(())
     }
 
-    /// A port of the host that has no stream with the guest's `port`. There are far more than streams.
+    /// Finds a port of the host that has no stream with the guest's `port`. There are far more ports than streams.
     fn free_key(&mut self, port: u32) -> Option<Key> {
         for _ in 0..=self.table.len() {
             let key = Key { host: self.next_port, guest: port };
@@ -165,7 +165,7 @@ impl Muxer {
         None
     }
 
-    /// The guest has accepted the stream in `slot`.
+    /// Handles the guest's acceptance of the stream in `slot`.
     ///
     /// # Errors
     /// When the timer cannot be set.
@@ -183,7 +183,7 @@ impl Muxer {
         let line = line.get_ref().get(..length).unwrap_or_default();
         match socket::send_slices(stream, [line, &[]]) {
             Ok(count) if count == length => Ok(()),
-            // A client that has closed may have sent before: the guest gets that, and then the end.
+            // A client that has closed its socket may have sent data before: the guest receives that, then the end.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 connection.lose_host(&mut self.rings);
                 Ok(())
@@ -192,7 +192,7 @@ impl Muxer {
         }
     }
 
-    /// A stream's socket has something to say.
+    /// Handles events of a stream's socket.
     ///
     /// # Errors
     /// When the timer cannot be set.
@@ -201,8 +201,8 @@ impl Muxer {
             return Ok(());
         };
         let Some(stream) = &connection.stream else { return Ok(()) };
-        // The event may be about a stream that had this slot before: nothing is concluded from it that the
-        // socket does not confirm.
+        // The event may belong to a stream that had this slot before, so it counts only as far as the socket
+        // confirms it.
         let end = (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR).cast_unsigned();
         if events & end != 0 && socket::reads_to_end(stream) {
             connection.hangup = true;
@@ -216,7 +216,7 @@ impl Muxer {
             return self.finish(slot, End::Reset);
         };
         if connection.state == State::Gone {
-            // Only what the guest had sent before it was done is still going out.
+            // Only data that the guest had sent before its end is still being delivered.
             if !connection.has_backlog() {
                 return self.finish(slot, End::Silent);
             }

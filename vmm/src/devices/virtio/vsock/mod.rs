@@ -1,29 +1,30 @@
 //! The socket device (virtio 1.2, 5.10): streams between the guest's `AF_VSOCK` sockets and Unix sockets of
 //! the host, entirely in user space.
 //!
-//! The monitor is jailed and opens no path, so the host's sockets come in as descriptors:
+//! The monitor is jailed and opens no path, so it receives the host's sockets as descriptors:
 //!
-//! * *host to guest*: clients of a listening socket say `CONNECT <port>\n` and are answered
-//!   `OK <host port>\n` once the guest has accepted, or closed if it has not; everything after the line is
-//!   the stream. A connected socket can also be handed in for a port, without the lines.
-//! * *guest to host*: a [`Broker`] outside the jail is asked for a connected socket.
+//! * *host to guest*: a client of a listening socket sends `CONNECT <port>\n`. It receives
+//!   `OK <host port>\n` once the guest has accepted; otherwise its connection is closed. All bytes after the line
+//!   belong to the stream. A connected socket can also be passed in for a port, without the lines.
+//! * *guest to host*: the device requests a connected socket from a [`Broker`] outside the jail.
 //!
 //! ```text
 //!   listener ──► Handshake ──CONNECT──► Connecting ──RESPONSE─────┐
-//!   connect() ────────────────────────────▲                       ▼      both ends told
+//!   connect() ────────────────────────────▲                       ▼      host shut down both ways
 //!   guest REQUEST ─► AwaitingTurn ─► AwaitingBroker ──socket───► Open ──────────────────► Closing
-//!                         │               │                       │ reset, both ends         │ reset,
-//!                         └───────────────┴─────refused─────► Gone ◄─────────────────────────┘ time-out
+//!                         │               │                       │ reset, or guest          │ reset,
+//!                         │               │                       │ shut down both ways      │ timeout
+//!                         └───────────────┴─────refused─────► Gone ◄─────────────────────────┘
 //! ```
 //!
 //! [`device`] owns the queues; `muxer` (the guest's side), `host` (the host's side) and `outbound` (the broker)
-//! are the parts of the multiplexer over a `table` of `connection`s, which `relay` moves data for: host data is
-//! read straight into the guest's receive buffers, guest data is written straight from its transmit buffers,
-//! and only what the host's socket does not take at once is copied, into a bounded `buffer`. Credit (5.10.6.3)
-//! keeps the guest from sending more than that buffer holds.
+//! are the parts of the multiplexer over a `table` of `connection`s. `relay` moves the data: host data is
+//! read directly into the guest's receive buffers, guest data is written directly from its transmit buffers,
+//! and only the bytes that the host's socket does not take at once are copied, into a bounded `buffer`. Credit
+//! (5.10.6.3) keeps the guest from sending more than that buffer holds.
 //!
-//! Sockets of streams are watched edge-triggered: a stream that cannot go on for lack of credit or receive
-//! buffers costs neither wake-ups nor system calls.
+//! Sockets of streams are watched edge-triggered: a stream that cannot continue for lack of credit or receive
+//! buffers causes neither wake-ups nor system calls.
 
 pub mod broker;
 mod buffer;
@@ -56,45 +57,46 @@ const TOKEN_BROKER: u16 = 1;
 const TOKEN_TIMER: u16 = 2;
 const TOKEN_STREAMS: u16 = 16;
 
-/// The largest [`Limits::streams`]: what the event tokens have room for.
+/// The largest [`Limits::streams`], which the number of event tokens limits.
 pub const MAX_STREAMS: u16 = crate::event_loop::QUEUE_TOKEN - TOKEN_STREAMS;
 /// The smallest context identifier that a guest may have (5.10.4).
 pub const MIN_GUEST_CID: u32 = 3;
-/// Host ports of streams that the host has opened.
+/// Range of the host ports of streams that the host opens.
 pub const EPHEMERAL_PORTS: Range<u32> = 1 << 30..1 << 31;
 
-/// What a device starts with. It works with neither listener nor broker; they can come later.
+/// Configuration of a device. The listener and the broker are optional and can be set later.
 #[derive(Debug)]
 pub struct VsockConfig {
     /// The guest's context identifier, [`MIN_GUEST_CID`] or more, not `u32::MAX`.
     pub guest_cid: u32,
-    /// Where clients connect that want to reach the guest.
+    /// The socket to which clients connect that want to reach the guest.
     pub listener: Option<UnixListener>,
     /// The device's end of [`Broker::pair`].
     pub broker: Option<OwnedFd>,
 }
 
-/// The bounds of a device.
+/// Limits of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Streams at once, clients that have not said their line yet included; 1 to [`MAX_STREAMS`].
+    /// Largest number of simultaneous streams, including clients that have not sent their line yet; 1 to
+    /// [`MAX_STREAMS`].
     pub streams: u16,
-    /// Requests that the broker may have unanswered; more wait for its answers.
+    /// Largest number of requests that the broker has not answered; further requests wait for its answers.
     pub broker_requests: u16,
-    /// Requests that may wait for the broker; more are refused. Each takes one of `streams`.
+    /// Largest number of requests that wait for the broker; further ones are refused. Each takes one of `streams`.
     pub waiting_requests: u16,
-    /// Bytes of a stream that the guest may send ahead of the host's socket, 4 KiB to 16 MiB. From the 65th
-    /// stream on, new ones get at most 64 KiB.
+    /// Number of bytes of a stream that the guest may send before the host's socket takes them, 4 KiB to 16 MiB. From
+    /// the 65th stream on, new ones have at most 64 KiB.
     pub buffer: u32,
-    /// How long a client has for its line.
+    /// Time that a client has to send its line.
     pub handshake_timeout: Duration,
-    /// How long the guest has to accept.
+    /// Time that the guest has to accept a stream.
     pub connect_timeout: Duration,
-    /// How long the guest's request may be without the broker's answer, waiting included. (A Linux guest gives
-    /// up after 2 s unless its application asks for more patience.)
+    /// Time that the guest's request may be without the broker's answer, including the time that it waits for the
+    /// broker. (A Linux guest gives up after 2 s unless its application sets a longer timeout.)
     pub broker_timeout: Duration,
-    /// How long the guest has to acknowledge that a stream is over (Linux: 8 s), and the host to take more
-    /// of what the guest had sent before it was.
+    /// Time that the guest has to acknowledge that a stream is closed (Linux: 8 s), and that the host has to take more
+    /// of the data that the guest had sent before.
     pub linger: Duration,
 }
 
@@ -137,18 +139,18 @@ pub enum VsockError {
     /// The buffer size is out of range.
     #[error("a vsock buffer of {0} bytes is out of range: choose 4 KiB to 16 MiB")]
     Buffer(u32),
-    /// A socket was to be connected to a guest that runs no driver.
+    /// A socket cannot be connected, because the guest runs no driver.
     #[error("the guest has no vsock driver running: wait until it has booted")]
     Inactive,
-    /// A socket was to be connected, and no slot is free.
+    /// A socket cannot be connected, because no slot is free.
     #[error("all {0} vsock streams are in use: close one or raise the limit")]
     Full(u16),
-    /// The host refused something.
+    /// The host refused an operation.
     #[error("{what} failed: {source}; is the host or the process out of descriptors?")]
     Host {
-        /// What was being done.
+        /// The operation that failed.
         what: &'static str,
-        /// What the host answered.
+        /// Error from the host.
         source: io::Error,
     },
 }
@@ -159,17 +161,17 @@ impl VsockError {
     }
 }
 
-/// What has happened, seen from the device: `rx` is the queue that the guest receives from.
+/// Counters of the device. `rx` is the queue from which the guest receives.
 #[derive(Debug, Clone, Copy, Default)]
 struct Counters {
     rx_packets: u64,
     tx_packets: u64,
     rx_bytes: u64,
     tx_bytes: u64,
-    /// Packets without a header or with somebody else's address.
+    /// Packets without a complete header or with a wrong source address.
     tx_dropped: u64,
     connections_opened: u64,
     resets_sent: u64,
-    /// How often a stream had data for a guest that granted no credit.
+    /// Number of times that a stream had data for the guest but no credit.
     credit_stalls: u64,
 }

@@ -1,11 +1,11 @@
-//! The guest's side of the multiplexer: packets in, packets out, and what they do to streams.
+//! The guest's side of the multiplexer: packets from and to the guest, and their effects on streams.
 //!
-//! Streams with something to say stand in a first-in-first-out list. Each gets one turn – a control packet,
-//! or one read of its socket into as many receive buffers as it has lately filled – and goes to the back
-//! if it has more, so any number of streams share the receive queue fairly.
+//! Streams that have a packet for the guest wait in a first-in-first-out list. Each has one turn (a control packet,
+//! or one read of its socket into as many receive buffers as it has recently filled) and moves to the back of the
+//! list if it has more, so any number of streams share the receive queue fairly.
 //!
 //! A stream stays in the table until it has left that list, which bounds the list. Resets for packets that
-//! belong to no stream have a bounded list of their own; while it is full no packet is taken from the guest,
+//! belong to no stream have a bounded list of their own; while it is full, no packet is taken from the guest,
 //! so a guest that sends without receiving stops only itself (5.10.6.2).
 
 use std::collections::VecDeque;
@@ -25,27 +25,27 @@ use crate::devices::virtio::DeviceError;
 use crate::devices::virtio::queue::Chain;
 use crate::event_loop::Poller;
 
-/// Resets for packets of no stream that may wait for receive buffers.
+/// Largest number of resets, for packets that belong to no stream, that wait for receive buffers.
 const PENDING_RESETS: usize = 256;
-/// Turns in one call, so that the device thread gets to its other devices.
+/// Largest number of turns in one call, so that the device thread also serves its other devices.
 const TURNS: usize = 256;
-/// From this many streams on, new ones get [`CROWDED_BUFFER`] bytes at most.
+/// Number of streams from which on new ones have at most [`CROWDED_BUFFER`] bytes of buffer.
 const CROWD: usize = 64;
-/// Receive buffer of a stream among many, bytes.
+/// Size in bytes of a stream's receive buffer when there are many streams.
 const CROWDED_BUFFER: u32 = 64 << 10;
 
-/// How a stream ends.
+/// How a stream is terminated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// The guest knows already.
+    /// The guest is not notified, because it knows already.
     Silent,
-    /// The guest is told.
+    /// The guest receives a reset.
     Reset,
-    /// The guest is told; what it has sent before still goes to the host.
+    /// The guest receives a reset; data that it has sent before is still delivered to the host.
     Drain,
 }
 
-/// All streams of a device and what they share.
+/// All streams of a device and their shared state.
 #[derive(Debug)]
 pub(super) struct Muxer {
     pub(super) guest_cid: u64,
@@ -57,7 +57,7 @@ pub(super) struct Muxer {
     pub(super) next_port: u32,
     pub(super) rings: RingPool,
     pub(super) timer: Timer,
-    /// While the device is active.
+    /// The poller, while the device is active.
     pub(super) poller: Option<Poller>,
     pub(super) counters: Counters,
 }
@@ -68,10 +68,10 @@ pub(super) fn token(slot: u16) -> u16 {
 }
 
 impl Muxer {
-    /// No streams yet.
+    /// Makes a multiplexer without streams.
     ///
     /// # Errors
-    /// When the host has no timer left.
+    /// When the host cannot provide a timer.
     pub(super) fn new(guest_cid: u64, limits: Limits) -> io::Result<Self> {
         Ok(Self {
             guest_cid,
@@ -88,17 +88,17 @@ impl Muxer {
         })
     }
 
-    /// Whether another packet of the guest can be handled.
+    /// Whether another packet from the guest can be handled.
     pub(super) fn accepts_packets(&self) -> bool {
         self.resets.len() < PENDING_RESETS
     }
 
-    /// Receive buffer for a new stream, bytes.
+    /// Size of the receive buffer for a new stream in bytes.
     pub(super) fn buffer_size(&self) -> u32 {
         if self.table.len() < CROWD { self.limits.buffer } else { self.limits.buffer.min(CROWDED_BUFFER) }
     }
 
-    /// Gives the stream in `slot` `time` until [`Self::expire`] ends it.
+    /// Sets a deadline for the stream in `slot`: after `time`, [`Self::expire`] terminates it.
     ///
     /// # Errors
     /// When the timer cannot be set.
@@ -111,16 +111,16 @@ impl Muxer {
         Ok(())
     }
 
-    /// Handles one packet of the guest.
+    /// Handles one packet from the guest.
     ///
     /// # Errors
-    /// When the host fails; whatever the guest sends, its stream at most is reset.
+    /// When the host fails. An invalid packet from the guest is no error: at most its stream is reset.
     pub(super) fn receive(&mut self, chain: &Chain) -> Result<(), DeviceError> {
         let mut bytes = [0; HEADER_LEN];
         let length = chain.read_at(0, &mut bytes);
         let header = Header::from_bytes(&bytes);
         if length < HEADER_LEN || header.src_cid != self.guest_cid {
-            // Nobody whom an answer could be addressed to.
+            // There is no address to which an answer could be sent.
             self.counters.tx_dropped += 1;
             return Ok(());
         }
@@ -139,7 +139,7 @@ impl Muxer {
         Ok(())
     }
 
-    /// Answers a packet that belongs to no stream.
+    /// Answers a packet that belongs to no stream with a reset.
     pub(super) fn refuse(&mut self, header: &Header) {
         if header.op != Op::Reset as u16 {
             self.resets.push_back(header.reset_reply());
@@ -185,7 +185,7 @@ impl Muxer {
         Ok(())
     }
 
-    /// Ends the stream in `slot`.
+    /// Terminates the stream in `slot`.
     ///
     /// # Errors
     /// When the timer cannot be set.
@@ -214,7 +214,7 @@ impl Muxer {
         Ok(())
     }
 
-    /// Ends every stream whose time is up and sets the timer for the next.
+    /// Terminates every stream whose deadline has passed and sets the timer for the next deadline.
     ///
     /// # Errors
     /// When the timer cannot be set.
@@ -233,7 +233,7 @@ impl Muxer {
         self.timer.arm(next).map_err(DeviceError::backend("setting the vsock timer"))
     }
 
-    /// Has the event loop come back to this device soon.
+    /// Makes the event loop call this device again `after` this time.
     ///
     /// # Errors
     /// When the timer cannot be set.
@@ -241,7 +241,7 @@ impl Muxer {
         Instant::now().checked_add(after).map_or(Ok(()), |soon| self.timer.arm(soon))
     }
 
-    /// Puts the stream in `slot` into the list if it has something to say.
+    /// Puts the stream in `slot` into the list if it has a packet for the guest.
     pub(super) fn queue(&mut self, slot: u16) {
         let Some(connection) = self.table.get_mut(slot) else { return };
         if connection.note_stall() {
@@ -253,18 +253,18 @@ impl Muxer {
         }
     }
 
-    /// Frees `slot` if nothing is left to be done in it.
+    /// Frees `slot` if its stream is finished.
     pub(super) fn reap(&mut self, slot: u16) {
         if self.table.get(slot).is_some_and(Connection::is_finished) {
             self.table.remove(slot);
         }
     }
 
-    /// Fills receive buffers until there are none or there is nothing to say; `true` when it stopped for
+    /// Fills receive buffers until there are no buffers or no packets left. Returns `true` when it stopped for
     /// another reason.
     ///
     /// # Errors
-    /// A broken queue, or the host fails.
+    /// When the queue is broken or the host fails.
     pub(super) fn transmit(&mut self, rx: &mut RxQueue) -> Result<bool, DeviceError> {
         if self.resets.is_empty() && self.ready.is_empty() {
             return Ok(false);
@@ -287,7 +287,7 @@ impl Muxer {
         Ok(true)
     }
 
-    /// Gives the stream in `slot` its turn.
+    /// Serves the stream in `slot` for one turn.
     fn serve(&mut self, slot: u16, rx: &mut RxQueue) -> Result<(), DeviceError> {
         let Some(connection) = self.table.get_mut(slot) else { return Ok(()) };
         connection.queued = false;
@@ -311,7 +311,7 @@ impl Muxer {
         Ok(())
     }
 
-    /// Reads from the host's socket straight into receive buffers, one of which is held.
+    /// Reads from the host's socket directly into receive buffers, of which at least one is held.
     fn read_host(&mut self, slot: u16, rx: &mut RxQueue) -> Result<(), DeviceError> {
         let Some(connection) = self.table.get_mut(slot) else { return Ok(()) };
         let Some(stream) = &connection.stream else { return Ok(()) };
@@ -347,7 +347,7 @@ impl Muxer {
         Ok(())
     }
 
-    /// Drops every stream and every packet without a word to the guest.
+    /// Drops every stream and every waiting packet without notifying the guest.
     pub(super) fn drop_streams(&mut self) {
         for slot in 0..self.table.end() {
             if let (Some(mut connection), Some(poller)) = (self.table.remove(slot), &self.poller) {

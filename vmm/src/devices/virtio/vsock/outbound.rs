@@ -1,9 +1,9 @@
-//! Streams that the guest opens: its requests on their way to the broker, and the broker's answers.
+//! Streams that the guest opens: its requests to the broker, and the broker's answers.
 //!
-//! A broker that has fallen behind – [`Limits::broker_requests`](super::Limits) unanswered, or its socket full –
-//! gets no more for now: later requests wait here, in their order, and only the guest's own impatience, the
-//! time-out or [`Limits::waiting_requests`](super::Limits) ends one. A burst of connections is no reason to
-//! reset any of them.
+//! A broker that has fallen behind ([`Limits::broker_requests`](super::Limits) unanswered, or its socket full)
+//! receives no more for now: later requests wait here, in their order. A request fails only if the guest gives up,
+//! at its timeout, or when [`Limits::waiting_requests`](super::Limits) is reached. A burst of connections is no
+//! reason to reset any of them.
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,20 +20,20 @@ use super::table::Key;
 use crate::devices::virtio::DeviceError;
 use crate::event_loop::{Interest, Poller};
 
-/// Answers of the broker handled per event.
+/// Largest number of the broker's answers that are handled per event.
 const BROKER_BATCH: usize = 64;
 
-/// The broker and what it is, or will be, asked.
+/// The broker and the requests that were, or will be, sent to it.
 #[derive(Debug, Default)]
 pub(super) struct Outbound {
     broker: Option<OwnedFd>,
-    /// Streams in [`State::AwaitingBroker`].
+    /// Number of streams in [`State::AwaitingBroker`].
     asked: u16,
     /// Numbers of the requests in [`State::AwaitingTurn`], oldest first.
     waiting: VecDeque<u64>,
-    /// The last number given.
+    /// The counter in the number of the last request.
     last: u64,
-    /// The broker's socket was full; it is watched for room.
+    /// Whether the broker's socket was full and is watched for room.
     choked: bool,
 }
 
@@ -41,7 +41,7 @@ impl Outbound {
     /// Starts watching the broker, if there is one.
     ///
     /// # Errors
-    /// When it cannot be watched.
+    /// When the broker cannot be watched.
     pub(super) fn watch(&self, poller: &Poller) -> io::Result<()> {
         self.broker.as_ref().map_or(Ok(()), |broker| poller.add(broker, TOKEN_BROKER, Interest::READ))
     }
@@ -50,11 +50,11 @@ impl Outbound {
     pub(super) fn unwatch(&mut self, poller: &Poller) {
         self.choked = false;
         if let Some(broker) = &self.broker {
-            let _ = poller.remove(broker); // what was not watched needs no unwatching
+            let _ = poller.remove(broker); // fails if it was not watched, which does no harm
         }
     }
 
-    /// The stream that was in `state` is over.
+    /// Removes the request of a stream that was in `state` and is closed.
     pub(super) fn forget(&mut self, state: State) {
         match state {
             State::AwaitingBroker(_) => self.asked = self.asked.saturating_sub(1),
@@ -63,13 +63,13 @@ impl Outbound {
         }
     }
 
-    /// All streams are over.
+    /// Removes all requests.
     pub(super) fn forget_all(&mut self) {
         self.asked = 0;
         self.waiting.clear();
     }
 
-    /// Watches for room exactly while the socket is full and something waits for that.
+    /// Watches for room only while the socket is full and a request waits for room.
     fn watch_for_room(&mut self, choked: bool, poller: &Poller) -> io::Result<()> {
         if self.choked != choked
             && let Some(broker) = &self.broker
@@ -81,17 +81,17 @@ impl Outbound {
     }
 }
 
-/// The slot of the stream that a request is for: the low half-word of its number.
+/// The slot of the stream to which a request belongs: the low 16 bits of the request's number.
 fn slot_of(request: u64) -> u16 {
     let [low, high, ..] = request.to_le_bytes();
     u16::from_le_bytes([low, high])
 }
 
 impl Muxer {
-    /// Puts another broker, or none, in place of the present one, whose unanswered requests are reset.
+    /// Replaces the broker, or removes it. The unanswered requests of the old one are reset.
     ///
     /// # Errors
-    /// When the new one cannot be watched; there is none then.
+    /// When the new broker cannot be watched; there is none then.
     pub(super) fn set_broker(&mut self, broker: Option<OwnedFd>) -> io::Result<()> {
         if let Some(poller) = &self.poller {
             self.outbound.unwatch(poller);
@@ -111,7 +111,7 @@ impl Muxer {
         result
     }
 
-    /// The guest asks for port `key.host` of the host: the broker has to come up with a socket.
+    /// Handles the guest's request for port `key.host` of the host, for which the broker must supply a socket.
     ///
     /// # Errors
     /// When the timer cannot be set.
@@ -128,7 +128,7 @@ impl Muxer {
             self.refuse(header);
             return Ok(());
         };
-        // The slot is in the number so that the answer finds it; the rest makes every number new.
+        // The number contains the slot, so that the answer finds it; the rest makes every number unique.
         self.outbound.last = self.outbound.last.wrapping_add(1);
         let request = self.outbound.last << 16 | u64::from(slot);
         if let Some(connection) = self.table.get_mut(slot) {
@@ -139,10 +139,10 @@ impl Muxer {
         self.set_deadline(slot, self.limits.broker_timeout)
     }
 
-    /// Hands waiting requests to the broker as far as it may have and takes them.
+    /// Sends waiting requests to the broker, as far as its limit and its socket allow.
     ///
     /// # Errors
-    /// When the broker cannot be watched for room or the timer not be set.
+    /// When the broker cannot be watched for room or the timer cannot be set.
     pub(super) fn ask_broker(&mut self) -> Result<(), DeviceError> {
         let mut choked = false;
         while self.outbound.asked < self.limits.broker_requests {
@@ -166,7 +166,7 @@ impl Muxer {
                     choked = true;
                     break;
                 }
-                // The broker is gone; that event follows. This also takes the request out of the list.
+                // The broker is gone; the event for that follows. This call also removes the request from the list.
                 Err(_) => self.finish(slot, End::Reset)?,
             }
         }
@@ -175,7 +175,7 @@ impl Muxer {
         watched.map_err(DeviceError::backend("watching the vsock broker"))
     }
 
-    /// The broker's socket has something to say.
+    /// Handles events of the broker's socket.
     ///
     /// # Errors
     /// When the timer cannot be set.

@@ -1,40 +1,40 @@
 //! The header in front of every vsock packet (virtio 1.2, 5.10.6).
 
-/// Bytes of a header on the wire.
+/// Size of a header on the wire, in bytes.
 pub(super) const HEADER_LEN: usize = 44;
 /// The host's context identifier, fixed by the specification (5.10.4).
 pub(super) const HOST_CID: u64 = 2;
-/// `VIRTIO_VSOCK_TYPE_STREAM`: the one socket type that is served.
+/// `VIRTIO_VSOCK_TYPE_STREAM`, the only supported socket type.
 pub(super) const TYPE_STREAM: u16 = 1;
 /// `SHUTDOWN` flag: its sender will receive no more data.
 pub(super) const SHUTDOWN_RECEIVE: u32 = 1;
 /// `SHUTDOWN` flag: its sender will send no more data.
 pub(super) const SHUTDOWN_SEND: u32 = 2;
-/// Both `SHUTDOWN` flags: its sender is done with the stream.
+/// Both `SHUTDOWN` flags: the sender has shut down the stream in both directions.
 pub(super) const SHUTDOWN_BOTH: u32 = SHUTDOWN_RECEIVE | SHUTDOWN_SEND;
 
-/// What a packet is for (`VIRTIO_VSOCK_OP_*`).
+/// Operation of a packet (`VIRTIO_VSOCK_OP_*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub(super) enum Op {
-    /// Asks for a connection.
+    /// Requests a connection.
     Request = 1,
-    /// Accepts one.
+    /// Accepts a connection.
     Response = 2,
-    /// Refuses or ends one at once.
+    /// Refuses or closes a connection at once.
     Reset = 3,
-    /// Ends one or both directions, by its flags.
+    /// Shuts down one or both directions, as its flags specify.
     Shutdown = 4,
     /// Carries data (`RW`).
     Data = 5,
-    /// Says how much more may be sent.
+    /// Reports how many more bytes may be sent.
     CreditUpdate = 6,
-    /// Asks for a [`Self::CreditUpdate`].
+    /// Requests a [`Self::CreditUpdate`].
     CreditRequest = 7,
 }
 
 impl Op {
-    /// The operation with this number, `None` for one that the specification does not know.
+    /// The operation with this number; `None` for one that the specification does not define.
     pub(super) fn from_wire(value: u16) -> Option<Self> {
         Some(match value {
             1 => Self::Request,
@@ -49,27 +49,27 @@ impl Op {
     }
 }
 
-/// A packet header in the host's byte order; kind and operation as they came.
+/// A packet header in the host's byte order; kind and operation are not validated.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) src_cid: u64,
     pub(super) dst_cid: u64,
     pub(super) src_port: u32,
     pub(super) dst_port: u32,
-    /// Bytes of payload behind the header.
+    /// Number of bytes of payload after the header.
     pub(super) len: u32,
     /// `VIRTIO_VSOCK_TYPE_*`.
     pub(super) kind: u16,
     /// `VIRTIO_VSOCK_OP_*`.
     pub(super) op: u16,
     pub(super) flags: u32,
-    /// Bytes of receive buffer that the sender of this packet has for the stream.
+    /// Size in bytes of the receive buffer that the sender of this packet has for the stream.
     pub(super) buf_alloc: u32,
-    /// Bytes of the stream that have left that buffer so far, modulo 2³².
+    /// Number of bytes of the stream that have left that buffer so far, modulo 2³².
     pub(super) fwd_cnt: u32,
 }
 
-/// Takes little-endian fields off the front of the wire format.
+/// Takes little-endian fields from the front of the wire format.
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
@@ -90,7 +90,7 @@ impl Fields<'_> {
 }
 
 impl Header {
-    /// Reads the wire format.
+    /// Parses a header from the wire format.
     pub(super) fn from_bytes(bytes: &[u8; HEADER_LEN]) -> Self {
         let mut fields = Fields(bytes);
         Self {
@@ -107,7 +107,7 @@ impl Header {
         }
     }
 
-    /// The wire format.
+    /// The header in the wire format.
     pub(super) fn to_bytes(self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         let mut rest = bytes.as_mut_slice();
@@ -130,7 +130,7 @@ impl Header {
         bytes
     }
 
-    /// The reset that answers this packet when no stream can (5.10.6.4): its addresses turned round.
+    /// The reset that answers this packet when it belongs to no stream (5.10.6.4): the addresses are swapped.
     pub(super) fn reset_reply(&self) -> Self {
         Self {
             src_cid: self.dst_cid,

@@ -1,5 +1,5 @@
-//! A connection's traffic with its socket: guest data out, what did not go out at once buffered, ends of
-//! directions passed on.
+//! Transfers a connection's data to its socket: forwards the guest's data, buffers the bytes that the socket does not
+//! take at once, and passes on the shutdown of directions.
 
 use std::io;
 use std::net::Shutdown;
@@ -11,30 +11,30 @@ use super::socket;
 use crate::devices::virtio::queue::Chain;
 use crate::event_loop::{Interest, Poller};
 
-/// Where a connection's socket is watched.
+/// The poller and token with which a connection's socket is watched.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Watch<'a> {
     pub(super) poller: &'a Poller,
     pub(super) token: u16,
 }
 
-/// Why a connection cannot go on: the guest gets a reset.
+/// Why a connection cannot continue, so that the guest receives a reset.
 #[derive(Debug)]
 pub(super) enum Broken {
-    /// The guest sent more than it had credit for, or after it had said that it would send nothing more.
+    /// The guest sent more than its credit allowed, or data after it had shut down sending.
     Guest,
     /// The host refused to watch the socket.
     Host,
 }
 
 impl Connection {
-    /// Starts watching the socket. Its state of now is reported first, whatever it is.
+    /// Starts watching the socket. The first event reports its current state.
     pub(super) fn watch(&self, watch: Watch<'_>) -> io::Result<()> {
         let Some(stream) = &self.stream else { return Ok(()) };
         watch.poller.add(stream, watch.token, Interest::READ_EDGE)
     }
 
-    /// Forwards the `length` bytes of payload in `chain` to the host, as far as it takes them; buffers the
+    /// Forwards the `length` bytes of payload in `chain` to the host's socket, as far as it takes them; buffers the
     /// rest.
     pub(super) fn forward(
         &mut self,
@@ -58,7 +58,7 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => {
                     self.forwarded(length);
-                    self.host_takes_no_more(); // there is no ring that could be given back
+                    self.host_takes_no_more(); // there is no ring to return to the pool
                     return Ok(());
                 }
             }
@@ -76,7 +76,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Hands buffered bytes to the socket as far as it takes them; whether it took any.
+    /// Writes buffered bytes to the socket as far as it takes them; returns whether it took any.
     pub(super) fn flush(&mut self, rings: &mut RingPool, watch: Watch<'_>) -> Result<bool, Broken> {
         let mut progress = false;
         while let (Some(ring), Some(stream)) = (&mut self.ring, &self.stream) {
@@ -101,24 +101,24 @@ impl Connection {
         Ok(progress)
     }
 
-    /// The host's socket takes no more data.
+    /// Handles a host's socket that takes no more data: discards the buffer.
     pub(super) fn lose_host(&mut self, rings: &mut RingPool) {
         if let Some(ring) = self.host_takes_no_more() {
             rings.give(ring);
         }
     }
 
-    /// If the socket is closed in both directions, takes note that it takes no more data.
+    /// If the socket is closed in both directions, records that it takes no more data.
     pub(super) fn check_host(&mut self, rings: &mut RingPool) {
         if self.stream.as_ref().is_some_and(socket::hung_up) {
             self.lose_host(rings);
         }
     }
 
-    /// Tells the socket what the guest is done with, the end of its data only behind the data.
+    /// Shuts down the socket's directions that the guest has shut down; sending only after all buffered data.
     pub(super) fn pass_on_ends(&self) {
         let Some(stream) = &self.stream else { return };
-        // Shutting down fails only where the peer was faster.
+        // Shutting down fails only where the peer has closed first.
         if self.guest_done() & SHUTDOWN_SEND != 0 && self.buffered() == 0 {
             let _ = stream.shutdown(Shutdown::Write);
         }
@@ -127,20 +127,21 @@ impl Connection {
         }
     }
 
-    /// Closes the socket at once and gives the buffer back.
+    /// Closes the socket at once and returns the buffer to the pool.
     pub(super) fn release(&mut self, rings: &mut RingPool, poller: &Poller) {
         self.deadline = None;
         if let Some(ring) = self.ring.take() {
             rings.give(ring);
         }
         if let Some(stream) = self.stream.take() {
-            // Somebody may hold a duplicate: closing ours would end neither the watching nor the stream.
+            // Another process may hold a duplicate of the descriptor: closing this one alone would stop neither
+            // the watching nor the stream.
             let _ = poller.remove(&stream);
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
 
-    /// Whether anything is still to be handed to the socket.
+    /// Whether any buffered data still has to be written to the socket.
     pub(super) fn has_backlog(&self) -> bool {
         self.ring.as_ref().is_some_and(|ring: &Ring| !ring.is_empty())
     }

@@ -1,4 +1,4 @@
-//! The receive queue: empty buffers of the guest, held a few at a time and filled in order.
+//! The receive queue, from which a few empty buffers of the guest are held at a time and filled in order.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -8,12 +8,12 @@ use super::socket::{self, Received};
 use crate::devices::virtio::DeviceError;
 use crate::devices::virtio::queue::{Chain, QueueState, VirtQueue};
 
-/// Buffers that one read of a host socket may fill at most: a read of 64 KiB at Linux's 4 KiB each.
+/// Largest number of buffers that one read of a host socket may fill: 64 KiB at Linux's 4 KiB each.
 pub(super) const BURST: usize = 16;
-/// Bytes of payload in a packet at most, as Linux has it on both sides (`VIRTIO_VSOCK_MAX_PKT_BUF_SIZE`).
+/// Largest payload of a packet in bytes; Linux uses the same on both sides (`VIRTIO_VSOCK_MAX_PKT_BUF_SIZE`).
 pub(super) const MAX_PAYLOAD: usize = 64 << 10;
 
-/// The queue and the chains popped from it that are still empty.
+/// The receive queue and the chains popped from it that are still empty.
 #[derive(Debug)]
 pub(super) struct RxQueue {
     queue: VirtQueue,
@@ -24,17 +24,17 @@ pub(super) struct RxQueue {
 }
 
 impl RxQueue {
-    /// Takes the queue over.
+    /// Takes over the queue.
     pub(super) fn new(queue: VirtQueue) -> Self {
         let chains = std::iter::repeat_with(Chain::new).take(BURST).collect();
         Self { queue, chains, first: 0, held: 0, unannounced: false }
     }
 
-    /// Sees to it that up to `wanted` (at most [`BURST`]) empty buffers are at hand and returns how many are.
-    /// When there are none, the driver has been asked to say when it adds some.
+    /// Pops buffers until up to `wanted` (at most [`BURST`]) empty ones are held, and returns the number held.
+    /// When there are none, notifications from the driver are enabled, so that it notifies when it adds some.
     ///
     /// # Errors
-    /// A broken queue, or a buffer that is too small for a packet.
+    /// When the queue is broken, or a buffer is too small for a packet.
     pub(super) fn hold(&mut self, wanted: usize) -> Result<usize, DeviceError> {
         while self.held < wanted.min(BURST) && self.pop()? {}
         if self.held == 0 && self.queue.enable_notification()? {
@@ -55,28 +55,28 @@ impl RxQueue {
         Ok(true)
     }
 
-    /// Bytes of payload that fit into the first buffer held; zero when none is.
+    /// Number of bytes of payload that fit into the first buffer held; zero when none is held.
     pub(super) fn room(&self) -> usize {
         let first = if self.held == 0 { None } else { self.chains.get(self.first) };
         first.map_or(0, |chain| (chain.writable_len() - HEADER_LEN).min(MAX_PAYLOAD))
     }
 
     /// Reads from `stream` into the payloads of the first `count` buffers held, at most `limit` (not zero)
-    /// bytes. They stay held until [`Self::deliver`] has given each its header.
+    /// bytes. The buffers stay held until [`Self::deliver`] writes each one's header.
     ///
     /// # Errors
-    /// What the read answers; `WouldBlock` when nothing is there.
+    /// The error of the read; `WouldBlock` when there is no data.
     pub(super) fn receive(&self, stream: &UnixStream, count: usize, limit: usize) -> io::Result<Received> {
         let order = (0..count.min(self.held)).map(|position| (self.first + position) % BURST);
         let chains = order.filter_map(|index| self.chains.get(index));
         socket::receive(stream, chains, HEADER_LEN, MAX_PAYLOAD, limit)
     }
 
-    /// Gives the first buffer held to the driver: `header`, and the `header.len` bytes that
-    /// [`Self::receive`] has put behind it.
+    /// Returns the first buffer held to the driver: with `header`, and the `header.len` bytes that
+    /// [`Self::receive`] has written after it.
     ///
     /// # Errors
-    /// A broken queue.
+    /// When the queue is broken.
     pub(super) fn deliver(&mut self, header: &Header) -> Result<(), DeviceError> {
         let Some(chain) = self.chains.get(self.first) else { return Ok(()) };
         let written = chain.write_at(0, &header.to_bytes());
@@ -88,23 +88,23 @@ impl RxQueue {
         Ok(self.queue.push_used(head, written)?)
     }
 
-    /// What a snapshot keeps of the queue. Between two events nothing is held.
+    /// State of the queue, for a snapshot. Between two events no buffers are held.
     pub(super) fn queue_state(&self) -> QueueState {
         self.queue.state()
     }
 
-    /// Asks the driver not to notify while buffers are not what is missing.
+    /// Disables notifications from the driver, while there is no lack of buffers.
     ///
     /// # Errors
-    /// A broken queue.
+    /// When the queue is broken.
     pub(super) fn disable_notification(&mut self) -> Result<(), DeviceError> {
         Ok(self.queue.disable_notification()?)
     }
 
-    /// Puts back what is still held and tells the driver about what was delivered.
+    /// Puts the buffers back that are still held, and notifies the driver of those that were delivered.
     ///
     /// # Errors
-    /// A broken queue.
+    /// When the queue is broken.
     pub(super) fn settle(&mut self) -> Result<(), DeviceError> {
         self.queue.undo_pop(u16::try_from(self.held).unwrap_or(0));
         self.held = 0;

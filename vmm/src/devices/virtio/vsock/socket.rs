@@ -1,5 +1,5 @@
-//! The system calls on the host's sockets, between them and guest memory: never blocking, never raising
-//! `SIGPIPE`, straight from and into the guest's buffers.
+//! The system calls that transfer data between the host's sockets and guest memory. On streams they never block; they
+//! never raise `SIGPIPE`, and they read and write the guest's buffers directly.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -7,11 +7,11 @@ use std::os::unix::net::UnixStream;
 
 use crate::devices::virtio::queue::Chain;
 
-/// Buffers handed to one system call; the few bytes of stack are what it takes to need no allocation.
+/// Largest number of buffers in one system call. The array lies on the stack, so that nothing is allocated.
 const PARTS: usize = 64;
 
 /// An array of buffers under construction. The pointers are used only inside this module, while the chains
-/// or slices they came from are borrowed.
+/// or slices from which they were made are borrowed.
 struct Parts {
     entries: [libc::iovec; PARTS],
     used: usize,
@@ -22,7 +22,7 @@ impl Parts {
         Self { entries: [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; PARTS], used: 0 }
     }
 
-    /// Adds bytes `offset..offset + length` of `buffers`; returns how many of them found a place.
+    /// Adds bytes `offset..offset + length` of `buffers`; returns the number of bytes for which there was room.
     fn add(&mut self, buffers: &[libc::iovec], mut offset: usize, length: usize) -> usize {
         let mut added = 0;
         for buffer in buffers {
@@ -75,10 +75,10 @@ fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
     }
 }
 
-/// Sends up to `length` readable bytes of `chain` from `offset` on; may send fewer.
+/// Sends up to `length` readable bytes of `chain` from `offset` on; may send fewer. Returns the number sent.
 ///
 /// # Errors
-/// What `sendmsg` answers; `WouldBlock` when the socket is full.
+/// The error of `sendmsg`; `WouldBlock` when the socket is full.
 pub(super) fn send_chain(
     stream: &UnixStream,
     chain: &Chain,
@@ -90,10 +90,10 @@ pub(super) fn send_chain(
     parts.send(stream)
 }
 
-/// Sends two runs of bytes as one; may send fewer.
+/// Sends two slices as one; may send fewer bytes. Returns the number sent.
 ///
 /// # Errors
-/// What `sendmsg` answers; `WouldBlock` when the socket is full.
+/// The error of `sendmsg`; `WouldBlock` when the socket is full.
 pub(super) fn send_slices(stream: &UnixStream, slices: [&[u8]; 2]) -> io::Result<usize> {
     let mut parts = Parts::new();
     for slice in slices {
@@ -103,20 +103,20 @@ pub(super) fn send_slices(stream: &UnixStream, slices: [&[u8]; 2]) -> io::Result
     parts.send(stream)
 }
 
-/// What [`receive`] got.
+/// Result of [`receive`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Received {
-    /// Bytes, zero at the end of the stream.
+    /// Number of bytes received; zero at the end of the stream.
     pub(super) bytes: usize,
     /// Whether more may be waiting in the socket.
     pub(super) more: bool,
 }
 
-/// Receives into the writable parts of `chains` from `offset` on in each, at most `chain_limit` bytes into
-/// one of them and `limit` (not zero) into all.
+/// Receives into the writable parts of `chains`, from `offset` on in each: at most `chain_limit` bytes into
+/// each and `limit` (not zero) bytes in total.
 ///
 /// # Errors
-/// What `recvmsg` answers; `WouldBlock` when the socket is empty.
+/// The error of `recvmsg`; `WouldBlock` when the socket is empty.
 pub(super) fn receive<'a>(
     stream: &UnixStream,
     chains: impl Iterator<Item = &'a Chain>,
@@ -138,19 +138,19 @@ pub(super) fn receive<'a>(
     // SAFETY: every entry points into guest memory that its borrowed chain keeps mapped, and which may be
     // written at any time; `message` lives across the call.
     let bytes = retry(|| unsafe { libc::recvmsg(stream.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) })?;
-    // A short read means an empty socket, except where a peer's control message (descriptors, which
-    // nobody here wants) ended it early.
+    // A short read means an empty socket, except where a peer's control message (descriptors, which are
+    // not used here) cut the read short.
     let cut_short = message.msg_flags & libc::MSG_CTRUNC != 0;
     Ok(Received { bytes, more: bytes == offered || cut_short })
 }
 
-/// Looks at the bytes at the front of `stream` (`peek`), or takes them.
+/// Receives bytes from `stream`; with `peek` they stay in the socket. Returns their number.
 ///
 /// # Errors
-/// What `recv` answers; `WouldBlock` when the socket is empty.
+/// The error of `recv`; `WouldBlock` when the socket is empty.
 pub(super) fn receive_slice(stream: &UnixStream, data: &mut [u8], peek: bool) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | if peek { libc::MSG_PEEK } else { 0 };
-    // SAFETY: `data` is ours for the length given.
+    // SAFETY: `data` is borrowed mutably and is as long as the length that is passed.
     retry(|| unsafe { libc::recv(stream.as_raw_fd(), data.as_mut_ptr().cast(), data.len(), flags) })
 }
 
@@ -159,7 +159,7 @@ pub(super) fn hung_up(stream: &UnixStream) -> bool {
     in_state(stream, libc::POLLHUP | libc::POLLERR)
 }
 
-/// Whether reading `stream` will come to its end, so that no further event needs to be waited for.
+/// Whether reading `stream` will reach its end, so that no further event needs to be awaited.
 pub(super) fn reads_to_end(stream: &UnixStream) -> bool {
     in_state(stream, libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR)
 }
@@ -171,10 +171,10 @@ fn in_state(stream: &UnixStream, states: libc::c_short) -> bool {
     ready == 1 && poll.revents & states != 0
 }
 
-/// A connected pair of `SOCK_SEQPACKET` Unix sockets.
+/// Makes a connected pair of `SOCK_SEQPACKET` Unix sockets.
 ///
 /// # Errors
-/// What `socketpair` answers.
+/// The error that `socketpair` returns.
 pub(super) fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     use std::os::fd::FromRawFd as _;
     let mut fds = [-1; 2];
@@ -188,17 +188,17 @@ pub(super) fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(unsafe { (OwnedFd::from_raw_fd(one), OwnedFd::from_raw_fd(other)) })
 }
 
-/// Room for the control message that carries one descriptor, aligned as the kernel wants it.
+/// Room for the control message that carries one descriptor, aligned as the kernel requires.
 #[repr(C, align(8))]
 struct Control([u8; 32]);
 
-/// Bytes of a descriptor in a control message.
+/// Size of a descriptor in a control message, in bytes.
 const FD_LEN: libc::c_uint = 4;
 
 /// Sends one message, with a descriptor if there is one.
 ///
 /// # Errors
-/// What `sendmsg` answers; `WouldBlock` only with `MSG_DONTWAIT` in `flags`.
+/// The error of `sendmsg`; `WouldBlock` only with `MSG_DONTWAIT` in `flags`.
 pub(super) fn send_message(
     socket: &impl AsFd,
     data: &[u8],
@@ -215,7 +215,7 @@ pub(super) fn send_message(
     let mut control = Control([0; 32]);
     if let Some(descriptor) = descriptor {
         message.msg_control = (&raw mut control).cast();
-        // SAFETY: `CMSG_SPACE` and `CMSG_LEN` only compute (24 and 20, at most the 32 there are); the first
+        // SAFETY: `CMSG_SPACE` and `CMSG_LEN` only compute (24 and 20, at most the available 32); the first
         // header and its data therefore lie inside `control`.
         unsafe {
             message.msg_controllen = libc::CMSG_SPACE(FD_LEN) as usize;
@@ -231,11 +231,11 @@ pub(super) fn send_message(
     retry(|| unsafe { libc::sendmsg(fd, &raw const message, flags | libc::MSG_NOSIGNAL) }).map(drop)
 }
 
-/// Receives one message of at most `data.len()` bytes and the descriptor that came with it. No bytes mean
+/// Receives one message of at most `data.len()` bytes and the descriptor that came with it. Zero bytes mean
 /// that the other end is closed.
 ///
 /// # Errors
-/// What `recvmsg` answers; `WouldBlock` only with `MSG_DONTWAIT` in `flags`.
+/// The error of `recvmsg`; `WouldBlock` only with `MSG_DONTWAIT` in `flags`.
 pub(super) fn receive_message(
     socket: &impl AsFd,
     data: &mut [u8],
@@ -247,15 +247,16 @@ pub(super) fn receive_message(
     let mut message = parts.message();
     let mut control = Control([0; 32]);
     message.msg_control = (&raw mut control).cast();
-    // Room for exactly one: with the padding that `CMSG_SPACE` counts, the kernel would deliver two.
-    // SAFETY: computes only.
+    // There is room for exactly one descriptor: with the padding that `CMSG_SPACE` counts, the kernel would deliver
+    // two.
+    // SAFETY: the function only computes.
     message.msg_controllen = unsafe { libc::CMSG_LEN(FD_LEN) } as usize;
     let fd = socket.as_fd().as_raw_fd();
     let flags = flags | libc::MSG_CMSG_CLOEXEC;
-    // SAFETY: data and control live across the call and are ours to write.
+    // SAFETY: data and control live across the call and are borrowed mutably or owned here.
     let count = retry(|| unsafe { libc::recvmsg(fd, &raw mut message, flags) })?;
-    // SAFETY: the kernel has filled in `control` and its length; a descriptor found there is new and nobody
-    // else's.
+    // SAFETY: the kernel has filled in `control` and its length; a descriptor found there is new and has no other
+    // owner.
     let descriptor = unsafe {
         let header = libc::CMSG_FIRSTHDR(&raw const message);
         let whole = libc::CMSG_LEN(FD_LEN) as usize;

@@ -1,11 +1,11 @@
-//! The streams of a device: numbered slots, found by number from the host's side and by their pair of
-//! ports from the guest's.
+//! The streams of a device in numbered slots. The host's side finds a stream by its slot's number, the guest's side
+//! by its pair of ports.
 
 use std::collections::HashMap;
 
 use super::connection::Connection;
 
-/// What the guest calls a stream.
+/// The pair of ports by which the guest identifies a stream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     /// Port on the host's side.
@@ -14,7 +14,7 @@ pub(super) struct Key {
     pub(super) guest: u32,
 }
 
-/// A bounded set of connections. Its memory is reserved once and touched as far as it is used.
+/// A bounded set of connections. Its memory is reserved once and touched only as far as it is used.
 #[derive(Debug)]
 pub(super) struct Table {
     slots: Vec<Option<Connection>>,
@@ -24,34 +24,34 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Room for `limit` connections.
+    /// Makes an empty table with room for `limit` connections.
     pub(super) fn new(limit: u16) -> Self {
         let capacity = usize::from(limit);
         Self {
             slots: Vec::with_capacity(capacity),
             free: Vec::with_capacity(capacity),
-            // Twice the room, so that the map cleans up after removals without allocating.
+            // The map has twice the room, so that it cleans up after removals without allocating.
             by_key: HashMap::with_capacity(2 * capacity),
             limit,
         }
     }
 
-    /// Connections in the table.
+    /// Number of connections in the table.
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
-    /// Whether another one fits.
+    /// Whether another connection fits.
     pub(super) fn has_room(&self) -> bool {
         self.len() < usize::from(self.limit)
     }
 
-    /// Slots that were ever used: every connection is in one below.
+    /// Number of slots that were ever used: every connection is in a slot below it.
     pub(super) fn end(&self) -> u16 {
         u16::try_from(self.slots.len()).unwrap_or(self.limit)
     }
 
-    /// Puts a connection into a free slot.
+    /// Puts a connection into a free slot; returns the slot, or `None` when the table is full.
     pub(super) fn insert(&mut self, connection: Connection) -> Option<u16> {
         if let Some(slot) = self.free.pop() {
             *self.slots.get_mut(usize::from(slot))? = Some(connection);
@@ -65,12 +65,12 @@ impl Table {
         Some(slot)
     }
 
-    /// The connection in `slot`.
+    /// Returns the connection in `slot`.
     pub(super) fn get(&self, slot: u16) -> Option<&Connection> {
         self.slots.get(usize::from(slot))?.as_ref()
     }
 
-    /// The connection in `slot`.
+    /// Returns the connection in `slot`, mutably.
     pub(super) fn get_mut(&mut self, slot: u16) -> Option<&mut Connection> {
         self.slots.get_mut(usize::from(slot))?.as_mut()
     }
@@ -82,22 +82,22 @@ impl Table {
         Some(connection)
     }
 
-    /// The slot of the connection that the guest calls `key`.
+    /// The slot of the connection that the guest identifies by `key`.
     pub(super) fn find(&self, key: Key) -> Option<u16> {
         self.by_key.get(&key).copied()
     }
 
-    /// From now on `key` is the connection in `slot`.
+    /// Makes `key` identify the connection in `slot`.
     pub(super) fn bind(&mut self, key: Key, slot: u16) {
         self.by_key.insert(key, slot);
     }
 
-    /// From now on `key` is nobody.
+    /// Makes `key` identify no connection.
     pub(super) fn unbind(&mut self, key: Key) {
         self.by_key.remove(&key);
     }
 
-    /// Forgets everything.
+    /// Removes all connections and keys.
     pub(super) fn clear(&mut self) {
         self.slots.clear();
         self.free.clear();

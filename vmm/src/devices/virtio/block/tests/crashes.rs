@@ -1,4 +1,4 @@
-//! What is on the disk after the monitor or the host died at any point.
+//! Tests of the disk's contents after the monitor or the host died at any point.
 
 use std::collections::BTreeMap;
 
@@ -20,13 +20,14 @@ fn cases(full: u32, quick: u32) -> ProptestConfig {
 
 const PAGE_SECTORS: u64 = 32768;
 const SECTORS: u64 = 3 * PAGE_SECTORS + 16;
-/// Where the test looks: both ends of the disk and the borders between pages of the map.
+/// First sectors of the ranges that the test uses: both ends of the disk and the borders between pages of the map.
 const WINDOWS: [u64; 4] = [0, PAGE_SECTORS - 8, 2 * PAGE_SECTORS - 8, SECTORS - 16];
 const WINDOW: u64 = 16;
 
 #[derive(Debug, Clone)]
 enum Op {
-    /// Writes offered together, with a flush behind them or without: window, first sector in it, sectors.
+    /// Writes that are made available together (window, first sector in it, sectors), with or without a flush after
+    /// them.
     Writes(Vec<(usize, u64, u64)>, bool),
     Zero(u32, u32, (usize, u64, u64)),
     Read(usize),
@@ -52,12 +53,12 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// A sector's content: the same number all over.
+/// The content of a sector that is filled with one number.
 fn stamped(stamp: u32) -> Vec<u8> {
     stamp.to_le_bytes().repeat(128)
 }
 
-/// What each sector may hold after a death, last written last.
+/// The contents that each sector may have after a crash, the last written one last.
 #[derive(Default)]
 struct Model(BTreeMap<u64, Vec<u32>>);
 
@@ -93,8 +94,8 @@ fn check(
 proptest! {
     #![proptest_config(cases(512, 48))]
 
-    /// Any sequence of requests gives what a plain disk would give; after a death without warning every sector
-    /// holds what was flushed last, or something written later.
+    /// For any sequence of requests the disk behaves like a plain disk. After the monitor dies without warning, every
+    /// sector holds the content that was flushed last, or one written later.
     #[test]
     fn an_overlay_disk_is_a_disk_and_a_flush_is_kept(ops in proptest::collection::vec(op(), 1..40)) {
         use std::os::unix::fs::FileExt as _;
@@ -110,7 +111,7 @@ proptest! {
         for op in ops {
             match op {
                 Op::Writes(mut ranges, flush) => {
-                    // Writes to one sector at the same time may go either way: one for each window.
+                    // The order of simultaneous writes to one sector is undefined, so there is one write per window.
                     ranges.sort_unstable();
                     ranges.dedup_by_key(|(window, ..)| *window);
                     let mut statuses = Vec::new();
@@ -164,7 +165,7 @@ proptest! {
 /// The disk of the simulation: 70 pages of map, more than are staged at a time.
 const SIMULATED: u64 = 70 * PAGE_SECTORS;
 
-/// A file's content in the page cache and on the medium. Sector to version; page of the map to bytes.
+/// A file's content in the page cache or on the medium: versions by sector, and bytes by page of the map.
 #[derive(Clone, Default)]
 struct Content {
     data: BTreeMap<u64, u32>,
@@ -176,9 +177,9 @@ struct Host {
     flusher: Flusher,
     cached: Content,
     durable: Content,
-    /// What the sync under way will make durable: the cache when it began.
+    /// The content that the running sync will make durable: that of the cache when the sync began.
     syncing: Option<Content>,
-    /// What each waiting flush promises, by its number, and what was promised.
+    /// The contents that each waiting flush guarantees, by its number. `promised` holds those of completed flushes.
     promises: BTreeMap<u16, BTreeMap<u64, u32>>,
     promised: BTreeMap<u64, u32>,
     failed_sync: bool,
@@ -188,10 +189,10 @@ struct Host {
 enum Event {
     Write(u64),
     Flush,
-    /// The step under way succeeds; a write does so this many bytes at a time.
+    /// The current step succeeds; a write does so with at most this many bytes at a time.
     Done(usize),
     Fails,
-    /// The kernel writes something back on its own.
+    /// The kernel writes something back by itself.
     WriteBack(prop::sample::Index, bool),
 }
 
@@ -256,7 +257,7 @@ impl Host {
         }
     }
 
-    /// Checks what the host would find if it lost power now.
+    /// Checks the contents that the host would find if it lost power now.
     fn check(&self) -> Result<(), TestCaseError> {
         let bit_is_set = |sector: u64| {
             let page = self.durable.map.get(&usize::try_from(sector / PAGE_SECTORS).unwrap());
@@ -280,7 +281,7 @@ impl Host {
 proptest! {
     #![proptest_config(cases(4096, 128))]
 
-    /// Whenever the host loses power: no bit points to data that is not there, and what a flush promised is.
+    /// Whenever the host loses power, no bit points to missing data, and everything that a flush guaranteed is there.
     #[test]
     fn at_every_point_the_medium_holds_what_was_promised(
         events in proptest::collection::vec(event(), 1..150), many in 0..70u64,
@@ -318,7 +319,7 @@ proptest! {
             host.drive();
             host.check()?;
         }
-        // Left alone, every flush comes to an end.
+        // Without further events, every flush finishes.
         let steps_at_most = 2 * 70 + 100;
         for _ in 0..steps_at_most {
             host.done(usize::MAX);

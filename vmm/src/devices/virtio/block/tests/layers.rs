@@ -1,4 +1,4 @@
-//! The device on a disk with layers, as a driver sees it.
+//! Tests of the block device on a disk with layers, from the driver's side.
 
 use std::os::unix::fs::FileExt as _;
 
@@ -9,10 +9,10 @@ use crate::config::LAYERS_MAX;
 use crate::devices::virtio::VirtioDevice as _;
 
 const MIB: u64 = 1 << 20;
-/// Sectors of the disk.
+/// Number of sectors of the disk.
 const SECTORS: usize = 8192;
 
-/// Puts on `layers` one of what `change` does to the disk over them.
+/// Adds a layer to `layers` that holds the changes that `change` makes to the disk over them.
 fn add_layer(base: &std::fs::File, layers: &mut Vec<std::fs::File>, change: impl FnOnce(&mut Guest)) {
     let top = disk_file(0);
     let mut guest = Guest::new(layered(base, layers, &top));
@@ -28,7 +28,7 @@ fn a_driver_reads_through_all_layers_and_writes_to_the_overlay_alone() {
     let mut expected: Vec<u8> = (0..SECTORS * 512).map(|n| u8::try_from(n / 512 % 251).unwrap()).collect();
     base.write_all_at(&expected, 0).unwrap();
     let mut layers = Vec::new();
-    // Every layer has one sector in eight for itself, and one range that all have; layers 2 and 5 discard there.
+    // Every layer has one sector in eight to itself, and one range that all layers have; layers 2 and 5 discard there.
     for layer in 0..LAYERS_MAX {
         let byte = 0xa0 + u8::try_from(layer).unwrap();
         add_layer(&base, &mut layers, |guest| {

@@ -1,4 +1,4 @@
-//! Merged layers against a model, on file systems that can do more and less.
+//! Tests of merged layers against a model, on file systems with more and fewer abilities.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -19,7 +19,7 @@ const MIB: u64 = 1 << 20;
 
 // === File systems ===
 
-/// What `FICLONE` does, where it does not exist.
+/// Does the same as `FICLONE`, for file systems that lack it.
 fn clone_by_copying(from: &File, into: &File) -> io::Result<()> {
     into.set_len(from.metadata()?.len())?;
     content(from).iter().try_for_each(|(offset, bytes)| into.write_all_at(bytes, *offset))
@@ -29,13 +29,13 @@ fn unsupported<T>(errno: i32) -> io::Result<T> {
     Err(io::Error::from_raw_os_error(errno))
 }
 
-/// Copies less than was asked for, as the kernel may.
+/// Copies less than requested, as the kernel may.
 fn copy_some(from: &File, into: &File, at: u64, length: u64) -> io::Result<u64> {
     (KERNEL.copy)(from, into, at, length.min(1000))
 }
 
 const CLONING: Ways = Ways { clone: clone_by_copying, copy: copy_some, punch: KERNEL.punch };
-/// Clones, and can do nothing else.
+/// A file system that can clone, but neither copy nor punch holes.
 const CLONING_ONLY: Ways = Ways {
     clone: clone_by_copying,
     copy: |_, _, _, _| unsupported(libc::EXDEV),
@@ -58,7 +58,7 @@ fn merged(ways: &Ways, layers: &[File], into: File) -> (Merged, File) {
 
 const PAGE_SECTORS: u64 = 32768;
 const SECTORS: u64 = 3 * PAGE_SECTORS + 16;
-/// Where the test writes: both ends of the disk and the borders between pages of the map.
+/// First sectors of the ranges that the test writes: both ends of the disk and the borders between pages of the map.
 const WINDOWS: [u64; 4] = [0, PAGE_SECTORS - 16, 2 * PAGE_SECTORS - 16, SECTORS - 32];
 const WINDOW: u64 = 32;
 
@@ -67,7 +67,7 @@ enum Change {
     Write,
     Discard,
     WriteZeroes(u32),
-    /// Data without bits, as a monitor leaves it that died before a flush.
+    /// Data without bits in the map, as a monitor leaves it when it dies before a flush.
     Lost,
 }
 
@@ -86,10 +86,10 @@ fn step() -> impl Strategy<Value = Step> {
     (change, range)
 }
 
-/// The content of the windows, one byte for each sector.
+/// The content of the windows, one byte per sector.
 type Model = std::collections::BTreeMap<u64, u8>;
 
-/// The disk as it is over `layers`, in the windows; both found by hand and read by a driver.
+/// The windows' content on a disk over `layers`, both computed directly and read by a driver.
 fn look(base: &File, layers: &[File]) -> Result<Model, TestCaseError> {
     let top = memory_file(0);
     let disk = Disk::open(layered(base, layers, &top).backing).unwrap();
@@ -114,7 +114,7 @@ fn look(base: &File, layers: &[File]) -> Result<Model, TestCaseError> {
     Ok(found)
 }
 
-/// Makes a layer over `layers` by these steps.
+/// Makes a layer over `layers` with these steps.
 fn make_layer(base: &File, layers: &[File], steps: &[Step], byte: &mut u8, model: &mut Model) -> File {
     let top = memory_file(0);
     let data_offset = Overlay::open(&top, SECTORS * 512).unwrap().data_offset;
@@ -156,7 +156,7 @@ fn cases() -> ProptestConfig {
 proptest! {
     #![proptest_config(cases())]
 
-    /// Whatever was written and discarded in however many layers: a disk over them, over all of them merged, and
+    /// For any writes and discards in any number of layers, a disk over them, over all of them merged, and
     /// over some of them merged reads the same, and no layer has changed.
     #[test]
     fn layers_and_what_they_are_merged_into_read_like_the_model(
@@ -195,8 +195,8 @@ proptest! {
 
 // === Figures ===
 
-/// Two layers of a disk of 256 MiB: the lower has 24 MiB from 0 and 1 MiB at 100 MiB; the upper 1 MiB at 1 MiB,
-/// and discards 16 MiB from 4 MiB and 64 MiB from 128 MiB, where nothing is.
+/// Makes two layers of a disk of 256 MiB. The lower has 24 MiB at 0 and 1 MiB at 100 MiB. The upper has 1 MiB at
+/// 1 MiB, and discards 16 MiB at 4 MiB and 64 MiB at 128 MiB, where there is no data.
 fn two_layers(file: impl Fn(u64) -> File) -> (File, Vec<File>) {
     let base = file(256 * MIB);
     let (lower, upper) = (file(0), file(0));
@@ -223,7 +223,7 @@ fn allocated(file: &File) -> u64 {
     file.metadata().unwrap().blocks() * 512
 }
 
-/// What of the disk's first 30 MiB is not zero, by the byte in each MiB; and that MiB 100 and 128 are right.
+/// One byte from each of the disk's first 30 MiB, and from MiB 100 and MiB 128.
 fn summary(base: &File, layer: File) -> Vec<u8> {
     let mut guest = Guest::new(layered(base, &[layer], &memory_file(0)));
     (0..30).chain([100, 128]).map(|mib| guest.read(mib * 2048 + 77, 512)[511]).collect()
@@ -238,7 +238,7 @@ fn only_data_that_counts_is_copied_and_holes_stay_holes() {
     let (base, layers) = two_layers(disk_file);
     for ways in [&COPYING, &NOTHING] {
         let (figures, into) = merged(ways, &layers, disk_file(0));
-        // 25 MiB less what the upper layer discards; what it overwrites is copied once.
+        // 25 MiB minus the part that the upper layer discards; the part that it overwrites is copied once.
         assert_eq!(figures, Merged { cloned: 0, copied: 9 * MIB });
         let bytes = allocated(&into);
         assert!((9 * MIB..9 * MIB + (128 << 10)).contains(&bytes), "{bytes} bytes are allocated");
@@ -277,7 +277,7 @@ fn a_layer_among_empty_ones_is_cloned_whole_and_empty_ones_make_an_empty_layer()
     }
 }
 
-/// The kernel's own answers, on whatever file system temporary files are on and across two of them.
+/// Merges with the kernel's own system calls, on the file system of temporary files and across two file systems.
 #[test]
 fn the_kernel_merges_on_one_file_system_and_from_one_to_another() {
     let (base, layers) = two_layers(disk_file);
@@ -298,7 +298,7 @@ fn a_merge_can_be_cancelled_at_each_mib_and_leaves_the_layers_as_they_were() {
     let (base, layers) = two_layers(memory_file);
     let before: Vec<_> = layers.iter().map(content).collect();
     let into = memory_file(0);
-    // How much the kernel copies at a time is up to it, so these copy without it.
+    // The kernel decides how much it copies at a time, so these do not use its copies.
     let cloning = Ways { clone: clone_by_copying, punch: KERNEL.punch, ..NOTHING };
     for ways in [&cloning, &NOTHING] {
         let asked = Cell::new(0);
@@ -383,7 +383,7 @@ fn a_merge_that_ends_with_its_process_leaves_no_layer() {
     for ways in [&COPYING, &CLONING] {
         let into = memory_file(0);
         let seen = Cell::new(0);
-        // What is in the file whenever the process could die, but at the very end.
+        // Checks the file at every point at which the process could die, except the very end.
         let cancelled = || {
             let refused = Overlay::open_layer(&into, 256 * MIB).is_err();
             seen.set(seen.get() + u64::from(refused));

@@ -1,8 +1,8 @@
-//! The device as a driver sees it.
+//! Tests of the block device from the driver's side.
 //!
-//! * [`crashes`] – what is on the disk when the power fails
+//! * [`crashes`] – the contents of the disk after the monitor or the host died
 //! * [`layers`] – frozen layers below the overlay
-//! * [`merges`] – layers that become one
+//! * [`merges`] – layers that are merged into one
 
 mod crashes;
 mod layers;
@@ -152,7 +152,7 @@ fn a_request_may_be_cut_into_descriptors_in_any_way() {
     let data: Vec<u8> = (0..1024u32).map(|n| n.to_le_bytes()[0]).collect();
     guest.put(DATA, &data);
     let (header, status) = guest.prepare(blk::VIRTIO_BLK_T_OUT, 3);
-    // The header in two parts, the second next to the first data.
+    // The header is in two parts, the second adjacent to the first data.
     guest.put(DATA - 8, &guest.get(header + 8, 8));
     guest.rig.queues[0].add(&[
         Buffer::Read(header, 8),
@@ -165,7 +165,7 @@ fn a_request_may_be_cut_into_descriptors_in_any_way() {
     assert_eq!((guest.wait(), guest.get(status, 1)[0]), (1, OK));
     let (header, _) = guest.prepare(blk::VIRTIO_BLK_T_IN, 3);
     let target = DATA + 0x10_0000;
-    // The status next to the last data.
+    // The status byte is adjacent to the last data.
     guest.rig.queues[0].add(&[
         Buffer::Read(header, 16),
         Buffer::Write(target, 1000),
@@ -195,7 +195,7 @@ fn an_overlay_takes_the_writes_and_the_base_stays_as_it_was() {
     base.write_all_at(&pattern, 0).unwrap();
     let mut expected = pattern.clone();
     let mut guest = Guest::new(overlay(&base, &top));
-    // Every other sector: a read of all takes many operations, more than fit under way at a time.
+    // Every other sector is written: a read of all sectors takes more operations than can be in progress at a time.
     for sector in (0..256).step_by(2) {
         assert_eq!(guest.write(sector, &[0xaa; 512]), OK);
         expected[sector as usize * 512..][..512].fill(0xaa);
@@ -305,7 +305,7 @@ fn a_request_larger_than_the_disk_has_memory_for_is_read_in_parts() {
     base.write_all_at(&[4; 512], 128 * MIB - 512).unwrap();
     let mut guest = Guest::new(overlay(&base, &top));
     assert_eq!(guest.write(99, &[3; 512]), OK);
-    // All buffers are the same memory: the last part read is what stays.
+    // All buffers are the same memory: the part that is read last remains.
     let buffers = vec![Buffer::Write(DATA, 1 << 20); 128];
     assert_eq!(guest.request(blk::VIRTIO_BLK_T_IN, 0, &buffers), (OK, (128 << 20) + 1));
     assert_eq!(guest.counter("read_bytes"), 128 * MIB);

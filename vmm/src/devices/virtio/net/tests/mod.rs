@@ -1,6 +1,6 @@
-//! The device as a driver sees it.
+//! Tests of the network card from the driver's side.
 //!
-//! * [`tap`] – on a real tap
+//! * [`tap`] – the same on a real tap
 
 mod tap;
 
@@ -17,10 +17,10 @@ use crate::rate_limiter::{BucketConfig, RateLimiterConfig};
 
 const FREE: u64 = Rig::<Net>::FREE;
 const MEMORY: u64 = 8 << 20;
-/// Where the tests put what the guest sends.
+/// Guest address of the packets that the guest sends.
 const SEND: u64 = FREE + (4 << 20);
 
-/// A card's rig and the other end of its cable.
+/// A network card in a [`Rig`], and the other end of its cable.
 struct Cable {
     rig: Rig<Net>,
     peer: OwnedFd,
@@ -62,7 +62,7 @@ impl Cable {
         Self { rig, peer }
     }
 
-    /// The peer sends a packet of `length` bytes after the header, which count up from `seed`.
+    /// Sends a packet from the peer. After the header it has `length` bytes, which count up from `seed`.
     fn peer_sends(&self, seed: u8, length: usize) -> Vec<u8> {
         let packet = packet(seed, length);
         // SAFETY: the packet lives across the call.
@@ -73,7 +73,7 @@ impl Cable {
 
     fn peer_receives(&self) -> Option<Vec<u8>> {
         let mut packet = vec![0; 1 << 17];
-        // SAFETY: the packet has room for as many bytes as are asked for.
+        // SAFETY: the packet has room for as many bytes as are requested.
         let got = unsafe { libc::recv(self.peer.as_raw_fd(), packet.as_mut_ptr().cast(), packet.len(), 0) };
         packet.truncate(usize::try_from(got).ok()?);
         Some(packet)
@@ -104,7 +104,7 @@ fn packet(seed: u8, length: usize) -> Vec<u8> {
     std::iter::repeat_n(0, HEADER_LEN).chain(payload).collect()
 }
 
-/// `packet` as the guest sees it, in `count` buffers.
+/// `packet` as the guest receives it, in `count` buffers.
 fn received(mut packet: Vec<u8>, count: u16) -> Vec<u8> {
     packet[10..12].copy_from_slice(&count.to_le_bytes());
     packet
@@ -117,7 +117,7 @@ fn one_packet_per(refill_ms: u64) -> RateLimiterConfig {
 #[test]
 fn packets_for_the_guest_take_one_chain_each_without_mergeable_buffers() {
     let mut cable = Cable::new(0);
-    // The header in a buffer of its own, as old drivers have it.
+    // The header lies in a buffer of its own, as old drivers place it.
     let first = cable.rig.queues[RX].add(&[Buffer::Write(FREE, 12), Buffer::Write(FREE + 0x1000, 2000)]);
     let second = cable.rig.queues[RX].add(&[Buffer::Write(FREE + 0x2000, 2000)]);
     cable.notify(RX);
@@ -149,7 +149,7 @@ fn large_packets_spread_over_mergeable_buffers_and_say_over_how_many() {
     assert_eq!(parts.concat(), large);
     assert_eq!(cable.guest_has(FREE + 0x3000, 72), small);
     assert_eq!(cable.rig.interrupt.status(), 1);
-    // A pause puts the buffers at hand back; they serve the next packet all the same.
+    // A pause puts the buffers taken in advance back; they still serve the next packet.
     cable.rig.device.quiesce().unwrap();
     cable.peer_sends(1, 1400);
     cable.rig.pump(-1);
@@ -251,7 +251,7 @@ fn a_full_backend_holds_packets_back_until_it_has_room() {
     let mut cable = Cable::new(0);
     let sent = packet(1, 60_000);
     let mut total = 0u64;
-    // More than a socket's send buffer holds.
+    // The packets are more than a socket's send buffer holds.
     for _ in 0..64 {
         cable.guest_sends(&sent);
         total += 1;
@@ -274,7 +274,7 @@ fn a_full_backend_holds_packets_back_until_it_has_room() {
     assert_eq!(cable.rig.pump(0), 0);
 }
 
-/// A refill interval that no test lives to see the end of.
+/// A refill interval in milliseconds that is longer than any test runs.
 const NEVER: u64 = 3_600_000;
 
 #[test]
@@ -301,7 +301,7 @@ fn the_receive_limit_stops_reading() {
     cable.notify(RX);
     (0..4).for_each(|seed| drop(cable.peer_sends(seed, 100)));
     cable.rig.pump(-1);
-    // One from the bucket and one on credit, whose length was not known before.
+    // One packet was paid from the bucket; one passed on credit, because its length was not known before.
     assert_eq!((cable.counter("rx_packets"), cable.counter("rx_throttled")), (2, 1));
     assert_eq!(cable.rig.pump(0), 0, "no busy loop meanwhile");
 }
@@ -382,8 +382,8 @@ fn addresses_and_mtus_that_make_no_sense_are_refused_by_name() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(if std::env::var_os("HEARTH_FULL").is_some() { 1024 } else { 64 }))]
 
-    /// Packets of any lengths into buffers of any lengths: each arrives whole and in order, or – where the
-    /// guest had too little room – not at all.
+    /// Packets of any lengths are received into buffers of any lengths: each arrives whole and in order, or, where
+    /// the guest had too little room, not at all.
     #[test]
     fn packets_arrive_whole_and_in_order_or_not_at_all(
         buffers in proptest::collection::vec(12..6000u32, 1..120),
@@ -405,7 +405,7 @@ proptest! {
             }
         }
         cable.rig.pump(0);
-        // What the model expects: the packets in order, each into the next free buffers.
+        // The model expects the packets in order, each in the next free buffers.
         let mut free = buffers.iter().enumerate();
         let mut drops = 0;
         for packet in sent {
@@ -420,7 +420,7 @@ proptest! {
                 }
             }
             if taken.is_empty() {
-                break; // the guest has no buffers left: the packet waits outside
+                break; // the guest has no buffers left: the packet stays in the socket
             }
             if room < packet.len() {
                 drops += 1;

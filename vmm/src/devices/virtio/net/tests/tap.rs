@@ -1,4 +1,4 @@
-//! The card on a real tap.
+//! Tests of the network card on a real tap.
 
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
@@ -12,10 +12,10 @@ use crate::tap::open_tap;
 
 const FREE: u64 = Rig::<Net>::FREE;
 const NAME: &str = "hearth-test1";
-/// An EtherType for experiments, so that frames are told from what the kernel says by itself.
+/// An EtherType for experiments, which distinguishes the tests' frames from those that the kernel sends by itself.
 const ETHER_TYPE: u16 = 0x88b5;
 
-/// A raw socket on the interface, brought up; `None` where that is not allowed.
+/// Brings the interface up and opens a raw socket on it; `None` where that is not allowed.
 fn other_end() -> Option<OwnedFd> {
     let protocol = ETHER_TYPE.to_be();
     // SAFETY: no pointers; the result is checked before it is owned.
@@ -45,7 +45,7 @@ fn other_end() -> Option<OwnedFd> {
     address.sll_protocol = protocol;
     address.sll_ifindex = index;
     let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-    // SAFETY: the address lives across the call and is as long as is said.
+    // SAFETY: the address lives across the call and has the length that is passed.
     let bound = unsafe { libc::bind(fd, (&raw const address).cast(), length) };
     assert_eq!(bound, 0, "{}", std::io::Error::last_os_error());
     Some(socket)
@@ -80,7 +80,7 @@ fn frames_pass_through_a_real_tap_in_both_directions() {
     // SAFETY: the frame lives across the call.
     let result = unsafe { libc::send(socket.as_raw_fd(), sent.as_ptr().cast(), sent.len(), 0) };
     assert_eq!(result, 1400, "{}", std::io::Error::last_os_error());
-    // The kernel may have packets of its own in front.
+    // Packets of the kernel's own may arrive first.
     let mut got = Vec::new();
     while got.get(12..14) != Some(&ETHER_TYPE.to_be_bytes()[..]) {
         let Some((head, written)) = rig.queues[RX].used() else {
@@ -109,7 +109,7 @@ fn frames_pass_through_a_real_tap_in_both_directions() {
     let counters = rig.device.counters();
     assert!(counters.contains(&("tx_packets", 1)), "{counters:?}");
     let mut frame = vec![0; 2000];
-    // SAFETY: the frame has room for as many bytes as are asked for. The tap has delivered it already.
+    // SAFETY: the frame has room for as many bytes as are requested. The tap has delivered it already.
     let result = unsafe { libc::recv(socket.as_raw_fd(), frame.as_mut_ptr().cast(), frame.len(), 0) };
     assert_eq!(result, 900, "{}", std::io::Error::last_os_error());
     assert_eq!(frame[..900], packet[HEADER_LEN..]);

@@ -1,4 +1,4 @@
-//! Requests to a broker that has fallen behind.
+//! Tests of requests to a broker that has fallen behind.
 
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::net::UnixStream;
@@ -34,7 +34,7 @@ fn has_request(broker: &Broker) -> bool {
     arrivals.wait(0, |_| ()).unwrap() > 0
 }
 
-/// Accepts the oldest request; the stream lasts as long as what this returns.
+/// Accepts the oldest request; the stream lives as long as the returned socket.
 fn accept_next(broker: &Broker) -> UnixStream {
     let (ours, theirs) = UnixStream::pair().unwrap();
     broker.next().unwrap().unwrap().accept(&theirs).unwrap();
@@ -100,7 +100,7 @@ fn a_full_socket_holds_requests_back_until_the_broker_reads() {
     let mut guest = Guest::new(VsockConfig { broker: Some(theirs), ..bare() });
     ask(&mut guest, 1..=40);
     assert!(guest.inbox.is_empty(), "nothing is refused");
-    // This broker reads and does not answer yet, so only the room in the socket can bring the next requests.
+    // This broker reads and does not answer yet, so only room in its socket lets the next requests through.
     let mut requests = Vec::new();
     while requests.len() < 40 {
         let mut data = [0; 12];
@@ -129,7 +129,7 @@ fn a_request_that_waits_can_be_given_up() {
     let (broker, mut guest) = guest_with_broker(limits);
     ask(&mut guest, 1..=3);
     guest.send(packet(out(2), Op::Reset), &[]);
-    ask(&mut guest, 4..=4); // in its place
+    ask(&mut guest, 4..=4); // in place of the request above
     let mut open = Vec::new();
     for port in [1, 3, 4] {
         open.push(accept_next(&broker));

@@ -1,4 +1,4 @@
-//! How streams come about, and how they do not.
+//! Tests of how streams are opened and refused.
 
 use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -19,7 +19,7 @@ fn with_broker() -> (Broker, VsockConfig) {
     (broker, VsockConfig { broker: Some(theirs), ..bare() })
 }
 
-/// A listener at a path, which lives as long as the folder.
+/// Makes a listener at a path, which exists as long as the folder.
 fn listening() -> (tempfile::TempDir, std::path::PathBuf, VsockConfig) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("vsock");
@@ -29,12 +29,12 @@ fn listening() -> (tempfile::TempDir, std::path::PathBuf, VsockConfig) {
 
 fn assert_closed(mut client: UnixStream) {
     let mut rest = Vec::new();
-    // A reset is an end, too: the device may have closed with something unread.
+    // A reset also counts as the end: the device may have closed the socket with unread data.
     let _ = client.read_to_end(&mut rest);
     assert!(rest.is_empty());
 }
 
-/// Lets the device work until it has closed `client` without a word.
+/// Lets the device handle events until it has closed `client` without sending anything.
 fn until_closed(guest: &mut Guest, mut client: UnixStream) {
     client.set_nonblocking(true).unwrap();
     guest.until(|_| match client.read(&mut [0]) {
@@ -158,7 +158,7 @@ fn an_answer_for_a_connection_that_the_guest_gave_up_is_dropped() {
     guest.send(packet(OUT, Op::Request), &[]);
     let late = broker.next().unwrap().unwrap();
     guest.send(packet(OUT, Op::Reset), &[]);
-    // Another stream gets the same slot, so only the rest of the number tells the answers apart.
+    // Another stream has the same slot, so only the rest of the number distinguishes the answers.
     guest.send(packet(OUT, Op::Request), &[]);
     let (ours, theirs) = UnixStream::pair().unwrap();
     late.accept(&theirs).unwrap();
@@ -287,7 +287,7 @@ fn a_guest_that_never_saw_the_request_sees_no_reset_either() {
     guest.rig.device.connect(9, theirs).unwrap();
     guest.until(|guest| guest.counter("connections_active") == 1);
     until_closed(&mut guest, ours);
-    // The slot stays taken until its turn to speak comes, and then it has nothing to say.
+    // The slot stays taken until its turn to send comes, and then it has nothing to send.
     guest.post(4);
     guest.pump();
     assert!(guest.inbox.is_empty());
@@ -333,7 +333,7 @@ fn clients_wait_in_the_backlog_while_all_slots_are_taken() {
     guest.pump();
     assert!(guest.inbox.is_empty());
     assert_eq!(guest.rig.pump(0), 0, "a full device does not look at its listener");
-    // The guest cannot open any either.
+    // The guest cannot open a stream either.
     guest.send(packet(OUT, Op::Request), &[]);
     guest.expect(OUT, Op::Reset);
     guest.send(packet(first, Op::Reset), &[]);

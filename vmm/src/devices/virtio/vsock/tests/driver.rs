@@ -1,4 +1,4 @@
-//! The guest's side: a driver that sends packets and collects what the device sends.
+//! The guest's side of the tests: a driver that sends packets and collects those that the device sends.
 
 use std::collections::VecDeque;
 
@@ -12,36 +12,36 @@ use crate::devices::virtio::{COMMON_FEATURES, DeviceError, VirtioDevice as _};
 
 /// The guest's context identifier.
 pub(super) const CID: u32 = 42;
-/// Entries of the queues.
+/// Number of entries of each queue.
 pub(super) const RING: u16 = 64;
-/// Receive buffers that fit into their queue: each takes two descriptors.
+/// Number of receive buffers that fit into their queue: each takes two descriptors.
 pub(super) const RX_BUFFERS: u16 = RING / 2;
-/// Size of a receive buffer, Linux's.
+/// Size of a receive buffer in bytes, as in Linux.
 const RX_BUFFER: u32 = 4096;
-/// Bytes of a receive buffer in its first descriptor: the header straddles both.
+/// Number of bytes of a receive buffer in its first descriptor: the header straddles both descriptors.
 const RX_FIRST: u32 = 20;
-/// Where packets to be sent are put.
+/// Guest address of the packets that the guest sends.
 const TX_AREA: u64 = Rig::<Vsock>::FREE + RX_BUFFERS as u64 * RX_BUFFER as u64;
-/// Space for one packet to be sent.
+/// Space in bytes for one packet that the guest sends.
 const TX_SPACE: u64 = 0x2_0000;
-/// Packets to be sent that have a space of their own.
+/// Number of packets that have a space of their own.
 const TX_SPACES: u64 = 32;
-/// Nothing has happened for so long: the test has failed.
+/// Time in milliseconds without any event after which a test has failed.
 const STUCK_MS: i32 = 30_000;
 
 /// A guest with one vsock device.
 pub(super) struct Guest {
     pub(super) rig: Rig<Vsock>,
-    /// What the device has sent, oldest first.
+    /// The packets that the device has sent, oldest first.
     pub(super) inbox: VecDeque<(Header, Vec<u8>)>,
-    /// Whether receive buffers go back to the device as soon as they have been looked at.
+    /// Whether receive buffers are returned to the device as soon as they have been collected.
     pub(super) repost: bool,
     posted: VecDeque<(u16, u64)>,
     next_rx: u64,
     next_tx: u64,
 }
 
-/// Limits with times that a test can wait for.
+/// Limits with timeouts that are short enough for a test.
 pub(super) fn impatient() -> Limits {
     let soon = std::time::Duration::from_millis(20);
     Limits {
@@ -53,13 +53,13 @@ pub(super) fn impatient() -> Limits {
     }
 }
 
-/// A configuration with nothing attached.
+/// A configuration without listener and broker.
 pub(super) fn bare() -> VsockConfig {
     VsockConfig { guest_cid: CID, listener: None, broker: None }
 }
 
 impl Guest {
-    /// A guest with all its receive buffers posted.
+    /// Makes a guest that has posted all its receive buffers.
     pub(super) fn new(config: VsockConfig) -> Self {
         Self::with_limits(config, Limits::default())
     }
@@ -70,7 +70,7 @@ impl Guest {
         guest
     }
 
-    /// A guest that has posted no receive buffers yet.
+    /// Makes a guest that has posted no receive buffers yet.
     pub(super) fn without_buffers(config: VsockConfig, limits: Limits) -> Self {
         let device = Vsock::with_limits(config, limits).unwrap();
         let rig = Rig::new(device, 8 << 20, RING, COMMON_FEATURES);
@@ -94,12 +94,12 @@ impl Guest {
         }
     }
 
-    /// Receive buffers that the device has.
+    /// Number of receive buffers that the device has.
     pub(super) fn buffers_left(&self) -> usize {
         self.posted.len()
     }
 
-    /// Moves what the device has sent into the inbox.
+    /// Moves the packets that the device has sent into the inbox.
     pub(super) fn collect(&mut self) {
         loop {
             let mut count = 0;
@@ -121,7 +121,7 @@ impl Guest {
         }
     }
 
-    /// Lets the device handle its events until `done`, which sees the guest after each batch.
+    /// Lets the device handle its events until `done` returns `true`; `done` is called after each batch.
     pub(super) fn until(&mut self, mut done: impl FnMut(&mut Self) -> bool) {
         self.collect();
         while !done(self) {
@@ -130,19 +130,19 @@ impl Guest {
         }
     }
 
-    /// Handles what is ready now.
+    /// Handles all events that are ready now.
     pub(super) fn pump(&mut self) {
         while self.rig.pump(0) > 0 {}
         self.collect();
     }
 
-    /// The next packet, which the device may have to wait for.
+    /// Takes the next packet, after handling events if necessary.
     pub(super) fn packet(&mut self) -> (Header, Vec<u8>) {
         self.until(|guest| !guest.inbox.is_empty());
         self.inbox.pop_front().unwrap()
     }
 
-    /// The next packet, which must be `op` for `key`.
+    /// Takes the next packet, which must be `op` for `key`.
     pub(super) fn expect(&mut self, key: Key, op: Op) -> (Header, Vec<u8>) {
         let (header, payload) = self.packet();
         assert_eq!(Op::from_wire(header.op), Some(op), "{header:?}");
@@ -151,7 +151,7 @@ impl Guest {
         (header, payload)
     }
 
-    /// The next packet for a stream that the host opens to `port`: the request.
+    /// Takes the next packet, which must be the request for a stream that the host opens to `port`.
     pub(super) fn expect_request(&mut self, port: u32) -> Key {
         let (header, _) = self.packet();
         let key = Key { host: header.src_port, guest: header.dst_port };
@@ -160,7 +160,7 @@ impl Guest {
         key
     }
 
-    /// Puts the packet into the queue, whatever it says, in three descriptors; returns what the device thinks.
+    /// Sends a packet, valid or not, in three descriptors; returns the device's result.
     pub(super) fn try_send_raw(&mut self, header: &[u8], payload: &[u8]) -> Result<(), DeviceError> {
         let address = TX_AREA + self.next_tx % TX_SPACES * TX_SPACE;
         self.next_tx += 1;
@@ -173,7 +173,7 @@ impl Guest {
         self.rig.device.queue_notified(1)
     }
 
-    /// Sends a packet and sees to it that it was taken.
+    /// Sends a packet and checks that the device took it.
     pub(super) fn send(&mut self, header: Header, payload: &[u8]) {
         self.try_send_raw(&header.to_bytes(), payload).unwrap();
         assert!(self.rig.queues[1].used().is_some(), "the packet is taken");
@@ -185,7 +185,7 @@ impl Guest {
     }
 }
 
-/// A packet of the stream `key` from the guest, with all the credit in the world.
+/// A packet of the stream `key` from the guest, with unlimited credit.
 pub(super) fn packet(key: Key, op: Op) -> Header {
     Header {
         src_cid: u64::from(CID),
@@ -199,25 +199,25 @@ pub(super) fn packet(key: Key, op: Op) -> Header {
     }
 }
 
-/// As [`packet`], of data.
+/// Like [`packet`], for data.
 pub(super) fn data(key: Key, payload: &[u8]) -> Header {
     Header { len: u32::try_from(payload.len()).unwrap(), ..packet(key, Op::Data) }
 }
 
-/// As [`packet`], that ends the directions `flags`.
+/// Like [`packet`], for a shutdown of the directions `flags`.
 pub(super) fn shutdown(key: Key, flags: u32) -> Header {
     Header { flags, ..packet(key, Op::Shutdown) }
 }
 
-/// One end of a stream as a guest's kernel keeps it, with a receive buffer of its own.
+/// The guest's end of a stream as its kernel keeps it, with a receive buffer of its own.
 #[derive(Debug)]
 pub(super) struct GuestStream {
     pub(super) key: Key,
-    /// Size of the receive buffer.
+    /// Size of the receive buffer in bytes.
     pub(super) buf_alloc: u32,
-    /// Received and not taken out by the application.
+    /// Bytes that were received and not read by the application.
     pub(super) unread: VecDeque<u8>,
-    /// Taken out.
+    /// Number of bytes that the application has read, modulo 2³².
     pub(super) fwd_cnt: u32,
     sent: u32,
     host_buf_alloc: u32,
@@ -241,12 +241,12 @@ impl GuestStream {
         }
     }
 
-    /// A packet with the present credit.
+    /// Header of a packet with the current credit.
     pub(super) fn header(&self, op: Op) -> Header {
         Header { buf_alloc: self.buf_alloc, fwd_cnt: self.fwd_cnt, ..packet(self.key, op) }
     }
 
-    /// Bytes that the host allows to be sent.
+    /// Number of bytes that the host allows the guest to send.
     pub(super) fn credit(&self) -> usize {
         (self.host_buf_alloc - self.sent.wrapping_sub(self.host_fwd_cnt)) as usize
     }
@@ -267,14 +267,14 @@ impl GuestStream {
         }
     }
 
-    /// The application takes up to `count` bytes.
+    /// Makes the application read up to `count` bytes.
     pub(super) fn read(&mut self, count: usize) -> Vec<u8> {
         let count = count.min(self.unread.len());
         self.fwd_cnt = self.fwd_cnt.wrapping_add(u32::try_from(count).unwrap());
         self.unread.drain(..count).collect()
     }
 
-    /// The packet that carries `payload`, which the credit must allow.
+    /// Header of the packet that carries `payload`, which the credit must allow.
     pub(super) fn data(&mut self, payload: &[u8]) -> Header {
         let len = u32::try_from(payload.len()).unwrap();
         self.sent = self.sent.wrapping_add(len);

@@ -1,4 +1,4 @@
-//! Data, credit and ends of open streams.
+//! Tests of data, credit and shutdown of open streams.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
@@ -12,7 +12,7 @@ use super::driver::{Guest, GuestStream, bare, data, impatient, packet, shutdown}
 use crate::devices::virtio::VirtioDevice as _;
 use crate::devices::virtio::testing::{Buffer, Rig};
 
-/// A stream between `guest` and the socket returned, for which the guest has `buf_alloc` bytes.
+/// Opens a stream between `guest` and the returned socket, for which the guest has a buffer of `buf_alloc` bytes.
 fn open(guest: &mut Guest, buf_alloc: u32) -> (GuestStream, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     guest.rig.device.connect(1, theirs).unwrap();
@@ -20,19 +20,19 @@ fn open(guest: &mut Guest, buf_alloc: u32) -> (GuestStream, UnixStream) {
     let mut stream = GuestStream::new(key, buf_alloc);
     guest.send(stream.header(Op::Response), &[]);
     ours.set_nonblocking(true).unwrap();
-    // The request said what the guest may send; any packet repeats it.
+    // The request contained the guest's credit; any packet repeats it.
     guest.send(stream.header(Op::CreditRequest), &[]);
     let (header, _) = guest.expect(key, Op::CreditUpdate);
     stream.receive(&header, &[]);
     (stream, ours)
 }
 
-/// Bytes that tell their position.
+/// Bytes whose values depend on their position.
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|index| u8::try_from((index * 7 + index / 251) % 256).unwrap()).collect()
 }
 
-/// Reads what is there; `true` at the end.
+/// Reads all available bytes; returns `true` at the end of the stream.
 fn drain(socket: &mut UnixStream, into: &mut Vec<u8>) -> bool {
     match socket.read_to_end(into) {
         Ok(_) => true,
@@ -56,7 +56,7 @@ fn the_host_sends_no_more_than_the_guest_has_room_for() {
         if round < 10 {
             guest.expect(stream.key, Op::CreditRequest);
             assert_eq!(guest.counter("credit_stalls"), round as u64);
-            // An answer that brings nothing is not asked for again.
+            // An answer without credit does not cause another credit request.
             let fwd_cnt = stream.fwd_cnt - 100;
             guest.send(Header { fwd_cnt, ..stream.header(Op::CreditUpdate) }, &[]);
             guest.pump();
@@ -89,7 +89,7 @@ fn guest_data_that_the_host_does_not_take_waits_within_the_credit() {
     assert!(offset < sent.len(), "the credit runs out");
     let buffer = Limits::default().buffer as usize;
     assert!(offset > buffer, "what the socket takes is not held against the guest");
-    // The host reads: credit comes back without being asked for.
+    // The host reads: credit is granted again without a request.
     while got.len() < sent.len() {
         drain(&mut host, &mut got);
         guest.pump();
@@ -141,7 +141,7 @@ fn the_guest_ends_its_direction_and_still_receives() {
     assert_eq!(got, b"bye");
     host.write_all(b"still here").unwrap();
     assert_eq!(guest.expect(stream.key, Op::Data).1, b"still here");
-    // Now the host ends, too: the guest learns that all is over.
+    // Now the host shuts down, too: the guest is notified that both directions are closed.
     host.shutdown(Shutdown::Write).unwrap();
     let (header, _) = guest.expect(stream.key, Op::Shutdown);
     let done = if header.flags == SHUTDOWN_BOTH { header } else { guest.expect(stream.key, Op::Shutdown).0 };
@@ -210,10 +210,10 @@ fn a_host_that_closes_is_told_with_all_it_sent_before_and_the_guest_has_time_to_
         done |= header.flags;
         assert!(done & SHUTDOWN_SEND == 0 || heard == b"last words");
     }
-    // Data that was on its way is of no interest any more, but no offence.
+    // Data that was on its way is ignored, but is no error.
     guest.send(data(stream.key, b"crossing"), b"crossing");
     assert_eq!(guest.counter("connections_active"), 1);
-    // The guest says nothing, so the linger time ends the stream.
+    // The guest sends nothing, so the stream is closed when the linger time has passed.
     guest.expect(stream.key, Op::Reset);
     assert_eq!(guest.counter("connections_active"), 0);
 }
@@ -377,7 +377,7 @@ fn a_transport_reset_drops_all_streams_and_is_announced_when_there_is_a_buffer()
     assert_eq!(guest.rig.memory.read_obj::<u32>(GuestAddress(AT)).unwrap(), 0);
     guest.rig.device.queue_notified(2).unwrap();
     assert_eq!(guest.rig.queues[2].used(), None, "once is enough");
-    // With a buffer there, the next one is announced by the device thread.
+    // Since a buffer is available, the device thread announces the next reset.
     guest.rig.device.transport_reset().unwrap();
     guest.pump();
     assert_eq!(guest.rig.queues[2].used(), Some((1, 4)));

@@ -1,4 +1,4 @@
-//! Guests that break the rules.
+//! Tests of guests that break the rules.
 
 use std::io::Read as _;
 use std::os::unix::net::UnixStream;
@@ -10,7 +10,7 @@ use super::driver::{Guest, bare, data, packet, shutdown};
 use crate::devices::virtio::VirtioDevice as _;
 use crate::devices::virtio::testing::{Buffer, Rig};
 
-/// A stream nobody has.
+/// The ports of a stream that does not exist.
 const NOBODY: Key = Key { host: 1, guest: 2 };
 
 fn open(guest: &mut Guest) -> (Key, UnixStream) {
@@ -118,7 +118,7 @@ fn more_data_than_the_credit_allows_resets_the_stream() {
     let payload = vec![7; buffer as usize + 1];
     guest.send(data(key, &payload), &payload);
     guest.expect(key, Op::Reset);
-    // And piece by piece, when the host takes nothing any more.
+    // The same piece by piece, when the host takes no more data.
     let (key, _host) = open(&mut guest);
     let mut sent = 0;
     while guest.inbox.is_empty() || guest.inbox.iter().all(|(header, _)| header.op == Op::CreditUpdate as u16)
@@ -194,7 +194,7 @@ fn events_for_slots_without_a_stream_are_ignored() {
         guest.rig.device.event(token, u32::MAX).unwrap();
     }
     let (key, _host) = open(&mut guest);
-    // A late event about whoever had the slot before says nothing about this stream.
+    // A late event of the stream that had the slot before does not affect this stream.
     guest.rig.device.event(16, u32::MAX).unwrap();
     guest.pump();
     assert!(guest.inbox.is_empty());

@@ -1,4 +1,4 @@
-//! The device against a mock driver on one side and real sockets on the other.
+//! Tests of the socket device with a mock driver on one side and real sockets on the other.
 
 mod broker;
 mod connect;

@@ -1,4 +1,4 @@
-//! Whatever the sizes of chunks and windows: bytes arrive in order and none is lost, within the bounds.
+//! Tests that, for any sizes of chunks and windows, bytes arrive in order and none is lost, within the limits.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -9,18 +9,18 @@ use super::super::Limits;
 use super::super::packet::{Header, Op, SHUTDOWN_BOTH, SHUTDOWN_SEND};
 use super::driver::{Guest, GuestStream, RX_BUFFERS, bare};
 
-/// One thing that one of the sides does.
+/// One action of one of the sides.
 #[derive(Debug, Clone)]
 enum Step {
-    /// The host writes so many bytes, if the socket takes them.
+    /// The host writes this many bytes to a stream, as far as the socket takes them (stream, bytes).
     HostWrite(usize, usize),
-    /// The host reads at most so many.
+    /// The host reads at most this many bytes (stream, bytes).
     HostRead(usize, usize),
-    /// The guest sends so many, if its credit allows them.
+    /// The guest sends this many bytes, as far as its credit allows (stream, bytes).
     GuestSend(usize, usize),
-    /// The guest's application reads at most so many, and its kernel says so or not.
+    /// The guest's application reads at most this many bytes (stream, bytes), and its kernel reports that or not.
     GuestRead(usize, usize, bool),
-    /// The guest's buffer gets another size, not less than it holds.
+    /// The guest's buffer grows to this size, unless it is larger already (stream, bytes).
     GuestWindow(usize, u32),
     /// The guest posts receive buffers.
     Post(u16),
@@ -53,7 +53,7 @@ fn bytes(stream: usize, position: usize, count: usize) -> Vec<u8> {
     (position..position + count).map(|position| byte(stream, position)).collect()
 }
 
-/// How far one direction has come.
+/// Progress of one direction of a stream.
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
     sent: usize,
@@ -88,7 +88,7 @@ impl World {
         Self { guest, streams, hosts, to_guest: Default::default(), to_host: Default::default() }
     }
 
-    /// Receive buffers that can be posted without overtaking the device.
+    /// Posts up to `count` receive buffers: no more than fit into the queue.
     fn post(&mut self, count: u16) {
         self.guest.collect();
         let free = usize::from(RX_BUFFERS) - self.guest.buffers_left();
@@ -154,7 +154,7 @@ impl World {
                 }
             }
             Step::GuestWindow(index, size) => {
-                // What the host was allowed to send before it hears of this must still fit.
+                // The data that the host may send before it learns of the new size must still fit.
                 let stream = &mut self.streams[index];
                 stream.buf_alloc = stream.buf_alloc.max(size);
                 self.guest.send(stream.header(Op::CreditUpdate), &[]);
@@ -165,7 +165,7 @@ impl World {
         self.receive();
     }
 
-    /// Everything that was sent arrives once everybody reads, and then the ends do.
+    /// Checks that everything that was sent arrives once both sides read, and that the shutdowns follow.
     fn finish(mut self) {
         for index in 0..STREAMS {
             let end = Header { flags: SHUTDOWN_SEND, ..self.streams[index].header(Op::Shutdown) };

@@ -1,4 +1,4 @@
-//! Packets at random, to few enough ports that they meet, with a host that does things at random, too.
+//! Tests of random packets to so few ports that they collide, while the host acts at random, too.
 
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
@@ -12,18 +12,18 @@ use super::super::{Limits, VsockConfig};
 use super::driver::{Guest, RX_BUFFERS, bare, packet};
 use crate::event_loop::{EventLoop, Interest};
 
-/// Streams at most: few, so that they run out.
+/// Largest number of streams; small, so that they run out.
 const STREAMS: u16 = 6;
-/// Requests that the broker may have unanswered.
+/// Largest number of requests that the broker has not answered.
 const ASKED: u16 = 2;
-/// The same, and those that may wait for it.
+/// Largest number of requests that the broker has not answered or that wait for it.
 const PENDING: u16 = 4;
 
 #[derive(Debug, Clone)]
 enum Step {
     /// The guest sends a packet with this many bytes behind its header.
     Packet(Header, usize),
-    /// The same for the stream that the device has last said something about.
+    /// The guest sends a packet for the stream to which the device's last packet belongs.
     Reply(Header, usize),
     /// The host opens a stream.
     Connect(u32),
@@ -123,7 +123,7 @@ impl World {
     }
 
     fn send(&mut self, header: Header, length: usize) {
-        // A guest that sends more than the device takes waits for it.
+        // A guest that sends more than the device takes waits for the device.
         if self.guest.buffers_left() == 0 {
             self.post(RX_BUFFERS);
         }
@@ -180,7 +180,7 @@ impl World {
                     return;
                 }
                 let index = index % self.hosts.len();
-                // Whether the device has closed the other end is not known here.
+                // It is not known here whether the device has closed the other end.
                 match action {
                     Action::Write(count) => drop(self.hosts[index].write(&vec![5; count])),
                     Action::Read => drop(self.hosts[index].read(&mut [0; 10_000])),
@@ -200,7 +200,7 @@ impl World {
         assert!(self.guest.counter("connections_active") <= u64::from(STREAMS));
     }
 
-    /// Nothing is left behind: once all streams are dropped, all slots can be used again.
+    /// Checks that nothing is left behind: once all streams are dropped, all slots can be used again.
     fn finish(mut self) {
         self.guest.rig.device.transport_reset().unwrap();
         assert_eq!(self.guest.counter("connections_active"), 0);
@@ -215,7 +215,7 @@ impl World {
         self.guest.inbox.clear();
         let key = |guest| Key { host: 1, guest };
         while self.arrivals.wait(0, |_| ()).unwrap() > 0 {
-            drop(self.broker.next().unwrap()); // of streams that are gone
+            drop(self.broker.next().unwrap()); // requests of streams that are gone
         }
         for guest_port in 1..=u32::from(PENDING) {
             self.guest.send(packet(key(guest_port), Op::Request), &[]);
