@@ -86,7 +86,7 @@ impl RequestError {
         }
     }
 
-    /// As a controller is told.
+    /// Converts the error into the message for the controller.
     pub(super) fn message(&self) -> proto::Error {
         proto::Error { code: self.code().into(), message: self.to_string() }
     }

@@ -75,7 +75,7 @@ pub enum SpawnError {
     Start {
         /// The program.
         binary: PathBuf,
-        /// Its control group, if it has one.
+        /// Control group of the process, if it has one.
         cgroup: Option<PathBuf>,
         /// The error that the host returned.
         source: io::Error,

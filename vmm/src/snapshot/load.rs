@@ -301,7 +301,7 @@ fn map_file(range: Range, run: Run, file: &File, name: &'static str) -> Result<(
         (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE);
     let at = address(range, run).cast();
     // SAFETY: the run lies inside the range, a mapping of guest memory that nothing else uses yet and that is unmapped
-    // as a whole in the end.
+    // as a whole later.
     let mapped = unsafe { libc::mmap(at, bytes, protection, flags, file.as_raw_fd(), offset) };
     if mapped == libc::MAP_FAILED {
         return Err(LoadError::Map { name, source: io::Error::last_os_error() });

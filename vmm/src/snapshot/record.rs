@@ -35,7 +35,7 @@ const REGISTER_MODE_MISSING: u64 = 1;
 const EVENT_PAGEFAULT: u8 = 0x12;
 /// Size of `struct uffd_msg` in bytes.
 const MESSAGE: usize = 32;
-/// Maximum number of messages that are read at once.
+/// Maximum number of messages that one call reads.
 const BATCH: usize = 16;
 /// Stack size of the thread in bytes.
 const STACK: usize = 128 << 10;

@@ -13,7 +13,7 @@
 //! pages between them. Including the gaps makes the number of pieces small.
 //!
 //! If the snapshot's memory is in the page cache, the pages are only entered into this process's page tables, on a
-//! separate thread while the guest already runs. If it is not, the packed copy is read at once before the guest runs,
+//! separate thread while the guest already runs. If it is not, the packed copy is read in one go before the guest runs,
 //! and its pieces are moved to their addresses: those pages are private then, as if the guest had written them. (It
 //! would not help to read them directly to their addresses: the kernel reads a page of a private mapping's file before
 //! it makes a copy, even if that copy is about to be overwritten.) The memory file is then read ahead in the
@@ -311,7 +311,7 @@ pub fn bring_in(
     Ok((rest, [set.pages(), copied]))
 }
 
-/// Reads the packed pages at once, and moves each piece of them to its address.
+/// Reads the packed pages in one go, and moves each piece of them to its address.
 fn move_in(file: &File, packed: u64, pieces: &Runs, range: Range) -> Result<(), WorkingSetError> {
     let bytes = usize::try_from(pieces.pages() * PAGE).unwrap_or(0);
     if bytes == 0 {
