@@ -6,15 +6,15 @@ use std::io::{self, Write as _};
 
 /// Prints a line on standard output.
 pub(super) fn out(line: impl Display) {
-    let _ = writeln!(io::stdout(), "{line}"); // errors are ignored, see the module's documentation
+    let _ = writeln!(io::stdout(), "{line}"); // errors are ignored, see the module's docs
 }
 
 /// Prints a line on standard error, with the program's name.
 pub(super) fn err(line: impl Display) {
-    let _ = writeln!(io::stderr(), "hearth-vmm: {line}"); // errors are ignored, see the module's documentation
+    let _ = writeln!(io::stderr(), "hearth-vmm: {line}"); // errors are ignored, see the module's docs
 }
 
 /// Prints lines that continue the previous message, on standard error.
 pub(super) fn err_plain(lines: impl Display) {
-    let _ = writeln!(io::stderr(), "{lines}"); // errors are ignored, see the module's documentation
+    let _ = writeln!(io::stderr(), "{lines}"); // errors are ignored, see the module's docs
 }

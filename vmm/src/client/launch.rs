@@ -166,7 +166,7 @@ impl Vmm {
         let status = child.wait()?;
         self.child = None;
         if let Some(cgroup) = self.jail.cgroup.as_ref().and_then(|cgroup| Cgroup::of(cgroup).ok()) {
-            let _ = cgroup.wait_empty(Duration::from_secs(5)); // the kernel empties the cgroup shortly after the process exits
+            let _ = cgroup.wait_empty(Duration::from_secs(5)); // it is empty shortly after the exit
         }
         clean_up(&self.client.path, &self.jail);
         Ok(status)

@@ -354,7 +354,7 @@ impl Monitor {
             return;
         }
         let paused = matches!(self.state, State::Paused(_));
-        self.state = State::Empty; // drops the old machine, which finishes its disk requests and closes the disks
+        self.state = State::Empty; // drops the old machine, which finishes and closes its disks
         // Another vCPU may have reported an exit while it stopped. That report concerns the old machine: discard it.
         let _ = self.end.take();
         let Some((config, kvm)) = &self.rebuild else { return };
@@ -383,7 +383,7 @@ impl Monitor {
         }
         let reason = ExitReason { kind: kind.into(), message };
         self.saver = None;
-        self.state = State::Exited(reason.clone()); // drops the machine: it finishes disk requests and closes the disks
+        self.state = State::Exited(reason.clone()); // drops the machine: it finishes and closes its disks
         if let Some((config, _)) = &self.rebuild
             && let Some(report) = config.exit_report.as_ref().and_then(|fd| fd.try_clone().ok())
         {

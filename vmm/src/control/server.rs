@@ -76,7 +76,7 @@ impl Server {
             }
             if let Some(reason) = self.monitor.exit().cloned() {
                 for controller in self.controllers.values().filter(|controller| controller.waits_for_exit) {
-                    let _ = answer(&controller.socket, Answer::Exit(reason.clone())); // the controller may have disconnected
+                    let _ = answer(&controller.socket, Answer::Exit(reason.clone())); // the peer may be gone
                 }
                 return Ok(reason);
             }
@@ -145,7 +145,7 @@ impl Server {
             Ok(None) | Err(_) => false,
         };
         if !kept && let Some(controller) = self.controllers.remove(&token) {
-            let _ = self.poller().remove(&controller.socket.as_fd()); // closing the socket would remove it as well
+            let _ = self.poller().remove(&controller.socket.as_fd()); // closing it would do so as well
             drop(controller);
             self.watch_listener();
         }

@@ -211,7 +211,7 @@ pub fn remove_leftovers(parent: &Path) -> io::Result<Vec<PathBuf>> {
         }
         let path = entry.path();
         let file = match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // it was renamed to its final name meanwhile
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // it was renamed meanwhile
             file => file?,
         };
         // Between the opening and the lock the creator may have renamed it to its final name.
