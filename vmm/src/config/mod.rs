@@ -170,9 +170,9 @@ pub struct MachineConfig {
     pub balloon: Option<BalloonConfig>,
     /// Whether there is an entropy device.
     pub rng: bool,
-    /// The file or pipe that receives the guest's console output.
+    /// The descriptor that receives the guest's console output.
     pub console_output: Option<OwnedFd>,
-    /// The file or pipe from which the guest's console input is read.
+    /// The descriptor from which the guest's console input is read.
     pub console_input: Option<OwnedFd>,
     /// The file or pipe that receives the exit reason, as one line of JSON.
     pub exit_report: Option<OwnedFd>,

@@ -41,9 +41,9 @@ pub struct RestoreConfig {
     pub vsock_listener: Option<UnixListener>,
     /// The connection to the broker, which provides the host's end of streams that the guest opens.
     pub vsock_broker: Option<OwnedFd>,
-    /// The file or pipe that receives the guest's console output.
+    /// The descriptor that receives the guest's console output.
     pub console_output: Option<OwnedFd>,
-    /// The file or pipe from which the guest's console input is read.
+    /// The descriptor from which the guest's console input is read.
     pub console_input: Option<OwnedFd>,
     /// Maximum number of bytes of console output that are kept.
     pub console_max_bytes: u64,

@@ -126,7 +126,7 @@ impl CgroupConfig {
             cpu_max,
             number("memory.max", self.memory_max),
             number("memory.swap.max", self.memory_swap_max),
-            // If memory runs out the kernel kills all threads of the monitor; the rest of them would be of no use.
+            // If memory runs out the kernel kills the monitor as a whole; a part of it would be of no use.
             self.memory_max.map(|_| ("memory.oom.group", "1".into())),
             number("pids.max", self.pids_max.map(u64::from)),
             number("io.weight", self.io_weight.map(u64::from)),
