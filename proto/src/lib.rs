@@ -1,5 +1,5 @@
-//! Wire types of Hearth, generated from the protobuf sources in `proto/`, and which versions of them somebody speaks. No other logic lives
-//! here.
+//! Wire types of Hearth, generated from the protobuf sources in `proto/`, and ranges of protocol versions. This crate
+//! contains no other logic.
 
 #[cfg(feature = "control-plane")]
 mod secret;
@@ -7,9 +7,9 @@ mod version;
 
 pub use version::Versions;
 
-/// The monitor and its controllers.
+/// The protocol between the monitor and its controllers.
 pub mod vmm {
-    /// Version 1 of the control protocol and of what snapshots hold; see `control.proto` and `state.proto` in
+    /// Version 1 of the control protocol and of the contents of snapshots; see `control.proto` and `state.proto` in
     /// `proto/hearth/vmm/v1/`.
     #[expect(missing_docs, reason = "generated code: the documentation is the proto file's")]
     pub mod v1 {
@@ -17,7 +17,7 @@ pub mod vmm {
     }
 }
 
-/// The guest's agent and the host.
+/// The protocol between the guest's agent and the host.
 pub mod guest {
     /// Version 1 of the agent's protocol; see `agent.proto` in `proto/hearth/guest/v1/`.
     #[expect(missing_docs, reason = "generated code: the documentation is the proto file's")]
@@ -26,7 +26,7 @@ pub mod guest {
     }
 }
 
-/// The control plane's operations.
+/// The API of the control plane.
 #[cfg(feature = "control-plane")]
 pub mod microvms {
     /// API version 2025-09-09; see `microvms.proto` in `proto/hearth/microvms/v1/`.
@@ -36,7 +36,7 @@ pub mod microvms {
     }
 }
 
-/// What a host has beside the operations of AWS.
+/// Operations of a host in addition to those of the AWS API.
 #[cfg(feature = "control-plane")]
 pub mod host {
     /// Version 1; see `host.proto` in `proto/hearth/host/v1/`.
@@ -46,7 +46,7 @@ pub mod host {
     }
 }
 
-/// What the daemon stores.
+/// The records that the daemon stores.
 #[cfg(feature = "control-plane")]
 pub mod store {
     /// Version 1; see `records.proto` in `proto/hearth/store/v1/`.
@@ -56,6 +56,6 @@ pub mod store {
     }
 }
 
-/// The descriptors of the services, encoded: a `google.protobuf.FileDescriptorSet` with all imports.
+/// The encoded descriptors of the services: a `google.protobuf.FileDescriptorSet` with all imports.
 #[cfg(feature = "control-plane")]
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/control_plane.bin"));

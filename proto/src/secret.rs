@@ -1,4 +1,5 @@
-//! How messages that hold secrets are shown: with what identifies them, and without payloads, environment values and tokens.
+//! `Debug` output of messages that hold secrets: it shows the fields that identify a message, and omits payloads,
+//! environment values and tokens.
 
 use std::fmt;
 

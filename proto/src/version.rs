@@ -1,8 +1,8 @@
-//! Versions of a protocol that somebody speaks.
+//! A range of protocol versions that a program speaks.
 
 use std::fmt;
 
-/// Versions of a protocol that somebody speaks: from the oldest to the newest, none left out.
+/// The versions of a protocol that a program speaks: all versions from the oldest to the newest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Versions {
     oldest: u32,
@@ -10,31 +10,31 @@ pub struct Versions {
 }
 
 impl Versions {
-    /// From the oldest to the newest.
+    /// Creates the range from `oldest` to `newest`, both included.
     #[must_use]
     pub const fn new(oldest: u32, newest: u32) -> Self {
         Self { oldest, newest }
     }
 
-    /// The oldest.
+    /// Returns the oldest version.
     #[must_use]
     pub const fn oldest(self) -> u32 {
         self.oldest
     }
 
-    /// The newest.
+    /// Returns the newest version.
     #[must_use]
     pub const fn newest(self) -> u32 {
         self.newest
     }
 
-    /// Whether this one is spoken.
+    /// Whether the range contains `version`.
     #[must_use]
     pub fn has(self, version: u32) -> bool {
         (self.oldest..=self.newest).contains(&version)
     }
 
-    /// The highest that both speak.
+    /// Returns the highest version that both ranges contain; `None` if they have none in common.
     #[must_use]
     pub fn highest_common(self, other: Self) -> Option<u32> {
         let highest = self.newest.min(other.newest);

@@ -1,4 +1,4 @@
-//! Links the program as a raw image: no start files, no libraries, addresses as in `image.ld`.
+//! Links the program as a raw image: no start files, no libraries, addresses as defined in `image.ld`.
 
 fn main() {
     let folder = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();

@@ -1,20 +1,20 @@
 //! Hearth's virtual machine monitor: one process per microVM on Linux KVM.
 //!
-//! The library holds the monitor itself and the client that drives it; the `hearth-vmm` binary only wires
-//! them together. What depends on KVM or on the guest's architecture is built on aarch64 only; the devices,
-//! the control protocol and their tests build everywhere.
+//! The library contains the monitor itself and the client that drives it; the `hearth-vmm` binary only wires them
+//! together. Code that depends on KVM or on the guest's architecture is built on aarch64 only; the devices, the control
+//! protocol and their tests build everywhere.
 //!
-//! * [`arch`] – what depends on the guest's architecture: address space, vCPUs, GIC, DeviceTree
+//! * [`arch`] – the architecture-specific parts: address space, vCPUs, GIC, DeviceTree
 //! * [`client`] – starts monitors and drives them
-//! * [`config`] – what a machine is made of
+//! * [`config`] – the configuration of a machine
 //! * [`control`] – the protocol between monitor and controllers
-//! * [`machine`] – memory, vCPUs and devices put together, and their threads
+//! * [`machine`] – assembles memory, vCPUs and devices, and runs their threads
 //! * [`memory`] – guest memory and the guest-physical address space
 //! * [`devices`] – the MMIO bus, virtio-mmio and every device model
 //! * [`event_loop`] – the device thread's epoll loop
-//! * [`jail`] – what stands between a guest that has taken over the monitor, and the host
+//! * [`jail`] – confines the monitor process, so that a guest that has taken it over cannot reach the host
 //! * [`rate_limiter`] – token buckets for block and net devices
-//! * [`snapshot`] – a machine as files, and back
+//! * [`snapshot`] – saves a machine to files and restores it from them
 //! * [`tap`] – opening a tap interface for a network card
 
 #![cfg_attr(

@@ -1,4 +1,4 @@
-//! `hearth-vmm`: the monitor process, and a command-line front to it for people and tests.
+//! `hearth-vmm`: the monitor process and a command-line interface to it, for operators and tests.
 
 mod cli;
 

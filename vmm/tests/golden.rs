@@ -1,5 +1,5 @@
-//! The files in `golden` are states that earlier builds have written: this one must read them, and write the same.
-//! They come from the test `make_golden_files` of `e2e`, run on the metal with each type of CPU.
+//! The files in `golden` are states that earlier builds have written: this build must read them, and write the same
+//! bytes. They were created by the test `make_golden_files` of `e2e`, run on the metal with each type of CPU.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use hearth_vmm::snapshot::state_file::{VERSION, decode, encode};

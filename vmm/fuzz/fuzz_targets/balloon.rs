@@ -1,4 +1,4 @@
-//! A hostile driver against the memory balloon.
+//! Fuzzes the memory balloon with a hostile driver.
 #![no_main]
 
 use hearth_vmm::devices::virtio::balloon::{Balloon, BalloonConfig};

@@ -1,4 +1,5 @@
-//! A hostile driver against a disk with a layer and an overlay. Whatever it does, base and layer stay as they were.
+//! Fuzzes a disk with a layer and an overlay with a hostile driver. Whatever the driver does, base and layer must not
+//! change.
 #![no_main]
 
 use std::fs::File;
@@ -9,10 +10,10 @@ use hearth_vmm::devices::virtio::block::{Block, BlockConfig, DiskBacking, Overla
 use hearth_vmm::devices::virtio::testing::fuzz_device;
 use libfuzzer_sys::fuzz_target;
 
-/// Size of the disk in bytes: small, so that requests hit its end.
+/// Size of the disk in bytes. It is small, so that requests reach its end.
 const DISK: usize = 64 << 10;
 
-/// A file in memory.
+/// Creates a file in memory.
 fn memory_file() -> Option<File> {
     // SAFETY: the name is a C string; the result is checked before it is owned.
     let fd = unsafe { libc::memfd_create(c"disk".as_ptr(), libc::MFD_CLOEXEC) };
@@ -20,7 +21,7 @@ fn memory_file() -> Option<File> {
     (fd >= 0).then(|| unsafe { File::from_raw_fd(fd) })
 }
 
-/// Makes `file` a layer that has every other 4 KiB of the disk.
+/// Makes `file` a layer that contains every other 4 KiB of the disk.
 fn freeze(file: &File) -> Option<()> {
     let layer = Overlay::open(file, DISK as u64).ok()?;
     // The block map begins at 4 KiB: one bit for each sector.
@@ -28,7 +29,7 @@ fn freeze(file: &File) -> Option<()> {
     file.write_all_at(&[0xa5; DISK], layer.data_offset).ok()
 }
 
-/// Everything in `file`.
+/// Returns the whole contents of `file`.
 fn content(file: &File) -> Option<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(file.metadata().ok()?.len()).ok()?];
     file.read_exact_at(&mut bytes, 0).ok()?;

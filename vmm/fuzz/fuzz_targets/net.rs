@@ -1,4 +1,4 @@
-//! A hostile driver against the network card. Its peer has sent packets of all sizes before, and reads nothing.
+//! Fuzzes the network card with a hostile driver. Its peer has sent packets of all sizes beforehand, and reads nothing.
 #![no_main]
 
 use std::fs::File;
@@ -9,7 +9,7 @@ use hearth_vmm::devices::virtio::net::{Net, NetConfig};
 use hearth_vmm::devices::virtio::testing::fuzz_device;
 use libfuzzer_sys::fuzz_target;
 
-/// Lengths of what the peer sends: less than a header, a header, a small packet, a frame, a segment.
+/// Lengths of the packets that the peer sends: less than a header, a header, a small packet, a frame, a segment.
 const PACKETS: [usize; 6] = [3, 12, 72, 1526, 9000, 65_562];
 
 fuzz_target!(|data: &[u8]| {
@@ -18,7 +18,7 @@ fuzz_target!(|data: &[u8]| {
         return;
     }
     for length in PACKETS {
-        // A full socket holds fewer of them.
+        // If the socket's buffer is full, fewer of them are sent.
         let _ = peer.send(&vec![0xa5; length]);
     }
     let device = Net::on_socket(NetConfig {

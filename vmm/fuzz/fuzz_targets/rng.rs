@@ -1,4 +1,4 @@
-//! A hostile driver against the entropy device.
+//! Fuzzes the entropy device with a hostile driver.
 #![no_main]
 
 use hearth_vmm::devices::virtio::rng::Rng;

@@ -1,5 +1,5 @@
-//! A hostile driver against the socket device, with a host that answers: a broker that accepts even ports,
-//! sockets that echo, and clients that want to reach the guest.
+//! Fuzzes the vsock device with a hostile driver, and with a host that answers: a broker that accepts even ports,
+//! sockets that echo, and clients that connect to the guest.
 #![no_main]
 
 use std::io::{Read as _, Write as _};
@@ -13,10 +13,10 @@ use hearth_vmm::devices::virtio::queue::QueueState;
 use hearth_vmm::devices::virtio::{Activation, DeviceError, DeviceType, VirtioDevice};
 use libfuzzer_sys::fuzz_target;
 
-/// The smallest context identifier that a guest may have, easy for a fuzzer to come up with.
+/// The smallest context id that a guest may have. A fuzzer finds it easily.
 const GUEST_CID: u32 = 3;
 
-/// The device and the host's ends of its streams, which are served whenever the device has run.
+/// The device and the host's ends of its streams. The streams are served whenever the device has run.
 struct Served {
     device: Vsock,
     broker: Broker,
@@ -40,7 +40,7 @@ impl Served {
         Ok(Self { device, broker, hosts })
     }
 
-    /// Answers the requests that are there and echoes what the guest has sent.
+    /// Answers the pending requests and echoes what the guest has sent.
     fn serve(&mut self) -> std::io::Result<()> {
         let mut poll = libc::pollfd { fd: self.broker.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one entry, which lives across the call.

@@ -10,7 +10,7 @@ const UART: u64 = 0x0900_0000;
 const CLOCK: u64 = 0x0901_0000;
 /// The first virtio-mmio slot.
 const VIRTIO: u64 = 0x0a00_0000;
-/// Bytes of a slot.
+/// Size of a slot in bytes.
 const SLOT: u64 = 0x1000;
 /// Number of slots.
 pub(crate) const SLOTS: u64 = 32;
@@ -22,15 +22,15 @@ const GIC: [u64; 2] = [0x0800_0000, 0x080a_0000];
 /// Register QueueNotify (virtio 1.2, 4.2.2).
 const QUEUE_NOTIFY: u64 = 0x50;
 
-/// The address of a virtio-mmio slot.
+/// Returns the address of a virtio-mmio slot.
 pub(crate) fn slot(index: u64) -> u64 {
     VIRTIO + index * SLOT
 }
 
-/// Reads 32 bits. Refused accesses read as whatever was in the register before.
+/// Reads 32 bits. A refused access returns the previous value of the CPU's register.
 pub(crate) fn read32(address: u64) -> u32 {
     let value: u32;
-    // SAFETY: the address is a device's; the exception vectors take care of refusals.
+    // SAFETY: the address is a device's; the exception vectors handle refused accesses.
     unsafe { asm!("ldr {0:w}, [{1}]", out(reg) value, in(reg) address) };
     value
 }
@@ -46,9 +46,9 @@ fn write8(address: u64, value: u8) {
     unsafe { asm!("strb {0:w}, [{1}]", in(reg) u32::from(value), in(reg) address) };
 }
 
-/// An access to a device of any width, in either direction.
+/// Accesses a device with any width, in either direction.
 fn access(random: &mut Random, address: u64, value: u64) {
-    // SAFETY: the address is never one of guest memory; the exception vectors take care of refusals.
+    // SAFETY: the address is never one of guest memory; the exception vectors handle refused accesses.
     unsafe {
         match random.below(8) {
             0 => asm!("ldrb {0:w}, [{1}]", out(reg) _, in(reg) address),
@@ -63,22 +63,22 @@ fn access(random: &mut Random, address: u64, value: u64) {
     }
 }
 
-/// An offset: mostly where registers are, and aligned to something.
+/// Returns a random offset: mostly within the registers, and mostly aligned.
 fn offset(random: &mut Random, registers: u64, end: u64) -> u64 {
     let offset = if random.one_in(4) { random.below(end) } else { random.below(registers) };
     offset & !random.choose([0, 1, 3, 3, 3, 7])
 }
 
-/// Any register of any virtio slot.
+/// Accesses any register of any virtio slot.
 pub(crate) fn poke_virtio(random: &mut Random) {
-    // The slots in use come first.
+    // The slots in use have the lowest numbers, so those are chosen most often.
     let slots = if random.one_in(4) { SLOTS } else { 8 };
     let address = slot(random.below(slots)) + offset(random, 0x140, SLOT);
     let value = random.number();
     access(random, address, value);
 }
 
-/// Any register of the UART or the clock.
+/// Accesses any register of the UART or the clock, or the generation id.
 pub(crate) fn poke_uart_or_clock(random: &mut Random) {
     let base = random.choose([UART, UART, CLOCK, GENERATION_ID]);
     let address = base + offset(random, 0x20, 0x1000);
@@ -86,14 +86,14 @@ pub(crate) fn poke_uart_or_clock(random: &mut Random) {
     access(random, address, value);
 }
 
-/// Any register of the interrupt controller.
+/// Accesses any register of the interrupt controller.
 pub(crate) fn poke_gic(random: &mut Random) {
     let address = random.choose(GIC) + offset(random, 0x1_0000, 0x2_0000);
     let value = random.number();
     access(random, address, value);
 }
 
-/// An address at which there is neither memory nor, mostly, a device.
+/// Accesses an address at which there is neither memory nor, mostly, a device.
 pub(crate) fn poke_hole(random: &mut Random) {
     let address = match random.below(4) {
         0 => random.below(0x8000_0000),
@@ -106,7 +106,7 @@ pub(crate) fn poke_hole(random: &mut Random) {
     access(random, address, value);
 }
 
-/// Many notifications at once.
+/// Sends many notifications at once.
 pub(crate) fn notify_storm(random: &mut Random) {
     let base = slot(random.below(8));
     for _ in 0..random.below(64) {
@@ -115,7 +115,7 @@ pub(crate) fn notify_storm(random: &mut Random) {
     }
 }
 
-/// Puts the UART into the state in which it prints.
+/// Resets the UART to a state in which it prints.
 pub(crate) fn reset_uart() {
     write8(UART + 3, 0x03);
     write8(UART + 1, 0);
@@ -129,13 +129,13 @@ pub(crate) fn print(text: &str) {
     }
 }
 
-/// Reads a device with an instruction whose syndrome does not say what it does.
+/// Reads a device with an instruction whose syndrome does not describe the access.
 pub(crate) fn undecodable_access() {
-    // SAFETY: the address is a device's; KVM gives up here, so nothing comes after.
+    // SAFETY: the address is a device's; KVM gives up here, so the guest does not continue.
     unsafe { asm!("ldp {0}, {1}, [{2}]", out(reg) _, out(reg) _, in(reg) VIRTIO) };
 }
 
-/// The functions that the compiler expects to find, byte by byte: speed does not matter here.
+/// Functions to which the compiler generates calls. They work byte by byte, because speed does not matter here.
 mod compiler_functions {
     use core::ptr::{read_volatile, write_volatile};
 

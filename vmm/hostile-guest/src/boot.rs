@@ -1,26 +1,25 @@
-//! From the first instruction to Rust, and PSCI.
+//! The code from the first instruction up to Rust, and PSCI calls.
 //!
-//! Memory is mapped one to one in blocks of 1 GiB: the first GiB of guest memory normal and cacheable as a
-//! kernel would have it, all else device memory. The table is a constant, so nothing is written before the
-//! MMU is on.
+//! Memory is mapped one to one in blocks of 1 GiB: the first GiB of guest memory normal and cacheable, as a kernel maps
+//! it, everything else as device memory. The table is a constant, so nothing is written before the MMU is on.
 
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
 
 use crate::random::Random;
 
-/// Most CPUs that take part.
+/// Maximum number of CPUs that take part.
 pub(crate) const MAX_CPUS: u32 = 16;
 const STACK: usize = 16 * 1024;
 
 #[repr(C, align(4096))]
 struct PageTable([u64; 512]);
 
-/// A valid block with the access flag, inner shareable.
+/// A valid block descriptor with the access flag, inner shareable.
 const BLOCK: u64 = 1 | 1 << 10 | 3 << 8;
-/// Attribute 1 of MAIR_EL1: normal memory.
+/// Selects attribute 1 of MAIR_EL1: normal memory.
 const NORMAL: u64 = 1 << 2;
-/// Not to be executed.
+/// The block must not be executed.
 const EXECUTE_NEVER: u64 = 3 << 53;
 
 #[unsafe(no_mangle)]
@@ -40,7 +39,7 @@ const fn page_table() -> [u64; 512] {
 #[repr(C, align(16))]
 struct Stacks(UnsafeCell<[[u8; STACK]; MAX_CPUS as usize]>);
 
-// SAFETY: only the code below uses it, and gives each CPU a part of its own.
+// SAFETY: only the code below uses it, and each CPU uses its own part.
 unsafe impl Sync for Stacks {}
 
 #[unsafe(no_mangle)]
@@ -131,7 +130,7 @@ unsafe extern "C" {
     fn other_cpu_start();
 }
 
-/// PSCI functions (Arm DEN0022).
+/// Numbers of PSCI functions (Arm DEN0022).
 const CPU_OFF: u64 = 0x8400_0002;
 const CPU_SUSPEND: [u64; 2] = [0x8400_0001, 0xc400_0001];
 const CPU_ON: u64 = 0xc400_0003;
@@ -141,8 +140,8 @@ const SYSTEM_SUSPEND: [u64; 2] = [0x8400_000e, 0xc400_000e];
 
 fn psci(function: u64, arguments: [u64; 3]) -> u64 {
     let result;
-    // SAFETY: the hypervisor keeps to the calling convention; what the functions do to the machine does not
-    // touch this CPU's memory.
+    // SAFETY: the hypervisor follows the calling convention; the functions' effects on the machine do not touch this
+    // CPU's memory.
     unsafe {
         asm!(
             "hvc #0",
@@ -156,18 +155,18 @@ fn psci(function: u64, arguments: [u64; 3]) -> u64 {
     result
 }
 
-/// Starts another CPU; says whether that worked.
+/// Starts another CPU; returns whether that worked.
 pub(crate) fn start_cpu(cpu: u32) -> bool {
     psci(CPU_ON, [u64::from(cpu), other_cpu_start as *const () as u64, u64::from(cpu)]) == 0
 }
 
-/// Ends this CPU.
+/// Stops this CPU.
 pub(crate) fn stop_cpu() -> ! {
     psci(CPU_OFF, [0; 3]);
     halt()
 }
 
-/// Ends the machine.
+/// Powers the machine off.
 pub(crate) fn power_off() -> ! {
     psci(SYSTEM_OFF, [0; 3]);
     halt()
@@ -180,15 +179,15 @@ fn halt() -> ! {
     }
 }
 
-/// Calls that make no sense, but none that stops this CPU or the machine.
+/// Makes an unusual PSCI call, but none that stops this CPU or the machine.
 pub(crate) fn strange_psci_call(random: &mut Random) {
     let bases = [0x8400_0000, 0xc400_0000, 0x8000_0000, 0x8600_0000, 0x9500_0000, 0xbf00_0000];
     let function = if random.one_in(4) { random.next() } else { random.choose(bases) + random.below(0x40) };
-    // The upper half of the register does not count for 32-bit calls.
+    // For 32-bit calls the upper half of the register is ignored.
     let number = function & 0xffff_ffff;
     let ends = [CPU_OFF, SYSTEM_OFF].contains(&number);
     let waits = CPU_SUSPEND.contains(&number) || SYSTEM_SUSPEND.contains(&number);
-    // A CPU that is started from here would run through somebody else's stack.
+    // A CPU that is started here would use the stack of another CPU, so only CPUs that do not exist are started.
     let starts = [CPU_ON, CPU_ON & 0xbfff_ffff].contains(&number);
     if ends || waits || SYSTEM_RESETS.contains(&number) {
         return;

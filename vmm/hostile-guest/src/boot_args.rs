@@ -1,17 +1,17 @@
-//! The arguments, found by looking for their names anywhere in the device tree.
+//! The arguments. They are found by searching for their names anywhere in the device tree.
 
-/// Most bytes of device tree that are looked at.
+/// Maximum number of bytes of the device tree that are searched.
 const MAX_FDT: u32 = 256 * 1024;
 
-/// The arguments.
+/// The arguments of the guest.
 pub(crate) struct BootArgs {
-    /// What everything follows from.
+    /// The seed that determines everything the guest does.
     pub(crate) seed: u32,
-    /// How many steps every CPU does.
+    /// Number of steps of every CPU.
     pub(crate) steps: u32,
     /// Guest memory in MiB.
     pub(crate) ram_mib: u32,
-    /// How many CPUs take part.
+    /// Number of CPUs that take part.
     pub(crate) cpus: u32,
     /// Whether to end with an access that KVM cannot decode.
     pub(crate) end_undecodable: bool,
@@ -22,7 +22,7 @@ impl BootArgs {
     pub(crate) fn find(fdt: u64) -> Self {
         // SAFETY: the boot protocol puts an 8-byte-aligned device tree there, and its second word is its size.
         let size = u32::from_be(unsafe { core::ptr::read_volatile((fdt as *const u32).add(1)) });
-        // SAFETY: the device tree is so long, lies in mapped memory, and nobody writes to it yet.
+        // SAFETY: the device tree has this length, lies in mapped memory, and nothing writes to it yet.
         let bytes = unsafe { core::slice::from_raw_parts(fdt as *const u8, size.min(MAX_FDT) as usize) };
         Self {
             seed: number(bytes, b"seed=").unwrap_or(1),

@@ -1,4 +1,4 @@
-//! Rings (virtio 1.2, 2.7) and descriptor chains, right ones and all kinds of wrong ones.
+//! Rings (virtio 1.2, 2.7) and descriptor chains, valid ones and many kinds of invalid ones.
 
 use crate::payload::{self, Memory, Part, Parts};
 use crate::random::Random;
@@ -8,24 +8,24 @@ const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 
-/// Where the parts of a ring lie in its area.
+/// Offsets of the parts of a ring in its area.
 const AVAILABLE: u64 = 0x2000;
 const USED: u64 = 0x4000;
-/// Where the indirect tables lie in its area, and how many descriptors one has.
+/// Offset of the indirect tables in the ring's area, number of descriptors in a table, and number of tables.
 const TABLES: u64 = 0x8000;
 const TABLE_LENGTH: u64 = 16;
 const TABLE_COUNT: u64 = 32;
 
-/// A ring in memory, or the knowledge that it is not where we can write to it.
+/// A ring in memory, or the information that the ring is not where this guest can write to it.
 #[derive(Clone, Copy)]
 pub(crate) struct Ring {
     area: u64,
     size: u16,
     usable: bool,
-    /// How rare wrong chains are: one in so many; 0 stands for none.
+    /// On average one chain in `rarity` is invalid; 0 means none.
     rarity: u64,
     available: u16,
-    /// The descriptor after those used last.
+    /// Index of the descriptor after the last one used.
     next: u16,
 }
 
@@ -37,33 +37,33 @@ struct Descriptor {
 }
 
 impl Ring {
-    /// A ring of `size` entries. A device stops at the first wrong chain, so only some rings get many of them:
-    /// one in `rarity`, or none where that is 0.
+    /// Creates a ring of `size` entries. A device stops at the first invalid chain, so only some rings get many of
+    /// them: one chain in `rarity`, or none if that is 0.
     pub(crate) fn new(area: u64, size: u16, rarity: u64) -> Self {
         Self { area, size, usable: true, rarity, available: 0, next: 0 }
     }
 
-    /// A ring that is somewhere else.
+    /// Creates a ring whose real location is elsewhere.
     pub(crate) fn nowhere(area: u64) -> Self {
         Self { area, size: 1, usable: false, rarity: 0, available: 0, next: 0 }
     }
 
-    /// Whether the next thing shall be a wrong one.
+    /// Whether to do the next thing wrong.
     fn errs(&self, random: &mut Random) -> bool {
         self.rarity != 0 && random.one_in(self.rarity)
     }
 
-    /// Its number of entries.
+    /// Returns the number of entries of the ring.
     pub(crate) fn size(&self) -> u16 {
         self.size
     }
 
-    /// The addresses of the descriptor table, the available ring and the used ring.
+    /// Returns the addresses of the descriptor table, the available ring and the used ring.
     pub(crate) fn parts(&self) -> [u64; 3] {
         [self.area, self.area + AVAILABLE, self.area + USED]
     }
 
-    /// Forgets what an earlier driver has left.
+    /// Resets the state that an earlier driver has left.
     pub(crate) fn clear(&mut self) {
         (self.available, self.next) = (0, 0);
         payload::write16(self.area + AVAILABLE, 0);
@@ -80,7 +80,7 @@ impl Ring {
     }
 }
 
-/// Offers a few chains to the device and moves the index on.
+/// Offers a few chains to the device and advances the index.
 pub(crate) fn offer(
     random: &mut Random,
     ring: &mut Ring,
@@ -92,7 +92,7 @@ pub(crate) fn offer(
     if !ring.usable {
         return;
     }
-    // Chains that the device has not given back, as far as one can trust it.
+    // The number of chains that the device has not returned, as far as the device can be trusted.
     let waiting = ring.available.wrapping_sub(payload::read16(ring.area + USED + 2));
     let room = ring.size.saturating_sub(waiting);
     let mut chains = (1 + random.below(8) as u16).min(room);
@@ -165,14 +165,14 @@ fn write_chain(random: &mut Random, ring: &Ring, head: u16, parts: &Parts, memor
             write_list(ring, ring.area, ring.size, head, wrong.as_slice(), 0);
         }
         9 => {
-            // The ring itself as a buffer.
+            // A buffer that overlaps the ring itself.
             let mut wrong = *parts;
             let address = ring.parts()[random.below(3) as usize % 3];
             wrong.change(random, |_, part| part.address = address);
             write_list(ring, ring.area, ring.size, head, wrong.as_slice(), 0);
         }
         10 => {
-            // A chain that does not end with its request.
+            // A chain that continues after its request.
             write_list(ring, ring.area, ring.size, head, parts.as_slice(), NEXT);
         }
         _ => {
@@ -183,7 +183,7 @@ fn write_chain(random: &mut Random, ring: &Ring, head: u16, parts: &Parts, memor
     }
 }
 
-/// A chain of descriptors one after the other, in a table of `size` entries, all with `more_flags`.
+/// Writes a chain of consecutive descriptors into a table of `size` entries, all with `more_flags`.
 fn write_list(ring: &Ring, table: u64, size: u16, head: u16, parts: &[Part], more_flags: u16) {
     let mut index = head;
     for (number, part) in parts.iter().enumerate() {
@@ -196,7 +196,7 @@ fn write_list(ring: &Ring, table: u64, size: u16, head: u16, parts: &[Part], mor
     }
 }
 
-/// The chain in an indirect table, a right or a wrong one.
+/// Writes the chain into an indirect table, a valid or an invalid one.
 fn write_indirect(random: &mut Random, ring: &Ring, head: u16, parts: &Parts, wrong: bool) {
     let table = ring.area + TABLES + random.below(TABLE_COUNT) * TABLE_LENGTH * 16;
     let (mut length, mut flags, mut inner) = (16 * parts.as_slice().len() as u64, INDIRECT, 0);

@@ -1,11 +1,11 @@
-//! A virtio driver that keeps to the rules until the device runs – mostly – and then breaks them.
+//! A virtio driver that mostly follows the rules until the device runs, and then breaks them.
 
 use crate::board::{self, read32, write32};
 use crate::chains::{self, Ring};
 use crate::payload::Memory;
 use crate::random::Random;
 
-/// Registers (virtio 1.2, 4.2.2).
+/// Offsets of registers (virtio 1.2, 4.2.2).
 const MAGIC: u64 = 0x00;
 const DEVICE_ID: u64 = 0x08;
 const DEVICE_FEATURES: u64 = 0x10;
@@ -20,7 +20,7 @@ const QUEUE_NOTIFY: u64 = 0x50;
 const INTERRUPT_STATUS: u64 = 0x60;
 const INTERRUPT_ACK: u64 = 0x64;
 const STATUS: u64 = 0x70;
-/// The low halves of the addresses of a queue's three parts.
+/// Offsets of the registers with the low halves of the addresses of a queue's three parts.
 const QUEUE_PARTS: [u64; 3] = [0x80, 0x90, 0xa0];
 const CONFIG: u64 = 0x100;
 
@@ -30,21 +30,21 @@ const DRIVER: u32 = 2;
 const DRIVER_OK: u32 = 4;
 const FEATURES_OK: u32 = 8;
 
-/// Slots that are attacked.
+/// Number of slots that are attacked.
 const SLOTS: usize = 8;
-/// Queues of a slot.
+/// Number of queues of a slot.
 pub(crate) const QUEUES: usize = 4;
-/// The largest ring that fits into its area.
+/// Size of the largest ring that fits into its area.
 const MAX_RING: u64 = 256;
 
-/// One CPU's drivers.
+/// The drivers of one CPU.
 pub(crate) struct Drivers {
     memory: Memory,
     rings: [[Ring; QUEUES]; SLOTS],
 }
 
 impl Drivers {
-    /// Drivers that keep their rings and data in the memory of this CPU.
+    /// Creates drivers that keep their rings and data in the memory of this CPU.
     pub(crate) fn new(cpu: u32, ram_mib: u32) -> Self {
         let memory = Memory::new(cpu, ram_mib);
         let rings = core::array::from_fn(|slot| {
@@ -53,7 +53,7 @@ impl Drivers {
         Self { memory, rings }
     }
 
-    /// Attacks a random slot, after setting it up anew most of the time.
+    /// Attacks a random slot. Most of the time the device is set up again first.
     pub(crate) fn attack(&mut self, random: &mut Random) {
         let index = random.below(SLOTS as u64) as usize;
         let base = board::slot(index as u64);
@@ -119,7 +119,7 @@ impl Drivers {
             ring = Ring::nowhere(area);
         }
         if random.one_in(32) {
-            // All three in one place: the device overwrites what it reads.
+            // All three parts have the same address: the device overwrites what it reads.
             parts = [area; 3];
         }
         for (register, address) in QUEUE_PARTS.into_iter().zip(parts) {
@@ -131,7 +131,7 @@ impl Drivers {
         ring
     }
 
-    /// Something for every queue, and something while the device is at it.
+    /// Offers requests to the queues, and interferes while the device processes them.
     fn round(&mut self, random: &mut Random, index: usize, base: u64, device: u32) {
         for (queue, ring) in self.rings[index].iter_mut().enumerate() {
             if random.one_in(6) {
@@ -148,7 +148,7 @@ impl Drivers {
                 write32(base + QUEUE_READY, random.next() as u32 & 1);
             }
             3 => {
-                // Moving a queue under a running device.
+                // Move a queue while the device is running.
                 write32(base + QUEUE_SEL, random.below(QUEUES as u64) as u32);
                 let register = random.choose(QUEUE_PARTS);
                 write32(base + register, self.memory.anywhere(random) as u32);

@@ -1,11 +1,11 @@
-//! A guest that is hostile from its first instruction: random accesses to every register of the board, and
-//! virtio devices that are set up properly and then fed rings, descriptors and requests that no driver would
-//! write. Everything follows from the `seed=` of the kernel command line; `steps=` says how much, `ram=` how
-//! many MiB of memory there are, `cpus=` how many CPUs join in, and `end=nisv` that it shall not power off but
-//! access a device with an instruction that KVM cannot decode.
+//! A guest that is hostile from its first instruction: it makes random accesses to every register of the board, and
+//! sets virtio devices up properly and then gives them rings, descriptors and requests that no driver would write. The
+//! argument `seed=` of the kernel command line determines everything. `steps=` is the number of steps, `ram=` the size
+//! of memory in MiB, `cpus=` the number of CPUs that take part. With `end=nisv` the guest does not power off but
+//! accesses a device with an instruction that KVM cannot decode.
 //!
-//! Nothing here waits or loops without a bound, and nothing lets a device write to the program itself: the
-//! attacks are meant for the monitor. In the end it prints `HOSTILE-DONE` and powers off.
+//! No part of the guest waits or loops without a bound, and no device may write to the program itself: the attacks are
+//! meant for the monitor. In the end the guest prints `HOSTILE-DONE` and powers off.
 #![no_std]
 #![no_main]
 
@@ -22,9 +22,9 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use boot_args::BootArgs;
 use random::Random;
 
-/// CPUs that have finished, besides the first.
+/// Number of CPUs that have finished, except the first.
 static FINISHED: AtomicU32 = AtomicU32::new(0);
-/// How often the first CPU looks at [`FINISHED`] before it gives up.
+/// How often the first CPU checks [`FINISHED`] before it gives up.
 const PATIENCE: u32 = 50_000_000;
 
 /// The parameters of the other CPUs.
@@ -32,7 +32,7 @@ static SEED: AtomicU32 = AtomicU32::new(0);
 static STEPS: AtomicU32 = AtomicU32::new(0);
 static RAM_MIB: AtomicU32 = AtomicU32::new(0);
 
-/// Where Rust begins on the first CPU; `fdt` is the address of the device tree.
+/// Entry point of Rust code on the first CPU; `fdt` is the address of the device tree.
 #[unsafe(no_mangle)]
 extern "C" fn first_cpu(fdt: u64) -> ! {
     let arguments = BootArgs::find(fdt);
@@ -60,7 +60,7 @@ extern "C" fn first_cpu(fdt: u64) -> ! {
     boot::power_off()
 }
 
-/// Where Rust begins on every other CPU.
+/// Entry point of Rust code on every other CPU.
 #[unsafe(no_mangle)]
 extern "C" fn other_cpu(cpu: u32) -> ! {
     attack(cpu);
@@ -68,7 +68,7 @@ extern "C" fn other_cpu(cpu: u32) -> ! {
     boot::stop_cpu()
 }
 
-/// Where exceptions end that are not answers to a hostile access.
+/// Handles exceptions that are not refused accesses: they are fatal.
 #[unsafe(no_mangle)]
 extern "C" fn fatal_exception() -> ! {
     board::reset_uart();

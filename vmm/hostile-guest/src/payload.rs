@@ -1,17 +1,17 @@
-//! What the descriptors point to: memory of this CPU, and requests for each kind of device.
+//! The contents to which descriptors point: memory of this CPU, and requests for each kind of device.
 
 use core::ptr::{read_volatile, write_volatile};
 
 use crate::board;
 use crate::random::Random;
 
-/// The first byte of guest memory.
+/// Address of the first byte of guest memory.
 const DRAM: u64 = 0x8000_0000;
-/// Where the memory of the first CPU starts: far from the program.
+/// Address of the first CPU's memory: far from the program.
 const SCRATCH: u64 = DRAM + (32 << 20);
-/// Bytes per CPU: the first half for rings, the second for data.
+/// Number of bytes per CPU: the first half is for rings, the second for data.
 const PER_CPU: u64 = 4 << 20;
-/// Bytes of a ring's area.
+/// Size of a ring's area in bytes.
 const RING_AREA: u64 = 64 << 10;
 
 /// Virtio device types (virtio 1.2, 5).
@@ -20,29 +20,29 @@ const BLOCK: u32 = 2;
 const BALLOON: u32 = 5;
 const VSOCK: u32 = 19;
 
-/// One CPU's memory, and what it knows of the rest.
+/// The memory of one CPU, and the end of guest memory.
 pub(crate) struct Memory {
     start: u64,
     end_of_ram: u64,
 }
 
 impl Memory {
-    /// The memory of a CPU.
+    /// Creates the description of a CPU's memory.
     pub(crate) fn new(cpu: u32, ram_mib: u32) -> Self {
         Self { start: SCRATCH + u64::from(cpu) * PER_CPU, end_of_ram: DRAM + (u64::from(ram_mib) << 20) }
     }
 
-    /// The area of a ring.
+    /// Returns the address of a ring's area.
     pub(crate) fn ring_area(&self, index: usize) -> u64 {
         self.start + index as u64 % 32 * RING_AREA
     }
 
-    /// Memory for a buffer of up to 64 KiB, aligned to 64 bytes.
+    /// Returns the address of memory for a buffer of up to 64 KiB, aligned to 64 bytes.
     pub(crate) fn data(&self, random: &mut Random) -> u64 {
         self.start + PER_CPU / 2 + (random.below(PER_CPU / 2 - (64 << 10)) & !63)
     }
 
-    /// An address that may be anywhere but in the program.
+    /// Returns an address that may be anywhere but in the program.
     pub(crate) fn anywhere(&self, random: &mut Random) -> u64 {
         match random.below(10) {
             0 => self.data(random) + random.below(64),
@@ -59,12 +59,12 @@ impl Memory {
     }
 }
 
-/// A buffer.
+/// A buffer of a request.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Part {
-    /// Its address.
+    /// Address of the buffer.
     pub(crate) address: u64,
-    /// Its bytes.
+    /// Length of the buffer in bytes.
     pub(crate) length: u32,
     /// Whether the device writes to it.
     pub(crate) writable: bool,
@@ -78,12 +78,12 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    /// The buffers in order.
+    /// Returns the buffers in order.
     pub(crate) fn as_slice(&self) -> &[Part] {
         self.parts.get(..self.count).unwrap_or_default()
     }
 
-    /// Changes one of them.
+    /// Changes one of the buffers.
     pub(crate) fn change(&mut self, random: &mut Random, change: impl Fn(&mut Random, &mut Part)) {
         let index = random.below(self.count as u64) as usize;
         if let Some(part) = self.parts.get_mut(index) {
@@ -99,7 +99,7 @@ impl Parts {
     }
 }
 
-/// A request as queue `queue` of a device takes it, mostly; `config` is the address of its configuration.
+/// Creates a request that is mostly valid for queue `queue` of a device; `config` is the address of its configuration.
 pub(crate) fn request(random: &mut Random, device: u32, queue: usize, config: u64, memory: &Memory) -> Parts {
     let mut parts = Parts::default();
     match (device, queue) {
@@ -121,7 +121,7 @@ pub(crate) fn request(random: &mut Random, device: u32, queue: usize, config: u6
     parts
 }
 
-/// 5.2.6: a header, data, a status byte.
+/// Virtio 1.2, 5.2.6: a header, data, a status byte.
 fn block(random: &mut Random, memory: &Memory, parts: &mut Parts) {
     let header = memory.data(random);
     let unknown = random.next() as u32;
@@ -151,7 +151,7 @@ fn block(random: &mut Random, memory: &Memory, parts: &mut Parts) {
     parts.add(memory.data(random), 1, true);
 }
 
-/// 5.1.6: a header with offloads that make no sense, and a frame.
+/// Virtio 1.2, 5.1.6: a header with offloads that make no sense, and a frame.
 fn frame(random: &mut Random, memory: &Memory, parts: &mut Parts) {
     let header = memory.data(random);
     for word in 0..3 {
@@ -166,14 +166,14 @@ fn frame(random: &mut Random, memory: &Memory, parts: &mut Parts) {
     }
 }
 
-/// 5.10.6: a packet, half of the time one of a stream as it should be.
+/// Virtio 1.2, 5.10.6: a packet. In half of the cases it is a valid one of a stream.
 fn packet(random: &mut Random, config: u64, memory: &Memory, parts: &mut Parts) {
     let header = memory.data(random);
     let own_cid = u64::from(board::read32(config));
     let mut length = random.length();
     let ports = [1024, 1025, random.below(16), random.below(16), random.next()];
     if random.one_in(2) {
-        // Request, data, credit update, credit request; now and then shutdown or reset.
+        // Operations: request, data, credit update, credit request; occasionally shutdown or reset.
         let operation = random.choose([1, 5, 5, 5, 5, 5, 6, 7, 4, 3]);
         length = if operation == 5 { length } else { 0 };
         write64(header, own_cid);
@@ -203,7 +203,7 @@ fn packet(random: &mut Random, config: u64, memory: &Memory, parts: &mut Parts) 
     }
 }
 
-/// 5.5.6: page numbers, of our own pages or of none.
+/// Virtio 1.2, 5.5.6: page numbers, of this guest's own pages or of pages that do not exist.
 fn pages(random: &mut Random, memory: &Memory, parts: &mut Parts) {
     let list = memory.data(random);
     let count = random.below(256);
@@ -225,7 +225,7 @@ pub(crate) fn read16(address: u64) -> u16 {
 
 /// Writes 16 bits to memory of this CPU.
 pub(crate) fn write16(address: u64, value: u16) {
-    // SAFETY: all callers write to the areas above, which are mapped and hold nothing of Rust's.
+    // SAFETY: all callers write to the areas above, which are mapped and contain no data of the program.
     unsafe { write_volatile(address as *mut u16, value) };
 }
 

@@ -1,9 +1,9 @@
-//! Values of the command line that have parts: `PATH,key=value,…`.
+//! Command line values that consist of parts: `PATH,key=value,…`.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// The first part and the `key=value` or flag parts after it.
+/// Splits a value into its first part and the `key=value` or flag parts after it.
 fn parts(text: &str) -> (&str, impl Iterator<Item = (&str, Option<&str>)>) {
     let mut parts = text.split(',');
     let first = parts.next().unwrap_or_default();

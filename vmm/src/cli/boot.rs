@@ -1,5 +1,5 @@
-//! `hearth-vmm boot`: opens the files it is given, starts a jailed monitor, passes it the descriptors, and
-//! shows the guest's console until the guest ends.
+//! `hearth-vmm boot`: opens the given files, starts a jailed monitor, passes the descriptors to it, and shows the
+//! guest's console until the machine exits.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -66,7 +66,7 @@ fn open_tap(index: usize, tap: &Tap) -> anyhow::Result<NetConfig> {
     let number = u8::try_from(index).context("too many network cards")?;
     Ok(NetConfig {
         tap: tap::open_tap(&tap.name)?,
-        // Locally administered; unlike what other hypervisors hand out.
+        // Locally administered, and different from the addresses that other hypervisors assign.
         mac: tap.mac.unwrap_or([0x06, b'h', b'r', b't', b'h', number]),
         mtu: tap.mtu,
         receive_limiter: None,
@@ -111,7 +111,7 @@ impl Boot {
         let session = Session::start(self.session, self.memory, &Origin { base: None, overlays })?;
         session.client().create(config)?;
         let quit = |client: &Client| {
-            let _ = client.shutdown(); // it may have ended by itself
+            let _ = client.shutdown(); // the monitor may have exited by itself
         };
         let ended = session.run(console, |client| Ok(client.boot()?), quit);
         drop(sockets);

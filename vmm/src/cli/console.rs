@@ -1,20 +1,20 @@
-//! The guest's console on this terminal: raw mode while it lasts, and a key to get out.
+//! The guest's console on this terminal: raw mode while the machine runs, and a key sequence to leave it.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::thread;
 
-/// What leaves the console when typed after [`ESCAPE`].
+/// The key that leaves the console when it is typed after [`ESCAPE`].
 const QUIT: u8 = b'x';
 /// Ctrl-A.
 const ESCAPE: u8 = 1;
 
-/// The terminal in raw mode; back to what it was when dropped.
+/// A terminal in raw mode. Dropping this restores its previous mode.
 #[derive(Debug)]
 pub(super) struct RawTerminal(libc::termios);
 
 impl RawTerminal {
-    /// Puts standard input into raw mode; `None` when it is no terminal.
+    /// Puts standard input into raw mode; returns `None` if it is not a terminal.
     pub(super) fn enter() -> Option<Self> {
         // SAFETY: all-zero is a valid `termios`.
         let mut termios: libc::termios = unsafe { std::mem::zeroed() };
@@ -26,7 +26,7 @@ impl RawTerminal {
         let before = Self(termios);
         // SAFETY: `termios` is a filled-in `termios`.
         unsafe { libc::cfmakeraw(&raw mut termios) };
-        // Output stays cooked, so that a guest's newline is one here, too.
+        // Output processing stays on, so that a newline from the guest starts a new line on this terminal, too.
         termios.c_oflag = before.0.c_oflag;
         // SAFETY: as above.
         unsafe { libc::tcsetattr(stdin, libc::TCSANOW, &raw const termios) };
@@ -41,7 +41,7 @@ impl Drop for RawTerminal {
     }
 }
 
-/// Copies the guest's output to standard output until the guest's end is closed.
+/// Copies the guest's output to standard output until the guest closes its end.
 pub(super) fn forward_output(from: OwnedFd) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         let (mut from, mut to) = (std::fs::File::from(from), io::stdout());
@@ -54,7 +54,7 @@ pub(super) fn forward_output(from: OwnedFd) -> thread::JoinHandle<()> {
     })
 }
 
-/// Copies standard input to the guest for as long as this process lives; calls `quit` on Ctrl-A x.
+/// Copies standard input to the guest for as long as this process runs; calls `quit` on Ctrl-A x.
 pub(super) fn forward_input(to: OwnedFd, quit: impl Fn() + Send + 'static) {
     thread::spawn(move || {
         let (mut from, mut to) = (io::stdin(), std::fs::File::from(to));
@@ -72,7 +72,7 @@ pub(super) fn forward_input(to: OwnedFd, quit: impl Fn() + Send + 'static) {
     });
 }
 
-/// Looks for Ctrl-A x in what is typed. Ctrl-A Ctrl-A is one Ctrl-A for the guest.
+/// Detects Ctrl-A x in the typed input. Ctrl-A Ctrl-A sends one Ctrl-A to the guest.
 #[derive(Debug, Default)]
 struct Escape(bool);
 

@@ -1,4 +1,4 @@
-//! `hearth-vmm ctl`: one request to a monitor that runs.
+//! `hearth-vmm ctl`: sends one request to a running monitor.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

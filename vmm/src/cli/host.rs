@@ -1,4 +1,4 @@
-//! What a machine needs of this host: files, taps, sockets. Shared by `boot` and `restore`.
+//! The resources of this host that a machine uses: files, taps, sockets. Shared by `boot` and `restore`.
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -12,18 +12,18 @@ use hearth_vmm::devices::virtio::vsock::broker::Broker;
 
 use super::args::{Disk, DiskMode};
 
-/// Opens a file, for writing too where that is asked for.
+/// Opens a file for reading, and also for writing if `write` is set.
 pub(super) fn open(what: &str, path: &Path, write: bool) -> anyhow::Result<File> {
     let file = File::options().read(true).write(write).open(path);
     file.with_context(|| format!("opening the {what} {}", path.display()))
 }
 
-/// A file that was made here; removed when dropped, unless it is kept.
+/// A file that this program created. It is removed on drop, unless it is kept.
 #[derive(Debug)]
 pub(super) struct NewFile(Option<PathBuf>);
 
 impl NewFile {
-    /// Keeps it.
+    /// Keeps the file.
     pub(super) fn keep(mut self) {
         self.0 = None;
     }
@@ -32,7 +32,7 @@ impl NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if let Some(path) = &self.0 {
-            let _ = fs::remove_file(path); // somebody else may have removed it
+            let _ = fs::remove_file(path); // the file may have been removed already
         }
     }
 }
@@ -40,16 +40,16 @@ impl Drop for NewFile {
 /// The disks of a machine.
 #[derive(Debug, Default)]
 pub(super) struct Disks {
-    /// In the guest's order.
+    /// Files of the disks, in the order in which the guest sees the disks.
     pub(super) sources: Vec<DiskSource>,
-    /// Their overlays.
+    /// Overlays of the disks.
     pub(super) overlays: Vec<Overlay>,
-    /// The overlays that were not there before.
+    /// Overlays that were created here.
     pub(super) new: Vec<NewFile>,
 }
 
 impl Disks {
-    /// Opens them, and makes overlays that are not there.
+    /// Opens the disks, and creates overlays that do not exist.
     pub(super) fn open(disks: &[Disk]) -> anyhow::Result<Self> {
         let mut opened = Self::default();
         for (index, disk) in disks.iter().enumerate() {
@@ -80,24 +80,24 @@ impl Disks {
     }
 }
 
-/// A socket file, removed in the end.
+/// A socket file. It is removed on drop.
 #[derive(Debug)]
 pub(super) struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0); // somebody else may have removed it
+        let _ = fs::remove_file(&self.0); // the file may have been removed already
     }
 }
 
 /// The host's side of a vsock device.
 #[derive(Debug)]
 pub(super) struct VsockHost {
-    /// For the monitor: where clients connect.
+    /// For the monitor: the socket to which clients connect.
     pub(super) listener: UnixListener,
-    /// For the monitor: whom it asks for connections to the host.
+    /// For the monitor: the connection to the broker, which provides connections to the host.
     pub(super) broker: OwnedFd,
-    /// To be held while the machine lives.
+    /// Must be held while the machine runs.
     pub(super) file: SocketFile,
 }
 
@@ -109,7 +109,7 @@ impl VsockHost {
         let file = SocketFile(path.to_owned());
         let (broker, monitors_end) = Broker::pair().context("making the vsock broker")?;
         let prefix = path.to_owned();
-        // Ends when the monitor does, which holds the other end.
+        // The thread stops when the monitor exits, because the monitor holds the other end.
         std::thread::spawn(move || broker.serve_path_prefix(&prefix));
         Ok(Self { listener, broker: monitors_end, file })
     }

@@ -1,11 +1,11 @@
-//! The command line: [`run`] is the monitor itself, which a launcher starts; [`boot`] and [`restore`] are launchers for
-//! people; [`save`] and [`ctl`] talk to a monitor that runs.
+//! The command line. [`run`] is the monitor itself, which a launcher starts; [`boot`] and [`restore`] are launchers for
+//! interactive use; [`save`] and [`ctl`] send requests to a running monitor.
 //!
-//! * [`args`] – values with parts
+//! * [`args`] – values that consist of parts
 //! * [`host`] – files, taps and sockets of a machine
-//! * [`session`], [`console`] – a monitor that is started here, and the guest's console on this terminal
-//! * [`origin`] – what `suspend` has to know of `boot` and `restore`
-//! * [`table`], [`say`] – steps and pages, for people; telling them
+//! * [`session`], [`console`] – a monitor that this program starts, and the guest's console on this terminal
+//! * [`origin`] – what `boot` and `restore` record for a later `suspend`
+//! * [`table`], [`say`] – formatting of steps and pages; output for people
 
 mod args;
 mod boot;
@@ -68,7 +68,7 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// An error and its causes, less those that the message before has told already.
+/// Formats an error and its causes in one line, without causes whose text is already in the message.
 fn one_line(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {

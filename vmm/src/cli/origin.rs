@@ -1,14 +1,14 @@
-//! The file `origin` beside a control socket: what its machine was made of, by path.
+//! The file `origin` beside a control socket. It records the paths of what the machine was built from.
 //!
-//! A monitor knows no paths. So `boot` and `restore` note, for a later `suspend`, which snapshot a diff builds on and
-//! which files the overlays are:
+//! A monitor knows no paths. So `boot` and `restore` record, for a later `suspend`, the snapshot on which a diff builds
+//! and the files of the overlays:
 //!
 //! ```json
 //! {"base": "/srv/image", "overlays": [{"disk": 0, "path": "/srv/root.overlay", "device": 2049, "inode": 77}]}
 //! ```
 //!
-//! Without it a suspend needs `--base`, merges every overlay instead of taking over the file, and leaves it where
-//! it is. Paths that are not UTF-8 are not noted.
+//! Without this file a suspend needs `--base`. It then merges every overlay instead of taking over its file, and leaves
+//! the file where it is. Paths that are not UTF-8 are not recorded.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -21,27 +21,27 @@ use serde_json::{Value, json};
 
 const NAME: &str = "origin";
 
-/// What a machine was made of.
+/// The paths of what a machine was built from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Origin {
-    /// The full snapshot that a diff of it builds on.
+    /// The full snapshot on which a diff of the machine builds.
     pub(super) base: Option<PathBuf>,
-    /// The files of its overlays.
+    /// The files of the machine's overlays.
     pub(super) overlays: Vec<Overlay>,
 }
 
-/// The file, removed in the end.
+/// The file `origin`. It is removed on drop.
 #[derive(Debug)]
 pub(super) struct OriginFile(PathBuf);
 
 impl Drop for OriginFile {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0); // somebody else may have removed it
+        let _ = fs::remove_file(&self.0); // the file may have been removed already
     }
 }
 
 impl Origin {
-    /// Writes it into a run directory.
+    /// Writes the file into a run directory.
     pub(super) fn write(&self, run_dir: &Path) -> anyhow::Result<OriginFile> {
         let path = run_dir.join(NAME);
         let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&path);
@@ -51,7 +51,7 @@ impl Origin {
         Ok(note)
     }
 
-    /// What is noted beside a control socket; nothing where there is no note.
+    /// Reads the file beside a control socket; returns an empty record if there is none.
     pub(super) fn beside(socket: &Path) -> anyhow::Result<Self> {
         let path = socket.with_file_name(NAME);
         match fs::read_to_string(&path) {

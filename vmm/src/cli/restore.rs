@@ -1,4 +1,4 @@
-//! `hearth-vmm restore`: a snapshot's folder becomes a machine, with its console on this terminal.
+//! `hearth-vmm restore`: restores a machine from a snapshot's folder, with its console on this terminal.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,7 +19,7 @@ use super::say;
 use super::session::{Console, Session, SessionOptions};
 use super::table::table;
 
-/// Makes descriptors for [`Restore::record`] (Linux, Documentation/admin-guide/mm/userfaultfd.rst).
+/// The device that provides descriptors for [`Restore::record`] (Linux, Documentation/admin-guide/mm/userfaultfd.rst).
 const USERFAULTFD: &str = "/dev/userfaultfd";
 
 #[derive(Debug, Args)]
@@ -116,7 +116,7 @@ impl Restore {
             if let Some(record) = &record {
                 done.store(save_record(client, record), Ordering::SeqCst);
             }
-            let _ = client.shutdown(); // it may have ended by itself
+            let _ = client.shutdown(); // the monitor may have exited by itself
         };
         let ended = session.run(console, |client| Ok(client.resume()?), quit);
         drop(sockets);
@@ -150,7 +150,7 @@ impl Restore {
     }
 }
 
-/// Refuses a place that nothing can be written to before the machine runs for nothing.
+/// Returns an error if `path` cannot be written to, before the machine runs in vain.
 fn writable_place(path: &Path) -> anyhow::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if path.file_name().is_none() || !parent.is_dir() {

@@ -1,4 +1,4 @@
-//! `hearth-vmm run`: enters the jail, then serves its control socket until its machine has ended.
+//! `hearth-vmm run`: enters the jail, then serves its control socket until its machine has exited.
 
 use std::os::fd::RawFd;
 use std::process::ExitCode;
@@ -32,7 +32,7 @@ impl Run {
         let monitor = Monitor::new(host).context("starting the monitor")?;
         let server = Server::new(PacketListener::from_fd(walls.control), monitor)
             .context("serving the control socket")?;
-        // The reason of the end has been told to whoever asked; the process itself has done its work.
+        // The server has sent the exit reason to all controllers that wait for it; the process itself has succeeded.
         server.run().context("serving the control socket")?;
         Ok(ExitCode::SUCCESS)
     }

@@ -1,4 +1,4 @@
-//! `hearth-vmm snapshot` and `hearth-vmm suspend`: a machine that runs becomes a folder.
+//! `hearth-vmm snapshot` and `hearth-vmm suspend`: write a running machine into a folder.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -49,7 +49,7 @@ pub(super) struct Suspend {
     base: Option<PathBuf>,
 }
 
-/// Tells what was done.
+/// Prints what was written.
 fn report(what: &str, folder: &Path, base: Option<&Path>, taken: &Taken) {
     let kind = match base {
         Some(base) => format!("what differs from {}", base.display()),

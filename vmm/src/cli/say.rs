@@ -1,20 +1,20 @@
-//! Telling people things. Nobody may be listening any more (`… | head`): that is no failure of what was done, and
+//! Output for people. Nothing may be reading it any more (`… | head`). That does not make the operation fail, but
 //! `println!` would panic.
 
 use std::fmt::Display;
 use std::io::{self, Write as _};
 
-/// A line on standard output.
+/// Prints a line on standard output.
 pub(super) fn out(line: impl Display) {
-    let _ = writeln!(io::stdout(), "{line}"); // see above
+    let _ = writeln!(io::stdout(), "{line}"); // errors are ignored, see the module's docs
 }
 
-/// A line on standard error, with the program's name.
+/// Prints a line on standard error, with the program's name.
 pub(super) fn err(line: impl Display) {
-    let _ = writeln!(io::stderr(), "hearth-vmm: {line}"); // see above
+    let _ = writeln!(io::stderr(), "hearth-vmm: {line}"); // errors are ignored, see the module's docs
 }
 
-/// Lines that belong to the line before, on standard error.
+/// Prints lines that continue the previous message, on standard error.
 pub(super) fn err_plain(lines: impl Display) {
-    let _ = writeln!(io::stderr(), "{lines}"); // see above
+    let _ = writeln!(io::stderr(), "{lines}"); // errors are ignored, see the module's docs
 }

@@ -1,4 +1,4 @@
-//! A monitor that is started here, with its guest's console on this terminal. Shared by `boot` and `restore`.
+//! A monitor that this program starts, with its guest's console on this terminal. Shared by `boot` and `restore`.
 
 use std::fs;
 use std::io::IsTerminal as _;
@@ -37,7 +37,7 @@ pub(super) struct SessionOptions {
     jail: JailConfig,
 }
 
-/// The run directory, removed in the end if it was made here.
+/// The run directory. It is removed on drop if this program created it.
 #[derive(Debug)]
 struct RunDirectory {
     path: PathBuf,
@@ -64,12 +64,12 @@ impl RunDirectory {
 impl Drop for RunDirectory {
     fn drop(&mut self) {
         if self.made {
-            let _ = fs::remove_dir(&self.path); // what somebody else has put there stays
+            let _ = fs::remove_dir(&self.path); // the folder remains if it contains files of others
         }
     }
 }
 
-/// The two ends of a console: this terminal's and the guest's.
+/// This terminal's ends of the pipes to the guest's console.
 #[derive(Debug)]
 pub(super) struct Console {
     output: OwnedFd,
@@ -77,7 +77,8 @@ pub(super) struct Console {
 }
 
 impl Console {
-    /// This terminal's ends; then what the monitor writes the guest's output to, and what it reads its input from.
+    /// Creates the pipes. Returns this terminal's ends, the end to which the monitor writes the guest's output, and the
+    /// end from which it reads the guest's input.
     pub(super) fn open() -> anyhow::Result<(Self, OwnedFd, OwnedFd)> {
         let pipe = || std::io::pipe().context("making a pipe");
         let ((output, guest_output), (guest_input, input)) = (pipe()?, pipe()?);
@@ -85,7 +86,8 @@ impl Console {
     }
 }
 
-/// A monitor that was started. Dropped in this order: it ends before its folder goes.
+/// A running monitor. The order of the fields is the order of the drops: the monitor exits before its folder is
+/// removed.
 #[derive(Debug)]
 pub(super) struct Session {
     vmm: Vmm,
@@ -94,7 +96,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Starts a monitor for a machine with so much memory, and notes where that comes from.
+    /// Starts a monitor for a machine with `memory_mib` MiB of memory, and writes the file `origin`.
     pub(super) fn start(
         mut options: SessionOptions,
         memory_mib: u64,
@@ -112,13 +114,13 @@ impl Session {
         Ok(Self { vmm, _origin: origin, run_dir })
     }
 
-    /// The connection to the monitor.
+    /// Returns the connection to the monitor.
     pub(super) fn client(&self) -> &Client {
         self.vmm.client()
     }
 
-    /// Lets the machine run, with its console on this terminal, until it ends. `quit` is called on Ctrl-A x and is to
-    /// end it.
+    /// Runs the machine with its console on this terminal, until it exits. `quit` is called on Ctrl-A x and must shut
+    /// the machine down.
     pub(super) fn run(
         mut self,
         console: Console,
@@ -129,7 +131,7 @@ impl Session {
         let output = console::forward_output(console.output);
         let socket = self.run_dir.path.join(CONTROL_SOCKET);
         console::forward_input(console.input, move || {
-            // It may have ended by itself.
+            // The monitor may have exited by itself.
             if let Ok(client) = Client::connect(&socket) {
                 quit(&client);
             }
@@ -137,7 +139,7 @@ impl Session {
         go(self.vmm.client())?;
         let reason = self.vmm.client().wait_exit();
         let status = self.vmm.wait().context("waiting for the monitor")?;
-        let _ = output.join(); // ends with the monitor, which holds the other end
+        let _ = output.join(); // the thread stops when the monitor exits, which holds the other end
         drop(raw);
         let Ok(reason) = reason else { bail!("the monitor ended without a word ({status})") };
         match reason.kind() {
@@ -150,7 +152,7 @@ impl Session {
     }
 }
 
-/// Raw mode with a hint, where there is a terminal.
+/// Raw mode, with a hint on how to leave it, if standard input is a terminal.
 struct RawTerminal(#[expect(dead_code, reason = "held for its drop")] Option<console::RawTerminal>);
 
 impl RawTerminal {

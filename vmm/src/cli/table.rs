@@ -1,4 +1,4 @@
-//! How long the steps of an operation took, and what became of pages, for people.
+//! Formats the durations of the steps of an operation, and the numbers of pages, for people.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use hearth_proto::vmm::v1::{Counter, Step};
 use hearth_vmm::memory::MIB;
 use hearth_vmm::snapshot::PAGE;
 
-/// A line per step, their sum, and a line per kind of page; no newline at the end.
+/// Formats a line per step, their sum, and a line per kind of page. There is no newline at the end.
 pub(super) fn table(steps: &[Step], pages: &[Counter]) -> String {
     let mut text = String::new();
     let total = steps.iter().map(|step| step.nanoseconds).fold(0, u64::saturating_add);

@@ -10,7 +10,7 @@ use super::{CONTROL_SOCKET, Client, ClientError};
 use crate::control::socket::PacketListener;
 use crate::jail::{self, Cgroup, JailConfig};
 
-/// How to start a monitor process.
+/// The parameters for starting a monitor process.
 #[derive(Debug)]
 pub struct Launch {
     binary: PathBuf,
@@ -19,37 +19,38 @@ pub struct Launch {
     stderr: Stdio,
 }
 
-/// Why a monitor could not be started.
+/// The reason for which a monitor could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    /// The run directory or the socket in it.
+    /// The run directory or the socket in it could not be prepared.
     #[error("{what} {path}: {source}")]
     RunDirectory {
-        /// What was being done.
+        /// The step that failed.
         what: &'static str,
-        /// Where.
+        /// The path that the step concerned.
         path: PathBuf,
-        /// What the system answered.
+        /// The error that the system returned.
         source: io::Error,
     },
-    /// What the jail needs on the host.
+    /// The jail could not be prepared on the host.
     #[error(transparent)]
     Prepare(#[from] jail::PrepareError),
-    /// The process.
+    /// The process could not be started.
     #[error(transparent)]
     Spawn(#[from] jail::SpawnError),
-    /// The process ended before it answered; it has said why on its standard error.
+    /// The process exited before it answered. It has written the reason to its standard error.
     #[error("the monitor did not start ({status}): {source}")]
     NotStarted {
-        /// How the process ended.
+        /// The exit status of the process.
         status: String,
-        /// What the connection said.
+        /// The error of the connection.
         source: ClientError,
     },
 }
 
 impl Launch {
-    /// The monitor `binary`, with its socket and its empty root in `run_dir` (made if it is not there).
+    /// Creates the parameters for the monitor `binary`, whose socket and empty root lie in `run_dir` (created if
+    /// missing).
     #[must_use]
     pub fn new(binary: &Path, run_dir: &Path) -> Self {
         Self {
@@ -60,14 +61,14 @@ impl Launch {
         }
     }
 
-    /// Another jail than the default one.
+    /// Sets a jail other than the default one.
     #[must_use]
     pub fn jail(mut self, jail: JailConfig) -> Self {
         self.jail = jail;
         self
     }
 
-    /// Where the process's error output goes; inherited by default.
+    /// Sets the destination of the process's standard error; it is inherited by default.
     #[must_use]
     pub fn stderr(mut self, stderr: Stdio) -> Self {
         self.stderr = stderr;
@@ -77,7 +78,7 @@ impl Launch {
     /// Starts the process and connects to it.
     ///
     /// # Errors
-    /// [`LaunchError`]; nothing is left behind but the run directory.
+    /// [`LaunchError`]; nothing remains but the run directory.
     pub fn start(self) -> Result<Vmm, LaunchError> {
         let failed = |what, path: &Path| {
             let path = path.to_owned();
@@ -89,17 +90,17 @@ impl Launch {
         let (child, jail) = match self.spawn(listener) {
             Ok(started) => started,
             Err(error) => {
-                let _ = fs::remove_file(&path); // the error at hand is the one to report
+                let _ = fs::remove_file(&path); // report the original error, not this one
                 return Err(error);
             }
         };
-        // The first answer shows that the process has entered its jail.
+        // The first response shows that the process has entered its jail.
         let connected = Client::connect(path.clone()).and_then(|client| client.status().map(|_| client));
         match connected {
             Ok(client) => Ok(Vmm { child: Some(child), jail, client }),
             Err(source) => {
                 let mut child = child;
-                let _ = child.kill(); // it may have ended by itself
+                let _ = child.kill(); // the process may have exited by itself
                 let status = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
                 clean_up(&path, &jail);
                 Err(LaunchError::NotStarted { status, source })
@@ -112,14 +113,14 @@ impl Launch {
         match jail::spawn(&self.binary, &jail, listener.into(), self.stderr) {
             Ok(child) => Ok((child, jail)),
             Err(error) => {
-                let _ = jail::clean_up(&jail); // the error at hand is the one to report
+                let _ = jail::clean_up(&jail); // report the original error, not this one
                 Err(error.into())
             }
         }
     }
 }
 
-/// Removes the socket and what the jail had on the host; what is gone already is gone.
+/// Removes the socket and the resources of the jail on the host; ignores what is already gone.
 fn clean_up(socket: &Path, jail: &JailConfig) {
     let _ = fs::remove_file(socket);
     let _ = jail::clean_up(jail);
@@ -136,43 +137,43 @@ pub struct Vmm {
 }
 
 impl Vmm {
-    /// The connection to it.
+    /// Returns the connection to the monitor.
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Its process id.
+    /// Returns the process id; 0 once the process has been waited for.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.as_ref().map_or(0, Child::id)
     }
 
-    /// Kills the process (`SIGKILL`); what its guest had not flushed is lost.
+    /// Kills the process (`SIGKILL`). Data that its guest has not flushed is lost.
     ///
     /// # Errors
-    /// What the system answers.
+    /// The error that the system returns.
     pub fn kill(&mut self) -> io::Result<()> {
         self.child.as_mut().map_or(Ok(()), Child::kill)
     }
 
-    /// Waits for the process to end and cleans up after it.
+    /// Waits for the process to exit and cleans up after it.
     ///
     /// # Errors
-    /// What the system answers.
+    /// The error that the system returns.
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
         let Some(child) = self.child.as_mut() else { return Err(io::ErrorKind::NotFound.into()) };
         let status = child.wait()?;
         self.child = None;
         if let Some(cgroup) = self.jail.cgroup.as_ref().and_then(|cgroup| Cgroup::of(cgroup).ok()) {
-            let _ = cgroup.wait_empty(Duration::from_secs(5)); // the kernel empties it a moment after the end
+            let _ = cgroup.wait_empty(Duration::from_secs(5)); // it is empty shortly after the exit
         }
         clean_up(&self.client.path, &self.jail);
         Ok(status)
     }
 
-    /// Lets the process go on by itself, with its jail; returns its process id and the jail, which whoever
-    /// sees it end cleans up with [`jail::clean_up`].
+    /// Leaves the process running in its jail and returns its process id and the jail. The caller becomes responsible
+    /// for cleaning up with [`jail::clean_up`] when the process has exited.
     #[must_use]
     pub fn detach(mut self) -> (u32, JailConfig) {
         (self.child.take().map_or(0, |child| child.id()), self.jail.clone())
@@ -182,7 +183,7 @@ impl Vmm {
 impl Drop for Vmm {
     fn drop(&mut self) {
         if self.child.is_some() {
-            let _ = self.kill(); // it may have ended by itself
+            let _ = self.kill(); // the process may have exited by itself
             let _ = self.wait();
         }
     }

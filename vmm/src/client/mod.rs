@@ -1,10 +1,11 @@
-//! The client of a monitor: what the daemon, the command line and the tests drive microVMs with.
+//! The client of a monitor: the daemon, the command line and the tests use it to control microVMs.
 //!
-//! [`Launch`] starts a monitor process in its jail; [`Client`] talks to one, its own or anybody's.
+//! [`Launch`] starts a monitor process in its jail; [`Client`] connects to a monitor, no matter which process started
+//! it.
 //!
 //! * [`launch`] – starting a process and cleaning up after it
-//! * `patience` – how long a monitor has for each request
-//! * [`snapshot`] – snapshots as folders that appear as a whole or not at all
+//! * `patience` – the timeout of each request
+//! * [`snapshot`] – snapshots as folders that appear completely or not at all
 
 pub mod launch;
 mod patience;
@@ -36,113 +37,115 @@ pub use launch::{Launch, LaunchError, Vmm};
 /// Name of the control socket in a microVM's run directory.
 pub const CONTROL_SOCKET: &str = "control.sock";
 
-/// Why an operation did not happen.
+/// The reason for which an operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The monitor refused it.
+    /// The monitor refused the request.
     #[error("{message}")]
     Refused {
         /// The kind of refusal.
         code: proto::ErrorCode,
-        /// Why, and what to do.
+        /// What is wrong, and what to do about it.
         message: String,
     },
-    /// The monitor could not be reached, or went away.
+    /// The monitor cannot be reached, or has closed the connection.
     #[error("{what} {path}: {source}")]
     Unreachable {
-        /// What was being done.
+        /// The step that failed.
         what: &'static str,
-        /// The control socket.
+        /// Path of the control socket.
         path: PathBuf,
-        /// What the system answered.
+        /// The error that the system returned.
         source: io::Error,
     },
-    /// The monitor did not take the request, or did not answer it, in its time. What it does is not known.
+    /// The monitor did not receive the request, or did not answer it, within the timeout. The outcome is unknown.
     #[error("the monitor at {path} did not answer within {} s", limit.as_secs())]
     Silent {
-        /// The control socket.
+        /// Path of the control socket.
         path: PathBuf,
-        /// How long it had.
+        /// The timeout.
         limit: Duration,
     },
-    /// The monitor answered something else than it was asked.
+    /// The response is not one that belongs to the request.
     #[error(
         "the monitor at {0} gave an answer that does not belong to the request; are both of one release?"
     )]
     Confused(PathBuf),
-    /// The monitor is of another release, with which this one has no version of the protocol in common.
+    /// The monitor is of another release, and there is no version of the protocol that both it and this program speak.
     #[error(
         "the monitor at {path} speaks {monitor} of the control protocol and this program {own}: they have none in common; end its microVM with the \
          release that started it"
     )]
     NoCommonVersion {
-        /// The control socket.
+        /// Path of the control socket.
         path: PathBuf,
-        /// What the monitor speaks.
+        /// The versions that the monitor speaks.
         monitor: Versions,
-        /// What this program speaks.
+        /// The versions that this program speaks.
         own: Versions,
     },
-    /// KVM cannot be opened.
+    /// `/dev/kvm` cannot be opened.
     #[error("opening /dev/kvm: {0}; is this an ARM64 host with KVM, and may this user open it?")]
     Kvm(io::Error),
-    /// The host refused something.
+    /// A system call on the host failed.
     #[error("{what}: {source}")]
     Host {
-        /// What was being done.
+        /// The step that failed.
         what: &'static str,
-        /// What the system answered.
+        /// The error that the system returned.
         source: io::Error,
     },
 }
 
-/// `/dev/kvm`, for a monitor.
+/// Opens `/dev/kvm`, to be sent to a monitor.
 fn open_kvm() -> Result<OwnedFd, ClientError> {
     let kvm = File::options().read(true).write(true).open("/dev/kvm").map_err(ClientError::Kvm)?;
     Ok(kvm.into())
 }
 
-/// How a machine is to be saved.
+/// The parameters of a save.
 #[derive(Debug)]
 pub struct SaveConfig {
-    /// How much of memory.
+    /// Whether all of memory is written or only the changes.
     pub kind: SaveKind,
-    /// An empty file, open for reading and writing.
+    /// The file for the machine's state: empty, open for reading and writing.
     pub state: File,
-    /// An empty file, open for reading and writing.
+    /// The file for guest memory: empty, open for reading and writing.
     pub memory: File,
-    /// Empty files for disks with overlays, by the disk's number. The overlay of a disk without one becomes the
-    /// snapshot's layer itself, and must not be written any more.
+    /// Pairs of a disk's index and an empty file, for disks with overlays. If a disk with an overlay has no entry here,
+    /// its overlay file itself becomes the snapshot's layer and must not be written afterwards.
     pub layers: Vec<(usize, File)>,
-    /// A stage before which the save waits until it is cancelled; for tests.
+    /// The stage before which the save waits until it is cancelled; for tests.
     pub hold_at: SaveStage,
 }
 
 impl SaveConfig {
-    /// Saves into these files, without disks.
+    /// Creates the configuration for a save into these files, without disk layers.
     #[must_use]
     pub fn new(kind: SaveKind, state: File, memory: File) -> Self {
         Self { kind, state, memory, layers: Vec::new(), hold_at: SaveStage::Unspecified }
     }
 }
 
-/// A connection to a monitor. Requests are answered one after another, each in its time; it may be shared by threads.
+/// A connection to a monitor. Requests are answered one after another, each with its own timeout. Threads may share a
+/// client.
 #[derive(Debug)]
 pub struct Client {
     path: PathBuf,
-    /// No request has longer than this.
+    /// Upper limit for the timeout of every request.
     most: Duration,
-    /// What this program speaks.
+    /// The versions of the protocol that this program speaks.
     own: Versions,
-    /// The version that requests are in: the newest, until the monitor refuses it.
+    /// The version in which requests are sent: the newest one, until the monitor refuses it.
     version: AtomicU32,
     connection: Mutex<Connection>,
 }
 
-/// What requests go over.
+/// The connection over which requests are sent.
 #[derive(Debug)]
 struct Connection {
-    /// None after a request that was not answered: a late answer is nobody's. The next request makes a new one.
+    /// `None` after a request that was not answered, because a late response must not be taken for that of the next
+    /// request. The next request opens a new connection.
     socket: Option<PacketSocket>,
     buffer: Vec<u8>,
 }
@@ -151,7 +154,7 @@ impl Client {
     /// Connects to the monitor whose control socket is at `path`.
     ///
     /// # Errors
-    /// [`ClientError::Unreachable`], or [`ClientError::Silent`] when it takes no more connections.
+    /// [`ClientError::Unreachable`], or [`ClientError::Silent`] when the monitor's backlog of connections is full.
     pub fn connect(path: impl Into<PathBuf>) -> Result<Self, ClientError> {
         let connection = Mutex::new(Connection { socket: None, buffer: Vec::new() });
         let version = AtomicU32::new(VERSIONS.newest());
@@ -161,13 +164,13 @@ impl Client {
         Ok(client)
     }
 
-    /// Gives the monitor no longer than `most` for any request, the wait for the machine's end among them.
+    /// Limits the timeout of every request to `most`, including that of the wait for the machine's exit.
     #[must_use]
     pub fn patience(self, most: Duration) -> Self {
         Self { most, ..self }
     }
 
-    /// How long the monitor has for a request; none for one that it may answer at any time.
+    /// Returns the timeout of a request; `None` for a request that the monitor may answer at any time.
     fn limit(&self, operation: Option<&Operation>) -> Option<Duration> {
         let most = Some(self.most).filter(|most| *most != Duration::MAX);
         patience::of(operation).map_or(most, |limit| Some(limit.min(self.most)))
@@ -187,11 +190,11 @@ impl Client {
         }
     }
 
-    /// Sends a request as it is and waits for its answer.
+    /// Sends a request unchanged and waits for its response.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with the monitor's reason, [`ClientError::Unreachable`], or [`ClientError::Silent`] when there
-    /// is none in time.
+    /// [`ClientError::Refused`] with the monitor's reason, [`ClientError::Unreachable`], or [`ClientError::Silent`]
+    /// when there is no response within the timeout.
     pub fn request(&self, request: &proto::Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, ClientError> {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let Connection { socket, buffer } = &mut *connection;
@@ -219,7 +222,7 @@ impl Client {
         match self.request(&request, fds) {
             Err(refused @ ClientError::Refused { code: proto::ErrorCode::Protocol, .. }) => {
                 match self.agree()? {
-                    // It speaks this one: what it has refused is something else.
+                    // The monitor speaks this version, so it refused the request for another reason.
                     agreed if agreed == version => Err(refused),
                     agreed => self.request(&proto::Request { version: agreed, ..request }, fds),
                 }
@@ -228,7 +231,7 @@ impl Client {
         }
     }
 
-    /// The highest version that the monitor speaks as well; requests are in it from now on.
+    /// Determines the highest version that both sides speak, and sends requests in that version from now on.
     fn agree(&self) -> Result<u32, ClientError> {
         let operation = Some(Operation::Hello(proto::Hello {}));
         let hello = proto::Request { version: self.own.newest(), operation };
@@ -252,7 +255,7 @@ impl Client {
         }
     }
 
-    /// Who the monitor is and what state its machine is in.
+    /// Returns the monitor's versions and process id, and the state of its machine.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -266,23 +269,23 @@ impl Client {
     /// Builds the machine; opens `/dev/kvm` for it.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] says what is wrong with the configuration.
+    /// [`ClientError::Refused`] describes what is wrong with the configuration.
     pub fn create(&self, config: MachineConfig) -> Result<(), ClientError> {
         self.create_with_kvm(config, open_kvm()?)
     }
 
-    /// As [`Self::create`], with a `/dev/kvm` that is open already.
+    /// Does the same as [`Self::create`], with a `/dev/kvm` that is already open.
     ///
     /// # Errors
-    /// As [`Self::create`].
+    /// The same as [`Self::create`].
     pub fn create_with_kvm(&self, config: MachineConfig, kvm: OwnedFd) -> Result<(), ClientError> {
         let (create, carried) = config.into_message(kvm);
         let fds: Vec<BorrowedFd<'_>> = carried.iter().map(AsFd::as_fd).collect();
         self.command(Operation::Create(create), &fds)
     }
 
-    /// Builds a virtual machine with `vcpus` vCPUs for [`Self::restore`], before it is known what is to be restored.
-    /// One that then does not fit is not used.
+    /// Builds a virtual machine with `vcpus` vCPUs for [`Self::restore`], before the snapshot to restore is known. If
+    /// the prepared machine does not fit the snapshot, it is not used.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -296,15 +299,16 @@ impl Client {
     /// Builds the machine of a snapshot; opens `/dev/kvm` for it.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] says what is wrong with the snapshot, or what the host lacks.
+    /// [`ClientError::Refused`] describes what is wrong with the snapshot, or what the host lacks.
     pub fn restore(&self, config: RestoreConfig) -> Result<proto::Restored, ClientError> {
         self.restore_with_kvm(config, Some(open_kvm()?))
     }
 
-    /// As [`Self::restore`], with a `/dev/kvm` that is open already, or the one that [`Self::prepare`] opened.
+    /// Does the same as [`Self::restore`], with a `/dev/kvm` that is already open, or with the one that
+    /// [`Self::prepare`] opened.
     ///
     /// # Errors
-    /// As [`Self::restore`].
+    /// The same as [`Self::restore`].
     pub fn restore_with_kvm(
         &self,
         config: RestoreConfig,
@@ -318,11 +322,12 @@ impl Client {
         }
     }
 
-    /// Writes the machine into files, which are durable then; their names and what makes them a snapshot are
-    /// [`snapshot`]'s. The machine is paused afterwards; when this fails, it goes on as before.
+    /// Writes the machine into files, which are on stable storage when this returns. The module [`snapshot`] gives the
+    /// files their names and assembles them into a snapshot. The machine is paused afterwards; on an error it continues
+    /// as before.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with the reason, or that the save was cancelled.
+    /// [`ClientError::Refused`] with the monitor's reason, also when the save was cancelled.
     pub fn save(&self, config: SaveConfig) -> Result<proto::Saved, ClientError> {
         let mut carried = Carried::default();
         carried.add(proto::DescriptorRole::State, config.state);
@@ -339,10 +344,10 @@ impl Client {
         }
     }
 
-    /// Gives up a save that is under way on another connection. The machine goes on as before.
+    /// Cancels a save that is under way on another connection. The machine continues as before.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] when none is under way.
+    /// [`ClientError::Refused`] when no save is under way.
     pub fn cancel_save(&self) -> Result<(), ClientError> {
         self.command(Operation::CancelSave(proto::CancelSave {}), &[])
     }
@@ -350,7 +355,7 @@ impl Client {
     /// Writes the working set that a machine has recorded so far into an empty file.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] when it does not record.
+    /// [`ClientError::Refused`] when the machine does not record a working set.
     pub fn save_working_set(&self, file: File) -> Result<proto::WorkingSetSaved, ClientError> {
         let role = proto::DescriptorRole::WorkingSet.into();
         let descriptors = vec![proto::Descriptor { role, index: 0, layer: 0 }];
@@ -368,7 +373,7 @@ impl Client {
         self.command(Operation::Boot(proto::Boot {}), &[])
     }
 
-    /// Stops the vCPUs and finishes what the devices have in flight.
+    /// Stops the vCPUs and completes the I/O that the devices have in flight.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -376,7 +381,7 @@ impl Client {
         self.command(Operation::Pause(proto::Pause {}), &[])
     }
 
-    /// Goes on after a pause.
+    /// Resumes the vCPUs after a pause.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -384,7 +389,7 @@ impl Client {
         self.command(Operation::Resume(proto::Resume {}), &[])
     }
 
-    /// Ends the monitor; disks are finished first, the guest is not asked.
+    /// Shuts the monitor down. It completes disk I/O first; the guest is not notified.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -392,7 +397,7 @@ impl Client {
         self.command(Operation::Shutdown(proto::Shutdown {}), &[])
     }
 
-    /// All counters.
+    /// Returns all counters.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -403,7 +408,7 @@ impl Client {
         }
     }
 
-    /// One counter; 0 for one that does not exist.
+    /// Returns one counter; 0 if it does not exist.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -414,10 +419,10 @@ impl Client {
         Ok(counter.map_or(0, |counter| counter.value))
     }
 
-    /// Waits for the machine's end, on a connection of its own.
+    /// Waits for the machine's exit, on a connection of its own.
     ///
     /// # Errors
-    /// [`ClientError::Unreachable`] when the monitor dies without a word.
+    /// [`ClientError::Unreachable`] when the monitor dies without sending the exit reason.
     pub fn wait_exit(&self) -> Result<proto::ExitReason, ClientError> {
         match Self::connect(&self.path)?
             .patience(self.most)
@@ -428,7 +433,8 @@ impl Client {
         }
     }
 
-    /// Takes `target_mib` MiB from the guest, or gives back what it has beyond that.
+    /// Sets the balloon's target: the memory to take from the guest, in MiB. Memory beyond the target is returned to
+    /// the guest.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -436,8 +442,8 @@ impl Client {
         self.command(Operation::SetBalloon(proto::SetBalloon { target_mib }), &[])
     }
 
-    /// Opens a stream to vsock port `port` of the guest. The stream is usable at once; it is closed when the
-    /// guest refuses the connection.
+    /// Opens a stream to vsock port `port` of the guest. The stream is usable immediately; it is closed if the guest
+    /// refuses the connection.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -448,7 +454,7 @@ impl Client {
         Ok(ours)
     }
 
-    /// Has the guest's connections to the host brokered by the peer of `broker` from now on.
+    /// Makes the peer of `broker` the broker for the guest's connections to the host from now on.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -456,7 +462,7 @@ impl Client {
         self.attach(proto::DescriptorRole::VsockBroker, broker.as_fd())
     }
 
-    /// Has streams to the guest accepted from `listener` from now on.
+    /// Makes the monitor accept streams to the guest from `listener` from now on.
     ///
     /// # Errors
     /// [`ClientError`].

@@ -1,23 +1,25 @@
-//! How long a monitor has for each request.
+//! The timeout of each request to a monitor.
 //!
-//! A monitor is not trusted: a guest may have broken out into it, and keeps answers back then. Who waits for one waits for this
-//! long, and no longer. A request and an answer are one packet each, so that a time for each packet is a time for the exchange.
+//! A monitor is not trusted: a guest may have taken it over and withhold responses. A caller therefore never waits
+//! longer than the timeout. A request and its response are one packet each, so a timeout for each packet bounds the
+//! whole exchange.
 
 use std::time::Duration;
 
 use hearth_proto::vmm::v1::request::Operation;
 
-/// What a monitor does by itself, from memory.
+/// Timeout of requests that the monitor answers from memory, without waiting for anything else.
 const PROMPT: Duration = Duration::from_secs(30);
-/// What takes long where memory or disks are large or slow: building a machine, finishing what its disks have in flight.
+/// Timeout of requests that take long if memory or disks are large or slow: building a machine, completing disk I/O.
 const BUILDING: Duration = Duration::from_secs(300);
-/// Writing all of a machine. Whoever wants it sooner cancels the save, or kills the monitor.
+/// Timeout of a save of the whole machine. A caller that wants to stop sooner cancels the save, or kills the monitor.
 const SAVING: Duration = Duration::from_secs(3600);
 
-/// How long a monitor has for `operation`; none where its answer comes at the machine's end, which may be any time away.
+/// Returns the timeout for `operation`; `None` if its response is sent when the machine exits, which may be at any
+/// time.
 pub(super) fn of(operation: Option<&Operation>) -> Option<Duration> {
     match operation {
-        // A request without an operation is refused at once.
+        // The monitor refuses a request without an operation immediately.
         None
         | Some(
             Operation::Hello(_)
@@ -63,7 +65,7 @@ mod tests {
         (listener, Client::connect(path).unwrap().patience(SHORT))
     }
 
-    /// Answers the next request of a connection with this process id.
+    /// Answers the next request on a connection with a status that contains this process id.
     fn answer(connection: &PacketSocket, pid: u32) {
         let result = Some(Answer::Status(proto::Status { pid, ..proto::Status::default() }));
         let _ = connection.send(&proto::Response { result }.encode_to_vec(), &[]);
@@ -79,7 +81,7 @@ mod tests {
     #[test]
     fn a_monitor_that_is_silent_is_waited_for_no_longer_than_it_has() {
         let folder = tempfile::tempdir().unwrap();
-        // It accepts nothing: the connection waits in the listener's queue.
+        // This monitor accepts no connections: the client's waits in the listener's backlog.
         let (listener, client) = listener(folder.path());
         let error = client.status().unwrap_err();
         assert!(matches!(&error, ClientError::Silent { limit, .. } if *limit == SHORT), "{error}");
@@ -131,7 +133,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (listener, client) = listener(folder.path());
         let connection = listener.accept().unwrap();
-        // Each of these leaves a request in a queue, on a connection of its own.
+        // Each of these calls leaves a request in a queue, on a connection of its own.
         for _ in 0..3 {
             assert!(matches!(client.status(), Err(ClientError::Silent { .. })));
         }

@@ -1,4 +1,4 @@
-//! A client and monitors of other releases.
+//! Tests of a client with monitors of other releases.
 
 use std::thread::JoinHandle;
 
@@ -7,8 +7,8 @@ use proto::ErrorCode;
 use super::*;
 use crate::control::socket::PacketListener;
 
-/// Answers requests as a monitor that says that it speaks `speaks` and takes those in the versions of `takes`; returns in which versions
-/// they came.
+/// Runs a monitor that reports that it speaks `speaks` and accepts requests in the versions of `takes`. Returns the
+/// versions of the requests that it received.
 fn monitor(listener: PacketListener, speaks: Versions, takes: Versions) -> JoinHandle<Vec<u32>> {
     std::thread::spawn(move || {
         let (mut buffer, mut came) = (Vec::new(), Vec::new());
@@ -31,7 +31,7 @@ fn monitor(listener: PacketListener, speaks: Versions, takes: Versions) -> JoinH
     })
 }
 
-/// A client that speaks `own`, and a monitor that says that it speaks `speaks` and takes `takes`.
+/// Connects a client that speaks `own` to a monitor that reports `speaks` and accepts `takes`.
 fn meet(
     own: Versions,
     speaks: Versions,
@@ -50,7 +50,8 @@ fn a_monitor_of_an_older_release_is_asked_in_its_version() {
     client.pause().unwrap();
     client.resume().unwrap();
     drop(client);
-    // Refused, asked what it speaks, asked again; and then no more than needed.
+    // The first request is refused, Hello negotiates the version, the request is repeated; the next one needs no
+    // repetition.
     assert_eq!(monitor.join().unwrap(), [5, 5, 3, 3]);
 }
 

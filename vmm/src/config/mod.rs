@@ -1,11 +1,11 @@
-//! What a machine is made of: values and open files, no paths.
+//! The configuration of a machine: values and open files, no paths.
 //!
-//! A controller fills a [`MachineConfig`] and the client turns it into one control message plus descriptors;
-//! the monitor turns that back, checks it, and can duplicate it, because a guest that restarts itself gets
-//! its machine built anew from the same files.
+//! A controller fills in a [`MachineConfig`], and the client turns it into one control message plus descriptors. The
+//! monitor turns that back into a configuration and validates it. The monitor keeps a duplicate: when a guest restarts
+//! itself, its machine is rebuilt from the same files.
 //!
-//! * [`wire`] – a machine as a control message with descriptors, and back
-//! * [`restore`] – what a snapshot needs of the host to become a machine again
+//! * [`wire`] – conversion between a configuration and a control message with descriptors
+//! * [`restore`] – what the host must provide to restore a snapshot
 
 pub mod restore;
 pub mod wire;
@@ -19,84 +19,84 @@ use crate::arch::layout::{VCPU_RANGE, VIRTIO_SLOTS};
 use crate::memory::{MEMORY_MIB_RANGE, MemoryError};
 use crate::rate_limiter::RateLimiterConfig;
 
-/// Longest kernel command line in bytes (Linux, arch/arm64/include/uapi/asm/setup.h, less its NUL).
+/// Maximum length of the kernel command line in bytes (Linux, arch/arm64/include/uapi/asm/setup.h, without its NUL).
 pub const COMMAND_LINE_MAX: usize = 2047;
-/// Longest disk serial id in bytes (virtio 1.2, 5.2.6).
+/// Maximum length of a disk's serial id in bytes (virtio 1.2, 5.2.6).
 pub const SERIAL_MAX: usize = 20;
-/// Most frozen layers between a disk and its overlay.
+/// Maximum number of frozen layers between a disk and its overlay.
 pub const LAYERS_MAX: usize = 8;
-/// Console output that is kept where a configuration says nothing, in bytes.
+/// Default for the maximum size of the console output that is kept, in bytes.
 pub const CONSOLE_MAX_BYTES: u64 = 1 << 20;
 
-/// Why a configuration is refused.
+/// The reason for which a configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Wrong number of vCPUs.
+    /// The number of vCPUs is out of range.
     #[error("{0} vCPUs are out of range: a microVM has {min} to {max}", min = VCPU_RANGE.start(), max = VCPU_RANGE.end())]
     Vcpus(u32),
-    /// Wrong memory size.
+    /// The memory size is out of range.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// The command line cannot be passed on.
+    /// The kernel command line cannot be passed to the guest.
     #[error("the kernel command line {0}")]
     CommandLine(String),
-    /// More devices than the board has slots.
+    /// There are more devices than the board has slots.
     #[error(
         "{0} virtio devices are more than the board's {VIRTIO_SLOTS} slots: attach fewer disks or network cards"
     )]
     Devices(usize),
-    /// A disk has more layers than are looked through for every request.
+    /// A disk has too many layers: each request searches all of them.
     #[error("disk {index}: {layers} layers are more than the {LAYERS_MAX} that a disk may have: merge them")]
     Layers {
-        /// Which disk.
+        /// Index of the disk.
         index: usize,
-        /// How many it has.
+        /// Number of layers of the disk.
         layers: usize,
     },
     /// A disk's serial id is too long.
     #[error("disk {index}: serial id {serial:?} is longer than {SERIAL_MAX} bytes")]
     Serial {
-        /// Which disk.
+        /// Index of the disk.
         index: usize,
-        /// Its serial id.
+        /// Serial id of the disk.
         serial: String,
     },
     /// The guest's context id is reserved.
     #[error("guest context id {0} is reserved: use 3 or more")]
     GuestCid(u32),
-    /// A value of a message makes no sense.
+    /// A value in a message is invalid.
     #[error("{0}")]
     Message(String),
     /// A descriptor is missing.
     #[error("the {0} descriptor is missing")]
     MissingDescriptor(String),
-    /// A descriptor belongs to nothing, or comes twice.
+    /// A descriptor belongs to no part of the configuration, or was passed twice.
     #[error("a {0} descriptor was passed that belongs to nothing in this configuration, or twice")]
     StrayDescriptor(String),
-    /// The message announces another number of descriptors than it carries.
+    /// The message lists another number of descriptors than it carries.
     #[error("the message names {named} descriptors and carries {carried}")]
     DescriptorCount {
-        /// How many it names.
+        /// Number of descriptors that the message lists.
         named: usize,
-        /// How many came.
+        /// Number of descriptors that the message carries.
         carried: usize,
     },
 }
 
-/// A disk's files.
+/// The files of a disk.
 #[derive(Debug)]
 pub enum DiskSource {
-    /// The guest cannot write.
+    /// The guest cannot write to the disk.
     ReadOnly(File),
     /// The guest's writes go into the file.
     Writable(File),
-    /// The guest's writes go into the overlay, base and layers stay as they are.
+    /// The guest's writes go into the overlay; base and layers remain unchanged.
     Overlay {
-        /// Read only.
+        /// The base, which is only read.
         base: File,
-        /// Overlays that were frozen, read only, the one next to the base first.
+        /// Frozen overlays, which are only read. The layer next to the base is the first.
         layers: Vec<File>,
-        /// Written; empty at first.
+        /// The file for the guest's writes; empty at first.
         overlay: File,
     },
 }
@@ -104,11 +104,11 @@ pub enum DiskSource {
 /// A disk.
 #[derive(Debug)]
 pub struct DiskConfig {
-    /// Its files.
+    /// Files of the disk.
     pub source: DiskSource,
     /// Serial id that the guest reads, at most [`SERIAL_MAX`] bytes.
     pub serial: String,
-    /// Limits, if any.
+    /// Rate limits, if any.
     pub rate_limiter: Option<RateLimiterConfig>,
 }
 
@@ -117,13 +117,13 @@ pub struct DiskConfig {
 pub struct NetConfig {
     /// The tap, attached with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`.
     pub tap: File,
-    /// Its hardware address.
+    /// MAC address of the card.
     pub mac: [u8; 6],
-    /// MTU to advertise, if any.
+    /// MTU to advertise to the guest, if any.
     pub mtu: Option<u16>,
-    /// Limits on what the guest receives, if any.
+    /// Rate limits for received packets, if any.
     pub receive_limiter: Option<RateLimiterConfig>,
-    /// Limits on what the guest sends, if any.
+    /// Rate limits for sent packets, if any.
     pub transmit_limiter: Option<RateLimiterConfig>,
 }
 
@@ -132,37 +132,37 @@ pub struct NetConfig {
 pub struct VsockConfig {
     /// The guest's context id, 3 or more.
     pub guest_cid: u32,
-    /// Where clients on the host connect.
+    /// The socket to which clients on the host connect.
     pub listener: Option<UnixListener>,
-    /// Whom to ask for the host's end of a stream that the guest opens.
+    /// The connection to the broker, which provides the host's end of streams that the guest opens.
     pub broker: Option<OwnedFd>,
 }
 
 /// The balloon.
 #[derive(Debug, Clone, Copy)]
 pub struct BalloonConfig {
-    /// Memory to take from the guest at first, in MiB.
+    /// Memory to take from the guest initially, in MiB.
     pub target_mib: u32,
-    /// Whether free page reporting is offered.
+    /// Whether the device offers free page reporting.
     pub free_page_reporting: bool,
 }
 
-/// A machine.
+/// The configuration of a machine.
 #[derive(Debug)]
 pub struct MachineConfig {
     /// Number of vCPUs, 1 to 16.
     pub vcpus: u32,
     /// Memory in MiB, 128 to 32,768.
     pub memory_mib: u64,
-    /// The kernel, an arm64 `Image`. A machine that was restored can do without, unless it restarts itself.
+    /// The kernel, an arm64 `Image`. A restored machine needs it only if its guest restarts itself.
     pub kernel: Option<File>,
     /// The initramfs.
     pub initramfs: Option<File>,
     /// Kernel command line.
     pub command_line: String,
-    /// Disks, in the guest's order.
+    /// Disks, in the order in which the guest sees them.
     pub disks: Vec<DiskConfig>,
-    /// Network cards, in the guest's order.
+    /// Network cards, in the order in which the guest sees them.
     pub nets: Vec<NetConfig>,
     /// The vsock device.
     pub vsock: Option<VsockConfig>,
@@ -170,13 +170,13 @@ pub struct MachineConfig {
     pub balloon: Option<BalloonConfig>,
     /// Whether there is an entropy device.
     pub rng: bool,
-    /// Where the guest's console output goes.
+    /// The descriptor that receives the guest's console output.
     pub console_output: Option<OwnedFd>,
-    /// Where the guest's console input comes from.
+    /// The descriptor from which the guest's console input is read.
     pub console_input: Option<OwnedFd>,
-    /// Where the reason of the end is written, as one line of JSON.
+    /// The file or pipe that receives the exit reason, as one line of JSON.
     pub exit_report: Option<OwnedFd>,
-    /// Most bytes of console output that are kept.
+    /// Maximum number of bytes of console output that are kept.
     pub console_max_bytes: u64,
 }
 
@@ -186,7 +186,7 @@ fn dup(fd: Option<&OwnedFd>) -> io::Result<Option<OwnedFd>> {
 }
 
 impl MachineConfig {
-    /// One vCPU, the smallest memory, no devices.
+    /// Creates a configuration with one vCPU, the smallest memory and no devices.
     #[must_use]
     pub fn new(kernel: File) -> Self {
         Self {
@@ -207,7 +207,7 @@ impl MachineConfig {
         }
     }
 
-    /// How many virtio-mmio slots it takes.
+    /// Returns the number of virtio-mmio slots that the machine takes.
     #[must_use]
     pub fn virtio_devices(&self) -> usize {
         let single = [self.vsock.is_some(), self.balloon.is_some(), self.rng];
@@ -217,7 +217,7 @@ impl MachineConfig {
     /// Checks everything that can be checked without touching a file.
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    /// [`ConfigError`] for the first thing that is wrong.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if !VCPU_RANGE.contains(&self.vcpus) {
             return Err(ConfigError::Vcpus(self.vcpus));
@@ -252,10 +252,10 @@ impl MachineConfig {
         }
     }
 
-    /// A second configuration on duplicates of the same descriptors.
+    /// Creates a second configuration with duplicates of the same descriptors.
     ///
     /// # Errors
-    /// When the process has no descriptors left.
+    /// Fails when the process has no descriptors left.
     pub fn try_clone(&self) -> io::Result<Self> {
         let disk = |disk: &DiskConfig| {
             let source = match &disk.source {

@@ -1,5 +1,5 @@
-//! What a snapshot needs of the host to become a machine again: its own files, and disks, taps and sockets that
-//! may be others than before. What the machine is made of is in the snapshot.
+//! What the host must provide to restore a snapshot: the snapshot's files, and disks, taps and sockets, which may be
+//! others than before. The configuration of the machine itself is in the snapshot.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -12,59 +12,60 @@ use proto::DescriptorRole as Role;
 use super::wire::Carried;
 use super::{CONSOLE_MAX_BYTES, DiskSource};
 
-/// Which time a restored guest wakes up to.
+/// The time to which a restored guest's clock is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RestoreClock {
-    /// Time goes on from the snapshot: for clones of an image.
+    /// Time continues from the moment of the snapshot: for clones of an image.
     #[default]
     Continue,
-    /// As much time has passed as the host's clock says: for a microVM that was suspended.
+    /// The clock advances by the time that has passed on the host's clock: for a microVM that was suspended.
     Advance,
-    /// So much time has passed.
+    /// The clock advances by the given time.
     AdvanceBy(Duration),
 }
 
-/// A machine to be restored.
+/// The parameters for restoring a machine.
 #[derive(Debug)]
 pub struct RestoreConfig {
-    /// The file `state`.
+    /// The file `state` of the snapshot.
     pub state: File,
-    /// The file `memory`; where the snapshot builds on another one, that one's.
+    /// The file `memory` of the snapshot. If the snapshot builds on another one, the `memory` of that other snapshot.
     pub memory: File,
-    /// The file `memory` of a snapshot that builds on another one.
+    /// The file `memory` of the snapshot itself, if it builds on another one.
     pub diff: Option<File>,
-    /// Disks, in the guest's order, attached as they were.
+    /// Disks, in the order in which the guest sees them, attached in the same way as when the snapshot was taken.
     pub disks: Vec<DiskSource>,
-    /// Taps, in the guest's order.
+    /// Tap interfaces, in the order in which the guest sees its network cards.
     pub taps: Vec<File>,
-    /// Where clients on the host connect.
+    /// The socket to which clients on the host connect.
     pub vsock_listener: Option<UnixListener>,
-    /// Whom to ask for the host's end of a stream that the guest opens.
+    /// The connection to the broker, which provides the host's end of streams that the guest opens.
     pub vsock_broker: Option<OwnedFd>,
-    /// Where the guest's console output goes.
+    /// The descriptor that receives the guest's console output.
     pub console_output: Option<OwnedFd>,
-    /// Where the guest's console input comes from.
+    /// The descriptor from which the guest's console input is read.
     pub console_input: Option<OwnedFd>,
-    /// Most bytes of console output that are kept.
+    /// Maximum number of bytes of console output that are kept.
     pub console_max_bytes: u64,
-    /// Where the reason of the end is written, as one line of JSON.
+    /// The file or pipe that receives the exit reason, as one line of JSON.
     pub exit_report: Option<OwnedFd>,
-    /// The kernel, should the guest restart itself.
+    /// The kernel; needed only if the guest restarts itself.
     pub kernel: Option<File>,
-    /// The initramfs, should the guest restart itself.
+    /// The initramfs; needed only if the guest restarts itself.
     pub initramfs: Option<File>,
-    /// The working set to bring in.
+    /// The working set to bring into memory, if any.
     pub working_set: Option<File>,
-    /// `/dev/userfaultfd`, open for reading and writing: has the working set recorded.
+    /// `/dev/userfaultfd`, open for reading and writing: if present, the working set is recorded.
     pub userfaultfd: Option<File>,
-    /// Which time the guest wakes up to.
+    /// The time to which the guest's clock is set.
     pub clock: RestoreClock,
-    /// Whether it runs at once.
+    /// Whether the machine runs immediately; it is paused otherwise.
     pub resume: bool,
 }
 
 impl RestoreConfig {
-    /// A machine without devices' files, paused, whose time goes on from the snapshot.
+    /// Creates the parameters for a machine without files for its devices. The machine is paused, and its time
+    /// continues from the snapshot.
     #[must_use]
     pub fn new(state: File, memory: File) -> Self {
         Self {
@@ -88,7 +89,7 @@ impl RestoreConfig {
         }
     }
 
-    /// The control message, and the descriptors that ride along, `kvm` among them.
+    /// Returns the control message and the descriptors that are sent with it, `kvm` among them.
     #[must_use]
     pub fn into_message(self, kvm: Option<OwnedFd>) -> (proto::Restore, Vec<OwnedFd>) {
         let mut carried = Carried::default();
@@ -137,7 +138,7 @@ impl RestoreConfig {
 }
 
 impl RestoreClock {
-    /// What a message says.
+    /// Reads the value from a control message.
     #[must_use]
     pub fn of(message: &proto::Restore) -> Self {
         match message.clock() {

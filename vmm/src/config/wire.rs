@@ -1,4 +1,4 @@
-//! A machine as a control message with descriptors, and back.
+//! Conversion between a machine's configuration and a control message with descriptors.
 
 use std::os::fd::OwnedFd;
 
@@ -11,10 +11,10 @@ use super::{
 };
 use crate::rate_limiter::{BucketConfig, RateLimiterConfig};
 
-/// Descriptors in the order in which a message names them.
+/// Descriptors to send with a message, in the order in which the message lists them.
 #[derive(Debug, Default)]
 pub struct Carried {
-    /// What the message says of them.
+    /// The entries of the message's list.
     pub named: Vec<proto::Descriptor>,
     /// The descriptors themselves.
     pub fds: Vec<OwnedFd>,
@@ -38,7 +38,7 @@ impl Carried {
         self.fds.push(fd.into());
     }
 
-    /// Adds the files of disk `index`; returns how it is attached and how many layers it has.
+    /// Adds the files of disk `index`; returns how the disk is attached and its number of layers.
     pub fn add_disk(&mut self, index: usize, source: DiskSource) -> (proto::DiskMode, u32) {
         match source {
             DiskSource::ReadOnly(file) => {
@@ -63,7 +63,7 @@ impl Carried {
 }
 
 impl MachineConfig {
-    /// The control message for this machine, and the descriptors that ride along, `kvm` among them.
+    /// Returns the control message for this machine and the descriptors that are sent with it, `kvm` among them.
     #[must_use]
     pub fn into_message(self, kvm: OwnedFd) -> (proto::Create, Vec<OwnedFd>) {
         let mut carried = Carried::default();
@@ -73,7 +73,7 @@ impl MachineConfig {
         (create, carried.fds)
     }
 
-    /// The message without the descriptors' names, which go to `carried` with the descriptors.
+    /// Returns the message without its list of descriptors, and adds the descriptors to `carried`.
     #[must_use]
     pub fn into_parts(self, carried: &mut Carried) -> proto::Create {
         let optional = |carried: &mut Carried, role: Role, fd: Option<OwnedFd>| {
@@ -125,10 +125,10 @@ impl MachineConfig {
         }
     }
 
-    /// The configuration that a control message and its descriptors describe, checked, and `/dev/kvm`.
+    /// Parses a control message and its descriptors; returns the validated configuration and `/dev/kvm`.
     ///
     /// # Errors
-    /// What is wrong with the values or the descriptors.
+    /// [`ConfigError`] that describes what is wrong with the values or the descriptors.
     pub fn from_message(
         create: proto::Create,
         carried: Vec<OwnedFd>,
@@ -143,10 +143,10 @@ impl MachineConfig {
         Ok((config, kvm))
     }
 
-    /// The configuration that a message describes, checked, with the descriptors that it needs taken from `given`.
+    /// Parses a message; returns the validated configuration and takes the descriptors that it needs from `given`.
     ///
     /// # Errors
-    /// What is wrong with the values or the descriptors.
+    /// [`ConfigError`] that describes what is wrong with the values or the descriptors.
     pub fn from_parts(create: proto::Create, given: &mut Descriptors) -> Result<Self, ConfigError> {
         let mut disks = Vec::new();
         for (index, disk) in create.disks.into_iter().enumerate() {
@@ -260,14 +260,14 @@ fn limiter_config(message: proto::RateLimiter) -> Result<RateLimiterConfig, Conf
 #[derive(Debug)]
 pub struct Descriptors(Vec<(Place, OwnedFd)>);
 
-/// What a descriptor is for: its role, which device, which layer of it.
+/// The purpose of a descriptor: its role, the index of the device, the index of the layer.
 type Place = (Role, usize, usize);
 
 impl Descriptors {
-    /// Pairs what a message names with what it carries.
+    /// Pairs the entries of a message's list with the descriptors that the message carries.
     ///
     /// # Errors
-    /// When the numbers differ or a role is not known or comes twice.
+    /// Fails when the numbers differ, or when a role is unknown or listed twice.
     pub fn new(named: &[proto::Descriptor], carried: Vec<OwnedFd>) -> Result<Self, ConfigError> {
         if named.len() != carried.len() {
             return Err(ConfigError::DescriptorCount { named: named.len(), carried: carried.len() });
@@ -284,7 +284,7 @@ impl Descriptors {
         Ok(Self(all))
     }
 
-    /// Takes the descriptor of a role, if it is there.
+    /// Takes the descriptor of a role, if it was passed.
     pub fn take(&mut self, role: Role, index: usize) -> Option<OwnedFd> {
         self.take_layer(role, index, 0)
     }
@@ -297,7 +297,7 @@ impl Descriptors {
     /// Takes the descriptor of a role.
     ///
     /// # Errors
-    /// [`ConfigError::MissingDescriptor`] when it is not there.
+    /// [`ConfigError::MissingDescriptor`] when it was not passed.
     pub fn require(&mut self, role: Role, index: usize) -> Result<OwnedFd, ConfigError> {
         self.require_layer(role, index, 0)
     }
@@ -307,10 +307,10 @@ impl Descriptors {
         self.take_layer(role, index, layer).ok_or_else(missing)
     }
 
-    /// Makes sure that every descriptor was taken.
+    /// Checks that every descriptor was taken.
     ///
     /// # Errors
-    /// [`ConfigError::StrayDescriptor`] naming one that was not.
+    /// [`ConfigError::StrayDescriptor`] with the name of a descriptor that was not.
     pub fn finish(self) -> Result<(), ConfigError> {
         match self.0.first() {
             Some(((role, index, layer), _)) => Err(ConfigError::StrayDescriptor(name(*role, *index, *layer))),

@@ -1,4 +1,4 @@
-//! Why requests are refused, and how a controller is told.
+//! The reasons for which the monitor refuses requests, and their encoding for the controller.
 
 use hearth_proto::vmm::v1::{self as proto, ErrorCode};
 
@@ -7,64 +7,64 @@ use crate::config::ConfigError;
 use crate::machine::BuildError;
 use crate::snapshot::save::SaveError;
 
-/// Why a request is refused.
+/// The reason for which a request is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
-    /// The packet is no request.
+    /// The packet cannot be decoded as a request.
     #[error("the message is not a hearth.vmm.v1.Request: {0}")]
     Malformed(#[from] prost::DecodeError),
-    /// The request speaks another version.
+    /// The request uses a protocol version that this monitor does not speak.
     #[error("protocol version {0} is not supported: this hearth-vmm {program} speaks {VERSIONS}; use a controller of its release or a newer one",
             program = env!("CARGO_PKG_VERSION"))]
     Version(u32),
-    /// The request names no operation that this version has.
+    /// The request contains no operation that this version of the protocol has.
     #[error("the request names no operation that this hearth-vmm {program} has", program = env!("CARGO_PKG_VERSION"))]
     NoOperation,
-    /// The operation takes no descriptors, or another number.
+    /// The request carries another number of descriptors than its operation takes.
     #[error("{operation} takes {expected} descriptors and got {got}")]
     Descriptors {
-        /// Which operation.
+        /// Name of the operation.
         operation: &'static str,
-        /// How many it takes.
+        /// Number of descriptors that the operation takes.
         expected: usize,
-        /// How many came.
+        /// Number of descriptors that the packet carried.
         got: usize,
     },
-    /// The state does not allow it.
+    /// The state of the machine does not allow the operation.
     #[error("cannot {operation}: the machine is {state}")]
     State {
-        /// What was asked for.
+        /// The operation that was requested.
         operation: &'static str,
-        /// The state it is in.
+        /// The state of the machine.
         state: &'static str,
     },
-    /// The configuration is wrong.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The machine could not be built.
     #[error(transparent)]
     Build(#[from] BuildError),
-    /// A machine could not be saved.
+    /// The machine could not be saved.
     #[error(transparent)]
     Save(#[from] SaveError),
-    /// The request does not say what to save.
+    /// The request does not specify the kind of save: full or diff.
     #[error("the request does not say whether all of memory is to be saved or what has changed")]
     SaveKind,
-    /// A file that is to be written holds something.
+    /// A file into which the save is to write is not empty.
     #[error("the file for the {0} is not empty: pass a new one")]
     NotEmpty(&'static str),
-    /// Nothing was recorded.
+    /// The machine does not record a working set.
     #[error("the machine does not record its working set: restore it with a userfaultfd")]
     NotRecording,
-    /// A device refused.
+    /// A device refused the operation.
     #[error(transparent)]
     Device(#[from] crate::machine::board::BoardError),
-    /// The host refused something.
+    /// A system call on the host failed.
     #[error("{what}: {source}")]
     Host {
-        /// What was being done.
+        /// The step that failed.
         what: &'static str,
-        /// What the host answered.
+        /// The error that the host returned.
         source: std::io::Error,
     },
 }
@@ -86,7 +86,7 @@ impl RequestError {
         }
     }
 
-    /// As a controller is told.
+    /// Converts the error into the message for the controller.
     pub(super) fn message(&self) -> proto::Error {
         proto::Error { code: self.code().into(), message: self.to_string() }
     }

@@ -1,12 +1,12 @@
 //! The control protocol between a monitor and its controllers: `hearth.vmm.v1` over a named Unix socket.
 //!
 //! * [`socket`] – packets with descriptors over `SOCK_SEQPACKET`
-//! * [`monitor`] – the machine's states and what each request does in them
-//! * [`error`] – why requests are refused; `telling` – status and metrics
-//! * `saving`, `restoring` – the requests that make files of a machine, and a machine of files
-//! * [`server`] – the control thread: accepts controllers, answers them, notices the machine's end
+//! * [`monitor`] – the machine's states and the effect of each request in each state
+//! * [`error`] – the reasons for which requests are refused; `telling` – status and metrics
+//! * `saving`, `restoring` – the requests that save a machine to files and restore one from them
+//! * [`server`] – the control thread: accepts controllers, answers them, handles the machine's exit
 //!
-//! The client's half is [`crate::client`].
+//! The client side of the protocol is [`crate::client`].
 
 pub mod error;
 pub mod monitor;
@@ -18,10 +18,10 @@ mod telling;
 
 use hearth_proto::Versions;
 
-/// The versions of the protocol that this program speaks. A change that an older program would misread raises the newest; the oldest is
-/// that of Hearth 0.2, whose monitors are adopted.
+/// The versions of the protocol that this program speaks. A change that an older program would misread increases the
+/// newest version. The oldest version is that of Hearth 0.2, whose running monitors a newer daemon adopts.
 pub const VERSIONS: Versions = Versions::new(2, 2);
-/// What this program has beyond these versions, by name.
+/// Names of the features that this program supports in addition to its protocol versions.
 pub const FEATURES: [&str; 0] = [];
-/// The version that a controller begins with.
+/// The protocol version in which a controller sends its first request.
 pub const PROTOCOL_VERSION: u32 = VERSIONS.newest();

@@ -1,4 +1,4 @@
-//! The machine's life, and what each request does in each state.
+//! The states of the machine, and the effect of each request in each state.
 //!
 //! ```text
 //!          Create          Boot             Pause            Save
@@ -8,7 +8,7 @@
 //!     └────────── Restore ───────────┴───────────────┘                   │
 //!                                    └── CancelSave, or the save failed ─┘
 //!
-//!   Shutdown, or the machine's end, leads from everywhere to Exited.
+//!  Shutdown, or the exit of the machine, leads from every state to Exited.
 //! ```
 //!
 //! | Request        | Empty | Created | Running | Paused | Saving |
@@ -26,8 +26,8 @@
 //! | Shutdown       | ✓     | ✓       | ✓       | ✓      | ✓      |
 //! | WaitExit       | ✓     | ✓       | ✓       | ✓      | ✓      |
 //!
-//! A Save that is cancelled or fails leads back to where it came from, Running or Paused. `saving` and `restoring`
-//! have those requests.
+//! A Save that is cancelled or fails returns the machine to the state that it was in before, Running or Paused. The
+//! modules `saving` and `restoring` implement the requests of those names.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -49,14 +49,14 @@ use crate::machine::end::{End, EndSignal};
 use crate::machine::{BuildError, Host, Machine, Prepared};
 use crate::snapshot::saver::Saver;
 
-/// What a request leads to.
+/// How the server responds to a request.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Answer at once.
+    /// Respond immediately.
     Answer(Answer),
-    /// Answer when the machine has ended.
+    /// Respond when the machine has exited.
     WhenEnded,
-    /// Answer when the machine is saved.
+    /// Respond when the machine is saved.
     WhenSaved,
 }
 
@@ -67,7 +67,7 @@ pub(super) enum State {
     Paused(Machine),
     Saving {
         machine: Machine,
-        /// Whether it goes on when the save comes to nothing.
+        /// Whether the machine runs again if the save fails or is cancelled.
         was_running: bool,
     },
     Exited(ExitReason),
@@ -105,28 +105,28 @@ impl State {
     }
 }
 
-/// The monitor: one machine and what is needed to build it anew.
+/// The monitor: one machine, and everything that is needed to rebuild it when the guest restarts.
 pub struct Monitor {
     pub(super) saver: Option<Saver>,
     pub(super) state: State,
     pub(super) host: Host,
     pub(super) end: Arc<EndSignal>,
-    /// Signalled by the saver.
+    /// The saver signals this event when it has finished.
     pub(super) saved: Arc<EventFd>,
-    /// What whoever asked for a save that was cancelled is to be told.
+    /// The response for the clients that wait for a save which has finished or was cancelled.
     pub(super) save_answer: Option<Answer>,
     pub(super) rebuild: Option<(MachineConfig, OwnedFd)>,
     pub(super) prepared: Option<(Prepared, OwnedFd)>,
-    /// What the machine is made of, as a snapshot has it.
+    /// The configuration of the machine without descriptors, as a snapshot stores it.
     pub(super) description: proto::Create,
-    /// How many layers each disk has of the snapshot that a diff builds on.
+    /// For each disk, the number of its layers that belong to the snapshot on which a diff builds.
     pub(super) base_layers: Vec<usize>,
     pub(super) last_save: Option<Timed>,
     pub(super) last_restore: Option<Timed>,
     pub(super) restarts: u64,
 }
 
-/// Steps and pages of a save or restore, for metrics.
+/// Steps and page counters of a save or restore, for the metrics.
 pub(super) type Timed = (Vec<proto::Step>, Vec<proto::Counter>);
 
 impl std::fmt::Debug for Monitor {
@@ -136,10 +136,10 @@ impl std::fmt::Debug for Monitor {
 }
 
 impl Monitor {
-    /// An empty monitor on `host`.
+    /// Creates a monitor without a machine on `host`.
     ///
     /// # Errors
-    /// When the process has no descriptors left.
+    /// Fails when the process has no descriptors left.
     pub fn new(host: Host) -> std::io::Result<Self> {
         let end = Arc::new(EndSignal::new()?);
         Ok(Self {
@@ -159,13 +159,13 @@ impl Monitor {
         })
     }
 
-    /// What becomes readable when the machine ends by itself: then [`Self::on_end`] is due.
+    /// Becomes readable when the machine exits by itself; [`Self::on_end`] is then to be called.
     #[must_use]
     pub fn end_signal(&self) -> &Arc<EndSignal> {
         &self.end
     }
 
-    /// Why the machine has ended, once it has.
+    /// The reason for which the machine has exited; `None` as long as it exists.
     #[must_use]
     pub fn exit(&self) -> Option<&ExitReason> {
         if let State::Exited(reason) = &self.state { Some(reason) } else { None }
@@ -251,7 +251,7 @@ impl Monitor {
         self.state.machine().ok_or_else(|| self.wrong_state(operation))
     }
 
-    /// The machine, unless it is being saved: what it is then told would be lost with it.
+    /// Returns the machine, unless it is being saved: the save would lose a change that is made meanwhile.
     fn machine_at_hand(&self, operation: &'static str) -> Result<&Machine, RequestError> {
         if matches!(self.state, State::Saving { .. }) {
             return Err(self.wrong_state(operation));
@@ -329,7 +329,7 @@ impl Monitor {
         let (kept_listener, kept_broker) =
             kept.map_err(|source| RequestError::Host { what: "duplicating descriptors", source })?;
         machine.attach_vsock(listener.map(Into::into), broker)?;
-        // A machine that is built anew gets what is attached now, not what it began with.
+        // If the guest restarts, the rebuilt machine uses the sockets that are attached now, not the original ones.
         if let Some(vsock) = self.rebuild.as_mut().and_then(|(config, _)| config.vsock.as_mut()) {
             vsock.listener = kept_listener.map(Into::into).or(vsock.listener.take());
             vsock.broker = kept_broker.or(vsock.broker.take());
@@ -337,7 +337,7 @@ impl Monitor {
         Ok(Answer::Done(proto::Done {}))
     }
 
-    /// The machine has reported its end: restart it, or finish.
+    /// Handles the exit that the machine has reported: restarts the machine or finishes.
     pub fn on_end(&mut self) {
         let Some(end) = self.end.take() else { return };
         match end {
@@ -355,7 +355,7 @@ impl Monitor {
         }
         let paused = matches!(self.state, State::Paused(_));
         self.state = State::Empty; // drops the old machine, which finishes and closes its disks
-        // What another vCPU reported on its way out ended the old machine, not the new one.
+        // Another vCPU may have reported an exit while it stopped. That report concerns the old machine: discard it.
         let _ = self.end.take();
         let Some((config, kvm)) = &self.rebuild else { return };
         match self.build(config, kvm) {
@@ -363,7 +363,7 @@ impl Monitor {
                 self.restarts += 1;
                 self.state = State::Created(machine);
                 self.go();
-                // A pause that was acknowledged holds across the guest's restart.
+                // A pause that was acknowledged persists across the guest's restart.
                 if paused && let State::Running(_) = self.state {
                     let _ = self.pause();
                 }
@@ -383,13 +383,13 @@ impl Monitor {
         }
         let reason = ExitReason { kind: kind.into(), message };
         self.saver = None;
-        self.state = State::Exited(reason.clone()); // drops the machine, which finishes and closes its disks
+        self.state = State::Exited(reason.clone()); // drops the machine: it finishes and closes its disks
         if let Some((config, _)) = &self.rebuild
             && let Some(report) = config.exit_report.as_ref().and_then(|fd| fd.try_clone().ok())
         {
             let name = kind.as_str_name().trim_start_matches("EXIT_KIND_").to_ascii_lowercase();
             let line = serde_json::json!({ "kind": name, "message": reason.message });
-            // Whoever passed the descriptor may have closed its other end; there is nobody else to tell.
+            // The process that passed the descriptor may have closed its end of it; there is nobody else to notify.
             let _ = writeln!(File::from(report), "{line}");
         }
     }

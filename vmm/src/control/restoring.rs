@@ -1,4 +1,4 @@
-//! Prepare, Restore and SaveWorkingSet: files become a machine.
+//! Prepare, Restore and SaveWorkingSet: the requests that build a machine from files.
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -19,7 +19,7 @@ use crate::snapshot::state_file::{self, StateError};
 use crate::snapshot::steps::Steps;
 
 impl Monitor {
-    /// Builds a VM with vCPUs for a snapshot that is still to come.
+    /// Builds a VM with vCPUs before the snapshot that it will run is known.
     pub(super) fn prepare(
         &mut self,
         prepare: &proto::Prepare,
@@ -71,7 +71,8 @@ impl Monitor {
         given.finish()?;
         let rebuild = config.try_clone().map_err(BuildError::host("duplicating descriptors"))?;
         let layers = |disk: &proto::Disk| usize::try_from(disk.layers).unwrap_or(0);
-        // The uppermost layer of a diff is its own: the next one will hold what it holds.
+        // A diff has one topmost layer of its own. The next diff replaces that layer, so it does not count as a base
+        // layer.
         let own = usize::from(!state.base_id.is_empty());
         let base_layers = description.disks.iter().map(|disk| layers(disk).saturating_sub(own)).collect();
         steps.done("state");
@@ -95,7 +96,7 @@ impl Monitor {
         Ok(Answer::Restored(proto::Restored { steps, pages }))
     }
 
-    /// Writes what the machine has needed so far.
+    /// Writes the working set that the machine has touched so far.
     pub(super) fn save_working_set(
         &mut self,
         save: &proto::SaveWorkingSet,
@@ -128,7 +129,7 @@ impl Monitor {
     }
 }
 
-/// Refuses disks with another number of layers than the snapshot was taken with.
+/// Returns an error if a disk has another number of layers than when the snapshot was taken.
 fn check_layers(description: &proto::Create, given: &[u32]) -> Result<(), RequestError> {
     for (index, disk) in description.disks.iter().enumerate() {
         let (wanted, given) = (disk.layers, given.get(index).copied().unwrap_or(0));

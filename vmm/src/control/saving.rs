@@ -1,8 +1,8 @@
-//! Save and CancelSave: a machine becomes files.
+//! Save and CancelSave: the requests that write a machine to files.
 //!
-//! The control thread pauses the machine and reads what is quick to read – CPUs, interrupt controller, devices; the
-//! rest is the [`Saver`]'s. Until that is done the machine is *saving*: it stands still, and can go on at once when
-//! the save is cancelled.
+//! The control thread pauses the machine and reads the state that is quick to read: CPUs, interrupt controller and
+//! devices. The [`Saver`] writes the rest. Until it is done the machine is in the state *saving*: it is paused, and can
+//! resume immediately when the save is cancelled.
 
 use std::fs::File;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -24,7 +24,7 @@ use crate::snapshot::steps::Steps;
 struct Files {
     state: File,
     memory: File,
-    /// By disk.
+    /// One entry per disk: the file for its saved layer, if its overlay is to be written out.
     layers: Vec<Option<File>>,
 }
 
@@ -53,7 +53,7 @@ impl Files {
 }
 
 impl Monitor {
-    /// Begins to save the machine; the answer comes when all is written.
+    /// Starts to save the machine; the client receives the response when everything is written.
     pub(super) fn save(&mut self, save: proto::Save, carried: Vec<OwnedFd>) -> Result<Outcome, RequestError> {
         if !matches!(self.state, State::Running(_) | State::Paused(_)) {
             return Err(self.wrong_state("save it"));
@@ -118,7 +118,7 @@ impl Monitor {
         let mut layers = Vec::new();
         for ((index, into), disk) in files.layers.into_iter().enumerate().zip(&config.disks) {
             let DiskSource::Overlay { layers: below, overlay, .. } = &disk.source else { continue };
-            // Layers of the snapshot that this one builds on stay what they are.
+            // Layers that belong to the snapshot on which this one builds are referenced unchanged.
             let kept = match kind {
                 SaveKind::Diff => self.base_layers.get(index).copied().unwrap_or(0).min(below.len()),
                 _ => 0,
@@ -130,7 +130,7 @@ impl Monitor {
                     layers.push(LayerJob { index, layers: merged, into });
                     kept + 1
                 }
-                // The overlay itself becomes the layer.
+                // The overlay file itself becomes the topmost frozen layer.
                 None => below.len() + 1,
             };
             if let Some(disk) = description.disks.get_mut(index) {
@@ -160,7 +160,7 @@ impl Monitor {
         started.map_err(|source| RequestError::Host { what: "starting the saving thread", source })
     }
 
-    /// Marks the paused machine as being saved.
+    /// Puts the paused machine into the state *saving*.
     fn saving(&mut self, was_running: bool) {
         self.state = match std::mem::replace(&mut self.state, State::Empty) {
             State::Paused(machine) => State::Saving { machine, was_running },
@@ -168,7 +168,7 @@ impl Monitor {
         };
     }
 
-    /// Gives up the save under way; the machine goes on as before.
+    /// Cancels the save that is under way; the machine returns to the state that it was in before.
     pub(super) fn cancel_save(&mut self) -> Result<Answer, RequestError> {
         if !matches!(self.state, State::Saving { .. }) {
             return Err(self.wrong_state("cancel a save"));
@@ -179,12 +179,13 @@ impl Monitor {
         self.after_save(false);
         let error = RequestError::from(SaveError::Cancelled);
         self.save_answer = Some(Answer::Error(error.message()));
-        let _ = self.saved.write(1); // full only when it is signalled already
+        let _ = self.saved.write(1); // the write fails only when the event is signalled already
         Ok(Answer::Done(proto::Done {}))
     }
 
-    /// The guest has asked for its restart on its way into the pause: a vCPU that has asked never goes on, so there is
-    /// nothing to be saved, and the machine is to be built anew as it was, running or paused.
+    /// Cancels the save of a machine whose guest requested a restart while it was being paused. A vCPU that has
+    /// requested a restart never runs again, so there is nothing to save. The caller rebuilds the machine, running or
+    /// paused as it was before the save.
     pub(super) fn give_up_save_of_restarted(&mut self) {
         let (machine, was_running) = match std::mem::replace(&mut self.state, State::Empty) {
             State::Saving { machine, was_running } => (machine, was_running),
@@ -193,13 +194,13 @@ impl Monitor {
                 return;
             }
         };
-        self.saver = None; // cancels it, and waits until it has let go of the machine's memory
+        self.saver = None; // cancels the save, and waits until the saver no longer uses the machine's memory
         self.state = if was_running { State::Running(machine) } else { State::Paused(machine) };
         self.save_answer = Some(Answer::Error(RequestError::from(SaveError::Restarted).message()));
-        let _ = self.saved.write(1); // full only when it is signalled already
+        let _ = self.saved.write(1); // the write fails only when the event is signalled already
     }
 
-    /// Leaves the state of saving: to go on as before, unless all is written.
+    /// Leaves the state *saving*: the machine is paused afterwards, or runs again if the save failed and it ran before.
     fn after_save(&mut self, written: bool) {
         if let State::Saving { machine, was_running } = std::mem::replace(&mut self.state, State::Empty) {
             self.state = State::Paused(machine);
@@ -209,9 +210,9 @@ impl Monitor {
         }
     }
 
-    /// The saver has an outcome, or was cancelled: what whoever asked for the save is to be told.
+    /// Returns the response for the clients that wait for the save, once the saver has finished or was cancelled.
     pub fn on_saved(&mut self) -> Option<Answer> {
-        let _ = self.saved.read(); // empty only when it was read before
+        let _ = self.saved.read(); // the read fails only when the event was read before
         if matches!(self.state, State::Saving { .. })
             && let Some(outcome) = self.saver.as_ref().and_then(Saver::take_outcome)
         {
@@ -229,13 +230,13 @@ impl Monitor {
         self.save_answer.take()
     }
 
-    /// The id of the snapshot that a diff would build on; empty where there is none.
+    /// The id of the snapshot on which a diff would build; empty if there is none.
     pub(super) fn base_id(&self) -> Vec<u8> {
         let backing = self.state.machine().and_then(Machine::backing);
         backing.map(|backing| backing.base_id.clone()).unwrap_or_default()
     }
 
-    /// What becomes readable when [`Self::on_saved`] is due.
+    /// Becomes readable when [`Self::on_saved`] is to be called.
     #[must_use]
     pub fn saved_signal(&self) -> BorrowedFd<'_> {
         crate::event_loop::borrow(&self.saved)

@@ -1,5 +1,5 @@
-//! The control thread: accepts controllers, answers their requests one after another, and notices when the
-//! machine ends. Controllers come and go; the machine does not care.
+//! The control thread: accepts controllers, answers their requests one after another, and handles the machine's exit.
+//! Controllers may connect and disconnect at any time without an effect on the machine.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,7 +13,7 @@ use super::monitor::{Monitor, Outcome};
 use super::socket::{PacketListener, PacketSocket};
 use crate::event_loop::{DeviceId, EventLoop, Interest, Poller, Ready};
 
-/// Most controllers connected at once; more wait in the listener's backlog.
+/// Maximum number of controllers that are connected at once; further ones wait in the listener's backlog.
 pub const CONTROLLERS_MAX: usize = 64;
 
 const LISTENER: DeviceId = 0;
@@ -44,10 +44,10 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// Serves `monitor` to whoever connects to `listener`.
+    /// Creates a server that serves `monitor` to every controller that connects to `listener`.
     ///
     /// # Errors
-    /// When the process has no descriptors left.
+    /// Fails when the process has no descriptors left.
     pub fn new(listener: PacketListener, monitor: Monitor) -> io::Result<Self> {
         let events = EventLoop::new()?;
         events.poller(LISTENER).add(&listener, 0, Interest::READ)?;
@@ -56,10 +56,10 @@ impl Server {
         Ok(Self { listener, monitor, events, controllers: BTreeMap::new(), next: 0, listening: true })
     }
 
-    /// Serves until the machine has ended and everybody who waits for that has been told.
+    /// Serves until the machine has exited and every controller that waits for its exit has received the response.
     ///
     /// # Errors
-    /// When the event loop fails; a controller that fails is only disconnected.
+    /// Fails when the event loop fails. A controller that fails is only disconnected.
     pub fn run(mut self) -> io::Result<proto::ExitReason> {
         let mut buffer = Vec::new();
         let mut batch: Vec<Ready> = Vec::new();
@@ -76,7 +76,7 @@ impl Server {
             }
             if let Some(reason) = self.monitor.exit().cloned() {
                 for controller in self.controllers.values().filter(|controller| controller.waits_for_exit) {
-                    let _ = answer(&controller.socket, Answer::Exit(reason.clone())); // it may have gone
+                    let _ = answer(&controller.socket, Answer::Exit(reason.clone())); // the peer may be gone
                 }
                 return Ok(reason);
             }
@@ -101,7 +101,7 @@ impl Server {
         self.watch_listener();
     }
 
-    /// Stops accepting while there are as many controllers as there may be.
+    /// Stops accepting while [`CONTROLLERS_MAX`] controllers are connected, and resumes afterwards.
     fn watch_listener(&mut self) {
         let wanted = self.controllers.len() < CONTROLLERS_MAX;
         if wanted != self.listening {
@@ -112,17 +112,17 @@ impl Server {
         }
     }
 
-    /// Tells whoever waits for a save how it went.
+    /// Sends the result of a save to every controller that waits for it.
     fn saved(&mut self) {
         let Some(result) = self.monitor.on_saved() else { return };
         for controller in self.controllers.values_mut().filter(|controller| controller.waits_for_save) {
             controller.waits_for_save = false;
-            let _ = answer(&controller.socket, result.clone()); // it may have gone
+            let _ = answer(&controller.socket, result.clone()); // the controller may have disconnected
         }
     }
 
     fn serve(&mut self, token: u16, buffer: &mut Vec<u8>) {
-        // Whoever waits for a save that is over is told before another one can begin.
+        // Controllers that wait for a finished save receive its result before another save can begin.
         self.saved();
         let Some(controller) = self.controllers.get_mut(&token) else { return };
         let kept = match controller.socket.receive(buffer) {
@@ -145,7 +145,7 @@ impl Server {
             Ok(None) | Err(_) => false,
         };
         if !kept && let Some(controller) = self.controllers.remove(&token) {
-            let _ = self.poller().remove(&controller.socket.as_fd()); // closing would do it too
+            let _ = self.poller().remove(&controller.socket.as_fd()); // closing it would do so as well
             drop(controller);
             self.watch_listener();
         }

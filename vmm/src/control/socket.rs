@@ -7,9 +7,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-/// Largest packet that either side sends, in bytes. A control message is far smaller.
+/// Maximum size of a packet in either direction, in bytes. Control messages are far smaller.
 pub const PACKET_MAX: usize = 128 << 10;
-/// Most descriptors in one packet (`SCM_MAX_FD`, unix(7)).
+/// Maximum number of descriptors in one packet (`SCM_MAX_FD`, unix(7)).
 pub const DESCRIPTORS_MAX: usize = 253;
 
 /// A connected socket.
@@ -31,7 +31,7 @@ fn new_socket() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// The address of a path, and its length.
+/// Returns the socket address for a path, and the length of that address.
 fn address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
     // SAFETY: all-zero is a valid `sockaddr_un`.
     let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
@@ -53,7 +53,7 @@ impl PacketListener {
     /// Listens at `path`, which must not exist.
     ///
     /// # Errors
-    /// What the system answers; `InvalidInput` for a path that is no socket path.
+    /// The error of the system call; `InvalidInput` for a path that cannot be a socket's.
     pub fn bind(path: &Path) -> io::Result<Self> {
         let (address, length) = address(path)?;
         let socket = new_socket()?;
@@ -73,10 +73,10 @@ impl PacketListener {
     /// Accepts a connection; `WouldBlock` when the socket is non-blocking and there is none.
     ///
     /// # Errors
-    /// What the system answers.
+    /// The error of the system call.
     pub fn accept(&self) -> io::Result<PacketSocket> {
         let none = std::ptr::null_mut();
-        // SAFETY: the peer's address is not asked for.
+        // SAFETY: null pointers are allowed: they mean that the peer's address is not requested.
         let fd = checked(unsafe {
             libc::accept4(self.0.as_raw_fd(), none, std::ptr::null_mut(), libc::SOCK_CLOEXEC)
         })?;
@@ -103,7 +103,7 @@ impl AsFd for PacketSocket {
     }
 }
 
-/// Room for the ancillary data of [`DESCRIPTORS_MAX`] descriptors, aligned as its headers want.
+/// Room for the ancillary data of [`DESCRIPTORS_MAX`] descriptors, aligned as its headers require.
 #[repr(align(8))]
 struct Ancillary([u8; 1056]);
 
@@ -111,15 +111,15 @@ impl PacketSocket {
     /// Connects to a listener at `path`.
     ///
     /// # Errors
-    /// What the system answers; `InvalidInput` for a path that is no socket path.
+    /// The error of the system call; `InvalidInput` for a path that cannot be a socket's.
     pub fn connect(path: &Path) -> io::Result<Self> {
         Self(new_socket()?).connected(path)
     }
 
-    /// As [`Self::connect`], with `limit` for a listener whose queue of connections is full.
+    /// Connects as [`Self::connect`] does, and waits at most `limit` for a listener whose backlog is full.
     ///
     /// # Errors
-    /// As [`Self::connect`]; `WouldBlock` when it takes longer.
+    /// The same as [`Self::connect`]; `WouldBlock` when connecting takes longer than `limit`.
     pub fn connect_within(path: &Path, limit: Duration) -> io::Result<Self> {
         let socket = Self(new_socket()?);
         socket.set_patience(Some(limit))?;
@@ -133,14 +133,14 @@ impl PacketSocket {
         Ok(self)
     }
 
-    /// How long each packet may take to be sent, and to be received, from now on; for ever without. What takes longer fails with
-    /// `WouldBlock` (`SO_SNDTIMEO`, `SO_RCVTIMEO`, socket(7)).
+    /// Sets the timeout for each packet that is sent or received from now on; `None` means no timeout. A call that
+    /// exceeds the timeout fails with `WouldBlock` (`SO_SNDTIMEO`, `SO_RCVTIMEO`, socket(7)).
     ///
     /// # Errors
-    /// What the system answers.
+    /// The error of the system call.
     pub fn set_patience(&self, limit: Option<Duration>) -> io::Result<()> {
         let time = match limit {
-            // All zeros means for ever.
+            // A value of zero would mean no timeout.
             Some(limit) => {
                 let limit = limit.max(Duration::from_micros(1));
                 libc::timeval {
@@ -161,10 +161,10 @@ impl PacketSocket {
         Ok(())
     }
 
-    /// A connected pair.
+    /// Creates a connected pair of sockets.
     ///
     /// # Errors
-    /// What the system answers.
+    /// The error of the system call.
     pub fn pair() -> io::Result<(Self, Self)> {
         let mut fds = [0; 2];
         let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
@@ -174,10 +174,10 @@ impl PacketSocket {
         Ok(unsafe { (Self(OwnedFd::from_raw_fd(fds[0])), Self(OwnedFd::from_raw_fd(fds[1]))) })
     }
 
-    /// Sends one packet with descriptors; they stay the caller's.
+    /// Sends one packet with descriptors, which the caller keeps.
     ///
     /// # Errors
-    /// What the system answers; `InvalidInput` for a packet that is too large.
+    /// The error of the system call; `InvalidInput` for a packet that is too large or has too many descriptors.
     pub fn send(&self, packet: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         if packet.len() > PACKET_MAX || descriptors.len() > DESCRIPTORS_MAX {
             let message =
@@ -216,8 +216,8 @@ impl PacketSocket {
     /// Receives one packet into `buffer`; `None` when the peer has closed.
     ///
     /// # Errors
-    /// What the system answers; `InvalidData` for a packet larger than [`PACKET_MAX`] or with more
-    /// descriptors than fit (they are closed).
+    /// The error of the system call; `InvalidData` for a packet larger than [`PACKET_MAX`] or with more descriptors
+    /// than fit (the received ones are closed).
     pub fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Vec<OwnedFd>>> {
         buffer.resize(PACKET_MAX, 0);
         let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
@@ -232,8 +232,8 @@ impl PacketSocket {
         let received = unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
         let Ok(received) = usize::try_from(received) else { return Err(io::Error::last_os_error()) };
         let mut descriptors = Vec::new();
-        // SAFETY: the kernel has filled `msg_control` with well-formed headers within `msg_controllen`, and
-        // each descriptor in SCM_RIGHTS data is new and ours.
+        // SAFETY: the kernel has filled `msg_control` with well-formed headers within `msg_controllen`, and each
+        // descriptor in SCM_RIGHTS data is new and owned by nothing else.
         unsafe {
             let mut header = libc::CMSG_FIRSTHDR(&raw const message);
             while !header.is_null() {
@@ -253,7 +253,7 @@ impl PacketSocket {
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         buffer.truncate(received);
-        // An empty packet without descriptors is how the end of the connection looks.
+        // A closed connection reads as an empty packet without descriptors.
         Ok((received > 0 || !descriptors.is_empty()).then_some(descriptors))
     }
 }

@@ -1,4 +1,4 @@
-//! What the monitor tells of itself and its machine: status and metrics.
+//! The monitor's responses about itself and its machine: status and metrics.
 
 use hearth_proto::vmm::v1 as proto;
 
@@ -7,7 +7,7 @@ use super::monitor::{Monitor, State};
 use super::{FEATURES, VERSIONS};
 
 impl Monitor {
-    /// Who it is and what state its machine is in.
+    /// Returns the monitor's versions and process id, and the state of its machine.
     pub(super) fn status(&self) -> proto::Status {
         proto::Status {
             version: VERSIONS.newest(),
@@ -30,7 +30,7 @@ impl Monitor {
         }
     }
 
-    /// All counters.
+    /// Returns all counters of the machine and of the monitor.
     pub(super) fn metrics(&self) -> Result<proto::Metrics, RequestError> {
         let machine = self.machine("read metrics")?;
         let counter = |(name, value): (&str, u64)| proto::Counter { name: name.into(), value };

@@ -1,8 +1,8 @@
-//! Control groups, version 2: how much of the host one microVM may use
+//! Control groups, version 2: limits on the host resources that one microVM may use
 //! (Documentation/admin-guide/cgroup-v2.rst).
 //!
-//! The launcher makes the group, starts the monitor inside it, and removes it when the monitor has ended.
-//! All of it goes by path, so that a launcher that was restarted can take over.
+//! The launcher creates the group, starts the monitor inside it, and removes it when the monitor has exited. Every
+//! operation finds the group by its path, so that a launcher that was restarted can take over.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -12,38 +12,38 @@ use std::time::{Duration, Instant};
 
 use super::sys::{c_path, check};
 
-/// Host memory that a monitor needs beside its guest's, whatever the guest's size: the process itself, its
-/// rings and its devices' buffers, in bytes.
+/// Host memory in bytes that a monitor needs in addition to its guest's, whatever the guest's size: for the process
+/// itself, its rings and the buffers of its devices.
 pub const FIXED_OVERHEAD: u64 = 48 << 20;
 
-/// Guest memory divided by this is what the page tables of both translation stages and the kernel's records
-/// of the guest may take on top.
+/// Guest memory divided by this number is the additional memory for the page tables of both translation stages and for
+/// the kernel's records of the guest.
 const GUEST_SHARE: u64 = 128;
 
-/// Threads that a monitor may have, io_uring's workers among them.
+/// Default for the maximum number of threads of a monitor, including io_uring's workers.
 pub const DEFAULT_PIDS_MAX: u32 = 256;
 
-/// A share of processor time that may not be exceeded (`cpu.max`).
+/// A limit on processor time (`cpu.max`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuMax {
-    /// Microseconds of processor time in each period, of all processors together.
+    /// Processor time in each period, summed over all processors, in microseconds.
     pub quota_us: u64,
     /// Length of a period in microseconds (1,000 to 1,000,000).
     pub period_us: u64,
 }
 
-/// What may be done to one block device (`io.max`); `None` is no limit.
+/// I/O limits for one block device (`io.max`); `None` means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IoMax {
     /// Major and minor number of the device.
     pub device: (u32, u32),
-    /// Bytes read in a second.
+    /// Bytes that may be read per second.
     pub read_bytes: Option<u64>,
-    /// Bytes written in a second.
+    /// Bytes that may be written per second.
     pub write_bytes: Option<u64>,
-    /// Reads in a second.
+    /// Read operations per second.
     pub reads: Option<u64>,
-    /// Writes in a second.
+    /// Write operations per second.
     pub writes: Option<u64>,
 }
 
@@ -63,31 +63,31 @@ impl IoMax {
     }
 }
 
-/// A control group to be made: `parent/name`. What is `None` stays at the kernel's default.
+/// A control group to create: `parent/name`. A value that is `None` keeps the kernel's default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CgroupConfig {
-    /// The group that holds those of all microVMs; it has the controllers in its `cgroup.subtree_control`.
+    /// The parent group of all microVMs' groups. Its `cgroup.subtree_control` enables the controllers.
     pub parent: PathBuf,
-    /// Name of the microVM's group: one component of a path.
+    /// Name of the microVM's group: a single path component.
     pub name: String,
-    /// Weight against the other groups for processor time (1 to 10,000; the default is 100).
+    /// Weight for processor time relative to sibling groups (1 to 10,000; the kernel's default is 100).
     pub cpu_weight: Option<u32>,
-    /// Most processor time.
+    /// Limit on processor time.
     pub cpu_max: Option<CpuMax>,
-    /// Most memory, in bytes.
+    /// Maximum memory, in bytes.
     pub memory_max: Option<u64>,
-    /// Most swap, in bytes.
+    /// Maximum swap, in bytes.
     pub memory_swap_max: Option<u64>,
-    /// Most threads.
+    /// Maximum number of threads.
     pub pids_max: Option<u32>,
-    /// Weight against the other groups for block I/O (1 to 10,000; the default is 100).
+    /// Weight for block I/O relative to sibling groups (1 to 10,000; the kernel's default is 100).
     pub io_weight: Option<u32>,
-    /// Limits of block devices.
+    /// I/O limits for block devices.
     pub io_max: Vec<IoMax>,
 }
 
 impl CgroupConfig {
-    /// A group without any limit.
+    /// Creates the configuration of a group without any limit.
     #[must_use]
     pub fn unlimited(parent: impl Into<PathBuf>, name: impl Into<String>) -> Self {
         Self {
@@ -103,20 +103,21 @@ impl CgroupConfig {
         }
     }
 
-    /// The group of a microVM with `guest_bytes` of memory: memory and threads are limited.
+    /// Creates the configuration of the group for a microVM with `guest_bytes` of memory: memory and threads are
+    /// limited.
     #[must_use]
     pub fn for_guest(parent: impl Into<PathBuf>, name: impl Into<String>, guest_bytes: u64) -> Self {
         let memory = guest_bytes.saturating_add(FIXED_OVERHEAD).saturating_add(guest_bytes / GUEST_SHARE);
         Self { memory_max: Some(memory), pids_max: Some(DEFAULT_PIDS_MAX), ..Self::unlimited(parent, name) }
     }
 
-    /// Where the group is.
+    /// Returns the path of the group.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.parent.join(&self.name)
     }
 
-    /// What is written to which file.
+    /// Returns the names of the files to write, with their values.
     fn settings(&self) -> Vec<(&'static str, String)> {
         let number = |file, value: Option<u64>| value.map(|value| (file, value.to_string()));
         let cpu_max = self.cpu_max.map(|max| ("cpu.max", format!("{} {}", max.quota_us, max.period_us)));
@@ -125,7 +126,7 @@ impl CgroupConfig {
             cpu_max,
             number("memory.max", self.memory_max),
             number("memory.swap.max", self.memory_swap_max),
-            // When memory runs out the monitor ends as a whole; half of it is of no use.
+            // If memory runs out the kernel kills the monitor as a whole; a part of it would be of no use.
             self.memory_max.map(|_| ("memory.oom.group", "1".into())),
             number("pids.max", self.pids_max.map(u64::from)),
             number("io.weight", self.io_weight.map(u64::from)),
@@ -135,50 +136,50 @@ impl CgroupConfig {
     }
 }
 
-/// Why something could not be done with a control group.
+/// The reason for which an operation on a control group failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
-    /// The name is not one component of a path.
+    /// The name is not a single path component.
     #[error("`{0}` cannot be the name of a control group: use letters, digits, `-`, `_` and `.`")]
     Name(String),
-    /// There is no version 2 hierarchy where the group is to be.
+    /// The parent is not in a cgroup version 2 hierarchy.
     #[error(
         "{0} is not in a cgroup version 2 hierarchy: mount one (mount -t cgroup2 cgroup2 /sys/fs/cgroup) and make the folder"
     )]
     NotVersion2(PathBuf),
-    /// A group of that name exists.
+    /// A group with this name exists already.
     #[error("the control group {0} exists: its microVM still runs, or was not cleaned up")]
     Exists(PathBuf),
-    /// A controller is not there for the groups below the parent.
+    /// A controller is not enabled for the groups below the parent.
     #[error("the controller `{controller}` is not enabled below {parent}, so {file} cannot be set: {remedy}")]
     Controller {
-        /// Which one.
+        /// Name of the controller.
         controller: String,
         /// The parent group.
         parent: PathBuf,
-        /// The file that is missing because of it.
+        /// The file that does not exist because the controller is not enabled.
         file: &'static str,
         /// What to do about it.
         remedy: String,
     },
-    /// A value was refused.
+    /// The kernel refused a value.
     #[error("cannot write `{value}` to {file}: {source}")]
     Set {
-        /// What was written.
+        /// The value that was written.
         value: String,
-        /// Where to.
+        /// The file that it was written to.
         file: PathBuf,
-        /// What the kernel answered.
+        /// The error that the kernel returned.
         source: io::Error,
     },
-    /// Something else failed.
+    /// Another operation failed.
     #[error("cannot {action} {path}: {source}")]
     Io {
-        /// What was being done.
+        /// The operation that failed.
         action: &'static str,
-        /// What to.
+        /// The path that the operation concerned.
         path: PathBuf,
-        /// What the kernel answered.
+        /// The error that the kernel returned.
         source: io::Error,
     },
     /// A group that has processes cannot be removed.
@@ -192,7 +193,7 @@ impl CgroupError {
     }
 }
 
-/// The control group of one microVM. Dropping it does not remove the group: the microVM outlives its
+/// The control group of one microVM. Dropping this does not remove the group, because the microVM outlives its
 /// launcher.
 #[derive(Debug)]
 pub struct Cgroup {
@@ -200,10 +201,10 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes the group and sets its limits. A group that could not be set up is gone again.
+    /// Creates the group and sets its limits. If a limit cannot be set, the group is removed again.
     ///
     /// # Errors
-    /// [`CgroupError`] names the controller, the file and what to do.
+    /// [`CgroupError`] contains the controller, the file and the remedy.
     pub fn create(config: &CgroupConfig) -> Result<Self, CgroupError> {
         let cgroup = Self::of(config)?;
         if !is_version_2(&config.parent) {
@@ -214,25 +215,26 @@ impl Cgroup {
             _ => CgroupError::io("make the control group", &cgroup.path)(error),
         })?;
         if let Err(error) = cgroup.limit(config) {
-            // The first error is the one that says what is wrong.
+            // The first error describes the cause, so that of the removal is ignored.
             let _ = cgroup.remove();
             return Err(error);
         }
         Ok(cgroup)
     }
 
-    /// Sets the limits of `config`, which names this group; those that it does not have stay as they are.
+    /// Sets the limits of `config`, which must be the configuration of this group. Values that are `None` are not
+    /// changed.
     ///
     /// # Errors
-    /// [`CgroupError`]; some of them may be set.
+    /// [`CgroupError`]; some of the limits may have been set.
     pub fn limit(&self, config: &CgroupConfig) -> Result<(), CgroupError> {
         config.settings().into_iter().try_for_each(|(file, value)| self.set(&config.parent, file, value))
     }
 
-    /// The group of `config`, which exists if [`Cgroup::create`] made it earlier.
+    /// Returns the group of `config`, which exists if [`Cgroup::create`] created it earlier.
     ///
     /// # Errors
-    /// [`CgroupError::Name`] when the name is not one component of a path.
+    /// [`CgroupError::Name`] when the name is not a single path component.
     pub fn of(config: &CgroupConfig) -> Result<Self, CgroupError> {
         let name = &config.name;
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -242,33 +244,33 @@ impl Cgroup {
         Ok(Self { path: config.path() })
     }
 
-    /// Where the group is.
+    /// Returns the path of the group.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Opens `cgroup.procs` for a process to write `0` to, which puts it into the group.
+    /// Opens `cgroup.procs`. A process that writes `0` to it moves itself into the group.
     ///
     /// # Errors
-    /// What opening it answers.
+    /// [`CgroupError::Io`] with the error of the system call.
     pub fn open_procs(&self) -> Result<File, CgroupError> {
         let path = self.path.join("cgroup.procs");
         OpenOptions::new().write(true).open(&path).map_err(CgroupError::io("open", &path))
     }
 
-    /// Kills every process of the group (`cgroup.kill`). They are gone when [`Cgroup::wait_empty`] says so.
+    /// Kills every process of the group (`cgroup.kill`). [`Cgroup::wait_empty`] waits until they are gone.
     ///
     /// # Errors
-    /// What writing answers.
+    /// [`CgroupError`] with the error of the write.
     pub fn kill(&self) -> Result<(), CgroupError> {
         write(&self.path.join("cgroup.kill"), "1".into())
     }
 
-    /// Waits until the group has no process, at most for `timeout`. Returns whether it has none.
+    /// Waits at most `timeout` until the group has no process. Returns whether it has none.
     ///
     /// # Errors
-    /// What watching `cgroup.events` answers.
+    /// [`CgroupError`] with the error of watching `cgroup.events`.
     pub fn wait_empty(&self, timeout: Duration) -> Result<bool, CgroupError> {
         let path = self.path.join("cgroup.events");
         let deadline = Instant::now() + timeout;
@@ -285,7 +287,7 @@ impl Cgroup {
             if left.is_zero() {
                 return Ok(false);
             }
-            // The kernel signals a change of the file as an exceptional condition, since it was last read.
+            // The kernel signals a change of the file since it was last read as an exceptional condition.
             let mut poll = libc::pollfd { fd: events.as_raw_fd(), events: libc::POLLPRI, revents: 0 };
             let left = libc::c_int::try_from(left.as_millis() + 1).unwrap_or(libc::c_int::MAX);
             // SAFETY: one valid entry, which outlives the call.
@@ -298,7 +300,7 @@ impl Cgroup {
         }
     }
 
-    /// Removes the group, which must be empty. One that is gone already is no error.
+    /// Removes the group, which must be empty. It is not an error if the group does not exist.
     ///
     /// # Errors
     /// [`CgroupError::Populated`] when it has processes or groups below it.
@@ -343,7 +345,7 @@ fn write(file: &Path, value: String) -> Result<(), CgroupError> {
 fn is_version_2(path: &Path) -> bool {
     let Ok(path) = c_path(path) else { return false };
     let mut stats = std::mem::MaybeUninit::<libc::statfs>::zeroed();
-    // SAFETY: the path outlives the call, and `stats` is a valid place for the answer.
+    // SAFETY: the path outlives the call, and `stats` is a valid place for the result.
     let result = check(unsafe { libc::statfs(path.as_ptr(), stats.as_mut_ptr()) });
     // SAFETY: all of it is plain numbers, for which zeroes are valid, and the call has filled it in.
     result.is_ok() && unsafe { stats.assume_init() }.f_type == libc::CGROUP2_SUPER_MAGIC

@@ -1,4 +1,4 @@
-//! What a jail is made of, as a command line that the launcher writes and the jailed process reads.
+//! The configuration of a jail, and its form as a command line that the launcher writes and the jailed process reads.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -8,16 +8,15 @@ use clap::ValueEnum;
 
 use super::cgroup::CgroupConfig;
 
-/// User and group of a jailed monitor that was given none of its own. It lies above every range that
-/// distributions, `useradd` and systemd hand out (systemd's containers end at 1,879,048,191), so no file of
-/// the host belongs to it.
+/// Default for the user and group id of a jailed monitor. The id lies above every range that distributions, `useradd`
+/// and systemd assign (systemd's containers end at 1,879,048,191), so no file of the host belongs to it.
 pub const DEFAULT_ID: u32 = 1_900_000_000;
 
-/// Descriptors that a monitor may hold open, unless told otherwise.
+/// Default for the maximum number of open descriptors of a monitor.
 pub const DEFAULT_NOFILE: u64 = 2048;
 
-/// Bytes of memory that a monitor may lock or register with io_uring, unless told otherwise: the kernel's
-/// own default.
+/// Default for the number of bytes of memory that a monitor may lock or register with io_uring: the kernel's own
+/// default.
 pub const DEFAULT_MEMLOCK: u64 = 8 << 20;
 
 /// The walls of the jail, in the order in which they go up.
@@ -44,7 +43,7 @@ pub enum Wall {
 }
 
 impl Wall {
-    /// The name by which `--jail-off` knows the wall.
+    /// Returns the name of the wall for `--jail-off`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -60,7 +59,7 @@ impl Wall {
         }
     }
 
-    /// Whether the wall can only be put up by root.
+    /// Whether only root can put the wall up.
     #[must_use]
     pub fn needs_root(self) -> bool {
         matches!(self, Self::Network | Self::Ipc | Self::Root | Self::Privileges)
@@ -163,19 +162,19 @@ impl JailConfig {
         Self { mode: JailMode::Off, ..Self::default() }
     }
 
-    /// Whether `wall` is to stand.
+    /// Whether `wall` is to be put up.
     #[must_use]
     pub fn has(&self, wall: Wall) -> bool {
         self.mode == JailMode::On && !self.off.contains(&wall)
     }
 
-    /// The walls that are to stand, in the order in which they go up.
+    /// Returns the walls that are to be put up, in that order.
     pub fn walls(&self) -> impl Iterator<Item = Wall> + '_ {
         Wall::value_variants().iter().copied().filter(|wall| self.has(*wall))
     }
 
-    /// The command line arguments that parse into this configuration (without the control group, which the
-    /// jailed process has no business with).
+    /// Returns the command line arguments that parse into this configuration (without the control group, which the
+    /// jailed process does not need to know).
     #[must_use]
     pub fn to_args(&self) -> Vec<OsString> {
         let mut args = Vec::with_capacity(18);

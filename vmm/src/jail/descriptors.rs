@@ -1,4 +1,4 @@
-//! The descriptors wall: the monitor keeps stdout, stderr and the control socket of what it inherited.
+//! The descriptors wall: of the inherited descriptors, the monitor keeps stdout, stderr and the control socket.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -12,9 +12,9 @@ pub(super) fn adopt_control(fd: RawFd) -> io::Result<OwnedFd> {
     if fd <= libc::STDERR_FILENO {
         return Err(io::Error::other("0, 1 and 2 are stdin, stdout and stderr"));
     }
-    // SAFETY: no pointers; whether the number is open is what is being asked.
+    // SAFETY: no pointers; the call fails if the number is not open.
     check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
-    // SAFETY: it is open, and the launcher gave it to this process to own.
+    // SAFETY: the descriptor is open, and the launcher passed its ownership to this process.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -24,13 +24,13 @@ pub(super) fn keep_only(control: OwnedFd) -> io::Result<OwnedFd> {
     let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
     replace(&null, libc::STDIN_FILENO)?;
     for fd in [libc::STDOUT_FILENO, libc::STDERR_FILENO] {
-        // SAFETY: no pointers; whether the number is open is what is being asked.
+        // SAFETY: no pointers; the call fails if the number is not open.
         if unsafe { libc::fcntl(fd, libc::F_GETFD) } == -1 {
             replace(&null, fd)?;
         }
     }
     if null.as_raw_fd() <= libc::STDERR_FILENO {
-        // A standard stream was closed, and opening took its place, where it stays.
+        // A standard stream was closed, so `/dev/null` was opened under its number: keep it open.
         let _ = null.into_raw_fd();
     } else {
         drop(null);
@@ -57,7 +57,7 @@ fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
     if first > last {
         return Ok(());
     }
-    // SAFETY: no pointers. The descriptors belong to nobody: the process has run nothing yet that opened one
+    // SAFETY: no pointers. Nothing owns the descriptors: the process has not yet run any code that opened a descriptor
     // and keeps it.
     check(unsafe { libc::close_range(first.unsigned_abs(), last.unsigned_abs(), 0) })?;
     Ok(())

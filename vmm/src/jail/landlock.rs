@@ -1,7 +1,7 @@
-//! The Landlock wall: a domain that handles every right this kernel knows and grants none of them.
+//! The Landlock wall: a domain that handles every right that this kernel knows, and grants none of them.
 //!
-//! It stands behind the root wall and the system call filters, and covers what those do not see: a path
-//! opened or a TCP connection made by an io_uring request is not a system call, but Landlock checks it.
+//! It complements the root wall and the system call filters, and covers what those do not see: if an io_uring request
+//! opens a path or makes a TCP connection, that is not a system call, but Landlock checks it.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -21,7 +21,7 @@ struct Attributes {
     scoped: u64,
 }
 
-/// Every right that ABI version `abi` knows, and how many bytes of the attributes it reads.
+/// Returns every right that ABI version `abi` knows, and how many bytes of the attributes that version reads.
 /// (linux/landlock.h; Documentation/userspace-api/landlock.rst, "Compatibility")
 fn everything(abi: libc::c_long) -> (Attributes, usize) {
     let file_rights: u32 = match abi {
@@ -44,7 +44,7 @@ fn everything(abi: libc::c_long) -> (Attributes, usize) {
 pub(super) fn enter() -> io::Result<Option<libc::c_long>> {
     let nothing = std::ptr::null::<Attributes>();
     let version = || {
-        // SAFETY: asking for the version takes a null pointer and a size of 0.
+        // SAFETY: querying the version takes a null pointer and a size of 0.
         check_long(unsafe {
             libc::syscall(libc::SYS_landlock_create_ruleset, nothing, 0_usize, CREATE_RULESET_VERSION)
         })

@@ -1,13 +1,13 @@
-//! The jail: what stands between a hostile guest that has taken over its monitor, and the host.
+//! The jail: it confines a monitor process that a hostile guest may have taken over, and thereby protects the host.
 //!
-//! The launcher [`prepare`]s a folder and a control group and [`spawn`]s the monitor as root; the monitor
-//! [`enter`]s the jail before it reads a byte from its control socket, and only then is given its
-//! resources, as descriptors. No wall relies on another one: each is a [`Wall`] with a name, stands by
-//! default, and can be left out by that name for debugging. `docs/jail.md` says how each is tested.
+//! The launcher [`prepare`]s a folder and a control group and [`spawn`]s the monitor as root. The monitor [`enter`]s
+//! the jail before it reads a byte from its control socket; only then does it receive its resources, as descriptors.
+//! The jail consists of walls that do not rely on one another. Each is a [`Wall`] with a name, is put up by default,
+//! and can be left out by that name for debugging. `docs/jail.md` describes how each is tested.
 //!
-//! * [`config`] – the walls and their settings, to and from the command line
-//! * [`process`] – the launcher's half: preparing, starting and cleaning up
-//! * [`cgroup`] – control groups (version 2): how much of the host a microVM may use
+//! * [`config`] – the walls and their settings, and their conversion to and from the command line
+//! * [`process`] – the launcher's part: preparing, starting and cleaning up
+//! * [`cgroup`] – control groups (version 2): limits on the host resources that a microVM may use
 //! * [`seccomp`] – the system calls that each kind of thread may make
 
 pub mod cgroup;
@@ -35,31 +35,31 @@ use sys::{check, unshare};
 
 use crate::snapshot::steps::Steps;
 
-/// The number that the control socket has inside the jail.
+/// The number of the control socket's descriptor inside the jail.
 pub const CONTROL_FD: RawFd = 3;
 
-/// Files that the monitor creates, were it able to, are its own.
+/// If the monitor could create files, only its own user could access them.
 const UMASK: libc::mode_t = 0o077;
 
-/// Why a process could not enter the jail. It must end then: it may be half inside.
+/// The reason for which a process could not enter the jail. The process must exit then: the jail may be incomplete.
 #[derive(Debug, thiserror::Error)]
 pub enum JailError {
     /// The jail was entered too late.
     #[error("the jail must be entered while the process has one thread, but it has {0}")]
     Threads(usize),
-    /// The process may not put the wall up.
+    /// The process does not have the privileges to put the wall up.
     #[error(
         "jail wall `{0}` needs root: run as root, leave it out with --jail-off={0}, or have no jail with --jail=off"
     )]
     NotRoot(Wall),
-    /// A user or group inside the jail that is the host's root.
+    /// The user or group inside the jail would be root on the host.
     #[error(
         "jail wall `privileges`: the monitor cannot be {uid}:{gid} inside the jail: give it a --jail-uid and a --jail-gid that are not 0 and belong to nobody else"
     )]
     Root {
-        /// The user asked for.
+        /// The requested user id.
         uid: u32,
-        /// The group asked for.
+        /// The requested group id.
         gid: u32,
     },
     /// No folder was given for the root wall.
@@ -67,24 +67,24 @@ pub enum JailError {
         "jail wall `root` needs an empty folder: name one with --jail-root, or leave the wall out with --jail-off=root"
     )]
     NoFolder,
-    /// The folder for the root wall cannot be one.
+    /// The folder that was given for the root wall is not suitable.
     #[error(
         "jail wall `root`: {folder} cannot become the monitor's root: {problem}; the launcher must make an empty folder that only root may write to"
     )]
     Folder {
-        /// The folder given.
+        /// The folder that was given.
         folder: PathBuf,
-        /// What is wrong with it.
+        /// The reason for which it is not suitable.
         problem: String,
     },
-    /// The control socket is not there.
+    /// The descriptor that was given is not the control socket.
     #[error(
         "descriptor {fd} cannot be the control socket: {source}; the launcher must pass one and name its number with --control-fd"
     )]
     Control {
-        /// The descriptor named.
+        /// The descriptor that was given.
         fd: RawFd,
-        /// What is wrong with it.
+        /// The error for this descriptor.
         source: io::Error,
     },
     /// The process's own page map cannot be opened.
@@ -95,22 +95,22 @@ pub enum JailError {
         "jail wall `{wall}`: cannot {action}: {source}; it needs Linux 6.7 and a launcher that is fully root, or leave it out with --jail-off={wall}"
     )]
     Wall {
-        /// Which wall.
+        /// The wall that could not be put up.
         wall: Wall,
-        /// What the kernel was asked to do.
+        /// The operation that the kernel was to perform.
         action: &'static str,
-        /// What it answered.
+        /// The error that the kernel returned.
         source: io::Error,
     },
-    /// A wall was put up, and does not hold.
+    /// A wall was put up, but a check shows that it is not effective.
     #[error("jail wall `{wall}` does not hold: {what}")]
     Breached {
-        /// Which wall.
+        /// The wall that is not effective.
         wall: Wall,
-        /// What gave it away.
+        /// The check that failed.
         what: &'static str,
     },
-    /// The system call filters could not be made or installed.
+    /// The system call filters could not be compiled or installed.
     #[error("jail wall `seccomp`: {0}")]
     Seccomp(#[from] SeccompError),
 }
@@ -121,33 +121,33 @@ impl JailError {
     }
 }
 
-/// What a process has once it is inside the jail.
+/// The resources of a process that is inside the jail.
 #[derive(Debug)]
 pub struct Walls {
-    /// The listening control socket; its number is [`CONTROL_FD`].
+    /// The listening control socket. The number of its descriptor is [`CONTROL_FD`].
     pub control: OwnedFd,
-    /// `/proc/self/pagemap`, which cannot be opened any more. It was opened without capabilities, so it
+    /// `/proc/self/pagemap`, which can no longer be opened inside the jail. It was opened without capabilities, so it
     /// shows which pages are present or swapped, but never where they lie in the host's memory.
     pub pagemap: File,
-    /// The system call filters. The calling thread has [`ThreadRole::Control`]'s; every thread that it
-    /// starts installs its own narrower one first.
+    /// The system call filters. The calling thread runs under the filter of [`ThreadRole::Control`]. Every thread that
+    /// it starts must first install its own, narrower filter.
     pub filters: Filters,
-    /// The walls that stand.
+    /// The walls that were put up.
     pub standing: Vec<Wall>,
-    /// How the old root was left, when the root wall stands.
+    /// How the old root was left; `None` if the root wall is left out.
     pub root: Option<RootMethod>,
-    /// How long each step took.
+    /// The duration of each step.
     pub steps: Steps,
 }
 
-/// Enters the jail: puts up every wall of `config` around this process, which keeps `control_fd`, stdout
-/// and stderr. To be called first thing, by the only thread. From here on no path can be opened and no
-/// program run; the calling thread has the control thread's system call filter.
+/// Enters the jail: puts up every wall of `config` around this process. The process keeps `control_fd`, stdout and
+/// stderr. The process's only thread must call this before it does anything else. Afterwards no path can be opened and
+/// no program run, and the calling thread runs under the control thread's system call filter.
 ///
-/// Nothing ties the process to its parent: it outlives the launcher (no `PR_SET_PDEATHSIG`).
+/// Nothing ties the process to its parent (no `PR_SET_PDEATHSIG`), so it outlives the launcher.
 ///
 /// # Errors
-/// [`JailError`] names the wall, the cause and what to do. The process may be half inside then and must end.
+/// [`JailError`] contains the wall, the cause and the remedy. The process must exit then: the jail may be incomplete.
 pub fn enter(config: &JailConfig, control_fd: RawFd) -> Result<Walls, JailError> {
     let mut steps = Steps::default();
     check_preconditions(config)?;
@@ -209,7 +209,7 @@ pub fn enter(config: &JailConfig, control_fd: RawFd) -> Result<Walls, JailError>
     Ok(Walls { control, pagemap, filters, standing, root, steps })
 }
 
-/// Refuses what cannot work before anything has changed.
+/// Returns errors that can be detected before anything has changed.
 fn check_preconditions(config: &JailConfig) -> Result<(), JailError> {
     // SAFETY: no pointers, cannot fail.
     let is_root = unsafe { libc::geteuid() } == 0;
@@ -250,7 +250,8 @@ fn limit(config: &JailConfig) -> io::Result<()> {
     lower(libc::RLIMIT_MEMLOCK, config.memlock)?;
     if let Some(bytes) = config.fsize {
         lower(libc::RLIMIT_FSIZE, bytes)?;
-        // A write past the limit is then answered with EFBIG, an I/O error of the guest, not with death.
+        // With the signal ignored, a write past the limit returns EFBIG, an I/O error for the guest, instead of killing
+        // the monitor.
         // SAFETY: ignoring a signal runs no code.
         if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
             return Err(io::Error::last_os_error());
@@ -259,10 +260,10 @@ fn limit(config: &JailConfig) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets a limit for good, to `value` or to what the launcher itself is limited to.
+/// Lowers a limit permanently, to `value` or to the launcher's own limit, whichever is lower.
 fn lower(resource: libc::__rlimit_resource_t, value: u64) -> io::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is a valid place for the answer.
+    // SAFETY: `limit` is a valid place for the result.
     check(unsafe { libc::getrlimit(resource, &raw mut limit) })?;
     let value = value.min(limit.rlim_max);
     limit = libc::rlimit { rlim_cur: value, rlim_max: value };

@@ -1,4 +1,4 @@
-//! The privileges wall: an own user, no capability, and no way to get either back.
+//! The privileges wall: a separate user without capabilities, and no way to regain any privilege.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use super::sys::{check, check_long, prctl};
 /// `_LINUX_CAPABILITY_VERSION_3` (linux/capability.h): 64-bit sets in two halves.
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
-/// No capability has a higher number than the sets have room for.
+/// Highest capability number for which the sets have room.
 const MAX_CAPABILITY: libc::c_ulong = 63;
 
 #[repr(C)]
@@ -30,19 +30,19 @@ type Sets = [Half; 2];
 fn capabilities() -> io::Result<Sets> {
     let mut header = Header { version: CAPABILITY_VERSION_3, pid: 0 };
     let mut sets = Sets::default();
-    // SAFETY: both structures are laid out as capget(2) says for version 3 and outlive the call.
+    // SAFETY: both structures are laid out as capget(2) requires for version 3 and outlive the call.
     check_long(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) })?;
     Ok(sets)
 }
 
 fn set_capabilities(sets: &Sets) -> io::Result<()> {
     let mut header = Header { version: CAPABILITY_VERSION_3, pid: 0 };
-    // SAFETY: both structures are laid out as capset(2) says for version 3 and outlive the call.
+    // SAFETY: both structures are laid out as capset(2) requires for version 3 and outlive the call.
     check_long(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) })?;
     Ok(())
 }
 
-/// Runs `action` with no effective capability, so that what it opens never carries one.
+/// Runs `action` without effective capabilities, so that descriptors that it opens carry none.
 pub(super) fn without_capabilities<T>(action: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let before = capabilities()?;
     set_capabilities(&before.map(|half| Half { effective: 0, ..half }))?;
@@ -51,19 +51,19 @@ pub(super) fn without_capabilities<T>(action: impl FnOnce() -> io::Result<T>) ->
     result
 }
 
-/// Nothing executed from here on gains a privilege. Cannot be undone.
+/// Ensures that no program executed from here on gains a privilege. This cannot be undone.
 pub(super) fn no_new_privileges() -> io::Result<()> {
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0)?;
     Ok(())
 }
 
-/// Becomes `uid` and `gid` for good. On failure, what was being done comes along.
+/// Switches to `uid` and `gid` permanently. An error contains the step that failed.
 pub(super) fn drop_to(uid: u32, gid: u32) -> Result<(), (&'static str, io::Error)> {
     let step = |action| move |error| (action, error);
     for capability in 0..=MAX_CAPABILITY {
         match prctl(libc::PR_CAPBSET_DROP, capability, 0) {
             Ok(_) => {}
-            // Past the last capability that this kernel knows.
+            // The last capability that this kernel knows was reached.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
             Err(error) => return Err(("empty the capability bounding set", error)),
         }
@@ -82,7 +82,7 @@ pub(super) fn drop_to(uid: u32, gid: u32) -> Result<(), (&'static str, io::Error
     Ok(())
 }
 
-/// What of [`drop_to`] did not take hold, in words; `None` when all of it did.
+/// Describes the part of [`drop_to`] that did not take effect; `None` if all of it did.
 pub(super) fn left_over(uid: u32, gid: u32) -> io::Result<Option<&'static str>> {
     let (mut uids, mut gids) = ([0; 3], [0; 3]);
     let [real, effective, saved] = &mut uids;
@@ -93,7 +93,7 @@ pub(super) fn left_over(uid: u32, gid: u32) -> io::Result<Option<&'static str>> 
     check(unsafe { libc::getresgid(real, effective, saved) })?;
     // SAFETY: with a size of 0 the list is not written to.
     let groups = check(unsafe { libc::getgroups(0, std::ptr::null_mut()) })?;
-    // SAFETY: no pointers. Succeeding is what must not happen; the caller gives up then.
+    // SAFETY: no pointers. The call must fail; if it succeeds the caller gives up.
     let regained = unsafe { libc::setresuid(0, 0, 0) } == 0;
     let found = [
         (uids != [uid; 3], "the user did not change"),

@@ -1,6 +1,6 @@
-//! The launcher's half of the jail: the folder and the control group that it takes, and the process in it.
+//! The launcher's part of the jail: it prepares the folder and the control group, and starts the process.
 //!
-//! Preparing and cleaning up go by what [`JailConfig`] says alone, so that a launcher that was restarted can
+//! Preparing and cleaning up depend only on the contents of [`JailConfig`], so that a launcher that was restarted can
 //! clean up after a microVM that it did not start.
 
 use std::fs::{self, DirBuilder};
@@ -19,33 +19,33 @@ use super::sys::check;
 /// Name of the folder inside the run directory that becomes the monitor's root.
 pub const ROOT_FOLDER: &str = "root";
 
-/// Why a jail could not be prepared.
+/// The reason for which a jail could not be prepared.
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {
-    /// The folder could not be made.
+    /// The folder could not be created.
     #[error("cannot make {folder}, the monitor's empty root: {source}")]
     Folder {
         /// The folder.
         folder: PathBuf,
-        /// What the host answered.
+        /// The error that the host returned.
         source: io::Error,
     },
-    /// The folder is there, and cannot be the monitor's root.
+    /// The folder exists, but cannot become the monitor's root.
     #[error(
         "{folder} cannot become the monitor's root: {problem}; the run directory must be new and writable by root alone"
     )]
     Unsuitable {
         /// The folder.
         folder: PathBuf,
-        /// What is wrong with it.
+        /// The reason for which it cannot.
         problem: String,
     },
-    /// The control group could not be made.
+    /// The control group could not be created.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
 }
 
-/// Why a jail could not be cleaned up.
+/// The reason for which a jail could not be cleaned up.
 #[derive(Debug, thiserror::Error)]
 pub enum CleanupError {
     /// The folder could not be removed.
@@ -53,7 +53,7 @@ pub enum CleanupError {
     Folder {
         /// The folder.
         folder: PathBuf,
-        /// What the host answered.
+        /// The error that the host returned.
         source: io::Error,
     },
     /// The control group could not be removed.
@@ -61,33 +61,33 @@ pub enum CleanupError {
     Cgroup(#[from] CgroupError),
 }
 
-/// Why a monitor could not be started.
+/// The reason for which a monitor could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
     /// The control group cannot be joined.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
-    /// The control socket could not be handed on.
+    /// The control socket could not be passed to the monitor.
     #[error("cannot hand the control socket to the monitor: {0}")]
     Control(io::Error),
-    /// The process could not be started, or not moved into its control group.
+    /// The process could not be started, or could not be moved into its control group.
     #[error("cannot start {binary}{place}: {source}", place = .cgroup.as_ref().map(|path| format!(" in the control group {}", path.display())).unwrap_or_default())]
     Start {
         /// The program.
         binary: PathBuf,
-        /// Its control group, if it has one.
+        /// Control group of the process, if it has one.
         cgroup: Option<PathBuf>,
-        /// What the host answered.
+        /// The error that the host returned.
         source: io::Error,
     },
 }
 
-/// Makes what the jail of a microVM needs on the host: an empty folder in `run_dir` (which exists and only
-/// root may write to) and the control group, if `config` names one. Returns the configuration with the
-/// folder in it.
+/// Creates the resources that the jail of a microVM needs on the host: an empty folder in `run_dir` (which must exist
+/// and be writable by root only) and the control group, if `config` has one. Returns the configuration with the folder
+/// in it.
 ///
 /// # Errors
-/// [`PrepareError`]; nothing is left behind then.
+/// [`PrepareError`]; nothing remains then.
 pub fn prepare(run_dir: &Path, config: &JailConfig) -> Result<JailConfig, PrepareError> {
     let mut config = config.clone();
     if config.has(Wall::Root) {
@@ -95,7 +95,7 @@ pub fn prepare(run_dir: &Path, config: &JailConfig) -> Result<JailConfig, Prepar
             .canonicalize()
             .map_err(|source| PrepareError::Folder { folder: run_dir.into(), source })?;
         let folder = run_dir.join(ROOT_FOLDER);
-        // The mask of the launcher may take bits away, which is as good: the owner is the only user.
+        // The launcher's umask may remove bits from the mode. That does no harm: the owner is the only user.
         DirBuilder::new()
             .mode(0o755)
             .create(&folder)
@@ -117,11 +117,11 @@ pub fn prepare(run_dir: &Path, config: &JailConfig) -> Result<JailConfig, Prepar
     Ok(config)
 }
 
-/// Removes what [`prepare`] made, after the monitor has ended. What is gone already is no error.
+/// Removes what [`prepare`] created, after the monitor has exited. Resources that do not exist are no error.
 ///
 /// # Errors
-/// [`CleanupError`], after having removed as much as could be. A control group that still has a process
-/// stays: [`Cgroup::kill`] it first.
+/// [`CleanupError`], after as much as possible was removed. A control group that still has a process remains:
+/// [`Cgroup::kill`] it first.
 pub fn clean_up(config: &JailConfig) -> Result<(), CleanupError> {
     let mut result = Ok(());
     if let Some(folder) = &config.chroot {
@@ -138,15 +138,15 @@ pub fn clean_up(config: &JailConfig) -> Result<(), CleanupError> {
     result
 }
 
-/// Starts `binary run --control-fd N` with the arguments of `jail`: in its control group, with an empty
-/// environment, `control_listener` as descriptor `N` and nothing else but `stderr`. The process enters the
-/// rest of the jail itself ([`super::enter`]), where the socket becomes [`super::CONTROL_FD`].
+/// Starts `binary run --control-fd N` with the arguments of `jail`. The process runs in its control group, with an
+/// empty environment, and inherits `control_listener` as descriptor `N` and otherwise only `stderr`. It enters the rest
+/// of the jail itself ([`super::enter`]), where the socket becomes [`super::CONTROL_FD`].
 ///
-/// The descriptor keeps a number that is free in the launcher: moving it to a fixed one between fork and
-/// exec could hit the pipe over which the standard library reports a failed exec.
+/// `N` is a number that is free in the launcher. Moving the descriptor to a fixed number between fork and exec could
+/// overwrite the pipe over which the standard library reports a failed exec.
 ///
 /// # Errors
-/// [`SpawnError`]; no process is left behind then.
+/// [`SpawnError`]; no process remains then.
 pub fn spawn(
     binary: &Path,
     jail: &JailConfig,
@@ -155,7 +155,7 @@ pub fn spawn(
 ) -> Result<Child, SpawnError> {
     let cgroup = jail.cgroup.as_ref().map(Cgroup::of).transpose()?;
     let procs = cgroup.as_ref().map(Cgroup::open_procs).transpose()?;
-    // The duplicate is none of the standard streams, and is closed in every other program that is started.
+    // The duplicate is not one of the standard streams, and is closed in every other program that is started.
     let control = control_listener.try_clone().map_err(SpawnError::Control)?;
     let (control_fd, procs_fd) = (control.as_raw_fd(), procs.as_ref().map(|file| file.as_raw_fd()));
     let mut command = Command::new(binary);

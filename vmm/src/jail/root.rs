@@ -1,4 +1,4 @@
-//! The root wall: an own mount namespace that holds one empty, read-only folder and nothing else.
+//! The root wall: a separate mount namespace that contains one empty, read-only folder and nothing else.
 
 use std::ffi::CStr;
 use std::io;
@@ -7,17 +7,17 @@ use std::path::Path;
 
 use super::sys::{c_path, check, check_long, mount, unshare};
 
-/// How the old root was left behind.
+/// How the old root was left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RootMethod {
-    /// `pivot_root`, after which the old root was unmounted: there is nothing left to go back to.
+    /// By `pivot_root`, after which the old root was unmounted: it can no longer be reached.
     Pivoted,
-    /// The folder was mounted over the old root, for a kernel whose root is still its initramfs, which
-    /// cannot be pivoted away from. The old root is out of reach, but remains below.
+    /// The folder was mounted over the old root. This is for a kernel whose root is still its initramfs, which cannot
+    /// be pivoted away from. The old root is out of reach, but remains mounted below.
     MovedOver,
 }
 
-/// What is wrong with a folder that was to become a root, in words; `None` when nothing is.
+/// Describes why a folder cannot become a root; `None` if it can.
 pub(super) fn folder_problem(path: &Path) -> Option<String> {
     let metadata = match std::fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
@@ -42,7 +42,7 @@ pub(super) fn folder_problem(path: &Path) -> Option<String> {
     }
 }
 
-/// Leaves the host's files behind for the folder at `path`. On failure, what was being done comes along.
+/// Replaces the host's file system tree by the folder at `path`. An error contains the step that failed.
 pub(super) fn enter(path: &Path) -> Result<RootMethod, (&'static str, io::Error)> {
     let step = |action| move |error| (action, error);
     let folder = c_path(path).map_err(step("name the root folder"))?;

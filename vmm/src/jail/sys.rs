@@ -1,4 +1,4 @@
-//! The few system call wrappers that the walls share.
+//! Wrappers for system calls that several walls use.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -26,7 +26,7 @@ pub(super) fn prctl(
     check(unsafe { libc::prctl(option, arg2, arg3, UNUSED, UNUSED) })
 }
 
-/// `path` as the C string that system calls take.
+/// Converts `path` into a C string for a system call.
 pub(super) fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from)
 }

@@ -1,9 +1,9 @@
-//! Files become guest memory.
+//! Restores guest memory from files.
 //!
-//! The whole of it is first mapped as anonymous memory, which is what the holes are; then what the snapshot's
-//! files have is mapped over that, privately. A hole of the file that is mapped as such would cost two pages once it is
-//! written, one in the page cache and the copy; a mapping for each small hole would cost more than that. So
-//! small holes are left to the file.
+//! All of guest memory is first mapped as anonymous memory, which provides the zeros of the holes. Then the data of the
+//! snapshot's files is mapped over it, privately. If a hole of the file were mapped from the file, it would cost two
+//! pages once it is written: one in the page cache and the private copy. A separate mapping for each small hole would
+//! cost more than that. So only large holes are left anonymous; small ones are mapped from the file.
 
 use std::fs::File;
 use std::io;
@@ -20,27 +20,27 @@ use super::state_file::StateError;
 use super::{PAGE, PAGE_BYTES};
 use crate::memory::{self, GuestMemory, MEMORY_MIB_RANGE, MIB, MemoryError};
 
-/// Runs of a diff that are shorter than this many pages are read instead of mapped.
+/// Runs of a diff that are shorter than this number of pages are read instead of mapped.
 const SHORTEST_MAPPED: u64 = 16;
-/// Most runs of a diff that are mapped.
+/// Maximum number of runs of a diff that are mapped.
 const MOST_MAPPED: usize = 256;
 
-/// Why memory could not be brought back.
+/// The reason for which memory could not be restored.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The state.
+    /// The state is invalid.
     #[error(transparent)]
     State(#[from] StateError),
-    /// A file is not the one that the state wants.
+    /// A file is not the one that belongs to the state.
     #[error(transparent)]
     File(#[from] MemoryFileError),
-    /// Guest memory.
+    /// Guest memory could not be mapped.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// A snapshot that builds on another one needs both, and only such a one does.
+    /// The file of a base or of a diff is missing, or was given although the snapshot does not need it.
     #[error("{0}")]
     Files(&'static str),
-    /// The host's pages are not those of the snapshot.
+    /// The page size of the host differs from that of snapshots.
     #[error(
         "this host's memory pages have {0} bytes, snapshots have pages of {PAGE}: use a host kernel with 4 KiB pages"
     )]
@@ -48,56 +48,56 @@ pub enum LoadError {
     /// The host refused a mapping.
     #[error("mapping the file `{name}`: {source}; is the host out of memory, or vm.max_map_count reached?")]
     Map {
-        /// Which file.
+        /// Name of the file.
         name: &'static str,
-        /// What the host answered.
+        /// The error that the host returned.
         source: io::Error,
     },
     /// A file could not be read.
     #[error("reading the file `{name}`: {source}")]
     Read {
-        /// Which file.
+        /// Name of the file.
         name: &'static str,
-        /// What the host answered.
+        /// The error that the host returned.
         source: io::Error,
     },
 }
 
-/// What lies below the pages that a restored machine has not written: its snapshot's files.
+/// The files of the snapshot. They hold the content of the pages that a restored machine has not written.
 #[derive(Debug)]
 pub struct Backing {
     /// The full snapshot's memory.
     pub base: File,
     /// The id of the full snapshot.
     pub base_id: Vec<u8>,
-    /// What its file has; everything else is zero there.
+    /// The runs of pages that the full snapshot's file contains; all other pages are zero.
     pub base_data: Runs,
-    /// The diff that was restored, if it was one.
+    /// The diff, if the machine was restored from one.
     pub diff: Option<DiffBacking>,
 }
 
-/// A diff over the base.
+/// A diff on top of the base.
 #[derive(Debug)]
 pub struct DiffBacking {
-    /// Its memory.
+    /// The memory file of the diff.
     pub file: File,
-    /// What is mapped from it.
+    /// The runs of pages that are mapped from the diff.
     pub mapped: Runs,
-    /// What is zero over a base that is not.
+    /// The runs of pages that are zero in the diff but not in the base.
     pub zero: Runs,
 }
 
-/// Where a page's content is when the machine has no copy of its own.
+/// The source of a page's content for a page of which the machine has no private copy.
 #[derive(Debug, Clone, Copy)]
 pub enum Source<'a> {
     /// In a file, at the page's offset.
     File(&'a File),
-    /// Nowhere: it is zero.
+    /// The page is zero.
     Zero,
 }
 
 impl Backing {
-    /// Where page `page` comes from.
+    /// Returns the source of page `page`.
     #[must_use]
     pub fn source(&self, page: u64) -> Source<'_> {
         let has = |runs: &Runs| {
@@ -113,7 +113,7 @@ impl Backing {
         }
     }
 
-    /// What is mapped from the base.
+    /// Returns the runs of pages that are mapped from the base.
     #[must_use]
     pub fn base_mapped(&self) -> Runs {
         match &self.diff {
@@ -123,12 +123,12 @@ impl Backing {
     }
 }
 
-/// Memory that was brought back.
+/// Restored memory.
 #[derive(Debug)]
 pub struct Loaded {
     /// Guest memory.
     pub memory: GuestMemory,
-    /// What lies below it.
+    /// The files from which the memory was restored.
     pub backing: Backing,
     /// Pages that were mapped from files.
     pub mapped_pages: u64,
@@ -136,19 +136,19 @@ pub struct Loaded {
     pub read_pages: u64,
 }
 
-/// How memory is to be brought back.
+/// How memory is restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
-    /// Mapped from the files.
+    /// Memory is mapped from the files.
     Map,
-    /// Not at all: pages come when they are asked for, from [`Backing::source`].
+    /// Memory stays empty: the recorder copies each page from its [`Backing::source`] when it is first accessed.
     Record,
 }
 
-/// Brings back the memory of `state` from `base` and, where it builds on that, `diff`.
+/// Restores the memory of `state` from `base` and, if the snapshot builds on it, from `diff`.
 ///
 /// # Errors
-/// [`LoadError`]; nothing stays mapped.
+/// [`LoadError`]; no mapping remains.
 pub fn load(
     state: &SavedMachine,
     base: File,
@@ -185,7 +185,7 @@ pub fn load(
     };
     let memory = memory::map_anonymous(mib)?;
     let range = range_of(&memory)?;
-    // One page that is written shall cost one page.
+    // Without huge pages, writing to one page costs one page only.
     advise(range, libc::MADV_NOHUGEPAGE)?;
     let mut loaded = Loaded { memory, backing, mapped_pages: 0, read_pages: 0 };
     if manner == Manner::Map {
@@ -195,7 +195,7 @@ pub fn load(
 }
 
 impl Loaded {
-    /// Its size in MiB.
+    /// Size of the memory in MiB.
     #[must_use]
     pub fn memory_mib(&self) -> u64 {
         self.memory.iter().map(vm_memory::GuestMemoryRegion::len).sum::<u64>() / MIB
@@ -219,7 +219,7 @@ impl Loaded {
                 self.mapped_pages += run.pages;
             }
             for run in read.as_slice() {
-                // SAFETY: nobody else has this memory yet.
+                // SAFETY: nothing else uses this memory yet.
                 let to = unsafe { slice(range, *run) };
                 diff.file
                     .read_exact_at(to, run.offset())
@@ -228,7 +228,7 @@ impl Loaded {
             }
         }
         for run in cleared.as_slice() {
-            // SAFETY: nobody else has this memory yet.
+            // SAFETY: nothing else uses this memory yet.
             unsafe { slice(range, *run) }.fill(0);
             self.read_pages += run.pages;
         }
@@ -236,7 +236,7 @@ impl Loaded {
     }
 }
 
-/// The longest runs, which are to be mapped, and the others.
+/// Splits the runs into the longest ones, which are mapped, and the others.
 fn split(runs: &Runs) -> (Runs, Runs) {
     let mut lengths: Vec<u64> = runs.as_slice().iter().map(|run| run.pages).collect();
     lengths.sort_unstable_by(|a, b| b.cmp(a));
@@ -245,7 +245,7 @@ fn split(runs: &Runs) -> (Runs, Runs) {
     (long.into_iter().collect(), short.into_iter().collect())
 }
 
-/// Refuses hosts whose pages are larger than those of snapshots.
+/// Returns an error if the host's pages are larger than those of snapshots.
 ///
 /// # Errors
 /// [`LoadError::PageSize`].
@@ -255,10 +255,10 @@ pub fn check_page_size() -> Result<(), LoadError> {
     if size == PAGE { Ok(()) } else { Err(LoadError::PageSize(size)) }
 }
 
-/// Where guest memory lies in this process.
+/// Returns the range of this process's memory that holds guest memory.
 ///
 /// # Errors
-/// When it is not in one piece, which it always is.
+/// Fails if there is no guest memory, which cannot happen. Guest memory is one contiguous region.
 pub fn range_of(memory: &GuestMemory) -> Result<Range, LoadError> {
     let region = memory.iter().next().ok_or(LoadError::Files("the machine has no memory"))?;
     let bytes = usize::try_from(region.len()).unwrap_or(0);
@@ -268,7 +268,7 @@ pub fn range_of(memory: &GuestMemory) -> Result<Range, LoadError> {
 fn advise(range: Range, advice: libc::c_int) -> Result<(), LoadError> {
     // SAFETY: the range is mapped; the advice changes no content.
     let result = unsafe { libc::madvise(range.start.cast(), range.bytes, advice) };
-    // A kernel without huge pages does not know them, and has none to be kept from.
+    // A kernel without support for huge pages rejects the advice, but needs none.
     let error = io::Error::last_os_error();
     if result == 0 || error.raw_os_error() == Some(libc::EINVAL) {
         return Ok(());
@@ -276,16 +276,16 @@ fn advise(range: Range, advice: libc::c_int) -> Result<(), LoadError> {
     Err(LoadError::Map { name: "memory", source: error })
 }
 
-/// Address of the first byte of `run`.
+/// Returns the address of the first byte of `run`.
 pub(super) fn address(range: Range, run: Run) -> *mut u8 {
-    // Runs end inside the memory: they were checked when they were read.
+    // Runs lie inside the memory: this was checked when they were read.
     range.start.wrapping_add(usize::try_from(run.offset()).unwrap_or(0))
 }
 
-/// The bytes of `run`.
+/// Returns the bytes of `run`.
 ///
 /// # Safety
-/// The range must be mapped and used by nobody else while the slice lives.
+/// The range must be mapped, and nothing else may use it while the slice lives.
 unsafe fn slice<'a>(range: Range, run: Run) -> &'a mut [u8] {
     let bytes = usize::try_from(run.bytes()).unwrap_or(0);
     debug_assert!(run.end() <= (range.bytes / PAGE_BYTES) as u64);
@@ -300,8 +300,8 @@ fn map_file(range: Range, run: Run, file: &File, name: &'static str) -> Result<(
     let (protection, flags) =
         (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE);
     let at = address(range, run).cast();
-    // SAFETY: the run lies inside the range, a mapping of guest memory that nobody uses yet and that takes down the
-    // whole of it in the end.
+    // SAFETY: the run lies inside the range, a mapping of guest memory that nothing else uses yet and that is unmapped
+    // as a whole later.
     let mapped = unsafe { libc::mmap(at, bytes, protection, flags, file.as_raw_fd(), offset) };
     if mapped == libc::MAP_FAILED {
         return Err(LoadError::Map { name, source: io::Error::last_os_error() });

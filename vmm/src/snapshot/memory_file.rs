@@ -1,4 +1,4 @@
-//! The file `memory`: guest memory in guest-physical layout, then a trailer that says whose memory it is.
+//! The file `memory`: guest memory in guest-physical layout, then a trailer that identifies the snapshot.
 //!
 //! ```text
 //! 0                                       memory size
@@ -8,7 +8,7 @@
 //!          12  zero (u32)                                                    60  zero (u32)
 //! ```
 //!
-//! Guest memory itself has no checksum: it would have to be read whole on every restore.
+//! Guest memory itself has no checksum: to verify it, every restore would have to read all of it.
 
 use std::fs::File;
 use std::io;
@@ -16,7 +16,7 @@ use std::os::unix::fs::FileExt as _;
 
 use super::{SnapshotId, id_text};
 
-/// Bytes of the trailer.
+/// Size of the trailer in bytes.
 pub const TRAILER: u64 = 64;
 
 const MAGIC: [u8; 8] = *b"HRTHMEM\0";
@@ -24,57 +24,57 @@ const VERSION: u32 = 1;
 const CHECKED: usize = 56;
 const LENGTH: usize = 64;
 
-/// Why a file is not the memory that a state wants.
+/// The reason for which a file is not the memory that belongs to a state.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryFileError {
-    /// Its end is missing.
+    /// The file is too short or too long.
     #[error(
         "the file `{name}` is too short: it has {found} bytes instead of {expected}; restore it from its source"
     )]
     Length {
-        /// Which file.
+        /// Name of the file.
         name: &'static str,
-        /// Bytes of the file.
+        /// Size of the file in bytes.
         found: u64,
-        /// What it should have.
+        /// Expected size in bytes.
         expected: u64,
     },
-    /// Something else.
+    /// The file has no valid trailer.
     #[error(
         "the file `{0}` is not a saved memory: its trailer is missing or damaged; restore it from its source"
     )]
     NotMemory(&'static str),
-    /// Written by another release.
+    /// The file was written by another release, in another version of the format.
     #[error("the file `{name}` has format version {version}, this hearth-vmm reads version {VERSION}")]
     Version {
-        /// Which file.
+        /// Name of the file.
         name: &'static str,
-        /// The version it has.
+        /// Format version of the file.
         version: u32,
     },
-    /// Another snapshot's.
+    /// The file belongs to another snapshot.
     #[error(
         "the file `{name}` belongs to snapshot {found}, not to {expected}: pass the files of one snapshot"
     )]
     Other {
-        /// Which file.
+        /// Name of the file.
         name: &'static str,
-        /// Whose it is.
+        /// Id of the snapshot to which the file belongs.
         found: String,
-        /// Whose is wanted.
+        /// Id of the snapshot that is expected.
         expected: String,
     },
     /// The file cannot be read.
     #[error("reading the file `{name}`: {source}")]
     Read {
-        /// Which file.
+        /// Name of the file.
         name: &'static str,
-        /// What the host answered.
+        /// The error that the host returned.
         source: io::Error,
     },
 }
 
-/// The trailer of a memory of `bytes` bytes.
+/// Builds the trailer of a memory of `bytes` bytes.
 #[must_use]
 pub fn trailer(bytes: u64, id: &SnapshotId, base: Option<&SnapshotId>) -> [u8; LENGTH] {
     let mut trailer = [0; LENGTH];
@@ -90,7 +90,7 @@ pub fn trailer(bytes: u64, id: &SnapshotId, base: Option<&SnapshotId>) -> [u8; L
     trailer
 }
 
-/// Makes sure that `file`, called `name` in errors, is the memory of snapshot `id` and has `bytes` bytes.
+/// Checks that `file`, called `name` in errors, is the memory of snapshot `id` and has `bytes` bytes of guest memory.
 ///
 /// # Errors
 /// [`MemoryFileError`].

@@ -1,29 +1,29 @@
-//! Snapshots: a machine that stands still as files, and a machine made of such files.
+//! Snapshots: a paused machine is saved to files, and a machine is restored from such files.
 //!
 //! ```text
 //! state      magic, version, architecture, length, checksum; then a `SavedMachine` (proto/…/state.proto)
 //! memory     guest memory in guest-physical layout, holes where it is zero; a trailer that names the snapshot
-//! disk<N>    what disk N's overlay holds, as a frozen layer
+//! disk<N>    the contents of disk N's overlay, as a frozen layer
 //! ```
 //!
-//! A *full* snapshot stands for itself. A *diff* holds what is not as in the full snapshot that it builds on; the
-//! chain is never longer than that, since a diff taken of a machine that was restored from a diff holds what that
-//! one held, too. A restored machine maps its snapshot's files privately: what is not written stays shared with
-//! every other clone, and what was written is found by asking the kernel which pages are private copies
-//! (`PAGEMAP_SCAN`), so running costs nothing.
+//! A *full* snapshot is complete by itself. A *diff* contains only what differs from the full snapshot on which it
+//! builds. The chain is never longer than that, because a diff that is taken of a machine restored from a diff also
+//! contains what that diff contains. A restored machine maps its snapshot's files privately. Pages that it has not
+//! written stay shared with every other clone. To find the pages that it has written, a save requests from the kernel
+//! which pages are private copies (`PAGEMAP_SCAN`), so tracking them costs a running machine nothing.
 //!
-//! Everything here works on descriptors. Names, and the renaming that makes a snapshot appear as a whole or not at
-//! all, are the client's ([`crate::client::snapshot`]).
+//! Everything in this module works on descriptors. The client ([`crate::client::snapshot`]) gives the files their
+//! names, and renames them such that a snapshot appears completely or not at all.
 //!
 //! * [`state_file`] – the file `state`
 //! * [`memory_file`] – the trailer of the file `memory`
 //! * [`runs`] – sets of pages
-//! * [`pages`] – which pages of a mapping are private copies; whether a page is zero
-//! * [`load`] – files become guest memory
-//! * [`save`] – guest memory becomes files
-//! * [`saver`] – the thread that does so while the controller may change its mind
+//! * [`pages`] – finds the pages of a mapping that are private copies; checks whether a page is zero
+//! * [`load`] – restores guest memory from files
+//! * [`save`] – saves guest memory to files
+//! * [`saver`] – the thread that saves a machine while the controller may still cancel the save
 //! * [`working_set`], [`record`] – the pages that a restored machine needs first
-//! * [`steps`] – how long each step takes
+//! * [`steps`] – measures the duration of each step
 
 pub mod load;
 pub mod memory_file;
@@ -36,19 +36,19 @@ pub mod state_file;
 pub mod steps;
 pub mod working_set;
 
-/// Bytes of the pages in which memory is saved.
+/// Size of the pages in which memory is saved, in bytes.
 pub const PAGE: u64 = 4096;
 
 /// [`PAGE`] as a length in memory.
 pub const PAGE_BYTES: usize = 4096;
 
-/// Bytes of a snapshot's id.
+/// Length of a snapshot's id in bytes.
 pub const ID_LEN: usize = 16;
 
 /// The random bytes that the files of one snapshot have in common.
 pub type SnapshotId = [u8; ID_LEN];
 
-/// An id as text.
+/// Formats an id as hexadecimal text.
 #[must_use]
 pub fn id_text(id: &[u8]) -> String {
     id.iter().map(|byte| format!("{byte:02x}")).collect()

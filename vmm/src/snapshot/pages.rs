@@ -1,4 +1,4 @@
-//! Which pages of a private mapping are the process's own, and what is in a page.
+//! Finds the private copies among the pages of a private mapping, and checks the contents of pages.
 
 use std::fs::File;
 use std::io;
@@ -15,7 +15,7 @@ const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PAGE_IS_SWAPPED: u64 = 1 << 4;
 const PAGE_IS_PFNZERO: u64 = 1 << 5;
 
-/// Runs that are asked for at once.
+/// Maximum number of runs that one call requests.
 const BATCH: usize = 512;
 
 /// `struct page_region`.
@@ -48,21 +48,21 @@ struct ScanArguments {
 /// A range of memory of this process that holds guest memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Range {
-    /// Address of its first byte, on a page boundary.
+    /// Address of the first byte, on a page boundary.
     pub start: *mut u8,
-    /// Its bytes, whole pages.
+    /// Length in bytes, a multiple of the page size.
     pub bytes: usize,
 }
 
-// SAFETY: an address and a length; whoever follows the pointer says why that is sound.
+// SAFETY: an address and a length; the code that dereferences the pointer states why that is sound.
 unsafe impl Send for Range {}
 
-/// The pages of `range` that are this process's own copies: present or swapped out, not the file's and not the
-/// kernel's page of zeros; and how many of them are swapped out. `pagemap` is `/proc/self/pagemap`. Offsets count from
-/// the range's start.
+/// Returns the pages of `range` that are this process's own copies, and how many of them are swapped out. These are the
+/// pages that are present or swapped out, and neither the file's nor the kernel's page of zeros. `pagemap` is
+/// `/proc/self/pagemap`. Offsets count from the start of the range.
 ///
 /// # Errors
-/// What the kernel answers; Linux before 6.7 does not know the question.
+/// The error of the kernel; Linux before 6.7 does not know the request.
 pub fn own_pages(pagemap: &File, range: Range) -> io::Result<(Runs, u64)> {
     let mut regions = vec![PageRegion::default(); BATCH];
     let (mut runs, mut swapped) = (Runs::default(), 0);
@@ -106,32 +106,32 @@ pub fn own_pages(pagemap: &File, range: Range) -> io::Result<(Runs, u64)> {
     Ok((runs, swapped))
 }
 
-/// Bytes that are looked at between two looks at whether they were all zero.
+/// Number of bytes that are combined before each check whether all of them are zero.
 const STRIDE: usize = 64;
 
-/// Whether the page at `page` holds nothing but zeros.
+/// Whether the page at `page` contains only zeros.
 ///
 /// # Safety
-/// `page` must be on a page boundary and mapped for reading. What the guest writes meanwhile may or may not be
-/// seen.
+/// `page` must be on a page boundary and mapped for reading. If the guest writes to the page meanwhile, the write may
+/// or may not be seen.
 #[must_use]
 pub unsafe fn is_zero(page: *const u8) -> bool {
     let words = page.cast::<u64>();
     (0..PAGE_BYTES / STRIDE).all(|block| {
         let mut all = 0;
         for word in 0..STRIDE / 8 {
-            // SAFETY: inside the page that the caller vouches for, and aligned as it is. Volatile, since the
-            // guest may write to it.
+            // SAFETY: inside the page, which the caller guarantees to be mapped, and aligned as the page is. Volatile,
+            // since the guest may write to it.
             all |= unsafe { words.add(block * (STRIDE / 8) + word).read_volatile() };
         }
         all == 0
     })
 }
 
-/// Whether the page at `page` holds just the bytes `other`.
+/// Whether the page at `page` contains exactly the bytes `other`.
 ///
 /// # Safety
-/// As for [`is_zero`].
+/// The same as for [`is_zero`].
 #[must_use]
 pub unsafe fn is_equal(page: *const u8, other: &[u8]) -> bool {
     let words = page.cast::<u64>();
@@ -141,7 +141,7 @@ pub unsafe fn is_equal(page: *const u8, other: &[u8]) -> bool {
         && others.chunks(STRIDE / 8).enumerate().all(|(block, others)| {
             let mut difference = 0;
             for (word, other) in others.iter().enumerate() {
-                // SAFETY: as in `is_zero`; there are as many words as the page has.
+                // SAFETY: as in `is_zero`; there are as many words as in the page.
                 let own = unsafe { words.add(block * (STRIDE / 8) + word).read_volatile() };
                 difference |= own ^ u64::from_ne_bytes(*other);
             }
@@ -153,23 +153,23 @@ pub unsafe fn is_equal(page: *const u8, other: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// A private mapping of `file`, or of nothing.
+    /// Maps `file` privately, or anonymous memory if there is no file.
     fn map(file: Option<&File>, pages: usize) -> Range {
         let (flags, fd) = match file {
             Some(file) => (libc::MAP_PRIVATE, file.as_raw_fd()),
             None => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
         };
         let (bytes, protection) = (pages * PAGE_BYTES, libc::PROT_READ | libc::PROT_WRITE);
-        // SAFETY: a new mapping wherever the kernel likes.
+        // SAFETY: a new mapping at an address that the kernel chooses.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, fd, 0) };
         assert_ne!(start, libc::MAP_FAILED);
-        // SAFETY: a mapping of the test's own.
+        // SAFETY: the test's own mapping.
         unsafe { libc::madvise(start, bytes, libc::MADV_NOHUGEPAGE) };
         Range { start: start.cast(), bytes }
     }
 
     fn touch(range: Range, page: usize, value: Option<u8>) -> u8 {
-        // SAFETY: inside a mapping that the test never takes down.
+        // SAFETY: inside a mapping that the test never unmaps.
         unsafe {
             let byte = range.start.add(page * PAGE_BYTES);
             if let Some(value) = value {
@@ -179,7 +179,7 @@ mod tests {
         }
     }
 
-    /// `None` where the kernel is too old to be asked.
+    /// Returns the process's own pages; `None` if the kernel does not support the request.
     fn own(range: Range) -> Option<Vec<u64>> {
         match own_pages(&File::open("/proc/self/pagemap").unwrap(), range) {
             Ok((runs, _)) => Some(runs.as_slice().iter().flat_map(|run| run.first..run.end()).collect()),
@@ -216,7 +216,7 @@ mod tests {
         for page in (0..4000).step_by(3) {
             touch(range, page, None);
         }
-        // More runs than one batch has room for.
+        // This makes more runs than fit into one batch.
         let written: Vec<usize> = (1..4000).step_by(2).collect();
         for &page in &written {
             touch(range, page, Some(9));

@@ -1,9 +1,9 @@
-//! Recording a working set: which pages a restored guest touches, and when.
+//! Recording a working set: which pages a restored guest touches, and in which order.
 //!
-//! The memory is anonymous and empty. Whoever touches a page of it – the guest, a device, the kernel on their behalf –
-//! waits while a thread here notes the page and copies its content from the snapshot's files (userfaultfd, Linux,
-//! Documentation/admin-guide/mm/userfaultfd.rst). What the page tables say would not do: the kernel maps
-//! neighbours of a page that is touched, too.
+//! Guest memory is anonymous and empty at first. Whichever thread touches a page of it (a vCPU, a device, or the kernel
+//! on their behalf) waits while the recorder's thread notes the page and copies its content from the snapshot's files
+//! (userfaultfd, Linux, Documentation/admin-guide/mm/userfaultfd.rst). The page tables cannot be used instead, because
+//! the kernel also maps neighbours of a page that is touched.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -33,25 +33,25 @@ const UFFDIO_ZEROPAGE: u64 = 0xc020_aa04;
 const UFFD_API: u64 = 0xaa;
 const REGISTER_MODE_MISSING: u64 = 1;
 const EVENT_PAGEFAULT: u8 = 0x12;
-/// Bytes of `struct uffd_msg`.
+/// Size of `struct uffd_msg` in bytes.
 const MESSAGE: usize = 32;
-/// Messages read at once.
+/// Maximum number of messages that one call reads.
 const BATCH: usize = 16;
-/// Stack of the thread in bytes.
+/// Stack size of the thread in bytes.
 const STACK: usize = 128 << 10;
 
-/// Why nothing can be recorded.
+/// The reason for which a working set cannot be recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// The host refused something.
+    /// A system call on the host failed.
     #[error("recording the working set: {what}: {source}; it takes /dev/userfaultfd, opened read-write")]
     Io {
-        /// What was being done.
+        /// The step that failed.
         what: &'static str,
-        /// What the host answered.
+        /// The error that the host returned.
         source: io::Error,
     },
-    /// Guest memory.
+    /// Guest memory cannot be used.
     #[error(transparent)]
     Memory(#[from] LoadError),
 }
@@ -60,14 +60,14 @@ fn failed(what: &'static str) -> impl FnOnce(io::Error) -> RecordError {
     move |source| RecordError::Io { what, source }
 }
 
-/// What was touched so far, in order.
+/// The pages that were touched so far, in order.
 #[derive(Debug, Default)]
 struct Touched {
     order: Vec<u64>,
     known: HashSet<u64>,
 }
 
-/// The recorder. Dropping it ends the thread; nobody may touch guest memory after that.
+/// The recorder. Dropping it stops the thread; nothing may touch guest memory after that.
 #[derive(Debug)]
 pub struct Recorder {
     touched: Arc<Mutex<Touched>>,
@@ -75,25 +75,25 @@ pub struct Recorder {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The thread's side.
+/// The part of the recorder that its thread owns.
 struct Server {
     uffd: OwnedFd,
     stop: EventFd,
     range: Range,
     backing: Arc<Backing>,
     touched: Arc<Mutex<Touched>>,
-    /// Keeps the range mapped.
+    /// Keeps the memory of `range` mapped.
     _memory: GuestMemory,
 }
 
 fn ioctl<T>(fd: libc::c_int, request: u64, argument: *mut T) -> io::Result<()> {
-    // SAFETY: every caller passes the structure that `request` is about.
+    // SAFETY: every caller passes the structure that `request` takes.
     let result = unsafe { libc::ioctl(fd, request, argument) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 impl Recorder {
-    /// Begins to record. `device` is `/dev/userfaultfd`; `memory` is empty, and its content is what `backing` says.
+    /// Starts to record. `device` is `/dev/userfaultfd`; `memory` is empty, and `backing` provides its content.
     ///
     /// # Errors
     /// [`RecordError`].
@@ -130,7 +130,8 @@ impl Recorder {
         let filters = filters.clone();
         let serve = move || {
             if filters.install(ThreadRole::Memory).is_ok() {
-                // Without it every thread that touches a new page waits for ever: the process is of no use then.
+                // Without this thread, every thread that touches a new page waits forever, so the process is useless:
+                // abort.
                 if let Err(error) = server.serve() {
                     eprintln!("hearth-vmm: recording the working set: {error}");
                     std::process::abort();
@@ -141,17 +142,17 @@ impl Recorder {
         Ok(Self { touched, stop, thread: Some(thread.map_err(failed("starting the recorder"))?) })
     }
 
-    /// How many pages were touched so far.
+    /// Returns the number of pages that were touched so far.
     #[must_use]
     pub fn touched(&self) -> u64 {
         self.touched.lock().unwrap_or_else(PoisonError::into_inner).order.len() as u64
     }
 
-    /// What was touched so far and is not zero in the snapshot; whether a page was written is told by comparing it
-    /// with what it was. The machine is paused.
+    /// Returns the pages that were touched so far and are not zero in the snapshot. A page counts as written if its
+    /// content differs from that in the snapshot. The machine must be paused.
     ///
     /// # Errors
-    /// When the snapshot's files cannot be read.
+    /// Fails when the snapshot's files cannot be read.
     pub fn working_set(&self, memory: &GuestMemory, backing: &Backing) -> Result<WorkingSet, RecordError> {
         let range = load::range_of(memory)?;
         let order = self.touched.lock().unwrap_or_else(PoisonError::into_inner).order.clone();
@@ -160,7 +161,8 @@ impl Recorder {
         for page in order {
             let Source::File(file) = backing.source(page) else { continue };
             file.read_exact_at(&mut content, page * PAGE).map_err(failed("reading the snapshot's memory"))?;
-            // SAFETY: the page is guest memory, which stays mapped; were it given back meanwhile, it would come again.
+            // SAFETY: the page is guest memory, which stays mapped; if it were discarded meanwhile, the read would
+            // fault it in again.
             let same = unsafe { pages::is_equal(address(range, Run { first: page, pages: 1 }), &content) };
             set.push(page, !same);
         }
@@ -170,9 +172,9 @@ impl Recorder {
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        let _ = self.stop.write(1); // full only when it is signalled already
+        let _ = self.stop.write(1); // the write fails only when the event is signalled already
         if let Some(thread) = self.thread.take() {
-            drop(thread.join()); // it does not panic
+            drop(thread.join()); // the thread does not panic
         }
     }
 }
@@ -184,7 +186,7 @@ impl Server {
         loop {
             let wait = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
             let mut waits = [wait(self.uffd.as_raw_fd()), wait(self.stop.as_raw_fd())];
-            // SAFETY: two entries, which live across the call; no signal mask and no time-out.
+            // SAFETY: two entries, which live across the call; no signal mask and no timeout.
             let ready = unsafe { libc::ppoll(waits.as_mut_ptr(), 2, std::ptr::null(), std::ptr::null()) };
             if ready < 0 {
                 let error = io::Error::last_os_error();
@@ -193,7 +195,7 @@ impl Server {
                 }
                 return Err(error);
             }
-            // SAFETY: the buffer is ours, and its length is said.
+            // SAFETY: the buffer is ours, and its length is passed.
             let got =
                 unsafe { libc::read(self.uffd.as_raw_fd(), messages.as_mut_ptr().cast(), messages.len()) };
             match usize::try_from(got) {
@@ -238,7 +240,7 @@ impl Server {
         loop {
             match ioctl(self.uffd.as_raw_fd(), request, arguments.as_mut_ptr()) {
                 Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
-                // It is there already, and only who waits for it has to know.
+                // The page is there already; only the threads that wait for it must be woken.
                 Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
                     let mut range = [address, PAGE];
                     return ioctl(self.uffd.as_raw_fd(), UFFDIO_WAKE, range.as_mut_ptr());

@@ -2,29 +2,29 @@
 
 use super::PAGE;
 
-/// Neighbouring pages, counted from the first byte of guest memory.
+/// A run of neighbouring pages, counted from the first byte of guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
-    /// The first one.
+    /// Number of the first page.
     pub first: u64,
-    /// How many they are, never 0.
+    /// Number of pages, at least 1.
     pub pages: u64,
 }
 
 impl Run {
-    /// The first page after it.
+    /// Returns the number of the first page after the run.
     #[must_use]
     pub fn end(self) -> u64 {
         self.first + self.pages
     }
 
-    /// Offset of its first byte.
+    /// Returns the offset of the run's first byte.
     #[must_use]
     pub fn offset(self) -> u64 {
         self.first * PAGE
     }
 
-    /// Its bytes.
+    /// Returns the length of the run in bytes.
     #[must_use]
     pub fn bytes(self) -> u64 {
         self.pages * PAGE
@@ -36,7 +36,7 @@ impl Run {
 pub struct Runs(Vec<Run>);
 
 impl Runs {
-    /// Adds pages that all lie after those that are there.
+    /// Adds a run of pages that follows all pages in the set.
     pub fn push(&mut self, first: u64, pages: u64) {
         match self.0.last_mut() {
             _ if pages == 0 => {}
@@ -45,31 +45,32 @@ impl Runs {
         }
     }
 
-    /// The runs.
+    /// Returns the runs in ascending order.
     #[must_use]
     pub fn as_slice(&self) -> &[Run] {
         &self.0
     }
 
-    /// Whether there are none.
+    /// Whether the set is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// How many pages there are.
+    /// Returns the number of pages in the set.
     #[must_use]
     pub fn pages(&self) -> u64 {
         self.0.iter().map(|run| run.pages).sum()
     }
 
-    /// Pairs of first page and number of pages, as they are saved.
+    /// Returns pairs of first page and number of pages, as they are saved.
     #[must_use]
     pub fn to_pairs(&self) -> Vec<u64> {
         self.0.iter().flat_map(|run| [run.first, run.pages]).collect()
     }
 
-    /// The set that `pairs` list, in a memory of `total` pages; `None` when they are no such set.
+    /// Parses the set that `pairs` lists, for a memory of `total` pages. Returns `None` if the pairs are not a valid
+    /// set.
     #[must_use]
     pub fn from_pairs(pairs: &[u64], total: u64) -> Option<Self> {
         let (pairs, rest) = pairs.as_chunks::<2>();
@@ -86,13 +87,14 @@ impl Runs {
         rest.is_empty().then_some(runs)
     }
 
-    /// What is in both sets, or in either, as `keep` says of each stretch (in the first, in the second).
+    /// Combines two sets. `keep` decides for each stretch of pages whether the result contains it; its arguments are
+    /// whether the stretch is in the first and in the second set.
     fn combine(&self, other: &Self, keep: impl Fn(bool, bool) -> bool) -> Self {
         let mut result = Self::default();
         let (mut left, mut right) = (self.0.as_slice(), other.0.as_slice());
         let mut at = 0;
         loop {
-            // Drop what lies behind, then find where either set changes next.
+            // Drop the runs before `at`, then find the next page at which either set changes.
             while left.first().is_some_and(|run| run.end() <= at) {
                 left = left.split_first().map(|(_, rest)| rest).unwrap_or_default();
             }
@@ -110,25 +112,25 @@ impl Runs {
         }
     }
 
-    /// The pages of either set.
+    /// Returns the pages that are in either set.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         self.combine(other, |left, right| left || right)
     }
 
-    /// The pages of this set that are not in `other`.
+    /// Returns the pages of this set that are not in `other`.
     #[must_use]
     pub fn without(&self, other: &Self) -> Self {
         self.combine(other, |left, right| left && !right)
     }
 
-    /// The pages of both sets.
+    /// Returns the pages that are in both sets.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
         self.combine(other, |left, right| left && right)
     }
 
-    /// The set with its smaller gaps filled, so that at most `most` runs are left and no gap is shorter than
+    /// Returns the set with its smaller gaps filled, so that at most `most` runs remain and no gap is shorter than
     /// `shortest` pages.
     #[must_use]
     pub fn coarse(&self, shortest: u64, most: usize) -> Self {
@@ -142,7 +144,8 @@ impl Runs {
         };
         let mut lengths = gaps(&self.0);
         lengths.sort_unstable_by(|a, b| b.cmp(a));
-        // Gaps as long as the first one that is one too many are filled, too: they are all alike.
+        // Gaps of the same length are treated alike: those as long as the longest gap that must be filled are filled,
+        // too.
         let limit = lengths.get(most.saturating_sub(1)).map_or(shortest, |&length| shortest.max(length + 1));
         let mut result = Self::default();
         for run in &self.0 {
@@ -156,7 +159,7 @@ impl Runs {
 }
 
 impl FromIterator<Run> for Runs {
-    /// Collects runs that are in order.
+    /// Collects runs that are in ascending order.
     fn from_iter<I: IntoIterator<Item = Run>>(runs: I) -> Self {
         let mut result = Self::default();
         runs.into_iter().for_each(|run| result.push(run.first, run.pages));

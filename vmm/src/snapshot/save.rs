@@ -1,8 +1,8 @@
-//! Guest memory becomes files: all of it, or what is not as in the snapshot that the machine was restored from.
+//! Saves guest memory to files: all of it, or what differs from the snapshot that the machine was restored from.
 //!
-//! Which pages a machine has written is asked of the kernel ([`pages::own_pages`]): pages that are swapped out
-//! count, pages that the guest gave back (balloon, free page reporting) do not, since dropping a private copy brings
-//! back what lies below it. That is the same content with which such a page is restored, so a snapshot is what the
+//! The kernel reports which pages a machine has written ([`pages::own_pages`]). Pages that are swapped out count. Pages
+//! that the guest gave back (balloon, free page reporting) do not, since dropping a private copy makes the content
+//! below it visible again. Such a page is restored with that same content, so a snapshot contains exactly what the
 //! guest would have seen.
 
 use std::fs::File;
@@ -19,98 +19,100 @@ use super::{PAGE, PAGE_BYTES, SnapshotId, memory_file};
 use crate::files::{copy_range, is_unsupported, seek};
 use crate::memory::GuestMemory;
 
-/// Pages that are handled between two looks at whether the save was cancelled: 1 MiB.
+/// Number of pages that are handled between two checks whether the save was cancelled: 1 MiB.
 const CHUNK: u64 = 256;
-/// Holes of a full snapshot that are shorter than this many pages are mapped with the rest of its file: 512 KiB.
+/// Holes of a full snapshot that are shorter than this number of pages are mapped with the rest of its file: 512 KiB.
 const SHORTEST_HOLE: u64 = 128;
-/// Most pieces of a full snapshot that are mapped each by itself.
+/// Maximum number of pieces of a full snapshot that are mapped separately.
 const MOST_PIECES: usize = 64;
 
-/// Why memory could not be saved.
+/// The reason for which memory could not be saved.
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
-    /// Somebody asked for that.
+    /// A controller cancelled the save.
     #[error("the save was cancelled; the machine goes on as before")]
     Cancelled,
-    /// What was being saved is no more.
+    /// The guest restarted itself, so the machine that was being saved no longer exists.
     #[error("the guest restarted itself just when it was to be saved; save it again")]
     Restarted,
-    /// Guest memory is not what snapshots are made of.
+    /// Guest memory cannot be saved, for example because of the host's page size.
     #[error(transparent)]
     Memory(#[from] LoadError),
-    /// A machine that was not restored has nothing to be compared with.
+    /// A diff of a machine that was not restored has no base to be compared with.
     #[error("there is nothing to compare with: the machine was booted, not restored; take a full snapshot")]
     NoBase,
-    /// The kernel does not say which pages were written.
+    /// The kernel does not report which pages were written.
     #[error("asking the kernel which pages were written (PAGEMAP_SCAN): {0}; it takes Linux 6.7")]
     Scan(#[source] io::Error),
     /// A file could not be written.
     #[error("{what}: {source}; the machine goes on as before")]
     Io {
-        /// What was being done.
+        /// The step that failed.
         what: &'static str,
-        /// What the host answered.
+        /// The error that the host returned.
         source: io::Error,
     },
     /// A disk's layers could not be merged.
     #[error("disk {index}: {message}; the machine goes on as before")]
     Disk {
-        /// Which disk.
+        /// Index of the disk.
         index: usize,
-        /// Why.
+        /// The reason.
         message: String,
     },
 }
 
 impl SaveError {
-    /// For `map_err`: the host refused `what`.
+    /// For `map_err`: the step `what` failed on the host.
     pub(super) fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { what, source }
     }
 }
 
-/// Whether the controller has changed its mind.
+/// Shared flag by which the controller's thread cancels a save.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
-    /// Gives up what is under way.
+    /// Cancels the save that is under way.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
 
-    /// Whether that was asked for.
+    /// Whether the save was cancelled.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
 
+    /// Checks whether the save was cancelled.
+    ///
     /// # Errors
-    /// [`SaveError::Cancelled`] when it was.
+    /// [`SaveError::Cancelled`] if it was.
     pub(super) fn check(&self) -> Result<(), SaveError> {
         if self.is_cancelled() { Err(SaveError::Cancelled) } else { Ok(()) }
     }
 }
 
-/// Pages of 4 KiB by what became of them.
+/// Numbers of pages of 4 KiB, by how the save handled them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PageCounts {
-    /// The machine's own copies.
+    /// Private copies of the machine.
     pub own: u64,
-    /// Those of them that were swapped out.
+    /// Private copies that were swapped out.
     pub swapped: u64,
-    /// Written to the file.
+    /// Pages that were written to the file.
     pub data: u64,
-    /// Not written, since they are zero.
+    /// Pages that were not written because they are zero.
     pub zero: u64,
-    /// Not written, since the base has the same.
+    /// Pages that were not written because they equal the base.
     pub equal: u64,
-    /// Taken over from the files that the machine was restored from.
+    /// Pages that were copied from the files that the machine was restored from.
     pub carried: u64,
 }
 
 impl PageCounts {
-    /// By name.
+    /// Returns the counts with their names.
     #[must_use]
     pub fn named(&self) -> [(&'static str, u64); 6] {
         [
@@ -124,33 +126,33 @@ impl PageCounts {
     }
 }
 
-/// What was written.
+/// The result of writing memory to a file.
 #[derive(Debug, Default)]
 pub struct Written {
-    /// Runs that the file has.
+    /// Runs of pages that the file contains.
     pub data: Runs,
-    /// Runs that are zero here and not in the base.
+    /// Runs of pages that are zero here and not in the base.
     pub zero: Runs,
-    /// Counts.
+    /// Numbers of pages, by how they were handled.
     pub pages: PageCounts,
 }
 
-/// What memory is to be saved, and how to find out about it.
+/// The memory to save, and the sources of information about its pages.
 #[derive(Debug)]
 pub struct Memory<'a> {
-    /// Guest memory. Its machine stands still, or the result is thrown away.
+    /// Guest memory. If the machine is not paused, the result must be discarded.
     pub memory: &'a GuestMemory,
     /// `/proc/self/pagemap`.
     pub pagemap: &'a File,
-    /// What lies below it, if the machine was restored.
+    /// The files below guest memory, if the machine was restored.
     pub backing: Option<&'a Backing>,
 }
 
 impl Memory<'_> {
-    /// Writes all of it into the empty file `to`, without making it durable.
+    /// Writes all of memory into the empty file `to`, without syncing it.
     ///
     /// # Errors
-    /// [`SaveError`]; the file is of no use then.
+    /// [`SaveError`]; the content of the file is unusable then.
     pub fn write_full(&self, to: &File, id: &SnapshotId, cancel: &Cancel) -> Result<Written, SaveError> {
         let (range, own) = self.begin(to, id, None)?;
         let mut writer = Writer::new(range, to, cancel, own.1);
@@ -175,10 +177,10 @@ impl Memory<'_> {
         Ok(written)
     }
 
-    /// Writes what is not as in the base into the empty file `to`, without making it durable.
+    /// Writes the pages that differ from the base into the empty file `to`, without syncing it.
     ///
     /// # Errors
-    /// [`SaveError`]; the file is of no use then.
+    /// [`SaveError`]; the content of the file is unusable then.
     pub fn write_diff(&self, to: &File, id: &SnapshotId, cancel: &Cancel) -> Result<Written, SaveError> {
         let backing = self.backing.ok_or(SaveError::NoBase)?;
         let base_id = SnapshotId::try_from(backing.base_id.as_slice()).map_err(|_| SaveError::NoBase)?;
@@ -194,7 +196,7 @@ impl Memory<'_> {
             if in_base {
                 writer.against(run, &backing.base, &mut base)?;
             } else {
-                // Where the base has nothing, what is zero is as in the base.
+                // The base has no data here, so a page that is zero equals the base.
                 writer.unless_zero(run, |counts| counts.equal += 1)?;
             }
         }
@@ -210,7 +212,7 @@ impl Memory<'_> {
         Ok(written)
     }
 
-    /// Sizes the file, and finds the machine's own pages.
+    /// Sets the size of the file, and finds the machine's private copies.
     fn begin(
         &self,
         to: &File,
@@ -226,12 +228,12 @@ impl Memory<'_> {
     }
 }
 
-/// Pages on their way into a file.
+/// Writes pages into a file; collects neighbouring pages into one write.
 struct Writer<'a> {
     range: Range,
     to: &'a File,
     cancel: &'a Cancel,
-    /// Pages that are still to be written.
+    /// The run of pages that is still to be written.
     pending: Option<Run>,
     written: Written,
 }
@@ -243,7 +245,7 @@ impl<'a> Writer<'a> {
         Self { range, to, cancel, pending: None, written }
     }
 
-    /// Calls `each` with every page of `run`.
+    /// Calls `each` for every page of `run`.
     fn each_page(
         &mut self,
         run: Run,
@@ -259,10 +261,10 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Writes pages that hold anything, and has the others counted.
+    /// Writes the pages that are not zero, and calls `count` for the others.
     fn unless_zero(&mut self, run: Run, count: impl Fn(&mut PageCounts)) -> Result<(), SaveError> {
         self.each_page(run, |writer, page, at| {
-            // SAFETY: the page is mapped: it is one of guest memory's.
+            // SAFETY: the page is mapped: it is a page of guest memory.
             if unsafe { pages::is_zero(at) } {
                 count(&mut writer.written.pages);
                 return Ok(());
@@ -271,7 +273,7 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// Handles pages that the base has, too.
+    /// Writes the pages that differ from the base, for pages for which the base has data.
     fn against(&mut self, run: Run, base: &File, buffer: &mut [u8]) -> Result<(), SaveError> {
         let mut first = run.first;
         while first < run.end() {
@@ -283,7 +285,7 @@ impl<'a> Writer<'a> {
             self.each_page(part, |writer, page, at| {
                 let (theirs, others) = rest.split_at_checked(PAGE_BYTES).unwrap_or((rest, &[]));
                 rest = others;
-                // SAFETY: the page is mapped: it is one of guest memory's.
+                // SAFETY: the page is mapped: it is a page of guest memory.
                 if unsafe { pages::is_equal(at, theirs) } {
                     writer.written.pages.equal += 1;
                 // SAFETY: as above.
@@ -300,7 +302,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Has page `page` written.
+    /// Schedules page `page` to be written.
     fn data(&mut self, page: u64) -> Result<(), SaveError> {
         self.written.pages.data += 1;
         self.written.data.push(page, 1);
@@ -314,7 +316,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Writes what is still to be written.
+    /// Writes the pending pages.
     fn flush(&mut self) -> Result<(), SaveError> {
         let Some(run) = self.pending.take() else { return Ok(()) };
         let mut at = address(self.range, run).cast_const();
@@ -342,8 +344,8 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Copies `runs` from one file to the same place in another, by reference where the file system can; holes stay
-/// holes. Returns what was copied.
+/// Copies `runs` from one file to the same offsets in another, by reference if the file system supports it. Holes stay
+/// holes. Returns the runs that were copied.
 fn copy(from: &File, to: &File, runs: &Runs, cancel: &Cancel) -> Result<Runs, SaveError> {
     let copying = || SaveError::io("copying memory from the snapshot below");
     let mut copied = Runs::default();

@@ -1,11 +1,11 @@
-//! The thread that writes a machine into files, while the controller may change its mind.
+//! The thread that saves a machine to files, while the controller may still cancel the save.
 //!
 //! ```text
 //!  Memory ──► Disks ──► State ──► Sync ──► Done
 //! ```
 //!
-//! The thread only reads: guest memory, and files that it was given. So the machine can go on the moment a
-//! cancel arrives, whatever the thread is doing; it notices soon, and what it wrote is thrown away.
+//! The thread only reads guest memory and the files of the machine, so the machine can resume the moment a cancel
+//! arrives, whatever the thread is doing. The thread notices the cancel soon, and its output is discarded.
 
 use std::fs::File;
 use std::io;
@@ -26,55 +26,55 @@ use crate::devices::virtio::block::merge;
 use crate::jail::{Filters, ThreadRole};
 use crate::memory::GuestMemory;
 
-/// Stack of the thread in bytes.
+/// Stack size of the thread in bytes.
 const STACK: usize = 256 << 10;
 
-/// A disk whose layers are to become one.
+/// A disk whose layers are merged into one.
 #[derive(Debug)]
 pub struct LayerJob {
-    /// Which disk, for errors.
+    /// Index of the disk, for errors.
     pub index: usize,
-    /// The layers, lowest first; the machine's overlay is the last.
+    /// The layers to merge, lowest first; the machine's overlay is the last.
     pub layers: Vec<File>,
-    /// An empty file.
+    /// The file for the merged layer, empty at first.
     pub into: File,
 }
 
-/// What is to be saved, and where to.
+/// The contents of a save, and the files for it.
 #[derive(Debug)]
 pub struct Job {
-    /// How much of memory.
+    /// Whether all of memory is saved or only the changes.
     pub kind: SaveKind,
-    /// Everything but ids and memory.
+    /// The state of the machine, without ids and memory.
     pub state: SavedMachine,
     /// Guest memory.
     pub memory: GuestMemory,
     /// `/proc/self/pagemap`.
     pub pagemap: File,
-    /// What lies below guest memory.
+    /// The files below guest memory, if the machine was restored.
     pub backing: Option<Arc<Backing>>,
     /// The file `state`, empty.
     pub state_file: File,
     /// The file `memory`, empty.
     pub memory_file: File,
-    /// Disk layers.
+    /// The disks whose layers are to be merged.
     pub layers: Vec<LayerJob>,
-    /// Where to wait for a cancel, for tests.
+    /// The stage before which the save waits for a cancel; for tests.
     pub hold_at: SaveStage,
-    /// What was timed so far.
+    /// The steps that were measured so far.
     pub steps: Steps,
 }
 
-/// What a save has led to.
+/// The result of a save.
 #[derive(Debug)]
 pub struct Outcome {
-    /// How long each step took.
+    /// The duration of each step.
     pub steps: Steps,
-    /// Pages by kind.
+    /// Numbers of pages, by kind.
     pub pages: PageCounts,
-    /// The snapshot's id.
+    /// The id of the snapshot.
     pub id: SnapshotId,
-    /// The id of the snapshot that it builds on; empty for a full one.
+    /// The id of the snapshot on which it builds; empty for a full one.
     pub base_id: Vec<u8>,
 }
 
@@ -87,18 +87,18 @@ struct Shared {
     done: Arc<EventFd>,
 }
 
-/// A save under way. Dropping it gives it up; its thread, which has a share in all that it reads, ends by itself: nobody
-/// waits for a file system that takes its time.
+/// A save that is under way. Dropping it cancels the save. Its thread shares ownership of everything that it reads, and
+/// stops by itself, so that nothing waits for a slow file system.
 #[derive(Debug)]
 pub struct Saver {
     shared: Arc<Shared>,
 }
 
 impl Saver {
-    /// Starts to save. `done` is signalled when the outcome is there.
+    /// Starts to save. `done` is signalled when the outcome is available.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// Fails when no thread can be started.
     pub fn start(job: Job, filters: &Filters, done: Arc<EventFd>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             cancel: Cancel::default(),
@@ -116,27 +116,27 @@ impl Saver {
                 }
             };
             *mine.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
-            let _ = mine.done.write(1); // full only when it is signalled already
+            let _ = mine.done.write(1); // the write fails only when the event is signalled already
         };
         drop(thread::Builder::new().name("save".into()).stack_size(STACK).spawn(work)?);
         Ok(Self { shared })
     }
 
-    /// How far it has come.
+    /// Returns the current stage of the save.
     #[must_use]
     pub fn stage(&self) -> SaveStage {
         SaveStage::try_from(self.shared.stage.load(Ordering::SeqCst)).unwrap_or_default()
     }
 
-    /// Gives it up. It may go on for a moment.
+    /// Cancels the save. Its thread may continue for a moment.
     pub fn cancel(&self) {
-        // Under the lock, so that a thread that is about to wait for it does not miss it.
+        // Under the lock, so that a thread that is about to wait for the cancel does not miss it.
         let _outcome = self.shared.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         self.shared.cancel.cancel();
         self.shared.cancelled.notify_all();
     }
 
-    /// The outcome, once it is there.
+    /// Takes the outcome; `None` as long as there is none.
     #[must_use]
     pub fn take_outcome(&self) -> Option<Result<Outcome, SaveError>> {
         self.shared.outcome.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -150,7 +150,7 @@ impl Drop for Saver {
 }
 
 impl Shared {
-    /// Enters a stage, or waits before it for ever if a test wants that.
+    /// Enters a stage. If `hold_at` is this stage, waits first until the save is cancelled (for tests).
     fn enter(&self, stage: SaveStage, hold_at: SaveStage) -> Result<(), SaveError> {
         self.stage.store(stage.into(), Ordering::SeqCst);
         if stage == hold_at {
@@ -218,7 +218,7 @@ impl Shared {
 }
 
 impl Outcome {
-    /// The same, as a message has it.
+    /// Returns the outcome as a message of the control protocol.
     #[must_use]
     pub fn message(&self) -> proto::Saved {
         let counter = |(name, value): (&str, u64)| proto::Counter { name: name.into(), value };

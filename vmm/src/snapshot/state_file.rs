@@ -7,7 +7,7 @@
 //! 32  the message, `hearth.vmm.v1.SavedMachine`
 //! ```
 //!
-//! All numbers are little-endian. A reader refuses what it does not know and says what it saw.
+//! All numbers are little-endian. A reader rejects unknown values and reports the value that it found.
 
 use std::fs::File;
 use std::io;
@@ -20,54 +20,54 @@ use super::ID_LEN;
 
 /// The version that this program writes, and the only one that it reads.
 pub const VERSION: u32 = 1;
-/// The number that stands for aarch64.
+/// The number of the architecture aarch64.
 pub const AARCH64: u32 = 1;
-/// Largest file that is read, in bytes. A machine with 16 vCPUs and 32 devices stays far below.
+/// Maximum size of a file that is read, in bytes. A machine with 16 vCPUs and 32 devices stays far below.
 pub const MAX_BYTES: u64 = 16 << 20;
 
 const MAGIC: [u8; 8] = *b"HRTHSTAT";
 const HEADER: usize = 32;
 const CHECKED: usize = 24;
 
-/// Why a file is not a state that can be restored.
+/// The reason for which a file is not a state that can be restored.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// Too short, or something else.
+    /// The file is too short or has another magic.
     #[error(
         "the file is not a saved state: it does not begin with the state's magic; pass the file `state` of a snapshot"
     )]
     NotAState,
-    /// Written by another release.
+    /// The file was written by another release, in another version of the format.
     #[error("the saved state has format version {0}, this hearth-vmm {program} reads version {VERSION}: restore it with the release that wrote it",
             program = env!("CARGO_PKG_VERSION"))]
     Version(u32),
-    /// Of another kind of machine.
+    /// The machine has another architecture.
     #[error("the saved state is of architecture {0}, this host runs architecture {AARCH64} (aarch64)")]
     Architecture(u32),
-    /// Its end is missing, or it has more than one.
+    /// The file has another length than its header contains.
     #[error(
         "the saved state is damaged: it has {found} bytes instead of {expected}; restore it from its source"
     )]
     Length {
-        /// Bytes of the file.
+        /// Size of the file in bytes.
         found: u64,
-        /// What its header says.
+        /// Size according to the header, in bytes.
         expected: u64,
     },
-    /// A bit has changed.
+    /// The checksum is wrong.
     #[error(
         "the saved state is damaged: checksum {found:#010x}, computed {computed:#010x}; restore it from its source"
     )]
     Checksum {
-        /// What the file says.
+        /// The checksum in the file.
         found: u32,
-        /// What its bytes amount to.
+        /// The checksum that was computed.
         computed: u32,
     },
-    /// The checksum is right and the message is none.
+    /// The checksum is right, but the message cannot be decoded.
     #[error("the saved state makes no sense: {0}")]
     Message(#[from] prost::DecodeError),
-    /// A part is missing or has a value that no program writes.
+    /// A part of the state is missing or has an invalid value.
     #[error("the saved state makes no sense: {0}")]
     Content(String),
     /// The file cannot be read.
@@ -76,13 +76,13 @@ pub enum StateError {
 }
 
 impl StateError {
-    /// A part that is wrong.
+    /// Creates the error for an invalid part of the state.
     pub(crate) fn content(what: impl Into<String>) -> Self {
         Self::Content(what.into())
     }
 }
 
-/// The bytes of the file for `machine`.
+/// Encodes `machine` as the contents of the file.
 #[must_use]
 pub fn encode(machine: &SavedMachine) -> Vec<u8> {
     let length = machine.encoded_len();
@@ -107,10 +107,10 @@ fn checksum(bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// The machine in the bytes of a file.
+/// Decodes the contents of the file.
 ///
 /// # Errors
-/// [`StateError`] saying what is wrong with them.
+/// [`StateError`] that describes what is wrong with the contents.
 pub fn decode(bytes: &[u8]) -> Result<SavedMachine, StateError> {
     let number = |at: usize| {
         let bytes = bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
@@ -144,7 +144,7 @@ pub fn decode(bytes: &[u8]) -> Result<SavedMachine, StateError> {
     Ok(machine)
 }
 
-/// Refuses a machine without the parts that every machine has.
+/// Returns an error if the machine lacks a part that every machine has.
 fn check(machine: &SavedMachine) -> Result<(), StateError> {
     if machine.snapshot_id.len() != ID_LEN {
         return Err(StateError::content("its id has not 16 bytes"));
@@ -165,7 +165,7 @@ fn check(machine: &SavedMachine) -> Result<(), StateError> {
     }
 }
 
-/// Reads the machine in `file`.
+/// Reads the machine from `file`.
 ///
 /// # Errors
 /// [`StateError`].
@@ -255,7 +255,7 @@ mod tests {
     }
 
     proptest! {
-        /// Garbage behind a header that is right is refused or decoded, and never more.
+        /// Random bytes behind a valid header are rejected or decoded, without a panic.
         #[test]
         fn garbage_never_hurts(payload in proptest::collection::vec(any::<u8>(), 0..300)) {
             let mut bytes = MAGIC.to_vec();

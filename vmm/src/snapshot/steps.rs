@@ -1,4 +1,4 @@
-//! How long the steps of an operation take.
+//! Measures the durations of the steps of an operation.
 
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ impl Default for Steps {
 }
 
 impl Steps {
-    /// The step `name` has ended just now; it began when the one before ended.
+    /// Ends the step `name`, which began when the previous step ended.
     pub fn done(&mut self, name: &'static str) {
         let now = Instant::now();
         let nanoseconds = u64::try_from(now.duration_since(self.last).as_nanos()).unwrap_or(u64::MAX);
@@ -26,13 +26,13 @@ impl Steps {
         self.last = now;
     }
 
-    /// What was taken so far, in order.
+    /// Returns the names and durations (in nanoseconds) of the steps so far, in order.
     #[must_use]
     pub fn taken(&self) -> &[(&'static str, u64)] {
         &self.taken
     }
 
-    /// The same, as a message has it.
+    /// Returns the steps as messages of the control protocol.
     #[must_use]
     pub fn message(&self) -> Vec<proto::Step> {
         self.taken.iter().map(|&(name, nanoseconds)| proto::Step { name: name.into(), nanoseconds }).collect()

@@ -1,5 +1,5 @@
-//! The file `working-set`: the pages that a restored guest touches first, in the order in which it did, and their
-//! content packed together.
+//! The file `working-set`: the pages that a restored guest touches first, in the order in which it touched them, and
+//! their content packed together.
 //!
 //! ```text
 //!  0  magic "HRTHWSET"             32  id of the snapshot
@@ -9,15 +9,15 @@
 //! 24  number of runs (u64)         64  the list: first page (u64), pages (u32), 1 if written (u32)
 //! ```
 //!
-//! Packed are the pages of the list in the order of their addresses, with the gaps between them of up to 15 pages: that
-//! makes few pieces of them.
+//! The packed part contains the pages of the list in the order of their addresses, together with the gaps of up to 15
+//! pages between them. Including the gaps makes the number of pieces small.
 //!
-//! Where the snapshot's memory is in the page cache, its pages are only entered into this process's page tables,
-//! on a thread of their own while the guest already runs. Where it is not, the packed copy is read, in one go, before
-//! the guest runs, and its pieces are moved to where they belong: those pages are private then, as if the guest had
-//! written them. (Reading them to where they belong would not do: the kernel reads what a private mapping's file has
-//! before it makes a copy, even if that is about to be overwritten.) The memory file is then read ahead in the
-//! background, so that the next clone finds it warm and shares it.
+//! If the snapshot's memory is in the page cache, the pages are only entered into this process's page tables, on a
+//! separate thread while the guest already runs. If it is not, the packed copy is read in one go before the guest runs,
+//! and its pieces are moved to their addresses: those pages are private then, as if the guest had written them. (It
+//! would not help to read them directly to their addresses: the kernel reads a page of a private mapping's file before
+//! it makes a copy, even if that copy is about to be overwritten.) The memory file is then read ahead in the
+//! background, so that the next clone finds it in the page cache and shares it.
 
 use std::fs::File;
 use std::io;
@@ -38,47 +38,47 @@ const VERSION: u32 = 1;
 const HEADER: usize = 64;
 const CHECKED: usize = 56;
 const ENTRY: usize = 16;
-/// Most runs that are read: as many pages as 32 GiB have.
+/// Maximum number of runs that are read: the number of pages in 32 GiB.
 const MOST_RUNS: u64 = 8 << 20;
 
-/// Gaps of up to so many pages are packed with what is around them. Part of the format; the kernel, too, maps 16 pages
-/// around a fault.
+/// Gaps of up to this number of pages are packed with the pages around them. Part of the format. The kernel, too, maps
+/// 16 pages around a fault.
 const GAP: u64 = 15;
-/// Places at which it is tried whether the memory is in the page cache.
+/// Number of places at which the page cache is checked for the snapshot's memory.
 const SAMPLES: usize = 16;
-/// Stack of the thread in bytes.
+/// Stack size of the thread in bytes.
 const STACK: usize = 128 << 10;
 
-/// Why a working set cannot be used or written.
+/// The reason for which a working set cannot be used or written.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkingSetError {
-    /// Something else, or damaged.
+    /// The file is not a working set, or is damaged.
     #[error("the file is not a working set: {0}; record it again")]
     NotOne(&'static str),
-    /// Written by another release.
+    /// The file was written by another release, in another version of the format.
     #[error(
         "the working set has format version {0}, this hearth-vmm reads version {VERSION}; record it again"
     )]
     Version(u32),
-    /// Another snapshot's.
+    /// The working set belongs to another snapshot.
     #[error(
         "the working set was recorded of snapshot {found}, not of {expected}; pass the one of this snapshot"
     )]
     Other {
-        /// Whose it is.
+        /// Id of the snapshot to which the file belongs.
         found: String,
-        /// Whose is wanted.
+        /// Id of the snapshot that is expected.
         expected: String,
     },
-    /// The host refused something.
+    /// A system call on the host failed.
     #[error("{what}: {source}")]
     Io {
-        /// What was being done.
+        /// The step that failed.
         what: &'static str,
-        /// What the host answered.
+        /// The error that the host returned.
         source: io::Error,
     },
-    /// Guest memory.
+    /// Guest memory cannot be used.
     #[error(transparent)]
     Memory(#[from] LoadError),
 }
@@ -87,19 +87,19 @@ fn failed(what: &'static str) -> impl FnOnce(io::Error) -> WorkingSetError {
     move |source| WorkingSetError::Io { what, source }
 }
 
-/// Neighbouring pages that were touched one after another.
+/// A run of neighbouring pages that were touched one after another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Touched {
     /// The pages.
     pub run: Run,
-    /// Whether they were written.
+    /// Whether the pages were written.
     pub written: bool,
 }
 
-/// A working set.
+/// A working set: a list of pages that a guest has touched.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct WorkingSet {
-    /// What was touched, in order.
+    /// The pages that were touched, in order.
     pub touched: Vec<Touched>,
 }
 
@@ -112,13 +112,14 @@ impl WorkingSet {
         }
     }
 
-    /// How many pages there are.
+    /// Returns the number of pages.
     #[must_use]
     pub fn pages(&self) -> u64 {
         self.touched.iter().map(|touched| touched.run.pages).sum()
     }
 
-    /// Writes it, with the content that `backing` has for its pages, into the empty file `to`, and makes that durable.
+    /// Writes the working set into the empty file `to`, with the content of its pages from `backing`, and syncs the
+    /// file.
     ///
     /// # Errors
     /// [`WorkingSetError::Io`].
@@ -158,8 +159,8 @@ impl WorkingSet {
         to.sync_all().map_err(failed("making the working set durable"))
     }
 
-    /// Reads the list of `file`, which belongs to the snapshot `id` of `total` pages; returns it with the offset of the
-    /// packed pages.
+    /// Reads the list of `file`, which belongs to the snapshot `id` of `total` pages. Returns the list and the offset
+    /// of the packed pages.
     ///
     /// # Errors
     /// [`WorkingSetError`].
@@ -217,7 +218,7 @@ impl WorkingSet {
         Ok((set, packed))
     }
 
-    /// Its pages in the order of their addresses, with the gaps between them that come along.
+    /// Returns the pages in the order of their addresses, together with the gaps that are packed with them.
     fn pieces(&self) -> Runs {
         let mut runs: Vec<Run> = self.touched.iter().map(|touched| touched.run).collect();
         runs.sort_unstable_by_key(|run| run.first);
@@ -241,7 +242,7 @@ fn checksum(header: &[u8], list: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// What is still to be done for a working set while the guest runs.
+/// The work that remains to be done for a working set while the guest runs.
 #[derive(Debug)]
 pub struct Rest {
     memory: GuestMemory,
@@ -252,7 +253,8 @@ pub struct Rest {
 }
 
 impl Rest {
-    /// Does it on a thread of its own. It only makes later faults cheaper: whatever fails, the guest is none the wiser.
+    /// Does the work on a separate thread. It only makes later page faults cheaper, so a failure has no effect on the
+    /// guest.
     pub fn start(self, filters: &Filters) {
         let filters = filters.clone();
         let work = move || {
@@ -280,13 +282,13 @@ impl Rest {
                 }
             }
         };
-        // The thread ends by itself, soon.
+        // The thread is not joined: it finishes by itself soon.
         drop(thread::Builder::new().name("working-set".into()).stack_size(STACK).spawn(work));
     }
 }
 
-/// Brings the working set in `file` into the memory of a machine that does not run yet; returns what is to be done
-/// once it does, and how many pages were listed and copied.
+/// Brings the working set in `file` into the memory of a machine that does not run yet. Returns the work that remains
+/// for when the machine runs, and the numbers of pages that were listed and copied.
 ///
 /// # Errors
 /// [`WorkingSetError`].
@@ -300,7 +302,7 @@ pub fn bring_in(
     let pieces = set.pieces();
     let cold = is_cold(&set, &backing.base);
     let mut copied = 0;
-    // What a diff has over the base is not in the packed copy.
+    // The packed copy does not contain the pages in which a diff differs from the base.
     if cold && backing.diff.is_none() {
         move_in(file, packed, &pieces, range)?;
         copied = pieces.pages();
@@ -309,20 +311,20 @@ pub fn bring_in(
     Ok((rest, [set.pages(), copied]))
 }
 
-/// Reads the packed pages in one go, and moves each piece of them to where it belongs.
+/// Reads the packed pages in one go, and moves each piece of them to its address.
 fn move_in(file: &File, packed: u64, pieces: &Runs, range: Range) -> Result<(), WorkingSetError> {
     let bytes = usize::try_from(pieces.pages() * PAGE).unwrap_or(0);
     if bytes == 0 {
         return Ok(());
     }
     let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-    // SAFETY: a new mapping wherever the kernel likes.
+    // SAFETY: a new mapping at an address that the kernel chooses.
     let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
     if start == libc::MAP_FAILED {
         return Err(failed("mapping room for the working set")(io::Error::last_os_error()));
     }
     let result = (|| {
-        // SAFETY: the mapping is ours, as long as this.
+        // SAFETY: the mapping is ours for as long as the slice lives.
         let room = unsafe { std::slice::from_raw_parts_mut(start.cast::<u8>(), bytes) };
         file.read_exact_at(room, packed).map_err(failed("reading the packed working set"))?;
         let mut from = start.cast::<u8>();
@@ -330,8 +332,8 @@ fn move_in(file: &File, packed: u64, pieces: &Runs, range: Range) -> Result<(), 
             let length = usize::try_from(run.bytes()).unwrap_or(0);
             let to = address(range, *run);
             let move_there = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-            // SAFETY: both ranges are mapped and ours: a part of the room that is left alone from now on, and guest
-            // memory that nobody uses yet, whose mapping is taken down as a whole in the end.
+            // SAFETY: both ranges are mapped and ours: a part of the room that is not used from now on, and guest
+            // memory that nothing uses yet, whose mapping is unmapped as a whole in the end.
             let moved = unsafe { libc::mremap(from.cast(), length, length, move_there, to) };
             if moved == libc::MAP_FAILED {
                 return Err(failed("moving the working set to its place")(io::Error::last_os_error()));
@@ -340,12 +342,12 @@ fn move_in(file: &File, packed: u64, pieces: &Runs, range: Range) -> Result<(), 
         }
         Ok(())
     })();
-    // SAFETY: what is left of the mapping is ours; where pieces were moved away there is nothing.
+    // SAFETY: the rest of the mapping is ours; where pieces were moved away nothing is mapped.
     unsafe { libc::munmap(start, bytes) };
     result
 }
 
-/// Whether the memory has to come from the disk: samples of it are not in the page cache.
+/// Whether the memory has to be read from the disk: samples of it are not in the page cache.
 fn is_cold(set: &WorkingSet, base: &File) -> bool {
     let step = set.touched.len().div_ceil(SAMPLES).max(1);
     set.touched.iter().step_by(step).any(|touched| {

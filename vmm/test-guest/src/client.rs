@@ -7,20 +7,20 @@ use std::time::Duration;
 
 use crate::COMMAND_PORT;
 
-/// Longest answer to `CONNECT`, in bytes.
+/// Maximum length of the answer to `CONNECT`, in bytes.
 const HANDSHAKE_MAX: usize = 32;
 
 /// Opens a stream to a vsock port of the guest behind `socket`. Reads and writes on it fail after `patience`.
 ///
 /// # Errors
-/// What the system answers; `ConnectionRefused` when the guest does not listen there.
+/// The error of the system call; `ConnectionRefused` when the guest does not listen on the port.
 pub fn connect(socket: &Path, port: u32, patience: Duration) -> io::Result<UnixStream> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;
     stream.write_all(format!("CONNECT {port}\n").as_bytes())?;
     let mut answer = Vec::new();
-    // Byte by byte: what follows the line belongs to the stream.
+    // Read byte by byte: what follows the line belongs to the stream.
     while answer.last() != Some(&b'\n') {
         let mut byte = [0];
         if stream.read(&mut byte)? == 0 || answer.len() == HANDSHAKE_MAX {
@@ -34,32 +34,32 @@ pub fn connect(socket: &Path, port: u32, patience: Duration) -> io::Result<UnixS
     if answer.starts_with(b"OK ") { Ok(stream) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
-/// A command that the guest is at.
+/// A command that the guest is executing.
 #[derive(Debug)]
 pub struct Command(BufReader<UnixStream>);
 
-/// What the guest has to say about a command.
+/// A line of the guest's answer to a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Line {
-    /// It goes on.
+    /// Progress of a command that is not finished yet.
     Progress(String),
-    /// It is done, with this result, or has failed, for this reason.
+    /// The last line: the result of the command, or the reason for which it failed.
     Last(Result<String, String>),
 }
 
 impl Command {
-    /// Gives the guest behind `socket` a command.
+    /// Sends a command to the guest behind `socket`.
     ///
     /// # Errors
-    /// As [`connect`].
+    /// The same as for [`connect`].
     pub fn start(socket: &Path, command: &str, patience: Duration) -> io::Result<Self> {
         Self::over(connect(socket, COMMAND_PORT, patience)?, command)
     }
 
-    /// Gives the guest a command over a stream to its [`COMMAND_PORT`].
+    /// Sends a command to the guest over a stream to its [`COMMAND_PORT`].
     ///
     /// # Errors
-    /// What the system answers.
+    /// The error of the system call.
     pub fn over(mut stream: UnixStream, command: &str) -> io::Result<Self> {
         stream.write_all(format!("{command}\n").as_bytes())?;
         Ok(Self(BufReader::new(stream)))
@@ -68,7 +68,7 @@ impl Command {
     /// Waits for the guest's next line.
     ///
     /// # Errors
-    /// What the system answers; `UnexpectedEof` when the stream ends without a result.
+    /// The error of the system call; `UnexpectedEof` when the stream ends without a result.
     pub fn next_line(&mut self) -> io::Result<Line> {
         let mut line = String::new();
         if self.0.read_line(&mut line)? == 0 || !line.ends_with('\n') {
@@ -82,10 +82,10 @@ impl Command {
         })
     }
 
-    /// Whether an answer has come already.
+    /// Whether an answer has arrived.
     ///
     /// # Errors
-    /// What the system answers.
+    /// The error of the system call.
     pub fn has_answer(&mut self) -> io::Result<bool> {
         self.0.get_ref().set_nonblocking(true)?;
         let found = match self.0.fill_buf() {
@@ -100,7 +100,7 @@ impl Command {
     /// Waits for the result.
     ///
     /// # Errors
-    /// As [`Self::next_line`].
+    /// The same as for [`Self::next_line`].
     pub fn finish(mut self) -> io::Result<Result<String, String>> {
         loop {
             if let Line::Last(result) = self.next_line()? {

@@ -1,26 +1,26 @@
-//! A model of a disk under random requests. The guest sends the requests to a real disk and checks what it
-//! reads; the host can go through the same history without a disk and check the file behind it.
+//! A model of a disk under random requests. The guest sends the requests to a real disk and checks what it reads. The
+//! host can repeat the same requests without a disk and check the file behind it.
 
 use std::ops::Range;
 
 use crate::pattern::{self, Random, mix};
 
-/// Bytes of a sector.
+/// Size of a sector in bytes.
 pub const SECTOR: usize = 512;
 
-/// Most sectors of one request: 256 KiB.
+/// Maximum number of sectors of one request: 256 KiB.
 pub const MAX_SECTORS: u64 = 512;
 
-/// What a sector must hold.
+/// The expected content of a sector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Content {
-    /// What the disk held at first: the stream of the base's seed.
+    /// The initial content of the disk: the stream of the base's seed.
     Base,
     /// Zeros.
     Zeros,
-    /// Anything: it was discarded.
+    /// Undefined, because the sector was discarded or its initial content is not known.
     Anything,
-    /// What the write with this number wrote.
+    /// The content of the write with this number.
     Written(u64),
 }
 
@@ -51,26 +51,27 @@ pub struct DiskModel {
 }
 
 impl DiskModel {
-    /// A range of sectors that hold the stream of `base_seed` at first, and requests that follow from `seed`.
+    /// Creates a model of a range of sectors that initially contain the stream of `base_seed`. The requests follow from
+    /// `seed`.
     pub fn new(seed: u64, base_seed: u64, range: Range<u64>) -> Self {
         let count = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(0);
         let random = Random::new(mix(seed));
         Self { seed, base_seed, first: range.start, sectors: vec![Content::Base; count], random, writes: 0 }
     }
 
-    /// As [`Self::new`], of sectors of which nothing is known until they are written.
+    /// Does the same as [`Self::new`], for sectors whose content is unknown until they are written.
     pub fn of_unknown(seed: u64, range: Range<u64>) -> Self {
         let mut model = Self::new(seed, 0, range);
         model.sectors.fill(Content::Anything);
         model
     }
 
-    /// The sectors it models.
+    /// Returns the range of sectors of the model.
     pub fn sectors(&self) -> Range<u64> {
         self.first..self.first + self.sectors.len() as u64
     }
 
-    /// Chooses the next request and records what it does.
+    /// Chooses the next request and records its effect.
     pub fn next_request(&mut self) -> Request {
         let kind = self.random.below(100);
         let range = self.random_range();
@@ -93,15 +94,15 @@ impl DiskModel {
         }
     }
 
-    /// Fills `bytes` with what the write chosen last writes to the sectors from `sector`.
+    /// Fills `bytes` with what the last chosen write writes to the sectors from `sector`.
     pub fn fill(&self, sector: u64, bytes: &mut [u8]) {
         pattern::fill(self.stream_of_write(self.writes), sector * SECTOR as u64, bytes);
     }
 
-    /// Compares what was read from the sectors from `sector` with what they must hold.
+    /// Compares what was read from the sectors from `sector` with their expected content.
     ///
     /// # Errors
-    /// Which sector is wrong, and what it should hold, in words.
+    /// A description of the sector that is wrong, and of its expected content.
     pub fn check(&self, sector: u64, bytes: &[u8]) -> Result<(), String> {
         for (sector, bytes) in (sector..).zip(bytes.chunks(SECTOR)) {
             let content = self.index(sector).and_then(|index| self.sectors.get(index)).copied();
@@ -127,7 +128,8 @@ impl DiskModel {
         mix(self.seed).wrapping_add(write)
     }
 
-    /// Small and large, aligned to pages and not, all are frequent; the range is short so that they overlap.
+    /// Returns a random range. Small and large ranges, aligned to pages and not, are all frequent. The range of the
+    /// model is short, so that requests overlap.
     fn random_range(&mut self) -> Range<u64> {
         let total = self.sectors.len() as u64;
         let longest = if self.random.below(4) == 0 { MAX_SECTORS } else { 16 };
@@ -153,7 +155,7 @@ impl DiskModel {
     }
 }
 
-/// Splits a disk's sectors among `workers`, each of which has a model and a seed of its own.
+/// Splits a disk's sectors among `workers`, each of which has its own model and seed.
 pub fn models(seed: u64, base_seed: u64, sectors: u64, workers: u64) -> Vec<DiskModel> {
     let share = sectors / workers.max(1);
     let model = |worker: u64| {

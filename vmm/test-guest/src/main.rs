@@ -1,5 +1,6 @@
-//! PID 1 of the test guest. The word `hearth.test=` of the kernel command line says what it does: `poweroff`,
-//! `reboot-once`, `demo`, `panic`, `spin`, or (by default) `serve`: take commands over vsock, see [`commands`].
+//! PID 1 of the test guest. The word `hearth.test=` of the kernel command line selects its mode: `poweroff`,
+//! `reboot-once`, `demo`, `panic`, `spin`, or (by default) `serve`, which accepts commands over vsock, see
+//! [`commands`].
 
 mod buffer;
 mod commands;
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
         Ok(()) => {}
         Err(error) => system::console(&format!("the test guest failed: {error}")),
     }
-    // The kernel panics when its first process ends.
+    // The kernel panics when its first process exits.
     ExitCode::FAILURE
 }
 
@@ -48,7 +49,7 @@ fn run(mode: &str) -> io::Result<()> {
     }
 }
 
-/// Restarts when the first disk's first byte is 0, after making it 1; else powers off.
+/// Restarts if the first byte of the first disk is 0, after setting it to 1; otherwise powers off.
 fn reboot_once() -> io::Result<()> {
     let disk = OpenOptions::new().read(true).write(true).open("/dev/vda")?;
     let mut first = [0];
@@ -61,7 +62,7 @@ fn reboot_once() -> io::Result<()> {
     Err(system::end(Ending::Restart))
 }
 
-/// Looks around, says what it found, and powers off.
+/// Prints information about the machine, and powers off.
 fn demo() -> io::Result<()> {
     for line in commands::look_around() {
         system::console(&line);
@@ -69,7 +70,7 @@ fn demo() -> io::Result<()> {
     Err(system::end(Ending::PowerOff))
 }
 
-/// Keeps every CPU busy for ever.
+/// Keeps every CPU busy forever.
 fn spin() -> io::Result<()> {
     let count = thread::available_parallelism()?.get();
     let threads: Vec<_> = (0..count)
@@ -87,7 +88,7 @@ fn spin() -> io::Result<()> {
     Ok(())
 }
 
-/// Takes commands, each on a connection and a thread of its own.
+/// Accepts commands, each on a separate connection and thread.
 fn serve() -> io::Result<()> {
     let listener = vsock::Listener::bind(COMMAND_PORT)?;
     thread::spawn(announce);
@@ -99,7 +100,7 @@ fn serve() -> io::Result<()> {
     }
 }
 
-/// Tells the host that commands are taken; that nobody listens there is no error.
+/// Notifies the host that commands are accepted. It is no error if the host does not listen.
 fn announce() {
     if let Ok(mut host) = vsock::connect_to_host(READY_PORT) {
         let _ = host.write_all(format!("{READY_LINE}\n").as_bytes());

@@ -1,33 +1,33 @@
-//! A model of memory that is written a page at a time: what each page must hold. The guest keeps the memory
-//! and checks it, also after it has been restored from a snapshot of itself.
+//! A model of memory that is written a page at a time: the expected content of each page. The guest keeps the memory
+//! and checks it, also after it has been restored from a snapshot.
 
 use crate::pattern::{self, Random, mix};
 
-/// Bytes of a page.
+/// Size of a page in bytes.
 pub const PAGE: usize = 4096;
 
-/// What a page must hold.
+/// The expected content of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Content {
-    /// Nothing but zeros.
+    /// Only zeros.
     Zeros,
-    /// Its part of this stream: the page with number N has the bytes from N × [`PAGE`] on.
+    /// A part of this stream: the page with number N contains the bytes from N × [`PAGE`] on.
     Stream(u64),
 }
 
-/// The model of some pages, which are numbered from 0.
+/// A model of pages, which are numbered from 0.
 #[derive(Debug, Clone, Default)]
 pub struct PageModel {
     pages: Vec<Content>,
 }
 
 impl PageModel {
-    /// How many pages there are.
+    /// Returns the number of pages.
     pub fn len(&self) -> usize {
         self.pages.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no pages.
     pub fn is_empty(&self) -> bool {
         self.pages.is_empty()
     }
@@ -37,12 +37,12 @@ impl PageModel {
         self.pages.resize(self.pages.len() + count, Content::Zeros);
     }
 
-    /// Forgets all pages.
+    /// Removes all pages.
     pub fn clear(&mut self) {
         self.pages.clear();
     }
 
-    /// Chooses `count` different pages at random, all if there are no more, in random order.
+    /// Chooses `count` different pages at random, in random order; all pages if there are no more.
     pub fn choose(&self, count: usize, seed: u64) -> Vec<usize> {
         let mut random = Random::new(mix(seed));
         let mut numbers: Vec<usize> = (0..self.pages.len()).collect();
@@ -55,22 +55,22 @@ impl PageModel {
         numbers
     }
 
-    /// Fills `bytes` with page `number`'s part of the stream `seed`, and remembers that.
+    /// Fills `bytes` with page `number`'s part of the stream `seed`, and records that.
     pub fn fill(&mut self, number: usize, seed: u64, bytes: &mut [u8]) {
         pattern::fill(seed, offset(number), bytes);
         self.record(number, Content::Stream(seed));
     }
 
-    /// Makes the bytes of page `number` zero, and remembers that.
+    /// Fills the bytes of page `number` with zeros, and records that.
     pub fn zero(&mut self, number: usize, bytes: &mut [u8]) {
         bytes.fill(0);
         self.record(number, Content::Zeros);
     }
 
-    /// Compares the bytes of page `number` with what it must hold.
+    /// Compares the bytes of page `number` with their expected content.
     ///
     /// # Errors
-    /// What is wrong, in words.
+    /// A description of what is wrong.
     pub fn check(&self, number: usize, bytes: &[u8]) -> Result<(), String> {
         let content = self.pages.get(number).copied();
         let right = match content {

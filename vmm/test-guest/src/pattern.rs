@@ -1,23 +1,23 @@
-//! Reproducible bytes: a generator of random numbers, and streams of which every byte is known from the
-//! stream's seed and the byte's offset, so that any part can be made or checked on its own.
+//! Reproducible bytes: a generator of random numbers, and streams in which the stream's seed and a byte's offset
+//! determine the byte, so that any part can be generated or checked on its own.
 
 /// SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
 impl Random {
-    /// A generator; equal seeds give equal numbers.
+    /// Creates a generator; equal seeds give equal numbers.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The next number.
+    /// Returns the next number.
     pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
     }
 
-    /// A number from 0 to `limit - 1`; 0 when `limit` is 0.
+    /// Returns a number from 0 to `limit - 1`; 0 when `limit` is 0.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.next_u64().checked_rem(limit).unwrap_or(0)
     }
@@ -30,7 +30,7 @@ pub fn mix(value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-/// Fills `bytes` with the part of stream `seed` that starts `offset` bytes after its start.
+/// Fills `bytes` with the part of stream `seed` that begins at `offset` bytes.
 pub fn fill(seed: u64, offset: u64, bytes: &mut [u8]) {
     let (start, mut rest) = (mix(seed), bytes);
     let mut word = offset / 8;
@@ -48,8 +48,8 @@ pub fn fill(seed: u64, offset: u64, bytes: &mut [u8]) {
     }
 }
 
-/// Compares `bytes` with the part of stream `seed` at `offset`; gives the stream's offset of the first byte
-/// that differs.
+/// Compares `bytes` with the part of stream `seed` at `offset`; returns the offset in the stream of the first byte that
+/// differs.
 pub fn mismatch(seed: u64, offset: u64, bytes: &[u8]) -> Option<u64> {
     let mut at = offset;
     let mut expected = [0; 512];

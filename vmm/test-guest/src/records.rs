@@ -1,16 +1,16 @@
-//! Numbered records on a disk, for the question what is left of them after the monitor was killed. The order
-//! and place of all records follow from a seed; places are written again and again, so that lost, torn and
-//! resurrected writes are all noticed.
+//! Numbered records on a disk, for tests of what remains after the monitor was killed. The order and places of all
+//! records follow from a seed. Places are written repeatedly, so that lost, torn and resurrected writes are all
+//! detected.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::pattern::{self, Random, mix};
 
-/// Bytes of a record.
+/// Size of a record in bytes.
 pub const RECORD: usize = 4096;
 
-/// Bytes that a disk writes at once or not at all.
+/// Number of bytes that a disk writes atomically.
 const SECTOR: usize = 512;
 
 /// A sequence of records.
@@ -21,14 +21,15 @@ pub struct Records {
 }
 
 impl Records {
-    /// `count` records at random places among the disk's `blocks`, which are counted in records.
+    /// Creates `count` records at random places in `blocks`, the range of the disk's blocks, which have the size of a
+    /// record.
     pub fn new(seed: u64, count: u64, blocks: &Range<u64>) -> Self {
         let mut random = Random::new(mix(seed));
         let places = blocks.end.saturating_sub(blocks.start);
         Self { seed, blocks: (0..count).map(|_| blocks.start + random.below(places)).collect() }
     }
 
-    /// The records in order: each with its number and the disk's block where it goes.
+    /// Returns the records in order: each with its number and the block of the disk to which it is written.
     pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         (0..).zip(self.blocks.iter().copied())
     }
@@ -38,11 +39,11 @@ impl Records {
         pattern::fill(self.stream(number), 0, bytes);
     }
 
-    /// Checks a disk after the first `flushed` records were made durable: every place must hold the newest of
-    /// them or something newer. Returns the number of places with durable records.
+    /// Checks a disk after the first `flushed` records were made durable: every place must contain the newest of them
+    /// or a newer one. Returns the number of places with durable records.
     ///
     /// # Errors
-    /// Which place holds what it must not, or what `read` could not read.
+    /// A description of the place with wrong content, or the error of `read`.
     pub fn verify<R>(&self, flushed: u64, mut read: R) -> Result<usize, String>
     where
         R: FnMut(u64, &mut [u8]) -> Result<(), String>,

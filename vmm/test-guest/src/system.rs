@@ -1,31 +1,32 @@
-//! The few system calls of a PID 1.
+//! System calls that only PID 1 makes.
 
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 
-/// How the machine ends.
+/// How to stop the machine.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Ending {
-    /// PSCI SYSTEM_OFF.
+    /// Power off: PSCI SYSTEM_OFF.
     PowerOff,
-    /// PSCI SYSTEM_RESET.
+    /// Restart: PSCI SYSTEM_RESET.
     Restart,
 }
 
-/// Has large blocks of memory go back to the kernel whenever they are freed; the C library would begin to keep
-/// them after a while.
+/// Makes the C library return large blocks of memory to the kernel whenever they are freed; by default it starts to
+/// keep them after a while.
 pub(crate) fn return_freed_memory() {
     // SAFETY: takes no pointer, and no other thread runs yet.
     unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10) };
 }
 
-/// Mounts a file system without a device; what cannot be mounted is missed later, with a better message.
+/// Mounts a file system without a device. Errors are ignored: a later use of the file system fails with a better
+/// message.
 pub(crate) fn mount(kind: &str, folder: &str) {
     let _ = mount_device(kind, kind, folder);
 }
 
-/// Mounts `device` with a file system of this kind on `folder`, which is made where it is missing.
+/// Mounts `device` with a file system of this kind on `folder`, which is created if it is missing.
 pub(crate) fn mount_device(device: &str, kind: &str, folder: &str) -> io::Result<()> {
     let _ = fs::create_dir_all(folder);
     let (device, kind, folder) = (CString::new(device)?, CString::new(kind)?, CString::new(folder)?);
@@ -33,7 +34,7 @@ pub(crate) fn mount_device(device: &str, kind: &str, folder: &str) -> io::Result
     check(unsafe { libc::mount(device.as_ptr(), folder.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) })
 }
 
-/// Unmounts what is mounted on `folder`; everything has then reached its device.
+/// Unmounts the file system on `folder`; all of its data has then reached its device.
 pub(crate) fn unmount(folder: &str) -> io::Result<()> {
     let folder = CString::new(folder)?;
     // SAFETY: the pointer is to a string that lives until the call returns.
@@ -51,13 +52,13 @@ pub(crate) fn console(line: &str) {
     }
 }
 
-/// What follows `word` on the kernel command line.
+/// Returns the text after `word` on the kernel command line.
 pub(crate) fn mode(word: &str) -> String {
     let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     line.split_whitespace().find_map(|part| part.strip_prefix(word)).unwrap_or_default().to_string()
 }
 
-/// Ends the machine after writing back what is dirty; returns only when the kernel refuses.
+/// Stops the machine after writing back dirty data; returns only when the kernel refuses.
 pub(crate) fn end(how: Ending) -> io::Error {
     let command = match how {
         Ending::PowerOff => libc::RB_POWER_OFF,

@@ -1,5 +1,5 @@
-//! Sockets of the family AF_VSOCK, which the standard library does not know. Streams are [`File`]s: reads
-//! and writes are all they need, besides [`shutdown_write`].
+//! Sockets of the family AF_VSOCK, which the standard library does not support. Streams are [`File`]s, since they only
+//! need reads and writes, and [`shutdown_write`].
 
 use std::fs::File;
 use std::io;
@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 pub(crate) struct Listener(OwnedFd);
 
 impl Listener {
-    /// Listens on `port` of every context id that is ours.
+    /// Listens on `port` of every context id of this guest.
     pub(crate) fn bind(port: u32) -> io::Result<Self> {
         let socket = socket()?;
         let address = address(libc::VMADDR_CID_ANY, port);
@@ -23,19 +23,19 @@ impl Listener {
 
     /// Waits for a connection.
     pub(crate) fn accept(&self) -> io::Result<File> {
-        // SAFETY: null pointers say that the peer's address is not wanted.
+        // SAFETY: null pointers mean that the peer's address is not requested.
         let socket = check(unsafe {
             libc::accept4(self.0.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), libc::SOCK_CLOEXEC)
         })?;
-        // SAFETY: the descriptor was made by the call above and belongs to nobody else.
+        // SAFETY: the descriptor was made by the call above and nothing else owns it.
         Ok(unsafe { File::from_raw_fd(socket) })
     }
 }
 
-/// The option with the time that a connection may take to come about (linux/vm_sockets.h).
+/// The option for the timeout of a connect (linux/vm_sockets.h).
 const SO_VM_SOCKETS_CONNECT_TIMEOUT: libc::c_int = 6;
 
-/// How long the host has to accept; Linux's own 2 s are too short where the host is emulated and busy.
+/// Timeout for the host to accept, in seconds. Linux's default of 2 s is too short if the host is emulated and busy.
 const CONNECT_SECONDS: libc::time_t = 300;
 
 /// Opens a stream to `port` of the host.
@@ -53,7 +53,7 @@ pub(crate) fn connect_to_host(port: u32) -> io::Result<File> {
     Ok(socket.into())
 }
 
-/// Tells the peer that nothing more will be sent.
+/// Shuts down the sending side of a stream.
 pub(crate) fn shutdown_write(stream: &File) -> io::Result<()> {
     // SAFETY: takes no pointer.
     check(unsafe { libc::shutdown(stream.as_raw_fd(), libc::SHUT_WR) }).map(drop)
@@ -62,7 +62,7 @@ pub(crate) fn shutdown_write(stream: &File) -> io::Result<()> {
 fn socket() -> io::Result<OwnedFd> {
     // SAFETY: takes no pointer.
     let socket = check(unsafe { libc::socket(libc::AF_VSOCK, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
-    // SAFETY: the descriptor was made by the call above and belongs to nobody else.
+    // SAFETY: the descriptor was made by the call above and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(socket) })
 }
 

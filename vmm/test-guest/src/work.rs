@@ -1,5 +1,5 @@
-//! The score of work that goes on in the background: counters for each kind of work, errors, and waiting until
-//! all of them have come further. The guest's threads count; the host reads a [`Status`].
+//! The progress of background work: counters for each kind of work, errors, and waiting until all kinds have made
+//! progress. The guest's threads count; the host reads a [`Status`].
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Pieces of work that each kind must do for [`Board::wait_for_progress`]: one may have been as good as done
-/// before, a second one has begun since.
+/// Number of pieces of work that each kind must complete for [`Board::wait_for_progress`]. The first one may have been
+/// almost complete before the call; a second one must have begun after it.
 const PROGRESS: u64 = 2;
 
 /// A kind of work.
@@ -16,13 +16,13 @@ const PROGRESS: u64 = 2;
 pub enum Kind {
     /// Requests to a disk.
     Block,
-    /// Messages there and back over a TCP connection.
+    /// Messages over a TCP connection, and their answers.
     Tcp,
     /// Expirations of a timer.
     Timer,
-    /// Lines there and back through a pseudo-terminal.
+    /// Lines through a pseudo-terminal, and their answers.
     Pty,
-    /// Files written, renamed, removed and read.
+    /// Files that are written, renamed, removed and read.
     Files,
 }
 
@@ -30,7 +30,7 @@ impl Kind {
     /// All kinds.
     pub const ALL: [Self; 5] = [Self::Block, Self::Tcp, Self::Timer, Self::Pty, Self::Files];
 
-    /// Its name in a status line.
+    /// Returns the name of the kind in a status line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Block => "block",
@@ -42,24 +42,25 @@ impl Kind {
     }
 }
 
-/// How far the work has come. As text: `block=N tcp=N timer=N pty=N files=N errors=N first_error=TEXT`, without
-/// the kinds that are not being done; TEXT goes to the end of the line and is empty where there is none.
+/// The progress of the work. As text: `block=N tcp=N timer=N pty=N files=N errors=N first_error=TEXT`, without the
+/// kinds that are not active. TEXT extends to the end of the line and is empty if there was no error.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
     counts: [Option<u64>; Kind::ALL.len()],
-    /// How many threads have ended with an error.
+    /// Number of threads that have stopped because of an error.
     pub errors: u64,
-    /// The first error's description.
+    /// Description of the first error.
     pub first_error: String,
 }
 
 impl Status {
-    /// Pieces of work of this kind that were done and found right; `None` where it is not being done.
+    /// Returns the number of pieces of work of this kind that were completed and verified; `None` if the kind is not
+    /// active.
     pub fn count(&self, kind: Kind) -> Option<u64> {
         self.counts.get(kind as usize).copied().flatten()
     }
 
-    /// The kinds that have done too little since `start`.
+    /// Returns the names of the kinds that have made too little progress since `start`.
     fn behind(&self, start: &Self) -> Vec<&'static str> {
         let behind = |kind: &Kind| {
             let (now, then) = (self.count(*kind), start.count(*kind));
@@ -101,7 +102,7 @@ impl FromStr for Status {
     }
 }
 
-/// What the threads that work share.
+/// The state that the working threads share.
 #[derive(Debug, Default)]
 pub struct Board {
     begun: [AtomicBool; Kind::ALL.len()],
@@ -109,21 +110,21 @@ pub struct Board {
     errors: AtomicU64,
     first_error: Mutex<String>,
     stopping: AtomicBool,
-    /// Threads in [`Self::wait_for_progress`]; while there are none, counting costs no system call.
+    /// Number of threads in [`Self::wait_for_progress`]; while there are none, counting costs no system call.
     waiters: AtomicUsize,
     waiting: Mutex<()>,
     news: Condvar,
 }
 
 impl Board {
-    /// This kind of work is done from now on.
+    /// Marks this kind of work as active.
     pub fn begin(&self, kind: Kind) {
         if let Some(begun) = self.begun.get(kind as usize) {
             begun.store(true, Ordering::SeqCst);
         }
     }
 
-    /// A piece of work was done and found right.
+    /// Counts a piece of work that was completed and verified.
     pub fn done(&self, kind: Kind) {
         if let Some(count) = self.counts.get(kind as usize) {
             count.fetch_add(1, Ordering::SeqCst);
@@ -131,11 +132,11 @@ impl Board {
         self.tell();
     }
 
-    /// A thread has ended with an error.
+    /// Records that a thread has stopped because of an error.
     pub fn fail(&self, kind: Kind, reason: &str) {
         let mut first = self.first_error.lock().unwrap_or_else(PoisonError::into_inner);
         if first.is_empty() {
-            // The status is one line.
+            // The status is one line, so the description must not contain newlines.
             *first = format!("{}: {}", kind.name(), reason.replace('\n', " "));
         }
         drop(first);
@@ -143,17 +144,17 @@ impl Board {
         self.tell();
     }
 
-    /// Asks all threads to end.
+    /// Requests that all threads stop.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
     }
 
-    /// Whether the threads are to end.
+    /// Whether the threads must stop.
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
     }
 
-    /// How far the work has come.
+    /// Returns the current progress.
     pub fn status(&self) -> Status {
         let mut status = Status::default();
         for ((count, begun), to) in self.counts.iter().zip(&self.begun).zip(&mut status.counts) {
@@ -164,11 +165,11 @@ impl Board {
         status
     }
 
-    /// Waits until every kind of work that was begun has come further by two pieces since the call.
+    /// Waits until every active kind of work has completed two pieces since the call.
     ///
     /// # Errors
-    /// When there is an error, also one from before, or too little has happened within `patience`: the status,
-    /// in words.
+    /// If there is an error, even an earlier one: the status as text. If there is too little progress within
+    /// `patience`: a description.
     pub fn wait_for_progress(&self, patience: Duration) -> Result<Status, String> {
         let (start, asked) = (self.status(), Instant::now());
         self.waiters.fetch_add(1, Ordering::SeqCst);
@@ -195,7 +196,7 @@ impl Board {
 
     fn tell(&self) {
         if self.waiters.load(Ordering::SeqCst) > 0 {
-            // With the lock held, no waiter is between its look at the counters and its wait.
+            // With the lock held, no waiter is between checking the counters and waiting.
             let _guard = self.lock();
             self.news.notify_all();
         }
@@ -240,7 +241,7 @@ mod tests {
             board.begin(kind);
             board.done(kind);
         }
-        board.done(Kind::Pty); // not begun: not waited for
+        board.done(Kind::Pty); // this kind is not active, so it is not waited for
         let waiter = Arc::clone(&board);
         let waiter = thread::spawn(move || waiter.wait_for_progress(PATIENCE));
         while board.waiters.load(Ordering::SeqCst) == 0 {

@@ -1,4 +1,4 @@
-//! What cannot work is refused, with a reason that names it, and leaves nothing behind.
+//! Tests of invalid input: it is refused with a reason that names it, and leaves nothing behind.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -30,8 +30,8 @@ fn refused(result: Result<(), ClientError>, code: ErrorCode, words: &[&str]) {
     }
 }
 
-/// Starts a monitor, lets the test do what it must refuse, and checks that a good machine can still be made
-/// and that nothing is left in the end.
+/// Starts a monitor, runs a test whose requests the monitor must refuse, and checks that a valid machine can still be
+/// created and that nothing remains in the end.
 fn with_monitor(name: &str, test: impl FnOnce(&Client, &dyn Fn() -> MachineConfig, &Path)) {
     let Some(metal) = Metal::find() else { return };
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! A save that is given up on its way: the machine goes on as if nothing had been.
+//! Tests of saves that are cancelled: the machine continues as if nothing had happened.
 
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -28,14 +28,14 @@ struct Held {
     save: JoinHandle<Result<proto::Saved, ClientError>>,
 }
 
-/// Has the guest saved, with the layers of these disks, up to `stage`.
+/// Starts a save of the guest, with the layers of these disks, which stops before `stage`.
 fn hold(guest: &Guest, kind: SaveKind, disks: &[usize], stage: SaveStage) -> Held {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| create(&folder.path().join(name));
     let mut config = SaveConfig::new(kind, file("state"), file("memory"));
     config.layers = disks.iter().map(|&index| (index, file(&format!("disk{index}")))).collect();
     config.hold_at = stage;
-    // The connection of whoever asks for the save is busy until that is done.
+    // The connection that requests the save is busy until the save is done.
     let requester = Client::connect(guest.control()).unwrap();
     let save = thread::spawn(move || requester.save(config));
     until("the stage", || guest.client().status().unwrap().save_stage() == stage);
@@ -44,14 +44,14 @@ fn hold(guest: &Guest, kind: SaveKind, disks: &[usize], stage: SaveStage) -> Hel
 }
 
 impl Held {
-    /// What whoever asked for the save was told.
+    /// Returns the response that the client of the save received.
     fn answer(self) -> Result<proto::Saved, ClientError> {
         let answer = within("the answer to the save", move || self.save.join().unwrap());
         drop(self.folder);
         answer
     }
 
-    /// Gives it up; the requester hears of that, and the guest is in `state` then.
+    /// Cancels the save. Its client receives that error, and the guest is in `state` afterwards.
     fn cancel(self, guest: &Guest, state: MachineState) {
         guest.client().cancel_save().unwrap();
         assert_eq!(guest.client().status().unwrap().state(), state);
@@ -69,7 +69,7 @@ fn assert_refused<T: std::fmt::Debug>(result: &Result<T, ClientError>, expected:
     }
 }
 
-/// A word to an echoing guest and back.
+/// Sends a word to an echoing guest and receives it back.
 fn echo(mut stream: &UnixStream, word: &str) {
     stream.write_all(word.as_bytes()).unwrap();
     let mut back = vec![0; word.len()];
@@ -77,7 +77,7 @@ fn echo(mut stream: &UnixStream, word: &str) {
     assert_eq!(back, word.as_bytes());
 }
 
-/// A guest at work with a disk on an overlay and one with a file system.
+/// Boots a working guest that has one disk with an overlay and one with a file system.
 fn working_guest(metal: &Metal) -> Guest {
     let mut machine = Machine::new(metal);
     machine.config.vcpus = 2;
@@ -105,7 +105,7 @@ fn a_save_that_is_cancelled_at_any_stage_leaves_no_trace() {
     echo(&stream, "before");
     for stage in STAGES {
         let held = hold(&guest, SaveKind::Full, &[0], stage);
-        // Whoever asks meanwhile is answered when the guest goes on.
+        // A command that is sent to the guest meanwhile is answered when the guest resumes.
         let socket = guest.vsock();
         let asked =
             thread::spawn(move || Command::start(&socket, "ping", PATIENCE).unwrap().finish().unwrap());
@@ -117,7 +117,7 @@ fn a_save_that_is_cancelled_at_any_stage_leaves_no_trace() {
     assert_eq!(guest.run("mem-check"), "4096");
     assert_eq!(guest.run("dmesg-grep stall,BUG,lockup,hung,Oops"), "0");
 
-    // A guest that was paused before stays so.
+    // A guest that was paused before the save stays paused.
     guest.client().pause().unwrap();
     hold(&guest, SaveKind::Full, &[0], SaveStage::State).cancel(&guest, MachineState::Paused);
     guest.client().resume().unwrap();
@@ -191,7 +191,7 @@ fn a_shutdown_does_not_wait_for_a_save() {
     guest.wait().assert_kind("shutdown");
 }
 
-/// Sends a request, and returns the connection on which its answer will come.
+/// Sends a request, and returns the connection on which its response will arrive.
 fn ask(guest: &Guest, operation: Operation, fds: &[BorrowedFd<'_>]) -> PacketSocket {
     let request = proto::Request { version: PROTOCOL_VERSION, operation: Some(operation) };
     let socket = PacketSocket::connect(&guest.control()).unwrap();
@@ -199,7 +199,7 @@ fn ask(guest: &Guest, operation: Operation, fds: &[BorrowedFd<'_>]) -> PacketSoc
     socket
 }
 
-/// Asks for a save into files in `folder`.
+/// Requests a save into files in `folder`.
 fn ask_for_save(guest: &Guest, hold_at: SaveStage, folder: &TempDir) -> PacketSocket {
     let files = ["state", "memory"].map(|name| create(&folder.path().join(name)));
     let descriptor = |role: Role| proto::Descriptor { role: role.into(), index: 0, layer: 0 };
@@ -208,7 +208,7 @@ fn ask_for_save(guest: &Guest, hold_at: SaveStage, folder: &TempDir) -> PacketSo
     ask(guest, Operation::Save(save), &files.each_ref().map(|file| file.as_fd()))
 }
 
-/// The answer to what was asked on `socket`.
+/// Returns the response to the request that was sent on `socket`.
 fn answer(socket: PacketSocket) -> Answer {
     within("an answer", move || {
         let mut packet = Vec::new();
@@ -219,7 +219,7 @@ fn answer(socket: PacketSocket) -> Answer {
 
 fn signal(guest: &Guest, signal: libc::c_int) {
     let pid = libc::pid_t::try_from(guest.pid()).unwrap();
-    // SAFETY: takes no pointer; the process is a child that nobody has waited for.
+    // SAFETY: takes no pointer; the process is a child that has not been waited for.
     assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
 }
 
@@ -229,7 +229,7 @@ fn a_save_that_comes_right_after_a_cancel_gets_an_answer_of_its_own() {
     let guest = Machine::new(&metal).boot();
     let held = hold(&guest, SaveKind::Full, &[], SaveStage::State);
     let folder = tempfile::tempdir().unwrap();
-    // The monitor finds both requests when it looks again.
+    // The monitor is stopped meanwhile, so that it finds both requests at once.
     signal(&guest, libc::SIGSTOP);
     let cancel = ask(&guest, Operation::CancelSave(proto::CancelSave {}), &[]);
     let save = ask_for_save(&guest, SaveStage::Unspecified, &folder);
@@ -245,7 +245,7 @@ fn a_save_that_comes_right_after_a_cancel_gets_an_answer_of_its_own() {
     guest.power_off();
 }
 
-/// Asks for a save, and goes away before it is done.
+/// Requests a save, and disconnects before it is done.
 fn ask_and_leave(guest: &Guest, hold_at: SaveStage, folder: &TempDir) {
     drop(ask_for_save(guest, hold_at, folder));
     let state = || guest.client().status().unwrap().state();
@@ -257,13 +257,13 @@ fn a_controller_that_leaves_during_a_save_does_no_harm() {
     let Some(metal) = Metal::find() else { return };
     let guest = Machine::new(&metal).boot();
     let state = || guest.client().status().unwrap().state();
-    // One that is held goes on waiting for a cancel, from anybody.
+    // A save that is held continues to wait for a cancel, from any controller.
     let folder = tempfile::tempdir().unwrap();
     ask_and_leave(&guest, SaveStage::Memory, &folder);
     assert_eq!(state(), MachineState::Saving);
     guest.client().cancel_save().unwrap();
     assert_eq!(guest.run("ping"), "pong");
-    // One that is not is completed, and the machine waits for whoever comes next.
+    // A save that is not held is completed, and the machine stays paused until some controller resumes it.
     let folder = tempfile::tempdir().unwrap();
     ask_and_leave(&guest, SaveStage::Unspecified, &folder);
     until("the end of the save", || state() == MachineState::Paused);

@@ -1,4 +1,4 @@
-//! Which time a restored guest wakes up to.
+//! Tests of the time to which a restored guest's clock is set.
 
 use std::fs::File;
 use std::thread;
@@ -11,17 +11,18 @@ use hearth_vmm::config::restore::RestoreClock;
 use crate::support::{Guest, Machine, Metal, Saved, disk};
 
 const SECOND: i128 = 1_000_000_000;
-/// How long a guest is suspended: long enough to tell a clock that went on from one that did not.
+/// How long a guest is suspended: long enough to distinguish a clock that advanced from one that did not.
 const SUSPENDED: Duration = Duration::from_secs(6);
 const TEN_HOURS: Duration = Duration::from_secs(36_000);
-/// What a guest has on its command line that is to sleep for long. Where an RCU grace period is under way when it is
-/// saved, that has taken hours when it wakes up, and the first tick finds it stalled before anybody could end it: arm64
-/// has nothing that tells a guest that it stood still (x86 has: Linux, arch/x86/kernel/pvclock.c).
+/// Kernel command line argument for a guest that is suspended for hours. If an RCU grace period is in progress when the
+/// guest is saved, it seems to have taken hours when the guest is restored, and the first tick reports a stall before
+/// the period can end. On arm64 nothing informs a guest that it was suspended (on x86: Linux,
+/// arch/x86/kernel/pvclock.c).
 const SLEEPS_LONG: &str = "rcupdate.rcu_cpu_stall_suppress=1";
-/// Counts what the kernel says when time has gone wrong.
+/// Counts the kernel's messages about problems with time.
 const COMPLAINTS: &str = "dmesg-grep stalls,self-detected,starved,lockup,hung,BUG";
 
-/// A guest's clocks in nanoseconds, and when they were read: between these moments of the host.
+/// A guest's clocks in nanoseconds, and the host's times before and after they were read.
 struct Clocks {
     realtime: i128,
     monotonic: i128,
@@ -47,7 +48,7 @@ impl Clocks {
         Self { realtime: clocks[0], monotonic: clocks[1], asked, answered }
     }
 
-    /// The shortest and the longest time that can lie between two readings, by the host's clock.
+    /// Returns the shortest and the longest time that can have passed between two readings, by the host's clock.
     fn between(&self, later: &Self) -> (i128, i128) {
         let shortest = later.asked.0.saturating_duration_since(self.answered.0);
         (nanoseconds(shortest), nanoseconds(later.answered.0.duration_since(self.asked.0)))
@@ -60,7 +61,7 @@ impl Clocks {
     }
 }
 
-/// Timers come at their times, and neither kernel nor work has suffered.
+/// Checks that timers expire on time, and that neither the kernel nor the work reports problems.
 fn assert_at_ease(guest: &Guest) {
     let interrupts = || guest.run("interrupts arch_timer").parse::<u64>().unwrap();
     let before = interrupts();
@@ -68,24 +69,24 @@ fn assert_at_ease(guest: &Guest) {
     let after = interrupts();
     eprintln!("timer-storm 1000: {storm}; {} timer interrupts", after - before);
     let counts: Vec<u64> = storm.split(' ').map(|word| word.parse().unwrap()).collect();
-    // 100 expirations fit into a second; how many of them wake somebody up depends on how busy the host is, and the
-    // last one may come late.
+    // 100 expirations fit into a second. How many of them wake the thread depends on how busy the host is, and the last
+    // one may come late.
     assert!(counts[0] <= counts[1] && counts[0] <= 102, "{storm}");
-    // Each expiration of either 10 ms timer and each tick of both CPUs (250 Hz) is one: some 700 in a second, and the
-    // commands around it take their time, too.
+    // Each expiration of the two 10 ms timers and each tick of the two CPUs (250 Hz) is one interrupt: about 700 in a
+    // second. The commands before and after take time, too.
     assert!(after - before < 3_000, "{} timer interrupts", after - before);
     assert_eq!(guest.run(COMPLAINTS), "0");
     guest.work("work-check");
 }
 
-/// What a guest was restored from, and its disk.
+/// The snapshot from which a guest was restored, and the guest's disk.
 struct Image {
-    /// Has the memory that suspends of the guest build on.
+    /// Contains the memory on which suspends of the guest build.
     saved: Saved,
     file: File,
 }
 
-/// A guest at work, restored from an image.
+/// Boots a working guest, takes a snapshot of it, and restores it from that.
 fn working_guest(metal: &Metal, argument: &str) -> (Guest, Image) {
     let mut machine = Machine::new(metal);
     machine.config.vcpus = 2;
@@ -116,7 +117,7 @@ fn a_guest_that_was_suspended_knows_what_time_it_is() {
     let suspended = guest.save(SaveKind::Diff);
     assert_eq!(suspended.answer.base_id, image.saved.answer.snapshot_id);
     guest.kill();
-    // Time has to pass: that is what this is about.
+    // Time must pass here: this is what the test is about.
     thread::sleep(SUSPENDED);
     let guest = restore(&suspended, &metal, RestoreClock::Advance, &image.file);
     let after = Clocks::of(&guest);
@@ -141,7 +142,8 @@ fn ten_hours_are_nothing_to_a_guest() {
     let guest = restore(&suspended, &metal, RestoreClock::AdvanceBy(TEN_HOURS), &image.file);
     let after = Clocks::of(&guest);
     let (_, longest) = before.between(&after);
-    // Time goes on from the moment of the save, ten hours later; what it ran before and after counts, too.
+    // Time continues from the moment of the save, ten hours later; the time that the guest ran before and after counts,
+    // too.
     let expected = nanoseconds(TEN_HOURS)..=nanoseconds(TEN_HOURS) + longest + SECOND;
     for (name, passed) in
         [("monotonic", after.monotonic - before.monotonic), ("wall", after.realtime - before.realtime)]
@@ -162,7 +164,7 @@ fn time_goes_on_from_the_snapshot_in_every_clone() {
     let until_saved = nanoseconds(before.asked.0.elapsed());
     guest.kill();
     for _ in 0..2 {
-        // What passes between the clones is nothing to them.
+        // The time that passes between the clones must have no effect on them.
         thread::sleep(SUSPENDED / 2);
         let start = Instant::now();
         let clone = saved.clone_on(&metal).restore();

@@ -1,4 +1,4 @@
-//! Many machines made of one snapshot, at once.
+//! Tests of many machines that are restored from one snapshot and run at the same time.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -10,13 +10,13 @@ use crate::support::{Guest, Machine, Metal};
 const CLONES: usize = 8;
 /// Memory of the guests in MiB.
 const MEMORY: u64 = 256;
-/// Most private memory that an idle clone adds, in KiB. It is the monitor's heap, stacks and relocated data, and the
-/// pages that the guest's kernel and init write when they wake up and answer two commands (run queues, timers,
-/// sockets, stacks): 1.2 MiB were measured, and half of the bound is left for kernels that are busier. All else of
-/// the guest's memory is the snapshot's file, which all of them share.
+/// Maximum private memory of an idle clone, in KiB. It consists of the monitor's heap, stacks and relocated data, and
+/// of the pages that the guest's kernel and init write when they resume and answer two commands (run queues, timers,
+/// sockets, stacks). 1.2 MiB were measured, and half of the bound is left for busier kernels. The rest of the guest's
+/// memory is the snapshot's file, which all clones share.
 const MOST_PRIVATE: u64 = 4 << 10;
 
-/// A process's memory by kind, in KiB (`/proc/PID/smaps_rollup`).
+/// Returns a process's memory by kind, in KiB (`/proc/PID/smaps_rollup`).
 fn memory(pid: u32) -> BTreeMap<String, u64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let figure = |line: &str| {
@@ -44,13 +44,13 @@ fn eight_clones_share_their_memory_and_no_random_number() {
     original.client().resume().unwrap();
 
     let clones: Vec<Guest> = (0..CLONES).map(|_| saved.clone_on(&metal).restore()).collect();
-    // The first thing that each of them does.
+    // This is the first command that each clone executes.
     numbers.extend(clones.iter().map(random));
     numbers.push(random(&original));
     numbers.extend(clones.iter().map(|clone| clone.run("getrandom 32")));
     assert_eq!(numbers.iter().collect::<HashSet<_>>().len(), numbers.len(), "{numbers:#?}");
     for clone in &clones {
-        // The new generation is news once; to the original there is none.
+        // Each clone is notified once of its new generation; the original is not.
         assert_eq!(clone.run("interrupts vmgenid"), (generations + 1).to_string());
     }
     assert_eq!(original.run("interrupts vmgenid"), generations.to_string());
@@ -65,7 +65,7 @@ fn eight_clones_share_their_memory_and_no_random_number() {
         assert!(private <= MOST_PRIVATE, "clone {number} has {private} KiB of its own: {memory:?}");
     }
 
-    // They are machines of their own.
+    // The clones are independent of one another.
     clones[0].run("nonce-set 0");
     clones[0].run("mem-dirty 1000 2");
     for clone in &clones {

@@ -1,4 +1,4 @@
-//! The program itself, as people use it: commands, pipes for a terminal, folders.
+//! Tests of the program itself, as people use it: commands, pipes instead of a terminal, folders.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::support::{Metal, PATIENCE, within};
 
-/// What ends a machine at its terminal.
+/// The key sequence that shuts a machine down at its terminal.
 const LEAVE: &[u8] = b"\x01x";
 
 /// A folder in which the commands run, with one disk.
@@ -41,7 +41,7 @@ impl Desk {
         command
     }
 
-    /// Runs a command for the machine that runs: `SOCKET` stands for its control socket.
+    /// Runs a command for the running machine; `SOCKET` stands for its control socket.
     fn try_run(&self, words: &[&str]) -> Output {
         let socket = format!("run/{CONTROL_SOCKET}");
         let words: Vec<&str> =
@@ -49,7 +49,7 @@ impl Desk {
         self.command(&words).stdin(Stdio::null()).output().unwrap()
     }
 
-    /// The same, and shows what it said.
+    /// Runs a command as `try_run` does, and prints its output.
     fn run(&self, words: &[&str]) -> String {
         let output = self.try_run(words);
         let said = String::from_utf8(output.stdout).unwrap();
@@ -58,7 +58,7 @@ impl Desk {
         said
     }
 
-    /// Runs a command that is refused with one line, and returns that.
+    /// Runs a command that must fail with one line on standard error, and returns that line.
     fn refused(&self, words: &[&str]) -> String {
         let output = self.try_run(words);
         assert!(!output.status.success() && output.stdout.is_empty(), "{words:?}: {output:?}");
@@ -67,7 +67,7 @@ impl Desk {
         said
     }
 
-    /// Starts a machine at a terminal.
+    /// Starts a machine with its console.
     fn start(&self, words: &[&str]) -> Terminal {
         let mut command = self.command(words);
         command.args(["--run-dir", "run", "--vsock", "vsock"]);
@@ -91,7 +91,7 @@ impl Desk {
     }
 }
 
-/// A command with a machine.
+/// A running command with a machine.
 struct Terminal {
     child: Child,
     input: ChildStdin,
@@ -133,7 +133,7 @@ impl Terminal {
         wait_for(&self.output, text);
     }
 
-    /// Waits until the command has ended well, after it said `text`.
+    /// Waits until the command has printed `text` and has exited successfully.
     fn ended(mut self, text: &str) {
         wait_for(&self.errors, text);
         drop(self.input);
@@ -167,7 +167,7 @@ fn a_microvm_is_snapshotted_suspended_and_restored_from_a_terminal() {
     assert_eq!(line.unwrap().trim_end(), READY_LINE);
     terminal.type_line("before the snapshot");
 
-    // A snapshot, after which it goes on; then it ends.
+    // Takes a snapshot, after which the machine continues; then shuts the machine down.
     desk.order("nonce-set 01");
     desk.order("blk-write vda 5 40 0 64");
     let said = desk.run(&["snapshot", "SOCKET", "full"]);
@@ -184,12 +184,12 @@ fn a_microvm_is_snapshotted_suspended_and_restored_from_a_terminal() {
     terminal.input.write_all(LEAVE).unwrap();
     terminal.ended("a controller asked for it");
 
-    // The overlay has gone on since the snapshot; nobody can mean that one.
+    // The overlay has changed since the snapshot, so it cannot be used with it.
     let restore = |folder: &'static str| [&["restore", folder][..], &disk].concat();
     assert!(desk.refused(&restore("full")).contains("the overlay of disk 0 is not empty"));
     fs::remove_file(desk.at("overlay")).unwrap();
 
-    // Recorded, with the console as before.
+    // Records a working set, with the console as before.
     let mut terminal = desk.start(&[&restore("full")[..], &["--record", "full/working-set"]].concat());
     wait_for(&terminal.errors, "its clocks go on from the snapshot");
     assert_eq!(desk.order("nonce-get"), "02");
@@ -202,7 +202,7 @@ fn a_microvm_is_snapshotted_suspended_and_restored_from_a_terminal() {
     assert_eq!(names(&desk.at("full")), ["disk0", "memory", "state", "working-set"]);
     fs::remove_file(desk.at("overlay")).unwrap();
 
-    // Suspended twice; the same command restores it.
+    // Suspends the machine twice; the same command restores it each time.
     let mut folder = "full";
     for round in 1..=2 {
         let mut terminal = desk.start(&restore(folder));
@@ -230,7 +230,7 @@ fn a_microvm_is_snapshotted_suspended_and_restored_from_a_terminal() {
         folder = "suspended";
     }
 
-    // Without the note beside its socket, the base has to be named.
+    // Without the file `origin` beside the socket, the base must be given.
     let terminal = desk.start(&restore("suspended"));
     wait_for(&terminal.errors, "total");
     fs::remove_file(desk.at("run/origin")).unwrap();

@@ -1,4 +1,4 @@
-//! Controllers come and go; the guest runs on.
+//! Tests of controllers that connect and disconnect while the guest keeps running.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use hearth_vmm::jail::{self, Cgroup, JailConfig};
 
 use crate::support::{self, ExitWait, HostPorts, Machine, Metal, PATIENCE, within};
 
-/// Before what the controller that will be killed says.
+/// Prefix of the line that the controller to be killed prints.
 const SAYS: &str = "CONTROLLER ";
 
 #[test]
@@ -51,7 +51,7 @@ fn a_guest_outlives_its_controller_and_another_takes_over() {
     // Streams to the guest do not need a controller at all.
     let run = |command| Command::start(&folder.join("vsock"), command, PATIENCE).unwrap().finish().unwrap();
     assert_eq!(run("ping"), Ok("pong".to_string()));
-    // Streams from it do; it is told so, and runs on.
+    // Streams from the guest need a controller. The guest receives an error, and keeps running.
     run("vsock-connect-many 6000 1 1000").unwrap_err();
 
     let client = Client::connect(folder.join("run").join(CONTROL_SOCKET)).unwrap();
@@ -68,7 +68,7 @@ fn a_guest_outlives_its_controller_and_another_takes_over() {
     client.shutdown().unwrap();
     let reason = within("the answer to WaitExit", move || waiting.answer());
     assert_eq!(reason.kind(), ExitKind::Shutdown);
-    // Nobody here is the monitor's parent: its control group tells when it is gone.
+    // This process is not the monitor's parent. The monitor's control group shows when it has exited.
     let cgroup = support::cgroup(controller.id(), 1, 256);
     assert!(Cgroup::of(&cgroup).unwrap().wait_empty(PATIENCE).unwrap());
     let root = folder.join("run/root");
@@ -77,15 +77,14 @@ fn a_guest_outlives_its_controller_and_another_takes_over() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
-/// The other side of the test above, in a process of its own: starts a guest, says where, and waits to be
-/// killed.
+/// The other side of the test above, in a separate process: starts a guest, prints where it is, and waits to be killed.
 #[test]
 #[ignore = "another test starts it"]
 fn be_the_controller_that_is_killed() {
     let Some(metal) = Metal::find() else { return };
     let guest = Machine::new(&metal).boot();
     println!("{SAYS}{}", guest.folder.path().display());
-    // The other test holds this pipe open for as long as it lives.
+    // The other test keeps this pipe open for as long as it runs.
     let _ = std::io::stdin().lines().count();
     panic!("the other test is gone");
 }

@@ -1,11 +1,11 @@
-//! vCPUs and what they can do.
+//! Tests of the vCPUs and their features.
 
 use std::collections::BTreeSet;
 use std::fs;
 
 use crate::support::{Machine, Metal};
 
-/// A word of the answer to `cpuinfo`.
+/// Returns the value of a word in the answer to `cpuinfo`.
 fn word<'a>(answer: &'a str, name: &str) -> &'a str {
     let word = answer.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
     word.unwrap_or_else(|| panic!("no {name} in {answer}"))
@@ -48,7 +48,7 @@ fn sve_and_pointer_authentication_are_there_exactly_when_the_host_has_them() {
     for feature in ["sve", "paca", "pacg"] {
         assert_eq!(features.contains(feature), host.contains(feature), "{feature}: {features:?} on {host:?}");
     }
-    // Nothing is made up.
+    // The guest sees no feature that the host does not have.
     assert!(features.is_subset(&host), "{features:?} on {host:?}");
     guest.power_off();
 }

@@ -1,4 +1,4 @@
-//! A monitor that is killed loses nothing that its guest had flushed.
+//! Tests that a monitor that is killed loses nothing that its guest has flushed.
 
 use std::fs::File;
 
@@ -9,12 +9,13 @@ use hearth_vmm::config::DiskSource;
 use crate::support::{Guest, Machine, Metal, disk, rounds};
 
 const MIB: u64 = 1 << 20;
-/// Blocks of 4 KiB that each round writes to.
+/// Number of blocks of 4 KiB to which each round writes.
 const BLOCKS: u64 = 512;
-/// Records of a round: more than are written before the monitor is killed.
+/// Number of records of a round: more than can be written before the monitor is killed.
 const RECORDS: u64 = 100_000;
 
-/// Writes records on disk `device` until a random one is durable; returns how many are known to be.
+/// Writes records on disk `device` until a randomly chosen one is durable; returns the number of records known to be
+/// durable.
 fn write_for_a_while(guest: &Guest, device: &str, round: u64) -> u64 {
     let mut random = Random::new(round);
     let enough = 1 + random.below(400);

@@ -1,5 +1,5 @@
-//! A suspend holds all that has changed, however it has changed: base and diff together are what a full save of the
-//! same moment holds, byte for byte.
+//! Tests that a suspend contains all changes, however they were made: base and diff together equal a full save of the
+//! same moment, byte for byte.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -13,7 +13,7 @@ use crate::support::{Guest, Machine, Metal, Saved, Swap, rounds, until};
 
 /// Memory of the guests in MiB.
 const MEMORY: u64 = 192;
-/// What they keep of it, and how many pages that are.
+/// Memory in MiB that the guests keep and check, and its number of pages.
 const KEPT: u64 = 24;
 const KEPT_PAGES: &str = "6144";
 
@@ -21,7 +21,7 @@ fn memory_of(saved: &Saved) -> SavedMemory {
     saved.read_state().memory.unwrap()
 }
 
-/// Reads the pages that `runs` list from `file` to where they belong in `memory`.
+/// Reads the pages that `runs` lists from `file` to their places in `memory`.
 fn read(runs: &[u64], file: &File, memory: &mut [u8]) {
     for &[first, pages] in runs.as_chunks::<2>().0 {
         let range = usize::try_from(first * PAGE).unwrap()..usize::try_from((first + pages) * PAGE).unwrap();
@@ -29,7 +29,7 @@ fn read(runs: &[u64], file: &File, memory: &mut [u8]) {
     }
 }
 
-/// Guest memory as the files of a snapshot that stands for itself say.
+/// Returns the guest memory that the files of a full snapshot describe.
 fn content_of_full(saved: &Saved) -> Vec<u8> {
     let memory = memory_of(saved);
     assert!(memory.zero.is_empty() && memory.base_data.is_empty());
@@ -38,7 +38,7 @@ fn content_of_full(saved: &Saved) -> Vec<u8> {
     content
 }
 
-/// Guest memory as a diff and its base say.
+/// Returns the guest memory that a diff and its base describe.
 fn content_of_diff(diff: &Saved, base: &Saved) -> Vec<u8> {
     let memory = memory_of(diff);
     assert_eq!(memory.base_data, memory_of(base).data);
@@ -51,17 +51,17 @@ fn content_of_diff(diff: &Saved, base: &Saved) -> Vec<u8> {
     content
 }
 
-/// The pages in which two memories differ.
+/// Returns the numbers of the pages in which two memories differ.
 fn differing(one: &[u8], other: &[u8]) -> Vec<usize> {
     let pages = one.chunks(4096).zip(other.chunks(4096)).enumerate();
     pages.filter(|(_, (one, other))| one != other).map(|(page, _)| page).collect()
 }
 
-/// Changes memory in every way there is.
+/// Changes memory in every possible way.
 fn change(guest: &Guest, seed: u64) {
     guest.run(&format!("mem-dirty 700 {seed}"));
     guest.run(&format!("mem-zero 400 {}", seed + 1));
-    // The balloon takes memory, also such as the guest has written to, and gives back a part.
+    // The balloon takes memory, including memory to which the guest has written, and returns a part of it.
     for target in [48, 16] {
         guest.client().set_balloon(target).unwrap();
         until("the balloon", || {
@@ -72,7 +72,7 @@ fn change(guest: &Guest, seed: u64) {
     guest.run(&format!("mem-dirty 300 {}", seed + 2));
 }
 
-/// Has the guest free memory and tell the host, and take it again.
+/// Makes the guest free memory and report that to the host, and allocate memory again.
 fn free_and_take(guest: &Guest, seed: u64) {
     let reported = || guest.counter("balloon", "reported_bytes");
     let before = reported();
@@ -86,11 +86,11 @@ fn free_and_take(guest: &Guest, seed: u64) {
     assert_eq!(guest.run(&format!("mem-random {} {seed}", KEPT / 2)), KEPT_PAGES);
 }
 
-/// Saves the guest, which is paused then, as a diff and in full, and compares; returns the diff.
+/// Saves the guest as a diff and in full, which leaves it paused, and compares the two; returns the diff.
 fn assert_complete(guest: &Guest, base: &Saved, swap: Option<&Swap>) -> Saved {
     guest.client().pause().unwrap();
     if swap.is_some() {
-        // All that is its own, and some of the monitor's.
+        // This swaps out all of the guest's own pages, and some of the monitor's.
         assert!(guest.swap_out() > 4 << 20, "{} KiB are swapped out", guest.status("VmSwap"));
     }
     let diff = guest.save(SaveKind::Diff);
@@ -114,7 +114,7 @@ fn assert_complete(guest: &Guest, base: &Saved, swap: Option<&Swap>) -> Saved {
     diff
 }
 
-/// Suspends and restores a guest several times, each time after changes of all kinds.
+/// Suspends and restores a guest several times, each time after all kinds of changes.
 fn generations(metal: &Metal, count: u64, swap: Option<&Swap>) {
     let mut machine = Machine::new(metal);
     machine.config.vcpus = 2;
@@ -133,7 +133,7 @@ fn generations(metal: &Metal, count: u64, swap: Option<&Swap>) {
             free_and_take(&guest, 7);
         }
         if swap.is_some() {
-            // The guest works on with memory that is swapped out.
+            // The guest continues to work with memory that is swapped out.
             guest.swap_out();
             assert_eq!(guest.run("mem-check"), KEPT_PAGES);
         }
@@ -142,7 +142,7 @@ fn generations(metal: &Metal, count: u64, swap: Option<&Swap>) {
         guest = diff.clone_on(metal).restore();
     }
     assert_eq!(guest.run("mem-check"), KEPT_PAGES);
-    // A guest that has done nothing adds next to nothing, and still nothing is lost.
+    // A guest that has done nothing adds almost nothing, and still nothing is lost.
     let idle = guest.save(SaveKind::Diff);
     let full = guest.save(SaveKind::Full);
     assert_eq!(differing(&content_of_diff(&idle, &base), &content_of_full(&full)), [0; 0]);

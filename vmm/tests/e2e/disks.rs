@@ -1,4 +1,4 @@
-//! Disks: whatever the guest does to them, they hold what they must.
+//! Tests of disks: whatever the guest writes to them, they have the right contents.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -11,10 +11,10 @@ use hearth_vmm::config::DiskSource;
 use crate::support::{Machine, Metal, disk, rounds};
 
 const MIB: u64 = 1 << 20;
-/// Sizes that are no multiples of anything but a sector.
+/// Sizes of the disks in bytes: multiples of a sector, but of no larger unit.
 const OVERLAID: u64 = 24 * MIB + 512;
 const RAW: u64 = 16 * MIB + 3 * 512;
-/// Threads that send requests to one disk.
+/// Number of threads that send requests to one disk.
 const WORKERS: u64 = 4;
 
 fn requests() -> u64 {
@@ -40,7 +40,7 @@ fn disks_under_random_requests_hold_what_the_model_says() {
     assert_eq!(guest.run("blk-info vda"), format!("{} 0 overlaid", OVERLAID / 512));
     assert_eq!(guest.run("blk-info vdb"), format!("{} 0 raw", RAW / 512));
 
-    // Both at once: the disks share the monitor's device thread.
+    // Both disks are busy at the same time, because they share the monitor's device thread.
     let overlaid = guest.start(&format!("blk-fuzz vda 1000 11 {} {WORKERS}", requests()));
     let written = guest.start(&format!("blk-fuzz vdb 2000 22 {} {WORKERS}", requests()));
     overlaid.finish().unwrap().unwrap();
@@ -55,7 +55,7 @@ fn disks_under_random_requests_hold_what_the_model_says() {
     assert_holds_model(&raw, 2000, 22);
 }
 
-/// Checks a base: nobody has written to it.
+/// Checks that the file of a base is unchanged.
 fn assert_holds_stream(mut file: &File, seed: u64, bytes: u64) {
     let mut content = Vec::new();
     std::io::Seek::rewind(&mut file).unwrap();
@@ -63,7 +63,7 @@ fn assert_holds_stream(mut file: &File, seed: u64, bytes: u64) {
     assert_eq!((content.len() as u64, pattern::mismatch(seed, 0, &content)), (bytes, None));
 }
 
-/// Checks a raw disk's file: it holds what the guest's history says, without the guest.
+/// Checks, without the guest, that a raw disk's file has the contents that follow from the guest's requests.
 fn assert_holds_model(file: &File, seed: u64, base_seed: u64) {
     for mut model in disk_model::models(seed, base_seed, RAW / SECTOR as u64, WORKERS) {
         for _ in 0..requests() {

@@ -1,4 +1,4 @@
-//! Snapshots in folders: whoever is killed while one is written, what is there is a whole one.
+//! Tests of snapshots in folders: if a process is killed while one is written, the folder contains a complete snapshot.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
@@ -18,15 +18,15 @@ use crate::support::{Guest, Machine, Metal, PATIENCE, disk, patterned, rounds};
 const MIB: u64 = 1 << 20;
 const DISK: u64 = 16 * MIB;
 const MEMORY_MIB: u64 = 256;
-/// Memory of which every page is known.
+/// Size of the memory of which the content of every page is known, in MiB.
 const KNOWN_MIB: u64 = 8;
-/// Pages of it that a version changes.
+/// Number of pages of this memory that a version changes.
 const CHANGED_PAGES: u64 = 512;
-/// Records that a version writes, and the blocks of 4 KiB that it chooses from.
+/// Number of records that a version writes, and number of blocks of 4 KiB from which it chooses their places.
 const RECORDS: u64 = 40;
 const BLOCKS: u64 = 64;
 
-/// A folder with a disk, its overlay, and snapshots of the one microVM that uses them.
+/// A folder with a disk, its overlay, and snapshots of the microVM that uses them.
 struct Shelf {
     metal: Metal,
     folder: TempDir,
@@ -47,17 +47,17 @@ impl Shelf {
         names(self.folder.path())
     }
 
-    /// The disk with a new overlay.
+    /// Opens the disk with a new overlay.
     fn disk(&self) -> (DiskSource, Overlay) {
         let path = self.at("overlay");
-        let _ = fs::remove_file(&path); // of a machine that was killed
+        let _ = fs::remove_file(&path); // remove the one of a machine that was killed
         let overlay = File::options().create_new(true).read(true).write(true).open(&path).unwrap();
         let named = Overlay::of(0, &path, &overlay).unwrap();
         let base = File::open(self.at("disk")).unwrap();
         (DiskSource::Overlay { base, layers: Vec::new(), overlay }, named)
     }
 
-    /// A guest in version 0, booted.
+    /// Boots a guest, in version 0.
     fn boot(&self) -> Running {
         let mut machine = Machine::new(&self.metal);
         machine.config.memory_mib = MEMORY_MIB;
@@ -69,14 +69,14 @@ impl Shelf {
         running
     }
 
-    /// The guest of a snapshot.
+    /// Restores the guest of a snapshot.
     fn restore(&self, name: &str) -> Running {
         let (source, overlay) = self.disk();
         let config = snapshot::open(&self.at(name)).unwrap().into_config(vec![source]).unwrap();
         Running { guest: self.metal.restore_folder(config, MEMORY_MIB), overlay }
     }
 
-    /// A full snapshot `full` in version 0, and a diff `diff` in version 1.
+    /// Takes a full snapshot `full` in version 0, and a diff `diff` in version 1.
     fn fill(&self) {
         self.boot().suspend(&self.at("full"), Take::default());
         let guest = self.restore("full");
@@ -86,13 +86,13 @@ impl Shelf {
         assert_eq!(self.names(), ["diff", "disk", "full"]);
     }
 
-    /// A diff that replaces one.
+    /// Returns the parameters for a diff that replaces an existing snapshot.
     fn diff(&self) -> Take {
         Take { base: Some(self.at("full")), replace: true, ..Take::default() }
     }
 }
 
-/// A guest whose memory and disk have versions.
+/// A guest whose memory and disk contents have version numbers.
 struct Running {
     guest: Guest,
     overlay: Overlay,
@@ -115,7 +115,7 @@ impl Running {
         u64::from_str_radix(&self.guest.run("nonce-get"), 16).unwrap()
     }
 
-    /// Checks that memory and disk are those of version `version`: neither older nor newer.
+    /// Checks that memory and disk have the contents of version `version`: neither older nor newer ones.
     fn check(&self, version: u64) {
         assert_eq!(self.version(), version);
         self.guest.run("mem-check");
@@ -133,7 +133,7 @@ impl Running {
     }
 }
 
-/// Blocks that only this version writes; version 0 writes to those that all write to.
+/// Returns the blocks that only this version writes; those of version 0 are the ones that all versions write.
 fn blocks(version: u64) -> String {
     format!("{} {}", version * BLOCKS, (version + 1) * BLOCKS)
 }
@@ -145,7 +145,7 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Asks until it is so; asking is what gives the monitor time.
+/// Polls until `done` returns true. The polling itself lets the monitor make progress.
 fn until(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
@@ -191,7 +191,7 @@ fn a_suspend_that_is_given_up_before_its_commit_changes_nothing() {
     assert_eq!(running.guest.client().status().unwrap().state(), MachineState::Paused);
     drop(uncommitted);
     assert_eq!(shelf.names(), ["diff", "disk", "full", "overlay"]);
-    // It goes on, and may be suspended later.
+    // The guest continues, and can be suspended later.
     running.check(2);
     running.become_version(3);
     let watcher = Client::connect(running.control()).unwrap();
@@ -209,16 +209,16 @@ fn a_suspend_that_is_given_up_before_its_commit_changes_nothing() {
     running.guest.power_off();
 }
 
-/// When a controller is killed.
+/// The moment at which a controller is killed.
 #[derive(Debug, Clone, Copy)]
 enum Moment {
-    /// It has begun.
+    /// The controller has created its temporary folder.
     Folder,
-    /// The monitor writes.
+    /// The monitor is writing.
     Saving,
-    /// The monitor has written.
+    /// The monitor has finished writing.
     Paused,
-    /// The folder is there.
+    /// The folder has its final name.
     Committed,
 }
 
@@ -246,7 +246,7 @@ fn a_controller_that_is_killed_leaves_the_old_folder_or_the_new_one() {
             .unwrap();
         let watcher = Client::connect(running.control()).unwrap();
         until("the moment", || {
-            // Whichever comes first: the controller does not wait for us.
+            // Stop at a later moment as well: the controller does not wait for this process.
             inode() != before
                 || match (moment, watcher.status().map(|status| status.state())) {
                     (_, Err(_)) => true,
@@ -270,7 +270,7 @@ fn a_controller_that_is_killed_leaves_the_old_folder_or_the_new_one() {
     running.guest.power_off();
 }
 
-/// Bytes of storage that a folder's files take.
+/// Returns the number of bytes of storage that a folder's files occupy.
 fn storage(folder: &Path) -> u64 {
     names(folder).iter().map(|name| folder.join(name).symlink_metadata().unwrap().blocks() * 512).sum()
 }
@@ -290,7 +290,8 @@ fn ten_suspends_leave_one_diff_that_does_not_grow() {
         running.become_version(version);
         let taken = running.suspend(&diff, shelf.diff());
         assert_eq!(taken.saved.base_id, full_id(&full));
-        // The first one's overlay is the layer; later ones are merged with the layer before.
+        // The first suspend takes over the overlay as its layer; later ones are merged with the layer of the one
+        // before.
         assert_eq!(taken.linked.is_empty(), version != 1);
         assert_eq!(shelf.names(), ["diff", "disk", "full"]);
         assert_eq!(names(&diff), ["base", "disk0", "memory", "state"]);
@@ -299,8 +300,8 @@ fn ten_suspends_leave_one_diff_that_does_not_grow() {
         assert_eq!((opened.layers(0), opened.next_base()), (2, fs::canonicalize(&full).unwrap().as_path()));
         sizes.push(storage(&diff));
     }
-    // What the versions change, the disk's map, and what the guest's kernel is at meanwhile: less than ten times what
-    // one version changes.
+    // The size is bounded by the changes of the versions, the disk's map, and what the guest's kernel writes meanwhile:
+    // less than ten times what one version changes.
     let most = (KNOWN_MIB + 6) * MIB + 11 * BLOCKS * 4096;
     assert!(sizes.iter().all(|size| *size < most), "{sizes:?} against {most}");
     assert_eq!(written(&full), full_before);
@@ -312,13 +313,13 @@ fn ten_suspends_leave_one_diff_that_does_not_grow() {
     running.guest.power_off();
 }
 
-/// The names in a folder, and when each file was written.
+/// Returns the names in a folder, and the modification time of each file.
 fn written(folder: &Path) -> Vec<(String, SystemTime)> {
     let modified = |name: &String| folder.join(name).symlink_metadata().unwrap().modified().unwrap();
     names(folder).into_iter().map(|name| (name.clone(), modified(&name))).collect()
 }
 
-/// The id of the snapshot in a folder.
+/// Returns the id of the snapshot in a folder.
 fn full_id(folder: &Path) -> Vec<u8> {
     let state = File::open(folder.join(snapshot::STATE)).unwrap();
     hearth_vmm::snapshot::state_file::read(&state).unwrap().snapshot_id

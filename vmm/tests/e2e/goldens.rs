@@ -1,5 +1,6 @@
-//! States of snapshots that were taken on two types of CPU, kept in `tests/golden`: what this release writes, later ones
-//! read, and what one CPU's guest relies on, another CPU refuses.
+//! Tests of states of snapshots that were taken on two types of CPU and are kept in `tests/golden`. Later releases must
+//! read what this one writes. A host with one type of CPU must refuse a state that was taken on the other, because its
+//! guest relies on that CPU.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -18,14 +19,14 @@ const GOLDEN: [(&str, &[u8]); 2] = [
     ("neoverse-n1", include_bytes!("../golden/state-v1-neoverse-n1")),
     ("max", include_bytes!("../golden/state-v1-max")),
 ];
-/// KVM's id of `MIDR_EL1`, which says what CPU it is.
+/// KVM's id of `MIDR_EL1`, which identifies the type of the CPU.
 pub(crate) const MIDR: u64 = 0x6030_0000_0013_c000;
 /// Memory of the guest in MiB.
 const MEMORY: u64 = 128;
-/// Where a ring's index is (virtio 1.2, 2.7.6 and 2.7.8).
+/// Offset of the index in a ring (virtio 1.2, 2.7.6 and 2.7.8).
 const INDEX: u64 = 2;
 
-/// Where the value of a register begins among a vCPU's values.
+/// Returns the offset of a register's value among a vCPU's values.
 pub(crate) fn offset_of(vcpu: &SavedVcpu, register: u64) -> Option<usize> {
     let value = saved_value(vcpu, register)?;
     Some(value.as_ptr() as usize - vcpu.values.as_ptr() as usize)
@@ -35,7 +36,7 @@ fn midr_of(vcpu: &SavedVcpu) -> u64 {
     u64::from_le_bytes(saved_value(vcpu, MIDR).unwrap().try_into().unwrap())
 }
 
-/// This host's.
+/// Returns the `MIDR_EL1` of this host.
 fn own_midr() -> u64 {
     let text = fs::read_to_string("/sys/devices/system/cpu/cpu0/regs/identification/midr_el1").unwrap();
     u64::from_str_radix(text.trim().trim_start_matches("0x"), 16).unwrap()
@@ -49,7 +50,8 @@ fn a_golden_state_is_taken_on_its_own_cpu_and_refused_on_others() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state");
         fs::write(&path, bytes).unwrap();
-        // Memory is not kept with it. What is made up here is never run; it has the rings' indices, which devices read.
+        // The guest's memory is not kept with the state. This one is never run; it only has the rings' indices, which
+        // devices read.
         let memory = create(&folder.path().join("memory"));
         let id = state.snapshot_id.as_slice().try_into().unwrap();
         memory.write_all_at(&trailer(MEMORY << 20, &id, None), MEMORY << 20).unwrap();
@@ -80,7 +82,7 @@ fn a_golden_state_is_taken_on_its_own_cpu_and_refused_on_others() {
     }
 }
 
-/// Makes the file for this host's CPU, in `HEARTH_OUT`: `cargo xtask metal --out`.
+/// Creates the file for this host's CPU, in `HEARTH_OUT`: `cargo xtask metal --out`.
 #[test]
 #[ignore = "makes what the other test reads"]
 fn make_golden_files() {

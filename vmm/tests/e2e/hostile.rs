@@ -1,4 +1,4 @@
-//! A hostile guest harms nobody but itself.
+//! Tests that a hostile guest harms nothing but itself.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,11 +11,11 @@ use hearth_vmm::config::{BalloonConfig, DiskSource};
 use crate::support::{Guest, Machine, Metal, Tap, disk, rounds};
 
 const MIB: u64 = 1 << 20;
-/// Steps of each vCPU.
+/// Number of steps of each vCPU.
 const STEPS: u32 = 800;
 const VCPUS: u32 = 2;
 
-/// A machine with every device, for the hostile guest.
+/// Creates a machine with every device for the hostile guest.
 fn create(metal: &Metal, tap: &Tap, base: &File, read_only: &File, arguments: &str) -> Guest {
     let mut machine = Machine::new(metal);
     machine.config.kernel = Some(File::open(&metal.hostile).unwrap());
@@ -39,12 +39,12 @@ fn create(metal: &Metal, tap: &Tap, base: &File, read_only: &File, arguments: &s
     guest
 }
 
-/// What the attacks have come to: counters by `group/name`, the largest value of all runs.
+/// What the attacks have reached: counters by `group/name`, with the largest value of all runs.
 #[derive(Default)]
 struct Reached(BTreeMap<String, u64>);
 
 impl Reached {
-    /// Takes in the counters of a monitor, unless it is gone already.
+    /// Records the counters of a monitor, unless it has exited already.
     fn note(&mut self, client: &Client) {
         let Ok(metrics) = client.metrics() else { return };
         for group in &metrics.groups {
@@ -94,7 +94,7 @@ fn a_hostile_guest_ends_with_a_reason_and_harms_nobody() {
         assert_unchanged(&read_only, 2);
     }
     eprintln!("the most of each counter: {:?}", reached.0);
-    // The attacks have got through to the devices, and devices have been stopped for what was done to them.
+    // The attacks have reached the devices, and devices have stopped because of them.
     reached.assert(&["disk0/reads", "disk0/writes", "disk2/discards", "net0/tx_packets", "vsock/tx_packets"]);
     reached.assert(&["rng/bytes", "vcpu1/exits_mmio_write"]);
     reached.assert(&["disk0/device_failures", "net0/device_failures", "vsock/device_failures"]);

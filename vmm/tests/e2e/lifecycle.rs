@@ -1,4 +1,4 @@
-//! Boot, power-off, restart, pause.
+//! Tests of boot, power-off, restart and pause.
 
 use std::process::Command as Process;
 
@@ -96,10 +96,10 @@ fn a_paused_guest_stands_still_until_it_is_resumed() {
         assert_eq!(guest.client().status().unwrap().state(), MachineState::Paused);
         let written = guest.counter("vcpu0", "exits_mmio_write");
         assert!(written > 0);
-        // The stream is open on the host's side only: the guest cannot accept it yet.
+        // The stream is open on the host's side only, because the paused guest cannot accept it yet.
         let stream = guest.client().vsock_connect(hearth_test_guest::COMMAND_PORT).unwrap();
         let mut waiting = hearth_test_guest::client::Command::over(stream, "ping").unwrap();
-        // Time passes for others.
+        // Another guest gets time to run.
         for _ in 0..3 {
             neighbour.run("ping");
         }

@@ -1,14 +1,13 @@
-//! Real microVMs on a real KVM: the monitor in its jail, driven through the client as a controller would.
+//! Tests with real microVMs on a real KVM: the monitor runs in its jail, and the client drives it as a controller does.
 //!
-//! The tests run on ARM64 metal as root; `cargo xtask test` brings them there together with the files that
-//! they need, named by the environment: `HEARTH_VMM` (the monitor), `HEARTH_GUEST_KERNEL`,
-//! `HEARTH_GUEST_INITRD` (the test guest, see the package `hearth-test-guest`), `HEARTH_HOSTILE_IMAGE`,
-//! `HEARTH_EXT4_IMAGE` (an empty file system) and `HEARTH_E2FSCK` (which checks it).
-//! Where `HEARTH_VMM` is not set there is nothing to test, and each test says so. `HEARTH_FULL` repeats what
-//! depends on chance more often.
+//! The tests run on ARM64 metal as root; `cargo xtask test` copies them there together with the files that they need.
+//! Environment variables contain the paths: `HEARTH_VMM` (the monitor), `HEARTH_GUEST_KERNEL`, `HEARTH_GUEST_INITRD`
+//! (the test guest, see the package `hearth-test-guest`), `HEARTH_HOSTILE_IMAGE`, `HEARTH_EXT4_IMAGE` (an empty file
+//! system) and `HEARTH_E2FSCK` (which checks it). If `HEARTH_VMM` is not set there is nothing to test, and each test
+//! reports that. With `HEARTH_FULL`, tests that depend on chance are repeated more often.
 //!
-//! Nothing here waits for time to pass, but for `clocks`, which are about that: the tests wait for what is to happen,
-//! and give up after [`support::PATIENCE`].
+//! No test sleeps, except those in `clocks`, which are about the passing of time. The tests wait for the events that
+//! they expect, and fail after [`support::PATIENCE`].
 #![cfg(target_arch = "aarch64")]
 #![allow(
     clippy::unwrap_used,

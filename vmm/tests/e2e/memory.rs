@@ -1,4 +1,4 @@
-//! Memory that the guest does not need goes back to the host.
+//! Tests that memory that the guest does not need is returned to the host.
 
 use std::fs;
 use std::time::Instant;
@@ -7,20 +7,20 @@ use hearth_vmm::config::BalloonConfig;
 
 use crate::support::{Guest, Machine, Metal, PATIENCE};
 
-/// Memory of the guests in MiB, and how much of it they use for a while.
+/// Memory of the guests in MiB, and how much of it they use temporarily.
 const MEMORY: u64 = 256;
 const USED: u64 = 96;
-/// What the balloon takes, in MiB: most of what the guest has used.
+/// Memory that the balloon takes, in MiB: most of what the guest has used.
 const TAKEN: u32 = 150;
 
-/// Memory of a monitor that is in the host's RAM, its guest's included, in MiB.
+/// Returns a monitor's resident memory, including its guest's, in MiB.
 fn resident(guest: &Guest) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", guest.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
 }
 
-/// Talks to the guest until `done`: that is what gives it time.
+/// Sends commands to the guest until `done` returns true. This lets the guest make progress.
 fn until(guest: &Guest, what: &str, done: impl Fn() -> bool) {
     let start = Instant::now();
     while !done() {
@@ -67,7 +67,7 @@ fn free_pages_are_reported_and_given_back() {
     guest.run("mem-free");
     until(&guest, "reporting", || resident(&guest) + USED / 2 < before);
     assert!(guest.counter("balloon", "reported_bytes") >= (USED / 2) << 20);
-    // What was given back can be used again.
+    // Memory that was given back can be used again.
     guest.run(&format!("mem-fill {USED}"));
     guest.power_off();
 }

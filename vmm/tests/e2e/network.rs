@@ -1,4 +1,4 @@
-//! A network card on a tap.
+//! Tests of a network card on a tap interface.
 
 use std::io::{self, BufReader, Read as _};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
@@ -22,7 +22,7 @@ fn boot_with(metal: &Metal, taps: &[&Tap]) -> Guest {
     guest
 }
 
-/// Sends the stream `seed` to whoever echoes at `address`, and checks what comes back.
+/// Sends the stream `seed` to an echo server at `address`, and checks what comes back.
 fn round_trip(address: Ipv4Addr, port: u16, seed: u64) {
     let stream = TcpStream::connect((address, port)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -1,4 +1,4 @@
-//! What cannot be restored is refused, by name and before anything runs.
+//! Tests of snapshots that cannot be restored: they are refused with a specific reason, before anything runs.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ struct Fixture {
     base: PathBuf,
     raw: PathBuf,
     tap: Tap,
-    /// Has the files of the disks.
+    /// Contains the files of the disks.
     _folder: tempfile::TempDir,
 }
 
@@ -51,14 +51,14 @@ impl Fixture {
         Self { metal, saved, base, raw, tap, _folder: folder }
     }
 
-    /// Its first disk, with these layers.
+    /// Returns the first disk, with these layers.
     fn overlaid(&self, layers: &[PathBuf], clone: &Clone) -> DiskSource {
         let overlay = create(&clone.path("overlay"));
         let layers = layers.iter().map(|layer| open(layer)).collect();
         DiskSource::Overlay { base: open(&self.base), layers, overlay }
     }
 
-    /// A clone with all that it needs, as `change` then changes it.
+    /// Creates a clone with everything that it needs, and then applies `change` to it.
     fn clone_but(&self, change: impl FnOnce(&mut Clone)) -> Clone {
         let mut clone = self.saved.clone_on(&self.metal);
         let overlaid = self.overlaid(&[self.saved.layer(0)], &clone);
@@ -68,21 +68,21 @@ impl Fixture {
         clone
     }
 
-    /// Checks that a clone with this change is refused with these words.
+    /// Checks that a clone with this change is refused with a message that contains these words.
     fn refuses(&self, words: &str, change: impl FnOnce(&mut Clone)) {
         let message = self.clone_but(change).refused();
         eprintln!("{message}");
         assert!(message.contains(words), "`{words}` is not in: {message}");
     }
 
-    /// A file of the clone with these bytes.
+    /// Creates a file of the clone with these bytes.
     fn file_of(clone: &Clone, name: &str, bytes: &[u8]) -> File {
         let path = clone.path(name);
         fs::write(&path, bytes).unwrap();
         open(&path)
     }
 
-    /// Checks that a clone whose state was changed, and looks whole, is refused with these words.
+    /// Checks that a clone with a changed state, which is formally valid, is refused with these words.
     fn refuses_state(&self, words: &str, change: impl FnOnce(&mut SavedMachine)) {
         self.refuses(words, |clone| {
             let mut state = self.saved.read_state();
@@ -97,7 +97,7 @@ fn what_does_not_belong_together_is_refused_by_name() {
     let Some(metal) = Metal::find() else { return };
     let fixture = Fixture::make(metal);
 
-    // The state.
+    // Damage of the state.
     let state = fs::read(fixture.saved.state()).unwrap();
     let middle = state.len() / 2;
     for (at, words) in [
@@ -117,7 +117,7 @@ fn what_does_not_belong_together_is_refused_by_name() {
         });
     }
 
-    // The memory.
+    // Damage of the memory.
     let memory = |clone: &Clone| {
         let path = clone.path("memory");
         (copy(open(&fixture.saved.memory()), &path), path)
@@ -136,7 +136,7 @@ fn what_does_not_belong_together_is_refused_by_name() {
     });
     fixture.refuses("stands for itself", |clone| clone.config.diff = Some(memory(clone).0));
 
-    // Disks and network cards.
+    // Wrong disks and network cards.
     let layer = fixture.saved.layer(0);
     fixture.refuses("disk 0 of the snapshot has 1 frozen layers, 0 were passed", |clone| {
         fs::remove_file(clone.path("overlay")).unwrap();
@@ -174,7 +174,7 @@ fn what_does_not_belong_together_is_refused_by_name() {
         clone.config.taps.push(fixture.tap.file());
     });
 
-    // With nothing wrong it goes on.
+    // Without any change the clone runs.
     let guest = fixture.clone_but(|_| {}).restore();
     guest.run("blk-check vda 7 20 0 100 20");
     guest.power_off();

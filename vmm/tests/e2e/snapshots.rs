@@ -1,4 +1,4 @@
-//! A machine becomes files, and files become machines: whatever the guest was doing goes on.
+//! Tests of snapshots: a machine is saved and restored, and everything that the guest was doing continues.
 
 use std::fs::File;
 use std::path::Path;
@@ -19,7 +19,7 @@ fn open(path: &Path) -> File {
     File::open(path).unwrap()
 }
 
-/// Checks that all work has come further and nothing went wrong, and returns how far it is.
+/// Checks that all work has made progress without errors; returns its status.
 fn assert_goes_on(guest: &Guest, before: &Status) -> Status {
     let after = guest.work("work-check");
     for kind in Kind::ALL {
@@ -28,7 +28,7 @@ fn assert_goes_on(guest: &Guest, before: &Status) -> Status {
     after
 }
 
-/// Ends the guest's work; the kernel has nothing to complain about.
+/// Stops the guest's work, and checks that the kernel has reported no problems.
 fn stop_work(guest: &Guest) {
     guest.work("work-stop");
     guest.run("sync");
@@ -57,12 +57,12 @@ fn work_goes_on_in_a_restored_guest_and_in_the_one_that_was_saved() {
     guest.run("mount-work vdb");
     let before = guest.work("work-check");
 
-    // It is in the middle of its work.
+    // The guest is saved in the middle of its work.
     let saved = guest.save_layers(SaveKind::Full, &[0]);
     let files = saved.folder.path().join("files");
     copy(open(&guest.folder.path().join("files")), &files);
 
-    // Who was saved goes on.
+    // The saved guest itself continues.
     guest.client().resume().unwrap();
     assert_goes_on(&guest, &before);
     guest.echo_through(&tap, MIB);
@@ -73,12 +73,12 @@ fn work_goes_on_in_a_restored_guest_and_in_the_one_that_was_saved() {
     guest.power_off();
     assert_clean_ext4(&kept);
 
-    // What was on the disk at that moment is what a power failure leaves: the journal makes it whole.
+    // The disk at the moment of the save is as after a power failure: replaying the journal makes it consistent.
     let crashed = saved.folder.path().join("crashed");
     copy(open(&files), &crashed);
     assert_clean_after_replay(&crashed);
 
-    // Another process with other files goes on from there, too.
+    // Another process with other files continues from the snapshot, too.
     let clone = saved.clone_on(&metal);
     let mine = clone.path("files");
     let disks = vec![
@@ -134,7 +134,7 @@ fn work_goes_on_over_generations_of_suspends_on_overlays() {
     let mut guest = clone.disks(given).restore();
     for generation in 1..=3 {
         status = assert_goes_on(&guest, &status);
-        // What each suspend adds to the disks holds all that came after the image.
+        // The layer that each suspend adds to a disk contains all changes since the image.
         let suspended = guest.save_layers(SaveKind::Diff, &[0, 1]);
         assert_eq!(suspended.answer.base_id, image.answer.snapshot_id, "generation {generation}");
         guest.kill();

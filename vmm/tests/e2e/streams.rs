@@ -1,4 +1,4 @@
-//! vsock: streams between host and guest.
+//! Tests of vsock: streams between host and guest.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::Shutdown;
@@ -13,9 +13,9 @@ use hearth_test_guest::pattern;
 use crate::support::{Machine, Metal, PATIENCE};
 
 const MIB: u64 = 1 << 20;
-/// Streams at the same time.
+/// Number of streams at the same time.
 const MANY: usize = 200;
-/// Bytes on each of many streams.
+/// Number of bytes on each of many streams.
 const LITTLE: usize = 40_000;
 
 fn stream_of(seed: u64, bytes: usize) -> Vec<u8> {
@@ -24,7 +24,7 @@ fn stream_of(seed: u64, bytes: usize) -> Vec<u8> {
     content
 }
 
-/// Sends the stream `seed`, ends, and checks what comes back.
+/// Sends the stream `seed`, shuts down the sending side, and checks what comes back.
 fn round_trip(stream: UnixStream, seed: u64, bytes: usize) {
     let out = stream.try_clone().unwrap();
     let sender = thread::spawn(move || {
@@ -51,7 +51,7 @@ fn megabytes_arrive_as_they_were_sent() {
     guest.run("vsock-sink 5001 72");
     let stream = guest.connect(5001);
     (&stream).write_all(&stream_of(72, usize::try_from(bytes).unwrap())).unwrap();
-    // The guest still answers when our side has ended.
+    // The guest still answers when the host has shut down its sending side.
     stream.shutdown(Shutdown::Write).unwrap();
     let mut answer = String::new();
     BufReader::new(stream).read_line(&mut answer).unwrap();
@@ -101,14 +101,14 @@ fn two_hundred_streams_from_the_guest_are_open_at_once() {
 fn a_side_that_has_ended_can_still_receive() {
     let Some(metal) = Metal::find() else { return };
     let guest = Machine::new(&metal).boot();
-    // Our side ends first, before a byte has been sent: the guest sends all it has.
+    // The host's side is shut down first, before a byte has been sent: the guest sends all its data.
     guest.run(&format!("vsock-source 5000 {MIB} 81"));
     let stream = guest.connect(5000);
     stream.shutdown(Shutdown::Write).unwrap();
     let mut received = Vec::new();
     BufReader::new(stream).read_to_end(&mut received).unwrap();
     assert_eq!((received.len() as u64, pattern::mismatch(81, 0, &received)), (MIB, None));
-    // The guest's side ends first: we send all we have.
+    // The guest's side is shut down first: the host sends all its data.
     guest.ports.serve(6000, |stream| {
         let mut all = Vec::new();
         BufReader::new(&stream).read_to_end(&mut all).unwrap();
@@ -128,7 +128,7 @@ fn a_port_without_a_listener_refuses() {
         "{refused}"
     );
     guest.attempt("vsock-connect-many 9999 1 1").unwrap_err();
-    // A stream that a controller hands over is closed.
+    // A stream that was passed to the monitor by a controller is closed.
     let mut handed_over = guest.client().vsock_connect(9999).unwrap();
     handed_over.set_read_timeout(Some(PATIENCE)).unwrap();
     let end = handed_over.read(&mut [0]);

@@ -1,4 +1,4 @@
-//! A guest at work, and what it keeps in its memory: what the tests of snapshots rest on.
+//! Tests of a working guest, and of what it keeps in its memory. The tests of snapshots rely on both.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use crate::support::{Guest, Machine, Metal, assert_clean_ext4, disk, ext4};
 
 const MIB: u64 = 1 << 20;
 
-/// A guest with two vCPUs, a disk and one with a file system.
+/// Boots a guest with two vCPUs, a raw disk, and a disk with a file system.
 fn boot(metal: &Metal) -> Guest {
     let mut machine = Machine::new(metal);
     machine.config.vcpus = 2;
@@ -45,7 +45,7 @@ fn work_goes_on_after_a_pause_and_leaves_a_clean_file_system() {
     let last = guest.work("work-stop");
     assert!(last.count(Kind::Files) >= before.count(Kind::Files), "{last}");
     assert_clean_ext4(&guest.folder.path().join("files"));
-    // It can be started again.
+    // The work can be started again.
     guest.run("mount-work vdb");
     assert_eq!(guest.work("work-check").count(Kind::Block), None);
     guest.work("work-stop");
@@ -62,7 +62,7 @@ fn work_that_finds_wrong_data_says_so() {
     let guest = boot(&metal);
     guest.run("work-start vda");
     guest.work("work-check");
-    // Somebody else writes to all of the disk that it works on.
+    // This overwrites all of the disk on which the work checks its data.
     guest.run("blk-bench vda write 262144 4194304");
     let reason = loop {
         if let Err(reason) = guest.attempt("work-check") {
@@ -113,7 +113,7 @@ fn a_guest_tells_its_clocks_timers_interrupts_and_random_numbers() {
 
     let ticks = numbers(&guest.run("interrupts arch_timer"))[0];
     let storm = numbers(&guest.run("timer-storm 200"));
-    // How many there are depends on how busy the machine is.
+    // The numbers depend on how busy the machine is.
     assert!(storm.len() == 2 && storm[0] >= 1 && storm[0] <= storm[1], "{storm:?}");
     assert!(numbers(&guest.run("interrupts arch_timer"))[0] > ticks);
     guest.attempt("interrupts no-such-interrupt").unwrap_err();

@@ -1,4 +1,5 @@
-//! The pages that a restored guest needs first, recorded and brought in before it asks.
+//! Tests of working sets: the pages that a restored guest needs first are recorded, and are loaded before they are
+//! needed.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -7,22 +8,22 @@ use hearth_vmm::client::SaveKind;
 
 use crate::support::{Guest, Machine, Metal, Saved, create};
 
-/// What a clone is for, here.
+/// The command that a clone executes here.
 const FIRST_COMMAND: &str = "mem-check";
-/// What it answers: pages of 8 MiB.
+/// The answer to the command: the number of pages in 8 MiB.
 const ANSWER: &str = "2048";
 
-/// Page faults of a monitor's vCPU thread so far, minor and major.
+/// Returns the number of page faults of a monitor's vCPU thread so far, minor and major.
 fn vcpu_faults(guest: &Guest) -> (u64, u64) {
     let tasks = fs::read_dir(format!("/proc/{}/task", guest.pid())).unwrap();
     let stat = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("stat")).unwrap());
     let vcpu = stat.into_iter().find(|stat| stat.contains("(vcpu")).expect("a thread called vcpu…");
-    // Behind the name: state, ppid, pgrp, session, tty, tpgid, flags, minflt, cminflt, majflt (proc(5)).
+    // The fields behind the name are: state, ppid, pgrp, session, tty, tpgid, flags, minflt, cminflt, majflt (proc(5)).
     let fields: Vec<&str> = vcpu.rsplit(") ").next().unwrap().split(' ').collect();
     (fields[7].parse().unwrap(), fields[9].parse().unwrap())
 }
 
-/// Restores with a working set or without, and has the guest do what it is for; returns its vCPU's faults.
+/// Restores with or without a working set, and runs the command; returns the page faults of the guest's vCPU.
 fn faults(saved: &Saved, metal: &Metal, working_set: Option<&Path>) -> (Guest, (u64, u64)) {
     let mut clone = saved.clone_on(metal);
     clone.config.working_set = working_set.map(|path| File::open(path).unwrap());
@@ -43,7 +44,7 @@ fn a_recorded_working_set_is_there_before_the_guest_asks() {
     let saved = guest.save(SaveKind::Full);
     guest.kill();
 
-    // One clone is watched.
+    // One clone is recorded.
     let mut clone = saved.clone_on(&metal);
     clone.config.userfaultfd = Some(device());
     let recorded = clone.restore();
@@ -54,7 +55,7 @@ fn a_recorded_working_set_is_there_before_the_guest_asks() {
     assert!(set.touched_pages >= 2048 && set.touched_pages < 8192, "{set:?}");
     assert!(set.written_pages > 0 && set.written_pages < set.touched_pages, "{set:?}");
     assert!(recorded.counter("working_set", "touched_pages") >= set.touched_pages);
-    // It is a machine like others, and can be suspended.
+    // The recorded clone is a machine like others, and can be suspended.
     assert_eq!(recorded.run("mem-dirty 100 2"), "100");
     let suspended = recorded.save(SaveKind::Diff);
     recorded.kill();
@@ -63,7 +64,7 @@ fn a_recorded_working_set_is_there_before_the_guest_asks() {
     guest.client().save_working_set(create(&saved.folder.path().join("none"))).unwrap_err();
     guest.kill();
 
-    // The others profit.
+    // Other clones have fewer page faults with the recorded working set.
     let (without, plain) = faults(&saved, &metal, None);
     assert_eq!(without.counter("restore_pages", "read"), 0);
     without.kill();
@@ -74,7 +75,7 @@ fn a_recorded_working_set_is_there_before_the_guest_asks() {
     assert_eq!(with.run("nonce-get"), "ca5cade");
     with.power_off();
 
-    // Also over a suspend, which builds on the same image; and not with another one's.
+    // The working set also works for a suspend, which builds on the same image, but not with another snapshot.
     let mut clone = suspended.clone_on(&metal);
     clone.config.working_set = Some(File::open(&path).unwrap());
     let guest = clone.restore();

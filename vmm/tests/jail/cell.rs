@@ -1,4 +1,4 @@
-//! The launcher's side of the tests: starts an inmate, talks to it, looks at it through `/proc`.
+//! The launcher's side of the tests: starts an inmate, sends commands to it, inspects it through `/proc`.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
@@ -14,12 +14,12 @@ use hearth_vmm::jail::{JailConfig, Wall, clean_up, prepare, spawn};
 use tempfile::TempDir;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket as _;
 
-/// Says what is not tested here and why; on the metal that is a failure.
+/// Reports what is not tested here and why; on the metal that is a failure.
 pub(crate) fn skip(what: &str, why: &str) {
     hearth_testing::skip(&format!("{what} cannot be tested: {why}"));
 }
 
-/// Whether the tests can run at all; says so if not.
+/// Whether the tests can run at all; reports the reason if not.
 pub(crate) fn can_jail() -> bool {
     // SAFETY: no pointers, cannot fail.
     let root = unsafe { libc::geteuid() } == 0;
@@ -29,15 +29,15 @@ pub(crate) fn can_jail() -> bool {
     root
 }
 
-/// Every wall but those named.
+/// Returns a configuration with all walls except those in `off`.
 pub(crate) fn without(off: &[Wall]) -> JailConfig {
     JailConfig { off: off.to_vec(), ..JailConfig::default() }
 }
 
-/// Long enough for any machine to answer; only a failure takes it.
+/// Timeout for an answer. It is long enough for any machine; only a failure reaches it.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A jail with a process in it. Dropping it ends the process and cleans up.
+/// A jail with a process in it. Dropping it stops the process and cleans up.
 pub(crate) struct Cell {
     child: Child,
     socket: UnixStream,
@@ -54,7 +54,7 @@ impl Cell {
         })
     }
 
-    /// Starts an inmate by `launch`, which is given the prepared configuration and the control socket.
+    /// Starts an inmate with `launch`, which receives the prepared configuration and the control socket.
     pub(crate) fn start_with(
         config: &JailConfig,
         launch: impl FnOnce(&JailConfig, UnixListener) -> Child,
@@ -63,7 +63,8 @@ impl Cell {
         let config = prepare(run_dir.path(), config).unwrap();
         let path = run_dir.path().join("control");
         let listener = UnixListener::bind(&path).unwrap();
-        // Waits in the listener's queue; an inmate that ends before it accepts is heard as the end.
+        // The connection waits in the listener's backlog. If the inmate exits before it accepts, the connection is
+        // closed.
         let socket = UnixStream::connect(&path).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let child = launch(&config, listener);
@@ -77,7 +78,7 @@ impl Cell {
         cell
     }
 
-    /// Tells the inmate to do something. `None` when it died over it.
+    /// Sends a command to the inmate and returns the answer; `None` if the inmate died of it.
     pub(crate) fn tell(&mut self, command: &str, file: Option<&File>) -> Option<String> {
         let sent = match file {
             Some(file) => self.socket.send_with_fd(command.as_bytes(), file.as_raw_fd()),
@@ -94,7 +95,7 @@ impl Cell {
         }
     }
 
-    /// Tells the inmate to do something that it survives.
+    /// Sends a command to the inmate that it survives, and returns the answer.
     pub(crate) fn ask(&mut self, command: &str) -> String {
         match self.tell(command, None) {
             Some(answer) => answer,
@@ -102,13 +103,13 @@ impl Cell {
         }
     }
 
-    /// The system call that `command` stands for fails with `errno`.
+    /// Checks that the system call that `command` makes fails with `errno`.
     pub(crate) fn ask_refused(&mut self, command: &str, errno: libc::c_int) {
         assert_eq!(self.ask(command), format!("errno {errno}"), "{command}");
     }
 
-    /// Hangs up, which ends an inmate that is inside, and waits for its end; returns its exit status and what
-    /// it wrote to stderr.
+    /// Closes the connection, which makes an inmate that is inside exit, and waits for its exit. Returns its exit
+    /// status and its output on stderr.
     pub(crate) fn end(&mut self) -> (ExitStatus, String) {
         let _ = self.socket.shutdown(Shutdown::Both);
         let status = self.child.wait().unwrap();
@@ -119,7 +120,7 @@ impl Cell {
         (status, text)
     }
 
-    /// Tells the inmate to do something that the kernel kills it for, with `signal`.
+    /// Sends a command to the inmate for which the kernel must kill it with `signal`.
     pub(crate) fn ask_fatal(&mut self, command: &str, signal: libc::c_int) {
         let answer = self.tell(command, None);
         if answer.is_some() {
@@ -129,27 +130,27 @@ impl Cell {
         assert_eq!(status.signal(), Some(signal), "{command}: {status}: {stderr}");
     }
 
-    /// The inmate's process id.
+    /// Returns the process id of the inmate.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// The configuration with what was prepared for it.
+    /// Returns the configuration, with the resources that were prepared for it.
     pub(crate) fn config(&self) -> &JailConfig {
         &self.config
     }
 
-    /// A path in the inmate's `/proc` folder.
+    /// Returns a path in the inmate's `/proc` folder.
     pub(crate) fn proc_path(&self, name: &str) -> PathBuf {
         format!("/proc/{}/{name}", self.pid()).into()
     }
 
-    /// A file in the inmate's `/proc` folder.
+    /// Returns the contents of a file in the inmate's `/proc` folder.
     pub(crate) fn proc_text(&self, name: &str) -> String {
         fs::read_to_string(self.proc_path(name)).unwrap()
     }
 
-    /// The value of a line of the inmate's `/proc/PID/status`, its fields joined by single spaces.
+    /// Returns the value of a line of the inmate's `/proc/PID/status`, its fields joined by single spaces.
     pub(crate) fn status(&self, key: &str) -> String {
         let status = self.proc_text("status");
         let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));

@@ -1,4 +1,4 @@
-//! The control group: a microVM uses what it may of the host, and no more.
+//! Tests of the control group: a microVM can use the host's resources up to its limits, and no more.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use hearth_vmm::jail::{Cgroup, CgroupConfig, CgroupError, JailConfig, Wall};
 
 use crate::cell::{Cell, can_jail, skip, without};
 
-/// Long enough for any machine; only a failure takes it.
+/// Timeout. It is long enough for any machine; only a failure reaches it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The root of the version 2 hierarchy, if this machine has one.
+/// Returns the root of the version 2 hierarchy, if this machine has one.
 fn hierarchy() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     let path = mounts.lines().find_map(|line| {
@@ -26,7 +26,7 @@ fn hierarchy() -> Option<PathBuf> {
     path
 }
 
-/// A name that no other test uses.
+/// Returns a name that no other test uses.
 fn name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("hearth-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
@@ -85,7 +85,7 @@ fn a_name_that_is_taken_and_a_controller_that_is_missing_are_said() {
     let parent = Cgroup::create(&config).unwrap();
     let error = Cgroup::create(&config).unwrap_err();
     assert!(matches!(error, CgroupError::Exists(_)), "{error}");
-    // The new group hands no controller on, whatever the machine has.
+    // The new group enables no controllers for its children, whatever the machine has.
     let below = CgroupConfig::for_guest(config.path(), "vm", 1 << 30);
     let message = Cgroup::create(&below).unwrap_err().to_string();
     assert!(message.contains("`memory`") && message.contains("cgroup.subtree_control"), "{message}");

@@ -1,5 +1,5 @@
-//! The system call filters: for each kind of thread, its daily work passes and an intruder's first steps do
-//! not.
+//! Tests of the system call filters: for each kind of thread, the calls of its normal work are allowed, and the first
+//! steps of an intruder are not.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
@@ -8,7 +8,7 @@ use hearth_vmm::jail::{JailConfig, OnViolation, Wall};
 
 use crate::cell::{Cell, can_jail};
 
-/// No wall but the filters, which rely on no other.
+/// Returns a configuration with no wall but the filters, which do not rely on other walls.
 fn filters_alone() -> JailConfig {
     let walls = JailConfig::default();
     JailConfig { off: walls.walls().filter(|wall| *wall != Wall::Seccomp).collect(), ..walls.clone() }
@@ -29,7 +29,7 @@ fn the_daily_work_of_every_kind_of_thread_passes() {
         if answer.as_deref() != Some("fine") {
             panic!("{role}: {answer:?}: {:?}", cell.end());
         }
-        // And it goes on afterwards.
+        // The process continues to work afterwards.
         assert_eq!(cell.ask("hello"), "hello");
     }
 }
@@ -62,7 +62,7 @@ fn an_intruders_first_step_ends_the_process_whatever_thread_takes_it() {
         "alien",
     ];
     for role in ROLES {
-        // What leads up to a step is not what ends the process.
+        // Check first that entering the role alone does not kill the process.
         assert_eq!(Cell::inside(&filters_alone()).ask(&format!("as {role} nothing")), "ok 0");
         for step in steps {
             Cell::inside(&filters_alone()).ask_fatal(&format!("as {role} {step}"), libc::SIGSYS);
@@ -79,7 +79,7 @@ fn only_the_control_thread_starts_threads_and_sets_kvm_up_and_only_vcpu_threads_
     let mut control = Cell::inside(&filters_alone());
     assert_eq!(control.ask("as control thread"), "ok 0");
     assert_eq!(control.ask("as control kvm-create-vm"), not_for_null);
-    // Which flags it is called with cannot be seen, so the C library has to do without.
+    // The filter cannot check the flags of clone3, so the C library must manage without it.
     assert_eq!(control.ask("as control clone3"), format!("errno {}", libc::ENOSYS));
     assert_eq!(control.ask("as vcpu kvm-run"), not_for_null);
     for step in
@@ -118,7 +118,7 @@ fn a_bug_of_the_monitors_own_is_still_told_from_a_violation() {
     }
     let mut cell = Cell::inside(&JailConfig::default());
     cell.ask_fatal("as device abort", libc::SIGABRT);
-    // A backtrace would open files.
+    // A backtrace would open files, for which the process would be killed.
     let mut cell = Cell::start_with(&JailConfig::default(), |config, listener| {
         let fd = std::os::fd::AsRawFd::as_raw_fd(&listener);
         // SAFETY: no pointers.

@@ -1,4 +1,4 @@
-//! What a monitor's threads do all day, which no filter may stop.
+//! The normal work of a monitor's threads, which no filter may prevent.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -15,13 +15,13 @@ use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket as _;
 use vmm_sys_util::timerfd::TimerFd;
 
-/// Requests of a vCPU's own thread and a request of the control thread.
+/// Requests of a vCPU's own thread.
 const VCPU_REQUESTS: [libc::c_ulong; 8] =
     [0xae80, 0x4010_aeab, 0x4010_aeac, 0xc008_aeb0, 0x8004_ae98, 0x4004_ae99, 0x8040_ae9f, 0x4040_aea0];
 const KVM_CREATE_VM: libc::c_ulong = 0xae01;
 const TUN_REQUESTS: [libc::c_ulong; 2] = [0x4004_54d0, 0x4004_54d8];
 
-/// Does the work of `role` with `disk`, an empty file. Answers "fine", or dies.
+/// Does the work of `role` with `disk`, an empty file. Returns "fine"; a violation kills the process.
 pub(crate) fn work(role: ThreadRole, disk: &File, walls: &Walls) -> String {
     runtime();
     if role == ThreadRole::Memory {
@@ -49,16 +49,16 @@ pub(crate) fn work(role: ThreadRole, disk: &File, walls: &Walls) -> String {
     "fine".into()
 }
 
-/// A request reaches `/dev/null`'s driver, which does not know it.
+/// Sends a request to `/dev/null`'s driver, which does not know it.
 fn request_not_for_null(request: libc::c_ulong) {
     // SAFETY: stdin is /dev/null, which has no requests and touches no argument.
     assert_eq!(unsafe { libc::ioctl(0, request, 0) }, -1);
     assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::ENOTTY), "{request:#x}");
 }
 
-/// Memory in all sizes, allocated and freed in this thread, locks, time, randomness.
+/// Memory in all sizes, allocated and freed in this thread; locks, time, randomness.
 fn runtime() {
-    // First, while the allocator's thresholds are low: a heap of this thread grows and shrinks again.
+    // This comes first, while the allocator's thresholds are low: a heap of this thread grows and shrinks again.
     drop((0..4000).map(|_| vec![1; 1000]).collect::<Vec<Vec<u8>>>());
     for size in [100, 10_000, 200_000, 1 << 20] {
         let mut blocks: Vec<Vec<u8>> = (0..4).map(|_| vec![1; size]).collect();
@@ -72,7 +72,7 @@ fn runtime() {
     let mut random = [0_u8; 16];
     // SAFETY: the buffer is valid for its length.
     assert_eq!(unsafe { libc::getrandom(random.as_mut_ptr().cast(), random.len(), 0) }, 16);
-    // SAFETY: signal 0 to this very thread asks only whether it could be sent.
+    // SAFETY: signal 0 to this very thread only checks whether a signal could be sent.
     assert_eq!(unsafe { libc::pthread_kill(libc::pthread_self(), 0) }, 0);
 }
 
@@ -129,7 +129,7 @@ fn ring(disk: &File) {
     assert!(event.read().unwrap() >= 1);
 }
 
-/// Making events, which a device does when it is activated.
+/// Creating events, as a device does when it is activated.
 fn events() {
     let mut timer = TimerFd::new().unwrap();
     timer.reset(Duration::from_secs(3600), None).unwrap();
@@ -158,8 +158,7 @@ fn wait_for_events() {
 
 extern "C" fn kicked(_signal: libc::c_int) {}
 
-/// Setting up KVM, kicking a thread, and looking at which pages changed.
-/// Guest memory to and from files, and which pages were written.
+/// Reading and writing guest memory from and to files, and querying which pages were written.
 fn memory(disk: &File, walls: &Walls) {
     use std::os::unix::fs::FileExt as _;
     disk.write_all_at(&[1; 4096], 8192).unwrap();
@@ -185,11 +184,12 @@ fn memory(disk: &File, walls: &Walls) {
     // SAFETY: no pointers are involved.
     assert_eq!(unsafe { libc::fallocate(disk.as_raw_fd(), hole, 0, 4096) }, 0);
     let range = hearth_vmm::snapshot::pages::Range { start: std::ptr::null_mut(), bytes: 4096 };
-    // Whether this kernel knows the question or not, asking is allowed.
+    // The call is allowed, whether this kernel supports the request or not.
     let _ = hearth_vmm::snapshot::pages::own_pages(&walls.pagemap, range);
     [0xc028_aa03, 0xc020_aa04, 0x8010_aa02].iter().for_each(|request| request_not_for_null(*request));
 }
 
+/// The work of the control thread: a KVM request, a signal to a thread, reading the page map, starting threads.
 fn control(walls: &Walls) {
     request_not_for_null(KVM_CREATE_VM);
     let handler: extern "C" fn(libc::c_int) = kicked;

@@ -18,10 +18,10 @@ use crate::harmless;
 /// Exit status of an inmate that could not enter the jail.
 pub(crate) const NOT_INSIDE: i32 = 100;
 
-/// The test harness starts threads, and the jail is entered by a process that has one. So inmates branch off
-/// before `main`, where the C library calls what this section lists.
-// SAFETY: an array of function pointers is what the section holds; the function takes over the process or
-// returns, and uses nothing that is set up later.
+/// The test harness starts threads, but a process can enter the jail only while it has one thread. So inmates branch
+/// off before `main`, where the C library calls the functions that this section lists.
+// SAFETY: the section holds an array of function pointers; the function takes over the process or returns, and uses
+// nothing that is set up later.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static BEFORE_MAIN: extern "C" fn() = {
@@ -36,7 +36,7 @@ static BEFORE_MAIN: extern "C" fn() = {
     before_main
 };
 
-/// Process id of the launcher: asking for it is not on any list.
+/// Process id of the launcher, stored before the jail is entered: no list allows getppid.
 static LAUNCHER: OnceLock<u32> = OnceLock::new();
 
 fn serve(control_fd: RawFd, args: &[String]) -> ! {
@@ -90,7 +90,7 @@ fn role_named(name: &str) -> ThreadRole {
     }
 }
 
-/// Runs `command` in a new thread that has the filter of `role`.
+/// Runs `command` in a new thread with the filter of `role`.
 fn in_role(role: ThreadRole, command: &str, file: Option<File>, walls: &Walls) -> String {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name(format!("{role:?}")).spawn_scoped(scope, || {
@@ -103,7 +103,7 @@ fn in_role(role: ThreadRole, command: &str, file: Option<File>, walls: &Walls) -
     })
 }
 
-/// One system call that a monitor has no business with, made without the C library's help.
+/// Makes one system call that a monitor never needs, without the C library's help.
 fn act(command: &str) -> String {
     let (verb, rest) = command.split_once(' ').unwrap_or((command, ""));
     let path = std::ffi::CString::new(rest).unwrap();
@@ -111,8 +111,8 @@ fn act(command: &str) -> String {
     let null = std::ptr::null::<libc::c_char>();
     let at = libc::AT_FDCWD;
     let parent = *LAUNCHER.get().unwrap();
-    // SAFETY: every pointer is null, or a string that outlives the call; every mapping is a new one; a child
-    // that came to be only ends.
+    // SAFETY: every pointer is null, or a string that outlives the call; every mapping is a new one; a child that was
+    // forked only exits.
     let result = unsafe {
         match verb {
             "nothing" => 0,
@@ -176,14 +176,14 @@ fn answer_io<T>(result: io::Result<T>) -> String {
 
 fn map(protection: libc::c_int) -> libc::c_long {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    // SAFETY: a new mapping, wherever there is room.
+    // SAFETY: a new mapping, at an address that the kernel chooses.
     unsafe { libc::syscall(libc::SYS_mmap, std::ptr::null::<u8>(), 4096, protection, flags, -1, 0) }
 }
 
-/// Ends the process if it is the child of a fork.
+/// Exits the process if it is the child of a fork.
 fn end_child(forked: libc::c_long) -> libc::c_long {
     if forked == 0 {
-        // SAFETY: ends the child, which shares nothing with this process.
+        // SAFETY: exits the child, which shares nothing with this process.
         unsafe { libc::_exit(0) }
     }
     forked
@@ -203,13 +203,13 @@ fn connect_loopback() -> libc::c_long {
     }
 }
 
-/// The socket name `name` that belongs to a network namespace, not to a file system.
+/// Returns the abstract socket address `name`, which belongs to a network namespace, not to a file system.
 pub(crate) fn abstract_address(name: &str) -> std::os::unix::net::SocketAddr {
     use std::os::linux::net::SocketAddrExt as _;
     std::os::unix::net::SocketAddr::from_abstract_name(name).unwrap()
 }
 
-/// What the page map says about a page that was just written to: whether it is present, and its frame.
+/// Returns what the page map contains for a page that was just written to: whether it is present, and its frame.
 fn own_page(pagemap: &File) -> String {
     const PAGE_SIZE: usize = 4096;
     let memory = vec![1_u8; 2 * PAGE_SIZE];
@@ -220,7 +220,7 @@ fn own_page(pagemap: &File) -> String {
     format!("present {} frame {}", entry >> 63, entry & ((1 << 55) - 1))
 }
 
-/// Opens descriptors until the kernel refuses; returns the highest number that was had.
+/// Opens descriptors until the kernel refuses; returns the highest number that was assigned.
 fn open_until_refused() -> RawFd {
     let mut opened: Vec<_> =
         std::iter::from_fn(|| File::try_clone(&opened_null()).ok()).take(100_000).collect();
@@ -233,11 +233,11 @@ fn opened_null() -> std::mem::ManuallyDrop<File> {
     std::mem::ManuallyDrop::new(unsafe { File::from_raw_fd(libc::STDIN_FILENO) })
 }
 
-/// Forks children that wait, until the kernel refuses or `limit` is reached; ends them; says how many.
+/// Forks children that wait, until the kernel refuses or `limit` is reached; kills them; returns their number.
 fn fork_until_refused(limit: usize) -> String {
     let mut children = Vec::new();
     while children.len() < limit {
-        // SAFETY: the process has one thread; the child only waits for its end.
+        // SAFETY: the process has one thread; the child only waits until it is killed.
         match unsafe { libc::fork() } {
             0 => loop {
                 // SAFETY: waits for a signal.
@@ -248,7 +248,7 @@ fn fork_until_refused(limit: usize) -> String {
         }
     }
     for pid in &children {
-        // SAFETY: signals and reaps the children made above.
+        // SAFETY: signals and reaps the children that were forked above.
         unsafe {
             libc::kill(*pid, libc::SIGKILL);
             libc::waitpid(*pid, std::ptr::null_mut(), 0);
@@ -257,7 +257,7 @@ fn fork_until_refused(limit: usize) -> String {
     children.len().to_string()
 }
 
-/// Writes to `bytes` of fresh memory.
+/// Writes to `bytes` of newly allocated memory.
 fn fill(bytes: usize) -> String {
     let memory = vec![1_u8; bytes];
     format!("ok {}", memory.iter().step_by(4096).map(|byte| usize::from(*byte)).sum::<usize>())

@@ -1,8 +1,8 @@
-//! The jail, wall by wall, around real processes.
+//! Tests of the jail, wall by wall, with real processes.
 //!
-//! The tests start this very program as the monitor ([`inmate`]): it enters the jail exactly as the monitor
-//! does, then does what it is told over the control socket, good or bad. [`cell`] starts it and looks at it
-//! from outside. They need root. What this machine lacks is skipped by name; with `HEARTH_METAL=1` in the
+//! The tests start this same program as the monitor ([`inmate`]): it enters the jail exactly as the monitor does, then
+//! executes the commands that it receives over the control socket, allowed or not. [`cell`] starts it and inspects it
+//! from outside. The tests need root. What this machine lacks is skipped by name; with `HEARTH_METAL=1` in the
 //! environment nothing may be skipped.
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Each wall but the control group and the filters: what it is to stop is tried, with the filters off where
-//! they would stop it first.
+//! Tests of each wall except the control group and the filters: each attempts what the wall must prevent, with the
+//! filters off if they would prevent it first.
 
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd as _, IntoRawFd as _};
@@ -65,7 +65,7 @@ fn the_process_is_not_traceable_by_its_own_user() {
     if !can_jail() {
         return;
     }
-    // The files of a process that may not be traced belong to root, whoever it runs as (proc(5)).
+    // The `/proc` files of a process that may not be traced belong to root, whatever its user is (proc(5)).
     let cell = Cell::inside(&JailConfig::default());
     assert_eq!(fs::metadata(cell.proc_path("mem")).unwrap().uid(), 0);
     assert!(cell.status("Uid").starts_with(&DEFAULT_ID.to_string()));
@@ -91,7 +91,7 @@ fn the_root_is_an_empty_folder_that_cannot_be_left_or_written_to() {
     }
     cell.ask("chdir ..");
     cell.ask_refused("open etc/passwd", libc::ENOENT);
-    // Read-only comes first; without it, the folder's owner would.
+    // The read-only mount is checked first; without it, the folder's owner and mode would prevent these calls.
     cell.ask_refused("create /x", libc::EROFS);
     cell.ask_refused("mkdir /x", libc::EROFS);
     assert!(fs::read_dir(cell.config().chroot.as_ref().unwrap()).unwrap().next().is_none());
@@ -112,7 +112,7 @@ fn a_root_that_cannot_be_pivoted_away_from_is_mounted_over() {
     if !can_jail() {
         return;
     }
-    // As on an initramfs: pivot_root answers EINVAL, here by a filter that outlives the exec.
+    // As on an initramfs, pivot_root returns EINVAL; here because of a filter that outlives the exec.
     let config = without(&[Wall::Seccomp, Wall::Landlock]);
     let mut cell = Cell::start_with(&config, |config, listener| {
         let (mut command, _listener) = command(config, listener);
@@ -139,7 +139,7 @@ fn refuse_pivot_root() -> std::io::Result<()> {
     seccompiler::apply_filter(&filter).map_err(std::io::Error::other)
 }
 
-/// An inmate's command line for launching it in ways that a launcher would not. The listener is inherited.
+/// Returns the command of an inmate, for launching it in ways that a launcher does not use. The listener is inherited.
 fn command(config: &JailConfig, listener: UnixListener) -> (Command, UnixListener) {
     let control_fd = listener.as_raw_fd();
     // SAFETY: no pointers.
@@ -185,7 +185,7 @@ fn it_leads_a_session_of_its_own_and_outlives_its_launcher() {
     let stat = cell.proc_text("stat");
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     let pid = cell.pid().to_string();
-    // State, parent, group, session, terminal (proc_pid_stat(5)).
+    // The fields are: state, parent, group, session, terminal (proc_pid_stat(5)).
     assert_eq!(fields[2..5], [pid.as_str(), pid.as_str(), "0"]);
     assert_eq!(cell.status("Umask"), "0077");
     assert_eq!(cell.ask("pdeathsig"), "ok 0");
@@ -216,7 +216,8 @@ fn no_descriptor_is_inherited_but_the_ones_given() {
         open
     };
     let inside = open(&cell);
-    // The inmate itself has accepted a connection on a duplicate of the listener.
+    // Descriptor 4 is the page map. 5 and 6 are sockets: the inmate has accepted a connection on a duplicate of the
+    // listener.
     let numbers: Vec<i32> = inside.iter().map(|(number, _)| *number).collect();
     assert_eq!(numbers, [0, 1, 2, CONTROL_FD, 4, 5, 6], "{inside:?}");
     assert_eq!(inside[0].1, "/dev/null");
@@ -229,7 +230,7 @@ fn no_descriptor_is_inherited_but_the_ones_given() {
     let bare = Cell::inside(&without(&[Wall::Descriptors]));
     assert!(open(&bare).iter().any(|(_, target)| target == "/etc/passwd"), "the test leaks nothing");
     for fd in leaked {
-        // SAFETY: opened above, and owned by nobody.
+        // SAFETY: opened above, and owned by nothing else.
         unsafe { libc::close(fd) };
     }
 }
@@ -251,7 +252,7 @@ fn limits_are_set_and_cannot_be_raised() {
     assert_eq!(limit("Max file size"), ["1048576", "1048576"]);
     assert!(limit("Max locked memory")[1].parse::<u64>().unwrap() <= 8 << 20);
     assert_eq!(cell.ask("descriptors"), "63");
-    // Past the limit a write fails; it does not end the monitor.
+    // A write past the limit fails, and does not kill the monitor.
     let file = tempfile::tempfile().unwrap();
     assert_eq!(cell.tell("extend 1048575", Some(&file)).unwrap(), "ok");
     assert_eq!(cell.tell("extend 1048576", Some(&file)).unwrap(), format!("errno {}", libc::EFBIG));
@@ -300,12 +301,12 @@ fn without_a_jail_nothing_changes() {
     assert_eq!(cell.status("Seccomp"), "0");
 }
 
-/// Starts an inmate that cannot enter the jail; returns what it says.
+/// Starts an inmate that cannot enter the jail; returns its error message.
 fn refusal(config: &JailConfig, launch: impl FnOnce(&JailConfig, UnixListener) -> Child) -> String {
     let mut cell = Cell::start_with(config, launch);
     let (status, message) = cell.end();
     if let Some(folder) = &cell.config().chroot {
-        // The folder may be wrong on purpose, and is to be cleaned up.
+        // The test may have put files into the folder on purpose; remove them, so that it can be cleaned up.
         for entry in fs::read_dir(folder).unwrap() {
             fs::remove_file(entry.unwrap().path()).unwrap();
         }
@@ -347,7 +348,7 @@ fn what_keeps_a_wall_from_standing_is_said_with_its_remedy() {
 
     let message = refusal(&JailConfig::default(), |config, listener| {
         let (command, _listener) = command(config, listener);
-        // The program may lie where only root gets to; this link leads there for everybody.
+        // The program may lie where only root has access; this link leads to it for every user.
         let mut unprivileged = Command::new("/proc/self/exe");
         unprivileged.args(command.get_args()).uid(DEFAULT_ID).gid(DEFAULT_ID);
         unprivileged.stderr(Stdio::piped()).spawn().unwrap()

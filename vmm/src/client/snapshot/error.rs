@@ -1,4 +1,4 @@
-//! Why a snapshot could not be taken.
+//! The reasons for which a snapshot could not be taken.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,91 +10,91 @@ use crate::snapshot::id_text;
 use crate::snapshot::memory_file::MemoryFileError;
 use crate::snapshot::state_file::StateError;
 
-/// Why a snapshot was not taken. The machine goes on as before, and what was at the folder's place still is there,
-/// unless the message says otherwise.
+/// The reason for which a snapshot was not taken. The machine continues as before, and the destination is unchanged,
+/// unless the message states otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum TakeError {
-    /// No place for a folder.
+    /// The destination has no name.
     #[error("{0} names no folder: give a path that ends in a name")]
     Name(PathBuf),
-    /// The place is taken.
+    /// The destination exists already.
     #[error("{0} exists already: name another folder, or have it replaced")]
     Exists(PathBuf),
-    /// Only snapshots are replaced.
+    /// The destination is not a snapshot, and only snapshots are replaced.
     #[error("{path} is not replaced, it is no snapshot: {why}; name another folder")]
     NotASnapshot {
-        /// What is there.
+        /// Path of the destination.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason for which it is not a snapshot.
         why: String,
     },
-    /// The base.
+    /// The base cannot be opened.
     #[error(transparent)]
     Base(#[from] OpenError),
-    /// The base is no full snapshot.
+    /// The base is not a full snapshot.
     #[error("{0} builds on another snapshot itself: name that one as the base")]
     BaseIsDiff(PathBuf),
-    /// A diff would replace what it builds on.
+    /// A diff would replace the snapshot on which it builds.
     #[error("{0} cannot be replaced by a snapshot that builds on it: name another folder")]
     ReplacesBase(PathBuf),
-    /// A machine that was not restored differs from nothing.
+    /// The machine was not restored from a snapshot, so there is nothing to compare it with.
     #[error(
         "the machine builds on no snapshot: it was booted, or its guest has restarted itself since; take a full snapshot"
     )]
     NoBase,
-    /// The machine builds on another snapshot than the one that was named.
+    /// The machine builds on another snapshot than the one that was given as the base.
     #[error("{path} is not what the machine builds on: {source}")]
     OtherBase {
-        /// The folder that was named.
+        /// The folder that was given as the base.
         path: PathBuf,
-        /// Whose memory it has, and whose is wanted.
+        /// Describes whose memory the folder contains, and whose is needed.
         source: MemoryFileError,
     },
-    /// The monitor refused, or has gone.
+    /// The monitor refused the request, or its connection is closed.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// What the monitor wrote cannot be read again.
+    /// The state that the monitor wrote cannot be read.
     #[error("what the monitor wrote: {0}")]
     State(#[from] StateError),
-    /// What the monitor wrote is not what the folder would be.
+    /// The snapshot that the monitor wrote would be incomplete in this folder.
     #[error("the monitor wrote a snapshot that this folder would not be whole for: {0}")]
     Unfit(String),
-    /// The host refused something.
+    /// A system call on the host failed.
     #[error("{what} {path}: {source}")]
     Host {
-        /// What was being done.
+        /// The step that failed.
         what: &'static str,
-        /// Where.
+        /// The path that the step concerned.
         path: PathBuf,
-        /// What the system answered.
+        /// The error that the system returned.
         source: io::Error,
     },
-    /// Folders cannot be exchanged here.
+    /// The file system cannot exchange folders.
     #[error(
         "the file system of {0} cannot exchange folders: name a new folder instead of having this one replaced"
     )]
     CannotExchange(PathBuf),
-    /// It has its name, and nobody knows whether that is durable.
+    /// The snapshot has its final name, but it is unknown whether the name is on stable storage.
     #[error(
         "the snapshot is at {path}, but the host could not make that durable: {source}; the machine stays paused. Look after \
          the file system, then take the snapshot again, or end the machine and keep this one"
     )]
     Unsettled {
-        /// The folder.
+        /// The folder of the snapshot.
         path: PathBuf,
-        /// What the system answered.
+        /// The error that the system returned.
         source: io::Error,
     },
 }
 
 impl TakeError {
-    /// For `map_err`: the host refused `what`.
+    /// For `map_err`: the step `what` failed on the host.
     pub(super) fn host(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Host { what, path, source }
     }
 
-    /// For `map_err`: `path` was not given to what was to have that name.
+    /// For `map_err`: a temporary folder or file could not be renamed to `path`.
     pub(super) fn not_named(path: PathBuf) -> impl FnOnce(NotNamed) -> Self {
         move |NotNamed { source, undone }| match (undone, source.raw_os_error()) {
             (false, _) => Self::Unsettled { path, source },
@@ -104,7 +104,7 @@ impl TakeError {
         }
     }
 
-    /// The monitor answered with another base than it had announced.
+    /// The error for a monitor that saved a diff over another base than the one that it had announced.
     pub(super) fn other_base(announced: &[u8], written: &[u8]) -> Self {
         Self::Unfit(format!("it builds on {}, not on {}", id_text(written), id_text(announced)))
     }

@@ -1,33 +1,33 @@
-//! Snapshots as folders that appear as a whole or not at all.
+//! Snapshots as folders that appear completely or not at all.
 //!
 //! ```text
-//! FOLDER/state          the machine
-//! FOLDER/memory         its memory
-//! FOLDER/disk<N>        what disk N had over the disk (or over the base's layer), as a frozen layer
+//! FOLDER/state          the machine's state
+//! FOLDER/memory         guest memory
+//! FOLDER/disk<N>        contents of disk N's overlay (over the disk or over the base's layer), as a frozen layer
 //! FOLDER/working-set    the pages that a clone needs first, if they were recorded
-//! FOLDER/base           only in a diff: a symbolic link to the folder of the full snapshot that it builds on
+//! FOLDER/base           only in a diff: a symbolic link to the folder of the full snapshot on which it builds
 //! ```
 //!
-//! A chain is a full snapshot, or a diff and its base; never longer. The link of a diff that lies beside its base is
+//! A chain is a full snapshot, or a diff and its base; it is never longer. If a diff lies beside its base, its link is
 //! relative, so that both can be moved together.
 //!
-//! What is written goes into a temporary folder beside the final one (`.NAME.tmp-PID-N`), is made durable there, and
-//! then gets its name:
+//! A snapshot is written into a temporary folder beside the final one (`.NAME.tmp-PID-N`), is synced to stable storage
+//! there, and is then renamed to its final name:
 //!
 //! ```text
 //!  make and lock the ──► the monitor ──► the folder ──► renamed to its name, or exchanged ──► the parent folder
 //!  temporary folder      writes, syncs    is synced      with the one that has it             is synced
 //! ```
 //!
-//! Whoever is killed on the way leaves the old folder whole or the new one, and perhaps a temporary one, which
-//! [`remove_leftovers`] finds. A controller that is not killed removes it itself, and lets the machine go on
-//! ([`Uncommitted`]).
+//! If a controller is killed on the way, either the old folder or the new one is there completely, and perhaps a
+//! temporary one, which [`remove_leftovers`] finds. A controller that fails without being killed removes the temporary
+//! folder itself and resumes the machine ([`Uncommitted`]).
 //!
-//! * [`take`](mod@take) – a machine becomes a folder, and may end with that
-//! * [`open`](mod@open) – a folder becomes what a monitor restores
-//! * [`working_set`] – the working set's file
-//! * [`temporary`] – folders and files that do not have their names yet
-//! * [`error`] – why a snapshot could not be taken
+//! * [`take`](mod@take) – writes a machine into a folder, and optionally shuts it down afterwards
+//! * [`open`](mod@open) – opens a folder for a monitor to restore
+//! * [`working_set`] – writes the file of a working set
+//! * [`temporary`] – folders and files that do not have their final names yet
+//! * [`error`] – the reasons for which a snapshot could not be taken
 
 pub mod error;
 pub mod open;
@@ -43,20 +43,20 @@ pub use take::{Overlay, Take, Taken, Uncommitted, suspend, take, write};
 pub use temporary::remove_leftovers;
 pub use working_set::{WORKING_SET, write_working_set};
 
-/// The machine.
+/// Name of the file with the machine's state.
 pub const STATE: &str = "state";
-/// Its memory.
+/// Name of the file with guest memory.
 pub const MEMORY: &str = "memory";
-/// The link to the folder that a diff builds on.
+/// Name of the link to the folder on which a diff builds.
 pub const BASE: &str = "base";
 
-/// The layer of disk `index`.
+/// Returns the name of the file with the layer of disk `index`.
 #[must_use]
 pub fn layer_name(index: usize) -> String {
     format!("disk{index}")
 }
 
-/// Whether a folder of a snapshot may hold `name`.
+/// Whether a file called `name` may be part of a snapshot's folder.
 fn belongs(name: &str) -> bool {
     let is_layer = |number: &str| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
     matches!(name, STATE | MEMORY | BASE | WORKING_SET)
@@ -64,7 +64,7 @@ fn belongs(name: &str) -> bool {
         || temporary::is_temporary(name)
 }
 
-/// The folder that `path` lies in.
+/// Returns the folder that contains `path`.
 fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

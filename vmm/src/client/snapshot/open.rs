@@ -1,8 +1,8 @@
-//! A folder becomes what a monitor restores.
+//! Opens a snapshot's folder for a monitor to restore.
 //!
-//! The folder is opened once, and its files from there: one that is replaced meanwhile is the old one or the new one,
-//! never some files of each. Whether the files belong together is the monitor's to check: each carries the id of
-//! its snapshot.
+//! The folder is opened once, and its files relative to it. If the folder is replaced meanwhile, all files come from
+//! the old one or all from the new one, never some from each. The monitor checks whether the files belong together:
+//! each contains the id of its snapshot.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -18,32 +18,32 @@ use crate::config::DiskSource;
 use crate::config::restore::RestoreConfig;
 use crate::snapshot::state_file::{self, StateError};
 
-/// Why a snapshot's folder cannot be used.
+/// The reason for which a snapshot's folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Something is missing, or may not be read.
+    /// A file is missing or cannot be read.
     #[error("opening the {what} of the snapshot {path}: {source}; is that the folder of a snapshot?")]
     File {
-        /// Which file.
+        /// Name of the file.
         what: String,
         /// The folder.
         path: PathBuf,
-        /// What the system answered.
+        /// The error that the system returned.
         source: io::Error,
     },
-    /// The link leads nowhere.
+    /// The target of the link to the base cannot be opened.
     #[error(
         "the snapshot {path} builds on {base}, which cannot be opened: {source}; bring that folder back to its place"
     )]
     Base {
         /// The folder.
         path: PathBuf,
-        /// What its link says.
+        /// The target of the link.
         base: PathBuf,
-        /// What the system answered.
+        /// The error that the system returned.
         source: io::Error,
     },
-    /// The base has a base.
+    /// The base builds on another snapshot itself.
     #[error(
         "the snapshot {path} builds on {base}, which builds on another one itself: no snapshot does that; restore {path} \
          from its source"
@@ -51,38 +51,38 @@ pub enum OpenError {
     Chain {
         /// The folder.
         path: PathBuf,
-        /// Its base.
+        /// The base of the folder.
         base: PathBuf,
     },
-    /// The state is damaged.
+    /// The file `state` is damaged.
     #[error("the snapshot {path}: {source}")]
     State {
         /// The folder.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The error in the state.
         source: StateError,
     },
-    /// Another number of disks.
+    /// The number of disks differs from that of the snapshot.
     #[error("disks of the snapshot {path}: it has {wanted}, {given} given; give as many, in the same order")]
     Disks {
         /// The folder.
         path: PathBuf,
-        /// How many it has.
+        /// Number of disks of the snapshot.
         wanted: usize,
-        /// How many were given.
+        /// Number of disks that were given.
         given: usize,
     },
-    /// A disk is attached in another way.
+    /// A disk is not attached in the same way as when the snapshot was taken.
     #[error("disk {index} of the snapshot {path} was {was}: attach it in the same way")]
     DiskMode {
         /// The folder.
         path: PathBuf,
-        /// Which disk.
+        /// Index of the disk.
         index: usize,
-        /// How it was attached.
+        /// How the disk was attached.
         was: &'static str,
     },
-    /// The overlay belongs to another story.
+    /// The overlay file is not empty, so it belongs to another machine.
     #[error(
         "the overlay of disk {0} is not empty: what a restored disk holds comes from the snapshot, and its writes go into a new \
          file; name one"
@@ -93,7 +93,7 @@ pub enum OpenError {
 /// Opens a file by its name in an open folder.
 fn open_in(folder: &File, name: &str, flags: libc::c_int) -> io::Result<File> {
     let name = CString::new(name)?;
-    // SAFETY: a string with a NUL at its end, which lives across the call.
+    // SAFETY: `name` is NUL-terminated and lives across the call.
     let fd = unsafe { libc::openat(folder.as_raw_fd(), name.as_ptr(), flags | libc::O_CLOEXEC) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
@@ -102,7 +102,7 @@ fn open_in(folder: &File, name: &str, flags: libc::c_int) -> io::Result<File> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
 }
 
-/// The same for a file that need not be there.
+/// Does the same as [`open_in`] for an optional file; returns `None` if it does not exist.
 fn open_optional(folder: &File, name: &str, flags: libc::c_int) -> io::Result<Option<File>> {
     match open_in(folder, name, flags) {
         Ok(file) => Ok(Some(file)),
@@ -121,7 +121,7 @@ struct Folder {
 impl Folder {
     fn open(path: &Path) -> Result<Self, OpenError> {
         let failed = |source| OpenError::File { what: "folder".into(), path: path.to_owned(), source };
-        // Its true name: the link that leads here may be another one tomorrow.
+        // Resolve symbolic links now: a link that leads here may lead elsewhere later.
         let path = fs::canonicalize(path).map_err(failed)?;
         let file = File::open(&path).map_err(failed)?;
         Ok(Self { path, file })
@@ -145,7 +145,7 @@ impl Folder {
         Ok(link.map_err(self.failed(BASE))?.is_some())
     }
 
-    /// The folder that this one builds on.
+    /// Opens the folder on which this one builds.
     fn base(&self) -> Result<Option<Self>, OpenError> {
         if !self.is_diff()? {
             return Ok(None);
@@ -180,15 +180,15 @@ pub struct Opened {
     folder: PathBuf,
     base: Option<PathBuf>,
     state: File,
-    /// The full snapshot's.
+    /// The memory of the full snapshot.
     memory: File,
     diff: Option<File>,
-    /// By disk, the lowest first.
+    /// The frozen layers of each disk, the lowest first.
     layers: Vec<Vec<File>>,
     working_set: Option<File>,
 }
 
-/// Opens the snapshot in `folder`, with what it builds on.
+/// Opens the snapshot in `folder`, and the one on which it builds.
 ///
 /// # Errors
 /// [`OpenError`].
@@ -198,7 +198,7 @@ pub fn open(folder: &Path) -> Result<Opened, OpenError> {
     let own_memory = folder.file(MEMORY)?;
     let mut layers: Vec<Vec<File>> = (0..VIRTIO_SLOTS).map(|_| Vec::new()).collect();
     let base = folder.base()?;
-    // A diff is restored with the working set of what it builds on.
+    // A diff is restored with the working set of its base.
     let full = base.as_ref().unwrap_or(&folder);
     let working_set = full.optional(WORKING_SET)?;
     full.add_layers(&mut layers)?;
@@ -214,42 +214,42 @@ pub fn open(folder: &Path) -> Result<Opened, OpenError> {
 }
 
 impl Opened {
-    /// The folder itself.
+    /// Returns the path of the folder, with symbolic links resolved.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Whether it is a diff.
+    /// Whether the snapshot is a diff.
     #[must_use]
     pub fn is_diff(&self) -> bool {
         self.base.is_some()
     }
 
-    /// The folder on which a diff of a machine that is restored from this one builds.
+    /// Returns the folder on which a diff builds if it is taken of a machine that is restored from this snapshot.
     #[must_use]
     pub fn next_base(&self) -> &Path {
         self.base.as_ref().unwrap_or(&self.folder)
     }
 
-    /// The full snapshot's memory.
+    /// Returns the memory of the full snapshot.
     pub(super) fn memory(&self) -> &File {
         &self.memory
     }
 
-    /// How many frozen layers disk `index` has.
+    /// Returns the number of frozen layers of disk `index`.
     #[must_use]
     pub fn layers(&self, index: usize) -> usize {
         self.layers.get(index).map_or(0, Vec::len)
     }
 
-    /// The recorded working set, if there is one: that of the full snapshot.
+    /// Whether there is a recorded working set; a diff uses that of its base.
     #[must_use]
     pub fn has_working_set(&self) -> bool {
         self.working_set.is_some()
     }
 
-    /// What the machine is made of.
+    /// Returns the configuration of the saved machine.
     ///
     /// # Errors
     /// [`OpenError::State`].
@@ -258,11 +258,12 @@ impl Opened {
         Ok(state_file::read(&self.state).map_err(failed)?.config.unwrap_or_default())
     }
 
-    /// What a monitor restores, with disks in the order of the guest's. The layers of an overlay are this snapshot's,
-    /// whatever it has, and its file must be empty. Taps, sockets, console and clock are still to be set.
+    /// Builds the configuration for the monitor's restore. `disks` are in the order in which the guest sees them. The
+    /// layers of an overlay are replaced by those of this snapshot, and the overlay file must be empty. The caller
+    /// still sets taps, sockets, console and clock.
     ///
     /// # Errors
-    /// [`OpenError`] when these are not the machine's disks.
+    /// [`OpenError`] when `disks` do not match the disks of the machine.
     pub fn into_config(mut self, mut disks: Vec<DiskSource>) -> Result<RestoreConfig, OpenError> {
         let machine = self.machine()?;
         if machine.disks.len() != disks.len() {

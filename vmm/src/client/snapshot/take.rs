@@ -1,4 +1,4 @@
-//! A machine becomes a folder.
+//! Writes a machine into a folder.
 //!
 //! ```text
 //!           write                    commit
@@ -7,10 +7,10 @@
 //!     └────────────────────┘ the temporary folder is removed
 //! ```
 //!
-//! What a disk's overlay holds becomes the folder's layer of that disk: the monitor merges it, with the layers below
-//! it that are not the base's, into a new file. A machine that ends with its snapshot may leave the overlay itself
-//! instead, where nothing has to be merged: the file gets a second name in the folder (a hard link), and loses its
-//! first one when the machine has ended.
+//! The contents of a disk's overlay become the folder's layer of that disk: the monitor merges the overlay, with the
+//! layers below it that are not the base's, into a new file. If the machine is shut down with its snapshot and nothing
+//! has to be merged, the overlay file itself can become the layer: the file gets a second name in the folder (a hard
+//! link), and its first name is removed when the machine has exited.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt as _, symlink};
@@ -27,22 +27,22 @@ use crate::client::{Client, ClientError, SaveConfig};
 use crate::snapshot::memory_file::{self, TRAILER};
 use crate::snapshot::state_file;
 
-/// The file of a disk's overlay, which the machine is writing to.
+/// The file of a disk's overlay, to which the machine is writing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Overlay {
-    /// Which disk.
+    /// Index of the disk.
     pub disk: usize,
-    /// Where the file is.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Its file system and inode: another file that has come to its place is left alone.
+    /// Device and inode number of the file. They identify it: another file that is found at the path is left alone.
     pub identity: (u64, u64),
 }
 
 impl Overlay {
-    /// The file of disk `disk`, which is open.
+    /// Describes the open file at `path` as the overlay of disk `disk`.
     ///
     /// # Errors
-    /// What the system answers.
+    /// The error that the system returns.
     pub fn of(disk: usize, path: &Path, file: &File) -> std::io::Result<Self> {
         let metadata = file.metadata()?;
         let path = fs::canonicalize(path)?;
@@ -55,71 +55,72 @@ impl Overlay {
     }
 }
 
-/// What kind of snapshot is to be taken.
+/// The parameters for taking a snapshot.
 #[derive(Debug, Clone, Default)]
 pub struct Take {
-    /// The full snapshot that it builds on, and that its machine builds on; the snapshot is a full one without.
+    /// The full snapshot on which both the machine and the new snapshot build; `None` to take a full snapshot.
     pub base: Option<PathBuf>,
-    /// Files of overlays. A machine that ends with its snapshot leaves them to it; those that are not named here stay.
+    /// Files of overlays. If the machine is shut down with its snapshot, these files may become layers of the snapshot;
+    /// overlays that are not listed here remain unchanged.
     pub overlays: Vec<Overlay>,
-    /// Whether a snapshot that is there is replaced.
+    /// Whether an existing snapshot is replaced.
     pub replace: bool,
-    /// A stage before which the save waits until it is cancelled; for tests.
+    /// The stage before which the save waits until it is cancelled; for tests.
     pub hold_at: SaveStage,
 }
 
 /// A snapshot that was taken.
 #[derive(Debug)]
 pub struct Taken {
-    /// What the monitor said. The step `commit` was added.
+    /// The monitor's response, with the step `commit` added.
     pub saved: proto::Saved,
     /// Whether the machine ran before; it is paused now.
     pub was_running: bool,
-    /// Disks whose overlays became the folder's layers themselves.
+    /// Indexes of the disks whose overlay files became layers of the folder.
     pub linked: Vec<usize>,
-    /// Where the rest of a folder is that was replaced and could not be removed.
+    /// If a folder was replaced and could not be removed: the path at which its remains are.
     pub left: Option<PathBuf>,
 }
 
-/// Writes the machine into the folder `to`, which appears as a whole. The machine is paused afterwards, to be resumed
-/// or ended.
+/// Writes the machine into the folder `to`, which appears completely or not at all. The machine is paused afterwards;
+/// the caller resumes it or shuts it down.
 ///
 /// # Errors
-/// [`TakeError`]; the machine goes on as before.
+/// [`TakeError`]; the machine continues as before.
 pub fn take(client: &Client, to: &Path, take: &Take) -> Result<Taken, TakeError> {
     write(client, to, take)?.commit()
 }
 
-/// Writes the machine into the folder `to`, which appears as a whole, and ends it. Its overlays are the folder's then:
-/// the names of [`Take::overlays`] are removed.
+/// Writes the machine into the folder `to`, which appears completely or not at all, and shuts the machine down. The
+/// folder then owns the overlays: the original names of [`Take::overlays`] are removed.
 ///
 /// # Errors
-/// [`TakeError`]; the machine goes on as before.
+/// [`TakeError`]; the machine continues as before.
 pub fn suspend(client: &Client, to: &Path, take: &Take) -> Result<Taken, TakeError> {
     let taken = Uncommitted::write(client, to, take, true)?.commit()?;
     match client.shutdown() {
-        // It has ended by itself meanwhile, paused as it was: killed, most likely.
+        // On `Unreachable` the monitor has exited meanwhile although its machine was paused: most likely it was killed.
         Ok(()) | Err(ClientError::Unreachable { .. }) => {}
         Err(error) => return Err(error.into()),
     }
     for overlay in &take.overlays {
         if overlay.is_at(&overlay.path) {
-            let _ = fs::remove_file(&overlay.path); // what stays is of no use, and does no harm
+            let _ = fs::remove_file(&overlay.path); // a file that remains is of no use and does no harm
         }
     }
     Ok(taken)
 }
 
-/// Writes the machine into a temporary folder, for `to`. The machine is paused then.
+/// Writes the machine into a temporary folder whose final path will be `to`. The machine is paused afterwards.
 ///
 /// # Errors
-/// [`TakeError`]; the machine goes on as before.
+/// [`TakeError`]; the machine continues as before.
 pub fn write<'a>(client: &'a Client, to: &Path, take: &Take) -> Result<Uncommitted<'a>, TakeError> {
     Uncommitted::write(client, to, take, false)
 }
 
-/// A snapshot that is written and durable, and has not got its name. When this is dropped it is gone, and the machine
-/// goes on as before.
+/// A snapshot that is written to stable storage but has not got its final name. Dropping it removes the snapshot, and
+/// the machine continues as before.
 #[derive(Debug)]
 #[must_use = "what is not committed is removed"]
 pub struct Uncommitted<'a> {
@@ -129,12 +130,12 @@ pub struct Uncommitted<'a> {
     saved: proto::Saved,
     linked: Vec<usize>,
     was_running: bool,
-    /// Lets the machine go on when dropped.
+    /// Whether the machine is resumed on drop.
     resume: bool,
     folder: Option<Temporary>,
 }
 
-/// Refuses what cannot be the folder's place; returns whether a snapshot is there.
+/// Returns an error if the folder cannot be placed at `to`; returns whether a snapshot exists there.
 fn check_place(to: &Path, replace: bool) -> Result<bool, TakeError> {
     if to.file_name().is_none() {
         return Err(TakeError::Name(to.to_owned()));
@@ -161,7 +162,7 @@ fn check_place(to: &Path, replace: bool) -> Result<bool, TakeError> {
     Ok(true)
 }
 
-/// Opens the base and makes sure that the machine builds on it.
+/// Opens the base and checks that the machine builds on it.
 fn check_base(path: &Path, to: &Path, status: &proto::Status) -> Result<Opened, TakeError> {
     let base = open::open(path)?;
     if base.is_diff() {
@@ -179,12 +180,12 @@ fn check_base(path: &Path, to: &Path, status: &proto::Status) -> Result<Opened, 
     Ok(base)
 }
 
-/// The machine's disks with overlays.
+/// Returns the machine's disks with overlays, with their indexes.
 fn overlaid(disks: &[proto::Disk]) -> impl Iterator<Item = (usize, &proto::Disk)> {
     disks.iter().enumerate().filter(|(_, disk)| disk.mode() == DiskMode::Overlay)
 }
 
-/// How many of a disk's layers belong to the base.
+/// Returns the number of a disk's layers that belong to the base.
 fn base_layers(base: Option<&Opened>, disk: usize) -> usize {
     base.map_or(0, |base| base.layers(disk))
 }
@@ -209,7 +210,7 @@ impl<'a> Uncommitted<'a> {
         let reading = config.state.try_clone().map_err(TakeError::host("duplicating the state in", to))?;
         let mut linked = Vec::new();
         for (index, disk) in overlaid(&status.disks) {
-            // Whether there is nothing between the base's layers and the overlay, which then need not be merged.
+            // Whether the overlay lies directly on the base's layers, so that it need not be merged.
             let is_all = ends && layers(disk) == base_layers(base.as_ref(), index);
             let overlay = take.overlays.iter().find(|overlay| is_all && overlay.disk == index);
             let name = layer_name(index);
@@ -225,7 +226,7 @@ impl<'a> Uncommitted<'a> {
                 .map_err(TakeError::host("making the link", link))?;
         }
         let saved = client.save(config)?;
-        // From here on the machine stands still, and goes on when this is dropped.
+        // From here on the machine is paused; it resumes when `uncommitted` is dropped.
         let was_running = status.state() == MachineState::Running;
         let uncommitted = Self {
             client,
@@ -241,7 +242,7 @@ impl<'a> Uncommitted<'a> {
         Ok(uncommitted)
     }
 
-    /// Makes sure that the folder has what its state wants: the machine may have changed between the questions.
+    /// Checks that the folder has the files that its state needs: the machine may have changed between the requests.
     fn check(&self, state: &File, base_id: &[u8], base: Option<&Opened>) -> Result<(), TakeError> {
         if base.is_some() && self.saved.base_id != base_id {
             return Err(TakeError::other_base(base_id, &self.saved.base_id));
@@ -258,23 +259,23 @@ impl<'a> Uncommitted<'a> {
         Ok(())
     }
 
-    /// What the monitor said.
+    /// Returns the monitor's response to the save.
     #[must_use]
     pub fn saved(&self) -> &proto::Saved {
         &self.saved
     }
 
-    /// Gives the folder its name.
+    /// Renames the folder to its final name.
     ///
     /// # Errors
-    /// [`TakeError`]; the machine goes on as before.
+    /// [`TakeError`]; the machine continues as before.
     pub fn commit(mut self) -> Result<Taken, TakeError> {
         let started = Instant::now();
         for disk in &self.linked {
             let Some(path) = self.folder.as_ref().map(|folder| folder.path().join(layer_name(*disk))) else {
                 continue;
             };
-            // The pause has made it durable; this costs nothing then.
+            // The pause has synced the file already, so this costs nothing.
             File::open(&path)
                 .and_then(|file| file.sync_all())
                 .map_err(TakeError::host("making durable", path))?;
@@ -288,7 +289,7 @@ impl<'a> Uncommitted<'a> {
                 folder.rename(&self.to)
             };
             let named = named.map_err(TakeError::not_named(self.to.clone()));
-            // Where both are there the machine must not go on: its overlays may be the folder's.
+            // If both folders exist the machine must not resume: its overlays may be layers of the new folder.
             self.resume &= !matches!(named, Ok(()) | Err(TakeError::Unsettled { .. }));
             named?;
         }
@@ -307,7 +308,7 @@ impl<'a> Uncommitted<'a> {
 impl Drop for Uncommitted<'_> {
     fn drop(&mut self) {
         if self.resume {
-            let _ = self.client.resume(); // it may have ended
+            let _ = self.client.resume(); // the machine may have exited
         }
     }
 }
@@ -316,19 +317,19 @@ fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Gives the overlay a second name; `false` where it must be merged: on another file system, or where there is
-/// another file now.
+/// Gives the overlay a second name. Returns `false` if the overlay must be merged instead: if `to` is on another file
+/// system, or if another file is at the overlay's path now.
 fn link(overlay: &Overlay, to: &Path) -> bool {
     if fs::hard_link(&overlay.path, to).is_err() {
         return false;
     }
     overlay.is_at(to) || {
-        let _ = fs::remove_file(to); // a new file could not be made there otherwise, which is told
+        let _ = fs::remove_file(to); // if this fails, creating the merged file fails and reports it
         false
     }
 }
 
-/// What the link of a folder at `to` says about its base.
+/// Returns the target of the link from a folder at `to` to its base.
 fn link_target(base: &Path, to: &Path) -> PathBuf {
     let beside = fs::canonicalize(parent(to)).is_ok_and(|folder| Some(folder.as_path()) == base.parent());
     match base.file_name() {

@@ -1,7 +1,8 @@
-//! Folders and files that do not have their names yet.
+//! Folders and files that do not have their final names yet.
 //!
-//! Their maker holds a lock (`flock`) on them while it lives. The kernel gives it back when the process ends, however it ends,
-//! so what is not locked is nobody's, whatever has become of the process id in its name.
+//! The process that creates one holds a lock (`flock`) on it. The kernel releases the lock when the process exits,
+//! however it exits. Whatever is not locked was therefore abandoned, even if the process id in its name is in use
+//! again.
 
 use std::ffi::{CString, OsStr};
 use std::fs::{self, DirBuilder, File, TryLockError};
@@ -13,15 +14,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::parent;
 
-/// What comes between the final name and the process id.
+/// The part of a temporary name between the final name and the process id.
 const MARK: &str = ".tmp-";
-/// How often a new name is tried, where each was taken or swept away at once.
+/// How many names are tried if each one is taken or its file is removed immediately.
 const ATTEMPTS: u32 = 64;
 
-/// Numbers of this process's temporary names.
+/// The number in this process's next temporary name.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// Whether `name` is one that is given here: `.NAME.tmp-PID-N`.
+/// Whether `name` has the form of a temporary name: `.NAME.tmp-PID-N`.
 pub(super) fn is_temporary(name: &str) -> bool {
     let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let Some((before, after)) = name.strip_prefix('.').and_then(|name| name.rsplit_once(MARK)) else {
@@ -30,23 +31,23 @@ pub(super) fn is_temporary(name: &str) -> bool {
     !before.is_empty() && after.split_once('-').is_some_and(|(pid, count)| number(pid) && number(count))
 }
 
-/// A folder or file beside its final place; removed when dropped, unless it has got there.
+/// A folder or file beside its final path. It is removed when dropped, unless it was renamed to its final path.
 #[derive(Debug)]
 pub(super) struct Temporary {
     path: PathBuf,
-    /// The folder or file itself. Its lock says that somebody is at it.
+    /// The folder or file itself. Its lock shows that it is in use.
     file: File,
-    /// Whether what is at `path` is still to be removed.
+    /// Whether the folder or file at `path` must be removed on drop.
     remove: bool,
 }
 
 impl Temporary {
-    /// Makes a folder for what is to be at `to`, for the owner only.
+    /// Creates a folder for the final path `to`, accessible by the owner only.
     pub(super) fn folder(to: &Path) -> io::Result<Self> {
         Self::make(to, |path| DirBuilder::new().mode(0o700).create(path).and_then(|()| File::open(path)))
     }
 
-    /// Makes an empty file for what is to be at `to`, open for reading and writing, for the owner only.
+    /// Creates an empty file for the final path `to`, open for reading and writing, accessible by the owner only.
     pub(super) fn file(to: &Path) -> io::Result<Self> {
         Self::make(to, create)
     }
@@ -60,11 +61,12 @@ impl Temporary {
             hidden.push(format!("{MARK}{}-{number}", std::process::id()));
             let path = parent(to).join(hidden);
             let file = match make(&path) {
-                // Left by an earlier process with this id; or swept away before it could be opened.
+                // An earlier process with this id left the name behind, or the file was removed before it could be
+                // opened.
                 Err(error) if is_a_race(&error) && parent(to).exists() => continue,
                 made => made?,
             };
-            // Somebody who sweeps may have come between.
+            // Another process may have removed the file as a leftover before it was locked.
             if lock(&file)? && is_at(&file, &path) {
                 return Ok(Self { path, file, remove: true });
             }
@@ -72,17 +74,17 @@ impl Temporary {
         Err(io::Error::other("too many temporary names are taken: remove what was left behind"))
     }
 
-    /// Where it is now.
+    /// Returns the current path.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The file itself.
+    /// Returns the file itself.
     pub(super) fn handle(&self) -> &File {
         &self.file
     }
 
-    /// Gives it its name, where `to` is free or, for a file, is a file.
+    /// Renames it to `to`, which must be free or, for a file, may be a file.
     pub(super) fn rename(mut self, to: &Path) -> Result<(), NotNamed> {
         self.file.sync_all()?;
         if self.file.metadata()?.is_dir() {
@@ -92,21 +94,21 @@ impl Temporary {
         }
         self.remove = false;
         sync_folder(parent(to)).map_err(|source| {
-            // Whoever is told that this failed must not find it there.
+            // The caller receives an error, so it must not find the snapshot at its final path.
             let undone = rename_at(to, &self.path, libc::RENAME_NOREPLACE).is_ok();
             self.remove = undone;
             NotNamed { source, undone }
         })
     }
 
-    /// Gives it the name of the folder `to`, which is removed. Where that fails, it is told where the rest of that
-    /// folder is now.
+    /// Exchanges it with the folder `to`, which is then removed. If the removal fails, returns the path at which the
+    /// rest of that folder is now.
     pub(super) fn exchange(mut self, to: &Path) -> Result<Option<PathBuf>, NotNamed> {
         self.file.sync_all()?;
         rename_at(&self.path, to, libc::RENAME_EXCHANGE)?;
         self.remove = false;
         sync_folder(parent(to)).map_err(|source| {
-            // Back again: whoever is told that this failed must find what was there.
+            // Exchange again: the caller receives an error, so it must find the old folder there.
             let undone = rename_at(&self.path, to, libc::RENAME_EXCHANGE).is_ok();
             self.remove = undone;
             NotNamed { source, undone }
@@ -115,13 +117,13 @@ impl Temporary {
     }
 }
 
-/// Why something has not got its name.
+/// The reason for which a temporary folder or file was not renamed.
 #[derive(Debug)]
 pub(super) struct NotNamed {
-    /// What the system answered.
+    /// The error that the system returned.
     pub(super) source: io::Error,
-    /// Whether everything is as before. Otherwise both the old and the new are there, one of them by its temporary
-    /// name, and which is which after a crash of the host is open.
+    /// Whether everything is as before. Otherwise both the old and the new folder exist, one of them with its temporary
+    /// name, and after a crash of the host either of them may be the one with the final name.
     pub(super) undone: bool,
 }
 
@@ -134,17 +136,17 @@ impl From<io::Error> for NotNamed {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if self.remove {
-            let _ = remove(&self.path); // what stays is found by whoever sweeps
+            let _ = remove(&self.path); // `remove_leftovers` finds what could not be removed
         }
     }
 }
 
-/// Makes an empty file, open for reading and writing, for the owner only.
+/// Creates an empty file, open for reading and writing, accessible by the owner only.
 pub(super) fn create(path: &Path) -> io::Result<File> {
     File::options().create_new(true).read(true).write(true).mode(0o600).open(path)
 }
 
-/// Makes the names in a folder durable.
+/// Syncs the names in a folder to stable storage.
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
@@ -153,7 +155,7 @@ fn is_a_race(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound)
 }
 
-/// Locks `file`; `false` when somebody else has.
+/// Locks `file`; returns `false` if another process holds the lock.
 fn lock(file: &File) -> io::Result<bool> {
     match file.try_lock() {
         Ok(()) => Ok(true),
@@ -162,21 +164,21 @@ fn lock(file: &File) -> io::Result<bool> {
     }
 }
 
-/// Whether `file` is what is at `path`.
+/// Whether the file at `path` is `file`.
 fn is_at(file: &File, path: &Path) -> bool {
     let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     let there = fs::symlink_metadata(path).map(identity);
     there.is_ok_and(|there| file.metadata().map(identity).is_ok_and(|own| own == there))
 }
 
-/// Removes a folder of a snapshot with its files, or a file. Folders in it stay, and it with them.
+/// Removes a file, or a snapshot's folder with its files. If the folder has subfolders, they and the folder remain.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     if !fs::symlink_metadata(path)?.is_dir() {
         return fs::remove_file(path);
     }
     for entry in fs::read_dir(path)? {
         match fs::remove_file(entry?.path()) {
-            // Somebody else removes it, too.
+            // Another process removes the file as well.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             removed => removed?,
         }
@@ -184,7 +186,7 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     fs::remove_dir(path)
 }
 
-/// `renameat2` with flags.
+/// Calls `renameat2` with flags.
 fn rename_at(from: &Path, to: &Path, flags: libc::c_uint) -> io::Result<()> {
     let [from, to] = [from, to].map(|path| CString::new(OsStr::as_bytes(path.as_os_str())));
     let (from, to) = (from?, to?);
@@ -194,11 +196,11 @@ fn rename_at(from: &Path, to: &Path, flags: libc::c_uint) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Removes what controllers that were killed have left in the folder `parent`: temporary folders and files that
-/// nobody has locked. What another process is at, or this one, stays. Returns what was removed.
+/// Removes the temporary folders and files that killed controllers have left in the folder `parent`: those that nobody
+/// has locked. Those that this or another process is using remain. Returns the removed paths.
 ///
 /// # Errors
-/// When the folder cannot be read, or something in it cannot be removed.
+/// Fails when the folder cannot be read, or something in it cannot be removed.
 pub fn remove_leftovers(parent: &Path) -> io::Result<Vec<PathBuf>> {
     let mut removed = Vec::new();
     for entry in fs::read_dir(parent)? {
@@ -209,10 +211,10 @@ pub fn remove_leftovers(parent: &Path) -> io::Result<Vec<PathBuf>> {
         }
         let path = entry.path();
         let file = match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // finished meanwhile
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // it was renamed meanwhile
             file => file?,
         };
-        // Between the opening and the lock its maker may have given it its name.
+        // Between the opening and the lock the creator may have renamed it to its final name.
         if lock(&file)? && is_at(&file, &path) {
             remove(&path)?;
             removed.push(path);
@@ -230,7 +232,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let (mine, my_file) = (Temporary::folder(&at("one")).unwrap(), Temporary::file(&at("two")).unwrap());
-        // A process of this id was killed, or one whose id nobody has now.
+        // Folders of killed processes. The process ids in their names are in use, but nobody has locked the folders.
         let killed = [at(".one.tmp-1-0"), at(&format!(".one.tmp-{}-999999", std::process::id()))];
         for path in &killed {
             fs::create_dir(path).unwrap();
@@ -255,7 +257,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let temporary = Temporary::folder(&folder.path().join("one")).unwrap();
         let path = temporary.path().to_owned();
-        // The lock goes with the descriptor, as at a process's end.
+        // Unlocking releases the lock as the exit of a process does.
         let Temporary { path: _, file, remove: _ } = &temporary;
         file.unlock().unwrap();
         std::mem::forget(temporary);

@@ -1,4 +1,4 @@
-//! The file of a working set: written beside its place, then renamed.
+//! The file of a working set: written beside its final path, then renamed.
 
 use std::path::Path;
 
@@ -8,14 +8,14 @@ use super::error::TakeError;
 use super::temporary::Temporary;
 use crate::client::Client;
 
-/// The working set's name in the folder of the snapshot that it was recorded of.
+/// Name of the working set's file in the folder of the snapshot for which it was recorded.
 pub const WORKING_SET: &str = "working-set";
 
-/// Has the monitor write what its machine has needed so far into the file `to`, which appears as a whole and
-/// replaces one that is there. The machine goes on recording.
+/// Requests that the monitor write the working set that its machine has touched so far into the file `to`. The file
+/// appears completely and replaces an existing one. The machine continues to record.
 ///
 /// # Errors
-/// [`TakeError`]; what was at `to` still is.
+/// [`TakeError`]; a file that existed at `to` is unchanged.
 pub fn write_working_set(client: &Client, to: &Path) -> Result<proto::WorkingSetSaved, TakeError> {
     if to.file_name().is_none() {
         return Err(TakeError::Name(to.to_owned()));

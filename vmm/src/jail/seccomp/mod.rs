@@ -1,17 +1,16 @@
-//! System call filters: every thread may make the calls that its role needs, and no other.
+//! System call filters: every thread may make only the calls that its role needs.
 //!
-//! [`tables`] lists the calls in terms of [`rules`], [`program`] turns the lists into BPF programs, and
-//! [`Filters`] holds the programs, made once per process, and installs them with `seccompiler`. The control thread's filter
-//! goes up with the jail; threads inherit it when they start and add their role's own, so a call must pass
-//! both. The lists nest: what any role may do, the control thread's list has.
+//! [`tables`] lists the calls in terms of [`rules`], and [`program`] compiles the lists into BPF programs. [`Filters`]
+//! holds the programs, compiled once per process, and installs them with `seccompiler`. The control thread's filter is
+//! installed when the process enters the jail. Threads inherit it when they start and add the filter of their own role,
+//! so a call must pass both. The lists nest: the control thread's list contains every call of every role.
 //!
-//! A call that is not listed kills the whole process with `SIGSYS` ([`OnViolation::Kill`]). The parent sees
-//! that signal in the exit status; the kernel's audit log names the call (`type=1326 … syscall=…`).
+//! A call that is not listed kills the whole process with `SIGSYS` ([`OnViolation::Kill`]). The parent sees that signal
+//! in the exit status; the kernel's audit log contains the call (`type=1326 … syscall=…`).
 //!
-//! Two limits are worth knowing. What a pointer points to cannot be checked, so `clone3` is answered with
-//! `ENOSYS` (glibc then uses `clone`, whose flags can be). And an io_uring request is not a system call:
-//! what it may do is bounded by the other walls – an empty root, an empty network namespace, no capability,
-//! and Landlock, which checks such requests too.
+//! The filters have two limits. They cannot check what a pointer points to, so `clone3` returns `ENOSYS` (glibc then
+//! uses `clone`, whose flags can be checked). And an io_uring request is not a system call: the other walls restrict it
+//! – an empty root, an empty network namespace, no capability, and Landlock, which checks such requests too.
 
 mod program;
 mod rules;
@@ -25,36 +24,36 @@ use seccompiler::BpfProgram;
 
 use super::config::OnViolation;
 
-/// What a thread is for, and so which system calls it may make.
+/// The purpose of a thread, which determines the system calls that it may make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ThreadRole {
     /// The main thread: sets the board up, serves the control socket, writes snapshots, starts threads.
     Control,
     /// The thread of the devices' event loop.
     Device,
-    /// A thread that runs a vCPU, and in its exits the devices' registers.
+    /// A thread that runs a vCPU, and handles its accesses to the devices' registers.
     Vcpu,
-    /// A thread that moves guest memory from or to files: the saver, the recorder, the working set's.
+    /// A thread that moves guest memory from or to files: that of the saver, of the recorder, or of a working set.
     Memory,
 }
 
-/// Why the system call filters could not be made or installed.
+/// The reason for which the system call filters could not be compiled or installed.
 #[derive(Debug, thiserror::Error)]
 pub enum SeccompError {
-    /// The tables do not make a filter.
+    /// A list cannot be compiled into a filter.
     #[error("cannot compile the {role:?} filter: {source}")]
     Compile {
-        /// Whose filter.
+        /// The role whose list it is.
         role: ThreadRole,
-        /// What is wrong with its list.
+        /// The error in the list.
         source: ProgramError,
     },
     /// The kernel refused the filter.
     #[error("cannot install the {role:?} filter: {source}; the host kernel needs CONFIG_SECCOMP_FILTER")]
     Install {
-        /// Whose filter.
+        /// The role whose filter it is.
         role: ThreadRole,
-        /// What the kernel answered.
+        /// The error that the kernel returned.
         source: seccompiler::Error,
     },
 }
@@ -64,7 +63,7 @@ struct Programs {
     control: BpfProgram,
     device: BpfProgram,
     vcpu: BpfProgram,
-    /// Compiled when it is first needed: most microVMs are neither saved nor recorded.
+    /// Compiled when it is first needed, because most microVMs are neither saved nor recorded.
     memory: OnceLock<BpfProgram>,
     on_violation: OnViolation,
 }
@@ -89,7 +88,7 @@ fn compile(role: ThreadRole, on_violation: OnViolation) -> Result<BpfProgram, Se
         .map_err(|source| SeccompError::Compile { role, source })
 }
 
-/// The filters of this process, compiled. Cheap to clone, to be handed to every thread that is started.
+/// The compiled filters of this process. Cheap to clone; every thread that is started receives a clone.
 #[derive(Debug, Clone)]
 pub struct Filters(Option<Arc<Programs>>);
 
@@ -97,7 +96,7 @@ impl Filters {
     /// Compiles the filters of all roles for the calling process.
     ///
     /// # Errors
-    /// [`SeccompError::Compile`], which the tests rule out for the tables as they are.
+    /// [`SeccompError::Compile`], which cannot occur with the current tables: the tests compile them.
     pub fn compile(on_violation: OnViolation) -> Result<Self, SeccompError> {
         let compile = |role| compile(role, on_violation);
         Ok(Self(Some(Arc::new(Programs {
@@ -109,17 +108,17 @@ impl Filters {
         }))))
     }
 
-    /// Filters that let everything through, for a process whose seccomp wall is switched off.
+    /// Creates filters that allow everything, for a process whose seccomp wall is switched off.
     #[must_use]
     pub fn none() -> Self {
         Self(None)
     }
 
-    /// Installs the filter of `role` on the calling thread, for good. [`ThreadRole::Control`] comes first,
-    /// on the main thread ([`super::enter`] does it); other threads call this as the first thing they do.
+    /// Permanently installs the filter of `role` on the calling thread. The filter of [`ThreadRole::Control`] is the
+    /// first, on the main thread ([`super::enter`] installs it); other threads call this before they do anything else.
     ///
     /// # Errors
-    /// [`SeccompError::Install`] when the kernel refuses it; the thread must not go on then.
+    /// [`SeccompError::Install`] when the kernel refuses the filter; the thread must not continue then.
     pub fn install(&self, role: ThreadRole) -> Result<(), SeccompError> {
         let Some(programs) = &self.0 else { return Ok(()) };
         let apply = |program: &BpfProgram| {
@@ -134,8 +133,8 @@ impl Filters {
     }
 }
 
-/// Keeps the C and Rust runtimes from opening files behind the program's back, which the filters would
-/// punish with death. To be called before a second thread exists.
+/// Keeps the C and Rust runtimes from opening files implicitly, for which the filters would kill the process. Must be
+/// called before a second thread exists.
 pub(super) fn prepare_process() {
     // glibc opens /proc/sys/vm/overcommit_memory when it first shrinks the heap of a thread. With one arena
     // for all threads there is no such heap. (malloc/arena.c, sysdeps/unix/sysv/linux/malloc-sysdep.h)
@@ -145,7 +144,7 @@ pub(super) fn prepare_process() {
         libc::mallopt(libc::M_ARENA_MAX, 1)
     };
     for variable in ["RUST_BACKTRACE", "RUST_LIB_BACKTRACE"] {
-        // A backtrace opens the program's file, and its panic message would be the last thing heard.
+        // A backtrace opens the program's file, so the process would be killed right after its panic message.
         // SAFETY: there is no other thread that could read the environment.
         unsafe { std::env::remove_var(variable) };
     }

@@ -1,4 +1,4 @@
-//! From lists of system calls to BPF programs (Linux, Documentation/userspace-api/seccomp_filter.rst).
+//! Compiles lists of system calls into BPF programs (Linux, Documentation/userspace-api/seccomp_filter.rst).
 //!
 //! ```text
 //!   architecture right? ── no ──► kill
@@ -10,9 +10,10 @@
 //!        allow
 //! ```
 //!
-//! The search is why this is not left to `seccompiler`, whose programs compare one number after the other: the kernel
-//! runs a program once for every system call that there is when it is installed, and again for every call whose
-//! arguments count. `seccompiler`'s program of the same list is what the tests compare with.
+//! The binary search is the reason for not using `seccompiler`'s compiler, whose programs compare one number after the
+//! other. That is slow: the kernel runs a program once for every existing system call when it is installed, and again
+//! for every call whose arguments matter. The tests compare these programs with those of `seccompiler` for the same
+//! lists.
 
 use std::collections::BTreeMap;
 
@@ -20,11 +21,11 @@ use seccompiler::sock_filter;
 
 use super::rules::{Allow, Arg};
 
-/// Offset of the number in `struct seccomp_data`.
+/// Offset of the system call's number in `struct seccomp_data`.
 const NUMBER: u32 = 0;
-/// Offset of the architecture.
+/// Offset of the architecture in `struct seccomp_data`.
 const ARCHITECTURE: u32 = 4;
-/// Offset of the first argument.
+/// Offset of the first argument in `struct seccomp_data`.
 const ARGUMENTS: u32 = 16;
 
 /// `AUDIT_ARCH_*` (include/uapi/linux/audit.h).
@@ -42,23 +43,23 @@ const JUMP_IF_GREATER: u16 = 0x25;
 const JUMP_IF_AT_LEAST: u16 = 0x35;
 const RETURN: u16 = 0x06;
 
-/// Why a list makes no program.
+/// The reason for which a list cannot be compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ProgramError {
-    /// A call has more conditions than a jump reaches over.
+    /// A call has more conditions than a conditional jump can skip.
     #[error("system call {0} has more conditions than fit a BPF jump")]
     TooLong(u32),
-    /// No system call has such a number.
+    /// The number is not that of a system call.
     #[error("{0} is no number of a system call")]
     Number(libc::c_long),
 }
 
-/// What a filter does with a call: `SECCOMP_RET_*`.
+/// The actions of a filter: `SECCOMP_RET_*`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Actions {
-    /// When it is listed.
+    /// Action for calls that are listed.
     pub(super) listed: u32,
-    /// Otherwise.
+    /// Action for all other calls.
     pub(super) otherwise: u32,
 }
 
@@ -68,20 +69,20 @@ fn instruction(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
     sock_filter { code, jt, jf, k }
 }
 
-/// Neighbouring system calls with the same conditions: alternatives, each of which is a list of conditions that must all
-/// hold. No alternative at all stands for any arguments.
+/// System calls with consecutive numbers and the same conditions. Each alternative is a list of conditions that must
+/// all hold; one alternative must hold. If there are no alternatives, any arguments are allowed.
 struct Calls<'a> {
     first: u32,
     last: u32,
     alternatives: Vec<&'a [Arg]>,
-    /// What is done when one of them holds.
+    /// Action if one of the alternatives holds.
     action: u32,
 }
 
-/// The program for `listed`.
+/// Compiles the program for `listed`.
 ///
 /// # Errors
-/// [`ProgramError`], which the tests rule out for the lists as they are.
+/// [`ProgramError`], which cannot occur with the current lists: the tests compile them.
 pub(super) fn build(listed: &[Allow], actions: Actions) -> Result<Instructions, ProgramError> {
     let mut program = vec![
         instruction(LOAD, 0, 0, ARCHITECTURE),
@@ -93,10 +94,10 @@ pub(super) fn build(listed: &[Allow], actions: Actions) -> Result<Instructions, 
     Ok(program)
 }
 
-/// Conditions on a call's arguments; `None` stands for any arguments, whatever else is listed.
+/// Conditions on a call's arguments; `None` if any arguments are allowed, whatever other conditions are listed.
 type Alternatives<'a> = Option<Vec<&'a [Arg]>>;
 
-/// Sorts the list, and joins what is alike.
+/// Sorts the list, and joins calls with consecutive numbers that have the same action for any arguments.
 fn collect(listed: &[Allow], allow: u32) -> Result<Vec<Calls<'_>>, ProgramError> {
     let mut sorted: BTreeMap<u32, (Alternatives<'_>, u32)> = BTreeMap::new();
     for rule in listed {
@@ -131,7 +132,7 @@ fn collect(listed: &[Allow], allow: u32) -> Result<Vec<Calls<'_>>, ProgramError>
     Ok(calls)
 }
 
-/// Adds the search for the number, which has been loaded, among `calls`.
+/// Adds the binary search for the number among `calls`. The number must have been loaded.
 fn search(calls: &[Calls<'_>], actions: Actions, program: &mut Instructions) -> Result<(), ProgramError> {
     let (lower, upper) = calls.split_at(calls.len() / 2);
     match (lower, upper) {
@@ -153,7 +154,7 @@ fn search(calls: &[Calls<'_>], actions: Actions, program: &mut Instructions) -> 
     Ok(())
 }
 
-/// Adds what decides about one entry.
+/// Adds the instructions that decide about one entry.
 fn leaf(calls: &Calls<'_>, actions: Actions, program: &mut Instructions) -> Result<(), ProgramError> {
     let mut decision = Instructions::new();
     if calls.alternatives.is_empty() {
@@ -163,7 +164,7 @@ fn leaf(calls: &Calls<'_>, actions: Actions, program: &mut Instructions) -> Resu
         let mut checks = Instructions::new();
         conditions.iter().for_each(|condition| check(*condition, &mut checks));
         checks.push(instruction(RETURN, 0, 0, calls.action));
-        // A check that fails goes on behind this alternative.
+        // If a check fails, execution continues behind this alternative.
         let length = checks.len();
         for (position, instruction) in checks.iter_mut().enumerate() {
             if instruction.code == JUMP_IF_EQUAL {
@@ -186,7 +187,7 @@ fn leaf(calls: &Calls<'_>, actions: Actions, program: &mut Instructions) -> Resu
     Ok(())
 }
 
-/// Adds a condition; where to go when it does not hold is filled in later.
+/// Adds a condition. The jump target for the case that it does not hold is filled in later.
 fn check(condition: Arg, checks: &mut Instructions) {
     let half = |argument: u8, high: bool| ARGUMENTS + 8 * u32::from(argument) + if high { 4 } else { 0 };
     let mut compare = |offset: u32, mask: u32, value: u32| {

@@ -1,27 +1,28 @@
-//! What a list of system calls is made of.
+//! The rules of which lists of system calls consist.
 
 #[cfg(test)]
 pub(super) use tests::reference;
 
-/// A system call that is allowed.
+/// A rule for one system call.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Allow {
-    /// With any arguments.
+    /// Allowed with any arguments.
     Call(libc::c_long),
-    /// When all of the conditions hold. A call may be listed several times; any of them may match.
+    /// Allowed if all of the conditions hold. A call may be listed several times; it is allowed if any of its rules
+    /// matches.
     When(libc::c_long, &'static [Arg]),
-    /// Never: it is answered with this error number, instead of death.
+    /// Never allowed, but the call returns this error number instead of killing the process.
     Refuse(libc::c_long, i32),
 }
 
 /// A condition on one argument of a system call.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Arg {
-    /// The low 32 bits of argument `.0` are `.1`; for arguments that the kernel takes as an `int`.
+    /// The low 32 bits of argument `.0` equal `.1`; for arguments that the kernel takes as an `int`.
     Is(u8, u32),
-    /// Of argument `.0`, the bits in `.1` are `.2`; all 64 bits count.
+    /// The bits of argument `.0` that are set in the mask `.1` equal `.2`; all 64 bits count.
     Bits(u8, u64, u64),
-    /// The low 32 bits of argument `.0` are the calling process's id.
+    /// The low 32 bits of argument `.0` equal the calling process's id.
     IsThisProcess(u8),
 }
 
@@ -57,8 +58,8 @@ mod tests {
         SeccompCondition::new(argument, length, operator, value)
     }
 
-    /// What `seccompiler` makes of a list: a program that allows what is listed and meets everything else with
-    /// `on_violation`.
+    /// Compiles a list with `seccompiler`: a program that allows what is listed and handles all other calls according
+    /// to `on_violation`.
     pub(in super::super) fn reference(
         allowed: impl Iterator<Item = Allow>,
         on_violation: OnViolation,
@@ -70,7 +71,8 @@ mod tests {
         SeccompFilter::new(merge(allowed)?, otherwise, SeccompAction::Allow, ARCH)?.try_into()
     }
 
-    /// One entry per call, as `seccompiler` wants it: no rule at all stands for any arguments.
+    /// Merges the rules into one entry per call, as `seccompiler` requires. An empty list of rules allows any
+    /// arguments.
     fn merge(allowed: impl Iterator<Item = Allow>) -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
         let mut merged: BTreeMap<i64, Option<Vec<SeccompRule>>> = BTreeMap::new();
         for allow in allowed {

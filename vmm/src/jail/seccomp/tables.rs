@@ -1,16 +1,16 @@
-//! Which system calls each role may make.
+//! The system calls that each role may make.
 //!
-//! The groups nest so that the control thread's list has everything that a thread it starts may need. Calls
-//! that name a path, make a socket, run a program, or act on another process are in none of them.
+//! The groups nest so that the control thread's list contains everything that a thread it starts may need. No group
+//! contains calls that take a path, create a socket, run a program, or act on another process.
 
 use super::ThreadRole;
 use super::rules::Allow::{self, Call, Refuse, When};
 use super::rules::Arg::{Bits, Is, IsThisProcess};
 
-/// The list of `role`.
+/// Returns the list of `role`.
 pub(super) fn of(role: ThreadRole) -> impl Iterator<Item = Allow> {
     let groups: &'static [&'static [Allow]] = match role {
-        // Entering the guest is what it does most: it is looked for first.
+        // Entering the guest is its most frequent call: its group comes first.
         ThreadRole::Vcpu => &[VCPU, RUNTIME, DEVICES],
         ThreadRole::Device => &[RUNTIME, DEVICES, EVENT_LOOP],
         ThreadRole::Memory => &[RUNTIME, MEMORY],
@@ -23,12 +23,12 @@ pub(super) fn of(role: ThreadRole) -> impl Iterator<Item = Allow> {
 const EXECUTABLE: u64 = 4;
 const _: () = assert!(libc::PROT_EXEC == 4);
 
-/// The flags with which glibc starts a thread (sysdeps/unix/sysv/linux/createthread.c): `CLONE_VM`, `_FS`,
-/// `_FILES`, `_SIGHAND`, `_THREAD`, `_SYSVSEM`, `_SETTLS`, `_PARENT_SETTID`, `_CHILD_CLEARTID`. No process
-/// and no namespace can be made with them.
+/// The flags with which glibc starts a thread (sysdeps/unix/sysv/linux/createthread.c): `CLONE_VM`, `_FS`, `_FILES`,
+/// `_SIGHAND`, `_THREAD`, `_SYSVSEM`, `_SETTLS`, `_PARENT_SETTID`, `_CHILD_CLEARTID`. With these flags `clone` cannot
+/// create a process or a namespace.
 const THREAD_FLAGS: u32 = 0x003d_0f00;
 
-/// What any thread does: memory, locks, time, signals to the own process, descriptors it holds, its end.
+/// Calls of every thread: memory, locks, time, signals to the own process, descriptors that it holds, its exit.
 const RUNTIME: &[Allow] = &[
     Call(libc::SYS_brk),
     Call(libc::SYS_clock_getres),
@@ -50,13 +50,13 @@ const RUNTIME: &[Allow] = &[
     Call(libc::SYS_munmap),
     Call(libc::SYS_nanosleep),
     When(libc::SYS_prctl, &[Is(0, PR_SET_NAME)]),
-    // Asking for a limit, not setting one: no new value is given.
+    // Querying a limit, not setting one: the pointer to the new value is null.
     When(libc::SYS_prlimit64, &[Is(0, 0), Bits(2, u64::MAX, 0)]),
     Call(libc::SYS_read),
     Call(libc::SYS_readv),
     Call(libc::SYS_restart_syscall),
     Call(libc::SYS_rseq),
-    // abort() resets its signal.
+    // abort() resets the handler of its signal.
     When(libc::SYS_rt_sigaction, &[Is(0, SIGABRT)]),
     Call(libc::SYS_rt_sigprocmask),
     Call(libc::SYS_rt_sigreturn),
@@ -69,8 +69,8 @@ const RUNTIME: &[Allow] = &[
     Call(libc::SYS_writev),
 ];
 
-/// What device models do: I/O on descriptors they were given. A vCPU thread does it too, since a device is
-/// activated, reset and configured by a write to its registers, in that thread.
+/// Calls of the device models: I/O on descriptors that were passed to the process. A vCPU thread makes them too, since
+/// a write to a device's registers activates, resets or configures the device in the vCPU's thread.
 const DEVICES: &[Allow] = &[
     Call(libc::SYS_epoll_create1),
     Call(libc::SYS_epoll_ctl),
@@ -94,7 +94,7 @@ const DEVICES: &[Allow] = &[
     When(libc::SYS_ioctl, &[Is(1, TUNSETOFFLOAD)]),
     When(libc::SYS_ioctl, &[Is(1, TUNSETVNETHDRSZ)]),
     Call(libc::SYS_lseek),
-    // fstat() and File::metadata(): about a descriptor, not about a path.
+    // fstat() and File::metadata(): queries about a descriptor, not about a path.
     When(libc::SYS_newfstatat, &[Is(3, AT_EMPTY_PATH)]),
     When(libc::SYS_statx, &[Bits(2, EMPTY_PATH, EMPTY_PATH)]),
     #[cfg(target_arch = "x86_64")]
@@ -118,7 +118,7 @@ const DEVICES: &[Allow] = &[
     Call(libc::SYS_timerfd_settime),
 ];
 
-/// What waiting for events takes, and accepting what they announce.
+/// Calls for waiting for events, and for accepting connections.
 const EVENT_LOOP: &[Allow] = &[
     Call(libc::SYS_accept4),
     Call(libc::SYS_copy_file_range),
@@ -131,7 +131,7 @@ const EVENT_LOOP: &[Allow] = &[
     Call(libc::SYS_sync_file_range),
 ];
 
-/// Running a vCPU, and saving and restoring what only its own thread may touch.
+/// Calls for running a vCPU, and for saving and restoring the state that only its own thread may access.
 const VCPU: &[Allow] = &[
     When(libc::SYS_ioctl, &[Is(1, KVM_RUN)]),
     When(libc::SYS_ioctl, &[Is(1, KVM_GET_ONE_REG)]),
@@ -143,14 +143,14 @@ const VCPU: &[Allow] = &[
     When(libc::SYS_ioctl, &[Is(1, KVM_SET_VCPU_EVENTS)]),
 ];
 
-/// Moving guest memory from and to files: reading which pages changed, copying by reference, handing out pages that are
-/// waited for.
+/// Calls for moving guest memory from and to files: reading which pages changed, copying by reference, providing pages
+/// for which threads wait.
 const MEMORY: &[Allow] = &[
     Call(libc::SYS_copy_file_range),
     Call(libc::SYS_fadvise64),
     Call(libc::SYS_fallocate),
     When(libc::SYS_fcntl, &[Is(1, F_DUPFD_CLOEXEC)]),
-    // The standard library asks it of descriptors that it closes, in debug builds.
+    // In debug builds the standard library makes this call for descriptors that it closes.
     When(libc::SYS_fcntl, &[Is(1, F_GETFD)]),
     When(libc::SYS_fcntl, &[Is(1, F_GETFL)]),
     Call(libc::SYS_fdatasync),
@@ -173,7 +173,7 @@ const MEMORY: &[Allow] = &[
     Call(libc::SYS_sync_file_range),
 ];
 
-/// What the control thread does beyond that: setting up KVM, starting threads.
+/// Further calls of the control thread: setting up KVM, starting threads.
 const CONTROL: &[Allow] = &[
     When(libc::SYS_clone, &[Is(0, THREAD_FLAGS)]),
     // glibc then uses clone, whose flags can be checked.
@@ -192,7 +192,7 @@ const CONTROL: &[Allow] = &[
     When(libc::SYS_prctl, &[Is(0, PR_SET_NO_NEW_PRIVS), Is(1, 1)]),
     Call(libc::SYS_rt_sigaction),
     Call(libc::SYS_rt_sigtimedwait),
-    // A thread's own filter on top of this one; it can only take away.
+    // For a thread's own filter on top of this one; a further filter can only restrict the thread.
     When(libc::SYS_seccomp, &[Is(0, SECCOMP_SET_MODE_FILTER), Is(1, 0)]),
     Call(libc::SYS_signalfd4),
 ];
@@ -224,7 +224,7 @@ const UFFDIO_WAKE: u32 = 0x8010_aa02;
 const UFFDIO_COPY: u32 = 0xc028_aa03;
 const UFFDIO_ZEROPAGE: u32 = 0xc020_aa04;
 
-// The kernel takes these as `int`; the tables compare unsigned.
+// The kernel takes these as `int`; the tables compare unsigned values.
 const PR_SET_NAME: u32 = libc::PR_SET_NAME.unsigned_abs();
 const PR_SET_NO_NEW_PRIVS: u32 = libc::PR_SET_NO_NEW_PRIVS.unsigned_abs();
 const SIGABRT: u32 = libc::SIGABRT.unsigned_abs();
@@ -236,7 +236,7 @@ const F_SETFL: u32 = libc::F_SETFL.unsigned_abs();
 const SOL_SOCKET: u32 = libc::SOL_SOCKET.unsigned_abs();
 const AF_UNIX: u32 = libc::AF_UNIX.unsigned_abs();
 const AT_EMPTY_PATH: u32 = libc::AT_EMPTY_PATH.unsigned_abs();
-/// The same as a 64-bit mask.
+/// `AT_EMPTY_PATH` as a 64-bit mask.
 const EMPTY_PATH: u64 = 0x1000;
 const _: () = assert!(libc::AT_EMPTY_PATH == 0x1000);
 const SECCOMP_SET_MODE_FILTER: u32 = libc::SECCOMP_SET_MODE_FILTER;

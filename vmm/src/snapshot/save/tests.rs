@@ -17,10 +17,10 @@ fn put(memory: &GuestMemory, page: u64, value: u8) {
     memory.write_slice(&[value; PAGE_BYTES], GuestAddress(DRAM_BASE + page * PAGE)).unwrap();
 }
 
-/// Pages that the tests write to, at the beginning and the end of memory.
+/// Number of pages at the beginning and at the end of memory to which the tests write.
 const LOOKED_AT: u64 = 512;
 
-/// What is in the pages that the tests write to.
+/// Returns the contents of the pages to which the tests write.
 fn content(memory: &GuestMemory) -> Vec<u8> {
     let mut bytes = vec![0; (2 * LOOKED_AT * PAGE) as usize];
     let (begin, end) = bytes.split_at_mut((LOOKED_AT * PAGE) as usize);
@@ -29,7 +29,7 @@ fn content(memory: &GuestMemory) -> Vec<u8> {
     bytes
 }
 
-/// A full snapshot of `memory`.
+/// A full snapshot of a memory.
 struct Full {
     state: SavedMachine,
     file: File,
@@ -161,7 +161,7 @@ fn files_that_do_not_belong_together_are_refused() {
     assert!(message.contains("too short: it has 4096 bytes"), "{message}");
 }
 
-/// What happens to memory between two saves.
+/// A change of memory between two saves.
 #[derive(Debug, Clone)]
 enum Change {
     Write { first: u64, pages: u64, value: u8 },
@@ -170,7 +170,7 @@ enum Change {
 }
 
 fn change() -> impl Strategy<Value = Change> {
-    // Near each other, so that runs meet; and long enough at times to be mapped from a diff.
+    // The places are near each other, so that runs meet, and sometimes long enough to be mapped from a diff.
     let place = || (0..300u64, prop_oneof![1..4u64, 1..60u64]);
     prop_oneof![
         4 => (place(), 0..4u8).prop_map(|((first, pages), value)| Change::Write { first, pages, value }),
@@ -191,7 +191,7 @@ fn apply(memory: &GuestMemory, change: &Change) {
             (first..first + pages).for_each(|page| put(memory, page, value))
         }
         Change::GiveBack { first, pages } => advise(first, pages, libc::MADV_DONTNEED),
-        // Where there is no swap this does nothing.
+        // On a host without swap this does nothing.
         Change::SwapOut { first, pages } => advise(first, pages, libc::MADV_PAGEOUT),
     }
 }
@@ -201,8 +201,8 @@ use vm_memory::GuestMemoryBackend as _;
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
-    /// Whatever happens to a clone, over several suspends, what is restored is what was there; and a full snapshot
-    /// of it holds the same.
+    /// Whatever happens to a clone, over several suspends: the restored memory equals the saved one, and a full
+    /// snapshot of the clone contains the same.
     #[test]
     fn base_and_diff_are_what_was_there(
         base_writes in proptest::collection::vec((0..300u64, 1..60u64, 0..4u8), 0..8),

@@ -5,7 +5,7 @@ use crate::memory::{DRAM_BASE, MIB, map_anonymous};
 
 const TOTAL: u64 = 128 * MIB / PAGE;
 
-/// A base whose page `n` holds bytes `n`, for the pages 0 to 99.
+/// Creates a base of which the pages 0 to 99 are filled with their page number.
 fn backing() -> Backing {
     let base = tempfile::tempfile().unwrap();
     for page in 0..100_u8 {
@@ -83,7 +83,7 @@ fn every_flipped_bit_of_the_list_is_noticed() {
     let mut byte = [0];
     for at in 0..(HEADER + 5 * ENTRY) as u64 {
         if (60..64).contains(&at) {
-            continue; // not checked, and never looked at
+            continue; // these bytes are neither checked nor used
         }
         file.read_exact_at(&mut byte, at).unwrap();
         for bit in 0..8 {

@@ -1,4 +1,4 @@
-//! Disks, all with O_DIRECT so that every request reaches the device.
+//! Commands for disks. All use O_DIRECT so that every request reaches the device.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -15,15 +15,15 @@ use hearth_test_guest::records::{RECORD, Records};
 use super::{Words, failed, tell};
 use crate::buffer::Buffer;
 
-/// Discards a range of bytes (linux/fs.h).
+/// The request to discard a range of bytes (linux/fs.h).
 const BLKDISCARD: libc::Ioctl = 0x1277;
-/// Fills a range of bytes with zeros (linux/fs.h).
+/// The request to fill a range of bytes with zeros (linux/fs.h).
 const BLKZEROOUT: libc::Ioctl = 0x127f;
 
-/// Most records between two flushes.
+/// Maximum number of records between two flushes.
 const RECORDS_PER_FLUSH: u64 = 8;
 
-/// Opens a disk, for reading only where it cannot be written to.
+/// Opens a disk; read-only if it cannot be written to.
 pub(super) fn open(device: &str) -> Result<File, String> {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(libc::O_DIRECT);
@@ -36,7 +36,7 @@ fn attribute(device: &str, name: &str) -> Result<String, String> {
     Ok(text.map_err(failed("reading the disk's attributes"))?.trim().to_string())
 }
 
-/// How many sectors a disk has.
+/// Returns the number of sectors of a disk.
 pub(super) fn sectors(device: &str) -> Result<u64, String> {
     attribute(device, "size")?.parse().map_err(failed("understanding the disk's size"))
 }
@@ -54,8 +54,8 @@ pub(super) fn info(device: &str) -> Result<String, String> {
     Ok(format!("{} {} {serial}", sectors(device)?, attribute(device, "ro")?))
 }
 
-/// `DEVICE SEED BASE_SEED REQUESTS WORKERS`: random requests by several threads, each on its own part of the
-/// disk, which holds the stream BASE_SEED at first; all that is read is checked, in the end the whole disk.
+/// `DEVICE SEED BASE_SEED REQUESTS WORKERS`: sends random requests from several threads, each to its own part of the
+/// disk, which initially contains the stream BASE_SEED. Checks everything that is read, and the whole disk at the end.
 pub(super) fn fuzz(words: &mut Words<'_>, progress: &mut File) -> Result<String, String> {
     let device = words.text("DEVICE")?;
     let (seed, base_seed) = (words.value("SEED")?, words.value("BASE_SEED")?);
@@ -90,12 +90,12 @@ fn fuzz_part(disk: &File, mut model: DiskModel, requests: u64) -> Result<u64, St
     Ok(reads)
 }
 
-/// A buffer for any request of a model.
+/// Allocates a buffer for any request of a model.
 pub(super) fn request_buffer() -> Buffer {
     Buffer::new(SECTOR * usize::try_from(MAX_SECTORS).unwrap_or(0))
 }
 
-/// Sends the model's next request to the disk; `true` when that was a read, which is then checked.
+/// Sends the model's next request to the disk. Returns `true` if it was a read, whose data was then checked.
 pub(super) fn perform(disk: &File, model: &mut DiskModel, buffer: &mut Buffer) -> Result<bool, String> {
     let request = model.next_request();
     let done = match &request {
@@ -114,7 +114,7 @@ pub(super) fn perform(disk: &File, model: &mut DiskModel, buffer: &mut Buffer) -
         }
         Request::WriteZeros(range) => range_request(disk, BLKZEROOUT, range),
         Request::Discard(range) => match range_request(disk, BLKDISCARD, range) {
-            // A disk need not know discards.
+            // A disk need not support discards.
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
             done => done,
         },
@@ -146,7 +146,7 @@ pub(super) fn verify(words: &mut Words<'_>) -> Result<String, String> {
     Ok(format!("{end}"))
 }
 
-/// Sends all that a disk holds.
+/// Sends the whole contents of a disk.
 pub(super) fn send(device: &str, to: &mut impl Write) -> Result<(), String> {
     let (disk, end) = (open(device)?, sectors(device)? * SECTOR as u64);
     let mut buffer = Buffer::new(1 << 18);
@@ -179,7 +179,7 @@ fn records(words: &mut Words<'_>) -> Result<(File, u64, Records), String> {
     Ok((disk, seed, Records::new(seed, count, &blocks)))
 }
 
-/// `DEVICE SEED COUNT FIRST_BLOCK END_BLOCK`: writes records; says `flushed N` whenever the first N are durable.
+/// `DEVICE SEED COUNT FIRST_BLOCK END_BLOCK`: writes records; prints `flushed N` whenever the first N are durable.
 pub(super) fn write_records(words: &mut Words<'_>, progress: &mut File) -> Result<String, String> {
     let (disk, seed, records) = records(words)?;
     let mut buffer = Buffer::new(RECORD);
@@ -202,7 +202,7 @@ pub(super) fn write_records(words: &mut Words<'_>, progress: &mut File) -> Resul
     Ok(done.to_string())
 }
 
-/// `DEVICE SEED COUNT FIRST_BLOCK END_BLOCK FLUSHED`: checks that the first FLUSHED records are there.
+/// `DEVICE SEED COUNT FIRST_BLOCK END_BLOCK FLUSHED`: checks that the first FLUSHED records are on the disk.
 pub(super) fn check_records(words: &mut Words<'_>) -> Result<String, String> {
     let (disk, _, records) = records(words)?;
     let flushed = words.value("FLUSHED")?;
@@ -216,7 +216,7 @@ pub(super) fn check_records(words: &mut Words<'_>) -> Result<String, String> {
     Ok(places.to_string())
 }
 
-/// `DEVICE read|write BLOCK_BYTES TOTAL_BYTES` → `BYTES NANOSECONDS`: one request at a time, in order.
+/// `DEVICE read|write BLOCK_BYTES TOTAL_BYTES` → `BYTES NANOSECONDS`: sends one request at a time, in order.
 pub(super) fn bench(words: &mut Words<'_>) -> Result<String, String> {
     let disk = open(words.text("DEVICE")?)?;
     let direction = words.text("read|write")?;

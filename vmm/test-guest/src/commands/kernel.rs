@@ -1,4 +1,4 @@
-//! What the kernel says: its command line, its log, its counts of interrupts.
+//! Information from the kernel: its command line, its log, its counts of interrupts.
 
 use std::fs;
 use std::io;
@@ -9,14 +9,14 @@ use super::failed;
 const SYSLOG_READ_ALL: libc::c_int = 3;
 const SYSLOG_SIZE_BUFFER: libc::c_int = 10;
 
-/// `→ LINE`: the kernel's command line.
+/// `→ LINE`: returns the kernel's command line.
 pub(super) fn command_line() -> Result<String, String> {
     let line = fs::read_to_string("/proc/cmdline").map_err(failed("reading the command line"))?;
     Ok(line.trim().to_string())
 }
 
-/// `WORD,WORD… → COUNT`, or `COUNT FIRST`: how many lines of the kernel's log contain one of the words (of which
-/// capitals are others than small letters), and the first of them.
+/// `WORD,WORD… → COUNT`, or `COUNT FIRST`: returns the number of lines of the kernel's log that contain one of the
+/// words, and the first of these lines. Upper and lower case are distinguished.
 pub(super) fn search_log(words: &str) -> Result<String, String> {
     let log = log().map_err(failed("reading the kernel's log"))?;
     let has_word = |line: &&str| words.split(',').any(|word| !word.is_empty() && line.contains(word));
@@ -34,15 +34,15 @@ fn log() -> io::Result<String> {
     Ok(String::from_utf8_lossy(&log).into_owned())
 }
 
-/// `NAME → COUNT`: how often the interrupts have come, on all CPUs, whose lines in /proc/interrupts contain NAME
-/// (`arch_timer`, `virtio0`, `Rescheduling` …).
+/// `NAME → COUNT`: returns how often interrupts have occurred, on all CPUs, for the lines in /proc/interrupts that
+/// contain NAME (`arch_timer`, `virtio0`, `Rescheduling` …).
 pub(super) fn interrupts(name: &str) -> Result<String, String> {
     let table = fs::read_to_string("/proc/interrupts").map_err(failed("reading /proc/interrupts"))?;
     let mut lines = table.lines().filter(|line| line.contains(name)).peekable();
     if lines.peek().is_none() {
         return Err(format!("no interrupt is called {name}"));
     }
-    // `NUMBER: COUNT COUNT … TEXT`: as many counts as CPUs.
+    // The format is `NUMBER: COUNT COUNT … TEXT`, with one count per CPU.
     let counts = |line: &str| {
         let words = line.split_whitespace().skip(1);
         words.map_while(|word| word.parse::<u64>().ok()).take(cpus(&table)).sum::<u64>()
@@ -50,7 +50,7 @@ pub(super) fn interrupts(name: &str) -> Result<String, String> {
     Ok(lines.map(counts).sum::<u64>().to_string())
 }
 
-/// The CPUs in the table's heading.
+/// Returns the number of CPUs in the table's heading.
 fn cpus(table: &str) -> usize {
     table.lines().next().map_or(0, |heading| heading.split_whitespace().count())
 }

@@ -1,4 +1,4 @@
-//! CPUs, clocks, entropy, the end.
+//! Commands for CPUs, clocks, entropy, and stopping the machine.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -8,8 +8,8 @@ use std::thread;
 use super::failed;
 use crate::system::{self, Ending};
 
-/// `online=LIST ran=LIST features=WORD,WORD…`: the CPUs that Linux has brought up, those on which a thread has
-/// run just now, and the feature words of /proc/cpuinfo.
+/// `online=LIST ran=LIST features=WORD,WORD…`: the CPUs that Linux has brought up, those on which a thread has run just
+/// now, and the feature words of /proc/cpuinfo.
 pub(super) fn cpuinfo() -> Result<String, String> {
     let online = fs::read_to_string("/sys/devices/system/cpu/online").map_err(failed("reading CPUs"))?;
     let text = fs::read_to_string("/proc/cpuinfo").map_err(failed("reading /proc/cpuinfo"))?;
@@ -25,7 +25,7 @@ pub(super) fn cpuinfo() -> Result<String, String> {
     Ok(format!("online={} ran={} features={features}", online.trim(), ran.join(",")))
 }
 
-/// Moves the calling thread to `cpu` and returns where it then runs.
+/// Moves the calling thread to `cpu` and returns the CPU on which it then runs.
 fn run_on(cpu: usize) -> io::Result<i32> {
     // SAFETY: all zeros are the empty set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
@@ -40,17 +40,17 @@ fn run_on(cpu: usize) -> io::Result<i32> {
     Ok(unsafe { libc::sched_getcpu() })
 }
 
-/// `REALTIME MONOTONIC` in nanoseconds.
+/// Returns `REALTIME MONOTONIC` in nanoseconds.
 pub(super) fn clock() -> Result<String, String> {
     Ok(format!("{} {}", nanoseconds(libc::CLOCK_REALTIME), nanoseconds(libc::CLOCK_MONOTONIC)))
 }
 
-/// `REALTIME MONOTONIC BOOTTIME` in nanoseconds.
+/// Returns `REALTIME MONOTONIC BOOTTIME` in nanoseconds.
 pub(super) fn clocks() -> Result<String, String> {
     Ok(format!("{} {}", clock()?, nanoseconds(libc::CLOCK_BOOTTIME)))
 }
 
-/// `NANOSECONDS →`: sets the real-time clock; the kernel that tests run does not read the board's.
+/// `NANOSECONDS →`: sets the real-time clock. The kernel of the test guest does not read the board's.
 pub(super) fn set_clock(time: i64) -> Result<String, String> {
     let time = libc::timespec { tv_sec: time / 1_000_000_000, tv_nsec: time % 1_000_000_000 };
     // SAFETY: the pointer is to a structure that lives until the call returns.
@@ -62,7 +62,7 @@ pub(super) fn set_clock(time: i64) -> Result<String, String> {
     }
 }
 
-/// The time of a clock in nanoseconds.
+/// Returns the time of a clock in nanoseconds.
 pub(super) fn nanoseconds(clock: libc::clockid_t) -> i64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a structure that lives until the call returns.
@@ -70,15 +70,15 @@ pub(super) fn nanoseconds(clock: libc::clockid_t) -> i64 {
     time.tv_sec * 1_000_000_000 + time.tv_nsec
 }
 
-/// Most random bytes of one answer.
+/// Maximum number of random bytes in one answer.
 const MAX_RANDOM: usize = 1 << 16;
 
-/// The given number of bytes from the entropy device, in hexadecimal.
+/// Returns the given number of bytes from the entropy device, in hexadecimal.
 pub(super) fn rng(bytes: usize) -> Result<String, String> {
     read_random("/dev/hwrng", bytes)
 }
 
-/// The given number of bytes from the kernel's generator through /dev/urandom, in hexadecimal.
+/// Returns the given number of bytes from the kernel's generator through /dev/urandom, in hexadecimal.
 pub(super) fn urandom(bytes: usize) -> Result<String, String> {
     read_random("/dev/urandom", bytes)
 }
@@ -90,12 +90,12 @@ fn read_random(device: &str, bytes: usize) -> Result<String, String> {
     Ok(hexadecimal(&random))
 }
 
-/// The given number of bytes from the kernel's generator through getrandom(2), in hexadecimal.
+/// Returns the given number of bytes from the kernel's generator through getrandom(2), in hexadecimal.
 pub(super) fn getrandom(bytes: usize) -> Result<String, String> {
     let mut random = vec![0_u8; bytes.min(MAX_RANDOM)];
     let mut rest = random.as_mut_slice();
     while !rest.is_empty() {
-        // SAFETY: the pointer and the length are those of a slice that nobody else uses meanwhile.
+        // SAFETY: the pointer and the length are those of a slice that nothing else uses meanwhile.
         let count = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
         let count = usize::try_from(count).map_err(|_| io::Error::last_os_error());
         let count = count.map_err(failed("asking for random bytes"))?;
@@ -111,14 +111,14 @@ fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
-/// Writes back what is dirty.
+/// Writes back dirty data.
 pub(super) fn sync() -> Result<String, String> {
     // SAFETY: takes no pointer.
     unsafe { libc::sync() };
     Ok(String::new())
 }
 
-/// Ends the machine; the answer is the end of the stream.
+/// Stops the machine. The stream is closed without an answer, unless the kernel refuses.
 pub(super) fn end(how: Ending) -> Result<String, String> {
     Err(format!("the kernel refused: {}", system::end(how)))
 }

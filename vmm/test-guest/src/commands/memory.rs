@@ -8,12 +8,12 @@ use hearth_test_guest::pattern;
 
 const MIB: usize = 1 << 20;
 
-/// Memory that is kept until it is freed.
+/// Memory that is held until it is freed.
 #[derive(Debug, Default)]
 pub(super) struct Held(Mutex<Vec<Vec<u8>>>);
 
 impl Held {
-    /// Takes this many MiB more and writes to all of it, with bytes that no two pages share.
+    /// Allocates this many MiB more and writes to all of it, such that no two pages have the same content.
     pub(super) fn fill(&self, mib: usize) -> Result<String, String> {
         let mut blocks = Vec::new();
         blocks.try_reserve(mib).map_err(failed("reserving memory"))?;
@@ -26,21 +26,21 @@ impl Held {
         Ok(mib.to_string())
     }
 
-    /// Gives back to the kernel all that was taken; returns how many MiB that were.
+    /// Gives all allocated memory back to the kernel; returns its size in MiB.
     pub(super) fn free(&self) -> usize {
         let blocks = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         blocks.len()
     }
 }
 
-/// Makes the kernel forget what it could read again.
+/// Makes the kernel drop its caches of data that it can read again.
 pub(super) fn drop_caches() -> Result<String, String> {
     super::machine::sync()?;
     fs::write("/proc/sys/vm/drop_caches", "3").map_err(failed("dropping caches"))?;
     Ok(String::new())
 }
 
-/// `TOTAL FREE AVAILABLE` in KiB.
+/// Returns `TOTAL FREE AVAILABLE` in KiB.
 pub(super) fn meminfo() -> Result<String, String> {
     let text = fs::read_to_string("/proc/meminfo").map_err(failed("reading /proc/meminfo"))?;
     let figure = |name: &str| {

@@ -1,39 +1,39 @@
-//! The commands. A connection carries one request line of words; the answer is lines of text, the last of
-//! which is `ok …` or `err …`. Numbers are decimal.
+//! The commands. A connection carries one request line of words. The answer consists of lines of text; the last one is
+//! `ok …` or `err …`. Numbers are decimal.
 //!
-//! * [`machine`] – CPUs, clocks, entropy, the end
+//! * [`machine`] – CPUs, clocks, entropy, stopping the machine
 //! * [`kernel`] – the kernel's command line, log and counts of interrupts
-//! * [`timers`] – how often a timer wakes somebody up
+//! * [`timers`] – how often a timer wakes a thread
 //! * [`memory`] – filling, freeing and counting memory
-//! * [`pages`] – memory of which every page is known and checked
+//! * [`pages`] – memory in which the content of every page is known and checked
 //! * [`kept`] – a nonce and a counter that a restore keeps and a restart does not
-//! * [`work`] – work in the background that must survive whatever happens to the machine
+//! * [`work`] – background work that must continue whatever happens to the machine
 //!
-//! What tests of snapshots are most likely to want:
+//! Commands for tests of snapshots:
 //!
 //! ```text
-//! nonce-set HEX | nonce-get → HEX      kept only in memory: proves a restore instead of a restart
-//! pid-counter → COUNT                  how often it was asked since the guest's start
+//! nonce-set HEX | nonce-get → HEX      exists only in memory: distinguishes a restore from a restart
+//! pid-counter → COUNT                  how often this was called since the guest's start
 //! clocks → REALTIME MONOTONIC BOOTTIME in nanoseconds
 //! clock-set NANOSECONDS                sets REALTIME
 //! urandom BYTES | getrandom BYTES → HEX  (clones must differ)
 //! cmdline → LINE
 //! dmesg-grep WORD,WORD… → 0, or COUNT FIRST_LINE
-//! interrupts NAME → COUNT              all CPUs, all lines of /proc/interrupts with NAME
+//! interrupts NAME → COUNT              sum of all CPUs and all lines of /proc/interrupts that contain NAME
 //! timer-storm MILLISECONDS → WAKEUPS EXPIRATIONS  of a 10 ms timer
 //!
-//! mem-random MIB SEED → PAGES          take and write memory; all pages that are kept now
-//! mem-dirty COUNT SEED → PAGES         overwrite so many different pages (of 4 KiB, aligned)
-//! mem-zero COUNT SEED → PAGES          the same with zeros
-//! mem-check → PAGES                    check every page that is kept, or `err` with the first that is wrong
-//! mem-free → MIB                       give it (and what mem-fill took) back
+//! mem-random MIB SEED → PAGES          allocate and write memory; returns the number of pages that are held now
+//! mem-dirty COUNT SEED → PAGES         overwrite COUNT different pages (of 4 KiB, aligned)
+//! mem-zero COUNT SEED → PAGES          overwrite COUNT different pages with zeros
+//! mem-check → PAGES                    check every page that is held, or `err` with the first that is wrong
+//! mem-free → MIB                       free this memory, and that of mem-fill
 //!
-//! work-start DEVICE                    block (overwrites the disk's first 4 MiB), tcp, timer and pty
-//! mount-work DEVICE                    files, on the disk's ext4 file system, in /mnt
+//! work-start DEVICE                    start block (overwrites the disk's first 4 MiB), tcp, timer and pty
+//! mount-work DEVICE                    start files, on the disk's ext4 file system, in /mnt
 //! work-status → STATUS                 `block=N tcp=N timer=N pty=N files=N errors=N first_error=TEXT`
-//! work-check → STATUS                  waits until each kind has come further; `err STATUS` if any went wrong
-//! work-stop → STATUS                   ends all of it, unmounts
-//! vsock-disk PORT DEVICE               serve the disk's content, for a check of the file system on the host
+//! work-check → STATUS                  waits until each kind has made progress; `err STATUS` if any failed
+//! work-stop → STATUS                   stops all work, unmounts
+//! vsock-disk PORT DEVICE               serve the disk's contents, for a check of the file system on the host
 //! ```
 //! * [`disk`] – random requests against a model, records for crash tests, throughput
 //! * [`network`] – addresses and TCP
@@ -54,7 +54,7 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::str::FromStr;
 
-/// What lives from one command to the next.
+/// State that persists from one command to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Guest {
     held_memory: memory::Held,
@@ -63,30 +63,30 @@ pub(crate) struct Guest {
     work: work::Work,
 }
 
-/// The words after the command's name.
+/// The words of a request after the command's name.
 #[derive(Debug)]
 struct Words<'a>(std::str::SplitWhitespace<'a>);
 
 impl<'a> Words<'a> {
-    /// The next word as text.
+    /// Takes the next word as text.
     fn text(&mut self, name: &str) -> Result<&'a str, String> {
         self.0.next().ok_or_else(|| format!("the argument {name} is missing"))
     }
 
-    /// The next word as a value.
+    /// Parses the next word as a value.
     fn value<T: FromStr>(&mut self, name: &str) -> Result<T, String> {
         let word = self.text(name)?;
         word.parse().map_err(|_| format!("`{word}` is no {name}"))
     }
 
-    /// The next word as a value, if there is one.
+    /// Parses the next word as a value, if there is one.
     fn optional<T: FromStr>(&mut self, name: &str) -> Result<Option<T>, String> {
         let Some(word) = self.0.next() else { return Ok(None) };
         word.parse().map(Some).map_err(|_| format!("`{word}` is no {name}"))
     }
 }
 
-/// Reads the request of a connection and answers it.
+/// Reads the request of a connection, executes it and sends the answer.
 pub(crate) fn answer(guest: &Guest, mut connection: File) {
     let mut request = String::new();
     if BufReader::new(&connection).read_line(&mut request).is_err() {
@@ -97,11 +97,11 @@ pub(crate) fn answer(guest: &Guest, mut connection: File) {
         Ok(result) => format!("ok {result}"),
         Err(reason) => format!("err {reason}"),
     };
-    // That the host has gone is no error.
+    // It is no error if the host has disconnected.
     let _ = tell(&mut connection, &last);
 }
 
-/// What a guest finds on a machine with a disk and an entropy device, a line each.
+/// Returns information about a machine with a disk and an entropy device, one item per line.
 pub(crate) fn look_around() -> Vec<String> {
     let disk = "vda";
     let written = disk::bench(&mut Words(format!("{disk} write 4096 1048576").split_whitespace()));
@@ -175,7 +175,7 @@ fn tell(connection: &mut File, line: &str) -> Result<(), String> {
     connection.write_all(format!("{line}\n").as_bytes()).map_err(failed("answering the host"))
 }
 
-/// For `map_err`: what was being done when an error came up.
+/// For `map_err`: adds the step that failed to the error.
 fn failed<E: std::fmt::Display>(what: &str) -> impl FnOnce(E) -> String + '_ {
     move |error| format!("{what}: {error}")
 }

@@ -1,4 +1,4 @@
-//! Addresses and TCP.
+//! Commands for addresses and TCP.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -12,7 +12,7 @@ use super::{Words, failed, tell};
 
 const CHUNK: usize = 64 * 1024;
 
-/// `INTERFACE ADDRESS PREFIX`: gives the interface an IPv4 address and brings it up, and the loopback too.
+/// `INTERFACE ADDRESS PREFIX`: assigns an IPv4 address to the interface and brings it and the loopback up.
 pub(super) fn up(words: &mut Words<'_>) -> Result<String, String> {
     let interface = words.text("INTERFACE")?;
     let (address, prefix): (Ipv4Addr, u32) = (words.value("ADDRESS")?, words.value("PREFIX")?);
@@ -28,7 +28,7 @@ pub(super) fn loopback_up() -> Result<(), String> {
 }
 
 fn configure(interface: &str, address: Ipv4Addr, mask: u32) -> io::Result<()> {
-    // Any socket serves for these requests.
+    // These requests work on any socket.
     let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     let request = |number: libc::Ioctl, value: libc::__c_anonymous_ifr_ifru| {
         let mut name = [0; libc::IFNAMSIZ];
@@ -53,7 +53,7 @@ fn socket_address(address: Ipv4Addr) -> libc::__c_anonymous_ifr_ifru {
     libc::__c_anonymous_ifr_ifru { ifru_addr: libc::sockaddr { sa_family: family, sa_data: data } }
 }
 
-/// `PORT`: says `listening`, then sends back to the first who connects all that it sends → `BYTES`.
+/// `PORT`: prints `listening`, then echoes everything to the first client that connects → `BYTES`.
 pub(super) fn echo(words: &mut Words<'_>, progress: &mut File) -> Result<String, String> {
     let port: u16 = words.value("PORT")?;
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).map_err(failed("listening"))?;
@@ -65,7 +65,7 @@ pub(super) fn echo(words: &mut Words<'_>, progress: &mut File) -> Result<String,
     Ok(bytes.to_string())
 }
 
-/// `ADDRESS PORT BYTES SEED`: sends part of the stream SEED and checks that it comes back → `BYTES`.
+/// `ADDRESS PORT BYTES SEED`: sends part of the stream SEED and checks that it is echoed → `BYTES`.
 pub(super) fn connect(words: &mut Words<'_>) -> Result<String, String> {
     let (address, port): (Ipv4Addr, u16) = (words.value("ADDRESS")?, words.value("PORT")?);
     let (bytes, seed): (u64, u64) = (words.value("BYTES")?, words.value("SEED")?);
@@ -97,7 +97,7 @@ pub(super) fn send(to: &mut impl Write, seed: u64, bytes: u64) -> io::Result<()>
     Ok(())
 }
 
-/// Receives until the end, and checks that it is the stream `seed`, if one is given. Returns the length.
+/// Receives until the stream ends, and checks that the data is the stream `seed`, if one is given. Returns the length.
 pub(super) fn receive(from: &mut impl Read, seed: Option<u64>) -> Result<u64, String> {
     let mut buffer = vec![0; CHUNK];
     let mut at = 0;

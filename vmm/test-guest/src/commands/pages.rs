@@ -1,4 +1,4 @@
-//! Memory that is kept and of which every page is known, see [`PageModel`].
+//! Memory in which the expected content of every page is known, see [`PageModel`].
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -7,12 +7,12 @@ use hearth_test_guest::page_model::{PAGE, PageModel};
 use super::Words;
 use crate::buffer::Buffer;
 
-/// Bytes that are taken from the kernel at once.
+/// Size of the blocks in which memory is allocated, in bytes.
 const BLOCK: usize = 1 << 20;
-/// Pages of a block.
+/// Number of pages in a block.
 const BLOCK_PAGES: usize = BLOCK / PAGE;
 
-/// Pages with numbers and what each must hold.
+/// Numbered pages, and the expected content of each.
 #[derive(Debug, Default)]
 pub(super) struct Pages(Mutex<Memory>);
 
@@ -23,7 +23,7 @@ struct Memory {
 }
 
 impl Memory {
-    /// The bytes of page `number`, and the model.
+    /// Returns the bytes of page `number`, and the model.
     fn page(&mut self, number: usize) -> Result<(&mut [u8], &mut PageModel), String> {
         let start = number % BLOCK_PAGES * PAGE;
         let block = self.blocks.get_mut(number / BLOCK_PAGES).map(Buffer::bytes);
@@ -33,8 +33,8 @@ impl Memory {
 }
 
 impl Pages {
-    /// `MIB SEED → PAGES`: takes this much more memory, writes the stream SEED to it and keeps it; answers how
-    /// many pages are kept now.
+    /// `MIB SEED → PAGES`: allocates MIB MiB more, writes the stream SEED to it and holds it; returns the number of
+    /// pages that are held now.
     pub(super) fn take(&self, words: &mut Words<'_>) -> Result<String, String> {
         let (mib, seed): (usize, u64) = (words.value("MIB")?, words.value("SEED")?);
         let mut memory = self.lock();
@@ -50,13 +50,13 @@ impl Pages {
         Ok(memory.model.len().to_string())
     }
 
-    /// `COUNT SEED → PAGES`: writes the stream SEED to so many different pages, or to all, chosen by SEED;
-    /// answers how many.
+    /// `COUNT SEED → PAGES`: writes the stream SEED to COUNT different pages, or to all if there are no more. SEED
+    /// selects the pages. Returns their number.
     pub(super) fn dirty(&self, words: &mut Words<'_>) -> Result<String, String> {
         self.change(words, |model, number, seed, bytes| model.fill(number, seed, bytes))
     }
 
-    /// `COUNT SEED → PAGES`: the same with zeros.
+    /// `COUNT SEED → PAGES`: does the same as [`Self::dirty`] with zeros.
     pub(super) fn zero(&self, words: &mut Words<'_>) -> Result<String, String> {
         self.change(words, |model, number, _, bytes| model.zero(number, bytes))
     }
@@ -76,7 +76,7 @@ impl Pages {
         Ok(chosen.len().to_string())
     }
 
-    /// `→ PAGES`: checks all that is kept; answers how many pages that are.
+    /// `→ PAGES`: checks all pages that are held; returns their number.
     pub(super) fn check(&self) -> Result<String, String> {
         let mut memory = self.lock();
         for number in 0..memory.model.len() {
@@ -86,7 +86,7 @@ impl Pages {
         Ok(memory.model.len().to_string())
     }
 
-    /// Gives all that is kept back to the kernel; returns how many MiB that were.
+    /// Gives all held memory back to the kernel; returns its size in MiB.
     pub(super) fn free(&self) -> usize {
         let memory = std::mem::take(&mut *self.lock());
         memory.blocks.len() * (BLOCK >> 20)

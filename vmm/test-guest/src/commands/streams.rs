@@ -1,4 +1,4 @@
-//! vsock servers, which go on in the background, and clients.
+//! Commands for vsock servers, which run in the background, and vsock clients.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -9,10 +9,10 @@ use super::network::{receive, send};
 use super::{Words, disk, failed, tell};
 use crate::vsock;
 
-/// Stack of the threads of which there are hundreds.
+/// Stack size in bytes of threads of which there are hundreds.
 const SMALL_STACK: usize = 128 * 1024;
 
-/// Accepts for ever and serves every stream on a thread of its own.
+/// Accepts connections forever and serves every stream on a separate thread.
 fn server(port: u32, serve: impl Fn(File) + Send + Sync + 'static) -> Result<String, String> {
     let listener = vsock::Listener::bind(port).map_err(failed("listening"))?;
     let serve = Arc::new(serve);
@@ -27,15 +27,15 @@ fn server(port: u32, serve: impl Fn(File) + Send + Sync + 'static) -> Result<Str
     Ok(port.to_string())
 }
 
-/// `PORT`: sends back what comes, and ends a stream when its other side has ended.
+/// `PORT`: echoes, and shuts down the sending side of a stream when the peer has shut down its own.
 pub(super) fn echo(port: u32) -> Result<String, String> {
     server(port, |stream| {
-        // A peer that goes away is no error.
+        // It is no error if the peer disconnects.
         let _ = io::copy(&mut &stream, &mut &stream).and_then(|_| vsock::shutdown_write(&stream));
     })
 }
 
-/// `PORT BYTES SEED`: sends the stream SEED to everyone who connects, then ends. SEED 0 sends zeros.
+/// `PORT BYTES SEED`: sends the stream SEED to every client that connects, then closes. SEED 0 sends zeros.
 pub(super) fn source(words: &mut Words<'_>) -> Result<String, String> {
     let (port, bytes, seed) = (words.value("PORT")?, words.value("BYTES")?, words.value("SEED")?);
     server(port, move |mut stream| {
@@ -54,17 +54,17 @@ fn send_zeros(stream: &mut File, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// `PORT DEVICE`: sends all that the disk holds to everyone who connects, then ends.
+/// `PORT DEVICE`: sends the whole contents of the disk to every client that connects, then closes.
 pub(super) fn disk(words: &mut Words<'_>) -> Result<String, String> {
     let (port, device) = (words.value("PORT")?, words.text("DEVICE")?.to_string());
     server(port, move |mut stream| {
-        // A stream that ends early says it all.
+        // On an error the stream ends early, which the client detects.
         let _ = disk::send(&device, &mut stream);
     })
 }
 
-/// `PORT [SEED]`: receives until the other side has ended, then answers `ok BYTES` or `err …`. With SEED it
-/// checks what comes.
+/// `PORT [SEED]`: receives until the peer has shut down its sending side, then answers `ok BYTES` or `err …`. With SEED
+/// it checks the data.
 pub(super) fn sink(words: &mut Words<'_>) -> Result<String, String> {
     let port = words.value("PORT")?;
     let seed = words.optional("SEED")?;
@@ -77,7 +77,7 @@ pub(super) fn sink(words: &mut Words<'_>) -> Result<String, String> {
     })
 }
 
-/// `PORT BYTES`: receives BYTES, then answers `ok BYTES`. For monitors whose streams end for both sides at once.
+/// `PORT BYTES`: receives BYTES, then answers `ok BYTES`. For monitors that close both directions of a stream together.
 pub(super) fn take(words: &mut Words<'_>) -> Result<String, String> {
     let port = words.value("PORT")?;
     let bytes: u64 = words.value("BYTES")?;
@@ -91,8 +91,8 @@ pub(super) fn take(words: &mut Words<'_>) -> Result<String, String> {
     })
 }
 
-/// `PORT COUNT BYTES`: opens COUNT streams to the host, has all of them open at once, sends BYTES on each and
-/// checks that they come back → `COUNT`.
+/// `PORT COUNT BYTES`: opens COUNT streams to the host, keeps all of them open at once, sends BYTES on each and checks
+/// that they are echoed → `COUNT`.
 pub(super) fn connect_many(words: &mut Words<'_>) -> Result<String, String> {
     let (port, count) = (words.value("PORT")?, words.value("COUNT")?);
     let bytes: u64 = words.value("BYTES")?;

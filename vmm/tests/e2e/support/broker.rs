@@ -1,4 +1,4 @@
-//! The host's ports: whom a guest reaches when it opens a stream.
+//! The ports of the host to which a guest can open streams.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead as _, BufReader};
@@ -16,14 +16,15 @@ use super::PATIENCE;
 
 type Server = Arc<dyn Fn(UnixStream) + Send + Sync>;
 
-/// Ports and what answers on them. Every other port refuses.
+/// The host's ports and the functions that serve them. Streams to all other ports are refused.
 pub(crate) struct HostPorts {
     servers: Arc<Mutex<HashMap<u32, Server>>>,
     ready: Receiver<()>,
 }
 
 impl HostPorts {
-    /// Ports for one guest, of which the one for its announcement is open, and the descriptor for its monitor.
+    /// Opens the ports for one guest, with the port for its announcement served. Also returns the descriptor for its
+    /// monitor.
     pub(crate) fn open() -> (Self, OwnedFd) {
         let (broker, device) = Broker::pair().unwrap();
         let (sender, ready) = mpsc::channel();
@@ -34,20 +35,20 @@ impl HostPorts {
         (Self { servers, ready }, device)
     }
 
-    /// Has every stream to `port` served on a thread of its own.
+    /// Serves every stream to `port` on a separate thread.
     pub(crate) fn serve(&self, port: u32, server: impl Fn(UnixStream) + Send + Sync + 'static) {
         self.servers.lock().unwrap().insert(port, Arc::new(server));
     }
 
-    /// Sends back on `port` what comes, and ends a stream when the guest has ended its side.
+    /// Echoes on `port`; the sending side is shut down when the guest has shut down its own.
     pub(crate) fn echo(&self, port: u32) {
         self.serve(port, |stream| {
-            // A guest that goes away is no error; what comes back is for the guest to check.
+            // It is no error if the guest disconnects; the guest checks the data that it receives back.
             let _ = io::copy(&mut &stream, &mut &stream).and_then(|_| stream.shutdown(Shutdown::Write));
         });
     }
 
-    /// Waits until the guest has announced that it takes commands.
+    /// Waits until the guest has announced that it accepts commands.
     pub(crate) fn wait_until_ready(&self) {
         self.ready.recv_timeout(PATIENCE).expect("the guest does not announce itself");
     }

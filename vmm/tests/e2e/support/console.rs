@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use super::PATIENCE;
 
-/// Lines shown when a test fails.
+/// Number of lines shown when a test fails.
 const SHOWN: usize = 60;
 
-/// Reads a console to its end, and hands out its lines.
+/// Reads a console until it is closed, and provides its lines.
 #[derive(Debug)]
 pub(crate) struct Console {
     lines: Receiver<String>,
@@ -19,7 +19,7 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    /// Reads from `pipe` from now on.
+    /// Starts reading from `pipe`.
     pub(crate) fn new(pipe: PipeReader) -> Self {
         let (sender, lines) = mpsc::channel();
         thread::spawn(move || {
@@ -36,7 +36,7 @@ impl Console {
         Self { lines, seen: VecDeque::new() }
     }
 
-    /// Waits for a line that contains `text`, after those that were waited for before.
+    /// Waits for a line that contains `text`, after the lines of earlier waits.
     pub(crate) fn wait_for(&mut self, text: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -52,7 +52,7 @@ impl Console {
         }
     }
 
-    /// The last lines so far.
+    /// Returns the last lines so far.
     pub(crate) fn tail(&mut self) -> String {
         while let Ok(line) = self.lines.try_recv() {
             self.note(line);

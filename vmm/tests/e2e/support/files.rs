@@ -9,7 +9,7 @@ use std::process::Command as Process;
 use hearth_test_guest::pattern;
 use hearth_vmm::config::{DiskConfig, DiskSource};
 
-/// Makes a file that holds the first `bytes` bytes of the stream `seed`, open for reading and writing.
+/// Creates a file that contains the first `bytes` bytes of the stream `seed`, open for reading and writing.
 pub(crate) fn patterned(path: &Path, seed: u64, bytes: u64) -> File {
     let mut file = File::options().create_new(true).read(true).write(true).open(path).unwrap();
     let mut chunk = vec![0; 1 << 20];
@@ -21,13 +21,13 @@ pub(crate) fn patterned(path: &Path, seed: u64, bytes: u64) -> File {
     file
 }
 
-/// Makes a file with an empty ext4 file system, open for reading and writing: a copy of `HEARTH_EXT4_IMAGE`.
+/// Creates a file with an empty ext4 file system, open for reading and writing: a copy of `HEARTH_EXT4_IMAGE`.
 pub(crate) fn ext4(path: &Path) -> File {
     copy(File::open(named("HEARTH_EXT4_IMAGE")).unwrap(), path)
 }
 
-/// Makes a file of all that can be read, open for reading and writing. Zeros become holes: the tests' files lie in
-/// memory.
+/// Creates a file with everything that can be read from `from`, open for reading and writing. Zeros become holes,
+/// because the tests' files lie in memory.
 pub(crate) fn copy(mut from: impl Read, path: &Path) -> File {
     let file = File::options().create_new(true).read(true).write(true).open(path).unwrap();
     let (mut block, mut at) = (vec![0; 64 << 10], 0);
@@ -54,8 +54,8 @@ pub(crate) fn assert_clean_ext4(path: &Path) {
 /// Checks that an ext4 file system that was in use is clean once its journal has been replayed, which this does.
 pub(crate) fn assert_clean_after_replay(path: &Path) {
     let (status, said) = e2fsck("-fy", path);
-    // 1: something was changed. That is the journal, and the superblock's free counts, which are never in the journal
-    // (Linux, fs/ext4/super.c, ext4_commit_super) and which every mount counts anew.
+    // Status 1 means that something was changed. The changes are the journal, and the superblock's free counts, which
+    // are never in the journal (Linux, fs/ext4/super.c, ext4_commit_super) and which every mount recomputes.
     assert!(matches!(status, Some(0 | 1)), "e2fsck: {status:?} {said}");
     let counted = |line: &str| {
         ["blocks", "inodes"].iter().any(|what| line.starts_with(&format!("Free {what} count wrong (")))
@@ -67,7 +67,7 @@ pub(crate) fn assert_clean_after_replay(path: &Path) {
     assert_clean_ext4(path);
 }
 
-/// Exit status of `e2fsck`, and what it said.
+/// Returns the exit status and the output of `e2fsck`.
 fn e2fsck(option: &str, path: &Path) -> (Option<i32>, String) {
     let output = Process::new(named("HEARTH_E2FSCK")).arg(option).arg(path).output().unwrap();
     let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
@@ -78,7 +78,7 @@ fn named(variable: &str) -> PathBuf {
     std::env::var_os(variable).unwrap_or_else(|| panic!("{variable} is not set")).into()
 }
 
-/// A disk without limits.
+/// Returns the configuration of a disk without rate limits.
 pub(crate) fn disk(source: DiskSource, serial: &str) -> DiskConfig {
     DiskConfig { source, serial: serial.to_string(), rate_limiter: None }
 }

@@ -1,4 +1,4 @@
-//! A microVM with the test guest in it.
+//! A microVM that runs the test guest.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, PipeReader};
@@ -23,18 +23,18 @@ use tempfile::TempDir;
 
 use super::{Console, HostPorts, Metal, PATIENCE, within};
 
-/// Where the tests' control groups go.
+/// Parent of the tests' control groups.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// Numbers of this process's guests.
+/// Number of this process's next guest.
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
-/// Ports of the guests that serve copies of disks.
+/// Next guest port on which a copy of a disk is served.
 static NEXT_COPY: AtomicU32 = AtomicU32::new(9000);
 
-/// A machine to be: its configuration, and what the test keeps of it.
+/// A machine to be created: its configuration, and the resources of it that the test keeps.
 pub(crate) struct Machine {
-    /// What the monitor will get. Vsock, console and exit report are set already.
+    /// The configuration for the monitor. Vsock, console and exit report are set already.
     pub(crate) config: MachineConfig,
     /// Folder for the test's files.
     pub(crate) folder: TempDir,
@@ -45,7 +45,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// One vCPU, 256 MiB, the test guest, the console, vsock and the entropy device.
+    /// Creates a machine with one vCPU, 256 MiB, the test guest, the console, vsock and the entropy device.
     pub(crate) fn new(metal: &Metal) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = MachineConfig::new(File::open(&metal.kernel).unwrap());
@@ -63,13 +63,13 @@ impl Machine {
         Self { config, folder, metal: metal.clone(), ports, console: Console::new(console), report }
     }
 
-    /// Makes a file for a disk in this machine's folder that holds the stream `seed`, open for reading and
+    /// Creates a file for a disk in this machine's folder that contains the stream `seed`, open for reading and
     /// writing.
     pub(crate) fn disk_file(&self, name: &str, seed: u64, bytes: u64) -> File {
         super::patterned(&self.folder.path().join(name), seed, bytes)
     }
 
-    /// Makes an empty file in this machine's folder, open for reading and writing.
+    /// Creates an empty file in this machine's folder, open for reading and writing.
     pub(crate) fn empty_file(&self, name: &str) -> File {
         self.disk_file(name, 0, 0)
     }
@@ -89,7 +89,7 @@ impl Machine {
         guest
     }
 
-    /// Boots it, and waits until the guest takes commands.
+    /// Boots the machine, and waits until the guest accepts commands.
     pub(crate) fn boot(self) -> Guest {
         let guest = self.create();
         guest.client().boot().unwrap();
@@ -98,7 +98,7 @@ impl Machine {
     }
 }
 
-/// What a guest needs beside its configuration.
+/// What a guest needs in addition to its configuration.
 pub(crate) struct Start {
     pub(crate) folder: TempDir,
     pub(crate) metal: Metal,
@@ -130,7 +130,7 @@ impl Start {
     }
 }
 
-/// The control group of guest `number` of the test process `pid`.
+/// Returns the control group of guest `number` of the test process `pid`.
 pub(crate) fn cgroup(pid: u32, number: u32, memory_mib: u64) -> CgroupConfig {
     CgroupConfig::for_guest(CGROUPS, format!("hearth-e2e-{pid}-{number}"), memory_mib * MIB)
 }
@@ -139,12 +139,12 @@ pub(crate) fn vsock_path(folder: &Path) -> PathBuf {
     folder.join("vsock")
 }
 
-/// How a microVM has ended.
+/// How a microVM has exited.
 #[derive(Debug)]
 pub(crate) struct Ended {
     /// The line that the monitor wrote into the exit report.
     pub(crate) report: String,
-    /// How its process ended.
+    /// Exit status of the monitor.
     pub(crate) status: ExitStatus,
 }
 
@@ -154,24 +154,24 @@ pub(crate) struct Guest {
     cgroup: PathBuf,
     /// Folder of the test's files.
     pub(crate) folder: TempDir,
-    /// What the guest reaches on the host.
+    /// The host's ports that the guest can reach.
     pub(crate) ports: HostPorts,
-    /// Its console.
+    /// Console of the guest.
     pub(crate) console: Console,
     report: Option<PipeReader>,
-    /// Size of its memory.
+    /// Size of the guest's memory in MiB.
     pub(crate) memory_mib: u64,
-    /// The memory of the snapshot that it was made of, or of the one that that builds on.
+    /// If the guest was restored: the memory file of its snapshot, or of the snapshot on which that builds.
     pub(crate) base: Option<PathBuf>,
 }
 
 impl Guest {
-    /// The connection to its monitor.
+    /// Returns the connection to the guest's monitor.
     pub(crate) fn client(&self) -> &Client {
         self.vmm().client()
     }
 
-    /// Its monitor's process id.
+    /// Returns the process id of the monitor.
     pub(crate) fn pid(&self) -> u32 {
         self.vmm().pid()
     }
@@ -180,36 +180,37 @@ impl Guest {
         self.vmm.as_ref().unwrap()
     }
 
-    /// Its monitor's control socket.
+    /// Returns the path of the monitor's control socket.
     pub(crate) fn control(&self) -> PathBuf {
         self.folder.path().join("run").join(CONTROL_SOCKET)
     }
 
-    /// Asks its monitor to say when and why it ends.
+    /// Requests the exit reason from the monitor, which it sends when the machine exits.
     pub(crate) fn waiting_for_exit(&self) -> ExitWait {
         ExitWait::ask(&self.control())
     }
 
-    /// The socket on which the host opens streams to the guest.
+    /// Returns the path of the socket on which the host opens streams to the guest.
     pub(crate) fn vsock(&self) -> PathBuf {
         vsock_path(self.folder.path())
     }
 
-    /// Has the guest do something, and returns its answer.
+    /// Runs a command in the guest, and returns its answer.
     pub(crate) fn run(&self, command: &str) -> String {
         self.attempt(command).unwrap_or_else(|reason| panic!("`{command}` failed in the guest: {reason}"))
     }
 
-    /// Has the guest do something whose answer is a status of its work (`work-check`, `work-stop` …).
+    /// Runs a command in the guest whose answer is a status of its work (`work-check`, `work-stop` …).
     pub(crate) fn work(&self, command: &str) -> Status {
         let status: Status = self.run(command).parse().unwrap();
         assert_eq!(status.errors, 0, "`{command}`: {status}");
         status
     }
 
-    /// Makes a file of what the guest reads from a disk, which need not be one file for us.
+    /// Creates a file with the contents that the guest reads from a disk, which may consist of several files on the
+    /// host.
     pub(crate) fn copy_disk(&self, device: &str, path: &Path) {
-        // The guest, or the one that it was restored from, may still serve an earlier copy.
+        // A new port each time, because the guest, or the one it was restored from, may still serve an earlier copy.
         let port = NEXT_COPY.fetch_add(1, Ordering::Relaxed);
         self.run(&format!("vsock-disk {port} {device}"));
         let copied = super::files::copy(self.connect(port), path);
@@ -218,13 +219,13 @@ impl Guest {
         assert_eq!(Ok(copied.metadata().unwrap().len() / 512), sectors, "not all of {device} has come");
     }
 
-    /// Has the guest try something.
+    /// Runs a command in the guest that may fail.
     pub(crate) fn attempt(&self, command: &str) -> Result<String, String> {
         let result = self.start(command).finish();
         result.unwrap_or_else(|error| panic!("no answer to `{command}`: {error}"))
     }
 
-    /// Has the guest start something.
+    /// Starts a command in the guest.
     pub(crate) fn start(&self, command: &str) -> Command {
         let started = Command::start(&self.vsock(), command, PATIENCE);
         started.unwrap_or_else(|error| panic!("`{command}` cannot be started: {error}"))
@@ -235,7 +236,7 @@ impl Guest {
         client::connect(&self.vsock(), port, PATIENCE).unwrap()
     }
 
-    /// A counter of the monitor, which must exist.
+    /// Returns a counter of the monitor; it must exist.
     pub(crate) fn counter(&self, group: &str, name: &str) -> u64 {
         let metrics = self.client().metrics().unwrap();
         let counters =
@@ -244,7 +245,7 @@ impl Guest {
         counter.unwrap_or_else(|| panic!("there is no counter {name} of {group} in {metrics:?}")).value
     }
 
-    /// Asks the guest to power off, and waits for the end.
+    /// Powers the guest off, and waits until the microVM has exited.
     pub(crate) fn power_off(self) -> Ended {
         let _unanswered = self.start("poweroff");
         let ended = self.wait();
@@ -252,7 +253,7 @@ impl Guest {
         ended
     }
 
-    /// Waits until the microVM has ended; checks that it has left nothing behind.
+    /// Waits until the microVM has exited; checks that it has left nothing behind.
     pub(crate) fn wait(mut self) -> Ended {
         let report = self.report.take().unwrap();
         let report = within("the exit report", move || {
@@ -265,7 +266,7 @@ impl Guest {
         Ended { report: report.unwrap(), status: status.unwrap() }
     }
 
-    /// Kills the monitor, and waits until it is gone. Returns the folder with the test's files.
+    /// Kills the monitor, and waits until it has exited. Returns the folder with the test's files.
     pub(crate) fn kill(mut self) -> TempDir {
         let mut vmm = self.vmm.take().unwrap();
         vmm.kill().unwrap();
@@ -282,18 +283,18 @@ impl Guest {
     }
 }
 
-/// A question that a monitor answers when it ends.
+/// A pending WaitExit request; the monitor answers it when the machine exits.
 pub(crate) struct ExitWait(PacketSocket);
 
 impl ExitWait {
-    /// Asks the monitor behind a control socket, and makes sure that it has heard the question.
+    /// Sends the request to the monitor behind a control socket, and makes sure that the monitor has received it.
     pub(crate) fn ask(control: &Path) -> Self {
         let socket = PacketSocket::connect(control).unwrap();
         for operation in [Operation::WaitExit(proto::WaitExit {}), Operation::Hello(proto::Hello {})] {
             let request = proto::Request { version: PROTOCOL_VERSION, operation: Some(operation) };
             socket.send(&request.encode_to_vec(), &[]).unwrap();
         }
-        // Requests of one controller are handled in their order.
+        // Requests of one controller are handled in order, so the response to Hello shows that WaitExit was received.
         let waiting = Self(socket);
         assert!(matches!(waiting.receive(), Answer::Status(_)));
         waiting
@@ -305,7 +306,7 @@ impl ExitWait {
         proto::Response::decode(packet.as_slice()).unwrap().result.unwrap()
     }
 
-    /// Waits for the answer.
+    /// Waits for the response.
     pub(crate) fn answer(self) -> proto::ExitReason {
         match self.receive() {
             Answer::Exit(reason) => reason,
@@ -315,7 +316,7 @@ impl ExitWait {
 }
 
 impl Ended {
-    /// Checks that the machine ended in this way and the monitor properly.
+    /// Checks that the machine exited in this way, and that the monitor exited without a signal.
     pub(crate) fn assert_kind(&self, kind: &str) {
         assert!(self.report.contains(&format!("\"kind\":\"{kind}\"")), "{self:?}");
         assert!(self.status.success() || kind != "power_off", "{self:?}");

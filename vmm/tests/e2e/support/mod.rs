@@ -1,4 +1,4 @@
-//! What the tests share: where the files are, how a guest is started and talked to, and how it ends.
+//! Shared parts of the tests: paths of files, starting a guest, communicating with it, waiting for its exit.
 
 mod broker;
 mod console;
@@ -21,10 +21,10 @@ pub(crate) use saved::{Clone, Saved, create};
 pub(crate) use swap::Swap;
 pub(crate) use taps::Tap;
 
-/// When a test gives up. Emulated metal on a busy machine is slow; nothing that works takes so long.
+/// Timeout of the tests. Emulated metal on a busy machine is slow, but nothing that works takes this long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
-/// The files that the environment names.
+/// The files whose paths the environment variables contain.
 #[derive(Debug, Clone)]
 pub(crate) struct Metal {
     pub(crate) monitor: PathBuf,
@@ -34,7 +34,7 @@ pub(crate) struct Metal {
 }
 
 impl Metal {
-    /// The files, or `None` where the environment names no monitor.
+    /// Returns the files; `None` if the environment variables do not name a monitor.
     pub(crate) fn find() -> Option<Self> {
         let Some(monitor) = std::env::var_os("HEARTH_VMM") else {
             hearth_testing::skip("HEARTH_VMM is not set; `cargo xtask test` runs this on the metal");
@@ -51,12 +51,12 @@ impl Metal {
     }
 }
 
-/// How often to repeat what depends on chance.
+/// Returns how often to repeat a test that depends on chance.
 pub(crate) fn rounds(usual: u32, full: u32) -> u32 {
     if std::env::var_os("HEARTH_FULL").is_some() { full } else { usual }
 }
 
-/// Asks until it is so; asking is what gives the guest time.
+/// Polls until `done` returns true. The polling itself lets the guest make progress.
 pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
@@ -64,7 +64,7 @@ pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Waits for something that blocks, on a thread of its own.
+/// Runs a blocking function on a separate thread, and waits for its result with a timeout.
 pub(crate) fn within<T: Send + 'static>(what: &str, wait: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || sender.send(wait()));

@@ -1,4 +1,4 @@
-//! Snapshots in folders, and guests made of them.
+//! Snapshots in folders, and guests that are restored from them.
 
 use std::fs::File;
 use std::io;
@@ -17,55 +17,55 @@ use super::{Console, HostPorts, Metal};
 
 /// The files of a snapshot.
 pub(crate) struct Saved {
-    /// Where they are.
+    /// The folder that contains the files.
     pub(crate) folder: TempDir,
-    /// What the monitor said.
+    /// The monitor's response to the save.
     pub(crate) answer: proto::Saved,
-    /// The memory of the snapshot that this one builds on.
+    /// The memory file of the snapshot on which this one builds.
     pub(crate) base: Option<PathBuf>,
-    /// How large the guest's memory is.
+    /// Size of the guest's memory in MiB.
     pub(crate) memory_mib: u64,
 }
 
-/// Makes an empty file, open for reading and writing.
+/// Creates an empty file, open for reading and writing.
 pub(crate) fn create(path: &Path) -> File {
     File::options().create_new(true).read(true).write(true).open(path).unwrap()
 }
 
 impl Saved {
-    /// The file `state`.
+    /// Returns the path of the file `state`.
     pub(crate) fn state(&self) -> PathBuf {
         self.folder.path().join("state")
     }
 
-    /// The file `memory`.
+    /// Returns the path of the file `memory`.
     pub(crate) fn memory(&self) -> PathBuf {
         self.folder.path().join("memory")
     }
 
-    /// What the file `state` says.
+    /// Reads the file `state`.
     pub(crate) fn read_state(&self) -> proto::SavedMachine {
         state_file::read(&File::open(self.state()).unwrap()).unwrap()
     }
 
-    /// The saved layer of disk `index`.
+    /// Returns the path of the saved layer of disk `index`.
     pub(crate) fn layer(&self, index: usize) -> PathBuf {
         self.folder.path().join(format!("disk{index}"))
     }
 
-    /// How many pages of `kind` the monitor counted.
+    /// Returns the number of pages of `kind` that the monitor counted.
     pub(crate) fn pages(&self, kind: &str) -> u64 {
         let counter = self.answer.pages.iter().find(|counter| counter.name == kind);
         counter.unwrap_or_else(|| panic!("no pages of kind {kind}")).value
     }
 
-    /// Bytes that its memory takes on the disk.
+    /// Returns the number of bytes that the memory file occupies on the disk.
     pub(crate) fn memory_on_disk(&self) -> u64 {
         use std::os::unix::fs::MetadataExt as _;
         self.memory().metadata().unwrap().blocks() * 512
     }
 
-    /// A guest to be made of it.
+    /// Prepares a guest that is to be restored from this snapshot.
     pub(crate) fn clone_on(&self, metal: &Metal) -> Clone {
         let open = |path: &Path| File::open(path).unwrap();
         let mut config = match &self.base {
@@ -82,12 +82,12 @@ impl Saved {
 }
 
 impl Guest {
-    /// Pauses it and writes it into a folder; it stays paused.
+    /// Pauses the guest and writes it into a folder; the guest stays paused.
     pub(crate) fn save(&self, kind: SaveKind) -> Saved {
         self.save_layers(kind, &[])
     }
 
-    /// As [`Self::save`], with the layers of these disks.
+    /// Saves as [`Self::save`] does, with the layers of these disks.
     pub(crate) fn save_layers(&self, kind: SaveKind, disks: &[usize]) -> Saved {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str| create(&folder.path().join(name));
@@ -99,9 +99,9 @@ impl Guest {
     }
 }
 
-/// A snapshot about to become a guest.
+/// A guest that is about to be restored from a snapshot.
 pub(crate) struct Clone {
-    /// What the monitor will get. Vsock, console and exit report are set already; it runs at once.
+    /// The parameters for the monitor. Vsock, console and exit report are set already; the guest runs immediately.
     pub(crate) config: RestoreConfig,
     start: Start,
 }
@@ -128,29 +128,29 @@ impl Clone {
         Self { config, start }
     }
 
-    /// A file for the test in the guest's folder.
+    /// Returns a path for a file of the test in the guest's folder.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.start.folder.path().join(name)
     }
 
-    /// Gives it disk files, which are attached as the disks were.
+    /// Sets the disks' files, attached in the same way as when the snapshot was taken.
     pub(crate) fn disks(mut self, disks: Vec<DiskSource>) -> Self {
         self.config.disks = disks;
         self
     }
 
-    /// Wakes up to another time.
+    /// Sets the time to which the guest's clock is set.
     pub(crate) fn clock(mut self, clock: RestoreClock) -> Self {
         self.config.clock = clock;
         self
     }
 
-    /// Makes a guest of it.
+    /// Restores the guest.
     pub(crate) fn restore(self) -> Guest {
         self.attempt().unwrap()
     }
 
-    /// Tries to make a guest of it.
+    /// Tries to restore the guest.
     pub(crate) fn attempt(self) -> Result<Guest, ClientError> {
         let Self { config, start } = self;
         let guest = start.launch();
@@ -158,7 +158,7 @@ impl Clone {
         Ok(guest)
     }
 
-    /// Has a monitor refuse it, and returns for what reason. No machine is left behind.
+    /// Checks that a monitor refuses to restore the guest, and returns the reason. No machine remains.
     pub(crate) fn refused(self) -> String {
         let Self { config, start } = self;
         let guest = start.launch();
@@ -173,7 +173,7 @@ impl Clone {
 }
 
 impl Metal {
-    /// Makes a guest of what was opened of a snapshot's folder; it runs at once.
+    /// Restores a guest from an opened snapshot folder; the guest runs immediately.
     pub(crate) fn restore_folder(&self, mut config: RestoreConfig, memory_mib: u64) -> Guest {
         config.resume = true;
         Clone::new(self, config, memory_mib, PathBuf::new()).restore()

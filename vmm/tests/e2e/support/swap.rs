@@ -1,4 +1,4 @@
-//! Swap on compressed memory, and pages that are made to go there.
+//! Swap space in compressed memory, and swapping out a guest's pages.
 
 use std::fs;
 use std::io;
@@ -7,18 +7,18 @@ use std::process::Command;
 
 use super::Guest;
 
-/// Where devices are made and removed (Linux, Documentation/admin-guide/blockdev/zram.rst).
+/// Where zram devices are created and removed (Linux, Documentation/admin-guide/blockdev/zram.rst).
 const CONTROL: &str = "/sys/class/zram-control";
 const SIZE: &str = "512M";
 
-/// Swap that is there while this value lives.
+/// Swap space that exists while this value lives.
 pub(crate) struct Swap {
-    /// Of a device that was made for it: there may be others.
+    /// Number of the zram device, which was created for this value: there may be others.
     number: String,
 }
 
 impl Swap {
-    /// Makes swap; `None` where the host is not the tests' own to do that with.
+    /// Creates swap space; returns `None` if the tests do not own the host.
     pub(crate) fn make() -> Option<Self> {
         if std::env::var_os("HEARTH_METAL").is_none() {
             eprintln!("not swapped: HEARTH_METAL is not set, so the host's swap is left alone");
@@ -53,8 +53,8 @@ fn run(program: &str, arguments: &[&str]) {
 }
 
 impl Guest {
-    /// Has the host swap out what the monitor has in memory of its own, the guest's memory above all; returns how many
-    /// bytes are swapped out then.
+    /// Makes the host swap out the monitor's private memory, which is mostly the guest's; returns how many bytes are
+    /// swapped out afterwards.
     pub(crate) fn swap_out(&self) -> u64 {
         let pid = libc::pid_t::try_from(self.pid()).unwrap();
         // SAFETY: takes no pointer; the result is checked before it is owned.
@@ -65,7 +65,7 @@ impl Guest {
         for (start, bytes) in self.mappings() {
             let part = libc::iovec { iov_base: start as *mut libc::c_void, iov_len: bytes };
             let (pidfd, advice) = (process.as_raw_fd(), libc::MADV_PAGEOUT);
-            // SAFETY: the one part lives across the call; its addresses are the other process's, whose content
+            // SAFETY: the one part lives across the call; its addresses are those of the other process, whose content
             // this does not change.
             let done =
                 unsafe { libc::syscall(libc::SYS_process_madvise, pidfd, &raw const part, 1, advice, 0) };
@@ -74,7 +74,7 @@ impl Guest {
         self.status("VmSwap") << 10
     }
 
-    /// The monitor's private mappings that can be written: address and bytes.
+    /// Returns the monitor's private writable mappings: address and length in bytes.
     fn mappings(&self) -> Vec<(usize, usize)> {
         let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid())).unwrap();
         let range = |line: &str| {
@@ -83,11 +83,11 @@ impl Guest {
             let [start, end] = [start, end].map(|word| usize::from_str_radix(word, 16).unwrap());
             (words.next() == Some("rw-p")).then_some((start, end - start))
         };
-        // Pieces of guest memory that come from different files are mappings of their own.
+        // Pieces of guest memory that come from different files are separate mappings.
         maps.lines().filter_map(range).collect()
     }
 
-    /// A figure of the monitor's `/proc/PID/status`, in KiB where it is one of memory.
+    /// Returns a value from the monitor's `/proc/PID/status`; sizes are in KiB.
     pub(crate) fn status(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));

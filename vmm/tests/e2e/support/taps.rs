@@ -1,4 +1,4 @@
-//! A tap interface with an address.
+//! Tap interfaces with addresses.
 
 use std::fs::File;
 use std::io;
@@ -13,26 +13,26 @@ use libc::{__c_anonymous_ifr_ifru as Value, c_char, c_short};
 
 use super::Guest;
 
-/// Numbers of this process's taps.
+/// Number of this process's next tap.
 static NEXT: AtomicU8 = AtomicU8::new(1);
 
-/// A tap that is up. It goes away with the last copy of its descriptor.
+/// A tap that is up. It is removed when the last copy of its descriptor is closed.
 pub(crate) struct Tap {
     file: File,
-    /// Of the interface.
+    /// Number of the interface.
     number: u8,
-    /// Of the network that it has an address in.
+    /// Number of the network in which the interface has an address.
     network: u8,
 }
 
 impl Tap {
-    /// Makes a tap in a network of its own.
+    /// Creates a tap in a network of its own.
     pub(crate) fn new() -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Self::in_network(number, number)
     }
 
-    /// Makes another tap with the addresses of one that nobody uses any more.
+    /// Creates another tap with the addresses of one that is no longer used.
     pub(crate) fn instead_of(other: Self) -> Self {
         let network = other.network;
         drop(other);
@@ -41,8 +41,8 @@ impl Tap {
 
     fn in_network(number: u8, network: u8) -> Self {
         let tap = Self { file: open_tap(&name(number)).unwrap(), number, network };
-        // A guest that is restored knows the hardware address that the host's end had. Were it another one now, the
-        // guest would go on with the old one until its neighbour table has found out, which takes a minute.
+        // A restored guest remembers the MAC address that the host's end had. If the address were another one now, the
+        // guest would use the old one until its neighbour table is updated, which takes a minute.
         tap.request(libc::SIOCSIFHWADDR, hardware_address([0x02, 0, 0, 0, 1, network]));
         tap.request(libc::SIOCSIFADDR, address(tap.host()));
         tap.request(libc::SIOCSIFNETMASK, address(Ipv4Addr::new(255, 255, 255, 0)));
@@ -50,22 +50,22 @@ impl Tap {
         tap
     }
 
-    /// The host's address on it.
+    /// Returns the host's address on the tap.
     pub(crate) fn host(&self) -> Ipv4Addr {
         Ipv4Addr::new(198, 18, self.network, 1)
     }
 
-    /// The address for the guest.
+    /// Returns the address for the guest.
     pub(crate) fn guest(&self) -> Ipv4Addr {
         Ipv4Addr::new(198, 18, self.network, 2)
     }
 
-    /// The interface, as a machine takes it.
+    /// Returns a descriptor of the tap for a machine.
     pub(crate) fn file(&self) -> File {
         self.file.try_clone().unwrap()
     }
 
-    /// A network card on it, without limits.
+    /// Returns the configuration of a network card on the tap, without rate limits.
     pub(crate) fn card(&self) -> NetConfig {
         NetConfig {
             tap: self.file(),
@@ -82,7 +82,7 @@ impl Tap {
         for (to, from) in data.ifr_name.iter_mut().zip(name.bytes()) {
             *to = c_char::from_ne_bytes([from]);
         }
-        // Any socket serves for these requests.
+        // These requests work on any socket.
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         // SAFETY: the pointer is to a request that lives until the call returns.
         let result = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut data) };
@@ -91,7 +91,7 @@ impl Tap {
 }
 
 impl Guest {
-    /// Has the guest send so many bytes over TCP to the host's end of `tap`, and get them all back.
+    /// Makes the guest send `bytes` bytes over TCP to the host's end of `tap`, and receive them all back.
     pub(crate) fn echo_through(&self, tap: &Tap, bytes: u64) {
         let listener = TcpListener::bind((tap.host(), 0)).unwrap();
         let port = listener.local_addr().unwrap().port();

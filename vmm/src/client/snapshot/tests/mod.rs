@@ -1,4 +1,4 @@
-//! The folders' logic, against a control socket that writes what it is told to into the files that it is given.
+//! Tests of the folders' logic, against a fake monitor that writes prescribed contents into the files that it receives.
 
 mod opening;
 mod taking;
@@ -22,22 +22,22 @@ use crate::control::socket::{PacketListener, PacketSocket};
 use crate::snapshot::state_file;
 use crate::snapshot::{SnapshotId, memory_file};
 
-/// Bytes of the memory that is written.
+/// Size of the saved memory in bytes.
 const MEMORY_BYTES: u64 = 1 << 20;
 
-/// What the socket answers.
+/// The behaviour of the fake monitor.
 #[derive(Debug, Clone)]
 struct Script {
     state: MachineState,
-    /// How many layers each disk has; none for one without an overlay.
+    /// Number of layers of each disk; `None` for a disk without an overlay.
     disks: Vec<Option<u32>>,
-    /// How many it has in the state that is written, where it lies about that.
+    /// Number of layers in the state that is written, if it differs from `disks`.
     written: Option<Vec<Option<u32>>>,
     /// The snapshot that the machine builds on.
     base: Option<SnapshotId>,
-    /// The id of what is written.
+    /// The id of the snapshots that are written.
     id: SnapshotId,
-    /// Saves nothing, for this reason.
+    /// If set, a save fails with this message.
     refusal: Option<&'static str>,
 }
 
@@ -126,7 +126,7 @@ impl Script {
     }
 }
 
-/// A folder for snapshots, and a machine that may be saved there.
+/// A folder for snapshots, and a fake machine that can be saved there.
 struct Scene {
     folder: TempDir,
     script: Arc<Mutex<Script>>,
@@ -151,7 +151,7 @@ impl Scene {
         self.folder.path().join(name)
     }
 
-    /// What the machine was asked since the last time.
+    /// Returns the requests that the monitor has received since the last call.
     fn asked(&self) -> Vec<&'static str> {
         std::mem::take(&mut self.asked.lock().unwrap())
     }
@@ -160,7 +160,7 @@ impl Scene {
         change(&mut self.script.lock().unwrap());
     }
 
-    /// Takes a full snapshot with this id, for what is to build on it.
+    /// Takes a full snapshot with this id, to be used as a base.
     fn full(&self, name: &str, id: SnapshotId) -> PathBuf {
         self.change(|script| script.id = id);
         let to = self.at(name);
@@ -169,7 +169,7 @@ impl Scene {
         to
     }
 
-    /// Makes the machine one that was restored from a full snapshot that was taken of it.
+    /// Takes a full snapshot and then makes the machine one that was restored from it.
     fn restored(&self, name: &str, id: SnapshotId) -> PathBuf {
         let base = self.full(name, id);
         self.change(|script| {
@@ -194,7 +194,7 @@ fn play(socket: &PacketSocket, script: &Mutex<Script>, asked: &Mutex<Vec<&'stati
     }
 }
 
-/// Names in a folder, in their order.
+/// Returns the names in a folder, sorted.
 fn names(folder: &Path) -> Vec<String> {
     let names = fs::read_dir(folder).unwrap();
     let mut names: Vec<_> = names.map(|name| name.unwrap().file_name().into_string().unwrap()).collect();
@@ -202,7 +202,7 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// The id in a folder's state.
+/// Returns the first byte of the snapshot's id in a folder's state.
 fn id_of(folder: &Path) -> u8 {
     let state = state_file::read(&File::open(folder.join(STATE)).unwrap()).unwrap();
     state.snapshot_id[0]

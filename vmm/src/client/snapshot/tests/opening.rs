@@ -1,4 +1,4 @@
-//! A folder becomes what a monitor restores.
+//! Tests of opening a folder for a monitor to restore.
 
 use super::*;
 use crate::config::DiskSource;
@@ -12,7 +12,7 @@ fn overlaid() -> DiskSource {
     DiskSource::Overlay { base: file(), layers: Vec::new(), overlay: file() }
 }
 
-/// A full snapshot `full` and a diff `diff` of a machine with a read-only disk and one with an overlay.
+/// Takes a full snapshot `full` and a diff `diff` of a machine with a read-only disk and one with an overlay.
 fn chain() -> Scene {
     let scene = Scene::new(Script { disks: vec![None, Some(0)], ..Script::default() });
     let base = scene.restored("full", [7; 16]);

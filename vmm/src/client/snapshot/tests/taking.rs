@@ -1,4 +1,4 @@
-//! A machine becomes a folder, whatever comes between.
+//! Tests of writing a machine into a folder, with failures at each step.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -71,7 +71,7 @@ fn a_save_that_is_refused_leaves_what_was_there() {
     let replace = Take { replace: true, ..Take::default() };
     assert_eq!(message(take(&scene.client, &to, &replace)), "the disk is full");
     assert_eq!((id_of(&to), names(scene.folder.path())), (1, vec!["one".to_string()]));
-    // The monitor has let it go on itself.
+    // The client did not resume the machine: the monitor does that itself when a save fails.
     assert_eq!(scene.asked(), ["hello", "save"]);
 }
 
@@ -176,7 +176,7 @@ fn a_machine_that_ends_leaves_its_overlay_where_nothing_is_to_be_merged() {
 fn an_overlay_of_a_restored_machine_is_left_only_over_the_bases_layers() {
     let scene = Scene::new(Script { disks: vec![Some(0), Some(0)], ..Script::default() });
     let base = scene.restored("full", [7; 16]);
-    // The second disk has a layer of its own: the machine was restored from a diff.
+    // The second disk has a layer of its own, because the machine was restored from a diff.
     scene.change(|script| script.disks = vec![Some(1), Some(2)]);
     let overlays = vec![overlay(&scene, 0, "first"), overlay(&scene, 1, "second")];
     let taken =

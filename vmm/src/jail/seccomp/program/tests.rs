@@ -12,7 +12,7 @@ use super::*;
 const ACTIONS: Actions =
     Actions { listed: libc::SECCOMP_RET_ALLOW, otherwise: libc::SECCOMP_RET_KILL_PROCESS };
 
-/// Runs a program as the kernel does, for the instructions that either compiler makes.
+/// Interprets a program as the kernel does, for the instructions that both compilers generate.
 fn run(program: &[sock_filter], architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
     let word = |offset: u32| match offset {
         NUMBER => number,
@@ -42,7 +42,7 @@ fn run(program: &[sock_filter], architecture: u32, number: u32, arguments: [u64;
     panic!("the program does not end");
 }
 
-/// Values of an argument that are worth trying: those that conditions name, and those next to them.
+/// Returns the values of an argument to test: those in conditions, and their neighbours.
 fn interesting(listed: &[Allow]) -> Vec<u64> {
     let mut values = BTreeSet::from([0, 1, u64::MAX, 1 << 32, u64::from(std::process::id())]);
     for allow in listed {
@@ -90,7 +90,7 @@ fn every_role_may_do_just_what_seccompiler_makes_of_its_list() {
             );
             assert_eq!(ours, theirs, "{role:?}: call {number} with {arguments:x?}");
         };
-        // Beyond the last number there is also what x86 calls x32.
+        // The numbers above the last system call include those of the x32 ABI of x86.
         for number in (0..1024).chain([1 << 30, (1 << 30) + 1, 1 << 31, u32::MAX]) {
             same(number, [0; 6]);
             let conditional =
@@ -144,7 +144,7 @@ fn a_search_takes_few_steps_and_an_empty_list_allows_nothing() {
     assert_eq!(build(&many, ACTIONS).unwrap_err(), ProgramError::TooLong(7));
 }
 
-/// Conditions to draw from: a list needs static ones.
+/// Conditions from which the test draws; a list needs conditions with static lifetime.
 const CONDITIONS: [&[Arg]; 6] = [
     &[Is(0, 5)],
     &[Is(1, 0), Is(0, 0xffff_ffff)],
@@ -165,7 +165,7 @@ proptest! {
     ) {
         let listed: Vec<Allow> = calls
             .iter()
-            // A rule without conditions is not one that seccompiler takes; ours is `Call`.
+            // `seccompiler` does not accept a rule without conditions; `Call` is our equivalent.
             .map(|&(number, which)| match CONDITIONS.get(which).filter(|conditions| !conditions.is_empty()) {
                 Some(conditions) => When(number, conditions),
                 None => Call(number),

@@ -1,4 +1,4 @@
-//! Random requests to a disk, by two threads with a part of the disk each.
+//! Random requests to a disk, by two threads that each use their own part of the disk.
 
 use hearth_test_guest::disk_model::{DiskModel, SECTOR};
 use hearth_test_guest::work::Kind;
@@ -6,9 +6,9 @@ use hearth_test_guest::work::Kind;
 use super::Going;
 use crate::commands::disk;
 
-/// Bytes that a thread works on: few, so that it soon comes back to what it has written.
+/// Number of bytes that a thread uses: few, so that it soon accesses again what it has written.
 const PART: u64 = 2 << 20;
-/// Threads.
+/// Number of threads.
 const THREADS: u64 = 2;
 
 /// Starts the threads.

@@ -1,4 +1,4 @@
-//! Files on an ext4 file system: written beside their place, made durable, renamed into it, read back, removed.
+//! Files on an ext4 file system: written under a temporary name, synced, renamed, read back, removed.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -11,16 +11,16 @@ use super::{Going, rest};
 use crate::commands::failed;
 use crate::system;
 
-/// Where the file system goes.
+/// The mount point of the file system.
 const MOUNT: &str = "/mnt";
-/// The folder in it that is worked in; whatever it held before is removed.
+/// The folder for the files; its previous contents are removed.
 const FOLDER: &str = "/mnt/work";
-/// Files at once.
+/// Number of files.
 const FILES: u64 = 24;
-/// Bytes of a file at most.
+/// Maximum size of a file in bytes.
 const MAX_BYTES: u64 = 40_000;
 
-/// What a file must hold: so many bytes of the stream.
+/// The expected content of a file: the first `bytes` bytes of the stream `seed`.
 #[derive(Debug, Clone, Copy)]
 struct Content {
     seed: u64,
@@ -33,14 +33,14 @@ pub(super) fn mount(device: &str) -> Result<(), String> {
     mounted.map_err(failed("mounting the file system"))
 }
 
-/// Unmounts it.
+/// Unmounts the file system.
 pub(super) fn unmount() -> Result<(), String> {
     system::unmount(MOUNT).map_err(failed("unmounting the file system"))
 }
 
 /// Starts the thread.
 pub(super) fn start(going: &mut Going) -> Result<(), String> {
-    let _ = fs::remove_dir_all(FOLDER); // there may be none
+    let _ = fs::remove_dir_all(FOLDER); // the folder may not exist
     fs::create_dir(FOLDER).map_err(failed("making a folder"))?;
     let folder = File::open(FOLDER).map_err(failed("opening the folder"))?;
     let mut known: Vec<Option<Content>> = Vec::new();
@@ -90,11 +90,11 @@ fn write(path: &str, content: Content) -> Result<(), String> {
     fs::rename(&draft, path).map_err(failed("renaming it"))
 }
 
-/// Checks a file: what the kernel has cached, or what is on the disk.
+/// Checks the content of a file: in the kernel's cache, or on the disk.
 fn check(path: &str, content: Content, from_disk: bool) -> Result<(), String> {
     let mut file = File::open(path).map_err(failed("opening it"))?;
     if from_disk {
-        // Its pages are clean, so the kernel does as it is advised.
+        // The file's pages are clean, so the kernel follows the advice and drops them.
         // SAFETY: takes no pointer.
         unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
     }

@@ -1,11 +1,11 @@
-//! Work in the background, for ever: whatever is going on in a guest when it is paused, saved, restored or
-//! moved in time must go on afterwards as if nothing had happened. Each kind checks all that it does and counts
-//! it on a [`Board`]; a thread that finds something wrong says so there and ends.
+//! Background work that runs until it is stopped. Whatever a guest is doing when it is paused, saved, restored or moved
+//! in time must continue afterwards as if nothing had happened. Each kind of work checks all that it does and counts it
+//! on a [`Board`]; a thread that detects an error records it there and stops.
 //!
-//! * [`block`] – random requests to a disk, two at a time
-//! * [`tcp`] – messages there and back over one connection through the loopback
+//! * [`block`] – random requests to a disk, by two threads
+//! * [`tcp`] – messages and answers over one connection through the loopback
 //! * [`timer`] – a timer that expires every 10 ms
-//! * [`pty`] – lines there and back through a pseudo-terminal
+//! * [`pty`] – lines and answers through a pseudo-terminal
 //! * [`files`] – files on an ext4 file system
 
 mod block;
@@ -22,14 +22,14 @@ use hearth_test_guest::work::{Board, Kind};
 
 use super::failed;
 
-/// Stack of the threads.
+/// Stack size of the threads in bytes.
 const STACK: usize = 128 * 1024;
-/// How long a thread rests after a piece of work that nothing else holds up, so that others get to run.
+/// How long a thread sleeps after a piece of work that does not wait for anything, so that other threads can run.
 const REST: Duration = Duration::from_millis(1);
-/// When [`Work::check`] gives up. The host has more patience, so that it hears why.
+/// Timeout of [`Work::check`]. The host's timeout is longer, so that it receives the reason.
 const PATIENCE: Duration = Duration::from_secs(240);
 
-/// The work that is going on.
+/// The work that is in progress.
 #[derive(Debug, Default)]
 pub(super) struct Work(Mutex<Going>);
 
@@ -37,9 +37,9 @@ pub(super) struct Work(Mutex<Going>);
 struct Going {
     board: Arc<Board>,
     threads: Vec<JoinHandle<()>>,
-    /// All but [`files`] have been started.
+    /// Whether all kinds but [`files`] have been started.
     started: bool,
-    /// [`files`] have been started.
+    /// Whether [`files`] have been started.
     mounted: bool,
 }
 
@@ -63,7 +63,7 @@ impl Going {
 }
 
 impl Work {
-    /// `DEVICE →`: starts everything but [`files`]. The first MiBs of the disk are overwritten.
+    /// `DEVICE →`: starts all kinds but [`files`]. The first MiBs of the disk are overwritten.
     pub(super) fn start(&self, device: &str) -> Result<String, String> {
         let mut going = self.lock();
         if std::mem::replace(&mut going.started, true) {
@@ -88,13 +88,13 @@ impl Work {
         Ok(String::new())
     }
 
-    /// `→ STATUS` (see [`hearth_test_guest::work::Status`]): how far the work has come, errors or not.
+    /// `→ STATUS` (see [`hearth_test_guest::work::Status`]): returns the progress, with or without errors.
     pub(super) fn status(&self) -> Result<String, String> {
         Ok(self.lock().board.status().to_string())
     }
 
-    /// `→ STATUS`: waits until all that goes on has come further since the call; an error, old or new, is an
-    /// error, and so is standstill.
+    /// `→ STATUS`: waits until all active kinds have made progress since the call. Fails if there is an error, old or
+    /// new, or no progress.
     pub(super) fn check(&self) -> Result<String, String> {
         let going = self.lock();
         if going.threads.is_empty() {
@@ -105,7 +105,7 @@ impl Work {
         board.wait_for_progress(PATIENCE).map(|status| status.to_string())
     }
 
-    /// `→ STATUS`: ends it all and unmounts the file system; afterwards it can be started anew.
+    /// `→ STATUS`: stops all work and unmounts the file system; the work can be started again afterwards.
     pub(super) fn stop(&self) -> Result<String, String> {
         let mut going = self.lock();
         going.board.stop();
@@ -124,7 +124,7 @@ impl Work {
     }
 }
 
-/// Rests after a piece of work.
+/// Sleeps after a piece of work.
 fn rest() {
     thread::sleep(REST);
 }

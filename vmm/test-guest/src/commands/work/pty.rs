@@ -1,5 +1,5 @@
-//! Numbered lines through a pseudo-terminal: what sits at its slave end writes them as a program writes its
-//! output, what sits at its master end checks them and types each back, and the first checks that.
+//! Numbered lines through a pseudo-terminal. The thread at the slave end writes them as a program writes its output.
+//! The thread at the master end checks them and types an answer to each, which the first thread checks.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -12,7 +12,7 @@ use super::{Going, rest};
 use crate::commands::failed;
 use crate::system;
 
-/// Starts both ends.
+/// Starts the threads at both ends.
 pub(super) fn start(going: &mut Going) -> Result<(), String> {
     let (master, slave) = open().map_err(failed("opening a pseudo-terminal"))?;
     let mut typist = master.try_clone().map_err(failed("duplicating the master"))?;
@@ -34,7 +34,7 @@ pub(super) fn start(going: &mut Going) -> Result<(), String> {
     going.spawn(Kind::Pty, move |board| {
         for number in 0_u64.. {
             match expect(&mut screen, &line("said", number)) {
-                // The slave's last descriptor is closed: that reads as an error.
+                // When the slave's last descriptor is closed, reading from the master fails.
                 Err(_) if board.is_stopping() => break,
                 result => result?,
             }
@@ -54,10 +54,10 @@ fn expect(from: &mut BufReader<File>, expected: &str) -> Result<(), String> {
     if line == expected { Ok(()) } else { Err(format!("read {line:?} instead of {expected:?}")) }
 }
 
-/// Both ends of a new pseudo-terminal that changes nothing on the way and echoes nothing.
+/// Opens both ends of a new pseudo-terminal that does not change data and does not echo.
 fn open() -> io::Result<(File, File)> {
     system::mount("devpts", "/dev/pts");
-    // PID 1 must not get itself a controlling terminal.
+    // PID 1 must not acquire a controlling terminal.
     let mut options = OpenOptions::new();
     options.read(true).write(true).custom_flags(libc::O_NOCTTY);
     let master = options.open("/dev/ptmx")?;

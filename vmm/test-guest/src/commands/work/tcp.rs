@@ -1,5 +1,5 @@
-//! Numbered messages over one TCP connection through the loopback: one end says, the other checks and answers,
-//! the first checks the answer.
+//! Numbered messages over one TCP connection through the loopback: one end sends, the other checks and answers, the
+//! first checks the answer.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -10,13 +10,13 @@ use hearth_test_guest::work::Kind;
 use super::{Going, rest};
 use crate::commands::{failed, network};
 
-/// Bytes of a message.
+/// Size of a message in bytes.
 const MESSAGE: usize = 600;
-/// Messages and answers are parts of different streams.
+/// Seeds: messages and answers are parts of different streams.
 const CALLS: u64 = 1001;
 const ANSWERS: u64 = 1002;
 
-/// Connects and starts both ends.
+/// Connects and starts the threads at both ends.
 pub(super) fn start(going: &mut Going) -> Result<(), String> {
     network::loopback_up()?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed("listening"))?;

@@ -7,7 +7,7 @@ use crate::commands::failed;
 use crate::commands::machine::nanoseconds;
 use crate::commands::timers::Periodic;
 
-/// Starts the thread. It counts wake-ups, of which one can stand for many expirations.
+/// Starts the thread. It counts wake-ups; one wake-up can stand for many expirations.
 pub(super) fn start(going: &mut Going) -> Result<(), String> {
     let mut timer = Periodic::start().map_err(failed("starting a timer"))?;
     going.spawn(Kind::Timer, move |board| {
