@@ -140,7 +140,7 @@ impl Agent {
 }
 
 impl App {
-    /// A process that runs beside the app: environment, working directory and user that it does not set itself are the app's.
+    /// A process that runs beside the app: what it does not set itself of environment and working directory is the app's.
     pub(super) fn beside(&self, mut process: Process) -> Process {
         let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
         let own: Vec<String> = process.environment.iter().map(|entry| name(entry)).collect();

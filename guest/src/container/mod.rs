@@ -49,7 +49,7 @@ pub const NAME: &str = "hearth-container";
 struct Given {
     job: OwnedFd,
     report: OwnedFd,
-    /// Of the control groups that stand still with the app.
+    /// `cgroup.procs` of the control groups that are frozen together with the app.
     entrances: Vec<OwnedFd>,
     /// Mount, UTS, IPC and cgroup namespace, where the container exists already.
     namespaces: Option<[OwnedFd; 4]>,
