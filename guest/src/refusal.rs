@@ -9,9 +9,9 @@ use hearth_proto::guest::v1::{Failure, FailureCode};
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
-    /// What kind of failure it is.
+    /// Kind of the failure.
     pub code: FailureCode,
-    /// For people.
+    /// Message for people.
     pub message: String,
 }
 

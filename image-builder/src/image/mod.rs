@@ -39,7 +39,7 @@ pub enum ImageError {
     File {
         /// Which.
         path: PathBuf,
-        /// What the system answered.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// `image.json` makes no sense.
@@ -126,7 +126,7 @@ struct Format {
 /// Bytes that a file takes on its file system.
 ///
 /// # Errors
-/// What the system answers.
+/// A system call failed.
 pub fn allocated(path: &Path) -> io::Result<u64> {
     Ok(fs::metadata(path)?.blocks() * 512)
 }
