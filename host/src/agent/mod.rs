@@ -59,7 +59,7 @@ pub enum AgentError {
     /// The agent refused.
     #[error("{message}")]
     Refused {
-        /// The kind of refusal.
+        /// The kind of failure.
         code: proto::FailureCode,
         /// Why, and what to do.
         message: String,
