@@ -1,5 +1,5 @@
-//! Calls with extreme values of every method of the daemon, generated from its descriptors, so that methods and fields that are added later are
-//! covered as well. The calls are the same in every run.
+//! Calls with extreme values of every method of the daemon, generated from its descriptors, so that methods and fields that are added
+//! later are covered as well. The calls are the same in every run.
 //!
 //! A call starts from a plausible request ([`base`]), in which one field after the other takes each of the extreme values of its type;
 //! the last calls of a method have extreme values in all fields. A mistake in one field would otherwise hide those in others.
