@@ -23,15 +23,15 @@ const LEFT_OUT: [&str; 10] = [
 /// A call of `mmdebstrap`.
 #[derive(Debug)]
 pub(crate) struct Bootstrap<'a> {
-    /// The folder to be made. Its parent is for temporary files.
+    /// The folder to make. Its parent is used for temporary files.
     pub(crate) root: &'a Path,
     /// Debian's name of the architecture.
     pub(crate) architecture: &'a str,
-    /// Which packages there are beside the named ones, and whether they are configured.
+    /// mmdebstrap's variant: which packages are added to the named ones, and whether they are configured.
     pub(crate) variant: &'a str,
-    /// The named ones, or apt's patterns of them.
+    /// The named packages, or apt's patterns for them.
     pub(crate) packages: &'a [String],
-    /// Runs when all archives are unpacked and still there.
+    /// A hook that runs when all archives are unpacked and not yet deleted.
     pub(crate) hook: Option<&'a str>,
 }
 

@@ -33,7 +33,7 @@ pub struct Request {
 pub struct Built {
     /// The catalogue's newest version.
     pub base: Base,
-    /// Whether it is new. It is not where the inputs gave the very files that the newest version has.
+    /// Whether this build has added the version. It has not if the newest version had the same files already.
     pub is_new: bool,
 }
 

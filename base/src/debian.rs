@@ -43,11 +43,11 @@ const SMALLEST: [&str; 3] = ["?essential", "?priority(required)", "apt"];
 /// An installed package.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Package {
-    /// Its name.
+    /// Name of the package.
     pub name: String,
-    /// Its version.
+    /// Version of the package.
     pub version: String,
-    /// Its architecture: `arm64` or `all`.
+    /// Architecture of the package: `arm64` or `all`.
     pub architecture: String,
 }
 
