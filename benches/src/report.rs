@@ -11,9 +11,9 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Better {
-    /// The less the better: times, sizes.
+    /// Lower is better: times, sizes.
     Lower,
-    /// The more the better: rates.
+    /// Higher is better: rates.
     Higher,
 }
 

@@ -20,7 +20,7 @@ const CONFIGFS: &str = "/sys/kernel/config";
 /// Offset in bytes of the superblock's `s_feature_incompat`, whose lowest byte has the flag
 /// [`EXTENTS`] (kernel, Documentation/filesystems/ext4/super.rst).
 const FEATURE_INCOMPAT: u64 = 1024 + 0x60;
-/// Files have extents.
+/// Flag: files have extents.
 const EXTENTS: u8 = 0x40;
 
 /// The disk; unmounted and removed when dropped.

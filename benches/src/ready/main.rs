@@ -14,8 +14,8 @@
 //!  resume: kept         a process that was saved, and is paused       │ resume ───────────► identity ─► hook
 //! ```
 //!
-//! A rehearsed machine has run with another identity before, which no machine of a pool may have: it shows the lower limit of the time, when
-//! every page that a launch needs is mapped.
+//! A rehearsed machine has run with another identity before, which no machine of a pool may have: it shows the lower limit of the time,
+//! when every page that a launch needs is mapped.
 //!
 //! * [`machine`] – a monitor, its network and its guest
 //! * [`steps`] – times or traces of the steps

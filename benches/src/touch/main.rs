@@ -1,8 +1,8 @@
 //! `touch-bench`: the cost for a guest of touching a page, by its first and its second access.
 //!
-//! An experiment: a virtual machine with one CPU, no operating system and pages of 4 KiB that hold one instruction each, in a private mapping of a
-//! file, as a snapshot's memory is. The guest reads, fetches (calls) or writes all of them, one after the other, and then accesses them in another
-//! way. It runs only on the metal.
+//! An experiment: a virtual machine with one CPU, no operating system and pages of 4 KiB that hold one instruction each, in a private
+//! mapping of a file, as a snapshot's memory is. The guest reads, fetches (calls) or writes all of them, one after the other, and then
+//! accesses them in another way. It runs only on the metal.
 //!
 //! * [`guest`] – the machine, and the programs that it runs
 

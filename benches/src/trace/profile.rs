@@ -43,11 +43,11 @@ pub struct Profile {
 /// One figure of a profile.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
-    /// What.
+    /// Name of the figure.
     pub name: String,
-    /// Of what unit.
+    /// Unit of the value.
     pub unit: &'static str,
-    /// How much.
+    /// The value.
     pub value: f64,
 }
 

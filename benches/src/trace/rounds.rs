@@ -10,7 +10,7 @@ pub struct Rounds {
 }
 
 impl Rounds {
-    /// Adds the rows of a step in round `round`, counted from 0. A row that is missing in a round counts as 0: nothing of that kind happened.
+    /// Adds the rows of a step in round `round`, counted from 0. A row that a round lacks counts as 0: nothing of that kind happened.
     pub fn add(&mut self, round: usize, step: &str, rows: Vec<Row>) {
         // Position after the last row of this step that was found: a new row is inserted there.
         let mut place = None;

@@ -29,7 +29,7 @@ pub struct Tracer {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Trace {
     events: Vec<Event>,
-    /// Lines that nobody understands.
+    /// Number of lines that could not be parsed.
     pub garbled: u64,
 }
 
