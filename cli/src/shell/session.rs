@@ -1,4 +1,4 @@
-//! A session: what is typed goes there, what is shown comes back, until one side ends.
+//! A session: copies input to the microVM and output back, until one side ends.
 
 use std::io;
 use std::time::Duration;
@@ -19,31 +19,31 @@ use super::terminal::{Raw, columns_and_rows};
 use crate::error::{Failure, chain};
 use crate::interrupt::Ending;
 
-/// What ends input on a terminal: Ctrl-D.
+/// Character that ends the input of a terminal: Ctrl-D.
 const END_OF_INPUT: u8 = 4;
 /// Bytes that are read at once.
 const PIECE: usize = 16 << 10;
-/// How long the other side may take to hear that this one leaves.
+/// How long the server may take to answer a close frame.
 const LEAVE: Duration = Duration::from_secs(1);
 
-/// How a session has ended.
+/// How a session ended.
 #[derive(Debug)]
 pub(crate) enum End {
-    /// The shell, or the command, has ended with a status.
+    /// The shell, or the command, exited with this status.
     Exit(i64),
-    /// The shell has ended, and nobody says how: the server is not told to.
+    /// The shell exited with an unknown status: the server was not requested to report it.
     Closed,
-    /// Somebody has typed `~.`.
+    /// The user typed `~.`.
     Disconnected,
-    /// A signal ends this program.
+    /// This program received a signal.
     Signal(SignalKind),
-    /// The connection broke, or the server has ended it for a reason of its own.
+    /// The connection broke, or the server closed it for another reason.
     Broken(String),
-    /// What is shown can be written nowhere.
+    /// The output cannot be written.
     Output(io::Error),
 }
 
-/// Runs a session, with a command instead of a shell if there is one. The terminal is as before when it returns.
+/// Runs a session, with a command instead of a shell if there is one. The terminal is restored when it returns.
 pub(crate) async fn run(socket: Socket, command: &[String]) -> Result<End, Failure> {
     let mut ending = Ending::listen()?;
     let (mut there, back) = socket.split();
