@@ -24,9 +24,9 @@ pub(super) enum Say<'a> {
 #[derive(Debug, Deserialize, PartialEq, Eq)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(super) enum Told {
-    /// The last frame before the end: the exit status, 128 and the signal's number after a signal.
+    /// The last frame before the connection is closed: the exit status, or 128 and the number of the signal.
     Exit {
-        /// 0 to 255.
+        /// Exit status, 0 to 255.
         code: i64,
     },
     /// Other messages, which are ignored: `session_init`, and those of later servers.

@@ -3,7 +3,7 @@
 /// Result of reading keys.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Typed {
-    /// Bytes for the other side; none while a `~` is held back.
+    /// Bytes for the server; empty while a `~` is held back.
     Bytes(Vec<u8>),
     /// `~.` was typed; the bytes before it.
     Disconnect(Vec<u8>),

@@ -54,14 +54,14 @@ pub(crate) async fn run(socket: Socket, command: &[String]) -> Result<End, Failu
         signal = ending.wait() => End::Signal(signal),
     };
     if matches!(end, End::Exit(_) | End::Disconnected | End::Signal(_)) {
-        // It is over whether or not they hear it.
+        // The session is over whether or not the server answers.
         drop(timeout(LEAVE, there.close()).await);
     }
     drop(raw);
     Ok(end)
 }
 
-/// Shows what comes, until it ends.
+/// Prints output until the session ends.
 async fn show(mut back: SplitStream<Socket>) -> End {
     let mut stdout = tokio::io::stdout();
     loop {
@@ -93,16 +93,16 @@ async fn show(mut back: SplitStream<Socket>) -> End {
     }
 }
 
-/// Sends what is typed. Returns only if that ends the session: after the end of other input there is still output.
+/// Sends input. Returns only if that ends the session: after the end of any other input, there may still be output.
 async fn type_in(there: &mut SplitSink<Socket, Message>, command: &[String], terminal: bool) -> End {
     match send_input(there, command, terminal).await {
         Ok(true) => End::Disconnected,
-        // The other direction tells why.
+        // The direction of the output reports the reason.
         Ok(false) | Err(_) => std::future::pending().await,
     }
 }
 
-/// Whether somebody has typed `~.` when input has ended.
+/// Sends input until its end. Returns whether the user has typed `~.`.
 async fn send_input(
     there: &mut SplitSink<Socket, Message>,
     command: &[String],
@@ -119,7 +119,7 @@ async fn send_input(
     let mut last = b'\n';
     loop {
         let read = tokio::select! {
-            // A terminal that fails is gone.
+            // A terminal that fails was closed.
             read = stdin.read(&mut piece) => read.unwrap_or(0),
             _ = resized.recv() => {
                 send_size(there).await?;
@@ -145,8 +145,8 @@ async fn send_input(
     Ok(false)
 }
 
-/// What ends input after `last`. In the middle of a line the first Ctrl-D of two hands over what has been typed; a
-/// shell, which edits lines itself, wants the line to end.
+/// The bytes that end the input after the byte `last`. In the middle of a line, the first of two Ctrl-D passes on the line so far; a
+/// shell, which edits lines itself, needs a newline first.
 fn end_of_input(last: u8, command: bool) -> Vec<u8> {
     match (last, command) {
         (b'\n' | b'\r', _) => vec![END_OF_INPUT],
@@ -155,7 +155,7 @@ fn end_of_input(last: u8, command: bool) -> Vec<u8> {
     }
 }
 
-/// Tells the terminal's size, where there is one.
+/// Sends the terminal's size, if there is a terminal.
 async fn send_size(there: &mut SplitSink<Socket, Message>) -> Result<(), Error> {
     match columns_and_rows() {
         Some((cols, rows)) => there.send(Message::text(Say::Resize { cols, rows }.text())).await,

@@ -4,18 +4,18 @@ use super::{Cpu, daemon};
 use crate::parts::Executable;
 use crate::toolchain::Link;
 
-/// Tests that one cargo target holds.
+/// The tests of one cargo target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Suite {
-    /// What `--only` calls it, and its program's name on the metal.
+    /// Name for `--only`, and of the program on the metal.
     pub(super) name: &'static str,
-    /// What its step is called.
+    /// Title of the step.
     pub(super) title: &'static str,
-    /// The package that has it.
+    /// Package of the target.
     pub(super) package: &'static str,
-    /// Its cargo target.
+    /// The cargo target.
     pub(super) executable: Executable,
-    /// What it finds on the metal.
+    /// Its requirements on the metal.
     pub(super) system: System,
     /// How it is linked: what runs where there is no C library, or takes itself into a guest or a jail, statically.
     pub(super) link: Link,
