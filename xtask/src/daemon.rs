@@ -1,4 +1,4 @@
-//! The programs that are needed on the metal to run the daemon, in addition to those for builds of images: `hearthd` and its client `hearth`.
+//! Programs that are needed on the metal to run the daemon, in addition to those for builds of images: `hearthd` and its client.
 
 use anyhow::Result;
 
@@ -9,7 +9,7 @@ use crate::toolchain::{Cross, Link};
 
 /// The profile with which the daemon is shipped: panics unwind, and integer overflows panic.
 pub(crate) const SHIPPED: &str = "daemon";
-/// A profile like [`SHIPPED`] that compiles faster, for the metal: the daemon, its client, the image builder and their tests share dependencies.
+/// A profile like [`SHIPPED`] that compiles faster, for the metal: daemon, client, image builder and their tests share dependencies.
 pub(crate) const PROFILE: &str = "metal-daemon";
 
 /// The daemon's package.
