@@ -22,7 +22,7 @@ const STALLED: Duration = Duration::from_millis(500);
 const PAGES_PER_MIB: u64 = 256;
 
 impl Microvm {
-    /// Takes `free_mib` MiB but for [`LEFT`] from the guest, and returns them.
+    /// Takes `free_mib` MiB except a few from the guest, and gives them back.
     ///
     /// # Errors
     /// [`MicrovmError::Monitor`].

@@ -121,8 +121,8 @@ impl Api {
                 ("hearth-vmm", Executable::Binary("hearth-vmm")),
                 "hearth-vmm",
             )?;
-            // Where its own time is measured, the daemon is built as shipped; otherwise, the metal runs a build that compiles faster, for tests.
-            // Its client is not measured.
+            // Where its own time is measured, the daemon is built as shipped; otherwise, the metal runs a build that compiles faster, for
+            // tests. Its client is not measured.
             let daemon = if self.profile || self.ready { daemon::PROFILE } else { daemon::SHIPPED };
             daemon::add(cache, &cross, daemon, &mut parts)?;
             let bench = self.bench();
