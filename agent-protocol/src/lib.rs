@@ -2,7 +2,7 @@
 //!
 //! * [`frame`] – messages on a connection
 //! * [`version`] – negotiation of the protocol's version on a connection
-//! * [`seal`] – credentials that nobody can read once their key is gone
+//! * [`seal`] – sealed credentials, which are unreadable once their key is gone
 //!
 //! An image holds the agent that it was built with, and is run by hosts that are older or newer. So host and agent agree on a version
 //! for each connection, and later additions are *features* that are requested by name.

@@ -35,7 +35,7 @@ pub struct Catalogue {
 /// A base image.
 #[derive(Debug, Clone)]
 pub struct Base {
-    /// Its version.
+    /// Version number; newer versions have greater numbers.
     pub version: u64,
     /// Description of the version and of its inputs.
     pub manifest: Manifest,

@@ -1,6 +1,6 @@
 //! `cargo xtask base`: a catalogue with one base image of this checkout, for the metal.
 //!
-//! It is made on this machine by the checkout's own code, as `hearth-image-builder base` does it. The parts that are made from Debian's
+//! The catalogue is made on this machine by the checkout's own code, like `hearth-image-builder base`. The parts that are made from Debian's
 //! packages take minutes and are kept in the cache (`base-parts/`), so that a changed guest or kernel takes only seconds.
 
 use std::fs;

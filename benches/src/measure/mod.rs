@@ -121,7 +121,7 @@ fn ready(monitor: &dyn Monitor, folder: &Path, guest: Guest<'_>) -> Result<Box<d
 /// would otherwise be counted.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// Memory in MiB that the host needs in addition to twice a guest's: once for the guest, once for a snapshot of it.
+/// Memory in MiB that the host needs in addition to a guest's.
 const HOST_MIB: u64 = 1024;
 
 /// Results of all measurements.
@@ -144,7 +144,7 @@ pub(crate) fn all(monitors: &[&dyn Monitor], plan: &Plan<'_>) -> Result<Results>
     wanted.sort_by_key(|measurement| measurement.memory_mib.unwrap_or(plan.memory_mib));
     for measurement in wanted {
         let memory_mib = measurement.memory_mib.unwrap_or(plan.memory_mib);
-        // A large guest's snapshot is written while no other guest is in memory.
+        // The guest's size counts once: a large guest's snapshot is written without its guest's memory being there.
         if memory_mib.saturating_add(HOST_MIB) > here {
             for row in measurement.rows {
                 eprintln!(

@@ -26,7 +26,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// The endpoint of a microVM. If the caller may not see the host's status, its name is resolved by DNS.
+    /// The endpoint of a microVM. If the caller may not see the host's status, its name is resolved like any other.
     pub(crate) async fn of(client: &Client, microvm: &Microvm) -> Result<Self, Failure> {
         let id = &microvm.microvm_id;
         if has_ended(microvm.state) {

@@ -250,7 +250,7 @@ async fn pass_input(pid: libc::pid_t, ends: Ends, source: &mut OwnedReadHalf) {
             }
         }
     };
-    // The connection stays open when nobody reads stdin any more.
+    // The connection stays open when stdin is not read any more.
     let feeding = async {
         feeding.await;
         std::future::pending::<()>().await;

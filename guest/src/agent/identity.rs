@@ -63,7 +63,7 @@ impl Agent {
         }
         self.metadata.set_id(request.microvm_id);
         self.metadata.set_credentials(credentials);
-        // The app goes on with its new identity. A guest that has just booted has no app yet.
+        // The app is thawed with its new identity. A guest that has just booted has no app yet.
         self.thaw()
     }
 
@@ -125,7 +125,7 @@ fn add_entropy(entropy: &[u8]) -> Result<(), Refusal> {
     let add = || -> io::Result<()> {
         let device = File::options().write(true).open("/dev/random")?;
         let descriptor = device.as_raw_fd();
-        // SAFETY: the pointer is to a structure with as many bytes as it says, which lives until the call returns.
+        // SAFETY: the pointer is to a structure with as many bytes as its size field contains, which lives until the call returns.
         check(unsafe { libc::ioctl(descriptor, ADD_ENTROPY, &raw const pool) })?;
         // SAFETY: takes no pointer.
         check(unsafe { libc::ioctl(descriptor, RESEED) }).map(drop)

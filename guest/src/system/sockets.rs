@@ -64,7 +64,7 @@ impl Stream {
     /// Reads bytes that are there already; [`io::ErrorKind::WouldBlock`] where there are none.
     ///
     /// # Errors
-    /// As [`read`](Self::read).
+    /// The same as of [`read`](Self::read).
     pub fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
         end_of_terminal(self.0.get_ref().read(buffer))
     }

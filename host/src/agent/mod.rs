@@ -51,7 +51,7 @@ pub enum AgentError {
     /// The connection failed.
     #[error("{what}: {source}; the guest may have ended")]
     Connection {
-        /// What was being done.
+        /// The operation, for the message.
         what: &'static str,
         /// The error of the connection.
         source: FrameError,
@@ -72,7 +72,7 @@ pub enum AgentError {
     /// The agent did not answer in time.
     #[error("the guest's agent did not answer within {} s while {what}", limit.as_secs())]
     TimedOut {
-        /// What was being done.
+        /// The operation, for the message.
         what: &'static str,
         /// The deadline.
         limit: Duration,
@@ -80,7 +80,7 @@ pub enum AgentError {
     /// Data that was to be passed on could not be read or written on the host's side.
     #[error("{what}: {source}")]
     Host {
-        /// What was being done.
+        /// The operation, for the message.
         what: &'static str,
         /// The error of the operating system.
         source: io::Error,
@@ -221,7 +221,7 @@ impl Agent {
     /// Calls a hook of the app over a new connection, with [`HookCall::limit`] as the deadline of the whole exchange.
     ///
     /// # Errors
-    /// As [`Control::call_hook`].
+    /// The same as of [`Control::call_hook`].
     pub async fn call_hook(&self, call: &HookCall) -> Result<HookResult, AgentError> {
         let called = async {
             let control = self.greet(Kind::Control(proto::OpenControl {})).await?;
@@ -233,7 +233,7 @@ impl Agent {
     /// Freezes the app like [`Control::freeze`], with `limit` as the deadline of the whole exchange. Also returns the connection.
     ///
     /// # Errors
-    /// As [`Control::freeze`].
+    /// The same as of [`Control::freeze`].
     pub async fn freeze(
         &self,
         forget: bool,
@@ -250,7 +250,7 @@ impl Agent {
     /// Thaws the app like [`Control::thaw`], over a new connection, with `limit` as the deadline of the whole exchange.
     ///
     /// # Errors
-    /// As [`Control::thaw`].
+    /// The same as of [`Control::thaw`].
     pub async fn thaw(&self, limit: Duration) -> Result<(), AgentError> {
         let thawed = async {
             let control = self.greet(Kind::Control(proto::OpenControl {})).await?;

@@ -51,7 +51,7 @@ pub enum MicrovmError {
     /// A file operation failed.
     #[error("{what} {path}: {source}")]
     File {
-        /// What was being done.
+        /// The operation, for the message.
         what: &'static str,
         /// The file.
         path: PathBuf,

@@ -41,7 +41,7 @@ pub enum NetworkError {
     /// A system call or file operation failed.
     #[error("cannot {what}: {source}; networks need root (CAP_NET_ADMIN and CAP_SYS_ADMIN) on the host")]
     System {
-        /// What was to be done.
+        /// The operation, for the message.
         what: String,
         /// The error of the operating system.
         source: io::Error,
@@ -49,7 +49,7 @@ pub enum NetworkError {
     /// rtnetlink refused a request.
     #[error("the kernel refused to {what}: {source}")]
     Netlink {
-        /// What was to be done.
+        /// The operation, for the message.
         what: String,
         /// The kernel's answer.
         source: io::Error,

@@ -176,7 +176,7 @@ fn mount(source: Option<&Path>, target: &Path, flags: libc::c_ulong) -> io::Resu
     let source = source.map(c_path).transpose()?;
     let target = c_path(target)?;
     let source = source.as_ref().map_or(ptr::null(), |source| source.as_ptr());
-    // SAFETY: both paths live across the call (or are null, which says none); type and data are none.
+    // SAFETY: both paths live across the call (or are null, which stands for no path); type and data are null.
     match unsafe { libc::mount(source, target.as_ptr(), ptr::null(), flags, ptr::null()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

@@ -222,7 +222,7 @@ fn refused(config: &AssumeRole, role_arn: &str, status: reqwest::StatusCode, tex
     }
 }
 
-/// Whether an error's code says that there were too many requests, which AWS answers with status 400.
+/// Whether an error's code means that there were too many requests, for which AWS answers with status 400.
 /// <https://docs.aws.amazon.com/STS/latest/APIReference/CommonErrors.html>
 fn is_throttling(code: &str) -> bool {
     code.starts_with("Throttl")

@@ -31,7 +31,7 @@ pub enum ArtifactError {
     /// A server could not be reached, broke the connection, or failed.
     #[error("{what}: {why}")]
     Transport {
-        /// What was being done.
+        /// The operation, for the message.
         what: &'static str,
         /// Description of the error.
         why: String,
@@ -39,7 +39,7 @@ pub enum ArtifactError {
     /// A file operation on this host failed.
     #[error("{what}: {source}")]
     Io {
-        /// What was being done.
+        /// The operation, for the message.
         what: &'static str,
         /// The error of the operating system.
         source: io::Error,

@@ -18,7 +18,7 @@ use crate::failure::FailureCode;
 /// Timeout for opening a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a failed request is retried, counted from its first attempt.
+/// How long a failed request is retried.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Copies an object to `download`. `credentials` are the build role's; without them, the configuration's are used.

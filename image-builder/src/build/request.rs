@@ -27,7 +27,7 @@ pub struct BuildRequest {
     pub hooks: Hooks,
     /// Whether the app's container has all capabilities.
     pub all_capabilities: bool,
-    /// The egress policy of the build and of the app's first microVMs.
+    /// Egress policy of the build and of the app.
     pub egress: Egress,
     /// The image's name, version, region and account.
     pub platform: Platform,
@@ -40,9 +40,9 @@ pub struct BuildRequest {
 pub struct Platform {
     /// The image's name.
     pub name: String,
-    /// Its ARN.
+    /// The image's ARN.
     pub arn: String,
-    /// Its version, like `1.0`.
+    /// The image's version, like `1.0`.
     pub version: String,
     /// The region.
     pub region: String,

@@ -1,7 +1,7 @@
 //! Boots the emulated metal, runs one job on it and waits until it has ended.
 //!
 //! Init reports on the port `hearth.status`, one line each: `ready UPTIME` before the command starts, `exit STATUS`
-//! after it, `done` when the outputs are on their drive, or `fail REASON`. The kernel's console goes to a log file,
+//! after it, `done` when the outputs are on their drive, or `fail REASON`. The kernel's console is written to a log file,
 //! whose end is shown if the metal dies without a report of `done`.
 
 use std::ffi::OsString;

@@ -214,7 +214,7 @@ impl Options {
                 for boot in lane {
                     let result = self.boot(cache, built, (boot, processors), several, &stop, &mut took);
                     if result.is_err() {
-                        // The other boots are stopped: their results would be lost in the output.
+                        // The other boots are stopped: their results would be lost.
                         stop.store(true, Ordering::Relaxed);
                         return (took, result);
                     }

@@ -1,4 +1,4 @@
-//! One registry's HTTP: signing in, manifests, blobs.
+//! The HTTP requests to one registry: signing in, manifests, blobs.
 //!
 //! `oci-client` signs in and streams blobs. Manifests are fetched here, because it would read them whole without a limit.
 

@@ -29,7 +29,7 @@ pub(super) struct Archive<'f> {
     limits: Limits,
 }
 
-/// What belongs to a node.
+/// Content of a node.
 pub(super) enum Body<'b, 'a, 'f> {
     /// Nothing: a directory.
     Directory,
