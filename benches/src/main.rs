@@ -1,4 +1,4 @@
-//! `vmm-bench`: measures the monitor on the metal, beside Firecracker if its binary is given.
+//! `vmm-bench`: measures the monitor on the metal, and compares it with Firecracker if its binary is given.
 //!
 //! Both monitors run the same kernel and initramfs with the same memory, taking turns, and the
 //! same guest program answers both. On emulated metal, only instruction counting gives meaningful figures:

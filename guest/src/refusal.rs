@@ -44,9 +44,9 @@ impl From<Failure> for Refusal {
     }
 }
 
-/// Adds to an error what was being done.
+/// Adds the operation that failed to an error.
 pub trait Context<T> {
-    /// Makes a [`Refusal`] of the error; `what` is what was being done.
+    /// Makes a [`Refusal`] of the error; `what` is the operation that failed.
     ///
     /// # Errors
     /// The error, with `what` before it.

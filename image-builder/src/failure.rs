@@ -17,7 +17,7 @@ pub enum FailureCode {
     S3NoSuchBucket,
     /// The object is archived, or changed while it was read.
     S3InvalidObject,
-    /// The bucket lies in another region.
+    /// The bucket is in another region.
     S3CrossRegionAccessDenied,
     /// The archive has no regular file `Dockerfile` at its root.
     ArchiveDockerfileNotFound,

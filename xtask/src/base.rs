@@ -1,7 +1,7 @@
 //! `cargo xtask base`: a catalogue with one base image of this checkout, for the metal.
 //!
-//! The catalogue is made on this machine by the checkout's own code, like `hearth-image-builder base`. The parts that are made from Debian's
-//! packages take minutes and are kept in the cache (`base-parts/`), so that a changed guest or kernel takes only seconds.
+//! The catalogue is made on this machine by the checkout's own code, like `hearth-image-builder base`. The parts that are made from
+//! Debian's packages take minutes and are kept in the cache (`base-parts/`), so that a changed guest or kernel takes only seconds.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -270,7 +270,7 @@ async fn enqueue(queue: Option<&mpsc::Sender<Vec<u8>>>, bytes: Vec<u8>, source: 
                 place.send(bytes);
                 return true;
             }
-            Ok(Err(_)) => return true, // nobody reads stdin any more
+            Ok(Err(_)) => return true, // stdin is not read any more
             Err(_) if peer_is_gone(AsRef::<UnixStream>::as_ref(source)) => return false,
             Err(_) => {}
         }

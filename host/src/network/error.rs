@@ -77,13 +77,13 @@ pub enum NetworkError {
     },
 }
 
-/// Adds to an error of the operating system what was to be done.
+/// Adds the operation to an error of the operating system.
 pub(super) fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> NetworkError {
     let what = what.into();
     move |source| NetworkError::System { what, source }
 }
 
-/// Adds to an answer of rtnetlink what was to be done.
+/// Adds the operation to an answer of rtnetlink.
 pub(super) fn refused(what: impl Into<String>) -> impl FnOnce(io::Error) -> NetworkError {
     let what = what.into();
     move |source| NetworkError::Netlink { what, source }

@@ -1,4 +1,4 @@
-//! `cargo xtask bench proxy`: the endpoints beside nginx, on this machine.
+//! `cargo xtask bench proxy`: compares the endpoints with nginx, on this machine.
 //!
 //! nginx and h2load are Debian's, from the same suite as everything else here, unpacked into the cache with all libraries that
 //! they need: the same on every machine, nothing is installed, and no service is started.
