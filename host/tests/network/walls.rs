@@ -39,7 +39,7 @@ fn the_host_and_its_networks_and_private_and_link_local_addresses_are_out_of_rea
         "203.0.113.2",     // the host
         "203.0.113.1",     // its router
         "192.0.2.1",       // the host in its other network
-        "192.0.2.77", // another machine there
+        "192.0.2.77",      // another machine there
         "169.254.169.254", // metadata of the host's own cloud
         "10.20.30.40",
         "172.16.0.1",
