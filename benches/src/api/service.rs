@@ -205,7 +205,7 @@ async fn serve(
     Ok(async move { Ok(listeners.serve(routes, end).await?) })
 }
 
-/// A double that accepts builds and does nothing.
+/// A double whose builds never finish, and that reports nothing.
 struct Nothing;
 
 #[async_trait]
