@@ -1,5 +1,5 @@
-//! Messages on a connection: each is preceded by its length, an unsigned 32-bit little-endian number. The other side may be hostile: nothing
-//! that it says of itself is believed.
+//! Messages on a connection: each is preceded by its length, an unsigned 32-bit little-endian number. The other side may be hostile: no
+//! length or content from it is trusted.
 
 use std::io;
 
@@ -10,30 +10,30 @@ use zeroize::Zeroizing;
 /// Bytes of the longest message.
 pub const LIMIT: usize = 1 << 20;
 
-/// Memory for a message is taken as its bytes come, so that a length alone takes none.
+/// Memory for a message is allocated in steps as its bytes arrive, so that a large length alone allocates nothing.
 const STEP: usize = 64 << 10;
 
 /// Why no message could be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// The connection has ended after the message before.
+    /// The connection was closed after the previous message.
     #[error("the connection was closed")]
     Closed,
     /// The connection failed.
     #[error("the connection failed: {0}")]
     Connection(#[from] io::Error),
-    /// The connection ended within a message.
+    /// The connection was closed within a message.
     #[error("the connection ended within a message")]
     Truncated,
     /// The message is too long.
     #[error("a message of {0} bytes is longer than the protocol's {LIMIT}")]
     TooLong(usize),
-    /// The bytes are no such message.
+    /// The bytes are no message of the expected type.
     #[error("a message cannot be decoded: {0}")]
     Malformed(#[from] prost::DecodeError),
 }
 
-/// Reads the next message; `None` where the connection has ended after the one before.
+/// Reads the next message; `None` if the connection was closed after the previous one.
 ///
 /// # Errors
 /// [`FrameError`]; nothing more can be read from the connection then.
@@ -53,7 +53,7 @@ pub async fn read<M: Message + Default>(
     if length > LIMIT {
         return Err(FrameError::TooLong(length));
     }
-    // Some messages hold credentials, which must be left nowhere in memory: also not in what was too short.
+    // Some messages hold credentials, which must leave no copy in memory, not even in buffers that became too short.
     let mut bytes = Zeroizing::new(Vec::new());
     while bytes.len() < length {
         let start = bytes.len();
@@ -70,10 +70,10 @@ pub async fn read<M: Message + Default>(
     Ok(Some(M::decode(bytes.as_slice())?))
 }
 
-/// Reads the next message, which must come. Not to be cancelled half-way: what was read is lost then.
+/// Reads the next message, which must exist. Not cancel-safe: bytes that were read are lost.
 ///
 /// # Errors
-/// [`FrameError`], with [`FrameError::Closed`] where the connection has ended after the one before.
+/// [`FrameError`], with [`FrameError::Closed`] if the connection was closed after the previous message.
 pub async fn receive<M: Message + Default>(source: &mut (impl AsyncRead + Unpin)) -> Result<M, FrameError> {
     read(source).await?.ok_or(FrameError::Closed)
 }
@@ -81,7 +81,7 @@ pub async fn receive<M: Message + Default>(source: &mut (impl AsyncRead + Unpin)
 /// Appends a message with its length to `buffer`.
 ///
 /// # Errors
-/// [`FrameError::TooLong`]; the buffer is as it was.
+/// [`FrameError::TooLong`]; the buffer is unchanged then.
 pub fn append(buffer: &mut Vec<u8>, message: &impl Message) -> Result<(), FrameError> {
     let length = message.encoded_len();
     let prefix = u32::try_from(length).ok().filter(|_| length <= LIMIT).ok_or(FrameError::TooLong(length))?;

@@ -1,11 +1,11 @@
-//! What a host and the agent inside a guest must agree on; the messages are `agent.proto`'s.
+//! The protocol between a host and the agent inside a guest; the messages are in `agent.proto`.
 //!
 //! * [`frame`] – messages on a connection
-//! * [`version`] – which version of the protocol a connection is in
-//! * [`seal`] – credentials that nobody can read once their key is gone
+//! * [`version`] – negotiation of the protocol's version on a connection
+//! * [`seal`] – sealed credentials, which are unreadable once their key is gone
 //!
 //! An image holds the agent that it was built with, and is run by hosts that are older or newer. So host and agent agree on a version
-//! for each connection, and what one of them has learned since is a *feature* that is asked for by name.
+//! for each connection, and later additions are *features* that are requested by name.
 
 pub mod frame;
 pub mod seal;

@@ -1,5 +1,5 @@
-//! Credentials for a guest that becomes a snapshot which others go on from (`SetCredentials.sealed` in `agent.proto`): sealed, so that
-//! nothing of them stays in its memory once the key is gone. HPKE (RFC 9180) with X25519, HKDF-SHA256 and ChaCha20-Poly1305.
+//! Sealed credentials, for a guest that becomes a snapshot from which others are restored (`SetCredentials.sealed` in `agent.proto`):
+//! nothing readable of them stays in its memory once the key is gone. HPKE (RFC 9180) with X25519, HKDF-SHA256 and ChaCha20-Poly1305.
 
 use hearth_proto::guest::v1::Credentials;
 use hpke::aead::ChaCha20Poly1305;
@@ -12,18 +12,18 @@ use hpke::{
 use prost::Message as _;
 use zeroize::Zeroizing;
 
-/// What the sealed text is for.
+/// HPKE's `info`: the purpose of the sealed text.
 const INFO: &[u8] = b"hearth credentials";
 
 type PublicKey = <X25519HkdfSha256 as Kem>::PublicKey;
 type EncappedKey = <X25519HkdfSha256 as Kem>::EncappedKey;
 
-/// What opens sealed credentials. It overwrites itself.
+/// The key that opens sealed credentials. It overwrites itself when dropped.
 pub type PrivateKey = <X25519HkdfSha256 as Kem>::PrivateKey;
 
-// What is done with secrets is in functions of their own frames, so that whoever calls them can overwrite those.
+// Functions that handle secrets are not inlined, so that their callers can overwrite their stack frames.
 
-/// A pair of keys of 32 random bytes: what opens, and what is sealed with.
+/// Derives a pair of keys from 32 random bytes: the private key, which opens, and the public key, which seals.
 #[must_use]
 #[inline(never)]
 pub fn keys(random: &[u8; 32]) -> (PrivateKey, Vec<u8>) {
@@ -34,7 +34,7 @@ pub fn keys(random: &[u8; 32]) -> (PrivateKey, Vec<u8>) {
 /// Seals credentials with the agent's public key.
 ///
 /// # Errors
-/// [`HpkeError`]: it is no key. A guest has made it, and may be hostile.
+/// [`HpkeError`]: it is no valid key. A guest has made it, and may be hostile.
 pub fn seal(public_key: &[u8], credentials: &Credentials) -> Result<Vec<u8>, HpkeError> {
     let public = PublicKey::from_bytes(public_key)?;
     let (key, text) = single_shot_seal::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
@@ -47,7 +47,7 @@ pub fn seal(public_key: &[u8], credentials: &Credentials) -> Result<Vec<u8>, Hpk
     Ok([key.to_bytes().as_slice(), &text].concat())
 }
 
-/// Opens sealed credentials; nothing where they were not sealed with this key, or were changed on the way.
+/// Opens sealed credentials; none if they were not sealed with this key, or were modified.
 #[must_use]
 #[inline(never)]
 pub fn open(private: &PrivateKey, sealed: &[u8]) -> Option<Credentials> {

@@ -1,39 +1,39 @@
-//! Which version of the protocol a connection is in: the highest that host and agent both speak.
+//! The protocol's version on a connection: the highest that both host and agent support.
 //!
-//! A version changes what messages mean. What only adds something is a feature: the host names those that it would use, the agent those of
-//! them that it has.
+//! A version changes what messages mean. An addition that changes nothing else is a feature: the host names the features that it would
+//! use, and the agent answers with those of them that it has.
 
 use hearth_proto::Versions;
 use hearth_proto::guest::v1::{Open, Opened, open::Kind};
 
-/// The versions that this code speaks. The oldest is that of Hearth 0.2, the first whose images are kept.
+/// The versions that this code supports. The oldest is that of Hearth 0.2, the first release whose images are kept.
 pub const OWN: Versions = Versions::new(3, 3);
-/// What this code has beyond its versions, by name.
+/// Names of the features that this code has beyond its versions.
 pub const FEATURES: [&str; 0] = [];
 
-/// What a connection is in.
+/// The negotiated version and features of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Agreed {
-    /// Its version.
+    /// The version.
     pub version: u32,
-    /// The features that both have, of those that the host asked for.
+    /// The features that both sides have, out of those that the host requested.
     pub features: Vec<String>,
 }
 
-/// Host and agent have no version in common.
+/// Error: host and agent have no version in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the guest's agent speaks {agent} of its protocol and the host {host}: they have none in common; build the image again with a base image \
      of this host's release, or run it on a host of its own"
 )]
 pub struct NoCommonVersion {
-    /// What the agent speaks.
+    /// The versions that the agent supports.
     pub agent: Versions,
-    /// What the host speaks.
+    /// The versions that the host supports.
     pub host: Versions,
 }
 
-/// What a host says first on a connection of that kind.
+/// The first message of a host on a connection of this kind.
 #[must_use]
 pub fn open(kind: Kind, features: &[&str]) -> Open {
     Open {
@@ -44,7 +44,7 @@ pub fn open(kind: Kind, features: &[&str]) -> Open {
     }
 }
 
-/// What an agent that speaks `own` versions and has these features makes of a host's [`Open`].
+/// Negotiates, for an agent with these versions and features, on the basis of a host's [`Open`].
 ///
 /// # Errors
 /// [`NoCommonVersion`]
@@ -61,7 +61,7 @@ pub fn opened(agreed: Agreed) -> Opened {
     Opened { failure: None, version: agreed.version, features: agreed.features }
 }
 
-/// What a host learns from an answer that opens a connection; nothing where the agent has chosen what it was not offered: it is hostile
+/// The version and features in an agent's answer; none if the agent has chosen a version or feature that was not offered: it is hostile
 /// or broken.
 #[must_use]
 pub fn agreed(open: &Open, opened: &Opened) -> Option<Agreed> {

@@ -1,4 +1,4 @@
-//! A folder becomes a zip with the same files: what clients upload, and what those who build by hand build from.
+//! Packs a folder into a zip with the same files: for uploads by clients, and for builds by hand.
 #![forbid(unsafe_code)]
 
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use zip::{CompressionMethod, ZipWriter};
 /// give the same bytes.
 ///
 /// # Errors
-/// What cannot be read or written; sockets, devices and the like are refused.
+/// A file cannot be read or written; sockets, devices and the like are refused.
 pub fn pack(folder: &Path, out: File) -> io::Result<()> {
     let mut zip = ZipWriter::new(io::BufWriter::new(out));
     add(&mut zip, folder, Path::new(""))?;

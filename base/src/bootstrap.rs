@@ -1,4 +1,4 @@
-//! `mmdebstrap`: what of Debian's packages comes into a root, and what their scripts find in their environment.
+//! Calls `mmdebstrap`: the part of Debian's packages that gets into a root, and the environment of their scripts.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use super::recipe::{Recipe, Sources};
 use super::{BaseError, programs};
 
-/// What stays out of roots: documentation and translations, as in other slim images. dpkg in the root keeps to it.
+/// Paths that are left out of roots: documentation and translations, as in other slim images. dpkg in the root applies this, too.
 const LEFT_OUT: [&str; 10] = [
     "path-exclude=/usr/share/doc/*",
     "path-include=/usr/share/doc/*/copyright",
@@ -23,15 +23,15 @@ const LEFT_OUT: [&str; 10] = [
 /// A call of `mmdebstrap`.
 #[derive(Debug)]
 pub(crate) struct Bootstrap<'a> {
-    /// The folder to be made. Its parent is for temporary files.
+    /// The folder to make. Its parent is used for temporary files.
     pub(crate) root: &'a Path,
     /// Debian's name of the architecture.
     pub(crate) architecture: &'a str,
-    /// Which packages there are beside the named ones, and whether they are configured.
+    /// mmdebstrap's variant: which packages are added to the named ones, and whether they are configured.
     pub(crate) variant: &'a str,
-    /// The named ones, or apt's patterns of them.
+    /// The named packages, or apt's patterns for them.
     pub(crate) packages: &'a [String],
-    /// Runs when all archives are unpacked and still there.
+    /// A hook that runs when all archives are unpacked and not yet deleted.
     pub(crate) hook: Option<&'a str>,
 }
 
@@ -41,7 +41,7 @@ impl Bootstrap<'_> {
         let mut command = programs::isolated("mmdebstrap");
         command.args(["--mode=root", "--format=directory", "--quiet"]);
         command.arg(format!("--arch={}", self.architecture)).arg(format!("--variant={}", self.variant));
-        // apt's patterns may hold commas.
+        // Each pattern gets an option of its own, because apt's patterns may contain commas.
         command.args(self.packages.iter().map(|package| format!("--include={package}")));
         command.args(["--aptopt=APT::Install-Recommends \"false\"", "--aptopt=Acquire::Languages \"none\""]);
         command.args(["--aptopt=Acquire::Retries \"3\"", "--aptopt=APT::Sandbox::User \"root\""]);
@@ -54,7 +54,7 @@ impl Bootstrap<'_> {
     }
 }
 
-/// What packages' scripts find in their environment: nobody to ask, and the time of what they generate.
+/// Sets the environment of packages' scripts: no questions, and a fixed time for generated files.
 pub(crate) fn environment(command: &mut Command, recipe: &Recipe) {
     command.env("SOURCE_DATE_EPOCH", recipe.generated_files_date.to_string());
     command.env("DEBIAN_FRONTEND", "noninteractive").env("DEBCONF_NONINTERACTIVE_SEEN", "true");

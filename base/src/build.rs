@@ -1,4 +1,4 @@
-//! A base image from a guest binary, a kernel and the parts.
+//! Builds a base image from a guest binary, a kernel and the parts.
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -11,29 +11,29 @@ use super::parts::{Kind, Part, Store};
 use super::recipe::{Recipe, Sources};
 use super::{BaseError, KernelSource, Progress, files, initramfs, kernel};
 
-/// What a base image is to be made from.
+/// Inputs of a base image's build.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// The program `hearth-guest`, static, for arm64.
     pub guest: PathBuf,
     /// The guest's kernel.
     pub kernel: KernelSource,
-    /// Which packages.
+    /// The packages to install.
     pub recipe: Recipe,
-    /// Where they come from.
+    /// The mirrors of the packages.
     pub sources: Sources,
-    /// Where parts are kept; without it they are made anew and go with the build.
+    /// Folder that keeps parts; without it, they are made anew and discarded after the build.
     pub parts: Option<PathBuf>,
-    /// Whether parts are made again although they are there.
+    /// Whether parts are made again although they exist.
     pub refresh: bool,
 }
 
-/// What came of a build.
+/// Result of a build.
 #[derive(Debug, Clone)]
 pub struct Built {
     /// The catalogue's newest version.
     pub base: Base,
-    /// Whether it is new. It is not where the inputs gave the very files that the newest version has.
+    /// Whether this build has added the version. It has not if the newest version had the same files already.
     pub is_new: bool,
 }
 
@@ -49,10 +49,10 @@ struct Parts {
 ///
 /// # Errors
 ///
-/// Where something that it is made from is missing or unusable, or the catalogue cannot be written.
+/// An input is missing or unusable, or the catalogue cannot be written.
 pub fn build(catalogue: &Catalogue, request: &Request, progress: Progress<'_>) -> Result<Built, BaseError> {
     let guest = files::read(&request.guest)?;
-    // Said before minutes are spent.
+    // A bad guest binary is reported before minutes are spent.
     initramfs::make(&request.guest, &guest, &[])?;
     if let KernelSource::Image(path) = &request.kernel {
         kernel::release(path, &files::read(path)?)?;
@@ -67,7 +67,7 @@ pub fn build(catalogue: &Catalogue, request: &Request, progress: Progress<'_>) -
     Ok(Built { base, is_new })
 }
 
-/// Makes the parts that are missing, the container bases beside the others.
+/// Makes the parts that are missing, the container bases in parallel with the others.
 fn make_parts(request: &Request, work: &Path, progress: Progress<'_>) -> Result<Parts, BaseError> {
     let folder = request.parts.clone().unwrap_or_else(|| work.to_path_buf());
     let store = &Store { folder, refresh: request.refresh };
@@ -87,7 +87,7 @@ fn make_parts(request: &Request, work: &Path, progress: Progress<'_>) -> Result<
     Ok(Parts { builder, containers: containers?, kernel })
 }
 
-/// Leaves a version's files in `folder` and returns its manifest, in which version and files are missing.
+/// Writes a version's files to `folder` and returns its manifest, without version and files.
 fn assemble(folder: &Path, request: &Request, guest: &[u8], parts: &Parts) -> Result<Manifest, BaseError> {
     let take_over = |part: &Part, name: &str| files::take_over(&part.folder.join(name), &folder.join(name));
     take_over(&parts.builder, catalogue::BUILDER)?;

@@ -1,4 +1,4 @@
-//! The builder's root disk: an unpacked Debian with `buildah`, and the files that its packages' scripts would have made.
+//! The builder's root disk: an unpacked Debian with `buildah`, and the files that the packages' scripts would have made.
 
 use std::path::Path;
 
@@ -7,11 +7,11 @@ use super::recipe::{Recipe, Sources};
 use super::store::{self, Store};
 use super::{BaseError, Progress, erofs, files};
 
-/// The file system's own identity; nothing asks for it, but it must be the same every time.
+/// UUID of the file system. Nothing uses it, but it must be the same in every build.
 const UUID: &str = "68656172-7468-4275-8000-000000000001";
 
-/// What no build needs: tests and examples of buildah, network plug-ins (builds use the guest's network as it is), and
-/// short names that mean other registries than Docker's.
+/// Paths that no build needs: tests and examples of buildah, network plug-ins (builds use the guest's network directly), and
+/// short names that stand for other registries than Docker's.
 const REMOVED: [&str; 8] = [
     "usr/libexec/buildah",
     "usr/lib/cni",
@@ -22,29 +22,29 @@ const REMOVED: [&str; 8] = [
     "etc/systemd",
     "boot",
 ];
-/// Where file systems are mounted.
+/// Folders that are made for mounts.
 const MOUNT_POINTS: [&str; 11] =
     ["dev", "proc", "sys", "run", "mnt", "root", "tmp", "var/tmp", "var/lib/hearth", "hearth", "srv"];
 
-/// Files beside the packages' own.
+/// Files in addition to the packages' own.
 const FILES: [(&str, &str); 8] = [
     ("etc/nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n"),
     ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
     ("etc/hostname", "builder\n"),
     ("etc/resolv.conf", ""),
-    // Signatures are checked by nobody who builds a Dockerfile; digests and TLS are.
+    // Builds of Dockerfiles do not verify signatures, but digests and TLS.
     ("etc/containers/policy.json", "{ \"default\": [{ \"type\": \"insecureAcceptAnything\" }] }\n"),
     ("etc/containers/registries.conf", REGISTRIES),
     ("etc/containers/storage.conf", STORAGE),
     ("etc/containers/containers.conf", CONTAINERS),
 ];
 
-/// Short names mean Docker's registry, as Dockerfiles expect; those of container bases only mean what the builder has put
-/// into its storage. Their aliases are appended.
+/// Short names stand for Docker's registry, as Dockerfiles expect. Those of container bases resolve only to the images in the
+/// builder's own storage. Their aliases are appended.
 const REGISTRIES: &str =
     "unqualified-search-registries = [\"docker.io\"]\nshort-name-mode = \"permissive\"\n\n[aliases]\n";
 
-/// Images are on a disk of their own, those of the container bases on another.
+/// The storage of images is on a separate disk, and that of the container bases on another one.
 const STORAGE: &str = r#"[storage]
 driver = "overlay"
 graphroot = "/var/lib/hearth/storage"
@@ -54,7 +54,7 @@ runroot = "/run/hearth/storage"
 additionalimagestores = ["/hearth"]
 "#;
 
-/// The capabilities are Docker's; there is neither systemd nor a kernel keyring to ask.
+/// The capabilities are Docker's; features that need systemd or a kernel keyring are off.
 const CONTAINERS: &str = r#"[containers]
 default_capabilities = [
   "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "NET_RAW",
@@ -68,7 +68,7 @@ cgroup_manager = "cgroupfs"
 events_logger = "none"
 "#;
 
-/// Makes the file system `image` from `recipe`; `root` is where it is put together. Returns its packages.
+/// Makes the file system `image` from `recipe`; `root` is the folder in which it is assembled. Returns its packages.
 pub(crate) fn make(
     image: &Path,
     root: &Path,
@@ -88,7 +88,7 @@ pub(crate) fn make(
     Ok(made.packages)
 }
 
-/// Gives a root the links that every Debian has.
+/// Adds to a root the links from `/bin`, `/sbin` and `/lib` to `/usr` that every Debian has.
 pub(crate) fn merge_usr(root: &Path) -> Result<(), BaseError> {
     for name in ["bin", "sbin", "lib"] {
         if root.join(name).symlink_metadata().is_err() {
@@ -99,7 +99,7 @@ pub(crate) fn merge_usr(root: &Path) -> Result<(), BaseError> {
     Ok(())
 }
 
-/// Makes what the scripts of unpacked packages would have made.
+/// Makes the files that the scripts of the unpacked packages would have made.
 fn complete(root: &Path, recipe: &Recipe) -> Result<(), BaseError> {
     let dev = root.join("dev");
     files::remove(&dev)?;
@@ -119,7 +119,7 @@ fn complete(root: &Path, recipe: &Recipe) -> Result<(), BaseError> {
     }
     files::write(&root.join("etc/containers/registries.conf"), registries)?;
     write_certificates(root)?;
-    // Without the disk with the container bases there are none, and no error.
+    // An empty store, so that it is no error if the disk with the container bases is not mounted.
     Store::default().finish(&root.join(store::MOUNT_POINT.trim_start_matches('/')))?;
     for (name, target) in [("awk", "mawk"), ("sh", "dash"), ("which", "which.debianutils")] {
         let link = root.join("usr/bin").join(name);

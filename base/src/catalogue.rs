@@ -1,7 +1,7 @@
 //! The catalogue: one folder per base image version, newest first.
 //!
-//! A version is put together in a folder of another name, synced, and renamed: whatever is killed on the way, a version is
-//! there as a whole or not at all. Who adds one holds the catalogue's lock, and removes first what a killed one has left.
+//! A version is assembled in a folder of another name, synced, and renamed: even if the process is killed, a version exists
+//! completely or not at all. A process that adds one holds the catalogue's lock, and first removes leftovers of killed ones.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,20 +10,20 @@ use std::path::{Path, PathBuf};
 use super::manifest::{self, FileRecord, Manifest};
 use super::{BaseError, Progress, files};
 
-/// The guest's kernel.
+/// Name of the guest's kernel.
 pub(crate) const KERNEL: &str = "Image";
-/// The guest's initramfs.
+/// Name of the guest's initramfs.
 pub(crate) const INITRAMFS: &str = "initramfs.cpio";
-/// The builder's root disk.
+/// Name of the builder's root disk.
 pub(crate) const BUILDER: &str = "builder.erofs";
-/// The container bases.
+/// Name of the container bases' file system.
 pub(crate) const CONTAINERS: &str = "containers.erofs";
-/// What a version consists of, beside its manifest.
+/// The files of a version, without its manifest.
 pub(crate) const FILES: [&str; 4] = [KERNEL, INITRAMFS, BUILDER, CONTAINERS];
 
-/// Where a version is put together.
+/// Folder in which a version is assembled.
 const PARTIAL: &str = ".new";
-/// Held by who adds a version.
+/// Lock that is held while a version is added.
 const LOCK: &str = ".lock";
 
 /// A catalogue of base images.
@@ -35,9 +35,9 @@ pub struct Catalogue {
 /// A base image.
 #[derive(Debug, Clone)]
 pub struct Base {
-    /// Its version.
+    /// Version number; newer versions have greater numbers.
     pub version: u64,
-    /// What it is and what it was made from.
+    /// Description of the version and of its inputs.
     pub manifest: Manifest,
     folder: PathBuf,
 }
@@ -47,7 +47,7 @@ impl Catalogue {
     ///
     /// # Errors
     ///
-    /// Where there is no such folder.
+    /// The folder does not exist or cannot be read.
     pub fn open(folder: &Path) -> Result<Self, BaseError> {
         files::entries(folder)?;
         Ok(Self { folder: folder.to_path_buf() })
@@ -57,7 +57,7 @@ impl Catalogue {
     ///
     /// # Errors
     ///
-    /// Where the folder cannot be made or read.
+    /// The folder cannot be made or read.
     pub fn create(folder: &Path) -> Result<Self, BaseError> {
         files::create_folder(folder)?;
         Self::open(folder)
@@ -67,7 +67,7 @@ impl Catalogue {
     ///
     /// # Errors
     ///
-    /// Where the catalogue cannot be read.
+    /// The catalogue cannot be read.
     pub fn versions(&self) -> Result<Vec<u64>, BaseError> {
         let entries = files::entries(&self.folder)?;
         let mut versions: Vec<u64> = entries.iter().filter_map(|path| version_of(path)).collect();
@@ -79,17 +79,17 @@ impl Catalogue {
     ///
     /// # Errors
     ///
-    /// Where there is none, or it cannot be read.
+    /// The catalogue is empty, or the version cannot be read.
     pub fn latest(&self) -> Result<Base, BaseError> {
         let newest = self.versions()?.first().copied();
         self.get(newest.ok_or_else(|| BaseError::Empty(self.folder.clone()))?)
     }
 
-    /// A version.
+    /// Opens a version.
     ///
     /// # Errors
     ///
-    /// Where it does not exist, or cannot be read.
+    /// The version does not exist or cannot be read.
     pub fn get(&self, version: u64) -> Result<Base, BaseError> {
         let folder = self.folder.join(version.to_string());
         if !folder.is_dir() {
@@ -106,8 +106,8 @@ impl Catalogue {
         Ok(Base { version, manifest, folder })
     }
 
-    /// Adds the version that `make` puts together in the folder that it is given: the files of [`FILES`], and a manifest,
-    /// in which version and files are filled in here. Where the newest version has the very same files, nothing is added.
+    /// Adds the version that `make` assembles in the folder that it is given: the files of [`FILES`], and a manifest,
+    /// in which version and files are filled in here. If the newest version has exactly the same files, nothing is added.
     /// Returns the newest version, and whether it is new.
     pub(crate) fn add(
         &self,
@@ -123,7 +123,7 @@ impl Catalogue {
         files::create_folder(&partial)?;
         let result = self.complete(&partial, make);
         if !matches!(result, Ok((_, true))) {
-            // What cannot be removed now is removed by the next one.
+            // If this fails, the next call removes the folder.
             let _ = files::remove(&partial);
         }
         result
@@ -137,7 +137,7 @@ impl Catalogue {
         let mut manifest = make(partial)?;
         let record = |name: &str| Ok((name.to_owned(), FileRecord::read(&partial.join(name))?));
         manifest.files = FILES.into_iter().map(record).collect::<Result<BTreeMap<_, _>, BaseError>>()?;
-        // A version that cannot be read is no reason to make no other.
+        // A version that cannot be read must not prevent that another one is added.
         let newest = self.versions()?.first().copied().unwrap_or(0);
         if let Ok(same) = self.get(newest)
             && same.manifest.files == manifest.files
@@ -156,7 +156,7 @@ impl Catalogue {
     }
 }
 
-/// The version that a folder of a catalogue is named by.
+/// The version number in the name of a folder in a catalogue.
 fn version_of(path: &Path) -> Option<u64> {
     let name = path.file_name()?.to_str()?;
     let version: u64 = name.parse().ok()?;
@@ -192,7 +192,7 @@ impl Base {
     ///
     /// # Errors
     ///
-    /// Where a file is missing or differs.
+    /// A file is missing or differs.
     pub fn verify(&self) -> Result<(), BaseError> {
         for (name, recorded) in &self.manifest.files {
             let found = FileRecord::read(&self.folder.join(name))?;
@@ -260,7 +260,7 @@ mod tests {
             Err(BaseError::Recipe("no luck".into()))
         });
         assert!(failed.is_err() && !folder.path().join(PARTIAL).exists());
-        // As a killed process leaves it.
+        // The state that a killed process leaves.
         files::write(&folder.path().join(PARTIAL).join("rest"), "x").unwrap();
         let (base, _) = add(&catalogue, "a");
         assert_eq!(base.version, 1);

@@ -8,7 +8,7 @@ use super::recipe::{ContainerRecipe, Recipe, Sources};
 use super::twins::Twins;
 use super::{BaseError, Progress, files};
 
-/// What a base's own apt and dpkg are told, as other slim images have it.
+/// Configuration of a base's own apt and dpkg, as in other slim images.
 const FILES: [(&str, u32, &str); 2] = [
     (
         "etc/apt/apt.conf.d/90slim",
@@ -17,18 +17,18 @@ const FILES: [(&str, u32, &str); 2] = [
          Acquire::GzipIndexes \"true\";\nAcquire::Languages \"none\";\n\
          Dir::Cache::pkgcache \"\";\nDir::Cache::srcpkgcache \"\";\n",
     ),
-    // Nothing starts services in a container.
+    // No package may start services in a container.
     ("usr/sbin/policy-rc.d", 0o755, "#!/bin/sh\nexit 101\n"),
 ];
 
-/// A container base that has been made.
+/// A container base.
 #[derive(Debug, Clone)]
 pub(crate) struct Made {
-    /// What it is as an OCI image.
+    /// The OCI image of the base.
     pub(crate) image: Image,
-    /// What is in it.
+    /// The packages in the base.
     pub(crate) packages: Vec<Package>,
-    /// The time of its newest file, in seconds since 1970.
+    /// Time of the newest file in the base, in seconds since 1970.
     pub(crate) newest: u64,
 }
 
@@ -50,7 +50,7 @@ pub(crate) fn make(
     Ok(Made { image: Image::of(root, container)?, packages: made.packages, newest })
 }
 
-/// Makes a root one of a container, which has its own devices and names, and gives it Debian's own sources.
+/// Adapts a root to a container, which has its own devices and names, and adds Debian's own sources.
 fn tidy(root: &Path, recipe: &Recipe) -> Result<(), BaseError> {
     for path in ["dev", "etc/hosts", "etc/apt/sources.list"] {
         files::remove(&root.join(path))?;

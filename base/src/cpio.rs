@@ -1,5 +1,5 @@
 //! Writes initramfs archives: cpio in the `newc` format (kernel: Documentation/driver-api/early-userspace/buffer-format.rst).
-//! Everything belongs to root and has time 0, so the same content gives the same bytes.
+//! All entries belong to root and have time 0, so the same content gives the same bytes.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ const FOLDER: u32 = 0o040_755;
 const REGULAR: u32 = 0o100_000;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
-/// An archive in the making. Parent folders are added as needed.
+/// An archive that is being written. Parent folders are added as needed.
 #[derive(Debug, Default)]
 pub(crate) struct Archive {
     bytes: Vec<u8>,
@@ -30,7 +30,7 @@ impl Archive {
         self.entry(path, REGULAR | mode, (0, 0), content);
     }
 
-    /// Adds `/dev/console`, without which the kernel gives PID 1 no stdin, stdout and stderr.
+    /// Adds `/dev/console`, without which the kernel starts PID 1 with no stdin, stdout and stderr.
     pub(crate) fn console(&mut self) {
         self.parents("dev/console");
         self.entry("dev/console", CHARACTER_DEVICE, (5, 1), &[]);
@@ -52,7 +52,7 @@ impl Archive {
         self.entries += 1;
         let (size, name_size) = (content.len(), name.len() + 1);
         let (inode, links, time) = (self.entries, 1, 0);
-        // magic, inode, mode, uid, gid, links, time, size, device, its own device, length of the name, check
+        // magic, inode, mode, uid, gid, links, time, size, device, rdev, length of the name, check
         let header = format!(
             "070701{inode:08x}{mode:08x}{:08x}{:08x}{links:08x}{time:08x}{size:08x}{:08x}{:08x}{:08x}{:08x}{name_size:08x}{:08x}",
             0, 0, 0, 0, device.0, device.1, 0

@@ -1,8 +1,8 @@
 //! Debian roots: folders with an arm64 Debian, made from packages by `mmdebstrap`.
 //!
-//! A root is either *unpacked* (what the packages' archives hold, on any machine in seconds) or *configured* (their scripts
-//! have run as well; on other architectures than arm64 see [`super::twins`]). The same packages give the same root: what
-//! packages bring has the time that it has in them, and everything else the recipe's.
+//! A root is either *unpacked* (the content of the packages' archives, made on any machine in seconds) or *configured* (their scripts
+//! have run as well; on other architectures than arm64 see [`super::twins`]). The same packages give the same root: files of
+//! packages keep the times that they have in them, and all other files get the recipe's.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -19,58 +19,58 @@ use super::recipe::{Recipe, Sources};
 use super::twins::Twins;
 use super::{BaseError, Progress, emulation, files};
 
-/// Programs that making roots needs.
+/// Programs that are needed to make roots.
 const PROGRAMS: [Program; 4] = [
     Program::new("mmdebstrap", "mmdebstrap"),
     Program::new("apt-get", "apt"),
     Program::new("dpkg-deb", "dpkg"),
     Program::new("unshare", "util-linux"),
 ];
-/// What a configured root says of its packages.
+/// Path of a configured root's list of packages.
 const STATUS: &str = "var/lib/dpkg/status";
-/// Where an unpacked root's list of packages is left by [`LIST_PACKAGES`].
+/// Path to which [`LIST_PACKAGES`] writes an unpacked root's list of packages.
 const PACKAGE_LIST: &str = "hearth-packages";
-/// Runs when all archives are unpacked and still there.
+/// Hook that lists the packages: it runs when all archives are unpacked and not yet deleted.
 const LIST_PACKAGES: &str = r#"for deb in "$1"/var/cache/apt/archives/*.deb; do dpkg-deb -W --showformat 'Package: ${Package}\nStatus: install ok unpacked\nArchitecture: ${Architecture}\nVersion: ${Version}\n\n' "$deb"; done > "$1/hearth-packages""#;
-/// Where the packages of a root that is to be configured are left by [`KEEP_PACKAGES`], and what of them is essential.
+/// Path to which [`KEEP_PACKAGES`] moves the packages of a root that is configured later. The next path is its list of essential ones.
 const PACKAGES: &str = "hearth-packages.d";
 const ESSENTIAL: &str = "hearth-essential";
-/// Keeps the archives, and asks which packages every Debian has.
+/// Hook that keeps the archives, and lists the packages that every Debian has.
 const KEEP_PACKAGES: &str = r#"set -e; mkdir "$1/hearth-packages.d"; mv "$1"/var/cache/apt/archives/*.deb "$1/hearth-packages.d"
 APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --simulate install '?essential' > "$1/hearth-essential""#;
-/// What every configured root has, beside what is named.
+/// Packages that every configured root has, in addition to the named ones.
 const SMALLEST: [&str; 3] = ["?essential", "?priority(required)", "apt"];
 /// An installed package.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Package {
-    /// Its name.
+    /// Name of the package.
     pub name: String,
-    /// Its version.
+    /// Version of the package.
     pub version: String,
-    /// Its architecture: `arm64` or `all`.
+    /// Architecture of the package: `arm64` or `all`.
     pub architecture: String,
 }
 
 /// How far a root's packages are installed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum State<'a> {
-    /// Only what was named and what it depends on, nothing run.
+    /// Only the named packages and their dependencies; no script was run.
     Unpacked,
-    /// With Debian's smallest set, all scripts run, by this machine's programs or by arm64's own.
+    /// With Debian's smallest set of packages, and all scripts run, by this machine's programs (the twins) or by arm64's own.
     Configured(Option<&'a Twins>),
 }
 
-/// A root that has been made.
+/// A root.
 #[derive(Debug, Clone)]
 pub(crate) struct Root {
-    /// What is in it, by name.
+    /// The packages in it, sorted by name.
     pub(crate) packages: Vec<Package>,
-    /// When its making began, in seconds since 1970: what is not older is not from a package.
+    /// Time at which its making began, in seconds since 1970: files from packages are older.
     pub(crate) started: u64,
 }
 
 /// Makes a root with `packages` in the folder `root`, which does not exist yet and whose parent is for temporary files.
-/// What it leaves behind of this machine is removed.
+/// Traces of this machine in it are removed.
 pub(crate) fn make_root(
     root: &Path,
     packages: &[String],
@@ -121,8 +121,8 @@ pub(crate) fn make_root(
     Ok(Root { packages, started })
 }
 
-/// Tells apt which packages are there only since others need them, as it would know had it installed them itself: all but what
-/// was named and what every Debian has.
+/// Marks for apt the packages that are there only as dependencies, as apt would have done if it had installed them itself: all but
+/// the named ones and those that every Debian has.
 fn mark_automatic(root: &Path, named: &[String]) -> Result<(), BaseError> {
     let essential = root.join(ESSENTIAL);
     let said = files::read(&essential)?;
@@ -132,7 +132,7 @@ fn mark_automatic(root: &Path, named: &[String]) -> Result<(), BaseError> {
     files::write(&root.join("var/lib/apt/extended_states"), text)
 }
 
-/// apt's list of them, given dpkg's status and what apt says of an installation of what is essential.
+/// apt's list of these packages, from dpkg's status and apt's simulated installation of the essential ones.
 fn automatic(status: &str, essential: &str, named: &[String]) -> String {
     let installs = |line: &'_ str| line.strip_prefix("Inst ")?.split(' ').next().map(str::to_owned);
     let mut others: BTreeSet<String> = essential.lines().filter_map(installs).collect();
@@ -147,7 +147,7 @@ fn automatic(status: &str, essential: &str, named: &[String]) -> String {
     names.iter().map(|name| format!("Package: {name}\nArchitecture: arm64\nAuto-Installed: 1\n\n")).collect()
 }
 
-/// Removes what is of this machine or of this installation.
+/// Removes files that depend on this machine or this installation.
 fn remove_traces(root: &Path) -> Result<(), BaseError> {
     for path in [
         "etc/resolv.conf",
@@ -181,7 +181,7 @@ fn remove_traces(root: &Path) -> Result<(), BaseError> {
     if machine_id.exists() { files::write(&machine_id, "") } else { Ok(()) }
 }
 
-/// Removes what programs have written; empty files with owners of their own are packages'.
+/// Removes files that programs have written; empty files with other owners than root belong to packages.
 fn remove_files_in(folder: &Path) -> Result<(), BaseError> {
     for path in files::entries(folder)? {
         let meta = path.symlink_metadata().map_err(BaseError::file("cannot look at", &path))?;
@@ -194,7 +194,7 @@ fn remove_files_in(folder: &Path) -> Result<(), BaseError> {
     Ok(())
 }
 
-/// Gives everything that is not older than `started` the time `date`, both in seconds since 1970.
+/// Sets the time of all files that are not older than `started` to `date`, both in seconds since 1970.
 pub(crate) fn date_generated_files(folder: &Path, started: u64, date: u64) -> Result<(), BaseError> {
     let meta = folder.symlink_metadata().map_err(BaseError::file("cannot look at", folder))?;
     if meta.is_dir() {
@@ -235,7 +235,7 @@ fn parse_package(paragraph: &str) -> Option<Package> {
     })
 }
 
-/// The value of a field of a paragraph, `name` with its colon.
+/// The value of a field of a paragraph; `name` includes the colon.
 fn field(paragraph: &str, name: &str) -> Option<String> {
     paragraph.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
 }

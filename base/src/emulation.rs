@@ -1,6 +1,6 @@
-//! Running arm64 programs on this machine: natively, or through QEMU's user emulation, to which the kernel hands foreign
+//! Runs arm64 programs on this machine: natively, or through QEMU's user emulation, which the kernel uses as the interpreter of foreign
 //! programs (`binfmt_misc`, kernel: Documentation/admin-guide/binfmt-misc.rst). The registration holds until the next
-//! boot and concerns nothing but arm64 programs, which would not run otherwise.
+//! boot and concerns only arm64 programs, which would not run otherwise.
 
 use std::path::Path;
 use std::{fs, io};
@@ -10,9 +10,9 @@ use super::{BaseError, Progress, files};
 
 const PROGRAMS: [Program; 2] =
     [Program::new("qemu-aarch64-static", "qemu-user-static"), Program::new("arch-test", "arch-test")];
-/// Where the kernel takes registrations.
+/// Folder of the kernel's registrations.
 const BINFMT: &str = "/proc/sys/fs/binfmt_misc";
-/// The registration as Debian's package has it, once for systemd and once for binfmt-support.
+/// The registration in Debian's package, which has it once for systemd and once for binfmt-support.
 const REGISTRATION: &str = "/usr/lib/binfmt.d/qemu-aarch64.conf";
 
 /// The name of the registration.
@@ -21,17 +21,17 @@ const ENTRY: &str = "qemu-aarch64";
 /// Whether this machine's own architecture is arm64.
 const NATIVE: bool = cfg!(target_arch = "aarch64");
 
-/// Programs that are needed here to run arm64 programs.
+/// Debian packages that are needed here to run arm64 programs.
 #[must_use]
 pub fn packages() -> Vec<&'static str> {
     if NATIVE { Vec::new() } else { PROGRAMS.iter().map(|program| program.package).collect() }
 }
 
-/// Sees to it that arm64 programs run here.
+/// Makes sure that arm64 programs run here.
 ///
 /// # Errors
 ///
-/// Where the emulator is not installed, or the kernel does not take it.
+/// The emulator is not installed, or the kernel rejects the registration.
 pub fn prepare(progress: Progress<'_>) -> Result<(), BaseError> {
     if NATIVE {
         return Ok(());
@@ -43,7 +43,7 @@ pub fn prepare(progress: Progress<'_>) -> Result<(), BaseError> {
     }
     programs::require_root("registering the emulator of arm64 programs")?;
     mount(folder, progress)?;
-    // The mount may have shown one that was there.
+    // The mount may have revealed an existing registration.
     if is_registered(folder) {
         return Ok(());
     }
@@ -56,7 +56,7 @@ pub fn prepare(progress: Progress<'_>) -> Result<(), BaseError> {
     })?;
     let register = folder.join("register");
     match fs::write(&register, line) {
-        // Somebody else's registration came first.
+        // Another process has registered a handler in the meantime.
         Err(_) if is_registered(folder) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(BaseError::NoEmulation(format!(
             "{0} is there, but switched off or without the flag F, so that it does nothing inside a root; remove it \
@@ -70,16 +70,16 @@ pub fn prepare(progress: Progress<'_>) -> Result<(), BaseError> {
     }
 }
 
-/// Mounts the file system of registrations where it is not mounted. Others may do the same at the same moment – another
-/// base of this build, another build, the machine's own start –, so that a mount that fails is an error only where
-/// none is there afterwards.
+/// Mounts the file system of registrations if it is not mounted. Other processes may do the same at the same moment – another
+/// base of this build, another build, the machine's own boot –, so a failed mount is an error only if the file system is
+/// not mounted afterwards.
 fn mount(folder: &Path, progress: Progress<'_>) -> Result<(), BaseError> {
     let is_mounted = || folder.join("register").exists();
     if is_mounted() {
         return Ok(());
     }
     progress("mounting binfmt_misc");
-    // Where it is a module, nobody may have loaded it; where it is not, there is nothing to load.
+    // If it is a module, it may not be loaded yet; if it is built in, this fails without harm.
     let _ = programs::run(programs::command("modprobe").arg("binfmt_misc"));
     match programs::run(programs::command("mount").args(["-t", "binfmt_misc", "binfmt_misc"]).arg(folder)) {
         Err(error) if !is_mounted() => Err(error),
@@ -87,8 +87,8 @@ fn mount(folder: &Path, progress: Progress<'_>) -> Result<(), BaseError> {
     }
 }
 
-/// Whether some handler of arm64 programs is registered and switched on. It must be one that the kernel has opened already
-/// (flag F), since the path of another does not exist inside a root.
+/// Whether an active handler of arm64 programs is registered. The kernel must have opened its interpreter already
+/// (flag F), because the interpreter's path does not exist inside a root.
 fn is_registered(folder: &Path) -> bool {
     fs::read_to_string(folder.join(ENTRY)).is_ok_and(|text| is_usable(&text))
 }
@@ -119,7 +119,7 @@ mod tests {
         assert!(registration(":qemu-arm:M::a:b:c:F").is_none());
     }
 
-    /// Leaves this thread, and those that it starts, in a mount namespace without binfmt_misc.
+    /// Moves this thread, and those that it starts, into a mount namespace without binfmt_misc.
     #[cfg(not(target_arch = "aarch64"))]
     fn hide_binfmt() {
         let (root, binfmt) = (c"/", c"/proc/sys/fs/binfmt_misc");
@@ -131,13 +131,13 @@ mod tests {
             let made =
                 libc::mount(std::ptr::null(), root.as_ptr(), std::ptr::null(), flags, std::ptr::null());
             assert_eq!(made, 0, "{}", io::Error::last_os_error());
-            // An automount may lie below a mount.
+            // An automount may lie below a mount, so unmounting is repeated.
             while libc::umount2(binfmt.as_ptr(), libc::MNT_DETACH) == 0 {}
         }
         assert!(!Path::new(BINFMT).join("register").exists());
     }
 
-    /// Bases are made at once, by one build and by several, and the machine's own start mounts it, too.
+    /// Several bases of one build, several builds, and the machine's own boot may prepare the emulation at the same time.
     #[cfg(not(target_arch = "aarch64"))]
     #[test]
     fn many_at_once_prepare_a_machine_on_which_nothing_was_prepared() {
@@ -163,7 +163,7 @@ mod tests {
         .unwrap();
     }
 
-    /// Two builds of bases at once, of two container bases each, come as far as their mirror, which is not there.
+    /// Two builds at once with two container bases each get as far as their mirror, which does not exist.
     #[cfg(not(target_arch = "aarch64"))]
     #[test]
     fn two_builds_of_bases_at_once_share_what_neither_found() {

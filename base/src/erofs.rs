@@ -1,16 +1,16 @@
-//! Read-only file systems, made by `mkfs.erofs`. The same folder gives the same bytes.
+//! Makes read-only file systems with `mkfs.erofs`. The same folder gives the same bytes.
 
 use std::path::Path;
 
 use super::BaseError;
 use super::programs::{self, Program};
 
-/// The program that makes them.
+/// The program that makes file systems.
 pub(crate) const PROGRAM: Program = Program::new("mkfs.erofs", "erofs-utils");
 
-/// Makes the file system `image` of what is in `folder`. It has the time `date`, in seconds since 1970, and so have files
-/// that are newer. It is not compressed: what a guest reads costs it no time then, and the host's page cache is shared by
-/// all of them.
+/// Makes the file system `image` from the content of `folder`. The file system, and files newer than that, get the time `date`, in
+/// seconds since 1970. The file system is not compressed: guests' reads then cost no CPU time, and the host's page cache is shared by
+/// all guests.
 pub(crate) fn make(image: &Path, folder: &Path, uuid: &str, date: u64) -> Result<(), BaseError> {
     programs::require(&[PROGRAM])?;
     let mut command = programs::command(PROGRAM.name);

@@ -1,4 +1,4 @@
-//! What can go wrong with base images.
+//! Errors of base images.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,14 @@ pub enum BaseError {
     /// A file operation failed.
     #[error("{what} {}: {source}", path.display())]
     File {
-        /// What was tried, as in `cannot read`.
+        /// What failed, as in `cannot read`.
         what: &'static str,
-        /// Where.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Programs of other packages are not installed.
+    /// Required programs are not installed.
     #[error("missing programs: {programs}; install their Debian packages: apt-get install {packages}")]
     Missing {
         /// The programs, separated by commas.
@@ -28,31 +28,31 @@ pub enum BaseError {
     /// A program could not be started.
     #[error("cannot run {program}: {source}")]
     NotStarted {
-        /// Its name.
+        /// Name of the program.
         program: String,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A program ended with a failure.
+    /// A program failed.
     #[error("{program} failed ({status}); the end of what it said:\n{said}")]
     Failed {
-        /// Its name.
+        /// Name of the program.
         program: String,
-        /// How it ended.
+        /// Exit status of the program.
         status: ExitStatus,
         /// The last lines of its output.
         said: String,
     },
-    /// Root's privileges are needed and not there.
+    /// Root's privileges are missing.
     #[error("{0} needs root, since it makes files of other owners; run it as root")]
     NotRoot(&'static str),
     /// This machine cannot run arm64 programs.
     #[error("this machine cannot run arm64 programs: {0}")]
     NoEmulation(String),
-    /// A recipe cannot be followed.
+    /// A recipe is invalid.
     #[error("the recipe cannot be followed: {0}")]
     Recipe(String),
-    /// A file is not what it should be.
+    /// A file is unusable.
     #[error("{}: {reason}", path.display())]
     Unusable {
         /// The file.
@@ -65,13 +65,13 @@ pub enum BaseError {
     NoVersion {
         /// The catalogue.
         catalogue: PathBuf,
-        /// The version that was asked for.
+        /// The requested version.
         version: u64,
     },
-    /// The catalogue has no version at all.
+    /// The catalogue has no versions.
     #[error("the catalogue {} is empty; `hearth-image-builder base build` makes a base image", .0.display())]
     Empty(PathBuf),
-    /// A file of a version is not the one that was recorded.
+    /// A file of a version differs from its record.
     #[error(
         "base image version {version} is damaged: {file} has {what} {found}, recorded is {recorded}; remove the folder and build it anew"
     )]
@@ -80,23 +80,23 @@ pub enum BaseError {
         version: u64,
         /// The file.
         file: String,
-        /// What differs.
+        /// The property that differs.
         what: &'static str,
-        /// What it has.
+        /// The value that was found.
         found: String,
-        /// What it should have.
+        /// The recorded value.
         recorded: String,
     },
 }
 
 impl BaseError {
-    /// For `map_err`: a file operation on `path` that failed.
+    /// For `map_err`: makes the error of a file operation on `path`.
     pub(crate) fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::File { what, path, source }
     }
 
-    /// A file that is not what it should be.
+    /// Makes the error of an unusable file.
     pub(crate) fn unusable(path: &Path, reason: impl Into<String>) -> Self {
         Self::Unusable { path: path.to_path_buf(), reason: reason.into() }
     }

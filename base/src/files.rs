@@ -10,12 +10,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::BaseError;
 
-/// What is recorded of a file.
+/// Digest and size of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRecord {
-    /// SHA-256 of its content, in hexadecimal.
+    /// SHA-256 of the content, in hexadecimal.
     pub sha256: String,
-    /// Its size in bytes.
+    /// Size in bytes.
     pub size: u64,
 }
 
@@ -30,7 +30,7 @@ impl FileRecord {
         Self::from_reader(&mut open(path)?).map_err(BaseError::file("cannot read", path))
     }
 
-    /// The record of everything that `reader` gives.
+    /// The record of all bytes from `reader`.
     pub(crate) fn from_reader(reader: &mut impl io::Read) -> io::Result<Self> {
         let mut hash = Sha256::new();
         let mut buffer = vec![0; 1 << 20];
@@ -53,7 +53,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// SHA-256 of something as JSON.
+/// SHA-256 of a value's JSON.
 pub(crate) fn digest_of(what: &impl Serialize) -> Result<String, BaseError> {
     let text = serde_json::to_vec(what).map_err(|error| BaseError::Recipe(error.to_string()))?;
     Ok(FileRecord::of(&text).sha256)
@@ -72,7 +72,7 @@ pub(crate) fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<(), BaseEr
     write_with_mode(path, 0o644, content)
 }
 
-/// Writes a file with its parents and these permission bits. What lies there, a link for instance, is replaced.
+/// Writes a file with its parents and these permission bits. An existing file or link at the path is replaced.
 pub(crate) fn write_with_mode(path: &Path, mode: u32, content: impl AsRef<[u8]>) -> Result<(), BaseError> {
     if let Some(parent) = path.parent() {
         create_folder(parent)?;
@@ -84,7 +84,7 @@ pub(crate) fn write_with_mode(path: &Path, mode: u32, content: impl AsRef<[u8]>)
     file.set_permissions(fs::Permissions::from_mode(mode)).map_err(failed())
 }
 
-/// Makes a symbolic link with its parents, in place of what lies there.
+/// Makes a symbolic link with its parents, and replaces what exists at the path.
 pub(crate) fn link(path: &Path, target: &str) -> Result<(), BaseError> {
     if let Some(parent) = path.parent() {
         create_folder(parent)?;
@@ -98,7 +98,7 @@ pub(crate) fn create_folder(path: &Path) -> Result<(), BaseError> {
     fs::create_dir_all(path).map_err(BaseError::file("cannot make the folder", path))
 }
 
-/// Removes a file, a link or a whole folder that may not exist. What is mounted inside is left, and is an error.
+/// Removes a file, a link or a whole folder, which need not exist. It is an error if something is mounted inside; that is left.
 pub(crate) fn remove(path: &Path) -> Result<(), BaseError> {
     let result = match path.symlink_metadata() {
         Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
@@ -113,7 +113,7 @@ pub(crate) fn remove(path: &Path) -> Result<(), BaseError> {
     }
 }
 
-/// The entries of a folder, by name.
+/// The entries of a folder, sorted by name.
 pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>, BaseError> {
     let failed = || BaseError::file("cannot read the folder", folder);
     let entries = fs::read_dir(folder).map_err(failed())?;
@@ -125,7 +125,7 @@ pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>, BaseError> {
     Ok(paths)
 }
 
-/// Takes a finished file over under another name: as a second link where both lie in one file system, else as a copy.
+/// Makes a finished file available under another name: as a hard link within one file system, else as a copy.
 pub(crate) fn take_over(from: &Path, to: &Path) -> Result<(), BaseError> {
     match fs::hard_link(from, to) {
         Ok(()) => Ok(()),
@@ -163,7 +163,7 @@ pub(crate) fn sync(path: &Path) -> Result<(), BaseError> {
     open(path)?.sync_all().map_err(BaseError::file("cannot sync", path))
 }
 
-/// Takes the lock `path` for as long as the result lives; says so when somebody else holds it.
+/// Takes the lock `path` until the result is dropped; reports it if another process holds the lock.
 pub(crate) fn lock(path: &Path, progress: super::Progress<'_>) -> Result<File, BaseError> {
     let failed = || BaseError::file("cannot lock", path);
     let file = File::options().create(true).truncate(false).write(true).open(path).map_err(failed())?;

@@ -6,12 +6,12 @@ use super::modules::Module;
 
 /// ELF, 64 bits, little-endian.
 const ELF: &[u8] = b"\x7fELF\x02\x01";
-/// `e_machine` of aarch64, and where it stands.
+/// `e_machine` of aarch64: its offset and value.
 const MACHINE: (usize, &[u8]) = (18, &[183, 0]);
 /// A program header's type for the dynamic loader's path.
 const INTERPRETER: u32 = 3;
 
-/// Makes the archive. `/modules.list` has one absolute path a line, in load order; it is missing where there are no modules.
+/// Makes the archive. `/modules.list` has one absolute path per line, in load order; without modules, the file is missing.
 pub(crate) fn make(guest: &std::path::Path, init: &[u8], modules: &[Module]) -> Result<Vec<u8>, BaseError> {
     check(init).map_err(|reason| BaseError::unusable(guest, reason))?;
     let mut archive = Archive::default();
@@ -43,7 +43,7 @@ fn check(program: &[u8]) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Whether an ELF file asks for a dynamic loader; nothing where its headers do not fit into it.
+/// Whether an ELF file needs a dynamic loader; none if its headers are not consistent with its size.
 fn has_interpreter(program: &[u8]) -> Option<bool> {
     let number = |at: usize, bytes: usize| {
         let field = program.get(at..at.checked_add(bytes)?)?;

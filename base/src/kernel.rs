@@ -1,4 +1,4 @@
-//! Guest kernels: an `Image` that is there already, or Debian's packaged one with the modules that a guest needs.
+//! Guest kernels: an existing `Image`, or Debian's packaged kernel with the modules that a guest needs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,14 +8,14 @@ use super::modules::{self, Module};
 use super::recipe::{Recipe, Sources};
 use super::{BaseError, Progress, builder_root, files, programs};
 
-/// Debian's kernel for machines like a microVM.
+/// Debian's kernel for virtual machines.
 const PACKAGE: &str = "linux-image-cloud-arm64";
-/// What a kernel says of itself.
+/// The beginning of a kernel's banner, which contains its release.
 const BANNER: &[u8] = b"Linux version ";
-/// The magic number of an arm64 `Image`, and where it stands (kernel: Documentation/arch/arm64/booting.rst).
+/// The magic number of an arm64 `Image`: offset and value (kernel: Documentation/arch/arm64/booting.rst).
 const MAGIC: (usize, &[u8]) = (0x38, b"ARMd");
 
-/// Where the guest's kernel comes from.
+/// Source of the guest's kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KernelSource {
     /// An arm64 `Image` that has everything built in, as `cargo xtask kernel` makes it.
@@ -25,7 +25,7 @@ pub enum KernelSource {
 }
 
 impl KernelSource {
-    /// How it is recorded.
+    /// Name of the source in the manifest.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Image(_) => "image",
@@ -42,7 +42,7 @@ impl std::str::FromStr for KernelSource {
     }
 }
 
-/// A kernel's release, as in `6.12.107`, from its own banner. What is no `Image` is refused.
+/// A kernel's release, as in `6.12.107`, from its own banner. Anything but an `Image` is refused.
 pub(crate) fn release(path: &Path, image: &[u8]) -> Result<String, BaseError> {
     if image.get(MAGIC.0..MAGIC.0 + MAGIC.1.len()) != Some(MAGIC.1) {
         return Err(BaseError::unusable(path, "it is no uncompressed arm64 kernel (`Image`)"));
@@ -57,14 +57,14 @@ pub(crate) fn release(path: &Path, image: &[u8]) -> Result<String, BaseError> {
     release.ok_or_else(|| BaseError::unusable(path, "it does not say which Linux it is"))
 }
 
-/// Leaves Debian's kernel as `Image` in `folder`, its modules in `modules/`, and their names in load order.
+/// Writes Debian's kernel as `Image` to `folder`, its modules to `modules/`, with names that give the load order.
 /// Returns the kernel's own package.
 pub(crate) fn make(
     folder: &Path,
     (recipe, sources): (&Recipe, &Sources),
     progress: Progress<'_>,
 ) -> Result<Vec<Package>, BaseError> {
-    // Said before anything is downloaded.
+    // Missing programs are reported before anything is downloaded.
     programs::require(&modules::PROGRAMS)?;
     let root = folder.join("root");
     progress("downloading and unpacking Debian's kernel");
@@ -82,7 +82,7 @@ pub(crate) fn make(
     Ok(made.packages.into_iter().filter(own).collect())
 }
 
-/// The modules that [`make`] has left, in load order.
+/// The modules that [`make`] has written, in load order.
 pub(crate) fn modules_in(folder: &Path) -> Result<Vec<Module>, BaseError> {
     let module = |path: PathBuf| {
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -1,8 +1,8 @@
-//! Base images: what every microVM boots and every image is built with.
+//! Base images: the files with which every microVM boots and every image is built.
 //!
 //! A base image is a folder of the *catalogue*, `CATALOGUE/<integer version>/`:
 //!
-//! | File | What it is |
+//! | File | Content |
 //! |---|---|
 //! | `Image` | the guest's kernel |
 //! | `initramfs.cpio` | `hearth-guest` as `/init`; with a modular kernel also modules, and `/modules.list` in load order |
@@ -10,17 +10,17 @@
 //! | `containers.erofs` | the container bases: an image store that the builder finds at `/hearth` |
 //! | `base.json` | [`Manifest`]: digests and sizes of these, packages, container bases |
 //!
-//! A version appears as a whole or not at all and never changes again; the same inputs give the same bytes, and no new
-//! version. The Debian roots are *parts* ([`parts`]): they take minutes, change rarely and can be kept in a folder, so that
-//! a new `hearth-guest` costs seconds.
+//! A version appears as a whole or not at all and never changes again; the same inputs give the same bytes, and then no new
+//! version is added. The Debian roots are *parts* ([`parts`]): they take minutes, change rarely and can be kept in a folder, so that
+//! a build with a new `hearth-guest` takes seconds.
 //!
 //! * [`catalogue`] – finding, checking and adding versions; [`manifest`] – `base.json`
 //! * [`build`] – a base image from a guest binary, a kernel and the parts
-//! * [`recipe`] – which packages; [`debian`] – Debian roots from packages, `bootstrap` – how they are called for; [`emulation`] – running arm64 programs elsewhere, `twins` – as few
-//!   of them as possible
-//! * `builder_root`, `container`, `oci`, `store`, `erofs` – what is made of the roots
-//! * `kernel`, `modules`, `initramfs`, `cpio` – what boots
-//! * `programs`, `files` – other programs and files, with errors that say what went wrong
+//! * [`recipe`] – the packages; [`debian`] – Debian roots from packages, `bootstrap` – the call of mmdebstrap; [`emulation`] – running
+//!   arm64 programs on other architectures, `twins` – avoiding most of that
+//! * `builder_root`, `container`, `oci`, `store`, `erofs` – files made from the roots
+//! * `kernel`, `modules`, `initramfs`, `cpio` – files that a guest boots
+//! * `programs`, `files` – other programs and files, with errors that explain what went wrong
 
 pub mod build;
 pub mod catalogue;
@@ -51,5 +51,5 @@ pub use error::BaseError;
 pub use kernel::KernelSource;
 pub use manifest::Manifest;
 
-/// Takes lines that say what is being done.
+/// Receives lines that describe the current step.
 pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);

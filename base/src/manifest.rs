@@ -1,4 +1,4 @@
-//! `base.json`: what a base image is and what it was made from.
+//! `base.json`: the description of a base image and of its inputs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,9 +10,9 @@ pub use super::files::FileRecord;
 use super::recipe::{Recipe, Sources};
 use super::{BaseError, files};
 
-/// The version of the format that is written and read.
+/// Version of the format that this code writes and reads.
 pub const FORMAT: u32 = 1;
-/// The file's name.
+/// Name of the file.
 pub(crate) const FILE: &str = "base.json";
 
 /// A base image's description.
@@ -22,45 +22,45 @@ pub struct Manifest {
     pub format: u32,
     /// The base image's version; newer ones are greater.
     pub version: u64,
-    /// When it was made, in seconds since 1970. It is in no digest.
+    /// Time of the build, in seconds since 1970. It is not part of any digest.
     pub created: u64,
-    /// Every file beside this one, by name.
+    /// All other files of the version, by name.
     pub files: BTreeMap<String, FileRecord>,
     /// SHA-256 over everything in [`Inputs`], as JSON.
     pub inputs_sha256: String,
-    /// What it was made from.
+    /// Inputs of the base image.
     pub inputs: Inputs,
     /// The container bases in `containers.erofs`.
     pub containers: Vec<Container>,
 }
 
-/// What a base image was made from.
+/// Inputs of a base image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inputs {
     /// The guest's kernel.
     pub kernel: Kernel,
     /// The program `hearth-guest`.
     pub guest: FileRecord,
-    /// Which packages were asked for.
+    /// The recipe: the requested packages.
     pub recipe: Recipe,
-    /// Where they came from.
+    /// The mirrors of the packages.
     pub sources: Sources,
-    /// All that are on the builder's root disk, unpacked.
+    /// All packages on the builder's root disk, unpacked.
     pub builder_packages: Vec<Package>,
-    /// All that are in each container base, by its name and tag.
+    /// All packages in each container base, by its name and tag.
     pub container_packages: BTreeMap<String, Vec<Package>>,
 }
 
 /// A guest's kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kernel {
-    /// `image` for one that was given, `debian` for Debian's packaged one.
+    /// `image` for an existing file, `debian` for Debian's packaged kernel.
     pub kind: String,
-    /// What it calls itself, as in `6.12.107`.
+    /// The release in the kernel's banner, as in `6.12.107`.
     pub release: String,
-    /// The kernel.
+    /// Digest and size of the kernel.
     pub image: FileRecord,
-    /// Its package, where it is a packaged one.
+    /// The kernel's package, if it is a packaged one.
     pub packages: Vec<Package>,
     /// The modules in the initramfs, in load order.
     pub modules: Vec<String>,
@@ -69,9 +69,9 @@ pub struct Kernel {
 /// A container base.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Container {
-    /// How a Dockerfile names it, as in `hearth/debian:13`.
+    /// Its name in a Dockerfile, as in `hearth/debian:13`.
     pub reference: String,
-    /// The digest of its OCI manifest, as in `sha256:…`.
+    /// Digest of its OCI manifest, as in `sha256:…`.
     pub digest: String,
 }
 
@@ -80,7 +80,7 @@ impl Manifest {
     ///
     /// # Errors
     ///
-    /// Where the file cannot be read, is damaged, or has a format that is not known here.
+    /// The file cannot be read, is damaged, or has an unknown format.
     pub fn read(path: &Path) -> Result<Self, BaseError> {
         Self::parse(&files::read(path)?).map_err(|reason| BaseError::unusable(path, reason))
     }

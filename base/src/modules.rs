@@ -1,4 +1,4 @@
-//! Kernel modules in the order in which a kernel takes them: each after what it needs.
+//! Kernel modules in load order: each after those that it depends on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use super::programs::{self, Program};
 use super::{BaseError, files};
 
-/// Programs that choosing modules needs.
+/// Programs that are needed to choose modules.
 pub(crate) const PROGRAMS: [Program; 2] = [Program::new("depmod", "kmod"), Program::new("xz", "xz-utils")];
 
-/// What a guest needs of a modular kernel: its devices, file systems and networks.
+/// The modules of a modular kernel that a guest needs: for its devices, file systems and networks.
 pub(crate) const WANTED: [&str; 13] = [
     "virtio_mmio",
     "vmw_vsock_virtio_transport",
@@ -23,20 +23,20 @@ pub(crate) const WANTED: [&str; 13] = [
     "overlay",
     "veth",
     "fuse",
-    // Closes connections of the guest's former life.
+    // Needed to reset connections from before a restore.
     "tcp_diag",
 ];
 
 /// A module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Module {
-    /// Its name, with underscores.
+    /// Name of the module, with underscores.
     pub(crate) name: String,
-    /// Its ELF file, not compressed.
+    /// The module's ELF file, decompressed.
     pub(crate) content: Vec<u8>,
 }
 
-/// Loads the `wanted` modules of the kernel `release` in `root`, and those that they need, in load order.
+/// Reads the `wanted` modules of the kernel `release` in `root`, and those that they depend on, in load order.
 pub(crate) fn choose(root: &Path, release: &str, wanted: &[&str]) -> Result<Vec<Module>, BaseError> {
     programs::require(&PROGRAMS)?;
     programs::run(programs::command("depmod").arg("--basedir").arg(root).arg(release))?;
@@ -47,11 +47,11 @@ pub(crate) fn choose(root: &Path, release: &str, wanted: &[&str]) -> Result<Vec<
     order.into_iter().map(|(name, path)| Ok(Module { name, content: load(&tree.join(path))? })).collect()
 }
 
-/// Names and paths, each after what it needs.
+/// Names and paths of modules, each after those that it depends on.
 fn load_order(dep: &str, builtin: &str, wanted: &[&str]) -> Result<Vec<(String, PathBuf)>, String> {
     let mut needs = BTreeMap::new();
     for (path, others) in dep.lines().filter_map(|line| line.split_once(':')) {
-        // depmod names what is needed at once first, and what that needs after it.
+        // depmod lists direct dependencies first, and their own dependencies after them.
         let others: Vec<&str> = others.split_whitespace().rev().collect();
         needs.insert(name(path), (path, others));
     }
@@ -73,7 +73,7 @@ fn load_order(dep: &str, builtin: &str, wanted: &[&str]) -> Result<Vec<(String, 
     Ok(order)
 }
 
-/// A module's name: its file's without endings, with underscores.
+/// A module's name: the file's without its extensions, with underscores.
 fn name(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     file.split(".ko").next().unwrap_or(file).replace('-', "_")

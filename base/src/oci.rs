@@ -1,4 +1,4 @@
-//! OCI images (github.com/opencontainers/image-spec) of one layer: its digest, configuration and manifest.
+//! OCI images (github.com/opencontainers/image-spec) with one layer: its digest, configuration and manifest.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -13,13 +13,13 @@ use super::recipe::ContainerRecipe;
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-/// The search path of Docker's images.
+/// The search path in Docker's images.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// An image without its layer's content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Image {
-    /// The layer as a tar.
+    /// Digest and size of the layer as a tar.
     pub(crate) layer: FileRecord,
     /// The configuration.
     pub(crate) config: String,
@@ -28,7 +28,7 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// The image whose only layer has the files in `root`.
+    /// The image whose only layer contains the files in `root`.
     pub(crate) fn of(root: &Path, recipe: &ContainerRecipe) -> Result<Self, BaseError> {
         let layer = pack(root)?;
         let config = config(&layer, recipe).to_string();
@@ -46,7 +46,7 @@ impl Image {
         FileRecord::of(self.config.as_bytes()).sha256
     }
 
-    /// The digest of its manifest, as in `sha256:…`.
+    /// The digest of the image's manifest, as in `sha256:…`.
     pub(crate) fn digest(&self) -> String {
         digest(&FileRecord::of(self.manifest.as_bytes()))
     }
@@ -57,7 +57,7 @@ pub(crate) fn digest(record: &FileRecord) -> String {
     format!("sha256:{}", record.sha256)
 }
 
-/// What a root is as a tar whose bytes follow from the files alone. Nobody needs the tar itself.
+/// The record of a root as a tar, whose bytes depend only on the files. The tar itself is not kept.
 fn pack(root: &Path) -> Result<FileRecord, BaseError> {
     let mut tar = programs::command("tar");
     tar.args(["--create", "--format=pax", "--sort=name", "--numeric-owner", "--one-file-system"]);

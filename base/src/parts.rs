@@ -1,7 +1,7 @@
-//! Parts: what is made of Debian's packages, and need not be made again for every base image.
+//! Parts: files that are made from Debian's packages, and need not be made again for every base image.
 //!
-//! A part is a folder named by what it is and by a digest of what was asked for: recipe and sources. Packages that have got
-//! newer since are not noticed; [`Store::refresh`] asks for them. A part is put together under another name and renamed, and
+//! A part is a folder whose name consists of its kind and a digest of its recipe and sources. Newer versions of packages are not
+//! noticed; [`Store::refresh`] makes a part with them. A part is assembled under another name and renamed, and
 //! never changes again.
 
 use std::collections::BTreeMap;
@@ -19,14 +19,14 @@ use super::{
     BaseError, Progress, builder_root, catalogue, container, erofs, files, kernel, programs, store, twins,
 };
 
-/// Changes when this code makes other parts of the same packages.
+/// Changes when this code makes different parts from the same packages.
 const FORMAT: u32 = 3;
-/// What a part says of itself.
+/// Name of the file with a part's record.
 const RECORD: &str = "part.json";
-/// Identity of the container bases' file system.
+/// UUID of the container bases' file system.
 const CONTAINERS_UUID: &str = "68656172-7468-4275-8000-000000000002";
 
-/// What there is of parts.
+/// Kinds of parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// `builder.erofs`.
@@ -37,23 +37,23 @@ pub enum Kind {
     Kernel,
 }
 
-/// What a part says of itself.
+/// Description of a part.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Its packages; those of container bases by name and tag, others under the empty name.
+    /// Packages in the part; those of container bases by name and tag, others under the empty name.
     pub packages: BTreeMap<String, Vec<Package>>,
     /// The container bases.
     pub containers: Vec<Container>,
-    /// Its main file.
+    /// Digest and size of the main file.
     pub file: Option<FileRecord>,
 }
 
-/// A part that is there.
+/// An existing part.
 #[derive(Debug, Clone)]
 pub struct Part {
-    /// Where its files are.
+    /// Folder of the part's files.
     pub folder: PathBuf,
-    /// What it says of itself.
+    /// Description of the part.
     pub record: Record,
 }
 
@@ -62,7 +62,7 @@ pub struct Part {
 pub struct Store {
     /// The folder.
     pub folder: PathBuf,
-    /// Whether parts are made again although they are there.
+    /// Whether parts are made again although they exist.
     pub refresh: bool,
 }
 
@@ -83,11 +83,11 @@ impl Kind {
         }
     }
 
-    /// What of a recipe decides about the part.
+    /// Digest of those fields of a recipe that affect the part.
     fn key(self, recipe: &Recipe, sources: &Sources) -> Result<String, BaseError> {
         let mut recipe = recipe.clone();
         match self {
-            // The builder knows the names of the container bases.
+            // The builder's configuration contains the names of the container bases.
             Self::Builder => recipe.containers.iter_mut().for_each(|base| base.packages.clear()),
             Self::Containers => recipe.builder.clear(),
             Self::Kernel => {
@@ -101,20 +101,20 @@ impl Kind {
 }
 
 impl Store {
-    /// Whether the part of that kind is there.
+    /// Whether the part of this kind exists.
     ///
     /// # Errors
     ///
-    /// Where the recipe cannot be told apart from others.
+    /// The recipe cannot be digested.
     pub fn has(&self, kind: Kind, (recipe, sources): (&Recipe, &Sources)) -> Result<bool, BaseError> {
         Ok(self.folder.join(kind.key(recipe, sources)?).is_dir())
     }
 
-    /// The part of that kind, made where it is not there.
+    /// The part of this kind, which is made if it does not exist.
     ///
     /// # Errors
     ///
-    /// Where it cannot be made: programs, packages or privileges are missing.
+    /// The part cannot be made: programs, packages or privileges are missing.
     pub fn part(
         &self,
         kind: Kind,
@@ -140,7 +140,7 @@ impl Store {
             commit(&partial, &folder, &record)
         });
         if result.is_err() {
-            // What cannot be removed now is removed by the next one.
+            // If this fails, the next call removes the folder.
             let _ = files::remove(&partial);
         }
         result?;
@@ -149,8 +149,8 @@ impl Store {
 }
 
 impl Store {
-    /// Removes what killed builds have left: partial parts whose lock nobody holds. What cannot be removed now is removed
-    /// another time.
+    /// Removes what killed builds have left: partial parts whose lock is not held. What cannot be removed now is left for the next
+    /// sweep.
     fn sweep(&self) {
         for path in files::entries(&self.folder).unwrap_or_default() {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -173,8 +173,8 @@ impl Part {
     }
 }
 
-/// Puts a finished part in its place. Where an older one is there, it goes first: who is killed between the two makes it
-/// again.
+/// Moves a finished part to its place. An older one is removed first: if the process is killed between the two steps, the part is
+/// made again.
 fn commit(partial: &Path, folder: &Path, record: &Record) -> Result<(), BaseError> {
     let text = serde_json::to_string_pretty(record);
     let text = text.map_err(|error| BaseError::unusable(partial, error.to_string()))?;
@@ -195,7 +195,7 @@ fn make(
     (recipe, sources): (&Recipe, &Sources),
     progress: Progress<'_>,
 ) -> Result<Record, BaseError> {
-    // Said before minutes are spent.
+    // A missing program is reported before minutes are spent.
     programs::require(&[erofs::PROGRAM])?;
     let from = (recipe, sources);
     let of_all = |packages| BTreeMap::from([(String::new(), packages)]);
@@ -213,7 +213,7 @@ fn make(
     }
 }
 
-/// Makes all container bases at once, since most of the time goes into scripts that run one after the other.
+/// Makes all container bases in parallel, because most of the time is spent in scripts that run one after the other.
 fn make_containers(
     folder: &Path,
     (recipe, sources): (&Recipe, &Sources),
@@ -222,7 +222,7 @@ fn make_containers(
     let twins = folder.join("work-twins/root");
     files::create_folder(twins.parent().unwrap_or(&twins))?;
     let twins = twins::Twins::make(&twins, (recipe, sources), progress)?;
-    // Each has a folder of its own, for temporary files as well.
+    // Each base has a separate folder, also for temporary files.
     let root = |index: usize| folder.join(format!("work-{index}/root"));
     let made: Vec<Result<container::Made, BaseError>> = thread::scope(|scope| {
         let start = |(index, base)| {
@@ -248,7 +248,7 @@ fn make_containers(
         files::remove(&folder.join(format!("work-{index}")))?;
     }
     progress("container bases: making the file system");
-    // What is generated here has no time of its own; all else keeps that of its package, which compiled Python knows.
+    // Generated files get one time; all others keep that of their package, which compiled Python files contain.
     store.finish(&tree)?;
     erofs::make(&folder.join(catalogue::CONTAINERS), &tree, CONTAINERS_UUID, newest)?;
     files::remove(&tree)?;

@@ -1,4 +1,4 @@
-//! Running other programs, in a way that nothing of them outlives us.
+//! Runs other programs so that none of them outlives this process.
 
 use std::env;
 use std::io;
@@ -9,10 +9,10 @@ use std::process::{Command, Stdio};
 
 use super::BaseError;
 
-/// How much of what a failed program said is shown.
+/// Number of last lines of a failed program's output that are kept.
 const TAIL_LINES: usize = 30;
 
-/// A program that is needed, and the Debian package that has it.
+/// A required program, and the Debian package that contains it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Program {
     pub(crate) name: &'static str,
@@ -37,7 +37,7 @@ pub(crate) fn require(programs: &[Program]) -> Result<(), BaseError> {
     Err(BaseError::Missing { programs: programs.join(", "), packages: packages.join(" ") })
 }
 
-/// Checks that we are root.
+/// Checks that this process runs as root.
 pub(crate) fn require_root(what: &'static str) -> Result<(), BaseError> {
     // SAFETY: geteuid has no preconditions and cannot fail.
     if unsafe { libc::geteuid() } == 0 { Ok(()) } else { Err(BaseError::NotRoot(what)) }
@@ -52,12 +52,12 @@ fn is_executable(path: &Path) -> bool {
     path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// The user's search path and root's, which has `depmod` and the like.
+/// The user's search path with root's folders, which contain `depmod` and the like.
 fn search_path() -> String {
     format!("{}:/usr/sbin:/sbin", env::var("PATH").unwrap_or_default())
 }
 
-/// A command that ends with us, says things in English, and reads nothing.
+/// A command that is killed when this process ends, prints English messages, and has an empty stdin.
 pub(crate) fn command(program: &str) -> Command {
     let mut command = Command::new(program);
     command.env("PATH", search_path()).env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
@@ -71,8 +71,8 @@ pub(crate) fn command(program: &str) -> Command {
     command
 }
 
-/// A command in mount and process namespaces of its own: its mounts and daemons end with it, and it with us, even where
-/// it is killed.
+/// A command in mount and process namespaces of its own: its mounts and daemons disappear when it ends, also when this process is
+/// killed.
 pub(crate) fn isolated(program: &str) -> Command {
     let mut command = command("unshare");
     command.args([
@@ -88,7 +88,7 @@ pub(crate) fn isolated(program: &str) -> Command {
     command
 }
 
-/// Runs a command to its end and returns what it wrote to stdout.
+/// Runs a command until it ends, and returns its stdout.
 pub(crate) fn run(command: &mut Command) -> Result<Vec<u8>, BaseError> {
     let program = match command.get_program().to_string_lossy() {
         name if name == "unshare" => isolated_name(command),
@@ -108,7 +108,7 @@ pub(crate) fn run(command: &mut Command) -> Result<Vec<u8>, BaseError> {
     Err(BaseError::Failed { program, status: output.status, said })
 }
 
-/// The program that an isolated command is about.
+/// The program that an isolated command runs.
 fn isolated_name(command: &Command) -> String {
     let mut words = command.get_args().map(|word| word.to_string_lossy().into_owned());
     words.by_ref().find(|word| word == "--");

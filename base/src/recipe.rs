@@ -1,6 +1,6 @@
-//! What Debian roots are made of: suite, packages and container bases.
+//! The recipe of Debian roots: suite, packages and container bases.
 //!
-//! The recipe is a small JSON file beside this module; another one can be given. Sources say where packages come from.
+//! The recipe is a small JSON file beside this module; another one can be given. [`Sources`] are the mirrors of the packages.
 
 use std::path::Path;
 
@@ -11,13 +11,13 @@ use super::BaseError;
 /// The project's own recipe.
 const OWN: &str = include_str!("recipe.json");
 
-/// What the roots are made of.
+/// Suite, packages and container bases.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// Debian's suite.
     pub suite: String,
-    /// Time of all files that no package brings, in seconds since 1970: the suite's own release.
+    /// Time of all files that do not come from a package, in seconds since 1970: the suite's release.
     pub generated_files_date: u64,
     /// Packages of the builder's root disk.
     pub builder: Vec<String>,
@@ -29,13 +29,13 @@ pub struct Recipe {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContainerRecipe {
-    /// Its name without a registry, as in `hearth/debian`.
+    /// Name without a registry, as in `hearth/debian`.
     pub name: String,
-    /// Its tag.
+    /// Tag, as in `13`.
     pub tag: String,
-    /// Packages beside Debian's smallest set.
+    /// Packages in addition to Debian's smallest set.
     pub packages: Vec<String>,
-    /// What runs where a Dockerfile names no command.
+    /// Command that runs if a Dockerfile has none.
     pub command: Vec<String>,
 }
 
@@ -44,7 +44,7 @@ impl Recipe {
     ///
     /// # Errors
     ///
-    /// Where it is not valid, which tests exclude.
+    /// The recipe is invalid, which tests exclude.
     pub fn own() -> Result<Self, BaseError> {
         Self::parse(OWN)
     }
@@ -53,7 +53,7 @@ impl Recipe {
     ///
     /// # Errors
     ///
-    /// Where the file cannot be read or is no recipe.
+    /// The file cannot be read or is no valid recipe.
     pub fn read(path: &Path) -> Result<Self, BaseError> {
         Self::parse(&std::fs::read_to_string(path).map_err(BaseError::file("cannot read", path))?)
     }
@@ -65,7 +65,7 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// Words go into command lines and paths, so that only harmless ones are taken.
+    /// Checks that all words are harmless, because they are used in command lines and paths.
     fn check(&self) -> Result<(), BaseError> {
         let packages = self.builder.iter().chain(self.containers.iter().flat_map(|base| &base.packages));
         for word in packages.chain([&self.suite]) {
@@ -85,7 +85,7 @@ impl Recipe {
 }
 
 impl ContainerRecipe {
-    /// How a Dockerfile names it, as in `hearth/debian:13`.
+    /// Its name in a Dockerfile, as in `hearth/debian:13`.
     #[must_use]
     pub fn reference(&self) -> String {
         format!("{}:{}", self.name, self.tag)
@@ -100,14 +100,14 @@ fn plain(word: &str, allowed: &str) -> Result<(), BaseError> {
     Err(BaseError::Recipe(format!("`{word}` is not a plain name")))
 }
 
-/// Where packages come from.
+/// The mirrors of the packages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sources {
-    /// The mirror, or a snapshot of it, that has the suite and its updates.
+    /// The mirror, or a snapshot of it, of the suite and its updates.
     pub mirror: String,
-    /// The mirror that has the suite's security updates, if they are wanted.
+    /// The mirror of the suite's security updates, if they are wanted.
     pub security_mirror: Option<String>,
-    /// The keys with which the suites are signed, a file.
+    /// Path of the file with the keys that sign the suites.
     pub keyring: String,
 }
 

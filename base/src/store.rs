@@ -1,6 +1,6 @@
-//! The container bases as the builder finds them: a read-only image store of `containers/storage`, which `buildah` uses
-//! beside its own (`additionalimagestores` in `storage.conf`, containers-storage.conf(5)). A Dockerfile's `FROM` then takes
-//! a base as it lies there; nothing is copied, hashed or unpacked in the guest, which would take it a minute each.
+//! The container bases for the builder: a read-only image store of `containers/storage`, which `buildah` uses
+//! in addition to its own (`additionalimagestores` in `storage.conf`, containers-storage.conf(5)). A Dockerfile's `FROM` then uses
+//! a base in place; copying, hashing and unpacking each of them in the guest would take a minute.
 //!
 //! Layout: `overlay-images/images.json` with a folder per image for manifest and configuration, `overlay-layers/layers.json`,
 //! and `overlay/<layer>/diff` with the layer's files, to which a short link in `overlay/l/` leads, since all lower folders of a
@@ -16,14 +16,14 @@ use super::files::{self, FileRecord};
 use super::oci::{self, Image};
 use super::recipe::ContainerRecipe;
 
-/// Where the builder finds the store.
+/// Mount point of the store in the builder.
 pub(crate) const MOUNT_POINT: &str = "/hearth";
-/// When everything in it was made: no build is to depend on that.
+/// Creation time of everything in the store: a constant, so that builds do not depend on it.
 const CREATED: &str = "1970-01-01T00:00:00Z";
-/// How long the name of a link is.
+/// Length of a link's name.
 const LINK_LENGTH: usize = 26;
 
-/// An image store in the making.
+/// An image store that is being written.
 #[derive(Debug, Default)]
 pub(crate) struct Store {
     images: Vec<Value>,
@@ -41,7 +41,7 @@ impl Store {
     ) -> Result<(), BaseError> {
         let (id, layer) = (image.id(), &image.layer.sha256);
         let place = folder.join("overlay").join(layer);
-        // Two names for one root would be one layer.
+        // Two names for one root share one layer.
         if !place.exists() {
             files::create_folder(&place)?;
             fs::rename(root, place.join("diff")).map_err(BaseError::file("cannot move", root))?;
@@ -93,7 +93,7 @@ impl Store {
     }
 }
 
-/// How the builder names a base. `localhost` is no registry, so that nobody else's image can take its place.
+/// Names of a base in the builder. `localhost` is no registry, so that no other image can take its place.
 fn names(recipe: &ContainerRecipe) -> [String; 2] {
     [format!("localhost/{}", recipe.reference()), format!("localhost/{}:latest", recipe.name)]
 }
@@ -104,13 +104,13 @@ fn insert(object: &mut Value, name: &str, value: Value) {
     }
 }
 
-/// An index and its lock, which readers take as well and cannot make on a read-only disk.
+/// Writes an index and its lock file, which readers open as well and cannot create on a read-only disk.
 fn write_index(folder: &Path, name: &str, entries: Vec<Value>) -> Result<(), BaseError> {
     files::write(&folder.join(format!("{name}.json")), Value::from(entries).to_string())?;
     files::write(&folder.join(format!("{name}.lock")), "")
 }
 
-/// The file of a piece of an image's data: its name, or that in base64 where it is more than lower-case letters and digits.
+/// File name for a piece of an image's data: its name, or the base64 of it if it contains more than lower-case letters and digits.
 fn file_name(name: &str) -> String {
     if name.chars().all(|c| c == '.' || c.is_ascii_digit() || c.is_ascii_lowercase()) {
         return name.to_owned();

@@ -1,10 +1,10 @@
-//! Configuring an arm64 root elsewhere in seconds instead of minutes.
+//! Configures an arm64 root on other architectures in seconds instead of minutes.
 //!
-//! What takes the time is not the packages' scripts but the emulator, which begins anew with each of the thousands of small
-//! programs that they start. These programs do the same on every architecture. So while the scripts run, each program of the
-//! root is replaced by its *twin*: the same program of the same Debian, for this machine. The scripts, the files that they see
-//! and the `dpkg` that runs them are the root's own; `dpkg` is emulated, since it must know that it is one of arm64. Then the
-//! programs come back, and what is made of the root's own libraries (`ld.so.cache`) is made again.
+//! Most of the time is not spent in the packages' scripts but in the emulator, which starts anew for each of the thousands of small
+//! programs that they run. These programs do the same on every architecture. So while the scripts run, each program of the
+//! root is replaced by its *twin*: the same program of the same Debian for this machine. The scripts, the files that they read
+//! and the `dpkg` that runs them are the root's own; `dpkg` is emulated, because it must identify itself as arm64's. Afterwards the
+//! root's programs are moved back, and files that depend on the root's own libraries (`ld.so.cache`) are generated again.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -16,18 +16,18 @@ use super::bootstrap::{self, Bootstrap};
 use super::recipe::{Recipe, Sources};
 use super::{BaseError, Progress, emulation, files, programs};
 
-/// Debian's names of architectures whose twins are known, with the folders of their libraries, which arm64 does not have.
+/// Architectures with known twins: the kernel's and Debian's name, and the folders of their libraries, which arm64 does not have.
 const ARCHITECTURES: [(&str, &str, [&str; 2]); 1] =
     [("x86_64", "amd64", ["usr/lib/x86_64-linux-gnu", "usr/lib64"])];
-/// Where the folders of programs and of what they load are.
+/// Folders of programs and of the files that they load.
 const FOLDERS: [&str; 4] = ["usr/bin", "usr/sbin", "usr/lib", "usr/libexec"];
-/// Libraries of arm64, which its own programs go on loading.
+/// Folder of arm64's libraries, which its own programs still load.
 const OWN_LIBRARIES: &str = "usr/lib/aarch64-linux-gnu";
-/// The link by which programs find what loads them.
+/// Link to the folder of the programs' dynamic loader.
 const LOADER: (&str, &str) = ("lib64", "usr/lib64");
-/// Where a root is seen by the twins' `dpkg`.
+/// Folder at which the twins' `dpkg` sees a root.
 const TARGET: &str = "target";
-/// ELF's magic number, and where a file of it says its machine.
+/// ELF's magic number; the next constant is the offset of the machine's number in an ELF file.
 const ELF: &[u8] = b"\x7fELF";
 const MACHINE: usize = 18;
 /// EM_AARCH64 (ELF for the Arm 64-bit Architecture, section 5.2).
@@ -55,18 +55,18 @@ pub(crate) struct Twins {
     libraries: [&'static str; 2],
 }
 
-/// What was changed in a root for as long as its scripts run.
+/// Temporary changes of a root while its scripts run.
 #[derive(Debug, Default)]
 struct Changes {
-    /// Programs of the root, and where they wait.
+    /// Programs of the root, and the paths to which they were moved.
     aside: Vec<(PathBuf, PathBuf)>,
-    /// What was not there before.
+    /// Files that were added.
     added: Vec<PathBuf>,
 }
 
 impl Twins {
-    /// Makes them in the folder `root` for the container bases of a recipe; `None` where arm64 programs run anyway, or where no
-    /// twins are known.
+    /// Makes twins in the folder `root` for the container bases of a recipe; `None` if arm64 programs run natively, or if no
+    /// twins are known for this architecture.
     pub(crate) fn make(
         root: &Path,
         (recipe, sources): (&Recipe, &Sources),
@@ -77,7 +77,7 @@ impl Twins {
         else {
             return Ok(None);
         };
-        // Asked for before anything is downloaded.
+        // Missing emulation is reported before anything is downloaded.
         emulation::prepare(progress)?;
         progress("container bases: a Debian of this machine, whose programs run the packages' scripts");
         let mut packages: Vec<String> =
@@ -90,8 +90,8 @@ impl Twins {
         Ok(Some(Self { root: root.to_path_buf(), libraries }))
     }
 
-    /// Unpacks the packages in the folder `packages` of the arm64 root `root`, in which what they hold lies already, and configures
-    /// them. The folder goes.
+    /// Unpacks the packages in the folder `packages` of the arm64 root `root`, in which their files are already, and configures
+    /// them. Removes the folder.
     pub(crate) fn install(&self, root: &Path, packages: &str, recipe: &Recipe) -> Result<(), BaseError> {
         let mut unpack = script(UNPACK, recipe);
         programs::run(unpack.arg(&self.root).arg(root).arg(packages))?;
@@ -109,7 +109,7 @@ impl Twins {
         if said.is_empty() { Ok(()) } else { Err(BaseError::unusable(root, String::from_utf8_lossy(&said))) }
     }
 
-    /// Replaces the programs of a root, which wait in the folder `aside`.
+    /// Replaces the programs of a root by their twins, and moves them to the folder `aside`.
     fn stand_in(&self, root: &Path, aside: &Path) -> Result<Changes, BaseError> {
         let dpkg = files::read(&root.join("var/lib/dpkg/info/dpkg.list"))?;
         let dpkg: Vec<&[u8]> = dpkg.split(|byte| *byte == b'\n').collect();
@@ -131,8 +131,8 @@ impl Twins {
         Ok(changes)
     }
 
-    /// The same for a folder of the root: what is in both roots is replaced, and what the twins' programs load is added where
-    /// the root has the folder for it.
+    /// Replaces the programs in a folder of the root: those in both roots are replaced, and files that the twins load are added
+    /// where the root has the folder for them.
     fn stand_in_below(
         &self,
         root: &Path,
@@ -157,7 +157,7 @@ impl Twins {
                 continue;
             }
             if own.symlink_metadata().is_err() {
-                // A program that the root does not have, none of its scripts may find.
+                // Programs that the root does not have must stay invisible to its scripts.
                 if name.extension().is_some_and(|extension| extension == "so") {
                     copy(&theirs, &own)?;
                     changes.added.push(own);
@@ -190,7 +190,7 @@ fn script(text: &str, recipe: &Recipe) -> Command {
     command
 }
 
-/// A command in a root: its program and arguments follow.
+/// A command inside a root; the caller appends program and arguments.
 fn inside(root: &Path, recipe: &Recipe) -> Command {
     let mut command = script(INSIDE, recipe);
     command.arg(root).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
@@ -201,7 +201,7 @@ fn is_folder(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|meta| meta.is_dir())
 }
 
-/// The machine of a program or library; `None` for everything else, also for links.
+/// The machine of a program or library; `None` for any other file, also for links.
 fn machine(path: &Path) -> Result<Option<u16>, BaseError> {
     let meta = path.symlink_metadata().map_err(BaseError::file("cannot look at", path))?;
     if !meta.is_file() {
@@ -214,7 +214,7 @@ fn machine(path: &Path) -> Result<Option<u16>, BaseError> {
     Ok(number.filter(|_| head.starts_with(ELF)))
 }
 
-/// A program or library below a folder that is not of arm64.
+/// The first program or library below a folder that is not of arm64.
 fn foreign(folder: &Path) -> Result<Option<PathBuf>, BaseError> {
     for path in files::entries(folder)? {
         let found = match is_folder(&path) {

@@ -1,4 +1,4 @@
-//! Finding what a suspend must write: the pages of a private mapping of a file that are copies of its own, and
+//! Finding the pages that a suspend must write: pages of a private mapping of a file that have been copied, and
 //! whether a page is zero. Needs Linux 6.7 or newer (`PAGEMAP_SCAN`).
 
 #![expect(clippy::expect_used, reason = "a bench without its memory has nothing to measure")]
@@ -12,7 +12,7 @@ use hearth_vmm::snapshot::{PAGE, PAGE_BYTES};
 
 /// Bytes of guest memory.
 const MEMORY: usize = 256 << 20;
-/// Pages in it.
+/// Pages of guest memory.
 const PAGES: usize = MEMORY / PAGE_BYTES;
 
 /// A private mapping of a file, all of whose pages have been read and every `period`th written.
@@ -53,7 +53,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: made by `new`, and nobody uses it any more.
+        // SAFETY: made by `new`, and not used any more.
         unsafe { libc::munmap(self.range.start.cast(), self.range.bytes) };
     }
 }

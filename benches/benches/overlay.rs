@@ -1,4 +1,4 @@
-//! The overlay's block map: finding where a run of sectors lies, on a disk of 8 GiB.
+//! The overlay's block map: finding the location of a run of sectors, on a disk of 8 GiB.
 
 use std::hint::black_box;
 
@@ -10,7 +10,7 @@ const SECTORS: u64 = 16 << 20;
 const REQUEST: u64 = 256;
 const LOOKUPS: u64 = 1024;
 
-/// A map in which every `period` sectors the first `run` are in the overlay.
+/// A map in which the first `run` of every `period` sectors are in the overlay.
 fn fragmented(run: u64, period: u64) -> OverlayMap {
     let mut map = OverlayMap::new(SECTORS);
     (0..SECTORS / period).for_each(|index| map.set(index * period, run));

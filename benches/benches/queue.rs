@@ -1,4 +1,4 @@
-//! Queue walking: what a device pays per descriptor chain before it does any work of its own.
+//! Queue walking: the cost of a descriptor chain for a device before it does any work of its own.
 //!
 //! Each iteration offers a full queue of 256 chains as a driver would, and times only the device's side:
 //! pop every chain, push it as used, notify once.
@@ -19,18 +19,18 @@ const CHAINS: u16 = 256;
 const QUEUE_SIZE: u16 = 1024;
 /// Guest memory, the queue at its beginning.
 const MEMORY: u64 = 8 << 20;
-/// Where indirect tables and buffers lie.
+/// Addresses of indirect tables and of buffers.
 const TABLES: u64 = DRAM_BASE + (1 << 20);
 const BUFFERS: u64 = DRAM_BASE + (2 << 20);
 /// Bytes of a buffer.
 const LENGTH: u32 = 512;
 
-/// How a chain is laid out.
+/// Layout of a chain.
 #[derive(Clone, Copy)]
 enum Layout {
-    /// This many descriptors in the queue's own table.
+    /// So many descriptors in the queue's own table.
     Direct(u64),
-    /// This many in an indirect table.
+    /// So many descriptors in an indirect table.
     Indirect(u64),
 }
 
@@ -48,7 +48,7 @@ impl Pair {
         Self { driver, queue, chain: Chain::new() }
     }
 
-    /// The driver's side: a full load of chains, the first buffer readable, the others writable.
+    /// The driver's side: offers a full load of chains, the first buffer readable, the others writable.
     fn offer(&mut self, layout: Layout) {
         while self.driver.used().is_some() {}
         for index in 0..u64::from(CHAINS) {
@@ -66,7 +66,7 @@ impl Pair {
         }
     }
 
-    /// The device's side.
+    /// The device's side: serves all chains.
     fn serve(&mut self) {
         while self.queue.pop(&mut self.chain).expect("a chain that keeps the rules") {
             let written = u32::try_from(black_box(&self.chain).writable_len()).expect("a short chain");

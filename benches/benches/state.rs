@@ -1,5 +1,5 @@
-//! The file `state` of a snapshot: encoding and decoding what a machine of 2 vCPUs leaves behind. A restore decodes
-//! it on its way, so it should stay far below a millisecond.
+//! The file `state` of a snapshot: encoding and decoding the state of a machine with 2 vCPUs. A restore decodes
+//! it before the guest runs, so decoding should take far less than a millisecond.
 
 #![expect(clippy::expect_used, reason = "a bench whose machine is refused has nothing to measure")]
 

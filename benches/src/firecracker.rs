@@ -1,4 +1,4 @@
-//! Firecracker, without its jailer and its seccomp filters. It boots from a configuration file; what will be saved
+//! Firecracker, without its jailer and its seccomp filters. It boots from a configuration file; a microVM that will be saved
 //! or restored has its API as well.
 
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::http::{self, Api};
 use crate::vm::{self, COMMAND_LINE, Files, Guest, Monitor, Restore, Running, Save, Waiting};
 
-/// The kind.
+/// Firecracker as a kind of monitor.
 #[derive(Debug)]
 pub(crate) struct Firecracker {
     binary: PathBuf,
@@ -30,7 +30,7 @@ impl Firecracker {
             .disk
             .iter()
             .map(|disk| {
-                // Writeback, so that a guest's flush does what it does in Hearth.
+                // Writeback, so that a guest's flush has the same effect as in Hearth.
                 json!({
                     "drive_id": "disk0", "path_on_host": disk.path, "is_root_device": false,
                     "is_read_only": false, "cache_type": "Writeback",
@@ -49,7 +49,7 @@ impl Firecracker {
         })
     }
 
-    /// Starts a process, with its API where `config` is `None` or `with_api`.
+    /// Starts a process, with its API if `config` is `None` or `with_api` is set.
     fn spawn(&self, folder: &Path, config: Option<&Path>, with_api: bool) -> Result<Process> {
         let log = File::create(folder.join("log")).context("making the log")?;
         let mut command = Command::new(&self.binary);
@@ -103,12 +103,12 @@ impl Monitor for Firecracker {
     }
 }
 
-/// A process, ended when dropped.
+/// A process, killed when dropped.
 struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.0.kill(); // it may have ended by itself
+        let _ = self.0.kill(); // it may have exited by itself
         let _ = self.0.wait();
     }
 }
@@ -120,7 +120,7 @@ struct Empty {
 
 impl Waiting for Empty {
     fn prepare(&mut self, _: u64) -> Result<()> {
-        Ok(()) // it has no such thing
+        Ok(()) // Firecracker has no preparation
     }
 
     fn restore(mut self: Box<Self>, restore: Restore<'_>) -> Result<Box<dyn Running>> {

@@ -16,7 +16,7 @@ use hearth_vmm::jail::JailConfig;
 
 use crate::vm::{self, COMMAND_LINE, Disk, Files, Guest, Monitor, Restore, Running, Save, Waiting};
 
-/// The kind.
+/// Hearth as a kind of monitor.
 #[derive(Debug)]
 pub(crate) struct Hearth {
     binary: PathBuf,
@@ -26,7 +26,7 @@ pub(crate) struct Hearth {
 }
 
 impl Hearth {
-    /// The monitor that `HEARTH_VMM` names; it tells the steps of saving and restoring where `steps` is set.
+    /// The monitor in `HEARTH_VMM`. With `steps`, it prints the steps of saving and restoring.
     pub(crate) fn new(files: Files, jail: JailConfig, steps: bool) -> Result<Self> {
         Ok(Self { binary: vm::path("HEARTH_VMM")?, files, jail, steps })
     }
@@ -101,7 +101,7 @@ impl Monitor for Hearth {
     }
 }
 
-/// What the monitor is given to restore, and the guest's vsock socket.
+/// The configuration of a restore, and the path of the guest's vsock socket.
 fn restore_config(restore: Restore<'_>) -> Result<(RestoreConfig, PathBuf)> {
     let vsock = restore.folder.join("vsock");
     let snapshot = restore.snapshot;
@@ -129,7 +129,7 @@ fn create(path: &Path) -> Result<File> {
     file.with_context(|| format!("making {}", path.display()))
 }
 
-/// Shows where an operation's time went.
+/// Prints the times of an operation's steps.
 fn show(what: &str, steps: &[proto::Step], pages: &[proto::Counter]) {
     eprint!("  {what}:");
     for step in steps {
@@ -158,7 +158,7 @@ impl Waiting for Empty {
     fn restore(self: Box<Self>, restore: Restore<'_>) -> Result<Box<dyn Running>> {
         let (config, vsock) = restore_config(restore)?;
         let client = self.vmm.client();
-        // A process that is prepared has its /dev/kvm.
+        // A prepared process has opened /dev/kvm already.
         let restored =
             if self.prepared { client.restore_with_kvm(config, None) } else { client.restore(config) }?;
         Ok(Box::new(Machine {
@@ -175,7 +175,7 @@ struct Machine {
     vmm: Vmm,
     vsock: PathBuf,
     broker: Option<Broker>,
-    /// What it said of its restoring.
+    /// The monitor's report of a restore.
     restored: Option<proto::Restored>,
     steps: bool,
 }

@@ -1,4 +1,4 @@
-//! As much HTTP/1.1 as Firecracker's API needs: one connection, one request at a time.
+//! The part of HTTP/1.1 that Firecracker's API needs: one connection, one request at a time.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -11,9 +11,9 @@ use serde_json::Value;
 
 use crate::vm::PATIENCE;
 
-/// How long to wait before the socket is tried again. Short beside what is measured, long beside the attempt.
+/// Pause between attempts to connect. Short in comparison with the measured times, long in comparison with an attempt.
 const NAP: Duration = Duration::from_micros(50);
-/// Longest answer, in bytes.
+/// Longest response, in bytes.
 const ANSWER_MAX: usize = 64 << 10;
 
 /// A connection to an API socket.
@@ -38,7 +38,7 @@ impl Api {
         }
     }
 
-    /// Sends a request and waits for its answer, which must be a good one.
+    /// Sends a request and waits for its response, which must report success.
     pub(crate) fn call(&mut self, method: &str, resource: &str, body: &Value) -> Result<()> {
         let what = || format!("{method} {resource}");
         let body = body.to_string();
@@ -55,7 +55,7 @@ impl Api {
         Ok(())
     }
 
-    /// Reads an answer: its status and its body.
+    /// Reads a response: its status and its body.
     fn answer(&mut self) -> Result<(u16, String)> {
         let first = self.line()?;
         let status = first.split(' ').nth(1).and_then(|word| word.parse().ok());
@@ -89,7 +89,7 @@ impl Api {
     }
 }
 
-/// Where a process in `folder` has its API.
+/// Path of the API socket of a process in `folder`.
 pub(crate) fn socket_in(folder: &Path) -> PathBuf {
     folder.join("api")
 }
@@ -102,7 +102,7 @@ mod tests {
 
     use super::*;
 
-    /// What a server that says `answer` makes of a call, and what it was asked.
+    /// The result of a call to a server that answers with `answer`, and the request that the server received.
     fn call(answer: &'static str) -> (Result<()>, String) {
         let folder = tempfile::tempdir().unwrap();
         let path = socket_in(folder.path());

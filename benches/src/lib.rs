@@ -1,7 +1,7 @@
-//! What the programs that measure share.
+//! Shared by the measuring programs.
 //!
 //! * [`report`] – figures, as a table for people and as JSON for programs
-//! * [`trace`] – what guests cost their host, from its tracepoints
+//! * [`trace`] – the cost of guests for their host, from its tracepoints
 
 pub mod report;
 pub mod trace;

@@ -1,11 +1,11 @@
-//! `vmm-bench`: measures the monitor on the metal, beside Firecracker where its binary is given.
+//! `vmm-bench`: measures the monitor on the metal, and compares it with Firecracker if its binary is given.
 //!
-//! Both monitors run the same kernel and initramfs with the same memory, one after the other in turn, and the
-//! same guest program answers both. On emulated metal only instruction counting gives figures worth keeping:
-//! `cargo xtask bench vmm` runs this there.
+//! Both monitors run the same kernel and initramfs with the same memory, taking turns, and the
+//! same guest program answers both. On emulated metal, only instruction counting gives meaningful figures:
+//! `cargo xtask bench vmm` runs this program there.
 //!
 //! * [`hearth`], [`firecracker`] – a microVM of each kind behind one trait, [`vm::Monitor`]; [`http`] – the latter's API
-//! * [`measure`] – the measurements; [`memory`], [`slow_disk`] – what they read and make on the host
+//! * [`measure`] – the measurements; [`memory`], [`slow_disk`] – their resources on the host
 
 mod firecracker;
 mod hearth;

@@ -1,4 +1,4 @@
-//! What a process and its guest take of the host's memory.
+//! Memory of a process and its guest on the host.
 
 use std::fs;
 
@@ -7,16 +7,16 @@ use anyhow::{Context as _, Result};
 /// Memory of a monitor and its guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Memory {
-    /// What no other process shares, guest memory aside; in KiB.
+    /// Private memory, not shared with any other process, without guest memory, in KiB.
     pub(crate) private_kib: u64,
-    /// What belongs to no file, guest memory aside; in KiB.
+    /// Anonymous memory, without guest memory, in KiB.
     pub(crate) own_anonymous_kib: u64,
-    /// What belongs to no file, guest memory included; in KiB.
+    /// Anonymous memory, with guest memory, in KiB.
     pub(crate) anonymous_kib: u64,
 }
 
 impl Memory {
-    /// That of process `pid`, whose guest has `guest_mib` MiB.
+    /// Reads the memory of process `pid`, whose guest has `guest_mib` MiB.
     pub(crate) fn of(pid: u32, guest_mib: u64) -> Result<Self> {
         let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).context("reading smaps")?;
         Self::in_smaps(&smaps, guest_mib * 1024)
@@ -73,7 +73,7 @@ fn mappings(smaps: &str) -> Vec<Mapping> {
     mappings
 }
 
-/// The neighbouring mappings that together are the guest's memory: a restored guest's is in several pieces.
+/// The neighbouring mappings that make up the guest's memory: a restored guest's consists of several.
 fn guests_mappings(mappings: &[Mapping], guest_kib: u64) -> Option<std::ops::RangeInclusive<usize>> {
     (0..mappings.len()).find_map(|first| {
         let (mut size, mut end) = (0, mappings.get(first)?.start);

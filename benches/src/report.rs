@@ -1,4 +1,4 @@
-//! Figures, as a table for people and as JSON for programs; and how a program that takes them ends.
+//! Figures, as a table for people and as JSON for programs; and the exit of a program that takes them.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -7,28 +7,28 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-/// Which way a figure should go.
+/// The direction in which a figure improves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Better {
-    /// The less the better: times, sizes.
+    /// Lower is better: times, sizes.
     Lower,
-    /// The more the better: rates.
+    /// Higher is better: rates.
     Higher,
 }
 
-/// What one monitor gave.
+/// The values of one monitor.
 #[derive(Debug, Clone, Serialize)]
 pub struct Samples {
     /// The monitor's name.
     pub monitor: &'static str,
     /// The median of its values.
     pub median: f64,
-    /// The smallest of them.
+    /// The smallest value.
     pub min: f64,
-    /// The largest of them.
+    /// The largest value.
     pub max: f64,
-    /// All of them, in the order in which they were taken.
+    /// All values, in the order in which they were taken.
     pub values: Vec<f64>,
 }
 
@@ -49,18 +49,18 @@ impl Samples {
     }
 }
 
-/// One row. Its goal is one for [`Figure::ratio`].
+/// One row of the table. Its goal is for [`Figure::ratio`].
 #[derive(Debug, Clone, Serialize)]
 pub struct Figure {
-    /// What was measured.
+    /// Name of the figure.
     pub name: String,
-    /// The unit of all values.
+    /// Unit of all values.
     pub unit: &'static str,
-    /// Which way it should go.
+    /// The direction in which it improves.
     pub better: Better,
-    /// The ratio of the first to the second monitor that is wanted.
+    /// Goal: the ratio of the first to the second monitor.
     pub goal: Option<f64>,
-    /// Ours first, then what it is compared with.
+    /// Hearth's values first, then those of the program that it is compared with.
     pub samples: Vec<Samples>,
 }
 
@@ -74,7 +74,7 @@ impl Figure {
     }
 }
 
-/// Ends the program `name`: with what went wrong, if something did.
+/// The exit code of the program `name`; prints the error, if there is one.
 #[must_use]
 pub fn exit(name: &str, done: Result<()>) -> ExitCode {
     match done {
@@ -95,7 +95,7 @@ pub fn save(figures: &[Figure], path: &Path) -> Result<()> {
     std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The table: one row a figure, medians with their range, and the ratio of the first to the second monitor.
+/// The table: one row per figure, medians with their range, and the ratio of the first to the second monitor.
 #[must_use]
 pub fn table(figures: &[Figure]) -> String {
     let mut text = String::from("\n");

@@ -1,6 +1,6 @@
-//! A file system on a disk that takes its time: the kernel's `null_blk`, backed by memory, each of whose requests
-//! completes [`LATENCY`] after it was made. What a cold page cache costs can be measured on it even where an
-//! instruction counts as a nanosecond, since the wait is a timer of the kernel.
+//! A file system on a disk with a realistic latency: the kernel's `null_blk`, backed by memory, which completes each request
+//! [`LATENCY`] after it was made. The cost of a cold page cache can be measured on it even where an
+//! instruction counts as a nanosecond, because the delay is a timer of the kernel.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -11,16 +11,16 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
 
-/// From a request to its completion: what a local NVMe disk takes.
+/// Time from a request to its completion: that of a local NVMe disk.
 pub(crate) const LATENCY: Duration = Duration::from_micros(100);
-/// Size of the disk in MiB; memory is taken for what is written.
+/// Size of the disk in MiB; memory is allocated only for blocks that are written.
 const SIZE_MIB: u64 = 2048;
-/// Where the kernel's configurable objects are.
+/// Mount point of configfs.
 const CONFIGFS: &str = "/sys/kernel/config";
 /// Offset in bytes of the superblock's `s_feature_incompat`, whose lowest byte has the flag
 /// [`EXTENTS`] (kernel, Documentation/filesystems/ext4/super.rst).
 const FEATURE_INCOMPAT: u64 = 1024 + 0x60;
-/// Files have extents.
+/// Flag: files have extents.
 const EXTENTS: u8 = 0x40;
 
 /// The disk; unmounted and removed when dropped.
@@ -32,7 +32,7 @@ pub(crate) struct SlowDisk {
 }
 
 impl SlowDisk {
-    /// Makes the disk and mounts an empty ext4 on it. Only root may.
+    /// Makes the disk and mounts an empty ext4 on it. Needs root.
     pub(crate) fn make() -> Result<Self> {
         run("modprobe", &["null_blk", "nr_devices=0"])?;
         let items = Path::new(CONFIGFS).join("nullb");
@@ -66,18 +66,18 @@ impl SlowDisk {
         fs::write(&path, value.to_string()).with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Where files on it can be made.
+    /// Folder on the disk in which files can be made.
     pub(crate) fn folder(&self) -> &Path {
         self.mounted.as_ref().map_or(Path::new("/nonexistent"), TempDir::path)
     }
 
-    /// Makes the kernel forget what it could read again.
+    /// Drops the kernel's page cache.
     pub(crate) fn forget(&self) -> Result<()> {
         run("sync", &[])?;
         fs::write("/proc/sys/vm/drop_caches", "3").context("dropping the page cache")
     }
 
-    /// Bytes read from it so far.
+    /// Bytes read from the disk so far.
     pub(crate) fn bytes_read(&self) -> Result<u64> {
         let text = fs::read_to_string(&self.statistics)
             .with_context(|| format!("reading {}", self.statistics.display()))?;
@@ -88,7 +88,7 @@ impl SlowDisk {
     }
 }
 
-/// Makes an ext4 without a journal: what busybox's mke2fs makes, plus extents.
+/// Makes an ext4 without a journal: the result of busybox's mke2fs, plus extents.
 fn format(device: &Path) -> Result<()> {
     run("mke2fs", &["-F", "-b", "4096", "-m", "0", &device.to_string_lossy()])?;
     let file = File::options().read(true).write(true).open(device);
@@ -112,7 +112,7 @@ fn run(program: &str, arguments: &[&str]) -> Result<()> {
 
 impl Drop for SlowDisk {
     fn drop(&mut self) {
-        // What fails here leaves a disk behind until the host restarts, which harms nobody.
+        // If a step fails, the disk stays until the host restarts, which does no harm.
         if let Some(folder) = self.mounted.take() {
             let _ = run("umount", &[&folder.path().to_string_lossy()]);
         }

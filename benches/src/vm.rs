@@ -1,4 +1,4 @@
-//! What the measurements need of a microVM, whichever monitor runs it.
+//! The interface that the measurements use for microVMs of both monitors.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -9,10 +9,10 @@ use anyhow::{Context as _, Result, bail};
 use hearth_test_guest::client::{self, Command};
 use hearth_test_guest::{COMMAND_PORT, READY_LINE, READY_PORT};
 
-/// When a measurement gives up on a guest.
+/// Timeout of every wait for a guest.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 
-/// What both monitors boot.
+/// The files that both monitors boot.
 #[derive(Debug, Clone)]
 pub(crate) struct Files {
     pub(crate) kernel: PathBuf,
@@ -20,13 +20,13 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// The files that `cargo xtask bench` names in the environment.
+    /// The files whose paths `cargo xtask bench` passes in the environment.
     pub(crate) fn from_environment() -> Result<Self> {
         Ok(Self { kernel: path("HEARTH_GUEST_KERNEL")?, initramfs: path("HEARTH_GUEST_INITRD")? })
     }
 }
 
-/// A path that `cargo xtask bench` names in the environment.
+/// A path that `cargo xtask bench` passes in the environment.
 pub(crate) fn path(variable: &str) -> Result<PathBuf> {
     let value = std::env::var_os(variable);
     Ok(value
@@ -34,24 +34,24 @@ pub(crate) fn path(variable: &str) -> Result<PathBuf> {
         .into())
 }
 
-/// Kernel command line of both. Without a console: one costs an exit per byte, and is not what is measured.
+/// Kernel command line of both. There is no console: it would cost an exit per byte, which is not to be measured.
 pub(crate) const COMMAND_LINE: &str = "quiet panic=-1 hearth.test=serve";
 
 /// A disk of the guest.
 #[derive(Debug, Clone)]
 pub(crate) struct Disk {
     pub(crate) path: PathBuf,
-    /// Whether writes go to an overlay, where the monitor has such a thing.
+    /// Whether writes are stored in an overlay, if the monitor has overlays.
     pub(crate) overlay: bool,
 }
 
 /// A guest to boot.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Guest<'a> {
-    /// Its memory in MiB.
+    /// Guest memory in MiB.
     pub(crate) memory_mib: u64,
     pub(crate) disk: Option<&'a Disk>,
-    /// Whether it will be saved: Firecracker needs its API for that, and boots a little faster without.
+    /// Whether the guest will be saved: Firecracker needs its API for that, and boots a little faster without.
     pub(crate) saved_later: bool,
 }
 
@@ -60,41 +60,41 @@ pub(crate) struct Guest<'a> {
 pub(crate) struct Snapshot {
     pub(crate) state: PathBuf,
     pub(crate) memory: PathBuf,
-    /// What has changed since `memory` was written, where that is a file of its own.
+    /// Pages that have changed since `memory` was written, if they are in a separate file.
     pub(crate) diff: Option<PathBuf>,
     pub(crate) memory_mib: u64,
 }
 
 impl Snapshot {
-    /// A full one whose files are (to be) in `folder`.
+    /// A full snapshot whose files are (or will be) in `folder`.
     pub(crate) fn full(folder: &Path, memory_mib: u64) -> Self {
         Self { state: folder.join("state"), memory: folder.join("memory"), diff: None, memory_mib }
     }
 }
 
-/// How much of memory is written.
+/// The part of memory that is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Save {
-    /// All of it.
+    /// All memory.
     Full,
-    /// What differs from the snapshot that the machine was restored from.
+    /// Pages that differ from the snapshot that the machine was restored from.
     Diff,
 }
 
-/// How a snapshot becomes a machine again; it always runs at once.
+/// How a snapshot is restored; the machine always runs at once.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Restore<'a> {
     /// The folder of the new microVM.
     pub(crate) folder: &'a Path,
     pub(crate) snapshot: &'a Snapshot,
-    /// The recorded working set to bring in.
+    /// The recorded working set to prefetch.
     pub(crate) working_set: Option<&'a Path>,
-    /// Whether it will be saved as a diff: Firecracker has to track dirty pages for that.
+    /// Whether the machine will be saved as a diff: Firecracker has to track dirty pages for that.
     pub(crate) diff_later: bool,
 }
 
 impl<'a> Restore<'a> {
-    /// `snapshot` as it is.
+    /// A restore of `snapshot` without further options.
     pub(crate) fn plain(folder: &'a Path, snapshot: &'a Snapshot) -> Self {
         Self { folder, snapshot, working_set: None, diff_later: false }
     }
@@ -102,44 +102,44 @@ impl<'a> Restore<'a> {
 
 /// A kind of monitor.
 pub(crate) trait Monitor {
-    /// Its name in the table.
+    /// Name of the monitor in the table.
     fn name(&self) -> &'static str;
-    /// Starts a process and boots a guest in it; returns at once. The folder is the microVM's own.
+    /// Starts a process and boots a guest in it; returns at once. The folder is used by this microVM only.
     fn boot(&self, folder: &Path, guest: Guest<'_>) -> Result<Box<dyn Running>>;
-    /// Starts a process that a snapshot can be restored in.
+    /// Starts a process in which a snapshot can be restored.
     fn start(&self, folder: &Path) -> Result<Box<dyn Waiting>>;
-    /// Whether it can do what [`Disk::overlay`] asks for.
+    /// Whether the monitor supports [`Disk::overlay`].
     fn has_overlays(&self) -> bool;
-    /// How it suspends a guest that was restored from a snapshot.
+    /// How the monitor suspends a guest that was restored from a snapshot.
     fn suspends_by(&self) -> Save;
-    /// Restores a guest, has it answer, and writes what it has touched of its memory to `file`. False where the
-    /// monitor knows no such thing.
+    /// Restores a guest, waits for its response, and writes the set of pages that it has touched to `file`. Returns false if the
+    /// monitor cannot do this.
     fn record_working_set(&self, restore: Restore<'_>, file: &Path) -> Result<bool>;
 }
 
 /// A process without a machine.
 pub(crate) trait Waiting {
-    /// Does what can be done before it is known which snapshot will be restored.
+    /// Does the work that does not depend on the snapshot to restore.
     fn prepare(&mut self, memory_mib: u64) -> Result<()>;
     /// Restores a machine, which runs when this returns.
     fn restore(self: Box<Self>, restore: Restore<'_>) -> Result<Box<dyn Running>>;
 }
 
-/// A microVM that runs.
+/// A running microVM.
 pub(crate) trait Running {
-    /// Process id of its monitor.
+    /// Process id of the monitor.
     fn pid(&self) -> u32;
-    /// Waits for the first word of a guest that was booted.
+    /// Waits for the first message of a guest that was booted.
     fn wait_until_ready(&mut self) -> Result<()>;
-    /// The socket that takes `CONNECT <port>`.
+    /// Path of the socket that accepts `CONNECT <port>`.
     fn vsock(&self) -> PathBuf;
-    /// Stops the guest.
+    /// Pauses the guest.
     fn pause(&mut self) -> Result<()>;
-    /// Writes a stopped guest into `folder`. A diff is returned without what it builds on.
+    /// Writes a paused guest into `folder`. A diff is written without its base.
     fn save(&mut self, how: Save, folder: &Path) -> Result<()>;
 }
 
-/// Checks the guest's first word on `stream`.
+/// Checks the guest's first message on `stream`.
 pub(crate) fn check_word(stream: UnixStream) -> Result<()> {
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).context("reading the guest's first word")?;
@@ -156,15 +156,15 @@ pub(crate) fn ready_socket(vsock: &Path) -> PathBuf {
     name.into()
 }
 
-/// Has the guest behind `vsock` do something.
+/// Sends a command to the guest behind `vsock`, and returns its output.
 pub(crate) fn command(vsock: &Path, command: &str) -> Result<String> {
     let answer = Command::start(vsock, command, PATIENCE).and_then(Command::finish);
     let answer = answer.with_context(|| format!("asking the guest for `{command}`"))?;
     answer.map_err(|reason| anyhow::anyhow!("`{command}` failed in the guest: {reason}"))
 }
 
-/// Greets a restored guest behind `vsock` and returns when the first byte of its answer came. The first stream that
-/// is opened may be one that the guest drops while it learns that its transport was reset; then it is greeted anew.
+/// Greets a restored guest behind `vsock` and returns the time at which the first byte of its response came. The guest may drop the
+/// first stream while it learns that its transport was reset; then it is greeted again.
 pub(crate) fn first_byte(vsock: &Path) -> Result<Instant> {
     let started = Instant::now();
     let mut dropped = 0;

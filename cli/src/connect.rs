@@ -19,11 +19,11 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::error::{Failure, chain};
 use crate::settings::{Endpoint, Settings};
 
-/// How long the other side may take to accept a connection.
+/// Timeout for opening a connection.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How often a silent connection is asked whether it still is one, and how long the answer may take.
+/// Interval of keep-alive pings on an idle connection, and the timeout for their answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// The most that an answer may have: ten thousand lines of logs in a page.
+/// Largest response in bytes: a page of ten thousand log lines.
 const MAX_ANSWER: usize = 256 << 20;
 
 type Authorized = InterceptedService<Channel, Authorization>;
@@ -38,7 +38,7 @@ pub(crate) struct Client {
     pub(crate) status: OnceCell<HostStatus>,
 }
 
-/// Says with each request who asks.
+/// Adds the caller's credentials to each request.
 #[derive(Clone)]
 pub(crate) struct Authorization(Option<MetadataValue<Ascii>>);
 
@@ -87,12 +87,12 @@ impl Client {
         self.host.clone()
     }
 
-    /// Name or address of the daemon's machine, where it is reached over a network.
+    /// Name or address of the daemon's machine, if it is reached over a network.
     pub(crate) fn daemon_host(&self) -> Option<&str> {
         self.endpoint.remote_host()
     }
 
-    /// The answer to a request, in time. `what` completes "cannot …".
+    /// The response to a request, within the timeout. `what` completes "cannot …" in errors.
     pub(crate) async fn call<T>(
         &self,
         what: impl Into<String>,
@@ -103,7 +103,7 @@ impl Client {
         answer.map(Response::into_inner).map_err(|status| self.failure(what, status))
     }
 
-    /// The next message of a stream, whenever it comes.
+    /// The next message of a stream, without a timeout.
     pub(crate) async fn next<T>(&self, what: &str, stream: &mut Streaming<T>) -> Result<Option<T>, Failure> {
         stream.message().await.map_err(|status| self.failure(what, status))
     }

@@ -1,4 +1,4 @@
-//! One line that says what failed, why, and what to do; exit statuses.
+//! Errors in one line: what failed, why, and what to do; exit statuses.
 
 use std::io;
 use std::process::ExitCode;
@@ -6,42 +6,42 @@ use std::process::ExitCode;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-/// What the command did could not be done.
+/// Exit status: the command failed.
 const FAILED: u8 = 1;
-/// The command line makes no sense; clap's own status for it.
+/// Exit status: the command line is invalid; the same as clap's.
 const USAGE: u8 = 2;
-/// No daemon answers.
+/// Exit status: no daemon answers.
 const NO_CONNECTION: u8 = 3;
-/// As shells count it: 128 and SIGINT.
+/// Exit status after Ctrl-C, as in shells: 128 and SIGINT.
 const INTERRUPTED: u8 = 130;
 
-/// Why a command did not succeed. The text is one line.
+/// Why a command failed. The text is one line.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// It was tried and did not succeed.
+    /// The operation was tried and failed.
     #[error("{0}")]
     Failed(String),
-    /// What was asked for makes no sense.
+    /// The command line is invalid.
     #[error("{0}")]
     Usage(String),
-    /// There is no daemon to ask.
+    /// The daemon cannot be reached.
     #[error("{0}")]
     NoConnection(String),
-    /// Somebody pressed Ctrl-C.
+    /// The user pressed Ctrl-C.
     #[error("{0}")]
     Interrupted(String),
-    /// What was run has ended with a status of its own, and has told why itself.
+    /// A command that was run has exited with this status, and has printed the reason itself.
     #[error("it has ended with status {0}")]
     Ended(u8),
-    /// The daemon has refused, or has failed.
+    /// The daemon has refused the request, or has failed.
     #[error("{}", refusal(.what, .status))]
     Refused {
-        /// What it was asked to do, as in "cannot …".
+        /// The operation, as in "cannot …".
         what: String,
-        /// Its answer.
+        /// The daemon's status.
         status: Box<Status>,
     },
-    /// The output cannot be written. That its reader has gone is no failure.
+    /// The output cannot be written. If its reader has closed it, that is no failure.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
 }
@@ -55,7 +55,7 @@ impl Failure {
         Self::Usage(text.into())
     }
 
-    /// The answer to `what`; broken connections are told apart from refusals.
+    /// Makes the failure of `what` from a status; broken connections are distinguished from refusals.
     pub(crate) fn answer(what: impl Into<String>, endpoint: &str, status: Status) -> Self {
         let what = what.into();
         match transport(&status) {
@@ -66,12 +66,12 @@ impl Failure {
         }
     }
 
-    /// Whether the daemon says that the caller may not do this.
+    /// Whether the daemon reports that the caller lacks a permission.
     pub(crate) fn is_denied(&self) -> bool {
         matches!(self, Self::Refused { status, .. } if status.code() == Code::PermissionDenied)
     }
 
-    /// Tells it on stderr; the status to end with.
+    /// Prints the failure to stderr; returns the exit status.
     pub(crate) fn report(&self) -> ExitCode {
         let status = match self {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
@@ -86,19 +86,19 @@ impl Failure {
     }
 }
 
-/// Why the connection broke, if that is what happened.
+/// Why the connection broke; none if the status has another reason.
 fn transport(status: &Status) -> Option<String> {
     let source = std::error::Error::source(status)?;
     source.is::<tonic::transport::Error>().then(|| chain(source))
 }
 
-/// An error with all that it comes from, each text once.
+/// An error with its causes, each text once.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut texts: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(error) = next {
         let text = error.to_string();
-        // Wrappers that only repeat what they wrap, and tonic's own that says nothing.
+        // Skipped are wrappers that only repeat their cause, and tonic's own text, which explains nothing.
         if text != "transport error" && !texts.iter().any(|known| known.contains(&text)) {
             texts.push(text);
         }
@@ -157,7 +157,7 @@ fn remedy(code: Code, resource: &str, retry_seconds: Option<f64>) -> Option<Stri
     Some(text.to_owned())
 }
 
-/// Text without line ends and without what would move the cursor: parts of it come from elsewhere.
+/// Text without newlines and control characters, which could move the cursor: parts of it come from other machines.
 pub(crate) fn one_line(text: &str) -> String {
     text.chars()
         .map(|character| match character {

@@ -1,31 +1,31 @@
-//! Ctrl-C, and the other signals that end a program.
+//! Handling of Ctrl-C, and of other signals that terminate a program.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::Failure;
 
-/// SIGINT, which ends the process no more from when this is made.
+/// Handler of SIGINT, which does not terminate the process any more once this exists.
 ///
-/// What is followed makes it before it shows anything: whoever sees something can end it cleanly.
+/// Commands that follow something create it before they print anything, so that Ctrl-C always ends them cleanly.
 #[derive(Debug)]
 pub(crate) struct Interrupt(Signal);
 
 impl Interrupt {
-    /// Listens from now on.
+    /// Starts to listen.
     pub(crate) fn listen() -> Result<Self, Failure> {
         let signal = signal(SignalKind::interrupt());
         signal.map(Self).map_err(|error| Failure::failed(format!("cannot listen to Ctrl-C: {error}")))
     }
 
-    /// Waits for it.
+    /// Waits for SIGINT.
     pub(crate) async fn wait(&mut self) {
         self.0.recv().await;
     }
 }
 
-/// The signals that end a program, which end this one no more from when this is made.
+/// Handler of the signals that terminate a program; they do not terminate this one any more once this exists.
 ///
-/// For what has to put something in order first: a terminal, a file with a secret.
+/// For commands that have to clean up first: a terminal, a file with a secret.
 #[derive(Debug)]
 pub(crate) struct Ending {
     interrupt: Signal,
@@ -35,7 +35,7 @@ pub(crate) struct Ending {
 }
 
 impl Ending {
-    /// Listens from now on.
+    /// Starts to listen.
     pub(crate) fn listen() -> Result<Self, Failure> {
         let listen = |kind| {
             signal(kind).map_err(|error| Failure::failed(format!("cannot listen to signals: {error}")))
@@ -48,7 +48,7 @@ impl Ending {
         })
     }
 
-    /// Waits for one of them.
+    /// Waits for one of the signals.
     pub(crate) async fn wait(&mut self) -> SignalKind {
         tokio::select! {
             _ = self.interrupt.recv() => SignalKind::interrupt(),
@@ -59,7 +59,7 @@ impl Ending {
     }
 }
 
-/// The exit status of what a signal has ended, as shells count it.
+/// The exit status after termination by a signal, as in shells.
 pub(crate) fn ended_by(signal: i32) -> Failure {
     Failure::Ended(u8::try_from(signal.saturating_add(128)).unwrap_or(u8::MAX))
 }

@@ -1,4 +1,4 @@
-//! Lines that stay, and below them one that changes, where there is a terminal.
+//! Prints permanent lines, and on a terminal a changing line below them.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -7,16 +7,16 @@ use crate::out::colours;
 
 const CLEAR: &str = "\r\x1b[2K";
 
-/// Where it is written.
+/// The stream to write to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum To {
-    /// Where results go.
+    /// Stdout, for results.
     Stdout,
-    /// Beside the results.
+    /// Stderr, for everything else.
     Stderr,
 }
 
-/// Progress as it is told.
+/// Progress on a stream.
 #[derive(Debug)]
 pub(crate) struct Live {
     to: To,
@@ -34,23 +34,23 @@ impl Live {
         Self { to, terminal, colour: terminal && colours(), shown: false }
     }
 
-    /// Whether a line that changes is seen at all.
+    /// Whether a changing line is visible.
     pub(crate) fn is_terminal(&self) -> bool {
         self.terminal
     }
 
-    /// A line that stays.
+    /// Prints a permanent line.
     pub(crate) fn line(&mut self, text: &str) -> Result<(), Failure> {
         let clear = if std::mem::take(&mut self.shown) { CLEAR } else { "" };
         self.write(&format!("{clear}{text}\n"))
     }
 
-    /// A line that stays and is not important.
+    /// Prints a permanent line that is less important.
     pub(crate) fn dim(&mut self, text: &str) -> Result<(), Failure> {
         if self.colour { self.line(&format!("\x1b[2m{text}\x1b[0m")) } else { self.line(text) }
     }
 
-    /// The line that changes; only on a terminal.
+    /// Sets the changing line; only on a terminal.
     pub(crate) fn show(&mut self, text: &str) -> Result<(), Failure> {
         if !self.terminal {
             return Ok(());
@@ -59,12 +59,12 @@ impl Live {
         self.write(&format!("{CLEAR}{text}"))
     }
 
-    /// Takes the line that changes away.
+    /// Removes the changing line.
     pub(crate) fn clear(&mut self) -> Result<(), Failure> {
         if std::mem::take(&mut self.shown) { self.write(CLEAR) } else { Ok(()) }
     }
 
-    /// A mark in a colour, or without.
+    /// A mark for success or failure, coloured if possible.
     pub(crate) fn mark(&self, good: bool) -> &'static str {
         match (self.colour, good) {
             (true, true) => "\x1b[32m✓\x1b[0m",
@@ -81,7 +81,7 @@ impl Live {
                 stdout.write_all(text.as_bytes())?;
                 stdout.flush()?;
             }
-            // A terminal that is gone is no reason to stop.
+            // A terminal that was closed does not stop the command.
             To::Stderr => drop(io::stderr().lock().write_all(text.as_bytes())),
         }
         Ok(())

@@ -1,14 +1,14 @@
 //! `hearth`: the command-line client of hearthd.
 //!
-//! * [`options`] – what every command understands; [`settings`] – with environment and configuration file
+//! * [`options`] – options of every command; [`settings`] – the same with environment and configuration file
 //! * [`connect`] – the connection; [`names`] – short names and prefixes instead of ARNs and whole ids
-//! * [`commands`] – what can be said on the command line: one file per command
+//! * [`commands`] – the commands: one file per command
 //! * [`out`] – tables, fields, JSON; [`live`] – lines that change on a terminal
-//! * [`upload`] – folders and zips become artifacts
-//! * [`endpoint`] – microVMs' endpoints: where, with which token, whom to trust; [`trust`] – the machine's authorities
-//! * [`relay`] – lets browsers reach them; [`shell`] – a shell there
+//! * [`upload`] – makes artifacts of folders and zips, and uploads them
+//! * [`endpoint`] – microVMs' endpoints: address, token, authority; [`trust`] – the machine's authorities
+//! * [`relay`] – lets browsers reach endpoints; [`shell`] – a shell in a microVM
 //! * [`interrupt`] – Ctrl-C and other signals
-//! * [`error`] – one line that says what, why and what to do; exit statuses
+//! * [`error`] – errors in one line: what failed, why, and what to do; exit statuses
 #![forbid(unsafe_code)]
 
 mod commands;
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         Err(error) => return Failure::failed(format!("cannot start: {error}")).report(),
     };
     let done = runtime.block_on(commands::execute(cli));
-    // Reads of a file that nobody waits for any more must not keep the process.
+    // Blocking reads of a file that are not needed any more must not keep the process alive.
     runtime.shutdown_background();
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,15 +7,15 @@ use crate::connect::Client;
 use crate::error::Failure;
 use crate::pages::{self, PAGE};
 
-/// What ids of microVMs begin with; a UUID follows.
+/// Prefix of microVMs' ids; a UUID follows.
 const MICROVM: &str = "microvm-";
 const UUID_LENGTH: usize = 36;
-/// The build role where none is named.
+/// Default build role.
 const BUILD_ROLE: &str = "hearth-build";
-/// How many microVMs an ambiguous beginning is told with.
+/// Number of microVMs that are listed for an ambiguous prefix.
 const CANDIDATES: usize = 3;
 
-/// The last part of an ARN of an image, role or connector; other text as it is.
+/// The last part of an ARN of an image, role or connector; other text unchanged.
 pub(crate) fn short(arn: &str) -> &str {
     if !arn.starts_with("arn:") {
         return arn;
@@ -23,7 +23,7 @@ pub(crate) fn short(arn: &str) -> &str {
     arn.rsplit([':', '/']).next().unwrap_or(arn)
 }
 
-/// `NAME:VERSION` where that can be told apart from an ARN.
+/// Splits `NAME:VERSION`, unless the text is an ARN.
 pub(crate) fn with_version(text: &str) -> (&str, Option<&str>) {
     match text.split_once(':') {
         Some((name, version)) if name != "arn" => (name, Some(version)),
@@ -31,13 +31,13 @@ pub(crate) fn with_version(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Whether it has ended, or is about to.
+/// Whether the microVM has ended, or is about to end.
 pub(crate) fn has_ended(state: i32) -> bool {
     matches!(MicrovmState::try_from(state), Ok(MicrovmState::Terminating | MicrovmState::Terminated))
 }
 
 impl Client {
-    /// What the host is: its region and the caller's account are parts of ARNs.
+    /// The host's status: its region and the caller's account are parts of ARNs.
     pub(crate) async fn host_status(&self) -> Result<&HostStatus, Failure> {
         let ask = || async {
             let mut host = self.host();
@@ -46,7 +46,7 @@ impl Client {
         self.status.get_or_try_init(ask).await
     }
 
-    /// `text` as an ARN that `make` makes of it; as it is where the caller may not ask for region and account.
+    /// `text` if it is an ARN, else the ARN that `make` makes; `text` also if the caller may not read region and account.
     async fn arn(&self, text: &str, make: impl FnOnce(&HostStatus) -> String) -> Result<String, Failure> {
         if text.starts_with("arn:") {
             return Ok(text.to_owned());
@@ -74,12 +74,12 @@ impl Client {
         self.arn(name, |host| format!("arn:aws:iam::{}:role/{name}", host.account)).await
     }
 
-    /// The ARN of the role that builds have unless another is named.
+    /// The ARN of a build's role, by default that of the default build role.
     pub(crate) async fn build_role(&self, name: Option<&str>) -> Result<String, Failure> {
         self.role(name.unwrap_or(BUILD_ROLE)).await
     }
 
-    /// The ARNs of built-in network connectors. `internet` and `none` are what people say for the two of egress.
+    /// The ARNs of built-in network connectors. `internet` and `none` are short names of the two for egress.
     pub(crate) async fn connectors(&self, names: &[String]) -> Result<Vec<String>, Failure> {
         let mut arns = Vec::with_capacity(names.len());
         for name in names {
@@ -116,7 +116,7 @@ impl Client {
         .await
     }
 
-    /// The ids of the microVMs that `beginnings` mean, each once.
+    /// The ids of the microVMs that these prefixes stand for, each once.
     pub(crate) async fn microvm_ids(&self, beginnings: &[String]) -> Result<Vec<String>, Failure> {
         let mut items = None;
         let mut ids: Vec<String> = Vec::with_capacity(beginnings.len());
@@ -136,7 +136,7 @@ impl Client {
         Ok(ids)
     }
 
-    /// The id of the microVM that `beginning` means.
+    /// The id of the microVM that this prefix stands for.
     pub(crate) async fn microvm_id(&self, beginning: &str) -> Result<String, Failure> {
         let ids = self.microvm_ids(&[beginning.to_owned()]).await?;
         Ok(ids.into_iter().next().unwrap_or_else(|| beginning.to_owned()))
@@ -147,7 +147,7 @@ fn is_whole(id: &str) -> bool {
     id.strip_prefix(MICROVM).is_some_and(|uuid| uuid.len() == UUID_LENGTH)
 }
 
-/// The one microVM whose id begins so, with or without `microvm-`. Those that live come before those that have ended.
+/// The only microVM whose id has this prefix, with or without `microvm-`. Living ones take precedence over those that have ended.
 fn find(beginning: &str, items: &[MicrovmItem]) -> Result<String, Failure> {
     if beginning.is_empty() {
         return Err(Failure::usage("an empty id means no microVM; `hearth ps` lists them"));

@@ -1,4 +1,4 @@
-//! What every command understands.
+//! Global options, which every command has.
 
 use std::path::PathBuf;
 

@@ -1,11 +1,11 @@
-//! Lists come in pages.
+//! Reads lists that come in pages.
 
 use crate::error::Failure;
 
-/// The most that a page may have.
+/// Most items of a page.
 pub(crate) const PAGE: i32 = 50;
 
-/// All items of a list, or its first `limit`. `page` asks for the page with a token, and gives it with the next one's.
+/// All items of a list, or its first `limit`. `page` requests the page with a token, and returns it with the next page's token.
 pub(crate) async fn all<T>(
     limit: Option<usize>,
     mut page: impl AsyncFnMut(Option<String>) -> Result<(Vec<T>, Option<String>), Failure>,

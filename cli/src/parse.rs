@@ -1,11 +1,11 @@
-//! Values of options.
+//! Parses values of options.
 
 use std::time::{Duration, SystemTime};
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// `90`, `90s`, `15m`, `2h` or `1d`.
+/// Parses a duration: `90`, `90s`, `15m`, `2h` or `1d`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is no duration: write 90s, 15m, 2h or 1d");
     let (number, unit) = match text.char_indices().next_back() {
@@ -23,13 +23,13 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(wrong)
 }
 
-/// A duration in whole seconds, as requests have it.
+/// Parses a duration in whole seconds, for requests.
 pub(crate) fn seconds(text: &str) -> Result<i32, String> {
     let duration = duration(text)?;
     i32::try_from(duration.as_secs()).map_err(|_| format!("{text:?} is too long"))
 }
 
-/// A moment: RFC 3339, or so long ago.
+/// Parses a time: RFC 3339, or an age.
 pub(crate) fn moment(text: &str) -> Result<SystemTime, String> {
     if let Ok(duration) = duration(text) {
         return SystemTime::now().checked_sub(duration).ok_or_else(|| format!("{text:?} is too long ago"));
@@ -39,16 +39,16 @@ pub(crate) fn moment(text: &str) -> Result<SystemTime, String> {
     })
 }
 
-/// `NAME=VALUE`.
+/// Parses `NAME=VALUE`.
 pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        // Values may be secret, and this may be one.
+        // The text is not repeated in the message, because values may be secret.
         _ => Err("it is not NAME=VALUE".to_owned()),
     }
 }
 
-/// The lines `NAME=VALUE` of a file; empty ones and those that begin with `#` are skipped.
+/// Parses the lines `NAME=VALUE` of a file; empty ones and those that begin with `#` are skipped.
 pub(crate) fn env_file(text: &str) -> Result<Vec<(String, String)>, String> {
     let lines = text.lines().enumerate().filter(|(_, line)| {
         let line = line.trim_start();

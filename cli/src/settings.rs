@@ -1,4 +1,4 @@
-//! Where the daemon is and who asks: options, then the environment, then a profile of the configuration file.
+//! The daemon's address and the caller's credentials: from options, the environment, and a profile of the configuration file.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,14 +12,14 @@ use tonic::transport::Uri;
 use crate::error::Failure;
 use crate::options::Global;
 
-/// Where hearthd listens unless told otherwise.
+/// Default address of hearthd.
 const SOCKET: &str = "unix:/run/hearth/hearthd.sock";
-/// How long an answer may take unless told otherwise, in seconds.
+/// Default timeout of a request, in seconds.
 const TIMEOUT: u64 = 60;
-/// The profile that is used when none is named.
+/// The default profile.
 const PROFILE: &str = "default";
 
-/// What a connection needs.
+/// Settings of a connection.
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) endpoint: Endpoint,
@@ -31,18 +31,18 @@ pub(crate) struct Settings {
     pub(crate) timeout: Duration,
 }
 
-/// Where the daemon listens.
+/// Address of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     /// `unix:PATH`
     Unix(String),
-    /// `http://`, of this machine
+    /// `http://`, on this machine only
     Plain(String),
     /// `https://`
     Tls(String),
 }
 
-/// What nobody else may read.
+/// A string that must not be shown.
 #[derive(Clone, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Secret(pub(crate) String);
@@ -74,7 +74,7 @@ struct Profile {
 }
 
 impl Settings {
-    /// From options (which clap has filled from the environment), access keys of the environment, and the file.
+    /// Reads options (which clap has filled from the environment), access keys in the environment, and the file.
     pub(crate) fn find(global: &Global) -> Result<Self, Failure> {
         let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         let key = (variable("HEARTH_ACCESS_KEY_ID"), variable("HEARTH_SECRET_ACCESS_KEY"));
@@ -95,7 +95,7 @@ impl Settings {
             (None, Some(_)) => return Err(Failure::usage("a key needs its certificate: --cert FILE")),
             (Some(_), None) => return Err(Failure::usage("a certificate needs its key: --key FILE")),
         };
-        // The parts of a key belong together: never an id from here with a secret from there.
+        // Id and secret of a key are always taken from the same source.
         let credentials = match key {
             (Some(id), Some(secret)) => Some((id, Secret(secret))),
             (None, None) => match (profile.access_key_id, profile.secret_access_key) {
@@ -113,7 +113,7 @@ impl Settings {
     }
 }
 
-/// The profile that is meant; an empty one where there is neither a file nor a wish for one.
+/// The requested profile; an empty one if there is no file and none was requested.
 fn profile(global: &Global) -> Result<Profile, Failure> {
     let Some(path) = global.config.clone().or_else(default_path) else {
         return missing(global, "there is no home folder");
@@ -161,7 +161,7 @@ fn default_path() -> Option<PathBuf> {
     Some(folder.join("hearth/config.toml"))
 }
 
-/// A file with a secret must be its owner's alone.
+/// Checks that a file with a secret is accessible only to its owner.
 fn private(path: &Path) -> Result<(), Failure> {
     let metadata = fs::metadata(path);
     let metadata =
@@ -212,7 +212,7 @@ impl Endpoint {
         }
     }
 
-    /// Name or address of the machine, without brackets, unless it is reached without a network.
+    /// Name or address of the machine, without brackets; none if it is reached without a network.
     pub(crate) fn remote_host(&self) -> Option<&str> {
         let Self::Tls(text) = self else { return None };
         let authority = text.strip_prefix("https://")?.split(['/', '?']).next()?;

@@ -11,9 +11,9 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 
 use crate::error::Failure;
 
-/// The file that holds the host's authority.
+/// Name of the file with the host's authority.
 const FILE: &str = "hearth.crt";
-/// Folders of authorities with the programs that take them over: the first of which both exist is the machine's.
+/// Folders of authorities with the programs that apply changes: the first pair of which both exist is used.
 const KNOWN: [Known; 4] = [
     // Fedora, RHEL, Amazon Linux
     Known { folder: "etc/pki/ca-trust/source/anchors", program: "usr/bin/update-ca-trust", remove: &[] },
@@ -29,7 +29,7 @@ const KNOWN: [Known; 4] = [
         program: "usr/sbin/update-ca-certificates",
         remove: &["--fresh"],
     },
-    // Debian, Ubuntu, Alpine: what is gone stays trusted unless all is made anew.
+    // Debian, Ubuntu, Alpine: a removed authority stays trusted unless everything is generated anew.
     Known {
         folder: "usr/local/share/ca-certificates",
         program: "usr/sbin/update-ca-certificates",
@@ -40,50 +40,50 @@ const KNOWN: [Known; 4] = [
 struct Known {
     folder: &'static str,
     program: &'static str,
-    /// Its options when something was removed.
+    /// Options of the program after a removal.
     remove: &'static [&'static str],
 }
 
-/// Where this machine keeps authorities.
+/// This machine's store of authorities.
 pub(crate) struct TrustStore {
     file: PathBuf,
     program: PathBuf,
     remove: &'static [&'static str],
 }
 
-/// What was done.
+/// Result of a change.
 #[derive(Debug)]
 pub(crate) struct Changed {
     /// The authority's file.
     pub(crate) file: PathBuf,
-    /// What took it over; nothing where nothing was to be done.
+    /// The program that applied the change; none if nothing had to be done.
     pub(crate) program: Option<String>,
-    /// Whether it is there now.
+    /// Whether the authority is installed now.
     pub(crate) installed: bool,
 }
 
 /// Why authorities cannot be changed.
 #[derive(Debug, thiserror::Error)]
 enum TrustError {
-    /// Neither Debian nor Fedora nor what is like them.
+    /// The system is neither Debian nor Fedora nor similar to them.
     #[error(
         "this system's store of authorities is not known; put the output of `hearth ca` where its manual says \
          (ca-certificates may have to be installed first)"
     )]
     Unknown,
-    /// It is no single certificate.
+    /// The daemon's answer is not exactly one certificate.
     #[error("the daemon's answer is no certificate: {0}")]
     Certificate(String),
-    /// The store is root's.
+    /// The store belongs to root.
     #[error("cannot change {}: the store of authorities is root's; run the same as root (sudo)", .0.display())]
     Denied(PathBuf),
     /// The file cannot be changed.
     #[error("cannot change {}: {}", .0.display(), .1)]
     File(PathBuf, io::Error),
-    /// What takes it over cannot be run.
+    /// The program that applies changes cannot be run.
     #[error("cannot run {}: {}", .0.display(), .1)]
     Start(PathBuf, io::Error),
-    /// What takes it over has failed.
+    /// The program that applies changes has failed.
     #[error("{} failed ({}): {}", .0.display(), .1.status, String::from_utf8_lossy(&.1.stderr).trim())]
     Program(PathBuf, Output),
 }
@@ -95,7 +95,7 @@ impl From<TrustError> for Failure {
 }
 
 impl TrustStore {
-    /// This machine's.
+    /// This machine's store.
     pub(crate) fn find() -> Result<Self, Failure> {
         Ok(Self::below(Path::new("/"))?)
     }
@@ -108,19 +108,19 @@ impl TrustStore {
         Ok(Self { file, program: root.join(known.program), remove: known.remove })
     }
 
-    /// Trusts an authority; in place of the one that was trusted before, if any.
+    /// Installs an authority, and replaces the one that was installed before, if any.
     pub(crate) fn install(&self, pem: &str) -> Result<Changed, Failure> {
         one_certificate(pem)?;
         self.write(pem).map_err(|error| self.failed(error))?;
         if let Err(error) = self.take_over(&[]) {
-            // Half of it would take effect whenever somebody else changes the store.
+            // If the file stayed, it would take effect as soon as another program changes the store.
             drop(fs::remove_file(&self.file));
             return Err(error.into());
         }
         Ok(self.changed(true))
     }
 
-    /// Trusts it no more.
+    /// Removes the authority.
     pub(crate) fn uninstall(&self) -> Result<Changed, Failure> {
         match fs::remove_file(&self.file) {
             Ok(()) => {}
@@ -138,7 +138,7 @@ impl TrustStore {
         Changed { file: self.file.clone(), program, installed }
     }
 
-    /// Writes the file as a whole, for everybody to read.
+    /// Writes the file in one step, readable for everybody.
     fn write(&self, pem: &str) -> io::Result<()> {
         let folder = self.file.parent().unwrap_or(Path::new("/"));
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
@@ -163,7 +163,7 @@ impl TrustStore {
     }
 }
 
-/// Nothing else may slip into the store of a whole machine.
+/// Checks that this is exactly one certificate: nothing else may get into the machine's store.
 fn one_certificate(pem: &str) -> Result<(), TrustError> {
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     match certificates {
@@ -181,13 +181,13 @@ mod tests {
 
     use super::*;
 
-    /// A program cannot be started while another thread, about to start its own, has the file open, too.
+    /// Serializes the tests: a program cannot be started while another thread that is about to start its own holds the file open.
     fn turn() -> MutexGuard<'static, ()> {
         static TURN: Mutex<()> = Mutex::new(());
         TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// A system whose program notes how it is called, and ends with a status.
+    /// A system whose program records its arguments, and exits with a status.
     fn system(folder: &str, program: &str, status: i32) -> TempDir {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join(folder)).unwrap();

@@ -1,4 +1,4 @@
-//! Folders and zips become artifacts in the host's own bucket; what has a URI stays where it is.
+//! Uploads folders and zips to the host's own bucket; artifacts with a URI stay where they are.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -17,28 +17,28 @@ use crate::error::Failure;
 use crate::live::{Live, To};
 use crate::out::bytes;
 
-/// Bytes of a message.
+/// Bytes per message.
 const CHUNK: usize = 256 << 10;
-/// Messages that wait for the network.
+/// Messages that are queued for the network.
 const AHEAD: usize = 4;
-/// How often the progress is told.
+/// Interval at which the progress is updated.
 const TICK: Duration = Duration::from_millis(100);
-/// Characters of the bar.
+/// Width of the progress bar in characters.
 const BAR: usize = 24;
-/// What a zip begins with.
+/// First bytes of a zip.
 const ZIP: [u8; 2] = *b"PK";
 
-/// What an image is built from.
+/// The artifact of an image.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Artifact {
-    /// Something that the daemon fetches.
+    /// A URI from which the daemon fetches.
     Uri(String),
     Folder(PathBuf),
     Zip(PathBuf),
 }
 
 impl Artifact {
-    /// What `text` means: a URI, a folder, a zip, or the name of a container image.
+    /// Interprets `text`: a URI, a folder, a zip, or the name of a container image.
     pub(crate) fn find(text: &str) -> Result<Self, Failure> {
         if text.contains("://") {
             return Ok(Self::Uri(text.to_owned()));
@@ -59,7 +59,7 @@ impl Artifact {
                 }
             }
             Ok(_) => Err(no_zip(text)),
-            // As docker tells registries from folders: a host name comes first.
+            // Like docker, the presence of a host name distinguishes registries from folders.
             Err(_) if text.split_once('/').is_some_and(|(host, _)| is_registry(host)) => {
                 Ok(Self::Uri(text.to_owned()))
             }
@@ -69,7 +69,7 @@ impl Artifact {
         }
     }
 
-    /// The URI to build from, after an upload where that is needed.
+    /// The URI to build from, after an upload if necessary.
     pub(crate) async fn uri(self, client: &Client, name: &str, quiet: bool) -> Result<String, Failure> {
         let zip = match self {
             Self::Uri(uri) => return Ok(uri),
@@ -90,7 +90,7 @@ impl Artifact {
     }
 }
 
-/// Sends a zip. `name` is for people.
+/// Uploads a zip. `name` is for people.
 async fn put(client: &Client, zip: File, name: &str, quiet: bool) -> Result<PutArtifactResponse, Failure> {
     let total =
         zip.metadata().map_err(|error| Failure::failed(format!("cannot read the zip: {error}")))?.len();
@@ -113,14 +113,14 @@ async fn put(client: &Client, zip: File, name: &str, quiet: bool) -> Result<PutA
     };
     live.clear()?;
     let answer = answer.map_err(|status| client.failure("upload the artifact", status));
-    // A file that cannot be read ends the stream early: the daemon may take what it has for all there is.
+    // If the file cannot be read, the stream ends early, and the daemon may accept the part as complete.
     match reader.await {
         Ok(Err(error)) => Err(Failure::failed(format!("cannot read the zip: {error}"))),
         _ => answer.map(tonic::Response::into_inner),
     }
 }
 
-/// Sends the name and all bytes; ends early when nobody takes them any more.
+/// Sends the name and all bytes; stops when the receiver is gone.
 async fn send(
     mut zip: tokio::fs::File,
     name: String,

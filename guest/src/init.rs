@@ -1,4 +1,4 @@
-//! From the kernel's hands: mounts, modules, loopback. All of it before there is a second thread.
+//! Initialises the machine after the kernel's boot: mounts, modules, loopback. All of it happens before a second thread exists.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -10,22 +10,23 @@ use libc::{MS_NODEV, MS_NOEXEC, MS_NOSUID};
 use crate::container::prepare;
 use crate::system::{cgroup, check_long, mounts, netlink};
 
-/// Paths of kernel modules, one a line, in the order of loading. Only with a kernel that has drivers as modules.
+/// File with the paths of kernel modules, one per line, in the order of loading. It exists only with a kernel that has drivers as
+/// modules.
 const MODULES: &str = "/modules.list";
 
 /// `MODULE_INIT_COMPRESSED_FILE` (linux/module.h): the kernel decompresses the module.
 const COMPRESSED: libc::c_int = 4;
 
-/// What the agent says on the console when it listens.
+/// Line that the agent writes to the console when it listens.
 pub const READY_LINE: &str = "hearth-guest: ready";
 
-/// Descriptors that the agent may have open: several for each connection.
+/// Limit of the agent's open descriptors: several for each connection.
 const DESCRIPTORS: libc::rlim_t = 1 << 16;
 
-/// Makes a machine of what the kernel hands over.
+/// Initialises the machine that the kernel has booted.
 ///
 /// # Errors
-/// What the agent cannot be without. What only some apps need is missed by them.
+/// A step failed that the agent cannot do without. Failures that affect only some apps are logged to the console.
 pub fn set_up() -> io::Result<()> {
     return_freed_memory();
     let root = movable_root();
@@ -39,7 +40,7 @@ pub fn set_up() -> io::Result<()> {
         fs::create_dir_all(folder)?;
         mounts::mount(kind, folder, kind, flags, options)?;
     }
-    // Without it there can be no container; whoever wants one is told why.
+    // Without cgroup2, there can be no container; Configure reports the reason to the host.
     if let Err(error) = mounts::mount("cgroup2", cgroup::FOLDER, "cgroup2", hardened, "") {
         console(&format!("hearth-guest: cgroup2: {error}"));
     }
@@ -51,7 +52,7 @@ pub fn set_up() -> io::Result<()> {
         console(&format!("hearth-guest: {error}"));
     }
     raise_limit_of_files()?;
-    // Without IPv4 there is no loopback; then there are no hooks, but there may be an app.
+    // Without IPv4, there is no loopback device. Hooks cannot be called then, but an app can run.
     let up = netlink::device("lo").and_then(|lo| netlink::Routes::open()?.bring_up(lo, 0));
     if let Err(error) = up {
         console(&format!("hearth-guest: loopback: {error}"));
@@ -66,8 +67,8 @@ pub fn console(line: &str) {
     }
 }
 
-/// Lays the initial file system over itself: the mount that the kernel makes for it can be no process's way out by
-/// `pivot_root` (pivot_root(2), "the current root … rootfs").
+/// Mounts the initial file system over itself: the root mount that the kernel makes for it cannot be left by `pivot_root`
+/// (pivot_root(2), "the current root … rootfs").
 fn movable_root() -> io::Result<()> {
     let folder = Path::new("/root");
     fs::create_dir_all(folder)?;
@@ -78,8 +79,8 @@ fn movable_root() -> io::Result<()> {
     std::env::set_current_dir("/")
 }
 
-/// Has large blocks of memory go back to the kernel whenever they are freed, and threads share one heap: the agent's memory is
-/// in every snapshot.
+/// Has malloc return large blocks of memory to the kernel whenever they are freed, and use one heap for all threads: the agent's
+/// memory is in every snapshot.
 fn return_freed_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes no pointer, and no other thread runs yet.

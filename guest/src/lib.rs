@@ -1,8 +1,8 @@
-//! The guest OS of a microVM: what its PID 1, the binary `hearth-guest`, is made of.
+//! The guest OS of a microVM: the library of its PID 1, the binary `hearth-guest`.
 //!
-//! [`init`] makes a usable machine of what the kernel hands over, [`agent`] serves the host over vsock
-//! (`proto/hearth/guest/v1/agent.proto`), [`container`] is what runs in processes of its own: second copies of the binary,
-//! which are single-threaded, enter the app's namespaces and become the program that they were asked for.
+//! [`init`] initialises the machine that the kernel has booted, [`agent`] serves the host over vsock
+//! (`proto/hearth/guest/v1/agent.proto`), and [`container`] runs in separate processes: second copies of the binary,
+//! which are single-threaded, enter the app's namespaces and execute the requested program.
 
 pub mod agent;
 pub mod container;

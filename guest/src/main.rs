@@ -1,4 +1,4 @@
-//! PID 1 of a microVM, and the processes that it makes of itself.
+//! PID 1 of a microVM, and the container processes that it starts from its own binary.
 
 use std::convert::Infallible;
 use std::io;
@@ -11,7 +11,7 @@ use hearth_guest::{container, init};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
-    // The first process of the container is PID 1, too, of another namespace.
+    // The name comes first: the container's first process has process id 1 as well, in another namespace.
     if arguments.next().is_some_and(|name| name == container::NAME) {
         return container::main(arguments).into();
     }
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         Ok(never) => match never {},
         Err(error) => init::console(&format!("hearth-guest: {error}")),
     }
-    // The kernel panics when its first process ends.
+    // The kernel panics when its first process exits.
     ExitCode::FAILURE
 }
 

@@ -1,27 +1,27 @@
-//! Why something that the host asked for did not happen: the protocol's `Failure` as an error.
+//! The reason why a request of the host failed: the protocol's `Failure` as an error.
 
 use std::fmt::Display;
 use std::io;
 
 use hearth_proto::guest::v1::{Failure, FailureCode};
 
-/// A request that is not fulfilled. Its message says what, why, and what to do.
+/// A request that failed. The message says what failed, why, and what to do.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
-    /// What kind of failure it is.
+    /// Kind of the failure.
     pub code: FailureCode,
-    /// For people.
+    /// Message for people.
     pub message: String,
 }
 
 impl Refusal {
-    /// The request makes no sense, or not at this time.
+    /// The request is invalid, in itself or in the present state.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self { code: FailureCode::Invalid, message: message.into() }
     }
 
-    /// Something that was named does not exist.
+    /// Something that the request names does not exist.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self { code: FailureCode::NotFound, message: message.into() }
     }
@@ -44,9 +44,9 @@ impl From<Failure> for Refusal {
     }
 }
 
-/// Says what was being done when the kernel refused it.
+/// Adds the operation that failed to an error.
 pub trait Context<T> {
-    /// Makes a [`Refusal`] of the error; `what` is what was being done.
+    /// Makes a [`Refusal`] of the error; `what` is the operation that failed.
     ///
     /// # Errors
     /// The error, with `what` before it.

@@ -1,16 +1,16 @@
-//! What the HTTP clients of this process share: one TLS, and errors that say all they know.
+//! Shared by the HTTP clients of this process: one TLS provider, and complete error messages.
 
 use std::error::Error;
 
-/// Makes ring the process's cryptography for TLS, which every HTTP client asks for as it is made. Does nothing after the
-/// first call, and leaves alone what a program has chosen for itself.
+/// Makes ring the process's cryptography provider for TLS, which every HTTP client needs when it is made. Does nothing after the
+/// first call, and keeps a provider that the program has chosen itself.
 pub fn install_tls() {
-    // An error says that there is one already.
+    // An error means that there is a provider already.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// An error with its causes, which HTTP clients keep to themselves: `error sending request` says little. Causes that an
-/// error tells of itself are not told twice.
+/// An error with its causes, which HTTP clients leave out of their messages: `error sending request` alone does not explain much.
+/// Causes whose text is already part of an error's own message are not repeated.
 #[must_use]
 pub fn in_full(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -25,7 +25,7 @@ pub fn in_full(error: &dyn Error) -> String {
     text
 }
 
-/// [`in_full`] for a client that could not be made, and what to do about it where that is known.
+/// [`in_full`] for a client that could not be made, with advice where the cause is known.
 #[must_use]
 pub fn client_not_made(error: &dyn Error) -> String {
     let text = in_full(error);

@@ -1,11 +1,11 @@
-//! What makes a microVM out of a monitor process: used by the image builder and by the daemon.
+//! Runs microVMs on top of a monitor process: used by the image builder and by the daemon.
 //!
 //! * [`agent`] – the client of the agent inside the guest
 //! * [`dns`] – answers the guest's name queries by asking the host's resolvers
-//! * [`http`] – what the HTTP clients of this process share
+//! * [`http`] – shared by the HTTP clients of this process
 //! * [`microvm`] – a monitor process with disks, network and agent, booted or restored
-//! * [`network`] – a network namespace with a tap per microVM, and what may pass it
-//! * [`roles`] – which credentials a role ARN stands for
+//! * [`network`] – a network namespace with a tap per microVM, and its packet filter
+//! * [`roles`] – the credentials of a role ARN
 //! * [`shape`] – memory, CPUs and disk of a memory class
 
 pub mod agent;

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-/// What a user asks for as `minimumMemoryInMiB`: one of five sizes.
+/// A user's `minimumMemoryInMiB`: one of five sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 pub struct MemoryClass(u32);
 
-/// The size is none of the five.
+/// Error: the size is none of the five.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0} MiB is not a memory size; supported are: {sizes:?}", sizes = MemoryClass::SIZES)]
 pub struct NotAMemoryClass(pub u32);
@@ -18,10 +18,10 @@ impl MemoryClass {
     /// All sizes, in MiB.
     pub const SIZES: [u32; 5] = [512, 1024, 2048, 4096, 8192];
 
-    /// The size that stands for none given, in MiB.
+    /// The default size, in MiB.
     pub const DEFAULT: Self = Self(2048);
 
-    /// Its size in MiB.
+    /// The size in MiB.
     #[must_use]
     pub fn mib(self) -> u32 {
         self.0
@@ -37,7 +37,7 @@ impl MemoryClass {
         }
     }
 
-    /// What the guest has when memory may burst to `burst` times the class: its memory, and the CPUs of the peak.
+    /// The shape of a guest whose memory may burst to `burst` times the class: the memory and the CPUs of the peak.
     #[must_use]
     pub fn shape(self, burst: Burst) -> Shape {
         Shape { memory_mib: u64::from(self.0) * u64::from(burst.0), vcpus: (self.0 / 512).max(1) }
@@ -64,20 +64,20 @@ impl fmt::Display for MemoryClass {
     }
 }
 
-/// How many times its memory class a guest gets at its peak: 1 to 4. AWS has 4.
+/// Factor of a guest's peak memory to its memory class: 1 to 4. AWS has 4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 pub struct Burst(u32);
 
-/// The factor is out of range.
+/// Error: the factor is out of range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a burst factor of {0} is out of range: give 1 to 4")]
 pub struct NotABurst(pub u32);
 
 impl Burst {
-    /// What AWS gives, and Hearth on real metal.
+    /// AWS's factor, which Hearth uses on real metal.
     pub const AWS: Self = Self(4);
-    /// No burst: what fits on an emulated host.
+    /// No burst: fits on an emulated host.
     pub const NONE: Self = Self(1);
 }
 
@@ -95,7 +95,7 @@ impl From<Burst> for u32 {
     }
 }
 
-/// What a guest is made of.
+/// Memory and vCPUs of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Shape {
     /// Memory in MiB.

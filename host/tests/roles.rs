@@ -1,5 +1,5 @@
-//! Roles that stand for keys, for nothing, and for what an STS gives. The STS is on the loopback, and signatures of requests
-//! to it are checked by another implementation of SigV4 than the one that makes them (the crate `s3s`).
+//! Roles that stand for keys, for nothing, and for credentials of an STS. The STS is on the loopback interface, and verifies the
+//! requests' signatures with another implementation of SigV4 than the one that makes them (the crate `s3s`).
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 use std::collections::HashMap;
@@ -24,17 +24,17 @@ const ACCOUNT: &str = "123456789012";
 const OTHER: &str = "999999999999";
 const ROLE: &str = "arn:aws:iam::123456789012:role/builder";
 
-/// A role, asked for by the account that it is of.
+/// A role, used by the account in its ARN.
 fn own(role_arn: &str) -> RoleUse {
     RoleUse::new(ACCOUNT, role_arn)
 }
 
-/// What the STS does next, and what it was asked.
+/// The STS's next behaviour, and the requests that it received.
 #[derive(Default)]
 struct Script {
-    /// How long the credentials that it gives are valid; `None`: it refuses.
+    /// Validity of the credentials that it issues; `None`: it refuses.
     validity: Option<Duration>,
-    /// Answered as it is, instead.
+    /// Status and body to answer with instead.
     verbatim: Option<(u16, String)>,
     asked: Vec<HashMap<String, String>>,
 }
@@ -48,7 +48,7 @@ impl S3Route for Sts {
         method == Method::POST && uri.path() == "/"
     }
 
-    // Whoever comes here has signed with the right key: that is the server's default.
+    // Requests that get here are signed with the right key: the server checks that by default.
     async fn call(&self, mut request: S3Request<Body>) -> S3Result<S3Response<Body>> {
         let body = request.input.store_all_limited(10_000).await.unwrap();
         let mut script = self.0.lock().unwrap();
@@ -90,7 +90,7 @@ const REFUSED: &str = r#"<ErrorResponse xmlns="https://sts.amazonaws.com/doc/201
 <Code>AccessDenied</Code><Message>User is not authorized to perform: sts:AssumeRole</Message></Error>
 <RequestId>r</RequestId></ErrorResponse>"#;
 
-/// An STS that knows one caller, on the loopback.
+/// An STS that knows one caller, on the loopback interface.
 async fn sts(script: Script) -> (String, Sts) {
     let sts = Sts(Arc::new(Mutex::new(script)));
     let root = tempfile::tempdir().unwrap();
@@ -261,7 +261,7 @@ async fn keys_are_handed_out_and_roles_without_a_rule_stand_for_nothing() {
     assert_eq!(provider.credentials(&own("arn:aws:iam::123456789012:role/other")).await.unwrap(), None);
 }
 
-/// What an account gets of a role: the id of its keys, `none` of a role that stands for nothing, or the refusal's words.
+/// The credentials of an account's use of a role: the id of the keys, `none` for a role without credentials, or the refusal's message.
 async fn found(provider: &RoleProvider, account: &str, role_arn: &str) -> Result<String, String> {
     match provider.credentials(&RoleUse::new(account, role_arn)).await {
         Ok(credentials) => Ok(credentials.map_or("none".to_owned(), |found| found.access_key_id)),
@@ -284,7 +284,7 @@ async fn a_role_is_for_its_own_account_whatever_it_stands_for() {
         let provider = RoleProvider::new(config).unwrap();
         for name in ["keys", "none", "assumed", "without-a-rule"] {
             found(&provider, ACCOUNT, &roles(name)).await.unwrap();
-            // Also when the answer is remembered.
+            // The refusal is the same when the credentials are cached.
             for _ in 0..2 {
                 let refusal = found(&provider, OTHER, &roles(name)).await.unwrap_err();
                 assert!(refusal.contains(OTHER) && refusal.contains(&roles(name)), "{refusal}");

@@ -1,4 +1,4 @@
-//! Why a build failed, in the words that a client sees as the build's `stateReason`.
+//! Why a build failed, in the sentences that a client sees as the build's `stateReason`.
 //!
 //! Sentences that AWS is known to use are used word for word, since clients match on them. Of the documented codes only
 //! `CONTAINER_BUILD_FAILED` has a known sentence; the others' reasons begin with the code itself.
@@ -17,7 +17,7 @@ pub enum FailureCode {
     S3NoSuchBucket,
     /// The object is archived, or changed while it was read.
     S3InvalidObject,
-    /// The bucket lies in another region.
+    /// The bucket is in another region.
     S3CrossRegionAccessDenied,
     /// The archive has no regular file `Dockerfile` at its root.
     ArchiveDockerfileNotFound,
@@ -27,12 +27,12 @@ pub enum FailureCode {
     ContainerBuildFailed,
     /// The disk is full: the builder's or the host's.
     DiskStorageFull,
-    /// What the user can do nothing about.
+    /// A failure that the user cannot mend.
     InternalPlatformError,
 }
 
 impl FailureCode {
-    /// All of them.
+    /// All codes.
     pub const ALL: [Self; 10] = [
         Self::S3AccessDenied,
         Self::S3NoSuchKey,
@@ -63,7 +63,7 @@ impl FailureCode {
         }
     }
 
-    /// The sentence for a `stateReason` when nothing more is known than the code.
+    /// The sentence for a `stateReason` with the code only.
     #[must_use]
     pub fn sentence(self) -> &'static str {
         match self {
@@ -103,31 +103,31 @@ impl fmt::Display for ImageHook {
     }
 }
 
-/// How an image hook ended a build.
+/// How an image hook failed a build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HookFailure {
-    /// It never answered 200 within its timeout (to the second).
+    /// The app never answered 200 within the timeout (in whole seconds).
     TimedOut(Duration),
-    /// It answered this status: none of 2xx, and not 503, after which it is asked again.
+    /// The app answered this status: neither 2xx, nor 503, after which the call is repeated.
     Status(u16),
-    /// Nothing accepts connections at the hooks' port.
+    /// Nothing listens on the hooks' port.
     Refused,
-    /// The connection broke, or what came over it was no HTTP.
+    /// The connection broke, or the response was no HTTP.
     Transport,
 }
 
 /// Why a build failed. Its `Display` is the `stateReason`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum StateReason {
-    /// One of the documented codes.
+    /// A documented code.
     Code(FailureCode),
-    /// One of the documented codes, and what exactly: `CODE: detail`. The detail names no host path and no secret.
+    /// A documented code and a detail: `CODE: detail`. The detail contains no host path and no secret.
     Detailed(FailureCode, String),
     /// An image hook failed.
     Hook(ImageHook, HookFailure),
     /// The guest ended while its snapshot was being taken.
     TerminatedDuringSnapshot,
-    /// The app ended by itself, with this exit status.
+    /// The app exited by itself, with this exit status.
     AppExited(u32),
 }
 

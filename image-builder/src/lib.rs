@@ -1,9 +1,9 @@
 //! The image builder: from a code artifact to a memory and disk snapshot.
 //!
-//! * [`artifact`] – fetching and checking what an image is built from
+//! * [`artifact`] – fetching and checking artifacts
 //! * [`build`] – the pipeline
-//! * [`failure`] – why a build failed, in the words of its `stateReason`
-//! * [`image`] – the folder that comes out of it
+//! * [`failure`] – why a build failed, in the sentences of its `stateReason`
+//! * [`image`] – the folder of an image
 
 pub mod artifact;
 pub mod build;

@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// An error with its causes, those left out that it tells itself.
+/// An error with its causes, except those that are part of its own message.
 fn in_full(error: &anyhow::Error) -> String {
     error.chain().skip(1).map(ToString::to_string).fold(error.to_string(), |text, cause| {
         if text.contains(&cause) { text } else { format!("{text}: {cause}") }

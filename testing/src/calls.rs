@@ -1,8 +1,8 @@
-//! Calls with extreme values, for every method that the daemon has, made from its descriptors: whoever adds a method or a member has it called
-//! with them. They are always the same.
+//! Calls with extreme values of every method of the daemon, generated from its descriptors, so that methods and fields that are added
+//! later are covered as well. The calls are the same in every run.
 //!
-//! A call begins with a request that could be meant ([`base`]), of which one member after the other takes each value that its type
-//! has at its ends; then some in which all members do. What is wrong with one member would hide the others otherwise.
+//! A call starts from a plausible request ([`base`]), in which one field after the other takes each of the extreme values of its type;
+//! the last calls of a method have extreme values in all fields. A mistake in one field would otherwise hide those in others.
 
 use prost::Message as _;
 use prost_reflect::{
@@ -14,26 +14,26 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-/// Calls of each method in which all members are extreme.
+/// Calls per method in which all fields are extreme.
 const WILD: usize = 8;
-/// How deep structures in structures are looked into.
+/// Depth to which nested messages are filled.
 const DEPTH: usize = 6;
 
 /// A call.
 #[derive(Debug)]
 pub struct Case {
-    /// Which member has which value.
+    /// Description of the extreme field and its value.
     pub what: String,
     messages: Vec<Vec<u8>>,
     path: String,
-    /// Its answer has no end by itself.
+    /// Whether the stream of responses is unbounded.
     endless: bool,
 }
 
-/// Values of members by their JSON names: what there is on a host.
+/// Values of fields by their JSON names: names of things that exist on a host.
 pub type Known<'a> = &'a [(&'a str, &'a str)];
 
-/// All methods: of the API, health and reflection. Those that take away what others are about come last.
+/// All methods: of the API, health and reflection. Methods that remove what other calls need come last.
 pub fn methods() -> Vec<MethodDescriptor> {
     let mut pool = DescriptorPool::decode(hearth_proto::FILE_DESCRIPTOR_SET).unwrap();
     for set in [tonic_health::pb::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET] {
@@ -45,7 +45,7 @@ pub fn methods() -> Vec<MethodDescriptor> {
     methods
 }
 
-/// The calls of a method, the first of which could be meant.
+/// The calls of a method, the first of which is plausible.
 pub fn cases(method: &MethodDescriptor, known: Known<'_>) -> Vec<Case> {
     let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
     let endless = method.is_server_streaming() && !method.is_client_streaming();
@@ -66,7 +66,7 @@ pub fn cases(method: &MethodDescriptor, known: Known<'_>) -> Vec<Case> {
         let mut message = DynamicMessage::new(method.input());
         for field in method.input().fields() {
             let values = extremes(&field, known, DEPTH);
-            // Sometimes none of them.
+            // Two more than there are values, so that the field sometimes stays as it is.
             let index = random.below(u64::try_from(values.len()).unwrap() + 2);
             if let Some((_, value)) = values.into_iter().nth(index) {
                 message.set_field(&field, value);
@@ -77,7 +77,7 @@ pub fn cases(method: &MethodDescriptor, known: Known<'_>) -> Vec<Case> {
     if method.is_client_streaming() {
         cases.push(Case { what: format!("{path}: nothing"), messages: vec![], path: path.clone(), endless });
     }
-    // No messages at all.
+    // Bytes that are no messages at all.
     for bytes in [
         &[0xff; 16][..],
         &[0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f],
@@ -91,7 +91,7 @@ pub fn cases(method: &MethodDescriptor, known: Known<'_>) -> Vec<Case> {
     cases
 }
 
-/// Splitmix64: what is random is the same each time.
+/// Splitmix64: the pseudo-random numbers are the same in every run.
 struct Random(u64);
 
 impl Random {
@@ -102,11 +102,11 @@ impl Random {
     }
 }
 
-/// A message as it could be meant: with what is known, and of each union its first member.
+/// A plausible message: with known values, and the first member of each oneof.
 fn base(message: &MessageDescriptor, known: Known<'_>, depth: usize) -> DynamicMessage {
     let mut built = DynamicMessage::new(message.clone());
     for field in message.fields() {
-        // Optional members are unions of one in proto3.
+        // Optional fields are oneofs with one member in proto3.
         let first = field.containing_oneof().is_none_or(|oneof| oneof.fields().next() == Some(field.clone()));
         if let Some(value) = meant(&field, known, depth).filter(|_| first) {
             built.set_field(&field, value);
@@ -136,7 +136,7 @@ fn meant(field: &FieldDescriptor, known: Known<'_>, depth: usize) -> Option<Valu
     Some(if field.is_list() { Value::List(vec![one]) } else { one })
 }
 
-/// A message with one member after the other at each of its ends.
+/// Variants of a message, each with one field at an extreme value.
 fn variants(message: &DynamicMessage, known: Known<'_>, depth: usize) -> Vec<(String, DynamicMessage)> {
     let mut found = Vec::new();
     for field in message.descriptor().fields() {
@@ -152,7 +152,7 @@ fn variants(message: &DynamicMessage, known: Known<'_>, depth: usize) -> Vec<(St
     found
 }
 
-/// The ends of a member.
+/// The extreme values of a field.
 fn extremes(field: &FieldDescriptor, known: Known<'_>, depth: usize) -> Vec<(String, Value)> {
     if field.is_map() {
         return maps(field);
@@ -229,7 +229,7 @@ fn is_time(message: &MessageDescriptor) -> bool {
     ["google.protobuf.Timestamp", "google.protobuf.Duration"].contains(&message.full_name())
 }
 
-/// Seconds at their ends with nanoseconds at theirs.
+/// Extreme seconds with extreme nanoseconds.
 fn times(message: &MessageDescriptor) -> Vec<(String, Value)> {
     const SECONDS: [i64; 12] = [
         i64::MAX,
@@ -280,10 +280,10 @@ fn texts() -> Vec<(String, String)> {
     long.into_iter().chain(short.map(|text| (format!("{text:?}"), text.to_owned()))).collect()
 }
 
-/// Makes a call. What is answered is read to its end, where it has one.
+/// Makes a call, and reads its responses to their end, if there is one.
 ///
 /// # Errors
-/// What the daemon answers.
+/// The daemon's error.
 pub async fn call(channel: &Channel, case: &Case) -> Result<(), Status> {
     let mut client = tonic::client::Grpc::new(channel.clone());
     client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
@@ -294,7 +294,7 @@ pub async fn call(channel: &Channel, case: &Case) -> Result<(), Status> {
     Ok(())
 }
 
-/// Messages as bytes, whatever they are: for clients that have no types for them.
+/// Codec that passes messages as bytes: for calls without generated types.
 #[derive(Clone, Copy, Debug)]
 pub struct Raw;
 

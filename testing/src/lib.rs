@@ -1,7 +1,7 @@
-//! What tests of all packages share.
+//! Shared by the tests of all packages.
 //!
-//! * [`skip`] – a test cannot run where it is
-//! * [`search`] – texts in snapshots
+//! * [`skip`] – skips a test that cannot run on this machine
+//! * [`search`] – searches for texts in snapshots
 //! * `calls` – calls with extreme values of every method that the daemon has (feature `calls`: only its own tests need gRPC)
 
 #![forbid(unsafe_code)]
@@ -18,15 +18,15 @@ use std::io::Write as _;
 use std::path::Path;
 use std::thread;
 
-/// Set where tests have everything that they need: none may be skipped.
+/// Environment variable that is set where tests have everything that they need: none may be skipped there.
 const COMPLETE: &str = "HEARTH_METAL";
-/// A file that takes a line for each test that was skipped: its program, a tab, its name.
+/// Environment variable with the path of a file that gets a line for each skipped test: its program, a tab, its name.
 const NOTES: &str = "HEARTH_SKIPPED";
 
-/// Notes that the test of this thread cannot run here, and why. `cargo xtask test` runs it on the metal instead, or fails.
+/// Records that the test of this thread cannot run here, and why. `cargo xtask test` runs it on the metal instead, or fails.
 ///
 /// # Panics
-/// On the metal, where no test may be skipped; and where the note cannot be written.
+/// On the metal, where no test may be skipped; and if the record cannot be written.
 pub fn skip(why: &str) {
     if env::var_os(COMPLETE).is_some() {
         panic!("no test may be skipped here, but {why}");
@@ -34,11 +34,11 @@ pub fn skip(why: &str) {
     eprintln!("skipped: {why}");
     let Some(notes) = env::var_os(NOTES) else { return };
     let program = env::args_os().next().unwrap_or_default();
-    // With one thread, tests run on the main thread; nextest says which one it is.
+    // With one test thread, tests run on the main thread, which has no test's name; nextest passes it in a variable.
     let test = thread::current().name().filter(|name| *name != "main").map(str::to_owned);
     let test = test.or_else(|| env::var("NEXTEST_TEST_NAME").ok());
     let test = test.or_else(|| env::args().skip(1).find(|word| word.contains("::"))).unwrap_or_default();
-    // One write each: others append at the same time.
+    // Each line is one write, because other processes append at the same time.
     let line = format!("{}\t{test}\n", program_name(Path::new(&program)));
     let written = OpenOptions::new()
         .append(true)
@@ -50,7 +50,7 @@ pub fn skip(why: &str) {
     }
 }
 
-/// The name of a test program's cargo target: its file's without the hash that cargo adds.
+/// The name of a test program's cargo target: the file's name without the hash that cargo adds.
 fn program_name(program: &Path) -> String {
     let name = program.file_stem().and_then(OsStr::to_str).unwrap_or_default();
     name.rsplit_once('-').map_or(name, |(target, _)| target).to_owned()

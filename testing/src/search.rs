@@ -1,4 +1,4 @@
-//! Looks for texts in snapshots.
+//! Searches for texts in snapshots.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -6,13 +6,13 @@ use std::path::Path;
 
 /// Bytes that are read at a time.
 const STEP: usize = 4 << 20;
-/// Bytes before and after what was found that are shown.
+/// Bytes of context before and after a match that are shown.
 const AROUND: usize = 96;
 
-/// Where a text is in a file – as bytes, in UTF-16 or as hexadecimal digits –, and what is around it, for people.
+/// Searches a file for a text – as bytes, in UTF-16 or as hexadecimal digits – and describes the position with its context, for people.
 ///
 /// # Panics
-/// Where the file cannot be read.
+/// If the file cannot be read.
 #[must_use]
 pub fn find(file: &Path, text: &str) -> Option<String> {
     let needles: [Vec<u8>; 3] = [
@@ -23,7 +23,7 @@ pub fn find(file: &Path, text: &str) -> Option<String> {
     let longest = needles.iter().map(Vec::len).max().unwrap();
     let (mut file, mut window, mut start) = (File::open(file).unwrap(), Vec::new(), 0);
     loop {
-        // What is split between two steps is found, too, and shown with what is before it.
+        // The end of the previous step is kept, so that a match across two steps is found, and shown with its context.
         let gone = window.len().saturating_sub(longest + AROUND);
         window.drain(..gone);
         start += gone;

@@ -1,7 +1,7 @@
 //! `cargo xtask base`: a catalogue with one base image of this checkout, for the metal.
 //!
-//! It is made on this machine by the checkout's own code, as `hearth-image-builder base` does it. What comes from Debian's packages takes
-//! minutes and is kept in the cache (`base-parts/`), so that a changed guest or kernel costs seconds.
+//! The catalogue is made on this machine by the checkout's own code, like `hearth-image-builder base`. The parts that are made from
+//! Debian's packages take minutes and are kept in the cache (`base-parts/`), so that a changed guest or kernel takes only seconds.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,13 +24,13 @@ use crate::private_apt;
 use crate::progress;
 use crate::toolchain::Cross;
 
-/// The guest OS's program.
+/// Name and target of the guest OS's program.
 const GUEST: (&str, Executable) = ("hearth-guest", Executable::Binary("hearth-guest"));
-/// Where the cache has what base images have of Debian's packages.
+/// Folder in the cache with the parts of base images that are made from Debian's packages.
 const PARTS: &str = "base-parts";
-/// What every base image has of them.
+/// The parts of every base image.
 const PARTS_OF_ALL: [Kind; 2] = [Kind::Containers, Kind::Builder];
-/// Changes when the code below makes another catalogue from the same parts.
+/// Must change when the code below makes a different catalogue from the same parts.
 const RECIPE: &[u8] = b"1";
 
 /// Makes the base images that the metal's tests use (2 to 3 minutes on 2 cores, once).
@@ -45,7 +45,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Makes the catalogue and says where it is.
+    /// Makes the catalogue and prints its path.
     pub(crate) fn run(&self, cache: &Cache) -> Result<u8> {
         let cross = Cross::prepare(cache)?;
         let catalogue = prepare(cache, &cross)?;
@@ -61,12 +61,12 @@ impl Options {
     }
 }
 
-/// Installs what making base images needs.
+/// Installs the packages that are needed to make base images.
 pub(crate) fn set_up(cache: &Cache) -> Result<()> {
     packages::ensure(cache, &needs())
 }
 
-/// The packages that making base images needs.
+/// The packages that are needed to make base images.
 pub(crate) fn needs() -> Vec<Need> {
     let mut needs = vec![
         program("mmdebstrap", "mmdebstrap", "makes Debian roots"),
@@ -85,18 +85,18 @@ pub(crate) fn needs() -> Vec<Need> {
 /// The kernel of a base image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kernel {
-    /// The one of `cargo xtask kernel`.
+    /// The kernel of `cargo xtask kernel`.
     Tuned,
-    /// Debian's packaged one.
+    /// Debian's packaged kernel.
     Debian,
 }
 
-/// The folder of a catalogue whose only version is this checkout's, with the default kernel.
+/// The folder of a catalogue whose only version is made from this checkout, with the default kernel.
 pub(crate) fn prepare(cache: &Cache, cross: &Cross) -> Result<PathBuf> {
     prepare_with(cache, cross, Kernel::Tuned)
 }
 
-/// The folder of a catalogue whose only version is this checkout's.
+/// The folder of a catalogue whose only version is made from this checkout.
 pub(crate) fn prepare_with(cache: &Cache, cross: &Cross, kernel: Kernel) -> Result<PathBuf> {
     set_up(cache)?;
     let kinds: &[Kind] = match kernel {
@@ -111,7 +111,7 @@ pub(crate) fn prepare_with(cache: &Cache, cross: &Cross, kernel: Kernel) -> Resu
     let run = cache.run_folder()?;
     let guest = run.path().join(GUEST.0);
     parts::build_executable(cache, cross, "metal", GUEST, &guest)?;
-    // Symbols would be in the memory of every guest.
+    // Symbols would use memory in every guest.
     command::run(cross.binutil("strip").arg(&guest))?;
     let own = image.as_deref().map(fs::read).transpose()?.unwrap_or_default();
     let key = content_key(&[RECIPE, digests.as_bytes(), &own, &fs::read(&guest)?]);
@@ -128,11 +128,11 @@ pub(crate) fn prepare_with(cache: &Cache, cross: &Cross, kernel: Kernel) -> Resu
     })
 }
 
-/// What base images have of Debian's packages, being made.
+/// Parts of base images that are being made.
 #[derive(Debug)]
 pub(crate) struct Begun(JoinHandle<Result<()>>);
 
-/// Begins with what base images have of Debian's packages, beside other work: their scripts run one after the other, and leave
+/// Starts to make the parts of base images in the background: packages' scripts run one after the other, and leave
 /// processors idle.
 pub(crate) fn begin(cache: &Cache) -> Begun {
     let cache = cache.clone();
@@ -143,17 +143,17 @@ pub(crate) fn begin(cache: &Cache) -> Begun {
 }
 
 impl Begun {
-    /// Waits until it is done.
+    /// Waits until the parts are made.
     pub(crate) fn finish(self) -> Result<()> {
         self.0.join().unwrap_or_else(|_| bail!("the thread that makes parts of base images panicked"))
     }
 }
 
-/// Whether there is all that base images have of Debian's packages.
+/// Whether all parts of base images exist.
 pub(crate) fn are_there(cache: &Cache) -> Result<bool> {
     let store = Store { folder: cache.path(PARTS), refresh: false };
     if !store.folder.is_dir() {
-        // A fresh machine cannot even tell where packages come from.
+        // On a fresh machine, not even the mirrors are known yet.
         return Ok(false);
     }
     let (recipe, sources) = (Recipe::own()?, sources()?);
@@ -165,7 +165,7 @@ pub(crate) fn are_there(cache: &Cache) -> Result<bool> {
     Ok(true)
 }
 
-/// Makes what base images have of Debian's packages, where it is not there, and returns the digests of its files.
+/// Makes the parts that do not exist, and returns the digests of their files.
 fn parts(cache: &Cache, kinds: &[Kind]) -> Result<String> {
     let store = Store { folder: cache.path(PARTS), refresh: private_apt::newest_wanted() };
     let (recipe, sources) = (Recipe::own()?, sources()?);
@@ -182,14 +182,14 @@ fn say(text: &str) {
     progress::note(&format!("   base images: {text}"));
 }
 
-/// One disk with everything that is in a catalogue; `image` is written.
+/// Writes a disk to `image` with all files of a catalogue.
 pub(crate) fn disk(cache: &Cache, catalogue: &Path, image: &Path) -> Result<()> {
     set_up(cache)?;
     let mkfs = command::find_program("mkfs.erofs").context("mkfs.erofs is not on the search path")?;
     command::capture(Command::new(mkfs).args(["--quiet", "-T0"]).arg(image).arg(catalogue)).map(drop)
 }
 
-/// Where this machine's own packages come from.
+/// The mirrors from which this machine gets its own packages.
 fn sources() -> Result<Sources> {
     let (mirror, security_mirror) = private_apt::mirrors()?;
     Ok(Sources { mirror, security_mirror, ..Sources::default() })

@@ -18,10 +18,10 @@ use sha2::{Digest, Sha256};
 
 use crate::lock::Lock;
 
-/// Run folders of dead runs are kept this long for their logs.
+/// How long folders of killed runs are kept for their logs.
 const KEEP_RUNS: Duration = Duration::from_secs(24 * 3600);
 
-/// How many run folders this process has made.
+/// Number of run folders that this process has made.
 static RUNS: AtomicU64 = AtomicU64::new(0);
 
 /// The cache folder.
@@ -51,18 +51,18 @@ impl Cache {
         Ok(Self { root })
     }
 
-    /// A path inside the cache, for what is not an artefact (target folders, tools, apt state).
+    /// A path inside the cache, for files that are no artefacts (target folders, tools, apt state).
     pub(crate) fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
         self.root.join(relative)
     }
 
-    /// Where the artefact is, if it has been built.
+    /// Path of an artefact, if it exists.
     pub(crate) fn existing(&self, kind: &str, key: &str) -> Option<PathBuf> {
         let path = self.root.join(kind).join(key);
         path.is_dir().then_some(path)
     }
 
-    /// The artefact `kind/key`; `build` fills a fresh folder with it where it does not exist yet.
+    /// The artefact `kind/key`; if it does not exist yet, `build` fills a new folder with it.
     pub(crate) fn artefact(
         &self,
         kind: &str,
@@ -76,7 +76,7 @@ impl Cache {
         if let Some(path) = self.existing(kind, key) {
             return Ok(path);
         }
-        // The name is the same in every try and the lock is ours: what is there was left by a killed run.
+        // The name is the same in every attempt and the lock is held: an existing folder was left by a killed run.
         let partial = self.root.join("tmp").join(format!("{kind}-{key}"));
         remove_folder(&partial)?;
         fs::create_dir_all(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
@@ -88,13 +88,13 @@ impl Cache {
         Ok(target)
     }
 
-    /// Takes the lock `name` of this cache, saying so when another xtask holds it. What concerns the machine has
+    /// Takes the lock `name` of this cache, and reports it if another xtask holds it. For locks on the machine, see
     /// [`Lock::of_machine`].
     pub(crate) fn lock(&self, name: &str) -> Result<Lock> {
         Lock::take(&self.root.join("locks").join(format!("{name}.lock")), name)
     }
 
-    /// Replaces a small file of the cache in one step.
+    /// Replaces a small file of the cache atomically.
     pub(crate) fn write_file(&self, relative: &str, content: &[u8]) -> Result<PathBuf> {
         let target = self.root.join(relative);
         if let Some(parent) = target.parent() {
@@ -106,12 +106,12 @@ impl Cache {
         Ok(target)
     }
 
-    /// A fresh folder for one run, removed when dropped unless kept; also sweeps up after runs that died.
+    /// A new folder for one run, removed when dropped unless kept. Also removes folders of killed runs.
     pub(crate) fn run_folder(&self) -> Result<RunFolder> {
         let runs = self.root.join("runs");
         sweep_runs(&runs);
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        // Two threads may make theirs in the same millisecond.
+        // Two threads may make theirs in the same millisecond, so a counter is part of the name.
         let number = RUNS.fetch_add(1, Ordering::Relaxed);
         let path = runs.join(format!("{}-{}-{number}", started.as_millis(), process::id()));
         fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
@@ -130,12 +130,12 @@ pub(crate) struct RunFolder {
 }
 
 impl RunFolder {
-    /// Where it is.
+    /// Path of the folder.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Leaves the folder for the user to look at (a later run sweeps it up after a day).
+    /// Keeps the folder for the user to look at (a later run removes it after a day).
     pub(crate) fn keep(&mut self) {
         self.keep = true;
     }
@@ -144,13 +144,13 @@ impl RunFolder {
 impl Drop for RunFolder {
     fn drop(&mut self) {
         if !self.keep {
-            // Best effort: what stays is swept up by a later run.
+            // Best effort: a later run removes what is left.
             let _ = fs::remove_dir_all(&self.path);
         }
     }
 }
 
-/// Removes the run folders whose xtask is gone: at once when they have been cleaned to nothing, else after a day.
+/// Removes the folders of runs whose xtask has exited: at once if they are empty, else after a day.
 fn sweep_runs(runs: &Path) {
     let Ok(entries) = fs::read_dir(runs) else { return };
     for entry in entries.flatten() {
@@ -164,7 +164,7 @@ fn sweep_runs(runs: &Path) {
     }
 }
 
-/// Removes a folder that may not exist.
+/// Removes a folder, which need not exist.
 pub(crate) fn remove_folder(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Ok(()) => Ok(()),

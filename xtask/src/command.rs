@@ -1,4 +1,4 @@
-//! Running other programs: with errors that name the program, what it was asked and what it said.
+//! Runs other programs, with errors that contain the program's name, its arguments and its output.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -11,13 +11,13 @@ use anyhow::{Context, Result, bail};
 
 use crate::progress;
 
-/// How often a long step says that it is still alive.
+/// Interval at which a long step reports that it still runs.
 const HEARTBEAT: Duration = Duration::from_secs(30);
 
-/// What `cargo run` leaves in our environment and no child must see: it would steer another cargo or compiler.
+/// Variables that `cargo run` adds to the environment. Children must not inherit them, because they would affect another cargo or compiler.
 const CARGO_LEFTOVERS: [&str; 4] = ["CARGO", "CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "LD_LIBRARY_PATH"];
 
-/// A command whose environment is that of the user, without what `cargo run` added for us.
+/// A command with the user's environment, without the variables that `cargo run` has added.
 pub(crate) fn clean(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
     for name in CARGO_LEFTOVERS {
@@ -31,7 +31,7 @@ pub(crate) fn clean(program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
-/// The command line as one would type it (for messages only).
+/// The command line as a user would type it (for messages only).
 pub(crate) fn line(command: &Command) -> String {
     let mut text = command.get_program().to_string_lossy().into_owned();
     for argument in command.get_args() {
@@ -46,7 +46,7 @@ pub(crate) fn line(command: &Command) -> String {
     text
 }
 
-/// Runs a command with our stdout and stderr; anything but success is an error.
+/// Runs a command with this process's stdout and stderr; any exit status but success is an error.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| not_started(command))?;
     if !status.success() {
@@ -55,7 +55,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command and returns what it wrote to stdout; stderr goes into the error when it fails.
+/// Runs a command and returns its stdout; if it fails, its stderr is part of the error.
 pub(crate) fn capture(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output().with_context(|| not_started(command))?;
     if !output.status.success() {
@@ -65,7 +65,7 @@ pub(crate) fn capture(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs a long command with its output in `log` and a sign of life every 30 s; a failure shows the log's tail.
+/// Runs a long command with its output in `log` and a report every 30 s; a failure shows the end of the log.
 pub(crate) fn run_logged(command: &mut Command, log: &Path, what: &str) -> Result<()> {
     let file = File::options()
         .create(true)
@@ -97,7 +97,7 @@ pub(crate) fn run_logged(command: &mut Command, log: &Path, what: &str) -> Resul
     Ok(())
 }
 
-/// Runs a command silently with a time limit; `Ok(false)` when it failed or was killed at the limit.
+/// Runs a command silently with a time limit; `Ok(false)` if it failed or was killed at the limit.
 pub(crate) fn succeeds_within(command: &mut Command, limit: Duration) -> Result<bool> {
     let mut child = command
         .stdin(Stdio::null())
@@ -127,12 +127,12 @@ pub(crate) fn tail(path: &Path, lines: usize) -> String {
     all.iter().skip(start).map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
 }
 
-/// How many things are worth doing at once on this machine.
+/// How many tasks this machine can run at once.
 pub(crate) fn cores() -> usize {
     thread::available_parallelism().map_or(2, usize::from)
 }
 
-/// Where a program is on the search path.
+/// Path of a program on the search path.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path)

@@ -1,6 +1,6 @@
 //! Writes initramfs archives: cpio in the `newc` format (kernel: Documentation/driver-api/early-userspace/buffer-format.rst).
 //!
-//! Everything belongs to root and has time 0, so the same content gives the same bytes.
+//! All entries belong to root and have time 0, so the same content gives the same bytes.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ const SYMLINK: u32 = 0o120_777;
 const REGULAR: u32 = 0o100_000;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
-/// An archive in the making. Parent folders are added as needed.
+/// An archive that is being written. Parent folders are added as needed.
 #[derive(Debug, Default)]
 pub(crate) struct Archive {
     bytes: Vec<u8>,
@@ -41,7 +41,7 @@ impl Archive {
         self.entry(path, SYMLINK, (0, 0), target.as_bytes())
     }
 
-    /// Adds `/dev/console`, without which the kernel gives PID 1 no stdin, stdout and stderr.
+    /// Adds `/dev/console`, without which the kernel starts PID 1 with no stdin, stdout and stderr.
     pub(crate) fn console(&mut self) -> Result<()> {
         self.parents("dev/console")?;
         self.entry("dev/console", CHARACTER_DEVICE, (5, 1), &[])

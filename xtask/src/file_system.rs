@@ -1,6 +1,6 @@
-//! An empty ext4 file system for guests, and the checker that looks at it on the metal.
+//! An empty ext4 file system for guests, and the program that checks it on the metal.
 //!
-//! The metal has neither: the file system is made here, the checker comes from Debian's arm64 packages.
+//! The metal has no programs for either: the file system is made here, the checker comes from Debian's arm64 packages.
 
 use std::env;
 use std::fs::File;
@@ -16,8 +16,7 @@ use crate::private_apt;
 
 /// Bytes of the file system: room for a journal and some megabytes of files.
 const SIZE: u64 = 32 << 20;
-/// Arguments of mke2fs: the same features whatever this machine's settings are, and nothing left to be initialised by
-/// the guest.
+/// Arguments of mke2fs: the features do not depend on this machine's settings, and the guest need not initialise anything later.
 const ARGUMENTS: [&str; 13] = [
     "-q",
     "-F",
@@ -54,7 +53,7 @@ pub(crate) fn image(cache: &Cache) -> Result<PathBuf> {
     let folder = cache.artefact("ext4", &key, |folder| {
         let path = folder.join("image");
         File::create(&path)?.set_len(SIZE)?;
-        // Only root's search path has it.
+        // mke2fs is only on root's search path.
         let search = format!("{}:/usr/sbin:/sbin", env::var("PATH").unwrap_or_default());
         command::run(Command::new("mke2fs").env("PATH", search).args(ARGUMENTS).arg(&path))
     })?;

@@ -1,4 +1,4 @@
-//! The VMM's fuzzers (`vmm/fuzz`), a minute each. Corpora grow in the cache from run to run.
+//! Runs the VMM's fuzzers (`vmm/fuzz`), a minute each. Corpora grow in the cache from run to run.
 
 use std::fs;
 use std::process::Command;
@@ -55,7 +55,7 @@ fn run(cache: &Cache, target: &str) -> Result<()> {
 
 fn fuzz(cache: &Cache) -> Result<Command> {
     let mut command = command::clean(CARGO_FUZZ.program(cache)?);
-    // Sanitizers and coverage need the nightly compiler, whatever runs us.
+    // Sanitizers and coverage need the nightly compiler, whatever compiler runs xtask.
     command.env("RUSTUP_TOOLCHAIN", "nightly").current_dir(toolchain::repository()?);
     Ok(command)
 }

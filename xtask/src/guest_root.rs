@@ -15,7 +15,7 @@ use crate::private_apt;
 
 /// Bytes of the file system.
 const SIZE: u64 = 96 << 20;
-/// What the tests use of busybox.
+/// Programs of busybox that the tests use.
 const PROGRAMS: [&str; 45] = [
     "awk", "cat", "chmod", "chown", "cp", "cut", "date", "dd", "df", "echo", "env", "false", "grep", "head",
     "hostname", "id", "ip", "kill", "ls", "mkdir", "mkfifo", "mknod", "mount", "mv", "nc", "nslookup",
@@ -24,7 +24,7 @@ const PROGRAMS: [&str; 45] = [
 ];
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/srv/web:/bin/sh\n";
 const GROUP: &str = "root:x:0:\nweb:x:34:\nlogs:x:40:web\n";
-/// Arguments of mke2fs: nothing is left to be initialised by the guest, and everything belongs to root.
+/// Arguments of mke2fs: the guest need not initialise anything later, and everything belongs to root.
 const ARGUMENTS: [&str; 10] = [
     "-q",
     "-F",
@@ -61,7 +61,7 @@ pub(crate) fn image(cache: &Cache) -> Result<PathBuf> {
         fs::write(root.join("etc/group"), GROUP)?;
         let image = folder.join("image");
         File::create(&image)?.set_len(SIZE)?;
-        // Only root's search path has it.
+        // mke2fs is only on root's search path.
         let search = format!("{}:/usr/sbin:/sbin", env::var("PATH").unwrap_or_default());
         let mut mke2fs = Command::new("mke2fs");
         command::run(mke2fs.env("PATH", search).args(ARGUMENTS).arg("-d").arg(&root).arg(&image))?;

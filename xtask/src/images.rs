@@ -1,4 +1,4 @@
-//! What building images takes on the metal: base images and the examples.
+//! The inputs of the metal that are needed to build images: base images and the examples.
 
 use std::ffi::OsString;
 use std::fs;
@@ -12,16 +12,16 @@ use crate::metal::{Job, Metal};
 use crate::parts::{Executable, Parts, Wanted, words};
 use crate::toolchain::{self, Cross};
 
-/// The disk with the catalogue of base images.
+/// Name of the disk with the catalogue of base images.
 const CATALOGUE: &str = "catalogue";
 const NAME: &str = "hearth-image-builder";
-/// The image builder as a program of its own. The daemon has it inside.
+/// The image builder as a separate program. The daemon contains it, too.
 pub(crate) const BUILDER: Wanted<'static> =
     Wanted { package: NAME, executable: Executable::Binary(NAME), name: NAME };
 const EXAMPLES: &str = "examples";
-/// The examples that are build contexts.
+/// The examples that are used as build contexts.
 const CONTEXTS: [&str; 2] = ["counter", "notes"];
-/// Memory of the emulated metal: builds have their disks in it.
+/// Memory of the emulated metal in MiB: the disks of builds are in it.
 const MEMORY_MIB: u32 = 10 << 10;
 /// Runs a command with the catalogue mounted.
 const SCRIPT: &str = r#"
@@ -43,7 +43,7 @@ pub(crate) struct Images {
 }
 
 impl Images {
-    /// Builds everything, and adds what is carried to the metal to `parts`.
+    /// Builds everything, and adds the inputs of the metal to `parts`.
     pub(crate) fn prepare(cache: &Cache, cross: &Cross, profile: &str, parts: &mut Parts) -> Result<Self> {
         let folder = base::prepare(cache, cross)?;
         let catalogue = parts.path("catalogue.erofs");
@@ -61,7 +61,7 @@ impl Images {
         Ok(Self { catalogue, script })
     }
 
-    /// Gives them to a job whose words come from [`Self::words`].
+    /// Adds the disk and memory to a job whose words come from [`Self::words`].
     pub(crate) fn give(&self, job: &mut Job) {
         job.machine.memory_mib = job.machine.memory_mib.max(MEMORY_MIB);
         job.debian = true;
@@ -69,12 +69,12 @@ impl Images {
         job.inputs.push((self.script.clone(), "with-catalogue.sh".into()));
     }
 
-    /// The words of a command that runs one of the inputs, which finds the catalogue in its environment.
+    /// The words of a command that runs one of the inputs, with the catalogue's path in its environment.
     pub(crate) fn words(metal: &Metal, program: &str, arguments: &[&str]) -> Vec<OsString> {
         Self::with_catalogue(metal, words(&metal.inputs().join(program), arguments))
     }
 
-    /// The words of a command that finds the catalogue in its environment.
+    /// The words of a command with the catalogue's path in its environment.
     pub(crate) fn with_catalogue(metal: &Metal, command: Vec<OsString>) -> Vec<OsString> {
         let mut words = words(Path::new("sh"), [metal.inputs().join("with-catalogue.sh")]);
         words.extend(command);
@@ -82,7 +82,7 @@ impl Images {
     }
 }
 
-/// Copies the files of a context; what was built into it stays behind.
+/// Copies the files of a context, without build results in it.
 fn copy_files(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
     for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {

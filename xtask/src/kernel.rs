@@ -1,6 +1,6 @@
 //! `cargo xtask kernel`: the tuned guest kernel, built from Debian's kernel source and `kernel/guest.config`.
 //!
-//! The source package is unpacked into the cache, never installed. The key holds everything the result depends on:
+//! The source package is unpacked into the cache, never installed. The cache key covers everything that the result depends on:
 //! the configuration, the source's version and the compiler's.
 
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ use crate::private_apt::{self, Unpacked, only_entry};
 use crate::progress;
 
 const CONFIG: &str = include_str!("../kernel/guest.config");
-/// Changes when the code below makes another kernel from the same parts.
+/// Must change when the code below makes a different kernel from the same parts.
 const RECIPE: &[u8] = b"1";
 
 /// Builds the tuned arm64 guest kernel (7 to 11 minutes on 2 cores, once).
@@ -30,7 +30,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Builds it and says where it is.
+    /// Builds the kernel and prints its path.
     pub(crate) fn run(&self, cache: &Cache) -> Result<u8> {
         let image = prepare(cache)?;
         if self.print_path {
@@ -43,12 +43,12 @@ impl Options {
     }
 }
 
-/// Whether the next [`prepare`] has to build; an answer for announcing how long things take, nothing more.
+/// Whether some kernel is built; only for estimates, because it may not be the one that [`prepare`] needs.
 pub(crate) fn is_built(cache: &Cache) -> bool {
     fs::read_dir(cache.path("kernel")).is_ok_and(|mut entries| entries.next().is_some())
 }
 
-/// The path of the kernel's `Image`, built where the cache does not have it.
+/// The path of the kernel's `Image`, which is built if the cache does not have it.
 pub(crate) fn prepare(cache: &Cache) -> Result<PathBuf> {
     let compiler = compiler();
     packages::ensure(cache, &[compiler])?;
@@ -74,7 +74,7 @@ fn compiler() -> packages::Need {
     }
 }
 
-/// The packages that [`prepare`] needs, as far as can be told.
+/// The packages that [`prepare`] needs, as far as that is known.
 pub(crate) fn needs(cache: &Cache) -> Vec<packages::Need> {
     let mut needs = vec![compiler()];
     if !is_built(cache) {
@@ -98,7 +98,7 @@ fn build_needs() -> [packages::Need; 9] {
     ]
 }
 
-/// Leaves `Image`, `config` and `build.log` in `folder`.
+/// Writes `Image`, `config` and `build.log` to `folder`.
 fn build(source: &Unpacked, folder: &Path) -> Result<()> {
     let log = folder.join("build.log");
     let tree = folder.join("source");
@@ -138,10 +138,10 @@ fn make(tree: &Path) -> Command {
     if !cfg!(target_arch = "aarch64") {
         make.arg("CROSS_COMPILE=aarch64-linux-gnu-");
     }
-    // The same parts give the same bytes.
+    // Constant values, so that the same parts give the same bytes.
     make.env("KBUILD_BUILD_TIMESTAMP", "Thu Jan  1 00:00:00 UTC 1970");
     make.env("KBUILD_BUILD_USER", "hearth").env("KBUILD_BUILD_HOST", "hearth");
-    // A make that runs us must not pass its own flags on.
+    // If xtask itself is run by make, that make's flags must not be inherited.
     make.env_remove("MAKEFLAGS").env_remove("MFLAGS");
     make
 }

@@ -1,4 +1,4 @@
-//! Locks between xtasks that run at once: on things of one cache, and on the machine, which several caches share.
+//! Locks between xtasks that run at once: for one cache, and for the machine, which several caches share.
 
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -8,23 +8,23 @@ use anyhow::{Context as _, Result};
 
 use crate::progress;
 
-/// Where locks on the machine are: a folder that everybody may write to and that a restart empties.
+/// Folders for locks on the machine: everybody may write to them, and a restart empties them.
 const MACHINE: [&str; 2] = ["/run/lock", "/tmp"];
 
-/// A held lock; dropped, or with the end of its process, it is free again.
+/// A held lock, which is released when dropped, or when the process exits.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,
 }
 
 impl Lock {
-    /// Takes the lock on the file `path`, which is made where it does not exist. Says that it waits for whoever works on `what`.
+    /// Takes the lock on the file `path`, which is made if it does not exist. Reports that it waits for another xtask working on `what`.
     pub(crate) fn take(path: &Path, what: &str) -> Result<Self> {
         let file = File::options()
             .create(true)
             .truncate(false)
             .write(true)
-            // Others may write to the folder of the machine's locks.
+            // Other users may write to the folder of the machine's locks, so links are not followed.
             .custom_flags(libc::O_NOFOLLOW)
             .open(path)
             .with_context(|| format!("cannot open the lock {}", path.display()))?;
@@ -35,7 +35,7 @@ impl Lock {
         Ok(Self { _file: file })
     }
 
-    /// Takes this user's lock on something of the machine, whatever cache is used: steps of set-up that change the machine
+    /// Takes this user's lock on a resource of the machine, independent of the cache: steps of set-up that change the machine
     /// are done by one xtask at a time.
     pub(crate) fn of_machine(what: &str) -> Result<Self> {
         Self::take(&of_machine_at(&MACHINE.map(PathBuf::from), what), what)

@@ -1,4 +1,4 @@
-//! `cargo xtask`: the project's own tasks. Each sets up by itself what it needs, in one cache folder outside the
+//! `cargo xtask`: the project's own tasks. Each task sets up everything it needs by itself, in one cache folder outside the
 //! checkout (`HEARTH_CACHE`, else `~/.cache/hearth`).
 
 mod base;
@@ -34,7 +34,7 @@ use clap::{Parser, Subcommand};
 
 use cache::Cache;
 
-/// The exit status of `metal` when the metal itself failed, as with other programs that run programs.
+/// Exit status of `metal` when the metal itself failed, as with other programs that run programs.
 const METAL_FAILED: u8 = 125;
 
 #[derive(Parser, Debug)]

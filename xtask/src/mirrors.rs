@@ -1,4 +1,4 @@
-//! Where this machine's apt has Debian's packages from.
+//! The Debian mirrors of this machine's apt.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 
 use crate::command;
 
-/// Who signs the suites.
+/// The keys that sign the suites.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// The mirror that this machine's apt uses for Debian itself.
@@ -16,12 +16,12 @@ pub(crate) fn mirror() -> Result<String> {
     )
 }
 
-/// The one for Debian's security updates, if this machine uses any.
+/// The mirror of Debian's security updates, if this machine uses any.
 pub(crate) fn security_mirror() -> Result<Option<String>> {
     Ok(first_mirror(&repositories()?, "Debian-Security"))
 }
 
-/// Debian's repositories in this machine's apt, one a line: label and address.
+/// Debian's repositories in this machine's apt, one per line: label and address.
 fn repositories() -> Result<String> {
     command::capture(Command::new("apt-get").args([
         "indextargets",

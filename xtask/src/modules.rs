@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// One module with what its `.modinfo` says.
+/// A module with the content of its `.modinfo`.
 #[derive(Debug)]
 pub(crate) struct Module {
     /// Path below `/lib/modules/<version>/`, decompressed.
@@ -20,10 +20,10 @@ pub(crate) struct Module {
     aliases: Vec<String>,
 }
 
-/// The modules chosen, by name.
+/// The chosen modules, by name.
 pub(crate) type Chosen = BTreeMap<String, Module>;
 
-/// Loads the modules that the words of `wanted` name (`nft_*` for all that start so) and those they depend on.
+/// Reads the modules that the words of `wanted` name (`nft_*` for all with this prefix) and those they depend on.
 pub(crate) fn choose(tree: &Path, wanted: &str) -> Result<Chosen> {
     let mut files = BTreeMap::new();
     find_modules(&tree.join("kernel"), &mut files)?;
@@ -54,7 +54,7 @@ pub(crate) fn choose(tree: &Path, wanted: &str) -> Result<Chosen> {
     Ok(chosen)
 }
 
-/// `modules.dep`: each module's path and the paths of all that must be loaded before, nearest first.
+/// `modules.dep`: each module's path and the paths of all modules that must be loaded before, nearest first.
 pub(crate) fn dependency_index(chosen: &Chosen) -> String {
     let mut text = String::new();
     for module in chosen.values() {
@@ -69,7 +69,7 @@ pub(crate) fn dependency_index(chosen: &Chosen) -> String {
     text
 }
 
-/// `modules.alias`: what the kernel asks for (`fs-btrfs`, `rtnl-link-veth`) and the module that provides it.
+/// `modules.alias`: the names that the kernel requests (`fs-btrfs`, `rtnl-link-veth`) and the modules that provide them.
 pub(crate) fn alias_index(chosen: &Chosen) -> String {
     let mut text = String::new();
     for (name, module) in chosen {
@@ -82,7 +82,7 @@ pub(crate) fn alias_index(chosen: &Chosen) -> String {
 
 fn collect<'a>(chosen: &'a Chosen, module: &'a Module, order: &mut Vec<&'a str>) {
     for dependency in module.depends.iter().filter_map(|name| chosen.get(name)) {
-        // Whatever is needed by several must come after all of them, since modprobe loads from the back.
+        // A module that several need must come after all of them in the list, because modprobe loads from the back.
         order.retain(|path| *path != dependency.path);
         order.push(&dependency.path);
         collect(chosen, dependency, order);

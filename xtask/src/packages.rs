@@ -1,7 +1,7 @@
-//! Debian packages that this machine needs: found missing, announced, installed with one apt call.
+//! Debian packages that this machine needs: missing ones are found, announced, and installed with one apt call.
 //!
-//! Nothing is ever removed for them. Where the release's own version conflicts with what is installed, the same
-//! package is tried from the release's backports, through a sources file of our own.
+//! No package is ever removed for them. Where the release's own version conflicts with installed packages, the same
+//! package is tried from the release's backports, through a separate sources file.
 
 use std::collections::HashSet;
 use std::fs;
@@ -19,31 +19,31 @@ use crate::lock::Lock;
 use crate::mirrors;
 use crate::progress;
 
-/// How long other programs may keep apt's lists locked.
+/// How long to wait for other programs that lock apt's lists.
 const OTHERS: Duration = Duration::from_secs(600);
 
-/// Something this machine must have.
+/// A requirement of this machine.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Need {
     /// The Debian package, with `:arm64` where the foreign architecture's is meant.
     pub(crate) package: &'static str,
-    /// A program of it: where it is on the search path the need is met, however it came there.
+    /// A program of the package: if it is on the search path, the need is met, even without the package.
     pub(crate) program: Option<&'static str>,
-    /// What it is for.
+    /// Purpose of the package.
     pub(crate) why: &'static str,
 }
 
-/// A need met by a program.
+/// A need that a program meets.
 pub(crate) const fn program(package: &'static str, program: &'static str, why: &'static str) -> Need {
     Need { package, program: Some(program), why }
 }
 
-/// A need met only by the package itself.
+/// A need that only the package itself meets.
 pub(crate) const fn library(package: &'static str, why: &'static str) -> Need {
     Need { package, program: None, why }
 }
 
-/// Installs what is missing, or says what to install where that cannot be done from here.
+/// Installs missing packages, or fails with instructions if that is not possible.
 pub(crate) fn ensure(cache: &Cache, needs: &[Need]) -> Result<()> {
     if missing(needs).is_empty() {
         return Ok(());
@@ -100,7 +100,7 @@ fn missing(needs: &[Need]) -> Vec<Need> {
     let mut query = Command::new("dpkg-query");
     query.args(["-W", "-f", "${Package} ${Architecture} ${db:Status-Status}\n"]);
     query.args(unmet.iter().map(|need| need.package));
-    // The exit status only says that some are unknown; the lines say which are there.
+    // The exit status only reports that some packages are unknown; the lines list those that are installed.
     let output = query.output().map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
     let installed = parse_installed(&output.unwrap_or_default());
     unmet.into_iter().filter(|need| !installed.contains(need.package)).collect()
@@ -114,7 +114,7 @@ fn parse_installed(lines: &str) -> HashSet<String> {
         if let (Some(name), Some(architecture), Some("installed")) =
             (fields.next(), fields.next(), fields.next())
         {
-            // A foreign package meets no need for the machine's own.
+            // A package of a foreign architecture does not meet a need for this machine's own.
             if architecture == own_architecture() || architecture == "all" {
                 names.insert(name.to_string());
             }
@@ -124,7 +124,7 @@ fn parse_installed(lines: &str) -> HashSet<String> {
     names
 }
 
-/// This machine's architecture, as Debian calls it.
+/// Debian's name of this machine's architecture.
 pub(crate) fn own_architecture() -> &'static str {
     if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
 }
@@ -151,21 +151,21 @@ fn add_foreign_architecture(names: &[&str]) -> Result<bool> {
     Ok(true)
 }
 
-/// Whether apt's lists have all of these packages.
+/// Whether apt's lists contain all of these packages.
 fn all_known(names: &[&str]) -> bool {
     command::capture(Command::new("apt-cache").env("LC_ALL", "C.UTF-8").arg("policy").args(names))
         .is_ok_and(|text| candidates(&text) >= names.len())
 }
 
-/// How many of the packages in apt's answer can be installed.
+/// The number of packages in apt's answer that can be installed.
 fn candidates(policy: &str) -> usize {
     let lines = policy.lines().filter_map(|line| line.trim_start().strip_prefix("Candidate: "));
     lines.filter(|version| *version != "(none)").count()
 }
 
-/// Brings apt's lists up to date. The caller holds the machine's lock `apt`, so no install of ours runs meanwhile. Another
-/// program may read the lists – the machine's own daily update, say, which runs when it has just started: apt waits for
-/// others that install, but gives up at once where others read lists.
+/// Updates apt's lists. The caller holds the machine's lock `apt`, so no other xtask installs packages meanwhile. Another
+/// program may be updating the lists – the machine's own daily update, say, which runs when it has just started: apt waits for
+/// others that install packages, but fails at once if others update lists.
 fn update(options: &[String]) -> Result<()> {
     progress::note("   apt-get update");
     let start = Instant::now();
@@ -186,7 +186,7 @@ fn update(options: &[String]) -> Result<()> {
     }
 }
 
-/// Whether apt failed since another program holds a lock of its.
+/// Whether apt failed because another program holds one of its locks.
 fn is_locked(text: &str) -> bool {
     text.contains("Could not get lock") || text.contains("Unable to lock directory")
 }
@@ -207,7 +207,7 @@ fn apt_install(names: &[&str], options: &[String]) -> Command {
     apt
 }
 
-/// Whether apt would install these.
+/// Whether apt could install these packages.
 fn fits(names: &[&str]) -> bool {
     command::capture(&mut apt_install(names, &["--simulate".to_owned()])).is_ok()
 }
@@ -223,12 +223,12 @@ fn install_with_backports(cache: &Cache, names: &[&str]) -> Result<()> {
     update(&sources)?;
     let mut backports = sources;
     backports.extend(["-t".to_string(), format!("{codename}-backports")]);
-    // What fits from the release itself stays with the release.
+    // Packages that can be installed from the release itself are installed from there.
     let (of_release, others): (Vec<&str>, Vec<&str>) = names.iter().copied().partition(|name| fits(&[*name]));
     if install_some(&of_release, &[]).is_ok() && install_some(&others, &backports).is_ok() {
         return Ok(());
     }
-    // Each fits and not all do, or what failed has nothing to do with versions.
+    // Each package can be installed alone but not all together, or the failure is not due to versions.
     for name in names {
         if install(&[name], &[]).is_err() {
             install(&[name], &backports)?;
@@ -241,8 +241,8 @@ fn install_some(names: &[&str], options: &[String]) -> Result<()> {
     if names.is_empty() { Ok(()) } else { install(names, options) }
 }
 
-/// The machine's folder of sources with one more in it. The whole set stays in use, since apt drops the lists of
-/// sources that an update does not name.
+/// A copy of the machine's folder of sources with an additional one. The whole set is needed, because apt drops the lists of
+/// sources that an update does not include.
 fn sources_with(cache: &Cache, line: &str) -> Result<PathBuf> {
     let folder = cache.path("apt/sources.list.d");
     remove_folder(&folder)?;
@@ -261,7 +261,7 @@ fn codename(os_release: &str) -> Option<&str> {
         .map(|name| name.trim_matches('"'))
 }
 
-/// Brings apt's lists up to date for the benefit of a caller outside this module.
+/// Updates apt's lists, for callers outside this module.
 pub(crate) fn refresh_lists() -> Result<()> {
     let _lock = Lock::of_machine("apt")?;
     update(&[])

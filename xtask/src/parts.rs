@@ -1,7 +1,7 @@
-//! What the metal runs: the VMM, the test guest's initramfs, the hostile guest, test and bench binaries.
+//! The programs for the metal: the VMM, the test guest's initramfs, the hostile guest, test and bench binaries.
 //!
-//! Everything is built for aarch64 and linked statically, except what holds RocksDB. Builds go on under one lock and their results are copied
-//! to a folder of the run, so that two checkouts with one target folder do not get each other's binaries.
+//! Everything is built for aarch64 and linked statically, except programs with RocksDB. Builds run under one lock and their results are
+//! copied to a folder of the run, so that two checkouts with one target folder do not get each other's binaries.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -31,9 +31,9 @@ const GUEST_OS: &str = "guest-os.cpio";
 const GUEST_ROOT: &str = "guest-root.img";
 /// The daemon.
 pub(crate) const HOSTD: &str = "hearthd";
-/// Its command-line client.
+/// The daemon's command-line client.
 pub(crate) const CLI: &str = "hearth";
-/// What a job finds in its environment: the paths of those inputs that it has.
+/// Environment variables of a job: the paths of those inputs that it has.
 const VARIABLES: [(&str, &str); 10] = [
     ("HEARTH_VMM", VMM),
     ("HEARTH_GUEST_KERNEL", "Image"),
@@ -62,14 +62,14 @@ pub(crate) enum Executable {
     LibraryTest,
 }
 
-/// A program to be built.
+/// A program to build.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted<'a> {
-    /// Its package.
+    /// Package of the program.
     pub(crate) package: &'a str,
-    /// Its cargo target: a binary or an integration test.
+    /// Cargo target of the program: a binary or an integration test.
     pub(crate) executable: Executable,
-    /// Its name among the parts.
+    /// Name of the program among the parts.
     pub(crate) name: &'a str,
 }
 
@@ -86,12 +86,12 @@ impl Parts {
         Ok(Self { folder: cache.run_folder()?, inputs: Vec::new() })
     }
 
-    /// A file of this run.
+    /// Path of a file in this run's folder.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// Adds a file that exists already.
+    /// Adds an existing file.
     pub(crate) fn add(&mut self, path: PathBuf, name: &str) {
         self.inputs.push((path, name.to_string()));
     }
@@ -121,8 +121,8 @@ impl Parts {
         Ok(())
     }
 
-    /// Builds several executables with one call of cargo and adds them: what they have in common is compiled once, with the
-    /// features that any of them asks for.
+    /// Builds several executables with one call of cargo and adds them: common dependencies are compiled once, with the
+    /// features that any of them needs.
     pub(crate) fn build_several(
         &mut self,
         cache: &Cache,
@@ -189,7 +189,7 @@ impl Parts {
         Ok(())
     }
 
-    /// Brings the parts to a job and tells it in its environment where they are.
+    /// Adds the parts to a job's inputs, and their paths to its environment.
     pub(crate) fn give(&self, metal: &Metal, job: &mut Job) {
         job.inputs.extend(self.inputs.iter().cloned());
         let inputs = metal.inputs();
@@ -201,8 +201,8 @@ impl Parts {
     }
 }
 
-/// Builds a static executable for aarch64 and leaves it as `copy`, without what only a debugger reads: it is carried to the
-/// metal, and a guest's is in every snapshot.
+/// Builds a static executable for aarch64 and copies it to `copy`, without debug information: it is copied to the
+/// metal, and a guest's executable is in every snapshot.
 pub(crate) fn build_executable(
     cache: &Cache,
     cross: &Cross,
@@ -227,7 +227,7 @@ fn command_for<'a>(cargo: &'a mut Command, profile: &str, executable: Executable
     cargo.args(["--profile", profile, "--target", TARGET])
 }
 
-/// The arguments of cargo that select these programs, with what they hold.
+/// The arguments of cargo that select these programs and their features.
 fn selection(wanted: &[Wanted<'_>]) -> Result<Vec<String>> {
     let mut arguments = BTreeSet::new();
     for Wanted { package, executable, .. } in wanted {
@@ -246,7 +246,7 @@ fn selection(wanted: &[Wanted<'_>]) -> Result<Vec<String>> {
     Ok(arguments.into_iter().flat_map(|(option, value)| [option.to_owned(), value]).collect())
 }
 
-/// Copies a program without what only a debugger reads.
+/// Copies a program without debug information.
 fn copy_stripped(cross: &Cross, built: &Path, copy: &Path) -> Result<()> {
     fs::copy(built, copy).with_context(|| format!("cannot copy {}", built.display()))?;
     command::run(cross.binutil("strip").arg(copy))
@@ -263,7 +263,7 @@ fn guest_initramfs(init: &[u8]) -> Result<Vec<u8>> {
     archive.finish()
 }
 
-/// Runs a cargo build and returns the executable it made of a package.
+/// Runs a cargo build and returns the path of a package's executable.
 pub(crate) fn executable_of(cargo: &mut Command, package: &str, executable: Executable) -> Result<PathBuf> {
     let (what, messages) = build(cargo)?;
     find_executable(&messages, package, executable)
@@ -304,7 +304,7 @@ fn find_executable(messages: &str, package: &str, executable: Executable) -> Opt
     })
 }
 
-/// The package's name in its identifier: `URL#NAME@VERSION`, or `URL#VERSION` where the URL ends with the name.
+/// The package's name in its identifier: `URL#NAME@VERSION`, or `URL#VERSION` if the URL ends with the name.
 fn package_of(id: &str) -> Option<&str> {
     let (url, rest) = id.rsplit_once('#')?;
     match rest.split_once('@') {
@@ -313,7 +313,7 @@ fn package_of(id: &str) -> Option<&str> {
     }
 }
 
-/// The words of a command line whose first is a path.
+/// The words of a command line that begins with a path.
 pub(crate) fn words(
     program: &Path,
     arguments: impl IntoIterator<Item = impl Into<OsString>>,

@@ -1,8 +1,8 @@
 //! Packages of other suites and architectures, downloaded and unpacked into the cache, never installed.
 //!
-//! A private apt root (lists, archives, an empty dpkg status) sits in the cache, so the machine's own apt state is
-//! neither used nor changed; only the mirror comes from the machine's configuration. A version once resolved stays:
-//! warm runs need no network. `HEARTH_REFRESH=1` asks for the newest again.
+//! A private apt root (lists, archives, an empty dpkg status) is in the cache, so the machine's own apt state is
+//! neither used nor changed; only the mirror comes from the machine's configuration. A version stays once it was resolved:
+//! later runs need no network. `HEARTH_REFRESH=1` resolves the newest version again.
 
 use std::env;
 use std::fs;
@@ -31,7 +31,7 @@ const FRESH: Duration = Duration::from_secs(24 * 3600);
 pub(crate) struct Unpacked {
     /// Name and version, as in `busybox-static 1:1.37.0-6`.
     pub(crate) version: String,
-    /// The folder its files are in.
+    /// Folder of the package's files.
     pub(crate) root: PathBuf,
 }
 
@@ -40,7 +40,7 @@ pub(crate) fn fetch(cache: &Cache, name: &str) -> Result<Unpacked> {
     fetch_as(cache, name, |_| Ok(name.to_string()))
 }
 
-/// The package that the meta package `meta` depends on first, among those whose name starts with `prefix`.
+/// The first package that the meta package `meta` depends on, among those whose name starts with `prefix`.
 pub(crate) fn fetch_through(cache: &Cache, meta: &str, prefix: &str) -> Result<Unpacked> {
     fetch_as(cache, meta, |apt| {
         let text = command::capture(apt.tool("apt-cache").args(["depends", meta]))?;
@@ -49,7 +49,7 @@ pub(crate) fn fetch_through(cache: &Cache, meta: &str, prefix: &str) -> Result<U
     })
 }
 
-/// Reads the lists of packages now, where they are not fresh: whether the mirror can be reached is known early then.
+/// Reads the lists of packages unless they are recent, so that an unreachable mirror is noticed early.
 pub(crate) fn read_lists(cache: &Cache) -> Result<()> {
     PrivateApt::open(cache, METAL)?.update_if_old()
 }
@@ -72,7 +72,7 @@ fn fetch_as(cache: &Cache, pin: &str, resolve: impl Fn(&PrivateApt) -> Result<St
         let mut download = apt.tool("apt-get");
         download.current_dir(folder).args(["-qq", "download", &format!("{package}={version}")]);
         if command::run(&mut download).is_err() {
-            // The mirror has moved on since the lists were read.
+            // The mirror has newer versions than the lists.
             apt.update()?;
             command::run(&mut download)?;
         }
@@ -82,13 +82,13 @@ fn fetch_as(cache: &Cache, pin: &str, resolve: impl Fn(&PrivateApt) -> Result<St
     Ok(Unpacked { version: format!("{package} {version}"), root })
 }
 
-/// Whether the newest packages are asked for, rather than those that the cache has.
+/// Whether the newest packages are requested, instead of those that the cache has.
 pub(crate) fn newest_wanted() -> bool {
     env::var_os("HEARTH_REFRESH").is_some_and(|value| value == "1")
 }
 
-/// The packages `names` of an architecture with all that they depend on, unpacked into one folder; their scripts are not run.
-/// `finish` does what those would, and is told apart by `recipe`.
+/// The packages `names` of an architecture with all their dependencies, unpacked into one folder; their scripts are not run.
+/// `finish` does the necessary part of the scripts' work, and `recipe` identifies it in the cache key.
 pub(crate) fn fetch_tree(
     cache: &Cache,
     architecture: &str,
@@ -110,7 +110,7 @@ pub(crate) fn fetch_tree(
         install.args(["-qq", "-y", "--no-install-recommends"]).args(more).arg("install").args(names);
         install
     };
-    // One line for each archive, with name, version and checksum.
+    // One line per archive, with name, version and checksum.
     let archives = command::capture(&mut install(&["--print-uris"]))?;
     let version = content_key(&[archives.as_bytes(), wanted.as_bytes()]);
     let root = cache.artefact("debs", &artefact_key("tree", &version), |folder| {
@@ -125,7 +125,7 @@ pub(crate) fn fetch_tree(
         let mut download = install(&["--download-only", "-o", &place]);
         download.stdout(std::io::stderr());
         if command::run(&mut download).is_err() {
-            // The mirror has moved on since the lists were read.
+            // The mirror has newer versions than the lists.
             apt.update()?;
             command::run(&mut download)?;
         }
@@ -153,7 +153,7 @@ fn artefact_key(package: &str, version: &str) -> String {
     format!("{package}_{}", version.replace([':', '/'], "%"))
 }
 
-/// Replaces the one downloaded archive in `folder` by its content.
+/// Replaces the only downloaded archive in `folder` by its content.
 fn unpack_only_deb(folder: &Path) -> Result<()> {
     let archive = fs::read_dir(folder)?
         .flatten()
@@ -167,13 +167,13 @@ fn unpack_only_deb(folder: &Path) -> Result<()> {
 /// The mirror that this machine's apt uses for Debian itself, and the one for security updates, if it uses any.
 pub(crate) fn mirrors() -> Result<(String, Option<String>)> {
     if mirror().is_err() {
-        // A fresh image comes without lists; they say which mirror is Debian's.
+        // A fresh installation has no lists, which are needed to recognise Debian's mirror.
         packages::refresh_lists()?;
     }
     Ok((mirror()?, security_mirror()?))
 }
 
-/// Where the private apt root of an architecture is in the cache.
+/// Path of an architecture's private apt root in the cache.
 fn folder_of(architecture: &str) -> String {
     if architecture == METAL { format!("apt/{SUITE}") } else { format!("apt/{SUITE}-{architecture}") }
 }
@@ -204,13 +204,13 @@ impl PrivateApt {
         let list = root.join("sources.list");
         if fs::read_to_string(&list).unwrap_or_default() != line {
             fs::write(&list, line)?;
-            // Lists of another mirror say nothing about this one.
+            // Lists of another mirror are not valid for this one.
             let _ = fs::remove_file(root.join("updated"));
         }
         Ok(Self { root, architecture: architecture.to_string(), _lock: lock })
     }
 
-    /// An apt tool that sees only the private root.
+    /// An apt tool that uses only the private root.
     fn tool(&self, name: &str) -> Command {
         let root = self.root.display();
         let mut tool = Command::new(name);
@@ -244,7 +244,7 @@ impl PrivateApt {
     fn update(&self) -> Result<()> {
         progress::note(&format!("   reading Debian's package lists ({SUITE}, {})", self.architecture));
         let mut update = self.tool("apt-get");
-        // Half a list is an error here: what it lacks would be reported as not existing.
+        // Partial lists are an error here: missing packages would be reported as not existing.
         update.args(["-qq", "-o", "APT::Update::Error-Mode=any", "update"]);
         command::run(&mut update).with_context(|| format!("cannot read the package lists of {SUITE}"))?;
         fs::write(self.root.join("updated"), "")?;

@@ -1,5 +1,5 @@
-//! What the user sees while things take time: one line per step on stderr, with the time since the start, and a
-//! table at the end of where the minutes went. Stdout belongs to the commands that are run.
+//! Progress for the user: one line per step on stderr, with the time since the start, and a
+//! table of the steps' times at the end. Stdout is for the output of commands.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -29,18 +29,18 @@ pub(crate) fn clock(time: Duration) -> String {
     }
 }
 
-/// Named steps, run one after the other; the first failure ends the run and names its step.
+/// Named steps, run one after the other; the first failure ends the run, and the error contains the step's name.
 #[derive(Debug, Default)]
 pub(crate) struct Steps {
     done: Vec<Done>,
 }
 
-/// A step that has ended.
+/// A completed step.
 #[derive(Debug)]
 struct Done {
     name: String,
     time: Duration,
-    /// Whether it was within the one before it that is not.
+    /// Whether it is part of the last step before it that is not an inner one.
     inner: bool,
 }
 
@@ -50,7 +50,7 @@ impl Steps {
         self.run_with_inner(name, || (Vec::new(), work()))
     }
 
-    /// Runs a step that has steps within it, perhaps at the same time; `work` returns what each took, however it ends.
+    /// Runs a step that consists of inner steps, which may run at the same time; `work` returns their times, also if it fails.
     pub(crate) fn run_with_inner<T>(
         &mut self,
         name: &str,
@@ -72,7 +72,7 @@ impl Steps {
         result.with_context(|| format!("step failed: {name}"))
     }
 
-    /// Where the time went.
+    /// The table of the steps' times.
     pub(crate) fn table(&self) -> String {
         let width = self.done.iter().map(|done| done.name.chars().count()).max().unwrap_or(0).max(5);
         let mut text = String::new();

@@ -1,7 +1,7 @@
-//! Compilers: cargo for this machine, and one that makes aarch64 binaries.
+//! Compilers: cargo for this machine, and a toolchain for aarch64 binaries.
 //!
-//! The aarch64 target comes from rustup where its toolchain has it or can fetch it, else from Debian's own Rust with
-//! its arm64 standard library. A failed fetch is remembered for a day, so that runs without a network do not wait.
+//! The aarch64 target comes from rustup if its toolchain has it or can fetch it, else from Debian's own Rust with
+//! its arm64 standard library. After a failed fetch, rustup is not tried again for a day, so that runs without a network do not wait.
 
 use std::env;
 use std::ffi::OsString;
@@ -20,13 +20,13 @@ use crate::lock::Lock;
 use crate::packages::{self, Need, library, program};
 use crate::progress;
 
-/// What the metal runs.
+/// Target of the programs for the metal.
 pub(crate) const TARGET: &str = "aarch64-unknown-linux-gnu";
-/// How long a fetch by rustup may take before Debian's Rust is used.
+/// Time limit of a fetch by rustup, after which Debian's Rust is used.
 const RUSTUP_LIMIT: Duration = Duration::from_secs(20);
-/// How long a failed fetch is not tried again.
+/// How long a fetch is not retried after a failure.
 const RUSTUP_PAUSE: Duration = Duration::from_secs(24 * 3600);
-/// Where Debian's packages put their programs.
+/// Folder of the programs in Debian's packages.
 const DEBIAN_BIN: &str = "/usr/bin";
 
 /// The folder of the workspace.
@@ -39,7 +39,7 @@ pub(crate) fn repository() -> Result<PathBuf> {
     Ok(root.to_path_buf())
 }
 
-/// Where cargo builds for this machine.
+/// Cargo's target folder for this machine.
 fn target_folder(cache: &Cache) -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| cache.path("target"), PathBuf::from)
 }
@@ -53,9 +53,9 @@ pub(crate) fn native(cache: &Cache) -> Result<Command> {
     Ok(cargo)
 }
 
-/// Makes a target folder and its siblings this checkout's. To cargo, packages of two checkouts are the same, and it compares only the times of
-/// their files: what another checkout has built here last would be taken for this one's, were the sources of this one older. So
-/// they get the time of now where another checkout was here last.
+/// Claims a target folder and its siblings for this checkout. To cargo, packages of two checkouts are the same, and it compares only the
+/// times of their files: if another checkout has built last here, and this one's sources are older, its results would be taken for this
+/// one's. So the sources get the current time if another checkout has built last here.
 fn claim(checkout: &Path, folder: &Path) -> Result<()> {
     let mark = folder.join("hearth-checkout");
     let own = checkout.as_os_str().as_bytes();
@@ -69,7 +69,7 @@ fn claim(checkout: &Path, folder: &Path) -> Result<()> {
     fs::write(&mark, own).with_context(|| format!("cannot write {}", mark.display()))
 }
 
-/// Gives all files of a checkout a time, but for what was built or is git's.
+/// Sets the time of all files of a checkout, except build results and git's files.
 fn renew(folder: &Path, time: SystemTime) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -85,7 +85,7 @@ fn renew(folder: &Path, time: SystemTime) -> io::Result<()> {
     Ok(())
 }
 
-/// The same with a target folder of its own, for builds whose environment would have all others begin anew.
+/// Cargo like [`native`], with a separate target folder, for builds whose environment would make all others start anew.
 pub(crate) fn native_apart(cache: &Cache, ending: &str) -> Result<Command> {
     let mut cargo = native(cache)?;
     cargo.env("CARGO_TARGET_DIR", sibling(&target_folder(cache), ending));
@@ -107,11 +107,11 @@ pub(crate) fn needs() -> Vec<Need> {
 /// How aarch64 binaries are linked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Link {
-    /// With everything inside, so that they run on a machine without libraries.
+    /// Statically, so that they run on a machine without libraries.
     Static,
-    /// With the machine's C and C++ libraries, for what holds C++.
+    /// With the machine's C and C++ libraries, for programs with C++ code.
     Dynamic,
-    /// As the package itself says.
+    /// As the package itself configures.
     Own,
 }
 
@@ -120,8 +120,8 @@ pub(crate) enum Link {
 pub(crate) struct Cross {
     source: Source,
     target_folder: PathBuf,
-    /// The folder whose mark tells which checkout built last in it and in its siblings: one mark, since whoever sets the times of
-    /// the sources has all of them build again.
+    /// The folder whose mark names the checkout that has built last in it and in its siblings: one mark, because setting the times of
+    /// the sources makes all of them build again.
     claimed: PathBuf,
 }
 
@@ -134,7 +134,7 @@ enum Source {
 }
 
 impl Cross {
-    /// Finds or brings a toolchain.
+    /// Finds or installs a toolchain.
     pub(crate) fn prepare(cache: &Cache) -> Result<Self> {
         packages::ensure(cache, &needs())?;
         let source = if cfg!(target_arch = "aarch64") {
@@ -183,7 +183,7 @@ impl Cross {
     }
 }
 
-/// Debian's cargo with Debian's compiler, whatever rustup would put before them.
+/// Debian's cargo with Debian's compiler, even if rustup's come first on the search path.
 fn debian_cargo() -> Command {
     let mut cargo = command::clean(format!("{DEBIAN_BIN}/cargo"));
     cargo.env_remove("RUSTUP_TOOLCHAIN").env("RUSTC", format!("{DEBIAN_BIN}/rustc"));
@@ -196,7 +196,7 @@ fn debian_cargo() -> Command {
     cargo
 }
 
-/// Whether the compiler that `rustc` stands for has the target's standard library.
+/// Whether the compiler `rustc` has the target's standard library.
 fn has_target(rustc: &mut Command) -> bool {
     let Ok(folder) = command::capture(rustc.args(["--print", "target-libdir", "--target", TARGET])) else {
         return false;

@@ -1,4 +1,4 @@
-//! Cargo's own helpers (cargo-fuzz, cargo-deny), installed into the cache where the machine does not have them.
+//! Helpers of cargo (cargo-fuzz, cargo-deny), installed into the cache if the machine does not have them.
 
 use std::path::PathBuf;
 
@@ -8,17 +8,17 @@ use crate::cache::Cache;
 use crate::command;
 use crate::progress;
 
-/// A helper at the version that a run installs.
+/// A helper and the version that a run installs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tool {
-    /// The crate, which is also the program's name.
+    /// Name of the crate, and of the program.
     pub(crate) name: &'static str,
-    /// Its version.
+    /// Version of the crate.
     pub(crate) version: &'static str,
 }
 
 impl Tool {
-    /// The program: the machine's own, else one in the cache, installed on first use.
+    /// Path of the program: the machine's own, else one in the cache, which is installed on first use.
     pub(crate) fn program(self, cache: &Cache) -> Result<PathBuf> {
         if let Some(found) = command::find_program(self.name) {
             return Ok(found);
@@ -30,7 +30,7 @@ impl Tool {
                 .args(["install", "--quiet", "--locked", "--version", self.version, "--root"])
                 .arg(folder)
                 .arg(self.name);
-            // Whatever toolchain the workspace asks for is not the helper's.
+            // The workspace's toolchain must not be used for the helper.
             cargo.current_dir(folder).env("CARGO_TARGET_DIR", cache.path("target-tools"));
             command::run_logged(&mut cargo, &folder.join("install.log"), self.name)
                 .with_context(|| format!("cannot install {}", self.name))

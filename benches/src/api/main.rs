@@ -1,6 +1,6 @@
-//! `api-bench`: how fast the daemon's store and its API are on this machine, with a million microVMs in the store.
+//! `api-bench`: speed of the daemon's store and its API on this machine, with a million microVMs in the store.
 //!
-//! `cargo xtask bench api` runs it natively. What it reads is in the page cache, as on a host that has been up for a while.
+//! `cargo xtask bench api` runs it natively. All data that it reads is in the page cache, as on a host that has been up for a while.
 //!
 //! * [`records`] – microVMs as the daemon stores them
 //! * [`store`] – reads, pages and commits on the store itself
@@ -39,7 +39,7 @@ struct Options {
     json: Option<PathBuf>,
 }
 
-/// How figures are taken.
+/// Parameters of the measurements.
 struct Plan {
     microvms: u64,
     rounds: usize,
@@ -71,12 +71,12 @@ fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// A figure of ours.
+/// A figure of Hearth.
 fn figure(name: &str, unit: &'static str, better: Better, values: Vec<f64>) -> Figure {
     Figure { name: name.to_owned(), unit, better, goal: None, samples: vec![Samples::new("hearth", values)] }
 }
 
-/// How many a second, round by round: `once` is called until a round is over and says how many it has done.
+/// Rates per second, one per round: `once` is called until a round is over and returns how many operations it has done.
 fn rates(plan: &Plan, mut once: impl FnMut() -> Result<u64>) -> Result<Vec<f64>> {
     let mut rates = Vec::new();
     for _ in 0..plan.rounds {
@@ -94,7 +94,7 @@ fn per_second(done: u64, time: Duration) -> f64 {
     done as f64 / time.as_secs_f64()
 }
 
-/// Numbers that look random and are the same in every run (splitmix64).
+/// Pseudo-random numbers that are the same in every run (splitmix64).
 struct Dice(u64);
 
 impl Dice {

@@ -6,25 +6,25 @@ use hearth_proto::microvms::v1::{Microvm, MicrovmState};
 use hearth_proto::store::v1::{MicrovmRecord, Phase};
 use prost_types::Timestamp;
 
-/// Whose they are.
+/// The account of the microVMs.
 pub(crate) const ACCOUNT: &str = "111122223333";
 const IMAGE: &str = "bench";
-/// When the first was started: long enough ago that no clock goes wrong, in seconds since 1970.
+/// Start time of the first microVM, in seconds since 1970: long enough ago that a wrong clock does no harm.
 const FIRST: u64 = 1_780_000_000;
 
 /// Id of the microVM with a number.
 pub(crate) fn id(number: u64) -> String {
-    // A mixed number: ids are random, so that neighbours in the table were not started one after the other.
+    // The number is mixed: real ids are random, so that neighbours in the table were not started one after the other.
     let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     format!("microvm-{:08x}-{:04x}-4000-8000-{number:012x}", mixed >> 32, (mixed >> 16) & 0xffff)
 }
 
-/// When it was started, in milliseconds since 1970: one a second.
+/// Start time of a microVM in milliseconds since 1970: one starts per second.
 pub(crate) fn started_ms(number: u64) -> u64 {
     (FIRST + number) * 1000
 }
 
-/// One that has ended, like almost all in a store with a million.
+/// A terminated microVM, like almost all in a store with a million.
 pub(crate) fn microvm(number: u64) -> MicrovmRecord {
     let timestamp = |milliseconds: u64| Timestamp {
         seconds: i64::try_from(milliseconds / 1000).unwrap_or_default(),
@@ -59,7 +59,7 @@ pub(crate) fn microvm(number: u64) -> MicrovmRecord {
     }
 }
 
-/// What makes it: the record and its indices.
+/// The batch that creates a microVM: the record and its indices.
 pub(crate) fn insert(number: u64) -> Batch {
     let (id, started) = (id(number), started_ms(number));
     Batch::new()
@@ -72,7 +72,7 @@ pub(crate) fn insert(number: u64) -> Batch {
         )
 }
 
-/// What changes its state: as large as it is when a microVM runs, is suspended, or ends.
+/// The batch that changes a microVM's state: as large as when it runs, is suspended, or is terminated.
 pub(crate) fn update(number: u64) -> Batch {
     let record = microvm(number);
     Batch::new().put(Table::Microvms, records::microvm(ACCOUNT, &id(number)), records::encode(&record))

@@ -1,4 +1,4 @@
-//! Reads and pages through gRPC on the daemon's socket: its service over the same store, in this process, with the clients on
+//! Reads and pages through gRPC on the daemon's socket: the service runs over the same store in this process, with the clients on
 //! the same processors. No microVMs are made.
 
 use std::path::Path;
@@ -45,9 +45,9 @@ use crate::records::id;
 use crate::{Dice, Plan, figure, per_second};
 use hearth_benches::report::{Better, Figure};
 
-/// Requests under way at a time.
+/// Numbers of requests under way at a time.
 const CLIENTS: [u64; 2] = [1, 64];
-/// Connections that they share.
+/// Connections that the requests share.
 const CONNECTIONS: u64 = 4;
 
 /// Serves the store in `data` on a socket in `folder` and measures it.
@@ -71,13 +71,13 @@ pub(crate) fn measure(folder: &Path, data: &Path, plan: &Plan) -> Result<Vec<Fig
             let rates = self::rates(plan, &channels, clients, Kind::List).await?;
             figures.push(figure(&format!("gRPC: pages of 50, {by}"), "1/s", Better::Higher, rates));
         }
-        let _ = end.send(true); // the server is there as long as this function is
+        let _ = end.send(true); // an error means that the server has stopped already
         serving.abort();
         Ok(figures)
     })
 }
 
-/// What is asked for.
+/// Kind of request.
 #[derive(Clone, Copy)]
 enum Kind {
     Get,
@@ -133,7 +133,7 @@ async fn ask(
     Ok(())
 }
 
-/// The daemon's service with nothing behind it but the store.
+/// Runs the daemon's service with nothing but the store.
 async fn serve(
     folder: std::path::PathBuf,
     data: std::path::PathBuf,
@@ -205,7 +205,7 @@ async fn serve(
     Ok(async move { Ok(listeners.serve(routes, end).await?) })
 }
 
-/// Builds and reports nothing.
+/// A double whose builds never finish, and that reports nothing.
 struct Nothing;
 
 #[async_trait]

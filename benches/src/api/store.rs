@@ -20,7 +20,7 @@ use hearth_benches::report::{Better, Figure};
 const GROUP: u64 = 2000;
 /// Items on a page.
 const PAGE: usize = 50;
-/// Who commits at a time.
+/// Numbers of concurrent writers.
 const WRITERS: [u64; 3] = [1, 16, 256];
 
 /// Fills a store at `path` and measures it.
@@ -66,7 +66,7 @@ fn fill(path: &Path, plan: &Plan) -> Result<Figure> {
     Ok(figure(&name, "1/s", Better::Higher, vec![rate]))
 }
 
-/// A page behind a microVM, as ListMicrovms reads it: the index, then the records.
+/// The page after a microVM, as ListMicrovms reads it: the index, then the records.
 fn page(db: &Db, behind: u64) -> Result<()> {
     let prefix = records::account(ACCOUNT);
     let after = records::microvm_by_time(ACCOUNT, started_ms(behind.max(100)), &id(behind.max(100)));
@@ -81,7 +81,7 @@ fn page(db: &Db, behind: u64) -> Result<()> {
     Ok(())
 }
 
-/// Changes of state by so many writers at a time, and what the fsyncs below them take.
+/// Changes of state by this many concurrent writers: their rate, and the time of the fsyncs for them.
 fn commits(runtime: &Runtime, db: &Db, store: &RocksStore, plan: &Plan, writers: u64) -> Result<Vec<Figure>> {
     let (mut rates, mut grouped, mut syncs) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..plan.rounds {
@@ -121,7 +121,7 @@ async fn write(db: &Db, plan: &Plan, writers: u64, start: Instant) -> Result<u64
     Ok(done)
 }
 
-/// How many fsyncs there were between two looks, and what they took on average.
+/// The number of fsyncs between two samples, and their mean time.
 #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
 fn since(before: &Syncs, after: &Syncs) -> (f64, f64) {
     let count = after.count.saturating_sub(before.count) as f64;

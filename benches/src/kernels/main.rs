@@ -1,5 +1,5 @@
-//! `kernel-bench`: what a guest's kernel costs, measured with the guest OS on the metal: boot until the agent takes requests,
-//! size of a snapshot of the idle guest, and the memory that a restore of it touches until its first answer.
+//! `kernel-bench`: the cost of a guest's kernel, measured with the guest OS on the metal: boot until the agent accepts requests,
+//! size of a snapshot of the idle guest, and the memory that a restored guest touches until its first response.
 //!
 //! `cargo xtask bench kernel` runs it once for each kernel, in instruction counting.
 
@@ -17,9 +17,9 @@ use hearth_vmm::client::snapshot::{Take, suspend, write_working_set};
 use hearth_vmm::config::restore::RestoreClock;
 use hearth_vmm::jail::JailConfig;
 
-/// When a measurement gives up on a guest.
+/// Timeout of every wait for a guest.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// What a guest may still do after its first answer.
+/// Time for a guest's remaining work after its first response.
 const SETTLE: Duration = Duration::from_millis(500);
 
 /// Measures a guest's kernel on the metal
@@ -42,7 +42,7 @@ struct Options {
     memory: u64,
 }
 
-/// The figures of one guest's life.
+/// The figures of one guest.
 #[derive(Debug, Default, Clone, Copy)]
 struct Figures {
     boot_ms: f64,
@@ -83,7 +83,7 @@ fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Boots a guest, saves it as it is and after a trim, and restores it.
+/// Boots a guest, saves it, saves it again after a trim, and restores it.
 async fn live(options: &Options) -> Result<Figures> {
     let folder = tempfile::tempdir()?;
     let path = |name: &str| folder.path().join(name);
@@ -136,7 +136,7 @@ fn start(folder: &Path) -> Result<Microvm> {
     Ok(Microvm::start(Path::new(&binary), folder, JailConfig::default())?)
 }
 
-/// What a snapshot's memory takes on disk.
+/// MiB that a snapshot's memory takes on disk.
 fn mib_on_disk(snapshot: &Path) -> Result<f64> {
     let memory = snapshot.join("memory");
     let blocks = fs::metadata(&memory).with_context(|| format!("reading {}", memory.display()))?.blocks();

@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// An open connection to an endpoint, and what opens the endpoint.
+/// An open connection to an endpoint, and the token for it.
 pub(crate) struct Endpoint {
     name: String,
     token: String,
@@ -42,7 +42,7 @@ impl Endpoint {
         Ok(Self { name, token, sender })
     }
 
-    /// How long the first byte of an answer takes.
+    /// Time from a request to the first byte of its response.
     pub(crate) async fn first_byte(&mut self) -> Result<Duration> {
         let request = Request::get(format!("https://{}/", self.name));
         let request = request.header("x-aws-proxy-auth", &self.token).body(Empty::new())?;

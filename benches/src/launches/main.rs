@@ -1,11 +1,11 @@
-//! `launch-bench`: how long the daemon takes for the operations of microVMs, and what of that is which step.
+//! `launch-bench`: times of the daemon's operations on microVMs, and of their steps.
 //!
-//! `cargo xtask bench api` runs it on the metal, in instruction counting, against a daemon that has nothing else to do. Times are
-//! the client's: from its request until the daemon tells of the state that was asked for (`WatchEvents`). The steps are the
+//! `cargo xtask bench api` runs it on the metal, in instruction counting, against a daemon that is otherwise idle. Times are
+//! the client's: from its request until the daemon reports the requested state (`WatchEvents`). The steps are the
 //! daemon's own, from its metrics before and after.
 //!
-//! With `--profile` it tells what launches, suspends and resumes cost the host, from its tracepoints ([`hearth_benches::trace`]). Tracing takes
-//! time, so that times are to be had without it.
+//! With `--profile`, it prints the cost of launches, suspends and resumes for the host, from its tracepoints ([`hearth_benches::trace`]).
+//! Tracing takes time, so that times are measured without it.
 //!
 //! * [`endpoint`] – a client of a microVM's endpoint
 //! * [`metrics`] – the daemon's metrics
@@ -37,14 +37,14 @@ use hearth_benches::trace::rounds::Rounds;
 use hearth_benches::trace::tracefs::{TRACEFS, Tracer};
 use metrics::{Steps, scrape};
 
-/// When a state is given up on.
+/// Timeout of every wait for a state.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// What may still go on in a guest after an operation.
+/// Time for a guest's remaining work after an operation.
 const SETTLE: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_millis(20);
 /// The port of the app.
 const PORT: i32 = 8080;
-/// The header with the token, and its name among what the API answers.
+/// Header with the token, and the token's name in the API's response.
 const AUTH: &str = "X-aws-proxy-auth";
 
 /// Measures launch, suspend, resume and terminate through the daemon's API
@@ -82,7 +82,7 @@ fn main() -> ExitCode {
 
 async fn run(options: &Options) -> Result<()> {
     let mut bench = Bench::connect(options).await?;
-    // The first one has the pools filled for its shape, and finds cold files.
+    // The first round fills the pools for this shape, and reads cold files.
     bench.round(&mut Taken::default()).await?;
     bench.steps = Steps::default();
     bench.profiler = options.profile.then(Profiler::open).transpose()?;
@@ -108,7 +108,7 @@ async fn run(options: &Options) -> Result<()> {
     report::save(&figures, &options.json)
 }
 
-/// Milliseconds by what was measured, in the order in which it first was.
+/// Milliseconds by name, in the order in which the names were first measured.
 #[derive(Default)]
 struct Taken(Vec<(String, Vec<f64>)>);
 
@@ -130,7 +130,7 @@ fn figure((name, values): (String, Vec<f64>), unit: &'static str, better: Better
     Figure { name, unit, better, goal: None, samples: vec![Samples::new("hearth", values)] }
 }
 
-/// What looks at operations from below.
+/// Profiles operations by the host's tracepoints.
 struct Profiler {
     tracer: Tracer,
     round: usize,
@@ -178,17 +178,17 @@ impl<'a> Bench<'a> {
         Ok(Self { options, microvms, host, events, steps, rates, profiler: None })
     }
 
-    /// An operation begins that is to be profiled.
+    /// Starts the profile of an operation.
     fn begin(&self) -> Result<()> {
         self.profiler.as_ref().map_or(Ok(()), |profiler| profiler.tracer.begin())
     }
 
-    /// It has come to its end.
+    /// Ends the profile of an operation.
     fn end(&mut self, operation: &str) -> Result<()> {
         self.profiler.as_mut().map_or(Ok(()), |profiler| profiler.end(operation))
     }
 
-    /// One microVM's life, step by step.
+    /// Runs one microVM through all operations, step by step.
     async fn round(&mut self, taken: &mut Taken) -> Result<()> {
         self.quiet().await?;
         self.begin()?;
@@ -234,7 +234,7 @@ impl<'a> Bench<'a> {
         self.note("terminate").await
     }
 
-    /// Many at once, all kept until the last one runs.
+    /// Launches many microVMs at once, and keeps all of them until the last one runs.
     async fn many(&mut self, count: usize, taken: &mut Taken) -> Result<()> {
         self.quiet().await?;
         let start = Instant::now();
@@ -274,7 +274,7 @@ impl<'a> Bench<'a> {
         Ok(self.microvms.run_microvm(request).await?.into_inner())
     }
 
-    /// Suspends a microVM and waits for that.
+    /// Suspends a microVM and waits until it is suspended.
     async fn suspend(&mut self, id: &str) -> Result<()> {
         let microvm_identifier = Some(id.to_owned());
         self.microvms.suspend_microvm(SuspendMicrovmRequest { microvm_identifier }).await?;
@@ -305,7 +305,7 @@ impl<'a> Bench<'a> {
         self.until_all(&HashSet::from([id.to_owned()]), state).await
     }
 
-    /// Waits until all these are in a state.
+    /// Waits until all these microVMs are in a state.
     async fn until_all(&mut self, ids: &HashSet<String>, state: &str) -> Result<()> {
         let mut missing = ids.clone();
         while !missing.is_empty() {
@@ -324,7 +324,7 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// Waits until the pools are full and nothing of the last operation goes on.
+    /// Waits until the pools are full and the last operation has no remaining work.
     async fn quiet(&mut self) -> Result<()> {
         loop {
             let status = self.host.get_host_status(GetHostStatusRequest {}).await?.into_inner();
@@ -338,7 +338,7 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// Takes down what the daemon has measured since the last look.
+    /// Records the daemon's measurements since the last call.
     async fn note(&mut self, operation: &str) -> Result<()> {
         tokio::time::sleep(SETTLE).await;
         self.steps.note(operation, scrape(&self.options.metrics)?);

@@ -1,4 +1,4 @@
-//! The daemon's metrics: how often something was done, and how long it took all in all, between two looks.
+//! The daemon's metrics: how often something was done, and its total time, between two samples.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,10 +7,10 @@ use std::net::TcpStream;
 
 use anyhow::{Context as _, Result, bail};
 
-/// Sums and counts of the histograms of times, by name with labels.
+/// A sample: sums and counts of the histograms of times, by name with labels.
 pub(crate) type Look = BTreeMap<String, (f64, f64)>;
 
-/// What took how long, by operation.
+/// Times of steps, by operation.
 #[derive(Default)]
 pub(crate) struct Steps {
     last: Look,
@@ -30,7 +30,7 @@ pub(crate) fn scrape(address: &str) -> Result<Look> {
     Ok(parse(body))
 }
 
-/// The times among metrics in Prometheus' text format: `NAME_seconds_sum{LABELS} VALUE`, and `_count`.
+/// Parses the times in metrics in Prometheus' text format: `NAME_seconds_sum{LABELS} VALUE`, and `_count`.
 fn parse(text: &str) -> Look {
     let mut look = Look::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -49,12 +49,12 @@ fn parse(text: &str) -> Look {
 }
 
 impl Steps {
-    /// Begins with a look: what was before it does not count.
+    /// Starts with a sample: everything before it is not counted.
     pub(crate) fn forget(&mut self, look: Look) {
         self.last = look;
     }
 
-    /// What has happened since the last look belongs to `operation`.
+    /// Counts everything since the last sample for `operation`.
     pub(crate) fn note(&mut self, operation: &str, look: Look) {
         for (name, (sum, count)) in &look {
             let (old_sum, old_count) = self.last.get(name).copied().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A guest's start, and what an idle one costs.
+//! A guest's boot, and the cost of an idle one.
 
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ fn boot(setting: &mut Setting<'_>) -> Result<Vec<f64>> {
     Ok(vec![taken.as_secs_f64() * 1e3])
 }
 
-/// Memory of the process that no other shares, without and with its guest's.
+/// Private memory of the process, without and with its guest's.
 fn idle(setting: &mut Setting<'_>) -> Result<Vec<f64>> {
     let running = setting.ready()?;
     vm::command(&running.vsock(), "ping")?;

@@ -1,4 +1,4 @@
-//! What restored microVMs cost beside each other.
+//! The cost of restored microVMs beside each other.
 
 use std::path::PathBuf;
 use std::thread;
@@ -11,9 +11,9 @@ use super::{Measurement, Row, SETTLE, Setting, goal, lower};
 use crate::memory::Memory;
 use crate::vm::{self, Restore};
 
-/// How many are restored in a row.
+/// Number of microVMs that are restored in a row.
 const CROWD: usize = 50;
-/// How many of the first and of the last are compared.
+/// Number of the first and of the last restores that are compared.
 const ENDS: usize = 10;
 
 const IDLE: [Row; 2] = [
@@ -28,7 +28,7 @@ const WAITING: [Row; 2] = [
     lower("50 restores in waiting processes, all kept: total", "ms"),
     lower("50 restores in waiting processes: last ten over first", "x"),
 ];
-/// Rounds of what takes 50 restores.
+/// Rounds of measurements that take 50 restores.
 const ROUNDS: usize = 3;
 
 pub(super) const MEASUREMENTS: [Measurement; 3] = [
@@ -37,7 +37,7 @@ pub(super) const MEASUREMENTS: [Measurement; 3] = [
     Measurement { most_rounds: ROUNDS, ..Measurement::new(&WAITING, |setting| in_a_row(setting, true)) },
 ];
 
-/// What belongs to no file: files are shared with the other clones.
+/// Anonymous memory: memory of files is shared with the other clones.
 fn idle(setting: &mut Setting<'_>) -> Result<Vec<f64>> {
     let snapshot = setting.goldens.get(setting.monitor, setting.memory_mib, Place::Default)?;
     let process = setting.monitor.start(setting.folder)?;
@@ -47,7 +47,7 @@ fn idle(setting: &mut Setting<'_>) -> Result<Vec<f64>> {
     Ok(vec![memory.anonymous_kib as f64 / 1024.0, memory.own_anonymous_kib as f64])
 }
 
-/// One restore after another, each to the end of the call; those before run on.
+/// Restores one microVM after another, each until the call returns; the earlier ones keep running.
 fn in_a_row(setting: &mut Setting<'_>, waiting: bool) -> Result<Vec<f64>> {
     let snapshot = setting.goldens.get(setting.monitor, setting.memory_mib, Place::Default)?;
     let folders: Vec<PathBuf> = (0..CROWD).map(|number| setting.folder.join(number.to_string())).collect();

@@ -1,4 +1,4 @@
-//! Disks and vsock, measured by the guest or at the host's end of a stream.
+//! Disks and vsock, measured by the guest or on the host's side of a stream.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -10,7 +10,7 @@ use super::{Measurement, Row, Setting, higher, lower, ready};
 use crate::vm::{self, Disk, Guest};
 
 const MIB: u64 = 1 << 20;
-/// Size of the disk that is read and written, in bytes.
+/// Size in bytes of the disk that is read and written.
 const DISK: u64 = 32 * MIB;
 /// Bytes of one run with small blocks.
 const SMALL_RUN: u64 = 2 * MIB;
@@ -61,7 +61,7 @@ fn block(setting: &Setting<'_>, overlay: bool, direction: &str, size: u64) -> Re
     Ok(vec![bytes / MIB as f64 / (nanoseconds / 1e9)])
 }
 
-/// Fills a disk, so that no read is of a hole.
+/// Fills a disk, so that no read hits a hole.
 fn fill(mut file: &File) -> Result<()> {
     let block = vec![0x5a; usize::try_from(MIB)?];
     for _ in 0..DISK / MIB {

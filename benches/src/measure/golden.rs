@@ -1,4 +1,4 @@
-//! The snapshots that restores begin with: one per monitor, memory size and place, taken when it is first needed.
+//! The snapshots that are restored: one per monitor, memory size and place, taken when it is first needed.
 
 use std::path::PathBuf;
 use std::thread;
@@ -11,16 +11,16 @@ use super::{SETTLE, ready};
 use crate::slow_disk::SlowDisk;
 use crate::vm::{self, Guest, Monitor, Restore, Save, Snapshot};
 
-/// Where a snapshot's files are.
+/// Location of a snapshot's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
-    /// With everything else: in memory, on emulated metal.
+    /// With all other files: in memory, on emulated metal.
     Default,
-    /// On a disk that takes its time.
+    /// On a disk with a realistic latency.
     SlowDisk,
 }
 
-/// All of them. Their order is that in which they must go.
+/// All snapshots. The order of the fields is the order in which they must be dropped.
 #[derive(Debug, Default)]
 pub(super) struct Goldens {
     snapshots: Vec<Golden>,
@@ -32,21 +32,21 @@ struct Golden {
     monitor: &'static str,
     place: Place,
     snapshot: Snapshot,
-    /// The working set, once it was asked for; `None` inside where the monitor has none.
+    /// The working set, once it was requested; `None` inside if the monitor cannot record one.
     working_set: Option<Option<PathBuf>>,
     folder: TempDir,
 }
 
 impl Goldens {
-    /// Gives up the snapshots of guests with other memory than this.
+    /// Drops the snapshots of guests with another memory size.
     pub(super) fn keep_only(&mut self, memory_mib: u64) {
         self.snapshots.retain(|golden| golden.snapshot.memory_mib == memory_mib);
     }
 
-    /// Takes a new full snapshot of a booted, idle guest, and keeps it; returns how long that took once the guest
-    /// was stopped.
+    /// Takes a new full snapshot of a booted, idle guest, and keeps it. Returns the time that this took once the guest
+    /// was paused.
     pub(super) fn renew(&mut self, monitor: &dyn Monitor, memory_mib: u64, place: Place) -> Result<Duration> {
-        // First the old one: two of the largest would not fit.
+        // The old one is dropped first: two of the largest would not fit.
         self.snapshots.retain(|golden| !golden.is(monitor, memory_mib, place));
         let folder = match place {
             Place::Default => tempfile::tempdir(),
@@ -79,7 +79,7 @@ impl Goldens {
         Ok(self.find(monitor, memory_mib, place)?.snapshot.clone())
     }
 
-    /// What such a guest touches until it has answered once, where the monitor can record that.
+    /// The pages that such a guest touches until its first response, if the monitor can record them.
     pub(super) fn working_set(
         &mut self,
         monitor: &dyn Monitor,

@@ -1,11 +1,11 @@
-//! The measurements. Each is taken of every monitor in turn, round after round, so that whatever drifts
-//! drifts for all of them. One measurement may give several figures of one microVM's life.
+//! The measurements. Each is taken of every monitor in turn, round after round, so that a drift of the host
+//! affects all of them alike. One measurement may give several figures of one microVM's life.
 //!
-//! * [`boot`] – a guest's start, and memory of an idle one
+//! * [`boot`] – a guest's boot, and memory of an idle one
 //! * [`devices`] – disks and vsock
 //! * [`snapshot`] – saving and restoring
-//! * [`clones`] – what restored microVMs cost beside each other
-//! * [`golden`] – the snapshots that restores begin with
+//! * [`clones`] – the cost of restored microVMs beside each other
+//! * [`golden`] – the snapshots that are restored
 
 mod boot;
 mod clones;
@@ -25,14 +25,14 @@ use hearth_benches::report::{Better, Figure, Samples};
 
 use golden::Goldens;
 
-/// What to measure.
+/// The plan of the measurements.
 #[derive(Debug)]
 pub(crate) struct Plan<'a> {
     /// How often each figure is taken.
     pub(crate) rounds: usize,
-    /// Guest memory in MiB where a measurement does not say.
+    /// Guest memory in MiB of measurements that set none.
     pub(crate) memory_mib: u64,
-    /// Take only what has one of these in its name; all if there are none.
+    /// Only measurements with one of these texts in their names are taken; all if there are none.
     pub(crate) only: &'a [String],
 }
 
@@ -42,7 +42,7 @@ struct Row {
     name: &'static str,
     unit: &'static str,
     better: Better,
-    /// Highest ratio to Firecracker that is the goal, if there is one.
+    /// Goal: the highest ratio to Firecracker, if there is a goal.
     goal: Option<f64>,
 }
 
@@ -62,11 +62,11 @@ const fn goal(goal: f64, row: Row) -> Row {
 struct Measurement {
     /// The figures that it gives, in order.
     rows: &'static [Row],
-    /// Guest memory in MiB that it is about; another one says so in its rows' names.
+    /// Guest memory in MiB of the measurement, if it is fixed; the rows' names contain it then.
     memory_mib: Option<u64>,
-    /// It takes too long for more rounds than this.
+    /// Maximum number of rounds, for measurements that take long.
     most_rounds: usize,
-    /// Whether only monitors with overlays have it.
+    /// Whether the measurement needs a monitor with overlays.
     overlay: bool,
     take: fn(&mut Setting<'_>) -> Result<Vec<f64>>,
 }
@@ -90,17 +90,17 @@ impl Measurement {
     }
 }
 
-/// Where one sample is taken.
+/// The environment of one sample.
 struct Setting<'a> {
     monitor: &'a dyn Monitor,
-    /// A folder of its own.
+    /// A separate folder for the sample.
     folder: &'a Path,
     memory_mib: u64,
     goldens: &'a mut Goldens,
 }
 
 impl Setting<'_> {
-    /// Boots a guest without disks and waits until it takes commands.
+    /// Boots a guest without disks and waits until it accepts commands.
     fn ready(&self) -> Result<Box<dyn Running>> {
         ready(
             self.monitor,
@@ -110,21 +110,21 @@ impl Setting<'_> {
     }
 }
 
-/// Boots a guest and waits until it takes commands.
+/// Boots a guest and waits until it accepts commands.
 fn ready(monitor: &dyn Monitor, folder: &Path, guest: Guest<'_>) -> Result<Box<dyn Running>> {
     let mut running = monitor.boot(folder, guest)?;
     running.wait_until_ready()?;
     Ok(running)
 }
 
-/// How long what was ended before, and what was just started, may take to come to rest. In icount mode the work that
-/// the host still does then would be counted.
+/// Time for processes that were ended before, or just started, to come to rest. In icount mode, work that the host still does
+/// would otherwise be counted.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// Memory in MiB that the host needs beside twice a guest's: once for the guest, once for a snapshot of it.
+/// Memory in MiB that the host needs in addition to a guest's.
 const HOST_MIB: u64 = 1024;
 
-/// What came of it all.
+/// Results of all measurements.
 #[derive(Debug)]
 pub(crate) struct Results {
     pub(crate) figures: Vec<Figure>,
@@ -140,11 +140,11 @@ pub(crate) fn all(monitors: &[&dyn Monitor], plan: &Plan<'_>) -> Result<Results>
     let groups: [&[Measurement]; 4] =
         [&boot::MEASUREMENTS, &devices::MEASUREMENTS, &snapshot::MEASUREMENTS, &clones::MEASUREMENTS];
     let mut wanted: Vec<_> = groups.into_iter().flatten().filter(|one| one.is_wanted(plan.only)).collect();
-    // Those of one size together, since a large guest's snapshots cannot be kept for later.
+    // Measurements of one size are taken together, because a large guest's snapshots cannot be kept for later.
     wanted.sort_by_key(|measurement| measurement.memory_mib.unwrap_or(plan.memory_mib));
     for measurement in wanted {
         let memory_mib = measurement.memory_mib.unwrap_or(plan.memory_mib);
-        // A large guest's snapshot is written without its guest's memory being there.
+        // The guest's size counts once: a large guest's snapshot is written without its guest's memory being there.
         if memory_mib.saturating_add(HOST_MIB) > here {
             for row in measurement.rows {
                 eprintln!(
@@ -161,7 +161,7 @@ pub(crate) fn all(monitors: &[&dyn Monitor], plan: &Plan<'_>) -> Result<Results>
     Ok(results)
 }
 
-/// Takes one measurement, as often as the plan wants.
+/// Takes one measurement, in as many rounds as planned.
 fn take(
     measurement: &Measurement,
     monitors: &[&dyn Monitor],
@@ -209,7 +209,7 @@ fn take(
     }
 }
 
-/// Takes one sample in a folder of its own.
+/// Takes one sample in a separate folder.
 fn one(
     measurement: &Measurement,
     monitor: &dyn Monitor,

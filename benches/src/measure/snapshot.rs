@@ -49,7 +49,7 @@ const DIFF_DIRTY: [Row; 1] = [lower("suspend, 64 MiB dirty, beside Firecracker's
 const SMALL: u64 = 256;
 const MEDIUM: u64 = 1024;
 const LARGE: u64 = 8192;
-/// Rounds with a large guest, all of whose memory Firecracker writes.
+/// Rounds with a large guest, whose whole memory Firecracker writes.
 const LARGE_ROUNDS: usize = 2;
 /// MiB that a guest writes before it is suspended.
 const DIRTY_MIB: u64 = 64;
@@ -86,7 +86,7 @@ fn full(setting: &mut Setting<'_>) -> Result<Vec<f64>> {
     Ok(vec![milliseconds(taken)])
 }
 
-/// Milliseconds from `started` to `restored`, and to the first byte of the guest's answer.
+/// Milliseconds from `started` to `restored`, and to the first byte of the guest's response.
 fn call_and_first_byte(started: Instant, restored: Instant, running: &dyn Running) -> Result<Vec<f64>> {
     let answered = vm::first_byte(&running.vsock())?;
     Ok(vec![milliseconds(restored - started), milliseconds(answered - started)])
@@ -142,7 +142,7 @@ fn cold(setting: &mut Setting<'_>, with_working_set: bool) -> Result<Vec<f64>> {
     Ok(values)
 }
 
-/// Restores a guest in the folder `name` of the setting and has it write to so much of its memory.
+/// Restores a guest in the folder `name` of the setting and has it write to `dirty_mib` MiB of its memory.
 fn restored(
     setting: &Setting<'_>,
     name: &str,
@@ -161,7 +161,7 @@ fn restored(
     Ok(running)
 }
 
-/// Stops a guest and writes it into `folder`.
+/// Pauses a guest and writes it into `folder`.
 fn suspend(running: &mut dyn Running, how: Save, folder: &Path) -> Result<Duration> {
     std::fs::create_dir(folder).context("making a folder")?;
     let started = Instant::now();
@@ -170,7 +170,7 @@ fn suspend(running: &mut dyn Running, how: Save, folder: &Path) -> Result<Durati
     Ok(started.elapsed())
 }
 
-/// As each monitor does it best: Firecracker cannot resume from a diff before that is merged with what it builds on.
+/// Uses each monitor's best way: Firecracker cannot resume from a diff before that is merged with its base.
 fn suspend_and_resume(setting: &mut Setting<'_>, dirty_mib: u64) -> Result<Vec<f64>> {
     let monitor = setting.monitor;
     let snapshot = setting.goldens.get(monitor, setting.memory_mib, Place::Default)?;

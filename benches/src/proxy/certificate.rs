@@ -1,4 +1,4 @@
-//! The certificate that both proxies show.
+//! The certificate of both proxies.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,18 +7,18 @@ use anyhow::{Context as _, Result};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// A certificate of its own making, ECDSA with P-256, and its key.
+/// A self-signed certificate, ECDSA with P-256, and its key.
 pub(crate) struct Certificate {
-    /// In PEM.
+    /// Path of the certificate, in PEM.
     pub(crate) certificate: PathBuf,
-    /// In PEM.
+    /// Path of the key, in PEM.
     pub(crate) key: PathBuf,
     der: CertificateDer<'static>,
     key_der: Vec<u8>,
 }
 
 impl Certificate {
-    /// Makes one for names below `domain`, with its files in `folder`.
+    /// Makes a certificate for names below `domain`, with its files in `folder`.
     pub(crate) fn new(folder: &Path, domain: &str) -> Result<Self> {
         let made = rcgen::generate_simple_self_signed(vec![format!("*.{domain}")])
             .context("making a certificate")?;
@@ -29,7 +29,7 @@ impl Certificate {
         Ok(Self { certificate, key, der, key_der })
     }
 
-    /// The one that was made in `folder`.
+    /// Loads the certificate in `folder`.
     pub(crate) fn load(folder: &Path) -> Result<Self> {
         let (certificate, key) = files(folder);
         let der = CertificateDer::from_pem_file(&certificate).context("reading the certificate")?;
@@ -38,7 +38,7 @@ impl Certificate {
         Ok(Self { certificate, key, der, key_der })
     }
 
-    /// TLS 1.3 with it, HTTP/2 preferred.
+    /// A TLS 1.3 configuration with the certificate, HTTP/2 preferred.
     pub(crate) fn server(&self) -> Result<rustls::ServerConfig> {
         let key = PrivateKeyDer::try_from(self.key_der.clone()).map_err(anyhow::Error::msg)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -51,7 +51,7 @@ impl Certificate {
     }
 }
 
-/// Where certificate and key are.
+/// Paths of certificate and key.
 fn files(folder: &Path) -> (PathBuf, PathBuf) {
     (folder.join("certificate.pem"), folder.join("key.pem"))
 }

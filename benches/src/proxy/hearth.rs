@@ -1,4 +1,4 @@
-//! Hearth's proxy in this process. Its one microVM is a double: a connection to its app is one to a server on this machine.
+//! Hearth's proxy in this process. Its one microVM is a double: connections to its app lead to a server on this machine.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -27,29 +27,29 @@ use tokio::sync::watch;
 use crate::WORKERS;
 use crate::certificate::Certificate;
 
-/// What names of endpoints end with.
+/// Domain of the endpoints' names.
 pub(crate) const DOMAIN: &str = "microvms.bench.localhost";
-/// The endpoint.
+/// Name of the only endpoint.
 pub(crate) const NAME: &str = "one.microvms.bench.localhost";
 const MICROVM: &str = "microvm-1";
 const BUILD: &str = "b-1";
-/// The port that requests are for which name none.
+/// The port of requests that name none.
 const PORT: u16 = 8080;
 const MEMORY_MIB: u32 = 512;
-/// Longer than any run.
+/// A duration that is longer than any run.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// The proxy, which ends with this.
+/// The proxy, which stops when this is dropped.
 pub(crate) struct Hearth {
-    /// Where it listens.
+    /// Address on which the proxy listens.
     pub(crate) address: SocketAddr,
-    /// Opens its microVM's endpoint.
+    /// Token for the endpoint of its microVM.
     pub(crate) token: String,
     _end: watch::Sender<bool>,
 }
 
 impl Hearth {
-    /// Starts it on a runtime. Its app is the server at `app`.
+    /// Starts the proxy on a runtime. Its app is the server at `app`.
     pub(crate) async fn start(runtime: &Handle, app: SocketAddr, certificate: &Certificate) -> Result<Self> {
         let tls = Arc::new(certificate.server()?);
         runtime.spawn(start(app, tls)).await.context("starting Hearth's proxy")?
@@ -99,7 +99,7 @@ async fn start(app: SocketAddr, tls: Arc<rustls::ServerConfig>) -> Result<Hearth
     Ok(Hearth { address, token, _end: end })
 }
 
-/// A microVM that is about to be launched, and never idle.
+/// The record of a microVM that is about to be launched, and never idle.
 fn record(clock: Clock) -> MicrovmRecord {
     let microvm = Microvm {
         microvm_id: MICROVM.to_owned(),

@@ -1,5 +1,5 @@
-//! Connections that are open and idle. They are held by a process of their own, and served by another: what they cost the proxy is
-//! what its process grows by.
+//! Open, idle connections. One process holds them, and another one serves them: their cost for the proxy is the growth of its
+//! process.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
@@ -25,9 +25,9 @@ use crate::certificate::Certificate;
 use crate::hearth::{Hearth, NAME};
 use crate::load::Protocol;
 
-/// Connections that are opened at a time: a listener's queue has more.
+/// Connections that are opened at a time: fewer than a listener's queue holds.
 const AT_ONCE: usize = 64;
-/// What the other process says when all are open.
+/// Line that the holding process prints when all connections are open.
 const READY: &str = "ready";
 
 /// Opens connections, makes one request on each, and keeps them until its input ends
@@ -58,7 +58,7 @@ impl Hold {
             open.push(opened??);
         }
         println!("{READY}");
-        // Connections live on in this runtime's tasks.
+        // The connections live on in tasks of this runtime.
         tokio::task::spawn_blocking(move || input.read_to_end(&mut Vec::new())).await??;
         Ok(())
     }
@@ -131,7 +131,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        drop(self.0.stdin.take()); // it ends then
+        drop(self.0.stdin.take()); // the process then exits
         let _ = self.0.wait();
     }
 }
@@ -148,12 +148,12 @@ pub(crate) struct Idle {
 }
 
 impl Idle {
-    /// Blocks for as long as that takes.
+    /// Runs the measurement. Blocks until it is done.
     pub(crate) fn run(&self, proxy: &Runtime) -> Result<()> {
         let certificate = Certificate::load(&self.folder)?;
         let hearth = proxy.block_on(Hearth::start(proxy.handle(), self.app, &certificate))?;
         let hold = |count| Held::open(&hearth, &certificate.certificate, count, self.http2);
-        // What is made once is not counted.
+        // Memory that is allocated once is not counted.
         drop(hold(AT_ONCE)?);
         let before = anonymous_kib()?;
         let held = hold(usize::try_from(self.count)?)?;
@@ -164,7 +164,7 @@ impl Idle {
     }
 }
 
-/// KiB that each of `count` idle connections costs a proxy in a process of its own. Blocks for as long as that takes.
+/// KiB per connection of `count` idle ones in a separate process with a proxy. Blocks until it is measured.
 pub(crate) fn cost(app: SocketAddr, folder: &Path, count: u32, protocol: Protocol) -> Result<f64> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("idle").arg(app.to_string()).arg(folder).arg(count.to_string());
@@ -176,7 +176,7 @@ pub(crate) fn cost(app: SocketAddr, folder: &Path, count: u32, protocol: Protoco
     Ok(String::from_utf8(output.stdout)?.trim().parse()?)
 }
 
-/// Memory of this process that is in no file, in KiB.
+/// Anonymous memory of this process, in KiB.
 fn anonymous_kib() -> Result<f64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));

@@ -1,4 +1,4 @@
-//! h2load, and what it says.
+//! Runs h2load, and parses its output.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,61 +9,61 @@ use tokio::process::Command;
 
 use crate::hearth::NAME;
 
-/// Before requests are counted, so that connections are open and code is warm.
+/// Warm-up before requests are counted, so that connections are open and code is warm.
 const WARM_UP: &str = "--warm-up-time=500ms";
 
-/// What is spoken.
+/// HTTP version of the requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
     Http1,
     Http2,
 }
 
-/// Whom requests go to.
+/// Destination of the requests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Target {
     /// The app itself, without TLS.
     App(SocketAddr),
-    /// A proxy, or what is before it.
+    /// A proxy, or a relay in front of it.
     Proxy(SocketAddr),
 }
 
-/// How long requests are made.
+/// Duration or number of requests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Amount {
     Seconds(u32),
     Requests(u32),
 }
 
-/// What requests are made.
+/// The requests to make.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load<'a> {
     pub(crate) protocol: Protocol,
-    /// Connections, and requests under way on each.
+    /// Number of connections, and of concurrent requests on each.
     pub(crate) connections: (u32, u32),
     pub(crate) amount: Amount,
     pub(crate) path: &'a str,
-    /// The file that each request brings.
+    /// The file that each request uploads.
     pub(crate) upload: Option<&'a Path>,
 }
 
-/// What became of requests, all of which have succeeded.
+/// Result of requests, all of which have succeeded.
 #[derive(Debug, Clone)]
 pub(crate) struct Outcome {
     /// Requests a second.
     pub(crate) rate: f64,
-    /// What TLS has agreed on, if it was spoken.
+    /// Negotiated TLS parameters, if TLS was used.
     pub(crate) tls: Option<String>,
-    /// Each request.
+    /// Every request.
     pub(crate) requests: Vec<Request>,
 }
 
 /// A request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Request {
-    /// When it began, in µs since 1970.
+    /// Start, in µs since 1970.
     pub(crate) began: u64,
-    /// Until the end of its answer, in µs.
+    /// Duration until the end of the response, in µs.
     pub(crate) took: u64,
 }
 
@@ -81,13 +81,13 @@ impl H2load {
         Self { program: program.to_owned(), log: folder.join("requests.log"), token: token.to_owned() }
     }
 
-    /// Makes requests. Each of them must succeed.
+    /// Makes requests, all of which must succeed.
     pub(crate) async fn run(&self, target: Target, load: Load<'_>) -> Result<Outcome> {
         match std::fs::remove_file(&self.log) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(error).context("removing the log of requests");
             }
-            _ => {} // it would append
+            _ => {} // otherwise h2load would append to the old log
         }
         let mut command = self.command(target, load);
         command.arg("--header").arg(format!("x-aws-proxy-auth: {}", self.token));
@@ -98,7 +98,7 @@ impl H2load {
         Ok(Outcome { rate, tls: tls(&said), requests: requests(&log)? })
     }
 
-    /// How many of some requests without a token are answered with 4xx.
+    /// Number of 4xx responses to requests without a token.
     pub(crate) async fn refusals(&self, target: Target, load: Load<'_>) -> Result<u64> {
         let said = said(self.command(target, load)).await?;
         Ok(Statuses::of(&said)?.client_errors)
@@ -141,7 +141,7 @@ async fn said(mut command: Command) -> Result<String> {
     Ok(said)
 }
 
-/// Requests a second, if every request was answered with 2xx.
+/// Requests per second, if every response was 2xx.
 fn check(said: &str, amount: Amount) -> Result<f64> {
     let Statuses { done, succeeded, lost, good, client_errors, others } = Statuses::of(said)?;
     ensure!(done > 0, "no request was answered");
@@ -155,18 +155,18 @@ fn check(said: &str, amount: Amount) -> Result<f64> {
     rate.parse().context("the rate is no number")
 }
 
-/// How requests were answered.
+/// Counts of responses.
 #[derive(Debug, PartialEq, Eq)]
 struct Statuses {
     done: u64,
     succeeded: u64,
-    /// Failed, errored, timed out.
+    /// Requests that failed, had an error or timed out.
     lost: u64,
-    /// 2xx
+    /// Responses with 2xx.
     good: u64,
-    /// 4xx
+    /// Responses with 4xx.
     client_errors: u64,
-    /// 3xx and 5xx
+    /// Responses with 3xx and 5xx.
     others: u64,
 }
 
@@ -184,28 +184,28 @@ impl Statuses {
     }
 }
 
-/// The rest of the line that begins with `start`.
+/// The rest of the output's line that begins with `start`.
 fn line<'a>(said: &'a str, start: &str) -> Result<&'a str> {
     said.lines()
         .find_map(|line| line.strip_prefix(start))
         .with_context(|| format!("h2load says no {start:?}"))
 }
 
-/// The number before a word, in numbers and words with commas between.
+/// The number before a word, in a line of numbers and words separated by commas.
 fn count(line: &str, word: &str) -> Result<u64> {
     let number = line.split(", ").find_map(|part| part.strip_suffix(word));
     let number = number.with_context(|| format!("h2load counts no {word}"))?;
     number.trim().parse().with_context(|| format!("h2load's count of {word} is no number"))
 }
 
-/// Protocol, cipher and key exchange.
+/// Protocol, cipher and key exchange of TLS.
 fn tls(said: &str) -> Option<String> {
     let parts = ["TLS Protocol: ", "Cipher: ", "Server Temp Key: "];
     let parts: Vec<&str> = parts.iter().filter_map(|part| line(said, part).ok()).collect();
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
-/// The requests of a log: lines of beginning, status and duration.
+/// The requests in a log, whose lines have start, status and duration.
 fn requests(log: &str) -> Result<Vec<Request>> {
     let request = |line: &str| {
         let mut fields = line.split('\t');

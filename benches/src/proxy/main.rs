@@ -7,15 +7,15 @@
 //! ```
 //!
 //! `cargo xtask bench proxy` runs it. Everything is on the loopback device and shares the processors; both proxies have two
-//! threads that work, the same certificate, the same requests (with a token, which only one of them checks) and the same app.
-//! There are no microVMs: what lies between the daemon and a guest's app is not measured here.
+//! worker threads, the same certificate, the same requests (with a token, which only Hearth checks) and the same app.
+//! There are no microVMs: the path between the daemon and a guest's app is not measured here.
 //!
-//! * [`nginx`] – the app, and the reverse proxy beside which Hearth's is measured
+//! * [`nginx`] – the app, and the reverse proxy with which Hearth's is compared
 //! * [`hearth`] – Hearth's proxy in this process
-//! * [`certificate`] – what both show
-//! * [`load`] – h2load, and what it says
-//! * [`relay`] – a long way between client and proxy
-//! * [`hold`] – what idle connections cost
+//! * [`certificate`] – the certificate of both
+//! * [`load`] – h2load, and its output
+//! * [`relay`] – a high latency between client and proxy
+//! * [`hold`] – the cost of idle connections
 //! * [`measure`] – the figures, in rounds; [`report`] – how they are shown
 
 mod certificate;
@@ -43,7 +43,7 @@ use nginx::Nginx;
 
 /// Threads of each proxy.
 const WORKERS: usize = 2;
-/// Where files are made, if there is such a folder: in memory.
+/// Folder for files if it exists: a file system in memory.
 const MEMORY: &str = "/dev/shm";
 
 /// Measures the endpoints' proxy beside nginx
@@ -89,7 +89,7 @@ fn run(mut options: Options) -> Result<()> {
     if let Some(Part::Hold(hold)) = part {
         return Builder::new_current_thread().enable_all().build()?.block_on(hold.run());
     }
-    // What is beside the threads that serve has one of its own, so that nothing else in this process is in its way.
+    // Besides the worker threads, this runtime has one thread, so that nothing else in this process gets in its way.
     let proxy = Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("hearth")
@@ -101,7 +101,7 @@ fn run(mut options: Options) -> Result<()> {
     }
     let runtime = Builder::new_current_thread().enable_all().build().context("starting a runtime")?;
     runtime.block_on(async {
-        // Whoever is told to end ends what it has started.
+        // On SIGTERM, the measurement is dropped, which stops all processes that it has started.
         let mut end = signal(SignalKind::terminate()).context("waiting for a signal")?;
         tokio::select! {
             done = measure(&options, proxy.handle()) => done,

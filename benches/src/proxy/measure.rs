@@ -1,4 +1,4 @@
-//! The figures, in rounds: in each, every figure is taken of Hearth and of nginx, and who is first alternates.
+//! The figures, in rounds: in each, every figure is taken of Hearth and of nginx, in alternating order.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -15,27 +15,27 @@ use hearth_benches::report::{Better, Figure, Samples};
 
 /// Bytes of the big file.
 const BIG_SIZE: u64 = 64 << 20;
-/// Times that it is carried for one value.
+/// Transfers of the big file for one value.
 const TRANSFERS: u32 = 8;
-/// The same, from far away.
+/// Transfers of the big file for one value with the high latency.
 const FAR_TRANSFERS: u32 = 2;
-/// One way from far away: half of the 93 ms at which AWS was measured.
+/// High latency, one way: half of the round trip of 93 ms at which AWS was measured.
 const FAR: Duration = Duration::from_micros(46_500);
-/// What AWS was measured to take in from there over HTTP/2, in MB/s. Hearth's windows are larger
+/// AWS's measured upload rate over HTTP/2 at that latency, in MB/s. Hearth's windows are larger
 /// (docs/behaviour.md, "Limits of the endpoint").
 const AWS: f64 = 0.6;
-/// What of nginx's requests a second Hearth shall reach.
+/// Goal: Hearth's requests per second as a share of nginx's.
 const REQUESTS_GOAL: f64 = 0.8;
-/// How many times as much as AWS it shall take in.
+/// Goal: Hearth's upload rate at the high latency as a multiple of AWS's.
 const UPLOAD_GOAL: f64 = 5.0;
-/// Idle connections.
+/// Number of idle connections.
 const IDLE: u32 = 2000;
-/// What each may cost, in KiB.
+/// Goal: most memory of an idle connection, in KiB.
 const IDLE_LIMIT: f64 = 32.0;
 const PROTOCOLS: [(&str, Protocol); 2] = [("h1", Protocol::Http1), ("h2", Protocol::Http2)];
 const PERCENTILES: [u32; 2] = [50, 99];
 
-/// What is measured, and with what.
+/// The measurement's programs, files and addresses.
 pub(crate) struct Bench {
     pub(crate) h2load: H2load,
     /// The big file.
@@ -47,7 +47,7 @@ pub(crate) struct Bench {
     pub(crate) seconds: u32,
 }
 
-/// The file that is carried up and down.
+/// Makes the file that is uploaded and downloaded.
 pub(crate) fn big_file(folder: &Path) -> Result<PathBuf> {
     let path = folder.join("big");
     let file = File::create(&path).context("making a big file")?;
@@ -55,7 +55,7 @@ pub(crate) fn big_file(folder: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// What idle connections cost, in rounds.
+/// Measures the cost of idle connections, in rounds.
 pub(crate) fn idle(app: SocketAddr, folder: &Path, rounds: usize) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for (name, protocol) in PROTOCOLS {
@@ -89,7 +89,7 @@ impl Pair {
     }
 }
 
-/// What the rounds have given, each by protocol.
+/// Values of all rounds, each by protocol.
 #[derive(Debug, Default)]
 struct Values {
     rates: [Pair; 2],
@@ -126,7 +126,7 @@ impl Bench {
         Ok(values.figures())
     }
 
-    /// Both speak the same TLS, and only one of them asks for tokens.
+    /// Checks that both proxies use the same TLS parameters, and that only Hearth requires tokens.
     async fn look(&self) -> Result<()> {
         for (name, protocol) in PROTOCOLS {
             let load = self.small(protocol, (1, 1), Amount::Requests(1));
@@ -141,7 +141,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Takes the values of one protocol, at `index` of them.
+    /// Takes the values of one protocol, which has this index.
     async fn round(&self, round: usize, index: usize, protocol: Protocol, values: &mut Values) -> Result<()> {
         let sides = (self.hearth, self.nginx);
         let Values { rates, latencies, down, up, .. } = values;
@@ -161,10 +161,10 @@ impl Bench {
         Ok(())
     }
 
-    /// One request at a time, straight to the app and through both.
+    /// Measures one request at a time, directly to the app and through both proxies.
     async fn latencies(&self, round: usize, protocol: Protocol, latencies: &mut Latencies) -> Result<()> {
         let load = |protocol| self.small(protocol, (1, 1), Amount::Seconds(self.seconds));
-        // The app is asked as both ask it, whatever they are asked in.
+        // Both proxies use HTTP/1.1 to the app, whatever their clients use.
         let direct = self.h2load.run(Target::App(self.app), load(Protocol::Http1)).await?;
         let (hearth, nginx) = self.each(round, (self.hearth, self.nginx), load(protocol)).await?;
         for (index, percent) in PERCENTILES.into_iter().enumerate() {
@@ -180,7 +180,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Adds a value of both.
+    /// Measures and adds a value of both proxies.
     async fn both(
         &self,
         round: usize,
@@ -218,14 +218,14 @@ impl Bench {
         Load { protocol, connections, amount, path: SMALL, upload: None }
     }
 
-    /// The big file, `count` times, one after the other.
+    /// Transfers of the big file, `count` times, one after the other.
     fn transfer<'a>(&'a self, protocol: Protocol, path: &'a str, count: u32) -> Load<'a> {
         let upload = (path == UPLOAD).then_some(self.file.as_path());
         Load { protocol, connections: (1, 1), amount: Amount::Requests(count), path, upload }
     }
 }
 
-/// Connections, and requests under way on each, where requests are counted.
+/// Number of connections, and of concurrent requests on each, for measuring rates.
 fn crowd(protocol: Protocol) -> (u32, u32) {
     match protocol {
         Protocol::Http1 => (64, 1),
@@ -286,7 +286,7 @@ fn minus(values: &[f64], others: &[f64]) -> Vec<f64> {
     values.iter().zip(others).map(|(value, other)| value - other).collect()
 }
 
-/// The time within which so many percent of requests were answered, in µs.
+/// A percentile of the requests' durations, in µs.
 #[expect(clippy::cast_precision_loss, reason = "times are far below 2^52 µs")]
 fn percentile(requests: &[Request], percent: u32) -> f64 {
     let mut times: Vec<u64> = requests.iter().map(|request| request.took).collect();
@@ -295,7 +295,7 @@ fn percentile(requests: &[Request], percent: u32) -> f64 {
     times.get(rank.saturating_sub(1)).map_or(f64::NAN, |time| *time as f64)
 }
 
-/// What big files were carried at, in MB/s: bytes a µs.
+/// Rate of the big file's transfers, in MB/s: bytes per µs.
 #[expect(clippy::cast_precision_loss, reason = "bytes and times are far below 2^52")]
 fn carried(outcome: &Outcome) -> f64 {
     let requests = &outcome.requests;

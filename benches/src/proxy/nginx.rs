@@ -1,4 +1,4 @@
-//! nginx: the app behind both proxies, and the reverse proxy beside which Hearth's is measured.
+//! nginx: the app behind both proxies, and the reverse proxy with which Hearth's is compared.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -14,23 +14,23 @@ use tokio::time::sleep;
 
 use crate::certificate::Certificate;
 
-/// How long it may take to listen, and to end.
+/// Deadline for nginx to listen, and to exit.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often is looked whether it listens.
+/// Interval between checks whether it listens.
 const LOOK: Duration = Duration::from_millis(10);
 /// Connections to the app that each worker of the reverse proxy keeps: as many as Hearth keeps to one port of an app. Requests
-/// beyond that wait for new ones, which costs either of them a lot, so that the two belong together.
+/// beyond that wait for new connections, which is expensive for both, so the two limits have to match.
 const KEPT: u32 = 1024;
-/// A small answer of the app.
+/// Path with a small response of the app.
 pub(crate) const SMALL: &str = "/";
-/// An answer that is a big file.
+/// Path whose response is a big file.
 pub(crate) const BIG: &str = "/big";
-/// Takes a big file.
+/// Path that accepts uploads of a big file.
 pub(crate) const UPLOAD: &str = "/upload";
 
-/// An nginx, which ends with this.
+/// An nginx process, which is stopped when this is dropped.
 pub(crate) struct Nginx {
-    /// Where it listens.
+    /// Address on which it listens.
     pub(crate) address: SocketAddr,
     program: PathBuf,
     folder: PathBuf,
@@ -38,13 +38,13 @@ pub(crate) struct Nginx {
 }
 
 impl Nginx {
-    /// The app: a small answer, the big file `file`, and uploads that it reads to their end before it answers.
+    /// Starts the app: a small response, the big file `file`, and uploads that it reads to their end before it responds.
     pub(crate) async fn app(program: &Path, folder: &Path, file: &Path) -> Result<Self> {
         let address = free()?;
         let (done, file) = (folder.join("done.sock"), file.display());
         let done = done.display();
-        // A proxy reads a body before it asks: the one whom it asks here is not given it. What `return` alone answers, it would
-        // answer before the body has come. The body stays in memory.
+        // With `return` alone, nginx would respond before it has read the body. As a proxy, it reads the whole body first; the server
+        // behind it (`done`) is not sent the body. The body stays in memory.
         let servers = format!(
             "upstream done {{ server unix:{done}; keepalive 64; keepalive_requests 1000000000; }}
              server {{ listen unix:{done}; location / {{ return 200 \"done\\n\"; }} }}
@@ -65,7 +65,7 @@ impl Nginx {
         Self::start(program, folder, address, 1, &servers).await
     }
 
-    /// A reverse proxy before `app`, which does what Hearth's does beside checking tokens.
+    /// Starts a reverse proxy in front of `app`, which does the same as Hearth's except for checking tokens.
     pub(crate) async fn proxy(
         program: &Path,
         folder: &Path,
@@ -110,7 +110,7 @@ impl Nginx {
         servers: &str,
     ) -> Result<Self> {
         fs::create_dir(folder).context("making a folder for nginx")?;
-        // Its workers would be somebody else, who cannot read these files.
+        // As root, nginx would run its workers as another user, who cannot read these files.
         let root = fs::metadata(folder).context("reading a folder of nginx's")?.uid() == 0;
         let user = if root { "user root;" } else { "" };
         let kept = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
@@ -155,26 +155,26 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // Its workers would outlive a process that is killed.
+        // nginx is stopped by its own command: if it were killed, its workers would survive.
         let mut stop = command(&self.program, &self.folder);
         let _ = stop.as_std_mut().args(["-s", "stop"]).stderr(Stdio::null()).status();
         let start = Instant::now();
         while matches!(self.child.try_wait(), Ok(None)) && start.elapsed() < PATIENCE {
             std::thread::sleep(LOOK);
         }
-        let _ = self.child.start_kill(); // has ended, unless it could not be told to
+        let _ = self.child.start_kill(); // it has exited, unless the command failed
     }
 }
 
 /// nginx with the configuration in a folder.
 fn command(program: &Path, folder: &Path) -> Command {
     let mut command = Command::new(program);
-    // Before it has read where it shall log to, it would log to the system's file.
+    // Until nginx has read its configuration, it would log to the system's file.
     command.args(["-e", "stderr", "-c", "nginx.conf", "-p"]).arg(folder);
     command
 }
 
-/// An address at which nobody listens.
+/// An address on which nothing listens.
 fn free() -> Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("finding a free port")?;
     listener.local_addr().context("finding a free port")

@@ -1,4 +1,4 @@
-//! A long way between client and proxy: everything arrives later, and any amount of it can be under way.
+//! A high latency between client and proxy: all bytes arrive later, and any number of bytes can be under way.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,18 +11,18 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-/// What is read at once.
+/// Bytes that are read at once.
 const CHUNK: usize = 256 << 10;
 
-/// A relay, which ends with this.
+/// A relay, which stops when this is dropped.
 pub(crate) struct Relay {
-    /// Where it listens.
+    /// Address on which the relay listens.
     pub(crate) address: SocketAddr,
     _connections: JoinSet<()>,
 }
 
 impl Relay {
-    /// Passes connections on to `target`; each way takes `delay`.
+    /// Starts a relay to `target` with this delay in each direction.
     pub(crate) async fn start(target: SocketAddr, delay: Duration) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("listening")?;
         let address = listener.local_addr().context("listening")?;
@@ -47,8 +47,8 @@ async fn connection(client: TcpStream, target: SocketAddr, delay: Duration) -> i
     Ok(())
 }
 
-/// Writes what it reads a while later, up to its end. What waits is bounded only by the windows of the two who talk, which are
-/// what is measured.
+/// Copies `from` to `to` with a delay, up to the end. The bytes under way are bounded only by the windows of the two peers, which are
+/// the subject of the measurement.
 async fn carry(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -58,13 +58,13 @@ async fn carry(
     let read = async {
         loop {
             let mut chunk = Vec::with_capacity(CHUNK);
-            // Whoever writes has ended with an error, which is the one to be told.
+            // If the writer has stopped, its error is the one to return.
             if from.read_buf(&mut chunk).await? == 0 || sender.send((Instant::now() + delay, chunk)).is_err()
             {
                 break;
             }
         }
-        // The end takes as long as everything else.
+        // The end of the stream is delayed like all bytes.
         let _ = sender.send((Instant::now() + delay, Vec::new()));
         Ok(())
     };
@@ -99,7 +99,7 @@ mod tests {
         let mut arrived = Vec::new();
         server.read_to_end(&mut arrived).await.unwrap();
         assert_eq!(arrived.len(), 8 << 20);
-        // Timers count whole milliseconds.
+        // Timers have a resolution of a millisecond.
         let late = start.elapsed() - DELAY;
         assert!(late <= Duration::from_millis(1), "{late:?}");
     }

@@ -1,4 +1,4 @@
-//! A monitor, its network and its guest, as the daemon would make them.
+//! A monitor, its network and its guest, made like the daemon's.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -17,14 +17,14 @@ use hearth_vmm::config::restore::RestoreClock;
 use hearth_vmm::jail::JailConfig;
 use serde::Deserialize;
 
-/// How long a guest, an app or an ending process may take.
+/// Timeout of every wait for a guest, an app or the exit of a process.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of entropy for a guest.
 const ENTROPY: usize = 64;
-/// User ids of monitors: after this one, which no daemon gives.
+/// First user id of monitors; the daemon uses no ids from here on.
 const FIRST_UID: u32 = 700_000;
 
-/// What machines are made from.
+/// The common parts of all machines.
 pub(crate) struct Host {
     vmm: PathBuf,
     image: PathBuf,
@@ -35,28 +35,28 @@ pub(crate) struct Host {
     made: u32,
 }
 
-/// What of an image's description is needed here.
+/// The part of an image's description that is needed here.
 #[derive(Deserialize)]
 struct Manifest {
     shape: Shape,
 }
 
-/// What a guest is restored from.
+/// The snapshot that is restored.
 pub(crate) enum Source {
-    /// The image.
+    /// The image's snapshot.
     Image,
-    /// A suspended state of it.
+    /// A suspended state of the image.
     Suspended(PathBuf),
 }
 
-/// One of them. Dropping it ends it.
+/// A machine. Dropping it ends it.
 pub(crate) struct Machine {
     microvm: Microvm,
     network: Option<MicrovmNetwork>,
     control: Option<Control>,
     image: PathBuf,
     port: u16,
-    /// Its run directory, and the files of its disk.
+    /// The machine's run directory, and the folder of its disk's files.
     folders: [PathBuf; 2],
 }
 
@@ -71,7 +71,7 @@ impl Host {
         Ok(Self { vmm, image, work, port, shape, networks, made: 0 })
     }
 
-    /// A monitor that waits, with a virtual machine and a network.
+    /// Starts a monitor with a virtual machine and a network, which waits for a restore.
     pub(crate) fn monitor(&mut self) -> Result<Machine> {
         self.made += 1;
         let name = format!("ready-{}-{}", std::process::id(), self.made);
@@ -96,7 +96,7 @@ impl Machine {
         self.control.as_mut().context("the agent has not answered yet")
     }
 
-    /// Builds the machine of a snapshot and lets it run.
+    /// Builds the machine of a snapshot and resumes it.
     pub(crate) fn restore(&mut self, from: &Source) -> Result<()> {
         let (snapshot, clock) = match from {
             Source::Image => (self.image.join("snapshot"), RestoreClock::Continue),
@@ -110,13 +110,13 @@ impl Machine {
         Ok(())
     }
 
-    /// Waits for the agent's first answer. The connection stays open.
+    /// Waits for the agent's first response. The connection stays open.
     pub(crate) async fn answer(&mut self) -> Result<()> {
         self.control = Some(self.microvm.agent().wait_ready(PATIENCE).await?);
         Ok(())
     }
 
-    /// Tells the guest who it is.
+    /// Gives the guest its identity.
     pub(crate) async fn identify(&mut self) -> Result<()> {
         let network = self.network.as_ref().map(|network| Network {
             address: network.address(),
@@ -146,7 +146,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Has the app stand still.
+    /// Freezes the app.
     pub(crate) async fn freeze(&mut self) -> Result<()> {
         self.control()?.freeze(false).await?;
         Ok(())
@@ -160,13 +160,13 @@ impl Machine {
         Ok(self.microvm.client().resume()?)
     }
 
-    /// Saves it beside itself. It stands then.
+    /// Saves the machine's state. The machine is paused afterwards.
     pub(crate) fn save(&self) -> Result<()> {
         snapshot::take(self.microvm.client(), &self.folders[1].join("suspended"), &self.take()?)?;
         Ok(())
     }
 
-    /// Saves it, and ends it. Its state outlives this.
+    /// Saves and ends the machine. Its state outlives this value.
     pub(crate) fn suspend(mut self) -> Result<PathBuf> {
         let state = self.folders[1].join("suspended");
         snapshot::suspend(self.microvm.client(), &state, &self.take()?)?;
@@ -182,7 +182,7 @@ impl Machine {
         Ok(Take { base: Some(self.image.join("snapshot")), overlays: vec![overlay], ..Take::default() })
     }
 
-    /// Ends it.
+    /// Ends the machine.
     pub(crate) fn end(mut self) -> Result<()> {
         self.microvm.client().shutdown()?;
         self.microvm.reap(PATIENCE)?;

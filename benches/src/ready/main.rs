@@ -1,21 +1,21 @@
-//! `ready-bench`: what a launch from a machine that stands ready would take, and a resume of a process that was kept.
+//! `ready-bench`: times of a launch from a machine that is kept ready, and of a resume of a process that was kept.
 //!
-//! An experiment, with what there is: monitors are told to pause and to resume. Nothing of it is how the daemon works, which restores for each
-//! launch and each resume. What comes before a launch or resume is asked for is not measured; what is measured ends with the app's answer to
-//! the hook.
+//! An experiment with the existing parts: monitors are paused and resumed. The daemon does not work like this; it restores for each
+//! launch and each resume. The work before the request for a launch or resume is not measured; the measurement ends with the app's response
+//! to the hook.
 //!
 //! ```text
 //!                       before                                        │ measured
 //!  launch: cold         a monitor with a virtual machine              │ restore ─► agent ─► identity ─► hook
 //!  launch: ready        … restore ─► agent ─► pause                   │ resume ───────────► identity ─► hook
-//!  launch: ready, aged  … restore ─► agent ─► 3 s ─► pause            │ the same
-//!  launch: rehearsed    … restore ─► agent ─► identity ─► hook ─► … ─► freeze ─► pause │ the same
+//!  launch: ready, aged  … restore ─► agent ─► 3 s ─► pause            │ as above
+//!  launch: rehearsed    … restore ─► agent ─► identity ─► hook ─► … ─► freeze ─► pause │ as above
 //!  resume: cold         a suspended state, and a monitor              │ restore ─► agent ─► identity ─► hook
-//!  resume: kept         a process that was saved, and stands          │ resume ───────────► identity ─► hook
+//!  resume: kept         a process that was saved, and is paused       │ resume ───────────► identity ─► hook
 //! ```
 //!
-//! A rehearsed machine has run as somebody already, which no machine of a pool may: it is the least that is left when every page is entered that a
-//! launch needs.
+//! A rehearsed machine has run with another identity before, which no machine of a pool may have: it shows the lower limit of the time,
+//! when every page that a launch needs is mapped.
 //!
 //! * [`machine`] – a monitor, its network and its guest
 //! * [`steps`] – times or traces of the steps
@@ -38,11 +38,11 @@ use tokio::time::sleep;
 use machine::{Host, Machine, Source};
 use steps::Steps;
 
-/// How long machines stand before they are asked for: long enough that nothing of what was before goes on.
+/// How long machines are paused before they are requested: long enough for all earlier work to be done.
 const WAIT: Duration = Duration::from_secs(1);
-/// How long a guest needs until its own work in the background is done: it reports free pages two seconds after a restore.
+/// Time that a guest needs for its own work in the background: it reports free pages two seconds after a restore.
 const AGE: Duration = Duration::from_secs(3);
-/// What the guest does after a hook, before it is suspended.
+/// Time for the guest's remaining work after a hook, before it is suspended.
 const SETTLE: Duration = Duration::from_millis(200);
 
 /// Measures launches from machines that stand ready, and resumes of processes that were kept
@@ -68,7 +68,7 @@ struct Options {
     json: PathBuf,
 }
 
-/// What is done before it is asked for.
+/// The work that is done before the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Before {
     Nothing,
@@ -100,7 +100,7 @@ fn main() -> ExitCode {
 async fn run(options: &Options) -> Result<()> {
     let tracer = Tracer::open(Path::new(TRACEFS))?;
     let mut host = Host::open(&options.vmm, &options.image, &options.work, options.port)?;
-    // The first one finds cold files.
+    // The first round reads cold files, and is not counted.
     measure(&mut host, Before::Suspended, Steps::timed()).await?;
     let mut rounds = Rounds::default();
     for traced in [false, true] {
@@ -117,7 +117,7 @@ async fn run(options: &Options) -> Result<()> {
     report::save(&figures, &options.json)
 }
 
-/// One launch or resume, with all that comes before it.
+/// Measures one launch or resume, after the work before it.
 async fn measure<'a>(host: &mut Host, before: Before, mut steps: Steps<'a>) -> Result<Steps<'a>> {
     let mut machine = host.monitor()?;
     let (source, hook) = match before {
@@ -173,7 +173,7 @@ async fn measure<'a>(host: &mut Host, before: Before, mut steps: Steps<'a>) -> R
     Ok(steps)
 }
 
-/// A launch that is not measured, and what the guest does after it.
+/// A launch that is not measured, including the guest's remaining work.
 async fn launch(machine: &mut Machine) -> Result<()> {
     machine.restore(&Source::Image)?;
     machine.answer().await?;

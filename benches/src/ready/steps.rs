@@ -1,4 +1,4 @@
-//! The steps of a launch or resume: their times, or what they cost the host.
+//! The steps of a launch or resume: their times, or their cost for the host.
 
 use std::time::Instant;
 
@@ -6,7 +6,7 @@ use anyhow::Result;
 use hearth_benches::trace::profile::Row;
 use hearth_benches::trace::tracefs::Tracer;
 
-/// Steps that are timed, or traced: tracing takes time.
+/// Steps that are either timed or traced, because tracing takes time.
 pub(crate) struct Steps<'a> {
     tracer: Option<&'a Tracer>,
     start: Instant,
@@ -15,18 +15,18 @@ pub(crate) struct Steps<'a> {
 }
 
 impl<'a> Steps<'a> {
-    /// Steps of which the time is taken.
+    /// Steps that are timed.
     pub(crate) fn timed() -> Self {
         let now = Instant::now();
         Self { tracer: None, start: now, last: now, rows: Vec::new() }
     }
 
-    /// Steps that are looked at from below.
+    /// Steps that are traced.
     pub(crate) fn traced(tracer: &'a Tracer) -> Self {
         Self { tracer: Some(tracer), ..Self::timed() }
     }
 
-    /// It begins now.
+    /// Starts the first step.
     pub(crate) fn begin(&mut self) -> Result<()> {
         if let Some(tracer) = self.tracer {
             tracer.begin()?;
@@ -36,7 +36,7 @@ impl<'a> Steps<'a> {
         Ok(())
     }
 
-    /// What was done since the last step has this name.
+    /// Ends a step, which has this name.
     pub(crate) fn done(&mut self, step: &str) -> Result<()> {
         if let Some(tracer) = self.tracer {
             return tracer.mark(step);
@@ -48,7 +48,7 @@ impl<'a> Steps<'a> {
         Ok(())
     }
 
-    /// All of it, after the last step.
+    /// The rows of all steps, after the last one.
     pub(crate) fn rows(mut self) -> Result<Vec<Row>> {
         let Some(tracer) = self.tracer else {
             let value = self.last.duration_since(self.start).as_secs_f64() * 1000.0;
@@ -63,7 +63,7 @@ impl<'a> Steps<'a> {
                 }
             }
         }
-        // Times are those of the steps that were not traced.
+        // Times are taken from steps that were not traced.
         let counts = trace.whole().rows().into_iter().filter(|row| row.unit != "ms");
         self.rows.extend(counts);
         Ok(self.rows)

@@ -1,4 +1,4 @@
-//! A virtual machine that touches pages.
+//! A virtual machine whose guest touches pages.
 
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
@@ -11,32 +11,32 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 
-/// How many pages are touched.
+/// Number of pages that are touched.
 pub(crate) const PAGES: u64 = 256;
 
 const PAGE: usize = 4096;
-/// Where the pages are, as guests' memory is, where the programs are, and where a write ends a program.
+/// Address of the pages, as in guests' memory; then those of the programs, and of the device whose write ends a program.
 const MEMORY: u64 = 0x8000_0000;
 const CODE: u64 = 0x4000_0000;
 const END: u64 = 0x0900_0000;
-/// The programs' own memory, of any page size.
+/// Size of the programs' own memory in bytes: a multiple of any page size.
 const CODE_SIZE: usize = 64 << 10;
 
 const RET: u32 = 0xd65f_03c0;
 const NOP: u32 = 0xd503_201f;
-/// `add x0, x0, x2; subs x1, x1, #1; b.ne` to the access; `str w1, [x3]`, which is the end
+/// `add x0, x0, x2; subs x1, x1, #1; b.ne` to the access; `str w1, [x3]`, which ends the program
 const REST: [u32; 4] = [0x8b02_0000, 0xf100_0421, 0x54ff_ffa1, 0xb900_0061];
-/// Words of a program. It begins with an instruction that may be skipped, since the end of the one before may still be under way.
+/// Words of a program. The first instruction may be skipped, because the previous program's last write may not be completed yet.
 const PROGRAM: u64 = 6;
 
-/// What the guest does with pages.
+/// The guest's access to a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// It reads a word.
+    /// Reads a word.
     Read,
-    /// It calls what is there, which returns.
+    /// Calls the instruction in the page, which returns.
     Fetch,
-    /// It writes what is there.
+    /// Writes a word.
     Write,
 }
 
@@ -59,7 +59,7 @@ struct Mapping {
 }
 
 impl Mapping {
-    /// Maps `size` bytes of a file, or of nothing, privately.
+    /// Maps `size` bytes of a file, or of anonymous memory, privately.
     fn new(file: Option<&File>, size: usize) -> Result<Self> {
         let (flags, descriptor) = match file {
             Some(file) => (libc::MAP_PRIVATE, file.as_raw_fd()),
@@ -74,7 +74,7 @@ impl Mapping {
     }
 
     fn advise(&self, advice: i32) -> Result<()> {
-        // SAFETY: the range is this mapping, whose content nobody refers to.
+        // SAFETY: the range is this mapping, to whose content there are no references.
         let done = unsafe { libc::madvise(self.address, self.size, advice) };
         ensure!(done == 0, "populating memory: {}", std::io::Error::last_os_error());
         Ok(())
@@ -83,14 +83,14 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this one's, and the machine that used it has gone before (`Guest`, order of fields).
+        // SAFETY: the mapping is owned by this value, and the machine that used it was dropped before (`Guest`, order of fields).
         unsafe { libc::munmap(self.address, self.size) };
     }
 }
 
-/// A machine with pages that nobody in it has touched.
+/// A machine with pages that its guest has not touched.
 pub(crate) struct Guest {
-    // Dropped in this order: the memory last.
+    // Fields are dropped in this order: the memory last.
     vcpu: VcpuFd,
     _vm: VmFd,
     _memory: Mapping,
@@ -98,7 +98,7 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// Makes one. `populate`: what the host does with the pages before, as for `madvise`.
+    /// Makes a machine. `populate`: the host's access to the pages before, as advice for `madvise`.
     pub(crate) fn new(populate: Option<i32>) -> Result<Self> {
         let mut file = tempfile::tempfile().context("making a file")?;
         let mut page = [0; PAGE];
@@ -116,7 +116,7 @@ impl Guest {
             .into_iter()
             .flat_map(|access| [NOP, access.instruction()].into_iter().chain(REST))
             .collect();
-        // SAFETY: the mapping is larger than the words, writable, aligned to pages, and nobody else refers to it.
+        // SAFETY: the mapping is larger than the words, writable, aligned to pages, and there are no other references to it.
         unsafe { ptr::copy_nonoverlapping(words.as_ptr(), code.address.cast(), words.len()) };
 
         let kvm = Kvm::new().context("opening /dev/kvm")?;

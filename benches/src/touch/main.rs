@@ -1,8 +1,8 @@
-//! `touch-bench`: what it costs a guest to touch a page, by what it does first and what it does then.
+//! `touch-bench`: the cost for a guest of touching a page, by its first and its second access.
 //!
-//! An experiment: a virtual machine with one CPU, no operating system and pages of 4 KiB that hold one instruction each, in a private mapping of a
-//! file, as a snapshot's memory is. The guest reads, fetches (calls) or writes all of them, one after the other, and then does something else with
-//! them. It runs on the metal alone.
+//! An experiment: a virtual machine with one CPU, no operating system and pages of 4 KiB that hold one instruction each, in a private
+//! mapping of a file, as a snapshot's memory is. The guest reads, fetches (calls) or writes all of them, one after the other, and then
+//! accesses them in another way. It runs only on the metal.
 //!
 //! * [`guest`] – the machine, and the programs that it runs
 
@@ -33,7 +33,7 @@ fn run() -> anyhow::Result<()> {
     use hearth_benches::trace::rounds::Rounds;
     use hearth_benches::trace::tracefs::{TRACEFS, Tracer};
 
-    /// What the host has done with the pages before, what the guest does first, and what it does then.
+    /// The host's access to the pages before, the guest's first access, and its second.
     const CASES: [(&str, Option<i32>, [Access; 2]); 8] = [
         ("host has not touched it: read, fetch", None, [Access::Read, Access::Fetch]),
         ("host has read it: read, fetch", Some(libc::MADV_POPULATE_READ), [Access::Read, Access::Fetch]),

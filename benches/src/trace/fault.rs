@@ -1,11 +1,11 @@
-//! What a stage-2 fault was about.
+//! Decodes stage-2 faults.
 
 use hearth_vmm::arch::layout;
 
-/// Why the guest's access could not be made.
+/// Why the guest's access failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// An instruction of a page that is not mapped.
+    /// An instruction fetch from a page that is not mapped.
     Fetch,
     /// A read of a page that is not mapped.
     Read,
@@ -13,14 +13,14 @@ pub enum Kind {
     Write,
     /// The processor's walk through the guest's own page tables met a page that is not mapped.
     Walk,
-    /// An instruction of a page that is mapped, but not to be executed: it was read before, by a processor whose caches are not
+    /// An instruction fetch from a page that is mapped, but not executable: it was read before, by a processor whose caches are not
     /// coherent for instructions (`CTR_EL0.DIC` is 0).
     FetchOfMapped,
-    /// A write to a page that is mapped, but not to be written: it was read or executed before.
+    /// A write to a page that is mapped, but not writable: it was read or executed before.
     WriteToMapped,
-    /// Anything else, as access flags.
+    /// Any other fault, such as access flags.
     Other,
-    /// No memory: registers of a device.
+    /// An access to registers of a device instead of memory.
     Device,
 }
 
@@ -28,7 +28,7 @@ pub enum Kind {
 const INSTRUCTION_ABORT: u64 = 0x20;
 /// Fault status without the level: the page is not mapped.
 const TRANSLATION: u64 = 0b0001;
-/// Fault status without the level: it is, but not for this.
+/// Fault status without the level: the page is mapped, but does not permit the access.
 const PERMISSION: u64 = 0b0011;
 /// The access was a write.
 const WRITE: u64 = 1 << 6;
@@ -36,7 +36,7 @@ const WRITE: u64 = 1 << 6;
 const STAGE_1_WALK: u64 = 1 << 7;
 
 impl Kind {
-    /// All, in the order in which they are told.
+    /// All kinds, in the order of reports.
     pub const ALL: [Self; 8] = [
         Self::Fetch,
         Self::Read,
@@ -48,7 +48,7 @@ impl Kind {
         Self::Device,
     ];
 
-    /// For people.
+    /// Name for people.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -67,7 +67,7 @@ impl Kind {
     /// 26 to 31, and the ISS of instruction and data aborts).
     #[must_use]
     pub fn of(esr: u64, ipa: u64) -> Self {
-        // What is memory begins with the generation id, which lies before DRAM.
+        // Memory begins with the generation id, which lies before DRAM; addresses below are devices.
         if ipa < layout::VMGENID {
             return Self::Device;
         }

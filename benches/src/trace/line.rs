@@ -1,64 +1,64 @@
-//! A line of a trace, as the kernel prints it (Linux, Documentation/trace/ftrace.rst).
+//! Parses a line of a trace, as the kernel prints it (Linux, Documentation/trace/ftrace.rst).
 //!
 //! ```text
 //!           vcpu0-812     [001] d..1.    17.017635: kvm_exit: TRAP: HSR_EC: 0x0024 (DABT_LOW), PC: 0xffff800080014a2c
 //! ```
 //!
-//! The name of the task takes 16 bytes and can be any, also with parts of other lines in it, which is why nothing is looked for there.
+//! The name of the task takes 16 bytes and may contain anything, also parts of other lines, so nothing is searched in it.
 
 use super::fault::Kind;
 
-/// Width of a task's name (`TASK_COMM_LEN`): shorter ones stand at its end.
+/// Width of a task's name (`TASK_COMM_LEN`): shorter ones are right-aligned.
 const NAME: usize = 16;
-/// Class of an exit that is an instruction waiting for an interrupt or an event.
+/// Class of an exit by an instruction that waits for an interrupt or an event.
 const WAITS: &str = "WFx";
 
-/// What a line says.
+/// Content of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Line {
-    /// Something happened.
+    /// An event.
     Event(Event),
-    /// So many events before this one have been thrown away (0: nobody knows how many).
+    /// The number of events before this one that were dropped (0: unknown).
     Lost(u64),
-    /// How many events of all that were written are still there.
+    /// How many of all written events are still in the buffer.
     Kept {
-        /// There.
+        /// Events in the buffer.
         kept: u64,
-        /// Written.
+        /// Events that were written.
         written: u64,
     },
-    /// Nothing of interest: an explanation, or another event.
+    /// An irrelevant line: an explanation, or another event.
     Other,
-    /// Not what the kernel prints.
+    /// A line that the kernel does not print.
     Garbled,
 }
 
-/// Something that a thread did.
+/// An event of a thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// The thread.
+    /// Id of the thread.
     pub thread: u32,
-    /// When, in microseconds of the trace's clock.
+    /// Time, in microseconds of the trace's clock.
     pub microseconds: u64,
-    /// What.
+    /// Kind of the event.
     pub what: What,
 }
 
-/// Events that are looked at.
+/// The relevant events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
-    /// `kvm_entry`: the guest runs.
+    /// `kvm_entry`: the guest starts to run.
     Entry,
-    /// `kvm_exit`: it stands, for this reason: the class of a trap, or what else the processor left it for.
+    /// `kvm_exit`: the guest stops, with the reason: the class of a trap, or another reason of the processor.
     Exit(String),
     /// `kvm_guest_fault`, between exit and entry: an access to this guest-physical address.
     Fault(Kind, u64),
-    /// Somebody has written this into `trace_marker`.
+    /// A process has written this text into `trace_marker`.
     Mark(String),
 }
 
 impl What {
-    /// Whether an exit is one in which the guest waits, so that the time until the next entry is no work.
+    /// Whether the guest waits after this exit, so that the time until the next entry is no work.
     #[must_use]
     pub fn is_wait(reason: &str) -> bool {
         reason == WAITS
@@ -66,7 +66,7 @@ impl What {
 }
 
 impl Line {
-    /// Understands a line, without its end.
+    /// Parses a line, without its newline.
     #[must_use]
     pub fn parse(line: &[u8]) -> Self {
         if line.is_empty() {
@@ -100,12 +100,12 @@ fn lost(line: &[u8]) -> Option<Line> {
 }
 
 fn event(line: &[u8]) -> Option<Line> {
-    // Only the name can be anything but ASCII.
+    // Only the name can contain other characters than ASCII.
     let text = std::str::from_utf8(line.get(NAME..)?).ok()?;
     let (thread, text) = text.strip_prefix('-')?.split_once(' ')?;
     let (processor, text) = text.trim_start().strip_prefix('[')?.split_once("] ")?;
     processor.parse::<u32>().ok()?;
-    // Flags, the time, the event, what it has to say.
+    // Flags, time, name of the event, and its fields.
     let (_, text) = text.split_once(' ')?;
     let (time, text) = text.trim_start().split_once(": ")?;
     let (seconds, fraction) = time.split_once('.')?;
@@ -133,7 +133,7 @@ fn exit(fields: &str) -> Option<String> {
     hexadecimal(class)?;
     hexadecimal(counter)?;
     let reason = if why == "TRAP" { name } else { why };
-    // Letters of the kernel's tables, or a number in place of what they do not have.
+    // Names of the kernel's tables, or a number where they have none.
     let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     (!reason.is_empty() && reason.len() <= NAME && plain(reason)).then(|| reason.to_owned())
 }
@@ -151,7 +151,7 @@ fn fault(fields: &str) -> Option<What> {
 
 fn hexadecimal(text: &str) -> Option<u64> {
     let digits = text.strip_prefix("0x").or((text == "0").then_some("0"))?;
-    // `from_str_radix` takes a sign.
+    // `from_str_radix` would accept a sign.
     digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u64::from_str_radix(digits, 16).ok())?
 }
 
@@ -206,7 +206,7 @@ mod tests {
             line.extend_from_slice(&EXIT.as_bytes()[NAME..]);
             assert!(matches!(Line::parse(&line), Line::Event(Event { thread: 812, .. })), "{name:?}");
         }
-        // One with an end of a line in it makes two lines of one, of which neither is an event.
+        // A name with a newline in it makes two lines, neither of which is an event.
         for half in ["       kvm_exit:", "-812     [001] d..1.    17.017635: kvm_entry: PC: 0x0"] {
             assert_eq!(Line::parse(half.as_bytes()), Line::Garbled, "{half}");
         }
@@ -260,7 +260,7 @@ mod tests {
             let complete = Line::parse(line.as_bytes());
             for end in 0..line.len() {
                 let parsed = Line::parse(&line.as_bytes()[..end]);
-                // Of the program counter, which is not looked at, a part is enough.
+                // The program counter is not evaluated, so a part of it is enough.
                 let counts = |byte: u8| byte.is_ascii_hexdigit() || byte == b'x';
                 assert!(parsed != complete || line[end..].bytes().all(counts), "{end}");
             }

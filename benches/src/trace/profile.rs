@@ -1,16 +1,16 @@
-//! Counts and times of what happened in a step.
+//! Counts and times of a step's events.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::fault::Kind;
 use super::line::{Event, What};
 
-/// How often, and how long all in all.
+/// A count and a total time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Spent {
-    /// How often.
+    /// Number of events.
     pub count: u64,
-    /// Microseconds.
+    /// Total time in microseconds.
     pub microseconds: u64,
 }
 
@@ -21,37 +21,37 @@ impl Spent {
     }
 }
 
-/// What guests did between two marks.
+/// Activity of guests between two marks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Profile {
-    /// From the first to the last event, in microseconds.
+    /// Time from the first to the last event, in microseconds.
     pub microseconds: u64,
-    /// From the first event to the guest's first instruction, in microseconds, if it came to that.
+    /// Time from the first event to the guest's first instruction, in microseconds, if it has run.
     pub first_entry: Option<u64>,
-    /// How long guests ran, in microseconds.
+    /// Total time in which guests ran, in microseconds.
     pub running: u64,
-    /// Exits by reason, and how long it took until the guest ran again.
+    /// Exits by reason, with the time until the guest ran again.
     pub exits: BTreeMap<String, Spent>,
-    /// Those of them that were faults, by kind.
+    /// The exits that were faults, by kind.
     pub faults: BTreeMap<Kind, Spent>,
-    /// Pages of memory, of 4 KiB, on which there were faults.
+    /// Pages of memory, of 4 KiB, with faults.
     pages: BTreeSet<u64>,
-    /// Those of them with a fault because of a write.
+    /// The pages among them with a fault by a write.
     written: BTreeSet<u64>,
 }
 
 /// One figure of a profile.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
-    /// What.
+    /// Name of the figure.
     pub name: String,
-    /// Of what unit.
+    /// Unit of the value.
     pub unit: &'static str,
-    /// How much.
+    /// The value.
     pub value: f64,
 }
 
-/// Where a thread is.
+/// State of a thread.
 #[derive(Default)]
 struct Thread {
     entered: Option<u64>,
@@ -59,13 +59,13 @@ struct Thread {
     fault: Option<Kind>,
 }
 
-/// Bits of an address within a page, and of the blocks that are counted beside.
+/// Address bits within a page; then those within the two kinds of larger blocks that are counted as well.
 const PAGE_BITS: u32 = 12;
 const LARGE_PAGE_BITS: u32 = 14;
 const BLOCK_BITS: u32 = 21;
 
 impl Profile {
-    /// Of events in the order in which they happened, of any number of threads.
+    /// The profile of events, in the order in which they happened, of any number of threads.
     #[must_use]
     pub fn of(events: &[Event]) -> Self {
         let mut profile = Self::default();
@@ -73,7 +73,7 @@ impl Profile {
         let start = events.first().map_or(0, |event| event.microseconds);
         for Event { thread, microseconds: now, what } in events {
             let thread = threads.entry(*thread).or_default();
-            // Processors' clocks may differ a little.
+            // The clocks of processors may differ a little.
             let since = |then: u64| now.saturating_sub(then);
             profile.microseconds = profile.microseconds.max(since(start));
             match what {
@@ -106,7 +106,7 @@ impl Profile {
                 What::Mark(_) => {}
             }
         }
-        // Exits after which nothing ran any more.
+        // Exits after which the guest did not run again.
         for thread in threads.into_values() {
             if let Some((_, reason)) = thread.left {
                 profile.exits.entry(reason).or_default().count += 1;
@@ -118,7 +118,7 @@ impl Profile {
         profile
     }
 
-    /// Faults on memory of all kinds.
+    /// Faults of all kinds on memory.
     #[must_use]
     pub fn memory_faults(&self) -> Spent {
         let memory = self.faults.iter().filter(|(kind, _)| **kind != Kind::Device);
@@ -128,7 +128,7 @@ impl Profile {
         })
     }
 
-    /// All of it, always with the same rows but for the reasons of exits.
+    /// All figures; the rows are always the same except for the reasons of exits.
     #[must_use]
     pub fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
@@ -173,7 +173,7 @@ impl Profile {
     }
 }
 
-/// How many different blocks of 2^`bits` bytes these pages are in.
+/// Number of different blocks of 2^`bits` bytes that contain these pages.
 fn count(pages: &BTreeSet<u64>, bits: u32) -> u64 {
     let blocks: BTreeSet<u64> = pages.iter().map(|page| page >> (bits - PAGE_BITS)).collect();
     u64::try_from(blocks.len()).unwrap_or(u64::MAX)

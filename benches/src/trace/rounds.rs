@@ -10,9 +10,9 @@ pub struct Rounds {
 }
 
 impl Rounds {
-    /// Takes down the rows of a step in round `round`, counted from 0. What a round lacks is 0 in it: nothing of that kind happened.
+    /// Adds the rows of a step in round `round`, counted from 0. A row that a round lacks counts as 0: nothing of that kind happened.
     pub fn add(&mut self, round: usize, step: &str, rows: Vec<Row>) {
-        // Where the last row of this step was found, so that a new one gets its place behind it.
+        // Position after the last row of this step that was found: a new row is inserted there.
         let mut place = None;
         for Row { name, unit, value } in rows {
             let name = format!("{step}: {name}");

@@ -1,4 +1,4 @@
-//! A trace of its own, in an instance of the kernel's tracer (Linux, Documentation/trace/ftrace.rst): what others trace is left alone.
+//! A separate trace, in an instance of the kernel's tracer (Linux, Documentation/trace/ftrace.rst): other traces are not affected.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write as _};
@@ -9,12 +9,12 @@ use anyhow::{Context as _, Result, bail};
 use super::line::{Event, Line, What};
 use super::profile::Profile;
 
-/// Where the kernel's tracer is.
+/// Mount point of the kernel's tracer.
 pub const TRACEFS: &str = "/sys/kernel/tracing";
 const EVENTS: [&str; 3] = ["kvm_entry", "kvm_exit", "kvm_guest_fault"];
-/// Room for events, for each processor: some 80,000.
+/// Size of the buffer of each processor in KiB: room for about 80,000 events.
 const BUFFER_KIB: u32 = 8 << 10;
-/// Before the names of marks.
+/// Prefix of the names of marks.
 const MARK: &str = "hearth: ";
 const BEGIN: &str = "begin";
 
@@ -25,11 +25,11 @@ pub struct Tracer {
     marker: Option<File>,
 }
 
-/// What was traced from begin to end.
+/// The events from begin to end.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Trace {
     events: Vec<Event>,
-    /// Lines that nobody understands.
+    /// Number of lines that could not be parsed.
     pub garbled: u64,
 }
 
@@ -37,7 +37,7 @@ impl Tracer {
     /// Makes an instance below `root` ([`TRACEFS`]) that traces nothing yet.
     ///
     /// # Errors
-    /// This process may not, no tracefs is mounted there, or the kernel has no KVM for arm64.
+    /// This process lacks privileges, no tracefs is mounted there, or the kernel has no KVM for arm64.
     pub fn open(root: &Path) -> Result<Self> {
         let folder = root.join("instances").join(format!("hearth-bench-{}", std::process::id()));
         let made = fs::create_dir(&folder);
@@ -60,37 +60,37 @@ impl Tracer {
 
     fn write(&self, name: &str, value: &str) -> Result<()> {
         let path = self.folder.join(name);
-        // Not created: what is not there is not the tracer's.
+        // The file is not created: a missing file shows that this is no tracer.
         let opened = File::options().write(true).truncate(true).open(&path);
         opened
             .and_then(|mut file| file.write_all(value.as_bytes()))
             .with_context(|| format!("writing {value} to {}", path.display()))
     }
 
-    /// Forgets what was traced before, and begins.
+    /// Discards earlier events, and starts to trace.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refused a write.
     pub fn begin(&self) -> Result<()> {
         self.write("trace", "")?;
         self.write("tracing_on", "1")?;
         self.mark(BEGIN)
     }
 
-    /// What has happened since the last mark is a step with this name.
+    /// Ends a step with this name, which began at the last mark.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refused a write.
     pub fn mark(&self, step: &str) -> Result<()> {
         let mut marker = self.marker.as_ref().context("there is no marker")?;
         // One write is one mark.
         marker.write_all(format!("{MARK}{step}").as_bytes()).context("writing a mark")
     }
 
-    /// Ends it; the last step must have its mark.
+    /// Stops tracing, and returns the events. The last step must have its mark.
     ///
     /// # Errors
-    /// The kernel refuses, or events were lost.
+    /// The kernel refused an access, or events were lost.
     pub fn end(&self) -> Result<Trace> {
         self.write("tracing_on", "0")?;
         let path = self.folder.join("trace");
@@ -102,15 +102,15 @@ impl Tracer {
 impl Drop for Tracer {
     fn drop(&mut self) {
         drop(self.marker.take());
-        let _ = fs::remove_dir(&self.folder); // it traces nothing any more, whether it stays or not
+        let _ = fs::remove_dir(&self.folder); // if this fails, an instance stays that traces nothing
     }
 }
 
 impl Trace {
-    /// Reads what the kernel has printed.
+    /// Parses the kernel's output.
     ///
     /// # Errors
-    /// It cannot be read, or events were lost.
+    /// The output cannot be read, or events were lost.
     pub fn read(mut from: impl BufRead) -> Result<Self> {
         let mut trace = Self::default();
         let mut line = Vec::new();
@@ -130,7 +130,7 @@ impl Trace {
         Ok(trace)
     }
 
-    /// The steps between the marks, in their order. What comes before the begin and after the last mark is no part of any.
+    /// The steps between the marks, in their order. Events before the begin and after the last mark belong to no step.
     #[must_use]
     pub fn steps(&self) -> Vec<(&str, Profile)> {
         let marks = self.events.iter().enumerate().filter_map(|(index, event)| match &event.what {
@@ -140,7 +140,7 @@ impl Trace {
         let mut steps = Vec::new();
         let mut from = None;
         for (index, name) in marks {
-            // With the marks around it: they are its begin and its end.
+            // A step includes the marks around it, which are its start and its end.
             if let (Some(from), false) = (from, name == BEGIN) {
                 steps.push((name, Profile::of(self.events.get(from..=index).unwrap_or_default())));
             }
@@ -149,7 +149,7 @@ impl Trace {
         steps
     }
 
-    /// All of it from the begin to the last mark.
+    /// The profile of the whole trace, from the begin to the last mark.
     #[must_use]
     pub fn whole(&self) -> Profile {
         let is_mark = |event: &Event| matches!(&event.what, What::Mark(text) if text.starts_with(MARK));
@@ -225,7 +225,7 @@ this is no line
         let root = tempfile::tempdir().unwrap();
         let error = Tracer::open(root.path()).unwrap_err();
         assert!(format!("{error:#}").contains("mounted tracefs"), "{error:#}");
-        // A folder that the kernel has not filled is no instance.
+        // A folder that the kernel has not filled is no tracer's instance.
         fs::create_dir(root.path().join("instances")).unwrap();
         let error = Tracer::open(root.path()).unwrap_err();
         assert!(format!("{error:#}").contains("tracing_on"), "{error:#}");

@@ -36,7 +36,7 @@ impl Client {
         .await
     }
 
-    /// The ARN of a base image: the named one, else the newest.
+    /// The ARN of a base image: the named one, or the newest.
     pub(crate) async fn base_or_newest(&self, name: Option<&str>) -> Result<String, Failure> {
         if let Some(name) = name {
             return self.base(name).await;

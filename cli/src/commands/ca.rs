@@ -32,7 +32,7 @@ enum CaCommand {
 }
 
 impl Ca {
-    /// Whether it is about this machine alone.
+    /// Whether the command concerns only this machine.
     pub(super) fn needs_no_daemon(&self) -> bool {
         matches!(self.command, Some(CaCommand::Uninstall))
     }
@@ -54,7 +54,7 @@ impl Ca {
     }
 }
 
-/// Takes the authority out of this machine's store.
+/// Removes the authority from this machine's store.
 pub(super) fn uninstall(out: Out) -> Result<(), Failure> {
     tell(out, &TrustStore::find()?.uninstall()?)
 }

@@ -11,7 +11,7 @@ use super::Context;
 use crate::error::Failure;
 use crate::parse;
 
-/// How long a change may take unless told otherwise: the longest hook, and time to save memory.
+/// Default timeout of a change: the longest hook, and time to save memory.
 const CHANGE: Duration = Duration::from_secs(120);
 
 /// Which microVMs, and whether they are waited for.
@@ -25,7 +25,7 @@ pub(crate) struct Change {
     wait: Option<Option<Duration>>,
 }
 
-/// The state that is wanted.
+/// The requested state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum To {
     Suspended,
@@ -34,7 +34,7 @@ pub(crate) enum To {
 }
 
 impl Change {
-    /// All of them, even where one fails; the first failure is told at last, the others as they come.
+    /// Changes all microVMs, even if one fails. Failures are printed as they come, except the first one, which is returned.
     pub(crate) async fn execute(self, context: &Context, to: To) -> Result<(), Failure> {
         let ids = context.client.microvm_ids(&self.ids).await?;
         let mut failed = None;

@@ -19,9 +19,9 @@ use crate::endpoint::{AUTH, PORT, Place, Target, http_token};
 use crate::error::Failure;
 use crate::interrupt::{Ending, ended_by};
 
-/// For how many minutes the token is good: it only has to begin with it.
+/// Validity of the token in minutes: it only has to be valid at the start.
 const MINUTES: i32 = 5;
-/// How long curl may take to end by itself when it is interrupted.
+/// How long curl may take to exit by itself after an interruption.
 const INTERRUPTED: Duration = Duration::from_secs(1);
 
 /// Send a request to a microVM with curl
@@ -43,7 +43,7 @@ pub(crate) struct Curl {
 }
 
 impl Curl {
-    /// What is to be reached. It is told before anybody is asked if that makes no sense.
+    /// Parses the target, so that an invalid one is reported before any request.
     pub(super) fn target(&self) -> Result<Target, Failure> {
         let word = self.words.first().map(|word| word.to_string_lossy()).unwrap_or_default();
         word.parse().map_err(|why| Failure::usage(format!("{word:?} is nothing to be reached: {why}")))
@@ -55,7 +55,7 @@ impl Curl {
         let microvm = context.microvm(&client.microvm_id(&target.id).await?).await?;
         let place = Place::of(client, &microvm).await?;
         let token = http_token(client, &microvm.microvm_id, target.port, MINUTES).await?;
-        // The signals are listened to before there is a file that they would leave behind.
+        // The signals are caught before the file is made: otherwise they would leave it behind.
         let mut ending = Ending::listen()?;
         let folder = tempfile::Builder::new()
             .prefix("hearth-curl-")
@@ -76,14 +76,14 @@ impl Curl {
     }
 }
 
-/// Writes what curl is told beside what others may see in the list of processes.
+/// Writes curl's options to a file, because other users can see its arguments in the list of processes.
 fn config(place: &Place, target: &Target, token: &str, folder: &Path) -> io::Result<PathBuf> {
     let (host, port) = &place.dial;
     let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
     let mut lines = vec![
         option("url", &place.url(&target.path)),
         option("connect-to", &format!("{}:{}:{host}:{port}", place.name, place.port)),
-        // The address is the endpoint's own: no proxy knows a better one.
+        // The address is the endpoint's own, so no proxy may be used for it.
         option("noproxy", &place.name),
         option("proto-redir", "=https"),
         option("header", &format!("{AUTH}: {token}")),
@@ -105,7 +105,7 @@ fn option(name: &str, value: &str) -> String {
     format!("{name} = \"{value}\"\n")
 }
 
-/// A file that only its owner can read.
+/// Writes a file that only its owner can read.
 fn write(path: &Path, text: &str) -> io::Result<()> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(text.as_bytes())
 }
@@ -120,7 +120,7 @@ fn missing(error: &io::Error) -> Failure {
     Failure::failed(format!("cannot start curl: {error}"))
 }
 
-/// Waits for curl, which gets Ctrl-C from the terminal itself. Other signals end it.
+/// Waits for curl, which gets Ctrl-C from the terminal itself. Other signals make this function terminate it.
 async fn wait(curl: &mut Child, ending: &mut Ending) -> Result<ExitStatus, Failure> {
     let lost = |error: io::Error| Failure::failed(format!("cannot wait for curl: {error}"));
     let signal = tokio::select! {

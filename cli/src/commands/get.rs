@@ -41,7 +41,7 @@ impl Get {
     }
 }
 
-/// What somebody who has just run it wants to know.
+/// A short description of a microVM that was just run.
 pub(super) async fn brief(context: &Context, microvm: &Microvm) -> String {
     let mut fields = Fields::default();
     fields.add("id", &*microvm.microvm_id);

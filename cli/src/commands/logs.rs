@@ -1,4 +1,4 @@
-//! `hearth logs`: what apps and builds have written.
+//! `hearth logs`: the output of apps and builds.
 
 use std::collections::HashMap;
 use std::time::SystemTime;
@@ -18,11 +18,11 @@ use crate::out::{Table, age, bytes, printable};
 use crate::pages::{self, PAGE};
 use crate::parse;
 
-/// Where output goes unless a log group is named: this, and the image's name.
+/// Prefix of default log groups; the image's name follows.
 const GROUP: &str = "/aws/lambda-microvms/";
-/// How many lines come first unless told otherwise.
+/// Default number of lines before the first new one.
 const LAST: i32 = 100;
-/// Lines of a page of a log.
+/// Lines per page of a log.
 const LINES: i32 = 10_000;
 
 /// Show what apps and builds have written
@@ -63,7 +63,7 @@ pub(crate) struct Logs {
     plain: bool,
 }
 
-/// What identifies an event well enough to know it again.
+/// Identifies an event well enough to recognise it.
 type Key = (String, Option<(i64, i32)>, String);
 
 impl Logs {
@@ -75,7 +75,7 @@ impl Logs {
         }
     }
 
-    /// The log group and stream that are meant.
+    /// The requested log group and stream.
     async fn place(&self, context: &Context) -> Result<(String, Option<String>), Failure> {
         if let Some(image) = &self.image {
             return Ok((format!("{GROUP}{}", short(image)), self.stream.clone()));
@@ -85,14 +85,14 @@ impl Logs {
         };
         let microvm = context.microvm(&context.client.microvm_id(id).await?).await?;
         let group = self.group.clone().unwrap_or_else(|| format!("{GROUP}{}", short(&microvm.image_arn)));
-        // YYYY/MM/DD[VERSION]ID, the day on which it was started (docs/behaviour.md, "Logs").
+        // YYYY/MM/DD[VERSION]ID, with the day of the start (docs/behaviour.md, "Logs").
         let day = microvm.started_at.map(|moment| moment.to_string()).unwrap_or_default();
         let day = day.split('T').next().unwrap_or_default().replace('-', "/");
         let stream = format!("{day}[{}]{}", microvm.image_version, microvm.microvm_id);
         Ok((group, Some(self.stream.clone().unwrap_or(stream))))
     }
 
-    /// All that is there.
+    /// Prints all existing lines.
     async fn read(
         &self,
         context: &Context,
@@ -125,7 +125,7 @@ impl Logs {
         }
     }
 
-    /// The last lines, or those since a time, then each new one.
+    /// Prints the last lines, or those since a time, then each new one.
     async fn tail(&self, context: &Context, group: &str, stream: Option<&str>) -> Result<(), Failure> {
         let client = &context.client;
         let last = if self.since.is_some() { 0 } else { self.last.unwrap_or(LAST) };
@@ -139,7 +139,7 @@ impl Logs {
         let mut interrupt = Interrupt::listen()?;
         let mut host = client.host();
         let mut events = client.call(&*what, host.tail_logs(request)).await?;
-        // New lines are listened for before old ones are read, so that none is missed; those of both come once.
+        // The stream of new lines is opened before old ones are read, so that none is missed; lines that are in both are printed once.
         let mut known: HashMap<Key, usize> = HashMap::new();
         if self.since.is_some() {
             let opened = Timestamp::from(SystemTime::now() - std::time::Duration::from_secs(60));

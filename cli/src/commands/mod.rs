@@ -26,7 +26,7 @@ use crate::options::Global;
 use crate::out::Out;
 use crate::settings::Settings;
 
-/// What every command has.
+/// The common parameters of all commands.
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) out: Out,
@@ -96,7 +96,7 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// Does what the command line says.
+/// Executes the command.
 pub(crate) async fn execute(cli: Cli) -> Result<(), Failure> {
     let out = Out::new(&cli.global);
     if let Command::Completions { shell } = cli.command {
@@ -104,7 +104,7 @@ pub(crate) async fn execute(cli: Cli) -> Result<(), Failure> {
         clap_complete::generate(shell, &mut Cli::command(), "hearth", &mut script);
         return out.text(&String::from_utf8_lossy(&script));
     }
-    // What is wrong with the words is told before anybody is asked.
+    // Mistakes in the command line are reported before any request.
     match &cli.command {
         Command::Image(image) => image.check()?,
         Command::Curl(curl) => drop(curl.target()?),

@@ -32,7 +32,7 @@ impl Open {
         let place = Place::of(client, &microvm).await?;
         let (there, port) = (place.url(&target.path), target.port);
         let tokens = Tokens::new(client.clone(), microvm.microvm_id, port);
-        // Whoever may have no token is told here, not in the browser.
+        // A missing permission is reported here, not in the browser.
         tokens.get().await?;
         let relay = Relay::bind(Dialer::new(place)?, tokens).await?;
         let url = relay.url(&target.path);

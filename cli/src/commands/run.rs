@@ -15,9 +15,9 @@ use crate::error::Failure;
 use crate::names::with_version;
 use crate::parse;
 
-/// How long a launch may take unless told otherwise: the longest /run hook, and time to restore.
+/// Default timeout of a launch: the longest /run hook, and time to restore.
 const LAUNCH: Duration = Duration::from_secs(120);
-/// The most that a payload may have in any profile of the daemon, in bytes: 16,384 characters.
+/// The largest payload in bytes that any profile of the daemon accepts: 16,384 characters.
 const MAX_PAYLOAD: u64 = 4 * 16_384;
 
 /// Run a microVM of an image

@@ -8,7 +8,7 @@ use crate::error::Failure;
 use crate::interrupt::ended_by;
 use crate::shell::{self, End};
 
-/// For how many minutes the token is good: a session outlives it.
+/// Validity of the token in minutes; the session may last longer.
 const MINUTES: i32 = 5;
 
 /// Open a shell in a microVM

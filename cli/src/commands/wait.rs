@@ -1,4 +1,4 @@
-//! Waiting for a state.
+//! Waits for a state.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::Context;
 use crate::error::Failure;
 use crate::names::has_ended;
 
-/// How often the state is asked for: soon at first, since most changes take less than a second.
+/// First and longest interval between requests for the state: short at first, because most changes take less than a second.
 const SOONEST: Duration = Duration::from_millis(20);
 const LATEST: Duration = Duration::from_millis(500);
 
@@ -19,7 +19,7 @@ impl Context {
         self.client.call(format!("get {id}"), self.client.microvms().get_microvm(request)).await
     }
 
-    /// Until the microVM is in `wanted`. That it ends, or that it has a reason not to get there, is a failure.
+    /// Waits until the microVM is in the state `wanted`. If it ends, or has a reason not to get there, that is an error.
     pub(crate) async fn wait(
         &self,
         id: &str,
@@ -35,7 +35,7 @@ impl Context {
                 return Ok(microvm);
             }
             let reason = microvm.state_reason.as_deref();
-            // Ended, or back where it was because a hook said no.
+            // It has ended, or is in its previous state again because a hook refused.
             let settled = state == MicrovmState::Running || state == MicrovmState::Suspended;
             if has_ended(microvm.state) && wanted != MicrovmState::Terminated || settled && reason.is_some() {
                 let reason = reason.unwrap_or("no reason is given");

@@ -16,31 +16,31 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use super::Place;
 use crate::error::Failure;
 
-/// How long a connection may take, its handshake with it.
+/// Timeout for a connection, including its handshake.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// Why there is no connection to an endpoint.
+/// Why a connection to an endpoint failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
-    /// Nobody accepts connections there.
+    /// The connection was refused.
     #[error("cannot connect to {at}: {source}; look whether hearthd's endpoints can be reached from here")]
     Connect {
         /// Host and port.
         at: String,
-        /// The system's answer.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Somebody accepts, and is not trusted, or speaks something else.
+    /// The server is not trusted, or does not use TLS.
     #[error("cannot speak TLS with {name} at {at}: {source}")]
     Tls {
         /// The endpoint's name.
         name: String,
         /// Host and port.
         at: String,
-        /// What went wrong.
+        /// The error of the handshake.
         source: io::Error,
     },
-    /// Nobody answers.
+    /// The timeout was exceeded.
     #[error("no answer from {at} within {} s; look whether hearthd's endpoints can be reached from here", CONNECT.as_secs())]
     Late {
         /// Host and port.
@@ -57,7 +57,7 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
-    /// Trusts the host's own authority where it has one, the system's otherwise. HTTP/1.1 is what is spoken.
+    /// A dialer that trusts the host's own authority if there is one, else the system's. It offers only HTTP/1.1.
     pub(crate) fn new(place: Place) -> Result<Self, Failure> {
         let unusable =
             |why: String| Failure::failed(format!("the endpoint {} cannot be used: {why}", place.name));
@@ -71,7 +71,7 @@ impl Dialer {
                     roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
                 }
             }
-            // Stores have certificates that nobody can read: the others are good.
+            // Stores may contain certificates that cannot be parsed; those are skipped.
             None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
         }
         let config = ClientConfig::builder_with_provider(Arc::new(default_provider()));
@@ -90,7 +90,7 @@ impl Dialer {
         let connect = async {
             let stream = TcpStream::connect((host.as_str(), *port)).await;
             let stream = stream.map_err(|source| DialError::Connect { at: at.clone(), source })?;
-            // Keystrokes and frames are small, and somebody waits for them.
+            // Keystrokes and frames are small, and must not be delayed.
             stream.set_nodelay(true).map_err(|source| DialError::Connect { at: at.clone(), source })?;
             let name = self.place.name.clone();
             let stream = self.connector.connect(self.name.clone(), stream).await;

@@ -1,10 +1,10 @@
 //! The HTTPS endpoints of microVMs, and how to reach them.
 //!
-//! * [`target`] – `ID[:PORT][/PATH]`, as people write it
-//! * [`place`] – a microVM's endpoint: its name, where the host listens, whom to trust
+//! * [`target`] – `ID[:PORT][/PATH]`, as users write it
+//! * [`place`] – a microVM's endpoint: its name, the host's address, the authority to trust
 //! * [`dial`] – TLS connections to it
 //! * [`token`] – tokens for it
-//! * [`refusal`] – what its own errors mean
+//! * [`refusal`] – messages for its errors
 
 mod dial;
 mod place;

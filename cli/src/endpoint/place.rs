@@ -1,4 +1,4 @@
-//! A microVM's endpoint: its name, where the host listens for it, and whom to trust there.
+//! A microVM's endpoint: its name, the host's address, and the authority to trust.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -12,21 +12,21 @@ use crate::names::has_ended;
 /// The port of HTTPS.
 const HTTPS: u16 = 443;
 
-/// Where requests to a microVM go.
+/// Address of a microVM's endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// Its host name: of URLs, certificates and the header `Host`.
+    /// Host name of the endpoint: for URLs, certificates and the header `Host`.
     pub(crate) name: String,
     /// The port in URLs.
     pub(crate) port: u16,
-    /// Host and port to connect to, which names need not lead to.
+    /// Host and port to connect to, because the name may not resolve to them.
     pub(crate) dial: (String, u16),
-    /// PEM of the one authority to trust; the system's where there is none.
+    /// PEM of the only authority to trust; without it, the system's are trusted.
     pub(crate) authority: Option<String>,
 }
 
 impl Place {
-    /// The endpoint of a microVM. Where the caller may not see the host's status, its name is resolved as any other.
+    /// The endpoint of a microVM. If the caller may not see the host's status, its name is resolved like any other.
     pub(crate) async fn of(client: &Client, microvm: &Microvm) -> Result<Self, Failure> {
         let id = &microvm.microvm_id;
         if has_ended(microvm.state) {
@@ -61,7 +61,7 @@ impl Place {
         Ok(Self { name, port: named_port.unwrap_or(dial.1), dial, authority })
     }
 
-    /// What URLs and the header `Host` have: the name, and the port unless it is that of HTTPS.
+    /// The host part of URLs and the header `Host`: the name, and the port unless it is that of HTTPS.
     pub(crate) fn host(&self) -> String {
         if self.port == HTTPS { self.name.clone() } else { format!("{}:{}", self.name, self.port) }
     }
@@ -72,7 +72,7 @@ impl Place {
     }
 }
 
-/// The URL of a microVM's endpoint, for people. Without the host's port where that is not told.
+/// The URL of a microVM's endpoint, for people. Without the host's port if the daemon does not report it.
 pub(crate) async fn url(client: &Client, endpoint: &str) -> String {
     let status = client.host_status().await.ok().and_then(|host| host.endpoint.as_ref());
     let place = Place::find(endpoint, status, client.daemon_host());
@@ -88,8 +88,8 @@ pub(crate) fn endpoints(status: Option<&EndpointStatus>) -> Result<&EndpointStat
     })
 }
 
-/// Host and port at which this machine reaches what listens at `address` on the daemon's. The daemon's own name is
-/// better where the address means every interface, or means only the daemon's machine.
+/// Host and port at which this machine reaches a listener at `address` on the daemon's machine. The daemon's own name is
+/// used if the address stands for all interfaces, or is local to the daemon's machine.
 fn reachable(address: &str, daemon: Option<&str>) -> Result<(String, u16), Failure> {
     let parsed: SocketAddr = address.parse().map_err(|_| {
         Failure::failed(format!("the daemon says that endpoints are at {address:?}, which is no address"))

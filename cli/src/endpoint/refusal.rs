@@ -1,16 +1,16 @@
-//! What the endpoint's own errors mean (docs/behaviour.md, "Errors of the endpoint").
+//! Messages for the endpoint's own errors (docs/behaviour.md, "Errors of the endpoint").
 
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderName};
 
 /// Response header that only errors of the endpoint itself have, with a code.
 pub(crate) const ERROR: HeaderName = HeaderName::from_static("x-aws-proxy-error");
-/// The code of requests whose token is missing, expired, or of something else.
+/// The code for requests whose token is missing, expired, or for something else.
 pub(crate) const UNAUTHORIZED: &str = "UNAUTHORIZED";
-/// How much of an error's text is told, in characters.
+/// Characters of an error's text that are printed.
 const TEXT: usize = 200;
 
-/// Why the endpoint has not opened a shell for `id`, and what to do.
+/// Message: why the endpoint has not opened a shell for `id`, and what to do.
 pub(crate) fn refusal(id: &str, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> String {
     let code = headers.get(ERROR).and_then(|code| code.to_str().ok()).unwrap_or_default();
     let why = match (status.as_u16(), code) {

@@ -1,4 +1,4 @@
-//! `ID[:PORT][/PATH]`: what is meant to be reached.
+//! Parses `ID[:PORT][/PATH]`: the target of a request.
 
 use std::str::FromStr;
 

@@ -1,4 +1,4 @@
-//! Tokens for endpoints: made when they are needed, and anew before they expire.
+//! Tokens for endpoints: made when they are needed, and renewed before they expire.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -18,9 +18,9 @@ pub(crate) const AUTH: HeaderName = HeaderName::from_static("x-aws-proxy-auth");
 /// Request header with the port of the app (docs/behaviour.md, "Ports").
 pub(crate) const PORT: HeaderName = HeaderName::from_static("x-aws-proxy-port");
 
-/// For how many minutes tokens that are made anew by themselves are good.
+/// Validity in minutes of tokens that are renewed automatically.
 const MINUTES: i32 = 15;
-/// How old they become at most: the rest is for clocks that differ, and for requests under way.
+/// Age at which they are renewed: the margin is for clocks that differ, and for requests under way.
 const MAX_AGE: Duration = Duration::from_secs(12 * 60);
 
 /// A token for requests to one port of a microVM.
@@ -52,7 +52,7 @@ pub(crate) async fn shell_token(client: &Client, id: &str, minutes: i32) -> Resu
     only(client.call(format!("make a shell token for {id}"), answer).await?.auth_token)
 }
 
-/// The token among the headers of an answer. It goes into headers and files, so it has no odd characters.
+/// The token among the headers of a response. It is written into headers and files, so unusual characters are refused.
 fn only(headers: BTreeMap<String, String>) -> Result<String, Failure> {
     let token = headers.into_iter().find(|(name, _)| AUTH.as_str().eq_ignore_ascii_case(name));
     let odd = |byte: u8| !byte.is_ascii_graphic() || matches!(byte, b'"' | b'\\' | b',');
@@ -62,7 +62,7 @@ fn only(headers: BTreeMap<String, String>) -> Result<String, Failure> {
     }
 }
 
-/// The token of a relay, for as long as it runs.
+/// The tokens of a relay, as long as it runs.
 pub(crate) struct Tokens {
     client: Client,
     id: String,
@@ -72,7 +72,7 @@ pub(crate) struct Tokens {
 
 struct Held {
     token: HeaderValue,
-    /// By the clock that goes on while the machine sleeps.
+    /// Time of creation, by the clock that continues while the machine sleeps.
     made: SystemTime,
 }
 
@@ -81,7 +81,7 @@ impl Tokens {
         Self { client, id, port, held: Mutex::new(None) }
     }
 
-    /// A token that is good for a while.
+    /// A token that is valid for some time.
     pub(crate) async fn get(&self) -> Result<HeaderValue, Failure> {
         let mut held = self.held.lock().await;
         match &*held {
@@ -90,7 +90,7 @@ impl Tokens {
         }
     }
 
-    /// Another token than the one that was refused.
+    /// A new token instead of one that was refused.
     pub(crate) async fn instead_of(&self, refused: &HeaderValue) -> Result<HeaderValue, Failure> {
         let mut held = self.held.lock().await;
         match &*held {
@@ -110,7 +110,7 @@ impl Tokens {
     }
 }
 
-/// Whether a token that was made then is good for longer than a request takes. Nobody knows of one of the future.
+/// Whether a token with this time of creation is valid for longer than a request takes. A time in the future is not trusted.
 fn is_fresh(made: SystemTime, now: SystemTime) -> bool {
     now.duration_since(made).is_ok_and(|age| age < MAX_AGE)
 }

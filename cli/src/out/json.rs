@@ -11,7 +11,7 @@ static DESCRIPTORS: LazyLock<Result<DescriptorPool, String>> = LazyLock::new(|| 
     DescriptorPool::decode(hearth_proto::FILE_DESCRIPTOR_SET).map_err(|error| error.to_string())
 });
 
-/// A message as JSON. Members that are not there are absent, lists and numbers are always there.
+/// A message as JSON. Optional fields without a value are absent, lists and numbers are always present.
 pub(crate) fn value<M: Message + Name>(message: &M) -> Result<serde_json::Value, Failure> {
     let unknown = |why: &str| Failure::failed(format!("cannot write {} as JSON: {why}", M::full_name()));
     let pool = DESCRIPTORS.as_ref().map_err(|why| unknown(why))?;

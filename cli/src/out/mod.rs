@@ -1,4 +1,4 @@
-//! What is printed on stdout: tables and fields for people, JSON for scripts, ids for other commands.
+//! Prints results on stdout: tables and fields for people, JSON for scripts, ids for other commands.
 
 mod json;
 mod table;
@@ -14,7 +14,7 @@ pub(crate) use self::text::{age, bytes, moment, printable};
 use crate::error::Failure;
 use crate::options::Global;
 
-/// How results are told.
+/// Format of results.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Out {
     pub(crate) json: bool,
@@ -28,14 +28,14 @@ impl Out {
         Self { json: global.json, quiet: global.quiet, colour: colours() && io::stdout().is_terminal() }
     }
 
-    /// A line.
+    /// Prints a line.
     pub(crate) fn line(self, text: &str) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
         writeln!(stdout, "{text}")?;
         Ok(stdout.flush()?)
     }
 
-    /// Lines, one for each.
+    /// Prints lines.
     pub(crate) fn lines<T: AsRef<str>>(self, lines: impl IntoIterator<Item = T>) -> Result<(), Failure> {
         let mut text = String::new();
         for line in lines {
@@ -45,29 +45,29 @@ impl Out {
         self.text(&text)
     }
 
-    /// Text that ends with a line's end, or is empty.
+    /// Prints text that ends with a newline, or is empty.
     pub(crate) fn text(self, text: &str) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
         stdout.write_all(text.as_bytes())?;
         Ok(stdout.flush()?)
     }
 
-    /// A message as JSON, for people to read and for scripts to parse.
+    /// Prints a message as JSON, for people to read and for scripts to parse.
     pub(crate) fn json<M: Message + Name>(self, message: &M) -> Result<(), Failure> {
         self.json_value(&value(message)?)
     }
 
-    /// JSON that is more than a message.
+    /// Prints JSON that is not just a message.
     pub(crate) fn json_value(self, value: &serde_json::Value) -> Result<(), Failure> {
         self.line(&format!("{value:#}"))
     }
 
-    /// A message of many, as a line of JSON.
+    /// Prints one of many messages, as a line of JSON.
     pub(crate) fn json_line<M: Message + Name>(self, message: &M) -> Result<(), Failure> {
         self.line(&value(message)?.to_string())
     }
 
-    /// What has more than one answer: one JSON value for one, a list for more.
+    /// Prints messages as JSON: one value for one message, a list for more.
     pub(crate) fn json_list<M: Message + Name>(self, messages: &[M]) -> Result<(), Failure> {
         let mut values = messages.iter().map(value).collect::<Result<Vec<_>, _>>()?;
         match values.len() {
@@ -77,7 +77,7 @@ impl Out {
     }
 }
 
-/// Whether colours are wanted at all: <https://no-color.org>.
+/// Whether colours are permitted: <https://no-color.org>.
 pub(crate) fn colours() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

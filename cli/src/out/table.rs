@@ -4,10 +4,10 @@ use super::text::printable;
 
 /// Spaces between columns.
 const GAP: &str = "  ";
-/// Cells that are longer are cut, except in the last column.
+/// Longest cell; longer ones are cut, except in the last column.
 const MAX_WIDTH: usize = 64;
 
-/// Rows below a head.
+/// A table: a head and rows.
 #[derive(Debug)]
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
@@ -22,7 +22,7 @@ impl Table {
         self.rows.push(cells.map(|cell| printable(&cell)).to_vec());
     }
 
-    /// The whole table with line ends.
+    /// The whole table with newlines.
     pub(crate) fn text(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
@@ -55,7 +55,7 @@ fn cut(cell: &str, width: usize) -> String {
     cell.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// One thing's fields, one per line; those without a value are left out.
+/// Fields of one object, one per line; those without a value are left out.
 #[derive(Debug, Default)]
 pub(crate) struct Fields {
     fields: Vec<(&'static str, String)>,
@@ -75,7 +75,7 @@ impl Fields {
         }
     }
 
-    /// All fields with line ends.
+    /// All fields with newlines.
     pub(crate) fn text(&self) -> String {
         let width = self.fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         self.fields.iter().map(|(name, value)| format!("{name:<width$}{GAP}{value}\n")).collect()

@@ -1,10 +1,10 @@
-//! Moments, sizes and foreign text, for people.
+//! Formats times, sizes and foreign text for people.
 
 use std::time::{Duration, SystemTime};
 
 use prost_types::Timestamp;
 
-/// How long ago something was: `5s`, `3m`, `2h`, `4d`; empty where nobody knows.
+/// The age of a time: `5s`, `3m`, `2h`, `4d`; empty if it is unknown.
 pub(crate) fn age(moment: Option<&Timestamp>) -> String {
     let Some(moment) = moment.and_then(|moment| SystemTime::try_from(*moment).ok()) else {
         return String::new();
@@ -21,12 +21,12 @@ fn short(duration: Duration) -> String {
     }
 }
 
-/// A moment with its age.
+/// A time with its age.
 pub(crate) fn moment(moment: Option<&Timestamp>) -> String {
     moment.map(|at| format!("{} ({} ago)", rfc3339(at), age(Some(at)))).unwrap_or_default()
 }
 
-/// A moment, to the second.
+/// A time, to the second.
 fn rfc3339(moment: &Timestamp) -> String {
     Timestamp { nanos: 0, ..*moment }.to_string()
 }
@@ -50,7 +50,7 @@ pub(crate) fn bytes(count: i64) -> String {
     format!("{count}.{tenths} {name}")
 }
 
-/// Text without what would move the cursor: it comes from guests and from other people.
+/// Text without control characters, which could move the cursor: it comes from guests and from other people.
 pub(crate) fn printable(text: &str) -> String {
     let replace = |character: char| {
         if character.is_control() && character != '\t' { '\u{fffd}' } else { character }

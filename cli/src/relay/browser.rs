@@ -1,13 +1,13 @@
-//! The browser of the desktop.
+//! Opens the desktop's browser.
 
 use std::process::Stdio;
 
 use tokio::process::Command;
 
-/// What opens URLs on every desktop of Linux.
+/// Program that opens URLs on every desktop of Linux.
 const OPENER: &str = "xdg-open";
 
-/// Opens a URL; says so on stderr if that cannot be done, for it can be opened by hand.
+/// Opens a URL. A failure is only printed to stderr, because the user can open the URL by hand.
 pub(crate) fn open(url: &str) {
     let mut command = Command::new(OPENER);
     command.arg(url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -1,4 +1,4 @@
-//! The requests of one connection of a browser, over one connection to the endpoint.
+//! Forwards the requests of one connection of a browser over one connection to the endpoint.
 
 use std::sync::Arc;
 
@@ -18,30 +18,30 @@ use super::{Shared, headers};
 use crate::endpoint::{DialError, ERROR, UNAUTHORIZED};
 use crate::error::Failure;
 
-/// Bytes that are on their way at once, for each direction of a tunnel.
+/// Buffer in bytes of each direction of a tunnel.
 const BUFFER: usize = 16 << 10;
 
-/// What is sent: the browser's body, or none.
+/// The body of a forwarded request: the browser's, or none.
 type Sent = Either<Incoming, Empty<Bytes>>;
 
-/// Why a request has no answer of the endpoint.
+/// Why a request could not be forwarded.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ForwardError {
-    /// No connection.
+    /// The connection failed.
     #[error(transparent)]
     Dial(#[from] DialError),
-    /// No token.
+    /// No token could be made.
     #[error(transparent)]
     Token(#[from] Failure),
     /// The connection broke.
     #[error("the connection to the endpoint broke: {0}")]
     Broken(#[from] hyper::Error),
-    /// Browsers do not ask so.
+    /// The request is one for a proxy, which browsers do not send to a relay.
     #[error("a relay is no proxy: ask for paths")]
     NoPath,
 }
 
-/// A connection to the endpoint for a connection of a browser, which sends one request after the other.
+/// A connection to the endpoint for one connection of a browser, which sends one request after the other.
 pub(super) struct Lane {
     pub(super) shared: Arc<Shared>,
     sender: Mutex<Option<SendRequest<Sent>>>,
@@ -52,7 +52,7 @@ impl Lane {
         Self { shared, sender: Mutex::new(None) }
     }
 
-    /// The endpoint's answer. Bodies are passed on as they come, both ways.
+    /// The endpoint's response. Bodies are streamed in both directions.
     pub(super) async fn forward(
         &self,
         mut request: Request<Incoming>,
@@ -67,7 +67,7 @@ impl Lane {
         let again = parts.clone();
         let sent = if repeatable { Either::Right(Empty::new()) } else { Either::Left(body) };
         let mut response = self.send(self.request(parts, sent, &local, token.clone())?).await?;
-        // The daemon may have other keys by now, or another time.
+        // The daemon may have new keys by now, or another clock.
         if is_unauthorized(&response) {
             let token = tokens.instead_of(&token).await?;
             if repeatable {
@@ -103,7 +103,7 @@ impl Lane {
         Ok(request)
     }
 
-    /// Sends over the connection that there is, or over a new one: the endpoint may close it between two requests.
+    /// Sends a request over the existing connection, or over a new one: the endpoint may close it between two requests.
     async fn send(&self, request: Request<Sent>) -> Result<Response<Incoming>, ForwardError> {
         let mut held = self.sender.lock().await;
         let mut request = request;
@@ -123,7 +123,7 @@ impl Lane {
         }
         let stream = self.shared.dialer.connect().await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // How it ends is told to the request that is under way.
+        // Errors of the connection are reported to the request that is under way.
         tokio::spawn(async move { drop(connection.with_upgrades().await) });
         let response = sender.send_request(request).await?;
         *held = Some(sender);
@@ -136,23 +136,23 @@ fn is_unauthorized<T>(response: &Response<T>) -> bool {
         && response.headers().get(ERROR).is_some_and(|code| code.as_bytes() == UNAUTHORIZED.as_bytes())
 }
 
-/// Passes bytes on both ways until both sides have ended, or one of them is gone.
+/// Copies bytes in both directions until both sides have ended, or one has failed.
 async fn tunnel(browser: OnUpgrade, endpoint: OnUpgrade) {
     if let (Ok(browser), Ok(endpoint)) = tokio::join!(browser, endpoint) {
         let (browser_reads, browser_writes) = split(TokioIo::new(browser));
         let (endpoint_reads, endpoint_writes) = split(TokioIo::new(endpoint));
-        // Either side may leave when it likes.
+        // Either side may close the connection at any time.
         let _ = tokio::try_join!(pass(browser_reads, endpoint_writes), pass(endpoint_reads, browser_writes));
     }
 }
 
-/// Passes one direction on. When the other end takes no more, that direction is over, and what it has still said is read all the same.
+/// Copies one direction. If the destination fails, its direction is over, but the rest of the source is still read.
 async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> std::io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
         let length = from.read(&mut buffer).await?;
         if length == 0 {
-            let _ = to.shutdown().await; // over either way
+            let _ = to.shutdown().await; // the direction is over in any case
             return Ok(());
         }
         if to.write_all(&buffer[..length]).await.is_err() || to.flush().await.is_err() {

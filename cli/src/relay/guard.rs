@@ -1,12 +1,12 @@
-//! Who may use the relay.
+//! Decides who may use the relay.
 //!
-//! Every program on the machine can connect to it, of whatever user, and every page that a browser shows can make the
+//! Every program on the machine can connect to it, of any user, and every page in a browser can make the
 //! browser send requests to it. So a request must
 //!
-//! * name the relay as its host: a foreign name that somebody lets resolve to 127.0.0.1 (DNS rebinding) is refused;
-//! * carry the cookie that only a URL with a secret sets. It is not sent by pages of other sites (`SameSite=Strict`);
-//! * come from no page of another port of this machine, which browsers take for the same site: they say so with
-//!   `Sec-Fetch-Site`, or with `Origin`.
+//! * name the relay as its host: a foreign name that resolves to 127.0.0.1 (DNS rebinding) is refused;
+//! * carry the cookie that only a URL with a secret sets. Browsers do not send it for pages of other sites (`SameSite=Strict`);
+//! * not be made by a page of another port of this machine, which browsers regard as the same site: they report the origin in
+//!   `Sec-Fetch-Site`, or in `Origin`.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -16,38 +16,38 @@ use tokio_rustls::rustls::crypto::ring::default_provider;
 
 use crate::error::Failure;
 
-/// What paths begin with that let somebody in; a secret follows, then the path that is meant.
+/// Prefix of paths that let a browser in; a secret follows, then the path to open.
 const ENTRY: &str = "/.hearth/";
-/// What names of the relays' cookies begin with; the port follows, since browsers do not tell cookies apart by it.
+/// Prefix of the relays' cookies; the port follows, because browsers do not separate cookies by port.
 const COOKIE_NAME: &str = "hearth-relay-";
-/// From where a browser says that a request comes.
+/// Header in which browsers report the origin of a request.
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// Bytes of a secret.
 const SECRET: usize = 16;
 
-/// Knows the secrets.
+/// The secrets of a relay.
 pub(super) struct Guard {
     port: u16,
-    /// Of the URL that is printed.
+    /// Secret in the URL that is printed.
     lasting: String,
-    /// Of the URL that the browser was started with, until it has been used.
+    /// Secret in the URL that the browser was started with, until it has been used.
     once: Mutex<Option<String>>,
     cookie: String,
 }
 
-/// What is done with a request.
+/// What to do with a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It is forwarded.
+    /// Forward it.
     Pass,
-    /// It has brought the secret, and wants to go on to the path.
+    /// Let the browser in: the request contains a secret.
     Enter {
-        /// Begins with `/`.
+        /// Path to open; begins with `/`.
         path: String,
         /// The value of `Set-Cookie`.
         cookie: String,
     },
-    /// It is refused, and why.
+    /// Refuse it, for this reason.
     Refuse(&'static str),
 }
 
@@ -95,7 +95,7 @@ impl Guard {
         Verdict::Pass
     }
 
-    /// How the relay is called.
+    /// The host names of the relay.
     fn hosts(&self) -> [String; 2] {
         ["127.0.0.1", "localhost"].map(|name| format!("{name}:{}", self.port))
     }
@@ -112,15 +112,15 @@ impl Guard {
             }
             *once = None;
         }
-        // Two slashes would mean another host.
+        // A path with two slashes would be a URL of another host.
         let path = format!("/{}", path.trim_start_matches('/'));
         let cookie = format!("{COOKIE_NAME}{}={}; Path=/; HttpOnly; SameSite=Strict", self.port, self.cookie);
         Verdict::Enter { path, cookie }
     }
 }
 
-/// Takes the cookies of relays out of a request: they are none of the app's business, nor are those of other relays,
-/// which browsers send along.
+/// Removes relays' cookies from a request: the app must not see them, nor those of other relays,
+/// which browsers send as well.
 pub(super) fn strip_cookies(headers: &mut HeaderMap) {
     let own = |cookie: &[u8]| cookie.trim_ascii().starts_with(COOKIE_NAME.as_bytes());
     let kept: Vec<_> = headers
@@ -140,7 +140,7 @@ pub(super) fn strip_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a page of another origin has made the browser ask.
+/// Whether the request was made by a page of another origin.
 fn is_foreign(host: &str, headers: &HeaderMap) -> bool {
     if let Some(site) = headers.get(FETCH_SITE) {
         return !matches!(site.as_bytes(), b"same-origin" | b"none");
@@ -154,7 +154,7 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderVal
     values.next().filter(|_| values.next().is_none())
 }
 
-/// Compares in a time that does not tell how much was right.
+/// Compares in constant time.
 fn same(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && one.iter().zip(other).fold(0, |sum, (one, other)| sum | (one ^ other)) == 0
 }
@@ -181,7 +181,7 @@ mod tests {
         guard.judge(&path.parse().unwrap(), &headers(lines))
     }
 
-    /// Comes in with a URL; the cookie that is then sent.
+    /// Opens a URL; returns the cookie that is sent afterwards.
     fn enter(guard: &Guard, url: &str, expected: &str) -> Option<String> {
         let path = url.strip_prefix("http://127.0.0.1:4711").unwrap();
         match judge(guard, path, &[("host", LOCAL)]) {

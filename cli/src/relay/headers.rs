@@ -1,4 +1,4 @@
-//! What the relay changes in requests and answers: the app sees its endpoint, the browser sees the relay.
+//! Changes headers of requests and responses: the app sees its endpoint, the browser sees the relay.
 
 use hyper::header::{
     CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, ORIGIN, REFERER, SET_COOKIE, TE,
@@ -11,11 +11,11 @@ use crate::endpoint::{AUTH, PORT, Place};
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// Headers of a request, as the endpoint is to get them. `local` is the host that the browser has named.
+/// Converts a request's headers for the endpoint. `local` is the host that the browser has named.
 pub(super) fn request(headers: &mut HeaderMap, place: &Place, local: &str, port: u16, token: HeaderValue) {
     let upgrade = headers.get(UPGRADE).cloned().filter(|_| names(headers, "upgrade"));
     remove_hop_by_hop(headers);
-    // The relay's own server has answered to it.
+    // The relay's own server has handled it.
     headers.remove(EXPECT);
     if let Some(upgrade) = upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -32,7 +32,7 @@ pub(super) fn request(headers: &mut HeaderMap, place: &Place, local: &str, port:
     headers.insert(PORT, port.into());
 }
 
-/// Headers of an answer, as the browser is to get them. `upgraded`: it is no longer HTTP that follows.
+/// Converts a response's headers for the browser. `upgraded`: another protocol than HTTP follows.
 pub(super) fn response(headers: &mut HeaderMap, place: &Place, local: &str, upgraded: bool) {
     if !upgraded {
         remove_hop_by_hop(headers);
@@ -42,7 +42,7 @@ pub(super) fn response(headers: &mut HeaderMap, place: &Place, local: &str, upgr
     replace(headers, &SET_COOKIE, |cookie| without_domain(cookie, &place.name));
 }
 
-/// What is for one connection, not for all the way (RFC 9110, section 7.6.1).
+/// Removes headers that are for one connection only (RFC 9110, section 7.6.1).
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = tokens(headers).filter_map(|token| token.parse().ok()).collect();
     let always = [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE];
@@ -60,7 +60,7 @@ fn names(headers: &HeaderMap, wanted: &str) -> bool {
     tokens(headers).any(|token| token.eq_ignore_ascii_case(wanted))
 }
 
-/// Gives each value of a header anew, where `change` has another one for it.
+/// Replaces each value of a header for which `change` returns another one.
 fn replace(headers: &mut HeaderMap, name: &HeaderName, change: impl Fn(&str) -> Option<String>) {
     if !headers.contains_key(name) {
         return;
@@ -79,7 +79,7 @@ fn replace(headers: &mut HeaderMap, name: &HeaderName, change: impl Fn(&str) -> 
     }
 }
 
-/// A URL of the origin `from`, at the origin `to`.
+/// A URL of the origin `from`, moved to the origin `to`.
 fn moved(url: &str, from: &str, to: &str) -> Option<String> {
     let begin = url.get(..from.len())?;
     let rest = url.get(from.len()..)?;
@@ -87,7 +87,7 @@ fn moved(url: &str, from: &str, to: &str) -> Option<String> {
     (begin.eq_ignore_ascii_case(from) && ends).then(|| format!("{to}{rest}"))
 }
 
-/// A cookie for the endpoint's name alone: the browser knows it by another name, and would throw it away.
+/// A cookie without its domain, if that is the endpoint's name: the browser knows the endpoint by another name, and would refuse it.
 fn without_domain(cookie: &str, name: &str) -> Option<String> {
     let is_own = |attribute: &str| {
         let (key, value) = attribute.split_once('=').unwrap_or((attribute, ""));

@@ -4,9 +4,9 @@
 //! browser ── http://127.0.0.1:PORT ──► guard ──► forward ── TLS, token, port ──► endpoint
 //! ```
 //!
-//! * [`guard`] – who may use it: everything on the machine can connect, and every page in a browser can try
-//! * [`forward`] – one browser connection's requests, to the endpoint and back
-//! * [`headers`] – what is changed in them
+//! * [`guard`] – decides who may use it: every program on the machine can connect, and every page in a browser can try
+//! * [`forward`] – forwards the requests of a browser's connection to the endpoint
+//! * [`headers`] – changes headers of requests and responses
 //! * [`browser`] – opens the first URL
 
 mod browser;
@@ -34,21 +34,21 @@ use self::guard::{Guard, Verdict};
 use crate::endpoint::{Dialer, Tokens};
 use crate::error::Failure;
 
-/// Where browsers go on after a while: not to be confused with a redirect, see [`enter`].
+/// Header that makes a browser open another URL; unlike a redirect, see [`enter`].
 const REFRESH: HeaderName = HeaderName::from_static("refresh");
-/// How long nothing is accepted when the system has no more descriptors.
+/// Pause before the next connection is accepted when the system has no more descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What it answers with.
+/// Body of a response.
 type Body = Either<Incoming, Full<Bytes>>;
 
-/// A relay that listens.
+/// A relay and its listener.
 pub(crate) struct Relay {
     listener: TcpListener,
     shared: Arc<Shared>,
 }
 
-/// What all connections have.
+/// The common state of all connections.
 struct Shared {
     guard: Guard,
     dialer: Dialer,
@@ -56,7 +56,7 @@ struct Shared {
 }
 
 impl Relay {
-    /// Listens at a port of this machine that is free.
+    /// Listens on a free port of this machine.
     pub(crate) async fn bind(dialer: Dialer, tokens: Tokens) -> Result<Self, Failure> {
         let unusable =
             |error: std::io::Error| Failure::failed(format!("cannot listen on 127.0.0.1: {error}"));
@@ -71,12 +71,12 @@ impl Relay {
         self.shared.guard.url(path)
     }
 
-    /// A URL that lets one browser in, once: other users see it in the list of processes.
+    /// A URL that lets a browser in once: other users can see it in the list of processes.
     pub(crate) fn url_for_once(&self, path: &str) -> String {
         self.shared.guard.url_for_once(path)
     }
 
-    /// Relays, for ever.
+    /// Serves for ever.
     pub(crate) async fn serve(self) -> Infallible {
         loop {
             match self.listener.accept().await {
@@ -90,7 +90,7 @@ impl Relay {
 }
 
 async fn serve_connection(stream: TcpStream, shared: Arc<Shared>) {
-    // Only a matter of speed.
+    // Without this, small writes would be delayed; a failure only makes it slower.
     drop(stream.set_nodelay(true));
     let lane = Arc::new(Lane::new(shared));
     let service = service_fn(move |request| {
@@ -101,7 +101,7 @@ async fn serve_connection(stream: TcpStream, shared: Arc<Shared>) {
         .timer(TokioTimer::new())
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    // Browsers leave when they like.
+    // Browsers may close connections at any time.
     drop(connection.await);
 }
 
@@ -116,8 +116,8 @@ async fn answer(lane: &Lane, request: Request<Incoming>) -> Response<Body> {
     }
 }
 
-/// Gives the browser its cookie, and lets it go on from here by itself: were this a redirect, a browser that was sent
-/// by another page (a terminal's or a mail's in the browser) would take that page for the origin, and keep the cookie.
+/// Sets the browser's cookie, and makes it open the path by itself: after a redirect, a browser that was sent here
+/// by another page (a terminal's or a mail's in the browser) would regard that page as the origin, and not send the cookie.
 fn enter(path: &str, cookie: &str) -> Response<Body> {
     let mut response = text(StatusCode::OK, "hearth open: one moment …\n".to_owned());
     let headers = response.headers_mut();
@@ -130,7 +130,7 @@ fn enter(path: &str, cookie: &str) -> Response<Body> {
     response
 }
 
-/// An answer of the relay's own. Nobody is to keep it, or to tell others its URL.
+/// A response of the relay itself. It must not be cached, nor its URL be passed to other sites.
 fn text(status: StatusCode, text: String) -> Response<Body> {
     let mut response = Response::new(Either::Right(Full::new(Bytes::from(text))));
     *response.status_mut() = status;

@@ -1,8 +1,8 @@
-//! What is said in TEXT frames.
+//! The content of TEXT frames.
 
 use serde::{Deserialize, Serialize};
 
-/// What the client says.
+/// Messages of the client.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(super) enum Say<'a> {
@@ -11,38 +11,38 @@ pub(super) enum Say<'a> {
         /// Program and arguments.
         command: &'a [String],
     },
-    /// The terminal has this size.
+    /// The terminal's new size.
     Resize {
-        /// Characters of a line.
+        /// Columns of the terminal.
         cols: u16,
-        /// Lines.
+        /// Lines of the terminal.
         rows: u16,
     },
 }
 
-/// What the server says.
+/// Messages of the server.
 #[derive(Debug, Deserialize, PartialEq, Eq)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(super) enum Told {
-    /// The last frame before the end: the exit status, 128 and the signal's number after a signal.
+    /// The last frame before the connection is closed: the exit status, or 128 and the number of the signal.
     Exit {
-        /// 0 to 255.
+        /// Exit status, 0 to 255.
         code: i64,
     },
-    /// What is of no use here: `session_init`, and what later servers say.
+    /// Other messages, which are ignored: `session_init`, and those of later servers.
     #[serde(other)]
     Other,
 }
 
 impl Say<'_> {
     pub(super) fn text(&self) -> String {
-        // Strings and numbers: it cannot fail.
+        // Strings and numbers always serialize.
         serde_json::to_string(self).unwrap_or_default()
     }
 }
 
 impl Told {
-    /// Other text is no reason to end.
+    /// Parses a frame. Unknown text is ignored.
     pub(super) fn parse(text: &str) -> Self {
         serde_json::from_str(text).unwrap_or(Self::Other)
     }

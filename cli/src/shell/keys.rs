@@ -1,15 +1,15 @@
-//! `~.` at the beginning of a line ends a session that hangs, as in ssh; `~~` types one `~`.
+//! Escape sequences: `~.` at the beginning of a line ends a session that hangs, as in ssh; `~~` types one `~`.
 
-/// What has been typed.
+/// Result of reading keys.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Typed {
-    /// Bytes for the other side; none while a `~` is held back.
+    /// Bytes for the server; empty while a `~` is held back.
     Bytes(Vec<u8>),
-    /// `~.`, and what came before it.
+    /// `~.` was typed; the bytes before it.
     Disconnect(Vec<u8>),
 }
 
-/// Looks for it.
+/// Finds escape sequences.
 #[derive(Debug)]
 pub(super) struct Keys {
     state: State,
@@ -27,7 +27,7 @@ impl Keys {
         Self { state: State::Begin }
     }
 
-    /// What of the bytes the other side gets.
+    /// The part of the bytes that the server gets.
     pub(super) fn read(&mut self, bytes: &[u8]) -> Typed {
         let mut passed = Vec::with_capacity(bytes.len() + 1);
         for &byte in bytes {
@@ -52,7 +52,7 @@ impl Keys {
 mod tests {
     use super::*;
 
-    /// What gets through of keys that come one by one, and whether the session has ended.
+    /// The text that passes when keys come one by one, and whether the session has ended.
     fn typed(text: &str) -> (String, bool) {
         let mut keys = Keys::new();
         let mut passed = Vec::new();

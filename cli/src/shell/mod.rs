@@ -1,9 +1,9 @@
 //! A shell in a microVM: a WebSocket of its endpoint that is a terminal (docs/behaviour.md, "Shells").
 //!
-//! * [`session`] – bytes both ways until one side ends
-//! * [`frames`] – what is said beside the terminal's bytes: size, command, exit status
+//! * [`session`] – copies bytes in both directions until one side ends
+//! * [`frames`] – messages in addition to the terminal's bytes: size, command, exit status
 //! * [`keys`] – `~.`, which ends a session that hangs
-//! * [`terminal`] – this side's terminal: raw, and its size
+//! * [`terminal`] – the local terminal: raw mode and size
 
 mod frames;
 mod keys;
@@ -21,9 +21,9 @@ pub(crate) use self::session::{End, run};
 use crate::endpoint::{Dialer, refusal};
 use crate::error::{Failure, chain};
 
-/// The subprotocol that every WebSocket with a token in its subprotocols names.
+/// The subprotocol that every WebSocket with a token in its subprotocols has to name.
 const MARKER: &str = "lambda-microvms";
-/// With it the exit status is told, and a command can be.
+/// Path of the extended protocol, in which the server reports the exit status and accepts a command.
 const PATH: &str = "/?ext=1";
 
 /// A shell's connection.

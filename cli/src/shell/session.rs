@@ -1,4 +1,4 @@
-//! A session: what is typed goes there, what is shown comes back, until one side ends.
+//! A session: copies input to the microVM and output back, until one side ends.
 
 use std::io;
 use std::time::Duration;
@@ -19,31 +19,31 @@ use super::terminal::{Raw, columns_and_rows};
 use crate::error::{Failure, chain};
 use crate::interrupt::Ending;
 
-/// What ends input on a terminal: Ctrl-D.
+/// Character that ends the input of a terminal: Ctrl-D.
 const END_OF_INPUT: u8 = 4;
 /// Bytes that are read at once.
 const PIECE: usize = 16 << 10;
-/// How long the other side may take to hear that this one leaves.
+/// How long the server may take to answer a close frame.
 const LEAVE: Duration = Duration::from_secs(1);
 
-/// How a session has ended.
+/// How a session ended.
 #[derive(Debug)]
 pub(crate) enum End {
-    /// The shell, or the command, has ended with a status.
+    /// The shell, or the command, exited with this status.
     Exit(i64),
-    /// The shell has ended, and nobody says how: the server is not told to.
+    /// The shell exited with an unknown status: the server was not requested to report it.
     Closed,
-    /// Somebody has typed `~.`.
+    /// The user typed `~.`.
     Disconnected,
-    /// A signal ends this program.
+    /// This program received a signal.
     Signal(SignalKind),
-    /// The connection broke, or the server has ended it for a reason of its own.
+    /// The connection broke, or the server closed it for another reason.
     Broken(String),
-    /// What is shown can be written nowhere.
+    /// The output cannot be written.
     Output(io::Error),
 }
 
-/// Runs a session, with a command instead of a shell if there is one. The terminal is as before when it returns.
+/// Runs a session, with a command instead of a shell if there is one. The terminal is restored when it returns.
 pub(crate) async fn run(socket: Socket, command: &[String]) -> Result<End, Failure> {
     let mut ending = Ending::listen()?;
     let (mut there, back) = socket.split();
@@ -54,14 +54,14 @@ pub(crate) async fn run(socket: Socket, command: &[String]) -> Result<End, Failu
         signal = ending.wait() => End::Signal(signal),
     };
     if matches!(end, End::Exit(_) | End::Disconnected | End::Signal(_)) {
-        // It is over whether or not they hear it.
+        // The session is over whether or not the server answers.
         drop(timeout(LEAVE, there.close()).await);
     }
     drop(raw);
     Ok(end)
 }
 
-/// Shows what comes, until it ends.
+/// Prints output until the session ends.
 async fn show(mut back: SplitStream<Socket>) -> End {
     let mut stdout = tokio::io::stdout();
     loop {
@@ -93,16 +93,16 @@ async fn show(mut back: SplitStream<Socket>) -> End {
     }
 }
 
-/// Sends what is typed. Returns only if that ends the session: after the end of other input there is still output.
+/// Sends input. Returns only if that ends the session: after the end of any other input, there may still be output.
 async fn type_in(there: &mut SplitSink<Socket, Message>, command: &[String], terminal: bool) -> End {
     match send_input(there, command, terminal).await {
         Ok(true) => End::Disconnected,
-        // The other direction tells why.
+        // The direction of the output reports the reason.
         Ok(false) | Err(_) => std::future::pending().await,
     }
 }
 
-/// Whether somebody has typed `~.` when input has ended.
+/// Sends input until its end. Returns whether the user has typed `~.`.
 async fn send_input(
     there: &mut SplitSink<Socket, Message>,
     command: &[String],
@@ -119,7 +119,7 @@ async fn send_input(
     let mut last = b'\n';
     loop {
         let read = tokio::select! {
-            // A terminal that fails is gone.
+            // A terminal that fails was closed.
             read = stdin.read(&mut piece) => read.unwrap_or(0),
             _ = resized.recv() => {
                 send_size(there).await?;
@@ -145,8 +145,8 @@ async fn send_input(
     Ok(false)
 }
 
-/// What ends input after `last`. In the middle of a line the first Ctrl-D of two hands over what has been typed; a
-/// shell, which edits lines itself, wants the line to end.
+/// The bytes that end the input after the byte `last`. In the middle of a line, the first of two Ctrl-D passes on the line so far; a
+/// shell, which edits lines itself, needs a newline first.
 fn end_of_input(last: u8, command: bool) -> Vec<u8> {
     match (last, command) {
         (b'\n' | b'\r', _) => vec![END_OF_INPUT],
@@ -155,7 +155,7 @@ fn end_of_input(last: u8, command: bool) -> Vec<u8> {
     }
 }
 
-/// Tells the terminal's size, where there is one.
+/// Sends the terminal's size, if there is a terminal.
 async fn send_size(there: &mut SplitSink<Socket, Message>) -> Result<(), Error> {
     match columns_and_rows() {
         Some((cols, rows)) => there.send(Message::text(Say::Resize { cols, rows }.text())).await,

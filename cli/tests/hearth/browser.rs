@@ -17,7 +17,7 @@ async fn a_page_in_chromium_talks_to_its_app() {
     let url = lines.next_line().await.unwrap().unwrap();
     let profile = tempfile::tempdir().unwrap();
     let mut chromium = Command::new("chromium");
-    // Its sandbox is not for root, and the page is ours.
+    // The sandbox does not work for root, and the page is trusted.
     chromium.args([
         "--headless",
         "--no-sandbox",
@@ -29,7 +29,7 @@ async fn a_page_in_chromium_talks_to_its_app() {
     chromium.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
     let browser = chromium.spawn();
     let mut browser = browser.expect("chromium, of Debian's package: `cargo xtask test` installs it");
-    // The page was let in, has spoken over its WebSocket, and tells what came back.
+    // The page was let in, has used its WebSocket, and reports the answer.
     let page = endpoint.asked("GET /page").await;
     let told = endpoint.asked("POST /told?from%20the%20page").await;
     for asked in [page, told] {

@@ -34,7 +34,7 @@ async fn the_status_is_curls() {
     endpoint.refuse_next();
     let done = host.run("curl a1 -sf").await;
     assert_eq!((done.status, done.out.as_str(), done.err.as_str()), (22, "", ""));
-    // An endpoint that somebody else runs is not trusted.
+    // An endpoint with another authority is not trusted.
     let pem = Endpoint::start(&Host::start()).await.authority_pem;
     host.daemon.endpoint.lock().unwrap().as_mut().unwrap().certificate_authority_pem = pem;
     let count = endpoint.count();
@@ -79,7 +79,7 @@ async fn a_signal_ends_curl_and_leaves_no_token_behind() {
     assert_eq!(lines.next_line().await.unwrap(), None, "curl has ended, too");
 }
 
-/// A path of programs on which curl is this script.
+/// A PATH on which curl is this script.
 fn with_curl(folder: &Path, script: &str) -> String {
     let programs = folder.join("bin");
     std::fs::create_dir(&programs).unwrap();

@@ -1,4 +1,4 @@
-//! The endpoint of a microVM with scripted answers, behind TLS with an authority of its own.
+//! The endpoint of a microVM with scripted responses, behind TLS with an authority of its own.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,10 +32,10 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 use crate::daemon::NAME;
 use crate::support::Host;
 
-/// Longer than any request takes.
+/// A duration that is longer than any request.
 const LONG: Duration = Duration::from_secs(60);
 
-/// A running endpoint; it ends with the test.
+/// A running endpoint, which stops with the test.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     pub(crate) port: u16,
@@ -44,7 +44,7 @@ pub(crate) struct Endpoint {
     refusals: Arc<AtomicUsize>,
 }
 
-/// A request as it came.
+/// A received request.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     pub(crate) line: String,
@@ -60,7 +60,7 @@ impl Asked {
 type Body = Either<Incoming, Full<Bytes>>;
 
 impl Endpoint {
-    /// Listens, and is the one that the daemon tells of.
+    /// Starts to listen, and has the daemon report this endpoint.
     pub(crate) async fn start(host: &Host) -> Self {
         let (config, authority_pem) = tls();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -81,12 +81,12 @@ impl Endpoint {
         endpoint
     }
 
-    /// What URLs have.
+    /// The host part of URLs.
     pub(crate) fn host(&self) -> String {
         format!("{NAME}:{}", self.port)
     }
 
-    /// Refuses the next request as one whose token has expired.
+    /// Refuses the next request as if its token had expired.
     pub(crate) fn refuse_next(&self) {
         self.refusals.fetch_add(1, Ordering::SeqCst);
     }
@@ -96,7 +96,7 @@ impl Endpoint {
         self.seen.lock().unwrap().last().cloned().unwrap()
     }
 
-    /// The request with that line, when it has come.
+    /// The request with this line, once it was received.
     pub(crate) async fn asked(&self, line: &str) -> Asked {
         let asked = async {
             loop {
@@ -115,7 +115,7 @@ impl Endpoint {
     }
 
     async fn serve(self, acceptor: TlsAcceptor, stream: TcpStream) {
-        // Clients that do not trust it go away.
+        // Clients that do not trust the endpoint close the connection.
         let Ok(stream) = acceptor.accept(stream).await else { return };
         let service = service_fn(move |request| {
             let endpoint = self.clone();
@@ -201,9 +201,9 @@ async fn echo(mut socket: Socket) {
     }
 }
 
-/// A shell that shouts what is typed, shows each size, and knows `exit N`, `leave` and `break`.
+/// A shell that prints input in upper case, prints each size, and knows `exit N`, `leave` and `break`.
 ///
-/// Instead of one, `exec` shows the command's words and what is typed until Ctrl-D; it ends with the number of words.
+/// With `exec`, it prints the command's words and the input until Ctrl-D instead, and exits with the number of words.
 async fn shell(mut socket: Socket) {
     let init = r#"{"type":"session_init","session_id":"00000000-0000-4000-8000-000000000000"}"#;
     socket.send(Message::text(init)).await.unwrap();
@@ -247,23 +247,23 @@ async fn shell(mut socket: Socket) {
 }
 
 async fn exit(socket: &mut Socket, code: usize) {
-    // The client may be gone by then: it has all it needs.
+    // The client may have closed the connection: it has everything it needs.
     drop(socket.send(Message::text(format!(r#"{{"type":"exit","code":{code}}}"#))).await);
     close(socket, CloseCode::Normal, "shell exited").await;
 }
 
 async fn close(socket: &mut Socket, code: CloseCode, reason: &str) {
     drop(socket.close(Some(CloseFrame { code, reason: reason.into() })).await);
-    // Who leaves with something unread takes back what the other side has not read yet.
+    // Closing a socket with unread bytes would discard what the client has not read yet.
     while let Some(Ok(_)) = socket.next().await {}
 }
 
-/// TLS for the endpoint's name, and the PEM of who has signed it.
+/// TLS for the endpoint's name, and the PEM of the authority that has signed its certificate.
 fn tls() -> (ServerConfig, String) {
     let authority_key = rcgen::KeyPair::generate().unwrap();
     let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
     parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    // Curl takes a certificate that is called as its signer is for a self-signed one.
+    // The authority has a name of its own: curl regards a certificate with its signer's name as self-signed.
     parameters.distinguished_name.push(rcgen::DnType::CommonName, "authority");
     let authority = parameters.self_signed(&authority_key).unwrap();
     let issuer = rcgen::Issuer::new(parameters, authority_key);

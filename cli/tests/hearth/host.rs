@@ -139,7 +139,7 @@ async fn keys_are_sent_over_tls_with_the_authority_that_a_profile_names() {
     assert!(done.err.contains("--ca FILE"), "{}", done.err);
 }
 
-/// A daemon that wants certificates of clients; its authority and the client's certificate are in `folder`.
+/// A daemon that requires client certificates; its authority and the client's certificate are in `folder`.
 async fn tls_daemon(host: &Host, folder: &Path) -> String {
     let authority_key = rcgen::KeyPair::generate().unwrap();
     let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();

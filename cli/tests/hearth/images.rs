@@ -8,14 +8,14 @@ use crate::support::Host;
 use hearth_proto::microvms::v1::code_artifact::Artifact;
 use serde_json::json;
 
-/// A folder to build from, in the daemon's own.
+/// A folder with an app, in the daemon's folder.
 fn folder(host: &Host) -> String {
     let folder = host.folder.path().join("app");
     std::fs::create_dir_all(folder.join("bin")).unwrap();
     std::fs::write(folder.join("Dockerfile"), "FROM scratch\nCOPY . /\n").unwrap();
     std::fs::write(folder.join("bin/run"), "#!/bin/sh\n").unwrap();
     std::fs::set_permissions(folder.join("bin/run"), std::fs::Permissions::from_mode(0o755)).unwrap();
-    // More than one message, and nothing that compresses.
+    // More bytes than fit into one message, which cannot be compressed.
     let mut noise: u64 = 1;
     let bytes = std::iter::repeat_with(|| {
         noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -1,4 +1,4 @@
-//! The program `hearth` against a daemon that speaks gRPC with scripted answers: what it prints, what it sends, how it ends.
+//! Tests of the program `hearth` with a daemon that answers gRPC with scripted responses: output, requests, exit statuses.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod authority;

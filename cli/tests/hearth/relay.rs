@@ -20,11 +20,11 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use crate::endpoint::Endpoint;
 use crate::support::Host;
 
-/// A relay that runs, and a browser that was let in.
+/// A running relay, and the cookie of a browser that was let in.
 struct Relay {
     child: Child,
     port: u16,
-    /// The URL's path, with its secret.
+    /// Path of the URL, with its secret.
     first: String,
     cookie: String,
 }
@@ -67,7 +67,7 @@ impl Relay {
         self.send(request.body(Full::<Bytes>::default()).unwrap()).await
     }
 
-    /// As the browser that was let in.
+    /// Sends a request as the browser that was let in.
     async fn browse(&self, path: &str) -> Response<Incoming> {
         self.get(path, &[("host", &self.host()), ("cookie", &self.cookie)]).await
     }

@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt as _;
 use crate::endpoint::Endpoint;
 use crate::support::Host;
 
-/// What a shell shows that gets such input, and how `hearth` ends.
+/// Runs a shell with this input; returns its output, the exit status and stderr of `hearth`.
 async fn typed(host: &Host, words: &str, input: &str) -> (String, Option<i32>, String) {
     let mut command = host.command(words);
     let mut child =

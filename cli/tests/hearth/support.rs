@@ -1,4 +1,4 @@
-//! A daemon with scripted answers on a Unix socket, and the program `hearth` that talks to it.
+//! A daemon with scripted responses on a Unix socket, and the program `hearth` that connects to it.
 
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -14,7 +14,7 @@ use tonic::transport::server::Router;
 
 use crate::daemon::Daemon;
 
-/// A running daemon; it ends with the test.
+/// A running daemon, which stops with the test.
 pub(crate) struct Host {
     pub(crate) folder: TempDir,
     pub(crate) daemon: Daemon,
@@ -38,7 +38,7 @@ impl Host {
         Self { endpoint: format!("unix:{}", socket.display()), folder, daemon }
     }
 
-    /// The program with words, which are separated by spaces.
+    /// The program with arguments, which are separated by spaces.
     pub(crate) fn command(&self, words: &str) -> Command {
         let mut command = hearth(self.folder.path());
         command.env("HEARTH_ENDPOINT", &self.endpoint).args(words.split(' '));
@@ -49,20 +49,20 @@ impl Host {
         Done::of(&mut self.command(words)).await
     }
 
-    /// What is printed by a command that succeeds.
+    /// The stdout of a command that must succeed.
     pub(crate) async fn out(&self, words: &str) -> String {
         let done = self.run(words).await;
         assert_eq!((done.status, done.err.as_str()), (0, ""), "hearth {words}");
         done.out
     }
 
-    /// The JSON that is printed by a command that succeeds.
+    /// The JSON output of a command that must succeed.
     pub(crate) async fn json(&self, words: &str) -> serde_json::Value {
         let out = self.out(&format!("--json {words}")).await;
         serde_json::from_str(&out).unwrap_or_else(|error| panic!("hearth --json {words}: {error}: {out}"))
     }
 
-    /// What a command that fails tells, with its exit status.
+    /// Exit status and message of a command that must fail.
     pub(crate) async fn error(&self, words: &str) -> (i32, String) {
         let done = self.run(words).await;
         assert_eq!(done.err.lines().count(), 1, "one line: {}", done.err);
@@ -70,14 +70,14 @@ impl Host {
     }
 }
 
-/// The program with nothing of the tester's own environment.
+/// The program without the tester's own environment.
 pub(crate) fn hearth(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hearth"));
     command.env_clear().env("HOME", home).stdin(Stdio::null()).kill_on_drop(true);
     command
 }
 
-/// What a program has done.
+/// Result of a program.
 #[derive(Debug)]
 pub(crate) struct Done {
     pub(crate) status: i32,

@@ -8,7 +8,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use crate::endpoint::Endpoint;
 use crate::support::Host;
 
-/// A terminal in which a script runs.
+/// A terminal with a running script.
 struct Terminal {
     child: Child,
     keys: ChildStdin,
@@ -17,9 +17,9 @@ struct Terminal {
 }
 
 impl Terminal {
-    /// `hearth shell` in a terminal of 120 columns and 40 rows; then its status, and how the terminal is afterwards.
+    /// Runs `hearth shell` in a terminal of 120 columns and 40 rows; then prints its status, and the terminal's settings.
     ///
-    /// The terminal changes to 100 columns when somebody writes to `resize`.
+    /// The terminal changes to 100 columns when something is written to `resize`.
     async fn start(host: &Host) -> Self {
         let resize = host.folder.path().join("resize");
         let made = Command::new("mkfifo").arg(&resize).status().await.unwrap();
@@ -53,7 +53,7 @@ impl Terminal {
         self.keys.write_all(keys.as_bytes()).await.unwrap();
     }
 
-    /// Waits until this has been shown.
+    /// Waits until this text was printed.
     async fn until(&mut self, text: &str) {
         let mut piece = [0; 4096];
         while !self.shown.contains(text) {
@@ -63,7 +63,7 @@ impl Terminal {
         }
     }
 
-    /// What is shown until the script has ended, behind the status with which `hearth` must have ended.
+    /// Waits until the script has ended, checks the exit status of `hearth`, and returns the output after it.
     async fn end(mut self, status: u8) -> String {
         self.until("done\r\n").await;
         let (_, rest) = self

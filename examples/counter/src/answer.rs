@@ -1,4 +1,4 @@
-//! Plain requests.
+//! Answers plain requests.
 
 use std::env;
 
@@ -13,7 +13,7 @@ use crate::state::{HookAnswer, State};
 
 const HOOKS: &str = "/aws/lambda-microvms/runtime/v1/";
 const PAGE: &str = include_str!("page.html");
-/// Longest body that is read.
+/// Longest body that is read, in bytes.
 const BODY_MAX: usize = 1 << 20;
 
 /// Answers a request.

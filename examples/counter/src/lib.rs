@@ -1,22 +1,22 @@
-//! A counter over HTTP/1.1, HTTP/2, WebSocket and gRPC: what survives a snapshot can be seen with `curl`.
+//! A counter over HTTP/1.1, HTTP/2, WebSocket and gRPC: it shows with `curl` what survives a snapshot.
 //!
 //! | Request | Answer |
 //! |---|---|
-//! | `GET /` | how often it was asked: kept in memory |
+//! | `GET /` | the number of requests so far, which is kept in memory |
 //! | `GET /page` | a page that counts over a WebSocket |
-//! | `GET /socket` | a WebSocket: each text message counts and is answered, each binary one comes back |
+//! | `GET /socket` | a WebSocket: each text message is counted and answered, each binary one is echoed |
 //! | `GET /events` | server-sent events: the count, whenever it has changed |
-//! | gRPC `hearth.example.v1.Counter` | a call of each kind (`proto/counter.proto`), with reflection |
-//! | `GET /loopback` | a byte goes round over a TCP connection that was opened at the start |
-//! | `GET /run` | what `/run` was told |
+//! | gRPC `hearth.example.v1.Counter` | one method of each kind (`proto/counter.proto`), with reflection |
+//! | `GET /loopback` | sends a byte over a TCP connection to itself that was opened at the start |
+//! | `GET /run` | the body of the `/run` hook |
 //! | `GET /environment` | the environment |
 //! | `GET /exit/N` | none: the program ends with status N |
-//! | `POST /aws/lambda-microvms/runtime/v1/HOOK` | 200, or what the variable `HOOK_<NAME>` says: statuses to be answered in turn (the last one for ever), or `hang` |
+//! | `POST /aws/lambda-microvms/runtime/v1/HOOK` | 200, or the value of the variable `HOOK_<NAME>`: statuses for successive calls (the last one repeats), or `hang` |
 //!
-//! It says each call of a hook with its number: that is kept in memory, too, and goes on in the log of a microVM that was suspended and
-//! resumed.
+//! It prints each call of a hook with a number, which is kept in memory, too, and continues in the log of a microVM that was suspended
+//! and resumed.
 //!
-//! * [`state`] – what it remembers; [`answer`] – plain requests; [`live`] – WebSocket and events; [`grpc`]
+//! * [`state`] – the program's state; [`answer`] – plain requests; [`live`] – WebSocket and events; [`grpc`]
 
 mod answer;
 mod grpc;
@@ -42,7 +42,7 @@ use state::State;
 /// Serves a new counter for as long as connections can be accepted.
 ///
 /// # Errors
-/// They cannot.
+/// No connection can be accepted.
 pub async fn serve(listener: TcpListener) -> io::Result<()> {
     let state = Arc::new(State::new()?);
     let grpc = Grpc::new(&state).map_err(io::Error::other)?;
@@ -55,7 +55,7 @@ pub async fn serve(listener: TcpListener) -> io::Result<()> {
                 async move { Ok::<_, Infallible>(route(&state, grpc, request).await) }
             });
             let builder = Builder::new(TokioExecutor::new());
-            // A client that goes away is no concern of ours.
+            // A client that closes the connection is no error.
             let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
         });
     }

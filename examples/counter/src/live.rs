@@ -1,4 +1,4 @@
-//! What stays open: a WebSocket, and server-sent events.
+//! Connections that stay open: a WebSocket, and server-sent events.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use tonic::body::Body;
 use crate::answer::text;
 use crate::state::State;
 
-/// A WebSocket: each text message counts and is answered, each binary one comes back.
+/// A WebSocket: each text message is counted and answered, each binary one is echoed.
 pub(crate) fn socket(state: &Arc<State>, mut request: Request<Incoming>) -> Response<Body> {
     let Some(key) = request.headers().get(SEC_WEBSOCKET_KEY) else {
         return text(400, "ask for a WebSocket\n".to_owned());
@@ -39,7 +39,7 @@ pub(crate) fn socket(state: &Arc<State>, mut request: Request<Incoming>) -> Resp
                     Message::text(format!("request {} of this microVM's life", state.count()))
                 }
                 Message::Binary(bytes) => Message::Binary(bytes),
-                _ => continue, // the library answers by itself
+                _ => continue, // the library answers pings and closes by itself
             };
             if socket.send(answer).await.is_err() {
                 return;

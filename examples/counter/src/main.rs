@@ -1,9 +1,9 @@
 //! The counter as a program.
 //!
-//! `counter ask PATH` asks the one that runs, from beside it: for a shell in a container that has nothing else.
+//! `counter ask PATH` sends a request to the running counter beside it: for a shell in a container without any other client.
 //!
-//! It listens on `PORT` (8080), after `START_SECONDS` (0). Every `TICK_MILLISECONDS` (0: never) it says the time, in nanoseconds since
-//! 1970, and a random number: the first lines of a microVM show that it runs only since it is the one that it is.
+//! It listens on `PORT` (8080), after `START_SECONDS` (0). Every `TICK_MILLISECONDS` (0: never) it prints the time, in nanoseconds since
+//! 1970, and a random number: the first lines of a microVM show that the app runs only after the microVM has got its own identity.
 
 use std::convert::Infallible;
 use std::env;
@@ -38,7 +38,7 @@ fn main() -> io::Result<()> {
     })
 }
 
-/// Says the time and a random number again and again.
+/// Prints the time and a random number at an interval.
 fn tick(chance: &mut File, every: Duration) -> io::Result<Infallible> {
     loop {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
@@ -49,7 +49,7 @@ fn tick(chance: &mut File, every: Duration) -> io::Result<Infallible> {
     }
 }
 
-/// Prints what the one that runs answers.
+/// Prints the running counter's answer to a request.
 fn ask(port: u16, path: &str) -> io::Result<()> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;

@@ -1,4 +1,4 @@
-//! What the program remembers.
+//! The program's state.
 
 use std::collections::HashMap;
 use std::env;
@@ -9,16 +9,16 @@ use std::thread;
 
 use tokio::sync::watch;
 
-/// What a hook is to answer.
+/// The answer to a hook.
 pub(crate) enum HookAnswer {
     Status(u16),
-    /// It never does.
+    /// The app never answers.
     Hangs,
 }
 
 pub(crate) struct State {
     count: watch::Sender<u64>,
-    /// What is asked for beside the count.
+    /// The rest of the state.
     rest: Mutex<Rest>,
 }
 
@@ -37,7 +37,7 @@ impl State {
         Ok(Self { count: watch::Sender::new(0), rest: Mutex::new(rest) })
     }
 
-    /// Counts a request. How many there were.
+    /// Counts a request. Returns the new number.
     pub(crate) fn count(&self) -> u64 {
         let mut now = 0;
         self.count.send_modify(|count| {
@@ -47,7 +47,7 @@ impl State {
         now
     }
 
-    /// The count, now and whenever it changes.
+    /// A receiver of the count, now and whenever it changes.
     pub(crate) fn counts(&self) -> watch::Receiver<u64> {
         self.count.subscribe()
     }
@@ -56,7 +56,7 @@ impl State {
         self.rest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a byte round. How often that was done.
+    /// Sends a byte over the connection to itself. Returns how often that was done.
     pub(crate) fn round(&self) -> io::Result<u64> {
         let mut rest = self.rest();
         rest.loopback.write_all(b"x")?;
@@ -65,12 +65,12 @@ impl State {
         Ok(rest.rounds)
     }
 
-    /// What `/run` was told.
+    /// The body of the `/run` hook.
     pub(crate) fn run(&self) -> String {
         self.rest().run.clone()
     }
 
-    /// A hook is called.
+    /// Handles a call of a hook.
     pub(crate) fn hook(&self, hook: &str, body: String) -> HookAnswer {
         let mut rest = self.rest();
         rest.hooks += 1;
@@ -93,7 +93,7 @@ impl State {
     }
 }
 
-/// A connection to ourselves whose other end sends back what comes.
+/// A connection to this program itself, whose other end echoes every byte.
 fn loopback() -> io::Result<TcpStream> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let ours = TcpStream::connect(listener.local_addr()?)?;

@@ -25,8 +25,8 @@ use crate::system::{duplicate, namespaces, netlink};
 /// The container's host name unless it is given one.
 const HOSTNAME: &str = "localhost";
 
-/// How long the last lines of an app that has ended are waited for before its end is told. They are there already, unless the host
-/// takes no records.
+/// How long the end of an app waits for the last lines of its output to be recorded before it is reported. They are recorded at
+/// once, unless the host reads no records and the log is full.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
 impl Agent {
@@ -75,7 +75,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Starts the app; returns when its program runs.
+    /// Starts the app. Returns when its program has been executed.
     pub(super) async fn start_app(self: &Arc<Self>, request: StartApp) -> Result<(), Refusal> {
         let _making = self.making.lock().await;
         let container = self.container()?;
@@ -85,7 +85,7 @@ impl Agent {
         }
         let (stdout, stdout_writer) = io::pipe().or_refuse(|| "making a pipe")?;
         let (stderr, stderr_writer) = io::pipe().or_refuse(|| "making a pipe")?;
-        // Nothing may fail once the app runs.
+        // Every step that can fail comes before the app runs.
         let copy = |pipe| duplicate(pipe).or_refuse(|| "duplicating a pipe");
         let outputs = [copy(&stdout)?, copy(&stderr)?];
         let process = request.process.clone().unwrap_or_default();
@@ -98,7 +98,7 @@ impl Agent {
             pids: PidNamespace::New,
             streams: [Stdio::null(), stdout_writer.into(), stderr_writer.into()],
         })?;
-        // Before anything is awaited: its end is not reaped until then.
+        // Opened before the first await: until then the process cannot be reaped, even if it has terminated.
         let pids = namespaces::open(started.pid, "pid").or_refuse(|| "opening the app's PID namespace")?;
         started.succeeded().await?;
         let readers = [(stdout, LogSource::Stdout), (stderr, LogSource::Stderr)].map(|(pipe, source)| {
@@ -125,14 +125,14 @@ impl Agent {
         Ok(())
     }
 
-    /// Waits until the app has ended.
+    /// Waits until the app has terminated.
     pub(super) async fn wait_app(&self) -> Result<Exited, Refusal> {
         let mut exited = self.app()?.exited.clone();
         let end = exited.wait_for(Option::is_some).await;
         Ok(end.ok().and_then(|end| *end).unwrap_or_default())
     }
 
-    /// The app, whether it still runs or not.
+    /// The app, running or terminated.
     pub(super) fn app(&self) -> Result<Arc<App>, Refusal> {
         let app = self.state().app.clone();
         app.ok_or_else(|| Refusal::invalid("the app was not started yet: send StartApp first"))
@@ -140,7 +140,7 @@ impl Agent {
 }
 
 impl App {
-    /// A process that begins as the app has: what it does not say itself is the app's.
+    /// A process that runs beside the app: what it does not set itself of environment and working directory is the app's.
     pub(super) fn beside(&self, mut process: Process) -> Process {
         let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
         let own: Vec<String> = process.environment.iter().map(|entry| name(entry)).collect();
@@ -154,7 +154,7 @@ impl App {
 }
 
 impl Container {
-    /// What a process in this container has to become.
+    /// The job of a process in this container.
     pub(super) fn run_job(&self, process: Option<Process>, first: bool, all_capabilities: bool) -> Run {
         Run {
             process,

@@ -1,4 +1,4 @@
-//! Requests and responses.
+//! Control connections: requests and responses.
 
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ impl Agent {
                 Ok(Answer::Status(self.status()))
             }
             Some(Operation::Thaw(_)) => {
-                // After a Freeze that is under way.
+                // The lock waits for a Freeze that is under way.
                 let _making = self.making.lock().await;
                 self.thaw().map(done)
             }

@@ -24,18 +24,18 @@ use hearth_agent_protocol::frame::{self, FrameError};
 
 /// Bytes of output in one message.
 const STEP: usize = 128 << 10;
-/// Bytes that pipes of archives hold, so that few switches between processes move much.
+/// Capacity in bytes of the pipes of archives: large, so that few context switches move much.
 const PIPE: libc::c_int = 1 << 20;
-/// Messages of input that wait for the process to read; then the host's wait.
+/// Messages of input that are queued for the process. When the queue is full, the host has to wait.
 const WAITING: usize = 8;
-/// How often a connection is looked at whose input waits.
+/// How often a connection whose input waits is checked for having been closed.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long the host has to take the last message and to close the connection.
+/// How long the host has to receive the last message and to close the connection.
 const LINGER: Duration = Duration::from_secs(30);
-/// What "no more input" is on a terminal: its end-of-file character (termios(3), VEOF).
+/// The end of input on a terminal: its end-of-file character (termios(3), VEOF).
 const END_OF_FILE: u8 = 4;
 
-/// What a connection was opened for, checked.
+/// The checked request of a connection: a process or an archive.
 #[derive(Debug)]
 pub(super) struct Plan {
     container: Arc<Container>,
@@ -49,7 +49,7 @@ enum What {
 }
 
 impl Plan {
-    /// Whether it can be done now.
+    /// Checks whether the request can be served now.
     pub(super) fn make(agent: &Agent, open: OpenExec) -> Result<Self, Refusal> {
         let container = agent.container()?;
         let archive = |kind, path: String| match path.is_empty() {
@@ -74,7 +74,7 @@ impl Plan {
     }
 }
 
-/// The agent's ends of a process's streams.
+/// The agent's sides of a process's streams.
 struct Ends {
     stdin: Arc<Stream>,
     outputs: Vec<(Arc<Stream>, Output)>,
@@ -89,18 +89,18 @@ enum Output {
 
 type Sink = Arc<Mutex<OwnedWriteHalf>>;
 
-/// Runs what was planned, to its end or that of the connection.
+/// Runs the planned work until it is done or the connection is closed.
 pub(super) async fn serve(agent: &Agent, plan: Plan, connection: UnixStream) -> Result<(), FrameError> {
     let (mut source, sink) = connection.into_split();
     let sink = Arc::new(Mutex::new(sink));
     let event = match run(agent, plan, &mut source, &sink).await {
         Ok(Some(exited)) => exec_output::Event::Exited(exited),
-        Ok(None) => return Ok(()), // the connection has ended
+        Ok(None) => return Ok(()), // the connection was closed
         Err(refusal) => exec_output::Event::Failed(refusal.into()),
     };
     send(&sink, event).await?;
     sink.lock().await.shutdown().await?;
-    // The host may still send input. Were the connection closed meanwhile, it would be reset, and the last message lost.
+    // The host may still send input. If the connection were closed with input unread, it would be reset and the last message lost.
     let discard = async { while source.read(&mut [0; 4096]).await.is_ok_and(|length| length > 0) {} };
     let _ = tokio::time::timeout(LINGER, discard).await;
     Ok(())
@@ -125,7 +125,7 @@ async fn run(
             let groups = Some(&container.groups);
             let order = Order { kind: "run", job: &job, container: namespaces, groups, pids, streams };
             let mut started = agent.spawner.start(order)?;
-            // Where the app is frozen, it runs when that is over; nobody may want it any more by then.
+            // While the app is frozen, the process waits for the thaw; the host may have closed the connection by then.
             if !stands_ready(&mut started, source).await? {
                 return Ok(None);
             }
@@ -145,8 +145,8 @@ async fn run(
     }
 }
 
-/// Waits until the process runs the program that it was made for. False: the connection has ended before, and so has the
-/// process.
+/// Waits until the process runs the program that it was made for. Returns false if the connection was closed first; the process
+/// has been killed then.
 async fn stands_ready(started: &mut Started, source: &OwnedReadHalf) -> Result<bool, Refusal> {
     let is_gone = async {
         while !peer_is_gone(AsRef::<UnixStream>::as_ref(source)) {
@@ -162,14 +162,15 @@ async fn stands_ready(started: &mut Started, source: &OwnedReadHalf) -> Result<b
     Ok(false)
 }
 
-/// Kills a process with its group.
+/// Kills a process with its group, and waits until it has terminated.
 async fn end(started: &mut Started) {
     let _ = kill(-started.pid, libc::SIGKILL);
     let _ = kill(started.pid, libc::SIGKILL); // it may have no group of its own yet
     let _ = (&mut started.ended).await;
 }
 
-/// Passes input and output on until the process has ended. Kills it when the connection ends before; then there is no result.
+/// Passes input and output on until the process has terminated. If the connection is closed first, kills the process and returns
+/// no result.
 async fn attend(
     started: &mut Started,
     ends: Ends,
@@ -210,11 +211,11 @@ async fn attend(
     ended
 }
 
-/// Passes input on; returns when the connection has ended.
+/// Passes input on. Returns when the connection is closed.
 async fn pass_input(pid: libc::pid_t, ends: Ends, source: &mut OwnedReadHalf) {
     let (queue, waiting) = mpsc::channel(WAITING);
     let terminal = ends.terminal;
-    // Not of a pipe: it ends when nobody holds it any more.
+    // Only of a terminal. A pipe must not be held here: its reader sees the end when all writers have closed it.
     let screen = terminal.then(|| Arc::clone(&ends.stdin));
     let mut queue = Some(queue);
     let feeding = feed(ends.stdin, waiting);
@@ -243,13 +244,13 @@ async fn pass_input(pid: libc::pid_t, ends: Ends, source: &mut OwnedReadHalf) {
                 }
                 Some(exec_input::Event::Signal(signal)) => {
                     let signal = libc::c_int::try_from(signal).unwrap_or(0);
-                    let _ = kill(-pid, signal); // it may have ended
+                    let _ = kill(-pid, signal); // the process may have terminated
                 }
                 None => {}
             }
         }
     };
-    // Stdin that nobody reads any more does not end the connection.
+    // The connection stays open when stdin is not read any more.
     let feeding = async {
         feeding.await;
         std::future::pending::<()>().await;
@@ -260,16 +261,16 @@ async fn pass_input(pid: libc::pid_t, ends: Ends, source: &mut OwnedReadHalf) {
     }
 }
 
-/// Queues input. False when the connection ends while it waits.
+/// Queues input. Returns false if the connection is closed while the input waits for room.
 async fn enqueue(queue: Option<&mpsc::Sender<Vec<u8>>>, bytes: Vec<u8>, source: &OwnedReadHalf) -> bool {
-    let Some(queue) = queue else { return true }; // it comes after the end of input
+    let Some(queue) = queue else { return true }; // input after the end of input is discarded
     loop {
         match tokio::time::timeout(LOOK, queue.reserve()).await {
             Ok(Ok(place)) => {
                 place.send(bytes);
                 return true;
             }
-            Ok(Err(_)) => return true, // nobody reads stdin any more
+            Ok(Err(_)) => return true, // stdin is not read any more
             Err(_) if peer_is_gone(AsRef::<UnixStream>::as_ref(source)) => return false,
             Err(_) => {}
         }
@@ -284,8 +285,8 @@ async fn feed(stdin: Arc<Stream>, mut waiting: mpsc::Receiver<Vec<u8>>) {
     }
 }
 
-/// Passes output on to its end; after `stop`, what is there already, which is no more than a pipe holds: other processes may
-/// have the pipe, too, and go on writing.
+/// Passes output on until the stream ends. After `stop`, passes on only what is there already, at most the capacity of a pipe:
+/// other processes may hold the pipe, too, and go on writing.
 async fn pump(
     stream: &Stream,
     output: Output,
@@ -338,7 +339,7 @@ fn pipes(size: Option<libc::c_int>) -> io::Result<(Streams, Ends)> {
     Ok(([stdin.into(), stdout_writer.into(), stderr_writer.into()], ends))
 }
 
-/// Opens a terminal in the container's devpts. Both its ends come without a path in the container, which could lead anywhere.
+/// Opens a terminal in the container's devpts. Neither side is opened by a path in the container, which could lead anywhere.
 fn terminal_streams(container: &Container, size: &WindowSize) -> io::Result<(Streams, Ends)> {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     let folder = container.terminals.as_raw_fd();

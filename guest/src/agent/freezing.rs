@@ -1,9 +1,9 @@
-//! The app stands still: before a snapshot, until whoever is restored from it knows who it is.
+//! Freezing the app: from before a snapshot until the restored guest has its identity.
 //!
 //! ```text
-//!   Freeze ─► groups frozen ─► output read ─► (forgotten) ─► answered        from here on no line is written
-//!   Identify ─► clock, chance, host name, network, metadata, credentials ─► groups thawed ─► answered
-//!   Thaw ─► groups thawed ─► answered                                         a snapshot that was not taken
+//!   Freeze ─► groups frozen ─► output read ─► (log discarded) ─► response    from here on no line is written
+//!   Identify ─► clock, entropy, host name, network, metadata, credentials ─► groups thawed ─► response
+//!   Thaw ─► groups thawed ─► response                                         a snapshot that was not taken
 //! ```
 
 use std::io;
@@ -18,18 +18,18 @@ use super::{Agent, App, Container};
 use crate::refusal::{Context as _, Refusal};
 use crate::system::{check, wipe};
 
-/// How long processes have to stand still. Only those that sleep in the kernel, uninterruptibly, take longer than it takes to
-/// interrupt them. They do not reach their program any more either, so they are not worth more of a suspend's time.
+/// Deadline for all processes to be frozen. Only processes in uninterruptible sleep in the kernel take longer than an interruption.
+/// They do not reach their program's code either, so a suspend does not wait longer for them.
 const STAND_STILL: Duration = Duration::from_secs(2);
-/// How long what the app has written may wait for room in the log. Then it stays in the pipes, which are in the snapshot.
+/// Deadline for the app's output to find room in the log. After it, the rest stays in the pipes, which are in the snapshot.
 const OUTPUT: Duration = Duration::from_secs(1);
-/// How often it is looked at.
+/// Interval between checks for unread output.
 const LOOK: Duration = Duration::from_millis(1);
 
 impl Agent {
-    /// Has the app, and all that runs beside it, stand still.
+    /// Freezes the app and every process that runs beside it.
     pub(super) async fn freeze(&self, request: Freeze) -> Result<(), Refusal> {
-        // An app that is being started would be waited for, and nobody could be identified meanwhile.
+        // The lock is held by the start of an app. An app frozen during its start would keep it, and Identify waits for the same lock.
         let _making = self.making.lock().await;
         let container = self.container()?;
         container.frozen.store(true, Ordering::Release);
@@ -54,7 +54,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Has it go on.
+    /// Thaws the app.
     pub(super) fn thaw(&self) -> Result<(), Refusal> {
         let container = self.state().container.clone();
         container.map_or(Ok(()), |container| container.thaw())
@@ -62,12 +62,12 @@ impl Agent {
 }
 
 impl Container {
-    /// Whether the app is to stand still.
+    /// Whether the app has to be frozen.
     pub(super) fn is_frozen(&self) -> bool {
         self.frozen.load(Ordering::Acquire)
     }
 
-    /// Refuses what would wait for a frozen app; `what` is that.
+    /// Refuses an operation that would wait for a frozen app; `what` names it in the error message.
     pub(super) fn must_not_be_frozen(&self, what: &str) -> Result<(), Refusal> {
         if self.is_frozen() {
             let message = format!("{what} while the app is frozen: send Identify after a restore, else Thaw");
@@ -76,7 +76,7 @@ impl Container {
         Ok(())
     }
 
-    /// Has the app go on. A launch pays for this, so it is nothing where nothing is frozen.
+    /// Thaws the app. Every launch calls this, so it does nothing where nothing is frozen.
     pub(super) fn thaw(&self) -> Result<(), Refusal> {
         if self.is_frozen() {
             self.groups.thaw().or_refuse(|| "thawing the app")?;
@@ -87,13 +87,13 @@ impl Container {
 }
 
 impl App {
-    /// Whether there is output that is in no record yet.
+    /// Whether a pipe holds output that is in no log record yet.
     fn has_unread_output(&self) -> bool {
         self.outputs.iter().any(|output| unread(output).is_ok_and(|bytes| bytes > 0))
     }
 }
 
-/// Bytes in a pipe.
+/// Bytes that wait in a pipe.
 fn unread(pipe: impl AsFd) -> io::Result<libc::c_int> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the pointer is to a number that lives until the call returns.

@@ -1,4 +1,4 @@
-//! Who the guest is, after a restore.
+//! The guest's identity after a restore.
 
 use std::fs::File;
 use std::io;
@@ -15,14 +15,14 @@ use crate::refusal::{Context as _, Refusal};
 use crate::system::{check, namespaces, netlink};
 use crate::{dns, metadata};
 
-/// Bytes of entropy that may come, as the protocol says.
+/// Bytes of entropy in one request (`Identify.entropy` of the protocol).
 const ENTROPY: std::ops::RangeInclusive<usize> = 32..=512;
 
 /// `RNDADDENTROPY` and `RNDRESEEDCRNG` (linux/random.h).
 const ADD_ENTROPY: libc::c_ulong = 0x4008_5203;
 const RESEED: libc::c_ulong = 0x5207;
 
-/// `struct rand_pool_info`, with room for what may come.
+/// `struct rand_pool_info`, with room for the most entropy that a request carries.
 #[repr(C)]
 struct Entropy {
     bits: libc::c_int,
@@ -31,11 +31,11 @@ struct Entropy {
 }
 
 impl Agent {
-    /// Makes the guest the one that the host says.
+    /// Gives the guest the identity that the host sends.
     pub(super) async fn identify(&self, mut request: Identify) -> Result<(), Refusal> {
         let credentials = request.credentials.take().map(Granted::new);
         let _making = self.making.lock().await;
-        // First what others see of time and chance, then whom they talk to.
+        // First the clock and the entropy, then the names and peers that depend on them.
         if request.wall_clock_ns != 0 {
             set_clock(request.wall_clock_ns)?;
         }
@@ -63,11 +63,11 @@ impl Agent {
         }
         self.metadata.set_id(request.microvm_id);
         self.metadata.set_credentials(credentials);
-        // The app goes on as the one that it is now. There is none yet when a guest that has just booted is told.
+        // The app is thawed with its new identity. A guest that has just booted has no app yet.
         self.thaw()
     }
 
-    /// Takes the credentials that the metadata service serves. Sealed ones use the key up.
+    /// Takes the credentials that the metadata service serves. The key is used up by sealed ones.
     pub(super) fn set_credentials(
         &self,
         request: SetCredentials,
@@ -83,7 +83,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Remembers how the network card is configured.
+    /// Records how the network card is configured.
     pub(super) fn set_network(&self, network: Option<Network>) {
         let address = network.as_ref().and_then(|network| netlink::parse_address(&network.address).ok());
         self.metadata.set_address(address.map(|(address, _)| address));
@@ -91,8 +91,8 @@ impl Agent {
     }
 }
 
-/// Ends the connections to other hosts: those know nothing of this guest any more. What goes over loopback, to the guest's own
-/// addresses or to the agent's services lives on.
+/// Resets the connections to other hosts, which know nothing of this guest any more. Connections over loopback, to the guest's own
+/// addresses or to the agent's services stay.
 fn reset_connections() -> io::Result<()> {
     let is_local =
         |address: IpAddr| address.is_loopback() || address == metadata::ADDRESS || address == dns::ADDRESS;
@@ -112,7 +112,7 @@ fn set_clock(nanoseconds: u64) -> Result<(), Refusal> {
     set.map(drop).or_refuse(|| "setting the wall clock")
 }
 
-/// Adds entropy that nobody else has, credited in full, and has the kernel use it at once.
+/// Adds entropy that no other guest has, credited in full, and has the kernel reseed its generator at once.
 fn add_entropy(entropy: &[u8]) -> Result<(), Refusal> {
     if !ENTROPY.contains(&entropy.len()) {
         let message = format!("entropy has to have 32 to 512 bytes, not {}", entropy.len());
@@ -125,7 +125,7 @@ fn add_entropy(entropy: &[u8]) -> Result<(), Refusal> {
     let add = || -> io::Result<()> {
         let device = File::options().write(true).open("/dev/random")?;
         let descriptor = device.as_raw_fd();
-        // SAFETY: the pointer is to a structure with as many bytes as it says, which lives until the call returns.
+        // SAFETY: the pointer is to a structure with as many bytes as its size field contains, which lives until the call returns.
         check(unsafe { libc::ioctl(descriptor, ADD_ENTROPY, &raw const pool) })?;
         // SAFETY: takes no pointer.
         check(unsafe { libc::ioctl(descriptor, RESEED) }).map(drop)

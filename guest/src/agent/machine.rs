@@ -1,4 +1,4 @@
-//! The machine as a whole: how it is, quiet before a snapshot, and off.
+//! The machine as a whole: its status, quiescing before a snapshot, and power-off.
 
 use std::fs;
 use std::io;
@@ -18,15 +18,15 @@ use crate::container::spawn::{Order, PidNamespace};
 use crate::refusal::{Context as _, Refusal};
 use crate::system::{check, kill};
 
-/// Times that lists of free pages are made an eighth shorter: to less than a hundredth.
+/// How often the lists of free pages are made an eighth shorter: 40 times leaves less than a hundredth.
 const SHORTENINGS: u32 = 40;
-/// How long processes have between SIGTERM and SIGKILL when the machine ends.
+/// How long processes have between SIGTERM and SIGKILL when the machine shuts down.
 const LAST_WORDS: Duration = Duration::from_secs(3);
-/// How long the host has to take the last answer.
+/// How long the host has to receive the last response.
 const LAST_ANSWER: Duration = Duration::from_secs(1);
 
 impl Agent {
-    /// How everything is.
+    /// The status of the machine, the app and the logs.
     pub(super) fn status(&self) -> Status {
         let (container, app) = {
             let state = self.state();
@@ -54,7 +54,7 @@ impl Agent {
         }
     }
 
-    /// Ends all processes but this one, and unmounts what they had.
+    /// Terminates all processes but this one, and unmounts their file systems.
     pub(super) async fn stop_everything(&self) -> Result<(), Refusal> {
         if std::process::id() != 1 {
             return Err(Refusal::invalid("this agent is not the first process of its machine"));
@@ -65,7 +65,7 @@ impl Agent {
         };
         let _ = kill(-1, libc::SIGTERM);
         if let Some(container) = &container {
-            let _ = container.thaw(); // or it would not hear that; it is killed all the same
+            let _ = container.thaw(); // a frozen app would not get SIGTERM; should this fail, SIGKILL still works
         }
         if let Some(app) = app {
             let mut exited = app.exited.clone();
@@ -88,7 +88,7 @@ impl Agent {
     }
 }
 
-/// Writes everything to disk, and gives back memory that is not needed.
+/// Writes everything to disk, and releases memory that is not needed.
 pub(super) async fn quiesce(request: &Quiesce) -> Result<Quiesced, Refusal> {
     sync().await?;
     if request.drop_page_cache {
@@ -106,14 +106,14 @@ pub(super) async fn quiesce(request: &Quiesce) -> Result<Quiesced, Refusal> {
     Ok(Quiesced { free_mib: mib("MemFree"), cached_mib: mib("Cached") })
 }
 
-/// Has each processor give its own list of free pages back to all: those lists grow to an eighth of the memory, and nothing in
-/// them is reported to the host. Each look at this file makes them an eighth shorter (Linux, mm/page_alloc.c, `decay_pcp_high`).
+/// Returns each processor's own list of free pages to the common ones: those lists grow to an eighth of the memory, and nothing in
+/// them is reported to the host. Each read of this file makes them an eighth shorter (Linux, mm/page_alloc.c, `decay_pcp_high`).
 async fn give_back_processors_pages() {
     let shorten = || (0..SHORTENINGS).all(|_| fs::read("/proc/sys/vm/stat_refresh").is_ok());
     let _ = spawn_blocking(shorten).await; // a kernel without the file has no such lists
 }
 
-/// Has the host take the last answer, and powers the machine off.
+/// Waits until the host has received the last response, and powers the machine off.
 pub(super) async fn end(mut connection: UnixStream) {
     use tokio::io::AsyncWriteExt as _;
     let _ = connection.shutdown().await;
@@ -133,12 +133,12 @@ async fn set(path: &'static str, value: &'static str) -> Result<(), Refusal> {
     set.and_then(|result| result).or_refuse(|| format!("writing {value} to {path}"))
 }
 
-/// Milliseconds of all CPUs since boot: all of them, and those that were not idle (proc_stat(5)).
+/// CPU time in milliseconds since boot, added up over all CPUs: the total, and the part that was not idle (proc_stat(5)).
 fn processor_times(stat: &str, ticks_per_second: u64) -> (u64, u64) {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "));
     let ticks: Vec<u64> =
         line.into_iter().flat_map(str::split_whitespace).map(|field| field.parse().unwrap_or(0)).collect();
-    // user nice system idle iowait irq softirq steal; the rest is contained in the first two.
+    // user nice system idle iowait irq softirq steal; the remaining fields are contained in the first two.
     let total: u64 = ticks.iter().take(8).sum();
     let idle: u64 = ticks.iter().skip(3).take(2).sum();
     let milliseconds = |ticks: u64| ticks.saturating_mul(1_000) / ticks_per_second;

@@ -1,7 +1,7 @@
 //! The agent: serves the host's connections (`proto/hearth/guest/v1/agent.proto`).
 //!
-//! Everything happens on tasks of one thread. What blocks – writing disks back, stopping everything – has threads of its own, and
-//! what needs other namespaces processes of its own ([`crate::container`]).
+//! All connections are tasks of one thread. Work that blocks – writing disks back, stopping everything – has threads of its own, and
+//! work in other namespaces has processes of its own ([`crate::container`]).
 //!
 //! ```text
 //!   server   accepts, reads Open ──┬── control   requests and responses: app, hooks, identity, power
@@ -40,12 +40,12 @@ use crate::system::netlink;
 use crate::system::reaper::{Reaper, Scope};
 use crate::{dns, logs, metadata};
 
-/// Limit of open files unless Configure has another.
+/// Limit of open files if Configure sets none.
 const NOFILE: u64 = 1024;
-/// What it can be raised to in a container with all capabilities (the kernel's `fs.nr_open`).
+/// Hard limit of open files in a container with all capabilities (the kernel's `fs.nr_open`).
 const NOFILE_RAISED: u64 = 1 << 20;
 
-/// The agent.
+/// The agent: the state that all connections of the host share.
 #[derive(Debug)]
 pub struct Agent {
     spawner: Spawner,
@@ -68,11 +68,11 @@ struct State {
 #[derive(Debug)]
 struct Container {
     namespaces: Namespaces,
-    /// Of the app and what runs beside it.
+    /// Control groups of the app and of the processes beside it.
     groups: Groups,
-    /// Whether those are to stand still.
+    /// Whether the groups have to be frozen.
     frozen: AtomicBool,
-    /// Its `/dev/pts`, where terminals are made.
+    /// The container's `/dev/pts`, where terminals are made.
     terminals: OwnedFd,
     all_capabilities: bool,
     nofile: u64,
@@ -81,9 +81,9 @@ struct Container {
 /// The app, once it has been started.
 #[derive(Debug)]
 struct App {
-    /// Its PID namespace, as long as it runs.
+    /// The app's PID namespace, as long as it runs.
     pids: OwnedFd,
-    /// What it was started with.
+    /// The request that the app was started with.
     process: Process,
     /// The pipes of its output, to see whether all of it was read.
     outputs: [OwnedFd; 2],
@@ -94,7 +94,7 @@ impl Agent {
     /// An agent that starts container processes with `program`, which is this binary. Must be called within a runtime.
     ///
     /// # Errors
-    /// The signal of ending children cannot be received.
+    /// The signal of terminating children cannot be received.
     pub fn new(program: PathBuf, scope: Scope) -> std::io::Result<Arc<Self>> {
         let spawner = Spawner { program, reaper: Reaper::start(scope)? };
         let logs = Arc::new(logs::Ring::default());
@@ -106,7 +106,7 @@ impl Agent {
     /// Opens the metadata service and the DNS stub for the calling thread's network namespace.
     ///
     /// # Errors
-    /// What the kernel said; apps go without both then.
+    /// The kernel refused a socket or an address; apps run without both services then.
     pub fn open_services(&self) -> std::io::Result<()> {
         let sockets = metadata::network::open()?;
         let metadata = TcpListener::from_std(sockets.metadata)?;
@@ -146,7 +146,7 @@ impl App {
 /// A TCP port of the app.
 ///
 /// # Errors
-/// It is not between 1 and 65,535.
+/// The number is not between 1 and 65,535.
 pub(crate) fn port(number: u32) -> Result<u16, Refusal> {
     let port = u16::try_from(number).ok().filter(|port| *port > 0);
     port.ok_or_else(|| Refusal::invalid(format!("{number} is no TCP port; ports are 1 to 65535")))

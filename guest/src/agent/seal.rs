@@ -1,7 +1,7 @@
-//! Credentials that come sealed: to a guest that becomes a snapshot which others go on from.
+//! Sealed credentials: for a guest that becomes a snapshot from which other guests are restored.
 //!
-//! Whatever the agent overwrites, the guest's kernel has had the message, too, in buffers that are freed and not overwritten.
-//! So those only get what nobody can read any more once the key is gone (`SetCredentials.sealed`).
+//! The agent can overwrite its own memory, but the guest's kernel has had the message in buffers that are freed without being
+//! overwritten. Therefore those buffers only get what nobody can read once the key is gone (`SetCredentials.sealed`).
 
 use std::fs::File;
 use std::io::Read as _;
@@ -13,14 +13,14 @@ use crate::metadata::Granted;
 use crate::refusal::{Context as _, Refusal};
 use crate::system::wipe;
 
-/// A key that opens what was sealed for it once. It overwrites itself.
+/// A key that opens one sealed message. It overwrites itself when dropped.
 pub(super) struct SealKey {
     private: PrivateKey,
     public: Vec<u8>,
 }
 
 impl SealKey {
-    /// Makes a key. The kernel's random number generator has got its entropy with Identify before.
+    /// Makes a key. Identify has given the kernel's random number generator its entropy before.
     pub(super) fn make() -> Result<Self, Refusal> {
         let mut random = Zeroizing::new([0; 32]);
         let read = File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut *random));
@@ -30,7 +30,7 @@ impl SealKey {
         Ok(Self { private, public })
     }
 
-    /// What credentials are sealed with for it.
+    /// The public key, with which the host seals credentials.
     pub(super) fn public(&self) -> Vec<u8> {
         self.public.clone()
     }
@@ -45,7 +45,7 @@ impl SealKey {
     }
 }
 
-// In a frame of its own, which is overwritten.
+// Not inlined, so that the secrets are in a stack frame of their own, which is overwritten afterwards.
 #[inline(never)]
 fn open(private: &PrivateKey, sealed: &[u8]) -> Option<Granted> {
     seal::open(private, sealed).map(Granted::new)

@@ -1,4 +1,4 @@
-//! Connections, and what they are opened for.
+//! Accepts connections, and dispatches them by their first message.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::system::vsock::Listener;
 use hearth_agent_protocol::frame::{self, FrameError};
 use hearth_agent_protocol::version::{self, Agreed};
 
-/// Between attempts to accept when the kernel has no resources for a connection.
+/// Pause between attempts to accept when the kernel has no resources for a connection.
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl Agent {
-    /// Serves the host for ever. Whatever goes wrong with a connection ends that connection.
+    /// Serves the host for ever. An error on a connection closes only that connection.
     pub async fn serve(self: Arc<Self>, listener: Listener) {
         loop {
             match listener.accept().await {
@@ -31,11 +31,11 @@ impl Agent {
         }
     }
 
-    /// Serves one connection to its end.
+    /// Serves one connection until it is closed.
     pub async fn serve_connection(self: Arc<Self>, connection: UnixStream) {
         let Ok(watched) = duplicate(&connection) else { return };
         tokio::select! {
-            // The host knows what it did or did not get; there is nobody else to tell.
+            // An error is dropped: the host sees on its side what it did or did not receive, and nobody else needs it.
             _ = self.dispatch(connection) => {}
             () = shut_down_on_error(watched) => {}
         }

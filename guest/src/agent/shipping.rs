@@ -1,4 +1,4 @@
-//! Log records to the host.
+//! Sends log records to the host.
 
 use hearth_proto::guest::v1::{LogAcknowledged, OpenLogs};
 use tokio::io::AsyncWriteExt as _;
@@ -7,7 +7,7 @@ use tokio::net::UnixStream;
 use crate::logs::Ring;
 use hearth_agent_protocol::frame::{self, FrameError};
 
-/// Bytes that are sent at once, a last record beside.
+/// Bytes of records in one batch; the last record may exceed this.
 const BATCH: usize = 64 << 10;
 
 /// Sends records as they come, until the host closes the connection.

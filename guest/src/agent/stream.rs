@@ -11,10 +11,10 @@ use super::{Agent, port};
 use crate::hooks;
 use crate::refusal::Refusal;
 
-/// How long to try unless the host says.
+/// How long to try to connect, in milliseconds, if the host sets no timeout.
 const PATIENCE: u32 = 5_000;
 
-/// Bytes that are on their way at once, for each direction.
+/// Buffer in bytes of each direction.
 const BUFFER: usize = 64 << 10;
 
 /// Connects to a port of the app.
@@ -37,13 +37,13 @@ pub(super) async fn connect(agent: &Agent, open: &OpenStream) -> Result<TcpStrea
             return Err(Refusal { code: FailureCode::TimedOut, message });
         }
     };
-    // A relay must not wait for more to send.
+    // A relay must not delay small writes.
     let _ = stream.set_nodelay(true);
     Ok(stream)
 }
 
-/// Passes bytes on until both directions have ended. An app that does not take what it is sent may have answered already: that
-/// still reaches the host.
+/// Passes bytes on until both directions have ended. An app that stops reading may have sent its response already, which still
+/// reaches the host.
 pub(super) async fn relay(mut host: UnixStream, mut app: TcpStream) {
     let (host_reads, host_writes) = host.split();
     let (app_reads, app_writes) = app.split();
@@ -52,7 +52,7 @@ pub(super) async fn relay(mut host: UnixStream, mut app: TcpStream) {
 
 async fn copy(from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
     let mut from = BufReader::with_capacity(BUFFER, from);
-    let _ = copy_buf(&mut from, &mut to).await; // the other end sees that it has ended
+    let _ = copy_buf(&mut from, &mut to).await; // errors are not reported: the other side sees the end of the stream
     let _ = to.shutdown().await;
 }
 
@@ -72,7 +72,7 @@ mod tests {
         ours.write_all(&[7; 1000]).await.unwrap();
         server.write_all(b"too large").await.unwrap();
         let relaying = tokio::spawn(relay(theirs, app));
-        // Bytes that it has not read make the end of the connection a reset.
+        // Closing a socket with unread bytes sends a reset instead of a FIN.
         server.readable().await.unwrap();
         drop(server);
         while ours.write_all(&[7; 1000]).await.is_ok() {

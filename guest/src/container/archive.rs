@@ -1,8 +1,8 @@
 //! Tar archives into the container and out of it.
 //!
-//! Owners, permissions, times and extended attributes are unpacked as the archive has them; entries that would lie outside of the
-//! folder are refused, also through symbolic links, and so are devices and pipes. What is packed has owners, permissions and times;
-//! hard links become files of their own, sockets are left out.
+//! Unpacked files get the owners, permissions, times and extended attributes of the archive. Entries that would lie outside of the
+//! folder are refused, also through symbolic links, and so are devices and pipes. Packed files keep owners, permissions and times;
+//! hard links become separate files, sockets are left out.
 
 use std::fs;
 use std::io::{self, BufReader, BufWriter, Read, Write as _};
@@ -20,14 +20,14 @@ const BUFFER: usize = 256 << 10;
 /// Unpacks the archive on stdin.
 ///
 /// # Errors
-/// The archive is damaged or wants something that is refused, or the file system fails.
+/// The archive is damaged or has an entry that is refused, or the file system fails.
 pub fn unpack(job: &Archive) -> Result<(), Refusal> {
-    // SAFETY: takes no pointer. Permissions are meant as the archive has them.
+    // SAFETY: takes no pointer. The archive's permissions have to be applied unmasked.
     unsafe { libc::umask(0) };
     unpack_from(&mut BufReader::with_capacity(BUFFER, io::stdin()), Path::new(&job.path))
 }
 
-/// Packs to stdout.
+/// Packs the file or folder to stdout.
 ///
 /// # Errors
 /// There is nothing at the path, or it cannot be read.
@@ -47,7 +47,7 @@ fn unpack_from(source: &mut impl Read, folder: &Path) -> Result<(), Refusal> {
     archive.set_preserve_mtime(true);
     archive.set_unpack_xattrs(true);
     archive.set_overwrite(true);
-    // A folder gets its permissions after what lies in it, which they might keep from being made.
+    // A folder gets its permissions after its content is unpacked: they might forbid to create it.
     let mut folders = Vec::new();
     for entry in archive.entries().map_err(failed)? {
         let mut entry = entry.map_err(failed)?;
@@ -61,7 +61,7 @@ fn unpack_from(source: &mut impl Read, folder: &Path) -> Result<(), Refusal> {
     for mut entry in folders {
         unpack_entry(&mut entry, &folder)?;
     }
-    // What follows the archive's end (padding to a record) has to be taken, or its sender waits.
+    // The bytes after the archive's end (padding to a record) have to be read, otherwise its sender blocks.
     io::copy(source, &mut io::sink()).map(drop).map_err(failed)
 }
 
@@ -72,7 +72,7 @@ fn unpack_entry(entry: &mut Entry<'_, impl Read>, folder: &Path) -> Result<(), R
         return Err(Refusal::invalid(format!("{name:?} is a device or a pipe, which are not unpacked")));
     }
     if kind == EntryType::Link {
-        // A hard link has to replace what is there, like any other entry.
+        // A hard link has to replace an existing file, like any other entry.
         let target = inside(&name).map(|name| folder.join(name));
         if let Some(target) =
             target.filter(|target| fs::symlink_metadata(target).is_ok_and(|there| !there.is_dir()))
@@ -90,7 +90,7 @@ fn unpack_entry(entry: &mut Entry<'_, impl Read>, folder: &Path) -> Result<(), R
     }
 }
 
-/// A path without steps upwards, relative.
+/// The path made relative; none if it has steps upwards.
 fn inside(name: &str) -> Option<PathBuf> {
     use std::path::Component;
     let mut path = PathBuf::new();

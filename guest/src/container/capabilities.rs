@@ -4,11 +4,11 @@ use std::io;
 
 use crate::system::{check, check_long};
 
-/// What a container has by default, as with Docker: chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap,
+/// The capabilities of a container by default, the same as with Docker: chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap,
 /// net_bind_service, net_raw, sys_chroot, mknod, audit_write, setfcap.
 pub const DEFAULT: u64 = 0x0000_0000_a804_25fb;
 
-/// All that the kernel knows; it leaves out the others by itself.
+/// All capabilities. The kernel drops the bits that it does not know.
 pub const ALL: u64 = u64::MAX;
 
 /// `_LINUX_CAPABILITY_VERSION_3`: sets of 64 bits, in two halves (linux/capability.h).
@@ -28,11 +28,11 @@ struct Half {
     inheritable: u32,
 }
 
-/// Leaves this thread and what it will execute these capabilities, and no inheritable and ambient ones. It must have
-/// CAP_SETPCAP.
+/// Limits this thread, and the programs that it executes, to these capabilities; inheritable and ambient ones are cleared. The
+/// thread must have CAP_SETPCAP.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel refused a change.
 pub fn limit_to(capabilities: u64) -> io::Result<()> {
     for number in 0..64_u32 {
         let known = {

@@ -1,8 +1,8 @@
 //! Files of the container that the platform writes, where the image has none.
 //!
 //! `/etc/resolv.conf`, `/etc/hosts` and `/etc/hostname` are written into the root itself, not mounted over it, so that programs
-//! can replace them as on any machine. An image that brings a file with content keeps it: its maker has asked for it. A symbolic
-//! link that leads nowhere counts as missing (Debian's `resolv.conf` may lead to a service that does not run here).
+//! can replace them as on any machine. A file with content in the image is kept: its author wants it. A symbolic link that leads
+//! nowhere counts as missing (Debian's `resolv.conf` may lead to a service that does not run here).
 
 use std::fs;
 use std::io;
@@ -10,10 +10,10 @@ use std::path::Path;
 
 use crate::dns;
 
-/// Writes what is missing. A root that cannot be written stays as it is.
+/// Writes the files that are missing. A root that cannot be written stays as it is.
 ///
 /// # Errors
-/// What the file system said.
+/// The file system failed.
 pub fn write_missing(root: &Path, hostname: &str) -> io::Result<()> {
     let folder = root.join("etc");
     let resolver = format!("nameserver {}\n", dns::ADDRESS);

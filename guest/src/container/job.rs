@@ -1,14 +1,14 @@
-//! What the agent has container processes do. Both ends are the same binary, so these messages have no versions.
+//! Jobs that the agent gives to container processes. Sender and receiver are the same binary, so these messages have no versions.
 
 use hearth_proto::guest::v1::{Process, RootDisk};
 
-/// Mount the root disk and what belongs to a container.
+/// Mount the root disk and the other file systems of a container.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Prepare {
-    /// The disk.
+    /// The root disk.
     #[prost(message, optional, tag = "1")]
     pub root: Option<RootDisk>,
-    /// With cgroup2, `/dev/fuse` and the machine's disks.
+    /// Whether the container has all capabilities; it also gets cgroup2, `/dev/fuse` and the machine's disks then.
     #[prost(bool, tag = "2")]
     pub all_capabilities: bool,
     /// The container's host name.
@@ -19,30 +19,30 @@ pub struct Prepare {
 /// Become a program.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Run {
-    /// The program.
+    /// The program, its arguments, environment and user.
     #[prost(message, optional, tag = "1")]
     pub process: Option<Process>,
-    /// It is the container's first process: mount `/proc`.
+    /// Whether this is the container's first process, which has to mount `/proc`.
     #[prost(bool, tag = "2")]
     pub first: bool,
-    /// The container has all capabilities: its `/proc` is not restricted.
+    /// Whether the container has all capabilities: its `/proc` is not restricted then.
     #[prost(bool, tag = "3")]
     pub unrestricted: bool,
-    /// The program has all capabilities.
+    /// Whether the program gets all capabilities.
     #[prost(bool, tag = "4")]
     pub all_capabilities: bool,
-    /// Soft and hard limit of open files.
+    /// Soft limit of open files.
     #[prost(uint64, tag = "5")]
     pub nofile: u64,
-    /// The hard limit.
+    /// Hard limit of open files, at least the soft one.
     #[prost(uint64, tag = "6")]
     pub nofile_hard: u64,
-    /// Stdin is a terminal, which becomes the controlling one.
+    /// Whether stdin is a terminal, which becomes the controlling one.
     #[prost(bool, tag = "7")]
     pub terminal: bool,
 }
 
-/// Unpack or pack.
+/// Unpack or pack an archive.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Archive {
     /// The folder to unpack into, or the file or folder to pack.

@@ -15,13 +15,13 @@ use super::{capabilities, prepare, seccomp};
 use crate::refusal::{Context as _, Refusal};
 use crate::system::{c_string, check, check_long};
 
-/// Where programs are looked for when the environment does not say.
+/// PATH where the environment has none.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Becomes the program. This process is in the container's namespaces already, as root with all capabilities.
+/// Executes the program. This process is in the container's namespaces already, as root with all capabilities.
 ///
 /// # Errors
-/// Whatever keeps the program from running. Returns only then.
+/// Any reason why the program cannot be executed. The function returns only then.
 pub fn launch(job: &Run) -> Result<Infallible, Refusal> {
     let process = job.process.as_ref().ok_or_else(|| Refusal::invalid("there is no process to start"))?;
     let program = process.arguments.first().filter(|program| !program.is_empty());
@@ -81,16 +81,17 @@ fn enter_folder(folder: &str) -> Result<(), Refusal> {
     })
 }
 
-/// Makes the terminal, which is stdin, the controlling one of this session, and the user's.
+/// Makes the terminal on stdin the controlling one of this session, and the user its owner.
 fn take_terminal(user: &User) -> io::Result<()> {
     let steal: libc::c_int = 0;
     // SAFETY: takes no pointer.
     check(unsafe { libc::ioctl(0, libc::TIOCSCTTY, steal) })?;
-    // SAFETY: takes no pointer. The group stays the one that devpts gives.
+    // SAFETY: takes no pointer. The group that devpts has set stays.
     check(unsafe { libc::fchown(0, user.uid, libc::gid_t::MAX) }).map(drop)
 }
 
-/// Gives the pipes of stdin, stdout and stderr to the user: programs open `/dev/stdout` anew, which asks who owns the pipe.
+/// Makes the user the owner of the pipes of stdin, stdout and stderr: programs open `/dev/stdout` anew, and the kernel then checks
+/// the owner of the pipe.
 fn give_standard_streams(user: &User) {
     for number in 0..3 {
         // SAFETY: all zeros are a valid value of this plain structure.
@@ -110,17 +111,17 @@ fn limit_files(soft: u64, hard: u64) -> io::Result<()> {
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
 }
 
-/// Has everything but stdin, stdout and stderr closed when a program is executed.
+/// Marks all descriptors but stdin, stdout and stderr to be closed when a program is executed.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel refused it.
 pub(super) fn close_on_exec() -> io::Result<()> {
     let (first, last, flags) = (3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
     // SAFETY: takes no pointer, and closes nothing yet.
     check_long(unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) }).map(drop)
 }
 
-/// Signals as a program expects them: none is ignored or blocked.
+/// Resets signals to the state that a program expects: none is ignored or blocked.
 fn restore_signals() {
     // SAFETY: all zeros are a valid value, which `sigemptyset` then makes an empty set of.
     let mut none: libc::sigset_t = unsafe { std::mem::zeroed() };
@@ -134,7 +135,7 @@ fn restore_signals() {
     }
 }
 
-/// Executes the program, which is looked for in `path` where its name has no slash. Returns why it cannot be executed.
+/// Executes the program, which is searched in `path` if its name has no slash. Returns why it cannot be executed.
 fn execute(program: &str, arguments: &[CString], environment: &[CString], path: &str) -> Refusal {
     let pointers = |texts: &[CString]| {
         texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>()
@@ -150,7 +151,7 @@ fn execute(program: &str, arguments: &[CString], environment: &[CString], path: 
         let error = io::Error::last_os_error();
         match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENOTDIR) => {
-                // The program is there, but not what its first line or its ELF header names.
+                // The program exists, but the interpreter that its first line or its ELF header names does not.
                 if candidate.to_str().is_ok_and(|path| Path::new(path).exists()) {
                     refusal.get_or_insert(error);
                 }

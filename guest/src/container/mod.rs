@@ -1,23 +1,23 @@
-//! What runs in processes of its own: second copies of this binary, which have one thread.
+//! Container processes: second copies of this binary, each with one thread.
 //!
 //! The agent has several threads, and a process with several can neither enter a mount namespace nor safely do much between
-//! `fork` and `exec`. So it [starts](spawn) its own program anew under the name [`NAME`], with one of these words:
+//! `fork` and `exec`. So it [starts](spawn) its own program anew under the name [`NAME`], with one of these commands:
 //!
 //! ```text
-//!   prepare   mounts the root disk and all else in new namespaces, waits until the agent holds them     prepare.rs
-//!   run       enters them, takes user, capabilities, filter and terminal, becomes the program           launch.rs
+//!   prepare   mounts the root disk and the rest in new namespaces, waits until the agent holds them     prepare.rs
+//!   run       enters them, takes user, capabilities, filter and terminal, executes the program          launch.rs
 //!   unpack    enters them, unpacks a tar archive from stdin                                             archive.rs
-//!   pack      enters them, packs one to stdout                                                          archive.rs
-//!   release   enters them, unmounts all                                                                 prepare.rs
+//!   pack      enters them, packs an archive to stdout                                                   archive.rs
+//!   release   enters them, unmounts all file systems                                                    prepare.rs
 //! ```
 //!
-//! All but `release` first enter the control groups that stand still with the app.
+//! All but `release` first enter the control groups that are frozen together with the app.
 //!
-//! The app is PID 1 of its PID namespace: the thread that starts `run` for it has asked for a new one for its children. `run`
-//! beside the app is started by a thread that has entered the app's, so that every process here is the agent's own child.
+//! The app is PID 1 of its PID namespace: the thread that starts `run` for it has created a new one for its children. A `run`
+//! beside the app is started by a thread that has entered the app's namespace, so that every process here is the agent's own child.
 //!
-//! What to do comes as a message ([`job`]) in a file; a failure goes back as the protocol's `Failure` on a pipe that is closed
-//! when the program runs.
+//! The job comes as a message ([`job`]) in a file; a failure is returned as the protocol's `Failure` on a pipe that is closed
+//! when the program is executed.
 
 pub mod archive;
 pub mod capabilities;
@@ -44,19 +44,19 @@ use crate::system::{cgroup, check, namespaces};
 /// The first argument of a container process.
 pub const NAME: &str = "hearth-container";
 
-/// What a container process finds open, by the numbers in its arguments.
+/// Descriptors that a container process inherits; their numbers are its arguments.
 #[derive(Debug)]
 struct Given {
     job: OwnedFd,
     report: OwnedFd,
-    /// Of the control groups that stand still with the app.
+    /// `cgroup.procs` of the control groups that are frozen together with the app.
     entrances: Vec<OwnedFd>,
-    /// Mount, UTS, IPC and cgroup namespace, where the container stands already.
+    /// Mount, UTS, IPC and cgroup namespace, where the container exists already.
     namespaces: Option<[OwnedFd; 4]>,
 }
 
-/// Does what the arguments (after the first) say, and returns the exit status. Never returns where the process becomes another
-/// program.
+/// Runs the command in the arguments (after the first), and returns the exit status. Never returns where the process executes
+/// another program.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> u8 {
     let arguments: Vec<_> = arguments.filter_map(|argument| argument.into_string().ok()).collect();
     let Some((kind, mut given)) = arguments.split_first().and_then(|(kind, rest)| Some((kind, given(rest)?)))
@@ -80,14 +80,14 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> u8 {
         Ok(()) => 0,
         Err(refusal) => {
             let report = Failure::from(refusal).encode_to_vec();
-            // The agent may be gone; there is nobody else to tell.
+            // An error is dropped: the agent may be gone, and nobody else reads the report.
             let _ = File::from(given.report).write_all(&report);
             1
         }
     }
 }
 
-/// Enters the control groups; here the process stands still where they are frozen.
+/// Enters the control groups. If they are frozen, this process freezes here.
 fn join(given: &Given) -> Result<(), Refusal> {
     cgroup::enter(&given.entrances).or_refuse(|| "entering the app's control group")
 }
@@ -98,8 +98,8 @@ fn run(given: &mut Given) -> Result<Infallible, Refusal> {
     launch::launch(&job)
 }
 
-/// Until the program runs, nothing in the container may look into this process or through it; and nothing but stdin, stdout
-/// and stderr may reach the program.
+/// Protects this process until the program is executed: nothing in the container may look into this process or through it, and
+/// no descriptor but stdin, stdout and stderr may reach the program.
 fn protect_this_process() -> Result<(), Refusal> {
     // SAFETY: neither call takes a pointer.
     check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) }).or_refuse(|| "closing a process to others")?;

@@ -1,4 +1,4 @@
-//! The container's mounts (architecture §4; what Docker gives a container, runtime-spec/config-linux.md "Default Filesystems").
+//! The container's mounts (architecture §4; the same as Docker's, runtime-spec/config-linux.md "Default Filesystems").
 
 use std::ffi::CString;
 use std::fs::{self, DirBuilder, File};
@@ -14,7 +14,7 @@ use super::job::Prepare;
 use crate::refusal::{Context as _, Refusal};
 use crate::system::{c_string, check, mounts, namespaces};
 
-/// Where the agent keeps the disk, and the memory over it, in its own mount namespace: folders that `init` makes.
+/// Where the agent mounts the disk, and the memory over it, in its own mount namespace: folders that `init` makes.
 pub const FOLDER: &str = "/run/hearth";
 
 /// Devices that every container has: name, major and minor number (Linux, Documentation/admin-guide/devices.txt).
@@ -32,7 +32,7 @@ const LINKS: [(&str, &str); 5] = [
     ("pts/ptmx", "dev/ptmx"),
 ];
 
-/// What of `/proc` and `/sys` is hidden from a container without all capabilities (moby, oci/defaults.go).
+/// Paths of `/proc` and `/sys` that are hidden from a container without all capabilities (moby, oci/defaults.go).
 const MASKED: [&str; 11] = [
     "/proc/asound",
     "/proc/acpi",
@@ -47,22 +47,22 @@ const MASKED: [&str; 11] = [
     "/sys/firmware",
 ];
 
-/// What of `/proc` it can only read.
+/// Paths of `/proc` that such a container can only read.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Makes namespaces and mounts everything but `/proc`, which belongs to a PID namespace. This process is in the container's control
 /// group already.
 ///
 /// # Errors
-/// The disk cannot be mounted, or the kernel refused something else.
+/// The disk cannot be mounted, or the kernel refused another step.
 pub fn prepare(job: &Prepare) -> Result<(), Refusal> {
     let disk = job.root.as_ref().ok_or_else(|| Refusal::invalid("Configure has no root disk"))?;
-    // Its control group becomes the root of those that the container sees.
+    // This process's control group becomes the root of those that the container sees.
     namespaces::leave(libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWCGROUP)
         .and_then(|()| mounts::make_private())
         .or_refuse(|| "making the container's namespaces")?;
     set_hostname(&job.hostname)?;
-    // SAFETY: takes no pointer. Modes of files are meant as they are written here.
+    // SAFETY: takes no pointer. Modes of files have to be applied unmasked.
     unsafe { libc::umask(0) };
     let root = mount_root(disk)?;
     mount_system(&root, job.all_capabilities).or_refuse(|| "mounting the container's file systems")?;
@@ -72,11 +72,11 @@ pub fn prepare(job: &Prepare) -> Result<(), Refusal> {
     for (name, device) in devices.or_refuse(|| "looking for disks")? {
         make_node(&format!("dev/{name}"), libc::S_IFBLK | 0o600, device).or_refuse(|| "making disks")?;
     }
-    // Only now: inside the container, its symbolic links lead nowhere else.
+    // Not before pivot_root: inside the container, its symbolic links cannot lead outside.
     files::write_missing(Path::new("/"), &job.hostname).or_refuse(|| "writing files to the container's /etc")
 }
 
-/// Names the machine, for those in this UTS namespace.
+/// Sets the host name of this UTS namespace.
 ///
 /// # Errors
 /// The name is too long.
@@ -87,13 +87,13 @@ pub fn set_hostname(name: &str) -> Result<(), Refusal> {
         .or_refuse(|| format!("taking the host name {name:?}"))
 }
 
-/// Mounts the disk, and memory over it where it cannot be written.
+/// Mounts the disk, with a file system in memory over it if the disk cannot be written.
 fn mount_root(disk: &RootDisk) -> Result<PathBuf, Refusal> {
     let RootDisk { device, file_system, overlay_in_memory } = disk;
     if !Path::new(device).exists() {
         return Err(Refusal::not_found(format!("there is no root disk {device}; attach it to the microVM")));
     }
-    // No initialisation of inode tables in the background: it would make every clone's disk differ from its base.
+    // The background initialisation of inode tables is off: it would make every clone's disk differ from its base.
     let (flags, options) = match (file_system.as_str(), overlay_in_memory) {
         ("ext4", false) => (0, "noinit_itable"),
         ("ext4", true) => (MS_RDONLY, "noload"),
@@ -120,7 +120,7 @@ fn mount_root(disk: &RootDisk) -> Result<PathBuf, Refusal> {
         let (lower, upper, work) = (path(layers.0), path(layers.1), path(layers.2));
         let options =
             format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
-        // The root folder's mode and owner are those of `upper` otherwise.
+        // Without this, the root folder would have the mode and owner of `upper`.
         let root = fs::metadata(&lower)?;
         fs::set_permissions(&upper, root.permissions())?;
         mounts::mount("overlay", path("root"), "overlay", 0, &options)
@@ -158,7 +158,7 @@ fn make_devices(all_capabilities: bool) -> io::Result<()> {
     LINKS.iter().try_for_each(|(target, link)| symlink(target, link))
 }
 
-/// The machine's virtio disks. Whoever has all capabilities can make their nodes, too; so they are there.
+/// The machine's virtio disks. A container with all capabilities could make their nodes itself, so it gets them.
 fn disks() -> io::Result<Vec<(String, libc::dev_t)>> {
     let mut disks = Vec::new();
     let entries = match fs::read_dir("/sys/class/block") {
@@ -186,7 +186,7 @@ fn make_node(path: &str, mode: libc::mode_t, device: libc::dev_t) -> io::Result<
     check(unsafe { libc::mknod(path.as_ptr(), mode, device) }).map(drop)
 }
 
-/// Makes a folder where there is none. The disk may hold anything in its place: what is no folder is an error, also a
+/// Makes a folder where there is none. The disk may hold anything in its place: anything but a folder is an error, also a
 /// symbolic link, which would lead out of the container.
 fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     match fs::symlink_metadata(path) {
@@ -199,10 +199,10 @@ fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
-/// Mounts `/proc` of this process's PID namespace, and hides and protects what a container must not have.
+/// Mounts `/proc` of this process's PID namespace, and hides or write-protects the paths that a container must not access.
 ///
 /// # Errors
-/// The kernel refused something.
+/// The kernel refused a mount.
 pub fn mount_proc(unrestricted: bool) -> io::Result<()> {
     let hardened = MS_NOSUID | MS_NODEV | MS_NOEXEC;
     mounts::mount("proc", "/proc", "proc", hardened, "")?;
@@ -222,8 +222,8 @@ pub fn mount_proc(unrestricted: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Unmounts everything in the container, last first, so that all of it has reached its devices; the root, which cannot be
-/// unmounted, becomes read-only. No process must be left in it.
+/// Unmounts everything in the container, last first, so that all data has reached its devices. The root, which cannot be
+/// unmounted, becomes read-only. No process may be left in the container.
 ///
 /// # Errors
 /// The container cannot be entered, or its root is still busy.
@@ -233,7 +233,7 @@ pub fn release(enter: impl FnOnce() -> Result<(), Refusal>) -> Result<(), Refusa
     enter()?;
     let table = read_mounts(&agents_proc).or_refuse(|| "reading the container's mounts")?;
     for point in mounts::points(&table).iter().rev().filter(|point| *point != Path::new("/")) {
-        let _ = mounts::unmount(point, 0); // what is below another one goes in its turn, or keeps the root busy
+        let _ = mounts::unmount(point, 0); // a mount below another one is unmounted in its turn, or keeps the root busy
     }
     mounts::remount_read_only("/").or_refuse(|| "making the container's root read-only")
 }

@@ -1,5 +1,5 @@
-//! The filter on everything in the container: no AF_VSOCK sockets. That address family has no namespaces, so they would reach
-//! the agent's side of it.
+//! The system call filter on everything in the container: no AF_VSOCK sockets. That address family has no namespaces, so such a
+//! socket would reach the agent's side of it.
 //!
 //! A filter sees no system calls that io_uring makes (`IORING_OP_SOCKET`). A socket made so still reaches nothing: the agent
 //! serves only the host's context id, its port is taken, and the host connects to no other.
@@ -19,11 +19,11 @@ const ARCHITECTURE: TargetArch = TargetArch::aarch64;
 #[cfg(target_arch = "x86_64")]
 const ARCHITECTURE: TargetArch = TargetArch::x86_64;
 
-/// Installs the filter on this thread and what it will execute. It must have CAP_SYS_ADMIN: `no_new_privs` stays as it is, so
-/// that set-user-ID programs work.
+/// Installs the filter on this thread and the programs that it executes. The thread must have CAP_SYS_ADMIN: `no_new_privs` stays
+/// unset, so that set-user-ID programs work.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel refused the filter.
 pub fn refuse_vsock() -> io::Result<()> {
     let program = program().map_err(io::Error::other)?;
     let length = libc::c_ushort::try_from(program.len()).map_err(io::Error::other)?;
@@ -33,10 +33,10 @@ pub fn refuse_vsock() -> io::Result<()> {
     check_long(unsafe { libc::syscall(libc::SYS_seccomp, operation, flags, &raw const program) }).map(drop)
 }
 
-/// Architectures other than this one are killed: their calls have other numbers.
+/// The filter's program. Processes of other architectures are killed, because their system calls have other numbers.
 fn program() -> Result<BpfProgram, seccompiler::BackendError> {
     let family = u64::from(libc::AF_VSOCK.unsigned_abs());
-    // The kernel takes an `int`, whatever the upper half of the register holds.
+    // The kernel takes the family as an `int` and ignores the upper half of the register.
     let vsock = || SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, family);
     let mut rules = BTreeMap::new();
     for call in [libc::SYS_socket, libc::SYS_socketpair] {

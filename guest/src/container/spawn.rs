@@ -1,4 +1,4 @@
-//! The agent's side: starts container processes.
+//! Starts container processes, for the agent.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
@@ -18,19 +18,19 @@ use crate::system::cgroup::Groups;
 use crate::system::reaper::Reaper;
 use crate::system::{check, duplicate, file_in_memory, namespaces};
 
-/// Bytes of the longest failure that is read.
+/// Bytes that are read of a failure report.
 const REPORT_LIMIT: u64 = 16 << 10;
 
 /// The namespaces of the container.
 #[derive(Debug)]
 pub struct Namespaces {
-    /// Mounts.
+    /// Mount namespace.
     pub mount: OwnedFd,
-    /// Host name.
+    /// UTS namespace: the host name.
     pub uts: OwnedFd,
-    /// System V IPC and POSIX message queues.
+    /// IPC namespace: System V IPC and POSIX message queues.
     pub ipc: OwnedFd,
-    /// Control groups.
+    /// Cgroup namespace.
     pub cgroup: OwnedFd,
 }
 
@@ -39,33 +39,33 @@ pub struct Namespaces {
 pub enum PidNamespace<'a> {
     /// The agent's.
     Agents,
-    /// A new one, whose first process it is.
+    /// A new one, in which the process is the first.
     New,
-    /// This one.
+    /// An existing one.
     Of(&'a OwnedFd),
 }
 
-/// How container processes are started.
+/// Starts container processes.
 #[derive(Debug, Clone)]
 pub struct Spawner {
-    /// This program.
+    /// Path of this program.
     pub program: PathBuf,
-    /// Tells how they end.
+    /// Reports the exit of processes.
     pub reaper: Reaper,
 }
 
-/// What is started.
+/// A container process to start.
 #[derive(Debug)]
 pub struct Order<'a, J> {
-    /// `prepare`, `run` and so on.
+    /// The command: `prepare`, `run` and so on.
     pub kind: &'static str,
-    /// What to do.
+    /// The message for the process.
     pub job: &'a J,
-    /// The container, where it stands already.
+    /// The container's namespaces, where it exists already.
     pub container: Option<&'a Namespaces>,
-    /// The groups that stand still with the app. Without, it is the agent's own.
+    /// The groups that are frozen together with the app. If none, the process stays in the agent's group.
     pub groups: Option<&'a Groups>,
-    /// PID namespace.
+    /// PID namespace of the process.
     pub pids: PidNamespace<'a>,
     /// Stdin, stdout and stderr.
     pub streams: [Stdio; 3],
@@ -74,9 +74,9 @@ pub struct Order<'a, J> {
 /// A process that was started.
 #[derive(Debug)]
 pub struct Started {
-    /// Its number, in the agent's PID namespace.
+    /// Process id, in the agent's PID namespace.
     pub pid: libc::pid_t,
-    /// How it ended, once it has.
+    /// How the process terminated, once it has.
     pub ended: oneshot::Receiver<Exited>,
     report: pipe::Receiver,
 }
@@ -85,7 +85,7 @@ impl Spawner {
     /// Starts a process. Must be called on the thread of the reaper's task.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel refused it.
     pub fn start<J: Message>(&self, order: Order<'_, J>) -> Result<Started, Refusal> {
         self.try_to_start(order).or_refuse(|| "starting a process for the container")
     }
@@ -94,8 +94,8 @@ impl Spawner {
         let job = file_in_memory(&order.job.encode_to_vec())?;
         let (report, report_writer) = io::pipe()?;
         let mut inherited = vec![job.as_raw_fd(), report_writer.as_raw_fd()];
-        // The process enters the groups when it is this program again: the one that starts it waits for that, and would wait
-        // for as long as a group is frozen.
+        // The process enters the groups after it has executed this program again. If it entered them before, the thread that starts it
+        // would wait for the exec as long as a group is frozen.
         inherited.extend(order.groups.into_iter().flat_map(Groups::entrances));
         if let Some(Namespaces { mount, uts, ipc, cgroup }) = order.container {
             inherited.extend([mount, uts, ipc, cgroup].map(|namespace| namespace.as_raw_fd()));
@@ -115,7 +115,7 @@ impl Spawner {
             }
             command.spawn()
         };
-        // The thread's later children would be in the other PID namespace, too; so it has none.
+        // The thread's later children would be in the other PID namespace, too; so the thread is used for this child only.
         let child = namespaces::on_a_thread(spawn)?;
         let pid = libc::pid_t::try_from(child.id()).map_err(io::Error::other)?;
         let ended = self.reaper.watch(pid);
@@ -126,10 +126,10 @@ impl Spawner {
 }
 
 impl Started {
-    /// Waits until the process runs the program that it was made for (`run`), stands ready (`prepare`) or has ended well.
+    /// Waits until the process runs the program that it was made for (`run`), is ready (`prepare`) or has exited successfully.
     ///
     /// # Errors
-    /// Why it does not.
+    /// The reason why it has failed.
     pub async fn succeeded(&mut self) -> Result<(), Refusal> {
         let mut report = Vec::new();
         let read = (&mut self.report).take(REPORT_LIMIT).read_to_end(&mut report).await;
@@ -146,7 +146,7 @@ impl Started {
     }
 }
 
-/// Has this descriptor stay open in the program that is executed.
+/// Keeps this descriptor open in the program that is executed.
 fn inherit(number: RawFd) -> io::Result<()> {
     // SAFETY: takes no pointer.
     check(unsafe { libc::fcntl(number, libc::F_SETFD, 0) }).map(drop)

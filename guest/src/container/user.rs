@@ -1,4 +1,4 @@
-//! Who a process is: `USER` of a Dockerfile, looked up in the container's `/etc/passwd` and `/etc/group`.
+//! The user of a process: `USER` of a Dockerfile, looked up in the container's `/etc/passwd` and `/etc/group`.
 
 use std::io;
 use std::path::Path;
@@ -6,10 +6,10 @@ use std::path::Path;
 use crate::refusal::{Context as _, Refusal};
 use crate::system::{check, read_bounded};
 
-/// Bytes that are read of either file.
+/// Bytes that are read of each of the two files.
 const LIMIT: u64 = 4 << 20;
 
-/// Supplementary groups that the kernel takes (NGROUPS_MAX).
+/// Supplementary groups that the kernel accepts (NGROUPS_MAX).
 const MOST_GROUPS: usize = 65_536;
 
 /// A user as the kernel knows it, and its home.
@@ -19,15 +19,15 @@ pub struct User {
     pub uid: u32,
     /// Primary group.
     pub gid: u32,
-    /// Supplementary groups; the primary one is among them, so that giving it up gives up nothing that files refuse to
-    /// its members (CVE-2022-36109).
+    /// Supplementary groups. The primary one is among them, so that a process that drops it gains no access to files that deny
+    /// access to its members (CVE-2022-36109).
     pub groups: Vec<u32>,
     /// Home folder.
     pub home: String,
 }
 
 impl User {
-    /// Looks up `name`, `uid`, `name:group` and so on; empty is root.
+    /// Looks up `name`, `uid`, `name:group` and so on; an empty specification is root.
     ///
     /// # Errors
     /// There is no such user or group, or the files cannot be read.
@@ -39,10 +39,10 @@ impl User {
         resolve(specification, &read("/etc/passwd")?, &read("/etc/group")?)
     }
 
-    /// Has this process be this user. What the kernel takes from whoever stops being root, it takes.
+    /// Makes this process run as this user. It loses the capabilities that the kernel removes from a process that stops being root.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel refused it.
     pub fn become_it(&self) -> io::Result<()> {
         let groups: Vec<libc::gid_t> = self.groups.clone();
         // SAFETY: the pointer and the length are those of a list that lives until the call returns.
@@ -77,7 +77,7 @@ fn missing(what: &str, name: &str, file: &str, remedy: &str) -> Refusal {
     ))
 }
 
-/// A name comes before a number, so that a user whose name is a number is found.
+/// Finds a user by name, then by number, so that a user whose name is a number is found.
 fn find_user(name: &str, passwd: &str, group: &str) -> Option<User> {
     let entries = || passwd.lines().filter_map(entry);
     let number: Option<u32> = id(name);
@@ -129,7 +129,7 @@ fn entry(line: &str) -> Option<Entry<'_>> {
     Some(Entry { name, uid: id(uid)?, gid: id(gid)?, home })
 }
 
-/// An id of a user or a group; the largest number means "none" to the kernel.
+/// Parses the id of a user or a group. The largest number is refused: it means "none" to the kernel.
 fn id(text: &str) -> Option<u32> {
     text.parse().ok().filter(|id| *id < u32::MAX)
 }

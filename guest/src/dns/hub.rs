@@ -1,4 +1,4 @@
-//! Queries on their way to the host, and its answers.
+//! Passes queries to the host, and its answers back.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,12 +11,12 @@ use tokio::time::timeout;
 
 use hearth_agent_protocol::frame::{self, FrameError};
 
-/// Queries under way at once; further ones fail at once.
+/// Queries under way at once; further ones fail immediately.
 const UNDER_WAY: usize = 256;
-/// How long the host has for an answer: as long as resolvers wait before they ask again (resolv.conf(5), `timeout`).
+/// How long the host has to answer: as long as resolvers wait before they retry (resolv.conf(5), `timeout`).
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Passes queries on to the newest connection of the host.
+/// Passes queries to the newest connection of the host.
 #[derive(Debug, Default)]
 pub struct Hub {
     state: Mutex<State>,
@@ -30,7 +30,7 @@ struct State {
 }
 
 impl Hub {
-    /// The host's answer to a query; none where there is no host, or it has no answer, or too many queries are under way.
+    /// The host's answer to a query. None if no host is connected, the host has no answer in time, or too many queries are under way.
     pub(super) async fn resolve(&self, query: Vec<u8>) -> Option<Vec<u8>> {
         let (id, answer) = self.send(query)?;
         let answer = timeout(PATIENCE, answer).await;
@@ -52,7 +52,7 @@ impl Hub {
         Some((id, receiver))
     }
 
-    /// Serves a connection of the host; another one takes its place.
+    /// Serves a connection of the host, until it fails or a newer connection replaces it.
     ///
     /// # Errors
     /// The connection failed.
@@ -69,7 +69,7 @@ impl Hub {
         let receive = async {
             while let Some(DnsAnswer { id, message }) = frame::read(&mut source).await? {
                 if let Some(waiting) = self.state().under_way.remove(&id) {
-                    let _ = waiting.send(message); // nobody may wait any more
+                    let _ = waiting.send(message); // the client may have stopped waiting
                 }
             }
             Ok(())
@@ -81,7 +81,7 @@ impl Hub {
         let mut state = self.state();
         if state.host.as_ref().is_some_and(|current| current.same_channel(&host)) {
             state.host = None;
-            // They will not be answered.
+            // Queries that were sent over this connection will not be answered.
             state.under_way.clear();
         }
         drop(state);

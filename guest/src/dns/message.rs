@@ -1,10 +1,10 @@
-//! The little of DNS messages that the stub has to know (RFC 1035, section 4; RFC 6891 for the size of datagrams).
+//! The parts of DNS messages that the stub has to understand (RFC 1035, section 4; RFC 6891 for the size of datagrams).
 
 /// Bytes of a header.
 const HEADER: usize = 12;
-/// Bytes of a datagram unless the client takes more.
+/// Largest datagram in bytes that a client accepts by default.
 const DATAGRAM: usize = 512;
-/// Bytes of a datagram that is sent at most, whatever the client takes: more would be cut into fragments.
+/// Largest datagram in bytes that is sent, even if the client accepts more: a larger one would be fragmented.
 const LARGEST_DATAGRAM: usize = 1_400;
 
 /// Flags in the third and fourth byte.
@@ -12,18 +12,18 @@ const RESPONSE: u8 = 0x80;
 const TRUNCATED: u8 = 0x02;
 const RECURSION_AVAILABLE: u8 = 0x80;
 const SERVER_FAILURE: u8 = 2;
-/// Kept of a query's third byte: its kind, and whether it asks for recursion.
+/// Bits of a query's third byte that a response repeats: the opcode, and whether recursion is desired.
 const KEPT: u8 = 0x79;
 
-/// Type of the record with which a client says what it can take.
+/// Type of the record in which a client announces the largest datagram that it accepts.
 const OPT: u16 = 41;
 
-/// Whether these bytes can be a query, which an answer can be made for.
+/// Whether these bytes can be a query, so that a response can be made for it.
 pub(super) fn is_query(message: &[u8]) -> bool {
     message.len() >= HEADER && message[2] & RESPONSE == 0
 }
 
-/// The answer to a query that nobody answers.
+/// The response to a query for which there is no answer: SERVFAIL.
 pub(super) fn server_failure(query: &[u8]) -> Vec<u8> {
     let mut answer = head(query);
     if let [_, _, _, flags, ..] = answer.as_mut_slice() {
@@ -32,8 +32,8 @@ pub(super) fn server_failure(query: &[u8]) -> Vec<u8> {
     answer
 }
 
-/// An answer as it is sent in a datagram: as a whole, or without its records where those do not fit, so that the client asks
-/// again over TCP.
+/// An answer as it is sent in a datagram: complete, or truncated to the question if it does not fit, so that the client retries
+/// over TCP.
 pub(super) fn fitted(query: &[u8], answer: Vec<u8>) -> Vec<u8> {
     if answer.len() <= datagram_size(query) {
         return answer;
@@ -60,12 +60,12 @@ fn head(query: &[u8]) -> Vec<u8> {
     head
 }
 
-/// Bytes of a datagram that the client takes.
+/// Bytes of the largest datagram that the client accepts.
 fn datagram_size(query: &[u8]) -> usize {
     opt_size(query).map_or(DATAGRAM, |size| usize::from(size).clamp(DATAGRAM, LARGEST_DATAGRAM))
 }
 
-/// The size in the OPT record of a query that has only a question beside.
+/// The size in the OPT record of a query that contains nothing but a question and this record.
 fn opt_size(query: &[u8]) -> Option<u16> {
     let opt = query.get(end_of_question(query)?..)?;
     let counts = query.get(6..HEADER)?;
@@ -74,7 +74,7 @@ fn opt_size(query: &[u8]) -> Option<u16> {
     alone.then(|| u16::from_be_bytes([*size_high, *size_low]))
 }
 
-/// Where the only question ends; its name is not compressed.
+/// Offset of the end of the only question. Its name is not compressed.
 fn end_of_question(query: &[u8]) -> Option<usize> {
     if query.get(4..6)? != [0, 1] {
         return None;

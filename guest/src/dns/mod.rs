@@ -5,8 +5,8 @@
 //!        ◄── message ──        ◄── DnsAnswer ──
 //! ```
 //!
-//! Messages pass as they are; the stub looks only at what it needs to answer by itself: SERVFAIL where the host gives no answer,
-//! and a truncated answer where it does not fit a datagram ([`message`]).
+//! Messages pass unchanged. The stub reads only the parts that it needs for its own answers: SERVFAIL where the host gives no
+//! answer, and a truncated answer where the whole one does not fit a datagram ([`message`]).
 
 mod hub;
 mod message;
@@ -17,7 +17,7 @@ use std::net::Ipv4Addr;
 pub use hub::Hub;
 pub use stub::{serve_tcp, serve_udp};
 
-/// Where it listens.
+/// Address on which the stub listens.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 53, 53);
-/// On which port.
+/// Port on which the stub listens.
 pub const PORT: u16 = 53;

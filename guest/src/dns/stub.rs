@@ -11,11 +11,11 @@ use tokio::time::timeout;
 use super::Hub;
 use super::message::{fitted, is_query, server_failure};
 
-/// Bytes of the longest query in a datagram.
+/// Bytes that are read of a query in a datagram.
 const DATAGRAM: usize = 4 << 10;
-/// Connections at once; the app opens them.
+/// Connections that are served at once. The limit is needed because the app opens them.
 const CONNECTIONS: usize = 64;
-/// Datagrams that are answered at once. The hub refuses some before.
+/// Datagrams that are answered at once. The hub refuses some of them, because its limit is lower.
 const DATAGRAMS: usize = 512;
 /// How long a connection may be without a query (RFC 7766, section 6.2.3).
 const IDLE: Duration = Duration::from_secs(10);
@@ -27,7 +27,7 @@ pub async fn serve_udp(socket: UdpSocket, hub: Arc<Hub>) {
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let mut query = Vec::with_capacity(DATAGRAM);
-        // An error is that of a datagram that could not be delivered.
+        // An error here belongs to an earlier answer that could not be delivered.
         let Ok((_, client)) = socket.recv_buf_from(&mut query).await else { continue };
         if !is_query(&query) {
             continue;
@@ -54,7 +54,7 @@ pub async fn serve_tcp(listener: TcpListener, hub: Arc<Hub>) {
         };
         let hub = Arc::clone(&hub);
         tokio::spawn(async move {
-            let _ = serve_connection(stream, &hub).await; // its end, however it came
+            let _ = serve_connection(stream, &hub).await; // an error only closes the connection
             drop(place);
         });
     }

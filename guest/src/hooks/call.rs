@@ -1,4 +1,4 @@
-//! One call.
+//! One call of a hook.
 
 use std::error::Error;
 use std::io;
@@ -18,12 +18,12 @@ use tokio::net::TcpStream;
 
 use super::watched::Watched;
 
-/// Bytes of an answer's body that are read, to be thrown away: an app that writes no more notices nothing.
+/// Bytes of a response's body that are read and discarded, so that an app that writes no more than this gets no error.
 const BODY_LIMIT: u64 = 64 << 10;
-/// How long they may take: the answer is known by then.
+/// How long reading the body may take. The status is known by then.
 const BODY_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What to call.
+/// The call to make.
 #[derive(Debug)]
 pub(super) struct Call<'a> {
     pub(super) hosts: &'a [IpAddr],
@@ -33,16 +33,16 @@ pub(super) struct Call<'a> {
     pub(super) content_type: Option<HeaderValue>,
 }
 
-/// What came of it.
+/// The outcome of one call.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// An answer.
+    /// A response with this status.
     Status(u16),
-    /// Nobody listens.
+    /// Nothing listens on the port.
     Refused,
-    /// It took too long.
+    /// The time limit was exceeded.
     TimedOut,
-    /// The connection failed.
+    /// The connection failed: the error's text, and whether any byte was received before.
     Transport { what: String, any_byte: bool },
 }
 
@@ -79,7 +79,7 @@ impl Call<'_> {
         let mut exchange = std::pin::pin!(exchange);
         tokio::select! {
             result = &mut exchange => result,
-            // Its error is told to `exchange`, too, which knows more.
+            // Its error is also reported by `exchange`, in more detail.
             _ = &mut connection => exchange.await,
         }
     }
@@ -87,7 +87,7 @@ impl Call<'_> {
     fn request(&self) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(self.body.clone()));
         *request.method_mut() = Method::POST;
-        // A path of letters and slashes is a URI.
+        // The path consists of letters and slashes, so it is always a URI.
         *request.uri_mut() = self.path.parse().unwrap_or_default();
         let headers = request.headers_mut();
         if let Ok(host) = HeaderValue::try_from(format!("localhost:{}", self.port)) {
@@ -102,7 +102,7 @@ impl Call<'_> {
     }
 }
 
-/// Connects to the first address where somebody listens.
+/// Connects to the first address on which something listens.
 ///
 /// # Errors
 /// The first error that is not a refusal, or else a refusal.
@@ -111,7 +111,7 @@ pub(crate) async fn connect(hosts: &[IpAddr], port: u16) -> io::Result<TcpStream
     for host in hosts {
         match TcpStream::connect(SocketAddr::new(*host, port)).await {
             Ok(stream) => return Ok(stream),
-            // A guest without IPv6 or without a network card has nobody there.
+            // A guest without IPv6 or without a network card has no such address, which counts as a refusal.
             Err(error) if is_refusal(&error) => {}
             Err(error) => drop(failed.get_or_insert(error)),
         }

@@ -1,10 +1,10 @@
 //! The app's lifecycle hooks (docs/behaviour.md, "Hooks"): HTTP/1.1 calls over loopback, each on a connection of its own.
 //!
 //! ```text
-//!                     again after 503    again while refused    again when refused or reset before any byte
-//!   ready, validate   yes                yes                    no
-//!   resume            no                 once                   once
-//!   others            no                 no                     no
+//!                     repeated after 503  repeated while refused  repeated when refused or reset before any byte
+//!   ready, validate   yes                 yes                     no
+//!   resume            no                  once                    once
+//!   others            no                  no                      no
 //! ```
 //!
 //! All calls of one hook share one time limit. The first repetition comes after 250 ms, the others after a second each.
@@ -22,18 +22,18 @@ use tokio::time::Instant;
 use crate::refusal::Refusal;
 use call::{Call, Outcome};
 
-/// Before the first repetition.
+/// Pause before the first repetition.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// Before the others.
+/// Pause before each further repetition.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Below which path hooks are.
+/// Prefix of the paths of all hooks.
 const PREFIX: &str = "/aws/lambda-microvms/runtime/v1/";
 
 /// Calls a hook until it has an outcome. `hosts` are the addresses to try, in this order.
 ///
 /// # Errors
-/// The request makes no sense.
+/// The request is invalid.
 pub async fn call(request: CallHook, hosts: &[IpAddr]) -> Result<HookOutcome, Refusal> {
     let hook = request.hook();
     let name = match hook {

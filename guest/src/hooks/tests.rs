@@ -1,4 +1,4 @@
-//! Hooks against a scripted server on a real socket.
+//! Tests of hooks against a scripted server on a real socket.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use super::*;
 
 const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
-/// What the server does with a connection.
+/// What the server does with one connection.
 #[derive(Clone, Copy)]
 enum Script {
     /// Reads the request and writes this.
@@ -18,13 +18,14 @@ enum Script {
     Close,
     /// Closes with unread bytes, which resets the connection.
     Reset,
-    /// Reads the request, and waits for the client to go.
+    /// Reads the request, and waits until the client closes the connection.
     Hang,
-    /// Writes this, and waits for the client to go.
+    /// Writes this, and waits until the client closes the connection.
     AnswerAndHang(&'static str),
 }
 
-/// A server that follows a script, a connection each, and then closes its port. Returns what it was asked.
+/// A server that follows a script, one connection per entry, and then closes its port. Returns the port and the requests that the
+/// server received.
 fn serve(scripts: &'static [Script]) -> (u32, mpsc::Receiver<String>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -33,7 +34,7 @@ fn serve(scripts: &'static [Script]) -> (u32, mpsc::Receiver<String>) {
         for script in scripts {
             let (mut stream, _) = listener.accept().unwrap();
             if matches!(script, Script::Reset) {
-                // The request has come, as far as it matters, when its first byte can be read.
+                // As far as this script needs it, the request has arrived when its first byte can be read.
                 stream.peek(&mut [0]).unwrap();
                 continue;
             }
@@ -77,7 +78,7 @@ async fn run(hook: Hook, port: u32, timeout_ms: u32) -> (hook_outcome::Result, u
     (outcome.result.unwrap(), outcome.attempts)
 }
 
-/// A port on which nobody listens.
+/// A port on which nothing listens.
 fn closed_port() -> u32 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port().into()
 }
@@ -85,7 +86,7 @@ fn closed_port() -> u32 {
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const BUSY: &str = "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n";
 const PATIENCE: u32 = 60_000;
-/// For what has to time out.
+/// Time limit of calls that are expected to time out.
 const SHORT: u32 = 300;
 
 use hook_outcome::Result::{Status, Transport};

@@ -1,4 +1,4 @@
-//! A connection that knows whether anything has come over it.
+//! A connection that records whether any byte was received over it.
 
 use std::io;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// A connection, and a flag that is set with its first byte.
+/// A connection, and a flag that is set when the first byte is received.
 pub(super) struct Watched {
     stream: TcpStream,
     any_byte: Arc<AtomicBool>,

@@ -1,6 +1,6 @@
-//! From what is read at once to lines.
+//! Cuts bytes as they are read into lines.
 
-/// Bytes of the longest line that is one record.
+/// Longest line in bytes that is one record; a longer one is split.
 pub const LONGEST: usize = 256 << 10;
 
 /// A line, or a part of one.
@@ -8,14 +8,14 @@ pub const LONGEST: usize = 256 << 10;
 pub struct Line {
     /// Without the newline.
     pub bytes: Vec<u8>,
-    /// It goes on in the next one.
+    /// Whether the line continues in the next record.
     pub continues: bool,
 }
 
 /// Cuts a stream of bytes into lines.
 #[derive(Debug, Default)]
 pub struct Lines {
-    /// The beginning of a line whose end has not come.
+    /// The beginning of a line whose end was not read yet.
     begun: Vec<u8>,
 }
 
@@ -46,7 +46,7 @@ impl Lines {
         lines
     }
 
-    /// What is left at the end of the stream: a line without a newline.
+    /// The rest at the end of the stream: a line without a newline.
     pub fn finish(&mut self) -> Option<Line> {
         (!self.begun.is_empty()).then(|| self.take(false))
     }

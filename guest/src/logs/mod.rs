@@ -1,7 +1,7 @@
-//! What the app writes: read from its pipes ([`reader`]), cut into lines ([`lines`]), kept until the host has stored them
+//! The app's output: read from its pipes ([`reader`]), cut into lines ([`lines`]), kept until the host has stored them
 //! ([`ring`]).
 //!
-//! Records are bounded in memory. When they are full, the pipes are not read any more, and the app's writes wait.
+//! The memory for records is bounded. When it is full, the pipes are not read any more, and the app's writes block.
 
 pub mod lines;
 pub mod reader;

@@ -1,4 +1,4 @@
-//! Reads what the app writes.
+//! Reads the app's output.
 
 use std::sync::Arc;
 
@@ -8,15 +8,15 @@ use tokio::net::unix::pipe;
 use super::Ring;
 use super::lines::Lines;
 
-/// Bytes read at once: what a pipe holds.
+/// Bytes that are read at once: the capacity of a pipe.
 const STEP: usize = 64 << 10;
 
 /// Reads a pipe to its end into the ring.
 pub async fn read(pipe: pipe::Receiver, source: LogSource, ring: Arc<Ring>) {
     let mut lines = Lines::default();
     let mut buffer = Vec::new();
-    // A pipe that cannot be read has nothing more to tell, as one that has ended. The buffer lives only while there is
-    // something to read: an idle guest's memory is in every snapshot.
+    // A pipe that cannot be read counts as ended. The buffer is kept only while there are bytes to read: an idle guest's memory is in
+    // every snapshot.
     while pipe.readable().await.is_ok() {
         buffer.reserve_exact(STEP);
         loop {

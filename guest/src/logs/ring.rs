@@ -1,4 +1,4 @@
-//! Records of lines, from the newest that the host has stored on.
+//! The records of lines that the host has not stored yet.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,20 +10,20 @@ use tokio::sync::Notify;
 use super::lines::Line;
 use hearth_agent_protocol::frame;
 
-/// Bytes of lines that are kept unless another bound is given.
+/// Default bound in bytes of the lines that are kept.
 pub const BOUND: usize = 4 << 20;
 
-/// What a record takes beside its line.
+/// Bytes that a record takes besides its line.
 const OVERHEAD: usize = 96;
 
-/// The records that the host has not stored, and where their sequence stands.
+/// The records that the host has not stored yet, and their sequence numbers.
 #[derive(Debug)]
 pub struct Ring {
     state: Mutex<State>,
     bound: usize,
-    /// There are new records.
+    /// Notified when there are new records.
     news: Notify,
-    /// There is room again.
+    /// Notified when there is room again.
     room: Notify,
 }
 
@@ -42,8 +42,8 @@ impl Default for Ring {
 }
 
 impl Ring {
-    /// No records yet, and room for `bound` bytes of them. A line that is longer than what is left is still taken when
-    /// there is any room.
+    /// An empty ring with room for `bound` bytes of records. A line that is longer than the room left is still accepted while there
+    /// is any room.
     #[must_use]
     pub fn new(bound: usize) -> Self {
         Self { state: Mutex::default(), bound, news: Notify::new(), room: Notify::new() }
@@ -83,10 +83,10 @@ impl Ring {
         added
     }
 
-    /// The host has stored all records up to this one.
+    /// Drops all records up to this one: the host has stored them.
     pub fn acknowledge(&self, sequence: u64) {
         let mut state = self.lock();
-        // What was never sent cannot have been stored.
+        // A record that was never sent cannot have been stored.
         let sequence = sequence.min(state.last);
         while let Some(record) = state.records.pop_front_if(|record| record.sequence <= sequence) {
             state.bytes -= record.line.len() + OVERHEAD;

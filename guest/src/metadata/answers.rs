@@ -1,24 +1,24 @@
-//! What is said to whom asks for what (AWS EC2 User Guide, "Instance metadata categories").
+//! The documents of the metadata service (AWS EC2 User Guide, "Instance metadata categories").
 
 use hearth_proto::guest::v1::{Credentials, Metadata};
 use zeroize::Zeroizing;
 
 use super::Facts;
 
-/// The only role.
+/// Name of the only role.
 const ROLE: &str = "execution_role";
 
-/// An answer's text, which may hold credentials, and its content type.
+/// A document's text, which may hold credentials, and its content type.
 pub(super) type Document = (Zeroizing<String>, &'static str);
 
 const TEXT: &str = "text/plain";
 const JSON: &str = "application/json";
 
-/// The document at a path; none: 404.
+/// The document at a path; none means status 404.
 pub(super) fn document(facts: &Facts, path: &str) -> Option<Document> {
     let Metadata { region, .. } = &facts.metadata;
     let text = |text: &str| (!text.is_empty()).then(|| (Zeroizing::new(text.to_string()), TEXT));
-    // A folder is found with and without its slash, and documents are, too.
+    // Folders and documents are found with and without a slash at the end.
     match path.strip_suffix('/').unwrap_or(path) {
         "/latest" => text("dynamic\nmeta-data"),
         "/latest/meta-data" if facts.credentials.is_some() => text("iam/\ninstance-id\nplacement/"),
@@ -67,9 +67,9 @@ fn identity_json(facts: &Facts) -> Zeroizing<String> {
     ])
 }
 
-/// A JSON object of texts. It is written in one piece of memory: a longer one would leave the shorter one behind.
+/// A JSON object of strings. It is written into memory that is allocated once: a reallocation would leave a copy behind.
 fn object(members: &[(&str, &str)]) -> Zeroizing<String> {
-    // No character is quoted as more than six, and none is shorter than a byte.
+    // An escaped character takes at most six bytes, and every character at least one.
     let longest = members.iter().map(|(name, value)| 6 * (name.len() + value.len()) + 16).sum::<usize>() + 16;
     let mut object = Zeroizing::new(String::with_capacity(longest));
     object.push('{');

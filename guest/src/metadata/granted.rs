@@ -1,4 +1,4 @@
-//! Credentials that leave nothing in memory.
+//! Credentials that leave no copy in memory.
 
 use std::fmt;
 use std::ops::Deref;
@@ -10,7 +10,7 @@ use zeroize::Zeroize as _;
 pub struct Granted(Credentials);
 
 impl Granted {
-    /// Takes credentials over.
+    /// Takes over the credentials.
     #[must_use]
     pub fn new(credentials: Credentials) -> Self {
         Self(credentials)

@@ -1,8 +1,8 @@
 //! The instance metadata service (docs/behaviour.md, "Credentials and metadata"): IMDSv2 on 169.254.169.254.
 //!
-//! What it says comes from the host: credentials are pushed, and [forgotten](Store::forget) before a snapshot that others go on
-//! from. Nothing that held them, or a token, is freed without being overwritten. It listens, as the DNS stub does, in a network namespace of the
-//! agent's own ([`network`]), so that it takes no port from the app.
+//! Its content comes from the host: credentials are pushed, and [forgotten](Store::forget) before a snapshot from which other
+//! guests are restored. Memory that held credentials or a token is overwritten before it is freed. Like the DNS stub, the service
+//! listens in a network namespace of the agent's own ([`network`]), so that it takes no port from the app.
 
 mod answers;
 mod granted;
@@ -18,12 +18,12 @@ use hearth_proto::guest::v1::Metadata;
 pub use granted::Granted;
 pub use server::serve;
 
-/// Where it listens.
+/// Address on which the service listens.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
-/// On which port.
+/// Port on which the service listens.
 pub const PORT: u16 = 80;
 
-/// What the service knows.
+/// The state of the service.
 #[derive(Debug, Default)]
 pub struct Store {
     facts: Mutex<Facts>,
@@ -40,28 +40,28 @@ struct Facts {
 }
 
 impl Store {
-    /// The guest's id.
+    /// Sets the microVM's id.
     pub fn set_id(&self, microvm_id: String) {
         self.change(|facts| facts.microvm_id = microvm_id);
     }
 
-    /// Region, account and image.
+    /// Sets region, account and image.
     pub fn set_metadata(&self, metadata: Metadata) {
         self.change(|facts| facts.metadata = metadata);
     }
 
-    /// The role's credentials; none: there is no role.
+    /// Sets the role's credentials; without them, the service lists no role.
     pub fn set_credentials(&self, credentials: Option<Granted>) {
         self.change(|facts| facts.credentials = credentials);
     }
 
-    /// The address of the guest's network card.
+    /// Sets the address of the guest's network card.
     pub fn set_address(&self, address: Option<Ipv4Addr>) {
         self.change(|facts| facts.address = address);
     }
 
-    /// Forgets what is said of this guest alone: its id, its credentials, the tokens that it gave out. What is true of all guests
-    /// of its image stays.
+    /// Forgets what belongs to this guest alone: its id, its credentials, the tokens that it gave out. What all guests of its image
+    /// share stays.
     pub fn forget(&self) {
         self.change(|facts| {
             facts.microvm_id = String::new();

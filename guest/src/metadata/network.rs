@@ -1,4 +1,4 @@
-//! The network namespace in which the agent's services listen, and the way there.
+//! The network namespace in which the agent's services listen, and the route to it.
 //!
 //! ```text
 //!   the app's namespace                          the agent's
@@ -13,29 +13,29 @@ use crate::system::namespaces;
 use crate::system::netlink::{Routes, device};
 use crate::{dns, metadata};
 
-/// The app's end of the pair, and its address.
+/// The app's device of the pair, and its address.
 const NEAR: (&str, Ipv4Addr) = ("hearth0", Ipv4Addr::new(169, 254, 53, 1));
-/// The agent's end.
+/// The agent's device of the pair.
 const FAR: &str = "hearth1";
 
-/// The services' sockets. They keep their network namespace alive.
+/// The services' sockets. They keep the network namespace alive.
 #[derive(Debug)]
 pub struct Sockets {
-    /// Of the metadata service.
+    /// TCP socket of the metadata service.
     pub metadata: TcpListener,
-    /// Of the DNS stub.
+    /// UDP socket of the DNS stub.
     pub dns_udp: UdpSocket,
-    /// Of the DNS stub.
+    /// TCP socket of the DNS stub.
     pub dns_tcp: TcpListener,
 }
 
-/// Makes the namespace and the way to it from the calling thread's.
+/// Makes the namespace, and the route to it from the calling thread's namespace.
 ///
 /// # Errors
-/// What the kernel said; nothing is left then.
+/// A system call failed; nothing that was made is left then.
 pub fn open() -> io::Result<Sockets> {
     let here = namespaces::network_of_this_thread()?;
-    // A thread of its own lives in the new namespace, while another one goes back for what is to be done here.
+    // One thread lives in the new namespace, while a second one enters this namespace for the work that has to be done here.
     namespaces::on_a_thread(|| {
         namespaces::leave(libc::CLONE_NEWNET)?;
         let there = namespaces::network_of_this_thread()?;
@@ -90,7 +90,7 @@ mod tests {
             }
             Routes::open()?.bring_up(device("lo")?, 0)?;
             let sockets = open()?;
-            // Both ports are the app's.
+            // The app can still use both ports.
             let _http = TcpListener::bind(("0.0.0.0", 80))?;
             let _domain = UdpSocket::bind(("0.0.0.0", 53))?;
             let metadata = TcpStream::connect((metadata::ADDRESS, metadata::PORT))?;

@@ -1,4 +1,4 @@
-//! The service's HTTP.
+//! The HTTP server of the metadata service.
 
 use std::convert::Infallible;
 use std::sync::{Arc, PoisonError};
@@ -21,9 +21,9 @@ use super::Store;
 use super::answers::{Document, document};
 use super::tokens::SECONDS;
 
-/// Connections at once; the app opens them.
+/// Connections that are served at once. The limit is needed because the app opens them.
 const CONNECTIONS: usize = 64;
-/// How long a request's head may take, and a connection may live.
+/// Deadline for a request's head; the constant after it is the longest life of a connection.
 const HEAD: Duration = Duration::from_secs(10);
 const LIFE: Duration = Duration::from_secs(60);
 /// Bytes of the longest request.
@@ -48,11 +48,11 @@ pub async fn serve(listener: TcpListener, store: Arc<Store>) {
                 async move { Ok::<_, Infallible>(answer) }
             });
             let mut builder = http1::Builder::new();
-            // A client that has said all may close its side before it is answered.
+            // A client that has sent its whole request may close its side before the response.
             builder.timer(TokioTimer::new()).half_close(true);
             builder.header_read_timeout(HEAD).max_buf_size(REQUEST);
             let connection = builder.serve_connection(TokioIo::new(stream), service);
-            // Whatever happened, the app knows.
+            // An error is dropped: the app sees it on its side of the connection.
             let _ = tokio::time::timeout(LIFE, connection).await;
             drop(place);
         });
@@ -73,7 +73,7 @@ impl Store {
     }
 
     fn token(&self, headers: &HeaderMap) -> Response<Full<Bytes>> {
-        // Whoever can only forward requests must not get one (EC2 User Guide, "Use IMDSv2").
+        // A client that can only forward requests must not get a token (EC2 User Guide, "Use IMDSv2").
         if headers.contains_key("x-forwarded-for") {
             return status(StatusCode::FORBIDDEN);
         }
@@ -135,7 +135,7 @@ mod tests {
             Self { store, port }
         }
 
-        /// Status and body of the answer to a request.
+        /// Status and body of the response to a request.
         async fn ask(&self, method: &str, path: &str, header: &str) -> (u16, String) {
             let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
             let request =

@@ -1,4 +1,4 @@
-//! Tokens of sessions.
+//! Session tokens of the metadata service.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -8,13 +8,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 use zeroize::{Zeroize as _, Zeroizing};
 
-/// Tokens that are valid at once. The oldest gives way: its holder asks for another one, as after its time.
+/// Most tokens that are valid at once. Another one replaces the oldest, whose holder requests a new one as after expiry.
 const MOST: usize = 256;
 
-/// Seconds that a token may be valid for.
+/// Seconds for which a token may be valid.
 pub(super) const SECONDS: std::ops::RangeInclusive<u32> = 1..=21_600;
 
-/// The tokens that are valid, oldest first.
+/// The valid tokens, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
     valid: VecDeque<(Zeroizing<String>, Instant)>,

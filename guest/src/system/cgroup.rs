@@ -1,16 +1,16 @@
-//! The app's control groups: all that runs for the app can be made to stand still at once (Linux,
+//! The app's control groups: all processes of the app can be frozen at once (Linux,
 //! Documentation/admin-guide/cgroup-v2.rst, `cgroup.freeze`).
 //!
 //! ```text
 //!   /sys/fs/cgroup       the agent
 //!     app                frozen and thawed
-//!       container        the app and what runs beside it; the root of the container's cgroup namespace
-//!       beside           what runs beside it while `container` takes no processes
+//!       container        the app and the processes beside it; the root of the container's cgroup namespace
+//!       beside           the processes beside it while `container` accepts no processes
 //! ```
 //!
 //! The container sees nothing above `container`, so whatever it does with its own groups, it can neither leave `app` nor thaw it.
 //! A group that gives controllers to groups below it has no processes itself: an app that does so with its root – a container
-//! runtime, an init – leaves no room for processes beside it.
+//! runtime, an init – leaves no room there for processes beside it.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -23,12 +23,12 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
-/// Where `init` mounts the hierarchy.
+/// Mount point of the hierarchy, which `init` mounts.
 pub const FOLDER: &str = "/sys/fs/cgroup";
 
-/// The group of all that runs for the app.
+/// Name of the group that contains all processes of the app.
 const APP: &str = "app";
-/// The groups below it that have processes.
+/// Names of the groups below it that have processes.
 const CONTAINER: &str = "container";
 const BESIDE: &str = "beside";
 
@@ -36,17 +36,17 @@ const BESIDE: &str = "beside";
 #[derive(Debug)]
 pub struct Groups {
     app: PathBuf,
-    /// Open, so that a thaw is one system call.
+    /// `cgroup.freeze`, kept open so that a thaw is one system call.
     freeze: File,
     /// `cgroup.procs` of the groups that have processes, by preference.
     entrances: [File; 2],
 }
 
 impl Groups {
-    /// Makes the groups; `delegate`: with all controllers that the machine has, for the container's own groups.
+    /// Makes the groups. With `delegate`, the container's groups get all controllers of the machine.
     ///
     /// # Errors
-    /// The kernel has no cgroup version 2, or refused something.
+    /// The kernel has no cgroup version 2, or a file operation failed.
     pub fn make(root: &Path, delegate: bool) -> io::Result<Self> {
         let app = root.join(APP);
         for group in [app.clone(), app.join(CONTAINER), app.join(BESIDE)] {
@@ -58,7 +58,7 @@ impl Groups {
         if delegate {
             for group in [root, &app] {
                 for controller in fs::read_to_string(group.join("cgroup.controllers"))?.split_whitespace() {
-                    // Some cannot be had at every time; an app does without those.
+                    // Some controllers are not available at all times; the app runs without those.
                     let _ = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
                 }
             }
@@ -69,16 +69,16 @@ impl Groups {
         Ok(Self { freeze, entrances: [entrance(CONTAINER)?, entrance(BESIDE)?], app })
     }
 
-    /// What a process [enters](enter) the groups by.
+    /// Descriptors of `cgroup.procs`, by which a process [enters](enter) the groups.
     #[must_use]
     pub fn entrances(&self) -> [RawFd; 2] {
         self.entrances.each_ref().map(|entrance| entrance.as_raw_fd())
     }
 
-    /// Has everything in the groups stand still. False: not all of it does after `limit`.
+    /// Freezes all processes in the groups. Returns false if some are not frozen after `limit`.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// A system call failed.
     pub async fn freeze(&self, limit: Duration) -> io::Result<bool> {
         let events = File::open(self.app.join("cgroup.events"))?;
         // SAFETY: a file is open, and the same one, as long as it lives.
@@ -87,7 +87,7 @@ impl Groups {
         let frozen = async {
             let mut text = [0; 64];
             loop {
-                // Each look makes the file tell of the next change.
+                // Each read arms the notification of the next change.
                 let length = events.get_ref().read_at(&mut text, 0)?;
                 if String::from_utf8_lossy(&text[..length]).lines().any(|line| line == "frozen 1") {
                     return Ok(());
@@ -98,10 +98,10 @@ impl Groups {
         timeout(limit, frozen).await.map_or(Ok(false), |frozen: io::Result<()>| frozen.map(|()| true))
     }
 
-    /// Has everything in the groups go on.
+    /// Thaws all processes in the groups.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// A system call failed.
     pub fn thaw(&self) -> io::Result<()> {
         self.set("0")
     }
@@ -111,11 +111,11 @@ impl Groups {
     }
 }
 
-/// Brings the calling process, which has one thread, into the first of these groups that takes it. In a frozen one it stands
-/// still until that is thawed.
+/// Moves the calling process, which has one thread, into the first of these groups that accepts it. In a frozen group, the process
+/// stops until the group is thawed.
 ///
 /// # Errors
-/// What the kernel said.
+/// A system call failed.
 pub fn enter(entrances: &[impl AsFd]) -> io::Result<()> {
     let mut result = Ok(());
     for entrance in entrances {
@@ -128,6 +128,6 @@ pub fn enter(entrances: &[impl AsFd]) -> io::Result<()> {
 }
 
 fn enter_one(entrance: BorrowedFd<'_>) -> io::Result<()> {
-    // 0 is whoever writes it.
+    // 0 stands for the process that writes it.
     File::from(entrance.try_clone_to_owned()?).write_all(b"0")
 }

@@ -1,4 +1,4 @@
-//! The few system calls that the standard library does not have, and what is built of them.
+//! The system calls that the standard library lacks, and helpers that are built of them.
 
 pub mod cgroup;
 pub mod mounts;
@@ -17,12 +17,12 @@ use std::path::Path;
 
 use libc::{c_int, c_long};
 
-/// The result of a system call that says −1 when it fails.
+/// The result of a system call that returns −1 when it fails.
 pub(crate) fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// The result of `syscall`, which says −1 when it fails.
+/// The result of `syscall`, which returns −1 when it fails.
 pub(crate) fn check_long(result: c_long) -> io::Result<c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
@@ -34,7 +34,7 @@ pub(crate) fn descriptor(result: c_int) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
-/// A path or text for the kernel.
+/// A path or text as a string for the kernel.
 pub(crate) fn c_string(text: impl AsRef<std::ffi::OsStr>) -> io::Result<CString> {
     use std::os::unix::ffi::OsStrExt as _;
     Ok(CString::new(text.as_ref().as_bytes())?)
@@ -43,7 +43,7 @@ pub(crate) fn c_string(text: impl AsRef<std::ffi::OsStr>) -> io::Result<CString>
 /// A file in memory that holds these bytes, to be read from its beginning.
 ///
 /// # Errors
-/// What the kernel said.
+/// A system call failed.
 pub fn file_in_memory(content: &[u8]) -> io::Result<OwnedFd> {
     use std::io::{Seek as _, Write as _};
     // SAFETY: the name is a string that lives until the call returns.
@@ -54,7 +54,7 @@ pub fn file_in_memory(content: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Another descriptor for the same open file, not to be inherited.
+/// Another descriptor for the same open file, which programs do not inherit.
 pub(crate) fn duplicate(descriptor: impl AsFd) -> io::Result<OwnedFd> {
     descriptor.as_fd().try_clone_to_owned()
 }
@@ -62,16 +62,16 @@ pub(crate) fn duplicate(descriptor: impl AsFd) -> io::Result<OwnedFd> {
 /// Sends a signal to a process, or to a group of processes where `pid` is negative.
 ///
 /// # Errors
-/// What the kernel said.
+/// A system call failed.
 pub fn kill(pid: libc::pid_t, signal: c_int) -> io::Result<()> {
     // SAFETY: takes no pointer.
     check(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 
-/// Tells the kernel how large a terminal's window is.
+/// Sets the size of a terminal's window in the kernel.
 ///
 /// # Errors
-/// What the kernel said.
+/// A system call failed.
 pub fn set_window_size(terminal: impl AsFd, rows: u16, columns: u16) -> io::Result<()> {
     let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     let descriptor = terminal.as_fd().as_raw_fd();
@@ -79,10 +79,10 @@ pub fn set_window_size(terminal: impl AsFd, rows: u16, columns: u16) -> io::Resu
     check(unsafe { libc::ioctl(descriptor, libc::TIOCSWINSZ, &raw const size) }).map(drop)
 }
 
-/// The text of a file of which no more than `limit` bytes are read.
+/// The text of a file, of which at most `limit` bytes are read.
 ///
 /// # Errors
-/// The file cannot be read. What is no UTF-8 is replaced, not an error.
+/// The file cannot be read. Bytes that are not UTF-8 are replaced and are no error.
 pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<String> {
     let mut bytes = Vec::new();
     File::open(path)?.take(limit).read_to_end(&mut bytes)?;

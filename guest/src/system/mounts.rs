@@ -1,4 +1,4 @@
-//! Mounting.
+//! Mounts and unmounts.
 
 use std::ffi::CString;
 use std::io;
@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use super::{c_string, check};
 
-/// Mounts a file system of this kind; `options` are its own (`mode=755`).
+/// Mounts a file system of this kind; `options` are specific to it (`mode=755`).
 ///
 /// # Errors
-/// What the kernel said.
+/// A system call failed.
 pub fn mount(
     source: &str,
     target: impl AsRef<Path>,
@@ -20,10 +20,10 @@ pub fn mount(
     raw(Some(&c_string(source)?), target.as_ref(), Some(&c_string(kind)?), flags, Some(&c_string(options)?))
 }
 
-/// Lets `source` be seen at `target`, too.
+/// Makes `source` visible at `target`, too (a bind mount).
 ///
 /// # Errors
-/// What the kernel said.
+/// A system call failed.
 pub fn bind(source: impl AsRef<Path>, target: impl AsRef<Path>) -> io::Result<()> {
     raw(Some(&c_string(source.as_ref())?), target.as_ref(), None, libc::MS_BIND, None)
 }
@@ -31,7 +31,7 @@ pub fn bind(source: impl AsRef<Path>, target: impl AsRef<Path>) -> io::Result<()
 /// Makes the bind mount at `target` read-only, and keeps it without devices and set-user-ID programs.
 ///
 /// # Errors
-/// What the kernel said.
+/// A system call failed.
 pub fn make_read_only(target: impl AsRef<Path>) -> io::Result<()> {
     let flags = libc::MS_BIND
         | libc::MS_REMOUNT
@@ -45,7 +45,7 @@ pub fn make_read_only(target: impl AsRef<Path>) -> io::Result<()> {
 /// Makes the file system at `target` itself read-only, so that all of it has reached its device.
 ///
 /// # Errors
-/// What the kernel said: it is busy where something on it is open for writing.
+/// A system call failed: with `EBUSY`, a file on the file system is open for writing.
 pub fn remount_read_only(target: impl AsRef<Path>) -> io::Result<()> {
     raw(None, target.as_ref(), None, libc::MS_REMOUNT | libc::MS_RDONLY, None)
 }
@@ -53,15 +53,15 @@ pub fn remount_read_only(target: impl AsRef<Path>) -> io::Result<()> {
 /// Moves a mount.
 ///
 /// # Errors
-/// What the kernel said.
+/// A system call failed.
 pub fn move_mount(source: impl AsRef<Path>, target: impl AsRef<Path>) -> io::Result<()> {
     raw(Some(&c_string(source.as_ref())?), target.as_ref(), None, libc::MS_MOVE, None)
 }
 
-/// Nothing that is mounted in this mount namespace is seen in others from now on, and the other way round.
+/// Separates this mount namespace from others: later mounts here are not seen there, nor the other way round.
 ///
 /// # Errors
-/// What the kernel said.
+/// A system call failed.
 pub fn make_private() -> io::Result<()> {
     raw(None, Path::new("/"), None, libc::MS_REC | libc::MS_PRIVATE, None)
 }
@@ -69,20 +69,20 @@ pub fn make_private() -> io::Result<()> {
 /// Unmounts; `flags` are `umount2`'s.
 ///
 /// # Errors
-/// What the kernel said.
+/// A system call failed.
 pub fn unmount(target: impl AsRef<Path>, flags: libc::c_int) -> io::Result<()> {
     let target = c_string(target.as_ref())?;
     // SAFETY: the pointer is to a string that lives until the call returns.
     check(unsafe { libc::umount2(target.as_ptr(), flags) }).map(drop)
 }
 
-/// Makes `root`, which must be a mount point, the root of this mount namespace; the one before is unmounted.
+/// Makes `root`, which must be a mount point, the root of this mount namespace, and unmounts the previous root.
 ///
 /// # Errors
-/// What the kernel said.
+/// A system call failed.
 pub fn pivot_root(root: &Path) -> io::Result<()> {
     std::env::set_current_dir(root)?;
-    // The old root comes to lie on top of the new one, from where it is unmounted: no folder for it is needed
+    // The old root is stacked on top of the new one, from where it is unmounted: no folder for it is needed
     // (pivot_root(2), "pivot_root(".", ".")").
     // SAFETY: both pointers are to constant strings.
     super::check_long(unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) })?;
@@ -96,7 +96,7 @@ pub fn points(mounts: &str) -> Vec<PathBuf> {
     mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(|path| unescape(path).into()).collect()
 }
 
-/// Spaces and the like are octal numbers there (proc_pid_mounts(5), getmntent(3)).
+/// Decodes the octal numbers that stand for spaces and the like (proc_pid_mounts(5), getmntent(3)).
 fn unescape(path: &str) -> String {
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
         .iter()

@@ -1,4 +1,4 @@
-//! Children and orphans: everything that ends is reaped, and whoever waits for it is told how it ended.
+//! Reaps children and orphans, and reports the exit of a child to the task that waits for it.
 
 use std::collections::HashMap;
 use std::io;
@@ -8,19 +8,19 @@ use hearth_proto::guest::v1::Exited;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-/// What is reaped.
+/// The processes that are reaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Every child: this is PID 1, to which orphans come.
+    /// Every child: this is PID 1, which becomes the parent of orphans.
     All,
-    /// Only the children that are waited for: this process has others.
+    /// Only the children that are waited for: this process has other children.
     Own,
 }
 
 /// Waits for children.
 ///
-/// A child must be [watched](Self::watch) before the thread that runs the reaper's task goes on, or its end may have been
-/// seen before. The agent has one such thread, and starts children without awaiting anything in between.
+/// A child must be [watched](Self::watch) before the thread that runs the reaper's task goes on, otherwise its exit may be reaped
+/// first and lost. The agent has one such thread, and awaits nothing between starting a child and watching it.
 #[derive(Debug, Clone)]
 pub struct Reaper {
     scope: Scope,
@@ -28,10 +28,10 @@ pub struct Reaper {
 }
 
 impl Reaper {
-    /// Reaps from now on, on a task of the current runtime.
+    /// Starts to reap, on a task of the current runtime.
     ///
     /// # Errors
-    /// The signal of ending children cannot be received.
+    /// The signal of terminating children cannot be received.
     pub fn start(scope: Scope) -> io::Result<Self> {
         let reaper = Self { scope, waiting: Arc::default() };
         let mut ended = signal(SignalKind::child())?;
@@ -47,7 +47,7 @@ impl Reaper {
         Ok(reaper)
     }
 
-    /// Waits for a child.
+    /// Watches a child. The receiver gets its exit.
     pub fn watch(&self, pid: libc::pid_t) -> oneshot::Receiver<Exited> {
         let (sender, receiver) = oneshot::channel();
         self.lock().insert(pid, sender);
@@ -74,7 +74,7 @@ impl Reaper {
             return false;
         }
         if let Some(waiting) = self.lock().remove(&pid) {
-            // Nobody may want to know any more.
+            // The receiver may have been dropped.
             let _ = waiting.send(exited(status));
         }
         true
@@ -85,7 +85,7 @@ impl Reaper {
     }
 }
 
-/// What a status of `waitpid` says.
+/// Decodes a status of `waitpid`.
 fn exited(status: libc::c_int) -> Exited {
     if libc::WIFSIGNALED(status) {
         let signal = libc::WTERMSIG(status).unsigned_abs();

@@ -1,4 +1,4 @@
-//! What the standard library does not know of sockets and pipes.
+//! Operations on sockets and pipes that the standard library lacks.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -9,7 +9,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::check;
 
-/// Whether the peer of a connection sends no more.
+/// Whether the peer of a connection has closed it, at least for sending.
 #[must_use]
 pub fn peer_is_gone(socket: impl AsFd) -> bool {
     let wanted = libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR;
@@ -20,9 +20,9 @@ pub fn peer_is_gone(socket: impl AsFd) -> bool {
 
 /// Shuts a connection down when it has an error; never returns.
 ///
-/// After a restore, the kernel tells of connections that were lost as an error and as nothing else (Linux,
-/// net/vmw_vsock/virtio_transport.c, `virtio_vsock_reset_sock`). Whoever waits to read, as tokio's streams do, is only woken by
-/// what can be read, or by the end.
+/// After a restore, the kernel reports connections that were lost as an error and as nothing else (Linux,
+/// net/vmw_vsock/virtio_transport.c, `virtio_vsock_reset_sock`). A task that waits to read, as tokio's streams do, is woken only by
+/// bytes to read or by the end of the stream.
 pub async fn shut_down_on_error(connection: OwnedFd) {
     // SAFETY: the descriptor is open, and the same one, as long as it lives.
     let watched = unsafe { AsyncFd::register_with_interest(connection, Interest::ERROR) };
@@ -43,7 +43,7 @@ impl Stream {
     /// Takes over a descriptor.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// A system call failed.
     pub fn new(descriptor: OwnedFd) -> io::Result<Self> {
         // SAFETY: takes no pointer.
         let flags = check(unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_GETFL) })?;
@@ -53,10 +53,10 @@ impl Stream {
         Ok(Self(unsafe { AsyncFd::register(File::from(descriptor)) }?))
     }
 
-    /// Waits for bytes, and reads some. None at the end.
+    /// Waits for bytes, and reads some. Returns 0 at the end.
     ///
     /// # Errors
-    /// What the kernel said. A terminal that no process has open any more is at its end.
+    /// A system call failed. A terminal that no process has open any more is at its end, which is no error.
     pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         end_of_terminal(self.0.async_io(Interest::READABLE, |mut file| file.read(buffer)).await)
     }
@@ -64,15 +64,15 @@ impl Stream {
     /// Reads bytes that are there already; [`io::ErrorKind::WouldBlock`] where there are none.
     ///
     /// # Errors
-    /// As [`read`](Self::read).
+    /// The same as of [`read`](Self::read).
     pub fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
         end_of_terminal(self.0.get_ref().read(buffer))
     }
 
-    /// Writes all.
+    /// Writes all bytes.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// A system call failed.
     pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let written = self.0.async_io(Interest::WRITABLE, |mut file| file.write(bytes)).await?;

@@ -1,7 +1,7 @@
-//! Listening on AF_VSOCK, which neither the standard library nor tokio know.
+//! Listens on AF_VSOCK, which neither the standard library nor tokio support.
 //!
-//! Streams are handed out as [`UnixStream`]s: those read, write, poll and shut down a stream socket of any family, and tests
-//! can have real Unix sockets in their place.
+//! Accepted streams are [`UnixStream`]s: that type reads, writes, polls and shuts down a stream socket of any family, and tests
+//! can use real Unix sockets instead.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -21,10 +21,10 @@ const BACKLOG: libc::c_int = 128;
 pub struct Listener(AsyncFd<OwnedFd>);
 
 impl Listener {
-    /// Listens on `port` of every context id that is ours.
+    /// Listens on `port` of every context id of this machine.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// A system call failed.
     pub fn bind(port: u32) -> io::Result<Self> {
         let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: takes no pointer.
@@ -41,10 +41,10 @@ impl Listener {
         Ok(Self(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?))
     }
 
-    /// Waits for a connection of the host; others are closed.
+    /// Waits for a connection of the host. Connections of other peers are closed.
     ///
     /// # Errors
-    /// What the kernel said; the listener lives on.
+    /// A system call failed; the listener stays usable.
     pub async fn accept(&self) -> io::Result<UnixStream> {
         loop {
             let (socket, peer) = self.0.async_io(Interest::READABLE, accept).await?;
@@ -55,7 +55,7 @@ impl Listener {
     }
 }
 
-/// Accepts a connection, and tells its peer's context id.
+/// Accepts a connection, and returns it with its peer's context id.
 fn accept(listener: &OwnedFd) -> io::Result<(OwnedFd, u32)> {
     let mut address = no_address();
     let mut length = length_of_address();

@@ -1,15 +1,15 @@
-//! Secrets that functions have left behind.
+//! Overwrites secrets that functions have left on the stack and in registers.
 
 use zeroize::zeroize_stack;
 
-/// Bytes of the stack that are overwritten: several times what cryptography needs.
+/// Bytes of the stack that are overwritten: several times the need of cryptography.
 const STACK: usize = 64 << 10;
 
-/// Overwrites what functions that the caller has called, and that are not inlined into it, have left of secrets: in their frames,
-/// where ciphers have blocks of plain text, and in vector registers, which the kernel keeps in memory for a thread that does not
-/// run.
+/// Overwrites secrets that are left by functions which the caller has called, and which are not inlined into it: in their stack
+/// frames, where ciphers have blocks of plain text, and in vector registers, which the kernel keeps in memory for a thread that does
+/// not run.
 ///
-/// It has no frame of its own: what it overwrites begins where the functions' frames did.
+/// This function is inlined and has no frame of its own: the overwritten part of the stack begins where the functions' frames did.
 #[inline(always)]
 pub fn stack_and_registers() {
     zeroize_stack::<STACK>();

@@ -1,4 +1,4 @@
-//! What a container is made of, as the kernel sees it.
+//! Properties of a container, as the kernel reports them inside.
 
 use hearth_proto::guest::v1::request::Operation;
 use hearth_proto::guest::v1::{AppState, FailureCode, Process, StartApp};
@@ -62,7 +62,7 @@ fn a_container_has_what_dockers_have_and_no_more() {
         "touch /sys/x",
     ] {
         let finished = guest.run(shell(refused));
-        // Docker's set has mknod; but whatever a node is, there is nothing to open behind it that matters here.
+        // Docker's set of capabilities includes mknod; but a device node opens nothing that matters here.
         let made_a_node = refused.starts_with("mknod");
         assert_eq!(finished.result.unwrap().code == 0, made_a_node, "{refused}");
     }

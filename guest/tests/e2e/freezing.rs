@@ -1,4 +1,4 @@
-//! The app stands still between a snapshot and the identity of whoever is restored from it, and the guest forgets what it was.
+//! The app is frozen from a snapshot until the restored guest has its identity, and the guest forgets its previous identity.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -27,7 +27,7 @@ fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
 }
 
-/// An identity with a host name, by which all processes see who the guest is.
+/// An identity with a host name, which every process in the guest can read.
 fn identity(name: &str, clock: Duration) -> Identify {
     Identify {
         microvm_id: name.to_string(),
@@ -44,7 +44,7 @@ fn random(bytes: usize) -> Vec<u8> {
     random
 }
 
-/// A line of [`probe::a_line_each_millisecond`]: who the guest is, and what time it is there.
+/// Parses a line of [`probe::a_line_each_millisecond`]: the guest's host name, and its time.
 fn tick(line: &str) -> Option<(&str, Duration)> {
     let mut words = line.strip_prefix("tick ")?.split(' ');
     Some((words.next()?, Duration::from_nanos(words.next()?.parse().ok()?)))
@@ -66,7 +66,7 @@ fn a_restored_app_runs_only_once_the_guest_knows_who_it_is() {
     let frozen = freeze(&mut guest, false);
     let frozen_at = now();
     assert!(frozen.frozen);
-    // All that it wrote is in the log, and it writes no more.
+    // All lines that the app wrote are in the log, and it writes no more.
     let mut last = 0;
     while last < frozen.last_log {
         last = logs.next().sequence;
@@ -91,7 +91,7 @@ fn a_restored_app_runs_only_once_the_guest_knows_who_it_is() {
     }
     guest.sh("while ! grep -q 'tick clone' /beside; do :; done");
     let lines = guest.sh("cat /beside");
-    // The last one may be half written.
+    // The last line may be incomplete.
     let complete = lines.rsplit_once('\n').unwrap().0;
     for line in complete.lines().filter(|line| line.starts_with("tick")) {
         match tick(line).unwrap() {
@@ -117,7 +117,7 @@ fn a_frozen_app_can_be_thawed_as_who_it_was() {
         let call = CallHook { hook: Hook::Suspend.into(), port: 9000, timeout_ms: 1, ..CallHook::default() };
         let refused = guest.refused(Operation::CallHook(call));
         assert!(refused.code() == FailureCode::Invalid && refused.message.contains("frozen"), "{refused:?}");
-        // What is started now runs when it goes on, if anybody still waits for it.
+        // A process that is started now runs after the thaw, if its connection is still open by then.
         let waits = guest.exec(shell("echo later"), None, false);
         drop(guest.exec(shell("touch /nobody-waits"), None, false));
         assert_eq!(guest.status().last_log, last);
@@ -127,7 +127,7 @@ fn a_frozen_app_can_be_thawed_as_who_it_was() {
         let mut logs = guest.logs(last);
         assert!(logs.next().sequence > last, "it goes on");
     }
-    // Nothing that is frozen is in the way of the machine's end.
+    // A frozen app does not prevent the machine from shutting down.
     freeze(&mut guest, true);
     guest.power_off();
 }
@@ -139,7 +139,7 @@ fn a_process_that_nobody_waits_for_any_more_does_not_run_after_the_thaw() {
     guest.start_idle();
     freeze(&mut guest, false);
     drop(guest.exec(shell("touch /nobody-waits"), None, false));
-    // The agent looks every second whether the host is still there. The process is counted in no list that could be waited for.
+    // The agent checks every second whether the connection is still open. No list that could be polled contains the process.
     std::thread::sleep(Duration::from_secs(3));
     guest.done(Operation::Thaw(Thaw {}));
     assert_eq!(guest.sh("ls /nobody-waits 2>/dev/null || echo none"), "none\n");
@@ -153,7 +153,7 @@ fn an_app_with_all_capabilities_can_neither_leave_its_group_nor_thaw_it() {
     machine.configure.all_capabilities = true;
     let mut guest = machine.boot();
     probe::copy_to(&guest);
-    // It has a hierarchy of its own, as a container runtime or an init makes it; afterwards there is no room beside it.
+    // The app has a hierarchy of its own, as a container runtime or an init makes it; afterwards there is no room for processes beside it.
     let group = "/sys/fs/cgroup";
     let app = probe::command("a_line_each_millisecond").arguments.join(" ");
     let thaw =
@@ -189,7 +189,7 @@ fn what_a_guest_has_forgotten_is_nowhere_in_its_memory() {
     machine.configure.hostname = "image".to_string();
     let mut guest = machine.boot();
     guest.done(Operation::Identify(identity("build", now())));
-    // A shell puts it together in its memory: the search finds what is there.
+    // A shell joins two parts in its memory: this proves that the search finds a secret that is there.
     let kept = secret();
     let (one, other) = kept.split_at(20);
     guest.start(shell(&format!("kept=$(echo {one})$(echo {other}); echo ready; sleep 1000000; echo $kept")));
@@ -210,7 +210,8 @@ fn what_a_guest_has_forgotten_is_nowhere_in_its_memory() {
         guest.done(Operation::SetCredentials(set.clone()));
         assert_eq!(guest.refused(Operation::SetCredentials(set)).code(), FailureCode::Invalid, "once");
     }
-    // They have arrived; asked for by name, they would be in the app's memory, which is not the agent's.
+    // The credentials have arrived. The test does not read them through the service: they would be in the app's memory then, which the
+    // agent does not overwrite.
     let token = "t=$(printf 'PUT /latest/api/token HTTP/1.0\\r\\nX-aws-ec2-metadata-token-ttl-seconds: 21600\\r\\n\\r\\n' \
                  | nc 169.254.169.254 80 | tail -n 1)";
     let get = |path: &str| {
@@ -229,7 +230,7 @@ fn what_a_guest_has_forgotten_is_nowhere_in_its_memory() {
     let secrets = [&credentials.access_key_id, &credentials.secret_access_key, &session_token];
     let found: Vec<String> = secrets.iter().filter_map(|secret| find(&memory, secret)).collect();
     assert!(found.is_empty(), "parts of the credentials are in the snapshot's memory: {found:#?}");
-    // And whoever goes on from it is given nothing that was the build's.
+    // A guest that is restored from the snapshot gets nothing that belonged to the build.
     guest.done(Operation::Identify(Identify { microvm_id: "clone".to_string(), ..Identify::default() }));
     let refused = guest.sh(&format!("t=$(cat /token); {roles} || true"));
     assert!(refused.contains("401"), "a token of the build is valid: {refused}");

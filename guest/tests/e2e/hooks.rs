@@ -1,4 +1,4 @@
-//! Hooks and streams to an app in the guest. All outcomes are tested beside the code; here is the way to the app.
+//! Hooks and streams to an app in the guest. All outcomes are tested beside the code; these tests cover the connection to the app.
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
@@ -22,7 +22,7 @@ fn hooks_reach_the_app() {
     use hook_outcome::Result::{Refused, Status, TimedOut};
     let Some(metal) = Metal::find() else { return };
     let mut guest = Machine::new(&metal).boot();
-    // The first two connections get a 503, the others a 200; what was asked is printed.
+    // The first two connections get a 503, the others a 200; the first line of each request is printed.
     let serve = "n=$(cat /n); echo $((n+1)) > /n; read first; echo \"$first\" >&2; \
                  while read line && [ ${#line} -gt 1 ]; do :; done; \
                  [ $n -lt 2 ] && s=503 || s=200; printf \"HTTP/1.1 $s X\\r\\nContent-Length: 0\\r\\n\\r\\n\"";
@@ -51,7 +51,7 @@ fn streams_reach_the_app_and_end_by_halves() {
     let mut guest = Machine::new(&metal).boot();
     let connect = |guest: &Guest, port| guest.open(open::Kind::Stream(OpenStream { port, timeout_ms: 0 }));
     guest.start(shell("echo 'sort; echo over' > /serve; while true; do nc -l -p 8080 -e sh /serve; done"));
-    // It listens once a connection succeeds.
+    // The app listens once a connection succeeds.
     let stream = loop {
         match connect(&guest, 8080) {
             Ok(stream) => break stream,
@@ -60,7 +60,7 @@ fn streams_reach_the_app_and_end_by_halves() {
     };
     let mut stream = stream.0;
     stream.write_all(b"b\na\n").unwrap();
-    // `sort` writes when its input has ended.
+    // `sort` writes its output when its input has ended.
     stream.shutdown(Shutdown::Write).unwrap();
     let mut read = String::new();
     stream.read_to_string(&mut read).unwrap();

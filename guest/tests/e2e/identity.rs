@@ -1,4 +1,4 @@
-//! Who the guest is, what it is told of itself, and its network.
+//! The guest's identity, its metadata, and its network.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener};
@@ -24,7 +24,7 @@ fn network(address: &str) -> Option<Network> {
     Some(Network { address: format!("{address}/24"), gateway: HOST.to_string(), mtu: 1400 })
 }
 
-/// A machine with a network card on a tap of the host's.
+/// A machine with a network card on a tap of the host.
 fn connected(metal: &Metal) -> Machine {
     let mut machine = Machine::new(metal);
     let tap = open_tap("hearth-guest0").unwrap();
@@ -47,7 +47,7 @@ fn a_new_identity_resets_connections_to_others_and_keeps_those_over_loopback() {
     let mut guest = connected(&metal).boot();
     let listener = TcpListener::bind((HOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    // The connections' inputs never end.
+    // No end of file ever reaches the connections' inputs.
     let app = format!(
         "mkfifo /in /hold; exec 3<>/in 4<>/hold; nc -l -p 7000 < /hold > /loop & \
          (while ! nc 127.0.0.1 7000 < /in 2> /dev/null; do :; done) & \
@@ -74,7 +74,7 @@ fn a_new_identity_resets_connections_to_others_and_keeps_those_over_loopback() {
     };
     guest.done(Operation::Identify(identify.clone()));
     assert_eq!(logs.next().line, b"foreign connection over");
-    // The reset came from the old address, which is gone: what matters is that this side can be told nothing.
+    // The reset came from the old address, which is gone. Whether an error arrives here does not matter: no data may arrive.
     let _ = foreign.write_all(b"x");
     let _ = foreign.read(&mut [0]);
     guest.sh("touch /go");
@@ -96,7 +96,7 @@ fn a_new_identity_resets_connections_to_others_and_keeps_those_over_loopback() {
 fn a_restored_guest_goes_on_and_takes_another_identity() {
     let Some(metal) = Metal::find() else { return };
     let mut guest = Machine::new(&metal).boot();
-    // It counts in its memory, and passes each number through a connection over loopback.
+    // The app counts in its memory, and passes each number through a connection over loopback.
     let app = "mkfifo /in /hold /go; exec 3<>/in 4<>/hold 5<>/go; nc -l -p 7000 < /hold & \
                (while ! nc 127.0.0.1 7000 < /in 2> /dev/null; do :; done) & \
                echo ready; n=0; while read line <&5; do n=$((n+1)); echo $n $line >&3; done";
@@ -108,7 +108,7 @@ fn a_restored_guest_goes_on_and_takes_another_identity() {
     logs.acknowledge(2);
     while guest.status().acknowledged_log < 2 {}
     guest.ask(Operation::Quiesce(Quiesce { drop_page_cache: true }));
-    // A process whose connection ends with the restore.
+    // The connection to this process is closed by the restore.
     let mut lost = guest.exec(shell("echo started; exec sleep 7654321"), None, false);
     lost.wait_for("started");
     let mut guest = guest.save_and_restore();
@@ -173,7 +173,7 @@ fn the_metadata_service_answers_the_app_and_takes_no_port() {
     guest.power_off();
 }
 
-/// The answer to a query: this address, where it asks for one.
+/// The answer to a query: this address, if the query is for an address.
 fn answer(query: &[u8], address: [u8; 4]) -> Vec<u8> {
     let end = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
     let asks_for_an_address = query[end - 4..end - 2] == [0, 1];
@@ -227,7 +227,7 @@ fn a_quiet_guest_has_written_everything_and_gives_memory_back() {
 fn a_newer_host_is_served_and_what_makes_no_sense_is_refused() {
     let Some(metal) = Metal::find() else { return };
     let guest = Machine::new(&metal).boot_only();
-    // A host that speaks more versions than this agent, and would use what it does not have.
+    // A host that supports more versions than this agent, and would use a feature that the agent does not have.
     let newer = version::open(open::Kind::Dns(OpenDns {}), &["of-another-release"]);
     let newer = Open { version: version::OWN.newest() + 4, ..newer };
     let (_, opened) = guest.greet(&newer).unwrap();

@@ -1,4 +1,4 @@
-//! The app's lines.
+//! The app's log.
 
 use hearth_proto::guest::v1::LogSource;
 
@@ -39,11 +39,11 @@ fn fifty_thousand_lines_come_in_their_order_over_two_connections() {
 fn an_app_that_nobody_listens_to_waits_and_loses_nothing() {
     let Some(metal) = Metal::find() else { return };
     let mut guest = Machine::new(&metal).boot();
-    // More than the agent keeps, and a line that is longer than a record.
+    // More bytes than the agent keeps, and a line that is longer than a record.
     let script = "echo begin >&2; head -c 300000 /dev/zero | tr '\\0' x; echo; \
                   i=0; while [ $i -lt 100 ]; do head -c 99999 /dev/zero | tr '\\0' y; echo; i=$((i+1)); done; echo end >&2";
     guest.start(shell(script));
-    // It goes on for as long as there is room, and then stands still.
+    // The app goes on as long as there is room, and then blocks.
     let mut before = 0;
     loop {
         guest.sh("sleep 1");

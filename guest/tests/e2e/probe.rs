@@ -1,4 +1,4 @@
-//! What runs inside a container: this test binary, which is copied there.
+//! Tests that run inside a container: this test binary is copied there.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -8,7 +8,7 @@ use hearth_proto::guest::v1::{Process, open_exec};
 
 use super::support::{Guest, process};
 
-/// Where it is in the container.
+/// Path of this binary in the container.
 const PATH: &str = "/probe/e2e";
 
 /// Copies this binary into the container.
@@ -46,7 +46,7 @@ fn vsock_is_refused_and_other_sockets_are_not() {
     socket(libc::AF_UNIX).unwrap();
 }
 
-/// Who the guest is by its host name, the time there, and a random number, for ever.
+/// Prints lines for ever: the guest's host name, its time, and a random number.
 #[test]
 #[ignore = "runs in a container"]
 fn a_line_each_millisecond() {

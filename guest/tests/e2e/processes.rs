@@ -69,7 +69,7 @@ fn a_terminal_is_one() {
     terminal.wait_for("end of file");
     assert_eq!(terminal.finish().result, Ok(Exited { code: 0, signal: 0 }));
 
-    // Ctrl-C reaches what is in the foreground of the controlling terminal.
+    // Ctrl-C reaches the foreground process of the controlling terminal.
     let mut terminal = guest.exec(shell("echo started; sleep 1000000"), Some(size(24, 80)), false);
     terminal.wait_for("started");
     terminal.send(Input::Stdin(vec![3]));

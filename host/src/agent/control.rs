@@ -1,4 +1,4 @@
-//! Requests to the agent, one after another on one connection.
+//! Requests to the agent, one after another over one connection.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use super::{AgentError, within};
 use hearth_agent_protocol::frame::{FrameError, receive, write};
 use hearth_agent_protocol::seal::seal;
 
-/// How long the agent has for what it does by itself.
+/// Deadline of requests that the agent serves without waiting for the app.
 const PROMPT: Duration = Duration::from_secs(30);
-/// What a hook's own time is exceeded by before the agent is taken for dead.
+/// Time beyond a hook's own time limit after which the agent counts as unresponsive.
 const GRACE: Duration = Duration::from_secs(10);
-/// How long the agent has to write to disk what the guest has not.
+/// Deadline for the agent to write the guest's unwritten data to disk.
 const QUIESCE: Duration = Duration::from_secs(600);
 
-/// How a process ended.
+/// How a process terminated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exit {
     /// Exit status, or 128 + the signal that killed it.
@@ -36,49 +36,49 @@ impl From<proto::Exited> for Exit {
 /// A call of a hook.
 #[derive(Clone, Debug)]
 pub struct HookCall {
-    /// Which one.
+    /// The hook to call.
     pub hook: proto::Hook,
     /// The app's port.
     pub port: u16,
-    /// For all tries together.
+    /// Time limit for all attempts together.
     pub timeout: Duration,
-    /// A JSON body, if it has one.
+    /// JSON body of the request, if it has one.
     pub body: Option<String>,
 }
 
 impl HookCall {
-    /// How long the call takes at most, whatever the agent does: the hook's own time and a little.
+    /// The longest that the call may take, even if the agent does not respond: the hook's own time and 10 s.
     #[must_use]
     pub fn limit(&self) -> Duration {
         self.timeout.saturating_add(GRACE)
     }
 }
 
-/// What became of a call of a hook.
+/// Result of a hook call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HookResult {
     /// The app answered with this HTTP status; 200 to 299 is success.
     Status(u32),
-    /// Nobody listens on the port.
+    /// Nothing listens on the port.
     Refused,
-    /// No answer in time.
+    /// No response in time.
     TimedOut,
-    /// Anything else that happened on the connection.
+    /// Any other error of the connection.
     Transport(String),
 }
 
 impl HookResult {
-    /// Whether the app agreed.
+    /// Whether the app returned a status of success.
     #[must_use]
     pub fn is_success(&self) -> bool {
         matches!(self, Self::Status(200..=299))
     }
 }
 
-/// A connection for requests. One that was given up half-way, or was not answered in time, makes it useless: open another one.
+/// A connection for requests. A request that was cancelled, or not answered in time, makes it unusable: open another one.
 #[derive(Debug)]
 pub struct Control {
-    /// None while a request is under way, and ever after it was given up: an answer that comes late is not the next one's.
+    /// None while a request is under way, and for ever after it was cancelled: a late answer would be taken for that of the next request.
     stream: Option<UnixStream>,
 }
 
@@ -120,7 +120,7 @@ impl Control {
         }
     }
 
-    /// How the guest is.
+    /// The guest's status.
     ///
     /// # Errors
     /// [`AgentError`].
@@ -134,7 +134,7 @@ impl Control {
         }
     }
 
-    /// Mounts the root disk and makes the container; once.
+    /// Mounts the root disk and makes the container. Works once.
     ///
     /// # Errors
     /// [`AgentError`].
@@ -142,7 +142,7 @@ impl Control {
         self.command("configuring the guest", Operation::Configure(configure)).await
     }
 
-    /// Starts the app; once.
+    /// Starts the app. Works once.
     ///
     /// # Errors
     /// [`AgentError::Refused`] when its program, user or folder does not exist.
@@ -151,7 +151,7 @@ impl Control {
         self.command("starting the app", Operation::StartApp(start)).await
     }
 
-    /// Waits until the app has ended, however long that takes.
+    /// Waits until the app has terminated, without a deadline.
     ///
     /// # Errors
     /// [`AgentError`].
@@ -165,7 +165,7 @@ impl Control {
     /// Calls a hook of the app.
     ///
     /// # Errors
-    /// [`AgentError`] when the agent could not call it; what the app did is the result.
+    /// [`AgentError`] when the agent could not make the call; a failure of the app is a result.
     pub async fn call_hook(&mut self, call: &HookCall) -> Result<HookResult, AgentError> {
         let timeout_ms = u32::try_from(call.timeout.as_millis()).unwrap_or(u32::MAX);
         let content_type = if call.body.is_some() { "application/json" } else { "" };
@@ -189,7 +189,7 @@ impl Control {
         })
     }
 
-    /// Tells the guest who it is; after a restore, before any hook.
+    /// Gives the guest its identity; after a restore, before any hook.
     ///
     /// # Errors
     /// [`AgentError`].
@@ -209,8 +209,9 @@ impl Control {
         self.command("giving the guest credentials", Operation::SetCredentials(set)).await
     }
 
-    /// The same, of a guest that becomes a snapshot which others go on from: nothing of the credentials stays in its memory but what
-    /// the agent keeps until [`freeze`](Self::freeze). The guest must have been identified before, or its key is no secret.
+    /// Like [`set_credentials`](Self::set_credentials), for a guest that becomes a snapshot from which others are restored: the only copy
+    /// of the credentials in its memory is the one that the agent keeps until [`freeze`](Self::freeze). The guest must have been identified
+    /// before, otherwise its key is no secret.
     ///
     /// # Errors
     /// [`AgentError`]; [`AgentError::Confused`] also when the agent has no such key.
@@ -228,11 +229,11 @@ impl Control {
         self.command(WHAT, Operation::SetCredentials(set)).await
     }
 
-    /// Has the app, and all that runs beside it, stand still until the guest is told who it is, or [thawed](Self::thaw). What it
-    /// has written is in the log then. `forget`: the guest forgets what is true of it alone, and not of its image.
+    /// Freezes the app and all processes beside it until the guest gets its identity or is [thawed](Self::thaw). The app's output so far
+    /// is in the log when this returns. With `forget`, the guest forgets what belongs to it alone, and keeps what belongs to its image.
     ///
     /// # Errors
-    /// [`AgentError`]. Whether it stands still is not known then: thaw it.
+    /// [`AgentError`]. Whether the app is frozen is unknown then: thaw it.
     pub async fn freeze(&mut self, forget: bool) -> Result<proto::Status, AgentError> {
         let freeze = Operation::Freeze(proto::Freeze { forget });
         match self.ask("freezing the app", freeze, Some(PROMPT)).await? {
@@ -241,7 +242,7 @@ impl Control {
         }
     }
 
-    /// Has the app go on as the guest that it was. Nothing happens where it is not frozen.
+    /// Thaws the app with the guest's identity unchanged. Does nothing if it is not frozen.
     ///
     /// # Errors
     /// [`AgentError`].
@@ -261,7 +262,7 @@ impl Control {
         }
     }
 
-    /// Ends all processes, writes everything to disk, powers the guest off.
+    /// Terminates all processes, writes everything to disk, and powers the guest off.
     ///
     /// # Errors
     /// [`AgentError`].

@@ -1,10 +1,10 @@
-//! The one double of the agent, for tests of all crates: what is at the other end of the client's connections.
+//! The one double of the agent, for tests of all crates: the guest's side of the client's connections.
 //!
-//! A test has each connection served by a function ([`served`]), plays them itself ([`played`]), or has nobody reach the agent
-//! ([`unreachable`]). What is at the guest's end is a [`Line`], which greets and answers as an agent does, and says
-//! whatever else a test wants – also what is not true. At any point it can [strike](Line::strike) a [`Fault`].
+//! A test has each connection served by a function ([`served`]), serves them itself ([`played`]), or makes the agent unreachable
+//! ([`unreachable`]). The guest's side of a connection is a [`Line`], which greets and answers as an agent does, and sends any other
+//! message that a test wants – also wrong ones. At any point, it can inject a [`Fault`] with [`strike`](Line::strike).
 //!
-//! Time is tokio's, which may be simulated.
+//! Time is tokio's clock, which may be simulated.
 
 use std::os::unix::net::UnixStream as StdStream;
 
@@ -20,32 +20,32 @@ use tokio::time::{Duration, sleep};
 use super::{Agent, Dial};
 use hearth_agent_protocol::frame::{FrameError, LIMIT, receive, write};
 
-/// What the agent does with a connection from some point on.
+/// The agent's behaviour on a connection from some point on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It refuses, with these [words](REFUSAL).
+    /// It refuses with the message [`REFUSAL`].
     Refuses,
-    /// It hangs up.
+    /// It closes the connection.
     Closes,
-    /// It reads, and says nothing.
+    /// It reads, and sends nothing.
     Silent,
-    /// It does not even read.
+    /// It neither reads nor sends.
     Deaf,
-    /// It says half of a message.
+    /// It sends half of a message.
     Half,
-    /// It says a byte of a long message every second.
+    /// It sends one byte of a long message every second.
     Trickle,
-    /// It says things that are no messages.
+    /// It sends bytes that are no messages.
     Garbage,
-    /// It answers something that was not asked.
+    /// It answers with the result of another request.
     Other,
 }
 
-/// What an agent says that [refuses](Fault::Refuses).
+/// Message of an agent that [refuses](Fault::Refuses).
 pub const REFUSAL: &str = "the double refuses";
 
 impl Fault {
-    /// All of them.
+    /// All faults.
     pub const ALL: [Self; 8] = [
         Self::Refuses,
         Self::Closes,
@@ -62,11 +62,11 @@ fn refusal(failure: proto::Failure) -> proto::Opened {
     proto::Opened { failure: Some(failure), ..proto::Opened::default() }
 }
 
-/// The guest's end of a connection.
+/// The guest's side of a connection.
 #[derive(Debug)]
 pub struct Line {
     stream: UnixStream,
-    /// Whether the client was greeted.
+    /// Whether the client's greeting was answered.
     opened: bool,
 }
 
@@ -84,7 +84,7 @@ impl Line {
         receive(&mut self.stream).await
     }
 
-    /// Says something, whether or not it belongs here.
+    /// Sends a message, whether or not it is a valid one at this point.
     ///
     /// # Errors
     /// [`FrameError`]
@@ -92,7 +92,7 @@ impl Line {
         write(&mut self.stream, message).await
     }
 
-    /// Opens the connection, for what the client wants.
+    /// Accepts the opening of the connection, and returns what the client wants to open.
     ///
     /// # Errors
     /// [`FrameError`]
@@ -104,7 +104,7 @@ impl Line {
         Ok(open)
     }
 
-    /// Does not open the connection.
+    /// Refuses the opening of the connection.
     ///
     /// # Errors
     /// [`FrameError`]
@@ -114,7 +114,7 @@ impl Line {
         Ok(open)
     }
 
-    /// What the client asks for; nothing where the message names nothing.
+    /// The operation that the client requests; none if the request contains none.
     ///
     /// # Errors
     /// [`FrameError`]
@@ -130,7 +130,7 @@ impl Line {
         self.send(&proto::Response { result: Some(answer) }).await
     }
 
-    /// Says what a process does.
+    /// Sends an event of a process.
     ///
     /// # Errors
     /// [`FrameError`]
@@ -138,10 +138,10 @@ impl Line {
         self.send(&proto::ExecOutput { event: Some(event) }).await
     }
 
-    /// Does nothing but this from now on. Comes back when the agent has nothing more to do with the connection.
+    /// Shows only this fault from now on. Returns when the agent is done with the connection.
     pub async fn strike(mut self, fault: Fault) {
         let prefix = u32::try_from(LIMIT).unwrap_or(u32::MAX).to_le_bytes();
-        // What fails from here on fails since the client has gone.
+        // A failed write below means that the client has closed the connection, so it is ignored.
         match fault {
             Fault::Refuses => {
                 let code = proto::FailureCode::System.into();
@@ -184,13 +184,13 @@ impl Line {
         }
     }
 
-    /// Reads and forgets until the client has nothing more to say.
+    /// Reads and discards until the client has closed its side.
     async fn hear(&mut self) {
         let _ = tokio::io::copy(&mut self.stream, &mut tokio::io::sink()).await;
     }
 }
 
-/// Gives out connections as a function says.
+/// Opens connections with a function.
 struct Dialer<F>(F);
 
 impl<F: Fn() -> Result<StdStream, ClientError> + Send + Sync> Dial for Dialer<F> {
@@ -199,7 +199,7 @@ impl<F: Fn() -> Result<StdStream, ClientError> + Send + Sync> Dial for Dialer<F>
     }
 }
 
-/// A connection: the client's end and the guest's.
+/// A connection: the client's side and the guest's.
 fn pair() -> Result<(StdStream, StdStream), ClientError> {
     StdStream::pair().map_err(failed)
 }
@@ -208,7 +208,7 @@ fn failed(source: std::io::Error) -> ClientError {
     ClientError::Host { what: "making a connection of the double", source }
 }
 
-/// An agent whose connections are each served by `serve`, on the runtime of whoever opens them.
+/// An agent whose connections are each served by `serve`, on the runtime of the caller that opens them.
 pub fn served<S, F>(serve: S) -> Agent
 where
     S: Fn(Line) -> F + Send + Sync + 'static,
@@ -224,12 +224,12 @@ where
     }))
 }
 
-/// The guest's ends of the connections that a client opens.
+/// The guest's side of the connections that a client opens.
 #[derive(Debug)]
 pub struct Lines(mpsc::UnboundedReceiver<StdStream>);
 
 impl Lines {
-    /// The next connection. None when the client is gone.
+    /// The next connection. None when the client was dropped.
     ///
     /// # Errors
     /// [`FrameError`]
@@ -238,7 +238,8 @@ impl Lines {
     }
 }
 
-/// An agent that is played by a test. Its connections wait until the test takes them; without [`Lines`] there are none.
+/// An agent that is played by a test. Its connections wait until the test takes them from [`Lines`]; once those are dropped, dialling
+/// fails.
 #[must_use]
 pub fn played() -> (Agent, Lines) {
     let (give, lines) = mpsc::unbounded_channel();
@@ -250,7 +251,7 @@ pub fn played() -> (Agent, Lines) {
     (Agent::new(dial), Lines(lines))
 }
 
-/// An agent that nobody reaches: this is what the monitor says, when `dial` comes back.
+/// An agent that cannot be reached: `dial` makes the monitor's error.
 pub fn unreachable(dial: impl Fn() -> ClientError + Send + Sync + 'static) -> Agent {
     Agent::new(Dialer(move || Err(dial())))
 }

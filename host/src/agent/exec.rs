@@ -1,4 +1,4 @@
-//! Processes in the app's container, beside the app; files into and out of it.
+//! Processes in the app's container beside the app, and files into and out of the container.
 
 use hearth_proto::guest::v1 as proto;
 use proto::exec_input::Event as Input;
@@ -14,27 +14,27 @@ use hearth_agent_protocol::frame::{FrameError, receive, write};
 
 /// Bytes of input per message.
 const CHUNK: usize = 256 << 10;
-/// Bytes of an error text that are kept.
+/// Bytes of an error message that are kept.
 const COMPLAINT: usize = 4096;
 
-/// What a process did.
+/// An event of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// It wrote this to its stdout, or to its terminal.
+    /// The process wrote this to its stdout, or to its terminal.
     Stdout(Vec<u8>),
-    /// It wrote this to its stderr.
+    /// The process wrote this to its stderr.
     Stderr(Vec<u8>),
-    /// It has ended; the last event.
+    /// The process has terminated; the last event.
     Exited(Exit),
 }
 
-/// What a process does.
+/// The stream of a process's events.
 #[derive(Debug)]
 pub struct Events {
     stream: OwnedReadHalf,
 }
 
-/// What a process gets. When both this and its [`Events`] are dropped, the process is killed.
+/// The input of a process. When both this and its [`Events`] are dropped, the process is killed.
 #[derive(Debug)]
 pub struct Stdin {
     stream: OwnedWriteHalf,
@@ -44,7 +44,7 @@ impl Events {
     /// The next event.
     ///
     /// # Errors
-    /// [`AgentError::Refused`] when the process could not be started; the connection's errors.
+    /// [`AgentError::Refused`] when the process could not be started; errors of the connection.
     pub async fn next(&mut self) -> Result<Event, AgentError> {
         let output: proto::ExecOutput = receive(&mut self.stream)
             .await
@@ -66,10 +66,10 @@ impl Stdin {
             .map_err(|source| AgentError::Connection { what: "writing to a process in the guest", source })
     }
 
-    /// Gives the process input.
+    /// Sends input to the process.
     ///
     /// # Errors
-    /// The connection's errors.
+    /// Errors of the connection.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), AgentError> {
         for chunk in bytes.chunks(CHUNK) {
             self.send(Input::Stdin(chunk.to_vec())).await?;
@@ -77,10 +77,10 @@ impl Stdin {
         Ok(())
     }
 
-    /// Says that no more input will come.
+    /// Closes the process's stdin.
     ///
     /// # Errors
-    /// The connection's errors.
+    /// Errors of the connection.
     pub async fn close(&mut self) -> Result<(), AgentError> {
         self.send(Input::StdinClosed(true)).await
     }
@@ -88,7 +88,7 @@ impl Stdin {
     /// Changes the size of the terminal.
     ///
     /// # Errors
-    /// The connection's errors.
+    /// Errors of the connection.
     pub async fn resize(&mut self, rows: u32, columns: u32) -> Result<(), AgentError> {
         self.send(Input::Resize(proto::WindowSize { rows, columns })).await
     }
@@ -96,7 +96,7 @@ impl Stdin {
     /// Sends a signal to the process and its group.
     ///
     /// # Errors
-    /// The connection's errors.
+    /// Errors of the connection.
     pub async fn signal(&mut self, signal: u32) -> Result<(), AgentError> {
         self.send(Input::Signal(signal)).await
     }
@@ -112,7 +112,7 @@ impl Agent {
         Ok((Stdin { stream: writer }, Events { stream: reader }))
     }
 
-    /// Runs a process without input to its end; `output` gets what it writes.
+    /// Runs a process without input until it has terminated; `output` receives what it writes.
     ///
     /// # Errors
     /// [`AgentError`].
@@ -126,7 +126,7 @@ impl Agent {
             proto::OpenExec { what: Some(What::Process(process)), privileged, ..proto::OpenExec::default() };
         let (mut stdin, mut events) = self.exec(exec).await?;
         match stdin.close().await {
-            // It may have ended already, without a look at its input.
+            // The process may have terminated already without reading its input.
             Ok(()) | Err(AgentError::Connection { source: FrameError::Connection(_), .. }) => {}
             Err(error) => return Err(error),
         }
@@ -142,7 +142,7 @@ impl Agent {
     /// Unpacks the tar archive `archive` into the folder `into` of the container.
     ///
     /// # Errors
-    /// [`AgentError`]; with the guest's words when it cannot unpack it.
+    /// [`AgentError`]; with the guest's message when it cannot unpack the archive.
     pub async fn unpack(&self, into: &str, mut archive: impl AsyncRead + Unpin) -> Result<(), AgentError> {
         let what = Some(What::UnpackInto(into.to_owned()));
         let (mut stdin, mut events) =
@@ -163,7 +163,7 @@ impl Agent {
         let mut discard = tokio::io::sink();
         let follow = finish(&mut events, "unpacking files in the guest", &mut discard);
         tokio::pin!(feed, follow);
-        // When the guest gives up half-way, feeding it fails first; why it did is what is to be said.
+        // When the guest gives up half-way, sending fails first; the error to return is the guest's reason.
         tokio::select! {
             fed = &mut feed => match fed {
                 Ok(()) | Err(AgentError::Connection { .. }) => follow.await,
@@ -176,7 +176,7 @@ impl Agent {
     /// Packs the file or folder `path` of the container as a tar archive into `archive`.
     ///
     /// # Errors
-    /// [`AgentError`]; with the guest's words when it cannot pack it.
+    /// [`AgentError`]; with the guest's message when it cannot pack the file or folder.
     pub async fn pack(&self, path: &str, archive: &mut (impl AsyncWrite + Unpin)) -> Result<(), AgentError> {
         let what = Some(What::Pack(path.to_owned()));
         let (_stdin, mut events) =
@@ -185,7 +185,7 @@ impl Agent {
     }
 }
 
-/// Follows a process to its end, with its stdout going to `stdout`.
+/// Follows a process until it has terminated, and writes its stdout to `stdout`.
 async fn finish(
     events: &mut Events,
     what: &'static str,

@@ -1,4 +1,4 @@
-//! What the app writes, line by line.
+//! The app's log, line by line.
 
 use hearth_proto::guest::v1 as proto;
 use proto::open::Kind;
@@ -8,30 +8,30 @@ use super::{Agent, AgentError};
 use hearth_agent_protocol::frame::{receive, write};
 use tokio::sync::watch;
 
-/// The lines that the app writes. The guest keeps them until they are acknowledged.
+/// The lines of the app's log. The guest keeps them until they are acknowledged.
 #[derive(Debug)]
 pub struct Logs {
     lines: Lines,
     acknowledge: Acknowledge,
 }
 
-/// Where lines come from.
+/// The receiving half: the lines.
 #[derive(Debug)]
 pub struct Lines {
     reader: OwnedReadHalf,
 }
 
-/// Where it is said that lines are stored.
+/// The sending half: acknowledgements of lines that are stored.
 #[derive(Debug)]
 pub struct Acknowledge {
     writer: OwnedWriteHalf,
 }
 
 impl Lines {
-    /// The next line. Not to be cancelled half-way: what was read is lost then.
+    /// The next line. Not cancel-safe: bytes that were read are lost.
     ///
     /// # Errors
-    /// The connection's errors; it ends with the guest, and when the guest is restored.
+    /// Errors of the connection, which is closed when the guest ends or is restored.
     pub async fn next(&mut self) -> Result<proto::LogRecord, AgentError> {
         receive(&mut self.reader)
             .await
@@ -40,10 +40,10 @@ impl Lines {
 }
 
 impl Acknowledge {
-    /// Says that all lines up to `sequence` are stored. The guest forgets them.
+    /// Acknowledges that all lines up to `sequence` are stored. The guest drops them.
     ///
     /// # Errors
-    /// The connection's errors.
+    /// Errors of the connection.
     pub async fn stored(&mut self, sequence: u64) -> Result<(), AgentError> {
         write(&mut self.writer, &proto::LogAcknowledged { sequence })
             .await
@@ -52,7 +52,7 @@ impl Acknowledge {
 }
 
 impl Agent {
-    /// The app's lines after number `after`; 0 for all that the guest has kept.
+    /// The app's lines after number `after`; 0 for all lines that the guest has kept.
     ///
     /// # Errors
     /// [`AgentError`].
@@ -63,19 +63,19 @@ impl Agent {
 }
 
 impl Logs {
-    /// Both directions by themselves, for a host that stores many lines at once.
+    /// Splits the connection into its two halves, for a host that stores many lines at once.
     #[must_use]
     pub fn split(self) -> (Lines, Acknowledge) {
         (self.lines, self.acknowledge)
     }
 
-    /// Gives every line to `take`, and acknowledges it afterwards, until the connection ends: `take` must have stored it
+    /// Passes every line to `take`, and acknowledges it afterwards, until the connection is closed: `take` must have stored the line
     /// when it returns.
     ///
     /// # Errors
-    /// The connection's errors; it ends with the guest, and when the guest is restored.
+    /// Errors of the connection, which is closed when the guest ends or is restored.
     pub async fn follow(mut self, mut take: impl FnMut(proto::LogRecord)) -> AgentError {
-        // Lines come as fast as they can; what is acknowledged is the newest one at the time.
+        // Lines are read as fast as they come; each acknowledgement is for the newest line at that time.
         let (stored, mut newest) = watch::channel(0);
         let read = async {
             loop {

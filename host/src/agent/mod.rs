@@ -1,14 +1,14 @@
 //! The client of the agent inside a guest (`hearth-guest`); the protocol is `agent.proto`.
 //!
-//! * [`control`] – requests and answers: configure, start, hooks, identity
+//! * [`control`] – requests and responses: configure, start, hooks, identity
 //! * [`exec`] – processes in the app's container, and files into and out of it
-//! * [`logs`] – what the app writes
+//! * [`logs`] – the app's log
 //! * [`names`] – queries of the guest's DNS stub
 //!
-//! The guest's kernel and its agent are not trusted: they may be silent at any point, say half of something, or a byte a second.
-//! So every exchange has one deadline for all of it – to connect, to greet, to ask and to be answered – which no byte that comes
-//! makes longer. Streams that may be long (an app's traffic, a process, lines, names) have one for their opening, and end with the
-//! microVM.
+//! The guest's kernel and its agent are not trusted: they may be silent at any point, send half of a message, or one byte a second.
+//! So every exchange has one deadline – to connect, to greet, to send the request and to receive the response – which no received byte
+//! extends. Streams that may be long (an app's traffic, a process, lines, names) have a deadline for their opening, and are closed with
+//! the microVM.
 
 pub mod control;
 #[cfg(any(test, feature = "double"))]
@@ -36,35 +36,35 @@ pub use hearth_agent_protocol::frame::FrameError;
 use hearth_agent_protocol::frame::{receive, write};
 use hearth_agent_protocol::{PORT, version};
 
-/// How long the opening of a connection may take: to connect, to greet, to be greeted.
+/// Deadline for opening a connection: to connect, to send the greeting, to receive the answer.
 pub const OPENING: Duration = Duration::from_secs(30);
 
-/// How long to wait before a guest that boots is asked again.
+/// Pause between attempts to reach the agent of a guest that boots.
 const BOOT_POLL: Duration = Duration::from_millis(5);
 
-/// Why the agent could not be asked, or did not do it.
+/// Why a request could not be sent to the agent, or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// The monitor gave no stream.
+    /// The monitor opened no stream.
     #[error("connecting to the guest's agent: {0}")]
     Monitor(#[from] ClientError),
-    /// The connection broke.
+    /// The connection failed.
     #[error("{what}: {source}; the guest may have ended")]
     Connection {
-        /// What was being done.
+        /// The operation, for the message.
         what: &'static str,
-        /// What happened.
+        /// The error of the connection.
         source: FrameError,
     },
     /// The agent refused.
     #[error("{message}")]
     Refused {
-        /// The kind of refusal.
+        /// The kind of failure.
         code: proto::FailureCode,
         /// Why, and what to do.
         message: String,
     },
-    /// The agent answered something else than it was asked.
+    /// The agent's answer does not belong to the request.
     #[error(
         "the guest's agent gave an answer that does not belong to the request; are guest and host of one release?"
     )]
@@ -72,17 +72,17 @@ pub enum AgentError {
     /// The agent did not answer in time.
     #[error("the guest's agent did not answer within {} s while {what}", limit.as_secs())]
     TimedOut {
-        /// What was being done.
+        /// The operation, for the message.
         what: &'static str,
-        /// How long it had.
+        /// The deadline.
         limit: Duration,
     },
-    /// What was to be passed on could not be read or written on the host's side.
+    /// Data that was to be passed on could not be read or written on the host's side.
     #[error("{what}: {source}")]
     Host {
-        /// What was being done.
+        /// The operation, for the message.
         what: &'static str,
-        /// What the system answered.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
@@ -93,9 +93,9 @@ impl From<proto::Failure> for AgentError {
     }
 }
 
-/// A way to a port of a guest.
+/// Opens streams to the agent's port of a guest.
 pub trait Dial: Send + Sync {
-    /// Opens a stream to the agent. It may take a moment until it is known whether anybody listens there.
+    /// Opens a stream to the agent. Whether the agent listens may become known only later.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -108,15 +108,15 @@ impl Dial for Client {
     }
 }
 
-/// The agent of one guest. Copies are cheap and reach the same.
+/// The agent of one guest. Clones are cheap and reach the same agent.
 #[derive(Clone)]
 pub struct Agent {
     dial: Arc<dyn Dial>,
-    /// One dials at a time: a monitor that is silent holds up one thread, not all that the program has.
+    /// Limits dialling to one at a time, so that a monitor that does not answer blocks one thread and not the whole pool.
     turn: Arc<Semaphore>,
 }
 
-/// Gives `work` with an agent `limit`, for all of it together.
+/// Runs `work` with an agent within `limit`; `what` is named in the error.
 async fn within<T>(
     what: &'static str,
     limit: Duration,
@@ -132,13 +132,13 @@ impl std::fmt::Debug for Agent {
 }
 
 impl Agent {
-    /// The agent at the other end of `dial`.
+    /// The agent that `dial` reaches.
     pub fn new(dial: impl Dial + 'static) -> Self {
         Self { dial: Arc::new(dial), turn: Arc::new(Semaphore::new(1)) }
     }
 
-    /// The agent in the guest of the monitor whose control socket is at `path`, on a connection of its own: a monitor that
-    /// is busy with another request (a snapshot, say) on another connection still answers here.
+    /// The agent in the guest of the monitor whose control socket is at `path`, on a separate connection: a monitor that is busy with
+    /// another request (a snapshot, say) on another connection still answers on this one.
     ///
     /// # Errors
     /// [`AgentError::Monitor`].
@@ -146,7 +146,7 @@ impl Agent {
         Ok(Self::new(Client::connect(path)?))
     }
 
-    /// Opens a connection of the kind `kind`, in [`OPENING`].
+    /// Opens a connection of this kind within [`OPENING`].
     ///
     /// # Errors
     /// [`AgentError`].
@@ -161,8 +161,8 @@ impl Agent {
         };
         let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|error| failed(error.to_string()))?;
         let dial = Arc::clone(&self.dial);
-        // The monitor answers at once, but a thread that waits for it must not be one of the runtime's. It may wait for longer than
-        // whoever asked.
+        // The monitor answers at once, but a thread that waits for it must not be one of the runtime's. The thread may wait longer than the
+        // caller does.
         let dialed = tokio::task::spawn_blocking(move || {
             let dialed = dial.dial();
             drop(turn);
@@ -196,12 +196,13 @@ impl Agent {
         Ok(Control::new(self.open(Kind::Control(proto::OpenControl {})).await?))
     }
 
-    /// Waits until the agent of a guest that boots, or was restored, takes requests.
+    /// Waits until the agent of a guest that boots, or was restored, accepts requests.
     ///
     /// # Errors
-    /// [`AgentError::TimedOut`] after `limit`; [`AgentError::Monitor`] when the monitor has ended.
+    /// [`AgentError::TimedOut`] after `limit`; [`AgentError::Monitor`] when the monitor has exited.
     pub async fn wait_ready(&self, limit: Duration) -> Result<Control, AgentError> {
-        // Nobody listens yet, or the guest's driver is not up: the monitor says so. What was greeted too early may be lost.
+        // The monitor refuses the connection while the agent does not listen or the guest's driver is not up. A greeting that is sent too
+        // early may be lost.
         let too_early = |error: &AgentError| {
             use AgentError::{Connection, Monitor, TimedOut};
             matches!(error, Connection { .. } | TimedOut { .. } | Monitor(ClientError::Refused { .. }))
@@ -217,10 +218,10 @@ impl Agent {
         within("the guest booted", limit, ready).await
     }
 
-    /// Calls a hook of the app, on a connection of its own: with [`HookCall::limit`] for all of it together.
+    /// Calls a hook of the app over a new connection, with [`HookCall::limit`] as the deadline of the whole exchange.
     ///
     /// # Errors
-    /// As [`Control::call_hook`].
+    /// The same as of [`Control::call_hook`].
     pub async fn call_hook(&self, call: &HookCall) -> Result<HookResult, AgentError> {
         let called = async {
             let control = self.greet(Kind::Control(proto::OpenControl {})).await?;
@@ -229,10 +230,10 @@ impl Agent {
         within("calling a hook of the app", call.limit(), called).await
     }
 
-    /// Has the app stand still, with `limit` for all of it, and goes on with the connection: as [`Control::freeze`].
+    /// Freezes the app like [`Control::freeze`], with `limit` as the deadline of the whole exchange. Also returns the connection.
     ///
     /// # Errors
-    /// As [`Control::freeze`].
+    /// The same as of [`Control::freeze`].
     pub async fn freeze(
         &self,
         forget: bool,
@@ -246,10 +247,10 @@ impl Agent {
         within("freezing the app", limit, frozen).await
     }
 
-    /// Has the app go on, on a connection of its own, with `limit` for all of it: as [`Control::thaw`].
+    /// Thaws the app like [`Control::thaw`], over a new connection, with `limit` as the deadline of the whole exchange.
     ///
     /// # Errors
-    /// As [`Control::thaw`].
+    /// The same as of [`Control::thaw`].
     pub async fn thaw(&self, limit: Duration) -> Result<(), AgentError> {
         let thawed = async {
             let control = self.greet(Kind::Control(proto::OpenControl {})).await?;
@@ -258,10 +259,10 @@ impl Agent {
         within("thawing the app", limit, thawed).await
     }
 
-    /// A TCP connection to a port of the app. The app has `timeout` to take it; the agent has [`OPENING`] beside that.
+    /// A TCP connection to a port of the app. The app has `timeout` to accept it; the agent has [`OPENING`] in addition.
     ///
     /// # Errors
-    /// [`AgentError::Refused`] when nobody listens there.
+    /// [`AgentError::Refused`] when nothing listens there.
     pub async fn stream(&self, port: u16, timeout: Duration) -> Result<UnixStream, AgentError> {
         let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
         let opened = self.greet(Kind::Stream(proto::OpenStream { port: port.into(), timeout_ms }));

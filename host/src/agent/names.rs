@@ -1,4 +1,4 @@
-//! Queries of the guest's DNS stub, answered by the host.
+//! Answers the queries of the guest's DNS stub.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use hearth_agent_protocol::frame::{receive, write};
 const UNDER_WAY: usize = 64;
 
 impl Agent {
-    /// Answers the guest's DNS queries with `answer` until the connection ends.
+    /// Answers the guest's DNS queries with `answer` until the connection is closed.
     ///
     /// # Errors
-    /// The connection's errors, that it ended among them.
+    /// Errors of the connection, also that it was closed.
     pub async fn serve_names<F, A>(&self, answer: F) -> Result<(), AgentError>
     where
         F: Fn(Vec<u8>) -> A + Send + Sync + 'static,
@@ -35,7 +35,7 @@ impl Agent {
             let (answer, writer) = (Arc::clone(&answer), Arc::clone(&writer));
             tokio::spawn(async move {
                 let message = answer(query.message).await;
-                // When the connection has ended, the loop above says so.
+                // When the connection is closed, the loop above returns the error.
                 let _ = write(&mut *writer.lock().await, &proto::DnsAnswer { id: query.id, message }).await;
                 drop(permit);
             });

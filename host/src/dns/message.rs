@@ -1,9 +1,9 @@
-//! As much of DNS messages (RFC 1035, RFC 6891) as passing on one question takes.
+//! The parts of DNS messages (RFC 1035, RFC 6891) that are needed to pass on one question.
 
-/// A query of a guest is not longer than this.
+/// Largest query of a guest in bytes.
 const MAX_QUERY: usize = 4096;
 const HEADER: usize = 12;
-/// What we tell a server to send over UDP at most: what passes every network in one piece (RFC 9715).
+/// The largest UDP answer in bytes that servers may send: it passes every network unfragmented (RFC 9715).
 const UDP_SIZE: u16 = 1232;
 const MAX_LABEL: u8 = 63;
 const MAX_NAME: usize = 255;
@@ -13,7 +13,7 @@ const OPCODE: u16 = 0x7800;
 const TRUNCATED: u16 = 0x0200;
 const RECURSION_DESIRED: u16 = 0x0100;
 const RECURSION_AVAILABLE: u16 = 0x0080;
-/// Recursion desired, authentic data, checking disabled: what a client may ask of a resolver.
+/// Recursion desired, authentic data, checking disabled: the flags that a client may set for a resolver.
 const PASSED_ON: u16 = RECURSION_DESIRED | 0x0030;
 
 const OPT: u16 = 41;
@@ -21,7 +21,7 @@ const DNSSEC_OK: u16 = 0x8000;
 /// Transfers of zones (AXFR, IXFR) take more than one message.
 const TRANSFERS: [u16; 2] = [251, 252];
 
-/// The outcome that a header tells.
+/// The outcome in a message's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rcode {
     NoError,
@@ -46,7 +46,7 @@ impl Rcode {
         }
     }
 
-    /// That of a message with a whole header.
+    /// The outcome of a message with a complete header.
     pub(super) fn of(message: &[u8]) -> Self {
         match word(message, 2).unwrap_or_default() & 0xf {
             0 => Self::NoError,
@@ -59,42 +59,42 @@ impl Rcode {
         }
     }
 
-    /// Whether another server would say the same.
+    /// Whether the outcome counts as final, so that no other server is queried.
     pub(super) fn is_final(self) -> bool {
         matches!(self, Self::NoError | Self::NameError)
     }
 }
 
-/// What is left of a query.
+/// The parts of a guest's query that are passed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Query {
     id: u16,
     flags: u16,
     /// Name, type and class, without pointers.
     question: Vec<u8>,
-    /// With EDNS, whether DNSSEC records are wanted.
+    /// None without EDNS; otherwise whether DNSSEC records are wanted.
     dnssec: Option<bool>,
 }
 
-/// What a server's message is to a query.
+/// How a server's message relates to a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Match {
-    /// Not its answer.
+    /// The message is not the answer.
     Foreign,
-    /// The beginning of its answer.
+    /// The message is the truncated answer.
     Truncated,
-    /// Its answer.
+    /// The message is the complete answer.
     Whole,
 }
 
 impl Query {
-    /// Reads a message of a guest.
+    /// Parses a message of a guest.
     ///
     /// # Errors
-    /// What to answer instead; nothing, when no answer is due.
+    /// The message to answer with instead; empty when there must be no answer.
     pub(super) fn parse(message: &[u8]) -> Result<Self, Vec<u8>> {
         let (Some(id), Some(flags)) = (word(message, 0), word(message, 2)) else { return Err(Vec::new()) };
-        // An answer to an answer could go round for ever.
+        // Answers to answers could circulate for ever.
         if flags & RESPONSE != 0 {
             return Err(Vec::new());
         }
@@ -139,14 +139,14 @@ impl Query {
         message
     }
 
-    /// Whether a message is the answer to this query, which was sent with `id`.
+    /// How a message relates to this query, which was sent with `id`.
     pub(super) fn judge(&self, id: u16, message: &[u8]) -> Match {
         let (Some(flags), Some(questions)) = (word(message, 2), word(message, 4)) else {
             return Match::Foreign;
         };
         let asked = message.get(HEADER..).unwrap_or_default();
         let asked = asked.get(..self.question.len()).unwrap_or_default();
-        // Some servers repeat no question when they have no answer either.
+        // Some servers do not repeat the question when they have no answer.
         let same = match questions {
             0 => message.len() >= HEADER && Rcode::of(message) != Rcode::NoError,
             1 => asked.eq_ignore_ascii_case(&self.question),
@@ -161,7 +161,7 @@ impl Query {
         }
     }
 
-    /// A server's answer with the id of the guest's query.
+    /// A server's answer, with its id replaced by that of the guest's query.
     pub(super) fn with_own_id(&self, mut answer: Vec<u8>) -> Vec<u8> {
         for (to, from) in answer.iter_mut().zip(self.id.to_be_bytes()) {
             *to = from;
@@ -169,7 +169,7 @@ impl Query {
         answer
     }
 
-    /// An answer of our own.
+    /// An answer that is made here, without records.
     pub(super) fn failure(&self, rcode: Rcode) -> Vec<u8> {
         response(self.id, self.flags, rcode, &self.question)
     }
@@ -191,14 +191,14 @@ fn word(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-/// How long the question is that `bytes` begin with: a name of labels, type and class.
+/// Length of the question at the beginning of `bytes`: a name of labels, type and class.
 fn question_length(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
         match *bytes.get(at)? {
             0 => break,
             label @ 1..=MAX_LABEL => at += usize::from(label) + 1,
-            // A pointer, or a kind of label that nobody uses.
+            // A pointer, or an obsolete kind of label.
             _ => return None,
         }
         if at >= MAX_NAME {
@@ -209,7 +209,7 @@ fn question_length(bytes: &[u8]) -> Option<usize> {
     (length <= bytes.len()).then_some(length)
 }
 
-/// Whether DNSSEC records are wanted, when `bytes` are exactly one OPT record.
+/// If `bytes` are exactly one OPT record: whether DNSSEC records are wanted.
 fn edns(bytes: &[u8]) -> Option<bool> {
     if bytes.first() != Some(&0) || word(bytes, 1) != Some(OPT) {
         return None;

@@ -1,9 +1,9 @@
-//! The host's half of a guest's DNS: no UDP leaves a guest, so its stub sends queries over vsock, and the host asks its own
+//! The host's half of a guest's DNS: no UDP leaves a guest, so its stub sends queries over vsock, and the host queries its own
 //! resolvers.
 //!
-//! A query is hostile. Nothing of it is passed on but one question and a few flags, in a message of our own with
-//! a random id from a random port; what comes back is the answer only if it repeats both. An answer's addresses
-//! are not judged: what a guest may connect to is decided where packets pass (`network`).
+//! A query is hostile. Only one question and a few flags of it are passed on, in a new message with a random id from a random
+//! port; a message is accepted as the answer only if it repeats id and question. The addresses in an answer are not checked: what a
+//! guest may connect to is decided where packets pass (`network`).
 
 mod message;
 mod servers;
@@ -21,13 +21,13 @@ use message::{Query, Rcode};
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DnsConfig {
-    /// Servers to ask, in this order, at most three; none: those of `/etc/resolv.conf` at the time of each query.
+    /// Servers to query, in this order, at most three. If empty, those of `/etc/resolv.conf` at the time of each query.
     pub servers: Vec<SocketAddr>,
-    /// How long to wait for a server's answer, in milliseconds.
+    /// Timeout of one attempt with one server, in milliseconds.
     pub attempt_timeout_ms: u64,
-    /// How long to work on a query altogether, in milliseconds; a guest gives up after 5 to 10 s.
+    /// Deadline of a query over all attempts, in milliseconds; a guest gives up after 5 to 10 s.
     pub timeout_ms: u64,
-    /// How many queries of one guest are under way at once; more wait.
+    /// Most queries of one guest that are under way at once; more of them wait.
     pub concurrent: usize,
 }
 
@@ -37,7 +37,7 @@ impl Default for DnsConfig {
     }
 }
 
-/// Answers the queries of one guest, so that a guest that asks too much keeps only itself waiting.
+/// Answers the queries of one guest. Each guest has its own, so that a guest with too many queries delays only itself.
 #[derive(Debug)]
 pub struct Resolver {
     servers: Vec<SocketAddr>,
@@ -47,7 +47,7 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// One that works as configured.
+    /// A resolver with this configuration.
     #[must_use]
     pub fn new(config: &DnsConfig) -> Self {
         Self {
@@ -58,8 +58,8 @@ impl Resolver {
         }
     }
 
-    /// The answer to a DNS message without TCP's length: at most 65,535 bytes, whatever the guest's client takes
-    /// over UDP; SERVFAIL when nobody answers in time. Empty: the message deserves none.
+    /// The answer to a DNS message without TCP's length prefix: at most 65,535 bytes, even if the guest's client accepts less over UDP;
+    /// SERVFAIL when no server answers in time. Empty if the message must not be answered.
     pub async fn answer(&self, message: &[u8]) -> Vec<u8> {
         let query = match Query::parse(message) {
             Ok(query) => query,
@@ -67,7 +67,7 @@ impl Resolver {
         };
         let deadline = Instant::now() + self.timeout;
         let answer = timeout_at(deadline, async {
-            // Never closed; without a slot nothing is asked.
+            // The semaphore is never closed. Without a slot, no server is queried.
             let _slot = self.slots.acquire().await.ok()?;
             self.ask_servers(&query).await
         });
@@ -77,7 +77,7 @@ impl Resolver {
         }
     }
 
-    /// Asks one server after the other, those that said nothing a second time.
+    /// Queries one server after the other, and those that did not answer a second time.
     async fn ask_servers(&self, query: &Query) -> Option<Vec<u8>> {
         let configured =
             if self.servers.is_empty() { servers::of_the_host().await } else { self.servers.clone() };
@@ -88,7 +88,7 @@ impl Resolver {
             for server in silent {
                 match timeout(self.attempt_timeout, upstream::ask(server, query)).await {
                     Ok(Ok(answer)) if Rcode::of(&answer).is_final() => return Some(answer),
-                    // Another server may know better.
+                    // Another server may have a better answer.
                     Ok(Ok(answer)) => unhelpful = Some(answer),
                     Ok(Err(_)) | Err(_) => next.push(server),
                 }

@@ -1,15 +1,15 @@
-//! Which servers the host itself asks.
+//! The host's own DNS servers.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// More servers than this are not asked, as in the C library.
+/// Most servers that are queried, as in the C library.
 pub(super) const MAX: usize = 3;
 const CONFIGURATION: &str = "/etc/resolv.conf";
 const PORT: u16 = 53;
 
-/// The host's servers now: they change with its networks.
+/// The host's servers at this time: they change with its networks.
 pub(super) async fn of_the_host() -> Vec<SocketAddr> {
-    // Without a readable file there is one on this machine, as in the C library.
+    // Without a readable file, the server is on this machine, as in the C library.
     let text = tokio::fs::read_to_string(CONFIGURATION).await.unwrap_or_default();
     parse(&text)
 }

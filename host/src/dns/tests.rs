@@ -1,4 +1,4 @@
-//! Resolvers against servers on loopback that do as they are told.
+//! Tests of resolvers against scripted servers on loopback.
 
 use std::sync::{Arc, Mutex};
 
@@ -22,9 +22,9 @@ struct Server {
 }
 
 impl Server {
-    /// One that sends what `script` makes of a query.
+    /// Starts a server that sends the messages that `script` makes of a query.
     async fn start(script: impl Fn(Transport, &[u8]) -> Vec<Vec<u8>> + Send + Sync + 'static) -> Self {
-        // A port that both have free.
+        // A port number that is free for both UDP and TCP.
         let (udp, tcp) = loop {
             let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
             if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
@@ -64,7 +64,7 @@ impl Server {
 
 fn resolver(servers: &[&Server]) -> Resolver {
     let servers = servers.iter().map(|server| server.address).collect();
-    // Short only where a server is silent on purpose.
+    // The default timeouts. Shorter ones are used only where a server does not answer on purpose.
     Resolver::new(&DnsConfig { servers, ..DnsConfig::default() })
 }
 
@@ -161,7 +161,7 @@ async fn a_server_that_cannot_help_is_followed_by_the_next() {
     let refusing = Server::start(|_, query| vec![answer(query, 5, b"no")]).await;
     let good = Server::start(|_, query| vec![answer(query, 0, b"records")]).await;
     assert_eq!(resolver(&[&broken, &refusing, &good]).answer(&query()).await, expected(0, b"records"));
-    // Where none can help, what the last one said is the answer, and none is asked twice.
+    // Where no server has a final answer, the last one's is passed on, and no server is queried twice.
     assert_eq!(resolver(&[&broken, &refusing]).answer(&query()).await, expected(5, b"no"));
     assert_eq!((broken.seen().len(), refusing.seen().len()), (2, 2));
 }
@@ -171,7 +171,7 @@ async fn when_nobody_answers_the_guest_is_told() {
     let silent = Server::start(|_, _| Vec::new()).await;
     assert_eq!(impatient(&[&silent]).answer(&query()).await, answer(&query(), 2, b""));
     assert_eq!(silent.seen().len(), 2, "a datagram can get lost once");
-    // Nobody listens there.
+    // Nothing listens there.
     let gone = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let config = DnsConfig { servers: vec![gone], ..DnsConfig::default() };
     assert_eq!(Resolver::new(&config).answer(&query()).await, answer(&query(), 2, b""));

@@ -1,4 +1,4 @@
-//! Asking one server.
+//! Queries one server.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -8,10 +8,10 @@ use tokio::net::{TcpStream, UdpSocket};
 
 use super::message::{Match, Query};
 
-/// Longer datagrams than we asked for are no answers of a decent server.
+/// Largest datagram in bytes that is received; it is larger than a correct server sends, given the size in the query.
 const MAX_DATAGRAM: usize = 4096;
 
-/// The answer of `server`, over UDP, or over TCP where it is too long for that. Waits for as long as it is let.
+/// The answer of `server` over UDP, or over TCP if it was truncated. Has no timeout of its own.
 pub(super) async fn ask(server: SocketAddr, query: &Query) -> io::Result<Vec<u8>> {
     match over_udp(server, query).await? {
         Some(answer) => Ok(answer),
@@ -19,13 +19,13 @@ pub(super) async fn ask(server: SocketAddr, query: &Query) -> io::Result<Vec<u8>
     }
 }
 
-/// The answer over UDP; `None`: ask over TCP.
+/// The answer over UDP; `None` if it was truncated and TCP has to be used.
 async fn over_udp(server: SocketAddr, query: &Query) -> io::Result<Option<Vec<u8>>> {
     let any: SocketAddr = match server {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
-    // The kernel chooses a random port. Connected, the socket takes datagrams of the server only.
+    // The kernel chooses a random port. A connected socket receives datagrams of this server only.
     let socket = UdpSocket::bind(any).await?;
     socket.connect(server).await?;
     let id = random_id()?;
@@ -35,7 +35,7 @@ async fn over_udp(server: SocketAddr, query: &Query) -> io::Result<Option<Vec<u8
         let count = socket.recv(&mut buffer).await?;
         let message = buffer.get(..count).unwrap_or_default();
         match query.judge(id, message) {
-            // Somebody guesses; the right one may still come.
+            // Possibly a forged answer; the right one may still come.
             Match::Foreign => {}
             Match::Truncated => return Ok(None),
             Match::Whole => return Ok(Some(message.to_vec())),
@@ -61,7 +61,7 @@ async fn over_tcp(server: SocketAddr, query: &Query) -> io::Result<Vec<u8>> {
 
 fn random_id() -> io::Result<u16> {
     let mut id = [0; 2];
-    // SAFETY: writes at most as many bytes as it is told to the address, which is valid for them.
+    // SAFETY: writes at most the given number of bytes to the address, which is valid for them.
     let count = unsafe { libc::getrandom(id.as_mut_ptr().cast(), id.len(), 0) };
     if usize::try_from(count).is_ok_and(|count| count == id.len()) {
         Ok(u16::from_ne_bytes(id))

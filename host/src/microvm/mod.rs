@@ -1,8 +1,8 @@
 //! A monitor process with disks, network and agent, booted or restored.
 //!
-//! * [`trim`] – giving back what the guest does not use, before a snapshot
-//! * [`process`] – the process by descriptor, also of a monitor that somebody else has started
-//! * [`orphans`] – ending monitors whose controller was killed
+//! * [`trim`] – returning the guest's unused memory to the host before a snapshot
+//! * [`process`] – a process held by descriptor, also of a monitor that another process has started
+//! * [`orphans`] – terminating monitors whose controller was killed
 
 pub mod orphans;
 pub mod process;
@@ -28,43 +28,43 @@ use crate::agent::{Agent, AgentError};
 use crate::shape::Shape;
 use process::Process;
 
-/// What every guest's kernel is told. Clones of a snapshot wake up after any time, which its watchdogs take for a stall.
+/// Command line of every guest's kernel. Clones of a snapshot wake up after any time, which the kernel's watchdogs would take for a stall.
 pub const COMMAND_LINE: &str = "console=ttyS0 loglevel=4 panic=-1 reboot=k rcupdate.rcu_cpu_stall_suppress=1 \
                                 random.trust_cpu=on";
 
-/// Console output of a guest that is kept, in bytes: its kernel's last words.
+/// Bytes of a guest's console output that are kept: its kernel's last messages.
 const CONSOLE_BYTES: u64 = 256 << 10;
-/// In a microVM's run directory: what its kernel wrote to its console …
+/// File in a microVM's run directory: console output of its kernel.
 pub const CONSOLE: &str = "console.log";
-/// … what its monitor wrote …
+/// File in a microVM's run directory: output of its monitor.
 pub const MONITOR_LOG: &str = "monitor.log";
-/// … and why its machine has ended, once it has: one line of JSON with `kind` and `message`.
+/// File in a microVM's run directory, which exists once the machine has ended: the reason, one line of JSON with `kind` and `message`.
 pub const EXIT_REPORT: &str = "exit.json";
-/// Makes descriptors that record working sets (Linux, Documentation/admin-guide/mm/userfaultfd.rst).
+/// Device that makes descriptors for recording working sets (Linux, Documentation/admin-guide/mm/userfaultfd.rst).
 const USERFAULTFD: &str = "/dev/userfaultfd";
-/// The guest's context id. Each guest has its vsock device for itself, so all have the same.
+/// The guest's context id. Each guest has a vsock device of its own, so all of them have the same id.
 const GUEST_CID: u32 = 3;
 
-/// Why a microVM could not be made, or saved.
+/// Why a microVM could not be made or saved.
 #[derive(Debug, thiserror::Error)]
 pub enum MicrovmError {
-    /// A file of it.
+    /// A file operation failed.
     #[error("{what} {path}: {source}")]
     File {
-        /// What was being done.
+        /// The operation, for the message.
         what: &'static str,
-        /// Where.
+        /// The file.
         path: PathBuf,
-        /// What the system answered.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The monitor process.
+    /// The monitor process could not be started.
     #[error(transparent)]
     Launch(#[from] LaunchError),
-    /// The monitor refused.
+    /// A request to the monitor failed.
     #[error(transparent)]
     Monitor(#[from] ClientError),
-    /// The machine makes no sense.
+    /// The machine's configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The snapshot cannot be restored.
@@ -73,10 +73,10 @@ pub enum MicrovmError {
     /// The snapshot cannot be taken.
     #[error(transparent)]
     Take(#[from] TakeError),
-    /// The guest's agent.
+    /// A request to the guest's agent failed.
     #[error(transparent)]
     Agent(#[from] AgentError),
-    /// A task of this process died.
+    /// A thread of this process panicked.
     #[error("a thread of the program ended unexpectedly: {0}")]
     Thread(String),
 }
@@ -86,18 +86,18 @@ pub enum MicrovmError {
 pub struct Card {
     /// The tap, attached with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`.
     pub tap: File,
-    /// Its hardware address in the guest.
+    /// Hardware address of the card in the guest.
     pub mac: [u8; 6],
-    /// Its MTU, if another than 1,500.
+    /// MTU of the card, unless it is 1,500.
     pub mtu: Option<u16>,
 }
 
-/// A guest that is to boot.
+/// A guest to boot.
 #[derive(Debug)]
 pub struct Boot {
-    /// An arm64 `Image`.
+    /// The kernel: an arm64 `Image`.
     pub kernel: PathBuf,
-    /// With `hearth-guest` as its init.
+    /// The initramfs, with `hearth-guest` as its init.
     pub initramfs: PathBuf,
     /// Memory and CPUs.
     pub shape: Shape,
@@ -107,22 +107,22 @@ pub struct Boot {
     pub card: Option<Card>,
 }
 
-/// A guest that is to be restored.
+/// A guest to restore.
 #[derive(Debug)]
 pub struct Restore {
     /// The folder of the snapshot.
     pub snapshot: PathBuf,
-    /// Disks, as they were.
+    /// Disks, in the same order as when the snapshot was taken.
     pub disks: Vec<DiskSource>,
-    /// The tap, where it had a network card.
+    /// The tap, if the guest had a network card.
     pub tap: Option<File>,
-    /// Which time it wakes up to.
+    /// The guest's clock after the restore.
     pub clock: RestoreClock,
-    /// Whether its working set is recorded, rather than brought in.
+    /// Whether the guest's working set is recorded, rather than prefetched.
     pub record: bool,
 }
 
-/// A monitor process, its guest and what is between this process and them. Dropping it kills both, unless it was
+/// A monitor process with its guest, and this process's connections to both. Dropping it kills the monitor, unless it was
 /// [detached](Self::detach) or [adopted](Self::adopt).
 #[derive(Debug)]
 pub struct Microvm {
@@ -145,7 +145,7 @@ pub fn open(what: &'static str, path: &Path) -> Result<File, MicrovmError> {
     File::open(path).map_err(file(what, path))
 }
 
-/// Makes an empty file that is not there yet, for reading and writing.
+/// Creates an empty file for reading and writing; it must not exist yet.
 ///
 /// # Errors
 /// [`MicrovmError::File`].
@@ -168,39 +168,39 @@ impl Microvm {
         Ok(Self { folder: folder.to_owned(), vmm: Mutex::new(Some(vmm)), client, agent })
     }
 
-    /// Connects to the monitor whose run directory is `folder`: one that was started by another process, or was detached.
+    /// Connects to the monitor whose run directory is `folder`: one that another process has started, or that was detached.
     ///
     /// # Errors
-    /// [`MicrovmError`] when nobody answers there.
+    /// [`MicrovmError`] when no monitor answers there.
     pub fn adopt(folder: &Path) -> Result<Self, MicrovmError> {
         let socket = folder.join(CONTROL_SOCKET);
         let (client, agent) = (Arc::new(Client::connect(&socket)?), Agent::of_monitor(&socket)?);
         Ok(Self { folder: folder.to_owned(), vmm: Mutex::new(None), client, agent })
     }
 
-    /// Lets the process live on when this is dropped. Whoever sees it end removes its run directory and what its jail had on
-    /// the host. None if it was detached before, or adopted.
+    /// Lets the process live on when this is dropped. The caller that sees it exit removes its run directory and what its jail has
+    /// left on the host. Returns none if it was detached before, or adopted.
     ///
     /// # Errors
-    /// [`MicrovmError::File`]; the process is then as before.
+    /// [`MicrovmError::File`]; nothing has changed then.
     pub fn detach(&self) -> Result<Option<Process>, MicrovmError> {
         let mut vmm = self.vmm.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(pid) = vmm.as_ref().map(Vmm::pid) else { return Ok(None) };
-        // A child that nobody has waited for: its id is its own.
+        // It is a child that was not waited for, so its process id cannot have been reused.
         let opened = Process::open(pid).and_then(|process| process.ok_or(io::ErrorKind::NotFound.into()));
         let process = opened.map_err(file("looking at the process of", &self.folder))?;
         let _ = vmm.take().map(Vmm::detach);
         Ok(Some(process))
     }
 
-    /// Gives the run directory another name, on the same file system.
+    /// Renames the run directory, within the same file system.
     ///
     /// # Errors
-    /// [`MicrovmError`]. The process is ended then, if it was this one's.
+    /// [`MicrovmError`]. The process is killed then, if this is its parent and it was not detached.
     pub fn move_to(self, folder: &Path) -> Result<Self, MicrovmError> {
         fs::rename(&self.folder, folder).map_err(file("moving the run directory to", folder))?;
         let vmm = self.vmm.into_inner().unwrap_or_else(PoisonError::into_inner);
-        // Errors tell the paths that connections were made with.
+        // New connections are made, because error messages contain the path that a connection was made with.
         Ok(Self { vmm: Mutex::new(vmm), ..Self::adopt(folder)? })
     }
 
@@ -237,7 +237,7 @@ impl Microvm {
         Ok(self.client.boot()?)
     }
 
-    /// Builds the machine of a snapshot and lets it run.
+    /// Builds the machine of a snapshot, and resumes it.
     ///
     /// # Errors
     /// [`MicrovmError`].
@@ -263,7 +263,7 @@ impl Microvm {
         create("making a file of the microVM", &self.folder.join(name))
     }
 
-    /// The connection to the monitor.
+    /// The client of the monitor.
     #[must_use]
     pub fn client(&self) -> &Arc<Client> {
         &self.client
@@ -281,7 +281,7 @@ impl Microvm {
         &self.folder
     }
 
-    /// What the guest's kernel wrote to its console, and the monitor to its log: for explaining failures.
+    /// Console output of the guest's kernel and the monitor's log, to explain failures.
     #[must_use]
     pub fn last_words(&self) -> String {
         let read = |name: &str| fs::read(self.folder.join(name)).unwrap_or_default();
@@ -289,15 +289,15 @@ impl Microvm {
         String::from_utf8_lossy(&words).trim().to_owned()
     }
 
-    /// Waits until the machine has ended; on a connection of its own.
+    /// Waits until the machine has ended, over a separate connection.
     ///
     /// # Errors
-    /// [`MicrovmError::Monitor`] when the monitor dies without a word.
+    /// [`MicrovmError::Monitor`] when the monitor dies without a report.
     pub async fn ended(&self) -> Result<proto::ExitReason, MicrovmError> {
         self.ask(Client::wait_exit).await
     }
 
-    /// Has a thread that may block ask the monitor.
+    /// Sends a request to the monitor, on a thread that may block.
     async fn ask<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Client) -> Result<T, ClientError> + Send + 'static,
@@ -307,16 +307,16 @@ impl Microvm {
         Ok(asked.map_err(|error| MicrovmError::Thread(error.to_string()))??)
     }
 
-    /// Waits for the process to end, which it does by itself when its machine has ended, and cleans up after it. Not for one
-    /// that was detached or adopted. One that does not end within `limit` is killed.
+    /// Waits until the process has exited, which it does by itself when its machine has ended, and cleans up after it. Kills it
+    /// after `limit`. Does nothing for a process that was detached or adopted.
     ///
     /// # Errors
-    /// [`MicrovmError::File`], also that it had to be killed.
+    /// [`MicrovmError::File`], also when the process had to be killed.
     pub fn reap(&self, limit: Duration) -> Result<(), MicrovmError> {
         let mut vmm = self.vmm.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(vmm) = vmm.as_mut() else { return Ok(()) };
         let waiting = "waiting for the monitor of";
-        // A child that nobody has waited for: its id is its own.
+        // It is a child that was not waited for, so its process id cannot have been reused.
         let process = Process::open(vmm.pid()).map_err(file(waiting, &self.folder))?;
         let ended = process.map_or(Ok(true), |process| process.wait(limit));
         if !ended.map_err(file(waiting, &self.folder))? {

@@ -1,4 +1,4 @@
-//! Ending monitors whose controller was killed.
+//! Terminates monitors whose controller was killed.
 
 use std::fs;
 use std::io;
@@ -9,28 +9,28 @@ use hearth_vmm::client::{CONTROL_SOCKET, Client, ClientError};
 
 use super::process::Process;
 
-/// How long a monitor has to end when asked.
+/// How long a monitor has to shut down before it is killed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Ends the monitor whose run directory is `folder`, if one runs there, and waits until it has.
+/// Terminates the monitor whose run directory is `folder`, if one runs there, and waits until it has exited.
 ///
 /// # Errors
-/// What the system answers when it can neither be asked nor killed.
+/// The monitor can neither be reached nor killed.
 pub fn end(folder: &Path) -> io::Result<()> {
     let socket = folder.join(CONTROL_SOCKET);
     let client = match Client::connect(&socket) {
         Ok(client) => client.patience(PATIENCE),
-        // Nobody listens: it has ended.
+        // Nothing listens on the socket: the monitor has exited.
         Err(ClientError::Unreachable { .. }) => return Ok(()),
         Err(error) => return Err(io::Error::other(error)),
     };
     let Ok(status) = client.status() else { return Ok(()) };
-    // The process cannot have ended and its number gone to another since: it has just answered, and is waited for here.
+    // The process id is still the monitor's: it answers once more after its process was opened.
     let Some(process) = Process::open(status.pid)? else { return Ok(()) };
     if client.status().is_err() {
         return Ok(());
     }
-    let _ = client.shutdown(); // it may end meanwhile
+    let _ = client.shutdown(); // the monitor may exit meanwhile
     if !process.wait(PATIENCE)? {
         process.kill()?;
         process.wait(PATIENCE)?;

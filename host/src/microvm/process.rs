@@ -1,7 +1,7 @@
-//! A monitor process that is held by descriptor, whoever started it.
+//! A monitor process that is held by descriptor, whichever process started it.
 //!
-//! A process id can go to another process; the descriptor (pidfd) cannot. What is written down of a process, to find it
-//! again after a restart of this one, is its id with its start time and the boot that both belong to.
+//! A process id can be reused by another process; the descriptor (pidfd) cannot. To find a process again after a restart of this
+//! one, its id is recorded together with its start time and the boot that both belong to.
 
 use std::fs;
 use std::io;
@@ -12,19 +12,19 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Changes with each boot of the host.
+/// File with the id of the host's boot, which differs for each boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-/// Which word of `/proc/PID/stat` behind the name is the start time (proc_pid_stat(5), field 22).
+/// Index of the start time among the words of `/proc/PID/stat` after the name (proc_pid_stat(5), field 22).
 const START_TIME: usize = 19;
 
-/// Which process it is, on this host and for all time.
+/// Identifies a process on this host, for all time.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Identity {
-    /// Its id.
+    /// Process id.
     pub pid: u32,
-    /// When it was started, in clock ticks since the boot.
+    /// Start time, in clock ticks since the boot.
     pub start_time: u64,
-    /// The boot.
+    /// Id of the host's boot.
     pub boot_id: String,
 }
 
@@ -36,26 +36,26 @@ impl Identity {
     }
 }
 
-/// The start time in a line of `/proc/PID/stat`. The name in it is the process's own choice, and may hold anything.
+/// Parses the start time in a line of `/proc/PID/stat`. The process chooses the name in it, which may contain any character.
 fn start_time(stat: &str) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(START_TIME)?.parse().ok()
 }
 
-/// A process. Dropping this changes nothing for it.
+/// A process. Dropping this does not affect it.
 #[derive(Debug)]
 pub struct Process {
     identity: Identity,
     fd: OwnedFd,
 }
 
-/// How a process has ended that was a child of this one.
+/// How a child of this process has terminated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// With this status.
+    /// It exited with this status.
     Status(i32),
-    /// By this signal.
+    /// It was killed by this signal.
     Signal(i32),
-    /// It was nobody's child here.
+    /// Unknown, because it is not a child of this process, or was reaped before.
     Unknown,
 }
 
@@ -70,15 +70,15 @@ impl std::fmt::Display for Ended {
 }
 
 impl Process {
-    /// The process with this id now; none if there is none.
+    /// Opens the process that has this id now; none if there is none.
     ///
     /// # Errors
-    /// What the system answers.
+    /// A system call failed.
     pub fn open(pid: u32) -> io::Result<Option<Self>> {
         // SAFETY: pidfd_open takes a process id and flags and touches no memory of this process.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
         let fd = match i32::try_from(fd) {
-            // SAFETY: the descriptor is new and nobody else's.
+            // SAFETY: the descriptor is new and has no other owner.
             Ok(fd) if fd >= 0 => unsafe { OwnedFd::from_raw_fd(fd) },
             _ => {
                 return match io::Error::last_os_error() {
@@ -89,31 +89,31 @@ impl Process {
         };
         match Identity::of(pid) {
             Ok(identity) => Ok(Some(Self { identity, fd })),
-            // It has ended, and was waited for, in between.
+            // The process has exited, and was waited for, in between.
             Err(error) if is_gone(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// The process that was written down; none if it has ended.
+    /// Finds the recorded process; none if it has exited.
     ///
     /// # Errors
-    /// What the system answers.
+    /// A system call failed.
     pub fn find(identity: &Identity) -> io::Result<Option<Self>> {
-        // Compared after the descriptor was opened: that is the process which the comparison is about.
+        // The identities are compared after the descriptor was opened, so that the comparison is about the process it refers to.
         Ok(Self::open(identity.pid)?.filter(|process| process.identity == *identity))
     }
 
-    /// What to write down.
+    /// The identity to record.
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// Waits until it has ended; whether it has.
+    /// Waits until the process has exited, at most `limit`. Returns whether it has.
     ///
     /// # Errors
-    /// What the system answers.
+    /// A system call failed.
     pub fn wait(&self, limit: Duration) -> io::Result<bool> {
         let mut poll = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         let milliseconds = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
@@ -129,31 +129,31 @@ impl Process {
         }
     }
 
-    /// Whether it has ended.
+    /// Whether the process has exited.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.wait(Duration::ZERO).unwrap_or(false)
     }
 
-    /// Waits until it has ended, on the runtime.
+    /// Waits until the process has exited, on the runtime.
     ///
     /// # Errors
-    /// What the system answers.
+    /// A system call failed.
     pub async fn ended(&self) -> io::Result<()> {
         let fd = self.fd.try_clone()?;
-        // SAFETY: the descriptor is owned by what it is registered for, and is not closed or replaced before that is dropped.
+        // SAFETY: the descriptor is owned by the object that it is registered for, and is not closed or replaced before that is dropped.
         let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
         fd.readable().await?.retain_ready();
         Ok(())
     }
 
-    /// Kills it (`SIGKILL`). One that has ended already is no error.
+    /// Kills the process (`SIGKILL`). If it has exited already, that is no error.
     ///
     /// # Errors
-    /// What the system answers.
+    /// A system call failed.
     pub fn kill(&self) -> io::Result<()> {
         let (info, flags) = (std::ptr::null::<libc::siginfo_t>(), 0);
-        // SAFETY: the descriptor is a process's, and no information goes with the signal.
+        // SAFETY: the descriptor is a process's, and the signal is sent without information.
         match unsafe {
             libc::syscall(libc::SYS_pidfd_send_signal, self.fd.as_raw_fd(), libc::SIGKILL, info, flags)
         } {
@@ -165,7 +165,7 @@ impl Process {
         }
     }
 
-    /// Takes note of its end, if it was a child of this process: it stays in the table of processes until then.
+    /// Reaps the process if it is a child of this one: until then, an exited child stays in the table of processes.
     #[must_use]
     pub fn reap(&self) -> Ended {
         let Ok(fd) = libc::id_t::try_from(self.fd.as_raw_fd()) else { return Ended::Unknown };
@@ -173,7 +173,7 @@ impl Process {
         let options = libc::WEXITED | libc::WNOHANG;
         // SAFETY: `info` is a valid place for the answer.
         if unsafe { libc::waitid(libc::P_PIDFD, fd, info.as_mut_ptr(), options) } != 0 {
-            return Ended::Unknown; // nobody's child here, or noted already
+            return Ended::Unknown; // not a child of this process, or reaped already
         }
         // SAFETY: plain numbers, for which zeroes are valid, and filled in by the call where there was an end.
         let info = unsafe { info.assume_init() };

@@ -1,6 +1,6 @@
-//! Giving back what the guest does not use, before a snapshot.
+//! Returns the guest's unused memory to the host, before a snapshot.
 //!
-//! Free pages of a guest still hold what was last in them, and would be in the snapshot. The balloon takes them all: the
+//! Free pages of a guest still hold their last content, and would be in the snapshot. The balloon takes them all: the
 //! monitor drops them from the host's memory, after which they read as zeros and take no room in a snapshot. Then the
 //! balloon is emptied, and the guest has its memory again.
 
@@ -10,19 +10,19 @@ use tokio::time::{Instant, sleep};
 
 use super::{Microvm, MicrovmError};
 
-/// Left to the guest while the balloon is full, in MiB.
+/// Memory in MiB that the guest keeps while the balloon is full.
 const LEFT: u64 = 12;
-/// How long the guest has to fill the balloon, or to empty it. What is not there then stays in the snapshot, which does no harm.
+/// Deadline for the guest to fill the balloon, or to empty it. Pages that are not in it by then stay in the snapshot, which does no harm.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How often the balloon is looked at.
+/// Interval between checks of the balloon.
 const POLL: Duration = Duration::from_millis(5);
-/// Without progress for so long, the guest has given what it can.
+/// After so long without progress, the guest has given all the pages that it can.
 const STALLED: Duration = Duration::from_millis(500);
 /// Balloon pages in a MiB.
 const PAGES_PER_MIB: u64 = 256;
 
 impl Microvm {
-    /// Takes `free_mib` MiB from the guest but for a little, and gives them back.
+    /// Takes `free_mib` MiB except a few from the guest, and gives them back.
     ///
     /// # Errors
     /// [`MicrovmError::Monitor`].
@@ -37,7 +37,7 @@ impl Microvm {
         self.settle(|pages| pages == 0).await
     }
 
-    /// Waits until the balloon is as wanted, or no longer changes.
+    /// Waits until the balloon's size is as wanted, or no longer changes.
     async fn settle(&self, wanted: impl Fn(u64) -> bool) -> Result<(), MicrovmError> {
         let end = Instant::now() + PATIENCE;
         let (mut last, mut since) = (u64::MAX, Instant::now());

@@ -1,11 +1,11 @@
-//! What an operator can decide about networks.
+//! The operator's configuration of networks.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 
-/// MTUs that a guest's card may have: of IPv6's least, which everybody can do, to Ethernet's.
+/// MTUs that a guest's card may have: from IPv6's minimum, which every network supports, to Ethernet's.
 pub(super) const MTUS: RangeInclusive<u16> = 1280..=1500;
 
 /// The configuration of all microVMs' networks.
@@ -13,20 +13,20 @@ pub(super) const MTUS: RangeInclusive<u16> = 1280..=1500;
 #[serde(default, deny_unknown_fields)]
 pub struct NetworkConfig {
     /// Addresses for the pairs of interfaces between host and namespaces, a /31 for each microVM: `100.96.0.0/16` has
-    /// room for 32,768. All that make microVMs on one host use the same pool.
+    /// room for 32,768. All programs that make microVMs on one host use the same pool.
     pub pool: Ipv4Net,
-    /// Ranges that are never reachable, beside those that never are anyway: link-local, multicast, loopback and
+    /// Ranges that are never reachable, in addition to those that no configuration makes reachable: link-local, multicast, loopback and
     /// reserved ones, the pool, the host's addresses and the networks it is connected to. Default: private networks
     /// (RFC 1918), shared addresses (RFC 6598), protocol assignments (192.0.0.0/24) and Azure's platform address.
     pub blocked: Vec<Ipv4Net>,
-    /// Exceptions of `blocked` and of the networks that the host is connected to; never of the rest.
+    /// Exceptions from `blocked` and from the networks that the host is connected to; never from the other unreachable ranges.
     pub allowed: Vec<Ipv4Net>,
-    /// The MTU of guests' cards in bytes, 1280 to 1500. Where the host's uplink has a smaller one, TCP finds out.
+    /// MTU of guests' cards in bytes, 1280 to 1500. If the host's uplink has a smaller one, TCP's path MTU discovery adapts.
     pub mtu: u16,
-    /// Connections that a guest may have at once, at least 1: the host has a table of all guests' connections.
+    /// Connections that a guest may have at once, at least 1. The limit protects the host's table of all guests' connections.
     pub connections: u32,
-    /// Connections that a guest may open per second, at least 1, and twice as many in a burst: closed ones stay in that
-    /// table for up to two minutes.
+    /// Connections that a guest may open per second, at least 1, and twice as many in a burst. The limit is needed because closed
+    /// connections stay in that table for up to two minutes.
     pub connection_rate: u32,
     /// The program `nft`, 1.0.6 or newer: a path, or a name that is looked up in PATH.
     pub nft: PathBuf,
@@ -63,7 +63,7 @@ impl NetworkConfig {
     #[must_use]
     pub fn slots(&self) -> u32 {
         let addresses = 1_u64 << 32_u8.saturating_sub(self.pool.prefix_len());
-        // Of a pool that is larger than slots have names, a part is used.
+        // A pool that is larger than the range of slot numbers is used in part.
         u32::try_from((addresses / 2).min(1 << 16)).unwrap_or(0)
     }
 }

@@ -1,4 +1,4 @@
-//! What goes wrong with networks.
+//! Errors of networks.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,13 +11,13 @@ use super::{MAX_NAME, PREFIX};
 /// Why a network could not be made, found or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
-    /// The name cannot be one of a network.
+    /// The name is not valid for a network.
     #[error("{0:?} is no name of a network: give 1 to {MAX_NAME} letters, digits, '-' and '_'")]
     Name(String),
     /// The configured MTU is out of range.
     #[error("an MTU of {0} bytes is out of range: configure {low} to {high}", low = MTUS.start(), high = MTUS.end())]
     Mtu(u16),
-    /// The pool is not free.
+    /// The pool overlaps a network of the host.
     #[error(
         "the pool {pool} for microVMs overlaps {network}, which this host is connected to; configure another"
     )]
@@ -35,26 +35,26 @@ pub enum NetworkError {
     PoolIsFull {
         /// The pool.
         pool: Ipv4Net,
-        /// How many there are.
+        /// How many slots the pool has.
         slots: u32,
     },
-    /// The kernel refused something.
+    /// A system call or file operation failed.
     #[error("cannot {what}: {source}; networks need root (CAP_NET_ADMIN and CAP_SYS_ADMIN) on the host")]
     System {
-        /// What was to be done.
+        /// The operation, for the message.
         what: String,
-        /// What the kernel answered.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// rtnetlink refused something.
+    /// rtnetlink refused a request.
     #[error("the kernel refused to {what}: {source}")]
     Netlink {
-        /// What was to be done.
+        /// The operation, for the message.
         what: String,
-        /// What it answered.
+        /// The kernel's answer.
         source: io::Error,
     },
-    /// The tap cannot be had.
+    /// The tap cannot be made.
     #[error(transparent)]
     Tap(#[from] hearth_vmm::tap::TapError),
     /// nft cannot be run.
@@ -62,28 +62,28 @@ pub enum NetworkError {
     NoNft {
         /// The program.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// nft did not take the rules.
+    /// nft rejected the rules.
     #[error("{} refused the rules ({status}): {message}", path.display())]
     Rules {
         /// The program.
         path: PathBuf,
-        /// How it ended.
+        /// Exit status of nft.
         status: std::process::ExitStatus,
-        /// The beginning of what it said.
+        /// The beginning of nft's error output.
         message: String,
     },
 }
 
-/// Adds to an error of the system what was to be done.
+/// Adds the operation to an error of the operating system.
 pub(super) fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> NetworkError {
     let what = what.into();
     move |source| NetworkError::System { what, source }
 }
 
-/// Adds to an answer of rtnetlink what was to be done.
+/// Adds the operation to an answer of rtnetlink.
 pub(super) fn refused(what: impl Into<String>) -> impl FnOnce(io::Error) -> NetworkError {
     let what = what.into();
     move |source| NetworkError::Netlink { what, source }

@@ -1,4 +1,4 @@
-//! A network namespace with a tap per microVM, and what may pass it.
+//! A network namespace with a tap per microVM, and its packet filter.
 //!
 //! ```text
 //!  guest eth0            namespace hearth-NAME                           host
@@ -6,19 +6,19 @@
 //!                        nft: policy, NAT                  nft: table inet hearth, NAT
 //! ```
 //!
-//! All guests have the same addresses inside, so that clones of one snapshot find the network that they know. What a
-//! guest may send is decided by rules in its own namespace (`rules.rs`), which live exactly as long as it does: TCP
-//! and echo requests to the internet; nothing over UDP, nothing to link-local addresses, the host, the networks
-//! the host is connected to, other microVMs and configured ranges; no IPv6. Nothing comes in but answers. The host's own
-//! table `inet hearth`, the same for all microVMs, holds also against addresses that the host gets later.
+//! All guests have the same addresses inside, so that clones of one snapshot find the network that they know. The rules in a
+//! guest's own namespace (`rules.rs`), which live exactly as long as the namespace, decide what it may send: TCP and echo requests to
+//! the internet; nothing over UDP, nothing to link-local addresses, the host, the networks the host is connected to, other microVMs
+//! and configured ranges; no IPv6. Only answers come in. The host's own table `inet hearth`, the same for all microVMs, also protects
+//! addresses that the host gets later.
 //!
 //! Nothing depends on memory or files of the process that made a network: the namespace is found by its name below
-//! `/run/netns` (`ip netns` shows it), its interfaces and rules go with it, and a slot is in use while the interface
-//! `hearth-SLOT` exists. So [`Networks::sweep`] cleans up after a killed owner.
+//! `/run/netns` (`ip netns` shows it), its interfaces and rules are removed with it, and a slot is in use while the interface
+//! `hearth-SLOT` exists. So [`Networks::sweep`] cleans up after an owner that was killed.
 //!
-//! Everything here blocks – for milliseconds: asynchronous callers use `spawn_blocking`.
+//! All functions here block for some milliseconds: asynchronous callers use `spawn_blocking`.
 //!
-//! Not ours: a host firewall that drops forwarded packets must let pass what comes from and goes to `hearth-*`.
+//! Not handled here: a host firewall that drops forwarded packets must accept packets from and to `hearth-*`.
 
 mod config;
 mod error;
@@ -40,32 +40,32 @@ use namespace::Namespace;
 use netlink::Netlink;
 use surroundings::Surroundings;
 
-/// Before the names of namespaces, and of the interfaces in the host.
+/// Prefix of the names of namespaces, and of the interfaces in the host.
 pub const PREFIX: &str = "hearth-";
-/// A name's greatest length in bytes.
+/// Maximum length of a name in bytes.
 pub const MAX_NAME: usize = 40;
 /// The address of every guest.
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 2);
-/// Its default gateway.
+/// The default gateway of every guest.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
-/// The prefix length of both.
+/// Prefix length of the guest's and the gateway's address.
 pub const PREFIX_LENGTH: u8 = 30;
 /// The hardware address of every guest.
 pub const GUEST_MAC: [u8; 6] = [0x06, b'h', b'r', b't', b'h', 2];
-/// The hardware address of its gateway, which it knows from before a restore.
+/// The hardware address of the gateway. It is constant, so that a restored guest still knows it.
 pub const GATEWAY_MAC: [u8; 6] = [0x06, b'h', b'r', b't', b'h', 1];
 
 /// The tap's name in its namespace.
 const TAP: &str = "tap0";
-/// The name of the pair's end in a namespace.
+/// Name of the interface of the pair that is in a namespace.
 const UPLINK: &str = "uplink";
 
-/// What a guest may reach.
+/// The egress policy of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Egress {
-    /// The internet, as far as the configuration lets it.
+    /// The internet, within the limits of the configuration.
     Internet,
-    /// Nothing: the card is there, its packets go nowhere.
+    /// No egress: the card exists, but its packets are dropped.
     None,
 }
 
@@ -107,26 +107,25 @@ impl Networks {
         match made {
             Ok((tap, slot)) => Ok(MicrovmNetwork { namespace, tap, slot, mtu: self.config.mtu }),
             Err(error) => {
-                // The first error is the one to tell; a sweep gets what is left now.
+                // The first error is the one to return; a sweep removes what may be left now.
                 let _ = remove(&namespace);
                 Err(error)
             }
         }
     }
 
-    /// The names of all networks there are on this host.
+    /// The names of all networks on this host.
     ///
     /// # Errors
-    /// When the folder of namespaces cannot be read.
+    /// The folder of namespaces cannot be read.
     pub fn names(&self) -> Result<Vec<String>, NetworkError> {
         namespace::names()
     }
 
-    /// Removes a network, in whatever state it is; it may be gone already. Connections of the guest end here, and
-    /// its tap is dead.
+    /// Removes a network in any state; it need not exist. The guest's connections break, and its tap stops working.
     ///
     /// # Errors
-    /// When something of it could not be removed.
+    /// A part of the network could not be removed.
     pub fn remove_by_name(&self, name: &str) -> Result<(), NetworkError> {
         remove(&Namespace::named(name)?)
     }
@@ -134,7 +133,7 @@ impl Networks {
     /// Removes all networks but those that `keep` names, and returns the names of those removed.
     ///
     /// # Errors
-    /// The first one that could not be removed; the others are removed all the same.
+    /// The error of the first network that could not be removed; the others are removed all the same.
     pub fn sweep(&self, keep: impl Fn(&str) -> bool) -> Result<Vec<String>, NetworkError> {
         let mut removed = Vec::new();
         let mut first_error = None;
@@ -148,7 +147,7 @@ impl Networks {
     }
 }
 
-/// A microVM's network. It stays when this value is dropped.
+/// A microVM's network. Dropping this value does not remove it.
 #[derive(Debug)]
 pub struct MicrovmNetwork {
     namespace: Namespace,
@@ -158,22 +157,22 @@ pub struct MicrovmNetwork {
 }
 
 impl MicrovmNetwork {
-    /// Its name, without the prefix.
+    /// The name of the network, without the prefix.
     #[must_use]
     pub fn name(&self) -> &str {
         self.namespace.name()
     }
 
-    /// The tap as a monitor wants it (`IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`, non-blocking). The interface exists
+    /// The tap with the settings that a monitor needs (`IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`, non-blocking). The interface exists
     /// while one of its descriptors is open.
     ///
     /// # Errors
-    /// When the process has no descriptor left.
+    /// The process has no descriptor left.
     pub fn tap(&self) -> io::Result<File> {
         self.tap.try_clone()
     }
 
-    /// The hardware address for the guest's card; packets with another are dropped.
+    /// The hardware address of the guest's card; packets with another one are dropped.
     #[must_use]
     pub fn mac(&self) -> [u8; 6] {
         GUEST_MAC
@@ -197,23 +196,23 @@ impl MicrovmNetwork {
         self.mtu
     }
 
-    /// Which pair of the pool's addresses it has; none without egress.
+    /// Index of the network's pair of addresses in the pool; none without egress.
     #[must_use]
     pub fn slot(&self) -> Option<u16> {
         self.slot
     }
 
-    /// Removes it.
+    /// Removes the network.
     ///
     /// # Errors
-    /// When something of it could not be removed.
+    /// A part of the network could not be removed.
     pub fn remove(self) -> Result<(), NetworkError> {
         remove(&self.namespace)
     }
 }
 
-/// Takes the interfaces away before the namespace: that lives on while a monitor has the tap, and with it the
-/// interface in the host would.
+/// Removes the interfaces before the namespace: the namespace lives on while a monitor holds the tap, and the interface in the
+/// host would live on with it.
 fn remove(namespace: &Namespace) -> Result<(), NetworkError> {
     namespace::on_thread(|| match namespace.enter()? {
         true => setup::remove_links(namespace.name()),

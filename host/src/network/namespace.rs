@@ -1,7 +1,7 @@
 //! Named network namespaces, as `ip netns` makes them: bind mounts below `/run/netns`.
 //!
-//! A thread enters a namespace for good, so whatever is done in one is done on a thread of its own
-//! ([`on_thread`]), which ends with it.
+//! A thread stays in a namespace that it has entered, so all work in a namespace is done on a new thread ([`on_thread`]), which
+//! exits afterwards.
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -16,12 +16,12 @@ use std::thread;
 use super::error::system;
 use super::{MAX_NAME, NetworkError, PREFIX};
 
-/// Where the names of namespaces are.
+/// Folder of the namespaces' names.
 const FOLDER: &str = "/run/netns";
 /// The namespace of the thread that opens it.
 const OWN: &str = "/proc/thread-self/ns/net";
 
-/// Runs `work` on a thread of its own, which may enter namespaces, and waits for it.
+/// Runs `work` on a new thread, which may enter namespaces, and waits for it.
 pub(super) fn on_thread<T: Send>(
     work: impl FnOnce() -> Result<T, NetworkError> + Send,
 ) -> Result<T, NetworkError> {
@@ -39,11 +39,11 @@ pub(super) fn on_thread<T: Send>(
     })
 }
 
-/// Makes [`FOLDER`] a shared mount, as `ip netns` does, so that names which go here go in all mount namespaces.
+/// Makes [`FOLDER`] a shared mount, as `ip netns` does, so that names which are removed here disappear in all mount namespaces.
 pub(super) fn prepare_folder() -> Result<(), NetworkError> {
     fs::create_dir_all(FOLDER).map_err(system(format!("create {FOLDER}")))?;
     let folder = File::open(FOLDER).map_err(system(format!("open {FOLDER}")))?;
-    // `ip netns` takes this lock, too: two at once would stack mounts on each other.
+    // `ip netns` takes this lock, too: two processes at once would stack mounts on each other.
     folder.lock().map_err(system(format!("lock {FOLDER}")))?;
     let shared = || mount(None, Path::new(FOLDER), libc::MS_SHARED | libc::MS_REC);
     match shared() {
@@ -56,7 +56,7 @@ pub(super) fn prepare_folder() -> Result<(), NetworkError> {
     }
 }
 
-/// The names of our namespaces, without the prefix.
+/// The names of Hearth's namespaces, without the prefix.
 pub(super) fn names() -> Result<Vec<String>, NetworkError> {
     let failed = || system(format!("read {FOLDER}"));
     let mut names = Vec::new();
@@ -77,7 +77,7 @@ fn is_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(plain)
 }
 
-/// A namespace by name; it may exist or not.
+/// The name of a namespace, which may exist or not.
 #[derive(Clone, Debug)]
 pub(super) struct Namespace {
     name: String,
@@ -91,7 +91,7 @@ impl Namespace {
         Ok(Self { name: name.to_owned() })
     }
 
-    /// Its name, without the prefix.
+    /// The name of the namespace, without the prefix.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
@@ -130,21 +130,21 @@ impl Namespace {
             return Ok(true);
         }
         let error = io::Error::last_os_error();
-        // A plain file: its maker was killed before the mount.
+        // A plain file: the process that made it was killed before the mount.
         if error.raw_os_error() == Some(libc::EINVAL) {
             return Ok(false);
         }
         Err(system(format!("enter the namespace {}", path.display()))(error))
     }
 
-    /// Takes the name away; the namespace ends when nothing uses it any more.
+    /// Removes the name; the namespace is destroyed when nothing uses it any more.
     pub(super) fn unlink(&self) -> Result<(), NetworkError> {
         let path = self.path();
         let target = c_path(&path).map_err(system(format!("unmount {}", path.display())))?;
         loop {
             // SAFETY: the path lives across the call.
             if unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) } == 0 {
-                // Once more: a mount may lie below.
+                // Try once more: another mount may lie below.
                 continue;
             }
             let error = io::Error::last_os_error();
@@ -163,7 +163,7 @@ impl Namespace {
     }
 }
 
-/// The namespace that this thread is in.
+/// The namespace of this thread.
 pub(super) fn own() -> Result<File, NetworkError> {
     File::open(OWN).map_err(system(format!("open {OWN}")))
 }
@@ -176,7 +176,7 @@ fn mount(source: Option<&Path>, target: &Path, flags: libc::c_ulong) -> io::Resu
     let source = source.map(c_path).transpose()?;
     let target = c_path(target)?;
     let source = source.as_ref().map_or(ptr::null(), |source| source.as_ptr());
-    // SAFETY: both paths live across the call (or are null, which says none); type and data are none.
+    // SAFETY: both paths live across the call (or are null, which stands for no path); type and data are null.
     match unsafe { libc::mount(source, target.as_ptr(), ptr::null(), flags, ptr::null()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

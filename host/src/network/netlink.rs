@@ -1,6 +1,6 @@
-//! Requests to rtnetlink, one after the other, over a socket of the namespace that its thread is in.
+//! Requests to rtnetlink, one after the other, over a socket in the namespace of its thread.
 //!
-//! `rtnetlink` itself would bring an async runtime into every namespace's thread; the messages are the same crates'.
+//! The crate `rtnetlink` would need an async runtime in every namespace's thread; the messages are of the same family of crates.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -30,9 +30,9 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use super::NetworkError;
 use super::error::{refused, system};
 
-/// How often a list is read again that changed while it was read.
+/// How often a list that changed while it was read is read again.
 const TRIES: u32 = 16;
-/// How often, and with what pause, it is looked whether an interface has started.
+/// How often, and at which interval, it is checked whether an interface is running.
 const RUNNING_POLLS: u32 = 5000;
 const RUNNING_POLL: Duration = Duration::from_millis(1);
 
@@ -49,7 +49,7 @@ pub(super) struct End<'a> {
 }
 
 impl Netlink {
-    /// Opens one in the namespace of this thread.
+    /// Opens a socket in the namespace of this thread.
     pub(super) fn open() -> Result<Self, NetworkError> {
         let failed = || system("open a netlink socket");
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed())?;
@@ -57,7 +57,7 @@ impl Netlink {
         Ok(Self { socket, sequence: 0 })
     }
 
-    /// Sends a request and hands every answer to `each` until the last.
+    /// Sends a request and passes every answer to `each` until the last.
     fn exchange(
         &mut self,
         message: RouteNetlinkMessage,
@@ -116,7 +116,7 @@ impl Netlink {
         }
     }
 
-    /// The index of an interface; none when there is no such.
+    /// The index of an interface; none if it does not exist.
     pub(super) fn index(&mut self, name: &str) -> Result<Option<u32>, NetworkError> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.into()));
@@ -132,7 +132,7 @@ impl Netlink {
         }
     }
 
-    /// Makes a pair of interfaces, both down, with one end in the namespace `other`; false when the name there is taken.
+    /// Makes a pair of interfaces, both down, one of them in the namespace `other`; false if the name there is taken.
     pub(super) fn add_pair(
         &mut self,
         here: &End<'_>,
@@ -158,7 +158,7 @@ impl Netlink {
         }
     }
 
-    /// Gives an interface its hardware address and MTU; the tap has a random one.
+    /// Sets an interface's hardware address and MTU; a new tap has a random address.
     pub(super) fn set_identity(&mut self, index: u32, tap: &End<'_>, mtu: u16) -> Result<(), NetworkError> {
         let mut link = LinkMessage::default();
         link.header.index = index;
@@ -173,7 +173,7 @@ impl Netlink {
         let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
         link.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]));
         match self.order(RouteNetlinkMessage::SetLink(link), 0) {
-            // A kernel without IPv6 gives none.
+            // A kernel without IPv6 assigns no such address.
             Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => Ok(()),
             result => result.map_err(refused(format!("turn IPv6 off for interface {index}"))),
         }
@@ -189,8 +189,8 @@ impl Netlink {
             .map_err(refused(format!("bring interface {index} up")))
     }
 
-    /// Waits until an interface that is up can send: until then, what it is to send is lost. The kernel sees to that by
-    /// itself when the other end has come up, and since Linux 6.8 at the latest when it is asked.
+    /// Waits until an interface that is up can send: packets before that are lost. The kernel starts the interface by itself when its
+    /// peer has come up, and since Linux 6.8 at the latest when it is queried.
     pub(super) fn wait_until_running(&mut self, index: u32) -> Result<(), NetworkError> {
         let what = || refused(format!("start interface {index}"));
         for _ in 0..RUNNING_POLLS {
@@ -211,7 +211,7 @@ impl Netlink {
         Err(what()(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Removes an interface; it may be gone already.
+    /// Removes an interface; it need not exist.
     pub(super) fn remove(&mut self, name: &str) -> Result<(), NetworkError> {
         let mut link = LinkMessage::default();
         link.attributes.push(LinkAttribute::IfName(name.into()));
@@ -221,7 +221,7 @@ impl Netlink {
         }
     }
 
-    /// Gives an interface an address.
+    /// Adds an address to an interface.
     pub(super) fn add_address(
         &mut self,
         index: u32,
@@ -239,8 +239,8 @@ impl Netlink {
             .map_err(refused(format!("add the address {address}/{prefix_length}")))
     }
 
-    /// Tells the hardware address of a neighbour for good: nothing is asked of it, and it counts in no table that
-    /// all namespaces share.
+    /// Sets the hardware address of a neighbour permanently: no ARP request is sent for it, and it does not count in the table that all
+    /// namespaces share.
     pub(super) fn add_neighbour(
         &mut self,
         index: u32,

@@ -1,4 +1,4 @@
-//! Running `nft`.
+//! Runs `nft`.
 
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -6,10 +6,10 @@ use std::process::{Command, Stdio};
 
 use super::NetworkError;
 
-/// How much of what nft says is told.
+/// Bytes of nft's error output that are kept for the message.
 const MAX_MESSAGE: usize = 2000;
 
-/// Has nft apply the rules in the namespace of this thread: all of them or none.
+/// Applies the rules with nft in the namespace of this thread: all of them or none.
 pub(super) fn apply(nft: &Path, rules: &str) -> Result<(), NetworkError> {
     let no_nft = |source: io::Error| NetworkError::NoNft { path: nft.to_owned(), source };
     let mut child = Command::new(nft)
@@ -20,8 +20,8 @@ pub(super) fn apply(nft: &Path, rules: &str) -> Result<(), NetworkError> {
         .stderr(Stdio::piped())
         .spawn()
         .map_err(no_nft)?;
-    // The pipe is closed right after; an nft that ended early says more than the pipe's error does. It reads
-    // everything before it says anything.
+    // The pipe is closed right after writing. If nft exits early, its message explains more than the pipe's error. nft reads
+    // everything before it writes anything.
     let written = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(rules.as_bytes()));
     let output = child.wait_with_output().map_err(no_nft)?;
     if output.status.success() {

@@ -1,4 +1,4 @@
-//! What may pass: the rules in the host and in every namespace, in the language of `nft`.
+//! The packet filter: the rules in the host and in every namespace, in the language of `nft`.
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -10,7 +10,7 @@ use super::surroundings::Surroundings;
 use super::{Egress, GATEWAY, GUEST, GUEST_MAC, NetworkConfig, PREFIX, PREFIX_LENGTH, TAP, UPLINK};
 
 /// The rules of the host. They hold for all microVMs at any time, so they name interfaces by their prefix and
-/// ask the kernel which addresses are local. Replacing the table leaves connections alone.
+/// match local addresses by a lookup in the kernel. Replacing the table does not affect connections.
 pub(super) fn host(pool: Ipv4Net) -> String {
     let (any, pool) = (format!("\"{PREFIX}*\""), pool.trunc());
     format!(
@@ -55,8 +55,8 @@ pub(super) fn microvm(
     uplink: Option<Ipv4Addr>,
 ) -> String {
     let mac = GUEST_MAC.map(|byte| format!("{byte:02x}")).join(":");
-    // What is not for the gateway and not the guest's own is gone before the kernel looks at it: other protocols
-    // than IPv4 and ARP, forged senders, questions about addresses that are not the gateway's.
+    // Frames that are not for the gateway or not from the guest are dropped before the kernel processes them: other protocols
+    // than IPv4 and ARP, forged senders, requests for addresses that are not the gateway's.
     let mut rules = format!(
         r#"table netdev hearth {{
     chain guest {{
@@ -122,7 +122,7 @@ fn forwarding(config: &NetworkConfig, surroundings: &Surroundings, uplink: Ipv4A
     )
 }
 
-/// What no configuration makes reachable.
+/// Networks that no configuration makes reachable.
 fn never(pool: Ipv4Net) -> Vec<Ipv4Net> {
     vec![
         network([0, 0, 0, 0], 8),
@@ -134,7 +134,7 @@ fn never(pool: Ipv4Net) -> Vec<Ipv4Net> {
     ]
 }
 
-/// A set of networks; none overlaps another, as nft wants it.
+/// An nft set of networks. They are aggregated first, because nft forbids overlapping elements.
 fn set(name: &str, networks: &[Ipv4Net]) -> String {
     let mut text = format!("    set {name} {{\n        type ipv4_addr; flags interval\n");
     let networks = networks.iter().map(Ipv4Net::trunc).collect::<Vec<_>>();

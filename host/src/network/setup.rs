@@ -1,4 +1,4 @@
-//! Setting a network up, and taking it down.
+//! Sets a network up, and takes it down.
 
 use std::fs::{self, File};
 use std::io;
@@ -17,7 +17,7 @@ use super::{
 };
 use super::{nft, rules};
 
-/// Hardware addresses of a pair's ends, in the namespace and in the host. Nobody else is on that link.
+/// Hardware addresses of a pair's interfaces, in the namespace and in the host. No other interface is on that link.
 const PAIR_MACS: ([u8; 6], [u8; 6]) = ([0x06, b'h', b'r', b't', b'h', 3], [0x06, b'h', b'r', b't', b'h', 4]);
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 
@@ -25,13 +25,13 @@ const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 pub(super) fn enable_forwarding() -> Result<(), NetworkError> {
     let now = fs::read_to_string(FORWARDING).map_err(system(format!("read {FORWARDING}")))?;
     if now.trim() == "0" {
-        // Only when it is off: writing it resets settings of all interfaces.
+        // Not if it is on already: writing it resets settings of all interfaces.
         fs::write(FORWARDING, "1").map_err(system(format!("set {FORWARDING}")))?;
     }
     Ok(())
 }
 
-/// Makes a microVM's network from a thread of the host, which is in the new namespace afterwards.
+/// Makes a microVM's network, on a thread in the host's namespace, which is in the new namespace afterwards.
 pub(super) fn microvm(
     config: &NetworkConfig,
     namespace: &Namespace,
@@ -81,8 +81,8 @@ pub(super) fn remove_links(name: &str) -> Result<(), NetworkError> {
     inside.remove(TAP).map_err(failed)
 }
 
-/// Makes the pair on the first free slot after the one that the name stands for: microVMs that come and go use
-/// all of them, and nothing has to be remembered.
+/// Makes the pair on the first free slot, searching from one that is derived from the name: that spreads microVMs over all slots, and
+/// needs no stored state.
 fn add_pair(
     config: &NetworkConfig,
     name: &str,
@@ -109,7 +109,7 @@ fn pair_addresses(config: &NetworkConfig, slot: u16) -> (Ipv4Addr, Ipv4Addr) {
     (first.into(), (first | 1).into())
 }
 
-/// Gives one end of a pair its address and what it must know of the other.
+/// Configures one interface of a pair: its address, and its peer as a neighbour.
 fn connect(
     netlink: &mut Netlink,
     name: &str,
@@ -130,12 +130,12 @@ fn present(netlink: &mut Netlink, name: &str) -> Result<u32, NetworkError> {
     netlink.index(name)?.ok_or_else(gone)
 }
 
-/// Turns IPv6 off in this thread's namespace, for interfaces to come as well.
+/// Disables IPv6 in this thread's namespace, also for interfaces that are added later.
 fn disable_ipv6() -> Result<(), NetworkError> {
     for which in ["all", "default"] {
         let path = format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6");
         match fs::write(&path, "1") {
-            // A kernel without IPv6 has nothing to turn off.
+            // A kernel without IPv6 has nothing to disable.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             result => result.map_err(system(format!("set {path}")))?,
         }

@@ -1,4 +1,4 @@
-//! Which addresses the host has, and which networks it is connected to.
+//! The host's addresses, and the networks it is connected to.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -9,17 +9,17 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use super::netlink::Netlink;
 use super::{NetworkError, PREFIX};
 
-/// What surrounds a host.
+/// The host's addresses and networks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Surroundings {
-    /// Its own addresses.
+    /// The host's own addresses.
     pub(super) own: Vec<Ipv4Net>,
-    /// Networks (and single hosts) that it reaches without a router.
+    /// Networks (and single hosts) that the host reaches without a router.
     pub(super) connected: Vec<Ipv4Net>,
 }
 
 impl Surroundings {
-    /// Reads them.
+    /// Reads the addresses and networks from the kernel.
     pub(super) fn read(netlink: &mut Netlink) -> Result<Self, NetworkError> {
         let mut found = Self::default();
         let mut pairs = Vec::new();
@@ -30,7 +30,7 @@ impl Surroundings {
                 found.add_address(&address);
             }
         }
-        // A route may lead to a network in which the host has no address.
+        // A route may lead directly to a network in which the host has no address.
         let routes = netlink.unicast_routes()?;
         found
             .connected
@@ -42,7 +42,7 @@ impl Surroundings {
         for attribute in &message.attributes {
             match attribute {
                 AddressAttribute::Local(IpAddr::V4(address)) => self.own.push((*address).into()),
-                // The other end's where there is one, else the same.
+                // The peer's address for a point-to-point interface, else the same address again.
                 AddressAttribute::Address(IpAddr::V4(address)) => {
                     let network = Ipv4Net::new(*address, message.header.prefix_len);
                     self.connected.extend(network.map(|network| network.trunc()));
@@ -59,7 +59,7 @@ impl Surroundings {
     }
 }
 
-/// Whether the address is the host's in a pair of a microVM: those are in the pool, which is out of reach anyway.
+/// Whether this is the address of a microVM's pair in the host. Those are in the pool, which is unreachable anyway.
 fn is_of_a_pair(address: &AddressMessage) -> bool {
     let ours = |attribute: &AddressAttribute| matches!(attribute, AddressAttribute::Label(name) if name.starts_with(PREFIX));
     address.attributes.iter().any(ours)
@@ -70,8 +70,8 @@ fn leads_into(route: &RouteMessage, interfaces: &[u32]) -> bool {
     route.attributes.iter().any(into)
 }
 
-/// The network that a route leads to, when no router is on the way. A default route without a router (a tunnel's)
-/// names no network.
+/// The network that a route leads to, if it leads there without a router. A default route without a router (a tunnel's)
+/// yields no network.
 fn connected(route: &RouteMessage) -> Option<Ipv4Net> {
     let routed =
         |attribute: &RouteAttribute| matches!(attribute, RouteAttribute::Gateway(_) | RouteAttribute::Via(_));

@@ -1,6 +1,6 @@
-//! Roles as somebody asks for them: an ARN, and the account that asks.
+//! A role's use: its ARN, and the account that wants its credentials.
 
-/// A role, and the account that wants its credentials. There is no way to ask for a role without saying for whom.
+/// A role, and the account that wants its credentials. Both are always needed to request credentials.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RoleUse {
     /// The account that runs or builds with the role: 12 digits.
@@ -10,7 +10,7 @@ pub struct RoleUse {
 }
 
 impl RoleUse {
-    /// A role for an account. Neither is checked: [`super::RoleProvider`] refuses what is malformed.
+    /// A role for an account. Neither is checked here: [`super::RoleProvider`] refuses malformed ones.
     #[must_use]
     pub fn new(account: impl Into<String>, role_arn: impl Into<String>) -> Self {
         Self { account: account.into(), role_arn: role_arn.into() }
@@ -23,8 +23,8 @@ impl RoleUse {
     }
 }
 
-/// The account in a role's ARN: `123456789012` of `arn:aws:iam::123456789012:role/app`, in any partition of AWS. `None` where the
-/// text is no ARN of a role, by the pattern that the API has for them.
+/// The account in a role's ARN: `123456789012` of `arn:aws:iam::123456789012:role/app`, in any partition of AWS. `None` if the
+/// text is no ARN of a role, by the pattern in the API.
 #[must_use]
 pub fn account_of(role_arn: &str) -> Option<&str> {
     let parts: Vec<&str> = role_arn.split(':').collect();
@@ -39,7 +39,7 @@ pub fn account_of(role_arn: &str) -> Option<&str> {
     is_role.then_some(*account)
 }
 
-/// Whether it is an account: 12 digits.
+/// Whether the text is an account: 12 digits.
 #[must_use]
 pub fn is_account(text: &str) -> bool {
     text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
@@ -54,7 +54,7 @@ mod tests {
         for (arn, account) in [
             ("arn:aws:iam::123456789012:role/app", Some("123456789012")),
             ("arn:aws-us-gov:iam::123456789012:role/team/app+=,.@_-", Some("123456789012")),
-            ("arn:aws:iam::123456789012:roleapp", Some("123456789012")), // the API's pattern takes it
+            ("arn:aws:iam::123456789012:roleapp", Some("123456789012")), // the API's pattern accepts it
             ("arn:aws:iam::12345678901:role/app", None),
             ("arn:aws:iam::1234567890123:role/app", None),
             ("arn:aws:iam::12345678901x:role/app", None),

@@ -1,4 +1,4 @@
-//! Which credentials a role ARN stands for, as an operator writes it.
+//! The operator's configuration of roles.
 
 use std::collections::BTreeMap;
 
@@ -8,19 +8,19 @@ use super::arn::{RoleUse, account_of};
 use super::provider::Provider;
 use super::rule::Rule;
 
-/// Which credentials role ARNs stand for.
+/// The rules that map role ARNs to credentials.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RolesConfig {
-    /// By role ARN, or by a pattern in which each `*` stands for any characters. An ARN itself goes before patterns, a
-    /// pattern with more other characters before one with fewer. Only this one rule decides about an ARN.
+    /// Rules by role ARN, or by a pattern in which each `*` stands for any characters. An exact ARN takes precedence over patterns, and a
+    /// pattern with more other characters over one with fewer. Only the rule with the highest precedence applies.
     pub rules: BTreeMap<String, Rule>,
-    /// For ARNs without a rule, for the accounts in them. Default none.
+    /// Provider for ARNs without a rule, used by the accounts in the ARNs. Default none.
     pub default: Provider,
 }
 
 impl RolesConfig {
-    /// What a role stands for where an account may use it; `None` where it may not.
+    /// The provider of a role if the account may use the role; else `None`.
     pub(super) fn provider(&self, role: &RoleUse) -> Option<&Provider> {
         match self.rule(&role.role_arn) {
             Some(rule) => rule.allows(role).then_some(&rule.provider),
@@ -40,7 +40,7 @@ impl RolesConfig {
             .map(|(_, rule)| rule)
     }
 
-    /// Checks what can be checked before anybody asks. Returns what is wrong, and where.
+    /// Checks the rules as far as possible without a request. Returns the rule that is wrong, and why.
     pub(super) fn check(&self) -> Result<(), (String, String)> {
         for (pattern, rule) in &self.rules {
             rule.check_accounts().map_err(|why| (pattern.clone(), why))?;
@@ -66,7 +66,7 @@ fn matches(pattern: &str, text: &str) -> bool {
     let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };
     let mut parts: Vec<&str> = parts.collect();
     let Some(last) = parts.pop() else { return rest.is_empty() };
-    // The first place where a part fits leaves the most for those behind it.
+    // The leftmost match of a part leaves the most for the following parts.
     for part in parts {
         match rest.split_once(part) {
             Some((_, behind)) => rest = behind,

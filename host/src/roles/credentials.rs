@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-/// How long static keys are said to be valid before they are asked for again: what AWS's roles in a microVM have.
+/// Validity of static keys in the credentials that are handed out, after which they are looked up again: the same as that of AWS's roles
+/// in a microVM.
 pub const VALIDITY: Duration = Duration::from_secs(55 * 60);
 
 /// A string that neither `Debug` nor a log shows.
@@ -31,14 +32,14 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Without what it is: for configurations that are shown.
+/// Serialized as `***`: for configurations that are shown.
 impl serde::Serialize for Secret {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str("***")
     }
 }
 
-/// Keys as a configuration file has them: valid until they are changed there.
+/// Keys in a configuration file: valid until they are changed there.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StaticKeys {
@@ -46,23 +47,23 @@ pub struct StaticKeys {
     pub access_key_id: String,
     /// The secret part.
     pub secret_access_key: Secret,
-    /// Goes with keys that are temporary.
+    /// Session token of temporary keys.
     #[serde(default)]
     pub session_token: Option<Secret>,
 }
 
-/// What a role stands for at a time.
+/// The credentials of a role at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
     /// The public part.
     pub access_key_id: String,
     /// The secret part.
     pub secret_access_key: Secret,
-    /// Goes with keys that are temporary.
+    /// Session token of temporary keys.
     pub session_token: Option<Secret>,
-    /// When they were made or fetched.
+    /// Time at which they were made or fetched.
     pub last_updated: SystemTime,
-    /// Until when they are valid. Static keys get [`VALIDITY`], after which they are looked up again.
+    /// End of their validity. Static keys get [`VALIDITY`], after which they are looked up again.
     pub expiration: SystemTime,
 }
 

@@ -1,7 +1,7 @@
-//! What roles stood for when they were last asked for.
+//! A cache of roles' credentials.
 //!
-//! Users choose ARNs, and a pattern takes many, so what is remembered is bounded: for each account by itself, so that no account
-//! pushes out what another one's roles stood for. Accounts are the operator's to make.
+//! Users choose ARNs, and a pattern matches many, so the cache is bounded: for each account separately, so that no account evicts
+//! another one's roles. The number of accounts is the operator's decision.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::arn::RoleUse;
 use super::credentials::Credentials;
 
-/// Most roles that are remembered of an account. The one that was not used for the longest time is forgotten then.
+/// Most roles that are cached per account. Beyond it, the least recently used one is evicted.
 pub(super) const MAX_OF_ACCOUNT: usize = 1024;
 
-/// What a role stood for. Locked while somebody asks.
+/// The cached credentials of a role. The lock is held during a request.
 pub(super) type Remembered = Arc<tokio::sync::Mutex<Option<Credentials>>>;
 
-/// By account and ARN.
+/// The cache, by account and ARN.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     accounts: Mutex<HashMap<String, Account>>,
@@ -24,19 +24,19 @@ pub(super) struct Memory {
 #[derive(Debug, Default)]
 struct Account {
     roles: HashMap<String, Role>,
-    /// How often any of them was used.
+    /// Counts the uses of all roles of the account.
     uses: u64,
 }
 
 #[derive(Debug, Default)]
 struct Role {
     remembered: Remembered,
-    /// The number of its last use.
+    /// Value of the account's counter at the last use.
     used: u64,
 }
 
 impl Memory {
-    /// What an account's role stood for; nothing yet where it is asked for the first time, or was forgotten.
+    /// The cached credentials of an account's role; empty on the first use, or after an eviction.
     pub(super) fn of(&self, role: &RoleUse) -> Remembered {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         let account = accounts.entry(role.account.clone()).or_default();

@@ -1,16 +1,16 @@
-//! Which credentials a role ARN stands for.
+//! Maps role ARNs to credentials.
 //!
-//! Users name roles (`buildRoleArn`, `executionRoleArn`), and an operator says what these stand for: keys, credentials of an
+//! Users name roles (`buildRoleArn`, `executionRoleArn`), and an operator configures what these stand for: keys, credentials of an
 //! STS, or nothing. A role is for the account in its ARN, or for those that its rule lists ([`Rule::accounts`]): every request
-//! says for which account it is ([`RoleUse`]), and others are refused before anything else happens, whatever the role stands
-//! for. [`RoleProvider`] answers from its memory until five minutes before credentials expire, and asks once however many ask
-//! it at a time.
+//! contains the account that it is for ([`RoleUse`]), and other accounts are refused before anything else happens, whatever the role
+//! stands for. [`RoleProvider`] answers from its cache until five minutes before credentials expire, and makes one request at a time
+//! for a role, however many callers wait.
 //!
-//! * [`arn`] – a role and the account that asks for it
+//! * [`arn`] – a role and the account that uses it
 //! * [`config`] – the operator's rules; [`rule`] – one of them
 //! * [`credentials`] – credentials, and strings that are not printed
-//! * [`memory`] – what is remembered, by account and ARN
-//! * [`sts`] – asking an STS
+//! * [`memory`] – the cache, by account and ARN
+//! * [`sts`] – requests to an STS
 
 mod arn;
 mod config;
@@ -30,57 +30,57 @@ pub use rule::Rule;
 
 use memory::Memory;
 
-/// How long credentials are at least valid when they are handed out, unless there are none that are.
+/// How long handed-out credentials are valid at least, unless the STS is unreachable and older ones are still valid.
 const MARGIN: Duration = Duration::from_secs(5 * 60);
 
 /// Why there are no credentials for a role that should have some.
 #[derive(Debug, thiserror::Error)]
 pub enum RoleError {
-    /// The role is not for this account. It does not tell whether there is a rule, and for whom.
+    /// The role is not for this account. The message does not reveal whether there is a rule, and for which accounts.
     #[error(
         "the account {account} may not use the role {role_arn}: name a role of this account, or have the operator list the account in `accounts` of the role's rule ([roles.rules])"
     )]
     NotForAccount {
-        /// The account that asked.
+        /// The account that requested the role.
         account: String,
-        /// The role that it asked for.
+        /// The requested role.
         role_arn: String,
     },
-    /// The STS refuses.
+    /// The STS refused.
     #[error("the role {role_arn} cannot be assumed: {code}: {message}")]
     Refused {
-        /// The role that was asked for.
+        /// The requested role.
         role_arn: String,
         /// The STS's code, like `AccessDenied`.
         code: String,
-        /// Its message.
+        /// The STS's message.
         message: String,
     },
     /// The STS cannot be reached, or has failed.
     #[error("the STS at {endpoint} cannot be asked: {why}")]
     Unreachable {
-        /// Its URL.
+        /// URL of the STS.
         endpoint: String,
-        /// What happened.
+        /// Description of the error.
         why: String,
     },
-    /// The STS answered with what cannot be understood.
+    /// The STS's response cannot be parsed.
     #[error("the answer of the STS at {endpoint} is malformed: {why}")]
     Answer {
-        /// Its URL.
+        /// URL of the STS.
         endpoint: String,
-        /// What is wrong with it.
+        /// What is wrong with the response.
         why: String,
     },
-    /// The keys to ask with should be in the environment.
+    /// A rule uses keys of the environment, which has none.
     #[error(
         "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not set, and a rule asks with the environment's credentials"
     )]
     NoEnvironment,
-    /// A rule that cannot work.
+    /// A rule is invalid.
     #[error("the rule for roles \"{rule}\": {why}")]
     Config {
-        /// Its pattern, or the STS's URL.
+        /// Pattern of the rule, or URL of its STS.
         rule: String,
         /// What is wrong with it.
         why: String,
@@ -88,14 +88,14 @@ pub enum RoleError {
 }
 
 impl RoleError {
-    /// Whether somebody has said no, so that credentials which were given before are to be taken away. All else may pass.
+    /// Whether this is a refusal, so that credentials which were given before have to be revoked. Other errors may be temporary.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::NotForAccount { .. } | Self::Refused { .. })
     }
 }
 
-/// Says which credentials roles stand for.
+/// Provides the credentials of roles.
 #[derive(Debug)]
 pub struct RoleProvider {
     config: RolesConfig,
@@ -107,17 +107,17 @@ impl RoleProvider {
     ///
     /// # Errors
     ///
-    /// A rule that cannot work.
+    /// A rule is invalid.
     pub fn new(config: RolesConfig) -> Result<Self, RoleError> {
         config.check().map_err(|(rule, why)| RoleError::Config { rule, why })?;
         Ok(Self { config, memory: Memory::default() })
     }
 
-    /// The credentials that a role stands for: none where the rules say so.
+    /// The credentials of a role; none if the rules map it to none.
     ///
     /// # Errors
     ///
-    /// [`RoleError::NotForAccount`] where the account may not use the role, whatever that stands for; else why there are no
+    /// [`RoleError::NotForAccount`] if the account may not use the role, whatever it stands for; otherwise why there are no
     /// credentials although the rules have some.
     pub async fn credentials(&self, role: &RoleUse) -> Result<Option<Credentials>, RoleError> {
         let provider = self.config.provider(role).ok_or_else(|| RoleError::NotForAccount {
@@ -145,7 +145,7 @@ impl RoleProvider {
                 *remembered = Some(credentials.clone());
                 Ok(Some(credentials))
             }
-            // An STS that is away for a while takes nothing away that is still valid. One that refuses does.
+            // While an STS is unreachable, credentials stay usable as long as they are valid. A refusal revokes them.
             (Err(RoleError::Unreachable { .. }), Some(credentials)) if credentials.expiration > now => {
                 Ok(Some(credentials.clone()))
             }

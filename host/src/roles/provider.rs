@@ -1,4 +1,4 @@
-//! Where credentials come from, as an operator writes it.
+//! Sources of credentials in the operator's configuration.
 
 use std::path::PathBuf;
 
@@ -6,16 +6,16 @@ use serde::{Deserialize, Serialize};
 
 use super::credentials::StaticKeys;
 
-/// Where credentials come from.
+/// Source of a role's credentials.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Provider {
-    /// Nowhere: the role stands for no credentials.
+    /// No source: the role has no credentials.
     #[default]
     None,
     /// From the configuration itself.
     Static(StaticKeys),
-    /// From an STS, which gives them for some time.
+    /// From an STS, which issues them for a limited time.
     AssumeRole(AssumeRole),
 }
 
@@ -28,33 +28,33 @@ pub struct AssumeRole {
     pub endpoint: String,
     /// Region that requests are signed for.
     pub region: String,
-    /// Who asks.
+    /// Keys with which requests are signed.
     pub credentials: Source,
-    /// Role to ask for; that of the image or microVM when not given.
+    /// Role to request; by default that of the image or microVM.
     #[serde(default)]
     pub role_arn: Option<String>,
-    /// What the role's trust policy may ask for beside the right caller.
+    /// External id, which a role's trust policy may require in addition to the right caller.
     #[serde(default)]
     pub external_id: Option<String>,
-    /// What the name of a session begins with, at most 28 letters, digits and `+=,.@_-`; a UUID follows. Default
+    /// Prefix of session names, at most 28 letters, digits and `+=,.@_-`; a UUID follows. Default
     /// `Lambda-microvmsExecutor-`.
     #[serde(default = "session_name_prefix")]
     pub session_name_prefix: String,
-    /// How many seconds credentials are asked for, 900 to 43200. Default 3600.
+    /// Requested validity of credentials in seconds, 900 to 43200. Default 3600.
     #[serde(default = "duration_seconds")]
     pub duration_seconds: u32,
-    /// A PEM file with certificates of authorities to trust beside the system's.
+    /// A PEM file with certificates of authorities to trust in addition to the system's.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
 }
 
-/// Who asks an STS for credentials.
+/// The keys with which requests to an STS are signed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
-    /// Who has these keys.
+    /// These keys.
     Static(StaticKeys),
-    /// Who has the keys in this process's `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`.
+    /// The keys in this process's `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`.
     Environment,
 }
 
@@ -67,7 +67,7 @@ fn duration_seconds() -> u32 {
 }
 
 impl AssumeRole {
-    /// What is wrong with it.
+    /// Checks the configuration. The error is what is wrong with it.
     pub(super) fn check(&self) -> Result<(), &'static str> {
         let in_name = |it: char| it.is_ascii_alphanumeric() || "+=,.@_-".contains(it);
         if !self.endpoint.starts_with("https://") && !self.endpoint.starts_with("http://") {

@@ -1,4 +1,4 @@
-//! A rule: which credentials the roles of a pattern stand for, and who may use them.
+//! A rule: the credentials of the roles of a pattern, and the accounts that may use them.
 
 use std::fmt;
 
@@ -10,21 +10,21 @@ use super::arn::{RoleUse, is_account};
 use super::credentials::StaticKeys;
 use super::provider::{AssumeRole, Provider};
 
-/// Which credentials roles stand for, and which accounts may use them.
+/// The credentials of some roles, and the accounts that may use them.
 ///
 /// In a file, a rule is `"none"`, or a table with `static` or `assume_role`, `accounts`, or both. A table with `accounts` alone
-/// is a rule for roles that stand for nothing.
+/// is a rule for roles without credentials.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rule {
-    /// Exactly the accounts that may use these roles, whatever account is in their ARNs. Without a list, a role is for the account
+    /// The only accounts that may use these roles, whatever account is in their ARNs. Without a list, a role is for the account
     /// in its ARN.
     pub accounts: Option<Vec<String>>,
-    /// What the roles stand for.
+    /// Source of the roles' credentials.
     pub provider: Provider,
 }
 
 impl Rule {
-    /// Whether an account may use a role that the rule is for.
+    /// Whether an account may use a role to which this rule applies.
     #[must_use]
     pub fn allows(&self, role: &RoleUse) -> bool {
         match &self.accounts {
@@ -33,7 +33,7 @@ impl Rule {
         }
     }
 
-    /// What is wrong with the list of accounts.
+    /// Checks the list of accounts. The error is what is wrong with it.
     pub(super) fn check_accounts(&self) -> Result<(), String> {
         let Some(accounts) = &self.accounts else { return Ok(()) };
         if accounts.is_empty() {
@@ -50,7 +50,7 @@ impl Rule {
     }
 }
 
-/// A rule for the accounts in the ARNs.
+/// Makes a rule without a list of accounts: a role is for the account in its ARN.
 impl From<Provider> for Rule {
     fn from(provider: Provider) -> Self {
         Self { accounts: None, provider }
@@ -87,7 +87,7 @@ impl<'de> Deserialize<'de> for Rule {
     }
 }
 
-/// Both forms of a rule.
+/// Deserializes both forms of a rule.
 struct Forms;
 
 impl<'de> Visitor<'de> for Forms {

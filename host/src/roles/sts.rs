@@ -1,4 +1,4 @@
-//! Asking an STS for a role's credentials: `AssumeRole` of its query protocol, signed with SigV4.
+//! Requests a role's credentials from an STS: `AssumeRole` of its query protocol, signed with SigV4.
 //!
 //! <https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html>
 
@@ -17,13 +17,13 @@ use crate::http::{self, in_full};
 use super::credentials::{Credentials, Secret, StaticKeys};
 use super::provider::{AssumeRole, Source};
 
-/// How long making a connection may take.
+/// Timeout for opening a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a whole request may take.
+/// Timeout of a whole request.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Most bytes of an answer that are read.
+/// Most bytes of a response that are read.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
 
 const FORM: &str = "application/x-www-form-urlencoded; charset=utf-8";
@@ -36,7 +36,7 @@ pub(super) async fn assume_role(config: &AssumeRole, role_arn: &str) -> Result<C
     };
     let duration = config.duration_seconds.to_string();
     let session = format!("{}{}", config.session_name_prefix, Uuid::new_v4());
-    // In a block of its own: no future that is to go from thread to thread can hold the serializer.
+    // The serializer is confined to a block: it is not `Send`, so it must not live across an await.
     let form = {
         let mut form = form_urlencoded::Serializer::new(String::new());
         form.append_pair("Action", "AssumeRole")
@@ -66,7 +66,7 @@ async fn post(
         endpoint: config.endpoint.clone(),
         why: in_full(&error),
     };
-    // A path is signed as it is sent: the root, when there is none.
+    // The path is signed exactly as it is sent: `/` if the URL has none.
     let mut url = reqwest::Url::parse(&config.endpoint).map_err(|error| wrong(config, &error.to_string()))?;
     url.set_fragment(None);
     let mut request = client(config)?.post(url.clone()).header("content-type", FORM);
@@ -98,7 +98,7 @@ fn client(config: &AssumeRole) -> Result<reqwest::Client, RoleError> {
             reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| wrong(config, &in_full(&error)))?;
         builder = builder.tls_certs_merge(certificates);
     } else if config.endpoint.starts_with("http://") {
-        // The client would not be made on a host that has no authorities at all.
+        // With the system's authorities, the client could not be made on a host that has none at all.
         builder = builder.tls_certs_only([]);
     }
     builder.build().map_err(|error| wrong(config, &http::client_not_made(&error)))
@@ -129,7 +129,7 @@ fn signature(
         .build()
         .map_err(|error| unsigned(&error))?
         .into();
-    // The signer takes the host from the URL.
+    // The signer derives the host header from the URL.
     let headers = [("content-type", FORM)].into_iter();
     let request = SignableRequest::new("POST", url.as_str(), headers, SignableBody::Bytes(body))
         .map_err(|error| unsigned(&error))?;
@@ -222,7 +222,7 @@ fn refused(config: &AssumeRole, role_arn: &str, status: reqwest::StatusCode, tex
     }
 }
 
-/// Whether an error's code says that there were too many requests, which AWS answers with status 400.
+/// Whether an error's code means that there were too many requests, for which AWS answers with status 400.
 /// <https://docs.aws.amazon.com/STS/latest/APIReference/CommonErrors.html>
 fn is_throttling(code: &str) -> bool {
     code.starts_with("Throttl")

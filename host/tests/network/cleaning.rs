@@ -1,4 +1,4 @@
-//! Making, removing and sweeping: whatever is killed when, nothing is left.
+//! Making, removing and sweeping networks: nothing is left, whenever a process is killed.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -17,7 +17,7 @@ fn a_removed_network_leaves_nothing_even_while_a_monitor_has_its_tap() {
     networks.remove_by_name("a").unwrap();
     assert_eq!((world.interfaces().len(), networks.names().unwrap().len()), (0, 0));
     assert!(guest.try_send(&[0; 60]).is_err());
-    // Again is fine, and so is what was never there.
+    // Removing twice is no error, and neither is removing a network that never existed.
     networks.remove_by_name("a").unwrap();
     networks.remove_by_name("never").unwrap();
 }
@@ -32,7 +32,7 @@ fn a_sweep_finds_what_a_killed_owner_left() {
         }
         drop(networks.create("dead-3", Egress::None).unwrap());
     }
-    // Killed between the name and its namespace.
+    // The state after a kill between creating the name and its namespace.
     fs::write("/run/netns/hearth-half", "").unwrap();
     run("ip netns add somebody-elses");
 
@@ -60,7 +60,7 @@ fn a_network_is_made_over_what_is_left_of_it() {
 #[test]
 fn a_network_that_cannot_be_made_leaves_nothing() {
     let Some(world) = World::new() else { return };
-    // An nft that is there for the host's table, and broken when the namespace's rules come.
+    // This nft works for the host's table, and is replaced by a broken one before the namespace's rules.
     let nft = std::path::PathBuf::from("/run/nft");
     symlink(run("which nft").trim(), &nft).unwrap();
     let networks = world.networks_with(NetworkConfig { nft: nft.clone(), ..NetworkConfig::default() });

@@ -1,9 +1,9 @@
-//! Networks of microVMs with a real kernel and real nft: what a guest reaches, what it does not, and that nothing is left.
+//! Networks of microVMs with a real kernel and real nft: what a guest reaches, what it does not reach, and that nothing is left.
 //!
 //! Each test has a host of its own in namespaces of its thread, so it runs on any Linux as root where `nft` and `ip`
-//! are (elsewhere it says what is missing), and on the metal.
+//! are installed (elsewhere it reports what is missing), and on the metal.
 //!
-//! That a packet was dropped is seen without waiting: packets stay in order, so it would have come before the
+//! Tests detect a dropped packet without waiting: packets stay in order, so it would have arrived before the
 //! permitted one that is sent after it.
 
 #![allow(

@@ -1,4 +1,4 @@
-//! What a guest reaches.
+//! Destinations that a guest reaches.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
@@ -56,13 +56,13 @@ fn exceptions_of_the_configuration_pass_but_never_to_the_host_or_link_local() {
     let networks = world.networks_with(NetworkConfig { allowed, ..NetworkConfig::default() });
     let guest = world.guest(&networks, "a");
     let capture = world.capture();
-    // Who gets through to the host is not reset.
+    // With this listener, a connection that reaches the host is not reset.
     let _listener = TcpListener::bind("0.0.0.0:80").unwrap();
 
     for refused in ["169.254.169.254", "192.0.2.1", "203.0.113.2", "127.0.0.1", "10.20.30.40"] {
         let refused = refused.parse::<Ipv4Addr>().unwrap();
         guest.connect(refused, 80);
-        // Packets to loopback addresses end before any rule.
+        // Packets to loopback addresses are dropped before any rule.
         if !refused.is_loopback() {
             guest.expect_reset(refused);
         }

@@ -1,4 +1,4 @@
-//! What a guest does not reach, and what does not reach it.
+//! Destinations that a guest does not reach, and packets that do not reach it.
 
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
@@ -33,13 +33,13 @@ fn the_host_and_its_networks_and_private_and_link_local_addresses_are_out_of_rea
     let networks = world.networks_with(NetworkConfig { blocked, ..NetworkConfig::default() });
     let guest = world.guest(&networks, "a");
     let capture = world.capture();
-    // Somebody listens at every address of the host: who gets through to it is not reset.
+    // A listener on every address of the host: a connection that reaches the host is not reset.
     let _listener = TcpListener::bind("0.0.0.0:80").unwrap();
     let refused = [
         "203.0.113.2",     // the host
         "203.0.113.1",     // its router
         "192.0.2.1",       // the host in its other network
-        "192.0.2.77",      // somebody there
+        "192.0.2.77",      // another machine there
         "169.254.169.254", // metadata of the host's own cloud
         "10.20.30.40",
         "172.16.0.1",
@@ -57,12 +57,12 @@ fn the_host_and_its_networks_and_private_and_link_local_addresses_are_out_of_rea
         guest.echo_request(address, 9);
         guest.udp(address, 53);
     }
-    // To these not even a refusal is sent.
+    // For these destinations, not even a refusal is sent.
     for address in ["0.1.2.3", "127.0.0.1", "224.0.0.251", "255.255.255.255", "240.0.0.1", "100.64.0.3"] {
         guest.connect(address.parse().unwrap(), 80);
         guest.udp(address.parse().unwrap(), 5353);
     }
-    // The gateway itself has no service.
+    // The gateway has no services.
     guest.connect(GATEWAY, 80);
     guest.udp(GATEWAY, 53);
     guest.connect(World::SERVER, 81);
@@ -95,7 +95,7 @@ fn the_hosts_table_holds_even_where_the_namespaces_rules_do_not() {
         run("nft flush chain inet hearth outbound");
         run("nft add rule inet hearth outbound accept");
     });
-    // What was not there when the network was made: an address, and somebody else's translation of one.
+    // These come after the network was made: an address, and another program's translation of a host address.
     run("ip addr add 198.18.0.9/32 dev lo");
     run("nft add table ip others");
     run("nft add chain ip others prerouting { type nat hook prerouting priority dstnat ; }");
@@ -125,7 +125,7 @@ fn forged_senders_are_dropped() {
     guest.connect_as(Ipv4Addr::new(198, 51, 100, 9), GUEST_MAC, World::SERVER, 80);
     guest.connect_as(GATEWAY, GUEST_MAC, World::SERVER, 80);
     guest.connect_as(GUEST, GATEWAY_MAC, World::SERVER, 80);
-    // Who asks as somebody else, or for somebody else, gets no answer.
+    // ARP requests with another sender address, or for another target, get no answer.
     guest.who_has(Ipv4Addr::new(100, 64, 0, 3), GATEWAY);
     guest.who_has(GUEST, World::HOST);
     guest.expect_only_echo_of_gateway(3);
@@ -146,7 +146,7 @@ fn nothing_comes_in_unasked() {
             socket.send_to(b"knock", (address, 80)).unwrap();
         }
     });
-    // From the host, too.
+    // A packet from the host is dropped as well.
     UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"knock", (Ipv4Addr::from(pair + 1), 80)).unwrap();
     guest.echo_request(World::SERVER, 8);
     assert_eq!(guest.receive(), Answer::EchoReply(World::SERVER, 8));
@@ -171,7 +171,7 @@ fn a_guest_cannot_fill_the_hosts_table_of_connections() {
     let Some(world) = World::new() else { return };
     let networks = world.networks_with(NetworkConfig { connections: 3, ..NetworkConfig::default() });
     let guest = world.guest(&networks, "a");
-    // Accepted, so that they stay.
+    // Connections are accepted, so that they stay open.
     let ports = 101..=105;
     let _listeners = World::within("internet", || {
         ports.clone().map(|port| TcpListener::bind((World::SERVER, port)).unwrap()).collect::<Vec<_>>()
@@ -198,7 +198,7 @@ fn a_guest_cannot_open_connections_without_end() {
     for port in 1000..1000 + MANY {
         guest.connect(World::SERVER, port);
     }
-    // Whoever resets them, each of them is reset; then the last that arrived is known.
+    // Every connection is reset, by the filter or by the server. After the last reset, all packets that passed have arrived.
     (0..MANY).for_each(|_| guest.expect_reset(World::SERVER));
     let arrived = std::iter::repeat_with(|| capture.next_at_once()).map_while(|packet| packet).count();
     assert!((2..usize::from(MANY)).contains(&arrived), "{arrived} of {MANY} arrived");

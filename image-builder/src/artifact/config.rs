@@ -1,4 +1,4 @@
-//! Where artifacts may come from, and how much they may be.
+//! Configuration of artifacts: their permitted sources, and limits of their size.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,22 +8,22 @@ use serde::{Deserialize, Serialize};
 
 use super::zip;
 
-/// Where artifacts may come from. The default is AWS: `s3://` URIs only, read from S3 with the build role's credentials.
+/// Permitted sources of artifacts. The default is AWS: `s3://` URIs only, read from S3 with the build role's credentials.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ArtifactConfig {
     /// The object store of all buckets that are not in `buckets`.
     pub s3: S3Config,
-    /// Buckets that are local directories: an object's key is its path below the directory. Keys never lead out of it, not
-    /// by links either.
+    /// Buckets that are local directories: an object's key is its path below the directory. Keys never lead out of it, also not
+    /// through links.
     pub buckets: BTreeMap<String, PathBuf>,
-    /// Whether `file://` URIs are taken: any file that this process can read becomes an artifact of whoever names it.
+    /// Whether `file://` URIs are accepted: any file that this process can read may then be used as an artifact by any client.
     /// Default false.
     pub allow_files: bool,
-    /// Registries that images may be pulled from, by `host` or `host:port`. The name `*` stands for all others, over
-    /// HTTPS. Without any, image references are refused. Default none.
+    /// Registries from which images may be pulled, by `host` or `host:port`. The name `*` stands for all others, over
+    /// HTTPS. If empty, image references are refused. Default empty.
     pub registries: BTreeMap<String, RegistryConfig>,
-    /// How much an artifact may be.
+    /// Limits of an artifact's size.
     pub limits: ArtifactLimits,
 }
 
@@ -31,22 +31,22 @@ pub struct ArtifactConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct S3Config {
-    /// URL of the store, like `https://minio.example:9000`; AWS's for the region when not given.
+    /// URL of the store, like `https://minio.example:9000`; by default AWS's for the region.
     pub endpoint: Option<String>,
     /// Region that requests are signed for. Default `us-east-1`.
     pub region: String,
-    /// Whether buckets are the first part of a path instead of the host's name. Only looked at with an `endpoint`;
-    /// AWS's own gets host names. Default true.
+    /// Whether the bucket is the first part of the path instead of part of the host name. Only used with an `endpoint`;
+    /// AWS's own store is addressed by host names. Default true.
     pub path_style: bool,
     /// Whether the endpoint may be `http://`. Default false.
     pub allow_http: bool,
-    /// A PEM file with certificates of authorities to trust beside the system's.
+    /// A PEM file with certificates of authorities to trust in addition to the system's.
     pub ca_file: Option<PathBuf>,
-    /// Keys for build roles that stand for none. Without them, requests of such roles are not signed.
+    /// Keys for build roles without credentials. Without these keys, requests for such roles are not signed.
     pub credentials: Option<StaticKeys>,
-    /// How many times a request is sent again after a server error or a broken connection. Default 3.
+    /// How many times a request is repeated after a server error or a broken connection. Default 3.
     pub max_retries: usize,
-    /// Seconds without a byte after which a transfer has failed. Default 30.
+    /// Seconds without a byte after which a transfer fails. Default 30.
     pub read_timeout_seconds: u64,
 }
 
@@ -69,27 +69,27 @@ impl Default for S3Config {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RegistryConfig {
-    /// Whether it is spoken to over plain HTTP. Not for `*`. Default false.
+    /// Whether the registry is accessed over plain HTTP. Not for `*`. Default false.
     pub plain_http: bool,
-    /// User to sign in as; anonymous without.
+    /// User to sign in as; without one, access is anonymous.
     pub username: Option<String>,
     /// The user's password or token.
     pub password: Option<Secret>,
-    /// A PEM file with certificates of authorities to trust beside the system's.
+    /// A PEM file with certificates of authorities to trust in addition to the system's.
     pub ca_file: Option<PathBuf>,
 }
 
-/// How much an artifact may be.
+/// Limits of an artifact's size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ArtifactLimits {
-    /// Bytes of a zip as it is stored. Default 10 GiB.
+    /// Most bytes of a zip as it is stored. Default 10 GiB.
     pub max_zip_bytes: u64,
-    /// What a zip may hold.
+    /// Limits of a zip's content.
     pub zip: zip::Limits,
-    /// Bytes of an image's blobs together, compressed as they are. Default 10 GiB.
+    /// Most bytes of all blobs of an image, compressed as they are. Default 10 GiB.
     pub max_image_bytes: u64,
-    /// Layers of an image. Default 256, twice what Docker allows.
+    /// Most layers of an image. Default 256, twice what Docker allows.
     pub max_layers: usize,
 }
 

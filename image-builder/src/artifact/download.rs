@@ -1,4 +1,4 @@
-//! Bytes on their way to a file: counted, bounded, hashed, durable at their end.
+//! Writes received bytes to a file: counted, bounded, hashed, and synced at the end.
 
 use std::fs::OpenOptions;
 use std::path::Path;
@@ -8,21 +8,21 @@ use tokio::io::AsyncWriteExt;
 
 use super::error::ArtifactError;
 
-/// How far a fetch has come.
+/// Progress of a fetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Bytes are coming in.
+    /// Bytes are being received.
     Fetching {
         /// Bytes so far, of all files of the artifact.
         bytes: u64,
         /// Bytes that there will be, where the sender has said so.
         total: Option<u64>,
     },
-    /// All bytes are there and are being checked.
+    /// All bytes were received and are being checked.
     Checking,
 }
 
-/// Hears how far a fetch has come; called often, and must not block.
+/// Receives the progress of a fetch. It is called often and must not block.
 pub type OnProgress<'a> = &'a (dyn Fn(Progress) + Send + Sync);
 
 /// Counts the bytes of a whole artifact, which may be many files.
@@ -38,7 +38,7 @@ impl<'a> Meter<'a> {
         Self { bytes: 0, limit, total: None, on_progress }
     }
 
-    /// Says how many bytes are to come; refused at once when those are too many.
+    /// Announces the total of bytes; fails at once if that exceeds the limit.
     pub(super) fn expect(&mut self, total: u64) -> Result<(), ArtifactError> {
         if total > self.limit {
             return Err(ArtifactError::TooLarge { limit: self.limit });
@@ -74,12 +74,12 @@ impl<'m, 'a> Download<'m, 'a> {
         Ok(Self { file: file.into(), hash: Sha256::new(), meter })
     }
 
-    /// Says how many bytes are to come; refused at once when those are too many.
+    /// Announces the total of bytes; fails at once if that exceeds the limit.
     pub(super) fn expect(&mut self, total: u64) -> Result<(), ArtifactError> {
         self.meter.expect(total)
     }
 
-    /// The next bytes.
+    /// Appends bytes.
     pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), ArtifactError> {
         self.meter.add(bytes.len() as u64)?;
         self.hash.update(bytes);
@@ -94,7 +94,7 @@ impl<'m, 'a> Download<'m, 'a> {
     }
 }
 
-/// Runs what blocks where that is allowed.
+/// Runs blocking work on a thread for it.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> std::io::Result<T> {

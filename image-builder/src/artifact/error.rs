@@ -1,22 +1,22 @@
-//! Why an artifact could not be had.
+//! Why an artifact could not be fetched.
 
 use std::io;
 
 use super::zip::ZipError;
 use crate::failure::{FailureCode, StateReason};
 
-/// Why an artifact could not be had. Its `Display` is for the log; what the user sees is [`ArtifactError::state_reason`].
+/// Why an artifact could not be fetched. `Display` is for the log; the user sees [`ArtifactError::state_reason`].
 #[derive(Debug, thiserror::Error)]
 pub enum ArtifactError {
-    /// A documented code says it all.
+    /// A failure that its documented code describes completely.
     #[error("{}", .0.sentence())]
     Code(FailureCode),
-    /// The store said no, or there is no such thing: something about the artifact that has a code of its own.
+    /// The store refused, or the artifact does not exist or is invalid: a failure with a documented code and a detail.
     #[error("{what}")]
     Refused {
         /// The documented code.
         code: FailureCode,
-        /// What, for the user, too.
+        /// The detail, which the user may see.
         what: String,
     },
     /// More bytes than allowed.
@@ -28,28 +28,28 @@ pub enum ArtifactError {
     /// The archive is refused.
     #[error(transparent)]
     Zip(#[from] ZipError),
-    /// A server could not be reached, broke off, or answered with an error of its own.
+    /// A server could not be reached, broke the connection, or failed.
     #[error("{what}: {why}")]
     Transport {
-        /// What was being done.
+        /// The operation, for the message.
         what: &'static str,
-        /// How it failed.
+        /// Description of the error.
         why: String,
     },
-    /// A file of this host.
+    /// A file operation on this host failed.
     #[error("{what}: {source}")]
     Io {
-        /// What was being done.
+        /// The operation, for the message.
         what: &'static str,
-        /// How it failed.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The configuration is wrong.
+    /// The configuration is invalid.
     #[error("the configuration of {what}: {why}")]
     Config {
-        /// Of what.
+        /// The part of the configuration.
         what: String,
-        /// What is wrong.
+        /// What is wrong with it.
         why: String,
     },
 }
@@ -69,7 +69,7 @@ impl ArtifactError {
         move |source| Self::Io { what, source }
     }
 
-    /// What the build's `stateReason` is: nothing about this host.
+    /// The build's `stateReason`, which reveals nothing about this host.
     #[must_use]
     pub fn state_reason(&self) -> StateReason {
         match self {
@@ -95,7 +95,7 @@ impl ArtifactError {
     }
 }
 
-/// Whether there is no room for a file, or none for this process.
+/// Whether the error means that the disk, or this process's quota, is full.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

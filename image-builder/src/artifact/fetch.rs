@@ -1,4 +1,4 @@
-//! Fetching an artifact into a work directory.
+//! Fetches an artifact into a work directory.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,28 +14,28 @@ use super::source::{ArtifactSource, ArtifactUriError, registry_config};
 use super::zip::{self, ZipSummary};
 use super::{local, oci, s3};
 
-/// What an image is built from, fetched and checked.
+/// A fetched and checked artifact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Artifact {
-    /// A zip with a `Dockerfile`, checked; [`zip::write_tar`] gives its files.
+    /// A zip with a `Dockerfile`; [`zip::write_tar`] streams its files.
     Zip {
-        /// The zip.
+        /// Path of the zip.
         path: PathBuf,
-        /// What it holds.
+        /// Counts of the zip's content.
         summary: ZipSummary,
         /// SHA-256 of the zip, in hexadecimal.
         sha256: String,
     },
-    /// An image for linux/arm64; [`layout::write_tar`](super::oci::layout::write_tar) gives its files.
+    /// An image for linux/arm64; [`layout::write_tar`](super::oci::layout::write_tar) streams its files.
     Image {
-        /// The folder: an OCI image layout with this one image.
+        /// The folder: an OCI image layout with this image only.
         layout: PathBuf,
-        /// Digest of its manifest, like `sha256:…`.
+        /// Digest of the image's manifest, like `sha256:…`.
         digest: String,
     },
 }
 
-/// Where a zip lies.
+/// Location of a zip.
 enum Zip<'a> {
     Object { bucket: &'a str, key: &'a str },
     File(&'a Path),
@@ -48,11 +48,11 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// A fetcher for what `config` allows.
+    /// A fetcher for the sources that `config` permits.
     ///
     /// # Errors
     ///
-    /// What is wrong with the configuration.
+    /// The configuration is invalid.
     pub fn new(config: ArtifactConfig) -> Result<Self, ArtifactError> {
         s3::check(&config.s3)?;
         if config.registries.get("*").is_some_and(|registry| registry.plain_http) {
@@ -62,29 +62,29 @@ impl Fetcher {
         Ok(Self { config })
     }
 
-    /// What `uri` names.
+    /// Parses an artifact's URI.
     ///
     /// # Errors
     ///
-    /// The sentence that the client sees.
+    /// The error's message is shown to the client.
     pub fn source(&self, uri: &str) -> Result<ArtifactSource, ArtifactUriError> {
         ArtifactSource::parse(uri, &self.config)
     }
 
-    /// How much an archive may be: what [`zip::write_tar`] is called with for a zip from here.
+    /// The limits of archives, with which [`zip::write_tar`] is called for a zip that was fetched here.
     #[must_use]
     pub fn zip_limits(&self) -> &zip::Limits {
         &self.config.limits.zip
     }
 
-    /// Fetches and checks an artifact. `credentials` are the build role's, where it stands for some. `work` is an empty
-    /// directory on a file system with room for the artifact; the caller removes it.
+    /// Fetches and checks an artifact. `credentials` are the build role's, if it has any. `work` is an empty directory on a file system
+    /// with room for the artifact; the caller removes it.
     ///
-    /// Dropping the future ends the fetch. Whether it ends so or with an error, `work` then holds a part.
+    /// Dropping the future cancels the fetch. After a cancellation or an error, `work` may hold parts of the artifact.
     ///
     /// # Errors
     ///
-    /// Why there is no artifact; [`ArtifactError::state_reason`] says it to the user.
+    /// The artifact cannot be fetched; [`ArtifactError::state_reason`] is the reason for the user.
     pub async fn fetch(
         &self,
         source: &ArtifactSource,
@@ -149,7 +149,7 @@ impl Fetcher {
 
     async fn check_zip(&self, path: &Path) -> Result<ZipSummary, ArtifactError> {
         let cancelled = Arc::new(AtomicBool::new(false));
-        // Tells the thread to stop when this future is dropped.
+        // Stops the thread when this future is dropped.
         let _cancel = CancelOnDrop(Arc::clone(&cancelled));
         let (path, limits) = (path.to_owned(), self.config.limits.zip.clone());
         let checked =

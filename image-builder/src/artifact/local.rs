@@ -13,10 +13,10 @@ use super::download::{Download, blocking};
 use super::error::ArtifactError;
 use crate::failure::FailureCode;
 
-/// Bytes that are copied in one go.
+/// Bytes that are copied at once.
 const CHUNK: usize = 256 << 10;
 
-/// Opens an object of a bucket that is a directory. The kernel itself sees to it that neither `..` nor links lead out.
+/// Opens an object of a bucket that is a directory. The kernel prevents that `..` or links lead out of it (`RESOLVE_BENEATH`).
 pub(super) async fn open_object(directory: &Path, key: &str) -> Result<File, ArtifactError> {
     let directory = directory.to_owned();
     let opened = blocking(move || {
@@ -43,7 +43,7 @@ pub(super) async fn open_file(path: &Path) -> Result<File, ArtifactError> {
     .map_err(|error| object_error(&error, &path.to_string_lossy()))
 }
 
-/// Copies all of `file`.
+/// Copies the whole file.
 pub(super) async fn copy(file: File, download: &mut Download<'_, '_>) -> Result<(), ArtifactError> {
     let mut file = tokio::fs::File::from_std(file);
     let mut buffer = vec![0; CHUNK];
@@ -58,7 +58,7 @@ pub(super) async fn copy(file: File, download: &mut Download<'_, '_>) -> Result<
 
 fn object_error(error: &io::Error, name: &str) -> ArtifactError {
     let (code, why) = match error.raw_os_error() {
-        // EXDEV and ELOOP: it leads out of the bucket. That, too, is an object that is not there.
+        // EXDEV and ELOOP: the path leads out of the bucket. Such an object counts as missing.
         Some(
             libc::ENOENT | libc::ENOTDIR | libc::EISDIR | libc::EXDEV | libc::ELOOP | libc::ENAMETOOLONG,
         ) => (FailureCode::S3NoSuchKey, "does not exist"),
@@ -84,11 +84,11 @@ fn regular(file: File) -> io::Result<File> {
 
 fn openat2(directory: RawFd, path: &CString) -> io::Result<File> {
     let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK;
-    // SAFETY: `open_how` is integers, for which zero is a value.
+    // SAFETY: `open_how` consists of integers, for which zero is a valid value.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
     how.flags = u64::from(flags.cast_unsigned());
     how.resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS;
-    // SAFETY: the path ends with a NUL and `how` is as large as said; both outlive the call.
+    // SAFETY: the path ends with a NUL and `how` has the given size; both outlive the call.
     let result = unsafe {
         libc::syscall(
             libc::SYS_openat2,
@@ -102,6 +102,6 @@ fn openat2(directory: RawFd, path: &CString) -> io::Result<File> {
     if descriptor < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
+    // SAFETY: the kernel has just made this descriptor, which has no other owner.
     Ok(File::from(unsafe { OwnedFd::from_raw_fd(descriptor) }))
 }

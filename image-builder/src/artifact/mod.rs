@@ -1,16 +1,16 @@
-//! Fetching and checking what an image is built from.
+//! Fetches and checks the artifacts from which images are built.
 //!
-//! A [`Fetcher`] brings what a URI names into a work directory: a zip from an S3-compatible object store, from a directory
-//! that stands for a bucket, or from a file; an image from a registry. Whatever comes is hostile: it is counted and bounded as it comes, hashed, and
-//! checked; the host never unpacks it. What goes wrong has the code and sentence of a build's `stateReason`.
+//! A [`Fetcher`] copies the artifact at a URI into a work directory: a zip from an S3-compatible object store, from a directory
+//! that stands for a bucket, or from a file; an image from a registry. Every artifact is hostile: its bytes are counted, bounded and
+//! hashed as they arrive, and checked; the host never unpacks it. Errors have the code and sentence of a build's `stateReason`.
 //!
-//! * [`config`] – where artifacts may come from, and how much they may be
+//! * [`config`] – permitted sources of artifacts, and limits of their size
 //! * [`source`] – URIs
 //! * [`fetch`] – the fetch
-//! * [`download`] – bytes on their way to a file: counted, bounded, hashed
-//! * [`s3`], [`local`] – where zips come from
+//! * [`download`] – writing received bytes to a file: counted, bounded, hashed
+//! * [`s3`], [`local`] – sources of zips
 //! * [`oci`] – images from registries
-//! * [`zip`] – what a zip may hold, and its files as a tar
+//! * [`zip`] – checks of a zip, and its files as a tar
 
 mod config;
 mod download;

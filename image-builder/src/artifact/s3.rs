@@ -15,10 +15,10 @@ use super::download::Download;
 use super::error::ArtifactError;
 use crate::failure::FailureCode;
 
-/// How long making a connection may take.
+/// Timeout for opening a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long requests are sent again after the first one failed.
+/// How long a failed request is retried.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Copies an object to `download`. `credentials` are the build role's; without them, the configuration's are used.
@@ -30,7 +30,7 @@ pub(super) async fn get(
     download: &mut Download<'_, '_>,
 ) -> Result<(), ArtifactError> {
     let store = store(config, credentials, bucket)?;
-    // The library takes no keys with empty, `.` or `..` components, which HTTP clients are apt to normalise away.
+    // The library refuses keys with empty, `.` or `..` components, which HTTP clients tend to normalise.
     let Ok(path) = Key::parse(key) else {
         let what =
             format!("The key {key} has a component that is empty, . or ..; such keys are not supported.");
@@ -45,7 +45,7 @@ pub(super) async fn get(
     Ok(())
 }
 
-/// Checks what can be checked of a configuration before it is used.
+/// Checks a configuration as far as possible without a request.
 pub(super) fn check(config: &S3Config) -> Result<(), ArtifactError> {
     let refuse = |why: &str| Err(ArtifactError::Config { what: "the object store".into(), why: why.into() });
     match config.endpoint.as_deref() {
@@ -70,7 +70,7 @@ fn store(
     let mut client = ClientOptions::new()
         .with_allow_http(config.allow_http)
         .with_connect_timeout(CONNECT_TIMEOUT)
-        // What counts is that bytes keep coming, not how long all of them take.
+        // The time without a byte is limited, not the time of the whole transfer.
         .with_timeout_disabled()
         .with_read_timeout(Duration::from_secs(config.read_timeout_seconds));
     if let Some(path) = &config.ca_file {
@@ -92,7 +92,7 @@ fn store(
             .with_virtual_hosted_style_request(true),
     };
     if config.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://")) {
-        // The client would fail on a host that has no authorities at all.
+        // With the system's certificates, the client could not be made on a host that has none.
         client = client.with_no_system_certificates(true);
     }
     let keys = match (credentials, &config.credentials) {
@@ -113,7 +113,7 @@ fn store(
     builder.with_client_options(client).build().map_err(|error| refuse(http::client_not_made(&error)))
 }
 
-/// What an answer of the store means. The library passes the store's XML on as text only.
+/// Maps an error of the store to a documented code. The library passes on the store's XML only as text.
 fn refused(error: &object_store::Error, bucket: &str, key: &str) -> ArtifactError {
     use object_store::Error;
     let text = error.to_string();
@@ -124,11 +124,11 @@ fn refused(error: &object_store::Error, bucket: &str, key: &str) -> ArtifactErro
         Some(
             "PermanentRedirect" | "TemporaryRedirect" | "Redirect" | "IllegalLocationConstraintException",
         ) => FailureCode::S3CrossRegionAccessDenied,
-        // Also said of headers that are malformed otherwise, which this library's are not.
+        // S3 uses this code for other malformed headers, too, which this library does not send.
         Some("AuthorizationHeaderMalformed") if text.contains("region") => {
             FailureCode::S3CrossRegionAccessDenied
         }
-        // How the library puts S3's redirects, which have no Location.
+        // The library's message for S3's redirects, which have no Location.
         _ if text.contains("Received redirect without LOCATION") => FailureCode::S3CrossRegionAccessDenied,
         _ => match error {
             Error::NotFound { .. } => FailureCode::S3NoSuchKey,

@@ -7,7 +7,7 @@ use oci_client::Reference;
 
 use super::config::{ArtifactConfig, RegistryConfig};
 
-/// Where an artifact lies, as its URI says. [`ArtifactSource::parse`] makes only such as the configuration allows.
+/// An artifact's location, from its URI. [`ArtifactSource::parse`] accepts only what the configuration permits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ArtifactSource {
     /// A zip in a bucket.
@@ -23,30 +23,30 @@ pub enum ArtifactSource {
     Image(Reference),
 }
 
-/// A URI that names no artifact.
+/// Error: the URI names no artifact that is permitted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ArtifactUriError {
-    /// What AWS answers, word for word, to all that is no `s3://` URI.
+    /// AWS's answer, word for word, to every URI that is no `s3://` URI.
     #[error("CodeArtifact URI must be a valid S3 URI in the format: s3://<bucket>/<key>")]
     NotS3,
     /// A `file://` URI that names no absolute path.
     #[error("CodeArtifact URI must name an absolute path in the format: file:///<path>")]
     NotAbsolute,
-    /// An image reference that is none.
+    /// The image reference is invalid.
     #[error("CodeArtifact URI is not a valid image reference: {0}")]
     NotAReference(String),
-    /// A registry that the configuration does not name.
+    /// The configuration does not permit the registry.
     #[error("CodeArtifact URI names the registry {0}, which this installation does not allow")]
     RegistryNotAllowed(String),
 }
 
 impl ArtifactSource {
-    /// What `uri` names: `s3://bucket/key`; where the configuration allows them `file:///path`, and image references with a
+    /// Parses a URI: `s3://bucket/key`; if the configuration permits them, `file:///path`, and image references with a
     /// registry as `oci://registry/repository:tag@digest` or as ECR's host without a scheme.
     ///
     /// # Errors
     ///
-    /// The sentence that a client sees. Where only `s3://` is allowed it is always AWS's.
+    /// The error's message is shown to the client. If only `s3://` is permitted, it is always AWS's.
     pub fn parse(uri: &str, config: &ArtifactConfig) -> Result<Self, ArtifactUriError> {
         if let Some(rest) = uri.strip_prefix("s3://") {
             let (bucket, key) = rest.split_once('/').ok_or(ArtifactUriError::NotS3)?;
@@ -71,7 +71,7 @@ impl ArtifactSource {
 
 fn image(reference: &str, config: &ArtifactConfig) -> Result<ArtifactSource, ArtifactUriError> {
     let refuse = |why: &str| Err(ArtifactUriError::NotAReference(why.to_owned()));
-    // Without a registry a reference would mean Docker's. What is meant is said.
+    // Without a registry, a reference would stand for Docker's; the registry has to be explicit here.
     let has_registry =
         reference.split_once('/').is_some_and(|(host, _)| host.contains(['.', ':']) || host == "localhost");
     if !has_registry {
@@ -89,12 +89,12 @@ fn image(reference: &str, config: &ArtifactConfig) -> Result<ArtifactSource, Art
     }
 }
 
-/// The configuration of a registry: its own, or that of all others.
+/// The configuration of a registry: its own, or that of `*`.
 pub(super) fn registry_config<'c>(config: &'c ArtifactConfig, registry: &str) -> Option<&'c RegistryConfig> {
     config.registries.get(registry).or_else(|| config.registries.get("*"))
 }
 
-/// Whether a bucket can have this name; AWS's own rule for names that exist, old ones included.
+/// Whether a bucket can have this name, by AWS's rule for existing names, old ones included.
 fn is_bucket(name: &str) -> bool {
     (3..=255).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))

@@ -1,4 +1,4 @@
-//! What a container image says of itself becomes what the app is.
+//! Converts a container image's configuration to the app's.
 
 use std::collections::BTreeMap;
 
@@ -10,23 +10,23 @@ use super::request::BuildRequest;
 use crate::failure::FailureCode;
 use crate::image::App;
 
-/// Bytes of a description that are read: more than any Dockerfile gives reason for.
+/// Most bytes of a description that are read: more than any reasonable Dockerfile causes.
 pub(super) const MAX: usize = 4 << 20;
-/// Most arguments and variables of an app, and the longest of each in bytes.
+/// Most arguments and variables of an app; the next constant is the longest of each in bytes.
 const COUNT_MAX: usize = 4096;
 const LENGTH_MAX: usize = 128 << 10;
-/// What is kept of a container's configuration, beside what starts the app.
+/// Fields of a container's configuration that are kept, in addition to those that start the app.
 const KEPT: [&str; 7] =
     ["ExposedPorts", "Healthcheck", "Labels", "OnBuild", "Shell", "StopSignal", "Volumes"];
 
-/// What `buildah inspect` prints.
+/// Output of `buildah inspect`.
 #[derive(Debug, Deserialize)]
 struct Inspected {
     #[serde(rename = "Docker")]
     docker: Description,
 }
 
-/// The Docker format's image configuration, as far as it is used.
+/// The used part of the Docker format's image configuration.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Description {
@@ -77,7 +77,7 @@ pub(super) fn app(text: &[u8], request: &BuildRequest) -> Result<App, BuildError
     })
 }
 
-/// Variables without those that a later one of the same name replaces, in the order in which names first appear.
+/// Keeps the last variable of each name, in the order in which names first appear.
 fn last_wins(variables: impl Iterator<Item = String>) -> Vec<String> {
     let mut kept: Vec<String> = Vec::new();
     for variable in variables {

@@ -1,4 +1,4 @@
-//! The Dockerfile, built in the builder microVM.
+//! Builds the Dockerfile in the builder microVM.
 //!
 //! | Disk | What | Where in the guest |
 //! |---|---|---|
@@ -39,26 +39,26 @@ const DESCRIBE: &str = include_str!("scripts/describe.sh");
 const DISK: &str = include_str!("scripts/disk.sh");
 const LEAVE: &str = include_str!("scripts/leave.sh");
 
-/// Where the build context goes.
+/// Folder of the build context in the guest.
 const CONTEXT: &str = "/var/lib/hearth/context";
-/// Exit status of the scripts when a disk is full.
+/// Exit status of the scripts when a disk is full (`ENOSPC`).
 const FULL: u32 = 28;
-/// Room for buildah's storage beside what the root disk holds, in bytes.
+/// Room in bytes for buildah's storage, in addition to the root disk's size.
 const SCRATCH_EXTRA: u64 = 16 << 30;
-/// Identifier and hash seed of every root disk: nothing tells them apart but their content.
+/// UUID and hash seed of every root disk: constant, so that disks differ only by their content.
 const DISK_ID: &str = "68656172-7468-4d69-8372-6f6f74000000";
-/// How long the guest has to write everything and power off.
+/// How long the guest has to write everything to disk and power off.
 const POWER_OFF: Duration = Duration::from_secs(120);
 
 /// The app of a container image whose files are on the root disk.
 #[derive(Debug)]
 pub(super) struct Container {
     pub(super) app: App,
-    /// Bytes of its files.
+    /// Bytes of the container's files.
     pub(super) code_bytes: u64,
 }
 
-/// What is built from, and for whom.
+/// Inputs of a container's build.
 pub(super) struct Job<'a> {
     pub(super) host: &'a Host,
     pub(super) workspace: &'a Workspace,
@@ -67,7 +67,7 @@ pub(super) struct Job<'a> {
     pub(super) fetcher: &'a Fetcher,
     pub(super) artifact: &'a Artifact,
     pub(super) credentials: Option<proto::Credentials>,
-    /// Where the root disk goes.
+    /// Path of the root disk to write.
     pub(super) disk: &'a Path,
 }
 
@@ -83,16 +83,16 @@ impl Job<'_> {
         };
         match made {
             Ok(container) => self.leave(stage, control, &scratch).await.map(|()| container),
-            // Whoever mends a step of the Dockerfile wants the layers before it again.
+            // A user who mends a step of the Dockerfile profits from the cached layers before it.
             Err(error @ BuildError::Failed { .. }) if self.cache_key().is_some() => {
-                let _ = self.leave(stage, control, &scratch).await; // the first error is the one to tell
+                let _ = self.leave(stage, control, &scratch).await; // the first error is the one to return
                 Err(error)
             }
             Err(error) => Err(error),
         }
     }
 
-    /// The key of the layer cache: of this image, of this base. Buildah's own keys inside are made from content.
+    /// Key of the layer cache, specific to this image and this base. Buildah's own keys inside are derived from content.
     fn cache_key(&self) -> Option<String> {
         let key = self.request.cache.as_ref()?;
         let name: String =
@@ -122,14 +122,14 @@ impl Job<'_> {
                 metadata: None,
             })
             .await?;
-        // It booted in 1970, and knows nothing random.
+        // The guest has booted with a clock in 1970, and without entropy.
         let who = Identity {
             microvm_id: &random_id(),
             metadata: Some(self.request.platform.metadata()),
             credentials: self.credentials.clone(),
         };
         control.identify(who.message(&stage)?).await?;
-        // Everything is done by processes beside it.
+        // The app does nothing: the work is done by processes beside it.
         control.start_app(process(&["/bin/sleep", "infinity"])).await?;
         self.script(&stage, PREPARE, &[], &mut |_, _| {}).await?.success("preparing the builder's disks")?;
         self.feed(&stage).await?;
@@ -155,7 +155,7 @@ impl Job<'_> {
         ])
     }
 
-    /// Brings the artifact into the builder, as a tar stream.
+    /// Sends the artifact to the builder, as a tar stream.
     async fn feed(&self, stage: &Stage) -> Result<(), BuildError> {
         let pair = StdStream::pair().and_then(|(writer, reader)| {
             reader.set_nonblocking(true)?;
@@ -166,7 +166,7 @@ impl Job<'_> {
         let (artifact, limits) = (self.artifact.clone(), self.fetcher.zip_limits().clone());
         let writing = spawn_blocking(move || write_tar(&artifact, &limits, writer));
         let unpacked = stage.agent().unpack(CONTEXT, reader).await;
-        // When the archive turns out to be damaged, the guest only sees that it ends too early.
+        // If the archive turns out to be damaged, the guest only reports an early end of the stream; the error here is more precise.
         writing.await??;
         unpacked.map_err(|error| full_or(&error.to_string(), || error.into()))
     }
@@ -221,11 +221,11 @@ impl Job<'_> {
         Ok(Container { app, code_bytes })
     }
 
-    /// Ends the builder, and keeps its layers for the next build of the image.
+    /// Powers the builder off, and keeps its layers for the next build of the image.
     async fn leave(&self, stage: Stage, mut control: Control, scratch: &Path) -> Result<(), BuildError> {
         let left = self.script(&stage, LEAVE, &[], &mut |_, _| {}).await?;
         control.power_off().await?;
-        // The root disk is complete once the guest is off, and not before.
+        // The root disk is complete only when the guest is off.
         stage.finish(POWER_OFF).await.map_err(|error| {
             BuildError::Platform(format!("the builder microVM did not power off: {error}"))
         })?;
@@ -235,7 +235,7 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Runs a script in the builder. `on_line` gets each line; what it wrote is kept up to a bound.
+    /// Runs a script in the builder. `on_line` receives each line; the output is also kept, up to a bound.
     async fn script(
         &self,
         stage: &Stage,
@@ -265,7 +265,7 @@ impl Job<'_> {
     }
 }
 
-/// A script that has ended.
+/// Result of a script.
 struct Finished {
     exit: Exit,
     stdout: String,
@@ -273,7 +273,7 @@ struct Finished {
 }
 
 impl Finished {
-    /// What it wrote, if it did its work.
+    /// The script's stdout, if it has succeeded.
     fn success(self, what: &str) -> Result<String, BuildError> {
         match self.exit.code {
             0 => Ok(self.stdout),
@@ -284,7 +284,7 @@ impl Finished {
     }
 }
 
-/// Appends to what is kept of an output, which is not more than its end.
+/// Appends to an output, of which only the end is kept.
 fn keep_last(kept: &mut Vec<u8>, bytes: &[u8]) {
     kept.extend_from_slice(bytes);
     if let Some(excess) = kept.len().checked_sub(config::MAX) {
@@ -296,7 +296,7 @@ fn is_full(text: &str) -> bool {
     text.to_ascii_lowercase().contains("no space left on device")
 }
 
-/// That the disk is full, if that is what `text` says.
+/// The error for a full disk if `text` reports one; else `other`.
 fn full_or(text: &str, other: impl FnOnce() -> BuildError) -> BuildError {
     if is_full(text) { BuildError::failed(FailureCode::DiskStorageFull, "in the builder") } else { other() }
 }
@@ -325,7 +325,7 @@ fn process(words: &[&str]) -> proto::Process {
 fn write_tar(artifact: &Artifact, limits: &zip::Limits, out: StdStream) -> Result<(), BuildError> {
     match artifact {
         Artifact::Zip { path, .. } => match zip::write_tar(path, limits, &out) {
-            // The guest gave up, and says why itself.
+            // The guest has stopped reading, and reports the reason itself.
             Err(zip::ZipError::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
             Err(error) => Err(BuildError::failed(error.code(), error.to_string())),
             Ok(_) => Ok(()),

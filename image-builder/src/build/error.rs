@@ -11,21 +11,21 @@ use crate::failure::{FailureCode, StateReason};
 /// Why a build failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// What the user can mend: the artifact, the Dockerfile, the app.
+    /// A failure that the user can mend: in the artifact, the Dockerfile or the app.
     #[error("{reason}{}", Detail(.detail))]
     Failed {
-        /// For the build's `stateReason`.
+        /// The build's `stateReason`.
         reason: StateReason,
-        /// What exactly; empty where the reason says it all.
+        /// Details; empty if the reason is complete.
         detail: String,
     },
-    /// What the operator can mend.
+    /// A failure that the operator can mend.
     #[error("Internal platform error: {0}")]
     Platform(String),
     /// The build was cancelled.
     #[error("the build was cancelled")]
     Cancelled,
-    /// There is something at the image's place already.
+    /// The image's folder exists already.
     #[error("{0} exists already; give another folder, or remove it first")]
     Occupied(PathBuf),
 }
@@ -39,7 +39,7 @@ impl std::fmt::Display for Detail<'_> {
 }
 
 impl BuildError {
-    /// A failure that the user can mend.
+    /// Makes a failure that the user can mend.
     pub(super) fn failed(reason: impl Into<StateReason>, detail: impl Into<String>) -> Self {
         Self::Failed { reason: reason.into(), detail: detail.into() }
     }
@@ -55,7 +55,7 @@ impl BuildError {
     }
 }
 
-/// Errors that only the operator can do something about.
+/// Converts errors that only the operator can mend.
 macro_rules! platform {
     ($($error:ty),*) => {
         $(impl From<$error> for BuildError {
@@ -68,7 +68,7 @@ macro_rules! platform {
 
 platform!(AgentError, MicrovmError, NetworkError, tokio::task::JoinError);
 
-/// An error of the host's own files.
+/// Makes the error of a file operation on the host.
 pub(super) fn file<'a>(
     what: &'a str,
     path: &'a std::path::Path,

@@ -1,4 +1,4 @@
-//! What a build tells while it goes on.
+//! Events of a build under way.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,21 +11,21 @@ use hearth_proto::guest::v1::LogSource;
 pub enum Step {
     /// The artifact is fetched and checked.
     Fetch,
-    /// The builder microVM boots, and the artifact goes into it.
+    /// The builder microVM boots, and receives the artifact.
     StartBuilder,
-    /// The Dockerfile is built.
+    /// The steps of the Dockerfile run.
     Build,
     /// The root disk is written.
     RootDisk,
     /// A microVM of the app boots, and the app starts.
     Start,
-    /// The app gets ready.
+    /// The app is called until it is ready.
     Ready,
     /// The snapshot is taken.
     Snapshot,
-    /// A clone of the snapshot runs: `/validate`, the working set.
+    /// A clone of the snapshot runs: `/validate`, recording of the working set.
     Validate,
-    /// Everything is made durable and gets its name.
+    /// All files are made durable, and the image gets its name.
     Commit,
 }
 
@@ -45,7 +45,7 @@ impl fmt::Display for Step {
     }
 }
 
-/// Which log a line belongs to: each becomes a log stream of its own.
+/// The log that a line belongs to: each becomes a separate log stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LogStream {
     /// The output of the Dockerfile's steps.
@@ -56,37 +56,37 @@ pub enum LogStream {
     Validate,
 }
 
-/// Something that happened.
+/// An event of a build.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A step has begun.
+    /// A step was started.
     Started(Step),
-    /// A step has been done.
+    /// A step was completed, after this time.
     Finished(Step, Duration),
-    /// A line of a log.
+    /// A line was written to a log.
     Log {
-        /// Which log.
+        /// The log.
         stream: LogStream,
-        /// Where the line was written to.
+        /// Stdout or stderr.
         source: LogSource,
-        /// The line, without its end.
+        /// The line, without its newline.
         line: Vec<u8>,
     },
-    /// So many bytes of the artifact have come; of so many, where that is known.
+    /// Bytes of the artifact were received.
     Fetched {
         /// Bytes so far.
         bytes: u64,
-        /// Bytes in all.
+        /// Bytes in total, if known.
         total: Option<u64>,
     },
-    /// The container is on the root disk.
+    /// The container's files were written to the root disk.
     CodeInstalled {
-        /// Bytes of its files: what a build is said to have made even where it fails later.
+        /// Bytes of the files: reported for the build even if a later step fails.
         bytes: u64,
     },
 }
 
-/// Takes events; called from several tasks, and must not block.
+/// Receives events. It is called from several tasks, and must not block.
 #[derive(Clone)]
 pub struct Sink(Arc<dyn Fn(Event) + Send + Sync>);
 
@@ -97,22 +97,22 @@ impl fmt::Debug for Sink {
 }
 
 impl Sink {
-    /// Events go to `take`.
+    /// A sink that passes events to `take`.
     pub fn new(take: impl Fn(Event) + Send + Sync + 'static) -> Self {
         Self(Arc::new(take))
     }
 
-    /// Tells an event.
+    /// Reports an event.
     pub fn tell(&self, event: Event) {
         (self.0)(event);
     }
 
-    /// Tells a line of a log.
+    /// Reports a line of a log.
     pub(super) fn log(&self, stream: LogStream, source: LogSource, line: &[u8]) {
         self.tell(Event::Log { stream, source, line: line.to_vec() });
     }
 
-    /// Does a step, and tells of its beginning and end.
+    /// Runs a step, and reports its start and, if it succeeds, its completion.
     pub(super) async fn step<T, E>(
         &self,
         step: Step,

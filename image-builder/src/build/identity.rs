@@ -1,4 +1,4 @@
-//! Who a guest is told to be, after it has booted or was restored.
+//! The identity that a guest gets after it has booted or was restored.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -13,7 +13,7 @@ use super::stage::Stage;
 /// Bytes of entropy for a guest's random number generator.
 const ENTROPY: usize = 64;
 
-/// Who a guest is.
+/// A guest's identity.
 pub(super) struct Identity<'a> {
     pub(super) microvm_id: &'a str,
     pub(super) metadata: Option<proto::Metadata>,
@@ -21,7 +21,7 @@ pub(super) struct Identity<'a> {
 }
 
 impl Identity<'_> {
-    /// The message for the agent of `stage`, with fresh entropy and the time of now.
+    /// The message for the agent of `stage`, with fresh entropy and the current time.
     pub(super) fn message(self, stage: &Stage) -> Result<proto::Identify, BuildError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         Ok(proto::Identify {

@@ -1,6 +1,6 @@
-//! Bytes become lines.
+//! Splits bytes into lines.
 
-/// Longest line; a longer one is told in pieces.
+/// Longest line in bytes; a longer one is split.
 const LONGEST: usize = 256 << 10;
 
 /// Collects bytes until a line is complete.
@@ -10,7 +10,7 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Takes bytes; `line` gets each line that they complete, without its end.
+    /// Adds bytes; `line` receives each line that they complete, without its newline.
     pub(super) fn push(&mut self, bytes: &[u8], mut line: impl FnMut(&[u8])) {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             self.rest.extend_from_slice(piece);
@@ -20,7 +20,7 @@ impl Lines {
         }
     }
 
-    /// Gives what is left, if anything is.
+    /// Passes on the rest, if there is any.
     pub(super) fn flush(&mut self, mut line: impl FnMut(&[u8])) {
         if self.rest.is_empty() {
             return;

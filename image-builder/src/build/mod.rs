@@ -4,12 +4,12 @@
 //! fetch ─► builder microVM: context, buildah, root disk ─► microVM of the app: ready, snapshot ─► clone: validate ─► commit
 //! ```
 //!
-//! * [`request`] – what is to be built; [`settings`] – where and with what
-//! * [`event`] – what a build tells while it goes on; [`error`] – why it failed
-//! * `workspace` – the folder of a build under way, and sweeping what killed builds have left
+//! * [`request`] – the image to build; [`settings`] – the host's part of the configuration
+//! * [`event`] – events of a build under way; [`error`] – why it failed
+//! * `workspace` – the folder of a build under way, and removing what killed builds have left
 //! * `stage` – a microVM with a network, for one step
-//! * `container` – the Dockerfile in the builder microVM; `config` – what the container image says
-//! * `snapshot`, `validate`, `trial` – the app's own microVMs; `identity` – who they are told to be
+//! * `container` – the Dockerfile in the builder microVM; `config` – the container image's configuration
+//! * `snapshot`, `validate`, `trial` – the app's own microVMs; `identity` – their identities
 
 mod config;
 mod container;

@@ -33,10 +33,10 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Makes the host ready for builds, and removes what killed ones have left. Blocks for a moment.
+    /// Prepares the host for builds, and removes what killed builds have left. Blocks for a moment.
     ///
     /// # Errors
-    /// What the host lacks.
+    /// The host lacks a tool or privilege, or a folder cannot be used.
     pub fn open(settings: Settings, fetcher: Fetcher, roles: Arc<RoleProvider>) -> Result<Self, BuildError> {
         let networks = Networks::open(settings.network.clone())?;
         sweep(&settings.work, &networks)?;
@@ -44,10 +44,10 @@ impl Builder {
         Ok(Self { settings, networks, fetcher, roles })
     }
 
-    /// Builds an image into the folder `out`, which appears as a whole or not at all. It ends early when `cancel` does.
+    /// Builds an image into the folder `out`, which appears as a whole or not at all. Terminates early when `cancel` completes.
     ///
     /// # Errors
-    /// [`BuildError`]; nothing is left then but what the next [`Self::open`] removes.
+    /// [`BuildError`]; leftovers, if any, are removed by the next [`Self::open`].
     pub async fn build(
         &self,
         request: &BuildRequest,
@@ -108,7 +108,7 @@ impl Builder {
         Image::open(out).map_err(|error| BuildError::Platform(error.to_string()))
     }
 
-    /// What microVMs have in common.
+    /// The common part of all microVMs of a build.
     pub(super) fn host(&self, egress: Egress, sink: Sink) -> Host {
         Host { settings: Arc::clone(&self.settings), networks: Arc::clone(&self.networks), egress, sink }
     }
@@ -149,8 +149,8 @@ impl Builder {
     }
 }
 
-/// The build role's credentials, if it stands for some. A role that the account may not use ends the build, whoever has accepted
-/// it and when.
+/// The build role's credentials, if it has any. A role that the account may not use fails the build, even if the request was
+/// accepted before.
 async fn credentials(
     roles: &RoleProvider,
     request: &BuildRequest,
@@ -164,7 +164,7 @@ async fn credentials(
     })
 }
 
-/// Credentials as the guest's metadata service serves them.
+/// Converts credentials to those that the guest's metadata service serves.
 fn grant(credentials: Credentials) -> proto::Credentials {
     proto::Credentials {
         access_key_id: credentials.access_key_id,
@@ -232,7 +232,7 @@ async fn commit(folder: std::path::PathBuf, out: &Path) -> Result<(), BuildError
         let sync = |path: &Path| {
             File::open(path).and_then(|opened| opened.sync_all()).map_err(file("syncing", path))
         };
-        // The snapshot's folder is durable already, but for its working set.
+        // The snapshot's folder is durable already, except for its working set.
         for name in [DISK, MANIFEST, SNAPSHOT, ""] {
             sync(&folder.join(name))?;
         }
@@ -243,7 +243,7 @@ async fn commit(folder: std::path::PathBuf, out: &Path) -> Result<(), BuildError
     committed.await?
 }
 
-/// Renames where nothing is; what has come there meanwhile stays.
+/// Renames `from` to `to`, which must not exist; never replaces anything.
 fn rename_new(from: &Path, to: &Path) -> Result<(), BuildError> {
     use std::ffi::CString;
     use std::os::unix::ffi::OsStrExt as _;

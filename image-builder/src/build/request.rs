@@ -1,4 +1,4 @@
-//! What is to be built.
+//! The request to build an image.
 
 use std::collections::BTreeMap;
 
@@ -8,41 +8,41 @@ use hearth_host::shape::{Burst, MemoryClass};
 
 use crate::image::Hooks;
 
-/// What is to be built.
+/// The request to build an image.
 #[derive(Clone, Debug)]
 pub struct BuildRequest {
-    /// Where the artifact is: `s3://bucket/key`, and what the configuration allows beside that.
+    /// URI of the artifact: `s3://bucket/key`, and other schemes that the configuration permits.
     pub artifact: String,
-    /// The role with whose credentials it is fetched, and which the build has; and the account that builds.
+    /// The role with whose credentials the artifact is fetched, and which the build has; and the account that builds.
     pub build_role: Option<RoleUse>,
-    /// Version of the base image; the newest where none is given.
+    /// Version of the base image; by default the newest.
     pub base: Option<u64>,
     /// The memory class.
     pub memory: MemoryClass,
-    /// How many times its class a guest gets.
+    /// Factor of a guest's peak memory to its class.
     pub burst: Burst,
-    /// Variables for the app, beside those of the Dockerfile.
+    /// Variables for the app, in addition to those of the Dockerfile.
     pub environment: BTreeMap<String, String>,
     /// The app's hooks.
     pub hooks: Hooks,
-    /// Whether its container has all capabilities.
+    /// Whether the app's container has all capabilities.
     pub all_capabilities: bool,
-    /// What the build and the app may reach.
+    /// Egress policy of the build and of the app.
     pub egress: Egress,
-    /// Who the image is.
+    /// The image's name, version, region and account.
     pub platform: Platform,
-    /// Builds with the same key use one layer cache; none without.
+    /// Key of the layer cache, which builds with the same key share; none for no cache.
     pub cache: Option<String>,
 }
 
-/// Who the image is: for the app's environment and the metadata service.
+/// The identity of an image: for the app's environment and the metadata service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Platform {
     /// The image's name.
     pub name: String,
-    /// Its ARN.
+    /// The image's ARN.
     pub arn: String,
-    /// Its version, like `1.0`.
+    /// The image's version, like `1.0`.
     pub version: String,
     /// The region.
     pub region: String,
@@ -62,7 +62,7 @@ impl Platform {
         ]
     }
 
-    /// What the metadata service says.
+    /// Content of the metadata service.
     #[must_use]
     pub fn metadata(&self) -> hearth_proto::guest::v1::Metadata {
         hearth_proto::guest::v1::Metadata {

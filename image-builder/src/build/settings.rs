@@ -1,4 +1,4 @@
-//! Where and with what images are built.
+//! The host's settings for builds.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,33 +7,33 @@ use hearth_host::dns::DnsConfig;
 use hearth_host::network::NetworkConfig;
 use hearth_vmm::jail::JailConfig;
 
-/// Where and with what images are built.
+/// The host's settings for builds.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The program `hearth-vmm`.
     pub vmm: PathBuf,
     /// The catalogue of base images.
     pub catalogue: PathBuf,
-    /// Where builds under way and layer caches are: on the file system of the images.
+    /// Folder of builds under way and layer caches: on the file system of the images.
     pub work: PathBuf,
     /// The monitors' jail.
     pub jail: JailConfig,
-    /// How microVMs reach the internet.
+    /// The configuration of microVMs' networks.
     pub network: NetworkConfig,
-    /// Whom their DNS queries are passed on to.
+    /// The configuration of their name resolution.
     pub dns: DnsConfig,
-    /// The builder microVM.
+    /// Limits of the builder microVM.
     pub builder: BuilderLimits,
 }
 
-/// What a build may take.
+/// Limits of a build.
 #[derive(Clone, Copy, Debug)]
 pub struct BuilderLimits {
     /// Memory of the builder microVM in MiB.
     pub memory_mib: u64,
-    /// Its CPUs.
+    /// vCPUs of the builder microVM.
     pub vcpus: u32,
-    /// How long a build may take, from the first byte of the artifact to the commit.
+    /// Longest time of a build, from the first byte of the artifact to the commit.
     pub time: Duration,
 }
 

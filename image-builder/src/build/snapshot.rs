@@ -23,24 +23,24 @@ use crate::failure::{FailureCode, HookFailure, ImageHook, StateReason};
 use crate::image::{App, HookSettings};
 use hearth_base::Base;
 
-/// Without `/ready`: how long the app must have lived …
+/// Without `/ready`: how long the app must have run before the snapshot.
 const SETTLING: Duration = Duration::from_secs(10);
-/// … and for how long the guest must have been idle …
+/// Without `/ready`: for how long the guest must have been idle.
 const IDLE: Duration = Duration::from_secs(2);
-/// … below this share of its processors' time, in percent …
+/// Share of the processors' time in percent below which the guest counts as idle.
 const BUSY_MAX: u64 = 5;
-/// … unless it takes longer than this.
+/// Without `/ready`: after this time, the snapshot is taken even if the guest is not idle.
 const SETTLING_MAX: Duration = Duration::from_secs(60);
-/// How often it is looked at.
+/// Interval between checks for idleness.
 const LOOK: Duration = Duration::from_millis(250);
-/// How long the monitor has to end, once the snapshot is complete.
+/// Deadline for the monitor to exit, once the snapshot is complete.
 const END: Duration = Duration::from_secs(60);
-/// How long the host has to take all lines that the app wrote until the snapshot.
+/// Deadline for the host to receive all lines that the app has written before the snapshot.
 const LOGS: Duration = Duration::from_secs(30);
-/// The same, of an app that has failed.
+/// Deadline for the host to receive the last lines of an app that has failed.
 const LAST_LINES: Duration = Duration::from_secs(5);
 
-/// What becomes a snapshot.
+/// Inputs of the step.
 pub(super) struct Job<'a> {
     pub(super) host: &'a Host,
     pub(super) workspace: &'a Workspace,
@@ -50,7 +50,7 @@ pub(super) struct Job<'a> {
     pub(super) credentials: Option<proto::Credentials>,
     /// The root disk.
     pub(super) disk: &'a Path,
-    /// Where the snapshot goes.
+    /// Folder of the snapshot.
     pub(super) snapshot: &'a Path,
 }
 
@@ -96,7 +96,7 @@ impl Job<'_> {
                 metadata: None,
             })
             .await?;
-        // It booted in 1970, and knows nothing random.
+        // The guest has booted with a clock in 1970, and without entropy.
         let metadata = Some(self.request.platform.metadata());
         let who = Identity { microvm_id: &random_id(), metadata, credentials: None };
         control.identify(who.message(&stage)?).await?;
@@ -138,9 +138,9 @@ impl Job<'_> {
     async fn save(&self, stage: Stage, mut control: Control, overlay: &Path) -> Result<(), BuildError> {
         let saved = tokio::select! {
             saved = self.write(&stage, &mut control, overlay) => saved,
-            // While nobody ended it: the guest has crashed, or powered itself off.
+            // The guest has ended although nobody requested it: it has crashed, or powered itself off.
             _ = stage.microvm().ended() => {
-                // The snapshot ends it, too, when it is complete.
+                // Taking the snapshot ends the guest, too, when it is complete.
                 if self.snapshot.join("state").exists() { Ok(()) } else { Err(terminated(&stage)) }
             }
         };
@@ -150,8 +150,8 @@ impl Job<'_> {
     }
 
     async fn write(&self, stage: &Stage, control: &mut Control, overlay: &Path) -> Result<(), BuildError> {
-        // Clones are to know nothing of this build: neither what it was told, nor its time and chance, which the app would go on
-        // with until they are told better.
+        // Clones must not inherit anything from this build: neither its identity and credentials nor its time and random numbers, with
+        // which the app would go on until it gets its own.
         control.freeze(true).await?;
         drain_logs(control).await?;
         let quiesced = control.quiesce(true).await?;
@@ -170,7 +170,7 @@ fn terminated(stage: &Stage) -> BuildError {
     BuildError::failed(StateReason::TerminatedDuringSnapshot, stage.microvm().last_words())
 }
 
-/// Waits until the host has taken all lines that the app has written.
+/// Waits until the host has received all lines that the app has written.
 pub(super) async fn drain_logs(control: &mut Control) -> Result<(), AgentError> {
     let end = Instant::now() + LOGS;
     loop {
@@ -182,18 +182,18 @@ pub(super) async fn drain_logs(control: &mut Control) -> Result<(), AgentError> 
     }
 }
 
-/// Takes what the app of a stage that has failed wrote last: it explains the failure.
+/// Receives the last lines of the app of a failed stage: they explain the failure.
 pub(super) async fn last_lines(stage: &Stage) {
     let take = async {
-        // Another connection than the one on which a request may still be under way.
+        // This is a new connection, because a request may still be under way on the other one.
         let mut control = stage.agent().control().await?;
         drain_logs(&mut control).await
     };
-    // The guest may be gone: then there is no more.
+    // The guest may have ended: then there are no more lines.
     let _ = timeout(LAST_LINES, take).await;
 }
 
-/// Calls an image hook and says what came of it.
+/// Calls an image hook and returns its outcome.
 pub(super) async fn call(
     control: &mut Control,
     name: ImageHook,
@@ -216,7 +216,7 @@ pub(super) async fn call(
     Err(BuildError::failed(StateReason::Hook(name, failure), detail))
 }
 
-/// Waits until an app without `/ready` has most likely started: it lives for a while, and the guest is idle.
+/// Waits until an app without `/ready` has most likely started: it has run for a while, and the guest is idle.
 async fn quiescent(control: &mut Control) -> Result<(), AgentError> {
     let started = Instant::now();
     let mut idle = Idle::default();
@@ -231,7 +231,7 @@ async fn quiescent(control: &mut Control) -> Result<(), AgentError> {
     }
 }
 
-/// For how long processors have been idle.
+/// Measures for how long the processors have been idle.
 #[derive(Debug, Default)]
 struct Idle {
     last: Option<(u64, u64)>,
@@ -239,7 +239,7 @@ struct Idle {
 }
 
 impl Idle {
-    /// Takes processor times at a time; returns for how long they have been idle since.
+    /// Takes a sample of processor times; returns for how long they have been idle.
     fn look(&mut self, now: Duration, total: u64, busy: u64) -> Duration {
         let (last_total, last_busy) = self.last.replace((total, busy)).unwrap_or((total, busy));
         let (total, busy) = (total.saturating_sub(last_total), busy.saturating_sub(last_busy));
@@ -258,7 +258,7 @@ mod tests {
 
     use super::*;
 
-    /// What a build says when an agent reports `outcome` of a hook with five minutes.
+    /// The `stateReason` of a build whose agent reports `outcome` of a hook with a timeout of five minutes.
     async fn reason(name: ImageHook, outcome: Outcome) -> Option<String> {
         let (agent, mut guest) = played();
         let script = async {

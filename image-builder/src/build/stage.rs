@@ -22,10 +22,10 @@ use super::settings::Settings;
 use super::workspace::{STAGES, Workspace};
 use hearth_base::Base;
 
-/// How long a guest has to boot. An emulated one takes seconds.
+/// Deadline for a guest to boot. An emulated one takes seconds.
 const BOOT: Duration = Duration::from_secs(120);
 
-/// What all microVMs of one build have in common.
+/// The common part of all microVMs of one build.
 #[derive(Clone)]
 pub(super) struct Host {
     pub(super) settings: Arc<Settings>,
@@ -34,7 +34,7 @@ pub(super) struct Host {
     pub(super) sink: Sink,
 }
 
-/// A microVM of a build. Dropping it ends it and removes its network.
+/// A microVM of a build. Dropping it kills the monitor and removes the network.
 pub(super) struct Stage {
     microvm: Arc<Microvm>,
     network: Option<MicrovmNetwork>,
@@ -55,7 +55,7 @@ impl Stage {
             host.settings.jail.uid + 1 + workspace.number() * 4 + u32::try_from(number).unwrap_or_default();
         let jail = JailConfig { uid, gid: uid, ..host.settings.jail.clone() };
         let host = host.clone();
-        // Both block for milliseconds, on processes and netlink.
+        // Both steps block for milliseconds, on processes and netlink.
         let made = spawn_blocking(move || -> Result<Self, BuildError> {
             let microvm = Microvm::start(&host.settings.vmm, &folder, jail)?;
             let network = match host.egress {
@@ -85,7 +85,7 @@ impl Stage {
         };
         let (kernel, initramfs): (PathBuf, PathBuf) = (base.kernel(), base.initramfs());
         let boot = Boot { kernel, initramfs, shape, disks, card };
-        // The monitor may take long to answer.
+        // The monitor may take long to respond.
         let microvm = Arc::clone(&self.microvm);
         spawn_blocking(move || microvm.boot(boot)).await??;
         self.reach().await
@@ -125,7 +125,7 @@ impl Stage {
         Ok(control)
     }
 
-    /// The guest's network, as the agent wants to know it.
+    /// The guest's network, in the form that the agent expects.
     pub(super) fn guest_network(&self) -> Option<proto::Network> {
         self.network.as_ref().map(|network| proto::Network {
             address: network.address(),
@@ -142,7 +142,7 @@ impl Stage {
         self.microvm.agent()
     }
 
-    /// Tells the app's lines as events of `stream`, from now until the guest ends.
+    /// Reports the app's lines as events of `stream`, from now until the guest ends.
     pub(super) fn follow_logs(&self, stream: LogStream) -> JoinHandle<()> {
         let (agent, sink) = (self.agent().clone(), self.host.sink.clone());
         tokio::spawn(async move {
@@ -152,7 +152,7 @@ impl Stage {
         })
     }
 
-    /// Waits for the monitor to end, which it or its guest was asked to; it is killed when it has not within `limit`.
+    /// Waits for the monitor to exit, which it or its guest was requested to do; kills it after `limit`.
     pub(super) async fn finish(self, limit: Duration) -> Result<(), BuildError> {
         Ok(spawn_blocking(move || self.microvm.reap(limit)).await??)
     }
@@ -164,12 +164,12 @@ impl Drop for Stage {
             names.abort();
         }
         if let Some(network) = self.network.take() {
-            let _ = network.remove(); // what stays, the next sweep gets
+            let _ = network.remove(); // the next sweep removes what could not be removed here
         }
     }
 }
 
-/// Whether the agent says that what the user asked for is not there: a program, a user, a folder.
+/// Whether the agent reports a mistake of the user: a program, user or folder that does not exist.
 pub(super) fn is_users_fault(error: &AgentError) -> bool {
     matches!(error, AgentError::Refused { code: AgentFailure::NotFound | AgentFailure::Invalid, .. })
 }

@@ -1,4 +1,4 @@
-//! A throw-away microVM of an image: for trying it out by hand, and in tests.
+//! A throw-away microVM of an image, for trying it out by hand, and in tests.
 
 use hearth_host::agent::Agent;
 use hearth_host::agent::control::HookCall;
@@ -14,7 +14,7 @@ use super::stage::Stage;
 use super::workspace::Workspace;
 use crate::image::Image;
 
-/// A microVM of an image. Dropping it ends it, and nothing is left of it.
+/// A microVM of an image. Dropping it removes it without leftovers.
 pub struct Trial {
     stage: Stage,
     id: String,
@@ -51,13 +51,13 @@ impl Builder {
 }
 
 impl Trial {
-    /// Its id.
+    /// Id of the microVM.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Its agent.
+    /// Client of the guest's agent.
     #[must_use]
     pub fn agent(&self) -> &Agent {
         self.stage.agent()
@@ -69,7 +69,7 @@ impl Trial {
         self.stage.microvm()
     }
 
-    /// Waits until the app or the guest has ended; how, for people.
+    /// Waits until the app or the guest has ended. Returns a description for people.
     pub async fn ended(&self) -> String {
         let app = async {
             match self.agent().control().await {

@@ -1,4 +1,4 @@
-//! A clone of the snapshot that is thrown away: `/validate`, and which pages a clone needs first.
+//! Runs a throw-away clone of the snapshot: calls `/validate`, and records the pages that a clone needs first.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use super::workspace::Workspace;
 use crate::failure::{ImageHook, StateReason};
 use crate::image::{Image, SNAPSHOT};
 
-/// The file with the working set in the snapshot's folder.
+/// Name of the working set's file in the snapshot's folder.
 const WORKING_SET: &str = "working-set";
 
 /// Runs a clone of `image`, which is not committed yet.

@@ -1,13 +1,13 @@
-//! The folder of a build under way, and sweeping what killed builds have left.
+//! The folder of a build under way, and removing what killed builds have left.
 //!
 //! ```text
-//! WORK/.lock             held while folders appear and go
+//! WORK/.lock             held while folders are created and removed
 //! WORK/builds/<id>/      one build; `lock` in it is held as long as its process lives
 //! WORK/cache/<key>       scratch disks with the layers of earlier builds, not in use
 //! ```
 //!
-//! Everything a build makes outside its folder has a name that follows from the folder's: the networks of its microVMs. So what
-//! a killed build has left is found by looking at the folders whose lock nobody holds.
+//! Resources of a build outside its folder – the networks of its microVMs – have names that are derived from the folder's. So the
+//! leftovers of a killed build are found through the folders whose lock is not held.
 
 use std::fs::{self, File};
 use std::io;
@@ -23,7 +23,7 @@ const BUILDS: &str = "builds";
 const CACHE: &str = "cache";
 const LOCK: &str = "lock";
 
-/// The microVMs of a build.
+/// The stages of a build: each has one microVM.
 pub(super) const STAGES: [&str; 4] = ["build", "snapshot", "validate", "run"];
 
 /// The folder of a build. Dropping it removes it.
@@ -50,7 +50,7 @@ fn lock_work(work: &Path) -> Result<File, BuildError> {
 }
 
 impl Workspace {
-    /// A new one.
+    /// Creates a workspace.
     pub(super) fn create(work: &Path) -> Result<Self, BuildError> {
         let _all = lock_work(work)?;
         let id: String = random::<6>()?.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -61,32 +61,32 @@ impl Workspace {
         Ok(Self { work: work.to_owned(), id, _lock: locked.map_err(file("locking", &path))? })
     }
 
-    /// Where it is.
+    /// Path of the folder.
     pub(super) fn folder(&self) -> PathBuf {
         self.work.join(BUILDS).join(&self.id)
     }
 
-    /// A file or folder in it.
+    /// Path of a file or folder in it.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder().join(name)
     }
 
-    /// The name of the network of its microVM `stage`.
+    /// Name of the network of the microVM of `stage`.
     pub(super) fn network(&self, stage: &str) -> String {
         network(&self.id, stage)
     }
 
-    /// A number that few builds share, for user ids.
+    /// A number that few builds have in common, from which user ids are derived.
     pub(super) fn number(&self) -> u32 {
         self.id.get(..4).and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or_default()
     }
 
-    /// Takes the cached scratch disk `key` to `to`, if there is one that nobody has.
+    /// Moves the cached scratch disk `key` to `to`. Returns false if there is none, or another build is using it.
     pub(super) fn take_cache(&self, key: &str, to: &Path) -> bool {
         fs::rename(self.work.join(CACHE).join(key), to).is_ok()
     }
 
-    /// Keeps a scratch disk as `key`. Without success the next build does without.
+    /// Keeps a scratch disk as `key`. If this fails, the next build starts without a cache.
     pub(super) fn keep_cache(&self, key: &str, from: &Path) {
         let _ = fs::rename(from, self.work.join(CACHE).join(key));
     }
@@ -94,12 +94,12 @@ impl Workspace {
 
 impl Drop for Workspace {
     fn drop(&mut self) {
-        // What cannot be removed now, the next sweep gets.
+        // The next sweep removes what cannot be removed now.
         let _ = fs::remove_dir_all(self.folder());
     }
 }
 
-/// Removes what killed builds have left; returns how many there were.
+/// Removes what killed builds have left. Returns the number of those builds.
 pub(super) fn sweep(work: &Path, networks: &Networks) -> Result<usize, BuildError> {
     let _all = lock_work(work)?;
     let builds = work.join(BUILDS);
@@ -121,11 +121,11 @@ pub(super) fn sweep(work: &Path, networks: &Networks) -> Result<usize, BuildErro
     Ok(swept)
 }
 
-/// Whether the process of a build lives.
+/// Whether the process of a build is running.
 fn is_live(folder: &Path) -> Result<bool, BuildError> {
     let path = folder.join(LOCK);
     match File::open(&path) {
-        // Killed before it made its lock: nobody makes folders now.
+        // The build was killed before it made its lock: while the lock of the work folder is held here, no folder is being created.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(file("opening", &path)(error)),
         Ok(lock) => Ok(lock.try_lock().is_err()),
@@ -141,7 +141,7 @@ mod tests {
         let work = tempfile::tempdir().unwrap();
         let under_way = Workspace::create(work.path()).unwrap();
         assert!(is_live(&under_way.folder()).unwrap());
-        // As `kill -9` leaves it: the folder stays, the lock goes with the process.
+        // The state after `kill -9`: the folder stays, the lock is released with the process.
         let killed = work.path().join(BUILDS).join("0123456789ab");
         fs::create_dir(&killed).unwrap();
         fs::write(killed.join(LOCK), "").unwrap();

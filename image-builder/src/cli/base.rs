@@ -134,7 +134,7 @@ impl VersionOptions {
 }
 
 impl Options {
-    /// Does what the command line says. Results go to stdout, progress to stderr.
+    /// Executes the command line. Results are printed to stdout, progress to stderr.
     pub(crate) fn run(&self) -> Result<(), BaseError> {
         let start = Instant::now();
         let progress = |text: &str| eprintln!("[{:6.1} s] {text}", start.elapsed().as_secs_f64());

@@ -13,7 +13,7 @@ use hearth_image_builder::image::{HookSettings, Hooks};
 use super::host::{HostOptions, NamedArtifact};
 use super::{block_on, interrupted, progress};
 
-/// The account of images that nobody gives one.
+/// The account of images for which none is given.
 const NO_ACCOUNT: &str = "000000000000";
 
 /// Builds an image from a zip with a Dockerfile, or from a container image
@@ -205,10 +205,10 @@ mod tests {
 
     use super::*;
 
-    /// Timeouts of image hooks that were given none, in seconds (docs/behaviour.md, "Hooks").
+    /// Default timeouts of image hooks in seconds (docs/behaviour.md, "Hooks").
     const READY: u32 = 60;
     const VALIDATE: u32 = 30;
-    /// The same of the runtime hooks.
+    /// Default timeout of runtime hooks in seconds.
     const RUNTIME: u32 = 1;
 
     #[derive(Debug, Parser)]

@@ -1,4 +1,4 @@
-//! What this host builds and runs images with: options and the configuration file.
+//! The host's settings for building and running images: options and the configuration file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use hearth_vmm::jail::JailConfig;
 use serde::Deserialize;
 use tempfile::NamedTempFile;
 
-/// The configuration file. Every key may be left out.
+/// The configuration file. All keys are optional.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Config {
@@ -32,11 +32,11 @@ struct Config {
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct BuilderConfig {
-    /// Its memory in MiB.
+    /// Memory in MiB.
     memory_mib: u64,
-    /// Its CPUs.
+    /// Number of vCPUs.
     vcpus: u32,
-    /// How long a build may take, in seconds.
+    /// Longest time of a build, in seconds.
     time_seconds: u64,
 }
 
@@ -65,7 +65,7 @@ pub(super) struct HostOptions {
 }
 
 impl HostOptions {
-    /// Makes the host ready. `by_hand` lets the command line name any file as an artifact.
+    /// Prepares the host. With `by_hand`, any file may be an artifact.
     pub(super) fn open(&self, by_hand: bool) -> anyhow::Result<Builder> {
         let mut config = self.read_config()?;
         config.artifacts.allow_files |= by_hand;
@@ -110,17 +110,17 @@ impl HostOptions {
     }
 }
 
-/// An artifact as the command line names it.
+/// An artifact on the command line.
 #[derive(Debug)]
 pub(super) struct NamedArtifact {
-    /// Its URI.
+    /// URI of the artifact.
     pub(super) uri: String,
-    /// A zip that was made for it.
+    /// The zip that was made of a folder; removed when dropped.
     _zip: Option<NamedTempFile>,
 }
 
 impl NamedArtifact {
-    /// A URI stays as it is; a zip of this host is its file; a folder is zipped.
+    /// A URI stays as it is; a zip on this host becomes a `file://` URI; a folder is zipped first.
     pub(super) fn find(artifact: &str) -> anyhow::Result<Self> {
         if artifact.contains("://") {
             return Ok(Self { uri: artifact.to_owned(), _zip: None });

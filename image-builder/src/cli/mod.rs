@@ -9,17 +9,17 @@ pub(crate) mod show;
 
 use anyhow::Context as _;
 
-/// Does asynchronous work on a runtime of its own.
+/// Runs asynchronous work on a new runtime.
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("starting the runtime")?;
     let done = runtime.block_on(work);
-    // Threads that wait for a monitor's end would wait for ever.
+    // Threads that wait for a monitor's exit could wait for ever, so they are not joined.
     runtime.shutdown_background();
     done
 }
 
-/// Ends with Ctrl-C, or when the process is asked to end.
+/// Completes on Ctrl-C, or when the process gets SIGTERM.
 async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut interrupt), Ok(mut terminate)) =

@@ -1,4 +1,4 @@
-//! A build's events on a terminal, or in a log.
+//! Prints a build's events to a terminal or a log.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::Mutex;
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use hearth_image_builder::build::event::Sink;
 use hearth_image_builder::build::{Event, LogStream};
 
-/// How often the bytes of an artifact are told.
+/// Interval between reports of the artifact's received bytes.
 const BYTES_EVERY: Duration = Duration::from_millis(500);
 
-/// Where events are printed: stderr, since stdout is for results.
+/// A sink that prints events to stderr; stdout is for results.
 pub(super) fn sink(quiet: bool) -> Sink {
     let started = Instant::now();
     let colour = std::io::stderr().is_terminal();
@@ -43,7 +43,7 @@ pub(super) fn sink(quiet: bool) -> Sink {
             }
             Event::CodeInstalled { bytes } => format!("          {bytes} bytes of code"),
         };
-        // A terminal that is gone is no reason to end a build.
+        // A terminal that was closed does not fail the build.
         let _ = writeln!(std::io::stderr().lock(), "{line}");
     })
 }
@@ -52,7 +52,7 @@ fn clock(started: Instant) -> String {
     format!("[{:6.1} s]", started.elapsed().as_secs_f64())
 }
 
-/// A line without what would move the cursor: it comes from a guest.
+/// A line without control characters, which could move the cursor: it comes from a guest.
 pub(super) fn printable(line: &[u8]) -> String {
     String::from_utf8_lossy(line)
         .chars()

@@ -85,7 +85,7 @@ impl Run {
     }
 }
 
-/// Passes connections on to a port of the app.
+/// Forwards connections to a port of the app.
 async fn forward(listener: TcpListener, agent: Agent, port: u16) {
     while let Ok((client, _)) = listener.accept().await {
         let agent = agent.clone();

@@ -1,4 +1,4 @@
-//! `hearth-image-builder show`: what an image is.
+//! `hearth-image-builder show`: prints an image's description.
 
 use std::path::PathBuf;
 

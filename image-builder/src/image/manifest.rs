@@ -1,4 +1,4 @@
-//! `image.json`.
+//! `image.json`: the description of an image.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,28 +7,28 @@ use hearth_host::shape::{MemoryClass, Shape};
 use hearth_proto::guest::v1 as proto;
 use serde::{Deserialize, Serialize};
 
-/// What an image is.
+/// The description of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// [`Manifest::FORMAT`].
+    /// Version of the format, [`Manifest::FORMAT`].
     pub format: u32,
-    /// What runs in it.
+    /// The app in the image.
     pub app: App,
-    /// Its hooks.
+    /// The app's hooks.
     pub hooks: Hooks,
-    /// Whether its container has all capabilities.
+    /// Whether the app's container has all capabilities.
     pub all_capabilities: bool,
-    /// The memory class that was asked for.
+    /// The requested memory class.
     pub memory: MemoryClass,
-    /// What its guests have.
+    /// Memory and vCPUs of the image's guests.
     pub shape: Shape,
-    /// Whether its guests have a network card.
+    /// Whether the image's guests have a network card.
     pub network: bool,
     /// Size of the root disk in bytes.
     pub disk_bytes: u64,
-    /// What it takes.
+    /// Sizes of the image's parts.
     pub sizes: Sizes,
-    /// What it was made from.
+    /// The image's sources.
     pub origin: Origin,
 }
 
@@ -37,23 +37,23 @@ impl Manifest {
     pub const FORMAT: u32 = 1;
 }
 
-/// What runs in an image.
+/// The app in an image.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct App {
     /// ENTRYPOINT and CMD.
     pub arguments: Vec<String>,
-    /// `NAME=value`: the image's, then what the build was given, then the platform's.
+    /// `NAME=value`: the image's variables, then the request's, then the platform's.
     pub environment: Vec<String>,
     /// WORKDIR.
     pub working_directory: String,
     /// USER.
     pub user: String,
-    /// What else the Dockerfile said: HEALTHCHECK, SHELL, ONBUILD, VOLUME, EXPOSE, STOPSIGNAL, LABEL, as Docker writes it.
+    /// Other instructions of the Dockerfile: HEALTHCHECK, SHELL, ONBUILD, VOLUME, EXPOSE, STOPSIGNAL, LABEL, in Docker's format.
     pub container: BTreeMap<String, serde_json::Value>,
 }
 
 impl App {
-    /// The app as the agent starts it.
+    /// The process with which the agent starts the app.
     #[must_use]
     pub fn process(&self) -> proto::Process {
         proto::Process {
@@ -65,14 +65,14 @@ impl App {
     }
 }
 
-/// Hooks of an app (docs/behaviour.md, "Hooks"). A hook that is none is disabled.
+/// Hooks of an app (docs/behaviour.md, "Hooks"). A hook without settings is disabled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Hooks {
-    /// Port on which the app answers them.
+    /// Port on which the app serves hooks.
     pub port: u16,
     /// Called until the app is ready for the snapshot.
     pub ready: Option<HookSettings>,
-    /// Called in a throw-away microVM of the snapshot.
+    /// Called in a throw-away microVM that is restored from the snapshot.
     pub validate: Option<HookSettings>,
     /// Called once in each microVM.
     pub run: Option<HookSettings>,
@@ -80,19 +80,19 @@ pub struct Hooks {
     pub suspend: Option<HookSettings>,
     /// Called after a resume.
     pub resume: Option<HookSettings>,
-    /// Called before the end.
+    /// Called before the microVM is terminated.
     pub terminate: Option<HookSettings>,
 }
 
-/// How a hook is called.
+/// Settings of a hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookSettings {
-    /// How long all of its tries have, in seconds.
+    /// Time limit for all attempts together, in seconds.
     pub timeout_seconds: u32,
 }
 
 impl HookSettings {
-    /// How long all of its tries have.
+    /// Time limit for all attempts together.
     #[must_use]
     pub fn timeout(self) -> Duration {
         Duration::from_secs(self.timeout_seconds.into())
@@ -107,11 +107,11 @@ pub struct Sizes {
     pub memory_snapshot_size_in_bytes: u64,
     /// Bytes of the container's files.
     pub code_install_size_in_bytes: u64,
-    /// Bytes that the app has written to its disk until the snapshot was taken.
+    /// Bytes that the app has written to its disk before the snapshot was taken.
     pub disk_snapshot_size_in_bytes: u64,
 }
 
-/// What an image was made from.
+/// The sources of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Origin {
     /// The artifact's URI.
@@ -120,15 +120,15 @@ pub struct Origin {
     pub digest: String,
     /// The base image.
     pub base: BaseOrigin,
-    /// Version of the builder.
+    /// Version of the image builder.
     pub builder: String,
 }
 
 /// A base image.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct BaseOrigin {
-    /// Its version in the catalogue.
+    /// Version in the catalogue.
     pub version: u64,
-    /// The digest over what it was made from.
+    /// The digest over the sources of the base image.
     pub digest: String,
 }

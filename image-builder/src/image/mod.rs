@@ -1,12 +1,12 @@
-//! The folder that an image is.
+//! The folder of an image.
 //!
-//! | Entry | What it is |
+//! | Entry | Content |
 //! |---|---|
-//! | `image.json` | [`Manifest`]: what it runs, its hooks and sizes, what it was made from |
+//! | `image.json` | [`Manifest`]: the app, its hooks and sizes, the image's sources |
 //! | `disk` | the root disk: ext4, sparse, never written again |
 //! | `snapshot/` | a full snapshot of the running app: state, memory, changes to the disk, working set |
 //!
-//! It appears as a whole or not at all, and never changes.
+//! The folder appears as a whole or not at all, and never changes.
 
 mod manifest;
 
@@ -21,11 +21,11 @@ use hearth_vmm::config::restore::RestoreClock;
 
 pub use manifest::{App, BaseOrigin, HookSettings, Hooks, Manifest, Origin, Sizes};
 
-/// Names in the folder.
+/// Name of the manifest in the folder.
 pub const MANIFEST: &str = "image.json";
-/// The root disk.
+/// Name of the root disk in the folder.
 pub const DISK: &str = "disk";
-/// The snapshot.
+/// Name of the snapshot in the folder.
 pub const SNAPSHOT: &str = "snapshot";
 
 /// Longest `image.json` in bytes.
@@ -37,25 +37,25 @@ pub enum ImageError {
     /// A file is missing or unreadable.
     #[error("{path}: {source}; is that the folder of an image?")]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What the system answered.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// `image.json` makes no sense.
+    /// `image.json` cannot be parsed.
     #[error("{path}: {source}; it was written by another release, or damaged")]
     Manifest {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The parser's error.
         source: serde_json::Error,
     },
-    /// Written by a newer release.
+    /// The image was written by a newer release.
     #[error("{path} has format {found}; this release reads {known}", known = Manifest::FORMAT)]
     Format {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Its format.
+        /// The image's format.
         found: u32,
     },
 }
@@ -89,19 +89,19 @@ impl Image {
         Ok(Self { folder: folder.to_owned(), manifest })
     }
 
-    /// What it is.
+    /// The description of the image.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// Where it is.
+    /// Path of the folder.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// A microVM of it, with a new overlay at `overlay`, and the tap of its network where it has one.
+    /// How to restore a microVM of the image, with a new overlay at `overlay`, and the tap of its network if it has one.
     ///
     /// # Errors
     /// [`MicrovmError::File`].
@@ -126,7 +126,7 @@ struct Format {
 /// Bytes that a file takes on its file system.
 ///
 /// # Errors
-/// What the system answers.
+/// A system call failed.
 pub fn allocated(path: &Path) -> io::Result<u64> {
     Ok(fs::metadata(path)?.blocks() * 512)
 }

@@ -1,5 +1,5 @@
-//! Artifacts fetched from real servers on the loopback: an S3-compatible object store that checks signatures, Debian's
-//! `docker-registry`, directories and files. What no real server can be made to answer comes from a scripted one.
+//! Artifacts fetched from real servers on the loopback interface: an S3-compatible object store that checks signatures, Debian's
+//! `docker-registry`, directories and files. Responses that no real server can be made to give come from a scripted one.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -18,7 +18,7 @@ use std::sync::Mutex;
 
 use hearth_image_builder::artifact::{Artifact, ArtifactConfig, ArtifactError, Fetcher, Progress};
 
-/// A zip to build from.
+/// A zip from which an image could be built.
 fn small_zip() -> Vec<u8> {
     let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
     for (name, content) in [("Dockerfile", "FROM scratch\nCOPY app /\n"), ("app", "an app")] {
@@ -28,7 +28,7 @@ fn small_zip() -> Vec<u8> {
     writer.finish().unwrap().into_inner()
 }
 
-/// What a fetch comes to, and the progress that it told.
+/// Result of a fetch, and its reported progress.
 async fn fetch_into(
     config: ArtifactConfig,
     uri: &str,

@@ -34,7 +34,7 @@ fn digest(bytes: &[u8]) -> String {
     format!("sha256:{:x}", Sha256::digest(bytes))
 }
 
-/// Layers as the registry stores them; what is in them is nobody's business here.
+/// Layers as the registry stores them; their content does not matter here.
 fn layers() -> Vec<ImageLayer> {
     vec![
         ImageLayer::oci_v1_gzip(b"the first layer".to_vec(), None),
@@ -182,7 +182,7 @@ async fn an_image_that_is_not_there_is_named() {
     }
 }
 
-/// Where the registry keeps a blob.
+/// Path at which the registry stores a blob.
 fn stored(root: &Path, digest: &str) -> PathBuf {
     let hex = &digest[7..];
     root.join(format!("store/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]))
@@ -208,7 +208,7 @@ async fn a_blob_or_manifest_that_was_tampered_with_is_refused() {
     let path = stored(root.path(), &manifest);
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replace("\"layers\"", "\"LAYERS\"")).unwrap();
-    // The registry looks at its manifests itself; whoever finds it, nothing is pulled.
+    // The registry checks its manifests itself. Whether it or the client finds the mistake, nothing is pulled.
     let reason = reason(config(name), &uri).await;
     assert!(reason.starts_with("CONTAINER_BUILD_FAILED: ") || reason.starts_with("INTERNAL_"), "{reason}");
 }

@@ -31,7 +31,7 @@ fn config(endpoint: String, secret: &str) -> ArtifactConfig {
     }
 }
 
-/// A store with a bucket that has a zip, and where both are.
+/// A store with a bucket that has a zip. Returns its folder and its URL.
 async fn store() -> (tempfile::TempDir, String) {
     let root = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(root.path().join("artifacts/apps")).unwrap();
@@ -104,7 +104,7 @@ async fn an_object_or_a_bucket_that_is_not_there_is_named() {
 async fn answers_that_only_aws_gives_have_their_codes() {
     let malformed = "<Error><Code>AuthorizationHeaderMalformed</Code><Message>The authorization header is malformed; \
                      the region 'us-east-1' is wrong; expecting 'eu-west-1'</Message><Region>eu-west-1</Region></Error>";
-    /// Status, headers and body of an answer, and the reason that it comes to.
+    /// Status, headers and body of a response, and the resulting `stateReason`.
     type Case = (u16, &'static [(&'static str, &'static str)], &'static str, &'static str);
     let cases: [Case; 6] = [
         (
@@ -170,7 +170,7 @@ async fn a_fetch_that_is_dropped_ends_its_connection() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    // Sends a part of an object, and then waits for the other end to go.
+    // Sends a part of an object, and then waits until the client closes the connection.
     let server = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut request = vec![0; 10_000];

@@ -1,4 +1,4 @@
-//! Servers.
+//! Servers for the tests: an object store, a registry, a scripted server.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ where
             let (stream, _) = listener.accept().await.unwrap();
             let connection = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service.clone());
-            // A client that goes away is no error of a test.
+            // A client that closes the connection is no error of a test.
             tokio::spawn(async move {
                 let _ = connection.await;
             });
@@ -41,7 +41,7 @@ where
     address
 }
 
-/// An object store whose buckets are the directories in `root`; it knows one pair of keys.
+/// An object store whose buckets are the directories in `root`. It accepts one pair of keys.
 pub(crate) async fn object_store(root: &Path, id: &str, secret: &str) -> String {
     let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).unwrap());
     builder.set_auth(SimpleAuth::from_single(id, secret));
@@ -68,7 +68,7 @@ pub(crate) struct DockerRegistry {
 }
 
 impl DockerRegistry {
-    /// Starts it. With `htpasswd`, everybody has to sign in.
+    /// Starts the registry. With `htpasswd`, clients have to sign in.
     pub(crate) fn start(root: &Path, htpasswd: Option<&str>) -> Self {
         let mut config = format!(
             "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:0'}}\n",
@@ -94,12 +94,12 @@ impl DockerRegistry {
             }
         };
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines().map(Result::unwrap);
-        // It says which port it was given.
+        // The registry logs the port that it listens on.
         let said = lines.find_map(|line| {
             let (_, rest) = line.split_once("listening on ")?;
             Some(rest.chars().take_while(|it| it.is_ascii_digit() || matches!(it, '.' | ':')).collect())
         });
-        // Keeps its pipe from filling up.
+        // Drains the pipe, which would fill up otherwise.
         std::thread::spawn(move || lines.for_each(drop));
         Self { process, name: said.expect("docker-registry ended before it listened") }
     }
@@ -107,7 +107,7 @@ impl DockerRegistry {
 
 impl Drop for DockerRegistry {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have exited by itself.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

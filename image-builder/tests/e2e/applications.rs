@@ -1,4 +1,4 @@
-//! The two examples, to their snapshots and back.
+//! Builds the two examples, and restores microVMs from their snapshots.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use hearth_image_builder::image::{Hooks, MANIFEST};
 
 use super::support::{Site, Told, ask, seconds};
 
-/// What a minimal app's memory may take on disk in the class of 512 MiB without burst (the goal of docs/performance.md).
+/// Most bytes on disk of a minimal app's memory, in the class of 512 MiB without burst (the goal of docs/performance.md).
 const MINIMAL: u64 = 40 << 20;
 
 #[tokio::test]
@@ -17,7 +17,7 @@ async fn a_static_binary_becomes_an_image_and_microvms_go_on_where_it_was() {
     let mut request = site.request(&site.metal.examples.join("counter"), "counter");
     request.hooks = Hooks { validate: seconds(60), run: seconds(60), ..request.hooks };
     request.environment.insert("GREETING".into(), "hello".into());
-    // Ready is asked again after 503.
+    // `/ready` is called again after 503.
     request.environment.insert("HOOK_READY".into(), "503,503,200".into());
     let (built, told) = site.build(&request).await;
     let image = built.unwrap();
@@ -47,7 +47,7 @@ async fn a_static_binary_becomes_an_image_and_microvms_go_on_where_it_was() {
     assert!(told.lines(LogStream::Validate).iter().any(|line| line.contains("/validate")));
     assert!(told.lines(LogStream::Build).iter().any(|line| line.contains("COPY counter")), "live log");
 
-    // Two microVMs at once: both go on from the snapshot, neither sees the other.
+    // Two microVMs at once: both continue from the snapshot, neither sees the other.
     let builder = site.builder();
     let (one, other) = (
         builder.try_out(&image, "payload \"one\"", Told::default().sink()).await.unwrap(),
@@ -57,7 +57,7 @@ async fn a_static_binary_becomes_an_image_and_microvms_go_on_where_it_was() {
         assert!(ask(&one, "GET /").await.1.starts_with(expected));
     }
     assert!(ask(&other, "GET /").await.1.starts_with("request 1 of"));
-    // The connection over loopback was opened before the snapshot.
+    // This connection over loopback was opened before the snapshot.
     assert_eq!(ask(&one, "GET /loopback").await, (200, "round 1 over the same connection\n".into()));
     let run: serde_json::Value = serde_json::from_str(&ask(&one, "GET /run").await.1).unwrap();
     assert_eq!(run["runHookPayload"], "payload \"one\"");
@@ -70,7 +70,7 @@ async fn a_static_binary_becomes_an_image_and_microvms_go_on_where_it_was() {
     }
     drop((one, other));
     site.assert_clean();
-    // An image stays as it was built.
+    // An image does not change after its build.
     assert!(fs::metadata(image.folder().join(MANIFEST)).unwrap().len() > 0);
 }
 
@@ -103,7 +103,7 @@ async fn a_python_application_becomes_an_image_and_keeps_its_notes() {
 async fn what_a_dockerfile_says_for_others_is_kept_and_not_done() {
     let Some(site) = Site::new() else { return };
     let counter = site.metal.examples.join("counter/counter");
-    // ONBUILD is for images that are built on this one: there is no shell here that could run it.
+    // ONBUILD applies only to images that are built on this one: there is no shell here that could run it.
     let context = site.dockerfile(
         "kept",
         "FROM scratch\nCOPY counter /counter\nSHELL [\"/no/shell\", \"-c\"]\nHEALTHCHECK CMD true\n\

@@ -1,4 +1,4 @@
-//! What microVMs of an image do not know of its build.
+//! MicroVMs of an image must not know anything of its build.
 
 use std::collections::HashSet;
 use std::fs;
@@ -10,8 +10,8 @@ use hearth_testing::search::find;
 
 use super::support::{Site, Told, ask};
 
-/// Says the time and a random number every millisecond, and answers with what the metadata service says at a path. It asks for
-/// the names of roles only: what it knew itself would be in its memory, and in every clone's.
+/// Prints the time and a random number every millisecond, and serves the metadata service's answer at a path. It requests
+/// only the names of roles: credentials that it fetched would be in its memory, and in every clone's.
 const APP: &str = r#"
 import http.server, os, threading, time, urllib.error, urllib.request
 # Many, since a text that lies across the end of a page need not go on in the next one of the machine.
@@ -47,14 +47,14 @@ http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Handler).serve_forever()
 "#;
 
 const ROLE: &str = "arn:aws:iam::111122223333:role/build";
-/// How long lines may take on the emulated metal.
+/// Timeout for lines on the emulated metal.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn secret() -> String {
     format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple())
 }
 
-/// The times and random numbers that the app has said.
+/// The times and random numbers that the app has printed.
 fn ticks(told: &Told) -> Vec<(u128, String)> {
     let lines = told.lines(LogStream::Snapshot);
     let ticks = lines.iter().filter_map(|line| {
@@ -108,12 +108,12 @@ async fn clones_have_neither_the_builds_credentials_nor_its_time_nor_its_chance(
         "the build had no credentials: {lines:?}"
     );
 
-    // They are nowhere in what every microVM of the image is made of, where what the app keeps is found.
+    // The credentials are nowhere in the files of the snapshot, in which the search does find the app's own secret.
     let snapshot = image.folder().join("snapshot");
     assert!(find(&snapshot.join("memory"), &kept).is_some(), "the search finds nothing");
     let token = keys.session_token.as_ref().unwrap();
     for file in fs::read_dir(&snapshot).unwrap().map(|entry| entry.unwrap().path()) {
-        // What is larger is a layer of the disk, most of it holes.
+        // A larger file is a layer of the disk, most of it holes.
         if fs::metadata(&file).unwrap().len() > 1 << 30 {
             continue;
         }
@@ -123,7 +123,7 @@ async fn clones_have_neither_the_builds_credentials_nor_its_time_nor_its_chance(
         }
     }
 
-    // The first lines of clones are of their own time, and no two of them draw the same lot.
+    // The first lines of clones have their own time, and no two clones print the same random number.
     let mut seen: HashSet<String> = ticks(&told).into_iter().map(|(_, random)| random).collect();
     let builder = site.builder();
     for _ in 0..2 {

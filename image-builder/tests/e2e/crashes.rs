@@ -1,4 +1,4 @@
-//! Builders that are killed: the next one finds and removes everything.
+//! Builders that are killed: the next one finds and removes all leftovers.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::support::{Site, monitors};
 
-/// Steps, by the words with which the program announces them.
+/// Steps, by the texts with which the program announces them.
 const ALL: [&str; 7] = [
     "fetch the artifact",
     "start the builder microVM",
@@ -16,7 +16,7 @@ const ALL: [&str; 7] = [
     "take the snapshot",
     "validate a clone",
 ];
-/// Those at which a builder is killed in each run of the tests; the others take a full run.
+/// Steps at which a builder is killed in each run of the tests; the others need a full run.
 const SAMPLE: [&str; 2] = ["build the container image", "validate a clone"];
 
 fn start(site: &Site, out: &Path) -> Child {

@@ -27,7 +27,7 @@ async fn a_failing_step_is_named_in_the_log_and_the_layers_before_it_are_kept() 
     assert!(last.contains("exit status") && last.contains("RUN echo doomed && exit 7"), "{last}");
     assert_eq!(told.finished(), [Step::Fetch, Step::StartBuilder]);
 
-    // Whoever tries again does not wait for the steps before it again.
+    // A second attempt takes the previous steps from the cache.
     let (built, told) = site.build(&request).await;
     assert!(built.is_err());
     let log = told.lines(LogStream::Build);
@@ -65,7 +65,7 @@ async fn an_app_that_fails_in_the_clone_fails_the_build_in_time() {
 #[tokio::test]
 async fn what_does_not_fit_the_disk_is_told_apart_from_other_failures() {
     let Some(site) = Site::new() else { return };
-    // More than the builder's scratch disk has, asked for at once.
+    // More than the builder's scratch disk has, allocated at once.
     let context =
         site.dockerfile("large", "FROM hearth/debian:13\nRUN fallocate -l 64G /large\nCMD [\"/bin/true\"]\n");
     let mut request = site.request(&context, "large");
@@ -93,7 +93,7 @@ async fn an_app_that_ends_before_it_is_ready_fails_with_its_exit_code() {
 #[tokio::test]
 async fn a_step_writes_a_gigabyte_into_the_smallest_disk() {
     let Some(site) = Site::new() else { return };
-    // What is left of it goes into a layer and onto the root disk.
+    // The part of it that is not deleted becomes part of a layer and of the root disk.
     let context = site.dockerfile(
         "gigabyte",
         "FROM hearth/debian:13\n\
@@ -111,7 +111,7 @@ async fn a_step_writes_a_gigabyte_into_the_smallest_disk() {
     assert!(told.lines(LogStream::Build).iter().any(|line| line == "1073741824"));
     let app = told.lines(LogStream::Snapshot);
     assert!(app.iter().any(|line| line == "kept 67108864"), "{app:?}");
-    // The file system's own structures take their share of the 8 GiB.
+    // The file system's own structures take some of the 8 GiB.
     let size: u64 = app.last().unwrap().trim().parse().unwrap();
     assert!((7 << 30..8 << 30).contains(&size), "{app:?}");
     assert!(image.manifest().sizes.code_install_size_in_bytes > 64 << 20);

@@ -1,10 +1,10 @@
-//! What a build can reach, seen from inside a RUN step.
+//! Addresses that a build can reach, tested inside a RUN step.
 
 use hearth_image_builder::build::LogStream;
 
 use super::support::Site;
 
-/// Tries addresses and says for each whether it answered. The host's own are those of the emulated metal and of its network.
+/// Tries addresses and prints for each whether it answered. The host's own are those of the emulated metal and of its network.
 const PROBE: &str = r#"
 import socket, sys, urllib.request
 def tcp(address, port):
@@ -49,7 +49,7 @@ except OSError as error:
 #[tokio::test]
 async fn a_run_step_reaches_neither_the_host_nor_its_networks() {
     let Some(site) = Site::new() else { return };
-    // Somebody who listens on all addresses of this host: being refused must not be for lack of a listener.
+    // A listener on all addresses of this host: a refusal must not be due to a missing listener.
     let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let address = own_address();
@@ -74,14 +74,14 @@ async fn a_run_step_reaches_neither_the_host_nor_its_networks() {
     }
 }
 
-/// The address of this host in the network by which it reaches others.
+/// The address of this host in the network over which it reaches others.
 fn own_address() -> String {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
     socket.connect("192.0.2.1:9").unwrap(); // sends nothing
     socket.local_addr().unwrap().ip().to_string()
 }
 
-/// Whether this host reaches the mirror that `hearth/debian:13` has its packages from, at an address that guests may reach.
+/// Whether this host reaches the mirror from which `hearth/debian:13` gets its packages, at an address that guests may reach.
 fn mirror() -> std::io::Result<()> {
     let mirror = hearth_base::recipe::Sources::default().mirror;
     let host = mirror.split('/').nth(2).unwrap();
@@ -103,7 +103,7 @@ async fn a_run_step_installs_a_package_where_the_network_allows_it() {
     }
     let context = site.dockerfile(
         "apt",
-        // The base is a configured Debian: nothing is left to be set up in it, and others' certificates can be checked.
+        // The base is a configured Debian: no package in it is left to be configured, and certificates of other parties can be verified.
         "FROM hearth/debian:13\nRUN dpkg --audit && test -z \"$(dpkg --audit)\" && openssl verify /etc/ssl/certs/ISRG_Root_X1.pem\n\
          RUN apt-get update && apt-get install -y --no-install-recommends hello | tee /tmp/said\n\
          RUN grep '^Setting up' /tmp/said | sed 's/^/set: /'; hello && exit 1\n",

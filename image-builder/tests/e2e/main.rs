@@ -1,16 +1,16 @@
 //! Real builds on the metal: from a folder or zip to an image, and microVMs of it.
 //!
-//! They need root, KVM, nftables and these variables, which `cargo xtask test` sets; without them they do nothing:
+//! The tests need root, KVM, nftables and these variables, which `cargo xtask test` sets; without them, they are skipped:
 //! `HEARTH_VMM` (the monitor), `HEARTH_CATALOGUE` (base images), `HEARTH_EXAMPLES` (the folder `examples/` with the counter's
-//! binary in its place), `HEARTH_IMAGE_BUILDER` (the program, for what is killed). With `HEARTH_METAL` nothing may be skipped.
+//! binary in its place), `HEARTH_IMAGE_BUILDER` (the program, for tests that kill it). With `HEARTH_METAL`, nothing may be skipped.
 //!
-//! * [`support`] – a host for builds, what it must be left like, requests to apps
-//! * `applications` – the two examples, to their snapshots and back
+//! * [`support`] – a host for builds, checks for leftovers, requests to apps
+//! * `applications` – builds of the two examples, and restores from their snapshots
 //! * `failures` – builds that must fail, and why
-//! * `isolation` – what a build can reach
+//! * `isolation` – addresses that a build can reach
 //! * `registry` – a container image instead of a Dockerfile
 //! * `crashes` – builders that are killed
-//! * `clones` – what microVMs of an image do not know of its build
+//! * `clones` – microVMs of an image do not know anything of its build
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod applications;

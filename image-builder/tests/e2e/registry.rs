@@ -36,12 +36,12 @@ impl Registry {
         command.arg("serve").arg(path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = command.spawn().expect("docker-registry, of Debian's package docker-registry");
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines().map(Result::unwrap);
-        // It says which port it was given.
+        // The registry logs the port that it listens on.
         let name = lines.find_map(|line| {
             let (_, rest) = line.split_once("listening on ")?;
             Some(rest.chars().take_while(|it| it.is_ascii_digit() || matches!(it, '.' | ':')).collect())
         });
-        // Keeps its pipe from filling up.
+        // Drains the pipe, which would fill up otherwise.
         std::thread::spawn(move || lines.for_each(drop));
         Self { process, name: name.unwrap() }
     }
@@ -49,7 +49,7 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        let _ = self.process.kill(); // it may have ended by itself
+        let _ = self.process.kill(); // the process may have exited by itself
         let _ = self.process.wait();
     }
 }

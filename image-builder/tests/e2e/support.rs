@@ -1,4 +1,4 @@
-//! A host for builds, what it must be left like, requests to apps.
+//! A host for builds, checks for leftovers, requests to apps.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -22,10 +22,10 @@ use hearth_vmm::jail::JailConfig;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-/// How long an app has to answer on the emulated metal.
+/// Timeout for an app's answer on the emulated metal.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the environment gives the tests.
+/// Paths from the environment.
 pub(crate) struct Metal {
     pub(crate) vmm: PathBuf,
     pub(crate) catalogue: PathBuf,
@@ -34,7 +34,7 @@ pub(crate) struct Metal {
 }
 
 impl Metal {
-    /// The metal, if this is it.
+    /// The paths, if the tests run on the metal.
     pub(crate) fn find() -> Option<Self> {
         let path = |name: &str| env::var_os(name).map(PathBuf::from);
         let found = (|| {
@@ -56,13 +56,13 @@ impl Metal {
 pub(crate) struct Site {
     pub(crate) metal: Metal,
     pub(crate) folder: TempDir,
-    /// Where artifacts may come from.
+    /// Configuration of artifacts.
     pub(crate) artifacts: ArtifactConfig,
-    /// What build roles stand for.
+    /// Configuration of build roles.
     pub(crate) roles: RolesConfig,
 }
 
-/// What a build told.
+/// The events of a build.
 #[derive(Clone, Default)]
 pub(crate) struct Told(Arc<Mutex<Vec<Event>>>);
 
@@ -70,7 +70,7 @@ impl Told {
     pub(crate) fn sink(&self) -> Sink {
         let told = Arc::clone(&self.0);
         Sink::new(move |event| {
-            // Shown when a test fails.
+            // Printed when a test fails.
             match &event {
                 Event::Log { stream, line, .. } => println!("{stream:?} | {}", String::from_utf8_lossy(line)),
                 Event::Fetched { .. } => {}
@@ -103,7 +103,7 @@ impl Told {
     }
 }
 
-/// An image hook with some seconds.
+/// Settings of an image hook with this timeout.
 pub(crate) fn seconds(timeout_seconds: u32) -> Option<HookSettings> {
     Some(HookSettings { timeout_seconds })
 }
@@ -119,7 +119,7 @@ impl Site {
         self.folder.path().join("work")
     }
 
-    /// A builder, after sweeping.
+    /// Opens a builder, which removes leftovers first.
     pub(crate) fn builder(&self) -> Builder {
         let settings = Settings {
             vmm: self.metal.vmm.clone(),
@@ -134,7 +134,7 @@ impl Site {
         Builder::open(settings, Fetcher::new(self.artifacts.clone()).unwrap(), roles).unwrap()
     }
 
-    /// A request for what lies in a folder, in the smallest class.
+    /// A request to build the content of a folder, in the smallest class.
     pub(crate) fn request(&self, context: &Path, name: &str) -> BuildRequest {
         let zip = self.folder.path().join(format!("{name}.zip"));
         let _ = fs::remove_file(&zip);
@@ -160,7 +160,7 @@ impl Site {
         }
     }
 
-    /// A build context with this Dockerfile alone.
+    /// A build context that contains only this Dockerfile.
     pub(crate) fn dockerfile(&self, name: &str, text: &str) -> PathBuf {
         let context = self.folder.path().join(name);
         fs::create_dir(&context).unwrap();
@@ -168,7 +168,7 @@ impl Site {
         context
     }
 
-    /// Builds.
+    /// Runs a build.
     pub(crate) async fn build(&self, request: &BuildRequest) -> (Result<Image, BuildError>, Told) {
         let told = Told::default();
         let out = self.folder.path().join(format!("{}.image", request.platform.name));
@@ -180,7 +180,7 @@ impl Site {
         (built, told)
     }
 
-    /// Nothing is left of builds and trials: no folder, no monitor, no network.
+    /// Asserts that builds and trials have left nothing: no folder, no monitor, no network.
     pub(crate) fn assert_clean(&self) {
         let left = |folder: &Path| -> Vec<PathBuf> {
             let entries = fs::read_dir(folder).into_iter().flatten();
@@ -196,7 +196,7 @@ impl Site {
     }
 }
 
-/// How many monitors run on this host.
+/// Number of monitors that run on this host.
 pub(crate) fn monitors() -> usize {
     let processes = fs::read_dir("/proc").unwrap();
     let names = processes.filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("comm")).ok());

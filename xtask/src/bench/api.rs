@@ -17,17 +17,17 @@ use crate::progress::Steps;
 use crate::rocksdb;
 
 const PACKAGE: &str = "hearth-benches";
-/// What measures here.
+/// The program that measures on this machine.
 const NATIVE: &str = "api-bench";
-/// What measures on the metal.
+/// The program that measures on the metal.
 const ON_METAL: &str = "launch-bench";
-/// What measures machines that stand ready.
+/// The program that measures machines that are kept ready.
 const READY: &str = "ready-bench";
-/// The file in which these leave their figures.
+/// The file to which these programs write their figures.
 const FIGURES: &str = "launch-bench.json";
 const SCRIPT: &str = include_str!("launches.sh");
 const SCRIPT_NAME: &str = "launches.sh";
-/// Memory of the metal: a hundred microVMs at once.
+/// Memory of the metal in MiB: for a hundred microVMs at once.
 const MEMORY_MIB: u32 = 12 << 10;
 
 /// Reads, pages and changes of state a second with a million microVMs in the store, on this machine; launch, suspend, resume and
@@ -85,7 +85,7 @@ impl Api {
         Ok(0)
     }
 
-    /// What measures on the metal.
+    /// The program that measures on the metal.
     fn bench(&self) -> &'static str {
         if self.ready { READY } else { ON_METAL }
     }
@@ -121,8 +121,8 @@ impl Api {
                 ("hearth-vmm", Executable::Binary("hearth-vmm")),
                 "hearth-vmm",
             )?;
-            // As shipped, where its own time is measured: what the metal runs otherwise is compiled fast for tests. Its client is not
-            // measured.
+            // Where its own time is measured, the daemon is built as shipped; otherwise, the metal runs a build that compiles faster, for
+            // tests. Its client is not measured.
             let daemon = if self.profile || self.ready { daemon::PROFILE } else { daemon::SHIPPED };
             daemon::add(cache, &cross, daemon, &mut parts)?;
             let bench = self.bench();

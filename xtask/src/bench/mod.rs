@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: measurements on the metal, by default in icount mode, where an instruction is a nanosecond
-//! and figures repeat however busy this machine is. What needs no microVM is measured on this machine, in its own time: [`api`], [`proxy`].
+//! `cargo xtask bench`: measurements on the metal, by default in icount mode, where an instruction takes a nanosecond
+//! and figures repeat however busy this machine is. Measurements without microVMs run on this machine, in real time: [`api`], [`proxy`].
 
 mod api;
 mod proxy;
@@ -23,7 +23,7 @@ use crate::parts::{Executable, Parts, words};
 use crate::progress::Steps;
 use crate::toolchain::{Cross, Link};
 
-/// The file in which a bench leaves its figures.
+/// The file to which a bench writes its figures.
 const FIGURES: &str = "vmm-bench.json";
 
 /// Measures.
@@ -88,13 +88,13 @@ struct Touch {
     machine: MachineOptions,
 }
 
-/// Measures touches, traced as well.
+/// Measures accesses to pages, and traces them as well.
 const TOUCHES: &str = r#"
 mount -t tracefs tracefs /sys/kernel/tracing 2> /dev/null && trap 'umount /sys/kernel/tracing' EXIT
 "$HEARTH_IN/touch-bench"
 "#;
 
-/// Builds the example `counter` and runs it. Times are curl's, from its first packet to the end of the answer.
+/// Builds the example `counter` and runs it. Times are curl's, from its first packet to the end of the response.
 const IMAGES: &str = r#"#!/bin/sh
 set -e
 cd "$HEARTH_OUT"
@@ -120,7 +120,7 @@ done
 "#;
 
 impl Options {
-    /// Runs the bench; its exit status is that of the program that measures.
+    /// Runs the bench; the exit status is that of the measuring program.
     pub(crate) fn run(self, cache: &Cache) -> Result<u8> {
         match self.what {
             What::Vmm(vmm) => vmm.run(cache),
@@ -133,7 +133,7 @@ impl Options {
     }
 }
 
-/// What every bench begins with: the metal's tools, and the compiler for it.
+/// Common preparation of all benches: the metal's tools, and the compiler for it.
 fn set_up(cache: &Cache, steps: &mut Steps) -> Result<Cross> {
     steps.run("set-up", || {
         first_run::prepare(cache, Goal::OnMetal, &[])?;
@@ -142,7 +142,7 @@ fn set_up(cache: &Cache, steps: &mut Steps) -> Result<Cross> {
     })
 }
 
-/// Runs a script with its arguments on the metal, where time is counted in instructions, and says where the time went.
+/// Runs a script with its arguments on the metal, where time is counted in instructions, and prints the times of the steps.
 fn measure(
     cache: &Cache,
     mut steps: Steps,

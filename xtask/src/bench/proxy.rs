@@ -1,6 +1,6 @@
-//! `cargo xtask bench proxy`: the endpoints beside nginx, on this machine.
+//! `cargo xtask bench proxy`: compares the endpoints with nginx, on this machine.
 //!
-//! nginx and h2load are Debian's, of the suite that everything else here is of, unpacked into the cache with all libraries that
+//! nginx and h2load are Debian's, from the same suite as everything else here, unpacked into the cache with all libraries that
 //! they need: the same on every machine, nothing is installed, and no service is started.
 
 use std::fs::{self, Permissions};
@@ -21,15 +21,15 @@ use crate::toolchain;
 
 const PACKAGE: &str = "hearth-benches";
 const BENCH: &str = "proxy-bench";
-/// The feature of [`PACKAGE`] that brings the daemon.
+/// The feature of [`PACKAGE`] that includes the daemon.
 const FEATURE: &str = "hostd";
 const PACKAGES: [&str; 2] = ["nginx", "nghttp2-client"];
-/// What is run of them.
+/// Paths of the programs in these packages.
 const NGINX: &str = "usr/sbin/nginx";
 const H2LOAD: &str = "usr/bin/h2load";
-/// Changes when [`finish`] makes another tree from the same packages.
+/// Must change when [`finish`] makes a different tree from the same packages.
 const RECIPE: &str = "proxy-bench 1";
-/// Where the tree has what starts programs, and its libraries.
+/// Path of the dynamic loader in the tree; the path of its libraries follows.
 const INTERPRETER: &str = if cfg!(target_arch = "aarch64") {
     "usr/lib/ld-linux-aarch64.so.1"
 } else {
@@ -84,12 +84,12 @@ impl Proxy {
     }
 }
 
-/// Where the script is that runs a program of the tree.
+/// Path of the script that runs a program of the tree.
 fn wrapper(root: &Path, program: &str) -> PathBuf {
     root.join(Path::new(program).file_name().unwrap_or_default())
 }
 
-/// Makes scripts that run the tree's programs with the tree's own libraries, whatever this machine has.
+/// Makes scripts that run the tree's programs with the tree's own libraries instead of this machine's.
 fn finish(root: &Path) -> Result<()> {
     for program in [NGINX, H2LOAD] {
         for needed in [program, INTERPRETER] {

@@ -22,9 +22,9 @@ const CERTIFICATE: &str = "certificate.pem";
 const KEY: &str = "key.pem";
 const CLIENT: &str = "hearth";
 const PROFILE: &str = "config.toml";
-/// What makes the certificate.
+/// The program that makes the certificate.
 pub(super) const OPENSSL: Need = program("openssl", "openssl", "makes the demo's certificate");
-/// What openssl is to make: a certificate that is no authority, for the names that reach the daemon.
+/// openssl's configuration: a certificate that is no authority, for the names under which the daemon is reached.
 const REQUEST: &str = "\
 [req]
 distinguished_name = name
@@ -37,7 +37,7 @@ subjectAltName = DNS:localhost, IP:127.0.0.1
 basicConstraints = critical, CA:FALSE
 ";
 
-/// What opens the daemon.
+/// Credentials for the daemon.
 #[derive(Debug)]
 pub(super) struct Access {
     folder: PathBuf,
@@ -47,8 +47,8 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// Makes certificate and access key anew, and builds the client. `port` is where the daemon will be, `endpoints` where the
-    /// endpoints of its microVMs, here and on the metal.
+    /// Makes certificate and access key anew, and builds the client. `port` is the port of the daemon, `endpoints` that of the
+    /// endpoints of its microVMs, both here and on the metal.
     pub(super) fn prepare(cache: &Cache, port: u16, endpoints: u16) -> Result<Self> {
         packages::ensure(cache, &[OPENSSL])?;
         let folder = cache.path("demo");
@@ -95,7 +95,7 @@ impl Access {
         )
     }
 
-    /// Writes a file that nobody else may read.
+    /// Writes a file that only its owner can read.
     fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
         let path = self.folder.join(name);
         let written =
@@ -104,12 +104,12 @@ impl Access {
         Ok(path)
     }
 
-    /// Brings the daemon's side of it to the metal.
+    /// Adds the daemon's part of the credentials to the inputs of the metal.
     pub(super) fn give(&self, parts: &mut Parts) -> Result<()> {
         for name in [CERTIFICATE, KEY] {
             parts.add(self.folder.join(name), name);
         }
-        // On this machine the daemon itself is what listens at the port.
+        // On ARM64 metal, the daemon itself listens on this machine's port.
         let (listen, endpoint) = if metal::kvm_is_usable() {
             (format!("127.0.0.1:{}", self.port), format!("127.0.0.1:{}", self.endpoints))
         } else {
@@ -124,7 +124,7 @@ impl Access {
         Ok(())
     }
 
-    /// What to try next.
+    /// Instructions for the user.
     fn text(&self) -> Result<String> {
         let folder = self.folder.display();
         let examples = toolchain::repository()?.join("examples");

@@ -1,8 +1,8 @@
-//! `cargo xtask demo`: from a bare checkout to a daemon that has built an image and taken microVMs of it through their lives,
-//! with what each step took.
+//! `cargo xtask demo`: from a bare checkout to a daemon that has built an image and run microVMs of it through all states,
+//! with the time of each step.
 //!
-//! * `demo.sh` – what is done on the metal, with the daemon's own client
-//! * [`access`] – certificate, key and client for whoever goes on from their own shell (`--keep`)
+//! * `demo.sh` – the steps on the metal, with the daemon's own client
+//! * [`access`] – certificate, key and client for a user who continues in a shell (`--keep`)
 
 mod access;
 

@@ -1,4 +1,4 @@
-//! What can be known of the machine at once: everything that it lacks is said together, with what to do.
+//! Checks the machine before the run: everything that it lacks is reported at once, with instructions.
 
 use std::ffi::CString;
 use std::fs;
@@ -12,40 +12,40 @@ use crate::cache::Cache;
 use crate::command;
 use crate::metal;
 
-/// What runs leave free of a disk, in MiB: their own files.
+/// Disk space in MiB that a run needs for its own files.
 const DISK_MIB: u64 = 3 << 10;
 /// Memory for compilers, in MiB.
 const COMPILERS_MIB: u64 = 4 << 10;
-/// Memory that the emulated metal touches beside its system, in MiB (`cargo xtask test`, its largest guest).
+/// Memory in MiB that the emulated metal needs in addition to its own system (`cargo xtask test`, its largest guest).
 const METAL_MIB: u64 = 6 << 10;
 const BINFMT: &str = "/proc/sys/fs/binfmt_misc";
 
-/// What was found of the machine.
+/// Properties of the machine.
 #[derive(Clone, Debug)]
 struct Found {
     is_root: bool,
-    /// Free in the cache's file system, in MiB; `None` where it cannot be told.
+    /// Free space in the cache's file system, in MiB; `None` if it is unknown.
     disk_mib: Option<u64>,
-    /// Memory that could be used, in MiB.
+    /// Available memory, in MiB.
     memory_mib: Option<u64>,
-    /// Whether the kernel can hand foreign programs to an emulator.
+    /// Whether the kernel can run foreign programs through an emulator.
     binfmt: bool,
 }
 
-/// What the run needs of it.
+/// Requirements of the run.
 #[derive(Clone, Copy, Debug)]
 struct Wanted {
-    /// Packages are to be installed.
+    /// Whether packages have to be installed.
     installs: bool,
-    /// Debian roots are to be made.
+    /// Whether Debian roots have to be made.
     makes_roots: bool,
     disk_mib: u64,
     memory_mib: u64,
-    /// Another architecture's programs are to be run.
+    /// Whether programs of another architecture have to be run.
     emulates: bool,
 }
 
-/// Checks that the run can come to its end, as far as that can be known now.
+/// Checks that the machine meets the run's requirements, as far as that can be known now.
 pub(super) fn check(cache: &Cache, goal: Goal, pending: &Pending, installs: bool) -> Result<()> {
     let native = metal::kvm_is_usable();
     let on_metal = goal == Goal::OnMetal;
@@ -71,7 +71,7 @@ pub(super) fn check(cache: &Cache, goal: Goal, pending: &Pending, installs: bool
     bail!("this machine is not ready:\n  - {}", lacks.join("\n  - "))
 }
 
-/// What is missing, with what to do.
+/// The missing properties, with instructions.
 fn lacks(found: &Found, wanted: &Wanted, cache: &Path) -> Vec<String> {
     let mut lacks = Vec::new();
     if !found.is_root && (wanted.installs || wanted.makes_roots || wanted.emulates) {
@@ -127,7 +127,7 @@ fn free_mib(path: &Path) -> Option<u64> {
     (result == 0).then(|| answer.f_bavail.saturating_mul(answer.f_frsize) >> 20)
 }
 
-/// Memory that could be used, in MiB; `None` where it cannot be told.
+/// Available memory, in MiB; `None` if it is unknown.
 pub(crate) fn available_mib() -> Option<u64> {
     available(&fs::read_to_string("/proc/meminfo").ok()?)
 }

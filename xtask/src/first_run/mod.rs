@@ -1,8 +1,8 @@
-//! The beginning of a run: what the machine lacks is said in the first seconds and not after half an hour, and what is to be
-//! done before the run's own work is announced with how long it takes here.
+//! The start of a run: missing requirements of the machine are reported in the first seconds and not after half an hour, and the
+//! work that has to be done once is announced with its duration on this machine.
 //!
-//! * [`machine`] – what can be known of the machine at once
-//! * [`work`] – what is downloaded and compiled once, and what of it is left
+//! * [`machine`] – checks of the machine
+//! * [`work`] – work that is done once, and what of it remains
 
 mod machine;
 mod work;
@@ -15,17 +15,17 @@ use crate::{base, command, kernel, metal, private_apt, progress, rocksdb, toolch
 pub(crate) use machine::available_mib;
 pub(crate) use work::Pending;
 
-/// What a run is about to do.
+/// The kind of run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Goal {
-    /// Native checks alone.
+    /// Only native checks.
     Natively,
     /// Also microVMs and builds on the metal.
     OnMetal,
 }
 
-/// Looks at the machine, announces what is to be done, installs packages and fetches dependencies: all that needs other
-/// machines or a human being comes first. Returns what is left to be done.
+/// Checks the machine, announces the work, installs packages and fetches dependencies: all steps that need other
+/// machines or a human being come first. Returns the work that remains.
 pub(crate) fn prepare(cache: &Cache, goal: Goal, more: &[Need]) -> Result<Pending> {
     let mut needs = more.to_vec();
     needs.extend(toolchain::needs());

@@ -1,4 +1,4 @@
-//! What is downloaded and compiled once, and what of it is left.
+//! The work that is done once (downloads and compilations), and what of it remains.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::cache::Cache;
 use crate::command::cores;
 use crate::{base, kernel, progress, rocksdb};
 
-/// A piece of work that later runs find done.
+/// A piece of work that later runs need not repeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Piece {
     /// The guest's kernel.
@@ -18,22 +18,22 @@ enum Piece {
     Bases,
     /// RocksDB's C++.
     RocksDb,
-    /// Everything else that is compiled.
+    /// All other compilations.
     Rust,
 }
 
 /// A piece's figures, measured on 2 x86-64 cores with an empty cache (CONTRIBUTING.md).
 struct Figures {
     what: &'static str,
-    /// On two cores, in seconds.
+    /// Duration on two cores, in seconds.
     seconds: u64,
     /// Whether more cores take less time.
     parallel: bool,
-    /// What it leaves in the cache, and needs while it is made, in MiB.
+    /// Space in MiB that it takes in the cache, during and after the work.
     mib: u64,
 }
 
-/// What is left to be done before later runs are short.
+/// The work that remains before later runs are short.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pending {
     pieces: Vec<Piece>,
@@ -83,11 +83,11 @@ impl Piece {
     }
 }
 
-/// Is there when everything has been compiled once.
+/// File in the cache that exists once everything has been compiled.
 const BUILT: &str = "built-once";
 
 impl Pending {
-    /// What of the pieces that `goal` needs is not in the cache.
+    /// The pieces that `goal` needs and the cache does not have.
     pub(super) fn find(cache: &Cache, goal: Goal) -> Result<Self> {
         let needed: &[Piece] = match goal {
             Goal::Natively => &[Piece::RocksDb, Piece::Rust],
@@ -102,22 +102,22 @@ impl Pending {
         Ok(Self { pieces })
     }
 
-    /// What they need in the cache, in MiB.
+    /// Space in MiB that the remaining work needs in the cache.
     pub(super) fn mib(&self) -> u64 {
         self.pieces.iter().map(|piece| piece.figures().mib).sum()
     }
 
-    /// Whether anything has to be fetched from other machines.
+    /// Whether something has to be downloaded.
     pub(super) fn downloads(&self) -> bool {
         !self.pieces.is_empty()
     }
 
-    /// Whether base images are among them.
+    /// Whether base images have to be made.
     pub(super) fn makes_bases(&self) -> bool {
         self.pieces.contains(&Piece::Bases)
     }
 
-    /// Says what will be done, and how long it takes here.
+    /// Prints the remaining work, and its duration on this machine.
     pub(super) fn announce(&self, cache: &Cache) {
         if self.pieces.is_empty() {
             return;
@@ -139,7 +139,7 @@ impl Pending {
         self.pieces.iter().map(|piece| piece.time(cores)).sum()
     }
 
-    /// Says how much of it is left, between two steps.
+    /// Prints the work that still remains, between two steps.
     pub(crate) fn tell_rest(&mut self, cache: &Cache) {
         let before = self.pieces.len();
         self.pieces.retain(|piece| !piece.is_done(cache).unwrap_or(true));
@@ -151,7 +151,7 @@ impl Pending {
         }
     }
 
-    /// Notes that everything has been compiled.
+    /// Records that everything has been compiled.
     pub(crate) fn all_built(cache: &Cache) -> Result<()> {
         cache.write_file(BUILT, b"").map(drop)
     }

@@ -1,7 +1,7 @@
-//! Programs of Debian for jobs that need more than busybox.
+//! Debian's programs, for jobs that need more than busybox.
 //!
-//! For the emulated metal they are unpacked from arm64 packages into a read-only file system, which comes as a disk;
-//! init puts it where programs and libraries are looked for, before busybox's. On this machine the packages are
+//! For the emulated metal, they are unpacked from arm64 packages into a read-only file system, which is attached as a disk;
+//! init makes its programs and libraries take precedence over busybox's. On this machine, the packages are
 //! installed.
 
 use std::fs;
@@ -16,14 +16,14 @@ use crate::packages::{self, Need};
 use crate::private_apt;
 use crate::progress;
 
-/// The disk's name; init.sh looks for it.
+/// Name of the disk, which init.sh looks for.
 pub(crate) const DISK: &str = "debian";
 
-/// What there is.
+/// The available programs.
 pub(crate) const PROGRAMS: [Need; 9] = [
     packages::library("ca-certificates", "whom TLS clients on the metal trust"),
     packages::program("curl", "curl", "speaks HTTP on the metal"),
-    // Busybox's shell runs busybox's programs whatever the search path says.
+    // Busybox's shell always runs busybox's programs, independent of the search path.
     packages::program("dash", "dash", "runs commands on the metal"),
     packages::program("docker-registry", "docker-registry", "serves images on the metal"),
     packages::program("e2fsprogs", "mke2fs", "makes file systems on the metal"),
@@ -32,9 +32,9 @@ pub(crate) const PROGRAMS: [Need; 9] = [
     packages::library("libstdc++6", "the C++ library of hearthd on the metal"),
     packages::program("nftables", "nft", "filters packets on the metal"),
 ];
-/// Changes when `finish` makes another tree from the same packages.
+/// Must change when `finish` makes a different tree from the same packages.
 const RECIPE: &str = "1";
-/// What of a tree no program needs.
+/// Folders of a tree that no program needs.
 const UNUSED: [&str; 5] =
     ["usr/share/doc", "usr/share/info", "usr/share/locale", "usr/share/man", "usr/share/lintian"];
 const CERTIFICATES: &str = "usr/share/ca-certificates/mozilla";
@@ -59,14 +59,14 @@ pub(crate) fn image(cache: &Cache) -> Result<PathBuf> {
     let folder = cache.artefact("metal-debian", &key, |folder| {
         progress::note("   packing Debian's programs for the metal");
         let mut make = Command::new("mkfs.erofs");
-        // Uncompressed: an emulated processor would take longer to unpack it than this machine to read it.
+        // It is not compressed: decompressing on an emulated processor takes longer than reading more bytes on this machine.
         make.args(["--quiet", "--all-root", "-T0"]).arg(folder.join("image")).arg(&tree.root);
         command::capture(&mut make).map(drop)
     })?;
     Ok(folder.join("image"))
 }
 
-/// What the packages' scripts would do, as far as it is needed.
+/// Does the necessary parts of the packages' scripts.
 fn finish(root: &Path) -> Result<()> {
     if !root.join(INTERPRETER).exists() {
         bail!("the C library's package holds no {INTERPRETER}");

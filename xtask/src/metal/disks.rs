@@ -1,4 +1,4 @@
-//! Files that a job gets as disks: as large as they are, without being copied.
+//! Files that a job gets as disks: of any size, without being copied.
 //!
 //! On the emulated metal a disk is a read-only virtio drive whose serial number is its name, and init links
 //! `/dev/disk/NAME` to it; on this machine it is a link to the file, which `mount -o loop` takes as well.
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// What a serial number of virtio-blk has room for.
+/// Maximum length of a serial number of virtio-blk.
 const MAX_NAME: usize = 20;
 
 /// Checks a disk's name.

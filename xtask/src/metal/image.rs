@@ -16,10 +16,10 @@ use crate::progress;
 
 const INIT: &str = include_str!("init.sh");
 const MODULES: &str = include_str!("modules.txt");
-/// Changes when the code below makes another initramfs from the same parts.
+/// Must change when the code below makes a different initramfs from the same parts.
 const RECIPE: &[u8] = b"1";
 
-/// What QEMU boots.
+/// The files that QEMU boots.
 #[derive(Clone, Debug)]
 pub(crate) struct Image {
     /// The kernel.
@@ -29,7 +29,7 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Downloads and builds what the cache does not have yet.
+    /// Downloads and builds the files that the cache does not have yet.
     pub(crate) fn prepare(cache: &Cache, kernel: HostKernel) -> Result<Self> {
         let package = match kernel {
             HostKernel::Cloud => "linux-image-cloud-arm64",
@@ -72,7 +72,7 @@ fn initramfs(kernel: &Unpacked, busybox: &Unpacked) -> Result<Vec<u8>> {
     archive.console()?;
     archive.file("init", 0o755, INIT.as_bytes())?;
     archive.file("bin/busybox", 0o755, &program)?;
-    // The rest is linked at boot; these are needed before: init's interpreter, and what the kernel calls for modules.
+    // Other links are made at boot. These two are needed earlier: init's interpreter, and the program that the kernel runs to load modules.
     archive.symlink("bin/sh", "busybox")?;
     archive.symlink("sbin/modprobe", "../bin/busybox")?;
     let modules = format!("lib/modules/{version}");

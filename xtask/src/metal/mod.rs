@@ -1,9 +1,9 @@
-//! The ARM64 metal: where aarch64 binaries meet a real `/dev/kvm`.
+//! The ARM64 metal: runs aarch64 binaries with a real `/dev/kvm`.
 //!
-//! On an aarch64 machine with a usable `/dev/kvm` that is this machine, and a job runs in a scratch folder of it.
+//! On an aarch64 machine with a usable `/dev/kvm`, the metal is this machine, and a job runs in a scratch folder on it.
 //! Everywhere else it is an emulated host (QEMU in full emulation with EL2, Debian's arm64 kernel): `image` makes
-//! its kernel and initramfs, `qemu` runs it, `ports` and `transfer` carry output and files, `disks` are what is too large to
-//! be carried, `debian` adds programs to busybox's, `init.sh` is its PID 1.
+//! its kernel and initramfs, `qemu` runs it, `ports` and `transfer` carry output and files, `disks` attaches files that are too
+//! large for that, `debian` adds programs to busybox's, `init.sh` is its PID 1.
 
 mod debian;
 mod disks;
@@ -35,13 +35,13 @@ pub(crate) enum Cpu {
     NeoverseN1,
     /// Graviton 3's core: with SVE and pointer authentication, and caches that are coherent for instructions.
     NeoverseV1,
-    /// Everything QEMU knows; pointer authentication with its own cheap algorithm, since the real one is very slow
+    /// All features that QEMU supports; pointer authentication uses QEMU's own cheap algorithm, because the real one is very slow
     /// when emulated.
     Max,
 }
 
 impl Cpu {
-    /// How steps name it.
+    /// Name in the titles of steps.
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::NeoverseN1 => "Neoverse N1",
@@ -54,24 +54,24 @@ impl Cpu {
 /// The kernels that the emulated metal can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HostKernel {
-    /// Debian's for clouds, with pages of 4 KiB.
+    /// Debian's kernel for clouds, with pages of 4 KiB.
     Cloud,
-    /// Debian's with pages of 16 KiB.
+    /// Debian's kernel with pages of 16 KiB.
     LargePages,
 }
 
-/// The machine for a job.
+/// The emulated machine for a job.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
-    /// Its processor.
+    /// Type of the processors.
     pub(crate) cpu: Cpu,
-    /// Its kernel.
+    /// Kernel of the machine.
     pub(crate) kernel: HostKernel,
-    /// How many processors.
+    /// Number of processors.
     pub(crate) processors: u32,
-    /// Its memory in MiB.
+    /// Memory in MiB.
     pub(crate) memory_mib: u32,
-    /// Whether time is counted in instructions (one is a nanosecond).
+    /// Whether time is counted in instructions (one takes a nanosecond).
     pub(crate) icount: bool,
 }
 
@@ -82,10 +82,10 @@ impl Default for Machine {
     }
 }
 
-/// What the metal is to do.
+/// The action of a job.
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
-    /// An interactive prompt on our terminal.
+    /// An interactive shell on the user's terminal.
     Shell,
     /// A program with its arguments.
     Run(Vec<OsString>),
@@ -94,29 +94,29 @@ pub(crate) enum Action {
 /// One job for the metal.
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
-    /// Where it runs, when that is emulated.
+    /// The machine, if the metal is emulated.
     pub(crate) machine: Machine,
-    /// Files and folders to bring, each with its name in the folder of inputs.
+    /// Files and folders to copy to the metal, each with its name in the folder of inputs.
     pub(crate) inputs: Vec<(PathBuf, String)>,
-    /// Names in the folder of outputs to bring back, each with where to.
+    /// Names in the folder of outputs to copy back, each with its target.
     pub(crate) outputs: Vec<(String, PathBuf)>,
-    /// Files to attach as read-only disks, each with the name that it has there.
+    /// Files to attach as read-only disks, each with the name of the disk.
     pub(crate) disks: Vec<(PathBuf, String)>,
     /// Whether Debian's programs are needed ([`debian::PROGRAMS`]).
     pub(crate) debian: bool,
-    /// TCP ports: on this machine's loopback address, and on the metal.
+    /// Forwarded TCP ports: on this machine's loopback address, and on the metal.
     pub(crate) forwards: Vec<(u16, u16)>,
     /// Environment of the command.
     pub(crate) environment: Vec<(String, OsString)>,
-    /// When to give up.
+    /// Time limit of the job.
     pub(crate) timeout: Option<Duration>,
-    /// What to run.
+    /// The action to run.
     pub(crate) action: Action,
-    /// Whether to say when the machine is up and when it is done.
+    /// Whether to print messages when the machine is up and when it is done.
     pub(crate) announce: bool,
-    /// What the lines of its output begin with, where another job's come at the same time.
+    /// Prefix of the lines of its output, if another job's output comes at the same time.
     pub(crate) prefix: Option<String>,
-    /// Ends the job where it becomes true.
+    /// Stops the job when it becomes true.
     pub(crate) stop: Arc<AtomicBool>,
 }
 
@@ -149,14 +149,14 @@ impl Job {
 #[error("the job was stopped")]
 pub(crate) struct Stopped;
 
-/// How a job ended.
+/// Result of a job.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Finished {
-    /// The exit status of the command (128 + signal where a signal ended it).
+    /// The exit status of the command (128 + signal if a signal terminated it).
     pub(crate) status: u8,
-    /// From the start to the command's start.
+    /// Time from the start of the job to the start of the command.
     pub(crate) boot: Duration,
-    /// The command's own time.
+    /// Duration of the command.
     pub(crate) command: Duration,
 }
 
@@ -188,7 +188,7 @@ pub(crate) fn needs() -> Vec<packages::Need> {
 }
 
 impl Place {
-    /// Finds out where jobs run on this machine and sets up what that needs.
+    /// Determines where jobs run on this machine, and sets up what is needed for that.
     fn prepare(cache: &Cache) -> Result<Self> {
         if kvm_is_usable() {
             return Ok(Self::Native);
@@ -199,12 +199,12 @@ impl Place {
 }
 
 impl Metal {
-    /// Finds out where jobs run on this machine and sets up what that needs.
+    /// Determines where jobs run on this machine, and sets up what is needed for that.
     pub(crate) fn open(cache: &Cache) -> Result<Self> {
         Ok(Self { cache: cache.clone(), run: cache.run_folder()?, place: Place::prepare(cache)? })
     }
 
-    /// The folder in which the job finds its inputs.
+    /// The folder of the job's inputs.
     pub(crate) fn inputs(&self) -> PathBuf {
         match self.place {
             Place::Native => self.run.path().join("in"),
@@ -212,7 +212,7 @@ impl Metal {
         }
     }
 
-    /// The folder in which the job leaves its outputs.
+    /// The folder of the job's outputs.
     pub(crate) fn outputs(&self) -> PathBuf {
         match self.place {
             Place::Native => self.run.path().join("out"),
@@ -220,7 +220,7 @@ impl Metal {
         }
     }
 
-    /// The folder in which the job finds its disks.
+    /// The folder of the job's disks.
     pub(crate) fn disks(&self) -> PathBuf {
         match self.place {
             Place::Native => self.run.path().join("disks"),
@@ -261,7 +261,7 @@ impl Metal {
     }
 }
 
-/// Brings everything that jobs need on this machine: packages, and the emulated machine's kernel and initramfs.
+/// Sets up everything that jobs need on this machine: packages, and the emulated machine's kernel and initramfs.
 pub(crate) fn set_up(cache: &Cache) -> Result<()> {
     match Place::prepare(cache)? {
         Place::Native => Ok(()),
@@ -269,7 +269,7 @@ pub(crate) fn set_up(cache: &Cache) -> Result<()> {
     }
 }
 
-/// Whether this machine is ARM64 metal itself.
+/// Whether this machine itself is ARM64 metal.
 pub(crate) fn kvm_is_usable() -> bool {
     cfg!(target_arch = "aarch64") && File::options().read(true).write(true).open("/dev/kvm").is_ok()
 }

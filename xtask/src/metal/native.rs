@@ -1,4 +1,4 @@
-//! Runs a job on this machine, which is ARM64 metal itself: inputs and outputs are folders of a scratch folder.
+//! Runs a job on this machine, which is ARM64 metal: inputs and outputs are in a scratch folder.
 
 use std::env;
 use std::fs;
@@ -69,7 +69,7 @@ fn wait(mut child: Child, job: &Job) -> Result<u8> {
     }
 }
 
-/// The status as a shell has it: 128 + signal where a signal ended the command.
+/// The status as in a shell: 128 + signal if a signal terminated the command.
 fn shell_status(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(255);
     u8::try_from(code).unwrap_or(255)

@@ -91,7 +91,7 @@ enum HostKernelName {
 }
 
 impl MachineOptions {
-    /// The machine so described.
+    /// The machine that the options describe.
     pub(crate) fn machine(&self) -> Machine {
         let cpu = match self.cpu {
             CpuName::NeoverseN1 => Cpu::NeoverseN1,
@@ -107,7 +107,7 @@ impl MachineOptions {
 }
 
 impl Options {
-    /// Runs it and returns the command's exit status.
+    /// Runs the job and returns the command's exit status.
     pub(crate) fn run(self, cache: &Cache) -> Result<u8> {
         Ok(Metal::open(cache)?.run(self.job())?.status)
     }
@@ -158,7 +158,7 @@ fn parse_output(text: &str) -> Result<(String, PathBuf)> {
     Ok((name.to_string(), target.into()))
 }
 
-/// Names stay below their folder.
+/// Checks that a name cannot lead out of its folder.
 fn plain_name(name: &str) -> Result<()> {
     let plain = !name.is_empty() && name.split('/').all(|part| !matches!(part, "" | "." | ".."));
     plain.then_some(()).with_context(|| format!("`{name}` is no name inside a folder"))

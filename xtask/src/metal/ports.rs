@@ -1,4 +1,4 @@
-//! Byte streams between us and the emulated metal: socket pairs whose far ends QEMU inherits as chardevs.
+//! Byte streams between xtask and the emulated metal: socket pairs whose far ends QEMU inherits as chardevs.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -9,8 +9,8 @@ use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result};
 
-/// Gives QEMU one end of a new stream as the chardev `id` and returns the other. The far end closes here when the
-/// command is dropped, so a stream ends with QEMU.
+/// Gives QEMU one end of a new stream as the chardev `id` and returns the other. This process's copy of QEMU's end is closed when
+/// the command is dropped, so the stream ends when QEMU exits.
 pub(crate) fn open(qemu: &mut Command, id: &str) -> Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair().context("cannot make a socket pair")?;
     let descriptor = theirs.as_raw_fd();
@@ -26,7 +26,7 @@ pub(crate) fn open(qemu: &mut Command, id: &str) -> Result<UnixStream> {
     Ok(ours)
 }
 
-/// Puts something before each line, and writes lines whole: those of several streams stay apart.
+/// Adds a prefix to each line, and writes only whole lines, so that those of several streams do not mix.
 pub(crate) struct Prefixed<W: Write> {
     prefix: String,
     line: Vec<u8>,
@@ -34,7 +34,7 @@ pub(crate) struct Prefixed<W: Write> {
 }
 
 impl<W: Write> Prefixed<W> {
-    /// Writes to `to`.
+    /// A writer with this prefix to `to`.
     pub(crate) fn new(prefix: &str, to: W) -> Self {
         Self { prefix: prefix.to_owned(), line: Vec::new(), to }
     }
@@ -62,7 +62,7 @@ impl<W: Write> Write for Prefixed<W> {
 
 impl<W: Write> Drop for Prefixed<W> {
     fn drop(&mut self) {
-        // Whoever ends without a line's end has said something, too. Nobody is left who could be told that it cannot be written.
+        // The last line may have no newline. An error cannot be reported to anybody here.
         if !self.line.is_empty() {
             self.line.push(b'\n');
             let _ = self.to.write_all(&self.line);
@@ -70,8 +70,8 @@ impl<W: Write> Drop for Prefixed<W> {
     }
 }
 
-/// Copies a stream to one of our own outputs as it comes. When ours is closed the rest is dropped, so that the
-/// command on the metal is not held up.
+/// Copies a stream to one of xtask's own outputs as it comes. If that is closed, the rest is discarded, so that the
+/// command on the metal does not block.
 pub(crate) fn stream(mut from: UnixStream, mut to: impl Write + Send + 'static) -> JoinHandle<()> {
     thread::spawn(move || {
         let mut buffer = vec![0; 64 * 1024];

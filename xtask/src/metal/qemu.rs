@@ -1,8 +1,8 @@
-//! Boots the emulated metal, runs one job on it and waits for its end.
+//! Boots the emulated metal, runs one job on it and waits until it has ended.
 //!
 //! Init reports on the port `hearth.status`, one line each: `ready UPTIME` before the command starts, `exit STATUS`
-//! after it, `done` when the outputs are on their drive, or `fail REASON`. The kernel's console goes to a log file,
-//! whose end is shown when the metal dies without having said `done`.
+//! after it, `done` when the outputs are on their drive, or `fail REASON`. The kernel's console is written to a log file,
+//! whose end is shown if the metal dies without a report of `done`.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader};
@@ -23,9 +23,9 @@ use super::{Action, Cpu, Finished, Job, Machine, Stopped, disks, ports, terminal
 use crate::command;
 use crate::progress;
 
-/// How long QEMU may take to exit after init said `done`.
+/// How long QEMU may take to exit after init has reported `done`.
 const POWER_OFF: Duration = Duration::from_secs(30);
-/// How often we look whether QEMU still lives.
+/// Interval between checks whether QEMU still runs.
 const POLL: Duration = Duration::from_millis(200);
 
 /// Runs a job in the emulated metal with its files in `folder`.
@@ -69,7 +69,7 @@ pub(crate) fn run(folder: &Path, image: &Image, job: &Job) -> Result<Finished> {
 
     let start = Instant::now();
     let child = qemu.spawn().context("cannot run qemu-system-aarch64; is it installed?")?;
-    // With the command go our copies of the far ends.
+    // Dropping the command closes this process's copies of the far ends.
     drop(qemu);
     let deadline = job.timeout.map(|timeout| start + timeout);
     let mut running = Running { child, lines: read_lines(status), start, deadline, stop: job.stop.clone() };
@@ -94,7 +94,7 @@ pub(crate) fn run(folder: &Path, image: &Image, job: &Job) -> Result<Finished> {
     Ok(finished)
 }
 
-/// Copies an output of the job to one of ours.
+/// Copies an output of the job to one of xtask's own.
 fn copy(from: UnixStream, to: impl io::Write + Send + 'static, job: &Job) -> JoinHandle<()> {
     match &job.prefix {
         Some(prefix) => ports::stream(from, ports::Prefixed::new(prefix, to)),
@@ -146,7 +146,7 @@ fn network_arguments(forwards: &[(u16, u16)]) -> Vec<String> {
 }
 
 fn drive(qemu: &mut Command, id: &str, file: &Path, options: &str, device_options: &str) {
-    // Commas in a QEMU option value are doubled.
+    // Commas in a value of a QEMU option have to be doubled.
     let file = file.to_string_lossy().replace(',', ",,");
     qemu.args(["-drive", &format!("id={id},if=none,format=raw,cache=unsafe,{options},file={file}")]);
     qemu.args(["-device", &format!("virtio-blk-pci,drive={id}{device_options}")]);
@@ -164,7 +164,7 @@ fn prefixed(prefix: &str, path: &Path) -> OsString {
     text
 }
 
-/// Has the kernel kill QEMU when we die, however that happens.
+/// Has the kernel kill QEMU when this process dies for any reason.
 fn die_with_us(qemu: &mut Command) {
     // SAFETY: between fork and exec only prctl runs, which is async-signal-safe and takes plain numbers.
     unsafe {
@@ -189,12 +189,12 @@ fn read_lines(from: UnixStream) -> Receiver<String> {
 
 fn join(copies: Vec<JoinHandle<()>>) {
     for copy in copies {
-        // A copy that panicked has nothing more to say.
+        // A copy that has panicked has no more output.
         let _ = copy.join();
     }
 }
 
-/// A QEMU that ends with us.
+/// A QEMU process that is killed when this is dropped.
 struct Running {
     child: Child,
     lines: Receiver<String>,
@@ -204,7 +204,7 @@ struct Running {
 }
 
 impl Running {
-    /// Follows what init reports until the machine is off.
+    /// Follows init's reports until the machine is off.
     fn wait(&mut self, job: &Job) -> Result<Finished> {
         let mut ready = None;
         let mut exit = None;
@@ -273,13 +273,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Both fail only when it is gone already.
+        // Both fail only if the process has exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Adds to an error what QEMU and the kernel said.
+/// Adds the output of QEMU and of the kernel to an error.
 fn explain(error: anyhow::Error, folder: &Path, console: &Path) -> anyhow::Error {
     let mut text = format!("{error:#}");
     let qemu_log = folder.join("qemu.log");

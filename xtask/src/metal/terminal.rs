@@ -9,21 +9,21 @@ use anyhow::{Context, Result};
 
 use super::ports;
 
-/// Ends input on a terminal (control-D).
+/// Character that ends the input of a terminal (control-D).
 const END_OF_TRANSMISSION: u8 = 4;
 
-/// A connected terminal; dropped, it is what it was before.
+/// A connected terminal, whose settings are restored when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Connected {
     output: Option<JoinHandle<()>>,
     _raw: Option<Raw>,
 }
 
-/// Connects our stdin and stdout to the console behind `stream`, in raw mode where stdin is a terminal.
+/// Connects stdin and stdout to the console behind `stream`, in raw mode if stdin is a terminal.
 pub(crate) fn connect(stream: UnixStream) -> Result<Connected> {
     let raw = if io::stdin().is_terminal() { Some(Raw::enter()?) } else { None };
     let mut input = stream.try_clone().context("cannot share the console's socket")?;
-    // This thread ends with the process: a read from stdin cannot be interrupted.
+    // This thread lives until the process exits: a read from stdin cannot be interrupted.
     thread::spawn(move || {
         let mut buffer = [0; 4096];
         while let Ok(count @ 1..) = io::stdin().read(&mut buffer) {
@@ -31,7 +31,7 @@ pub(crate) fn connect(stream: UnixStream) -> Result<Connected> {
                 return;
             }
         }
-        // Nobody is left to tell when this fails.
+        // An error cannot be reported to anybody here.
         let _ = input.write_all(&[END_OF_TRANSMISSION]);
     });
     Ok(Connected { output: Some(ports::stream(stream, io::stdout())), _raw: raw })
@@ -40,13 +40,13 @@ pub(crate) fn connect(stream: UnixStream) -> Result<Connected> {
 impl Drop for Connected {
     fn drop(&mut self) {
         if let Some(output) = self.output.take() {
-            // A copy that panicked has nothing more to say.
+            // A copy that has panicked has no more output.
             let _ = output.join();
         }
     }
 }
 
-/// Rows and columns of our terminal.
+/// Rows and columns of the terminal.
 pub(crate) fn size() -> Option<(u16, u16)> {
     let mut size = MaybeUninit::<libc::winsize>::zeroed();
     // SAFETY: TIOCGWINSZ writes one winsize to the given address, which is valid for it; all zeros is a valid value.

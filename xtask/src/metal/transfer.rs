@@ -2,7 +2,7 @@
 //!
 //! The input archive is unpacked at the root: `in/NAME` are the inputs, `hearth/command` is a shell script that
 //! becomes the command with exactly its arguments and environment, and the empty files `hearth/shell` and
-//! `hearth/outputs` tell init what is wanted.
+//! `hearth/outputs` request a shell and outputs from init.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -25,7 +25,7 @@ pub(crate) fn pack(drive: &Path, job: &Job) -> Result<()> {
     let file = File::create(drive).with_context(|| format!("cannot write {}", drive.display()))?;
     let mut archive = tar::Builder::new(BufWriter::new(file));
     archive.follow_symlinks(false);
-    // The other side does not know the extension for sparse files.
+    // The program that unpacks it does not support the extension for sparse files.
     archive.sparse(false);
     for (source, name) in &job.inputs {
         add_input(&mut archive, source, &format!("in/{name}"))
@@ -43,7 +43,7 @@ pub(crate) fn pack(drive: &Path, job: &Job) -> Result<()> {
 }
 
 fn add_input(archive: &mut tar::Builder<BufWriter<File>>, source: &Path, name: &str) -> Result<()> {
-    // A link given by name means what it points to; links inside a folder stay links.
+    // A link that is named itself stands for its target; links inside a folder stay links.
     let source = fs::canonicalize(source)?;
     if source.is_dir() {
         archive.append_dir_all(name, &source)?;
@@ -87,7 +87,7 @@ fn script(job: &Job) -> Vec<u8> {
     text
 }
 
-/// Quotes for a POSIX shell: any bytes come through unchanged.
+/// Quotes a word for a POSIX shell; all bytes stay unchanged.
 pub(crate) fn quote(word: &OsStr, text: &mut Vec<u8>) {
     text.push(b'\'');
     for byte in word.as_bytes() {
@@ -105,7 +105,7 @@ pub(crate) fn empty_drive(path: &Path) -> Result<()> {
     file.set_len(OUTPUT_DRIVE).with_context(|| format!("cannot make {} sparse", path.display()))
 }
 
-/// Brings the outputs home.
+/// Unpacks the outputs from their drive, and copies them to their targets.
 pub(crate) fn unpack(folder: &Path, job: &Job, status: u8) -> Result<()> {
     if job.outputs.is_empty() {
         return Ok(());
@@ -118,7 +118,7 @@ pub(crate) fn unpack(folder: &Path, job: &Job, status: u8) -> Result<()> {
     deliver(&unpacked, job, status)
 }
 
-/// Copies the outputs from the folder `from` to where the user wants them.
+/// Copies the outputs from the folder `from` to their targets.
 pub(crate) fn deliver(from: &Path, job: &Job, status: u8) -> Result<()> {
     for (name, target) in &job.outputs {
         let source = from.join(name);

@@ -1,8 +1,8 @@
-//! Compiles RocksDB from the sources that its crate brings, in a fraction of the time that the crate takes.
+//! Compiles RocksDB from the sources in its crate, in a fraction of the time that the crate's own build takes.
 //!
-//! The crate compiles each of 342 files by itself, and most of that time goes into reading the same headers again. Here files are
-//! compiled some dozens at a time, as one (RocksDB's own `make unity.a` takes all of them so), without symbols for a debugger, and
-//! without what nothing in it calls. What comes out is the same version with the same options: stores stay what they are.
+//! The crate compiles each of 342 files separately, and most of that time is spent reading the same headers again. Here, dozens of
+//! files are compiled at a time, as one (RocksDB's own `make unity.a` does this with all of them), without debug information, and
+//! without files that nothing in it calls. The result is the same version with the same options: the format of stores is the same.
 
 use std::cmp::Reverse;
 use std::fs;
@@ -17,15 +17,15 @@ use serde_json::Value;
 use crate::command;
 use crate::progress;
 
-/// The crate that brings the sources.
+/// The crate with the sources.
 pub(super) const CRATE: &str = "librocksdb-sys";
-/// The crate that brings lz4, with which the store compresses.
+/// The crate with lz4, with which the store compresses.
 const LZ4: &str = "lz4-sys";
-/// Changes when the same sources become another archive.
+/// Must change when the same sources give a different archive.
 pub(super) const RECIPE: &str = "1";
-/// Sources that are compiled as one, in bytes. The compiler needs 1 GiB for so many.
+/// Bytes of sources that are compiled as one. The compiler needs 1 GiB of memory for this size.
 const GROUP: u64 = 400 << 10;
-/// What the crate defines on Linux, with its feature `lz4` (its `build.rs`).
+/// The crate's definitions on Linux, with its feature `lz4` (its `build.rs`).
 const DEFINES: [&str; 11] = [
     "LZ4=1",
     "NDEBUG=1",
@@ -39,7 +39,7 @@ const DEFINES: [&str; 11] = [
     "ROCKSDB_FALLOCATE_PRESENT",
     "ROCKSDB_RANGESYNC_PRESENT",
 ];
-/// How files are compiled: as the crate has it at opt-level 2, with a section for each function, so that the linker leaves out what is
+/// Compiler flags: the crate's at opt-level 2, with a section per function, so that the linker can leave out functions that are
 /// not called.
 const FLAGS: [&str; 9] = [
     "-std=c++20",
@@ -52,7 +52,7 @@ const FLAGS: [&str; 9] = [
     "-include",
     "cstdint",
 ];
-/// What begins so is not called by the rest: databases and caches of other kinds, tools, and what RocksDB tests itself with.
+/// Prefixes of files that the rest does not call: databases and caches of other kinds, tools, and RocksDB's own tests.
 const UNUSED: [&str; 10] = [
     "utilities/agg_merge/",
     "utilities/blob_db/",
@@ -66,12 +66,12 @@ const UNUSED: [&str; 10] = [
     "tools/dump/",
 ];
 
-/// Where the sources are.
+/// Paths of the sources.
 #[derive(Clone, Debug)]
 pub(super) struct Sources {
-    /// The crate's folder.
+    /// Folder of the crate.
     rocksdb: PathBuf,
-    /// lz4's headers.
+    /// Folder of lz4's headers.
     lz4: PathBuf,
 }
 
@@ -83,7 +83,7 @@ pub(super) struct Compiler {
 }
 
 impl Sources {
-    /// Finds them in cargo's registry, where `cargo` is one that runs in the workspace. Downloads what is not there.
+    /// Finds the sources in cargo's registry, with `cargo` running in the workspace. Downloads missing ones.
     pub(super) fn find(cargo: &mut Command) -> Result<Self> {
         let metadata = command::capture(cargo.args([
             "metadata",
@@ -117,13 +117,13 @@ impl Sources {
         used.into_iter().map(|file| Ok((file.to_owned(), size(file)?))).collect()
     }
 
-    /// Writes the archive `into` a folder that also holds what is needed on the way.
+    /// Writes the archive `into`; `folder` also holds intermediate files.
     pub(super) fn compile(&self, compiler: &Compiler, folder: &Path, into: &Path) -> Result<()> {
         let files = self.files()?;
-        // What takes longest begins first.
+        // The largest groups start first, because they take longest.
         let mut groups = groups(&files);
         groups.sort_by_key(|(size, _)| Reverse(*size));
-        // Of the crate's own: the version, without a date.
+        // The crate's own file with the version, without a date.
         let mut parts = vec![(self.rocksdb.join("build_version.cc"), folder.join("build_version.o"))];
         for (number, (_, files)) in groups.into_iter().enumerate() {
             let source = folder.join(format!("{number:02}.cc"));
@@ -137,7 +137,7 @@ impl Sources {
         command::capture(Command::new(&compiler.archive).arg("crs").arg(into).args(objects)).map(drop)
     }
 
-    /// Compiles sources to objects on all cores. Nothing more is begun when one has failed.
+    /// Compiles sources to objects on all cores. After a failure, no further compilation is started.
     fn compile_all(&self, compiler: &Compiler, parts: &[(PathBuf, PathBuf)]) -> Result<()> {
         let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let some = || -> Result<()> {
@@ -172,7 +172,7 @@ impl Sources {
     }
 }
 
-/// The files of the crate's list that are compiled.
+/// The files in the crate's list that are compiled.
 fn used(list: &str) -> Result<Vec<&str>> {
     let files: Vec<&str> = list.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     for unused in UNUSED {
@@ -180,13 +180,13 @@ fn used(list: &str) -> Result<Vec<&str>> {
             bail!("RocksDB has no {unused} any more: look again at what of it is not used");
         }
     }
-    // The crate has a file of its own instead of this one.
+    // The crate has its own file instead of this one.
     let generated = "util/build_version.cc";
     let is_used = |file: &&str| *file != generated && !UNUSED.iter().any(|start| file.starts_with(start));
     Ok(files.into_iter().filter(is_used).collect())
 }
 
-/// Puts files together in their order, each group with its size: neighbours read the same headers.
+/// Groups files in their order, each group with its size: neighbours read the same headers.
 fn groups(files: &[(String, u64)]) -> Vec<(u64, Vec<&str>)> {
     let mut groups: Vec<(u64, Vec<&str>)> = Vec::new();
     for (file, size) in files {
@@ -227,7 +227,7 @@ mod tests {
         );
     }
 
-    /// A new version of the crate may want other options.
+    /// A new version of the crate may need other options.
     #[test]
     fn the_crate_defines_the_same() {
         let mut cargo = command::clean("cargo");

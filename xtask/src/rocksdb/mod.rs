@@ -1,14 +1,14 @@
-//! RocksDB, which the daemon keeps its state in: C++ that takes minutes to compile, so it is compiled once.
+//! RocksDB, in which the daemon keeps its state: C++ that takes minutes to compile, so it is compiled once.
 //!
-//! A build gets it from the first of these that there is:
+//! A build uses the first of these that exists:
 //!
-//! 1. what the caller's own `ROCKSDB_LIB_DIR` (and `ROCKSDB_STATIC`) says,
+//! 1. the archive that the caller's own `ROCKSDB_LIB_DIR` (and `ROCKSDB_STATIC`) names,
 //! 2. an archive in the cache, `rocksdb/<version>-<target>/librocksdb.a`,
 //! 3. an archive beside the checkout, `../shared/prebuilt/rocksdb-<version>/<target>/librocksdb.a`, which is copied to the cache,
-//! 4. the sources that its crate brings, which are compiled into the cache ([`compile`]). A plain `cargo build` has the crate compile
+//! 4. the sources in its crate, which are compiled into the cache ([`compile`]). A plain `cargo build` has the crate compile
 //!    them, which takes five times as long.
 //!
-//! What holds it is linked dynamically with the C and C++ libraries.
+//! Programs with RocksDB are linked dynamically with the C and C++ libraries.
 
 mod compile;
 
@@ -26,25 +26,25 @@ use crate::progress;
 use crate::toolchain::{self, Cross, Link, TARGET};
 use compile::{CRATE, Compiler, RECIPE, Sources};
 
-/// The package that has it.
+/// The package that uses RocksDB.
 pub(crate) const PACKAGE: &str = "hearth-hostd";
-/// The feature of [`PACKAGE`] that brings it.
+/// The feature of [`PACKAGE`] that enables it.
 pub(crate) const FEATURE: &str = "rocksdb";
-/// Where the caller has it.
+/// The caller's variables: the folder of an archive, and whether it is static.
 const FOLDER: &str = "ROCKSDB_LIB_DIR";
 const STATIC: &str = "ROCKSDB_STATIC";
 const ARCHIVE: &str = "librocksdb.a";
-/// Archives that somebody has built, in the folder beside the checkout.
+/// Folder beside the checkout with archives that were built elsewhere.
 const PREBUILT: &str = "../shared/prebuilt";
 
-/// Cargo for aarch64, for what holds RocksDB. As with [`Cross::cargo`], `--target` is left to the caller.
+/// Cargo for aarch64, for programs with RocksDB. As with [`Cross::cargo`], `--target` is left to the caller.
 pub(crate) fn cross_cargo(cache: &Cache, cross: &Cross) -> Result<Command> {
     let mut cargo = cross.cargo(Link::Dynamic)?;
     provide(cache, TARGET, &cross.gnu("g++"), &cross.gnu("ar"), &mut cargo)?;
     Ok(cargo)
 }
 
-/// Cargo for this machine, for what holds RocksDB.
+/// Cargo for this machine, for programs with RocksDB.
 pub(crate) fn native_cargo(cache: &Cache) -> Result<Command> {
     let target = if cfg!(target_arch = "aarch64") { TARGET } else { "x86_64-unknown-linux-gnu" };
     let mut cargo = toolchain::native_apart(cache, "-rocksdb")?;
@@ -52,7 +52,7 @@ pub(crate) fn native_cargo(cache: &Cache) -> Result<Command> {
     Ok(cargo)
 }
 
-/// Tells a build where RocksDB is, and makes it where it is nowhere.
+/// Passes the path of RocksDB's archive to a build; makes the archive if there is none.
 fn provide(cache: &Cache, target: &str, compiler: &str, archiver: &str, cargo: &mut Command) -> Result<()> {
     packages::ensure(cache, &needs())?;
     if env::var_os(FOLDER).is_some() {
@@ -70,17 +70,17 @@ fn provide(cache: &Cache, target: &str, compiler: &str, archiver: &str, cargo: &
     Ok(())
 }
 
-/// The packages that its crate needs.
+/// The packages that RocksDB's crate needs.
 pub(crate) fn needs() -> Vec<Need> {
     let mut needs = vec![program("g++", "g++", "compiles RocksDB and links what holds it")];
-    // Whoever says where libclang is has it.
+    // A user who sets the path of libclang has it.
     if env::var_os("LIBCLANG_PATH").is_none() {
         needs.push(library("libclang-dev", "reads RocksDB's headers"));
     }
     needs
 }
 
-/// The folder with the archive of a target that somebody has built, if there is one.
+/// The folder with a target's archive that was built elsewhere or before, if there is one.
 fn archive(cache: &Cache, repository: &Path, version: &str, target: &str) -> Result<Option<PathBuf>> {
     let key = format!("{version}-{target}");
     let prebuilt = repository.join(PREBUILT).join(format!("rocksdb-{version}")).join(target).join(ARCHIVE);
@@ -96,7 +96,7 @@ fn archive(cache: &Cache, repository: &Path, version: &str, target: &str) -> Res
     Ok(Some(folder))
 }
 
-/// The folder with the archive that was compiled here.
+/// The folder with the archive that is compiled here.
 fn compiled(cache: &Cache, version: &str, target: &str, compiler: &Compiler) -> Result<PathBuf> {
     cache.artefact("rocksdb", &compiled_key(version, target), |folder| {
         progress::note(&format!("   compiling RocksDB {version} for {target}, once"));
@@ -112,7 +112,7 @@ fn compiled_key(version: &str, target: &str) -> String {
     format!("{version}-{target}-compiled-{RECIPE}")
 }
 
-/// Whether the metal's needs no compiling.
+/// Whether the archive for the metal exists already.
 pub(crate) fn is_there(cache: &Cache) -> Result<bool> {
     let version = own_version()?;
     Ok(env::var_os(FOLDER).is_some()
@@ -120,7 +120,7 @@ pub(crate) fn is_there(cache: &Cache) -> Result<bool> {
         || cache.existing("rocksdb", &compiled_key(&version, TARGET)).is_some())
 }
 
-/// The version of RocksDB that this checkout's lock file has.
+/// The version of RocksDB in this checkout's lock file.
 fn own_version() -> Result<String> {
     let path = toolchain::repository()?.join("Cargo.lock");
     let lock = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -134,7 +134,7 @@ fn version(lock: &str) -> Option<&str> {
     whole.split_once('+').map(|(_, own)| own)
 }
 
-/// Adds to a cargo command what selects a package with RocksDB in it.
+/// Adds the arguments to a cargo command that select a package with RocksDB.
 pub(crate) fn select(cargo: &mut Command, package: impl AsRef<OsStr>) -> &mut Command {
     cargo.arg("--package").arg(package).args(["--features", FEATURE])
 }

@@ -1,8 +1,8 @@
-//! Tests that run on the metal since they cannot run here: those in code that only aarch64 compiles, and those that have skipped
-//! themselves on this machine.
+//! Tests that run on the metal because they cannot run here: tests in code that only aarch64 compiles, and tests that have been
+//! skipped on this machine.
 //!
-//! A test that cannot run where it is calls `hearth_testing::skip`, which notes it in a file. What is noted runs on the metal,
-//! where no test may skip itself; a test that does not run there either fails the run.
+//! A test that cannot run on a machine calls `hearth_testing::skip`, which records it in a file. Recorded tests run on the metal,
+//! where no test may be skipped; a skipped test that does not run there either fails the run.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -19,14 +19,14 @@ use crate::metal::Metal;
 use crate::parts::{self, Executable, Parts, words};
 use crate::toolchain;
 
-/// Where tests note that they were skipped: the program's name, a tab, and the test's name on a line each.
+/// Variable with the path of the file in which tests record that they were skipped: program, tab, and test on a line each.
 const SKIPPED: &str = "HEARTH_SKIPPED";
-/// The tests that this machine has, as the script finds them.
+/// Name of the script's list of tests that this machine has.
 const HERE: &str = "tests-elsewhere";
-/// The tests that this machine skipped.
+/// Name of the script's list of tests that were skipped on this machine.
 const ALSO: &str = "tests-skipped-elsewhere";
 const SCRIPT_NAME: &str = "only-here.sh";
-/// Runs those tests of a program that do not run elsewhere. There must be some.
+/// Runs those tests of a program that do not run elsewhere. There must be at least one.
 const SCRIPT: &str = r#"set -e
 tests=$("$1" --list --format terse | sed -n 's/: test$//p' | grep -vxFf "$HEARTH_IN/tests-elsewhere" || true)
 tests="$tests $(cat "$HEARTH_IN/tests-skipped-elsewhere")"
@@ -36,22 +36,22 @@ found=$("$1" --list --format terse --exact $tests | grep -c ': test$' || true)
 exec "$1" --test-threads=1 --exact $tests
 "#;
 
-/// What runs on the metal alone.
+/// Tests that run only on the metal.
 #[derive(Debug)]
 pub(super) struct Foreign {
     folder: RunFolder,
     /// The library's tests that this machine has.
     here: String,
-    /// Those of them that were skipped.
+    /// The tests among them that were skipped.
     skipped: BTreeSet<String>,
 }
 
 impl Foreign {
-    /// Lists the tests that this machine has of the library whose other tests run on the metal.
+    /// Lists the tests that this machine has of the library, whose other tests run on the metal.
     pub(super) fn find(cache: &Cache) -> Result<Self> {
         let suite = foreign_suite()?;
         let mut cargo = toolchain::native(cache)?;
-        // The same selection as for running them, so that nothing is built twice.
+        // The same selection as for running the tests, so that nothing is built twice.
         super::workspace(cargo.arg("test")).args(["--lib", "--no-run"]);
         let program = parts::executable_of(&mut cargo, suite.package, Executable::LibraryTest)?;
         let list = command::capture(Command::new(program).args(["--list", "--format", "terse"]))?;
@@ -63,7 +63,7 @@ impl Foreign {
         Ok(Self { folder: cache.run_folder()?, here, skipped: BTreeSet::new() })
     }
 
-    /// Has the tests that a command runs note which of them were skipped.
+    /// Has the tests of a command record which of them were skipped.
     pub(super) fn note_skipped<'a>(&self, tests: &'a mut Command) -> &'a mut Command {
         tests.env(SKIPPED, self.notes())
     }
@@ -72,7 +72,7 @@ impl Foreign {
         self.folder.path().join("skipped")
     }
 
-    /// Takes what has been noted. A test that was skipped must be one that the metal runs.
+    /// Reads the records. A test that was skipped must be one that the metal runs.
     pub(super) fn with_skipped(mut self) -> Result<Self> {
         let notes = match fs::read_to_string(self.notes()) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
@@ -121,7 +121,7 @@ fn to_run_on_metal(notes: &str, suites: &[Suite]) -> Result<BTreeSet<String>> {
             Some(Suite { executable: Executable::LibraryTest, .. }) => {
                 library.insert(test.to_owned());
             }
-            // All of it runs on the metal.
+            // All tests of this program run on the metal.
             Some(_) => {}
             None => {
                 nowhere.insert(format!("{program} {test}"));

@@ -1,9 +1,9 @@
-//! `cargo xtask test`: everything the project checks, in the order of what fails fastest. The first failure ends it.
+//! `cargo xtask test`: all checks of the project; those that fail fastest come first. The first failure ends the run.
 //!
 //! * [`suites`] – the programs with tests that run on the metal
-//! * [`plan`] – which of them share a metal, and which metals run at the same time
-//! * [`script`] – what runs them there
-//! * [`targets`] – which cargo targets hold tests, and that each of them runs somewhere
+//! * [`plan`] – which suites share a boot of the metal, and which boots run at the same time
+//! * [`script`] – the script that runs them there
+//! * [`targets`] – which cargo targets contain tests, and a check that each of them runs somewhere
 //! * [`foreign`] – tests that this machine does not have or cannot run, which run on the metal instead
 
 mod foreign;
@@ -47,19 +47,19 @@ use suites::{SUITES, Suite, System};
 const FEATURES: [&str; 1] = ["hearth-benches/hostd"];
 /// The packages with code that only aarch64 compiles.
 const CROSS_PACKAGES: [&str; 3] = ["hearth-guest", "hearth-vmm", "hearth-test-guest"];
-/// Tells tests to take their time.
+/// Variable that enables long tests.
 const FULL: &str = "HEARTH_FULL";
-/// Tells tests that everything they need is here, and that none may be skipped.
+/// Variable that declares that tests have everything they need, and that none may be skipped.
 const ON_METAL: &str = "HEARTH_METAL";
-/// The profile of what runs on the metal.
+/// The profile of programs for the metal.
 const PROFILE: &str = "metal";
-/// The name there of the script that runs suites.
+/// Name on the metal of the script that runs suites.
 const SUITES_NAME: &str = "suites.sh";
-/// How long a suite may take. It is there for what hangs: a test has deadlines of its own.
+/// Time limit of a suite, in case it hangs: tests have deadlines of their own.
 const LIMIT: Duration = Duration::from_secs(3600);
-/// The same for long tests.
+/// Time limit of a suite with long tests.
 const LIMIT_FULL: Duration = Duration::from_secs(3 * 3600);
-/// What native tests run beside what they test: servers and clients that others have made.
+/// Programs that native tests use: servers and clients of other projects.
 const PEERS: [Need; 18] = [
     program("systemd", "systemd-analyze", "checks the daemon's unit in tests"),
     program("docker-registry", "docker-registry", "the registry that images are pulled from in tests"),
@@ -80,7 +80,7 @@ const PEERS: [Need; 18] = [
     program("default-jdk-headless", "javac", SERVER),
     library("libtomcat10-embed-java", SERVER),
 ];
-/// What some of them are for.
+/// Purpose of some of them.
 const SERVER: &str = "a server behind an endpoint in tests";
 const CARGO_DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
 
@@ -127,7 +127,7 @@ impl Options {
         })?;
         steps.run("clippy (aarch64, with RocksDB)", || {
             let mut cargo = rocksdb::cross_cargo(cache, &cross)?;
-            // The profile of what the metal runs: RocksDB is there then, or will be.
+            // The profile of the metal's programs: RocksDB is compiled with it already, or will be.
             cargo.args(["clippy", "--all-targets", "--profile", daemon::PROFILE, "--target", TARGET]);
             command::run(rocksdb::select(&mut cargo, daemon::PACKAGE).args(["--", "-D", "warnings"]))
         })?;
@@ -185,7 +185,7 @@ impl Options {
         self.run_suites(cache, &built, (&SUITES, processors), steps)
     }
 
-    /// Runs the tests of one suite, with the least that they need.
+    /// Runs the tests of one suite, with only what they need.
     fn run_only(&self, cache: &Cache, suite: Suite, steps: &mut Steps) -> Result<()> {
         let (cross, mut pending) = steps.run("set-up", || {
             let pending = first_run::prepare(cache, Goal::OnMetal, &[])?;
@@ -196,7 +196,7 @@ impl Options {
         self.run_suites(cache, &built, (&[suite], &[Cpu::NeoverseN1]), steps)
     }
 
-    /// Runs suites on the metal, on two at once where there is room for both.
+    /// Runs suites on the metal, on two boots at once if there is enough memory for both.
     fn run_suites(
         &self,
         cache: &Cache,
@@ -214,7 +214,7 @@ impl Options {
                 for boot in lane {
                     let result = self.boot(cache, built, (boot, processors), several, &stop, &mut took);
                     if result.is_err() {
-                        // What the others do would be lost in what follows.
+                        // The other boots are stopped: their results would be lost.
                         stop.store(true, Ordering::Relaxed);
                         return (took, result);
                     }
@@ -239,7 +239,7 @@ impl Options {
         })
     }
 
-    /// Builds what these suites need on the metal, and themselves.
+    /// Builds these suites, and the parts that they need on the metal.
     fn build(
         &self,
         cache: &Cache,
@@ -292,7 +292,7 @@ impl Options {
         Ok(Built { parts, images })
     }
 
-    /// Runs the suites of one boot of the metal, and adds what each of them took.
+    /// Runs the suites of one boot of the metal, and adds the time of each to `steps`.
     fn boot(
         &self,
         cache: &Cache,
@@ -351,7 +351,7 @@ impl Options {
         }
     }
 
-    /// How a suite is run.
+    /// The program and arguments of a suite.
     fn program(&self, metal: &Metal, boot: &Boot, suite: &Suite, processors: &[Cpu]) -> Run {
         let own = self.arguments.iter().map(String::as_str);
         let arguments = ["--test-threads=1"]
@@ -373,18 +373,18 @@ impl Options {
     }
 }
 
-/// What was built for the metal.
+/// The parts that were built for the metal.
 struct Built {
     parts: Parts,
     images: Option<Images>,
 }
 
-/// Selects all packages, with what is optional and compiles without RocksDB.
+/// Selects all packages, with optional ones that compile without RocksDB.
 fn workspace(cargo: &mut Command) -> &mut Command {
     cargo.args(["--workspace", "--features", &FEATURES.join(",")])
 }
 
-/// The failure that came first, where two jobs ended: that of the other is only that it was stopped.
+/// The failure that came first if two jobs ended: the other one's is only that it was stopped.
 fn first_failure(before: Result<()>, after: Result<()>) -> Result<()> {
     match (before, after) {
         (Err(before), Err(after)) if is_stopped(&before) => Err(after),

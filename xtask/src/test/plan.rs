@@ -1,19 +1,19 @@
-//! Which suites share a metal, and which metals run at the same time.
+//! Decides which suites share a boot of the metal, and which boots run at the same time.
 //!
-//! Booting the metal takes time, so that suites which find the same there run one after the other in one [`Boot`]. A metal that is
-//! emulated leaves processors idle while a guest or a disk is waited for, so that there are two at once where the machine has room.
+//! Booting the metal takes time, so suites with the same requirements run one after the other in one [`Boot`]. Emulated metal
+//! leaves processors idle while it waits for a guest or a disk, so two boots run at once if the machine has enough memory.
 
 use super::suites::{Processors, Suite, System};
 use crate::metal::Cpu;
 
-/// Memory of this machine that two emulated metals at once take, in MiB: the guests of both, and what emulating takes.
+/// Memory of this machine in MiB that two emulated metals need at once: for the guests of both, and for emulation.
 const BOTH_MIB: u64 = 18 << 10;
 
 /// Suites that run one after the other on one metal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Boot {
     pub(super) cpu: Cpu,
-    /// The most that any of them needs.
+    /// The largest requirements of any of the suites.
     pub(super) system: System,
     pub(super) suites: Vec<Suite>,
 }
@@ -40,8 +40,8 @@ fn boots(suites: &[Suite], processors: &[Cpu]) -> Vec<Boot> {
     boots
 }
 
-/// What runs at the same time, given the memory that this machine could use where metals are emulated. On real hardware all
-/// share one network and one kernel, and run one after the other.
+/// The lanes that run at the same time. `emulated_mib` is the available memory of this machine if metals are emulated. On real
+/// hardware, all suites share one network and one kernel, and run one after the other.
 pub(super) fn lanes(suites: &[Suite], processors: &[Cpu], emulated_mib: Option<u64>) -> Vec<Lane> {
     let (large, small): (Lane, Lane) =
         boots(suites, processors).into_iter().partition(|boot| boot.system.is_large());
@@ -54,7 +54,7 @@ pub(super) fn lanes(suites: &[Suite], processors: &[Cpu], emulated_mib: Option<u
 }
 
 impl Boot {
-    /// What the step of one of its suites is called.
+    /// Title of a suite's step.
     pub(super) fn title(&self, suite: &Suite, processors: &[Cpu]) -> String {
         match suite.processors {
             Processors::Each | Processors::Part(_) if processors.len() > 1 => {
@@ -64,7 +64,7 @@ impl Boot {
         }
     }
 
-    /// What lines of its output begin with, beside those of others.
+    /// Prefix of the lines of this boot's output.
     pub(super) fn prefix(&self) -> String {
         let kind = if self.system.is_large() { "images" } else { "monitor" };
         format!("{kind}, {} | ", self.cpu.title())

@@ -1,4 +1,4 @@
-//! The script that runs several programs with tests on one metal, one after the other, and what it tells of them.
+//! The script that runs several programs with tests on one metal, one after the other, and its report.
 
 use std::ffi::OsString;
 use std::fs;
@@ -9,10 +9,10 @@ use anyhow::{Context as _, Result};
 
 use crate::metal::transfer::quote;
 
-/// Where it notes what it ran, in the folder of outputs: a name, the exit status and the seconds that it took, on a line each.
+/// Name of its report in the folder of outputs: a name, the exit status and the time in seconds on a line for each program.
 pub(super) const NOTES: &str = "suites";
-/// Runs a program with a limit of time. The first that fails ends all: what follows could fail for the same reason, and takes
-/// minutes. What it leaves behind is a failure, too, and would disturb the next.
+/// Runs a program with a time limit. The first failure ends the script: later programs could fail for the same reason, and take
+/// minutes. Leftovers of a program count as a failure, too, because they would disturb the next one.
 const HEAD: &str = r#"
 left() {
     for process in /proc/[0-9]*; do
@@ -41,15 +41,15 @@ run() {
 /// A program with tests.
 #[derive(Clone, Debug)]
 pub(super) struct Run {
-    /// What the notes call it: one word.
+    /// Name in the report: one word.
     pub(super) name: String,
-    /// What it is called for people.
+    /// Name for people.
     pub(super) title: String,
     /// The program and its arguments.
     pub(super) words: Vec<OsString>,
 }
 
-/// How a program ended.
+/// Result of a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ended {
     pub(super) name: String,
@@ -57,7 +57,7 @@ pub(super) struct Ended {
     pub(super) time: Duration,
 }
 
-/// The script; none of the programs may take longer than `limit`.
+/// The text of the script; no program may take longer than `limit`.
 pub(super) fn text(runs: &[Run], limit: Duration) -> Vec<u8> {
     let mut text = HEAD.as_bytes().to_vec();
     for Run { name, title, words } in runs {
@@ -72,7 +72,7 @@ pub(super) fn text(runs: &[Run], limit: Duration) -> Vec<u8> {
     text
 }
 
-/// Reads what it has noted; nothing where it did not begin.
+/// Reads the report; empty if the script was not started.
 pub(super) fn read(notes: &Path) -> Result<Vec<Ended>> {
     let text = match fs::read_to_string(notes) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

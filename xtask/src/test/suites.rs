@@ -4,28 +4,28 @@ use super::{Cpu, daemon};
 use crate::parts::Executable;
 use crate::toolchain::Link;
 
-/// Tests that one cargo target holds.
+/// The tests of one cargo target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Suite {
-    /// What `--only` calls it, and its program's name on the metal.
+    /// Name for `--only`, and of the program on the metal.
     pub(super) name: &'static str,
-    /// What its step is called.
+    /// Title of the step.
     pub(super) title: &'static str,
-    /// The package that has it.
+    /// Package of the target.
     pub(super) package: &'static str,
-    /// Its cargo target.
+    /// The cargo target.
     pub(super) executable: Executable,
-    /// What it finds on the metal.
+    /// Its requirements on the metal.
     pub(super) system: System,
-    /// How it is linked: what runs where there is no C library, or takes itself into a guest or a jail, statically.
+    /// How it is linked: statically if it runs where there is no C library, or copies itself into a guest or a jail.
     pub(super) link: Link,
-    /// Whether its tests also run on this machine, as far as it can run them.
+    /// Whether its tests also run on this machine, except those that are skipped here.
     pub(super) natively: bool,
-    /// How much of it runs on which processors.
+    /// The processors that it runs on.
     pub(super) processors: Processors,
 }
 
-/// What a suite finds on the metal beside the monitor, the test guest and the guest OS.
+/// Requirements of a suite on the metal, in addition to the monitor, the test guest and the guest OS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum System {
     /// Busybox.
@@ -34,25 +34,25 @@ pub(super) enum System {
     Debian,
     /// Debian's programs, base images, the examples and the image builder, and memory for builds.
     Images,
-    /// The same with the daemon and its client.
+    /// All of [`Self::Images`], with the daemon and its client.
     Daemon,
 }
 
-/// How much of a suite runs on which processors.
+/// The processors that a suite runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Processors {
-    /// All of it on one, since nothing in it depends on the processor.
+    /// One processor, because nothing in the suite depends on it.
     One,
-    /// All of it on each.
+    /// Each processor.
     Each,
-    /// All of it on the smallest one; on others only tests whose names begin so, unless everything is asked for.
+    /// The smallest processor for all tests; others only for tests whose names begin with one of these, unless all are requested.
     Part(&'static [&'static str]),
 }
 
-/// The tests of a library that this machine does not have, since they are in code for another architecture.
+/// The tests of a library that this machine does not have, because they are in code for another architecture.
 pub(super) const FOREIGN: &str = "monitor-library";
 
-/// All of them, in the order in which they run: what fails fastest goes first.
+/// All suites, in the order in which they run: those that fail fastest come first.
 pub(super) const SUITES: [Suite; 9] = [
     Suite {
         name: FOREIGN,
@@ -155,7 +155,7 @@ pub(super) const SUITES: [Suite; 9] = [
 ];
 
 impl System {
-    /// Whether it has the memory and the disk that builds need.
+    /// Whether it needs the memory and the disk for builds.
     pub(super) fn is_large(self) -> bool {
         matches!(self, Self::Images | Self::Daemon)
     }
@@ -170,7 +170,7 @@ impl Suite {
         })
     }
 
-    /// Which of its tests run on a processor: all, or those whose names begin with one of these.
+    /// The tests that run on a processor: all, or those whose names begin with one of these.
     pub(super) fn part(&self, cpu: Cpu, full: bool) -> &'static [&'static str] {
         match self.processors {
             Processors::Part(names) if cpu != Cpu::NeoverseN1 && !full => names,
@@ -178,7 +178,7 @@ impl Suite {
         }
     }
 
-    /// The processors that it runs on, of those that there are.
+    /// The processors among these that the suite runs on.
     pub(super) fn on<'a>(&self, processors: &'a [Cpu]) -> &'a [Cpu] {
         match self.processors {
             Processors::One => processors.get(..1).unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! Which cargo targets hold tests, and where each of them runs, as cargo itself tells: a target that no step runs is an error.
+//! Which cargo targets contain tests, and where each of them runs, from cargo's metadata: a target that no step runs is an error.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -20,7 +20,7 @@ struct Target {
     required_features: Vec<String>,
 }
 
-/// The arguments of cargo that select all native tests of the workspace, given the features that are on.
+/// The arguments of cargo that select all native tests of the workspace, given the enabled features.
 pub(super) fn native(cargo: &mut Command, features: &[&str]) -> Result<Vec<String>> {
     let metadata = command::capture(cargo.args(["metadata", "--no-deps", "--format-version", "1"]))?;
     let targets = parse(&metadata).context("cargo's metadata cannot be read")?;
@@ -57,7 +57,7 @@ fn is(target: &Target, suite: &Suite) -> bool {
     same && target.package == suite.package
 }
 
-/// Selects what runs natively: all that is not of the metal alone.
+/// Selects the targets that run natively: all but those that run only on the metal.
 fn select(targets: &[Target], suites: &[Suite], features: &[&str]) -> Result<Vec<String>> {
     for suite in suites {
         if !targets.iter().any(|target| is(target, suite)) {

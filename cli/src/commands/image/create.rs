@@ -90,7 +90,7 @@ impl Update {
     }
 }
 
-/// Watches the build unless nobody wants to, and says what there is then.
+/// Watches the build unless `detach` is set, and prints the result.
 async fn follow(context: &Context, image: MicrovmImageDetails, detach: bool) -> Result<(), Failure> {
     let (client, out) = (&context.client, context.out);
     if detach {

@@ -3,7 +3,7 @@
 use clap::Args;
 use hearth_proto::microvms::v1::{HookState, Hooks, MicrovmHooks, MicrovmImageHooks};
 
-/// The port that apps answer hooks on unless told otherwise.
+/// Default port on which apps serve hooks.
 const PORT: i32 = 9000;
 
 /// Whether a hook is enabled, and its timeout in seconds where one is given. (Clap tells these types by their spelling.)

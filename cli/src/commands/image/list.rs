@@ -82,7 +82,7 @@ pub(super) fn tags(tags: &std::collections::BTreeMap<String, String>) -> String 
     tags.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ")
 }
 
-/// All of them, even where one fails.
+/// Removes all of them, even if one fails.
 pub(super) async fn remove(context: &Context, names: &[String]) -> Result<(), Failure> {
     let client = &context.client;
     let mut answers = Vec::new();

@@ -1,9 +1,9 @@
 //! `hearth image`: images, their versions and builds.
 //!
-//! * [`create`] – create and update; [`options`] – what both have; [`hooks`] – hooks by name
+//! * [`create`] – create and update; [`options`] – options of both; [`hooks`] – options of hooks
 //! * [`list`] – ls, get, rm
 //! * [`versions`] – versions; [`builds`] – builds
-//! * [`watch`] – a build as it goes on
+//! * [`watch`] – a build under way
 
 mod builds;
 mod create;
@@ -58,7 +58,7 @@ pub(crate) enum Image {
 }
 
 impl Image {
-    /// What can be known to be wrong before anybody is asked.
+    /// Checks the command line as far as possible without a request.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         match self {
             Self::Create(create) => create.check(),

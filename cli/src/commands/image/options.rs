@@ -1,4 +1,4 @@
-//! What versions of images are built from.
+//! Options of an image's version.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -70,7 +70,7 @@ enum ArchitectureName {
 }
 
 impl VersionOptions {
-    /// The request for `artifact`, which is uploaded where it has to be. What creation has beside is the caller's.
+    /// The request for `artifact`, which is uploaded if necessary. Fields that only creation has are set by the caller.
     pub(super) async fn request(
         &self,
         context: &Context,
@@ -113,7 +113,7 @@ impl VersionOptions {
         })
     }
 
-    /// What can be known to be wrong before anybody is asked.
+    /// Checks the options as far as possible without a request.
     pub(super) fn check(&self, artifact: &str) -> Result<(), Failure> {
         self.environment()?;
         Artifact::find(artifact).map(|_| ())

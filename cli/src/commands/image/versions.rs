@@ -160,7 +160,7 @@ fn fields(version: &MicrovmImageVersion) -> String {
         version.additional_os_capabilities().map(|capability| capability.as_str_name()).collect();
     fields.add("capabilities", capabilities.join(", "));
     fields.maybe("hooks", version.hooks.as_ref().map(describe));
-    // Values may be secret: --json has them.
+    // Values may be secret, so only names are printed; --json prints both.
     fields.add("variables", version.environment_variables.keys().cloned().collect::<Vec<_>>().join(", "));
     fields.add("egress", connectors(&version.egress_network_connectors));
     match version.logging.as_ref().and_then(|logging| logging.logging.as_ref()) {

@@ -1,4 +1,4 @@
-//! A build as it goes on: steps with times, and the lines that build and app write.
+//! Watches a build: steps with times, and the lines that build and app write.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::live::{Live, To};
 use crate::names::short;
 use crate::out::{bytes, printable};
 
-/// How often the time of the step under way is told on a terminal.
+/// Interval at which the time of the current step is updated on a terminal.
 const TICK: Duration = Duration::from_millis(200);
 const NANOS: i128 = 1_000_000_000;
 
@@ -43,7 +43,7 @@ impl Watch {
     }
 }
 
-/// Which build.
+/// The build to follow.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Follow<'a> {
     pub(super) arn: &'a str,
@@ -51,7 +51,7 @@ pub(super) struct Follow<'a> {
 }
 
 impl Follow<'_> {
-    /// Tells the build until it has ended; as JSON on stdout where that is wanted. A failed one is a failure.
+    /// Prints the build's progress until it has ended; with `json`, also its events as JSON on stdout. A failed build is an error.
     pub(super) async fn until_built(self, context: &Context, to: To, json: bool) -> Result<(), Failure> {
         let name = short(self.arn);
         let what = format!("watch the build of {name}");
@@ -108,15 +108,15 @@ fn ended(build: &GetMicrovmImageBuildResponse) -> Result<(), Failure> {
     )))
 }
 
-/// A build, told to people.
+/// Progress of a build, printed for people.
 struct Progress {
     live: Live,
     quiet: bool,
-    /// When the first thing happened.
+    /// Time of the first event.
     first: Option<Timestamp>,
-    /// The step under way, and when it was heard of.
+    /// The current step, and when its start was received.
     step: Option<(String, Instant)>,
-    /// How much of the artifact has come.
+    /// Progress of the artifact's fetch.
     fetched: String,
 }
 
@@ -164,7 +164,7 @@ impl Progress {
         }
     }
 
-    /// The step under way with its time, where a terminal shows it.
+    /// Updates the current step's time, on a terminal.
     fn tick(&mut self) -> Result<(), Failure> {
         match &self.step {
             Some((step, since)) if !self.quiet => {
@@ -176,7 +176,7 @@ impl Progress {
         }
     }
 
-    /// The time since the build began.
+    /// The time since the start of the build.
     fn clock(&mut self, time: Option<Timestamp>) -> String {
         let Some(time) = time else { return " ".repeat(10) };
         let first = *self.first.get_or_insert(time);
@@ -185,14 +185,14 @@ impl Progress {
     }
 }
 
-/// Nanoseconds as seconds with one digit.
+/// Nanoseconds as seconds with one decimal.
 fn seconds(nanos: i128) -> String {
     let tenths = nanos.max(0) / (NANOS / 10);
     format!("{}.{}", tenths / 10, tenths % 10)
 }
 
 fn log_line(line: &LogEvent) -> String {
-    // Streams of builds are named like 2026/01/31[1.0]snapshot-BUILD, and the word says which.
+    // Streams of builds have names like 2026/01/31[1.0]snapshot-BUILD; the word before the hyphen is the kind.
     let stream = line.log_stream.rsplit([']', '/']).next().unwrap_or_default();
     let stream = stream.split('-').next().unwrap_or_default();
     let name = if stream.is_empty() { &line.source } else { stream };

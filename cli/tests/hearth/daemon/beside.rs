@@ -1,4 +1,4 @@
-//! What a host has beside AWS's operations.
+//! The host's operations that AWS does not have.
 
 use hearth_proto::host::v1::build_event::Event as What;
 use hearth_proto::host::v1::host_service_server::HostService;
@@ -67,7 +67,7 @@ impl HostService for Daemon {
     }
 
     async fn tail_logs(&self, _: Request<host::TailLogsRequest>) -> Answer<Self::TailLogsStream> {
-        // It goes on for ever, as real ones do.
+        // Like a real stream of logs, this one never ends.
         let lines = tokio_stream::iter([Ok(log("s", "stdout", "one", 0)), Ok(log("s", "stdout", "two", 1))]);
         ok(Box::pin(lines.chain(tokio_stream::pending())))
     }

@@ -1,4 +1,4 @@
-//! The answers: AWS's operations here, what a host has beside them in [`beside`].
+//! Scripted responses: AWS's operations here, the host's own in [`beside`].
 
 mod beside;
 
@@ -18,18 +18,18 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 pub(crate) const ALIVE: &str = "microvm-a1000000-0000-4000-8000-000000000001";
 pub(crate) const ENDED: &str = "microvm-b2000000-0000-4000-8000-000000000002";
-/// Its /run hook says no.
+/// The microVM whose /run hook refuses.
 pub(crate) const BROKEN: &str = "microvm-c3000000-0000-4000-8000-000000000003";
 pub(crate) const IMAGE: &str = "arn:aws:lambda:eu-test-1:123456789012:microvm-image:demo";
-/// Of every endpoint.
+/// Name of every microVM's endpoint.
 pub(crate) const NAME: &str = "e.lambda-microvm.eu-test-1.example";
 const BASE: &str = "arn:aws:lambda:eu-test-1:aws:microvm-image:al2023-1";
 
-/// A daemon that remembers what it was asked.
+/// A daemon that records its requests.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Daemon {
     pub(crate) seen: Arc<Mutex<Seen>>,
-    /// Where its endpoints are.
+    /// Address of its endpoints.
     pub(crate) endpoint: Arc<Mutex<Option<host::EndpointStatus>>>,
 }
 
@@ -40,14 +40,14 @@ pub(crate) struct Seen {
     pub(crate) updated: Option<UpdateMicrovmImageRequest>,
     pub(crate) tagged: Option<TagResourceRequest>,
     pub(crate) ports: Vec<PortSpecification>,
-    /// For how many minutes each token for ports was to be good.
+    /// Requested validity in minutes of each token for ports.
     pub(crate) minutes: Vec<i32>,
-    /// Ids, with what was asked for.
+    /// Ids and requested changes.
     pub(crate) changed: Vec<String>,
-    /// Name and bytes.
+    /// Name and bytes of the uploaded artifact.
     pub(crate) artifact: Option<(String, Vec<u8>)>,
     pub(crate) read: Vec<host::ReadLogsRequest>,
-    /// The last request's authorization.
+    /// Authorization of the last request.
     pub(crate) authorization: Option<String>,
 }
 
@@ -173,7 +173,7 @@ impl MicrovmService for Daemon {
         }
     }
 
-    /// A page for each.
+    /// Returns one microVM per page.
     async fn list_microvms(&self, request: Request<ListMicrovmsRequest>) -> Answer<ListMicrovmsResponse> {
         let page: usize = self.note(request).next_token.map_or(0, |token| token.parse().unwrap());
         let item = |id: &str, state: MicrovmState, seconds| MicrovmItem {

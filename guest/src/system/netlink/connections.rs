@@ -18,7 +18,7 @@ const DESTINATION: usize = 20;
 /// `struct inet_diag_req_v2` without its id.
 const REQUEST: usize = 8;
 
-/// All states with a peer (net/tcp_states.h): none that is closed, waits for its time or listens.
+/// All states with a peer (net/tcp_states.h): all but `TIME_WAIT`, `CLOSE` and `LISTEN`.
 const STATES: u32 = !(1 << 6 | 1 << 7 | 1 << 10);
 
 /// The connections of this kernel.
@@ -26,18 +26,19 @@ const STATES: u32 = !(1 << 6 | 1 << 7 | 1 << 10);
 pub struct Connections(Socket);
 
 impl Connections {
-    /// Opens a connection to the kernel.
+    /// Opens a netlink socket.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// A system call failed.
     pub fn open() -> io::Result<Self> {
         Socket::open(libc::NETLINK_SOCK_DIAG).map(Self)
     }
 
-    /// Ends the connections to these peers: their owners get `ECONNABORTED`, the peers a reset. Returns how many.
+    /// Resets the connections whose addresses (source, destination) satisfy `is_to_end`: their owners get `ECONNABORTED`, the peers a
+    /// reset. Returns how many were reset.
     ///
     /// # Errors
-    /// What the kernel said; it may have been built without `CONFIG_INET_DIAG_DESTROY`.
+    /// A system call failed; the kernel may have been built without `CONFIG_INET_DIAG_DESTROY`.
     pub fn reset(&mut self, is_to_end: impl Fn(IpAddr, IpAddr) -> bool) -> io::Result<u32> {
         let mut count = 0;
         for family in [libc::AF_INET, libc::AF_INET6] {
@@ -52,7 +53,7 @@ impl Connections {
                 message
             };
             let dump = match self.0.dump(request(BY_FAMILY, libc::NLM_F_DUMP, &[0; ID.end - ID.start])) {
-                // This kernel has no such family.
+                // This kernel does not have this address family.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 dump => dump?,
             };
@@ -64,7 +65,7 @@ impl Connections {
                 };
                 if is_to_end(source, destination) {
                     match self.0.request(request(DESTROY, 0, id)) {
-                        // It has ended by itself.
+                        // The connection was closed in the meantime.
                         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                         result => result.map(|()| count += 1)?,
                     }
@@ -79,6 +80,6 @@ fn address(family: libc::c_int, bytes: &[u8]) -> Option<IpAddr> {
     if family == libc::AF_INET {
         return bytes.first_chunk().map(|bytes: &[u8; 4]| Ipv4Addr::from(*bytes).into());
     }
-    // A socket of IPv6 may be connected over IPv4.
+    // An IPv6 socket may be connected over IPv4.
     bytes.first_chunk().map(|bytes: &[u8; 16]| Ipv6Addr::from(*bytes).to_canonical())
 }

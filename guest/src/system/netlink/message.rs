@@ -3,14 +3,14 @@
 /// Bytes of `struct nlmsghdr`.
 pub(super) const HEADER: usize = 16;
 
-/// A request in the making.
+/// A request that is being built.
 #[derive(Debug)]
 pub(super) struct Message {
     bytes: Vec<u8>,
 }
 
 impl Message {
-    /// A request of this kind. Flags besides `NLM_F_REQUEST` and `NLM_F_ACK` are given.
+    /// A request of this kind. `NLM_F_REQUEST` and `NLM_F_ACK` are added to `flags`.
     pub(super) fn new(kind: u16, flags: libc::c_int) -> Self {
         let flags = u16::try_from(flags | libc::NLM_F_REQUEST | libc::NLM_F_ACK).unwrap_or_default();
         let mut bytes = vec![0; HEADER];
@@ -51,17 +51,17 @@ impl Message {
         ]);
     }
 
-    /// A structure as it is.
+    /// Appends a structure unchanged.
     pub(super) fn raw(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// An attribute.
+    /// Appends an attribute.
     pub(super) fn attribute(&mut self, kind: u16, value: &[u8]) {
         self.nested(kind, |message| message.bytes.extend_from_slice(value));
     }
 
-    /// A text, which ends with a zero.
+    /// Appends an attribute that holds a text with a zero at its end.
     pub(super) fn text(&mut self, kind: u16, text: &str) {
         self.nested(kind, |message| {
             message.bytes.extend_from_slice(text.as_bytes());
@@ -69,7 +69,7 @@ impl Message {
         });
     }
 
-    /// An attribute that holds others.
+    /// Appends an attribute that contains others.
     pub(super) fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 4]);
@@ -89,13 +89,13 @@ impl Message {
     }
 }
 
-/// A number in bytes that the kernel sent.
+/// The 32-bit number at this offset in bytes from the kernel.
 pub(super) fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     let bytes = bytes.get(offset..)?.first_chunk()?;
     Some(u32::from_ne_bytes(*bytes))
 }
 
-/// A number in bytes that the kernel sent.
+/// The 16-bit number at this offset in bytes from the kernel.
 pub(super) fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
     let bytes = bytes.get(offset..)?.first_chunk()?;
     Some(u16::from_ne_bytes(*bytes))

@@ -49,18 +49,18 @@ const SCOPE_LINK: u8 = 253;
 pub struct Routes(Socket);
 
 impl Routes {
-    /// Opens a connection to the kernel.
+    /// Opens a netlink socket.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// A system call failed.
     pub fn open() -> io::Result<Self> {
         Socket::open(libc::NETLINK_ROUTE).map(Self)
     }
 
-    /// Brings a device up, with this MTU unless it is 0.
+    /// Brings a device up; sets its MTU unless `mtu` is 0.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// A system call failed.
     pub fn bring_up(&mut self, device: u32, mtu: u32) -> io::Result<()> {
         let mut message = Message::new(libc::RTM_NEWLINK, 0);
         message.link(device, UP, UP);
@@ -73,7 +73,7 @@ impl Routes {
     /// Makes a pair of devices that are connected with each other: `name` here, `peer` in another network namespace.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// A system call failed.
     pub fn add_pair(&mut self, name: &str, peer: &str, namespace: impl AsFd) -> io::Result<()> {
         use std::os::fd::AsRawFd as _;
         let mut message = Message::new(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL);
@@ -92,10 +92,10 @@ impl Routes {
         self.0.request(message)
     }
 
-    /// Gives a device an address.
+    /// Adds an address to a device.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// A system call failed.
     pub fn add_address(&mut self, device: u32, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
         let mut message = Message::new(libc::RTM_NEWADDR, libc::NLM_F_CREATE | libc::NLM_F_REPLACE);
         message.address(device, prefix);
@@ -109,10 +109,10 @@ impl Routes {
         self.0.request(message)
     }
 
-    /// Takes all IPv4 addresses from a device, and with them the routes over it.
+    /// Removes all IPv4 addresses from a device, and with them the routes over it.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// A system call failed.
     pub fn remove_addresses(&mut self, device: u32) -> io::Result<()> {
         let mut dump = Message::new(libc::RTM_GETADDR, libc::NLM_F_DUMP);
         dump.address(0, 0);
@@ -131,10 +131,10 @@ impl Routes {
         Ok(())
     }
 
-    /// Sends everything without a route of its own to this gateway.
+    /// Makes this gateway the default route.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// A system call failed.
     pub fn set_default_route(&mut self, device: u32, gateway: Ipv4Addr) -> io::Result<()> {
         let mut message = Message::new(libc::RTM_NEWROUTE, libc::NLM_F_CREATE | libc::NLM_F_REPLACE);
         message.route(0, RT_TABLE_MAIN, RTPROT_STATIC, SCOPE_UNIVERSE, RTN_UNICAST);
@@ -143,10 +143,10 @@ impl Routes {
         self.0.request(message)
     }
 
-    /// Reaches one address over this device.
+    /// Adds a route to one address over this device.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// A system call failed.
     pub fn add_host_route(&mut self, device: u32, address: Ipv4Addr) -> io::Result<()> {
         let mut message = Message::new(libc::RTM_NEWROUTE, libc::NLM_F_CREATE | libc::NLM_F_REPLACE);
         message.route(32, RT_TABLE_MAIN, RTPROT_STATIC, SCOPE_LINK, RTN_UNICAST);
@@ -156,7 +156,7 @@ impl Routes {
     }
 }
 
-/// The number of a device of the calling thread's network namespace.
+/// The index of a device in the calling thread's network namespace.
 ///
 /// # Errors
 /// There is no such device.
@@ -169,10 +169,10 @@ pub fn device(name: &str) -> io::Result<u32> {
     }
 }
 
-/// Configures the guest's network card, whatever it had before.
+/// Configures the guest's network card, and replaces its previous configuration.
 ///
 /// # Errors
-/// The addresses make no sense, there is no card, or the kernel refuses something.
+/// An address is invalid, there is no card, or the kernel refuses a change.
 pub fn configure_card(network: &Network) -> Result<(), Refusal> {
     let (address, prefix) = parse_address(&network.address)?;
     let gateway: Option<Ipv4Addr> = match network.gateway.as_str() {
@@ -194,10 +194,10 @@ pub fn configure_card(network: &Network) -> Result<(), Refusal> {
     configure().or_refuse(|| format!("configuring {CARD}"))
 }
 
-/// An IPv4 address with the length of its prefix.
+/// Parses an IPv4 address with the length of its prefix.
 ///
 /// # Errors
-/// It is none.
+/// The text is no such address.
 pub fn parse_address(text: &str) -> Result<(Ipv4Addr, u8), Refusal> {
     let parts = text.split_once('/').and_then(|(address, prefix)| {
         Some((address.parse().ok()?, prefix.parse().ok().filter(|prefix| *prefix <= 32)?))

@@ -1,4 +1,4 @@
-//! Requests to the kernel and its answers.
+//! A netlink socket: requests to the kernel and its answers.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -21,7 +21,7 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// Opens a connection to this part of the kernel.
+    /// Opens a socket of this netlink protocol.
     pub(super) fn open(protocol: libc::c_int) -> io::Result<Self> {
         let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
         // SAFETY: takes no pointer.
@@ -29,12 +29,12 @@ impl Socket {
         Ok(Self { socket, sequence: 0 })
     }
 
-    /// Has the kernel do something.
+    /// Sends a request, and waits for its acknowledgement.
     pub(super) fn request(&mut self, message: Message) -> io::Result<()> {
         self.dump(message).map(drop)
     }
 
-    /// Has the kernel tell something. The answers come without their headers.
+    /// Sends a request, and returns the entries of the answer without their headers.
     pub(super) fn dump(&mut self, message: Message) -> io::Result<Vec<Vec<u8>>> {
         self.sequence += 1;
         let message = message.finish(self.sequence);
@@ -68,7 +68,7 @@ impl Socket {
     }
 }
 
-/// The kernel says 0 where all is well, else a negative number.
+/// The result in an acknowledgement: 0 for success, else a negative error number.
 fn result(body: &[u8]) -> io::Result<()> {
     let code = body.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
     if code < 0 { Err(io::Error::from_raw_os_error(-code)) } else { Ok(()) }

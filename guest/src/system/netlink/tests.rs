@@ -1,11 +1,11 @@
-//! Against this kernel, in network namespaces of their own. They need root.
+//! Tests against this kernel, in network namespaces of their own. They need root.
 
 use std::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::system::namespaces;
 
-/// Runs a test in a network namespace of its own; without root, there is none.
+/// Runs a test in a network namespace of its own. Skips it without root.
 fn in_a_namespace(test: impl FnOnce() -> io::Result<()> + Send) {
     let result = namespaces::on_a_thread(|| {
         match namespaces::leave(libc::CLONE_NEWNET) {
@@ -100,7 +100,7 @@ fn only_connections_that_are_meant_are_reset() {
                 hearth_testing::skip("this kernel cannot end connections");
                 return Ok(());
             }
-            // Both ends are here, and one ends the other.
+            // Both sockets of the connection are in this namespace, and resetting one closes the other.
             count => assert!((1..=2).contains(&count?)),
         }
         assert!(ended.read(&mut [0]).is_err());

@@ -20,12 +20,12 @@ use super::PATIENCE;
 pub(crate) struct Connection(pub(crate) UnixStream);
 
 impl Connection {
-    /// Opens one.
+    /// Opens a connection.
     pub(crate) fn open(vmm: &Vmm, kind: open::Kind) -> Result<Self, Failure> {
         Self::greet(vmm, &version::open(kind, &[])).map(|(connection, _)| connection)
     }
 
-    /// Opens one as a host of another release would.
+    /// Opens a connection as a host of another release would.
     pub(crate) fn greet(vmm: &Vmm, open: &Open) -> Result<(Self, Opened), Failure> {
         let stream = vmm.client().vsock_connect(hearth_agent_protocol::PORT).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -68,7 +68,7 @@ impl Connection {
 /// A process beside the app.
 pub(crate) struct Exec(pub(crate) Connection);
 
-/// What came of a process.
+/// Output and result of a process.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Finished {
     pub(crate) stdout: Vec<u8>,
@@ -95,7 +95,7 @@ impl Exec {
         self.0.receive::<ExecOutput>().expect("the process's connection ended").event.unwrap()
     }
 
-    /// Waits until what it has written to stdout, from now on, contains this.
+    /// Waits until the stdout that the process writes from now on contains this text.
     pub(crate) fn wait_for(&mut self, text: &str) -> String {
         let mut seen = String::new();
         while !seen.contains(text) {
@@ -107,7 +107,7 @@ impl Exec {
         seen
     }
 
-    /// Waits for the end.
+    /// Waits until the process has terminated.
     pub(crate) fn finish(mut self) -> Finished {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let result = loop {
@@ -124,7 +124,7 @@ impl Exec {
 }
 
 impl Finished {
-    /// What it wrote to stdout; it must have succeeded.
+    /// The process's stdout; panics unless the process has succeeded.
     pub(crate) fn success(self, what: &str) -> String {
         let stderr = String::from_utf8_lossy(&self.stderr).into_owned();
         assert_eq!(self.result, Ok(Exited { code: 0, signal: 0 }), "{what}: {stderr}");
@@ -132,7 +132,7 @@ impl Finished {
     }
 }
 
-/// The app's lines.
+/// The stream of the app's log records.
 pub(crate) struct Logs(pub(crate) Connection);
 
 impl Logs {
@@ -141,7 +141,7 @@ impl Logs {
         self.0.receive().expect("the log's connection ended")
     }
 
-    /// Says that all records up to this one are stored.
+    /// Acknowledges that all records up to this one are stored.
     pub(crate) fn acknowledge(&mut self, sequence: u64) {
         self.0.send(&LogAcknowledged { sequence });
     }

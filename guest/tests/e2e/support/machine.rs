@@ -21,10 +21,10 @@ use tempfile::TempDir;
 use super::connection::{Connection, Exec, Finished, Logs};
 use super::{Metal, PATIENCE};
 
-/// A machine to be.
+/// A machine that is not started yet.
 pub(crate) struct Machine {
     pub(crate) configure: Configure,
-    /// Its network card.
+    /// The network card of the machine.
     pub(crate) card: Option<NetConfig>,
     metal: Metal,
 }
@@ -40,7 +40,7 @@ pub(crate) struct Guest {
 }
 
 impl Machine {
-    /// One vCPU, 256 MiB, the root disk with changes on an overlay of its own.
+    /// A machine with one vCPU, 256 MiB, and the root disk with changes on an overlay of its own.
     pub(crate) fn new(metal: &Metal) -> Self {
         let disk = RootDisk {
             device: "/dev/vda".to_string(),
@@ -54,7 +54,7 @@ impl Machine {
         }
     }
 
-    /// Boots it, and configures its container.
+    /// Boots the machine, and configures its container.
     pub(crate) fn boot(self) -> Guest {
         let configure = self.configure.clone();
         let mut guest = self.boot_only();
@@ -62,7 +62,7 @@ impl Machine {
         guest
     }
 
-    /// Boots it.
+    /// Boots the machine.
     pub(crate) fn boot_only(self) -> Guest {
         let folder = tempfile::tempdir().unwrap();
         let mut config = MachineConfig::new(File::open(&self.metal.kernel).unwrap());
@@ -99,7 +99,7 @@ impl Guest {
         Connection::open(&self.vmm, kind)
     }
 
-    /// A connection on which nothing was said.
+    /// A connection on which nothing was sent yet.
     pub(crate) fn raw(&self) -> UnixStream {
         let stream = self.vmm.client().vsock_connect(hearth_agent_protocol::PORT).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -111,19 +111,19 @@ impl Guest {
         Connection::greet(&self.vmm, open)
     }
 
-    /// Has the agent do something.
+    /// Sends a request to the agent, and returns its result.
     pub(crate) fn ask(&mut self, operation: Operation) -> Answer {
         self.control.ask(operation)
     }
 
-    /// Has the agent do something that is answered by Done.
+    /// Sends a request to the agent, which must answer with Done.
     pub(crate) fn done(&mut self, operation: Operation) {
         let what = format!("{operation:?}");
         let answer = self.ask(operation);
         assert!(matches!(answer, Answer::Done(_)), "{what}: {answer:?}");
     }
 
-    /// Has the agent do something that it refuses.
+    /// Sends a request to the agent, which must refuse it.
     pub(crate) fn refused(&mut self, operation: Operation) -> Failure {
         match self.ask(operation) {
             Answer::Failure(failure) => failure,
@@ -131,7 +131,7 @@ impl Guest {
         }
     }
 
-    /// How it is.
+    /// The guest's status.
     pub(crate) fn status(&mut self) -> Status {
         match self.ask(Operation::GetStatus(GetStatus {})) {
             Answer::Status(status) => status,
@@ -144,12 +144,12 @@ impl Guest {
         self.done(Operation::StartApp(StartApp { process: Some(process) }));
     }
 
-    /// Starts an app that does nothing, for tests of what runs beside it.
+    /// Starts an app that does nothing, for tests of processes beside it.
     pub(crate) fn start_idle(&mut self) {
         self.start(super::process(&["sleep", "1000000"]));
     }
 
-    /// Waits until the app has ended.
+    /// Waits until the app has terminated.
     pub(crate) fn wait_app(&mut self) -> Exited {
         match self.ask(Operation::WaitApp(WaitApp {})) {
             Answer::Exited(exited) => exited,
@@ -163,17 +163,17 @@ impl Guest {
         Exec(self.open(open::Kind::Exec(OpenExec { what, terminal, privileged, as_app: false })).unwrap())
     }
 
-    /// Runs a process beside the app, and returns what came of it.
+    /// Runs a process beside the app, and returns its output and result.
     pub(crate) fn run(&self, process: Process) -> Finished {
         self.exec(process, None, false).finish()
     }
 
-    /// What a script beside the app, which succeeds, writes on stdout.
+    /// The stdout of a script beside the app; panics unless the script succeeds.
     pub(crate) fn sh(&self, script: &str) -> String {
         self.run(super::shell(script)).success(script)
     }
 
-    /// Unpacks or packs.
+    /// Unpacks or packs an archive.
     pub(crate) fn archive(&self, what: open_exec::What) -> Exec {
         let open = OpenExec { what: Some(what), ..OpenExec::default() };
         Exec(self.open(open::Kind::Exec(open)).unwrap())
@@ -184,12 +184,12 @@ impl Guest {
         Logs(self.open(open::Kind::Logs(OpenLogs { after })).unwrap())
     }
 
-    /// Saves it, ends it, and restores it: connections are new ones then.
+    /// Saves the machine, ends it, and restores it; connections are new ones then.
     pub(crate) fn save_and_restore(self) -> Self {
         self.save_and_restore_with_memory().0
     }
 
-    /// The same, with the path of its memory as it was saved.
+    /// Like [`Self::save_and_restore`]; also returns the path of the saved memory.
     pub(crate) fn save_and_restore_with_memory(mut self) -> (Self, PathBuf) {
         let snapshot = self.folder.path().join("snapshot");
         snapshot::suspend(self.vmm.client(), &snapshot, &Take::default()).unwrap();
@@ -208,7 +208,7 @@ impl Guest {
         (self, snapshot.join("memory"))
     }
 
-    /// Powers it off, and waits for the end of its monitor.
+    /// Powers the machine off, and waits until its monitor has exited.
     pub(crate) fn power_off(mut self) {
         self.done(Operation::PowerOff(PowerOff {}));
         let status = self.vmm.wait().unwrap();

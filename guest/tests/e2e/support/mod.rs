@@ -1,4 +1,4 @@
-//! What the tests share: a microVM with the agent, and the host's side of its protocol.
+//! Shared by the tests: a microVM with the agent, and the host's side of its protocol.
 
 mod connection;
 mod machine;
@@ -10,7 +10,7 @@ pub(crate) use machine::{Guest, Machine};
 
 use hearth_proto::guest::v1::Process;
 
-/// When a test gives up. Emulated metal on a busy machine is slow; nothing that works takes so long.
+/// Deadline of a test. Emulated metal on a busy machine is slow, but nothing that works takes so long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The files that the environment names.
@@ -23,7 +23,7 @@ pub(crate) struct Metal {
 }
 
 impl Metal {
-    /// The files, or `None` where the environment names no monitor.
+    /// The files, or `None` if the environment names no monitor.
     pub(crate) fn find() -> Option<Self> {
         let Some(monitor) = std::env::var_os("HEARTH_VMM") else {
             hearth_testing::skip("HEARTH_VMM is not set; `cargo xtask test` runs this on the metal");

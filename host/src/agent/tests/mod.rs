@@ -1,4 +1,4 @@
-//! The client against a double of the agent at the other end of a real socket.
+//! Tests of the client against a double of the agent at the other end of a real socket.
 
 mod silent;
 
@@ -10,12 +10,12 @@ use super::double::{Line, Lines, played};
 use super::exec::Event;
 use super::*;
 
-/// The guest's end of the next connection.
+/// The guest's side of the next connection.
 async fn next(guest: &mut Lines) -> Line {
     guest.next().await.unwrap().unwrap()
 }
 
-/// The guest's end of the next connection, which is opened; and what for.
+/// The guest's side of the next connection, which is opened, and the client's greeting.
 async fn accept(guest: &mut Lines) -> (Line, proto::Open) {
     let mut line = next(guest).await;
     let open = line.accept().await.unwrap();

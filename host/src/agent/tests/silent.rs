@@ -1,4 +1,4 @@
-//! An agent that goes silent, at every point of every exchange, in simulated time: whoever asked gets an error in the end.
+//! An agent that stops responding, at every point of every exchange, in simulated time: the caller always gets an error in the end.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,21 +10,21 @@ use super::*;
 use crate::agent::double::{Fault, served, unreachable};
 use hearth_agent_protocol::frame::LIMIT;
 
-/// Where the agent has its fault.
+/// The point of an exchange at which the agent has its fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Point {
-    /// When it is greeted.
+    /// On the greeting.
     Greeting,
-    /// When it is asked.
+    /// On the request.
     Request,
 }
 
-/// Requests that are waited for; each is longer than what a socket holds, so that it matters whether the agent reads.
+/// A text for requests: longer than a socket buffer holds, so that it matters whether the agent reads.
 fn long() -> String {
     "x".repeat(LIMIT - 4096)
 }
 
-/// Makes a request, on a connection of its own. A new kind of request does not compile until it is here.
+/// Makes a request over a new connection. A new kind of request does not compile until it is added here.
 async fn ask(agent: &Agent, operation: Operation) -> Result<(), AgentError> {
     match operation {
         Operation::CallHook(_) => {
@@ -37,7 +37,7 @@ async fn ask(agent: &Agent, operation: Operation) -> Result<(), AgentError> {
         Operation::StartApp(start) => {
             agent.control().await?.start_app(start.process.unwrap_or_default()).await
         }
-        // It may take any time, and ends with the microVM: not to be asked here.
+        // WaitApp has no deadline and lasts as long as the microVM, so it is not tested here.
         Operation::WaitApp(_) => Err(AgentError::Confused),
         Operation::Identify(identify) => agent.control().await?.identify(identify).await,
         Operation::SetCredentials(set) => agent.control().await?.set_credentials(set.credentials).await,
@@ -68,7 +68,7 @@ fn requests() -> Vec<Operation> {
     ]
 }
 
-/// Opens a connection. A new kind of connection does not compile until it is here.
+/// Opens a connection. A new kind of connection does not compile until it is added here.
 async fn open(agent: &Agent, kind: Kind) -> Result<(), AgentError> {
     match kind {
         Kind::Control(_) => agent.control().await.map(drop),
@@ -115,7 +115,7 @@ async fn every_opening_comes_to_an_end() {
             let agent = faulty(fault, Point::Greeting);
             let opened = timeout(AGES, open(&agent, kind.clone())).await;
             let opened = opened.unwrap_or_else(|_| panic!("{fault:?}: {kind:?} hangs"));
-            // What else it says may be taken for a greeting; what follows it is not what was asked for then.
+            // The wrong answer may be taken for a greeting; in that case, later messages fail.
             assert!(opened.is_err() || matches!(fault, Fault::Other), "{fault:?}: {kind:?}");
         }
     }
@@ -136,7 +136,7 @@ async fn every_request_comes_to_an_end() {
     }
 }
 
-/// An answer of each kind. A new kind does not compile until it is here.
+/// A result of each kind. A new kind does not compile until it is added here.
 fn answers() -> Vec<Answer> {
     let all = vec![
         Answer::Failure(proto::Failure::default()),
@@ -159,14 +159,14 @@ fn answers() -> Vec<Answer> {
     all
 }
 
-/// Whether an answer is of the kind that a request has.
+/// Whether this result is of the kind that the request has.
 fn belongs(answer: &Answer, request: &Operation) -> bool {
     match request {
         Operation::GetStatus(_) | Operation::Freeze(_) => matches!(answer, Answer::Status(_)),
         Operation::CallHook(_) => matches!(answer, Answer::Hook(_)),
         Operation::WaitApp(_) => matches!(answer, Answer::Exited(_)),
         Operation::Quiesce(_) => matches!(answer, Answer::Quiesced(_)),
-        // The credentials that are sealed with the key have another one.
+        // The client then seals credentials with the key, and the result of that second request is of another kind.
         Operation::MakeSealKey(_) => false,
         Operation::Configure(_)
         | Operation::StartApp(_)

@@ -1,4 +1,4 @@
-//! A guest that is nothing but the frames it sends and receives through the tap.
+//! A guest that consists of the frames that it sends and receives through the tap.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -22,10 +22,10 @@ pub(crate) struct Guest {
     tap: File,
 }
 
-/// What a guest receives.
+/// A frame that a guest receives.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// The hardware address of who has the address.
+    /// The hardware address of an IPv4 address.
     Arp(Ipv4Addr, [u8; 6]),
     Tcp {
         from: Ipv4Addr,
@@ -36,9 +36,9 @@ pub(crate) enum Answer {
         payload: Vec<u8>,
     },
     EchoReply(Ipv4Addr, u16),
-    /// The gateway says that communication is prohibited.
+    /// The gateway reports that communication is prohibited.
     Prohibited,
-    /// The gateway knows no way.
+    /// The gateway reports that it has no route.
     NoRoute,
     Other(Vec<u8>),
 }
@@ -54,7 +54,7 @@ impl Guest {
         Self { network, tap }
     }
 
-    /// Sends a frame; an error when the tap is gone.
+    /// Sends a frame; an error if the tap was removed.
     pub(crate) fn try_send(&self, frame: &[u8]) -> io::Result<()> {
         (&self.tap).write_all(&[&[0; HEADER], frame].concat())
     }
@@ -68,7 +68,7 @@ impl Guest {
         self.connect_as(GUEST, GUEST_MAC, destination, port);
     }
 
-    /// The same, with a forged sender.
+    /// Like [`Self::connect`], with a forged sender.
     pub(crate) fn connect_as(&self, source: Ipv4Addr, mac: [u8; 6], destination: Ipv4Addr, port: u16) {
         let step = PacketBuilder::ethernet2(mac, GATEWAY_MAC).ipv4(source.octets(), destination.octets(), 64);
         let mut frame = Vec::new();
@@ -76,7 +76,7 @@ impl Guest {
         self.send(&frame);
     }
 
-    /// Goes on with a connection: acknowledges, and sends `payload`.
+    /// Continues a connection: acknowledges, and sends `payload`.
     pub(crate) fn go_on(&self, destination: Ipv4Addr, port: u16, acknowledged: u32, payload: &[u8]) {
         let mut header = TcpHeader::new(own_port(port), port, 1001, 64240);
         header.ack = true;
@@ -123,7 +123,7 @@ impl Guest {
         self.send(&frame);
     }
 
-    /// Asks who has `target`.
+    /// Sends an ARP request for `target`.
     pub(crate) fn who_has(&self, sender: Ipv4Addr, target: Ipv4Addr) {
         let packet = ArpPacket::new(
             ArpHardwareId::ETHERNET,
@@ -148,7 +148,7 @@ impl Guest {
         understand(frame).unwrap_or_else(|| Answer::Other(frame.to_vec()))
     }
 
-    /// That a connection to `from` is reset.
+    /// Expects that a connection to `from` is reset.
     pub(crate) fn expect_reset(&self, from: Ipv4Addr) {
         match self.receive() {
             Answer::Tcp { from: address, rst: true, .. } if address == from => {}
@@ -156,14 +156,14 @@ impl Guest {
         }
     }
 
-    /// That the gateway answers now, and nothing came before.
+    /// Expects that the gateway answers an echo request, and that no frame came before.
     pub(crate) fn expect_only_echo_of_gateway(&self, id: u16) {
         self.echo_request(GATEWAY, id);
         assert_eq!(self.receive(), Answer::EchoReply(GATEWAY, id));
     }
 }
 
-/// The guest's port of its connection to `port`, which needs no other name.
+/// The guest's port of its connection to `port`; a function of it, so that tests need not store it.
 fn own_port(port: u16) -> u16 {
     port ^ 0x8000
 }

@@ -1,4 +1,4 @@
-//! A host of the test's own in a network namespace, an internet beside it, and guests made of frames.
+//! A separate host for each test in a network namespace, an internet beside it, and guests that consist of frames.
 
 mod guest;
 mod outside;
@@ -12,10 +12,10 @@ pub(crate) use guest::{Answer, Guest};
 pub(crate) use outside::Capture;
 pub(crate) use world::World;
 
-/// How long something that must happen may take, in milliseconds. Nothing that must not happen is waited for.
+/// Timeout in milliseconds for events that must happen. Tests never wait for events that must not happen.
 const PATIENCE: i32 = 20_000;
 
-/// Runs a line of words that must succeed and returns what it printed.
+/// Runs a command line, which must succeed, and returns its stdout.
 pub(crate) fn run(line: &str) -> String {
     let words = line.split_whitespace().collect::<Vec<_>>();
     let output =

@@ -1,4 +1,4 @@
-//! What arrives in the internet.
+//! Captures packets that arrive in the internet.
 
 use std::ffi::CString;
 use std::io;
@@ -14,7 +14,7 @@ use super::wait_for;
 pub(crate) struct Packet {
     pub(crate) destination: Ipv4Addr,
     pub(crate) protocol: u8,
-    /// TCP's and UDP's destination port, the id of an echo request.
+    /// Destination port of TCP and UDP, or the id of an echo request.
     pub(crate) port: Option<u16>,
 }
 
@@ -24,7 +24,7 @@ pub(crate) struct Capture {
 }
 
 impl Capture {
-    /// Opens one in the namespace of this thread.
+    /// Opens a capture in the namespace of this thread.
     pub(crate) fn open(interface: &str) -> Self {
         let protocol = u16::try_from(libc::ETH_P_IP).unwrap().to_be();
         // SAFETY: no pointers; the result is checked before it is owned.
@@ -43,7 +43,7 @@ impl Capture {
         address.sll_protocol = protocol;
         address.sll_ifindex = i32::try_from(index).unwrap();
         let length = u32::try_from(size_of::<libc::sockaddr_ll>()).unwrap();
-        // SAFETY: the address lives across the call and is as long as is said.
+        // SAFETY: the address lives across the call and is as long as given.
         let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
         assert_eq!(bound, 0, "{}", io::Error::last_os_error());
         Self { socket }
@@ -66,7 +66,7 @@ impl Capture {
             // SAFETY: all zeros are a valid address.
             let mut from = unsafe { std::mem::zeroed::<libc::sockaddr_ll>() };
             let mut length = u32::try_from(size_of::<libc::sockaddr_ll>()).unwrap();
-            // SAFETY: buffer and address live across the call and are as long as is said.
+            // SAFETY: buffer and address live across the call and are as long as given.
             let count = unsafe {
                 libc::recvfrom(
                     self.socket.as_raw_fd(),
@@ -100,7 +100,7 @@ impl Capture {
         }
     }
 
-    /// The packets that arrive before the connection to `port`: what was sent before it and is not among them, is lost.
+    /// The packets that arrive before the connection to `port`: earlier packets that are not among them were dropped.
     pub(crate) fn until(&self, port: u16) -> Vec<Packet> {
         let mut packets = Vec::new();
         loop {

@@ -1,4 +1,4 @@
-//! The host that a test runs on: its thread's own network and mount namespaces, so that the machine's are not touched.
+//! The host of a test: its thread's own network and mount namespaces, so that the machine's are not touched.
 
 use std::fs;
 use std::io;
@@ -20,7 +20,7 @@ impl World {
     /// A server in the internet.
     pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 
-    /// Makes it; `None` where that cannot be done, which is said, and is an error on the metal.
+    /// Makes the host; `None` if this machine lacks something, which is reported, and is an error on the metal.
     pub(crate) fn new() -> Option<Self> {
         if let Some(missing) = Self::missing() {
             hearth_testing::skip(&format!("this machine lacks {missing}"));
@@ -41,12 +41,12 @@ impl World {
         for address in ["198.51.100.7", "10.99.0.1", "10.20.30.40", "169.254.169.254"] {
             run(&format!("ip -n internet addr add {address}/32 dev lo"));
         }
-        // The way to microVMs, for who knows their addresses.
+        // A route to microVMs, for senders that know their addresses.
         run("ip -n internet route add 100.64.0.0/10 via 203.0.113.2");
         Some(Self)
     }
 
-    /// What is missing; nothing: this thread has a network of its own now.
+    /// What is missing on this machine; none means that this thread has its own namespaces now.
     fn missing() -> Option<String> {
         // SAFETY: no preconditions.
         if unsafe { libc::geteuid() } != 0 {
@@ -90,18 +90,18 @@ impl World {
         Guest::new(networks.create(name, Egress::Internet).unwrap())
     }
 
-    /// Everything that arrives in the internet from now on.
+    /// Captures all packets that arrive in the internet from now on.
     pub(crate) fn capture(&self) -> Capture {
         Self::within("internet", || Capture::open("wan"))
     }
 
-    /// Does something in a namespace.
+    /// Runs `work` in a namespace.
     pub(crate) fn within<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
         let file = fs::File::open(format!("/run/netns/{namespace}")).unwrap();
         thread::scope(|scope| {
             let inside = || {
                 use std::os::fd::AsRawFd as _;
-                // SAFETY: no pointers; the thread ends with this.
+                // SAFETY: no pointers; the thread exits after this work.
                 assert_eq!(unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
                 work()
             };
@@ -116,7 +116,7 @@ impl World {
         names.map(|name| name.trim().to_owned()).filter(|name| name.starts_with("hearth-")).collect()
     }
 
-    /// How many packets the rules of the host's table dropped that contain `words`.
+    /// Packets that were dropped by those rules of the host's table that contain `words`.
     pub(crate) fn dropped(&self, words: &str) -> u64 {
         let rules = run("nft list table inet hearth");
         let lines = rules.lines().filter(|line| line.contains(words) && line.trim_end().ends_with("drop"));

@@ -33,13 +33,13 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Where the blob of a checked digest belongs.
+    /// Path of the blob with this digest, which must have been checked.
     pub(super) fn blob(&self, digest: &str) -> PathBuf {
         let hex = digest.strip_prefix("sha256:").unwrap_or(digest);
         self.path.join(BLOBS).join(ALGORITHM).join(hex)
     }
 
-    /// Adds the manifest and names it in the index: with that, the layout is whole.
+    /// Adds the manifest and refers to it in the index, which completes the layout.
     pub(super) async fn finish(
         &self,
         digest: &str,
@@ -68,12 +68,11 @@ impl Layout {
     }
 }
 
-/// Writes a layout folder that a fetch has made as a tar: sorted, owner and group 0, no times. The same image gives the same
-/// bytes. Blocks.
+/// Writes a fetched layout folder as a tar: sorted, owner and group 0, no times. The same image gives the same bytes. Blocks.
 ///
 /// # Errors
 ///
-/// What cannot be read or written. The tar then has no end, and its reader must hear of the error.
+/// A read or write failed. The tar then has no end, and the caller must report the error to its reader.
 pub fn write_tar(layout: &Path, out: impl Write) -> io::Result<()> {
     let mut tar = Builder::new(out);
     let blobs = format!("{BLOBS}/{ALGORITHM}");

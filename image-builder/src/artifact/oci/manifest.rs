@@ -1,4 +1,4 @@
-//! What manifests, indexes and configurations may say. They come from a registry, so nothing in them is believed.
+//! Manifests, indexes and configurations of images. They come from a registry, so nothing in them is trusted.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
-/// What a registry is asked for.
+/// Media types that are accepted from a registry.
 pub(super) const ACCEPTED: [&str; 4] = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_INDEX];
 
 const CONFIGS: [&str; 2] =
@@ -27,7 +27,7 @@ const LAYERS: [&str; 5] = [
     "application/vnd.docker.image.rootfs.diff.tar.gzip",
 ];
 
-/// What lies at a reference.
+/// The document that an image reference refers to.
 pub(super) enum Document {
     Manifest(Manifest),
     Index(Index),
@@ -95,7 +95,7 @@ impl Document {
         match head.media_type.as_deref() {
             Some(OCI_INDEX | DOCKER_INDEX) => {}
             Some(OCI_MANIFEST | DOCKER_MANIFEST) => {}
-            // OCI allows to leave it out.
+            // OCI allows a manifest without a media type.
             None => {}
             Some(_) => return Err(refused(image, "has a manifest of a kind that is not supported")),
         }
@@ -174,7 +174,7 @@ pub(super) fn check_config(bytes: &[u8], image: &Reference) -> Result<(), Artifa
     Err(refused(image, &format!("is for {other}, not for linux/arm64")))
 }
 
-/// Whether this is `sha256:` and 64 hexadecimal digits, in lower case: what may become a file's name.
+/// Whether this is `sha256:` and 64 hexadecimal digits in lower case, which makes it safe as a file name.
 pub(super) fn is_sha256(digest: &str) -> bool {
     digest.strip_prefix("sha256:").is_some_and(|hex| {
         hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))

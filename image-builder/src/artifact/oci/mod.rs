@@ -1,11 +1,11 @@
 //! Images from registries, as OCI image layouts on disk.
 //!
-//! An image is pulled for linux/arm64 into a layout folder (`oci-layout`, `index.json`, `blobs/sha256/…`) just as it is in
-//! the registry: every blob is checked against its digest and size, none is unpacked. The folder then goes as a tar into a
+//! An image is pulled for linux/arm64 into a layout folder (`oci-layout`, `index.json`, `blobs/sha256/…`) exactly as it is in
+//! the registry: every blob is checked against its digest and size, none is unpacked. The folder is then sent as a tar to a
 //! builder microVM, where `buildah` unpacks it.
 //!
 //! * [`registry`] – one registry's HTTP: signing in, manifests, blobs
-//! * [`manifest`] – what manifests and configurations may say
+//! * [`manifest`] – checks of manifests and configurations
 //! * [`layout`] – the folder, and its tar
 
 pub mod layout;
@@ -24,7 +24,7 @@ use super::download::{Download, Meter, OnProgress};
 use super::error::ArtifactError;
 use crate::failure::FailureCode;
 
-/// Most bytes of a manifest, an index or an image's configuration: 4 MiB, what registries take.
+/// Most bytes of a manifest, an index or an image's configuration: 4 MiB, the limit of registries.
 const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 
 /// Pulls an image into a new layout folder at `path` and returns its manifest's digest, like `sha256:…`.
@@ -50,7 +50,7 @@ pub(super) async fn pull(
     let blobs = manifest.blobs(image, limits.max_layers)?;
     meter.expect(blobs.iter().map(|blob| blob.size).fold(0, u64::saturating_add))?;
 
-    // The configuration is the first: it says whether the rest is worth it.
+    // The configuration comes first: it shows whether the other blobs are needed at all.
     for (position, blob) in blobs.iter().enumerate() {
         let path = layout.blob(&blob.digest);
         fetch_blob(&registry, image, blob, &path, &mut meter).await?;
@@ -88,7 +88,7 @@ async fn fetch_blob(
     Ok(())
 }
 
-/// An image that cannot be built from.
+/// The error for an image from which nothing can be built.
 fn refused(image: &Reference, why: &str) -> ArtifactError {
     ArtifactError::refused(FailureCode::ContainerBuildFailed, format!("The image {image} {why}."))
 }

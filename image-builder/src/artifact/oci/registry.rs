@@ -1,6 +1,6 @@
-//! One registry's HTTP: signing in, manifests, blobs.
+//! The HTTP requests to one registry: signing in, manifests, blobs.
 //!
-//! `oci-client` signs in and streams blobs. Manifests are fetched here, since it would read them whole whatever their size.
+//! `oci-client` signs in and streams blobs. Manifests are fetched here, because it would read them whole without a limit.
 
 use std::time::Duration;
 
@@ -21,10 +21,10 @@ use crate::artifact::config::RegistryConfig;
 use crate::artifact::download::hex;
 use crate::artifact::error::ArtifactError;
 
-/// How long making a connection may take.
+/// Timeout for opening a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a transfer may stand still.
+/// Longest time without a byte in a transfer.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A registry, signed in to for one image.
@@ -37,7 +37,7 @@ pub(super) struct Registry<'i> {
 }
 
 impl<'i> Registry<'i> {
-    /// Signs in, where the registry asks for that.
+    /// Signs in, if the registry requires it.
     pub(super) async fn sign_in(
         config: &'i RegistryConfig,
         image: &'i Reference,
@@ -137,14 +137,14 @@ impl<'i> Registry<'i> {
         Ok((found, bytes.into()))
     }
 
-    /// Starts to fetch a blob. Its digest is checked again by who reads it.
+    /// Starts to fetch a blob. The caller has to check its digest again.
     pub(super) async fn blob(&self, digest: &str) -> Result<Blob<'_>, ArtifactError> {
         let stream = self.client.pull_blob_stream(self.image, digest).await;
         Ok(Blob { stream: stream.map_err(|error| failed(&error, self.image))?, image: self.image })
     }
 }
 
-/// A blob on its way.
+/// A blob that is being received.
 pub(super) struct Blob<'i> {
     stream: SizedStream,
     image: &'i Reference,
@@ -154,7 +154,7 @@ impl Blob<'_> {
     /// The next bytes; none at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ArtifactError> {
         self.stream.try_next().await.map_err(|error| {
-            // The library checks digests, too, and says so in its own words.
+            // The library checks digests, too, and reports a mismatch only in its message.
             if in_full(&error).contains("Digest") || in_full(&error).contains("digest") {
                 return refused(self.image, "has a blob that is not what its manifest says");
             }

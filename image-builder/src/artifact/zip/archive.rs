@@ -12,16 +12,16 @@ use super::names::{EntryPath, shown};
 use super::tree::{Kind, Node, Tree};
 use super::{Limits, RATIO_COUNTS_FROM, ZipError};
 
-/// 1980-01-01, where the times of zip archives begin: for directories that no entry speaks of, and for times that are none.
+/// 1980-01-01, the first time that a zip can express: for directories without an entry, and for invalid times.
 const FIRST_TIME: u64 = 315_532_800;
 
 /// Longest target of a symbolic link in bytes (`PATH_MAX`); a longer one is refused without being read.
 const MAX_LINK_BYTES: u64 = 4095;
 
-/// Mode of files from archives that have no Unix modes: what Docker gives them, too, when it builds on Windows.
+/// Mode of files from archives without Unix modes: the same as Docker's on Windows.
 const MODE_WITHOUT_MODES: u32 = 0o755;
 
-/// An archive whose directory has been read and found sound.
+/// An archive whose directory has been read and validated.
 pub(super) struct Archive<'f> {
     zip: ZipArchive<Metered<'f>>,
     file_bytes: u64,
@@ -29,13 +29,13 @@ pub(super) struct Archive<'f> {
     limits: Limits,
 }
 
-/// What belongs to a node.
+/// Content of a node.
 pub(super) enum Body<'b, 'a, 'f> {
     /// Nothing: a directory.
     Directory,
-    /// Where the link leads; it has been checked.
+    /// Target of the link, which has been checked.
     Link(&'b str),
-    /// The file's content, to be read to its end.
+    /// The file's content, which has to be read to its end.
     File(&'b mut Content<'a, 'f>),
 }
 
@@ -44,15 +44,15 @@ impl<'f> Archive<'f> {
     pub(super) fn open(file: &'f File, limits: &Limits) -> Result<Self, ZipError> {
         let file_bytes = file.metadata().map_err(ZipError::Read)?.len();
         let too_large = || ZipError::DirectoryTooLarge { limit: limits.max_directory_bytes };
-        // The directory is read into memory as a whole, whatever its end record says of it: so what may be read is bounded.
-        // Twice the limit is for the search for the end record and for a second look at what an archive lies about.
+        // The directory is read into memory as a whole, whatever its end record contains, so the bytes to read are bounded.
+        // The limit is doubled because the search for the end record, and inconsistent archives, make some parts be read twice.
         let left = Rc::new(Cell::new(limits.max_directory_bytes.saturating_mul(2).saturating_add(1 << 20)));
         let metered = Metered { inner: BufReader::new(file), left: Rc::clone(&left) };
         let zip = ZipArchive::new(metered).map_err(|error| damaged(error, too_large))?;
         if file_bytes.saturating_sub(zip.central_directory_start()) > limits.max_directory_bytes {
             return Err(too_large());
         }
-        // From here on, contents are read, which have a limit of their own.
+        // From here on, contents are read, which have their own limit.
         left.set(u64::MAX);
         if zip.has_duplicate_names() {
             return Err(ZipError::Damaged("an entry is there twice".to_owned()));
@@ -67,7 +67,7 @@ impl<'f> Archive<'f> {
             let name = entry.name().map_err(|error| damaged(error, too_large))?.into_owned();
             let (path, directory) = EntryPath::parse(&name)?;
             let node = node(&entry, &path, directory, index)?;
-            // What the headers say is checked before anything is unpacked; what is really there, as it is unpacked.
+            // The sizes in headers are checked before anything is unpacked; the real ones are checked while unpacking.
             declared.spend(entry.size())?;
             if !path.is_root() {
                 tree.add(path, node)?;
@@ -82,8 +82,8 @@ impl<'f> Archive<'f> {
         &self.tree
     }
 
-    /// Calls `visit` for all nodes, parents before children, and returns how many bytes all contents have together. What is
-    /// wrong with a content comes before what `visit` says about it.
+    /// Calls `visit` for all nodes, parents before children, and returns the total bytes of all contents. An error in a content takes
+    /// precedence over the error that `visit` returns for it.
     pub(super) fn for_each(
         &mut self,
         mut visit: impl FnMut(&EntryPath, &Node, Body<'_, '_, '_>) -> Result<(), ZipError>,
@@ -95,7 +95,7 @@ impl<'f> Archive<'f> {
                 visit(path, node, Body::Directory)?;
                 continue;
             };
-            // Compares the local header with the directory's.
+            // Has the library compare the local header with the directory.
             let options = ZipReadOptions::new().enforce_header_consistency(true);
             let file =
                 self.zip.by_index_with_options(index, options).map_err(|error| unreadable(path, error))?;
@@ -139,7 +139,7 @@ impl<'f> Archive<'f> {
     }
 }
 
-/// What an entry says that it is.
+/// The tree's node for an entry.
 fn node(entry: &ZipFileEntry<'_>, path: &EntryPath, directory: bool, index: usize) -> Result<Node, ZipError> {
     let name = || shown(path.as_str());
     let refuse = |what| Err(ZipError::Kind { name: name(), what });
@@ -150,8 +150,8 @@ fn node(entry: &ZipFileEntry<'_>, path: &EntryPath, directory: bool, index: usiz
         let how = format!("compressed with {}", entry.compression());
         return Err(ZipError::Method { name: name(), how });
     }
-    // Unix modes lie in the upper half, whatever system the archive says it comes from: tools that write them there without
-    // saying Unix are common.
+    // Unix modes are in the upper half, whatever system the archive names as its origin: tools that write them there without
+    // naming Unix are common.
     let mode = entry.external_attributes() >> 16;
     let kind = match mode & libc::S_IFMT {
         0 if directory => Kind::Directory,
@@ -174,7 +174,7 @@ fn node(entry: &ZipFileEntry<'_>, path: &EntryPath, directory: bool, index: usiz
     Ok(Node { kind, mode, mtime, entry: Some(index) })
 }
 
-/// Seconds since the epoch at an archive's local time, taken for UTC so that the result does not depend on the host.
+/// Seconds since the epoch at an archive's local time, which is taken as UTC so that the result does not depend on the host.
 fn unix_seconds(time: DateTime) -> Option<u64> {
     if !time.is_valid() {
         return None;
@@ -188,7 +188,7 @@ fn unix_seconds(time: DateTime) -> Option<u64> {
     Some(days * 86_400 + seconds)
 }
 
-/// Counts what has been unpacked.
+/// Counts unpacked bytes, and enforces their limits.
 struct Budget {
     spent: u64,
     max_bytes: u64,
@@ -213,8 +213,8 @@ impl Budget {
     }
 }
 
-/// The content of an entry as it is unpacked. A failed read leaves its reason in `failure`, since what reads here takes
-/// and returns only I/O errors.
+/// The content of an entry as it is unpacked. A failed read stores its reason in `failure`, because the readers in use pass on only
+/// I/O errors.
 pub(super) struct Content<'a, 'f> {
     inner: ZipFile<'a, Metered<'f>>,
     path: &'a EntryPath,
@@ -226,7 +226,7 @@ pub(super) struct Content<'a, 'f> {
 }
 
 impl Content<'_, '_> {
-    /// Its size in bytes. A content that turns out to have another fails.
+    /// Size in bytes, from the header. Reading fails if the content has another size.
     pub(super) fn size(&self) -> u64 {
         self.declared
     }
@@ -297,7 +297,7 @@ fn damaged(error: ::zip::result::ZipError, too_large: impl Fn() -> ZipError) -> 
     }
 }
 
-/// Fails with `QuotaExceeded` when more is read than the reader of an archive's directory has reason to.
+/// Fails with `QuotaExceeded` when more bytes are read than the directory of a sound archive can need.
 struct Metered<'f> {
     inner: BufReader<&'f File>,
     left: Rc<Cell<u64>>,

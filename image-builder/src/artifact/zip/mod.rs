@@ -1,7 +1,7 @@
 //! Zip archives: checked on the host, unpacked only in a guest.
 //!
-//! An archive comes from a user. [`check`] reads all of it and says whether it may be built from; [`write_tar`] streams the
-//! same archive as a tar, which the builder microVM unpacks. Nothing of it becomes a path on the host.
+//! An archive comes from a user. [`check`] reads all of it and decides whether an image may be built from it; [`write_tar`] streams
+//! the same archive as a tar, which the builder microVM unpacks. No name in it becomes a path on the host.
 //!
 //! * [`names`] – names of entries, made into paths that cannot leave the root; targets of links
 //! * [`tree`] – the file tree: every path once, parents before children
@@ -9,10 +9,10 @@
 //! * [`to_tar`] – the tar
 //! * [`pack`](mod@pack) – zips made of folders
 //!
-//! What is refused: paths and links out of the root, names twice, entries below files or links, devices, pipes and sockets,
+//! Refused are: paths and links out of the root, duplicate names, entries below files or links, devices, pipes and sockets,
 //! encryption, methods other than *stored* and *deflate*, local headers that differ from the central directory, entries
 //! that overlap, contents that differ from their checksum or size, more entries, bytes, or compression than the
-//! [`Limits`] allow. Sizes are counted as they are read: what headers say only refuses sooner.
+//! [`Limits`] allow. Sizes are counted as they are read; sizes in headers only allow to refuse earlier.
 
 mod archive;
 mod names;
@@ -34,18 +34,18 @@ use tree::Kind;
 use super::error::is_full;
 use crate::failure::FailureCode;
 
-/// How much an archive may be.
+/// Limits of an archive.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Files, directories (also those only implied by what lies in them) and links. Default 100,000.
+    /// Most files, directories (also those only implied by their children) and links. Default 100,000.
     pub max_entries: u64,
-    /// Bytes of all files and link targets together, unpacked. Default 16 GiB.
+    /// Most bytes of all files and link targets together, unpacked. Default 16 GiB.
     pub max_unpacked_bytes: u64,
-    /// How many times the archive's own size the unpacked bytes may be, once they are more than 64 MiB. Default 200.
+    /// Highest ratio of unpacked bytes to the archive's size, if more than 64 MiB are unpacked. Default 200.
     pub max_ratio: u64,
-    /// Bytes of the archive's directory: names, comments and extra fields of all entries. Bounds the memory that reading an
-    /// archive takes, to some five times this. Default 32 MiB.
+    /// Most bytes of the archive's directory: names, comments and extra fields of all entries. Bounds the memory for reading an
+    /// archive to about five times this. Default 32 MiB.
     pub max_directory_bytes: u64,
 }
 
@@ -60,15 +60,15 @@ impl Default for Limits {
     }
 }
 
-/// Below this many unpacked bytes, an archive may be compressed as well as it likes.
+/// The limit of the ratio applies only above this many unpacked bytes.
 const RATIO_COUNTS_FROM: u64 = 64 << 20;
 
-/// What a checked archive holds.
+/// Counts of a checked archive's content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ZipSummary {
     /// Regular files.
     pub files: u64,
-    /// Directories, also those that only their children speak of; the root is none of them.
+    /// Directories, also those without an entry of their own; the root is not counted.
     pub directories: u64,
     /// Symbolic links.
     pub links: u64,
@@ -76,13 +76,13 @@ pub struct ZipSummary {
     pub unpacked_bytes: u64,
 }
 
-/// Why an archive is refused, or could not be read or passed on.
+/// Why an archive is refused, or could not be read or streamed.
 #[derive(Debug, thiserror::Error)]
 pub enum ZipError {
-    /// There is no regular file of that name at the root.
+    /// The root has no regular file `Dockerfile`.
     #[error("The archive has no Dockerfile at its root{0}.")]
     NoDockerfile(&'static str),
-    /// A name that cannot be a path below the root.
+    /// A name cannot be a path below the root.
     #[error("The archive's entry \"{name}\" is refused: {why}.")]
     Name {
         /// The name, escaped and cut.
@@ -90,44 +90,44 @@ pub enum ZipError {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// A link that leads, or may lead, out of the root.
+    /// A link leads, or may lead, out of the root.
     #[error("The archive's link \"{name}\" to \"{target}\" is refused: {why}.")]
     Link {
-        /// Where it is.
+        /// Path of the link.
         name: String,
-        /// Where it leads.
+        /// Target of the link.
         target: String,
         /// What is wrong with it.
         why: &'static str,
     },
-    /// A path twice.
+    /// A path occurs twice.
     #[error("The archive has \"{name}\" twice.")]
     Duplicate {
         /// The path.
         name: String,
     },
-    /// A path whose parent is a file or a link.
+    /// A path's parent is a file or a link.
     #[error("The archive's entry \"{name}\" lies below something that is not a directory.")]
     BelowNoDirectory {
         /// The path.
         name: String,
     },
-    /// A device, pipe or socket, or what says of itself that it is two things.
+    /// An entry is a device, pipe or socket, or contradicts itself about its kind.
     #[error("The archive's entry \"{name}\" is {what}; files, directories and symbolic links are allowed.")]
     Kind {
         /// The path.
         name: String,
-        /// What it is.
+        /// Description of its kind.
         what: &'static str,
     },
-    /// Encrypted, or compressed with what is not supported.
+    /// An entry is encrypted, or compressed with a method that is not supported.
     #[error(
         "The archive's entry \"{name}\" is {how}; write the archive with deflate and without a password."
     )]
     Method {
         /// The path.
         name: String,
-        /// The method.
+        /// Description of the method.
         how: String,
     },
     /// An entry's content is damaged.
@@ -141,31 +141,31 @@ pub enum ZipError {
     /// Two entries share bytes of the archive.
     #[error("The archive's entries overlap at \"{name}\".")]
     Overlap {
-        /// One of them.
+        /// One of the entries.
         name: String,
     },
-    /// The archive's structure is damaged, or it is no archive.
+    /// The archive's structure is damaged, or the file is no archive.
     #[error("The archive cannot be read: {0}.")]
     Damaged(String),
-    /// More entries than allowed.
+    /// The archive has more entries than allowed.
     #[error("The archive has more than {limit} entries, or their names are too long.")]
     TooManyEntries {
         /// [`Limits::max_entries`]
         limit: u64,
     },
-    /// A directory of the archive larger than allowed.
+    /// The archive's directory is larger than allowed.
     #[error("The archive's directory takes more than {limit} bytes.")]
     DirectoryTooLarge {
         /// [`Limits::max_directory_bytes`]
         limit: u64,
     },
-    /// More bytes than allowed.
+    /// The archive unpacks to more bytes than allowed.
     #[error("The archive unpacks to more than {limit} bytes.")]
     TooLarge {
         /// [`Limits::max_unpacked_bytes`]
         limit: u64,
     },
-    /// Compressed more than allowed.
+    /// The archive is compressed more than allowed.
     #[error("The archive unpacks to more than {limit} times its size.")]
     Bomb {
         /// [`Limits::max_ratio`]
@@ -174,16 +174,16 @@ pub enum ZipError {
     /// The file of the archive cannot be read.
     #[error("reading the archive's file: {0}")]
     Read(#[source] io::Error),
-    /// The tar cannot be written: its reader has gone, or its disk is full.
+    /// The tar cannot be written: its reader has closed the stream, or its disk is full.
     #[error("passing on the archive as a tar: {0}")]
     Write(#[source] io::Error),
-    /// The caller no longer wants to know.
+    /// The caller has cancelled the check.
     #[error("the check of the archive was cancelled")]
     Cancelled,
 }
 
 impl ZipError {
-    /// The code of the build that fails by it.
+    /// The failure code of a build with this error.
     #[must_use]
     pub fn code(&self) -> FailureCode {
         match self {
@@ -195,18 +195,18 @@ impl ZipError {
     }
 }
 
-/// Reads all of an archive and checks everything of it, also that it has a `Dockerfile`.
+/// Reads and checks a whole archive, also that it has a `Dockerfile`.
 ///
 /// Blocks as long as unpacking takes: call it on a thread for blocking work.
 ///
 /// # Errors
 ///
-/// What is wrong with the archive, or with reading its file.
+/// The archive is refused, or its file cannot be read.
 pub fn check(path: &Path, limits: &Limits) -> Result<ZipSummary, ZipError> {
     check_unless(path, limits, &AtomicBool::new(false))
 }
 
-/// [`check`], which ends with [`ZipError::Cancelled`] soon after `cancelled` is set.
+/// Like [`check`]; returns [`ZipError::Cancelled`] soon after `cancelled` is set.
 pub(super) fn check_unless(
     path: &Path,
     limits: &Limits,
@@ -245,14 +245,14 @@ fn summary(archive: &Archive<'_>, unpacked_bytes: u64) -> ZipSummary {
 }
 
 /// Writes an archive as a tar: entries sorted, parents before children, owner and group 0, the archive's modes and times.
-/// The same archive gives the same bytes. What [`check`] refuses is refused here too (but a `Dockerfile` is not asked for).
+/// The same archive gives the same bytes. Refuses the same archives as [`check`], but does not require a `Dockerfile`.
 ///
-/// Blocks: call it on a thread for blocking work. An error leaves a tar without its end, which its reader must not take
-/// for whole: whoever passes it on must pass the error on too.
+/// Blocks: call it on a thread for blocking work. After an error, the tar has no end, and its reader must not treat it as
+/// complete: the caller has to pass the error on.
 ///
 /// # Errors
 ///
-/// What is wrong with the archive, its file, or `out`.
+/// The archive is refused, or its file or `out` fails.
 pub fn write_tar(path: &Path, limits: &Limits, out: impl Write) -> Result<ZipSummary, ZipError> {
     let file = File::open(path).map_err(ZipError::Read)?;
     to_tar::write(&mut Archive::open(&file, limits)?, out)

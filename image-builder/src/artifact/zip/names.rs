@@ -2,10 +2,10 @@
 
 use super::ZipError;
 
-/// Longest path in bytes that is taken: Linux's `PATH_MAX`, less its terminator.
+/// Longest accepted path in bytes: Linux's `PATH_MAX`, less its terminator.
 const MAX_PATH_BYTES: usize = 4095;
 
-/// Longest name of a file or directory in bytes: what ext4 and every other Linux file system can hold.
+/// Longest name of a file or directory in bytes: the limit of ext4 and every other Linux file system.
 const MAX_COMPONENT_BYTES: usize = 255;
 
 /// A path below the root: components joined by `/`, none of them empty, `.` or `..`. The root itself is empty.
@@ -13,7 +13,7 @@ const MAX_COMPONENT_BYTES: usize = 255;
 pub(super) struct EntryPath(String);
 
 impl EntryPath {
-    /// The path of the entry `name`, and whether it is written like a directory's. `./` is dropped, as every tool does.
+    /// Parses the name of an entry. Also returns whether it is written like a directory's. `./` is dropped, as every tool does.
     pub(super) fn parse(name: &str) -> Result<(Self, bool), ZipError> {
         let refuse = |why| Err(ZipError::Name { name: shown(name), why });
         if name.is_empty() {
@@ -52,7 +52,7 @@ impl EntryPath {
             path.push_str(component);
         }
         if path.is_empty() && !directory {
-            // "." or "./.": the root, which only a directory can be.
+            // "." or "./.": the root, which can only be a directory.
             return refuse("it is the archive's root and not a directory");
         }
         Ok((Self(path), directory))
@@ -68,22 +68,22 @@ impl EntryPath {
         self.0.is_empty()
     }
 
-    /// The directory it lies in; `None` for the root and what lies in it.
+    /// The parent directory; `None` for the root and its direct children.
     pub(super) fn parent(&self) -> Option<Self> {
         self.0.rsplit_once('/').map(|(parent, _)| Self(parent.to_owned()))
     }
 
-    /// How many directories lie between it and the root.
+    /// Number of directories between the path and the root.
     fn depth(&self) -> usize {
         self.0.matches('/').count()
     }
 
     /// Checks that a symbolic link here may have this target.
     ///
-    /// Allowed are relative targets that go up first, no further than to the root, and then only down. Going up after
-    /// having gone down is refused: where that leads depends on other links (`a -> b/..` leads out of the root when `b`
-    /// leads to the root). With nothing but real directories above a link ([`super::tree`] sees to that), going up is
-    /// counted exactly, and every link met on the way down leads, by the same rule, into the root again.
+    /// Allowed are relative targets that first go up, no further than to the root, and then only down. Going up after
+    /// having gone down is refused: where that leads depends on other links (`a -> b/..` leads out of the root if `b`
+    /// leads to the root). Because all parents of a link are real directories ([`super::tree`] checks that), the steps up are
+    /// counted exactly, and every link on the way down leads, by the same rule, into the root again.
     pub(super) fn check_link(&self, target: &str) -> Result<(), ZipError> {
         let refuse = |why| Err(ZipError::Link { name: shown(self.as_str()), target: shown(target), why });
         if target.is_empty() || target.len() > MAX_PATH_BYTES {
@@ -200,7 +200,7 @@ mod tests {
             ("l", "x\0"),
             ("l", "..\\x"),
             ("a/l", "./../../x"),
-            // Inside by its letters, outside when `b` is a link to the root.
+            // Inside the root as text, but outside if `b` is a link to the root.
             ("a/l", "b/.."),
             ("l", "b/../x"),
         ] {

@@ -1,4 +1,4 @@
-//! A folder becomes a zip: for those who build by hand.
+//! Packs a folder into a zip, for builds by hand.
 
 pub use hearth_artifact::pack;
 

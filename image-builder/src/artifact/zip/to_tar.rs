@@ -1,4 +1,4 @@
-//! The tar of an archive.
+//! Writes an archive as a tar.
 
 use std::io::{self, Read, Write};
 
@@ -8,7 +8,7 @@ use super::archive::{Archive, Body};
 use super::tree::Node;
 use super::{ZipError, ZipSummary};
 
-/// Writes all nodes of `archive` and the tar's end.
+/// Writes all nodes of `archive`, and the end of the tar.
 pub(super) fn write(archive: &mut Archive<'_>, out: impl Write) -> Result<ZipSummary, ZipError> {
     let mut tar = Builder::new(out);
     let unpacked_bytes = archive.for_each(|path, node, body| {

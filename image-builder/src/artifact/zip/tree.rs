@@ -6,7 +6,7 @@ use std::collections::btree_map::Entry;
 use super::ZipError;
 use super::names::{EntryPath, shown};
 
-/// What lies at a path.
+/// Kind of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Directory,
@@ -22,11 +22,11 @@ pub(super) struct Node {
     pub(super) mode: u32,
     /// Seconds since the epoch, as if the archive's times were UTC.
     pub(super) mtime: u64,
-    /// Index of the archive's entry; none for a directory that only its children speak of.
+    /// Index of the archive's entry; none for a directory without an entry of its own.
     pub(super) entry: Option<usize>,
 }
 
-/// Paths in the order in which they are written: that of their bytes, in which a directory precedes what lies in it.
+/// Nodes in the order in which they are written: that of their paths' bytes, in which a directory precedes its content.
 #[derive(Debug, Default)]
 pub(super) struct Tree {
     nodes: BTreeMap<EntryPath, Node>,
@@ -46,8 +46,8 @@ impl Tree {
         }
     }
 
-    /// Adds the directories that no entry speaks of, with the mode 0755 and the given time, and checks that nothing lies
-    /// below what is no directory. At most `max_nodes` nodes and `max_path_bytes` bytes of paths may come out.
+    /// Adds the directories without entries, with the mode 0755 and the given time, and checks that every parent is a directory.
+    /// Fails if the result has more than `max_nodes` nodes or `max_path_bytes` bytes of paths.
     pub(super) fn complete(
         &mut self,
         mtime: u64,
@@ -59,7 +59,7 @@ impl Tree {
             let mut below = path.parent();
             while let Some(parent) = below {
                 match self.nodes.get(&parent) {
-                    // Its own parents are looked at when it is.
+                    // The parents of this directory are checked in its own turn.
                     Some(Node { kind: Kind::Directory, .. }) => break,
                     Some(_) => return Err(ZipError::BelowNoDirectory { name: shown(path.as_str()) }),
                     None if missing.contains_key(&parent) => break,
@@ -78,7 +78,7 @@ impl Tree {
         Ok(())
     }
 
-    /// What lies at a path of the root directory.
+    /// Kind of the node with this name in the root directory.
     pub(super) fn at_root(&self, name: &str) -> Option<Kind> {
         let (path, _) = EntryPath::parse(name).ok()?;
         self.nodes.get(&path).map(|node| node.kind)
@@ -89,7 +89,7 @@ impl Tree {
         self.nodes.iter()
     }
 
-    /// How many nodes of a kind there are.
+    /// Number of nodes of a kind.
     pub(super) fn count(&self, kind: Kind) -> u64 {
         self.nodes.values().filter(|node| node.kind == kind).count() as u64
     }

@@ -1,8 +1,8 @@
-//! Archives that are written by hand, byte for byte.
+//! Builds archives byte for byte.
 
 use super::FILE;
 
-/// An entry of an archive, as true or false as a test wants it.
+/// An entry of an archive, with true or false headers as a test needs them.
 #[derive(Clone)]
 pub(super) struct Raw {
     pub(super) name: &'static str,
@@ -13,9 +13,9 @@ pub(super) struct Raw {
     pub(super) method: u16,
     pub(super) data: Vec<u8>,
     pub(super) crc: Option<u32>,
-    /// Size that both headers state, where it is not the data's.
+    /// Size in both headers, if it differs from the data's.
     pub(super) size: Option<u32>,
-    /// Where the directory says that the local header is, where that is not true.
+    /// Wrong offset of the local header in the directory.
     pub(super) offset: Option<u32>,
 }
 

@@ -1,4 +1,4 @@
-//! Archives that are written by hand ([`handmade`]), and archives at random.
+//! Tests with archives that are built byte for byte ([`handmade`]), and with random archives.
 
 mod handmade;
 
@@ -25,7 +25,7 @@ fn checked(bytes: &[u8], limits: &Limits) -> Result<ZipSummary, ZipError> {
     check(file_of(bytes).path(), limits)
 }
 
-/// What a tar holds: path to (kind, mode, time, content or target), in its order.
+/// Content of a tar: path, kind, mode, time, content or link target, in its order.
 type Unpacked = Vec<(String, tar::EntryType, u32, u64, Vec<u8>)>;
 
 fn tar_of(bytes: &[u8]) -> Result<Unpacked, ZipError> {
@@ -163,7 +163,7 @@ fn what_is_hostile_or_damaged_is_refused() {
 
 #[test]
 fn entries_that_share_bytes_are_refused() {
-    // A stored entry whose content is another entry, which the directory names as well.
+    // A stored entry whose content is another entry, to which the directory refers as well.
     let inner = archive(&[raw("inner", FILE, "inner")]);
     let local = inner[..30 + 5 + 5].to_vec();
     let outer = raw("outer", FILE, local);
@@ -215,7 +215,7 @@ fn a_flipped_bit_never_passes_as_another_content() {
         flipped[position / 8] ^= 1 << (position % 8);
         match tar_of(&flipped) {
             Err(_) => refused += 1,
-            // Names, modes and times that both headers agree on are not covered by a checksum, but contents are.
+            // Names, modes and times that are equal in both headers have no checksum, but contents do.
             Ok(tar) => assert_eq!(contents(&tar), contents(&whole), "bit {position}"),
         }
     }
@@ -275,7 +275,7 @@ fn entries_and_the_directory_are_bounded() {
 
 #[test]
 fn a_huge_directory_is_not_read_into_memory() {
-    // Four megabytes of directory, of which a limit of 64 KiB lets at most 1 MiB and a bit be read.
+    // Four megabytes of directory, of which at most 1 MiB and 128 KiB are read with a limit of 64 KiB.
     let name: &'static str = Box::leak("n".repeat(4000).into_boxed_str());
     let entries: Vec<Raw> = (0..1000).map(|_| raw(name, FILE, "")).collect();
     let limits = Limits { max_directory_bytes: 64 << 10, ..Limits::default() };
@@ -315,7 +315,7 @@ fn zip64_and_data_behind_the_content_are_read() {
     writer.write_all(b"FROM scratch\n").unwrap();
     checked(&writer.finish().unwrap().into_inner(), &Limits::default()).unwrap();
 
-    // Written to a pipe: sizes and checksums follow the contents.
+    // The output of a zip tool to a pipe: sizes and checksums follow the contents.
     struct Unseekable(Vec<u8>);
     impl Write for Unseekable {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -333,7 +333,7 @@ fn zip64_and_data_behind_the_content_are_read() {
     assert_eq!(unpacked[0].4, b"FROM scratch\n");
 }
 
-/// A file, by its content and whether it may be executed; a directory; or a link to the root.
+/// A file with its content and whether it is executable; a directory; or a link to the root.
 #[derive(Clone, Debug)]
 enum Item {
     File(Vec<u8>, bool),
@@ -341,7 +341,7 @@ enum Item {
     Link,
 }
 
-/// Any tree of files: names of few letters so that they meet each other.
+/// Any tree of files. Names have few letters, so that they collide often.
 fn items() -> impl Strategy<Value = BTreeMap<String, Item>> {
     let name = proptest::collection::vec("[a-cé. -]{1,3}", 1..4).prop_map(|parts| parts.join("/"));
     let content = proptest::collection::vec(any::<u8>(), 0..300).prop_map(|data| data.repeat(7));
@@ -382,7 +382,7 @@ proptest! {
         let bytes = writer.finish().unwrap().into_inner();
         match tar_of(&bytes) {
             Err(error) => {
-                // Only trees that no file system can have are refused.
+                // Only trees that cannot exist in a file system are refused.
                 let odd = items.keys().any(|name| {
                     name.split('/').any(|part| part == "." || part == "..")
                         || items.iter().any(|(other, item)| {
