@@ -5,9 +5,10 @@ use std::io::Write as _;
 use std::path::Path;
 
 use hearth_proto::vmm::v1::request::Operation;
-use hearth_proto::vmm::v1::{ErrorCode, Hello, MachineState, Request};
+use hearth_proto::vmm::v1::{ErrorCode, Hello, MachineState, Pause, Request};
 use hearth_vmm::client::{Client, ClientError, Launch};
 use hearth_vmm::config::{DiskSource, MachineConfig};
+use hearth_vmm::control::VERSIONS;
 use hearth_vmm::jail::{CgroupConfig, JailConfig};
 
 use crate::support::{Metal, disk};
@@ -134,9 +135,11 @@ fn sizes_out_of_range_are_refused_with_the_range() {
 fn requests_that_this_release_does_not_know_are_refused() {
     with_monitor("protocol", |client, _, _| {
         let request = |version, operation| client.request(&Request { version, operation }, &[]).map(|_| ());
-        let other = request(99, Some(Operation::Hello(Hello {})));
-        refused(other, ErrorCode::Protocol, &["99", "version 1"]);
-        refused(request(1, None), ErrorCode::Protocol, &["operation"]);
+        let other = request(99, Some(Operation::Pause(Pause {})));
+        refused(other, ErrorCode::Protocol, &["99", &VERSIONS.to_string()]);
+        refused(request(VERSIONS.newest(), None), ErrorCode::Protocol, &["operation"]);
+        // A client of another release finds out in this way which versions the monitor speaks.
+        request(99, Some(Operation::Hello(Hello {}))).unwrap();
         for early in [client.boot(), client.pause(), client.resume(), client.set_balloon(1)] {
             refused(early, ErrorCode::State, &["not created"]);
         }
