@@ -28,5 +28,5 @@ pub(crate) const PROGRAMS: [Wanted<'static>; 2] = [
 
 /// Builds the daemon and its client and adds them to the parts for the metal.
 pub(crate) fn add(cache: &Cache, cross: &Cross, profile: &str, parts: &mut Parts) -> Result<()> {
-    parts.build_several(cache, cross, (Link::Dynamic, profile), &PROGRAMS)
+    parts.build_several(cache, cross, (Link::Dynamic, profile), (&PROGRAMS, &[]))
 }

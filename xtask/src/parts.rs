@@ -128,7 +128,7 @@ impl Parts {
         cache: &Cache,
         cross: &Cross,
         (link, profile): (Link, &str),
-        wanted: &[Wanted<'_>],
+        (wanted, packages): (&[Wanted<'_>], &[&str]),
     ) -> Result<()> {
         if wanted.is_empty() {
             return Ok(());
@@ -137,7 +137,7 @@ impl Parts {
             Link::Dynamic => rocksdb::cross_cargo(cache, cross)?,
             Link::Static | Link::Own => cross.cargo(link)?,
         };
-        cargo.args(["build", "--profile", profile, "--target", TARGET]).args(selection(wanted)?);
+        cargo.args(["build", "--profile", profile, "--target", TARGET]).args(selection(wanted, packages)?);
         let _lock = cache.lock("cross-build")?;
         let (what, messages) = build(&mut cargo)?;
         for Wanted { package, executable, name } in wanted {
@@ -228,10 +228,15 @@ fn command_for<'a>(cargo: &'a mut Command, profile: &str, executable: Executable
 }
 
 /// The arguments of cargo that select these programs and their features.
-fn selection(wanted: &[Wanted<'_>]) -> Result<Vec<String>> {
+fn selection(wanted: &[Wanted<'_>], packages: &[&str]) -> Result<Vec<String>> {
     let mut arguments = BTreeSet::new();
-    for Wanted { package, executable, .. } in wanted {
+    for package in wanted.iter().map(|wanted| &wanted.package).chain(packages) {
         arguments.insert(("--package", (*package).to_owned()));
+        if *package == rocksdb::PACKAGE {
+            arguments.insert(("--features", format!("{package}/{}", rocksdb::FEATURE)));
+        }
+    }
+    for Wanted { package, executable, .. } in wanted {
         arguments.insert(match executable {
             Executable::Binary(target) => ("--bin", (*target).to_owned()),
             Executable::Test(target) => ("--test", (*target).to_owned()),
@@ -239,9 +244,6 @@ fn selection(wanted: &[Wanted<'_>]) -> Result<Vec<String>> {
                 bail!("{executable:?} of {package} is built by itself")
             }
         });
-        if *package == rocksdb::PACKAGE {
-            arguments.insert(("--features", format!("{package}/{}", rocksdb::FEATURE)));
-        }
     }
     Ok(arguments.into_iter().flat_map(|(option, value)| [option.to_owned(), value]).collect())
 }
@@ -357,10 +359,10 @@ mod tests {
             wanted("a", Executable::Binary("b")),
         ];
         assert_eq!(
-            selection(&several).unwrap().join(" "),
+            selection(&several, &["a"]).unwrap().join(" "),
             "--bin b --features hearth-hostd/rocksdb --package a --package hearth-hostd --test e2e"
         );
-        assert!(selection(&[wanted("a", Executable::LibraryTest)]).is_err());
+        assert!(selection(&[wanted("a", Executable::LibraryTest)], &[]).is_err());
     }
 
     #[test]

@@ -191,7 +191,12 @@ impl ImageBench {
         let mut parts = Parts::new(cache)?;
         let images = steps.run("build for the metal", || {
             parts.build_all(cache, &cross, "metal")?;
-            parts.build_several(cache, &cross, (Link::Dynamic, daemon::PROFILE), &[images::BUILDER])?;
+            parts.build_several(
+                cache,
+                &cross,
+                (Link::Dynamic, daemon::PROFILE),
+                (&[images::BUILDER], &[]),
+            )?;
             Images::prepare(cache, &cross, "metal", &mut parts)
         })?;
         parts.add_script("images.sh", IMAGES)?;

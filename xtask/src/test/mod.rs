@@ -276,7 +276,17 @@ impl Options {
                 if link == Link::Dynamic && needs(&[System::Daemon]) {
                     programs.extend(daemon::PROGRAMS);
                 }
-                parts.build_several(cache, cross, (link, profile), &programs)?;
+                // Always the same packages, whatever is built of them: other packages ask for other features, with which
+                // dependencies are compiled anew.
+                let packages: Vec<&str> =
+                    SUITES.iter().filter(|suite| suite.link == link).map(|suite| suite.package).collect();
+                let packages = match link {
+                    Link::Dynamic => {
+                        [packages, daemon::PROGRAMS.map(|program| program.package).to_vec()].concat()
+                    }
+                    Link::Static | Link::Own => packages,
+                };
+                parts.build_several(cache, cross, (link, profile), (&programs, &packages))?;
             }
             match foreign {
                 Some(foreign) => foreign.add(&mut parts),
