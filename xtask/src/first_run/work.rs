@@ -43,7 +43,7 @@ impl Piece {
     fn figures(self) -> Figures {
         match self {
             Self::Kernel => {
-                Figures { what: "compile the guest's kernel", seconds: 600, parallel: true, mib: 2500 }
+                Figures { what: "compile the guest's kernel", seconds: 660, parallel: true, mib: 2500 }
             }
             Self::Bases => Figures {
                 what: "make base images of Debian's packages",
