@@ -302,7 +302,7 @@ impl Options {
         Ok(Built { parts, images })
     }
 
-    /// Runs the suites of one boot of the metal, and adds the time of each to `steps`.
+    /// Runs the suites of one boot of the metal, and adds the time of each to `took`.
     fn boot(
         &self,
         cache: &Cache,
