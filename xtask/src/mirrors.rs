@@ -9,16 +9,13 @@ use crate::command;
 /// The keys that sign the suites.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// The mirror that this machine's apt uses for Debian itself.
-pub(crate) fn mirror() -> Result<String> {
-    first_mirror(&repositories()?, "Debian").context(
+/// The mirror that this machine's apt uses for Debian itself, and the mirror of security updates, if it uses any.
+pub(crate) fn mirrors() -> Result<(String, Option<String>)> {
+    let repositories = repositories()?;
+    let own = first_mirror(&repositories, "Debian").context(
         "apt on this machine knows no Debian mirror, so nothing can be downloaded; add one to its sources and run apt-get update",
-    )
-}
-
-/// The mirror of Debian's security updates, if this machine uses any.
-pub(crate) fn security_mirror() -> Result<Option<String>> {
-    Ok(first_mirror(&repositories()?, "Debian-Security"))
+    )?;
+    Ok((own, first_mirror(&repositories, "Debian-Security")))
 }
 
 /// Debian's repositories in this machine's apt, one per line: label and address.

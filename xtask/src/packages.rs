@@ -217,7 +217,7 @@ fn install_with_backports(cache: &Cache, names: &[&str]) -> Result<()> {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let codename = codename(&release).context("/etc/os-release names no Debian release")?;
     progress::note(&format!("   the release's own versions do not fit; trying {codename}-backports"));
-    let line = mirrors::source_line(&mirrors::mirror()?, &format!("{codename}-backports"));
+    let line = mirrors::source_line(&mirrors::mirrors()?.0, &format!("{codename}-backports"));
     let folder = sources_with(cache, &line)?;
     let sources = vec!["-o".to_string(), format!("Dir::Etc::sourceparts={}", folder.display())];
     update(&sources)?;

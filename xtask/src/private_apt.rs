@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::cache::{Cache, content_key};
 use crate::command;
-use crate::mirrors::{mirror, security_mirror, source_line};
+use crate::mirrors::{self, source_line};
 use crate::packages;
 use crate::progress;
 
@@ -166,11 +166,11 @@ fn unpack_only_deb(folder: &Path) -> Result<()> {
 
 /// The mirror that this machine's apt uses for Debian itself, and the one for security updates, if it uses any.
 pub(crate) fn mirrors() -> Result<(String, Option<String>)> {
-    if mirror().is_err() {
-        // A fresh installation has no lists, which are needed to recognise Debian's mirror.
+    mirrors::mirrors().or_else(|_| {
+        // A fresh image comes without lists; they say which mirror is Debian's.
         packages::refresh_lists()?;
-    }
-    Ok((mirror()?, security_mirror()?))
+        mirrors::mirrors()
+    })
 }
 
 /// Path of an architecture's private apt root in the cache.

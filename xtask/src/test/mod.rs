@@ -258,15 +258,9 @@ impl Options {
             parts.add_file_system(cache)?;
             parts.add_guest_os(cache, cross, PROFILE)?;
             for (link, profile) in [(Link::Static, PROFILE), (Link::Dynamic, daemon::PROFILE)] {
-                let linked = suites.iter().filter(|suite| suite.link == link);
-                let (library, mut programs) =
-                    linked.fold((Vec::new(), Vec::new()), |(mut library, mut programs), suite| {
-                        let Suite { package, executable, name, .. } = *suite;
-                        let list =
-                            if executable == Executable::LibraryTest { &mut library } else { &mut programs };
-                        list.push(Wanted { package, executable, name });
-                        (library, programs)
-                    });
+                let linked = suites.iter().filter(|suite| suite.link == link).map(Suite::program);
+                let (library, mut programs): (Vec<Wanted<'_>>, Vec<Wanted<'_>>) =
+                    linked.partition(|program| program.executable == Executable::LibraryTest);
                 for Wanted { package, executable, name } in library {
                     parts.build(cache, cross, profile, (package, executable), name)?;
                 }
@@ -278,14 +272,11 @@ impl Options {
                 }
                 // Always the same packages, whatever is built of them: other packages ask for other features, with which
                 // dependencies are compiled anew.
-                let packages: Vec<&str> =
+                let mut packages: Vec<&str> =
                     SUITES.iter().filter(|suite| suite.link == link).map(|suite| suite.package).collect();
-                let packages = match link {
-                    Link::Dynamic => {
-                        [packages, daemon::PROGRAMS.map(|program| program.package).to_vec()].concat()
-                    }
-                    Link::Static | Link::Own => packages,
-                };
+                if link == Link::Dynamic {
+                    packages.extend(daemon::PROGRAMS.map(|program| program.package));
+                }
                 parts.build_several(cache, cross, (link, profile), (&programs, &packages))?;
             }
             match foreign {

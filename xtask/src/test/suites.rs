@@ -1,7 +1,7 @@
 //! The programs with tests that run on the metal.
 
 use super::{Cpu, daemon};
-use crate::parts::Executable;
+use crate::parts::{Executable, Wanted};
 use crate::toolchain::Link;
 
 /// The tests of one cargo target.
@@ -162,6 +162,11 @@ impl System {
 }
 
 impl Suite {
+    /// Its program.
+    pub(super) fn program(&self) -> Wanted<'static> {
+        Wanted { package: self.package, executable: self.executable, name: self.name }
+    }
+
     /// The suite with this name.
     pub(super) fn named(name: &str) -> Result<Self, String> {
         SUITES.into_iter().find(|suite| suite.name == name).ok_or_else(|| {
