@@ -167,7 +167,7 @@ fn unpack_only_deb(folder: &Path) -> Result<()> {
 /// The mirror that this machine's apt uses for Debian itself, and the one for security updates, if it uses any.
 pub(crate) fn mirrors() -> Result<(String, Option<String>)> {
     mirrors::mirrors().or_else(|_| {
-        // A fresh image comes without lists; they say which mirror is Debian's.
+        // A fresh installation has no lists, which are needed to recognise Debian's mirror.
         packages::refresh_lists()?;
         mirrors::mirrors()
     })
