@@ -67,7 +67,7 @@ pub(super) fn app(text: &[u8], request: &BuildRequest) -> Result<App, BuildError
             )));
         }
     }
-    let container = config.iter().filter(|(name, value)| KEPT.contains(&name.as_str()) && !value.is_null());
+    let container = config.iter().filter(|(name, value)| KEPT.contains(&name.as_str()) && !is_empty(value));
     Ok(App {
         arguments,
         environment,
@@ -75,6 +75,17 @@ pub(super) fn app(text: &[u8], request: &BuildRequest) -> Result<App, BuildError
         user: text("User"),
         container: container.map(|(name, value)| (name.clone(), value.clone())).collect(),
     })
+}
+
+/// Whether a field says nothing. Docker's format has some fields in every image, empty where the Dockerfile does not set them.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::String(text) => text.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 /// Keeps the last variable of each name, in the order in which names first appear.
@@ -135,6 +146,15 @@ mod tests {
         assert!(app.environment.contains(&"AWS_LAMBDA_MICROVM_IMAGE_VERSION=1.0".to_owned()));
         assert_eq!(app.environment.iter().filter(|entry| entry.starts_with("AWS_REGION=")).count(), 1);
         assert_eq!((app.working_directory.as_str(), app.user.as_str()), ("/srv", "app:app"));
+        assert_eq!(app.container.keys().collect::<Vec<_>>(), ["Healthcheck", "Volumes"]);
+    }
+
+    #[test]
+    fn a_field_that_is_there_and_empty_says_nothing() {
+        let text = DESCRIPTION
+            .replace("\"Labels\":null", "\"Labels\":{},\"OnBuild\":[],\"Shell\":[],\"StopSignal\":\"\"");
+        assert!(text.contains("OnBuild"));
+        let app = app(text.as_bytes(), &request()).unwrap();
         assert_eq!(app.container.keys().collect::<Vec<_>>(), ["Healthcheck", "Volumes"]);
     }
 

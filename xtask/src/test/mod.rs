@@ -39,7 +39,7 @@ use crate::rocksdb;
 use crate::toolchain::{self, Cross, Link, TARGET};
 use crate::tools::Tool;
 use foreign::Foreign;
-use plan::{Boot, Lane};
+use plan::{Boot, Lane, Room};
 use script::Run;
 use suites::{SUITES, Suite, System};
 
@@ -196,7 +196,7 @@ impl Options {
         self.run_suites(cache, &built, (&[suite], &[Cpu::NeoverseN1]), steps)
     }
 
-    /// Runs suites on the metal, on two boots at once if there is enough memory for both.
+    /// Runs suites on the metal, on two boots at once if this machine has room for both.
     fn run_suites(
         &self,
         cache: &Cache,
@@ -204,7 +204,7 @@ impl Options {
         (suites, processors): (&[Suite], &[Cpu]),
         steps: &mut Steps,
     ) -> Result<()> {
-        let emulated = if metal::kvm_is_usable() { None } else { first_run::available_mib() };
+        let emulated = if metal::kvm_is_usable() { None } else { Room::here() };
         let lanes = plan::lanes(suites, processors, emulated);
         let stop = Arc::new(AtomicBool::new(false));
         steps.run_with_inner("tests on the metal", || {
