@@ -98,7 +98,7 @@ async fn a_step_writes_a_gigabyte_into_the_smallest_disk() {
         "gigabyte",
         "FROM hearth/debian:13\n\
          RUN <<EOF\n\
-         head -c 1G /dev/zero | tr '\\0' x > /large && stat -c %s /large && truncate -s 64M /large\n\
+         yes | head -c 1G > /large && stat -c %s /large && truncate -s 64M /large\n\
          EOF\n\
          RUN --mount=type=bind,source=.,target=/context grep -q FROM /context/Dockerfile\n\
          CMD stat -c 'kept %s' /large && df --output=size -B1 / && exec sleep infinity\n",

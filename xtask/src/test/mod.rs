@@ -355,7 +355,8 @@ impl Options {
     /// The program and arguments of a suite.
     fn program(&self, metal: &Metal, boot: &Boot, suite: &Suite, processors: &[Cpu]) -> Run {
         let own = self.arguments.iter().map(String::as_str);
-        let arguments = ["--test-threads=1"]
+        let threads = format!("--test-threads={}", suite.at_once);
+        let arguments = [threads.as_str()]
             .into_iter()
             .chain(suite.part(boot.cpu, self.full).iter().copied())
             .chain(own);

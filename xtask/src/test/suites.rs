@@ -23,6 +23,9 @@ pub(super) struct Suite {
     pub(super) natively: bool,
     /// The processors that it runs on.
     pub(super) processors: Processors,
+    /// How many of its tests run at the same time: two if none of them looks at what the others leave on the metal. One guest seldom
+    /// keeps both processors of the metal busy.
+    pub(super) at_once: u8,
 }
 
 /// Requirements of a suite on the metal, in addition to the monitor, the test guest and the guest OS.
@@ -63,6 +66,7 @@ pub(super) const SUITES: [Suite; 9] = [
         link: Link::Static,
         natively: true,
         processors: Processors::One,
+        at_once: 1,
     },
     Suite {
         name: "store",
@@ -73,6 +77,7 @@ pub(super) const SUITES: [Suite; 9] = [
         link: Link::Dynamic,
         natively: false,
         processors: Processors::One,
+        at_once: 1,
     },
     Suite {
         name: "network",
@@ -83,6 +88,7 @@ pub(super) const SUITES: [Suite; 9] = [
         link: Link::Dynamic,
         natively: true,
         processors: Processors::One,
+        at_once: 1,
     },
     Suite {
         name: "guest",
@@ -93,6 +99,7 @@ pub(super) const SUITES: [Suite; 9] = [
         link: Link::Static,
         natively: false,
         processors: Processors::One,
+        at_once: 2,
     },
     Suite {
         name: "jail",
@@ -103,6 +110,7 @@ pub(super) const SUITES: [Suite; 9] = [
         link: Link::Static,
         natively: true,
         processors: Processors::Each,
+        at_once: 1,
     },
     Suite {
         name: "monitor",
@@ -121,6 +129,7 @@ pub(super) const SUITES: [Suite; 9] = [
             "lifecycle::",
             "snapshots::",
         ]),
+        at_once: 2,
     },
     Suite {
         name: "images",
@@ -131,6 +140,7 @@ pub(super) const SUITES: [Suite; 9] = [
         link: Link::Dynamic,
         natively: false,
         processors: Processors::One,
+        at_once: 1,
     },
     Suite {
         name: "platform",
@@ -141,6 +151,7 @@ pub(super) const SUITES: [Suite; 9] = [
         link: Link::Dynamic,
         natively: false,
         processors: Processors::One,
+        at_once: 1,
     },
     Suite {
         name: "daemon",
@@ -151,6 +162,7 @@ pub(super) const SUITES: [Suite; 9] = [
         link: Link::Dynamic,
         natively: false,
         processors: Processors::One,
+        at_once: 1,
     },
 ];
 
