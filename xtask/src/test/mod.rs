@@ -356,10 +356,8 @@ impl Options {
     fn program(&self, metal: &Metal, boot: &Boot, suite: &Suite, processors: &[Cpu]) -> Run {
         let own = self.arguments.iter().map(String::as_str);
         let threads = format!("--test-threads={}", suite.at_once);
-        let arguments = [threads.as_str()]
-            .into_iter()
-            .chain(suite.part(boot.cpu, self.full).iter().copied())
-            .chain(own);
+        let arguments =
+            [threads.as_str()].into_iter().chain(suite.part(boot.cpu, self.full).iter().copied()).chain(own);
         let words = if suite.name == suites::FOREIGN && self.only.is_none() {
             Foreign::words(metal, suite.name)
         } else {
