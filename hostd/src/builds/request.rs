@@ -1,16 +1,16 @@
 //! Converts a version's configuration into a build request.
 
 use hearth_host::network::Egress;
-use hearth_host::roles::RoleUse;
 use hearth_host::shape::{Burst, MemoryClass};
 use hearth_image_builder::build::{BuildRequest, Platform};
 use hearth_image_builder::image::{HookSettings, Hooks};
+use hearth_model::connector::Connector;
+use hearth_model::role::RoleUse;
+use hearth_model::version::ImageVersion;
 use hearth_proto::microvms::v1::{
     Capability, HookState, Hooks as ApiHooks, MicrovmImageVersion, code_artifact,
 };
 use hearth_proto::store::v1::VersionRecord;
-
-use crate::lifecycle::image::version_number;
 
 /// Default timeouts of hooks in seconds (docs/behaviour.md, "Hooks").
 pub mod defaults {
@@ -22,20 +22,18 @@ pub mod defaults {
     pub const RUNTIME: i32 = 1;
 }
 
-/// Name of the egress connector without any access to networks.
-pub const NO_EGRESS: &str = "NO_EGRESS";
-
 /// The build request for a version. The configuration was validated when it was accepted; values that are invalid
 /// nevertheless are replaced by their defaults.
 #[must_use]
 pub fn build_request(record: &VersionRecord, region: &str, burst: Burst) -> BuildRequest {
     let version = record.version.clone().unwrap_or_default();
     let artifact = version.code_artifact.as_ref().and_then(|artifact| artifact.artifact.as_ref());
+    let base = version.base_image_version.as_deref().and_then(ImageVersion::parse);
     BuildRequest {
         artifact: artifact.map(|code_artifact::Artifact::Uri(uri)| uri.clone()).unwrap_or_default(),
         build_role: (!version.build_role_arn.is_empty())
             .then(|| RoleUse::new(&record.account, &version.build_role_arn)),
-        base: version.base_image_version.as_deref().and_then(version_number).map(u64::from),
+        base: base.map(|version| version.number().into()),
         memory: memory(&version),
         burst,
         hooks: version.hooks.as_ref().map(hooks).unwrap_or_default(),
@@ -64,7 +62,7 @@ pub fn memory(version: &MicrovmImageVersion) -> MemoryClass {
 /// The egress of microVMs with these egress connectors.
 #[must_use]
 pub fn egress(connectors: &[String]) -> Egress {
-    let leads_nowhere = |arn: &String| arn.rsplit(':').next() == Some(NO_EGRESS);
+    let leads_nowhere = |arn: &String| Connector::of_arn(arn) == Some(Connector::NoEgress);
     if connectors.iter().any(leads_nowhere) { Egress::None } else { Egress::Internet }
 }
 
@@ -90,6 +88,7 @@ pub fn hooks(hooks: &ApiHooks) -> Hooks {
 
 #[cfg(test)]
 mod tests {
+    use hearth_model::connector;
     use hearth_proto::microvms::v1::{CodeArtifact, MicrovmHooks, MicrovmImageHooks, Resources};
 
     use super::*;
@@ -116,7 +115,7 @@ mod tests {
             }),
             resources: vec![Resources { minimum_memory_in_mib: Some(512) }],
             environment_variables: [("A".to_owned(), "b".to_owned())].into(),
-            egress_network_connectors: vec![format!("arn:aws:lambda:r:aws:network-connector:x:{NO_EGRESS}")],
+            egress_network_connectors: vec![connector::arn("r", Connector::NoEgress.name())],
             additional_os_capabilities: vec![Capability::All.into()],
             ..Default::default()
         };

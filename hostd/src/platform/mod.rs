@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hearth_host::agent::exec::{Events, Stdin};
-use hearth_host::roles::RoleUse;
+use hearth_model::role::RoleUse;
 use hearth_proto::microvms::v1::Hooks;
 use tokio::io::{AsyncRead, AsyncWrite};
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use hearth_host::network::Egress;
-use hearth_host::roles::RoleUse;
 use hearth_host::shape::{Burst, MemoryClass};
+use hearth_model::role::RoleUse;
 
 use crate::image::Hooks;
 

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use hearth_host::network::Egress;
-use hearth_host::roles::{RoleUse, account_of, is_account};
 use hearth_host::shape::{Burst, MemoryClass};
 use hearth_image_builder::build::{BuildError, BuildRequest, Platform};
 use hearth_image_builder::image::{HookSettings, Hooks};
+use hearth_model::account::is_account;
+use hearth_model::image::ImageArn;
+use hearth_model::role::{RoleUse, account_of};
 
 use super::host::{HostOptions, NamedArtifact};
 use super::{block_on, interrupted, progress};
@@ -173,7 +175,7 @@ impl Build {
     fn request(&self, artifact: String) -> BuildRequest {
         let of_role = self.build_role.as_deref().and_then(account_of);
         let account = self.account.as_deref().or(of_role).unwrap_or(NO_ACCOUNT);
-        let arn = format!("arn:aws:lambda:{}:{account}:microvm-image:{}", self.region, self.name);
+        let arn = ImageArn::new(&self.region, account, &self.name).to_string();
         BuildRequest {
             artifact,
             build_role: self.build_role.as_ref().map(|role_arn| RoleUse::new(account, role_arn)),

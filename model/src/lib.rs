@@ -1,0 +1,16 @@
+//! The vocabulary that the client, the daemon and the image builder share. This crate does no I/O and knows no wire
+//! format: it has types, their text forms, and the rules that these texts follow.
+//!
+//! * [`account`], [`id`] – accounts and ids
+//! * [`arn`] – what all ARNs have in common; [`image`], [`connector`], [`role`] – what ARNs name
+//! * [`version`] – versions of images
+
+#![forbid(unsafe_code)]
+
+pub mod account;
+pub mod arn;
+pub mod connector;
+pub mod id;
+pub mod image;
+pub mod role;
+pub mod version;
