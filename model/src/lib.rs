@@ -3,6 +3,7 @@
 //!
 //! * [`account`], [`id`] – accounts and ids
 //! * [`arn`] – what all ARNs have in common; [`image`], [`connector`], [`role`] – what ARNs name
+//! * [`hooks`] – lifecycle hooks of apps
 //! * [`version`] – versions of images
 
 #![forbid(unsafe_code)]
@@ -10,6 +11,7 @@
 pub mod account;
 pub mod arn;
 pub mod connector;
+pub mod hooks;
 pub mod id;
 pub mod image;
 pub mod role;

@@ -77,7 +77,8 @@ async fn make_durable(root: &Path, folder: &Path) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use hearth_image_builder::failure::{HookFailure, ImageHook, StateReason};
+    use hearth_image_builder::failure::StateReason;
+    use hearth_model::hooks::{HookOutcome, ImageHook};
 
     use super::*;
 
@@ -94,8 +95,8 @@ mod tests {
 
     #[test]
     fn the_user_reads_the_reason_and_the_operator_what_exactly() {
-        let reason =
-            StateReason::Hook(ImageHook::Ready, HookFailure::TimedOut(std::time::Duration::from_secs(300)));
+        let timeout = std::time::Duration::from_secs(300);
+        let reason = StateReason::Hook { hook: ImageHook::Ready, outcome: HookOutcome::TimedOut, timeout };
         let error = BuildError::Failed { reason, detail: "after 12 tries".into() };
         let failed = failure(&error);
         assert_eq!(failed.reason, "Ready hook invocation timed out after PT5M");

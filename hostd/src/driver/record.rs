@@ -6,6 +6,7 @@ use hearth_proto::store::v1::{MicrovmRecord, Phase};
 use prost_types::Timestamp;
 
 use crate::clock;
+use crate::hooks;
 use crate::lifecycle::microvm::State;
 use crate::platform::{Artifact, LogTarget, Spec};
 use crate::records::{self, Expiry};
@@ -88,7 +89,7 @@ pub fn spec(record: &MicrovmRecord) -> Spec {
         image_version: microvm.image_version,
         artifact: artifact(record),
         memory_mib: record.memory_mib,
-        hooks: record.hooks,
+        hooks: record.hooks.as_ref().map(hooks::enabled).unwrap_or_default(),
         execution_role_arn: microvm.execution_role_arn,
         egress: if record.internet_egress { Egress::Internet } else { Egress::None },
         log: (!record.log_group.is_empty())

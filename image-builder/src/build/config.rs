@@ -106,7 +106,7 @@ mod tests {
             memory: MemoryClass::DEFAULT,
             burst: Burst::NONE,
             environment: [("LANG".to_owned(), "C".to_owned())].into(),
-            hooks: crate::image::Hooks::default(),
+            hooks: hearth_model::hooks::Hooks::default(),
             all_capabilities: false,
             egress: Egress::Internet,
             platform: Platform {

@@ -289,7 +289,7 @@ mod tests {
             memory: MemoryClass::DEFAULT,
             burst: Burst::NONE,
             environment: [].into(),
-            hooks: crate::image::Hooks::default(),
+            hooks: hearth_model::hooks::Hooks::default(),
             all_capabilities: false,
             egress: Egress::Internet,
             platform: Platform {

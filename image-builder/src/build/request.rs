@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use hearth_host::network::Egress;
 use hearth_host::shape::{Burst, MemoryClass};
+use hearth_model::hooks::Hooks;
 use hearth_model::role::RoleUse;
-
-use crate::image::Hooks;
 
 /// The request to build an image.
 #[derive(Clone, Debug)]

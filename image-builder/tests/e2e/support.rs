@@ -17,7 +17,8 @@ use hearth_image_builder::build::settings::BuilderLimits;
 use hearth_image_builder::build::{
     BuildError, BuildRequest, Builder, Event, LogStream, Platform, Settings, Step, Trial,
 };
-use hearth_image_builder::image::{HookSettings, Hooks, Image};
+use hearth_image_builder::image::Image;
+use hearth_model::hooks::{HookSettings, Hooks};
 use hearth_vmm::jail::JailConfig;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
