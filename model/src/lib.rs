@@ -4,6 +4,7 @@
 //! * [`account`], [`id`] – accounts and ids
 //! * [`arn`] – what all ARNs have in common; [`image`], [`connector`], [`role`] – what ARNs name
 //! * [`hooks`] – lifecycle hooks of apps
+//! * [`shape`] – memory classes
 //! * [`version`] – versions of images
 
 #![forbid(unsafe_code)]
@@ -15,4 +16,5 @@ pub mod hooks;
 pub mod id;
 pub mod image;
 pub mod role;
+pub mod shape;
 pub mod version;

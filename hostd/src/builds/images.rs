@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use hearth_host::shape::Burst;
+use hearth_model::shape::Burst;
 use hearth_proto::microvms::v1::{MicrovmImageVersion, MicrovmImageVersionStatus};
 use hearth_proto::store::v1::ImageRecord;
 use tokio::sync::{Semaphore, oneshot, watch};

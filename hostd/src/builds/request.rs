@@ -1,10 +1,10 @@
 //! Converts a version's configuration into a build request.
 
 use hearth_host::network::Egress;
-use hearth_host::shape::{Burst, MemoryClass};
 use hearth_image_builder::build::{BuildRequest, Platform};
 use hearth_model::connector::Connector;
 use hearth_model::role::RoleUse;
+use hearth_model::shape::{Burst, MemoryClass};
 use hearth_model::version::ImageVersion;
 use hearth_proto::microvms::v1::{Capability, MicrovmImageVersion, code_artifact};
 use hearth_proto::store::v1::VersionRecord;

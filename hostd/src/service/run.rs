@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use hearth_model::connector::Connector;
 use hearth_model::id::MicrovmId;
 use hearth_model::image::ImageName;
+use hearth_model::shape::MemoryClass;
 use hearth_model::version::ImageVersion;
 use hearth_proto::microvms::v1 as proto;
 use hearth_proto::store::v1::{ImageRecord, MicrovmRecord, Phase, VersionRecord};
@@ -28,8 +29,6 @@ use crate::store::{Batch, Scan, Table};
 
 /// Number of attempts to launch when a record changes in the meantime.
 const ATTEMPTS: u32 = 8;
-/// Memory of a microVM whose version names no memory class, in MiB.
-const DEFAULT_MEMORY_MIB: u32 = 2048;
 /// Number of entries of the index of artifact uses that are read at a time.
 const USES: usize = 1000;
 
@@ -173,7 +172,7 @@ impl Service {
             phase: Phase::Launching.into(),
             image_name: source.image.name.clone(),
             build_id: source.build_id.clone(),
-            memory_mib: memory.and_then(|mib| u32::try_from(mib).ok()).unwrap_or(DEFAULT_MEMORY_MIB),
+            memory_mib: memory.and_then(|mib| u32::try_from(mib).ok()).unwrap_or(MemoryClass::DEFAULT.mib()),
             hooks: version.hooks,
             run_hook_payload: payload,
             logging: request.logging.clone(),

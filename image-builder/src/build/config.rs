@@ -93,7 +93,7 @@ fn last_wins(variables: impl Iterator<Item = String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use hearth_host::network::Egress;
-    use hearth_host::shape::{Burst, MemoryClass};
+    use hearth_model::shape::{Burst, MemoryClass};
 
     use super::*;
     use crate::build::Platform;

@@ -275,8 +275,8 @@ fn rename_new(from: &Path, to: &Path) -> Result<(), BuildError> {
 #[cfg(test)]
 mod tests {
     use hearth_host::roles::RolesConfig;
-    use hearth_host::shape::{Burst, MemoryClass};
     use hearth_model::role::{RoleUse, role_arn};
+    use hearth_model::shape::{Burst, MemoryClass};
 
     use super::*;
     use crate::build::Platform;

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use hearth_host::network::Egress;
-use hearth_host::shape::{Burst, MemoryClass};
 use hearth_image_builder::build::{BuildError, BuildRequest, Platform};
 use hearth_model::account::is_account;
 use hearth_model::hooks::{DEFAULT_PORT, Hook, HookSettings, Hooks, ImageHook};
 use hearth_model::image::ImageArn;
 use hearth_model::role::{RoleUse, account_of};
+use hearth_model::shape::{Burst, MemoryClass};
 
 use super::host::{HostOptions, NamedArtifact};
 use super::{block_on, interrupted, progress};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use hearth_host::shape::{MemoryClass, Shape};
 use hearth_model::hooks::Hooks;
+use hearth_model::shape::{MemoryClass, Shape};
 use hearth_proto::guest::v1 as proto;
 use serde::{Deserialize, Serialize};
 

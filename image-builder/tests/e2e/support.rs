@@ -10,7 +10,6 @@ use std::time::Duration;
 use hearth_host::dns::DnsConfig;
 use hearth_host::network::{Egress, NetworkConfig};
 use hearth_host::roles::{RoleProvider, RolesConfig};
-use hearth_host::shape::{Burst, MemoryClass};
 use hearth_image_builder::artifact::{ArtifactConfig, Fetcher};
 use hearth_image_builder::build::event::Sink;
 use hearth_image_builder::build::settings::BuilderLimits;
@@ -19,6 +18,7 @@ use hearth_image_builder::build::{
 };
 use hearth_image_builder::image::Image;
 use hearth_model::hooks::{HookSettings, Hooks};
+use hearth_model::shape::{Burst, MemoryClass};
 use hearth_vmm::jail::JailConfig;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use hearth_host::shape::Burst;
 use hearth_image_builder::build::event::Sink;
 use hearth_image_builder::build::{Event, LogStream, Step};
+use hearth_model::shape::Burst;
 use hearth_proto::guest::v1::LogSource;
 use hearth_proto::microvms::v1::{CodeArtifact, MicrovmImageVersion, SnapshotBuild, code_artifact};
 use hearth_proto::store::v1::{ArtifactRecord, ImageRecord, VersionRecord};

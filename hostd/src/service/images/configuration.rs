@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use hearth_base::Catalogue;
-use hearth_host::shape::MemoryClass;
 use hearth_image_builder::artifact::{ArtifactConfig, ArtifactSource, ArtifactUriError};
 use hearth_model::connector::Connector;
+use hearth_model::shape::MemoryClass;
 use hearth_model::version::ImageVersion;
 use hearth_proto::microvms::v1::{
     CodeArtifact, CreateMicrovmImageRequest, HookState, Hooks, MicrovmImageVersion, Resources,
