@@ -59,6 +59,22 @@ macro_rules! ids {
 ids! {
     /// Id of a microVM, like `microvm-UUID`.
     MicrovmId;
+    /// Id of an account: 12 digits.
+    AccountId;
+    /// Id of an image, which no other image has, not even a later one with the same name.
+    ImageUid;
+    /// Id of a build.
+    BuildId;
+}
+
+/// Greatest length of an id that is a part of a path.
+const MAX_COMPONENT: usize = 128;
+
+/// Whether a text can be a component of a path: the name of a file or folder, which is neither hidden nor leads elsewhere.
+#[must_use]
+pub fn is_path_component(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    (1..=MAX_COMPONENT).contains(&text.len()) && !text.starts_with('.') && text.bytes().all(plain)
 }
 
 /// Length of a UUID's text.
@@ -84,6 +100,16 @@ impl MicrovmId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_component_of_a_path_stays_in_its_folder() {
+        for name in ["microvm-1", "a", "A_b.c", &"x".repeat(128)] {
+            assert!(is_path_component(name), "{name:?}");
+        }
+        for name in ["", ".", "..", "../x", "a/b", "/etc", ".hidden", "a\0", "ü", &"x".repeat(129)] {
+            assert!(!is_path_component(name), "{name:?}");
+        }
+    }
 
     #[test]
     fn an_id_of_a_microvm_is_a_prefix_and_a_uuid() {

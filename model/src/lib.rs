@@ -3,6 +3,7 @@
 //!
 //! * [`account`], [`id`] – accounts and ids
 //! * [`arn`] – what all ARNs have in common; [`image`], [`connector`], [`role`] – what ARNs name
+//! * [`build`] – the files of builds
 //! * [`hooks`] – lifecycle hooks of apps
 //! * [`shape`] – memory classes
 //! * [`version`] – versions of images
@@ -11,6 +12,7 @@
 
 pub mod account;
 pub mod arn;
+pub mod build;
 pub mod connector;
 pub mod hooks;
 pub mod id;

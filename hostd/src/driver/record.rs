@@ -1,6 +1,7 @@
 //! Conversions between a microVM's record, the state of its machine and the platform's spec.
 
 use hearth_host::network::Egress;
+use hearth_model::build::Artifact;
 use hearth_proto::microvms::v1::Microvm;
 use hearth_proto::store::v1::{MicrovmRecord, Phase};
 use prost_types::Timestamp;
@@ -8,7 +9,7 @@ use prost_types::Timestamp;
 use crate::clock;
 use crate::hooks;
 use crate::lifecycle::microvm::State;
-use crate::platform::{Artifact, LogTarget, Spec};
+use crate::platform::{LogTarget, Spec};
 use crate::records::{self, Expiry};
 use crate::store::{Batch, Table};
 
@@ -103,10 +104,10 @@ pub fn spec(record: &MicrovmRecord) -> Spec {
 #[must_use]
 pub fn artifact(record: &MicrovmRecord) -> Artifact {
     Artifact {
-        account: record.account.clone(),
-        image_uid: record.image_uid.clone(),
+        account: record.account.clone().into(),
+        image_uid: record.image_uid.clone().into(),
         version: record.version_number,
-        build_id: record.build_id.clone(),
+        build_id: record.build_id.clone().into(),
     }
 }
 

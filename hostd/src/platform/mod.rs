@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use hearth_host::agent::exec::{Events, Stdin};
+use hearth_model::build::Artifact;
 use hearth_model::hooks::{Hook, HookOutcome, Hooks};
 use hearth_model::role::RoleUse;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -60,19 +61,6 @@ impl Spec {
     pub fn execution_role(&self) -> Option<RoleUse> {
         self.execution_role_arn.as_ref().map(|role_arn| RoleUse::new(&self.account, role_arn))
     }
-}
-
-/// Identifies the files of a build.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Artifact {
-    /// Account that owns the image.
-    pub account: String,
-    /// The image's uid.
-    pub image_uid: String,
-    /// Number of the version.
-    pub version: u32,
-    /// Id of the build.
-    pub build_id: String,
 }
 
 /// A log stream.
