@@ -7,7 +7,7 @@
 //! ```
 //!
 //! * [`api`] – wire mapping; [`access`] – who calls, and what they may
-//! * [`operation`] – the names of operations, and the requests that call them
+//! * [`operation`] – the requests of the operations
 //! * [`service`] – what each operation does: validation, idempotency, cursors, quotas, errors
 //! * [`lifecycle`] – the lifecycles of microVMs and images, as pure state machines
 //! * [`driver`] – a task per microVM that executes the steps of its state machine, and recovery after a restart

@@ -5,6 +5,7 @@
 //! * [`arn`] – what all ARNs have in common; [`image`], [`connector`], [`role`] – what ARNs name
 //! * [`build`] – the files of builds
 //! * [`hooks`] – lifecycle hooks of apps
+//! * [`operation`] – the operations of the API, by name
 //! * [`shape`] – memory classes
 //! * [`version`] – versions of images
 
@@ -17,6 +18,7 @@ pub mod connector;
 pub mod hooks;
 pub mod id;
 pub mod image;
+pub mod operation;
 pub mod role;
 pub mod shape;
 pub mod version;
