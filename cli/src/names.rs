@@ -1,5 +1,10 @@
 //! Short names instead of ARNs, and the beginnings of microVM ids instead of whole ones.
 
+use hearth_model::arn::is_arn;
+use hearth_model::connector::{self, Connector};
+use hearth_model::id::MicrovmId;
+use hearth_model::image::ImageArn;
+use hearth_model::role::role_arn;
 use hearth_proto::host::v1::{GetHostStatusRequest, HostStatus};
 use hearth_proto::microvms::v1::{ListMicrovmsRequest, MicrovmItem, MicrovmState};
 
@@ -7,21 +12,10 @@ use crate::connect::Client;
 use crate::error::Failure;
 use crate::pages::{self, PAGE};
 
-/// Prefix of microVMs' ids; a UUID follows.
-const MICROVM: &str = "microvm-";
-const UUID_LENGTH: usize = 36;
 /// Default build role.
 const BUILD_ROLE: &str = "hearth-build";
 /// Number of microVMs that are listed for an ambiguous prefix.
 const CANDIDATES: usize = 3;
-
-/// The last part of an ARN of an image, role or connector; other text unchanged.
-pub(crate) fn short(arn: &str) -> &str {
-    if !arn.starts_with("arn:") {
-        return arn;
-    }
-    arn.rsplit([':', '/']).next().unwrap_or(arn)
-}
 
 /// Splits `NAME:VERSION`, unless the text is an ARN.
 pub(crate) fn with_version(text: &str) -> (&str, Option<&str>) {
@@ -48,7 +42,7 @@ impl Client {
 
     /// `text` if it is an ARN, else the ARN that `make` makes; `text` also if the caller may not read region and account.
     async fn arn(&self, text: &str, make: impl FnOnce(&HostStatus) -> String) -> Result<String, Failure> {
-        if text.starts_with("arn:") {
+        if is_arn(text) {
             return Ok(text.to_owned());
         }
         match self.host_status().await {
@@ -60,18 +54,17 @@ impl Client {
 
     /// The ARN of one of the account's images.
     pub(crate) async fn image(&self, name: &str) -> Result<String, Failure> {
-        self.arn(name, |host| format!("arn:aws:lambda:{}:{}:microvm-image:{name}", host.region, host.account))
-            .await
+        self.arn(name, |host| ImageArn::new(&host.region, &host.account, name).to_string()).await
     }
 
     /// The ARN of a base image.
     pub(crate) async fn base(&self, name: &str) -> Result<String, Failure> {
-        self.arn(name, |host| format!("arn:aws:lambda:{}:aws:microvm-image:{name}", host.region)).await
+        self.arn(name, |host| ImageArn::base(&host.region, name).to_string()).await
     }
 
     /// The ARN of a role.
     pub(crate) async fn role(&self, name: &str) -> Result<String, Failure> {
-        self.arn(name, |host| format!("arn:aws:iam::{}:role/{name}", host.account)).await
+        self.arn(name, |host| role_arn(&host.account, name)).await
     }
 
     /// The ARN of a build's role, by default that of the default build role.
@@ -84,14 +77,11 @@ impl Client {
         let mut arns = Vec::with_capacity(names.len());
         for name in names {
             let known = match name.as_str() {
-                "internet" => "INTERNET_EGRESS",
-                "none" => "NO_EGRESS",
+                "internet" => Connector::InternetEgress.name(),
+                "none" => Connector::NoEgress.name(),
                 other => other,
             };
-            let make = |host: &HostStatus| {
-                format!("arn:aws:lambda:{}:aws:network-connector:aws-network-connector:{known}", host.region)
-            };
-            arns.push(self.arn(known, make).await?);
+            arns.push(self.arn(known, |host| connector::arn(&host.region, known)).await?);
         }
         Ok(arns)
     }
@@ -121,7 +111,7 @@ impl Client {
         let mut items = None;
         let mut ids: Vec<String> = Vec::with_capacity(beginnings.len());
         for beginning in beginnings {
-            let id = if is_whole(beginning) {
+            let id = if MicrovmId::is_whole(beginning) {
                 beginning.clone()
             } else {
                 if items.is_none() {
@@ -143,10 +133,6 @@ impl Client {
     }
 }
 
-fn is_whole(id: &str) -> bool {
-    id.strip_prefix(MICROVM).is_some_and(|uuid| uuid.len() == UUID_LENGTH)
-}
-
 /// The only microVM whose id has this prefix, with or without `microvm-`. Living ones take precedence over those that have ended.
 fn find(beginning: &str, items: &[MicrovmItem]) -> Result<String, Failure> {
     if beginning.is_empty() {
@@ -154,7 +140,8 @@ fn find(beginning: &str, items: &[MicrovmItem]) -> Result<String, Failure> {
     }
     let begins = |item: &&MicrovmItem| {
         let id = item.microvm_id.as_str();
-        id.starts_with(beginning) || id.strip_prefix(MICROVM).is_some_and(|uuid| uuid.starts_with(beginning))
+        id.starts_with(beginning)
+            || id.strip_prefix(MicrovmId::PREFIX).is_some_and(|uuid| uuid.starts_with(beginning))
     };
     let found: Vec<_> = items.iter().filter(begins).collect();
     let alive: Vec<_> = found.iter().copied().filter(|item| !has_ended(item.state)).collect();
@@ -204,10 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn short_names_are_the_ends_of_arns() {
-        assert_eq!(short("arn:aws:lambda:us-east-1:123456789012:microvm-image:demo"), "demo");
-        assert_eq!(short("arn:aws:iam::123456789012:role/team/exec"), "exec");
-        assert_eq!(short("demo"), "demo");
+    fn a_version_follows_a_name_but_not_an_arn() {
         assert_eq!(with_version("demo:2.0"), ("demo", Some("2.0")));
         assert_eq!(with_version("arn:aws:x"), ("arn:aws:x", None));
     }

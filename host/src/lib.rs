@@ -6,7 +6,6 @@
 //! * [`microvm`] – a monitor process with disks, network and agent, booted or restored
 //! * [`network`] – a network namespace with a tap per microVM, and its packet filter
 //! * [`roles`] – the credentials of a role ARN
-//! * [`shape`] – memory, CPUs and disk of a memory class
 
 pub mod agent;
 pub mod dns;
@@ -14,4 +13,3 @@ pub mod http;
 pub mod microvm;
 pub mod network;
 pub mod roles;
-pub mod shape;

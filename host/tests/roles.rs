@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use hearth_host::roles::{
-    AssumeRole, Provider, RoleError, RoleProvider, RoleUse, RolesConfig, Rule, Secret, Source, StaticKeys,
+    AssumeRole, Provider, RoleError, RoleProvider, RolesConfig, Rule, Secret, Source, StaticKeys,
 };
+use hearth_model::role::RoleUse;
 use hyper::http::Extensions;
 use hyper::{HeaderMap, Method, Uri};
 use hyper_util::rt::TokioIo;

@@ -7,11 +7,12 @@
 //! ```
 //!
 //! * [`api`] – wire mapping; [`access`] – who calls, and what they may
-//! * [`operation`] – the names of operations, and the requests that call them
+//! * [`operation`] – the requests of the operations
 //! * [`service`] – what each operation does: validation, idempotency, cursors, quotas, errors
 //! * [`lifecycle`] – the lifecycles of microVMs and images, as pure state machines
 //! * [`driver`] – a task per microVM that executes the steps of its state machine, and recovery after a restart
 //! * [`builds`] – images, their versions and builds
+//! * [`hooks`] – the hooks of an image, from what the API has
 //! * [`platform`] – makes microVMs from processes, networks and files; [`pool`] – processes and networks that are
 //!   made in advance
 //! * [`store`] – durable state; [`records`] – the store's tables and keys
@@ -30,6 +31,7 @@ pub mod config;
 pub mod daemon;
 pub mod driver;
 pub mod events;
+pub mod hooks;
 pub mod lifecycle;
 pub mod logs;
 pub mod metrics;

@@ -1,151 +1,8 @@
-//! The operations, and their request messages.
-
-use std::fmt;
+//! The request messages of operations.
 
 use hearth_proto::{host::v1 as host, microvms::v1 as microvms};
 
-/// An operation of the API, as the unit of permissions, rate limits and audit events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "they are documented in microvms.proto and host.proto")]
-pub enum Operation {
-    RunMicrovm,
-    GetMicrovm,
-    ListMicrovms,
-    SuspendMicrovm,
-    ResumeMicrovm,
-    TerminateMicrovm,
-    CreateMicrovmAuthToken,
-    CreateMicrovmShellAuthToken,
-    CreateMicrovmImage,
-    UpdateMicrovmImage,
-    GetMicrovmImage,
-    ListMicrovmImages,
-    DeleteMicrovmImage,
-    GetMicrovmImageVersion,
-    ListMicrovmImageVersions,
-    UpdateMicrovmImageVersion,
-    DeleteMicrovmImageVersion,
-    GetMicrovmImageBuild,
-    ListMicrovmImageBuilds,
-    ListManagedMicrovmImages,
-    ListManagedMicrovmImageVersions,
-    ListTags,
-    TagResource,
-    UntagResource,
-    GetHostStatus,
-    ListLogGroups,
-    ListLogStreams,
-    ReadLogs,
-    TailLogs,
-    WatchEvents,
-    WatchBuild,
-    PutArtifact,
-    BackUpStore,
-}
-
-impl Operation {
-    /// All operations: AWS's 24, then Hearth's own.
-    pub const ALL: [Self; 33] = [
-        Self::RunMicrovm,
-        Self::GetMicrovm,
-        Self::ListMicrovms,
-        Self::SuspendMicrovm,
-        Self::ResumeMicrovm,
-        Self::TerminateMicrovm,
-        Self::CreateMicrovmAuthToken,
-        Self::CreateMicrovmShellAuthToken,
-        Self::CreateMicrovmImage,
-        Self::UpdateMicrovmImage,
-        Self::GetMicrovmImage,
-        Self::ListMicrovmImages,
-        Self::DeleteMicrovmImage,
-        Self::GetMicrovmImageVersion,
-        Self::ListMicrovmImageVersions,
-        Self::UpdateMicrovmImageVersion,
-        Self::DeleteMicrovmImageVersion,
-        Self::GetMicrovmImageBuild,
-        Self::ListMicrovmImageBuilds,
-        Self::ListManagedMicrovmImages,
-        Self::ListManagedMicrovmImageVersions,
-        Self::ListTags,
-        Self::TagResource,
-        Self::UntagResource,
-        Self::GetHostStatus,
-        Self::ListLogGroups,
-        Self::ListLogStreams,
-        Self::ReadLogs,
-        Self::TailLogs,
-        Self::WatchEvents,
-        Self::WatchBuild,
-        Self::PutArtifact,
-        Self::BackUpStore,
-    ];
-
-    /// Name of the operation, as in policies.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::RunMicrovm => "RunMicrovm",
-            Self::GetMicrovm => "GetMicrovm",
-            Self::ListMicrovms => "ListMicrovms",
-            Self::SuspendMicrovm => "SuspendMicrovm",
-            Self::ResumeMicrovm => "ResumeMicrovm",
-            Self::TerminateMicrovm => "TerminateMicrovm",
-            Self::CreateMicrovmAuthToken => "CreateMicrovmAuthToken",
-            Self::CreateMicrovmShellAuthToken => "CreateMicrovmShellAuthToken",
-            Self::CreateMicrovmImage => "CreateMicrovmImage",
-            Self::UpdateMicrovmImage => "UpdateMicrovmImage",
-            Self::GetMicrovmImage => "GetMicrovmImage",
-            Self::ListMicrovmImages => "ListMicrovmImages",
-            Self::DeleteMicrovmImage => "DeleteMicrovmImage",
-            Self::GetMicrovmImageVersion => "GetMicrovmImageVersion",
-            Self::ListMicrovmImageVersions => "ListMicrovmImageVersions",
-            Self::UpdateMicrovmImageVersion => "UpdateMicrovmImageVersion",
-            Self::DeleteMicrovmImageVersion => "DeleteMicrovmImageVersion",
-            Self::GetMicrovmImageBuild => "GetMicrovmImageBuild",
-            Self::ListMicrovmImageBuilds => "ListMicrovmImageBuilds",
-            Self::ListManagedMicrovmImages => "ListManagedMicrovmImages",
-            Self::ListManagedMicrovmImageVersions => "ListManagedMicrovmImageVersions",
-            Self::ListTags => "ListTags",
-            Self::TagResource => "TagResource",
-            Self::UntagResource => "UntagResource",
-            Self::GetHostStatus => "GetHostStatus",
-            Self::ListLogGroups => "ListLogGroups",
-            Self::ListLogStreams => "ListLogStreams",
-            Self::ReadLogs => "ReadLogs",
-            Self::TailLogs => "TailLogs",
-            Self::WatchEvents => "WatchEvents",
-            Self::WatchBuild => "WatchBuild",
-            Self::PutArtifact => "PutArtifact",
-            Self::BackUpStore => "BackUpStore",
-        }
-    }
-
-    /// The operation with this name.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|operation| operation.name() == name)
-    }
-
-    /// Whether errors of the operation use the exception names of the tag operations.
-    #[must_use]
-    pub fn is_of_tags(self) -> bool {
-        matches!(self, Self::ListTags | Self::TagResource | Self::UntagResource)
-    }
-
-    /// Whether the operation only reads.
-    #[must_use]
-    pub fn is_read(self) -> bool {
-        let name = self.name();
-        ["Get", "List", "Read", "Tail", "Watch"].iter().any(|prefix| name.starts_with(prefix))
-    }
-}
-
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+pub use hearth_model::operation::Operation;
 
 /// The request message of an operation.
 pub trait Request: prost::Message + Default + Clone {
@@ -221,11 +78,9 @@ mod tests {
                 assert!(MESSAGES.contains(&method.input().full_name()), "{}", method.input().full_name());
             }
         }
-        let operations: Vec<&str> = Operation::ALL.iter().map(|operation| operation.name()).collect();
+        let mut operations: Vec<&str> = Operation::ALL.iter().map(|operation| operation.name()).collect();
         methods.sort_unstable();
-        let mut sorted = operations.clone();
-        sorted.sort_unstable();
-        assert_eq!(methods, sorted);
-        assert!(operations.iter().all(|name| Operation::named(name).map(Operation::name) == Some(*name)));
+        operations.sort_unstable();
+        assert_eq!(methods, operations);
     }
 }

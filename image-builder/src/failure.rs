@@ -6,6 +6,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use hearth_model::hooks::{HookOutcome, ImageHook};
+
 /// A documented failure code of an image build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureCode {
@@ -85,37 +87,6 @@ impl FailureCode {
     }
 }
 
-/// An image hook.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ImageHook {
-    /// `/ready`, before the snapshot.
-    Ready,
-    /// `/validate`, in a throw-away microVM restored from it.
-    Validate,
-}
-
-impl fmt::Display for ImageHook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ready => "Ready",
-            Self::Validate => "Validate",
-        })
-    }
-}
-
-/// How an image hook failed a build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum HookFailure {
-    /// The app never answered 200 within the timeout (in whole seconds).
-    TimedOut(Duration),
-    /// The app answered this status: neither 2xx, nor 503, after which the call is repeated.
-    Status(u16),
-    /// Nothing listens on the hooks' port.
-    Refused,
-    /// The connection broke, or the response was no HTTP.
-    Transport,
-}
-
 /// Why a build failed. Its `Display` is the `stateReason`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum StateReason {
@@ -124,7 +95,14 @@ pub enum StateReason {
     /// A documented code and a detail: `CODE: detail`. The detail contains no host path and no secret.
     Detailed(FailureCode, String),
     /// An image hook failed.
-    Hook(ImageHook, HookFailure),
+    Hook {
+        /// The hook.
+        hook: ImageHook,
+        /// What the app did; no success.
+        outcome: HookOutcome,
+        /// The timeout of the hook, in whole seconds.
+        timeout: Duration,
+    },
     /// The guest ended while its snapshot was being taken.
     TerminatedDuringSnapshot,
     /// The app exited by itself, with this exit status.
@@ -137,7 +115,7 @@ impl StateReason {
     pub fn code(&self) -> Option<FailureCode> {
         match self {
             Self::Code(code) | Self::Detailed(code, _) => Some(*code),
-            Self::Hook(..) | Self::TerminatedDuringSnapshot | Self::AppExited(_) => None,
+            Self::Hook { .. } | Self::TerminatedDuringSnapshot | Self::AppExited(_) => None,
         }
     }
 
@@ -163,23 +141,23 @@ impl fmt::Display for StateReason {
                 f.write_str("MicroVM terminated while its snapshot was being taken")
             }
             Self::AppExited(code) => write!(f, "Container Stopped with Exit Code: {code}"),
-            Self::Hook(hook, HookFailure::TimedOut(timeout)) => {
+            Self::Hook { hook, outcome: HookOutcome::TimedOut, timeout } => {
                 write!(f, "{hook} hook invocation timed out after {}", Iso8601(*timeout))
             }
-            Self::Hook(hook, failure) => {
+            Self::Hook { hook, outcome, .. } => {
                 write!(f, "{hook} hook check failed: ")?;
-                match failure {
-                    HookFailure::Status(400..=499) => {
+                match outcome {
+                    HookOutcome::Status(400..=499) => {
                         f.write_str("the application returned a client error (HTTP 4xx) response")
                     }
-                    HookFailure::Status(500..=599) => {
+                    HookOutcome::Status(500..=599) => {
                         f.write_str("the application returned a server error (HTTP 5xx) response")
                     }
-                    HookFailure::Status(status) => {
+                    HookOutcome::Status(status) => {
                         write!(f, "the application returned an unexpected (HTTP {status}) response")
                     }
-                    HookFailure::Refused => f.write_str("the connection was refused by the application"),
-                    HookFailure::Transport | HookFailure::TimedOut(_) => {
+                    HookOutcome::Refused => f.write_str("the connection was refused by the application"),
+                    HookOutcome::Failed(_) | HookOutcome::TimedOut | HookOutcome::Disabled => {
                         f.write_str("the application returned no valid HTTP response")
                     }
                 }
@@ -213,20 +191,26 @@ impl fmt::Display for Iso8601 {
 mod tests {
     use super::*;
 
-    fn timed_out(hook: ImageHook, seconds: u64) -> String {
-        StateReason::Hook(hook, HookFailure::TimedOut(Duration::from_secs(seconds))).to_string()
+    fn reason(hook: ImageHook, outcome: HookOutcome, seconds: u64) -> String {
+        StateReason::Hook { hook, outcome, timeout: Duration::from_secs(seconds) }.to_string()
     }
 
     #[test]
     fn hooks_fail_with_the_sentences_that_clients_know() {
-        assert_eq!(timed_out(ImageHook::Ready, 300), "Ready hook invocation timed out after PT5M");
-        assert_eq!(timed_out(ImageHook::Validate, 600), "Validate hook invocation timed out after PT10M");
         assert_eq!(
-            StateReason::Hook(ImageHook::Ready, HookFailure::Status(404)).to_string(),
+            reason(ImageHook::Ready, HookOutcome::TimedOut, 300),
+            "Ready hook invocation timed out after PT5M"
+        );
+        assert_eq!(
+            reason(ImageHook::Validate, HookOutcome::TimedOut, 600),
+            "Validate hook invocation timed out after PT10M"
+        );
+        assert_eq!(
+            reason(ImageHook::Ready, HookOutcome::Status(404), 1),
             "Ready hook check failed: the application returned a client error (HTTP 4xx) response"
         );
         assert_eq!(
-            StateReason::Hook(ImageHook::Validate, HookFailure::Status(500)).to_string(),
+            reason(ImageHook::Validate, HookOutcome::Status(500), 1),
             "Validate hook check failed: the application returned a server error (HTTP 5xx) response"
         );
         assert_eq!(

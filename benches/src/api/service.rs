@@ -154,7 +154,7 @@ async fn serve(
         faults: Faults::none(),
         settings: builds::Settings {
             region: "us-east-1".into(),
-            burst: hearth_host::shape::Burst::NONE,
+            burst: hearth_model::shape::Burst::NONE,
             generation: "unknown".into(),
             concurrent_builds: 1,
             max_images: None,

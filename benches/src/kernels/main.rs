@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use hearth_host::microvm::{Boot, Microvm, Restore};
-use hearth_host::shape::Shape;
+use hearth_model::shape::Shape;
 use hearth_vmm::client::snapshot::{Take, suspend, write_working_set};
 use hearth_vmm::config::restore::RestoreClock;
 use hearth_vmm::jail::JailConfig;

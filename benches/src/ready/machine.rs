@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use hearth_host::agent::control::{Control, HookCall};
 use hearth_host::microvm::{Microvm, Restore, create, open};
 use hearth_host::network::{Egress, MicrovmNetwork, NetworkConfig, Networks};
-use hearth_host::shape::Shape;
+use hearth_model::shape::Shape;
 use hearth_proto::guest::v1::{Hook, Identify, Network};
 use hearth_vmm::client::snapshot::{self, Overlay, Take};
 use hearth_vmm::config::DiskSource;

@@ -1,6 +1,7 @@
 //! `hearth base`: the base images of the host.
 
 use clap::Subcommand;
+use hearth_model::arn::resource_name;
 use hearth_proto::microvms::v1::{
     ListManagedMicrovmImageVersionsRequest, ListManagedMicrovmImageVersionsResponse,
     ListManagedMicrovmImagesRequest, ListManagedMicrovmImagesResponse, ManagedMicrovmImageSummary,
@@ -9,7 +10,6 @@ use hearth_proto::microvms::v1::{
 use super::Context;
 use crate::connect::Client;
 use crate::error::Failure;
-use crate::names::short;
 use crate::out::{Table, age};
 use crate::pages::{self, PAGE};
 
@@ -69,11 +69,11 @@ async fn list(context: &Context) -> Result<(), Failure> {
         return out.json(&ListManagedMicrovmImagesResponse { items, next_token: None });
     }
     if out.quiet {
-        return out.lines(items.iter().map(|item| short(&item.image_arn)));
+        return out.lines(items.iter().map(|item| resource_name(&item.image_arn)));
     }
     let mut table = Table::new(["NAME", "CREATED", "UPDATED"]);
     for item in items {
-        let name = short(&item.image_arn).to_owned();
+        let name = resource_name(&item.image_arn).to_owned();
         table.row([name, age(item.created_at.as_ref()), age(item.updated_at.as_ref())]);
     }
     out.text(&table.text())
@@ -90,7 +90,7 @@ async fn versions(context: &Context, base: Option<&str>) -> Result<(), Failure> 
         };
         let mut microvms = client.microvms();
         let answer = microvms.list_managed_microvm_image_versions(request);
-        let answer = client.call(format!("list the versions of {}", short(&arn)), answer).await?;
+        let answer = client.call(format!("list the versions of {}", resource_name(&arn)), answer).await?;
         Ok((answer.items, answer.next_token))
     })
     .await?;
@@ -104,7 +104,7 @@ async fn versions(context: &Context, base: Option<&str>) -> Result<(), Failure> 
     let mut table = Table::new(["NAME", "VERSION", "CREATED", "UPDATED"]);
     for item in items {
         let (created, updated) = (age(item.created_at.as_ref()), age(item.updated_at.as_ref()));
-        table.row([short(&item.image_arn).to_owned(), item.image_version, created, updated]);
+        table.row([resource_name(&item.image_arn).to_owned(), item.image_version, created, updated]);
     }
     out.text(&table.text())
 }

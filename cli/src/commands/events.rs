@@ -1,12 +1,12 @@
 //! `hearth events`: changes of state as they happen.
 
 use clap::Args;
+use hearth_model::arn::resource_name;
 use hearth_proto::host::v1::{Event, WatchEventsRequest};
 
 use super::Context;
 use crate::error::Failure;
 use crate::interrupt::Interrupt;
-use crate::names::short;
 use crate::out::printable;
 
 /// Follow changes of state until Ctrl-C
@@ -39,7 +39,7 @@ impl Events {
 
 fn line(event: &Event) -> String {
     let time = event.time.map(|time| time.to_string()).unwrap_or_default();
-    let resource = short(&event.resource);
+    let resource = resource_name(&event.resource);
     let version = event.image_version.as_deref().map(|version| format!(" {version}")).unwrap_or_default();
     let change = if event.from_state.is_empty() {
         event.to_state.clone()

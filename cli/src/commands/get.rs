@@ -3,13 +3,14 @@
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
+use hearth_model::arn::resource_name;
 use hearth_proto::microvms::v1::{IdlePolicy, Microvm};
 use prost_types::Timestamp;
 
 use super::Context;
 use crate::endpoint::url;
 use crate::error::Failure;
-use crate::names::{has_ended, short};
+use crate::names::has_ended;
 use crate::out::{Fields, moment};
 
 /// Show microVMs with everything about them
@@ -56,7 +57,7 @@ fn fields(microvm: &Microvm, url: String) -> String {
     fields.add("state", microvm.state().as_str_name());
     fields.maybe("state reason", microvm.state_reason.as_deref());
     fields.add("endpoint", url);
-    fields.add("image", format!("{} {}", short(&microvm.image_arn), microvm.image_version));
+    fields.add("image", format!("{} {}", resource_name(&microvm.image_arn), microvm.image_version));
     fields.maybe("role", microvm.execution_role_arn.as_deref());
     fields.add("started", moment(microvm.started_at.as_ref()));
     fields.add("terminated", moment(microvm.terminated_at.as_ref()));
@@ -91,5 +92,5 @@ fn policy(policy: &IdlePolicy) -> String {
 }
 
 pub(super) fn connectors(arns: &[String]) -> String {
-    arns.iter().map(|arn| short(arn)).collect::<Vec<_>>().join(", ")
+    arns.iter().map(|arn| resource_name(arn)).collect::<Vec<_>>().join(", ")
 }

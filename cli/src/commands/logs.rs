@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::SystemTime;
 
 use clap::Args;
+use hearth_model::arn::resource_name;
 use hearth_proto::host::v1::{
     ListLogGroupsRequest, ListLogGroupsResponse, ListLogStreamsRequest, ListLogStreamsResponse, LogEvent,
     ReadLogsRequest, TailLogsRequest,
@@ -13,7 +14,6 @@ use prost_types::Timestamp;
 use super::Context;
 use crate::error::Failure;
 use crate::interrupt::Interrupt;
-use crate::names::short;
 use crate::out::{Table, age, bytes, printable};
 use crate::pages::{self, PAGE};
 use crate::parse;
@@ -78,13 +78,14 @@ impl Logs {
     /// The requested log group and stream.
     async fn place(&self, context: &Context) -> Result<(String, Option<String>), Failure> {
         if let Some(image) = &self.image {
-            return Ok((format!("{GROUP}{}", short(image)), self.stream.clone()));
+            return Ok((format!("{GROUP}{}", resource_name(image)), self.stream.clone()));
         }
         let Some(id) = &self.id else {
             return Ok((self.group.clone().unwrap_or_default(), self.stream.clone()));
         };
         let microvm = context.microvm(&context.client.microvm_id(id).await?).await?;
-        let group = self.group.clone().unwrap_or_else(|| format!("{GROUP}{}", short(&microvm.image_arn)));
+        let group =
+            self.group.clone().unwrap_or_else(|| format!("{GROUP}{}", resource_name(&microvm.image_arn)));
         // YYYY/MM/DD[VERSION]ID, with the day of the start (docs/behaviour.md, "Logs").
         let day = microvm.started_at.map(|moment| moment.to_string()).unwrap_or_default();
         let day = day.split('T').next().unwrap_or_default().replace('-', "/");

@@ -1,11 +1,12 @@
 //! `hearth ps`: the account's microVMs.
 
 use clap::Args;
+use hearth_model::arn::resource_name;
 use hearth_proto::microvms::v1::{ListMicrovmsResponse, MicrovmState};
 
 use super::Context;
 use crate::error::Failure;
-use crate::names::{short, with_version};
+use crate::names::with_version;
 use crate::out::{Table, age};
 
 /// List microVMs, newest first
@@ -61,7 +62,7 @@ impl Ps {
         let mut table = Table::new(["ID", "IMAGE", "VERSION", "STATE", "AGE"]);
         for item in items {
             let state = item.state().as_str_name().to_owned();
-            let image = short(&item.image_arn).to_owned();
+            let image = resource_name(&item.image_arn).to_owned();
             table.row([item.microvm_id, image, item.image_version, state, age(item.started_at.as_ref())]);
         }
         out.text(&table.text())

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hearth_proto::guest::v1::Done;
+use hearth_proto::guest::v1::hook_outcome::Result as Outcome;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
@@ -33,36 +35,37 @@ pub(super) struct Call<'a> {
     pub(super) content_type: Option<HeaderValue>,
 }
 
-/// The outcome of one call.
+/// One call that is over.
 #[derive(Debug)]
-pub(super) enum Outcome {
-    /// A response with this status.
-    Status(u16),
-    /// Nothing listens on the port.
-    Refused,
-    /// The time limit was exceeded.
-    TimedOut,
-    /// The connection failed: the error's text, and whether any byte was received before.
-    Transport { what: String, any_byte: bool },
+pub(super) struct Tried {
+    pub(super) outcome: Outcome,
+    /// Whether any byte was received.
+    pub(super) any_byte: bool,
+}
+
+impl From<Outcome> for Tried {
+    /// A call that ended before the app had sent a byte, or whose time was up.
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, any_byte: false }
+    }
 }
 
 impl Call<'_> {
     /// Calls once, without a time limit.
-    pub(super) async fn once(&self) -> Outcome {
+    pub(super) async fn once(&self) -> Tried {
         let stream = match connect(self.hosts, self.port).await {
             Ok(stream) => stream,
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Outcome::Refused,
-            Err(error) => {
-                return Outcome::Transport { what: format!("connecting: {error}"), any_byte: false };
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                return Outcome::Refused(Done {}).into();
             }
+            Err(error) => return Outcome::Transport(format!("connecting: {error}")).into(),
         };
         let any_byte = Arc::new(AtomicBool::new(false));
-        match self.exchange(Watched::new(stream, Arc::clone(&any_byte))).await {
-            Ok(status) => Outcome::Status(status),
-            Err(error) => {
-                Outcome::Transport { what: chain(&error), any_byte: any_byte.load(Ordering::Relaxed) }
-            }
-        }
+        let outcome = match self.exchange(Watched::new(stream, Arc::clone(&any_byte))).await {
+            Ok(status) => Outcome::Status(status.into()),
+            Err(error) => Outcome::Transport(chain(&error)),
+        };
+        Tried { outcome, any_byte: any_byte.load(Ordering::Relaxed) }
     }
 
     async fn exchange(&self, stream: Watched) -> Result<u16, hyper::Error> {

@@ -16,11 +16,12 @@ mod watched;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use hearth_proto::guest::v1::{CallHook, Done, Hook, HookOutcome, hook_outcome};
+use hearth_proto::guest::v1::hook_outcome::Result as Outcome;
+use hearth_proto::guest::v1::{CallHook, Done, Hook, HookOutcome};
 use tokio::time::Instant;
 
 use crate::refusal::Refusal;
-use call::{Call, Outcome};
+use call::{Call, Tried};
 
 /// Pause before the first repetition.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -56,30 +57,24 @@ pub async fn call(request: CallHook, hosts: &[IpAddr]) -> Result<HookOutcome, Re
     let mut attempts = 0;
     let outcome = loop {
         attempts += 1;
-        let tried = tokio::time::timeout_at(deadline, call.once()).await.unwrap_or(Outcome::TimedOut);
+        let tried = tokio::time::timeout_at(deadline, call.once()).await;
+        let Tried { outcome, any_byte } = tried.unwrap_or_else(|_| Outcome::TimedOut(Done {}).into());
         let pause = if attempts == 1 { FIRST_PAUSE } else { PAUSE };
-        match (hook, &tried) {
-            (Hook::Ready | Hook::Validate, Outcome::Status(503) | Outcome::Refused) => {
+        match (hook, &outcome) {
+            (Hook::Ready | Hook::Validate, Outcome::Status(503) | Outcome::Refused(_)) => {
                 let again = Instant::now() + pause;
                 if again >= deadline {
                     tokio::time::sleep_until(deadline).await;
-                    break Outcome::TimedOut;
+                    break Outcome::TimedOut(Done {});
                 }
                 tokio::time::sleep_until(again).await;
             }
-            (Hook::Resume, Outcome::Refused | Outcome::Transport { any_byte: false, .. })
-                if attempts == 1 => {}
-            _ => break tried,
+            (Hook::Resume, Outcome::Refused(_) | Outcome::Transport(_)) if attempts == 1 && !any_byte => {}
+            _ => break outcome,
         }
     };
-    let result = match outcome {
-        Outcome::Status(status) => hook_outcome::Result::Status(status.into()),
-        Outcome::Refused => hook_outcome::Result::Refused(Done {}),
-        Outcome::TimedOut => hook_outcome::Result::TimedOut(Done {}),
-        Outcome::Transport { what, .. } => hook_outcome::Result::Transport(what),
-    };
     let elapsed_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
-    Ok(HookOutcome { attempts, elapsed_us, result: Some(result) })
+    Ok(HookOutcome { attempts, elapsed_us, result: Some(outcome) })
 }
 
 #[cfg(test)]

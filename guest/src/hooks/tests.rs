@@ -72,7 +72,7 @@ fn read_request(stream: &TcpStream) -> String {
     request + &String::from_utf8(body).unwrap()
 }
 
-async fn run(hook: Hook, port: u32, timeout_ms: u32) -> (hook_outcome::Result, u32) {
+async fn run(hook: Hook, port: u32, timeout_ms: u32) -> (Outcome, u32) {
     let request = CallHook { hook: hook.into(), port, timeout_ms, ..CallHook::default() };
     let outcome = call(request, &LOOPBACK).await.unwrap();
     (outcome.result.unwrap(), outcome.attempts)
@@ -89,10 +89,10 @@ const PATIENCE: u32 = 60_000;
 /// Time limit of calls that are expected to time out.
 const SHORT: u32 = 300;
 
-use hook_outcome::Result::{Status, Transport};
+use Outcome::{Status, Transport};
 
-const REFUSED: hook_outcome::Result = hook_outcome::Result::Refused(Done {});
-const TIMED_OUT: hook_outcome::Result = hook_outcome::Result::TimedOut(Done {});
+const REFUSED: Outcome = Outcome::Refused(Done {});
+const TIMED_OUT: Outcome = Outcome::TimedOut(Done {});
 
 #[tokio::test]
 async fn the_request_is_the_contracts() {

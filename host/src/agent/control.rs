@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hearth_model::hooks::HookOutcome;
 use hearth_proto::guest::v1 as proto;
 use proto::request::Operation;
 use proto::response::Result as Answer;
@@ -51,27 +52,6 @@ impl HookCall {
     #[must_use]
     pub fn limit(&self) -> Duration {
         self.timeout.saturating_add(GRACE)
-    }
-}
-
-/// Result of a hook call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HookResult {
-    /// The app answered with this HTTP status; 200 to 299 is success.
-    Status(u32),
-    /// Nothing listens on the port.
-    Refused,
-    /// No response in time.
-    TimedOut,
-    /// Any other error of the connection.
-    Transport(String),
-}
-
-impl HookResult {
-    /// Whether the app returned a status of success.
-    #[must_use]
-    pub fn is_success(&self) -> bool {
-        matches!(self, Self::Status(200..=299))
     }
 }
 
@@ -166,7 +146,7 @@ impl Control {
     ///
     /// # Errors
     /// [`AgentError`] when the agent could not make the call; a failure of the app is a result.
-    pub async fn call_hook(&mut self, call: &HookCall) -> Result<HookResult, AgentError> {
+    pub async fn call_hook(&mut self, call: &HookCall) -> Result<HookOutcome, AgentError> {
         let timeout_ms = u32::try_from(call.timeout.as_millis()).unwrap_or(u32::MAX);
         let content_type = if call.body.is_some() { "application/json" } else { "" };
         let operation = Operation::CallHook(proto::CallHook {
@@ -182,10 +162,10 @@ impl Control {
         };
         use proto::hook_outcome::Result as Outcome;
         Ok(match outcome.ok_or(AgentError::Confused)? {
-            Outcome::Status(status) => HookResult::Status(status),
-            Outcome::Refused(_) => HookResult::Refused,
-            Outcome::TimedOut(_) => HookResult::TimedOut,
-            Outcome::Transport(message) => HookResult::Transport(message),
+            Outcome::Status(status) => HookOutcome::Status(status),
+            Outcome::Refused(_) => HookOutcome::Refused,
+            Outcome::TimedOut(_) => HookOutcome::TimedOut,
+            Outcome::Transport(message) => HookOutcome::Failed(message),
         })
     }
 

@@ -23,6 +23,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_model::hooks::HookOutcome;
 use hearth_proto::guest::v1 as proto;
 use hearth_vmm::client::{Client, ClientError};
 use proto::open::Kind;
@@ -31,7 +32,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 pub use control::Control;
-use control::{HookCall, HookResult};
+use control::HookCall;
 pub use hearth_agent_protocol::frame::FrameError;
 use hearth_agent_protocol::frame::{receive, write};
 use hearth_agent_protocol::{PORT, version};
@@ -222,7 +223,7 @@ impl Agent {
     ///
     /// # Errors
     /// The same as of [`Control::call_hook`].
-    pub async fn call_hook(&self, call: &HookCall) -> Result<HookResult, AgentError> {
+    pub async fn call_hook(&self, call: &HookCall) -> Result<HookOutcome, AgentError> {
         let called = async {
             let control = self.greet(Kind::Control(proto::OpenControl {})).await?;
             Control::new(control).call_hook(call).await

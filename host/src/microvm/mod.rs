@@ -15,6 +15,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hearth_model::shape::Shape;
 use hearth_proto::vmm::v1 as proto;
 use hearth_vmm::client::snapshot::{self, OpenError, TakeError};
 use hearth_vmm::client::{CONTROL_SOCKET, Client, ClientError, Launch, LaunchError, Vmm};
@@ -25,7 +26,6 @@ use hearth_vmm::config::{
 use hearth_vmm::jail::JailConfig;
 
 use crate::agent::{Agent, AgentError};
-use crate::shape::Shape;
 use process::Process;
 
 /// Command line of every guest's kernel. Clones of a snapshot wake up after any time, which the kernel's watchdogs would take for a stall.

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use hearth_model::role::{RoleUse, account_of};
 use serde::{Deserialize, Serialize};
 
-use super::arn::{RoleUse, account_of};
 use super::provider::Provider;
 use super::rule::Rule;
 

@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::arn::RoleUse;
+use hearth_model::role::RoleUse;
+
 use super::credentials::Credentials;
 
 /// Most roles that are cached per account. Beyond it, the least recently used one is evicted.

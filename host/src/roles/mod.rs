@@ -6,13 +6,11 @@
 //! stands for. [`RoleProvider`] answers from its cache until five minutes before credentials expire, and makes one request at a time
 //! for a role, however many callers wait.
 //!
-//! * [`arn`] – a role and the account that uses it
 //! * [`config`] – the operator's rules; [`rule`] – one of them
 //! * [`credentials`] – credentials, and strings that are not printed
 //! * [`memory`] – the cache, by account and ARN
 //! * [`sts`] – requests to an STS
 
-mod arn;
 mod config;
 mod credentials;
 mod memory;
@@ -22,12 +20,12 @@ mod sts;
 
 use std::time::{Duration, SystemTime};
 
-pub use arn::{RoleUse, account_of, is_account};
 pub use config::RolesConfig;
 pub use credentials::{Credentials, Secret, StaticKeys, VALIDITY};
 pub use provider::{AssumeRole, Provider, Source};
 pub use rule::Rule;
 
+use hearth_model::role::RoleUse;
 use memory::Memory;
 
 /// How long handed-out credentials are valid at least, unless the STS is unreachable and older ones are still valid.

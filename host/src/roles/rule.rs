@@ -2,11 +2,12 @@
 
 use std::fmt;
 
+use hearth_model::account::is_account;
+use hearth_model::role::RoleUse;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::arn::{RoleUse, is_account};
 use super::credentials::StaticKeys;
 use super::provider::{AssumeRole, Provider};
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hearth_host::roles::RoleUse;
+use hearth_model::role::RoleUse;
 
 use super::policy::Policy;
 use crate::operation::Operation;

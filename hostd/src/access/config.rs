@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::{fs, io};
 
-use hearth_host::roles::{Secret, is_account};
+use hearth_host::roles::Secret;
+use hearth_model::account::is_account;
 use serde::{Deserialize, Serialize};
 
 use super::policy::{Policy, PolicyError};

@@ -6,7 +6,7 @@
 //! images, and no list of roles. Policies do not decide for which accounts a role may be used: [`hearth_host::roles`]
 //! refuses roles of other accounts.
 
-use hearth_host::roles::account_of;
+use hearth_model::role::account_of;
 use serde::{Deserialize, Serialize};
 
 use crate::operation::Operation;

@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 
+use hearth_model::build::Artifact;
 use hearth_proto::store::v1::ArtifactRecord;
 
 use super::images::Inner;
 use super::state::AREA;
-use crate::platform::Artifact;
 use crate::records;
 use crate::store::{Batch, Scan, StoreError, Table};
 
@@ -50,10 +50,10 @@ impl Inner {
             return Ok(());
         }
         let artifact = Artifact {
-            account: record.account,
-            image_uid: record.image_uid,
+            account: record.account.into(),
+            image_uid: record.image_uid.into(),
             version: record.version,
-            build_id: record.build_id,
+            build_id: record.build_id.into(),
         };
         self.faults.at(AREA, "files", "before").await;
         self.platform.remove_artifact(&artifact).await.map_err(|error| error.to_string())?;

@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use hearth_image_builder::build::event::Sink;
 use hearth_image_builder::build::{BuildRequest, Step};
+use hearth_model::build::Artifact;
 use hearth_proto::microvms::v1::SnapshotBuild;
 
-use crate::platform::{Artifact, LogTarget};
+use crate::platform::LogTarget;
 
 /// A build to carry out.
 #[derive(Clone)]

@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use hearth_host::shape::Burst;
+use hearth_model::build::Artifact;
+use hearth_model::shape::Burst;
 use hearth_proto::microvms::v1::{MicrovmImageVersion, MicrovmImageVersionStatus};
 use hearth_proto::store::v1::ImageRecord;
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -17,7 +18,7 @@ use crate::driver::faults::Faults;
 use crate::events::Events;
 use crate::lifecycle::image::{Image, NewVersion, Refusal, VersionDeletion};
 use crate::panics::poisoned;
-use crate::platform::{Artifact, Platform};
+use crate::platform::Platform;
 use crate::records;
 use crate::store::{Batch, Db, Scan, StoreError, Table};
 
@@ -343,10 +344,10 @@ impl Images {
         let mut all: HashSet<Artifact> =
             self.inner.under_way().values().map(|build| build.artifact.clone()).collect();
         all.extend(self.inner.stored_artifacts()?.into_iter().map(|record| Artifact {
-            account: record.account,
-            image_uid: record.image_uid,
+            account: record.account.into(),
+            image_uid: record.image_uid.into(),
             version: record.version,
-            build_id: record.build_id,
+            build_id: record.build_id.into(),
         }));
         Ok(all)
     }

@@ -9,7 +9,6 @@ use hearth_image_builder::failure::FailureCode;
 use hearth_proto::microvms::v1::SnapshotBuild;
 
 use super::build::{Build, BuildFailure, Job};
-use crate::platform::Artifact;
 
 /// Builds images into the folders of a host's images.
 #[derive(Debug)]
@@ -26,17 +25,11 @@ impl ImageBuilder {
     }
 }
 
-/// The folder of a build's files, below the folder of all images.
-#[must_use]
-pub fn folder(images: &Path, artifact: &Artifact) -> PathBuf {
-    let Artifact { account, image_uid, version, build_id } = artifact;
-    images.join(account).join(image_uid).join(version.to_string()).join(build_id)
-}
-
 #[async_trait]
 impl Build for ImageBuilder {
     async fn build(&self, job: &Job, sink: Sink) -> Result<SnapshotBuild, BuildFailure> {
-        let out = folder(&self.images, &job.artifact);
+        let folder = job.artifact.folder().map_err(|error| platform(error.to_string()))?;
+        let out = self.images.join(folder);
         if let Some(parent) = out.parent() {
             let made = make_durable(&self.images, parent).await;
             made.map_err(|error| platform(format!("making {}: {error}", parent.display())))?;
@@ -77,25 +70,15 @@ async fn make_durable(root: &Path, folder: &Path) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use hearth_image_builder::failure::{HookFailure, ImageHook, StateReason};
+    use hearth_image_builder::failure::StateReason;
+    use hearth_model::hooks::{HookOutcome, ImageHook};
 
     use super::*;
 
     #[test]
-    fn files_are_named_by_account_image_version_and_build() {
-        let artifact = Artifact {
-            account: "123456789012".into(),
-            image_uid: "uid".into(),
-            version: 3,
-            build_id: "id".into(),
-        };
-        assert_eq!(folder(Path::new("/images"), &artifact), Path::new("/images/123456789012/uid/3/id"));
-    }
-
-    #[test]
     fn the_user_reads_the_reason_and_the_operator_what_exactly() {
-        let reason =
-            StateReason::Hook(ImageHook::Ready, HookFailure::TimedOut(std::time::Duration::from_secs(300)));
+        let timeout = std::time::Duration::from_secs(300);
+        let reason = StateReason::Hook { hook: ImageHook::Ready, outcome: HookOutcome::TimedOut, timeout };
         let error = BuildError::Failed { reason, detail: "after 12 tries".into() };
         let failed = failure(&error);
         assert_eq!(failed.reason, "Ready hook invocation timed out after PT5M");

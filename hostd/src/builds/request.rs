@@ -1,29 +1,15 @@
 //! Converts a version's configuration into a build request.
 
 use hearth_host::network::Egress;
-use hearth_host::roles::RoleUse;
-use hearth_host::shape::{Burst, MemoryClass};
 use hearth_image_builder::build::{BuildRequest, Platform};
-use hearth_image_builder::image::{HookSettings, Hooks};
-use hearth_proto::microvms::v1::{
-    Capability, HookState, Hooks as ApiHooks, MicrovmImageVersion, code_artifact,
-};
+use hearth_model::connector::Connector;
+use hearth_model::role::RoleUse;
+use hearth_model::shape::{Burst, MemoryClass};
+use hearth_model::version::ImageVersion;
+use hearth_proto::microvms::v1::{Capability, MicrovmImageVersion, code_artifact};
 use hearth_proto::store::v1::VersionRecord;
 
-use crate::lifecycle::image::version_number;
-
-/// Default timeouts of hooks in seconds (docs/behaviour.md, "Hooks").
-pub mod defaults {
-    /// `/ready`
-    pub const READY: i32 = 60;
-    /// `/validate`
-    pub const VALIDATE: i32 = 30;
-    /// `/run`, `/suspend`, `/resume`, `/terminate`
-    pub const RUNTIME: i32 = 1;
-}
-
-/// Name of the egress connector without any access to networks.
-pub const NO_EGRESS: &str = "NO_EGRESS";
+use crate::hooks;
 
 /// The build request for a version. The configuration was validated when it was accepted; values that are invalid
 /// nevertheless are replaced by their defaults.
@@ -31,14 +17,15 @@ pub const NO_EGRESS: &str = "NO_EGRESS";
 pub fn build_request(record: &VersionRecord, region: &str, burst: Burst) -> BuildRequest {
     let version = record.version.clone().unwrap_or_default();
     let artifact = version.code_artifact.as_ref().and_then(|artifact| artifact.artifact.as_ref());
+    let base = version.base_image_version.as_deref().and_then(ImageVersion::parse);
     BuildRequest {
         artifact: artifact.map(|code_artifact::Artifact::Uri(uri)| uri.clone()).unwrap_or_default(),
         build_role: (!version.build_role_arn.is_empty())
             .then(|| RoleUse::new(&record.account, &version.build_role_arn)),
-        base: version.base_image_version.as_deref().and_then(version_number).map(u64::from),
+        base: base.map(|version| version.number().into()),
         memory: memory(&version),
         burst,
-        hooks: version.hooks.as_ref().map(hooks).unwrap_or_default(),
+        hooks: version.hooks.as_ref().map(hooks::enabled).unwrap_or_default(),
         all_capabilities: version.additional_os_capabilities.contains(&i32::from(Capability::All)),
         egress: egress(&version.egress_network_connectors),
         platform: Platform {
@@ -64,33 +51,14 @@ pub fn memory(version: &MicrovmImageVersion) -> MemoryClass {
 /// The egress of microVMs with these egress connectors.
 #[must_use]
 pub fn egress(connectors: &[String]) -> Egress {
-    let leads_nowhere = |arn: &String| arn.rsplit(':').next() == Some(NO_EGRESS);
+    let leads_nowhere = |arn: &String| Connector::of_arn(arn) == Some(Connector::NoEgress);
     if connectors.iter().any(leads_nowhere) { Egress::None } else { Egress::Internet }
-}
-
-/// The enabled hooks with their timeouts.
-#[must_use]
-pub fn hooks(hooks: &ApiHooks) -> Hooks {
-    let enabled = |state: HookState, seconds: Option<i32>, default: i32| {
-        let seconds = u32::try_from(seconds.unwrap_or(default)).unwrap_or(1);
-        (state == HookState::Enabled).then_some(HookSettings { timeout_seconds: seconds })
-    };
-    let (image, runtime) =
-        (hooks.microvm_image_hooks.unwrap_or_default(), hooks.microvm_hooks.unwrap_or_default());
-    Hooks {
-        port: hooks.port.and_then(|port| u16::try_from(port).ok()).unwrap_or_default(),
-        ready: enabled(image.ready(), image.ready_timeout_in_seconds, defaults::READY),
-        validate: enabled(image.validate(), image.validate_timeout_in_seconds, defaults::VALIDATE),
-        run: enabled(runtime.run(), runtime.run_timeout_in_seconds, defaults::RUNTIME),
-        suspend: enabled(runtime.suspend(), runtime.suspend_timeout_in_seconds, defaults::RUNTIME),
-        resume: enabled(runtime.resume(), runtime.resume_timeout_in_seconds, defaults::RUNTIME),
-        terminate: enabled(runtime.terminate(), runtime.terminate_timeout_in_seconds, defaults::RUNTIME),
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use hearth_proto::microvms::v1::{CodeArtifact, MicrovmHooks, MicrovmImageHooks, Resources};
+    use hearth_model::connector;
+    use hearth_proto::microvms::v1::{CodeArtifact, HookState, Hooks, MicrovmImageHooks, Resources};
 
     use super::*;
 
@@ -116,7 +84,7 @@ mod tests {
             }),
             resources: vec![Resources { minimum_memory_in_mib: Some(512) }],
             environment_variables: [("A".to_owned(), "b".to_owned())].into(),
-            egress_network_connectors: vec![format!("arn:aws:lambda:r:aws:network-connector:x:{NO_EGRESS}")],
+            egress_network_connectors: vec![connector::arn("r", Connector::NoEgress.name())],
             additional_os_capabilities: vec![Capability::All.into()],
             ..Default::default()
         };
@@ -132,29 +100,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_given_has_its_default_and_a_disabled_hook_is_none() {
-        let hooks = ApiHooks {
-            port: Some(9000),
-            microvm_image_hooks: Some(MicrovmImageHooks {
-                ready: Some(HookState::Enabled.into()),
-                validate: Some(HookState::Disabled.into()),
-                validate_timeout_in_seconds: Some(7),
-                ..Default::default()
-            }),
-            microvm_hooks: Some(MicrovmHooks {
-                run: Some(HookState::Enabled.into()),
-                suspend: Some(HookState::Enabled.into()),
-                suspend_timeout_in_seconds: Some(42),
-                ..Default::default()
-            }),
-        };
+    fn what_is_not_given_has_its_default() {
+        let ready = MicrovmImageHooks { ready: Some(HookState::Enabled.into()), ..Default::default() };
+        let hooks = Hooks { port: Some(9000), microvm_image_hooks: Some(ready), ..Default::default() };
         let version = MicrovmImageVersion { hooks: Some(hooks), ..Default::default() };
         let request = build_request(&record(version), "eu-west-1", Burst::AWS);
-        let seconds = |hook: Option<HookSettings>| hook.map(|hook| hook.timeout_seconds);
-        let hooks = request.hooks;
-        assert_eq!((hooks.port, seconds(hooks.ready), seconds(hooks.validate)), (9000, Some(60), None));
-        assert_eq!((seconds(hooks.run), seconds(hooks.suspend)), (Some(1), Some(42)));
-        assert_eq!((hooks.resume, hooks.terminate), (None, None));
+        assert_eq!(
+            (request.hooks.port, request.hooks.ready.map(|hook| hook.timeout_seconds)),
+            (9000, Some(60))
+        );
+        assert_eq!(request.hooks.run, None);
         assert_eq!((request.memory, request.egress), (MemoryClass::DEFAULT, Egress::Internet));
         assert_eq!(request.base, None);
     }

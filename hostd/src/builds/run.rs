@@ -11,6 +11,7 @@ use std::sync::Arc;
 use hearth_image_builder::build::Event as Told;
 use hearth_image_builder::build::event::Sink;
 use hearth_image_builder::failure::FailureCode;
+use hearth_model::build::Artifact;
 use hearth_proto::guest::v1::LogSource;
 use hearth_proto::host::v1::{ArtifactProgress, BuildStep, LogEvent, build_event::Event};
 use hearth_proto::microvms::v1::{GetMicrovmImageBuildResponse, build_state::Value as BuildState};
@@ -25,7 +26,6 @@ use super::request::build_request;
 use super::state::{AGAIN, AREA, Change, Key};
 use crate::clock::timestamp;
 use crate::lifecycle::image::{Image, Outcome};
-use crate::platform::Artifact;
 use crate::records;
 use crate::store::{Batch, Table};
 
@@ -47,7 +47,7 @@ struct Run {
 impl Drop for Run {
     fn drop(&mut self) {
         if self.begun {
-            self.images.interrupted(&self.key, self.number, &self.artifact.build_id);
+            self.images.interrupted(&self.key, self.number, self.artifact.build_id.as_str());
         }
         self.progress.close();
         self.images.forget(&self.key, self.number);
@@ -64,10 +64,10 @@ impl Inner {
             };
             let Some(build) = builds.clone().find(to_do) else { continue };
             let artifact = Artifact {
-                account: record.account.clone(),
-                image_uid: record.image_uid.clone(),
+                account: record.account.clone().into(),
+                image_uid: record.image_uid.clone().into(),
                 version: record.number,
-                build_id: build.build_id.clone(),
+                build_id: build.build_id.clone().into(),
             };
             let progress = Arc::new(Progress::default());
             if !self.note(key, record.number, Arc::clone(&progress), artifact.clone()) {
@@ -94,7 +94,7 @@ impl Run {
         let images = Arc::clone(&self.images);
         let Ok(_slot) = images.slots.acquire().await else { return };
         let now = images.clock.timestamp();
-        let id = self.artifact.build_id.clone();
+        let id = self.artifact.build_id.to_string();
         let number = self.number;
         let start = |image: &mut Image| image.build_started(number, &id, now);
         let Some((_, tries)) = self.settle("build-start", start, Batch::new()).await else { return };
@@ -149,7 +149,7 @@ impl Run {
     /// Forwards the events of a build to watches, logs and metrics.
     fn sink(&self, code_bytes: Arc<std::sync::OnceLock<i64>>) -> Sink {
         let (images, progress) = (Arc::clone(&self.images), Arc::clone(&self.progress));
-        let build_id = &self.artifact.build_id;
+        let build_id = self.artifact.build_id.as_str();
         let targets =
             self.record.version.as_ref().and_then(|version| {
                 Targets::of(version, &self.record.image_name, build_id, images.clock.now())
@@ -190,19 +190,19 @@ impl Run {
     /// Removes the files of the build, if they exist.
     async fn clear(&self) {
         if let Err(error) = self.images.platform.remove_artifact(&self.artifact).await {
-            tracing::warn!(build = self.artifact.build_id, %error, "files of an earlier try cannot be removed");
+            tracing::warn!(build = self.artifact.build_id.as_str(), %error, "files of an earlier try cannot be removed");
         }
     }
 
     fn artifact_record(&self) -> Batch {
         let record = ArtifactRecord {
-            account: self.artifact.account.clone(),
-            image_uid: self.artifact.image_uid.clone(),
+            account: self.artifact.account.to_string(),
+            image_uid: self.artifact.image_uid.to_string(),
             version: self.artifact.version,
-            build_id: self.artifact.build_id.clone(),
+            build_id: self.artifact.build_id.to_string(),
             retired: false,
         };
-        let at = records::artifact(&self.artifact.build_id);
+        let at = records::artifact(self.artifact.build_id.as_str());
         Batch::new().put(Table::Artifacts, at, records::encode(&record))
     }
 

@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use hearth_host::roles::RoleProvider;
-use hearth_host::shape::Burst;
 use hearth_image_builder::artifact::Fetcher;
+use hearth_model::shape::Burst;
 
 use super::Config;
 use crate::api::listen::ListenError;

@@ -17,10 +17,11 @@
 
 use std::time::Duration;
 
+use hearth_model::hooks::{Hook, HookOutcome};
 use hearth_proto::microvms::v1::Hooks;
 
+use crate::hooks::timeout;
 use crate::lifecycle::microvm::{Effect, Event};
-use crate::platform::{Hook, HookOutcome};
 
 /// Added to a hook's own timeout. It is longer than the margin that the agent's client adds, so that the client,
 /// which knows more about the failure, reports first.
@@ -77,9 +78,9 @@ impl Deadlines {
         let within = |limit: Duration| Times { warning: None, limit: limit.min(MOST) };
         match effect {
             Effect::Launch | Effect::Restore => within(self.launch.saturating_add(CLEARING)),
-            Effect::Call(hook @ Hook::Suspend) => within(hook.timeout(hooks) + GRACE + drain),
+            Effect::Call(hook @ Hook::Suspend) => within(timeout(hooks, *hook) + GRACE + drain),
             Effect::Call(hook @ (Hook::Run | Hook::Resume | Hook::Terminate)) => {
-                within(hook.timeout(hooks) + GRACE)
+                within(timeout(hooks, *hook) + GRACE)
             }
             Effect::Save(_) => Times {
                 warning: Some((self.suspend, Event::SaveSlow(longer(self.suspend)))),

@@ -12,14 +12,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use hearth_model::hooks::Hook;
 use hearth_proto::store::v1::MicrovmRecord;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Microvms, Request, RequestError, record};
+use crate::hooks;
 use crate::lifecycle::microvm::{Phase, State, Wish};
 use crate::panics::poisoned;
-use crate::platform::{Guest, Hook};
+use crate::platform::Guest;
 
 /// How long flowing responses must have been silent for a suspend not to wait for them.
 const SILENCE: Duration = Duration::from_millis(500);
@@ -132,7 +134,7 @@ impl Gate {
             memory_mib: record.memory_mib,
             hooks_port: hooks.port.and_then(|port| u16::try_from(port).ok()),
             auto_resume: microvm.idle_policy.and_then(|policy| policy.auto_resume_enabled).unwrap_or(false),
-            resume_hook: Hook::Resume.timeout(Some(&hooks)),
+            resume_hook: hooks::timeout(Some(&hooks), Hook::Resume),
             door: watch::Sender::new(Door::of(&record::state(record), None)),
             traffic: Mutex::default(),
             less: Notify::new(),

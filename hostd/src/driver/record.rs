@@ -1,13 +1,15 @@
 //! Conversions between a microVM's record, the state of its machine and the platform's spec.
 
 use hearth_host::network::Egress;
+use hearth_model::build::Artifact;
 use hearth_proto::microvms::v1::Microvm;
 use hearth_proto::store::v1::{MicrovmRecord, Phase};
 use prost_types::Timestamp;
 
 use crate::clock;
+use crate::hooks;
 use crate::lifecycle::microvm::State;
-use crate::platform::{Artifact, LogTarget, Spec};
+use crate::platform::{LogTarget, Spec};
 use crate::records::{self, Expiry};
 use crate::store::{Batch, Table};
 
@@ -88,7 +90,7 @@ pub fn spec(record: &MicrovmRecord) -> Spec {
         image_version: microvm.image_version,
         artifact: artifact(record),
         memory_mib: record.memory_mib,
-        hooks: record.hooks,
+        hooks: record.hooks.as_ref().map(hooks::enabled).unwrap_or_default(),
         execution_role_arn: microvm.execution_role_arn,
         egress: if record.internet_egress { Egress::Internet } else { Egress::None },
         log: (!record.log_group.is_empty())
@@ -102,10 +104,10 @@ pub fn spec(record: &MicrovmRecord) -> Spec {
 #[must_use]
 pub fn artifact(record: &MicrovmRecord) -> Artifact {
     Artifact {
-        account: record.account.clone(),
-        image_uid: record.image_uid.clone(),
+        account: record.account.clone().into(),
+        image_uid: record.image_uid.clone().into(),
         version: record.version_number,
-        build_id: record.build_id.clone(),
+        build_id: record.build_id.clone().into(),
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use hearth_model::build::Artifact;
 use hearth_proto::store::v1::{MicrovmRecord, Phase};
 use prost::Message as _;
 use tokio::time::timeout;
@@ -11,7 +12,7 @@ use tokio::time::timeout;
 use super::task::{RETRY, Task};
 use super::{Microvms, record};
 use crate::lifecycle::recovery::{Remains, recover, suspended_number};
-use crate::platform::{Artifact, Found, PlatformError, Spec};
+use crate::platform::{Found, PlatformError, Spec};
 use crate::store::{Scan, StoreError, Table};
 
 /// Number of records that are read at a time.

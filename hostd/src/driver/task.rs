@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use hearth_model::hooks::{Hook, HookOutcome};
 use hearth_proto::store::v1::MicrovmRecord;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -28,7 +29,7 @@ use super::deadlines::{self, Late};
 use super::{Ends, Request, RequestError, record};
 use crate::clock;
 use crate::lifecycle::microvm::{self, Effect, Event, Phase, Refusal, State, Step};
-use crate::platform::{Exit, Guest, Hook, HookOutcome, Spec, SuspendError};
+use crate::platform::{Exit, Guest, Spec, SuspendError};
 use crate::store::CommitError;
 
 /// Pause before the daemon retries an operation of its own that failed: at first, and at most.
@@ -444,7 +445,7 @@ async fn perform(context: &Context, spec: &Spec, guest: Option<Arc<dyn Guest>>, 
             Err(error) => Event::RestoreFailed(error.to_string()).into(),
         },
         (Effect::Call(hook), Some(guest)) => Event::Hook(*hook, guest.call_hook(*hook).await).into(),
-        (Effect::Call(hook), None) => Event::Hook(*hook, HookOutcome::Failed).into(),
+        (Effect::Call(hook), None) => Event::Hook(*hook, HookOutcome::Failed(GONE.to_owned())).into(),
         (Effect::Save(number), Some(guest)) => match guest.suspend(*number).await {
             Ok(()) => Event::Saved.into(),
             Err(SuspendError::Cancelled) => Event::SaveCancelled.into(),

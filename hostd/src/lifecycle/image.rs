@@ -31,6 +31,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hearth_model::version::ImageVersion;
 use hearth_proto::microvms::v1::{
     Architecture, Chipset, GetMicrovmImageBuildResponse, MicrovmImageState as State, MicrovmImageVersion,
     MicrovmImageVersionStatus as Status, SnapshotBuild, build_state::Value as Build,
@@ -97,7 +98,7 @@ pub enum Refusal {
     #[error("This is the last version. Please delete the entire image")]
     LastVersion,
     /// The version does not exist and never did.
-    #[error("MicroVMImageVersion not found for MicroVMImageID: {arn} and version {number}.0")]
+    #[error("MicroVMImageVersion not found for MicroVMImageID: {arn} and version {}", ImageVersion::from(*.number))]
     NoVersion {
         /// The image's ARN.
         arn: String,
@@ -105,27 +106,13 @@ pub enum Refusal {
         number: u32,
     },
     /// A version that was not built successfully cannot be activated.
-    #[error("Version {number}.0 of the MicroVM image cannot be activated in its current state: {}", .state.as_str_name())]
+    #[error("Version {} of the MicroVM image cannot be activated in its current state: {}", ImageVersion::from(*.number), .state.as_str_name())]
     NotSuccessful {
         /// The version's number.
         number: u32,
         /// Its state.
         state: VersionState,
     },
-}
-
-/// The name of a version, like `1.0`.
-#[must_use]
-pub fn version_name(number: u32) -> String {
-    format!("{number}.0")
-}
-
-/// The number of the version that a client names `1.0` or `1`: at least 1.
-#[must_use]
-pub fn version_number(name: &str) -> Option<u32> {
-    let digits = name.strip_suffix(".0").unwrap_or(name);
-    let plain = !digits.starts_with('0') && digits.bytes().all(|byte| byte.is_ascii_digit());
-    digits.parse().ok().filter(|_| plain)
 }
 
 // === impl Image ===
@@ -360,7 +347,7 @@ impl Image {
         let NewVersion { config, build_id, generation } = new;
         let build = GetMicrovmImageBuildResponse {
             image_arn: config.image_arn.clone(),
-            image_version: version_name(number),
+            image_version: ImageVersion::from(number).to_string(),
             build_id,
             build_state: Build::Pending.into(),
             architecture: Architecture::Arm64.into(),
@@ -371,7 +358,7 @@ impl Image {
             snapshot_build: None,
         };
         let version = MicrovmImageVersion {
-            image_version: version_name(number),
+            image_version: ImageVersion::from(number).to_string(),
             state: VersionState::Pending.into(),
             status: Status::Inactive.into(),
             state_reason: None,

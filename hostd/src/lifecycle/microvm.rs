@@ -24,12 +24,13 @@
 //! phase waits for the outcome of an effect, which arrives in bounded time whatever the guest does: the driver gives
 //! up effects that are late.
 
+use hearth_model::hooks::{Hook, HookOutcome};
 use hearth_proto::microvms::v1::MicrovmState;
 pub use hearth_proto::store::v1::{Phase, Wish};
 
 use super::{reason, table};
 use crate::driver::Request;
-use crate::platform::{Exit, Hook, HookOutcome};
+use crate::platform::Exit;
 
 /// Which behaviour to follow where the documentation and AWS differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,8 @@
 //! The sentences of `stateReason` (docs/behaviour.md, "State reasons"). Clients match on them.
 
-use crate::platform::{Exit, Hook, HookOutcome};
+use hearth_model::hooks::{Hook, HookOutcome};
+
+use crate::platform::Exit;
 
 /// The reason after TerminateMicrovm.
 pub const SUCCESS: &str = "Success.";
@@ -12,7 +14,7 @@ pub const LIFETIME: &str = "MicroVM exceeded maximum lifetime.";
 pub fn hook(hook: Hook, outcome: &HookOutcome) -> String {
     let what = match outcome {
         HookOutcome::Disabled => return SUCCESS.to_owned(),
-        HookOutcome::Failed => return format!("{hook} lifecycle hook failed."),
+        HookOutcome::Failed(_) => return format!("{hook} lifecycle hook failed."),
         HookOutcome::Status(status) => format!("returned HTTP status {status}"),
         HookOutcome::Refused => "connection was refused".to_owned(),
         HookOutcome::TimedOut => "timed out".to_owned(),

@@ -4,10 +4,12 @@
 //! again as long as no client could have reached it; a hook that may have been called is called again, except `/run`,
 //! which a guest gets once; and a running guest whose process is gone is not replaced by an older state of it.
 
+use hearth_model::hooks::Hook;
+
 use super::microvm::{Effect, Phase, Rules, State, Step, Wish};
 use super::table::end;
 use super::{microvm, reason};
-use crate::platform::{Exit, Hook};
+use crate::platform::Exit;
 
 /// What the platform found of a microVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

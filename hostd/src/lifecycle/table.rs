@@ -1,10 +1,11 @@
 //! The transition table: what each event does in each phase (docs/behaviour.md, "States", "State reasons", "Idle time
 //! and lifetime", "Hooks").
 
+use hearth_model::hooks::{Hook, HookOutcome};
+
 use super::microvm::{Effect, Event, Phase, Refusal, Rules, State, Step, Wish, hook_reason};
 use super::reason;
 use crate::driver::Request;
-use crate::platform::{Hook, HookOutcome};
 
 /// No change and no effect.
 fn stay(state: &State) -> Step {

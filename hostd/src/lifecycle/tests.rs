@@ -6,7 +6,8 @@ use super::microvm::{Effect, Event, Phase, Refusal, Rules, State, Step, Wish, mu
 use super::reason;
 use super::recovery::{Remains, recover};
 use crate::driver::Request::{self, Resume, Suspend, Terminate};
-use crate::platform::{Exit, Hook, HookOutcome};
+use crate::platform::Exit;
+use hearth_model::hooks::{Hook, HookOutcome};
 use hearth_proto::microvms::v1::MicrovmState as Visible;
 
 fn at(phase: Phase) -> State {

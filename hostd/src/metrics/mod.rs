@@ -16,10 +16,9 @@ use std::time::Duration;
 
 pub use config::{Listen, MetricsConfig};
 use families::{Families, Label};
+use hearth_model::hooks::{Hook, HookOutcome};
 use prometheus_client::registry::Registry;
 pub use server::MetricsServer;
-
-use crate::platform::{Hook, HookOutcome};
 
 /// The outcome of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -164,7 +163,7 @@ impl Metrics {
             HookOutcome::Status(_) => "refused_by_app",
             HookOutcome::Refused => "connection_refused",
             HookOutcome::TimedOut => "timed_out",
-            HookOutcome::Failed => "failed",
+            HookOutcome::Failed(_) => "failed",
         };
         let hook = hook.to_string().to_lowercase();
         self.families.hooks.get_or_create(&[("hook", hook.into()), ("outcome", outcome.into())]).inc();

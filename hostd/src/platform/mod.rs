@@ -15,16 +15,13 @@ pub mod host;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use hearth_host::agent::exec::{Events, Stdin};
-use hearth_host::roles::RoleUse;
-use hearth_proto::microvms::v1::Hooks;
+use hearth_model::build::Artifact;
+use hearth_model::hooks::{Hook, HookOutcome, Hooks};
+use hearth_model::role::RoleUse;
 use tokio::io::{AsyncRead, AsyncWrite};
-
-/// Timeout of a hook that is enabled without one (docs/behaviour.md, "Hooks").
-const HOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The specification of a microVM. It is the same for the launch, each resume, and the adoption.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,7 +41,7 @@ pub struct Spec {
     /// Baseline memory in MiB: decides the microVM's share of the CPUs.
     pub memory_mib: u32,
     /// The hooks of the image, for [`Guest::call_hook`].
-    pub hooks: Option<Hooks>,
+    pub hooks: Hooks,
     /// The role whose credentials the guest gets, as it was named in a request. [`Self::execution_role`] adds the
     /// account that must be allowed to use the role.
     pub execution_role_arn: Option<String>,
@@ -66,19 +63,6 @@ impl Spec {
     }
 }
 
-/// Identifies the files of a build.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Artifact {
-    /// Account that owns the image.
-    pub account: String,
-    /// The image's uid.
-    pub image_uid: String,
-    /// Number of the version.
-    pub version: u32,
-    /// Id of the build.
-    pub build_id: String,
-}
-
 /// A log stream.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LogTarget {
@@ -86,70 +70,6 @@ pub struct LogTarget {
     pub group: String,
     /// Log stream.
     pub stream: String,
-}
-
-/// A lifecycle hook of a microVM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Hook {
-    /// `/run`
-    Run,
-    /// `/suspend`
-    Suspend,
-    /// `/resume`
-    Resume,
-    /// `/terminate`
-    Terminate,
-}
-
-impl std::fmt::Display for Hook {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Run => "Run",
-            Self::Suspend => "Suspend",
-            Self::Resume => "Resume",
-            Self::Terminate => "Terminate",
-        })
-    }
-}
-
-impl Hook {
-    /// How long the app may take to respond to this hook, by the hooks of its image; 1 s if no timeout is given
-    /// (docs/behaviour.md, "Hooks").
-    #[must_use]
-    pub fn timeout(self, hooks: Option<&Hooks>) -> Duration {
-        let settings = hooks.and_then(|hooks| hooks.microvm_hooks.as_ref());
-        let seconds = settings.and_then(|settings| match self {
-            Self::Run => settings.run_timeout_in_seconds,
-            Self::Suspend => settings.suspend_timeout_in_seconds,
-            Self::Resume => settings.resume_timeout_in_seconds,
-            Self::Terminate => settings.terminate_timeout_in_seconds,
-        });
-        let seconds = seconds.and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
-        seconds.map_or(HOOK_TIMEOUT, Duration::from_secs)
-    }
-}
-
-/// The outcome of a hook call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HookOutcome {
-    /// The hook is disabled and was not called.
-    Disabled,
-    /// The app responded with this HTTP status.
-    Status(u32),
-    /// The connection was refused: the app does not listen on the port.
-    Refused,
-    /// The app did not respond in time.
-    TimedOut,
-    /// The call failed in another way.
-    Failed,
-}
-
-impl HookOutcome {
-    /// Whether the microVM may continue.
-    #[must_use]
-    pub fn is_success(&self) -> bool {
-        matches!(self, Self::Disabled | Self::Status(200..=299))
-    }
 }
 
 /// How a microVM has exited without a request.

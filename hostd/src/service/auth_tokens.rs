@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use hearth_model::connector::Connector;
 use hearth_proto::microvms::v1 as proto;
 use hearth_proto::store::v1::MicrovmRecord;
 use proto::port_specification::Specification;
 
 use super::Service;
 use super::error::ServiceError;
-use super::names::Connector;
 use crate::access::Caller;
 use crate::operation::Operation;
 use crate::tokens::{Grant, HEADER, Kind, TokenError};

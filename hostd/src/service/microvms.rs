@@ -1,11 +1,12 @@
 //! GetMicrovm, ListMicrovms, SuspendMicrovm, ResumeMicrovm, TerminateMicrovm.
 
+use hearth_model::image::ImageName;
+use hearth_model::version::ImageVersion;
 use hearth_proto::microvms::v1 as proto;
 use hearth_proto::store::v1::MicrovmRecord;
 
 use super::Service;
 use super::error::ServiceError;
-use super::names::{self, ImageName};
 use super::page::Page;
 use crate::access::Caller;
 use crate::driver::Request;
@@ -49,7 +50,8 @@ impl Service {
         let image = image.map(|image| self.config().image_name(&caller.account, image)).transpose()?;
         self.authorise(caller, Operation::ListMicrovms)?;
         let page = self.page(caller, &request)?;
-        let version = request.image_version.as_deref().map(names::version_number);
+        let version = request.image_version.as_deref();
+        let version = version.map(|version| ImageVersion::parse(version).map(ImageVersion::number));
         let (ids, next_token) = match (&image, version) {
             (Some(image), _) if image.account != caller.account => (Vec::new(), None),
             (_, Some(None)) => (Vec::new(), None), // no microVM can have such a version

@@ -43,6 +43,8 @@ use std::sync::Arc;
 use hearth_base::Catalogue;
 use hearth_host::roles::RoleProvider;
 use hearth_image_builder::artifact::ArtifactConfig;
+use hearth_model::image::ImageName;
+use hearth_model::version::ImageVersion;
 use hearth_proto::store::v1::{ImageRecord, VersionRecord};
 use tokio::sync::Mutex;
 
@@ -60,7 +62,6 @@ use crate::tokens::Tokens;
 pub use crate::operation::{Operation, Request};
 pub use config::{Profile, ServiceConfig};
 pub use error::{Exception, Resource, ServiceError, Violation};
-pub use names::{Connector, ImageName};
 pub use quota::{Limits, Quota, Rate};
 
 /// The components that a service uses.
@@ -239,7 +240,7 @@ impl Service {
     ///
     /// [`ServiceError::VersionNotFound`], [`ServiceError::ImageNotFound`].
     pub fn version_record(&self, image: &ImageName, version: &str) -> Result<VersionRecord, ServiceError> {
-        let found = match names::version_number(version) {
+        let found = match ImageVersion::parse(version).map(ImageVersion::number) {
             Some(number) => {
                 self.db().get(Table::Versions, &records::version(&image.account, &image.name, number))?
             }

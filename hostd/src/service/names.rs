@@ -1,98 +1,23 @@
-//! Names: ARNs, identifiers, versions, connectors.
+//! Names in requests: the images and connectors that they mean on this host.
 
-use hearth_host::roles::is_account;
+use hearth_model::arn::is_arn;
+use hearth_model::connector::{self, Connector, NotAConnector};
+use hearth_model::image::{BASE_IMAGE, ImageArn, ImageName, is_name};
 
 use super::error::ServiceError;
 use super::{Profile, ServiceConfig};
-
-/// The middle part of the ARNs of managed connectors, before their name.
-const MANAGED_CONNECTOR: &str = "aws:network-connector:aws-network-connector:";
-/// The account of managed resources, which all accounts share.
-const AWS: &str = "aws";
-/// Name of the base image.
-const BASE_IMAGE: &str = "al2023-1";
-/// Greatest length of an image's name.
-const MAX_NAME: usize = 64;
-
-/// A managed connector, which every account can use (docs/behaviour.md, "Network connectors").
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Connector {
-    /// Allows requests to the ports that a token permits.
-    HttpIngress,
-    /// Allows shells.
-    ShellIngress,
-    /// Allows requests and shells. This connector cannot be combined with others.
-    AllIngress,
-    /// Allows nothing: the endpoint has a name but serves no client.
-    NoIngress,
-    /// Allows connections to the internet.
-    InternetEgress,
-    /// Allows no outgoing connections. This connector is Hearth's own and does not exist in the profile `aws-strict`.
-    NoEgress,
-}
-
-impl Connector {
-    const ALL: [Self; 6] = [
-        Self::HttpIngress,
-        Self::ShellIngress,
-        Self::AllIngress,
-        Self::NoIngress,
-        Self::InternetEgress,
-        Self::NoEgress,
-    ];
-
-    /// Name of the connector in ARNs.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::HttpIngress => "HTTP_INGRESS",
-            Self::ShellIngress => "SHELL_INGRESS",
-            Self::AllIngress => "ALL_INGRESS",
-            Self::NoIngress => "NO_INGRESS",
-            Self::InternetEgress => "INTERNET_EGRESS",
-            Self::NoEgress => "NO_EGRESS",
-        }
-    }
-
-    /// The connector with this name.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|connector| connector.name() == name)
-    }
-
-    /// The connector of an ARN that has been checked before.
-    #[must_use]
-    pub fn of_arn(arn: &str) -> Option<Self> {
-        arn.rsplit(':').next().and_then(Self::named)
-    }
-
-    /// Whether the connector concerns incoming traffic.
-    #[must_use]
-    pub fn is_ingress(self) -> bool {
-        !matches!(self, Self::InternetEgress | Self::NoEgress)
-    }
-}
-
-/// An image as a request names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageName {
-    /// Account of the image: 12 digits, or `aws` for base images.
-    pub account: String,
-    /// Name of the image.
-    pub name: String,
-}
 
 impl ServiceConfig {
     /// ARN of an image.
     #[must_use]
     pub fn image_arn(&self, account: &str, name: &str) -> String {
-        format!("arn:aws:lambda:{}:{account}:microvm-image:{name}", self.region)
+        ImageArn::new(&self.region, account, name).to_string()
     }
 
     /// ARN of the base image.
     #[must_use]
     pub fn base_image_arn(&self) -> String {
-        self.image_arn(AWS, BASE_IMAGE)
+        ImageArn::base(&self.region, BASE_IMAGE).to_string()
     }
 
     /// Whether an identifier names the base image of this host: by ARN or, in the default profile, by name.
@@ -105,7 +30,7 @@ impl ServiceConfig {
     /// ARN of a connector.
     #[must_use]
     pub fn connector_arn(&self, connector: Connector) -> String {
-        format!("arn:aws:lambda:{}:{MANAGED_CONNECTOR}{}", self.region, connector.name())
+        connector::arn(&self.region, connector.name())
     }
 
     /// The image that an identifier names: an ARN, whose colons may be percent-encoded, or, in the default profile, a
@@ -117,23 +42,17 @@ impl ServiceConfig {
     pub fn image_name(&self, account: &str, identifier: &str) -> Result<ImageName, ServiceError> {
         let decoded = decoded(identifier);
         let invalid = || ServiceError::InvalidArn(identifier.to_owned());
-        if !decoded.starts_with("arn:") {
+        if !is_arn(&decoded) {
             let bare = self.profile == Profile::Default && is_name(&decoded);
             return bare
                 .then(|| ImageName { account: account.to_owned(), name: decoded })
                 .ok_or_else(invalid);
         }
-        let parts: Vec<&str> = decoded.split(':').collect();
-        let ["arn", partition, "lambda", region, owner, "microvm-image", name] = parts.as_slice() else {
-            return Err(invalid());
-        };
-        if !partition.starts_with("aws") || !is_name(name) || !(*owner == AWS || is_account(owner)) {
-            return Err(invalid());
+        let arn = ImageArn::parse(&decoded).ok_or_else(invalid)?;
+        if arn.region != self.region {
+            return Err(ServiceError::OtherRegion { arn: decoded, region: self.region.clone() });
         }
-        if *region != self.region {
-            return Err(ServiceError::OtherRegion { arn: decoded.clone(), region: self.region.clone() });
-        }
-        Ok(ImageName { account: (*owner).to_owned(), name: (*name).to_owned() })
+        Ok(arn.image)
     }
 
     /// [`Self::image_name`] for RunMicrovm, which has a different error for what is no ARN.
@@ -142,7 +61,7 @@ impl ServiceConfig {
     ///
     /// [`ServiceError::NotAnArn`], and the errors of [`Self::image_name`].
     pub fn image_to_run(&self, account: &str, identifier: &str) -> Result<ImageName, ServiceError> {
-        if self.profile == Profile::AwsStrict && !decoded(identifier).starts_with("arn:") {
+        if self.profile == Profile::AwsStrict && !is_arn(&decoded(identifier)) {
             return Err(ServiceError::NotAnArn);
         }
         self.image_name(account, identifier)
@@ -174,39 +93,14 @@ impl ServiceConfig {
     }
 
     fn connector(&self, arn: &str, field: &'static str) -> Result<Connector, ServiceError> {
-        let malformed = || ServiceError::ConnectorMalformed { field };
         let unknown = || ServiceError::ConnectorUnknown { field, arn: arn.to_owned() };
-        let parts: Vec<&str> = arn.splitn(6, ':').collect();
-        let ["arn", _, "lambda", region, _, resource] = parts.as_slice() else { return Err(malformed()) };
-        if !resource.starts_with("network-connector:") {
-            return Err(malformed());
-        }
-        let name = arn.split_once(MANAGED_CONNECTOR).map(|(_, name)| name).ok_or_else(unknown)?;
-        let connector = Connector::named(name).ok_or_else(unknown)?;
+        let (region, connector) = Connector::parse(arn).map_err(|error| match error {
+            NotAConnector::Malformed => ServiceError::ConnectorMalformed { field },
+            NotAConnector::Unknown => unknown(),
+        })?;
         let strange = connector == Connector::NoEgress && self.profile == Profile::AwsStrict;
-        if strange || *region != self.region { Err(unknown()) } else { Ok(connector) }
+        if strange || region != self.region { Err(unknown()) } else { Ok(connector) }
     }
-}
-
-/// The major number of a version: `3` of `3` and of `3.0`.
-#[must_use]
-pub fn version_number(version: &str) -> Option<u32> {
-    let major = version.strip_suffix(".0").unwrap_or(version);
-    let number: u32 = major.parse().ok()?;
-    (number > 0 && number.to_string() == major).then_some(number)
-}
-
-/// The text of a version: `3.0` for 3.
-#[must_use]
-pub fn version_text(number: u32) -> String {
-    format!("{number}.0")
-}
-
-/// Whether a text is a valid name of an image.
-#[must_use]
-pub fn is_name(text: &str) -> bool {
-    let of_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(of_name)
 }
 
 /// The text with percent-encoded bytes decoded. A text without such bytes, or whose decoded bytes are not UTF-8, is
@@ -331,15 +225,5 @@ mod tests {
         let strict =
             self::config(Profile::AwsStrict).connectors(std::slice::from_ref(&none), "x", false).unwrap_err();
         assert_eq!(strict.to_string(), format!("Unrecognized managed network connector ARN: {none}"));
-    }
-
-    #[test]
-    fn versions_are_numbers() {
-        assert_eq!(version_number("1"), Some(1));
-        assert_eq!(version_number("12.0"), Some(12));
-        for bad in ["", "0", "0.0", "01", "+1", "1.1", "1.0.0", "-1", "4294967296", "a"] {
-            assert_eq!(version_number(bad), None, "{bad}");
-        }
-        assert_eq!(version_text(3), "3.0");
     }
 }

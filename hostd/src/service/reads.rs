@@ -1,11 +1,12 @@
 //! Read operations on images, their versions and builds.
 
+use hearth_model::image::ImageName;
+use hearth_model::version::ImageVersion;
 use hearth_proto::microvms::v1 as proto;
 use hearth_proto::store::v1::{ImageRecord, VersionRecord};
 
 use super::Service;
 use super::error::ServiceError;
-use super::names::{ImageName, version_text};
 use crate::access::Caller;
 use crate::operation::Operation;
 use crate::records;
@@ -189,7 +190,7 @@ fn told(record: VersionRecord, image: &ImageRecord) -> proto::MicrovmImageVersio
 }
 
 fn latest(number: u32) -> Option<String> {
-    (number > 0).then(|| version_text(number))
+    (number > 0).then(|| ImageVersion::from(number).to_string())
 }
 
 fn summary(build: proto::GetMicrovmImageBuildResponse) -> proto::MicrovmImageBuildSummary {

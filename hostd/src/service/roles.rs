@@ -5,11 +5,11 @@
 //! launch, resume, refresh and build. Records outlive changes of the configuration, and a role in a stored record may
 //! belong to other accounts by now.
 
+use hearth_model::image::ImageName;
 use hearth_proto::microvms::v1 as proto;
 
 use super::Service;
 use super::error::ServiceError;
-use super::names::ImageName;
 use crate::access::{Caller, PASS_ROLE};
 use crate::operation::Request;
 

@@ -7,13 +7,17 @@
 
 use std::time::SystemTime;
 
+use hearth_model::connector::Connector;
+use hearth_model::id::MicrovmId;
+use hearth_model::image::ImageName;
+use hearth_model::shape::MemoryClass;
+use hearth_model::version::ImageVersion;
 use hearth_proto::microvms::v1 as proto;
 use hearth_proto::store::v1::{ImageRecord, MicrovmRecord, Phase, VersionRecord};
 use uuid::Uuid;
 
 use super::error::ServiceError;
 use super::idempotency::Replay;
-use super::names::{self, Connector, ImageName};
 use super::{Profile, Service};
 use crate::access::Caller;
 use crate::driver::LaunchError;
@@ -25,8 +29,6 @@ use crate::store::{Batch, Scan, Table};
 
 /// Number of attempts to launch when a record changes in the meantime.
 const ATTEMPTS: u32 = 8;
-/// Memory of a microVM whose version names no memory class, in MiB.
-const DEFAULT_MEMORY_MIB: u32 = 2048;
 /// Number of entries of the index of artifact uses that are read at a time.
 const USES: usize = 1000;
 
@@ -143,7 +145,7 @@ impl Service {
             return Err(ServiceError::ConnectorsTooMany { field: EGRESS });
         };
         let now = self.clock().timestamp();
-        let id = format!("microvm-{}", Uuid::new_v4());
+        let id = MicrovmId::with_uuid(Uuid::new_v4()).to_string();
         let (log_group, log_stream) =
             self.log_of(request, &source.image.name, &version.image_version, &id, self.clock().now());
         let memory = version.resources.first().and_then(|resources| resources.minimum_memory_in_mib);
@@ -152,7 +154,7 @@ impl Service {
             state: proto::MicrovmState::Pending.into(),
             endpoint: format!("{}.{}", Uuid::new_v4(), config.endpoint_domain),
             image_arn: config.image_arn(&source.image.account, &source.image.name),
-            image_version: names::version_text(source.version.number),
+            image_version: ImageVersion::from(source.version.number).to_string(),
             execution_role_arn: request.execution_role_arn.clone(),
             idle_policy: request.idle_policy,
             maximum_duration_in_seconds: request
@@ -170,7 +172,7 @@ impl Service {
             phase: Phase::Launching.into(),
             image_name: source.image.name.clone(),
             build_id: source.build_id.clone(),
-            memory_mib: memory.and_then(|mib| u32::try_from(mib).ok()).unwrap_or(DEFAULT_MEMORY_MIB),
+            memory_mib: memory.and_then(|mib| u32::try_from(mib).ok()).unwrap_or(MemoryClass::DEFAULT.mib()),
             hooks: version.hooks,
             run_hook_payload: payload,
             logging: request.logging.clone(),

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use hearth_model::image::ImageName;
 use hearth_proto::microvms::v1 as proto;
 use hearth_proto::store::v1::ImageRecord;
 use prost::Message as _;
 
 use super::Service;
 use super::error::ServiceError;
-use super::names::ImageName;
 use crate::access::Caller;
 use crate::operation::Operation;
 use crate::records;

@@ -4,7 +4,9 @@ use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
-use hearth_hostd::platform::{Exit, Hook, HookOutcome, Platform as _, PlatformError, Spec, SuspendError};
+use hearth_model::hooks::{Hook, HookOutcome};
+
+use hearth_hostd::platform::{Exit, Platform as _, PlatformError, Spec, SuspendError};
 
 use super::support::{Site, monitors, names};
 

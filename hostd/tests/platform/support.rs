@@ -11,18 +11,18 @@ use hearth_host::agent::Agent;
 use hearth_host::dns::DnsConfig;
 use hearth_host::network::{Egress, NetworkConfig};
 use hearth_host::roles::{RoleProvider, RolesConfig};
-use hearth_host::shape::{Burst, MemoryClass};
 use hearth_hostd::clock::Clock;
 use hearth_hostd::platform::host::{HostConfig, HostPlatform, LogSink, LogWriter, Observer, Surroundings};
-use hearth_hostd::platform::{Artifact, LogTarget, Spec};
+use hearth_hostd::platform::{LogTarget, Spec};
 use hearth_hostd::pool::PoolConfig;
 use hearth_image_builder::artifact::{ArtifactConfig, Fetcher, zip};
 use hearth_image_builder::build::event::Sink;
 use hearth_image_builder::build::settings::BuilderLimits;
 use hearth_image_builder::build::{BuildRequest, Builder, Platform as Variables, Settings};
-use hearth_image_builder::image::{HookSettings, Hooks as ImageHooks};
+use hearth_model::build::Artifact;
+use hearth_model::hooks::{HookSettings, Hooks};
+use hearth_model::shape::{Burst, MemoryClass};
 use hearth_proto::guest::v1::LogRecord;
-use hearth_proto::microvms::v1::{HookState, Hooks, MicrovmHooks};
 use hearth_vmm::jail::JailConfig;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::OnceCell;
@@ -105,6 +105,11 @@ pub(crate) struct Site {
 
 static IMAGE: OnceCell<PathBuf> = OnceCell::const_new();
 
+/// A hook that is enabled with this timeout.
+fn seconds(timeout_seconds: u32) -> Option<HookSettings> {
+    Some(HookSettings { timeout_seconds })
+}
+
 /// The artifact of the image that all tests use.
 pub(crate) fn artifact() -> Artifact {
     Artifact { account: ACCOUNT.into(), image_uid: "counter".into(), version: 1, build_id: "b1".into() }
@@ -146,14 +151,7 @@ impl Site {
 
     /// The specification of a microVM; `number` makes its id.
     pub(crate) fn spec(&self, number: u32) -> Spec {
-        let enabled = Some(HookState::Enabled.into());
-        let hooks = MicrovmHooks {
-            run: enabled,
-            run_timeout_in_seconds: Some(30),
-            resume: enabled,
-            resume_timeout_in_seconds: Some(30),
-            ..MicrovmHooks::default()
-        };
+        let hooks = Hooks { port: 8080, run: seconds(30), resume: seconds(30), ..Hooks::default() };
         Spec {
             id: format!("microvm-00000000-0000-4000-8000-{number:012}"),
             account: ACCOUNT.into(),
@@ -162,7 +160,7 @@ impl Site {
             image_version: "1.0".into(),
             artifact: artifact(),
             memory_mib: 512,
-            hooks: Some(Hooks { port: Some(8080), microvm_hooks: Some(hooks), ..Hooks::default() }),
+            hooks,
             execution_role_arn: None,
             egress: Egress::Internet,
             log: Some(LogTarget { group: "/aws/lambda-microvms/counter".into(), stream: "s".into() }),
@@ -245,7 +243,6 @@ async fn build(vmm: PathBuf, catalogue: PathBuf, examples: PathBuf) -> PathBuf {
     };
     let archive = data.join("counter.zip");
     zip::pack(&examples.join("counter"), fs::File::create_new(&archive).unwrap()).unwrap();
-    let seconds = |timeout_seconds| Some(HookSettings { timeout_seconds });
     let request = BuildRequest {
         artifact: format!("file://{}", archive.display()),
         build_role: None,
@@ -253,7 +250,7 @@ async fn build(vmm: PathBuf, catalogue: PathBuf, examples: PathBuf) -> PathBuf {
         memory: MemoryClass::try_from(512).unwrap(),
         burst: Burst::NONE,
         environment: BTreeMap::from([("TICK_MILLISECONDS".into(), "10".into())]),
-        hooks: ImageHooks { port: 8080, ready: seconds(120), ..ImageHooks::default() },
+        hooks: Hooks { port: 8080, ready: seconds(120), ..Hooks::default() },
         all_capabilities: false,
         egress: Egress::Internet,
         platform: Variables {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use hearth_host::roles::is_account;
+use hearth_model::account::is_account;
 use oci_client::Reference;
 
 use super::config::{ArtifactConfig, RegistryConfig};

@@ -104,7 +104,7 @@ fn last_wins(variables: impl Iterator<Item = String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use hearth_host::network::Egress;
-    use hearth_host::shape::{Burst, MemoryClass};
+    use hearth_model::shape::{Burst, MemoryClass};
 
     use super::*;
     use crate::build::Platform;
@@ -117,7 +117,7 @@ mod tests {
             memory: MemoryClass::DEFAULT,
             burst: Burst::NONE,
             environment: [("LANG".to_owned(), "C".to_owned())].into(),
-            hooks: crate::image::Hooks::default(),
+            hooks: hearth_model::hooks::Hooks::default(),
             all_capabilities: false,
             egress: Egress::Internet,
             platform: Platform {

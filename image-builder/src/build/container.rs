@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use hearth_host::agent::control::{Control, Exit};
 use hearth_host::microvm::{create, open};
-use hearth_host::shape::Shape;
+use hearth_model::shape::Shape;
 use hearth_proto::guest::v1::{self as proto, LogSource};
 use hearth_vmm::config::DiskSource;
 use tokio::net::UnixStream;

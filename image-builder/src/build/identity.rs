@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use hearth_model::id::MicrovmId;
 use hearth_proto::guest::v1 as proto;
 use uuid::Uuid;
 
@@ -15,7 +16,7 @@ const ENTROPY: usize = 64;
 
 /// A guest's identity.
 pub(super) struct Identity<'a> {
-    pub(super) microvm_id: &'a str,
+    pub(super) microvm_id: &'a MicrovmId,
     pub(super) metadata: Option<proto::Metadata>,
     pub(super) credentials: Option<proto::Credentials>,
 }
@@ -25,7 +26,7 @@ impl Identity<'_> {
     pub(super) fn message(self, stage: &Stage) -> Result<proto::Identify, BuildError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         Ok(proto::Identify {
-            microvm_id: self.microvm_id.to_owned(),
+            microvm_id: self.microvm_id.to_string(),
             wall_clock_ns: u64::try_from(now).unwrap_or_default(),
             entropy: random::<ENTROPY>()?.to_vec(),
             network: stage.guest_network(),
@@ -37,8 +38,8 @@ impl Identity<'_> {
 }
 
 /// A new microVM id.
-pub(super) fn random_id() -> String {
-    format!("microvm-{}", Uuid::new_v4())
+pub(super) fn random_id() -> MicrovmId {
+    MicrovmId::with_uuid(Uuid::new_v4())
 }
 
 /// Random bytes of the host's kernel.

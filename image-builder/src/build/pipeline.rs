@@ -274,8 +274,9 @@ fn rename_new(from: &Path, to: &Path) -> Result<(), BuildError> {
 
 #[cfg(test)]
 mod tests {
-    use hearth_host::roles::{RoleUse, RolesConfig};
-    use hearth_host::shape::{Burst, MemoryClass};
+    use hearth_host::roles::RolesConfig;
+    use hearth_model::role::{RoleUse, role_arn};
+    use hearth_model::shape::{Burst, MemoryClass};
 
     use super::*;
     use crate::build::Platform;
@@ -288,7 +289,7 @@ mod tests {
             memory: MemoryClass::DEFAULT,
             burst: Burst::NONE,
             environment: [].into(),
-            hooks: crate::image::Hooks::default(),
+            hooks: hearth_model::hooks::Hooks::default(),
             all_capabilities: false,
             egress: Egress::Internet,
             platform: Platform {
@@ -309,7 +310,7 @@ mod tests {
         )
         .unwrap();
         let roles = RoleProvider::new(config).unwrap();
-        let of = |account: &str| Some(RoleUse::new("222222222222", format!("arn:aws:iam::{account}:role/b")));
+        let of = |account: &str| Some(RoleUse::new("222222222222", role_arn(account, "b")));
         assert_eq!(credentials(&roles, &request(None)).await.unwrap(), None);
         let own = credentials(&roles, &request(of("222222222222"))).await.unwrap().unwrap();
         assert_eq!(own.access_key_id, "AKIA");

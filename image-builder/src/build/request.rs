@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use hearth_host::network::Egress;
-use hearth_host::roles::RoleUse;
-use hearth_host::shape::{Burst, MemoryClass};
-
-use crate::image::Hooks;
+use hearth_model::hooks::Hooks;
+use hearth_model::role::RoleUse;
+use hearth_model::shape::{Burst, MemoryClass};
 
 /// The request to build an image.
 #[derive(Clone, Debug)]

@@ -4,9 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use hearth_host::agent::AgentError;
-use hearth_host::agent::control::{Control, HookCall, HookResult};
+use hearth_host::agent::control::{Control, HookCall};
 use hearth_host::microvm::{create, open};
-use hearth_host::shape::Shape;
+use hearth_model::hooks::{HookOutcome, HookSettings, ImageHook};
+use hearth_model::shape::Shape;
 use hearth_proto::guest::v1::{self as proto, AppState, LogSource};
 use hearth_vmm::client::snapshot::{Overlay, Take, suspend};
 use hearth_vmm::config::DiskSource;
@@ -19,8 +20,8 @@ use super::identity::{Identity, random_id};
 use super::request::BuildRequest;
 use super::stage::{Host, Stage, is_users_fault};
 use super::workspace::Workspace;
-use crate::failure::{FailureCode, HookFailure, ImageHook, StateReason};
-use crate::image::{App, HookSettings};
+use crate::failure::{FailureCode, StateReason};
+use crate::image::App;
 use hearth_base::Base;
 
 /// Without `/ready`: how long the app must have run before the snapshot.
@@ -130,7 +131,7 @@ impl Job<'_> {
     async fn until_ready(&self, control: &mut Control) -> Result<(), BuildError> {
         let hooks = self.request.hooks;
         match hooks.ready {
-            Some(settings) => call(control, ImageHook::Ready, proto::Hook::Ready, hooks.port, settings).await,
+            Some(settings) => call(control, ImageHook::Ready, hooks.port, settings).await,
             None => quiescent(control).await.map_err(BuildError::from),
         }
     }
@@ -196,24 +197,26 @@ pub(super) async fn last_lines(stage: &Stage) {
 /// Calls an image hook and returns its outcome.
 pub(super) async fn call(
     control: &mut Control,
-    name: ImageHook,
-    hook: proto::Hook,
+    hook: ImageHook,
     port: u16,
     settings: HookSettings,
 ) -> Result<(), BuildError> {
-    let result = control.call_hook(&HookCall { hook, port, timeout: settings.timeout(), body: None }).await?;
-    if result.is_success() {
+    let kind = match hook {
+        ImageHook::Ready => proto::Hook::Ready,
+        ImageHook::Validate => proto::Hook::Validate,
+    };
+    let timeout = settings.timeout();
+    let outcome = control.call_hook(&HookCall { hook: kind, port, timeout, body: None }).await?;
+    if outcome.is_success() {
         return Ok(());
     }
-    let (failure, detail) = match result {
-        HookResult::Status(status) => {
-            (HookFailure::Status(u16::try_from(status).unwrap_or(u16::MAX)), format!("HTTP status {status}"))
-        }
-        HookResult::Refused => (HookFailure::Refused, format!("nobody listens on port {port}")),
-        HookResult::TimedOut => (HookFailure::TimedOut(settings.timeout()), String::new()),
-        HookResult::Transport(message) => (HookFailure::Transport, message),
+    let detail = match &outcome {
+        HookOutcome::Status(status) => format!("HTTP status {status}"),
+        HookOutcome::Refused => format!("nobody listens on port {port}"),
+        HookOutcome::TimedOut | HookOutcome::Disabled => String::new(),
+        HookOutcome::Failed(message) => message.clone(),
     };
-    Err(BuildError::failed(StateReason::Hook(name, failure), detail))
+    Err(BuildError::failed(StateReason::Hook { hook, outcome, timeout }, detail))
 }
 
 /// Waits until an app without `/ready` has most likely started: it has run for a while, and the guest is idle.
@@ -254,6 +257,7 @@ impl Idle {
 #[cfg(test)]
 mod tests {
     use hearth_host::agent::double::played;
+    use hearth_model::hooks::DEFAULT_PORT;
     use proto::hook_outcome::Result as Outcome;
 
     use super::*;
@@ -271,7 +275,7 @@ mod tests {
         let called = async {
             let mut control = agent.control().await.unwrap();
             let settings = HookSettings { timeout_seconds: 300 };
-            call(&mut control, name, proto::Hook::Ready, 9000, settings).await
+            call(&mut control, name, DEFAULT_PORT, settings).await
         };
         tokio::join!(called, script).0.err().map(|error| error.state_reason())
     }

@@ -10,7 +10,7 @@ use hearth_host::agent::{Agent, AgentError};
 use hearth_host::dns::Resolver;
 use hearth_host::microvm::{Boot, Card, Microvm, Restore};
 use hearth_host::network::{Egress, MicrovmNetwork, Networks};
-use hearth_host::shape::Shape;
+use hearth_model::shape::Shape;
 use hearth_proto::guest::v1::{self as proto, FailureCode as AgentFailure};
 use hearth_vmm::config::DiskSource;
 use hearth_vmm::jail::JailConfig;

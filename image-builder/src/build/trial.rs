@@ -4,6 +4,7 @@ use hearth_host::agent::Agent;
 use hearth_host::agent::control::HookCall;
 use hearth_host::microvm::Microvm;
 use hearth_host::network::Egress;
+use hearth_model::id::MicrovmId;
 use hearth_proto::guest::v1 as proto;
 
 use super::error::BuildError;
@@ -17,7 +18,7 @@ use crate::image::Image;
 /// A microVM of an image. Dropping it removes it without leftovers.
 pub struct Trial {
     stage: Stage,
-    id: String,
+    id: MicrovmId,
     _workspace: Workspace,
 }
 
@@ -38,7 +39,7 @@ impl Builder {
         let who = Identity { microvm_id: &id, metadata: None, credentials: None };
         control.identify(who.message(&stage)?).await?;
         if let Some(settings) = manifest.hooks.run {
-            let body = serde_json::json!({ "microvmId": id, "runHookPayload": payload }).to_string();
+            let body = serde_json::json!({ "microvmId": id.as_str(), "runHookPayload": payload }).to_string();
             let (hook, port) = (proto::Hook::Run, manifest.hooks.port);
             let call = HookCall { hook, port, timeout: settings.timeout(), body: Some(body) };
             let result = control.call_hook(&call).await?;
@@ -54,7 +55,7 @@ impl Trial {
     /// Id of the microVM.
     #[must_use]
     pub fn id(&self) -> &str {
-        &self.id
+        self.id.as_str()
     }
 
     /// Client of the guest's agent.

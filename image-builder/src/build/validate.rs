@@ -4,6 +4,7 @@ use std::path::Path;
 
 use hearth_host::agent::control::Control;
 use hearth_host::microvm::Restore;
+use hearth_model::hooks::ImageHook;
 use hearth_proto::guest::v1 as proto;
 use hearth_vmm::client::snapshot::write_working_set;
 use tokio::task::spawn_blocking;
@@ -15,7 +16,7 @@ use super::request::BuildRequest;
 use super::snapshot::{call, drain_logs, last_lines};
 use super::stage::{Host, Stage};
 use super::workspace::Workspace;
-use crate::failure::{ImageHook, StateReason};
+use crate::failure::StateReason;
 use crate::image::{Image, SNAPSHOT};
 
 /// Name of the working set's file in the snapshot's folder.
@@ -37,8 +38,7 @@ pub(super) async fn run(
     let who = Identity { microvm_id: &random_id(), metadata, credentials };
     control.identify(who.message(&stage)?).await?;
     if let Some(settings) = request.hooks.validate {
-        let validated =
-            call(&mut control, ImageHook::Validate, proto::Hook::Validate, request.hooks.port, settings);
+        let validated = call(&mut control, ImageHook::Validate, request.hooks.port, settings);
         let validated = tokio::select! {
             validated = validated => validated,
             _ = stage.microvm().ended() => {

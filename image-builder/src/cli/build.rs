@@ -5,10 +5,12 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use hearth_host::network::Egress;
-use hearth_host::roles::{RoleUse, account_of, is_account};
-use hearth_host::shape::{Burst, MemoryClass};
 use hearth_image_builder::build::{BuildError, BuildRequest, Platform};
-use hearth_image_builder::image::{HookSettings, Hooks};
+use hearth_model::account::is_account;
+use hearth_model::hooks::{DEFAULT_PORT, Hook, HookSettings, Hooks, ImageHook};
+use hearth_model::image::ImageArn;
+use hearth_model::role::{RoleUse, account_of};
+use hearth_model::shape::{Burst, MemoryClass};
 
 use super::host::{HostOptions, NamedArtifact};
 use super::{block_on, interrupted, progress};
@@ -78,44 +80,46 @@ enum EgressName {
     None,
 }
 
-/// A hook is enabled by naming it; its timeout in seconds may follow.
+/// A hook is enabled by naming it; its timeout in seconds may follow. (Clap tells these types by their spelling.)
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Hooks")]
 struct HookOptions {
     /// Port on which the app answers hooks
-    #[arg(long, value_name = "PORT", default_value_t = 9000)]
+    #[arg(long, value_name = "PORT", default_value_t = DEFAULT_PORT)]
     hooks_port: u16,
     /// POST /ready until it answers 200, then take the snapshot
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "60")]
-    ready: Option<u32>,
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
+    ready: Option<Option<u32>>,
     /// POST /validate in a clone of the snapshot
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "30")]
-    validate: Option<u32>,
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
+    validate: Option<Option<u32>>,
     /// POST /run once in each microVM
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1", requires = "ready")]
-    run: Option<u32>,
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, requires = "ready")]
+    run: Option<Option<u32>>,
     /// POST /suspend before a suspend
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1", requires = "ready")]
-    suspend: Option<u32>,
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, requires = "ready")]
+    suspend: Option<Option<u32>>,
     /// POST /resume after a resume
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1", requires = "ready")]
-    resume: Option<u32>,
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, requires = "ready")]
+    resume: Option<Option<u32>>,
     /// POST /terminate before the end
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1", requires = "ready")]
-    terminate: Option<u32>,
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, requires = "ready")]
+    terminate: Option<Option<u32>>,
 }
 
 impl HookOptions {
     fn hooks(&self) -> Hooks {
-        let settings = |seconds: Option<u32>| seconds.map(|timeout_seconds| HookSettings { timeout_seconds });
+        let settings = |hook: Option<Option<u32>>, default: u32| {
+            hook.map(|seconds| HookSettings { timeout_seconds: seconds.unwrap_or(default) })
+        };
         Hooks {
             port: self.hooks_port,
-            ready: settings(self.ready),
-            validate: settings(self.validate),
-            run: settings(self.run),
-            suspend: settings(self.suspend),
-            resume: settings(self.resume),
-            terminate: settings(self.terminate),
+            ready: settings(self.ready, ImageHook::Ready.default_timeout_seconds()),
+            validate: settings(self.validate, ImageHook::Validate.default_timeout_seconds()),
+            run: settings(self.run, Hook::DEFAULT_TIMEOUT_SECONDS),
+            suspend: settings(self.suspend, Hook::DEFAULT_TIMEOUT_SECONDS),
+            resume: settings(self.resume, Hook::DEFAULT_TIMEOUT_SECONDS),
+            terminate: settings(self.terminate, Hook::DEFAULT_TIMEOUT_SECONDS),
         }
     }
 }
@@ -173,7 +177,7 @@ impl Build {
     fn request(&self, artifact: String) -> BuildRequest {
         let of_role = self.build_role.as_deref().and_then(account_of);
         let account = self.account.as_deref().or(of_role).unwrap_or(NO_ACCOUNT);
-        let arn = format!("arn:aws:lambda:{}:{account}:microvm-image:{}", self.region, self.name);
+        let arn = ImageArn::new(&self.region, account, &self.name).to_string();
         BuildRequest {
             artifact,
             build_role: self.build_role.as_ref().map(|role_arn| RoleUse::new(account, role_arn)),
@@ -204,12 +208,6 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-
-    /// Default timeouts of image hooks in seconds (docs/behaviour.md, "Hooks").
-    const READY: u32 = 60;
-    const VALIDATE: u32 = 30;
-    /// Default timeout of runtime hooks in seconds.
-    const RUNTIME: u32 = 1;
 
     #[derive(Debug, Parser)]
     struct Line {
@@ -245,11 +243,11 @@ mod tests {
         assert_eq!(parse("").unwrap().memory, MemoryClass::DEFAULT);
         let hooks = parse("--ready --validate=7 --run").unwrap().hooks.hooks();
         let seconds = |hook: Option<HookSettings>| hook.map(|hook| hook.timeout_seconds);
-        assert_eq!(seconds(hooks.ready), Some(READY));
+        assert_eq!(seconds(hooks.ready), Some(60));
         assert_eq!(seconds(hooks.validate), Some(7));
-        assert_eq!(seconds(hooks.run), Some(RUNTIME));
+        assert_eq!(seconds(hooks.run), Some(1));
         assert_eq!(seconds(hooks.suspend), None);
-        assert_eq!(seconds(parse("--validate").unwrap().hooks.hooks().validate), Some(VALIDATE));
+        assert_eq!(seconds(parse("--validate").unwrap().hooks.hooks().validate), Some(30));
         assert!(parse("--run").is_err(), "runtime hooks need /ready");
     }
 

@@ -1,9 +1,9 @@
 //! `image.json`: the description of an image.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use hearth_host::shape::{MemoryClass, Shape};
+use hearth_model::hooks::Hooks;
+use hearth_model::shape::{MemoryClass, Shape};
 use hearth_proto::guest::v1 as proto;
 use serde::{Deserialize, Serialize};
 
@@ -62,40 +62,6 @@ impl App {
             working_directory: self.working_directory.clone(),
             user: self.user.clone(),
         }
-    }
-}
-
-/// Hooks of an app (docs/behaviour.md, "Hooks"). A hook without settings is disabled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Hooks {
-    /// Port on which the app serves hooks.
-    pub port: u16,
-    /// Called until the app is ready for the snapshot.
-    pub ready: Option<HookSettings>,
-    /// Called in a throw-away microVM that is restored from the snapshot.
-    pub validate: Option<HookSettings>,
-    /// Called once in each microVM.
-    pub run: Option<HookSettings>,
-    /// Called before a suspend.
-    pub suspend: Option<HookSettings>,
-    /// Called after a resume.
-    pub resume: Option<HookSettings>,
-    /// Called before the microVM is terminated.
-    pub terminate: Option<HookSettings>,
-}
-
-/// Settings of a hook.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HookSettings {
-    /// Time limit for all attempts together, in seconds.
-    pub timeout_seconds: u32,
-}
-
-impl HookSettings {
-    /// Time limit for all attempts together.
-    #[must_use]
-    pub fn timeout(self) -> Duration {
-        Duration::from_secs(self.timeout_seconds.into())
     }
 }
 

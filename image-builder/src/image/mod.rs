@@ -19,7 +19,7 @@ use hearth_host::microvm::{MicrovmError, Restore, create, open};
 use hearth_vmm::config::DiskSource;
 use hearth_vmm::config::restore::RestoreClock;
 
-pub use manifest::{App, BaseOrigin, HookSettings, Hooks, Manifest, Origin, Sizes};
+pub use manifest::{App, BaseOrigin, Manifest, Origin, Sizes};
 
 /// Name of the manifest in the folder.
 pub const MANIFEST: &str = "image.json";

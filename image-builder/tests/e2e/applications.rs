@@ -4,7 +4,8 @@ use std::fs;
 
 use hearth_host::network::Egress;
 use hearth_image_builder::build::{LogStream, Step};
-use hearth_image_builder::image::{Hooks, MANIFEST};
+use hearth_image_builder::image::MANIFEST;
+use hearth_model::hooks::Hooks;
 
 use super::support::{Site, Told, ask, seconds};
 

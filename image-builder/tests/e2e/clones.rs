@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::fs;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hearth_host::roles::{Provider, RoleUse, RolesConfig, Secret, StaticKeys};
+use hearth_host::roles::{Provider, RolesConfig, Secret, StaticKeys};
 use hearth_image_builder::build::LogStream;
+use hearth_model::role::RoleUse;
 use hearth_testing::search::find;
 
 use super::support::{Site, Told, ask};

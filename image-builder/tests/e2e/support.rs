@@ -10,14 +10,15 @@ use std::time::Duration;
 use hearth_host::dns::DnsConfig;
 use hearth_host::network::{Egress, NetworkConfig};
 use hearth_host::roles::{RoleProvider, RolesConfig};
-use hearth_host::shape::{Burst, MemoryClass};
 use hearth_image_builder::artifact::{ArtifactConfig, Fetcher};
 use hearth_image_builder::build::event::Sink;
 use hearth_image_builder::build::settings::BuilderLimits;
 use hearth_image_builder::build::{
     BuildError, BuildRequest, Builder, Event, LogStream, Platform, Settings, Step, Trial,
 };
-use hearth_image_builder::image::{HookSettings, Hooks, Image};
+use hearth_image_builder::image::Image;
+use hearth_model::hooks::{HookSettings, Hooks};
+use hearth_model::shape::{Burst, MemoryClass};
 use hearth_vmm::jail::JailConfig;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -1,6 +1,7 @@
 //! `hearth image builds` and `build`.
 
 use clap::Subcommand;
+use hearth_model::arn::resource_name;
 use hearth_proto::microvms::v1::{
     GetMicrovmImageBuildRequest, GetMicrovmImageBuildResponse, ListMicrovmImageBuildsRequest,
     ListMicrovmImageBuildsResponse,
@@ -8,7 +9,6 @@ use hearth_proto::microvms::v1::{
 
 use super::super::Context;
 use crate::error::Failure;
-use crate::names::short;
 use crate::out::{Fields, Table, age, bytes, moment};
 use crate::pages::{self, PAGE};
 
@@ -95,7 +95,7 @@ impl Build {
 fn fields(build: &GetMicrovmImageBuildResponse) -> String {
     let mut fields = Fields::default();
     fields.add("build", &*build.build_id);
-    fields.add("image", format!("{} {}", short(&build.image_arn), build.image_version));
+    fields.add("image", format!("{} {}", resource_name(&build.image_arn), build.image_version));
     fields.add("state", build.build_state().as_str_name());
     fields.maybe("state reason", build.state_reason.as_deref());
     let chipset = build.chipset().as_str_name();

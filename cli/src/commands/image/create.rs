@@ -1,6 +1,7 @@
 //! `hearth image create` and `update`.
 
 use clap::Args;
+use hearth_model::arn::resource_name;
 use hearth_proto::microvms::v1::{
     CreateMicrovmImageRequest, GetMicrovmImageVersionRequest, MicrovmImageDetails, UpdateMicrovmImageRequest,
 };
@@ -10,7 +11,6 @@ use super::options::VersionOptions;
 use super::watch;
 use crate::error::Failure;
 use crate::live::To;
-use crate::names::short;
 use crate::parse;
 
 /// Create an image and watch the build of its version 1.0
@@ -114,7 +114,7 @@ async fn follow(context: &Context, image: MicrovmImageDetails, detach: bool) -> 
         let answer = microvms.get_microvm_image_version(request);
         return out.json(&client.call(format!("get {}", image.name), answer).await?);
     }
-    let name = short(&image.image_arn);
+    let name = resource_name(&image.image_arn);
     if out.quiet {
         out.line(name)
     } else {

@@ -1,10 +1,8 @@
 //! Hooks: named, they are enabled; a timeout may follow.
 
 use clap::Args;
+use hearth_model::hooks::DEFAULT_PORT;
 use hearth_proto::microvms::v1::{HookState, Hooks, MicrovmHooks, MicrovmImageHooks};
-
-/// Default port on which apps serve hooks.
-const PORT: i32 = 9000;
 
 /// Whether a hook is enabled, and its timeout in seconds where one is given. (Clap tells these types by their spelling.)
 #[derive(Debug, Args)]
@@ -61,7 +59,7 @@ impl HookOptions {
             return None;
         }
         Some(Hooks {
-            port: Some(self.hooks_port.unwrap_or(PORT)),
+            port: Some(self.hooks_port.unwrap_or(DEFAULT_PORT.into())),
             microvm_hooks: microvm,
             microvm_image_hooks: image,
         })

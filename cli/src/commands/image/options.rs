@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use hearth_model::arn::resource_name;
 use hearth_proto::microvms::v1::code_artifact::Artifact as Source;
 use hearth_proto::microvms::v1::{
     Architecture, Capability, CodeArtifact, CpuConfiguration, Resources, UpdateMicrovmImageRequest,
@@ -13,7 +14,7 @@ use super::super::Context;
 use super::super::run::LoggingOptions;
 use super::hooks::HookOptions;
 use crate::error::Failure;
-use crate::names::{short, with_version};
+use crate::names::with_version;
 use crate::parse;
 use crate::upload::Artifact;
 
@@ -87,7 +88,7 @@ impl VersionOptions {
         let egress_network_connectors = client.connectors(&egress).await?;
         let image_identifier = client.image(image).await?;
         let quiet = context.out.quiet;
-        let uri = Artifact::find(artifact)?.uri(client, short(image), quiet).await?;
+        let uri = Artifact::find(artifact)?.uri(client, resource_name(image), quiet).await?;
         let architecture = self.architecture.map(|name| match name {
             ArchitectureName::Arm64 => Architecture::Arm64,
             ArchitectureName::X8664 => Architecture::X8664,

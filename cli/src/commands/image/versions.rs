@@ -1,6 +1,7 @@
 //! `hearth image versions` and `version`.
 
 use clap::{Args, Subcommand};
+use hearth_model::arn::resource_name;
 use hearth_proto::microvms::v1::code_artifact::Artifact;
 use hearth_proto::microvms::v1::logging::Logging as Destination;
 use hearth_proto::microvms::v1::{
@@ -15,7 +16,6 @@ use super::hooks::describe;
 use super::list::tags;
 use crate::connect::Client;
 use crate::error::Failure;
-use crate::names::short;
 use crate::out::{Fields, Table, age, moment};
 use crate::pages::{self, PAGE};
 
@@ -56,7 +56,7 @@ impl Client {
             };
             let mut microvms = self.microvms();
             let answer = microvms.list_microvm_image_versions(request);
-            let answer = self.call(format!("list the versions of {}", short(arn)), answer).await?;
+            let answer = self.call(format!("list the versions of {}", resource_name(arn)), answer).await?;
             Ok((answer.items, answer.next_token))
         })
         .await
@@ -90,7 +90,7 @@ pub(super) async fn list(context: &Context, image: &str) -> Result<(), Failure> 
 }
 
 fn base(version: &MicrovmImageVersion) -> String {
-    let name = short(&version.base_image_arn);
+    let name = resource_name(&version.base_image_arn);
     match &version.base_image_version {
         Some(version) => format!("{name}:{version}"),
         None => name.to_owned(),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use hearth_model::arn::resource_name;
 use hearth_proto::host::v1::build_event::Event;
 use hearth_proto::host::v1::{BuildEvent, LogEvent, WatchBuildRequest};
 use hearth_proto::microvms::v1::build_state::Value as BuildState;
@@ -14,7 +15,6 @@ use super::super::Context;
 use crate::error::Failure;
 use crate::interrupt::Interrupt;
 use crate::live::{Live, To};
-use crate::names::short;
 use crate::out::{bytes, printable};
 
 /// Interval at which the time of the current step is updated on a terminal.
@@ -53,7 +53,7 @@ pub(super) struct Follow<'a> {
 impl Follow<'_> {
     /// Prints the build's progress until it has ended; with `json`, also its events as JSON on stdout. A failed build is an error.
     pub(super) async fn until_built(self, context: &Context, to: To, json: bool) -> Result<(), Failure> {
-        let name = short(self.arn);
+        let name = resource_name(self.arn);
         let what = format!("watch the build of {name}");
         let request = WatchBuildRequest {
             image_identifier: Some(self.arn.to_owned()),
@@ -99,7 +99,7 @@ fn ended(build: &GetMicrovmImageBuildResponse) -> Result<(), Failure> {
     if build.build_state() == BuildState::Successful {
         return Ok(());
     }
-    let name = short(&build.image_arn);
+    let name = resource_name(&build.image_arn);
     let reason = build.state_reason.as_deref().unwrap_or("no reason is given").trim_end_matches('.');
     Err(Failure::failed(format!(
         "the build of {name} {} failed: {reason}; see its log with `hearth logs --image {name}`, \

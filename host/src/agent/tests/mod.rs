@@ -5,7 +5,7 @@ mod silent;
 use proto::exec_output::Event as Output;
 use proto::response::Result as Answer;
 
-use super::control::{HookCall, HookResult};
+use super::control::HookCall;
 use super::double::{Line, Lines, played};
 use super::exec::Event;
 use super::*;
@@ -42,10 +42,10 @@ async fn outcomes_of_hooks_are_told_apart() {
     use proto::hook_outcome::Result as Outcome;
     let (agent, mut guest) = played();
     let outcomes = [
-        (Some(Outcome::Status(204)), Some(HookResult::Status(204))),
-        (Some(Outcome::Refused(proto::Done {})), Some(HookResult::Refused)),
-        (Some(Outcome::TimedOut(proto::Done {})), Some(HookResult::TimedOut)),
-        (Some(Outcome::Transport("reset".into())), Some(HookResult::Transport("reset".into()))),
+        (Some(Outcome::Status(204)), Some(HookOutcome::Status(204))),
+        (Some(Outcome::Refused(proto::Done {})), Some(HookOutcome::Refused)),
+        (Some(Outcome::TimedOut(proto::Done {})), Some(HookOutcome::TimedOut)),
+        (Some(Outcome::Transport("reset".into())), Some(HookOutcome::Failed("reset".into()))),
         (None, None),
     ];
     let script = async {

@@ -5,6 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use hearth_model::id::MicrovmId;
+use hearth_model::version::ImageVersion;
 use hearth_proto::host::v1 as api;
 use hearth_proto::host::v1::host_service_server::HostService;
 use hearth_proto::host::v1::put_artifact_request::Part;
@@ -21,7 +23,6 @@ use crate::clock::time;
 use crate::events::Events;
 use crate::logs::{LogError, Logs, Position, Query};
 use crate::panics;
-use crate::service::names::version_number;
 use crate::service::{Operation, Service, ServiceError};
 use crate::store::Db;
 
@@ -248,7 +249,7 @@ impl HostService for Grpc {
             begin(&service, &caller, &request)?;
             let resource = match request.resource {
                 // The resource is a name or an ARN of an image, or a microVM's id; events contain ARNs and ids.
-                Some(resource) if !resource.starts_with("microvm-") => {
+                Some(resource) if !resource.starts_with(MicrovmId::PREFIX) => {
                     let image = service.config().image_name(&caller.account, &resource)?;
                     Some(service.config().image_arn(&image.account, &image.name))
                 }
@@ -296,9 +297,11 @@ impl HostService for Grpc {
             let number = match request.image_version.as_deref() {
                 None => None,
                 Some(version) => {
-                    Some(version_number(version).ok_or_else(|| ServiceError::VersionNotFound {
-                        arn: service.config().image_arn(&image.account, &image.name),
-                        version: version.to_owned(),
+                    Some(ImageVersion::parse(version).map(ImageVersion::number).ok_or_else(|| {
+                        ServiceError::VersionNotFound {
+                            arn: service.config().image_arn(&image.account, &image.name),
+                            version: version.to_owned(),
+                        }
                     })?)
                 }
             };

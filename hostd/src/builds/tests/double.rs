@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use hearth_host::shape::Burst;
 use hearth_image_builder::build::event::Sink;
 use hearth_image_builder::build::{Event, LogStream, Step};
+use hearth_model::build::Artifact;
+use hearth_model::shape::Burst;
 use hearth_proto::guest::v1::LogSource;
 use hearth_proto::microvms::v1::{CodeArtifact, MicrovmImageVersion, SnapshotBuild, code_artifact};
 use hearth_proto::store::v1::{ArtifactRecord, ImageRecord, VersionRecord};
@@ -19,8 +20,8 @@ use crate::clock::Clock;
 use crate::driver::faults::Faults;
 use crate::events::Events;
 use crate::lifecycle::image::Image;
+use crate::platform::LogTarget;
 use crate::platform::double::Double;
-use crate::platform::{Artifact, LogTarget};
 use crate::records;
 use crate::store::{Batch, Db, MemoryStore, Scan, Table};
 

@@ -115,7 +115,7 @@ fn check(daemon: &Daemon, builder: &Builder, told: &Acknowledged, point: &str) {
         .collect();
     let owned: BTreeSet<String> = owned.union(&used).cloned().collect();
     let files: BTreeSet<String> =
-        builder.host.world().artifacts.iter().map(|file| file.build_id.clone()).collect();
+        builder.host.world().artifacts.iter().map(|file| file.build_id.to_string()).collect();
     let records: Vec<ArtifactRecord> = daemon.all(Table::Artifacts);
     let records: BTreeSet<String> = records.into_iter().map(|record| record.build_id).collect();
     assert_eq!(files, owned, "files after {point}");
@@ -202,7 +202,8 @@ async fn a_build_that_panics_is_given_up_after_three_tries() {
     assert!(reason.contains("began 3 times"), "{reason}");
     assert_eq!(start().image("bad").unwrap().state(), State::CreateFailed);
     let id = build_id(&start().version("bad", 1).unwrap());
-    let built = builder.built.lock().unwrap().iter().filter(|artifact| artifact.build_id == id).count();
+    let built =
+        builder.built.lock().unwrap().iter().filter(|artifact| artifact.build_id.as_str() == id).count();
     assert_eq!(built, 3, "the fourth time nothing is tried");
     assert_eq!(start().images.recover().await.unwrap().builds, 0, "it is over");
     assert_eq!(tries(&start(), "other").0, 1, "it has begun once, and ended");

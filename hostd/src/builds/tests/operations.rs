@@ -193,7 +193,7 @@ async fn the_files_of_a_deleted_version_live_while_a_microvm_uses_them() {
     assert_eq!(daemon.version("demo", 1), None);
     assert_eq!(daemon.image("demo").unwrap().state(), State::Updated);
     assert_eq!(builder.host.world().artifacts.len(), 2, "the microVM has its files");
-    assert!(daemon.images.artifacts().unwrap().iter().any(|artifact| artifact.build_id == id));
+    assert!(daemon.images.artifacts().unwrap().iter().any(|artifact| artifact.build_id.as_str() == id));
     daemon.images.released(&id);
     daemon.idle().await;
     assert_eq!(builder.host.world().artifacts.len(), 2, "it is still used");
@@ -376,7 +376,11 @@ async fn a_killed_build_is_built_again_under_its_number_and_id() {
     assert_eq!(second.image("demo").unwrap().state(), State::Created);
     let built = builder.built.lock().unwrap().clone();
     assert_eq!(built.last().map(|artifact| artifact.version), Some(1));
-    assert!(built.iter().all(|artifact| artifact.build_id == build_id(&second.version("demo", 1).unwrap())));
+    assert!(
+        built
+            .iter()
+            .all(|artifact| artifact.build_id.as_str() == build_id(&second.version("demo", 1).unwrap()))
+    );
     assert_eq!(second.image("demo").unwrap().newest_version, 1);
 }
 

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use hearth_model::hooks::{Hook, HookOutcome};
 use proptest::prelude::*;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::*;
 use crate::driver::gate::Patience;
-use crate::platform::{Exit, Hook, HookOutcome};
+use crate::platform::Exit;
 use Request::{Resume, Suspend, Terminate};
 
 /// Ids of the microVMs in all stories.

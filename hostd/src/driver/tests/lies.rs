@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 
 use MicrovmState::{Running, Suspended, Terminated};
 use Request::{Resume, Suspend, Terminate};
+use hearth_model::hooks::{Hook, HookOutcome};
 use proptest::prelude::*;
 
 use super::*;
+use crate::platform::Exit;
 use crate::platform::double::Sight;
-use crate::platform::{Exit, Hook, HookOutcome};
 
 /// Longer than any number of effects take, including those that are given up.
 const AGES: Duration = Duration::from_secs(3600);

@@ -3,9 +3,10 @@
 use MicrovmState::{Running, Suspended, Terminated};
 use Request::{Resume, Suspend, Terminate};
 
+use hearth_model::hooks::Hook;
+
 use super::*;
 use crate::driver::gate::{Patience, Refused};
-use crate::platform::Hook;
 
 /// All phases.
 fn phases() -> impl Iterator<Item = Phase> {

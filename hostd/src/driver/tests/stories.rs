@@ -1,5 +1,7 @@
+use hearth_model::hooks::{Hook, HookOutcome};
+
 use super::*;
-use crate::platform::{Exit, Hook, HookOutcome};
+use crate::platform::Exit;
 use crate::store::Scan;
 use MicrovmState::{Running, Suspended, Suspending, Terminated};
 use Request::{Resume, Suspend, Terminate};

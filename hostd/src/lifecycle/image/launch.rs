@@ -1,12 +1,11 @@
 //! The choice of the version that RunMicrovm uses.
 
+use hearth_model::version::ImageVersion;
 use hearth_proto::microvms::v1::{
     MicrovmImageState as State, MicrovmImageVersion, MicrovmImageVersionStatus as Status,
     microvm_image_version_state::Value as VersionState,
 };
 use hearth_proto::store::v1::{ImageRecord, VersionRecord};
-
-use super::version_number;
 
 /// No version can be run. The error is the same for an image that does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,7 +32,7 @@ pub fn wanted(image: Option<&ImageRecord>, requested: Option<&str>) -> Option<u3
         |image: &ImageRecord| matches!(image.state(), State::Deleting | State::DeleteFailed | State::Deleted);
     let image = image.filter(|image| !goes(image))?;
     match requested {
-        Some(name) => version_number(name),
+        Some(name) => ImageVersion::parse(name).map(ImageVersion::number),
         None => Some(image.latest_active).filter(|number| *number > 0),
     }
 }

@@ -170,14 +170,6 @@ fn without_an_active_version_the_sentence_is_that_of_an_unknown_image() {
     assert_eq!(resolved(&image, None), Err(sentence));
 }
 
-#[test]
-fn versions_are_named_by_their_number_with_or_without_the_minor_one() {
-    assert_eq!((version_number("1.0"), version_number("12")), (Some(1), Some(12)));
-    for wrong in ["", "0", "0.0", "1.1", "01", "+1", "1.0.0", "-1", "4294967296", "1 "] {
-        assert_eq!(version_number(wrong), None, "{wrong:?}");
-    }
-}
-
 #[derive(Debug, Clone)]
 enum Operation {
     Update,

@@ -3,9 +3,11 @@
 use async_trait::async_trait;
 use hearth_host::agent::exec::{Events, Stdin};
 
+use hearth_model::hooks::{Hook, HookOutcome};
+
 use super::script::{Point, Way};
 use super::{Double, app, done};
-use crate::platform::{ConnectError, Connection, Exit, Guest, Hook, HookOutcome, SuspendError};
+use crate::platform::{ConnectError, Connection, Exit, Guest, SuspendError};
 
 /// A process of a microVM. It may have exited, or never have existed.
 #[derive(Debug)]
@@ -49,9 +51,9 @@ impl Guest for Machine {
         self.host.pace().await;
         match way {
             Some(Way::Answers(outcome)) => outcome,
-            Some(Way::Fails(_)) => HookOutcome::Failed,
+            Some(Way::Fails(why)) => HookOutcome::Failed(why.to_owned()),
             _ if self.runs() => HookOutcome::Status(200),
-            _ => HookOutcome::Failed,
+            _ => HookOutcome::Failed(GONE.to_owned()),
         }
     }
 

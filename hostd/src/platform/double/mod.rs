@@ -27,12 +27,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use hearth_model::build::Artifact;
 use tokio::sync::watch;
 
 pub use script::{Point, Sight, Way};
 pub use world::{Vm, World};
 
-use super::{Artifact, Exit, Found, Guest, Platform, PlatformError, Spec};
+use super::{Exit, Found, Guest, Platform, PlatformError, Spec};
 use guest::Machine;
 
 /// A simulated host.

@@ -2,9 +2,8 @@
 
 use std::collections::VecDeque;
 
+use hearth_model::hooks::{Hook, HookOutcome};
 use tokio::sync::oneshot;
-
-use crate::platform::{Hook, HookOutcome};
 
 /// The operations of the host at which a test can make it deviate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -2,11 +2,13 @@
 
 use std::net::Ipv4Addr;
 
+use hearth_model::hooks::{Hook, HookOutcome, Hooks};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
+use super::guest::GONE;
 use super::*;
-use crate::platform::{ConnectError, Hook, HookOutcome, SuspendError};
+use crate::platform::{ConnectError, SuspendError};
 
 const PACE: Duration = Duration::from_secs(1);
 
@@ -19,7 +21,7 @@ fn spec(id: &str, suspends: u64) -> Spec {
         image_version: String::new(),
         artifact: artifact("b-1"),
         memory_mib: 1,
-        hooks: None,
+        hooks: Hooks::default(),
         execution_role_arn: None,
         egress: hearth_host::network::Egress::None,
         log: None,
@@ -53,7 +55,7 @@ async fn what_it_is_asked_for_is_done_and_lasts_longer_than_who_asked() {
     guest.suspend(1).await.unwrap();
     assert_eq!(found(&host, 1).await, Sight::Suspended);
     assert_eq!(found(&host, 2).await, Sight::Nothing, "another state is none");
-    assert_eq!(guest.call_hook(Hook::Suspend).await, HookOutcome::Failed, "its process is gone");
+    assert_eq!(guest.call_hook(Hook::Suspend).await, HookOutcome::Failed(GONE.into()));
     assert!(host.resume(&spec("vm", 2)).await.is_err());
     let resumed = host.resume(&spec("vm", 1)).await.unwrap();
     assert_eq!(found(&host, 1).await, Sight::Running, "the state stays, and is not taken for a new one");
@@ -61,7 +63,7 @@ async fn what_it_is_asked_for_is_done_and_lasts_longer_than_who_asked() {
     host.once(Point::Resume, Way::Fails("no user id is free"));
     assert!(host.resume(&spec("vm", 1)).await.is_err());
     assert_eq!(found(&host, 1).await, Sight::Suspended, "the earlier process is ended first");
-    assert_eq!(resumed.call_hook(Hook::Resume).await, HookOutcome::Failed);
+    assert_eq!(resumed.call_hook(Hook::Resume).await, HookOutcome::Failed(GONE.into()));
     let resumed = host.resume(&spec("vm", 1)).await.unwrap();
     resumed.suspend(2).await.unwrap();
     host.discard("vm").await.unwrap();
@@ -130,7 +132,7 @@ async fn it_lies() {
     let host = Double::default();
     host.once(Point::Launch, Way::Pretends);
     let guest = host.launch(&spec("vm", 0)).await.unwrap();
-    assert_eq!(guest.call_hook(Hook::Run).await, HookOutcome::Failed);
+    assert_eq!(guest.call_hook(Hook::Run).await, HookOutcome::Failed(GONE.into()));
     assert_eq!(found(&host, 0).await, Sight::Nothing);
 
     host.once(Point::Launch, Way::Denies("no"));

@@ -3,11 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
+use hearth_model::build::Artifact;
+use hearth_model::hooks::Hook;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::script::{Point, Script};
-use crate::platform::{Artifact, Exit, Hook};
+use crate::platform::Exit;
 
 /// The state of a microVM on the host.
 #[derive(Debug, Default)]

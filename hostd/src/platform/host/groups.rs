@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hearth_host::shape::Shape;
+use hearth_model::shape::Shape;
 use hearth_vmm::jail::Cgroup;
 use hearth_vmm::jail::cgroup::{CgroupConfig, CgroupError, DEFAULT_PIDS_MAX};
 
@@ -140,7 +140,7 @@ fn weight(baseline_mib: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use hearth_host::shape::MemoryClass;
+    use hearth_model::shape::MemoryClass;
 
     use super::*;
 

@@ -12,6 +12,7 @@ use hearth_host::agent::{Agent, AgentError};
 use hearth_host::microvm::Microvm;
 use hearth_host::microvm::process::Process;
 use hearth_host::network::Egress;
+use hearth_model::hooks::{Hook, HookOutcome};
 use hearth_proto::guest::v1 as agent;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -21,7 +22,7 @@ use super::layout::Place;
 use super::logs::{self, Output};
 use super::{Host, dns, hooks, identity, watch as end};
 use crate::panics::poisoned;
-use crate::platform::{ConnectError, Connection, Exit, Guest, Hook, HookOutcome, Spec, SuspendError};
+use crate::platform::{ConnectError, Connection, Exit, Guest, Spec, SuspendError};
 
 /// How long the app may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -131,7 +132,7 @@ impl Machine {
 impl Guest for Machine {
     async fn call_hook(&self, hook: Hook) -> HookOutcome {
         let Spec { id, hooks, run_hook_payload, .. } = &self.spec;
-        let Some(call) = hooks::call(hooks.as_ref(), hook, id, run_hook_payload) else {
+        let Some(call) = hooks::call(hooks, hook, id, run_hook_payload) else {
             return HookOutcome::Disabled;
         };
         let result = self.agent().call_hook(&call).await;
@@ -140,7 +141,7 @@ impl Guest for Machine {
             Ok(result) => tracing::info!(microvm = id, %hook, ?result, "the hook did not succeed"),
             Err(error) => tracing::warn!(microvm = id, %hook, %error, "the hook could not be called"),
         }
-        hooks::outcome(&result)
+        hooks::outcome(result)
     }
 
     async fn suspend(&self, number: u64) -> Result<(), SuspendError> {

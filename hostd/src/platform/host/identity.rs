@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hearth_host::agent::Agent;
 use hearth_host::network::{GATEWAY, GUEST, PREFIX_LENGTH};
-use hearth_host::roles::{Credentials, RoleError, RoleProvider, RoleUse, Secret};
+use hearth_host::roles::{Credentials, RoleError, RoleProvider, Secret};
+use hearth_model::role::RoleUse;
 use hearth_proto::guest::v1 as proto;
 
 use crate::clock::Clock;

@@ -15,7 +15,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::platform::Artifact;
+use hearth_model::build::{Artifact, NoFiles};
+use hearth_model::id::is_path_component;
 
 /// Prefix of the names of networks, control groups and run directories in the pool.
 pub(super) const PREFIX: &str = "vm-";
@@ -59,15 +60,15 @@ impl Layout {
         self.run.join("pool")
     }
 
-    pub(super) fn artifact(&self, artifact: &Artifact) -> Option<PathBuf> {
-        let version = artifact.version.to_string();
-        let parts = [&artifact.account, &artifact.image_uid, &version, &artifact.build_id];
-        let safe = parts.iter().all(|part| is_name(part));
-        safe.then(|| parts.iter().fold(self.images(), |path, part| path.join(part)))
+    /// The folder of a build's files.
+    pub(super) fn artifact(&self, artifact: &Artifact) -> Result<PathBuf, NoFiles> {
+        Ok(self.images().join(artifact.folder()?))
     }
 
+    /// The folders of a microVM; none if the id cannot be a component of a path. Ids come from records, and are checked
+    /// nevertheless.
     pub(super) fn microvm(&self, id: &str) -> Option<Place> {
-        is_name(id).then(|| Place { state: self.states().join(id), run: self.runs().join(id) })
+        is_path_component(id).then(|| Place { state: self.states().join(id), run: self.runs().join(id) })
     }
 }
 
@@ -135,12 +136,6 @@ impl Place {
     }
 }
 
-/// Whether `name` can be a component of a path. Ids come from records, and are checked nevertheless.
-pub(super) fn is_name(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    (1..=128).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(plain)
-}
-
 /// Makes a folder with its parents, accessible by root only.
 pub(super) fn make_folder(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
@@ -181,14 +176,15 @@ mod tests {
         let layout = Layout::new(Path::new("/data"), Path::new("/run/hearth"));
         for id in ["", ".", "..", "../x", "a/b", "/etc", ".hidden", "a\0", "ü", &"x".repeat(129)] {
             assert!(layout.microvm(id).is_none(), "{id:?}");
-            let artifact = Artifact {
-                account: "111122223333".into(),
-                image_uid: id.into(),
-                version: 1,
-                build_id: "b".into(),
-            };
-            assert!(layout.artifact(&artifact).is_none(), "{id:?}");
         }
+        let artifact = Artifact {
+            account: "111122223333".into(),
+            image_uid: "uid".into(),
+            version: 1,
+            build_id: "b".into(),
+        };
+        assert_eq!(layout.artifact(&artifact).unwrap(), Path::new("/data/images/111122223333/uid/1/b"));
+        assert!(layout.artifact(&Artifact { image_uid: "..".into(), ..artifact }).is_err());
         let place = layout.microvm("microvm-1").unwrap();
         assert_eq!(place.overlay(2), Path::new("/data/microvms/microvm-1/overlay-2"));
         assert_eq!(place.run, Path::new("/run/hearth/microvms/microvm-1"));

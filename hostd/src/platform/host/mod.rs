@@ -57,6 +57,7 @@ use async_trait::async_trait;
 use hearth_host::network::{Egress, NetworkError, Networks};
 use hearth_host::roles::RoleProvider;
 use hearth_image_builder::image::Image;
+use hearth_model::build::Artifact;
 use tokio::task::spawn_blocking;
 
 pub use config::HostConfig;
@@ -64,7 +65,7 @@ pub use groups::GroupsError;
 pub use logs::{LogSink, LogWriter};
 pub use timeline::{Observer, Operation, Report, Timeline};
 
-use super::{Artifact, Found, Guest, Platform, PlatformError, Spec};
+use super::{Found, Guest, Platform, PlatformError, Spec};
 use crate::clock::Clock;
 use crate::panics::poisoned;
 use crate::pool::{Count, Stock};
@@ -269,8 +270,7 @@ impl Host {
     }
 
     fn artifact(&self, artifact: &Artifact) -> Result<PathBuf, PlatformError> {
-        let wrong = || PlatformError::Failed(format!("{artifact:?} names no files of a build"));
-        self.layout.artifact(artifact).ok_or_else(wrong)
+        self.layout.artifact(artifact).map_err(|error| PlatformError::Failed(error.to_string()))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Machine>>> {
@@ -346,7 +346,7 @@ impl Platform for HostPlatform {
             host.sweep_host()?;
             host.sweep_artifacts(&artifacts)?;
             // New microVMs will be launched from these images: the pool prepares monitors for their shapes.
-            for folder in artifacts.iter().filter_map(|artifact| host.layout.artifact(artifact)) {
+            for folder in artifacts.iter().filter_map(|artifact| host.layout.artifact(artifact).ok()) {
                 if let Ok(image) = Image::open(&folder) {
                     host.monitors.want(image.manifest().shape.into());
                 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hearth_host::microvm::process::Process;
 use hearth_host::microvm::{Microvm, MicrovmError};
-use hearth_host::shape::Shape;
+use hearth_model::shape::Shape;
 
 use super::config::JailSettings;
 use super::error::{failed, microvm};

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hearth_host::microvm::orphans;
 use hearth_host::microvm::process::Process;
+use hearth_model::build::Artifact;
 
 use super::error::failed;
 use super::exclusive::TURN;
@@ -15,7 +16,7 @@ use super::layout::{PREFIX, Place, names, remove_folder};
 use super::monitors::PATIENCE;
 use super::record::{MicrovmRecord, MonitorRecord, Record as _};
 use super::{Host, logs};
-use crate::platform::{Artifact, PlatformError};
+use crate::platform::PlatformError;
 
 /// How long the host waits for the last output lines of a guest that is discarded.
 const LINES: Duration = Duration::from_secs(1);
@@ -113,7 +114,8 @@ impl Host {
 
     /// Removes the files of all builds that are not in `keep`.
     pub(super) fn sweep_artifacts(&self, keep: &HashSet<Artifact>) -> Result<(), PlatformError> {
-        let keep: HashSet<_> = keep.iter().filter_map(|artifact| self.layout.artifact(artifact)).collect();
+        let keep: HashSet<_> =
+            keep.iter().filter_map(|artifact| self.layout.artifact(artifact).ok()).collect();
         // ACCOUNT/UID/VERSION/BUILD
         sweep_below(&self.layout.images(), 4, &|path| keep.contains(path))
     }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hearth_model::hooks::Hook;
 use hearth_proto::microvms::v1::{Hooks, IdlePolicy, Microvm, MicrovmState};
 use hearth_proto::store::v1::{ArtifactRecord, MicrovmRecord, Phase};
 use http_body_util::{BodyExt as _, Empty, Full, combinators::BoxBody};
@@ -35,7 +36,6 @@ use crate::driver::gate::Patience;
 use crate::driver::{DriverConfig, Microvms, Request as Ask};
 use crate::lifecycle::microvm::Rules;
 use crate::metrics::Metrics;
-use crate::platform::Hook;
 use crate::platform::double::{Double, Point, Way};
 use crate::records;
 use crate::store::{Batch, Db, MemoryStore, Store, Table};

@@ -1,18 +1,19 @@
 //! Conversion of images, versions and errors to responses.
 
+use hearth_model::version::ImageVersion;
 use hearth_proto::microvms::v1::{MicrovmImageDetails, MicrovmImageVersion};
 
 use super::super::error::ServiceError;
 use super::super::quota::Quota;
 use crate::builds::{self, ImagesError};
-use crate::lifecycle::image::{Image, Refusal, version_name};
+use crate::lifecycle::image::{Image, Refusal};
 
 /// The response for an image, with its newest version, which is the one being built.
 pub(super) fn details(image: &Image) -> MicrovmImageDetails {
     let record = &image.record;
     let version = image.versions.get(&record.newest_version).and_then(|version| version.version.clone());
     let version = version.unwrap_or_default();
-    let latest = |number: u32| (number > 0).then(|| version_name(number));
+    let latest = |number: u32| (number > 0).then(|| ImageVersion::from(number).to_string());
     MicrovmImageDetails {
         image_arn: version.image_arn,
         name: record.name.clone(),
@@ -55,7 +56,7 @@ pub(super) fn refused(error: ImagesError, account: &str, arn: String, version: O
             Refusal::Undeletable(_) => ServiceError::CannotDeleteImage(arn),
             Refusal::LastVersion => ServiceError::LastVersion,
             Refusal::NoVersion { number, .. } => {
-                let version = version.map_or_else(|| version_name(number), str::to_owned);
+                let version = version.map_or_else(|| ImageVersion::from(number).to_string(), str::to_owned);
                 ServiceError::VersionNotFound { arn, version }
             }
             Refusal::NotSuccessful { .. } => ServiceError::invalid("status", refusal.to_string()),

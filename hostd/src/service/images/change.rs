@@ -1,5 +1,6 @@
 //! CreateMicrovmImage and UpdateMicrovmImage.
 
+use hearth_model::image::ImageName;
 use hearth_proto::microvms::v1::{
     CreateMicrovmImageRequest, MicrovmImageDetails, MicrovmImageVersion, UpdateMicrovmImageRequest,
 };
@@ -7,7 +8,6 @@ use hearth_proto::microvms::v1::{
 use super::super::Service;
 use super::super::error::ServiceError;
 use super::super::idempotency::{ClientToken, HasClientToken, Replay};
-use super::super::names::ImageName;
 use super::super::roles::PassesRole;
 use super::answer::{details, refused};
 use super::configuration::{common, configuration};

@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 
 use hearth_base::Catalogue;
-use hearth_host::shape::MemoryClass;
 use hearth_image_builder::artifact::{ArtifactConfig, ArtifactSource, ArtifactUriError};
+use hearth_model::connector::Connector;
+use hearth_model::shape::MemoryClass;
+use hearth_model::version::ImageVersion;
 use hearth_proto::microvms::v1::{
     CodeArtifact, CreateMicrovmImageRequest, HookState, Hooks, MicrovmImageVersion, Resources,
     UpdateMicrovmImageRequest, code_artifact,
@@ -13,8 +15,6 @@ use hearth_proto::microvms::v1::{
 
 use super::super::config::{Profile, ServiceConfig};
 use super::super::error::ServiceError;
-use super::super::names::Connector;
-use crate::lifecycle::image::{version_name, version_number};
 
 /// Environment variables that the platform sets itself: one full name, and a prefix of other names.
 const RESERVED: &str = "AWS_REGION";
@@ -89,7 +89,7 @@ pub(super) fn configuration(
     Ok(MicrovmImageVersion {
         image_arn,
         base_image_arn,
-        base_image_version: Some(version_name(base)),
+        base_image_version: Some(ImageVersion::from(base).to_string()),
         build_role_arn: request.build_role_arn.unwrap_or_default(),
         code_artifact: request.code_artifact,
         description: request.description,
@@ -122,7 +122,9 @@ fn base_version(
     let number = match asked {
         // AWS responds with `1.0` but accepts only `1` in requests.
         Some(text) if config.profile == Profile::AwsStrict && text.contains('.') => None,
-        Some(text) => version_number(text).filter(|number| versions.contains(&u64::from(*number))),
+        Some(text) => ImageVersion::parse(text)
+            .map(ImageVersion::number)
+            .filter(|number| versions.contains(&u64::from(*number))),
         None => versions.first().and_then(|newest| u32::try_from(*newest).ok()),
     };
     number.ok_or_else(none)

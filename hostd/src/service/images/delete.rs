@@ -1,5 +1,6 @@
 //! DeleteMicrovmImage and DeleteMicrovmImageVersion.
 
+use hearth_model::version::ImageVersion;
 use hearth_proto::microvms::v1::{
     DeleteMicrovmImageRequest, DeleteMicrovmImageResponse, DeleteMicrovmImageVersionRequest,
     DeleteMicrovmImageVersionResponse, MicrovmImageState, microvm_image_version_state::Value as VersionState,
@@ -7,7 +8,6 @@ use hearth_proto::microvms::v1::{
 
 use super::super::Service;
 use super::super::error::ServiceError;
-use super::super::names::version_text;
 use super::answer::refused;
 use crate::access::Caller;
 use crate::builds::ImagesError;
@@ -62,7 +62,7 @@ impl Service {
         };
         Ok(DeleteMicrovmImageVersionResponse {
             image_identifier: arn,
-            image_version: version_text(number),
+            image_version: ImageVersion::from(number).to_string(),
             state: state.into(),
         })
     }

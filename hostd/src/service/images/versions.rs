@@ -1,10 +1,11 @@
 //! UpdateMicrovmImageVersion.
 
+use hearth_model::image::ImageName;
+use hearth_model::version::ImageVersion;
 use hearth_proto::microvms::v1::{MicrovmImageVersion, UpdateMicrovmImageVersionRequest};
 
 use super::super::Service;
 use super::super::error::ServiceError;
-use super::super::names::{ImageName, version_number};
 use super::answer::{refused, version};
 use crate::access::Caller;
 use crate::operation::Operation;
@@ -34,7 +35,7 @@ impl Service {
 
     /// The number of the version that a request names.
     pub(super) fn number(&self, image: &ImageName, version: &str) -> Result<u32, ServiceError> {
-        if let Some(number) = version_number(version) {
+        if let Some(number) = ImageVersion::parse(version).map(ImageVersion::number) {
             return Ok(number);
         }
         // No version can have such a name. If the image does not exist either, that error takes precedence.

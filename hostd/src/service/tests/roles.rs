@@ -192,7 +192,7 @@ async fn a_stored_microvm_and_version_ask_for_their_role_as_their_account() {
     host.configure("demo", 1, |version| version.build_role_arn = role(OTHER, "build")).await;
     let version = host.daemon.version("demo", 1).unwrap();
     let request =
-        crate::builds::request::build_request(&version, "us-east-1", hearth_host::shape::Burst::NONE);
+        crate::builds::request::build_request(&version, "us-east-1", hearth_model::shape::Burst::NONE);
     let error = roles.credentials(&request.build_role.unwrap()).await.unwrap_err();
     assert!(matches!(error, RoleError::NotForAccount { .. }), "{error}");
 }

@@ -1,5 +1,6 @@
 use hearth_base::Catalogue;
 use hearth_image_builder::artifact::{ArtifactConfig, RegistryConfig};
+use hearth_model::connector::Connector;
 use hearth_proto::microvms::v1::{
     Capability, CodeArtifact, CreateMicrovmImageRequest, HookState, Hooks, MicrovmHooks, MicrovmImageHooks,
     MicrovmImageVersion, Resources, UpdateMicrovmImageRequest, code_artifact,
@@ -7,7 +8,6 @@ use hearth_proto::microvms::v1::{
 
 use super::super::super::config::{Profile, ServiceConfig};
 use super::super::super::error::ServiceError;
-use super::super::super::names::Connector;
 use super::super::configuration::{common, configuration};
 
 const ARN: &str = "arn:aws:lambda:us-east-1:123456789012:microvm-image:demo";

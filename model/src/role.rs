@@ -1,4 +1,6 @@
-//! A role's use: its ARN, and the account that wants its credentials.
+//! Roles: their ARNs, and the accounts that use them.
+
+use crate::account::is_account;
 
 /// A role, and the account that wants its credentials. Both are always needed to request credentials.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -10,7 +12,7 @@ pub struct RoleUse {
 }
 
 impl RoleUse {
-    /// A role for an account. Neither is checked here: [`super::RoleProvider`] refuses malformed ones.
+    /// A role for an account. Neither is checked here: who gets credentials for roles refuses malformed ones.
     #[must_use]
     pub fn new(account: impl Into<String>, role_arn: impl Into<String>) -> Self {
         Self { account: account.into(), role_arn: role_arn.into() }
@@ -39,10 +41,10 @@ pub fn account_of(role_arn: &str) -> Option<&str> {
     is_role.then_some(*account)
 }
 
-/// Whether the text is an account: 12 digits.
+/// The ARN of a role.
 #[must_use]
-pub fn is_account(text: &str) -> bool {
-    text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
+pub fn role_arn(account: &str, name: &str) -> String {
+    format!("arn:aws:iam::{account}:role/{name}")
 }
 
 #[cfg(test)]
@@ -71,6 +73,11 @@ mod tests {
         ] {
             assert_eq!(account_of(arn), account, "{arn}");
         }
+    }
+
+    #[test]
+    fn an_arn_is_made_of_account_and_name() {
+        assert_eq!(account_of(&role_arn("123456789012", "app")), Some("123456789012"));
     }
 
     #[test]
