@@ -8,13 +8,12 @@ use std::sync::Arc;
 
 use hearth_proto::store::v1::ArtifactRecord;
 
-use super::images::Inner;
-use super::state::AREA;
+use super::context::{AREA, Context};
 use crate::platform::Artifact;
 use crate::records;
 use crate::store::{Batch, Scan, StoreError, Table};
 
-impl Inner {
+impl Context {
     /// A batch that retires the artifacts of these builds, as far as they exist.
     pub(super) fn retire(&self, build_ids: &[String]) -> Result<Batch, StoreError> {
         let mut batch = Batch::new();
@@ -67,7 +66,7 @@ impl Inner {
     /// The records of all artifacts.
     pub(super) fn stored_artifacts(&self) -> Result<Vec<ArtifactRecord>, StoreError> {
         let mut all = Vec::new();
-        self.each(Table::Artifacts, &[], |key, value| {
+        self.db.each(Table::Artifacts, &[], |key, value| {
             all.push(self.db.decode(Table::Artifacts, &key, &value)?);
             Ok(())
         })?;

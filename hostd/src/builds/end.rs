@@ -6,13 +6,15 @@ use std::time::Duration;
 use hearth_proto::microvms::v1::MicrovmImageState;
 use hearth_proto::store::v1::ClientTokenRecord;
 
-use super::images::{ImagesError, Inner};
-use super::state::{AGAIN, Change, Key};
+use super::context::{AGAIN, Context};
+use super::error::ImagesError;
+use super::key::Key;
+use super::state::Change;
 use crate::clock::time;
 use crate::driver::record::millis;
 use crate::lifecycle::image::{Image, build_ids};
 use crate::records::{self, Expiry};
-use crate::store::{Batch, Scan, StoreError, Table};
+use crate::store::{Batch, StoreError, Table};
 
 /// Operations whose client tokens belong to an image.
 const OPERATIONS: [&str; 2] = ["CreateMicrovmImage", "UpdateMicrovmImage"];
@@ -20,15 +22,13 @@ const OPERATIONS: [&str; 2] = ["CreateMicrovmImage", "UpdateMicrovmImage"];
 const DELETED: &str = "deleted-image";
 /// How long a deletion is remembered: a repeated request succeeds meanwhile.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
-/// Number of records that are read at a time.
-pub(super) const PAGE: usize = 256;
 
 /// Key of the entry that an image was deleted, whose value is the time.
 pub(super) fn tombstone(key: &Key) -> Vec<u8> {
     records::key(&[DELETED, &key.account, &key.name])
 }
 
-impl Inner {
+impl Context {
     /// Removes a version that is DELETING, then its files.
     pub(super) async fn finish_version(self: Arc<Self>, key: Key, number: u32) {
         let take_out = |mut image: Image| {
@@ -94,7 +94,7 @@ impl Inner {
     pub(super) fn old_tombstones(&self) -> Result<Batch, StoreError> {
         let mut batch = Batch::new();
         let prefix = records::key(&[DELETED, ""]);
-        self.each(Table::Meta, &prefix, |key, value| {
+        self.db.each(Table::Meta, &prefix, |key, value| {
             let deleted: prost_types::Timestamp = self.db.decode(Table::Meta, &key, &value)?;
             if !self.is_remembered(&deleted) {
                 batch.writes.push(crate::store::Write::Delete(Table::Meta, key));
@@ -110,7 +110,7 @@ impl Inner {
         let mut batch = Batch::new();
         for operation in OPERATIONS {
             let prefix = records::key(&[&key.account, operation, ""]);
-            self.each(Table::ClientTokens, &prefix, |at, value| {
+            self.db.each(Table::ClientTokens, &prefix, |at, value| {
                 let token: ClientTokenRecord = self.db.decode(Table::ClientTokens, &at, &value)?;
                 if token.image_uid == uid {
                     if let Some(expires) = &token.expires_at {
@@ -123,26 +123,5 @@ impl Inner {
             })?;
         }
         Ok(batch)
-    }
-
-    /// Reads all entries under a prefix, page by page.
-    pub(super) fn each(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        mut take: impl FnMut(Vec<u8>, Vec<u8>) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        let mut after: Option<Vec<u8>> = None;
-        loop {
-            let page = self.db.scan(&Scan { table, prefix, after: after.as_deref(), limit: PAGE })?;
-            let full = page.len() == PAGE;
-            after = page.last().map(|(key, _)| key.clone());
-            for (key, value) in page {
-                take(key, value)?;
-            }
-            if !full {
-                return Ok(());
-            }
-        }
     }
 }

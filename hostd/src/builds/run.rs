@@ -18,11 +18,13 @@ use hearth_proto::store::v1::{ArtifactRecord, VersionRecord};
 use tokio::time::Instant;
 
 use super::build::{BuildFailure, Job};
-use super::images::{ImagesError, Inner};
+use super::context::{AGAIN, AREA, Context};
+use super::error::ImagesError;
+use super::key::Key;
 use super::log::{Streams, Targets};
 use super::progress::Progress;
 use super::request::build_request;
-use super::state::{AGAIN, AREA, Change, Key};
+use super::state::Change;
 use crate::clock::timestamp;
 use crate::lifecycle::image::{Image, Outcome};
 use crate::platform::Artifact;
@@ -34,7 +36,7 @@ pub(super) const TRIES: u32 = 3;
 
 /// A build under way. Dropping this stops the build.
 struct Run {
-    images: Arc<Inner>,
+    images: Arc<Context>,
     key: Key,
     number: u32,
     record: VersionRecord,
@@ -54,7 +56,7 @@ impl Drop for Run {
     }
 }
 
-impl Inner {
+impl Context {
     /// Starts the unfinished builds of an image that are not under way.
     pub(super) fn begin_builds(self: &Arc<Self>, key: &Key, image: &Image) {
         for record in image.unbuilt() {
