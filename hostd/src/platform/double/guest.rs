@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use hearth_host::agent::exec::{Events, Stdin};
 
 use super::script::{Point, Way};
+use super::world::GONE;
 use super::{Double, app, done};
 use crate::platform::{ConnectError, Connection, Exit, Guest, Hook, HookOutcome, SuspendError};
 
@@ -14,9 +15,6 @@ pub(super) struct Machine {
     pub(super) id: String,
     pub(super) process: u64,
 }
-
-/// The error of a process that is gone.
-pub(super) const GONE: &str = "its process is gone";
 
 impl Machine {
     fn runs(&self) -> bool {
@@ -111,7 +109,7 @@ impl Guest for Machine {
         if !self.runs() {
             return Err(gone(GONE));
         }
-        app::connect(self, port).await
+        app::connect(&self.host, &self.id, self.process, port).await
     }
 
     async fn shell(&self, command: &[String]) -> Result<(Stdin, Events), ConnectError> {

@@ -20,7 +20,8 @@
 //! * `groups` – control groups
 //! * `attempts`, `exclusive` – keep an attempt that was given up from disturbing a later one
 //! * `make` – makes a microVM from its image or its suspended state; `identity` – the identity that a guest receives
-//! * `guest` – a running microVM; `hooks`, [`logs`], `dns`, `watch` – services for it; `suspend` – saves it
+//! * `machine` – a running microVM; [`logs`], `dns`, `watch` – tasks that serve it; `phase` – whether its exit is reported
+//! * `guest` – what a driver asks of a running microVM; `hooks` – calls of hooks; `suspend` – saves it
 //! * `find`, `settle` – find what an earlier daemon has left; `remove` – terminates and removes microVMs
 //! * [`timeline`] – how long each step took
 
@@ -37,9 +38,11 @@ mod identity;
 mod layout;
 mod links;
 pub mod logs;
+mod machine;
 mod make;
 mod monitors;
 mod names;
+mod phase;
 mod record;
 mod remove;
 mod settle;
@@ -72,8 +75,8 @@ use attempts::Attempts;
 use error::{failed, thread};
 use exclusive::Exclusive;
 use groups::Groups;
-use guest::Machine;
 use layout::{Layout, Place, remove_folder};
+use machine::Machine;
 use names::InUse;
 use record::{MicrovmRecord, MonitorRecord, Record as _};
 

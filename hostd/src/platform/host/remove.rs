@@ -13,6 +13,7 @@ use super::error::failed;
 use super::exclusive::TURN;
 use super::layout::{PREFIX, Place, names, remove_folder};
 use super::monitors::PATIENCE;
+use super::phase::Phase;
 use super::record::{MicrovmRecord, MonitorRecord, Record as _};
 use super::{Host, logs};
 use crate::platform::{Artifact, PlatformError};
@@ -68,7 +69,7 @@ impl Host {
         // From now on every earlier attempt with this microVM counts as given up.
         let attempt = self.attempts.begin(id);
         if let Some(machine) = self.forget(id) {
-            if !machine.made.process.has_ended() && *machine.phase.borrow() == super::guest::Phase::Running {
+            if !machine.made.process.has_ended() && *machine.phase.borrow() == Phase::Running {
                 logs::drain(machine.agent(), LINES).await;
             }
             machine.let_go();

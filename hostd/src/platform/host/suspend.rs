@@ -27,9 +27,10 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use super::exclusive::TURN;
-use super::guest::{Machine, Phase};
 use super::layout::{Keep, Place, remove_folder};
+use super::machine::Machine;
 use super::monitors::PATIENCE;
+use super::phase::Phase;
 use super::timeline::{Operation, Report, Timeline};
 use super::{Host, logs};
 use crate::platform::SuspendError;

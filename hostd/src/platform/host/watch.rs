@@ -12,7 +12,7 @@ use hearth_host::microvm::{EXIT_REPORT, MONITOR_LOG};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::guest::Phase;
+use super::phase::Phase;
 use crate::platform::Exit;
 
 /// Pause before the agent is queried again.
