@@ -12,8 +12,8 @@ use super::capacity::Capacity;
 use super::deadlines::Deadlines;
 use super::faults::Faults;
 use super::gate::Gate;
+use super::mailbox::{Asked, Handle};
 use super::record;
-use super::task::Asked;
 use crate::clock::Clock;
 use crate::lifecycle::microvm::{Event, Rules, State};
 use crate::panics::poisoned;
@@ -76,13 +76,6 @@ pub struct Context {
     pub(super) deadlines: Deadlines,
     /// The tasks by microVM id.
     pub(super) tasks: Mutex<HashMap<String, Handle>>,
-}
-
-/// Handle of a microVM's task, for other tasks.
-#[derive(Debug, Clone)]
-pub(super) struct Handle {
-    pub(super) mailbox: mpsc::Sender<Asked>,
-    pub(super) gate: Arc<Gate>,
 }
 
 impl std::fmt::Debug for Context {

@@ -19,15 +19,17 @@ use std::time::{Duration, SystemTime};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use hearth_proto::store::v1::MicrovmRecord;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::capacity::Reservation;
 use super::context::{Change, Context};
 use super::deadlines::{self, Late};
-use super::{Ends, Request, RequestError, record};
+use super::error::RequestError;
+use super::mailbox::{Asked, Ends};
+use super::record;
 use crate::clock;
-use crate::lifecycle::microvm::{self, Effect, Event, Phase, Refusal, State, Step};
+use crate::lifecycle::microvm::{self, Effect, Event, Phase, Refusal, Request, State, Step};
+use crate::lifecycle::table;
 use crate::platform::{Exit, Guest, Hook, HookOutcome, Spec, SuspendError};
 use crate::store::CommitError;
 
@@ -37,14 +39,6 @@ pub(super) const RETRY: (Duration, Duration) = (Duration::from_millis(100), Dura
 /// How long the shutdown of the daemon waits for effects that are under way. A service manager does not wait much
 /// longer.
 const STOP: Duration = Duration::from_secs(20);
-
-/// A client's request, as a task receives it.
-#[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) request: Request,
-    /// Channel for the response.
-    pub(super) answer: oneshot::Sender<Result<(), RequestError>>,
-}
 
 /// The result of an effect.
 struct Outcome {
@@ -206,7 +200,7 @@ impl Task {
 
     async fn request(&mut self, request: Request) -> Result<(), RequestError> {
         let id = || record::id(&self.record).to_owned();
-        let step = microvm::step(&self.state, &Event::Request(request), self.context.rules);
+        let step = table::step(&self.state, &Event::Request(request), self.context.rules);
         let step = step.map_err(|refusal| match refusal {
             Refusal::Terminated => RequestError::Terminated(id()),
             Refusal::Conflict(hint) => {
@@ -234,7 +228,7 @@ impl Task {
 
     async fn event(&mut self, event: Event) {
         // Only requests can be refused.
-        if let Ok(step) = microvm::step(&self.state, &event, self.context.rules) {
+        if let Ok(step) = table::step(&self.state, &event, self.context.rules) {
             self.settle(step).await;
         }
     }
@@ -378,7 +372,7 @@ impl Task {
                 Event::Launched | Event::Restored => self.set_guest(outcome.guest),
                 _ => {}
             }
-            let step = microvm::step(&self.state, &outcome.event, self.context.rules);
+            let step = table::step(&self.state, &outcome.event, self.context.rules);
             if let Ok(step) = step
                 && let Err(error) = self.store(&step.state).await
             {
