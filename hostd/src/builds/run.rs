@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use hearth_image_builder::build::Event as Told;
 use hearth_image_builder::build::event::Sink;
-use hearth_image_builder::failure::FailureCode;
 use hearth_proto::guest::v1::LogSource;
 use hearth_proto::host::v1::{ArtifactProgress, BuildStep, LogEvent, build_event::Event};
 use hearth_proto::microvms::v1::{GetMicrovmImageBuildResponse, build_state::Value as BuildState};
@@ -105,21 +104,23 @@ impl Run {
         // A killed daemon may have left a complete image without having stored the result.
         self.clear().await;
         images.faults.at(AREA, "build", "before").await;
-        let built = if tries > TRIES { Err((given_up(), None)) } else { self.build().await };
+        let built =
+            if tries > TRIES { Err((BuildFailure::GivenUp(TRIES), None)) } else { self.build().await };
         let (outcome, with) = match built {
             Ok(sizes) => (Outcome::Successful(sizes), self.artifact_record()),
             Err((failure, code_install_bytes)) => {
                 let arn = self.record.version.as_ref().map(|version| version.image_arn.as_str());
+                let reason = failure.reason();
                 tracing::warn!(
                     image = arn,
                     version = self.number,
                     build = id,
-                    reason = failure.reason,
-                    detail = failure.detail,
+                    reason,
+                    detail = %failure,
                     "a build has failed"
                 );
                 self.clear().await;
-                (Outcome::Failed { reason: failure.reason, code_install_bytes }, Batch::new())
+                (Outcome::Failed { reason, code_install_bytes }, Batch::new())
             }
         };
         images.faults.at(AREA, "build", "after").await;
@@ -229,18 +230,5 @@ impl Run {
                 }
             }
         }
-    }
-}
-
-/// The failure of a build that has used up its attempts.
-fn given_up() -> BuildFailure {
-    let platform = FailureCode::InternalPlatformError.sentence();
-    BuildFailure {
-        reason: format!(
-            "{platform} The build began {TRIES} times, and each time the host's daemon ended before the build did. It is not tried again."
-        ),
-        detail: format!(
-            "hearthd has ended {TRIES} times during this build: by a panic of it, which its log tells of, or because it was killed"
-        ),
     }
 }

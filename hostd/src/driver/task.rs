@@ -442,7 +442,7 @@ async fn perform(context: &Context, spec: &Spec, guest: Option<Arc<dyn Guest>>, 
         (Effect::Save(number), Some(guest)) => match guest.suspend(*number).await {
             Ok(()) => Event::Saved.into(),
             Err(SuspendError::Cancelled) => Event::SaveCancelled.into(),
-            Err(SuspendError::Failed(why)) => Event::SaveFailed(why).into(),
+            Err(SuspendError::Failed(why)) => Event::SaveFailed(why.to_string()).into(),
         },
         (Effect::Save(_), None) => Event::SaveFailed(GONE.to_owned()).into(),
         (Effect::CancelSave, _) => Event::SaveCancelled.into(), // a cancellation is never started as an effect of its own

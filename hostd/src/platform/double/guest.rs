@@ -74,7 +74,7 @@ impl Guest for Machine {
         if way == Some(Way::Pretends) {
             return Ok(());
         }
-        let failed = |why: &str| SuspendError::Failed(why.to_owned());
+        let failed = |why: &str| SuspendError::Failed(why.into());
         done(way.as_ref(), failed, || {
             let mut world = self.host.world();
             if !world.runs(&self.id, self.process) {

@@ -63,6 +63,7 @@ use hearth_image_builder::image::Image;
 use tokio::task::spawn_blocking;
 
 pub use config::HostConfig;
+pub use error::HostError;
 pub use groups::GroupsError;
 pub use logs::{LogSink, LogWriter};
 pub use timeline::{Observer, Operation, Report, Timeline};
@@ -72,7 +73,7 @@ use crate::clock::Clock;
 use crate::panics::poisoned;
 use crate::pool::{Count, Stock};
 use attempts::Attempts;
-use error::{failed, thread};
+use error::failed;
 use exclusive::Exclusive;
 use groups::Groups;
 use layout::{Layout, Place, remove_folder};
@@ -110,7 +111,7 @@ pub enum OpenError {
     Network(#[from] NetworkError),
     /// Remains of an earlier daemon cannot be read or removed.
     #[error("what an earlier run has left: {0}")]
-    Leftovers(PlatformError),
+    Leftovers(#[source] HostError),
 }
 
 /// The other parts of the daemon that the platform uses.
@@ -170,7 +171,7 @@ impl HostPlatform {
     /// What the host lacks, or the problem in the configuration.
     pub async fn open(config: HostConfig, surroundings: Surroundings) -> Result<Self, OpenError> {
         let opened = spawn_blocking(move || Host::open(config, surroundings)).await;
-        let host = Arc::new(opened.map_err(|error| OpenError::Leftovers(thread(error)))??);
+        let host = Arc::new(opened.map_err(|error| OpenError::Leftovers(error.into()))??);
         host.refill();
         Ok(Self { host })
     }
@@ -250,7 +251,7 @@ impl Host {
     }
 
     /// Records the user ids and networks of existing microVMs, and removes those that belong to none.
-    fn recover(&self) -> Result<(), PlatformError> {
+    fn recover(&self) -> Result<(), HostError> {
         let runs = self.layout.runs();
         for name in layout::names(&runs).map_err(failed("reading", &runs))? {
             let folder = runs.join(name);
@@ -266,14 +267,12 @@ impl Host {
         self.sweep_host()
     }
 
-    fn place(&self, id: &str) -> Result<Place, PlatformError> {
-        let wrong = || PlatformError::Failed(format!("{id:?} is no id of a microVM"));
-        self.layout.microvm(id).ok_or_else(wrong)
+    fn place(&self, id: &str) -> Result<Place, HostError> {
+        self.layout.microvm(id).ok_or_else(|| HostError::Id(id.to_owned()))
     }
 
-    fn artifact(&self, artifact: &Artifact) -> Result<PathBuf, PlatformError> {
-        let wrong = || PlatformError::Failed(format!("{artifact:?} names no files of a build"));
-        self.layout.artifact(artifact).ok_or_else(wrong)
+    fn artifact(&self, artifact: &Artifact) -> Result<PathBuf, HostError> {
+        self.layout.artifact(artifact).ok_or_else(|| HostError::Artifact(artifact.clone()))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Machine>>> {
@@ -306,13 +305,13 @@ impl Platform for HostPlatform {
 
     async fn resume(&self, spec: &Spec) -> Result<Arc<dyn Guest>, PlatformError> {
         if spec.suspends == 0 {
-            return Err(PlatformError::Failed(format!("{} was never suspended", spec.id)));
+            return Err(HostError::NeverSuspended(spec.id.clone()).into());
         }
         Ok(self.host.make(spec, spec.suspends).await?)
     }
 
     async fn find(&self, spec: &Spec, suspends: u64) -> Result<Found, PlatformError> {
-        self.host.settle(spec, suspends).await
+        Ok(self.host.settle(spec, suspends).await?)
     }
 
     async fn discard(&self, id: &str) -> Result<(), PlatformError> {
@@ -321,13 +320,13 @@ impl Platform for HostPlatform {
         timeline.done("remove");
         let (operation, succeeded) = (Operation::Discard, removed.is_ok());
         self.host.observer.tell(&Report { operation, microvm: id, succeeded, timeline: &timeline });
-        removed
+        Ok(removed?)
     }
 
     async fn remove_artifact(&self, artifact: &Artifact) -> Result<(), PlatformError> {
         let folder = self.host.artifact(artifact)?;
         let removed = spawn_blocking(move || remove_folder(&folder).map_err(failed("removing", &folder)));
-        removed.await.map_err(thread)?
+        Ok(removed.await.map_err(HostError::from)??)
     }
 
     async fn sweep(
@@ -354,9 +353,9 @@ impl Platform for HostPlatform {
                     host.monitors.want(image.manifest().shape.into());
                 }
             }
-            Ok(())
+            Ok::<_, HostError>(())
         });
-        swept.await.map_err(thread)??;
+        swept.await.map_err(HostError::from)??;
         self.host.refill();
         Ok(())
     }
