@@ -14,6 +14,7 @@ use super::faults::Faults;
 use super::gate::Gate;
 use super::mailbox::{Asked, Handle};
 use super::record;
+use super::usage::Usage;
 use crate::clock::Clock;
 use crate::lifecycle::microvm::{Event, Rules, State};
 use crate::panics::poisoned;
@@ -64,6 +65,7 @@ pub struct Context {
     pub(super) platform: Arc<dyn Platform>,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) capacity: Capacity,
+    pub(super) usage: Usage,
     pub(super) rules: Rules,
     pub(super) faults: Faults,
     /// How long terminated microVMs can still be read by clients.

@@ -8,6 +8,14 @@ pub enum LaunchError {
     /// An expectation of the batch did not hold: the client token was used meanwhile, or the version is gone.
     #[error("the state has changed meanwhile")]
     Conflict,
+    /// The account's microVMs would have more memory together than those of one account may have.
+    #[error("the microVMs of the account {account} may have {limit_mib} MiB of memory together")]
+    Quota {
+        /// The account.
+        account: String,
+        /// Memory that the microVMs of an account may have together, in MiB.
+        limit_mib: u64,
+    },
     /// The host has not enough free memory.
     #[error("the host has no room for {needed_mib} MiB: {free_mib} MiB of its capacity are free")]
     Capacity {

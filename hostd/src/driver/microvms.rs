@@ -17,6 +17,7 @@ use super::faults::Faults;
 use super::mailbox::{self, Asked, Ends};
 use super::record;
 use super::task::Task;
+use super::usage::{OverLimit, Usage};
 use crate::clock::Clock;
 use crate::lifecycle::microvm::{Effect, Phase, Request, Rules, Step};
 use crate::panics::poisoned;
@@ -29,6 +30,9 @@ use crate::store::{Batch, CommitError, Db, Table};
 pub struct DriverConfig {
     /// Memory of the host that microVMs may have together, by their baselines, in MiB.
     pub capacity_mib: u64,
+    /// Memory that the microVMs of one account may have together until they are terminated, by their baselines, in
+    /// MiB; unlimited unless given.
+    pub max_memory_mib: Option<u64>,
     /// Which behaviour to follow where the documentation and AWS differ.
     pub rules: Rules,
     /// How long terminated microVMs can still be read by clients.
@@ -63,6 +67,7 @@ impl Microvms {
             platform,
             observer,
             capacity: Capacity::new(config.capacity_mib),
+            usage: Usage::new(config.max_memory_mib),
             rules: config.rules,
             faults,
             retention: config.retention,
@@ -82,6 +87,11 @@ impl Microvms {
     /// [`LaunchError`]; in that case nothing was stored.
     pub async fn launch(&self, record: MicrovmRecord, with: Batch) -> Result<(), LaunchError> {
         let context = &self.context;
+        let share = context.usage.reserve(&record.account, record.memory_mib.into());
+        let share = share.map_err(|OverLimit(limit_mib)| LaunchError::Quota {
+            account: record.account.clone(),
+            limit_mib,
+        })?;
         let reservation = context.capacity.reserve(record.memory_mib.into());
         let reservation = reservation
             .map_err(|full| LaunchError::Capacity { needed_mib: full.needed_mib, free_mib: full.free_mib })?;
@@ -103,7 +113,7 @@ impl Microvms {
         let first = Step { state, effect: Some(Effect::Launch) };
         self.context.observer.accepted(&record);
         self.spawn(record, |context, record, ends| {
-            Task::new(context, record, None, Some(reservation), ends).run(Some(first))
+            Task::new(context, record, None, share, Some(reservation), ends).run(Some(first))
         });
         Ok(())
     }

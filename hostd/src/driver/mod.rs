@@ -8,7 +8,8 @@
 //! * [`gate`] – the state that a microVM's task and its endpoint share
 //! * [`record`] – conversions between records, states and the platform's specs
 //! * [`deadlines`] – the deadline of each effect
-//! * [`capacity`] – accounting of the host's memory; [`faults`] – points at which tests simulate a crash
+//! * [`capacity`] – accounting of the host's memory; `usage` – of the memory of each account
+//! * [`faults`] – points at which tests simulate a crash
 
 pub mod capacity;
 pub mod context;
@@ -25,6 +26,7 @@ pub mod retention;
 mod task;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 pub use error::{LaunchError, RequestError};
 pub use microvms::{DriverConfig, Microvms};

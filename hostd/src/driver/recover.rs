@@ -114,10 +114,11 @@ impl Microvms {
             goes_on = step.state.phase.as_str_name(),
             "found a microVM of an earlier daemon"
         );
+        let share = self.context.usage.take(&record.account, record.memory_mib.into());
         let takes = state.takes_memory() || step.state.takes_memory();
         let reservation = takes.then(|| self.context.capacity.take(record.memory_mib.into()));
         self.spawn(record, |context, record, ends| {
-            Task::new(context, record, guest, reservation, ends).run(Some(step))
+            Task::new(context, record, guest, share, reservation, ends).run(Some(step))
         });
     }
 }

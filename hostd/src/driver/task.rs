@@ -27,6 +27,7 @@ use super::deadlines::{self, Late};
 use super::error::RequestError;
 use super::mailbox::{Asked, Ends};
 use super::record;
+use super::usage::Share;
 use crate::clock;
 use crate::lifecycle::microvm::{self, Effect, Event, Phase, Refusal, Request, State, Step};
 use crate::lifecycle::table;
@@ -81,6 +82,9 @@ pub(super) struct Task {
     state: State,
     guest: Option<Arc<dyn Guest>>,
     exit: Option<BoxFuture<'static, Exit>>,
+    /// The microVM's part of its account's memory; none once its end is stored.
+    share: Option<Share>,
+    /// The microVM's part of the host's memory; none while it takes none.
     reservation: Option<Reservation>,
     under_way: Option<UnderWay>,
     /// The effect to begin when the current one has finished.
@@ -93,6 +97,7 @@ impl Task {
         context: Arc<Context>,
         record: MicrovmRecord,
         guest: Option<Arc<dyn Guest>>,
+        share: Share,
         reservation: Option<Reservation>,
         ends: Ends,
     ) -> Self {
@@ -103,6 +108,7 @@ impl Task {
             state,
             guest: None,
             exit: None,
+            share: Some(share),
             reservation,
             under_way: None,
             queued: None,
@@ -262,6 +268,9 @@ impl Task {
         let record = std::mem::replace(&mut self.record, changed);
         if !self.state.takes_memory() {
             self.reservation = None;
+        }
+        if self.state.phase == Phase::Terminated {
+            self.share = None;
         }
         let (seen, now) = (from.visible(), to.visible());
         if seen != now {

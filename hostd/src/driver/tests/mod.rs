@@ -5,6 +5,7 @@ mod gate;
 mod lies;
 mod silent;
 mod stories;
+mod usage;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ struct Host {
 
 const CONFIG: DriverConfig = DriverConfig {
     capacity_mib: 4096,
+    max_memory_mib: None,
     rules: DEFAULT,
     retention: Duration::from_secs(86_400),
     drain: Duration::from_secs(5),

@@ -110,6 +110,7 @@ impl Host {
         platform.world().ports.insert(8080, app.address);
         platform.world().ports.insert(HOOKS, app.address);
         let config = DriverConfig {
+            max_memory_mib: None,
             capacity_mib: 4096,
             rules: Rules::default(),
             retention: LONG,
