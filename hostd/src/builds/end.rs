@@ -18,15 +18,8 @@ use crate::store::{Batch, StoreError, Table};
 
 /// Operations whose client tokens belong to an image.
 const OPERATIONS: [&str; 2] = ["CreateMicrovmImage", "UpdateMicrovmImage"];
-/// Prefix of the keys of deleted images in the table `meta`.
-const DELETED: &str = "deleted-image";
 /// How long a deletion is remembered: a repeated request succeeds meanwhile.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
-
-/// Key of the entry that an image was deleted, whose value is the time.
-pub(super) fn tombstone(key: &Key) -> Vec<u8> {
-    records::key(&[DELETED, &key.account, &key.name])
-}
 
 impl Context {
     /// Removes a version that is DELETING, then its files.
@@ -50,7 +43,7 @@ impl Context {
                 image.versions.values().flat_map(build_ids).map(str::to_owned).collect();
             let with = self.retire(&builds)?.and(self.forget_tokens(&key, &image.record.uid)?).put(
                 Table::Meta,
-                tombstone(&key),
+                records::deleted_image(&key.account, &key.name),
                 records::encode(&self.clock.timestamp()),
             );
             Ok(Change { after: None, with, answer: builds })
@@ -82,7 +75,8 @@ impl Context {
 
     /// Whether the image was deleted less than [`REMEMBERED`] ago.
     pub(super) fn was_deleted(&self, key: &Key) -> Result<bool, StoreError> {
-        let deleted: Option<prost_types::Timestamp> = self.db.get(Table::Meta, &tombstone(key))?;
+        let at = records::deleted_image(&key.account, &key.name);
+        let deleted: Option<prost_types::Timestamp> = self.db.get(Table::Meta, &at)?;
         Ok(deleted.is_some_and(|deleted| self.is_remembered(&deleted)))
     }
 
@@ -93,7 +87,7 @@ impl Context {
     /// A batch that forgets the deletions that are more than a day old.
     pub(super) fn old_tombstones(&self) -> Result<Batch, StoreError> {
         let mut batch = Batch::new();
-        let prefix = records::key(&[DELETED, ""]);
+        let prefix = records::deleted_images();
         self.db.each(Table::Meta, &prefix, |key, value| {
             let deleted: prost_types::Timestamp = self.db.decode(Table::Meta, &key, &value)?;
             if !self.is_remembered(&deleted) {
@@ -109,7 +103,7 @@ impl Context {
     fn forget_tokens(&self, key: &Key, uid: &str) -> Result<Batch, StoreError> {
         let mut batch = Batch::new();
         for operation in OPERATIONS {
-            let prefix = records::key(&[&key.account, operation, ""]);
+            let prefix = records::client_tokens(&key.account, operation);
             self.db.each(Table::ClientTokens, &prefix, |at, value| {
                 let token: ClientTokenRecord = self.db.decode(Table::ClientTokens, &at, &value)?;
                 if token.image_uid == uid {

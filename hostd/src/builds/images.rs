@@ -9,7 +9,6 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::context::{Context, Parts};
-use super::end;
 use super::error::{ImagesError, Quota};
 use super::key::Key;
 use super::progress::Watch;
@@ -72,7 +71,7 @@ impl Images {
             context.check_images(&key.account)?;
             context.check_builds(&key.account)?;
             let image = Image::create(record, context.new_version(config)?, context.clock.timestamp());
-            let with = with(&image).delete(Table::Meta, end::tombstone(&key));
+            let with = with(&image).delete(Table::Meta, records::deleted_image(&key.account, &key.name));
             context.add(&key, "create", &image, with).await?;
             context.begin_builds(&key, &image);
             Ok(image)
