@@ -11,6 +11,7 @@ pub mod hooks;
 pub mod init;
 pub mod logs;
 pub mod metadata;
+mod ports;
 pub mod refusal;
 pub mod system;
 

@@ -11,6 +11,10 @@
 //! | `artifact_uses` | build id `/` microVM id | empty |
 //! | `client_tokens` | account `/` operation `/` SHA-256 of the token (32) | `ClientTokenRecord` |
 //! | `expiries` | time (8) kind (1) key of that kind's table | empty |
+//! | `meta` | `cursor-key` | the key of cursors (32 bytes) |
+//! | `meta` | `token-keys` | the keys of endpoints' tokens, as JSON |
+//! | `meta` | `deleted-image/` account `/` name | `Timestamp` of the deletion |
+//! | `meta` | `schema_version` | number of the schema (4), kept by the store itself |
 //!
 //! Numbers are big-endian. Times are milliseconds since 1970, inverted (`!t`) where the newest comes first. Accounts have 12
 //! digits, and neither names nor ids hold a `/`.
@@ -18,9 +22,15 @@
 use prost::Message;
 use sha2::{Digest as _, Sha256};
 
+/// Key in `meta` of the key with which cursors of lists are sealed.
+pub const CURSOR_KEY: &[u8] = b"cursor-key";
+/// Key in `meta` of the keys with which tokens of endpoints are encrypted.
+pub const TOKEN_KEYS: &[u8] = b"token-keys";
+/// First part of the keys in `meta` of deleted images.
+const DELETED_IMAGE: &str = "deleted-image";
+
 /// `a/b`
-#[must_use]
-pub fn key(parts: &[&str]) -> Vec<u8> {
+fn key(parts: &[&str]) -> Vec<u8> {
     parts.join("/").into_bytes()
 }
 
@@ -60,6 +70,18 @@ pub fn image(account: &str, name: &str) -> Vec<u8> {
     key(&[account, name])
 }
 
+/// Key in `meta` of the entry that an image was deleted.
+#[must_use]
+pub fn deleted_image(account: &str, name: &str) -> Vec<u8> {
+    key(&[DELETED_IMAGE, account, name])
+}
+
+/// Prefix of the keys in `meta` of all deleted images.
+#[must_use]
+pub fn deleted_images() -> Vec<u8> {
+    key(&[DELETED_IMAGE, ""])
+}
+
 /// Key in `versions`.
 #[must_use]
 pub fn version(account: &str, name: &str, number: u32) -> Vec<u8> {
@@ -84,10 +106,16 @@ pub fn artifact_uses(build_id: &str) -> Vec<u8> {
     key(&[build_id, ""])
 }
 
+/// Prefix of the keys of an operation's tokens in `client_tokens`.
+#[must_use]
+pub fn client_tokens(account: &str, operation: &str) -> Vec<u8> {
+    key(&[account, operation, ""])
+}
+
 /// Key in `client_tokens`.
 #[must_use]
 pub fn client_token(account: &str, operation: &str, token: &str) -> Vec<u8> {
-    [key(&[account, operation, ""]).as_slice(), Sha256::digest(token.as_bytes()).as_slice()].concat()
+    [client_tokens(account, operation).as_slice(), Sha256::digest(token.as_bytes()).as_slice()].concat()
 }
 
 /// Kinds of records that are removed when they expire.
@@ -121,3 +149,6 @@ pub fn expiry(at_ms: u64, kind: Expiry, of: &[u8]) -> Vec<u8> {
 pub fn encode(record: &impl Message) -> Vec<u8> {
     record.encode_to_vec()
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 //! `CONTAINER_BUILD_FAILED` has a known sentence; the others' reasons begin with the code itself.
 
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use hearth_model::hooks::{HookOutcome, ImageHook};
@@ -185,6 +186,11 @@ impl fmt::Display for Iso8601 {
         }
         Ok(())
     }
+}
+
+/// Whether the error means that the disk, or this process's quota, is full.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 #[cfg(test)]

@@ -1,10 +1,14 @@
-//! Wire types of Hearth, generated from the protobuf sources in `proto/`, and ranges of protocol versions. This crate
-//! contains no other logic.
+//! Wire types of Hearth, generated from the protobuf sources in `proto/`, ranges of protocol versions, and the exit
+//! report of monitors. This crate contains no other logic.
 
+#[cfg(feature = "exit-report")]
+mod exit_report;
 #[cfg(feature = "control-plane")]
 mod secret;
 mod version;
 
+#[cfg(feature = "exit-report")]
+pub use exit_report::ExitReport;
 pub use version::Versions;
 
 /// The protocol between the monitor and its controllers.

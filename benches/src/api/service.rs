@@ -163,6 +163,7 @@ async fn serve(
         },
     });
     let driver = DriverConfig {
+        max_memory_mib: None,
         capacity_mib: 1,
         rules: Rules::default(),
         retention: Duration::from_secs(86_400),

@@ -60,6 +60,7 @@ async fn start(app: SocketAddr, tls: Arc<rustls::ServerConfig>) -> Result<Hearth
     let db = Db::new(Arc::new(MemoryStore::default()) as Arc<dyn Store>);
     let clock = Clock::system();
     let config = DriverConfig {
+        max_memory_mib: None,
         capacity_mib: MEMORY_MIB.into(),
         rules: Rules::default(),
         retention: LONG,

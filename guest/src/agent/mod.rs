@@ -142,12 +142,3 @@ impl App {
         *self.exited.borrow()
     }
 }
-
-/// A TCP port of the app.
-///
-/// # Errors
-/// The number is not between 1 and 65,535.
-pub(crate) fn port(number: u32) -> Result<u16, Refusal> {
-    let port = u16::try_from(number).ok().filter(|port| *port > 0);
-    port.ok_or_else(|| Refusal::invalid(format!("{number} is no TCP port; ports are 1 to 65535")))
-}

@@ -7,8 +7,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader, copy_buf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use super::{Agent, port};
-use crate::hooks;
+use super::Agent;
+use crate::ports;
 use crate::refusal::Refusal;
 
 /// How long to try to connect, in milliseconds, if the host sets no timeout.
@@ -19,10 +19,10 @@ const BUFFER: usize = 64 << 10;
 
 /// Connects to a port of the app.
 pub(super) async fn connect(agent: &Agent, open: &OpenStream) -> Result<TcpStream, Refusal> {
-    let port = port(open.port)?;
+    let port = ports::port(open.port)?;
     let patience = if open.timeout_ms == 0 { PATIENCE } else { open.timeout_ms };
     let hosts = agent.app_hosts();
-    let connecting = hooks::connect(&hosts, port);
+    let connecting = ports::connect(&hosts, port);
     let stream = match timeout(Duration::from_millis(patience.into()), connecting).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {

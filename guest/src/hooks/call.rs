@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,9 +16,9 @@ use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use super::watched::Watched;
+use crate::ports::connect;
 
 /// Bytes of a response's body that are read and discarded, so that an app that writes no more than this gets no error.
 const BODY_LIMIT: u64 = 64 << 10;
@@ -103,28 +103,6 @@ impl Call<'_> {
         }
         request
     }
-}
-
-/// Connects to the first address on which something listens.
-///
-/// # Errors
-/// The first error that is not a refusal, or else a refusal.
-pub(crate) async fn connect(hosts: &[IpAddr], port: u16) -> io::Result<TcpStream> {
-    let mut failed: Option<io::Error> = None;
-    for host in hosts {
-        match TcpStream::connect(SocketAddr::new(*host, port)).await {
-            Ok(stream) => return Ok(stream),
-            // A guest without IPv6 or without a network card has no such address, which counts as a refusal.
-            Err(error) if is_refusal(&error) => {}
-            Err(error) => drop(failed.get_or_insert(error)),
-        }
-    }
-    Err(failed.unwrap_or_else(|| io::ErrorKind::ConnectionRefused.into()))
-}
-
-fn is_refusal(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::AddrNotAvailable)
-        || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 async fn discard(mut body: Incoming) {

@@ -10,7 +10,6 @@
 //! All calls of one hook share one time limit. The first repetition comes after 250 ms, the others after a second each.
 
 mod call;
-pub(crate) use call::connect;
 mod watched;
 
 use std::net::IpAddr;
@@ -20,6 +19,7 @@ use hearth_proto::guest::v1::hook_outcome::Result as Outcome;
 use hearth_proto::guest::v1::{CallHook, Done, Hook, HookOutcome};
 use tokio::time::Instant;
 
+use crate::ports;
 use crate::refusal::Refusal;
 use call::{Call, Tried};
 
@@ -46,7 +46,7 @@ pub async fn call(request: CallHook, hosts: &[IpAddr]) -> Result<HookOutcome, Re
         Hook::Resume => "resume",
         Hook::Terminate => "terminate",
     };
-    let port = crate::agent::port(request.port)?;
+    let port = ports::port(request.port)?;
     let content_type = Some(request.content_type).filter(|content_type| !content_type.is_empty());
     let content_type = content_type
         .map(|text| text.parse().map_err(|_| Refusal::invalid(format!("{text:?} is no content type"))))

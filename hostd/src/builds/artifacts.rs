@@ -9,12 +9,26 @@ use std::sync::Arc;
 use hearth_model::build::Artifact;
 use hearth_proto::store::v1::ArtifactRecord;
 
-use super::images::Inner;
-use super::state::AREA;
+use super::context::{AREA, Context};
+use crate::platform::PlatformError;
 use crate::records;
-use crate::store::{Batch, Scan, StoreError, Table};
+use crate::store::{Batch, CommitError, Scan, StoreError, Table};
 
-impl Inner {
+/// Why the files of a build were not removed.
+#[derive(Debug, thiserror::Error)]
+enum CollectError {
+    /// The records of the artifact could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The removal could not be recorded.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The platform did not remove the files.
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+}
+
+impl Context {
     /// A batch that retires the artifacts of these builds, as far as they exist.
     pub(super) fn retire(&self, build_ids: &[String]) -> Result<Batch, StoreError> {
         let mut batch = Batch::new();
@@ -33,20 +47,19 @@ impl Inner {
         if let Err(error) = self.try_collect(&build_id).await {
             tracing::error!(
                 build = build_id,
-                error,
+                %error,
                 "files of a deleted version cannot be removed; they stay until the next start"
             );
         }
     }
 
-    async fn try_collect(&self, build_id: &str) -> Result<(), String> {
-        let text = |error: StoreError| error.to_string();
+    async fn try_collect(&self, build_id: &str) -> Result<(), CollectError> {
         let at = records::artifact(build_id);
-        let record: Option<ArtifactRecord> = self.db.get(Table::Artifacts, &at).map_err(text)?;
+        let record: Option<ArtifactRecord> = self.db.get(Table::Artifacts, &at)?;
         let Some(record) = record.filter(|record| record.retired) else { return Ok(()) };
         let prefix = records::artifact_uses(build_id);
         let uses = Scan { table: Table::ArtifactUses, prefix: &prefix, after: None, limit: 1 };
-        if !self.db.scan(&uses).map_err(text)?.is_empty() {
+        if !self.db.scan(&uses)?.is_empty() {
             return Ok(());
         }
         let artifact = Artifact {
@@ -56,10 +69,9 @@ impl Inner {
             build_id: record.build_id.into(),
         };
         self.faults.at(AREA, "files", "before").await;
-        self.platform.remove_artifact(&artifact).await.map_err(|error| error.to_string())?;
+        self.platform.remove_artifact(&artifact).await?;
         self.faults.at(AREA, "files", "after").await;
-        let gone = self.db.commit(Batch::new().delete(Table::Artifacts, at)).await;
-        gone.map_err(|error| error.to_string())?;
+        self.db.commit(Batch::new().delete(Table::Artifacts, at)).await?;
         self.faults.at(AREA, "files", "after-commit").await;
         Ok(())
     }
@@ -67,7 +79,7 @@ impl Inner {
     /// The records of all artifacts.
     pub(super) fn stored_artifacts(&self) -> Result<Vec<ArtifactRecord>, StoreError> {
         let mut all = Vec::new();
-        self.each(Table::Artifacts, &[], |key, value| {
+        self.db.each(Table::Artifacts, &[], |key, value| {
             all.push(self.db.decode(Table::Artifacts, &key, &value)?);
             Ok(())
         })?;

@@ -1,14 +1,17 @@
 //! The interfaces of builds: the builder, and the receiver of their output and metrics.
 
+use std::io;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use hearth_image_builder::build::event::Sink;
-use hearth_image_builder::build::{BuildRequest, Step};
-use hearth_model::build::Artifact;
+use hearth_image_builder::build::{BuildError, BuildRequest, Step};
+use hearth_image_builder::failure::FailureCode;
 use hearth_proto::microvms::v1::SnapshotBuild;
 
 use crate::platform::LogTarget;
+use hearth_model::build::{Artifact, NoFiles};
 
 /// A build to carry out.
 #[derive(Clone)]
@@ -26,14 +29,44 @@ impl std::fmt::Debug for Job {
     }
 }
 
-/// Why a build failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{detail}")]
-pub struct BuildFailure {
-    /// The `stateReason`, for the user.
-    pub reason: String,
-    /// Details for the operator. May contain paths of the host.
-    pub detail: String,
+/// Why a build failed. The messages are for the operator and may contain paths of the host; the user reads
+/// [`BuildFailure::reason`].
+#[derive(Debug, thiserror::Error)]
+pub enum BuildFailure {
+    /// The image builder did not build the image.
+    #[error(transparent)]
+    Builder(#[from] BuildError),
+    /// The folder for the build's files could not be made durable.
+    #[error("making {path}: {source}", path = .path.display())]
+    Folder {
+        /// Path of the folder.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: io::Error,
+    },
+    /// The ids of the build name no folder.
+    #[error(transparent)]
+    Ids(#[from] NoFiles),
+    /// The build has used up its attempts; contains their number.
+    #[error(
+        "hearthd has ended {0} times during this build: by a panic of it, which its log tells of, or because it was killed"
+    )]
+    GivenUp(u32),
+}
+
+impl BuildFailure {
+    /// The `stateReason`. It reveals nothing about this host.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        let platform = FailureCode::InternalPlatformError.sentence();
+        match self {
+            Self::Builder(error) => error.state_reason(),
+            Self::Folder { .. } | Self::Ids(_) => platform.to_owned(),
+            Self::GivenUp(tries) => format!(
+                "{platform} The build began {tries} times, and each time the host's daemon ended before the build did. It is not tried again."
+            ),
+        }
+    }
 }
 
 /// Builds images.

@@ -6,29 +6,22 @@ use std::time::Duration;
 use hearth_proto::microvms::v1::MicrovmImageState;
 use hearth_proto::store::v1::ClientTokenRecord;
 
-use super::images::{ImagesError, Inner};
-use super::state::{AGAIN, Change, Key};
+use super::context::{AGAIN, Context};
+use super::error::ImagesError;
+use super::key::Key;
+use super::state::Change;
 use crate::clock::time;
 use crate::driver::record::millis;
 use crate::lifecycle::image::{Image, build_ids};
 use crate::records::{self, Expiry};
-use crate::store::{Batch, Scan, StoreError, Table};
+use crate::store::{Batch, StoreError, Table};
 
 /// Operations whose client tokens belong to an image.
 const OPERATIONS: [&str; 2] = ["CreateMicrovmImage", "UpdateMicrovmImage"];
-/// Prefix of the keys of deleted images in the table `meta`.
-const DELETED: &str = "deleted-image";
 /// How long a deletion is remembered: a repeated request succeeds meanwhile.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
-/// Number of records that are read at a time.
-pub(super) const PAGE: usize = 256;
 
-/// Key of the entry that an image was deleted, whose value is the time.
-pub(super) fn tombstone(key: &Key) -> Vec<u8> {
-    records::key(&[DELETED, &key.account, &key.name])
-}
-
-impl Inner {
+impl Context {
     /// Removes a version that is DELETING, then its files.
     pub(super) async fn finish_version(self: Arc<Self>, key: Key, number: u32) {
         let take_out = |mut image: Image| {
@@ -50,7 +43,7 @@ impl Inner {
                 image.versions.values().flat_map(build_ids).map(str::to_owned).collect();
             let with = self.retire(&builds)?.and(self.forget_tokens(&key, &image.record.uid)?).put(
                 Table::Meta,
-                tombstone(&key),
+                records::deleted_image(&key.account, &key.name),
                 records::encode(&self.clock.timestamp()),
             );
             Ok(Change { after: None, with, answer: builds })
@@ -82,7 +75,8 @@ impl Inner {
 
     /// Whether the image was deleted less than [`REMEMBERED`] ago.
     pub(super) fn was_deleted(&self, key: &Key) -> Result<bool, StoreError> {
-        let deleted: Option<prost_types::Timestamp> = self.db.get(Table::Meta, &tombstone(key))?;
+        let at = records::deleted_image(&key.account, &key.name);
+        let deleted: Option<prost_types::Timestamp> = self.db.get(Table::Meta, &at)?;
         Ok(deleted.is_some_and(|deleted| self.is_remembered(&deleted)))
     }
 
@@ -93,8 +87,8 @@ impl Inner {
     /// A batch that forgets the deletions that are more than a day old.
     pub(super) fn old_tombstones(&self) -> Result<Batch, StoreError> {
         let mut batch = Batch::new();
-        let prefix = records::key(&[DELETED, ""]);
-        self.each(Table::Meta, &prefix, |key, value| {
+        let prefix = records::deleted_images();
+        self.db.each(Table::Meta, &prefix, |key, value| {
             let deleted: prost_types::Timestamp = self.db.decode(Table::Meta, &key, &value)?;
             if !self.is_remembered(&deleted) {
                 batch.writes.push(crate::store::Write::Delete(Table::Meta, key));
@@ -109,8 +103,8 @@ impl Inner {
     fn forget_tokens(&self, key: &Key, uid: &str) -> Result<Batch, StoreError> {
         let mut batch = Batch::new();
         for operation in OPERATIONS {
-            let prefix = records::key(&[&key.account, operation, ""]);
-            self.each(Table::ClientTokens, &prefix, |at, value| {
+            let prefix = records::client_tokens(&key.account, operation);
+            self.db.each(Table::ClientTokens, &prefix, |at, value| {
                 let token: ClientTokenRecord = self.db.decode(Table::ClientTokens, &at, &value)?;
                 if token.image_uid == uid {
                     if let Some(expires) = &token.expires_at {
@@ -123,26 +117,5 @@ impl Inner {
             })?;
         }
         Ok(batch)
-    }
-
-    /// Reads all entries under a prefix, page by page.
-    pub(super) fn each(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        mut take: impl FnMut(Vec<u8>, Vec<u8>) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        let mut after: Option<Vec<u8>> = None;
-        loop {
-            let page = self.db.scan(&Scan { table, prefix, after: after.as_deref(), limit: PAGE })?;
-            let full = page.len() == PAGE;
-            after = page.last().map(|(key, _)| key.clone());
-            for (key, value) in page {
-                take(key, value)?;
-            }
-            if !full {
-                return Ok(());
-            }
-        }
     }
 }

@@ -6,9 +6,11 @@
 //!               └──── a task per deletion ─► store ─► files
 //! ```
 //!
-//! * [`images`] – the handle with the operations on images, and recovery
-//! * `state` – an image with its versions in the store; `run` – a build; `end` – deletions; `recovery` – resumes
-//!   unfinished work
+//! * [`images`] – the handle with the operations on images; `recovery` – resumes unfinished work
+//! * `run` – a build; `end` – deletions
+//! * `state` – an image with its versions in the store, and changes of it
+//! * `context` – what all operations and tasks share; `key` – names of images, and their locks; `error` – why an
+//!   operation fails
 //! * `artifacts` – the files of builds, and the microVMs that use them
 //! * [`build`] – the interfaces of builders and reports; [`real`] – the image builder
 //! * [`request`] – converts a version's configuration into a build request; [`log`] – log streams of builds
@@ -26,9 +28,12 @@
 
 mod artifacts;
 pub mod build;
+mod context;
 mod end;
+mod error;
 pub mod generation;
 pub mod images;
+mod key;
 pub mod log;
 pub mod progress;
 pub mod real;
@@ -40,5 +45,7 @@ mod state;
 pub(crate) mod tests;
 
 pub use build::{Build, BuildFailure, Job, LogSink, Report};
-pub use images::{Images, ImagesError, Parts, Quota, Settings};
+pub use context::{Parts, Settings};
+pub use error::{ImagesError, Quota};
+pub use images::Images;
 pub use progress::Watch;

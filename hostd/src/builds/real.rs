@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use hearth_image_builder::build::Builder;
 use hearth_image_builder::build::event::Sink;
-use hearth_image_builder::build::{BuildError, Builder};
-use hearth_image_builder::failure::FailureCode;
 use hearth_proto::microvms::v1::SnapshotBuild;
 
 use super::build::{Build, BuildFailure, Job};
@@ -28,14 +27,13 @@ impl ImageBuilder {
 #[async_trait]
 impl Build for ImageBuilder {
     async fn build(&self, job: &Job, sink: Sink) -> Result<SnapshotBuild, BuildFailure> {
-        let folder = job.artifact.folder().map_err(|error| platform(error.to_string()))?;
+        let folder = job.artifact.folder()?;
         let out = self.images.join(folder);
         if let Some(parent) = out.parent() {
             let made = make_durable(&self.images, parent).await;
-            made.map_err(|error| platform(format!("making {}: {error}", parent.display())))?;
+            made.map_err(|source| BuildFailure::Folder { path: parent.to_owned(), source })?;
         }
-        let built = self.builder.build(&job.request, &out, sink, std::future::pending()).await;
-        let image = built.map_err(|error| failure(&error))?;
+        let image = self.builder.build(&job.request, &out, sink, std::future::pending()).await?;
         let sizes = image.manifest().sizes;
         let size = |bytes: u64| Some(i64::try_from(bytes).unwrap_or(i64::MAX));
         Ok(SnapshotBuild {
@@ -44,14 +42,6 @@ impl Build for ImageBuilder {
             disk_snapshot_size_in_bytes: size(sizes.disk_snapshot_size_in_bytes),
         })
     }
-}
-
-fn failure(error: &BuildError) -> BuildFailure {
-    BuildFailure { reason: error.state_reason(), detail: error.to_string() }
-}
-
-fn platform(detail: String) -> BuildFailure {
-    BuildFailure { reason: FailureCode::InternalPlatformError.sentence().to_owned(), detail }
 }
 
 /// Makes the folders from `root` down to `folder` durable, so that a power failure does not remove them together with
@@ -70,6 +60,7 @@ async fn make_durable(root: &Path, folder: &Path) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use hearth_image_builder::build::BuildError;
     use hearth_image_builder::failure::StateReason;
     use hearth_model::hooks::{HookOutcome, ImageHook};
 
@@ -79,12 +70,11 @@ mod tests {
     fn the_user_reads_the_reason_and_the_operator_what_exactly() {
         let timeout = std::time::Duration::from_secs(300);
         let reason = StateReason::Hook { hook: ImageHook::Ready, outcome: HookOutcome::TimedOut, timeout };
-        let error = BuildError::Failed { reason, detail: "after 12 tries".into() };
-        let failed = failure(&error);
-        assert_eq!(failed.reason, "Ready hook invocation timed out after PT5M");
-        assert!(failed.detail.contains("after 12 tries"), "{failed}");
-        let failed = failure(&BuildError::Platform("/srv/x: no such file".into()));
-        assert!(!failed.reason.contains("/srv"), "{}", failed.reason);
+        let failed = BuildFailure::from(BuildError::Failed { reason, detail: "after 12 tries".into() });
+        assert_eq!(failed.reason(), "Ready hook invocation timed out after PT5M");
+        assert!(failed.to_string().contains("after 12 tries"), "{failed}");
+        let failed = BuildFailure::from(BuildError::Platform("/srv/x: no such file".into()));
+        assert!(!failed.reason().contains("/srv"), "{}", failed.reason());
     }
 
     #[tokio::test]

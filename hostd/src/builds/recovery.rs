@@ -8,7 +8,7 @@ use hearth_proto::microvms::v1::{
 use hearth_proto::store::v1::ImageRecord;
 
 use super::images::Images;
-use super::state::Key;
+use super::key::Key;
 use crate::store::{CommitError, StoreError, Table};
 
 /// Numbers of what recovery found.
@@ -31,10 +31,10 @@ impl Images {
     /// # Errors
     /// [`StoreError`]: in that case the daemon cannot start.
     pub async fn recover(&self) -> Result<Recovered, StoreError> {
-        let inner = &self.inner;
+        let context = &self.context;
         let mut records: Vec<ImageRecord> = Vec::new();
-        inner.each(Table::Images, &[], |key, value| {
-            records.push(inner.db.decode(Table::Images, &key, &value)?);
+        context.db.each(Table::Images, &[], |key, value| {
+            records.push(context.db.decode(Table::Images, &key, &value)?);
             Ok(())
         })?;
         let mut recovered = Recovered { images: records.len(), ..Recovered::default() };
@@ -42,16 +42,16 @@ impl Images {
             let key = Key { account: record.account.clone(), name: record.name.clone() };
             match record.state() {
                 State::Deleting => {
-                    inner.spawn(Arc::clone(inner).finish_image(key));
+                    context.spawn(Arc::clone(context).finish_image(key));
                     recovered.deletions += 1;
                 }
                 State::Creating | State::Updating => {
-                    let Some(image) = inner.image(&key)? else { continue };
-                    inner.begin_builds(&key, &image);
+                    let Some(image) = context.image(&key)? else { continue };
+                    context.begin_builds(&key, &image);
                     recovered.builds += image.unbuilt().count();
                     for number in image.versions.keys().copied() {
                         if image.version_state(number) == Some(VersionState::Deleting) {
-                            inner.spawn(Arc::clone(inner).finish_version(key.clone(), number));
+                            context.spawn(Arc::clone(context).finish_version(key.clone(), number));
                             recovered.deletions += 1;
                         }
                     }
@@ -59,13 +59,13 @@ impl Images {
                 _ => {}
             }
         }
-        for artifact in inner.stored_artifacts()?.into_iter().filter(|artifact| artifact.retired) {
-            inner.spawn(Arc::clone(inner).collect(artifact.build_id));
+        for artifact in context.stored_artifacts()?.into_iter().filter(|artifact| artifact.retired) {
+            context.spawn(Arc::clone(context).collect(artifact.build_id));
             recovered.artifacts += 1;
         }
-        let old = inner.old_tombstones()?;
+        let old = context.old_tombstones()?;
         if !old.writes.is_empty() {
-            match inner.db.commit(old).await {
+            match context.db.commit(old).await {
                 Err(CommitError::Store(error)) => return Err(error),
                 Ok(()) | Err(CommitError::Conflict) => {}
             }

@@ -10,8 +10,6 @@ use std::sync::Arc;
 
 use hearth_image_builder::build::Event as Told;
 use hearth_image_builder::build::event::Sink;
-use hearth_image_builder::failure::FailureCode;
-use hearth_model::build::Artifact;
 use hearth_proto::guest::v1::LogSource;
 use hearth_proto::host::v1::{ArtifactProgress, BuildStep, LogEvent, build_event::Event};
 use hearth_proto::microvms::v1::{GetMicrovmImageBuildResponse, build_state::Value as BuildState};
@@ -19,22 +17,25 @@ use hearth_proto::store::v1::{ArtifactRecord, VersionRecord};
 use tokio::time::Instant;
 
 use super::build::{BuildFailure, Job};
-use super::images::{ImagesError, Inner};
+use super::context::{AGAIN, AREA, Context};
+use super::error::ImagesError;
+use super::key::Key;
 use super::log::{Streams, Targets};
 use super::progress::Progress;
 use super::request::build_request;
-use super::state::{AGAIN, AREA, Change, Key};
+use super::state::Change;
 use crate::clock::timestamp;
 use crate::lifecycle::image::{Image, Outcome};
 use crate::records;
 use crate::store::{Batch, Table};
+use hearth_model::build::Artifact;
 
 /// How often a build may begin.
 pub(super) const TRIES: u32 = 3;
 
 /// A build under way. Dropping this stops the build.
 struct Run {
-    images: Arc<Inner>,
+    images: Arc<Context>,
     key: Key,
     number: u32,
     record: VersionRecord,
@@ -54,7 +55,7 @@ impl Drop for Run {
     }
 }
 
-impl Inner {
+impl Context {
     /// Starts the unfinished builds of an image that are not under way.
     pub(super) fn begin_builds(self: &Arc<Self>, key: &Key, image: &Image) {
         for record in image.unbuilt() {
@@ -103,21 +104,23 @@ impl Run {
         // A killed daemon may have left a complete image without having stored the result.
         self.clear().await;
         images.faults.at(AREA, "build", "before").await;
-        let built = if tries > TRIES { Err((given_up(), None)) } else { self.build().await };
+        let built =
+            if tries > TRIES { Err((BuildFailure::GivenUp(TRIES), None)) } else { self.build().await };
         let (outcome, with) = match built {
             Ok(sizes) => (Outcome::Successful(sizes), self.artifact_record()),
             Err((failure, code_install_bytes)) => {
                 let arn = self.record.version.as_ref().map(|version| version.image_arn.as_str());
+                let reason = failure.reason();
                 tracing::warn!(
                     image = arn,
                     version = self.number,
                     build = id,
-                    reason = failure.reason,
-                    detail = failure.detail,
+                    reason,
+                    detail = %failure,
                     "a build has failed"
                 );
                 self.clear().await;
-                (Outcome::Failed { reason: failure.reason, code_install_bytes }, Batch::new())
+                (Outcome::Failed { reason, code_install_bytes }, Batch::new())
             }
         };
         images.faults.at(AREA, "build", "after").await;
@@ -227,18 +230,5 @@ impl Run {
                 }
             }
         }
-    }
-}
-
-/// The failure of a build that has used up its attempts.
-fn given_up() -> BuildFailure {
-    let platform = FailureCode::InternalPlatformError.sentence();
-    BuildFailure {
-        reason: format!(
-            "{platform} The build began {TRIES} times, and each time the host's daemon ended before the build did. It is not tried again."
-        ),
-        detail: format!(
-            "hearthd has ended {TRIES} times during this build: by a panic of it, which its log tells of, or because it was killed"
-        ),
     }
 }

@@ -1,49 +1,20 @@
 //! An image with its versions in the store, and changes of it.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
-use std::time::Duration;
 
 use hearth_proto::host::v1::Event;
 use hearth_proto::microvms::v1::{
     MicrovmImageState, MicrovmImageVersion, microvm_image_version_state::Value as VersionState,
 };
 use hearth_proto::store::v1::{ImageRecord, VersionRecord};
-use tokio::sync::{Mutex, MutexGuard};
 
-use super::images::{ImagesError, Inner};
+use super::context::{AREA, Context};
+use super::error::ImagesError;
+use super::key::Key;
 use crate::lifecycle::image::Image;
 use crate::records;
 use crate::store::{Batch, CommitError, StoreError, Table};
-
-/// Pause before a task retries an operation of the store that failed.
-pub(super) const AGAIN: Duration = Duration::from_secs(1);
-/// The area of the fault points at which tests simulate crashes.
-pub(super) const AREA: &str = "image";
-
-/// Identifies an image.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Key {
-    pub(super) account: String,
-    pub(super) name: String,
-}
-
-/// Serializes changes: a task that changes an image holds the image's lock. Some images share a lock.
-#[derive(Debug, Default)]
-pub(super) struct Locks([Mutex<()>; 32]);
-
-impl Locks {
-    async fn lock(&self, key: &Key) -> Option<MutexGuard<'_, ()>> {
-        let mut hasher = DefaultHasher::new();
-        key.hash(&mut hasher);
-        let number = usize::try_from(hasher.finish() % 32).unwrap_or_default();
-        match self.0.get(number) {
-            Some(lock) => Some(lock.lock().await),
-            None => None,
-        }
-    }
-}
 
 /// A change of an image.
 #[derive(Debug)]
@@ -64,7 +35,7 @@ struct Stored {
     bytes: Vec<u8>,
 }
 
-impl Inner {
+impl Context {
     /// Changes an image. `change` computes the change; it is called again if others have changed the image meanwhile.
     /// `name` names the fault points.
     ///

@@ -122,6 +122,7 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
     };
     let driver = DriverConfig {
         capacity_mib,
+        max_memory_mib: service_config.limits.memory_mib,
         rules,
         retention: config.terminated_retention(),
         drain: config.endpoint.drain(),

@@ -12,8 +12,9 @@ use super::capacity::Capacity;
 use super::deadlines::Deadlines;
 use super::faults::Faults;
 use super::gate::Gate;
+use super::mailbox::{Asked, Handle};
 use super::record;
-use super::task::Asked;
+use super::usage::Usage;
 use crate::clock::Clock;
 use crate::lifecycle::microvm::{Event, Rules, State};
 use crate::panics::poisoned;
@@ -64,6 +65,7 @@ pub struct Context {
     pub(super) platform: Arc<dyn Platform>,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) capacity: Capacity,
+    pub(super) usage: Usage,
     pub(super) rules: Rules,
     pub(super) faults: Faults,
     /// How long terminated microVMs can still be read by clients.
@@ -76,13 +78,6 @@ pub struct Context {
     pub(super) deadlines: Deadlines,
     /// The tasks by microVM id.
     pub(super) tasks: Mutex<HashMap<String, Handle>>,
-}
-
-/// Handle of a microVM's task, for other tasks.
-#[derive(Debug, Clone)]
-pub(super) struct Handle {
-    pub(super) mailbox: mpsc::Sender<Asked>,
-    pub(super) gate: Arc<Gate>,
 }
 
 impl std::fmt::Debug for Context {

@@ -1,7 +1,7 @@
 //! The gate of a microVM: the state that its task and its endpoint share.
 //!
 //! The task opens and closes the gate. Each exchange of the endpoint passes it with a [`Pass`]; an exchange that
-//! comes to a suspended microVM resumes it and waits ([`Microvms::enter`]). The passes show when the microVM is idle,
+//! comes to a suspended microVM resumes it and waits ([`Microvms::enter`](super::Microvms::enter)). The passes show when the microVM is idle,
 //! and when a suspend can begin without cutting off a response.
 //!
 //! * An exchange counts as *asked* until the app has responded: as long as there is one, the microVM is not idle.
@@ -15,9 +15,9 @@ use std::time::Duration;
 use hearth_model::hooks::Hook;
 use hearth_proto::store::v1::MicrovmRecord;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
-use super::{Microvms, Request, RequestError, record};
+use super::record;
 use crate::hooks;
 use crate::lifecycle::microvm::{Phase, State, Wish};
 use crate::panics::poisoned;
@@ -62,7 +62,7 @@ pub struct Patience {
 
 /// Whether exchanges can pass the gate.
 #[derive(Debug, Clone)]
-enum Door {
+pub(super) enum Door {
     /// The microVM runs.
     Open(Arc<dyn Guest>),
     /// The microVM is being launched or resumed; the gate will open.
@@ -107,13 +107,13 @@ struct Traffic {
 /// The gate of one microVM.
 #[derive(Debug)]
 pub struct Gate {
-    id: String,
-    account: String,
+    pub(super) id: String,
+    pub(super) account: String,
     memory_mib: u32,
     hooks_port: Option<u16>,
-    auto_resume: bool,
-    resume_hook: Duration,
-    door: watch::Sender<Door>,
+    pub(super) auto_resume: bool,
+    pub(super) resume_hook: Duration,
+    pub(super) door: watch::Sender<Door>,
     traffic: Mutex<Traffic>,
     /// Notified when an exchange is over, or its response begins.
     less: Notify,
@@ -230,7 +230,7 @@ impl Gate {
     }
 
     /// Passes the gate if it is open now. A suspend that begins afterwards takes the pass into account.
-    fn pass(self: &Arc<Self>) -> Option<Pass> {
+    pub(super) fn pass(self: &Arc<Self>) -> Option<Pass> {
         let mut traffic = self.traffic();
         let Door::Open(guest) = &*self.door.borrow() else { return None };
         traffic.asked += 1;
@@ -238,7 +238,8 @@ impl Gate {
         Some(Pass { guest: Arc::clone(guest), gate: Arc::clone(self), flows: false })
     }
 
-    fn wait(self: &Arc<Self>, held: usize) -> Result<Waiting, Refused> {
+    /// Takes a place among the exchanges that wait, of which there may be `held`.
+    pub(super) fn wait(self: &Arc<Self>, held: usize) -> Result<Waiting, Refused> {
         let mut traffic = self.traffic();
         if traffic.waiting >= held {
             return Err(Refused::Crowded(traffic.waiting));
@@ -294,66 +295,10 @@ impl Drop for Pass {
 }
 
 /// A place among the exchanges that wait for the microVM.
-struct Waiting(Arc<Gate>);
+pub(super) struct Waiting(Arc<Gate>);
 
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.0.traffic().waiting -= 1;
-    }
-}
-
-impl Microvms {
-    /// The gate of a microVM that has not ended.
-    #[must_use]
-    pub fn gate(&self, id: &str) -> Option<Arc<Gate>> {
-        self.context.gate(id)
-    }
-
-    /// Passes a gate. If the microVM is suspended and its policy allows it, the microVM is resumed first; a suspend
-    /// that is under way is cancelled.
-    ///
-    /// # Errors
-    /// [`Refused`].
-    pub async fn enter(&self, gate: &Arc<Gate>, patience: Patience) -> Result<Pass, Refused> {
-        if let Some(pass) = gate.pass() {
-            return Ok(pass);
-        }
-        let _waiting = gate.wait(patience.held)?;
-        let limit = gate.resume_hook.saturating_add(patience.beside_hook);
-        timeout(limit, self.wake(gate, patience)).await.unwrap_or(Err(Refused::TooLong(limit)))
-    }
-
-    async fn wake(&self, gate: &Arc<Gate>, patience: Patience) -> Result<Pass, Refused> {
-        let mut doors = gate.door.subscribe();
-        let mut asked = false;
-        loop {
-            let door = doors.borrow_and_update().clone();
-            match door {
-                Door::Open(_) => {
-                    if let Some(pass) = gate.pass() {
-                        return Ok(pass);
-                    }
-                }
-                Door::Opening { first: true } if !patience.launching => return Err(Refused::Launching),
-                Door::Opening { .. } => {}
-                Door::Closing | Door::Closed(_) if !gate.auto_resume => return Err(Refused::Asleep),
-                Door::Closed(Some(why)) if asked => return Err(Refused::NotResumed(why)),
-                Door::Closing | Door::Closed(_) => {
-                    asked = true;
-                    match self.request(&gate.account, &gate.id, Request::Resume).await {
-                        // A conflict has passed when the door changes.
-                        Ok(()) | Err(RequestError::Conflict { .. }) => {}
-                        Err(RequestError::NotFound(_) | RequestError::Terminated(_)) => {
-                            return Err(Refused::Gone);
-                        }
-                        Err(error) => return Err(Refused::NotResumed(error.to_string())),
-                    }
-                }
-                Door::Gone => return Err(Refused::Gone),
-            }
-            if doors.changed().await.is_err() {
-                return Err(Refused::Gone);
-            }
-        }
     }
 }

@@ -6,17 +6,16 @@ use std::time::Duration;
 
 use hearth_model::build::Artifact;
 use hearth_proto::store::v1::{MicrovmRecord, Phase};
-use prost::Message as _;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
+use super::microvms::Microvms;
+use super::record;
 use super::task::{RETRY, Task};
-use super::{Microvms, record};
 use crate::lifecycle::recovery::{Remains, recover, suspended_number};
 use crate::platform::{Found, PlatformError, Spec};
-use crate::store::{Scan, StoreError, Table};
+use crate::store::{StoreError, Table};
 
-/// Number of records that are read at a time.
-const PAGE: usize = 1000;
 /// Number of microVMs whose processes are searched for at a time.
 const AT_ONCE: usize = 16;
 
@@ -30,12 +29,12 @@ pub enum RecoverError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The record of a microVM cannot be decoded.
-    #[error("the record of a microVM is damaged ({0}); restore a backup (`hearthd store restore`)")]
-    Record(String),
     /// The platform could not remove remains of an earlier daemon.
     #[error("removing what an earlier daemon has left and belongs to nothing: {0}")]
     Platform(#[from] PlatformError),
+    /// A task that looked for a microVM has ended before its time.
+    #[error("looking for what is left of a microVM: {0}")]
+    Task(#[from] JoinError),
 }
 
 impl Microvms {
@@ -53,7 +52,7 @@ impl Microvms {
         }
         self.context.platform.sweep(&ids, &artifacts).await?;
         let mut records = alive.into_iter();
-        let mut finding = tokio::task::JoinSet::new();
+        let mut finding = JoinSet::new();
         loop {
             while finding.len() < AT_ONCE
                 && let Some(record) = records.next()
@@ -62,31 +61,24 @@ impl Microvms {
                 finding.spawn(async move { this.find(record).await });
             }
             match finding.join_next().await {
-                Some(Ok(found)) => found?,
-                Some(Err(error)) => return Err(RecoverError::Record(error.to_string())),
+                Some(found) => found?,
                 None => return Ok(()),
             }
         }
     }
 
     /// The microVMs that have not terminated. All microVMs are counted by their states.
-    fn alive(&self) -> Result<Vec<MicrovmRecord>, RecoverError> {
-        let (mut alive, mut after) = (Vec::new(), None::<Vec<u8>>);
-        loop {
-            let scan = Scan { table: Table::Microvms, prefix: b"", after: after.as_deref(), limit: PAGE };
-            let page = self.context.db.scan(&scan)?;
-            let Some((last, _)) = page.last() else { return Ok(alive) };
-            after = Some(last.clone());
-            for (key, value) in &page {
-                let record = MicrovmRecord::decode(value.as_slice()).map_err(|error| {
-                    RecoverError::Record(format!("{}: {error}", String::from_utf8_lossy(key)))
-                })?;
-                self.context.moved(None, Some(record::state(&record).visible()));
-                if record.phase() != Phase::Terminated {
-                    alive.push(record);
-                }
+    fn alive(&self) -> Result<Vec<MicrovmRecord>, StoreError> {
+        let mut alive = Vec::new();
+        self.context.db.each(Table::Microvms, b"", |key, value| {
+            let record: MicrovmRecord = self.context.db.decode(Table::Microvms, &key, &value)?;
+            self.context.moved(None, Some(record::state(&record).visible()));
+            if record.phase() != Phase::Terminated {
+                alive.push(record);
             }
-        }
+            Ok(())
+        })?;
+        Ok(alive)
     }
 
     /// Looks for the remains of a microVM until they are known, retrying after errors: a microVM that cannot be
@@ -105,7 +97,8 @@ impl Microvms {
         }
     }
 
-    async fn find(&self, record: MicrovmRecord) -> Result<(), RecoverError> {
+    /// Starts the task of a microVM with what is found of it.
+    async fn find(&self, record: MicrovmRecord) {
         let state = record::state(&record);
         let found = timeout(FINDING, self.look(&record::spec(&record), suspended_number(&state))).await;
         let (remains, guest) = match found {
@@ -122,11 +115,11 @@ impl Microvms {
             goes_on = step.state.phase.as_str_name(),
             "found a microVM of an earlier daemon"
         );
+        let share = self.context.usage.take(&record.account, record.memory_mib.into());
         let takes = state.takes_memory() || step.state.takes_memory();
         let reservation = takes.then(|| self.context.capacity.take(record.memory_mib.into()));
         self.spawn(record, |context, record, ends| {
-            Task::new(context, record, guest, reservation, ends).run(Some(step))
+            Task::new(context, record, guest, share, reservation, ends).run(Some(step))
         });
-        Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hearth_proto::microvms::v1::MicrovmState;
 use hearth_proto::store::v1::MicrovmRecord;
 
-use super::Microvms;
+use super::microvms::Microvms;
 use super::record;
 use crate::records::Expiry;
 use crate::store::{Batch, CommitError, Entry, Scan, Table};

@@ -20,15 +20,18 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use hearth_model::hooks::{Hook, HookOutcome};
 use hearth_proto::store::v1::MicrovmRecord;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::capacity::Reservation;
 use super::context::{Change, Context};
 use super::deadlines::{self, Late};
-use super::{Ends, Request, RequestError, record};
+use super::error::RequestError;
+use super::mailbox::{Asked, Ends};
+use super::record;
+use super::usage::Share;
 use crate::clock;
-use crate::lifecycle::microvm::{self, Effect, Event, Phase, Refusal, State, Step};
+use crate::lifecycle::microvm::{self, Effect, Event, Phase, Refusal, Request, State, Step};
+use crate::lifecycle::table;
 use crate::platform::{Exit, Guest, Spec, SuspendError};
 use crate::store::CommitError;
 
@@ -38,14 +41,6 @@ pub(super) const RETRY: (Duration, Duration) = (Duration::from_millis(100), Dura
 /// How long the shutdown of the daemon waits for effects that are under way. A service manager does not wait much
 /// longer.
 const STOP: Duration = Duration::from_secs(20);
-
-/// A client's request, as a task receives it.
-#[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) request: Request,
-    /// Channel for the response.
-    pub(super) answer: oneshot::Sender<Result<(), RequestError>>,
-}
 
 /// The result of an effect.
 struct Outcome {
@@ -88,6 +83,9 @@ pub(super) struct Task {
     state: State,
     guest: Option<Arc<dyn Guest>>,
     exit: Option<BoxFuture<'static, Exit>>,
+    /// The microVM's part of its account's memory; none once its end is stored.
+    share: Option<Share>,
+    /// The microVM's part of the host's memory; none while it takes none.
     reservation: Option<Reservation>,
     under_way: Option<UnderWay>,
     /// The effect to begin when the current one has finished.
@@ -100,6 +98,7 @@ impl Task {
         context: Arc<Context>,
         record: MicrovmRecord,
         guest: Option<Arc<dyn Guest>>,
+        share: Share,
         reservation: Option<Reservation>,
         ends: Ends,
     ) -> Self {
@@ -110,6 +109,7 @@ impl Task {
             state,
             guest: None,
             exit: None,
+            share: Some(share),
             reservation,
             under_way: None,
             queued: None,
@@ -207,7 +207,7 @@ impl Task {
 
     async fn request(&mut self, request: Request) -> Result<(), RequestError> {
         let id = || record::id(&self.record).to_owned();
-        let step = microvm::step(&self.state, &Event::Request(request), self.context.rules);
+        let step = table::step(&self.state, &Event::Request(request), self.context.rules);
         let step = step.map_err(|refusal| match refusal {
             Refusal::Terminated => RequestError::Terminated(id()),
             Refusal::Conflict(hint) => {
@@ -235,7 +235,7 @@ impl Task {
 
     async fn event(&mut self, event: Event) {
         // Only requests can be refused.
-        if let Ok(step) = microvm::step(&self.state, &event, self.context.rules) {
+        if let Ok(step) = table::step(&self.state, &event, self.context.rules) {
             self.settle(step).await;
         }
     }
@@ -269,6 +269,9 @@ impl Task {
         let record = std::mem::replace(&mut self.record, changed);
         if !self.state.takes_memory() {
             self.reservation = None;
+        }
+        if self.state.phase == Phase::Terminated {
+            self.share = None;
         }
         let (seen, now) = (from.visible(), to.visible());
         if seen != now {
@@ -379,7 +382,7 @@ impl Task {
                 Event::Launched | Event::Restored => self.set_guest(outcome.guest),
                 _ => {}
             }
-            let step = microvm::step(&self.state, &outcome.event, self.context.rules);
+            let step = table::step(&self.state, &outcome.event, self.context.rules);
             if let Ok(step) = step
                 && let Err(error) = self.store(&step.state).await
             {
@@ -449,7 +452,7 @@ async fn perform(context: &Context, spec: &Spec, guest: Option<Arc<dyn Guest>>, 
         (Effect::Save(number), Some(guest)) => match guest.suspend(*number).await {
             Ok(()) => Event::Saved.into(),
             Err(SuspendError::Cancelled) => Event::SaveCancelled.into(),
-            Err(SuspendError::Failed(why)) => Event::SaveFailed(why).into(),
+            Err(SuspendError::Failed(why)) => Event::SaveFailed(why.to_string()).into(),
         },
         (Effect::Save(_), None) => Event::SaveFailed(GONE.to_owned()).into(),
         (Effect::CancelSave, _) => Event::SaveCancelled.into(), // a cancellation is never started as an effect of its own

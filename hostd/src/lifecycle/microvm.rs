@@ -28,8 +28,6 @@ use hearth_model::hooks::{Hook, HookOutcome};
 use hearth_proto::microvms::v1::MicrovmState;
 pub use hearth_proto::store::v1::{Phase, Wish};
 
-use super::{reason, table};
-use crate::driver::Request;
 use crate::platform::Exit;
 
 /// Which behaviour to follow where the documentation and AWS differ.
@@ -118,6 +116,17 @@ pub fn visible(phase: Phase) -> MicrovmState {
     }
 }
 
+/// A request of a client to change a microVM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Request {
+    /// SuspendMicrovm.
+    Suspend,
+    /// ResumeMicrovm.
+    Resume,
+    /// TerminateMicrovm.
+    Terminate,
+}
+
 /// An event in the life of a microVM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -195,15 +204,6 @@ pub enum Refusal {
     Conflict(&'static str),
 }
 
-/// The step that `event` causes in `state`.
-///
-/// # Errors
-/// [`Refusal`] of a request; the state is unchanged then. Other events are never refused: one that has no meaning in
-/// a state leaves the state as it is.
-pub fn step(state: &State, event: &Event, rules: Rules) -> Result<Step, Refusal> {
-    table::step(state, event, rules)
-}
-
 /// Whether the step from one state to another has to be durable before anything else happens. Steps that need not be
 /// are those between phases that [recovery](super::recovery) treats alike: after a crash the effect is repeated.
 #[must_use]
@@ -215,9 +215,4 @@ pub fn must_be_stored(from: &State, to: &State) -> bool {
             | (Phase::Restoring, Phase::ResumeHook)
     );
     from != to && (!hidden || from.wish != to.wish || from.reason != to.reason)
-}
-
-/// The state reason when a hook's failure terminates a microVM.
-pub(super) fn hook_reason(hook: Hook, outcome: &HookOutcome) -> Option<String> {
-    Some(reason::hook(hook, outcome))
 }

@@ -1,6 +1,6 @@
 //! The lifecycles of microVMs and images, as pure state machines: no I/O, no clock, no locks.
 //!
-//! * [`microvm`] – a microVM's states, events and effects
+//! * [`microvm`] – a microVM's states, requests, events and effects
 //! * [`table`] – the transition table: what each event does in each phase
 //! * [`recovery`] – how a restarted daemon continues from what it finds
 //! * [`reason`] – the sentences of `stateReason`
@@ -10,7 +10,7 @@ pub mod image;
 pub mod microvm;
 pub mod reason;
 pub mod recovery;
-mod table;
+pub mod table;
 
 #[cfg(test)]
 mod tests;

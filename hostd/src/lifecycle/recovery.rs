@@ -4,12 +4,10 @@
 //! again as long as no client could have reached it; a hook that may have been called is called again, except `/run`,
 //! which a guest gets once; and a running guest whose process is gone is not replaced by an older state of it.
 
-use hearth_model::hooks::Hook;
-
-use super::microvm::{Effect, Phase, Rules, State, Step, Wish};
-use super::table::end;
-use super::{microvm, reason};
+use super::microvm::{Effect, Event, Phase, Rules, State, Step, Wish};
+use super::{reason, table};
 use crate::platform::Exit;
+use hearth_model::hooks::Hook;
 
 /// What the platform found of a microVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +36,7 @@ pub fn suspended_number(state: &State) -> u64 {
 #[must_use]
 pub fn recover(state: &State, remains: Remains, rules: Rules) -> Step {
     let go = |phase, effect: Option<Effect>| Step { state: State { phase, ..state.clone() }, effect };
-    let gone = || end(state, reason::exit(&Exit::Monitor("while the daemon was away".to_owned())));
+    let gone = || table::end(state, reason::exit(&Exit::Monitor("while the daemon was away".to_owned())));
     let (resume, suspend) = (Effect::Call(Hook::Resume), Effect::Call(Hook::Suspend));
     match (state.phase, remains) {
         // No client has reached the guest yet: a fresh guest gets /run exactly once.
@@ -47,7 +45,7 @@ pub fn recover(state: &State, remains: Remains, rules: Rules) -> Step {
         // The process has exited because the save was complete.
         (Phase::SuspendHook | Phase::Saving, Remains::Suspended) => {
             let saving = State { phase: Phase::Saving, ..state.clone() };
-            step(&saving, &microvm::Event::Saved, rules)
+            step(&saving, &Event::Saved, rules)
         }
         (Phase::SuspendHook | Phase::Saving, Remains::Running)
             if state.wish == Wish::Resume && rules.resume_cancels_suspend =>
@@ -60,7 +58,7 @@ pub fn recover(state: &State, remains: Remains, rules: Rules) -> Step {
         (Phase::SuspendHook | Phase::Saving, Remains::Running) => go(Phase::SuspendHook, Some(suspend)),
         // If the result is unknown, the next resume finds out whether the suspended state exists.
         (Phase::Suspended, Remains::Suspended | Remains::Unknown) => go(Phase::Suspended, None),
-        (Phase::Suspended, _) => end(state, reason::platform("the suspended state is gone")),
+        (Phase::Suspended, _) => table::end(state, reason::platform("the suspended state is gone")),
         // No client has reached the guest since: the restored process is discarded.
         (Phase::Restoring, _) | (Phase::ResumeHook, Remains::Suspended | Remains::Unknown) => {
             go(Phase::Restoring, Some(Effect::Restore))
@@ -68,7 +66,7 @@ pub fn recover(state: &State, remains: Remains, rules: Rules) -> Step {
         (Phase::ResumeAfterCancel | Phase::ResumeHook, Remains::Running) => go(state.phase, Some(resume)),
         (Phase::TerminateHook | Phase::Ending, _) => go(Phase::Ending, Some(Effect::Discard)),
         (Phase::Terminated, _) => go(Phase::Terminated, None),
-        (Phase::Unspecified, _) => end(state, reason::platform("its record has no phase")),
+        (Phase::Unspecified, _) => table::end(state, reason::platform("its record has no phase")),
         (
             Phase::Running
             | Phase::SuspendHook
@@ -81,6 +79,6 @@ pub fn recover(state: &State, remains: Remains, rules: Rules) -> Step {
 }
 
 /// A step for an event other than a request, which is never refused.
-fn step(state: &State, event: &microvm::Event, rules: Rules) -> Step {
-    microvm::step(state, event, rules).unwrap_or_else(|_| Step { state: state.clone(), effect: None })
+fn step(state: &State, event: &Event, rules: Rules) -> Step {
+    table::step(state, event, rules).unwrap_or_else(|_| Step { state: state.clone(), effect: None })
 }

@@ -1,11 +1,9 @@
 //! The transition table: what each event does in each phase (docs/behaviour.md, "States", "State reasons", "Idle time
 //! and lifetime", "Hooks").
 
-use hearth_model::hooks::{Hook, HookOutcome};
-
-use super::microvm::{Effect, Event, Phase, Refusal, Rules, State, Step, Wish, hook_reason};
+use super::microvm::{Effect, Event, Phase, Refusal, Request, Rules, State, Step, Wish};
 use super::reason;
-use crate::driver::Request;
+use hearth_model::hooks::{Hook, HookOutcome};
 
 /// No change and no effect.
 fn stay(state: &State) -> Step {
@@ -65,7 +63,12 @@ fn finish(state: &State, reason: &str) -> Step {
     }
 }
 
-pub(super) fn step(state: &State, event: &Event, rules: Rules) -> Result<Step, Refusal> {
+/// The step that `event` causes in `state`.
+///
+/// # Errors
+/// [`Refusal`] of a request; the state is unchanged then. Other events are never refused: one that has no meaning in
+/// a state leaves the state as it is.
+pub fn step(state: &State, event: &Event, rules: Rules) -> Result<Step, Refusal> {
     match event {
         Event::Request(Request::Suspend) => suspend(state),
         Event::Request(Request::Resume) => resume(state, rules),
@@ -147,7 +150,7 @@ fn called(state: &State, hook: Hook, outcome: &HookOutcome, rules: Rules) -> Ste
             end(state, reason::hook(hook, outcome))
         }
         (Phase::SuspendHook, Hook::Suspend) => {
-            run(&State { wish: Wish::Unspecified, ..state.clone() }, hook_reason(hook, outcome))
+            run(&State { wish: Wish::Unspecified, ..state.clone() }, Some(reason::hook(hook, outcome)))
         }
         (Phase::ResumeAfterCancel | Phase::ResumeHook, Hook::Resume) if outcome.is_success() => {
             run(state, state.reason.clone())

@@ -2,10 +2,11 @@
 
 use proptest::prelude::*;
 
-use super::microvm::{Effect, Event, Phase, Refusal, Rules, State, Step, Wish, must_be_stored, step};
+use super::microvm::Request::{self, Resume, Suspend, Terminate};
+use super::microvm::{Effect, Event, Phase, Refusal, Rules, State, Step, Wish, must_be_stored};
 use super::reason;
 use super::recovery::{Remains, recover};
-use crate::driver::Request::{self, Resume, Suspend, Terminate};
+use super::table::step;
 use crate::platform::Exit;
 use hearth_model::hooks::{Hook, HookOutcome};
 use hearth_proto::microvms::v1::MicrovmState as Visible;

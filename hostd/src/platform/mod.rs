@@ -84,29 +84,32 @@ pub enum Exit {
     Monitor(String),
 }
 
+/// The error of an implementation of the platform.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
 /// Why an operation of the platform failed. The microVM is as before, or gone.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum PlatformError {
     /// The user's role yields no credentials: it cannot be assumed, or is not for the microVM's account.
-    #[error("{0}")]
-    Role(String),
+    #[error(transparent)]
+    Role(Cause),
     /// The host has no capacity left: memory, disk, networks, user ids.
-    #[error("{0}")]
-    Capacity(String),
+    #[error(transparent)]
+    Capacity(Cause),
     /// The operation failed in another way.
-    #[error("{0}")]
-    Failed(String),
+    #[error(transparent)]
+    Failed(Cause),
 }
 
 /// Why a suspend did not happen. The microVM and its app run on.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum SuspendError {
     /// [`Guest::cancel_suspend`] was called in time.
     #[error("the suspend was cancelled")]
     Cancelled,
     /// The suspend failed.
-    #[error("{0}")]
-    Failed(String),
+    #[error(transparent)]
+    Failed(Cause),
 }
 
 /// A connection to a port of the app.

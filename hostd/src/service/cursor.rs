@@ -14,10 +14,9 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use super::error::ServiceError;
 use super::names;
 use crate::operation::Operation;
+use crate::records::CURSOR_KEY;
 use crate::store::{Batch, CommitError, Db, Table};
 
-/// Key of the encryption key's entry in the table `meta`.
-const KEY: &[u8] = b"cursor-key";
 /// Length of the encryption key, in bytes.
 const KEY_BYTES: usize = 32;
 /// Longest cursor that is decoded, in characters.
@@ -37,16 +36,16 @@ impl Cursors {
     /// Errors of the store.
     pub async fn open(db: &Db) -> Result<Self, ServiceError> {
         let made = names::random::<KEY_BYTES>()?.to_vec();
-        let batch = Batch::new().expect_absent(Table::Meta, KEY.to_vec()).put(
+        let batch = Batch::new().expect_absent(Table::Meta, CURSOR_KEY.to_vec()).put(
             Table::Meta,
-            KEY.to_vec(),
+            CURSOR_KEY.to_vec(),
             made.clone(),
         );
-        let bytes = match db.get_bytes(Table::Meta, KEY)? {
+        let bytes = match db.get_bytes(Table::Meta, CURSOR_KEY)? {
             Some(bytes) => bytes,
             None => match db.commit(batch).await {
                 Ok(()) => made,
-                Err(CommitError::Conflict) => db.get_bytes(Table::Meta, KEY)?.unwrap_or_default(),
+                Err(CommitError::Conflict) => db.get_bytes(Table::Meta, CURSOR_KEY)?.unwrap_or_default(),
                 Err(CommitError::Store(error)) => return Err(error.into()),
             },
         };

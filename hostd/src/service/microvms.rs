@@ -9,7 +9,7 @@ use super::Service;
 use super::error::ServiceError;
 use super::page::Page;
 use crate::access::Caller;
-use crate::driver::Request;
+use crate::lifecycle::microvm::Request;
 use crate::operation::Operation;
 use crate::records;
 use crate::store::{Scan, Table};

@@ -114,7 +114,7 @@ impl Service {
     pub async fn new(parts: Parts) -> Result<Self, ServiceError> {
         let cursors = Cursors::open(&parts.db).await?;
         let turns = (0..TURNS).map(|_| Mutex::default()).collect();
-        let quotas = Quotas::new(parts.config.limits.clone());
+        let quotas = Quotas::new(&parts.config.limits);
         Ok(Self { inner: Arc::new(Inner { parts, quotas, cursors, turns }) })
     }
 

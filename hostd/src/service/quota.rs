@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use governor::clock::Clock as GovernorClock;
@@ -13,9 +12,7 @@ use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::DashMapStateStore;
 
 use super::Profile;
-use super::error::ServiceError;
 use crate::operation::Operation;
-use crate::panics::poisoned;
 
 /// Service code of all quotas.
 pub const SERVICE_CODE: &str = "lambda";
@@ -148,29 +145,24 @@ impl Limits {
                 .collect(),
         }
     }
-
-    fn of_quota(&self, quota: Quota) -> Option<u64> {
-        match quota {
-            Quota::Memory => self.memory_mib,
-            Quota::Images => self.images,
-            Quota::Versions => self.versions,
-            Quota::Builds => self.builds,
-            Quota::Rate(operation) => self.rates.get(&operation).map(|rate| u64::from(rate.per_second.get())),
-        }
-    }
 }
 
-/// Enforces the limits.
+/// Enforces the limits on rates. The other limits are kept by those who know what there is: the drivers of microVMs, and the
+/// images.
 #[derive(Debug)]
 pub struct Quotas {
-    limits: Limits,
     clock: Ticks,
     rates: HashMap<Operation, Limiter>,
-    promised: Arc<Mutex<Promised>>,
 }
 
-/// Memory promised to launches that may not be in the store yet: MiB by account and microVM id.
-type Promised = HashMap<(String, String), u64>;
+/// The rate of calls to an operation is exceeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Throttled {
+    /// The quota.
+    pub quota: Quota,
+    /// When a call would be accepted.
+    pub retry_after: Duration,
+}
 
 type Limiter = governor::RateLimiter<String, DashMapStateStore<String>, Ticks, NoOpMiddleware<Duration>>;
 
@@ -187,98 +179,29 @@ impl GovernorClock for Ticks {
 }
 
 impl Quotas {
-    /// Enforces these limits.
+    /// Enforces the rates of these limits.
     #[must_use]
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: &Limits) -> Self {
         let clock = Ticks(tokio::time::Instant::now());
         let limiter = |rate: &Rate| {
             let quota = governor::Quota::per_second(rate.per_second).allow_burst(rate.burst);
             governor::RateLimiter::new(quota, DashMapStateStore::default(), clock.clone())
         };
         let rates = limits.rates.iter().map(|(operation, rate)| (*operation, limiter(rate))).collect();
-        Self { limits, clock, rates, promised: Arc::default() }
+        Self { clock, rates }
     }
 
     /// Counts a call against the rate limit of its operation.
     ///
     /// # Errors
     ///
-    /// [`ServiceError::Throttled`]; a refused call does not count.
-    pub fn call(&self, account: &str, operation: Operation) -> Result<(), ServiceError> {
+    /// [`Throttled`]; a refused call does not count.
+    pub fn call(&self, account: &str, operation: Operation) -> Result<(), Throttled> {
         let Some(limiter) = self.rates.get(&operation) else { return Ok(()) };
         limiter.check_key(&account.to_owned()).map_err(|not_until| {
             let retry_after = not_until.wait_time_from(self.clock.now());
-            ServiceError::Throttled { quota: Quota::Rate(operation), retry_after }
+            Throttled { quota: Quota::Rate(operation), retry_after }
         })
-    }
-
-    /// The limit of a quota, if it has one. Callers need not count what is not limited.
-    #[must_use]
-    pub fn limit(&self, quota: Quota) -> Option<u64> {
-        self.limits.of_quota(quota)
-    }
-
-    /// Checks that one more may be added to `used` existing ones; `resource` is the account or the image that the quota
-    /// belongs to.
-    ///
-    /// # Errors
-    ///
-    /// [`ServiceError::QuotaExceeded`].
-    pub fn one_more(&self, quota: Quota, used: u64, resource: &str) -> Result<(), ServiceError> {
-        match self.limit(quota) {
-            Some(limit) if used >= limit => {
-                Err(ServiceError::QuotaExceeded { quota, limit, resource: resource.to_owned() })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Reserves memory for the launch of a microVM until the returned promise is dropped. By then the microVM must be
-    /// in the store. `stored` returns the account's microVMs that count and their memory in MiB; it is called only if
-    /// there is a limit.
-    ///
-    /// # Errors
-    ///
-    /// [`ServiceError::QuotaExceeded`], and those of `stored`.
-    pub fn promise(
-        &self,
-        account: &str,
-        id: &str,
-        mib: u64,
-        stored: impl FnOnce() -> Result<Vec<(String, u64)>, ServiceError>,
-    ) -> Result<Promise, ServiceError> {
-        let Some(limit) = self.limits.memory_mib else { return Ok(Promise { of: None }) };
-        let mut promised = self.promised.lock().unwrap_or_else(poisoned);
-        // A microVM that is both promised and stored counts once.
-        let mut used: HashMap<String, u64> = stored()?.into_iter().collect();
-        let of_account = promised.iter().filter(|((owner, _), _)| owner == account);
-        used.extend(of_account.map(|((_, id), mib)| (id.clone(), *mib)));
-        if used.values().fold(mib, |sum, mib| sum.saturating_add(*mib)) > limit {
-            let resource = account.to_owned();
-            return Err(ServiceError::QuotaExceeded { quota: Quota::Memory, limit, resource });
-        }
-        let key = (account.to_owned(), id.to_owned());
-        promised.insert(key.clone(), mib);
-        drop(promised);
-        Ok(Promise { of: Some((Arc::clone(&self.promised), key)) })
-    }
-}
-
-/// Account and microVM id.
-type Key = (String, String);
-
-/// Memory that is reserved for a launch.
-#[derive(Debug)]
-#[must_use = "it is taken back when this is dropped"]
-pub struct Promise {
-    of: Option<(Arc<Mutex<Promised>>, Key)>,
-}
-
-impl Drop for Promise {
-    fn drop(&mut self) {
-        if let Some((promised, key)) = self.of.take() {
-            promised.lock().unwrap_or_else(poisoned).remove(&key);
-        }
     }
 }
 
@@ -288,14 +211,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_rate_is_kept_account_by_account() {
-        let quotas = Quotas::new(Limits::of(Profile::AwsStrict));
+        let quotas = Quotas::new(&Limits::of(Profile::AwsStrict));
         for _ in 0..2 {
             quotas.call("111122223333", Operation::SuspendMicrovm).unwrap();
         }
-        let error = quotas.call("111122223333", Operation::SuspendMicrovm).unwrap_err();
-        assert_eq!(error.exception().http_status, 429);
-        assert_eq!(error.quota().unwrap().code(), "L-90045317");
-        let wait = error.retry_after().unwrap();
+        let Throttled { quota, retry_after: wait } =
+            quotas.call("111122223333", Operation::SuspendMicrovm).unwrap_err();
+        assert_eq!(quota.code(), "L-90045317");
         assert_eq!(wait, Duration::from_millis(500));
         quotas.call("444455556666", Operation::SuspendMicrovm).unwrap();
         tokio::time::advance(wait).await;
@@ -305,40 +227,9 @@ mod tests {
 
     #[tokio::test]
     async fn the_default_profile_limits_nothing() {
-        let quotas = Quotas::new(Limits::of(Profile::Default));
+        let quotas = Quotas::new(&Limits::of(Profile::Default));
         for _ in 0..1000 {
             quotas.call("111122223333", Operation::RunMicrovm).unwrap();
         }
-        quotas.one_more(Quota::Images, u64::MAX, "111122223333").unwrap();
-        let _promise =
-            quotas.promise("111122223333", "microvm-1", u64::MAX, || panic!("nobody limits it")).unwrap();
-    }
-
-    #[tokio::test]
-    async fn memory_counts_once_from_its_promise_on() {
-        let quotas = Quotas::new(Limits { memory_mib: Some(4096), ..Limits::default() });
-        let promise = |account, id, mib, stored: &[(&str, u64)]| {
-            let stored = stored.iter().map(|(id, mib)| ((*id).to_owned(), *mib)).collect();
-            quotas.promise(account, id, mib, || Ok(stored))
-        };
-        let one = promise("111122223333", "1", 2048, &[]).unwrap();
-        let _other = promise("111122223333", "2", 2048, &[]).unwrap();
-        let error = promise("111122223333", "3", 512, &[]).unwrap_err();
-        assert_eq!((error.exception().http_status, error.quota()), (402, Some(Quota::Memory)));
-        assert_eq!(error.resource().unwrap().id, "111122223333");
-        let _of_another = promise("444455556666", "4", 4096, &[]).unwrap();
-        drop(one); // this launch failed
-        let _third = promise("111122223333", "5", 2048, &[("2", 2048)]).unwrap();
-        promise("111122223333", "6", 512, &[("2", 2048), ("5", 2048)]).unwrap_err();
-    }
-
-    #[tokio::test]
-    async fn counts_are_limited() {
-        let quotas = Quotas::new(Limits::of(Profile::AwsStrict));
-        quotas.one_more(Quota::Images, 99, "111122223333").unwrap();
-        let error = quotas.one_more(Quota::Images, 100, "111122223333").unwrap_err();
-        assert_eq!(error.quota().unwrap().code(), "L-942E56BE");
-        let error = quotas.one_more(Quota::Builds, 5, "111122223333").unwrap_err();
-        assert!(error.to_string().contains("maximum number of concurrent builds"), "{error}");
     }
 }

@@ -1,8 +1,8 @@
 //! RunMicrovm.
 //!
 //! Order of the checks: the request's constraints, the syntax of the image's name, permission, the client token, image
-//! and version, the payload, connectors, the role, the account's memory (docs/behaviour.md, "Order of checks"). The
-//! driver checks the capacity of the host. The commit of the launch expects the version to be unchanged, so that a
+//! and version, the payload, connectors, the role (docs/behaviour.md, "Order of checks"). The driver checks the account's
+//! memory, then the capacity of the host. The commit of the launch expects the version to be unchanged, so that a
 //! request that deactivates or deletes the version is ordered either before or after the launch.
 
 use std::time::SystemTime;
@@ -25,12 +25,10 @@ use crate::lifecycle::image;
 use crate::logs::names as logs;
 use crate::operation::Operation;
 use crate::records;
-use crate::store::{Batch, Scan, Table};
+use crate::store::{Batch, Table};
 
 /// Number of attempts to launch when a record changes in the meantime.
 const ATTEMPTS: u32 = 8;
-/// Number of entries of the index of artifact uses that are read at a time.
-const USES: usize = 1000;
 
 const INGRESS: &str = "ingressNetworkConnectors";
 const EGRESS: &str = "egressNetworkConnectors";
@@ -71,23 +69,13 @@ impl Service {
             let record = self.record(&source, &request)?;
             self.pass_role(caller, &image, &request).await?;
             let answer = record.microvm.clone().unwrap_or_default();
-            let promise = self.quotas().promise(
-                &caller.account,
-                &answer.microvm_id,
-                record.memory_mib.into(),
-                || self.memory_in_use(&caller.account),
-            )?;
             let version = records::version(&image.account, &image.name, source.version.number);
             let batch = Batch::new()
                 .expect_value(Table::Versions, version, source.stored)
                 .and(self.remember(&token, &answer, None));
             // A launch that has started is completed, even if the client disconnects.
             let microvms = self.parts().microvms.clone();
-            let launch = tokio::spawn(async move {
-                let launched = microvms.launch(record, batch).await;
-                drop(promise);
-                launched
-            });
+            let launch = tokio::spawn(async move { microvms.launch(record, batch).await });
             match launch.await.map_err(|error| ServiceError::internal(error.to_string()))? {
                 Ok(()) => return Ok(answer),
                 Err(LaunchError::Conflict) => {} // the token was used, or the version has changed
@@ -209,27 +197,6 @@ impl Service {
             given.log_group.unwrap_or_else(|| logs::default_group(image)),
             given.log_stream.unwrap_or_else(|| logs::default_stream(now, version, id)),
         )
-    }
-
-    /// The account's microVMs that have not terminated, and their memory in MiB. These are the microVMs that use files
-    /// of an image.
-    fn memory_in_use(&self, account: &str) -> Result<Vec<(String, u64)>, ServiceError> {
-        let mut found = Vec::new();
-        let mut after: Option<Vec<u8>> = None;
-        loop {
-            let scan = Scan { table: Table::ArtifactUses, prefix: b"", after: after.as_deref(), limit: USES };
-            let uses = self.db().scan(&scan)?;
-            let Some((last, _)) = uses.last() else { return Ok(found) };
-            after = Some(last.clone());
-            for (key, _) in uses {
-                let id = key.rsplit(|byte| *byte == b'/').next().and_then(|id| std::str::from_utf8(id).ok());
-                let Some(id) = id else { continue };
-                let key = records::microvm(account, id);
-                if let Some(record) = self.db().get::<MicrovmRecord>(Table::Microvms, &key)? {
-                    found.push((id.to_owned(), record.memory_mib.into()));
-                }
-            }
-        }
     }
 }
 

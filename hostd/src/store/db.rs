@@ -14,6 +14,8 @@ use crate::panics;
 const WAITING: usize = 1024;
 /// Most batches in one group.
 const GROUP: usize = 512;
+/// Number of entries that [`Db::each`] reads at a time.
+const PAGE: usize = 256;
 /// Size in bytes from which on a group takes no further batch. A single batch may be larger.
 const GROUP_BYTES: usize = 4 << 20;
 
@@ -94,6 +96,31 @@ impl Db {
     /// [`StoreError`].
     pub fn scan(&self, scan: &Scan<'_>) -> Result<Vec<Entry>, StoreError> {
         self.store.scan(scan)
+    }
+
+    /// Passes all entries under a prefix to `take`, in order, until it fails. The entries are read page by page, so
+    /// that commits and other readers proceed meanwhile; what is written meanwhile may be seen or not.
+    ///
+    /// # Errors
+    /// [`StoreError`], and the error of `take`.
+    pub fn each(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        mut take: impl FnMut(Vec<u8>, Vec<u8>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = self.scan(&Scan { table, prefix, after: after.as_deref(), limit: PAGE })?;
+            let full = page.len() == PAGE;
+            after = page.last().map(|(key, _)| key.clone());
+            for (key, value) in page {
+                take(key, value)?;
+            }
+            if !full {
+                return Ok(());
+            }
+        }
     }
 
     /// Decodes a value that was read from `table` under `key`.

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::jwe::Key;
 use super::{SKEW, TokenError};
+use crate::records::TOKEN_KEYS;
 use crate::store::{Batch, CommitError, Db, StoreError, Table};
 
 /// How long a key is used to encrypt tokens.
@@ -16,8 +17,6 @@ pub const LIFE: Duration = Duration::from_secs(24 * 3600);
 pub const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 /// Interval of checks whether a rotation is due.
 pub const LOOK: Duration = Duration::from_secs(600);
-/// Key of the keys' entry in the table `meta`.
-const PLACE: &[u8] = b"token-keys";
 
 /// A key with its id.
 #[derive(Clone, Serialize, Deserialize)]
@@ -75,7 +74,7 @@ fn new_key(since: u64) -> Result<Named, TokenError> {
 pub(super) async fn load(db: &Db, now: SystemTime) -> Result<KeyRing, TokenError> {
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     loop {
-        let stored = db.get_bytes(Table::Meta, PLACE).map_err(CommitError::Store)?;
+        let stored = db.get_bytes(Table::Meta, TOKEN_KEYS).map_err(CommitError::Store)?;
         let ring = match &stored {
             Some(bytes) => serde_json::from_slice(bytes).map_err(|error| damaged(&error))?,
             None => KeyRing::default(),
@@ -83,10 +82,10 @@ pub(super) async fn load(db: &Db, now: SystemTime) -> Result<KeyRing, TokenError
         let Some(next) = ring.next(now)? else { return Ok(ring) };
         let bytes = serde_json::to_vec(&next).map_err(|error| damaged(&error))?;
         let batch = match stored {
-            Some(stored) => Batch::new().expect_value(Table::Meta, PLACE.to_vec(), stored),
-            None => Batch::new().expect_absent(Table::Meta, PLACE.to_vec()),
+            Some(stored) => Batch::new().expect_value(Table::Meta, TOKEN_KEYS.to_vec(), stored),
+            None => Batch::new().expect_absent(Table::Meta, TOKEN_KEYS.to_vec()),
         };
-        match db.commit(batch.put(Table::Meta, PLACE.to_vec(), bytes)).await {
+        match db.commit(batch.put(Table::Meta, TOKEN_KEYS.to_vec(), bytes)).await {
             Ok(()) => return Ok(next),
             Err(CommitError::Conflict) => {} // the keys were changed meanwhile
             Err(error) => return Err(error.into()),

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::zip::ZipError;
-use crate::failure::{FailureCode, StateReason};
+use crate::failure::{FailureCode, StateReason, is_full};
 
 /// Why an artifact could not be fetched. `Display` is for the log; the user sees [`ArtifactError::state_reason`].
 #[derive(Debug, thiserror::Error)]
@@ -93,9 +93,4 @@ impl ArtifactError {
             Self::Io { .. } | Self::Config { .. } => StateReason::Code(FailureCode::InternalPlatformError),
         }
     }
-}
-
-/// Whether the error means that the disk, or this process's quota, is full.
-pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

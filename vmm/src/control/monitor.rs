@@ -35,6 +35,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
+use hearth_proto::ExitReport;
 use hearth_proto::vmm::v1::request::Operation;
 use hearth_proto::vmm::v1::response::Result as Answer;
 use hearth_proto::vmm::v1::{self as proto, ExitKind, ExitReason, MachineState};
@@ -387,8 +388,7 @@ impl Monitor {
         if let Some((config, _)) = &self.rebuild
             && let Some(report) = config.exit_report.as_ref().and_then(|fd| fd.try_clone().ok())
         {
-            let name = kind.as_str_name().trim_start_matches("EXIT_KIND_").to_ascii_lowercase();
-            let line = serde_json::json!({ "kind": name, "message": reason.message });
+            let line = ExitReport::from(&reason);
             // The process that passed the descriptor may have closed its end of it; there is nobody else to notify.
             let _ = writeln!(File::from(report), "{line}");
         }

@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use hearth_image_builder::build::event::Sink;
-use hearth_image_builder::build::{Event, LogStream, Step};
-use hearth_model::build::Artifact;
-use hearth_model::shape::Burst;
+use hearth_image_builder::build::{BuildError, Event, LogStream, Step};
+use hearth_image_builder::failure::{FailureCode, StateReason};
+use hearth_model::hooks::{HookOutcome, ImageHook};
 use hearth_proto::guest::v1::LogSource;
 use hearth_proto::microvms::v1::{CodeArtifact, MicrovmImageVersion, SnapshotBuild, code_artifact};
 use hearth_proto::store::v1::{ArtifactRecord, ImageRecord, VersionRecord};
@@ -24,6 +24,8 @@ use crate::platform::LogTarget;
 use crate::platform::double::Double;
 use crate::records;
 use crate::store::{Batch, Db, MemoryStore, Scan, Table};
+use hearth_model::build::Artifact;
+use hearth_model::shape::Burst;
 
 pub(crate) const ACCOUNT: &str = "123456789012";
 
@@ -42,15 +44,18 @@ pub(crate) struct Builder {
 impl Build for Builder {
     async fn build(&self, job: &Job, sink: Sink) -> Result<SnapshotBuild, BuildFailure> {
         self.built.lock().unwrap().push(job.artifact.clone());
-        let failed = |reason: &str| Err(BuildFailure { reason: reason.into(), detail: "in detail".into() });
+        let failed = |reason: StateReason| {
+            let detail = "in detail".to_owned();
+            Err(BuildFailure::Builder(BuildError::Failed { reason, detail }))
+        };
         if self.host.world().artifacts.contains(&job.artifact) {
-            return failed("there is something already");
+            return Err(BuildError::Occupied(job.artifact.build_id.as_str().into()).into());
         }
         sink.tell(Event::Started(Step::Build));
         let line = b"Step 1/1 : FROM scratch".to_vec();
         sink.tell(Event::Log { stream: LogStream::Build, source: LogSource::Stdout, line });
         match job.request.artifact.rsplit('/').next() {
-            Some("fail") => return failed("The container image build failed."),
+            Some("fail") => return failed(FailureCode::ContainerBuildFailed.into()),
             Some("panic") => panic!("on purpose"),
             Some("wait") => self.go_on.notified().await,
             _ => {}
@@ -58,7 +63,11 @@ impl Build for Builder {
         sink.tell(Event::Finished(Step::Build, Duration::from_secs(7)));
         sink.tell(Event::CodeInstalled { bytes: 77 });
         if job.request.artifact.ends_with("/unready") {
-            return failed("Ready hook invocation timed out after PT5M");
+            return failed(StateReason::Hook {
+                hook: ImageHook::Ready,
+                outcome: HookOutcome::TimedOut,
+                timeout: Duration::from_secs(300),
+            });
         }
         self.host.world().artifacts.insert(job.artifact.clone());
         Ok(SnapshotBuild {

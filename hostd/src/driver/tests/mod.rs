@@ -5,6 +5,7 @@ mod gate;
 mod lies;
 mod silent;
 mod stories;
+mod usage;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,9 +17,9 @@ use hearth_proto::store::v1::{ArtifactRecord, MicrovmRecord, Phase};
 use super::context::Unobserved;
 use super::deadlines::Deadlines;
 use super::faults::Faults;
-use super::{DriverConfig, LaunchError, Microvms, Request, RequestError, record};
+use super::{DriverConfig, LaunchError, Microvms, RequestError, record};
 use crate::clock::Clock;
-use crate::lifecycle::microvm::Rules;
+use crate::lifecycle::microvm::{Request, Rules};
 use crate::platform::double::{Double, Point, Way};
 use crate::records;
 use crate::store::{Batch, Db, MemoryStore, Table};
@@ -40,6 +41,7 @@ struct Host {
 
 const CONFIG: DriverConfig = DriverConfig {
     capacity_mib: 4096,
+    max_memory_mib: None,
     rules: DEFAULT,
     retention: Duration::from_secs(86_400),
     drain: Duration::from_secs(5),

@@ -7,12 +7,18 @@ use hearth_proto::guest::v1 as agent;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpStream, UnixStream};
 
-use super::guest::{GONE, Machine};
+use super::Double;
+use super::world::GONE;
 use crate::platform::{ConnectError, Connection};
 
-/// Connects to a port of an app. Bytes pass through the microVM's process; when it exits, the connection is cut off.
-pub(super) async fn connect(vm: &Machine, port: u16) -> Result<Box<dyn Connection>, ConnectError> {
-    let host = &vm.host;
+/// Connects to a port of the app of the microVM `id`. Bytes pass through the microVM's process; when it exits, the
+/// connection is cut off.
+pub(super) async fn connect(
+    host: &Double,
+    id: &str,
+    process: u64,
+    port: u16,
+) -> Result<Box<dyn Connection>, ConnectError> {
     let address = host.world().ports.get(&port).copied();
     let refused = || ConnectError::App(format!("nobody listens on port {port} of the app"));
     let app = TcpStream::connect(address.ok_or_else(refused)?).await.map_err(|_| refused())?;
@@ -24,8 +30,8 @@ pub(super) async fn connect(vm: &Machine, port: u16) -> Result<Box<dyn Connectio
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
     let mut world = host.world();
     // The process may have exited meanwhile.
-    let runs = world.runs(&vm.id, vm.process);
-    let process = world.process(vm.process).filter(|_| runs);
+    let runs = world.runs(id, process);
+    let process = world.process(process).filter(|_| runs);
     let relays = process.map(|process| &mut process.relays);
     let relays = relays.ok_or_else(|| ConnectError::Guest(GONE.to_owned()))?;
     while relays.try_join_next().is_some() {} // removes finished relays

@@ -6,6 +6,7 @@ use hearth_host::agent::exec::{Events, Stdin};
 use hearth_model::hooks::{Hook, HookOutcome};
 
 use super::script::{Point, Way};
+use super::world::GONE;
 use super::{Double, app, done};
 use crate::platform::{ConnectError, Connection, Exit, Guest, SuspendError};
 
@@ -16,9 +17,6 @@ pub(super) struct Machine {
     pub(super) id: String,
     pub(super) process: u64,
 }
-
-/// The error of a process that is gone.
-pub(super) const GONE: &str = "its process is gone";
 
 impl Machine {
     fn runs(&self) -> bool {
@@ -78,7 +76,7 @@ impl Guest for Machine {
         if way == Some(Way::Pretends) {
             return Ok(());
         }
-        let failed = |why: &str| SuspendError::Failed(why.to_owned());
+        let failed = |why: &str| SuspendError::Failed(why.into());
         done(way.as_ref(), failed, || {
             let mut world = self.host.world();
             if !world.runs(&self.id, self.process) {
@@ -113,7 +111,7 @@ impl Guest for Machine {
         if !self.runs() {
             return Err(gone(GONE));
         }
-        app::connect(self, port).await
+        app::connect(&self.host, &self.id, self.process, port).await
     }
 
     async fn shell(&self, command: &[String]) -> Result<(Stdin, Events), ConnectError> {

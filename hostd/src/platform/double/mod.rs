@@ -200,7 +200,7 @@ fn done<T, E>(
 }
 
 fn failed(why: &str) -> PlatformError {
-    PlatformError::Failed(why.to_owned())
+    PlatformError::Failed(why.into())
 }
 
 /// Removes something, with the deviations of [`done`].

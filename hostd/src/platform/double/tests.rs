@@ -6,7 +6,7 @@ use hearth_model::hooks::{Hook, HookOutcome, Hooks};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use super::guest::GONE;
+use super::world::GONE;
 use super::*;
 use crate::platform::{ConnectError, SuspendError};
 

@@ -11,6 +11,9 @@ use tokio::task::JoinSet;
 use super::script::{Point, Script};
 use crate::platform::Exit;
 
+/// The error of a process that is gone.
+pub(super) const GONE: &str = "its process is gone";
+
 /// The state of a microVM on the host.
 #[derive(Debug, Default)]
 pub struct Vm {

@@ -12,14 +12,14 @@ use tokio::task::spawn_blocking;
 
 use super::Host;
 use super::attempts::Attempt;
-use super::error::{failed, thread};
+use super::error::{HostError, failed};
 use super::exclusive::TURN;
-use super::guest::{Machine, Made};
 use super::layout::{Keep, Place};
+use super::machine::{Machine, Made};
 use super::record::{MicrovmRecord, MonitorRecord, Record as _, is_identified};
 use super::settle::{Decision, Seen, decide};
 use super::timeline::{Operation, Report, Timeline};
-use crate::platform::{Found, PlatformError, Spec};
+use crate::platform::{Found, Spec};
 
 /// How long a monitor is polled until its microVM runs.
 const LOOKING: Duration = Duration::from_secs(30);
@@ -38,7 +38,7 @@ struct Living {
 
 impl Host {
     /// Brings what is left of a microVM into a definite state, and adopts the microVM if it runs.
-    pub(super) async fn settle(self: &Arc<Self>, spec: &Spec, asked: u64) -> Result<Found, PlatformError> {
+    pub(super) async fn settle(self: &Arc<Self>, spec: &Spec, asked: u64) -> Result<Found, HostError> {
         if let Some(machine) = self.known(&spec.id) {
             return Ok(Found::Running(machine));
         }
@@ -46,7 +46,7 @@ impl Host {
         let mut timeline = Timeline::start();
         let (host, there, attempt) = (Arc::clone(self), place.clone(), self.attempts.begin(&spec.id));
         let settled = spawn_blocking(move || host.settle_now(&there, asked, &attempt));
-        let settled = settled.await.map_err(thread)??;
+        let settled = settled.await??;
         timeline.done("settle");
         let living = match settled {
             Settled::Ended { suspended: true } => return Ok(Found::Suspended),
@@ -76,7 +76,7 @@ impl Host {
 
     /// The blocking part of [`Self::settle`], on a thread that continues when its caller stops waiting. If another
     /// attempt has begun since, it changes nothing.
-    fn settle_now(&self, place: &Place, asked: u64, attempt: &Attempt) -> Result<Settled, PlatformError> {
+    fn settle_now(&self, place: &Place, asked: u64, attempt: &Attempt) -> Result<Settled, HostError> {
         let suspended = place.is_suspended(asked);
         let began = Instant::now();
         loop {
@@ -85,7 +85,7 @@ impl Host {
             // at once.
             let turn = self.making.hold(&place.state, TURN).map_err(failed("settling", &place.state))?;
             if !self.attempts.is_newest(attempt) {
-                return Err(PlatformError::Failed("something else was begun with it meanwhile".into()));
+                return Err(HostError::Overtaken);
             }
             let machine = living.as_ref().and_then(|(_, state)| *state);
             let seen = Seen {
@@ -123,7 +123,7 @@ impl Host {
     }
 
     /// The living process of a microVM, with the state of its virtual machine.
-    fn look(&self, place: &Place) -> Result<Option<(Living, Option<MachineState>)>, PlatformError> {
+    fn look(&self, place: &Place) -> Result<Option<(Living, Option<MachineState>)>, HostError> {
         let reading = || failed("reading the records in", &place.run);
         let Some(monitor) = MonitorRecord::read(&place.run).map_err(reading())? else { return Ok(None) };
         let Some(microvm) = MicrovmRecord::read(&place.run).map_err(reading())? else { return Ok(None) };

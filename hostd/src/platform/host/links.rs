@@ -6,7 +6,6 @@ use std::sync::Arc;
 use hearth_host::network::{Egress, MicrovmNetwork, NetworkError, Networks};
 
 use super::names::InUse;
-use crate::platform::PlatformError;
 
 /// The egress of a network, as a kind of the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,14 +35,14 @@ pub(super) struct Link {
 }
 
 impl Maker {
-    pub(super) fn make(&self, kind: Kind) -> Result<Link, PlatformError> {
-        let names = self.networks.names().map_err(network)?;
+    pub(super) fn make(&self, kind: Kind) -> Result<Link, NetworkError> {
+        let names = self.networks.names()?;
         let name = self.in_use.take_network(|name| names.iter().any(|other| other == name));
         match self.networks.create(&name, kind.0) {
             Ok(made) => Ok(Link { network: Some(made), maker: self.clone() }),
             Err(error) => {
                 self.in_use.release_network(&name);
-                Err(network(error))
+                Err(error)
             }
         }
     }
@@ -53,13 +52,6 @@ impl Maker {
         self.networks.remove_by_name(name)?;
         self.in_use.release_network(name);
         Ok(())
-    }
-}
-
-fn network(error: NetworkError) -> PlatformError {
-    match error {
-        NetworkError::PoolIsFull { .. } => PlatformError::Capacity(error.to_string()),
-        other => PlatformError::Failed(other.to_string()),
     }
 }
 

@@ -22,15 +22,15 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::attempts::Attempt;
-use super::error::{agent, failed, microvm, role, thread};
+use super::error::{HostError, failed};
 use super::exclusive::TURN;
-use super::guest::{Machine, Made};
 use super::layout::{Keep, Place, make_folder};
+use super::machine::{Machine, Made};
 use super::record::{MicrovmRecord, set_identified};
 use super::timeline::{Operation, Report, Timeline};
 use super::{Host, identity, links, monitors};
 use crate::panics::poisoned;
-use crate::platform::{PlatformError, Spec};
+use crate::platform::Spec;
 
 /// The result of the blocking part of making a microVM.
 struct Restored {
@@ -124,11 +124,7 @@ impl Drop for GiveUp {
 
 impl Host {
     /// Makes a microVM from suspended state `from`, or from its image (0).
-    pub(super) async fn make(
-        self: &Arc<Self>,
-        spec: &Spec,
-        from: u64,
-    ) -> Result<Arc<Machine>, PlatformError> {
+    pub(super) async fn make(self: &Arc<Self>, spec: &Spec, from: u64) -> Result<Arc<Machine>, HostError> {
         let place = self.place(&spec.id)?;
         let operation = if from == 0 { Operation::Launch } else { Operation::Resume };
         let mut timeline = Timeline::start();
@@ -144,7 +140,7 @@ impl Host {
         let mut given_up = GiveUp { making: Arc::clone(&making), made: false };
         let made = match timeout(limit, self.try_make(spec, &place, &making, &mut timeline)).await {
             Ok(made) => made,
-            Err(_) => Err(PlatformError::Failed(format!("it took longer than {} s", limit.as_secs()))),
+            Err(_) => Err(HostError::TooLong(limit)),
         };
         if made.is_err() {
             making.give_up();
@@ -164,7 +160,7 @@ impl Host {
         place: &Place,
         making: &Arc<Making>,
         timeline: &mut Timeline,
-    ) -> Result<Arc<Machine>, PlatformError> {
+    ) -> Result<Arc<Machine>, HostError> {
         // Stops serving an earlier guest with this id.
         if let Some(machine) = self.forget(&spec.id) {
             machine.let_go();
@@ -176,18 +172,18 @@ impl Host {
             spawn_blocking(move || making.host.restore(&spec, &folder, &making, so_far))
         };
         let (restored, credentials) = tokio::join!(restoring, self.credentials(spec));
-        let Restored { microvm: made, process, card, timeline: so_far } = restored.map_err(thread)??;
+        let Restored { microvm: made, process, card, timeline: so_far } = restored??;
         *timeline = so_far;
         let credentials = credentials?;
         timeline.done("credentials");
         let control = made.agent().wait_ready(self.config.launch_timeout()).await;
-        let mut control = control.map_err(|error| explained(agent(error), &made))?;
+        let mut control = control.map_err(|error| explained(error, &made))?;
         timeline.done("agent");
         let network = card.then(|| identity::network(self.config.network.mtu));
         let identify = identity::message(&spec.id, &self.clock, network, credentials.as_ref());
         let identify = identify.map_err(failed("reading", Path::new("/dev/urandom")))?;
         let identified = control.identify(identify).await;
-        identified.map_err(|error| explained(agent(error), &made))?;
+        identified.map_err(|error| explained(error, &made))?;
         set_identified(&place.run).map_err(failed("writing into", &place.run))?;
         timeline.done("identity");
         let made = Made {
@@ -204,9 +200,9 @@ impl Host {
         Ok(machine)
     }
 
-    async fn credentials(&self, spec: &Spec) -> Result<Option<Credentials>, PlatformError> {
+    async fn credentials(&self, spec: &Spec) -> Result<Option<Credentials>, HostError> {
         match spec.execution_role() {
-            Some(wanted) => self.roles.credentials(&wanted).await.map_err(role),
+            Some(wanted) => Ok(self.roles.credentials(&wanted).await?),
             None => Ok(None),
         }
     }
@@ -218,12 +214,12 @@ impl Host {
         folder: &Path,
         making: &Making,
         timeline: Timeline,
-    ) -> Result<Restored, PlatformError> {
+    ) -> Result<Restored, HostError> {
         let place = &making.place;
         // An earlier holder of the lock was given up and its monitor killed, so that it releases the lock soon.
         let _turn = self.making.hold(&place.state, TURN).map_err(failed("making", &place.state))?;
         if making.is_given_up() || !self.attempts.is_newest(&making.attempt) {
-            return Err(PlatformError::Failed(format!("{} was given up before it was begun", spec.id)));
+            return Err(HostError::GivenUp(spec.id.clone()));
         }
         let restored = self.restore_in_turn(spec, folder, making, timeline);
         if making.is_given_up() {
@@ -239,18 +235,17 @@ impl Host {
         folder: &Path,
         making: &Making,
         mut timeline: Timeline,
-    ) -> Result<Restored, PlatformError> {
+    ) -> Result<Restored, HostError> {
         let (place, from) = (&making.place, making.from);
         self.end_run(place)?;
         place
             .tidy(if from == 0 { Keep::Nothing } else { Keep::State(from) })
             .map_err(failed("tidying", &place.state))?;
         if from != 0 && !place.is_suspended(from) {
-            let message = format!("suspended state {from} of {} is not there", spec.id);
-            return Err(PlatformError::Failed(message));
+            return Err(HostError::NoState { id: spec.id.clone(), number: from });
         }
         make_folder(&place.state).map_err(failed("making", &place.state))?;
-        let image = Image::open(folder).map_err(|error| PlatformError::Failed(error.to_string()))?;
+        let image = Image::open(folder)?;
         let shape = image.manifest().shape;
         timeline.done("image");
         let monitor = self.monitor(shape.into())?;
@@ -266,21 +261,21 @@ impl Host {
         timeline.done("claim");
         let tap = network.as_ref().map(MicrovmNetwork::tap).transpose();
         let tap = tap.map_err(failed("duplicating the tap of", &place.run))?;
-        let base = open("opening the image's disk", &folder.join(DISK)).map_err(microvm)?;
-        let overlay = create("making the microVM's overlay", &place.overlay(from)).map_err(microvm)?;
+        let base = open("opening the image's disk", &folder.join(DISK))?;
+        let overlay = create("making the microVM's overlay", &place.overlay(from))?;
         let (snapshot, clock) = match from {
             0 => (folder.join(SNAPSHOT), RestoreClock::Continue),
             number => (place.suspended(number), RestoreClock::Advance),
         };
         let disks = vec![DiskSource::Overlay { base, layers: Vec::new(), overlay }];
         let restored = made.restore(Restore { snapshot, disks, tap, clock, record: false });
-        let restored = restored.map_err(|error| explained(microvm(error), &made))?;
+        let restored = restored.map_err(|error| explained(error, &made))?;
         timeline.done("restore");
         timeline.parts("restore", &restored.steps);
         Ok(Restored { microvm: made, process, card: network.is_some(), timeline })
     }
 
-    fn monitor(&self, kind: monitors::Kind) -> Result<monitors::Monitor, PlatformError> {
+    fn monitor(&self, kind: monitors::Kind) -> Result<monitors::Monitor, HostError> {
         while let Some(monitor) = self.monitors.take(kind) {
             if monitor.is_alive() {
                 return Ok(monitor);
@@ -290,18 +285,15 @@ impl Host {
         self.monitors_maker.make(kind)
     }
 
-    fn link(&self, kind: links::Kind) -> Result<links::Link, PlatformError> {
-        self.links.take(kind).map_or_else(|| self.links_maker.make(kind), Ok)
+    fn link(&self, kind: links::Kind) -> Result<links::Link, HostError> {
+        match self.links.take(kind) {
+            Some(link) => Ok(link),
+            None => Ok(self.links_maker.make(kind)?),
+        }
     }
 }
 
 /// Adds the last output of the guest's kernel and the monitor to an error.
-fn explained(error: PlatformError, microvm: &Microvm) -> PlatformError {
-    let words = microvm.last_words();
-    match error {
-        PlatformError::Failed(message) if !words.is_empty() => {
-            PlatformError::Failed(format!("{message}; its last words:\n{words}"))
-        }
-        other => other,
-    }
+fn explained(error: impl Into<HostError>, microvm: &Microvm) -> HostError {
+    error.into().with_last_words(microvm.last_words())
 }

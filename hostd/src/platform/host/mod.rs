@@ -20,7 +20,8 @@
 //! * `groups` – control groups
 //! * `attempts`, `exclusive` – keep an attempt that was given up from disturbing a later one
 //! * `make` – makes a microVM from its image or its suspended state; `identity` – the identity that a guest receives
-//! * `guest` – a running microVM; `hooks`, [`logs`], `dns`, `watch` – services for it; `suspend` – saves it
+//! * `machine` – a running microVM; [`logs`], `dns`, `watch` – tasks that serve it; `phase` – whether its exit is reported
+//! * `guest` – what a driver asks of a running microVM; `hooks` – calls of hooks; `suspend` – saves it
 //! * `find`, `settle` – find what an earlier daemon has left; `remove` – terminates and removes microVMs
 //! * [`timeline`] – how long each step took
 
@@ -37,9 +38,11 @@ mod identity;
 mod layout;
 mod links;
 pub mod logs;
+mod machine;
 mod make;
 mod monitors;
 mod names;
+mod phase;
 mod record;
 mod remove;
 mod settle;
@@ -61,6 +64,7 @@ use hearth_model::build::Artifact;
 use tokio::task::spawn_blocking;
 
 pub use config::HostConfig;
+pub use error::HostError;
 pub use groups::GroupsError;
 pub use logs::{LogSink, LogWriter};
 pub use timeline::{Observer, Operation, Report, Timeline};
@@ -70,11 +74,11 @@ use crate::clock::Clock;
 use crate::panics::poisoned;
 use crate::pool::{Count, Stock};
 use attempts::Attempts;
-use error::{failed, thread};
+use error::failed;
 use exclusive::Exclusive;
 use groups::Groups;
-use guest::Machine;
 use layout::{Layout, Place, remove_folder};
+use machine::Machine;
 use names::InUse;
 use record::{MicrovmRecord, MonitorRecord, Record as _};
 
@@ -108,7 +112,7 @@ pub enum OpenError {
     Network(#[from] NetworkError),
     /// Remains of an earlier daemon cannot be read or removed.
     #[error("what an earlier run has left: {0}")]
-    Leftovers(PlatformError),
+    Leftovers(#[source] HostError),
 }
 
 /// The other parts of the daemon that the platform uses.
@@ -168,7 +172,7 @@ impl HostPlatform {
     /// What the host lacks, or the problem in the configuration.
     pub async fn open(config: HostConfig, surroundings: Surroundings) -> Result<Self, OpenError> {
         let opened = spawn_blocking(move || Host::open(config, surroundings)).await;
-        let host = Arc::new(opened.map_err(|error| OpenError::Leftovers(thread(error)))??);
+        let host = Arc::new(opened.map_err(|error| OpenError::Leftovers(error.into()))??);
         host.refill();
         Ok(Self { host })
     }
@@ -248,7 +252,7 @@ impl Host {
     }
 
     /// Records the user ids and networks of existing microVMs, and removes those that belong to none.
-    fn recover(&self) -> Result<(), PlatformError> {
+    fn recover(&self) -> Result<(), HostError> {
         let runs = self.layout.runs();
         for name in layout::names(&runs).map_err(failed("reading", &runs))? {
             let folder = runs.join(name);
@@ -264,13 +268,12 @@ impl Host {
         self.sweep_host()
     }
 
-    fn place(&self, id: &str) -> Result<Place, PlatformError> {
-        let wrong = || PlatformError::Failed(format!("{id:?} is no id of a microVM"));
-        self.layout.microvm(id).ok_or_else(wrong)
+    fn place(&self, id: &str) -> Result<Place, HostError> {
+        self.layout.microvm(id).ok_or_else(|| HostError::Id(id.to_owned()))
     }
 
-    fn artifact(&self, artifact: &Artifact) -> Result<PathBuf, PlatformError> {
-        self.layout.artifact(artifact).map_err(|error| PlatformError::Failed(error.to_string()))
+    fn artifact(&self, artifact: &Artifact) -> Result<PathBuf, HostError> {
+        Ok(self.layout.artifact(artifact)?)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Machine>>> {
@@ -303,13 +306,13 @@ impl Platform for HostPlatform {
 
     async fn resume(&self, spec: &Spec) -> Result<Arc<dyn Guest>, PlatformError> {
         if spec.suspends == 0 {
-            return Err(PlatformError::Failed(format!("{} was never suspended", spec.id)));
+            return Err(HostError::NeverSuspended(spec.id.clone()).into());
         }
         Ok(self.host.make(spec, spec.suspends).await?)
     }
 
     async fn find(&self, spec: &Spec, suspends: u64) -> Result<Found, PlatformError> {
-        self.host.settle(spec, suspends).await
+        Ok(self.host.settle(spec, suspends).await?)
     }
 
     async fn discard(&self, id: &str) -> Result<(), PlatformError> {
@@ -318,13 +321,13 @@ impl Platform for HostPlatform {
         timeline.done("remove");
         let (operation, succeeded) = (Operation::Discard, removed.is_ok());
         self.host.observer.tell(&Report { operation, microvm: id, succeeded, timeline: &timeline });
-        removed
+        Ok(removed?)
     }
 
     async fn remove_artifact(&self, artifact: &Artifact) -> Result<(), PlatformError> {
         let folder = self.host.artifact(artifact)?;
         let removed = spawn_blocking(move || remove_folder(&folder).map_err(failed("removing", &folder)));
-        removed.await.map_err(thread)?
+        Ok(removed.await.map_err(HostError::from)??)
     }
 
     async fn sweep(
@@ -351,9 +354,9 @@ impl Platform for HostPlatform {
                     host.monitors.want(image.manifest().shape.into());
                 }
             }
-            Ok(())
+            Ok::<_, HostError>(())
         });
-        swept.await.map_err(thread)??;
+        swept.await.map_err(HostError::from)??;
         self.host.refill();
         Ok(())
     }

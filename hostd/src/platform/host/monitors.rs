@@ -10,12 +10,11 @@ use hearth_host::microvm::{Microvm, MicrovmError};
 use hearth_model::shape::Shape;
 
 use super::config::JailSettings;
-use super::error::{failed, microvm};
+use super::error::{HostError, failed};
 use super::groups::Groups;
 use super::layout::{PREFIX, Place, remove_folder};
 use super::names::{InUse, Uid};
 use super::record::{MicrovmRecord, MonitorRecord, Record as _};
-use crate::platform::PlatformError;
 
 /// How long a killed process may take to exit.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -62,17 +61,12 @@ pub(super) struct Monitor {
 
 impl Maker {
     /// Starts a monitor with a virtual machine of this kind.
-    pub(super) fn make(&self, kind: Kind) -> Result<Monitor, PlatformError> {
-        let full = || {
-            PlatformError::Capacity(
-                "all user ids of jail.uids are in use: configure more, or end microVMs".into(),
-            )
-        };
-        let uid = self.in_use.take_uid().ok_or_else(full)?;
+    pub(super) fn make(&self, kind: Kind) -> Result<Monitor, HostError> {
+        let uid = self.in_use.take_uid().ok_or(HostError::NoUserId)?;
         let folder = self.pool.join(format!("{PREFIX}{}", uid.number()));
         // No process has this user id, so anything in the folder is left over.
         remove_folder(&folder).map_err(failed("removing", &folder))?;
-        self.groups.remove(uid.number()).map_err(|error| PlatformError::Failed(error.to_string()))?;
+        self.groups.remove(uid.number())?;
         let mut jail = self.jail.jail(uid.number());
         jail.cgroup = self.groups.idle(uid.number());
         let monitor = self.start(&folder, jail, uid);
@@ -81,9 +75,7 @@ impl Maker {
         }
         let monitor = monitor?;
         if let Some((microvm, _)) = &monitor.parts {
-            let prepared = microvm.client().prepare(kind.vcpus, kind.memory_mib);
-            prepared
-                .map_err(|error| PlatformError::Failed(format!("preparing a virtual machine: {error}")))?;
+            microvm.client().prepare(kind.vcpus, kind.memory_mib).map_err(HostError::Prepare)?;
         }
         Ok(monitor)
     }
@@ -93,11 +85,9 @@ impl Maker {
         folder: &Path,
         jail: hearth_vmm::jail::JailConfig,
         uid: Uid,
-    ) -> Result<Monitor, PlatformError> {
-        let started = Microvm::start(&self.vmm, folder, jail).map_err(microvm)?;
-        let detached = started.detach().map_err(microvm)?;
-        let process =
-            detached.ok_or_else(|| PlatformError::Failed("the monitor was not started here".into()))?;
+    ) -> Result<Monitor, HostError> {
+        let started = Microvm::start(&self.vmm, folder, jail)?;
+        let process = started.detach()?.ok_or(HostError::NotStarted)?;
         let record = MonitorRecord { process: process.identity().clone(), uid: uid.number() };
         let monitor = Monitor {
             parts: Some((started, uid)),
@@ -123,14 +113,11 @@ impl Monitor {
         place: &Place,
         record: &MicrovmRecord,
         (shape, baseline_mib): (Shape, u32),
-    ) -> Result<(Microvm, Arc<Process>), PlatformError> {
-        let gone = || PlatformError::Failed("the monitor has a microVM already".into());
-        let uid = self.parts.as_ref().map(|(_, uid)| uid.number()).ok_or_else(gone)?;
-        self.groups
-            .limit(uid, shape, baseline_mib)
-            .map_err(|error| PlatformError::Failed(error.to_string()))?;
+    ) -> Result<(Microvm, Arc<Process>), HostError> {
+        let uid = self.parts.as_ref().map(|(_, uid)| uid.number()).ok_or(HostError::Claimed)?;
+        self.groups.limit(uid, shape, baseline_mib)?;
         record.write(&self.folder).map_err(failed("writing into", &self.folder))?;
-        let (started, uid) = self.parts.take().ok_or_else(gone)?;
+        let (started, uid) = self.parts.take().ok_or(HostError::Claimed)?;
         match started.move_to(&place.run) {
             Ok(moved) => {
                 uid.keep();
@@ -157,9 +144,9 @@ impl Monitor {
     }
 }
 
-fn failed_claim(error: MicrovmError, place: &Place) -> PlatformError {
+fn failed_claim(error: MicrovmError, place: &Place) -> HostError {
     let _ = remove_folder(&place.run); // if the rename happened
-    microvm(error)
+    error.into()
 }
 
 impl Drop for Monitor {

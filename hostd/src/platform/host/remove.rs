@@ -10,13 +10,13 @@ use hearth_host::microvm::orphans;
 use hearth_host::microvm::process::Process;
 use hearth_model::build::Artifact;
 
-use super::error::failed;
+use super::error::{HostError, failed};
 use super::exclusive::TURN;
 use super::layout::{PREFIX, Place, names, remove_folder};
 use super::monitors::PATIENCE;
+use super::phase::Phase;
 use super::record::{MicrovmRecord, MonitorRecord, Record as _};
 use super::{Host, logs};
-use crate::platform::PlatformError;
 
 /// How long the host waits for the last output lines of a guest that is discarded.
 const LINES: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ pub(super) fn end_monitor(run: &Path, record: Option<&MonitorRecord>) -> io::Res
 impl Host {
     /// Kills the monitor of a microVM, and removes its network, control group and run directory, in whatever state
     /// they are.
-    pub(super) fn end_run(&self, place: &Place) -> Result<(), PlatformError> {
+    pub(super) fn end_run(&self, place: &Place) -> Result<(), HostError> {
         let run = &place.run;
         // With two callers at once, ids and names that the first releases might belong to another microVM when the
         // second removes them.
@@ -48,12 +48,11 @@ impl Host {
         let monitor = MonitorRecord::read(run).map_err(failed("reading the records in", run))?;
         let microvm = MicrovmRecord::read(run).map_err(failed("reading the records in", run))?;
         end_monitor(run, monitor.as_ref()).map_err(failed("ending the monitor in", run))?;
-        let other = |error: String| PlatformError::Failed(error);
         if let Some(name) = microvm.and_then(|record| record.network) {
-            self.links_maker.remove(&name).map_err(|error| other(error.to_string()))?;
+            self.links_maker.remove(&name)?;
         }
         if let Some(record) = &monitor {
-            self.groups.remove(record.uid).map_err(|error| other(error.to_string()))?;
+            self.groups.remove(record.uid)?;
         }
         // The records are removed last: they list what exists.
         remove_folder(run).map_err(failed("removing", run))?;
@@ -64,12 +63,12 @@ impl Host {
     }
 
     /// Terminates a microVM and removes everything of it.
-    pub(super) async fn remove(self: &std::sync::Arc<Self>, id: &str) -> Result<(), PlatformError> {
+    pub(super) async fn remove(self: &std::sync::Arc<Self>, id: &str) -> Result<(), HostError> {
         let place = self.place(id)?;
         // From now on every earlier attempt with this microVM counts as given up.
         let attempt = self.attempts.begin(id);
         if let Some(machine) = self.forget(id) {
-            if !machine.made.process.has_ended() && *machine.phase.borrow() == super::guest::Phase::Running {
+            if !machine.made.process.has_ended() && *machine.phase.borrow() == Phase::Running {
                 logs::drain(machine.agent(), LINES).await;
             }
             machine.let_go();
@@ -84,12 +83,12 @@ impl Host {
             host.attempts.forget(&attempt);
             Ok(())
         });
-        removed.await.map_err(super::error::thread)?
+        removed.await?
     }
 
     /// Removes networks and control groups that belong neither to a microVM nor to the pool, and kills monitors that
     /// an earlier daemon had in its pool.
-    pub(super) fn sweep_host(&self) -> Result<(), PlatformError> {
+    pub(super) fn sweep_host(&self) -> Result<(), HostError> {
         let pool = self.layout.pool();
         for name in names(&pool).map_err(failed("reading", &pool))? {
             let uid = name.strip_prefix(PREFIX).and_then(|uid| uid.parse().ok());
@@ -101,19 +100,17 @@ impl Host {
             end_monitor(&folder, record.as_ref()).map_err(failed("ending the monitor in", &folder))?;
             remove_folder(&folder).map_err(failed("removing", &folder))?;
         }
-        let other = |error: String| PlatformError::Failed(error);
-        let swept = self.networks.sweep(|name| !name.starts_with(PREFIX) || self.in_use.has_network(name));
-        swept.map_err(|error| other(error.to_string()))?;
-        for uid in self.groups.uids().map_err(|error| other(error.to_string()))? {
+        self.networks.sweep(|name| !name.starts_with(PREFIX) || self.in_use.has_network(name))?;
+        for uid in self.groups.uids().map_err(HostError::Groups)? {
             if !self.in_use.has_uid(uid) {
-                self.groups.remove(uid).map_err(|error| other(error.to_string()))?;
+                self.groups.remove(uid)?;
             }
         }
         Ok(())
     }
 
     /// Removes the files of all builds that are not in `keep`.
-    pub(super) fn sweep_artifacts(&self, keep: &HashSet<Artifact>) -> Result<(), PlatformError> {
+    pub(super) fn sweep_artifacts(&self, keep: &HashSet<Artifact>) -> Result<(), HostError> {
         let keep: HashSet<_> =
             keep.iter().filter_map(|artifact| self.layout.artifact(artifact).ok()).collect();
         // ACCOUNT/UID/VERSION/BUILD
@@ -121,7 +118,7 @@ impl Host {
     }
 
     /// The ids of all microVMs of which anything is left.
-    pub(super) fn all(&self) -> Result<HashSet<String>, PlatformError> {
+    pub(super) fn all(&self) -> Result<HashSet<String>, HostError> {
         let mut all = HashSet::new();
         for folder in [self.layout.runs(), self.layout.states()] {
             all.extend(names(&folder).map_err(failed("reading", &folder))?);
@@ -131,7 +128,7 @@ impl Host {
 }
 
 /// Removes the entries `depth` folders below `folder` that are not kept, and folders that become empty.
-fn sweep_below(folder: &Path, depth: u32, keep: &dyn Fn(&Path) -> bool) -> Result<(), PlatformError> {
+fn sweep_below(folder: &Path, depth: u32, keep: &dyn Fn(&Path) -> bool) -> Result<(), HostError> {
     for name in names(folder).map_err(failed("reading", folder))? {
         let path = folder.join(name);
         if depth > 1 && path.is_dir() {

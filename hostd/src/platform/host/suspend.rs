@@ -11,25 +11,28 @@
 //! identification also thaws the app. The guest is not quiesced: its page cache is part of the state to restore.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hearth_host::agent::Agent;
 use hearth_host::agent::control::Control;
+use hearth_host::agent::{Agent, AgentError};
 use hearth_host::microvm::process::Process;
 use hearth_proto::guest::v1::Status;
 use hearth_proto::vmm::v1::{ErrorCode, Step};
 use hearth_vmm::client::snapshot::{self, Overlay, Take, TakeError};
 use hearth_vmm::client::{CONTROL_SOCKET, Client, ClientError};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
+use super::error::failed;
 use super::exclusive::TURN;
-use super::guest::{Machine, Phase};
 use super::layout::{Keep, Place, remove_folder};
+use super::machine::Machine;
 use super::monitors::PATIENCE;
+use super::phase::Phase;
 use super::timeline::{Operation, Report, Timeline};
 use super::{Host, logs};
 use crate::platform::SuspendError;
@@ -42,6 +45,54 @@ const LINES: Duration = Duration::from_secs(2);
 /// Pause before a cancellation is retried that came before the save.
 const RETRY: Duration = Duration::from_millis(2);
 
+/// Why a running microVM was not suspended. The driver sees it as a [`SuspendError`].
+#[derive(Debug, thiserror::Error)]
+enum SaveError {
+    /// The suspend was cancelled in time.
+    #[error("the suspend was cancelled")]
+    Cancelled,
+    /// The microVM does not run; contains its id.
+    #[error("{0} is being suspended already, or gone")]
+    Busy(String),
+    /// The agent did not freeze the app.
+    #[error(transparent)]
+    Freeze(#[from] AgentError),
+    /// Another thread holds the microVM's folder.
+    #[error(transparent)]
+    Turn(io::Error),
+    /// The thread that saves has panicked.
+    #[error(transparent)]
+    Thread(#[from] JoinError),
+    /// The number of the new state is not greater than that of the state before.
+    #[error("state {number} is not later than {from}, which it was made from")]
+    NotLater {
+        /// Number of the new state.
+        number: u64,
+        /// Number of the state that the microVM was made from.
+        from: u64,
+    },
+    /// A file operation failed.
+    #[error("{what}: {source}")]
+    File {
+        /// The operation, for the message.
+        what: &'static str,
+        /// The error of the operating system.
+        source: io::Error,
+    },
+    /// The monitor or the client could not take the snapshot.
+    #[error("saving it: {0}")]
+    Take(#[source] TakeError),
+}
+
+impl From<SaveError> for SuspendError {
+    fn from(error: SaveError) -> Self {
+        match error {
+            SaveError::Cancelled => Self::Cancelled,
+            error => Self::Failed(error.into()),
+        }
+    }
+}
+
 /// Saves the microVM as suspended state `number`, and terminates it.
 pub(super) async fn suspend(machine: &Machine, number: u64) -> Result<(), SuspendError> {
     let began = machine.phase.send_if_modified(|phase| {
@@ -53,7 +104,7 @@ pub(super) async fn suspend(machine: &Machine, number: u64) -> Result<(), Suspen
         runs
     });
     if !began {
-        return Err(SuspendError::Failed(format!("{} is being suspended already, or gone", machine.spec.id)));
+        return Err(SaveError::Busy(machine.spec.id.clone()).into());
     }
     let mut timeline = Timeline::start();
     let _freezing = machine.freezing.lock().await;
@@ -75,28 +126,26 @@ pub(super) async fn suspend(machine: &Machine, number: u64) -> Result<(), Suspen
     let report =
         Report { operation: Operation::Suspend, microvm: &machine.spec.id, succeeded, timeline: &timeline };
     machine.host.observer.tell(&report);
-    result
+    Ok(result?)
 }
 
-async fn save(machine: &Machine, number: u64, timeline: &mut Timeline) -> Result<(), SuspendError> {
+async fn save(machine: &Machine, number: u64, timeline: &mut Timeline) -> Result<(), SaveError> {
     let (mut control, frozen) = freeze(machine.agent()).await?;
     timeline.done("freeze");
     // Lines that are not taken now stay in the guest.
     let _ = timeout(LINES, logs::taken(&mut control, &frozen)).await;
     timeline.done("logs");
     if machine.is_cancelled() {
-        return Err(SuspendError::Cancelled);
+        return Err(SaveError::Cancelled);
     }
     let client = Arc::clone(machine.made.microvm.client());
     let (place, base, from) = (machine.made.place.clone(), machine.made.base.clone(), machine.made.from);
     let host = Arc::clone(&machine.host);
     let taken = spawn_blocking(move || {
-        let turn = host.making.hold(&place.state, TURN);
-        let _turn = turn.map_err(|error| SuspendError::Failed(error.to_string()))?;
+        let _turn = host.making.hold(&place.state, TURN).map_err(SaveError::Turn)?;
         take(&client, &place, &base, from, number)
     });
-    let taken = taken.await;
-    let taken = taken.map_err(|error| SuspendError::Failed(error.to_string()))??;
+    let taken = taken.await??;
     timeline.done("save");
     timeline.parts("save", &taken);
     machine.let_go();
@@ -110,42 +159,34 @@ async fn save(machine: &Machine, number: u64, timeline: &mut Timeline) -> Result
 }
 
 /// Freezes the app. After that the app writes no more lines: the returned status holds the number of the last one.
-async fn freeze(agent: &Agent) -> Result<(Control, Status), SuspendError> {
-    agent.freeze(false, FREEZE).await.map_err(|error| SuspendError::Failed(error.to_string()))
+async fn freeze(agent: &Agent) -> Result<(Control, Status), AgentError> {
+    agent.freeze(false, FREEZE).await
 }
 
 /// Takes the snapshot, after which the monitor exits on request. Returns the monitor's steps.
-fn take(
-    client: &Client,
-    place: &Place,
-    base: &Path,
-    from: u64,
-    number: u64,
-) -> Result<Vec<Step>, SuspendError> {
-    let failed = |what: &str, error: &dyn std::error::Error| SuspendError::Failed(format!("{what}: {error}"));
+fn take(client: &Client, place: &Place, base: &Path, from: u64, number: u64) -> Result<Vec<Step>, SaveError> {
+    let file = |what: &'static str| move |source| SaveError::File { what, source };
     if number <= from {
-        return Err(SuspendError::Failed(format!(
-            "state {number} is not later than {from}, which it was made from"
-        )));
+        return Err(SaveError::NotLater { number, from });
     }
     let path = place.overlay(from);
     let overlay = File::open(&path).and_then(|file| Overlay::of(0, &path, &file));
-    let overlay = overlay.map_err(|error| failed("looking at the overlay", &error))?;
+    let overlay = overlay.map_err(file("looking at the overlay"))?;
     if from == 0
         && let Some(states) = place.state.parent()
     {
         // The folder of the microVM must be as durable as what will be in it.
         let synced = File::open(states).and_then(|folder| folder.sync_all());
-        synced.map_err(|error| failed("making the microVM's folder durable", &error))?;
+        synced.map_err(file("making the microVM's folder durable"))?;
     }
     let to = place.suspended(number);
     // No client has been notified of an existing state with this number.
-    remove_folder(&to).map_err(|error| failed("removing what is in the state's place", &error))?;
+    remove_folder(&to).map_err(file("removing what is in the state's place"))?;
     let take = Take { base: Some(base.to_owned()), overlays: vec![overlay], ..Take::default() };
     match snapshot::suspend(client, &to, &take) {
         Ok(taken) => Ok(taken.saved.steps),
         Err(TakeError::Client(ClientError::Refused { code: ErrorCode::Cancelled, .. })) => {
-            Err(SuspendError::Cancelled)
+            Err(SaveError::Cancelled)
         }
         Err(TakeError::Unsettled { path, source }) => {
             // The guest is paused and its state is written, but may not survive a crash of the host. The suspend is
@@ -154,11 +195,11 @@ fn take(
                 return Ok(Vec::new()); // the guest cannot continue: the overlay that it writes to may belong to the state
             }
             let _ = client.resume();
-            Err(failed("making the suspended state durable", &source))
+            Err(file("making the suspended state durable")(source))
         }
         // Only the request to exit has failed.
         Err(_) if place.is_suspended(number) => Ok(Vec::new()),
-        Err(error) => Err(failed("saving it", &error)),
+        Err(error) => Err(SaveError::Take(error)),
     }
 }
 
@@ -168,10 +209,10 @@ fn end(host: &Host, id: &str, place: &Place, process: &Process, number: u64) {
     if !ended {
         tracing::warn!(microvm = id, "the monitor was told to end and does not: it is killed");
     }
-    let removed = host.end_run(place).map_err(|error| error.to_string());
-    let tidied = place.tidy(Keep::State(number)).map_err(|error| error.to_string());
+    let removed = host.end_run(place);
+    let tidied = place.tidy(Keep::State(number)).map_err(failed("tidying", &place.state));
     if let Err(error) = removed.and(tidied) {
-        tracing::warn!(microvm = id, error, "something of a suspended microVM stays until it is removed");
+        tracing::warn!(microvm = id, %error, "something of a suspended microVM stays until it is removed");
     }
 }
 
@@ -211,7 +252,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_silent_agent_makes_a_suspend_fail_in_time() {
         let (agent, start) = (served(|line| line.strike(Fault::Deaf)), Instant::now());
-        assert!(matches!(freeze(&agent).await, Err(SuspendError::Failed(_))));
+        assert!(freeze(&agent).await.is_err());
         assert!(start.elapsed() <= FREEZE + Duration::from_secs(1), "{:?}", start.elapsed());
     }
 }

@@ -9,10 +9,12 @@ use std::time::Duration;
 use hearth_host::agent::Agent;
 use hearth_host::microvm::process::{Ended, Process};
 use hearth_host::microvm::{EXIT_REPORT, MONITOR_LOG};
+use hearth_proto::ExitReport;
+use hearth_proto::vmm::v1::ExitKind;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::guest::Phase;
+use super::phase::Phase;
 use crate::platform::Exit;
 
 /// Pause before the agent is queried again.
@@ -21,13 +23,6 @@ const RETRY: Duration = Duration::from_millis(500);
 const WORDS: u64 = 1024;
 /// Longest exit report in bytes.
 const REPORT: u64 = 16 << 10;
-
-/// The report that a monitor writes when its virtual machine exits.
-#[derive(Debug, serde::Deserialize)]
-struct Report {
-    kind: String,
-    message: String,
-}
 
 /// Waits for the exit of a microVM and reports it, unless the exit was requested.
 pub(super) async fn watch(
@@ -64,12 +59,11 @@ async fn app_exit(agent: &Agent) -> u32 {
 
 /// How a monitor has exited, from the files in its run directory.
 fn of_monitor(folder: &Path, ended: Ended) -> Exit {
-    let report = read(&folder.join(EXIT_REPORT), REPORT, false)
-        .and_then(|text| serde_json::from_str::<Report>(text.lines().next()?).ok());
+    let report = read(&folder.join(EXIT_REPORT), REPORT, false).and_then(|text| ExitReport::read(&text));
     match report {
-        Some(Report { kind, message }) => match kind.as_str() {
-            "power_off" | "guest_error" => Exit::Guest(message),
-            _ => Exit::Monitor(message),
+        Some(ExitReport { kind, message }) => match kind {
+            ExitKind::PowerOff | ExitKind::GuestError => Exit::Guest(message),
+            ExitKind::Shutdown | ExitKind::MonitorError | ExitKind::Unspecified => Exit::Monitor(message),
         },
         None => {
             let words = read(&folder.join(MONITOR_LOG), WORDS, true).unwrap_or_default();
@@ -111,13 +105,14 @@ mod tests {
         let Exit::Monitor(why) = exit(Ended::Unknown) else { panic!("no monitor") };
         assert!(why.ends_with("\nno memory") && why.len() < 1200, "{why}");
         for (kind, expected) in [
-            ("power_off", Exit::Guest("m".into())),
-            ("guest_error", Exit::Guest("m".into())),
-            ("monitor_error", Exit::Monitor("m".into())),
-            ("shutdown", Exit::Monitor("m".into())),
+            (ExitKind::PowerOff, Exit::Guest("m".into())),
+            (ExitKind::GuestError, Exit::Guest("m".into())),
+            (ExitKind::MonitorError, Exit::Monitor("m".into())),
+            (ExitKind::Shutdown, Exit::Monitor("m".into())),
+            (ExitKind::Unspecified, Exit::Monitor("m".into())),
         ] {
-            let report = format!("{{\"kind\":\"{kind}\",\"message\":\"m\"}}\n");
-            fs::write(folder.path().join(EXIT_REPORT), report).unwrap();
+            let report = ExitReport { kind, message: "m".into() };
+            fs::write(folder.path().join(EXIT_REPORT), format!("{report}\n")).unwrap();
             assert_eq!(exit(Ended::Status(0)), expected);
         }
         fs::write(folder.path().join(EXIT_REPORT), "{\"kind\":").unwrap();

@@ -33,8 +33,8 @@ use crate::driver::context::Unobserved;
 use crate::driver::deadlines::Deadlines;
 use crate::driver::faults::Faults;
 use crate::driver::gate::Patience;
-use crate::driver::{DriverConfig, Microvms, Request as Ask};
-use crate::lifecycle::microvm::Rules;
+use crate::driver::{DriverConfig, Microvms};
+use crate::lifecycle::microvm::{Request as Ask, Rules};
 use crate::metrics::Metrics;
 use crate::platform::double::{Double, Point, Way};
 use crate::records;
@@ -110,6 +110,7 @@ impl Host {
         platform.world().ports.insert(8080, app.address);
         platform.world().ports.insert(HOOKS, app.address);
         let config = DriverConfig {
+            max_memory_mib: None,
             capacity_mib: 4096,
             rules: Rules::default(),
             retention: LONG,

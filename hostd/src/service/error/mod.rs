@@ -16,7 +16,7 @@ use crate::driver::{LaunchError, RequestError};
 use crate::lifecycle::image::NoActiveVersion;
 use crate::store::{CommitError, StoreError};
 
-use super::quota::Quota;
+use super::quota::{Quota, Throttled};
 
 pub use told::{Exception, Resource};
 
@@ -402,10 +402,19 @@ impl From<LaunchError> for ServiceError {
     fn from(error: LaunchError) -> Self {
         match error {
             LaunchError::Conflict => Self::internal("a launch conflicts, and nobody has looked why"),
+            LaunchError::Quota { account, limit_mib } => {
+                Self::QuotaExceeded { quota: Quota::Memory, limit: limit_mib, resource: account }
+            }
             LaunchError::Capacity { needed_mib, free_mib } => Self::Capacity { needed_mib, free_mib },
             LaunchError::Store(error) => Self::Store(error),
             LaunchError::Stopping => Self::Stopping,
         }
+    }
+}
+
+impl From<Throttled> for ServiceError {
+    fn from(Throttled { quota, retry_after }: Throttled) -> Self {
+        Self::Throttled { quota, retry_after }
     }
 }
 

@@ -55,6 +55,7 @@ async fn with_roles(profile: Profile, limits: Limits, roles: RolesConfig) -> Hos
     let bases = tempfile::tempdir().unwrap();
     let clock = Clock::system();
     let driver = DriverConfig {
+        max_memory_mib: limits.memory_mib,
         capacity_mib: 1 << 20,
         rules: Rules::default(),
         retention: Duration::from_secs(86_400),

@@ -175,10 +175,15 @@ async fn identical_calls_at_a_time_launch_one_microvm() {
 
 #[tokio::test]
 async fn memory_of_an_account_is_limited() {
-    let host = limited(Profile::Default, Limits { memory_mib: Some(2048), ..Limits::default() }).await;
-    host.microvm("1", proto::MicrovmState::Running, &[]).await;
+    let host = limited(Profile::Default, Limits { memory_mib: Some(2047), ..Limits::default() }).await;
     let error = host.run(request("demo")).await.unwrap_err();
     assert_eq!((error.exception().http_status, error.quota()), (402, Some(Quota::Memory)));
+    assert_eq!(error.resource().unwrap().id, ACCOUNT);
+    let limit =
+        "You have exceeded the maximum memory of running and suspended MicroVMs in this account: 2047 MiB";
+    assert_eq!(error.to_string(), limit);
+    let host = limited(Profile::Default, Limits { memory_mib: Some(2048), ..Limits::default() }).await;
+    host.run(request("demo")).await.unwrap();
 }
 
 #[tokio::test]

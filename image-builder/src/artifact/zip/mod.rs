@@ -31,8 +31,7 @@ use archive::{Archive, Body};
 pub use pack::pack;
 use tree::Kind;
 
-use super::error::is_full;
-use crate::failure::FailureCode;
+use crate::failure::{FailureCode, is_full};
 
 /// Limits of an archive.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -45,6 +45,7 @@ async fn host(profile: Profile, limits: Limits) -> Host {
     let bases = tempfile::tempdir().unwrap();
     std::fs::create_dir(bases.path().join("1")).unwrap();
     let driver = DriverConfig {
+        max_memory_mib: None,
         capacity_mib: 1024,
         rules: Rules::default(),
         retention: Duration::from_secs(60),

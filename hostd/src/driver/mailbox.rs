@@ -1,0 +1,41 @@
+//! The channels by which others reach a microVM's task.
+
+use std::sync::Arc;
+
+use hearth_proto::store::v1::MicrovmRecord;
+use tokio::sync::{mpsc, oneshot};
+
+use super::error::RequestError;
+use super::gate::Gate;
+use crate::lifecycle::microvm::Request;
+
+/// Capacity of a task's mailbox; senders of further requests wait.
+const MAILBOX: usize = 64;
+
+/// A client's request, as a task receives it.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) request: Request,
+    /// Channel for the response.
+    pub(super) answer: oneshot::Sender<Result<(), RequestError>>,
+}
+
+/// The task's ends of the channels by which others reach it.
+pub(super) struct Ends {
+    pub(super) mailbox: mpsc::Receiver<Asked>,
+    pub(super) gate: Arc<Gate>,
+}
+
+/// Handle of a microVM's task, for other tasks.
+#[derive(Debug, Clone)]
+pub(super) struct Handle {
+    pub(super) mailbox: mpsc::Sender<Asked>,
+    pub(super) gate: Arc<Gate>,
+}
+
+/// Makes the mailbox and the gate of a microVM.
+pub(super) fn open(record: &MicrovmRecord) -> (Handle, Ends) {
+    let (sender, mailbox) = mpsc::channel(MAILBOX);
+    let gate = Arc::new(Gate::new(record));
+    (Handle { mailbox: sender, gate: Arc::clone(&gate) }, Ends { mailbox, gate })
+}
