@@ -5,7 +5,6 @@ mod base;
 mod bench;
 mod cache;
 mod command;
-mod cpio;
 mod daemon;
 mod demo;
 mod file_system;
