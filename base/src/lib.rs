@@ -22,6 +22,8 @@
 //! * `kernel`, `modules`, `initramfs` – files that a guest boots; [`cpio`] – archives of the kernel's initramfs format
 //! * `programs`, `files` – other programs and files, with errors that explain what went wrong
 
+#![forbid(unsafe_code)]
+
 pub mod build;
 pub mod catalogue;
 pub mod cpio;

@@ -8,6 +8,8 @@
 //! * [`roles`] – the credentials of a role ARN
 //! * [`shape`] – memory, CPUs and disk of a memory class
 
+#![forbid(unsafe_code)]
+
 pub mod agent;
 pub mod dns;
 pub mod http;

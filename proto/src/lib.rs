@@ -1,6 +1,8 @@
 //! Wire types of Hearth, generated from the protobuf sources in `proto/`, and ranges of protocol versions. This crate
 //! contains no other logic.
 
+#![forbid(unsafe_code)]
+
 #[cfg(feature = "control-plane")]
 mod secret;
 mod version;

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use rustix::rand::GetRandomFlags;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 
@@ -61,11 +62,7 @@ async fn over_tcp(server: SocketAddr, query: &Query) -> io::Result<Vec<u8>> {
 
 fn random_id() -> io::Result<u16> {
     let mut id = [0; 2];
-    // SAFETY: writes at most the given number of bytes to the address, which is valid for them.
-    let count = unsafe { libc::getrandom(id.as_mut_ptr().cast(), id.len(), 0) };
-    if usize::try_from(count).is_ok_and(|count| count == id.len()) {
-        Ok(u16::from_ne_bytes(id))
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    // As few bytes as these come all at once (random(7)).
+    rustix::rand::getrandom(&mut id, GetRandomFlags::empty())?;
+    Ok(u16::from_ne_bytes(id))
 }

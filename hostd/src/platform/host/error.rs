@@ -6,6 +6,7 @@ use std::path::Path;
 use hearth_host::agent::AgentError;
 use hearth_host::microvm::MicrovmError;
 use hearth_host::roles::RoleError;
+use rustix::io::Errno;
 
 use crate::platform::PlatformError;
 
@@ -17,8 +18,8 @@ pub(super) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) 
 
 /// A full disk or a full table is a lack of capacity, not a failure of the request.
 fn host(source: &io::Error, message: String) -> PlatformError {
-    let full = [libc::ENOSPC, libc::EDQUOT, libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::EAGAIN];
-    match source.raw_os_error() {
+    let full = [Errno::NOSPC, Errno::DQUOT, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::AGAIN];
+    match Errno::from_io_error(source) {
         Some(code) if full.contains(&code) => PlatformError::Capacity(message),
         _ => PlatformError::Failed(message),
     }
@@ -53,9 +54,9 @@ mod tests {
 
     #[test]
     fn a_full_host_is_told_from_a_failure() {
-        let error = |code| failed("writing", Path::new("/data/x"))(io::Error::from_raw_os_error(code));
-        assert!(matches!(error(libc::ENOSPC), PlatformError::Capacity(_)));
-        let PlatformError::Failed(message) = error(libc::EIO) else { panic!("not a failure") };
+        let error = |code: Errno| failed("writing", Path::new("/data/x"))(code.into());
+        assert!(matches!(error(Errno::NOSPC), PlatformError::Capacity(_)));
+        let PlatformError::Failed(message) = error(Errno::IO) else { panic!("not a failure") };
         assert!(message.starts_with("writing /data/x: "), "{message}");
     }
 }
