@@ -30,7 +30,7 @@ async fn over_udp(server: SocketAddr, query: &Query) -> io::Result<Option<Vec<u8
     let socket = UdpSocket::bind(any).await?;
     socket.connect(server).await?;
     let id = random_id()?;
-    socket.send(&query.encode(id)).await?;
+    socket.send(&query.encode(id).map_err(io::Error::other)?).await?;
     let mut buffer = vec![0; MAX_DATAGRAM];
     loop {
         let count = socket.recv(&mut buffer).await?;
@@ -48,7 +48,7 @@ async fn over_tcp(server: SocketAddr, query: &Query) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(server).await?;
     stream.set_nodelay(true)?;
     let id = random_id()?;
-    let message = query.encode(id);
+    let message = query.encode(id).map_err(io::Error::other)?;
     let length = u16::try_from(message.len()).map_err(io::Error::other)?;
     stream.write_all(&[length.to_be_bytes().as_slice(), &message].concat()).await?;
     let length = stream.read_u16().await?;
