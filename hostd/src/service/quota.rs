@@ -148,16 +148,6 @@ impl Limits {
                 .collect(),
         }
     }
-
-    fn of_quota(&self, quota: Quota) -> Option<u64> {
-        match quota {
-            Quota::Memory => self.memory_mib,
-            Quota::Images => self.images,
-            Quota::Versions => self.versions,
-            Quota::Builds => self.builds,
-            Quota::Rate(operation) => self.rates.get(&operation).map(|rate| u64::from(rate.per_second.get())),
-        }
-    }
 }
 
 /// Enforces the limits.
@@ -210,27 +200,6 @@ impl Quotas {
             let retry_after = not_until.wait_time_from(self.clock.now());
             ServiceError::Throttled { quota: Quota::Rate(operation), retry_after }
         })
-    }
-
-    /// The limit of a quota, if it has one. Callers need not count what is not limited.
-    #[must_use]
-    pub fn limit(&self, quota: Quota) -> Option<u64> {
-        self.limits.of_quota(quota)
-    }
-
-    /// Checks that one more may be added to `used` existing ones; `resource` is the account or the image that the quota
-    /// belongs to.
-    ///
-    /// # Errors
-    ///
-    /// [`ServiceError::QuotaExceeded`].
-    pub fn one_more(&self, quota: Quota, used: u64, resource: &str) -> Result<(), ServiceError> {
-        match self.limit(quota) {
-            Some(limit) if used >= limit => {
-                Err(ServiceError::QuotaExceeded { quota, limit, resource: resource.to_owned() })
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Reserves memory for the launch of a microVM until the returned promise is dropped. By then the microVM must be
@@ -309,7 +278,6 @@ mod tests {
         for _ in 0..1000 {
             quotas.call("111122223333", Operation::RunMicrovm).unwrap();
         }
-        quotas.one_more(Quota::Images, u64::MAX, "111122223333").unwrap();
         let _promise =
             quotas.promise("111122223333", "microvm-1", u64::MAX, || panic!("nobody limits it")).unwrap();
     }
@@ -330,15 +298,5 @@ mod tests {
         drop(one); // this launch failed
         let _third = promise("111122223333", "5", 2048, &[("2", 2048)]).unwrap();
         promise("111122223333", "6", 512, &[("2", 2048), ("5", 2048)]).unwrap_err();
-    }
-
-    #[tokio::test]
-    async fn counts_are_limited() {
-        let quotas = Quotas::new(Limits::of(Profile::AwsStrict));
-        quotas.one_more(Quota::Images, 99, "111122223333").unwrap();
-        let error = quotas.one_more(Quota::Images, 100, "111122223333").unwrap_err();
-        assert_eq!(error.quota().unwrap().code(), "L-942E56BE");
-        let error = quotas.one_more(Quota::Builds, 5, "111122223333").unwrap_err();
-        assert!(error.to_string().contains("maximum number of concurrent builds"), "{error}");
     }
 }

@@ -11,10 +11,6 @@ use super::{Batch, CommitError, Scan, Store, StoreError, Table};
 pub mod meta {
     /// The schema version: 4 bytes, big-endian.
     pub const SCHEMA_VERSION: &[u8] = b"schema_version";
-    /// The key that authenticates cursors of lists.
-    pub const CURSOR_KEY: &[u8] = b"cursor_key";
-    /// The keys that sign tokens for endpoints.
-    pub const TOKEN_KEYS: &[u8] = b"token_keys";
 }
 
 /// Reads a store of one version and returns the changes that make it one of the next version.
