@@ -1,5 +1,7 @@
 //! Generates Rust types from the protobuf sources, with a compiler that is a crate: no `protoc` needed.
 
+#![forbid(unsafe_code)]
+
 use std::error::Error;
 use std::{env, fs, path::Path};
 

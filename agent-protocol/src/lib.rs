@@ -7,6 +7,8 @@
 //! An image holds the agent that it was built with, and is run by hosts that are older or newer. So host and agent agree on a version
 //! for each connection, and later additions are *features* that are requested by name.
 
+#![forbid(unsafe_code)]
+
 pub mod frame;
 pub mod seal;
 pub mod version;

@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 
 const FOLDER: u32 = 0o040_755;
+const SYMLINK: u32 = 0o120_777;
 const REGULAR: u32 = 0o100_000;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
 /// An archive that is being written. Parent folders are added as needed.
 #[derive(Debug, Default)]
-pub(crate) struct Archive {
+pub struct Archive {
     bytes: Vec<u8>,
     folders: BTreeSet<String>,
     entries: u32,
@@ -17,7 +18,7 @@ pub(crate) struct Archive {
 
 impl Archive {
     /// Adds a folder and its parents.
-    pub(crate) fn folder(&mut self, path: &str) {
+    pub fn folder(&mut self, path: &str) {
         if self.folders.insert(path.to_owned()) {
             self.parents(path);
             self.entry(path, FOLDER, (0, 0), &[]);
@@ -25,19 +26,26 @@ impl Archive {
     }
 
     /// Adds a file of less than 4 GiB with these permission bits.
-    pub(crate) fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
+    pub fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
         self.parents(path);
         self.entry(path, REGULAR | mode, (0, 0), content);
     }
 
+    /// Adds a symbolic link.
+    pub fn symlink(&mut self, path: &str, target: &str) {
+        self.parents(path);
+        self.entry(path, SYMLINK, (0, 0), target.as_bytes());
+    }
+
     /// Adds `/dev/console`, without which the kernel starts PID 1 with no stdin, stdout and stderr.
-    pub(crate) fn console(&mut self) {
+    pub fn console(&mut self) {
         self.parents("dev/console");
         self.entry("dev/console", CHARACTER_DEVICE, (5, 1), &[]);
     }
 
     /// The finished archive.
-    pub(crate) fn finish(mut self) -> Vec<u8> {
+    #[must_use]
+    pub fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, (0, 0), &[]);
         self.bytes
     }
@@ -89,7 +97,7 @@ mod tests {
     fn parents_come_first_and_once() {
         let mut archive = Archive::default();
         archive.file("a/b/c", 0o644, b"");
-        archive.file("a/b/d", 0o644, b"");
+        archive.symlink("a/b/d", "c");
         archive.console();
         let text = String::from_utf8_lossy(&archive.finish()).into_owned();
         let entries = text.split("070701").skip(1).map(|entry| entry[104..].split('\0').next().unwrap());

@@ -6,11 +6,11 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use serde::{Deserialize, Serialize};
 
 use super::bootstrap::Bootstrap;
@@ -209,13 +209,9 @@ pub(crate) fn date_generated_files(folder: &Path, started: u64, date: u64) -> Re
 }
 
 fn set_time(path: &Path, seconds: u64) -> io::Result<()> {
-    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
-    let time = libc::timespec { tv_sec: seconds.try_into().unwrap_or(0), tv_nsec: 0 };
-    let times = [time, time];
-    // SAFETY: the path ends with a NUL and the array has the two times that the call reads; both outlive it.
-    let result =
-        unsafe { libc::utimensat(libc::AT_FDCWD, path.as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let time = Timespec { tv_sec: seconds.try_into().unwrap_or(0), tv_nsec: 0 };
+    let times = Timestamps { last_access: time, last_modification: time };
+    Ok(rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 /// The packages of a dpkg status file, by name.

@@ -122,18 +122,11 @@ mod tests {
     /// Moves this thread, and those that it starts, into a mount namespace without binfmt_misc.
     #[cfg(not(target_arch = "aarch64"))]
     fn hide_binfmt() {
-        let (root, binfmt) = (c"/", c"/proc/sys/fs/binfmt_misc");
-        // SAFETY: the calls take flags, and strings that end with a NUL and live throughout; null is no source and no data.
-        unsafe {
-            let made = libc::unshare(libc::CLONE_NEWNS);
-            assert_eq!(made, 0, "{}; the test needs root", io::Error::last_os_error());
-            let flags = libc::MS_PRIVATE | libc::MS_REC;
-            let made =
-                libc::mount(std::ptr::null(), root.as_ptr(), std::ptr::null(), flags, std::ptr::null());
-            assert_eq!(made, 0, "{}", io::Error::last_os_error());
-            // An automount may lie below a mount, so unmounting is repeated.
-            while libc::umount2(binfmt.as_ptr(), libc::MNT_DETACH) == 0 {}
-        }
+        use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+        hearth_sys::new_mount_namespace().expect("the test needs root");
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+        // An automount may lie below a mount, so unmounting is repeated.
+        while unmount(BINFMT, UnmountFlags::DETACH).is_ok() {}
         assert!(!Path::new(BINFMT).join("register").exists());
     }
 

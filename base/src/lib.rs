@@ -19,11 +19,14 @@
 //! * [`recipe`] – the packages; [`debian`] – Debian roots from packages, `bootstrap` – the call of mmdebstrap; [`emulation`] – running
 //!   arm64 programs on other architectures, `twins` – avoiding most of that
 //! * `builder_root`, `container`, `oci`, `store`, `erofs` – files made from the roots
-//! * `kernel`, `modules`, `initramfs`, `cpio` – files that a guest boots
+//! * `kernel`, `modules`, `initramfs` – files that a guest boots; [`cpio`] – archives of the kernel's initramfs format
 //! * `programs`, `files` – other programs and files, with errors that explain what went wrong
+
+#![forbid(unsafe_code)]
 
 pub mod build;
 pub mod catalogue;
+pub mod cpio;
 pub mod debian;
 pub mod emulation;
 pub mod manifest;
@@ -33,7 +36,6 @@ pub mod recipe;
 mod bootstrap;
 mod builder_root;
 mod container;
-mod cpio;
 mod erofs;
 mod error;
 mod files;

@@ -1,9 +1,7 @@
 //! Runs other programs so that none of them outlives this process.
 
 use std::env;
-use std::io;
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -39,8 +37,7 @@ pub(crate) fn require(programs: &[Program]) -> Result<(), BaseError> {
 
 /// Checks that this process runs as root.
 pub(crate) fn require_root(what: &'static str) -> Result<(), BaseError> {
-    // SAFETY: geteuid has no preconditions and cannot fail.
-    if unsafe { libc::geteuid() } == 0 { Ok(()) } else { Err(BaseError::NotRoot(what)) }
+    if rustix::process::geteuid().is_root() { Ok(()) } else { Err(BaseError::NotRoot(what)) }
 }
 
 fn find(name: &str) -> Option<PathBuf> {
@@ -57,17 +54,11 @@ fn search_path() -> String {
     format!("{}:/usr/sbin:/sbin", env::var("PATH").unwrap_or_default())
 }
 
-/// A command that is killed when this process ends, prints English messages, and has an empty stdin.
+/// A command that is killed when the thread that starts it ends, prints English messages, and has an empty stdin.
 pub(crate) fn command(program: &str) -> Command {
     let mut command = Command::new(program);
     command.env("PATH", search_path()).env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
-    // SAFETY: between fork and exec only prctl runs, which is async-signal-safe and takes plain numbers.
-    unsafe {
-        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        });
-    }
+    hearth_sys::die_with_starter(&mut command);
     command
 }
 

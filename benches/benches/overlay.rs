@@ -1,5 +1,7 @@
 //! The overlay's block map: finding the location of a run of sectors, on a disk of 8 GiB.
 
+#![forbid(unsafe_code)]
+
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};

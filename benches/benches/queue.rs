@@ -3,6 +3,7 @@
 //! Each iteration offers a full queue of 256 chains as a driver would, and times only the device's side:
 //! pop every chain, push it as used, notify once.
 
+#![forbid(unsafe_code)]
 #![expect(clippy::expect_used, reason = "a bench that breaks its own rules has nothing to measure")]
 
 use std::hint::black_box;

@@ -1,6 +1,7 @@
 //! The file `state` of a snapshot: encoding and decoding the state of a machine with 2 vCPUs. A restore decodes
 //! it before the guest runs, so decoding should take far less than a millisecond.
 
+#![forbid(unsafe_code)]
 #![expect(clippy::expect_used, reason = "a bench whose machine is refused has nothing to measure")]
 
 use std::hint::black_box;

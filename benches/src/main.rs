@@ -7,6 +7,8 @@
 //! * [`hearth`], [`firecracker`] – a microVM of each kind behind one trait, [`vm::Monitor`]; [`http`] – the latter's API
 //! * [`measure`] – the measurements; [`memory`], [`slow_disk`] – their resources on the host
 
+#![forbid(unsafe_code)]
+
 mod firecracker;
 mod hearth;
 mod http;

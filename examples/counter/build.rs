@@ -1,5 +1,7 @@
 //! Generates the gRPC service.
 
+#![forbid(unsafe_code)]
+
 use std::error::Error;
 use std::path::Path;
 use std::{env, fs};

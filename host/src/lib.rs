@@ -7,6 +7,8 @@
 //! * [`network`] – a network namespace with a tap per microVM, and its packet filter
 //! * [`roles`] – the credentials of a role ARN
 
+#![forbid(unsafe_code)]
+
 pub mod agent;
 pub mod dns;
 pub mod http;

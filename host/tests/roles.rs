@@ -1,5 +1,7 @@
 //! Roles that stand for keys, for nothing, and for credentials of an STS. The STS is on the loopback interface, and verifies the
 //! requests' signatures with another implementation of SigV4 than the one that makes them (the crate `s3s`).
+
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 use std::collections::HashMap;

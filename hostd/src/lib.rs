@@ -21,6 +21,8 @@
 //! * [`daemon`] – puts all parts together; [`panics`] – which part of the daemon a panic terminates
 //! * [`config`] – the configuration file; [`clock`] – the time
 
+#![forbid(unsafe_code)]
+
 pub mod access;
 pub mod api;
 pub mod audit;

@@ -316,7 +316,11 @@ mod tests {
             assert!(text.contains(said) && text.contains("panics.rs"), "{ending}: {text}");
             if !lives {
                 use std::os::unix::process::ExitStatusExt as _;
-                assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{ending}: {text}");
+                assert_eq!(
+                    output.status.signal(),
+                    Some(rustix::process::Signal::ABORT.as_raw()),
+                    "{ending}: {text}"
+                );
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The store in memory keeps the contract of stores.
 
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 #[macro_use]

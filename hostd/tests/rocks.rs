@@ -1,6 +1,7 @@
 //! The store on disk keeps the contract of stores, and its acknowledged commits: over restarts, kills and damage.
 //! `rocks/backups.rs` tests backups.
 
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 #[macro_use]

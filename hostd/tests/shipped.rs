@@ -1,5 +1,6 @@
 //! Checks of shipped files: the service unit, and the profiles for building programs.
 
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 use std::collections::BTreeMap;

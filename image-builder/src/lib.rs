@@ -5,6 +5,8 @@
 //! * [`failure`] – why a build failed, in the sentences of its `stateReason`
 //! * [`image`] – the folder of an image
 
+#![forbid(unsafe_code)]
+
 pub mod artifact;
 pub mod build;
 pub mod failure;

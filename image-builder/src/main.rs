@@ -1,5 +1,7 @@
 //! `hearth-image-builder`: builds base images and images by hand, and tries images out.
 
+#![forbid(unsafe_code)]
+
 mod cli;
 
 use std::process::ExitCode;

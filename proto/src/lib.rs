@@ -1,6 +1,8 @@
 //! Wire types of Hearth, generated from the protobuf sources in `proto/`, ranges of protocol versions, and the exit
 //! report of monitors. This crate contains no other logic.
 
+#![forbid(unsafe_code)]
+
 #[cfg(feature = "exit-report")]
 mod exit_report;
 #[cfg(feature = "control-plane")]

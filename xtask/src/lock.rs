@@ -5,6 +5,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use rustix::fs::OFlags;
 
 use crate::progress;
 
@@ -25,7 +26,7 @@ impl Lock {
             .truncate(false)
             .write(true)
             // Other users may write to the folder of the machine's locks, so links are not followed.
-            .custom_flags(libc::O_NOFOLLOW)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(path)
             .with_context(|| format!("cannot open the lock {}", path.display()))?;
         if file.try_lock().is_err() {
@@ -43,8 +44,7 @@ impl Lock {
 }
 
 fn of_machine_at(folders: &[PathBuf], what: &str) -> PathBuf {
-    // SAFETY: geteuid has no preconditions and cannot fail.
-    let user = unsafe { libc::geteuid() };
+    let user = rustix::process::geteuid();
     let folder = folders.iter().find(|folder| folder.is_dir()).cloned().unwrap_or_default();
     folder.join(format!("hearth-{what}-{user}.lock"))
 }

@@ -1,11 +1,12 @@
 //! `cargo xtask`: the project's own tasks. Each task sets up everything it needs by itself, in one cache folder outside the
 //! checkout (`HEARTH_CACHE`, else `~/.cache/hearth`).
 
+#![forbid(unsafe_code)]
+
 mod base;
 mod bench;
 mod cache;
 mod command;
-mod cpio;
 mod daemon;
 mod demo;
 mod file_system;

@@ -62,8 +62,7 @@ pub(crate) fn ensure(cache: &Cache, needs: &[Need]) -> Result<()> {
     if find_program("apt-get").is_none() {
         bail!("this machine has no apt; install the equivalents of: {}", names.join(" "));
     }
-    // SAFETY: geteuid has no preconditions and cannot fail.
-    if unsafe { libc::geteuid() } != 0 {
+    if !rustix::process::geteuid().is_root() {
         bail!("packages are missing and installing them needs root; run:\n\n    {}\n", by_hand(&names));
     }
     let added = add_foreign_architecture(&names)?;

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use hearth_base::cpio::Archive;
 use serde_json::Value;
 
 use crate::cache::{Cache, RunFolder};
 use crate::command;
-use crate::cpio::Archive;
 use crate::file_system;
 use crate::guest_root;
 use crate::metal::{Job, Metal};
@@ -156,7 +156,7 @@ impl Parts {
         self.build(cache, cross, profile, (TEST_GUEST, Executable::Binary(TEST_GUEST)), TEST_GUEST)?;
         if let Some((init, _)) = self.inputs.pop() {
             let archive = self.path("test-guest.cpio");
-            fs::write(&archive, guest_initramfs(&fs::read(init)?)?)?;
+            fs::write(&archive, guest_initramfs(&fs::read(init)?))?;
             self.add(archive, "test-guest.cpio");
         }
         let _lock = cache.lock("cross-build")?;
@@ -182,7 +182,7 @@ impl Parts {
         if let Some((init, _)) = self.inputs.pop() {
             command::run(cross.binutil("strip").arg(&init))?;
             let archive = self.path(GUEST_OS);
-            fs::write(&archive, guest_initramfs(&fs::read(init)?)?)?;
+            fs::write(&archive, guest_initramfs(&fs::read(init)?))?;
             self.add(archive, GUEST_OS);
         }
         self.add(guest_root::image(cache)?, GUEST_ROOT);
@@ -255,13 +255,13 @@ fn copy_stripped(cross: &Cross, built: &Path, copy: &Path) -> Result<()> {
 }
 
 /// A guest's initramfs whose only program is its init.
-fn guest_initramfs(init: &[u8]) -> Result<Vec<u8>> {
+fn guest_initramfs(init: &[u8]) -> Vec<u8> {
     let mut archive = Archive::default();
     for folder in ["dev", "proc", "sys", "tmp"] {
-        archive.folder(folder)?;
+        archive.folder(folder);
     }
-    archive.console()?;
-    archive.file("init", 0o755, init)?;
+    archive.console();
+    archive.file("init", 0o755, init);
     archive.finish()
 }
 
@@ -367,7 +367,7 @@ mod tests {
 
     #[test]
     fn a_guest_has_an_init() {
-        let archive = guest_initramfs(b"\x7fELF").unwrap();
+        let archive = guest_initramfs(b"\x7fELF");
         assert!(archive.windows(5).any(|window| window == b"init\0"));
     }
 }

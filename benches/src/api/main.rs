@@ -6,6 +6,8 @@
 //! * [`store`] – reads, pages and commits on the store itself
 //! * [`service`] – the same through gRPC, with the client on the same processors
 
+#![forbid(unsafe_code)]
+
 mod records;
 mod service;
 mod store;

@@ -3,6 +3,8 @@
 //!
 //! `cargo xtask bench kernel` runs it once for each kernel, in instruction counting.
 
+#![forbid(unsafe_code)]
+
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};

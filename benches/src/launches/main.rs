@@ -10,6 +10,8 @@
 //! * [`endpoint`] – a client of a microVM's endpoint
 //! * [`metrics`] – the daemon's metrics
 
+#![forbid(unsafe_code)]
+
 mod endpoint;
 mod metrics;
 

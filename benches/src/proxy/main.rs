@@ -18,6 +18,8 @@
 //! * [`hold`] – the cost of idle connections
 //! * [`measure`] – the figures, in rounds; [`report`] – how they are shown
 
+#![forbid(unsafe_code)]
+
 mod certificate;
 mod hearth;
 mod hold;

@@ -20,6 +20,8 @@
 //! * [`machine`] – a monitor, its network and its guest
 //! * [`steps`] – times or traces of the steps
 
+#![forbid(unsafe_code)]
+
 mod machine;
 mod steps;
 

@@ -1,4 +1,6 @@
 //! Tests of the program `hearth` with a daemon that answers gRPC with scripted responses: output, requests, exit statuses.
+
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod authority;

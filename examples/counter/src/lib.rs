@@ -18,6 +18,8 @@
 //!
 //! * [`state`] – the program's state; [`answer`] – plain requests; [`live`] – WebSocket and events; [`grpc`]
 
+#![forbid(unsafe_code)]
+
 mod answer;
 mod grpc;
 mod live;

@@ -5,6 +5,8 @@
 //! It listens on `PORT` (8080), after `START_SECONDS` (0). Every `TICK_MILLISECONDS` (0: never) it prints the time, in nanoseconds since
 //! 1970, and a random number: the first lines of a microVM show that the app runs only after the microVM has got its own identity.
 
+#![forbid(unsafe_code)]
+
 use std::convert::Infallible;
 use std::env;
 use std::fs::File;

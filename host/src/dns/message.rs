@@ -1,80 +1,30 @@
 //! The parts of DNS messages (RFC 1035, RFC 6891) that are needed to pass on one question.
 
+use hickory_proto::ProtoError;
+use hickory_proto::op::{
+    Edns, Header, HeaderCounts, Message, MessageType, OpCode, Query as Question, ResponseCode,
+};
+use hickory_proto::rr::RecordType;
+use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder};
+
 /// Largest query of a guest in bytes.
 const MAX_QUERY: usize = 4096;
 const HEADER: usize = 12;
+/// Length of a header's id and flags, without which a message cannot be answered.
+const ID_AND_FLAGS: usize = 4;
 /// The largest UDP answer in bytes that servers may send: it passes every network unfragmented (RFC 9715).
 const UDP_SIZE: u16 = 1232;
-const MAX_LABEL: u8 = 63;
-const MAX_NAME: usize = 255;
 
-const RESPONSE: u16 = 0x8000;
-const OPCODE: u16 = 0x7800;
-const TRUNCATED: u16 = 0x0200;
-const RECURSION_DESIRED: u16 = 0x0100;
-const RECURSION_AVAILABLE: u16 = 0x0080;
-/// Recursion desired, authentic data, checking disabled: the flags that a client may set for a resolver.
-const PASSED_ON: u16 = RECURSION_DESIRED | 0x0030;
-
-const OPT: u16 = 41;
-const DNSSEC_OK: u16 = 0x8000;
-/// Transfers of zones (AXFR, IXFR) take more than one message.
-const TRANSFERS: [u16; 2] = [251, 252];
-
-/// The outcome in a message's header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rcode {
-    NoError,
-    FormatError,
-    ServerFailure,
-    NameError,
-    NotImplemented,
-    Refused,
-    Other(u16),
+/// Whether the outcome in a message counts as final, so that no other server is queried.
+pub(super) fn is_final(message: &[u8]) -> bool {
+    let code = Header::from_bytes(message).map(|header| header.response_code);
+    matches!(code, Ok(ResponseCode::NoError | ResponseCode::NXDomain))
 }
 
-impl Rcode {
-    fn number(self) -> u16 {
-        match self {
-            Self::NoError => 0,
-            Self::FormatError => 1,
-            Self::ServerFailure => 2,
-            Self::NameError => 3,
-            Self::NotImplemented => 4,
-            Self::Refused => 5,
-            Self::Other(number) => number,
-        }
-    }
-
-    /// The outcome of a message with a complete header.
-    pub(super) fn of(message: &[u8]) -> Self {
-        match word(message, 2).unwrap_or_default() & 0xf {
-            0 => Self::NoError,
-            1 => Self::FormatError,
-            2 => Self::ServerFailure,
-            3 => Self::NameError,
-            4 => Self::NotImplemented,
-            5 => Self::Refused,
-            number => Self::Other(number),
-        }
-    }
-
-    /// Whether the outcome counts as final, so that no other server is queried.
-    pub(super) fn is_final(self) -> bool {
-        matches!(self, Self::NoError | Self::NameError)
-    }
-}
-
-/// The parts of a guest's query that are passed on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Query {
-    id: u16,
-    flags: u16,
-    /// Name, type and class, without pointers.
-    question: Vec<u8>,
-    /// None without EDNS; otherwise whether DNSSEC records are wanted.
-    dnssec: Option<bool>,
-}
+/// The parts of a guest's query that are passed on: the question, the flags that a client may set for a resolver, and whether
+/// DNSSEC records are wanted.
+#[derive(Clone, Debug)]
+pub(super) struct Query(Message);
 
 /// How a server's message relates to a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,130 +43,106 @@ impl Query {
     /// # Errors
     /// The message to answer with instead; empty when there must be no answer.
     pub(super) fn parse(message: &[u8]) -> Result<Self, Vec<u8>> {
-        let (Some(id), Some(flags)) = (word(message, 0), word(message, 2)) else { return Err(Vec::new()) };
+        // What is missing of a header counts as zeros: such a message is answered as one without a question.
+        let mut start = [0; HEADER];
+        start.iter_mut().zip(message).for_each(|(to, from)| *to = *from);
+        let Ok(Header { metadata, counts }) = Header::from_bytes(&start) else { return Err(Vec::new()) };
         // Answers to answers could circulate for ever.
-        if flags & RESPONSE != 0 {
+        if message.len() < ID_AND_FLAGS || metadata.message_type == MessageType::Response {
             return Err(Vec::new());
         }
-        let refuse = |rcode, question: &[u8]| Err(response(id, flags, rcode, question));
+        let mut query = Self(Message::new(metadata.id, MessageType::Query, metadata.op_code));
+        query.0.metadata.recursion_desired = metadata.recursion_desired;
+        query.0.metadata.authentic_data = metadata.authentic_data;
+        query.0.metadata.checking_disabled = metadata.checking_disabled;
+        let additionals = counts.additionals.min(1);
+        let expected = HeaderCounts { queries: 1, additionals, ..HeaderCounts::default() };
         if message.len() > MAX_QUERY {
-            return refuse(Rcode::FormatError, &[]);
+            return Err(query.failure(ResponseCode::FormErr));
         }
-        if flags & OPCODE != 0 {
-            return refuse(Rcode::NotImplemented, &[]);
+        if metadata.op_code != OpCode::Query {
+            return Err(query.failure(ResponseCode::NotImp));
         }
-        let counts = [4, 6, 8, 10].map(|at| word(message, at));
-        let [Some(1), Some(0), Some(0), Some(extra @ 0..=1)] = counts else {
-            return refuse(Rcode::FormatError, &[]);
-        };
-        let rest = message.get(HEADER..).unwrap_or_default();
-        let Some((question, rest)) = question_length(rest).and_then(|length| rest.split_at_checked(length))
-        else {
-            return refuse(Rcode::FormatError, &[]);
-        };
-        let dnssec = match (extra, edns(rest)) {
-            (0, _) if rest.is_empty() => None,
-            (1, Some(dnssec)) => Some(dnssec),
-            _ => return refuse(Rcode::FormatError, question),
-        };
-        let kind = word(question, question.len().saturating_sub(4)).unwrap_or_default();
-        if TRANSFERS.contains(&kind) {
-            return refuse(Rcode::Refused, question);
+        let question = question(message).filter(|_| counts == expected);
+        let Some((question, rest)) = question else { return Err(query.failure(ResponseCode::FormErr)) };
+        let kind = question.query_type();
+        query.0.add_query(question);
+        match (additionals, dnssec_ok(rest)) {
+            (0, _) if rest.is_empty() => {}
+            (1, Some(dnssec)) => {
+                let mut edns = Edns::new();
+                edns.set_max_payload(UDP_SIZE).set_dnssec_ok(dnssec);
+                query.0.set_edns(edns);
+            }
+            _ => return Err(query.failure(ResponseCode::FormErr)),
         }
-        Ok(Self { id, flags: flags & PASSED_ON, question: question.to_vec(), dnssec })
+        // Transfers of zones take more than one message.
+        if matches!(kind, RecordType::AXFR | RecordType::IXFR) {
+            return Err(query.failure(ResponseCode::Refused));
+        }
+        Ok(query)
     }
 
     /// The query for a server, under another id.
-    pub(super) fn encode(&self, id: u16) -> Vec<u8> {
-        let mut message = header(id, self.flags, 1, u16::from(self.dnssec.is_some()));
-        message.extend(&self.question);
-        if let Some(dnssec) = self.dnssec {
-            let flags = if dnssec { DNSSEC_OK } else { 0 };
-            // The root's name, the type, the size; no extended outcome, version 0, flags, no options.
-            message.push(0);
-            message.extend([OPT, UDP_SIZE, 0, flags, 0].map(u16::to_be_bytes).as_flattened());
-        }
-        message
+    pub(super) fn encode(&self, id: u16) -> Result<Vec<u8>, ProtoError> {
+        let mut message = self.0.clone();
+        message.metadata.id = id;
+        message.to_vec()
     }
 
     /// How a message relates to this query, which was sent with `id`.
     pub(super) fn judge(&self, id: u16, message: &[u8]) -> Match {
-        let (Some(flags), Some(questions)) = (word(message, 2), word(message, 4)) else {
-            return Match::Foreign;
-        };
-        let asked = message.get(HEADER..).unwrap_or_default();
-        let asked = asked.get(..self.question.len()).unwrap_or_default();
-        // Some servers do not repeat the question when they have no answer.
-        let same = match questions {
-            0 => message.len() >= HEADER && Rcode::of(message) != Rcode::NoError,
-            1 => asked.eq_ignore_ascii_case(&self.question),
+        let mut decoder = BinDecoder::new(message);
+        let Ok(Header { metadata, counts }) = Header::read(&mut decoder) else { return Match::Foreign };
+        let same = match counts.queries {
+            // Some servers do not repeat the question when they have no answer.
+            0 => metadata.response_code != ResponseCode::NoError,
+            1 => Question::read(&mut decoder).is_ok_and(|question| self.0.queries.contains(&question)),
             _ => false,
         };
-        if word(message, 0) != Some(id) || flags & (RESPONSE | OPCODE) != RESPONSE || !same {
-            Match::Foreign
-        } else if flags & TRUNCATED != 0 {
-            Match::Truncated
-        } else {
-            Match::Whole
+        let is_answer = metadata.message_type == MessageType::Response && metadata.op_code == OpCode::Query;
+        match metadata.truncation {
+            _ if metadata.id != id || !is_answer || !same => Match::Foreign,
+            true => Match::Truncated,
+            false => Match::Whole,
         }
     }
 
     /// A server's answer, with its id replaced by that of the guest's query.
     pub(super) fn with_own_id(&self, mut answer: Vec<u8>) -> Vec<u8> {
-        for (to, from) in answer.iter_mut().zip(self.id.to_be_bytes()) {
+        for (to, from) in answer.iter_mut().zip(self.0.id.to_be_bytes()) {
             *to = from;
         }
         answer
     }
 
     /// An answer that is made here, without records.
-    pub(super) fn failure(&self, rcode: Rcode) -> Vec<u8> {
-        response(self.id, self.flags, rcode, &self.question)
+    pub(super) fn failure(&self, code: ResponseCode) -> Vec<u8> {
+        let mut answer = Message::error_msg(self.0.id, self.0.op_code, code);
+        answer.metadata.recursion_desired = self.0.recursion_desired;
+        answer.metadata.recursion_available = true;
+        answer.add_queries(self.0.queries.iter().cloned());
+        // What was read can be written.
+        answer.to_vec().unwrap_or_default()
     }
 }
 
-fn response(id: u16, flags: u16, rcode: Rcode, question: &[u8]) -> Vec<u8> {
-    let flags = RESPONSE | RECURSION_AVAILABLE | (flags & (OPCODE | RECURSION_DESIRED)) | rcode.number();
-    let mut message = header(id, flags, u16::from(!question.is_empty()), 0);
-    message.extend(question);
-    message
+/// The question behind the header, and what follows it. Pointers in the name would lead to the header, and are refused.
+fn question(message: &[u8]) -> Option<(Question, &[u8])> {
+    let body = message.get(HEADER..)?;
+    let mut decoder = BinDecoder::new(body);
+    let question = Question::read(&mut decoder).ok()?;
+    Some((question, body.get(decoder.index()..)?))
 }
 
-fn header(id: u16, flags: u16, questions: u16, additional: u16) -> Vec<u8> {
-    [id, flags, questions, 0, 0, additional].map(u16::to_be_bytes).as_flattened().to_vec()
-}
-
-/// The 16 bits at `at`.
-fn word(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-/// Length of the question at the beginning of `bytes`: a name of labels, type and class.
-fn question_length(bytes: &[u8]) -> Option<usize> {
-    let mut at = 0;
-    loop {
-        match *bytes.get(at)? {
-            0 => break,
-            label @ 1..=MAX_LABEL => at += usize::from(label) + 1,
-            // A pointer, or an obsolete kind of label.
-            _ => return None,
-        }
-        if at >= MAX_NAME {
-            return None;
-        }
-    }
-    let length = at + 1 + 4;
-    (length <= bytes.len()).then_some(length)
-}
-
-/// If `bytes` are exactly one OPT record: whether DNSSEC records are wanted.
-fn edns(bytes: &[u8]) -> Option<bool> {
-    if bytes.first() != Some(&0) || word(bytes, 1) != Some(OPT) {
+/// If `bytes` are exactly one OPT record: whether DNSSEC records are wanted. Its options are not passed on, and not looked at.
+fn dnssec_ok(bytes: &[u8]) -> Option<bool> {
+    const OPT: u8 = 41;
+    const DNSSEC_OK: u8 = 0x80;
+    let ([0, 0, OPT, _, _, _, _, flags, _, high, low], options) = bytes.split_first_chunk()? else {
         return None;
-    }
-    let flags = word(bytes, 7)?;
-    let options = usize::from(word(bytes, 9)?);
-    (bytes.len() == 11 + options).then_some(flags & DNSSEC_OK != 0)
+    };
+    (options.len() == usize::from(u16::from_be_bytes([*high, *low]))).then_some(flags & DNSSEC_OK != 0)
 }
 
 #[cfg(test)]
@@ -243,11 +169,12 @@ mod tests {
     fn only_question_and_flags_are_passed_on() {
         let mut message = query();
         message[2..4].copy_from_slice(&[0x07, 0x7f]);
-        let passed = Query::parse(&message).unwrap().encode(0xabcd);
+        let passed = Query::parse(&message).unwrap().encode(0xabcd).unwrap();
         assert_eq!(passed[..4], [0xab, 0xcd, 0x01, 0x30]);
         assert_eq!(passed[4..], message[4..]);
 
-        let passed = Query::parse(&with_edns(query(), b"\x00\x0a\x00\x02hi")).unwrap().encode(0xabcd);
+        let passed =
+            Query::parse(&with_edns(query(), b"\x00\x0a\x00\x02hi")).unwrap().encode(0xabcd).unwrap();
         assert_eq!(passed[passed.len() - 11..], [0, 0, 41, 0x04, 0xd0, 0, 0, 0x80, 0, 0, 0]);
         assert_eq!(passed.len(), query().len() + 11);
     }
@@ -260,26 +187,26 @@ mod tests {
             message
         };
         let cases = [
-            (changed(5, 2), Rcode::FormatError),       // two questions
-            (changed(5, 0), Rcode::FormatError),       // none
-            (changed(7, 1), Rcode::FormatError),       // an answer
-            (changed(11, 1), Rcode::FormatError),      // a record that is not there
-            (changed(11, 2), Rcode::FormatError),      // two of them
-            (changed(12, 0xc0), Rcode::FormatError),   // a pointer
-            (changed(12, 0x40), Rcode::FormatError),   // a label of another kind
-            (changed(12, 0x3f), Rcode::FormatError),   // a label beyond the end
-            (changed(2, 0x28), Rcode::NotImplemented), // UPDATE
-            (changed(25, 252), Rcode::FormatError),    // the name's end is gone
-            (changed(27, 252), Rcode::Refused),        // AXFR
-            ([query(), vec![0]].concat(), Rcode::FormatError),
-            ([query(), vec![0; 5000]].concat(), Rcode::FormatError),
-            (with_edns(query(), b"x")[..40].to_vec(), Rcode::FormatError),
-            (query()[..20].to_vec(), Rcode::FormatError),
-            (query()[..5].to_vec(), Rcode::FormatError),
+            (changed(5, 2), ResponseCode::FormErr),     // two questions
+            (changed(5, 0), ResponseCode::FormErr),     // none
+            (changed(7, 1), ResponseCode::FormErr),     // an answer
+            (changed(11, 1), ResponseCode::FormErr),    // a record that is not there
+            (changed(11, 2), ResponseCode::FormErr),    // two of them
+            (changed(12, 0xc0), ResponseCode::FormErr), // a pointer
+            (changed(12, 0x40), ResponseCode::FormErr), // a label of another kind
+            (changed(12, 0x3f), ResponseCode::FormErr), // a label beyond the end
+            (changed(2, 0x28), ResponseCode::NotImp),   // UPDATE
+            (changed(25, 252), ResponseCode::FormErr),  // the name's end is gone
+            (changed(27, 252), ResponseCode::Refused),  // AXFR
+            ([query(), vec![0]].concat(), ResponseCode::FormErr),
+            ([query(), vec![0; 5000]].concat(), ResponseCode::FormErr),
+            (with_edns(query(), b"x")[..40].to_vec(), ResponseCode::FormErr),
+            (query()[..20].to_vec(), ResponseCode::FormErr),
+            (query()[..5].to_vec(), ResponseCode::FormErr),
         ];
         for (message, rcode) in cases {
             let answer = Query::parse(&message).unwrap_err();
-            assert_eq!(Rcode::of(&answer), rcode, "{message:02x?}");
+            assert_eq!(Header::from_bytes(&answer).unwrap().response_code, rcode, "{message:02x?}");
             assert_eq!((&answer[..2], answer[2] & 0x80), (&message[..2], 0x80));
         }
         for message in [changed(2, 0x80), Vec::new(), vec![1, 2, 3]] {
@@ -307,7 +234,7 @@ mod tests {
     fn an_answer_repeats_id_and_question() {
         let query_message = query();
         let query = Query::parse(&query_message).unwrap();
-        let mut answer = query.encode(7);
+        let mut answer = query.encode(7).unwrap();
         assert_eq!(query.judge(7, &answer), Match::Foreign, "a query is no answer");
         answer[2] |= 0x80;
         assert_eq!(query.judge(7, &answer), Match::Whole);
@@ -332,7 +259,7 @@ mod tests {
         ) {
             let message = [head.as_slice(), &rest].concat();
             match Query::parse(&message) {
-                Ok(query) => prop_assert!(query.encode(1).len() <= message.len()),
+                Ok(query) => prop_assert!(query.encode(1).unwrap().len() <= message.len()),
                 Err(answer) if answer.is_empty() => prop_assert!(message[2] & 0x80 != 0),
                 Err(answer) => prop_assert_eq!(&answer[..2], &message[..2]),
             }

@@ -12,10 +12,11 @@ mod upstream;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use hickory_proto::op::ResponseCode;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use message::{Query, Rcode};
+use message::Query;
 
 /// The configuration of name resolution for guests.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -73,7 +74,7 @@ impl Resolver {
         });
         match answer.await {
             Ok(Some(answer)) => query.with_own_id(answer),
-            _ => query.failure(Rcode::ServerFailure),
+            _ => query.failure(ResponseCode::ServFail),
         }
     }
 
@@ -87,7 +88,7 @@ impl Resolver {
             let mut next = Vec::new();
             for server in silent {
                 match timeout(self.attempt_timeout, upstream::ask(server, query)).await {
-                    Ok(Ok(answer)) if Rcode::of(&answer).is_final() => return Some(answer),
+                    Ok(Ok(answer)) if message::is_final(&answer) => return Some(answer),
                     // Another server may have a better answer.
                     Ok(Ok(answer)) => unhelpful = Some(answer),
                     Ok(Err(_)) | Err(_) => next.push(server),

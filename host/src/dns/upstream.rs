@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use rustix::rand::GetRandomFlags;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 
@@ -29,7 +30,7 @@ async fn over_udp(server: SocketAddr, query: &Query) -> io::Result<Option<Vec<u8
     let socket = UdpSocket::bind(any).await?;
     socket.connect(server).await?;
     let id = random_id()?;
-    socket.send(&query.encode(id)).await?;
+    socket.send(&query.encode(id).map_err(io::Error::other)?).await?;
     let mut buffer = vec![0; MAX_DATAGRAM];
     loop {
         let count = socket.recv(&mut buffer).await?;
@@ -47,7 +48,7 @@ async fn over_tcp(server: SocketAddr, query: &Query) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(server).await?;
     stream.set_nodelay(true)?;
     let id = random_id()?;
-    let message = query.encode(id);
+    let message = query.encode(id).map_err(io::Error::other)?;
     let length = u16::try_from(message.len()).map_err(io::Error::other)?;
     stream.write_all(&[length.to_be_bytes().as_slice(), &message].concat()).await?;
     let length = stream.read_u16().await?;
@@ -61,11 +62,7 @@ async fn over_tcp(server: SocketAddr, query: &Query) -> io::Result<Vec<u8>> {
 
 fn random_id() -> io::Result<u16> {
     let mut id = [0; 2];
-    // SAFETY: writes at most the given number of bytes to the address, which is valid for them.
-    let count = unsafe { libc::getrandom(id.as_mut_ptr().cast(), id.len(), 0) };
-    if usize::try_from(count).is_ok_and(|count| count == id.len()) {
-        Ok(u16::from_ne_bytes(id))
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    // As few bytes as these come all at once (random(7)).
+    rustix::rand::getrandom(&mut id, GetRandomFlags::empty())?;
+    Ok(u16::from_ne_bytes(id))
 }

@@ -5,12 +5,14 @@
 
 use std::fs;
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 
 /// File with the id of the host's boot, which differs for each boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -75,17 +77,11 @@ impl Process {
     /// # Errors
     /// A system call failed.
     pub fn open(pid: u32) -> io::Result<Option<Self>> {
-        // SAFETY: pidfd_open takes a process id and flags and touches no memory of this process.
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-        let fd = match i32::try_from(fd) {
-            // SAFETY: the descriptor is new and has no other owner.
-            Ok(fd) if fd >= 0 => unsafe { OwnedFd::from_raw_fd(fd) },
-            _ => {
-                return match io::Error::last_os_error() {
-                    error if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => Ok(None),
-                    error => Err(error),
-                };
-            }
+        let Some(id) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+        let fd = match pidfd_open(id, PidfdFlags::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::SRCH | Errno::INVAL) => return Ok(None),
+            Err(error) => return Err(error.into()),
         };
         match Identity::of(pid) {
             Ok(identity) => Ok(Some(Self { identity, fd })),
@@ -115,18 +111,10 @@ impl Process {
     /// # Errors
     /// A system call failed.
     pub fn wait(&self, limit: Duration) -> io::Result<bool> {
-        let mut poll = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let milliseconds = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
-        loop {
-            // SAFETY: `poll` is one valid entry for the length of the call.
-            match unsafe { libc::poll(&raw mut poll, 1, milliseconds) } {
-                -1 => match io::Error::last_os_error() {
-                    error if error.kind() == io::ErrorKind::Interrupted => {}
-                    error => return Err(error),
-                },
-                count => return Ok(count > 0),
-            }
-        }
+        // A limit that the kernel cannot count is none.
+        let limit = Timespec::try_from(limit).ok();
+        let mut entries = [PollFd::new(&self.fd, PollFlags::IN)];
+        Ok(retry_on_intr(|| poll(&mut entries, limit.as_ref()))? > 0)
     }
 
     /// Whether the process has exited.
@@ -140,11 +128,7 @@ impl Process {
     /// # Errors
     /// A system call failed.
     pub async fn ended(&self) -> io::Result<()> {
-        let fd = self.fd.try_clone()?;
-        // SAFETY: the descriptor is owned by the object that it is registered for, and is not closed or replaced before that is dropped.
-        let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
-        fd.readable().await?.retain_ready();
-        Ok(())
+        hearth_sys::readable(self.fd.try_clone()?).await
     }
 
     /// Kills the process (`SIGKILL`). If it has exited already, that is no error.
@@ -152,43 +136,25 @@ impl Process {
     /// # Errors
     /// A system call failed.
     pub fn kill(&self) -> io::Result<()> {
-        let (info, flags) = (std::ptr::null::<libc::siginfo_t>(), 0);
-        // SAFETY: the descriptor is a process's, and the signal is sent without information.
-        match unsafe {
-            libc::syscall(libc::SYS_pidfd_send_signal, self.fd.as_raw_fd(), libc::SIGKILL, info, flags)
-        } {
-            0 => Ok(()),
-            _ => match io::Error::last_os_error() {
-                error if is_gone(&error) => Ok(()),
-                error => Err(error),
-            },
+        match pidfd_send_signal(&self.fd, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 
     /// Reaps the process if it is a child of this one: until then, an exited child stays in the table of processes.
     #[must_use]
     pub fn reap(&self) -> Ended {
-        let Ok(fd) = libc::id_t::try_from(self.fd.as_raw_fd()) else { return Ended::Unknown };
-        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-        let options = libc::WEXITED | libc::WNOHANG;
-        // SAFETY: `info` is a valid place for the answer.
-        if unsafe { libc::waitid(libc::P_PIDFD, fd, info.as_mut_ptr(), options) } != 0 {
-            return Ended::Unknown; // not a child of this process, or reaped already
-        }
-        // SAFETY: plain numbers, for which zeroes are valid, and filled in by the call where there was an end.
-        let info = unsafe { info.assume_init() };
-        // SAFETY: the answer to waitid has a process id and a status.
-        let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
-        match info.si_code {
-            _ if pid == 0 => Ended::Unknown,
-            libc::CLD_EXITED => Ended::Status(status),
-            _ => Ended::Signal(status),
-        }
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        // An error: it is not a child of this process, or was reaped already.
+        let Ok(Some(end)) = waitid(WaitId::PidFd(self.fd.as_fd()), options) else { return Ended::Unknown };
+        let signal = || end.terminating_signal().map(Ended::Signal);
+        end.exit_status().map(Ended::Status).or_else(signal).unwrap_or(Ended::Unknown)
     }
 }
 
 fn is_gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+    error.kind() == io::ErrorKind::NotFound || Errno::from_io_error(error) == Some(Errno::SRCH)
 }
 
 #[cfg(test)]
@@ -212,7 +178,7 @@ mod tests {
         assert!(!process.has_ended());
         process.kill().unwrap();
         assert!(process.wait(Duration::from_secs(60)).unwrap());
-        assert_eq!(process.reap(), Ended::Signal(libc::SIGKILL));
+        assert_eq!(process.reap(), Ended::Signal(Signal::KILL.as_raw()));
         assert_eq!(process.reap(), Ended::Unknown, "noted already");
         process.kill().unwrap();
         assert!(Process::find(&identity).unwrap().is_none());

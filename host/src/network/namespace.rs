@@ -3,15 +3,18 @@
 //! A thread stays in a namespace that it has entered, so all work in a namespace is done on a new thread ([`on_thread`]), which
 //! exits afterwards.
 
-use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd as _;
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::ptr;
 use std::thread;
+
+use rustix::io::Errno;
+use rustix::mount::{
+    MountPropagationFlags, UnmountFlags, mount_bind, mount_bind_recursive, mount_change, unmount,
+};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::error::system;
 use super::{MAX_NAME, NetworkError, PREFIX};
@@ -45,15 +48,12 @@ pub(super) fn prepare_folder() -> Result<(), NetworkError> {
     let folder = File::open(FOLDER).map_err(system(format!("open {FOLDER}")))?;
     // `ip netns` takes this lock, too: two processes at once would stack mounts on each other.
     folder.lock().map_err(system(format!("lock {FOLDER}")))?;
-    let shared = || mount(None, Path::new(FOLDER), libc::MS_SHARED | libc::MS_REC);
+    let shared = || mount_change(FOLDER, MountPropagationFlags::SHARED | MountPropagationFlags::REC);
     match shared() {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            mount(Some(Path::new(FOLDER)), Path::new(FOLDER), libc::MS_BIND | libc::MS_REC)
-                .and_then(|()| shared())
-                .map_err(system(format!("make {FOLDER} a shared mount")))
-        }
-        result => result.map_err(system(format!("make {FOLDER} a shared mount"))),
+        Err(Errno::INVAL) => mount_bind_recursive(FOLDER, FOLDER).and_then(|()| shared()),
+        result => result,
     }
+    .map_err(|error| system(format!("make {FOLDER} a shared mount"))(error.into()))
 }
 
 /// The names of Hearth's namespaces, without the prefix.
@@ -110,11 +110,8 @@ impl Namespace {
             .mode(0o444)
             .open(&path)
             .map_err(system(format!("create {}", path.display())))?;
-        // SAFETY: no pointers; only this thread changes its namespace.
-        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-            return Err(system("make a network namespace")(io::Error::last_os_error()));
-        }
-        mount(Some(Path::new(OWN)), &path, libc::MS_BIND).map_err(system(format!("mount {}", path.display())))
+        hearth_sys::new_network_namespace().map_err(system("make a network namespace"))?;
+        mount_bind(OWN, &path).map_err(|error| system(format!("mount {}", path.display()))(error.into()))
     }
 
     /// Puts this thread into the namespace; false when there is none of this name.
@@ -125,33 +122,24 @@ impl Namespace {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(system(format!("open {}", path.display()))(error)),
         };
-        // SAFETY: no pointers; only this thread changes its namespace.
-        if unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) } == 0 {
-            return Ok(true);
+        match move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)) {
+            Ok(()) => Ok(true),
+            // A plain file: the process that made it was killed before the mount.
+            Err(Errno::INVAL) => Ok(false),
+            Err(error) => Err(system(format!("enter the namespace {}", path.display()))(error.into())),
         }
-        let error = io::Error::last_os_error();
-        // A plain file: the process that made it was killed before the mount.
-        if error.raw_os_error() == Some(libc::EINVAL) {
-            return Ok(false);
-        }
-        Err(system(format!("enter the namespace {}", path.display()))(error))
     }
 
     /// Removes the name; the namespace is destroyed when nothing uses it any more.
     pub(super) fn unlink(&self) -> Result<(), NetworkError> {
         let path = self.path();
-        let target = c_path(&path).map_err(system(format!("unmount {}", path.display())))?;
         loop {
-            // SAFETY: the path lives across the call.
-            if unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) } == 0 {
-                // Try once more: another mount may lie below.
-                continue;
-            }
-            let error = io::Error::last_os_error();
-            match error.raw_os_error() {
-                Some(libc::EINVAL) => break,
-                Some(libc::ENOENT) => return Ok(()),
-                _ => return Err(system(format!("unmount {}", path.display()))(error)),
+            match unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+                // Once more: another mount may lie below.
+                Ok(()) => {}
+                Err(Errno::INVAL) => break,
+                Err(Errno::NOENT) => return Ok(()),
+                Err(error) => return Err(system(format!("unmount {}", path.display()))(error.into())),
             }
         }
         match fs::remove_file(&path) {
@@ -166,21 +154,6 @@ impl Namespace {
 /// The namespace of this thread.
 pub(super) fn own() -> Result<File, NetworkError> {
     File::open(OWN).map_err(system(format!("open {OWN}")))
-}
-
-fn c_path(path: &Path) -> io::Result<CString> {
-    Ok(CString::new(path.as_os_str().as_bytes())?)
-}
-
-fn mount(source: Option<&Path>, target: &Path, flags: libc::c_ulong) -> io::Result<()> {
-    let source = source.map(c_path).transpose()?;
-    let target = c_path(target)?;
-    let source = source.as_ref().map_or(ptr::null(), |source| source.as_ptr());
-    // SAFETY: both paths live across the call (or are null, which stands for no path); type and data are null.
-    match unsafe { libc::mount(source, target.as_ptr(), ptr::null(), flags, ptr::null()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 #[cfg(test)]

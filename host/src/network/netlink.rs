@@ -26,6 +26,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_ROUTE;
+use rustix::io::Errno;
 
 use super::NetworkError;
 use super::error::{refused, system};
@@ -127,7 +128,7 @@ impl Netlink {
             }
         });
         match result {
-            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NODEV) => Ok(None),
             result => result.map(|()| index).map_err(refused(format!("look for the interface {name}"))),
         }
     }
@@ -151,7 +152,7 @@ impl Netlink {
         ]));
         match self.order(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL) {
             Ok(()) => Ok(true),
-            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::EXIST) => Ok(false),
             Err(error) => {
                 Err(refused(format!("make the interfaces {} and {}", here.name, there.name))(error))
             }
@@ -174,7 +175,7 @@ impl Netlink {
         link.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]));
         match self.order(RouteNetlinkMessage::SetLink(link), 0) {
             // A kernel without IPv6 assigns no such address.
-            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => Ok(()),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::AFNOSUPPORT) => Ok(()),
             result => result.map_err(refused(format!("turn IPv6 off for interface {index}"))),
         }
     }
@@ -216,7 +217,7 @@ impl Netlink {
         let mut link = LinkMessage::default();
         link.attributes.push(LinkAttribute::IfName(name.into()));
         match self.order(RouteNetlinkMessage::DelLink(link), 0) {
-            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NODEV) => Ok(()),
             result => result.map_err(refused(format!("remove the interface {name}"))),
         }
     }

@@ -139,8 +139,7 @@ impl Access {
             let print = certificate.fingerprint()?;
             certificates.insert(print, principal(&certificate.account, &certificate.policies));
         }
-        // SAFETY: geteuid takes no arguments and cannot fail.
-        let own = unsafe { libc::geteuid() };
+        let own = rustix::process::geteuid().as_raw();
         let users = config.socket_users.iter().copied().chain([0, own]).collect();
         let local = principal(&None, &[Policy::everything()]);
         Ok(Self { comparing, keys, certificates, users, local })

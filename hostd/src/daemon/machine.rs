@@ -1,8 +1,6 @@
 //! The host's resources, and its missing requirements.
 
-use std::ffi::CString;
 use std::fs;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 /// The oldest kernel version on which microVMs run.
@@ -43,8 +41,7 @@ impl Machine {
         if std::env::consts::ARCH != "aarch64" {
             missing.push(format!("it is {}: images are for arm64", std::env::consts::ARCH));
         }
-        // SAFETY: geteuid takes nothing and cannot fail.
-        if unsafe { libc::geteuid() } != 0 {
+        if !rustix::process::geteuid().is_root() {
             missing.push("hearthd does not run as root: it makes namespaces, taps and jails".to_owned());
         }
         Self { kernel, memory_mib: memory_mib(&memory), cpus, missing }
@@ -93,14 +90,7 @@ fn memory_mib(text: &str) -> u64 {
 /// Size of the file system of `path`, and its free space, in bytes.
 #[must_use]
 pub fn disk(path: &Path) -> (u64, u64) {
-    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return (0, 0) };
-    let mut found = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
-    // SAFETY: the path is NUL-terminated, and `found` has room for the result.
-    if unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) } != 0 {
-        return (0, 0);
-    }
-    // SAFETY: statvfs has succeeded and filled the structure, and a zeroed one is valid besides.
-    let found = unsafe { found.assume_init() };
+    let Ok(found) = rustix::fs::statvfs(path) else { return (0, 0) };
     (found.f_blocks.saturating_mul(found.f_frsize), found.f_bavail.saturating_mul(found.f_frsize))
 }
 

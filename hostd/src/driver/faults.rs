@@ -9,6 +9,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rustix::process::{Signal, getpid, kill_process};
+
 /// What happens at the points; by default nothing.
 #[derive(Clone, Default)]
 pub struct Faults(Option<Arc<Stop>>);
@@ -44,8 +46,8 @@ impl Faults {
         let seen = AtomicU32::new(0);
         Self::stopping(move |point| {
             if point == name && seen.fetch_add(1, Ordering::SeqCst) + 1 == times {
-                // SAFETY: kill takes two numbers and no pointers; the process does not live to see what it returns.
-                unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+                // The process does not live to see the result.
+                let _ = kill_process(getpid(), Signal::KILL);
             }
             false
         })

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::SystemTime;
 use std::{fs, io};
 
+use percent_encoding::percent_decode_str;
 use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 
@@ -66,7 +67,7 @@ pub(super) fn name_of(folder: &Path) -> Option<String> {
     let file = folder.file_name()?.to_str()?;
     let name = match file.contains('~') {
         true => fs::read_to_string(folder.join(NAME_FILE)).ok()?,
-        false => decode(file)?,
+        false => percent_decode_str(file).decode_utf8().ok()?.into_owned(),
     };
     // A folder whose file name does not match its name is ignored: it would not be found by that name.
     (file_name(&name).ok()? == file).then_some(name)
@@ -93,20 +94,6 @@ pub(super) fn hash(name: &str) -> u64 {
 fn hex(byte: u8) -> [char; 2] {
     let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('0');
     [digit(byte >> 4), digit(byte & 15)]
-}
-
-fn decode(file: &str) -> Option<String> {
-    let mut name = Vec::with_capacity(file.len());
-    let mut rest = file.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            name.push(byte);
-            continue;
-        }
-        let digits = [rest.next()?, rest.next()?].map(|digit| char::from(digit).to_digit(16));
-        name.push(u8::try_from(digits[0]? * 16 + digits[1]?).ok()?);
-    }
-    String::from_utf8(name).ok()
 }
 
 #[cfg(test)]

@@ -1,8 +1,11 @@
 //! Names in requests: the images and connectors that they mean on this host.
 
+use std::borrow::Cow;
+
 use hearth_model::arn::is_arn;
 use hearth_model::connector::{self, Connector, NotAConnector};
 use hearth_model::image::{BASE_IMAGE, ImageArn, ImageName, is_name};
+use percent_encoding::percent_decode_str;
 
 use super::error::ServiceError;
 use super::{Profile, ServiceConfig};
@@ -106,25 +109,7 @@ impl ServiceConfig {
 /// The text with percent-encoded bytes decoded. A text without such bytes, or whose decoded bytes are not UTF-8, is
 /// returned unchanged.
 fn decoded(text: &str) -> String {
-    if !text.contains('%') {
-        return text.to_owned();
-    }
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, behind)) = rest.split_first() {
-        let digits = behind.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(value) if byte == b'%' => {
-                bytes.push(value);
-                rest = behind.get(2..).unwrap_or_default();
-            }
-            _ => {
-                bytes.push(byte);
-                rest = behind;
-            }
-        }
-    }
-    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+    percent_decode_str(text).decode_utf8().map_or_else(|_| text.to_owned(), Cow::into_owned)
 }
 
 /// Random bytes.

@@ -19,6 +19,8 @@
 //! * `silent` – guests and monitors that do not respond
 //! * `extremes` – calls with extreme values
 //! * `access` – TLS, API keys, accounts, reflection
+
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod access;

@@ -8,6 +8,8 @@
 //! * `support` – a host with an image, and checks of what is left on it
 //! * `life` – microVMs are launched, suspended, resumed and terminated
 //! * `restarts` – daemons that exit or are killed, and what the next one finds
+
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod life;

@@ -74,7 +74,7 @@ pub(super) fn file<'a>(
     path: &'a std::path::Path,
 ) -> impl FnOnce(std::io::Error) -> BuildError + 'a {
     move |error| {
-        if error.raw_os_error() == Some(libc::ENOSPC) {
+        if error.kind() == std::io::ErrorKind::StorageFull {
             return BuildError::failed(
                 FailureCode::DiskStorageFull,
                 format!("{what} {}: {error}", path.display()),

@@ -8,6 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use hearth_host::network::{Egress, Networks};
 use hearth_host::roles::{Credentials, RoleProvider};
 use hearth_proto::guest::v1 as proto;
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
 use tokio::task::spawn_blocking;
 
 use super::container::{self, Container};
@@ -245,30 +247,15 @@ async fn commit(folder: std::path::PathBuf, out: &Path) -> Result<(), BuildError
 
 /// Renames `from` to `to`, which must not exist; never replaces anything.
 fn rename_new(from: &Path, to: &Path) -> Result<(), BuildError> {
-    use std::ffi::CString;
-    use std::os::unix::ffi::OsStrExt as _;
-    let c = |path: &Path| {
-        CString::new(path.as_os_str().as_bytes())
-            .map_err(|_| BuildError::Platform("a path holds a NUL".into()))
-    };
-    let (old, new) = (c(from)?, c(to)?);
-    // SAFETY: both are NUL-terminated strings that outlive the call.
-    let result = unsafe {
-        libc::renameat2(libc::AT_FDCWD, old.as_ptr(), libc::AT_FDCWD, new.as_ptr(), libc::RENAME_NOREPLACE)
-    };
-    if result == 0 {
-        return Ok(());
-    }
-    match std::io::Error::last_os_error() {
-        error if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            Err(BuildError::Occupied(to.to_owned()))
-        }
-        error if error.raw_os_error() == Some(libc::EXDEV) => Err(BuildError::Platform(format!(
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(()),
+        Err(Errno::EXIST) => Err(BuildError::Occupied(to.to_owned())),
+        Err(Errno::XDEV) => Err(BuildError::Platform(format!(
             "{} is on another file system than the work folder {}: put both on one",
             to.display(),
             from.display()
         ))),
-        error => Err(file("naming", to)(error)),
+        Err(error) => Err(file("naming", to)(error.into())),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Artifacts fetched from real servers on the loopback interface: an S3-compatible object store that checks signatures, Debian's
 //! `docker-registry`, directories and files. Responses that no real server can be made to give come from a scripted one.
+
+#![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

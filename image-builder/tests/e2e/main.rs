@@ -11,6 +11,8 @@
 //! * `registry` – a container image instead of a Dockerfile
 //! * `crashes` – builders that are killed
 //! * `clones` – microVMs of an image do not know anything of its build
+
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod applications;

@@ -1,8 +1,6 @@
 //! Checks the machine before the run: everything that it lacks is reported at once, with instructions.
 
-use std::ffi::CString;
 use std::fs;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -58,8 +56,7 @@ pub(super) fn check(cache: &Cache, goal: Goal, pending: &Pending, installs: bool
     };
     let place = cache.path("");
     let found = Found {
-        // SAFETY: geteuid has no preconditions and cannot fail.
-        is_root: unsafe { libc::geteuid() } == 0,
+        is_root: rustix::process::geteuid().is_root(),
         disk_mib: free_mib(&place),
         memory_mib: available_mib(),
         binfmt: has_binfmt(),
@@ -119,12 +116,8 @@ fn has_binfmt() -> bool {
 }
 
 fn free_mib(path: &Path) -> Option<u64> {
-    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
-    // SAFETY: all zeros are a valid statvfs.
-    let mut answer: libc::statvfs = unsafe { std::mem::zeroed() };
-    // SAFETY: the path ends with a NUL, and both live across the call.
-    let result = unsafe { libc::statvfs(path.as_ptr(), &raw mut answer) };
-    (result == 0).then(|| answer.f_bavail.saturating_mul(answer.f_frsize) >> 20)
+    let answer = rustix::fs::statvfs(path).ok()?;
+    Some(answer.f_bavail.saturating_mul(answer.f_frsize) >> 20)
 }
 
 /// Available memory, in MiB; `None` if it is unknown.

@@ -6,10 +6,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use hearth_base::cpio::Archive;
 
 use super::HostKernel;
 use crate::cache::{Cache, content_key};
-use crate::cpio::Archive;
 use crate::modules;
 use crate::private_apt::{self, Unpacked, only_entry};
 use crate::progress;
@@ -67,21 +67,21 @@ fn initramfs(kernel: &Unpacked, busybox: &Unpacked) -> Result<Vec<u8>> {
 
     let mut archive = Archive::default();
     for folder in ["proc", "sys", "dev", "bin", "sbin", "usr/bin", "usr/sbin"] {
-        archive.folder(folder)?;
+        archive.folder(folder);
     }
-    archive.console()?;
-    archive.file("init", 0o755, INIT.as_bytes())?;
-    archive.file("bin/busybox", 0o755, &program)?;
+    archive.console();
+    archive.file("init", 0o755, INIT.as_bytes());
+    archive.file("bin/busybox", 0o755, &program);
     // Other links are made at boot. These two are needed earlier: init's interpreter, and the program that the kernel runs to load modules.
-    archive.symlink("bin/sh", "busybox")?;
-    archive.symlink("sbin/modprobe", "../bin/busybox")?;
+    archive.symlink("bin/sh", "busybox");
+    archive.symlink("sbin/modprobe", "../bin/busybox");
     let modules = format!("lib/modules/{version}");
     for module in chosen.values() {
-        archive.file(&format!("{modules}/{}", module.path), 0o644, &module.content)?;
+        archive.file(&format!("{modules}/{}", module.path), 0o644, &module.content);
     }
-    archive.file(&format!("{modules}/modules.dep"), 0o644, modules::dependency_index(&chosen).as_bytes())?;
-    archive.file(&format!("{modules}/modules.alias"), 0o644, modules::alias_index(&chosen).as_bytes())?;
+    archive.file(&format!("{modules}/modules.dep"), 0o644, modules::dependency_index(&chosen).as_bytes());
+    archive.file(&format!("{modules}/modules.alias"), 0o644, modules::alias_index(&chosen).as_bytes());
     let builtin = fs::read(tree.join("modules.builtin"))?;
-    archive.file(&format!("{modules}/modules.builtin"), 0o644, &builtin)?;
-    archive.finish()
+    archive.file(&format!("{modules}/modules.builtin"), 0o644, &builtin);
+    Ok(archive.finish())
 }

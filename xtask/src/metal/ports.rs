@@ -1,9 +1,7 @@
 //! Byte streams between xtask and the emulated metal: socket pairs whose far ends QEMU inherits as chardevs.
 
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::thread::{self, JoinHandle};
 
@@ -13,16 +11,8 @@ use anyhow::{Context, Result};
 /// the command is dropped, so the stream ends when QEMU exits.
 pub(crate) fn open(qemu: &mut Command, id: &str) -> Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair().context("cannot make a socket pair")?;
-    let descriptor = theirs.as_raw_fd();
+    let descriptor = hearth_sys::pass(qemu, theirs.into());
     qemu.args(["-chardev", &format!("socket,id={id},fd={descriptor}")]);
-    // SAFETY: between fork and exec only fcntl runs, which is async-signal-safe; the descriptor is open because the
-    // closure owns it.
-    unsafe {
-        qemu.pre_exec(move || match libc::fcntl(theirs.as_raw_fd(), libc::F_SETFD, 0) {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        });
-    }
     Ok(ours)
 }
 

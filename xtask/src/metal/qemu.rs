@@ -7,7 +7,6 @@
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -65,7 +64,7 @@ pub(crate) fn run(folder: &Path, image: &Image, job: &Job) -> Result<Finished> {
     }
     let qemu_log = std::fs::File::create(folder.join("qemu.log"))?;
     qemu.stdin(Stdio::null()).stdout(qemu_log.try_clone()?).stderr(qemu_log);
-    die_with_us(&mut qemu);
+    hearth_sys::die_with_starter(&mut qemu);
 
     let start = Instant::now();
     let child = qemu.spawn().context("cannot run qemu-system-aarch64; is it installed?")?;
@@ -162,17 +161,6 @@ fn prefixed(prefix: &str, path: &Path) -> OsString {
     let mut text = OsString::from(prefix);
     text.push(path);
     text
-}
-
-/// Has the kernel kill QEMU when this process dies for any reason.
-fn die_with_us(qemu: &mut Command) {
-    // SAFETY: between fork and exec only prctl runs, which is async-signal-safe and takes plain numbers.
-    unsafe {
-        qemu.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        });
-    }
 }
 
 fn read_lines(from: UnixStream) -> Receiver<String> {

@@ -1,11 +1,11 @@
 //! The user's terminal as the console of the metal: raw while connected, restored afterwards.
 
 use std::io::{self, IsTerminal, Read, Write};
-use std::mem::MaybeUninit;
 use std::os::unix::net::UnixStream;
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 use super::ports;
 
@@ -48,48 +48,29 @@ impl Drop for Connected {
 
 /// Rows and columns of the terminal.
 pub(crate) fn size() -> Option<(u16, u16)> {
-    let mut size = MaybeUninit::<libc::winsize>::zeroed();
-    // SAFETY: TIOCGWINSZ writes one winsize to the given address, which is valid for it; all zeros is a valid value.
-    let size = unsafe {
-        if libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, size.as_mut_ptr()) != 0 {
-            return None;
-        }
-        size.assume_init()
-    };
+    let size = tcgetwinsize(io::stdout()).ok()?;
     (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
 }
 
 /// Raw mode of stdin.
 #[derive(Debug)]
 struct Raw {
-    before: libc::termios,
+    before: Termios,
 }
 
 impl Raw {
     fn enter() -> Result<Self> {
-        let mut before = MaybeUninit::<libc::termios>::zeroed();
-        // SAFETY: tcgetattr writes one termios to the given address, which is valid for it; all zeros is a valid value.
-        let before = unsafe {
-            if libc::tcgetattr(libc::STDIN_FILENO, before.as_mut_ptr()) != 0 {
-                return Err(io::Error::last_os_error()).context("cannot read the terminal's settings");
-            }
-            before.assume_init()
-        };
-        let mut raw = before;
-        // SAFETY: both functions only use the termios they are given.
-        unsafe {
-            libc::cfmakeraw(&raw mut raw);
-            libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &raw const raw);
-        }
+        let before = tcgetattr(io::stdin()).context("cannot read the terminal's settings")?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(io::stdin(), OptionalActions::Now, &raw).context("cannot set the terminal up")?;
         Ok(Self { before })
     }
 }
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // SAFETY: the settings were filled in by tcgetattr.
-        unsafe {
-            libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &raw const self.before);
-        }
+        // An error cannot be reported to anybody here.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
     }
 }

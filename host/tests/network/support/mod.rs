@@ -4,16 +4,17 @@ mod guest;
 mod outside;
 mod world;
 
-use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::process::Command;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 pub(crate) use guest::{Answer, Guest};
 pub(crate) use outside::Capture;
 pub(crate) use world::World;
 
-/// Timeout in milliseconds for events that must happen. Tests never wait for events that must not happen.
-const PATIENCE: i32 = 20_000;
+/// Timeout for events that must happen. Tests never wait for events that must not happen.
+const PATIENCE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
 
 /// Runs a command line, which must succeed, and returns its stdout.
 pub(crate) fn run(line: &str) -> String {
@@ -26,9 +27,6 @@ pub(crate) fn run(line: &str) -> String {
 
 /// Waits until something can be read.
 fn wait_for(file: BorrowedFd<'_>, what: &str) {
-    let mut entry = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: one entry is given, and it lives across the call.
-    let ready = unsafe { libc::poll(&raw mut entry, 1, PATIENCE) };
-    assert!(ready >= 0, "{}", io::Error::last_os_error());
+    let ready = poll(&mut [PollFd::from_borrowed_fd(file, PollFlags::IN)], Some(&PATIENCE)).unwrap();
     assert_eq!(ready, 1, "no {what} came");
 }

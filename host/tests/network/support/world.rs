@@ -1,13 +1,14 @@
 //! The host of a test: its thread's own network and mount namespaces, so that the machine's are not touched.
 
 use std::fs;
-use std::io;
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::ptr;
 use std::thread;
 
 use hearth_host::network::{Egress, NetworkConfig, Networks};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::{Capture, Guest, run};
 
@@ -48,8 +49,7 @@ impl World {
 
     /// What is missing on this machine; none means that this thread has its own namespaces now.
     fn missing() -> Option<String> {
-        // SAFETY: no preconditions.
-        if unsafe { libc::geteuid() } != 0 {
+        if !rustix::process::geteuid().is_root() {
             return Some("root".into());
         }
         for tool in ["nft", "ip"] {
@@ -61,19 +61,12 @@ impl World {
         if !Path::new("/dev/net/tun").exists() {
             return Some("/dev/net/tun".into());
         }
-        // SAFETY: no pointers but to constants that live across the calls; only this thread's namespaces change.
-        let own = unsafe {
-            libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS) == 0
-                && libc::mount(
-                    ptr::null(),
-                    c"/".as_ptr(),
-                    ptr::null(),
-                    libc::MS_REC | libc::MS_PRIVATE,
-                    ptr::null(),
-                ) == 0
-                && libc::mount(c"run".as_ptr(), c"/run".as_ptr(), c"tmpfs".as_ptr(), 0, ptr::null()) == 0
-        };
-        (!own).then(|| format!("the right to make namespaces ({})", io::Error::last_os_error()))
+        let own = hearth_sys::new_network_namespace().and_then(|()| {
+            hearth_sys::new_mount_namespace()?;
+            mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
+            Ok(mount("run", "/run", "tmpfs", MountFlags::empty(), None)?)
+        });
+        own.err().map(|error| format!("the right to make namespaces ({error})"))
     }
 
     /// The networks of this host.
@@ -100,9 +93,7 @@ impl World {
         let file = fs::File::open(format!("/run/netns/{namespace}")).unwrap();
         thread::scope(|scope| {
             let inside = || {
-                use std::os::fd::AsRawFd as _;
-                // SAFETY: no pointers; the thread exits after this work.
-                assert_eq!(unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
+                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
                 work()
             };
             scope.spawn(inside).join().unwrap()

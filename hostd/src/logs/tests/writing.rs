@@ -4,6 +4,9 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 
+use rustix::process::{Resource, Rlimit, Signal, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -146,14 +149,8 @@ async fn no_more_files_are_open_than_allowed() {
 }
 
 /// Limits the size of files: a write beyond it is done partially and then fails, as on a full disk.
-fn limit_files(bytes: u64) {
-    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
-    // SAFETY: setrlimit reads a structure that lives, and ignoring a signal installs no handler.
-    let done = unsafe {
-        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-        libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit)
-    };
-    assert_eq!(done, 0);
+fn limit_files(bytes: Option<u64>) {
+    setrlimit(Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
 }
 
 #[tokio::test]
@@ -174,8 +171,10 @@ async fn on_a_full_disk_nothing_is_left_of_a_line_and_it_is_taken_again_when_the
     let logs = home.open();
     let writer = logs.writer(ACCOUNT, GROUP, "s").unwrap();
     let message = "x".repeat(30_000);
+    // Without a handler, the signal of a file that is too large ends the process.
+    let _too_large = signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).unwrap();
     let append = |sequence| writer.append(line(sequence, &message, home.clock.now()));
-    limit_files(100_000);
+    limit_files(Some(100_000));
     let written = (1..=10).take_while(|&sequence| append(sequence).is_ok()).count();
     assert_eq!(written, 3);
     let size = fs::metadata(&home.segments("s")[0]).unwrap().size();
@@ -184,11 +183,11 @@ async fn on_a_full_disk_nothing_is_left_of_a_line_and_it_is_taken_again_when_the
     assert!(error.contains("File too large") && error.contains("taken again"), "{error}");
     // After a failure at the first line of a stream, no segment is left either.
     let other = logs.writer(ACCOUNT, GROUP, "t").unwrap();
-    limit_files(1000);
+    limit_files(Some(1000));
     other.append(line(1, &message, home.clock.now())).unwrap_err();
     assert!(home.segments("t").is_empty());
 
-    limit_files(libc::RLIM_INFINITY);
+    limit_files(None);
     assert_eq!((writer.last_sequence(), other.last_sequence()), (3, 0));
     (1..=10).for_each(|sequence| append(sequence).unwrap());
     other.append(line(1, &message, home.clock.now())).unwrap();

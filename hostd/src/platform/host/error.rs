@@ -11,6 +11,7 @@ use hearth_host::roles::RoleError;
 use hearth_image_builder::image::ImageError;
 use hearth_vmm::client::ClientError;
 use hearth_vmm::jail::cgroup::CgroupError;
+use rustix::io::Errno;
 use tokio::task::JoinError;
 
 use crate::platform::PlatformError;
@@ -129,8 +130,8 @@ impl HostError {
 }
 
 fn is_full(error: &io::Error) -> bool {
-    let full = [libc::ENOSPC, libc::EDQUOT, libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::EAGAIN];
-    error.raw_os_error().is_some_and(|code| full.contains(&code))
+    let full = [Errno::NOSPC, Errno::DQUOT, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::AGAIN];
+    Errno::from_io_error(error).is_some_and(|code| full.contains(&code))
 }
 
 impl From<HostError> for PlatformError {
@@ -149,20 +150,20 @@ mod tests {
 
     #[test]
     fn a_full_host_is_told_from_a_failure() {
-        let error = |code| failed("writing", Path::new("/data/x"))(io::Error::from_raw_os_error(code));
-        assert!(matches!(error(libc::ENOSPC).into(), PlatformError::Capacity(_)));
-        let failure: PlatformError = error(libc::EIO).into();
+        let error = |code: Errno| failed("writing", Path::new("/data/x"))(io::Error::from(code));
+        assert!(matches!(error(Errno::NOSPC).into(), PlatformError::Capacity(_)));
+        let failure: PlatformError = error(Errno::IO).into();
         assert!(matches!(failure, PlatformError::Failed(_)));
         assert!(failure.to_string().starts_with("writing /data/x: "), "{failure}");
     }
 
     #[test]
     fn last_words_explain_a_failure_and_no_lack_of_room() {
-        let file = |code| failed("writing", Path::new("/data/x"))(io::Error::from_raw_os_error(code));
-        let explained = file(libc::EIO).with_last_words("panic".to_owned()).to_string();
+        let file = |code: Errno| failed("writing", Path::new("/data/x"))(io::Error::from(code));
+        let explained = file(Errno::IO).with_last_words("panic".to_owned()).to_string();
         assert!(explained.ends_with("; its last words:\npanic"), "{explained}");
-        assert!(!file(libc::EIO).with_last_words(String::new()).to_string().contains("last words"));
-        let full = file(libc::ENOSPC).with_last_words("panic".to_owned());
+        assert!(!file(Errno::IO).with_last_words(String::new()).to_string().contains("last words"));
+        let full = file(Errno::NOSPC).with_last_words("panic".to_owned());
         assert!(matches!(full.into(), PlatformError::Capacity(_)));
     }
 }

@@ -10,6 +10,7 @@ use std::thread;
 use hearth_proto::host::v1::host_service_client::HostServiceClient;
 use hearth_proto::microvms::v1::microvm_service_client::MicrovmServiceClient;
 use hyper_util::rt::TokioIo;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
@@ -134,8 +135,7 @@ impl Daemon {
     /// Stops the daemon as a service manager does. MicroVMs run on.
     pub(crate) async fn stop(&mut self) {
         let mut process = self.process.take().unwrap();
-        // SAFETY: kill takes plain numbers, and the process is ours and not waited for yet.
-        unsafe { libc::kill(i32::try_from(process.id()).unwrap(), libc::SIGTERM) };
+        kill_process(Pid::from_child(&process), Signal::TERM).unwrap();
         // Meanwhile the daemon asks this process's connections to close, and they do.
         let status = tokio::task::spawn_blocking(move || process.wait()).await.unwrap().unwrap();
         assert!(status.success(), "hearthd, asked to stop: {status}");

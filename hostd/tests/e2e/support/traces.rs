@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use hearth_vmm::client::Client;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::app::control_socket;
 use super::site::Site;
@@ -32,17 +33,16 @@ pub(crate) fn monitor_of(id: &str) -> i32 {
 
 /// Kills a process with SIGKILL.
 pub(crate) fn kill(pid: i32) {
-    signal(pid, libc::SIGKILL);
+    signal(pid, Signal::KILL);
 }
 
 /// Stops a process: connections to it succeed as before, and it does not respond.
 pub(crate) fn silence(pid: i32) {
-    signal(pid, libc::SIGSTOP);
+    signal(pid, Signal::STOP);
 }
 
-fn signal(pid: i32, signal: i32) {
-    // SAFETY: kill takes plain numbers.
-    assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "{}", std::io::Error::last_os_error());
+fn signal(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
 }
 
 /// Whether nothing is left of a microVM: neither run directory nor folder.

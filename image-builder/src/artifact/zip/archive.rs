@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use ::zip::read::{ZipFile, ZipFileEntry};
 use ::zip::{CompressionMethod, DateTime, ZipArchive, ZipReadOptions};
+use rustix::fs::FileType;
 
 use super::names::{EntryPath, shown};
 use super::tree::{Kind, Node, Tree};
@@ -20,6 +21,9 @@ const MAX_LINK_BYTES: u64 = 4095;
 
 /// Mode of files from archives without Unix modes: the same as Docker's on Windows.
 const MODE_WITHOUT_MODES: u32 = 0o755;
+
+/// The bits of a mode that say who may do what; those above say what kind of file it is.
+const PERMISSIONS: u32 = 0o7777;
 
 /// An archive whose directory has been read and validated.
 pub(super) struct Archive<'f> {
@@ -153,23 +157,26 @@ fn node(entry: &ZipFileEntry<'_>, path: &EntryPath, directory: bool, index: usiz
     // Unix modes are in the upper half, whatever system the archive names as its origin: tools that write them there without
     // naming Unix are common.
     let mode = entry.external_attributes() >> 16;
-    let kind = match mode & libc::S_IFMT {
-        0 if directory => Kind::Directory,
-        0 => Kind::File,
-        libc::S_IFDIR if directory => Kind::Directory,
-        libc::S_IFREG if !directory => Kind::File,
-        libc::S_IFLNK if !directory => Kind::Link,
-        libc::S_IFDIR => return refuse("a directory whose name does not end with a slash"),
-        libc::S_IFREG | libc::S_IFLNK => return refuse("no directory, but its name ends with a slash"),
-        libc::S_IFBLK | libc::S_IFCHR => return refuse("a device"),
-        libc::S_IFIFO => return refuse("a named pipe"),
-        libc::S_IFSOCK => return refuse("a socket"),
-        _ => return refuse("of a kind that is not known"),
+    let kind = match FileType::from_raw_mode(mode) {
+        // No kind is given.
+        FileType::Unknown if mode <= PERMISSIONS && directory => Kind::Directory,
+        FileType::Unknown if mode <= PERMISSIONS => Kind::File,
+        FileType::Directory if directory => Kind::Directory,
+        FileType::RegularFile if !directory => Kind::File,
+        FileType::Symlink if !directory => Kind::Link,
+        FileType::Directory => return refuse("a directory whose name does not end with a slash"),
+        FileType::RegularFile | FileType::Symlink => {
+            return refuse("no directory, but its name ends with a slash");
+        }
+        FileType::BlockDevice | FileType::CharacterDevice => return refuse("a device"),
+        FileType::Fifo => return refuse("a named pipe"),
+        FileType::Socket => return refuse("a socket"),
+        FileType::Unknown => return refuse("of a kind that is not known"),
     };
     if kind == Kind::Directory && entry.size() != 0 {
         return refuse("a directory with a content");
     }
-    let mode = if mode == 0 { MODE_WITHOUT_MODES } else { mode & 0o7777 };
+    let mode = if mode == 0 { MODE_WITHOUT_MODES } else { mode & PERMISSIONS };
     let mtime = entry.last_modified().and_then(unix_seconds).unwrap_or(FIRST_TIME);
     Ok(Node { kind, mode, mtime, entry: Some(index) })
 }
