@@ -23,7 +23,7 @@ use hearth_image_builder::build::{BuildRequest, Builder, Platform as Variables, 
 use hearth_image_builder::image::{HookSettings, Hooks as ImageHooks};
 use hearth_proto::guest::v1::LogRecord;
 use hearth_proto::microvms::v1::{HookState, Hooks, MicrovmHooks};
-use hearth_vmm::jail::JailConfig;
+use hearth_vmm_jail::JailConfig;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::OnceCell;
 

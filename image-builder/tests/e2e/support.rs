@@ -18,7 +18,7 @@ use hearth_image_builder::build::{
     BuildError, BuildRequest, Builder, Event, LogStream, Platform, Settings, Step, Trial,
 };
 use hearth_image_builder::image::{HookSettings, Hooks, Image};
-use hearth_vmm::jail::JailConfig;
+use hearth_vmm_jail::JailConfig;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 

@@ -4,7 +4,7 @@ use hearth_host::agent::AgentError;
 use hearth_host::agent::control::{HookCall, HookResult};
 use hearth_proto::guest::v1 as proto;
 use hearth_proto::microvms::v1::{HookState, Hooks};
-use hearth_vmm::client::ClientError;
+use hearth_vmm_client::ClientError;
 
 use crate::platform::{Hook, HookOutcome};
 

@@ -91,7 +91,7 @@ impl Maker {
     fn start(
         &self,
         folder: &Path,
-        jail: hearth_vmm::jail::JailConfig,
+        jail: hearth_vmm_jail::JailConfig,
         uid: Uid,
     ) -> Result<Monitor, PlatformError> {
         let started = Microvm::start(&self.vmm, folder, jail).map_err(microvm)?;
