@@ -1,8 +1,8 @@
 //! The configuration of a machine: values and open files, no paths.
 //!
 //! A controller fills in a [`MachineConfig`], and the client turns it into one control message plus descriptors. The
-//! monitor turns that back into a configuration and validates it. The monitor keeps a duplicate: when a guest restarts
-//! itself, its machine is rebuilt from the same files.
+//! monitor turns that back into a configuration, validates it and builds the devices from it. The monitor keeps a
+//! duplicate: when a guest restarts itself, its machine is rebuilt from the same files.
 //!
 //! * [`wire`] – conversion between a configuration and a control message with descriptors
 //! * [`restore`] – what the host must provide to restore a snapshot
@@ -84,20 +84,22 @@ pub enum ConfigError {
     },
 }
 
-/// The files of a disk.
+/// The files of a disk. All of them except the overlay may also be block device nodes.
 #[derive(Debug)]
 pub enum DiskSource {
     /// The guest cannot write to the disk.
     ReadOnly(File),
     /// The guest's writes go into the file.
     Writable(File),
-    /// The guest's writes go into the overlay; base and layers remain unchanged.
+    /// The guest's writes go into the overlay. A sector that the overlay does not contain is read from the topmost layer
+    /// that contains it, and from the base if none does. Base and layers are only read, and may be shared.
     Overlay {
-        /// The base, which is only read.
+        /// The base, opened for reading.
         base: File,
-        /// Frozen overlays, which are only read. The layer next to the base is the first.
+        /// Frozen overlays, opened for reading. The layer next to the base is the first.
         layers: Vec<File>,
-        /// The file for the guest's writes; empty at first.
+        /// The file for the guest's writes: empty, or an earlier overlay of the same base and layers; opened for reading
+        /// and writing.
         overlay: File,
     },
 }
@@ -107,7 +109,7 @@ pub enum DiskSource {
 pub struct DiskConfig {
     /// Files of the disk.
     pub source: DiskSource,
-    /// Serial id that the guest reads, at most [`SERIAL_MAX`] bytes.
+    /// Serial id that the guest reads: at most [`SERIAL_MAX`] bytes of printable ASCII, may be empty.
     pub serial: String,
     /// Rate limits, if any.
     pub rate_limiter: Option<RateLimiterConfig>,
@@ -116,22 +118,22 @@ pub struct DiskConfig {
 /// A network card.
 #[derive(Debug)]
 pub struct NetConfig {
-    /// The tap, attached with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`.
+    /// The tap, attached with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`; the monitor makes it non-blocking.
     pub tap: File,
-    /// MAC address of the card.
+    /// MAC address of the card, which must be unicast.
     pub mac: [u8; 6],
-    /// MTU to advertise to the guest, if any.
+    /// MTU to advertise to the guest, at least 68; `None` leaves it at the driver's default of 1,500.
     pub mtu: Option<u16>,
-    /// Rate limits for received packets, if any.
+    /// Rate limits for received packets, if any. Bytes count from the Ethernet header on, operations are packets.
     pub receive_limiter: Option<RateLimiterConfig>,
-    /// Rate limits for sent packets, if any.
+    /// Rate limits for sent packets, if any, counted in the same way.
     pub transmit_limiter: Option<RateLimiterConfig>,
 }
 
 /// The vsock device.
 #[derive(Debug)]
 pub struct VsockConfig {
-    /// The guest's context id, 3 or more.
+    /// The guest's context id, 3 or more, not `u32::MAX`.
     pub guest_cid: u32,
     /// The socket to which clients on the host connect.
     pub listener: Option<UnixListener>,

@@ -6,8 +6,9 @@ use std::fs::File;
 use std::os::fd::FromRawFd as _;
 use std::os::unix::fs::FileExt as _;
 
-use hearth_vmm::devices::virtio::block::{Block, BlockConfig, DiskBacking, Overlay};
+use hearth_vmm::devices::virtio::block::{Block, Overlay};
 use hearth_vmm::devices::virtio::testing::fuzz_device;
+use hearth_vmm_api::config::{DiskConfig, DiskSource};
 use libfuzzer_sys::fuzz_target;
 
 /// Size of the disk in bytes. It is small, so that requests reach its end.
@@ -45,8 +46,8 @@ fuzz_target!(|data: &[u8]| {
     }
     let (Ok(base_kept), Ok(layer_kept)) = (base.try_clone(), layer.try_clone()) else { return };
     let before = content(&base_kept).zip(content(&layer_kept));
-    let backing = DiskBacking::Overlay { base, layers: vec![layer], overlay };
-    let Ok(device) = Block::new(BlockConfig { backing, serial: "fuzz".into(), rate_limiter: None }) else {
+    let source = DiskSource::Overlay { base, layers: vec![layer], overlay };
+    let Ok(device) = Block::new(DiskConfig { source, serial: "fuzz".into(), rate_limiter: None }) else {
         return;
     };
     fuzz_device(device, data);

@@ -5,8 +5,9 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 
-use hearth_vmm::devices::virtio::net::{Net, NetConfig};
+use hearth_vmm::devices::virtio::net::Net;
 use hearth_vmm::devices::virtio::testing::fuzz_device;
+use hearth_vmm_api::config::NetConfig;
 use libfuzzer_sys::fuzz_target;
 
 /// Lengths of the packets that the peer sends: less than a header, a header, a small packet, a frame, a segment.
@@ -25,8 +26,8 @@ fuzz_target!(|data: &[u8]| {
         tap: File::from(OwnedFd::from(card)),
         mac: [2, 0, 0, 0, 0, 1],
         mtu: Some(1500),
-        rx_rate_limiter: None,
-        tx_rate_limiter: None,
+        receive_limiter: None,
+        transmit_limiter: None,
     });
     let Ok(device) = device else { return };
     fuzz_device(device, data);

@@ -8,9 +8,10 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
 use hearth_vmm::devices::virtio::testing::fuzz_device;
-use hearth_vmm::devices::virtio::vsock::{Broker, Vsock, VsockConfig};
+use hearth_vmm::devices::virtio::vsock::{Broker, Vsock};
 use hearth_vmm::devices::virtio::queue::QueueState;
 use hearth_vmm::devices::virtio::{Activation, DeviceError, DeviceType, VirtioDevice};
+use hearth_vmm_api::config::VsockConfig;
 use libfuzzer_sys::fuzz_target;
 
 /// The smallest context id that a guest may have. A fuzzer finds it easily.

@@ -10,7 +10,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hearth_proto::vmm::v1::{SavedBoard, SavedVirtio};
-use hearth_vmm_api::config::{DiskConfig, DiskSource, MachineConfig, NetConfig};
+use hearth_vmm_api::config::MachineConfig;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::end::{End, EndSignal};
@@ -20,13 +20,13 @@ use crate::devices::bus::{Bus, BusError, MmioDevice};
 use crate::devices::rtc::Rtc;
 use crate::devices::serial::{self, Serial, SerialConfig, SerialState};
 use crate::devices::virtio::VirtioDevice;
-use crate::devices::virtio::balloon::{Balloon, BalloonConfig, BalloonError};
-use crate::devices::virtio::block::{Block, BlockConfig, BlockError, DiskBacking};
+use crate::devices::virtio::balloon::{Balloon, BalloonError};
+use crate::devices::virtio::block::{Block, BlockError};
 use crate::devices::virtio::mmio::{MMIO_WINDOW, MmioTransport, QUEUE_NOTIFY_OFFSET};
-use crate::devices::virtio::net::{Net, NetConfig as NetDeviceConfig, NetError};
+use crate::devices::virtio::net::{Net, NetError};
 use crate::devices::virtio::persist::RestoreError;
 use crate::devices::virtio::rng::Rng;
-use crate::devices::virtio::vsock::{Vsock, VsockConfig, VsockError};
+use crate::devices::virtio::vsock::{Vsock, VsockError};
 use crate::devices::vmgenid::VmGenId;
 use crate::event_loop::{DeviceId, EventLoop, Interest, Ready};
 use crate::memory::GuestMemory;
@@ -199,25 +199,6 @@ impl Builder<'_> {
     }
 }
 
-fn disk(config: DiskConfig) -> Result<Block, BlockError> {
-    let backing = match config.source {
-        DiskSource::ReadOnly(file) => DiskBacking::ReadOnly(file),
-        DiskSource::Writable(file) => DiskBacking::Writable(file),
-        DiskSource::Overlay { base, layers, overlay } => DiskBacking::Overlay { base, layers, overlay },
-    };
-    Block::new(BlockConfig { backing, serial: config.serial, rate_limiter: config.rate_limiter })
-}
-
-fn net(config: NetConfig) -> Result<Net, NetError> {
-    Net::new(NetDeviceConfig {
-        tap: config.tap,
-        mac: config.mac,
-        mtu: config.mtu,
-        rx_rate_limiter: config.receive_limiter,
-        tx_rate_limiter: config.transmit_limiter,
-    })
-}
-
 impl Board {
     /// Builds the devices of `config`, whose files it takes, and the event loop for their [`Worker`].
     ///
@@ -299,31 +280,20 @@ impl Board {
         let vmgenid = VmGenId::new(vmgenid_event).map_err(BoardError::host("making a VM generation id"))?;
 
         for (index, config) in config.disks.drain(..).enumerate() {
-            let device = disk(config).map_err(|source| BoardError::Disk { index, source })?;
+            let device = Block::new(config).map_err(|source| BoardError::Disk { index, source })?;
             builder.virtio(format!("disk{index}"), device)?;
         }
         for (index, config) in config.nets.drain(..).enumerate() {
-            let device = net(config).map_err(|source| BoardError::Net { index, source })?;
+            let device = Net::new(config).map_err(|source| BoardError::Net { index, source })?;
             builder.virtio(format!("net{index}"), device)?;
         }
         let mut vsock = None;
         if let Some(config) = config.vsock.take() {
-            let device = Vsock::new(VsockConfig {
-                guest_cid: config.guest_cid,
-                listener: config.listener,
-                broker: config.broker,
-            })?;
-            vsock = Some(builder.virtio("vsock".into(), device)?);
+            vsock = Some(builder.virtio("vsock".into(), Vsock::new(config)?)?);
         }
         let mut balloon = None;
-        let memory_mib = config.memory_mib;
-        if let Some(config) = config.balloon.take() {
-            let device = Balloon::new(BalloonConfig {
-                memory_mib,
-                target_mib: config.target_mib,
-                free_page_reporting: config.free_page_reporting,
-                ..BalloonConfig::default()
-            })?;
+        if let Some(balloon_config) = config.balloon {
+            let device = Balloon::new(balloon_config, config.memory_mib)?;
             balloon = Some(builder.virtio("balloon".into(), device)?);
         }
         if config.rng {

@@ -3,7 +3,7 @@
 use std::io;
 
 use hearth_proto::vmm::v1::{SavedBalloon, saved_virtio};
-use hearth_vmm_api::limits::MEMORY_MIB_RANGE;
+use hearth_vmm_api::config::BalloonConfig;
 
 use super::super::drain::{Wakeup, drain};
 use super::super::persist::RestoreError;
@@ -34,31 +34,6 @@ const QUEUES: usize = 5;
 const ACTUAL_OFFSET: u64 = 4;
 /// Token of the device's own [`Wakeup`].
 const MORE: u16 = 0;
-
-/// Configuration of a balloon.
-#[derive(Debug, Clone, Copy)]
-pub struct BalloonConfig {
-    /// Size of the guest's memory in MiB, which the balloon cannot exceed.
-    pub memory_mib: u64,
-    /// Size to which the guest is to inflate the balloon, in MiB.
-    pub target_mib: u32,
-    /// Whether the guest may take pages back when it runs out of memory.
-    pub deflate_on_oom: bool,
-    /// Whether the guest may report free pages.
-    pub free_page_reporting: bool,
-}
-
-/// An empty balloon that offers all features, for a microVM with the largest memory.
-impl Default for BalloonConfig {
-    fn default() -> Self {
-        Self {
-            memory_mib: *MEMORY_MIB_RANGE.end(),
-            target_mib: 0,
-            deflate_on_oom: true,
-            free_page_reporting: true,
-        }
-    }
-}
 
 /// Why the balloon refused a request.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +92,9 @@ struct Active {
 /// The balloon device.
 #[derive(Debug)]
 pub struct Balloon {
-    config: BalloonConfig,
+    /// Size of the guest's memory in MiB, which the balloon cannot exceed.
+    memory_mib: u64,
+    free_page_reporting: bool,
     state: BalloonState,
     guest_stats: GuestStats,
     counters: Counters,
@@ -128,13 +105,14 @@ pub struct Balloon {
 }
 
 impl Balloon {
-    /// Makes a deflated balloon with the target of `config`.
+    /// Makes a deflated balloon with the target of `config`, for a guest with `memory_mib` MiB of memory.
     ///
     /// # Errors
     /// [`BalloonError::Target`] when the target exceeds the memory, [`BalloonError::Descriptors`].
-    pub fn new(config: BalloonConfig) -> Result<Self, BalloonError> {
+    pub fn new(config: BalloonConfig, memory_mib: u64) -> Result<Self, BalloonError> {
         let mut balloon = Self {
-            config,
+            memory_mib,
+            free_page_reporting: config.free_page_reporting,
             state: BalloonState { target_pages: 0, actual_pages: 0 },
             guest_stats: GuestStats::default(),
             counters: Counters::default(),
@@ -153,9 +131,9 @@ impl Balloon {
     /// # Errors
     /// [`BalloonError::Target`] when the size exceeds the guest's memory.
     pub fn set_target_mib(&mut self, mib: u32) -> Result<(), BalloonError> {
-        let refused = BalloonError::Target { target_mib: mib, memory_mib: self.config.memory_mib };
+        let refused = BalloonError::Target { target_mib: mib, memory_mib: self.memory_mib };
         let pages = u32::try_from(u64::from(mib) * PAGES_PER_MIB).ok();
-        let Some(pages) = pages.filter(|_| u64::from(mib) <= self.config.memory_mib) else {
+        let Some(pages) = pages.filter(|_| u64::from(mib) <= self.memory_mib) else {
             return Err(refused);
         };
         self.state.target_pages = pages;
@@ -254,9 +232,8 @@ impl VirtioDevice for Balloon {
     }
 
     fn offered_features(&self) -> u64 {
-        let oom = if self.config.deflate_on_oom { DEFLATE_ON_OOM } else { 0 };
-        let reporting = if self.config.free_page_reporting { REPORTING } else { 0 };
-        COMMON_FEATURES | STATS_VQ | oom | reporting
+        let reporting = if self.free_page_reporting { REPORTING } else { 0 };
+        COMMON_FEATURES | STATS_VQ | DEFLATE_ON_OOM | reporting
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {

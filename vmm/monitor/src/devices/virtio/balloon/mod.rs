@@ -17,5 +17,5 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
-pub use device::{Balloon, BalloonConfig, BalloonError, BalloonState, PAGE_SIZE};
+pub use device::{Balloon, BalloonError, BalloonState, PAGE_SIZE};
 pub use stats::GuestStats;

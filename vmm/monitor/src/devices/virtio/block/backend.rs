@@ -4,28 +4,11 @@ use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom};
 use std::os::fd::AsRawFd as _;
 
+use hearth_vmm_api::config::DiskSource;
+
 use super::SECTOR_SIZE;
 use super::map::OverlayMap;
 use super::overlay::{Overlay, OverlayError, locate};
-
-/// A disk's files. All of them except the overlay may also be block device nodes.
-#[derive(Debug)]
-pub enum DiskBacking {
-    /// The guest may only read the file.
-    ReadOnly(File),
-    /// The guest reads and writes the file directly.
-    Writable(File),
-    /// The guest's writes are stored in `overlay`. A sector that the overlay does not contain is read from the topmost
-    /// layer that contains it, and from `base` if none does. The layers and the base are only read and may be shared.
-    Overlay {
-        /// The original disk, opened for reading.
-        base: File,
-        /// Frozen overlays, opened for reading; the first is the one next to the base.
-        layers: Vec<File>,
-        /// An empty file or an earlier overlay of the same base and layers, opened for reading and writing.
-        overlay: File,
-    },
-}
 
 /// Why a disk could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -87,10 +70,10 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    pub(super) fn open(backing: DiskBacking) -> Result<Self, DiskError> {
-        let size = size_of(match &backing {
-            DiskBacking::ReadOnly(file) | DiskBacking::Writable(file) => file,
-            DiskBacking::Overlay { base, .. } => base,
+    pub(super) fn open(source: DiskSource) -> Result<Self, DiskError> {
+        let size = size_of(match &source {
+            DiskSource::ReadOnly(file) | DiskSource::Writable(file) => file,
+            DiskSource::Overlay { base, .. } => base,
         })?;
         let sectors = size / SECTOR_SIZE;
         let plain = |file, read_only| Self {
@@ -100,16 +83,16 @@ impl Disk {
             fresh: read_only,
             overlays: Vec::new(),
         };
-        Ok(match backing {
-            DiskBacking::ReadOnly(file) => {
+        Ok(match source {
+            DiskSource::ReadOnly(file) => {
                 check_access(&file, "disk", false)?;
                 plain(file, true)
             }
-            DiskBacking::Writable(file) => {
+            DiskSource::Writable(file) => {
                 check_access(&file, "disk", true)?;
                 plain(file, false)
             }
-            DiskBacking::Overlay { base, layers, overlay } => {
+            DiskSource::Overlay { base, layers, overlay } => {
                 check_access(&base, "base", false)?;
                 let mut overlays = Vec::with_capacity(layers.len() + 1);
                 for (layer, file) in layers.iter().enumerate() {
@@ -244,7 +227,7 @@ mod tests {
     #[test]
     fn a_size_that_is_no_number_of_sectors_is_refused_by_name() {
         for size in [0, 511, 513, (1 << 20) + 1] {
-            let message = Disk::open(DiskBacking::ReadOnly(file(size))).unwrap_err().to_string();
+            let message = Disk::open(DiskSource::ReadOnly(file(size))).unwrap_err().to_string();
             assert!(message.contains(&format!("{size} bytes")) && message.contains("pad"), "{message}");
         }
     }
@@ -254,18 +237,18 @@ mod tests {
         let named = tempfile::NamedTempFile::new().unwrap();
         named.as_file().set_len(4096).unwrap();
         let read_only = || File::open(named.path()).unwrap();
-        Disk::open(DiskBacking::ReadOnly(read_only())).unwrap();
+        Disk::open(DiskSource::ReadOnly(read_only())).unwrap();
         let refused = |backing| Disk::open(backing).unwrap_err().to_string();
-        assert!(refused(DiskBacking::Writable(read_only())).contains("disk was not opened for reading and"));
-        let overlay = DiskBacking::Overlay { base: read_only(), layers: Vec::new(), overlay: read_only() };
+        assert!(refused(DiskSource::Writable(read_only())).contains("disk was not opened for reading and"));
+        let overlay = DiskSource::Overlay { base: read_only(), layers: Vec::new(), overlay: read_only() };
         assert!(refused(overlay).contains("overlay was not opened for reading and"));
         let write_only = std::fs::OpenOptions::new().write(true).open(named.path()).unwrap();
-        assert!(refused(DiskBacking::ReadOnly(write_only)).contains("disk was not opened for reading;"));
+        assert!(refused(DiskSource::ReadOnly(write_only)).contains("disk was not opened for reading;"));
     }
 
     #[test]
     fn sectors_are_found_in_the_base_until_they_are_written() {
-        let backing = DiskBacking::Overlay {
+        let backing = DiskSource::Overlay {
             base: file(1 << 20),
             layers: Vec::new(),
             overlay: tempfile::tempfile().unwrap(),
@@ -293,7 +276,7 @@ mod tests {
 
     #[test]
     fn sectors_are_found_in_the_topmost_file_that_has_them_and_written_to_the_overlay() {
-        let mut disk = Disk::open(DiskBacking::Overlay {
+        let mut disk = Disk::open(DiskSource::Overlay {
             base: file(1 << 20),
             layers: vec![layer(&[(0, 100), (300, 10)]), layer(&[(50, 100)])],
             overlay: layer(&[(60, 10)]),
@@ -326,7 +309,7 @@ mod tests {
             let overlay = tempfile::tempfile().unwrap();
             let given = overlay.try_clone().unwrap();
             let message =
-                Disk::open(DiskBacking::Overlay { base: file(1 << 20), layers, overlay: given }).unwrap_err();
+                Disk::open(DiskSource::Overlay { base: file(1 << 20), layers, overlay: given }).unwrap_err();
             assert_eq!(overlay.metadata().unwrap().len(), 0);
             message.to_string()
         };

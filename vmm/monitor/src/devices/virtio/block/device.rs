@@ -4,10 +4,11 @@ use std::fmt;
 use std::io;
 
 use hearth_proto::vmm::v1::{SavedDisk, saved_virtio};
+use hearth_vmm_api::config::DiskConfig;
 use hearth_vmm_api::config::rate_limiter::RateLimiterConfig;
 use virtio_bindings::virtio_blk as blk;
 
-use super::backend::{Disk, DiskBacking, DiskError};
+use super::backend::{Disk, DiskError};
 use super::io::DiskIo;
 use super::request::{
     self, MAX_DISCARD_SECTORS, MAX_SEGMENTS, MAX_WRITE_ZEROES_SECTORS, Operation, Refused, Request,
@@ -40,17 +41,6 @@ const TIMER: u16 = 1;
 
 const fn feature(bit: u32) -> u64 {
     1 << bit
-}
-
-/// Configuration of a block device.
-#[derive(Debug)]
-pub struct BlockConfig {
-    /// The disk's files.
-    pub backing: DiskBacking,
-    /// The disk's serial number that the guest sees: at most 20 bytes of printable ASCII, may be empty.
-    pub serial: String,
-    /// Limits on the guest's requests, `None` for no limits.
-    pub rate_limiter: Option<RateLimiterConfig>,
 }
 
 /// Why a block device could not be made.
@@ -123,7 +113,7 @@ impl Block {
     ///
     /// # Errors
     /// [`BlockError`] when the disk, the serial number or the limits are not usable, or the host lacks resources.
-    pub fn new(config: BlockConfig) -> Result<Self, BlockError> {
+    pub fn new(config: DiskConfig) -> Result<Self, BlockError> {
         let printable = config.serial.bytes().all(|byte| (b' '..=b'~').contains(&byte));
         if config.serial.len() > SERIAL_LEN || !printable {
             return Err(BlockError::Serial(config.serial));
@@ -132,7 +122,7 @@ impl Block {
         serial.iter_mut().zip(config.serial.bytes()).for_each(|(to, from)| *to = from);
         let now = monotonic_now();
         let limiter = config.rate_limiter.map(|config| RateLimiter::new(&config, now)).transpose()?;
-        let disk = Disk::open(config.backing)?;
+        let disk = Disk::open(config.source)?;
         let mut features = COMMON_FEATURES
             | feature(blk::VIRTIO_BLK_F_SEG_MAX)
             | feature(blk::VIRTIO_BLK_F_BLK_SIZE)

@@ -27,8 +27,8 @@ mod overlay;
 mod request;
 mod slots;
 
-pub use backend::{DiskBacking, DiskError};
-pub use device::{Block, BlockConfig, BlockError};
+pub use backend::DiskError;
+pub use device::{Block, BlockError};
 pub use map::{MAP_PAGE_SIZE, OverlayMap, Run};
 pub use merge::{MergeError, Merged, merge};
 pub use overlay::{MAX_OVERLAY_DISK, Overlay, OverlayError};

@@ -4,10 +4,11 @@ use std::fs::File;
 use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::os::unix::fs::FileExt as _;
 
+use hearth_vmm_api::config::{DiskConfig, DiskSource};
 use virtio_bindings::virtio_blk as blk;
 use vm_memory::{Bytes as _, GuestAddress};
 
-use super::{Block, BlockConfig, DiskBacking};
+use super::Block;
 use crate::devices::virtio::VirtioDevice as _;
 use crate::devices::virtio::testing::{Buffer, Rig};
 use crate::files::seek;
@@ -40,18 +41,18 @@ pub(super) fn disk_file(size: u64) -> File {
     file
 }
 
-pub(super) fn config(backing: DiskBacking) -> BlockConfig {
-    BlockConfig { backing, serial: "disk-0".into(), rate_limiter: None }
+pub(super) fn config(source: DiskSource) -> DiskConfig {
+    DiskConfig { source, serial: "disk-0".into(), rate_limiter: None }
 }
 
-pub(super) fn overlay(base: &File, overlay: &File) -> BlockConfig {
+pub(super) fn overlay(base: &File, overlay: &File) -> DiskConfig {
     layered(base, &[], overlay)
 }
 
 /// Configuration of a disk with layers. All its files except the overlay can only be read.
-pub(super) fn layered(base: &File, layers: &[File], overlay: &File) -> BlockConfig {
+pub(super) fn layered(base: &File, layers: &[File], overlay: &File) -> DiskConfig {
     let (base, overlay) = (frozen(base), overlay.try_clone().unwrap());
-    config(DiskBacking::Overlay { base, layers: layers.iter().map(frozen).collect(), overlay })
+    config(DiskSource::Overlay { base, layers: layers.iter().map(frozen).collect(), overlay })
 }
 
 /// Opens a descriptor of the file that can only be read.
@@ -78,7 +79,7 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    pub(super) fn new(config: BlockConfig) -> Self {
+    pub(super) fn new(config: DiskConfig) -> Self {
         let block = Block::new(config).unwrap();
         let features = block.offered_features();
         Self::with_features(block, features)

@@ -1,9 +1,8 @@
 //! The network card device: configuration, features, events.
 
-use std::fs::File;
 use std::io;
 
-use hearth_vmm_api::config::rate_limiter::RateLimiterConfig;
+use hearth_vmm_api::config::NetConfig;
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
     VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF,
@@ -49,22 +48,6 @@ const TX_TIMER: u16 = 2;
 const MORE: u16 = 3;
 
 const ERROR_EVENTS: u32 = (libc::EPOLLERR | libc::EPOLLHUP) as u32;
-
-/// Configuration of a network card.
-#[derive(Debug)]
-pub struct NetConfig {
-    /// The tap, attached with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR` (see [`hearth_vmm_client::tap`]); it becomes
-    /// non-blocking.
-    pub tap: File,
-    /// The guest's MAC address, which must be unicast.
-    pub mac: [u8; 6],
-    /// The MTU that the device reports to the driver, at least 68; `None` leaves it at the driver's default of 1,500.
-    pub mtu: Option<u16>,
-    /// Limit on the packets that the guest receives. Bytes count from the Ethernet header on, operations are packets.
-    pub rx_rate_limiter: Option<RateLimiterConfig>,
-    /// Limit on the packets that the guest sends, counted in the same way.
-    pub tx_rate_limiter: Option<RateLimiterConfig>,
-}
 
 /// Why a network card could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -149,8 +132,8 @@ impl Net {
             backend,
             mac: config.mac,
             mtu: config.mtu,
-            rx_throttle: Throttle::new(config.rx_rate_limiter.as_ref())?,
-            tx_throttle: Throttle::new(config.tx_rate_limiter.as_ref())?,
+            rx_throttle: Throttle::new(config.receive_limiter.as_ref())?,
+            tx_throttle: Throttle::new(config.transmit_limiter.as_ref())?,
             rx_debt: None,
             more: Wakeup::new().map_err(NetError::Descriptors)?,
             rx: receive::Counters::default(),

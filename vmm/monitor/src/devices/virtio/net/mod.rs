@@ -17,7 +17,7 @@ mod tests;
 mod throttle;
 mod transmit;
 
-pub use device::{Net, NetConfig, NetError};
+pub use device::{Net, NetError};
 
 /// Size in bytes of the header in front of each packet, including `num_buffers` (5.1.6).
 pub const HEADER_LEN: usize = 12;

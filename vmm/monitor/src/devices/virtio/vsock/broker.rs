@@ -80,7 +80,7 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Makes a broker and the descriptor for its device (see [`super::VsockConfig::broker`]).
+    /// Makes a broker and the descriptor for its device (see [`hearth_vmm_api::config::VsockConfig::broker`]).
     ///
     /// # Errors
     /// When the host has no descriptors left.

@@ -5,11 +5,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
+use hearth_vmm_api::config::VsockConfig;
+
 use super::muxer::Muxer;
 use super::rx::RxQueue;
-use super::{
-    Limits, MIN_GUEST_CID, TOKEN_BROKER, TOKEN_LISTENER, TOKEN_STREAMS, TOKEN_TIMER, VsockConfig, VsockError,
-};
+use super::{Limits, MIN_GUEST_CID, TOKEN_BROKER, TOKEN_LISTENER, TOKEN_STREAMS, TOKEN_TIMER, VsockError};
 use crate::devices::virtio::queue::{Chain, QueueState, VirtQueue};
 use crate::devices::virtio::{
     Activation, COMMON_FEATURES, DeviceError, DeviceType, VirtioDevice, read_config_bytes,

@@ -44,8 +44,6 @@ mod timer;
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 pub use broker::Broker;
@@ -63,17 +61,6 @@ pub const MAX_STREAMS: u16 = crate::event_loop::QUEUE_TOKEN - TOKEN_STREAMS;
 pub const MIN_GUEST_CID: u32 = 3;
 /// Range of the host ports of streams that the host opens.
 pub const EPHEMERAL_PORTS: Range<u32> = 1 << 30..1 << 31;
-
-/// Configuration of a device. The listener and the broker are optional and can be set later.
-#[derive(Debug)]
-pub struct VsockConfig {
-    /// The guest's context identifier, [`MIN_GUEST_CID`] or more, not `u32::MAX`.
-    pub guest_cid: u32,
-    /// The socket to which clients connect that want to reach the guest.
-    pub listener: Option<UnixListener>,
-    /// The device's end of [`Broker::pair`].
-    pub broker: Option<OwnedFd>,
-}
 
 /// Limits of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

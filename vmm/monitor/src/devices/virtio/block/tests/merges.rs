@@ -92,7 +92,7 @@ type Model = std::collections::BTreeMap<u64, u8>;
 /// The windows' content on a disk over `layers`, both computed directly and read by a driver.
 fn look(base: &File, layers: &[File]) -> Result<Model, TestCaseError> {
     let top = memory_file(0);
-    let disk = Disk::open(layered(base, layers, &top).backing).unwrap();
+    let disk = Disk::open(layered(base, layers, &top).source).unwrap();
     let mut guest = Guest::new(layered(base, layers, &memory_file(0)));
     let mut found = Model::new();
     for window in WINDOWS {

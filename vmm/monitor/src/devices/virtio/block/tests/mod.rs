@@ -12,12 +12,13 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
 use hearth_proto::vmm::v1::{SavedBalloon, saved_virtio};
 use hearth_vmm_api::config::rate_limiter::{BucketConfig, MAX_REFILL_MS, RateLimiterConfig};
+use hearth_vmm_api::config::{DiskConfig, DiskSource};
 use virtio_bindings::virtio_blk as blk;
 
 use super::testing::{
     DATA, Guest, IO_ERROR, OK, STATUSES, UNSUPPORTED, config, disk_file, memory_file, overlay,
 };
-use super::{Block, BlockConfig, DiskBacking, SECTOR_SIZE};
+use super::{Block, SECTOR_SIZE};
 use crate::devices::virtio::persist::RestoreError;
 use crate::devices::virtio::testing::Buffer;
 use crate::devices::virtio::{DeviceError, VIRTIO_F_VERSION_1, VirtioDevice as _};
@@ -26,7 +27,7 @@ const MIB: u64 = 1 << 20;
 
 fn writable(size: u64) -> (std::fs::File, Guest) {
     let file = disk_file(size);
-    let guest = Guest::new(config(DiskBacking::Writable(file.try_clone().unwrap())));
+    let guest = Guest::new(config(DiskSource::Writable(file.try_clone().unwrap())));
     (file, guest)
 }
 
@@ -77,7 +78,7 @@ fn a_disk_of_another_size_is_not_the_one_of_the_snapshot() {
 fn a_read_only_disk_says_so_and_refuses_every_change() {
     let file = disk_file(MIB);
     file.write_all_at(b"base", 512).unwrap();
-    let mut guest = Guest::new(config(DiskBacking::ReadOnly(file)));
+    let mut guest = Guest::new(config(DiskSource::ReadOnly(file)));
     let features = guest.rig.device.offered_features();
     assert_eq!(features >> blk::VIRTIO_BLK_F_RO & 1, 1);
     assert_eq!(features >> blk::VIRTIO_BLK_F_FLUSH & 1, 0);
@@ -182,7 +183,7 @@ fn the_serial_number_is_padded_with_zeros() {
     assert_eq!(guest.request(blk::VIRTIO_BLK_T_GET_ID, 0, &[Buffer::Write(DATA, 20)]), (OK, 21));
     assert_eq!(guest.get(DATA, 20), *b"disk-0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
     for serial in ["123456789012345678901", "tab\t", "ä"] {
-        let config = BlockConfig { serial: serial.into(), ..config(DiskBacking::ReadOnly(disk_file(512))) };
+        let config = DiskConfig { serial: serial.into(), ..config(DiskSource::ReadOnly(disk_file(512))) };
         let message = Block::new(config).unwrap_err().to_string();
         assert!(message.contains("at most 20 bytes"), "{message}");
     }
@@ -261,7 +262,7 @@ fn after_a_reset_nothing_is_under_way_and_the_device_starts_again() {
     guest.rig.device.reset();
     assert_eq!(guest.get(DATA, 4096), [0; 4096]);
     let block =
-        std::mem::replace(&mut guest.rig.device, Block::new(config(DiskBacking::ReadOnly(file))).unwrap());
+        std::mem::replace(&mut guest.rig.device, Block::new(config(DiskSource::ReadOnly(file))).unwrap());
     let features = block.offered_features();
     let mut guest = Guest::with_features(block, features);
     assert_eq!(guest.read(0, 4096), [9; 4096]);
@@ -315,7 +316,7 @@ fn zeroing(base: &std::fs::File, top: Option<&std::fs::File>) {
     base.write_all_at(&vec![1; 4 << 20], 0).unwrap();
     let mut guest = Guest::new(match top {
         Some(top) => overlay(base, top),
-        None => config(DiskBacking::Writable(base.try_clone().unwrap())),
+        None => config(DiskSource::Writable(base.try_clone().unwrap())),
     });
     assert_eq!(guest.write(4096, &[2; 8192]), OK);
     let mut expected = vec![1; 4 << 20];
@@ -375,7 +376,7 @@ fn a_disk_that_lost_its_end_answers_with_an_error() {
 fn a_full_bucket_passes_and_the_rest_waits_for_the_timer_or_new_limits() {
     let bucket = |refill_ms| BucketConfig { size: 2, one_time_burst: 0, refill_ms };
     let limited = |refill_ms| RateLimiterConfig { bytes: None, ops: Some(bucket(refill_ms)) };
-    let mut config = config(DiskBacking::Writable(disk_file(MIB)));
+    let mut config = config(DiskSource::Writable(disk_file(MIB)));
     config.rate_limiter = Some(limited(MAX_REFILL_MS));
     let mut guest = Guest::new(config);
     for _ in 0..10 {
@@ -397,7 +398,7 @@ fn a_full_bucket_passes_and_the_rest_waits_for_the_timer_or_new_limits() {
 #[test]
 fn bytes_are_limited_too_and_a_large_request_gets_through() {
     let bytes = BucketConfig { size: 1024, one_time_burst: 0, refill_ms: 1 };
-    let mut config = config(DiskBacking::Writable(disk_file(MIB)));
+    let mut config = config(DiskSource::Writable(disk_file(MIB)));
     config.rate_limiter = Some(RateLimiterConfig { bytes: Some(bytes), ops: None });
     let mut guest = Guest::new(config);
     for _ in 0..3 {

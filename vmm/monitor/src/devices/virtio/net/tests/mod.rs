@@ -6,6 +6,7 @@ mod tap;
 
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
+use hearth_vmm_api::config::NetConfig;
 use hearth_vmm_api::config::rate_limiter::{BucketConfig, RateLimiterConfig};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
@@ -42,8 +43,8 @@ fn config(backend: OwnedFd) -> NetConfig {
         tap: backend.into(),
         mac: [2, 0, 0, 0, 0, 7],
         mtu: Some(1400),
-        rx_rate_limiter: None,
-        tx_rate_limiter: None,
+        receive_limiter: None,
+        transmit_limiter: None,
     }
 }
 
@@ -279,7 +280,7 @@ const NEVER: u64 = 3_600_000;
 
 #[test]
 fn the_transmit_limit_holds_packets_back() {
-    let mut cable = Cable::with(0, |config| config.tx_rate_limiter = Some(one_packet_per(NEVER)));
+    let mut cable = Cable::with(0, |config| config.transmit_limiter = Some(one_packet_per(NEVER)));
     let heads = [1, 2, 3].map(|seed| cable.guest_sends(&packet(seed, 100)));
     cable.notify(TX);
     assert!(cable.peer_receives().is_some());
@@ -294,7 +295,7 @@ fn the_transmit_limit_holds_packets_back() {
 
 #[test]
 fn the_receive_limit_stops_reading() {
-    let mut cable = Cable::with(0, |config| config.rx_rate_limiter = Some(one_packet_per(NEVER)));
+    let mut cable = Cable::with(0, |config| config.receive_limiter = Some(one_packet_per(NEVER)));
     for index in 0..4 {
         cable.rig.queues[RX].add(&[Buffer::Write(FREE + index * 0x1000, 1526)]);
     }
@@ -309,8 +310,8 @@ fn the_receive_limit_stops_reading() {
 #[test]
 fn limited_packets_go_on_with_their_timers() {
     let mut cable = Cable::with(0, |config| {
-        config.tx_rate_limiter = Some(one_packet_per(1));
-        config.rx_rate_limiter = Some(one_packet_per(1));
+        config.transmit_limiter = Some(one_packet_per(1));
+        config.receive_limiter = Some(one_packet_per(1));
     });
     for index in 0..8 {
         cable.rig.queues[RX].add(&[Buffer::Write(FREE + index * 0x1000, 1526)]);
@@ -328,7 +329,7 @@ fn limited_packets_go_on_with_their_timers() {
 
 #[test]
 fn a_reset_does_not_lift_the_limits() {
-    let mut cable = Cable::with(0, |config| config.tx_rate_limiter = Some(one_packet_per(NEVER)));
+    let mut cable = Cable::with(0, |config| config.transmit_limiter = Some(one_packet_per(NEVER)));
     cable.guest_sends(&packet(1, 100));
     cable.notify(TX);
     assert!(cable.peer_receives().is_some());

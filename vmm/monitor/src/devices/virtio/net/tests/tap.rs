@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
+use hearth_vmm_api::config::NetConfig;
 use hearth_vmm_client::tap::open_tap;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -68,7 +69,7 @@ fn frames_pass_through_a_real_tap_in_both_directions() {
         return hearth_testing::skip("this process may not open packet sockets");
     };
     let mac = [2, 0, 0, 0, 0, 1];
-    let config = NetConfig { tap, mac, mtu: None, rx_rate_limiter: None, tx_rate_limiter: None };
+    let config = NetConfig { tap, mac, mtu: None, receive_limiter: None, transmit_limiter: None };
     let features = VIRTIO_F_VERSION_1 | MRG_RXBUF | GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6;
     let mut rig = Rig::new(Net::new(config).unwrap(), 8 << 20, QUEUE_SIZE, features);
     for index in 0..200 {

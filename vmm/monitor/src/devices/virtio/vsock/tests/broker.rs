@@ -3,10 +3,12 @@
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::net::UnixStream;
 
+use hearth_vmm_api::config::VsockConfig;
+
+use super::super::Limits;
 use super::super::broker::Broker;
 use super::super::packet::Op;
 use super::super::table::Key;
-use super::super::{Limits, VsockConfig};
 use super::driver::{Guest, bare, impatient, packet};
 use crate::event_loop::{EventLoop, Interest};
 

@@ -4,10 +4,12 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 
+use hearth_vmm_api::config::VsockConfig;
+
 use super::super::broker::{Broker, port_path};
 use super::super::packet::Op;
 use super::super::table::Key;
-use super::super::{Limits, MIN_GUEST_CID, Vsock, VsockConfig, VsockError};
+use super::super::{Limits, MIN_GUEST_CID, Vsock, VsockError};
 use super::driver::{CID, Guest, GuestStream, bare, data, impatient, packet};
 use crate::devices::virtio::VirtioDevice as _;
 

@@ -3,12 +3,13 @@
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 
+use hearth_vmm_api::config::VsockConfig;
 use proptest::prelude::*;
 
+use super::super::Limits;
 use super::super::broker::{Broker, Request};
 use super::super::packet::{Header, Op};
 use super::super::table::Key;
-use super::super::{Limits, VsockConfig};
 use super::driver::{Guest, RX_BUFFERS, bare, packet};
 use crate::event_loop::{EventLoop, Interest};
 
