@@ -8,7 +8,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hearth_proto::vmm::v1 as proto;
-use hearth_vmm::snapshot::state_file;
+use hearth_vmm_api::snapshot::state_file;
 
 /// Registers of a vCPU that KVM lists on a Neoverse N1.
 const REGISTERS: usize = 320;

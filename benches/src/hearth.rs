@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use hearth_proto::vmm::v1 as proto;
 use hearth_test_guest::READY_PORT;
-use hearth_vmm::client::{Launch, SaveConfig, Vmm};
-use hearth_vmm::config::restore::RestoreConfig;
-use hearth_vmm::config::{DiskConfig, DiskSource, MachineConfig, VsockConfig};
 use hearth_vmm::devices::virtio::vsock::broker::Broker;
-use hearth_vmm::jail::JailConfig;
+use hearth_vmm_api::config::restore::RestoreConfig;
+use hearth_vmm_api::config::{DiskConfig, DiskSource, MachineConfig, VsockConfig};
+use hearth_vmm_client::{Launch, SaveConfig, Vmm};
+use hearth_vmm_jail::JailConfig;
 
 use crate::vm::{self, COMMAND_LINE, Disk, Files, Guest, Monitor, Restore, Running, Save, Waiting};
 

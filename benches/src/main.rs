@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use hearth_vmm::jail::JailConfig;
+use hearth_vmm_jail::JailConfig;
 
 use measure::Plan;
 use vm::{Files, Monitor};

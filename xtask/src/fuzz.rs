@@ -1,4 +1,4 @@
-//! Runs the VMM's fuzzers (`vmm/fuzz`), a minute each. Corpora grow in the cache from run to run.
+//! Runs the VMM's fuzzers (`vmm/monitor/fuzz`), a minute each. Corpora grow in the cache from run to run.
 
 use std::fs;
 use std::process::Command;
@@ -12,7 +12,7 @@ use crate::toolchain;
 use crate::tools::Tool;
 
 const CARGO_FUZZ: Tool = Tool { name: "cargo-fuzz", version: "0.13.1" };
-const FUZZ_FOLDER: &str = "vmm/fuzz";
+const FUZZ_FOLDER: &str = "vmm/monitor/fuzz";
 const SECONDS_EACH: u32 = 60;
 
 /// Runs every fuzz target, one step each.

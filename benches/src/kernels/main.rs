@@ -15,9 +15,9 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use hearth_host::microvm::{Boot, Microvm, Restore};
 use hearth_model::shape::Shape;
-use hearth_vmm::client::snapshot::{Take, suspend, write_working_set};
-use hearth_vmm::config::restore::RestoreClock;
-use hearth_vmm::jail::JailConfig;
+use hearth_vmm_api::config::restore::RestoreClock;
+use hearth_vmm_client::snapshot::{Take, suspend, write_working_set};
+use hearth_vmm_jail::JailConfig;
 
 /// Timeout of every wait for a guest.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -104,7 +104,7 @@ async fn live(options: &Options) -> Result<Figures> {
     let mut control = ready.with_context(|| format!("booting; its last words:\n{}", microvm.last_words()))?;
     figures.boot_ms = started.elapsed().as_secs_f64() * 1e3;
     tokio::time::sleep(SETTLE).await;
-    hearth_vmm::client::snapshot::take(microvm.client(), &path("as-it-is"), &Take::default())?;
+    hearth_vmm_client::snapshot::take(microvm.client(), &path("as-it-is"), &Take::default())?;
     figures.untrimmed_mib = mib_on_disk(&path("as-it-is"))?;
     microvm.client().resume()?;
     let quiesced = control.quiesce(true).await?;

@@ -11,10 +11,10 @@ use hearth_host::microvm::{Microvm, Restore, create, open};
 use hearth_host::network::{Egress, MicrovmNetwork, NetworkConfig, Networks};
 use hearth_model::shape::Shape;
 use hearth_proto::guest::v1::{Hook, Identify, Network};
-use hearth_vmm::client::snapshot::{self, Overlay, Take};
-use hearth_vmm::config::DiskSource;
-use hearth_vmm::config::restore::RestoreClock;
-use hearth_vmm::jail::JailConfig;
+use hearth_vmm_api::config::DiskSource;
+use hearth_vmm_api::config::restore::RestoreClock;
+use hearth_vmm_client::snapshot::{self, Overlay, Take};
+use hearth_vmm_jail::JailConfig;
 use serde::Deserialize;
 
 /// Timeout of every wait for a guest, an app or the exit of a process.

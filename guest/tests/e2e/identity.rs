@@ -13,8 +13,8 @@ use hearth_proto::guest::v1::{
     Credentials, DnsAnswer, DnsQuery, Failure, FailureCode, Identify, Metadata, Network, Open, OpenDns,
     Quiesce, SetCredentials, open,
 };
-use hearth_vmm::config::NetConfig;
-use hearth_vmm::tap::open_tap;
+use hearth_vmm_api::config::NetConfig;
+use hearth_vmm_client::tap::open_tap;
 
 use super::support::{Machine, Metal, shell};
 

@@ -9,7 +9,7 @@
 use std::os::unix::net::UnixStream as StdStream;
 
 use hearth_proto::guest::v1 as proto;
-use hearth_vmm::client::ClientError;
+use hearth_vmm_client::ClientError;
 use proto::request::Operation;
 use proto::response::Result as Answer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

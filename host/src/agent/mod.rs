@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use hearth_model::hooks::HookOutcome;
 use hearth_proto::guest::v1 as proto;
-use hearth_vmm::client::{Client, ClientError};
+use hearth_vmm_client::{Client, ClientError};
 use proto::open::Kind;
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;

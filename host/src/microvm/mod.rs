@@ -17,13 +17,13 @@ use std::time::Duration;
 
 use hearth_model::shape::Shape;
 use hearth_proto::vmm::v1 as proto;
-use hearth_vmm::client::snapshot::{self, OpenError, TakeError};
-use hearth_vmm::client::{CONTROL_SOCKET, Client, ClientError, Launch, LaunchError, Vmm};
-use hearth_vmm::config::restore::RestoreClock;
-use hearth_vmm::config::{
+use hearth_vmm_api::config::restore::RestoreClock;
+use hearth_vmm_api::config::{
     BalloonConfig, ConfigError, DiskConfig, DiskSource, MachineConfig, NetConfig, VsockConfig,
 };
-use hearth_vmm::jail::JailConfig;
+use hearth_vmm_client::snapshot::{self, OpenError, TakeError};
+use hearth_vmm_client::{CONTROL_SOCKET, Client, ClientError, Launch, LaunchError, Vmm};
+use hearth_vmm_jail::JailConfig;
 
 use crate::agent::{Agent, AgentError};
 use process::Process;

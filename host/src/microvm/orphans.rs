@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use hearth_vmm::client::{CONTROL_SOCKET, Client, ClientError};
+use hearth_vmm_client::{CONTROL_SOCKET, Client, ClientError};
 
 use super::process::Process;
 

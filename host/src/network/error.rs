@@ -56,7 +56,7 @@ pub enum NetworkError {
     },
     /// The tap cannot be made.
     #[error(transparent)]
-    Tap(#[from] hearth_vmm::tap::TapError),
+    Tap(#[from] hearth_vmm_client::tap::TapError),
     /// nft cannot be run.
     #[error("cannot run {}: {source}; install nftables, or configure the path of nft", path.display())]
     NoNft {

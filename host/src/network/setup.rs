@@ -5,7 +5,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd as _;
 
-use hearth_vmm::tap::open_tap;
+use hearth_vmm_client::tap::open_tap;
 
 use super::error::system;
 use super::namespace::{self, Namespace};

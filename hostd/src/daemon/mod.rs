@@ -28,7 +28,7 @@ use hearth_image_builder::artifact::Fetcher;
 use hearth_image_builder::build::{Builder, Settings as BuilderSettings};
 use hearth_model::shape::Burst;
 use hearth_proto::host::v1::{EndpointStatus, HostStatus, Pool};
-use hearth_vmm::jail::JailConfig;
+use hearth_vmm_jail::JailConfig;
 use tokio::sync::watch;
 
 use crate::access::Access;

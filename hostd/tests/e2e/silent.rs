@@ -1,7 +1,7 @@
 //! Guests and monitors that do not respond: their microVMs terminate nevertheless, and affect no others.
 
 use hearth_proto::microvms::v1::MicrovmState::{Running, Suspended, Terminated};
-use hearth_vmm::client::Client;
+use hearth_vmm_client::Client;
 
 use crate::support::Daemon;
 use crate::support::api::request;

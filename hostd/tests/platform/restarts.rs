@@ -5,8 +5,8 @@ use std::fs;
 use std::time::Duration;
 
 use hearth_hostd::platform::{Exit, Found, Platform as _, Spec};
-use hearth_vmm::client::Client;
-use hearth_vmm::client::snapshot::{Take, take};
+use hearth_vmm_client::Client;
+use hearth_vmm_client::snapshot::{Take, take};
 
 use super::support::{Site, artifact, monitors, names};
 

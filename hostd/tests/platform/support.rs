@@ -23,7 +23,7 @@ use hearth_model::build::Artifact;
 use hearth_model::hooks::{HookSettings, Hooks};
 use hearth_model::shape::{Burst, MemoryClass};
 use hearth_proto::guest::v1::LogRecord;
-use hearth_vmm::jail::JailConfig;
+use hearth_vmm_jail::JailConfig;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::OnceCell;
 

@@ -16,7 +16,7 @@ use hearth_host::agent::control::{Control, Exit};
 use hearth_host::microvm::{create, open};
 use hearth_model::shape::Shape;
 use hearth_proto::guest::v1::{self as proto, LogSource};
-use hearth_vmm::config::DiskSource;
+use hearth_vmm_api::config::DiskSource;
 use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
 

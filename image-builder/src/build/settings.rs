@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hearth_host::dns::DnsConfig;
 use hearth_host::network::NetworkConfig;
-use hearth_vmm::jail::JailConfig;
+use hearth_vmm_jail::JailConfig;
 
 /// The host's settings for builds.
 #[derive(Clone, Debug)]

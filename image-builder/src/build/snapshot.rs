@@ -9,8 +9,8 @@ use hearth_host::microvm::{create, open};
 use hearth_model::hooks::{HookOutcome, HookSettings, ImageHook};
 use hearth_model::shape::Shape;
 use hearth_proto::guest::v1::{self as proto, AppState, LogSource};
-use hearth_vmm::client::snapshot::{Overlay, Take, suspend};
-use hearth_vmm::config::DiskSource;
+use hearth_vmm_api::config::DiskSource;
+use hearth_vmm_client::snapshot::{Overlay, Take, suspend};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 

@@ -12,8 +12,8 @@ use hearth_host::microvm::{Boot, Card, Microvm, Restore};
 use hearth_host::network::{Egress, MicrovmNetwork, Networks};
 use hearth_model::shape::Shape;
 use hearth_proto::guest::v1::{self as proto, FailureCode as AgentFailure};
-use hearth_vmm::config::DiskSource;
-use hearth_vmm::jail::JailConfig;
+use hearth_vmm_api::config::DiskSource;
+use hearth_vmm_jail::JailConfig;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::error::BuildError;

@@ -6,7 +6,8 @@ use hearth_host::agent::control::Control;
 use hearth_host::microvm::Restore;
 use hearth_model::hooks::ImageHook;
 use hearth_proto::guest::v1 as proto;
-use hearth_vmm::client::snapshot::write_working_set;
+use hearth_vmm_api::snapshot::folder::WORKING_SET;
+use hearth_vmm_client::snapshot::write_working_set;
 use tokio::task::spawn_blocking;
 
 use super::error::BuildError;
@@ -18,9 +19,6 @@ use super::stage::{Host, Stage};
 use super::workspace::Workspace;
 use crate::failure::StateReason;
 use crate::image::{Image, SNAPSHOT};
-
-/// Name of the working set's file in the snapshot's folder.
-const WORKING_SET: &str = "working-set";
 
 /// Runs a clone of `image`, which is not committed yet.
 pub(super) async fn run(

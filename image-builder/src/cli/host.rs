@@ -13,7 +13,7 @@ use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_image_builder::artifact::{ArtifactConfig, Fetcher, zip};
 use hearth_image_builder::build::settings::BuilderLimits;
 use hearth_image_builder::build::{Builder, Settings};
-use hearth_vmm::jail::JailConfig;
+use hearth_vmm_jail::JailConfig;
 use serde::Deserialize;
 use tempfile::NamedTempFile;
 

@@ -16,8 +16,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use hearth_host::microvm::{MicrovmError, Restore, create, open};
-use hearth_vmm::config::DiskSource;
-use hearth_vmm::config::restore::RestoreClock;
+use hearth_vmm_api::config::DiskSource;
+use hearth_vmm_api::config::restore::RestoreClock;
 
 pub use manifest::{App, BaseOrigin, Manifest, Origin, Sizes};
 

@@ -19,7 +19,7 @@ use hearth_image_builder::build::{
 use hearth_image_builder::image::Image;
 use hearth_model::hooks::{HookSettings, Hooks};
 use hearth_model::shape::{Burst, MemoryClass};
-use hearth_vmm::jail::JailConfig;
+use hearth_vmm_jail::JailConfig;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 

@@ -46,7 +46,7 @@ use suites::{SUITES, Suite, System};
 /// Features with which everything compiles without RocksDB.
 const FEATURES: [&str; 1] = ["hearth-benches/hostd"];
 /// The packages with code that only aarch64 compiles.
-const CROSS_PACKAGES: [&str; 3] = ["hearth-guest", "hearth-vmm", "hearth-test-guest"];
+const CROSS_PACKAGES: [&str; 4] = ["hearth-guest", "hearth-vmm", "hearth-vmm-jail", "hearth-test-guest"];
 /// Variable that enables long tests.
 const FULL: &str = "HEARTH_FULL";
 /// Variable that declares that tests have everything they need, and that none may be skipped.

@@ -104,7 +104,7 @@ pub(super) const SUITES: [Suite; 9] = [
     Suite {
         name: "jail",
         title: "jail on the metal",
-        package: "hearth-vmm",
+        package: "hearth-vmm-jail",
         executable: Executable::Test("jail"),
         system: System::Small,
         link: Link::Static,

@@ -11,7 +11,7 @@ use hearth_proto::guest::v1::response::Result as Answer;
 use hearth_proto::guest::v1::{
     ExecInput, ExecOutput, Exited, Failure, LogAcknowledged, LogRecord, Open, Opened, Request, Response, open,
 };
-use hearth_vmm::client::Vmm;
+use hearth_vmm_client::Vmm;
 use prost::Message;
 
 use super::PATIENCE;

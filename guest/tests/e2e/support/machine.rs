@@ -13,9 +13,9 @@ use hearth_proto::guest::v1::{
     Configure, Exited, Failure, GetStatus, Open, OpenExec, OpenLogs, Opened, PowerOff, Process, RootDisk,
     StartApp, Status, WaitApp, WindowSize, open, open_exec,
 };
-use hearth_vmm::client::snapshot::{self, Take};
-use hearth_vmm::client::{Launch, Vmm};
-use hearth_vmm::config::{DiskConfig, DiskSource, MachineConfig, NetConfig, VsockConfig};
+use hearth_vmm_api::config::{DiskConfig, DiskSource, MachineConfig, NetConfig, VsockConfig};
+use hearth_vmm_client::snapshot::{self, Take};
+use hearth_vmm_client::{Launch, Vmm};
 use tempfile::TempDir;
 
 use super::connection::{Connection, Exec, Finished, Logs};

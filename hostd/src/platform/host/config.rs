@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use hearth_host::dns::DnsConfig;
 use hearth_host::network::NetworkConfig;
-use hearth_vmm::jail::config::{DEFAULT_MEMLOCK, DEFAULT_NOFILE};
-use hearth_vmm::jail::{JailConfig, JailMode, OnViolation, Wall};
+use hearth_vmm_jail::config::{DEFAULT_MEMLOCK, DEFAULT_NOFILE};
+use hearth_vmm_jail::{JailConfig, JailMode, OnViolation, Wall};
 use serde::{Deserialize, Serialize};
 
 use crate::pool::PoolConfig;

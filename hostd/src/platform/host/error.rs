@@ -9,8 +9,8 @@ use hearth_host::microvm::MicrovmError;
 use hearth_host::network::NetworkError;
 use hearth_host::roles::RoleError;
 use hearth_image_builder::image::ImageError;
-use hearth_vmm::client::ClientError;
-use hearth_vmm::jail::cgroup::CgroupError;
+use hearth_vmm_client::ClientError;
+use hearth_vmm_jail::cgroup::CgroupError;
 use rustix::io::Errno;
 use tokio::task::JoinError;
 

@@ -7,7 +7,7 @@ use hearth_host::microvm::Microvm;
 use hearth_host::microvm::process::Process;
 use hearth_image_builder::image::SNAPSHOT;
 use hearth_proto::vmm::v1::MachineState;
-use hearth_vmm::client::{CONTROL_SOCKET, Client, snapshot};
+use hearth_vmm_client::{CONTROL_SOCKET, Client, snapshot};
 use tokio::task::spawn_blocking;
 
 use super::Host;

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hearth_model::shape::Shape;
-use hearth_vmm::jail::Cgroup;
-use hearth_vmm::jail::cgroup::{CgroupConfig, CgroupError, DEFAULT_PIDS_MAX};
+use hearth_vmm_jail::Cgroup;
+use hearth_vmm_jail::cgroup::{CgroupConfig, CgroupError, DEFAULT_PIDS_MAX};
 
 use super::config::CgroupSettings;
 use super::layout::{PREFIX, names};

@@ -4,7 +4,7 @@ use hearth_host::agent::AgentError;
 use hearth_host::agent::control::HookCall;
 use hearth_model::hooks::{Hook, HookOutcome, Hooks};
 use hearth_proto::guest::v1 as proto;
-use hearth_vmm::client::ClientError;
+use hearth_vmm_client::ClientError;
 
 /// The call of a hook; none if it is disabled. `payload` is sent to `/run` only, and is never logged.
 pub(super) fn call(hooks: &Hooks, hook: Hook, microvm: &str, payload: &str) -> Option<HookCall> {

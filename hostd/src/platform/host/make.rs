@@ -16,8 +16,8 @@ use hearth_host::microvm::{Microvm, Restore, create, open};
 use hearth_host::network::MicrovmNetwork;
 use hearth_host::roles::Credentials;
 use hearth_image_builder::image::{DISK, Image, SNAPSHOT};
-use hearth_vmm::config::DiskSource;
-use hearth_vmm::config::restore::RestoreClock;
+use hearth_vmm_api::config::DiskSource;
+use hearth_vmm_api::config::restore::RestoreClock;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 

@@ -83,7 +83,7 @@ impl Maker {
     fn start(
         &self,
         folder: &Path,
-        jail: hearth_vmm::jail::JailConfig,
+        jail: hearth_vmm_jail::JailConfig,
         uid: Uid,
     ) -> Result<Monitor, HostError> {
         let started = Microvm::start(&self.vmm, folder, jail)?;

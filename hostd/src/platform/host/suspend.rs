@@ -22,8 +22,8 @@ use hearth_host::agent::{Agent, AgentError};
 use hearth_host::microvm::process::Process;
 use hearth_proto::guest::v1::Status;
 use hearth_proto::vmm::v1::{ErrorCode, Step};
-use hearth_vmm::client::snapshot::{self, Overlay, Take, TakeError};
-use hearth_vmm::client::{CONTROL_SOCKET, Client, ClientError};
+use hearth_vmm_client::snapshot::{self, Overlay, Take, TakeError};
+use hearth_vmm_client::{CONTROL_SOCKET, Client, ClientError};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{sleep, timeout};
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use hearth_host::agent::Agent;
-use hearth_vmm::client::CONTROL_SOCKET;
+use hearth_vmm_client::CONTROL_SOCKET;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::PATIENCE;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use hearth_vmm::client::Client;
+use hearth_vmm_client::Client;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::app::control_socket;

@@ -1,0 +1,244 @@
+//! Save and CancelSave: the requests that write a machine to files.
+//!
+//! The control thread pauses the machine and reads the state that is quick to read: CPUs, interrupt controller and
+//! devices. The [`Saver`] writes the rest. Until it is done the machine is in the state *saving*: it is paused, and can
+//! resume immediately when the save is cancelled.
+
+use std::fs::File;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use hearth_proto::vmm::v1::response::Result as Answer;
+use hearth_proto::vmm::v1::{self as proto, DescriptorRole as Role, SaveKind, SaveStage, SavedMachine};
+use hearth_vmm_api::config::wire::Descriptors;
+use hearth_vmm_api::config::{DiskSource, MachineConfig};
+use hearth_vmm_api::steps::Steps;
+
+use super::error::RequestError;
+use super::monitor::{Monitor, Outcome, State};
+use crate::machine::{Machine, SavedParts};
+use crate::snapshot::save::SaveError;
+use crate::snapshot::saver::{Job, LayerJob, Saver};
+
+/// The files that a save writes.
+struct Files {
+    state: File,
+    memory: File,
+    /// One entry per disk: the file for its saved layer, if its overlay is to be written out.
+    layers: Vec<Option<File>>,
+}
+
+impl Files {
+    fn take(mut given: Descriptors, config: &MachineConfig) -> Result<Self, RequestError> {
+        let state = File::from(given.require(Role::State, 0)?);
+        let memory = File::from(given.require(Role::Memory, 0)?);
+        let disks = config.disks.iter().enumerate();
+        let layers = disks.map(|(index, disk)| match &disk.source {
+            DiskSource::Overlay { .. } => given.take(Role::SavedLayer, index).map(File::from),
+            _ => None,
+        });
+        let layers: Vec<Option<File>> = layers.collect();
+        given.finish()?;
+        let named = [("state", Some(&state)), ("memory", Some(&memory))];
+        for (name, file) in named.into_iter().chain(layers.iter().map(|file| ("layer", file.as_ref()))) {
+            let Some(file) = file else { continue };
+            let reading =
+                |source| RequestError::Host { what: "looking at a file that is to be written", source };
+            if file.metadata().map_err(reading)?.len() != 0 {
+                return Err(RequestError::NotEmpty(name));
+            }
+        }
+        Ok(Self { state, memory, layers })
+    }
+}
+
+impl Monitor {
+    /// Starts to save the machine; the client receives the response when everything is written.
+    pub(super) fn save(&mut self, save: proto::Save, carried: Vec<OwnedFd>) -> Result<Outcome, RequestError> {
+        if !matches!(self.state, State::Running(_) | State::Paused(_)) {
+            return Err(self.wrong_state("save it"));
+        }
+        let given = Descriptors::new(&save.descriptors, carried)?;
+        let kind = save.kind();
+        if kind == SaveKind::Unspecified {
+            return Err(RequestError::SaveKind);
+        }
+        let Some((config, _)) = &self.rebuild else { return Err(self.wrong_state("save it")) };
+        let files = Files::take(given, config)?;
+        let mut steps = Steps::default();
+        let (machine, was_running) = match std::mem::replace(&mut self.state, State::Empty) {
+            State::Running(machine) => {
+                machine.pause();
+                (machine, true)
+            }
+            State::Paused(machine) => (machine, false),
+            other => {
+                self.state = other;
+                return Err(self.wrong_state("save it"));
+            }
+        };
+        steps.done("pause");
+        let started = if self.end.is_reported() {
+            Err(RequestError::State { operation: "save it", state: "about to end, or to restart" })
+        } else {
+            self.start_saver(&machine, kind, save.hold_at(), files, steps)
+        };
+        self.state = State::Paused(machine);
+        match started {
+            Ok(saver) => {
+                self.saver = Some(saver);
+                self.saving(was_running);
+                Ok(Outcome::WhenSaved)
+            }
+            Err(error) => {
+                if was_running {
+                    self.go();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn start_saver(
+        &self,
+        machine: &Machine,
+        kind: SaveKind,
+        hold_at: SaveStage,
+        files: Files,
+        mut steps: Steps,
+    ) -> Result<Saver, RequestError> {
+        if kind == SaveKind::Diff && machine.backing().is_none() {
+            return Err(SaveError::NoBase.into());
+        }
+        let SavedParts { aarch64, clock, board } = machine.save()?;
+        steps.done("CPUs and devices");
+        let cloned = |source| RequestError::Host { what: "duplicating descriptors", source };
+        let Some((config, _)) = &self.rebuild else { return Err(self.wrong_state("save it")) };
+        let mut description = self.description.clone();
+        let mut layers = Vec::new();
+        for ((index, into), disk) in files.layers.into_iter().enumerate().zip(&config.disks) {
+            let DiskSource::Overlay { layers: below, overlay, .. } = &disk.source else { continue };
+            // Layers that belong to the snapshot on which this one builds are referenced unchanged.
+            let kept = match kind {
+                SaveKind::Diff => self.base_layers.get(index).copied().unwrap_or(0).min(below.len()),
+                _ => 0,
+            };
+            let count = match into {
+                Some(into) => {
+                    let merged = below.iter().skip(kept).chain([overlay]).map(File::try_clone);
+                    let merged = merged.collect::<std::io::Result<_>>().map_err(cloned)?;
+                    layers.push(LayerJob { index, layers: merged, into });
+                    kept + 1
+                }
+                // The overlay file itself becomes the topmost frozen layer.
+                None => below.len() + 1,
+            };
+            if let Some(disk) = description.disks.get_mut(index) {
+                disk.layers = u32::try_from(count).unwrap_or(u32::MAX);
+            }
+        }
+        let job = Job {
+            kind,
+            state: SavedMachine {
+                program_version: env!("CARGO_PKG_VERSION").into(),
+                config: Some(description),
+                clock: Some(clock),
+                aarch64: Some(aarch64),
+                board: Some(board),
+                ..SavedMachine::default()
+            },
+            memory: machine.memory().clone(),
+            pagemap: self.host.pagemap.try_clone().map_err(cloned)?,
+            backing: machine.backing().cloned(),
+            state_file: files.state,
+            memory_file: files.memory,
+            layers,
+            hold_at,
+            steps,
+        };
+        let started = Saver::start(job, &self.host.filters, Arc::clone(&self.saved));
+        started.map_err(|source| RequestError::Host { what: "starting the saving thread", source })
+    }
+
+    /// Puts the paused machine into the state *saving*.
+    fn saving(&mut self, was_running: bool) {
+        self.state = match std::mem::replace(&mut self.state, State::Empty) {
+            State::Paused(machine) => State::Saving { machine, was_running },
+            other => other,
+        };
+    }
+
+    /// Cancels the save that is under way; the machine returns to the state that it was in before.
+    pub(super) fn cancel_save(&mut self) -> Result<Answer, RequestError> {
+        if !matches!(self.state, State::Saving { .. }) {
+            return Err(self.wrong_state("cancel a save"));
+        }
+        if let Some(saver) = &self.saver {
+            saver.cancel();
+        }
+        self.after_save(false);
+        let error = RequestError::from(SaveError::Cancelled);
+        self.save_answer = Some(Answer::Error(error.message()));
+        let _ = self.saved.write(1); // the write fails only when the event is signalled already
+        Ok(Answer::Done(proto::Done {}))
+    }
+
+    /// Cancels the save of a machine whose guest requested a restart while it was being paused. A vCPU that has
+    /// requested a restart never runs again, so there is nothing to save. The caller rebuilds the machine, running or
+    /// paused as it was before the save.
+    pub(super) fn give_up_save_of_restarted(&mut self) {
+        let (machine, was_running) = match std::mem::replace(&mut self.state, State::Empty) {
+            State::Saving { machine, was_running } => (machine, was_running),
+            other => {
+                self.state = other;
+                return;
+            }
+        };
+        self.saver = None; // cancels the save, and waits until the saver no longer uses the machine's memory
+        self.state = if was_running { State::Running(machine) } else { State::Paused(machine) };
+        self.save_answer = Some(Answer::Error(RequestError::from(SaveError::Restarted).message()));
+        let _ = self.saved.write(1); // the write fails only when the event is signalled already
+    }
+
+    /// Leaves the state *saving*: the machine is paused afterwards, or runs again if the save failed and it ran before.
+    fn after_save(&mut self, written: bool) {
+        if let State::Saving { machine, was_running } = std::mem::replace(&mut self.state, State::Empty) {
+            self.state = State::Paused(machine);
+            if was_running && !written {
+                self.go();
+            }
+        }
+    }
+
+    /// Returns the response for the clients that wait for the save, once the saver has finished or was cancelled.
+    pub fn on_saved(&mut self) -> Option<Answer> {
+        let _ = self.saved.read(); // the read fails only when the event was read before
+        if matches!(self.state, State::Saving { .. })
+            && let Some(outcome) = self.saver.as_ref().and_then(Saver::take_outcome)
+        {
+            self.saver = None;
+            self.after_save(outcome.is_ok());
+            self.save_answer = Some(match outcome {
+                Ok(outcome) => {
+                    let saved = outcome.message();
+                    self.last_save = Some((saved.steps.clone(), saved.pages.clone()));
+                    Answer::Saved(saved)
+                }
+                Err(error) => Answer::Error(RequestError::from(error).message()),
+            });
+        }
+        self.save_answer.take()
+    }
+
+    /// The id of the snapshot on which a diff would build; empty if there is none.
+    pub(super) fn base_id(&self) -> Vec<u8> {
+        let backing = self.state.machine().and_then(Machine::backing);
+        backing.map(|backing| backing.base_id.clone()).unwrap_or_default()
+    }
+
+    /// Becomes readable when [`Self::on_saved`] is to be called.
+    #[must_use]
+    pub fn saved_signal(&self) -> BorrowedFd<'_> {
+        crate::event_loop::borrow(&self.saved)
+    }
+}
