@@ -125,6 +125,12 @@ impl Operation {
         Self::ALL.into_iter().find(|operation| operation.name() == name)
     }
 
+    /// Whether errors of the operation use the exception names of the tag operations.
+    #[must_use]
+    pub fn is_of_tags(self) -> bool {
+        matches!(self, Self::ListTags | Self::TagResource | Self::UntagResource)
+    }
+
     /// Whether the operation only reads.
     #[must_use]
     pub fn is_read(self) -> bool {

@@ -11,10 +11,7 @@ use async_trait::async_trait;
 use hearth_base::Catalogue;
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_hostd::access::{Access, AccessConfig};
-use hearth_hostd::api::artifacts::Artifacts;
-use hearth_hostd::api::calls::Silent;
 use hearth_hostd::api::grpc::Grpc;
-use hearth_hostd::api::grpc::host::HostParts;
 use hearth_hostd::api::{ListenConfig, Listeners};
 use hearth_hostd::builds::{self, Build, BuildFailure, Images, Job, LogSink, Report};
 use hearth_hostd::clock::Clock;
@@ -27,6 +24,9 @@ use hearth_hostd::lifecycle::microvm::Rules;
 use hearth_hostd::logs::{Logs, LogsConfig};
 use hearth_hostd::platform::double::Double;
 use hearth_hostd::platform::{LogTarget, Platform};
+use hearth_hostd::service::host::HostParts;
+use hearth_hostd::service::host::artifacts::Artifacts;
+use hearth_hostd::service::observe::Silent;
 use hearth_hostd::service::{self, Service, ServiceConfig};
 use hearth_hostd::store::rocks::{RocksOptions, RocksStore};
 use hearth_hostd::store::{Db, Store};
@@ -180,29 +180,29 @@ async fn serve(
     let config = ServiceConfig::default();
     let catalogue = folder.join("bases");
     std::fs::create_dir_all(&catalogue).context("making an empty catalogue")?;
-    let service = Service::new(service::Parts {
-        db: db.clone(),
-        clock,
-        microvms,
-        images: images.clone(),
-        tokens: Tokens::open(&db, clock, &config.region).await?,
-        artifacts: ArtifactConfig::default(),
-        roles: Arc::new(RoleProvider::new(RolesConfig::default())?),
-        bases: Catalogue::open(&catalogue)?,
-        config,
-    })
-    .await?;
     let host = HostParts {
         logs: Logs::open(&data.join("logs"), LogsConfig::default(), clock)?,
         events,
-        images,
         artifacts: Artifacts::open("hearth-local", &data.join("bucket"), 1 << 30)?,
-        db,
         backups: data.join("backups"),
         status: Box::new(|_| HostStatus::default()),
         end: end.clone(),
     };
-    let routes = Grpc::new(service, access, Arc::new(Silent), host).routes().await?;
+    let service = Service::new(service::Parts {
+        db: db.clone(),
+        clock,
+        microvms,
+        images,
+        tokens: Tokens::open(&db, clock, &config.region).await?,
+        artifacts: ArtifactConfig::default(),
+        roles: Arc::new(RoleProvider::new(RolesConfig::default())?),
+        bases: Catalogue::open(&catalogue)?,
+        host,
+        observer: Arc::new(Silent),
+        config,
+    })
+    .await?;
+    let routes = Grpc::new(service).routes(access).await?;
     Ok(async move { Ok(listeners.serve(routes, end).await?) })
 }
 

@@ -33,9 +33,7 @@ use tokio::sync::watch;
 
 use crate::access::Access;
 use crate::api::Listeners;
-use crate::api::artifacts::Artifacts;
 use crate::api::grpc::Grpc;
-use crate::api::grpc::host::HostParts;
 use crate::audit::Audit;
 use crate::builds::{self, Images, generation};
 use crate::clock::Clock;
@@ -49,6 +47,8 @@ use crate::metrics::{Metrics, MetricsServer};
 use crate::panics;
 use crate::platform::Platform;
 use crate::platform::host::{HostPlatform, Surroundings};
+use crate::service::host::HostParts;
+use crate::service::host::artifacts::Artifacts;
 use crate::service::{self, Profile, Service};
 use crate::store::{Db, Store};
 use crate::tokens::Tokens;
@@ -142,18 +142,6 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
     let address = listeners.address();
     let metrics_server = MetricsServer::bind(config.metrics, metrics.clone()).await?;
     let bases = Catalogue::open(&config.catalogue())?;
-    let service = Service::new(service::Parts {
-        db: db.clone(),
-        clock,
-        microvms: microvms.clone(),
-        images: images.clone(),
-        tokens: tokens.clone(),
-        artifacts: config.artifacts.clone(),
-        roles,
-        bases,
-        config: service_config,
-    })
-    .await?;
     let bucket = config.data.join("buckets").join(LOCAL_BUCKET);
     let artifacts = Artifacts::open(LOCAL_BUCKET, &bucket, config.artifacts.limits.max_zip_bytes)
         .with_context(|| format!("opening the bucket {}", bucket.display()))?;
@@ -174,14 +162,26 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
     let host = HostParts {
         logs: logs.clone(),
         events,
-        images: images.clone(),
         artifacts,
-        db: db.clone(),
         backups: config.backups(),
         status: Box::new(move |account| figures.status(account)),
         end: end.clone(),
     };
-    let routes = Grpc::new(service, access, Arc::new(calls), host).routes().await?;
+    let service = Service::new(service::Parts {
+        db: db.clone(),
+        clock,
+        microvms: microvms.clone(),
+        images: images.clone(),
+        tokens: tokens.clone(),
+        artifacts: config.artifacts.clone(),
+        roles,
+        bases,
+        host,
+        observer: Arc::new(calls),
+        config: service_config,
+    })
+    .await?;
+    let routes = Grpc::new(service).routes(access).await?;
 
     let background = [
         tokio::spawn(microvms.clone().keep_expiring()),

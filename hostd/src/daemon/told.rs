@@ -8,7 +8,6 @@ use hearth_proto::host::v1::Event;
 use hearth_proto::store::v1::MicrovmRecord;
 use tokio::time::Instant;
 
-use crate::api::calls::{Call, CallObserver};
 use crate::audit::{Audit, AuditConfig, AuditEvent, Identity};
 use crate::builds::Images;
 use crate::clock::Clock;
@@ -20,6 +19,7 @@ use crate::metrics::{Metrics, Outcome};
 use crate::operation::Operation;
 use crate::panics::poisoned;
 use crate::platform::host::{self, Operation as Timed};
+use crate::service::observe::{Call, CallObserver};
 
 /// MiB of memory for each vCPU of a baseline (docs/behaviour.md, "Memory classes").
 const MIB_PER_VCPU: f64 = 2048.0;

@@ -9,80 +9,86 @@ use proto::port_specification::Specification;
 
 use super::Service;
 use super::error::ServiceError;
+use super::pipeline::{Admitted, Handler, Permission, Target};
 use crate::access::Caller;
-use crate::operation::Operation;
 use crate::tokens::{Grant, HEADER, Kind, TokenError};
 
-impl Service {
-    /// CreateMicrovmAuthToken: returns a token for ports of a microVM.
-    ///
-    /// # Errors
-    ///
-    /// [`ServiceError`].
-    pub async fn create_microvm_auth_token(
-        &self,
-        caller: &Caller,
-        request: proto::CreateMicrovmAuthTokenRequest,
-    ) -> Result<proto::CreateMicrovmAuthTokenResponse, ServiceError> {
-        self.begin(caller, &request)?;
-        let minutes = self.minutes(request.expiration_in_minutes)?;
-        let ports = ports(&request.allowed_ports)?;
-        let record = self.microvm(caller, Operation::CreateMicrovmAuthToken, request.microvm_identifier)?;
-        let connectors = live_connectors(&record)?;
+/// What a token is for.
+pub(crate) struct Wanted {
+    microvm: MicrovmRecord,
+    /// Lifetime of the token.
+    minutes: u32,
+    /// Sorted ranges of ports, first and last; none for shells.
+    ports: Vec<(u16, u16)>,
+}
+
+impl Target for Wanted {
+    fn permission(&self) -> Permission<'_> {
+        self.microvm.permission()
+    }
+}
+
+/// Returns a token for ports of a microVM.
+impl Handler for proto::CreateMicrovmAuthTokenRequest {
+    type Response = proto::CreateMicrovmAuthTokenResponse;
+    type Target = Wanted;
+
+    fn target(&self, service: &Service, caller: &Caller) -> Result<Wanted, ServiceError> {
+        let minutes = minutes(service, self.expiration_in_minutes)?;
+        let ports = ports(&self.allowed_ports)?;
+        Ok(Wanted { microvm: service.microvm(caller, self.microvm_identifier.as_deref())?, minutes, ports })
+    }
+
+    async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
+        let connectors = live_connectors(&call.target.microvm)?;
         if !connectors.iter().any(|open| matches!(open, Connector::HttpIngress | Connector::AllIngress)) {
             return Err(ServiceError::HttpIngressNeeded);
         }
-        let auth_token = self.token(&record, Kind::Http, ports, minutes)?;
+        let auth_token = token(call.service, &call.target, Kind::Http)?;
         Ok(proto::CreateMicrovmAuthTokenResponse { auth_token })
     }
+}
 
-    /// CreateMicrovmShellAuthToken: returns a token for a shell in a microVM.
-    ///
-    /// # Errors
-    ///
-    /// [`ServiceError`].
-    pub async fn create_microvm_shell_auth_token(
-        &self,
-        caller: &Caller,
-        request: proto::CreateMicrovmShellAuthTokenRequest,
-    ) -> Result<proto::CreateMicrovmShellAuthTokenResponse, ServiceError> {
-        self.begin(caller, &request)?;
-        let minutes = self.minutes(request.expiration_in_minutes)?;
-        let record =
-            self.microvm(caller, Operation::CreateMicrovmShellAuthToken, request.microvm_identifier)?;
-        let connectors = live_connectors(&record)?;
+/// Returns a token for a shell in a microVM.
+impl Handler for proto::CreateMicrovmShellAuthTokenRequest {
+    type Response = proto::CreateMicrovmShellAuthTokenResponse;
+    type Target = Wanted;
+
+    fn target(&self, service: &Service, caller: &Caller) -> Result<Wanted, ServiceError> {
+        let minutes = minutes(service, self.expiration_in_minutes)?;
+        let microvm = service.microvm(caller, self.microvm_identifier.as_deref())?;
+        Ok(Wanted { microvm, minutes, ports: Vec::new() })
+    }
+
+    async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
+        let connectors = live_connectors(&call.target.microvm)?;
         if connectors.contains(&Connector::AllIngress) && connectors.len() > 1 {
             return Err(ServiceError::AllIngressCombined);
         }
         if !connectors.iter().any(|open| matches!(open, Connector::ShellIngress | Connector::AllIngress)) {
             return Err(ServiceError::ShellIngressNeeded);
         }
-        let auth_token = self.token(&record, Kind::Shell, Vec::new(), minutes)?;
+        let auth_token = token(call.service, &call.target, Kind::Shell)?;
         Ok(proto::CreateMicrovmShellAuthTokenResponse { auth_token })
     }
+}
 
-    fn minutes(&self, minutes: Option<i32>) -> Result<u32, ServiceError> {
-        let minutes = minutes.unwrap_or_default();
-        let max = self.config().max_token_minutes;
-        if minutes > max {
-            return Err(ServiceError::ExpirationTooLong { minutes, max });
-        }
-        Ok(u32::try_from(minutes).unwrap_or_default())
+fn minutes(service: &Service, minutes: Option<i32>) -> Result<u32, ServiceError> {
+    let minutes = minutes.unwrap_or_default();
+    let max = service.config().max_token_minutes;
+    if minutes > max {
+        return Err(ServiceError::ExpirationTooLong { minutes, max });
     }
+    Ok(u32::try_from(minutes).unwrap_or_default())
+}
 
-    fn token(
-        &self,
-        record: &MicrovmRecord,
-        kind: Kind,
-        ports: Vec<(u16, u16)>,
-        minutes: u32,
-    ) -> Result<BTreeMap<String, String>, ServiceError> {
-        let microvm = record.microvm.clone().unwrap_or_default();
-        let (microvm_id, endpoint) = (microvm.microvm_id, microvm.endpoint);
-        let token = self.parts().tokens.mint(&Grant { microvm_id, endpoint, kind, ports, minutes });
-        let token = token.map_err(|error: TokenError| ServiceError::internal(error.to_string()))?;
-        Ok([(HEADER.to_owned(), token)].into())
-    }
+fn token(service: &Service, wanted: &Wanted, kind: Kind) -> Result<BTreeMap<String, String>, ServiceError> {
+    let microvm = wanted.microvm.microvm.clone().unwrap_or_default();
+    let (microvm_id, endpoint) = (microvm.microvm_id, microvm.endpoint);
+    let (ports, minutes) = (wanted.ports.clone(), wanted.minutes);
+    let token = service.parts().tokens.mint(&Grant { microvm_id, endpoint, kind, ports, minutes });
+    let token = token.map_err(|error: TokenError| ServiceError::internal(error.to_string()))?;
+    Ok([(HEADER.to_owned(), token)].into())
 }
 
 /// The ingress connectors of a microVM that has not terminated.

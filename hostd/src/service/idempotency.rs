@@ -69,7 +69,7 @@ impl Answer for proto::MicrovmImageDetails {
 }
 
 /// The client token of a request that has not been answered yet; empty for a request without a token.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct ClientToken {
     of: Option<Used>,
 }
@@ -105,7 +105,7 @@ impl Service {
     ) -> Result<Replay<A>, ServiceError> {
         let mut request = request.clone();
         let Some(token) = request.client_token_mut().take() else {
-            return Ok(Replay::New(ClientToken { of: None }));
+            return Ok(Replay::New(ClientToken::default()));
         };
         let key = records::client_token(&caller.account, R::OPERATION.name(), &token);
         let request_sha256 = Sha256::digest(request.encode_to_vec()).to_vec();

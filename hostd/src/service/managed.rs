@@ -9,28 +9,26 @@ use prost_types::Timestamp;
 
 use super::Service;
 use super::error::ServiceError;
+use super::pipeline::{Admitted, Handler, NoImage};
 use crate::access::Caller;
 use crate::clock;
-use crate::operation::Operation;
 use crate::panics;
 
-impl Service {
-    /// ListManagedMicrovmImages: the base images. There is one as soon as the catalogue has a version.
-    ///
-    /// # Errors
-    ///
-    /// [`ServiceError`].
-    pub async fn list_managed_microvm_images(
-        &self,
-        caller: &Caller,
-        request: proto::ListManagedMicrovmImagesRequest,
-    ) -> Result<proto::ListManagedMicrovmImagesResponse, ServiceError> {
-        self.begin(caller, &request)?;
-        self.authorise(caller, Operation::ListManagedMicrovmImages)?;
-        let page = self.page(caller, &request)?;
-        let versions = self.base_versions(None).await?;
+/// The base images. There is one as soon as the catalogue has a version.
+impl Handler for proto::ListManagedMicrovmImagesRequest {
+    type Response = proto::ListManagedMicrovmImagesResponse;
+    type Target = NoImage;
+
+    fn target(&self, _: &Service, _: &Caller) -> Result<NoImage, ServiceError> {
+        Ok(NoImage(()))
+    }
+
+    async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
+        let service = call.service;
+        let page = service.page(call.caller, &call.request)?;
+        let versions = base_versions(service, None).await?;
         let item = |first: &Version, last: &Version| proto::ManagedMicrovmImageSummary {
-            image_arn: self.config().base_image_arn(),
+            image_arn: service.config().base_image_arn(),
             created_at: Some(first.created_at),
             updated_at: Some(last.created_at),
         };
@@ -40,49 +38,56 @@ impl Service {
         };
         Ok(proto::ListManagedMicrovmImagesResponse { items, next_token: None })
     }
+}
 
-    /// ListManagedMicrovmImageVersions: the versions of a base image, newest first.
-    ///
-    /// # Errors
-    ///
-    /// [`ServiceError`].
-    pub async fn list_managed_microvm_image_versions(
-        &self,
-        caller: &Caller,
-        request: proto::ListManagedMicrovmImageVersionsRequest,
-    ) -> Result<proto::ListManagedMicrovmImageVersionsResponse, ServiceError> {
-        self.begin(caller, &request)?;
-        self.authorise(caller, Operation::ListManagedMicrovmImageVersions)?;
-        let identifier = request.image_identifier.clone().unwrap_or_default();
-        if !self.config().is_base_image(&identifier) {
-            self.config().image_name(&caller.account, &identifier)?;
+/// The versions of a base image, newest first. The target is whether the image is the base image of this host.
+impl Handler for proto::ListManagedMicrovmImageVersionsRequest {
+    type Response = proto::ListManagedMicrovmImageVersionsResponse;
+    type Target = NoImage<bool>;
+
+    fn target(&self, service: &Service, caller: &Caller) -> Result<NoImage<bool>, ServiceError> {
+        let identifier = self.image_identifier.as_deref();
+        let known = service.config().is_base_image(identifier.unwrap_or_default());
+        if !known {
+            service.image(caller, identifier)?;
+        }
+        Ok(NoImage(known))
+    }
+
+    async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
+        let service = call.service;
+        if !call.target.0 {
+            let identifier = call.request.image_identifier.clone().unwrap_or_default();
             return Err(ServiceError::ManagedImageNotFound(identifier));
         }
-        let page = self.page(caller, &request)?;
+        let page = service.page(call.caller, &call.request)?;
         let after = page.after.as_deref().and_then(|last| Some(u64::from_be_bytes(last.try_into().ok()?)));
-        let mut versions = self.base_versions(Some((after, page.limit()))).await?;
+        let mut versions = base_versions(service, Some((after, page.limit()))).await?;
         let more = versions.len() > page.size;
         versions.truncate(page.size);
         let next_token = match versions.last() {
-            Some(last) if more => self.next_token(&page, &last.number.to_be_bytes())?,
+            Some(last) if more => service.next_token(&page, &last.number.to_be_bytes())?,
             _ => None,
         };
         let items = versions.iter().map(|version| proto::ManagedMicrovmImageVersion {
-            image_arn: self.config().base_image_arn(),
+            image_arn: service.config().base_image_arn(),
             image_version: version.number.to_string(),
             created_at: Some(version.created_at),
             updated_at: Some(version.created_at),
         });
         Ok(proto::ListManagedMicrovmImageVersionsResponse { items: items.collect(), next_token })
     }
+}
 
-    /// Versions of the catalogue, newest first. `part` is an optional version and a number: at most that many versions
-    /// before it. Without `part`, the newest and the oldest version.
-    async fn base_versions(&self, part: Option<(Option<u64>, usize)>) -> Result<Vec<Version>, ServiceError> {
-        let bases = self.parts().bases.clone();
-        let found = panics::blocking(move || versions(&bases, part)).await;
-        found.map_err(|error| ServiceError::internal(error.to_string()))
-    }
+/// Versions of the catalogue, newest first. `part` is an optional version and a number: at most that many versions
+/// before it. Without `part`, the newest and the oldest version.
+async fn base_versions(
+    service: &Service,
+    part: Option<(Option<u64>, usize)>,
+) -> Result<Vec<Version>, ServiceError> {
+    let bases = service.parts().bases.clone();
+    let found = panics::blocking(move || versions(&bases, part)).await;
+    found.map_err(|error| ServiceError::internal(error.to_string()))
 }
 
 /// A version of the catalogue.

@@ -1,43 +1,51 @@
 //! The operations of the API: checks of requests, permissions, and the work itself.
 //!
-//! A front end ([`crate::api`]) authenticates the caller ([`Caller`]) and calls one method per operation, with the
-//! generated request and response types. Failures are [`ServiceError`]s; their accessors return everything that a
-//! client receives about them.
+//! A front end ([`crate::api`]) finds out who calls and passes the request to [`Service::call`], with the generated
+//! request and response types. Failures are [`ServiceError`]s; their accessors return everything that a client receives
+//! about them.
 //!
 //! Each operation runs the same steps in this order (docs/behaviour.md, "Order of checks"): rate limit ([`quota`]),
 //! constraints of the request ([`constraints`]), syntax of names ([`names`]), permission ([`crate::access`]), client
-//! token ([`idempotency`]), and then the contents of the store.
+//! token ([`idempotency`]), the work, which finds what the store contains, and audit ([`observe`]).
 //!
+//! * [`pipeline`] – these steps, and what an operation is
 //! * [`crate::operation`] – names of the operations and their request messages; [`config`] – settings
 //! * [`error`] – errors
 //! * [`constraints`], [`names`], [`quota`], [`idempotency`] – the steps before the work
+//! * [`observe`] – observation of calls; [`json`] – messages as JSON with AWS's names
 //! * [`cursor`], [`page`] – pages of lists
 //! * [`roles`] – permission to give a role to a microVM or a build
 //! * [`run`], [`microvms`], [`auth_tokens`] – operations on microVMs
-//! * [`reads`], [`managed`], [`tags`] – images, their versions and builds; base images; tags
+//! * [`reads`], [`images`], [`managed`], [`tags`] – images, their versions and builds; base images; tags
+//! * [`host`] – Hearth's own operations
 // This module computes with values that clients send: arithmetic must not overflow, and indices must not be out of
 // range.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::string_slice))]
 
-pub mod auth_tokens;
+mod auth_tokens;
 pub mod config;
 pub(crate) mod constraints;
 pub mod cursor;
 pub mod error;
+pub mod host;
 pub(crate) mod idempotency;
 mod images;
-pub mod managed;
-pub mod microvms;
+mod json;
+mod managed;
+mod microvms;
 pub mod names;
+pub mod observe;
 pub(crate) mod page;
+pub(crate) mod pipeline;
 pub mod quota;
-pub mod reads;
+mod reads;
 pub(crate) mod roles;
-pub mod run;
-pub mod tags;
+mod run;
+mod tags;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::fmt;
 use std::sync::Arc;
 
 use hearth_base::Catalogue;
@@ -48,8 +56,9 @@ use hearth_model::version::ImageVersion;
 use hearth_proto::store::v1::{ImageRecord, VersionRecord};
 use tokio::sync::Mutex;
 
-use self::constraints::Constraints;
 use self::cursor::Cursors;
+use self::host::HostParts;
+use self::observe::CallObserver;
 use self::quota::Quotas;
 use crate::access::Caller;
 use crate::builds::Images;
@@ -65,7 +74,6 @@ pub use error::{Exception, Resource, ServiceError, Violation};
 pub use quota::{Limits, Quota, Rate};
 
 /// The components that a service uses.
-#[derive(Debug)]
 pub struct Parts {
     /// The store.
     pub db: Db,
@@ -83,17 +91,26 @@ pub struct Parts {
     pub tokens: Tokens,
     /// The provider of credentials for roles.
     pub roles: Arc<RoleProvider>,
+    /// The components of Hearth's own operations.
+    pub host: HostParts,
+    /// Receives each call.
+    pub observer: Arc<dyn CallObserver>,
     /// The settings.
     pub config: ServiceConfig,
 }
 
 /// The operations. Clones are cheap and share all state.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Service {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service").finish_non_exhaustive()
+    }
+}
+
 struct Inner {
     parts: Parts,
     quotas: Quotas,
@@ -133,8 +150,7 @@ impl Service {
     }
 
     /// The current time.
-    #[must_use]
-    pub fn now(&self) -> std::time::SystemTime {
+    pub(crate) fn now(&self) -> std::time::SystemTime {
         self.clock().now()
     }
 
@@ -158,69 +174,13 @@ impl Service {
         &self.inner.cursors
     }
 
-    /// The first step of every operation: counts the call against its rate limit and checks the constraints of the
-    /// request.
+    /// The image that a request names.
     ///
     /// # Errors
     ///
-    /// [`ServiceError::Throttled`], [`ServiceError::Constraints`].
-    pub fn begin<R: Request>(&self, caller: &Caller, request: &R) -> Result<(), ServiceError> {
-        self.quotas().call(&caller.account, R::OPERATION)?;
-        Constraints::of(self.config().profile).check(request)
-    }
-
-    /// Checks that the caller may perform an operation that concerns no single image.
-    ///
-    /// # Errors
-    ///
-    /// [`ServiceError::AccessDenied`].
-    pub fn authorise(&self, caller: &Caller, operation: Operation) -> Result<(), ServiceError> {
-        self.allow(caller.may(operation, None), caller, operation, || "*".to_owned())
-    }
-
-    /// Checks that the caller may perform an operation on an image, or on a microVM of that image.
-    ///
-    /// # Errors
-    ///
-    /// [`ServiceError::AccessDenied`], also where the image belongs to another account.
-    pub fn authorise_image(
-        &self,
-        caller: &Caller,
-        operation: Operation,
-        image: &ImageName,
-    ) -> Result<(), ServiceError> {
-        let allowed = image.account == caller.account && caller.may(operation, Some(&image.name));
-        self.allow(allowed, caller, operation, || self.config().image_arn(&image.account, &image.name))
-    }
-
-    fn allow(
-        &self,
-        allowed: bool,
-        caller: &Caller,
-        operation: Operation,
-        resource: impl FnOnce() -> String,
-    ) -> Result<(), ServiceError> {
-        if allowed {
-            return Ok(());
-        }
-        let principal = caller.principal.clone();
-        Err(ServiceError::AccessDenied { principal, action: operation.name(), resource: resource() })
-    }
-
-    /// The image that a request names, if the caller may perform the operation on it.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`ServiceConfig::image_name`], [`ServiceError::AccessDenied`].
-    pub fn named_image(
-        &self,
-        caller: &Caller,
-        operation: Operation,
-        identifier: Option<&str>,
-    ) -> Result<ImageName, ServiceError> {
-        let image = self.config().image_name(&caller.account, identifier.unwrap_or_default())?;
-        self.authorise_image(caller, operation, &image)?;
-        Ok(image)
+    /// Those of [`ServiceConfig::image_name`].
+    pub(crate) fn image(&self, caller: &Caller, identifier: Option<&str>) -> Result<ImageName, ServiceError> {
+        self.config().image_name(&caller.account, identifier.unwrap_or_default())
     }
 
     /// The stored record of an image.
@@ -228,7 +188,7 @@ impl Service {
     /// # Errors
     ///
     /// [`ServiceError::ImageNotFound`].
-    pub fn image_record(&self, image: &ImageName) -> Result<ImageRecord, ServiceError> {
+    pub(crate) fn image_record(&self, image: &ImageName) -> Result<ImageRecord, ServiceError> {
         let record = self.db().get(Table::Images, &records::image(&image.account, &image.name))?;
         record
             .ok_or_else(|| ServiceError::ImageNotFound(self.config().image_arn(&image.account, &image.name)))
@@ -239,7 +199,11 @@ impl Service {
     /// # Errors
     ///
     /// [`ServiceError::VersionNotFound`], [`ServiceError::ImageNotFound`].
-    pub fn version_record(&self, image: &ImageName, version: &str) -> Result<VersionRecord, ServiceError> {
+    pub(crate) fn version_record(
+        &self,
+        image: &ImageName,
+        version: &str,
+    ) -> Result<VersionRecord, ServiceError> {
         let found = match ImageVersion::parse(version).map(ImageVersion::number) {
             Some(number) => {
                 self.db().get(Table::Versions, &records::version(&image.account, &image.name, number))?

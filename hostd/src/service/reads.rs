@@ -7,28 +7,25 @@ use hearth_proto::store::v1::{ImageRecord, VersionRecord};
 
 use super::Service;
 use super::error::ServiceError;
+use super::pipeline::{Admitted, Handler, NoImage};
 use crate::access::Caller;
-use crate::operation::Operation;
 use crate::records;
 use crate::store::Table;
 
-impl Service {
-    /// GetMicrovmImage: returns an image.
-    ///
-    /// # Errors
-    ///
-    /// [`ServiceError`].
-    pub async fn get_microvm_image(
-        &self,
-        caller: &Caller,
-        request: proto::GetMicrovmImageRequest,
-    ) -> Result<proto::GetMicrovmImageResponse, ServiceError> {
-        self.begin(caller, &request)?;
-        let identifier = request.image_identifier.as_deref();
-        let image = self.named_image(caller, Operation::GetMicrovmImage, identifier)?;
-        let record = self.image_record(&image)?;
+/// Returns an image.
+impl Handler for proto::GetMicrovmImageRequest {
+    type Response = proto::GetMicrovmImageResponse;
+    type Target = ImageName;
+
+    fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
+        service.image(caller, self.image_identifier.as_deref())
+    }
+
+    async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
+        let image = &call.target;
+        let record = call.service.image_record(image)?;
         Ok(proto::GetMicrovmImageResponse {
-            image_arn: self.config().image_arn(&image.account, &image.name),
+            image_arn: call.service.config().image_arn(&image.account, &image.name),
             state: record.state,
             latest_active_image_version: latest(record.latest_active),
             latest_failed_image_version: latest(record.latest_failed),
@@ -38,29 +35,30 @@ impl Service {
             name: record.name,
         })
     }
+}
 
-    /// ListMicrovmImages: the account's images, sorted by name. The filter applies to the entries of a page after the
-    /// page is cut, as at AWS, so a page may be short.
-    ///
-    /// # Errors
-    ///
-    /// [`ServiceError`].
-    pub async fn list_microvm_images(
-        &self,
-        caller: &Caller,
-        request: proto::ListMicrovmImagesRequest,
-    ) -> Result<proto::ListMicrovmImagesResponse, ServiceError> {
-        self.begin(caller, &request)?;
-        self.authorise(caller, Operation::ListMicrovmImages)?;
-        let page = self.page(caller, &request)?;
-        let (entries, next_token) = self.entries(&page, Table::Images, &records::account(&caller.account))?;
-        let filter = request.name_filter.unwrap_or_default();
+/// The account's images, sorted by name. The filter applies to the entries of a page after the page is cut, as at AWS,
+/// so a page may be short.
+impl Handler for proto::ListMicrovmImagesRequest {
+    type Response = proto::ListMicrovmImagesResponse;
+    type Target = NoImage;
+
+    fn target(&self, _: &Service, _: &Caller) -> Result<NoImage, ServiceError> {
+        Ok(NoImage(()))
+    }
+
+    async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
+        let service = call.service;
+        let page = service.page(call.caller, &call.request)?;
+        let prefix = records::account(&call.caller.account);
+        let (entries, next_token) = service.entries(&page, Table::Images, &prefix)?;
+        let filter = call.request.name_filter.as_deref().unwrap_or_default();
         let mut items = Vec::with_capacity(entries.len());
         for (key, value) in entries {
-            let record: ImageRecord = self.db().decode(Table::Images, &key, &value)?;
-            if record.name.contains(&filter) {
+            let record: ImageRecord = service.db().decode(Table::Images, &key, &value)?;
+            if record.name.contains(filter) {
                 items.push(proto::MicrovmImageSummary {
-                    image_arn: self.config().image_arn(&record.account, &record.name),
+                    image_arn: service.config().image_arn(&record.account, &record.name),
                     state: record.state,
                     latest_active_image_version: latest(record.latest_active),
                     latest_failed_image_version: latest(record.latest_failed),
@@ -71,86 +69,82 @@ impl Service {
         }
         Ok(proto::ListMicrovmImagesResponse { items, next_token })
     }
+}
 
-    /// GetMicrovmImageVersion: returns a version of an image.
-    ///
-    /// # Errors
-    ///
-    /// [`ServiceError`].
-    pub async fn get_microvm_image_version(
-        &self,
-        caller: &Caller,
-        request: proto::GetMicrovmImageVersionRequest,
-    ) -> Result<proto::MicrovmImageVersion, ServiceError> {
-        self.begin(caller, &request)?;
-        let identifier = request.image_identifier.as_deref();
-        let image = self.named_image(caller, Operation::GetMicrovmImageVersion, identifier)?;
-        let record = self.image_record(&image)?;
-        let version = self.version_record(&image, &request.image_version.unwrap_or_default())?;
-        Ok(told(version, &record))
+/// Returns a version of an image.
+impl Handler for proto::GetMicrovmImageVersionRequest {
+    type Response = proto::MicrovmImageVersion;
+    type Target = ImageName;
+
+    fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
+        service.image(caller, self.image_identifier.as_deref())
     }
 
-    /// ListMicrovmImageVersions: the versions of an image, newest first.
-    ///
-    /// # Errors
-    ///
-    /// [`ServiceError`].
-    pub async fn list_microvm_image_versions(
-        &self,
-        caller: &Caller,
-        request: proto::ListMicrovmImageVersionsRequest,
-    ) -> Result<proto::ListMicrovmImageVersionsResponse, ServiceError> {
-        self.begin(caller, &request)?;
-        let identifier = request.image_identifier.as_deref();
-        let image = self.named_image(caller, Operation::ListMicrovmImageVersions, identifier)?;
-        let page = self.page(caller, &request)?;
-        let record = self.image_record(&image)?;
+    async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
+        let record = call.service.image_record(&call.target)?;
+        let version = call.request.image_version.as_deref().unwrap_or_default();
+        Ok(told(call.service.version_record(&call.target, version)?, &record))
+    }
+}
+
+/// The versions of an image, newest first.
+impl Handler for proto::ListMicrovmImageVersionsRequest {
+    type Response = proto::ListMicrovmImageVersionsResponse;
+    type Target = ImageName;
+
+    fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
+        service.image(caller, self.image_identifier.as_deref())
+    }
+
+    async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
+        let (service, image) = (call.service, &call.target);
+        let page = service.page(call.caller, &call.request)?;
+        let record = service.image_record(image)?;
         let prefix = records::of_image(&image.account, &image.name);
-        let (entries, next_token) = self.entries(&page, Table::Versions, &prefix)?;
+        let (entries, next_token) = service.entries(&page, Table::Versions, &prefix)?;
         let mut items = Vec::with_capacity(entries.len());
         for (key, value) in entries {
-            items.push(told(self.db().decode(Table::Versions, &key, &value)?, &record));
+            items.push(told(service.db().decode(Table::Versions, &key, &value)?, &record));
         }
         Ok(proto::ListMicrovmImageVersionsResponse { items, next_token })
     }
+}
 
-    /// GetMicrovmImageBuild: returns a build of a version.
-    ///
-    /// # Errors
-    ///
-    /// [`ServiceError`].
-    pub async fn get_microvm_image_build(
-        &self,
-        caller: &Caller,
-        request: proto::GetMicrovmImageBuildRequest,
-    ) -> Result<proto::GetMicrovmImageBuildResponse, ServiceError> {
-        self.begin(caller, &request)?;
-        let identifier = request.image_identifier.as_deref();
-        let image = self.named_image(caller, Operation::GetMicrovmImageBuild, identifier)?;
-        let version = request.image_version.unwrap_or_default();
-        let build_id = request.build_id.unwrap_or_default();
-        let builds = self.builds(&image, &version)?;
-        builds.into_iter().find(|build| build.build_id == build_id).ok_or_else(|| {
-            let arn = self.config().image_arn(&image.account, &image.name);
-            ServiceError::BuildNotFound { arn, version, build_id }
-        })
+/// Returns a build of a version.
+impl Handler for proto::GetMicrovmImageBuildRequest {
+    type Response = proto::GetMicrovmImageBuildResponse;
+    type Target = ImageName;
+
+    fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
+        service.image(caller, self.image_identifier.as_deref())
     }
 
-    /// ListMicrovmImageBuilds: the builds of a version.
-    ///
-    /// # Errors
-    ///
-    /// [`ServiceError`].
-    pub async fn list_microvm_image_builds(
-        &self,
-        caller: &Caller,
-        request: proto::ListMicrovmImageBuildsRequest,
-    ) -> Result<proto::ListMicrovmImageBuildsResponse, ServiceError> {
-        self.begin(caller, &request)?;
-        let identifier = request.image_identifier.as_deref();
-        let image = self.named_image(caller, Operation::ListMicrovmImageBuilds, identifier)?;
-        let page = self.page(caller, &request)?;
-        let mut builds = self.builds(&image, request.image_version.as_deref().unwrap_or_default())?;
+    async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
+        let (service, image) = (call.service, &call.target);
+        let version = call.request.image_version.as_deref().unwrap_or_default();
+        let build_id = call.request.build_id.as_deref().unwrap_or_default();
+        let builds = builds(service, image, version)?;
+        builds.into_iter().find(|build| build.build_id == build_id).ok_or_else(|| {
+            let arn = service.config().image_arn(&image.account, &image.name);
+            ServiceError::BuildNotFound { arn, version: version.to_owned(), build_id: build_id.to_owned() }
+        })
+    }
+}
+
+/// The builds of a version.
+impl Handler for proto::ListMicrovmImageBuildsRequest {
+    type Response = proto::ListMicrovmImageBuildsResponse;
+    type Target = ImageName;
+
+    fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
+        service.image(caller, self.image_identifier.as_deref())
+    }
+
+    async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
+        let (service, request) = (call.service, &call.request);
+        let page = service.page(call.caller, request)?;
+        let version = request.image_version.as_deref().unwrap_or_default();
+        let mut builds = builds(service, &call.target, version)?;
         // A version has one build for each kind of processor, so all of them are read. The cursor contains the id of
         // the page's last build.
         builds.sort_by(|one, other| one.build_id.cmp(&other.build_id));
@@ -167,21 +161,22 @@ impl Service {
         let more = builds.len() > page.size;
         builds.truncate(page.size);
         let next_token = match builds.last() {
-            Some(last) if more => self.next_token(&page, last.build_id.as_bytes())?,
+            Some(last) if more => service.next_token(&page, last.build_id.as_bytes())?,
             _ => None,
         };
         let items = builds.into_iter().map(summary).collect();
         Ok(proto::ListMicrovmImageBuildsResponse { items, next_token })
     }
+}
 
-    fn builds(
-        &self,
-        image: &ImageName,
-        version: &str,
-    ) -> Result<Vec<proto::GetMicrovmImageBuildResponse>, ServiceError> {
-        let record = self.version_record(image, version)?;
-        Ok(record.builds.into_iter().filter_map(|build| build.build).collect())
-    }
+/// The builds of a version; `version` is the version as the request spells it.
+fn builds(
+    service: &Service,
+    image: &ImageName,
+    version: &str,
+) -> Result<Vec<proto::GetMicrovmImageBuildResponse>, ServiceError> {
+    let record = service.version_record(image, version)?;
+    Ok(record.builds.into_iter().filter_map(|build| build.build).collect())
 }
 
 /// A version as clients receive it: with the tags of its image.

@@ -18,12 +18,12 @@ use uuid::Uuid;
 
 use super::error::ServiceError;
 use super::idempotency::Replay;
+use super::pipeline::{Admitted, Handler};
 use super::{Profile, Service};
 use crate::access::Caller;
 use crate::driver::LaunchError;
 use crate::lifecycle::image;
 use crate::logs::names as logs;
-use crate::operation::Operation;
 use crate::records;
 use crate::store::{Batch, Table};
 
@@ -42,52 +42,55 @@ struct Source {
     build_id: String,
 }
 
-impl Service {
-    /// RunMicrovm: launches a microVM.
-    ///
-    /// # Errors
-    ///
-    /// [`ServiceError`].
-    pub async fn run_microvm(
-        &self,
-        caller: &Caller,
-        request: proto::RunMicrovmRequest,
-    ) -> Result<proto::Microvm, ServiceError> {
-        self.begin(caller, &request)?;
-        let identifier = request.image_identifier.as_deref().unwrap_or_default();
-        let image = self.config().image_to_run(&caller.account, identifier)?;
-        self.authorise_image(caller, Operation::RunMicrovm, &image)?;
-        // Identical concurrent calls run one after the other, so that the repeated ones do not take up capacity of the
-        // host for a moment.
-        let _turn = self.turn(caller, Operation::RunMicrovm, request.client_token.as_deref()).await;
-        for _ in 0..ATTEMPTS {
-            let token = match self.replay(caller, &request)? {
-                Replay::Answered(answer) => return Ok(answer),
-                Replay::New(token) => token,
-            };
-            let source = self.source(&image, request.image_version.as_deref())?;
-            let record = self.record(&source, &request)?;
-            self.pass_role(caller, &image, &request).await?;
-            let answer = record.microvm.clone().unwrap_or_default();
-            let version = records::version(&image.account, &image.name, source.version.number);
-            let batch = Batch::new()
-                .expect_value(Table::Versions, version, source.stored)
-                .and(self.remember(&token, &answer, None));
-            // A launch that has started is completed, even if the client disconnects.
-            let microvms = self.parts().microvms.clone();
-            let launch = tokio::spawn(async move { microvms.launch(record, batch).await });
-            match launch.await.map_err(|error| ServiceError::internal(error.to_string()))? {
-                Ok(()) => return Ok(answer),
-                Err(LaunchError::Conflict) => {} // the token was used, or the version has changed
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(ServiceError::Contended {
-            kind: "MicrovmImage",
-            id: self.config().image_arn(&image.account, &image.name),
-        })
+/// Launches a microVM.
+impl Handler for proto::RunMicrovmRequest {
+    type Response = proto::Microvm;
+    type Target = ImageName;
+
+    const ATTEMPTS: u32 = ATTEMPTS;
+
+    fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
+        let identifier = self.image_identifier.as_deref().unwrap_or_default();
+        service.config().image_to_run(&caller.account, identifier)
     }
 
+    fn client_token(&self) -> Option<&str> {
+        self.client_token.as_deref()
+    }
+
+    fn replay(&self, service: &Service, caller: &Caller) -> Result<Replay<proto::Microvm>, ServiceError> {
+        service.replay(caller, self)
+    }
+
+    async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
+        let (service, caller) = (call.service, call.caller);
+        let (image, request) = (&call.target, &call.request);
+        let source = service.source(image, request.image_version.as_deref())?;
+        let record = service.record(&source, request)?;
+        service.pass_role(caller, image, request).await?;
+        let answer = record.microvm.clone().unwrap_or_default();
+        let version = records::version(&image.account, &image.name, source.version.number);
+        let batch = Batch::new().expect_value(Table::Versions, version, source.stored).and(service.remember(
+            &call.token,
+            &answer,
+            None,
+        ));
+        // A launch that has started is completed, even if the client disconnects.
+        let microvms = service.parts().microvms.clone();
+        let launch = tokio::spawn(async move { microvms.launch(record, batch).await });
+        match launch.await.map_err(|error| ServiceError::internal(error.to_string()))? {
+            Ok(()) => Ok(answer),
+            // The client token was used, or the version has changed.
+            Err(LaunchError::Conflict) => Err(ServiceError::Contended {
+                kind: "MicrovmImage",
+                id: service.config().image_arn(&image.account, &image.name),
+            }),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Service {
     /// The version to run: the requested one, or the newest active one.
     fn source(&self, image: &ImageName, version: Option<&str>) -> Result<Source, ServiceError> {
         let none = || ServiceError::NoActiveVersion {

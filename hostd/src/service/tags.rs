@@ -9,116 +9,105 @@ use prost::Message as _;
 
 use super::Service;
 use super::error::ServiceError;
+use super::pipeline::{Admitted, Handler};
 use crate::access::Caller;
-use crate::operation::Operation;
 use crate::records;
 use crate::store::{Batch, CommitError, Table};
 
 /// Greatest number of tags of a resource.
-pub const MAX_TAGS: usize = 50;
+const MAX_TAGS: usize = 50;
 /// Number of attempts to change the tags when another request changes the image in the meantime.
 const ATTEMPTS: u32 = 16;
 
 type Tags = BTreeMap<String, String>;
 
-impl Service {
-    /// ListTags: returns the tags of an image.
-    ///
-    /// # Errors
-    ///
-    /// [`ServiceError`].
-    pub async fn list_tags(
-        &self,
-        caller: &Caller,
-        request: proto::ListTagsRequest,
-    ) -> Result<proto::ListTagsResponse, ServiceError> {
-        let tags = || {
-            self.begin(caller, &request)?;
-            let image = self.tagged(caller, Operation::ListTags, request.resource.as_deref())?;
-            Ok(self.image_record(&image)?.tags)
-        };
-        tags().map(|tags| proto::ListTagsResponse { tags }).map_err(ServiceError::of_tags)
+/// Returns the tags of an image.
+impl Handler for proto::ListTagsRequest {
+    type Response = proto::ListTagsResponse;
+    type Target = ImageName;
+
+    fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
+        tagged(service, caller, self.resource.as_deref())
     }
 
-    /// TagResource: adds tags to an image, or replaces their values.
-    ///
-    /// # Errors
-    ///
-    /// [`ServiceError`].
-    pub async fn tag_resource(
-        &self,
-        caller: &Caller,
-        request: proto::TagResourceRequest,
-    ) -> Result<proto::TagResourceResponse, ServiceError> {
-        let image = || {
-            self.begin(caller, &request)?;
-            self.tagged(caller, Operation::TagResource, request.resource.as_deref())
-        };
-        let image = image().map_err(ServiceError::of_tags)?;
-        self.change_tags(&image, |tags| tags.extend(request.tags.clone()))
-            .await
-            .map_err(ServiceError::of_tags)?;
+    async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
+        Ok(proto::ListTagsResponse { tags: call.service.image_record(&call.target)?.tags })
+    }
+}
+
+/// Adds tags to an image, or replaces their values.
+impl Handler for proto::TagResourceRequest {
+    type Response = proto::TagResourceResponse;
+    type Target = ImageName;
+
+    const ATTEMPTS: u32 = ATTEMPTS;
+
+    fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
+        tagged(service, caller, self.resource.as_deref())
+    }
+
+    async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
+        let added = call.request.tags.clone();
+        change_tags(call.service, &call.target, |tags| tags.extend(added)).await?;
         Ok(proto::TagResourceResponse {})
     }
+}
 
-    /// UntagResource: removes tags from an image.
-    ///
-    /// # Errors
-    ///
-    /// [`ServiceError`].
-    pub async fn untag_resource(
-        &self,
-        caller: &Caller,
-        request: proto::UntagResourceRequest,
-    ) -> Result<proto::UntagResourceResponse, ServiceError> {
-        let image = || {
-            self.begin(caller, &request)?;
-            self.tagged(caller, Operation::UntagResource, request.resource.as_deref())
-        };
-        let image = image().map_err(ServiceError::of_tags)?;
-        let remove = |tags: &mut Tags| tags.retain(|key, _| !request.tag_keys.contains(key));
-        self.change_tags(&image, remove).await.map_err(ServiceError::of_tags)?;
+/// Removes tags from an image.
+impl Handler for proto::UntagResourceRequest {
+    type Response = proto::UntagResourceResponse;
+    type Target = ImageName;
+
+    const ATTEMPTS: u32 = ATTEMPTS;
+
+    fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
+        tagged(service, caller, self.resource.as_deref())
+    }
+
+    async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
+        let removed = call.request.tag_keys.clone();
+        let remove = |tags: &mut Tags| tags.retain(|key, _| !removed.contains(key));
+        change_tags(call.service, &call.target, remove).await?;
         Ok(proto::UntagResourceResponse {})
     }
+}
 
-    /// The image that an ARN names, if the caller may perform the operation on it. MicroVMs have no tags.
-    fn tagged(
-        &self,
-        caller: &Caller,
-        operation: Operation,
-        arn: Option<&str>,
-    ) -> Result<ImageName, ServiceError> {
-        let arn = arn.unwrap_or_default();
-        let image = self.config().image_name(&caller.account, arn).map_err(|error| match error {
-            ServiceError::InvalidArn(_) => ServiceError::NotTaggable(arn.to_owned()),
-            other => other,
-        })?;
-        self.authorise_image(caller, operation, &image)?;
-        Ok(image)
+/// The image that an ARN names. MicroVMs have no tags.
+fn tagged(service: &Service, caller: &Caller, arn: Option<&str>) -> Result<ImageName, ServiceError> {
+    service.image(caller, arn).map_err(|error| match error {
+        ServiceError::InvalidArn(arn) => ServiceError::NotTaggable(arn),
+        other => other,
+    })
+}
+
+/// Changes the tags of an image.
+///
+/// # Errors
+///
+/// [`ServiceError::ImageNotFound`], [`ServiceError::TooManyTags`]; [`ServiceError::Contended`] if another request has
+/// changed the image in the meantime.
+async fn change_tags(
+    service: &Service,
+    image: &ImageName,
+    change: impl FnOnce(&mut Tags),
+) -> Result<(), ServiceError> {
+    let arn = || service.config().image_arn(&image.account, &image.name);
+    let key = records::image(&image.account, &image.name);
+    let stored = service.db().get_bytes(Table::Images, &key)?;
+    let stored = stored.ok_or_else(|| ServiceError::ImageNotFound(arn()))?;
+    let mut record: ImageRecord = service.db().decode(Table::Images, &key, &stored)?;
+    change(&mut record.tags);
+    if record.tags.len() > MAX_TAGS {
+        return Err(ServiceError::TooManyTags { arn: arn(), max: MAX_TAGS });
     }
-
-    async fn change_tags(&self, image: &ImageName, change: impl Fn(&mut Tags)) -> Result<(), ServiceError> {
-        let arn = || self.config().image_arn(&image.account, &image.name);
-        let key = records::image(&image.account, &image.name);
-        for _ in 0..ATTEMPTS {
-            let stored = self.db().get_bytes(Table::Images, &key)?;
-            let stored = stored.ok_or_else(|| ServiceError::ImageNotFound(arn()))?;
-            let mut record: ImageRecord = self.db().decode(Table::Images, &key, &stored)?;
-            change(&mut record.tags);
-            if record.tags.len() > MAX_TAGS {
-                return Err(ServiceError::TooManyTags { arn: arn(), max: MAX_TAGS });
-            }
-            let batch = Batch::new().expect_value(Table::Images, key.clone(), stored).put(
-                Table::Images,
-                key.clone(),
-                record.encode_to_vec(),
-            );
-            match self.db().commit(batch).await {
-                Ok(()) => return Ok(()),
-                Err(CommitError::Conflict) => {} // another request was faster
-                Err(CommitError::Store(error)) => return Err(error.into()),
-            }
-        }
-        Err(ServiceError::Contended { kind: "MicrovmImage", id: arn() })
+    let batch = Batch::new().expect_value(Table::Images, key.clone(), stored).put(
+        Table::Images,
+        key,
+        record.encode_to_vec(),
+    );
+    match service.db().commit(batch).await {
+        Ok(()) => Ok(()),
+        Err(CommitError::Conflict) => Err(ServiceError::Contended { kind: "MicrovmImage", id: arn() }),
+        Err(CommitError::Store(error)) => Err(error.into()),
     }
 }

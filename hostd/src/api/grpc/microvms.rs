@@ -1,4 +1,4 @@
-//! AWS's 24 operations: each is a call of the service.
+//! AWS's 24 operations.
 
 use hearth_proto::microvms::v1 as api;
 use hearth_proto::microvms::v1::microvm_service_server::MicrovmService;
@@ -11,11 +11,7 @@ macro_rules! operations {
         #[tonic::async_trait]
         impl MicrovmService for Grpc {
             $(async fn $method(&self, request: Request<api::$request>) -> Result<Response<api::$response>, Status> {
-                let answer = concat!("hearth.microvms.v1.", stringify!($response));
-                self.call(request, answer, |service, caller, request| async move {
-                    service.$method(&caller, request).await
-                })
-                .await
+                self.call(request).await
             })+
         }
     };

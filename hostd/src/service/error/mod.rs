@@ -328,6 +328,9 @@ pub enum ServiceError {
     },
 
     // ---- InternalServerException ----
+    /// The client reads events too slowly.
+    #[error("{0} events were missed: the client reads too slowly")]
+    EventsMissed(u64),
     /// The store has failed.
     #[error("An internal server error occurred. Retry the request later.")]
     Store(#[from] StoreError),

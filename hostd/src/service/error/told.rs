@@ -32,6 +32,7 @@ enum Kind {
     Quota,
     Throttling,
     Capacity,
+    DataLoss,
     Internal,
 }
 
@@ -47,6 +48,7 @@ impl Kind {
             Self::Quota => exception("ServiceQuotaExceededException", 402, Code::ResourceExhausted),
             Self::Throttling => exception("ThrottlingException", 429, Code::ResourceExhausted),
             Self::Capacity => exception("InsufficientCapacityException", 500, Code::ResourceExhausted),
+            Self::DataLoss => exception("InternalServerException", 500, Code::DataLoss),
             Self::Internal => exception("InternalServerException", 500, Code::Internal),
         }
     }
@@ -129,6 +131,7 @@ impl ServiceError {
             Self::QuotaExceeded { .. } => Kind::Quota,
             Self::Throttled { .. } => Kind::Throttling,
             Self::Capacity { .. } => Kind::Capacity,
+            Self::EventsMissed(_) => Kind::DataLoss,
             Self::Store(_) | Self::Stopping | Self::Internal { .. } | Self::OfTags(_) => Kind::Internal,
         }
     }

@@ -7,116 +7,102 @@ use hearth_proto::microvms::v1::{
 
 use super::super::Service;
 use super::super::error::ServiceError;
-use super::super::idempotency::{ClientToken, HasClientToken, Replay};
-use super::super::roles::PassesRole;
+use super::super::idempotency::{ClientToken, Replay};
+use super::super::pipeline::{Admitted, Handler};
 use super::answer::{details, refused};
 use super::configuration::{common, configuration};
 use crate::access::Caller;
-use crate::builds::ImagesError;
 use crate::lifecycle::image::Image;
-use crate::operation::Operation;
 
 /// Number of attempts when the client token is used or expires in the meantime.
-const TRIES: u32 = 3;
+const ATTEMPTS: u32 = 3;
 
-impl Service {
-    /// CreateMicrovmImage: the image becomes CREATING, and the build of its version 1.0 starts.
-    ///
-    /// # Errors
-    ///
-    /// [`ServiceError`].
-    pub async fn create_microvm_image(
+/// The image becomes CREATING, and the build of its version 1.0 starts.
+impl Handler for CreateMicrovmImageRequest {
+    type Response = MicrovmImageDetails;
+    type Target = ImageName;
+
+    const ATTEMPTS: u32 = ATTEMPTS;
+
+    fn target(&self, _: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
+        Ok(ImageName { account: caller.account.clone(), name: self.name.clone().unwrap_or_default() })
+    }
+
+    fn client_token(&self) -> Option<&str> {
+        self.client_token.as_deref()
+    }
+
+    fn replay(
         &self,
+        service: &Service,
         caller: &Caller,
-        request: CreateMicrovmImageRequest,
-    ) -> Result<MicrovmImageDetails, ServiceError> {
-        self.begin(caller, &request)?;
-        let image =
-            ImageName { account: caller.account.clone(), name: request.name.clone().unwrap_or_default() };
-        self.authorise_image(caller, Operation::CreateMicrovmImage, &image)?;
-        let asked = self.asked(&image, || common(&request));
-        self.once(caller, &request, &image, asked, |config, remember| {
-            let images = self.images().clone();
-            let (image, tags) = (image.clone(), request.tags.clone());
-            async move { images.create(&image.account, &image.name, tags, config, remember).await }
-        })
-        .await
+    ) -> Result<Replay<MicrovmImageDetails>, ServiceError> {
+        service.replay(caller, self)
     }
 
-    /// UpdateMicrovmImage: the image becomes UPDATING, and the build of its next version starts. The new version
-    /// inherits nothing from the previous one.
-    ///
-    /// # Errors
-    ///
-    /// [`ServiceError`].
-    pub async fn update_microvm_image(
-        &self,
-        caller: &Caller,
-        request: UpdateMicrovmImageRequest,
-    ) -> Result<MicrovmImageDetails, ServiceError> {
-        self.begin(caller, &request)?;
-        let identifier = request.image_identifier.as_deref();
-        let image = self.named_image(caller, Operation::UpdateMicrovmImage, identifier)?;
-        let asked = self.asked(&image, || request.clone());
-        self.once(caller, &request, &image, asked, |config, remember| {
-            let (images, image) = (self.images().clone(), image.clone());
-            async move { images.update(&image.account, &image.name, config, remember).await }
-        })
-        .await
-    }
-
-    /// Returns a function that computes the requested configuration. It is called only for new requests: a repeated
-    /// request gets its stored response, even if what it requests is not available any more.
-    fn asked(
-        &self,
-        image: &ImageName,
-        request: impl Fn() -> UpdateMicrovmImageRequest,
-    ) -> impl Fn() -> Result<MicrovmImageVersion, ServiceError> {
-        let arn = self.config().image_arn(&image.account, &image.name);
-        move || {
-            let parts = self.parts();
-            configuration(&parts.config, &parts.artifacts, &parts.bases, arn.clone(), request())
-        }
-    }
-
-    /// Runs a change once for each client token.
-    async fn once<R: HasClientToken + PassesRole, F: Future<Output = Result<Image, ImagesError>>>(
-        &self,
-        caller: &Caller,
-        request: &R,
-        image: &ImageName,
-        asked: impl Fn() -> Result<MicrovmImageVersion, ServiceError>,
-        change: impl Fn(MicrovmImageVersion, Remember) -> F,
-    ) -> Result<MicrovmImageDetails, ServiceError> {
-        let arn = || self.config().image_arn(&image.account, &image.name);
-        for _ in 0..TRIES {
-            let token = match self.replay(caller, request)? {
-                Replay::Answered(answer) => return Ok(answer),
-                Replay::New(token) => token,
-            };
-            let asked = asked()?;
-            self.pass_role(caller, image, request).await?;
-            match change(asked, self.remembering(token)).await {
-                Ok(image) => return Ok(details(&image)),
-                Err(ImagesError::Conflict) => {}
-                Err(error) => {
-                    // An identical call may have been faster; then the image exists, or is busy, because of that call.
-                    if let Replay::Answered(answer) = self.replay(caller, request)? {
-                        return Ok(answer);
-                    }
-                    return Err(refused(error, &image.account, arn(), None));
-                }
-            }
-        }
-        Err(refused(ImagesError::Conflict, &image.account, arn(), None))
-    }
-
-    /// Returns the function that stores a token together with the response.
-    fn remembering(&self, token: ClientToken) -> Remember {
-        let service = self.clone();
-        Box::new(move |image| service.remember(&token, &details(image), Some(&image.record.uid)))
+    async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
+        let (service, image) = (call.service, &call.target);
+        let arn = service.config().image_arn(&image.account, &image.name);
+        let config = requested(service, &arn, common(&call.request))?;
+        service.pass_role(call.caller, image, &call.request).await?;
+        let tags = call.request.tags.clone();
+        let remember = remembering(service, std::mem::take(&mut call.token));
+        let created = service.images().create(&image.account, &image.name, tags, config, remember).await;
+        created.map(|image| details(&image)).map_err(|error| refused(error, &image.account, arn, None))
     }
 }
 
-/// Makes the batch that is stored along with an image.
-type Remember = Box<dyn Fn(&Image) -> crate::store::Batch + Send + Sync>;
+/// The image becomes UPDATING, and the build of its next version starts. The new version inherits nothing from the
+/// previous one.
+impl Handler for UpdateMicrovmImageRequest {
+    type Response = MicrovmImageDetails;
+    type Target = ImageName;
+
+    const ATTEMPTS: u32 = ATTEMPTS;
+
+    fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
+        service.image(caller, self.image_identifier.as_deref())
+    }
+
+    fn client_token(&self) -> Option<&str> {
+        self.client_token.as_deref()
+    }
+
+    fn replay(
+        &self,
+        service: &Service,
+        caller: &Caller,
+    ) -> Result<Replay<MicrovmImageDetails>, ServiceError> {
+        service.replay(caller, self)
+    }
+
+    async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
+        let (service, image) = (call.service, &call.target);
+        let arn = service.config().image_arn(&image.account, &image.name);
+        let config = requested(service, &arn, call.request.clone())?;
+        service.pass_role(call.caller, image, &call.request).await?;
+        let remember = remembering(service, std::mem::take(&mut call.token));
+        let updated = service.images().update(&image.account, &image.name, config, remember).await;
+        updated.map(|image| details(&image)).map_err(|error| refused(error, &image.account, arn, None))
+    }
+}
+
+/// The requested configuration of a version of the image `arn`. It is computed for new requests only: a repeated
+/// request gets its stored response, even if what it requests is not available any more.
+fn requested(
+    service: &Service,
+    arn: &str,
+    request: UpdateMicrovmImageRequest,
+) -> Result<MicrovmImageVersion, ServiceError> {
+    let parts = service.parts();
+    configuration(&parts.config, &parts.artifacts, &parts.bases, arn.to_owned(), request)
+}
+
+/// Returns the function that makes the batch which stores a token together with the response.
+fn remembering(
+    service: &Service,
+    token: ClientToken,
+) -> impl Fn(&Image) -> crate::store::Batch + Send + Sync + use<> {
+    let service = service.clone();
+    move |image| service.remember(&token, &details(image), Some(&image.record.uid))
+}

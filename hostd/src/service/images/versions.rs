@@ -6,41 +6,39 @@ use hearth_proto::microvms::v1::{MicrovmImageVersion, UpdateMicrovmImageVersionR
 
 use super::super::Service;
 use super::super::error::ServiceError;
+use super::super::pipeline::{Admitted, Handler};
 use super::answer::{refused, version};
 use crate::access::Caller;
-use crate::operation::Operation;
 
-impl Service {
-    /// UpdateMicrovmImageVersion: activates or deactivates a version for RunMicrovm. Running microVMs continue.
-    ///
-    /// # Errors
-    ///
-    /// [`ServiceError`].
-    pub async fn update_microvm_image_version(
-        &self,
-        caller: &Caller,
-        request: UpdateMicrovmImageVersionRequest,
-    ) -> Result<MicrovmImageVersion, ServiceError> {
-        self.begin(caller, &request)?;
-        let identifier = request.image_identifier.as_deref();
-        let image = self.named_image(caller, Operation::UpdateMicrovmImageVersion, identifier)?;
-        let name = request.image_version.as_deref().unwrap_or_default();
-        let number = self.number(&image, name)?;
-        let changed = self.images().set_status(&image.account, &image.name, number, request.status()).await;
-        let arn = self.config().image_arn(&image.account, &image.name);
+/// Activates or deactivates a version for RunMicrovm. Running microVMs continue.
+impl Handler for UpdateMicrovmImageVersionRequest {
+    type Response = MicrovmImageVersion;
+    type Target = ImageName;
+
+    fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
+        service.image(caller, self.image_identifier.as_deref())
+    }
+
+    async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
+        let (service, image) = (call.service, &call.target);
+        let name = call.request.image_version.as_deref().unwrap_or_default();
+        let number = number(service, image, name)?;
+        let status = call.request.status();
+        let changed = service.images().set_status(&image.account, &image.name, number, status).await;
+        let arn = service.config().image_arn(&image.account, &image.name);
         changed
             .map(|image| version(&image, number))
             .map_err(|error| refused(error, &image.account, arn, Some(name)))
     }
+}
 
-    /// The number of the version that a request names.
-    pub(super) fn number(&self, image: &ImageName, version: &str) -> Result<u32, ServiceError> {
-        if let Some(number) = ImageVersion::parse(version).map(ImageVersion::number) {
-            return Ok(number);
-        }
-        // No version can have such a name. If the image does not exist either, that error takes precedence.
-        self.image_record(image)?;
-        let arn = self.config().image_arn(&image.account, &image.name);
-        Err(ServiceError::VersionNotFound { arn, version: version.to_owned() })
+/// The number of the version that a request names.
+pub(super) fn number(service: &Service, image: &ImageName, version: &str) -> Result<u32, ServiceError> {
+    if let Some(number) = ImageVersion::parse(version).map(ImageVersion::number) {
+        return Ok(number);
     }
+    // No version can have such a name. If the image does not exist either, that error takes precedence.
+    service.image_record(image)?;
+    let arn = service.config().image_arn(&image.account, &image.name);
+    Err(ServiceError::VersionNotFound { arn, version: version.to_owned() })
 }

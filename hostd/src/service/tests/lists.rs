@@ -4,7 +4,6 @@ use hearth_proto::microvms::v1 as proto;
 use proto::MicrovmState as State;
 
 use super::*;
-use crate::service::ServiceError;
 
 fn list() -> proto::ListMicrovmsRequest {
     proto::ListMicrovmsRequest { max_results: Some(2), ..Default::default() }
@@ -17,7 +16,7 @@ impl Host {
     }
 
     async fn page(&self, request: &proto::ListMicrovmsRequest) -> proto::ListMicrovmsResponse {
-        self.service.list_microvms(&self.caller, request.clone()).await.unwrap()
+        self.service.call_as(&self.caller, request.clone()).await.unwrap()
     }
 
     /// Ids on all pages, and the number of pages.
@@ -81,7 +80,7 @@ async fn a_cursor_survives_what_comes_and_goes() {
         next_token: first.next_token,
         ..list()
     };
-    let error = host.service.list_microvms(&host.caller, other).await.unwrap_err();
+    let error = host.service.call_as(&host.caller, other).await.unwrap_err();
     assert!(matches!(error, ServiceError::NextToken), "{error}");
 }
 
@@ -109,10 +108,10 @@ async fn images_are_listed_by_name_and_filtered_page_by_page() {
         name_filter: Some("web".into()),
         ..Default::default()
     };
-    let first = host.service.list_microvm_images(&host.caller, request.clone()).await.unwrap();
+    let first = host.service.call_as(&host.caller, request.clone()).await.unwrap();
     assert!(first.items.is_empty(), "Web-2 and api are on it");
     let next = proto::ListMicrovmImagesRequest { next_token: first.next_token, ..request };
-    let second = host.service.list_microvm_images(&host.caller, next).await.unwrap();
+    let second = host.service.call_as(&host.caller, next).await.unwrap();
     let names: Vec<&str> = second.items.iter().map(|image| image.name.as_str()).collect();
     assert_eq!((names, second.next_token), (vec!["web-1"], None));
     assert_eq!(second.items[0].image_arn, arn("web-1"));

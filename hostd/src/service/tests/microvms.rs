@@ -5,7 +5,6 @@ use proto::MicrovmState as State;
 use proto::port_specification::Specification;
 
 use super::*;
-use crate::service::ServiceError;
 use crate::tokens::{HEADER, Kind};
 
 fn some(id: &str) -> Option<String> {
@@ -23,7 +22,7 @@ impl Host {
             expiration_in_minutes: Some(minutes),
             allowed_ports: vec![port(80), port(81)],
         };
-        let answer = self.service.create_microvm_auth_token(&self.caller, request).await?;
+        let answer = self.service.call_as(&self.caller, request).await?;
         assert_eq!(answer.auth_token.len(), 1);
         Ok(answer.auth_token[HEADER].clone())
     }
@@ -33,7 +32,7 @@ impl Host {
             microvm_identifier: some(id),
             expiration_in_minutes: Some(5),
         };
-        let answer = self.service.create_microvm_shell_auth_token(&self.caller, request).await?;
+        let answer = self.service.call_as(&self.caller, request).await?;
         Ok(answer.auth_token[HEADER].clone())
     }
 }
@@ -43,14 +42,14 @@ async fn a_microvm_is_got_by_who_may() {
     let host = host(Profile::Default).await;
     let id = host.microvm("1", State::Running, &["HTTP_INGRESS"]).await;
     let get = proto::GetMicrovmRequest { microvm_identifier: some(&id) };
-    let microvm = host.service.get_microvm(&host.caller, get.clone()).await.unwrap();
+    let microvm = host.service.call_as(&host.caller, get.clone()).await.unwrap();
     assert_eq!((microvm.microvm_id.as_str(), microvm.state()), (id.as_str(), State::Running));
     let other = caller("999999999999", [Policy::everything()].into());
-    let error = host.service.get_microvm(&other, get.clone()).await.unwrap_err();
+    let error = host.service.call_as(&other, get.clone()).await.unwrap_err();
     assert_eq!(error.to_string(), format!("Unable to find microvmIdentifier {id}"));
     assert_eq!(error.exception().name, "ResourceNotFoundException");
     let policy = Policy { actions: vec!["*".into()], images: vec!["web".into()], roles: None };
-    let error = host.service.get_microvm(&caller(ACCOUNT, [policy].into()), get).await.unwrap_err();
+    let error = host.service.call_as(&caller(ACCOUNT, [policy].into()), get).await.unwrap_err();
     assert_eq!(error.exception().name, "AccessDeniedException");
 }
 
@@ -61,15 +60,15 @@ async fn what_has_ended_stays_ended() {
     let ended = format!("The MicroVM {id} has been terminated and its state cannot be changed.");
     let (service, caller) = (&host.service, &host.caller);
     let suspend = proto::SuspendMicrovmRequest { microvm_identifier: some(&id) };
-    let error = service.suspend_microvm(caller, suspend).await.unwrap_err();
+    let error = service.call_as(caller, suspend).await.unwrap_err();
     assert_eq!((error.to_string(), error.exception().name), (ended.clone(), "ValidationException"));
     let resume = proto::ResumeMicrovmRequest { microvm_identifier: some(&id) };
-    assert_eq!(service.resume_microvm(caller, resume).await.unwrap_err().to_string(), ended);
+    assert_eq!(service.call_as(caller, resume).await.unwrap_err().to_string(), ended);
     let terminate = proto::TerminateMicrovmRequest { microvm_identifier: some(&id) };
-    service.terminate_microvm(caller, terminate).await.unwrap();
+    service.call_as(caller, terminate).await.unwrap();
     assert_eq!(host.auth_token(&id, 5).await.unwrap_err().to_string(), ended);
     let unknown = proto::TerminateMicrovmRequest { microvm_identifier: some("microvm-2") };
-    let error = service.terminate_microvm(caller, unknown).await.unwrap_err();
+    let error = service.call_as(caller, unknown).await.unwrap_err();
     assert_eq!(error.to_string(), "Unable to find microvmIdentifier microvm-2");
 }
 

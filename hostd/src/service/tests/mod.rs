@@ -9,17 +9,26 @@ mod microvms;
 mod roles;
 mod run;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use hearth_base::Catalogue;
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_image_builder::artifact::ArtifactConfig;
+use hearth_proto::host::v1::HostStatus;
 use hearth_proto::microvms::v1 as proto;
 use hearth_proto::store::v1::{MicrovmRecord, Phase};
+use serde_json::Value;
 use tempfile::TempDir;
+use tokio::sync::watch;
 
-use super::{Limits, Parts, Profile, Service, ServiceConfig};
+use super::host::HostParts;
+use super::host::artifacts::Artifacts;
+use super::observe::{Call, CallObserver};
+use super::pipeline::{Handler, Incoming};
+use super::{Limits, Operation, Parts, Profile, Service, ServiceConfig, ServiceError};
 use crate::access::{Caller, Policy};
 use crate::builds::tests::double::{ACCOUNT, Daemon, settings};
 use crate::clock::Clock;
@@ -27,7 +36,9 @@ use crate::driver::context::Unobserved;
 use crate::driver::deadlines::Deadlines;
 use crate::driver::faults::Faults;
 use crate::driver::{DriverConfig, Microvms, record};
+use crate::events::Events;
 use crate::lifecycle::microvm::Rules;
+use crate::logs::{Logs, LogsConfig};
 use crate::platform::double::{Point, Way};
 use crate::store::Table;
 use crate::tokens::Tokens;
@@ -38,7 +49,99 @@ pub(crate) struct Host {
     caller: Caller,
     tokens: Tokens,
     pub(crate) clock: Clock,
+    pub(crate) outside: Outside,
     bases: TempDir,
+}
+
+/// The components of Hearth's own operations, as tests see them, and the calls that were observed.
+pub(crate) struct Outside {
+    pub(crate) logs: Logs,
+    pub(crate) observed: Observed,
+    /// Whether calls of GetHostStatus panic.
+    pub(crate) panics: Arc<AtomicBool>,
+    /// Ends streams and, in tests of front ends, servers.
+    pub(crate) end: watch::Sender<bool>,
+    /// Logs, the bucket `artifacts` and backups.
+    pub(crate) folder: TempDir,
+}
+
+/// An observer that records calls.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Observed(pub(crate) Arc<Mutex<Vec<Seen>>>);
+
+/// A call that was observed.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) operation: Operation,
+    pub(crate) request_id: String,
+    /// The request, with AWS's names.
+    pub(crate) request: Value,
+    /// Name of the exception.
+    pub(crate) exception: Option<&'static str>,
+}
+
+impl CallObserver for Observed {
+    fn wants(&self, _: Operation) -> bool {
+        true
+    }
+
+    fn called(&self, call: Call<'_>) {
+        self.0.lock().unwrap().push(Seen {
+            operation: call.operation,
+            request_id: call.request_id.to_owned(),
+            request: call.request,
+            exception: call.error.map(|error| error.exception().name),
+        });
+    }
+}
+
+impl Observed {
+    /// The last call.
+    pub(crate) fn last(&self) -> Seen {
+        self.0.lock().unwrap().last().unwrap().clone()
+    }
+}
+
+impl Outside {
+    /// The components, and what tests see of them. Artifacts have at most 100 bytes.
+    pub(crate) fn new(events: Events, clock: Clock) -> (Self, HostParts) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| Path::join(folder.path(), name);
+        let logs = Logs::open(&path("logs"), LogsConfig::default(), clock).unwrap();
+        let panics = Arc::new(AtomicBool::new(false));
+        let panicking = Arc::clone(&panics);
+        let (end, ended) = watch::channel(false);
+        let parts = HostParts {
+            logs: logs.clone(),
+            events,
+            artifacts: Artifacts::open("artifacts", &path("bucket"), 100).unwrap(),
+            backups: path("backups"),
+            status: Box::new(move |account| {
+                assert!(!panicking.load(Ordering::Relaxed), "on purpose");
+                HostStatus { account: account.to_owned(), ..HostStatus::default() }
+            }),
+            end: ended,
+        };
+        (Self { logs, observed: Observed::default(), panics, end, folder }, parts)
+    }
+}
+
+impl Service {
+    /// Performs an operation for a caller.
+    pub(crate) async fn call_as<H: Handler>(
+        &self,
+        caller: &Caller,
+        request: H,
+    ) -> Result<H::Response, ServiceError> {
+        let incoming = Incoming {
+            caller: Ok(caller.clone()),
+            request_id: caller.request_id.clone(),
+            address: "local".into(),
+            user_agent: String::new(),
+            since: Instant::now(),
+        };
+        self.call(&incoming, request).await
+    }
 }
 
 /// A host with an image `demo` whose version 1.0 is active.
@@ -46,7 +149,7 @@ pub(crate) async fn host(profile: Profile) -> Host {
     limited(profile, Limits::default()).await
 }
 
-async fn limited(profile: Profile, limits: Limits) -> Host {
+pub(crate) async fn limited(profile: Profile, limits: Limits) -> Host {
     with_roles(profile, limits, RolesConfig::default()).await
 }
 
@@ -67,6 +170,7 @@ async fn with_roles(profile: Profile, limits: Limits, roles: RolesConfig) -> Hos
     let microvms =
         Microvms::new(driver, daemon.db.clone(), clock, platform, Arc::new(Unobserved), Faults::none());
     let tokens = Tokens::open(&daemon.db, clock, "us-east-1").await.unwrap();
+    let (outside, host) = Outside::new(daemon.events.clone(), clock);
     let parts = Parts {
         db: daemon.db.clone(),
         clock,
@@ -76,16 +180,18 @@ async fn with_roles(profile: Profile, limits: Limits, roles: RolesConfig) -> Hos
         bases: Catalogue::open(bases.path()).unwrap(),
         tokens: tokens.clone(),
         roles: Arc::new(RoleProvider::new(roles).unwrap()),
+        host,
+        observer: Arc::new(outside.observed.clone()),
         config: ServiceConfig { limits, ..ServiceConfig::new("us-east-1", profile) },
     };
     let caller = caller(ACCOUNT, [Policy::everything()].into());
     let service = Service::new(parts).await.unwrap();
-    let host = Host { daemon, service, caller, tokens, clock, bases };
+    let host = Host { daemon, service, caller, tokens, clock, outside, bases };
     host.build("demo").await;
     host
 }
 
-fn caller(account: &str, policies: Arc<[Policy]>) -> Caller {
+pub(crate) fn caller(account: &str, policies: Arc<[Policy]>) -> Caller {
     Caller { account: account.into(), principal: "key".into(), policies, request_id: "id".into() }
 }
 
@@ -117,8 +223,8 @@ impl Host {
         self.daemon.db.commit(batch).await.unwrap();
     }
 
-    async fn run(&self, request: proto::RunMicrovmRequest) -> Result<proto::Microvm, super::ServiceError> {
-        self.service.run_microvm(&self.caller, request).await
+    async fn run(&self, request: proto::RunMicrovmRequest) -> Result<proto::Microvm, ServiceError> {
+        self.service.call_as(&self.caller, request).await
     }
 
     /// Stores a microVM in this state and returns its id.

@@ -6,7 +6,6 @@ use hearth_proto::microvms::v1 as proto;
 use super::*;
 use crate::driver::record as records_of;
 use crate::records;
-use crate::service::ServiceError;
 
 const OTHER: &str = "999999999999";
 const BASE: &str = "arn:aws:lambda:us-east-1:aws:microvm-image:al2023-1";
@@ -33,7 +32,7 @@ async fn two_accounts() -> (Host, [Caller; 2]) {
     std::fs::create_dir(host.bases.path().join("1")).unwrap();
     let everybody = [ACCOUNT, OTHER].map(|account| caller(account, [Policy::everything()].into()));
     let create = create("demo", &role(OTHER, "build"));
-    host.service.create_microvm_image(&everybody[1], create).await.unwrap();
+    host.service.call_as(&everybody[1], create).await.unwrap();
     host.daemon.idle().await;
     (host, everybody)
 }
@@ -80,12 +79,12 @@ fn assert_refused<T: std::fmt::Debug>(result: Result<T, ServiceError>, role_arn:
 
 /// The number of an account's microVMs and versions.
 async fn counted(host: &Host, caller: &Caller) -> (usize, usize) {
-    let microvms = host.service.list_microvms(caller, proto::ListMicrovmsRequest::default()).await.unwrap();
+    let microvms = host.service.call_as(caller, proto::ListMicrovmsRequest::default()).await.unwrap();
     let versions = proto::ListMicrovmImageVersionsRequest {
         image_identifier: Some("demo".into()),
         ..Default::default()
     };
-    let versions = host.service.list_microvm_image_versions(caller, versions).await.unwrap();
+    let versions = host.service.call_as(caller, versions).await.unwrap();
     (microvms.items.len(), versions.items.len())
 }
 
@@ -99,20 +98,20 @@ async fn an_account_runs_and_builds_with_its_own_roles_and_never_with_anothers()
         for name in ["app", "none"] {
             let foreign = role(others, name);
             let why = format!("the account {} may not use the role {foreign}", caller.account);
-            assert_refused(host.service.run_microvm(caller, run(&foreign)).await, &foreign, &why);
-            let created = host.service.create_microvm_image(caller, create("new", &foreign)).await;
+            assert_refused(host.service.call_as(caller, run(&foreign)).await, &foreign, &why);
+            let created = host.service.call_as(caller, create("new", &foreign)).await;
             assert_refused(created, &foreign, &why);
-            let updated = host.service.update_microvm_image(caller, update("demo", &foreign)).await;
+            let updated = host.service.call_as(caller, update("demo", &foreign)).await;
             assert_refused(updated, &foreign, &why);
         }
         assert_eq!(counted(&host, caller).await, before, "nothing came of it");
         for own in [role(&caller.account, "app"), SHARED.to_owned()] {
-            let microvm = host.service.run_microvm(caller, run(&own)).await.unwrap();
+            let microvm = host.service.call_as(caller, run(&own)).await.unwrap();
             assert_eq!(microvm.execution_role_arn.as_deref(), Some(own.as_str()));
-            host.service.update_microvm_image(caller, update("demo", &own)).await.unwrap();
+            host.service.call_as(caller, update("demo", &own)).await.unwrap();
             host.daemon.idle().await;
         }
-        host.service.create_microvm_image(caller, create("new", &role(&caller.account, "b"))).await.unwrap();
+        host.service.call_as(caller, create("new", &role(&caller.account, "b"))).await.unwrap();
         host.daemon.idle().await;
     }
 }
@@ -121,7 +120,7 @@ async fn an_account_runs_and_builds_with_its_own_roles_and_never_with_anothers()
 async fn a_listed_role_is_nobody_elses() {
     let (host, _) = two_accounts().await;
     let owner = caller("555555555555", [Policy::everything()].into());
-    let created = host.service.create_microvm_image(&owner, create("new", SHARED)).await;
+    let created = host.service.call_as(&owner, create("new", SHARED)).await;
     assert_refused(created, SHARED, "the account 555555555555 may not use the role");
 }
 
@@ -146,31 +145,31 @@ async fn a_key_passes_the_roles_that_its_policies_list() {
 
     // A caller that may only run web-* may give no role to a microVM.
     let runner = key(r#"{ actions = ["RunMicrovm"], images = ["web-*"] }"#);
-    host.service.run_microvm(&runner, request("web-1")).await.unwrap();
+    host.service.call_as(&runner, request("web-1")).await.unwrap();
     for role_arn in [&admin, &web] {
-        let ran = host.service.run_microvm(&runner, run("web-1", role_arn)).await;
+        let ran = host.service.call_as(&runner, run("web-1", role_arn)).await;
         assert_refused(ran, role_arn, why);
     }
     // A caller that may do everything with web-* may give no role either, not even one without credentials.
     let all = key(r#"{ actions = ["*"], images = ["web-*"] }"#);
     let none = role(ACCOUNT, "none");
-    assert_refused(host.service.run_microvm(&all, run("web-1", &none)).await, &none, why);
-    assert_refused(host.service.update_microvm_image(&all, update("web-1", &admin)).await, &admin, why);
-    assert_refused(host.service.create_microvm_image(&all, create("web-2", &admin)).await, &admin, why);
+    assert_refused(host.service.call_as(&all, run("web-1", &none)).await, &none, why);
+    assert_refused(host.service.call_as(&all, update("web-1", &admin)).await, &admin, why);
+    assert_refused(host.service.call_as(&all, create("web-2", &admin)).await, &admin, why);
 
     // A caller whose policy lists roles may give these roles to what the policy covers.
     let passer = key(r#"{ actions = ["*"], images = ["web-*"], roles = ["arn:aws:iam::*:role/web-*"] },
            { actions = ["RunMicrovm"], images = ["*"] }"#);
-    host.service.run_microvm(&passer, run("web-1", &web)).await.unwrap();
-    host.service.update_microvm_image(&passer, update("web-1", &web)).await.unwrap();
+    host.service.call_as(&passer, run("web-1", &web)).await.unwrap();
+    host.service.call_as(&passer, update("web-1", &web)).await.unwrap();
     host.daemon.idle().await;
-    host.service.create_microvm_image(&passer, create("web-2", &web)).await.unwrap();
+    host.service.call_as(&passer, create("web-2", &web)).await.unwrap();
     host.daemon.idle().await;
-    assert_refused(host.service.run_microvm(&passer, run("web-1", &admin)).await, &admin, why);
-    assert_refused(host.service.run_microvm(&passer, run("demo", &web)).await, &web, why);
+    assert_refused(host.service.call_as(&passer, run("web-1", &admin)).await, &admin, why);
+    assert_refused(host.service.call_as(&passer, run("demo", &web)).await, &web, why);
     // A policy limits the roles, but not the account that they belong to.
     let foreign = role(OTHER, "web-shop");
-    let ran = host.service.run_microvm(&passer, run("web-1", &foreign)).await;
+    let ran = host.service.call_as(&passer, run("web-1", &foreign)).await;
     assert_refused(ran, &foreign, "may not use the role");
 }
 
@@ -178,7 +177,7 @@ async fn a_key_passes_the_roles_that_its_policies_list() {
 #[tokio::test]
 async fn a_stored_microvm_and_version_ask_for_their_role_as_their_account() {
     let (host, everybody) = two_accounts().await;
-    let microvm = host.service.run_microvm(&everybody[0], run(&role(ACCOUNT, "app"))).await.unwrap();
+    let microvm = host.service.call_as(&everybody[0], run(&role(ACCOUNT, "app"))).await.unwrap();
     let key = records::microvm(ACCOUNT, &microvm.microvm_id);
     let mut record: MicrovmRecord = host.daemon.db.get(Table::Microvms, &key).unwrap().unwrap();
     let roles = &host.service.parts().roles;

@@ -76,7 +76,7 @@ async fn only_an_active_version_is_run() {
             image_version: Some(version.into()),
             status: Some(proto::MicrovmImageVersionStatus::Inactive.into()),
         };
-        host.service.update_microvm_image_version(&host.caller, change).await.unwrap();
+        host.service.call_as(&host.caller, change).await.unwrap();
         assert_eq!(message(&host, pinned(version)).await, none("demo", &format!(" and version {version}")));
     }
     let error = host.run(request("demo")).await.unwrap_err();
@@ -145,14 +145,14 @@ async fn a_used_token_returns_the_first_answer() {
     };
     let first = host.run(with(180)).await.unwrap();
     let stop = proto::TerminateMicrovmRequest { microvm_identifier: Some(first.microvm_id.clone()) };
-    host.service.terminate_microvm(&host.caller, stop).await.unwrap();
+    host.service.call_as(&host.caller, stop).await.unwrap();
     assert_eq!(host.run(with(180)).await.unwrap(), first);
     let error = host.run(with(181)).await.unwrap_err();
     assert_eq!(error.to_string(), "The provided clientToken was used with different request parameters.");
     assert_eq!(error.exception().name, "ValidationException");
     // Client tokens are separate for each account.
     let other = caller("999999999999", [Policy::everything()].into());
-    let error = host.service.run_microvm(&other, with(180)).await.unwrap_err();
+    let error = host.service.call_as(&other, with(180)).await.unwrap_err();
     assert!(error.to_string().starts_with("No active version"), "{error}");
 }
 
@@ -162,7 +162,7 @@ async fn identical_calls_at_a_time_launch_one_microvm() {
     let calls = (0..20).map(|_| {
         let (service, caller) = (host.service.clone(), host.caller.clone());
         let request = proto::RunMicrovmRequest { client_token: Some("token".into()), ..request("demo") };
-        tokio::spawn(async move { service.run_microvm(&caller, request).await.unwrap() })
+        tokio::spawn(async move { service.call_as(&caller, request).await.unwrap() })
     });
     let mut answers = Vec::new();
     for call in calls.collect::<Vec<_>>() {
@@ -207,15 +207,15 @@ async fn policies_are_about_the_image() {
     let host = host(Profile::Default).await;
     let policy = Policy { actions: vec!["RunMicrovm".into()], images: vec!["web-*".into()], roles: None };
     let caller = caller(ACCOUNT, [policy].into());
-    let error = host.service.run_microvm(&caller, request("demo")).await.unwrap_err();
+    let error = host.service.call_as(&caller, request("demo")).await.unwrap_err();
     assert_eq!(error.exception().name, "AccessDeniedException");
     assert!(
         error.to_string().contains(&format!("lambda:RunMicrovm on resource: {}", arn("demo"))),
         "{error}"
     );
     host.build("web-1").await;
-    host.service.run_microvm(&caller, request("web-1")).await.unwrap();
+    host.service.call_as(&caller, request("web-1")).await.unwrap();
     let foreign = arn("web-1").replace(ACCOUNT, "999999999999");
-    let error = host.service.run_microvm(&caller, request(&foreign)).await.unwrap_err();
+    let error = host.service.call_as(&caller, request(&foreign)).await.unwrap_err();
     assert_eq!(error.exception().name, "AccessDeniedException");
 }

@@ -25,7 +25,7 @@ async fn health(channel: &Channel) -> Result<(), Status> {
 async fn furnished() -> (Server, String) {
     let server = server().await;
     let microvm = MicrovmServiceClient::new(server.channel.clone()).run_microvm(run()).await.unwrap();
-    let logs = &server.logs;
+    let logs = &server.host.outside.logs;
     let writer = logs.writer(ACCOUNT, "/group", "stream").unwrap();
     let timestamp = server.host.clock.now();
     writer.append(Line { timestamp, source: Source::Stdout, sequence: 0, message: b"a line" }).unwrap();
@@ -128,7 +128,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 async fn bytes_that_are_no_calls_end_their_connection_only() {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let (server, _) = furnished().await;
-    let socket = server.folder.path().join("hearthd.sock");
+    let socket = server.socket();
     let settings = frame(4, 0, 0, &[]);
     let window = |by: u32| frame(8, 0, 0, &by.to_be_bytes());
     let after_settings: [Vec<u8>; 16] = [

@@ -3,94 +3,51 @@
 mod extremes;
 mod panics;
 
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use hearth_proto::host::v1::PutArtifactRequest;
 use hearth_proto::host::v1::host_service_client::HostServiceClient;
 use hearth_proto::host::v1::put_artifact_request::Part;
-use hearth_proto::host::v1::{HostStatus, PutArtifactRequest};
 use hearth_proto::microvms::v1 as proto;
 use hearth_proto::microvms::v1::microvm_service_client::MicrovmServiceClient;
-use tempfile::TempDir;
-use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
-use super::host::HostParts;
 use super::status::REQUEST_ID;
 use super::*;
 use crate::access::AccessConfig;
-use crate::api::artifacts::Artifacts;
 use crate::api::{ListenConfig, Listeners};
 use crate::builds::tests::double::ACCOUNT;
-use crate::logs::{Logs, LogsConfig};
-use crate::service::Profile;
 use crate::service::tests::{Host, host};
-
-/// An observer that records calls.
-#[derive(Debug, Clone, Default)]
-struct Told(Arc<Mutex<Vec<Heard>>>);
-
-/// Operation, id of the call, and exception.
-type Heard = (Operation, String, Option<&'static str>);
-
-impl CallObserver for Told {
-    fn wants(&self, _: Operation) -> bool {
-        true
-    }
-
-    fn called(&self, call: Call<'_>) {
-        let exception = call.error.map(|error| error.exception().name);
-        self.0.lock().unwrap().push((call.operation, call.request_id.to_owned(), exception));
-    }
-}
+use crate::service::{Operation, Profile};
 
 struct Server {
     host: Host,
-    told: Told,
     channel: Channel,
-    logs: Logs,
-    /// Whether calls of GetHostStatus panic.
-    panics: Arc<AtomicBool>,
-    folder: TempDir,
-    _end: watch::Sender<bool>,
+}
+
+impl Server {
+    fn socket(&self) -> PathBuf {
+        self.host.outside.folder.path().join("hearthd.sock")
+    }
 }
 
 async fn server() -> Server {
     let host = host(Profile::Default).await;
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name);
-    let (end, ended) = watch::channel(false);
-    let logs = Logs::open(&path("logs"), LogsConfig::default(), host.clock).unwrap();
-    let panics = Arc::new(AtomicBool::new(false));
-    let panicking = Arc::clone(&panics);
-    let parts = HostParts {
-        logs: logs.clone(),
-        events: host.daemon.events.clone(),
-        images: host.daemon.images.clone(),
-        artifacts: Artifacts::open("artifacts", &path("bucket"), 100).unwrap(),
-        db: host.daemon.db.clone(),
-        backups: path("backups"),
-        status: Box::new(move |account| {
-            assert!(!panicking.load(Ordering::Relaxed), "on purpose");
-            HostStatus { account: account.to_owned(), ..HostStatus::default() }
-        }),
-        end: ended.clone(),
-    };
     let config = format!(
         "local_account = \"{ACCOUNT}\"\n[[keys]]\nid = \"reader\"\nsecret = \"0123456789abcdef\"\naccount = \"{ACCOUNT}\"\n\
          policies = [{{ actions = [\"Get*\"] }}]"
     );
     let access = Access::new(&toml::from_str::<AccessConfig>(&config).unwrap()).unwrap();
-    let told = Told::default();
-    let grpc = Grpc::new(host.service.clone(), access, Arc::new(told.clone()), parts);
-    let listeners = Listeners::bind(&ListenConfig::default(), folder.path(), true).await.unwrap();
-    tokio::spawn(listeners.serve(grpc.routes().await.unwrap(), ended));
-    let channel = connect(&path("hearthd.sock")).await;
-    Server { host, told, channel, logs, panics, folder, _end: end }
+    let routes = Grpc::new(host.service.clone()).routes(access).await.unwrap();
+    let folder = host.outside.folder.path();
+    let listeners = Listeners::bind(&ListenConfig::default(), folder, true).await.unwrap();
+    tokio::spawn(listeners.serve(routes, host.outside.end.subscribe()));
+    let channel = connect(&folder.join("hearthd.sock")).await;
+    Server { host, channel }
 }
 
 async fn connect(socket: &Path) -> Channel {
@@ -117,10 +74,12 @@ async fn a_microvm_is_run_and_got_over_the_socket() {
     assert_eq!(client.get_microvm(get).await.unwrap().into_inner().endpoint, microvm.endpoint);
     let listed = client.list_microvms(proto::ListMicrovmsRequest::default()).await.unwrap().into_inner();
     assert_eq!(listed.items.len(), 1);
-    let told = server.told.0.lock().unwrap().clone();
-    assert_eq!(told[0], (Operation::RunMicrovm, id, None));
-    assert_eq!(told.len(), 3);
-    drop(server.host);
+    let seen = server.host.outside.observed.0.lock().unwrap().clone();
+    assert_eq!(
+        (seen[0].operation, &seen[0].request_id, seen[0].exception),
+        (Operation::RunMicrovm, &id, None)
+    );
+    assert_eq!(seen.len(), 3);
 }
 
 #[tokio::test]

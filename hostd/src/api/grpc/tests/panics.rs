@@ -19,15 +19,16 @@ async fn a_handler_that_panics_is_answered_and_told_of_like_other_failures() {
     let server = server().await;
     let mut client = HostServiceClient::new(server.channel.clone());
     for _ in 0..3 {
-        server.panics.store(true, Ordering::Relaxed);
+        server.host.outside.panics.store(true, Ordering::Relaxed);
         let status = client.get_host_status(GetHostStatusRequest::default()).await.unwrap_err();
         assert_eq!((status.code(), reason(&status)), (Code::Internal, "InternalServerException".into()));
         assert!(!status.message().contains("on purpose"), "{}", status.message());
         let id = status.metadata().get(REQUEST_ID).unwrap().to_str().unwrap().to_owned();
-        let told = server.told.0.lock().unwrap().last().cloned();
-        assert_eq!(told, Some((Operation::GetHostStatus, id, Some("InternalServerException"))));
+        let seen = server.host.outside.observed.last();
+        assert_eq!((seen.operation, seen.request_id), (Operation::GetHostStatus, id));
+        assert_eq!(seen.exception, Some("InternalServerException"));
         // The connection can still be used.
-        server.panics.store(false, Ordering::Relaxed);
+        server.host.outside.panics.store(false, Ordering::Relaxed);
         client.get_host_status(GetHostStatusRequest::default()).await.unwrap();
     }
 }

@@ -23,6 +23,7 @@ use crate::driver::deadlines::Deadlines;
 use crate::driver::faults::Faults;
 use crate::driver::{DriverConfig, Microvms};
 use crate::lifecycle::microvm::Rules;
+use crate::service::tests::Outside;
 use crate::tokens::Tokens;
 
 struct Host {
@@ -56,6 +57,7 @@ async fn host(profile: Profile, limits: Limits) -> Host {
     let platform = Arc::new(builder.host.clone());
     let microvms =
         Microvms::new(driver, daemon.db.clone(), clock, platform, Arc::new(Unobserved), Faults::none());
+    let (outside, host) = Outside::new(daemon.events.clone(), clock);
     let parts = Parts {
         db: daemon.db.clone(),
         clock,
@@ -65,6 +67,8 @@ async fn host(profile: Profile, limits: Limits) -> Host {
         bases: Catalogue::open(bases.path()).unwrap(),
         tokens: Tokens::open(&daemon.db, clock, "us-east-1").await.unwrap(),
         roles: Arc::new(RoleProvider::new(RolesConfig::default()).unwrap()),
+        host,
+        observer: Arc::new(outside.observed),
         config: ServiceConfig { limits, ..ServiceConfig::new("us-east-1", profile) },
     };
     let caller = Caller {
@@ -128,7 +132,7 @@ async fn an_image_is_created_updated_and_deleted_as_the_reference_says() {
     let (service, caller) = (&host.service, &host.caller);
     let mut request = create("demo", "ok");
     request.tags = [("team".to_owned(), "a".to_owned())].into();
-    let created = service.create_microvm_image(caller, request).await.unwrap();
+    let created = service.call_as(caller, request).await.unwrap();
     assert_eq!((created.image_arn.as_str(), created.name.as_str()), (arn("demo").as_str(), "demo"));
     assert_eq!((created.state(), created.image_version.as_str()), (State::Creating, "1.0"));
     assert_eq!(
@@ -140,7 +144,7 @@ async fn an_image_is_created_updated_and_deleted_as_the_reference_says() {
     assert_eq!(created.tags["team"], "a");
     assert!(created.created_at.is_some() && created.updated_at.is_some());
     host.daemon.idle().await;
-    let updated = service.update_microvm_image(caller, update("demo", "fail")).await.unwrap();
+    let updated = service.call_as(caller, update("demo", "fail")).await.unwrap();
     assert_eq!((updated.state(), updated.image_version.as_str()), (State::Updating, "2.0"));
     assert_eq!(updated.latest_active_image_version.as_deref(), Some("1.0"));
     assert_eq!(updated.tags["team"], "a", "tags are the image's, not the version's");
@@ -150,19 +154,19 @@ async fn an_image_is_created_updated_and_deleted_as_the_reference_says() {
         image_version: Some("1".into()),
         status: Some(Status::Inactive.into()),
     };
-    let version = service.update_microvm_image_version(caller, inactive).await.unwrap();
+    let version = service.call_as(caller, inactive).await.unwrap();
     assert_eq!((version.state(), version.status()), (VersionState::Successful, Status::Inactive));
     assert_eq!((version.image_version.as_str(), version.tags.len()), ("1.0", 1));
-    let deleted = service.delete_microvm_image_version(caller, of_version("demo", "1")).await.unwrap();
+    let deleted = service.call_as(caller, of_version("demo", "1")).await.unwrap();
     assert_eq!((deleted.state(), deleted.image_version.as_str()), (VersionState::Deleting, "1.0"));
     assert_eq!(deleted.image_identifier, arn("demo"));
     host.daemon.idle().await;
-    let again = service.delete_microvm_image_version(caller, of_version("demo", "1.0")).await.unwrap();
+    let again = service.call_as(caller, of_version("demo", "1.0")).await.unwrap();
     assert_eq!(again.state(), VersionState::Deleted);
-    let deleted = service.delete_microvm_image(caller, of_image("demo")).await.unwrap();
+    let deleted = service.call_as(caller, of_image("demo")).await.unwrap();
     assert_eq!((deleted.state(), deleted.image_identifier), (State::Deleting, arn("demo")));
     host.daemon.idle().await;
-    let again = service.delete_microvm_image(caller, of_image("demo")).await.unwrap();
+    let again = service.call_as(caller, of_image("demo")).await.unwrap();
     assert_eq!(again.state(), State::Deleted);
 }
 
@@ -170,24 +174,23 @@ async fn an_image_is_created_updated_and_deleted_as_the_reference_says() {
 async fn refusals_are_those_that_clients_know() {
     let host = host(Profile::Default, Limits::default()).await;
     let (service, caller) = (&host.service, &host.caller);
-    service.create_microvm_image(caller, create("demo", "wait")).await.unwrap();
-    let error = service.create_microvm_image(caller, create("demo", "ok")).await.unwrap_err();
+    service.call_as(caller, create("demo", "wait")).await.unwrap();
+    let error = service.call_as(caller, create("demo", "ok")).await.unwrap_err();
     let exists = "A MicroVM image with the name 'demo' already exists in this account";
     assert_eq!(status(&error), (400, exists.into()));
-    let error = service.update_microvm_image(caller, update("demo", "ok")).await.unwrap_err();
+    let error = service.call_as(caller, update("demo", "ok")).await.unwrap_err();
     assert_eq!(status(&error), (409, "MicroVM Image is already in state: CREATING".into()));
-    let error = service.delete_microvm_image(caller, of_image("demo")).await.unwrap_err();
+    let error = service.call_as(caller, of_image("demo")).await.unwrap_err();
     assert_eq!(
         status(&error),
         (400, format!("Cannot delete MicroVM image in its current state: {}", arn("demo")))
     );
     host.builder.go_on.notify_one();
     host.daemon.idle().await;
-    let error = service.delete_microvm_image_version(caller, of_version("demo", "1")).await.unwrap_err();
+    let error = service.call_as(caller, of_version("demo", "1")).await.unwrap_err();
     assert_eq!(status(&error), (400, "This is the last version. Please delete the entire image".into()));
     for version in ["2", "one"] {
-        let error =
-            service.delete_microvm_image_version(caller, of_version("demo", version)).await.unwrap_err();
+        let error = service.call_as(caller, of_version("demo", version)).await.unwrap_err();
         let sentence = format!(
             "MicroVMImageVersion not found for MicroVMImageID: {} and version: {version}",
             arn("demo")
@@ -195,27 +198,22 @@ async fn refusals_are_those_that_clients_know() {
         assert_eq!(status(&error), (404, sentence));
     }
     let unknown = (404, format!("MicroVMImage not found for MicroVMImageID: {}", arn("never")));
-    assert_eq!(status(&service.delete_microvm_image(caller, of_image("never")).await.unwrap_err()), unknown);
-    assert_eq!(
-        status(&service.update_microvm_image(caller, update("never", "ok")).await.unwrap_err()),
-        unknown
-    );
-    let error = service.delete_microvm_image_version(caller, of_version("never", "one")).await.unwrap_err();
+    assert_eq!(status(&service.call_as(caller, of_image("never")).await.unwrap_err()), unknown);
+    assert_eq!(status(&service.call_as(caller, update("never", "ok")).await.unwrap_err()), unknown);
+    let error = service.call_as(caller, of_version("never", "one")).await.unwrap_err();
     assert_eq!(status(&error), unknown);
     let mut other = create("other", "ok");
     other.build_role_arn = None;
-    assert!(
-        status(&service.create_microvm_image(caller, other).await.unwrap_err()).1.contains("buildRoleArn")
-    );
+    assert!(status(&service.call_as(caller, other).await.unwrap_err()).1.contains("buildRoleArn"));
     let mut other = create("other", "ok");
     other.cpu_configurations =
         vec![CpuConfiguration { architecture: Some(hearth_proto::microvms::v1::Architecture::X8664.into()) }];
-    let error = service.create_microvm_image(caller, other).await.unwrap_err();
+    let error = service.call_as(caller, other).await.unwrap_err();
     assert!(error.to_string().contains("ARM_64"), "{error}");
     assert_eq!(error.exception().http_status, 400);
     let mut other = create("other", "ok");
     other.base_image_version = Some("999".into());
-    let error = service.create_microvm_image(caller, other).await.unwrap_err();
+    let error = service.call_as(caller, other).await.unwrap_err();
     let sentence = format!("No managed MicroVM Image with arn {BASE} and version 999 is available");
     assert_eq!(status(&error), (400, sentence));
     assert_eq!(host.daemon.image("other"), None, "nothing is created");
@@ -226,35 +224,27 @@ async fn the_same_request_with_the_same_token_is_done_once() {
     let host = host(Profile::Default, Limits::default()).await;
     let (service, caller) = (&host.service, &host.caller);
     let request = CreateMicrovmImageRequest { client_token: Some("t".into()), ..create("demo", "ok") };
-    let (one, two) = tokio::join!(
-        service.create_microvm_image(caller, request.clone()),
-        service.create_microvm_image(caller, request.clone())
-    );
+    let (one, two) =
+        tokio::join!(service.call_as(caller, request.clone()), service.call_as(caller, request.clone()));
     let one = one.unwrap();
     assert_eq!(one, two.unwrap());
     host.daemon.idle().await;
-    assert_eq!(
-        service.create_microvm_image(caller, request.clone()).await.unwrap(),
-        one,
-        "CREATING, as then"
-    );
+    assert_eq!(service.call_as(caller, request.clone()).await.unwrap(), one, "CREATING, as then");
     let other = CreateMicrovmImageRequest { description: Some("other".into()), ..request.clone() };
-    let error = service.create_microvm_image(caller, other).await.unwrap_err();
+    let error = service.call_as(caller, other).await.unwrap_err();
     let reused = "The provided clientToken was used with different request parameters.";
     assert_eq!(status(&error), (400, reused.into()));
     let change = UpdateMicrovmImageRequest { client_token: Some("u".into()), ..update("demo", "ok") };
-    let (one, two) = tokio::join!(
-        service.update_microvm_image(caller, change.clone()),
-        service.update_microvm_image(caller, change.clone())
-    );
+    let (one, two) =
+        tokio::join!(service.call_as(caller, change.clone()), service.call_as(caller, change.clone()));
     assert_eq!((one.as_ref().unwrap().image_version.as_str(), two.unwrap()), ("2.0", one.clone().unwrap()));
     host.daemon.idle().await;
-    assert_eq!(service.update_microvm_image(caller, change).await.unwrap(), one.unwrap());
+    assert_eq!(service.call_as(caller, change).await.unwrap(), one.unwrap());
     assert_eq!(host.daemon.image("demo").unwrap().newest_version, 2);
     // A token is forgotten together with its image, so that it does not replay the response for an image that is gone.
-    service.delete_microvm_image(caller, of_image("demo")).await.unwrap();
+    service.call_as(caller, of_image("demo")).await.unwrap();
     host.daemon.idle().await;
-    let anew = service.create_microvm_image(caller, request).await.unwrap();
+    let anew = service.call_as(caller, request).await.unwrap();
     host.daemon.idle().await;
     assert_eq!(anew.image_version, "1.0");
     assert_eq!(host.daemon.image("demo").unwrap().state(), State::Created, "it is really built");
@@ -265,8 +255,8 @@ async fn quotas_are_told_with_402() {
     let host =
         host(Profile::AwsStrict, Limits { images: Some(3), builds: Some(1), ..Limits::default() }).await;
     let (service, caller) = (&host.service, &host.caller);
-    service.create_microvm_image(caller, create("one", "wait")).await.unwrap();
-    let error = service.create_microvm_image(caller, create("two", "ok")).await.unwrap_err();
+    service.call_as(caller, create("one", "wait")).await.unwrap();
+    let error = service.call_as(caller, create("two", "ok")).await.unwrap_err();
     assert_eq!(error.exception().name, "ServiceQuotaExceededException");
     let (code, message) = status(&error);
     assert!(code == 402 && message.contains("maximum number of concurrent builds"), "{message}");
@@ -279,13 +269,13 @@ async fn quotas_are_told_with_402() {
 async fn names_are_arns_when_strict_and_others_images_are_not_touched() {
     let host = host(Profile::AwsStrict, Limits::default()).await;
     let bare = DeleteMicrovmImageRequest { image_identifier: Some("demo".into()) };
-    let error = host.service.delete_microvm_image(&host.caller, bare).await.unwrap_err();
+    let error = host.service.call_as(&host.caller, bare).await.unwrap_err();
     assert_eq!(status(&error), (400, "Invalid ARN format: demo".into()));
     let foreign =
         DeleteMicrovmImageRequest { image_identifier: Some(arn("demo").replace(ACCOUNT, "999999999999")) };
-    let error = host.service.delete_microvm_image(&host.caller, foreign).await.unwrap_err();
+    let error = host.service.call_as(&host.caller, foreign).await.unwrap_err();
     assert_eq!(error.exception().http_status, 403);
     let nobody = Caller { policies: [].into(), ..host.caller.clone() };
-    let error = host.service.create_microvm_image(&nobody, create("demo", "ok")).await.unwrap_err();
+    let error = host.service.call_as(&nobody, create("demo", "ok")).await.unwrap_err();
     assert_eq!(error.exception().http_status, 403);
 }

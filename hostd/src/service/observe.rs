@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::error::ServiceError;
 use crate::access::Caller;
-use crate::service::{Operation, ServiceError};
+use crate::operation::Operation;
 
 /// A call that was answered.
 #[derive(Debug)]

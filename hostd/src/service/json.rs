@@ -4,11 +4,10 @@ use prost::Message;
 use prost_reflect::DynamicMessage;
 use serde_json::Value;
 
-use crate::service::constraints::descriptors;
+use super::constraints::descriptors;
 
 /// A message as JSON; `null` if the descriptors do not contain it. `name` is its full name.
-#[must_use]
-pub fn to_json(name: &str, message: &impl Message) -> Value {
+pub(super) fn to_json(name: &str, message: &impl Message) -> Value {
     let Some(descriptor) = descriptors().and_then(|pool| pool.get_message_by_name(name)) else {
         return Value::Null;
     };

@@ -8,8 +8,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::fs::{self, File};
 use tokio::io::AsyncWriteExt as _;
 
+use super::super::error::ServiceError;
 use crate::panics;
-use crate::service::ServiceError;
 
 /// Greatest length of a name, in characters.
 const NAME_MAX: usize = 128;
@@ -24,9 +24,30 @@ pub struct Artifacts {
     max_bytes: u64,
 }
 
+/// The name of an artifact. It becomes a part of the artifact's key, for people to recognise it.
+#[derive(Debug)]
+pub(crate) struct ArtifactName(String);
+
+impl ArtifactName {
+    /// Checks a name.
+    ///
+    /// # Errors
+    /// [`ServiceError::Invalid`] if the name is not allowed.
+    pub(super) fn new(name: &str) -> Result<Self, ServiceError> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if name.is_empty() || name.len() > NAME_MAX || name.starts_with('.') || !name.bytes().all(allowed) {
+            return Err(ServiceError::invalid(
+                "name",
+                "The name of an artifact has 1 to 128 of a-z A-Z 0-9 . _ - and does not begin with a dot",
+            ));
+        }
+        Ok(Self(name.to_owned()))
+    }
+}
+
 /// An upload in progress. If it is dropped before [`Upload::finish`], it leaves nothing behind.
 #[derive(Debug)]
-pub struct Upload {
+pub(super) struct Upload {
     file: File,
     temporary: tempfile::TempPath,
     name: String,
@@ -56,25 +77,18 @@ impl Artifacts {
         Ok(Self { bucket: bucket.to_owned(), folder: folder.to_owned(), max_bytes })
     }
 
-    /// Begins an upload. `name` becomes a part of the artifact's key, for people to recognise it.
+    /// Begins an upload.
     ///
     /// # Errors
-    /// [`ServiceError::Invalid`] if the name is not allowed.
-    pub async fn begin(&self, name: &str) -> Result<Upload, ServiceError> {
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        if name.is_empty() || name.len() > NAME_MAX || name.starts_with('.') || !name.bytes().all(allowed) {
-            return Err(ServiceError::invalid(
-                "name",
-                "The name of an artifact has 1 to 128 of a-z A-Z 0-9 . _ - and does not begin with a dot",
-            ));
-        }
+    /// Errors of the system.
+    pub(super) async fn begin(&self, name: &ArtifactName) -> Result<Upload, ServiceError> {
         let (folder, prefix) = (self.folder.clone(), UNDER_WAY);
         let made =
             panics::blocking(move || tempfile::Builder::new().prefix(prefix).tempfile_in(folder)).await;
         let (file, temporary) =
             made.map_err(|error| failed("making a file in", &self.folder, &error))?.into_parts();
         let (sha256, artifacts) = (Sha256::new(), self.clone());
-        Ok(Upload { file: file.into(), temporary, name: name.to_owned(), sha256, bytes: 0, artifacts })
+        Ok(Upload { file: file.into(), temporary, name: name.0.clone(), sha256, bytes: 0, artifacts })
     }
 }
 
@@ -83,7 +97,7 @@ impl Upload {
     ///
     /// # Errors
     /// [`ServiceError::Invalid`] if the artifact becomes too large.
-    pub async fn write(&mut self, data: &[u8]) -> Result<(), ServiceError> {
+    pub(super) async fn write(&mut self, data: &[u8]) -> Result<(), ServiceError> {
         self.bytes = self.bytes.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
         if self.bytes > self.artifacts.max_bytes {
             let max = self.artifacts.max_bytes;
@@ -98,7 +112,7 @@ impl Upload {
     ///
     /// # Errors
     /// [`ServiceError::Invalid`] if the artifact is empty; errors of the system.
-    pub async fn finish(mut self) -> Result<(String, u64), ServiceError> {
+    pub(super) async fn finish(mut self) -> Result<(String, u64), ServiceError> {
         if self.bytes == 0 {
             return Err(ServiceError::invalid("data", "The artifact is empty"));
         }
@@ -129,28 +143,29 @@ mod tests {
     async fn an_artifact_is_there_as_a_whole_or_not_at_all() {
         let folder = tempfile::tempdir().unwrap();
         let artifacts = Artifacts::open("local", folder.path(), 8).unwrap();
-        let mut upload = artifacts.begin("app.zip").await.unwrap();
+        let name = |name| ArtifactName::new(name).unwrap();
+        let mut upload = artifacts.begin(&name("app.zip")).await.unwrap();
         upload.write(b"abc").await.unwrap();
         upload.write(b"def").await.unwrap();
         let (uri, bytes) = upload.finish().await.unwrap();
         let digest = "bef57ec7f53a6d40beb640a780a639c83bc29ac8a9816f1fc6c5c6dcd93c4721";
         assert_eq!((uri, bytes), (format!("s3://local/{digest}-app.zip"), 6));
         assert_eq!(files(folder.path()), [format!("{digest}-app.zip")]);
-        let mut too_large = artifacts.begin("app.zip").await.unwrap();
+        let mut too_large = artifacts.begin(&name("app.zip")).await.unwrap();
         too_large.write(&[0; 9]).await.unwrap_err();
         drop(too_large);
-        artifacts.begin("empty.zip").await.unwrap().finish().await.unwrap_err();
+        artifacts.begin(&name("empty.zip")).await.unwrap().finish().await.unwrap_err();
         assert_eq!(files(folder.path()).len(), 1, "nothing is left");
     }
 
-    #[tokio::test]
-    async fn names_are_checked_and_leftovers_removed() {
+    #[test]
+    fn names_are_checked_and_leftovers_removed() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(".upload-abc"), "half").unwrap();
-        let artifacts = Artifacts::open("local", folder.path(), 8).unwrap();
+        Artifacts::open("local", folder.path(), 8).unwrap();
         assert!(files(folder.path()).is_empty());
         for name in ["", ".hidden", "../up", "a/b", "a b", &"a".repeat(129)] {
-            assert!(artifacts.begin(name).await.is_err(), "{name}");
+            assert!(ArtifactName::new(name).is_err(), "{name}");
         }
     }
 }

@@ -1,0 +1,48 @@
+//! Hearth's own operations, beside those of AWS.
+//!
+//! * `status` – GetHostStatus
+//! * `logs` – ListLogGroups, ListLogStreams, ReadLogs, TailLogs
+//! * `watch` – WatchEvents, WatchBuild
+//! * `upload` – PutArtifact; [`artifacts`] – the bucket that holds what clients upload
+//! * `backup` – BackUpStore
+//! * [`stream`] – responses that are streams
+
+pub mod artifacts;
+mod backup;
+mod logs;
+mod status;
+pub(crate) mod stream;
+#[cfg(test)]
+mod tests;
+pub(crate) mod upload;
+mod watch;
+
+use std::path::PathBuf;
+
+use hearth_proto::host::v1::HostStatus;
+use tokio::sync::watch::Receiver;
+
+use self::artifacts::Artifacts;
+use crate::events::Events;
+use crate::logs::Logs;
+
+/// The components of Hearth's own operations.
+pub struct HostParts {
+    /// Logs.
+    pub logs: Logs,
+    /// State changes.
+    pub events: Events,
+    /// The local bucket.
+    pub artifacts: Artifacts,
+    /// Folder of backups.
+    pub backups: PathBuf,
+    /// Returns the current status of the host, for an account.
+    pub status: Box<dyn Fn(&str) -> HostStatus + Send + Sync>,
+    /// Becomes true when the daemon shuts down, which also ends streams.
+    pub end: Receiver<bool>,
+}
+
+/// A number of bytes in a message.
+fn bytes(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

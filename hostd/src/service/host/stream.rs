@@ -1,0 +1,40 @@
+//! Responses that are streams.
+
+use std::pin::Pin;
+
+use futures_util::{Stream, StreamExt as _};
+use serde_json::Value;
+
+use super::super::Service;
+use super::super::error::ServiceError;
+use super::super::pipeline::Response;
+use crate::panics;
+
+/// A response of many messages. It ends when the daemon shuts down, and after an error.
+pub(crate) struct Answers<T>(Pin<Box<dyn Stream<Item = Result<T, ServiceError>> + Send>>);
+
+impl<T: Send + 'static> Answers<T> {
+    /// The response of these messages. A panic while a message is produced becomes an internal error.
+    pub(super) fn new(
+        service: &Service,
+        messages: impl Stream<Item = Result<T, ServiceError>> + Send + 'static,
+    ) -> Self {
+        let mut end = service.parts().host.end.clone();
+        let ended = async move {
+            let _ = end.wait_for(|end| *end).await; // an error means that the sender is gone, which ends the stream, too
+        };
+        let messages = panics::stream(messages.take_until(ended));
+        Self(Box::pin(messages.map(|message| message.unwrap_or_else(|_| Err(ServiceError::panicked())))))
+    }
+
+    /// The messages.
+    pub(crate) fn messages(self) -> impl Stream<Item = Result<T, ServiceError>> + Send + 'static + use<T> {
+        self.0
+    }
+}
+
+impl<T> Response for Answers<T> {
+    fn json(&self) -> Value {
+        Value::Null
+    }
+}

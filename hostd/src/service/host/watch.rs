@@ -1,0 +1,81 @@
+//! WatchEvents, WatchBuild.
+
+use futures_util::{StreamExt as _, stream};
+use hearth_model::image::ImageName;
+use hearth_model::version::ImageVersion;
+use hearth_proto::host::v1 as proto;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::super::Service;
+use super::super::error::ServiceError;
+use super::super::pipeline::{Admitted, Handler, NoImage};
+use super::stream::Answers;
+use crate::access::Caller;
+
+/// Changes of state in the account, from now on. The target is the resource that the request names, as events contain
+/// it: the ARN of an image, or the id of a microVM.
+impl Handler for proto::WatchEventsRequest {
+    type Response = Answers<proto::Event>;
+    type Target = NoImage<Option<String>>;
+
+    fn target(&self, service: &Service, caller: &Caller) -> Result<Self::Target, ServiceError> {
+        Ok(NoImage(match self.resource.as_deref() {
+            Some(resource) if !resource.starts_with("microvm-") => {
+                let image = service.image(caller, Some(resource))?;
+                Some(service.config().image_arn(&image.account, &image.name))
+            }
+            resource => resource.map(str::to_owned),
+        }))
+    }
+
+    async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
+        let (account, resource) = (call.caller.account.clone(), call.target.0.take());
+        let wanted = move |owner: &str, event: &proto::Event| {
+            owner == account && resource.as_ref().is_none_or(|resource| *resource == event.resource)
+        };
+        let events = call.service.parts().host.events.subscribe();
+        let events = stream::unfold(Some((events, wanted)), |from| async move {
+            let (mut events, wanted) = from?;
+            loop {
+                match events.recv().await {
+                    Ok((owner, event)) if wanted(&owner, &event) => {
+                        return Some((Ok(event), Some((events, wanted))));
+                    }
+                    Ok(_) => {}
+                    Err(RecvError::Closed) => return None,
+                    Err(RecvError::Lagged(missed)) => {
+                        return Some((Err(ServiceError::EventsMissed(missed)), Some((events, wanted))));
+                    }
+                }
+            }
+        });
+        Ok(Answers::new(call.service, events))
+    }
+}
+
+/// The build of a version: what has happened so far, then what happens, until it has ended.
+impl Handler for proto::WatchBuildRequest {
+    type Response = Answers<proto::BuildEvent>;
+    type Target = ImageName;
+
+    fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
+        service.image(caller, self.image_identifier.as_deref())
+    }
+
+    async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
+        let (service, image) = (call.service, &call.target);
+        let arn = || service.config().image_arn(&image.account, &image.name);
+        let no_version =
+            |version: &String| ServiceError::VersionNotFound { arn: arn(), version: version.clone() };
+        let version = call.request.image_version.as_ref();
+        let number = version
+            .map(|version| {
+                ImageVersion::parse(version).map(ImageVersion::number).ok_or_else(|| no_version(version))
+            })
+            .transpose()?;
+        let watch = service.images().watch(&image.account, &image.name, number)?;
+        let watch =
+            watch.ok_or_else(|| version.map_or_else(|| ServiceError::ImageNotFound(arn()), no_version))?;
+        Ok(Answers::new(service, watch.into_stream().map(Ok)))
+    }
+}
