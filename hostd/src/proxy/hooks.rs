@@ -332,6 +332,8 @@ mod tests {
             }
             rounds.retain(|byte| !byte.is_ascii_control());
             rounds.make_ascii_lowercase();
+            // `%55` is a `U`, and what begins with `%u` is no percent-encoding any more.
+            prop_assume!(!contains(&rounds, b"%u"));
             prop_assert_eq!(&plain(parts.concat().as_bytes()), &rounds);
             prop_assert_eq!(contains(&plain(parts.concat().as_bytes()), WORD), contains(&rounds, WORD));
         }
