@@ -20,6 +20,36 @@
 //! * [`logs`], [`metrics`], [`audit`], [`events`] – observability: what the daemon reports to the outside
 //! * [`daemon`] – puts all parts together; [`panics`] – which part of the daemon a panic terminates
 //! * [`config`] – the configuration file; [`clock`] – the time
+//!
+//! # Tasks and channels
+//!
+//! Tasks run on one runtime, but for those of endpoints. What several of them change is behind a lock of its owner that
+//! nobody holds while it waits; all else goes through these channels.
+//!
+//! | Task or thread | How many | Owner | Takes | Gives |
+//! |---|---|---|---|---|
+//! | the daemon | 1 | [`daemon::run`] | SIGTERM, SIGINT | `end`, a `watch` that becomes true |
+//! | commits, a thread | 1 | [`store::Db`] | batches of everybody who changes something, an `mpsc` | to each a `oneshot`: durable, or not; metrics |
+//! | calls of the API | one per connection and call | [`api::Listeners`] | gRPC; `end` | calls of [`service`] |
+//! | a microVM | one per microVM that has not ended | [`driver::Microvms`] | requests (`mpsc`, a mailbox), outcomes of its effects, its process's exit, timers | a `oneshot` to whoever has asked; its gate; [`driver::context::Observer`] |
+//! | what serves a running guest: exit, output, name queries, credentials | up to 4 per process | [`platform::host`] | streams of the guest's agent; the microVM's phase (`watch`) | its exit (`watch`), lines to [`logs`] |
+//! | stock | one per thing that is being made | [`pool::Stock`] | free places (`Semaphore`); closing (`Notify`) | monitors and networks |
+//! | a change of an image, a build, a deletion | one each | [`builds::Images`] | `stop` (`watch`); builds wait for a place (`Semaphore`) | a `oneshot` to whoever has asked; events for clients that watch a build (`watch`) |
+//! | acceptor of endpoints | 1 | [`proxy::Proxy`] | connections; `end` | connections to the threads (`mpsc`), each to the one with the fewest |
+//! | `endpoint-N`, threads with a runtime each | one per processor | [`proxy::Proxy`] | connections (`mpsc`); `end` | exchanges with apps; to the acceptor a `oneshot`: ended |
+//! | a connection to an endpoint, and its requests, tunnels and shells | one each, on the connection's thread | `endpoint-N` | the client's bytes; the microVM's gate | requests to resume, in the mailbox of the microVM |
+//! | DNS, certificates | 1 each, where enabled | [`daemon`] | queries; a timer | answers; the certificate that TLS serves |
+//! | metrics server | 1, and one per connection | [`daemon`] | HTTP | metrics |
+//! | records that expire, keys of tokens, old logs, gauges | 1 each | [`daemon`] | timers | store, files, metrics |
+//!
+//! The gate ([`driver::gate`]) is what a microVM's task and its endpoint share: the task says whether exchanges may pass
+//! (`watch`), exchanges count themselves and say when there are fewer (`Notify`).
+//!
+//! Whoever wants to know what happens subscribes to [`events`] (`broadcast`) or follows a group of [`logs`] (`Notify`);
+//! who is too slow misses events, and delays nobody.
+//!
+//! Work that blocks – files, monitors, networks – runs on the runtime's threads for that, and its task waits for it.
+//! What ends when the daemon does, and in which order, is in [`daemon`]; what a panic ends is in [`panics`].
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,7 @@
 //! The host's resources, and its missing requirements.
 
 use std::fs;
+use std::ops::Deref;
 use std::path::Path;
 
 /// The oldest kernel version on which microVMs run.
@@ -14,6 +15,18 @@ pub struct Machine {
     cpus: usize,
     /// Missing requirements, as sentences.
     missing: Vec<String>,
+}
+
+/// A host that has everything that microVMs need.
+#[derive(Debug, Clone)]
+pub struct Suited(Machine);
+
+impl Deref for Suited {
+    type Target = Machine;
+
+    fn deref(&self) -> &Machine {
+        &self.0
+    }
 }
 
 /// The host cannot run microVMs.
@@ -47,12 +60,12 @@ impl Machine {
         Self { kernel, memory_mib: memory_mib(&memory), cpus, missing }
     }
 
-    /// Whether microVMs can run here.
+    /// Checks that microVMs can run here.
     ///
     /// # Errors
     /// [`Unsuited`] with everything that is missing.
-    pub fn check(&self) -> Result<(), Unsuited> {
-        if self.missing.is_empty() { Ok(()) } else { Err(Unsuited(self.missing.clone())) }
+    pub fn check(self) -> Result<Suited, Unsuited> {
+        if self.missing.is_empty() { Ok(Suited(self)) } else { Err(Unsuited(self.missing)) }
     }
 
     /// Release of the kernel.
@@ -109,6 +122,15 @@ mod tests {
         ] {
             assert_eq!(version(release), expected, "{release}");
         }
+    }
+
+    #[test]
+    fn a_host_is_suited_when_nothing_is_missing() {
+        let machine = Machine { kernel: "6.12.1".into(), memory_mib: 1024, cpus: 2, missing: Vec::new() };
+        assert_eq!(machine.clone().check().unwrap().memory_mib(), 1024);
+        let missing = vec!["no KVM".to_owned(), "no root".to_owned()];
+        let error = Machine { missing, ..machine }.check().unwrap_err();
+        assert_eq!(error.to_string(), "this host cannot run microVMs:\n  no KVM\n  no root");
     }
 
     #[test]

@@ -12,8 +12,8 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::runtime::Handle;
 use tokio::time::{Sleep, sleep, sleep_until, timeout};
 
-use super::connection::Exchange;
-use super::limits::Limiter;
+use super::limiter::Limiter;
+use super::peer::Exchange;
 use crate::driver::gate::{Gate, Pass};
 use crate::panics::{Caught, Panicked, poisoned};
 
@@ -178,6 +178,12 @@ impl Received {
     #[must_use]
     pub fn new(body: Incoming) -> Self {
         Self(Some(body))
+    }
+
+    /// An empty body.
+    #[cfg(test)]
+    pub(super) fn none() -> Self {
+        Self(None)
     }
 }
 

@@ -1,13 +1,14 @@
 //! The endpoints of microVMs: HTTPS, with a token for every request.
 //!
 //! ```text
-//!  client ─TLS─► connection ─► request: route ─► authorise ─► port ─► gate (wake and hold) ─► upstream ─► app
-//!                                                   │                                     └─► tunnel (WebSocket)
-//!                                                   └─ a shell's token ─────────────────────► shell
+//!  client ─TLS─► connection ─► request: host ─► token ─► port ─► microvm ─► limits ─► wake ─► prepare ─► forward ─► upstream ─► app
+//!                                │                                                       │                └─► websocket
+//!                                └─► login (a link with a token)                         └─► shell
 //! ```
 //!
-//! * [`threads`] – the threads that serve connections; [`connection`] – TLS, HTTP/1.1 and HTTP/2, idle timeouts
-//! * [`request`] – processing of a request; [`error`] – responses of the endpoint itself
+//! * [`threads`] – the threads that serve connections; [`connection`] – TLS, HTTP/1.1 and HTTP/2; [`peer`] – the client of
+//!   a connection, and idle timeouts
+//! * [`request`] – the steps of a request, in the order that their types fix; [`error`] – responses of the endpoint itself
 //! * [`credentials`] – tokens and ports in requests; [`headers`] – headers that are not forwarded; [`hooks`] – requests
 //!   that could call the app's hooks
 //! * [`upstream`] – connections to the app; [`body`] – bodies of requests and responses; [`websocket`], [`shell`]
@@ -15,7 +16,10 @@
 //! * [`tls`] – TLS, and the certificate that is served; [`ca`] – the authority that signs it by default;
 //!   [`acme`] – a certificate from an ACME authority
 //! * [`dns`] – DNS server for the domain
-//! * [`limits`] – connections, requests and bytes of one endpoint
+//! * [`limiter`] – connections, requests and bytes of one endpoint
+//!
+//! A thread owns its [`connection::Connections`], and these its [`request::Requests`], and these the connections to apps.
+//! Threads share nothing but the microVMs, the tokens, the metrics and the limits.
 // This module computes with values that clients send: arithmetic must not overflow, and indices must not be out of
 // range.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::string_slice))]
@@ -24,32 +28,30 @@ pub mod acme;
 pub mod body;
 pub mod ca;
 pub mod config;
-pub mod connection;
+mod connection;
 pub mod credentials;
 pub mod dns;
 pub mod error;
 pub mod headers;
 pub mod hooks;
-pub mod limits;
-pub mod request;
+pub mod limiter;
+pub mod peer;
+mod request;
 pub mod shell;
 mod threads;
 pub mod tls;
-pub mod upstream;
+mod upstream;
 pub mod websocket;
 
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::driver::Microvms;
 use crate::driver::gate::Patience;
 use crate::metrics::Metrics;
 use crate::tokens::Tokens;
-use limits::Limits;
-use upstream::Upstreams;
 
 /// Settings of endpoints.
 #[derive(Debug, Clone)]
@@ -84,31 +86,5 @@ impl Proxy {
     #[must_use]
     pub fn new(microvms: Microvms, tokens: Tokens, metrics: Metrics, settings: Settings) -> Self {
         Self { microvms, tokens, metrics, settings }
-    }
-}
-
-/// State of a thread that serves connections.
-#[derive(Debug)]
-struct Inner {
-    microvms: Microvms,
-    tokens: Tokens,
-    metrics: Metrics,
-    settings: Settings,
-    /// The limits, shared by all threads.
-    limits: Arc<Limits>,
-    /// The connections to apps, which belong to this thread alone.
-    upstreams: Upstreams,
-}
-
-impl Inner {
-    fn new(proxy: &Proxy, limits: &Arc<Limits>) -> Self {
-        Self {
-            microvms: proxy.microvms.clone(),
-            tokens: proxy.tokens.clone(),
-            metrics: proxy.metrics.clone(),
-            settings: proxy.settings.clone(),
-            limits: Arc::clone(limits),
-            upstreams: Upstreams::default(),
-        }
     }
 }

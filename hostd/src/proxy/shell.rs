@@ -34,8 +34,8 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 
 use super::body::Answer;
-use super::connection::Peer;
 use super::error::ProxyError;
+use super::peer::Peer;
 use super::{credentials, websocket};
 use crate::driver::gate::{Gate, Pass};
 use crate::panics;

@@ -13,12 +13,15 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::{Inner, Proxy};
+use super::Proxy;
+use super::connection::Connections;
+use super::peer::Open;
+use super::request::Requests;
 use crate::metrics::Metrics;
 use crate::panics;
 
@@ -34,30 +37,6 @@ struct Accepted {
     stream: std::net::TcpStream,
     address: SocketAddr,
     open: Open,
-}
-
-/// The place of a connection among all connections, which is counted until this is dropped.
-#[derive(Debug)]
-pub(super) struct Open {
-    metrics: Metrics,
-    /// Number of connections of the thread.
-    count: Arc<AtomicUsize>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Open {
-    fn new(metrics: &Metrics, count: &Arc<AtomicUsize>, place: OwnedSemaphorePermit) -> Self {
-        metrics.endpoint_connections(1);
-        count.fetch_add(1, Ordering::Relaxed);
-        Self { metrics: metrics.clone(), count: Arc::clone(count), _place: place }
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.metrics.endpoint_connections(-1);
-        self.count.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// A thread, as the acceptor sees it.
@@ -82,9 +61,10 @@ impl Proxy {
     ) -> io::Result<JoinHandle<()>> {
         let acceptor = TlsAcceptor::from(tls);
         let limits = Arc::default();
-        let numbers = 0..self.settings.threads.max(1);
-        let threads =
-            numbers.map(|number| start(number, Inner::new(self, &limits), acceptor.clone(), end.clone()));
+        let threads = (0..self.settings.threads.max(1)).map(|number| {
+            let (requests, idle) = (Requests::new(self, &limits), self.settings.idle_connection);
+            start(number, Connections::new(requests, acceptor.clone(), idle, end.clone()))
+        });
         let threads: Vec<Thread> = threads.collect::<io::Result<_>>()?;
         Ok(tokio::spawn(accept(listener, threads, self.metrics.clone(), end)))
     }
@@ -125,17 +105,12 @@ async fn accept(
     }
 }
 
-fn start(
-    number: usize,
-    inner: Inner,
-    acceptor: TlsAcceptor,
-    end: watch::Receiver<bool>,
-) -> io::Result<Thread> {
+fn start(number: usize, connections: Connections) -> io::Result<Thread> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let (accepted, connections) = mpsc::unbounded_channel();
+    let (accepted, assigned) = mpsc::unbounded_channel();
     let (over, ended) = oneshot::channel();
     thread::Builder::new().name(format!("endpoint-{number}")).spawn(move || {
-        runtime.block_on(work(inner, connections, acceptor, end));
+        runtime.block_on(work(connections, assigned));
         runtime.shutdown_background(); // does not wait for connections to guests that are being opened
         let _ = over.send(()); // an error means that the acceptor is gone
     })?;
@@ -143,19 +118,13 @@ fn start(
 }
 
 /// Serves the connections that are assigned to a thread.
-async fn work(
-    inner: Inner,
-    mut accepted: mpsc::UnboundedReceiver<Accepted>,
-    acceptor: TlsAcceptor,
-    end: watch::Receiver<bool>,
-) {
-    let server = Arc::new(inner.server());
-    let inner = Arc::new(inner);
-    let mut connections = JoinSet::new();
+async fn work(connections: Connections, mut assigned: mpsc::UnboundedReceiver<Accepted>) {
+    let connections = Arc::new(connections);
+    let mut served = JoinSet::new();
     loop {
         let next = tokio::select! {
-            next = accepted.recv() => next,
-            Some(_) = connections.join_next() => continue,
+            next = assigned.recv() => next,
+            Some(_) = served.join_next() => continue,
         };
         let Some(Accepted { stream, address, open }) = next else { break };
         let stream = match TcpStream::from_std(stream) {
@@ -165,11 +134,8 @@ async fn work(
                 continue;
             }
         };
-        let (inner, server) = (Arc::clone(&inner), Arc::clone(&server));
-        let (acceptor, end) = (acceptor.clone(), end.clone());
         // This task also parses what a client sends before it is a complete request, which may panic.
-        let connection = async move { inner.connection(stream, address, open, acceptor, &server, end).await };
-        connections.spawn(panics::request(connection));
+        served.spawn(panics::request(Arc::clone(&connections).serve(stream, address, open)));
     }
-    let _ = timeout(END, async { while connections.join_next().await.is_some() {} }).await;
+    let _ = timeout(END, async { while served.join_next().await.is_some() {} }).await;
 }

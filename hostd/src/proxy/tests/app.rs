@@ -35,8 +35,8 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 /// A running app.
 #[derive(Debug, Clone)]
-pub(super) struct App {
-    pub(super) address: SocketAddr,
+pub(in crate::proxy) struct App {
+    pub(in crate::proxy) address: SocketAddr,
     pub(super) count: Arc<AtomicUsize>,
     /// Number of zeros that were read from the app.
     pub(super) sent: Arc<AtomicUsize>,
@@ -50,12 +50,12 @@ type Answer = BoxBody<Bytes, hyper::Error>;
 
 impl App {
     /// Starts an app with plain HTTP/1.1 and HTTP/2.
-    pub(super) async fn start() -> Self {
+    pub(in crate::proxy) async fn start() -> Self {
         Self::listen(None).await
     }
 
     /// Starts an app with HTTP/1.1 and HTTP/2 over TLS.
-    pub(super) async fn start_tls(config: rustls::ServerConfig) -> Self {
+    pub(in crate::proxy) async fn start_tls(config: rustls::ServerConfig) -> Self {
         Self::listen(Some(tokio_rustls::TlsAcceptor::from(Arc::new(config)))).await
     }
 

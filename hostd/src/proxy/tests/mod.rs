@@ -1,6 +1,6 @@
 //! Endpoints with real clients on real sockets; the apps are servers of this process.
 
-mod app;
+pub(super) mod app;
 mod clients;
 mod errors;
 mod hooks;
@@ -44,20 +44,20 @@ use app::App;
 
 const ACCOUNT: &str = "111122223333";
 const BUILD: &str = "b-1";
-const DOMAIN: &str = "microvms.test.localhost";
+pub(super) const DOMAIN: &str = "microvms.test.localhost";
 /// Port at which the app serves hooks.
 const HOOKS: u16 = 9000;
 /// Timeout of the tests: long enough for everything that should happen, and short enough to fail in time.
-const LONG: Duration = Duration::from_secs(20);
+pub(super) const LONG: Duration = Duration::from_secs(20);
 
 /// Options of a host.
 #[derive(Clone, Copy)]
-struct Wish {
-    auto_resume: bool,
-    browser_login: bool,
-    held: usize,
-    limited: bool,
-    threads: usize,
+pub(super) struct Wish {
+    pub(super) auto_resume: bool,
+    pub(super) browser_login: bool,
+    pub(super) held: usize,
+    pub(super) limited: bool,
+    pub(super) threads: usize,
 }
 
 impl Default for Wish {
@@ -66,14 +66,29 @@ impl Default for Wish {
     }
 }
 
+impl Wish {
+    pub(super) fn settings(self) -> Settings {
+        Settings {
+            domain: DOMAIN.to_owned(),
+            patience: Patience { held: self.held, beside_hook: LONG, launching: true },
+            browser_login: self.browser_login,
+            forwarded_for: true,
+            // Longer than a test can take on a machine under load.
+            idle_connection: Duration::from_secs(3600),
+            limited: self.limited,
+            threads: self.threads,
+        }
+    }
+}
+
 /// A host with one microVM, `microvm-1`, whose app listens on port 8080.
-struct Host {
-    platform: Double,
-    microvms: Microvms,
+pub(super) struct Host {
+    pub(super) platform: Double,
+    pub(super) microvms: Microvms,
     db: Db,
-    tokens: Tokens,
-    metrics: Metrics,
-    app: App,
+    pub(super) tokens: Tokens,
+    pub(super) metrics: Metrics,
+    pub(super) app: App,
     address: SocketAddr,
     roots: rustls::RootCertStore,
     certificate_pem: String,
@@ -81,7 +96,7 @@ struct Host {
 }
 
 /// A certificate for names below the domain, also in PEM.
-fn certificate() -> (rustls::RootCertStore, rustls::ServerConfig, String) {
+pub(super) fn certificate() -> (rustls::RootCertStore, rustls::ServerConfig, String) {
     let names = vec![format!("*.{DOMAIN}"), "localhost".to_owned()];
     let made = rcgen::generate_simple_self_signed(names).unwrap();
     let mut roots = rustls::RootCertStore::empty();
@@ -99,11 +114,11 @@ fn certificate() -> (rustls::RootCertStore, rustls::ServerConfig, String) {
 }
 
 impl Host {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Self::with(Wish::default()).await
     }
 
-    async fn with(wish: Wish) -> Self {
+    pub(super) async fn with(wish: Wish) -> Self {
         let store = Arc::new(MemoryStore::default());
         let db = Db::direct(store as Arc<dyn Store>);
         let (clock, platform, app) = (Clock::system(), Double::default(), App::start().await);
@@ -124,16 +139,7 @@ impl Host {
         db.commit(Batch::new().put(Table::Artifacts, records::artifact(BUILD), artifact)).await.unwrap();
         microvms.launch(record("microvm-1", wish.auto_resume, clock), Batch::new()).await.unwrap();
         let tokens = Tokens::open(&db, clock, "us-east-1").await.unwrap();
-        let settings = Settings {
-            domain: DOMAIN.to_owned(),
-            patience: Patience { held: wish.held, beside_hook: LONG, launching: true },
-            browser_login: wish.browser_login,
-            forwarded_for: true,
-            // Longer than a test can take on a machine under load.
-            idle_connection: Duration::from_secs(3600),
-            limited: wish.limited,
-            threads: wish.threads,
-        };
+        let settings = wish.settings();
         let metrics = Metrics::new();
         let proxy = Proxy::new(microvms.clone(), tokens.clone(), metrics.clone(), settings);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -147,11 +153,11 @@ impl Host {
         host
     }
 
-    fn name() -> String {
+    pub(super) fn name() -> String {
         format!("one.{DOMAIN}")
     }
 
-    fn grant() -> Grant {
+    pub(super) fn grant() -> Grant {
         Grant {
             microvm_id: "microvm-1".into(),
             endpoint: Self::name(),
@@ -161,22 +167,22 @@ impl Host {
         }
     }
 
-    fn token(&self) -> String {
+    pub(super) fn token(&self) -> String {
         self.tokens.mint(&Self::grant()).unwrap()
     }
 
-    async fn ask(&self, ask: Ask) {
+    pub(super) async fn ask(&self, ask: Ask) {
         self.microvms.request(ACCOUNT, "microvm-1", ask).await.unwrap();
     }
 
-    fn state(&self) -> MicrovmState {
+    pub(super) fn state(&self) -> MicrovmState {
         let record: Option<MicrovmRecord> =
             self.db.get(Table::Microvms, &records::microvm(ACCOUNT, "microvm-1")).unwrap();
         record.unwrap().microvm.unwrap().state()
     }
 
     /// Waits until clients see the microVM in a state.
-    async fn until(&self, state: MicrovmState) {
+    pub(super) async fn until(&self, state: MicrovmState) {
         self.when(|host| host.state() == state).await;
     }
 

@@ -1,7 +1,9 @@
 //! Limits of one microVM's endpoint (docs/behaviour.md, "Limits of the endpoint"): connections, requests per second and
-//! bandwidth, according to its memory class.
+//! bandwidth, according to its memory class. Requests are counted in `request::limits`, bytes in [`Meter`].
 //!
 //! Connections and requests above the limits are refused; bytes above the limit are delayed.
+//!
+//! [`Meter`]: super::body::Meter
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;

@@ -1,0 +1,158 @@
+//! What clients reach: the API, endpoints of microVMs, the metrics server.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use hearth_base::Catalogue;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tonic::service::Routes;
+
+use super::LOCAL_BUCKET;
+use super::endpoints::Endpoints;
+use super::foundation::Foundation;
+use super::status::Figures;
+use super::told::Calls;
+use super::workloads::Workloads;
+use crate::access::Access;
+use crate::api::Listeners;
+use crate::api::grpc::Grpc;
+use crate::api::listen::ListenError;
+use crate::metrics::MetricsServer;
+use crate::service::host::HostParts;
+use crate::service::host::artifacts::Artifacts;
+use crate::service::{self, Service};
+use crate::tokens::Tokens;
+
+/// Everything that clients reach, with open sockets: nothing is served yet.
+pub(super) struct Front {
+    endpoints: Option<Endpoints>,
+    listeners: Listeners,
+    /// The API's Unix socket.
+    socket: Option<PathBuf>,
+    routes: Routes,
+    metrics_server: Option<MetricsServer>,
+    tokens: Tokens,
+    figures: Figures,
+    end: watch::Receiver<bool>,
+}
+
+/// Everything that clients reach, while it is served.
+pub(super) struct Serving {
+    api: JoinHandle<Result<(), ListenError>>,
+    endpoints: JoinHandle<()>,
+    /// Tasks that run until they are aborted.
+    background: Vec<JoinHandle<()>>,
+}
+
+/// Nothing is served any more: no client can begin anything.
+pub(super) struct Closed(Result<(), ListenError>);
+
+impl Front {
+    /// Opens everything that clients reach. It is served until `end` becomes true.
+    pub(super) async fn open(
+        foundation: &Foundation,
+        workloads: &Workloads,
+        end: watch::Receiver<bool>,
+    ) -> Result<Self> {
+        let Foundation { config, clock, db, events, logs, metrics, audit, .. } = foundation;
+        let Workloads { roles, images, microvms, .. } = workloads;
+        let tokens = Tokens::open(db, *clock, &config.region).await?;
+        let access = Access::new(&config.access)?;
+        // A client that reaches the API must also reach endpoints, so endpoints are opened first.
+        let endpoints = Endpoints::open(config, microvms, &tokens, metrics, *clock).await?;
+        let listeners = Listeners::bind(&config.listen, &config.run, access.knows_somebody()).await?;
+        let metrics_server = MetricsServer::bind(config.metrics, metrics.clone()).await?;
+        let bases = Catalogue::open(&config.catalogue())?;
+        let bucket = config.data.join("buckets").join(LOCAL_BUCKET);
+        let artifacts = Artifacts::open(LOCAL_BUCKET, &bucket, config.artifacts.limits.max_zip_bytes)
+            .with_context(|| format!("opening the bucket {}", bucket.display()))?;
+
+        let status = endpoints.as_ref().map(|endpoints| endpoints.status().clone());
+        let figures = Figures::new(foundation, workloads, status);
+        let calls = Calls::new(audit.clone(), config.audit.clone(), metrics.clone(), config.region.clone());
+        let told = figures.clone();
+        let host = HostParts {
+            logs: logs.clone(),
+            events: events.clone(),
+            artifacts,
+            backups: config.backups(),
+            status: Box::new(move |account| told.status(account)),
+            end: end.clone(),
+        };
+        let service = Service::new(service::Parts {
+            db: db.clone(),
+            clock: *clock,
+            microvms: microvms.clone(),
+            images: images.clone(),
+            tokens: tokens.clone(),
+            artifacts: config.artifacts.clone(),
+            roles: Arc::clone(roles),
+            bases,
+            host,
+            observer: Arc::new(calls),
+            config: config.service(),
+        })
+        .await?;
+        let routes = Grpc::new(service).routes(access).await?;
+        let socket = config.listen.socket(&config.run);
+        Ok(Self { endpoints, listeners, socket, routes, metrics_server, tokens, figures, end })
+    }
+
+    /// Starts to serve, and the tasks that run beside.
+    pub(super) fn serve(self, foundation: &Foundation, workloads: &Workloads) -> Result<Serving> {
+        let Self { endpoints, listeners, socket, routes, metrics_server, tokens, figures, end } = self;
+        let Foundation { db, logs, metrics, .. } = foundation;
+        let logs = logs.clone();
+        let mut background = vec![
+            tokio::spawn(workloads.microvms.clone().keep_expiring()),
+            tokio::spawn(tokens.keep_rotating(db.clone())),
+            tokio::spawn(async move { logs.keep_swept().await }),
+            tokio::spawn(figures.keep_telling(metrics.clone())),
+        ];
+        background.extend(metrics_server.map(|server| tokio::spawn(server.serve())));
+        let address: Option<SocketAddr> = listeners.address();
+        tracing::info!(
+            socket = socket.as_deref().map(Path::display).map(tracing::field::display),
+            address = address.map(tracing::field::display),
+            endpoints =
+                endpoints.as_ref().map(|endpoints| tracing::field::display(&endpoints.status().address)),
+            capacity_mib = workloads.capacity_mib,
+            "ready"
+        );
+        let endpoints = match endpoints {
+            Some(endpoints) => {
+                let (serving, beside) = endpoints.start(end.clone())?;
+                background.extend(beside);
+                serving
+            }
+            None => tokio::spawn(async {}),
+        };
+        Ok(Serving { api: tokio::spawn(listeners.serve(routes, end)), endpoints, background })
+    }
+}
+
+impl Serving {
+    /// Waits until calls and exchanges that are under way are complete, after `end` has become true, and stops what
+    /// runs beside.
+    pub(super) async fn closed(self) -> Result<Closed> {
+        let served = self.api.await?;
+        self.endpoints.await?;
+        self.background.iter().for_each(JoinHandle::abort);
+        Ok(Closed(served))
+    }
+}
+
+impl Closed {
+    /// Stops images and microVMs, which nobody can call any more; the microVMs run on by themselves. Returns whether
+    /// the API was served until the end.
+    pub(super) async fn stop(self, workloads: Workloads) -> Result<()> {
+        let Workloads { images, microvms, platform, .. } = workloads;
+        images.stop().await;
+        microvms.stop().await;
+        platform.shut_down().await;
+        Ok(self.0?)
+    }
+}

@@ -1,0 +1,121 @@
+//! Images and microVMs, and what makes them: platform and image builder.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use hearth_host::roles::RoleProvider;
+use hearth_image_builder::artifact::Fetcher;
+use hearth_image_builder::build::{Builder, Settings as BuilderSettings};
+use hearth_model::shape::Burst;
+use hearth_vmm_jail::JailConfig;
+
+use super::LOCAL_BUCKET;
+use super::foundation::Foundation;
+use super::machine::Suited;
+use super::told::{self, Told};
+use crate::builds::{self, Images, generation};
+use crate::config::Config;
+use crate::driver::{DriverConfig, Microvms};
+use crate::lifecycle::microvm::Rules;
+use crate::platform::Platform;
+use crate::platform::host::{HostPlatform, Surroundings};
+use crate::service::Profile;
+
+/// Images and microVMs whose state is that of the store: clients may see them.
+pub(super) struct Workloads {
+    pub(super) machine: Suited,
+    /// The only role provider of the daemon, so that credentials of roles are cached once.
+    pub(super) roles: Arc<RoleProvider>,
+    pub(super) platform: HostPlatform,
+    pub(super) images: Images,
+    pub(super) microvms: Microvms,
+    /// Memory that microVMs may have together, in MiB.
+    pub(super) capacity_mib: u64,
+}
+
+/// Images and microVMs that are not known yet. They have to be recovered before a client may see them.
+pub(super) struct Unrecovered(Workloads);
+
+impl Workloads {
+    /// Opens platform and builder.
+    pub(super) async fn open(foundation: &Foundation, machine: Suited) -> Result<Unrecovered> {
+        let Foundation { config, clock, db, events, faults, metrics, output, .. } = foundation;
+        let roles = Arc::new(RoleProvider::new(config.roles.clone())?);
+        // The part that starts first prepares the networks of the host; the builder removes what its own microVMs have
+        // left.
+        let surroundings = Surroundings {
+            roles: Arc::clone(&roles),
+            logs: Arc::clone(output) as _,
+            clock: *clock,
+            observer: told::timelines(metrics),
+        };
+        let platform = HostPlatform::open(config.host(), surroundings).await?;
+        let builder = open_builder(config, Arc::clone(&roles)).await?;
+        let shared = Arc::new(platform.clone()) as Arc<dyn Platform>;
+
+        let service = config.service();
+        let images = Images::new(builds::Parts {
+            db: db.clone(),
+            clock: *clock,
+            events: events.clone(),
+            platform: Arc::clone(&shared),
+            build: Arc::new(builds::real::ImageBuilder::new(builder, config.data.join("images"))),
+            report: Arc::clone(output) as _,
+            faults: faults.clone(),
+            settings: builds::Settings {
+                region: config.region.clone(),
+                burst: Burst::try_from(config.burst)?,
+                generation: generation::of_host().to_owned(),
+                concurrent_builds: config.builder.concurrent,
+                max_images: service.limits.images,
+                max_versions: service.limits.versions,
+                max_builds: service.limits.builds,
+            },
+        });
+        let capacity_mib = config.capacity_mib.unwrap_or_else(|| machine.memory_mib() / 10 * 9);
+        let rules = match service.profile {
+            Profile::Default => Rules::default(),
+            Profile::AwsStrict => Rules::AWS_STRICT,
+        };
+        let driver = DriverConfig {
+            capacity_mib,
+            max_memory_mib: service.limits.memory_mib,
+            rules,
+            retention: config.terminated_retention(),
+            drain: config.endpoint.drain(),
+            deadlines: config.deadlines(),
+        };
+        let told = Told::new(events.clone(), metrics.clone(), images.clone(), *clock);
+        let microvms = Microvms::new(driver, db.clone(), *clock, shared, Arc::new(told), faults.clone());
+        Ok(Unrecovered(Self { machine, roles, platform, images, microvms, capacity_mib }))
+    }
+}
+
+impl Unrecovered {
+    /// Continues what earlier daemons have left, and removes what belongs to nothing.
+    pub(super) async fn recover(self) -> Result<Workloads> {
+        let Self(workloads) = self;
+        workloads.microvms.recover(workloads.images.artifacts()?).await?;
+        workloads.images.recover().await?;
+        Ok(workloads)
+    }
+}
+
+/// The image builder with this host's folders and networks.
+async fn open_builder(config: &Config, roles: Arc<RoleProvider>) -> Result<Builder> {
+    let mut artifacts = config.artifacts.clone();
+    artifacts.buckets.insert(LOCAL_BUCKET.to_owned(), config.data.join("buckets").join(LOCAL_BUCKET));
+    let settings = BuilderSettings {
+        vmm: config.paths.vmm.clone(),
+        catalogue: config.catalogue(),
+        work: config.work(),
+        jail: JailConfig::default(),
+        network: config.network.clone(),
+        dns: config.dns.clone(),
+        builder: config.builder.limits(),
+    };
+    let fetcher = Fetcher::new(artifacts)?;
+    std::fs::create_dir_all(config.work()).with_context(|| format!("making {}", config.work().display()))?;
+    // Opening the builder blocks: it uses netlink and nft.
+    Ok(tokio::task::spawn_blocking(move || Builder::open(settings, fetcher, roles)).await??)
+}

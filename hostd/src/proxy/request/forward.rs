@@ -1,0 +1,51 @@
+//! The last step: the app's response.
+
+use std::sync::Arc;
+
+use hyper::{Response, StatusCode};
+
+use super::super::body::{Answer, Meter, Received};
+use super::super::error::ProxyError;
+use super::super::peer::Peer;
+use super::super::upstream::Upstreams;
+use super::super::{headers, websocket};
+use super::prepare::{Prepared, Upgrade};
+
+/// Forwards requests to apps, and their responses back.
+#[derive(Debug, Default)]
+pub(super) struct Forwarding {
+    upstreams: Upstreams,
+}
+
+impl Forwarding {
+    /// Forwards a request, and returns the app's response for the client.
+    ///
+    /// # Errors
+    /// [`ProxyError::App`] and [`ProxyError::Microvm`] if there is no response.
+    pub(super) async fn forward(
+        &self,
+        prepared: Prepared<Received>,
+        peer: &Arc<Peer>,
+    ) -> Result<Response<Answer>, ProxyError> {
+        let Prepared { request, protocol, port, mut pass, limiter, upgrade, .. } = prepared;
+        let upstream = self.upstreams.of(pass.gate().id(), pass.guest());
+        let sent = upstream.send(pass.gate(), limiter.as_ref(), port, protocol, request);
+        let mut response = sent.await?;
+        pass.answered();
+        let meter = Meter::new(pass.gate(), limiter.as_ref());
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // A response that switches protocols without a WebSocket handshake is an error of the app.
+            let Upgrade { client, offered } = upgrade.ok_or(ProxyError::App)?;
+            let meters = [meter, Meter::new(pass.gate(), limiter.as_ref())];
+            websocket::tunnel(meters, Arc::clone(peer), client, &mut response);
+            let mut head = response.into_parts().0;
+            headers::clean(&mut head.headers);
+            websocket::set_upgrade(&mut head.headers);
+            websocket::answer_protocol(&mut head.headers, offered);
+            return Ok(Response::from_parts(head, Answer::text(String::new())));
+        }
+        let (mut head, body) = response.into_parts();
+        headers::clean(&mut head.headers);
+        Ok(Response::from_parts(head, Answer::flow(body, meter, (pass, peer.exchange()))))
+    }
+}

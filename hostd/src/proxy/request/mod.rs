@@ -1,0 +1,154 @@
+//! Requests: the steps from a client's request to the app's response.
+//!
+//! ```text
+//!  host ─Host─► token ─Authenticated─► port ─Authorised─► microvm ─Found─► limits ─Admitted─► wake ─┐
+//!   │                                                                                              │
+//!   └─► login (a link with a token)                 shell ◄─Pass─┬─────────────────────────────────┘
+//!                                                                └─Entered─► prepare ─Prepared─► forward ─► app
+//! ```
+//!
+//! Each step is a module, and its input is what the step before it has found out. Only the step itself can make its
+//! output, which has a private field. So no step can be left out, and none can be moved before another.
+//!
+//! * [`host`] – the host that both the request and its connection are for; [`login`] – links that contain a token
+//! * [`token`] – a valid token for this host; nothing before it depends on the microVM, so that nobody without a token
+//!   learns whether a microVM exists
+//! * [`port`] – a port, or a shell, that the token allows
+//! * [`microvm`] – the microVM's gate, and no call of its hooks
+//! * [`limits`] – the endpoint's limits of connections and requests
+//! * [`wake`] – a microVM that runs: it is resumed, and requests wait for it
+//! * [`prepare`] – the request without hop-by-hop headers and credentials
+//! * [`forward`] – the app's response
+
+mod forward;
+mod host;
+mod limits;
+mod login;
+mod microvm;
+mod port;
+mod prepare;
+#[cfg(test)]
+mod tests;
+mod token;
+mod wake;
+
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::header::HeaderValue;
+use hyper::{Request, Response, StatusCode};
+use uuid::Uuid;
+
+use self::forward::Forwarding;
+use self::host::Hosts;
+use self::limits::Admission;
+use self::login::Login;
+use self::microvm::Finder;
+use self::prepare::Preparation;
+use self::token::Authentication;
+use self::wake::{Awake, Wake};
+use super::body::{Answer, Received};
+use super::error::ProxyError;
+use super::headers::REQUEST_ID;
+use super::limiter::Limits;
+use super::peer::Peer;
+use super::{Proxy, shell};
+use crate::metrics::Metrics;
+use crate::panics;
+
+/// The steps of the requests of one thread.
+#[derive(Debug)]
+pub(super) struct Requests {
+    metrics: Metrics,
+    hosts: Hosts,
+    /// Present if browsers may log in.
+    login: Option<Login>,
+    authentication: Authentication,
+    finder: Finder,
+    admission: Admission,
+    wake: Wake,
+    preparation: Preparation,
+    /// The connections to apps, which belong to this thread alone.
+    forwarding: Forwarding,
+}
+
+impl Requests {
+    /// The steps according to the proxy's settings. All threads share `limits`.
+    pub(super) fn new(proxy: &Proxy, limits: &Arc<Limits>) -> Self {
+        let Proxy { microvms, tokens, metrics, settings } = proxy;
+        Self {
+            metrics: metrics.clone(),
+            hosts: Hosts::below(&settings.domain),
+            login: settings.browser_login.then(|| Login::new(tokens.clone())),
+            authentication: Authentication::new(tokens.clone(), settings.browser_login),
+            finder: Finder::new(microvms.clone()),
+            admission: Admission::new(settings.limited.then(|| Arc::clone(limits))),
+            wake: Wake::new(microvms.clone(), settings.patience, metrics.clone()),
+            preparation: Preparation {
+                cookies: settings.browser_login,
+                forwarded_for: settings.forwarded_for,
+            },
+            forwarding: Forwarding::default(),
+        }
+    }
+
+    /// Processes a request and returns the response.
+    pub(super) async fn answer(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        request: Request<Incoming>,
+    ) -> Response<Answer> {
+        let _exchange = peer.exchange();
+        let id = Uuid::new_v4().to_string();
+        let handled = panics::request(self.handle(&peer, request.map(Received::new), &id)).await;
+        let mut response = match handled.unwrap_or(Err(ProxyError::Panicked)) {
+            Ok(response) => {
+                self.metrics.endpoint_request(class(response.status()));
+                response
+            }
+            Err(error) => {
+                self.metrics.endpoint_request(error.code());
+                error.response()
+            }
+        };
+        if let Ok(id) = HeaderValue::try_from(id) {
+            response.headers_mut().insert(REQUEST_ID, id);
+        }
+        response
+    }
+
+    /// Takes the steps of a request, whose id is `id`.
+    async fn handle(
+        &self,
+        peer: &Arc<Peer>,
+        mut request: Request<Received>,
+        id: &str,
+    ) -> Result<Response<Answer>, ProxyError> {
+        let host = self.hosts.check(peer, &request)?;
+        if let Some(response) = self.login.as_ref().and_then(|login| login.answer(&host, &request)) {
+            return Ok(response);
+        }
+        let authenticated = self.authentication.authenticate(host, peer, &request)?;
+        let authorised = port::authorise(authenticated, peer)?;
+        let found = self.finder.find(authorised, &request)?;
+        let admitted = self.admission.admit(found, peer)?;
+        match self.wake.enter(admitted).await? {
+            Awake::Shell(pass) => shell::accept(&mut request, pass, Arc::clone(peer), id),
+            Awake::App(entered) => {
+                let prepared = self.preparation.prepare(entered, peer, id, request)?;
+                self.forwarding.forward(prepared, peer).await
+            }
+        }
+    }
+}
+
+/// The class of a status code, for metrics.
+fn class(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        100..200 => "1xx",
+        200..300 => "2xx",
+        300..400 => "3xx",
+        400..500 => "4xx",
+        _ => "5xx",
+    }
+}

@@ -1,0 +1,103 @@
+//! The second step: the token of a request, which has to be for its host.
+//!
+//! It comes before everything that depends on the microVM, so that nobody without a token learns whether a microVM
+//! exists, or wakes one.
+
+use std::sync::Arc;
+
+use hyper::Request;
+
+use super::super::credentials::Credentials;
+use super::super::error::ProxyError;
+use super::super::peer::Peer;
+use super::super::websocket;
+use super::host::Host;
+use crate::tokens::{Claims, Tokens};
+
+/// A request with a valid token for its host.
+#[derive(Debug)]
+pub(super) struct Authenticated {
+    pub(super) host: Host,
+    /// What the token allows.
+    pub(super) claims: Arc<Claims>,
+    pub(super) credentials: Credentials,
+    /// Whether the request is a WebSocket handshake.
+    pub(super) websocket: bool,
+    _checked: Checked,
+}
+
+#[derive(Debug)]
+struct Checked;
+
+/// Finds and checks tokens.
+#[derive(Debug)]
+pub(super) struct Authentication {
+    tokens: Tokens,
+    /// Whether cookies may contain tokens.
+    cookies: bool,
+}
+
+impl Authentication {
+    /// Checks with these tokens; `cookies`: whether they may be in cookies.
+    pub(super) fn new(tokens: Tokens, cookies: bool) -> Self {
+        Self { tokens, cookies }
+    }
+
+    /// Checks the token of a request.
+    ///
+    /// # Errors
+    /// [`ProxyError::Unauthenticated`], whatever is wrong.
+    pub(super) fn authenticate<B>(
+        &self,
+        host: Host,
+        peer: &Peer,
+        request: &Request<B>,
+    ) -> Result<Authenticated, ProxyError> {
+        let websocket = websocket::is_upgrade(request);
+        let credentials = Credentials::of(request.headers(), websocket, self.cookies);
+        let claims = credentials.token.as_deref().and_then(|token| peer.claims(&self.tokens, token));
+        let claims = claims.filter(|claims| claims.aud.eq_ignore_ascii_case(host.name()));
+        let claims = claims.ok_or(ProxyError::Unauthenticated)?;
+        Ok(Authenticated { host, claims, credentials, websocket, _checked: Checked })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::Steps;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_token_is_valid_for_the_host_that_it_names() {
+        let steps = Steps::new().await;
+        let other = steps.mint(|grant| grant.endpoint = "two.example".to_owned());
+        let capitals = steps.mint(|grant| grant.endpoint = steps.name().to_ascii_uppercase());
+        let expired = steps.mint(|grant| grant.minutes = 0);
+        let good = steps.host.token();
+        for (token, valid) in
+            [(good, true), (capitals, true), (other, false), (expired, false), ("none".to_owned(), false)]
+        {
+            let request = steps.request(&[("x-aws-proxy-auth", &token)]);
+            let found = steps.authenticated(&request);
+            assert_eq!(
+                found.as_ref().map(|found| found.claims.sub.as_str()).ok(),
+                valid.then_some("microvm-1")
+            );
+            assert!(valid || found.unwrap_err() == ProxyError::Unauthenticated);
+        }
+        let refused = steps.authenticated(&steps.request(&[])).unwrap_err();
+        assert_eq!(refused, ProxyError::Unauthenticated);
+    }
+
+    #[tokio::test]
+    async fn a_cookie_is_a_token_only_where_browsers_may_log_in() {
+        let steps = Steps::new().await;
+        let cookie = format!("__Host-hearth-token={}", steps.host.token());
+        let request = steps.request(&[("cookie", &cookie)]);
+        for cookies in [false, true] {
+            let authentication = Authentication::new(steps.host.tokens.clone(), cookies);
+            let host = steps.checked(&request).unwrap();
+            assert_eq!(authentication.authenticate(host, &steps.peer, &request).is_ok(), cookies);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What a port speaks: plain text, or TLS.
+//!
+//! It is found out with the first request, without disturbing an app that speaks plain text: the request is sent in
+//! plain text, its body a moment later. A TLS server responds with an alert, an error or the end of the connection, which
+//! no plain server does before it has read the request; then, and only then, a TLS handshake is tried.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderMap};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::client::legacy::{Client, Error};
+
+use super::dial::Dial;
+use super::upload;
+use crate::panics::poisoned;
+use crate::proxy::body::{Held, Meter, Received, Upload};
+
+/// How long the body of the first request to a port is held back.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Whether a port speaks TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Speech {
+    Plain,
+    Tls,
+}
+
+/// What is known of a port. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Known(Arc<Mutex<Option<Speech>>>);
+
+impl Known {
+    /// What the port speaks; `None` if it is not known.
+    pub(super) fn get(&self) -> Option<Speech> {
+        *self.0.lock().unwrap_or_else(poisoned)
+    }
+
+    pub(super) fn set(&self, speech: Option<Speech>) {
+        *self.0.lock().unwrap_or_else(poisoned) = speech;
+    }
+}
+
+/// Sends a request to a port of which it is not known yet whether it speaks TLS.
+///
+/// # Errors
+/// The app does not respond.
+pub(super) async fn send_first(
+    client: &Client<Dial, Upload>,
+    dial: &Dial,
+    known: &Known,
+    meter: &(impl Fn() -> Meter + Sync),
+    request: Request<Received>,
+) -> Result<Response<Incoming>, Error> {
+    let (head, body) = request.into_parts();
+    let (again, held) = (head.clone(), Held::new(body));
+    let first = match held.is_empty() {
+        true => Upload::nothing(meter()),
+        false => Upload::held(meter(), &held, PAUSE),
+    };
+    let answer = client.request(Request::from_parts(head, first)).await;
+    let may_be_tls = match &answer {
+        Ok(response) => response.status() == StatusCode::BAD_REQUEST && closes(response.headers()),
+        Err(error) => !error.is_connect(),
+    };
+    if may_be_tls
+        && let Some(body) = held.take_back()
+        && dial.accepts_tls().await
+    {
+        known.set(Some(Speech::Tls));
+        return client.request(Request::from_parts(again, upload(meter(), body))).await;
+    }
+    if answer.is_ok() {
+        known.set(Some(Speech::Plain));
+    }
+    answer
+}
+
+fn closes(headers: &HeaderMap) -> bool {
+    headers.get(CONNECTION).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{PLAIN, TLS, World};
+    use super::super::{Protocol, Upstreams};
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_answer_tells_what_a_port_speaks() {
+        let world = World::new().await;
+        let guest = world.guest().await;
+        let upstream = Upstreams::default().of("microvm-1", &guest);
+        for (port, speech) in [(PLAIN, Speech::Plain), (TLS, Speech::Tls)] {
+            assert_eq!(upstream.known(port), None);
+            for _ in 0..2 {
+                assert_eq!(world.get(&upstream, port, Protocol::Http1).await.unwrap(), 200);
+                assert_eq!(upstream.known(port), Some(speech));
+            }
+        }
+    }
+
+    #[test]
+    fn an_app_that_closes_says_so() {
+        let closes = |value: &'static str| {
+            let value = hyper::header::HeaderValue::from_static(value);
+            closes(&[(CONNECTION, value)].into_iter().collect())
+        };
+        assert_eq!(["close", "Close", "keep-alive"].map(closes), [true, true, false]);
+    }
+}
