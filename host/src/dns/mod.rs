@@ -18,17 +18,17 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use message::Query;
 
-/// The configuration of name resolution for guests.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// How names are resolved for microVMs: the host asks for them.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DnsConfig {
-    /// Servers to query, in this order, at most three. If empty, those of `/etc/resolv.conf` at the time of each query.
+    /// Servers to ask, `"ADDRESS:PORT"`, at most three; those of `/etc/resolv.conf` unless given.
     pub servers: Vec<SocketAddr>,
-    /// Timeout of one attempt with one server, in milliseconds.
+    /// How long to wait for a server's answer, in milliseconds.
     pub attempt_timeout_ms: u64,
-    /// Deadline of a query over all attempts, in milliseconds; a guest gives up after 5 to 10 s.
+    /// How long to work on a query altogether, in milliseconds.
     pub timeout_ms: u64,
-    /// Most queries of one guest that are under way at once; more of them wait.
+    /// Queries of a guest that are under way at once; more wait.
     pub concurrent: usize,
 }
 

@@ -6,29 +6,33 @@ use std::path::PathBuf;
 use ipnet::Ipv4Net;
 
 /// MTUs that a guest's card may have: from IPv6's minimum, which every network supports, to Ethernet's.
-pub(super) const MTUS: RangeInclusive<u16> = 1280..=1500;
+pub(super) const MTUS: RangeInclusive<u16> = MTU_MIN..=MTU_MAX;
+const MTU_MIN: u16 = 1280;
+const MTU_MAX: u16 = 1500;
 
-/// The configuration of all microVMs' networks.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// Networks of microVMs.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NetworkConfig {
-    /// Addresses for the pairs of interfaces between host and namespaces, a /31 for each microVM: `100.96.0.0/16` has
-    /// room for 32,768. All programs that make microVMs on one host use the same pool.
+    /// Addresses between the host and microVMs, two for each: a /16 has room for 32,768 microVMs.
+    #[schemars(with = "String")]
     pub pool: Ipv4Net,
-    /// Ranges that are never reachable, in addition to those that no configuration makes reachable: link-local, multicast, loopback and
-    /// reserved ones, the pool, the host's addresses and the networks it is connected to. Default: private networks
-    /// (RFC 1918), shared addresses (RFC 6598), protocol assignments (192.0.0.0/24) and Azure's platform address.
+    /// Ranges that microVMs never reach, beside link-local, multicast, loopback and reserved ones, the pool, the host's
+    /// addresses and its networks.
+    #[schemars(with = "Vec<String>")]
     pub blocked: Vec<Ipv4Net>,
-    /// Exceptions from `blocked` and from the networks that the host is connected to; never from the other unreachable ranges.
+    /// Exceptions of `blocked` and of the host's networks; never of the rest.
+    #[schemars(with = "Vec<String>")]
     pub allowed: Vec<Ipv4Net>,
-    /// MTU of guests' cards in bytes, 1280 to 1500. If the host's uplink has a smaller one, TCP's path MTU discovery adapts.
+    /// MTU of guests' cards in bytes. If the host's uplink has a smaller one, TCP's path MTU discovery adapts.
+    #[schemars(range(min = MTU_MIN, max = MTU_MAX))]
     pub mtu: u16,
-    /// Connections that a guest may have at once, at least 1. The limit protects the host's table of all guests' connections.
+    /// Connections that a guest may have at once: they stay in the host's table of all guests' connections.
     pub connections: u32,
-    /// Connections that a guest may open per second, at least 1, and twice as many in a burst. The limit is needed because closed
-    /// connections stay in that table for up to two minutes.
+    /// Connections that a guest may open per second, and twice as many in a burst: closed ones stay in that table for
+    /// up to two minutes.
     pub connection_rate: u32,
-    /// The program `nft`, 1.0.6 or newer: a path, or a name that is looked up in PATH.
+    /// The program `nft`, 1.0.6 or newer: a path, or a name to look up in PATH.
     pub nft: PathBuf,
 }
 

@@ -3,19 +3,29 @@
 use std::collections::BTreeMap;
 
 use hearth_model::role::{RoleUse, account_of};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::provider::Provider;
 use super::rule::Rule;
 
-/// The rules that map role ARNs to credentials.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Which credentials role ARNs stand for: those of builds, which fetch artifacts, and those that apps find in their
+/// metadata service.
+///
+/// A role is for the account in its ARN: requests of another account that name it are refused (`iam:PassRole`),
+/// whatever the role stands for, and also where there is no rule for it. `accounts` in a rule names others. All is
+/// looked at again whenever credentials are fetched – at each launch, resume, refresh and build –, so that a change
+/// here takes effect on microVMs and images that are there already: a running microVM whose role is refused loses its
+/// credentials, others do not launch, resume or build.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RolesConfig {
-    /// Rules by role ARN, or by a pattern in which each `*` stands for any characters. An exact ARN takes precedence over patterns, and a
-    /// pattern with more other characters over one with fewer. Only the rule with the highest precedence applies.
+    /// Credentials by ARN, or by pattern with `*` for any characters: `[roles.rules."ARN"]`. The ARN itself goes before
+    /// patterns, longer patterns before shorter ones; the first alone decides.
+    #[schemars(extend("x-name" = "ROLE"))]
     pub rules: BTreeMap<String, Rule>,
-    /// Provider for ARNs without a rule, used by the accounts in the ARNs. Default none.
+    /// Credentials of all other roles, for the accounts in their ARNs: `"none"`, or a table with `static` or
+    /// `assume_role`.
     pub default: Provider,
 }
 

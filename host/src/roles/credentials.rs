@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 pub const VALIDITY: Duration = Duration::from_secs(55 * 60);
 
 /// A string that neither `Debug` nor a log shows.
-#[derive(Clone, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(transparent)]
 pub struct Secret(String);
 
@@ -40,7 +40,7 @@ impl serde::Serialize for Secret {
 }
 
 /// Keys in a configuration file: valid until they are changed there.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StaticKeys {
     /// The public part.

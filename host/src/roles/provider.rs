@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::credentials::StaticKeys;
 
 /// Source of a role's credentials.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Provider {
     /// No source: the role has no credentials.
@@ -21,35 +22,36 @@ pub enum Provider {
 
 /// Credentials from an STS (Security Token Service): AWS's, or that of an object store or an identity service that speaks
 /// its protocol.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AssumeRole {
     /// URL of the STS, like `https://sts.eu-west-1.amazonaws.com`.
     pub endpoint: String,
     /// Region that requests are signed for.
     pub region: String,
-    /// Keys with which requests are signed.
+    /// Keys with which requests are signed: `{ static = … }`, or `"environment"` for those in the daemon's
+    /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`.
     pub credentials: Source,
-    /// Role to request; by default that of the image or microVM.
+    /// Role to request; that of the image or microVM unless given.
     #[serde(default)]
     pub role_arn: Option<String>,
     /// External id, which a role's trust policy may require in addition to the right caller.
     #[serde(default)]
     pub external_id: Option<String>,
-    /// Prefix of session names, at most 28 letters, digits and `+=,.@_-`; a UUID follows. Default
-    /// `Lambda-microvmsExecutor-`.
+    /// Prefix of session names, at most 28 letters, digits and `+=,.@_-`; a UUID follows.
     #[serde(default = "session_name_prefix")]
     pub session_name_prefix: String,
-    /// Requested validity of credentials in seconds, 900 to 43200. Default 3600.
+    /// Requested validity of credentials in seconds.
     #[serde(default = "duration_seconds")]
+    #[schemars(range(min = 900, max = 43_200))]
     pub duration_seconds: u32,
-    /// A PEM file with certificates of authorities to trust in addition to the system's.
+    /// PEM file with authorities to trust beside the system's.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
 }
 
 /// The keys with which requests to an STS are signed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     /// These keys.

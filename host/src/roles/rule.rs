@@ -1,9 +1,11 @@
 //! A rule: the credentials of the roles of a pattern, and the accounts that may use them.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use hearth_model::account::is_account;
 use hearth_model::role::RoleUse;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -58,16 +60,36 @@ impl From<Provider> for Rule {
     }
 }
 
-/// A rule as a table.
-#[derive(Serialize, Deserialize)]
+/// Either `static` or `assume_role`, or `"none"` in the place of the table. A table with `accounts` alone is `"none"`
+/// for these accounts.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(rename = "rule", deny_unknown_fields)]
 struct Table {
+    /// Exactly the accounts (12 digits) that may use these roles, whatever account is in the ARNs; that one must be
+    /// listed too if it is to use them. The account in the ARN unless given; needed for ARNs without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     accounts: Option<Vec<String>>,
+    /// Keys that are valid until they are changed here.
     #[serde(default, rename = "static", skip_serializing_if = "Option::is_none")]
     keys: Option<StaticKeys>,
+    /// An STS, asked for the role.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     assume_role: Option<AssumeRole>,
+}
+
+/// The schema is that of the table; `"none"` is what its description says.
+impl JsonSchema for Rule {
+    fn schema_name() -> Cow<'static, str> {
+        Table::schema_name()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        Table::schema_id()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Table::json_schema(generator)
+    }
 }
 
 impl Serialize for Rule {

@@ -5,6 +5,7 @@ use std::{fs, io};
 
 use hearth_host::roles::Secret;
 use hearth_model::account::is_account;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::policy::{Policy, PolicyError};
@@ -12,19 +13,18 @@ use super::policy::{Policy, PolicyError};
 /// Least length of a secret, in characters.
 const SECRET_MIN: usize = 16;
 
-/// The callers that are admitted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Who may do what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AccessConfig {
-    /// Account of callers on the Unix socket, and of keys and certificates that name none: 12 digits. Default:
-    /// `000000000000`.
+    /// Account of those who come through the Unix socket, and of keys and certificates without one: 12 digits.
     pub local_account: String,
-    /// Ids of users, beside root and the daemon's own user, that may use the Unix socket. They may do everything in the
-    /// default account. Default: none.
+    /// Users, by number, that may use the Unix socket beside root and the daemon's own. They may do everything in
+    /// `local_account`.
     pub socket_users: Vec<u32>,
-    /// Access keys. Default: none.
+    /// Access keys: `[[access.keys]]`.
     pub keys: Vec<AccessKey>,
-    /// Client certificates. They take effect with `listen.client_ca`. Default: none.
+    /// Client certificates: `[[access.certificates]]`.
     pub certificates: Vec<Certificate>,
 }
 
@@ -40,35 +40,36 @@ impl Default for AccessConfig {
 }
 
 /// An access key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AccessKey {
     /// The access key id: 3 to 128 of a-z A-Z 0-9 _ -
     pub id: String,
-    /// The secret, at least 16 characters. Alternatively, give `secret_file`.
+    /// The secret: at least 16 random characters. The configuration must be root's alone then.
     #[serde(default)]
     pub secret: Option<Secret>,
-    /// A file that holds the secret.
+    /// Instead of `secret`: a file that holds it.
     #[serde(default)]
     pub secret_file: Option<PathBuf>,
-    /// Account of the key, 12 digits. Default: the default account.
+    /// The account: 12 digits; `local_account` unless given.
     #[serde(default)]
     pub account: Option<String>,
-    /// Policies of the key. Default: everything in its account is allowed.
+    /// What its owner may, as [below](#policies). Everything in the account unless given.
     #[serde(default = "everything")]
     pub policies: Vec<Policy>,
 }
 
-/// A client certificate.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A client certificate. It takes effect with `listen.client_ca`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Certificate {
-    /// SHA-256 of the certificate (DER) in hexadecimal, with or without colons.
+    /// SHA-256 of the certificate (DER) in hexadecimal, with or without colons: `openssl x509 -noout -fingerprint
+    /// -sha256`.
     pub sha256: String,
-    /// Account of the certificate, 12 digits. Default: the default account.
+    /// The account: 12 digits; `local_account` unless given.
     #[serde(default)]
     pub account: Option<String>,
-    /// Policies of the certificate. Default: everything in its account is allowed.
+    /// What its owner may, as [below](#policies). Everything in the account unless given.
     #[serde(default = "everything")]
     pub policies: Vec<Policy>,
 }

@@ -7,6 +7,7 @@
 //! refuses roles of other accounts.
 
 use hearth_model::role::account_of;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::operation::Operation;
@@ -16,19 +17,26 @@ pub const PASS_ROLE: &str = "PassRole";
 /// The pattern that matches everything.
 const EVERYTHING: &str = "*";
 
-/// Allows some actions on some images. An action that no policy allows is denied.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A policy is a table: `{ actions = ["RunMicrovm", "Get*"], images = ["web-*"] }`. What no policy of a list allows is
+/// denied. In all patterns `*` stands for any characters and `?` for one.
+///
+/// Whoever names a role for a microVM (`executionRoleArn`) or for builds (`buildRoleArn`, which every image needs) gives
+/// away its credentials, and needs `PassRole` for it: from a policy whose `actions` have `PassRole`, whose `images` have
+/// the image and whose `roles` have the ARN, or from one with `actions = ["*"]`, all images and no `roles`. No other
+/// policy grants it: neither `{ actions = ["*"], images = ["web-*"] }` nor `{ actions = ["Create*"] }` lets anybody use a
+/// role. With `roles = []`, a policy of everything grants all but `PassRole`. Whatever policies say, a role is refused to
+/// accounts that may not use it (`[roles]`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("x-heading" = "Policies"))]
 pub struct Policy {
-    /// Names of operations, like `RunMicrovm` or `lambda:RunMicrovm`, and `PassRole` or `iam:PassRole`; with `*` for any
-    /// characters, as in `Get*`.
+    /// Names of operations, and `PassRole`. Names of AWS may have their prefix: `lambda:RunMicrovm`, `iam:PassRole`.
     pub actions: Vec<String>,
-    /// Names of images, with `*` for any characters and `?` for one. Operations that concern no single image (lists,
-    /// the host) need `*`.
+    /// Names of images. Lists, and what is about the host, need `*`.
     #[serde(default = "every")]
     pub images: Vec<String>,
-    /// ARNs of the roles that the action `PassRole` allows for microVMs and builds of these images, with `*` for any
-    /// characters and `?` for one. Default: all roles with `actions = ["*"]` and all images, otherwise none.
+    /// ARNs of the roles that `PassRole` is about. Unless given: all roles with `actions = ["*"]` and all images,
+    /// otherwise none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub roles: Option<Vec<String>>,
 }

@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::time::sleep;
@@ -20,23 +21,22 @@ use super::grpc::panics::EndsCalls;
 /// Time that clients have to finish their calls when the daemon shuts down.
 const END: Duration = Duration::from_secs(5);
 
-/// Addresses at which the API is served.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Where requests come in. Whoever may use the Unix socket may do everything; over TCP, an access key or a client's
+/// certificate is needed. An address that is not a loopback one needs certificate and key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ListenConfig {
-    /// Path of the Unix socket; an empty string for none. Default: `hearthd.sock` in the run folder.
+    /// Unix socket; `hearthd.sock` in `run` unless given, `""` for none.
     pub socket: Option<PathBuf>,
-    /// Permissions of the Unix socket, octal. Default: `0600`, for the daemon's user and root.
+    /// Permissions of the Unix socket, octal.
     pub socket_mode: String,
-    /// Address and port for TCP, like `0.0.0.0:7437`. It needs a configured access key or client certificate, and,
-    /// unless it is a loopback address, a certificate for TLS. Default: none.
+    /// `"ADDRESS:PORT"` for requests over TCP; none unless given.
     pub address: Option<SocketAddr>,
-    /// File with the certificate for TLS and its chain, PEM. Default: none.
+    /// PEM file with the daemon's certificate, then those of intermediate authorities.
     pub certificate: Option<PathBuf>,
-    /// File with the certificate's key, PEM. Default: none.
+    /// PEM file with the certificate's key; nobody but root may read it.
     pub key: Option<PathBuf>,
-    /// File with the authorities that sign client certificates, PEM. With it, clients may present a certificate (mutual
-    /// TLS). Default: none.
+    /// PEM file with authorities of clients, which may show a certificate of theirs then (`[[access.certificates]]`).
     pub client_ca: Option<PathBuf>,
 }
 

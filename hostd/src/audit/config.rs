@@ -1,21 +1,24 @@
 //! Configuration of the audit log.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// `[audit]` of the configuration file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A JSON line for each call, in `audit` in `data`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuditConfig {
-    /// Whether calls are audited at all. Default: true.
+    /// Whether calls are audited at all.
     pub enabled: bool,
-    /// Whether running, suspending, resuming and terminating microVMs and making tokens are audited. CloudTrail audits
-    /// these on request only. Default: true.
+    /// Whether running, suspending, resuming and terminating microVMs and making tokens are; CloudTrail does on request
+    /// only.
     pub data_events: bool,
-    /// Whether calls that change nothing are audited. Default: true.
+    /// Whether calls that change nothing are.
     pub reads: bool,
-    /// Bytes after which a new file is begun. Default: 67108864 (64 MiB).
+    /// Bytes after which a new file is begun.
+    #[schemars(range(min = 1_048_576))]
     pub max_file_bytes: u64,
-    /// Number of files that are kept, including the current one; the oldest are deleted. Default: 16.
+    /// Files that are kept; the oldest go.
+    #[schemars(range(min = 1, max = 1000))]
     pub max_files: u32,
 }
 

@@ -15,7 +15,7 @@ use crate::operation::Operation;
 use crate::proxy::tls::{Files, TlsError};
 
 /// The longest life of a microVM in seconds.
-const MAX_DURATION: i32 = 28_800;
+pub(super) const MAX_DURATION: i32 = 28_800;
 /// Everything in a configuration that cannot work, one problem per line.
 #[derive(Debug, thiserror::Error)]
 #[error("the configuration cannot work:{}", .0.iter().map(|problem| format!("\n{problem}")).collect::<String>())]

@@ -1,4 +1,5 @@
-//! The configuration: one TOML file, of which every key has a default. `docs/configuration.md` is its reference.
+//! The configuration: one TOML file, of which every key has a default. Its reference, `docs/configuration.md`, is made
+//! from the doc comments, defaults and ranges of its types by a test (`reference`).
 //!
 //! * [`sections`] – sections of this crate; the other sections belong to the crates that they configure
 //! * [`file`](mod@file) – reads the file; errors name the key and the line
@@ -10,6 +11,8 @@ pub mod check;
 pub mod cli;
 pub mod file;
 pub mod init;
+#[cfg(test)]
+mod reference;
 pub mod sections;
 #[cfg(test)]
 mod tests;
@@ -21,8 +24,10 @@ use hearth_host::dns::DnsConfig;
 use hearth_host::network::NetworkConfig;
 use hearth_host::roles::RolesConfig;
 use hearth_image_builder::artifact::ArtifactConfig;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use self::check::MAX_DURATION;
 pub use self::file::{ConfigError, DEFAULT_FILE};
 pub use self::sections::{BuilderConfig, PathsConfig, ProfileName, QuotasConfig, RateConfig, StoreConfig};
 use crate::access::AccessConfig;
@@ -36,28 +41,75 @@ use crate::pool::PoolConfig;
 use crate::proxy::config::EndpointConfig;
 use crate::service::ServiceConfig;
 
-/// Everything that an operator can decide.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// `hearthd` reads one TOML file, `/etc/hearth/hearthd.toml` unless `--config FILE` names another. Every key has a default, so the
+/// file may be empty. A key that is not known is refused, with its line.
+///
+/// ```text
+/// hearthd init                               # writes a first configuration, with comments
+/// hearthd init --listen 0.0.0.0:7443 --name hearth.example.com
+///                                            # the same for requests over TCP: an authority, a certificate, an access key
+/// hearthd config check                       # what is wrong, and where; whether what is named is there
+/// hearthd config show                        # every key with its value; secrets are hidden
+/// ```
+///
+/// After a change the daemon has to be restarted (`systemctl restart hearthd`). MicroVMs run on meanwhile.
+///
+/// The tables name every key with its default; `–` means that there is none. Sizes are in bytes or MiB and times in seconds, as the
+/// keys' names say. Paths are absolute.
+///
+/// An example for a host that others reach:
+///
+/// ```toml
+/// region = "eu-central-1"
+/// capacity_mib = 98304
+///
+/// [listen]
+/// address = "0.0.0.0:7443"
+/// certificate = "/etc/hearth/server.pem"
+/// key = "/etc/hearth/server.key"
+///
+/// [[access.keys]]
+/// id = "HKdeploy"
+/// secret = "not-this-one-but-40-random-characters-xx"
+/// account = "123456789012"
+/// policies = [
+///     { actions = ["RunMicrovm", "TerminateMicrovm", "Get*", "List*"] },
+///     { actions = ["PassRole"], images = ["web-*"], roles = ["arn:aws:iam::123456789012:role/web-*"] },
+/// ]
+///
+/// [artifacts.s3]
+/// endpoint = "https://minio.example.com:9000"
+///
+/// [roles.rules."arn:aws:iam::123456789012:role/*"]
+/// static = { access_key_id = "minio", secret_access_key = "hush" }
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The Region in ARNs and in names of endpoints.
+    /// The Region in ARNs and in names of endpoints: 1 to 32 of a-z, 0-9 and `-`.
     pub region: String,
-    /// Whose behaviour is reproduced where the API reference and what AWS does differ.
+    /// Whose behaviour is reproduced where they differ: `"default"` the API reference's, `"aws-strict"` what AWS was
+    /// measured to do.
     pub profile: ProfileName,
-    /// The folder of all that lasts: store, images, disks of microVMs, logs, buckets.
+    /// Folder of all that lasts: store, images, disks and suspended states of microVMs, logs, buckets. One file system.
     pub data: PathBuf,
-    /// The folder of sockets and of records of processes; emptied by a reboot.
+    /// Folder of sockets, monitors' logs and records of processes; a reboot empties it.
     pub run: PathBuf,
-    /// What microVMs may have together, by their baselines, in MiB; nine tenths of the host's memory unless given.
+    /// Memory that microVMs may have together, by their baselines, in MiB; nine tenths of the host's unless given.
+    #[schemars(range(min = 1))]
     pub capacity_mib: Option<u64>,
-    /// How many times its memory class a guest gets: 1 to 4.
+    /// How many times its memory class a guest gets.
+    #[schemars(range(min = 1, max = 4))]
     pub burst: u32,
-    /// How long a microVM lives unless its request says, in seconds: 1 to 28800.
+    /// How long a microVM lives unless its request says, in seconds.
+    #[schemars(range(min = 1, max = MAX_DURATION))]
     pub default_maximum_duration_seconds: i32,
     /// How long a microVM has to be made from its image or its suspended state, without its hook, in seconds.
+    #[schemars(range(min = 1))]
     pub launch_timeout_seconds: u64,
-    /// How long saving a microVM may take, without its hook, in seconds: 1 to 3600. One that takes longer is given up, and the
+    /// How long saving a microVM may take, without its hook, in seconds. One that takes longer is given up, and the
     /// microVM runs on.
+    #[schemars(range(min = 1, max = 3600))]
     pub suspend_timeout_seconds: u64,
     /// How long microVMs that have ended can still be asked for, in seconds.
     pub terminated_retention_seconds: u64,

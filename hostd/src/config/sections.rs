@@ -1,16 +1,17 @@
-//! Sections of this crate. `docs/configuration.md` describes every key, too.
+//! Sections of this crate.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use hearth_image_builder::build::settings::BuilderLimits;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::service::{Limits, Operation, Profile, Rate};
 
 /// Whose behaviour is reproduced, by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProfileName {
     /// What the API reference says.
@@ -29,17 +30,17 @@ impl From<ProfileName> for Profile {
     }
 }
 
-/// `[paths]`: programs and folders.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Programs and folders.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PathsConfig {
     /// The program `hearth-vmm`.
     pub vmm: PathBuf,
     /// The catalogue of base images; `bases` in `data` unless given.
     pub catalogue: Option<PathBuf>,
-    /// Where builds under way and layer caches are, on the file system of `data`; `work` in `data` unless given.
+    /// Builds under way and layer caches, on the file system of `data`; `work` in `data` unless given.
     pub work: Option<PathBuf>,
-    /// Where copies of the store are written to; `backups` in `data` unless given.
+    /// Where `hearth host backup` writes to; `backups` in `data` unless given.
     pub backups: Option<PathBuf>,
 }
 
@@ -49,24 +50,26 @@ impl Default for PathsConfig {
     }
 }
 
-/// `[quotas]`: limits of accounts. What is not given is the profile's; 0 is no limit.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// Limits of each account. What is not given is the profile's – `default` has none, `aws-strict` those of AWS; 0 is no
+/// limit.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct QuotasConfig {
-    /// Memory of an account's microVMs, by their baselines, in MiB.
+    /// Memory of its microVMs together, by their baselines, in MiB.
     pub memory_mib: Option<u64>,
-    /// Images of an account.
+    /// Images.
     pub images: Option<u64>,
     /// Versions of an image.
     pub versions: Option<u64>,
-    /// Builds of an account at a time.
+    /// Builds at a time.
     pub builds: Option<u64>,
-    /// Calls of an account, by operation.
+    /// How often operations may be called, by name: `[quotas.rates.RunMicrovm]`.
+    #[schemars(extend("x-name" = "OPERATION"))]
     pub rates: BTreeMap<String, RateConfig>,
 }
 
 /// How often an operation may be called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RateConfig {
     /// Calls in a second; 0 is no limit.
@@ -97,17 +100,21 @@ impl QuotasConfig {
     }
 }
 
-/// `[builder]`: builds of images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Builds of images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BuilderConfig {
     /// Memory of the microVM that builds, in MiB.
+    #[schemars(range(min = 512))]
     pub memory_mib: u64,
     /// Its CPUs.
+    #[schemars(range(min = 1))]
     pub vcpus: u32,
-    /// How long a build may take, in seconds.
+    /// How long a build may take, in seconds, from the first byte of the artifact to the end.
+    #[schemars(range(min = 1))]
     pub time_seconds: u64,
     /// Builds that run at a time on this host; others wait.
+    #[schemars(range(min = 1))]
     pub concurrent: usize,
 }
 
@@ -135,15 +142,15 @@ impl BuilderConfig {
     }
 }
 
-/// `[store]`: the daemon's store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The daemon's store (RocksDB) in `data`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
     /// Cache of uncompressed blocks, in bytes.
     pub cache_bytes: usize,
     /// Changes that are not in tables yet, in bytes.
     pub write_buffer_bytes: usize,
-    /// Size in bytes from which on the write-ahead log is moved into tables. It is read at each start.
+    /// Size in bytes from which on the write-ahead log is moved into tables; it is read at each start.
     pub log_bytes: u64,
     /// Whether everything is compared with its checksums at each start, which reads all of it.
     pub verify: bool,

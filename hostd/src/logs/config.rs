@@ -2,28 +2,31 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::record::MAX_RECORD;
 
-/// `[logs]` of the configuration file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// How much of the output of microVMs and builds is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogsConfig {
-    /// Days after which lines are removed, by whole segments; 0 keeps them until there are too many. Default: 14.
+    /// Days after which lines are removed; 0 keeps them until there are too many.
     pub retention_days: u32,
-    /// Bytes of all logs of the host; beyond it, the oldest segments go. Default: 17179869184 (16 GiB).
+    /// Bytes of all logs of the host; beyond it, the oldest go.
     pub max_bytes: u64,
-    /// Bytes of a log group; beyond it, its oldest segments go. Default: 1073741824 (1 GiB).
+    /// Bytes of a log group; beyond it, its oldest go.
     pub max_group_bytes: u64,
-    /// Bytes of a log stream; beyond it, its oldest segments go. Default: 268435456 (256 MiB).
+    /// Bytes of a log stream; beyond it, its oldest go.
     pub max_stream_bytes: u64,
-    /// Bytes after which a stream's next segment begins: 524288 to 268435456. What is removed at a time, and what is searched to
-    /// find a place in a stream. Default: 4194304 (4 MiB).
+    /// Bytes of a stream that are removed at a time, and searched to find a place in it.
+    #[schemars(range(min = 524_288, max = 268_435_456))]
     pub segment_bytes: u64,
-    /// Log files that are kept open at the same time, of streams that are written. Default: 512.
+    /// Log files that are kept open.
+    #[schemars(range(min = 1))]
     pub max_open_files: usize,
-    /// Seconds between two looks for what is too old or too much. Default: 60.
+    /// Seconds between two looks for what is too old or too much.
+    #[schemars(range(min = 1))]
     pub sweep_interval_seconds: u64,
 }
 

@@ -2,14 +2,16 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// `[metrics]` of the configuration file.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The metrics server.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsConfig {
-    /// `ADDRESS:PORT` where Prometheus finds `/metrics`, and load balancers `/healthz`, over plain HTTP without authentication; or
-    /// `"off"`. They show accounts and amounts, no names of images or microVMs. Default: `"127.0.0.1:9464"`.
+    /// Where Prometheus finds `/metrics`, and load balancers `/healthz`, over plain HTTP without authentication; or
+    /// `"off"`. They show accounts and amounts, no names of images or microVMs.
+    #[schemars(with = "String")]
     pub listen: Listen,
 }
 

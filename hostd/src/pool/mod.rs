@@ -25,19 +25,19 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// Most things that are made at a time, whatever is configured.
 const AT_ONCE_MAX: usize = 64;
 
-/// How much is kept ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// What is made before it is needed, so that microVMs launch sooner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PoolConfig {
-    /// Monitor processes that are ready for each shape (memory and CPUs) of microVMs that is in use; 0 for none.
-    /// Default 4.
+    /// Monitor processes that are ready for each shape (memory and CPUs) that is in use; 0 for none.
     pub monitors: usize,
-    /// For how many shapes monitors are kept ready: those that were launched last. Default 3.
+    /// For how many shapes: those that were launched last.
     pub shapes: usize,
-    /// Networks that are ready: for microVMs with internet access, and for those without once there was one; 0 for none. Default 8.
+    /// Networks that are ready: for microVMs with internet access, and for those without once there was one; 0 for
+    /// none.
     pub networks: usize,
-    /// How many things are made at a time in the background. More make the pool recover sooner, and launches slower meanwhile.
-    /// Default 1.
+    /// Things that are made at a time in the background. More make the pool recover sooner, and launches slower
+    /// meanwhile.
     pub refill: usize,
 }
 

@@ -1,9 +1,10 @@
-//! Configuration of endpoints. All keys are also described in `docs/configuration.md`.
+//! Configuration of endpoints.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::service::Profile;
@@ -13,54 +14,55 @@ const MAX_DOMAIN: usize = 200;
 /// Greatest length of a label, which is a part of a name between dots.
 const MAX_LABEL: usize = 63;
 
-/// `[endpoint]` of the configuration file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Endpoints of microVMs: `https://UUID.DOMAIN` ([endpoints.md](endpoints.md)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EndpointConfig {
-    /// Whether endpoints of microVMs are served at all. Default: true.
+    /// Whether microVMs can be reached at their endpoints at all.
     pub enabled: bool,
-    /// Address and port at which endpoints are served. Default: `127.0.0.1:443`.
+    /// Where requests to endpoints come in.
     pub address: SocketAddr,
-    /// The domain of endpoints. Default: `lambda-microvm.REGION.localhost`.
+    /// What names of endpoints end with; `lambda-microvm.REGION.localhost` unless given.
     pub domain: Option<String>,
-    /// PEM file with a certificate for `*.DOMAIN`, followed by those of intermediate authorities. It is read again when
-    /// it changes. Default: a certificate signed by this host's own authority.
+    /// PEM file with a certificate for `*.DOMAIN`, then those of intermediate authorities; read again when it changes.
+    /// Unless given, an authority of this host's own signs one.
     pub certificate: Option<PathBuf>,
-    /// PEM file with the certificate's key.
+    /// PEM file with the certificate's key; nobody but root may read it.
     pub key: Option<PathBuf>,
-    /// Address and port of the DNS server for the domain, over UDP and TCP. Default: none, no DNS server runs.
+    /// `"ADDRESS:PORT"` where questions about the domain are answered, over UDP and TCP; nowhere unless given.
     pub dns: Option<SocketAddr>,
-    /// Addresses that names of endpoints resolve to. Default: the IP address of `address`.
+    /// Addresses that names of endpoints resolve to; the IP address of `address` unless given.
     pub dns_answer: Vec<IpAddr>,
-    /// Whether `?x-aws-proxy-auth=TOKEN` in a link sets a cookie, so that browsers can log in. Default: false.
+    /// Whether `?x-aws-proxy-auth=TOKEN` in a link sets a cookie, so that browsers can log in.
     pub browser_login: bool,
-    /// Whether apps receive the client's address (`X-Forwarded-For`). Default: false, as in AWS.
+    /// Whether apps are told the client's address (`X-Forwarded-For`); in AWS they are not.
     pub forwarded_for: bool,
-    /// Greatest number of requests that wait for one microVM to wake up; more are refused. Default: 100.
+    /// Requests that wait for one microVM to wake up; more are refused.
     pub held_requests: u32,
-    /// How long requests wait for a microVM to wake up, in seconds; the timeout of the resume hook is added. Default:
-    /// 30.
+    /// How long requests wait for it, beside the timeout of the resume hook, in seconds.
     pub hold_seconds: u64,
-    /// How long a suspend waits for requests in progress, in seconds. Default: 5.
+    /// How long a suspend waits for requests that are under way, in seconds.
     pub drain_seconds: u64,
-    /// Seconds without a byte after which a connection is closed. Default: 3600.
+    /// Seconds without a byte after which a connection is closed.
+    #[schemars(range(min = 1))]
     pub idle_connection_seconds: u64,
-    /// Whether connections, requests per second and bandwidth are limited by memory class. Default: that of the
-    /// profile.
+    /// Whether connections, requests per second and bandwidth are limited by memory class; the profile's unless given:
+    /// `default` does not, `aws-strict` does.
     pub limits: Option<bool>,
-    /// A certificate from an ACME authority. Default: none.
+    /// A certificate from an ACME authority: `[endpoint.acme]`.
     pub acme: Option<AcmeConfig>,
 }
 
-/// `[endpoint.acme]` of the configuration file. Configuring it means agreement to the authority's terms of service.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// An ACME authority, like Let's Encrypt. With this section you agree to its terms of service. It needs a `domain` of
+/// your own and `dns` ([endpoints.md](endpoints.md#a-certificate-from-lets-encrypt-or-another-acme-authority)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AcmeConfig {
-    /// URL of the authority's directory.
+    /// URL of the authority's directory, like `https://acme-v02.api.letsencrypt.org/directory`.
     pub directory: String,
-    /// Contact for messages of the authority: `mailto:ADDRESS`. Default: none.
+    /// Whom the authority writes to: `mailto:ADDRESS`. It is told when the account is made.
     pub contact: Option<String>,
-    /// PEM file with the authority that signs the directory's own certificate. Default: the authorities of the system.
+    /// PEM file with the authority that signs the directory's own certificate; those of the system unless given.
     pub ca_file: Option<PathBuf>,
 }
 

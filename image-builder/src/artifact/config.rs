@@ -4,49 +4,48 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use hearth_host::roles::{Secret, StaticKeys};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::zip;
 
-/// Permitted sources of artifacts. The default is AWS: `s3://` URIs only, read from S3 with the build role's credentials.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Where artifacts may come from. `PutArtifact` (`hearth image create NAME FOLDER`) works beside it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ArtifactConfig {
     /// The object store of all buckets that are not in `buckets`.
     pub s3: S3Config,
-    /// Buckets that are local directories: an object's key is its path below the directory. Keys never lead out of it, also not
-    /// through links.
+    /// Buckets that are folders of this host: `NAME = "/FOLDER"`. An object's key is its path below the folder.
     pub buckets: BTreeMap<String, PathBuf>,
-    /// Whether `file://` URIs are accepted: any file that this process can read may then be used as an artifact by any client.
-    /// Default false.
+    /// Whether `file://` URIs are taken: then every file that root can read can become somebody's artifact.
     pub allow_files: bool,
-    /// Registries from which images may be pulled, by `host` or `host:port`. The name `*` stands for all others, over
-    /// HTTPS. If empty, image references are refused. Default empty.
+    /// Registries that images may be pulled from, by host: `[artifacts.registries."HOST:PORT"]`; `"*"` stands for all
+    /// others. Without any, image references are refused.
+    #[schemars(extend("x-name" = "HOST"))]
     pub registries: BTreeMap<String, RegistryConfig>,
     /// Limits of an artifact's size.
     pub limits: ArtifactLimits,
 }
 
-/// An S3-compatible object store.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The object store of all buckets that are not in `buckets`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct S3Config {
-    /// URL of the store, like `https://minio.example:9000`; by default AWS's for the region.
+    /// URL of the store; AWS's for the region unless given.
     pub endpoint: Option<String>,
-    /// Region that requests are signed for. Default `us-east-1`.
+    /// Region that requests are signed for.
     pub region: String,
-    /// Whether the bucket is the first part of the path instead of part of the host name. Only used with an `endpoint`;
-    /// AWS's own store is addressed by host names. Default true.
+    /// Whether buckets are the first part of a path instead of the host's name; only with an `endpoint`.
     pub path_style: bool,
-    /// Whether the endpoint may be `http://`. Default false.
+    /// Whether the endpoint may be `http://`.
     pub allow_http: bool,
-    /// A PEM file with certificates of authorities to trust in addition to the system's.
+    /// PEM file with authorities to trust beside the system's.
     pub ca_file: Option<PathBuf>,
-    /// Keys for build roles without credentials. Without these keys, requests for such roles are not signed.
+    /// Keys for build roles that stand for none.
     pub credentials: Option<StaticKeys>,
-    /// How many times a request is repeated after a server error or a broken connection. Default 3.
+    /// How many times a request is sent again after a server's error or a broken connection.
     pub max_retries: usize,
-    /// Seconds without a byte after which a transfer fails. Default 30.
+    /// Seconds without a byte after which a transfer has failed.
     pub read_timeout_seconds: u64,
 }
 
@@ -66,30 +65,30 @@ impl Default for S3Config {
 }
 
 /// A registry.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RegistryConfig {
-    /// Whether the registry is accessed over plain HTTP. Not for `*`. Default false.
+    /// Whether it is spoken to without TLS; not for `"*"`.
     pub plain_http: bool,
-    /// User to sign in as; without one, access is anonymous.
+    /// User to sign in as; anonymous unless given.
     pub username: Option<String>,
     /// The user's password or token.
     pub password: Option<Secret>,
-    /// A PEM file with certificates of authorities to trust in addition to the system's.
+    /// PEM file with authorities to trust beside the system's.
     pub ca_file: Option<PathBuf>,
 }
 
 /// Limits of an artifact's size.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ArtifactLimits {
-    /// Most bytes of a zip as it is stored. Default 10 GiB.
+    /// Bytes of a zip as it is stored.
     pub max_zip_bytes: u64,
     /// Limits of a zip's content.
     pub zip: zip::Limits,
-    /// Most bytes of all blobs of an image, compressed as they are. Default 10 GiB.
+    /// Bytes of a container image's blobs together, compressed as they are.
     pub max_image_bytes: u64,
-    /// Most layers of an image. Default 256, twice what Docker allows.
+    /// Layers of a container image.
     pub max_layers: usize,
 }
 

@@ -7,6 +7,7 @@ use hearth_host::dns::DnsConfig;
 use hearth_host::network::NetworkConfig;
 use hearth_vmm_jail::config::{DEFAULT_MEMLOCK, DEFAULT_NOFILE};
 use hearth_vmm_jail::{JailConfig, JailMode, OnViolation, Wall};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::pool::PoolConfig;
@@ -86,25 +87,26 @@ impl HostConfig {
     }
 }
 
-/// The jail of each monitor process (docs/jail.md).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The jail of each monitor process ([jail.md](jail.md)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct JailSettings {
-    /// Whether there is a jail at all; without one, a guest that breaks out of its monitor is root on this host. For
-    /// development only. Default true.
+    /// Whether there is a jail. Without, a guest that breaks out of its monitor is root on this host: for development
+    /// only.
     pub enabled: bool,
-    /// Walls that are left out, by name, for debugging. Default none.
+    /// Walls that are left out, by name, for debugging.
     pub off: Vec<String>,
-    /// The lowest user and group id that a microVM gets. Each that lives has one for itself; nothing else on the host may have any of
-    /// them. Default 1901000000.
+    /// Lowest user and group id that a microVM gets; nothing else on the host may have these.
+    #[schemars(range(min = 1))]
     pub first_uid: u32,
-    /// How many there are: the greatest number of microVMs and of monitors in the pool together. Default 65536.
+    /// How many there are: the most microVMs and ready monitors together.
+    #[schemars(range(min = 1))]
     pub uids: u32,
-    /// Most descriptors that a monitor may hold open. Default 2048.
+    /// Descriptors that a monitor may hold open.
     pub nofile: u64,
-    /// Most bytes that a monitor may lock in memory. Default 8388608.
+    /// Bytes that a monitor may lock in memory.
     pub memlock: u64,
-    /// Size in bytes up to which a monitor may write any file. Default: no limit.
+    /// Bytes up to which a monitor may write any file; no limit unless given.
     pub fsize: Option<u64>,
 }
 
@@ -172,15 +174,15 @@ fn wall(name: &str) -> Option<Wall> {
     WALLS.into_iter().find(|wall| wall.name() == name)
 }
 
-/// The control group of each monitor process (cgroup version 2).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The control group (version 2) of each monitor process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CgroupSettings {
-    /// Whether there are any. Without, microVMs share the CPUs evenly whatever their size, and one monitor's memory is not
-    /// limited. Default true.
+    /// Whether there is one. Without, microVMs share the CPUs evenly whatever their size, and a monitor's memory is not
+    /// limited.
     pub enabled: bool,
-    /// The group that holds those of all microVMs; made if it is not there, with the controllers `cpu`, `memory` and `pids`.
-    /// It must not be the daemon's own, nor below it: microVMs outlive the daemon. Default `/sys/fs/cgroup/hearth`.
+    /// Group of those of all microVMs, made if it is not there, with the controllers `cpu`, `memory` and `pids`; never
+    /// the daemon's own, nor below it: microVMs outlive the daemon.
     pub parent: PathBuf,
 }
 

@@ -33,18 +33,17 @@ use tree::Kind;
 
 use crate::failure::{FailureCode, is_full};
 
-/// Limits of an archive.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// Limits of a zip's content.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Most files, directories (also those only implied by their children) and links. Default 100,000.
+    /// Files, directories and links of a zip.
     pub max_entries: u64,
-    /// Most bytes of all files and link targets together, unpacked. Default 16 GiB.
+    /// Bytes of all its files, unpacked.
     pub max_unpacked_bytes: u64,
-    /// Highest ratio of unpacked bytes to the archive's size, if more than 64 MiB are unpacked. Default 200.
+    /// How many times the zip's own size that may be, once it is more than 64 MiB.
     pub max_ratio: u64,
-    /// Most bytes of the archive's directory: names, comments and extra fields of all entries. Bounds the memory for reading an
-    /// archive to about five times this. Default 32 MiB.
+    /// Bytes of the zip's directory; reading it takes some five times that of memory.
     pub max_directory_bytes: u64,
 }
 
