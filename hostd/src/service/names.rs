@@ -2,7 +2,7 @@
 
 use hearth_host::roles::is_account;
 
-use super::error::ServiceError;
+use super::error::{NameError, ServiceError};
 use super::{Profile, ServiceConfig};
 
 /// The middle part of the ARNs of managed connectors, before their name.
@@ -113,10 +113,10 @@ impl ServiceConfig {
     ///
     /// # Errors
     ///
-    /// [`ServiceError::InvalidArn`], [`ServiceError::OtherRegion`].
-    pub fn image_name(&self, account: &str, identifier: &str) -> Result<ImageName, ServiceError> {
+    /// [`NameError::InvalidArn`], [`NameError::OtherRegion`].
+    pub fn image_name(&self, account: &str, identifier: &str) -> Result<ImageName, NameError> {
         let decoded = decoded(identifier);
-        let invalid = || ServiceError::InvalidArn(identifier.to_owned());
+        let invalid = || NameError::InvalidArn(identifier.to_owned());
         if !decoded.starts_with("arn:") {
             let bare = self.profile == Profile::Default && is_name(&decoded);
             return bare
@@ -131,7 +131,7 @@ impl ServiceConfig {
             return Err(invalid());
         }
         if *region != self.region {
-            return Err(ServiceError::OtherRegion { arn: decoded.clone(), region: self.region.clone() });
+            return Err(NameError::OtherRegion { arn: decoded.clone(), region: self.region.clone() });
         }
         Ok(ImageName { account: (*owner).to_owned(), name: (*name).to_owned() })
     }
@@ -140,10 +140,10 @@ impl ServiceConfig {
     ///
     /// # Errors
     ///
-    /// [`ServiceError::NotAnArn`], and the errors of [`Self::image_name`].
-    pub fn image_to_run(&self, account: &str, identifier: &str) -> Result<ImageName, ServiceError> {
+    /// [`NameError::NotAnArn`], and the errors of [`Self::image_name`].
+    pub fn image_to_run(&self, account: &str, identifier: &str) -> Result<ImageName, NameError> {
         if self.profile == Profile::AwsStrict && !decoded(identifier).starts_with("arn:") {
-            return Err(ServiceError::NotAnArn);
+            return Err(NameError::NotAnArn);
         }
         self.image_name(account, identifier)
     }
@@ -158,24 +158,24 @@ impl ServiceConfig {
         arns: &[String],
         field: &'static str,
         ingress: bool,
-    ) -> Result<Vec<Connector>, ServiceError> {
+    ) -> Result<Vec<Connector>, NameError> {
         let mut connectors = Vec::new();
         for arn in arns {
             let connector = self.connector(arn, field)?;
             if connector.is_ingress() != ingress {
-                return Err(ServiceError::ConnectorKind { field, arn: arn.clone() });
+                return Err(NameError::ConnectorKind { field, arn: arn.clone() });
             }
             if connectors.contains(&connector) {
-                return Err(ServiceError::ConnectorRepeated { field, arn: arn.clone() });
+                return Err(NameError::ConnectorRepeated { field, arn: arn.clone() });
             }
             connectors.push(connector);
         }
         Ok(connectors)
     }
 
-    fn connector(&self, arn: &str, field: &'static str) -> Result<Connector, ServiceError> {
-        let malformed = || ServiceError::ConnectorMalformed { field };
-        let unknown = || ServiceError::ConnectorUnknown { field, arn: arn.to_owned() };
+    fn connector(&self, arn: &str, field: &'static str) -> Result<Connector, NameError> {
+        let malformed = || NameError::ConnectorMalformed { field };
+        let unknown = || NameError::ConnectorUnknown { field, arn: arn.to_owned() };
         let parts: Vec<&str> = arn.splitn(6, ':').collect();
         let ["arn", _, "lambda", region, _, resource] = parts.as_slice() else { return Err(malformed()) };
         if !resource.starts_with("network-connector:") {
@@ -302,7 +302,7 @@ mod tests {
             assert_eq!(error.to_string(), format!("Invalid ARN format: {bad}"));
         }
         let error = config.image_name("111122223333", &ARN.replace("us-east-1", "eu-west-1")).unwrap_err();
-        assert!(matches!(error, ServiceError::OtherRegion { .. }));
+        assert!(matches!(error, NameError::OtherRegion { .. }));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::DashMapStateStore;
 
 use super::Profile;
-use super::error::ServiceError;
+use super::error::{LimitError, ServiceError};
 use crate::operation::Operation;
 use crate::panics::poisoned;
 
@@ -203,12 +203,12 @@ impl Quotas {
     ///
     /// # Errors
     ///
-    /// [`ServiceError::Throttled`]; a refused call does not count.
-    pub fn call(&self, account: &str, operation: Operation) -> Result<(), ServiceError> {
+    /// [`LimitError::Throttled`]; a refused call does not count.
+    pub fn call(&self, account: &str, operation: Operation) -> Result<(), LimitError> {
         let Some(limiter) = self.rates.get(&operation) else { return Ok(()) };
         limiter.check_key(&account.to_owned()).map_err(|not_until| {
             let retry_after = not_until.wait_time_from(self.clock.now());
-            ServiceError::Throttled { quota: Quota::Rate(operation), retry_after }
+            LimitError::Throttled { quota: Quota::Rate(operation), retry_after }
         })
     }
 
@@ -223,11 +223,11 @@ impl Quotas {
     ///
     /// # Errors
     ///
-    /// [`ServiceError::QuotaExceeded`].
-    pub fn one_more(&self, quota: Quota, used: u64, resource: &str) -> Result<(), ServiceError> {
+    /// [`LimitError::QuotaExceeded`].
+    pub fn one_more(&self, quota: Quota, used: u64, resource: &str) -> Result<(), LimitError> {
         match self.limit(quota) {
             Some(limit) if used >= limit => {
-                Err(ServiceError::QuotaExceeded { quota, limit, resource: resource.to_owned() })
+                Err(LimitError::QuotaExceeded { quota, limit, resource: resource.to_owned() })
             }
             _ => Ok(()),
         }
@@ -239,7 +239,7 @@ impl Quotas {
     ///
     /// # Errors
     ///
-    /// [`ServiceError::QuotaExceeded`], and those of `stored`.
+    /// [`LimitError::QuotaExceeded`], and those of `stored`.
     pub fn promise(
         &self,
         account: &str,
@@ -255,7 +255,7 @@ impl Quotas {
         used.extend(of_account.map(|((_, id), mib)| (id.clone(), *mib)));
         if used.values().fold(mib, |sum, mib| sum.saturating_add(*mib)) > limit {
             let resource = account.to_owned();
-            return Err(ServiceError::QuotaExceeded { quota: Quota::Memory, limit, resource });
+            return Err(LimitError::QuotaExceeded { quota: Quota::Memory, limit, resource }.into());
         }
         let key = (account.to_owned(), id.to_owned());
         promised.insert(key.clone(), mib);
@@ -292,7 +292,7 @@ mod tests {
         for _ in 0..2 {
             quotas.call("111122223333", Operation::SuspendMicrovm).unwrap();
         }
-        let error = quotas.call("111122223333", Operation::SuspendMicrovm).unwrap_err();
+        let error = ServiceError::from(quotas.call("111122223333", Operation::SuspendMicrovm).unwrap_err());
         assert_eq!(error.exception().http_status, 429);
         assert_eq!(error.quota().unwrap().code(), "L-90045317");
         let wait = error.retry_after().unwrap();
@@ -336,7 +336,7 @@ mod tests {
     async fn counts_are_limited() {
         let quotas = Quotas::new(Limits::of(Profile::AwsStrict));
         quotas.one_more(Quota::Images, 99, "111122223333").unwrap();
-        let error = quotas.one_more(Quota::Images, 100, "111122223333").unwrap_err();
+        let error = ServiceError::from(quotas.one_more(Quota::Images, 100, "111122223333").unwrap_err());
         assert_eq!(error.quota().unwrap().code(), "L-942E56BE");
         let error = quotas.one_more(Quota::Builds, 5, "111122223333").unwrap_err();
         assert!(error.to_string().contains("maximum number of concurrent builds"), "{error}");

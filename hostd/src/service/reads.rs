@@ -4,7 +4,7 @@ use hearth_proto::microvms::v1 as proto;
 use hearth_proto::store::v1::{ImageRecord, VersionRecord};
 
 use super::Service;
-use super::error::ServiceError;
+use super::error::{ImageError, ServiceError};
 use super::names::{ImageName, version_text};
 use super::pipeline::{Admitted, Handler, NoImage};
 use crate::access::Caller;
@@ -17,7 +17,7 @@ impl Handler for proto::GetMicrovmImageRequest {
     type Target = ImageName;
 
     fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
-        service.image(caller, self.image_identifier.as_deref())
+        Ok(service.image(caller, self.image_identifier.as_deref())?)
     }
 
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
@@ -76,7 +76,7 @@ impl Handler for proto::GetMicrovmImageVersionRequest {
     type Target = ImageName;
 
     fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
-        service.image(caller, self.image_identifier.as_deref())
+        Ok(service.image(caller, self.image_identifier.as_deref())?)
     }
 
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
@@ -92,7 +92,7 @@ impl Handler for proto::ListMicrovmImageVersionsRequest {
     type Target = ImageName;
 
     fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
-        service.image(caller, self.image_identifier.as_deref())
+        Ok(service.image(caller, self.image_identifier.as_deref())?)
     }
 
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
@@ -115,7 +115,7 @@ impl Handler for proto::GetMicrovmImageBuildRequest {
     type Target = ImageName;
 
     fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
-        service.image(caller, self.image_identifier.as_deref())
+        Ok(service.image(caller, self.image_identifier.as_deref())?)
     }
 
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
@@ -125,7 +125,8 @@ impl Handler for proto::GetMicrovmImageBuildRequest {
         let builds = builds(service, image, version)?;
         builds.into_iter().find(|build| build.build_id == build_id).ok_or_else(|| {
             let arn = service.config().image_arn(&image.account, &image.name);
-            ServiceError::BuildNotFound { arn, version: version.to_owned(), build_id: build_id.to_owned() }
+            ImageError::BuildNotFound { arn, version: version.to_owned(), build_id: build_id.to_owned() }
+                .into()
         })
     }
 }
@@ -136,7 +137,7 @@ impl Handler for proto::ListMicrovmImageBuildsRequest {
     type Target = ImageName;
 
     fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
-        service.image(caller, self.image_identifier.as_deref())
+        Ok(service.image(caller, self.image_identifier.as_deref())?)
     }
 
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
