@@ -8,7 +8,7 @@ use hearth_proto::store::v1::MicrovmRecord;
 use proto::port_specification::Specification;
 
 use super::Service;
-use super::error::ServiceError;
+use super::error::{MicrovmError, ServiceError};
 use super::pipeline::{Admitted, Handler, Permission, Target};
 use crate::access::Caller;
 use crate::tokens::{Grant, HEADER, Kind, TokenError};
@@ -42,7 +42,7 @@ impl Handler for proto::CreateMicrovmAuthTokenRequest {
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
         let connectors = live_connectors(&call.target.microvm)?;
         if !connectors.iter().any(|open| matches!(open, Connector::HttpIngress | Connector::AllIngress)) {
-            return Err(ServiceError::HttpIngressNeeded);
+            return Err(MicrovmError::HttpIngressNeeded.into());
         }
         let auth_token = token(call.service, &call.target, Kind::Http)?;
         Ok(proto::CreateMicrovmAuthTokenResponse { auth_token })
@@ -63,21 +63,21 @@ impl Handler for proto::CreateMicrovmShellAuthTokenRequest {
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
         let connectors = live_connectors(&call.target.microvm)?;
         if connectors.contains(&Connector::AllIngress) && connectors.len() > 1 {
-            return Err(ServiceError::AllIngressCombined);
+            return Err(MicrovmError::AllIngressCombined.into());
         }
         if !connectors.iter().any(|open| matches!(open, Connector::ShellIngress | Connector::AllIngress)) {
-            return Err(ServiceError::ShellIngressNeeded);
+            return Err(MicrovmError::ShellIngressNeeded.into());
         }
         let auth_token = token(call.service, &call.target, Kind::Shell)?;
         Ok(proto::CreateMicrovmShellAuthTokenResponse { auth_token })
     }
 }
 
-fn minutes(service: &Service, minutes: Option<i32>) -> Result<u32, ServiceError> {
+fn minutes(service: &Service, minutes: Option<i32>) -> Result<u32, MicrovmError> {
     let minutes = minutes.unwrap_or_default();
     let max = service.config().max_token_minutes;
     if minutes > max {
-        return Err(ServiceError::ExpirationTooLong { minutes, max });
+        return Err(MicrovmError::ExpirationTooLong { minutes, max });
     }
     Ok(u32::try_from(minutes).unwrap_or_default())
 }
@@ -92,17 +92,17 @@ fn token(service: &Service, wanted: &Wanted, kind: Kind) -> Result<BTreeMap<Stri
 }
 
 /// The ingress connectors of a microVM that has not terminated.
-fn live_connectors(record: &MicrovmRecord) -> Result<Vec<Connector>, ServiceError> {
+fn live_connectors(record: &MicrovmRecord) -> Result<Vec<Connector>, MicrovmError> {
     use proto::MicrovmState as State;
     let microvm = record.microvm.clone().unwrap_or_default();
     if matches!(microvm.state(), State::Terminating | State::Terminated) {
-        return Err(ServiceError::Terminated(microvm.microvm_id));
+        return Err(MicrovmError::Terminated(microvm.microvm_id));
     }
     Ok(microvm.ingress_network_connectors.iter().filter_map(|arn| Connector::of_arn(arn)).collect())
 }
 
 /// The allowed ports as sorted ranges that neither overlap nor touch.
-fn ports(specifications: &[proto::PortSpecification]) -> Result<Vec<(u16, u16)>, ServiceError> {
+fn ports(specifications: &[proto::PortSpecification]) -> Result<Vec<(u16, u16)>, MicrovmError> {
     let mut ranges = Vec::with_capacity(specifications.len());
     for specification in specifications {
         let (start, end) = match &specification.specification {
@@ -115,7 +115,7 @@ fn ports(specifications: &[proto::PortSpecification]) -> Result<Vec<(u16, u16)>,
         };
         match (u16::try_from(start), u16::try_from(end)) {
             (Ok(first), Ok(last)) if first <= last => ranges.push((first, last)),
-            _ => return Err(ServiceError::PortRange { start, end }),
+            _ => return Err(MicrovmError::PortRange { start, end }),
         }
     }
     ranges.sort_unstable();

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use prost::Message;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
-use super::error::ServiceError;
+use super::error::{InvalidRequest, ServiceError};
 use super::names;
 use crate::operation::Operation;
 use crate::records::CURSOR_KEY;
@@ -72,9 +72,9 @@ impl Cursors {
     ///
     /// # Errors
     ///
-    /// [`ServiceError::NextToken`] where the cursor is not one of this list.
+    /// [`InvalidRequest::NextToken`] where the cursor is not one of this list.
     pub fn open_token(&self, of: &List, cursor: &str) -> Result<Vec<u8>, ServiceError> {
-        let wrong = || ServiceError::NextToken;
+        let wrong = || ServiceError::from(InvalidRequest::NextToken);
         if cursor.len() > MAX_TEXT {
             return Err(wrong());
         }
@@ -130,11 +130,17 @@ mod tests {
         let cursors = Cursors::open(&Db::new(Arc::new(MemoryStore::new()))).await.unwrap();
         let cursor = cursors.seal(&list("111122223333", None), b"last").unwrap();
         for of in [list("444455556666", None), list("111122223333", Some("demo"))] {
-            assert!(matches!(cursors.open_token(&of, &cursor), Err(ServiceError::NextToken)));
+            assert!(matches!(
+                cursors.open_token(&of, &cursor),
+                Err(ServiceError::Request(InvalidRequest::NextToken))
+            ));
         }
         let filters = ListMicrovmsRequest::default();
         let of = List::new("111122223333", Operation::ListMicrovmImages, &filters);
-        assert!(matches!(cursors.open_token(&of, &cursor), Err(ServiceError::NextToken)));
+        assert!(matches!(
+            cursors.open_token(&of, &cursor),
+            Err(ServiceError::Request(InvalidRequest::NextToken))
+        ));
     }
 
     #[tokio::test]
@@ -146,11 +152,20 @@ mod tests {
             let mut bytes = cursor.clone().into_bytes();
             bytes[index] = if bytes[index] == b'A' { b'B' } else { b'A' };
             let changed = String::from_utf8(bytes).unwrap();
-            assert!(matches!(cursors.open_token(&of, &changed), Err(ServiceError::NextToken)), "{index}");
+            assert!(
+                matches!(
+                    cursors.open_token(&of, &changed),
+                    Err(ServiceError::Request(InvalidRequest::NextToken))
+                ),
+                "{index}"
+            );
         }
         let long = "A".repeat(MAX_TEXT + 1);
         for bad in ["", "A", "....", &cursor[..cursor.len() - 2], &long] {
-            assert!(matches!(cursors.open_token(&of, bad), Err(ServiceError::NextToken)), "{bad}");
+            assert!(
+                matches!(cursors.open_token(&of, bad), Err(ServiceError::Request(InvalidRequest::NextToken))),
+                "{bad}"
+            );
         }
         let other = Cursors::open(&Db::new(Arc::new(MemoryStore::new()))).await.unwrap();
         assert!(other.open_token(&of, &cursor).is_err());

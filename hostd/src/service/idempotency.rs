@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::MutexGuard;
 
 use super::Service;
-use super::error::ServiceError;
+use super::error::{InvalidRequest, ServiceError};
 use crate::access::Caller;
 use crate::clock;
 use crate::driver::record::millis;
@@ -97,7 +97,7 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// [`ServiceError::ClientTokenReused`], and errors of the store.
+    /// [`InvalidRequest::ClientTokenReused`], and errors of the store.
     pub(crate) fn replay<R: HasClientToken, A: Answer>(
         &self,
         caller: &Caller,
@@ -138,7 +138,7 @@ impl Service {
         if record.request_sha256 == used.request_sha256 {
             Ok(Some(answer))
         } else {
-            Err(ServiceError::ClientTokenReused)
+            Err(InvalidRequest::ClientTokenReused.into())
         }
     }
 

@@ -8,7 +8,7 @@ use hearth_proto::microvms::v1 as proto;
 use prost_types::Timestamp;
 
 use super::Service;
-use super::error::ServiceError;
+use super::error::{ImageError, ServiceError};
 use super::pipeline::{Admitted, Handler, NoImage};
 use crate::access::Caller;
 use crate::clock;
@@ -58,7 +58,7 @@ impl Handler for proto::ListManagedMicrovmImageVersionsRequest {
         let service = call.service;
         if !call.target.0 {
             let identifier = call.request.image_identifier.clone().unwrap_or_default();
-            return Err(ServiceError::ManagedImageNotFound(identifier));
+            return Err(ImageError::ManagedNotFound(identifier).into());
         }
         let page = service.page(call.caller, &call.request)?;
         let after = page.after.as_deref().and_then(|last| Some(u64::from_be_bytes(last.try_into().ok()?)));

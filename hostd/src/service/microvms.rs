@@ -6,7 +6,7 @@ use hearth_proto::microvms::v1 as proto;
 use hearth_proto::store::v1::MicrovmRecord;
 
 use super::Service;
-use super::error::ServiceError;
+use super::error::{MicrovmError, ServiceError};
 use super::page::Page;
 use super::pipeline::{Admitted, Handler, NoImage};
 use crate::access::Caller;
@@ -186,11 +186,11 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// [`ServiceError::MicrovmNotFound`].
+    /// [`MicrovmError::NotFound`].
     pub(super) fn microvm(&self, caller: &Caller, id: Option<&str>) -> Result<MicrovmRecord, ServiceError> {
         let id = id.unwrap_or_default();
         let found = self.db().get(Table::Microvms, &records::microvm(&caller.account, id))?;
-        found.ok_or_else(|| ServiceError::MicrovmNotFound(id.to_owned()))
+        Ok(found.ok_or_else(|| MicrovmError::NotFound(id.to_owned()))?)
     }
 }
 

@@ -57,6 +57,7 @@ use hearth_proto::store::v1::{ImageRecord, VersionRecord};
 use tokio::sync::Mutex;
 
 use self::cursor::Cursors;
+use self::error::{ImageError, NameError};
 use self::host::HostParts;
 use self::observe::CallObserver;
 use self::quota::Quotas;
@@ -179,7 +180,7 @@ impl Service {
     /// # Errors
     ///
     /// Those of [`ServiceConfig::image_name`].
-    pub(crate) fn image(&self, caller: &Caller, identifier: Option<&str>) -> Result<ImageName, ServiceError> {
+    pub(crate) fn image(&self, caller: &Caller, identifier: Option<&str>) -> Result<ImageName, NameError> {
         self.config().image_name(&caller.account, identifier.unwrap_or_default())
     }
 
@@ -187,18 +188,18 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// [`ServiceError::ImageNotFound`].
+    /// [`ImageError::NotFound`].
     pub(crate) fn image_record(&self, image: &ImageName) -> Result<ImageRecord, ServiceError> {
         let record = self.db().get(Table::Images, &records::image(&image.account, &image.name))?;
-        record
-            .ok_or_else(|| ServiceError::ImageNotFound(self.config().image_arn(&image.account, &image.name)))
+        let arn = || self.config().image_arn(&image.account, &image.name);
+        Ok(record.ok_or_else(|| ImageError::NotFound(arn()))?)
     }
 
     /// The stored record of a version. `version` is the version as the request spells it.
     ///
     /// # Errors
     ///
-    /// [`ServiceError::VersionNotFound`], [`ServiceError::ImageNotFound`].
+    /// [`ImageError::VersionNotFound`], [`ImageError::NotFound`].
     pub(crate) fn version_record(
         &self,
         image: &ImageName,
@@ -215,6 +216,6 @@ impl Service {
         }
         self.image_record(image)?;
         let arn = self.config().image_arn(&image.account, &image.name);
-        Err(ServiceError::VersionNotFound { arn, version: version.to_owned() })
+        Err(ImageError::VersionNotFound { arn, version: version.to_owned() }.into())
     }
 }

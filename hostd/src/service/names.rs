@@ -7,7 +7,7 @@ use hearth_model::connector::{self, Connector, NotAConnector};
 use hearth_model::image::{BASE_IMAGE, ImageArn, ImageName, is_name};
 use percent_encoding::percent_decode_str;
 
-use super::error::ServiceError;
+use super::error::{NameError, ServiceError};
 use super::{Profile, ServiceConfig};
 
 impl ServiceConfig {
@@ -41,10 +41,10 @@ impl ServiceConfig {
     ///
     /// # Errors
     ///
-    /// [`ServiceError::InvalidArn`], [`ServiceError::OtherRegion`].
-    pub fn image_name(&self, account: &str, identifier: &str) -> Result<ImageName, ServiceError> {
+    /// [`NameError::InvalidArn`], [`NameError::OtherRegion`].
+    pub fn image_name(&self, account: &str, identifier: &str) -> Result<ImageName, NameError> {
         let decoded = decoded(identifier);
-        let invalid = || ServiceError::InvalidArn(identifier.to_owned());
+        let invalid = || NameError::InvalidArn(identifier.to_owned());
         if !is_arn(&decoded) {
             let bare = self.profile == Profile::Default && is_name(&decoded);
             return bare
@@ -53,7 +53,7 @@ impl ServiceConfig {
         }
         let arn = ImageArn::parse(&decoded).ok_or_else(invalid)?;
         if arn.region != self.region {
-            return Err(ServiceError::OtherRegion { arn: decoded, region: self.region.clone() });
+            return Err(NameError::OtherRegion { arn: decoded, region: self.region.clone() });
         }
         Ok(arn.image)
     }
@@ -62,10 +62,10 @@ impl ServiceConfig {
     ///
     /// # Errors
     ///
-    /// [`ServiceError::NotAnArn`], and the errors of [`Self::image_name`].
-    pub fn image_to_run(&self, account: &str, identifier: &str) -> Result<ImageName, ServiceError> {
+    /// [`NameError::NotAnArn`], and the errors of [`Self::image_name`].
+    pub fn image_to_run(&self, account: &str, identifier: &str) -> Result<ImageName, NameError> {
         if self.profile == Profile::AwsStrict && !is_arn(&decoded(identifier)) {
-            return Err(ServiceError::NotAnArn);
+            return Err(NameError::NotAnArn);
         }
         self.image_name(account, identifier)
     }
@@ -80,25 +80,25 @@ impl ServiceConfig {
         arns: &[String],
         field: &'static str,
         ingress: bool,
-    ) -> Result<Vec<Connector>, ServiceError> {
+    ) -> Result<Vec<Connector>, NameError> {
         let mut connectors = Vec::new();
         for arn in arns {
             let connector = self.connector(arn, field)?;
             if connector.is_ingress() != ingress {
-                return Err(ServiceError::ConnectorKind { field, arn: arn.clone() });
+                return Err(NameError::ConnectorKind { field, arn: arn.clone() });
             }
             if connectors.contains(&connector) {
-                return Err(ServiceError::ConnectorRepeated { field, arn: arn.clone() });
+                return Err(NameError::ConnectorRepeated { field, arn: arn.clone() });
             }
             connectors.push(connector);
         }
         Ok(connectors)
     }
 
-    fn connector(&self, arn: &str, field: &'static str) -> Result<Connector, ServiceError> {
-        let unknown = || ServiceError::ConnectorUnknown { field, arn: arn.to_owned() };
+    fn connector(&self, arn: &str, field: &'static str) -> Result<Connector, NameError> {
+        let unknown = || NameError::ConnectorUnknown { field, arn: arn.to_owned() };
         let (region, connector) = Connector::parse(arn).map_err(|error| match error {
-            NotAConnector::Malformed => ServiceError::ConnectorMalformed { field },
+            NotAConnector::Malformed => NameError::ConnectorMalformed { field },
             NotAConnector::Unknown => unknown(),
         })?;
         let strange = connector == Connector::NoEgress && self.profile == Profile::AwsStrict;
@@ -181,7 +181,7 @@ mod tests {
             assert_eq!(error.to_string(), format!("Invalid ARN format: {bad}"));
         }
         let error = config.image_name("111122223333", &ARN.replace("us-east-1", "eu-west-1")).unwrap_err();
-        assert!(matches!(error, ServiceError::OtherRegion { .. }));
+        assert!(matches!(error, NameError::OtherRegion { .. }));
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// [`ServiceError::NextToken`].
+    /// [`InvalidRequest::NextToken`](super::error::InvalidRequest::NextToken).
     pub(crate) fn page<R: Paged>(&self, caller: &Caller, request: &R) -> Result<Page, ServiceError> {
         let mut filters = request.clone();
         let (max_results, next_token) = filters.page_mut();

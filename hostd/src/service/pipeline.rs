@@ -16,7 +16,7 @@ use serde_json::Value;
 use tracing::Instrument as _;
 
 use super::constraints::Constraints;
-use super::error::ServiceError;
+use super::error::{Denied, ServiceError};
 use super::idempotency::{ClientToken, Replay};
 use super::observe::Call;
 use super::{Service, json};
@@ -98,7 +98,7 @@ pub(crate) trait Handler: Input {
     ///
     /// # Errors
     ///
-    /// [`ServiceError::ClientTokenReused`], and errors of the store.
+    /// [`ServiceError::Request`] if the token was used for another request, and errors of the store.
     fn replay(&self, _: &Service, _: &Caller) -> Result<Replay<Self::Response>, ServiceError> {
         Ok(Replay::New(ClientToken::default()))
     }
@@ -260,7 +260,7 @@ impl Service {
         caller: &Caller,
         operation: Operation,
         permission: Permission<'_>,
-    ) -> Result<(), ServiceError> {
+    ) -> Result<(), Denied> {
         let (allowed, resource) = match permission {
             Permission::Everything => (caller.may(operation, None), None),
             Permission::Image { account, name } => {
@@ -271,7 +271,7 @@ impl Service {
             return Ok(());
         }
         let arn = resource.map(|(account, name)| self.config().image_arn(account, name));
-        Err(ServiceError::AccessDenied {
+        Err(Denied::AccessDenied {
             principal: caller.principal.clone(),
             action: operation.name(),
             resource: arn.unwrap_or_else(|| "*".to_owned()),

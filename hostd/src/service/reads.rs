@@ -6,7 +6,7 @@ use hearth_proto::microvms::v1 as proto;
 use hearth_proto::store::v1::{ImageRecord, VersionRecord};
 
 use super::Service;
-use super::error::ServiceError;
+use super::error::{ImageError, ServiceError};
 use super::pipeline::{Admitted, Handler, NoImage};
 use crate::access::Caller;
 use crate::records;
@@ -18,7 +18,7 @@ impl Handler for proto::GetMicrovmImageRequest {
     type Target = ImageName;
 
     fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
-        service.image(caller, self.image_identifier.as_deref())
+        Ok(service.image(caller, self.image_identifier.as_deref())?)
     }
 
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
@@ -77,7 +77,7 @@ impl Handler for proto::GetMicrovmImageVersionRequest {
     type Target = ImageName;
 
     fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
-        service.image(caller, self.image_identifier.as_deref())
+        Ok(service.image(caller, self.image_identifier.as_deref())?)
     }
 
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
@@ -93,7 +93,7 @@ impl Handler for proto::ListMicrovmImageVersionsRequest {
     type Target = ImageName;
 
     fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
-        service.image(caller, self.image_identifier.as_deref())
+        Ok(service.image(caller, self.image_identifier.as_deref())?)
     }
 
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
@@ -116,7 +116,7 @@ impl Handler for proto::GetMicrovmImageBuildRequest {
     type Target = ImageName;
 
     fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
-        service.image(caller, self.image_identifier.as_deref())
+        Ok(service.image(caller, self.image_identifier.as_deref())?)
     }
 
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
@@ -126,7 +126,8 @@ impl Handler for proto::GetMicrovmImageBuildRequest {
         let builds = builds(service, image, version)?;
         builds.into_iter().find(|build| build.build_id == build_id).ok_or_else(|| {
             let arn = service.config().image_arn(&image.account, &image.name);
-            ServiceError::BuildNotFound { arn, version: version.to_owned(), build_id: build_id.to_owned() }
+            ImageError::BuildNotFound { arn, version: version.to_owned(), build_id: build_id.to_owned() }
+                .into()
         })
     }
 }
@@ -137,7 +138,7 @@ impl Handler for proto::ListMicrovmImageBuildsRequest {
     type Target = ImageName;
 
     fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
-        service.image(caller, self.image_identifier.as_deref())
+        Ok(service.image(caller, self.image_identifier.as_deref())?)
     }
 
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {

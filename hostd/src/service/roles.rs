@@ -9,7 +9,7 @@ use hearth_model::image::ImageName;
 use hearth_proto::microvms::v1 as proto;
 
 use super::Service;
-use super::error::ServiceError;
+use super::error::{Denied, ServiceError};
 use crate::access::{Caller, PASS_ROLE};
 use crate::operation::Request;
 
@@ -55,7 +55,7 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// [`ServiceError::PassRole`].
+    /// [`Denied::PassRole`].
     pub(crate) async fn pass_role<R: PassesRole>(
         &self,
         caller: &Caller,
@@ -65,7 +65,7 @@ impl Service {
         let Some(role_arn) = request.role_arn() else { return Ok(()) };
         let refused = |why: String| {
             let (principal, role_arn) = (caller.principal.clone(), role_arn.to_owned());
-            Err(ServiceError::PassRole { principal, role_arn, why })
+            Err(Denied::PassRole { principal, role_arn, why }.into())
         };
         if !caller.may_pass(&image.name, role_arn) {
             return refused(format!("no identity-based policy allows the iam:{PASS_ROLE} action"));

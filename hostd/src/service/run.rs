@@ -16,7 +16,7 @@ use hearth_proto::microvms::v1 as proto;
 use hearth_proto::store::v1::{ImageRecord, MicrovmRecord, Phase, VersionRecord};
 use uuid::Uuid;
 
-use super::error::ServiceError;
+use super::error::{ImageError, MicrovmError, NameError, ServiceError};
 use super::idempotency::Replay;
 use super::pipeline::{Admitted, Handler};
 use super::{Profile, Service};
@@ -51,7 +51,7 @@ impl Handler for proto::RunMicrovmRequest {
 
     fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
         let identifier = self.image_identifier.as_deref().unwrap_or_default();
-        service.config().image_to_run(&caller.account, identifier)
+        Ok(service.config().image_to_run(&caller.account, identifier)?)
     }
 
     fn client_token(&self) -> Option<&str> {
@@ -93,7 +93,7 @@ impl Handler for proto::RunMicrovmRequest {
 impl Service {
     /// The version to run: the requested one, or the newest active one.
     fn source(&self, image: &ImageName, version: Option<&str>) -> Result<Source, ServiceError> {
-        let none = || ServiceError::NoActiveVersion {
+        let none = || ImageError::NoActiveVersion {
             arn: self.config().image_arn(&image.account, &image.name),
             version: version.map(str::to_owned),
         };
@@ -121,7 +121,7 @@ impl Service {
         let payload = request.run_hook_payload.clone().unwrap_or_default();
         let run_hook = version.hooks.and_then(|hooks| hooks.microvm_hooks).map(|hooks| hooks.run());
         if !payload.is_empty() && run_hook != Some(proto::HookState::Enabled) {
-            return Err(ServiceError::RunHookDisabled);
+            return Err(MicrovmError::RunHookDisabled.into());
         }
         let config = self.config();
         let ingress =
@@ -133,7 +133,7 @@ impl Service {
             request.egress_network_connectors.clone()
         };
         let [connector] = config.connectors(&egress, EGRESS, false)?[..] else {
-            return Err(ServiceError::ConnectorsTooMany { field: EGRESS });
+            return Err(NameError::ConnectorsTooMany { field: EGRESS }.into());
         };
         let now = self.clock().timestamp();
         let id = MicrovmId::with_uuid(Uuid::new_v4()).to_string();

@@ -8,7 +8,7 @@ use hearth_proto::store::v1::ImageRecord;
 use prost::Message as _;
 
 use super::Service;
-use super::error::ServiceError;
+use super::error::{ImageError, NameError, ServiceError};
 use super::pipeline::{Admitted, Handler};
 use crate::access::Caller;
 use crate::records;
@@ -74,17 +74,18 @@ impl Handler for proto::UntagResourceRequest {
 
 /// The image that an ARN names. MicroVMs have no tags.
 fn tagged(service: &Service, caller: &Caller, arn: Option<&str>) -> Result<ImageName, ServiceError> {
-    service.image(caller, arn).map_err(|error| match error {
-        ServiceError::InvalidArn(arn) => ServiceError::NotTaggable(arn),
+    let image = service.image(caller, arn).map_err(|error| match error {
+        NameError::InvalidArn(arn) => NameError::NotTaggable(arn),
         other => other,
-    })
+    });
+    Ok(image?)
 }
 
 /// Changes the tags of an image.
 ///
 /// # Errors
 ///
-/// [`ServiceError::ImageNotFound`], [`ServiceError::TooManyTags`]; [`ServiceError::Contended`] if another request has
+/// [`ImageError::NotFound`], [`ImageError::TooManyTags`]; [`ServiceError::Contended`] if another request has
 /// changed the image in the meantime.
 async fn change_tags(
     service: &Service,
@@ -94,11 +95,11 @@ async fn change_tags(
     let arn = || service.config().image_arn(&image.account, &image.name);
     let key = records::image(&image.account, &image.name);
     let stored = service.db().get_bytes(Table::Images, &key)?;
-    let stored = stored.ok_or_else(|| ServiceError::ImageNotFound(arn()))?;
+    let stored = stored.ok_or_else(|| ImageError::NotFound(arn()))?;
     let mut record: ImageRecord = service.db().decode(Table::Images, &key, &stored)?;
     change(&mut record.tags);
     if record.tags.len() > MAX_TAGS {
-        return Err(ServiceError::TooManyTags { arn: arn(), max: MAX_TAGS });
+        return Err(ImageError::TooManyTags { arn: arn(), max: MAX_TAGS }.into());
     }
     let batch = Batch::new().expect_value(Table::Images, key.clone(), stored).put(
         Table::Images,

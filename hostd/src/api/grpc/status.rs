@@ -74,6 +74,7 @@ pub(super) fn with_request_id(metadata: &mut tonic::metadata::MetadataMap, reque
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::error::ImageError;
 
     /// Whether a status was made by [`status`], and not by the transport.
     fn is_ours(status: &Status) -> bool {
@@ -84,11 +85,11 @@ mod tests {
     #[test]
     fn an_error_fits_into_the_headers_that_clients_take() {
         let long = "ü".repeat(20_000);
-        let told = status(&ServiceError::ImageNotFound(long), "id");
+        let told = status(&ImageError::NotFound(long).into(), "id");
         assert!(told.message().len() <= MESSAGE_MAX + '…'.len_utf8(), "{}", told.message().len());
         assert!(told.details().len() < 4096, "{}", told.details().len());
         assert!(is_ours(&told));
-        let short = status(&ServiceError::ImageNotFound("arn".into()), "id");
+        let short = status(&ImageError::NotFound("arn".into()).into(), "id");
         assert_eq!(short.message(), "MicroVMImage not found for MicroVMImageID: arn");
         assert_eq!(short.get_details_resource_info().map(|info| info.resource_name), Some("arn".to_owned()));
     }

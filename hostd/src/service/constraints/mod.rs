@@ -17,7 +17,7 @@ use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kind, Messa
 
 use self::check::Check;
 use super::Profile;
-use super::error::{ServiceError, Violation};
+use super::error::{InvalidRequest, ServiceError, Violation};
 use crate::operation::{MESSAGES, Request};
 
 /// The constraint that a missing required member violates.
@@ -139,7 +139,7 @@ impl Constraints {
     ///
     /// # Errors
     ///
-    /// [`ServiceError::Constraints`] with the violations.
+    /// [`InvalidRequest::Constraints`] with the violations.
     pub(crate) fn check<R: Request>(&self, request: &R) -> Result<(), ServiceError> {
         let no_shape = || ServiceError::internal(format!("there are no constraints of {}", R::MESSAGE));
         let shape = self.requests.get(R::MESSAGE).ok_or_else(no_shape)?;
@@ -149,7 +149,7 @@ impl Constraints {
             .map_err(|error| ServiceError::internal(format!("{} cannot be read: {error}", R::MESSAGE)))?;
         let mut violations = Vec::new();
         shape.check(&message, "", &mut violations);
-        if violations.is_empty() { Ok(()) } else { Err(ServiceError::Constraints(violations)) }
+        if violations.is_empty() { Ok(()) } else { Err(InvalidRequest::Constraints(violations).into()) }
     }
 }
 

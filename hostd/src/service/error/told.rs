@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::{ServiceError, Violation};
+use super::{InvalidRequest, ServiceError, Violation};
 use crate::service::quota::Quota;
 
 /// An exception of AWS's API model.
@@ -23,7 +23,7 @@ pub(super) const fn exception(name: &'static str, http_status: u16, grpc: tonic:
 
 /// The classes of errors; each class is one exception.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Validation,
     Unauthenticated,
     AccessDenied,
@@ -66,6 +66,22 @@ impl Kind {
     }
 }
 
+/// A family of errors.
+pub(super) trait Family {
+    /// The class of the error.
+    fn kind(&self) -> Kind;
+
+    /// Path of the member of the request that is invalid, if it is one.
+    fn field(&self) -> Option<&str> {
+        None
+    }
+
+    /// The resource that the error concerns.
+    fn resource(&self) -> Option<Resource> {
+        None
+    }
+}
+
 /// The resource that an error concerns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resource {
@@ -86,53 +102,29 @@ impl ServiceError {
         }
     }
 
-    fn kind(&self) -> Kind {
+    fn family(&self) -> Option<&dyn Family> {
         match self.inner() {
-            Self::Constraints(_)
-            | Self::NotAnArn
-            | Self::InvalidArn(_)
-            | Self::OtherRegion { .. }
-            | Self::ClientTokenReused
-            | Self::NextToken
-            | Self::ImageExists(_)
-            | Self::CodeArtifactUri
-            | Self::NoManagedVersion { .. }
-            | Self::ReservedVariable(_)
-            | Self::MemorySize { .. }
-            | Self::ReadyHookNeeded
-            | Self::HooksPortNeeded
-            | Self::CannotDeleteImage(_)
-            | Self::LastVersion
-            | Self::RunHookDisabled
-            | Self::ConnectorMalformed { .. }
-            | Self::ConnectorUnknown { .. }
-            | Self::ConnectorKind { .. }
-            | Self::ConnectorRepeated { .. }
-            | Self::ConnectorsTooMany { .. }
-            | Self::AllIngressCombined
-            | Self::ShellIngressNeeded
-            | Self::HttpIngressNeeded
-            | Self::ExpirationTooLong { .. }
-            | Self::PortRange { .. }
-            | Self::Terminated(_)
-            | Self::TooManyTags { .. }
-            | Self::NotTaggable(_)
-            | Self::Invalid { .. } => Kind::Validation,
-            Self::Unauthenticated(_) => Kind::Unauthenticated,
-            Self::AccessDenied { .. } | Self::PassRole { .. } => Kind::AccessDenied,
-            Self::ImageNotFound(_)
-            | Self::VersionNotFound { .. }
-            | Self::BuildNotFound { .. }
-            | Self::ManagedImageNotFound(_)
-            | Self::NoActiveVersion { .. }
-            | Self::MicrovmNotFound(_)
-            | Self::NotFound { .. } => Kind::NotFound,
-            Self::ImageBusy { .. } | Self::MicrovmState { .. } | Self::Contended { .. } => Kind::Conflict,
-            Self::QuotaExceeded { .. } => Kind::Quota,
-            Self::Throttled { .. } => Kind::Throttling,
-            Self::Capacity { .. } => Kind::Capacity,
-            Self::EventsMissed(_) => Kind::DataLoss,
-            Self::Store(_) | Self::Stopping | Self::Internal { .. } | Self::OfTags(_) => Kind::Internal,
+            Self::Request(error) => Some(error),
+            Self::Name(error) => Some(error),
+            Self::Denied(error) => Some(error),
+            Self::Limit(error) => Some(error),
+            Self::Image(error) => Some(error),
+            Self::Configuration(error) => Some(error),
+            Self::Microvm(error) => Some(error),
+            Self::Host(error) => Some(error),
+            Self::Contended { .. }
+            | Self::Store(_)
+            | Self::Stopping
+            | Self::Internal { .. }
+            | Self::OfTags(_) => None,
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match (self.family(), self.inner()) {
+            (Some(family), _) => family.kind(),
+            (None, Self::Contended { .. }) => Kind::Conflict,
+            (None, _) => Kind::Internal,
         }
     }
 
@@ -164,32 +156,17 @@ impl ServiceError {
     /// The resource that the error concerns: `resourceType` and `resourceId`.
     #[must_use]
     pub fn resource(&self) -> Option<Resource> {
-        const IMAGE: &str = "MicrovmImage";
-        const VERSION: &str = "MicrovmImageVersion";
-        const MICROVM: &str = "Microvm";
-        let (kind, id) = match self.inner() {
-            Self::ImageNotFound(arn) | Self::ImageBusy { arn, .. } | Self::ManagedImageNotFound(arn) => {
-                (IMAGE, arn)
-            }
-            Self::NoActiveVersion { arn, version: None } => (IMAGE, arn),
-            Self::NoActiveVersion { arn, version: Some(version) }
-            | Self::VersionNotFound { arn, version } => {
-                return Some(Resource { kind: VERSION, id: format!("{arn}:{version}") });
-            }
-            Self::BuildNotFound { build_id, .. } => ("MicrovmImageBuild", build_id),
-            Self::MicrovmNotFound(id) | Self::MicrovmState { id, .. } => (MICROVM, id),
-            Self::NotFound { kind, id } | Self::Contended { kind, id } => (*kind, id),
-            Self::QuotaExceeded { quota, resource, .. } => (quota.resource_type(), resource),
-            _ => return None,
-        };
-        Some(Resource { kind, id: id.clone() })
+        match self.inner() {
+            Self::Contended { kind, id } => Some(Resource { kind, id: id.clone() }),
+            _ => self.family()?.resource(),
+        }
     }
 
     /// The quota that is used up.
     #[must_use]
     pub fn quota(&self) -> Option<Quota> {
         match self.inner() {
-            Self::QuotaExceeded { quota, .. } | Self::Throttled { quota, .. } => Some(*quota),
+            Self::Limit(error) => error.quota(),
             _ => None,
         }
     }
@@ -198,8 +175,8 @@ impl ServiceError {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self.inner() {
-            Self::Throttled { retry_after, .. } => Some(*retry_after),
-            Self::Capacity { .. } | Self::Store(_) | Self::Stopping | Self::Internal { .. } => Some(RETRY),
+            Self::Limit(error) => error.retry_after(),
+            Self::Store(_) | Self::Stopping | Self::Internal { .. } => Some(RETRY),
             _ => None,
         }
     }
@@ -207,35 +184,13 @@ impl ServiceError {
     /// The invalid members of the request, with the reason for each.
     #[must_use]
     pub fn violations(&self) -> Vec<Violation> {
-        let error = self.inner();
-        let field = match error {
-            Self::Constraints(violations) => return violations.clone(),
-            _ if error.kind() != Kind::Validation => return Vec::new(),
-            Self::NotAnArn | Self::InvalidArn(_) | Self::OtherRegion { .. } => "imageIdentifier",
-            Self::CannotDeleteImage(_) => "imageIdentifier",
-            Self::LastVersion => "imageVersion",
-            Self::ClientTokenReused => "clientToken",
-            Self::NextToken => "nextToken",
-            Self::ImageExists(_) => "name",
-            Self::CodeArtifactUri => "codeArtifact.uri",
-            Self::NoManagedVersion { .. } => "baseImageVersion",
-            Self::ReservedVariable(_) => "environmentVariables",
-            Self::MemorySize { .. } => "resources.1.member.minimumMemoryInMiB",
-            Self::ReadyHookNeeded => "hooks.microvmImageHooks.ready",
-            Self::HooksPortNeeded => "hooks.port",
-            Self::RunHookDisabled => "runHookPayload",
-            Self::ConnectorMalformed { field }
-            | Self::ConnectorUnknown { field, .. }
-            | Self::ConnectorKind { field, .. }
-            | Self::ConnectorRepeated { field, .. }
-            | Self::ConnectorsTooMany { field }
-            | Self::Invalid { field, .. } => field,
-            Self::ExpirationTooLong { .. } => "expirationInMinutes",
-            Self::PortRange { .. } => "allowedPorts",
-            Self::TooManyTags { .. } => "Tags",
-            Self::NotTaggable(_) => "Resource",
-            _ => "microvmIdentifier",
-        };
-        vec![Violation { field: field.to_owned(), constraint: error.to_string() }]
+        if let Self::Request(InvalidRequest::Constraints(violations)) = self.inner() {
+            return violations.clone();
+        }
+        let field = self.family().and_then(|family| family.field());
+        field
+            .map(|field| Violation { field: field.to_owned(), constraint: self.to_string() })
+            .into_iter()
+            .collect()
     }
 }

@@ -32,7 +32,7 @@ impl ArtifactName {
     /// Checks a name.
     ///
     /// # Errors
-    /// [`ServiceError::Invalid`] if the name is not allowed.
+    /// [`InvalidRequest::Member`](super::super::error::InvalidRequest::Member) if the name is not allowed.
     pub(super) fn new(name: &str) -> Result<Self, ServiceError> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if name.is_empty() || name.len() > NAME_MAX || name.starts_with('.') || !name.bytes().all(allowed) {
@@ -96,7 +96,7 @@ impl Upload {
     /// Appends bytes to the artifact.
     ///
     /// # Errors
-    /// [`ServiceError::Invalid`] if the artifact becomes too large.
+    /// [`InvalidRequest::Member`](super::super::error::InvalidRequest::Member) if the artifact becomes too large.
     pub(super) async fn write(&mut self, data: &[u8]) -> Result<(), ServiceError> {
         self.bytes = self.bytes.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
         if self.bytes > self.artifacts.max_bytes {
@@ -111,7 +111,8 @@ impl Upload {
     /// Makes the artifact durable under the name of its content. Returns its URI and its size in bytes.
     ///
     /// # Errors
-    /// [`ServiceError::Invalid`] if the artifact is empty; errors of the system.
+    /// [`InvalidRequest::Member`](super::super::error::InvalidRequest::Member) if the artifact is empty; errors of the
+    /// system.
     pub(super) async fn finish(mut self) -> Result<(String, u64), ServiceError> {
         if self.bytes == 0 {
             return Err(ServiceError::invalid("data", "The artifact is empty"));

@@ -4,7 +4,7 @@ use futures_util::TryStreamExt as _;
 use hearth_proto::host::v1 as proto;
 
 use super::super::Service;
-use super::super::error::ServiceError;
+use super::super::error::{HostError, InvalidRequest, ServiceError};
 use super::super::page::Page;
 use super::super::pipeline::{Admitted, Handler, NoImage};
 use super::bytes;
@@ -21,9 +21,9 @@ const LAST: i32 = 10;
 impl From<LogError> for ServiceError {
     fn from(error: LogError) -> Self {
         match error {
-            LogError::NoGroup(id) => Self::NotFound { kind: "Log group", id },
+            LogError::NoGroup(id) => HostError::NotFound { kind: "Log group", id }.into(),
             LogError::NoStream { group, stream } => {
-                Self::NotFound { kind: "Log stream", id: format!("{group}:{stream}") }
+                HostError::NotFound { kind: "Log stream", id: format!("{group}:{stream}") }.into()
             }
             LogError::Name(_) => Self::invalid("logGroup", error.to_string()),
             LogError::Filter(_) => Self::invalid("contains", error.to_string()),
@@ -113,7 +113,8 @@ impl Handler for proto::ReadLogsRequest {
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
         let (service, request) = (call.service, &call.request);
         let page = service.page(call.caller, request)?;
-        let after = page.after.as_deref().map(|after| after.try_into().map_err(|_| ServiceError::NextToken));
+        let after =
+            page.after.as_deref().map(|after| after.try_into().map_err(|_| InvalidRequest::NextToken));
         let query = Query {
             stream: request.log_stream.clone(),
             start: request.start_time.as_ref().map(time),

@@ -7,7 +7,7 @@ use hearth_proto::host::v1 as proto;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::super::Service;
-use super::super::error::ServiceError;
+use super::super::error::{HostError, ImageError, ServiceError};
 use super::super::pipeline::{Admitted, Handler, NoImage};
 use super::stream::Answers;
 use crate::access::Caller;
@@ -44,7 +44,8 @@ impl Handler for proto::WatchEventsRequest {
                     Ok(_) => {}
                     Err(RecvError::Closed) => return None,
                     Err(RecvError::Lagged(missed)) => {
-                        return Some((Err(ServiceError::EventsMissed(missed)), Some((events, wanted))));
+                        let error = HostError::EventsMissed(missed).into();
+                        return Some((Err(error), Some((events, wanted))));
                     }
                 }
             }
@@ -59,14 +60,14 @@ impl Handler for proto::WatchBuildRequest {
     type Target = ImageName;
 
     fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
-        service.image(caller, self.image_identifier.as_deref())
+        Ok(service.image(caller, self.image_identifier.as_deref())?)
     }
 
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
         let (service, image) = (call.service, &call.target);
         let arn = || service.config().image_arn(&image.account, &image.name);
         let no_version =
-            |version: &String| ServiceError::VersionNotFound { arn: arn(), version: version.clone() };
+            |version: &String| ImageError::VersionNotFound { arn: arn(), version: version.clone() };
         let version = call.request.image_version.as_ref();
         let number = version
             .map(|version| {
@@ -74,8 +75,7 @@ impl Handler for proto::WatchBuildRequest {
             })
             .transpose()?;
         let watch = service.images().watch(&image.account, &image.name, number)?;
-        let watch =
-            watch.ok_or_else(|| version.map_or_else(|| ServiceError::ImageNotFound(arn()), no_version))?;
+        let watch = watch.ok_or_else(|| version.map_or_else(|| ImageError::NotFound(arn()), no_version))?;
         Ok(Answers::new(service, watch.into_stream().map(Ok)))
     }
 }

@@ -3,7 +3,7 @@
 use hearth_model::version::ImageVersion;
 use hearth_proto::microvms::v1::{MicrovmImageDetails, MicrovmImageVersion};
 
-use super::super::error::ServiceError;
+use super::super::error::{ImageError, LimitError, ServiceError};
 use super::super::quota::Quota;
 use crate::builds::{self, ImagesError};
 use crate::lifecycle::image::{Image, Refusal};
@@ -49,15 +49,15 @@ pub(super) fn version(image: &Image, number: u32) -> MicrovmImageVersion {
 /// `version` is the version as the request spells it.
 pub(super) fn refused(error: ImagesError, account: &str, arn: String, version: Option<&str>) -> ServiceError {
     match error {
-        ImagesError::Exists(name) => ServiceError::ImageExists(name),
-        ImagesError::NotFound | ImagesError::Deleted => ServiceError::ImageNotFound(arn),
+        ImagesError::Exists(name) => ImageError::Exists(name).into(),
+        ImagesError::NotFound | ImagesError::Deleted => ImageError::NotFound(arn).into(),
         ImagesError::Refused(refusal) => match refusal {
-            Refusal::Busy(state) => ServiceError::ImageBusy { arn, state: state.as_str_name() },
-            Refusal::Undeletable(_) => ServiceError::CannotDeleteImage(arn),
-            Refusal::LastVersion => ServiceError::LastVersion,
+            Refusal::Busy(state) => ImageError::Busy { arn, state: state.as_str_name() }.into(),
+            Refusal::Undeletable(_) => ImageError::Undeletable(arn).into(),
+            Refusal::LastVersion => ImageError::LastVersion.into(),
             Refusal::NoVersion { number, .. } => {
                 let version = version.map_or_else(|| ImageVersion::from(number).to_string(), str::to_owned);
-                ServiceError::VersionNotFound { arn, version }
+                ImageError::VersionNotFound { arn, version }.into()
             }
             Refusal::NotSuccessful { .. } => ServiceError::invalid("status", refusal.to_string()),
         },
@@ -67,7 +67,7 @@ pub(super) fn refused(error: ImagesError, account: &str, arn: String, version: O
                 builds::Quota::Versions => (Quota::Versions, arn),
                 builds::Quota::Builds => (Quota::Builds, account.to_owned()),
             };
-            ServiceError::QuotaExceeded { quota, limit, resource }
+            LimitError::QuotaExceeded { quota, limit, resource }.into()
         }
         ImagesError::Conflict => ServiceError::Contended { kind: "MicrovmImage", id: arn },
         ImagesError::Store(error) => ServiceError::Store(error),

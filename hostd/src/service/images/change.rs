@@ -61,7 +61,7 @@ impl Handler for UpdateMicrovmImageRequest {
     const ATTEMPTS: u32 = ATTEMPTS;
 
     fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
-        service.image(caller, self.image_identifier.as_deref())
+        Ok(service.image(caller, self.image_identifier.as_deref())?)
     }
 
     fn client_token(&self) -> Option<&str> {

@@ -14,7 +14,7 @@ use hearth_proto::microvms::v1::{
 };
 
 use super::super::config::{Profile, ServiceConfig};
-use super::super::error::ServiceError;
+use super::super::error::{ConfigurationError, ServiceError};
 
 /// Environment variables that the platform sets itself: one full name, and a prefix of other names.
 const RESERVED: &str = "AWS_REGION";
@@ -111,12 +111,12 @@ fn base_version(
     arn: &str,
     asked: Option<&str>,
 ) -> Result<u32, ServiceError> {
-    let none = || ServiceError::NoManagedVersion {
+    let none = || ConfigurationError::NoManagedVersion {
         arn: arn.to_owned(),
         version: asked.unwrap_or("latest").to_owned(),
     };
     if !config.is_base_image(arn) {
-        return Err(none());
+        return Err(none().into());
     }
     let versions = bases.versions().map_err(|error| ServiceError::internal(error.to_string()))?;
     let number = match asked {
@@ -127,7 +127,7 @@ fn base_version(
             .filter(|number| versions.contains(&u64::from(*number))),
         None => versions.first().and_then(|newest| u32::try_from(*newest).ok()),
     };
-    number.ok_or_else(none)
+    Ok(number.ok_or_else(none)?)
 }
 
 fn check_artifact(
@@ -137,7 +137,7 @@ fn check_artifact(
 ) -> Result<(), ServiceError> {
     let uri = match artifact.and_then(|artifact| artifact.artifact.as_ref()) {
         Some(code_artifact::Artifact::Uri(uri)) => uri,
-        None => return Err(ServiceError::CodeArtifactUri),
+        None => return Err(ConfigurationError::CodeArtifactUri.into()),
     };
     let parsed = match config.profile {
         Profile::Default => ArtifactSource::parse(uri, artifacts),
@@ -145,7 +145,7 @@ fn check_artifact(
     };
     match parsed {
         Ok(_) => Ok(()),
-        Err(ArtifactUriError::NotS3) => Err(ServiceError::CodeArtifactUri),
+        Err(ArtifactUriError::NotS3) => Err(ConfigurationError::CodeArtifactUri.into()),
         Err(other) => Err(ServiceError::invalid("codeArtifact.uri", other.to_string())),
     }
 }
@@ -153,7 +153,7 @@ fn check_artifact(
 fn check_variables(variables: &BTreeMap<String, String>) -> Result<(), ServiceError> {
     for (name, value) in variables {
         if name == RESERVED || name.starts_with(RESERVED_PREFIX) {
-            return Err(ServiceError::ReservedVariable(name.clone()));
+            return Err(ConfigurationError::ReservedVariable(name.clone()).into());
         }
         // A program receives each variable as NAME=value, terminated by a NUL.
         if name.contains(['=', '\0']) {
@@ -169,25 +169,25 @@ fn check_variables(variables: &BTreeMap<String, String>) -> Result<(), ServiceEr
     Ok(())
 }
 
-fn memory(base_arn: &str, resources: &[Resources]) -> Result<i32, ServiceError> {
+fn memory(base_arn: &str, resources: &[Resources]) -> Result<i32, ConfigurationError> {
     let asked = resources.first().and_then(|resources| resources.minimum_memory_in_mib);
     let mib = asked.map_or(Ok(MemoryClass::DEFAULT), |mib| {
         let class = u32::try_from(mib).ok().and_then(|mib| MemoryClass::try_from(mib).ok());
-        class.ok_or_else(|| ServiceError::MemorySize { mib, base_arn: base_arn.to_owned() })
+        class.ok_or_else(|| ConfigurationError::MemorySize { mib, base_arn: base_arn.to_owned() })
     });
     mib.map(|class| i32::try_from(class.mib()).unwrap_or(i32::MAX))
 }
 
-fn check_hooks(hooks: &Hooks) -> Result<(), ServiceError> {
+fn check_hooks(hooks: &Hooks) -> Result<(), ConfigurationError> {
     let (image, runtime) =
         (hooks.microvm_image_hooks.unwrap_or_default(), hooks.microvm_hooks.unwrap_or_default());
     let enabled = |states: &[HookState]| states.contains(&HookState::Enabled);
     let in_microvms = enabled(&[runtime.run(), runtime.resume(), runtime.suspend(), runtime.terminate()]);
     if in_microvms && image.ready() != HookState::Enabled {
-        return Err(ServiceError::ReadyHookNeeded);
+        return Err(ConfigurationError::ReadyHookNeeded);
     }
     if (in_microvms || enabled(&[image.ready(), image.validate()])) && hooks.port.is_none() {
-        return Err(ServiceError::HooksPortNeeded);
+        return Err(ConfigurationError::HooksPortNeeded);
     }
     Ok(())
 }

@@ -22,7 +22,7 @@ impl Handler for DeleteMicrovmImageRequest {
     type Target = ImageName;
 
     fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
-        service.image(caller, self.image_identifier.as_deref())
+        Ok(service.image(caller, self.image_identifier.as_deref())?)
     }
 
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
@@ -43,7 +43,7 @@ impl Handler for DeleteMicrovmImageVersionRequest {
     type Target = ImageName;
 
     fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
-        service.image(caller, self.image_identifier.as_deref())
+        Ok(service.image(caller, self.image_identifier.as_deref())?)
     }
 
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {

@@ -5,7 +5,7 @@ use hearth_model::version::ImageVersion;
 use hearth_proto::microvms::v1::{MicrovmImageVersion, UpdateMicrovmImageVersionRequest};
 
 use super::super::Service;
-use super::super::error::ServiceError;
+use super::super::error::{ImageError, ServiceError};
 use super::super::pipeline::{Admitted, Handler};
 use super::answer::{refused, version};
 use crate::access::Caller;
@@ -16,7 +16,7 @@ impl Handler for UpdateMicrovmImageVersionRequest {
     type Target = ImageName;
 
     fn target(&self, service: &Service, caller: &Caller) -> Result<ImageName, ServiceError> {
-        service.image(caller, self.image_identifier.as_deref())
+        Ok(service.image(caller, self.image_identifier.as_deref())?)
     }
 
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
@@ -40,5 +40,5 @@ pub(super) fn number(service: &Service, image: &ImageName, version: &str) -> Res
     // No version can have such a name. If the image does not exist either, that error takes precedence.
     service.image_record(image)?;
     let arn = service.config().image_arn(&image.account, &image.name);
-    Err(ServiceError::VersionNotFound { arn, version: version.to_owned() })
+    Err(ImageError::VersionNotFound { arn, version: version.to_owned() }.into())
 }

@@ -4,6 +4,7 @@ use hearth_proto::microvms::v1 as proto;
 use proto::MicrovmState as State;
 
 use super::*;
+use crate::service::error::InvalidRequest;
 
 fn list() -> proto::ListMicrovmsRequest {
     proto::ListMicrovmsRequest { max_results: Some(2), ..Default::default() }
@@ -81,7 +82,7 @@ async fn a_cursor_survives_what_comes_and_goes() {
         ..list()
     };
     let error = host.service.call_as(&host.caller, other).await.unwrap_err();
-    assert!(matches!(error, ServiceError::NextToken), "{error}");
+    assert!(matches!(error, ServiceError::Request(InvalidRequest::NextToken)), "{error}");
 }
 
 #[tokio::test]

@@ -1,0 +1,77 @@
+//! Errors about limits: quotas, rates, the capacity of the host.
+
+use std::time::Duration;
+
+use super::told::{Family, Kind, RETRY, Resource};
+use crate::service::quota::Quota;
+
+/// Errors about limits: quotas, rates, the capacity of the host.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LimitError {
+    /// A quota on a number or an amount is used up.
+    #[error("{}", .quota.exceeded(*.limit))]
+    QuotaExceeded {
+        /// The quota.
+        quota: Quota,
+        /// The limit of the quota.
+        limit: u64,
+        /// The account or the image that the quota belongs to.
+        resource: String,
+    },
+    /// The rate limit of the operation is exceeded.
+    #[error("Rate exceeded")]
+    Throttled {
+        /// The quota of the rate.
+        quota: Quota,
+        /// Time after which the call may be repeated.
+        retry_after: Duration,
+    },
+    /// The host has not enough free memory.
+    #[error(
+        "There is not enough capacity: the host has {free_mib} MiB free of the {needed_mib} MiB that this takes. Retry the request later."
+    )]
+    Capacity {
+        /// Memory that the operation needs.
+        needed_mib: u64,
+        /// Memory that is free.
+        free_mib: u64,
+    },
+}
+
+impl LimitError {
+    /// The quota that is used up.
+    pub(super) fn quota(&self) -> Option<Quota> {
+        match self {
+            Self::QuotaExceeded { quota, .. } | Self::Throttled { quota, .. } => Some(*quota),
+            Self::Capacity { .. } => None,
+        }
+    }
+
+    /// Time after which the client should retry.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::QuotaExceeded { .. } => None,
+            Self::Throttled { retry_after, .. } => Some(*retry_after),
+            Self::Capacity { .. } => Some(RETRY),
+        }
+    }
+}
+
+impl Family for LimitError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::QuotaExceeded { .. } => Kind::Quota,
+            Self::Throttled { .. } => Kind::Throttling,
+            Self::Capacity { .. } => Kind::Capacity,
+        }
+    }
+
+    fn resource(&self) -> Option<Resource> {
+        match self {
+            Self::QuotaExceeded { quota, resource, .. } => {
+                Some(Resource { kind: quota.resource_type(), id: resource.clone() })
+            }
+            Self::Throttled { .. } | Self::Capacity { .. } => None,
+        }
+    }
+}
