@@ -132,7 +132,7 @@ impl Host {
         let Some(process) = found.filter(|process| !process.has_ended()) else { return Ok(None) };
         let Ok(adopted) = Microvm::adopt(&place.run) else { return Ok(None) };
         // A monitor that does not report its status cannot be adopted: its state stays unknown.
-        let asked = Client::connect(place.run.join(CONTROL_SOCKET)).map(|client| client.patience(STATUS));
+        let asked = Client::connect(place.run.join(CONTROL_SOCKET)).map(|client| client.with_timeout(STATUS));
         let state = asked.and_then(|client| client.status()).ok().map(|status| status.state());
         let living = Living { microvm: adopted, process, network: microvm.network, from: microvm.from };
         Ok(Some((living, state)))
