@@ -73,7 +73,7 @@ impl MachineConfig {
         (create, descriptors.fds)
     }
 
-    /// Returns the message without its list of descriptors, and adds the descriptors to `descriptors`.
+    /// Returns the message without its list of descriptors, and adds its descriptors to the list.
     #[must_use]
     pub fn into_parts(self, descriptors: &mut OutgoingDescriptors) -> proto::Create {
         let optional = |descriptors: &mut OutgoingDescriptors, role: Role, fd: Option<OwnedFd>| {
