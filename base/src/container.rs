@@ -23,7 +23,7 @@ const FILES: [(&str, u32, &str); 2] = [
 
 /// A container base.
 #[derive(Debug, Clone)]
-pub(crate) struct Made {
+pub(crate) struct ContainerBase {
     /// The OCI image of the base.
     pub(crate) image: Image,
     /// The packages in the base.
@@ -39,7 +39,7 @@ pub(crate) fn make(
     twins: Option<&Twins>,
     (recipe, sources): (&Recipe, &Sources),
     progress: Progress<'_>,
-) -> Result<Made, BaseError> {
+) -> Result<ContainerBase, BaseError> {
     let name = container.reference();
     progress(&format!("{name}: installing packages"));
     let made =
@@ -47,7 +47,7 @@ pub(crate) fn make(
     tidy(root, recipe)?;
     debian::date_generated_files(root, made.started, recipe.generated_files_date)?;
     let newest = files::newest(root)?;
-    Ok(Made { image: Image::of(root, container)?, packages: made.packages, newest })
+    Ok(ContainerBase { image: Image::of(root, container)?, packages: made.packages, newest })
 }
 
 /// Adapts a root to a container, which has its own devices and names, and adds Debian's own sources.

@@ -34,14 +34,14 @@ pub enum BaseError {
         source: io::Error,
     },
     /// A program failed.
-    #[error("{program} failed ({status}); the end of what it said:\n{said}")]
+    #[error("{program} failed ({status}); the end of what it said:\n{output}")]
     Failed {
         /// Name of the program.
         program: String,
         /// Exit status of the program.
         status: ExitStatus,
         /// The last lines of its output.
-        said: String,
+        output: String,
     },
     /// Root's privileges are missing.
     #[error("{0} needs root, since it makes files of other owners; run it as root")]

@@ -71,7 +71,7 @@ fn pack(root: &Path) -> Result<FileRecord, BaseError> {
     };
     let status = child.wait().map_err(not_started)?;
     if !status.success() {
-        return Err(BaseError::Failed { program: "tar".into(), status, said: "(see above)".into() });
+        return Err(BaseError::Failed { program: "tar".into(), status, output: "(see above)".into() });
     }
     record.map_err(BaseError::file("cannot read the tar of", root))
 }

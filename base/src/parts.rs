@@ -224,7 +224,7 @@ fn make_containers(
     let twins = twins::Twins::make(&twins, (recipe, sources), progress)?;
     // Each base has a separate folder, also for temporary files.
     let root = |index: usize| folder.join(format!("work-{index}/root"));
-    let made: Vec<Result<container::Made, BaseError>> = thread::scope(|scope| {
+    let made: Vec<Result<container::ContainerBase, BaseError>> = thread::scope(|scope| {
         let start = |(index, base)| {
             let (root, twins) = (root(index), twins.as_ref());
             scope.spawn(move || {

@@ -90,13 +90,13 @@ pub(crate) fn run(command: &mut Command) -> Result<Vec<u8>, BaseError> {
     if output.status.success() {
         return Ok(output.stdout);
     }
-    let mut said = output.stdout;
-    said.extend_from_slice(&output.stderr);
-    let said = String::from_utf8_lossy(&said).into_owned();
-    let lines: Vec<&str> = said.lines().collect();
+    let mut text = output.stdout;
+    text.extend_from_slice(&output.stderr);
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
     let start = lines.len().saturating_sub(TAIL_LINES);
-    let said = lines.get(start..).unwrap_or_default().join("\n");
-    Err(BaseError::Failed { program, status: output.status, said })
+    let tail = lines.get(start..).unwrap_or_default().join("\n");
+    Err(BaseError::Failed { program, status: output.status, output: tail })
 }
 
 /// The program that an isolated command runs.

@@ -236,7 +236,7 @@ async fn what_is_no_answer_is_not_believed() {
     ] {
         sts.0.lock().unwrap().verbatim = Some((200, body.to_owned()));
         let error = provider.credentials(&own(ROLE)).await.unwrap_err();
-        assert!(matches!(error, RoleError::Answer { .. }), "{error}");
+        assert!(matches!(error, RoleError::InvalidResponse { .. }), "{error}");
     }
     sts.0.lock().unwrap().verbatim = Some((302, String::new()));
     let error = provider.credentials(&own(ROLE)).await.unwrap_err();

@@ -124,25 +124,25 @@ pub(crate) fn prepare_with(cache: &Cache, cross: &Cross, kernel: Kernel) -> Resu
             parts: Some(cache.path(PARTS)),
             refresh: false,
         };
-        Ok(hearth_base::build(&Catalogue::create(folder)?, &request, &say).map(drop)?)
+        Ok(hearth_base::build(&Catalogue::create(folder)?, &request, &report).map(drop)?)
     })
 }
 
 /// Parts of base images that are being made.
 #[derive(Debug)]
-pub(crate) struct Begun(JoinHandle<Result<()>>);
+pub(crate) struct BackgroundBuild(JoinHandle<Result<()>>);
 
 /// Starts to make the parts of base images in the background: packages' scripts run one after the other, and leave
 /// processors idle.
-pub(crate) fn begin(cache: &Cache) -> Begun {
+pub(crate) fn begin(cache: &Cache) -> BackgroundBuild {
     let cache = cache.clone();
-    Begun(thread::spawn(move || match are_there(&cache)? {
+    BackgroundBuild(thread::spawn(move || match are_there(&cache)? {
         true => Ok(()),
         false => set_up(&cache).and_then(|()| parts(&cache, &PARTS_OF_ALL).map(drop)),
     }))
 }
 
-impl Begun {
+impl BackgroundBuild {
     /// Waits until the parts are made.
     pub(crate) fn finish(self) -> Result<()> {
         self.0.join().unwrap_or_else(|_| bail!("the thread that makes parts of base images panicked"))
@@ -171,14 +171,14 @@ fn parts(cache: &Cache, kinds: &[Kind]) -> Result<String> {
     let (recipe, sources) = (Recipe::own()?, sources()?);
     let mut digests = String::new();
     for kind in kinds {
-        let part = store.part(*kind, (&recipe, &sources), &say)?;
+        let part = store.part(*kind, (&recipe, &sources), &report)?;
         digests.push_str(&part.record.file.context("a part of base images has no file")?.sha256);
         digests.push('\n');
     }
     Ok(digests)
 }
 
-fn say(text: &str) {
+fn report(text: &str) {
     progress::note(&format!("   base images: {text}"));
 }
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::cache::Cache;
-use crate::parts::{CLI, Executable, HOSTD, Parts, Wanted};
+use crate::parts::{CLI, Executable, HOSTD, Parts, ProgramRequest};
 use crate::rocksdb;
 use crate::toolchain::{Cross, Link};
 
@@ -21,9 +21,9 @@ pub(crate) const CONFIGURE: &str = include_str!("configure.sh");
 pub(crate) const CONFIGURE_NAME: &str = "configure.sh";
 
 /// The daemon and its client.
-pub(crate) const PROGRAMS: [Wanted<'static>; 2] = [
-    Wanted { package: PACKAGE, executable: Executable::Binary(HOSTD), name: HOSTD },
-    Wanted { package: "hearth-cli", executable: Executable::Binary(CLI), name: CLI },
+pub(crate) const PROGRAMS: [ProgramRequest<'static>; 2] = [
+    ProgramRequest { package: PACKAGE, executable: Executable::Binary(HOSTD), name: HOSTD },
+    ProgramRequest { package: "hearth-cli", executable: Executable::Binary(CLI), name: CLI },
 ];
 
 /// Builds the daemon and its client and adds them to the parts for the metal.

@@ -9,15 +9,15 @@ use anyhow::{Context as _, Result};
 use crate::base;
 use crate::cache::Cache;
 use crate::metal::{Job, Metal};
-use crate::parts::{Executable, Parts, Wanted, words};
+use crate::parts::{Executable, Parts, ProgramRequest, words};
 use crate::toolchain::{self, Cross};
 
 /// Name of the disk with the catalogue of base images.
 const CATALOGUE: &str = "catalogue";
 const NAME: &str = "hearth-image-builder";
 /// The image builder as a separate program. The daemon contains it, too.
-pub(crate) const BUILDER: Wanted<'static> =
-    Wanted { package: NAME, executable: Executable::Binary(NAME), name: NAME };
+pub(crate) const BUILDER: ProgramRequest<'static> =
+    ProgramRequest { package: NAME, executable: Executable::Binary(NAME), name: NAME };
 const EXAMPLES: &str = "examples";
 /// The examples that are used as build contexts.
 const CONTEXTS: [&str; 2] = ["counter", "notes"];
@@ -63,7 +63,7 @@ impl Images {
 
     /// Adds the disk and memory to a job whose words come from [`Self::words`].
     pub(crate) fn give(&self, job: &mut Job) {
-        job.machine.memory_mib = job.machine.memory_mib.max(MEMORY_MIB);
+        job.emulated_host.memory_mib = job.emulated_host.memory_mib.max(MEMORY_MIB);
         job.debian = true;
         job.disks.push((self.catalogue.clone(), CATALOGUE.into()));
         job.inputs.push((self.script.clone(), "with-catalogue.sh".into()));

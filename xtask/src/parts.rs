@@ -64,7 +64,7 @@ pub(crate) enum Executable {
 
 /// A program to build.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Wanted<'a> {
+pub(crate) struct ProgramRequest<'a> {
     /// Package of the program.
     pub(crate) package: &'a str,
     /// Cargo target of the program: a binary or an integration test.
@@ -128,19 +128,19 @@ impl Parts {
         cache: &Cache,
         cross: &Cross,
         (link, profile): (Link, &str),
-        (wanted, packages): (&[Wanted<'_>], &[&str]),
+        (requested, packages): (&[ProgramRequest<'_>], &[&str]),
     ) -> Result<()> {
-        if wanted.is_empty() {
+        if requested.is_empty() {
             return Ok(());
         }
         let mut cargo = match link {
             Link::Dynamic => rocksdb::cross_cargo(cache, cross)?,
             Link::Static | Link::Own => cross.cargo(link)?,
         };
-        cargo.args(["build", "--profile", profile, "--target", TARGET]).args(selection(wanted, packages)?);
+        cargo.args(["build", "--profile", profile, "--target", TARGET]).args(selection(requested, packages)?);
         let _lock = cache.lock("cross-build")?;
         let (what, messages) = build(&mut cargo)?;
-        for Wanted { package, executable, name } in wanted {
+        for ProgramRequest { package, executable, name } in requested {
             let built = find_executable(&messages, package, *executable)
                 .with_context(|| format!("`{what}` made no {executable:?} of {package}"))?;
             let copy = self.path(name);
@@ -228,15 +228,15 @@ fn command_for<'a>(cargo: &'a mut Command, profile: &str, executable: Executable
 }
 
 /// The arguments of cargo that select these programs and their features.
-fn selection(wanted: &[Wanted<'_>], packages: &[&str]) -> Result<Vec<String>> {
+fn selection(requested: &[ProgramRequest<'_>], packages: &[&str]) -> Result<Vec<String>> {
     let mut arguments = BTreeSet::new();
-    for package in wanted.iter().map(|wanted| &wanted.package).chain(packages) {
+    for package in requested.iter().map(|requested| &requested.package).chain(packages) {
         arguments.insert(("--package", (*package).to_owned()));
         if *package == rocksdb::PACKAGE {
             arguments.insert(("--features", format!("{package}/{}", rocksdb::FEATURE)));
         }
     }
-    for Wanted { package, executable, .. } in wanted {
+    for ProgramRequest { package, executable, .. } in requested {
         arguments.insert(match executable {
             Executable::Binary(target) => ("--bin", (*target).to_owned()),
             Executable::Test(target) => ("--test", (*target).to_owned()),
@@ -352,17 +352,17 @@ mod tests {
 
     #[test]
     fn several_programs_are_selected_at_once() {
-        let wanted = |package, executable| Wanted { package, executable, name: "x" };
+        let requested = |package, executable| ProgramRequest { package, executable, name: "x" };
         let several = [
-            wanted("a", Executable::Test("e2e")),
-            wanted(rocksdb::PACKAGE, Executable::Test("e2e")),
-            wanted("a", Executable::Binary("b")),
+            requested("a", Executable::Test("e2e")),
+            requested(rocksdb::PACKAGE, Executable::Test("e2e")),
+            requested("a", Executable::Binary("b")),
         ];
         assert_eq!(
             selection(&several, &["a"]).unwrap().join(" "),
             "--bin b --features hearth-hostd/rocksdb --package a --package hearth-hostd --test e2e"
         );
-        assert!(selection(&[wanted("a", Executable::LibraryTest)], &[]).is_err());
+        assert!(selection(&[requested("a", Executable::LibraryTest)], &[]).is_err());
     }
 
     #[test]

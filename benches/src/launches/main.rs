@@ -85,12 +85,12 @@ fn main() -> ExitCode {
 async fn run(options: &Options) -> Result<()> {
     let mut bench = Bench::connect(options).await?;
     // The first round fills the pools for this shape, and reads cold files.
-    bench.round(&mut Taken::default()).await?;
+    bench.round(&mut Durations::default()).await?;
     bench.steps = Steps::default();
     bench.profiler = options.profile.then(Profiler::open).transpose()?;
-    let mut taken = Taken::default();
+    let mut durations = Durations::default();
     for _ in 0..options.rounds {
-        bench.round(&mut taken).await?;
+        bench.round(&mut durations).await?;
         if let Some(profiler) = &mut bench.profiler {
             profiler.round += 1;
         }
@@ -100,9 +100,9 @@ async fn run(options: &Options) -> Result<()> {
         profiler.rounds.figures(options.rounds)
     } else {
         bench.steps = Steps::default();
-        bench.many(options.many, &mut taken).await?;
+        bench.many(options.many, &mut durations).await?;
         eprintln!("\nsteps of {} launches at once:\n{}", options.many, bench.steps);
-        let mut figures = taken.figures();
+        let mut figures = durations.figures();
         figures.extend(bench.rates.into_iter().map(|rate| figure(rate, "1/s", Better::Higher)));
         figures
     };
@@ -112,9 +112,9 @@ async fn run(options: &Options) -> Result<()> {
 
 /// Milliseconds by name, in the order in which the names were first measured.
 #[derive(Default)]
-struct Taken(Vec<(String, Vec<f64>)>);
+struct Durations(Vec<(String, Vec<f64>)>);
 
-impl Taken {
+impl Durations {
     fn add(&mut self, name: &str, time: Duration) {
         let value = time.as_secs_f64() * 1000.0;
         match self.0.iter_mut().find(|(known, _)| known == name) {
@@ -124,7 +124,7 @@ impl Taken {
     }
 
     fn figures(self) -> Vec<Figure> {
-        self.0.into_iter().map(|taken| figure(taken, "ms", Better::Lower)).collect()
+        self.0.into_iter().map(|durations| figure(durations, "ms", Better::Lower)).collect()
     }
 }
 
@@ -191,22 +191,22 @@ impl<'a> Bench<'a> {
     }
 
     /// Runs one microVM through all operations, step by step.
-    async fn round(&mut self, taken: &mut Taken) -> Result<()> {
+    async fn round(&mut self, durations: &mut Durations) -> Result<()> {
         self.quiet().await?;
         self.begin()?;
         let start = Instant::now();
         let microvm = self.launch().await?;
         let id = microvm.microvm_id.clone();
-        taken.add("RunMicrovm: answered", start.elapsed());
+        durations.add("RunMicrovm: answered", start.elapsed());
         self.until(&id, "RUNNING").await?;
-        taken.add("RunMicrovm: /run answered, RUNNING", start.elapsed());
+        durations.add("RunMicrovm: /run answered, RUNNING", start.elapsed());
         self.end("launch")?;
         self.note("launch").await?;
 
         self.begin()?;
         let start = Instant::now();
         self.suspend(&id).await?;
-        taken.add("SuspendMicrovm: SUSPENDED", start.elapsed());
+        durations.add("SuspendMicrovm: SUSPENDED", start.elapsed());
         self.end("suspend")?;
         self.note("suspend").await?;
 
@@ -215,41 +215,41 @@ impl<'a> Bench<'a> {
         let microvm_identifier = Some(id.clone());
         self.microvms.resume_microvm(ResumeMicrovmRequest { microvm_identifier }).await?;
         self.until(&id, "RUNNING").await?;
-        taken.add("ResumeMicrovm: /resume answered, RUNNING", start.elapsed());
+        durations.add("ResumeMicrovm: /resume answered, RUNNING", start.elapsed());
         self.end("resume")?;
         self.note("resume").await?;
 
         let mut endpoint = self.endpoint(microvm).await?;
         endpoint.first_byte().await?;
         tokio::time::sleep(SETTLE).await;
-        taken.add("a request while it runs: first byte", endpoint.first_byte().await?);
+        durations.add("a request while it runs: first byte", endpoint.first_byte().await?);
         self.suspend(&id).await?;
         self.quiet().await?;
-        taken.add("a request while it is suspended: resume, first byte", endpoint.first_byte().await?);
+        durations.add("a request while it is suspended: resume, first byte", endpoint.first_byte().await?);
         self.until(&id, "RUNNING").await?;
         self.note("auto-resume").await?;
 
         let start = Instant::now();
         self.terminate(&id).await?;
         self.until(&id, "TERMINATED").await?;
-        taken.add("TerminateMicrovm: TERMINATED", start.elapsed());
+        durations.add("TerminateMicrovm: TERMINATED", start.elapsed());
         self.note("terminate").await
     }
 
     /// Launches many microVMs at once, and keeps all of them until the last one runs.
-    async fn many(&mut self, count: usize, taken: &mut Taken) -> Result<()> {
+    async fn many(&mut self, count: usize, durations: &mut Durations) -> Result<()> {
         self.quiet().await?;
         let start = Instant::now();
         let mut ids = HashSet::new();
         for _ in 0..count {
             ids.insert(self.launch().await?.microvm_id);
         }
-        taken.add(&format!("{count} launches at once: all answered"), start.elapsed());
+        durations.add(&format!("{count} launches at once: all answered"), start.elapsed());
         self.until_all(&ids, "RUNNING").await?;
         let all = start.elapsed();
-        taken.add(&format!("{count} launches at once: all RUNNING"), all);
+        durations.add(&format!("{count} launches at once: all RUNNING"), all);
         let each = all / u32::try_from(count.max(1)).unwrap_or(u32::MAX);
-        taken.add(&format!("{count} launches at once: for each"), each);
+        durations.add(&format!("{count} launches at once: for each"), each);
         let rate = 1.0 / each.as_secs_f64();
         self.rates.push((format!("{count} launches at once"), vec![rate]));
         self.note("launch").await?;
@@ -258,7 +258,7 @@ impl<'a> Bench<'a> {
             self.terminate(id).await?;
         }
         self.until_all(&ids, "TERMINATED").await?;
-        taken.add(&format!("{count} terminated at once: all TERMINATED"), start.elapsed());
+        durations.add(&format!("{count} terminated at once: all TERMINATED"), start.elapsed());
         self.note("terminate").await
     }
 

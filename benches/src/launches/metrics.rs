@@ -8,17 +8,17 @@ use std::net::TcpStream;
 use anyhow::{Context as _, Result, bail};
 
 /// A sample: sums and counts of the histograms of times, by name with labels.
-pub(crate) type Look = BTreeMap<String, (f64, f64)>;
+pub(crate) type Sample = BTreeMap<String, (f64, f64)>;
 
 /// Times of steps, by operation.
 #[derive(Default)]
 pub(crate) struct Steps {
-    last: Look,
+    last: Sample,
     taken: BTreeMap<(String, String), (f64, f64)>,
 }
 
 /// Reads the metrics.
-pub(crate) fn scrape(address: &str) -> Result<Look> {
+pub(crate) fn scrape(address: &str) -> Result<Sample> {
     let mut stream = TcpStream::connect(address).with_context(|| format!("connecting to {address}"))?;
     write!(stream, "GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
     let mut answer = String::new();
@@ -31,8 +31,8 @@ pub(crate) fn scrape(address: &str) -> Result<Look> {
 }
 
 /// Parses the times in metrics in Prometheus' text format: `NAME_seconds_sum{LABELS} VALUE`, and `_count`.
-fn parse(text: &str) -> Look {
-    let mut look = Look::new();
+fn parse(text: &str) -> Sample {
+    let mut sample = Sample::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let Some((name, value)) = line.rsplit_once(' ') else { continue };
         let Ok(value) = value.parse::<f64>() else { continue };
@@ -40,23 +40,23 @@ fn parse(text: &str) -> Look {
             .split_once('{')
             .map_or((name, String::new()), |(family, labels)| (family, format!("{{{labels}")));
         if let Some(family) = family.strip_suffix("_seconds_sum") {
-            look.entry(format!("{family}{labels}")).or_default().0 = value;
+            sample.entry(format!("{family}{labels}")).or_default().0 = value;
         } else if let Some(family) = family.strip_suffix("_seconds_count") {
-            look.entry(format!("{family}{labels}")).or_default().1 = value;
+            sample.entry(format!("{family}{labels}")).or_default().1 = value;
         }
     }
-    look
+    sample
 }
 
 impl Steps {
     /// Starts with a sample: everything before it is not counted.
-    pub(crate) fn forget(&mut self, look: Look) {
-        self.last = look;
+    pub(crate) fn forget(&mut self, sample: Sample) {
+        self.last = sample;
     }
 
     /// Counts everything since the last sample for `operation`.
-    pub(crate) fn note(&mut self, operation: &str, look: Look) {
-        for (name, (sum, count)) in &look {
+    pub(crate) fn note(&mut self, operation: &str, sample: Sample) {
+        for (name, (sum, count)) in &sample {
             let (old_sum, old_count) = self.last.get(name).copied().unwrap_or_default();
             if *count > old_count {
                 let taken = self.taken.entry((operation.to_owned(), name.clone())).or_default();
@@ -64,7 +64,7 @@ impl Steps {
                 taken.1 += count - old_count;
             }
         }
-        self.last = look;
+        self.last = sample;
     }
 }
 
@@ -82,11 +82,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_happened_between_two_looks_is_told() {
+    fn what_happened_between_two_samples_is_told() {
         let text = "# TYPE a_seconds histogram\na_seconds_sum{step=\"x y\"} 0.5\na_seconds_count{step=\"x y\"} 2\n\
                     a_seconds_bucket{le=\"1\"} 2\nother 3\n";
         let first = parse(text);
-        assert_eq!(first, Look::from([("a{step=\"x y\"}".to_owned(), (0.5, 2.0))]));
+        assert_eq!(first, Sample::from([("a{step=\"x y\"}".to_owned(), (0.5, 2.0))]));
         let mut steps = Steps::default();
         steps.forget(first);
         steps.note("launch", parse(&text.replace("0.5", "0.75").replace("} 2", "} 4")));

@@ -92,16 +92,16 @@ impl H2load {
         let mut command = self.command(target, load);
         command.arg("--header").arg(format!("x-aws-proxy-auth: {}", self.token));
         command.arg("--log-file").arg(&self.log);
-        let said = said(command).await?;
-        let rate = check(&said, load.amount).with_context(|| format!("h2load says:\n{said}"))?;
+        let output = run(command).await?;
+        let rate = check(&output, load.amount).with_context(|| format!("h2load says:\n{output}"))?;
         let log = std::fs::read_to_string(&self.log).context("reading the log of requests")?;
-        Ok(Outcome { rate, tls: tls(&said), requests: requests(&log)? })
+        Ok(Outcome { rate, tls: tls(&output), requests: requests(&log)? })
     }
 
     /// Number of 4xx responses to requests without a token.
     pub(crate) async fn refusals(&self, target: Target, load: Load<'_>) -> Result<u64> {
-        let said = said(self.command(target, load)).await?;
-        Ok(Statuses::of(&said)?.client_errors)
+        let output = run(self.command(target, load)).await?;
+        Ok(Statuses::of(&output)?.client_errors)
     }
 
     fn command(&self, target: Target, load: Load<'_>) -> Command {
@@ -132,25 +132,25 @@ impl H2load {
     }
 }
 
-async fn said(mut command: Command) -> Result<String> {
+async fn run(mut command: Command) -> Result<String> {
     let output = command.output().await.context("running h2load")?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
-        bail!("h2load: {}: {}{said}", output.status, String::from_utf8_lossy(&output.stderr));
+        bail!("h2load: {}: {}{stdout}", output.status, String::from_utf8_lossy(&output.stderr));
     }
-    Ok(said)
+    Ok(stdout)
 }
 
 /// Requests per second, if every response was 2xx.
-fn check(said: &str, amount: Amount) -> Result<f64> {
-    let Statuses { done, succeeded, lost, good, client_errors, others } = Statuses::of(said)?;
+fn check(output: &str, amount: Amount) -> Result<f64> {
+    let Statuses { done, succeeded, lost, good, client_errors, others } = Statuses::of(output)?;
     ensure!(done > 0, "no request was answered");
     ensure!(succeeded == done && lost == 0, "requests have failed");
     ensure!(good >= done && client_errors == 0 && others == 0, "requests were not answered with 2xx");
     if let Amount::Requests(count) = amount {
         ensure!(done == u64::from(count), "requests were not made");
     }
-    let line = line(said, "finished in ")?;
+    let line = line(output, "finished in ")?;
     let rate = line.split(", ").find_map(|part| part.strip_suffix(" req/s")).context("no rate is told")?;
     rate.parse().context("the rate is no number")
 }
@@ -171,8 +171,8 @@ struct Statuses {
 }
 
 impl Statuses {
-    fn of(said: &str) -> Result<Self> {
-        let (requests, codes) = (line(said, "requests: ")?, line(said, "status codes: ")?);
+    fn of(output: &str) -> Result<Self> {
+        let (requests, codes) = (line(output, "requests: ")?, line(output, "status codes: ")?);
         Ok(Self {
             done: count(requests, "done")?,
             succeeded: count(requests, "succeeded")?,
@@ -185,8 +185,9 @@ impl Statuses {
 }
 
 /// The rest of the output's line that begins with `start`.
-fn line<'a>(said: &'a str, start: &str) -> Result<&'a str> {
-    said.lines()
+fn line<'a>(output: &'a str, start: &str) -> Result<&'a str> {
+    output
+        .lines()
         .find_map(|line| line.strip_prefix(start))
         .with_context(|| format!("h2load says no {start:?}"))
 }
@@ -199,9 +200,9 @@ fn count(line: &str, word: &str) -> Result<u64> {
 }
 
 /// Protocol, cipher and key exchange of TLS.
-fn tls(said: &str) -> Option<String> {
+fn tls(output: &str) -> Option<String> {
     let parts = ["TLS Protocol: ", "Cipher: ", "Server Temp Key: "];
-    let parts: Vec<&str> = parts.iter().filter_map(|part| line(said, part).ok()).collect();
+    let parts: Vec<&str> = parts.iter().filter_map(|part| line(output, part).ok()).collect();
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 

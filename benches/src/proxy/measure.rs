@@ -109,7 +109,7 @@ struct Latencies {
 impl Bench {
     /// Takes all figures.
     pub(crate) async fn measure(&self) -> Result<Vec<Figure>> {
-        self.look().await?;
+        self.check().await?;
         let far = (Relay::start(self.hearth, FAR).await?, Relay::start(self.nginx, FAR).await?);
         let mut values = Values::default();
         for round in 0..self.rounds {
@@ -127,7 +127,7 @@ impl Bench {
     }
 
     /// Checks that both proxies use the same TLS parameters, and that only Hearth requires tokens.
-    async fn look(&self) -> Result<()> {
+    async fn check(&self) -> Result<()> {
         for (name, protocol) in PROTOCOLS {
             let load = self.small(protocol, (1, 1), Amount::Requests(1));
             let refused = self.h2load.refusals(Target::Proxy(self.hearth), load).await?;

@@ -41,12 +41,12 @@ pub struct Event {
     /// Time, in microseconds of the trace's clock.
     pub microseconds: u64,
     /// Kind of the event.
-    pub what: What,
+    pub what: EventKind,
 }
 
 /// The relevant events.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
+pub enum EventKind {
     /// `kvm_entry`: the guest starts to run.
     Entry,
     /// `kvm_exit`: the guest stops, with the reason: the class of a trap, or another reason of the processor.
@@ -57,7 +57,7 @@ pub enum What {
     Mark(String),
 }
 
-impl What {
+impl EventKind {
     /// Whether the guest waits after this exit, so that the time until the next entry is no work.
     #[must_use]
     pub fn is_wait(reason: &str) -> bool {
@@ -116,10 +116,10 @@ fn event(line: &[u8]) -> Option<Line> {
     let microseconds = microseconds.checked_add(fraction.parse().ok()?)?;
     let (name, fields) = text.split_once(": ").unwrap_or((text, ""));
     let what = match name {
-        "kvm_entry" => What::Entry,
-        "kvm_exit" => What::Exit(exit(fields)?),
+        "kvm_entry" => EventKind::Entry,
+        "kvm_exit" => EventKind::Exit(exit(fields)?),
         "kvm_guest_fault" => fault(fields)?,
-        "tracing_mark_write" => What::Mark(fields.to_owned()),
+        "tracing_mark_write" => EventKind::Mark(fields.to_owned()),
         _ => return Some(Line::Other),
     };
     Some(Line::Event(Event { thread: thread.parse().ok()?, microseconds, what }))
@@ -139,14 +139,14 @@ fn exit(fields: &str) -> Option<String> {
 }
 
 /// `ipa 0x80a4d000, hsr 0x92000007, hxfar 0xffff800080a4d0c0, pc 0xffff800080014a2c`
-fn fault(fields: &str) -> Option<What> {
+fn fault(fields: &str) -> Option<EventKind> {
     let mut numbers = [0; 4];
     let mut words = fields.split(", ");
     for (number, name) in numbers.iter_mut().zip(["ipa ", "hsr ", "hxfar ", "pc "]) {
         *number = hexadecimal(words.next()?.strip_prefix(name)?)?;
     }
     let [ipa, esr, ..] = numbers;
-    words.next().is_none().then(|| What::Fault(Kind::of(esr, ipa), ipa))
+    words.next().is_none().then(|| EventKind::Fault(Kind::of(esr, ipa), ipa))
 }
 
 fn hexadecimal(text: &str) -> Option<u64> {
@@ -162,7 +162,7 @@ mod tests {
     const EXIT: &str = "           vcpu0-812     [001] d..1.    17.017635: kvm_exit: TRAP: HSR_EC: 0x0024 (DABT_LOW), PC: 0xffff800080014a2c";
     const FAULT: &str = "           vcpu0-812     [001] .....    17.017640: kvm_guest_fault: ipa 0x80a4d000, hsr 0x92000007, hxfar 0xffff800080a4d0c0, pc 0xffff800080014a2c";
 
-    fn what(line: &str) -> What {
+    fn what(line: &str) -> EventKind {
         match Line::parse(line.as_bytes()) {
             Line::Event(event) => event.what,
             other => panic!("{other:?}"),
@@ -171,19 +171,19 @@ mod tests {
 
     #[test]
     fn events_are_understood() {
-        let event = Event { thread: 812, microseconds: 17_017_635, what: What::Exit("DABT_LOW".into()) };
+        let event = Event { thread: 812, microseconds: 17_017_635, what: EventKind::Exit("DABT_LOW".into()) };
         assert_eq!(Line::parse(EXIT.as_bytes()), Line::Event(event));
-        assert_eq!(what(FAULT), What::Fault(Kind::Read, 0x80a4_d000));
+        assert_eq!(what(FAULT), EventKind::Fault(Kind::Read, 0x80a4_d000));
         assert_eq!(
             what("           <...>-1000000 [000] d..1. 99999.000001: kvm_entry: PC: 0x0"),
-            What::Entry
+            EventKind::Entry
         );
         let irq = EXIT.replace("TRAP: HSR_EC: 0x0024 (DABT_LOW)", "IRQ: HSR_EC: 0x0000 (UNKNOWN)");
-        assert_eq!(what(&irq), What::Exit("IRQ".into()));
+        assert_eq!(what(&irq), EventKind::Exit("IRQ".into()));
         let unknown = EXIT.replace("(DABT_LOW)", "(0x2d)");
-        assert_eq!(what(&unknown), What::Exit("0x2d".into()));
+        assert_eq!(what(&unknown), EventKind::Exit("0x2d".into()));
         let mark = "    launch-bench-99      [000] .....     1.000000: tracing_mark_write: hearth: end";
-        assert_eq!(what(mark), What::Mark("hearth: end".into()));
+        assert_eq!(what(mark), EventKind::Mark("hearth: end".into()));
     }
 
     #[test]

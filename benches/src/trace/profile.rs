@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::fault::Kind;
-use super::line::{Event, What};
+use super::line::{Event, EventKind};
 
 /// A count and a total time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl Profile {
             let since = |then: u64| now.saturating_sub(then);
             profile.microseconds = profile.microseconds.max(since(start));
             match what {
-                What::Entry => {
+                EventKind::Entry => {
                     profile.first_entry.get_or_insert(since(start));
                     if let Some((left, reason)) = thread.left.take() {
                         profile.exits.entry(reason).or_default().add(since(left));
@@ -87,14 +87,14 @@ impl Profile {
                     }
                     thread.entered = Some(*now);
                 }
-                What::Exit(reason) => {
+                EventKind::Exit(reason) => {
                     if let Some(entered) = thread.entered.take() {
                         profile.running += since(entered);
                     }
                     thread.left = Some((*now, reason.clone()));
                     thread.fault = None;
                 }
-                What::Fault(kind, ipa) => {
+                EventKind::Fault(kind, ipa) => {
                     thread.fault = Some(*kind);
                     if *kind != Kind::Device {
                         profile.pages.insert(ipa >> PAGE_BITS);
@@ -103,7 +103,7 @@ impl Profile {
                         profile.written.insert(ipa >> PAGE_BITS);
                     }
                 }
-                What::Mark(_) => {}
+                EventKind::Mark(_) => {}
             }
         }
         // Exits after which the guest did not run again.
@@ -147,7 +147,7 @@ impl Profile {
         let mut exits = Spent::default();
         for (reason, spent) in &self.exits {
             exits.count += spent.count;
-            if !What::is_wait(reason) {
+            if !EventKind::is_wait(reason) {
                 exits.microseconds += spent.microseconds;
             }
         }
@@ -192,12 +192,12 @@ fn milliseconds(microseconds: u64) -> f64 {
 mod tests {
     use super::*;
 
-    fn event(thread: u32, microseconds: u64, what: What) -> Event {
+    fn event(thread: u32, microseconds: u64, what: EventKind) -> Event {
         Event { thread, microseconds, what }
     }
 
-    fn exit(reason: &str) -> What {
-        What::Exit(reason.into())
+    fn exit(reason: &str) -> EventKind {
+        EventKind::Exit(reason.into())
     }
 
     fn row(profile: &Profile, name: &str) -> f64 {
@@ -208,22 +208,22 @@ mod tests {
     #[test]
     fn time_belongs_to_the_guest_to_faults_to_other_exits_or_to_nobody() {
         let profile = Profile::of(&[
-            event(9, 100, What::Mark("hearth: begin".into())),
-            event(1, 1_100, What::Entry),
+            event(9, 100, EventKind::Mark("hearth: begin".into())),
+            event(1, 1_100, EventKind::Entry),
             event(1, 1_200, exit("DABT_LOW")),
-            event(1, 1_203, What::Fault(Kind::Read, 0x8000_0000)),
-            event(1, 1_208, What::Entry),
+            event(1, 1_203, EventKind::Fault(Kind::Read, 0x8000_0000)),
+            event(1, 1_208, EventKind::Entry),
             event(1, 1_300, exit("IABT_LOW")),
-            event(1, 1_303, What::Fault(Kind::Fetch, 0x8000_3000)),
-            event(1, 1_312, What::Entry),
+            event(1, 1_303, EventKind::Fault(Kind::Fetch, 0x8000_3000)),
+            event(1, 1_312, EventKind::Entry),
             event(1, 1_400, exit("DABT_LOW")),
-            event(1, 1_401, What::Fault(Kind::Device, 0x0a00_0000)),
-            event(1, 1_500, What::Entry),
+            event(1, 1_401, EventKind::Fault(Kind::Device, 0x0a00_0000)),
+            event(1, 1_500, EventKind::Entry),
             event(1, 1_600, exit("WFx")),
-            event(1, 9_600, What::Entry),
+            event(1, 9_600, EventKind::Entry),
             event(1, 9_700, exit("IRQ")),
-            event(1, 9_701, What::Entry),
-            event(9, 10_100, What::Mark("hearth: end".into())),
+            event(1, 9_701, EventKind::Entry),
+            event(9, 10_100, EventKind::Mark("hearth: end".into())),
         ]);
         for (name, value) in [
             ("time", 10.0),
@@ -250,7 +250,11 @@ mod tests {
     #[test]
     fn a_page_counts_once_however_often_it_faults() {
         let fault = |kind, ipa| {
-            [event(1, 0, exit("DABT_LOW")), event(1, 1, What::Fault(kind, ipa)), event(1, 2, What::Entry)]
+            [
+                event(1, 0, exit("DABT_LOW")),
+                event(1, 1, EventKind::Fault(kind, ipa)),
+                event(1, 2, EventKind::Entry),
+            ]
         };
         let events = [
             fault(Kind::Read, 0x8000_0000),
@@ -268,10 +272,10 @@ mod tests {
     #[test]
     fn threads_do_not_mix_and_halves_do_no_harm() {
         let profile = Profile::of(&[
-            event(2, 7, What::Fault(Kind::Write, u64::MAX)),
+            event(2, 7, EventKind::Fault(Kind::Write, u64::MAX)),
             event(1, 10, exit("IRQ")),
-            event(2, 11, What::Entry),
-            event(1, 5, What::Entry),
+            event(2, 11, EventKind::Entry),
+            event(1, 5, EventKind::Entry),
             event(2, 30, exit("HVC64")),
             event(1, 31, exit("WFx")),
             event(1, 32, exit("WFx")),

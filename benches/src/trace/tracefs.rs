@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::line::{Event, Line, What};
+use super::line::{Event, EventKind, Line};
 use super::profile::Profile;
 
 /// Mount point of the kernel's tracer.
@@ -134,7 +134,7 @@ impl Trace {
     #[must_use]
     pub fn steps(&self) -> Vec<(&str, Profile)> {
         let marks = self.events.iter().enumerate().filter_map(|(index, event)| match &event.what {
-            What::Mark(text) => Some((index, text.strip_prefix(MARK)?)),
+            EventKind::Mark(text) => Some((index, text.strip_prefix(MARK)?)),
             _ => None,
         });
         let mut steps = Vec::new();
@@ -152,7 +152,7 @@ impl Trace {
     /// The profile of the whole trace, from the begin to the last mark.
     #[must_use]
     pub fn whole(&self) -> Profile {
-        let is_mark = |event: &Event| matches!(&event.what, What::Mark(text) if text.starts_with(MARK));
+        let is_mark = |event: &Event| matches!(&event.what, EventKind::Mark(text) if text.starts_with(MARK));
         let first = self.events.iter().position(is_mark);
         let last = self.events.iter().rposition(is_mark);
         let events = first.zip(last).and_then(|(first, last)| self.events.get(first..=last));

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::{Agent, App, Container, NOFILE, NOFILE_RAISED};
 use crate::container::job::{Prepare, Run};
-use crate::container::spawn::{Namespaces, Order, PidNamespace};
+use crate::container::spawn::{Namespaces, PidNamespace, SpawnRequest};
 use crate::logs::reader;
 use crate::refusal::{Context as _, Refusal};
 use crate::system::cgroup::{self, Groups};
@@ -50,7 +50,7 @@ impl Agent {
             hostname: hostname.to_string(),
         };
         let (stdin, hold) = io::pipe().or_refuse(|| "making a pipe")?;
-        let mut started = self.spawner.start(Order {
+        let mut started = self.spawner.start(SpawnRequest {
             kind: "prepare",
             job: &job,
             container: None,
@@ -90,7 +90,7 @@ impl Agent {
         let outputs = [copy(&stdout)?, copy(&stderr)?];
         let process = request.process.clone().unwrap_or_default();
         let job = container.run_job(request.process, true, container.all_capabilities);
-        let mut started = self.spawner.start(Order {
+        let mut started = self.spawner.start(SpawnRequest {
             kind: "run",
             job: &job,
             container: Some(&container.namespaces),
@@ -112,7 +112,7 @@ impl Agent {
         });
         let (tell, exited) = watch::channel(None);
         tokio::spawn(async move {
-            let end = started.ended.await.unwrap_or_default();
+            let end = started.exited.await.unwrap_or_default();
             let all_read = async {
                 for reader in readers {
                     let _ = reader.await;

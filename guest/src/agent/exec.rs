@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::{Agent, App, Container};
 use crate::container::job::Archive;
-use crate::container::spawn::{Order, PidNamespace, Started};
+use crate::container::spawn::{ContainerProcess, PidNamespace, SpawnRequest};
 use crate::refusal::{Context as _, Refusal};
 use crate::system::sockets::{Stream, peer_is_gone};
 use crate::system::{check, descriptor, kill, set_window_size};
@@ -39,11 +39,11 @@ const END_OF_FILE: u8 = 4;
 #[derive(Debug)]
 pub(super) struct Plan {
     container: Arc<Container>,
-    what: What,
+    work: Work,
 }
 
 #[derive(Debug)]
-enum What {
+enum Work {
     Process { process: Process, app: Arc<App>, terminal: Option<WindowSize>, privileged: bool },
     Archive { kind: &'static str, path: String },
 }
@@ -54,9 +54,9 @@ impl Plan {
         let container = agent.container()?;
         let archive = |kind, path: String| match path.is_empty() {
             true => Err(Refusal::invalid("the path in the container is empty")),
-            false => Ok(What::Archive { kind, path }),
+            false => Ok(Work::Archive { kind, path }),
         };
-        let what = match open.what {
+        let work = match open.what {
             Some(open_exec::What::Process(process)) => {
                 let app = agent.app()?;
                 if app.exited().is_some() {
@@ -64,18 +64,18 @@ impl Plan {
                     return Err(Refusal::invalid(message));
                 }
                 let process = if open.as_app { app.beside(process) } else { process };
-                What::Process { process, app, terminal: open.terminal, privileged: open.privileged }
+                Work::Process { process, app, terminal: open.terminal, privileged: open.privileged }
             }
             Some(open_exec::What::UnpackInto(path)) => archive("unpack", path)?,
             Some(open_exec::What::Pack(path)) => archive("pack", path)?,
             None => return Err(Refusal::invalid("OpenExec says nothing of what to do")),
         };
-        Ok(Self { container, what })
+        Ok(Self { container, work })
     }
 }
 
-/// The agent's sides of a process's streams.
-struct Ends {
+/// The agent's sides of a process's stdin, stdout and stderr.
+struct AgentStreams {
     stdin: Arc<Stream>,
     outputs: Vec<(Arc<Stream>, Output)>,
     terminal: bool,
@@ -113,32 +113,33 @@ async fn run(
     sink: &Sink,
 ) -> Result<Option<Exited>, Refusal> {
     let container = &plan.container;
-    match plan.what {
-        What::Process { process, app, terminal, privileged } => {
+    match plan.work {
+        Work::Process { process, app, terminal, privileged } => {
             let mut job = container.run_job(Some(process), false, privileged || container.all_capabilities);
             job.terminal = terminal.is_some();
-            let (streams, ends) = match &terminal {
+            let (streams, agent_streams) = match &terminal {
                 Some(size) => terminal_streams(container, size).or_refuse(|| "making a terminal")?,
                 None => pipes(None).or_refuse(|| "making pipes")?,
             };
             let (pids, namespaces) = (PidNamespace::Of(&app.pids), Some(&container.namespaces));
             let groups = Some(&container.groups);
-            let order = Order { kind: "run", job: &job, container: namespaces, groups, pids, streams };
-            let mut started = agent.spawner.start(order)?;
+            let request =
+                SpawnRequest { kind: "run", job: &job, container: namespaces, groups, pids, streams };
+            let mut started = agent.spawner.start(request)?;
             // While the app is frozen, the process waits for the thaw; the host may have closed the connection by then.
-            if !stands_ready(&mut started, source).await? {
+            if !wait_until_started(&mut started, source).await? {
                 return Ok(None);
             }
-            Ok(attend(&mut started, ends, source, sink).await)
+            Ok(attend(&mut started, agent_streams, source, sink).await)
         }
-        What::Archive { kind, path } => {
-            let (streams, ends) = pipes(Some(PIPE)).or_refuse(|| "making pipes")?;
+        Work::Archive { kind, path } => {
+            let (streams, agent_streams) = pipes(Some(PIPE)).or_refuse(|| "making pipes")?;
             let (pids, namespaces) = (PidNamespace::Agents, Some(&container.namespaces));
             let job = Archive { path };
             let groups = Some(&container.groups);
-            let order = Order { kind, job: &job, container: namespaces, groups, pids, streams };
-            let mut started = agent.spawner.start(order)?;
-            let end = attend(&mut started, ends, source, sink).await;
+            let request = SpawnRequest { kind, job: &job, container: namespaces, groups, pids, streams };
+            let mut started = agent.spawner.start(request)?;
+            let end = attend(&mut started, agent_streams, source, sink).await;
             started.succeeded().await?;
             Ok(end)
         }
@@ -147,7 +148,7 @@ async fn run(
 
 /// Waits until the process runs the program that it was made for. Returns false if the connection was closed first; the process
 /// has been killed then.
-async fn stands_ready(started: &mut Started, source: &OwnedReadHalf) -> Result<bool, Refusal> {
+async fn wait_until_started(started: &mut ContainerProcess, source: &OwnedReadHalf) -> Result<bool, Refusal> {
     let is_gone = async {
         while !peer_is_gone(AsRef::<UnixStream>::as_ref(source)) {
             tokio::time::sleep(LOOK).await;
@@ -158,28 +159,28 @@ async fn stands_ready(started: &mut Started, source: &OwnedReadHalf) -> Result<b
         succeeded = started.succeeded() => return succeeded.map(|()| true),
         () = is_gone => {}
     }
-    end(started).await;
+    kill_and_wait(started).await;
     Ok(false)
 }
 
 /// Kills a process with its group, and waits until it has terminated.
-async fn end(started: &mut Started) {
+async fn kill_and_wait(started: &mut ContainerProcess) {
     let _ = kill(-started.pid, libc::SIGKILL);
     let _ = kill(started.pid, libc::SIGKILL); // it may have no group of its own yet
-    let _ = (&mut started.ended).await;
+    let _ = (&mut started.exited).await;
 }
 
 /// Passes input and output on until the process has terminated. If the connection is closed first, kills the process and returns
 /// no result.
 async fn attend(
-    started: &mut Started,
-    ends: Ends,
+    started: &mut ContainerProcess,
+    agent_streams: AgentStreams,
     source: &mut OwnedReadHalf,
     sink: &Sink,
 ) -> Option<Exited> {
     let (stop, _) = watch::channel(false);
     let (lost, mut is_lost) = mpsc::channel(1);
-    let pumps: Vec<JoinHandle<()>> = ends
+    let pumps: Vec<JoinHandle<()>> = agent_streams
         .outputs
         .iter()
         .map(|(stream, output)| {
@@ -193,15 +194,15 @@ async fn attend(
         })
         .collect();
     let ended = tokio::select! {
-        ended = &mut started.ended => Some(ended.unwrap_or_default()),
-        () = pass_input(started.pid, ends, source) => None,
+        ended = &mut started.exited => Some(ended.unwrap_or_default()),
+        () = pass_input(started.pid, agent_streams, source) => None,
         _ = is_lost.recv() => None,
     };
     if ended.is_none() {
         for pump in pumps {
             pump.abort();
         }
-        end(started).await;
+        kill_and_wait(started).await;
         return None;
     }
     let _ = stop.send(true);
@@ -212,14 +213,14 @@ async fn attend(
 }
 
 /// Passes input on. Returns when the connection is closed.
-async fn pass_input(pid: libc::pid_t, ends: Ends, source: &mut OwnedReadHalf) {
+async fn pass_input(pid: libc::pid_t, agent_streams: AgentStreams, source: &mut OwnedReadHalf) {
     let (queue, waiting) = mpsc::channel(WAITING);
-    let terminal = ends.terminal;
+    let terminal = agent_streams.terminal;
     // Only of a terminal. A pipe must not be held here: its reader sees the end when all writers have closed it.
-    let screen = terminal.then(|| Arc::clone(&ends.stdin));
+    let screen = terminal.then(|| Arc::clone(&agent_streams.stdin));
     let mut queue = Some(queue);
-    let feeding = feed(ends.stdin, waiting);
-    drop(ends.outputs);
+    let feeding = feed(agent_streams.stdin, waiting);
+    drop(agent_streams.outputs);
     let receiving = async {
         while let Ok(Some(input)) = frame::read::<ExecInput>(source).await {
             match input.event {
@@ -321,9 +322,9 @@ async fn send(sink: &Sink, event: exec_output::Event) -> Result<(), FrameError> 
     frame::write(&mut *sink.lock().await, &ExecOutput { event: Some(event) }).await
 }
 
-type Streams = [Stdio; 3];
+type ChildStdio = [Stdio; 3];
 
-fn pipes(size: Option<libc::c_int>) -> io::Result<(Streams, Ends)> {
+fn pipes(size: Option<libc::c_int>) -> io::Result<(ChildStdio, AgentStreams)> {
     let (stdin, stdin_writer) = io::pipe()?;
     let (stdout, stdout_writer) = io::pipe()?;
     let (stderr, stderr_writer) = io::pipe()?;
@@ -335,12 +336,12 @@ fn pipes(size: Option<libc::c_int>) -> io::Result<(Streams, Ends)> {
     }
     let stream = |descriptor: OwnedFd| Stream::new(descriptor).map(Arc::new);
     let outputs = vec![(stream(stdout.into())?, Output::Stdout), (stream(stderr.into())?, Output::Stderr)];
-    let ends = Ends { stdin: stream(stdin_writer.into())?, outputs, terminal: false };
-    Ok(([stdin.into(), stdout_writer.into(), stderr_writer.into()], ends))
+    let agent_streams = AgentStreams { stdin: stream(stdin_writer.into())?, outputs, terminal: false };
+    Ok(([stdin.into(), stdout_writer.into(), stderr_writer.into()], agent_streams))
 }
 
 /// Opens a terminal in the container's devpts. Neither side is opened by a path in the container, which could lead anywhere.
-fn terminal_streams(container: &Container, size: &WindowSize) -> io::Result<(Streams, Ends)> {
+fn terminal_streams(container: &Container, size: &WindowSize) -> io::Result<(ChildStdio, AgentStreams)> {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     let folder = container.terminals.as_raw_fd();
     // SAFETY: the path is a constant string.
@@ -353,8 +354,9 @@ fn terminal_streams(container: &Container, size: &WindowSize) -> io::Result<(Str
     let (rows, columns) = window(size);
     set_window_size(&screen, rows, columns)?;
     let screen = Arc::new(Stream::new(screen)?);
-    let ends = Ends { stdin: Arc::clone(&screen), outputs: vec![(screen, Output::Stdout)], terminal: true };
-    Ok(([line.try_clone()?.into(), line.try_clone()?.into(), line.into()], ends))
+    let agent_streams =
+        AgentStreams { stdin: Arc::clone(&screen), outputs: vec![(screen, Output::Stdout)], terminal: true };
+    Ok(([line.try_clone()?.into(), line.try_clone()?.into(), line.into()], agent_streams))
 }
 
 fn window(size: &WindowSize) -> (u16, u16) {

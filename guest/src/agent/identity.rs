@@ -10,7 +10,7 @@ use hearth_proto::guest::v1::{Identify, Network, SetCredentials};
 use super::Agent;
 use super::seal::SealKey;
 use crate::container::prepare::set_hostname;
-use crate::metadata::Granted;
+use crate::metadata::SecretCredentials;
 use crate::refusal::{Context as _, Refusal};
 use crate::system::{check, namespaces, netlink};
 use crate::{dns, metadata};
@@ -33,7 +33,7 @@ struct Entropy {
 impl Agent {
     /// Gives the guest the identity that the host sends.
     pub(super) async fn identify(&self, mut request: Identify) -> Result<(), Refusal> {
-        let credentials = request.credentials.take().map(Granted::new);
+        let credentials = request.credentials.take().map(SecretCredentials::new);
         let _making = self.making.lock().await;
         // First the clock and the entropy, then the names and peers that depend on them.
         if request.wall_clock_ns != 0 {
@@ -73,7 +73,7 @@ impl Agent {
         request: SetCredentials,
         key: &mut Option<SealKey>,
     ) -> Result<(), Refusal> {
-        let mut credentials = request.credentials.map(Granted::new);
+        let mut credentials = request.credentials.map(SecretCredentials::new);
         if !request.sealed.is_empty() {
             let missing =
                 || Refusal::invalid("there is no key for sealed credentials: send MakeSealKey for each");

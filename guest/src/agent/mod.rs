@@ -17,7 +17,7 @@ mod control;
 mod exec;
 mod freezing;
 mod identity;
-mod machine;
+mod lifecycle;
 mod seal;
 mod server;
 mod shipping;

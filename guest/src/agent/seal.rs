@@ -9,7 +9,7 @@ use std::io::Read as _;
 use hearth_agent_protocol::seal::{self, PrivateKey};
 use zeroize::Zeroizing;
 
-use crate::metadata::Granted;
+use crate::metadata::SecretCredentials;
 use crate::refusal::{Context as _, Refusal};
 use crate::system::wipe;
 
@@ -36,7 +36,7 @@ impl SealKey {
     }
 
     /// Opens sealed credentials.
-    pub(super) fn open(self, sealed: &[u8]) -> Result<Granted, Refusal> {
+    pub(super) fn open(self, sealed: &[u8]) -> Result<SecretCredentials, Refusal> {
         let opened = open(&self.private, sealed);
         wipe::stack_and_registers();
         opened.ok_or_else(|| {
@@ -47,8 +47,8 @@ impl SealKey {
 
 // Not inlined, so that the secrets are in a stack frame of their own, which is overwritten afterwards.
 #[inline(never)]
-fn open(private: &PrivateKey, sealed: &[u8]) -> Option<Granted> {
-    seal::open(private, sealed).map(Granted::new)
+fn open(private: &PrivateKey, sealed: &[u8]) -> Option<SecretCredentials> {
+    seal::open(private, sealed).map(SecretCredentials::new)
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ pub const NAME: &str = "hearth-container";
 
 /// Descriptors that a container process inherits; their numbers are its arguments.
 #[derive(Debug)]
-struct Given {
+struct InheritedDescriptors {
     job: OwnedFd,
     report: OwnedFd,
     /// `cgroup.procs` of the control groups that are frozen together with the app.
@@ -59,21 +59,22 @@ struct Given {
 /// another program.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> u8 {
     let arguments: Vec<_> = arguments.filter_map(|argument| argument.into_string().ok()).collect();
-    let Some((kind, mut given)) = arguments.split_first().and_then(|(kind, rest)| Some((kind, given(rest)?)))
+    let Some((kind, mut inherited)) =
+        arguments.split_first().and_then(|(kind, rest)| Some((kind, inherited(rest)?)))
     else {
         return 2;
     };
-    let result = protect_this_process().and_then(|()| join(&given)).and_then(|()| match kind.as_str() {
-        "prepare" => prepare::prepare(&read_job(&mut given)?),
-        "run" => run(&mut given).map(|never| match never {}),
-        "unpack" => enter(&given).and_then(|()| archive::unpack(&read_job(&mut given)?)),
-        "pack" => enter(&given).and_then(|()| archive::pack(&read_job(&mut given)?)),
-        "release" => prepare::release(|| enter(&given)),
+    let result = protect_this_process().and_then(|()| join(&inherited)).and_then(|()| match kind.as_str() {
+        "prepare" => prepare::prepare(&read_job(&mut inherited)?),
+        "run" => run(&mut inherited).map(|never| match never {}),
+        "unpack" => enter(&inherited).and_then(|()| archive::unpack(&read_job(&mut inherited)?)),
+        "pack" => enter(&inherited).and_then(|()| archive::pack(&read_job(&mut inherited)?)),
+        "release" => prepare::release(|| enter(&inherited)),
         other => Err(Refusal::invalid(format!("{other:?} is no kind of a container process"))),
     });
     match result {
         Ok(()) if kind == "prepare" => {
-            drop(given);
+            drop(inherited);
             wait_for_the_agent();
             0
         }
@@ -81,20 +82,20 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> u8 {
         Err(refusal) => {
             let report = Failure::from(refusal).encode_to_vec();
             // An error is dropped: the agent may be gone, and nobody else reads the report.
-            let _ = File::from(given.report).write_all(&report);
+            let _ = File::from(inherited.report).write_all(&report);
             1
         }
     }
 }
 
 /// Enters the control groups. If they are frozen, this process freezes here.
-fn join(given: &Given) -> Result<(), Refusal> {
-    cgroup::enter(&given.entrances).or_refuse(|| "entering the app's control group")
+fn join(inherited: &InheritedDescriptors) -> Result<(), Refusal> {
+    cgroup::enter(&inherited.entrances).or_refuse(|| "entering the app's control group")
 }
 
-fn run(given: &mut Given) -> Result<Infallible, Refusal> {
-    let job = read_job(given)?;
-    enter(given)?;
+fn run(inherited: &mut InheritedDescriptors) -> Result<Infallible, Refusal> {
+    let job = read_job(inherited)?;
+    enter(inherited)?;
     launch::launch(&job)
 }
 
@@ -107,7 +108,7 @@ fn protect_this_process() -> Result<(), Refusal> {
 }
 
 /// Takes over the descriptors whose numbers are in the arguments.
-fn given(numbers: &[String]) -> Option<Given> {
+fn inherited(numbers: &[String]) -> Option<InheritedDescriptors> {
     let numbers: Vec<RawFd> = numbers.iter().map(|number| number.parse().ok()).collect::<Option<_>>()?;
     let in_range = numbers.iter().all(|number| *number > 2);
     let take = |number: RawFd| {
@@ -129,19 +130,19 @@ fn given(numbers: &[String]) -> Option<Given> {
         _ => None,
     };
     let entrances = entrances.iter().copied().map(take).collect();
-    Some(Given { job: take(*job), report: take(*report), entrances, namespaces })
+    Some(InheritedDescriptors { job: take(*job), report: take(*report), entrances, namespaces })
 }
 
-fn read_job<M: Message + Default>(given: &mut Given) -> Result<M, Refusal> {
+fn read_job<M: Message + Default>(inherited: &mut InheritedDescriptors) -> Result<M, Refusal> {
     let mut bytes = Vec::new();
-    let job = given.job.as_fd().try_clone_to_owned().or_refuse(|| "opening a job")?;
+    let job = inherited.job.as_fd().try_clone_to_owned().or_refuse(|| "opening a job")?;
     File::from(job).read_to_end(&mut bytes).or_refuse(|| "reading a job")?;
     M::decode(bytes.as_slice()).map_err(|error| Refusal::invalid(format!("a job cannot be decoded: {error}")))
 }
 
 /// Enters the container's namespaces; its root becomes this process's.
-fn enter(given: &Given) -> Result<(), Refusal> {
-    let Some([mount, uts, ipc, cgroup]) = &given.namespaces else {
+fn enter(inherited: &InheritedDescriptors) -> Result<(), Refusal> {
+    let Some([mount, uts, ipc, cgroup]) = &inherited.namespaces else {
         return Err(Refusal::invalid("there is no container to enter"));
     };
     let kinds = [

@@ -56,7 +56,7 @@ pub struct Spawner {
 
 /// A container process to start.
 #[derive(Debug)]
-pub struct Order<'a, J> {
+pub struct SpawnRequest<'a, J> {
     /// The command: `prepare`, `run` and so on.
     pub kind: &'static str,
     /// The message for the process.
@@ -73,11 +73,11 @@ pub struct Order<'a, J> {
 
 /// A process that was started.
 #[derive(Debug)]
-pub struct Started {
+pub struct ContainerProcess {
     /// Process id, in the agent's PID namespace.
     pub pid: libc::pid_t,
     /// How the process terminated, once it has.
-    pub ended: oneshot::Receiver<Exited>,
+    pub exited: oneshot::Receiver<Exited>,
     report: pipe::Receiver,
 }
 
@@ -86,27 +86,27 @@ impl Spawner {
     ///
     /// # Errors
     /// The kernel refused it.
-    pub fn start<J: Message>(&self, order: Order<'_, J>) -> Result<Started, Refusal> {
-        self.try_to_start(order).or_refuse(|| "starting a process for the container")
+    pub fn start<J: Message>(&self, request: SpawnRequest<'_, J>) -> Result<ContainerProcess, Refusal> {
+        self.try_to_start(request).or_refuse(|| "starting a process for the container")
     }
 
-    fn try_to_start<J: Message>(&self, order: Order<'_, J>) -> io::Result<Started> {
-        let job = file_in_memory(&order.job.encode_to_vec())?;
+    fn try_to_start<J: Message>(&self, request: SpawnRequest<'_, J>) -> io::Result<ContainerProcess> {
+        let job = file_in_memory(&request.job.encode_to_vec())?;
         let (report, report_writer) = io::pipe()?;
         let mut inherited = vec![job.as_raw_fd(), report_writer.as_raw_fd()];
         // The process enters the groups after it has executed this program again. If it entered them before, the thread that starts it
         // would wait for the exec as long as a group is frozen.
-        inherited.extend(order.groups.into_iter().flat_map(Groups::entrances));
-        if let Some(Namespaces { mount, uts, ipc, cgroup }) = order.container {
+        inherited.extend(request.groups.into_iter().flat_map(Groups::entrances));
+        if let Some(Namespaces { mount, uts, ipc, cgroup }) = request.container {
             inherited.extend([mount, uts, ipc, cgroup].map(|namespace| namespace.as_raw_fd()));
         }
         let mut command = Command::new(&self.program);
-        let [stdin, stdout, stderr] = order.streams;
-        command.arg0(NAME).arg(order.kind).args(inherited.iter().map(ToString::to_string));
+        let [stdin, stdout, stderr] = request.streams;
+        command.arg0(NAME).arg(request.kind).args(inherited.iter().map(ToString::to_string));
         command.stdin(stdin).stdout(stdout).stderr(stderr).env_clear();
         // SAFETY: after the fork, the closure only makes system calls.
         unsafe { command.pre_exec(move || inherited.iter().try_for_each(|number| inherit(*number))) };
-        let pids = order.pids;
+        let pids = request.pids;
         let spawn = move || {
             match pids {
                 PidNamespace::Agents => {}
@@ -118,14 +118,14 @@ impl Spawner {
         // The thread's later children would be in the other PID namespace, too; so the thread is used for this child only.
         let child = namespaces::on_a_thread(spawn)?;
         let pid = libc::pid_t::try_from(child.id()).map_err(io::Error::other)?;
-        let ended = self.reaper.watch(pid);
+        let exited = self.reaper.watch(pid);
         drop(report_writer);
         let report = pipe::Receiver::from_owned_fd(duplicate(&report)?)?;
-        Ok(Started { pid, ended, report })
+        Ok(ContainerProcess { pid, exited, report })
     }
 }
 
-impl Started {
+impl ContainerProcess {
     /// Waits until the process runs the program that it was made for (`run`), is ready (`prepare`) or has exited successfully.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue}
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 
-use super::watched::Watched;
+use super::first_byte::FirstByteStream;
 use crate::ports::connect;
 
 /// Bytes of a response's body that are read and discarded, so that an app that writes no more than this gets no error.
@@ -37,13 +37,13 @@ pub(super) struct Call<'a> {
 
 /// One call that is over.
 #[derive(Debug)]
-pub(super) struct Tried {
+pub(super) struct Attempt {
     pub(super) outcome: Outcome,
     /// Whether any byte was received.
     pub(super) any_byte: bool,
 }
 
-impl From<Outcome> for Tried {
+impl From<Outcome> for Attempt {
     /// A call that ended before the app had sent a byte, or whose time was up.
     fn from(outcome: Outcome) -> Self {
         Self { outcome, any_byte: false }
@@ -52,7 +52,7 @@ impl From<Outcome> for Tried {
 
 impl Call<'_> {
     /// Calls once, without a time limit.
-    pub(super) async fn once(&self) -> Tried {
+    pub(super) async fn once(&self) -> Attempt {
         let stream = match connect(self.hosts, self.port).await {
             Ok(stream) => stream,
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -61,14 +61,14 @@ impl Call<'_> {
             Err(error) => return Outcome::Transport(format!("connecting: {error}")).into(),
         };
         let any_byte = Arc::new(AtomicBool::new(false));
-        let outcome = match self.exchange(Watched::new(stream, Arc::clone(&any_byte))).await {
+        let outcome = match self.exchange(FirstByteStream::new(stream, Arc::clone(&any_byte))).await {
             Ok(status) => Outcome::Status(status.into()),
             Err(error) => Outcome::Transport(chain(&error)),
         };
-        Tried { outcome, any_byte: any_byte.load(Ordering::Relaxed) }
+        Attempt { outcome, any_byte: any_byte.load(Ordering::Relaxed) }
     }
 
-    async fn exchange(&self, stream: Watched) -> Result<u16, hyper::Error> {
+    async fn exchange(&self, stream: FirstByteStream) -> Result<u16, hyper::Error> {
         let mut builder = http1::Builder::new();
         builder.title_case_headers(true);
         let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;

@@ -10,7 +10,7 @@
 //! All calls of one hook share one time limit. The first repetition comes after 250 ms, the others after a second each.
 
 mod call;
-mod watched;
+mod first_byte;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::ports;
 use crate::refusal::Refusal;
-use call::{Call, Tried};
+use call::{Attempt, Call};
 
 /// Pause before the first repetition.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -57,8 +57,8 @@ pub async fn call(request: CallHook, hosts: &[IpAddr]) -> Result<HookOutcome, Re
     let mut attempts = 0;
     let outcome = loop {
         attempts += 1;
-        let tried = tokio::time::timeout_at(deadline, call.once()).await;
-        let Tried { outcome, any_byte } = tried.unwrap_or_else(|_| Outcome::TimedOut(Done {}).into());
+        let attempt = tokio::time::timeout_at(deadline, call.once()).await;
+        let Attempt { outcome, any_byte } = attempt.unwrap_or_else(|_| Outcome::TimedOut(Done {}).into());
         let pause = if attempts == 1 { FIRST_PAUSE } else { PAUSE };
         match (hook, &outcome) {
             (Hook::Ready | Hook::Validate, Outcome::Status(503) | Outcome::Refused(_)) => {

@@ -4,8 +4,8 @@
 //! guests are restored. Memory that held credentials or a token is overwritten before it is freed. Like the DNS stub, the service
 //! listens in a network namespace of the agent's own ([`network`]), so that it takes no port from the app.
 
-mod answers;
-mod granted;
+mod credentials;
+mod documents;
 pub mod network;
 mod server;
 mod tokens;
@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hearth_proto::guest::v1::Metadata;
 
-pub use granted::Granted;
+pub use credentials::SecretCredentials;
 pub use server::serve;
 
 /// Address on which the service listens.
@@ -35,7 +35,7 @@ struct Facts {
     /// Empty before Identify.
     microvm_id: String,
     metadata: Metadata,
-    credentials: Option<Granted>,
+    credentials: Option<SecretCredentials>,
     address: Option<Ipv4Addr>,
 }
 
@@ -51,7 +51,7 @@ impl Store {
     }
 
     /// Sets the role's credentials; without them, the service lists no role.
-    pub fn set_credentials(&self, credentials: Option<Granted>) {
+    pub fn set_credentials(&self, credentials: Option<SecretCredentials>) {
         self.change(|facts| facts.credentials = credentials);
     }
 

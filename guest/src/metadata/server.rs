@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::Store;
-use super::answers::{Document, document};
+use super::documents::{Document, document};
 use super::tokens::SECONDS;
 
 /// Connections that are served at once. The limit is needed because the app opens them.
@@ -120,7 +120,7 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
-    use crate::metadata::Granted;
+    use crate::metadata::SecretCredentials;
 
     struct Service {
         store: Arc<Store>,
@@ -182,7 +182,7 @@ mod tests {
         }
         service.store.set_id("microvm-1".to_string());
         service.store.set_metadata(Metadata { region: "eu-west-1".to_string(), ..Metadata::default() });
-        service.store.set_credentials(Some(Granted::new(Credentials {
+        service.store.set_credentials(Some(SecretCredentials::new(Credentials {
             access_key_id: "AK".to_string(),
             secret_access_key: "SK\"".to_string(),
             session_token: "ST".to_string(),
@@ -225,7 +225,7 @@ mod tests {
         let role = "/latest/meta-data/iam/security-credentials/execution_role";
         service.store.set_id("microvm-1".to_string());
         service.store.set_metadata(Metadata { region: "eu-west-1".to_string(), ..Metadata::default() });
-        service.store.set_credentials(Some(Granted::new(Credentials::default())));
+        service.store.set_credentials(Some(SecretCredentials::new(Credentials::default())));
         let (_, token) = service.ask("PUT", "/latest/api/token", &format!("{TTL}: 60")).await;
         let before = format!("{TOKEN}: {token}");
         assert_eq!(service.ask("GET", role, &before).await.0, 200);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hearth_model::hooks::HookOutcome;
 use hearth_proto::guest::v1 as proto;
 use proto::request::Operation;
-use proto::response::Result as Answer;
+use proto::response::Result as Response;
 use tokio::net::UnixStream;
 
 use super::{AgentError, within};
@@ -67,12 +67,12 @@ impl Control {
         Self { stream: Some(stream) }
     }
 
-    async fn ask(
+    async fn request(
         &mut self,
         what: &'static str,
         operation: Operation,
         limit: Option<Duration>,
-    ) -> Result<Answer, AgentError> {
+    ) -> Result<Response, AgentError> {
         let request = proto::Request { operation: Some(operation) };
         let connection = |source| AgentError::Connection { what, source };
         let exchange = async {
@@ -87,15 +87,15 @@ impl Control {
             None => exchange.await?,
         };
         match response.result {
-            Some(Answer::Failure(failure)) => Err(failure.into()),
-            Some(answer) => Ok(answer),
+            Some(Response::Failure(failure)) => Err(failure.into()),
+            Some(response) => Ok(response),
             None => Err(AgentError::Confused),
         }
     }
 
     async fn command(&mut self, what: &'static str, operation: Operation) -> Result<(), AgentError> {
-        match self.ask(what, operation, Some(PROMPT)).await? {
-            Answer::Done(_) => Ok(()),
+        match self.request(what, operation, Some(PROMPT)).await? {
+            Response::Done(_) => Ok(()),
             _ => Err(AgentError::Confused),
         }
     }
@@ -106,10 +106,10 @@ impl Control {
     /// [`AgentError`].
     pub async fn status(&mut self) -> Result<proto::Status, AgentError> {
         match self
-            .ask("asking for the guest's status", Operation::GetStatus(proto::GetStatus {}), Some(PROMPT))
+            .request("asking for the guest's status", Operation::GetStatus(proto::GetStatus {}), Some(PROMPT))
             .await?
         {
-            Answer::Status(status) => Ok(status),
+            Response::Status(status) => Ok(status),
             _ => Err(AgentError::Confused),
         }
     }
@@ -136,8 +136,8 @@ impl Control {
     /// # Errors
     /// [`AgentError`].
     pub async fn wait_app(&mut self) -> Result<Exit, AgentError> {
-        match self.ask("waiting for the app's end", Operation::WaitApp(proto::WaitApp {}), None).await? {
-            Answer::Exited(exited) => Ok(exited.into()),
+        match self.request("waiting for the app's end", Operation::WaitApp(proto::WaitApp {}), None).await? {
+            Response::Exited(exited) => Ok(exited.into()),
             _ => Err(AgentError::Confused),
         }
     }
@@ -156,8 +156,8 @@ impl Control {
             body: call.body.clone().unwrap_or_default().into_bytes(),
             content_type: content_type.to_owned(),
         });
-        let outcome = match self.ask("calling a hook of the app", operation, Some(call.limit())).await? {
-            Answer::Hook(outcome) => outcome.result,
+        let outcome = match self.request("calling a hook of the app", operation, Some(call.limit())).await? {
+            Response::Hook(outcome) => outcome.result,
             _ => return Err(AgentError::Confused),
         };
         use proto::hook_outcome::Result as Outcome;
@@ -201,7 +201,7 @@ impl Control {
     ) -> Result<(), AgentError> {
         const WHAT: &str = "giving the guest credentials";
         let make = Operation::MakeSealKey(proto::MakeSealKey {});
-        let Answer::SealKey(key) = self.ask(WHAT, make, Some(PROMPT)).await? else {
+        let Response::SealKey(key) = self.request(WHAT, make, Some(PROMPT)).await? else {
             return Err(AgentError::Confused);
         };
         let sealed = seal(&key.public_key, credentials).map_err(|_| AgentError::Confused)?;
@@ -216,8 +216,8 @@ impl Control {
     /// [`AgentError`]. Whether the app is frozen is unknown then: thaw it.
     pub async fn freeze(&mut self, forget: bool) -> Result<proto::Status, AgentError> {
         let freeze = Operation::Freeze(proto::Freeze { forget });
-        match self.ask("freezing the app", freeze, Some(PROMPT)).await? {
-            Answer::Status(status) => Ok(status),
+        match self.request("freezing the app", freeze, Some(PROMPT)).await? {
+            Response::Status(status) => Ok(status),
             _ => Err(AgentError::Confused),
         }
     }
@@ -236,8 +236,8 @@ impl Control {
     /// [`AgentError`].
     pub async fn quiesce(&mut self, drop_page_cache: bool) -> Result<proto::Quiesced, AgentError> {
         let quiesce = Operation::Quiesce(proto::Quiesce { drop_page_cache });
-        match self.ask("quiescing the guest", quiesce, Some(QUIESCE)).await? {
-            Answer::Quiesced(quiesced) => Ok(quiesced),
+        match self.request("quiescing the guest", quiesce, Some(QUIESCE)).await? {
+            Response::Quiesced(quiesced) => Ok(quiesced),
             _ => Err(AgentError::Confused),
         }
     }

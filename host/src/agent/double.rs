@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream as StdStream;
 use hearth_proto::guest::v1 as proto;
 use hearth_vmm_client::ClientError;
 use proto::request::Operation;
-use proto::response::Result as Answer;
+use proto::response::Result as Response;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -118,7 +118,7 @@ impl Line {
     ///
     /// # Errors
     /// [`FrameError`]
-    pub async fn asked(&mut self) -> Result<Option<Operation>, FrameError> {
+    pub async fn receive_request(&mut self) -> Result<Option<Operation>, FrameError> {
         Ok(self.receive::<proto::Request>().await?.operation)
     }
 
@@ -126,7 +126,7 @@ impl Line {
     ///
     /// # Errors
     /// [`FrameError`]
-    pub async fn answer(&mut self, answer: Answer) -> Result<(), FrameError> {
+    pub async fn answer(&mut self, answer: Response) -> Result<(), FrameError> {
         self.send(&proto::Response { result: Some(answer) }).await
     }
 
@@ -147,18 +147,18 @@ impl Line {
                 let code = proto::FailureCode::System.into();
                 let failure = proto::Failure { code, message: REFUSAL.to_owned() };
                 let _ = if self.opened {
-                    self.answer(Answer::Failure(failure)).await
+                    self.answer(Response::Failure(failure)).await
                 } else {
                     self.send(&refusal(failure)).await
                 };
-                self.hear().await;
+                self.drain().await;
             }
             Fault::Closes => {}
-            Fault::Silent => self.hear().await,
+            Fault::Silent => self.drain().await,
             Fault::Deaf => std::future::pending().await,
             Fault::Half => {
                 let _ = self.stream.write_all(&[&prefix[..], &[10; 100]].concat()).await;
-                self.hear().await;
+                self.drain().await;
             }
             Fault::Trickle => {
                 let (mut reader, mut writer) = self.stream.into_split();
@@ -176,7 +176,7 @@ impl Line {
             }
             Fault::Garbage => drop(self.stream.write_all(&[255; 4096]).await),
             Fault::Other => {
-                let _ = self.answer(Answer::Exited(proto::Exited { code: 1, signal: 0 })).await;
+                let _ = self.answer(Response::Exited(proto::Exited { code: 1, signal: 0 })).await;
                 let _ = self.send(&refusal(proto::Failure::default())).await;
                 let _ = self.stream.shutdown().await;
                 let _ = self.stream.read_to_end(&mut Vec::new()).await;
@@ -185,7 +185,7 @@ impl Line {
     }
 
     /// Reads and discards until the client has closed its side.
-    async fn hear(&mut self) {
+    async fn drain(&mut self) {
         let _ = tokio::io::copy(&mut self.stream, &mut tokio::io::sink()).await;
     }
 }

@@ -70,7 +70,7 @@ impl Resolver {
         let answer = timeout_at(deadline, async {
             // The semaphore is never closed. Without a slot, no server is queried.
             let _slot = self.slots.acquire().await.ok()?;
-            self.ask_servers(&query).await
+            self.query_servers(&query).await
         });
         match answer.await {
             Ok(Some(answer)) => query.with_own_id(answer),
@@ -79,7 +79,7 @@ impl Resolver {
     }
 
     /// Queries one server after the other, and those that did not answer a second time.
-    async fn ask_servers(&self, query: &Query) -> Option<Vec<u8>> {
+    async fn query_servers(&self, query: &Query) -> Option<Vec<u8>> {
         let configured =
             if self.servers.is_empty() { servers::of_the_host().await } else { self.servers.clone() };
         let mut silent = configured;
@@ -87,7 +87,7 @@ impl Resolver {
         for _ in 0..2 {
             let mut next = Vec::new();
             for server in silent {
-                match timeout(self.attempt_timeout, upstream::ask(server, query)).await {
+                match timeout(self.attempt_timeout, upstream::exchange(server, query)).await {
                     Ok(Ok(answer)) if message::is_final(&answer) => return Some(answer),
                     // Another server may have a better answer.
                     Ok(Ok(answer)) => unhelpful = Some(answer),

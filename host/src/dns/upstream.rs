@@ -13,7 +13,7 @@ use super::message::{Match, Query};
 const MAX_DATAGRAM: usize = 4096;
 
 /// The answer of `server` over UDP, or over TCP if it was truncated. Has no timeout of its own.
-pub(super) async fn ask(server: SocketAddr, query: &Query) -> io::Result<Vec<u8>> {
+pub(super) async fn exchange(server: SocketAddr, query: &Query) -> io::Result<Vec<u8>> {
     match over_udp(server, query).await? {
         Some(answer) => Ok(answer),
         None => over_tcp(server, query).await,

@@ -293,18 +293,18 @@ impl Microvm {
     ///
     /// # Errors
     /// [`MicrovmError::Monitor`] when the monitor dies without a report.
-    pub async fn ended(&self) -> Result<proto::ExitReason, MicrovmError> {
-        self.ask(Client::wait_exit).await
+    pub async fn exited(&self) -> Result<proto::ExitReason, MicrovmError> {
+        self.request(Client::wait_exit).await
     }
 
     /// Sends a request to the monitor, on a thread that may block.
-    async fn ask<T: Send + 'static>(
+    async fn request<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Client) -> Result<T, ClientError> + Send + 'static,
     ) -> Result<T, MicrovmError> {
         let client = Arc::clone(&self.client);
-        let asked = tokio::task::spawn_blocking(move || work(&client)).await;
-        Ok(asked.map_err(|error| MicrovmError::Thread(error.to_string()))??)
+        let result = tokio::task::spawn_blocking(move || work(&client)).await;
+        Ok(result.map_err(|error| MicrovmError::Thread(error.to_string()))??)
     }
 
     /// Waits until the process has exited, which it does by itself when its machine has ended, and cleans up after it. Kills it

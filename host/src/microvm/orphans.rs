@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn end(folder: &Path) -> io::Result<()> {
     let socket = folder.join(CONTROL_SOCKET);
     let client = match Client::connect(&socket) {
-        Ok(client) => client.patience(PATIENCE),
+        Ok(client) => client.with_timeout(PATIENCE),
         // Nothing listens on the socket: the monitor has exited.
         Err(ClientError::Unreachable { .. }) => return Ok(()),
         Err(error) => return Err(io::Error::other(error)),

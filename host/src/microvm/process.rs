@@ -52,7 +52,7 @@ pub struct Process {
 
 /// How a child of this process has terminated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum ExitStatus {
     /// It exited with this status.
     Status(i32),
     /// It was killed by this signal.
@@ -61,7 +61,7 @@ pub enum Ended {
     Unknown,
 }
 
-impl std::fmt::Display for Ended {
+impl std::fmt::Display for ExitStatus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Status(status) => write!(f, "it ended with status {status}"),
@@ -119,7 +119,7 @@ impl Process {
 
     /// Whether the process has exited.
     #[must_use]
-    pub fn has_ended(&self) -> bool {
+    pub fn has_exited(&self) -> bool {
         self.wait(Duration::ZERO).unwrap_or(false)
     }
 
@@ -127,7 +127,7 @@ impl Process {
     ///
     /// # Errors
     /// A system call failed.
-    pub async fn ended(&self) -> io::Result<()> {
+    pub async fn exited(&self) -> io::Result<()> {
         hearth_sys::readable(self.fd.try_clone()?).await
     }
 
@@ -144,12 +144,14 @@ impl Process {
 
     /// Reaps the process if it is a child of this one: until then, an exited child stays in the table of processes.
     #[must_use]
-    pub fn reap(&self) -> Ended {
+    pub fn reap(&self) -> ExitStatus {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         // An error: it is not a child of this process, or was reaped already.
-        let Ok(Some(end)) = waitid(WaitId::PidFd(self.fd.as_fd()), options) else { return Ended::Unknown };
-        let signal = || end.terminating_signal().map(Ended::Signal);
-        end.exit_status().map(Ended::Status).or_else(signal).unwrap_or(Ended::Unknown)
+        let Ok(Some(end)) = waitid(WaitId::PidFd(self.fd.as_fd()), options) else {
+            return ExitStatus::Unknown;
+        };
+        let signal = || end.terminating_signal().map(ExitStatus::Signal);
+        end.exit_status().map(ExitStatus::Status).or_else(signal).unwrap_or(ExitStatus::Unknown)
     }
 }
 
@@ -175,11 +177,11 @@ mod tests {
         ] {
             assert!(Process::find(&other).unwrap().is_none(), "{other:?}");
         }
-        assert!(!process.has_ended());
+        assert!(!process.has_exited());
         process.kill().unwrap();
         assert!(process.wait(Duration::from_secs(60)).unwrap());
-        assert_eq!(process.reap(), Ended::Signal(Signal::KILL.as_raw()));
-        assert_eq!(process.reap(), Ended::Unknown, "noted already");
+        assert_eq!(process.reap(), ExitStatus::Signal(Signal::KILL.as_raw()));
+        assert_eq!(process.reap(), ExitStatus::Unknown, "noted already");
         process.kill().unwrap();
         assert!(Process::find(&identity).unwrap().is_none());
         assert!(child.wait().is_err(), "it was noted above");
@@ -189,8 +191,8 @@ mod tests {
     async fn an_end_is_waited_for_on_the_runtime() {
         let mut child = Command::new("sh").args(["-c", "exit 3"]).spawn().unwrap();
         let process = Process::open(child.id()).unwrap().unwrap();
-        process.ended().await.unwrap();
-        assert_eq!(process.reap(), Ended::Status(3));
+        process.exited().await.unwrap();
+        assert_eq!(process.reap(), ExitStatus::Status(3));
         assert!(child.wait().is_err(), "it was noted above");
     }
 

@@ -31,19 +31,19 @@ impl Microvm {
         if target == 0 {
             return Ok(());
         }
-        self.ask(move |client| client.set_balloon(target)).await?;
-        self.settle(|pages| pages >= u64::from(target) * PAGES_PER_MIB).await?;
-        self.ask(|client| client.set_balloon(0)).await?;
-        self.settle(|pages| pages == 0).await
+        self.request(move |client| client.set_balloon(target)).await?;
+        self.wait_for_balloon(|pages| pages >= u64::from(target) * PAGES_PER_MIB).await?;
+        self.request(|client| client.set_balloon(0)).await?;
+        self.wait_for_balloon(|pages| pages == 0).await
     }
 
-    /// Waits until the balloon's size is as wanted, or no longer changes.
-    async fn settle(&self, wanted: impl Fn(u64) -> bool) -> Result<(), MicrovmError> {
+    /// Waits until the balloon's size satisfies `reached`, or no longer changes.
+    async fn wait_for_balloon(&self, reached: impl Fn(u64) -> bool) -> Result<(), MicrovmError> {
         let end = Instant::now() + PATIENCE;
         let (mut last, mut since) = (u64::MAX, Instant::now());
         loop {
-            let pages = self.ask(|client| client.counter("balloon", "actual_pages")).await?;
-            if wanted(pages) || Instant::now() >= end {
+            let pages = self.request(|client| client.counter("balloon", "actual_pages")).await?;
+            if reached(pages) || Instant::now() >= end {
                 return Ok(());
             }
             if pages != last {

@@ -8,12 +8,12 @@
 //!
 //! * [`config`] – the operator's rules; [`rule`] – one of them
 //! * [`credentials`] – credentials, and strings that are not printed
-//! * [`memory`] – the cache, by account and ARN
+//! * [`cache`] – the cache, by account and ARN
 //! * [`sts`] – requests to an STS
 
+mod cache;
 mod config;
 mod credentials;
-mod memory;
 mod provider;
 mod rule;
 mod sts;
@@ -25,8 +25,8 @@ pub use credentials::{Credentials, Secret, StaticKeys, VALIDITY};
 pub use provider::{AssumeRole, Provider, Source};
 pub use rule::Rule;
 
+use cache::Cache;
 use hearth_model::role::RoleUse;
-use memory::Memory;
 
 /// How long handed-out credentials are valid at least, unless the STS is unreachable and older ones are still valid.
 const MARGIN: Duration = Duration::from_secs(5 * 60);
@@ -64,7 +64,7 @@ pub enum RoleError {
     },
     /// The STS's response cannot be parsed.
     #[error("the answer of the STS at {endpoint} is malformed: {why}")]
-    Answer {
+    InvalidResponse {
         /// URL of the STS.
         endpoint: String,
         /// What is wrong with the response.
@@ -97,7 +97,7 @@ impl RoleError {
 #[derive(Debug)]
 pub struct RoleProvider {
     config: RolesConfig,
-    memory: Memory,
+    cache: Cache,
 }
 
 impl RoleProvider {
@@ -108,7 +108,7 @@ impl RoleProvider {
     /// A rule is invalid.
     pub fn new(config: RolesConfig) -> Result<Self, RoleError> {
         config.check().map_err(|(rule, why)| RoleError::Config { rule, why })?;
-        Ok(Self { config, memory: Memory::default() })
+        Ok(Self { config, cache: Cache::default() })
     }
 
     /// The credentials of a role; none if the rules map it to none.
@@ -125,10 +125,10 @@ impl RoleProvider {
         if matches!(provider, Provider::None) {
             return Ok(None);
         }
-        let remembered = self.memory.of(role);
-        let mut remembered = remembered.lock().await;
+        let cached = self.cache.of(role);
+        let mut cached = cached.lock().await;
         let now = SystemTime::now();
-        if let Some(credentials) = &*remembered
+        if let Some(credentials) = &*cached
             && credentials.expiration > now + MARGIN
         {
             return Ok(Some(credentials.clone()));
@@ -138,9 +138,9 @@ impl RoleProvider {
             Provider::Static(keys) => Ok(keys.at(now)),
             Provider::AssumeRole(config) => sts::assume_role(config, &role.role_arn).await,
         };
-        match (fetched, &*remembered) {
+        match (fetched, &*cached) {
             (Ok(credentials), _) => {
-                *remembered = Some(credentials.clone());
+                *cached = Some(credentials.clone());
                 Ok(Some(credentials))
             }
             // While an STS is unreachable, credentials stay usable as long as they are valid. A refusal revokes them.
@@ -148,7 +148,7 @@ impl RoleProvider {
                 Ok(Some(credentials.clone()))
             }
             (Err(error), _) => {
-                *remembered = None;
+                *cached = None;
                 Err(error)
             }
         }

@@ -152,19 +152,19 @@ fn from_environment() -> Result<StaticKeys, RoleError> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Answer {
-    assume_role_result: AnswerResult,
+struct AssumeRoleResponse {
+    assume_role_result: AssumeRoleResult,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct AnswerResult {
-    credentials: AnswerCredentials,
+struct AssumeRoleResult {
+    credentials: IssuedCredentials,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct AnswerCredentials {
+struct IssuedCredentials {
     access_key_id: String,
     secret_access_key: Secret,
     session_token: Secret,
@@ -173,7 +173,7 @@ struct AnswerCredentials {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct ErrorAnswer {
+struct ErrorResponse {
     error: ErrorBody,
 }
 
@@ -187,9 +187,9 @@ struct ErrorBody {
 }
 
 fn credentials(config: &AssumeRole, text: &str) -> Result<Credentials, RoleError> {
-    let answer: Answer =
+    let response: AssumeRoleResponse =
         quick_xml::de::from_str(text).map_err(|error| malformed(config, &error.to_string()))?;
-    let found = answer.assume_role_result.credentials;
+    let found = response.assume_role_result.credentials;
     let expiration = OffsetDateTime::parse(&found.expiration, &Rfc3339)
         .map_err(|_| malformed(config, "its expiration is no time"))?;
     Ok(Credentials {
@@ -202,8 +202,8 @@ fn credentials(config: &AssumeRole, text: &str) -> Result<Credentials, RoleError
 }
 
 fn refused(config: &AssumeRole, role_arn: &str, status: reqwest::StatusCode, text: &str) -> RoleError {
-    let body = quick_xml::de::from_str::<ErrorAnswer>(text)
-        .map(|answer| answer.error)
+    let body = quick_xml::de::from_str::<ErrorResponse>(text)
+        .map(|response| response.error)
         .or_else(|_| quick_xml::de::from_str::<ErrorBody>(text))
         .unwrap_or_default();
     let or_status =
@@ -230,7 +230,7 @@ fn is_throttling(code: &str) -> bool {
 }
 
 fn malformed(config: &AssumeRole, why: &str) -> RoleError {
-    RoleError::Answer { endpoint: config.endpoint.clone(), why: why.to_owned() }
+    RoleError::InvalidResponse { endpoint: config.endpoint.clone(), why: why.to_owned() }
 }
 
 fn wrong(config: &AssumeRole, why: &str) -> RoleError {

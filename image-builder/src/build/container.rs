@@ -256,7 +256,7 @@ impl Job<'_> {
         });
         let exit = tokio::select! {
             exit = ran => exit?,
-            ended = stage.microvm().ended() => return Err(died(ended, stage)),
+            ended = stage.microvm().exited() => return Err(died(ended, stage)),
         };
         out.flush(|line| on_line(LogSource::Stdout, line));
         err.flush(|line| on_line(LogSource::Stderr, line));

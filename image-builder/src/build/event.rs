@@ -103,13 +103,13 @@ impl Sink {
     }
 
     /// Reports an event.
-    pub fn tell(&self, event: Event) {
+    pub fn send(&self, event: Event) {
         (self.0)(event);
     }
 
     /// Reports a line of a log.
     pub(super) fn log(&self, stream: LogStream, source: LogSource, line: &[u8]) {
-        self.tell(Event::Log { stream, source, line: line.to_vec() });
+        self.send(Event::Log { stream, source, line: line.to_vec() });
     }
 
     /// Runs a step, and reports its start and, if it succeeds, its completion.
@@ -118,10 +118,10 @@ impl Sink {
         step: Step,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
-        self.tell(Event::Started(step));
+        self.send(Event::Started(step));
         let started = Instant::now();
         let done = work.await?;
-        self.tell(Event::Finished(step, started.elapsed()));
+        self.send(Event::Finished(step, started.elapsed()));
         Ok(done)
     }
 }

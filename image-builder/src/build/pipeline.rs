@@ -92,7 +92,7 @@ impl Builder {
             disk: &disk,
         };
         let container = container.run().await?;
-        sink.tell(Event::CodeInstalled { bytes: container.code_bytes });
+        sink.send(Event::CodeInstalled { bytes: container.code_bytes });
         let job = snapshot::Job {
             host: &host,
             workspace: &workspace,
@@ -143,7 +143,7 @@ impl Builder {
         fs::create_dir(&folder).map_err(file("making", &folder))?;
         let on_progress = |progress: Progress| {
             if let Progress::Fetching { bytes, total } = progress {
-                sink.tell(Event::Fetched { bytes, total });
+                sink.send(Event::Fetched { bytes, total });
             }
         };
         let fetched = self.fetcher.fetch(&source, credentials, &folder, &on_progress).await;

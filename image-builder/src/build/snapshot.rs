@@ -124,7 +124,7 @@ impl Job<'_> {
                 Ok(exit) => Err(BuildError::failed(StateReason::AppExited(exit.code), "before it was ready")),
                 Err(_) => Err(terminated(stage)),
             },
-            _ = stage.microvm().ended() => Err(terminated(stage)),
+            _ = stage.microvm().exited() => Err(terminated(stage)),
         }
     }
 
@@ -140,7 +140,7 @@ impl Job<'_> {
         let saved = tokio::select! {
             saved = self.write(&stage, &mut control, overlay) => saved,
             // The guest has ended although nobody requested it: it has crashed, or powered itself off.
-            _ = stage.microvm().ended() => {
+            _ = stage.microvm().exited() => {
                 // Taking the snapshot ends the guest, too, when it is complete.
                 if self.snapshot.join("state").exists() { Ok(()) } else { Err(terminated(&stage)) }
             }
@@ -226,7 +226,7 @@ async fn quiescent(control: &mut Control) -> Result<(), AgentError> {
     loop {
         let status = control.status().await?;
         let lives = status.app() == AppState::Running;
-        let idle_for = idle.look(started.elapsed(), status.cpu_total_ms, status.cpu_busy_ms);
+        let idle_for = idle.sample(started.elapsed(), status.cpu_total_ms, status.cpu_busy_ms);
         if lives && started.elapsed() >= SETTLING && idle_for >= IDLE || started.elapsed() >= SETTLING_MAX {
             return Ok(());
         }
@@ -243,7 +243,7 @@ struct Idle {
 
 impl Idle {
     /// Takes a sample of processor times; returns for how long they have been idle.
-    fn look(&mut self, now: Duration, total: u64, busy: u64) -> Duration {
+    fn sample(&mut self, now: Duration, total: u64, busy: u64) -> Duration {
         let (last_total, last_busy) = self.last.replace((total, busy)).unwrap_or((total, busy));
         let (total, busy) = (total.saturating_sub(last_total), busy.saturating_sub(last_busy));
         if busy * 100 >= total.max(1) * BUSY_MAX {
@@ -268,7 +268,7 @@ mod tests {
         let script = async {
             let mut line = guest.next().await.unwrap().unwrap();
             line.accept().await.unwrap();
-            line.asked().await.unwrap();
+            line.receive_request().await.unwrap();
             let outcome = proto::HookOutcome { result: Some(outcome), attempts: 1, elapsed_us: 1 };
             line.answer(proto::response::Result::Hook(outcome)).await.unwrap();
         };
@@ -327,14 +327,14 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_is_idle_from_the_first_quiet_look_on() {
+    fn a_guest_is_idle_from_the_first_quiet_sample_on() {
         let mut idle = Idle::default();
         let second = Duration::from_secs;
-        assert_eq!(idle.look(second(1), 1000, 900), second(0));
-        assert_eq!(idle.look(second(2), 2000, 1900), second(0), "busy");
-        assert_eq!(idle.look(second(3), 3000, 1910), second(0), "the first quiet second");
-        assert_eq!(idle.look(second(5), 5000, 1950), second(2));
-        assert_eq!(idle.look(second(6), 6000, 2050), second(0), "busy again");
-        assert_eq!(idle.look(second(7), 7000, 2060), second(0));
+        assert_eq!(idle.sample(second(1), 1000, 900), second(0));
+        assert_eq!(idle.sample(second(2), 2000, 1900), second(0), "busy");
+        assert_eq!(idle.sample(second(3), 3000, 1910), second(0), "the first quiet second");
+        assert_eq!(idle.sample(second(5), 5000, 1950), second(2));
+        assert_eq!(idle.sample(second(6), 6000, 2050), second(0), "busy again");
+        assert_eq!(idle.sample(second(7), 7000, 2060), second(0));
     }
 }

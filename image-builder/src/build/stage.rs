@@ -102,7 +102,7 @@ impl Stage {
     async fn reach(&mut self) -> Result<Control, BuildError> {
         let ready = tokio::select! {
             ready = self.agent().wait_ready(BOOT) => ready.map_err(BuildError::from),
-            ended = self.microvm.ended() => Err(BuildError::Platform(match ended {
+            ended = self.microvm.exited() => Err(BuildError::Platform(match ended {
                 Ok(reason) => format!("the guest ended while it booted ({:?}): {}", reason.kind(), reason.message),
                 Err(error) => error.to_string(),
             })),

@@ -71,7 +71,7 @@ impl Trial {
     }
 
     /// Waits until the app or the guest has ended. Returns a description for people.
-    pub async fn ended(&self) -> String {
+    pub async fn exited(&self) -> String {
         let app = async {
             match self.agent().control().await {
                 Ok(mut control) => control.wait_app().await,
@@ -80,7 +80,7 @@ impl Trial {
         };
         tokio::select! {
             Ok(exit) = app => format!("Container Stopped with Exit Code: {}", exit.code),
-            ended = self.microvm().ended() => match ended {
+            ended = self.microvm().exited() => match ended {
                 Ok(reason) => format!("{:?} {}", reason.kind(), reason.message),
                 Err(error) => error.to_string(),
             },

@@ -39,7 +39,7 @@ pub(super) async fn run(
         let validated = call(&mut control, ImageHook::Validate, request.hooks.port, settings);
         let validated = tokio::select! {
             validated = validated => validated,
-            _ = stage.microvm().ended() => {
+            _ = stage.microvm().exited() => {
                 let words = stage.microvm().last_words();
                 Err(BuildError::failed(StateReason::TerminatedDuringSnapshot, words))
             }

@@ -71,12 +71,12 @@ impl Run {
                             status if status.success() => Ok(()),
                             status => bail!("{program}: {status}"),
                         },
-                        why = trial.ended() => bail!("the microVM has ended: {why}"),
+                        why = trial.exited() => bail!("the microVM has ended: {why}"),
                     }
                 }
                 None => tokio::select! {
                     () = interrupted() => Ok(()),
-                    why = trial.ended() => bail!("the microVM has ended: {why}"),
+                    why = trial.exited() => bail!("the microVM has ended: {why}"),
                 },
             };
             drop(trial);

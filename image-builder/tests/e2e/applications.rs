@@ -7,7 +7,7 @@ use hearth_image_builder::build::{LogStream, Step};
 use hearth_image_builder::image::MANIFEST;
 use hearth_model::hooks::Hooks;
 
-use super::support::{Site, Told, ask, seconds};
+use super::support::{RecordedEvents, Site, ask, seconds};
 
 /// Most bytes on disk of a minimal app's memory, in the class of 512 MiB without burst (the goal of docs/performance.md).
 const MINIMAL: u64 = 40 << 20;
@@ -20,7 +20,7 @@ async fn a_static_binary_becomes_an_image_and_microvms_go_on_where_it_was() {
     request.environment.insert("GREETING".into(), "hello".into());
     // `/ready` is called again after 503.
     request.environment.insert("HOOK_READY".into(), "503,503,200".into());
-    let (built, told) = site.build(&request).await;
+    let (built, events) = site.build(&request).await;
     let image = built.unwrap();
     let manifest = image.manifest();
     let all = [
@@ -34,7 +34,7 @@ async fn a_static_binary_becomes_an_image_and_microvms_go_on_where_it_was() {
         Step::Validate,
         Step::Commit,
     ];
-    assert_eq!(told.finished(), all);
+    assert_eq!(events.finished(), all);
     assert_eq!(manifest.app.arguments, ["/counter"]);
     assert_eq!((manifest.shape.memory_mib, manifest.shape.vcpus, manifest.disk_bytes >> 30), (512, 1, 8));
     let sizes = manifest.sizes;
@@ -42,17 +42,17 @@ async fn a_static_binary_becomes_an_image_and_microvms_go_on_where_it_was() {
     assert!(sizes.memory_snapshot_size_in_bytes <= MINIMAL, "{sizes:?}");
     assert!(sizes.code_install_size_in_bytes > 0 && sizes.disk_snapshot_size_in_bytes > 0, "{sizes:?}");
     assert!(image.folder().join("snapshot/working-set").is_file());
-    let app = told.lines(LogStream::Snapshot);
+    let app = events.lines(LogStream::Snapshot);
     assert_eq!(app.first().map(String::as_str), Some("counter: starting"));
     assert_eq!(app.iter().filter(|line| line.contains("/ready")).count(), 3, "{app:?}");
-    assert!(told.lines(LogStream::Validate).iter().any(|line| line.contains("/validate")));
-    assert!(told.lines(LogStream::Build).iter().any(|line| line.contains("COPY counter")), "live log");
+    assert!(events.lines(LogStream::Validate).iter().any(|line| line.contains("/validate")));
+    assert!(events.lines(LogStream::Build).iter().any(|line| line.contains("COPY counter")), "live log");
 
     // Two microVMs at once: both continue from the snapshot, neither sees the other.
     let builder = site.builder();
     let (one, other) = (
-        builder.try_out(&image, "payload \"one\"", Told::default().sink()).await.unwrap(),
-        builder.try_out(&image, "two", Told::default().sink()).await.unwrap(),
+        builder.try_out(&image, "payload \"one\"", RecordedEvents::default().sink()).await.unwrap(),
+        builder.try_out(&image, "two", RecordedEvents::default().sink()).await.unwrap(),
     );
     for expected in ["request 1 of", "request 2 of"] {
         assert!(ask(&one, "GET /").await.1.starts_with(expected));
@@ -79,7 +79,7 @@ async fn a_static_binary_becomes_an_image_and_microvms_go_on_where_it_was() {
 async fn a_python_application_becomes_an_image_and_keeps_its_notes() {
     let Some(site) = Site::new() else { return };
     let request = site.request(&site.metal.examples.join("notes"), "notes");
-    let (built, told) = site.build(&request).await;
+    let (built, events) = site.build(&request).await;
     let image = built.unwrap();
     let app = &image.manifest().app;
     println!("sizes: {:?}", image.manifest().sizes);
@@ -87,11 +87,11 @@ async fn a_python_application_becomes_an_image_and_keeps_its_notes() {
     assert_eq!((app.user.as_str(), app.working_directory.as_str()), ("notes", "/srv/notes"));
     assert!(app.environment.iter().any(|entry| entry == "NOTES_FILE=/var/lib/notes/notes.txt"));
     assert!(app.container.contains_key("ExposedPorts"), "{:?}", app.container);
-    let lines = told.lines(LogStream::Snapshot);
+    let lines = events.lines(LogStream::Snapshot);
     assert!(lines.iter().any(|line| line.starts_with("notes: listening")), "{lines:?}");
     assert!(!lines.iter().any(|line| line.ends_with("as user 0")), "USER was not heeded: {lines:?}");
 
-    let trial = site.builder().try_out(&image, "", Told::default().sink()).await.unwrap();
+    let trial = site.builder().try_out(&image, "", RecordedEvents::default().sink()).await.unwrap();
     assert!(
         ask(&trial, "GET /").await.1.contains("<title>Notes from a microVM</title>"),
         "made by the first stage"

@@ -9,7 +9,7 @@ use hearth_image_builder::build::LogStream;
 use hearth_model::role::RoleUse;
 use hearth_testing::search::find;
 
-use super::support::{Site, Told, ask};
+use super::support::{RecordedEvents, Site, ask};
 
 /// Prints the time and a random number every millisecond, and serves the metadata service's answer at a path. It requests
 /// only the names of roles: credentials that it fetched would be in its memory, and in every clone's.
@@ -56,8 +56,8 @@ fn secret() -> String {
 }
 
 /// The times and random numbers that the app has printed.
-fn ticks(told: &Told) -> Vec<(u128, String)> {
-    let lines = told.lines(LogStream::Snapshot);
+fn ticks(events: &RecordedEvents) -> Vec<(u128, String)> {
+    let lines = events.lines(LogStream::Snapshot);
     let ticks = lines.iter().filter_map(|line| {
         let (time, random) = line.strip_prefix("tick ")?.split_once(' ')?;
         Some((time.parse().unwrap(), random.to_owned()))
@@ -65,10 +65,10 @@ fn ticks(told: &Told) -> Vec<(u128, String)> {
     ticks.collect()
 }
 
-async fn first_ticks(told: &Told) -> Vec<(u128, String)> {
+async fn first_ticks(events: &RecordedEvents) -> Vec<(u128, String)> {
     let wait = async {
         loop {
-            let ticks = ticks(told);
+            let ticks = ticks(events);
             if ticks.len() >= 20 {
                 return ticks;
             }
@@ -101,9 +101,9 @@ async fn clones_have_neither_the_builds_credentials_nor_its_time_nor_its_chance(
     let (one, other) = kept.split_at(32);
     request.environment.insert("KEPT_ONE".into(), one.into());
     request.environment.insert("KEPT_OTHER".into(), other.into());
-    let (built, told) = site.build(&request).await;
+    let (built, events) = site.build(&request).await;
     let image = built.unwrap();
-    let lines = told.lines(LogStream::Snapshot);
+    let lines = events.lines(LogStream::Snapshot);
     assert!(
         lines.iter().any(|line| line == "role: execution_role"),
         "the build had no credentials: {lines:?}"
@@ -125,13 +125,13 @@ async fn clones_have_neither_the_builds_credentials_nor_its_time_nor_its_chance(
     }
 
     // The first lines of clones have their own time, and no two clones print the same random number.
-    let mut seen: HashSet<String> = ticks(&told).into_iter().map(|(_, random)| random).collect();
+    let mut seen: HashSet<String> = ticks(&events).into_iter().map(|(_, random)| random).collect();
     let builder = site.builder();
     for _ in 0..2 {
         let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
-        let told = Told::default();
-        let trial = builder.try_out(&image, "", told.sink()).await.unwrap();
-        for (time, random) in first_ticks(&told).await {
+        let events = RecordedEvents::default();
+        let trial = builder.try_out(&image, "", events.sink()).await.unwrap();
+        for (time, random) in first_ticks(&events).await {
             assert!(time >= began, "a line of {time}, before the launch at {began}");
             assert!(seen.insert(random), "a number that another one had drawn");
         }

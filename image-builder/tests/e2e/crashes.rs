@@ -46,13 +46,13 @@ async fn a_killed_builder_leaves_nothing_that_the_next_one_does_not_remove() {
         let out = site.folder.path().join("killed.image");
         let mut builder = start(&site, &out);
         let lines = BufReader::new(builder.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let mut told = Vec::new();
+        let mut events = Vec::new();
         let reached = lines
-            .inspect(|line| told.push(line.clone()))
+            .inspect(|line| events.push(line.clone()))
             .any(|line| line.contains(step) && line.ends_with('…'));
         builder.kill().unwrap();
         builder.wait().unwrap();
-        assert!(reached, "never came to `{step}`: {told:#?}");
+        assert!(reached, "never came to `{step}`: {events:#?}");
         assert!(!out.exists(), "half an image at `{step}`");
         println!("killed at `{step}`: {} monitors are left", monitors());
         drop(site.builder());

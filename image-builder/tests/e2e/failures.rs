@@ -16,21 +16,21 @@ async fn a_failing_step_is_named_in_the_log_and_the_layers_before_it_are_kept() 
     let mut request = site.request(&context, "failing");
     request.egress = Egress::None;
     request.cache = Some("failing".into());
-    let (built, told) = site.build(&request).await;
+    let (built, events) = site.build(&request).await;
     assert_eq!(built.unwrap_err().state_reason(), "The container image build failed.");
-    let log = told.lines(LogStream::Build);
+    let log = events.lines(LogStream::Build);
     for line in ["before", "to-stderr", "doomed"] {
         assert!(log.iter().any(|found| found == line), "{line} in {log:?}");
     }
     assert!(!log.iter().any(|line| line == "never"));
     let last = log.last().unwrap();
     assert!(last.contains("exit status") && last.contains("RUN echo doomed && exit 7"), "{last}");
-    assert_eq!(told.finished(), [Step::Fetch, Step::StartBuilder]);
+    assert_eq!(events.finished(), [Step::Fetch, Step::StartBuilder]);
 
     // A second attempt takes the previous steps from the cache.
-    let (built, told) = site.build(&request).await;
+    let (built, events) = site.build(&request).await;
     assert!(built.is_err());
-    let log = told.lines(LogStream::Build);
+    let log = events.lines(LogStream::Build);
     assert!(log.iter().any(|line| line.contains("Using cache")), "{log:?}");
     assert!(!log.iter().any(|line| line == "before"), "{log:?}");
 }
@@ -41,12 +41,12 @@ async fn an_app_that_refuses_to_be_ready_fails_at_once_with_its_status() {
     let mut request = site.request(&site.metal.examples.join("counter"), "refusing");
     request.egress = Egress::None;
     request.environment.insert("HOOK_READY".into(), "503,404".into());
-    let (built, told) = site.build(&request).await;
+    let (built, events) = site.build(&request).await;
     assert_eq!(
         built.unwrap_err().state_reason(),
         "Ready hook check failed: the application returned a client error (HTTP 4xx) response"
     );
-    let calls = told.lines(LogStream::Snapshot).iter().filter(|line| line.contains("/ready")).count();
+    let calls = events.lines(LogStream::Snapshot).iter().filter(|line| line.contains("/ready")).count();
     assert_eq!(calls, 2, "again after 503, not after 404");
 }
 
@@ -57,9 +57,9 @@ async fn an_app_that_fails_in_the_clone_fails_the_build_in_time() {
     request.egress = Egress::None;
     request.hooks.validate = seconds(3);
     request.environment.insert("HOOK_VALIDATE".into(), "503,hang".into());
-    let (built, told) = site.build(&request).await;
+    let (built, events) = site.build(&request).await;
     assert_eq!(built.unwrap_err().state_reason(), "Validate hook invocation timed out after PT3S");
-    assert!(told.finished().contains(&Step::Snapshot));
+    assert!(events.finished().contains(&Step::Snapshot));
 }
 
 #[tokio::test]
@@ -85,9 +85,9 @@ async fn an_app_that_ends_before_it_is_ready_fails_with_its_exit_code() {
     let context = site.dockerfile("ending", "FROM hearth/debian:13\nCMD echo last words; exit 3\n");
     let mut request = site.request(&context, "ending");
     request.egress = Egress::None;
-    let (built, told) = site.build(&request).await;
+    let (built, events) = site.build(&request).await;
     assert_eq!(built.unwrap_err().state_reason(), "Container Stopped with Exit Code: 3");
-    assert_eq!(told.lines(LogStream::Snapshot), ["last words"]);
+    assert_eq!(events.lines(LogStream::Snapshot), ["last words"]);
 }
 
 #[tokio::test]
@@ -106,10 +106,10 @@ async fn a_step_writes_a_gigabyte_into_the_smallest_disk() {
     let mut request = site.request(&context, "gigabyte");
     request.egress = Egress::None;
     request.hooks.ready = None;
-    let (built, told) = site.build(&request).await;
+    let (built, events) = site.build(&request).await;
     let image = built.unwrap();
-    assert!(told.lines(LogStream::Build).iter().any(|line| line == "1073741824"));
-    let app = told.lines(LogStream::Snapshot);
+    assert!(events.lines(LogStream::Build).iter().any(|line| line == "1073741824"));
+    let app = events.lines(LogStream::Snapshot);
     assert!(app.iter().any(|line| line == "kept 67108864"), "{app:?}");
     // The file system's own structures take some of the 8 GiB.
     let size: u64 = app.last().unwrap().trim().parse().unwrap();

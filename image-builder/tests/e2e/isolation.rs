@@ -61,8 +61,8 @@ async fn a_run_step_reaches_neither_the_host_nor_its_networks() {
     );
     std::fs::write(context.join("probe.py"), PROBE).unwrap();
     let request = site.request(&context, "probe");
-    let (_, told) = site.build(&request).await;
-    let log = told.lines(LogStream::Build);
+    let (_, events) = site.build(&request).await;
+    let log = events.lines(LogStream::Build);
     let probes: Vec<&String> = log.iter().filter(|line| line.starts_with("probe ")).collect();
     assert_eq!(probes.len(), 7, "{log:?}");
     for probe in &probes {
@@ -109,8 +109,8 @@ async fn a_run_step_installs_a_package_where_the_network_allows_it() {
          RUN grep '^Setting up' /tmp/said | sed 's/^/set: /'; hello && exit 1\n",
     );
     let request = site.request(&context, "apt");
-    let (_, told) = site.build(&request).await;
-    let log = told.lines(LogStream::Build);
+    let (_, events) = site.build(&request).await;
+    let log = events.lines(LogStream::Build);
     assert!(log.iter().any(|line| line == "Hello, world!"), "{log:?}");
     let set_up: Vec<_> = log.iter().filter(|line| line.starts_with("set: ")).collect();
     assert!(set_up.len() == 1 && set_up[0].contains(" hello "), "only what is new is configured: {set_up:?}");

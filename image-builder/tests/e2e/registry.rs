@@ -14,7 +14,7 @@ use oci_client::{Client, Reference};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::support::{Site, Told, ask};
+use super::support::{RecordedEvents, Site, ask};
 
 /// Debian's registry, on a free port of the loopback.
 struct Registry {
@@ -92,7 +92,7 @@ async fn a_container_image_of_a_registry_becomes_an_image() {
     let image = built.unwrap();
     assert_eq!(image.manifest().app.arguments, ["/counter"]);
     assert!(image.manifest().origin.digest.starts_with("sha256:"), "{:?}", image.manifest().origin);
-    let trial = site.builder().try_out(&image, "", Told::default().sink()).await.unwrap();
+    let trial = site.builder().try_out(&image, "", RecordedEvents::default().sink()).await.unwrap();
     assert!(ask(&trial, "GET /").await.1.starts_with("request 1 of"));
     assert!(ask(&trial, "GET /environment").await.1.contains("FROM_REGISTRY=yes"));
 }

@@ -65,11 +65,11 @@ pub(crate) struct Site {
 
 /// The events of a build.
 #[derive(Clone, Default)]
-pub(crate) struct Told(Arc<Mutex<Vec<Event>>>);
+pub(crate) struct RecordedEvents(Arc<Mutex<Vec<Event>>>);
 
-impl Told {
+impl RecordedEvents {
     pub(crate) fn sink(&self) -> Sink {
-        let told = Arc::clone(&self.0);
+        let events = Arc::clone(&self.0);
         Sink::new(move |event| {
             // Printed when a test fails.
             match &event {
@@ -77,7 +77,7 @@ impl Told {
                 Event::Fetched { .. } => {}
                 other => println!("{other:?}"),
             }
-            told.lock().unwrap().push(event);
+            events.lock().unwrap().push(event);
         })
     }
 
@@ -170,15 +170,15 @@ impl Site {
     }
 
     /// Runs a build.
-    pub(crate) async fn build(&self, request: &BuildRequest) -> (Result<Image, BuildError>, Told) {
-        let told = Told::default();
+    pub(crate) async fn build(&self, request: &BuildRequest) -> (Result<Image, BuildError>, RecordedEvents) {
+        let events = RecordedEvents::default();
         let out = self.folder.path().join(format!("{}.image", request.platform.name));
-        let built = self.builder().build(request, &out, told.sink(), std::future::pending()).await;
+        let built = self.builder().build(request, &out, events.sink(), std::future::pending()).await;
         if built.is_err() {
             assert!(!out.exists(), "half an image");
         }
         self.assert_clean();
-        (built, told)
+        (built, events)
     }
 
     /// Asserts that builds and trials have left nothing: no folder, no monitor, no network.

@@ -122,7 +122,7 @@ impl PacketSocket {
     /// The same as [`Self::connect`]; `WouldBlock` when connecting takes longer than `limit`.
     pub fn connect_within(path: &Path, limit: Duration) -> io::Result<Self> {
         let socket = Self(new_socket()?);
-        socket.set_patience(Some(limit))?;
+        socket.set_timeout(Some(limit))?;
         socket.connected(path)
     }
 
@@ -138,7 +138,7 @@ impl PacketSocket {
     ///
     /// # Errors
     /// The error of the system call.
-    pub fn set_patience(&self, limit: Option<Duration>) -> io::Result<()> {
+    pub fn set_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
         let time = match limit {
             // A value of zero would mean no timeout.
             Some(limit) => {

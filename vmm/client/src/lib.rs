@@ -4,7 +4,7 @@
 //! it.
 //!
 //! * [`launch`] – starting a process and cleaning up after it
-//! * `patience` – the timeout of each request
+//! * `timeout` – the timeout of each request
 //! * [`snapshot`] – snapshots as folders that appear completely or not at all
 //! * [`tap`] – opens a tap interface for a network card
 
@@ -19,9 +19,9 @@
 )]
 
 pub mod launch;
-mod patience;
 pub mod snapshot;
 pub mod tap;
+mod timeout;
 
 use std::fs::File;
 use std::io;
@@ -36,12 +36,12 @@ use hearth_proto::Versions;
 use hearth_proto::vmm::v1 as proto;
 use hearth_vmm_api::config::MachineConfig;
 use hearth_vmm_api::config::restore::RestoreConfig;
-use hearth_vmm_api::config::wire::Carried;
+use hearth_vmm_api::config::wire::OutgoingDescriptors;
 use hearth_vmm_api::protocol::VERSIONS;
 use hearth_vmm_api::socket::PacketSocket;
 use prost::Message as _;
 use proto::request::Operation;
-use proto::response::Result as Answer;
+use proto::response::Result as Response;
 pub use proto::{SaveKind, SaveStage};
 
 pub use launch::{Launch, LaunchError, Vmm};
@@ -145,7 +145,7 @@ impl SaveConfig {
 pub struct Client {
     path: PathBuf,
     /// Upper limit for the timeout of every request.
-    most: Duration,
+    max_timeout: Duration,
     /// The versions of the protocol that this program speaks.
     own: Versions,
     /// The version in which requests are sent: the newest one, until the monitor refuses it.
@@ -170,26 +170,27 @@ impl Client {
     pub fn connect(path: impl Into<PathBuf>) -> Result<Self, ClientError> {
         let connection = Mutex::new(Connection { socket: None, buffer: Vec::new() });
         let version = AtomicU32::new(VERSIONS.newest());
-        let client = Self { path: path.into(), most: Duration::MAX, own: VERSIONS, version, connection };
+        let client =
+            Self { path: path.into(), max_timeout: Duration::MAX, own: VERSIONS, version, connection };
         let socket = client.socket()?;
         client.connection.lock().unwrap_or_else(PoisonError::into_inner).socket = Some(socket);
         Ok(client)
     }
 
-    /// Limits the timeout of every request to `most`, including that of the wait for the machine's exit.
+    /// Limits the timeout of every request to `max_timeout`, including that of the wait for the machine's exit.
     #[must_use]
-    pub fn patience(self, most: Duration) -> Self {
-        Self { most, ..self }
+    pub fn with_timeout(self, max_timeout: Duration) -> Self {
+        Self { max_timeout, ..self }
     }
 
     /// Returns the timeout of a request; `None` for a request that the monitor may answer at any time.
     fn limit(&self, operation: Option<&Operation>) -> Option<Duration> {
-        let most = Some(self.most).filter(|most| *most != Duration::MAX);
-        patience::of(operation).map_or(most, |limit| Some(limit.min(self.most)))
+        let most = Some(self.max_timeout).filter(|most| *most != Duration::MAX);
+        timeout::of(operation).map_or(most, |limit| Some(limit.min(self.max_timeout)))
     }
 
     fn socket(&self) -> Result<PacketSocket, ClientError> {
-        let limit = self.limit(None).unwrap_or(self.most);
+        let limit = self.limit(None).unwrap_or(self.max_timeout);
         PacketSocket::connect_within(&self.path, limit)
             .map_err(|source| self.failed("connecting to the monitor at", Some(limit), source))
     }
@@ -207,12 +208,12 @@ impl Client {
     /// # Errors
     /// [`ClientError::Refused`] with the monitor's reason, [`ClientError::Unreachable`], or [`ClientError::Silent`]
     /// when there is no response within the timeout.
-    pub fn request(&self, request: &proto::Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, ClientError> {
+    pub fn request(&self, request: &proto::Request, fds: &[BorrowedFd<'_>]) -> Result<Response, ClientError> {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let Connection { socket, buffer } = &mut *connection;
         let limit = self.limit(request.operation.as_ref());
         let open = socket.take().map_or_else(|| self.socket(), Ok)?;
-        let exchanged = open.set_patience(limit).and_then(|()| open.send(&request.encode_to_vec(), fds));
+        let exchanged = open.set_timeout(limit).and_then(|()| open.send(&request.encode_to_vec(), fds));
         exchanged.map_err(|source| self.failed("asking the monitor at", limit, source))?;
         let reading = |source| self.failed("waiting for the monitor at", limit, source);
         if open.receive(buffer).map_err(reading)?.is_none() {
@@ -220,15 +221,15 @@ impl Client {
         }
         *socket = Some(open);
         match proto::Response::decode(buffer.as_slice()) {
-            Ok(proto::Response { result: Some(Answer::Error(error)) }) => {
+            Ok(proto::Response { result: Some(Response::Error(error)) }) => {
                 Err(ClientError::Refused { code: error.code(), message: error.message })
             }
-            Ok(proto::Response { result: Some(answer) }) => Ok(answer),
+            Ok(proto::Response { result: Some(response) }) => Ok(response),
             _ => Err(ClientError::Confused(self.path.clone())),
         }
     }
 
-    fn ask(&self, operation: Operation, fds: &[BorrowedFd<'_>]) -> Result<Answer, ClientError> {
+    fn send_request(&self, operation: Operation, fds: &[BorrowedFd<'_>]) -> Result<Response, ClientError> {
         let version = self.version.load(Ordering::Relaxed);
         let request = proto::Request { version, operation: Some(operation) };
         match self.request(&request, fds) {
@@ -239,7 +240,7 @@ impl Client {
                     agreed => self.request(&proto::Request { version: agreed, ..request }, fds),
                 }
             }
-            answer => answer,
+            response => response,
         }
     }
 
@@ -247,7 +248,7 @@ impl Client {
     fn agree(&self) -> Result<u32, ClientError> {
         let operation = Some(Operation::Hello(proto::Hello {}));
         let hello = proto::Request { version: self.own.newest(), operation };
-        let Answer::Status(status) = self.request(&hello, &[])? else {
+        let Response::Status(status) = self.request(&hello, &[])? else {
             return Err(ClientError::Confused(self.path.clone()));
         };
         let monitor = Versions::new(status.oldest_version, status.version);
@@ -261,8 +262,8 @@ impl Client {
     }
 
     fn command(&self, operation: Operation, fds: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
-        match self.ask(operation, fds)? {
-            Answer::Done(_) => Ok(()),
+        match self.send_request(operation, fds)? {
+            Response::Done(_) => Ok(()),
             _ => Err(ClientError::Confused(self.path.clone())),
         }
     }
@@ -272,8 +273,8 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub fn status(&self) -> Result<proto::Status, ClientError> {
-        match self.ask(Operation::Hello(proto::Hello {}), &[])? {
-            Answer::Status(status) => Ok(status),
+        match self.send_request(Operation::Hello(proto::Hello {}), &[])? {
+            Response::Status(status) => Ok(status),
             _ => Err(ClientError::Confused(self.path.clone())),
         }
     }
@@ -291,8 +292,8 @@ impl Client {
     /// # Errors
     /// The same as [`Self::create`].
     pub fn create_with_kvm(&self, config: MachineConfig, kvm: OwnedFd) -> Result<(), ClientError> {
-        let (create, carried) = config.into_message(kvm);
-        let fds: Vec<BorrowedFd<'_>> = carried.iter().map(AsFd::as_fd).collect();
+        let (create, descriptors) = config.into_message(kvm);
+        let fds: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
         self.command(Operation::Create(create), &fds)
     }
 
@@ -326,10 +327,10 @@ impl Client {
         config: RestoreConfig,
         kvm: Option<OwnedFd>,
     ) -> Result<proto::Restored, ClientError> {
-        let (restore, carried) = config.into_message(kvm);
-        let fds: Vec<BorrowedFd<'_>> = carried.iter().map(AsFd::as_fd).collect();
-        match self.ask(Operation::Restore(restore), &fds)? {
-            Answer::Restored(restored) => Ok(restored),
+        let (restore, descriptors) = config.into_message(kvm);
+        let fds: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+        match self.send_request(Operation::Restore(restore), &fds)? {
+            Response::Restored(restored) => Ok(restored),
             _ => Err(ClientError::Confused(self.path.clone())),
         }
     }
@@ -341,17 +342,17 @@ impl Client {
     /// # Errors
     /// [`ClientError::Refused`] with the monitor's reason, also when the save was cancelled.
     pub fn save(&self, config: SaveConfig) -> Result<proto::Saved, ClientError> {
-        let mut carried = Carried::default();
-        carried.add(proto::DescriptorRole::State, config.state);
-        carried.add(proto::DescriptorRole::Memory, config.memory);
+        let mut descriptors = OutgoingDescriptors::default();
+        descriptors.add(proto::DescriptorRole::State, config.state);
+        descriptors.add(proto::DescriptorRole::Memory, config.memory);
         for (index, layer) in config.layers {
-            carried.add_at(proto::DescriptorRole::SavedLayer, index, layer);
+            descriptors.add_at(proto::DescriptorRole::SavedLayer, index, layer);
         }
-        let fds: Vec<BorrowedFd<'_>> = carried.fds.iter().map(AsFd::as_fd).collect();
+        let fds: Vec<BorrowedFd<'_>> = descriptors.fds.iter().map(AsFd::as_fd).collect();
         let (kind, hold_at) = (config.kind.into(), config.hold_at.into());
-        let save = proto::Save { kind, descriptors: carried.named, hold_at };
-        match self.ask(Operation::Save(save), &fds)? {
-            Answer::Saved(saved) => Ok(saved),
+        let save = proto::Save { kind, descriptors: descriptors.named, hold_at };
+        match self.send_request(Operation::Save(save), &fds)? {
+            Response::Saved(saved) => Ok(saved),
             _ => Err(ClientError::Confused(self.path.clone())),
         }
     }
@@ -371,8 +372,10 @@ impl Client {
     pub fn save_working_set(&self, file: File) -> Result<proto::WorkingSetSaved, ClientError> {
         let role = proto::DescriptorRole::WorkingSet.into();
         let descriptors = vec![proto::Descriptor { role, index: 0, layer: 0 }];
-        match self.ask(Operation::SaveWorkingSet(proto::SaveWorkingSet { descriptors }), &[file.as_fd()])? {
-            Answer::WorkingSetSaved(saved) => Ok(saved),
+        match self
+            .send_request(Operation::SaveWorkingSet(proto::SaveWorkingSet { descriptors }), &[file.as_fd()])?
+        {
+            Response::WorkingSetSaved(saved) => Ok(saved),
             _ => Err(ClientError::Confused(self.path.clone())),
         }
     }
@@ -414,8 +417,8 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub fn metrics(&self) -> Result<proto::Metrics, ClientError> {
-        match self.ask(Operation::GetMetrics(proto::GetMetrics {}), &[])? {
-            Answer::Metrics(metrics) => Ok(metrics),
+        match self.send_request(Operation::GetMetrics(proto::GetMetrics {}), &[])? {
+            Response::Metrics(metrics) => Ok(metrics),
             _ => Err(ClientError::Confused(self.path.clone())),
         }
     }
@@ -437,10 +440,10 @@ impl Client {
     /// [`ClientError::Unreachable`] when the monitor dies without sending the exit reason.
     pub fn wait_exit(&self) -> Result<proto::ExitReason, ClientError> {
         match Self::connect(&self.path)?
-            .patience(self.most)
-            .ask(Operation::WaitExit(proto::WaitExit {}), &[])?
+            .with_timeout(self.max_timeout)
+            .send_request(Operation::WaitExit(proto::WaitExit {}), &[])?
         {
-            Answer::Exit(reason) => Ok(reason),
+            Response::Exit(reason) => Ok(reason),
             _ => Err(ClientError::Confused(self.path.clone())),
         }
     }

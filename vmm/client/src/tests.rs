@@ -17,13 +17,13 @@ fn monitor(listener: PacketListener, speaks: Versions, takes: Versions) -> JoinH
             let request = proto::Request::decode(buffer.as_slice()).unwrap();
             came.push(request.version);
             let result = match request.operation {
-                Some(Operation::Hello(_)) => Answer::Status(proto::Status {
+                Some(Operation::Hello(_)) => Response::Status(proto::Status {
                     version: speaks.newest(),
                     oldest_version: speaks.oldest(),
                     ..proto::Status::default()
                 }),
-                _ if takes.has(request.version) => Answer::Done(proto::Done {}),
-                _ => Answer::Error(proto::Error { code: ErrorCode::Protocol.into(), message: "no".into() }),
+                _ if takes.has(request.version) => Response::Done(proto::Done {}),
+                _ => Response::Error(proto::Error { code: ErrorCode::Protocol.into(), message: "no".into() }),
             };
             connection.send(&proto::Response { result: Some(result) }.encode_to_vec(), &[]).unwrap();
         }

@@ -30,7 +30,7 @@
 //! * A [`machine::gate::Gate`] stops and starts workers: one for the vCPUs, one for the device thread. Only control opens
 //!   and closes them, in the order that [`machine`] describes.
 //! * A device is behind a lock on its bus: vCPUs reach its registers, the device thread its queues.
-//! * The machine's end is [`machine::end::EndSignal`]: the first thread that sees one reports it, control acts on it.
+//! * The machine's end is [`machine::shutdown::ShutdownSignal`]: the first thread that sees one reports it, control acts on it.
 //! * Guest memory belongs to the guest: all threads reach it through [`memory`], and none trusts what it reads.
 
 #![cfg_attr(

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use crate::cache::Cache;
 use crate::daemon;
 use crate::images::Images;
-use crate::metal::options::MachineOptions;
+use crate::metal::options::EmulatedHostOptions;
 use crate::metal::{Action, Job, Metal};
 use crate::parts::{self, Executable, Parts};
 use crate::progress::Steps;
@@ -35,7 +35,7 @@ const MEMORY_MIB: u32 = 12 << 10;
 #[derive(Args, Debug)]
 pub(super) struct Api {
     #[command(flatten)]
-    machine: MachineOptions,
+    emulated_host: EmulatedHostOptions,
     /// Measure one of both only
     #[arg(long, value_enum, value_name = "WHAT")]
     only: Option<Part>,
@@ -140,9 +140,9 @@ impl Api {
             }
             words.extend(self.profile.then_some("--profile"));
             let mut job = Job::new(Action::Run(Images::words(&metal, SCRIPT_NAME, &words)));
-            job.machine = self.machine.machine();
-            job.machine.icount = !self.real_time;
-            job.machine.memory_mib = job.machine.memory_mib.max(MEMORY_MIB);
+            job.emulated_host = self.emulated_host.settings();
+            job.emulated_host.icount = !self.real_time;
+            job.emulated_host.memory_mib = job.emulated_host.memory_mib.max(MEMORY_MIB);
             images.give(&mut job);
             parts.give(&metal, &mut job);
             let figures = parts.path(FIGURES);

@@ -17,7 +17,7 @@ use crate::daemon;
 use crate::first_run::{self, Goal};
 use crate::images::{self, Images};
 use crate::kernel;
-use crate::metal::options::MachineOptions;
+use crate::metal::options::EmulatedHostOptions;
 use crate::metal::{self, Action, Job, Metal};
 use crate::parts::{Executable, Parts, words};
 use crate::progress::Steps;
@@ -49,7 +49,7 @@ enum What {
 #[derive(Args, Debug)]
 struct Vmm {
     #[command(flatten)]
-    machine: MachineOptions,
+    emulated_host: EmulatedHostOptions,
     /// Measure in real time instead of instructions
     #[arg(long, conflicts_with = "icount")]
     real_time: bool,
@@ -68,7 +68,7 @@ struct Vmm {
 #[derive(Args, Debug)]
 struct KernelBench {
     #[command(flatten)]
-    machine: MachineOptions,
+    emulated_host: EmulatedHostOptions,
     /// Arguments for kernel-bench itself
     #[arg(last = true)]
     arguments: Vec<OsString>,
@@ -78,14 +78,14 @@ struct KernelBench {
 #[derive(Args, Debug)]
 struct ImageBench {
     #[command(flatten)]
-    machine: MachineOptions,
+    emulated_host: EmulatedHostOptions,
 }
 
 /// What a guest's first access to a page costs, by what it does first and what it does then: an experiment.
 #[derive(Args, Debug)]
 struct Touch {
     #[command(flatten)]
-    machine: MachineOptions,
+    emulated_host: EmulatedHostOptions,
 }
 
 /// Measures accesses to pages, and traces them as well.
@@ -146,7 +146,7 @@ fn set_up(cache: &Cache, steps: &mut Steps) -> Result<Cross> {
 fn measure(
     cache: &Cache,
     mut steps: Steps,
-    machine: &MachineOptions,
+    emulated_host: &EmulatedHostOptions,
     parts: &Parts,
     (script, arguments): (&str, Vec<OsString>),
 ) -> Result<u8> {
@@ -154,8 +154,8 @@ fn measure(
         let metal = Metal::open(cache)?;
         let script = ["-c", script, "sh"].map(OsString::from);
         let mut job = Job::new(Action::Run(words(Path::new("sh"), script.into_iter().chain(arguments))));
-        job.machine = machine.machine();
-        job.machine.icount = true;
+        job.emulated_host = emulated_host.settings();
+        job.emulated_host.icount = true;
         parts.give(&metal, &mut job);
         Ok(metal.run(job)?.status)
     })?;
@@ -180,7 +180,7 @@ impl KernelBench {
             let bench = ("hearth-benches", Executable::Binary("kernel-bench"));
             parts.build(cache, &cross, "metal", bench, "kernel-bench")
         })?;
-        measure(cache, steps, &self.machine, &parts, (KERNELS, self.arguments))
+        measure(cache, steps, &self.emulated_host, &parts, (KERNELS, self.arguments))
     }
 }
 
@@ -203,8 +203,8 @@ impl ImageBench {
         let status = steps.run("measure", || {
             let metal = Metal::open(cache)?;
             let mut job = Job::new(Action::Run(Images::words(&metal, "images.sh", &[])));
-            job.machine = self.machine.machine();
-            job.machine.icount = true;
+            job.emulated_host = self.emulated_host.settings();
+            job.emulated_host.icount = true;
             images.give(&mut job);
             parts.give(&metal, &mut job);
             Ok(metal.run(job)?.status)
@@ -223,7 +223,7 @@ impl Touch {
             let bench = ("hearth-benches", Executable::Binary("touch-bench"));
             parts.build(cache, &cross, "metal", bench, "touch-bench")
         })?;
-        measure(cache, steps, &self.machine, &parts, (TOUCHES, Vec::new()))
+        measure(cache, steps, &self.emulated_host, &parts, (TOUCHES, Vec::new()))
     }
 }
 
@@ -257,8 +257,8 @@ impl Vmm {
             parts.add(firecracker, "firecracker");
         }
         let mut job = Job::new(Action::Run(words(&metal.inputs().join("vmm-bench"), arguments)));
-        job.machine = self.machine.machine();
-        job.machine.icount = !self.real_time;
+        job.emulated_host = self.emulated_host.settings();
+        job.emulated_host.icount = !self.real_time;
         parts.give(&metal, &mut job);
         let figures = parts.path(FIGURES);
         job.outputs.push((FIGURES.into(), figures.clone()));

@@ -15,7 +15,7 @@ use crate::daemon;
 use crate::first_run::{self, Goal, Pending};
 use crate::images::Images;
 use crate::kernel;
-use crate::metal::options::MachineOptions;
+use crate::metal::options::EmulatedHostOptions;
 use crate::metal::{self, Action, Job, Metal};
 use crate::packages::Need;
 use crate::parts::{Executable, Parts};
@@ -30,7 +30,7 @@ const SCRIPT_NAME: &str = "demo.sh";
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     #[command(flatten)]
-    machine: MachineOptions,
+    emulated_host: EmulatedHostOptions,
     /// Leave the daemon running until Ctrl-C, and say how to use it from another shell
     #[arg(long)]
     keep: bool,
@@ -95,7 +95,7 @@ impl Options {
     fn run_on_metal(&self, cache: &Cache, parts: &Parts, images: &Images) -> Result<metal::Finished> {
         let metal = Metal::open(cache)?;
         let mut job = Job::new(Action::Run(Images::words(&metal, SCRIPT_NAME, &[])));
-        job.machine = self.machine.machine();
+        job.emulated_host = self.emulated_host.settings();
         images.give(&mut job);
         parts.give(&metal, &mut job);
         if self.keep {

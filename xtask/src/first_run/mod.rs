@@ -1,10 +1,10 @@
 //! The start of a run: missing requirements of the machine are reported in the first seconds and not after half an hour, and the
 //! work that has to be done once is announced with its duration on this machine.
 //!
-//! * [`machine`] – checks of the machine
+//! * [`requirements`] – checks that the machine has what the run needs
 //! * [`work`] – work that is done once, and what of it remains
 
-mod machine;
+mod requirements;
 mod work;
 
 use anyhow::{Context as _, Result};
@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use crate::cache::Cache;
 use crate::packages::{self, Need};
 use crate::{base, command, kernel, metal, private_apt, progress, rocksdb, toolchain};
-pub(crate) use machine::available_mib;
+pub(crate) use requirements::available_mib;
 pub(crate) use work::Pending;
 
 /// The kind of run.
@@ -36,7 +36,7 @@ pub(crate) fn prepare(cache: &Cache, goal: Goal, more: &[Need]) -> Result<Pendin
         needs.extend(metal::needs());
     }
     let pending = Pending::find(cache, goal)?;
-    machine::check(cache, goal, &pending, packages::any_missing(&needs))?;
+    requirements::check(cache, goal, &pending, packages::any_missing(&needs))?;
     pending.announce(cache);
     packages::ensure(cache, &needs)?;
     if pending.downloads() {

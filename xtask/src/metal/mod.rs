@@ -60,12 +60,12 @@ pub(crate) enum HostKernel {
     LargePages,
 }
 
-/// The emulated machine for a job.
+/// The emulated ARM64 host of a job.
 #[derive(Clone, Debug)]
-pub(crate) struct Machine {
+pub(crate) struct EmulatedHost {
     /// Type of the processors.
     pub(crate) cpu: Cpu,
-    /// Kernel of the machine.
+    /// Kernel of the host.
     pub(crate) kernel: HostKernel,
     /// Number of processors.
     pub(crate) processors: u32,
@@ -75,7 +75,7 @@ pub(crate) struct Machine {
     pub(crate) icount: bool,
 }
 
-impl Default for Machine {
+impl Default for EmulatedHost {
     fn default() -> Self {
         let (cpu, kernel) = (Cpu::NeoverseN1, HostKernel::Cloud);
         Self { cpu, kernel, processors: 2, memory_mib: 4096, icount: false }
@@ -94,8 +94,8 @@ pub(crate) enum Action {
 /// One job for the metal.
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
-    /// The machine, if the metal is emulated.
-    pub(crate) machine: Machine,
+    /// The emulated host, if the metal is emulated.
+    pub(crate) emulated_host: EmulatedHost,
     /// Files and folders to copy to the metal, each with its name in the folder of inputs.
     pub(crate) inputs: Vec<(PathBuf, String)>,
     /// Names in the folder of outputs to copy back, each with its target.
@@ -128,7 +128,7 @@ impl Job {
             Action::Run(_) => Some(Duration::from_secs(3600)),
         };
         Self {
-            machine: Machine::default(),
+            emulated_host: EmulatedHost::default(),
             inputs: Vec::new(),
             outputs: Vec::new(),
             disks: Vec::new(),
@@ -242,7 +242,7 @@ impl Metal {
         let result = match &self.place {
             Place::Native => native::run(self.run.path(), &job),
             Place::Emulated => {
-                let image = image::Image::prepare(&self.cache, job.machine.kernel)?;
+                let image = image::Image::prepare(&self.cache, job.emulated_host.kernel)?;
                 qemu::run(self.run.path(), &image, &job)
             }
         };
@@ -265,7 +265,7 @@ impl Metal {
 pub(crate) fn set_up(cache: &Cache) -> Result<()> {
     match Place::prepare(cache)? {
         Place::Native => Ok(()),
-        Place::Emulated => image::Image::prepare(cache, Machine::default().kernel).map(drop),
+        Place::Emulated => image::Image::prepare(cache, EmulatedHost::default().kernel).map(drop),
     }
 }
 

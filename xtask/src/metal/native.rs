@@ -26,7 +26,7 @@ pub(crate) fn run(folder: &Path, job: &Job) -> Result<Finished> {
         transfer::copy(&source, &inputs.join(name))?;
     }
     disks::link(&folder.join("disks"), &job.disks)?;
-    if job.machine.icount {
+    if job.emulated_host.icount {
         progress::note("metal: instructions are not counted here, this is real hardware");
     }
     for (here, there) in job.forwards.iter().filter(|(here, there)| here != there) {

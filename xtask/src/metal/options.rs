@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
-use super::{Action, Cpu, HostKernel, Job, Machine, Metal, disks};
+use super::{Action, Cpu, EmulatedHost, HostKernel, Job, Metal, disks};
 use crate::cache::Cache;
 
 /// Runs a command on ARM64 metal with KVM (this machine where it is such, else an emulated host).
@@ -18,7 +18,7 @@ use crate::cache::Cache;
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     #[command(flatten)]
-    machine: MachineOptions,
+    emulated_host: EmulatedHostOptions,
     /// Bring a file or folder, under its own name or NAME
     #[arg(long = "in", value_name = "SRC[:NAME]", value_parser = parse_input)]
     inputs: Vec<(PathBuf, String)>,
@@ -50,7 +50,7 @@ pub(crate) struct Options {
 
 /// What kind of emulated host it is.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct MachineOptions {
+pub(crate) struct EmulatedHostOptions {
     /// Count instructions as time (1 instruction = 1 ns): slow, but figures repeat
     #[arg(long)]
     icount: bool,
@@ -90,9 +90,9 @@ enum HostKernelName {
     LargePages,
 }
 
-impl MachineOptions {
-    /// The machine that the options describe.
-    pub(crate) fn machine(&self) -> Machine {
+impl EmulatedHostOptions {
+    /// The emulated host that the options describe.
+    pub(crate) fn settings(&self) -> EmulatedHost {
         let cpu = match self.cpu {
             CpuName::NeoverseN1 => Cpu::NeoverseN1,
             CpuName::NeoverseV1 => Cpu::NeoverseV1,
@@ -102,7 +102,7 @@ impl MachineOptions {
             HostKernelName::Cloud => HostKernel::Cloud,
             HostKernelName::LargePages => HostKernel::LargePages,
         };
-        Machine { cpu, kernel, processors: self.smp, memory_mib: self.memory, icount: self.icount }
+        EmulatedHost { cpu, kernel, processors: self.smp, memory_mib: self.memory, icount: self.icount }
     }
 }
 
@@ -115,7 +115,7 @@ impl Options {
     fn job(self) -> Job {
         let shell = self.command.len() == 1 && self.command.iter().all(|word| word == "shell");
         let mut job = Job::new(if shell { Action::Shell } else { Action::Run(self.command) });
-        job.machine = self.machine.machine();
+        job.emulated_host = self.emulated_host.settings();
         job.inputs = self.inputs;
         job.outputs = self.outputs;
         job.disks = self.disks;
@@ -196,7 +196,11 @@ mod tests {
     fn a_whole_line_is_understood() {
         let line = "--icount --cpu max --in a/b:c --in a/d --out x:y --disk e/F:f --debian --forward 80:8080 --env K=V=W -- ls -l --icount";
         let job = job(&line.split(' ').collect::<Vec<_>>()).unwrap();
-        assert!(job.machine.icount && job.machine.cpu == Cpu::Max && job.machine.processors == 2);
+        assert!(
+            job.emulated_host.icount
+                && job.emulated_host.cpu == Cpu::Max
+                && job.emulated_host.processors == 2
+        );
         assert_eq!(job.inputs, [("a/b".into(), "c".to_string()), ("a/d".into(), "d".to_string())]);
         assert_eq!(job.outputs, [("x".to_string(), PathBuf::from("y"))]);
         assert_eq!(job.disks, [("e/F".into(), "f".to_string())]);

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::image::Image;
-use super::{Action, Cpu, Finished, Job, Machine, Stopped, disks, ports, terminal, transfer};
+use super::{Action, Cpu, EmulatedHost, Finished, Job, Stopped, disks, ports, terminal, transfer};
 use crate::command;
 use crate::progress;
 
@@ -34,7 +34,7 @@ pub(crate) fn run(folder: &Path, image: &Image, job: &Job) -> Result<Finished> {
     let console = folder.join("console.log");
 
     let mut qemu = Command::new("qemu-system-aarch64");
-    qemu.args(machine_arguments(&job.machine));
+    qemu.args(machine_arguments(&job.emulated_host));
     qemu.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initramfs);
     qemu.arg("-serial").arg(prefixed("file:", &console));
     qemu.args(network_arguments(&job.forwards));
@@ -101,8 +101,8 @@ fn copy(from: UnixStream, to: impl io::Write + Send + 'static, job: &Job) -> Joi
     }
 }
 
-fn machine_arguments(machine: &Machine) -> Vec<String> {
-    let cpu = match machine.cpu {
+fn machine_arguments(host: &EmulatedHost) -> Vec<String> {
+    let cpu = match host.cpu {
         Cpu::NeoverseN1 => "neoverse-n1",
         Cpu::NeoverseV1 => "neoverse-v1,pauth-impdef=on",
         Cpu::Max => "max,pauth-impdef=on",
@@ -113,9 +113,9 @@ fn machine_arguments(machine: &Machine) -> Vec<String> {
         "-cpu",
         cpu,
         "-smp",
-        &machine.processors.to_string(),
+        &host.processors.to_string(),
         "-m",
-        &machine.memory_mib.to_string(),
+        &host.memory_mib.to_string(),
         "-nodefaults",
         "-display",
         "none",
@@ -127,7 +127,7 @@ fn machine_arguments(machine: &Machine) -> Vec<String> {
     ]
     .map(String::from)
     .to_vec();
-    let time: &[&str] = if machine.icount {
+    let time: &[&str] = if host.icount {
         &["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off,align=off"]
     } else {
         &["-accel", "tcg,thread=multi"]
@@ -287,11 +287,11 @@ mod tests {
 
     #[test]
     fn instruction_counting_excludes_parallel_processors() {
-        let normal = machine_arguments(&Machine::default()).join(" ");
+        let normal = machine_arguments(&EmulatedHost::default()).join(" ");
         assert!(
             normal.contains("thread=multi") && normal.contains("neoverse-n1") && !normal.contains("icount")
         );
-        let counted = Machine { icount: true, cpu: Cpu::Max, ..Machine::default() };
+        let counted = EmulatedHost { icount: true, cpu: Cpu::Max, ..EmulatedHost::default() };
         let counted = machine_arguments(&counted).join(" ");
         assert!(counted.contains("-icount shift=0,sleep=off,align=off") && !counted.contains("thread=multi"));
         assert!(counted.contains("max,pauth-impdef=on"));

@@ -33,7 +33,7 @@ use crate::images::{self, Images};
 use crate::kernel;
 use crate::metal::{self, Action, Cpu, Job, Metal};
 use crate::packages::{Need, library, program};
-use crate::parts::{Executable, Parts, Wanted, words};
+use crate::parts::{Executable, Parts, ProgramRequest, words};
 use crate::progress::{self, Steps};
 use crate::rocksdb;
 use crate::toolchain::{self, Cross, Link, TARGET};
@@ -221,13 +221,13 @@ impl Options {
                 }
                 (took, Ok(()))
             };
-            let ended: Vec<_> = thread::scope(|scope| {
+            let results: Vec<_> = thread::scope(|scope| {
                 let threads: Vec<_> = lanes.iter().map(|lane| scope.spawn(|| run(lane))).collect();
                 threads.into_iter().map(|thread| thread.join()).collect()
             });
             let (mut took, mut result) = (Vec::new(), Ok(()));
-            for end in ended {
-                match end {
+            for lane in results {
+                match lane {
                     Ok((times, own)) => {
                         took.extend(times);
                         result = first_failure(result, own);
@@ -259,9 +259,9 @@ impl Options {
             parts.add_guest_os(cache, cross, PROFILE)?;
             for (link, profile) in [(Link::Static, PROFILE), (Link::Dynamic, daemon::PROFILE)] {
                 let linked = suites.iter().filter(|suite| suite.link == link).map(Suite::program);
-                let (library, mut programs): (Vec<Wanted<'_>>, Vec<Wanted<'_>>) =
+                let (library, mut programs): (Vec<ProgramRequest<'_>>, Vec<ProgramRequest<'_>>) =
                     linked.partition(|program| program.executable == Executable::LibraryTest);
-                for Wanted { package, executable, name } in library {
+                for ProgramRequest { package, executable, name } in library {
                     parts.build(cache, cross, profile, (package, executable), name)?;
                 }
                 if link == Link::Dynamic && needs(&[System::Images, System::Daemon]) {
@@ -317,7 +317,7 @@ impl Options {
             command = Images::with_catalogue(&metal, command);
         }
         let mut job = Job::new(Action::Run(command));
-        job.machine.cpu = boot.cpu;
+        job.emulated_host.cpu = boot.cpu;
         job.timeout = Some(limit.saturating_mul(u32::try_from(runs.len()).unwrap_or(u32::MAX)));
         job.stop = stop.clone();
         job.prefix = beside_others.then(|| boot.prefix());
@@ -334,19 +334,20 @@ impl Options {
             job.environment.push((FULL.into(), "1".into()));
         }
         let status = metal.run(job)?.status;
-        let ended = script::read(&notes)?;
-        for end in &ended {
-            let title = runs.iter().find(|run| run.name == end.name).map_or(&end.name, |run| &run.title);
-            took.push((title.clone(), end.time));
+        let results = script::read(&notes)?;
+        for result in &results {
+            let title =
+                runs.iter().find(|run| run.name == result.name).map_or(&result.name, |run| &run.title);
+            took.push((title.clone(), result.time));
         }
-        if let Some(failed) = ended.iter().find(|end| end.status != 0) {
+        if let Some(failed) = results.iter().find(|result| result.status != 0) {
             bail!("the tests `{}` on the metal exited with status {}", failed.name, failed.status);
         }
         match status {
-            0 if ended.len() == runs.len() => Ok(()),
+            0 if results.len() == runs.len() => Ok(()),
             _ => bail!(
                 "{} of {} programs with tests ran on the metal (status {status})",
-                ended.len(),
+                results.len(),
                 runs.len()
             ),
         }

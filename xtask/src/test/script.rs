@@ -55,7 +55,7 @@ pub(super) struct Run {
 
 /// Result of a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Ended {
+pub(super) struct ProgramResult {
     pub(super) name: String,
     pub(super) status: u8,
     pub(super) time: Duration,
@@ -77,20 +77,20 @@ pub(super) fn text(runs: &[Run], limit: Duration) -> Vec<u8> {
 }
 
 /// Reads the report; empty if the script was not started.
-pub(super) fn read(notes: &Path) -> Result<Vec<Ended>> {
+pub(super) fn read(notes: &Path) -> Result<Vec<ProgramResult>> {
     let text = match fs::read_to_string(notes) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         text => text.with_context(|| format!("cannot read {}", notes.display()))?,
     };
-    let ended: Option<Vec<_>> = text.lines().map(line).collect();
-    ended.with_context(|| format!("{} is not what the script writes", notes.display()))
+    let results: Option<Vec<_>> = text.lines().map(line).collect();
+    results.with_context(|| format!("{} is not what the script writes", notes.display()))
 }
 
-fn line(line: &str) -> Option<Ended> {
+fn line(line: &str) -> Option<ProgramResult> {
     let words: Vec<&str> = line.split(' ').collect();
     let [name, status, begin, end] = words[..] else { return None };
     let (begin, end): (f64, f64) = (begin.parse().ok()?, end.parse().ok()?);
-    Some(Ended {
+    Some(ProgramResult {
         name: name.to_owned(),
         status: status.parse().ok()?,
         time: Duration::try_from_secs_f64(end - begin).ok()?,
@@ -108,7 +108,7 @@ mod tests {
         Run { name: name.into(), title: format!("the {name}'s"), words }
     }
 
-    fn script(runs: &[Run], folder: &Path) -> (Option<i32>, String, Vec<Ended>) {
+    fn script(runs: &[Run], folder: &Path) -> (Option<i32>, String, Vec<ProgramResult>) {
         let path = folder.join("script");
         fs::write(&path, text(runs, Duration::from_secs(20))).unwrap();
         let mut sh = Command::new("sh");
@@ -127,10 +127,12 @@ mod tests {
             run("second", &["sh", "-c", "exit 7"]),
             run("third", &["echo", "three"]),
         ];
-        let (status, said, ended) = script(&runs, folder.path());
+        let (status, output, results) = script(&runs, folder.path());
         assert_eq!(status, Some(7));
-        assert!(said.contains("it's one") && said.contains("── the second's") && !said.contains("three"));
-        let names: Vec<_> = ended.iter().map(|ended| (ended.name.as_str(), ended.status)).collect();
+        assert!(
+            output.contains("it's one") && output.contains("── the second's") && !output.contains("three")
+        );
+        let names: Vec<_> = results.iter().map(|result| (result.name.as_str(), result.status)).collect();
         assert_eq!(names, [("first", 0), ("second", 7)]);
         assert_eq!(script(&runs[..1], folder.path()).0, Some(0));
     }
@@ -142,10 +144,10 @@ mod tests {
         fs::copy(crate::command::find_program("sleep").unwrap(), &program).unwrap();
         let line =
             format!("{} 30 > /dev/null 2>&1 & echo $! > {}/id", program.display(), folder.path().display());
-        let (status, said, _) = script(&[run("leaving", &["sh", "-c", &line])], folder.path());
+        let (status, output, _) = script(&[run("leaving", &["sh", "-c", &line])], folder.path());
         let id = fs::read_to_string(folder.path().join("id")).unwrap();
         assert_eq!(status, Some(0));
-        assert!(said.contains("left behind") && said.contains("sleep 30"), "{said}");
+        assert!(output.contains("left behind") && output.contains("sleep 30"), "{output}");
         let process = Path::new("/proc").join(id.trim()).join("exe");
         assert!(fs::read_link(process).is_err(), "it still runs");
     }
@@ -158,6 +160,6 @@ mod tests {
         let mut sh = Command::new("sh");
         let status = sh.arg(&path).env("HEARTH_IN", "/x").env("HEARTH_OUT", folder.path()).status().unwrap();
         assert!(!status.success());
-        assert!(read(&folder.path().join(NOTES)).unwrap().iter().all(|ended| ended.status != 0));
+        assert!(read(&folder.path().join(NOTES)).unwrap().iter().all(|result| result.status != 0));
     }
 }

@@ -1,7 +1,7 @@
 //! The programs with tests that run on the metal.
 
 use super::{Cpu, daemon};
-use crate::parts::{Executable, Wanted};
+use crate::parts::{Executable, ProgramRequest};
 use crate::toolchain::Link;
 
 /// The tests of one cargo target.
@@ -175,8 +175,8 @@ impl System {
 
 impl Suite {
     /// Its program.
-    pub(super) fn program(&self) -> Wanted<'static> {
-        Wanted { package: self.package, executable: self.executable, name: self.name }
+    pub(super) fn program(&self) -> ProgramRequest<'static> {
+        ProgramRequest { package: self.package, executable: self.executable, name: self.name }
     }
 
     /// The suite with this name.

@@ -3,7 +3,7 @@
 mod silent;
 
 use proto::exec_output::Event as Output;
-use proto::response::Result as Answer;
+use proto::response::Result as Response;
 
 use super::control::HookCall;
 use super::double::{Line, Lines, played};
@@ -51,9 +51,9 @@ async fn outcomes_of_hooks_are_told_apart() {
     let script = async {
         let (mut line, _) = accept(&mut guest).await;
         for (result, _) in outcomes.clone() {
-            line.asked().await.unwrap();
+            line.receive_request().await.unwrap();
             let outcome = proto::HookOutcome { result, attempts: 1, elapsed_us: 1 };
-            line.answer(Answer::Hook(outcome)).await.unwrap();
+            line.answer(Response::Hook(outcome)).await.unwrap();
         }
     };
     let calls = async {

@@ -137,35 +137,35 @@ async fn every_request_comes_to_an_end() {
 }
 
 /// A result of each kind. A new kind does not compile until it is added here.
-fn answers() -> Vec<Answer> {
+fn answers() -> Vec<Response> {
     let all = vec![
-        Answer::Failure(proto::Failure::default()),
-        Answer::Done(proto::Done {}),
-        Answer::Status(proto::Status::default()),
-        Answer::Exited(proto::Exited::default()),
-        Answer::Hook(proto::HookOutcome {
+        Response::Failure(proto::Failure::default()),
+        Response::Done(proto::Done {}),
+        Response::Status(proto::Status::default()),
+        Response::Exited(proto::Exited::default()),
+        Response::Hook(proto::HookOutcome {
             result: Some(proto::hook_outcome::Result::Status(200)),
             ..proto::HookOutcome::default()
         }),
-        Answer::Quiesced(proto::Quiesced::default()),
-        Answer::SealKey(proto::SealKey::default()),
+        Response::Quiesced(proto::Quiesced::default()),
+        Response::SealKey(proto::SealKey::default()),
     ];
     for answer in &all {
         match answer {
-            Answer::Failure(_) | Answer::Done(_) | Answer::Status(_) | Answer::Exited(_) => {}
-            Answer::Hook(_) | Answer::Quiesced(_) | Answer::SealKey(_) => {}
+            Response::Failure(_) | Response::Done(_) | Response::Status(_) | Response::Exited(_) => {}
+            Response::Hook(_) | Response::Quiesced(_) | Response::SealKey(_) => {}
         }
     }
     all
 }
 
 /// Whether this result is of the kind that the request has.
-fn belongs(answer: &Answer, request: &Operation) -> bool {
+fn belongs(answer: &Response, request: &Operation) -> bool {
     match request {
-        Operation::GetStatus(_) | Operation::Freeze(_) => matches!(answer, Answer::Status(_)),
-        Operation::CallHook(_) => matches!(answer, Answer::Hook(_)),
-        Operation::WaitApp(_) => matches!(answer, Answer::Exited(_)),
-        Operation::Quiesce(_) => matches!(answer, Answer::Quiesced(_)),
+        Operation::GetStatus(_) | Operation::Freeze(_) => matches!(answer, Response::Status(_)),
+        Operation::CallHook(_) => matches!(answer, Response::Hook(_)),
+        Operation::WaitApp(_) => matches!(answer, Response::Exited(_)),
+        Operation::Quiesce(_) => matches!(answer, Response::Quiesced(_)),
         // The client then seals credentials with the key, and the result of that second request is of another kind.
         Operation::MakeSealKey(_) => false,
         Operation::Configure(_)
@@ -173,7 +173,7 @@ fn belongs(answer: &Answer, request: &Operation) -> bool {
         | Operation::Identify(_)
         | Operation::SetCredentials(_)
         | Operation::Thaw(_)
-        | Operation::PowerOff(_) => matches!(answer, Answer::Done(_)),
+        | Operation::PowerOff(_) => matches!(answer, Response::Done(_)),
     }
 }
 
@@ -186,7 +186,7 @@ async fn an_answer_of_another_kind_is_none() {
                 let said = said.clone();
                 async move {
                     line.accept().await.unwrap();
-                    while line.asked().await.is_ok() && line.answer(said.clone()).await.is_ok() {}
+                    while line.receive_request().await.is_ok() && line.answer(said.clone()).await.is_ok() {}
                 }
             });
             let answered = timeout(AGES, ask(&agent, request.clone())).await;
@@ -228,10 +228,10 @@ async fn an_answer_that_comes_late_is_not_taken_for_the_next_one() {
     let (agent, mut guest) = played();
     let script = async {
         let (mut line, _) = accept(&mut guest).await;
-        line.asked().await.unwrap();
+        line.receive_request().await.unwrap();
         sleep(AGES).await;
         for code in [1, 2] {
-            let _ = line.answer(Answer::Exited(proto::Exited { code, signal: 0 })).await; // it may be closed
+            let _ = line.answer(Response::Exited(proto::Exited { code, signal: 0 })).await; // it may be closed
         }
     };
     let asked = async {

@@ -51,17 +51,17 @@ impl Build for Builder {
         if self.host.world().artifacts.contains(&job.artifact) {
             return Err(BuildError::Occupied(job.artifact.build_id.as_str().into()).into());
         }
-        sink.tell(Event::Started(Step::Build));
+        sink.send(Event::Started(Step::Build));
         let line = b"Step 1/1 : FROM scratch".to_vec();
-        sink.tell(Event::Log { stream: LogStream::Build, source: LogSource::Stdout, line });
+        sink.send(Event::Log { stream: LogStream::Build, source: LogSource::Stdout, line });
         match job.request.artifact.rsplit('/').next() {
             Some("fail") => return failed(FailureCode::ContainerBuildFailed.into()),
             Some("panic") => panic!("on purpose"),
             Some("wait") => self.go_on.notified().await,
             _ => {}
         }
-        sink.tell(Event::Finished(Step::Build, Duration::from_secs(7)));
-        sink.tell(Event::CodeInstalled { bytes: 77 });
+        sink.send(Event::Finished(Step::Build, Duration::from_secs(7)));
+        sink.send(Event::CodeInstalled { bytes: 77 });
         if job.request.artifact.ends_with("/unready") {
             return failed(StateReason::Hook {
                 hook: ImageHook::Ready,

@@ -129,10 +129,10 @@ impl Host {
         let Some(microvm) = MicrovmRecord::read(&place.run).map_err(reading())? else { return Ok(None) };
         let found =
             Process::find(&monitor.process).map_err(failed("looking for the process of", &place.run))?;
-        let Some(process) = found.filter(|process| !process.has_ended()) else { return Ok(None) };
+        let Some(process) = found.filter(|process| !process.has_exited()) else { return Ok(None) };
         let Ok(adopted) = Microvm::adopt(&place.run) else { return Ok(None) };
         // A monitor that does not report its status cannot be adopted: its state stays unknown.
-        let asked = Client::connect(place.run.join(CONTROL_SOCKET)).map(|client| client.patience(STATUS));
+        let asked = Client::connect(place.run.join(CONTROL_SOCKET)).map(|client| client.with_timeout(STATUS));
         let state = asked.and_then(|client| client.status()).ok().map(|status| status.state());
         let living = Living { microvm: adopted, process, network: microvm.network, from: microvm.from };
         Ok(Some((living, state)))

@@ -103,7 +103,7 @@ impl Maker {
 impl Monitor {
     /// Whether the process still lives.
     pub(super) fn is_alive(&self) -> bool {
-        !self.process.has_ended()
+        !self.process.has_exited()
     }
 
     /// Hands the monitor over to a microVM: the microVM's record is written, then the run directory is renamed to

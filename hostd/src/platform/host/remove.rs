@@ -68,7 +68,7 @@ impl Host {
         // From now on every earlier attempt with this microVM counts as given up.
         let attempt = self.attempts.begin(id);
         if let Some(machine) = self.forget(id) {
-            if !machine.made.process.has_ended() && *machine.phase.borrow() == Phase::Running {
+            if !machine.made.process.has_exited() && *machine.phase.borrow() == Phase::Running {
                 logs::drain(machine.agent(), LINES).await;
             }
             machine.let_go();
@@ -172,10 +172,10 @@ mod tests {
         let mut record = MonitorRecord { process: process.identity().clone(), uid: 1 };
         record.process.start_time += 1;
         end_monitor(folder.path(), Some(&record)).unwrap();
-        assert!(!process.has_ended(), "another one that has got its id");
+        assert!(!process.has_exited(), "another one that has got its id");
         record.process.start_time -= 1;
         end_monitor(folder.path(), Some(&record)).unwrap();
-        assert!(process.has_ended());
+        assert!(process.has_exited());
         end_monitor(folder.path(), Some(&record)).unwrap();
         end_monitor(folder.path(), None).unwrap();
         let _ = child.wait();

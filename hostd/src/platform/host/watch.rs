@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_host::agent::Agent;
-use hearth_host::microvm::process::{Ended, Process};
+use hearth_host::microvm::process::{ExitStatus, Process};
 use hearth_host::microvm::{EXIT_REPORT, MONITOR_LOG};
 use hearth_proto::ExitReport;
 use hearth_proto::vmm::v1::ExitKind;
@@ -34,7 +34,7 @@ pub(super) async fn watch(
 ) {
     let how = tokio::select! {
         code = app_exit(&agent) => Exit::App(code),
-        _ = process.ended() => of_monitor(&folder, process.reap()),
+        _ = process.exited() => of_monitor(&folder, process.reap()),
     };
     // During a suspend the exit of the process is expected if the suspend succeeds, and the exit of the app belongs
     // to the state that was saved.
@@ -58,7 +58,7 @@ async fn app_exit(agent: &Agent) -> u32 {
 }
 
 /// How a monitor has exited, from the files in its run directory.
-fn of_monitor(folder: &Path, ended: Ended) -> Exit {
+fn of_monitor(folder: &Path, ended: ExitStatus) -> Exit {
     let report = read(&folder.join(EXIT_REPORT), REPORT, false).and_then(|text| ExitReport::read(&text));
     match report {
         Some(ExitReport { kind, message }) => match kind {
@@ -99,10 +99,10 @@ mod tests {
     fn what_a_monitor_has_left_says_how_it_ended() {
         let folder = tempfile::tempdir().unwrap();
         let exit = |ended| of_monitor(folder.path(), ended);
-        let Exit::Monitor(why) = exit(Ended::Signal(9)) else { panic!("no monitor") };
+        let Exit::Monitor(why) = exit(ExitStatus::Signal(9)) else { panic!("no monitor") };
         assert_eq!(why, "the monitor process is gone: it was ended by signal 9");
         fs::write(folder.path().join(MONITOR_LOG), format!("{}\nno memory\n", "x".repeat(5000))).unwrap();
-        let Exit::Monitor(why) = exit(Ended::Unknown) else { panic!("no monitor") };
+        let Exit::Monitor(why) = exit(ExitStatus::Unknown) else { panic!("no monitor") };
         assert!(why.ends_with("\nno memory") && why.len() < 1200, "{why}");
         for (kind, expected) in [
             (ExitKind::PowerOff, Exit::Guest("m".into())),
@@ -113,9 +113,9 @@ mod tests {
         ] {
             let report = ExitReport { kind, message: "m".into() };
             fs::write(folder.path().join(EXIT_REPORT), format!("{report}\n")).unwrap();
-            assert_eq!(exit(Ended::Status(0)), expected);
+            assert_eq!(exit(ExitStatus::Status(0)), expected);
         }
         fs::write(folder.path().join(EXIT_REPORT), "{\"kind\":").unwrap();
-        assert!(matches!(exit(Ended::Status(0)), Exit::Monitor(_)), "half a report");
+        assert!(matches!(exit(ExitStatus::Status(0)), Exit::Monitor(_)), "half a report");
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hearth_proto::vmm::v1 as proto;
 use proto::DescriptorRole as Role;
 
-use super::wire::Carried;
+use super::wire::OutgoingDescriptors;
 use super::{CONSOLE_MAX_BYTES, DiskSource};
 
 /// The time to which a restored guest's clock is set.
@@ -92,15 +92,15 @@ impl RestoreConfig {
     /// Returns the control message and the descriptors that are sent with it, `kvm` among them.
     #[must_use]
     pub fn into_message(self, kvm: Option<OwnedFd>) -> (proto::Restore, Vec<OwnedFd>) {
-        let mut carried = Carried::default();
-        carried.add(Role::State, self.state);
-        carried.add(Role::Memory, self.memory);
+        let mut descriptors = OutgoingDescriptors::default();
+        descriptors.add(Role::State, self.state);
+        descriptors.add(Role::Memory, self.memory);
         let mut disk_layers = Vec::new();
         for (index, disk) in self.disks.into_iter().enumerate() {
-            disk_layers.push(carried.add_disk(index, disk).1);
+            disk_layers.push(descriptors.add_disk(index, disk).1);
         }
         for (index, tap) in self.taps.into_iter().enumerate() {
-            carried.add_at(Role::Tap, index, tap);
+            descriptors.add_at(Role::Tap, index, tap);
         }
         let optional = [
             (Role::Kvm, kvm),
@@ -117,7 +117,7 @@ impl RestoreConfig {
         ];
         for (role, fd) in optional {
             if let Some(fd) = fd {
-                carried.add(role, fd);
+                descriptors.add(role, fd);
             }
         }
         let (clock, advance) = match self.clock {
@@ -126,14 +126,14 @@ impl RestoreConfig {
             RestoreClock::AdvanceBy(time) => (proto::RestoreClock::AdvanceBy, time),
         };
         let restore = proto::Restore {
-            descriptors: carried.named,
+            descriptors: descriptors.named,
             clock: clock.into(),
             advance_ns: u64::try_from(advance.as_nanos()).unwrap_or(u64::MAX),
             resume: self.resume,
             console_max_bytes: self.console_max_bytes,
             disk_layers,
         };
-        (restore, carried.fds)
+        (restore, descriptors.fds)
     }
 }
 

@@ -13,14 +13,14 @@ use super::{
 
 /// Descriptors to send with a message, in the order in which the message lists them.
 #[derive(Debug, Default)]
-pub struct Carried {
+pub struct OutgoingDescriptors {
     /// The entries of the message's list.
     pub named: Vec<proto::Descriptor>,
     /// The descriptors themselves.
     pub fds: Vec<OwnedFd>,
 }
 
-impl Carried {
+impl OutgoingDescriptors {
     /// Adds the descriptor of a role.
     pub fn add(&mut self, role: Role, fd: impl Into<OwnedFd>) {
         self.add_at(role, 0, fd);
@@ -66,32 +66,32 @@ impl MachineConfig {
     /// Returns the control message for this machine and the descriptors that are sent with it, `kvm` among them.
     #[must_use]
     pub fn into_message(self, kvm: OwnedFd) -> (proto::Create, Vec<OwnedFd>) {
-        let mut carried = Carried::default();
-        carried.add(Role::Kvm, kvm);
-        let mut create = self.into_parts(&mut carried);
-        create.descriptors = carried.named;
-        (create, carried.fds)
+        let mut descriptors = OutgoingDescriptors::default();
+        descriptors.add(Role::Kvm, kvm);
+        let mut create = self.into_parts(&mut descriptors);
+        create.descriptors = descriptors.named;
+        (create, descriptors.fds)
     }
 
-    /// Returns the message without its list of descriptors, and adds the descriptors to `carried`.
+    /// Returns the message without its list of descriptors, and adds its descriptors to the list.
     #[must_use]
-    pub fn into_parts(self, carried: &mut Carried) -> proto::Create {
-        let optional = |carried: &mut Carried, role: Role, fd: Option<OwnedFd>| {
+    pub fn into_parts(self, descriptors: &mut OutgoingDescriptors) -> proto::Create {
+        let optional = |descriptors: &mut OutgoingDescriptors, role: Role, fd: Option<OwnedFd>| {
             if let Some(fd) = fd {
-                carried.add(role, fd);
+                descriptors.add(role, fd);
             }
         };
-        optional(carried, Role::Kernel, self.kernel.map(Into::into));
-        optional(carried, Role::Initramfs, self.initramfs.map(Into::into));
+        optional(descriptors, Role::Kernel, self.kernel.map(Into::into));
+        optional(descriptors, Role::Initramfs, self.initramfs.map(Into::into));
         let mut disks = Vec::new();
         for (index, disk) in self.disks.into_iter().enumerate() {
-            let (mode, layers) = carried.add_disk(index, disk.source);
+            let (mode, layers) = descriptors.add_disk(index, disk.source);
             let rate_limiter = disk.rate_limiter.map(limiter_message);
             disks.push(proto::Disk { mode: mode.into(), serial: disk.serial, rate_limiter, layers });
         }
         let mut nets = Vec::new();
         for (index, net) in self.nets.into_iter().enumerate() {
-            carried.add_at(Role::Tap, index, net.tap);
+            descriptors.add_at(Role::Tap, index, net.tap);
             nets.push(proto::Net {
                 mac: net.mac.to_vec(),
                 mtu: net.mtu.map_or(0, u32::from),
@@ -100,13 +100,13 @@ impl MachineConfig {
             });
         }
         let vsock = self.vsock.map(|vsock| {
-            optional(carried, Role::VsockListener, vsock.listener.map(Into::into));
-            optional(carried, Role::VsockBroker, vsock.broker);
+            optional(descriptors, Role::VsockListener, vsock.listener.map(Into::into));
+            optional(descriptors, Role::VsockBroker, vsock.broker);
             proto::Vsock { guest_cid: vsock.guest_cid }
         });
-        optional(carried, Role::ConsoleOutput, self.console_output);
-        optional(carried, Role::ConsoleInput, self.console_input);
-        optional(carried, Role::ExitReport, self.exit_report);
+        optional(descriptors, Role::ConsoleOutput, self.console_output);
+        optional(descriptors, Role::ConsoleInput, self.console_input);
+        optional(descriptors, Role::ExitReport, self.exit_report);
         let balloon = self.balloon.map(|balloon| proto::Balloon {
             target_mib: balloon.target_mib,
             free_page_reporting: balloon.free_page_reporting,
@@ -129,28 +129,25 @@ impl MachineConfig {
     ///
     /// # Errors
     /// [`ConfigError`] that describes what is wrong with the values or the descriptors.
-    pub fn from_message(
-        create: proto::Create,
-        carried: Vec<OwnedFd>,
-    ) -> Result<(Self, OwnedFd), ConfigError> {
-        let mut given = Descriptors::new(&create.descriptors, carried)?;
-        let kvm = given.require(Role::Kvm, 0)?;
-        let config = Self::from_parts(create, &mut given)?;
+    pub fn from_message(create: proto::Create, fds: Vec<OwnedFd>) -> Result<(Self, OwnedFd), ConfigError> {
+        let mut descriptors = Descriptors::new(&create.descriptors, fds)?;
+        let kvm = descriptors.require(Role::Kvm, 0)?;
+        let config = Self::from_parts(create, &mut descriptors)?;
         if config.kernel.is_none() {
             return Err(ConfigError::MissingDescriptor(name(Role::Kernel, 0, 0)));
         }
-        given.finish()?;
+        descriptors.finish()?;
         Ok((config, kvm))
     }
 
-    /// Parses a message; returns the validated configuration and takes the descriptors that it needs from `given`.
+    /// Parses a message; returns the validated configuration and takes the descriptors that it needs from `descriptors`.
     ///
     /// # Errors
     /// [`ConfigError`] that describes what is wrong with the values or the descriptors.
-    pub fn from_parts(create: proto::Create, given: &mut Descriptors) -> Result<Self, ConfigError> {
+    pub fn from_parts(create: proto::Create, descriptors: &mut Descriptors) -> Result<Self, ConfigError> {
         let mut disks = Vec::new();
         for (index, disk) in create.disks.into_iter().enumerate() {
-            let file = given.require(Role::Disk, index)?.into();
+            let file = descriptors.require(Role::Disk, index)?.into();
             let source = match disk.mode() {
                 proto::DiskMode::ReadOnly => DiskSource::ReadOnly(file),
                 proto::DiskMode::Writable => DiskSource::Writable(file),
@@ -159,12 +156,13 @@ impl MachineConfig {
                     if count > LAYERS_MAX {
                         return Err(ConfigError::Layers { index, layers: count });
                     }
-                    let layer = |layer| given.require_layer(Role::DiskLayer, index, layer).map(Into::into);
+                    let layer =
+                        |layer| descriptors.require_layer(Role::DiskLayer, index, layer).map(Into::into);
                     let layers = (0..count).map(layer).collect::<Result<_, _>>()?;
                     DiskSource::Overlay {
                         base: file,
                         layers,
-                        overlay: given.require(Role::DiskOverlay, index)?.into(),
+                        overlay: descriptors.require(Role::DiskOverlay, index)?.into(),
                     }
                 }
                 proto::DiskMode::Unspecified => {
@@ -188,7 +186,7 @@ impl MachineConfig {
                 ConfigError::Message(format!("network card {index}: MTU {} is more than 65535", net.mtu))
             })?;
             nets.push(NetConfig {
-                tap: given.require(Role::Tap, index)?.into(),
+                tap: descriptors.require(Role::Tap, index)?.into(),
                 mac,
                 mtu: (mtu > 0).then_some(mtu),
                 receive_limiter: net.receive_limiter.map(limiter_config).transpose()?,
@@ -197,8 +195,8 @@ impl MachineConfig {
         }
         let vsock = create.vsock.map(|vsock| VsockConfig {
             guest_cid: vsock.guest_cid,
-            listener: given.take(Role::VsockListener, 0).map(Into::into),
-            broker: given.take(Role::VsockBroker, 0),
+            listener: descriptors.take(Role::VsockListener, 0).map(Into::into),
+            broker: descriptors.take(Role::VsockBroker, 0),
         });
         let balloon = create.balloon.map(|balloon| BalloonConfig {
             target_mib: balloon.target_mib,
@@ -207,17 +205,17 @@ impl MachineConfig {
         let config = Self {
             vcpus: create.vcpus,
             memory_mib: create.memory_mib,
-            kernel: given.take(Role::Kernel, 0).map(Into::into),
-            initramfs: given.take(Role::Initramfs, 0).map(Into::into),
+            kernel: descriptors.take(Role::Kernel, 0).map(Into::into),
+            initramfs: descriptors.take(Role::Initramfs, 0).map(Into::into),
             command_line: create.command_line,
             disks,
             nets,
             vsock,
             balloon,
             rng: create.rng,
-            console_output: given.take(Role::ConsoleOutput, 0),
-            console_input: given.take(Role::ConsoleInput, 0),
-            exit_report: given.take(Role::ExitReport, 0),
+            console_output: descriptors.take(Role::ConsoleOutput, 0),
+            console_input: descriptors.take(Role::ConsoleInput, 0),
+            exit_report: descriptors.take(Role::ExitReport, 0),
             console_max_bytes: match create.console_max_bytes {
                 0 => CONSOLE_MAX_BYTES,
                 bytes => bytes,
@@ -268,13 +266,13 @@ impl Descriptors {
     ///
     /// # Errors
     /// Fails when the numbers differ, or when a role is unknown or listed twice.
-    pub fn new(named: &[proto::Descriptor], carried: Vec<OwnedFd>) -> Result<Self, ConfigError> {
-        if named.len() != carried.len() {
-            return Err(ConfigError::DescriptorCount { named: named.len(), carried: carried.len() });
+    pub fn new(named: &[proto::Descriptor], fds: Vec<OwnedFd>) -> Result<Self, ConfigError> {
+        if named.len() != fds.len() {
+            return Err(ConfigError::DescriptorCount { named: named.len(), carried: fds.len() });
         }
         let number = |value: u32| usize::try_from(value).unwrap_or(usize::MAX);
-        let mut all: Vec<(Place, OwnedFd)> = Vec::with_capacity(carried.len());
-        for (descriptor, fd) in named.iter().zip(carried) {
+        let mut all: Vec<(Place, OwnedFd)> = Vec::with_capacity(fds.len());
+        for (descriptor, fd) in named.iter().zip(fds) {
             let place = (descriptor.role(), number(descriptor.index), number(descriptor.layer));
             if place.0 == Role::Unspecified || all.iter().any(|(other, _)| *other == place) {
                 return Err(ConfigError::StrayDescriptor(name(place.0, place.1, place.2)));

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use hearth_vmm_client::Client;
 use hearth_vmm_client::snapshot::write_working_set;
 
-use super::say;
+use super::output;
 
 #[derive(Debug, Args)]
 pub(super) struct Ctl {
@@ -55,17 +55,23 @@ impl Ctl {
                 let status = client.status()?;
                 let name =
                     status.state().as_str_name().trim_start_matches("MACHINE_STATE_").to_ascii_lowercase();
-                say::out(format_args!("state     {name}"));
-                say::out(format_args!("pid       {}", status.pid));
-                say::out(format_args!("restarts  {}", status.restarts));
-                say::out(format_args!("version   {} (protocol {})", status.program_version, status.version));
+                output::print(format_args!("state     {name}"));
+                output::print(format_args!("pid       {}", status.pid));
+                output::print(format_args!("restarts  {}", status.restarts));
+                output::print(format_args!(
+                    "version   {} (protocol {})",
+                    status.program_version, status.version
+                ));
             }
             Command::Pause => client.pause()?,
             Command::Resume => client.resume()?,
             Command::Metrics => {
                 for group in client.metrics()?.groups {
                     for counter in group.counters {
-                        say::out(format_args!("{:<8} {:<24} {}", group.name, counter.name, counter.value));
+                        output::print(format_args!(
+                            "{:<8} {:<24} {}",
+                            group.name, counter.name, counter.value
+                        ));
                     }
                 }
             }
@@ -73,13 +79,13 @@ impl Ctl {
             Command::Wait => {
                 let reason = client.wait_exit()?;
                 let name = reason.kind().as_str_name().trim_start_matches("EXIT_KIND_").to_ascii_lowercase();
-                say::out(format_args!("{name}: {}", reason.message));
+                output::print(format_args!("{name}: {}", reason.message));
             }
             Command::Balloon { target_mib } => client.set_balloon(target_mib)?,
             Command::WorkingSet { file } => {
                 let saved = write_working_set(&client, &file)?;
-                say::out(format_args!("touched   {} pages", saved.touched_pages));
-                say::out(format_args!("written   {} pages", saved.written_pages));
+                output::print(format_args!("touched   {} pages", saved.touched_pages));
+                output::print(format_args!("written   {} pages", saved.written_pages));
             }
         }
         Ok(ExitCode::SUCCESS)

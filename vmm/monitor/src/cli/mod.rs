@@ -5,7 +5,7 @@
 //! * [`host`] – files, taps and sockets of a machine
 //! * [`session`], [`console`] – a monitor that this program starts, and the guest's console on this terminal
 //! * [`origin`] – what `boot` and `restore` record for a later `suspend`
-//! * [`table`], [`say`] – formatting of steps and pages; output for people
+//! * [`table`], [`output`] – formatting of steps and pages; output for people
 
 mod args;
 mod boot;
@@ -13,10 +13,10 @@ mod console;
 mod ctl;
 mod host;
 mod origin;
+mod output;
 mod restore;
 mod run;
 mod save;
-mod say;
 mod session;
 mod table;
 
@@ -62,7 +62,7 @@ pub(crate) fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            say::err(one_line(&error));
+            output::print_error(one_line(&error));
             ExitCode::FAILURE
         }
     }

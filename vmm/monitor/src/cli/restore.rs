@@ -15,7 +15,7 @@ use hearth_vmm_client::tap;
 use super::args::Disk;
 use super::host::{Disks, NewFile, VsockHost, open};
 use super::origin::Origin;
-use super::say;
+use super::output;
 use super::session::{Console, Session, SessionOptions};
 use super::table::table;
 
@@ -107,8 +107,8 @@ impl Restore {
             RestoreClock::Continue => "its clocks go on from the snapshot",
             _ => "its clocks go ahead to now",
         };
-        say::err(format_args!("restored from {}; {clock}", self.folder.display()));
-        say::err_plain(table(&restored.steps, &restored.pages));
+        output::print_error(format_args!("restored from {}; {clock}", self.folder.display()));
+        output::print_error_lines(table(&restored.steps, &restored.pages));
 
         let recorded = Arc::new(AtomicBool::new(false));
         let (record, done) = (self.record.clone(), Arc::clone(&recorded));
@@ -121,7 +121,7 @@ impl Restore {
         let ended = session.run(console, |client| Ok(client.resume()?), quit);
         drop(sockets);
         if let Some(record) = self.record.filter(|_| !recorded.load(Ordering::SeqCst)) {
-            say::err(format_args!(
+            output::print_error(format_args!(
                 "{} was not written: only Ctrl-A x does that, or `hearth-vmm ctl SOCKET working-set FILE`",
                 record.display()
             ));
@@ -163,11 +163,11 @@ fn save_record(client: &Client, to: &Path) -> bool {
     match write_working_set(client, to) {
         Ok(saved) => {
             let (touched, written) = (saved.touched_pages, saved.written_pages);
-            say::err(format_args!("{}: {touched} pages, {written} of them written", to.display()));
+            output::print_error(format_args!("{}: {touched} pages, {written} of them written", to.display()));
             true
         }
         Err(error) => {
-            say::err(error);
+            output::print_error(error);
             false
         }
     }

@@ -10,7 +10,7 @@ use hearth_vmm_client::Client;
 use hearth_vmm_client::snapshot::{self, Take, Taken};
 
 use super::origin::Origin;
-use super::say;
+use super::output;
 use super::table::table;
 
 /// Where to.
@@ -55,10 +55,10 @@ fn report(what: &str, folder: &Path, base: Option<&Path>, taken: &Taken) {
         Some(base) => format!("what differs from {}", base.display()),
         None => "all of it".into(),
     };
-    say::out(format_args!("{what} {}: {kind}", folder.display()));
-    say::out(table(&taken.saved.steps, &taken.saved.pages));
+    output::print(format_args!("{what} {}: {kind}", folder.display()));
+    output::print(table(&taken.saved.steps, &taken.saved.pages));
     if let Some(left) = &taken.left {
-        say::out(format_args!("what was replaced could not be removed: remove {}", left.display()));
+        output::print(format_args!("what was replaced could not be removed: remove {}", left.display()));
     }
 }
 

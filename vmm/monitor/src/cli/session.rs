@@ -16,7 +16,7 @@ use hearth_vmm_jail::{CgroupConfig, JailConfig, JailMode};
 
 use super::console;
 use super::origin::{Origin, OriginFile};
-use super::say;
+use super::output;
 
 /// Where the monitor runs, and behind which walls.
 #[derive(Debug, Args)]
@@ -144,7 +144,7 @@ impl Session {
         let Ok(reason) = reason else { bail!("the monitor ended without a word ({status})") };
         match reason.kind() {
             ExitKind::PowerOff | ExitKind::Shutdown => {
-                say::err(&reason.message);
+                output::print_error(&reason.message);
                 Ok(ExitCode::SUCCESS)
             }
             _ => bail!("the machine ended: {}", reason.message),
@@ -158,7 +158,7 @@ struct RawTerminal(#[expect(dead_code, reason = "held for its drop")] Option<con
 impl RawTerminal {
     fn new() -> Self {
         if std::io::stdin().is_terminal() {
-            say::err("Ctrl-A x ends the microVM");
+            output::print_error("Ctrl-A x ends the microVM");
         }
         Self(console::RawTerminal::enter())
     }

@@ -1,7 +1,7 @@
 //! The monitor's side of the control protocol: `hearth.vmm.v1` over a named Unix socket.
 //!
 //! * [`monitor`] – the machine's states and the effect of each request in each state
-//! * [`error`] – the reasons for which requests are refused; `telling` – status and metrics
+//! * [`error`] – the reasons for which requests are refused; `status` – status and metrics
 //! * `saving`, `restoring` – the requests that save a machine to files and restore one from them
 //! * [`server`] – the control thread: accepts controllers, answers them, handles the machine's exit
 //!
@@ -12,7 +12,7 @@ pub mod monitor;
 mod restoring;
 mod saving;
 pub mod server;
-mod telling;
+mod status;
 
 /// Names of the features that this program supports in addition to its protocol versions.
 pub const FEATURES: [&str; 0] = [];

@@ -37,7 +37,7 @@ use std::sync::Arc;
 
 use hearth_proto::ExitReport;
 use hearth_proto::vmm::v1::request::Operation;
-use hearth_proto::vmm::v1::response::Result as Answer;
+use hearth_proto::vmm::v1::response::Result as Response;
 use hearth_proto::vmm::v1::{self as proto, ExitKind, ExitReason, MachineState};
 use hearth_vmm_api::config::MachineConfig;
 use hearth_vmm_api::config::wire::Descriptors;
@@ -46,7 +46,7 @@ use prost::Message as _;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::error::RequestError;
-use crate::machine::end::{End, EndSignal};
+use crate::machine::shutdown::{ShutdownReason, ShutdownSignal};
 use crate::machine::{BuildError, Host, Machine, Prepared};
 use crate::snapshot::saver::Saver;
 
@@ -54,9 +54,9 @@ use crate::snapshot::saver::Saver;
 #[derive(Debug)]
 pub enum Outcome {
     /// Respond immediately.
-    Answer(Answer),
+    Response(Response),
     /// Respond when the machine has exited.
-    WhenEnded,
+    WhenExited,
     /// Respond when the machine is saved.
     WhenSaved,
 }
@@ -111,11 +111,11 @@ pub struct Monitor {
     pub(super) saver: Option<Saver>,
     pub(super) state: State,
     pub(super) host: Host,
-    pub(super) end: Arc<EndSignal>,
+    pub(super) shutdown: Arc<ShutdownSignal>,
     /// The saver signals this event when it has finished.
     pub(super) saved: Arc<EventFd>,
     /// The response for the clients that wait for a save which has finished or was cancelled.
-    pub(super) save_answer: Option<Answer>,
+    pub(super) save_response: Option<Response>,
     pub(super) rebuild: Option<(MachineConfig, OwnedFd)>,
     pub(super) prepared: Option<(Prepared, OwnedFd)>,
     /// The configuration of the machine without descriptors, as a snapshot stores it.
@@ -142,14 +142,14 @@ impl Monitor {
     /// # Errors
     /// Fails when the process has no descriptors left.
     pub fn new(host: Host) -> std::io::Result<Self> {
-        let end = Arc::new(EndSignal::new()?);
+        let shutdown = Arc::new(ShutdownSignal::new()?);
         Ok(Self {
             saver: None,
             state: State::Empty,
             host,
-            end,
+            shutdown,
             saved: Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?),
-            save_answer: None,
+            save_response: None,
             rebuild: None,
             prepared: None,
             description: proto::Create::default(),
@@ -162,8 +162,8 @@ impl Monitor {
 
     /// Becomes readable when the machine exits by itself; [`Self::on_end`] is then to be called.
     #[must_use]
-    pub fn end_signal(&self) -> &Arc<EndSignal> {
-        &self.end
+    pub fn shutdown_signal(&self) -> &Arc<ShutdownSignal> {
+        &self.shutdown
     }
 
     /// The reason for which the machine has exited; `None` as long as it exists.
@@ -173,14 +173,14 @@ impl Monitor {
     }
 
     /// Handles one packet.
-    pub fn handle(&mut self, packet: &[u8], carried: Vec<OwnedFd>) -> Outcome {
-        match self.try_handle(packet, carried) {
+    pub fn handle(&mut self, packet: &[u8], fds: Vec<OwnedFd>) -> Outcome {
+        match self.try_handle(packet, fds) {
             Ok(outcome) => outcome,
-            Err(error) => Outcome::Answer(Answer::Error(error.message())),
+            Err(error) => Outcome::Response(Response::Error(error.message())),
         }
     }
 
-    fn try_handle(&mut self, packet: &[u8], carried: Vec<OwnedFd>) -> Result<Outcome, RequestError> {
+    fn try_handle(&mut self, packet: &[u8], fds: Vec<OwnedFd>) -> Result<Outcome, RequestError> {
         let request = proto::Request::decode(packet)?;
         let hello = matches!(request.operation, Some(Operation::Hello(_)));
         if !hello && !VERSIONS.has(request.version) {
@@ -205,43 +205,43 @@ impl Monitor {
             Operation::SaveWorkingSet(save) => ("SaveWorkingSet", save.descriptors.len()),
             Operation::Prepare(prepare) => ("Prepare", prepare.descriptors.len()),
         };
-        if carried.len() != expected {
-            return Err(RequestError::Descriptors { operation: name, expected, got: carried.len() });
+        if fds.len() != expected {
+            return Err(RequestError::Descriptors { operation: name, expected, got: fds.len() });
         }
-        let answer = match operation {
-            Operation::Hello(_) => Answer::Status(self.status()),
-            Operation::Create(create) => self.create(create, carried)?,
+        let response = match operation {
+            Operation::Hello(_) => Response::Status(self.status()),
+            Operation::Create(create) => self.create(create, fds)?,
             Operation::Boot(_) => self.boot()?,
             Operation::Pause(_) => self.pause()?,
             Operation::Resume(_) => self.resume()?,
-            Operation::GetMetrics(_) => Answer::Metrics(self.metrics()?),
+            Operation::GetMetrics(_) => Response::Metrics(self.metrics()?),
             Operation::Shutdown(_) => self.shutdown(),
-            Operation::WaitExit(_) => return Ok(Outcome::WhenEnded),
+            Operation::WaitExit(_) => return Ok(Outcome::WhenExited),
             Operation::Attach(attach) => {
-                let mut given = Descriptors::new(&attach.descriptors, carried)?;
-                let listener = given.take(proto::DescriptorRole::VsockListener, 0);
-                let broker = given.take(proto::DescriptorRole::VsockBroker, 0);
-                given.finish()?;
+                let mut descriptors = Descriptors::new(&attach.descriptors, fds)?;
+                let listener = descriptors.take(proto::DescriptorRole::VsockListener, 0);
+                let broker = descriptors.take(proto::DescriptorRole::VsockBroker, 0);
+                descriptors.finish()?;
                 self.attach(listener, broker)?
             }
             Operation::VsockConnect(connect) => {
                 let machine = self.machine_at_hand("connect to the guest")?;
-                if let Some(stream) = carried.into_iter().next() {
+                if let Some(stream) = fds.into_iter().next() {
                     machine.vsock_connect(connect.port, UnixStream::from(stream))?;
                 }
-                Answer::Done(proto::Done {})
+                Response::Done(proto::Done {})
             }
-            Operation::Save(save) => return self.save(save, carried),
+            Operation::Save(save) => return self.save(save, fds),
             Operation::CancelSave(_) => self.cancel_save()?,
-            Operation::Restore(restore) => self.restore(&restore, carried)?,
-            Operation::SaveWorkingSet(save) => self.save_working_set(&save, carried)?,
-            Operation::Prepare(prepare) => self.prepare(&prepare, carried)?,
+            Operation::Restore(restore) => self.restore(&restore, fds)?,
+            Operation::SaveWorkingSet(save) => self.save_working_set(&save, fds)?,
+            Operation::Prepare(prepare) => self.prepare(&prepare, fds)?,
             Operation::SetBalloon(balloon) => {
                 self.machine_at_hand("set the balloon")?.set_balloon(balloon.target_mib)?;
-                Answer::Done(proto::Done {})
+                Response::Done(proto::Done {})
             }
         };
-        Ok(Outcome::Answer(answer))
+        Ok(Outcome::Response(response))
     }
 
     pub(super) fn wrong_state(&self, operation: &'static str) -> RequestError {
@@ -260,29 +260,29 @@ impl Monitor {
         self.machine(operation)
     }
 
-    fn create(&mut self, create: proto::Create, carried: Vec<OwnedFd>) -> Result<Answer, RequestError> {
+    fn create(&mut self, create: proto::Create, fds: Vec<OwnedFd>) -> Result<Response, RequestError> {
         let State::Empty = self.state else { return Err(self.wrong_state("create it")) };
         let description = proto::Create { descriptors: Vec::new(), ..create.clone() };
-        let (config, kvm) = MachineConfig::from_message(create, carried)?;
+        let (config, kvm) = MachineConfig::from_message(create, fds)?;
         (self.description, self.prepared) = (description, None);
         self.base_layers = vec![0; config.disks.len()];
         self.state = State::Created(self.build(&config, &kvm)?);
         self.rebuild = Some((config, kvm));
-        Ok(Answer::Done(proto::Done {}))
+        Ok(Response::Done(proto::Done {}))
     }
 
     fn build(&self, config: &MachineConfig, kvm: &OwnedFd) -> Result<Machine, BuildError> {
         let config = config.try_clone().map_err(BuildError::host("duplicating descriptors"))?;
-        Machine::build(config, kvm.as_fd(), &self.host, Arc::clone(&self.end))
+        Machine::build(config, kvm.as_fd(), &self.host, Arc::clone(&self.shutdown))
     }
 
-    fn boot(&mut self) -> Result<Answer, RequestError> {
+    fn boot(&mut self) -> Result<Response, RequestError> {
         let State::Created(_) = self.state else { return Err(self.wrong_state("boot it")) };
         self.go();
-        Ok(Answer::Done(proto::Done {}))
+        Ok(Response::Done(proto::Done {}))
     }
 
-    pub(super) fn pause(&mut self) -> Result<Answer, RequestError> {
+    pub(super) fn pause(&mut self) -> Result<Response, RequestError> {
         match std::mem::replace(&mut self.state, State::Empty) {
             State::Running(machine) => {
                 machine.pause();
@@ -295,16 +295,16 @@ impl Monitor {
                 }
             }
         }
-        Ok(Answer::Done(proto::Done {}))
+        Ok(Response::Done(proto::Done {}))
     }
 
-    fn resume(&mut self) -> Result<Answer, RequestError> {
+    fn resume(&mut self) -> Result<Response, RequestError> {
         match self.state {
             State::Paused(_) => self.go(),
             State::Running(_) => {}
             _ => return Err(self.wrong_state("resume it")),
         }
-        Ok(Answer::Done(proto::Done {}))
+        Ok(Response::Done(proto::Done {}))
     }
 
     /// Lets a created or paused machine run.
@@ -318,12 +318,16 @@ impl Monitor {
         };
     }
 
-    fn shutdown(&mut self) -> Answer {
+    fn shutdown(&mut self) -> Response {
         self.finish(ExitKind::Shutdown, "a controller asked for it".into());
-        Answer::Done(proto::Done {})
+        Response::Done(proto::Done {})
     }
 
-    fn attach(&mut self, listener: Option<OwnedFd>, broker: Option<OwnedFd>) -> Result<Answer, RequestError> {
+    fn attach(
+        &mut self,
+        listener: Option<OwnedFd>,
+        broker: Option<OwnedFd>,
+    ) -> Result<Response, RequestError> {
         let machine = self.machine_at_hand("attach to it")?;
         let duplicate = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::try_clone).transpose();
         let kept = duplicate(&listener).and_then(|listener| Ok((listener, duplicate(&broker)?)));
@@ -335,17 +339,19 @@ impl Monitor {
             vsock.listener = kept_listener.map(Into::into).or(vsock.listener.take());
             vsock.broker = kept_broker.or(vsock.broker.take());
         }
-        Ok(Answer::Done(proto::Done {}))
+        Ok(Response::Done(proto::Done {}))
     }
 
     /// Handles the exit that the machine has reported: restarts the machine or finishes.
     pub fn on_end(&mut self) {
-        let Some(end) = self.end.take() else { return };
-        match end {
-            End::PowerOff => self.finish(ExitKind::PowerOff, "the guest powered itself off".into()),
-            End::GuestError(message) => self.finish(ExitKind::GuestError, message),
-            End::MonitorError(message) => self.finish(ExitKind::MonitorError, message),
-            End::Restart => self.restart(),
+        let Some(reason) = self.shutdown.take() else { return };
+        match reason {
+            ShutdownReason::PowerOff => {
+                self.finish(ExitKind::PowerOff, "the guest powered itself off".into())
+            }
+            ShutdownReason::GuestError(message) => self.finish(ExitKind::GuestError, message),
+            ShutdownReason::MonitorError(message) => self.finish(ExitKind::MonitorError, message),
+            ShutdownReason::Restart => self.restart(),
         }
     }
 
@@ -357,7 +363,7 @@ impl Monitor {
         let paused = matches!(self.state, State::Paused(_));
         self.state = State::Empty; // drops the old machine, which finishes and closes its disks
         // Another vCPU may have reported an exit while it stopped. That report concerns the old machine: discard it.
-        let _ = self.end.take();
+        let _ = self.shutdown.take();
         let Some((config, kvm)) = &self.rebuild else { return };
         match self.build(config, kvm) {
             Ok(machine) => {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
-use hearth_proto::vmm::v1::response::Result as Answer;
+use hearth_proto::vmm::v1::response::Result as Response;
 use hearth_proto::vmm::v1::{self as proto, DescriptorRole as Role};
 use hearth_vmm_api::config::restore::RestoreClock;
 use hearth_vmm_api::config::wire::Descriptors;
@@ -22,38 +22,38 @@ impl Monitor {
     pub(super) fn prepare(
         &mut self,
         prepare: &proto::Prepare,
-        carried: Vec<OwnedFd>,
-    ) -> Result<Answer, RequestError> {
+        fds: Vec<OwnedFd>,
+    ) -> Result<Response, RequestError> {
         let State::Empty = self.state else { return Err(self.wrong_state("prepare it")) };
         if !VCPU_RANGE.contains(&prepare.vcpus) {
             return Err(ConfigError::Vcpus(prepare.vcpus).into());
         }
         check_memory(prepare.memory_mib).map_err(ConfigError::from)?;
-        let mut given = Descriptors::new(&prepare.descriptors, carried)?;
-        let kvm = given.require(Role::Kvm, 0)?;
-        given.finish()?;
+        let mut descriptors = Descriptors::new(&prepare.descriptors, fds)?;
+        let kvm = descriptors.require(Role::Kvm, 0)?;
+        descriptors.finish()?;
         let prepared = Prepared::new(kvm.as_fd(), prepare.vcpus, prepare.memory_mib)?;
         self.prepared = Some((prepared, kvm));
-        Ok(Answer::Done(proto::Done {}))
+        Ok(Response::Done(proto::Done {}))
     }
 
     /// Builds the machine of a snapshot.
     pub(super) fn restore(
         &mut self,
         restore: &proto::Restore,
-        carried: Vec<OwnedFd>,
-    ) -> Result<Answer, RequestError> {
+        fds: Vec<OwnedFd>,
+    ) -> Result<Response, RequestError> {
         let State::Empty = self.state else { return Err(self.wrong_state("restore it")) };
         let mut steps = Steps::default();
-        let mut given = Descriptors::new(&restore.descriptors, carried)?;
+        let mut descriptors = Descriptors::new(&restore.descriptors, fds)?;
         let state =
-            state_file::read(&File::from(given.require(Role::State, 0)?)).map_err(BuildError::from)?;
-        let memory = given.require(Role::Memory, 0)?.into();
-        let file = |given: &mut Descriptors, role| given.take(role, 0).map(File::from);
-        let diff = file(&mut given, Role::MemoryDiff);
-        let working_set = file(&mut given, Role::WorkingSet);
-        let userfaultfd = file(&mut given, Role::Userfaultfd);
-        let (prepared, kvm) = match (given.take(Role::Kvm, 0), self.prepared.take()) {
+            state_file::read(&File::from(descriptors.require(Role::State, 0)?)).map_err(BuildError::from)?;
+        let memory = descriptors.require(Role::Memory, 0)?.into();
+        let file = |descriptors: &mut Descriptors, role| descriptors.take(role, 0).map(File::from);
+        let diff = file(&mut descriptors, Role::MemoryDiff);
+        let working_set = file(&mut descriptors, Role::WorkingSet);
+        let userfaultfd = file(&mut descriptors, Role::Userfaultfd);
+        let (prepared, kvm) = match (descriptors.take(Role::Kvm, 0), self.prepared.take()) {
             (Some(kvm), prepared) => (prepared.map(|(prepared, _)| prepared), kvm),
             (None, Some((prepared, kvm))) => (Some(prepared), kvm),
             (None, None) => return Err(ConfigError::MissingDescriptor("KVM 0".into()).into()),
@@ -64,8 +64,8 @@ impl Monitor {
             0 => CONSOLE_MAX_BYTES,
             bytes => bytes,
         };
-        let config = MachineConfig::from_parts(description.clone(), &mut given)?;
-        given.finish()?;
+        let config = MachineConfig::from_parts(description.clone(), &mut descriptors)?;
+        descriptors.finish()?;
         let rebuild = config.try_clone().map_err(BuildError::host("duplicating descriptors"))?;
         let layers = |disk: &proto::Disk| usize::try_from(disk.layers).unwrap_or(0);
         // A diff has one topmost layer of its own. The next diff replaces that layer, so it does not count as a base
@@ -75,9 +75,9 @@ impl Monitor {
         steps.done("state");
         let clock = RestoreClock::of(restore);
         let snapshot = Snapshot { state, config, memory, diff, clock, working_set, userfaultfd };
-        let end = Arc::clone(&self.end);
+        let shutdown = Arc::clone(&self.shutdown);
         let Restored { machine, pages, rest } =
-            Machine::restore(snapshot, kvm.as_fd(), prepared, &self.host, end, &mut steps)?;
+            Machine::restore(snapshot, kvm.as_fd(), prepared, &self.host, shutdown, &mut steps)?;
         self.state = State::Paused(machine);
         (self.rebuild, self.description, self.base_layers) = (Some((rebuild, kvm)), description, base_layers);
         if restore.resume {
@@ -90,28 +90,28 @@ impl Monitor {
         let counter = |(name, value): (&str, u64)| proto::Counter { name: name.into(), value };
         let (steps, pages) = (steps.message(), pages.into_iter().map(counter).collect::<Vec<_>>());
         self.last_restore = Some((steps.clone(), pages.clone()));
-        Ok(Answer::Restored(proto::Restored { steps, pages }))
+        Ok(Response::Restored(proto::Restored { steps, pages }))
     }
 
     /// Writes the working set that the machine has touched so far.
     pub(super) fn save_working_set(
         &mut self,
         save: &proto::SaveWorkingSet,
-        carried: Vec<OwnedFd>,
-    ) -> Result<Answer, RequestError> {
+        fds: Vec<OwnedFd>,
+    ) -> Result<Response, RequestError> {
         if !matches!(self.state, State::Running(_) | State::Paused(_)) {
             return Err(self.wrong_state("write its working set"));
         }
-        let mut given = Descriptors::new(&save.descriptors, carried)?;
-        let file = File::from(given.require(Role::WorkingSet, 0)?);
-        given.finish()?;
+        let mut descriptors = Descriptors::new(&save.descriptors, fds)?;
+        let file = File::from(descriptors.require(Role::WorkingSet, 0)?);
+        descriptors.finish()?;
         let paused = matches!(self.state, State::Paused(_));
         self.pause()?;
         let written = self.write_working_set(&file);
         if !paused {
             self.go();
         }
-        written.map(Answer::WorkingSetSaved)
+        written.map(Response::WorkingSetSaved)
     }
 
     fn write_working_set(&self, file: &File) -> Result<proto::WorkingSetSaved, RequestError> {
@@ -127,12 +127,12 @@ impl Monitor {
 }
 
 /// Returns an error if a disk has another number of layers than when the snapshot was taken.
-fn check_layers(description: &proto::Create, given: &[u32]) -> Result<(), RequestError> {
+fn check_layers(description: &proto::Create, passed: &[u32]) -> Result<(), RequestError> {
     for (index, disk) in description.disks.iter().enumerate() {
-        let (wanted, given) = (disk.layers, given.get(index).copied().unwrap_or(0));
-        if wanted != given {
+        let (expected, passed) = (disk.layers, passed.get(index).copied().unwrap_or(0));
+        if expected != passed {
             let message =
-                format!("disk {index} of the snapshot has {wanted} frozen layers, {given} were passed");
+                format!("disk {index} of the snapshot has {expected} frozen layers, {passed} were passed");
             return Err(BuildError::from(StateError::Content(message)).into());
         }
     }

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use hearth_proto::vmm::v1::response::Result as Answer;
+use hearth_proto::vmm::v1::response::Result as Response;
 use hearth_proto::vmm::v1::{self as proto, DescriptorRole as Role, SaveKind, SaveStage, SavedMachine};
 use hearth_vmm_api::config::wire::Descriptors;
 use hearth_vmm_api::config::{DiskSource, MachineConfig};
@@ -29,16 +29,16 @@ struct Files {
 }
 
 impl Files {
-    fn take(mut given: Descriptors, config: &MachineConfig) -> Result<Self, RequestError> {
-        let state = File::from(given.require(Role::State, 0)?);
-        let memory = File::from(given.require(Role::Memory, 0)?);
+    fn take(mut descriptors: Descriptors, config: &MachineConfig) -> Result<Self, RequestError> {
+        let state = File::from(descriptors.require(Role::State, 0)?);
+        let memory = File::from(descriptors.require(Role::Memory, 0)?);
         let disks = config.disks.iter().enumerate();
         let layers = disks.map(|(index, disk)| match &disk.source {
-            DiskSource::Overlay { .. } => given.take(Role::SavedLayer, index).map(File::from),
+            DiskSource::Overlay { .. } => descriptors.take(Role::SavedLayer, index).map(File::from),
             _ => None,
         });
         let layers: Vec<Option<File>> = layers.collect();
-        given.finish()?;
+        descriptors.finish()?;
         let named = [("state", Some(&state)), ("memory", Some(&memory))];
         for (name, file) in named.into_iter().chain(layers.iter().map(|file| ("layer", file.as_ref()))) {
             let Some(file) = file else { continue };
@@ -54,17 +54,17 @@ impl Files {
 
 impl Monitor {
     /// Starts to save the machine; the client receives the response when everything is written.
-    pub(super) fn save(&mut self, save: proto::Save, carried: Vec<OwnedFd>) -> Result<Outcome, RequestError> {
+    pub(super) fn save(&mut self, save: proto::Save, fds: Vec<OwnedFd>) -> Result<Outcome, RequestError> {
         if !matches!(self.state, State::Running(_) | State::Paused(_)) {
             return Err(self.wrong_state("save it"));
         }
-        let given = Descriptors::new(&save.descriptors, carried)?;
+        let descriptors = Descriptors::new(&save.descriptors, fds)?;
         let kind = save.kind();
         if kind == SaveKind::Unspecified {
             return Err(RequestError::SaveKind);
         }
         let Some((config, _)) = &self.rebuild else { return Err(self.wrong_state("save it")) };
-        let files = Files::take(given, config)?;
+        let files = Files::take(descriptors, config)?;
         let mut steps = Steps::default();
         let (machine, was_running) = match std::mem::replace(&mut self.state, State::Empty) {
             State::Running(machine) => {
@@ -78,7 +78,7 @@ impl Monitor {
             }
         };
         steps.done("pause");
-        let started = if self.end.is_reported() {
+        let started = if self.shutdown.is_reported() {
             Err(RequestError::State { operation: "save it", state: "about to end, or to restart" })
         } else {
             self.start_saver(&machine, kind, save.hold_at(), files, steps)
@@ -169,7 +169,7 @@ impl Monitor {
     }
 
     /// Cancels the save that is under way; the machine returns to the state that it was in before.
-    pub(super) fn cancel_save(&mut self) -> Result<Answer, RequestError> {
+    pub(super) fn cancel_save(&mut self) -> Result<Response, RequestError> {
         if !matches!(self.state, State::Saving { .. }) {
             return Err(self.wrong_state("cancel a save"));
         }
@@ -178,9 +178,9 @@ impl Monitor {
         }
         self.after_save(false);
         let error = RequestError::from(SaveError::Cancelled);
-        self.save_answer = Some(Answer::Error(error.message()));
+        self.save_response = Some(Response::Error(error.message()));
         let _ = self.saved.write(1); // the write fails only when the event is signalled already
-        Ok(Answer::Done(proto::Done {}))
+        Ok(Response::Done(proto::Done {}))
     }
 
     /// Cancels the save of a machine whose guest requested a restart while it was being paused. A vCPU that has
@@ -196,7 +196,7 @@ impl Monitor {
         };
         self.saver = None; // cancels the save, and waits until the saver no longer uses the machine's memory
         self.state = if was_running { State::Running(machine) } else { State::Paused(machine) };
-        self.save_answer = Some(Answer::Error(RequestError::from(SaveError::Restarted).message()));
+        self.save_response = Some(Response::Error(RequestError::from(SaveError::Restarted).message()));
         let _ = self.saved.write(1); // the write fails only when the event is signalled already
     }
 
@@ -211,23 +211,23 @@ impl Monitor {
     }
 
     /// Returns the response for the clients that wait for the save, once the saver has finished or was cancelled.
-    pub fn on_saved(&mut self) -> Option<Answer> {
+    pub fn on_saved(&mut self) -> Option<Response> {
         let _ = self.saved.read(); // the read fails only when the event was read before
         if matches!(self.state, State::Saving { .. })
             && let Some(outcome) = self.saver.as_ref().and_then(Saver::take_outcome)
         {
             self.saver = None;
             self.after_save(outcome.is_ok());
-            self.save_answer = Some(match outcome {
+            self.save_response = Some(match outcome {
                 Ok(outcome) => {
                     let saved = outcome.message();
                     self.last_save = Some((saved.steps.clone(), saved.pages.clone()));
-                    Answer::Saved(saved)
+                    Response::Saved(saved)
                 }
-                Err(error) => Answer::Error(RequestError::from(error).message()),
+                Err(error) => Response::Error(RequestError::from(error).message()),
             });
         }
-        self.save_answer.take()
+        self.save_response.take()
     }
 
     /// The id of the snapshot on which a diff would build; empty if there is none.

@@ -8,7 +8,7 @@ use std::os::fd::AsFd as _;
 use hearth_proto::vmm::v1 as proto;
 use hearth_vmm_api::socket::{PacketListener, PacketSocket};
 use prost::Message as _;
-use proto::response::Result as Answer;
+use proto::response::Result as Response;
 
 use super::monitor::{Monitor, Outcome};
 use crate::event_loop::{DeviceId, EventLoop, Interest, Poller, Ready};
@@ -51,7 +51,7 @@ impl Server {
     pub fn new(listener: PacketListener, monitor: Monitor) -> io::Result<Self> {
         let events = EventLoop::new()?;
         events.poller(LISTENER).add(&listener, 0, Interest::READ)?;
-        events.poller(END).add(&**monitor.end_signal(), 0, Interest::READ)?;
+        events.poller(END).add(&**monitor.shutdown_signal(), 0, Interest::READ)?;
         events.poller(SAVED).add(&monitor.saved_signal(), 0, Interest::READ)?;
         Ok(Self { listener, monitor, events, controllers: BTreeMap::new(), next: 0, listening: true })
     }
@@ -76,7 +76,7 @@ impl Server {
             }
             if let Some(reason) = self.monitor.exit().cloned() {
                 for controller in self.controllers.values().filter(|controller| controller.waits_for_exit) {
-                    let _ = answer(&controller.socket, Answer::Exit(reason.clone())); // the peer may be gone
+                    let _ = respond(&controller.socket, Response::Exit(reason.clone())); // the peer may be gone
                 }
                 return Ok(reason);
             }
@@ -117,7 +117,7 @@ impl Server {
         let Some(result) = self.monitor.on_saved() else { return };
         for controller in self.controllers.values_mut().filter(|controller| controller.waits_for_save) {
             controller.waits_for_save = false;
-            let _ = answer(&controller.socket, result.clone()); // the controller may have disconnected
+            let _ = respond(&controller.socket, result.clone()); // the controller may have disconnected
         }
     }
 
@@ -126,9 +126,9 @@ impl Server {
         self.saved();
         let Some(controller) = self.controllers.get_mut(&token) else { return };
         let kept = match controller.socket.receive(buffer) {
-            Ok(Some(carried)) => match self.monitor.handle(buffer, carried) {
-                Outcome::Answer(result) => answer(&controller.socket, result).is_ok(),
-                Outcome::WhenEnded => {
+            Ok(Some(fds)) => match self.monitor.handle(buffer, fds) {
+                Outcome::Response(result) => respond(&controller.socket, result).is_ok(),
+                Outcome::WhenExited => {
                     controller.waits_for_exit = true;
                     true
                 }
@@ -140,7 +140,7 @@ impl Server {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 let code = proto::ErrorCode::Protocol.into();
                 let error = proto::Error { code, message: error.to_string() };
-                answer(&controller.socket, Answer::Error(error)).is_ok()
+                respond(&controller.socket, Response::Error(error)).is_ok()
             }
             Ok(None) | Err(_) => false,
         };
@@ -152,6 +152,6 @@ impl Server {
     }
 }
 
-fn answer(socket: &PacketSocket, result: Answer) -> io::Result<()> {
+fn respond(socket: &PacketSocket, result: Response) -> io::Result<()> {
     socket.send(&proto::Response { result: Some(result) }.encode_to_vec(), &[])
 }

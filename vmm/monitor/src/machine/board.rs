@@ -13,8 +13,8 @@ use hearth_proto::vmm::v1::{SavedBoard, SavedVirtio};
 use hearth_vmm_api::config::MachineConfig;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::end::{End, EndSignal};
 use super::gate::{Gate, Passage};
+use super::shutdown::{ShutdownReason, ShutdownSignal};
 use crate::arch::layout::{self, spi};
 use crate::devices::bus::{Bus, BusError, MmioDevice};
 use crate::devices::rtc::Rtc;
@@ -438,10 +438,10 @@ pub struct Worker {
 
 impl Worker {
     /// Serves events until the gate is shut. When woken while the gate is closed, waits at the gate.
-    pub fn run(mut self, gate: &Gate, end: &EndSignal) {
+    pub fn run(mut self, gate: &Gate, shutdown: &ShutdownSignal) {
         while gate.pass() == Passage::Go {
             if let Err(error) = self.serve_until_woken() {
-                end.report(End::MonitorError(format!("waiting for device events: {error}")));
+                shutdown.report(ShutdownReason::MonitorError(format!("waiting for device events: {error}")));
                 return;
             }
         }

@@ -14,8 +14,8 @@ use hearth_vmm_jail::{Filters, ThreadRole};
 use vm_memory::{Bytes as _, GuestAddress};
 
 use super::board::{Board, BoardError};
-use super::end::{End, EndSignal};
 use super::gate::{Gate, Passage};
+use super::shutdown::{ShutdownReason, ShutdownSignal};
 use super::{BuildError, Host, SavedParts};
 use crate::arch::aarch64::registers::{Registers, TIMER_COUNT, saved_value};
 use crate::arch::aarch64::vcpu::{Exit, ImmediateExit, MPIDR, Vcpu, affinity_of};
@@ -149,7 +149,7 @@ impl Machine {
         mut config: MachineConfig,
         kvm: BorrowedFd<'_>,
         host: &Host,
-        end: Arc<EndSignal>,
+        shutdown: Arc<ShutdownSignal>,
     ) -> Result<Self, BuildError> {
         handle_kick_signal();
         let memory = memory::map_anonymous(config.memory_mib)?;
@@ -161,11 +161,15 @@ impl Machine {
         connect(&vm, &board)?;
         load(&config, console, host, &memory, &board, &vcpus)?;
         let parts = Parts { vm, vcpus, board, events: event_loop, memory, backing: None, recorder: None };
-        Self::assemble(parts, host, end)
+        Self::assemble(parts, host, shutdown)
     }
 
     /// Starts the threads, which wait at their gates.
-    pub(super) fn assemble(parts: Parts, host: &Host, end: Arc<EndSignal>) -> Result<Self, BuildError> {
+    pub(super) fn assemble(
+        parts: Parts,
+        host: &Host,
+        shutdown: Arc<ShutdownSignal>,
+    ) -> Result<Self, BuildError> {
         let Parts { vm, vcpus, board, events, memory, backing, recorder } = parts;
         let vcpu_gate = Arc::new(Gate::new(vcpus.len()));
         let device_gate = Arc::new(Gate::new(1));
@@ -182,7 +186,7 @@ impl Machine {
         };
         let gate = Arc::clone(&machine.device_gate);
         let worker = machine.board.worker(events);
-        let (filters, signal) = (host.filters.clone(), Arc::clone(&end));
+        let (filters, signal) = (host.filters.clone(), Arc::clone(&shutdown));
         let run = move || {
             if enter(&filters, ThreadRole::Device, &signal) {
                 worker.run(&gate, &signal);
@@ -192,7 +196,7 @@ impl Machine {
         let spawned = thread::Builder::new().name("devices".into()).stack_size(STACK).spawn(run);
         machine.devices = Some(spawned.map_err(BuildError::host("starting the device thread"))?);
         for vcpu in vcpus {
-            let thread = machine.spawn_vcpu(vcpu, host.filters.clone(), Arc::clone(&end))?;
+            let thread = machine.spawn_vcpu(vcpu, host.filters.clone(), Arc::clone(&shutdown))?;
             machine.vcpus.push(thread);
         }
         Ok(machine)
@@ -202,15 +206,15 @@ impl Machine {
         &self,
         mut vcpu: Vcpu,
         filters: Filters,
-        end: Arc<EndSignal>,
+        shutdown: Arc<ShutdownSignal>,
     ) -> Result<VcpuThread, BuildError> {
         let counters = Arc::new(ExitCounters::default());
         let (immediate_exit, fd) = (vcpu.immediate_exit(), vcpu.raw_fd());
         let (gate, bus) = (Arc::clone(&self.vcpu_gate), Arc::clone(self.board.bus()));
         let counted = Arc::clone(&counters);
         let run = move || {
-            if enter(&filters, ThreadRole::Vcpu, &end) {
-                run_vcpu(&mut vcpu, &gate, &bus, &counted, &end);
+            if enter(&filters, ThreadRole::Vcpu, &shutdown) {
+                run_vcpu(&mut vcpu, &gate, &bus, &counted, &shutdown);
             }
             gate.resign();
             vcpu
@@ -346,15 +350,15 @@ impl Drop for Machine {
 }
 
 /// Puts a new thread under its system call filter; returns `false` when that fails and the thread must not continue.
-fn enter(filters: &Filters, role: ThreadRole, end: &EndSignal) -> bool {
+fn enter(filters: &Filters, role: ThreadRole, shutdown: &ShutdownSignal) -> bool {
     let installed = filters.install(role);
     if let Err(error) = &installed {
-        end.report(End::MonitorError(format!("a thread could not be jailed: {error}")));
+        shutdown.report(ShutdownReason::MonitorError(format!("a thread could not be jailed: {error}")));
     }
     installed.is_ok()
 }
 
-fn run_vcpu(vcpu: &mut Vcpu, gate: &Gate, bus: &Bus, counters: &ExitCounters, end: &EndSignal) {
+fn run_vcpu(vcpu: &mut Vcpu, gate: &Gate, bus: &Bus, counters: &ExitCounters, shutdown: &ShutdownSignal) {
     while gate.pass() == Passage::Go {
         // The loop is left only when interrupted: then the kernel has completed any MMIO access.
         loop {
@@ -363,10 +367,11 @@ fn run_vcpu(vcpu: &mut Vcpu, gate: &Gate, bus: &Bus, counters: &ExitCounters, en
             match exit {
                 Exit::MmioRead | Exit::MmioWrite => {}
                 Exit::Interrupted => break,
-                Exit::PowerOff => return end.report(End::PowerOff),
-                Exit::Reset => return end.report(End::Restart),
+                Exit::PowerOff => return shutdown.report(ShutdownReason::PowerOff),
+                Exit::Reset => return shutdown.report(ShutdownReason::Restart),
                 Exit::Fatal(why) => {
-                    return end.report(End::GuestError(format!("vCPU {}: {why}", vcpu.index())));
+                    return shutdown
+                        .report(ShutdownReason::GuestError(format!("vCPU {}: {why}", vcpu.index())));
                 }
             }
         }

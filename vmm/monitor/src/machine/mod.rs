@@ -13,12 +13,12 @@
 //! other way to reset a GIC, and no state can leak from one boot into the next.
 
 pub mod board;
-pub mod end;
 pub mod gate;
 #[cfg(target_arch = "aarch64")]
 mod kvm;
 #[cfg(target_arch = "aarch64")]
 mod restore;
+pub mod shutdown;
 #[cfg(target_arch = "aarch64")]
 pub use kvm::Machine;
 #[cfg(target_arch = "aarch64")]

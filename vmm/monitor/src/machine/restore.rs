@@ -14,12 +14,12 @@ use hearth_vmm_api::snapshot::state_file::StateError;
 use hearth_vmm_api::steps::Steps;
 
 use super::board::{self, Board};
-use super::end::EndSignal;
 use super::kvm::{Machine, Parts, connect, handle_kick_signal};
+use super::shutdown::ShutdownSignal;
 use super::{BuildError, Host, Restored, Snapshot};
 use crate::arch::aarch64::vcpu::Vcpu;
 use crate::arch::aarch64::vm::{Vm, VmError, features_of};
-use crate::snapshot::load::{self, Manner};
+use crate::snapshot::load::{self, LoadMode};
 use crate::snapshot::record::Recorder;
 use crate::snapshot::working_set;
 
@@ -77,7 +77,7 @@ impl Machine {
         kvm: BorrowedFd<'_>,
         prepared: Option<Prepared>,
         host: &Host,
-        end: Arc<EndSignal>,
+        shutdown: Arc<ShutdownSignal>,
         steps: &mut Steps,
     ) -> Result<Restored, BuildError> {
         handle_kick_signal();
@@ -93,8 +93,8 @@ impl Machine {
             return Err(StateError::content("it has another number of vCPUs than its configuration").into());
         }
         let gic = aarch64.gic.as_ref().ok_or_else(|| missing("interrupt controller"))?;
-        let manner = if userfaultfd.is_some() { Manner::Record } else { Manner::Map };
-        let loaded = load::load(&state, memory, diff, manner)?;
+        let mode = if userfaultfd.is_some() { LoadMode::Record } else { LoadMode::Map };
+        let loaded = load::load(&state, memory, diff, mode)?;
         if loaded.memory_mib() != config.memory_mib {
             return Err(StateError::content("it has another memory size than its configuration").into());
         }
@@ -138,7 +138,7 @@ impl Machine {
         connect(&vm, &board)?;
         steps.done("devices");
         let parts = Parts { vm, vcpus, board, events, memory, backing: Some(backing), recorder };
-        let machine = Self::assemble(parts, host, end)?;
+        let machine = Self::assemble(parts, host, shutdown)?;
         steps.done("threads");
         Ok(Restored { machine, pages, rest })
     }

@@ -10,7 +10,7 @@ use hearth_vmm_api::config::MachineConfig;
 use hearth_vmm_api::steps::Steps;
 
 use super::board::BoardError;
-use super::end::EndSignal;
+use super::shutdown::ShutdownSignal;
 use super::{BuildError, Host, Restored, SavedParts, Snapshot};
 use crate::memory::GuestMemory;
 use crate::snapshot::load::Backing;
@@ -37,7 +37,7 @@ impl Machine {
         _: MachineConfig,
         _: BorrowedFd<'_>,
         _: &Host,
-        _: Arc<EndSignal>,
+        _: Arc<ShutdownSignal>,
     ) -> Result<Self, BuildError> {
         Err(BuildError::Architecture)
     }
@@ -46,7 +46,7 @@ impl Machine {
         _: BorrowedFd<'_>,
         _: Option<Prepared>,
         _: &Host,
-        _: Arc<EndSignal>,
+        _: Arc<ShutdownSignal>,
         _: &mut Steps,
     ) -> Result<Restored, BuildError> {
         Err(BuildError::Architecture)

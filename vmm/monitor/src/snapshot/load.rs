@@ -139,7 +139,7 @@ pub struct Loaded {
 
 /// How memory is restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Manner {
+pub enum LoadMode {
     /// Memory is mapped from the files.
     Map,
     /// Memory stays empty: the recorder copies each page from its [`Backing::source`] when it is first accessed.
@@ -154,7 +154,7 @@ pub fn load(
     state: &SavedMachine,
     base: File,
     diff: Option<File>,
-    manner: Manner,
+    mode: LoadMode,
 ) -> Result<Loaded, LoadError> {
     check_page_size()?;
     let saved = state.memory.as_ref().ok_or_else(|| StateError::content("its memory is missing"))?;
@@ -189,7 +189,7 @@ pub fn load(
     // Without huge pages, writing to one page costs one page only.
     advise(range, libc::MADV_NOHUGEPAGE)?;
     let mut loaded = Loaded { memory, backing, mapped_pages: 0, read_pages: 0 };
-    if manner == Manner::Map {
+    if mode == LoadMode::Map {
         loaded.fill(range)?;
     }
     Ok(loaded)

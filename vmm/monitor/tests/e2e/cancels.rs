@@ -13,7 +13,7 @@ use hearth_vmm_api::socket::PacketSocket;
 use hearth_vmm_client::{Client, ClientError, SaveConfig, SaveKind, SaveStage};
 use prost::Message as _;
 use proto::request::Operation;
-use proto::response::Result as Answer;
+use proto::response::Result as Response;
 use proto::{DescriptorRole as Role, ErrorCode, MachineState};
 use tempfile::TempDir;
 
@@ -209,7 +209,7 @@ fn ask_for_save(guest: &Guest, hold_at: SaveStage, folder: &TempDir) -> PacketSo
 }
 
 /// Returns the response to the request that was sent on `socket`.
-fn answer(socket: PacketSocket) -> Answer {
+fn answer(socket: PacketSocket) -> Response {
     within("an answer", move || {
         let mut packet = Vec::new();
         socket.receive(&mut packet).unwrap().expect("the monitor is gone without an answer");
@@ -234,9 +234,9 @@ fn a_save_that_comes_right_after_a_cancel_gets_an_answer_of_its_own() {
     let cancel = ask(&guest, Operation::CancelSave(proto::CancelSave {}), &[]);
     let save = ask_for_save(&guest, SaveStage::Unspecified, &folder);
     signal(&guest, libc::SIGCONT);
-    assert!(matches!(answer(cancel), Answer::Done(_)));
+    assert!(matches!(answer(cancel), Response::Done(_)));
     match answer(save) {
-        Answer::Saved(saved) => assert_eq!(saved.snapshot_id.len(), 16),
+        Response::Saved(saved) => assert_eq!(saved.snapshot_id.len(), 16),
         other => panic!("it was not cancelled: {other:?}"),
     }
     assert_refused(&held.answer(), ErrorCode::Cancelled, "cancelled");

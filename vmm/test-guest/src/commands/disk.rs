@@ -12,7 +12,7 @@ use hearth_test_guest::disk_model::{self, DiskModel, MAX_SECTORS, Request, SECTO
 use hearth_test_guest::pattern::{self, Random};
 use hearth_test_guest::records::{RECORD, Records};
 
-use super::{Words, failed, tell};
+use super::{Words, failed, send_line};
 use crate::buffer::Buffer;
 
 /// The request to discard a range of bytes (linux/fs.h).
@@ -61,7 +61,7 @@ pub(super) fn fuzz(words: &mut Words<'_>, progress: &mut File) -> Result<String,
     let (seed, base_seed) = (words.value("SEED")?, words.value("BASE_SEED")?);
     let (requests, workers) = (words.value("REQUESTS")?, words.value("WORKERS")?);
     let models = disk_model::models(seed, base_seed, sectors(device)?, workers);
-    tell(progress, "started")?;
+    send_line(progress, "started")?;
     let run = |model| -> Result<thread::JoinHandle<Result<u64, String>>, String> {
         let disk = open(device)?;
         Ok(thread::spawn(move || fuzz_part(&disk, model, requests)))
@@ -194,7 +194,7 @@ pub(super) fn write_records(words: &mut Words<'_>, progress: &mut File) -> Resul
         until_flush -= 1;
         if until_flush == 0 {
             disk.sync_all().map_err(failed("flushing"))?;
-            tell(progress, &format!("flushed {done}"))?;
+            send_line(progress, &format!("flushed {done}"))?;
             until_flush = 1 + random.below(RECORDS_PER_FLUSH);
         }
     }

@@ -98,7 +98,7 @@ pub(crate) fn answer(guest: &Guest, mut connection: File) {
         Err(reason) => format!("err {reason}"),
     };
     // It is no error if the host has disconnected.
-    let _ = tell(&mut connection, &last);
+    let _ = send_line(&mut connection, &last);
 }
 
 /// Returns information about a machine with a disk and an entropy device, one item per line.
@@ -171,7 +171,7 @@ fn run(guest: &Guest, name: &str, words: &mut Words<'_>, progress: &mut File) ->
 }
 
 /// Sends a line to the host.
-fn tell(connection: &mut File, line: &str) -> Result<(), String> {
+fn send_line(connection: &mut File, line: &str) -> Result<(), String> {
     connection.write_all(format!("{line}\n").as_bytes()).map_err(failed("answering the host"))
 }
 

@@ -8,7 +8,7 @@ use std::thread;
 
 use hearth_test_guest::pattern;
 
-use super::{Words, failed, tell};
+use super::{Words, failed, send_line};
 
 const CHUNK: usize = 64 * 1024;
 
@@ -57,7 +57,7 @@ fn socket_address(address: Ipv4Addr) -> libc::__c_anonymous_ifr_ifru {
 pub(super) fn echo(words: &mut Words<'_>, progress: &mut File) -> Result<String, String> {
     let port: u16 = words.value("PORT")?;
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).map_err(failed("listening"))?;
-    tell(progress, "listening")?;
+    send_line(progress, "listening")?;
     let (mut stream, _) = listener.accept().map_err(failed("accepting"))?;
     let mut back = stream.try_clone().map_err(failed("duplicating the stream"))?;
     let bytes = io::copy(&mut stream, &mut back).map_err(failed("sending back"))?;

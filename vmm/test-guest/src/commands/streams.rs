@@ -6,7 +6,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 
 use super::network::{receive, send};
-use super::{Words, disk, failed, tell};
+use super::{Words, disk, failed, send_line};
 use crate::vsock;
 
 /// Stack size in bytes of threads of which there are hundreds.
@@ -73,7 +73,7 @@ pub(super) fn sink(words: &mut Words<'_>) -> Result<String, String> {
             Ok(bytes) => format!("ok {bytes}"),
             Err(reason) => format!("err {reason}"),
         };
-        let _ = tell(&mut stream, &answer);
+        let _ = send_line(&mut stream, &answer);
     })
 }
 
@@ -87,7 +87,7 @@ pub(super) fn take(words: &mut Words<'_>) -> Result<String, String> {
             Ok(received) => format!("err the stream ended after {received} bytes"),
             Err(error) => format!("err receiving: {error}"),
         };
-        let _ = tell(&mut stream, &answer);
+        let _ = send_line(&mut stream, &answer);
     })
 }
 

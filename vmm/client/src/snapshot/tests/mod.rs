@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use hearth_proto::vmm::v1::request::Operation;
-use hearth_proto::vmm::v1::response::Result as Answer;
+use hearth_proto::vmm::v1::response::Result as Response;
 use hearth_proto::vmm::v1::{self as proto, DescriptorRole as Role, DiskMode, MachineState};
 use hearth_vmm_api::config::wire::Descriptors;
 use hearth_vmm_api::snapshot::state_file;
@@ -64,8 +64,8 @@ fn disks(layers: &[Option<u32>]) -> Vec<proto::Disk> {
 }
 
 impl Script {
-    fn answer(&self, operation: Operation, carried: Vec<std::os::fd::OwnedFd>) -> (&'static str, Answer) {
-        let done = Answer::Done(proto::Done {});
+    fn answer(&self, operation: Operation, fds: Vec<std::os::fd::OwnedFd>) -> (&'static str, Response) {
+        let done = Response::Done(proto::Done {});
         match operation {
             Operation::Hello(_) => {
                 let status = proto::Status {
@@ -74,14 +74,14 @@ impl Script {
                     base_id: self.base.map(Vec::from).unwrap_or_default(),
                     ..proto::Status::default()
                 };
-                ("hello", Answer::Status(status))
+                ("hello", Response::Status(status))
             }
-            Operation::Save(save) => ("save", self.save(&save, carried)),
+            Operation::Save(save) => ("save", self.save(&save, fds)),
             Operation::SaveWorkingSet(save) => {
-                let mut given = Descriptors::new(&save.descriptors, carried).unwrap();
-                let file = File::from(given.require(Role::WorkingSet, 0).unwrap());
+                let mut descriptors = Descriptors::new(&save.descriptors, fds).unwrap();
+                let file = File::from(descriptors.require(Role::WorkingSet, 0).unwrap());
                 file.write_all_at(&self.id, 0).unwrap();
-                ("working set", self.refused().unwrap_or(Answer::WorkingSetSaved(Default::default())))
+                ("working set", self.refused().unwrap_or(Response::WorkingSetSaved(Default::default())))
             }
             Operation::Resume(_) => ("resume", done),
             Operation::Shutdown(_) => ("shutdown", done),
@@ -89,15 +89,15 @@ impl Script {
         }
     }
 
-    fn refused(&self) -> Option<Answer> {
-        self.refusal.map(|message| Answer::Error(proto::Error { code: 4, message: message.into() }))
+    fn refused(&self) -> Option<Response> {
+        self.refusal.map(|message| Response::Error(proto::Error { code: 4, message: message.into() }))
     }
 
-    fn save(&self, save: &proto::Save, carried: Vec<std::os::fd::OwnedFd>) -> Answer {
+    fn save(&self, save: &proto::Save, fds: Vec<std::os::fd::OwnedFd>) -> Response {
         let diff = save.kind() == proto::SaveKind::Diff;
         let below = |layers: &Option<u32>| layers.map(|layers| if diff { layers.min(1) + 1 } else { 1 });
         let written = self.written.clone().unwrap_or(self.disks.iter().map(below).collect());
-        let mut given = Descriptors::new(&save.descriptors, carried).unwrap();
+        let mut descriptors = Descriptors::new(&save.descriptors, fds).unwrap();
         let state = proto::SavedMachine {
             snapshot_id: self.id.to_vec(),
             config: Some(proto::Create { disks: disks(&written), ..Default::default() }),
@@ -108,17 +108,17 @@ impl Script {
             ..Default::default()
         };
         let mut write = |role, index, bytes: &[u8], at| {
-            File::from(given.require(role, index).unwrap()).write_all_at(bytes, at).unwrap();
+            File::from(descriptors.require(role, index).unwrap()).write_all_at(bytes, at).unwrap();
         };
         write(Role::State, 0, &state_file::encode(&state), 0);
         write(Role::Memory, 0, &memory_file::trailer(MEMORY_BYTES, &self.id, None), MEMORY_BYTES);
         for index in 0..self.disks.len() {
-            if let Some(file) = given.take(Role::SavedLayer, index) {
+            if let Some(file) = descriptors.take(Role::SavedLayer, index) {
                 File::from(file).write_all_at(b"merged", 0).unwrap();
             }
         }
-        given.finish().unwrap();
-        self.refused().unwrap_or(Answer::Saved(proto::Saved {
+        descriptors.finish().unwrap();
+        self.refused().unwrap_or(Response::Saved(proto::Saved {
             snapshot_id: self.id.to_vec(),
             base_id: if diff { self.base.map(Vec::from).unwrap_or_default() } else { Vec::new() },
             ..Default::default()
@@ -183,9 +183,9 @@ impl Scene {
 
 fn play(socket: &PacketSocket, script: &Mutex<Script>, asked: &Mutex<Vec<&'static str>>) {
     let mut packet = Vec::new();
-    while let Ok(Some(carried)) = socket.receive(&mut packet) {
+    while let Ok(Some(fds)) = socket.receive(&mut packet) {
         let operation = proto::Request::decode(packet.as_slice()).unwrap().operation.unwrap();
-        let (name, answer) = script.lock().unwrap().answer(operation, carried);
+        let (name, answer) = script.lock().unwrap().answer(operation, fds);
         asked.lock().unwrap().push(name);
         let response = proto::Response { result: Some(answer) };
         if socket.send(&response.encode_to_vec(), &[]).is_err() {

@@ -3,17 +3,17 @@ use hearth_vmm_api::protocol::PROTOCOL_VERSION;
 
 use super::*;
 
-fn ask(monitor: &mut Monitor, version: u32, operation: Option<Operation>) -> Answer {
+fn request(monitor: &mut Monitor, version: u32, operation: Option<Operation>) -> Response {
     let packet = proto::Request { version, operation }.encode_to_vec();
     match monitor.handle(&packet, Vec::new()) {
-        Outcome::Answer(answer) => answer,
-        Outcome::WhenEnded | Outcome::WhenSaved => panic!("an answer was due"),
+        Outcome::Response(response) => response,
+        Outcome::WhenExited | Outcome::WhenSaved => panic!("a response was due"),
     }
 }
 
-fn refused(answer: Answer) -> (ErrorCode, String) {
-    match answer {
-        Answer::Error(error) => (error.code(), error.message),
+fn refused(response: Response) -> (ErrorCode, String) {
+    match response {
+        Response::Error(error) => (error.code(), error.message),
         other => panic!("not refused: {other:?}"),
     }
 }
@@ -23,7 +23,7 @@ fn an_unknown_version_is_refused_by_number_and_changes_nothing() {
     let mut monitor = Monitor::new(Host::plain().unwrap()).unwrap();
     for version in [0, 1, PROTOCOL_VERSION + 1, 77] {
         let (code, message) =
-            refused(ask(&mut monitor, version, Some(Operation::Shutdown(proto::Shutdown {}))));
+            refused(request(&mut monitor, version, Some(Operation::Shutdown(proto::Shutdown {}))));
         assert_eq!(code, ErrorCode::Protocol);
         assert!(message.contains(&format!("version {version} is not supported")), "{message}");
     }
@@ -34,7 +34,8 @@ fn an_unknown_version_is_refused_by_number_and_changes_nothing() {
 fn a_controller_of_any_release_learns_which_versions_are_spoken() {
     let mut monitor = Monitor::new(Host::plain().unwrap()).unwrap();
     for version in [0, PROTOCOL_VERSION, 77] {
-        let Answer::Status(status) = ask(&mut monitor, version, Some(Operation::Hello(proto::Hello {})))
+        let Response::Status(status) =
+            request(&mut monitor, version, Some(Operation::Hello(proto::Hello {})))
         else {
             panic!("a status was due")
         };
@@ -45,11 +46,11 @@ fn a_controller_of_any_release_learns_which_versions_are_spoken() {
 #[test]
 fn what_is_no_request_is_refused() {
     let mut monitor = Monitor::new(Host::plain().unwrap()).unwrap();
-    let Outcome::Answer(answer) = monitor.handle(&[0xff; 40], Vec::new()) else {
-        panic!("an answer was due")
+    let Outcome::Response(response) = monitor.handle(&[0xff; 40], Vec::new()) else {
+        panic!("a response was due")
     };
-    assert_eq!(refused(answer).0, ErrorCode::Protocol);
-    assert!(refused(ask(&mut monitor, PROTOCOL_VERSION, None)).1.contains("no operation"));
+    assert_eq!(refused(response).0, ErrorCode::Protocol);
+    assert!(refused(request(&mut monitor, PROTOCOL_VERSION, None)).1.contains("no operation"));
 }
 
 #[test]
@@ -65,7 +66,7 @@ fn operations_out_of_order_say_what_state_the_machine_is_in() {
         Operation::CancelSave(proto::CancelSave {}),
         Operation::SaveWorkingSet(proto::SaveWorkingSet::default()),
     ] {
-        let (code, message) = refused(ask(&mut monitor, PROTOCOL_VERSION, Some(operation)));
+        let (code, message) = refused(request(&mut monitor, PROTOCOL_VERSION, Some(operation)));
         assert_eq!(code, ErrorCode::State);
         assert!(message.contains("not created yet"), "{message}");
     }
@@ -77,8 +78,8 @@ fn descriptors_that_an_operation_does_not_take_are_refused() {
     let operation = Some(Operation::Hello(proto::Hello {}));
     let packet = proto::Request { version: PROTOCOL_VERSION, operation }.encode_to_vec();
     let stray = vec![tempfile::tempfile().unwrap().into()];
-    let Outcome::Answer(answer) = monitor.handle(&packet, stray) else { panic!("an answer was due") };
-    assert!(refused(answer).1.contains("Hello takes 0 descriptors and got 1"));
+    let Outcome::Response(response) = monitor.handle(&packet, stray) else { panic!("a response was due") };
+    assert!(refused(response).1.contains("Hello takes 0 descriptors and got 1"));
 }
 
 #[test]
@@ -87,14 +88,15 @@ fn a_bad_machine_leaves_the_monitor_empty() {
     let file = || tempfile::tempfile().unwrap();
     let mut config = MachineConfig::new(file());
     config.vcpus = 17;
-    let (create, carried) = config.into_message(file().into());
+    let (create, fds) = config.into_message(file().into());
     let operation = Some(Operation::Create(create));
     let packet = proto::Request { version: PROTOCOL_VERSION, operation }.encode_to_vec();
-    let Outcome::Answer(answer) = monitor.handle(&packet, carried) else { panic!("an answer was due") };
-    let (code, message) = refused(answer);
+    let Outcome::Response(response) = monitor.handle(&packet, fds) else { panic!("a response was due") };
+    let (code, message) = refused(response);
     assert_eq!(code, ErrorCode::Invalid);
     assert!(message.contains("17 vCPUs"), "{message}");
-    let Answer::Status(status) = ask(&mut monitor, PROTOCOL_VERSION, Some(Operation::Hello(proto::Hello {})))
+    let Response::Status(status) =
+        request(&mut monitor, PROTOCOL_VERSION, Some(Operation::Hello(proto::Hello {})))
     else {
         panic!("a status was due")
     };
@@ -104,20 +106,20 @@ fn a_bad_machine_leaves_the_monitor_empty() {
 #[test]
 fn shutdown_ends_it_for_good() {
     let mut monitor = Monitor::new(Host::plain().unwrap()).unwrap();
-    ask(&mut monitor, PROTOCOL_VERSION, Some(Operation::Shutdown(proto::Shutdown {})));
+    request(&mut monitor, PROTOCOL_VERSION, Some(Operation::Shutdown(proto::Shutdown {})));
     assert_eq!(monitor.exit().unwrap().kind(), ExitKind::Shutdown);
-    monitor.end_signal().report(End::PowerOff);
+    monitor.shutdown_signal().report(ShutdownReason::PowerOff);
     monitor.on_end();
     assert_eq!(monitor.exit().unwrap().kind(), ExitKind::Shutdown);
 }
 
 /// Asks with descriptors of empty files for `roles`.
-fn ask_with(monitor: &mut Monitor, roles: &[proto::DescriptorRole], operation: Operation) -> Answer {
+fn request_with(monitor: &mut Monitor, roles: &[proto::DescriptorRole], operation: Operation) -> Response {
     let packet = proto::Request { version: PROTOCOL_VERSION, operation: Some(operation) }.encode_to_vec();
     let files = roles.iter().map(|_| tempfile::tempfile().unwrap().into()).collect();
     match monitor.handle(&packet, files) {
-        Outcome::Answer(answer) => answer,
-        Outcome::WhenEnded | Outcome::WhenSaved => panic!("an answer was due"),
+        Outcome::Response(response) => response,
+        Outcome::WhenExited | Outcome::WhenSaved => panic!("a response was due"),
     }
 }
 
@@ -131,11 +133,11 @@ fn a_snapshot_that_is_none_leaves_the_monitor_empty() {
     let mut monitor = Monitor::new(Host::plain().unwrap()).unwrap();
     let restore =
         |roles: &[_]| Operation::Restore(proto::Restore { descriptors: named(roles), ..Default::default() });
-    let (code, message) = refused(ask_with(&mut monitor, &[Kvm], restore(&[Kvm])));
+    let (code, message) = refused(request_with(&mut monitor, &[Kvm], restore(&[Kvm])));
     assert_eq!(code, ErrorCode::Invalid);
     assert!(message.contains("STATE 0 descriptor is missing"), "{message}");
     let all = [Kvm, State, Memory];
-    let (code, message) = refused(ask_with(&mut monitor, &all, restore(&all)));
+    let (code, message) = refused(request_with(&mut monitor, &all, restore(&all)));
     assert_eq!(code, ErrorCode::Invalid);
     assert!(message.contains("not a saved state"), "{message}");
     assert!(matches!(monitor.state, super::State::Empty));
@@ -148,6 +150,6 @@ fn what_cannot_be_prepared_is_named() {
     let prepare = |vcpus, memory_mib| {
         Operation::Prepare(proto::Prepare { vcpus, memory_mib, descriptors: named(&roles) })
     };
-    assert!(refused(ask_with(&mut monitor, &roles, prepare(0, 256))).1.contains("0 vCPUs"));
-    assert!(refused(ask_with(&mut monitor, &roles, prepare(1, 1))).1.contains("1 MiB"));
+    assert!(refused(request_with(&mut monitor, &roles, prepare(0, 256))).1.contains("0 vCPUs"));
+    assert!(refused(request_with(&mut monitor, &roles, prepare(1, 1))).1.contains("1 MiB"));
 }

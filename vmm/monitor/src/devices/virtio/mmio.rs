@@ -148,14 +148,14 @@ impl<D: VirtioDevice> MmioTransport<D> {
             None if self.active => self.device.event(ready.token, ready.events),
             None => return,
         };
-        self.settle(result);
+        self.stop_on_error(result);
     }
 
     /// Finishes the device's requests in flight, at a descriptor boundary.
     pub fn quiesce(&mut self) {
         if self.active {
             let result = self.device.quiesce();
-            self.settle(result);
+            self.stop_on_error(result);
         }
     }
 
@@ -166,7 +166,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
         }
     }
 
-    fn settle(&mut self, result: Result<(), DeviceError>) {
+    fn stop_on_error(&mut self, result: Result<(), DeviceError>) {
         let Err(error) = result else { return };
         self.device.reset();
         self.active = false;
@@ -228,7 +228,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
         if start {
             let result = self.activate();
             self.active = result.is_ok();
-            self.settle(result);
+            self.stop_on_error(result);
         }
         if added & VIRTIO_CONFIG_S_FAILED != 0 {
             self.device.reset();

@@ -4,7 +4,7 @@ use vm_memory::{Bytes as _, GuestAddress};
 
 use super::*;
 use crate::memory::{DRAM_BASE, MIB, map_anonymous};
-use crate::snapshot::load::{Manner, load};
+use crate::snapshot::load::{LoadMode, load};
 
 const MIB_OF_MEMORY: u64 = 128;
 const PAGES: u64 = MIB_OF_MEMORY * MIB / PAGE;
@@ -47,7 +47,7 @@ fn full(memory: &GuestMemory, backing: Option<&Backing>, id: u8) -> (Full, PageC
 
 impl Full {
     fn restore(&self) -> crate::snapshot::load::Loaded {
-        load(&self.state, self.file.try_clone().unwrap(), None, Manner::Map).unwrap()
+        load(&self.state, self.file.try_clone().unwrap(), None, LoadMode::Map).unwrap()
     }
 }
 
@@ -118,7 +118,7 @@ fn each_kind_of_page_is_told_apart() {
         &saved.state,
         base.file.try_clone().unwrap(),
         Some(saved.file.try_clone().unwrap()),
-        Manner::Map,
+        LoadMode::Map,
     );
     assert!(content(&restored.unwrap().memory) == content(&clone.memory));
 }
@@ -146,18 +146,18 @@ fn files_that_do_not_belong_together_are_refused() {
         Err(error) => error.to_string(),
         Ok(crate::snapshot::load::Loaded { .. }) => panic!("not refused"),
     };
-    let message = refused(load(&one.state, file(&other), None, Manner::Map));
+    let message = refused(load(&one.state, file(&other), None, LoadMode::Map));
     assert!(message.contains("belongs to snapshot 0202"), "{message}");
-    let message = refused(load(&one.state, file(&one), Some(file(&other)), Manner::Map));
+    let message = refused(load(&one.state, file(&one), Some(file(&other)), LoadMode::Map));
     assert!(message.contains("stands for itself"), "{message}");
     let clone = one.restore();
     let (saved, _) = diff(&clone.memory, &clone.backing, 3);
-    let message = refused(load(&saved.state, file(&one), None, Manner::Map));
+    let message = refused(load(&saved.state, file(&one), None, LoadMode::Map));
     assert!(message.contains("builds on another one"), "{message}");
-    let message = refused(load(&saved.state, file(&other), Some(file(&saved)), Manner::Map));
+    let message = refused(load(&saved.state, file(&other), Some(file(&saved)), LoadMode::Map));
     assert!(message.contains("memory of the base"), "{message}");
     one.file.set_len(4096).unwrap();
-    let message = refused(load(&one.state, file(&one), None, Manner::Map));
+    let message = refused(load(&one.state, file(&one), None, LoadMode::Map));
     assert!(message.contains("too short: it has 4096 bytes"), "{message}");
 }
 
@@ -221,11 +221,11 @@ proptest! {
             let (whole, _) = full(&running.memory, Some(&running.backing), 100 + round);
             let now = content(&running.memory);
             let diff = Some(saved.file.try_clone().unwrap());
-            let restored = load(&saved.state, base.file.try_clone().unwrap(), diff, Manner::Map).unwrap();
+            let restored = load(&saved.state, base.file.try_clone().unwrap(), diff, LoadMode::Map).unwrap();
             prop_assert!(content(&restored.memory) == now, "round {round}: base and diff");
             prop_assert!(content(&whole.restore().memory) == now, "round {round}: a full snapshot");
             let recorded = Some(saved.file.try_clone().unwrap());
-            let sources = load(&saved.state, base.file.try_clone().unwrap(), recorded, Manner::Record).unwrap();
+            let sources = load(&saved.state, base.file.try_clone().unwrap(), recorded, LoadMode::Record).unwrap();
             for page in 0..400 {
                 let mut bytes = vec![0; PAGE_BYTES];
                 if let crate::snapshot::load::Source::File(file) = sources.backing.source(page) {

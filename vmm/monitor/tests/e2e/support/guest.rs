@@ -18,7 +18,7 @@ use hearth_vmm_client::{CONTROL_SOCKET, Client, Launch, Vmm};
 use hearth_vmm_jail::{CgroupConfig, JailConfig};
 use prost::Message as _;
 use proto::request::Operation;
-use proto::response::Result as Answer;
+use proto::response::Result as Response;
 use tempfile::TempDir;
 
 use super::{Console, HostPorts, Metal, PATIENCE, within};
@@ -296,11 +296,11 @@ impl ExitWait {
         }
         // Requests of one controller are handled in order, so the response to Hello shows that WaitExit was received.
         let waiting = Self(socket);
-        assert!(matches!(waiting.receive(), Answer::Status(_)));
+        assert!(matches!(waiting.receive(), Response::Status(_)));
         waiting
     }
 
-    fn receive(&self) -> Answer {
+    fn receive(&self) -> Response {
         let mut packet = Vec::new();
         self.0.receive(&mut packet).unwrap().expect("the monitor is gone without an answer");
         proto::Response::decode(packet.as_slice()).unwrap().result.unwrap()
@@ -309,7 +309,7 @@ impl ExitWait {
     /// Waits for the response.
     pub(crate) fn answer(self) -> proto::ExitReason {
         match self.receive() {
-            Answer::Exit(reason) => reason,
+            Response::Exit(reason) => reason,
             other => panic!("{other:?} is no answer to WaitExit"),
         }
     }

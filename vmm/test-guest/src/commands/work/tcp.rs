@@ -28,8 +28,8 @@ pub(super) fn start(going: &mut Going) -> Result<(), String> {
             if board.is_stopping() {
                 break;
             }
-            say(&mut caller, CALLS, number)?;
-            hear(&mut caller, ANSWERS, number)?;
+            send(&mut caller, CALLS, number)?;
+            receive(&mut caller, ANSWERS, number)?;
             board.done(Kind::Tcp);
             rest();
         }
@@ -37,11 +37,11 @@ pub(super) fn start(going: &mut Going) -> Result<(), String> {
     })?;
     going.spawn(Kind::Tcp, move |board| {
         for number in 0.. {
-            match hear(&mut answerer, CALLS, number) {
+            match receive(&mut answerer, CALLS, number) {
                 Err(_) if board.is_stopping() => break,
-                heard => heard?,
+                received => received?,
             }
-            say(&mut answerer, ANSWERS, number)?;
+            send(&mut answerer, ANSWERS, number)?;
         }
         Ok(())
     })
@@ -53,16 +53,16 @@ fn content(stream: u64, number: u64) -> [u8; MESSAGE] {
     message
 }
 
-fn say(to: &mut TcpStream, stream: u64, number: u64) -> Result<(), String> {
-    let told = to.write_all(&content(stream, number));
-    told.map_err(|error| format!("sending message {number} of {stream}: {error}"))
+fn send(to: &mut TcpStream, stream: u64, number: u64) -> Result<(), String> {
+    let sent = to.write_all(&content(stream, number));
+    sent.map_err(|error| format!("sending message {number} of {stream}: {error}"))
 }
 
-fn hear(from: &mut TcpStream, stream: u64, number: u64) -> Result<(), String> {
+fn receive(from: &mut TcpStream, stream: u64, number: u64) -> Result<(), String> {
     let mut message = [0; MESSAGE];
-    let heard = from.read_exact(&mut message).and_then(|()| {
+    let received = from.read_exact(&mut message).and_then(|()| {
         let right = message == content(stream, number);
         if right { Ok(()) } else { Err(io::Error::other("its bytes are wrong")) }
     });
-    heard.map_err(|error| format!("receiving message {number} of {stream}: {error}"))
+    received.map_err(|error| format!("receiving message {number} of {stream}: {error}"))
 }

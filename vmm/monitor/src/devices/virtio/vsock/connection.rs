@@ -37,7 +37,7 @@ pub(super) enum State {
 
 /// Control packets that wait for a receive buffer.
 #[derive(Debug, Clone, Copy, Default)]
-struct Unsaid {
+struct PendingControl {
     request: bool,
     response: bool,
     reset: bool,
@@ -61,14 +61,14 @@ pub(super) struct Connection {
     pub(super) readable: bool,
     /// Whether the socket has reported a hang-up, so that no further report of readable data may follow.
     pub(super) hangup: bool,
-    unsaid: Unsaid,
+    pending: PendingControl,
 
     /// Size of the device's receive buffer that was reported to the guest, in bytes.
     buf_alloc: u32,
     /// Number of bytes that have left that buffer (or were discarded), modulo 2³².
     fwd_cnt: u32,
     /// The value of `fwd_cnt` that was last sent to the guest.
-    told_fwd_cnt: u32,
+    reported_fwd_cnt: u32,
 
     /// Size of the guest's receive buffer in bytes.
     peer_buf_alloc: u32,
@@ -84,7 +84,7 @@ pub(super) struct Connection {
     /// Directions that the host has shut down, `SHUTDOWN_*`.
     host_done: u32,
     /// The value of `host_done` that was last sent to the guest.
-    told_done: u32,
+    reported_done: u32,
     /// Number of receive buffers to offer to the next read.
     burst: usize,
 }
@@ -101,26 +101,29 @@ impl Connection {
             queued: false,
             readable: false,
             hangup: false,
-            unsaid: Unsaid { request: matches!(state, State::Connecting { .. }), ..Unsaid::default() },
+            pending: PendingControl {
+                request: matches!(state, State::Connecting { .. }),
+                ..PendingControl::default()
+            },
             buf_alloc,
             fwd_cnt: 0,
-            told_fwd_cnt: 0,
+            reported_fwd_cnt: 0,
             peer_buf_alloc: 0,
             peer_fwd_cnt: 0,
             sent_cnt: 0,
             starved: false,
             guest_done: 0,
             host_done: 0,
-            told_done: 0,
+            reported_done: 0,
             burst: 1,
         }
     }
 
     /// Plans a request to the guest, after the client has named its port.
-    pub(super) fn ask_guest(&mut self, key: Key) {
+    pub(super) fn request_stream(&mut self, key: Key) {
         self.key = key;
         self.state = State::Connecting { announce: true };
-        self.unsaid.request = true;
+        self.pending.request = true;
     }
 
     /// Accepts the guest's request with the socket that the broker supplied.
@@ -128,7 +131,7 @@ impl Connection {
         self.stream = Some(stream);
         self.state = State::Open;
         self.deadline = None;
-        self.unsaid.response = true;
+        self.pending.response = true;
     }
 
     /// Records that the guest has accepted the stream.
@@ -141,13 +144,13 @@ impl Connection {
     pub(super) fn end(&mut self, reset: bool) {
         let guest_knows = match self.state {
             State::Handshake => false,
-            State::Connecting { .. } => !self.unsaid.request,
+            State::Connecting { .. } => !self.pending.request,
             State::AwaitingTurn(_) | State::AwaitingBroker(_) | State::Open | State::Closing => true,
             State::Gone => return,
         };
         self.state = State::Gone;
         self.deadline = None;
-        self.unsaid = Unsaid { reset: reset && guest_knows, ..Unsaid::default() };
+        self.pending = PendingControl { reset: reset && guest_knows, ..PendingControl::default() };
     }
 
     // Credit, guest to host
@@ -177,15 +180,15 @@ impl Connection {
     /// Plans a credit update when, as the guest knows it, half of the buffer is occupied and the change is worth
     /// a packet. A guest that waits for credit receives it: once the buffer is empty, the condition holds.
     pub(super) fn update_guest_view(&mut self) {
-        let untold = self.fwd_cnt.wrapping_sub(self.told_fwd_cnt) as usize;
-        if untold >= self.capacity() / 8 && self.buffered() + untold >= self.capacity() / 2 {
-            self.unsaid.credit_update = true;
+        let unreported = self.fwd_cnt.wrapping_sub(self.reported_fwd_cnt) as usize;
+        if unreported >= self.capacity() / 8 && self.buffered() + unreported >= self.capacity() / 2 {
+            self.pending.credit_update = true;
         }
     }
 
     /// Plans a credit update that the guest has requested.
     pub(super) fn want_credit_update(&mut self) {
-        self.unsaid.credit_update = true;
+        self.pending.credit_update = true;
     }
 
     // Credit, host to guest
@@ -196,7 +199,7 @@ impl Connection {
         self.peer_fwd_cnt = header.fwd_cnt;
         if self.credit() > 0 {
             self.starved = false;
-            self.unsaid.credit_request = false;
+            self.pending.credit_request = false;
         }
     }
 
@@ -225,7 +228,7 @@ impl Connection {
         let stalled = !self.starved && self.may_read() && self.credit() == 0;
         if stalled {
             self.starved = true;
-            self.unsaid.credit_request = true;
+            self.pending.credit_request = true;
         }
         stalled
     }
@@ -286,8 +289,8 @@ impl Connection {
 
     /// Makes a header of this stream with the current credit, and records that the guest knows that credit.
     pub(super) fn header(&mut self, guest_cid: u64, op: Op, flags: u32, len: usize) -> Header {
-        self.told_fwd_cnt = self.fwd_cnt;
-        self.unsaid.credit_update = false;
+        self.reported_fwd_cnt = self.fwd_cnt;
+        self.pending.credit_update = false;
         Header {
             src_cid: HOST_CID,
             dst_cid: guest_cid,
@@ -309,18 +312,18 @@ impl Connection {
 
     /// Takes the next control packet, with its flags, that must be sent before any data.
     pub(super) fn next_control(&mut self) -> Option<(Op, u32)> {
-        let unsaid = &mut self.unsaid;
+        let pending = &mut self.pending;
         match self.state {
             State::Handshake | State::AwaitingTurn(_) | State::AwaitingBroker(_) | State::Closing => None,
-            State::Gone => std::mem::take(&mut unsaid.reset).then_some((Op::Reset, 0)),
-            State::Connecting { .. } => std::mem::take(&mut unsaid.request).then_some((Op::Request, 0)),
-            State::Open if std::mem::take(&mut unsaid.response) => Some((Op::Response, 0)),
-            State::Open if self.host_done != self.told_done => {
-                self.told_done = self.host_done;
-                if self.told_done == SHUTDOWN_BOTH {
+            State::Gone => std::mem::take(&mut pending.reset).then_some((Op::Reset, 0)),
+            State::Connecting { .. } => std::mem::take(&mut pending.request).then_some((Op::Request, 0)),
+            State::Open if std::mem::take(&mut pending.response) => Some((Op::Response, 0)),
+            State::Open if self.host_done != self.reported_done => {
+                self.reported_done = self.host_done;
+                if self.reported_done == SHUTDOWN_BOTH {
                     self.state = State::Closing;
                 }
-                Some((Op::Shutdown, self.told_done))
+                Some((Op::Shutdown, self.reported_done))
             }
             State::Open => None,
         }
@@ -331,24 +334,24 @@ impl Connection {
         if self.state != State::Open {
             return None;
         }
-        if std::mem::take(&mut self.unsaid.credit_request) {
+        if std::mem::take(&mut self.pending.credit_request) {
             return Some(Op::CreditRequest);
         }
-        std::mem::take(&mut self.unsaid.credit_update).then_some(Op::CreditUpdate)
+        std::mem::take(&mut self.pending.credit_update).then_some(Op::CreditUpdate)
     }
 
     /// Whether the stream has a packet for the guest.
-    pub(super) fn has_something_to_say(&self) -> bool {
-        let unsaid = &self.unsaid;
+    pub(super) fn has_pending_packet(&self) -> bool {
+        let pending = &self.pending;
         match self.state {
             State::Handshake | State::AwaitingTurn(_) | State::AwaitingBroker(_) | State::Closing => false,
-            State::Gone => unsaid.reset,
-            State::Connecting { .. } => unsaid.request,
+            State::Gone => pending.reset,
+            State::Connecting { .. } => pending.request,
             State::Open => {
-                unsaid.response
-                    || unsaid.credit_request
-                    || unsaid.credit_update
-                    || self.host_done != self.told_done
+                pending.response
+                    || pending.credit_request
+                    || pending.credit_update
+                    || self.host_done != self.reported_done
                     || self.can_read()
             }
         }
@@ -356,7 +359,7 @@ impl Connection {
 
     /// Whether nothing is left to be done, so that another stream may use the slot.
     pub(super) fn is_finished(&self) -> bool {
-        self.state == State::Gone && !self.queued && !self.unsaid.reset && self.stream.is_none()
+        self.state == State::Gone && !self.queued && !self.pending.reset && self.stream.is_none()
     }
 }
 

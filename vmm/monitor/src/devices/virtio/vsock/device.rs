@@ -268,7 +268,7 @@ impl Vsock {
             active.tx.drain(&mut self.muxer)?;
             self.muxer.ask_broker()?;
             more = self.muxer.transmit(&mut active.rx)?;
-            active.rx.settle()?;
+            active.rx.complete()?;
             more |= active.tx.waiting && self.muxer.accepts_packets();
             if !more {
                 break;

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use super::EPHEMERAL_PORTS;
 use super::connection::{Connection, State};
-use super::muxer::{End, Muxer, token};
+use super::muxer::{CloseMode, Muxer, token};
 use super::relay::Watch;
 use super::socket;
 use super::table::Key;
@@ -19,19 +19,19 @@ const HANDSHAKE_LINE: usize = 32;
 
 /// The part of its handshake that a client has sent so far.
 #[derive(Debug, PartialEq, Eq)]
-enum Greeting {
+enum HandshakeLine {
     /// The line is not complete yet.
     Incomplete,
     /// The line is `CONNECT <port>`; `length` is its length in bytes, including the newline.
     Connect { port: u32, length: usize },
     /// The line is anything else.
-    Nonsense,
+    Invalid,
 }
 
-impl Greeting {
+impl HandshakeLine {
     fn parse(data: &[u8]) -> Self {
         let Some(end) = data.iter().position(|&byte| byte == b'\n') else {
-            return if data.len() < HANDSHAKE_LINE { Self::Incomplete } else { Self::Nonsense };
+            return if data.len() < HANDSHAKE_LINE { Self::Incomplete } else { Self::Invalid };
         };
         let line = data.get(..end).and_then(|line| str::from_utf8(line).ok()).unwrap_or_default();
         let mut words = line.split_ascii_whitespace();
@@ -39,7 +39,7 @@ impl Greeting {
             (Some(word), Some(Ok(port)), None) if word.eq_ignore_ascii_case("connect") => {
                 Self::Connect { port, length: end + 1 }
             }
-            _ => Self::Nonsense,
+            _ => Self::Invalid,
         }
     }
 }
@@ -77,7 +77,7 @@ impl Muxer {
             return Ok(());
         };
         if connection.watch(Watch { poller, token: token(slot) }).is_err() {
-            return self.finish(slot, End::Silent);
+            return self.finish(slot, CloseMode::Silent);
         }
         self.set_deadline(slot, self.limits.handshake_timeout)?;
         self.read_greeting(slot)
@@ -91,24 +91,24 @@ impl Muxer {
         let count = match socket::receive_slice(stream, &mut data, true) {
             Ok(count) if count > 0 => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            _ => return self.finish(slot, End::Silent),
+            _ => return self.finish(slot, CloseMode::Silent),
         };
-        match Greeting::parse(data.get(..count).unwrap_or_default()) {
-            Greeting::Incomplete if !connection.hangup => Ok(()),
-            Greeting::Connect { port, length } => {
+        match HandshakeLine::parse(data.get(..count).unwrap_or_default()) {
+            HandshakeLine::Incomplete if !connection.hangup => Ok(()),
+            HandshakeLine::Connect { port, length } => {
                 let line = data.get_mut(..length).unwrap_or_default();
                 let taken = socket::receive_slice(stream, line, false);
                 connection.readable = true;
-                let Some(key) = self.free_key(port) else { return self.finish(slot, End::Silent) };
+                let Some(key) = self.free_key(port) else { return self.finish(slot, CloseMode::Silent) };
                 if taken.ok() != Some(length) {
-                    return self.finish(slot, End::Silent);
+                    return self.finish(slot, CloseMode::Silent);
                 }
                 if let Some(connection) = self.table.get_mut(slot) {
-                    connection.ask_guest(key);
+                    connection.request_stream(key);
                 }
-                self.ask_guest(slot, key)
+                self.request_stream(slot, key)
             }
-            Greeting::Incomplete | Greeting::Nonsense => self.finish(slot, End::Silent),
+            HandshakeLine::Incomplete | HandshakeLine::Invalid => self.finish(slot, CloseMode::Silent),
         }
     }
 
@@ -127,10 +127,10 @@ impl Muxer {
             self.table.remove(slot);
             return Err(error);
         }
-        self.ask_guest(slot, key).map_err(io::Error::other)
+        self.request_stream(slot, key).map_err(io::Error::other)
     }
 
-    fn ask_guest(&mut self, slot: u16, key: Key) -> Result<(), DeviceError> {
+    fn request_stream(&mut self, slot: u16, key: Key) -> Result<(), DeviceError> {
         self.table.bind(key, slot);
         self.set_deadline(slot, self.limits.connect_timeout)?;
         self.queue(slot);
@@ -188,7 +188,7 @@ impl Muxer {
                 connection.lose_host(&mut self.rings);
                 Ok(())
             }
-            _ => self.finish(slot, End::Reset),
+            _ => self.finish(slot, CloseMode::Reset),
         }
     }
 
@@ -213,12 +213,12 @@ impl Muxer {
         }
         let watch = Watch { poller, token: token(slot) };
         let Ok(progress) = connection.flush(&mut self.rings, watch) else {
-            return self.finish(slot, End::Reset);
+            return self.finish(slot, CloseMode::Reset);
         };
         if connection.state == State::Gone {
             // Only data that the guest had sent before its end is still being delivered.
             if !connection.has_backlog() {
-                return self.finish(slot, End::Silent);
+                return self.finish(slot, CloseMode::Silent);
             }
             if progress {
                 self.set_deadline(slot, self.limits.linger)?;
@@ -239,11 +239,11 @@ mod tests {
 
     #[test]
     fn a_greeting_names_a_port_in_one_line() {
-        let connect = |port, length| Greeting::Connect { port, length };
-        assert_eq!(Greeting::parse(b"CONNECT 52\nrest"), connect(52, 11));
-        assert_eq!(Greeting::parse(b"connect 4294967295\r\n"), connect(u32::MAX, 20));
+        let connect = |port, length| HandshakeLine::Connect { port, length };
+        assert_eq!(HandshakeLine::parse(b"CONNECT 52\nrest"), connect(52, 11));
+        assert_eq!(HandshakeLine::parse(b"connect 4294967295\r\n"), connect(u32::MAX, 20));
         for piece in [&b""[..], b"C", b"CONNECT 5", &[b' '; 31]] {
-            assert_eq!(Greeting::parse(piece), Greeting::Incomplete, "{piece:?}");
+            assert_eq!(HandshakeLine::parse(piece), HandshakeLine::Incomplete, "{piece:?}");
         }
         for line in [
             &b"\n"[..],
@@ -256,7 +256,7 @@ mod tests {
             b"CONNECT \xff\n",
             &[b'0'; 32],
         ] {
-            assert_eq!(Greeting::parse(line), Greeting::Nonsense, "{line:?}");
+            assert_eq!(HandshakeLine::parse(line), HandshakeLine::Invalid, "{line:?}");
         }
     }
 }

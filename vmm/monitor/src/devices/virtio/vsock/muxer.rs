@@ -36,7 +36,7 @@ const CROWDED_BUFFER: u32 = 64 << 10;
 
 /// How a stream is terminated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum CloseMode {
     /// The guest is not notified, because it knows already.
     Silent,
     /// The guest receives a reset.
@@ -132,7 +132,7 @@ impl Muxer {
         match self.table.find(key) {
             _ if !ours => self.refuse(&header),
             Some(slot) if whole => self.receive_for(slot, op, &header, chain)?,
-            Some(slot) => self.finish(slot, End::Reset)?,
+            Some(slot) => self.finish(slot, CloseMode::Reset)?,
             None if whole && op == Some(Op::Request) => self.open_to_host(key, &header)?,
             None => self.refuse(&header),
         }
@@ -158,28 +158,28 @@ impl Muxer {
         };
         connection.take_credit(header);
         match (connection.state, op) {
-            (_, Some(Op::Reset)) => return self.finish(slot, End::Silent),
+            (_, Some(Op::Reset)) => return self.finish(slot, CloseMode::Silent),
             (State::Connecting { announce }, Some(Op::Response)) => self.opened(slot, announce)?,
             (State::Open | State::Closing, Some(Op::Data)) => {
                 let watch = Watch { poller, token: token(slot) };
                 let length = header.len as usize;
                 if connection.forward(chain, length, &mut self.rings, watch).is_err() {
-                    return self.finish(slot, End::Reset);
+                    return self.finish(slot, CloseMode::Reset);
                 }
                 self.counters.tx_bytes += u64::from(header.len);
             }
             (State::Open | State::Closing, Some(Op::Shutdown)) => {
                 if connection.guest_is_done(header.flags) == SHUTDOWN_BOTH {
-                    return self.finish(slot, End::Drain);
+                    return self.finish(slot, CloseMode::Drain);
                 }
-                connection.pass_on_ends();
+                connection.forward_shutdowns();
                 if connection.hangup {
                     connection.check_host(&mut self.rings);
                 }
             }
             (State::Open | State::Closing, Some(Op::CreditUpdate)) => {}
             (State::Open | State::Closing, Some(Op::CreditRequest)) => connection.want_credit_update(),
-            _ => return self.finish(slot, End::Reset),
+            _ => return self.finish(slot, CloseMode::Reset),
         }
         self.queue(slot);
         Ok(())
@@ -189,14 +189,14 @@ impl Muxer {
     ///
     /// # Errors
     /// When the timer cannot be set.
-    pub(super) fn finish(&mut self, slot: u16, end: End) -> Result<(), DeviceError> {
+    pub(super) fn finish(&mut self, slot: u16, mode: CloseMode) -> Result<(), DeviceError> {
         let (Some(connection), Some(poller)) = (self.table.get_mut(slot), &self.poller) else {
             return Ok(());
         };
         let (key, state) = (connection.key, connection.state);
-        connection.end(end != End::Silent);
-        if end == End::Drain && connection.has_backlog() {
-            connection.pass_on_ends();
+        connection.end(mode != CloseMode::Silent);
+        if mode == CloseMode::Drain && connection.has_backlog() {
+            connection.forward_shutdowns();
             self.set_deadline(slot, self.limits.linger)?;
         } else {
             connection.release(&mut self.rings, poller);
@@ -224,7 +224,7 @@ impl Muxer {
         let mut next: Option<Instant> = None;
         for slot in 0..self.table.end() {
             match self.table.get(slot).and_then(|connection| connection.deadline) {
-                Some(deadline) if deadline <= now => self.finish(slot, End::Reset)?,
+                Some(deadline) if deadline <= now => self.finish(slot, CloseMode::Reset)?,
                 Some(deadline) => next = Some(next.map_or(deadline, |next| next.min(deadline))),
                 None => {}
             }
@@ -247,7 +247,7 @@ impl Muxer {
         if connection.note_stall() {
             self.counters.credit_stalls += 1;
         }
-        if !connection.queued && connection.has_something_to_say() {
+        if !connection.queued && connection.has_pending_packet() {
             connection.queued = true;
             self.ready.push_back(slot);
         }

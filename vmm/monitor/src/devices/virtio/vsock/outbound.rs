@@ -13,7 +13,7 @@ use std::os::unix::net::UnixStream;
 use super::TOKEN_BROKER;
 use super::broker::{self, Answer};
 use super::connection::{Connection, State};
-use super::muxer::{End, Muxer, token};
+use super::muxer::{CloseMode, Muxer, token};
 use super::packet::Header;
 use super::relay::Watch;
 use super::table::Key;
@@ -28,7 +28,7 @@ const BROKER_BATCH: usize = 64;
 pub(super) struct Outbound {
     broker: Option<OwnedFd>,
     /// Number of streams in [`State::AwaitingBroker`].
-    asked: u16,
+    awaiting: u16,
     /// Numbers of the requests in [`State::AwaitingTurn`], oldest first.
     waiting: VecDeque<u64>,
     /// The counter in the number of the last request.
@@ -57,7 +57,7 @@ impl Outbound {
     /// Removes the request of a stream that was in `state` and is closed.
     pub(super) fn forget(&mut self, state: State) {
         match state {
-            State::AwaitingBroker(_) => self.asked = self.asked.saturating_sub(1),
+            State::AwaitingBroker(_) => self.awaiting = self.awaiting.saturating_sub(1),
             State::AwaitingTurn(request) => self.waiting.retain(|waiting| *waiting != request),
             _ => {}
         }
@@ -65,7 +65,7 @@ impl Outbound {
 
     /// Removes all requests.
     pub(super) fn forget_all(&mut self) {
-        self.asked = 0;
+        self.awaiting = 0;
         self.waiting.clear();
     }
 
@@ -101,7 +101,7 @@ impl Muxer {
         for slot in 0..self.table.end() {
             let state = self.table.get(slot).map(|connection| connection.state);
             if let Some(State::AwaitingTurn(_) | State::AwaitingBroker(_)) = state {
-                result = self.finish(slot, End::Reset).map_err(io::Error::other).and(result);
+                result = self.finish(slot, CloseMode::Reset).map_err(io::Error::other).and(result);
             }
         }
         if let (Some(new), Some(poller)) = (&broker, &self.poller) {
@@ -117,7 +117,7 @@ impl Muxer {
     /// When the timer cannot be set.
     pub(super) fn open_to_host(&mut self, key: Key, header: &Header) -> Result<(), DeviceError> {
         let limit = usize::from(self.limits.broker_requests) + usize::from(self.limits.waiting_requests);
-        let pending = usize::from(self.outbound.asked) + self.outbound.waiting.len();
+        let pending = usize::from(self.outbound.awaiting) + self.outbound.waiting.len();
         if self.outbound.broker.is_none() || pending >= limit {
             self.refuse(header);
             return Ok(());
@@ -145,7 +145,7 @@ impl Muxer {
     /// When the broker cannot be watched for room or the timer cannot be set.
     pub(super) fn ask_broker(&mut self) -> Result<(), DeviceError> {
         let mut choked = false;
-        while self.outbound.asked < self.limits.broker_requests {
+        while self.outbound.awaiting < self.limits.broker_requests {
             let (Some(broker), Some(&request)) = (&self.outbound.broker, self.outbound.waiting.front())
             else {
                 break;
@@ -160,14 +160,14 @@ impl Muxer {
                 Ok(()) => {
                     connection.state = State::AwaitingBroker(request);
                     self.outbound.waiting.pop_front();
-                    self.outbound.asked += 1;
+                    self.outbound.awaiting += 1;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     choked = true;
                     break;
                 }
                 // The broker is gone; the event for that follows. This call also removes the request from the list.
-                Err(_) => self.finish(slot, End::Reset)?,
+                Err(_) => self.finish(slot, CloseMode::Reset)?,
             }
         }
         let Some(poller) = &self.poller else { return Ok(()) };
@@ -201,11 +201,11 @@ impl Muxer {
         if connection.state != State::AwaitingBroker(answer.request) {
             return Ok(()); // the guest has given up meanwhile; the socket closes
         }
-        let Some(stream) = answer.stream else { return self.finish(slot, End::Reset) };
+        let Some(stream) = answer.stream else { return self.finish(slot, CloseMode::Reset) };
         self.outbound.forget(connection.state);
         connection.accept(UnixStream::from(stream));
         if connection.watch(Watch { poller, token: token(slot) }).is_err() {
-            return self.finish(slot, End::Reset);
+            return self.finish(slot, CloseMode::Reset);
         }
         self.counters.connections_opened += 1;
         self.queue(slot);

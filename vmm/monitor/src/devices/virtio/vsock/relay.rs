@@ -90,7 +90,7 @@ impl Connection {
                         if let Some(ring) = self.ring.take() {
                             rings.give(ring);
                         }
-                        self.pass_on_ends();
+                        self.forward_shutdowns();
                     }
                     self.forwarded(count);
                 }
@@ -116,7 +116,7 @@ impl Connection {
     }
 
     /// Shuts down the socket's directions that the guest has shut down; sending only after all buffered data.
-    pub(super) fn pass_on_ends(&self) {
+    pub(super) fn forward_shutdowns(&self) {
         let Some(stream) = &self.stream else { return };
         // Shutting down fails only where the peer has closed first.
         if self.guest_done() & SHUTDOWN_SEND != 0 && self.buffered() == 0 {

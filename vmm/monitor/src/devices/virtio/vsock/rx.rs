@@ -105,7 +105,7 @@ impl RxQueue {
     ///
     /// # Errors
     /// When the queue is broken.
-    pub(super) fn settle(&mut self) -> Result<(), DeviceError> {
+    pub(super) fn complete(&mut self) -> Result<(), DeviceError> {
         self.queue.undo_pop(u16::try_from(self.held).unwrap_or(0));
         self.held = 0;
         self.first = 0;

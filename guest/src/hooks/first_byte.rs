@@ -10,19 +10,19 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 /// A connection, and a flag that is set when the first byte is received.
-pub(super) struct Watched {
+pub(super) struct FirstByteStream {
     stream: TcpStream,
     any_byte: Arc<AtomicBool>,
 }
 
-impl Watched {
+impl FirstByteStream {
     /// Watches a connection over which nothing was read yet.
     pub(super) fn new(stream: TcpStream, any_byte: Arc<AtomicBool>) -> Self {
         Self { stream, any_byte }
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for FirstByteStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -37,7 +37,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for FirstByteStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

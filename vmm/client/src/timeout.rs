@@ -52,7 +52,7 @@ mod tests {
     use hearth_proto::vmm::v1 as proto;
     use hearth_vmm_api::socket::{PacketListener, PacketSocket};
     use prost::Message as _;
-    use proto::response::Result as Answer;
+    use proto::response::Result as Response;
 
     use super::*;
     use crate::{CONTROL_SOCKET, Client, ClientError};
@@ -62,12 +62,12 @@ mod tests {
     fn listener(folder: &Path) -> (PacketListener, Client) {
         let path = folder.join(CONTROL_SOCKET);
         let listener = PacketListener::bind(&path).unwrap();
-        (listener, Client::connect(path).unwrap().patience(SHORT))
+        (listener, Client::connect(path).unwrap().with_timeout(SHORT))
     }
 
     /// Answers the next request on a connection with a status that contains this process id.
     fn answer(connection: &PacketSocket, pid: u32) {
-        let result = Some(Answer::Status(proto::Status { pid, ..proto::Status::default() }));
+        let result = Some(Response::Status(proto::Status { pid, ..proto::Status::default() }));
         let _ = connection.send(&proto::Response { result }.encode_to_vec(), &[]);
     }
 
@@ -123,7 +123,7 @@ mod tests {
         });
         assert!(matches!(client.status(), Err(ClientError::Silent { .. })));
         go.send(()).unwrap();
-        let client = client.patience(Duration::from_secs(60));
+        let client = client.with_timeout(Duration::from_secs(60));
         assert_eq!(client.status().unwrap().pid, 2);
         monitor.join().unwrap();
     }

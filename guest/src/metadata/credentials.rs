@@ -7,9 +7,9 @@ use hearth_proto::guest::v1::Credentials;
 use zeroize::Zeroize as _;
 
 /// Credentials that are overwritten when they are dropped: the agent's memory is in every snapshot.
-pub struct Granted(Credentials);
+pub struct SecretCredentials(Credentials);
 
-impl Granted {
+impl SecretCredentials {
     /// Takes over the credentials.
     #[must_use]
     pub fn new(credentials: Credentials) -> Self {
@@ -17,7 +17,7 @@ impl Granted {
     }
 }
 
-impl Deref for Granted {
+impl Deref for SecretCredentials {
     type Target = Credentials;
 
     fn deref(&self) -> &Credentials {
@@ -25,13 +25,13 @@ impl Deref for Granted {
     }
 }
 
-impl fmt::Debug for Granted {
+impl fmt::Debug for SecretCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Granted").finish_non_exhaustive()
+        f.debug_struct("SecretCredentials").finish_non_exhaustive()
     }
 }
 
-impl Drop for Granted {
+impl Drop for SecretCredentials {
     fn drop(&mut self) {
         let Credentials { access_key_id, secret_access_key, session_token, last_updated: _, expiration: _ } =
             &mut self.0;

@@ -1,4 +1,4 @@
-//! The machine as a whole: its status, quiescing before a snapshot, and power-off.
+//! The guest as a whole: its status, quiescing before a snapshot, and power-off.
 
 use std::fs;
 use std::io;
@@ -14,19 +14,19 @@ use tokio::time::timeout;
 
 use super::Agent;
 use crate::container::job::Archive;
-use crate::container::spawn::{Order, PidNamespace};
+use crate::container::spawn::{PidNamespace, SpawnRequest};
 use crate::refusal::{Context as _, Refusal};
 use crate::system::{check, kill};
 
 /// How often the lists of free pages are made an eighth shorter: 40 times leaves less than a hundredth.
 const SHORTENINGS: u32 = 40;
-/// How long processes have between SIGTERM and SIGKILL when the machine shuts down.
+/// How long processes have between SIGTERM and SIGKILL when the guest shuts down.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// How long the host has to receive the last response.
 const LAST_ANSWER: Duration = Duration::from_secs(1);
 
 impl Agent {
-    /// The status of the machine, the app and the logs.
+    /// The status of the guest, the app and the logs.
     pub(super) fn status(&self) -> Status {
         let (container, app) = {
             let state = self.state();
@@ -74,7 +74,7 @@ impl Agent {
         let _ = kill(-1, libc::SIGKILL);
         if let Some(container) = container {
             let job = Archive::default();
-            let mut released = self.spawner.start(Order {
+            let mut released = self.spawner.start(SpawnRequest {
                 kind: "release",
                 job: &job,
                 container: Some(&container.namespaces),
@@ -113,8 +113,8 @@ async fn give_back_processors_pages() {
     let _ = spawn_blocking(shorten).await; // a kernel without the file has no such lists
 }
 
-/// Waits until the host has received the last response, and powers the machine off.
-pub(super) async fn end(mut connection: UnixStream) {
+/// Waits until the host has received the last response, and powers the guest off.
+pub(super) async fn power_off(mut connection: UnixStream) {
     use tokio::io::AsyncWriteExt as _;
     let _ = connection.shutdown().await;
     let _ = timeout(LAST_ANSWER, connection.read(&mut [0])).await;

@@ -20,7 +20,7 @@ const BINFMT: &str = "/proc/sys/fs/binfmt_misc";
 
 /// Properties of the machine.
 #[derive(Clone, Debug)]
-struct Found {
+struct HostProperties {
     is_root: bool,
     /// Free space in the cache's file system, in MiB; `None` if it is unknown.
     disk_mib: Option<u64>,
@@ -32,7 +32,7 @@ struct Found {
 
 /// Requirements of the run.
 #[derive(Clone, Copy, Debug)]
-struct Wanted {
+struct Requirements {
     /// Whether packages have to be installed.
     installs: bool,
     /// Whether Debian roots have to be made.
@@ -47,7 +47,7 @@ struct Wanted {
 pub(super) fn check(cache: &Cache, goal: Goal, pending: &Pending, installs: bool) -> Result<()> {
     let native = metal::kvm_is_usable();
     let on_metal = goal == Goal::OnMetal;
-    let wanted = Wanted {
+    let required = Requirements {
         installs,
         makes_roots: on_metal && pending.makes_bases(),
         disk_mib: pending.mib() + DISK_MIB,
@@ -55,51 +55,51 @@ pub(super) fn check(cache: &Cache, goal: Goal, pending: &Pending, installs: bool
         emulates: on_metal && pending.makes_bases() && !cfg!(target_arch = "aarch64"),
     };
     let place = cache.path("");
-    let found = Found {
+    let host = HostProperties {
         is_root: rustix::process::geteuid().is_root(),
         disk_mib: free_mib(&place),
         memory_mib: available_mib(),
         binfmt: has_binfmt(),
     };
-    let lacks = lacks(&found, &wanted, &place);
-    if lacks.is_empty() {
+    let missing = missing(&host, &required, &place);
+    if missing.is_empty() {
         return Ok(());
     }
-    bail!("this machine is not ready:\n  - {}", lacks.join("\n  - "))
+    bail!("this machine is not ready:\n  - {}", missing.join("\n  - "))
 }
 
 /// The missing properties, with instructions.
-fn lacks(found: &Found, wanted: &Wanted, cache: &Path) -> Vec<String> {
-    let mut lacks = Vec::new();
-    if !found.is_root && (wanted.installs || wanted.makes_roots || wanted.emulates) {
-        let why = if wanted.installs { "installs Debian packages" } else { "makes Debian roots" };
-        lacks.push(format!("the first run {why}, which only root may do: run it as root once"));
+fn missing(host: &HostProperties, required: &Requirements, cache: &Path) -> Vec<String> {
+    let mut missing = Vec::new();
+    if !host.is_root && (required.installs || required.makes_roots || required.emulates) {
+        let why = if required.installs { "installs Debian packages" } else { "makes Debian roots" };
+        missing.push(format!("the first run {why}, which only root may do: run it as root once"));
     }
-    if let Some(free) = found.disk_mib
-        && free < wanted.disk_mib
+    if let Some(free) = host.disk_mib
+        && free < required.disk_mib
     {
-        lacks.push(format!(
+        missing.push(format!(
             "{} has {free} MiB free, and {} MiB are needed: free some, or set HEARTH_CACHE to a folder on a larger disk",
             cache.display(),
-            wanted.disk_mib
+            required.disk_mib
         ));
     }
-    if let Some(memory) = found.memory_mib
-        && memory < wanted.memory_mib
+    if let Some(memory) = host.memory_mib
+        && memory < required.memory_mib
     {
-        lacks.push(format!(
+        missing.push(format!(
             "{memory} MiB of memory are available, and {} MiB are needed: end what uses it, or take a larger machine",
-            wanted.memory_mib
+            required.memory_mib
         ));
     }
-    if wanted.emulates && !found.binfmt {
-        lacks.push(
+    if required.emulates && !host.binfmt {
+        missing.push(
             "this kernel has no binfmt_misc, with which arm64 programs run on it while base images are made: load the module \
              (`modprobe binfmt_misc`), or take a kernel with CONFIG_BINFMT_MISC"
                 .to_owned(),
         );
     }
-    lacks
+    missing
 }
 
 fn has_binfmt() -> bool {
@@ -134,16 +134,21 @@ fn available(meminfo: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const FOUND: Found =
-        Found { is_root: true, disk_mib: Some(50_000), memory_mib: Some(8_000), binfmt: true };
-    const WANTED: Wanted =
-        Wanted { installs: true, makes_roots: true, disk_mib: 20_000, memory_mib: 6_000, emulates: true };
+    const HOST: HostProperties =
+        HostProperties { is_root: true, disk_mib: Some(50_000), memory_mib: Some(8_000), binfmt: true };
+    const REQUIRED: Requirements = Requirements {
+        installs: true,
+        makes_roots: true,
+        disk_mib: 20_000,
+        memory_mib: 6_000,
+        emulates: true,
+    };
 
     #[test]
     fn everything_that_is_missing_is_said_at_once_with_what_to_do() {
-        assert_eq!(lacks(&FOUND, &WANTED, Path::new("/cache")), Vec::<String>::new());
-        let poor = Found { is_root: false, disk_mib: Some(10), memory_mib: Some(20), binfmt: false };
-        let text = lacks(&poor, &WANTED, Path::new("/cache")).join("\n");
+        assert_eq!(missing(&HOST, &REQUIRED, Path::new("/cache")), Vec::<String>::new());
+        let poor = HostProperties { is_root: false, disk_mib: Some(10), memory_mib: Some(20), binfmt: false };
+        let text = missing(&poor, &REQUIRED, Path::new("/cache")).join("\n");
         for word in
             ["as root", "/cache has 10 MiB free", "HEARTH_CACHE", "20 MiB of memory", "modprobe binfmt_misc"]
         {
@@ -154,9 +159,9 @@ mod tests {
     #[test]
     fn what_is_not_needed_is_not_asked_for() {
         let little =
-            Wanted { installs: false, makes_roots: false, disk_mib: 1, memory_mib: 1, emulates: false };
-        let poor = Found { is_root: false, disk_mib: None, memory_mib: None, binfmt: false };
-        assert!(lacks(&poor, &little, Path::new("/cache")).is_empty());
+            Requirements { installs: false, makes_roots: false, disk_mib: 1, memory_mib: 1, emulates: false };
+        let poor = HostProperties { is_root: false, disk_mib: None, memory_mib: None, binfmt: false };
+        assert!(missing(&poor, &little, Path::new("/cache")).is_empty());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 /// Why the vCPUs must not continue.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum End {
+pub enum ShutdownReason {
     /// The guest powered itself off.
     PowerOff,
     /// The guest requested a restart.
@@ -22,40 +22,40 @@ pub enum End {
 
 /// The place where threads report the end of the machine; its descriptor is readable when there is a report.
 #[derive(Debug)]
-pub struct EndSignal {
-    end: Mutex<Option<End>>,
+pub struct ShutdownSignal {
+    reason: Mutex<Option<ShutdownReason>>,
     event: EventFd,
 }
 
-impl EndSignal {
+impl ShutdownSignal {
     /// Makes a signal without a report.
     ///
     /// # Errors
     /// When the process has no descriptors left.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { end: Mutex::new(None), event: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)? })
+        Ok(Self { reason: Mutex::new(None), event: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)? })
     }
 
     /// Reports the end of the machine; only the first report counts.
-    pub fn report(&self, end: End) {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(end);
+    pub fn report(&self, reason: ShutdownReason) {
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
         let _ = self.event.write(1); // fails only when it is signalled already
     }
 
     /// Whether there is a report.
     #[must_use]
     pub fn is_reported(&self) -> bool {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// Takes the report, if there is one, and resets the signal.
-    pub fn take(&self) -> Option<End> {
+    pub fn take(&self) -> Option<ShutdownReason> {
         let _ = self.event.read(); // fails only when nothing was reported
-        self.end.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-impl AsFd for EndSignal {
+impl AsFd for ShutdownSignal {
     fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor belongs to `event`, which the borrow keeps alive.
         unsafe { BorrowedFd::borrow_raw(self.event.as_raw_fd()) }
