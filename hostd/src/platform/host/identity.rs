@@ -141,9 +141,9 @@ mod tests {
     async fn answer(guest: &mut Lines) -> Option<proto::Credentials> {
         let mut line = guest.next().await.unwrap().unwrap();
         line.accept().await.unwrap();
-        let asked = line.asked().await.unwrap();
+        let requested = line.asked().await.unwrap();
         line.answer(proto::response::Result::Done(proto::Done {})).await.unwrap();
-        let Some(proto::request::Operation::SetCredentials(set)) = asked else { panic!("{asked:?}") };
+        let Some(proto::request::Operation::SetCredentials(set)) = requested else { panic!("{requested:?}") };
         set.credentials
     }
 
