@@ -176,7 +176,7 @@ mod tests {
 
     use super::*;
 
-    fn told(code: Code, message: &str, details: ErrorDetails) -> String {
+    fn printed(code: Code, message: &str, details: ErrorDetails) -> String {
         let status = Status::with_error_details(code, message, details);
         Failure::answer("run an image", "unix:/run/x", status).to_string()
     }
@@ -187,13 +187,13 @@ mod tests {
             ErrorDetails::with_error_info("ResourceNotFoundException", "hearth.microvms.v1", []);
         details.set_resource_info("microvm", "microvm-1", "", "");
         assert_eq!(
-            told(Code::NotFound, "Unable to find microvmIdentifier microvm-1", details),
+            printed(Code::NotFound, "Unable to find microvmIdentifier microvm-1", details),
             "cannot run an image: Unable to find microvmIdentifier microvm-1 (ResourceNotFoundException); \
              `hearth ps --all` lists the microVMs"
         );
         let details = ErrorDetails::with_retry_info(Some(Duration::from_millis(1500)));
         assert_eq!(
-            told(Code::ResourceExhausted, "Rate exceeded", details),
+            printed(Code::ResourceExhausted, "Rate exceeded", details),
             "cannot run an image: Rate exceeded; try again in 2 s"
         );
     }
@@ -203,11 +203,11 @@ mod tests {
         let violation = FieldViolation::new("imageVersion", "must not be empty");
         let details = ErrorDetails::with_bad_request(vec![violation]);
         assert_eq!(
-            told(Code::InvalidArgument, "1 validation error detected", details.clone()),
+            printed(Code::InvalidArgument, "1 validation error detected", details.clone()),
             "cannot run an image: 1 validation error detected; imageVersion: must not be empty"
         );
         assert_eq!(
-            told(Code::InvalidArgument, "imageVersion must not be empty", details),
+            printed(Code::InvalidArgument, "imageVersion must not be empty", details),
             "cannot run an image: imageVersion must not be empty"
         );
     }

@@ -27,14 +27,14 @@ impl Interrupt {
 ///
 /// For commands that have to clean up first: a terminal, a file with a secret.
 #[derive(Debug)]
-pub(crate) struct Ending {
+pub(crate) struct TerminationSignals {
     interrupt: Signal,
     terminate: Signal,
     hang_up: Signal,
     quit: Signal,
 }
 
-impl Ending {
+impl TerminationSignals {
     /// Starts to listen.
     pub(crate) fn listen() -> Result<Self, Failure> {
         let listen = |kind| {
@@ -60,6 +60,6 @@ impl Ending {
 }
 
 /// The exit status after termination by a signal, as in shells.
-pub(crate) fn ended_by(signal: i32) -> Failure {
+pub(crate) fn terminated_by(signal: i32) -> Failure {
     Failure::Ended(u8::try_from(signal.saturating_add(128)).unwrap_or(u8::MAX))
 }

@@ -9,7 +9,7 @@ const CLEAR: &str = "\r\x1b[2K";
 
 /// The stream to write to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum To {
+pub(crate) enum OutputStream {
     /// Stdout, for results.
     Stdout,
     /// Stderr, for everything else.
@@ -19,19 +19,19 @@ pub(crate) enum To {
 /// Progress on a stream.
 #[derive(Debug)]
 pub(crate) struct Live {
-    to: To,
+    stream: OutputStream,
     terminal: bool,
     colour: bool,
     shown: bool,
 }
 
 impl Live {
-    pub(crate) fn new(to: To) -> Self {
-        let terminal = match to {
-            To::Stdout => io::stdout().is_terminal(),
-            To::Stderr => io::stderr().is_terminal(),
+    pub(crate) fn new(stream: OutputStream) -> Self {
+        let terminal = match stream {
+            OutputStream::Stdout => io::stdout().is_terminal(),
+            OutputStream::Stderr => io::stderr().is_terminal(),
         };
-        Self { to, terminal, colour: terminal && colours(), shown: false }
+        Self { stream, terminal, colour: terminal && colours(), shown: false }
     }
 
     /// Whether a changing line is visible.
@@ -75,14 +75,14 @@ impl Live {
     }
 
     fn write(&self, text: &str) -> Result<(), Failure> {
-        match self.to {
-            To::Stdout => {
+        match self.stream {
+            OutputStream::Stdout => {
                 let mut stdout = io::stdout().lock();
                 stdout.write_all(text.as_bytes())?;
                 stdout.flush()?;
             }
             // A terminal that was closed does not stop the command.
-            To::Stderr => drop(io::stderr().lock().write_all(text.as_bytes())),
+            OutputStream::Stderr => drop(io::stderr().lock().write_all(text.as_bytes())),
         }
         Ok(())
     }

@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_file_is_told_with_its_line() {
+    fn an_invalid_file_is_reported_with_its_line() {
         let error = with_file("[profiles.default]\nendpont = \"x\"\n", 0o644, "").unwrap_err().to_string();
         assert!(error.contains("line 2") && error.contains("endpont"), "{error}");
         let error = with_file("[profiles.a]\n", 0o644, "--profile b").unwrap_err().to_string();

@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::connect::Client;
 use crate::error::Failure;
-use crate::live::{Live, To};
+use crate::live::{Live, OutputStream};
 use crate::out::bytes;
 
 /// Bytes per message.
@@ -101,7 +101,7 @@ async fn put(client: &Client, zip: File, name: &str, quiet: bool) -> Result<PutA
     let mut host = client.host();
     let answer = host.put_artifact(ReceiverStream::new(messages));
     tokio::pin!(answer);
-    let mut live = Live::new(To::Stderr);
+    let mut live = Live::new(OutputStream::Stderr);
     let mut tick = tokio::time::interval(TICK);
     let answer = loop {
         tokio::select! {
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_built_from_is_told_apart() {
+    fn kinds_of_artifacts_are_distinguished() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
         fs::write(path("app.zip"), "PK\x03\x04").unwrap();

@@ -20,7 +20,7 @@ impl Default for Events {
 
 impl Events {
     /// Sends an event of `account` to all subscribers. Later subscribers do not receive it.
-    pub fn tell(&self, account: &str, event: Event) {
+    pub fn publish(&self, account: &str, event: Event) {
         let _ = self.sender.send((account.to_owned(), event)); // an error means that there are no subscribers
     }
 

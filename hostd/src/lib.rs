@@ -28,15 +28,15 @@
 //!
 //! | Task or thread | How many | Owner | Takes | Gives |
 //! |---|---|---|---|---|
-//! | the daemon | 1 | [`daemon::run`] | SIGTERM, SIGINT | `end`, a `watch` that becomes true |
+//! | the daemon | 1 | [`daemon::run`] | SIGTERM, SIGINT | `shutdown`, a `watch` that becomes true |
 //! | commits, a thread | 1 | [`store::Db`] | batches of everybody who changes something, an `mpsc` | to each a `oneshot`: durable, or not; metrics |
-//! | calls of the API | one per connection and call | [`api::Listeners`] | gRPC; `end` | calls of [`service`] |
-//! | a microVM | one per microVM that has not ended | [`driver::Microvms`] | requests (`mpsc`, a mailbox), outcomes of its effects, its process's exit, timers | a `oneshot` to whoever has asked; its gate; [`driver::context::Observer`] |
+//! | calls of the API | one per connection and call | [`api::Listeners`] | gRPC; `shutdown` | calls of [`service`] |
+//! | a microVM | one per microVM that has not ended | [`driver::Microvms`] | requests (`mpsc`, a mailbox), outcomes of its effects, its process's exit, timers | a `oneshot` to the requester; its gate; [`driver::context::MicrovmObserver`] |
 //! | what serves a running guest: exit, output, name queries, credentials | up to 4 per process | [`platform::host`] | streams of the guest's agent; the microVM's phase (`watch`) | its exit (`watch`), lines to [`logs`] |
 //! | stock | one per thing that is being made | [`pool::Stock`] | free places (`Semaphore`); closing (`Notify`) | monitors and networks |
-//! | a change of an image, a build, a deletion | one each | [`builds::Images`] | `stop` (`watch`); builds wait for a place (`Semaphore`) | a `oneshot` to whoever has asked; events for clients that watch a build (`watch`) |
-//! | acceptor of endpoints | 1 | [`proxy::Proxy`] | connections; `end` | connections to the threads (`mpsc`), each to the one with the fewest |
-//! | `endpoint-N`, threads with a runtime each | one per processor | [`proxy::Proxy`] | connections (`mpsc`); `end` | exchanges with apps; to the acceptor a `oneshot`: ended |
+//! | a change of an image, a build, a deletion | one each | [`builds::Images`] | `stop` (`watch`); builds wait for a place (`Semaphore`) | a `oneshot` to the requester; events for clients that watch a build (`watch`) |
+//! | acceptor of endpoints | 1 | [`proxy::Proxy`] | connections; `shutdown` | connections to the threads (`mpsc`), each to the one with the fewest |
+//! | `endpoint-N`, threads with a runtime each | one per processor | [`proxy::Proxy`] | connections (`mpsc`); `shutdown` | exchanges with apps; to the acceptor a `oneshot`: ended |
 //! | a connection to an endpoint, and its requests, tunnels and shells | one each, on the connection's thread | `endpoint-N` | the client's bytes; the microVM's gate | requests to resume, in the mailbox of the microVM |
 //! | DNS, certificates | 1 each, where enabled | [`daemon`] | queries; a timer | answers; the certificate that TLS serves |
 //! | metrics server | 1, and one per connection | [`daemon`] | HTTP | metrics |

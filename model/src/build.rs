@@ -1,12 +1,12 @@
-//! The files of builds, and where they lie.
+//! Image builds: what identifies one, and where its files lie.
 
 use std::path::PathBuf;
 
 use crate::id::{AccountId, BuildId, ImageUid, is_path_component};
 
-/// Identifies the files of a build.
+/// Identifies an image build and its files.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Artifact {
+pub struct ImageBuild {
     /// Account that owns the image.
     pub account: AccountId,
     /// The image's uid.
@@ -17,22 +17,22 @@ pub struct Artifact {
     pub build_id: BuildId,
 }
 
-/// Error: an id of the artifact could lead out of the folder of all images.
+/// Error: an id of the build could lead out of the folder of all images.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} names no files of a build")]
-pub struct NoFiles(pub Artifact);
+pub struct InvalidBuild(pub ImageBuild);
 
-impl Artifact {
+impl ImageBuild {
     /// The folder of the build's files, below the folder of all images: `ACCOUNT/IMAGE_UID/VERSION/BUILD`.
     ///
     /// # Errors
     ///
-    /// [`NoFiles`]. Ids come from records, and are checked nevertheless.
-    pub fn folder(&self) -> Result<PathBuf, NoFiles> {
+    /// [`InvalidBuild`]. Ids come from records, and are checked nevertheless.
+    pub fn folder(&self) -> Result<PathBuf, InvalidBuild> {
         let version = self.version.to_string();
         let parts = [self.account.as_str(), self.image_uid.as_str(), &version, self.build_id.as_str()];
         let safe = parts.iter().all(|part| is_path_component(part));
-        if safe { Ok(parts.iter().collect()) } else { Err(NoFiles(self.clone())) }
+        if safe { Ok(parts.iter().collect()) } else { Err(InvalidBuild(self.clone())) }
     }
 }
 
@@ -42,8 +42,8 @@ mod tests {
 
     use super::*;
 
-    fn artifact() -> Artifact {
-        Artifact {
+    fn build() -> ImageBuild {
+        ImageBuild {
             account: "123456789012".into(),
             image_uid: "uid".into(),
             version: 3,
@@ -53,21 +53,21 @@ mod tests {
 
     #[test]
     fn files_are_named_by_account_image_version_and_build() {
-        assert_eq!(artifact().folder().unwrap(), Path::new("123456789012/uid/3/id"));
+        assert_eq!(build().folder().unwrap(), Path::new("123456789012/uid/3/id"));
     }
 
     #[test]
     fn no_id_leads_out_of_the_folder_of_images() {
         for id in ["", ".", "..", "../x", "a/b", "/etc", ".hidden", "a\0", "ü"] {
-            for artifact in [
-                Artifact { account: id.into(), ..artifact() },
-                Artifact { image_uid: id.into(), ..artifact() },
-                Artifact { build_id: id.into(), ..artifact() },
+            for build in [
+                ImageBuild { account: id.into(), ..build() },
+                ImageBuild { image_uid: id.into(), ..build() },
+                ImageBuild { build_id: id.into(), ..build() },
             ] {
-                assert_eq!(artifact.folder(), Err(NoFiles(artifact)), "{id:?}");
+                assert_eq!(build.folder(), Err(InvalidBuild(build)), "{id:?}");
             }
         }
-        let error = Artifact { build_id: "..".into(), ..artifact() }.folder().unwrap_err().to_string();
+        let error = ImageBuild { build_id: "..".into(), ..build() }.folder().unwrap_err().to_string();
         assert!(
             error.contains(r#"build_id: "..""#) && error.ends_with("names no files of a build"),
             "{error}"

@@ -3,7 +3,7 @@
 //!
 //! * [`account`], [`id`] – accounts and ids
 //! * [`arn`] – what all ARNs have in common; [`image`], [`connector`], [`role`] – what ARNs name
-//! * [`build`] – the files of builds
+//! * [`build`] – image builds
 //! * [`hooks`] – lifecycle hooks of apps
 //! * [`operation`] – the operations of the API, by name
 //! * [`shape`] – memory classes

@@ -13,9 +13,9 @@ use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_hostd::access::{Access, AccessConfig};
 use hearth_hostd::api::grpc::Grpc;
 use hearth_hostd::api::{ListenConfig, Listeners};
-use hearth_hostd::builds::{self, Build, BuildFailure, Images, Job, LogSink, Report};
+use hearth_hostd::builds::{self, Build, BuildFailure, BuildLog, BuildObserver, Images, Job};
 use hearth_hostd::clock::Clock;
-use hearth_hostd::driver::context::Unobserved;
+use hearth_hostd::driver::context::NoObserver;
 use hearth_hostd::driver::deadlines::Deadlines;
 use hearth_hostd::driver::faults::Faults;
 use hearth_hostd::driver::{DriverConfig, Microvms};
@@ -150,7 +150,7 @@ async fn serve(
         events: events.clone(),
         platform: Arc::clone(&platform),
         build: Arc::new(Nothing),
-        report: Arc::new(Nothing),
+        observer: Arc::new(Nothing),
         faults: Faults::none(),
         settings: builds::Settings {
             region: "us-east-1".into(),
@@ -170,7 +170,7 @@ async fn serve(
         drain: Duration::ZERO,
         deadlines: Deadlines::default(),
     };
-    let microvms = Microvms::new(driver, db.clone(), clock, platform, Arc::new(Unobserved), Faults::none());
+    let microvms = Microvms::new(driver, db.clone(), clock, platform, Arc::new(NoObserver), Faults::none());
     let access = Access::new(&AccessConfig {
         local_account: crate::records::ACCOUNT.to_owned(),
         ..AccessConfig::default()
@@ -216,12 +216,12 @@ impl Build for Nothing {
     }
 }
 
-impl Report for Nothing {
-    fn log(&self, _: &str, _: &LogTarget) -> Option<Box<dyn LogSink>> {
+impl BuildObserver for Nothing {
+    fn open_log(&self, _: &str, _: &LogTarget) -> Option<Box<dyn BuildLog>> {
         None
     }
 
-    fn step(&self, _: Step, _: Duration) {}
+    fn step_finished(&self, _: Step, _: Duration) {}
 
-    fn ended(&self, _: bool, _: Duration) {}
+    fn build_finished(&self, _: bool, _: Duration) {}
 }

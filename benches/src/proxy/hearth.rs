@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use hearth_hostd::clock::Clock;
-use hearth_hostd::driver::context::Unobserved;
+use hearth_hostd::driver::context::NoObserver;
 use hearth_hostd::driver::deadlines::Deadlines;
 use hearth_hostd::driver::faults::Faults;
-use hearth_hostd::driver::gate::Patience;
+use hearth_hostd::driver::gate::WaitLimits;
 use hearth_hostd::driver::{DriverConfig, Microvms};
 use hearth_hostd::lifecycle::microvm::Rules;
 use hearth_hostd::metrics::Metrics;
@@ -70,7 +70,7 @@ async fn start(app: SocketAddr, tls: Arc<rustls::ServerConfig>) -> Result<Hearth
     let platform = Double::direct();
     platform.world().ports.insert(PORT, app);
     let platform = Arc::new(platform);
-    let microvms = Microvms::new(config, db.clone(), clock, platform, Arc::new(Unobserved), Faults::none());
+    let microvms = Microvms::new(config, db.clone(), clock, platform, Arc::new(NoObserver), Faults::none());
     let artifact =
         records::encode(&ArtifactRecord { build_id: BUILD.to_owned(), ..ArtifactRecord::default() });
     db.commit(Batch::new().put(Table::Artifacts, records::artifact(BUILD), artifact)).await?;
@@ -85,7 +85,7 @@ async fn start(app: SocketAddr, tls: Arc<rustls::ServerConfig>) -> Result<Hearth
     })?;
     let settings = Settings {
         domain: DOMAIN.to_owned(),
-        patience: Patience { held: 1000, beside_hook: LONG, launching: true },
+        wait_limits: WaitLimits { max_waiting: 1000, beyond_hook: LONG, launching: true },
         browser_login: false,
         forwarded_for: true,
         idle_connection: LONG,

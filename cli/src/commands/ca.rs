@@ -47,7 +47,7 @@ impl Ca {
         }
         let out = context.out;
         match self.command {
-            Some(CaCommand::Install) => tell(out, &TrustStore::find()?.install(&format!("{pem}\n"))?),
+            Some(CaCommand::Install) => print_change(out, &TrustStore::find()?.install(&format!("{pem}\n"))?),
             _ if out.json => out.json_value(&json!({ "certificateAuthorityPem": format!("{pem}\n") })),
             _ => out.line(pem),
         }
@@ -56,10 +56,10 @@ impl Ca {
 
 /// Removes the authority from this machine's store.
 pub(super) fn uninstall(out: Out) -> Result<(), Failure> {
-    tell(out, &TrustStore::find()?.uninstall()?)
+    print_change(out, &TrustStore::find()?.uninstall()?)
 }
 
-fn tell(out: Out, changed: &Changed) -> Result<(), Failure> {
+fn print_change(out: Out, changed: &Changed) -> Result<(), Failure> {
     let file = changed.file.display();
     if out.json {
         return out.json_value(&json!({ "file": file.to_string(), "program": changed.program }));

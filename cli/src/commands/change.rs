@@ -27,7 +27,7 @@ pub(crate) struct Change {
 
 /// The requested state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum To {
+pub(crate) enum TargetState {
     Suspended,
     Running,
     Terminated,
@@ -35,28 +35,28 @@ pub(crate) enum To {
 
 impl Change {
     /// Changes all microVMs, even if one fails. Failures are printed as they come, except the first one, which is returned.
-    pub(crate) async fn execute(self, context: &Context, to: To) -> Result<(), Failure> {
+    pub(crate) async fn execute(self, context: &Context, target: TargetState) -> Result<(), Failure> {
         let ids = context.client.microvm_ids(&self.ids).await?;
         let mut failed = None;
-        let mut asked = Vec::new();
+        let mut accepted = Vec::new();
         for id in ids {
-            match ask(context, &id, to).await {
-                Ok(()) => asked.push(id),
-                Err(failure) => keep(&mut failed, failure),
+            match request(context, &id, target).await {
+                Ok(()) => accepted.push(id),
+                Err(failure) => record_failure(&mut failed, failure),
             }
         }
         let mut microvms = Vec::new();
-        for id in asked {
-            let state = match to {
-                To::Suspended => MicrovmState::Suspended,
-                To::Running => MicrovmState::Running,
-                To::Terminated => MicrovmState::Terminated,
+        for id in accepted {
+            let state = match target {
+                TargetState::Suspended => MicrovmState::Suspended,
+                TargetState::Running => MicrovmState::Running,
+                TargetState::Terminated => MicrovmState::Terminated,
             };
             if let Some(limit) = self.wait {
                 match context.wait(&id, state, limit.unwrap_or(CHANGE)).await {
                     Ok(microvm) if context.out.json => microvms.push(microvm),
                     Ok(_) => context.out.line(&id)?,
-                    Err(failure) => keep(&mut failed, failure),
+                    Err(failure) => record_failure(&mut failed, failure),
                 }
             } else if context.out.json {
                 microvms.push(context.microvm(&id).await?);
@@ -71,27 +71,27 @@ impl Change {
     }
 }
 
-fn keep(failed: &mut Option<Failure>, failure: Failure) {
+fn record_failure(failed: &mut Option<Failure>, failure: Failure) {
     match failed {
         None => *failed = Some(failure),
         Some(_) => drop(failure.report()),
     }
 }
 
-async fn ask(context: &Context, id: &str, to: To) -> Result<(), Failure> {
+async fn request(context: &Context, id: &str, target: TargetState) -> Result<(), Failure> {
     let client = &context.client;
     let mut microvms = client.microvms();
     let microvm_identifier = Some(id.to_owned());
-    match to {
-        To::Suspended => {
+    match target {
+        TargetState::Suspended => {
             let answer = microvms.suspend_microvm(SuspendMicrovmRequest { microvm_identifier });
             client.call(format!("suspend {id}"), answer).await.map(|_| ())
         }
-        To::Running => {
+        TargetState::Running => {
             let answer = microvms.resume_microvm(ResumeMicrovmRequest { microvm_identifier });
             client.call(format!("resume {id}"), answer).await.map(|_| ())
         }
-        To::Terminated => {
+        TargetState::Terminated => {
             let answer = microvms.terminate_microvm(TerminateMicrovmRequest { microvm_identifier });
             client.call(format!("terminate {id}"), answer).await.map(|_| ())
         }

@@ -15,9 +15,9 @@ use tokio::signal::unix::SignalKind;
 use tokio::time::timeout;
 
 use super::Context;
-use crate::endpoint::{AUTH, PORT, Place, Target, http_token};
+use crate::endpoint::{AUTH, EndpointAddress, PORT, Target, http_token};
 use crate::error::Failure;
-use crate::interrupt::{Ending, ended_by};
+use crate::interrupt::{TerminationSignals, terminated_by};
 
 /// Validity of the token in minutes: it only has to be valid at the start.
 const MINUTES: i32 = 5;
@@ -53,43 +53,43 @@ impl Curl {
         let target = self.target()?;
         let client = &context.client;
         let microvm = context.microvm(&client.microvm_id(&target.id).await?).await?;
-        let place = Place::of(client, &microvm).await?;
+        let address = EndpointAddress::of(client, &microvm).await?;
         let token = http_token(client, &microvm.microvm_id, target.port, MINUTES).await?;
         // The signals are caught before the file is made: otherwise they would leave it behind.
-        let mut ending = Ending::listen()?;
+        let mut signals = TerminationSignals::listen()?;
         let folder = tempfile::Builder::new()
             .prefix("hearth-curl-")
             .permissions(Permissions::from_mode(0o700))
             .tempdir();
         let folder =
             folder.map_err(|error| Failure::failed(format!("cannot make a temporary folder: {error}")))?;
-        let config = config(&place, &target, &token, folder.path());
+        let config = config(&address, &target, &token, folder.path());
         let config = config.map_err(|error| {
             Failure::failed(format!("cannot write to {}: {error}", folder.path().display()))
         })?;
         let mut command = Command::new("curl");
         command.arg("--config").arg(config).args(self.words.iter().skip(1)).kill_on_drop(true);
         let mut curl = command.spawn().map_err(|error| missing(&error))?;
-        let status = wait(&mut curl, &mut ending).await?;
+        let status = wait(&mut curl, &mut signals).await?;
         drop(folder);
-        ended(status)
+        exit_result(status)
     }
 }
 
 /// Writes curl's options to a file, because other users can see its arguments in the list of processes.
-fn config(place: &Place, target: &Target, token: &str, folder: &Path) -> io::Result<PathBuf> {
-    let (host, port) = &place.dial;
+fn config(address: &EndpointAddress, target: &Target, token: &str, folder: &Path) -> io::Result<PathBuf> {
+    let (host, port) = &address.dial;
     let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
     let mut lines = vec![
-        option("url", &place.url(&target.path)),
-        option("connect-to", &format!("{}:{}:{host}:{port}", place.name, place.port)),
+        option("url", &address.url(&target.path)),
+        option("connect-to", &format!("{}:{}:{host}:{port}", address.name, address.port)),
         // The address is the endpoint's own, so no proxy may be used for it.
-        option("noproxy", &place.name),
+        option("noproxy", &address.name),
         option("proto-redir", "=https"),
         option("header", &format!("{AUTH}: {token}")),
         option("header", &format!("{PORT}: {}", target.port)),
     ];
-    if let Some(pem) = &place.authority {
+    if let Some(pem) = &address.authority {
         let path = folder.join("ca.pem");
         write(&path, pem)?;
         lines.push(option("cacert", &path.to_string_lossy()));
@@ -121,11 +121,11 @@ fn missing(error: &io::Error) -> Failure {
 }
 
 /// Waits for curl, which gets Ctrl-C from the terminal itself. Other signals make this function terminate it.
-async fn wait(curl: &mut Child, ending: &mut Ending) -> Result<ExitStatus, Failure> {
+async fn wait(curl: &mut Child, signals: &mut TerminationSignals) -> Result<ExitStatus, Failure> {
     let lost = |error: io::Error| Failure::failed(format!("cannot wait for curl: {error}"));
     let signal = tokio::select! {
         status = curl.wait() => return status.map_err(lost),
-        signal = ending.wait() => signal,
+        signal = signals.wait() => signal,
     };
     if signal == SignalKind::interrupt()
         && let Ok(status) = timeout(INTERRUPTED, curl.wait()).await
@@ -133,14 +133,14 @@ async fn wait(curl: &mut Child, ending: &mut Ending) -> Result<ExitStatus, Failu
         return status.map_err(lost);
     }
     curl.kill().await.map_err(lost)?;
-    Err(ended_by(signal.as_raw_value()))
+    Err(terminated_by(signal.as_raw_value()))
 }
 
-fn ended(status: ExitStatus) -> Result<(), Failure> {
+fn exit_result(status: ExitStatus) -> Result<(), Failure> {
     match (status.code(), status.signal()) {
         (Some(0), _) => Ok(()),
         (Some(code), _) => Err(Failure::Ended(u8::try_from(code).unwrap_or(u8::MAX))),
-        (None, signal) => Err(ended_by(signal.unwrap_or_default())),
+        (None, signal) => Err(terminated_by(signal.unwrap_or_default())),
     }
 }
 
@@ -153,14 +153,14 @@ mod tests {
     #[test]
     fn what_is_secret_is_in_a_file_of_the_caller_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let place = Place {
+        let address = EndpointAddress {
             name: "u.example".into(),
             port: 8443,
             dial: ("::1".into(), 443),
             authority: Some("PEM".into()),
         };
         let target: Target = "a1:80/x\"y".parse().unwrap();
-        let path = config(&place, &target, "t0", folder.path()).unwrap();
+        let path = config(&address, &target, "t0", folder.path()).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         for line in [
             r#"url = "https://u.example:8443/x\"y""#,

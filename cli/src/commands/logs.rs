@@ -68,7 +68,7 @@ type Key = (String, Option<(i64, i32)>, String);
 
 impl Logs {
     pub(crate) async fn execute(self, context: &Context) -> Result<(), Failure> {
-        let (group, stream) = self.place(context).await?;
+        let (group, stream) = self.group_and_stream(context).await?;
         match (self.follow, self.since) {
             (false, _) => self.read(context, &group, stream.as_deref(), |_| ()).await,
             (true, _) => self.tail(context, &group, stream.as_deref()).await,
@@ -76,7 +76,7 @@ impl Logs {
     }
 
     /// The requested log group and stream.
-    async fn place(&self, context: &Context) -> Result<(String, Option<String>), Failure> {
+    async fn group_and_stream(&self, context: &Context) -> Result<(String, Option<String>), Failure> {
         if let Some(image) = &self.image {
             return Ok((format!("{GROUP}{}", resource_name(image)), self.stream.clone()));
         }

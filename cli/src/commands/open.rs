@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::Context;
-use crate::endpoint::{Dialer, Place, Target, Tokens};
+use crate::endpoint::{Dialer, EndpointAddress, Target, Tokens};
 use crate::error::Failure;
 use crate::interrupt::Interrupt;
 use crate::relay::{self, Relay};
@@ -29,21 +29,21 @@ impl Open {
         let mut interrupt = Interrupt::listen()?;
         let (client, target) = (&context.client, &self.target);
         let microvm = context.microvm(&client.microvm_id(&target.id).await?).await?;
-        let place = Place::of(client, &microvm).await?;
-        let (there, port) = (place.url(&target.path), target.port);
+        let address = EndpointAddress::of(client, &microvm).await?;
+        let (endpoint, port) = (address.url(&target.path), target.port);
         let tokens = Tokens::new(client.clone(), microvm.microvm_id, port);
         // A missing permission is reported here, not in the browser.
         tokens.get().await?;
-        let relay = Relay::bind(Dialer::new(place)?, tokens).await?;
+        let relay = Relay::bind(Dialer::new(address)?, tokens).await?;
         let url = relay.url(&target.path);
         let out = context.out;
         if out.json {
-            out.json_value(&json!({ "url": url, "endpoint": there, "port": port }))?;
+            out.json_value(&json!({ "url": url, "endpoint": endpoint, "port": port }))?;
         } else if out.quiet {
             out.line(&url)?;
         } else {
             out.line(&url)?;
-            eprintln!("relays to port {port} of {there} until Ctrl-C");
+            eprintln!("relays to port {port} of {endpoint} until Ctrl-C");
         }
         if !self.no_browser {
             relay::open(&relay.url_for_once(&target.path));

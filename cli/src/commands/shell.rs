@@ -3,10 +3,10 @@
 use clap::Args;
 
 use super::Context;
-use crate::endpoint::{Dialer, Place, shell_token};
+use crate::endpoint::{Dialer, EndpointAddress, shell_token};
 use crate::error::Failure;
-use crate::interrupt::ended_by;
-use crate::shell::{self, End};
+use crate::interrupt::terminated_by;
+use crate::shell::{self, SessionEnd};
 
 /// Validity of the token in minutes; the session may last longer.
 const MINUTES: i32 = 5;
@@ -30,20 +30,20 @@ impl Shell {
         let client = &context.client;
         let microvm = context.microvm(&client.microvm_id(&self.id).await?).await?;
         let id = &microvm.microvm_id;
-        let place = Place::of(client, &microvm).await?;
+        let address = EndpointAddress::of(client, &microvm).await?;
         let token = shell_token(client, id, MINUTES).await?;
-        let socket = shell::connect(&Dialer::new(place)?, id, &token).await?;
+        let socket = shell::connect(&Dialer::new(address)?, id, &token).await?;
         match shell::run(socket, &self.command).await? {
-            End::Exit(0) | End::Closed => Ok(()),
-            End::Exit(status) => Err(Failure::Ended(u8::try_from(status).unwrap_or(u8::MAX))),
-            End::Signal(signal) => Err(ended_by(signal.as_raw_value())),
-            End::Disconnected => {
+            SessionEnd::Exit(0) | SessionEnd::Closed => Ok(()),
+            SessionEnd::Exit(status) => Err(Failure::Ended(u8::try_from(status).unwrap_or(u8::MAX))),
+            SessionEnd::Signal(signal) => Err(terminated_by(signal.as_raw_value())),
+            SessionEnd::Disconnected => {
                 Err(Failure::Interrupted(format!("disconnected from {id}; its shell is hung up")))
             }
-            End::Broken(why) => Err(Failure::NoConnection(format!(
+            SessionEnd::Broken(why) => Err(Failure::NoConnection(format!(
                 "the connection to the shell broke: {why}; `hearth get {id}` says the microVM's state"
             ))),
-            End::Output(error) => Err(error.into()),
+            SessionEnd::Output(error) => Err(error.into()),
         }
     }
 }

@@ -19,11 +19,11 @@ impl Context {
         self.client.call(format!("get {id}"), self.client.microvms().get_microvm(request)).await
     }
 
-    /// Waits until the microVM is in the state `wanted`. If it ends, or has a reason not to get there, that is an error.
+    /// Waits until the microVM is in the state `expected`. If it ends, or has a reason not to get there, that is an error.
     pub(crate) async fn wait(
         &self,
         id: &str,
-        wanted: MicrovmState,
+        expected: MicrovmState,
         limit: Duration,
     ) -> Result<Microvm, Failure> {
         let began = Instant::now();
@@ -31,18 +31,19 @@ impl Context {
         loop {
             let microvm = self.microvm(id).await?;
             let state = microvm.state();
-            if state == wanted {
+            if state == expected {
                 return Ok(microvm);
             }
             let reason = microvm.state_reason.as_deref();
             // It has ended, or is in its previous state again because a hook refused.
             let settled = state == MicrovmState::Running || state == MicrovmState::Suspended;
-            if has_ended(microvm.state) && wanted != MicrovmState::Terminated || settled && reason.is_some() {
+            if has_ended(microvm.state) && expected != MicrovmState::Terminated || settled && reason.is_some()
+            {
                 let reason = reason.unwrap_or("no reason is given");
                 return Err(Failure::failed(format!(
                     "{id} is {}, not {}: {reason}; `hearth logs {id}` shows what its app wrote",
                     state.as_str_name(),
-                    wanted.as_str_name()
+                    expected.as_str_name()
                 )));
             }
             if began.elapsed() >= limit {
@@ -50,7 +51,7 @@ impl Context {
                     "{id} is still {} after {} s, not {}; wait longer with --wait=DURATION, or look with `hearth get {id}`",
                     state.as_str_name(),
                     limit.as_secs(),
-                    wanted.as_str_name()
+                    expected.as_str_name()
                 )));
             }
             sleep(pause).await;

@@ -13,7 +13,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use super::Place;
+use super::EndpointAddress;
 use crate::error::Failure;
 
 /// Timeout for a connection, including its handshake.
@@ -42,7 +42,7 @@ pub(crate) enum DialError {
     },
     /// The timeout was exceeded.
     #[error("no answer from {at} within {} s; look whether hearthd's endpoints can be reached from here", CONNECT.as_secs())]
-    Late {
+    Timeout {
         /// Host and port.
         at: String,
     },
@@ -51,18 +51,18 @@ pub(crate) enum DialError {
 /// Makes connections to one endpoint.
 #[derive(Clone)]
 pub(crate) struct Dialer {
-    pub(crate) place: Place,
+    pub(crate) address: EndpointAddress,
     connector: TlsConnector,
     name: ServerName<'static>,
 }
 
 impl Dialer {
     /// A dialer that trusts the host's own authority if there is one, else the system's. It offers only HTTP/1.1.
-    pub(crate) fn new(place: Place) -> Result<Self, Failure> {
+    pub(crate) fn new(address: EndpointAddress) -> Result<Self, Failure> {
         let unusable =
-            |why: String| Failure::failed(format!("the endpoint {} cannot be used: {why}", place.name));
+            |why: String| Failure::failed(format!("the endpoint {} cannot be used: {why}", address.name));
         let mut roots = RootCertStore::empty();
-        match &place.authority {
+        match &address.authority {
             Some(pem) => {
                 for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
                     let wrong =
@@ -79,24 +79,24 @@ impl Dialer {
             config.with_safe_default_protocol_versions().map_err(|error| unusable(error.to_string()))?;
         let mut config = config.with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let name = ServerName::try_from(place.name.clone()).map_err(|error| unusable(error.to_string()))?;
-        Ok(Self { connector: TlsConnector::from(Arc::new(config)), place, name })
+        let name = ServerName::try_from(address.name.clone()).map_err(|error| unusable(error.to_string()))?;
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), address, name })
     }
 
     /// A new connection.
     pub(crate) async fn connect(&self) -> Result<TlsStream<TcpStream>, DialError> {
-        let (host, port) = &self.place.dial;
+        let (host, port) = &self.address.dial;
         let at = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let connect = async {
             let stream = TcpStream::connect((host.as_str(), *port)).await;
             let stream = stream.map_err(|source| DialError::Connect { at: at.clone(), source })?;
             // Keystrokes and frames are small, and must not be delayed.
             stream.set_nodelay(true).map_err(|source| DialError::Connect { at: at.clone(), source })?;
-            let name = self.place.name.clone();
+            let name = self.address.name.clone();
             let stream = self.connector.connect(self.name.clone(), stream).await;
             stream.map_err(|source| DialError::Tls { name, at: at.clone(), source })
         };
-        timeout(CONNECT, connect).await.unwrap_or_else(|_| Err(DialError::Late { at: at.clone() }))
+        timeout(CONNECT, connect).await.unwrap_or_else(|_| Err(DialError::Timeout { at: at.clone() }))
     }
 }
 

@@ -43,7 +43,7 @@ pub(crate) fn refusal(id: &str, status: StatusCode, headers: &HeaderMap, body: &
 mod tests {
     use super::*;
 
-    fn told(status: u16, code: Option<&str>, body: &str) -> String {
+    fn refused(status: u16, code: Option<&str>, body: &str) -> String {
         let mut headers = HeaderMap::new();
         if let Some(code) = code {
             headers.insert(ERROR, code.parse().unwrap());
@@ -54,14 +54,14 @@ mod tests {
     #[test]
     fn refusals_say_what_to_do() {
         assert_eq!(
-            told(403, Some("UNAUTHORIZED"), "Request missing authentication"),
+            refused(403, Some("UNAUTHORIZED"), "Request missing authentication"),
             "the endpoint opens no shell (403 UNAUTHORIZED Request missing authentication): the token was refused; \
              look whether microvm-1 was run with --ingress SHELL_INGRESS, and try again"
         );
-        let text = told(502, Some("MICROVM_CONNECT_FAILED"), "");
+        let text = refused(502, Some("MICROVM_CONNECT_FAILED"), "");
         assert!(text.contains("(502 MICROVM_CONNECT_FAILED): microvm-1 cannot be reached"), "{text}");
-        assert!(told(502, None, "").contains("hearth get microvm-1"));
-        assert!(told(200, None, "<html>").contains("WebSocket"));
-        assert!(told(500, None, &"x".repeat(10_000)).len() < 400);
+        assert!(refused(502, None, "").contains("hearth get microvm-1"));
+        assert!(refused(200, None, "<html>").contains("WebSocket"));
+        assert!(refused(500, None, &"x".repeat(10_000)).len() < 400);
     }
 }

@@ -19,15 +19,15 @@ impl FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (place, path) = match text.find(['/', '?']) {
+        let (address, path) = match text.find(['/', '?']) {
             Some(at) => text.split_at(at),
             None => (text, "/"),
         };
         if path.chars().any(|character| character.is_whitespace() || character.is_control()) {
             return Err("the path has white space: write %20 instead".to_owned());
         }
-        let (id, port) = match place.split_once(':') {
-            None => (place, DEFAULT_PORT),
+        let (id, port) = match address.split_once(':') {
+            None => (address, DEFAULT_PORT),
             Some((id, port)) => (id, port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?),
         };
         if id.is_empty() || !id.chars().all(|character| character.is_ascii_alphanumeric() || character == '-')

@@ -42,12 +42,12 @@ pub(super) enum ForwardError {
 }
 
 /// A connection to the endpoint for one connection of a browser, which sends one request after the other.
-pub(super) struct Lane {
+pub(super) struct Forwarder {
     pub(super) shared: Arc<Shared>,
     sender: Mutex<Option<SendRequest<Sent>>>,
 }
 
-impl Lane {
+impl Forwarder {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self { shared, sender: Mutex::new(None) }
     }
@@ -79,7 +79,7 @@ impl Lane {
         if upgraded {
             tokio::spawn(tunnel(browser, hyper::upgrade::on(&mut response)));
         }
-        headers::response(response.headers_mut(), &self.shared.dialer.place, &local, upgraded);
+        headers::response(response.headers_mut(), &self.shared.dialer.address, &local, upgraded);
         Ok(response)
     }
 
@@ -97,8 +97,8 @@ impl Lane {
         *request.uri_mut() = path.parse().map_err(|_| ForwardError::NoPath)?;
         *request.version_mut() = Version::HTTP_11;
         let mut map: HeaderMap = parts.headers;
-        let (place, port) = (&self.shared.dialer.place, self.shared.tokens.port);
-        headers::request(&mut map, place, local, port, token);
+        let (address, port) = (&self.shared.dialer.address, self.shared.tokens.port);
+        headers::request(&mut map, address, local, port, token);
         *request.headers_mut() = map;
         Ok(request)
     }

@@ -6,13 +6,19 @@ use hyper::header::{
 };
 
 use super::guard::strip_cookies;
-use crate::endpoint::{AUTH, PORT, Place};
+use crate::endpoint::{AUTH, EndpointAddress, PORT};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Converts a request's headers for the endpoint. `local` is the host that the browser has named.
-pub(super) fn request(headers: &mut HeaderMap, place: &Place, local: &str, port: u16, token: HeaderValue) {
+pub(super) fn request(
+    headers: &mut HeaderMap,
+    address: &EndpointAddress,
+    local: &str,
+    port: u16,
+    token: HeaderValue,
+) {
     let upgrade = headers.get(UPGRADE).cloned().filter(|_| names(headers, "upgrade"));
     remove_hop_by_hop(headers);
     // The relay's own server has handled it.
@@ -22,10 +28,10 @@ pub(super) fn request(headers: &mut HeaderMap, place: &Place, local: &str, port:
         headers.insert(UPGRADE, upgrade);
     }
     strip_cookies(headers);
-    let (from, to) = (format!("http://{local}"), place.url(""));
+    let (from, to) = (format!("http://{local}"), address.url(""));
     replace(headers, &ORIGIN, |origin| moved(origin, &from, &to));
     replace(headers, &REFERER, |referer| moved(referer, &from, &to));
-    if let Ok(host) = HeaderValue::from_str(&place.host()) {
+    if let Ok(host) = HeaderValue::from_str(&address.host()) {
         headers.insert(HOST, host);
     }
     headers.insert(AUTH, token);
@@ -33,13 +39,13 @@ pub(super) fn request(headers: &mut HeaderMap, place: &Place, local: &str, port:
 }
 
 /// Converts a response's headers for the browser. `upgraded`: another protocol than HTTP follows.
-pub(super) fn response(headers: &mut HeaderMap, place: &Place, local: &str, upgraded: bool) {
+pub(super) fn response(headers: &mut HeaderMap, address: &EndpointAddress, local: &str, upgraded: bool) {
     if !upgraded {
         remove_hop_by_hop(headers);
     }
-    let (from, to) = (place.url(""), format!("http://{local}"));
+    let (from, to) = (address.url(""), format!("http://{local}"));
     replace(headers, &LOCATION, |location| moved(location, &from, &to));
-    replace(headers, &SET_COOKIE, |cookie| without_domain(cookie, &place.name));
+    replace(headers, &SET_COOKIE, |cookie| without_domain(cookie, &address.name));
 }
 
 /// Removes headers that are for one connection only (RFC 9110, section 7.6.1).
@@ -56,8 +62,8 @@ fn tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     values.flat_map(|value| value.split(',')).map(str::trim)
 }
 
-fn names(headers: &HeaderMap, wanted: &str) -> bool {
-    tokens(headers).any(|token| token.eq_ignore_ascii_case(wanted))
+fn names(headers: &HeaderMap, name: &str) -> bool {
+    tokens(headers).any(|token| token.eq_ignore_ascii_case(name))
 }
 
 /// Replaces each value of a header for which `change` returns another one.
@@ -106,8 +112,13 @@ mod tests {
 
     const LOCAL: &str = "127.0.0.1:4711";
 
-    fn place() -> Place {
-        Place { name: "u.example".into(), port: 8443, dial: ("127.0.0.1".into(), 8443), authority: None }
+    fn address() -> EndpointAddress {
+        EndpointAddress {
+            name: "u.example".into(),
+            port: 8443,
+            dial: ("127.0.0.1".into(), 8443),
+            authority: None,
+        }
     }
 
     fn map(lines: &[(&'static str, &str)]) -> HeaderMap {
@@ -140,7 +151,7 @@ mod tests {
             ("upgrade", "h2c"),
             ("accept", "*/*"),
         ]);
-        request(&mut headers, &place(), LOCAL, 80, HeaderValue::from_static("t0"));
+        request(&mut headers, &address(), LOCAL, 80, HeaderValue::from_static("t0"));
         let expected = [
             "accept: */*",
             "host: u.example:8443",
@@ -160,7 +171,7 @@ mod tests {
             ("sec-websocket-key", "k"),
             ("origin", "http://127.0.0.1:47110"),
         ]);
-        request(&mut headers, &place(), LOCAL, 80, HeaderValue::from_static("t0"));
+        request(&mut headers, &address(), LOCAL, 80, HeaderValue::from_static("t0"));
         assert_eq!(headers.get(UPGRADE).unwrap(), "websocket");
         assert_eq!(headers.get(CONNECTION).unwrap(), "Upgrade");
         assert_eq!(headers.get("sec-websocket-key").unwrap(), "k");
@@ -176,7 +187,7 @@ mod tests {
             ("connection", "close"),
             ("transfer-encoding", "chunked"),
         ]);
-        response(&mut headers, &place(), LOCAL, false);
+        response(&mut headers, &address(), LOCAL, false);
         let expected = [
             "location: http://127.0.0.1:4711/there",
             "set-cookie: a=b; Path=/; Secure",
@@ -185,7 +196,7 @@ mod tests {
         assert_eq!(sorted(&headers), expected);
         let mut headers =
             map(&[("location", "https://u.example:8443.evil.example/"), ("connection", "Upgrade")]);
-        response(&mut headers, &place(), LOCAL, true);
+        response(&mut headers, &address(), LOCAL, true);
         assert_eq!(
             sorted(&headers),
             ["connection: Upgrade", "location: https://u.example:8443.evil.example/"]

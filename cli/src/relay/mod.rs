@@ -29,7 +29,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 
 pub(crate) use self::browser::open;
-use self::forward::Lane;
+use self::forward::Forwarder;
 use self::guard::{Guard, Verdict};
 use crate::endpoint::{Dialer, Tokens};
 use crate::error::Failure;
@@ -92,10 +92,10 @@ impl Relay {
 async fn serve_connection(stream: TcpStream, shared: Arc<Shared>) {
     // Without this, small writes would be delayed; a failure only makes it slower.
     drop(stream.set_nodelay(true));
-    let lane = Arc::new(Lane::new(shared));
+    let forwarder = Arc::new(Forwarder::new(shared));
     let service = service_fn(move |request| {
-        let lane = Arc::clone(&lane);
-        async move { Ok::<_, Infallible>(answer(&lane, request).await) }
+        let forwarder = Arc::clone(&forwarder);
+        async move { Ok::<_, Infallible>(answer(&forwarder, request).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -105,9 +105,9 @@ async fn serve_connection(stream: TcpStream, shared: Arc<Shared>) {
     drop(connection.await);
 }
 
-async fn answer(lane: &Lane, request: Request<Incoming>) -> Response<Body> {
-    match lane.shared.guard.judge(request.uri(), request.headers()) {
-        Verdict::Pass => match lane.forward(request).await {
+async fn answer(forwarder: &Forwarder, request: Request<Incoming>) -> Response<Body> {
+    match forwarder.shared.guard.judge(request.uri(), request.headers()) {
+        Verdict::Pass => match forwarder.forward(request).await {
             Ok(response) => response.map(Either::Left),
             Err(error) => text(StatusCode::BAD_GATEWAY, format!("hearth open: {error}\n")),
         },

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Messages of the client.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub(super) enum Say<'a> {
+pub(super) enum ClientMessage<'a> {
     /// The first frame: run this instead of a shell.
     Exec {
         /// Program and arguments.
@@ -23,7 +23,7 @@ pub(super) enum Say<'a> {
 /// Messages of the server.
 #[derive(Debug, Deserialize, PartialEq, Eq)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub(super) enum Told {
+pub(super) enum ServerMessage {
     /// The last frame before the connection is closed: the exit status, or 128 and the number of the signal.
     Exit {
         /// Exit status, 0 to 255.
@@ -34,14 +34,14 @@ pub(super) enum Told {
     Other,
 }
 
-impl Say<'_> {
+impl ClientMessage<'_> {
     pub(super) fn text(&self) -> String {
         // Strings and numbers always serialize.
         serde_json::to_string(self).unwrap_or_default()
     }
 }
 
-impl Told {
+impl ServerMessage {
     /// Parses a frame. Unknown text is ignored.
     pub(super) fn parse(text: &str) -> Self {
         serde_json::from_str(text).unwrap_or(Self::Other)
@@ -54,13 +54,19 @@ mod tests {
 
     #[test]
     fn frames_are_as_servers_write_and_read_them() {
-        assert_eq!(Say::Resize { cols: 120, rows: 40 }.text(), r#"{"type":"resize","cols":120,"rows":40}"#);
+        assert_eq!(
+            ClientMessage::Resize { cols: 120, rows: 40 }.text(),
+            r#"{"type":"resize","cols":120,"rows":40}"#
+        );
         let command = ["ls".to_owned(), "-l".to_owned()];
-        assert_eq!(Say::Exec { command: &command }.text(), r#"{"type":"exec","command":["ls","-l"]}"#);
-        assert_eq!(Told::parse(r#"{"type":"exit","code":137}"#), Told::Exit { code: 137 });
+        assert_eq!(
+            ClientMessage::Exec { command: &command }.text(),
+            r#"{"type":"exec","command":["ls","-l"]}"#
+        );
+        assert_eq!(ServerMessage::parse(r#"{"type":"exit","code":137}"#), ServerMessage::Exit { code: 137 });
         for other in [r#"{"type":"session_init","session_id":"s"}"#, r#"{"type":"exit"}"#, "{", "text", "[1]"]
         {
-            assert_eq!(Told::parse(other), Told::Other, "{other}");
+            assert_eq!(ServerMessage::parse(other), ServerMessage::Other, "{other}");
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
-pub(crate) use self::session::{End, run};
+pub(crate) use self::session::{SessionEnd, run};
 use crate::endpoint::{Dialer, refusal};
 use crate::error::{Failure, chain};
 
@@ -33,7 +33,7 @@ pub(crate) type Socket = WebSocketStream<TlsStream<TcpStream>>;
 pub(crate) async fn connect(dialer: &Dialer, id: &str, token: &str) -> Result<Socket, Failure> {
     let stream = dialer.connect().await?;
     let unusable = |why: String| Failure::failed(format!("the endpoint cannot be asked for a shell: {why}"));
-    let url = dialer.place.url(PATH).replacen("https", "wss", 1);
+    let url = dialer.address.url(PATH).replacen("https", "wss", 1);
     let mut request = url.into_client_request().map_err(|error| unusable(error.to_string()))?;
     let protocols = format!("{MARKER}, {MARKER}.authentication.{token}");
     let mut protocols = HeaderValue::from_str(&protocols).map_err(|error| unusable(error.to_string()))?;
@@ -47,7 +47,7 @@ pub(crate) async fn connect(dialer: &Dialer, id: &str, token: &str) -> Result<So
         }
         Err(error) => Err(Failure::NoConnection(format!(
             "the connection to the endpoint {} broke: {}; try again",
-            dialer.place.host(),
+            dialer.address.host(),
             chain(&error)
         ))),
     }

@@ -13,22 +13,22 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::Socket;
-use super::frames::{Say, Told};
+use super::frames::{ClientMessage, ServerMessage};
 use super::keys::{Keys, Typed};
 use super::terminal::{Raw, columns_and_rows};
 use crate::error::{Failure, chain};
-use crate::interrupt::Ending;
+use crate::interrupt::TerminationSignals;
 
 /// Character that ends the input of a terminal: Ctrl-D.
 const END_OF_INPUT: u8 = 4;
 /// Bytes that are read at once.
 const PIECE: usize = 16 << 10;
 /// How long the server may take to answer a close frame.
-const LEAVE: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a session ended.
 #[derive(Debug)]
-pub(crate) enum End {
+pub(crate) enum SessionEnd {
     /// The shell, or the command, exited with this status.
     Exit(i64),
     /// The shell exited with an unknown status: the server was not requested to report it.
@@ -44,59 +44,64 @@ pub(crate) enum End {
 }
 
 /// Runs a session, with a command instead of a shell if there is one. The terminal is restored when it returns.
-pub(crate) async fn run(socket: Socket, command: &[String]) -> Result<End, Failure> {
-    let mut ending = Ending::listen()?;
-    let (mut there, back) = socket.split();
+pub(crate) async fn run(socket: Socket, command: &[String]) -> Result<SessionEnd, Failure> {
+    let mut signals = TerminationSignals::listen()?;
+    let (mut sink, stream) = socket.split();
     let raw = Raw::enter()?;
     let end = tokio::select! {
-        end = show(back) => end,
-        end = type_in(&mut there, command, raw.is_some()) => end,
-        signal = ending.wait() => End::Signal(signal),
+        end = print_output(stream) => end,
+        end = forward_input(&mut sink, command, raw.is_some()) => end,
+        signal = signals.wait() => SessionEnd::Signal(signal),
     };
-    if matches!(end, End::Exit(_) | End::Disconnected | End::Signal(_)) {
+    if matches!(end, SessionEnd::Exit(_) | SessionEnd::Disconnected | SessionEnd::Signal(_)) {
         // The session is over whether or not the server answers.
-        drop(timeout(LEAVE, there.close()).await);
+        drop(timeout(CLOSE_TIMEOUT, sink.close()).await);
     }
     drop(raw);
     Ok(end)
 }
 
 /// Prints output until the session ends.
-async fn show(mut back: SplitStream<Socket>) -> End {
+async fn print_output(mut stream: SplitStream<Socket>) -> SessionEnd {
     let mut stdout = tokio::io::stdout();
     loop {
-        let bytes = match back.next().await {
+        let bytes = match stream.next().await {
             Some(Ok(Message::Binary(bytes))) => bytes,
-            Some(Ok(Message::Text(text))) => match Told::parse(&text) {
-                Told::Exit { code } => return End::Exit(code),
-                Told::Other => continue,
+            Some(Ok(Message::Text(text))) => match ServerMessage::parse(&text) {
+                ServerMessage::Exit { code } => return SessionEnd::Exit(code),
+                ServerMessage::Other => continue,
             },
             Some(Ok(Message::Close(frame))) => {
                 return match frame {
-                    Some(frame) if frame.code != CloseCode::Normal => {
-                        End::Broken(format!("closed by the server with {}: {}", frame.code, frame.reason))
-                    }
-                    _ => End::Closed,
+                    Some(frame) if frame.code != CloseCode::Normal => SessionEnd::Broken(format!(
+                        "closed by the server with {}: {}",
+                        frame.code, frame.reason
+                    )),
+                    _ => SessionEnd::Closed,
                 };
             }
             Some(Ok(_)) => continue,
-            Some(Err(error)) => return End::Broken(chain(&error)),
-            None => return End::Broken("it ended in the middle".to_owned()),
+            Some(Err(error)) => return SessionEnd::Broken(chain(&error)),
+            None => return SessionEnd::Broken("it ended in the middle".to_owned()),
         };
         let written = async {
             stdout.write_all(&bytes).await?;
             stdout.flush().await
         };
         if let Err(error) = written.await {
-            return End::Output(error);
+            return SessionEnd::Output(error);
         }
     }
 }
 
 /// Sends input. Returns only if that ends the session: after the end of any other input, there may still be output.
-async fn type_in(there: &mut SplitSink<Socket, Message>, command: &[String], terminal: bool) -> End {
-    match send_input(there, command, terminal).await {
-        Ok(true) => End::Disconnected,
+async fn forward_input(
+    sink: &mut SplitSink<Socket, Message>,
+    command: &[String],
+    terminal: bool,
+) -> SessionEnd {
+    match send_input(sink, command, terminal).await {
+        Ok(true) => SessionEnd::Disconnected,
         // The direction of the output reports the reason.
         Ok(false) | Err(_) => std::future::pending().await,
     }
@@ -104,15 +109,15 @@ async fn type_in(there: &mut SplitSink<Socket, Message>, command: &[String], ter
 
 /// Sends input until its end. Returns whether the user has typed `~.`.
 async fn send_input(
-    there: &mut SplitSink<Socket, Message>,
+    sink: &mut SplitSink<Socket, Message>,
     command: &[String],
     terminal: bool,
 ) -> Result<bool, Error> {
     let mut resized = signal(SignalKind::window_change())?;
     if !command.is_empty() {
-        there.send(Message::text(Say::Exec { command }.text())).await?;
+        sink.send(Message::text(ClientMessage::Exec { command }.text())).await?;
     }
-    send_size(there).await?;
+    send_size(sink).await?;
     let mut stdin = tokio::io::stdin();
     let mut keys = terminal.then(Keys::new);
     let mut piece = vec![0; PIECE];
@@ -122,7 +127,7 @@ async fn send_input(
             // A terminal that fails was closed.
             read = stdin.read(&mut piece) => read.unwrap_or(0),
             _ = resized.recv() => {
-                send_size(there).await?;
+                send_size(sink).await?;
                 continue;
             }
         };
@@ -135,13 +140,13 @@ async fn send_input(
             Some(Typed::Disconnect(bytes)) => (bytes, true),
         };
         if !bytes.is_empty() {
-            there.send(Message::Binary(Bytes::from(bytes))).await?;
+            sink.send(Message::Binary(Bytes::from(bytes))).await?;
         }
         if disconnect {
             return Ok(true);
         }
     }
-    there.send(Message::Binary(Bytes::from(end_of_input(last, !command.is_empty())))).await?;
+    sink.send(Message::Binary(Bytes::from(end_of_input(last, !command.is_empty())))).await?;
     Ok(false)
 }
 
@@ -156,9 +161,9 @@ fn end_of_input(last: u8, command: bool) -> Vec<u8> {
 }
 
 /// Sends the terminal's size, if there is a terminal.
-async fn send_size(there: &mut SplitSink<Socket, Message>) -> Result<(), Error> {
+async fn send_size(sink: &mut SplitSink<Socket, Message>) -> Result<(), Error> {
     match columns_and_rows() {
-        Some((cols, rows)) => there.send(Message::text(Say::Resize { cols, rows }.text())).await,
+        Some((cols, rows)) => sink.send(Message::text(ClientMessage::Resize { cols, rows }.text())).await,
         None => Ok(()),
     }
 }

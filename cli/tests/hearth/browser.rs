@@ -30,11 +30,11 @@ async fn a_page_in_chromium_talks_to_its_app() {
     let browser = chromium.spawn();
     let mut browser = browser.expect("chromium, of Debian's package: `cargo xtask test` installs it");
     // The page was let in, has used its WebSocket, and reports the answer.
-    let page = endpoint.asked("GET /page").await;
-    let told = endpoint.asked("POST /told?from%20the%20page").await;
-    for asked in [page, told] {
-        assert_eq!(asked.header("host"), Some(endpoint.host().as_str()));
-        assert_eq!(asked.header("cookie"), None, "the relay's own cookie stays here");
+    let page = endpoint.received("GET /page").await;
+    let report = endpoint.received("POST /told?from%20the%20page").await;
+    for request in [page, report] {
+        assert_eq!(request.header("host"), Some(endpoint.host().as_str()));
+        assert_eq!(request.header("cookie"), None, "the relay's own cookie stays here");
     }
     browser.kill().await.unwrap();
     relay.kill().await.unwrap();

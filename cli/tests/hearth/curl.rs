@@ -17,10 +17,10 @@ async fn curl_reaches_the_app_with_everything_that_it_needs() {
     let endpoint = Endpoint::start(&host).await;
     let words = "curl a1:81/hello?x=1 -sS -q --json {} -H X-Extra:1";
     assert_eq!(host.out(words).await, "POST /hello?x=1 {}");
-    let asked = endpoint.last();
-    assert_eq!(asked.header("host"), Some(endpoint.host().as_str()));
-    assert_eq!(asked.header("x-aws-proxy-port"), Some("81"));
-    assert_eq!(asked.header("x-extra"), Some("1"));
+    let request = endpoint.last();
+    assert_eq!(request.header("host"), Some(endpoint.host().as_str()));
+    assert_eq!(request.header("x-aws-proxy-port"), Some("81"));
+    assert_eq!(request.header("x-extra"), Some("1"));
     let seen = host.daemon.seen.lock().unwrap();
     assert_eq!(seen.minutes, [5]);
     assert_eq!(seen.ports.len(), 1);

@@ -40,18 +40,18 @@ const LONG: Duration = Duration::from_secs(60);
 pub(crate) struct Endpoint {
     pub(crate) port: u16,
     pub(crate) authority_pem: String,
-    seen: Arc<Mutex<Vec<Asked>>>,
+    seen: Arc<Mutex<Vec<Received>>>,
     refusals: Arc<AtomicUsize>,
 }
 
 /// A received request.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked {
+pub(crate) struct Received {
     pub(crate) line: String,
     pub(crate) headers: HeaderMap,
 }
 
-impl Asked {
+impl Received {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
@@ -92,22 +92,22 @@ impl Endpoint {
     }
 
     /// The last request.
-    pub(crate) fn last(&self) -> Asked {
+    pub(crate) fn last(&self) -> Received {
         self.seen.lock().unwrap().last().cloned().unwrap()
     }
 
     /// The request with this line, once it was received.
-    pub(crate) async fn asked(&self, line: &str) -> Asked {
-        let asked = async {
+    pub(crate) async fn received(&self, line: &str) -> Received {
+        let request = async {
             loop {
-                let found = self.seen.lock().unwrap().iter().find(|asked| asked.line == line).cloned();
+                let found = self.seen.lock().unwrap().iter().find(|request| request.line == line).cloned();
                 match found {
-                    Some(asked) => return asked,
+                    Some(request) => return request,
                     None => sleep(Duration::from_millis(20)).await,
                 }
             }
         };
-        timeout(LONG, asked).await.unwrap_or_else(|_| panic!("nobody asks: {line}"))
+        timeout(LONG, request).await.unwrap_or_else(|_| panic!("nobody asks: {line}"))
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -127,28 +127,28 @@ impl Endpoint {
 
     async fn answer(&self, mut request: Request<Incoming>) -> Response<Body> {
         let line = format!("{} {}", request.method(), request.uri());
-        let asked = Asked { line: line.clone(), headers: request.headers().clone() };
-        self.seen.lock().unwrap().push(asked.clone());
+        let received = Received { line: line.clone(), headers: request.headers().clone() };
+        self.seen.lock().unwrap().push(received.clone());
         let refused =
             self.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-        let is_shell = asked
+        let is_shell = received
             .header("sec-websocket-protocol")
             .is_some_and(|protocols| protocols == "lambda-microvms, lambda-microvms.authentication.s0");
-        let is_known = is_shell || asked.header("x-aws-proxy-auth") == Some("t0");
+        let is_known = is_shell || received.header("x-aws-proxy-auth") == Some("t0");
         if refused.is_ok() || !is_known {
             let mut response = text("Request missing authentication");
             *response.status_mut() = StatusCode::FORBIDDEN;
             response.headers_mut().insert("x-aws-proxy-error", HeaderValue::from_static("UNAUTHORIZED"));
             return response;
         }
-        if asked.headers.contains_key(UPGRADE) {
+        if received.headers.contains_key(UPGRADE) {
             let upgrade = hyper::upgrade::on(&mut request);
             tokio::spawn(async move {
                 let stream = TokioIo::new(upgrade.await.unwrap());
                 let socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
                 if is_shell { shell(socket).await } else { echo(socket).await }
             });
-            return switch(&asked, is_shell);
+            return switch(&received, is_shell);
         }
         match request.uri().path() {
             "/echo" => Response::new(Either::Left(request.into_body())),
@@ -177,10 +177,10 @@ fn text(text: &str) -> Response<Body> {
     Response::new(Either::Right(Full::new(Bytes::from(text.to_owned()))))
 }
 
-fn switch(asked: &Asked, is_shell: bool) -> Response<Body> {
+fn switch(request: &Received, is_shell: bool) -> Response<Body> {
     let mut response = text("");
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let key = asked.header("sec-websocket-key").unwrap();
+    let key = request.header("sec-websocket-key").unwrap();
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
@@ -212,14 +212,14 @@ async fn shell(mut socket: Socket) {
     while let Some(Ok(message)) = socket.next().await {
         match message {
             Message::Text(text) => {
-                let told: serde_json::Value = serde_json::from_str(&text).unwrap();
-                let shown = if told["type"] == "exec" {
+                let message: serde_json::Value = serde_json::from_str(&text).unwrap();
+                let shown = if message["type"] == "exec" {
                     assert!(first, "the command comes first");
-                    let command: Vec<String> = serde_json::from_value(told["command"].clone()).unwrap();
+                    let command: Vec<String> = serde_json::from_value(message["command"].clone()).unwrap();
                     words = Some(command.len());
                     format!("{command:?}\r\n")
                 } else {
-                    format!("size={}x{}\r\n", told["cols"], told["rows"])
+                    format!("size={}x{}\r\n", message["cols"], message["rows"])
                 };
                 first = false;
                 socket.send(Message::binary(shown.into_bytes())).await.unwrap();

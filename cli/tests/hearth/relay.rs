@@ -91,11 +91,11 @@ async fn a_browser_is_let_in_by_the_printed_url_and_reaches_the_app() {
     let headers = [("host", relay.host()), ("cookie", cookies), ("origin", origin)];
     let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
     assert_eq!(body(relay.get("/start?x=1", &headers).await).await, "GET /start?x=1 ");
-    let asked = endpoint.last();
-    assert_eq!(asked.header("host"), Some(endpoint.host().as_str()));
-    assert_eq!(asked.header("origin"), Some(format!("https://{}", endpoint.host()).as_str()));
-    assert_eq!(asked.header("x-aws-proxy-port"), Some("81"));
-    assert_eq!(asked.header("cookie"), Some("a=b"));
+    let request = endpoint.last();
+    assert_eq!(request.header("host"), Some(endpoint.host().as_str()));
+    assert_eq!(request.header("origin"), Some(format!("https://{}", endpoint.host()).as_str()));
+    assert_eq!(request.header("x-aws-proxy-port"), Some("81"));
+    assert_eq!(request.header("cookie"), Some("a=b"));
     let response = relay.browse("/moved").await;
     assert_eq!(response.status(), 302);
     assert_eq!(response.headers()["location"], format!("http://{}/there", relay.host()).as_str());

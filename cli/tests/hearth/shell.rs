@@ -22,12 +22,12 @@ async fn typed(host: &Host, words: &str, input: &str) -> (String, Option<i32>, S
 async fn bytes_go_both_ways_and_the_status_is_the_shells() {
     let host = Host::start();
     let endpoint = Endpoint::start(&host).await;
-    let (shown, status, told) = typed(&host, "shell a1", "exit 7\n").await;
-    assert_eq!((shown.as_str(), status, told.as_str()), ("EXIT 7\n", Some(7), ""));
-    let asked = endpoint.last();
-    assert_eq!(asked.line, "GET /?ext=1");
-    assert_eq!(asked.header("host"), Some(endpoint.host().as_str()));
-    assert_eq!(asked.header("x-aws-proxy-auth"), None);
+    let (shown, status, stderr) = typed(&host, "shell a1", "exit 7\n").await;
+    assert_eq!((shown.as_str(), status, stderr.as_str()), ("EXIT 7\n", Some(7), ""));
+    let request = endpoint.last();
+    assert_eq!(request.line, "GET /?ext=1");
+    assert_eq!(request.header("host"), Some(endpoint.host().as_str()));
+    assert_eq!(request.header("x-aws-proxy-auth"), None);
     let (_, status, _) = typed(&host, "shell a1", "exit 137\n").await;
     assert_eq!(status, Some(137));
     let (shown, status, _) = typed(&host, "shell a1", "leave").await;
@@ -54,19 +54,19 @@ async fn a_command_is_run_instead_of_a_shell() {
 async fn what_ends_a_session_otherwise_is_told() {
     let host = Host::start();
     let endpoint = Endpoint::start(&host).await;
-    let (_, status, told) = typed(&host, "shell a1", "break").await;
+    let (_, status, stderr) = typed(&host, "shell a1", "break").await;
     assert_eq!(status, Some(3));
-    assert!(told.starts_with("error: the connection to the shell broke: "), "{told}");
-    let (_, status, told) = typed(&host, "shell a1", "away").await;
+    assert!(stderr.starts_with("error: the connection to the shell broke: "), "{stderr}");
+    let (_, status, stderr) = typed(&host, "shell a1", "away").await;
     assert_eq!(status, Some(3));
-    assert!(told.contains("1001: stopping"), "{told}");
+    assert!(stderr.contains("1001: stopping"), "{stderr}");
     endpoint.refuse_next();
-    let (_, status, told) = typed(&host, "shell a1", "").await;
+    let (_, status, stderr) = typed(&host, "shell a1", "").await;
     assert_eq!(status, Some(1));
     let expected = "error: the endpoint opens no shell (403 UNAUTHORIZED";
-    assert!(told.starts_with(expected) && told.contains("--ingress SHELL_INGRESS"), "{told}");
+    assert!(stderr.starts_with(expected) && stderr.contains("--ingress SHELL_INGRESS"), "{stderr}");
     host.daemon.endpoint.lock().unwrap().as_mut().unwrap().address = "127.0.0.1:1".into();
-    let (_, status, told) = typed(&host, "shell a1", "").await;
+    let (_, status, stderr) = typed(&host, "shell a1", "").await;
     assert_eq!(status, Some(3));
-    assert!(told.starts_with("error: cannot connect to 127.0.0.1:1: "), "{told}");
+    assert!(stderr.starts_with("error: cannot connect to 127.0.0.1:1: "), "{stderr}");
 }

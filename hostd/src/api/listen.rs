@@ -189,23 +189,23 @@ impl Listeners {
         self.tcp.as_ref().and_then(|(listener, _)| listener.local_addr().ok())
     }
 
-    /// Serves `routes` until `end` becomes true, and then completes the calls in progress, for a limited time.
+    /// Serves `routes` until `shutdown` becomes true, and then completes the calls in progress, for a limited time.
     ///
     /// # Errors
     /// [`ListenError::Server`].
     pub async fn serve(
         self,
         routes: Routes,
-        end: tokio::sync::watch::Receiver<bool>,
+        shutdown: tokio::sync::watch::Receiver<bool>,
     ) -> Result<(), ListenError> {
-        let ended = |mut end: tokio::sync::watch::Receiver<bool>| async move {
-            let _ = end.wait_for(|end| *end).await; // an error means that the sender is gone, which ends the server, too
+        let shut_down = |mut shutdown: tokio::sync::watch::Receiver<bool>| async move {
+            let _ = shutdown.wait_for(|shutdown| *shutdown).await; // an error means that the sender is gone, which ends the server, too
         };
         let socket = async {
             let Some((listener, path)) = self.socket else { return Ok(()) };
             let server = server().add_routes(routes.clone());
             let incoming = UnixListenerStream::new(listener);
-            let served = server.serve_with_incoming_shutdown(incoming, ended(end.clone())).await;
+            let served = server.serve_with_incoming_shutdown(incoming, shut_down(shutdown.clone())).await;
             let _ = fs::remove_file(&path); // the next daemon removes it if this fails
             served.map_err(|source| ListenError::Server { place: path.display().to_string(), source })
         };
@@ -218,12 +218,13 @@ impl Listeners {
                 server = server.tls_config(tls).map_err(failed)?;
             }
             let incoming = TcpListenerStream::new(listener);
-            let served =
-                server.add_routes(routes.clone()).serve_with_incoming_shutdown(incoming, ended(end.clone()));
+            let served = server
+                .add_routes(routes.clone())
+                .serve_with_incoming_shutdown(incoming, shut_down(shutdown.clone()));
             served.await.map_err(failed)
         };
         let late = async {
-            ended(end.clone()).await;
+            shut_down(shutdown.clone()).await;
             sleep(END).await;
         };
         tokio::select! {
@@ -320,14 +321,14 @@ mod tests {
     async fn a_client_that_does_not_go_holds_up_the_end_for_a_moment_only() {
         let folder = tempfile::tempdir().unwrap();
         let listeners = Listeners::bind(&ListenConfig::default(), folder.path(), true).await.unwrap();
-        let (end, ended) = tokio::sync::watch::channel(false);
-        let serving = tokio::spawn(listeners.serve(Routes::default(), ended));
+        let (shutdown, receiver) = tokio::sync::watch::channel(false);
+        let serving = tokio::spawn(listeners.serve(Routes::default(), receiver));
         let mut client = tokio::net::UnixStream::connect(folder.path().join("hearthd.sock")).await.unwrap();
         // The client opens an HTTP/2 connection, and then neither sends nor reads anything.
         client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
         client.read_u8().await.unwrap();
         let start = tokio::time::Instant::now();
-        end.send(true).unwrap();
+        shutdown.send(true).unwrap();
         serving.await.unwrap().unwrap();
         assert!(start.elapsed() < 2 * END, "{:?}", start.elapsed());
     }

@@ -26,10 +26,10 @@ const DEEPEST: usize = 32;
 /// kept), tokens of endpoints. Members are recognised by their names, in AWS's spelling (`runHookPayload`) or the
 /// proto's (`run_hook_payload`).
 pub fn redact(message: &mut Value) {
-    look(message, 0);
+    redact_value(message, 0);
 }
 
-fn look(value: &mut Value, depth: usize) {
+fn redact_value(value: &mut Value, depth: usize) {
     if depth > DEEPEST {
         *value = REDACTED.into();
         return;
@@ -37,10 +37,10 @@ fn look(value: &mut Value, depth: usize) {
     match value {
         Value::Object(members) => {
             for (name, member) in members {
-                if is_secret(name) { hide(member, depth) } else { look(member, depth + 1) }
+                if is_secret(name) { hide(member, depth) } else { redact_value(member, depth + 1) }
             }
         }
-        Value::Array(elements) => elements.iter_mut().for_each(|element| look(element, depth + 1)),
+        Value::Array(elements) => elements.iter_mut().for_each(|element| redact_value(element, depth + 1)),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }

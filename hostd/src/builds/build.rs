@@ -11,13 +11,13 @@ use hearth_image_builder::failure::FailureCode;
 use hearth_proto::microvms::v1::SnapshotBuild;
 
 use crate::platform::LogTarget;
-use hearth_model::build::{Artifact, NoFiles};
+use hearth_model::build::{ImageBuild, InvalidBuild};
 
 /// A build to carry out.
 #[derive(Clone)]
 pub struct Job {
     /// Identifies the files that the build makes.
-    pub artifact: Artifact,
+    pub build: ImageBuild,
     /// The request to the image builder.
     pub request: BuildRequest,
 }
@@ -25,7 +25,7 @@ pub struct Job {
 impl std::fmt::Debug for Job {
     /// The request is left out: it contains the app's variables.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Job").field("artifact", &self.artifact).finish_non_exhaustive()
+        f.debug_struct("Job").field("build", &self.build).finish_non_exhaustive()
     }
 }
 
@@ -46,7 +46,7 @@ pub enum BuildFailure {
     },
     /// The ids of the build name no folder.
     #[error(transparent)]
-    Ids(#[from] NoFiles),
+    Ids(#[from] InvalidBuild),
     /// The build has used up its attempts; contains their number.
     #[error(
         "hearthd has ended {0} times during this build: by a panic of it, which its log tells of, or because it was killed"
@@ -81,19 +81,19 @@ pub trait Build: Send + Sync + 'static {
 }
 
 /// A log stream that a build writes to.
-pub trait LogSink: Send + Sync {
+pub trait BuildLog: Send + Sync {
     /// Stores a line, without its line end. Must not block for long; a line that cannot be stored is lost.
     fn append(&self, time: SystemTime, stderr: bool, line: &[u8]);
 }
 
-/// Receives reports about builds: logs, metrics.
-pub trait Report: Send + Sync + 'static {
+/// Observes builds: logs, metrics.
+pub trait BuildObserver: Send + Sync + 'static {
     /// Opens a log stream for the duration of a build; none if that is not possible.
-    fn log(&self, account: &str, target: &LogTarget) -> Option<Box<dyn LogSink>>;
+    fn open_log(&self, account: &str, target: &LogTarget) -> Option<Box<dyn BuildLog>>;
 
     /// A step was finished.
-    fn step(&self, step: Step, took: Duration);
+    fn step_finished(&self, step: Step, took: Duration);
 
     /// A build was finished.
-    fn ended(&self, successful: bool, took: Duration);
+    fn build_finished(&self, successful: bool, took: Duration);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hearth_model::shape::Burst;
 use tokio::sync::{Semaphore, watch};
 
-use super::build::{Build, Report};
+use super::build::{Build, BuildObserver};
 use super::key::{Key, Locks};
 use super::progress::Progress;
 use crate::clock::Clock;
@@ -16,10 +16,10 @@ use crate::events::Events;
 use crate::panics::poisoned;
 use crate::platform::Platform;
 use crate::store::Db;
-use hearth_model::build::Artifact;
+use hearth_model::build::ImageBuild;
 
 /// Pause before a task retries an operation of the store that failed.
-pub(super) const AGAIN: Duration = Duration::from_secs(1);
+pub(super) const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// The area of the fault points at which tests simulate crashes.
 pub(super) const AREA: &str = "image";
 
@@ -54,8 +54,8 @@ pub struct Parts {
     pub platform: Arc<dyn Platform>,
     /// Builds images.
     pub build: Arc<dyn Build>,
-    /// Receives reports about builds.
-    pub report: Arc<dyn Report>,
+    /// Observes builds: logs, metrics.
+    pub observer: Arc<dyn BuildObserver>,
     /// Points at which tests simulate crashes.
     pub faults: Faults,
     /// Settings and limits.
@@ -69,7 +69,7 @@ pub(super) struct Context {
     pub(super) events: Events,
     pub(super) platform: Arc<dyn Platform>,
     pub(super) build: Arc<dyn Build>,
-    pub(super) report: Arc<dyn Report>,
+    pub(super) observer: Arc<dyn BuildObserver>,
     pub(super) faults: Faults,
     pub(super) settings: Settings,
     pub(super) locks: Locks,
@@ -78,7 +78,7 @@ pub(super) struct Context {
     /// Slots for builds that may run at the same time.
     pub(super) slots: Semaphore,
     /// The builds that wait or run, by image and version.
-    under_way: Mutex<HashMap<(Key, u32), UnderWay>>,
+    active: Mutex<HashMap<(Key, u32), ActiveBuild>>,
     /// Builds that were stopped after they had begun: with image, version and build id.
     pub(super) interrupted: Mutex<Vec<(Key, u32, String)>>,
     /// Set to true to stop all tasks; each of them has a receiver.
@@ -86,15 +86,15 @@ pub(super) struct Context {
 }
 
 /// A build that waits or runs.
-pub(super) struct UnderWay {
+pub(super) struct ActiveBuild {
     pub(super) progress: Arc<Progress>,
-    pub(super) artifact: Artifact,
+    pub(super) build: ImageBuild,
 }
 
 impl Context {
     /// The state of a daemon that has no tasks yet.
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { db, clock, events, platform, build, report, faults, settings } = parts;
+        let Parts { db, clock, events, platform, build, observer, faults, settings } = parts;
         Self {
             slots: Semaphore::new(settings.concurrent_builds.max(1)),
             db,
@@ -102,12 +102,12 @@ impl Context {
             events,
             platform,
             build,
-            report,
+            observer,
             faults,
             settings,
             locks: Locks::default(),
             admission: tokio::sync::Mutex::default(),
-            under_way: Mutex::default(),
+            active: Mutex::default(),
             interrupted: Mutex::default(),
             stop: watch::Sender::new(false),
         }
@@ -126,18 +126,24 @@ impl Context {
     }
 
     /// Registers a build as under way; returns false if it was registered before.
-    pub(super) fn note(&self, key: &Key, number: u32, progress: Arc<Progress>, artifact: Artifact) -> bool {
-        let mut under_way = self.under_way();
-        let free = !under_way.contains_key(&(key.clone(), number));
+    pub(super) fn register(
+        &self,
+        key: &Key,
+        number: u32,
+        progress: Arc<Progress>,
+        build: ImageBuild,
+    ) -> bool {
+        let mut active = self.active();
+        let free = !active.contains_key(&(key.clone(), number));
         if free {
-            under_way.insert((key.clone(), number), UnderWay { progress, artifact });
+            active.insert((key.clone(), number), ActiveBuild { progress, build });
         }
         free
     }
 
     /// Called when a build that had begun is dropped. If the daemon is being stopped, the build is noted as
     /// interrupted; otherwise the daemon is crashing.
-    pub(super) fn interrupted(&self, key: &Key, number: u32, build_id: &str) {
+    pub(super) fn record_interruption(&self, key: &Key, number: u32, build_id: &str) {
         if *self.stop.borrow() {
             let mut interrupted = self.interrupted.lock().unwrap_or_else(poisoned);
             interrupted.push((key.clone(), number, build_id.to_owned()));
@@ -145,11 +151,11 @@ impl Context {
     }
 
     /// Removes a finished build from those under way.
-    pub(super) fn forget(&self, key: &Key, number: u32) {
-        self.under_way().remove(&(key.clone(), number));
+    pub(super) fn unregister(&self, key: &Key, number: u32) {
+        self.active().remove(&(key.clone(), number));
     }
 
-    pub(super) fn under_way(&self) -> MutexGuard<'_, HashMap<(Key, u32), UnderWay>> {
-        self.under_way.lock().unwrap_or_else(poisoned)
+    pub(super) fn active(&self) -> MutexGuard<'_, HashMap<(Key, u32), ActiveBuild>> {
+        self.active.lock().unwrap_or_else(poisoned)
     }
 }

@@ -5,7 +5,7 @@ use crate::store::StoreError;
 
 /// What a quota limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Quota {
+pub enum ImageQuota {
     /// Images of an account.
     Images,
     /// Versions of an image.
@@ -33,7 +33,7 @@ pub enum ImagesError {
     #[error("the limit of {limit} is reached")]
     Quota {
         /// The quota.
-        quota: Quota,
+        quota: ImageQuota,
         /// The greatest allowed number.
         limit: u64,
     },

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::context::{Context, Parts};
-use super::error::{ImagesError, Quota};
+use super::error::{ImageQuota, ImagesError};
 use super::key::Key;
 use super::progress::Watch;
 use super::state::Change;
@@ -17,7 +17,7 @@ use crate::lifecycle::image::{Image, NewVersion, VersionDeletion};
 use crate::panics::poisoned;
 use crate::records;
 use crate::store::{Batch, Scan, StoreError, Table};
-use hearth_model::build::Artifact;
+use hearth_model::build::ImageBuild;
 
 /// The images of this host. Clones are cheap and share the same images.
 #[derive(Clone)]
@@ -98,9 +98,9 @@ impl Images {
             let update = |mut image: Image| {
                 let versions = u64::try_from(image.versions.len()).unwrap_or(u64::MAX);
                 image.update(new.clone(), context.clock.timestamp())?;
-                below(Quota::Versions, context.settings.max_versions, versions)?;
+                below(ImageQuota::Versions, context.settings.max_versions, versions)?;
                 context.check_builds(&key.account)?;
-                Ok(Change { with: with(&image), answer: image.clone(), after: Some(image) })
+                Ok(Change { with: with(&image), result: image.clone(), after: Some(image) })
             };
             let image = context.change(&key, "update", update).await?;
             context.begin_builds(&key, &image);
@@ -125,7 +125,7 @@ impl Images {
         self.detached(async move {
             let set = |mut image: Image| {
                 image.set_status(number, status, context.clock.timestamp())?;
-                Ok(Change { with: Batch::new(), answer: image.clone(), after: Some(image) })
+                Ok(Change { with: Batch::new(), result: image.clone(), after: Some(image) })
             };
             context.change(&key, "set-status", set).await
         })
@@ -146,8 +146,8 @@ impl Images {
             (Arc::clone(&self.context), Key { account: account.to_owned(), name: name.to_owned() });
         self.detached(async move {
             let delete = |mut image: Image| {
-                let answer = image.delete_version(number, context.clock.timestamp())?;
-                Ok(Change { with: Batch::new(), answer, after: Some(image) })
+                let result = image.delete_version(number, context.clock.timestamp())?;
+                Ok(Change { with: Batch::new(), result, after: Some(image) })
             };
             let deletion = context.change(&key, "delete-version", delete).await?;
             if deletion == VersionDeletion::Begun {
@@ -168,7 +168,7 @@ impl Images {
         self.detached(async move {
             let delete = |mut image: Image| {
                 image.delete(context.clock.timestamp())?;
-                Ok(Change { with: Batch::new(), answer: (), after: Some(image) })
+                Ok(Change { with: Batch::new(), result: (), after: Some(image) })
             };
             match context.change(&key, "delete", delete).await {
                 Ok(()) => context.spawn(Arc::clone(&context).finish_image(key)),
@@ -189,14 +189,14 @@ impl Images {
         let key = Key { account: account.to_owned(), name: name.to_owned() };
         let Some(image) = self.context.record(&key)? else { return Ok(None) };
         let Some(number) = number.or_else(|| image.versions.iter().max().copied()) else { return Ok(None) };
-        if let Some(under_way) = self.context.under_way().get(&(key, number)) {
-            return Ok(Some(under_way.progress.watch()));
+        if let Some(active) = self.context.active().get(&(key, number)) {
+            return Ok(Some(active.progress.watch()));
         }
         let at = records::version(account, name, number);
         let version: Option<hearth_proto::store::v1::VersionRecord> =
             self.context.db.get(Table::Versions, &at)?;
         let build = version.and_then(|version| version.builds.into_iter().next()?.build);
-        Ok(build.map(|build| Watch::ended(self.context.clock.timestamp(), build)))
+        Ok(build.map(|build| Watch::finished(self.context.clock.timestamp(), build)))
     }
 
     /// Called after a microVM has given up its use of a build's files in the store. The files are removed in the
@@ -205,14 +205,14 @@ impl Images {
         self.context.spawn(Arc::clone(&self.context).collect(build_id.to_owned()));
     }
 
-    /// All artifacts that may have files, for the platform's sweep.
+    /// All builds that may have files, for the platform's sweep.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn artifacts(&self) -> Result<HashSet<Artifact>, StoreError> {
-        let mut all: HashSet<Artifact> =
-            self.context.under_way().values().map(|build| build.artifact.clone()).collect();
-        all.extend(self.context.stored_artifacts()?.into_iter().map(|record| Artifact {
+    pub fn stored_builds(&self) -> Result<HashSet<ImageBuild>, StoreError> {
+        let mut all: HashSet<ImageBuild> =
+            self.context.active().values().map(|active| active.build.clone()).collect();
+        all.extend(self.context.artifact_records()?.into_iter().map(|record| ImageBuild {
             account: record.account.into(),
             image_uid: record.image_uid.into(),
             version: record.version,
@@ -224,7 +224,7 @@ impl Images {
     /// Number of builds of all accounts that run or wait.
     #[must_use]
     pub fn builds_under_way(&self) -> usize {
-        self.context.under_way().len()
+        self.context.active().len()
     }
 
     /// Stops all tasks, builds included; the next daemon continues their work.
@@ -235,7 +235,7 @@ impl Images {
         for (key, number, build_id) in interrupted {
             let undo = |mut image: Image| {
                 image.build_interrupted(number, &build_id);
-                Ok(Change { after: Some(image), with: Batch::new(), answer: () })
+                Ok(Change { after: Some(image), with: Batch::new(), result: () })
             };
             if let Err(error) = self.context.change(&key, "build-interrupted", undo).await {
                 tracing::warn!(image = key.name, version = number, %error, "that a build was stopped cannot be recorded: it counts as a try");
@@ -254,11 +254,11 @@ impl Images {
         &self,
         work: impl Future<Output = Result<T, ImagesError>> + Send + 'static,
     ) -> Result<T, ImagesError> {
-        let (answer, answered) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         self.context.spawn(async move {
-            let _ = answer.send(work.await); // the caller may have stopped waiting
+            let _ = sender.send(work.await); // the caller may have stopped waiting
         });
-        answered.await.unwrap_or(Err(ImagesError::Stopping))
+        receiver.await.unwrap_or(Err(ImagesError::Stopping))
     }
 }
 
@@ -279,17 +279,17 @@ impl Context {
         let enough = usize::try_from(limit).unwrap_or(usize::MAX);
         let scan = Scan { table: Table::Images, prefix: &prefix, after: None, limit: enough };
         let count = u64::try_from(self.db.scan(&scan)?.len()).unwrap_or(u64::MAX);
-        below(Quota::Images, Some(limit), count)
+        below(ImageQuota::Images, Some(limit), count)
     }
 
     fn check_builds(&self, account: &str) -> Result<(), ImagesError> {
-        let count = self.under_way().keys().filter(|(key, _)| key.account == account).count();
-        below(Quota::Builds, self.settings.max_builds, u64::try_from(count).unwrap_or(u64::MAX))
+        let count = self.active().keys().filter(|(key, _)| key.account == account).count();
+        below(ImageQuota::Builds, self.settings.max_builds, u64::try_from(count).unwrap_or(u64::MAX))
     }
 }
 
 /// Checks that one more than `count` is allowed.
-fn below(quota: Quota, limit: Option<u64>, count: u64) -> Result<(), ImagesError> {
+fn below(quota: ImageQuota, limit: Option<u64>, count: u64) -> Result<(), ImagesError> {
     match limit {
         Some(limit) if count >= limit => Err(ImagesError::Quota { quota, limit }),
         _ => Ok(()),

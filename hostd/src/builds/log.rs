@@ -10,19 +10,19 @@ use std::time::SystemTime;
 use hearth_image_builder::build::LogStream;
 use hearth_proto::microvms::v1::{CloudWatchLogging, MicrovmImageVersion, logging::Logging};
 
-use super::build::{LogSink, Report};
+use super::build::{BuildLog, BuildObserver};
 use crate::logs::names;
 use crate::platform::LogTarget;
 
 /// The streams of a build.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Targets {
+pub struct LogTargets {
     build: LogTarget,
     snapshot: LogTarget,
     validate: LogTarget,
 }
 
-impl Targets {
+impl LogTargets {
     /// The streams of a build that begins now; none if logging is disabled.
     #[must_use]
     pub fn of(version: &MicrovmImageVersion, image: &str, build_id: &str, now: SystemTime) -> Option<Self> {
@@ -53,16 +53,16 @@ impl Targets {
 }
 
 /// The streams of a running build; each is opened when its first line arrives.
-pub(super) struct Streams {
+pub(super) struct LogStreams {
     account: String,
-    targets: Option<Targets>,
-    report: Arc<dyn Report>,
-    open: [OnceLock<Option<Box<dyn LogSink>>>; 3],
+    targets: Option<LogTargets>,
+    observer: Arc<dyn BuildObserver>,
+    open: [OnceLock<Option<Box<dyn BuildLog>>>; 3],
 }
 
-impl Streams {
-    pub(super) fn new(account: &str, targets: Option<Targets>, report: Arc<dyn Report>) -> Self {
-        Self { account: account.to_owned(), targets, report, open: Default::default() }
+impl LogStreams {
+    pub(super) fn new(account: &str, targets: Option<LogTargets>, observer: Arc<dyn BuildObserver>) -> Self {
+        Self { account: account.to_owned(), targets, observer, open: Default::default() }
     }
 
     /// Stores a line; returns the name of its stream.
@@ -80,7 +80,7 @@ impl Streams {
             LogStream::Snapshot => snapshot,
             LogStream::Validate => validate,
         };
-        if let Some(sink) = open.get_or_init(|| self.report.log(&self.account, target)) {
+        if let Some(sink) = open.get_or_init(|| self.observer.open_log(&self.account, target)) {
             sink.append(time, stderr, line);
         }
         Some(&target.stream)
@@ -95,13 +95,13 @@ mod tests {
 
     use super::*;
 
-    fn targets(logging: Option<Logging>) -> Option<Targets> {
+    fn targets(logging: Option<Logging>) -> Option<LogTargets> {
         let version = MicrovmImageVersion {
             image_version: "2.0".into(),
             logging: Some(Choice { logging }),
             ..Default::default()
         };
-        Targets::of(&version, "demo", "id", UNIX_EPOCH + Duration::from_secs(1_786_817_864))
+        LogTargets::of(&version, "demo", "id", UNIX_EPOCH + Duration::from_secs(1_786_817_864))
     }
 
     #[test]

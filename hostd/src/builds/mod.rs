@@ -7,12 +7,12 @@
 //! ```
 //!
 //! * [`images`] – the handle with the operations on images; `recovery` – resumes unfinished work
-//! * `run` – a build; `end` – deletions
+//! * `run` – a build; `deletion` – deletions
 //! * `state` – an image with its versions in the store, and changes of it
 //! * `context` – what all operations and tasks share; `key` – names of images, and their locks; `error` – why an
 //!   operation fails
-//! * `artifacts` – the files of builds, and the microVMs that use them
-//! * [`build`] – the interfaces of builders and reports; [`real`] – the image builder
+//! * `files` – the files of builds, and the microVMs that use them
+//! * [`build`] – the interfaces of builders and observers; [`builder`] – the image builder
 //! * [`request`] – converts a version's configuration into a build request; [`log`] – log streams of builds
 //! * [`progress`] – the events of a build, for clients that watch it
 //! * [`generation`] – the processor that builds are for
@@ -24,19 +24,19 @@
 //! |---|---|
 //! | version PENDING or IN_PROGRESS | it is built from the start, under the same number and build id |
 //! | version or image DELETING | the deletion is finished |
-//! | retired artifact that no microVM uses | its files are removed |
+//! | retired build that no microVM uses | its files are removed |
 
-mod artifacts;
 pub mod build;
+pub mod builder;
 mod context;
-mod end;
+mod deletion;
 mod error;
+mod files;
 pub mod generation;
 pub mod images;
 mod key;
 pub mod log;
 pub mod progress;
-pub mod real;
 mod recovery;
 pub mod request;
 mod run;
@@ -44,8 +44,8 @@ mod state;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use build::{Build, BuildFailure, Job, LogSink, Report};
+pub use build::{Build, BuildFailure, BuildLog, BuildObserver, Job};
 pub use context::{Parts, Settings};
-pub use error::{ImagesError, Quota};
+pub use error::{ImageQuota, ImagesError};
 pub use images::Images;
 pub use progress::Watch;

@@ -22,14 +22,14 @@ const BYTES: usize = 4 << 20;
 /// The events of a build under way.
 #[derive(Debug)]
 pub struct Progress {
-    kept: Mutex<Kept>,
+    history: Mutex<History>,
     changed: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
+struct History {
     /// Number of events so far.
-    told: u64,
+    count: u64,
     /// The kept events with their numbers.
     events: VecDeque<(u64, BuildEvent)>,
     bytes: usize,
@@ -38,21 +38,21 @@ struct Kept {
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { kept: Mutex::default(), changed: watch::Sender::new(()) }
+        Self { history: Mutex::default(), changed: watch::Sender::new(()) }
     }
 }
 
 impl Progress {
     /// Adds an event, and notifies all watches.
-    pub(super) fn tell(&self, time: Timestamp, event: Event) {
-        let mut kept = self.lock();
+    pub(super) fn publish(&self, time: Timestamp, event: Event) {
+        let mut history = self.lock();
         // The progress of a download replaces its last progress.
         let is_fetched = |event: &(u64, BuildEvent)| matches!(event.1.event, Some(Event::Fetched(_)));
-        if matches!(event, Event::Fetched(_)) && kept.events.back().is_some_and(is_fetched) {
-            kept.drop_last();
+        if matches!(event, Event::Fetched(_)) && history.events.back().is_some_and(is_fetched) {
+            history.drop_last();
         }
-        kept.add(BuildEvent { time: Some(time), event: Some(event) });
-        drop(kept);
+        history.add(BuildEvent { time: Some(time), event: Some(event) });
+        drop(history);
         self.changed.send_replace(());
     }
 
@@ -67,18 +67,18 @@ impl Progress {
         Watch { progress: Arc::clone(self), next: 0, changed: self.changed.subscribe() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(poisoned)
+    fn lock(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(poisoned)
     }
 }
 
-// === impl Kept ===
+// === impl History ===
 
-impl Kept {
+impl History {
     fn add(&mut self, event: BuildEvent) {
         self.bytes += event.encoded_len();
-        self.events.push_back((self.told, event));
-        self.told += 1;
+        self.events.push_back((self.count, event));
+        self.count += 1;
         while (self.events.len() > EVENTS || self.bytes > BYTES) && self.events.len() > 1 {
             if let Some((_, oldest)) = self.events.pop_front() {
                 self.bytes = self.bytes.saturating_sub(oldest.encoded_len());
@@ -108,9 +108,9 @@ pub struct Watch {
 
 impl Watch {
     /// The watch of a build that has finished: contains the final event only.
-    pub(super) fn ended(time: Timestamp, build: GetMicrovmImageBuildResponse) -> Self {
+    pub(super) fn finished(time: Timestamp, build: GetMicrovmImageBuildResponse) -> Self {
         let progress = Arc::new(Progress::default());
-        progress.tell(time, Event::Ended(build));
+        progress.publish(time, Event::Ended(build));
         progress.close();
         progress.watch()
     }
@@ -120,12 +120,12 @@ impl Watch {
         loop {
             self.changed.mark_unchanged();
             {
-                let kept = self.progress.lock();
-                if let Some((number, event)) = kept.from(self.next) {
+                let history = self.progress.lock();
+                if let Some((number, event)) = history.from(self.next) {
                     self.next = number + 1;
                     return Some(event.clone());
                 }
-                if kept.closed {
+                if history.closed {
                     return None;
                 }
             }
@@ -161,26 +161,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_comes_late_gets_what_was_told_and_then_what_is() {
+    async fn a_late_watch_gets_past_and_future_events() {
         let progress = Arc::new(Progress::default());
-        progress.tell(Timestamp::default(), line("one"));
+        progress.publish(Timestamp::default(), line("one"));
         let mut watch = progress.watch();
         assert_eq!(watch.next().await.unwrap().event, Some(line("one")));
         let later = tokio::spawn(rest(watch));
         tokio::task::yield_now().await;
-        progress.tell(Timestamp::default(), line("two"));
+        progress.publish(Timestamp::default(), line("two"));
         progress.close();
         assert_eq!(later.await.unwrap(), [line("two")]);
         assert_eq!(rest(progress.watch()).await, [line("one"), line("two")]);
     }
 
     #[tokio::test]
-    async fn who_is_too_slow_misses_the_oldest() {
+    async fn a_slow_watch_misses_the_oldest_events() {
         let progress = Arc::new(Progress::default());
         let watch = progress.watch();
         let text = "x".repeat(BYTES / 4);
         for number in 0..10 {
-            progress.tell(Timestamp::default(), line(&format!("{number}{text}")));
+            progress.publish(Timestamp::default(), line(&format!("{number}{text}")));
         }
         progress.close();
         let events = rest(watch).await;
@@ -189,16 +189,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_a_download_only_the_last_word_is_kept() {
+    async fn only_the_latest_progress_of_a_download_is_kept() {
         let progress = Arc::new(Progress::default());
         let fetched = |bytes| Event::Fetched(ArtifactProgress { bytes, total: None });
-        progress.tell(Timestamp::default(), line("begin"));
+        progress.publish(Timestamp::default(), line("begin"));
         let mut watch = progress.watch();
         watch.next().await.unwrap();
         for bytes in 1..=3 {
-            progress.tell(Timestamp::default(), fetched(bytes));
+            progress.publish(Timestamp::default(), fetched(bytes));
         }
-        progress.tell(Timestamp::default(), line("end"));
+        progress.publish(Timestamp::default(), line("end"));
         progress.close();
         assert_eq!(rest(watch).await, [fetched(3), line("end")]);
         assert_eq!(rest(progress.watch()).await, [line("begin"), fetched(3), line("end")]);

@@ -21,7 +21,7 @@ pub struct Recovered {
     /// Deletions of images and versions that are completed.
     pub deletions: usize,
     /// Builds whose files are removed.
-    pub artifacts: usize,
+    pub retired: usize,
 }
 
 impl Images {
@@ -59,9 +59,9 @@ impl Images {
                 _ => {}
             }
         }
-        for artifact in context.stored_artifacts()?.into_iter().filter(|artifact| artifact.retired) {
-            context.spawn(Arc::clone(context).collect(artifact.build_id));
-            recovered.artifacts += 1;
+        for record in context.artifact_records()?.into_iter().filter(|record| record.retired) {
+            context.spawn(Arc::clone(context).collect(record.build_id));
+            recovered.retired += 1;
         }
         let old = context.old_tombstones()?;
         if !old.writes.is_empty() {

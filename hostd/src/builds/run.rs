@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use hearth_image_builder::build::Event as Told;
+use hearth_image_builder::build::Event as BuilderEvent;
 use hearth_image_builder::build::event::Sink;
 use hearth_proto::guest::v1::LogSource;
 use hearth_proto::host::v1::{ArtifactProgress, BuildStep, LogEvent, build_event::Event};
@@ -17,10 +17,10 @@ use hearth_proto::store::v1::{ArtifactRecord, VersionRecord};
 use tokio::time::Instant;
 
 use super::build::{BuildFailure, Job};
-use super::context::{AGAIN, AREA, Context};
+use super::context::{AREA, Context, RETRY_PAUSE};
 use super::error::ImagesError;
 use super::key::Key;
-use super::log::{Streams, Targets};
+use super::log::{LogStreams, LogTargets};
 use super::progress::Progress;
 use super::request::build_request;
 use super::state::Change;
@@ -28,30 +28,30 @@ use crate::clock::timestamp;
 use crate::lifecycle::image::{Image, Outcome};
 use crate::records;
 use crate::store::{Batch, Table};
-use hearth_model::build::Artifact;
+use hearth_model::build::ImageBuild;
 
 /// How often a build may begin.
 pub(super) const TRIES: u32 = 3;
 
 /// A build under way. Dropping this stops the build.
-struct Run {
+struct RunningBuild {
     images: Arc<Context>,
     key: Key,
     number: u32,
     record: VersionRecord,
-    artifact: Artifact,
+    build: ImageBuild,
     progress: Arc<Progress>,
     /// Whether the build has begun and its result is not stored yet.
     begun: bool,
 }
 
-impl Drop for Run {
+impl Drop for RunningBuild {
     fn drop(&mut self) {
         if self.begun {
-            self.images.interrupted(&self.key, self.number, self.artifact.build_id.as_str());
+            self.images.record_interruption(&self.key, self.number, self.build.build_id.as_str());
         }
         self.progress.close();
-        self.images.forget(&self.key, self.number);
+        self.images.unregister(&self.key, self.number);
     }
 }
 
@@ -64,22 +64,22 @@ impl Context {
                 matches!(build.build_state(), BuildState::Pending | BuildState::InProgress)
             };
             let Some(build) = builds.clone().find(to_do) else { continue };
-            let artifact = Artifact {
+            let identity = ImageBuild {
                 account: record.account.clone().into(),
                 image_uid: record.image_uid.clone().into(),
                 version: record.number,
                 build_id: build.build_id.clone().into(),
             };
             let progress = Arc::new(Progress::default());
-            if !self.note(key, record.number, Arc::clone(&progress), artifact.clone()) {
+            if !self.register(key, record.number, Arc::clone(&progress), identity.clone()) {
                 continue;
             }
-            let run = Run {
+            let run = RunningBuild {
                 images: Arc::clone(self),
                 key: key.clone(),
                 number: record.number,
                 record: record.clone(),
-                artifact,
+                build: identity,
                 progress,
                 begun: false,
             };
@@ -88,21 +88,21 @@ impl Context {
     }
 }
 
-// === impl Run ===
+// === impl RunningBuild ===
 
-impl Run {
+impl RunningBuild {
     async fn run(mut self) {
         let images = Arc::clone(&self.images);
         let Ok(_slot) = images.slots.acquire().await else { return };
         let now = images.clock.timestamp();
-        let id = self.artifact.build_id.to_string();
+        let id = self.build.build_id.to_string();
         let number = self.number;
         let start = |image: &mut Image| image.build_started(number, &id, now);
-        let Some((_, tries)) = self.settle("build-start", start, Batch::new()).await else { return };
+        let Some((_, tries)) = self.update_image("build-start", start, Batch::new()).await else { return };
         self.begun = true;
         let begun = Instant::now();
         // A killed daemon may have left a complete image without having stored the result.
-        self.clear().await;
+        self.remove_files().await;
         images.faults.at(AREA, "build", "before").await;
         let built =
             if tries > TRIES { Err((BuildFailure::GivenUp(TRIES), None)) } else { self.build().await };
@@ -119,7 +119,7 @@ impl Run {
                     detail = %failure,
                     "a build has failed"
                 );
-                self.clear().await;
+                self.remove_files().await;
                 (Outcome::Failed { reason, code_install_bytes }, Batch::new())
             }
         };
@@ -127,14 +127,14 @@ impl Run {
         let now = images.clock.timestamp();
         let successful = matches!(outcome, Outcome::Successful(_));
         let end = |image: &mut Image| image.build_ended(number, &id, outcome.clone(), now);
-        let settled = self.settle("build-end", end, with).await.map(|(image, ())| image);
+        let updated = self.update_image("build-end", end, with).await.map(|(image, ())| image);
         self.begun = false;
-        images.report.ended(successful, begun.elapsed());
-        let version = settled.and_then(|image| image.versions.get(&self.number).cloned());
+        images.observer.build_finished(successful, begun.elapsed());
+        let version = updated.and_then(|image| image.versions.get(&self.number).cloned());
         let mut builds =
             version.into_iter().flat_map(|version| version.builds).filter_map(|build| build.build);
         if let Some(build) = builds.find(|build| build.build_id == id) {
-            self.progress.tell(now, Event::Ended(build));
+            self.progress.publish(now, Event::Ended(build));
         }
     }
 
@@ -142,7 +142,7 @@ impl Run {
     async fn build(&self) -> Result<hearth_proto::microvms::v1::SnapshotBuild, (BuildFailure, Option<i64>)> {
         let settings = &self.images.settings;
         let request = build_request(&self.record, &settings.region, settings.burst);
-        let job = Job { artifact: self.artifact.clone(), request };
+        let job = Job { build: self.build.clone(), request };
         let code_bytes = Arc::new(std::sync::OnceLock::new());
         let sink = self.sink(Arc::clone(&code_bytes));
         let built = self.images.build.build(&job, sink).await;
@@ -152,22 +152,21 @@ impl Run {
     /// Forwards the events of a build to watches, logs and metrics.
     fn sink(&self, code_bytes: Arc<std::sync::OnceLock<i64>>) -> Sink {
         let (images, progress) = (Arc::clone(&self.images), Arc::clone(&self.progress));
-        let build_id = self.artifact.build_id.as_str();
-        let targets =
-            self.record.version.as_ref().and_then(|version| {
-                Targets::of(version, &self.record.image_name, build_id, images.clock.now())
-            });
-        let streams = Streams::new(&self.key.account, targets, Arc::clone(&images.report));
-        Sink::new(move |told| {
+        let build_id = self.build.build_id.as_str();
+        let targets = self.record.version.as_ref().and_then(|version| {
+            LogTargets::of(version, &self.record.image_name, build_id, images.clock.now())
+        });
+        let streams = LogStreams::new(&self.key.account, targets, Arc::clone(&images.observer));
+        Sink::new(move |event| {
             let now = images.clock.now();
-            let event = match told {
-                Told::Started(step) => Event::StepStarted(step.to_string()),
-                Told::Finished(step, took) => {
-                    images.report.step(step, took);
+            let event = match event {
+                BuilderEvent::Started(step) => Event::StepStarted(step.to_string()),
+                BuilderEvent::Finished(step, took) => {
+                    images.observer.step_finished(step, took);
                     let duration_ns = i64::try_from(took.as_nanos()).unwrap_or(i64::MAX);
                     Event::StepFinished(BuildStep { name: step.to_string(), duration_ns })
                 }
-                Told::Log { stream, source, line } => {
+                BuilderEvent::Log { stream, source, line } => {
                     let stderr = source == LogSource::Stderr;
                     let name = streams.append(stream, now, stderr, &line);
                     Event::Log(LogEvent {
@@ -177,40 +176,40 @@ impl Run {
                         message: String::from_utf8_lossy(&line).into_owned(),
                     })
                 }
-                Told::Fetched { bytes, total } => Event::Fetched(ArtifactProgress {
+                BuilderEvent::Fetched { bytes, total } => Event::Fetched(ArtifactProgress {
                     bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
                     total: total.map(|total| i64::try_from(total).unwrap_or(i64::MAX)),
                 }),
-                Told::CodeInstalled { bytes } => {
+                BuilderEvent::CodeInstalled { bytes } => {
                     let _ = code_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX)); // sent once
                     return;
                 }
             };
-            progress.tell(timestamp(now), event);
+            progress.publish(timestamp(now), event);
         })
     }
 
     /// Removes the files of the build, if they exist.
-    async fn clear(&self) {
-        if let Err(error) = self.images.platform.remove_artifact(&self.artifact).await {
-            tracing::warn!(build = self.artifact.build_id.as_str(), %error, "files of an earlier try cannot be removed");
+    async fn remove_files(&self) {
+        if let Err(error) = self.images.platform.remove_build(&self.build).await {
+            tracing::warn!(build = self.build.build_id.as_str(), %error, "files of an earlier try cannot be removed");
         }
     }
 
     fn artifact_record(&self) -> Batch {
         let record = ArtifactRecord {
-            account: self.artifact.account.to_string(),
-            image_uid: self.artifact.image_uid.to_string(),
-            version: self.artifact.version,
-            build_id: self.artifact.build_id.to_string(),
+            account: self.build.account.to_string(),
+            image_uid: self.build.image_uid.to_string(),
+            version: self.build.version,
+            build_id: self.build.build_id.to_string(),
             retired: false,
         };
-        let at = records::artifact(self.artifact.build_id.as_str());
+        let at = records::artifact(self.build.build_id.as_str());
         Batch::new().put(Table::Artifacts, at, records::encode(&record))
     }
 
     /// Changes the image, retrying while the store fails. None if the image no longer exists.
-    async fn settle<T>(
+    async fn update_image<T>(
         &self,
         name: &'static str,
         change: impl Fn(&mut Image) -> T,
@@ -218,15 +217,15 @@ impl Run {
     ) -> Option<(Image, T)> {
         loop {
             let changed = self.images.change(&self.key, name, |mut image| {
-                let answer = change(&mut image);
-                Ok(Change { answer: (image.clone(), answer), after: Some(image), with: with.clone() })
+                let result = change(&mut image);
+                Ok(Change { result: (image.clone(), result), after: Some(image), with: with.clone() })
             });
             match changed.await {
                 Ok(changed) => return Some(changed),
                 Err(ImagesError::NotFound) => return None,
                 Err(error) => {
                     tracing::error!(image = self.key.name, version = self.number, %error, "a build cannot be recorded; trying again");
-                    tokio::time::sleep(AGAIN).await;
+                    tokio::time::sleep(RETRY_PAUSE).await;
                 }
             }
         }

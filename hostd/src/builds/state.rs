@@ -24,7 +24,7 @@ pub(super) struct Change<T> {
     /// Further writes of the same batch.
     pub(super) with: Batch,
     /// The result for the caller.
-    pub(super) answer: T,
+    pub(super) result: T,
 }
 
 /// An image as it was read from the store.
@@ -51,12 +51,12 @@ impl Context {
         let _lock = self.locks.lock(key).await;
         loop {
             let before = self.load(key)?.ok_or(ImagesError::NotFound)?;
-            let Change { after, with, answer } = change(before.image.clone())?;
+            let Change { after, with, result } = change(before.image.clone())?;
             self.faults.at(AREA, name, "before-commit").await;
             match self.save(key, Some(&before), after.as_ref(), with).await {
                 Ok(()) => {
                     self.faults.at(AREA, name, "after-commit").await;
-                    return Ok(answer);
+                    return Ok(result);
                 }
                 Err(CommitError::Conflict) => {
                     let now = self.db.get_bytes(Table::Images, &records::image(&key.account, &key.name))?;
@@ -141,9 +141,9 @@ impl Context {
             Some(before) => Batch::new().expect_value(Table::Images, at.clone(), before.bytes.clone()),
             None => Batch::new().expect_absent(Table::Images, at.clone()),
         };
-        let was = before.map(|before| &before.image);
+        let previous = before.map(|before| &before.image);
         batch = match after {
-            Some(image) if was.is_none_or(|was| was.record != image.record) => {
+            Some(image) if previous.is_none_or(|previous| previous.record != image.record) => {
                 batch.put(Table::Images, at, records::encode(&image.record))
             }
             Some(_) => batch,
@@ -151,7 +151,7 @@ impl Context {
         };
         let (none, version_at) =
             (BTreeMap::new(), |number| records::version(&key.account, &key.name, number));
-        let old = was.map_or(&none, |image| &image.versions);
+        let old = previous.map_or(&none, |image| &image.versions);
         let new = after.map_or(&none, |image| &image.versions);
         for number in old.keys().filter(|number| !new.contains_key(number)) {
             batch = batch.delete(Table::Versions, version_at(*number));
@@ -160,20 +160,20 @@ impl Context {
             batch = batch.put(Table::Versions, version_at(*number), records::encode(version));
         }
         self.db.commit(batch.and(with)).await?;
-        self.tell(key, was, after);
+        self.publish(key, previous, after);
         Ok(())
     }
 
     /// Sends events for the states that have changed.
-    fn tell(&self, key: &Key, was: Option<&Image>, is: Option<&Image>) {
+    fn publish(&self, key: &Key, before: Option<&Image>, after: Option<&Image>) {
         let time = Some(self.clock.timestamp());
-        let resource = was.or(is).map(|image| image.arn().to_owned()).unwrap_or_default();
+        let resource = before.or(after).map(|image| image.arn().to_owned()).unwrap_or_default();
         let state = |image: Option<&Image>, gone: bool| match image {
             Some(image) => image.record.state().as_str_name(),
             None if gone => MicrovmImageState::Deleted.as_str_name(),
             None => "",
         };
-        let (from_state, to_state) = (state(was, false), state(is, true));
+        let (from_state, to_state) = (state(before, false), state(after, true));
         let mut events = Vec::new();
         if from_state != to_state {
             events.push(Event {
@@ -186,7 +186,7 @@ impl Context {
             });
         }
         let versions = |image: Option<&Image>| image.map(|image| image.versions.clone()).unwrap_or_default();
-        let (old, mut new) = (versions(was), versions(is));
+        let (old, mut new) = (versions(before), versions(after));
         for (number, version) in &old {
             new.entry(*number).or_insert_with(|| {
                 let mut gone = version.clone();
@@ -198,8 +198,8 @@ impl Context {
         }
         for (number, version) in new {
             let Some(version) = version.version else { continue };
-            let was = old.get(&number).and_then(|record| record.version.as_ref());
-            if was.map(MicrovmImageVersion::state) == Some(version.state()) {
+            let previous = old.get(&number).and_then(|record| record.version.as_ref());
+            if previous.map(MicrovmImageVersion::state) == Some(version.state()) {
                 continue;
             }
             events.push(Event {
@@ -207,13 +207,16 @@ impl Context {
                 kind: "version".to_owned(),
                 resource: resource.clone(),
                 image_version: Some(version.image_version.clone()),
-                from_state: was.map(|was| was.state().as_str_name()).unwrap_or_default().to_owned(),
+                from_state: previous
+                    .map(|previous| previous.state().as_str_name())
+                    .unwrap_or_default()
+                    .to_owned(),
                 to_state: version.state().as_str_name().to_owned(),
                 reason: version.state_reason,
             });
         }
         for event in events {
-            self.events.tell(&key.account, event);
+            self.events.publish(&key.account, event);
         }
     }
 }

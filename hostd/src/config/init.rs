@@ -65,7 +65,7 @@ pub enum InitError {
 
 /// What was written, for display.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Made {
+pub struct InitOutcome {
     /// Paths of the files.
     pub files: Vec<PathBuf>,
     /// Shell commands that make the client connect.
@@ -77,7 +77,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`InitError`]
-    pub fn write(&self) -> Result<Made, InitError> {
+    pub fn write(&self) -> Result<InitOutcome, InitError> {
         if self.account.len() != 12 || !self.account.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(InitError::Account(self.account.clone()));
         }
@@ -98,7 +98,7 @@ impl Plan {
         let Some(address) = self.listen else {
             write(&self.file, &text(&self.account, None))?;
             let connect = vec!["hearth host   # as root, on this machine".to_owned()];
-            return Ok(Made { files, connect });
+            return Ok(InitOutcome { files, connect });
         };
         let (id, secret) = (format!("HK{}", random(ID_BYTES)?), random(SECRET_BYTES)?);
         let (authority, server) = certificates(&self.all_names(address))?;
@@ -123,7 +123,7 @@ impl Plan {
             format!("export HEARTH_SECRET_ACCESS_KEY={secret}"),
             "hearth host".to_owned(),
         ];
-        Ok(Made { files, connect })
+        Ok(InitOutcome { files, connect })
     }
 
     fn all_names(&self, address: SocketAddr) -> Vec<String> {

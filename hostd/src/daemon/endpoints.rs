@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::driver::Microvms;
-use crate::driver::gate::Patience;
+use crate::driver::gate::WaitLimits;
 use crate::metrics::Metrics;
 use crate::proxy::dns::Dns;
 use crate::proxy::tls::Tls;
@@ -58,9 +58,9 @@ impl Endpoints {
         };
         let settings = Settings {
             domain,
-            patience: Patience {
-                held: usize::try_from(endpoint.held_requests).unwrap_or(usize::MAX),
-                beside_hook: endpoint.hold(),
+            wait_limits: WaitLimits {
+                max_waiting: usize::try_from(endpoint.held_requests).unwrap_or(usize::MAX),
+                beyond_hook: endpoint.hold(),
                 // AWS does not wait for a launch.
                 launching: service.profile == Profile::Default,
             },
@@ -79,13 +79,16 @@ impl Endpoints {
         &self.status
     }
 
-    /// Starts serving until `end` is true. Returns first the task that then finishes by itself, then the tasks that
+    /// Starts serving until `shutdown` is true. Returns first the task that then finishes by itself, then the tasks that
     /// have to be aborted.
     ///
     /// # Errors
     /// The serving threads cannot be started.
-    pub(super) fn start(self, end: watch::Receiver<bool>) -> Result<(JoinHandle<()>, Vec<JoinHandle<()>>)> {
-        let serving = self.proxy.serve(self.listener, self.tls.config(), end);
+    pub(super) fn start(
+        self,
+        shutdown: watch::Receiver<bool>,
+    ) -> Result<(JoinHandle<()>, Vec<JoinHandle<()>>)> {
+        let serving = self.proxy.serve(self.listener, self.tls.config(), shutdown);
         let serving = serving.context("starting the threads of endpoints")?;
         let mut background = vec![tokio::spawn(self.tls.keep_current())];
         background.extend(self.dns.map(|dns| tokio::spawn(dns.serve())));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use prost_types::Timestamp;
 
-use super::output::Output;
+use super::output::LogOutput;
 use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -28,7 +28,7 @@ pub(super) struct Foundation {
     pub(super) metrics: Metrics,
     pub(super) audit: Audit,
     /// Writes the output of microVMs and builds to the logs.
-    pub(super) output: Arc<Output>,
+    pub(super) output: Arc<LogOutput>,
 }
 
 impl Foundation {
@@ -43,7 +43,7 @@ impl Foundation {
         let audit_folder = config.data.join("audit");
         let audit = Audit::open(&audit_folder, config.audit.clone(), clock)
             .with_context(|| format!("opening the audit log in {}", audit_folder.display()))?;
-        let output = Arc::new(Output::new(logs.clone(), metrics.clone()));
+        let output = Arc::new(LogOutput::new(logs.clone(), metrics.clone()));
         Ok(Self {
             config,
             clock,

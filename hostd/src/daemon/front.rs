@@ -13,8 +13,8 @@ use tonic::service::Routes;
 use super::LOCAL_BUCKET;
 use super::endpoints::Endpoints;
 use super::foundation::Foundation;
-use super::status::Figures;
-use super::told::Calls;
+use super::notifications::CallNotifications;
+use super::status::HostStatusSource;
 use super::workloads::Workloads;
 use crate::access::Access;
 use crate::api::Listeners;
@@ -35,8 +35,8 @@ pub(super) struct Front {
     routes: Routes,
     metrics_server: Option<MetricsServer>,
     tokens: Tokens,
-    figures: Figures,
-    end: watch::Receiver<bool>,
+    status_source: HostStatusSource,
+    shutdown: watch::Receiver<bool>,
 }
 
 /// Everything that clients reach, while it is served.
@@ -51,11 +51,11 @@ pub(super) struct Serving {
 pub(super) struct Closed(Result<(), ListenError>);
 
 impl Front {
-    /// Opens everything that clients reach. It is served until `end` becomes true.
+    /// Opens everything that clients reach. It is served until `shutdown` becomes true.
     pub(super) async fn open(
         foundation: &Foundation,
         workloads: &Workloads,
-        end: watch::Receiver<bool>,
+        shutdown: watch::Receiver<bool>,
     ) -> Result<Self> {
         let Foundation { config, clock, db, events, logs, metrics, audit, .. } = foundation;
         let Workloads { roles, images, microvms, .. } = workloads;
@@ -71,16 +71,21 @@ impl Front {
             .with_context(|| format!("opening the bucket {}", bucket.display()))?;
 
         let status = endpoints.as_ref().map(|endpoints| endpoints.status().clone());
-        let figures = Figures::new(foundation, workloads, status);
-        let calls = Calls::new(audit.clone(), config.audit.clone(), metrics.clone(), config.region.clone());
-        let told = figures.clone();
+        let status_source = HostStatusSource::new(foundation, workloads, status);
+        let calls = CallNotifications::new(
+            audit.clone(),
+            config.audit.clone(),
+            metrics.clone(),
+            config.region.clone(),
+        );
+        let source = status_source.clone();
         let host = HostParts {
             logs: logs.clone(),
             events: events.clone(),
             artifacts,
             backups: config.backups(),
-            status: Box::new(move |account| told.status(account)),
-            end: end.clone(),
+            status: Box::new(move |account| source.status(account)),
+            end: shutdown.clone(),
         };
         let service = Service::new(service::Parts {
             db: db.clone(),
@@ -98,19 +103,20 @@ impl Front {
         .await?;
         let routes = Grpc::new(service).routes(access).await?;
         let socket = config.listen.socket(&config.run);
-        Ok(Self { endpoints, listeners, socket, routes, metrics_server, tokens, figures, end })
+        Ok(Self { endpoints, listeners, socket, routes, metrics_server, tokens, status_source, shutdown })
     }
 
     /// Starts to serve, and the tasks that run beside.
     pub(super) fn serve(self, foundation: &Foundation, workloads: &Workloads) -> Result<Serving> {
-        let Self { endpoints, listeners, socket, routes, metrics_server, tokens, figures, end } = self;
+        let Self { endpoints, listeners, socket, routes, metrics_server, tokens, status_source, shutdown } =
+            self;
         let Foundation { db, logs, metrics, .. } = foundation;
         let logs = logs.clone();
         let mut background = vec![
             tokio::spawn(workloads.microvms.clone().keep_expiring()),
             tokio::spawn(tokens.keep_rotating(db.clone())),
             tokio::spawn(async move { logs.keep_swept().await }),
-            tokio::spawn(figures.keep_telling(metrics.clone())),
+            tokio::spawn(status_source.keep_updating(metrics.clone())),
         ];
         background.extend(metrics_server.map(|server| tokio::spawn(server.serve())));
         let address: Option<SocketAddr> = listeners.address();
@@ -124,18 +130,18 @@ impl Front {
         );
         let endpoints = match endpoints {
             Some(endpoints) => {
-                let (serving, beside) = endpoints.start(end.clone())?;
+                let (serving, beside) = endpoints.start(shutdown.clone())?;
                 background.extend(beside);
                 serving
             }
             None => tokio::spawn(async {}),
         };
-        Ok(Serving { api: tokio::spawn(listeners.serve(routes, end)), endpoints, background })
+        Ok(Serving { api: tokio::spawn(listeners.serve(routes, shutdown)), endpoints, background })
     }
 }
 
 impl Serving {
-    /// Waits until calls and exchanges that are under way are complete, after `end` has become true, and stops what
+    /// Waits until calls and exchanges that are under way are complete, after `shutdown` has become true, and stops what
     /// runs beside.
     pub(super) async fn closed(self) -> Result<Closed> {
         let served = self.api.await?;

@@ -2,21 +2,21 @@
 //!
 //! | Part | Owns | Needs |
 //! |---|---|---|
-//! | [`machine`] | what is known of this host | – |
+//! | [`host_info`] | what is known of this host | – |
 //! | `foundation` | configuration, store, logs, metrics, events, audit log | – |
-//! | `workloads` | role provider, platform, image builder; images and microVMs | a suited host, `foundation` |
+//! | `workloads` | role provider, platform, image builder; images and microVMs | a supported host, `foundation` |
 //! | `front` | API, endpoints, metrics server, and the tasks beside them | recovered `workloads`, `foundation` |
 //!
 //! Each step returns what the next one takes, so that none can be left out or come too early:
 //!
 //! ```text
-//!  Machine ─check─► Suited ─► Unrecovered ─recover─► Workloads ─► Front ─serve─► Serving ─signal─► Closed ─stop─► end
+//!  HostInfo ─check─► SupportedHost ─► Unrecovered ─recover─► Workloads ─► Front ─serve─► Serving ─signal─► Closed ─stop─► end
 //! ```
 //!
 //! So the daemon does not listen anywhere before recovery is complete. On SIGTERM and SIGINT it accepts no new calls
 //! and completes what is half made; the microVMs run on by themselves.
 //!
-//! * `told` – converts notifications of drivers, builds and calls into events, metrics and audit lines
+//! * `notifications` – converts notifications of drivers, builds and calls into events, metrics and audit lines
 //! * `endpoints` – the endpoints, according to the configuration
 //! * `output` – writes the output of microVMs and builds to the log store
 //! * `status` – the status of the host, and gauges
@@ -24,10 +24,10 @@
 mod endpoints;
 mod foundation;
 mod front;
-pub mod machine;
+pub mod host_info;
+mod notifications;
 mod output;
 mod status;
-mod told;
 mod workloads;
 
 use std::sync::Arc;
@@ -37,7 +37,7 @@ use tokio::sync::watch;
 
 use self::foundation::Foundation;
 use self::front::Front;
-use self::machine::Machine;
+use self::host_info::HostInfo;
 use self::workloads::Workloads;
 use crate::config::Config;
 use crate::store::Store;
@@ -50,15 +50,15 @@ pub const LOCAL_BUCKET: &str = "hearth-local";
 /// # Errors
 /// Why the daemon cannot start, or has failed.
 pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
-    let machine = Machine::look().check()?;
-    let (ending, end) = watch::channel(false);
+    let host = HostInfo::inspect().check()?;
+    let (shutdown_sender, shutdown) = watch::channel(false);
     let foundation = Foundation::open(config, store)?;
-    let workloads = Workloads::open(&foundation, machine).await?.recover().await?;
-    let front = Front::open(&foundation, &workloads, end).await?;
+    let workloads = Workloads::open(&foundation, host).await?.recover().await?;
+    let front = Front::open(&foundation, &workloads, shutdown).await?;
     let serving = front.serve(&foundation, &workloads)?;
     let signalled = signal().await?;
     tracing::info!(signal = signalled, "ending; microVMs go on by themselves");
-    let _ = ending.send(true); // an error means that no receiver is left
+    let _ = shutdown_sender.send(true); // an error means that no receiver is left
     let served = serving.closed().await?.stop(workloads).await;
     tracing::info!("ended");
     served

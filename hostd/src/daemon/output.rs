@@ -14,12 +14,12 @@ use crate::platform::host::{LogSink, LogWriter};
 
 /// The log store, as a destination of output.
 #[derive(Debug)]
-pub(super) struct Output {
+pub(super) struct LogOutput {
     logs: Logs,
     metrics: Metrics,
 }
 
-impl Output {
+impl LogOutput {
     pub(super) fn new(logs: Logs, metrics: Metrics) -> Self {
         Self { logs, metrics }
     }
@@ -27,17 +27,17 @@ impl Output {
 
 /// Writes the lines of one microVM.
 #[derive(Debug)]
-struct Lines(Writer);
+struct MicrovmLog(Writer);
 
-impl LogSink for Output {
+impl LogSink for LogOutput {
     fn open(&self, account: &str, target: &LogTarget, microvm: &str) -> Result<Arc<dyn LogWriter>, String> {
         // Each guest numbers its own lines, and several guests may write to one stream.
         let writer = self.logs.writer_of(account, &target.group, &target.stream, microvm);
-        Ok(Arc::new(Lines(writer.map_err(|error| error.to_string())?)))
+        Ok(Arc::new(MicrovmLog(writer.map_err(|error| error.to_string())?)))
     }
 }
 
-impl LogWriter for Lines {
+impl LogWriter for MicrovmLog {
     fn last_sequence(&self) -> u64 {
         self.0.last_sequence()
     }
@@ -51,9 +51,9 @@ impl LogWriter for Lines {
 }
 
 /// Writes the lines of one build to one stream.
-struct BuildLines(Writer);
+struct BuildLogWriter(Writer);
 
-impl builds::LogSink for BuildLines {
+impl builds::BuildLog for BuildLogWriter {
     fn append(&self, time: SystemTime, stderr: bool, line: &[u8]) {
         let source = if stderr { Source::Stderr } else { Source::Stdout };
         if let Err(error) = self.0.append(Line { timestamp: time, source, sequence: 0, message: line }) {
@@ -62,10 +62,10 @@ impl builds::LogSink for BuildLines {
     }
 }
 
-impl builds::Report for Output {
-    fn log(&self, account: &str, target: &LogTarget) -> Option<Box<dyn builds::LogSink>> {
+impl builds::BuildObserver for LogOutput {
+    fn open_log(&self, account: &str, target: &LogTarget) -> Option<Box<dyn builds::BuildLog>> {
         match self.logs.writer(account, &target.group, &target.stream) {
-            Ok(writer) => Some(Box::new(BuildLines(writer))),
+            Ok(writer) => Some(Box::new(BuildLogWriter(writer))),
             Err(error) => {
                 tracing::warn!(%error, "the output of a build cannot be stored");
                 None
@@ -73,11 +73,11 @@ impl builds::Report for Output {
         }
     }
 
-    fn step(&self, step: Step, took: Duration) {
+    fn step_finished(&self, step: Step, took: Duration) {
         self.metrics.build_step(&step.to_string(), took);
     }
 
-    fn ended(&self, successful: bool, took: Duration) {
+    fn build_finished(&self, successful: bool, took: Duration) {
         let outcome = if successful { Outcome::Succeeded } else { Outcome::Failed };
         self.metrics.built(outcome, took);
     }

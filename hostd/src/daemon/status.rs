@@ -6,7 +6,7 @@ use hearth_proto::host::v1::{EndpointStatus, HostStatus, Pool};
 use prost_types::Timestamp;
 
 use super::foundation::Foundation;
-use super::machine::{self, Suited};
+use super::host_info::{self, SupportedHost};
 use super::workloads::Workloads;
 use crate::audit::Audit;
 use crate::builds::{Images, generation};
@@ -20,10 +20,10 @@ use crate::platform::host::HostPlatform;
 /// Interval at which gauges are read that no notification updates.
 const GAUGES: Duration = Duration::from_secs(5);
 
-/// The sources of information about the host.
+/// What the status of the host is read from.
 #[derive(Clone)]
-pub(super) struct Figures {
-    machine: Suited,
+pub(super) struct HostStatusSource {
+    host: SupportedHost,
     microvms: Microvms,
     images: Images,
     platform: HostPlatform,
@@ -34,15 +34,15 @@ pub(super) struct Figures {
     config: Config,
 }
 
-impl Figures {
-    /// The figures of these parts; `endpoint`: the addresses of endpoints, if they are enabled.
+impl HostStatusSource {
+    /// Reads the status from these parts; `endpoint`: the addresses of endpoints, if they are enabled.
     pub(super) fn new(
         foundation: &Foundation,
         workloads: &Workloads,
         endpoint: Option<EndpointStatus>,
     ) -> Self {
         Self {
-            machine: workloads.machine.clone(),
+            host: workloads.host.clone(),
             microvms: workloads.microvms.clone(),
             images: workloads.images.clone(),
             platform: workloads.platform.clone(),
@@ -59,7 +59,7 @@ impl Figures {
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         let small = |value: usize| i32::try_from(value).unwrap_or(i32::MAX);
         let (capacity, reserved) = self.microvms.capacity();
-        let (disk_total, disk_free) = machine::disk(&self.config.data);
+        let (disk_total, disk_free) = host_info::disk(&self.config.data);
         let pools = self.platform.pools().into_iter();
         let states = self.microvms.states().into_iter().filter(|(_, count)| *count > 0);
         HostStatus {
@@ -70,8 +70,8 @@ impl Figures {
             profile: self.config.service().profile.name().to_owned(),
             started_at: Some(self.started),
             processor: format!("GRAVITON {}", generation::of_host()),
-            cpus: small(self.machine.cpus()),
-            memory_bytes: number(self.machine.memory_mib().saturating_mul(1 << 20)),
+            cpus: small(self.host.cpus()),
+            memory_bytes: number(self.host.memory_mib().saturating_mul(1 << 20)),
             capacity_mib: number(capacity),
             reserved_mib: number(reserved),
             microvms: states.map(|(state, count)| (state.to_owned(), i64::from(small(count)))).collect(),
@@ -81,12 +81,12 @@ impl Figures {
                 .collect(),
             disk_total_bytes: number(disk_total),
             disk_free_bytes: number(disk_free),
-            kernel: self.machine.kernel().to_owned(),
+            kernel: self.host.kernel().to_owned(),
         }
     }
 
     /// Updates gauges that no notification updates, periodically and for ever.
-    pub(super) async fn keep_telling(self, metrics: Metrics) {
+    pub(super) async fn keep_updating(self, metrics: Metrics) {
         loop {
             let (capacity, reserved) = self.microvms.capacity();
             metrics.capacity(capacity, reserved);

@@ -11,19 +11,19 @@ use hearth_vmm_jail::JailConfig;
 
 use super::LOCAL_BUCKET;
 use super::foundation::Foundation;
-use super::machine::Suited;
-use super::told::{self, Told};
+use super::host_info::SupportedHost;
+use super::notifications::{self, MicrovmNotifications};
 use crate::builds::{self, Images, generation};
 use crate::config::Config;
 use crate::driver::{DriverConfig, Microvms};
 use crate::lifecycle::microvm::Rules;
 use crate::platform::Platform;
-use crate::platform::host::{HostPlatform, Surroundings};
+use crate::platform::host::{HostPlatform, PlatformParts};
 use crate::service::Profile;
 
 /// Images and microVMs whose state is that of the store: clients may see them.
 pub(super) struct Workloads {
-    pub(super) machine: Suited,
+    pub(super) host: SupportedHost,
     /// The only role provider of the daemon, so that credentials of roles are cached once.
     pub(super) roles: Arc<RoleProvider>,
     pub(super) platform: HostPlatform,
@@ -38,18 +38,18 @@ pub(super) struct Unrecovered(Workloads);
 
 impl Workloads {
     /// Opens platform and builder.
-    pub(super) async fn open(foundation: &Foundation, machine: Suited) -> Result<Unrecovered> {
+    pub(super) async fn open(foundation: &Foundation, host: SupportedHost) -> Result<Unrecovered> {
         let Foundation { config, clock, db, events, faults, metrics, output, .. } = foundation;
         let roles = Arc::new(RoleProvider::new(config.roles.clone())?);
         // The part that starts first prepares the networks of the host; the builder removes what its own microVMs have
         // left.
-        let surroundings = Surroundings {
+        let parts = PlatformParts {
             roles: Arc::clone(&roles),
             logs: Arc::clone(output) as _,
             clock: *clock,
-            observer: told::timelines(metrics),
+            observer: notifications::timelines(metrics),
         };
-        let platform = HostPlatform::open(config.host(), surroundings).await?;
+        let platform = HostPlatform::open(config.host(), parts).await?;
         let builder = open_builder(config, Arc::clone(&roles)).await?;
         let shared = Arc::new(platform.clone()) as Arc<dyn Platform>;
 
@@ -59,8 +59,8 @@ impl Workloads {
             clock: *clock,
             events: events.clone(),
             platform: Arc::clone(&shared),
-            build: Arc::new(builds::real::ImageBuilder::new(builder, config.data.join("images"))),
-            report: Arc::clone(output) as _,
+            build: Arc::new(builds::builder::ImageBuilder::new(builder, config.data.join("images"))),
+            observer: Arc::clone(output) as _,
             faults: faults.clone(),
             settings: builds::Settings {
                 region: config.region.clone(),
@@ -72,7 +72,7 @@ impl Workloads {
                 max_builds: service.limits.builds,
             },
         });
-        let capacity_mib = config.capacity_mib.unwrap_or_else(|| machine.memory_mib() / 10 * 9);
+        let capacity_mib = config.capacity_mib.unwrap_or_else(|| host.memory_mib() / 10 * 9);
         let rules = match service.profile {
             Profile::Default => Rules::default(),
             Profile::AwsStrict => Rules::AWS_STRICT,
@@ -85,9 +85,9 @@ impl Workloads {
             drain: config.endpoint.drain(),
             deadlines: config.deadlines(),
         };
-        let told = Told::new(events.clone(), metrics.clone(), images.clone(), *clock);
-        let microvms = Microvms::new(driver, db.clone(), *clock, shared, Arc::new(told), faults.clone());
-        Ok(Unrecovered(Self { machine, roles, platform, images, microvms, capacity_mib }))
+        let observer = MicrovmNotifications::new(events.clone(), metrics.clone(), images.clone(), *clock);
+        let microvms = Microvms::new(driver, db.clone(), *clock, shared, Arc::new(observer), faults.clone());
+        Ok(Unrecovered(Self { host, roles, platform, images, microvms, capacity_mib }))
     }
 }
 
@@ -95,7 +95,7 @@ impl Unrecovered {
     /// Continues what earlier daemons have left, and removes what belongs to nothing.
     pub(super) async fn recover(self) -> Result<Workloads> {
         let Self(workloads) = self;
-        workloads.microvms.recover(workloads.images.artifacts()?).await?;
+        workloads.microvms.recover(workloads.images.stored_builds()?).await?;
         workloads.images.recover().await?;
         Ok(workloads)
     }

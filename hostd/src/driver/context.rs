@@ -12,7 +12,7 @@ use super::capacity::Capacity;
 use super::deadlines::Deadlines;
 use super::faults::Faults;
 use super::gate::Gate;
-use super::mailbox::{Asked, Handle};
+use super::mailbox::{ClientRequest, TaskHandle};
 use super::record;
 use super::usage::Usage;
 use crate::clock::Clock;
@@ -36,26 +36,26 @@ pub struct Change<'a> {
 }
 
 /// Receives notifications of changes: events, metrics, images. Its methods must not block.
-pub trait Observer: Send + Sync + 'static {
+pub trait MicrovmObserver: Send + Sync + 'static {
     /// A new microVM was stored and is being launched.
-    fn accepted(&self, record: &MicrovmRecord);
+    fn launch_accepted(&self, record: &MicrovmRecord);
     /// A microVM's state has changed.
-    fn changed(&self, change: &Change<'_>);
+    fn state_changed(&self, change: &Change<'_>);
     /// An effect has finished.
-    fn done(&self, effect: &'static str, outcome: &Event, took: Duration);
+    fn effect_finished(&self, effect: &'static str, outcome: &Event, took: Duration);
     /// A microVM is terminated and no longer uses the files of its build.
-    fn ended(&self, record: &MicrovmRecord);
+    fn terminated(&self, record: &MicrovmRecord);
 }
 
 /// Ignores all notifications; for tests and benches.
 #[derive(Debug, Clone, Copy)]
-pub struct Unobserved;
+pub struct NoObserver;
 
-impl Observer for Unobserved {
-    fn accepted(&self, _: &MicrovmRecord) {}
-    fn changed(&self, _: &Change<'_>) {}
-    fn done(&self, _: &'static str, _: &Event, _: Duration) {}
-    fn ended(&self, _: &MicrovmRecord) {}
+impl MicrovmObserver for NoObserver {
+    fn launch_accepted(&self, _: &MicrovmRecord) {}
+    fn state_changed(&self, _: &Change<'_>) {}
+    fn effect_finished(&self, _: &'static str, _: &Event, _: Duration) {}
+    fn terminated(&self, _: &MicrovmRecord) {}
 }
 
 /// State that the tasks of all microVMs share.
@@ -63,7 +63,7 @@ pub struct Context {
     pub(super) db: Db,
     pub(super) clock: Clock,
     pub(super) platform: Arc<dyn Platform>,
-    pub(super) observer: Arc<dyn Observer>,
+    pub(super) observer: Arc<dyn MicrovmObserver>,
     pub(super) capacity: Capacity,
     pub(super) usage: Usage,
     pub(super) rules: Rules,
@@ -77,7 +77,7 @@ pub struct Context {
     /// The deadlines of effects.
     pub(super) deadlines: Deadlines,
     /// The tasks by microVM id.
-    pub(super) tasks: Mutex<HashMap<String, Handle>>,
+    pub(super) tasks: Mutex<HashMap<String, TaskHandle>>,
 }
 
 impl std::fmt::Debug for Context {
@@ -103,7 +103,7 @@ impl Context {
         }
     }
 
-    pub(super) fn mailbox(&self, id: &str) -> Option<mpsc::Sender<Asked>> {
+    pub(super) fn mailbox(&self, id: &str) -> Option<mpsc::Sender<ClientRequest>> {
         self.tasks.lock().unwrap_or_else(poisoned).get(id).map(|task| task.mailbox.clone())
     }
 
@@ -112,8 +112,8 @@ impl Context {
     }
 
     /// A microVM's task is finished: forgets the task and notifies the observer.
-    pub(super) fn ended(&self, record: &MicrovmRecord) {
+    pub(super) fn task_finished(&self, record: &MicrovmRecord) {
         self.tasks.lock().unwrap_or_else(poisoned).remove(record::id(record));
-        self.observer.ended(record);
+        self.observer.terminated(record);
     }
 }

@@ -12,8 +12,8 @@
 //! | save | [`Deadlines::suspend`] | the save is cancelled; one that cannot be cancelled is killed after [`CANCEL`] |
 //! | discard | [`DISCARD`] | it is started again, until nothing of the microVM is left |
 //!
-//! An effect that delays the termination of a microVM has [`WAY`] at most. Termination itself – the monitor is killed
-//! by its descriptor – needs no response from the guest or the monitor.
+//! An effect that delays the termination of a microVM has [`TERMINATION_GRACE`] at most. Termination itself – the
+//! monitor is killed by its descriptor – needs no response from the guest or the monitor.
 
 use std::time::Duration;
 
@@ -33,9 +33,9 @@ pub(super) const CANCEL: Duration = Duration::from_secs(30);
 /// How long one attempt to remove a microVM may take.
 const DISCARD: Duration = Duration::from_secs(60);
 /// Upper limit of all deadlines, whatever is configured.
-const MOST: Duration = Duration::from_secs(86_400);
+const MAX_DEADLINE: Duration = Duration::from_secs(86_400);
 /// How long an effect that is under way may still take once the microVM has to terminate.
-pub(super) const WAY: Duration = Duration::from_secs(15);
+pub(super) const TERMINATION_GRACE: Duration = Duration::from_secs(15);
 
 /// The deadlines of effects that can be configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,16 +55,16 @@ impl Default for Deadlines {
 
 /// What happens to an effect that has exceeded its deadline.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Late {
+pub(super) enum Overdue {
     /// The effect is given up, with this event as its outcome.
-    GivenUp(Event),
+    GiveUp(Event),
     /// The effect is given up and started again.
-    Again,
+    Retry,
 }
 
 /// The time limits of an effect.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Times {
+pub(super) struct TimeLimits {
     /// The warning event for the machine, and after how long it is sent; none if the effect has no warning.
     pub(super) warning: Option<(Duration, Event)>,
     /// After how long the effect is given up.
@@ -74,17 +74,17 @@ pub(super) struct Times {
 impl Deadlines {
     /// The time limits of `effect` for a microVM with these hooks, whose exchanges have `drain` to finish before a
     /// suspend.
-    pub(super) fn of(&self, effect: &Effect, hooks: Option<&Hooks>, drain: Duration) -> Times {
-        let within = |limit: Duration| Times { warning: None, limit: limit.min(MOST) };
+    pub(super) fn of(&self, effect: &Effect, hooks: Option<&Hooks>, drain: Duration) -> TimeLimits {
+        let within = |limit: Duration| TimeLimits { warning: None, limit: limit.min(MAX_DEADLINE) };
         match effect {
             Effect::Launch | Effect::Restore => within(self.launch.saturating_add(CLEARING)),
             Effect::Call(hook @ Hook::Suspend) => within(timeout(hooks, *hook) + GRACE + drain),
             Effect::Call(hook @ (Hook::Run | Hook::Resume | Hook::Terminate)) => {
                 within(timeout(hooks, *hook) + GRACE)
             }
-            Effect::Save(_) => Times {
+            Effect::Save(_) => TimeLimits {
                 warning: Some((self.suspend, Event::SaveSlow(longer(self.suspend)))),
-                limit: self.suspend.saturating_add(CANCEL).min(MOST),
+                limit: self.suspend.saturating_add(CANCEL).min(MAX_DEADLINE),
             },
             Effect::CancelSave => within(CANCEL),
             Effect::Discard => within(DISCARD),
@@ -93,14 +93,14 @@ impl Deadlines {
 }
 
 /// What happens to `effect` when it has not finished within `limit`.
-pub(super) fn late(effect: &Effect, limit: Duration) -> Late {
+pub(super) fn on_timeout(effect: &Effect, limit: Duration) -> Overdue {
     match effect {
-        Effect::Launch => Late::GivenUp(Event::LaunchFailed(longer(limit))),
-        Effect::Restore => Late::GivenUp(Event::RestoreFailed(longer(limit))),
-        Effect::Call(hook) => Late::GivenUp(Event::Hook(*hook, HookOutcome::TimedOut)),
-        Effect::Save(_) | Effect::CancelSave => Late::GivenUp(Event::SaveHung(longer(limit))),
+        Effect::Launch => Overdue::GiveUp(Event::LaunchFailed(longer(limit))),
+        Effect::Restore => Overdue::GiveUp(Event::RestoreFailed(longer(limit))),
+        Effect::Call(hook) => Overdue::GiveUp(Event::Hook(*hook, HookOutcome::TimedOut)),
+        Effect::Save(_) | Effect::CancelSave => Overdue::GiveUp(Event::SaveHung(longer(limit))),
         // Nothing of the microVM may be left: neither memory nor a process that writes to its files.
-        Effect::Discard => Late::Again,
+        Effect::Discard => Overdue::Retry,
     }
 }
 

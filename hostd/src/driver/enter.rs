@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::timeout;
 
 use super::error::RequestError;
-use super::gate::{Door, Gate, Pass, Patience, Refused};
+use super::gate::{Gate, GateError, GateState, Pass, WaitLimits};
 use super::microvms::Microvms;
 use crate::lifecycle::microvm::Request;
 
@@ -20,46 +20,50 @@ impl Microvms {
     /// that is under way is cancelled.
     ///
     /// # Errors
-    /// [`Refused`].
-    pub async fn enter(&self, gate: &Arc<Gate>, patience: Patience) -> Result<Pass, Refused> {
+    /// [`GateError`].
+    pub async fn enter(&self, gate: &Arc<Gate>, wait_limits: WaitLimits) -> Result<Pass, GateError> {
         if let Some(pass) = gate.pass() {
             return Ok(pass);
         }
-        let _waiting = gate.wait(patience.held)?;
-        let limit = gate.resume_hook.saturating_add(patience.beside_hook);
-        timeout(limit, self.wake(gate, patience)).await.unwrap_or(Err(Refused::TooLong(limit)))
+        let _waiting = gate.wait(wait_limits.max_waiting)?;
+        let limit = gate.resume_hook.saturating_add(wait_limits.beyond_hook);
+        timeout(limit, self.wake(gate, wait_limits)).await.unwrap_or(Err(GateError::Timeout(limit)))
     }
 
-    async fn wake(&self, gate: &Arc<Gate>, patience: Patience) -> Result<Pass, Refused> {
-        let mut doors = gate.door.subscribe();
-        let mut asked = false;
+    async fn wake(&self, gate: &Arc<Gate>, wait_limits: WaitLimits) -> Result<Pass, GateError> {
+        let mut states = gate.state.subscribe();
+        let mut requested = false;
         loop {
-            let door = doors.borrow_and_update().clone();
-            match door {
-                Door::Open(_) => {
+            let state = states.borrow_and_update().clone();
+            match state {
+                GateState::Open(_) => {
                     if let Some(pass) = gate.pass() {
                         return Ok(pass);
                     }
                 }
-                Door::Opening { first: true } if !patience.launching => return Err(Refused::Launching),
-                Door::Opening { .. } => {}
-                Door::Closing | Door::Closed(_) if !gate.auto_resume => return Err(Refused::Asleep),
-                Door::Closed(Some(why)) if asked => return Err(Refused::NotResumed(why)),
-                Door::Closing | Door::Closed(_) => {
-                    asked = true;
+                GateState::Opening { first: true } if !wait_limits.launching => {
+                    return Err(GateError::Launching);
+                }
+                GateState::Opening { .. } => {}
+                GateState::Closing | GateState::Closed(_) if !gate.auto_resume => {
+                    return Err(GateError::Suspended);
+                }
+                GateState::Closed(Some(why)) if requested => return Err(GateError::ResumeFailed(why)),
+                GateState::Closing | GateState::Closed(_) => {
+                    requested = true;
                     match self.request(&gate.account, &gate.id, Request::Resume).await {
-                        // A conflict has passed when the door changes.
+                        // A conflict has passed when the state changes.
                         Ok(()) | Err(RequestError::Conflict { .. }) => {}
                         Err(RequestError::NotFound(_) | RequestError::Terminated(_)) => {
-                            return Err(Refused::Gone);
+                            return Err(GateError::Terminated);
                         }
-                        Err(error) => return Err(Refused::NotResumed(error.to_string())),
+                        Err(error) => return Err(GateError::ResumeFailed(error.to_string())),
                     }
                 }
-                Door::Gone => return Err(Refused::Gone),
+                GateState::Gone => return Err(GateError::Terminated),
             }
-            if doors.changed().await.is_err() {
-                return Err(Refused::Gone);
+            if states.changed().await.is_err() {
+                return Err(GateError::Terminated);
             }
         }
     }

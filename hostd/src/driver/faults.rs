@@ -38,10 +38,10 @@ impl Faults {
     /// Kills the process at the point that `HEARTH_FAULT` names.
     #[must_use]
     pub fn of_environment() -> Self {
-        let Ok(wanted) = std::env::var("HEARTH_FAULT") else { return Self::none() };
-        let (name, times) = match wanted.rsplit_once(':') {
+        let Ok(point) = std::env::var("HEARTH_FAULT") else { return Self::none() };
+        let (name, times) = match point.rsplit_once(':') {
             Some((name, times)) => (name.to_owned(), times.parse().unwrap_or(1)),
-            None => (wanted, 1),
+            None => (point, 1),
         };
         let seen = AtomicU32::new(0);
         Self::stopping(move |point| {

@@ -4,7 +4,7 @@
 //! comes to a suspended microVM resumes it and waits ([`Microvms::enter`](super::Microvms::enter)). The passes show when the microVM is idle,
 //! and when a suspend can begin without cutting off a response.
 //!
-//! * An exchange counts as *asked* until the app has responded: as long as there is one, the microVM is not idle.
+//! * An exchange counts as *pending* until the app has responded: as long as there is one, the microVM is not idle.
 //! * Then its response *flows*: every byte, in either direction, restarts the idle time; a silent response does not
 //!   keep the microVM awake (docs/behaviour.md, "Idle time and lifetime").
 
@@ -28,41 +28,41 @@ const SILENCE: Duration = Duration::from_millis(500);
 
 /// Why an exchange may not pass the gate.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum Refused {
+pub enum GateError {
     /// The microVM has terminated, or is about to.
     #[error("the microVM has ended")]
-    Gone,
+    Terminated,
     /// The microVM is suspended and its policy does not resume it.
     #[error("the microVM is suspended, and its policy does not resume it")]
-    Asleep,
+    Suspended,
     /// The microVM is being launched, and this exchange does not wait for launches.
     #[error("the microVM is being launched")]
     Launching,
     /// The limit of exchanges that wait for the microVM is reached; contains their number.
     #[error("{0} requests wait for the microVM already")]
-    Crowded(usize),
+    TooManyWaiting(usize),
     /// The microVM was not ready in time.
     #[error("the microVM was not ready within {} s", .0.as_secs())]
-    TooLong(Duration),
+    Timeout(Duration),
     /// The microVM could not be resumed; contains the cause.
     #[error("the microVM could not be resumed: {0}")]
-    NotResumed(String),
+    ResumeFailed(String),
 }
 
 /// How long an exchange waits, and with how many others.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct WaitLimits {
     /// Most exchanges that wait for one microVM.
-    pub held: usize,
+    pub max_waiting: usize,
     /// How long to wait, in addition to the timeout of the `/resume` hook.
-    pub beside_hook: Duration,
+    pub beyond_hook: Duration,
     /// Whether to wait for a microVM that is being launched.
     pub launching: bool,
 }
 
 /// Whether exchanges can pass the gate.
 #[derive(Debug, Clone)]
-pub(super) enum Door {
+pub(super) enum GateState {
     /// The microVM runs.
     Open(Arc<dyn Guest>),
     /// The microVM is being launched or resumed; the gate will open.
@@ -78,7 +78,7 @@ pub(super) enum Door {
     Gone,
 }
 
-impl Door {
+impl GateState {
     fn of(state: &State, guest: Option<&Arc<dyn Guest>>) -> Self {
         match state.phase {
             Phase::Launching | Phase::RunHook => Self::Opening { first: true },
@@ -99,7 +99,7 @@ impl Door {
 /// Numbers of exchanges that are under way.
 #[derive(Debug, Default)]
 struct Traffic {
-    asked: usize,
+    pending: usize,
     flowing: usize,
     waiting: usize,
 }
@@ -113,12 +113,12 @@ pub struct Gate {
     hooks_port: Option<u16>,
     pub(super) auto_resume: bool,
     pub(super) resume_hook: Duration,
-    pub(super) door: watch::Sender<Door>,
+    pub(super) state: watch::Sender<GateState>,
     traffic: Mutex<Traffic>,
     /// Notified when an exchange is over, or its response begins.
-    less: Notify,
-    born: Instant,
-    /// When the last byte or exchange passed, in milliseconds since `born`.
+    fewer: Notify,
+    created: Instant,
+    /// When the last byte or exchange passed, in milliseconds since `created`.
     last: AtomicU64,
 }
 
@@ -135,10 +135,10 @@ impl Gate {
             hooks_port: hooks.port.and_then(|port| u16::try_from(port).ok()),
             auto_resume: microvm.idle_policy.and_then(|policy| policy.auto_resume_enabled).unwrap_or(false),
             resume_hook: hooks::timeout(Some(&hooks), Hook::Resume),
-            door: watch::Sender::new(Door::of(&record::state(record), None)),
+            state: watch::Sender::new(GateState::of(&record::state(record), None)),
             traffic: Mutex::default(),
-            less: Notify::new(),
-            born: Instant::now(),
+            fewer: Notify::new(),
+            created: Instant::now(),
             last: AtomicU64::new(0),
         }
     }
@@ -163,43 +163,43 @@ impl Gate {
 
     /// Records traffic: the idle time begins anew.
     pub fn touch(&self) {
-        let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.fetch_max(now, Ordering::Relaxed);
     }
 
     /// Numbers of exchanges that are under way: those that wait for the app's response, those whose response flows,
     /// those that wait for the microVM.
     #[cfg(test)]
-    pub fn figures(&self) -> (usize, usize, usize) {
+    pub fn counts(&self) -> (usize, usize, usize) {
         let traffic = self.traffic();
-        (traffic.asked, traffic.flowing, traffic.waiting)
+        (traffic.pending, traffic.flowing, traffic.waiting)
     }
 
     /// Since when nothing has passed; none while an exchange waits for the app's response.
     pub(super) fn quiet_since(&self) -> Option<Instant> {
-        (self.traffic().asked == 0).then(|| self.last())
+        (self.traffic().pending == 0).then(|| self.last())
     }
 
     /// Updates the gate after the microVM's state or process has changed.
-    pub(super) fn set(&self, state: &State, guest: Option<&Arc<dyn Guest>>) {
-        let door = Door::of(state, guest);
-        if matches!(door, Door::Open(_)) && !matches!(*self.door.borrow(), Door::Open(_)) {
+    pub(super) fn update(&self, state: &State, guest: Option<&Arc<dyn Guest>>) {
+        let state = GateState::of(state, guest);
+        if matches!(state, GateState::Open(_)) && !matches!(*self.state.borrow(), GateState::Open(_)) {
             self.touch();
         }
-        self.door.send_replace(door);
+        self.state.send_replace(state);
     }
 
     /// Waits until a suspend cuts off no exchange, for `limit` at most. Returns false if the microVM is no longer to
     /// be suspended.
     pub(super) async fn drained(&self, limit: Duration) -> bool {
-        let mut doors = self.door.subscribe();
+        let mut states = self.state.subscribe();
         let end = Instant::now() + limit;
         loop {
-            let less = self.less.notified();
+            let fewer = self.fewer.notified();
             let wake = {
                 let traffic = self.traffic();
                 let silent = self.last() + SILENCE;
-                match (traffic.asked, traffic.flowing) {
+                match (traffic.pending, traffic.flowing) {
                     (0, 0) => return true,
                     (0, _) if silent <= Instant::now() => return true,
                     (0, _) => silent.min(end),
@@ -207,13 +207,13 @@ impl Gate {
                 }
             };
             tokio::select! {
-                () = less => {}
+                () = fewer => {}
                 () = sleep_until(wake) => {
                     if wake == end {
                         return true;
                     }
                 }
-                closing = doors.wait_for(|door| !matches!(door, Door::Closing)) => {
+                closing = states.wait_for(|state| !matches!(state, GateState::Closing)) => {
                     drop(closing);
                     return false;
                 }
@@ -222,7 +222,7 @@ impl Gate {
     }
 
     fn last(&self) -> Instant {
-        self.born + Duration::from_millis(self.last.load(Ordering::Relaxed))
+        self.created + Duration::from_millis(self.last.load(Ordering::Relaxed))
     }
 
     fn traffic(&self) -> MutexGuard<'_, Traffic> {
@@ -232,17 +232,17 @@ impl Gate {
     /// Passes the gate if it is open now. A suspend that begins afterwards takes the pass into account.
     pub(super) fn pass(self: &Arc<Self>) -> Option<Pass> {
         let mut traffic = self.traffic();
-        let Door::Open(guest) = &*self.door.borrow() else { return None };
-        traffic.asked += 1;
+        let GateState::Open(guest) = &*self.state.borrow() else { return None };
+        traffic.pending += 1;
         self.touch();
         Some(Pass { guest: Arc::clone(guest), gate: Arc::clone(self), flows: false })
     }
 
-    /// Takes a place among the exchanges that wait, of which there may be `held`.
-    pub(super) fn wait(self: &Arc<Self>, held: usize) -> Result<Waiting, Refused> {
+    /// Takes a place among the exchanges that wait, of which there may be `max_waiting`.
+    pub(super) fn wait(self: &Arc<Self>, max_waiting: usize) -> Result<Waiting, GateError> {
         let mut traffic = self.traffic();
-        if traffic.waiting >= held {
-            return Err(Refused::Crowded(traffic.waiting));
+        if traffic.waiting >= max_waiting {
+            return Err(GateError::TooManyWaiting(traffic.waiting));
         }
         traffic.waiting += 1;
         Ok(Waiting(Arc::clone(self)))
@@ -271,14 +271,14 @@ impl Pass {
     }
 
     /// Marks the app's response as begun; from now on it flows.
-    pub fn answered(&mut self) {
+    pub fn response_started(&mut self) {
         if !std::mem::replace(&mut self.flows, true) {
             let mut traffic = self.gate.traffic();
-            traffic.asked -= 1;
+            traffic.pending -= 1;
             traffic.flowing += 1;
             drop(traffic);
             self.gate.touch();
-            self.gate.less.notify_waiters();
+            self.gate.fewer.notify_waiters();
         }
     }
 }
@@ -286,11 +286,11 @@ impl Pass {
 impl Drop for Pass {
     fn drop(&mut self) {
         let mut traffic = self.gate.traffic();
-        let count = if self.flows { &mut traffic.flowing } else { &mut traffic.asked };
+        let count = if self.flows { &mut traffic.flowing } else { &mut traffic.pending };
         *count -= 1;
         drop(traffic);
         self.gate.touch();
-        self.gate.less.notify_waiters();
+        self.gate.fewer.notify_waiters();
     }
 }
 

@@ -14,28 +14,28 @@ const MAILBOX: usize = 64;
 
 /// A client's request, as a task receives it.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct ClientRequest {
     pub(super) request: Request,
     /// Channel for the response.
-    pub(super) answer: oneshot::Sender<Result<(), RequestError>>,
+    pub(super) response: oneshot::Sender<Result<(), RequestError>>,
 }
 
-/// The task's ends of the channels by which others reach it.
-pub(super) struct Ends {
-    pub(super) mailbox: mpsc::Receiver<Asked>,
+/// The task's side of the channels by which others reach it.
+pub(super) struct TaskChannels {
+    pub(super) mailbox: mpsc::Receiver<ClientRequest>,
     pub(super) gate: Arc<Gate>,
 }
 
 /// Handle of a microVM's task, for other tasks.
 #[derive(Debug, Clone)]
-pub(super) struct Handle {
-    pub(super) mailbox: mpsc::Sender<Asked>,
+pub(super) struct TaskHandle {
+    pub(super) mailbox: mpsc::Sender<ClientRequest>,
     pub(super) gate: Arc<Gate>,
 }
 
 /// Makes the mailbox and the gate of a microVM.
-pub(super) fn open(record: &MicrovmRecord) -> (Handle, Ends) {
+pub(super) fn open(record: &MicrovmRecord) -> (TaskHandle, TaskChannels) {
     let (sender, mailbox) = mpsc::channel(MAILBOX);
     let gate = Arc::new(Gate::new(record));
-    (Handle { mailbox: sender, gate: Arc::clone(&gate) }, Ends { mailbox, gate })
+    (TaskHandle { mailbox: sender, gate: Arc::clone(&gate) }, TaskChannels { mailbox, gate })
 }

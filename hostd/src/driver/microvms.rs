@@ -10,11 +10,11 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::capacity::Capacity;
-use super::context::{Context, Observer};
+use super::context::{Context, MicrovmObserver};
 use super::deadlines::Deadlines;
 use super::error::{LaunchError, RequestError};
 use super::faults::Faults;
-use super::mailbox::{self, Asked, Ends};
+use super::mailbox::{self, ClientRequest, TaskChannels};
 use super::record;
 use super::task::Task;
 use super::usage::{OverLimit, Usage};
@@ -58,7 +58,7 @@ impl Microvms {
         db: Db,
         clock: Clock,
         platform: Arc<dyn Platform>,
-        observer: Arc<dyn Observer>,
+        observer: Arc<dyn MicrovmObserver>,
         faults: Faults,
     ) -> Self {
         let context = Context {
@@ -80,7 +80,7 @@ impl Microvms {
     }
 
     /// Launches a microVM. Its record (phase LAUNCHING) is stored together with `with` – for example the client token
-    /// – and with the drivers' own entries (indices, use of the artifact); all of it is durable when this returns.
+    /// – and with the drivers' own entries (indices, use of the build); all of it is durable when this returns.
     /// The launch itself happens afterwards.
     ///
     /// # Errors
@@ -111,9 +111,9 @@ impl Microvms {
         let state = record::state(&record);
         self.context.moved(None, Some(state.visible()));
         let first = Step { state, effect: Some(Effect::Launch) };
-        self.context.observer.accepted(&record);
-        self.spawn(record, |context, record, ends| {
-            Task::new(context, record, None, share, Some(reservation), ends).run(Some(first))
+        self.context.observer.launch_accepted(&record);
+        self.spawn(record, |context, record, channels| {
+            Task::new(context, record, None, share, Some(reservation), channels).run(Some(first))
         });
         Ok(())
     }
@@ -128,13 +128,13 @@ impl Microvms {
         let db = &self.context.db;
         let record: MicrovmRecord =
             db.get(Table::Microvms, &records::microvm(account, id))?.ok_or_else(not_found)?;
-        let (answer, answered) = oneshot::channel();
+        let (response, received) = oneshot::channel();
         if record.phase() != Phase::Terminated
             && let Some(mailbox) = self.context.mailbox(id)
-            && mailbox.send(Asked { request, answer }).await.is_ok()
-            && let Ok(answer) = answered.await
+            && mailbox.send(ClientRequest { request, response }).await.is_ok()
+            && let Ok(result) = received.await
         {
-            return answer;
+            return result;
         }
         // The microVM's task has finished because the microVM has terminated, or all tasks are being stopped.
         let record: MicrovmRecord =
@@ -170,12 +170,12 @@ impl Microvms {
     pub(super) fn spawn<F>(
         &self,
         record: MicrovmRecord,
-        task: impl FnOnce(Arc<Context>, MicrovmRecord, Ends) -> F,
+        task: impl FnOnce(Arc<Context>, MicrovmRecord, TaskChannels) -> F,
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
-        let (id, (handle, ends)) = (record::id(&record).to_owned(), mailbox::open(&record));
-        let future = task(Arc::clone(&self.context), record, ends);
+        let (id, (handle, channels)) = (record::id(&record).to_owned(), mailbox::open(&record));
+        let future = task(Arc::clone(&self.context), record, channels);
         self.context.tasks.lock().unwrap_or_else(poisoned).insert(id, handle);
         let mut running = self.running.lock().unwrap_or_else(poisoned);
         while running.try_join_next().is_some() {}

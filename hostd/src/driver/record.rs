@@ -1,7 +1,7 @@
 //! Conversions between a microVM's record, the state of its machine and the platform's spec.
 
 use hearth_host::network::Egress;
-use hearth_model::build::Artifact;
+use hearth_model::build::ImageBuild;
 use hearth_proto::microvms::v1::Microvm;
 use hearth_proto::store::v1::{MicrovmRecord, Phase};
 use prost_types::Timestamp;
@@ -88,7 +88,7 @@ pub fn spec(record: &MicrovmRecord) -> Spec {
         image_arn: microvm.image_arn,
         image_name: record.image_name.clone(),
         image_version: microvm.image_version,
-        artifact: artifact(record),
+        build: build(record),
         memory_mib: record.memory_mib,
         hooks: record.hooks.as_ref().map(hooks::enabled).unwrap_or_default(),
         execution_role_arn: microvm.execution_role_arn,
@@ -102,8 +102,8 @@ pub fn spec(record: &MicrovmRecord) -> Spec {
 
 /// The build whose files the microVM runs from.
 #[must_use]
-pub fn artifact(record: &MicrovmRecord) -> Artifact {
-    Artifact {
+pub fn build(record: &MicrovmRecord) -> ImageBuild {
+    ImageBuild {
         account: record.account.clone().into(),
         image_uid: record.image_uid.clone().into(),
         version: record.version_number,

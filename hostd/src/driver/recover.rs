@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use hearth_model::build::Artifact;
+use hearth_model::build::ImageBuild;
 use hearth_proto::store::v1::{MicrovmRecord, Phase};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
@@ -39,18 +39,18 @@ pub enum RecoverError {
 
 impl Microvms {
     /// Starts a task for every microVM that has not terminated, and removes all remains that belong to no microVM.
-    /// `artifacts` are the files of builds to keep, in addition to those that microVMs use.
+    /// `builds` are the files of builds to keep, in addition to those that microVMs use.
     ///
     /// # Errors
     /// [`RecoverError`]; some tasks may run already.
-    pub async fn recover(&self, mut artifacts: HashSet<Artifact>) -> Result<(), RecoverError> {
+    pub async fn recover(&self, mut builds: HashSet<ImageBuild>) -> Result<(), RecoverError> {
         let alive = self.alive()?;
         let mut ids = HashSet::new();
         for record in &alive {
             ids.insert(record::id(record).to_owned());
-            artifacts.insert(record::artifact(record));
+            builds.insert(record::build(record));
         }
-        self.context.platform.sweep(&ids, &artifacts).await?;
+        self.context.platform.sweep(&ids, &builds).await?;
         let mut records = alive.into_iter();
         let mut finding = JoinSet::new();
         loop {
@@ -118,8 +118,8 @@ impl Microvms {
         let share = self.context.usage.take(&record.account, record.memory_mib.into());
         let takes = state.takes_memory() || step.state.takes_memory();
         let reservation = takes.then(|| self.context.capacity.take(record.memory_mib.into()));
-        self.spawn(record, |context, record, ends| {
-            Task::new(context, record, guest, share, reservation, ends).run(Some(step))
+        self.spawn(record, |context, record, channels| {
+            Task::new(context, record, guest, share, reservation, channels).run(Some(step))
         });
     }
 }

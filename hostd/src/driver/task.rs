@@ -2,7 +2,7 @@
 //! that follows.
 //!
 //! ```text
-//!  request ─┐                 ┌─► answer
+//!  request ─┐                 ┌─► response
 //!  outcome ─┼─► step ─► store ┼─► notify
 //!  exit    ─┤                 └─► effect ─► outcome
 //!  timer   ─┤                               │
@@ -24,9 +24,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::capacity::Reservation;
 use super::context::{Change, Context};
-use super::deadlines::{self, Late};
+use super::deadlines::{self, Overdue};
 use super::error::RequestError;
-use super::mailbox::{Asked, Ends};
+use super::mailbox::{ClientRequest, TaskChannels};
 use super::record;
 use super::usage::Share;
 use crate::clock;
@@ -55,7 +55,7 @@ impl From<Event> for Outcome {
 }
 
 /// An effect that is under way.
-struct UnderWay {
+struct ActiveEffect {
     effect: Effect,
     since: Instant,
     /// When to send the machine a warning event because the effect takes long, and that event. None once it was sent.
@@ -65,7 +65,7 @@ struct UnderWay {
     outcome: BoxFuture<'static, Outcome>,
 }
 
-impl UnderWay {
+impl ActiveEffect {
     /// When to act next because the effect takes so long: the warning or the deadline.
     fn next(&self) -> Instant {
         self.warning.as_ref().map_or(self.deadline, |(warning, _)| self.deadline.min(*warning))
@@ -87,10 +87,10 @@ pub(super) struct Task {
     share: Option<Share>,
     /// The microVM's part of the host's memory; none while it takes none.
     reservation: Option<Reservation>,
-    under_way: Option<UnderWay>,
+    active: Option<ActiveEffect>,
     /// The effect to begin when the current one has finished.
     queued: Option<Effect>,
-    ends: Ends,
+    channels: TaskChannels,
 }
 
 impl Task {
@@ -100,7 +100,7 @@ impl Task {
         guest: Option<Arc<dyn Guest>>,
         share: Share,
         reservation: Option<Reservation>,
-        ends: Ends,
+        channels: TaskChannels,
     ) -> Self {
         let state = record::state(&record);
         let mut task = Self {
@@ -111,9 +111,9 @@ impl Task {
             exit: None,
             share: Some(share),
             reservation,
-            under_way: None,
+            active: None,
             queued: None,
-            ends,
+            channels,
         };
         task.set_guest(guest);
         task
@@ -122,24 +122,24 @@ impl Task {
     /// Runs for as long as the microVM lives. `first` is the step that begins it.
     pub(super) async fn run(mut self, first: Option<Step>) {
         if let Some(step) = first {
-            self.settle(step).await;
+            self.apply(step).await;
         }
         while self.state.phase != Phase::Terminated {
             let deadline = self.deadline();
-            let late = self.under_way.as_ref().map(UnderWay::next);
+            let act_at = self.active.as_ref().map(ActiveEffect::next);
             let clock = self.context.clock;
             tokio::select! {
-                asked = self.ends.mailbox.recv() => match asked {
-                    Some(Asked { request, answer }) => {
+                request = self.channels.mailbox.recv() => match request {
+                    Some(ClientRequest { request, response }) => {
                         let result = self.request(request).await;
-                        let _ = answer.send(result); // the client may have disconnected
+                        let _ = response.send(result); // the client may have disconnected
                     }
                     // The daemon shuts down. Effects that are under way are completed, so that the next start finds a
                     // consistent microVM.
-                    None => return self.wind_up().await,
+                    None => return self.shut_down().await,
                 },
-                outcome = outcome(&mut self.under_way) => self.outcome(outcome).await,
-                () = reached(late) => self.late().await,
+                outcome = outcome(&mut self.active) => self.outcome(outcome).await,
+                () = reached(act_at) => self.overdue().await,
                 exit = exited(&mut self.exit) => {
                     self.exit = None;
                     self.event(Event::Exited(exit)).await;
@@ -152,13 +152,13 @@ impl Task {
                 } => self.due(event).await,
             }
         }
-        self.context.ended(&self.record);
+        self.context.task_finished(&self.record);
     }
 
     fn set_guest(&mut self, guest: Option<Arc<dyn Guest>>) {
         self.exit = guest.clone().map(|guest| async move { guest.exited().await }.boxed());
         self.guest = guest;
-        self.ends.gate.set(&self.state, self.guest.as_ref());
+        self.channels.gate.update(&self.state, self.guest.as_ref());
     }
 
     /// The next timed event and when it is due. The lifetime is observed in every phase but those that already
@@ -168,11 +168,11 @@ impl Task {
         let after = |since: &prost_types::Timestamp, seconds: i32| {
             clock::time(since) + Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
         };
-        let ends = matches!(self.state.phase, Phase::TerminateHook | Phase::Ending | Phase::Terminated);
+        let terminates = matches!(self.state.phase, Phase::TerminateHook | Phase::Ending | Phase::Terminated);
         let lifetime = microvm
             .started_at
             .as_ref()
-            .filter(|_| !ends)
+            .filter(|_| !terminates)
             .map(|started| (after(started, microvm.maximum_duration_in_seconds), Event::LifetimeOver));
         let policy = microvm.idle_policy.as_ref().and_then(|policy| policy.suspended_duration_seconds);
         let suspended = match (self.state.phase, policy, &self.record.phase_since) {
@@ -191,7 +191,7 @@ impl Task {
             self.record.microvm.as_ref()?.idle_policy.filter(|_| self.state.phase == Phase::Running)?;
         let limit = Duration::from_secs(u64::try_from(policy.max_idle_duration_seconds?).unwrap_or_default());
         let now = Instant::now();
-        let left = (self.ends.gate.quiet_since().unwrap_or(now) + limit).saturating_duration_since(now);
+        let left = (self.channels.gate.quiet_since().unwrap_or(now) + limit).saturating_duration_since(now);
         let terminate = policy.suspended_duration_seconds == Some(0);
         Some((self.context.clock.now() + left, Event::Idle { terminate }))
     }
@@ -236,12 +236,12 @@ impl Task {
     async fn event(&mut self, event: Event) {
         // Only requests can be refused.
         if let Ok(step) = table::step(&self.state, &event, self.context.rules) {
-            self.settle(step).await;
+            self.apply(step).await;
         }
     }
 
     /// Stores a step, retrying for as long as it takes, and begins the effect that follows.
-    async fn settle(&mut self, step: Step) {
+    async fn apply(&mut self, step: Step) {
         let mut pause = RETRY.0;
         while let Err(error) = self.store(&step.state).await {
             tracing::error!(microvm = record::id(&self.record), %error, "storing a change of state, trying again");
@@ -277,8 +277,13 @@ impl Task {
         if seen != now {
             self.context.moved(Some(seen), Some(now));
         }
-        self.ends.gate.set(&self.state, self.guest.as_ref());
-        self.context.observer.changed(&Change { before: &record, after: &self.record, from: &from, to });
+        self.channels.gate.update(&self.state, self.guest.as_ref());
+        self.context.observer.state_changed(&Change {
+            before: &record,
+            after: &self.record,
+            from: &from,
+            to,
+        });
         Ok(())
     }
 
@@ -289,15 +294,15 @@ impl Task {
         if effect == Effect::CancelSave {
             return self.cancel_save();
         }
-        match self.under_way.as_mut() {
-            None | Some(UnderWay { effect: Effect::Call(_), .. }) => return self.start(effect).await,
-            Some(under_way) if effect == Effect::Discard => {
-                under_way.warning = None;
-                under_way.deadline = under_way.deadline.min(Instant::now() + deadlines::WAY);
+        match self.active.as_mut() {
+            None | Some(ActiveEffect { effect: Effect::Call(_), .. }) => return self.start(effect).await,
+            Some(active) if effect == Effect::Discard => {
+                active.warning = None;
+                active.deadline = active.deadline.min(Instant::now() + deadlines::TERMINATION_GRACE);
             }
             Some(_) => {}
         }
-        if matches!(self.under_way, Some(UnderWay { effect: Effect::Save(_), .. })) {
+        if matches!(self.active, Some(ActiveEffect { effect: Effect::Save(_), .. })) {
             self.cancel_save(); // faster than to wait for a save whose result is discarded
         }
         self.queued = Some(effect);
@@ -313,55 +318,55 @@ impl Task {
         self.context.faults.at("microvm", name(&effect), "before").await;
         let (context, spec, guest) =
             (Arc::clone(&self.context), record::spec(&self.record), self.guest.clone());
-        let (wanted, gate) = (effect.clone(), Arc::clone(&self.ends.gate));
+        let (performed, gate) = (effect.clone(), Arc::clone(&self.channels.gate));
         let outcome = async move {
             // Exchanges that are under way are completed before the app is notified of the suspend.
-            let suspends = wanted == Effect::Call(Hook::Suspend);
+            let suspends = performed == Effect::Call(Hook::Suspend);
             if suspends && !gate.drained(context.drain).await && context.rules.resume_cancels_suspend {
                 return Event::Hook(Hook::Suspend, HookOutcome::Disabled).into();
             }
-            perform(&context, &spec, guest, &wanted).await
+            perform(&context, &spec, guest, &performed).await
         };
         let (since, context) = (Instant::now(), &self.context);
         let times = context.deadlines.of(&effect, self.record.hooks.as_ref(), context.drain);
         let warning = times.warning.map(|(after, event)| (since + after, event));
         let (deadline, outcome) = (since + times.limit, outcome.boxed());
-        self.under_way = Some(UnderWay { effect, since, warning, deadline, outcome });
+        self.active = Some(ActiveEffect { effect, since, warning, deadline, outcome });
     }
 
     /// Handles an effect that takes too long.
-    async fn late(&mut self) {
-        let Some(under_way) = &mut self.under_way else { return };
+    async fn overdue(&mut self) {
+        let Some(active) = &mut self.active else { return };
         let microvm = record::id(&self.record);
-        let (effect, limit) = (name(&under_way.effect), under_way.limit());
-        if under_way.deadline > Instant::now() {
-            let Some((_, event)) = under_way.warning.take() else { return };
+        let (effect, limit) = (name(&active.effect), active.limit());
+        if active.deadline > Instant::now() {
+            let Some((_, event)) = active.warning.take() else { return };
             tracing::warn!(microvm, effect, "it takes too long");
             return self.event(event).await;
         }
         tracing::error!(microvm, effect, seconds = limit.as_secs(), "given up: it did not come to its end");
-        match deadlines::late(&under_way.effect, limit) {
-            Late::GivenUp(event) => self.outcome(event.into()).await,
-            Late::Again => {
-                let effect = under_way.effect.clone();
-                self.under_way = None;
+        match deadlines::on_timeout(&active.effect, limit) {
+            Overdue::GiveUp(event) => self.outcome(event.into()).await,
+            Overdue::Retry => {
+                let effect = active.effect.clone();
+                self.active = None;
                 self.start(effect).await;
             }
         }
     }
 
     async fn outcome(&mut self, outcome: Outcome) {
-        let Some(under_way) = self.under_way.take() else { return };
-        let name = name(&under_way.effect);
+        let Some(active) = self.active.take() else { return };
+        let name = name(&active.effect);
         self.context.faults.at("microvm", name, "after").await;
-        self.context.observer.done(name, &outcome.event, under_way.since.elapsed());
+        self.context.observer.effect_finished(name, &outcome.event, active.since.elapsed());
         match &outcome.event {
             Event::Launched | Event::Restored => self.set_guest(outcome.guest),
             Event::Saved | Event::Discarded => self.set_guest(None),
             _ => {}
         }
         self.event(outcome.event).await;
-        if self.under_way.is_none()
+        if self.active.is_none()
             && let Some(effect) = self.queued.take()
         {
             self.start(effect).await;
@@ -370,14 +375,14 @@ impl Task {
 
     /// Shutdown of the daemon: waits for effects that must not be left half done, and stores the resulting state. If
     /// an effect takes longer than [`STOP`], the next start determines what became of it.
-    async fn wind_up(mut self) {
+    async fn shut_down(mut self) {
         let end = Instant::now() + STOP;
-        while self.under_way.as_ref().is_some_and(|under_way| !matches!(under_way.effect, Effect::Call(_))) {
+        while self.active.as_ref().is_some_and(|active| !matches!(active.effect, Effect::Call(_))) {
             let outcome = tokio::select! {
-                outcome = outcome(&mut self.under_way) => outcome,
+                outcome = outcome(&mut self.active) => outcome,
                 () = sleep_until(end) => return,
             };
-            let Some(under_way) = self.under_way.take() else { return };
+            let Some(active) = self.active.take() else { return };
             match &outcome.event {
                 Event::Launched | Event::Restored => self.set_guest(outcome.guest),
                 _ => {}
@@ -388,7 +393,7 @@ impl Task {
             {
                 tracing::warn!(
                     microvm = record::id(&self.record),
-                    effect = name(&under_way.effect),
+                    effect = name(&active.effect),
                     %error,
                     "not stored at the daemon's end; the next start finds out"
                 );
@@ -398,9 +403,9 @@ impl Task {
 }
 
 /// The outcome of the effect under way; pending for ever if there is none.
-async fn outcome(under_way: &mut Option<UnderWay>) -> Outcome {
-    match under_way {
-        Some(under_way) => (&mut under_way.outcome).await,
+async fn outcome(active: &mut Option<ActiveEffect>) -> Outcome {
+    match active {
+        Some(active) => (&mut active.outcome).await,
         None => std::future::pending().await,
     }
 }

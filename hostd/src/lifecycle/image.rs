@@ -40,7 +40,7 @@ use hearth_proto::microvms::v1::{
 use hearth_proto::store::v1::{BuildRecord, ImageRecord, VersionRecord};
 use prost_types::Timestamp;
 
-pub use launch::{NoActiveVersion, resolve, wanted};
+pub use launch::{NoActiveVersion, requested_version, resolve};
 
 /// An image with all its versions.
 #[derive(Debug, Clone, PartialEq)]
@@ -142,7 +142,7 @@ impl Image {
     /// # Errors
     /// [`Refusal::Busy`].
     pub fn update(&mut self, version: NewVersion, now: Timestamp) -> Result<u32, Refusal> {
-        self.settled()?;
+        self.check_idle()?;
         self.record.settled_state = self.record.state;
         self.record.state = State::Updating.into();
         self.touch(now);
@@ -219,7 +219,7 @@ impl Image {
             (_, true) => State::Updated,
             (_, false) => State::UpdateFailed,
         };
-        self.settle(state, now);
+        self.finish_change(state, now);
     }
 
     /// Sets whether RunMicrovm may use a version. Setting the status that it already has changes nothing.
@@ -228,10 +228,10 @@ impl Image {
     /// [`Refusal::Busy`], [`Refusal::NoVersion`], [`Refusal::NotSuccessful`].
     pub fn set_status(&mut self, number: u32, status: Status, now: Timestamp) -> Result<(), Refusal> {
         let unknown = self.unknown(number);
-        let settled = self.settled();
+        let idle = self.check_idle();
         let version = self.versions.get_mut(&number).and_then(|version| version.version.as_mut());
         let version = version.ok_or(unknown)?;
-        settled?;
+        idle?;
         if status == Status::Active && version.state() != VersionState::Successful {
             return Err(Refusal::NotSuccessful { number, state: version.state() });
         }
@@ -239,7 +239,7 @@ impl Image {
             version.set_status(status);
             version.updated_at = Some(now);
             self.touch(now);
-            self.look_for_latest();
+            self.update_latest();
         }
         Ok(())
     }
@@ -253,7 +253,7 @@ impl Image {
             let was = (1..=self.record.newest_version).contains(&number);
             return if was { Ok(VersionDeletion::Gone) } else { Err(self.unknown(number)) };
         }
-        self.settled()?;
+        self.check_idle()?;
         if self.versions.len() == 1 {
             return Err(Refusal::LastVersion);
         }
@@ -265,7 +265,7 @@ impl Image {
         self.record.settled_state = State::Updated.into();
         self.record.state = State::Updating.into();
         self.touch(now);
-        self.look_for_latest();
+        self.update_latest();
         Ok(VersionDeletion::Begun)
     }
 
@@ -276,7 +276,7 @@ impl Image {
         }
         let gone = self.versions.remove(&number)?;
         self.record.versions.retain(|other| *other != number);
-        self.settle(self.record.settled_state(), now);
+        self.finish_change(self.record.settled_state(), now);
         Some(gone)
     }
 
@@ -301,7 +301,7 @@ impl Image {
             version.set_state(VersionState::Deleting);
             version.updated_at = Some(now);
         }
-        self.look_for_latest();
+        self.update_latest();
         Ok(())
     }
 
@@ -328,7 +328,7 @@ impl Image {
     }
 
     /// Fails with [`Refusal::Busy`] while another change of the image is under way.
-    fn settled(&self) -> Result<(), Refusal> {
+    fn check_idle(&self) -> Result<(), Refusal> {
         match self.record.state() {
             State::Created | State::CreateFailed | State::Updated | State::UpdateFailed => Ok(()),
             state => Err(Refusal::Busy(state)),
@@ -379,18 +379,18 @@ impl Image {
         number
     }
 
-    fn settle(&mut self, state: State, now: Timestamp) {
+    fn finish_change(&mut self, state: State, now: Timestamp) {
         self.record.state = state.into();
         self.record.settled_state = state.into();
         self.touch(now);
-        self.look_for_latest();
+        self.update_latest();
     }
 
     fn touch(&mut self, now: Timestamp) {
         self.record.updated_at = Some(now);
     }
 
-    fn look_for_latest(&mut self) {
+    fn update_latest(&mut self) {
         let newest = |matches: &dyn Fn(&MicrovmImageVersion) -> bool| {
             let of = |record: &VersionRecord| record.version.as_ref().is_some_and(matches);
             self.versions.iter().rev().find(|(_, record)| of(record)).map_or(0, |(number, _)| *number)

@@ -36,7 +36,8 @@ pub fn suspended_number(state: &State) -> u64 {
 #[must_use]
 pub fn recover(state: &State, remains: Remains, rules: Rules) -> Step {
     let go = |phase, effect: Option<Effect>| Step { state: State { phase, ..state.clone() }, effect };
-    let gone = || table::end(state, reason::exit(&Exit::Monitor("while the daemon was away".to_owned())));
+    let gone =
+        || table::terminate_now(state, reason::exit(&Exit::Monitor("while the daemon was away".to_owned())));
     let (resume, suspend) = (Effect::Call(Hook::Resume), Effect::Call(Hook::Suspend));
     match (state.phase, remains) {
         // No client has reached the guest yet: a fresh guest gets /run exactly once.
@@ -58,7 +59,7 @@ pub fn recover(state: &State, remains: Remains, rules: Rules) -> Step {
         (Phase::SuspendHook | Phase::Saving, Remains::Running) => go(Phase::SuspendHook, Some(suspend)),
         // If the result is unknown, the next resume finds out whether the suspended state exists.
         (Phase::Suspended, Remains::Suspended | Remains::Unknown) => go(Phase::Suspended, None),
-        (Phase::Suspended, _) => table::end(state, reason::platform("the suspended state is gone")),
+        (Phase::Suspended, _) => table::terminate_now(state, reason::platform("the suspended state is gone")),
         // No client has reached the guest since: the restored process is discarded.
         (Phase::Restoring, _) | (Phase::ResumeHook, Remains::Suspended | Remains::Unknown) => {
             go(Phase::Restoring, Some(Effect::Restore))
@@ -66,7 +67,7 @@ pub fn recover(state: &State, remains: Remains, rules: Rules) -> Step {
         (Phase::ResumeAfterCancel | Phase::ResumeHook, Remains::Running) => go(state.phase, Some(resume)),
         (Phase::TerminateHook | Phase::Ending, _) => go(Phase::Ending, Some(Effect::Discard)),
         (Phase::Terminated, _) => go(Phase::Terminated, None),
-        (Phase::Unspecified, _) => table::end(state, reason::platform("its record has no phase")),
+        (Phase::Unspecified, _) => table::terminate_now(state, reason::platform("its record has no phase")),
         (
             Phase::Running
             | Phase::SuspendHook

@@ -6,12 +6,12 @@ use super::reason;
 use hearth_model::hooks::{Hook, HookOutcome};
 
 /// No change and no effect.
-fn stay(state: &State) -> Step {
+fn unchanged(state: &State) -> Step {
     Step { state: state.clone(), effect: None }
 }
 
 /// The microVM enters `phase`, and `effect` is carried out.
-fn go(state: &State, phase: Phase, effect: impl Into<Option<Effect>>) -> Step {
+fn enter(state: &State, phase: Phase, effect: impl Into<Option<Effect>>) -> Step {
     Step { state: State { phase, ..state.clone() }, effect: effect.into() }
 }
 
@@ -19,47 +19,47 @@ fn go(state: &State, phase: Phase, effect: impl Into<Option<Effect>>) -> Step {
 fn run(state: &State, reason: Option<String>) -> Step {
     let running = State { wish: Wish::Unspecified, suspend_hook_done: false, reason, ..state.clone() };
     match state.wish {
-        Wish::Suspend => go(&running, Phase::SuspendHook, Effect::Call(Hook::Suspend)),
-        _ => go(&running, Phase::Running, None),
+        Wish::Suspend => enter(&running, Phase::SuspendHook, Effect::Call(Hook::Suspend)),
+        _ => enter(&running, Phase::Running, None),
     }
 }
 
 /// The microVM continues after a suspend that was abandoned.
-fn go_on(state: &State, reason: Option<String>) -> Step {
+fn continue_running(state: &State, reason: Option<String>) -> Step {
     if state.suspend_hook_done {
         let state = State { reason, ..state.clone() };
-        return go(&state, Phase::ResumeAfterCancel, Effect::Call(Hook::Resume));
+        return enter(&state, Phase::ResumeAfterCancel, Effect::Call(Hook::Resume));
     }
     run(state, reason)
 }
 
 /// The microVM terminates without a call of its `/terminate` hook.
-pub(super) fn end(state: &State, reason: String) -> Step {
+pub(super) fn terminate_now(state: &State, reason: String) -> Step {
     let state =
         State { reason: Some(reason), wish: Wish::Unspecified, suspend_hook_done: false, ..state.clone() };
-    go(&state, Phase::Ending, Effect::Discard)
+    enter(&state, Phase::Ending, Effect::Discard)
 }
 
 /// The microVM terminates after its `/terminate` hook was called.
-fn end_politely(state: &State, reason: &str) -> Step {
+fn terminate_with_hook(state: &State, reason: &str) -> Step {
     let state = State {
         reason: Some(reason.to_owned()),
         wish: Wish::Unspecified,
         suspend_hook_done: false,
         ..state.clone()
     };
-    go(&state, Phase::TerminateHook, Effect::Call(Hook::Terminate))
+    enter(&state, Phase::TerminateHook, Effect::Call(Hook::Terminate))
 }
 
 /// Termination was requested, or the lifetime is over. The hook is not called if the app has not begun to run or is
 /// frozen.
-fn finish(state: &State, reason: &str) -> Step {
+fn terminate(state: &State, reason: &str) -> Step {
     match state.phase {
         Phase::Running | Phase::SuspendHook | Phase::ResumeAfterCancel | Phase::ResumeHook => {
-            end_politely(state, reason)
+            terminate_with_hook(state, reason)
         }
-        Phase::TerminateHook | Phase::Ending | Phase::Terminated => stay(state),
-        _ => end(state, reason.to_owned()),
+        Phase::TerminateHook | Phase::Ending | Phase::Terminated => unchanged(state),
+        _ => terminate_now(state, reason.to_owned()),
     }
 }
 
@@ -72,15 +72,15 @@ pub fn step(state: &State, event: &Event, rules: Rules) -> Result<Step, Refusal>
     match event {
         Event::Request(Request::Suspend) => suspend(state),
         Event::Request(Request::Resume) => resume(state, rules),
-        Event::Request(Request::Terminate) => Ok(finish(state, reason::SUCCESS)),
+        Event::Request(Request::Terminate) => Ok(terminate(state, reason::SUCCESS)),
         Event::Idle { terminate } => Ok(idle(state, *terminate)),
-        Event::LifetimeOver => Ok(finish(state, reason::LIFETIME)),
+        Event::LifetimeOver => Ok(terminate(state, reason::LIFETIME)),
         Event::SuspendedTooLong => Ok(match state.phase {
-            Phase::Suspended => end(state, reason::LIFETIME.to_owned()),
-            _ => stay(state),
+            Phase::Suspended => terminate_now(state, reason::LIFETIME.to_owned()),
+            _ => unchanged(state),
         }),
-        Event::Hook(hook, outcome) => Ok(called(state, *hook, outcome, rules)),
-        outcome => Ok(done(state, outcome)),
+        Event::Hook(hook, outcome) => Ok(after_hook(state, *hook, outcome, rules)),
+        outcome => Ok(after_outcome(state, outcome)),
     }
 }
 
@@ -88,9 +88,9 @@ fn suspend(state: &State) -> Result<Step, Refusal> {
     match state.phase {
         Phase::Running => {
             let state = State { reason: None, ..state.clone() };
-            Ok(go(&state, Phase::SuspendHook, Effect::Call(Hook::Suspend)))
+            Ok(enter(&state, Phase::SuspendHook, Effect::Call(Hook::Suspend)))
         }
-        Phase::Suspended => Ok(stay(state)),
+        Phase::Suspended => Ok(unchanged(state)),
         // The later request counts. A cancellation under way is followed by another suspend.
         Phase::SuspendHook => {
             Ok(Step { state: State { wish: Wish::Unspecified, ..state.clone() }, effect: None })
@@ -98,7 +98,7 @@ fn suspend(state: &State) -> Result<Step, Refusal> {
         Phase::Saving if state.wish == Wish::Resume => {
             Ok(Step { state: State { wish: Wish::Suspend, ..state.clone() }, effect: None })
         }
-        Phase::Saving => Ok(stay(state)),
+        Phase::Saving => Ok(unchanged(state)),
         Phase::TerminateHook | Phase::Ending | Phase::Terminated => Err(Refusal::Terminated),
         _ => Err(Refusal::Conflict("wait until it is RUNNING")),
     }
@@ -108,7 +108,7 @@ fn resume(state: &State, rules: Rules) -> Result<Step, Refusal> {
     match state.phase {
         Phase::Suspended => {
             let state = State { reason: None, ..state.clone() };
-            Ok(go(&state, Phase::Restoring, Effect::Restore))
+            Ok(enter(&state, Phase::Restoring, Effect::Restore))
         }
         Phase::SuspendHook | Phase::Saving => {
             let cancel = state.phase == Phase::Saving && rules.resume_cancels_suspend;
@@ -117,37 +117,37 @@ fn resume(state: &State, rules: Rules) -> Result<Step, Refusal> {
             Ok(Step { state, effect: (cancel && !again).then_some(Effect::CancelSave) })
         }
         Phase::TerminateHook | Phase::Ending | Phase::Terminated => Err(Refusal::Terminated),
-        _ => Ok(stay(state)),
+        _ => Ok(unchanged(state)),
     }
 }
 
 fn idle(state: &State, terminate: bool) -> Step {
     match state.phase {
-        Phase::Running if terminate => end_politely(state, reason::LIFETIME),
+        Phase::Running if terminate => terminate_with_hook(state, reason::LIFETIME),
         Phase::Running => {
             let state = State { reason: None, ..state.clone() };
-            go(&state, Phase::SuspendHook, Effect::Call(Hook::Suspend))
+            enter(&state, Phase::SuspendHook, Effect::Call(Hook::Suspend))
         }
-        _ => stay(state),
+        _ => unchanged(state),
     }
 }
 
 /// The step after a hook call, whether it succeeded or not.
-fn called(state: &State, hook: Hook, outcome: &HookOutcome, rules: Rules) -> Step {
+fn after_hook(state: &State, hook: Hook, outcome: &HookOutcome, rules: Rules) -> Step {
     match (state.phase, hook) {
         (Phase::RunHook, Hook::Run) if outcome.is_success() => run(state, None),
-        (Phase::RunHook, Hook::Run) => end(state, reason::hook(hook, outcome)),
+        (Phase::RunHook, Hook::Run) => terminate_now(state, reason::hook(hook, outcome)),
         (Phase::SuspendHook, Hook::Suspend) if outcome.is_success() => {
             let suspend_hook_done = *outcome != HookOutcome::Disabled;
             let state = State { suspend_hook_done, ..state.clone() };
             if state.wish == Wish::Resume && rules.resume_cancels_suspend {
-                return go_on(&State { wish: Wish::Unspecified, ..state }, None);
+                return continue_running(&State { wish: Wish::Unspecified, ..state }, None);
             }
             let number = state.suspends + 1;
-            go(&state, Phase::Saving, Effect::Save(number))
+            enter(&state, Phase::Saving, Effect::Save(number))
         }
         (Phase::SuspendHook, Hook::Suspend) if rules.failed_suspend_hook_terminates => {
-            end(state, reason::hook(hook, outcome))
+            terminate_now(state, reason::hook(hook, outcome))
         }
         (Phase::SuspendHook, Hook::Suspend) => {
             run(&State { wish: Wish::Unspecified, ..state.clone() }, Some(reason::hook(hook, outcome)))
@@ -156,19 +156,19 @@ fn called(state: &State, hook: Hook, outcome: &HookOutcome, rules: Rules) -> Ste
             run(state, state.reason.clone())
         }
         (Phase::ResumeAfterCancel | Phase::ResumeHook, Hook::Resume) => {
-            end(state, reason::hook(hook, outcome))
+            terminate_now(state, reason::hook(hook, outcome))
         }
         // The response of the app makes no difference.
-        (Phase::TerminateHook, Hook::Terminate) => go(state, Phase::Ending, Effect::Discard),
-        _ => stay(state),
+        (Phase::TerminateHook, Hook::Terminate) => enter(state, Phase::Ending, Effect::Discard),
+        _ => unchanged(state),
     }
 }
 
 /// The step after the outcome of an effect, or after an exit of the microVM.
-fn done(state: &State, event: &Event) -> Step {
+fn after_outcome(state: &State, event: &Event) -> Step {
     match (state.phase, event) {
-        (Phase::Launching, Event::Launched) => go(state, Phase::RunHook, Effect::Call(Hook::Run)),
-        (Phase::Launching, Event::LaunchFailed(why)) => end(state, reason::platform(why)),
+        (Phase::Launching, Event::Launched) => enter(state, Phase::RunHook, Effect::Call(Hook::Run)),
+        (Phase::Launching, Event::LaunchFailed(why)) => terminate_now(state, reason::platform(why)),
         (Phase::Saving, Event::Saved) => {
             let (resume, suspends) = (state.wish == Wish::Resume, state.suspends + 1);
             let state = State {
@@ -179,34 +179,34 @@ fn done(state: &State, event: &Event) -> Step {
                 ..state.clone()
             };
             match resume {
-                true => go(&state, Phase::Restoring, Effect::Restore),
-                false => go(&state, Phase::Suspended, None),
+                true => enter(&state, Phase::Restoring, Effect::Restore),
+                false => enter(&state, Phase::Suspended, None),
             }
         }
         (Phase::Saving, Event::SaveCancelled) => {
             let wish = if state.wish == Wish::Suspend { Wish::Suspend } else { Wish::Unspecified };
             // The save was cancelled for a resume, or because it took too long, in which case the reason is set
             // already.
-            go_on(&State { wish, ..state.clone() }, state.reason.clone())
+            continue_running(&State { wish, ..state.clone() }, state.reason.clone())
         }
         (Phase::Saving, Event::SaveSlow(why)) => {
             let reason = Some(reason::not_suspended(why));
             Step { state: State { reason, ..state.clone() }, effect: Some(Effect::CancelSave) }
         }
         // Whether the guest runs, and which files it writes to, is unknown: the microVM cannot continue.
-        (Phase::Saving, Event::SaveHung(why)) => end(state, reason::not_suspended(why)),
+        (Phase::Saving, Event::SaveHung(why)) => terminate_now(state, reason::not_suspended(why)),
         (Phase::Saving, Event::SaveFailed(why)) => {
             let why = reason::not_suspended(why);
-            go_on(&State { wish: Wish::Unspecified, ..state.clone() }, Some(why))
+            continue_running(&State { wish: Wish::Unspecified, ..state.clone() }, Some(why))
         }
-        (Phase::Restoring, Event::Restored) => go(state, Phase::ResumeHook, Effect::Call(Hook::Resume)),
+        (Phase::Restoring, Event::Restored) => enter(state, Phase::ResumeHook, Effect::Call(Hook::Resume)),
         (Phase::Restoring, Event::RestoreFailed(why)) => {
             let why = reason::platform(&format!("the microVM could not be resumed: {why}"));
-            go(&State { reason: Some(why), ..state.clone() }, Phase::Suspended, None)
+            enter(&State { reason: Some(why), ..state.clone() }, Phase::Suspended, None)
         }
-        (Phase::Ending, Event::Discarded) => go(state, Phase::Terminated, None),
+        (Phase::Ending, Event::Discarded) => enter(state, Phase::Terminated, None),
         // Termination was decided before, with another reason.
-        (Phase::TerminateHook, Event::Exited(_)) => go(state, Phase::Ending, Effect::Discard),
+        (Phase::TerminateHook, Event::Exited(_)) => enter(state, Phase::Ending, Effect::Discard),
         (
             Phase::RunHook
             | Phase::Running
@@ -215,7 +215,7 @@ fn done(state: &State, event: &Event) -> Step {
             | Phase::ResumeAfterCancel
             | Phase::ResumeHook,
             Event::Exited(exit),
-        ) => end(state, reason::exit(exit)),
-        _ => stay(state),
+        ) => terminate_now(state, reason::exit(exit)),
+        _ => unchanged(state),
     }
 }

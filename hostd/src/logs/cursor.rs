@@ -49,12 +49,12 @@ pub(super) struct Place {
     /// Whether the segment is complete although this was not known when its end was reached.
     over: bool,
     /// Whether damage at this place was reported.
-    told: bool,
+    damage_reported: bool,
 }
 
 impl Place {
     fn new(segment: Segment, offset: u64) -> Self {
-        Self { segment, offset, last: None, over: false, told: false }
+        Self { segment, offset, last: None, over: false, damage_reported: false }
     }
 
     fn damage(&self) -> u64 {
@@ -162,7 +162,7 @@ impl Forward {
             self.segment = self.first()?.map(|segment| Place::new(segment, 0));
             return Ok(self.segment.is_some());
         };
-        if place.told {
+        if place.damage_reported {
             return self.leave();
         }
         let path = place.segment.path(&self.folder);
@@ -176,7 +176,7 @@ impl Forward {
                 Header::Partial => self.rest().len() + 1,
                 Header::Unreadable(why) => {
                     tracing::warn!(segment = %path.display(), why, "a log segment cannot be read");
-                    return Ok(self.tell_damage());
+                    return Ok(self.report_damage());
                 }
             }
         } else {
@@ -215,15 +215,15 @@ impl Forward {
         let can_be_torn = usize::try_from(size).is_ok_and(segment::can_be_torn);
         if !is_whole && (later || !can_be_torn) {
             tracing::warn!(segment = %path.display(), offset = place.offset, "a log segment is damaged");
-            return Ok(self.tell_damage());
+            return Ok(self.report_damage());
         }
         if later { self.leave() } else { Ok(false) }
     }
 
-    fn tell_damage(&mut self) -> bool {
+    fn report_damage(&mut self) -> bool {
         self.refill(Vec::new());
         if let Some(place) = &mut self.segment {
-            place.told = true;
+            place.damage_reported = true;
             self.ready = Some(Ready::Damage(place.damage()));
         }
         true

@@ -49,8 +49,8 @@ impl Logs {
     pub fn sweep(&self) -> Swept {
         let mut swept = Swept::default();
         let mut left = Vec::new();
-        for (account, folder) in self.look(&self.shared.folder) {
-            for (group, _) in self.look(&folder) {
+        for (account, folder) in self.list_folders(&self.shared.folder) {
+            for (group, _) in self.list_folders(&folder) {
                 let Ok(group) = self.shared.group(&account, &group) else { continue };
                 let mut found = Found { group, segments: Vec::new(), shortened: BTreeSet::new() };
                 self.sweep_group(&mut found, &mut swept);
@@ -108,7 +108,7 @@ impl Logs {
         }
     }
 
-    fn look(&self, folder: &Path) -> Vec<(String, PathBuf)> {
+    fn list_folders(&self, folder: &Path) -> Vec<(String, PathBuf)> {
         match folders(folder) {
             Ok(found) => found.collect(),
             Err(error) => {
@@ -123,7 +123,7 @@ impl Logs {
         let config = &self.shared.config;
         let too_old =
             config.retention().and_then(|kept| self.shared.clock.now().checked_sub(kept)).map(nanoseconds);
-        for (name, stream) in self.look(&found.group.folder) {
+        for (name, stream) in self.list_folders(&found.group.folder) {
             let segments = segment::list(&stream).unwrap_or_default();
             for (index, segment) in segments.iter().enumerate() {
                 let size = segment.path(&stream).metadata().map_or(0, |data| data.len());
@@ -161,7 +161,7 @@ impl Logs {
     fn remove_empty(&self, found: Found) {
         let now = self.shared.clock.now();
         let kept = self.shared.config.retention();
-        for (name, folder) in self.look(&found.group.folder) {
+        for (name, folder) in self.list_folders(&found.group.folder) {
             let streams = lock(&found.group.streams);
             let is_written = streams.get(name.as_str()).is_some_and(|stream| stream.strong_count() > 0);
             let is_empty = segment::list(&folder).is_ok_and(|segments| segments.is_empty());

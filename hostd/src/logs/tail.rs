@@ -37,7 +37,7 @@ pub(super) struct Follower {
 
 impl Group {
     /// Notifies the followers of the group of a new line in a stream.
-    pub(super) fn tell(&self, stream: &Arc<str>) {
+    pub(super) fn notify(&self, stream: &Arc<str>) {
         lock(&self.followers).retain(|follower| {
             let Some(follower) = follower.upgrade() else { return false };
             lock(&follower.changed).insert(Arc::clone(stream));

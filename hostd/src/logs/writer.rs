@@ -106,7 +106,7 @@ impl Logs {
         };
         // From here on, the sweep leaves the stream alone.
         stream.make_folders().map_err(|source| LogError::Open { path: stream.folder.clone(), source })?;
-        lock(&stream.end).look(&stream.folder)?;
+        lock(&stream.end).ensure_known(&stream.folder)?;
         Ok(Writer { shared, stream, origin })
     }
 }
@@ -120,7 +120,7 @@ impl Writer {
     /// the cause (for example a full disk) is gone.
     pub fn append(&self, line: Line<'_>) -> Result<(), LogError> {
         let mut end = lock(&self.stream.end);
-        end.look(&self.stream.folder)?;
+        end.ensure_known(&self.stream.folder)?;
         if line.sequence != 0 && line.sequence <= end.origins.last(self.origin) {
             return Ok(());
         }
@@ -130,7 +130,7 @@ impl Writer {
             source,
         })?;
         drop(end);
-        self.stream.group.tell(&self.stream.name);
+        self.stream.group.notify(&self.stream.name);
         Ok(())
     }
 
@@ -157,7 +157,7 @@ impl Stream {
 
 impl End {
     /// Determines how the stream ends, if that is not known.
-    fn look(&mut self, folder: &Path) -> Result<(), LogError> {
+    fn ensure_known(&mut self, folder: &Path) -> Result<(), LogError> {
         if !self.known {
             *self = Self::find(folder)?;
         }

@@ -1,6 +1,6 @@
 //! The platform: makes microVMs from processes, networks and files.
 //!
-//! The drivers use microVMs only through [`Platform`] and [`Guest`]. `host` is the real implementation; tests and
+//! The drivers use microVMs only through [`Platform`] and [`Guest`]. `host` is the implementation on this host; tests and
 //! benches use the double (`double`, a feature outside this crate's own tests), which fails, hangs and reports wrong
 //! results on request.
 //!
@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use hearth_host::agent::exec::{Events, Stdin};
-use hearth_model::build::Artifact;
+use hearth_model::build::ImageBuild;
 use hearth_model::hooks::{Hook, HookOutcome, Hooks};
 use hearth_model::role::RoleUse;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -37,7 +37,7 @@ pub struct Spec {
     /// Version of the image, like `1.0`.
     pub image_version: String,
     /// The build whose files the microVM runs from.
-    pub artifact: Artifact,
+    pub build: ImageBuild,
     /// Baseline memory in MiB: decides the microVM's share of the CPUs.
     pub memory_mib: u32,
     /// The hooks of the image, for [`Guest::call_hook`].
@@ -160,13 +160,13 @@ pub trait Platform: Send + Sync + 'static {
     async fn discard(&self, id: &str) -> Result<(), PlatformError>;
 
     /// Removes the files of a build. Succeeds if there are none.
-    async fn remove_artifact(&self, artifact: &Artifact) -> Result<(), PlatformError>;
+    async fn remove_build(&self, build: &ImageBuild) -> Result<(), PlatformError>;
 
     /// Removes processes, networks and folders of all other microVMs, and the files of all other builds.
     async fn sweep(
         &self,
         microvms: &HashSet<String>,
-        artifacts: &HashSet<Artifact>,
+        builds: &HashSet<ImageBuild>,
     ) -> Result<(), PlatformError>;
 }
 

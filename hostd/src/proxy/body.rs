@@ -91,14 +91,14 @@ pub enum Broken {
 
 /// The body of a response to a client.
 #[derive(Debug)]
-pub enum Answer {
+pub enum ResponseBody {
     /// A text of the endpoint itself.
     Text(Option<Bytes>),
     /// A body from the app.
     Flow(Caught<Flow>),
 }
 
-impl Answer {
+impl ResponseBody {
     /// A text, which may be empty.
     #[must_use]
     pub fn text(text: String) -> Self {
@@ -112,7 +112,7 @@ impl Answer {
     }
 }
 
-impl Body for Answer {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Broken;
 
@@ -171,9 +171,9 @@ pub struct Flow {
 /// while and discarded. A client that is still sending would otherwise be told to stop, and not every client reads its
 /// response then (curl 7.88 may take it for a failure).
 #[derive(Debug)]
-pub struct Received(Option<Incoming>);
+pub struct RequestBody(Option<Incoming>);
 
-impl Received {
+impl RequestBody {
     /// Wraps the body of a client's request.
     #[must_use]
     pub fn new(body: Incoming) -> Self {
@@ -187,7 +187,7 @@ impl Received {
     }
 }
 
-impl Body for Received {
+impl Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -207,7 +207,7 @@ impl Body for Received {
     }
 }
 
-impl Drop for Received {
+impl Drop for RequestBody {
     fn drop(&mut self) {
         if let Some(body) = self.0.take().filter(|body| !body.is_end_stream())
             && let Ok(runtime) = Handle::try_current()
@@ -230,14 +230,14 @@ async fn drain(mut body: Incoming) {
 
 /// The body of a request that can be taken back as long as none of it has been read.
 #[derive(Debug, Clone)]
-pub struct Held {
-    body: Arc<Mutex<Option<Received>>>,
+pub struct HeldBody {
+    body: Arc<Mutex<Option<RequestBody>>>,
 }
 
-impl Held {
+impl HeldBody {
     /// Holds a body.
     #[must_use]
-    pub fn new(body: Received) -> Self {
+    pub fn new(body: RequestBody) -> Self {
         Self { body: Arc::new(Mutex::new(Some(body))) }
     }
 
@@ -250,7 +250,7 @@ impl Held {
 
     /// Takes the body back; `None` if it is being sent.
     #[must_use]
-    pub fn take_back(&self) -> Option<Received> {
+    pub fn take_back(&self) -> Option<RequestBody> {
         self.body.lock().unwrap_or_else(poisoned).take()
     }
 }
@@ -265,9 +265,9 @@ pub struct Upload {
 #[derive(Debug)]
 enum From {
     Nothing,
-    Body(Received),
+    Body(RequestBody),
     /// A body that is not sent before a pause has passed.
-    Held(Held, Pin<Box<Sleep>>),
+    Held(HeldBody, Pin<Box<Sleep>>),
 }
 
 impl Upload {
@@ -279,13 +279,13 @@ impl Upload {
 
     /// A body that is sent at once.
     #[must_use]
-    pub fn body(meter: Meter, body: Received) -> Self {
+    pub fn body(meter: Meter, body: RequestBody) -> Self {
         Self { meter, from: From::Body(body) }
     }
 
     /// A body that is held back for a while, so that it can be taken back if the app responds at once.
     #[must_use]
-    pub fn held(meter: Meter, held: &Held, pause: Duration) -> Self {
+    pub fn held(meter: Meter, held: &HeldBody, pause: Duration) -> Self {
         Self { meter, from: From::Held(held.clone(), Box::pin(sleep(pause))) }
     }
 }

@@ -48,7 +48,7 @@ pub(super) struct Connections {
     /// Time after which a connection without a request is closed.
     idle: Duration,
     /// Becomes true when the daemon shuts down.
-    end: watch::Receiver<bool>,
+    shutdown: watch::Receiver<bool>,
 }
 
 impl Connections {
@@ -56,9 +56,9 @@ impl Connections {
         requests: Requests,
         acceptor: TlsAcceptor,
         idle: Duration,
-        end: watch::Receiver<bool>,
+        shutdown: watch::Receiver<bool>,
     ) -> Self {
-        Self { requests: Arc::new(requests), acceptor, http: http(idle), idle, end }
+        Self { requests: Arc::new(requests), acceptor, http: http(idle), idle, shutdown }
     }
 
     /// Serves a connection until its client disconnects, it is unused for too long, or the daemon shuts down.
@@ -71,7 +71,7 @@ impl Connections {
         tokio::select! {
             _ = connection.as_mut() => {}
             () = peer.unused(self.idle) => {}
-            () = ended(self.end.clone()) => {
+            () = shut_down(self.shutdown.clone()) => {
                 connection.as_mut().graceful_shutdown();
                 let _ = connection.await;
             }
@@ -91,7 +91,7 @@ impl Connections {
         let service = service_fn(move |request| {
             let (requests, client) = (Arc::clone(&requests), Arc::clone(&client));
             // HTTP/1.1 keeps space for this future as long as the connection is open, so the future is boxed.
-            Box::pin(async move { Ok::<_, Infallible>(requests.answer(client, request).await) })
+            Box::pin(async move { Ok::<_, Infallible>(requests.respond(client, request).await) })
         });
         (peer, self.http.serve_connection_with_upgrades(TokioIo::new(stream), service))
     }
@@ -128,9 +128,9 @@ fn http(idle: Duration) -> Builder<TokioExecutor> {
     builder
 }
 
-async fn ended(mut end: watch::Receiver<bool>) {
+async fn shut_down(mut shutdown: watch::Receiver<bool>) {
     // An error means that the sender is gone, which ends the connections, too.
-    let _ = end.wait_for(|end| *end).await;
+    let _ = shutdown.wait_for(|shutdown| *shutdown).await;
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 
-use super::body::Answer;
-use crate::driver::gate::Refused;
+use super::body::ResponseBody;
+use crate::driver::gate::GateError;
 use crate::platform::ConnectError;
 
 /// The header that distinguishes the endpoint's own responses from those of the app.
@@ -75,9 +75,9 @@ impl ProxyError {
 
     /// The response for this error.
     #[must_use]
-    pub fn response(&self) -> Response<Answer> {
+    pub fn response(&self) -> Response<ResponseBody> {
         let text = self.to_string();
-        let mut response = Response::new(Answer::text(text.clone()));
+        let mut response = Response::new(ResponseBody::text(text.clone()));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
@@ -92,15 +92,15 @@ impl ProxyError {
     }
 }
 
-impl From<Refused> for ProxyError {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Crowded(_) => Self::TooMany,
-            Refused::Gone
-            | Refused::Asleep
-            | Refused::Launching
-            | Refused::TooLong(_)
-            | Refused::NotResumed(_) => Self::Microvm,
+impl From<GateError> for ProxyError {
+    fn from(error: GateError) -> Self {
+        match error {
+            GateError::TooManyWaiting(_) => Self::TooMany,
+            GateError::Terminated
+            | GateError::Suspended
+            | GateError::Launching
+            | GateError::Timeout(_)
+            | GateError::ResumeFailed(_) => Self::Microvm,
         }
     }
 }

@@ -49,7 +49,7 @@ mod tests;
 use std::time::Duration;
 
 use crate::driver::Microvms;
-use crate::driver::gate::Patience;
+use crate::driver::gate::WaitLimits;
 use crate::metrics::Metrics;
 use crate::tokens::Tokens;
 
@@ -59,7 +59,7 @@ pub struct Settings {
     /// The domain of endpoints, which follows `UUID.` in their names.
     pub domain: String,
     /// How long, and with how many others, requests wait for a microVM that is not ready.
-    pub patience: Patience,
+    pub wait_limits: WaitLimits,
     /// Whether a token in a link is turned into a cookie, so that browsers can log in.
     pub browser_login: bool,
     /// Whether the app receives the client's address, in `X-Forwarded-For`.

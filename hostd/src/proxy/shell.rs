@@ -33,7 +33,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 
-use super::body::Answer;
+use super::body::ResponseBody;
 use super::error::ProxyError;
 use super::peer::Peer;
 use super::{credentials, websocket};
@@ -51,7 +51,7 @@ const MESSAGE: usize = 1 << 20;
 /// A JSON message of the client.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-enum Said {
+enum ClientMessage {
     Resize {
         cols: u16,
         rows: u16,
@@ -66,19 +66,19 @@ enum Said {
 /// The meaning of a text frame.
 #[derive(Debug, PartialEq, Eq)]
 enum Text {
-    Said(Said),
+    Message(ClientMessage),
     Typed,
 }
 
 fn read(text: &str) -> Text {
-    match serde_json::from_str::<Said>(text) {
-        Ok(said) => Text::Said(said),
+    match serde_json::from_str::<ClientMessage>(text) {
+        Ok(message) => Text::Message(message),
         // A JSON object with a `type` that cannot be parsed is not typed into the shell.
         Err(_)
             if serde_json::from_str::<serde_json::Value>(text)
                 .is_ok_and(|value| value.get("type").is_some()) =>
         {
-            Text::Said(Said::Other)
+            Text::Message(ClientMessage::Other)
         }
         Err(_) => Text::Typed,
     }
@@ -93,7 +93,7 @@ pub fn accept<B>(
     pass: Pass,
     peer: Arc<Peer>,
     session: &str,
-) -> Result<Response<Answer>, ProxyError> {
+) -> Result<Response<ResponseBody>, ProxyError> {
     let headers = request.headers();
     let key = headers.get(SEC_WEBSOCKET_KEY).ok_or(ProxyError::Bad("Missing Sec-WebSocket-Key"))?;
     if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
@@ -110,7 +110,7 @@ pub fn accept<B>(
         let _peer = peer; // the connection counts as long as the shell is open
         serve(client, pass, session, extended).await;
     }));
-    let mut response = Response::new(Answer::text(String::new()));
+    let mut response = Response::new(ResponseBody::text(String::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     websocket::set_upgrade(response.headers_mut());
     response.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, accept);
@@ -123,7 +123,7 @@ type Frames = SplitStream<Socket>;
 type Sink = SplitSink<Socket, Message>;
 
 /// The client has disconnected, so that no close frame can be sent.
-struct Gone;
+struct Disconnected;
 
 async fn serve(client: OnUpgrade, pass: Pass, session: String, extended: bool) {
     let Ok(upgraded) = client.await else { return };
@@ -150,20 +150,20 @@ async fn run(
     guest: &Arc<dyn Guest>,
     session: String,
     extended: bool,
-) -> Result<String, Gone> {
+) -> Result<String, Disconnected> {
     let init = json!({ "type": "session_init", "session_id": session });
-    say(sink, Message::text(init.to_string())).await?;
+    send_message(sink, Message::text(init.to_string())).await?;
     // The command may only come in the first frame. If that frame is something else, it is input of the shell and is
     // not lost.
     let mut first = None;
     if extended && let Ok(frame) = timeout(FIRST, frames.next()).await {
-        first = Some(frame.and_then(Result::ok).ok_or(Gone)?);
+        first = Some(frame.and_then(Result::ok).ok_or(Disconnected)?);
     }
     let mut command = Vec::new();
     if let Some(Message::Text(text)) = &first
-        && let Text::Said(Said::Exec { command: wanted }) = read(text)
+        && let Text::Message(ClientMessage::Exec { command: requested }) = read(text)
     {
-        (first, command) = (None, wanted);
+        (first, command) = (None, requested);
     }
     let (mut stdin, events) = match guest.shell(&command).await {
         Ok(shell) => shell,
@@ -171,23 +171,23 @@ async fn run(
     };
     let input = async {
         if let Some(message) = first {
-            pass_in(message, &mut stdin).await?;
+            forward_input(message, &mut stdin).await?;
         }
         while let Some(Ok(message)) = frames.next().await {
             gate.touch();
-            pass_in(message, &mut stdin).await?;
+            forward_input(message, &mut stdin).await?;
         }
-        Err::<(), Gone>(Gone)
+        Err::<(), Disconnected>(Disconnected)
     };
     let ended = tokio::select! {
         Err(gone) = input => return Err(gone),
-        ended = pass_out(sink, gate, events) => ended?,
+        ended = forward_output(sink, gate, events) => ended?,
     };
     match ended {
         Ok(code) => {
             if extended {
                 let exit = json!({ "type": "exit", "code": code });
-                say(sink, Message::text(exit.to_string())).await?;
+                send_message(sink, Message::text(exit.to_string())).await?;
             }
             Ok(EXITED.to_owned())
         }
@@ -195,13 +195,17 @@ async fn run(
     }
 }
 
-async fn say(sink: &mut Sink, message: Message) -> Result<(), Gone> {
-    sink.send(message).await.map_err(|_| Gone)
+async fn send_message(sink: &mut Sink, message: Message) -> Result<(), Disconnected> {
+    sink.send(message).await.map_err(|_| Disconnected)
 }
 
 /// Forwards the terminal's output to the client. Returns the exit status of the command, or the error that prevented
 /// it.
-async fn pass_out(sink: &mut Sink, gate: &Gate, events: Events) -> Result<Result<u32, AgentError>, Gone> {
+async fn forward_output(
+    sink: &mut Sink,
+    gate: &Gate,
+    events: Events,
+) -> Result<Result<u32, AgentError>, Disconnected> {
     // The stream keeps an event that has been read in part when the timeout for a ping expires.
     let events = futures_util::stream::unfold(events, async |mut events| Some((events.next().await, events)));
     let mut events = pin!(events);
@@ -209,26 +213,28 @@ async fn pass_out(sink: &mut Sink, gate: &Gate, events: Events) -> Result<Result
         match timeout(PING, events.next()).await {
             Ok(Some(Ok(Event::Stdout(bytes) | Event::Stderr(bytes)))) => {
                 gate.touch();
-                say(sink, Message::binary(bytes)).await?;
+                send_message(sink, Message::binary(bytes)).await?;
             }
             Ok(Some(Ok(Event::Exited(exit)))) => return Ok(Ok(exit.code)),
             Ok(Some(Err(error))) => return Ok(Err(error)),
-            Ok(None) => return Err(Gone), // the events have ended without an exit status
-            Err(_) => say(sink, Message::Ping(Bytes::new())).await?,
+            Ok(None) => return Err(Disconnected), // the events have ended without an exit status
+            Err(_) => send_message(sink, Message::Ping(Bytes::new())).await?,
         }
     }
 }
 
 /// Forwards a client's message to the terminal.
-async fn pass_in(message: Message, stdin: &mut Stdin) -> Result<(), Gone> {
+async fn forward_input(message: Message, stdin: &mut Stdin) -> Result<(), Disconnected> {
     let done = match message {
         Message::Binary(bytes) => stdin.write(&bytes).await,
         Message::Text(text) => match read(&text) {
-            Text::Said(Said::Resize { cols, rows }) => stdin.resize(rows.into(), cols.into()).await,
-            Text::Said(_) => Ok(()),
+            Text::Message(ClientMessage::Resize { cols, rows }) => {
+                stdin.resize(rows.into(), cols.into()).await
+            }
+            Text::Message(_) => Ok(()),
             Text::Typed => stdin.write(text.as_bytes()).await,
         },
-        Message::Close(_) => return Err(Gone),
+        Message::Close(_) => return Err(Disconnected),
         Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(()),
     };
     // The command may have closed its input and still produce output.
@@ -253,14 +259,14 @@ mod tests {
         assert_eq!(read("{\"a\":1}"), Text::Typed);
         assert_eq!(read("\"type\""), Text::Typed);
         let resize = read("{\"type\":\"resize\",\"cols\":120,\"rows\":40}");
-        assert_eq!(resize, Text::Said(Said::Resize { cols: 120, rows: 40 }));
+        assert_eq!(resize, Text::Message(ClientMessage::Resize { cols: 120, rows: 40 }));
         for other in [
             "{\"type\":\"unknown\",\"x\":1}",
             "{\"type\":\"resize\",\"cols\":-1,\"rows\":40}",
             "{\"type\":\"resize\"}",
             "{\"type\":7}",
         ] {
-            assert_eq!(read(other), Text::Said(Said::Other), "{other}");
+            assert_eq!(read(other), Text::Message(ClientMessage::Other), "{other}");
         }
     }
 

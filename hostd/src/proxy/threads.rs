@@ -49,7 +49,7 @@ struct Thread {
 }
 
 impl Proxy {
-    /// Serves connections until `end` becomes true; open connections have a moment to finish then.
+    /// Serves connections until `shutdown` becomes true; open connections have a moment to finish then.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -57,16 +57,16 @@ impl Proxy {
         &self,
         listener: TcpListener,
         tls: Arc<rustls::ServerConfig>,
-        end: watch::Receiver<bool>,
+        shutdown: watch::Receiver<bool>,
     ) -> io::Result<JoinHandle<()>> {
         let acceptor = TlsAcceptor::from(tls);
         let limits = Arc::default();
         let threads = (0..self.settings.threads.max(1)).map(|number| {
             let (requests, idle) = (Requests::new(self, &limits), self.settings.idle_connection);
-            start(number, Connections::new(requests, acceptor.clone(), idle, end.clone()))
+            start(number, Connections::new(requests, acceptor.clone(), idle, shutdown.clone()))
         });
         let threads: Vec<Thread> = threads.collect::<io::Result<_>>()?;
-        Ok(tokio::spawn(accept(listener, threads, self.metrics.clone(), end)))
+        Ok(tokio::spawn(accept(listener, threads, self.metrics.clone(), shutdown)))
     }
 }
 
@@ -75,14 +75,14 @@ async fn accept(
     listener: TcpListener,
     threads: Vec<Thread>,
     metrics: Metrics,
-    mut end: watch::Receiver<bool>,
+    mut shutdown: watch::Receiver<bool>,
 ) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = end.wait_for(|end| *end) => break,
+            _ = shutdown.wait_for(|shutdown| *shutdown) => break,
         };
         let accepted = accepted.and_then(|(stream, address)| Ok((stream.into_std()?, address)));
         let (stream, address) = match accepted {

@@ -99,7 +99,7 @@ impl Service {
         };
         let record: Option<ImageRecord> =
             self.db().get(Table::Images, &records::image(&image.account, &image.name))?;
-        let number = image::wanted(record.as_ref(), version).ok_or_else(none)?;
+        let number = image::requested_version(record.as_ref(), version).ok_or_else(none)?;
         let key = records::version(&image.account, &image.name, number);
         let stored = self.db().get_bytes(Table::Versions, &key)?.ok_or_else(none)?;
         let found: VersionRecord = self.db().decode(Table::Versions, &key, &stored)?;

@@ -38,7 +38,7 @@ struct Committer {
 #[derive(Debug)]
 struct Request {
     batch: Batch,
-    answer: oneshot::Sender<Result<(), CommitError>>,
+    response: oneshot::Sender<Result<(), CommitError>>,
 }
 
 impl Db {
@@ -151,12 +151,12 @@ impl Db {
     /// [`CommitError`].
     pub async fn commit(&self, batch: Batch) -> Result<(), CommitError> {
         let ended = || StoreError::Failed { what: "write to", why: "its commit thread has ended".to_owned() };
-        let (answer, answered) = oneshot::channel();
+        let (response, received) = oneshot::channel();
         let Some(sender) = self.committer.sender.as_ref() else {
             return self.store.commit(&[batch]).pop().unwrap_or_else(|| Err(ended().into()));
         };
-        sender.send(Request { batch, answer }).await.map_err(|_| ended())?;
-        answered.await.map_err(|_| ended())?
+        sender.send(Request { batch, response }).await.map_err(|_| ended())?;
+        received.await.map_err(|_| ended())?
     }
 
     /// Writes a consistent copy to a folder that does not exist yet; returns its size in bytes. Commits continue
@@ -190,12 +190,12 @@ fn write_groups(
     while let Some(first) = requests.blocking_recv() {
         let mut bytes = 0;
         let mut batches = Vec::new();
-        let mut answers = Vec::new();
+        let mut responses = Vec::new();
         let mut next = Some(first);
-        while let Some(Request { batch, answer }) = next.take() {
+        while let Some(Request { batch, response }) = next.take() {
             bytes += size(&batch);
             batches.push(batch);
-            answers.push(answer);
+            responses.push(response);
             if batches.len() < GROUP && bytes < GROUP_BYTES {
                 next = requests.try_recv().ok();
             }
@@ -203,9 +203,9 @@ fn write_groups(
         let begun = Instant::now();
         let results = store.commit(&batches);
         committed(batches.len(), begun.elapsed());
-        for (answer, result) in answers.into_iter().zip(results) {
+        for (response, result) in responses.into_iter().zip(results) {
             // A caller that has stopped waiting needs no result.
-            let _ = answer.send(result);
+            let _ = response.send(result);
         }
     }
 }

@@ -8,7 +8,7 @@ use hearth_hostd::platform::{Exit, Found, Platform as _, Spec};
 use hearth_vmm_client::Client;
 use hearth_vmm_client::snapshot::{Take, take};
 
-use super::support::{Site, artifact, monitors, names};
+use super::support::{Site, image_build, monitors, names};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn microvms_outlive_the_daemon_and_are_found_again() {
@@ -102,7 +102,7 @@ async fn what_nobody_knows_is_swept_away_and_the_rest_is_left_alone() {
     std::mem::forget(platform);
 
     let platform = site.open().await;
-    platform.sweep(&HashSet::from([known.id.clone()]), &HashSet::from([artifact()])).await.unwrap();
+    platform.sweep(&HashSet::from([known.id.clone()]), &HashSet::from([image_build()])).await.unwrap();
     assert!(!stray.exists() && site.data.join("images/111122223333/counter/1/b1").exists());
     assert!(!site.run_of(&unknown.id).exists() && !site.state_of(&unknown.id).exists());
     assert!(matches!(platform.find(&known, 0).await.unwrap(), Found::Running(_)));

@@ -12,14 +12,16 @@ use hearth_host::dns::DnsConfig;
 use hearth_host::network::{Egress, NetworkConfig};
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_hostd::clock::Clock;
-use hearth_hostd::platform::host::{HostConfig, HostPlatform, LogSink, LogWriter, Observer, Surroundings};
+use hearth_hostd::platform::host::{
+    HostConfig, HostPlatform, LogSink, LogWriter, PlatformParts, TimelineObserver,
+};
 use hearth_hostd::platform::{LogTarget, Spec};
 use hearth_hostd::pool::PoolConfig;
 use hearth_image_builder::artifact::{ArtifactConfig, Fetcher, zip};
 use hearth_image_builder::build::event::Sink;
 use hearth_image_builder::build::settings::BuilderLimits;
 use hearth_image_builder::build::{BuildRequest, Builder, Platform as Variables, Settings};
-use hearth_model::build::Artifact;
+use hearth_model::build::ImageBuild;
 use hearth_model::hooks::{HookSettings, Hooks};
 use hearth_model::shape::{Burst, MemoryClass};
 use hearth_proto::guest::v1::LogRecord;
@@ -110,9 +112,9 @@ fn seconds(timeout_seconds: u32) -> Option<HookSettings> {
     Some(HookSettings { timeout_seconds })
 }
 
-/// The artifact of the image that all tests use.
-pub(crate) fn artifact() -> Artifact {
-    Artifact { account: ACCOUNT.into(), image_uid: "counter".into(), version: 1, build_id: "b1".into() }
+/// The build of the image that all tests use.
+pub(crate) fn image_build() -> ImageBuild {
+    ImageBuild { account: ACCOUNT.into(), image_uid: "counter".into(), version: 1, build_id: "b1".into() }
 }
 
 impl Site {
@@ -138,11 +140,11 @@ impl Site {
             pool: PoolConfig { monitors: 1, networks: 1, ..PoolConfig::default() },
             ..HostConfig::default()
         };
-        let surroundings = Surroundings {
+        let surroundings = PlatformParts {
             roles: Arc::new(RoleProvider::new(RolesConfig::default()).unwrap()),
             logs: Arc::new(self.logs.clone()),
             clock: Clock::system(),
-            observer: Observer::new(|report| {
+            observer: TimelineObserver::new(|report| {
                 println!("{} {}: {}", report.operation, report.microvm, report.timeline);
             }),
         };
@@ -158,7 +160,7 @@ impl Site {
             image_arn: format!("arn:aws:lambda:eu-west-1:{ACCOUNT}:microvm-image:counter"),
             image_name: "counter".into(),
             image_version: "1.0".into(),
-            artifact: artifact(),
+            build: image_build(),
             memory_mib: 512,
             hooks,
             execution_role_arn: None,

@@ -10,7 +10,7 @@ use super::super::Context;
 use super::options::VersionOptions;
 use super::watch;
 use crate::error::Failure;
-use crate::live::To;
+use crate::live::OutputStream;
 use crate::parse;
 
 /// Create an image and watch the build of its version 1.0
@@ -104,7 +104,7 @@ async fn follow(context: &Context, image: MicrovmImageDetails, detach: bool) -> 
         };
     }
     let follow = watch::Follow { arn: &image.image_arn, version: Some(&image.image_version) };
-    follow.until_built(context, To::Stderr, false).await?;
+    follow.until_built(context, OutputStream::Stderr, false).await?;
     if out.json {
         let request = GetMicrovmImageVersionRequest {
             image_identifier: Some(image.image_arn.clone()),

@@ -23,18 +23,18 @@ use crate::pages::{self, PAGE};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Version {
     /// Show a version
-    Get(Which),
+    Get(VersionSelector),
     /// Let microVMs be run of a version
-    Activate(Which),
+    Activate(VersionSelector),
     /// Let no more microVMs be run of a version
-    Deactivate(Which),
+    Deactivate(VersionSelector),
     /// Delete a version; not the last one of an image
-    Rm(Which),
+    Rm(VersionSelector),
 }
 
 /// Which version.
 #[derive(Debug, Args)]
-pub(crate) struct Which {
+pub(crate) struct VersionSelector {
     /// Name or ARN of the image
     image: String,
     /// The version, like 1.0

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::super::Context;
 use crate::error::Failure;
 use crate::interrupt::Interrupt;
-use crate::live::{Live, To};
+use crate::live::{Live, OutputStream};
 use crate::out::{bytes, printable};
 
 /// Interval at which the time of the current step is updated on a terminal.
@@ -36,7 +36,7 @@ impl Watch {
     pub(super) async fn execute(self, context: &Context) -> Result<(), Failure> {
         let arn = context.client.image(&self.image).await?;
         let follow = Follow { arn: &arn, version: self.version.as_deref() };
-        match follow.until_built(context, To::Stdout, context.out.json).await {
+        match follow.until_built(context, OutputStream::Stdout, context.out.json).await {
             Err(Failure::Interrupted(_)) => Ok(()),
             other => other,
         }
@@ -52,7 +52,12 @@ pub(super) struct Follow<'a> {
 
 impl Follow<'_> {
     /// Prints the build's progress until it has ended; with `json`, also its events as JSON on stdout. A failed build is an error.
-    pub(super) async fn until_built(self, context: &Context, to: To, json: bool) -> Result<(), Failure> {
+    pub(super) async fn until_built(
+        self,
+        context: &Context,
+        stream: OutputStream,
+        json: bool,
+    ) -> Result<(), Failure> {
         let name = resource_name(self.arn);
         let what = format!("watch the build of {name}");
         let request = WatchBuildRequest {
@@ -63,7 +68,7 @@ impl Follow<'_> {
         let client = &context.client;
         let mut host = client.host();
         let mut events = client.call(&*what, host.watch_build(request)).await?;
-        let mut progress = Progress::new(to, context.out.quiet);
+        let mut progress = Progress::new(stream, context.out.quiet);
         let mut tick = tokio::time::interval(TICK);
         loop {
             let event = tokio::select! {
@@ -86,16 +91,16 @@ impl Follow<'_> {
             if json {
                 context.out.json_line(&event)?;
             } else {
-                progress.tell(&event)?;
+                progress.print(&event)?;
             }
             if let Some(Event::Ended(build)) = &event.event {
-                return ended(build);
+                return build_result(build);
             }
         }
     }
 }
 
-fn ended(build: &GetMicrovmImageBuildResponse) -> Result<(), Failure> {
+fn build_result(build: &GetMicrovmImageBuildResponse) -> Result<(), Failure> {
     if build.build_state() == BuildState::Successful {
         return Ok(());
     }
@@ -121,11 +126,11 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(to: To, quiet: bool) -> Self {
-        Self { live: Live::new(to), quiet, first: None, step: None, fetched: String::new() }
+    fn new(stream: OutputStream, quiet: bool) -> Self {
+        Self { live: Live::new(stream), quiet, first: None, step: None, fetched: String::new() }
     }
 
-    fn tell(&mut self, event: &BuildEvent) -> Result<(), Failure> {
+    fn print(&mut self, event: &BuildEvent) -> Result<(), Failure> {
         let clock = self.clock(event.time);
         match &event.event {
             _ if self.quiet => Ok(()),
@@ -217,7 +222,7 @@ mod tests {
 
     #[test]
     fn times_count_from_the_first_event() {
-        let mut progress = Progress::new(To::Stdout, true);
+        let mut progress = Progress::new(OutputStream::Stdout, true);
         let at = |seconds, nanos| Some(Timestamp { seconds, nanos });
         assert_eq!(progress.clock(at(10, 0)), "[   0.0 s]");
         assert_eq!(progress.clock(at(22, 350_000_000)), "[  12.3 s]");

@@ -63,29 +63,27 @@ where
                 Err(panicked) => Err(panicked),
             };
             match answered {
-                Ok(answer) => {
-                    Ok(answer?
-                        .map(|body| tonic::body::Body::new(Answer { body: Caught::new(body), id, path })))
-                }
-                Err(Panicked) => Ok(told(&id, &path).into_http()),
+                Ok(response) => Ok(response?
+                    .map(|body| tonic::body::Body::new(ResponseBody { body: Caught::new(body), id, path }))),
+                Err(Panicked) => Ok(panic_status(&id, &path).into_http()),
             }
         })
     }
 }
 
-fn told(id: &str, path: &str) -> Status {
+fn panic_status(id: &str, path: &str) -> Status {
     tracing::error!(request = id, path, "a call has ended with a panic");
     status(&ServiceError::panicked(), id)
 }
 
 /// The body of a response. If producing it panics, the body ends with trailers that contain the error.
-struct Answer {
+struct ResponseBody {
     body: Caught<tonic::body::Body>,
     id: String,
     path: String,
 }
 
-impl Body for Answer {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -96,7 +94,7 @@ impl Body for Answer {
         match self.body.go_on(|body| body.poll_frame(context)) {
             Some(Poll::Ready(Ok(frame))) => Poll::Ready(frame),
             Some(Poll::Ready(Err(Panicked))) => {
-                let status = told(&self.id, &self.path);
+                let status = panic_status(&self.id, &self.path);
                 let mut trailers = HeaderMap::new();
                 Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
             }

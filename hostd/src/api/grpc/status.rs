@@ -85,10 +85,10 @@ mod tests {
     #[test]
     fn an_error_fits_into_the_headers_that_clients_take() {
         let long = "ü".repeat(20_000);
-        let told = status(&ImageError::NotFound(long).into(), "id");
-        assert!(told.message().len() <= MESSAGE_MAX + '…'.len_utf8(), "{}", told.message().len());
-        assert!(told.details().len() < 4096, "{}", told.details().len());
-        assert!(is_ours(&told));
+        let sent = status(&ImageError::NotFound(long).into(), "id");
+        assert!(sent.message().len() <= MESSAGE_MAX + '…'.len_utf8(), "{}", sent.message().len());
+        assert!(sent.details().len() < 4096, "{}", sent.details().len());
+        assert!(is_ours(&sent));
         let short = status(&ImageError::NotFound("arn".into()).into(), "id");
         assert_eq!(short.message(), "MicroVMImage not found for MicroVMImageID: arn");
         assert_eq!(short.get_details_resource_info().map(|info| info.resource_name), Some("arn".to_owned()));

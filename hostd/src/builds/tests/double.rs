@@ -14,8 +14,8 @@ use hearth_proto::microvms::v1::{CodeArtifact, MicrovmImageVersion, SnapshotBuil
 use hearth_proto::store::v1::{ArtifactRecord, ImageRecord, VersionRecord};
 use tokio::sync::Notify;
 
-use super::super::build::LogSink;
-use super::super::{Build, BuildFailure, Images, Job, Parts, Report, Settings};
+use super::super::build::BuildLog;
+use super::super::{Build, BuildFailure, BuildObserver, Images, Job, Parts, Settings};
 use crate::clock::Clock;
 use crate::driver::faults::Faults;
 use crate::events::Events;
@@ -24,7 +24,7 @@ use crate::platform::LogTarget;
 use crate::platform::double::Double;
 use crate::records;
 use crate::store::{Batch, Db, MemoryStore, Scan, Table};
-use hearth_model::build::Artifact;
+use hearth_model::build::ImageBuild;
 use hearth_model::shape::Burst;
 
 pub(crate) const ACCOUNT: &str = "123456789012";
@@ -33,7 +33,7 @@ pub(crate) const ACCOUNT: &str = "123456789012";
 #[derive(Debug, Default)]
 pub(crate) struct Builder {
     pub(crate) host: Double,
-    pub(crate) built: Mutex<Vec<Artifact>>,
+    pub(crate) built: Mutex<Vec<ImageBuild>>,
     pub(crate) lines: Arc<Mutex<Vec<(String, String)>>>,
     /// Builds of `s3://bucket/wait` wait for this notification.
     pub(crate) go_on: Notify,
@@ -43,13 +43,13 @@ pub(crate) struct Builder {
 #[async_trait]
 impl Build for Builder {
     async fn build(&self, job: &Job, sink: Sink) -> Result<SnapshotBuild, BuildFailure> {
-        self.built.lock().unwrap().push(job.artifact.clone());
+        self.built.lock().unwrap().push(job.build.clone());
         let failed = |reason: StateReason| {
             let detail = "in detail".to_owned();
             Err(BuildFailure::Builder(BuildError::Failed { reason, detail }))
         };
-        if self.host.world().artifacts.contains(&job.artifact) {
-            return Err(BuildError::Occupied(job.artifact.build_id.as_str().into()).into());
+        if self.host.world().builds.contains(&job.build) {
+            return Err(BuildError::Occupied(job.build.build_id.as_str().into()).into());
         }
         sink.send(Event::Started(Step::Build));
         let line = b"Step 1/1 : FROM scratch".to_vec();
@@ -69,7 +69,7 @@ impl Build for Builder {
                 timeout: Duration::from_secs(300),
             });
         }
-        self.host.world().artifacts.insert(job.artifact.clone());
+        self.host.world().builds.insert(job.build.clone());
         Ok(SnapshotBuild {
             memory_snapshot_size_in_bytes: Some(1),
             code_install_size_in_bytes: Some(77),
@@ -80,21 +80,21 @@ impl Build for Builder {
 
 struct Lines(String, Arc<Mutex<Vec<(String, String)>>>);
 
-impl LogSink for Lines {
+impl BuildLog for Lines {
     fn append(&self, _: SystemTime, _: bool, line: &[u8]) {
         let line = String::from_utf8(line.to_vec()).unwrap();
         self.1.lock().unwrap().push((self.0.clone(), line));
     }
 }
 
-impl Report for Builder {
-    fn log(&self, _account: &str, target: &LogTarget) -> Option<Box<dyn LogSink>> {
+impl BuildObserver for Builder {
+    fn open_log(&self, _account: &str, target: &LogTarget) -> Option<Box<dyn BuildLog>> {
         Some(Box::new(Lines(target.group.clone(), Arc::clone(&self.lines))))
     }
 
-    fn step(&self, _step: Step, _took: Duration) {}
+    fn step_finished(&self, _step: Step, _took: Duration) {}
 
-    fn ended(&self, successful: bool, _took: Duration) {
+    fn build_finished(&self, successful: bool, _took: Duration) {
         self.ended.lock().unwrap().push(successful);
     }
 }
@@ -133,7 +133,7 @@ impl Daemon {
             events: events.clone(),
             platform: Arc::new(builder.host.clone()),
             build: Arc::clone(builder) as _,
-            report: Arc::clone(builder) as _,
+            observer: Arc::clone(builder) as _,
             faults,
             settings,
         });

@@ -115,7 +115,7 @@ fn check(daemon: &Daemon, builder: &Builder, told: &Acknowledged, point: &str) {
         .collect();
     let owned: BTreeSet<String> = owned.union(&used).cloned().collect();
     let files: BTreeSet<String> =
-        builder.host.world().artifacts.iter().map(|file| file.build_id.to_string()).collect();
+        builder.host.world().builds.iter().map(|file| file.build_id.to_string()).collect();
     let records: Vec<ArtifactRecord> = daemon.all(Table::Artifacts);
     let records: BTreeSet<String> = records.into_iter().map(|record| record.build_id).collect();
     assert_eq!(files, owned, "files after {point}");

@@ -8,13 +8,13 @@ use hearth_proto::microvms::v1::{
 };
 use hearth_proto::store::v1::{ArtifactRecord, ClientTokenRecord};
 
-use super::super::{ImagesError, Quota, Settings};
+use super::super::{ImageQuota, ImagesError, Settings};
 use super::double::{ACCOUNT, Builder, Daemon, build_id, config, settings};
 use crate::clock::timestamp;
 use crate::driver::faults::Faults;
 use crate::lifecycle::image::{Refusal, VersionDeletion};
 use crate::platform::Platform as _;
-use crate::platform::double::{Point, Way};
+use crate::platform::double::{Deviation, Point};
 use crate::records::{self, Expiry};
 use crate::store::{Batch, MemoryStore, Table};
 
@@ -33,7 +33,7 @@ async fn an_image_is_creating_when_it_is_answered_and_created_when_it_is_built()
     let build = version.builds[0].build.clone().unwrap();
     assert_eq!((build.build_state(), build.chipset_generation.as_str()), (BuildState::Successful, "2"));
     assert_eq!(build.snapshot_build.unwrap().disk_snapshot_size_in_bytes, Some(3));
-    assert_eq!(builder.host.world().artifacts.len(), 1);
+    assert_eq!(builder.host.world().builds.len(), 1);
     assert_eq!(daemon.artifacts(), [(1, build.build_id)].into());
     assert_eq!(*builder.ended.lock().unwrap(), [true]);
     let line = ("/aws/lambda-microvms/demo".to_owned(), "Step 1/1 : FROM scratch".to_owned());
@@ -72,7 +72,7 @@ async fn a_failed_build_leaves_its_reason_and_no_files() {
         assert_eq!(sizes.and_then(|sizes| sizes.code_install_size_in_bytes), code, "{name}");
         assert_eq!(sizes.and_then(|sizes| sizes.memory_snapshot_size_in_bytes), None);
     }
-    assert!(builder.host.world().artifacts.is_empty());
+    assert!(builder.host.world().builds.is_empty());
     assert!(daemon.artifacts().is_empty());
 }
 
@@ -119,7 +119,7 @@ async fn quotas_are_of_accounts_and_images() {
         _ => None,
     };
     create(ACCOUNT, "one").await.unwrap();
-    assert_eq!(quota(create(ACCOUNT, "two").await), Some((Quota::Builds, 1)));
+    assert_eq!(quota(create(ACCOUNT, "two").await), Some((ImageQuota::Builds, 1)));
     create("999999999999", "two").await.unwrap();
     loop {
         builder.go_on.notify_one();
@@ -131,11 +131,11 @@ async fn quotas_are_of_accounts_and_images() {
     daemon.update("one", "ok").await;
     daemon.idle().await;
     let third = daemon.images.update(ACCOUNT, "one", config("one", "ok"), |_| Batch::new()).await;
-    assert_eq!(quota(third), Some((Quota::Versions, 2)));
+    assert_eq!(quota(third), Some((ImageQuota::Versions, 2)));
     assert_eq!(daemon.image("one").unwrap().newest_version, 2, "nothing was begun");
     daemon.create("two", "ok").await;
     daemon.idle().await;
-    assert_eq!(quota(create(ACCOUNT, "three").await), Some((Quota::Images, 2)));
+    assert_eq!(quota(create(ACCOUNT, "three").await), Some((ImageQuota::Images, 2)));
 }
 
 #[tokio::test]
@@ -192,15 +192,15 @@ async fn the_files_of_a_deleted_version_live_while_a_microvm_uses_them() {
     daemon.idle().await;
     assert_eq!(daemon.version("demo", 1), None);
     assert_eq!(daemon.image("demo").unwrap().state(), State::Updated);
-    assert_eq!(builder.host.world().artifacts.len(), 2, "the microVM has its files");
-    assert!(daemon.images.artifacts().unwrap().iter().any(|artifact| artifact.build_id.as_str() == id));
+    assert_eq!(builder.host.world().builds.len(), 2, "the microVM has its files");
+    assert!(daemon.images.stored_builds().unwrap().iter().any(|build| build.build_id.as_str() == id));
     daemon.images.released(&id);
     daemon.idle().await;
-    assert_eq!(builder.host.world().artifacts.len(), 2, "it is still used");
+    assert_eq!(builder.host.world().builds.len(), 2, "it is still used");
     daemon.use_files(&id, false).await;
     daemon.images.released(&id);
     daemon.idle().await;
-    assert_eq!(builder.host.world().artifacts.len(), 1);
+    assert_eq!(builder.host.world().builds.len(), 1);
     assert_eq!(daemon.all::<ArtifactRecord>(Table::Artifacts).len(), 1);
     assert_eq!(daemon.images.delete_version(ACCOUNT, "demo", 1).await.unwrap(), VersionDeletion::Gone);
     let last = daemon.images.delete_version(ACCOUNT, "demo", 2).await;
@@ -209,7 +209,7 @@ async fn the_files_of_a_deleted_version_live_while_a_microvm_uses_them() {
 
 #[tokio::test]
 async fn files_that_cannot_be_removed_stay_until_the_next_daemon() {
-    for way in [Way::Fails("the disk is away"), Way::Denies("it says so")] {
+    for way in [Deviation::Fails("the disk is away"), Deviation::Denies("it says so")] {
         let (store, builder) = (Arc::new(MemoryStore::new()), Arc::new(Builder::default()));
         let daemon = Daemon::start(&store, &builder, Faults::none(), settings());
         for _ in 0..2 {
@@ -219,7 +219,7 @@ async fn files_that_cannot_be_removed_stay_until_the_next_daemon() {
             }
             daemon.idle().await;
         }
-        builder.host.once(Point::RemoveArtifact, way.clone());
+        builder.host.once(Point::RemoveBuild, way.clone());
         daemon.images.delete_version(ACCOUNT, "demo", 1).await.unwrap();
         daemon.idle().await;
         assert_eq!(daemon.version("demo", 1), None);
@@ -227,7 +227,7 @@ async fn files_that_cannot_be_removed_stay_until_the_next_daemon() {
         let next = Daemon::start(&store, &builder, Faults::none(), settings());
         next.images.recover().await.unwrap();
         next.idle().await;
-        assert_eq!((next.artifacts().len(), builder.host.world().artifacts.len()), (1, 1), "{way:?}");
+        assert_eq!((next.artifacts().len(), builder.host.world().builds.len()), (1, 1), "{way:?}");
     }
 }
 
@@ -236,13 +236,13 @@ async fn files_that_are_said_to_be_removed_are_swept_by_the_next_daemon() {
     let (daemon, builder) = Daemon::new(settings());
     daemon.create("demo", "ok").await;
     daemon.idle().await;
-    builder.host.once(Point::RemoveArtifact, Way::Pretends);
+    builder.host.once(Point::RemoveBuild, Deviation::Pretends);
     daemon.images.delete(ACCOUNT, "demo").await.unwrap();
     daemon.idle().await;
-    assert_eq!((daemon.artifacts().len(), builder.host.world().artifacts.len()), (0, 1));
-    let owned = daemon.images.artifacts().unwrap();
+    assert_eq!((daemon.artifacts().len(), builder.host.world().builds.len()), (0, 1));
+    let owned = daemon.images.stored_builds().unwrap();
     builder.host.sweep(&[].into(), &owned).await.unwrap();
-    assert!(builder.host.world().artifacts.is_empty());
+    assert!(builder.host.world().builds.is_empty());
 }
 
 #[tokio::test]
@@ -250,9 +250,9 @@ async fn a_removal_that_hangs_keeps_no_daemon_from_stopping() {
     let (daemon, builder) = Daemon::new(settings());
     daemon.create("demo", "ok").await;
     daemon.idle().await;
-    builder.host.always(Point::RemoveArtifact, Way::Hangs);
+    builder.host.always(Point::RemoveBuild, Deviation::Hangs);
     daemon.images.delete(ACCOUNT, "demo").await.unwrap();
-    builder.host.hung(Point::RemoveArtifact).await;
+    builder.host.hung(Point::RemoveBuild).await;
     // The files that a build finds in its place before it begins are removed, too.
     daemon.create("other", "ok").await;
     let stopped = tokio::time::timeout(Duration::from_secs(20), daemon.images.stop()).await;
@@ -270,15 +270,15 @@ async fn a_build_fails_where_files_are_in_its_way_and_leaves_none() {
         tokio::task::yield_now().await;
     }
     // The daemon is killed after the files were made and before the result was stored.
-    let artifact = builder.built.lock().unwrap()[0].clone();
-    builder.host.world().artifacts.insert(artifact);
-    builder.host.once(Point::RemoveArtifact, Way::Pretends);
+    let build = builder.built.lock().unwrap()[0].clone();
+    builder.host.world().builds.insert(build);
+    builder.host.once(Point::RemoveBuild, Deviation::Pretends);
     daemon.images.stop().await;
     let next = Daemon::start(&store, &builder, Faults::none(), settings());
     next.images.recover().await.unwrap();
     next.idle().await;
     assert_eq!(next.image("demo").unwrap().state(), State::CreateFailed);
-    assert!(builder.host.world().artifacts.is_empty(), "a build that has failed has no files");
+    assert!(builder.host.world().builds.is_empty(), "a build that has failed has no files");
 }
 
 #[tokio::test]
@@ -308,7 +308,7 @@ async fn a_deleted_image_is_gone_with_its_tokens_and_its_deletion_is_remembered(
     daemon.images.delete(ACCOUNT, "demo").await.unwrap();
     daemon.idle().await;
     assert_eq!((daemon.image("demo"), daemon.version("demo", 1)), (None, None));
-    assert!(builder.host.world().artifacts.is_empty() && daemon.artifacts().is_empty());
+    assert!(builder.host.world().builds.is_empty() && daemon.artifacts().is_empty());
     let there = |table, key: Vec<u8>| daemon.db.get_bytes(table, &key).unwrap().is_some();
     assert!(!there(Table::ClientTokens, key("mine")) && !there(Table::Expiries, expiry("mine")));
     assert!(there(Table::ClientTokens, key("other")) && there(Table::Expiries, expiry("other")));
@@ -375,11 +375,9 @@ async fn a_killed_build_is_built_again_under_its_number_and_id() {
     second.idle().await;
     assert_eq!(second.image("demo").unwrap().state(), State::Created);
     let built = builder.built.lock().unwrap().clone();
-    assert_eq!(built.last().map(|artifact| artifact.version), Some(1));
+    assert_eq!(built.last().map(|build| build.version), Some(1));
     assert!(
-        built
-            .iter()
-            .all(|artifact| artifact.build_id.as_str() == build_id(&second.version("demo", 1).unwrap()))
+        built.iter().all(|build| build.build_id.as_str() == build_id(&second.version("demo", 1).unwrap()))
     );
     assert_eq!(second.image("demo").unwrap().newest_version, 1);
 }

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::driver::gate::Patience;
+use crate::driver::gate::WaitLimits;
 use crate::platform::Exit;
 use Request::{Resume, Suspend, Terminate};
 
@@ -19,15 +19,15 @@ const IDS: [&str; 5] = ["cycle", "exits", "vm-0", "vm-1", "vm-2"];
 
 /// The responses that a client has received.
 #[derive(Debug, Default)]
-struct Told {
+struct Responses {
     /// The last accepted request of each microVM; none stands for its launch.
     accepted: BTreeMap<String, Option<Request>>,
 }
 
 /// A story that passes all fault points. Requests that are refused have none.
-async fn story(host: &Host, told: &Mutex<Told>) {
+async fn story(host: &Host, responses: &Mutex<Responses>) {
     let accepted = |id: &str, request| {
-        told.lock().unwrap().accepted.insert(id.to_owned(), request);
+        responses.lock().unwrap().accepted.insert(id.to_owned(), request);
     };
     let ask = async |id: &str, request| {
         if host.ask(id, request).await.is_ok() {
@@ -84,9 +84,9 @@ async fn live(rules: Rules, kill: Option<usize>) -> Vec<String> {
         })
     };
     let mut host = Host::new(rules, faults).await;
-    let told = Mutex::new(Told::default());
+    let responses = Mutex::new(Responses::default());
     tokio::select! {
-        () = story(&host, &told) => {}
+        () = story(&host, &responses) => {}
         () = killed.notified() => {}
     }
     let point = kill.and_then(|kill| points.lock().unwrap().get(kill).cloned()).unwrap_or_default();
@@ -98,7 +98,7 @@ async fn live(rules: Rules, kill: Option<usize>) -> Vec<String> {
         before.keys().filter_map(|id| Some((id.clone(), host.record(id)?.microvm?.state()))).collect();
     host.restart().await;
     settled(&host).await;
-    check(&host, &told.into_inner().unwrap(), &point);
+    check(&host, &responses.into_inner().unwrap(), &point);
     for (id, state) in states {
         let now = host.record(&id).unwrap();
         if state == MicrovmState::Running && now.phase() == Phase::Running {
@@ -110,9 +110,9 @@ async fn live(rules: Rules, kill: Option<usize>) -> Vec<String> {
 }
 
 /// Checks that all responses to clients hold, and that nothing is left over.
-fn check(host: &Host, told: &Told, point: &str) {
+fn check(host: &Host, responses: &Responses, point: &str) {
     let world = host.platform.world();
-    for (id, request) in &told.accepted {
+    for (id, request) in &responses.accepted {
         let record = host.record(id).unwrap_or_else(|| panic!("{point}: {id} is lost"));
         let (phase, reason) = (record.phase(), record.microvm.clone().unwrap().state_reason);
         let exited = reason.as_deref() == Some("Container Stopped with Exit Code: 1");
@@ -202,14 +202,14 @@ enum Act {
     Exit(u8),
     Wait(u64),
     /// The host behaves this way at this point once, instead of correctly.
-    Once(Point, Way),
+    Once(Point, Deviation),
     Restart,
 }
 
 /// Failures of the host.
-fn faults() -> Vec<(Point, Way)> {
+fn faults() -> Vec<(Point, Deviation)> {
     [Point::Launch, Point::Resume, Point::Save, Point::Discard]
-        .map(|point| (point, Way::Fails("it fails")))
+        .map(|point| (point, Deviation::Fails("it fails")))
         .into()
 }
 
@@ -223,7 +223,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => (0..3_u8).prop_map(Act::Exit),
         6 => (0..400_u64).prop_map(Act::Wait),
         1 => (0..4_000_000_u64).prop_map(Act::Wait),
-        1 => hook.prop_map(|hook| Act::Once(Point::Hook(hook), Way::Answers(HookOutcome::Status(500)))),
+        1 => hook.prop_map(|hook| Act::Once(Point::Hook(hook), Deviation::Answers(HookOutcome::Status(500)))),
         2 => prop::sample::select(faults()).prop_map(|(point, way)| Act::Once(point, way)),
         2 => Just(Act::Restart),
     ];
@@ -241,8 +241,9 @@ async fn do_all(acts: Vec<Act>, rules: Rules) {
                 let microvms = host.microvms.clone();
                 entering.spawn(async move {
                     let Some(gate) = microvms.gate(&format!("vm-{id}")) else { return };
-                    let patience = Patience { held: 9, beside_hook: Duration::from_secs(9), launching: true };
-                    let pass = microvms.enter(&gate, patience).await;
+                    let wait_limits =
+                        WaitLimits { max_waiting: 9, beyond_hook: Duration::from_secs(9), launching: true };
+                    let pass = microvms.enter(&gate, wait_limits).await;
                     tokio::time::sleep(Duration::from_millis(millis)).await;
                     drop(pass);
                 });
@@ -272,7 +273,7 @@ async fn do_all(acts: Vec<Act>, rules: Rules) {
     }
     host.platform.behave();
     settled(&host).await;
-    check(&host, &Told::default(), "at the end");
+    check(&host, &Responses::default(), "at the end");
     let world = host.platform.world();
     for id in world.vms.keys() {
         let phase = host.record(id).unwrap().phase();

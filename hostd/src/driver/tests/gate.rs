@@ -3,9 +3,10 @@
 use MicrovmState::{Running, Suspended, Terminated};
 
 use super::*;
-use crate::driver::gate::{Patience, Refused};
+use crate::driver::gate::{GateError, WaitLimits};
 
-const PATIENCE: Patience = Patience { held: 100, beside_hook: Duration::from_secs(30), launching: true };
+const WAIT_LIMITS: WaitLimits =
+    WaitLimits { max_waiting: 100, beyond_hook: Duration::from_secs(30), launching: true };
 
 async fn host() -> Host {
     Host::new(DEFAULT, Faults::none()).await
@@ -24,7 +25,7 @@ async fn the_idle_time_begins_with_running_and_anew_with_all_that_passes() {
     after(890).await;
     gate.touch();
     after(890).await;
-    drop(host.microvms.enter(&gate, PATIENCE).await.unwrap());
+    drop(host.microvms.enter(&gate, WAIT_LIMITS).await.unwrap());
     after(890).await;
     assert_eq!(host.microvm("vm").state(), Running);
     after(9).await;
@@ -44,14 +45,14 @@ async fn an_app_that_has_something_to_answer_is_not_idle_and_one_whose_answer_is
     host.run("vm").await.unwrap();
     host.until("vm", Running).await;
     let gate = host.microvms.gate("vm").unwrap();
-    let mut pass = host.microvms.enter(&gate, PATIENCE).await.unwrap();
+    let mut pass = host.microvms.enter(&gate, WAIT_LIMITS).await.unwrap();
     after(5000).await;
     assert_eq!(host.microvm("vm").state(), Running);
-    pass.answered();
+    pass.response_started();
     after(899).await;
     assert_eq!(host.microvm("vm").state(), Running);
     host.until("vm", Suspended).await;
-    assert_eq!(gate.figures(), (0, 1, 0), "its answer is still open");
+    assert_eq!(gate.counts(), (0, 1, 0), "its answer is still open");
 }
 
 #[tokio::test(start_paused = true)]
@@ -65,7 +66,7 @@ async fn an_idle_microvm_ends_where_its_policy_does_not_suspend_it() {
     after(890).await;
     let ended = host.until("vm", Terminated).await;
     assert_eq!(ended.state_reason.as_deref(), Some("MicroVM exceeded maximum lifetime."));
-    assert!(matches!(host.microvms.enter(&gate, PATIENCE).await, Err(Refused::Gone)));
+    assert!(matches!(host.microvms.enter(&gate, WAIT_LIMITS).await, Err(GateError::Terminated)));
     assert!(host.microvms.gate("vm").is_none());
 }
 
@@ -75,7 +76,7 @@ async fn a_suspend_waits_for_answers_but_not_for_ever() {
     host.run("vm").await.unwrap();
     host.until("vm", Running).await;
     let gate = host.microvms.gate("vm").unwrap();
-    let pass = host.microvms.enter(&gate, PATIENCE).await.unwrap();
+    let pass = host.microvms.enter(&gate, WAIT_LIMITS).await.unwrap();
     host.ask("vm", Request::Suspend).await.unwrap();
     after(4).await;
     assert_eq!(host.platform.world().vms["vm"].hooks.len(), 1, "/run only");
@@ -89,9 +90,9 @@ async fn whoever_comes_while_it_is_made_waits_for_it() {
     let host = host().await;
     host.run("vm").await.unwrap();
     let gate = host.microvms.gate("vm").unwrap();
-    let impatient = Patience { launching: false, ..PATIENCE };
-    assert!(matches!(host.microvms.enter(&gate, impatient).await, Err(Refused::Launching)));
-    host.microvms.enter(&gate, PATIENCE).await.unwrap();
+    let impatient = WaitLimits { launching: false, ..WAIT_LIMITS };
+    assert!(matches!(host.microvms.enter(&gate, impatient).await, Err(GateError::Launching)));
+    host.microvms.enter(&gate, WAIT_LIMITS).await.unwrap();
     assert_eq!(host.microvm("vm").state(), Running);
 }
 
@@ -104,10 +105,10 @@ async fn a_microvm_that_was_adopted_takes_traffic_and_is_idle_in_its_time() {
     host.microvms.stop().await;
     host.restart().await;
     let gate = host.microvms.gate("vm").unwrap();
-    drop(host.microvms.enter(&gate, PATIENCE).await.unwrap());
+    drop(host.microvms.enter(&gate, WAIT_LIMITS).await.unwrap());
     after(890).await;
     assert_eq!(host.microvm("vm").state(), Running);
     host.until("vm", Suspended).await;
-    drop(host.microvms.enter(&gate, PATIENCE).await.unwrap());
+    drop(host.microvms.enter(&gate, WAIT_LIMITS).await.unwrap());
     assert_eq!(host.microvm("vm").state(), Running);
 }

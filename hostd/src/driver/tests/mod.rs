@@ -2,10 +2,10 @@
 
 mod faults;
 mod gate;
-mod lies;
-mod silent;
-mod stories;
+mod scenarios;
+mod unresponsive;
 mod usage;
+mod wrong_results;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use std::time::{Duration, UNIX_EPOCH};
 use hearth_proto::microvms::v1::{IdlePolicy, Microvm, MicrovmState};
 use hearth_proto::store::v1::{ArtifactRecord, MicrovmRecord, Phase};
 
-use super::context::Unobserved;
+use super::context::NoObserver;
 use super::deadlines::Deadlines;
 use super::faults::Faults;
 use super::{DriverConfig, LaunchError, Microvms, RequestError, record};
 use crate::clock::Clock;
 use crate::lifecycle::microvm::{Request, Rules};
-use crate::platform::double::{Double, Point, Way};
+use crate::platform::double::{Deviation, Double, Point};
 use crate::records;
 use crate::store::{Batch, Db, MemoryStore, Table};
 
@@ -107,7 +107,7 @@ fn daemon(
     let db = Db::direct(Arc::clone(store) as Arc<dyn crate::store::Store>);
     let config = DriverConfig { rules, ..CONFIG };
     let platform = Arc::new(platform.clone());
-    (Microvms::new(config, db.clone(), clock, platform, Arc::new(Unobserved), faults), db)
+    (Microvms::new(config, db.clone(), clock, platform, Arc::new(NoObserver), faults), db)
 }
 
 /// A microVM's record as RunMicrovm creates it.

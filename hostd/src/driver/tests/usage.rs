@@ -89,8 +89,8 @@ impl Site {
             Act::Ask(number, request) => {
                 if let Some(account) = self.launched.get(number).copied() {
                     let id = id(number);
-                    let asked = self.microvms.request(account, &id, request);
-                    let _ = timeout(Duration::from_secs(1), asked).await; // refused, or the daemon is dead
+                    let request = self.microvms.request(account, &id, request);
+                    let _ = timeout(Duration::from_secs(1), request).await; // refused, or the daemon is dead
                 }
             }
             Act::Exits(number) => {
@@ -100,9 +100,10 @@ impl Site {
                 }
             }
             Act::Fails(Point::Hook(hook)) => {
-                self.platform.once(Point::Hook(hook), Way::Answers(HookOutcome::Failed("refused".into())));
+                self.platform
+                    .once(Point::Hook(hook), Deviation::Answers(HookOutcome::Failed("refused".into())));
             }
-            Act::Fails(point) => self.platform.once(point, Way::Fails("on purpose")),
+            Act::Fails(point) => self.platform.once(point, Deviation::Fails("on purpose")),
             Act::Passes(ms) => sleep(Duration::from_millis(ms)).await,
             Act::Killed(0) => self.restart().await,
             Act::Killed(points) => self.fuse.store(points, Ordering::SeqCst),
@@ -173,7 +174,7 @@ fn start(store: &Arc<MemoryStore>, platform: &Double, clock: Clock) -> (Microvms
     let db = Db::direct(Arc::clone(store) as Arc<dyn crate::store::Store>);
     let config = DriverConfig { capacity_mib: 1 << 20, max_memory_mib: Some(LIMIT), ..CONFIG };
     let platform = Arc::new(platform.clone());
-    (Microvms::new(config, db.clone(), clock, platform, Arc::new(Unobserved), faults), db, fuse)
+    (Microvms::new(config, db.clone(), clock, platform, Arc::new(NoObserver), faults), db, fuse)
 }
 
 proptest! {
@@ -206,7 +207,7 @@ async fn launches_at_the_same_time_take_what_there_is_and_no_more() {
     let config = DriverConfig { capacity_mib: 1 << 20, max_memory_mib: Some(LIMIT), ..CONFIG };
     let clock = Clock::system();
     let platform = Arc::new(Double::default());
-    let microvms = Microvms::new(config, db, clock, platform, Arc::new(Unobserved), Faults::none());
+    let microvms = Microvms::new(config, db, clock, platform, Arc::new(NoObserver), Faults::none());
     let mut launches = JoinSet::new();
     for number in 0..40 {
         let (microvms, record) =

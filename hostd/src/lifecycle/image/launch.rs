@@ -27,7 +27,7 @@ impl std::fmt::Display for Pinned<'_> {
 
 /// The number of the version to read for a launch: the one that was requested, or the image's newest active one.
 #[must_use]
-pub fn wanted(image: Option<&ImageRecord>, requested: Option<&str>) -> Option<u32> {
+pub fn requested_version(image: Option<&ImageRecord>, requested: Option<&str>) -> Option<u32> {
     let goes =
         |image: &ImageRecord| matches!(image.state(), State::Deleting | State::DeleteFailed | State::Deleted);
     let image = image.filter(|image| !goes(image))?;
@@ -37,7 +37,7 @@ pub fn wanted(image: Option<&ImageRecord>, requested: Option<&str>) -> Option<u3
     }
 }
 
-/// The version to launch: `version` is the record that was read under the number from [`wanted`].
+/// The version to launch: `version` is the record that was read under the number from [`requested_version`].
 ///
 /// # Errors
 /// [`NoActiveVersion`].
@@ -47,9 +47,9 @@ pub fn resolve(
     version: Option<VersionRecord>,
     requested: Option<&str>,
 ) -> Result<VersionRecord, NoActiveVersion> {
-    let wanted = wanted(image, requested);
+    let number = requested_version(image, requested);
     let usable = |record: &VersionRecord| {
-        Some(record.number) == wanted
+        Some(record.number) == number
             && image.is_some_and(|image| image.uid == record.image_uid)
             && record.version.as_ref().is_some_and(is_active)
     };

@@ -137,7 +137,7 @@ fn only_what_was_built_is_activated() {
 }
 
 fn resolved(image: &Image, requested: Option<&str>) -> Result<u32, String> {
-    let number = wanted(Some(&image.record), requested);
+    let number = requested_version(Some(&image.record), requested);
     let version = number.and_then(|number| image.versions.get(&number).cloned());
     let resolved = resolve(ARN, Some(&image.record), version, requested);
     resolved.map(|version| version.number).map_err(|error| error.to_string())

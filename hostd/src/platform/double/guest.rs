@@ -5,26 +5,26 @@ use hearth_host::agent::exec::{Events, Stdin};
 
 use hearth_model::hooks::{Hook, HookOutcome};
 
-use super::script::{Point, Way};
+use super::script::{Deviation, Point};
 use super::world::GONE;
 use super::{Double, app, done};
 use crate::platform::{ConnectError, Connection, Exit, Guest, SuspendError};
 
 /// A process of a microVM. It may have exited, or never have existed.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub(super) struct DoubleGuest {
     pub(super) host: Double,
     pub(super) id: String,
     pub(super) process: u64,
 }
 
-impl Machine {
+impl DoubleGuest {
     fn runs(&self) -> bool {
         self.host.world().runs(&self.id, self.process)
     }
 
-    async fn ask(&self, point: Point) -> Option<Way> {
-        self.host.ask(point, Some(&self.id)).await
+    async fn request(&self, point: Point) -> Option<Deviation> {
+        self.host.request(point, Some(&self.id)).await
     }
 
     /// Waits until the save that is under way is cancelled.
@@ -38,18 +38,18 @@ impl Machine {
 }
 
 #[async_trait]
-impl Guest for Machine {
+impl Guest for DoubleGuest {
     async fn call_hook(&self, hook: Hook) -> HookOutcome {
         if self.runs()
             && let Some(vm) = self.host.world().vms.get_mut(&self.id)
         {
             vm.hooks.push((self.process, hook));
         }
-        let way = self.ask(Point::Hook(hook)).await;
+        let deviation = self.request(Point::Hook(hook)).await;
         self.host.pace().await;
-        match way {
-            Some(Way::Answers(outcome)) => outcome,
-            Some(Way::Fails(why)) => HookOutcome::Failed(why.to_owned()),
+        match deviation {
+            Some(Deviation::Answers(outcome)) => outcome,
+            Some(Deviation::Fails(why)) => HookOutcome::Failed(why.to_owned()),
             _ if self.runs() => HookOutcome::Status(200),
             _ => HookOutcome::Failed(GONE.to_owned()),
         }
@@ -60,9 +60,9 @@ impl Guest for Machine {
             process.cancelled.send_replace(false);
         }
         // A save that hangs cannot be cancelled.
-        let way = self.ask(Point::Save).await;
+        let deviation = self.request(Point::Save).await;
         let saving = async {
-            if way == Some(Way::Lingers) {
+            if deviation == Some(Deviation::Lingers) {
                 std::future::pending::<()>().await;
             }
             self.host.pace().await;
@@ -73,11 +73,11 @@ impl Guest for Machine {
             () = self.cancelled() => return Err(SuspendError::Cancelled),
             () = saving => {}
         }
-        if way == Some(Way::Pretends) {
+        if deviation == Some(Deviation::Pretends) {
             return Ok(());
         }
         let failed = |why: &str| SuspendError::Failed(why.into());
-        done(way.as_ref(), failed, || {
+        done(deviation.as_ref(), failed, || {
             let mut world = self.host.world();
             if !world.runs(&self.id, self.process) {
                 return Err(failed(GONE));
@@ -85,7 +85,7 @@ impl Guest for Machine {
             if let Some(vm) = world.vms.get_mut(&self.id) {
                 vm.suspended = Some(number);
             }
-            if way != Some(Way::RunsOn) {
+            if deviation != Some(Deviation::RunsOn) {
                 world.end(&self.id);
             }
             Ok(())
@@ -93,7 +93,7 @@ impl Guest for Machine {
     }
 
     async fn cancel_suspend(&self) {
-        if self.ask(Point::Cancel).await == Some(Way::Pretends) {
+        if self.request(Point::Cancel).await == Some(Deviation::Pretends) {
             return;
         }
         if let Some(process) = self.host.world().process(self.process) {
@@ -103,9 +103,9 @@ impl Guest for Machine {
 
     async fn connect(&self, port: u16) -> Result<Box<dyn Connection>, ConnectError> {
         let gone = |why: &str| ConnectError::Guest(why.to_owned());
-        match self.ask(Point::Connect(port)).await {
-            Some(Way::Fails(why)) => return Err(gone(why)),
-            Some(Way::Pretends) => return Ok(Box::new(app::closed())),
+        match self.request(Point::Connect(port)).await {
+            Some(Deviation::Fails(why)) => return Err(gone(why)),
+            Some(Deviation::Pretends) => return Ok(Box::new(app::closed())),
             _ => {}
         }
         if !self.runs() {
@@ -115,7 +115,7 @@ impl Guest for Machine {
     }
 
     async fn shell(&self, command: &[String]) -> Result<(Stdin, Events), ConnectError> {
-        if let Some(Way::Fails(why)) = self.ask(Point::Shell).await {
+        if let Some(Deviation::Fails(why)) = self.request(Point::Shell).await {
             return Err(ConnectError::Guest(why.to_owned()));
         }
         app::shell(command).await

@@ -1,7 +1,7 @@
 //! The only double of a host, for tests and benches of all crates: microVMs and files in memory, apps that are
 //! servers of the test.
 //!
-//! By default it behaves as [`Platform`] and [`Guest`](super::Guest) specify. A [`Way`] makes it fail, hang or report
+//! By default it behaves as [`Platform`] and [`Guest`](super::Guest) specify. A [`Deviation`] makes it fail, hang or report
 //! wrong results at a [`Point`]: once, or until the point is released. Clones share one host, which outlives the
 //! daemons that a test kills and starts.
 //!
@@ -27,21 +27,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hearth_model::build::Artifact;
+use hearth_model::build::ImageBuild;
 use tokio::sync::watch;
 
-pub use script::{Point, Sight, Way};
+pub use script::{Deviation, FoundState, Point};
 pub use world::{Vm, World};
 
 use super::{Exit, Found, Guest, Platform, PlatformError, Spec};
-use guest::Machine;
+use guest::DoubleGuest;
 
 /// A simulated host.
 #[derive(Debug, Clone, Default)]
 pub struct Double {
     world: Arc<Mutex<World>>,
     /// Counts the operations that were requested.
-    asked: Arc<watch::Sender<u64>>,
+    request_count: Arc<watch::Sender<u64>>,
     /// How long every operation takes.
     pace: Duration,
     /// Whether connections to apps are the sockets themselves.
@@ -67,28 +67,28 @@ impl Double {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the next operation at `point` behave this way. Several calls take effect one after another.
+    /// Makes the next operation at `point` deviate like this. Several calls take effect one after another.
     ///
     /// # Panics
-    /// If `way` has no meaning at `point`.
-    pub fn once(&self, point: Point, way: Way) {
-        self.world().script.add(point, None, way, true);
+    /// If `deviation` has no meaning at `point`.
+    pub fn once(&self, point: Point, deviation: Deviation) {
+        self.world().script.add(point, None, deviation, true);
     }
 
-    /// Makes all operations at `point` behave this way from now on.
+    /// Makes all operations at `point` deviate like this from now on.
     ///
     /// # Panics
-    /// If `way` has no meaning at `point`.
-    pub fn always(&self, point: Point, way: Way) {
-        self.world().script.add(point, None, way, false);
+    /// If `deviation` has no meaning at `point`.
+    pub fn always(&self, point: Point, deviation: Deviation) {
+        self.world().script.add(point, None, deviation, false);
     }
 
-    /// Makes all operations at `point` for the microVM `id` behave this way from now on.
+    /// Makes all operations at `point` for the microVM `id` deviate like this from now on.
     ///
     /// # Panics
-    /// If `way` has no meaning at `point`.
-    pub fn always_for(&self, id: &str, point: Point, way: Way) {
-        self.world().script.add(point, Some(id), way, false);
+    /// If `deviation` has no meaning at `point`.
+    pub fn always_for(&self, id: &str, point: Point, deviation: Deviation) {
+        self.world().script.add(point, Some(id), deviation, false);
     }
 
     /// Makes operations at `point` behave correctly from now on, and releases those that hang there.
@@ -103,9 +103,9 @@ impl Double {
 
     /// Waits until an operation has hung at `point`.
     pub async fn hung(&self, point: Point) {
-        let mut asked = self.asked.subscribe();
+        let mut request_count = self.request_count.subscribe();
         while !self.world().script.has_hung(point) {
-            let _ = asked.changed().await; // never closed: `self` holds the sender
+            let _ = request_count.changed().await; // never closed: `self` holds the sender
         }
     }
 
@@ -133,24 +133,24 @@ impl Double {
 
     /// Records an operation, and returns how it deviates from the contract. An operation that hangs returns after its
     /// release.
-    async fn ask(&self, point: Point, id: Option<&str>) -> Option<Way> {
-        let (way, held) = {
+    async fn request(&self, point: Point, id: Option<&str>) -> Option<Deviation> {
+        let (deviation, held) = {
             let mut world = self.world();
             if !matches!(point, Point::Connect(_) | Point::Shell) {
-                world.asked.push((point, id.map(str::to_owned)));
+                world.requests.push((point, id.map(str::to_owned)));
             }
-            let way = world.script.next(point, id);
-            let held = (way == Some(Way::Hangs)).then(|| world.script.hold(point));
-            (way, held)
+            let deviation = world.script.next(point, id);
+            let held = (deviation == Some(Deviation::Hangs)).then(|| world.script.hold(point));
+            (deviation, held)
         };
-        self.asked.send_modify(|asked| *asked += 1);
-        assert_ne!(way, Some(Way::Panics), "a test wants it");
+        self.request_count.send_modify(|request_count| *request_count += 1);
+        assert_ne!(deviation, Some(Deviation::Panics), "a test wants it");
         match held {
             Some(held) => {
                 let _ = held.await; // released by being dropped
                 None
             }
-            None => way,
+            None => deviation,
         }
     }
 
@@ -164,20 +164,25 @@ impl Double {
     /// The guest of a microVM's present process, or of a process that does not exist.
     fn guest(&self, id: &str) -> Arc<dyn Guest> {
         let process = self.world().vms.get(id).and_then(|vm| vm.process);
-        self.machine(id, process.unwrap_or(World::NOBODY))
+        self.guest_with(id, process.unwrap_or(World::NOBODY))
     }
 
-    fn machine(&self, id: &str, process: u64) -> Arc<dyn Guest> {
-        Arc::new(Machine { host: self.clone(), id: id.to_owned(), process })
+    fn guest_with(&self, id: &str, process: u64) -> Arc<dyn Guest> {
+        Arc::new(DoubleGuest { host: self.clone(), id: id.to_owned(), process })
     }
 
     /// The result of a launch or a resume.
-    fn made(&self, way: Option<&Way>, id: &str, from: u64) -> Result<Arc<dyn Guest>, PlatformError> {
-        let begin = || self.machine(id, self.world().begin(id, from));
-        match way {
-            Some(Way::Mistakes(other)) => Ok(self.guest(other)),
-            Some(Way::Pretends) => Ok(self.machine(id, World::NOBODY)),
-            way => done(way, failed, || Ok(begin())),
+    fn launched(
+        &self,
+        deviation: Option<&Deviation>,
+        id: &str,
+        from: u64,
+    ) -> Result<Arc<dyn Guest>, PlatformError> {
+        let begin = || self.guest_with(id, self.world().begin(id, from));
+        match deviation {
+            Some(Deviation::Mistakes(other)) => Ok(self.guest(other)),
+            Some(Deviation::Pretends) => Ok(self.guest_with(id, World::NOBODY)),
+            deviation => done(deviation, failed, || Ok(begin())),
         }
     }
 }
@@ -185,13 +190,13 @@ impl Double {
 /// Carries out an operation unless it fails or is only pretended, and returns the result to report. `error` makes an
 /// error from a reason.
 fn done<T, E>(
-    way: Option<&Way>,
+    deviation: Option<&Deviation>,
     error: impl FnOnce(&str) -> E,
     act: impl FnOnce() -> Result<T, E>,
 ) -> Result<T, E> {
-    match way {
-        Some(Way::Fails(why)) => Err(error(why)),
-        Some(Way::Denies(why)) => {
+    match deviation {
+        Some(Deviation::Fails(why)) => Err(error(why)),
+        Some(Deviation::Denies(why)) => {
             let _ = act(); // carried out, but reported as failed
             Err(error(why))
         }
@@ -204,13 +209,13 @@ fn failed(why: &str) -> PlatformError {
 }
 
 /// Removes something, with the deviations of [`done`].
-fn removed(way: Option<&Way>, act: impl FnOnce()) -> Result<(), PlatformError> {
+fn removed(deviation: Option<&Deviation>, act: impl FnOnce()) -> Result<(), PlatformError> {
     let act = || {
-        if way != Some(&Way::Pretends) {
+        if deviation != Some(&Deviation::Pretends) {
             act()
         }
     };
-    done(way, failed, || {
+    done(deviation, failed, || {
         act();
         Ok(())
     })
@@ -224,30 +229,31 @@ impl Platform for Double {
             world.remove(&spec.id);
             world.vms.insert(spec.id.clone(), Vm::default()); // half made
         }
-        let way = self.ask(Point::Launch, Some(&spec.id)).await;
+        let deviation = self.request(Point::Launch, Some(&spec.id)).await;
         self.pace().await;
-        self.made(way.as_ref(), &spec.id, 0)
+        self.launched(deviation.as_ref(), &spec.id, 0)
     }
 
     async fn resume(&self, spec: &Spec) -> Result<Arc<dyn Guest>, PlatformError> {
         self.world().end(&spec.id);
-        let way = self.ask(Point::Resume, Some(&spec.id)).await;
+        let deviation = self.request(Point::Resume, Some(&spec.id)).await;
         self.pace().await;
         let suspended = self.world().vms.get(&spec.id).and_then(|vm| vm.suspended);
-        let honest = !matches!(way, Some(Way::Fails(_) | Way::Pretends | Way::Mistakes(_)));
+        let honest =
+            !matches!(deviation, Some(Deviation::Fails(_) | Deviation::Pretends | Deviation::Mistakes(_)));
         if honest && (suspended != Some(spec.suspends) || spec.suspends == 0) {
             return Err(failed(&format!("state {} is not there, but {suspended:?}", spec.suspends)));
         }
-        self.made(way.as_ref(), &spec.id, spec.suspends)
+        self.launched(deviation.as_ref(), &spec.id, spec.suspends)
     }
 
     async fn find(&self, spec: &Spec, suspends: u64) -> Result<Found, PlatformError> {
-        match self.ask(Point::Find, Some(&spec.id)).await {
-            Some(Way::Fails(why)) => return Err(failed(why)),
-            Some(Way::Mistakes(other)) => return Ok(Found::Running(self.guest(other))),
-            Some(Way::Finds(Sight::Running)) => return Ok(Found::Running(self.guest(&spec.id))),
-            Some(Way::Finds(Sight::Suspended)) => return Ok(Found::Suspended),
-            Some(Way::Finds(Sight::Nothing)) => return Ok(Found::Nothing),
+        match self.request(Point::Find, Some(&spec.id)).await {
+            Some(Deviation::Fails(why)) => return Err(failed(why)),
+            Some(Deviation::Mistakes(other)) => return Ok(Found::Running(self.guest(other))),
+            Some(Deviation::Finds(FoundState::Running)) => return Ok(Found::Running(self.guest(&spec.id))),
+            Some(Deviation::Finds(FoundState::Suspended)) => return Ok(Found::Suspended),
+            Some(Deviation::Finds(FoundState::Nothing)) => return Ok(Found::Nothing),
             _ => {}
         }
         let mut world = self.world();
@@ -256,37 +262,37 @@ impl Platform for Double {
         }
         let Some(vm) = world.vms.get(&spec.id) else { return Ok(Found::Nothing) };
         Ok(match (vm.process, vm.suspended) {
-            (Some(process), _) => Found::Running(self.machine(&spec.id, process)),
+            (Some(process), _) => Found::Running(self.guest_with(&spec.id, process)),
             (None, Some(number)) if number == suspends => Found::Suspended,
             _ => Found::Nothing,
         })
     }
 
     async fn discard(&self, id: &str) -> Result<(), PlatformError> {
-        let way = self.ask(Point::Discard, Some(id)).await;
+        let deviation = self.request(Point::Discard, Some(id)).await;
         self.pace().await;
-        removed(way.as_ref(), || self.world().remove(id))
+        removed(deviation.as_ref(), || self.world().remove(id))
     }
 
-    async fn remove_artifact(&self, artifact: &Artifact) -> Result<(), PlatformError> {
-        let way = self.ask(Point::RemoveArtifact, None).await;
-        removed(way.as_ref(), || {
-            self.world().artifacts.remove(artifact);
+    async fn remove_build(&self, build: &ImageBuild) -> Result<(), PlatformError> {
+        let deviation = self.request(Point::RemoveBuild, None).await;
+        removed(deviation.as_ref(), || {
+            self.world().builds.remove(build);
         })
     }
 
     async fn sweep(
         &self,
         microvms: &HashSet<String>,
-        artifacts: &HashSet<Artifact>,
+        builds: &HashSet<ImageBuild>,
     ) -> Result<(), PlatformError> {
-        let way = self.ask(Point::Sweep, None).await;
-        removed(way.as_ref(), || {
+        let deviation = self.request(Point::Sweep, None).await;
+        removed(deviation.as_ref(), || {
             let mut world = self.world();
             let orphans: Vec<String> =
                 world.vms.keys().filter(|id| !microvms.contains(*id)).cloned().collect();
             orphans.iter().for_each(|id| world.remove(id));
-            world.artifacts.retain(|artifact| artifacts.contains(artifact));
+            world.builds.retain(|build| builds.contains(build));
         })
     }
 }

@@ -16,8 +16,8 @@ pub enum Point {
     Find,
     /// [`Platform::discard`](crate::platform::Platform::discard)
     Discard,
-    /// [`Platform::remove_artifact`](crate::platform::Platform::remove_artifact)
-    RemoveArtifact,
+    /// [`Platform::remove_build`](crate::platform::Platform::remove_build)
+    RemoveBuild,
     /// [`Platform::sweep`](crate::platform::Platform::sweep)
     Sweep,
     /// [`Guest::call_hook`](crate::platform::Guest::call_hook)
@@ -35,14 +35,14 @@ pub enum Point {
 impl Point {
     /// Whether the operation makes or removes something, which may happen or not, whatever is reported.
     fn changes(self) -> bool {
-        use Point::{Discard, Launch, RemoveArtifact, Resume, Save, Sweep};
-        matches!(self, Launch | Resume | Discard | RemoveArtifact | Sweep | Save)
+        use Point::{Discard, Launch, RemoveBuild, Resume, Save, Sweep};
+        matches!(self, Launch | Resume | Discard | RemoveBuild | Sweep | Save)
     }
 }
 
 /// How the host deviates from its contract.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Way {
+pub enum Deviation {
     /// The operation fails with this reason and changes nothing. A hook is [`HookOutcome::Failed`].
     Fails(&'static str),
     /// The operation waits until [`Double::release`](super::Double::release), then behaves correctly.
@@ -61,14 +61,14 @@ pub enum Way {
     /// A wrong report: a save writes its state and is reported as done, and the process runs on.
     RunsOn,
     /// A wrong report: this is what was found, whatever exists.
-    Finds(Sight),
+    Finds(FoundState),
     /// A wrong report: the launched, resumed or found guest is that of this other microVM.
     Mistakes(&'static str),
 }
 
 /// What is reported to be found of a microVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sight {
+pub enum FoundState {
     /// A process that runs: the microVM's, or one that does not exist.
     Running,
     /// Its suspended state.
@@ -77,7 +77,7 @@ pub enum Sight {
     Nothing,
 }
 
-impl Way {
+impl Deviation {
     /// Whether this deviation has a meaning at `point`.
     fn fits(&self, point: Point) -> bool {
         match self {
@@ -99,7 +99,7 @@ struct Rule {
     point: Point,
     /// The microVM that the rule applies to; none for all microVMs.
     microvm: Option<String>,
-    way: Way,
+    deviation: Deviation,
     once: bool,
 }
 
@@ -114,26 +114,26 @@ pub(super) struct Script {
 
 impl Script {
     /// Adds a rule after the existing ones.
-    pub(super) fn add(&mut self, point: Point, microvm: Option<&str>, way: Way, once: bool) {
-        assert!(way.fits(point), "{way:?} has no meaning at {point:?}");
-        self.rules.push_back(Rule { point, microvm: microvm.map(str::to_owned), way, once });
+    pub(super) fn add(&mut self, point: Point, microvm: Option<&str>, deviation: Deviation, once: bool) {
+        assert!(deviation.fits(point), "{deviation:?} has no meaning at {point:?}");
+        self.rules.push_back(Rule { point, microvm: microvm.map(str::to_owned), deviation, once });
     }
 
     /// The deviation of the next operation at `point`, for `microvm` if it concerns one. A rule that is meant for
     /// once is removed.
-    pub(super) fn next(&mut self, point: Point, microvm: Option<&str>) -> Option<Way> {
+    pub(super) fn next(&mut self, point: Point, microvm: Option<&str>) -> Option<Deviation> {
         let concerns = |rule: &Rule| {
             rule.point == point && (rule.microvm.is_none() || rule.microvm.as_deref() == microvm)
         };
         let index = self.rules.iter().position(concerns)?;
-        let way = self.rules.get(index).map(|rule| rule.way.clone());
+        let deviation = self.rules.get(index).map(|rule| rule.deviation.clone());
         if self.rules.get(index).is_some_and(|rule| rule.once) {
             self.rules.remove(index);
         }
-        if matches!(way, Some(Way::Hangs | Way::Lingers)) {
+        if matches!(deviation, Some(Deviation::Hangs | Deviation::Lingers)) {
             self.hung.push(point);
         }
-        way
+        deviation
     }
 
     /// The channel that is signalled when operations that hang at `point` are released.

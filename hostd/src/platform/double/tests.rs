@@ -19,7 +19,7 @@ fn spec(id: &str, suspends: u64) -> Spec {
         image_arn: String::new(),
         image_name: String::new(),
         image_version: String::new(),
-        artifact: artifact("b-1"),
+        build: build("b-1"),
         memory_mib: 1,
         hooks: Hooks::default(),
         execution_role_arn: None,
@@ -30,16 +30,16 @@ fn spec(id: &str, suspends: u64) -> Spec {
     }
 }
 
-fn artifact(build_id: &str) -> Artifact {
-    Artifact { account: "1".into(), image_uid: "u".into(), version: 1, build_id: build_id.into() }
+fn build(build_id: &str) -> ImageBuild {
+    ImageBuild { account: "1".into(), image_uid: "u".into(), version: 1, build_id: build_id.into() }
 }
 
 /// What the host finds of `vm` when it was saved as number `suspends`.
-async fn found(host: &Double, suspends: u64) -> Sight {
+async fn found(host: &Double, suspends: u64) -> FoundState {
     match host.find(&spec("vm", suspends), suspends).await.unwrap() {
-        Found::Running(_) => Sight::Running,
-        Found::Suspended => Sight::Suspended,
-        Found::Nothing => Sight::Nothing,
+        Found::Running(_) => FoundState::Running,
+        Found::Suspended => FoundState::Suspended,
+        Found::Nothing => FoundState::Nothing,
     }
 }
 
@@ -53,22 +53,22 @@ async fn what_it_is_asked_for_is_done_and_lasts_longer_than_who_asked() {
         panic!("it runs")
     };
     guest.suspend(1).await.unwrap();
-    assert_eq!(found(&host, 1).await, Sight::Suspended);
-    assert_eq!(found(&host, 2).await, Sight::Nothing, "another state is none");
+    assert_eq!(found(&host, 1).await, FoundState::Suspended);
+    assert_eq!(found(&host, 2).await, FoundState::Nothing, "another state is none");
     assert_eq!(guest.call_hook(Hook::Suspend).await, HookOutcome::Failed(GONE.into()));
     assert!(host.resume(&spec("vm", 2)).await.is_err());
     let resumed = host.resume(&spec("vm", 1)).await.unwrap();
-    assert_eq!(found(&host, 1).await, Sight::Running, "the state stays, and is not taken for a new one");
+    assert_eq!(found(&host, 1).await, FoundState::Running, "the state stays, and is not taken for a new one");
     assert!(matches!(guest.suspend(2).await, Err(SuspendError::Failed(_))), "it is another process");
-    host.once(Point::Resume, Way::Fails("no user id is free"));
+    host.once(Point::Resume, Deviation::Fails("no user id is free"));
     assert!(host.resume(&spec("vm", 1)).await.is_err());
-    assert_eq!(found(&host, 1).await, Sight::Suspended, "the earlier process is ended first");
+    assert_eq!(found(&host, 1).await, FoundState::Suspended, "the earlier process is ended first");
     assert_eq!(resumed.call_hook(Hook::Resume).await, HookOutcome::Failed(GONE.into()));
     let resumed = host.resume(&spec("vm", 1)).await.unwrap();
     resumed.suspend(2).await.unwrap();
     host.discard("vm").await.unwrap();
     host.discard("vm").await.unwrap();
-    assert_eq!(found(&host, 2).await, Sight::Nothing);
+    assert_eq!(found(&host, 2).await, FoundState::Nothing);
 }
 
 #[tokio::test]
@@ -77,19 +77,19 @@ async fn a_sweep_leaves_what_has_an_owner() {
     for id in ["vm", "orphan"] {
         host.launch(&spec(id, 0)).await.unwrap();
     }
-    host.world().artifacts.extend(["b-1", "b-2", "b-3"].map(artifact));
-    host.remove_artifact(&artifact("b-3")).await.unwrap();
-    host.sweep(&["vm".to_owned()].into(), &[artifact("b-1")].into()).await.unwrap();
+    host.world().builds.extend(["b-1", "b-2", "b-3"].map(build));
+    host.remove_build(&build("b-3")).await.unwrap();
+    host.sweep(&["vm".to_owned()].into(), &[build("b-1")].into()).await.unwrap();
     assert!(host.world().vms.keys().eq(["vm"]));
-    assert_eq!(host.world().artifacts, [artifact("b-1")].into());
+    assert_eq!(host.world().builds, [build("b-1")].into());
 }
 
 #[tokio::test]
 async fn it_fails_once_or_until_it_is_released_for_all_or_for_one() {
     let host = Double::default();
-    host.once(Point::Launch, Way::Fails("first"));
-    host.once(Point::Launch, Way::Fails("second"));
-    host.always_for("other", Point::Launch, Way::Fails("always"));
+    host.once(Point::Launch, Deviation::Fails("first"));
+    host.once(Point::Launch, Deviation::Fails("second"));
+    host.always_for("other", Point::Launch, Deviation::Fails("always"));
     let launch = async |id| host.launch(&spec(id, 0)).await.map(drop).map_err(|error| error.to_string());
     assert_eq!(launch("vm").await, Err("first".to_owned()));
     assert_eq!(launch("other").await, Err("second".to_owned()));
@@ -104,13 +104,13 @@ async fn it_fails_once_or_until_it_is_released_for_all_or_for_one() {
 async fn what_hangs_goes_on_when_it_is_released_and_a_save_that_lingers_when_it_is_cancelled() {
     let host = Double::default();
     let guest = host.launch(&spec("vm", 0)).await.unwrap();
-    host.always(Point::Save, Way::Hangs);
+    host.always(Point::Save, Deviation::Hangs);
     let saving = tokio::spawn({
         let guest = Arc::clone(&guest);
         async move { guest.suspend(1).await }
     });
     host.hung(Point::Save).await;
-    host.once(Point::Cancel, Way::Pretends);
+    host.once(Point::Cancel, Deviation::Pretends);
     guest.cancel_suspend().await;
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert!(!saving.is_finished());
@@ -118,7 +118,7 @@ async fn what_hangs_goes_on_when_it_is_released_and_a_save_that_lingers_when_it_
     saving.await.unwrap().unwrap();
 
     let guest = host.resume(&spec("vm", 1)).await.unwrap();
-    host.once(Point::Save, Way::Lingers);
+    host.once(Point::Save, Deviation::Lingers);
     let (saved, ()) = tokio::join!(guest.suspend(2), async {
         tokio::time::sleep(PACE).await;
         guest.cancel_suspend().await;
@@ -130,40 +130,42 @@ async fn what_hangs_goes_on_when_it_is_released_and_a_save_that_lingers_when_it_
 #[tokio::test]
 async fn it_lies() {
     let host = Double::default();
-    host.once(Point::Launch, Way::Pretends);
+    host.once(Point::Launch, Deviation::Pretends);
     let guest = host.launch(&spec("vm", 0)).await.unwrap();
     assert_eq!(guest.call_hook(Hook::Run).await, HookOutcome::Failed(GONE.into()));
-    assert_eq!(found(&host, 0).await, Sight::Nothing);
+    assert_eq!(found(&host, 0).await, FoundState::Nothing);
 
-    host.once(Point::Launch, Way::Denies("no"));
+    host.once(Point::Launch, Deviation::Denies("no"));
     assert!(host.launch(&spec("vm", 0)).await.is_err());
-    assert_eq!(found(&host, 0).await, Sight::Running);
+    assert_eq!(found(&host, 0).await, FoundState::Running);
 
-    for (sight, truth) in [(Sight::Nothing, Sight::Running), (Sight::Suspended, Sight::Running)] {
-        host.once(Point::Find, Way::Finds(sight));
+    for (sight, truth) in
+        [(FoundState::Nothing, FoundState::Running), (FoundState::Suspended, FoundState::Running)]
+    {
+        host.once(Point::Find, Deviation::Finds(sight));
         assert_eq!(found(&host, 0).await, sight);
         assert_eq!(found(&host, 0).await, truth);
     }
 
     let Found::Running(guest) = host.find(&spec("vm", 0), 0).await.unwrap() else { panic!("it runs") };
-    host.once(Point::Save, Way::Pretends);
+    host.once(Point::Save, Deviation::Pretends);
     guest.suspend(1).await.unwrap();
-    assert_eq!((found(&host, 1).await, host.world().vms["vm"].suspended), (Sight::Running, None));
-    host.once(Point::Save, Way::RunsOn);
+    assert_eq!((found(&host, 1).await, host.world().vms["vm"].suspended), (FoundState::Running, None));
+    host.once(Point::Save, Deviation::RunsOn);
     guest.suspend(1).await.unwrap();
     assert!(host.world().vms["vm"].process.is_some());
-    assert_eq!(found(&host, 1).await, Sight::Suspended, "what is found is settled");
+    assert_eq!(found(&host, 1).await, FoundState::Suspended, "what is found is settled");
 
     host.launch(&spec("other", 0)).await.unwrap();
-    host.once(Point::Find, Way::Mistakes("other"));
+    host.once(Point::Find, Deviation::Mistakes("other"));
     let Found::Running(other) = host.find(&spec("vm", 1), 1).await.unwrap() else { panic!("another's") };
     other.call_hook(Hook::Terminate).await;
     assert_eq!(host.world().vms["other"].hooks.len(), 1);
 
-    host.once(Point::Discard, Way::Pretends);
+    host.once(Point::Discard, Deviation::Pretends);
     host.discard("vm").await.unwrap();
     assert!(host.world().vms.contains_key("vm"));
-    host.once(Point::Discard, Way::Denies("no"));
+    host.once(Point::Discard, Deviation::Denies("no"));
     assert!(host.discard("vm").await.is_err());
     assert!(!host.world().vms.contains_key("vm"));
 
@@ -177,7 +179,7 @@ async fn it_lies() {
 #[test]
 #[should_panic(expected = "no meaning")]
 fn what_has_no_meaning_is_not_taken() {
-    Double::default().once(Point::Launch, Way::Lingers);
+    Double::default().once(Point::Launch, Deviation::Lingers);
 }
 
 #[tokio::test]
@@ -187,9 +189,9 @@ async fn apps_are_reached_until_their_microvm_ends() {
     host.world().ports.insert(80, listener.local_addr().unwrap());
     let guest = host.launch(&spec("vm", 0)).await.unwrap();
     assert!(matches!(guest.connect(81).await, Err(ConnectError::App(_))));
-    host.once(Point::Connect(80), Way::Fails("no route"));
+    host.once(Point::Connect(80), Deviation::Fails("no route"));
     assert!(matches!(guest.connect(80).await, Err(ConnectError::Guest(_))));
-    host.once(Point::Connect(80), Way::Pretends);
+    host.once(Point::Connect(80), Deviation::Pretends);
     assert_eq!(guest.connect(80).await.unwrap().read(&mut [0]).await.unwrap(), 0, "nobody is there");
     let mut connection = guest.connect(80).await.unwrap();
     let mut app = listener.accept().await.unwrap().0;

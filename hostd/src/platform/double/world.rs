@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
-use hearth_model::build::Artifact;
+use hearth_model::build::ImageBuild;
 use hearth_model::hooks::Hook;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -44,13 +44,13 @@ pub struct World {
     /// MicroVMs by id.
     pub vms: HashMap<String, Vm>,
     /// The builds whose files exist.
-    pub artifacts: HashSet<Artifact>,
+    pub builds: HashSet<ImageBuild>,
     /// Addresses that serve the ports of all apps: servers of the test on the loopback device.
     pub ports: HashMap<u16, SocketAddr>,
     /// Number of connections that were opened to each port.
     pub connections: HashMap<u16, usize>,
     /// Operations that were requested, in order, with the microVM's id; without connections and shells.
-    pub asked: Vec<(Point, Option<String>)>,
+    pub requests: Vec<(Point, Option<String>)>,
     pub(super) script: Script,
     processes: HashMap<u64, Process>,
     last: u64,

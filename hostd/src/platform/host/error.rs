@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use tokio::task::JoinError;
 
 use crate::platform::PlatformError;
-use hearth_model::build::NoFiles;
+use hearth_model::build::InvalidBuild;
 
 /// Why a microVM could not be made, found or removed on this host. Drivers see it as a [`PlatformError`].
 #[derive(Debug, thiserror::Error)]
@@ -69,9 +69,9 @@ pub enum HostError {
     /// The text is no id of a microVM.
     #[error("{0:?} is no id of a microVM")]
     Id(String),
-    /// The ids of the artifact name no folder.
+    /// The ids of the build name no folder.
     #[error(transparent)]
-    Artifact(#[from] NoFiles),
+    Build(#[from] InvalidBuild),
     /// The microVM has no suspended state.
     #[error("{0} was never suspended")]
     NeverSuspended(String),

@@ -15,21 +15,21 @@ use super::attempts::Attempt;
 use super::error::{HostError, failed};
 use super::exclusive::TURN;
 use super::layout::{Keep, Place};
-use super::machine::{Machine, Made};
-use super::record::{MicrovmRecord, MonitorRecord, Record as _, is_identified};
-use super::settle::{Decision, Seen, decide};
-use super::timeline::{Operation, Report, Timeline};
+use super::reconcile::{Decision, Observed, decide};
+use super::record::{MonitorRecord, Record as _, RunRecord, is_identified};
+use super::running::{MicrovmParts, RunningMicrovm};
+use super::timeline::{OperationReport, TimedOperation, Timeline};
 use crate::platform::{Found, Spec};
 
 /// How long a monitor is polled until its microVM runs.
-const LOOKING: Duration = Duration::from_secs(30);
+const RECONCILE_LIMIT: Duration = Duration::from_secs(30);
 /// Deadline for a monitor to report its status. Other microVMs wait for that.
 const STATUS: Duration = Duration::from_secs(10);
 /// Pause before a monitor is polled again.
-const LOOK: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A monitor process that lives, with a connection to it.
-struct Living {
+struct LiveMonitor {
     microvm: Microvm,
     process: Process,
     network: Option<String>,
@@ -38,111 +38,125 @@ struct Living {
 
 impl Host {
     /// Brings what is left of a microVM into a definite state, and adopts the microVM if it runs.
-    pub(super) async fn settle(self: &Arc<Self>, spec: &Spec, asked: u64) -> Result<Found, HostError> {
-        if let Some(machine) = self.known(&spec.id) {
-            return Ok(Found::Running(machine));
+    pub(super) async fn reconcile(self: &Arc<Self>, spec: &Spec, requested: u64) -> Result<Found, HostError> {
+        if let Some(microvm) = self.known(&spec.id) {
+            return Ok(Found::Running(microvm));
         }
         let place = self.place(&spec.id)?;
         let mut timeline = Timeline::start();
         let (host, there, attempt) = (Arc::clone(self), place.clone(), self.attempts.begin(&spec.id));
-        let settled = spawn_blocking(move || host.settle_now(&there, asked, &attempt));
-        let settled = settled.await??;
+        let reconciled = spawn_blocking(move || host.reconcile_blocking(&there, requested, &attempt));
+        let reconciled = reconciled.await??;
         timeline.done("settle");
-        let living = match settled {
-            Settled::Ended { suspended: true } => return Ok(Found::Suspended),
-            Settled::Ended { suspended: false } => return Ok(Found::Nothing),
-            Settled::Living(living) => *living,
+        let live = match reconciled {
+            Reconciled::Ended { suspended: true } => return Ok(Found::Suspended),
+            Reconciled::Ended { suspended: false } => return Ok(Found::Nothing),
+            Reconciled::Live(live) => *live,
         };
-        let made = Made {
-            card: living.network.is_some(),
-            microvm: living.microvm,
-            process: Arc::new(living.process),
-            from: living.from,
-            base: self.artifact(&spec.artifact)?.join(SNAPSHOT),
+        let parts = MicrovmParts {
+            card: live.network.is_some(),
+            microvm: live.microvm,
+            process: Arc::new(live.process),
+            from: live.from,
+            base: self.build_folder(&spec.build)?.join(SNAPSHOT),
             place,
             // The expiry of the guest's credentials is unknown: the guest gets new ones at once.
             expiration: None,
         };
-        let machine = Machine::start(self, spec, made);
+        let running = RunningMicrovm::start(self, spec, parts);
         // An abandoned suspend may have frozen the app. The guest has its identity, or it would not be adopted.
-        machine.thaw().await;
+        running.thaw().await;
         timeline.done("thaw");
-        self.remember(&machine);
-        let report =
-            Report { operation: Operation::Adopt, microvm: &spec.id, succeeded: true, timeline: &timeline };
-        self.observer.tell(&report);
-        Ok(Found::Running(machine))
+        self.remember(&running);
+        let report = OperationReport {
+            operation: TimedOperation::Adopt,
+            microvm: &spec.id,
+            succeeded: true,
+            timeline: &timeline,
+        };
+        self.observer.notify(&report);
+        Ok(Found::Running(running))
     }
 
-    /// The blocking part of [`Self::settle`], on a thread that continues when its caller stops waiting. If another
+    /// The blocking part of [`Self::reconcile`], on a thread that continues when its caller stops waiting. If another
     /// attempt has begun since, it changes nothing.
-    fn settle_now(&self, place: &Place, asked: u64, attempt: &Attempt) -> Result<Settled, HostError> {
-        let suspended = place.is_suspended(asked);
+    fn reconcile_blocking(
+        &self,
+        place: &Place,
+        requested: u64,
+        attempt: &Attempt,
+    ) -> Result<Reconciled, HostError> {
+        let suspended = place.is_suspended(requested);
         let began = Instant::now();
         loop {
-            let living = self.look(place)?;
+            let live = self.inspect(place)?;
             // The lock is not held while the monitor is queried, which may take long: another attempt gets its turn
             // at once.
             let turn = self.making.hold(&place.state, TURN).map_err(failed("settling", &place.state))?;
             if !self.attempts.is_newest(attempt) {
                 return Err(HostError::Overtaken);
             }
-            let machine = living.as_ref().and_then(|(_, state)| *state);
-            let seen = Seen {
+            let machine = live.as_ref().and_then(|(_, state)| *state);
+            let observed = Observed {
                 machine,
                 identified: is_identified(&place.run),
-                from: living.as_ref().map(|(living, _)| living.from),
-                asked,
+                from: live.as_ref().map(|(live, _)| live.from),
+                requested,
                 suspended,
             };
             // A monitor that makes no progress in time is killed.
-            let decision = if began.elapsed() < LOOKING { decide(seen) } else { Decision::End { suspended } };
-            match (decision, living) {
-                (Decision::Adopt, Some((living, _))) => {
+            let decision = if began.elapsed() < RECONCILE_LIMIT {
+                decide(observed)
+            } else {
+                Decision::Kill { suspended }
+            };
+            match (decision, live) {
+                (Decision::Adopt, Some((live, _))) => {
                     // A half-written state belongs to an abandoned save.
                     let swept = snapshot::remove_leftovers(&place.state);
                     swept.map_err(failed("removing half-written states in", &place.state))?;
-                    return Ok(Settled::Living(Box::new(living)));
+                    return Ok(Reconciled::Live(Box::new(live)));
                 }
                 // The save may have finished meanwhile: the loop queries the monitor again.
-                (Decision::CancelSave, Some((living, _))) => {
-                    let _ = living.microvm.client().cancel_save();
+                (Decision::CancelSave, Some((live, _))) => {
+                    let _ = live.microvm.client().cancel_save();
                 }
-                (Decision::Resume, Some((living, _))) => {
-                    let _ = living.microvm.client().resume();
+                (Decision::Resume, Some((live, _))) => {
+                    let _ = live.microvm.client().resume();
                 }
                 _ => {
                     self.end_run(place)?;
                     place.tidy(Keep::States).map_err(failed("tidying", &place.state))?;
-                    return Ok(Settled::Ended { suspended });
+                    return Ok(Reconciled::Ended { suspended });
                 }
             }
             drop(turn);
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
     /// The living process of a microVM, with the state of its virtual machine.
-    fn look(&self, place: &Place) -> Result<Option<(Living, Option<MachineState>)>, HostError> {
+    fn inspect(&self, place: &Place) -> Result<Option<(LiveMonitor, Option<MachineState>)>, HostError> {
         let reading = || failed("reading the records in", &place.run);
         let Some(monitor) = MonitorRecord::read(&place.run).map_err(reading())? else { return Ok(None) };
-        let Some(microvm) = MicrovmRecord::read(&place.run).map_err(reading())? else { return Ok(None) };
+        let Some(microvm) = RunRecord::read(&place.run).map_err(reading())? else { return Ok(None) };
         let found =
             Process::find(&monitor.process).map_err(failed("looking for the process of", &place.run))?;
         let Some(process) = found.filter(|process| !process.has_exited()) else { return Ok(None) };
         let Ok(adopted) = Microvm::adopt(&place.run) else { return Ok(None) };
         // A monitor that does not report its status cannot be adopted: its state stays unknown.
-        let asked = Client::connect(place.run.join(CONTROL_SOCKET)).map(|client| client.with_timeout(STATUS));
-        let state = asked.and_then(|client| client.status()).ok().map(|status| status.state());
-        let living = Living { microvm: adopted, process, network: microvm.network, from: microvm.from };
-        Ok(Some((living, state)))
+        let client =
+            Client::connect(place.run.join(CONTROL_SOCKET)).map(|client| client.with_timeout(STATUS));
+        let state = client.and_then(|client| client.status()).ok().map(|status| status.state());
+        let live = LiveMonitor { microvm: adopted, process, network: microvm.network, from: microvm.from };
+        Ok(Some((live, state)))
     }
 }
 
 /// The definite state of what was left of a microVM.
-enum Settled {
+enum Reconciled {
     /// The microVM's process runs.
-    Living(Box<Living>),
+    Live(Box<LiveMonitor>),
     /// There is no process.
     Ended {
         /// Whether the suspended state exists.

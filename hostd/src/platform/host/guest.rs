@@ -7,8 +7,8 @@ use hearth_host::agent::AgentError;
 use hearth_host::agent::exec::{Events, Stdin};
 use hearth_proto::guest::v1 as agent;
 
-use super::machine::Machine;
 use super::phase::Phase;
+use super::running::RunningMicrovm;
 use super::{hooks, suspend};
 use crate::platform::{ConnectError, Connection, Exit, Guest, Spec, SuspendError};
 use hearth_model::hooks::{Hook, HookOutcome};
@@ -19,7 +19,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 const SHELL_ENVIRONMENT: [&str; 2] = ["TERM=xterm", "PS1=λ $ "];
 
 #[async_trait]
-impl Guest for Machine {
+impl Guest for RunningMicrovm {
     async fn call_hook(&self, hook: Hook) -> HookOutcome {
         let Spec { id, hooks, run_hook_payload, .. } = &self.spec;
         let Some(call) = hooks::call(hooks, hook, id, run_hook_payload) else {

@@ -15,7 +15,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hearth_model::build::{Artifact, NoFiles};
+use hearth_model::build::{ImageBuild, InvalidBuild};
 use hearth_model::id::is_path_component;
 
 /// Prefix of the names of networks, control groups and run directories in the pool.
@@ -61,8 +61,8 @@ impl Layout {
     }
 
     /// The folder of a build's files.
-    pub(super) fn artifact(&self, artifact: &Artifact) -> Result<PathBuf, NoFiles> {
-        Ok(self.images().join(artifact.folder()?))
+    pub(super) fn build(&self, build: &ImageBuild) -> Result<PathBuf, InvalidBuild> {
+        Ok(self.images().join(build.folder()?))
     }
 
     /// The folders of a microVM; none if the id cannot be a component of a path. Ids come from records, and are checked
@@ -177,14 +177,14 @@ mod tests {
         for id in ["", ".", "..", "../x", "a/b", "/etc", ".hidden", "a\0", "ü", &"x".repeat(129)] {
             assert!(layout.microvm(id).is_none(), "{id:?}");
         }
-        let artifact = Artifact {
+        let build = ImageBuild {
             account: "111122223333".into(),
             image_uid: "uid".into(),
             version: 1,
             build_id: "b".into(),
         };
-        assert_eq!(layout.artifact(&artifact).unwrap(), Path::new("/data/images/111122223333/uid/1/b"));
-        assert!(layout.artifact(&Artifact { image_uid: "..".into(), ..artifact }).is_err());
+        assert_eq!(layout.build(&build).unwrap(), Path::new("/data/images/111122223333/uid/1/b"));
+        assert!(layout.build(&ImageBuild { image_uid: "..".into(), ..build }).is_err());
         let place = layout.microvm("microvm-1").unwrap();
         assert_eq!(place.overlay(2), Path::new("/data/microvms/microvm-1/overlay-2"));
         assert_eq!(place.run, Path::new("/run/hearth/microvms/microvm-1"));

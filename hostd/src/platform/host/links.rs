@@ -9,9 +9,9 @@ use super::names::InUse;
 
 /// The egress of a network, as a kind of the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Kind(pub(super) Egress);
+pub(super) struct LinkKind(pub(super) Egress);
 
-impl fmt::Display for Kind {
+impl fmt::Display for LinkKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             Egress::Internet => "internet",
@@ -22,7 +22,7 @@ impl fmt::Display for Kind {
 
 /// Makes and removes networks.
 #[derive(Debug, Clone)]
-pub(super) struct Maker {
+pub(super) struct LinkFactory {
     pub(super) networks: Arc<Networks>,
     pub(super) in_use: Arc<InUse>,
 }
@@ -31,11 +31,11 @@ pub(super) struct Maker {
 #[derive(Debug)]
 pub(super) struct Link {
     network: Option<MicrovmNetwork>,
-    maker: Maker,
+    maker: LinkFactory,
 }
 
-impl Maker {
-    pub(super) fn make(&self, kind: Kind) -> Result<Link, NetworkError> {
+impl LinkFactory {
+    pub(super) fn make(&self, kind: LinkKind) -> Result<Link, NetworkError> {
         let names = self.networks.names()?;
         let name = self.in_use.take_network(|name| names.iter().any(|other| other == name));
         match self.networks.create(&name, kind.0) {

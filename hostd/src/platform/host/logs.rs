@@ -22,7 +22,7 @@ const BATCH: usize = 256;
 /// Pause before a failed operation is retried: at first, and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// Interval at which [`taken`] polls the guest's status.
-const LOOK: Duration = Duration::from_millis(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Stores the output of microVMs.
 pub trait LogSink: Send + Sync + Debug + 'static {
@@ -187,14 +187,14 @@ pub(super) async fn drain(agent: &Agent, limit: Duration) {
     let _ = tokio::time::timeout(limit, drained).await;
 }
 
-/// Waits without a limit until the host has taken the lines that existed when the guest's status was `wanted`.
+/// Waits without a limit until the host has taken the lines that existed when the guest reported `status`.
 ///
 /// # Errors
 /// If the agent does not respond.
-pub(super) async fn taken(control: &mut Control, wanted: &Status) -> Result<(), AgentError> {
-    let mut taken = wanted.acknowledged_log;
-    while taken < wanted.last_log {
-        sleep(LOOK).await;
+pub(super) async fn taken(control: &mut Control, status: &Status) -> Result<(), AgentError> {
+    let mut taken = status.acknowledged_log;
+    while taken < status.last_log {
+        sleep(POLL_INTERVAL).await;
         taken = control.status().await?.acknowledged_log;
     }
     Ok(())
@@ -249,7 +249,7 @@ mod tests {
         (line, logs.after)
     }
 
-    async fn say(line: &mut Line, sequences: std::ops::RangeInclusive<u64>) {
+    async fn send_lines(line: &mut Line, sequences: std::ops::RangeInclusive<u64>) {
         for sequence in sequences {
             line.send(&LogRecord { sequence, ..LogRecord::default() }).await.unwrap();
         }
@@ -269,14 +269,14 @@ mod tests {
         let following = tokio::spawn(follow(agent, output));
         let (mut line, after) = accept(&mut guest).await;
         assert_eq!(after, 0);
-        say(&mut line, 1..=3).await;
+        send_lines(&mut line, 1..=3).await;
         acknowledged(&mut line, 3).await;
         // The connection ends, as at a restart of the daemon: the host continues after the last stored line.
-        say(&mut line, 4..=5).await;
+        send_lines(&mut line, 4..=5).await;
         drop(line);
         let (mut line, after) = accept(&mut guest).await;
         assert!((3..=5).contains(&after), "{after}");
-        say(&mut line, after + 1..=300).await;
+        send_lines(&mut line, after + 1..=300).await;
         acknowledged(&mut line, 300).await;
         assert_eq!(*sink.0.lines.lock().unwrap(), (1..=300).collect::<Vec<_>>());
         following.abort();
@@ -290,7 +290,7 @@ mod tests {
             Output { account: "1".into(), microvm: "m".into(), target: None, sink: Arc::new(sink.clone()) };
         let following = tokio::spawn(follow(agent, output));
         let (mut line, _) = accept(&mut guest).await;
-        say(&mut line, 1..=3).await;
+        send_lines(&mut line, 1..=3).await;
         acknowledged(&mut line, 3).await;
         assert!(sink.0.lines.lock().unwrap().is_empty());
         following.abort();

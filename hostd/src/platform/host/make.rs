@@ -25,9 +25,9 @@ use super::attempts::Attempt;
 use super::error::{HostError, failed};
 use super::exclusive::TURN;
 use super::layout::{Keep, Place, make_folder};
-use super::machine::{Machine, Made};
-use super::record::{MicrovmRecord, set_identified};
-use super::timeline::{Operation, Report, Timeline};
+use super::record::{RunRecord, set_identified};
+use super::running::{MicrovmParts, RunningMicrovm};
+use super::timeline::{OperationReport, TimedOperation, Timeline};
 use super::{Host, identity, links, monitors};
 use crate::panics::poisoned;
 use crate::platform::Spec;
@@ -55,7 +55,7 @@ struct Making {
 /// parts are removed.
 struct GiveUp {
     making: Arc<Making>,
-    made: bool,
+    finished: bool,
 }
 
 impl Making {
@@ -111,7 +111,7 @@ impl Making {
 
 impl Drop for GiveUp {
     fn drop(&mut self) {
-        if self.made {
+        if self.finished {
             return;
         }
         self.making.give_up();
@@ -124,9 +124,13 @@ impl Drop for GiveUp {
 
 impl Host {
     /// Makes a microVM from suspended state `from`, or from its image (0).
-    pub(super) async fn make(self: &Arc<Self>, spec: &Spec, from: u64) -> Result<Arc<Machine>, HostError> {
+    pub(super) async fn make(
+        self: &Arc<Self>,
+        spec: &Spec,
+        from: u64,
+    ) -> Result<Arc<RunningMicrovm>, HostError> {
         let place = self.place(&spec.id)?;
-        let operation = if from == 0 { Operation::Launch } else { Operation::Resume };
+        let operation = if from == 0 { TimedOperation::Launch } else { TimedOperation::Resume };
         let mut timeline = Timeline::start();
         let limit = self.config.launch_timeout();
         let making = Arc::new(Making {
@@ -137,7 +141,7 @@ impl Host {
             given_up: AtomicBool::new(false),
             process: Mutex::default(),
         });
-        let mut given_up = GiveUp { making: Arc::clone(&making), made: false };
+        let mut given_up = GiveUp { making: Arc::clone(&making), finished: false };
         let made = match timeout(limit, self.try_make(spec, &place, &making, &mut timeline)).await {
             Ok(made) => made,
             Err(_) => Err(HostError::TooLong(limit)),
@@ -147,9 +151,10 @@ impl Host {
             let making = Arc::clone(&making);
             let _ = spawn_blocking(move || making.clear_in_turn()).await; // the removal of the microVM deletes the rest
         }
-        given_up.made = true;
-        let report = Report { operation, microvm: &spec.id, succeeded: made.is_ok(), timeline: &timeline };
-        self.observer.tell(&report);
+        given_up.finished = true;
+        let report =
+            OperationReport { operation, microvm: &spec.id, succeeded: made.is_ok(), timeline: &timeline };
+        self.observer.notify(&report);
         self.refill();
         made
     }
@@ -160,34 +165,34 @@ impl Host {
         place: &Place,
         making: &Arc<Making>,
         timeline: &mut Timeline,
-    ) -> Result<Arc<Machine>, HostError> {
+    ) -> Result<Arc<RunningMicrovm>, HostError> {
         // Stops serving an earlier guest with this id.
-        if let Some(machine) = self.forget(&spec.id) {
-            machine.let_go();
+        if let Some(earlier) = self.forget(&spec.id) {
+            earlier.stop_serving();
         }
-        let folder = self.artifact(&spec.artifact)?;
+        let folder = self.build_folder(&spec.build)?;
         let restoring = {
             let (making, spec, folder) = (Arc::clone(making), spec.clone(), folder.clone());
             let so_far = Timeline::since(timeline.started());
             spawn_blocking(move || making.host.restore(&spec, &folder, &making, so_far))
         };
         let (restored, credentials) = tokio::join!(restoring, self.credentials(spec));
-        let Restored { microvm: made, process, card, timeline: so_far } = restored??;
+        let Restored { microvm, process, card, timeline: so_far } = restored??;
         *timeline = so_far;
         let credentials = credentials?;
         timeline.done("credentials");
-        let control = made.agent().wait_ready(self.config.launch_timeout()).await;
-        let mut control = control.map_err(|error| explained(error, &made))?;
+        let control = microvm.agent().wait_ready(self.config.launch_timeout()).await;
+        let mut control = control.map_err(|error| explained(error, &microvm))?;
         timeline.done("agent");
         let network = card.then(|| identity::network(self.config.network.mtu));
         let identify = identity::message(&spec.id, &self.clock, network, credentials.as_ref());
         let identify = identify.map_err(failed("reading", Path::new("/dev/urandom")))?;
         let identified = control.identify(identify).await;
-        identified.map_err(|error| explained(error, &made))?;
+        identified.map_err(|error| explained(error, &microvm))?;
         set_identified(&place.run).map_err(failed("writing into", &place.run))?;
         timeline.done("identity");
-        let made = Made {
-            microvm: made,
+        let parts = MicrovmParts {
+            microvm,
             process,
             place: place.clone(),
             from: making.from,
@@ -195,14 +200,14 @@ impl Host {
             card,
             expiration: credentials.map(|credentials| credentials.expiration),
         };
-        let machine = Machine::start(self, spec, made);
-        self.remember(&machine);
-        Ok(machine)
+        let running = RunningMicrovm::start(self, spec, parts);
+        self.remember(&running);
+        Ok(running)
     }
 
     async fn credentials(&self, spec: &Spec) -> Result<Option<Credentials>, HostError> {
         match spec.execution_role() {
-            Some(wanted) => Ok(self.roles.credentials(&wanted).await?),
+            Some(role) => Ok(self.roles.credentials(&role).await?),
             None => Ok(None),
         }
     }
@@ -250,11 +255,12 @@ impl Host {
         timeline.done("image");
         let monitor = self.monitor(shape.into())?;
         timeline.done("monitor");
-        let link = if image.manifest().network { Some(self.link(links::Kind(spec.egress))?) } else { None };
+        let link =
+            if image.manifest().network { Some(self.link(links::LinkKind(spec.egress))?) } else { None };
         timeline.done("network");
         let network = link.as_ref().and_then(|link| link.name().map(str::to_owned));
-        let record = MicrovmRecord { network, from };
-        let (made, process) = monitor.claim(place, &record, (shape, spec.memory_mib))?;
+        let record = RunRecord { network, from };
+        let (microvm, process) = monitor.claim(place, &record, (shape, spec.memory_mib))?;
         making.has(&process);
         // The records now contain the network's name: removing the microVM removes the network.
         let network = link.and_then(links::Link::claim);
@@ -268,27 +274,27 @@ impl Host {
             number => (place.suspended(number), RestoreClock::Advance),
         };
         let disks = vec![DiskSource::Overlay { base, layers: Vec::new(), overlay }];
-        let restored = made.restore(Restore { snapshot, disks, tap, clock, record: false });
-        let restored = restored.map_err(|error| explained(error, &made))?;
+        let restored = microvm.restore(Restore { snapshot, disks, tap, clock, record: false });
+        let restored = restored.map_err(|error| explained(error, &microvm))?;
         timeline.done("restore");
         timeline.parts("restore", &restored.steps);
-        Ok(Restored { microvm: made, process, card: network.is_some(), timeline })
+        Ok(Restored { microvm, process, card: network.is_some(), timeline })
     }
 
-    fn monitor(&self, kind: monitors::Kind) -> Result<monitors::Monitor, HostError> {
+    fn monitor(&self, kind: monitors::MonitorShape) -> Result<monitors::Monitor, HostError> {
         while let Some(monitor) = self.monitors.take(kind) {
             if monitor.is_alive() {
                 return Ok(monitor);
             }
             tracing::warn!("a monitor in the pool has ended by itself");
         }
-        self.monitors_maker.make(kind)
+        self.monitor_factory.make(kind)
     }
 
-    fn link(&self, kind: links::Kind) -> Result<links::Link, HostError> {
+    fn link(&self, kind: links::LinkKind) -> Result<links::Link, HostError> {
         match self.links.take(kind) {
             Some(link) => Ok(link),
-            None => Ok(self.links_maker.make(kind)?),
+            None => Ok(self.link_factory.make(kind)?),
         }
     }
 }

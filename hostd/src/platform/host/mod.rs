@@ -1,4 +1,4 @@
-//! The real platform: monitor processes, networks and files of this host.
+//! The platform of this host: its monitor processes, networks and files.
 //!
 //! ```text
 //!                 pool: monitors (started, jailed, with a VM), networks
@@ -20,9 +20,9 @@
 //! * `groups` – control groups
 //! * `attempts`, `exclusive` – keep an attempt that was given up from disturbing a later one
 //! * `make` – makes a microVM from its image or its suspended state; `identity` – the identity that a guest receives
-//! * `machine` – a running microVM; [`logs`], `dns`, `watch` – tasks that serve it; `phase` – whether its exit is reported
+//! * `running` – a running microVM; [`logs`], `dns`, `exit` – tasks that serve it; `phase` – whether its exit is reported
 //! * `guest` – what a driver asks of a running microVM; `hooks` – calls of hooks; `suspend` – saves it
-//! * `find`, `settle` – find what an earlier daemon has left; `remove` – terminates and removes microVMs
+//! * `find`, `reconcile` – find what an earlier daemon has left; `remove` – terminates and removes microVMs
 //! * [`timeline`] – how long each step took
 
 mod attempts;
@@ -30,6 +30,7 @@ pub mod config;
 mod dns;
 mod error;
 mod exclusive;
+mod exit;
 mod find;
 mod groups;
 mod guest;
@@ -38,17 +39,17 @@ mod identity;
 mod layout;
 mod links;
 pub mod logs;
-mod machine;
+
 mod make;
 mod monitors;
 mod names;
 mod phase;
+mod reconcile;
 mod record;
 mod remove;
-mod settle;
+mod running;
 mod suspend;
 pub mod timeline;
-mod watch;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -60,14 +61,14 @@ use async_trait::async_trait;
 use hearth_host::network::{Egress, NetworkError, Networks};
 use hearth_host::roles::RoleProvider;
 use hearth_image_builder::image::Image;
-use hearth_model::build::Artifact;
+use hearth_model::build::ImageBuild;
 use tokio::task::spawn_blocking;
 
 pub use config::HostConfig;
 pub use error::HostError;
 pub use groups::GroupsError;
 pub use logs::{LogSink, LogWriter};
-pub use timeline::{Observer, Operation, Report, Timeline};
+pub use timeline::{OperationReport, TimedOperation, Timeline, TimelineObserver};
 
 use super::{Found, Guest, Platform, PlatformError, Spec};
 use crate::clock::Clock;
@@ -78,9 +79,9 @@ use error::failed;
 use exclusive::Exclusive;
 use groups::Groups;
 use layout::{Layout, Place, remove_folder};
-use machine::Machine;
 use names::InUse;
-use record::{MicrovmRecord, MonitorRecord, Record as _};
+use record::{MonitorRecord, Record as _, RunRecord};
+use running::RunningMicrovm;
 
 /// Why microVMs cannot be made on this host.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +118,7 @@ pub enum OpenError {
 
 /// The other parts of the daemon that the platform uses.
 #[derive(Debug, Clone)]
-pub struct Surroundings {
+pub struct PlatformParts {
     /// The provider of roles' credentials.
     pub roles: Arc<RoleProvider>,
     /// The destination of output.
@@ -125,7 +126,7 @@ pub struct Surroundings {
     /// The source of the current time.
     pub clock: Clock,
     /// Receives the durations of operations.
-    pub observer: Observer,
+    pub observer: TimelineObserver,
 }
 
 /// The microVMs of this host. Clones are cheap and share the same host.
@@ -144,13 +145,13 @@ struct Host {
     roles: Arc<RoleProvider>,
     logs: Arc<dyn LogSink>,
     clock: Clock,
-    observer: Observer,
-    monitors: Stock<monitors::Kind, monitors::Monitor>,
-    monitors_maker: monitors::Maker,
-    links: Stock<links::Kind, links::Link>,
-    links_maker: links::Maker,
+    observer: TimelineObserver,
+    monitors: Stock<monitors::MonitorShape, monitors::Monitor>,
+    monitor_factory: monitors::MonitorFactory,
+    links: Stock<links::LinkKind, links::Link>,
+    link_factory: links::LinkFactory,
     /// Running microVMs that are being served, by id.
-    live: Mutex<HashMap<String, Arc<Machine>>>,
+    live: Mutex<HashMap<String, Arc<RunningMicrovm>>>,
     /// Run directories that are being removed.
     ending: Exclusive,
     /// Folders of microVMs that are being made, saved or removed.
@@ -170,7 +171,7 @@ impl HostPlatform {
     ///
     /// # Errors
     /// What the host lacks, or the problem in the configuration.
-    pub async fn open(config: HostConfig, surroundings: Surroundings) -> Result<Self, OpenError> {
+    pub async fn open(config: HostConfig, surroundings: PlatformParts) -> Result<Self, OpenError> {
         let opened = spawn_blocking(move || Host::open(config, surroundings)).await;
         let host = Arc::new(opened.map_err(|error| OpenError::Leftovers(error.into()))??);
         host.refill();
@@ -186,8 +187,8 @@ impl HostPlatform {
     /// Stops serving the microVMs, which run on, and kills the monitors in the pool. The platform must not be used
     /// afterwards.
     pub async fn shut_down(&self) {
-        let live: Vec<Arc<Machine>> = self.host.lock().drain().map(|(_, machine)| machine).collect();
-        live.iter().for_each(|machine| machine.let_go());
+        let live: Vec<Arc<RunningMicrovm>> = self.host.lock().drain().map(|(_, microvm)| microvm).collect();
+        live.iter().for_each(|microvm| microvm.stop_serving());
         let (monitors, links) = (self.host.monitors.close().await, self.host.links.close().await);
         // Dropping each of them takes a moment.
         let _ = spawn_blocking(move || drop((monitors, links))).await;
@@ -195,7 +196,7 @@ impl HostPlatform {
 }
 
 impl Host {
-    fn open(config: HostConfig, surroundings: Surroundings) -> Result<Self, OpenError> {
+    fn open(config: HostConfig, surroundings: PlatformParts) -> Result<Self, OpenError> {
         config.check().map_err(OpenError::Config)?;
         let layout = Layout::new(&config.data, &config.run);
         layout.make().map_err(|(path, source)| OpenError::Folder { path, source })?;
@@ -204,29 +205,30 @@ impl Host {
         let groups = Groups::open(&config.cgroup)?;
         let networks = Arc::new(Networks::open(config.network.clone())?);
         let in_use = Arc::new(InUse::new(config.jail.first_uid, config.jail.uids));
-        let monitors_maker = monitors::Maker {
+        let monitor_factory = monitors::MonitorFactory {
             vmm: config.vmm.clone(),
             jail: config.jail.clone(),
             groups: groups.clone(),
             in_use: Arc::clone(&in_use),
             pool: layout.pool(),
         };
-        let links_maker = links::Maker { networks: Arc::clone(&networks), in_use: Arc::clone(&in_use) };
+        let link_factory =
+            links::LinkFactory { networks: Arc::clone(&networks), in_use: Arc::clone(&in_use) };
         let pool = config.pool;
         let monitors = {
-            let maker = monitors_maker.clone();
+            let maker = monitor_factory.clone();
             Stock::new("monitors", (pool.monitors, pool.shapes, pool.refill), move |kind| {
                 maker.make(kind).map_err(|error| error.to_string())
             })
         };
         let links = {
-            let maker = links_maker.clone();
+            let maker = link_factory.clone();
             Stock::new("networks", (pool.networks, 2, pool.refill), move |kind| {
                 maker.make(kind).map_err(|error| error.to_string())
             })
         };
-        links.want(links::Kind(Egress::Internet));
-        let Surroundings { roles, logs, clock, observer } = surroundings;
+        links.want(links::LinkKind(Egress::Internet));
+        let PlatformParts { roles, logs, clock, observer } = surroundings;
         let (live, ending, making) = (Mutex::default(), Exclusive::default(), Exclusive::default());
         let host = Self {
             config,
@@ -239,9 +241,9 @@ impl Host {
             clock,
             observer,
             monitors,
-            monitors_maker,
+            monitor_factory,
             links,
-            links_maker,
+            link_factory,
             live,
             ending,
             making,
@@ -260,8 +262,7 @@ impl Host {
             if let Some(record) = MonitorRecord::read(&folder).map_err(reading())? {
                 self.in_use.adopt_uid(record.uid);
             }
-            if let Some(network) = MicrovmRecord::read(&folder).map_err(reading())?.and_then(|it| it.network)
-            {
+            if let Some(network) = RunRecord::read(&folder).map_err(reading())?.and_then(|it| it.network) {
                 self.in_use.adopt_network(&network);
             }
         }
@@ -272,23 +273,23 @@ impl Host {
         self.layout.microvm(id).ok_or_else(|| HostError::Id(id.to_owned()))
     }
 
-    fn artifact(&self, artifact: &Artifact) -> Result<PathBuf, HostError> {
-        Ok(self.layout.artifact(artifact)?)
+    fn build_folder(&self, build: &ImageBuild) -> Result<PathBuf, HostError> {
+        Ok(self.layout.build(build)?)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Machine>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<RunningMicrovm>>> {
         self.live.lock().unwrap_or_else(poisoned)
     }
 
-    fn known(&self, id: &str) -> Option<Arc<Machine>> {
+    fn known(&self, id: &str) -> Option<Arc<RunningMicrovm>> {
         self.lock().get(id).cloned()
     }
 
-    fn remember(&self, machine: &Arc<Machine>) {
-        self.lock().insert(machine.spec.id.clone(), Arc::clone(machine));
+    fn remember(&self, microvm: &Arc<RunningMicrovm>) {
+        self.lock().insert(microvm.spec.id.clone(), Arc::clone(microvm));
     }
 
-    fn forget(&self, id: &str) -> Option<Arc<Machine>> {
+    fn forget(&self, id: &str) -> Option<Arc<RunningMicrovm>> {
         self.lock().remove(id)
     }
 
@@ -312,20 +313,25 @@ impl Platform for HostPlatform {
     }
 
     async fn find(&self, spec: &Spec, suspends: u64) -> Result<Found, PlatformError> {
-        Ok(self.host.settle(spec, suspends).await?)
+        Ok(self.host.reconcile(spec, suspends).await?)
     }
 
     async fn discard(&self, id: &str) -> Result<(), PlatformError> {
         let mut timeline = Timeline::start();
         let removed = self.host.remove(id).await;
         timeline.done("remove");
-        let (operation, succeeded) = (Operation::Discard, removed.is_ok());
-        self.host.observer.tell(&Report { operation, microvm: id, succeeded, timeline: &timeline });
+        let (operation, succeeded) = (TimedOperation::Discard, removed.is_ok());
+        self.host.observer.notify(&OperationReport {
+            operation,
+            microvm: id,
+            succeeded,
+            timeline: &timeline,
+        });
         Ok(removed?)
     }
 
-    async fn remove_artifact(&self, artifact: &Artifact) -> Result<(), PlatformError> {
-        let folder = self.host.artifact(artifact)?;
+    async fn remove_build(&self, build: &ImageBuild) -> Result<(), PlatformError> {
+        let folder = self.host.build_folder(build)?;
         let removed = spawn_blocking(move || remove_folder(&folder).map_err(failed("removing", &folder)));
         Ok(removed.await.map_err(HostError::from)??)
     }
@@ -333,7 +339,7 @@ impl Platform for HostPlatform {
     async fn sweep(
         &self,
         microvms: &HashSet<String>,
-        artifacts: &HashSet<Artifact>,
+        builds: &HashSet<ImageBuild>,
     ) -> Result<(), PlatformError> {
         for id in self.host.all()?.difference(microvms) {
             match self.host.place(id) {
@@ -344,12 +350,12 @@ impl Platform for HostPlatform {
                 Err(error) => tracing::warn!(%error, "left alone"),
             }
         }
-        let (host, artifacts) = (Arc::clone(&self.host), artifacts.clone());
+        let (host, builds) = (Arc::clone(&self.host), builds.clone());
         let swept = spawn_blocking(move || {
             host.sweep_host()?;
-            host.sweep_artifacts(&artifacts)?;
+            host.sweep_builds(&builds)?;
             // New microVMs will be launched from these images: the pool prepares monitors for their shapes.
-            for folder in artifacts.iter().filter_map(|artifact| host.layout.artifact(artifact).ok()) {
+            for folder in builds.iter().filter_map(|build| host.layout.build(build).ok()) {
                 if let Ok(image) = Image::open(&folder) {
                     host.monitors.want(image.manifest().shape.into());
                 }

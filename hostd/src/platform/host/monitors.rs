@@ -14,25 +14,25 @@ use super::error::{HostError, failed};
 use super::groups::Groups;
 use super::layout::{PREFIX, Place, remove_folder};
 use super::names::{InUse, Uid};
-use super::record::{MicrovmRecord, MonitorRecord, Record as _};
+use super::record::{MonitorRecord, Record as _, RunRecord};
 
 /// How long a killed process may take to exit.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A shape, as a kind of the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Kind {
+pub(super) struct MonitorShape {
     vcpus: u32,
     memory_mib: u64,
 }
 
-impl From<Shape> for Kind {
+impl From<Shape> for MonitorShape {
     fn from(shape: Shape) -> Self {
         Self { vcpus: shape.vcpus, memory_mib: shape.memory_mib }
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for MonitorShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} MiB, {} vCPUs", self.memory_mib, self.vcpus)
     }
@@ -40,7 +40,7 @@ impl fmt::Display for Kind {
 
 /// Makes monitors.
 #[derive(Debug, Clone)]
-pub(super) struct Maker {
+pub(super) struct MonitorFactory {
     pub(super) vmm: PathBuf,
     pub(super) jail: JailSettings,
     pub(super) groups: Groups,
@@ -59,9 +59,9 @@ pub(super) struct Monitor {
     groups: Groups,
 }
 
-impl Maker {
+impl MonitorFactory {
     /// Starts a monitor with a virtual machine of this kind.
-    pub(super) fn make(&self, kind: Kind) -> Result<Monitor, HostError> {
+    pub(super) fn make(&self, kind: MonitorShape) -> Result<Monitor, HostError> {
         let uid = self.in_use.take_uid().ok_or(HostError::NoUserId)?;
         let folder = self.pool.join(format!("{PREFIX}{}", uid.number()));
         // No process has this user id, so anything in the folder is left over.
@@ -111,7 +111,7 @@ impl Monitor {
     pub(super) fn claim(
         mut self,
         place: &Place,
-        record: &MicrovmRecord,
+        record: &RunRecord,
         (shape, baseline_mib): (Shape, u32),
     ) -> Result<(Microvm, Arc<Process>), HostError> {
         let uid = self.parts.as_ref().map(|(_, uid)| uid.number()).ok_or(HostError::Claimed)?;

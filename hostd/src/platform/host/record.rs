@@ -31,7 +31,7 @@ pub(super) struct MonitorRecord {
 
 /// The record of a microVM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct MicrovmRecord {
+pub(super) struct RunRecord {
     /// Name of its network, if it has one.
     pub(super) network: Option<String>,
     /// Number of the suspended state that it was made from; 0 stands for the image.
@@ -66,7 +66,7 @@ impl Record for MonitorRecord {
     const FILE: &'static str = "monitor.json";
 }
 
-impl Record for MicrovmRecord {
+impl Record for RunRecord {
     const FILE: &'static str = "microvm.json";
 }
 
@@ -97,9 +97,9 @@ mod tests {
         monitor.write(folder.path()).unwrap();
         monitor.write(folder.path()).unwrap();
         assert_eq!(MonitorRecord::read(folder.path()).unwrap(), Some(monitor));
-        let microvm = MicrovmRecord { network: None, from: 3 };
+        let microvm = RunRecord { network: None, from: 3 };
         microvm.write(folder.path()).unwrap();
-        assert_eq!(MicrovmRecord::read(folder.path()).unwrap(), Some(microvm));
+        assert_eq!(RunRecord::read(folder.path()).unwrap(), Some(microvm));
         assert!(!is_identified(folder.path()));
         set_identified(folder.path()).unwrap();
         assert!(is_identified(folder.path()));
@@ -109,9 +109,9 @@ mod tests {
     fn a_record_that_makes_no_sense_is_none() {
         let folder = tempfile::tempdir().unwrap();
         for text in ["", "{", "[]", "{\"from\": -1}", "\0\0\0"] {
-            fs::write(folder.path().join(MicrovmRecord::FILE), text).unwrap();
-            assert_eq!(MicrovmRecord::read(folder.path()).unwrap(), None, "{text:?}");
+            fs::write(folder.path().join(RunRecord::FILE), text).unwrap();
+            assert_eq!(RunRecord::read(folder.path()).unwrap(), None, "{text:?}");
         }
-        assert_eq!(MicrovmRecord::read(&folder.path().join("microvm.json/x")).unwrap(), None);
+        assert_eq!(RunRecord::read(&folder.path().join("microvm.json/x")).unwrap(), None);
     }
 }

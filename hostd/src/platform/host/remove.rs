@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use hearth_host::microvm::orphans;
 use hearth_host::microvm::process::Process;
-use hearth_model::build::Artifact;
+use hearth_model::build::ImageBuild;
 
 use super::error::{HostError, failed};
 use super::exclusive::TURN;
 use super::layout::{PREFIX, Place, names, remove_folder};
 use super::monitors::PATIENCE;
 use super::phase::Phase;
-use super::record::{MicrovmRecord, MonitorRecord, Record as _};
+use super::record::{MonitorRecord, Record as _, RunRecord};
 use super::{Host, logs};
 
 /// How long the host waits for the last output lines of a guest that is discarded.
@@ -46,10 +46,10 @@ impl Host {
             return Ok(());
         }
         let monitor = MonitorRecord::read(run).map_err(failed("reading the records in", run))?;
-        let microvm = MicrovmRecord::read(run).map_err(failed("reading the records in", run))?;
+        let microvm = RunRecord::read(run).map_err(failed("reading the records in", run))?;
         end_monitor(run, monitor.as_ref()).map_err(failed("ending the monitor in", run))?;
         if let Some(name) = microvm.and_then(|record| record.network) {
-            self.links_maker.remove(&name)?;
+            self.link_factory.remove(&name)?;
         }
         if let Some(record) = &monitor {
             self.groups.remove(record.uid)?;
@@ -67,11 +67,11 @@ impl Host {
         let place = self.place(id)?;
         // From now on every earlier attempt with this microVM counts as given up.
         let attempt = self.attempts.begin(id);
-        if let Some(machine) = self.forget(id) {
-            if !machine.made.process.has_exited() && *machine.phase.borrow() == Phase::Running {
-                logs::drain(machine.agent(), LINES).await;
+        if let Some(microvm) = self.forget(id) {
+            if !microvm.parts.process.has_exited() && *microvm.phase.borrow() == Phase::Running {
+                logs::drain(microvm.agent(), LINES).await;
             }
-            machine.let_go();
+            microvm.stop_serving();
         }
         let host = std::sync::Arc::clone(self);
         let removed = tokio::task::spawn_blocking(move || {
@@ -110,9 +110,8 @@ impl Host {
     }
 
     /// Removes the files of all builds that are not in `keep`.
-    pub(super) fn sweep_artifacts(&self, keep: &HashSet<Artifact>) -> Result<(), HostError> {
-        let keep: HashSet<_> =
-            keep.iter().filter_map(|artifact| self.layout.artifact(artifact).ok()).collect();
+    pub(super) fn sweep_builds(&self, keep: &HashSet<ImageBuild>) -> Result<(), HostError> {
+        let keep: HashSet<_> = keep.iter().filter_map(|build| self.layout.build(build).ok()).collect();
         // ACCOUNT/UID/VERSION/BUILD
         sweep_below(&self.layout.images(), 4, &|path| keep.contains(path))
     }

@@ -30,10 +30,10 @@ use tokio::time::{sleep, timeout};
 use super::error::failed;
 use super::exclusive::TURN;
 use super::layout::{Keep, Place, remove_folder};
-use super::machine::Machine;
 use super::monitors::PATIENCE;
 use super::phase::Phase;
-use super::timeline::{Operation, Report, Timeline};
+use super::running::RunningMicrovm;
+use super::timeline::{OperationReport, TimedOperation, Timeline};
 use super::{Host, logs};
 use crate::platform::SuspendError;
 
@@ -94,28 +94,28 @@ impl From<SaveError> for SuspendError {
 }
 
 /// Saves the microVM as suspended state `number`, and terminates it.
-pub(super) async fn suspend(machine: &Machine, number: u64) -> Result<(), SuspendError> {
-    let began = machine.phase.send_if_modified(|phase| {
+pub(super) async fn suspend(microvm: &RunningMicrovm, number: u64) -> Result<(), SuspendError> {
+    let began = microvm.phase.send_if_modified(|phase| {
         let runs = *phase == Phase::Running;
         if runs {
-            machine.cancel.store(false, Ordering::Release);
+            microvm.cancel.store(false, Ordering::Release);
             *phase = Phase::Suspending;
         }
         runs
     });
     if !began {
-        return Err(SaveError::Busy(machine.spec.id.clone()).into());
+        return Err(SaveError::Busy(microvm.spec.id.clone()).into());
     }
     let mut timeline = Timeline::start();
-    let _freezing = machine.freezing.lock().await;
+    let _freezing = microvm.freezing.lock().await;
     // If this future is dropped half-way, the process is left as it is, and its exit is not reported.
-    let result = save(machine, number, &mut timeline).await;
+    let result = save(microvm, number, &mut timeline).await;
     let succeeded = result.is_ok();
     if !succeeded {
         // The app is thawed before the microVM counts as running again and its hooks are called.
-        machine.thaw().await;
+        microvm.thaw().await;
         timeline.done("thaw");
-        machine.phase.send_if_modified(|phase| {
+        microvm.phase.send_if_modified(|phase| {
             let goes_on = *phase == Phase::Suspending;
             if goes_on {
                 *phase = Phase::Running;
@@ -123,24 +123,28 @@ pub(super) async fn suspend(machine: &Machine, number: u64) -> Result<(), Suspen
             goes_on
         });
     }
-    let report =
-        Report { operation: Operation::Suspend, microvm: &machine.spec.id, succeeded, timeline: &timeline };
-    machine.host.observer.tell(&report);
+    let report = OperationReport {
+        operation: TimedOperation::Suspend,
+        microvm: &microvm.spec.id,
+        succeeded,
+        timeline: &timeline,
+    };
+    microvm.host.observer.notify(&report);
     Ok(result?)
 }
 
-async fn save(machine: &Machine, number: u64, timeline: &mut Timeline) -> Result<(), SaveError> {
-    let (mut control, frozen) = freeze(machine.agent()).await?;
+async fn save(microvm: &RunningMicrovm, number: u64, timeline: &mut Timeline) -> Result<(), SaveError> {
+    let (mut control, frozen) = freeze(microvm.agent()).await?;
     timeline.done("freeze");
     // Lines that are not taken now stay in the guest.
     let _ = timeout(LINES, logs::taken(&mut control, &frozen)).await;
     timeline.done("logs");
-    if machine.is_cancelled() {
+    if microvm.is_cancelled() {
         return Err(SaveError::Cancelled);
     }
-    let client = Arc::clone(machine.made.microvm.client());
-    let (place, base, from) = (machine.made.place.clone(), machine.made.base.clone(), machine.made.from);
-    let host = Arc::clone(&machine.host);
+    let client = Arc::clone(microvm.parts.microvm.client());
+    let (place, base, from) = (microvm.parts.place.clone(), microvm.parts.base.clone(), microvm.parts.from);
+    let host = Arc::clone(&microvm.host);
     let taken = spawn_blocking(move || {
         let _turn = host.making.hold(&place.state, TURN).map_err(SaveError::Turn)?;
         take(&client, &place, &base, from, number)
@@ -148,10 +152,10 @@ async fn save(machine: &Machine, number: u64, timeline: &mut Timeline) -> Result
     let taken = taken.await??;
     timeline.done("save");
     timeline.parts("save", &taken);
-    machine.let_go();
-    let (host, id, place) = (Arc::clone(&machine.host), machine.spec.id.clone(), machine.made.place.clone());
+    microvm.stop_serving();
+    let (host, id, place) = (Arc::clone(&microvm.host), microvm.spec.id.clone(), microvm.parts.place.clone());
     host.forget(&id);
-    let process = Arc::clone(&machine.made.process);
+    let process = Arc::clone(&microvm.parts.process);
     // From here on the microVM is suspended, whatever happens. Remains are removed with the microVM.
     let _ = spawn_blocking(move || end(&host, &id, &place, &process, number)).await;
     timeline.done("end");
@@ -217,13 +221,13 @@ fn end(host: &Host, id: &str, place: &Place, process: &Process, number: u64) {
 }
 
 /// Cancels the suspend that is under way, as long as it is not committed.
-pub(super) async fn cancel(machine: &Machine) {
-    let mut phase = machine.phase.subscribe();
+pub(super) async fn cancel(microvm: &RunningMicrovm) {
+    let mut phase = microvm.phase.subscribe();
     if *phase.borrow_and_update() != Phase::Suspending {
         return;
     }
-    machine.cancel.store(true, Ordering::Release);
-    let socket = machine.made.place.run.join(CONTROL_SOCKET);
+    microvm.cancel.store(true, Ordering::Release);
+    let socket = microvm.parts.place.run.join(CONTROL_SOCKET);
     loop {
         // A new connection is needed: the one that requested the save waits for its result.
         let socket = socket.clone();

@@ -8,7 +8,7 @@ use hearth_proto::vmm::v1::Step;
 
 /// An operation on a microVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Operation {
+pub enum TimedOperation {
     /// The microVM was made from its image.
     Launch,
     /// The microVM was made from its suspended state.
@@ -21,7 +21,7 @@ pub enum Operation {
     Discard,
 }
 
-impl fmt::Display for Operation {
+impl fmt::Display for TimedOperation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Launch => "launch",
@@ -95,9 +95,9 @@ impl fmt::Display for Timeline {
 
 /// The report of an operation that has finished.
 #[derive(Debug)]
-pub struct Report<'a> {
+pub struct OperationReport<'a> {
     /// The operation.
-    pub operation: Operation,
+    pub operation: TimedOperation,
     /// Id of the microVM.
     pub microvm: &'a str,
     /// Whether the operation succeeded.
@@ -108,17 +108,17 @@ pub struct Report<'a> {
 
 /// Receives reports, for metrics. It must not block.
 #[derive(Clone)]
-pub struct Observer(Arc<dyn Fn(&Report<'_>) + Send + Sync>);
+pub struct TimelineObserver(Arc<dyn Fn(&OperationReport<'_>) + Send + Sync>);
 
-impl Observer {
-    /// An observer that calls `told`.
-    pub fn new(told: impl Fn(&Report<'_>) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(told))
+impl TimelineObserver {
+    /// An observer that calls `observe`.
+    pub fn new(observe: impl Fn(&OperationReport<'_>) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(observe))
     }
 
     /// Passes a report on, and writes a line to the log.
-    pub(super) fn tell(&self, report: &Report<'_>) {
-        let Report { operation, microvm, succeeded, timeline } = report;
+    pub(super) fn notify(&self, report: &OperationReport<'_>) {
+        let OperationReport { operation, microvm, succeeded, timeline } = report;
         if *succeeded {
             tracing::info!(%operation, %microvm, %timeline, "microVM");
         } else {
@@ -128,15 +128,15 @@ impl Observer {
     }
 }
 
-impl Default for Observer {
+impl Default for TimelineObserver {
     fn default() -> Self {
         Self::new(|_| ())
     }
 }
 
-impl fmt::Debug for Observer {
+impl fmt::Debug for TimelineObserver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Observer").finish_non_exhaustive()
+        f.debug_struct("TimelineObserver").finish_non_exhaustive()
     }
 }
 

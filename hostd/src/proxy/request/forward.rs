@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hyper::{Response, StatusCode};
 
-use super::super::body::{Answer, Meter, Received};
+use super::super::body::{Meter, RequestBody, ResponseBody};
 use super::super::error::ProxyError;
 use super::super::peer::Peer;
 use super::super::upstream::Upstreams;
@@ -24,14 +24,14 @@ impl Forwarding {
     /// [`ProxyError::App`] and [`ProxyError::Microvm`] if there is no response.
     pub(super) async fn forward(
         &self,
-        prepared: Prepared<Received>,
+        prepared: Prepared<RequestBody>,
         peer: &Arc<Peer>,
-    ) -> Result<Response<Answer>, ProxyError> {
+    ) -> Result<Response<ResponseBody>, ProxyError> {
         let Prepared { request, protocol, port, mut pass, limiter, upgrade, .. } = prepared;
         let upstream = self.upstreams.of(pass.gate().id(), pass.guest());
         let sent = upstream.send(pass.gate(), limiter.as_ref(), port, protocol, request);
         let mut response = sent.await?;
-        pass.answered();
+        pass.response_started();
         let meter = Meter::new(pass.gate(), limiter.as_ref());
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             // A response that switches protocols without a WebSocket handshake is an error of the app.
@@ -42,10 +42,10 @@ impl Forwarding {
             headers::clean(&mut head.headers);
             websocket::set_upgrade(&mut head.headers);
             websocket::answer_protocol(&mut head.headers, offered);
-            return Ok(Response::from_parts(head, Answer::text(String::new())));
+            return Ok(Response::from_parts(head, ResponseBody::text(String::new())));
         }
         let (mut head, body) = response.into_parts();
         headers::clean(&mut head.headers);
-        Ok(Response::from_parts(head, Answer::flow(body, meter, (pass, peer.exchange()))))
+        Ok(Response::from_parts(head, ResponseBody::flow(body, meter, (pass, peer.exchange()))))
     }
 }

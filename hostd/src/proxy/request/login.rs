@@ -6,7 +6,7 @@
 use hyper::header::{CACHE_CONTROL, HeaderValue, LOCATION, REFERRER_POLICY, SET_COOKIE};
 use hyper::{Method, Request, Response, StatusCode};
 
-use super::super::body::Answer;
+use super::super::body::ResponseBody;
 use super::super::credentials::COOKIES;
 use super::host::Host;
 use crate::tokens::Tokens;
@@ -27,7 +27,7 @@ impl Login {
     }
 
     /// The response to a link that contains a valid token; `None` for other requests.
-    pub(super) fn answer<B>(&self, host: &Host, request: &Request<B>) -> Option<Response<Answer>> {
+    pub(super) fn respond<B>(&self, host: &Host, request: &Request<B>) -> Option<Response<ResponseBody>> {
         let query = request.uri().query()?;
         let find = |name: &str| {
             let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
@@ -35,7 +35,7 @@ impl Login {
         };
         let token = find(LINK[0]).filter(|_| *request.method() == Method::GET)?;
         let valid = self.tokens.open_token(&token).ok()?;
-        let mut response = Response::new(Answer::text(String::new()));
+        let mut response = Response::new(ResponseBody::text(String::new()));
         *response.status_mut() = StatusCode::SEE_OTHER;
         let seconds = self.tokens.seconds_left(&valid);
         let port = find(LINK[1]);
@@ -73,7 +73,7 @@ mod tests {
         let answer = |method: &str, query: &str| {
             let uri = format!("https://{}/a?{query}", steps.name());
             let request = Request::builder().method(method).uri(uri).body(()).unwrap();
-            let response = login.answer(&steps.checked(&request).unwrap(), &request)?;
+            let response = login.respond(&steps.checked(&request).unwrap(), &request)?;
             assert_eq!(response.status(), StatusCode::SEE_OTHER);
             let all = |name| response.headers().get_all(name).iter().map(|value| value.to_str().unwrap());
             let location = all(LOCATION).next().unwrap().to_owned();

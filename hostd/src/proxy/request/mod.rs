@@ -47,7 +47,7 @@ use self::microvm::Finder;
 use self::prepare::Preparation;
 use self::token::Authentication;
 use self::wake::{Awake, Wake};
-use super::body::{Answer, Received};
+use super::body::{RequestBody, ResponseBody};
 use super::error::ProxyError;
 use super::headers::REQUEST_ID;
 use super::limiter::Limits;
@@ -83,7 +83,7 @@ impl Requests {
             authentication: Authentication::new(tokens.clone(), settings.browser_login),
             finder: Finder::new(microvms.clone()),
             admission: Admission::new(settings.limited.then(|| Arc::clone(limits))),
-            wake: Wake::new(microvms.clone(), settings.patience, metrics.clone()),
+            wake: Wake::new(microvms.clone(), settings.wait_limits, metrics.clone()),
             preparation: Preparation {
                 cookies: settings.browser_login,
                 forwarded_for: settings.forwarded_for,
@@ -93,14 +93,14 @@ impl Requests {
     }
 
     /// Processes a request and returns the response.
-    pub(super) async fn answer(
+    pub(super) async fn respond(
         self: Arc<Self>,
         peer: Arc<Peer>,
         request: Request<Incoming>,
-    ) -> Response<Answer> {
+    ) -> Response<ResponseBody> {
         let _exchange = peer.exchange();
         let id = Uuid::new_v4().to_string();
-        let handled = panics::request(self.handle(&peer, request.map(Received::new), &id)).await;
+        let handled = panics::request(self.handle(&peer, request.map(RequestBody::new), &id)).await;
         let mut response = match handled.unwrap_or(Err(ProxyError::Panicked)) {
             Ok(response) => {
                 self.metrics.endpoint_request(class(response.status()));
@@ -121,11 +121,11 @@ impl Requests {
     async fn handle(
         &self,
         peer: &Arc<Peer>,
-        mut request: Request<Received>,
+        mut request: Request<RequestBody>,
         id: &str,
-    ) -> Result<Response<Answer>, ProxyError> {
+    ) -> Result<Response<ResponseBody>, ProxyError> {
         let host = self.hosts.check(peer, &request)?;
-        if let Some(response) = self.login.as_ref().and_then(|login| login.answer(&host, &request)) {
+        if let Some(response) = self.login.as_ref().and_then(|login| login.respond(&host, &request)) {
             return Ok(response);
         }
         let authenticated = self.authentication.authenticate(host, peer, &request)?;

@@ -9,7 +9,7 @@ use super::host::Host;
 use super::limits::Admitted;
 use super::port::Target;
 use crate::driver::Microvms;
-use crate::driver::gate::{Pass, Patience};
+use crate::driver::gate::{Pass, WaitLimits};
 use crate::metrics::{Metrics, Outcome};
 
 /// Shorter waits for a microVM are not counted in the metrics.
@@ -44,14 +44,14 @@ struct Checked;
 #[derive(Debug)]
 pub(super) struct Wake {
     microvms: Microvms,
-    patience: Patience,
+    wait_limits: WaitLimits,
     metrics: Metrics,
 }
 
 impl Wake {
     /// Wakes these microVMs.
-    pub(super) fn new(microvms: Microvms, patience: Patience, metrics: Metrics) -> Self {
-        Self { microvms, patience, metrics }
+    pub(super) fn new(microvms: Microvms, wait_limits: WaitLimits, metrics: Metrics) -> Self {
+        Self { microvms, wait_limits, metrics }
     }
 
     /// Enters the gate of a request's microVM, or waits at it.
@@ -61,7 +61,7 @@ impl Wake {
     pub(super) async fn enter(&self, admitted: Admitted) -> Result<Awake, ProxyError> {
         let Admitted { host, to, gate, limiter, .. } = admitted;
         let begun = Instant::now();
-        let result = self.microvms.enter(&gate, self.patience).await;
+        let result = self.microvms.enter(&gate, self.wait_limits).await;
         let took = begun.elapsed();
         if took >= WAIT {
             let outcome = if result.is_ok() { Outcome::Succeeded } else { Outcome::Failed };
@@ -95,7 +95,7 @@ mod tests {
         steps.host.ask(Ask::Suspend).await;
         steps.host.until(MicrovmState::Suspended).await;
         let Ok(Awake::App(entered)) = steps.awake(&steps.good()).await else { panic!("it is not the app") };
-        assert_eq!((entered.port, entered.websocket, entered.pass.gate().figures().0), (8080, false, 1));
+        assert_eq!((entered.port, entered.websocket, entered.pass.gate().counts().0), (8080, false, 1));
         assert_eq!(steps.host.state(), MicrovmState::Running);
         let shell = steps.mint(|grant| (grant.kind, grant.ports) = (Kind::Shell, Vec::new()));
         let request = steps.request(&[&HANDSHAKE[..], &[("x-aws-proxy-auth", &shell)]].concat());

@@ -168,7 +168,7 @@ async fn an_endpoint_takes_what_its_class_has_where_that_is_wanted() {
 async fn a_panic_ends_a_request_and_not_its_connection() {
     const PANICS: u16 = 9666;
     let host = Host::new().await;
-    host.platform.always(Point::Connect(PANICS), Way::Panics);
+    host.platform.always(Point::Connect(PANICS), Deviation::Panics);
     let (mut http1, mut http2) = (host.http1().await, host.http2().await);
     let expected =
         error(500, "INTERNAL_ERROR", "The endpoint has failed; the app may have received the request");
@@ -191,9 +191,9 @@ async fn a_microvm_that_is_not_reached_is_told_from_an_app_that_does_not_answer(
     let host = Host::new().await;
     let (mut http1, mut http2) = (host.http1().await, host.http2().await);
     for (way, code) in [
-        (Way::Fails("the agent is silent"), "MICROVM_CONNECT_FAILED"),
+        (Deviation::Fails("the agent is silent"), "MICROVM_CONNECT_FAILED"),
         // A connection whose other end is closed.
-        (Way::Pretends, "APP_CONNECT_FAILED"),
+        (Deviation::Pretends, "APP_CONNECT_FAILED"),
     ] {
         host.platform.always(Point::Connect(8080), way.clone());
         assert_eq!(refusal(http1.send(host.get("/count")).await).await, error(502, code, ""), "{way:?}");
@@ -208,7 +208,7 @@ async fn a_microvm_that_is_not_reached_is_told_from_an_app_that_does_not_answer(
 async fn an_app_that_is_never_reached_holds_up_its_own_requests_only() {
     let host = Host::new().await;
     host.platform.world().ports.insert(8081, host.app.address);
-    host.platform.always(Point::Connect(8081), Way::Hangs);
+    host.platform.always(Point::Connect(8081), Deviation::Hangs);
     let (mut http1, http2) = (host.http1().await, host.http2().await);
     let mut request = host.get("/count");
     request.headers_mut().insert("x-aws-proxy-port", "8081".parse().unwrap());
@@ -220,7 +220,7 @@ async fn an_app_that_is_never_reached_holds_up_its_own_requests_only() {
     assert_eq!(text(http2.clone().send(other).await).await, "1", "not even on the same connection");
     // A client that gives up waiting leaves nothing behind.
     waits.abort();
-    host.when(|_| gate.figures() == (0, 0, 0)).await;
+    host.when(|_| gate.counts() == (0, 0, 0)).await;
     host.ask(Ask::Suspend).await;
     host.until(MicrovmState::Suspended).await;
 }

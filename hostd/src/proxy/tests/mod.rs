@@ -29,14 +29,14 @@ use tokio_rustls::client::TlsStream;
 
 use super::{Proxy, Settings};
 use crate::clock::Clock;
-use crate::driver::context::Unobserved;
+use crate::driver::context::NoObserver;
 use crate::driver::deadlines::Deadlines;
 use crate::driver::faults::Faults;
-use crate::driver::gate::Patience;
+use crate::driver::gate::WaitLimits;
 use crate::driver::{DriverConfig, Microvms};
 use crate::lifecycle::microvm::{Request as Ask, Rules};
 use crate::metrics::Metrics;
-use crate::platform::double::{Double, Point, Way};
+use crate::platform::double::{Deviation, Double, Point};
 use crate::records;
 use crate::store::{Batch, Db, MemoryStore, Store, Table};
 use crate::tokens::{Grant, Kind, Tokens};
@@ -70,7 +70,7 @@ impl Wish {
     pub(super) fn settings(self) -> Settings {
         Settings {
             domain: DOMAIN.to_owned(),
-            patience: Patience { held: self.held, beside_hook: LONG, launching: true },
+            wait_limits: WaitLimits { max_waiting: self.held, beyond_hook: LONG, launching: true },
             browser_login: self.browser_login,
             forwarded_for: true,
             // Longer than a test can take on a machine under load.
@@ -133,7 +133,7 @@ impl Host {
             deadlines: Deadlines::default(),
         };
         let shared = Arc::new(platform.clone());
-        let microvms = Microvms::new(config, db.clone(), clock, shared, Arc::new(Unobserved), Faults::none());
+        let microvms = Microvms::new(config, db.clone(), clock, shared, Arc::new(NoObserver), Faults::none());
         let artifact =
             records::encode(&ArtifactRecord { build_id: BUILD.into(), ..ArtifactRecord::default() });
         db.commit(Batch::new().put(Table::Artifacts, records::artifact(BUILD), artifact)).await.unwrap();
@@ -197,8 +197,8 @@ impl Host {
     }
 
     /// The operations that the host was asked to perform, in order.
-    fn asked(&self) -> Vec<Point> {
-        self.platform.world().asked.iter().map(|(point, _)| *point).collect()
+    fn operations(&self) -> Vec<Point> {
+        self.platform.world().requests.iter().map(|(point, _)| *point).collect()
     }
 
     async fn tls(&self, server_name: &str, protocol: &[u8]) -> TlsStream<TcpStream> {

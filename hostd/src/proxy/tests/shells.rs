@@ -113,7 +113,7 @@ async fn a_shell_wakes_a_microvm_and_several_are_open_at_once() {
 #[tokio::test]
 async fn a_shell_that_does_not_start_says_why_and_ends() {
     let host = Host::new().await;
-    host.platform.once(Point::Shell, Way::Fails("the agent is silent"));
+    host.platform.once(Point::Shell, Deviation::Fails("the agent is silent"));
     let mut socket = host.shell("/").await;
     assert_eq!(closed(&mut socket).await, (CloseCode::Error, "the agent is silent".to_owned()));
     let mut socket = host.shell("/").await;

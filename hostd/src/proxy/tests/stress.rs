@@ -29,7 +29,7 @@ impl Host {
         assert_eq!(client.send(self.get("/count")).await.status(), 200);
         drop(client);
         let gate = self.microvms.gate("microvm-1").unwrap();
-        self.when(|_| gate.figures() == (0, 0, 0)).await;
+        self.when(|_| gate.counts() == (0, 0, 0)).await;
         self.when(|host| host.metrics.text().unwrap().contains("hearth_endpoint_connections 0\n")).await;
     }
 

@@ -13,7 +13,7 @@ async fn a_request_wakes_a_microvm_and_all_that_come_meanwhile_wait_for_the_one_
     assert_eq!(text(client.clone().send(host.get("/count")).await).await, "0");
     host.ask(Ask::Suspend).await;
     host.until(MicrovmState::Suspended).await;
-    host.platform.always(Point::Resume, Way::Hangs);
+    host.platform.always(Point::Resume, Deviation::Hangs);
     let waiting: Vec<_> = (0..50)
         .map(|_| {
             let (mut client, request) = (client.clone(), host.get("/count"));
@@ -21,7 +21,7 @@ async fn a_request_wakes_a_microvm_and_all_that_come_meanwhile_wait_for_the_one_
         })
         .collect();
     let gate = host.microvms.gate("microvm-1").unwrap();
-    host.when(|_| gate.figures() == (0, 0, 50)).await;
+    host.when(|_| gate.counts() == (0, 0, 50)).await;
     host.platform.release(Point::Resume);
     let mut counts = Vec::new();
     for one in waiting {
@@ -29,8 +29,8 @@ async fn a_request_wakes_a_microvm_and_all_that_come_meanwhile_wait_for_the_one_
     }
     counts.sort_unstable();
     assert_eq!(counts, (1..=50).collect::<Vec<_>>());
-    assert_eq!(host.asked(), [RUN, SUSPEND, [Point::Resume, Point::Hook(Hook::Resume)]].concat());
-    host.when(|_| gate.figures() == (0, 0, 0)).await;
+    assert_eq!(host.operations(), [RUN, SUSPEND, [Point::Resume, Point::Hook(Hook::Resume)]].concat());
+    host.when(|_| gate.counts() == (0, 0, 0)).await;
 }
 
 #[tokio::test]
@@ -38,7 +38,7 @@ async fn only_so_many_wait() {
     let host = Host::with(Wish { held: 3, ..Wish::default() }).await;
     host.ask(Ask::Suspend).await;
     host.until(MicrovmState::Suspended).await;
-    host.platform.always(Point::Resume, Way::Hangs);
+    host.platform.always(Point::Resume, Deviation::Hangs);
     let client = host.http2().await;
     let waiting: Vec<_> = (0..3)
         .map(|_| {
@@ -47,7 +47,7 @@ async fn only_so_many_wait() {
         })
         .collect();
     let gate = host.microvms.gate("microvm-1").unwrap();
-    host.when(|_| gate.figures().2 == 3).await;
+    host.when(|_| gate.counts().2 == 3).await;
     let response = client.clone().send(host.get("/count")).await;
     assert_eq!(response.headers()["retry-after"], "1");
     assert_eq!(refusal(response).await, (429, "TOO_MANY_REQUESTS".to_owned(), String::new()));
@@ -69,7 +69,7 @@ async fn nobody_without_a_token_wakes_a_microvm() {
     let mut request = host.get("/count");
     request.headers_mut().insert("x-aws-proxy-port", "80".parse().unwrap());
     assert_eq!(client.send(request).await.status(), 403);
-    assert_eq!((host.state(), host.asked().len()), (MicrovmState::Suspended, 4));
+    assert_eq!((host.state(), host.operations().len()), (MicrovmState::Suspended, 4));
 }
 
 #[tokio::test]
@@ -91,7 +91,7 @@ async fn a_resume_that_fails_is_told_and_the_next_request_tries_again() {
     let host = Host::new().await;
     host.ask(Ask::Suspend).await;
     host.until(MicrovmState::Suspended).await;
-    host.platform.once(Point::Resume, Way::Fails("its memory cannot be read"));
+    host.platform.once(Point::Resume, Deviation::Fails("its memory cannot be read"));
     let mut client = host.http2().await;
     let expected = (502, "MICROVM_CONNECT_FAILED".to_owned(), String::new());
     assert_eq!(refusal(client.send(host.get("/count")).await).await, expected);
@@ -107,11 +107,11 @@ async fn a_suspend_waits_for_what_the_app_has_to_answer() {
     host.app.arrived.notified().await;
     host.ask(Ask::Suspend).await;
     host.until(MicrovmState::Suspending).await;
-    assert_eq!(host.asked(), RUN, "the app has not heard of it");
+    assert_eq!(host.operations(), RUN, "the app has not heard of it");
     host.app.go.add_permits(1);
     assert_eq!(slow.await.unwrap(), "slow");
     host.until(MicrovmState::Suspended).await;
-    assert_eq!(host.asked(), [RUN, SUSPEND].concat());
+    assert_eq!(host.operations(), [RUN, SUSPEND].concat());
 }
 
 #[tokio::test]
@@ -124,7 +124,7 @@ async fn a_request_during_a_suspend_cancels_it() {
     host.ask(Ask::Suspend).await;
     host.until(MicrovmState::Suspending).await;
     assert_eq!(text(client.clone().send(host.get("/count")).await).await, "0");
-    assert_eq!((host.state(), host.asked().len()), (MicrovmState::Running, 2), "nothing was called");
+    assert_eq!((host.state(), host.operations().len()), (MicrovmState::Running, 2), "nothing was called");
     host.app.go.add_permits(1);
     assert_eq!(slow.await.unwrap(), "slow");
 }

@@ -24,7 +24,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{Ticketer, default_provider};
 use rustls::version::{TLS12, TLS13};
 
-use self::pair::{Pair, PairError, Served};
+use self::pair::{Pair, PairError, ServedCertificate};
 use super::acme::{Acme, AcmeError};
 use super::ca::{AuthorityError, LocalAuthority};
 use super::config::EndpointConfig;
@@ -37,7 +37,7 @@ const FOLDER: &str = "endpoint";
 /// Application protocols for ALPN, in order of preference.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 /// Interval of checking the files, and of retries when the local authority fails.
-const LOOK: Duration = Duration::from_secs(60);
+const RELOAD_INTERVAL: Duration = Duration::from_secs(60);
 /// First interval of retries when an ACME authority fails; it doubles with each further failure, up to
 /// [`LONGEST_WAIT`]. Authorities limit failures per hour.
 const FIRST_WAIT: Duration = Duration::from_secs(5 * 60);
@@ -87,14 +87,14 @@ pub struct Tls(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     config: Arc<ServerConfig>,
-    served: Arc<Served>,
+    served: Arc<ServedCertificate>,
     source: Source,
     domain: String,
     clock: Clock,
     provider: Arc<CryptoProvider>,
     challenges: Challenges,
     /// The last problem with the files that was logged.
-    told: Mutex<Option<String>>,
+    reported: Mutex<Option<String>>,
 }
 
 /// Source of the certificate.
@@ -168,7 +168,7 @@ impl Tls {
                 }
             }
         };
-        let served = Arc::new(Served::new(pair));
+        let served = Arc::new(ServedCertificate::new(pair));
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&TLS13, &TLS12])?
             .with_no_client_auth()
@@ -183,11 +183,11 @@ impl Tls {
             clock,
             provider,
             challenges,
-            told: Mutex::default(),
+            reported: Mutex::default(),
         };
         let tls = Self(Arc::new(inner));
         if matches!(tls.0.source, Source::Files(_)) {
-            tls.tell(tls.0.served.get().trouble(now));
+            tls.report(tls.0.served.get().trouble(now));
         }
         Ok(tls)
     }
@@ -234,8 +234,8 @@ impl Tls {
         match &self.0.source {
             Source::Local(local) => self.keep_signed(local).await,
             Source::Files(_) => loop {
-                tokio::time::sleep(LOOK).await;
-                self.look();
+                tokio::time::sleep(RELOAD_INTERVAL).await;
+                self.reload_and_report();
             },
             Source::Acme { acme, fallback, due } => self.keep_issued(acme, fallback, *due).await,
         }
@@ -257,28 +257,28 @@ impl Tls {
             }
             Err(error) => {
                 tracing::error!(%error, "endpoints get no new certificate");
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(RELOAD_INTERVAL).await;
             }
         }
     }
 
-    fn look(&self) {
+    fn reload_and_report(&self) {
         let problem = match self.reload() {
             Ok(_) => self.0.served.get().trouble(self.0.clock.now()),
             Err(error) => Some(format!("{error}; the old certificate is kept")),
         };
-        self.tell(problem);
+        self.report(problem);
     }
 
     /// Logs a problem once, and again if it changes.
-    fn tell(&self, problem: Option<String>) {
-        let mut told = self.0.told.lock().unwrap_or_else(poisoned);
+    fn report(&self, problem: Option<String>) {
+        let mut reported = self.0.reported.lock().unwrap_or_else(poisoned);
         if let Some(problem) = &problem
-            && told.as_ref() != Some(problem)
+            && reported.as_ref() != Some(problem)
         {
             tracing::error!(problem, "the certificate of endpoints");
         }
-        *told = problem;
+        *reported = problem;
     }
 
     async fn keep_issued(&self, acme: &Acme, fallback: &LocalAuthority, mut due: SystemTime) {

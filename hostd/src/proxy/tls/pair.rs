@@ -36,7 +36,7 @@ pub enum PairError {
     #[error("the key is not that of the certificate")]
     Mismatch,
     /// The certificate is for other names.
-    #[error("the certificate is for {}, and has to be for *.{domain}", told(names))]
+    #[error("the certificate is for {}, and has to be for *.{domain}", list(names))]
     Names {
         /// The domain.
         domain: String,
@@ -45,7 +45,7 @@ pub enum PairError {
     },
 }
 
-fn told(names: &[String]) -> String {
+fn list(names: &[String]) -> String {
     if names.is_empty() { "no names".to_owned() } else { names.join(", ") }
 }
 
@@ -119,9 +119,9 @@ impl Pair {
 
 /// The certificate that is served to all clients. Clients themselves detect a name that it does not cover.
 #[derive(Debug)]
-pub(super) struct Served(RwLock<Arc<Pair>>);
+pub(super) struct ServedCertificate(RwLock<Arc<Pair>>);
 
-impl Served {
+impl ServedCertificate {
     pub(super) fn new(pair: Pair) -> Self {
         Self(RwLock::new(Arc::new(pair)))
     }
@@ -136,7 +136,7 @@ impl Served {
     }
 }
 
-impl ResolvesServerCert for Served {
+impl ResolvesServerCert for ServedCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.get().certified))
     }

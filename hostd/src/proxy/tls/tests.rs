@@ -214,14 +214,14 @@ async fn files_are_read_again_when_they_change_and_bad_ones_change_nothing() {
     written.write(&second.pem, &first.key_pem);
     assert!(tls.reload().unwrap_err().to_string().contains("not that of the certificate"));
     let task = tokio::spawn(tls.clone().keep_current());
-    tokio::time::sleep(2 * LOOK).await;
+    tokio::time::sleep(2 * RELOAD_INTERVAL).await;
     assert_eq!(served().await, der(&first));
-    assert!(tls.0.told.lock().unwrap().as_ref().unwrap().contains("the old certificate is kept"));
+    assert!(tls.0.reported.lock().unwrap().as_ref().unwrap().contains("the old certificate is kept"));
 
     written.write(&second.pem, &second.key_pem);
-    tokio::time::sleep(2 * LOOK).await;
+    tokio::time::sleep(2 * RELOAD_INTERVAL).await;
     assert_eq!(served().await, der(&second));
-    assert_eq!(*tls.0.told.lock().unwrap(), None);
+    assert_eq!(*tls.0.reported.lock().unwrap(), None);
     task.abort();
 
     written.write(&first.pem, &first.key_pem);
@@ -259,7 +259,7 @@ fn a_certificate_that_has_ended_is_served_and_told_about() {
         let signed = written.sign(&format!("*.{DOMAIN}"), days);
         written.write(&signed.pem, &signed.key_pem);
         let tls = written.open().unwrap();
-        let problem = tls.0.told.lock().unwrap().clone().unwrap_or_default();
+        let problem = tls.0.reported.lock().unwrap().clone().unwrap_or_default();
         assert!(problem.contains(told) && problem.is_empty() == told.is_empty(), "{days}: {problem}");
     }
 }

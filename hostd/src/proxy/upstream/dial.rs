@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use hyper::Uri;
 
-use super::speech::{Known, Speech};
+use super::scheme::{KnownScheme, PortScheme};
 use super::tls::handshake;
 use super::wire::Wire;
 use crate::platform::{ConnectError, Guest};
@@ -27,11 +27,11 @@ pub(super) struct Dial {
     guest: Weak<dyn Guest>,
     port: u16,
     protocol: Protocol,
-    known: Known,
+    known: KnownScheme,
 }
 
 impl Dial {
-    pub(super) fn new(guest: Weak<dyn Guest>, port: u16, protocol: Protocol, known: Known) -> Self {
+    pub(super) fn new(guest: Weak<dyn Guest>, port: u16, protocol: Protocol, known: KnownScheme) -> Self {
         Self { guest, port, protocol, known }
     }
 
@@ -50,8 +50,8 @@ impl Dial {
         let connection = guest.connect(self.port).await?;
         drop(guest);
         match self.known.get() {
-            Some(Speech::Tls) => handshake(connection, self.protocol).await,
-            Some(Speech::Plain) | None => Ok(Wire::new(connection, false)),
+            Some(PortScheme::Tls) => handshake(connection, self.protocol).await,
+            Some(PortScheme::Plain) | None => Ok(Wire::new(connection, false)),
         }
     }
 }
@@ -84,14 +84,14 @@ mod tests {
         let world = World::new().await;
         let guest = world.guest().await;
         for (port, tls) in [(PLAIN, false), (TLS, true)] {
-            let known = Known::default();
+            let known = KnownScheme::default();
             let dial = Dial::new(Arc::downgrade(&guest), port, Protocol::Http1, known.clone());
             assert_eq!(dial.accepts_tls().await, tls, "{port}");
             assert!(
                 !dial.clone().open().await.unwrap().connected().is_negotiated_h2(),
                 "it is plain at first"
             );
-            known.set(Some(Speech::Tls));
+            known.set(Some(PortScheme::Tls));
             let opened = dial.open().await;
             assert_eq!(opened.is_ok_and(|wire| wire.connected().is_negotiated_h2()), tls, "{port}");
         }
@@ -101,7 +101,7 @@ mod tests {
     async fn a_port_without_an_app_is_the_apps_fault_and_a_process_that_has_ended_the_microvms() {
         let world = World::new().await;
         let guest = world.guest().await;
-        let dial = Dial::new(Arc::downgrade(&guest), 1, Protocol::Http1, Known::default());
+        let dial = Dial::new(Arc::downgrade(&guest), 1, Protocol::Http1, KnownScheme::default());
         assert!(matches!(dial.clone().open().await, Err(ConnectError::App(_))));
         assert!(!dial.accepts_tls().await);
         world.restart(guest).await;

@@ -6,13 +6,13 @@
 //! by its microVM.
 //!
 //! * [`pool`] – the connections of each process and port
-//! * [`speech`] – what a port speaks
+//! * [`scheme`] – whether a port speaks plain text or TLS
 //! * [`dial`] – opens a connection; [`tls`] – the handshake with an app that speaks TLS
 //! * [`wire`] – a connection, as the HTTP client sees it
 
 mod dial;
 mod pool;
-mod speech;
+mod scheme;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -22,8 +22,8 @@ use hyper::body::Body as _;
 
 pub(super) use self::dial::Protocol;
 pub(super) use self::pool::Upstreams;
-use super::body::{Meter, Received, Upload};
+use super::body::{Meter, RequestBody, Upload};
 
-fn upload(meter: Meter, body: Received) -> Upload {
+fn upload(meter: Meter, body: RequestBody) -> Upload {
     if body.is_end_stream() { Upload::nothing(meter) } else { Upload::body(meter, body) }
 }

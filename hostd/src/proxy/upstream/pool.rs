@@ -11,12 +11,12 @@ use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::dial::{Dial, Protocol};
-use super::speech::{Known, send_first};
+use super::scheme::{KnownScheme, send_first};
 use super::upload;
 use crate::driver::gate::Gate;
 use crate::panics::poisoned;
 use crate::platform::{ConnectError, Guest};
-use crate::proxy::body::{Meter, Received, Upload};
+use crate::proxy::body::{Meter, RequestBody, Upload};
 use crate::proxy::error::ProxyError;
 use crate::proxy::limiter::Limiter;
 
@@ -74,7 +74,7 @@ impl Upstream {
 
     /// What a port is known to speak.
     #[cfg(test)]
-    pub(super) fn known(&self, port: u16) -> Option<super::speech::Speech> {
+    pub(super) fn known_scheme(&self, port: u16) -> Option<super::scheme::PortScheme> {
         self.ports.lock().unwrap().get(&port).and_then(|port| port.known.get())
     }
 
@@ -88,22 +88,22 @@ impl Upstream {
         limiter: Option<&Arc<Limiter>>,
         port: u16,
         protocol: Protocol,
-        request: Request<Received>,
+        request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, ProxyError> {
         let meter = || Meter::new(gate, limiter);
-        let way = self.port(port);
-        let client = way.client(protocol);
-        let answer = match way.known.get() {
+        let connections = self.port(port);
+        let client = connections.client(protocol);
+        let response = match connections.known.get() {
             Some(_) => {
                 let (head, body) = request.into_parts();
                 client.request(Request::from_parts(head, upload(meter(), body))).await
             }
-            None => send_first(client, &way.dial, &way.known, &meter, request).await,
+            None => send_first(client, &connections.dial, &connections.known, &meter, request).await,
         };
-        answer.map_err(|error| {
+        response.map_err(|error| {
             if error.is_connect() {
                 // Another app may listen at this port next, or none.
-                way.known.set(None);
+                connections.known.set(None);
                 self.ports.lock().unwrap_or_else(poisoned).remove(&port);
             }
             tracing::debug!(
@@ -136,12 +136,12 @@ struct Port {
     http2: Client<Dial, Upload>,
     /// Opens connections that are not kept.
     dial: Dial,
-    known: Known,
+    known: KnownScheme,
 }
 
 impl Port {
     fn new(guest: &Weak<dyn Guest>, port: u16) -> Self {
-        let known = Known::default();
+        let known = KnownScheme::default();
         let dial = |protocol| Dial::new(Weak::clone(guest), port, protocol, known.clone());
         let mut builder = Client::builder(TokioExecutor::new());
         builder

@@ -7,10 +7,10 @@ use hyper::{Request, Uri};
 
 use super::Protocol;
 use super::pool::Upstream;
-use crate::driver::gate::{Pass, Patience};
+use crate::driver::gate::{Pass, WaitLimits};
 use crate::lifecycle::microvm::Request as Ask;
 use crate::platform::Guest;
-use crate::proxy::body::Received;
+use crate::proxy::body::RequestBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::tests::app::App;
 use crate::proxy::tests::{Host, LONG, certificate};
@@ -34,8 +34,8 @@ impl World {
 
     async fn pass(&self) -> Pass {
         let gate = self.0.microvms.gate("microvm-1").unwrap();
-        let patience = Patience { held: 1, beside_hook: LONG, launching: true };
-        self.0.microvms.enter(&gate, patience).await.unwrap()
+        let wait_limits = WaitLimits { max_waiting: 1, beyond_hook: LONG, launching: true };
+        self.0.microvms.enter(&gate, wait_limits).await.unwrap()
     }
 
     /// The microVM's process.
@@ -67,7 +67,7 @@ impl World {
         let pass = self.pass().await;
         let uri = Uri::from_static("http://one.example/count");
         let request =
-            Request::builder().uri(uri).header("host", "one.example").body(Received::none()).unwrap();
+            Request::builder().uri(uri).header("host", "one.example").body(RequestBody::none()).unwrap();
         let response = upstream.send(pass.gate(), None, port, protocol, request).await?;
         let status = response.status().as_u16();
         http_body_util::BodyExt::collect(response.into_body()).await.unwrap();

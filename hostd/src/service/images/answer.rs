@@ -63,9 +63,9 @@ pub(super) fn refused(error: ImagesError, account: &str, arn: String, version: O
         },
         ImagesError::Quota { quota, limit } => {
             let (quota, resource) = match quota {
-                builds::Quota::Images => (Quota::Images, account.to_owned()),
-                builds::Quota::Versions => (Quota::Versions, arn),
-                builds::Quota::Builds => (Quota::Builds, account.to_owned()),
+                builds::ImageQuota::Images => (Quota::Images, account.to_owned()),
+                builds::ImageQuota::Versions => (Quota::Versions, arn),
+                builds::ImageQuota::Builds => (Quota::Builds, account.to_owned()),
             };
             LimitError::QuotaExceeded { quota, limit, resource }.into()
         }

@@ -32,14 +32,14 @@ use super::{Limits, Operation, Parts, Profile, Service, ServiceConfig, ServiceEr
 use crate::access::{Caller, Policy};
 use crate::builds::tests::double::{ACCOUNT, Daemon, settings};
 use crate::clock::Clock;
-use crate::driver::context::Unobserved;
+use crate::driver::context::NoObserver;
 use crate::driver::deadlines::Deadlines;
 use crate::driver::faults::Faults;
 use crate::driver::{DriverConfig, Microvms, record};
 use crate::events::Events;
 use crate::lifecycle::microvm::Rules;
 use crate::logs::{Logs, LogsConfig};
-use crate::platform::double::{Point, Way};
+use crate::platform::double::{Deviation, Point};
 use crate::store::Table;
 use crate::tokens::Tokens;
 
@@ -165,10 +165,10 @@ async fn with_roles(profile: Profile, limits: Limits, roles: RolesConfig) -> Hos
         drain: Duration::ZERO,
         deadlines: Deadlines::default(),
     };
-    builder.host.always(Point::Launch, Way::Fails("there are no processes here"));
+    builder.host.always(Point::Launch, Deviation::Fails("there are no processes here"));
     let platform = Arc::new(builder.host.clone());
     let microvms =
-        Microvms::new(driver, daemon.db.clone(), clock, platform, Arc::new(Unobserved), Faults::none());
+        Microvms::new(driver, daemon.db.clone(), clock, platform, Arc::new(NoObserver), Faults::none());
     let tokens = Tokens::open(&daemon.db, clock, "us-east-1").await.unwrap();
     let (outside, host) = Outside::new(daemon.events.clone(), clock);
     let parts = Parts {

@@ -18,7 +18,7 @@ use super::super::super::{Limits, Parts, Profile, Service, ServiceConfig, Servic
 use crate::access::{Caller, Policy};
 use crate::builds::tests::double::{ACCOUNT, Builder, Daemon, settings};
 use crate::clock::Clock;
-use crate::driver::context::Unobserved;
+use crate::driver::context::NoObserver;
 use crate::driver::deadlines::Deadlines;
 use crate::driver::faults::Faults;
 use crate::driver::{DriverConfig, Microvms};
@@ -56,7 +56,7 @@ async fn host(profile: Profile, limits: Limits) -> Host {
     let clock = Clock::system();
     let platform = Arc::new(builder.host.clone());
     let microvms =
-        Microvms::new(driver, daemon.db.clone(), clock, platform, Arc::new(Unobserved), Faults::none());
+        Microvms::new(driver, daemon.db.clone(), clock, platform, Arc::new(NoObserver), Faults::none());
     let (outside, host) = Outside::new(daemon.events.clone(), clock);
     let parts = Parts {
         db: daemon.db.clone(),

@@ -9,7 +9,7 @@ const OLDEST: (u32, u32) = (6, 7);
 
 /// This host.
 #[derive(Debug, Clone)]
-pub struct Machine {
+pub struct HostInfo {
     kernel: String,
     memory_mib: u64,
     cpus: usize,
@@ -19,12 +19,12 @@ pub struct Machine {
 
 /// A host that has everything that microVMs need.
 #[derive(Debug, Clone)]
-pub struct Suited(Machine);
+pub struct SupportedHost(HostInfo);
 
-impl Deref for Suited {
-    type Target = Machine;
+impl Deref for SupportedHost {
+    type Target = HostInfo;
 
-    fn deref(&self) -> &Machine {
+    fn deref(&self) -> &HostInfo {
         &self.0
     }
 }
@@ -32,12 +32,12 @@ impl Deref for Suited {
 /// The host cannot run microVMs.
 #[derive(Debug, thiserror::Error)]
 #[error("this host cannot run microVMs:\n  {}", .0.join("\n  "))]
-pub struct Unsuited(Vec<String>);
+pub struct UnsupportedHost(Vec<String>);
 
-impl Machine {
+impl HostInfo {
     /// Inspects the host.
     #[must_use]
-    pub fn look() -> Self {
+    pub fn inspect() -> Self {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
         let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
@@ -63,9 +63,9 @@ impl Machine {
     /// Checks that microVMs can run here.
     ///
     /// # Errors
-    /// [`Unsuited`] with everything that is missing.
-    pub fn check(self) -> Result<Suited, Unsuited> {
-        if self.missing.is_empty() { Ok(Suited(self)) } else { Err(Unsuited(self.missing)) }
+    /// [`UnsupportedHost`] with everything that is missing.
+    pub fn check(self) -> Result<SupportedHost, UnsupportedHost> {
+        if self.missing.is_empty() { Ok(SupportedHost(self)) } else { Err(UnsupportedHost(self.missing)) }
     }
 
     /// Release of the kernel.
@@ -125,11 +125,11 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_suited_when_nothing_is_missing() {
-        let machine = Machine { kernel: "6.12.1".into(), memory_mib: 1024, cpus: 2, missing: Vec::new() };
-        assert_eq!(machine.clone().check().unwrap().memory_mib(), 1024);
+    fn a_host_is_supported_when_nothing_is_missing() {
+        let host = HostInfo { kernel: "6.12.1".into(), memory_mib: 1024, cpus: 2, missing: Vec::new() };
+        assert_eq!(host.clone().check().unwrap().memory_mib(), 1024);
         let missing = vec!["no KVM".to_owned(), "no root".to_owned()];
-        let error = Machine { missing, ..machine }.check().unwrap_err();
+        let error = HostInfo { missing, ..host }.check().unwrap_err();
         assert_eq!(error.to_string(), "this host cannot run microVMs:\n  no KVM\n  no root");
     }
 

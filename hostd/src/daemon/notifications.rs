@@ -11,41 +11,41 @@ use tokio::time::Instant;
 use crate::audit::{Audit, AuditConfig, AuditEvent, Identity};
 use crate::builds::Images;
 use crate::clock::Clock;
-use crate::driver::context::{Change, Observer};
+use crate::driver::context::{Change, MicrovmObserver};
 use crate::driver::record;
 use crate::events::Events;
 use crate::lifecycle::microvm::{self, Phase};
 use crate::metrics::{Metrics, Outcome};
 use crate::operation::Operation;
 use crate::panics::poisoned;
-use crate::platform::host::{self, Operation as Timed};
+use crate::platform::host::{self, TimedOperation as Timed};
 use crate::service::observe::{Call, CallObserver};
 
 /// MiB of memory for each vCPU of a baseline (docs/behaviour.md, "Memory classes").
 const MIB_PER_VCPU: f64 = 2048.0;
 
 /// Observes the drivers of microVMs.
-pub(super) struct Told {
+pub(super) struct MicrovmNotifications {
     events: Events,
     metrics: Metrics,
     images: Images,
     clock: Clock,
     /// When each microVM's present transition began (launch, suspend or resume), and since when it has been running.
-    since: Mutex<HashMap<String, Since>>,
+    since: Mutex<HashMap<String, StartTimes>>,
 }
 
 #[derive(Default)]
-struct Since {
+struct StartTimes {
     transition: Option<Instant>,
     running: Option<Instant>,
 }
 
-impl Told {
+impl MicrovmNotifications {
     pub(super) fn new(events: Events, metrics: Metrics, images: Images, clock: Clock) -> Self {
         Self { events, metrics, images, clock, since: Mutex::default() }
     }
 
-    fn with<T>(&self, id: &str, look: impl FnOnce(&mut Since) -> T) -> T {
+    fn with<T>(&self, id: &str, look: impl FnOnce(&mut StartTimes) -> T) -> T {
         let mut since = self.since.lock().unwrap_or_else(poisoned);
         look(since.entry(id.to_owned()).or_default())
     }
@@ -60,7 +60,7 @@ impl Told {
             to_state: to.to_owned(),
             reason,
         };
-        self.events.tell(&record.account, event);
+        self.events.publish(&record.account, event);
     }
 
     /// Measures launches, suspends and resumes, from the request to the requested state.
@@ -114,13 +114,13 @@ impl Told {
     }
 }
 
-impl Observer for Told {
-    fn accepted(&self, record: &MicrovmRecord) {
+impl MicrovmObserver for MicrovmNotifications {
+    fn launch_accepted(&self, record: &MicrovmRecord) {
         self.with(record::id(record), |since| since.transition = Some(Instant::now()));
         self.event(record, "", "PENDING", None);
     }
 
-    fn changed(&self, change: &Change<'_>) {
+    fn state_changed(&self, change: &Change<'_>) {
         self.transition(change);
         self.usage(change);
         let (from, to) = (change.from.visible().as_str_name(), change.to.visible().as_str_name());
@@ -129,23 +129,23 @@ impl Observer for Told {
         }
     }
 
-    fn done(&self, effect: &'static str, outcome: &microvm::Event, took: Duration) {
+    fn effect_finished(&self, effect: &'static str, outcome: &microvm::Event, took: Duration) {
         if let microvm::Event::Hook(hook, outcome) = outcome {
             self.metrics.hook(*hook, outcome);
         }
         self.metrics.step("microvm", effect, took);
     }
 
-    fn ended(&self, record: &MicrovmRecord) {
+    fn terminated(&self, record: &MicrovmRecord) {
         self.since.lock().unwrap_or_else(poisoned).remove(record::id(record));
         self.images.released(&record.build_id);
     }
 }
 
 /// Observes the platform: the duration of each step.
-pub(super) fn timelines(metrics: &Metrics) -> host::Observer {
+pub(super) fn timelines(metrics: &Metrics) -> host::TimelineObserver {
     let metrics = metrics.clone();
-    host::Observer::new(move |report| {
+    host::TimelineObserver::new(move |report| {
         let operation = match report.operation {
             Timed::Launch => "launch",
             Timed::Resume => "resume",
@@ -160,7 +160,7 @@ pub(super) fn timelines(metrics: &Metrics) -> host::Observer {
 }
 
 /// Observes calls of the API.
-pub(super) struct Calls {
+pub(super) struct CallNotifications {
     audit: Audit,
     /// Which calls are audited: requests of other calls need not be converted.
     audited: AuditConfig,
@@ -168,13 +168,13 @@ pub(super) struct Calls {
     region: String,
 }
 
-impl Calls {
+impl CallNotifications {
     pub(super) fn new(audit: Audit, audited: AuditConfig, metrics: Metrics, region: String) -> Self {
         Self { audit, audited, metrics, region }
     }
 }
 
-impl CallObserver for Calls {
+impl CallObserver for CallNotifications {
     fn wants(&self, operation: Operation) -> bool {
         self.audited.enabled && (self.audited.reads || !operation.is_read())
     }

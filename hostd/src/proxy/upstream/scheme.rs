@@ -1,4 +1,4 @@
-//! What a port speaks: plain text, or TLS.
+//! Whether a port speaks plain text or TLS.
 //!
 //! It is found out with the first request, without disturbing an app that speaks plain text: the request is sent in
 //! plain text, its body a moment later. A TLS server responds with an alert, an error or the end of the connection, which
@@ -15,30 +15,30 @@ use hyper_util::client::legacy::{Client, Error};
 use super::dial::Dial;
 use super::upload;
 use crate::panics::poisoned;
-use crate::proxy::body::{Held, Meter, Received, Upload};
+use crate::proxy::body::{HeldBody, Meter, RequestBody, Upload};
 
 /// How long the body of the first request to a port is held back.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Whether a port speaks TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Speech {
+pub(super) enum PortScheme {
     Plain,
     Tls,
 }
 
 /// What is known of a port. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Known(Arc<Mutex<Option<Speech>>>);
+pub(super) struct KnownScheme(Arc<Mutex<Option<PortScheme>>>);
 
-impl Known {
+impl KnownScheme {
     /// What the port speaks; `None` if it is not known.
-    pub(super) fn get(&self) -> Option<Speech> {
+    pub(super) fn get(&self) -> Option<PortScheme> {
         *self.0.lock().unwrap_or_else(poisoned)
     }
 
-    pub(super) fn set(&self, speech: Option<Speech>) {
-        *self.0.lock().unwrap_or_else(poisoned) = speech;
+    pub(super) fn set(&self, scheme: Option<PortScheme>) {
+        *self.0.lock().unwrap_or_else(poisoned) = scheme;
     }
 }
 
@@ -49,18 +49,18 @@ impl Known {
 pub(super) async fn send_first(
     client: &Client<Dial, Upload>,
     dial: &Dial,
-    known: &Known,
+    known: &KnownScheme,
     meter: &(impl Fn() -> Meter + Sync),
-    request: Request<Received>,
+    request: Request<RequestBody>,
 ) -> Result<Response<Incoming>, Error> {
     let (head, body) = request.into_parts();
-    let (again, held) = (head.clone(), Held::new(body));
+    let (again, held) = (head.clone(), HeldBody::new(body));
     let first = match held.is_empty() {
         true => Upload::nothing(meter()),
         false => Upload::held(meter(), &held, PAUSE),
     };
-    let answer = client.request(Request::from_parts(head, first)).await;
-    let may_be_tls = match &answer {
+    let response = client.request(Request::from_parts(head, first)).await;
+    let may_be_tls = match &response {
         Ok(response) => response.status() == StatusCode::BAD_REQUEST && closes(response.headers()),
         Err(error) => !error.is_connect(),
     };
@@ -68,13 +68,13 @@ pub(super) async fn send_first(
         && let Some(body) = held.take_back()
         && dial.accepts_tls().await
     {
-        known.set(Some(Speech::Tls));
+        known.set(Some(PortScheme::Tls));
         return client.request(Request::from_parts(again, upload(meter(), body))).await;
     }
-    if answer.is_ok() {
-        known.set(Some(Speech::Plain));
+    if response.is_ok() {
+        known.set(Some(PortScheme::Plain));
     }
-    answer
+    response
 }
 
 fn closes(headers: &HeaderMap) -> bool {
@@ -88,21 +88,21 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_first_answer_tells_what_a_port_speaks() {
+    async fn the_first_response_shows_the_scheme_of_a_port() {
         let world = World::new().await;
         let guest = world.guest().await;
         let upstream = Upstreams::default().of("microvm-1", &guest);
-        for (port, speech) in [(PLAIN, Speech::Plain), (TLS, Speech::Tls)] {
-            assert_eq!(upstream.known(port), None);
+        for (port, scheme) in [(PLAIN, PortScheme::Plain), (TLS, PortScheme::Tls)] {
+            assert_eq!(upstream.known_scheme(port), None);
             for _ in 0..2 {
                 assert_eq!(world.get(&upstream, port, Protocol::Http1).await.unwrap(), 200);
-                assert_eq!(upstream.known(port), Some(speech));
+                assert_eq!(upstream.known_scheme(port), Some(scheme));
             }
         }
     }
 
     #[test]
-    fn an_app_that_closes_says_so() {
+    fn a_closing_app_is_recognised_by_its_connection_header() {
         let closes = |value: &'static str| {
             let value = hyper::header::HeaderValue::from_static(value);
             closes(&[(CONNECTION, value)].into_iter().collect())

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::platform::Exit;
-use crate::platform::double::Sight;
+use crate::platform::double::FoundState;
 
 /// Longer than any number of effects take, including those that are given up.
 const AGES: Duration = Duration::from_secs(3600);
@@ -57,7 +57,7 @@ async fn what_cannot_be_looked_at_at_once_is_looked_at_again() {
     let mut host = Host::with_two().await;
     let before = [host.process("vm"), host.process("other")];
     for _ in 0..3 {
-        host.platform.once(Point::Find, Way::Fails("a record cannot be read"));
+        host.platform.once(Point::Find, Deviation::Fails("a record cannot be read"));
     }
     host.restart().await;
     assert_eq!([host.process("vm"), host.process("other")], before, "they were adopted");
@@ -68,7 +68,7 @@ async fn what_cannot_be_looked_at_at_once_is_looked_at_again() {
 async fn a_microvm_that_can_never_be_looked_at_keeps_no_daemon_from_starting() {
     let mut host = Host::with_two().await;
     let before = host.process("other");
-    host.platform.always_for("vm", Point::Find, Way::Fails("a record cannot be read"));
+    host.platform.always_for("vm", Point::Find, Deviation::Fails("a record cannot be read"));
     host.restart().await;
     assert_eq!((host.microvm("other").state(), host.process("other")), (Running, before));
     let ended = host.until("vm", Terminated).await;
@@ -78,25 +78,28 @@ async fn a_microvm_that_can_never_be_looked_at_keeps_no_daemon_from_starting() {
     let mut host = Host::with_two().await;
     host.ask("vm", Suspend).await.unwrap();
     host.until("vm", Suspended).await;
-    host.platform.always_for("vm", Point::Find, Way::Fails("a record cannot be read"));
+    host.platform.always_for("vm", Point::Find, Deviation::Fails("a record cannot be read"));
     host.restart().await;
     host.ask("vm", Resume).await.unwrap();
     host.until("vm", Running).await;
 }
 
 /// Wrong reports of the host: success without the effect, failure with the effect, and wrong findings.
-fn lies() -> Vec<(Point, Way)> {
+fn lies() -> Vec<(Point, Deviation)> {
     use Point::{Cancel, Discard, Find, Launch, Save};
-    let mut lies: Vec<(Point, Way)> = [Launch, Point::Resume, Save, Discard]
+    let mut lies: Vec<(Point, Deviation)> = [Launch, Point::Resume, Save, Discard]
         .into_iter()
-        .flat_map(|point| [(point, Way::Pretends), (point, Way::Denies("it says so"))])
+        .flat_map(|point| [(point, Deviation::Pretends), (point, Deviation::Denies("it says so"))])
         .collect();
-    lies.extend([(Save, Way::RunsOn), (Cancel, Way::Pretends)]);
-    lies.extend([Sight::Running, Sight::Suspended, Sight::Nothing].map(|sight| (Find, Way::Finds(sight))));
+    lies.extend([(Save, Deviation::RunsOn), (Cancel, Deviation::Pretends)]);
+    lies.extend(
+        [FoundState::Running, FoundState::Suspended, FoundState::Nothing]
+            .map(|sight| (Find, Deviation::Finds(sight))),
+    );
     for hook in [Hook::Run, Hook::Suspend, Hook::Resume, Hook::Terminate] {
         lies.extend(
             [HookOutcome::Disabled, HookOutcome::Status(0)]
-                .map(|outcome| (Point::Hook(hook), Way::Answers(outcome))),
+                .map(|outcome| (Point::Hook(hook), Deviation::Answers(outcome))),
         );
     }
     lies
@@ -155,19 +158,19 @@ async fn a_microvm_is_ended_by_its_own_id_even_if_its_guest_is_another_ones() {
         host.until("other", Running).await;
         let before = host.process("other");
         if point == Point::Launch {
-            host.platform.always_for("vm", point, Way::Mistakes("other"));
+            host.platform.always_for("vm", point, Deviation::Mistakes("other"));
         }
         host.run("vm").await.unwrap();
         host.until("vm", Running).await;
         if point == Point::Resume {
             host.ask("vm", Suspend).await.unwrap();
             host.until("vm", Suspended).await;
-            host.platform.always_for("vm", point, Way::Mistakes("other"));
+            host.platform.always_for("vm", point, Deviation::Mistakes("other"));
             host.ask("vm", Resume).await.unwrap();
             host.until("vm", Running).await;
         }
         if point == Point::Find {
-            host.platform.always_for("vm", point, Way::Mistakes("other"));
+            host.platform.always_for("vm", point, Deviation::Mistakes("other"));
             host.restart().await;
         }
         host.ask("vm", Terminate).await.unwrap();
@@ -180,7 +183,7 @@ async fn a_microvm_is_ended_by_its_own_id_even_if_its_guest_is_another_ones() {
 #[tokio::test(start_paused = true)]
 async fn what_a_removal_left_behind_is_removed_by_the_next_daemon() {
     let mut host = Host::with_two().await;
-    host.platform.once(Point::Discard, Way::Pretends);
+    host.platform.once(Point::Discard, Deviation::Pretends);
     host.ask("vm", Terminate).await.unwrap();
     host.until("vm", Terminated).await;
     assert!(host.process("vm").is_some(), "the host has lied");
@@ -193,7 +196,7 @@ enum Act {
     Run,
     Ask(Request),
     /// The host behaves this way at this point once, instead of correctly.
-    Once(Point, Way),
+    Once(Point, Deviation),
     /// The host behaves correctly again, and completes the operations that hang.
     Behave,
     Exit,
@@ -206,10 +209,10 @@ enum Act {
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let request = prop::sample::select(vec![Suspend, Resume, Terminate]);
     let hangs = [Point::Launch, Point::Resume, Point::Save, Point::Cancel, Point::Discard, Point::Find]
-        .map(|point| (point, Way::Hangs));
+        .map(|point| (point, Deviation::Hangs));
     let fails = [Point::Launch, Point::Resume, Point::Save, Point::Discard, Point::Find]
-        .map(|point| (point, Way::Fails("it fails")));
-    let otherwise = [&hangs[..], &fails, &lies(), &[(Point::Save, Way::Lingers)]].concat();
+        .map(|point| (point, Deviation::Fails("it fails")));
+    let otherwise = [&hangs[..], &fails, &lies(), &[(Point::Save, Deviation::Lingers)]].concat();
     let act = prop_oneof![
         3 => Just(Act::Run),
         8 => request.prop_map(Act::Ask),

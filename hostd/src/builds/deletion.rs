@@ -6,7 +6,7 @@ use std::time::Duration;
 use hearth_proto::microvms::v1::MicrovmImageState;
 use hearth_proto::store::v1::ClientTokenRecord;
 
-use super::context::{AGAIN, Context};
+use super::context::{Context, RETRY_PAUSE};
 use super::error::ImagesError;
 use super::key::Key;
 use super::state::Change;
@@ -28,7 +28,7 @@ impl Context {
             let gone = image.version_gone(number, self.clock.timestamp());
             let builds: Vec<String> =
                 gone.iter().flat_map(|version| build_ids(version)).map(str::to_owned).collect();
-            Ok(Change { after: Some(image), with: self.retire(&builds)?, answer: builds })
+            Ok(Change { after: Some(image), with: self.retire(&builds)?, result: builds })
         };
         self.finish(&key, "version-gone", take_out).await;
     }
@@ -37,7 +37,7 @@ impl Context {
     pub(super) async fn finish_image(self: Arc<Self>, key: Key) {
         let take_out = |image: Image| {
             if image.record.state() != MicrovmImageState::Deleting {
-                return Ok(Change { after: Some(image), with: Batch::new(), answer: Vec::new() });
+                return Ok(Change { after: Some(image), with: Batch::new(), result: Vec::new() });
             }
             let builds: Vec<String> =
                 image.versions.values().flat_map(build_ids).map(str::to_owned).collect();
@@ -46,7 +46,7 @@ impl Context {
                 records::deleted_image(&key.account, &key.name),
                 records::encode(&self.clock.timestamp()),
             );
-            Ok(Change { after: None, with, answer: builds })
+            Ok(Change { after: None, with, result: builds })
         };
         self.finish(&key, "gone", take_out).await;
     }
@@ -64,7 +64,7 @@ impl Context {
                 Err(ImagesError::NotFound) => return,
                 Err(error) => {
                     tracing::error!(image = key.name, %error, "a deletion cannot be recorded; trying again");
-                    tokio::time::sleep(AGAIN).await;
+                    tokio::time::sleep(RETRY_PAUSE).await;
                 }
             }
         };

@@ -71,21 +71,21 @@ async fn a_resume_during_a_suspend_wakes_it_at_once() {
 #[tokio::test(start_paused = true)]
 async fn hooks_that_fail_have_their_effects() {
     let host = host().await;
-    host.platform.once(Point::Hook(Hook::Run), Way::Answers(HookOutcome::Status(500)));
+    host.platform.once(Point::Hook(Hook::Run), Deviation::Answers(HookOutcome::Status(500)));
     host.run("one").await.unwrap();
     let reason = host.until("one", Terminated).await.state_reason.unwrap();
     assert!(reason.starts_with("Run lifecycle hook returned HTTP status 500."), "{reason}");
 
     host.run("two").await.unwrap();
     host.until("two", Running).await;
-    host.platform.once(Point::Hook(Hook::Suspend), Way::Answers(HookOutcome::TimedOut));
+    host.platform.once(Point::Hook(Hook::Suspend), Deviation::Answers(HookOutcome::TimedOut));
     host.ask("two", Suspend).await.unwrap();
     let microvm = host.until("two", Running).await;
     assert!(microvm.state_reason.unwrap().starts_with("Suspend lifecycle hook timed out."));
 
     host.ask("two", Suspend).await.unwrap();
     assert_eq!(host.until("two", Suspended).await.state_reason, None, "it is as it should be again");
-    host.platform.once(Point::Hook(Hook::Resume), Way::Answers(HookOutcome::Refused));
+    host.platform.once(Point::Hook(Hook::Resume), Deviation::Answers(HookOutcome::Refused));
     host.ask("two", Resume).await.unwrap();
     let reason = host.until("two", Terminated).await.state_reason.unwrap();
     assert!(reason.starts_with("Resume lifecycle hook connection was refused."), "{reason}");
@@ -162,7 +162,7 @@ async fn what_cannot_be_removed_at_once_is_removed_later() {
     host.run("vm").await.unwrap();
     host.until("vm", Running).await;
     for _ in 0..3 {
-        host.platform.once(Point::Discard, Way::Fails("the folder is busy"));
+        host.platform.once(Point::Discard, Deviation::Fails("the folder is busy"));
     }
     host.ask("vm", Terminate).await.unwrap();
     host.until("vm", Terminated).await;
@@ -172,14 +172,14 @@ async fn what_cannot_be_removed_at_once_is_removed_later() {
 #[tokio::test(start_paused = true)]
 async fn what_fails_on_the_host_loses_nothing() {
     let host = host().await;
-    host.platform.once(Point::Launch, Way::Fails("the snapshot cannot be read"));
+    host.platform.once(Point::Launch, Deviation::Fails("the snapshot cannot be read"));
     host.run("one").await.unwrap();
     let reason = host.until("one", Terminated).await.state_reason.unwrap();
     assert_eq!(reason, "Internal platform error: the snapshot cannot be read");
 
     host.run("two").await.unwrap();
     host.until("two", Running).await;
-    host.platform.once(Point::Save, Way::Fails("the disk is full"));
+    host.platform.once(Point::Save, Deviation::Fails("the disk is full"));
     host.ask("two", Suspend).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     let microvm = host.microvm("two");
@@ -188,7 +188,7 @@ async fn what_fails_on_the_host_loses_nothing() {
 
     host.ask("two", Suspend).await.unwrap();
     host.until("two", Suspended).await;
-    host.platform.once(Point::Resume, Way::Fails("no user id is free"));
+    host.platform.once(Point::Resume, Deviation::Fails("no user id is free"));
     host.ask("two", Resume).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(host.microvm("two").state(), Suspended);
@@ -206,7 +206,7 @@ async fn a_resume_that_the_next_daemon_cannot_repeat_leaves_no_process() {
     host.ask("vm", Resume).await.unwrap();
     tokio::time::sleep(STEP + STEP / 2).await; // restored; its hook is being called
     assert!(host.platform.world().vms["vm"].process.is_some());
-    host.platform.once(Point::Resume, Way::Fails("no user id is free"));
+    host.platform.once(Point::Resume, Deviation::Fails("no user id is free"));
     host.restart().await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(host.microvm("vm").state(), Suspended);

@@ -17,7 +17,7 @@ use tokio::time::sleep;
 use super::layout::Place;
 use super::logs::{self, Output};
 use super::phase::Phase;
-use super::{Host, dns, identity, watch as end};
+use super::{Host, dns, exit, identity};
 use crate::panics::poisoned;
 use crate::platform::{Exit, Spec};
 
@@ -26,7 +26,7 @@ const THAW: Duration = Duration::from_secs(10);
 const THAW_AGAIN: Duration = Duration::from_secs(1);
 
 /// The parts of a guest, in addition to its [`Spec`].
-pub(super) struct Made {
+pub(super) struct MicrovmParts {
     pub(super) microvm: Microvm,
     pub(super) process: Arc<Process>,
     pub(super) place: Place,
@@ -41,10 +41,10 @@ pub(super) struct Made {
 }
 
 /// A running microVM. Dropping it leaves the microVM running, and nothing takes the microVM's output any more.
-pub(super) struct Machine {
+pub(super) struct RunningMicrovm {
     pub(super) host: Arc<Host>,
     pub(super) spec: Spec,
-    pub(super) made: Made,
+    pub(super) parts: MicrovmParts,
     pub(super) phase: watch::Sender<Phase>,
     /// Whether the suspend under way is cancelled.
     pub(super) cancel: AtomicBool,
@@ -57,21 +57,21 @@ pub(super) struct Machine {
     tasks: Mutex<JoinSet<()>>,
 }
 
-impl fmt::Debug for Machine {
+impl fmt::Debug for RunningMicrovm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Machine").field("id", &self.spec.id).finish_non_exhaustive()
+        f.debug_struct("RunningMicrovm").field("id", &self.spec.id).finish_non_exhaustive()
     }
 }
 
-impl Machine {
+impl RunningMicrovm {
     /// Starts the tasks that serve a microVM: its output, name queries, credentials, and watching for its exit.
-    pub(super) fn start(host: &Arc<Host>, spec: &Spec, made: Made) -> Arc<Self> {
+    pub(super) fn start(host: &Arc<Host>, spec: &Spec, parts: MicrovmParts) -> Arc<Self> {
         let (phase, exit) = (watch::Sender::new(Phase::Running), watch::Sender::new(None));
         let exits = exit.subscribe();
-        let agent = made.microvm.agent();
+        let agent = parts.microvm.agent();
         let mut tasks = JoinSet::new();
-        let folder = made.place.run.clone();
-        tasks.spawn(end::watch(agent.clone(), Arc::clone(&made.process), folder, phase.subscribe(), exit));
+        let folder = parts.place.run.clone();
+        tasks.spawn(exit::watch(agent.clone(), Arc::clone(&parts.process), folder, phase.subscribe(), exit));
         let output = Output {
             account: spec.account.clone(),
             microvm: spec.id.clone(),
@@ -79,17 +79,17 @@ impl Machine {
             sink: Arc::clone(&host.logs),
         };
         tasks.spawn(logs::follow(agent.clone(), output));
-        if made.card && spec.egress == Egress::Internet {
+        if parts.card && spec.egress == Egress::Internet {
             tasks.spawn(dns::serve(agent.clone(), host.config.dns.clone()));
         }
         if let Some(role) = spec.execution_role() {
             let (roles, clock) = (Arc::clone(&host.roles), host.clock);
-            tasks.spawn(identity::refresh(agent.clone(), roles, role, clock, made.expiration));
+            tasks.spawn(identity::refresh(agent.clone(), roles, role, clock, parts.expiration));
         }
         Arc::new(Self {
             host: Arc::clone(host),
             spec: spec.clone(),
-            made,
+            parts,
             phase,
             cancel: AtomicBool::new(false),
             thawing: Arc::default(),
@@ -100,11 +100,11 @@ impl Machine {
     }
 
     pub(super) fn agent(&self) -> &Agent {
-        self.made.microvm.agent()
+        self.parts.microvm.agent()
     }
 
     /// Stops serving the microVM.
-    pub(super) fn let_go(&self) {
+    pub(super) fn stop_serving(&self) {
         self.phase.send_replace(Phase::Gone);
         self.tasks.lock().unwrap_or_else(poisoned).abort_all();
     }

@@ -1,12 +1,12 @@
 //! The files of builds. They exist while their version does, or while a microVM uses them.
 //!
-//! When a version is deleted, the same batch *retires* its artifact. From then on no use of the artifact is added,
-//! since a launch expects the unchanged record. The task that removes the last use, or retires an unused artifact,
+//! When a version is deleted, the same batch *retires* its artifact record. From then on no use of the build is added,
+//! since a launch expects the unchanged record. The task that removes the last use, or retires an unused build,
 //! removes the files and then the record.
 
 use std::sync::Arc;
 
-use hearth_model::build::Artifact;
+use hearth_model::build::ImageBuild;
 use hearth_proto::store::v1::ArtifactRecord;
 
 use super::context::{AREA, Context};
@@ -17,7 +17,7 @@ use crate::store::{Batch, CommitError, Scan, StoreError, Table};
 /// Why the files of a build were not removed.
 #[derive(Debug, thiserror::Error)]
 enum CollectError {
-    /// The records of the artifact could not be read.
+    /// The record of the build could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The removal could not be recorded.
@@ -29,7 +29,7 @@ enum CollectError {
 }
 
 impl Context {
-    /// A batch that retires the artifacts of these builds, as far as they exist.
+    /// A batch that retires the artifact records of these builds, as far as they exist.
     pub(super) fn retire(&self, build_ids: &[String]) -> Result<Batch, StoreError> {
         let mut batch = Batch::new();
         for id in build_ids {
@@ -42,7 +42,7 @@ impl Context {
         Ok(batch)
     }
 
-    /// Removes an artifact that is retired and unused. If that fails, the next daemon does it.
+    /// Removes the files of a build that is retired and unused. If that fails, the next daemon does it.
     pub(super) async fn collect(self: Arc<Self>, build_id: String) {
         if let Err(error) = self.try_collect(&build_id).await {
             tracing::error!(
@@ -62,22 +62,22 @@ impl Context {
         if !self.db.scan(&uses)?.is_empty() {
             return Ok(());
         }
-        let artifact = Artifact {
+        let build = ImageBuild {
             account: record.account.into(),
             image_uid: record.image_uid.into(),
             version: record.version,
             build_id: record.build_id.into(),
         };
         self.faults.at(AREA, "files", "before").await;
-        self.platform.remove_artifact(&artifact).await?;
+        self.platform.remove_build(&build).await?;
         self.faults.at(AREA, "files", "after").await;
         self.db.commit(Batch::new().delete(Table::Artifacts, at)).await?;
         self.faults.at(AREA, "files", "after-commit").await;
         Ok(())
     }
 
-    /// The records of all artifacts.
-    pub(super) fn stored_artifacts(&self) -> Result<Vec<ArtifactRecord>, StoreError> {
+    /// The artifact records of all builds.
+    pub(super) fn artifact_records(&self) -> Result<Vec<ArtifactRecord>, StoreError> {
         let mut all = Vec::new();
         self.db.each(Table::Artifacts, &[], |key, value| {
             all.push(self.db.decode(Table::Artifacts, &key, &value)?);

@@ -21,7 +21,7 @@ use hearth_proto::vmm::v1::MachineState;
 
 /// What was found of a microVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct Observed {
     /// The state of the virtual machine, if the monitor lives and responds.
     pub(super) machine: Option<MachineState>,
     /// Whether the guest has received its identity.
@@ -29,7 +29,7 @@ pub(super) struct Seen {
     /// Number of the suspended state that the process was made from; 0 stands for the image. None if unknown.
     pub(super) from: Option<u64>,
     /// Number of the requested suspended state.
-    pub(super) asked: u64,
+    pub(super) requested: u64,
     /// Whether the requested suspended state exists.
     pub(super) suspended: bool,
 }
@@ -44,25 +44,29 @@ pub(super) enum Decision {
     /// Resume the virtual machine, and decide again.
     Resume,
     /// Kill the process, if any. What remains is the suspended state or nothing.
-    End {
+    Kill {
         /// Whether the suspended state exists.
         suspended: bool,
     },
 }
 
 /// Decides what to do with the remains.
-pub(super) fn decide(seen: Seen) -> Decision {
-    let end = Decision::End { suspended: seen.suspended };
-    let (Some(machine), true, Some(from)) = (seen.machine, seen.identified, seen.from) else { return end };
-    let committed = seen.suspended && from < seen.asked;
+pub(super) fn decide(observed: Observed) -> Decision {
+    let kill = Decision::Kill { suspended: observed.suspended };
+    let (Some(machine), true, Some(from)) = (observed.machine, observed.identified, observed.from) else {
+        return kill;
+    };
+    let committed = observed.suspended && from < observed.requested;
     if committed {
-        return end;
+        return kill;
     }
     match machine {
         MachineState::Running => Decision::Adopt,
         MachineState::Saving => Decision::CancelSave,
         MachineState::Paused => Decision::Resume,
-        MachineState::Unspecified | MachineState::Empty | MachineState::Created | MachineState::Exited => end,
+        MachineState::Unspecified | MachineState::Empty | MachineState::Created | MachineState::Exited => {
+            kill
+        }
     }
 }
 
@@ -70,48 +74,49 @@ pub(super) fn decide(seen: Seen) -> Decision {
 mod tests {
     use super::*;
 
-    const RUNS: Seen = Seen {
+    const RUNS: Observed = Observed {
         machine: Some(MachineState::Running),
         identified: true,
         from: Some(0),
-        asked: 0,
+        requested: 0,
         suspended: false,
     };
 
     #[test]
     fn what_runs_is_adopted_and_what_was_being_saved_goes_on() {
         assert_eq!(decide(RUNS), Decision::Adopt);
-        let saving = Seen { machine: Some(MachineState::Saving), asked: 1, ..RUNS };
+        let saving = Observed { machine: Some(MachineState::Saving), requested: 1, ..RUNS };
         assert_eq!(decide(saving), Decision::CancelSave);
-        let paused = Seen { machine: Some(MachineState::Paused), ..saving };
+        let paused = Observed { machine: Some(MachineState::Paused), ..saving };
         assert_eq!(decide(paused), Decision::Resume);
     }
 
     #[test]
     fn a_committed_suspend_ends_the_process_whatever_it_does() {
         for machine in [MachineState::Running, MachineState::Paused, MachineState::Saving] {
-            let seen = Seen { machine: Some(machine), from: Some(2), asked: 3, suspended: true, ..RUNS };
-            assert_eq!(decide(seen), Decision::End { suspended: true }, "{machine:?}");
+            let observed =
+                Observed { machine: Some(machine), from: Some(2), requested: 3, suspended: true, ..RUNS };
+            assert_eq!(decide(observed), Decision::Kill { suspended: true }, "{machine:?}");
         }
     }
 
     #[test]
     fn the_state_that_a_microvm_was_resumed_from_is_no_committed_suspend() {
-        let seen = Seen { from: Some(3), asked: 3, suspended: true, ..RUNS };
-        assert_eq!(decide(seen), Decision::Adopt);
+        let observed = Observed { from: Some(3), requested: 3, suspended: true, ..RUNS };
+        assert_eq!(decide(observed), Decision::Adopt);
     }
 
     #[test]
     fn without_a_process_the_state_alone_counts() {
         for suspended in [false, true] {
-            let dead = Seen { machine: None, asked: 1, suspended, ..RUNS };
-            assert_eq!(decide(dead), Decision::End { suspended });
-            let half_made = Seen { identified: false, from: Some(1), asked: 1, suspended, ..RUNS };
-            assert_eq!(decide(half_made), Decision::End { suspended });
-            let unknown = Seen { from: None, suspended, ..RUNS };
-            assert_eq!(decide(unknown), Decision::End { suspended });
+            let dead = Observed { machine: None, requested: 1, suspended, ..RUNS };
+            assert_eq!(decide(dead), Decision::Kill { suspended });
+            let half_made = Observed { identified: false, from: Some(1), requested: 1, suspended, ..RUNS };
+            assert_eq!(decide(half_made), Decision::Kill { suspended });
+            let unknown = Observed { from: None, suspended, ..RUNS };
+            assert_eq!(decide(unknown), Decision::Kill { suspended });
         }
-        let empty = Seen { machine: Some(MachineState::Empty), ..RUNS };
-        assert_eq!(decide(empty), Decision::End { suspended: false });
+        let empty = Observed { machine: Some(MachineState::Empty), ..RUNS };
+        assert_eq!(decide(empty), Decision::Kill { suspended: false });
     }
 }

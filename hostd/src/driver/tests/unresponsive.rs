@@ -6,7 +6,7 @@ use Request::{Resume, Suspend, Terminate};
 use hearth_model::hooks::Hook;
 
 use super::*;
-use crate::driver::gate::{Patience, Refused};
+use crate::driver::gate::{GateError, WaitLimits};
 
 /// All phases.
 fn phases() -> impl Iterator<Item = Phase> {
@@ -48,7 +48,7 @@ async fn stuck(phase: Phase) -> Option<Host> {
     let host = Host::new(DEFAULT, Faults::none()).await;
     // The save is rolled back, so that `/resume` is called after a suspend that was cancelled.
     if phase == Phase::ResumeAfterCancel {
-        host.platform.always(Point::Save, Way::Lingers);
+        host.platform.always(Point::Save, Deviation::Lingers);
     }
     hang.into_iter().for_each(|point| host.hang(point));
     host.run("vm").await.unwrap();
@@ -85,8 +85,8 @@ impl Host {
     /// microVM.
     fn hang(&self, point: Point) {
         match point {
-            Point::Discard => self.platform.once(point, Way::Hangs),
-            _ => self.platform.always(point, Way::Hangs),
+            Point::Discard => self.platform.once(point, Deviation::Hangs),
+            _ => self.platform.always(point, Deviation::Hangs),
         }
     }
 
@@ -191,7 +191,7 @@ async fn a_microvm_that_cannot_be_looked_at_holds_up_no_other() {
         host.run(id).await.unwrap();
         host.until(id, Running).await;
     }
-    host.platform.always_for("vm", Point::Find, Way::Hangs);
+    host.platform.always_for("vm", Point::Find, Deviation::Hangs);
     tokio::time::timeout(END, host.restart()).await.expect("the daemon starts");
     assert_eq!(host.microvm("other").state(), Running);
     host.ask("other", Suspend).await.unwrap();
@@ -207,7 +207,7 @@ async fn a_suspended_microvm_that_cannot_be_looked_at_is_not_lost() {
     host.until("vm", Running).await;
     host.ask("vm", Suspend).await.unwrap();
     host.until("vm", Suspended).await;
-    host.platform.always_for("vm", Point::Find, Way::Hangs);
+    host.platform.always_for("vm", Point::Find, Deviation::Hangs);
     host.restart().await;
     assert_eq!(host.microvm("vm").state(), Suspended);
     host.ask("vm", Resume).await.unwrap();
@@ -219,7 +219,7 @@ async fn a_save_that_takes_too_long_is_cancelled_and_the_microvm_runs_on() {
     let host = Host::new(DEFAULT, Faults::none()).await;
     host.run("vm").await.unwrap();
     host.until("vm", Running).await;
-    host.platform.always(Point::Save, Way::Lingers);
+    host.platform.always(Point::Save, Deviation::Lingers);
     host.ask("vm", Suspend).await.unwrap();
     host.until_hung(Point::Save).await;
     tokio::time::sleep(DEADLINES.suspend).await;
@@ -232,17 +232,20 @@ async fn a_save_that_takes_too_long_is_cancelled_and_the_microvm_runs_on() {
 
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_a_microvm_is_answered_whatever_hangs() {
-    let patience = Patience { held: 9, beside_hook: Duration::from_secs(30), launching: true };
+    let wait_limits = WaitLimits { max_waiting: 9, beyond_hook: Duration::from_secs(30), launching: true };
     for phase in phases() {
         let Some(host) = stuck(phase).await else { continue };
         let gate = host.microvms.gate("vm").unwrap();
-        let entered = tokio::time::timeout(END, host.microvms.enter(&gate, patience)).await;
+        let entered = tokio::time::timeout(END, host.microvms.enter(&gate, wait_limits)).await;
         let entered = entered.unwrap_or_else(|_| panic!("{phase:?}: it waits for ever"));
         let passes = matches!(phase, Phase::Running | Phase::Suspended | Phase::SuspendHook);
         match entered {
             Ok(_) => assert!(passes, "{phase:?}"),
             Err(refused) => {
-                let why = matches!(refused, Refused::TooLong(_) | Refused::Gone | Refused::NotResumed(_));
+                let why = matches!(
+                    refused,
+                    GateError::Timeout(_) | GateError::Terminated | GateError::ResumeFailed(_)
+                );
                 assert!(why && !matches!(phase, Phase::Running | Phase::Suspended), "{phase:?}: {refused}");
             }
         }

@@ -14,7 +14,7 @@ const HTTPS: u16 = 443;
 
 /// Address of a microVM's endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct EndpointAddress {
     /// Host name of the endpoint: for URLs, certificates and the header `Host`.
     pub(crate) name: String,
     /// The port in URLs.
@@ -25,7 +25,7 @@ pub(crate) struct Place {
     pub(crate) authority: Option<String>,
 }
 
-impl Place {
+impl EndpointAddress {
     /// The endpoint of a microVM. If the caller may not see the host's status, its name is resolved like any other.
     pub(crate) async fn of(client: &Client, microvm: &Microvm) -> Result<Self, Failure> {
         let id = &microvm.microvm_id;
@@ -75,8 +75,8 @@ impl Place {
 /// The URL of a microVM's endpoint, for people. Without the host's port if the daemon does not report it.
 pub(crate) async fn url(client: &Client, endpoint: &str) -> String {
     let status = client.host_status().await.ok().and_then(|host| host.endpoint.as_ref());
-    let place = Place::find(endpoint, status, client.daemon_host());
-    place.map_or_else(|_| format!("https://{endpoint}"), |place| place.url(""))
+    let address = EndpointAddress::find(endpoint, status, client.daemon_host());
+    address.map_or_else(|_| format!("https://{endpoint}"), |address| address.url(""))
 }
 
 /// The host's endpoints, if it has any.
@@ -140,23 +140,26 @@ mod tests {
 
     #[test]
     fn urls_have_the_port_unless_it_is_that_of_https() {
-        let place = Place::find("u.example", Some(&status("127.0.0.1:443", "PEM")), None).unwrap();
-        assert_eq!((place.host().as_str(), place.authority.as_deref()), ("u.example", Some("PEM")));
-        let place = Place::find("u.example", Some(&status("127.0.0.1:8443", "\n")), None).unwrap();
-        assert_eq!(place.url("/x"), "https://u.example:8443/x");
-        assert_eq!(place.authority, None, "certificates are publicly trusted");
-        let place = Place::find("u.example:444", Some(&status("127.0.0.1:8443", "")), None).unwrap();
-        assert_eq!((place.url("/"), place.dial.1), ("https://u.example:444/".to_owned(), 8443));
+        let address =
+            EndpointAddress::find("u.example", Some(&status("127.0.0.1:443", "PEM")), None).unwrap();
+        assert_eq!((address.host().as_str(), address.authority.as_deref()), ("u.example", Some("PEM")));
+        let address =
+            EndpointAddress::find("u.example", Some(&status("127.0.0.1:8443", "\n")), None).unwrap();
+        assert_eq!(address.url("/x"), "https://u.example:8443/x");
+        assert_eq!(address.authority, None, "certificates are publicly trusted");
+        let address =
+            EndpointAddress::find("u.example:444", Some(&status("127.0.0.1:8443", "")), None).unwrap();
+        assert_eq!((address.url("/"), address.dial.1), ("https://u.example:444/".to_owned(), 8443));
     }
 
     #[test]
     fn who_may_not_see_the_host_resolves_the_name() {
-        let place = Place::find("u.example", None, Some("host.example")).unwrap();
-        assert_eq!(place.dial, ("u.example".to_owned(), 443));
+        let address = EndpointAddress::find("u.example", None, Some("host.example")).unwrap();
+        assert_eq!(address.dial, ("u.example".to_owned(), 443));
     }
 
     #[test]
-    fn a_host_without_endpoints_is_told() {
+    fn a_host_without_endpoints_is_an_error() {
         assert!(endpoints(None).is_err());
         assert!(endpoints(Some(&status("", ""))).is_err());
         assert!(endpoints(Some(&status("127.0.0.1:443", ""))).is_ok());

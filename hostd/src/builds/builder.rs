@@ -1,4 +1,4 @@
-//! The real builder, which uses the image builder.
+//! Carries out builds with the image builder.
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,7 @@ impl ImageBuilder {
 #[async_trait]
 impl Build for ImageBuilder {
     async fn build(&self, job: &Job, sink: Sink) -> Result<SnapshotBuild, BuildFailure> {
-        let folder = job.artifact.folder()?;
+        let folder = job.build.folder()?;
         let out = self.images.join(folder);
         if let Some(parent) = out.parent() {
             let made = make_durable(&self.images, parent).await;
