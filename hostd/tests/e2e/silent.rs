@@ -1,6 +1,7 @@
 //! Guests and monitors that do not respond: their microVMs terminate nevertheless, and affect no others.
 
 use hearth_proto::microvms::v1::MicrovmState::{Running, Suspended, Terminated};
+use hearth_proto::microvms::v1::{Microvm, MicrovmImageState};
 use hearth_vmm_client::Client;
 
 use crate::support::Daemon;
@@ -21,10 +22,27 @@ fn freeze(id: &str) {
 #[tokio::test]
 async fn what_is_silent_can_be_ended_and_ends_with_its_lifetime() {
     let Some(daemon) = Daemon::start().await else { return };
-    let image = daemon.counter().await;
+    let image = impatient(&daemon).await;
     // The test mostly waits for deadlines: both kinds wait at the same time.
     tokio::join!(ends(&daemon, &image, halt), ends(&daemon, &image, freeze));
     daemon.finish().await;
+}
+
+/// Launches a microVM of an image and waits until it runs.
+async fn run(daemon: &Daemon, image: &str) -> Microvm {
+    let launched = daemon.launch(request(image)).await.unwrap();
+    daemon.wait(&launched.microvm_id, Running).await
+}
+
+/// An image whose hooks have a short time to answer when a microVM is suspended or terminated.
+async fn impatient(daemon: &Daemon) -> String {
+    let mut create = daemon.image_request("impatient").await;
+    let hooks = create.hooks.as_mut().and_then(|hooks| hooks.microvm_hooks.as_mut()).unwrap();
+    hooks.suspend_timeout_in_seconds = Some(5);
+    hooks.terminate_timeout_in_seconds = Some(5);
+    daemon.api().create_microvm_image(create).await.unwrap();
+    daemon.wait_for_image("impatient", MicrovmImageState::Created).await;
+    "impatient".into()
 }
 
 /// Three microVMs of an image that `mute` silences all terminate.
@@ -34,7 +52,8 @@ async fn ends(daemon: &Daemon, image: &str, mute: fn(&str)) {
     let short = daemon.launch(short).await.unwrap().microvm_id;
     daemon.wait(&short, Running).await;
     mute(&short);
-    let [terminated, suspended] = [daemon.run().await, daemon.run().await].map(|microvm| microvm.microvm_id);
+    let [terminated, suspended] =
+        [run(daemon, image).await, run(daemon, image).await].map(|microvm| microvm.microvm_id);
     mute(&terminated);
     daemon.terminate(&terminated).await.unwrap();
     let ended = daemon.ended(&terminated).await;

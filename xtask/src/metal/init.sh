@@ -119,7 +119,16 @@ else
 fi
 echo "exit $status" >&9
 if [ -e /hearth/outputs ]; then
-    tar cf /dev/vdb -C /out . || fail "the outputs could not be packed (the drive for them may be full)"
+    # Only what is wanted: commands leave more there, more than the drive for it holds. An empty archive needs a folder.
+    mkdir -p /run/nothing
+    set --
+    while read -r name; do
+        [ -e "/out/$name" ] && set -- "$@" "$name"
+    done < /hearth/outputs
+    if [ $# -eq 0 ]; then
+        set -- -C /run/nothing .
+    fi
+    tar cf /dev/vdb -C /out "$@" || fail "the outputs could not be packed (the drive for them may be full)"
 fi
 echo done >&9
 poweroff -f

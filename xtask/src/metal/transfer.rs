@@ -2,7 +2,7 @@
 //!
 //! The input archive is unpacked at the root: `in/NAME` are the inputs, `hearth/command` is a shell script that
 //! becomes the command with exactly its arguments and environment, and the empty files `hearth/shell` and
-//! `hearth/outputs` request a shell and outputs from init.
+//! `hearth/outputs` request a shell and outputs from init; the second names the outputs, one on a line.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -36,7 +36,8 @@ pub(crate) fn pack(drive: &Path, job: &Job) -> Result<()> {
         add_file(&mut archive, "hearth/shell", b"")?;
     }
     if !job.outputs.is_empty() {
-        add_file(&mut archive, "hearth/outputs", b"")?;
+        let names: String = job.outputs.iter().map(|(name, _)| format!("{name}\n")).collect();
+        add_file(&mut archive, "hearth/outputs", names.as_bytes())?;
     }
     archive.into_inner()?.into_inner().map_err(|error| error.into_error())?;
     Ok(())
