@@ -15,6 +15,12 @@ impl ImageVersion {
         (number > 0 && number.to_string() == major).then_some(Self(number))
     }
 
+    /// The number of the version that a client names.
+    #[must_use]
+    pub fn number_of(text: &str) -> Option<u32> {
+        Self::parse(text).map(Self::number)
+    }
+
     /// The number of the version.
     #[must_use]
     pub fn number(self) -> u32 {

@@ -8,10 +8,10 @@ use async_trait::async_trait;
 use hearth_image_builder::build::event::Sink;
 use hearth_image_builder::build::{BuildError, BuildRequest, Step};
 use hearth_image_builder::failure::FailureCode;
+use hearth_model::build::{ImageBuild, InvalidBuild};
 use hearth_proto::microvms::v1::SnapshotBuild;
 
 use crate::platform::LogTarget;
-use hearth_model::build::{ImageBuild, InvalidBuild};
 
 /// A build to carry out.
 #[derive(Clone)]

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use hearth_model::build::ImageBuild;
 use hearth_model::shape::Burst;
 use tokio::sync::{Semaphore, watch};
 
@@ -16,7 +17,6 @@ use crate::events::Events;
 use crate::panics::poisoned;
 use crate::platform::Platform;
 use crate::store::Db;
-use hearth_model::build::ImageBuild;
 
 /// Pause before a task retries an operation of the store that failed.
 pub(super) const RETRY_PAUSE: Duration = Duration::from_secs(1);

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use hearth_model::build::ImageBuild;
 use hearth_proto::microvms::v1::{MicrovmImageVersion, MicrovmImageVersionStatus};
 use hearth_proto::store::v1::ImageRecord;
 use tokio::sync::oneshot;
@@ -17,7 +18,6 @@ use crate::lifecycle::image::{Image, NewVersion, VersionDeletion};
 use crate::panics::poisoned;
 use crate::records;
 use crate::store::{Batch, Scan, StoreError, Table};
-use hearth_model::build::ImageBuild;
 
 /// The images of this host. Clones are cheap and share the same images.
 #[derive(Clone)]

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use hearth_image_builder::build::Event as BuilderEvent;
 use hearth_image_builder::build::event::Sink;
+use hearth_model::build::ImageBuild;
 use hearth_proto::guest::v1::LogSource;
 use hearth_proto::host::v1::{ArtifactProgress, BuildStep, LogEvent, build_event::Event};
 use hearth_proto::microvms::v1::{GetMicrovmImageBuildResponse, build_state::Value as BuildState};
@@ -28,7 +29,6 @@ use crate::clock::timestamp;
 use crate::lifecycle::image::{Image, Outcome};
 use crate::records;
 use crate::store::{Batch, Table};
-use hearth_model::build::ImageBuild;
 
 /// How often a build may begin.
 pub(super) const TRIES: u32 = 3;

@@ -19,7 +19,8 @@ pub struct Reservation {
 }
 
 /// The error when the host has not enough free memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the host has no room for {needed_mib} MiB: {free_mib} MiB of its capacity are free")]
 pub struct Full {
     /// Requested memory in MiB.
     pub needed_mib: u64,

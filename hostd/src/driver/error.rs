@@ -1,5 +1,6 @@
 //! Why a launch or a request is not accepted.
 
+use super::capacity::Full;
 use crate::store::StoreError;
 
 /// Why a microVM was not launched. Nothing of the microVM is left.
@@ -17,13 +18,8 @@ pub enum LaunchError {
         limit_mib: u64,
     },
     /// The host has not enough free memory.
-    #[error("the host has no room for {needed_mib} MiB: {free_mib} MiB of its capacity are free")]
-    Capacity {
-        /// Memory that the microVM needs, in MiB.
-        needed_mib: u64,
-        /// Free memory, in MiB.
-        free_mib: u64,
-    },
+    #[error(transparent)]
+    Capacity(#[from] Full),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -52,13 +48,8 @@ pub enum RequestError {
         hint: &'static str,
     },
     /// The host has not enough free memory to resume the microVM.
-    #[error("the host has no room for {needed_mib} MiB: {free_mib} MiB of its capacity are free")]
-    Capacity {
-        /// Memory that the microVM needs, in MiB.
-        needed_mib: u64,
-        /// Free memory, in MiB.
-        free_mib: u64,
-    },
+    #[error(transparent)]
+    Capacity(#[from] Full),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),

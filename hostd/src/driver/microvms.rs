@@ -92,9 +92,7 @@ impl Microvms {
             account: record.account.clone(),
             limit_mib,
         })?;
-        let reservation = context.capacity.reserve(record.memory_mib.into());
-        let reservation = reservation
-            .map_err(|full| LaunchError::Capacity { needed_mib: full.needed_mib, free_mib: full.free_mib })?;
+        let reservation = context.capacity.reserve(record.memory_mib.into())?;
         // The microVM's entry in `artifact_uses` keeps the files of the build until the microVM has terminated.
         let artifact = records::artifact(&record.build_id);
         let stored = context.db.get_bytes(Table::Artifacts, &artifact)?.ok_or(LaunchError::Conflict)?;

@@ -28,5 +28,6 @@ mod task;
 mod tests;
 mod usage;
 
+pub use capacity::Full;
 pub use error::{LaunchError, RequestError};
 pub use microvms::{DriverConfig, Microvms};

@@ -215,11 +215,7 @@ impl Task {
             }
         })?;
         if step.state.takes_memory() && self.reservation.is_none() {
-            let reserved = self.context.capacity.reserve(self.record.memory_mib.into());
-            self.reservation = Some(reserved.map_err(|full| RequestError::Capacity {
-                needed_mib: full.needed_mib,
-                free_mib: full.free_mib,
-            })?);
+            self.reservation = Some(self.context.capacity.reserve(self.record.memory_mib.into())?);
         }
         let stored = self.store(&step.state).await;
         if !self.state.takes_memory() {

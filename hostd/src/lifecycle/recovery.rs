@@ -4,10 +4,11 @@
 //! again as long as no client could have reached it; a hook that may have been called is called again, except `/run`,
 //! which a guest gets once; and a running guest whose process is gone is not replaced by an older state of it.
 
+use hearth_model::hooks::Hook;
+
 use super::microvm::{Effect, Event, Phase, Rules, State, Step, Wish};
 use super::{reason, table};
 use crate::platform::Exit;
-use hearth_model::hooks::Hook;
 
 /// What the platform found of a microVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

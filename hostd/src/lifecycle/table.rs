@@ -1,9 +1,10 @@
 //! The transition table: what each event does in each phase (docs/behaviour.md, "States", "State reasons", "Idle time
 //! and lifetime", "Hooks").
 
+use hearth_model::hooks::{Hook, HookOutcome};
+
 use super::microvm::{Effect, Event, Phase, Refusal, Request, Rules, State, Step, Wish};
 use super::reason;
-use hearth_model::hooks::{Hook, HookOutcome};
 
 /// No change and no effect.
 fn unchanged(state: &State) -> Step {

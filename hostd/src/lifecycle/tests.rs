@@ -1,5 +1,7 @@
 //! Tests of the transition table, row by row, and of invariants over every sequence of events.
 
+use hearth_model::hooks::{Hook, HookOutcome};
+use hearth_proto::microvms::v1::MicrovmState as Visible;
 use proptest::prelude::*;
 
 use super::microvm::Request::{self, Resume, Suspend, Terminate};
@@ -8,8 +10,6 @@ use super::reason;
 use super::recovery::{Remains, recover};
 use super::table::step;
 use crate::platform::Exit;
-use hearth_model::hooks::{Hook, HookOutcome};
-use hearth_proto::microvms::v1::MicrovmState as Visible;
 
 fn at(phase: Phase) -> State {
     State { phase, ..State::new() }

@@ -47,11 +47,7 @@ impl Handler for proto::ListMicrovmsRequest {
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
         let (service, account) = (call.service, &call.caller.account);
         let page = service.page(call.caller, &call.request)?;
-        let version = call
-            .request
-            .image_version
-            .as_deref()
-            .map(|version| ImageVersion::parse(version).map(ImageVersion::number));
+        let version = call.request.image_version.as_deref().map(ImageVersion::number_of);
         let (ids, next_token) = match (&call.target.0, version) {
             (Some(image), _) if image.account != *account => (Vec::new(), None),
             (_, Some(None)) => (Vec::new(), None), // no microVM can have such a version

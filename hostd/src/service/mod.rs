@@ -205,17 +205,21 @@ impl Service {
         image: &ImageName,
         version: &str,
     ) -> Result<VersionRecord, ServiceError> {
-        let found = match ImageVersion::parse(version).map(ImageVersion::number) {
+        let found = match ImageVersion::number_of(version) {
             Some(number) => {
                 self.db().get(Table::Versions, &records::version(&image.account, &image.name, number))?
             }
             None => None,
         };
-        if let Some(record) = found {
-            return Ok(record);
+        found.ok_or_else(|| self.no_version(image, version))
+    }
+
+    /// The error for a version that does not exist. If its image does not exist either, that error takes precedence.
+    pub(crate) fn no_version(&self, image: &ImageName, version: &str) -> ServiceError {
+        if let Err(error) = self.image_record(image) {
+            return error;
         }
-        self.image_record(image)?;
         let arn = self.config().image_arn(&image.account, &image.name);
-        Err(ImageError::VersionNotFound { arn, version: version.to_owned() }.into())
+        ImageError::VersionNotFound { arn, version: version.to_owned() }.into()
     }
 }

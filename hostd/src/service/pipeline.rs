@@ -8,9 +8,9 @@
 //! [`Service::call`] and nothing else. The work needs an [`Admitted`], which only this module can make, so that neither
 //! a front end nor another operation can go around a step.
 
-use hearth_model::image::ImageName;
 use std::time::Instant;
 
+use hearth_model::image::ImageName;
 use hearth_proto::store::v1::MicrovmRecord;
 use serde_json::Value;
 use tracing::Instrument as _;

@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use hearth_image_builder::build::event::Sink;
 use hearth_image_builder::build::{BuildError, Event, LogStream, Step};
 use hearth_image_builder::failure::{FailureCode, StateReason};
+use hearth_model::build::ImageBuild;
 use hearth_model::hooks::{HookOutcome, ImageHook};
+use hearth_model::shape::Burst;
 use hearth_proto::guest::v1::LogSource;
 use hearth_proto::microvms::v1::{CodeArtifact, MicrovmImageVersion, SnapshotBuild, code_artifact};
 use hearth_proto::store::v1::{ArtifactRecord, ImageRecord, VersionRecord};
@@ -24,8 +26,6 @@ use crate::platform::LogTarget;
 use crate::platform::double::Double;
 use crate::records;
 use crate::store::{Batch, Db, MemoryStore, Scan, Table};
-use hearth_model::build::ImageBuild;
-use hearth_model::shape::Burst;
 
 pub(crate) const ACCOUNT: &str = "123456789012";
 

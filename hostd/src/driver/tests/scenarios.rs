@@ -1,6 +1,7 @@
 use hearth_model::hooks::{Hook, HookOutcome};
 
 use super::*;
+use crate::driver::Full;
 use crate::platform::Exit;
 use crate::store::Scan;
 use MicrovmState::{Running, Suspended, Suspending, Terminated};
@@ -43,13 +44,16 @@ async fn a_full_host_refuses_launches_and_resumes_and_disturbs_nothing_else() {
         host.run(id).await.unwrap();
         host.until(id, Running).await;
     }
-    assert!(matches!(host.run("three").await, Err(LaunchError::Capacity { needed_mib: 2048, free_mib: 0 })));
+    assert!(matches!(
+        host.run("three").await,
+        Err(LaunchError::Capacity(Full { needed_mib: 2048, free_mib: 0 }))
+    ));
     assert!(host.record("three").is_none());
     host.ask("one", Suspend).await.unwrap();
     host.until("one", Suspended).await;
     host.run("three").await.unwrap();
     host.until("three", Running).await;
-    assert!(matches!(host.ask("one", Resume).await, Err(RequestError::Capacity { .. })));
+    assert!(matches!(host.ask("one", Resume).await, Err(RequestError::Capacity(_))));
     assert_eq!(host.microvm("one").state(), Suspended);
     assert_eq!(host.microvm("two").state(), Running);
 }

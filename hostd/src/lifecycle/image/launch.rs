@@ -32,7 +32,7 @@ pub fn requested_version(image: Option<&ImageRecord>, requested: Option<&str>) -
         |image: &ImageRecord| matches!(image.state(), State::Deleting | State::DeleteFailed | State::Deleted);
     let image = image.filter(|image| !goes(image))?;
     match requested {
-        Some(name) => ImageVersion::parse(name).map(ImageVersion::number),
+        Some(name) => ImageVersion::number_of(name),
         None => Some(image.latest_active).filter(|number| *number > 0),
     }
 }

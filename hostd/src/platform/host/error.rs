@@ -9,13 +9,13 @@ use hearth_host::microvm::MicrovmError;
 use hearth_host::network::NetworkError;
 use hearth_host::roles::RoleError;
 use hearth_image_builder::image::ImageError;
+use hearth_model::build::InvalidBuild;
 use hearth_vmm_client::ClientError;
 use hearth_vmm_jail::cgroup::CgroupError;
 use rustix::io::Errno;
 use tokio::task::JoinError;
 
 use crate::platform::PlatformError;
-use hearth_model::build::InvalidBuild;
 
 /// Why a microVM could not be made, found or removed on this host. Drivers see it as a [`PlatformError`].
 #[derive(Debug, thiserror::Error)]

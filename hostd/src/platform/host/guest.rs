@@ -5,13 +5,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hearth_host::agent::AgentError;
 use hearth_host::agent::exec::{Events, Stdin};
+use hearth_model::hooks::{Hook, HookOutcome};
 use hearth_proto::guest::v1 as agent;
 
 use super::phase::Phase;
 use super::running::RunningMicrovm;
 use super::{hooks, suspend};
 use crate::platform::{ConnectError, Connection, Exit, Guest, Spec, SuspendError};
-use hearth_model::hooks::{Hook, HookOutcome};
 
 /// How long the app may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);

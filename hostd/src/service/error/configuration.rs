@@ -1,6 +1,6 @@
 //! Errors about the configuration of a version that a request asks for.
 
-use super::told::{Family, Kind};
+use super::exception::{Family, Kind};
 
 /// Errors about the configuration of a version that a request asks for.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! Errors about callers, and about what they may do.
 
-use super::told::{Family, Kind};
+use super::exception::{Family, Kind};
 use crate::access::UnknownCaller;
 
 /// Errors about callers, and about what they may do.

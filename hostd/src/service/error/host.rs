@@ -1,6 +1,6 @@
 //! Errors of Hearth's own operations.
 
-use super::told::{Family, Kind, Resource};
+use super::exception::{Family, Kind, Resource};
 
 /// Errors of Hearth's own operations.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! Errors about images, their versions, builds and tags.
 
-use super::told::{Family, Kind, Resource};
+use super::exception::{Family, Kind, Resource};
 use crate::lifecycle::image::NoActiveVersion;
 
 /// Errors about images, their versions, builds and tags.

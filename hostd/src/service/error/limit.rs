@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::told::{Family, Kind, RETRY, Resource};
+use super::exception::{Family, Kind, RETRY, Resource};
+use crate::driver::Full;
 use crate::service::quota::Quota;
 
 /// Errors about limits: quotas, rates, the capacity of the host.
@@ -73,5 +74,11 @@ impl Family for LimitError {
             }
             Self::Throttled { .. } | Self::Capacity { .. } => None,
         }
+    }
+}
+
+impl From<Full> for LimitError {
+    fn from(Full { needed_mib, free_mib }: Full) -> Self {
+        Self::Capacity { needed_mib, free_mib }
     }
 }

@@ -1,6 +1,6 @@
 //! Errors about microVMs and their tokens.
 
-use super::told::{Family, Kind, Resource};
+use super::exception::{Family, Kind, Resource};
 
 /// Errors about microVMs and their tokens.
 #[derive(Debug, Clone, thiserror::Error)]

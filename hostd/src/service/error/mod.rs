@@ -3,20 +3,20 @@
 //!
 //! The messages are, word for word, those that clients of AWS know. What a front end needs beside the message – name of
 //! the exception, HTTP status, gRPC code, resource, quota, invalid members, retry delay – it gets from the accessors of
-//! [`ServiceError`], so that no front end depends on the variants ([`told`]).
+//! [`ServiceError`], so that no front end depends on the variants ([`exception`]).
 //!
 //! * [`request`], [`name`], [`denied`], [`limit`] – the checks
 //! * [`image`], [`configuration`], [`microvm`], [`host`] – the operations
 
 mod configuration;
 mod denied;
+mod exception;
 mod host;
 mod image;
 mod limit;
 mod microvm;
 mod name;
 mod request;
-mod told;
 
 #[cfg(test)]
 mod tests;
@@ -30,13 +30,13 @@ use super::quota::{Quota, Throttled};
 
 pub use configuration::ConfigurationError;
 pub use denied::Denied;
+pub use exception::{Exception, Resource};
 pub use host::HostError;
 pub use image::ImageError;
 pub use limit::LimitError;
 pub use microvm::MicrovmError;
 pub use name::NameError;
 pub use request::InvalidRequest;
-pub use told::{Exception, Resource};
 
 /// A member of a request that violates a constraint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,9 +160,7 @@ impl From<LaunchError> for ServiceError {
             LaunchError::Quota { account, limit_mib } => {
                 LimitError::QuotaExceeded { quota: Quota::Memory, limit: limit_mib, resource: account }.into()
             }
-            LaunchError::Capacity { needed_mib, free_mib } => {
-                LimitError::Capacity { needed_mib, free_mib }.into()
-            }
+            LaunchError::Capacity(full) => LimitError::from(full).into(),
             LaunchError::Store(error) => Self::Store(error),
             LaunchError::Stopping => Self::Stopping,
         }
@@ -183,9 +181,7 @@ impl From<RequestError> for ServiceError {
             RequestError::Conflict { id, state, hint } => MicrovmError::State { id, state, hint }.into(),
             // The API's model of ResumeMicrovm has no InsufficientCapacityException, but none of its exceptions fits
             // better.
-            RequestError::Capacity { needed_mib, free_mib } => {
-                LimitError::Capacity { needed_mib, free_mib }.into()
-            }
+            RequestError::Capacity(full) => LimitError::from(full).into(),
             RequestError::Store(error) => Self::Store(error),
             RequestError::Stopping => Self::Stopping,
         }

@@ -1,6 +1,6 @@
 //! Errors about names: ARNs, identifiers, connectors.
 
-use super::told::{Family, Kind};
+use super::exception::{Family, Kind};
 
 /// Errors about names: ARNs, identifiers, connectors.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! Errors about a request as a whole, or about one of its members.
 
 use super::Violation;
-use super::told::{Family, Kind};
+use super::exception::{Family, Kind};
 
 /// Errors about a request as a whole, or about one of its members.
 #[derive(Debug, Clone, thiserror::Error)]

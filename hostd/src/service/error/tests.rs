@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::told::{RETRY, exception};
+use super::exception::{RETRY, exception};
 use super::*;
 use crate::service::quota::Quota;
 

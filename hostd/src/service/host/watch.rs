@@ -70,9 +70,7 @@ impl Handler for proto::WatchBuildRequest {
             |version: &String| ImageError::VersionNotFound { arn: arn(), version: version.clone() };
         let version = call.request.image_version.as_ref();
         let number = version
-            .map(|version| {
-                ImageVersion::parse(version).map(ImageVersion::number).ok_or_else(|| no_version(version))
-            })
+            .map(|version| ImageVersion::number_of(version).ok_or_else(|| no_version(version)))
             .transpose()?;
         let watch = service.images().watch(&image.account, &image.name, number)?;
         let watch = watch.ok_or_else(|| version.map_or_else(|| ImageError::NotFound(arn()), no_version))?;

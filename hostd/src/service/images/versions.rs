@@ -5,7 +5,7 @@ use hearth_model::version::ImageVersion;
 use hearth_proto::microvms::v1::{MicrovmImageVersion, UpdateMicrovmImageVersionRequest};
 
 use super::super::Service;
-use super::super::error::{ImageError, ServiceError};
+use super::super::error::ServiceError;
 use super::super::pipeline::{Admitted, Handler};
 use super::answer::{refused, version};
 use crate::access::Caller;
@@ -34,11 +34,5 @@ impl Handler for UpdateMicrovmImageVersionRequest {
 
 /// The number of the version that a request names.
 pub(super) fn number(service: &Service, image: &ImageName, version: &str) -> Result<u32, ServiceError> {
-    if let Some(number) = ImageVersion::parse(version).map(ImageVersion::number) {
-        return Ok(number);
-    }
-    // No version can have such a name. If the image does not exist either, that error takes precedence.
-    service.image_record(image)?;
-    let arn = service.config().image_arn(&image.account, &image.name);
-    Err(ImageError::VersionNotFound { arn, version: version.to_owned() }.into())
+    ImageVersion::number_of(version).ok_or_else(|| service.no_version(image, version))
 }

@@ -1,19 +1,18 @@
 //! Tests of the program itself, as people use it: commands, pipes instead of a terminal, folders.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
-use std::sync::mpsc::{self, Receiver};
-use std::thread;
+use std::sync::mpsc::Receiver;
 
 use hearth_test_guest::client::Command as Order;
 use hearth_test_guest::{INIT_LINE, READY_LINE, READY_PORT};
 use hearth_vmm_client::CONTROL_SOCKET;
 use tempfile::TempDir;
 
-use crate::support::{Metal, PATIENCE, within};
+use crate::support::{Metal, PATIENCE, lines, within};
 
 /// The key sequence that shuts a machine down at its terminal.
 const LEAVE: &[u8] = b"\x01x";
@@ -97,22 +96,6 @@ struct Terminal {
     input: ChildStdin,
     output: Receiver<String>,
     errors: Receiver<String>,
-}
-
-fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
-    let (sender, lines) = mpsc::channel();
-    thread::spawn(move || {
-        let mut reader = BufReader::new(from);
-        let mut line = Vec::new();
-        while reader.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
-            let text = String::from_utf8_lossy(&line).trim_end().to_string();
-            line.clear();
-            if sender.send(text).is_err() {
-                break;
-            }
-        }
-    });
-    lines
 }
 
 /// Waits for a line with `text`.

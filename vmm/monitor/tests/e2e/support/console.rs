@@ -1,7 +1,7 @@
 //! The guest's console output, line by line.
 
 use std::collections::VecDeque;
-use std::io::{BufRead as _, BufReader, PipeReader};
+use std::io::{BufRead as _, BufReader, PipeReader, Read};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Instant;
@@ -10,6 +10,23 @@ use super::PATIENCE;
 
 /// Number of lines shown when a test fails.
 const SHOWN: usize = 60;
+
+/// Reads the lines of an output on a thread, until it is closed or nobody wants them.
+pub(crate) fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        let mut reader = BufReader::new(from);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end().to_string();
+            line.clear();
+            if sender.send(text).is_err() {
+                break;
+            }
+        }
+    });
+    lines
+}
 
 /// Reads a console until it is closed, and provides its lines.
 #[derive(Debug)]
@@ -21,19 +38,7 @@ pub(crate) struct Console {
 impl Console {
     /// Starts reading from `pipe`.
     pub(crate) fn new(pipe: PipeReader) -> Self {
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || {
-            let mut reader = BufReader::new(pipe);
-            let mut line = Vec::new();
-            while reader.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
-                let text = String::from_utf8_lossy(&line).trim_end().to_string();
-                line.clear();
-                if sender.send(text).is_err() {
-                    break;
-                }
-            }
-        });
-        Self { lines, seen: VecDeque::new() }
+        Self { lines: lines(pipe), seen: VecDeque::new() }
     }
 
     /// Waits for a line that contains `text`, after the lines of earlier waits.

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use broker::HostPorts;
 use console::Console;
+pub(crate) use console::lines;
 pub(crate) use files::{assert_clean_after_replay, assert_clean_ext4, copy, disk, ext4, patterned};
 pub(crate) use guest::{ExitWait, Guest, Machine, cgroup};
 pub(crate) use saved::{Clone, Saved, create};
