@@ -14,7 +14,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hearth_proto::vmm::v1::{self as proto, DiskMode, MachineState, SaveKind, SaveStage};
@@ -330,11 +330,16 @@ fn link(overlay: &Overlay, to: &Path) -> bool {
     }
 }
 
-/// Returns the target of the link from a folder at `to` to its base.
-fn link_target(base: &Path, to: &Path) -> PathBuf {
-    let beside = fs::canonicalize(parent(to)).is_ok_and(|folder| Some(folder.as_path()) == base.parent());
-    match base.file_name() {
-        Some(name) if beside => Path::new("..").join(name),
-        _ => base.to_owned(),
+/// Returns the target of the link from a folder at `to` to its base: relative where both are below one folder, so that they
+/// can be moved with that folder, for example with the data of a daemon.
+pub(super) fn link_target(base: &Path, to: &Path) -> PathBuf {
+    let Ok(from) = fs::canonicalize(parent(to)) else { return base.to_owned() };
+    let shared = from.components().zip(base.components()).take_while(|(from, base)| from == base).count();
+    // The root alone is shared by everything.
+    if shared < 2 {
+        return base.to_owned();
     }
+    // The link is in the folder itself, one level below its parent.
+    let up = from.components().skip(shared).map(|_| Path::new("..")).chain([Path::new("..")]);
+    up.map(Path::as_os_str).chain(base.components().skip(shared).map(Component::as_os_str)).collect()
 }

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
+use crate::snapshot::take::link_target;
 
 fn message(result: Result<Taken, TakeError>) -> String {
     result.unwrap_err().to_string()
@@ -123,10 +124,12 @@ fn a_diff_names_its_base_and_moves_with_it() {
     take(&scene.client, &scene.at("diff"), &diff).unwrap();
     assert_eq!(fs::read_link(scene.at("diff").join(BASE)).unwrap(), Path::new("../full"));
     assert_eq!(names(&scene.at("diff")), ["base", "disk0", "memory", "state"]);
-    fs::create_dir(scene.at("elsewhere")).unwrap();
-    take(&scene.client, &scene.at("elsewhere/diff"), &diff).unwrap();
-    let link = fs::read_link(scene.at("elsewhere/diff/base")).unwrap();
-    assert_eq!(link, fs::canonicalize(scene.at("full")).unwrap());
+    fs::create_dir(scene.at("below")).unwrap();
+    take(&scene.client, &scene.at("below/diff"), &diff).unwrap();
+    assert_eq!(fs::read_link(scene.at("below/diff/base")).unwrap(), Path::new("../../full"));
+    // Where only the root is shared, the link names the base by its whole path.
+    let base = fs::canonicalize(scene.at("full")).unwrap();
+    assert_eq!(link_target(&base, Path::new("/proc/diff")), base);
 }
 
 #[test]
