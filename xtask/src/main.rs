@@ -12,6 +12,7 @@ mod demo;
 mod file_system;
 mod first_run;
 mod fuzz;
+mod golden;
 mod guest_root;
 mod images;
 mod kernel;
@@ -53,6 +54,7 @@ enum Task {
     Test(test::Options),
     Demo(demo::Options),
     Bench(bench::Options),
+    Golden(golden::Options),
 }
 
 fn main() -> ExitCode {
@@ -80,5 +82,6 @@ fn run(task: Task) -> Result<u8> {
         Task::Test(options) => options.run(&cache),
         Task::Demo(options) => options.run(&cache),
         Task::Bench(options) => options.run(&cache),
+        Task::Golden(options) => options.run(&cache),
     }
 }

@@ -34,7 +34,7 @@ pub(crate) const HOSTD: &str = "hearthd";
 /// The daemon's command-line client.
 pub(crate) const CLI: &str = "hearth";
 /// Environment variables of a job: the paths of those inputs that it has.
-const VARIABLES: [(&str, &str); 10] = [
+const VARIABLES: [(&str, &str); 11] = [
     ("HEARTH_VMM", VMM),
     ("HEARTH_GUEST_KERNEL", "Image"),
     ("HEARTH_GUEST_INITRD", "test-guest.cpio"),
@@ -45,6 +45,7 @@ const VARIABLES: [(&str, &str); 10] = [
     ("HEARTH_GUEST_ROOT", GUEST_ROOT),
     ("HEARTH_HOSTD", HOSTD),
     ("HEARTH_CLI", CLI),
+    ("HEARTH_GOLDEN", "golden"),
 ];
 const HOSTILE: &str = "hearth-hostile-guest";
 const HOSTILE_MANIFEST: &str = "vmm/hostile-guest/Cargo.toml";

@@ -3,8 +3,9 @@
 //!
 //! The tests need root, KVM, nftables and these variables, which `cargo xtask test` sets; without them they are
 //! skipped: `HEARTH_HOSTD` (the daemon), `HEARTH_VMM` (the monitor), `HEARTH_CATALOGUE` (base images),
-//! `HEARTH_EXAMPLES` (the folder `examples/` including the counter's binary). With `HEARTH_METAL` nothing may be
-//! skipped; with `HEARTH_FULL` the daemon is killed at each of its fault points, instead of some.
+//! `HEARTH_EXAMPLES` (the folder `examples/` including the counter's binary), `HEARTH_GOLDEN` (what earlier releases
+//! have left). With `HEARTH_METAL` nothing may be skipped; with `HEARTH_FULL` the daemon is killed at each of its fault
+//! points, instead of some.
 //!
 //! All tests share one data folder, so that images are built once. Each test runs its own daemon on it, one test
 //! after the other, and leaves no trace of a microVM.
@@ -19,6 +20,7 @@
 //! * `silent` – guests and monitors that do not respond
 //! * `extremes` – calls with extreme values
 //! * `access` – TLS, API keys, accounts, reflection
+//! * `goldens` – what earlier releases have left on a host
 
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -27,6 +29,7 @@ mod access;
 mod endings;
 mod endpoint;
 mod extremes;
+mod goldens;
 mod images;
 mod lifecycle;
 mod logs;

@@ -20,7 +20,7 @@ use crate::progress;
 pub(crate) const DISK: &str = "debian";
 
 /// The available programs.
-pub(crate) const PROGRAMS: [Need; 9] = [
+pub(crate) const PROGRAMS: [Need; 10] = [
     packages::library("ca-certificates", "whom TLS clients on the metal trust"),
     packages::program("curl", "curl", "speaks HTTP on the metal"),
     // Busybox's shell always runs busybox's programs, independent of the search path.
@@ -31,6 +31,8 @@ pub(crate) const PROGRAMS: [Need; 9] = [
     packages::library("libgcc-s1", "what C++ needs of the compiler on the metal"),
     packages::library("libstdc++6", "the C++ library of hearthd on the metal"),
     packages::program("nftables", "nft", "filters packets on the metal"),
+    // Busybox's has no sparse files.
+    packages::program("tar", "tar", "unpacks sparse files on the metal"),
 ];
 /// Must change when `finish` makes a different tree from the same packages.
 const RECIPE: &str = "1";

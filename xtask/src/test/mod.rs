@@ -29,6 +29,7 @@ use crate::command::{self, find_program};
 use crate::daemon;
 use crate::first_run::{self, Goal, Pending};
 use crate::fuzz;
+use crate::golden;
 use crate::images::{self, Images};
 use crate::kernel;
 use crate::metal::{self, Action, Cpu, Job, Metal};
@@ -278,6 +279,9 @@ impl Options {
                     packages.extend(daemon::PROGRAMS.map(|program| program.package));
                 }
                 parts.build_several(cache, cross, (link, profile), (&programs, &packages))?;
+            }
+            if needs(&[System::Daemon]) {
+                golden::add(&mut parts)?;
             }
             match foreign {
                 Some(foreign) => foreign.add(&mut parts),

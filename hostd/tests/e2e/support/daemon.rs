@@ -42,12 +42,16 @@ impl Daemon {
 
     /// Like [`Self::start`], with additional configuration.
     pub(crate) async fn start_with(extra: &str) -> Option<Self> {
-        let site = Site::get()?;
+        Some(Self::start_on(Site::get()?, extra).await)
+    }
+
+    /// Like [`Self::start_with`], with other folders or programs.
+    pub(crate) async fn start_on(site: &'static Site, extra: &str) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let mut daemon =
             Self { site, process: None, channel: channel(site), extra: extra.to_owned(), _turn: turn };
         daemon.restart(None).await;
-        Some(daemon)
+        daemon
     }
 
     /// The error output of a daemon that must not start with this additional configuration.
@@ -129,7 +133,7 @@ impl Daemon {
     pub(crate) async fn finish(mut self) {
         self.end_all().await;
         self.stop().await;
-        traces::assert_none();
+        traces::assert_none(self.site);
     }
 
     /// Stops the daemon as a service manager does. MicroVMs run on.

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 /// The settings that the environment contains.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Site {
     pub(crate) hostd: PathBuf,
     pub(crate) vmm: PathBuf,
     pub(crate) catalogue: PathBuf,
     pub(crate) examples: PathBuf,
+    /// The folder with golden inputs.
+    pub(crate) golden: PathBuf,
     /// The daemon's folders and files.
     pub(crate) folder: PathBuf,
 }
@@ -38,6 +40,7 @@ impl Site {
             vmm: path("HEARTH_VMM")?,
             catalogue: path("HEARTH_CATALOGUE")?,
             examples: path("HEARTH_EXAMPLES")?,
+            golden: path("HEARTH_GOLDEN")?,
             folder,
         };
         for folder in [&site.folder, &site.run()] {

@@ -58,8 +58,7 @@ pub(crate) fn entries(folder: &Path) -> Vec<String> {
 }
 
 /// Checks that nothing of any microVM is left: no process, network, folder or cgroup.
-pub(crate) fn assert_none() {
-    let site = Site::get().unwrap();
+pub(crate) fn assert_none(site: &Site) {
     assert_eq!(monitors(), Vec::<i32>::new(), "monitors that nobody owns");
     assert_eq!(networks(), Vec::<String>::new(), "networks that nobody owns");
     let (data, run) = (site.data(), site.run());
