@@ -186,7 +186,7 @@ async fn serve(
         artifacts: Artifacts::open("hearth-local", &data.join("bucket"), 1 << 30)?,
         backups: data.join("backups"),
         status: Box::new(|_| HostStatus::default()),
-        end: end.clone(),
+        shutdown: end.clone(),
     };
     let service = Service::new(service::Parts {
         db: db.clone(),

@@ -85,7 +85,7 @@ impl Front {
             artifacts,
             backups: config.backups(),
             status: Box::new(move |account| source.status(account)),
-            end: shutdown.clone(),
+            shutdown: shutdown.clone(),
         };
         let service = Service::new(service::Parts {
             db: db.clone(),

@@ -6,9 +6,10 @@
 //! virtio-mmio transport; lower ones are the device's own.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 /// Borrows an eventfd, which does not implement `AsFd` itself.
@@ -40,33 +41,21 @@ pub struct Ready {
 
 /// What a device waits for on a descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Interest(u32);
+pub struct Interest(EventSet);
 
 impl Interest {
     /// Nothing but errors and hang-up.
-    pub const NONE: Self = Self(0);
+    pub const NONE: Self = Self(EventSet::empty());
     /// Readable, or the peer closed its half.
-    pub const READ: Self = Self(libc::EPOLLIN as u32 | libc::EPOLLRDHUP as u32);
+    pub const READ: Self = Self(EventSet::IN.union(EventSet::READ_HANG_UP));
     /// Writable.
-    pub const WRITE: Self = Self(libc::EPOLLOUT as u32);
+    pub const WRITE: Self = Self(EventSet::OUT);
     /// Both directions.
-    pub const BOTH: Self = Self(Self::READ.0 | Self::WRITE.0);
+    pub const BOTH: Self = Self(Self::READ.0.union(Self::WRITE.0));
     /// Like [`Self::READ`], but edge-triggered: reported once per change, not for as long as the state lasts.
-    pub const READ_EDGE: Self = Self(Self::READ.0 | libc::EPOLLET.cast_unsigned());
+    pub const READ_EDGE: Self = Self(Self::READ.0.union(EventSet::EDGE_TRIGGERED));
     /// Like [`Self::BOTH`], but edge-triggered.
-    pub const BOTH_EDGE: Self = Self(Self::BOTH.0 | libc::EPOLLET.cast_unsigned());
-}
-
-#[derive(Debug)]
-struct Epoll(OwnedFd);
-
-impl Epoll {
-    fn control(&self, operation: libc::c_int, fd: RawFd, interest: Interest, data: u64) -> io::Result<()> {
-        let mut event = libc::epoll_event { events: interest.0, u64: data };
-        // SAFETY: both descriptors are numbers that the kernel checks, and `event` lives across the call.
-        let result = unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &raw mut event) };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-    }
+    pub const BOTH_EDGE: Self = Self(Self::BOTH.0.union(EventSet::EDGE_TRIGGERED));
 }
 
 /// Registers descriptors of one device with the loop. Cheap to clone, usable from any thread.
@@ -77,8 +66,15 @@ pub struct Poller {
 }
 
 impl Poller {
-    fn data(&self, token: u16) -> u64 {
-        u64::from(self.device) << 16 | u64::from(token)
+    fn control(
+        &self,
+        operation: ControlOperation,
+        fd: &impl AsFd,
+        token: u16,
+        interest: Interest,
+    ) -> io::Result<()> {
+        let data = u64::from(self.device) << 16 | u64::from(token);
+        self.epoll.ctl(operation, fd.as_fd().as_raw_fd(), EpollEvent::new(interest.0, data))
     }
 
     /// Starts watching `fd`; its events are reported with `token`.
@@ -86,7 +82,7 @@ impl Poller {
     /// # Errors
     /// The error that `epoll_ctl` returns.
     pub fn add(&self, fd: &impl AsFd, token: u16, interest: Interest) -> io::Result<()> {
-        self.epoll.control(libc::EPOLL_CTL_ADD, fd.as_fd().as_raw_fd(), interest, self.data(token))
+        self.control(ControlOperation::Add, fd, token, interest)
     }
 
     /// Changes the events that are watched on `fd`.
@@ -94,7 +90,7 @@ impl Poller {
     /// # Errors
     /// The error that `epoll_ctl` returns.
     pub fn modify(&self, fd: &impl AsFd, token: u16, interest: Interest) -> io::Result<()> {
-        self.epoll.control(libc::EPOLL_CTL_MOD, fd.as_fd().as_raw_fd(), interest, self.data(token))
+        self.control(ControlOperation::Modify, fd, token, interest)
     }
 
     /// Stops watching `fd`.
@@ -102,7 +98,7 @@ impl Poller {
     /// # Errors
     /// The error that `epoll_ctl` returns.
     pub fn remove(&self, fd: &impl AsFd) -> io::Result<()> {
-        self.epoll.control(libc::EPOLL_CTL_DEL, fd.as_fd().as_raw_fd(), Interest::NONE, 0)
+        self.control(ControlOperation::Delete, fd, 0, Interest::NONE)
     }
 }
 
@@ -110,7 +106,7 @@ impl Poller {
 #[derive(Debug)]
 pub struct EventLoop {
     epoll: Arc<Epoll>,
-    events: Vec<libc::epoll_event>,
+    events: Vec<EpollEvent>,
 }
 
 impl EventLoop {
@@ -119,14 +115,7 @@ impl EventLoop {
     /// # Errors
     /// The error that `epoll_create1` returns.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: no pointers; the result is checked before it is owned.
-        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: a fresh descriptor that nothing else owns.
-        let epoll = Arc::new(Epoll(unsafe { OwnedFd::from_raw_fd(fd) }));
-        Ok(Self { epoll, events: vec![libc::epoll_event { events: 0, u64: 0 }; BATCH] })
+        Ok(Self { epoll: Arc::new(Epoll::new()?), events: vec![EpollEvent::default(); BATCH] })
     }
 
     /// The registration handle of device `device`.
@@ -141,21 +130,16 @@ impl EventLoop {
     /// # Errors
     /// The error that `epoll_wait` returns, except `EINTR`.
     pub fn wait(&mut self, timeout_ms: i32, mut handle: impl FnMut(Ready)) -> io::Result<usize> {
-        let capacity = libc::c_int::try_from(self.events.len()).unwrap_or(libc::c_int::MAX);
-        let fd = self.epoll.0.as_raw_fd();
-        // SAFETY: `events` has room for `capacity` entries and is not touched during the call.
-        let count = unsafe { libc::epoll_wait(fd, self.events.as_mut_ptr(), capacity, timeout_ms) };
-        let Ok(count) = usize::try_from(count) else {
-            let error = io::Error::last_os_error();
-            return if error.kind() == io::ErrorKind::Interrupted { Ok(0) } else { Err(error) };
+        let count = match self.epoll.wait(timeout_ms, &mut self.events) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(0),
+            count => count?,
         };
         for event in self.events.iter().take(count) {
-            let data = event.u64;
-            let [.., d1, d0, t1, t0] = data.to_be_bytes();
+            let [.., d1, d0, t1, t0] = event.data().to_be_bytes();
             handle(Ready {
                 device: u16::from_be_bytes([d1, d0]),
                 token: u16::from_be_bytes([t1, t0]),
-                events: event.events,
+                events: event.events(),
             });
         }
         Ok(count)

@@ -40,6 +40,8 @@ exec "$1" --test-threads=1 --exact $tests
 #[derive(Debug)]
 pub(super) struct Foreign {
     folder: RunFolder,
+    /// The program with the library's tests, as it was built for this machine.
+    program: PathBuf,
     /// The library's tests that this machine has.
     here: String,
     /// The tests among them that were skipped.
@@ -54,13 +56,19 @@ impl Foreign {
         // The same selection as for running the tests, so that nothing is built twice.
         super::workspace(cargo.arg("test")).args(["--lib", "--no-run"]);
         let program = parts::executable_of(&mut cargo, suite.package, Executable::LibraryTest)?;
-        let list = command::capture(Command::new(program).args(["--list", "--format", "terse"]))?;
+        let list = command::capture(Command::new(&program).args(["--list", "--format", "terse"]))?;
         let names = list.lines().filter_map(|line| line.strip_suffix(": test"));
         let here: String = names.map(|name| format!("{name}\n")).collect();
         if here.is_empty() {
             bail!("{} has no tests here", suite.package);
         }
-        Ok(Self { folder: cache.run_folder()?, here, skipped: BTreeSet::new() })
+        Ok(Self { folder: cache.run_folder()?, program, here, skipped: BTreeSet::new() })
+    }
+
+    /// Runs the library's tests that this machine has, and records which of them were skipped.
+    pub(super) fn run_here(self) -> Result<Self> {
+        command::run(self.note_skipped(&mut Command::new(&self.program)))?;
+        self.with_skipped()
     }
 
     /// Has the tests of a command record which of them were skipped.

@@ -193,7 +193,12 @@ impl Options {
             metal::set_up(cache)?;
             Ok((Cross::prepare(cache)?, pending))
         })?;
-        let built = self.build(cache, &cross, (&[suite], None), &mut pending, steps)?;
+        // As without `--only`: the metal gets the tests that this machine does not have or has skipped.
+        let foreign = self
+            .runs_foreign(&suite)
+            .then(|| steps.run("tests of the library (native)", || Foreign::find(cache)?.run_here()));
+        let foreign = foreign.transpose()?;
+        let built = self.build(cache, &cross, (&[suite], foreign.as_ref()), &mut pending, steps)?;
         self.run_suites(cache, &built, (&[suite], &[Cpu::NeoverseN1]), steps)
     }
 
@@ -363,12 +368,17 @@ impl Options {
         let threads = format!("--test-threads={}", suite.at_once);
         let arguments =
             [threads.as_str()].into_iter().chain(suite.part(boot.cpu, self.full).iter().copied()).chain(own);
-        let words = if suite.name == suites::FOREIGN && self.only.is_none() {
+        let words = if self.runs_foreign(suite) {
             Foreign::words(metal, suite.name)
         } else {
             words(&metal.inputs().join(suite.name), arguments)
         };
         Run { name: suite.name.into(), title: boot.title(suite, processors), words }
+    }
+
+    /// Whether only those tests of a suite run on the metal that do not run on this machine. Arguments choose among all.
+    fn runs_foreign(&self, suite: &Suite) -> bool {
+        suite.name == suites::FOREIGN && self.arguments.is_empty()
     }
 
     fn fullness(&self, cargo: &mut Command) {

@@ -39,7 +39,7 @@ pub struct HostParts {
     /// Returns the current status of the host, for an account.
     pub status: Box<dyn Fn(&str) -> HostStatus + Send + Sync>,
     /// Becomes true when the daemon shuts down, which also ends streams.
-    pub end: Receiver<bool>,
+    pub shutdown: Receiver<bool>,
 }
 
 /// A number of bytes in a message.

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _, stream};
 use serde_json::Value;
 
 use super::super::Service;
@@ -10,7 +10,8 @@ use super::super::error::ServiceError;
 use super::super::pipeline::Response;
 use crate::panics;
 
-/// A response of many messages. It ends when the daemon shuts down, and after an error.
+/// A response of many messages. It ends when the daemon shuts down, and after its first error, since a call of gRPC
+/// ends with its status.
 pub(crate) struct Answers<T>(Pin<Box<dyn Stream<Item = Result<T, ServiceError>> + Send>>);
 
 impl<T: Send + 'static> Answers<T> {
@@ -19,12 +20,17 @@ impl<T: Send + 'static> Answers<T> {
         service: &Service,
         messages: impl Stream<Item = Result<T, ServiceError>> + Send + 'static,
     ) -> Self {
-        let mut end = service.parts().host.end.clone();
+        let mut shutdown = service.parts().host.shutdown.clone();
         let ended = async move {
-            let _ = end.wait_for(|end| *end).await; // an error means that the sender is gone, which ends the stream, too
+            let _ = shutdown.wait_for(|shutdown| *shutdown).await; // an error means that the sender is gone, which ends the stream, too
         };
-        let messages = panics::stream(messages.take_until(ended));
-        Self(Box::pin(messages.map(|message| message.unwrap_or_else(|_| Err(ServiceError::panicked())))))
+        let messages = Box::pin(panics::stream(messages.take_until(ended)));
+        Self(Box::pin(stream::unfold(Some(messages), |messages| async {
+            let mut messages = messages?;
+            let message = messages.next().await?.unwrap_or_else(|_| Err(ServiceError::panicked()));
+            let rest = message.is_ok().then_some(messages);
+            Some((message, rest))
+        })))
     }
 
     /// The messages.

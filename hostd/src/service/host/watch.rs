@@ -12,7 +12,7 @@ use super::super::pipeline::{Admitted, Handler, NoImage};
 use super::stream::Answers;
 use crate::access::Caller;
 
-/// Changes of state in the account, from now on. The target is the resource that the request names, as events contain
+/// Changes of state in the account, from now on, until the client has missed some because it reads too slowly. The target is the resource that the request names, as events contain
 /// it: the ARN of an image, or the id of a microVM.
 impl Handler for proto::WatchEventsRequest {
     type Response = Answers<proto::Event>;
@@ -34,18 +34,16 @@ impl Handler for proto::WatchEventsRequest {
             owner == account && resource.as_ref().is_none_or(|resource| *resource == event.resource)
         };
         let events = call.service.parts().host.events.subscribe();
-        let events = stream::unfold(Some((events, wanted)), |from| async move {
-            let (mut events, wanted) = from?;
+        let events = stream::unfold((events, wanted), |(mut events, wanted)| async move {
             loop {
                 match events.recv().await {
                     Ok((owner, event)) if wanted(&owner, &event) => {
-                        return Some((Ok(event), Some((events, wanted))));
+                        return Some((Ok(event), (events, wanted)));
                     }
                     Ok(_) => {}
                     Err(RecvError::Closed) => return None,
                     Err(RecvError::Lagged(missed)) => {
-                        let error = HostError::EventsMissed(missed).into();
-                        return Some((Err(error), Some((events, wanted))));
+                        return Some((Err(HostError::EventsMissed(missed).into()), (events, wanted)));
                     }
                 }
             }
@@ -75,5 +73,41 @@ impl Handler for proto::WatchBuildRequest {
         let watch = service.images().watch(&image.account, &image.name, number)?;
         let watch = watch.ok_or_else(|| version.map_or_else(|| ImageError::NotFound(arn()), no_version))?;
         Ok(Answers::new(service, watch.into_stream().map(Ok)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::Policy;
+    use crate::builds::tests::double::ACCOUNT;
+    use crate::service::Profile;
+    use crate::service::tests::{caller, host};
+
+    #[tokio::test]
+    async fn a_client_that_has_missed_events_is_told_so_and_has_to_call_again() {
+        let host = host(Profile::Default).await;
+        let developer = caller(ACCOUNT, [Policy::everything()].into());
+        let watch = async || {
+            let request = proto::WatchEventsRequest::default();
+            Box::pin(host.service.call_as(&developer, request).await.unwrap().messages())
+        };
+        let publish = |resource: &str| {
+            let event = proto::Event { resource: resource.into(), ..proto::Event::default() };
+            host.service.parts().host.events.publish(ACCOUNT, event);
+        };
+        let mut slow = watch().await;
+        for number in 0..10_000 {
+            publish(&format!("microvm-{number}"));
+        }
+        let error = slow.next().await.unwrap().unwrap_err();
+        assert!(
+            matches!(error, ServiceError::Host(HostError::EventsMissed(missed)) if missed > 1000),
+            "{error}"
+        );
+        assert!(slow.next().await.is_none(), "nothing follows an error");
+        let mut again = watch().await;
+        publish("microvm-1");
+        assert_eq!(again.next().await.unwrap().unwrap().resource, "microvm-1");
     }
 }

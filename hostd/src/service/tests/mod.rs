@@ -120,7 +120,7 @@ impl Outside {
                 assert!(!panicking.load(Ordering::Relaxed), "on purpose");
                 HostStatus { account: account.to_owned(), ..HostStatus::default() }
             }),
-            end: ended,
+            shutdown: ended,
         };
         (Self { logs, observed: Observed::default(), panics, end, folder }, parts)
     }

@@ -242,12 +242,6 @@ impl Opened {
         self.layers.get(index).map_or(0, Vec::len)
     }
 
-    /// Whether there is a recorded working set; a diff uses that of its base.
-    #[must_use]
-    pub fn has_working_set(&self) -> bool {
-        self.working_set.is_some()
-    }
-
     /// Returns the configuration of the saved machine.
     ///
     /// # Errors

@@ -129,7 +129,7 @@ pub enum BuildError {
     /// A KVM operation failed.
     #[cfg(target_arch = "aarch64")]
     #[error(transparent)]
-    Vm(#[from] crate::arch::aarch64::vm::VmError),
+    Vm(#[from] crate::arch::aarch64::error::VmError),
     /// The kernel or the initramfs could not be loaded.
     #[cfg(target_arch = "aarch64")]
     #[error(transparent)]

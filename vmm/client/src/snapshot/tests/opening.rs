@@ -29,10 +29,10 @@ fn a_diff_is_opened_with_its_base() {
     assert_eq!((full.is_diff(), full.layers(0), full.layers(1)), (false, 0, 1));
     let diff = open(&scene.at("diff")).unwrap();
     assert_eq!((diff.is_diff(), diff.layers(0), diff.layers(1)), (true, 0, 2));
-    assert!(diff.has_working_set());
     assert_eq!(diff.next_base(), full.next_base());
     let file = tempfile::tempfile().unwrap();
     let config = diff.into_config(vec![DiskSource::ReadOnly(file), overlaid()]).unwrap();
+    assert!(config.working_set.is_some(), "it is that of the base");
     let diff_memory = memory_file::check(&config.diff.unwrap(), "memory", MEMORY_BYTES, &[0xdd; 16]);
     diff_memory.unwrap();
     memory_file::check(&config.memory, "memory", MEMORY_BYTES, &[7; 16]).unwrap();

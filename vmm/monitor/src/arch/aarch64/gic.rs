@@ -13,7 +13,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{DeviceFd, VmFd};
 
-use super::vm::VmError;
+use super::error::VmError;
 use crate::arch::layout;
 
 /// Number of private interrupt ids of each vCPU.

@@ -6,6 +6,7 @@
 
 pub mod boot;
 pub mod counter;
+pub mod error;
 pub mod fdt;
 pub mod gic;
 pub mod registers;

@@ -5,7 +5,7 @@
 //! names. The exceptions are:
 //!
 //! * the counters, which a VM-wide offset sets (see [`super::counter`]);
-//! * the SVE vector lengths, which must be set before the vCPU is finalised (see [`super::vcpu`]);
+//! * the SVE vector lengths, which must be set before the vCPU is finalised;
 //! * the identification registers, which describe to the guest what its CPU can do: a host that lacks a feature
 //!   refuses the value, and the error explains which fields differ.
 
@@ -15,11 +15,11 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 use hearth_proto::vmm::v1::SavedVcpu;
 use hearth_vmm_api::snapshot::state_file::StateError;
 use kvm_bindings::{
-    KVM_REG_ARM_COPROC_MASK, KVM_REG_ARM64, KVM_REG_ARM64_SVE, KVM_REG_ARM64_SYSREG, KVM_REG_SIZE_MASK,
-    KVM_REG_SIZE_SHIFT, KVM_REG_SIZE_U64, KVM_REG_SIZE_U512, kvm_mp_state, kvm_one_reg, kvm_vcpu_events,
+    KVM_REG_ARM_COPROC_MASK, KVM_REG_ARM64, KVM_REG_ARM64_SVE, KVM_REG_ARM64_SYSREG,
+    KVM_REG_ARM64_SYSREG_CRM_SHIFT, KVM_REG_ARM64_SYSREG_CRN_SHIFT, KVM_REG_ARM64_SYSREG_OP0_SHIFT,
+    KVM_REG_ARM64_SYSREG_OP1_SHIFT, KVM_REG_ARM64_SYSREG_OP2_SHIFT, KVM_REG_SIZE_MASK, KVM_REG_SIZE_SHIFT,
+    KVM_REG_SIZE_U64, KVM_REG_SIZE_U512, kvm_mp_state, kvm_one_reg, kvm_vcpu_events,
 };
-
-use super::vcpu::system_register;
 
 const KVM_GET_MP_STATE: u64 = 0x8004_ae98;
 const KVM_SET_MP_STATE: u64 = 0x4004_ae99;
@@ -29,6 +29,8 @@ const KVM_GET_ONE_REG: u64 = 0x4010_aeab;
 const KVM_SET_ONE_REG: u64 = 0x4010_aeac;
 const KVM_GET_REG_LIST: u64 = 0xc008_aeb0;
 
+/// The one-reg id of `MPIDR_EL1`.
+pub const MPIDR: u64 = system_register(3, 0, 0, 0, 5);
 /// `MIDR_EL1`, which identifies the type of CPU.
 const MIDR: u64 = system_register(3, 0, 0, 0, 0);
 /// The virtual counter, `KVM_REG_ARM_TIMER_CNT`. KVM's ABI gives it the encoding that belongs to `CNTV_CVAL_EL0`.
@@ -106,6 +108,18 @@ pub struct Registers<'a> {
     pub fd: BorrowedFd<'a>,
     /// Number of the vCPU, for error messages.
     pub vcpu: usize,
+}
+
+/// The one-reg id of a 64-bit system register.
+const fn system_register(op0: u64, op1: u64, crn: u64, crm: u64, op2: u64) -> u64 {
+    KVM_REG_ARM64
+        | KVM_REG_SIZE_U64
+        | KVM_REG_ARM64_SYSREG as u64
+        | op0 << KVM_REG_ARM64_SYSREG_OP0_SHIFT
+        | op1 << KVM_REG_ARM64_SYSREG_OP1_SHIFT
+        | crn << KVM_REG_ARM64_SYSREG_CRN_SHIFT
+        | crm << KVM_REG_ARM64_SYSREG_CRM_SHIFT
+        | op2 << KVM_REG_ARM64_SYSREG_OP2_SHIFT
 }
 
 /// Size of register `id` in bytes.

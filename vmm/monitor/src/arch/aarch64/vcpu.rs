@@ -4,35 +4,18 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
 
 use kvm_bindings::{
     KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, KVM_ARM_VCPU_PTRAUTH_ADDRESS,
-    KVM_ARM_VCPU_PTRAUTH_GENERIC, KVM_ARM_VCPU_SVE, KVM_REG_ARM_CORE, KVM_REG_ARM64, KVM_REG_ARM64_SYSREG,
-    KVM_REG_ARM64_SYSREG_CRM_SHIFT, KVM_REG_ARM64_SYSREG_CRN_SHIFT, KVM_REG_ARM64_SYSREG_OP0_SHIFT,
-    KVM_REG_ARM64_SYSREG_OP1_SHIFT, KVM_REG_ARM64_SYSREG_OP2_SHIFT, KVM_REG_SIZE_U64, KVM_SYSTEM_EVENT_RESET,
-    KVM_SYSTEM_EVENT_SHUTDOWN, kvm_regs, kvm_vcpu_init, user_pt_regs,
+    KVM_ARM_VCPU_PTRAUTH_GENERIC, KVM_ARM_VCPU_SVE, KVM_REG_ARM_CORE, KVM_REG_ARM64, KVM_REG_SIZE_U64,
+    KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_regs, kvm_vcpu_init, user_pt_regs,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 
-use super::registers::Registers;
-use super::vm::VmError;
+use super::error::VmError;
+use super::registers::{MPIDR, Registers};
 use crate::devices::bus::Bus;
 
 /// EL1 with its own stack pointer, all interrupts masked: the state that the boot protocol requires of the
 /// first CPU (Linux, Documentation/arch/arm64/booting.rst).
 const BOOT_PSTATE: u64 = 0x3c5;
-
-/// The one-reg id of `MPIDR_EL1`.
-pub const MPIDR: u64 = system_register(3, 0, 0, 0, 5);
-
-/// The one-reg id of a 64-bit system register.
-pub(super) const fn system_register(op0: u64, op1: u64, crn: u64, crm: u64, op2: u64) -> u64 {
-    KVM_REG_ARM64
-        | KVM_REG_SIZE_U64
-        | KVM_REG_ARM64_SYSREG as u64
-        | op0 << KVM_REG_ARM64_SYSREG_OP0_SHIFT
-        | op1 << KVM_REG_ARM64_SYSREG_OP1_SHIFT
-        | crn << KVM_REG_ARM64_SYSREG_CRN_SHIFT
-        | crm << KVM_REG_ARM64_SYSREG_CRM_SHIFT
-        | op2 << KVM_REG_ARM64_SYSREG_OP2_SHIFT
-}
 
 /// The one-reg id of the 64-bit core register at `offset` bytes into `struct kvm_regs`.
 const fn core_register(offset: usize) -> u64 {

@@ -24,9 +24,6 @@ use self::sink::Sink;
 use super::bus::MmioDevice;
 use crate::event_loop::{Interest, Poller, Ready};
 
-/// Default limit on the bytes of console output that are written to a file.
-pub const DEFAULT_MAX_BYTES: u64 = 1 << 20;
-
 /// Tokens of the console's descriptors.
 const INPUT: u16 = 0;
 const OUTPUT: u16 = 1;

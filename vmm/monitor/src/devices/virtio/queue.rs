@@ -252,14 +252,6 @@ impl VirtQueue {
         self.queue.set_next_avail(self.queue.next_avail().wrapping_sub(count));
     }
 
-    /// Whether the driver has made a chain available that has not been popped.
-    ///
-    /// # Errors
-    /// [`QueueError::Ring`] when the ring is broken.
-    pub fn has_available(&self) -> Result<bool, QueueError> {
-        Ok(self.queue.avail_idx(&self.memory, Ordering::Acquire)?.0 != self.queue.next_avail())
-    }
-
     /// How many chains the driver has made available so far, modulo 2^16.
     ///
     /// # Errors

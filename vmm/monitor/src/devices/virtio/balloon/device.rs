@@ -9,13 +9,11 @@ use super::super::drain::{Wakeup, drain};
 use super::super::persist::RestoreError;
 use super::super::queue::{Chain, QueueState, VirtQueue};
 use super::super::{Activation, COMMON_FEATURES, DeviceError, DeviceType, VirtioDevice, read_config_bytes};
-use super::reclaim::{Reclaimer, page_count};
+use super::reclaim::{PAGE_SIZE, Reclaimer, page_count};
 use super::stats::GuestStats;
 use crate::event_loop::{Interest, Poller};
 use crate::memory::{GuestMemory, MIB};
 
-/// Size of a balloon page in bytes; it does not depend on the page sizes of the guest and the host (5.5.6).
-pub const PAGE_SIZE: u64 = 4096;
 /// Balloon pages in one MiB.
 const PAGES_PER_MIB: u64 = MIB / PAGE_SIZE;
 

@@ -17,5 +17,6 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
-pub use device::{Balloon, BalloonError, BalloonState, PAGE_SIZE};
+pub use device::{Balloon, BalloonError, BalloonState};
+pub use reclaim::PAGE_SIZE;
 pub use stats::GuestStats;

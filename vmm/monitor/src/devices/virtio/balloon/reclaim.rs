@@ -6,8 +6,10 @@ use vm_memory::{GuestAddress, GuestMemoryBackend as _};
 
 use super::super::DeviceError;
 use super::super::queue::{Chain, QueueError};
-use super::device::PAGE_SIZE;
 use crate::memory::GuestMemory;
+
+/// Size of a balloon page in bytes; it does not depend on the page sizes of the guest and the host (5.5.6).
+pub const PAGE_SIZE: u64 = 4096;
 
 /// Largest number of page numbers in one request; Linux sends 256.
 pub(super) const MAX_PAGES_PER_REQUEST: usize = 1024;

@@ -5,7 +5,6 @@ use std::io;
 
 use hearth_proto::vmm::v1::{SavedDisk, saved_virtio};
 use hearth_vmm_api::config::DiskConfig;
-use hearth_vmm_api::config::rate_limiter::RateLimiterConfig;
 use virtio_bindings::virtio_blk as blk;
 
 use super::backend::{Disk, DiskError};
@@ -145,19 +144,6 @@ impl Block {
             active: None,
             counters: Counters::default(),
         })
-    }
-
-    /// Replaces the limits from the next request on. The new buckets start full.
-    ///
-    /// # Errors
-    /// [`RateLimiterError`] when the new limits are out of range; the old ones stay then.
-    pub fn set_rate_limiter(&mut self, config: Option<RateLimiterConfig>) -> Result<(), RateLimiterError> {
-        self.limiter = config.map(|config| RateLimiter::new(&config, monotonic_now())).transpose()?;
-        if let Some(active) = &mut self.active {
-            active.throttled = false;
-            self.io.engine().wake();
-        }
-        Ok(())
     }
 
     /// Takes and processes requests until nothing more can be done without waiting.

@@ -232,7 +232,7 @@ impl DiskIo {
             self.issue(index, position, part);
         }
         if self.slots.get(index).is_some_and(|slot| !slot.is_busy()) {
-            self.end(index);
+            self.complete(index);
         }
     }
 
@@ -385,7 +385,7 @@ impl DiskIo {
     }
 
     /// Finishes the request in slot `index`, all of whose parts have completed.
-    fn end(&mut self, index: u16) {
+    fn complete(&mut self, index: u16) {
         let Some(slot) = self.slots.get(index) else { return };
         let writes = slot.request.is_some_and(|request| request.operation != Operation::Read);
         if slot.failed {

@@ -4,8 +4,17 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
+};
+
 use super::HEADER_LEN;
-use super::device::{GUEST_CSUM, GUEST_TSO4, GUEST_TSO6};
+
+/// Feature bit: the guest accepts packets without a checksum.
+pub(super) const GUEST_CSUM: u64 = 1 << VIRTIO_NET_F_GUEST_CSUM;
+/// Feature bits: the guest accepts TCP packets that are longer than a segment, over IPv4 and over IPv6.
+pub(super) const GUEST_TSO4: u64 = 1 << VIRTIO_NET_F_GUEST_TSO4;
+pub(super) const GUEST_TSO6: u64 = 1 << VIRTIO_NET_F_GUEST_TSO6;
 
 /// Kind of a backend's descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,28 +1,22 @@
 //! The network card device: configuration, features, events.
 
-use std::io;
-
 use hearth_vmm_api::config::NetConfig;
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
-    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF,
-    VIRTIO_NET_F_MTU,
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC,
+    VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU,
 };
 
 use super::super::drain::Wakeup;
 use super::super::queue::QueueState;
 use super::super::{Activation, COMMON_FEATURES, DeviceError, DeviceType, VirtioDevice, read_config_bytes};
-use super::QUEUE_SIZE;
-use super::backend::{Backend, Kind};
+use super::backend::{Backend, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, Kind};
+use super::error::{MIN_MTU, NetError};
 use super::receive::{self, Receiver};
 use super::throttle::Throttle;
 use super::transmit::{self, Transmitter};
+use super::{Counters, QUEUE_SIZE};
 use crate::event_loop::{Interest, Poller};
-use crate::rate_limiter::RateLimiterError;
 
-pub(super) const GUEST_CSUM: u64 = 1 << VIRTIO_NET_F_GUEST_CSUM;
-pub(super) const GUEST_TSO4: u64 = 1 << VIRTIO_NET_F_GUEST_TSO4;
-pub(super) const GUEST_TSO6: u64 = 1 << VIRTIO_NET_F_GUEST_TSO6;
 pub(super) const MRG_RXBUF: u64 = 1 << VIRTIO_NET_F_MRG_RXBUF;
 const MTU: u64 = 1 << VIRTIO_NET_F_MTU;
 const OWN_FEATURES: u64 = 1 << VIRTIO_NET_F_CSUM
@@ -38,8 +32,6 @@ const OWN_FEATURES: u64 = 1 << VIRTIO_NET_F_CSUM
 pub(super) const RX: usize = 0;
 /// Index of the transmit queue.
 pub(super) const TX: usize = 1;
-/// The smallest MTU that carries IPv4.
-const MIN_MTU: u16 = 68;
 
 /// Tokens of the device's descriptors.
 const BACKEND: u16 = 0;
@@ -48,28 +40,6 @@ const TX_TIMER: u16 = 2;
 const MORE: u16 = 3;
 
 const ERROR_EVENTS: u32 = (libc::EPOLLERR | libc::EPOLLHUP) as u32;
-
-/// Why a network card could not be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum NetError {
-    /// The MAC address is a multicast address or zero.
-    #[error(
-        "MAC address {0:02x?} is a multicast address or zero; give a unicast one, such as 02:00:00:00:00:01"
-    )]
-    Mac([u8; 6]),
-    /// The MTU is too small for IPv4.
-    #[error("MTU {0} is too small; give at least {MIN_MTU}")]
-    Mtu(u16),
-    /// A rate limit is out of range.
-    #[error("network {0}")]
-    Limit(#[from] RateLimiterError),
-    /// The descriptor is not a tap with a virtio header.
-    #[error("cannot set up the tap: {0}; is it one, attached with IFF_VNET_HDR?")]
-    Tap(#[source] io::Error),
-    /// The host has no descriptors left.
-    #[error("cannot make the network card's timers: {0}; raise the limit on open files")]
-    Descriptors(#[source] io::Error),
-}
 
 #[derive(Debug)]
 struct Active {
@@ -95,8 +65,8 @@ pub struct Net {
     /// Length of a received packet whose tokens are still to be paid.
     rx_debt: Option<usize>,
     more: Wakeup,
-    rx: receive::Counters,
-    tx: transmit::Counters,
+    rx: Counters,
+    tx: Counters,
     active: Option<Active>,
 }
 
@@ -136,8 +106,8 @@ impl Net {
             tx_throttle: Throttle::new(config.transmit_limiter.as_ref())?,
             rx_debt: None,
             more: Wakeup::new().map_err(NetError::Descriptors)?,
-            rx: receive::Counters::default(),
-            tx: transmit::Counters::default(),
+            rx: Counters::default(),
+            tx: Counters::default(),
             active: None,
         })
     }

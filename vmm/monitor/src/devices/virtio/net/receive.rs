@@ -11,7 +11,7 @@ use super::super::DeviceError;
 use super::super::queue::{Chain, QueueState, VirtQueue, for_each_part};
 use super::backend::Backend;
 use super::throttle::Throttle;
-use super::{HEADER_LEN, MAX_PACKET_LEN, QUEUE_SIZE};
+use super::{Counters, HEADER_LEN, MAX_PACKET_LEN, QUEUE_SIZE};
 use crate::memory::GuestMemory;
 
 /// Largest number of buffers in one `readv`, including the spill buffer (`IOV_MAX`).
@@ -20,14 +20,6 @@ const MAX_BUFFERS: usize = 1024;
 const BATCH: usize = 64;
 /// Offset of `num_buffers` in the header (5.1.6).
 const NUM_BUFFERS_OFFSET: usize = 10;
-
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    pub(super) packets: u64,
-    pub(super) bytes: u64,
-    pub(super) drops: u64,
-    pub(super) errors: u64,
-}
 
 /// A chain that was taken from the queue in advance.
 #[derive(Debug, Clone, Copy)]

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use hearth_vmm_api::config::rate_limiter::RateLimiterConfig;
 
-use super::device::NetError;
+use super::error::NetError;
 use crate::rate_limiter::{LimiterTimer, RateLimiter, monotonic_now};
 
 /// The limit of one direction. It outlives resets of the device, so a driver cannot evade it with a reset.

@@ -7,18 +7,10 @@ use super::super::drain::Wakeup;
 use super::super::queue::{Chain, QueueState, VirtQueue};
 use super::backend::Backend;
 use super::throttle::Throttle;
-use super::{HEADER_LEN, MAX_PACKET_LEN};
+use super::{Counters, HEADER_LEN, MAX_PACKET_LEN};
 
 /// Size of an Ethernet header in bytes, which is the smallest packet.
 const ETHERNET_HEADER: usize = 14;
-
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    pub(super) packets: u64,
-    pub(super) bytes: u64,
-    pub(super) drops: u64,
-    pub(super) errors: u64,
-}
 
 /// Why a run stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,15 @@ use std::time::Instant;
 use super::buffer::Ring;
 use super::packet::{HOST_CID, Header, Op, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, TYPE_STREAM};
 use super::rx::BURST;
-use super::table::Key;
+
+/// The pair of ports by which the guest identifies a stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    /// Port on the host's side.
+    pub(super) host: u32,
+    /// Port on the guest's side.
+    pub(super) guest: u32,
+}
 
 /// State of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +149,7 @@ impl Connection {
     }
 
     /// Terminates the stream. With `reset`, plans a reset to the guest if the guest knows of the stream.
-    pub(super) fn end(&mut self, reset: bool) {
+    pub(super) fn terminate(&mut self, reset: bool) {
         let guest_knows = match self.state {
             State::Handshake => false,
             State::Connecting { .. } => !self.pending.request,

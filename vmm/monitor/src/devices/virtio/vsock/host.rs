@@ -5,11 +5,10 @@ use std::io::{self, Write as _};
 use std::os::unix::net::UnixStream;
 
 use super::EPHEMERAL_PORTS;
-use super::connection::{Connection, State};
+use super::connection::{Connection, Key, State};
 use super::muxer::{CloseMode, Muxer, token};
 use super::relay::Watch;
 use super::socket;
-use super::table::Key;
 use crate::devices::random;
 use crate::devices::virtio::DeviceError;
 use crate::event_loop::{Interest, Poller};
@@ -51,7 +50,7 @@ impl Muxer {
     /// When a descriptor cannot be watched.
     pub(super) fn start(&mut self, poller: Poller) -> io::Result<()> {
         poller.add(&self.timer, super::TOKEN_TIMER, Interest::READ)?;
-        self.outbound.watch(&poller)?;
+        self.broker.watch(&poller)?;
         self.poller = Some(poller);
         Ok(())
     }
@@ -62,7 +61,7 @@ impl Muxer {
         let Some(poller) = self.poller.take() else { return };
         // This fails for descriptors that are not watched, which does no harm.
         let _ = poller.remove(&self.timer);
-        self.outbound.unwatch(&poller);
+        self.broker.unwatch(&poller);
     }
 
     /// Adds a client of the listener, which must then name its port. The table must have room.

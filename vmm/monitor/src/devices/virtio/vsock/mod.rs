@@ -18,7 +18,7 @@
 //! ```
 //!
 //! [`device`] owns the queues; `muxer` (the guest's side), `host` (the host's side) and `outbound` (the broker)
-//! are the parts of the multiplexer over a `table` of `connection`s. `relay` moves the data: host data is
+//! are the parts of the multiplexer over a `table` of `connection`s and the `broker_queue`. `relay` moves the data: host data is
 //! read directly into the guest's receive buffers, guest data is written directly from its transmit buffers,
 //! and only the bytes that the host's socket does not take at once are copied, into a bounded `buffer`. Credit
 //! (5.10.6.3) keeps the guest from sending more than that buffer holds.
@@ -27,6 +27,7 @@
 //! buffers causes neither wake-ups nor system calls.
 
 pub mod broker;
+mod broker_queue;
 mod buffer;
 mod connection;
 pub mod device;

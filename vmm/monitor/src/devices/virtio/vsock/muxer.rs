@@ -12,13 +12,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
+use super::broker_queue::BrokerQueue;
 use super::buffer::RingPool;
-use super::connection::{Connection, State};
-use super::outbound::Outbound;
+use super::connection::{Connection, Key, State};
 use super::packet::{HEADER_LEN, HOST_CID, Header, Op, SHUTDOWN_BOTH, TYPE_STREAM};
 use super::relay::Watch;
 use super::rx::RxQueue;
-use super::table::{Key, Table};
+use super::table::Table;
 use super::timer::Timer;
 use super::{Counters, Limits, TOKEN_STREAMS};
 use crate::devices::virtio::DeviceError;
@@ -53,7 +53,7 @@ pub(super) struct Muxer {
     pub(super) table: Table,
     ready: VecDeque<u16>,
     resets: VecDeque<Header>,
-    pub(super) outbound: Outbound,
+    pub(super) broker: BrokerQueue,
     pub(super) next_port: u32,
     pub(super) rings: RingPool,
     pub(super) timer: Timer,
@@ -79,7 +79,7 @@ impl Muxer {
             table: Table::new(limits.streams),
             ready: VecDeque::with_capacity(usize::from(limits.streams)),
             resets: VecDeque::with_capacity(PENDING_RESETS),
-            outbound: Outbound::default(),
+            broker: BrokerQueue::default(),
             next_port: super::EPHEMERAL_PORTS.start,
             rings: RingPool::new(limits.buffer as usize),
             timer: Timer::new()?,
@@ -194,7 +194,7 @@ impl Muxer {
             return Ok(());
         };
         let (key, state) = (connection.key, connection.state);
-        connection.end(mode != CloseMode::Silent);
+        connection.terminate(mode != CloseMode::Silent);
         if mode == CloseMode::Drain && connection.has_backlog() {
             connection.forward_shutdowns();
             self.set_deadline(slot, self.limits.linger)?;
@@ -204,7 +204,7 @@ impl Muxer {
         match state {
             State::Handshake | State::Gone => {}
             State::AwaitingTurn(_) | State::AwaitingBroker(_) => {
-                self.outbound.forget(state);
+                self.broker.forget(state);
                 self.table.unbind(key);
             }
             State::Connecting { .. } | State::Open | State::Closing => self.table.unbind(key),
@@ -222,7 +222,7 @@ impl Muxer {
         self.timer.acknowledge();
         let now = Instant::now();
         let mut next: Option<Instant> = None;
-        for slot in 0..self.table.end() {
+        for slot in 0..self.table.used_slots() {
             match self.table.get(slot).and_then(|connection| connection.deadline) {
                 Some(deadline) if deadline <= now => self.finish(slot, CloseMode::Reset)?,
                 Some(deadline) => next = Some(next.map_or(deadline, |next| next.min(deadline))),
@@ -349,7 +349,7 @@ impl Muxer {
 
     /// Drops every stream and every waiting packet without notifying the guest.
     pub(super) fn drop_streams(&mut self) {
-        for slot in 0..self.table.end() {
+        for slot in 0..self.table.used_slots() {
             if let (Some(mut connection), Some(poller)) = (self.table.remove(slot), &self.poller) {
                 connection.release(&mut self.rings, poller);
             }
@@ -358,6 +358,6 @@ impl Muxer {
         self.ready.clear();
         self.resets.clear();
         self.rings.clear();
-        self.outbound.forget_all();
+        self.broker.forget_all();
     }
 }

@@ -3,16 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::connection::Connection;
-
-/// The pair of ports by which the guest identifies a stream.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub(super) struct Key {
-    /// Port on the host's side.
-    pub(super) host: u32,
-    /// Port on the guest's side.
-    pub(super) guest: u32,
-}
+use super::connection::{Connection, Key};
 
 /// A bounded set of connections. Its memory is reserved once and touched only as far as it is used.
 #[derive(Debug)]
@@ -47,7 +38,7 @@ impl Table {
     }
 
     /// Number of slots that were ever used: every connection is in a slot below it.
-    pub(super) fn end(&self) -> u16 {
+    pub(super) fn used_slots(&self) -> u16 {
         u16::try_from(self.slots.len()).unwrap_or(self.limit)
     }
 
@@ -57,7 +48,7 @@ impl Table {
             *self.slots.get_mut(usize::from(slot))? = Some(connection);
             return Some(slot);
         }
-        let slot = self.end();
+        let slot = self.used_slots();
         if slot >= self.limit {
             return None;
         }

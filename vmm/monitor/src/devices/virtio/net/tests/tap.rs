@@ -8,7 +8,8 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::super::super::testing::{Buffer, Rig};
 use super::super::super::{VIRTIO_F_VERSION_1, VirtioDevice as _};
-use super::super::device::{GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, MRG_RXBUF, RX, TX};
+use super::super::backend::{GUEST_CSUM, GUEST_TSO4, GUEST_TSO6};
+use super::super::device::{MRG_RXBUF, RX, TX};
 use super::super::*;
 
 const FREE: u64 = Rig::<Net>::FREE;

@@ -7,8 +7,8 @@ use hearth_vmm_api::config::VsockConfig;
 
 use super::super::Limits;
 use super::super::broker::Broker;
+use super::super::connection::Key;
 use super::super::packet::Op;
-use super::super::table::Key;
 use super::driver::{Guest, bare, impatient, packet};
 use crate::event_loop::{EventLoop, Interest};
 

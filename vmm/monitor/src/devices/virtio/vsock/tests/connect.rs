@@ -7,8 +7,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use hearth_vmm_api::config::VsockConfig;
 
 use super::super::broker::{Broker, port_path};
+use super::super::connection::Key;
 use super::super::packet::Op;
-use super::super::table::Key;
 use super::super::{Limits, MIN_GUEST_CID, Vsock, VsockError};
 use super::driver::{CID, Guest, GuestStream, bare, data, impatient, packet};
 use crate::devices::virtio::VirtioDevice as _;

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use hearth_vmm_api::config::VsockConfig;
 use vm_memory::{Bytes as _, GuestAddress};
 
+use super::super::connection::Key;
 use super::super::packet::{HEADER_LEN, HOST_CID, Header, Op, SHUTDOWN_SEND, TYPE_STREAM};
-use super::super::table::Key;
 use super::super::{Limits, Vsock};
 use crate::devices::virtio::testing::{Buffer, Rig};
 use crate::devices::virtio::{COMMON_FEATURES, DeviceError, VirtioDevice as _};

@@ -3,8 +3,8 @@
 use std::io::Read as _;
 use std::os::unix::net::UnixStream;
 
+use super::super::connection::Key;
 use super::super::packet::{HEADER_LEN, Header, Op, SHUTDOWN_SEND};
-use super::super::table::Key;
 use super::super::{Limits, Vsock};
 use super::driver::{Guest, bare, data, packet, shutdown};
 use crate::devices::virtio::VirtioDevice as _;

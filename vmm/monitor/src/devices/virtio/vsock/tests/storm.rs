@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use super::super::Limits;
 use super::super::broker::{Broker, Request};
+use super::super::connection::Key;
 use super::super::packet::{Header, Op};
-use super::super::table::Key;
 use super::driver::{Guest, RX_BUFFERS, bare, packet};
 use crate::event_loop::{EventLoop, Interest};
 
