@@ -3,11 +3,13 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use zeroize::Zeroize as _;
+
 /// Validity of static keys in the credentials that are handed out, after which they are looked up again: the same as that of AWS's roles
 /// in a microVM.
 pub const VALIDITY: Duration = Duration::from_secs(55 * 60);
 
-/// A string that neither `Debug` nor a log shows.
+/// A string that neither `Debug` nor a log shows, and that is overwritten in memory when it is dropped.
 #[derive(Clone, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(transparent)]
 pub struct Secret(String);
@@ -23,6 +25,12 @@ impl Secret {
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
 

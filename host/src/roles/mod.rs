@@ -111,6 +111,12 @@ impl RoleProvider {
         Ok(Self { config, cache: Cache::default() })
     }
 
+    /// Whether an account may use a role, whatever the role stands for.
+    #[must_use]
+    pub fn may_use(&self, role: &RoleUse) -> bool {
+        self.config.provider(role).is_some()
+    }
+
     /// The credentials of a role; none if the rules map it to none.
     ///
     /// # Errors
