@@ -13,8 +13,9 @@ use crate::store::{Batch, CommitError, Db, StoreError, Table};
 
 /// How long a key is used to encrypt tokens.
 pub const LIFE: Duration = Duration::from_secs(24 * 3600);
-/// Greatest lifetime of a token. A key is kept for this time after it was last used to encrypt.
-pub const TOKEN_LIFE: Duration = Duration::from_secs(3600);
+/// Greatest lifetime of what is encrypted: that of sessions ([`crate::access::sessions`]), which live longer than tokens of
+/// endpoints. A key is kept for this time after it was last used to encrypt.
+pub const LONGEST_LIFE: Duration = Duration::from_secs(12 * 3600);
 /// Interval of checks whether a rotation is due.
 pub const LOOK: Duration = Duration::from_secs(600);
 
@@ -48,7 +49,7 @@ impl KeyRing {
 
     /// The keys after rotation at the time `now`; `None` if nothing changes.
     fn next(&self, now: u64) -> Result<Option<Self>, TokenError> {
-        let kept = LIFE.saturating_add(LOOK).saturating_add(TOKEN_LIFE).saturating_add(SKEW);
+        let kept = LIFE.saturating_add(LOOK).saturating_add(LONGEST_LIFE).saturating_add(SKEW);
         let mut keys: Vec<Named> = self
             .keys
             .iter()

@@ -4,14 +4,18 @@
 //! can read or make it. The keys are in the store. A key encrypts tokens for a day, and decrypts them for as long as
 //! tokens that were encrypted with it can be valid.
 //!
+//! The same keys protect what other parts of the daemon hand out ([`sealed`]).
+//!
 //! * [`jwe`] – the compact serialization
 //! * [`keys`] – the keys and their rotation
+//! * [`sealed`] – contents for other purposes
 // This module computes with values that clients send: arithmetic must not overflow, and indices must not be out of
 // range.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::string_slice))]
 
 pub mod jwe;
 pub mod keys;
+pub mod sealed;
 
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, UNIX_EPOCH};
@@ -291,7 +295,7 @@ mod tests {
         let again = Tokens::open(&db, tokens.clock, "us-east-1").await.unwrap();
         again.open_token(&last).unwrap();
         again.open_token(&next).unwrap();
-        tokio::time::sleep(Duration::from_secs(4500)).await;
+        tokio::time::sleep(keys::LONGEST_LIFE + Duration::from_secs(900)).await;
         tokens.rotate(&db).await.unwrap();
         assert_eq!(tokens.open_token(&last), Err(InvalidToken::UnknownKey), "its key is gone");
     }
