@@ -171,10 +171,9 @@ async fn serve(
         deadlines: Deadlines::default(),
     };
     let microvms = Microvms::new(driver, db.clone(), clock, platform, Arc::new(NoObserver), Faults::none());
-    let access = Access::new(&AccessConfig {
-        local_account: crate::records::ACCOUNT.to_owned(),
-        ..AccessConfig::default()
-    })?;
+    let config =
+        AccessConfig { local_account: crate::records::ACCOUNT.to_owned(), ..AccessConfig::default() };
+    let access = Access::new(&config, "us-east-1")?;
     let listen = ListenConfig { socket: Some(folder.join("hearthd.sock")), ..ListenConfig::default() };
     let listeners = Listeners::bind(&listen, &folder, access.knows_somebody()).await?;
     let config = ServiceConfig::default();

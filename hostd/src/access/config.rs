@@ -1,10 +1,13 @@
 //! Configuration of access: access keys, client certificates, local users.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::{fs, io};
 
 use hearth_host::roles::Secret;
 use hearth_model::account::is_account;
+use hearth_model::role::account_of;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +29,11 @@ pub struct AccessConfig {
     pub keys: Vec<AccessKey>,
     /// Client certificates: `[[access.certificates]]`.
     pub certificates: Vec<Certificate>,
+    /// Roles that owners of access keys can assume (`sts:AssumeRole`), by ARN: `[access.roles."ARN"]`. They need `PassRole` for
+    /// the role, with all images, and the role must be for their account (`[roles]`). A role that is not here cannot be
+    /// assumed.
+    #[schemars(extend("x-name" = "ROLE"))]
+    pub roles: BTreeMap<String, AssumableRole>,
 }
 
 impl Default for AccessConfig {
@@ -35,6 +43,7 @@ impl Default for AccessConfig {
             socket_users: Vec::new(),
             keys: Vec::new(),
             certificates: Vec::new(),
+            roles: BTreeMap::new(),
         }
     }
 }
@@ -74,6 +83,15 @@ pub struct Certificate {
     pub policies: Vec<Policy>,
 }
 
+/// A role that callers can assume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AssumableRole {
+    /// What sessions of the role may, as [below](#policies). A session may do what both these policies and those of the
+    /// access key allow that it was made with, as both are configured at the time of each call.
+    pub policies: Vec<Policy>,
+}
+
 fn everything() -> Vec<Policy> {
     vec![Policy::everything()]
 }
@@ -106,6 +124,9 @@ pub enum AccessError {
     /// The text is not an account.
     #[error("\"{0}\" is no account: 12 digits")]
     Account(String),
+    /// The text is not the ARN of a role.
+    #[error("\"{0}\" is no role that can be assumed: write an ARN like arn:aws:iam::123456789012:role/NAME")]
+    Role(String),
     /// The text is not a SHA-256 fingerprint.
     #[error(
         "\"{0}\" is no SHA-256 of a certificate: 64 hexadecimal digits (openssl x509 -noout -fingerprint -sha256)"
@@ -114,7 +135,7 @@ pub enum AccessError {
     /// A policy is invalid.
     #[error("a policy of {of} {why}")]
     Policy {
-        /// Id of the access key, or fingerprint of the certificate, with the policy.
+        /// Id of the access key, fingerprint of the certificate or ARN of the role with the policy.
         of: String,
         /// The error in the policy.
         why: PolicyError,
@@ -144,6 +165,14 @@ impl AccessConfig {
                 policy.check().map_err(|why| AccessError::Policy { of: of.clone(), why })?;
             }
         }
+        for (arn, role) in &self.roles {
+            if account_of(arn).is_none() {
+                return Err(AccessError::Role(arn.clone()));
+            }
+            for policy in &role.policies {
+                policy.check().map_err(|why| AccessError::Policy { of: arn.clone(), why })?;
+            }
+        }
         for key in &self.keys {
             if !(3..=128).contains(&key.id.len()) || !key.id.bytes().all(allowed) {
                 return Err(AccessError::Id(key.id.clone()));
@@ -153,6 +182,12 @@ impl AccessConfig {
             }
         }
         self.certificates.iter().try_for_each(|certificate| certificate.fingerprint().map(drop))
+    }
+
+    /// The roles that callers can assume, by ARN, with the policies of their sessions.
+    #[must_use]
+    pub fn role_policies(&self) -> BTreeMap<String, Arc<[Policy]>> {
+        self.roles.iter().map(|(arn, role)| (arn.clone(), role.policies.as_slice().into())).collect()
     }
 }
 
@@ -214,6 +249,11 @@ mod tests {
                 "a policy of AKI names the action \"PassRole\" but no roles",
             ),
             ("[[certificates]]\nsha256 = \"00:11\"", "00:11"),
+            ("[roles.app]\npolicies = []", "\"app\""),
+            (
+                "[roles.\"arn:aws:iam::111122223333:role/app\"]\npolicies = [{ actions = [\"Fly\"] }]",
+                "a policy of arn:aws:iam::111122223333:role/app names the action \"Fly\"",
+            ),
         ] {
             let config: AccessConfig = toml::from_str(text).unwrap();
             let error = config.check().unwrap_err().to_string();

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | the Unix socket | the user of the process at the other end: root, the daemon's own user, or a configured user |
 //! | TCP | the owner of an access key, in `authorization: Basic base64(ID:SECRET)`, or of a configured client certificate |
+//! | clients of AWS | the owner of an access key that has signed the request ([`sigv4`]) |
 //!
 //! If a call has an access key, the key alone identifies the caller, whatever the origin. Calls of anybody else are
 //! refused.
@@ -11,6 +12,8 @@
 //! * [`config`] – access keys, client certificates, local users
 //! * [`caller`] – an authenticated caller, with an account and policies
 //! * [`policy`] – actions × names of images × ARNs of roles
+//! * [`sigv4`] – signatures of AWS's clients
+//! * [`sessions`] – temporary credentials for roles
 // This module computes with values that clients send: arithmetic must not overflow, and indices must not be out of
 // range.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::string_slice))]
@@ -18,6 +21,8 @@
 pub mod caller;
 pub mod config;
 pub mod policy;
+pub mod sessions;
+pub mod sigv4;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,6 +30,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use hearth_host::roles::Secret;
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use ring::hmac;
 use ring::rand::SystemRandom;
@@ -32,6 +38,7 @@ use ring::rand::SystemRandom;
 pub use caller::Caller;
 pub use config::{AccessConfig, AccessError};
 pub use policy::{PASS_ROLE, Policy, PolicyError};
+pub use sessions::{AssumedRole, Sessions};
 
 /// The reason why a caller could not be authenticated. Callers receive the message, which does not distinguish unknown
 /// keys from wrong secrets.
@@ -96,16 +103,28 @@ struct Principal {
     policies: Arc<[Policy]>,
 }
 
+/// An access key.
+struct Key {
+    /// Signatures are verified with it.
+    secret: Secret,
+    /// HMAC of the secret, with which secrets that callers send are compared.
+    tag: hmac::Tag,
+    principal: Principal,
+}
+
 /// The known callers.
 pub struct Access {
-    /// Key of this process for the HMACs of secrets. Comparing HMACs takes constant time, and the secrets themselves
-    /// are not kept.
+    /// Key of this process for the HMACs of secrets. Comparing HMACs takes constant time, whatever the lengths.
     comparing: hmac::Key,
-    keys: HashMap<String, (hmac::Tag, Principal)>,
+    keys: HashMap<String, Key>,
     certificates: HashMap<[u8; SHA256_OUTPUT_LEN], Principal>,
     users: Vec<u32>,
     /// Account and policies of callers on the Unix socket.
     local: Principal,
+    /// What signatures have to be scoped to.
+    scope: sigv4::Scope,
+    /// Opens session tokens.
+    sessions: Option<Sessions>,
 }
 
 impl fmt::Debug for Access {
@@ -115,11 +134,11 @@ impl fmt::Debug for Access {
 }
 
 impl Access {
-    /// Reads the callers from the configuration.
+    /// Reads the callers from the configuration. Signatures have to be for the `region`.
     ///
     /// # Errors
     /// [`AccessError`]: an error in the configuration.
-    pub fn new(config: &AccessConfig) -> Result<Self, AccessError> {
+    pub fn new(config: &AccessConfig, region: &str) -> Result<Self, AccessError> {
         let comparing = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
         let comparing = comparing.map_err(|_| AccessError::Random)?;
         let principal = |given: &Option<String>, policies: &[Policy]| Principal {
@@ -129,8 +148,10 @@ impl Access {
         config.check()?;
         let mut keys = HashMap::new();
         for key in &config.keys {
-            let tag = hmac::sign(&comparing, key.secret()?.expose().as_bytes());
-            if keys.insert(key.id.clone(), (tag, principal(&key.account, &key.policies))).is_some() {
+            let secret = key.secret()?;
+            let tag = hmac::sign(&comparing, secret.expose().as_bytes());
+            let principal = principal(&key.account, &key.policies);
+            if keys.insert(key.id.clone(), Key { secret, tag, principal }).is_some() {
                 return Err(AccessError::Twice(key.id.clone()));
             }
         }
@@ -142,7 +163,20 @@ impl Access {
         let own = rustix::process::geteuid().as_raw();
         let users = config.socket_users.iter().copied().chain([0, own]).collect();
         let local = principal(&None, &[Policy::everything()]);
-        Ok(Self { comparing, keys, certificates, users, local })
+        let scope = sigv4::Scope::of(region);
+        Ok(Self { comparing, keys, certificates, users, local, scope, sessions: None })
+    }
+
+    /// The same callers, and their sessions.
+    #[must_use]
+    pub fn with_sessions(self, sessions: Sessions) -> Self {
+        Self { sessions: Some(sessions), ..self }
+    }
+
+    /// The secret of an access key, if there is one with this id.
+    #[must_use]
+    pub fn secret(&self, id: &str) -> Option<&Secret> {
+        self.keys.get(id).map(|key| &key.secret)
     }
 
     /// Whether there is a key or certificate with which callers can call over the network.
@@ -178,6 +212,7 @@ impl Access {
             account: principal.account.clone(),
             principal: name,
             policies: Arc::clone(&principal.policies),
+            role: None,
             request_id,
         })
     }
@@ -188,10 +223,8 @@ impl Access {
         let given = given.and_then(|bytes| String::from_utf8(bytes).ok()).ok_or(invalid)?;
         let (id, secret) = given.split_once(':').ok_or(invalid)?;
         match self.keys.get(id) {
-            Some((tag, principal))
-                if hmac::verify(&self.comparing, secret.as_bytes(), tag.as_ref()).is_ok() =>
-            {
-                Ok((id.to_owned(), principal))
+            Some(key) if hmac::verify(&self.comparing, secret.as_bytes(), key.tag.as_ref()).is_ok() => {
+                Ok((id.to_owned(), &key.principal))
             }
             _ => Err(invalid),
         }
@@ -209,7 +242,7 @@ mod tests {
     use crate::operation::Operation;
 
     fn access(text: &str) -> Access {
-        Access::new(&toml::from_str(text).unwrap()).unwrap()
+        Access::new(&toml::from_str(text).unwrap(), "us-east-1").unwrap()
     }
 
     fn basic(text: &str) -> String {

@@ -1,7 +1,7 @@
 //! Policies: actions × names of images × ARNs of roles.
 //!
 //! Actions are the operations, and PassRole, which allows a caller to give a role to a microVM or a build, which then
-//! has the role's credentials. A role can be worth more than everything else here, so PassRole is never granted
+//! has the role's credentials, and to assume the role (`sts:AssumeRole`). A role can be worth more than everything else here, so PassRole is never granted
 //! implicitly: a policy grants it for the roles that it lists, or by allowing everything – `actions = ["*"]` with all
 //! images, and no list of roles. Policies do not decide for which accounts a role may be used: [`hearth_host::roles`]
 //! refuses roles of other accounts.
@@ -24,7 +24,8 @@ const EVERYTHING: &str = "*";
 /// away its credentials, and needs `PassRole` for it: from a policy whose `actions` have `PassRole`, whose `images` have
 /// the image and whose `roles` have the ARN, or from one with `actions = ["*"]`, all images and no `roles`. No other
 /// policy grants it: neither `{ actions = ["*"], images = ["web-*"] }` nor `{ actions = ["Create*"] }` lets anybody use a
-/// role. With `roles = []`, a policy of everything grants all but `PassRole`. Whatever policies say, a role is refused to
+/// role. Whoever assumes a role (`sts:AssumeRole`) needs `PassRole` for it with all images. With `roles = []`, a policy of everything
+/// grants all but `PassRole`. Whatever policies say, a role is refused to
 /// accounts that may not use it (`[roles]`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -79,10 +80,10 @@ impl Policy {
         self.actions.iter().any(|action| is_operation(action, operation)) && self.has_image(image)
     }
 
-    /// Whether the policy allows giving a role to a microVM or a build of an image.
+    /// Whether the policy allows giving a role to a microVM or a build of an image, or, without an image, assuming it.
     #[must_use]
-    pub fn allows_role(&self, image: &str, role_arn: &str) -> bool {
-        if !self.has_image(Some(image)) {
+    pub fn allows_role(&self, image: Option<&str>, role_arn: &str) -> bool {
+        if !self.has_image(image) {
             return false;
         }
         match &self.roles {
@@ -252,8 +253,10 @@ mod tests {
             // The roles of a policy are granted for the images of the same policy only.
             (passing(&["PassRole"], &["web-*"], &["*"]), "db", false, false),
         ] {
-            assert_eq!(policy.allows_role(image, APP), app, "{policy:?}");
-            assert_eq!(policy.allows_role(image, ADMIN), admin, "{policy:?}");
+            let all_images = policy.images.iter().any(|image| image == EVERYTHING);
+            assert_eq!(policy.allows_role(None, APP), app && all_images, "{policy:?}");
+            assert_eq!(policy.allows_role(Some(image), APP), app, "{policy:?}");
+            assert_eq!(policy.allows_role(Some(image), ADMIN), admin, "{policy:?}");
         }
     }
 

@@ -31,11 +31,24 @@ pub struct Identity<'a> {
     pub principal: Option<&'a str>,
     /// Id of the access key, if the caller was identified by one.
     pub access_key_id: Option<&'a str>,
+    /// The role, if the caller has assumed one.
+    pub role: Option<Role<'a>>,
+}
+
+/// A role that a caller has assumed.
+#[derive(Debug, Clone, Copy)]
+pub struct Role<'a> {
+    /// ARN of the role.
+    pub arn: &'a str,
+    /// Id of the access key that has assumed it.
+    pub maker: &'a str,
 }
 
 /// A call that was answered.
 #[derive(Debug, Clone)]
 pub struct AuditEvent<'a> {
+    /// The service: `lambda.amazonaws.com` or `sts.amazonaws.com`.
+    pub service: &'a str,
     /// Name of the operation.
     pub operation: &'a str,
     /// Region of the host.
@@ -85,6 +98,7 @@ impl AuditEvent<'_> {
         let identity = &self.identity;
         let kind = match (identity.account, identity.access_key_id) {
             (None, _) => "Unknown",
+            (Some(_), _) if identity.role.is_some() => "AssumedRole",
             (Some(_), Some(_)) => "IAMUser",
             (Some(_), None) => "AWSAccount",
         };
@@ -96,11 +110,16 @@ impl AuditEvent<'_> {
             ("accessKeyId", identity.access_key_id),
         ];
         user.extend(members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into()))));
+        if let Some(Role { arn, maker }) = identity.role {
+            let issuer = json!({"type": "Role", "arn": arn});
+            let context = json!({"sessionIssuer": issuer, "sourceIdentity": maker});
+            user.insert("sessionContext".into(), context);
+        }
         let mut line = json!({
             "eventVersion": "1.11",
             "userIdentity": user,
             "eventTime": seconds(now),
-            "eventSource": "lambda.amazonaws.com",
+            "eventSource": self.service,
             "eventName": self.operation,
             "awsRegion": self.region,
             "sourceIPAddress": self.source,

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 pub use config::AuditConfig;
-pub use event::{AuditEvent, Identity};
+pub use event::{AuditEvent, Identity, Role};
 use uuid::Uuid;
 
 use file::RotatedFile;

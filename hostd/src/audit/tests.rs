@@ -17,12 +17,14 @@ fn clock() -> Clock {
 
 fn call(operation: &'static str) -> AuditEvent<'static> {
     AuditEvent {
+        service: "lambda.amazonaws.com",
         operation,
         region: "eu-central-1",
         identity: Identity {
             account: Some("000000000001"),
             principal: Some("AKIAEXAMPLE"),
             access_key_id: Some("AKIAEXAMPLE"),
+            role: None,
         },
         source: "192.0.2.7",
         user_agent: Some("hearth/0.1.0"),
@@ -102,6 +104,26 @@ async fn calls_are_told_apart_by_what_they_do_and_how_they_ended() {
     );
     assert_eq!(lines[3]["userIdentity"], json!({"type": "Unknown"}));
     assert!(lines[0].get("errorCode").is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_is_audited_with_its_role_and_its_maker_and_without_its_secrets() {
+    let mut assume = call("AssumeRole");
+    assume.service = "sts.amazonaws.com";
+    assume.response = Some(json!({
+        "credentials": {"accessKeyId": "ASIA", "secretAccessKey": "hush", "sessionToken": "hush"},
+    }));
+    let mut list = call("ListMicrovms");
+    let role = Role { arn: "arn:aws:iam::000000000001:role/app", maker: "AKIAEXAMPLE" };
+    list.identity = Identity { access_key_id: Some("ASIA"), role: Some(role), ..list.identity };
+    let lines = lines(AuditConfig::default(), vec![assume, list]);
+    assert_eq!(lines[0]["eventSource"], "sts.amazonaws.com");
+    let credentials = json!({"accessKeyId": "ASIA", "secretAccessKey": "***", "sessionToken": "***"});
+    assert_eq!(lines[0]["responseElements"]["credentials"], credentials);
+    let user = &lines[1]["userIdentity"];
+    assert_eq!((&user["type"], &user["accessKeyId"]), (&json!("AssumedRole"), &json!("ASIA")));
+    assert_eq!(user["sessionContext"]["sessionIssuer"]["arn"], "arn:aws:iam::000000000001:role/app");
+    assert_eq!(user["sessionContext"]["sourceIdentity"], "AKIAEXAMPLE");
 }
 
 #[tokio::test(start_paused = true)]

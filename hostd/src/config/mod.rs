@@ -244,6 +244,7 @@ impl Config {
         }
         service.default_maximum_duration_seconds = self.default_maximum_duration_seconds;
         self.quotas.apply(&mut service.limits);
+        service.role_policies = self.access.role_policies();
         service
     }
 }

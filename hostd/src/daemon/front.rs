@@ -60,7 +60,7 @@ impl Front {
         let Foundation { config, clock, db, events, logs, metrics, audit, .. } = foundation;
         let Workloads { roles, images, microvms, .. } = workloads;
         let tokens = Tokens::open(db, *clock, &config.region).await?;
-        let access = Access::new(&config.access)?;
+        let access = Access::new(&config.access, &config.region)?;
         // A client that reaches the API must also reach endpoints, so endpoints are opened first.
         let endpoints = Endpoints::open(config, microvms, &tokens, metrics, *clock).await?;
         let listeners = Listeners::bind(&config.listen, &config.run, access.knows_somebody()).await?;
@@ -101,6 +101,7 @@ impl Front {
             config: config.service(),
         })
         .await?;
+        let access = access.with_sessions(service.sessions().clone());
         let routes = Grpc::new(service).routes(access).await?;
         let socket = config.listen.socket(&config.run);
         Ok(Self { endpoints, listeners, socket, routes, metrics_server, tokens, status_source, shutdown })

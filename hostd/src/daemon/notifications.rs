@@ -8,7 +8,8 @@ use hearth_proto::host::v1::Event;
 use hearth_proto::store::v1::MicrovmRecord;
 use tokio::time::Instant;
 
-use crate::audit::{Audit, AuditConfig, AuditEvent, Identity};
+use crate::access::Caller;
+use crate::audit::{Audit, AuditConfig, AuditEvent, Identity, Role};
 use crate::builds::Images;
 use crate::clock::Clock;
 use crate::driver::context::{Change, MicrovmObserver};
@@ -19,7 +20,7 @@ use crate::metrics::{Metrics, Outcome};
 use crate::operation::Operation;
 use crate::panics::poisoned;
 use crate::platform::host::{self, TimedOperation as Timed};
-use crate::service::observe::{Call, CallObserver};
+use crate::service::observe::{Call, CallObserver, StsCall};
 
 /// MiB of memory for each vCPU of a baseline (docs/behaviour.md, "Memory classes").
 const MIB_PER_VCPU: f64 = 2048.0;
@@ -185,17 +186,12 @@ impl CallObserver for CallNotifications {
         if !self.wants(call.operation) {
             return;
         }
-        let principal = call.caller.map(|caller| caller.principal.as_str());
         let message = call.error.map(ToString::to_string);
         self.audit.record(AuditEvent {
+            service: "lambda.amazonaws.com",
             operation: call.operation.name(),
             region: &self.region,
-            identity: Identity {
-                account: call.caller.map(|caller| caller.account.as_str()),
-                principal,
-                // Other principals are users of this host, and certificates.
-                access_key_id: principal.filter(|principal| !principal.contains(':')),
-            },
+            identity: identity(call.caller),
             source: call.address,
             user_agent: Some(call.user_agent).filter(|agent| !agent.is_empty()),
             request_id: call.request_id,
@@ -203,5 +199,37 @@ impl CallObserver for CallNotifications {
             response: Some(call.response).filter(|response| !response.is_null()),
             error: message.as_deref().map(|message| (code, message)),
         });
+    }
+
+    fn sts(&self, call: StsCall<'_>) {
+        self.metrics.called(call.action, call.error.map_or("OK", |(code, _)| code), call.took);
+        self.audit.record(AuditEvent {
+            service: "sts.amazonaws.com",
+            operation: call.action,
+            region: &self.region,
+            identity: identity(call.caller),
+            source: call.address,
+            user_agent: Some(call.user_agent).filter(|agent| !agent.is_empty()),
+            request_id: call.request_id,
+            request: call.request,
+            response: Some(call.response).filter(|response| !response.is_null()),
+            error: call.error,
+        });
+    }
+}
+
+fn identity(caller: Option<&Caller>) -> Identity<'_> {
+    let Some(caller) = caller else { return Identity::default() };
+    let principal = caller.principal.as_str();
+    let role = caller.role.as_deref();
+    Identity {
+        account: Some(&caller.account),
+        principal: Some(principal),
+        access_key_id: match role {
+            Some(role) => Some(&role.access_key_id),
+            // Other principals are users of this host, and certificates.
+            None => Some(principal).filter(|principal| !principal.contains(':')),
+        },
+        role: role.map(|role| Role { arn: &role.role_arn, maker: &role.maker }),
     }
 }

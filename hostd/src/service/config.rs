@@ -1,9 +1,12 @@
 //! Settings of the service.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::idempotency;
 use super::quota::Limits;
+use crate::access::Policy;
 
 /// The behaviour that is reproduced where the API reference and the measured behaviour of AWS differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,6 +46,8 @@ pub struct ServiceConfig {
     pub default_maximum_duration_seconds: i32,
     /// Longest validity of tokens for endpoints, in minutes.
     pub max_token_minutes: i32,
+    /// The roles that callers can assume, by ARN, and what their sessions may do.
+    pub role_policies: BTreeMap<String, Arc<[Policy]>>,
 }
 
 impl ServiceConfig {
@@ -57,6 +62,7 @@ impl ServiceConfig {
             client_token_retention: idempotency::RETENTION,
             default_maximum_duration_seconds: 28_800,
             max_token_minutes: 60,
+            role_policies: BTreeMap::new(),
         }
     }
 }

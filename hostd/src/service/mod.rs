@@ -18,6 +18,7 @@
 //! * [`run`], [`microvms`], [`auth_tokens`] – operations on microVMs
 //! * [`reads`], [`images`], [`managed`], [`tags`] – images, their versions and builds; base images; tags
 //! * [`host`] – Hearth's own operations
+//! * [`sts`] – temporary credentials, and who calls
 // This module computes with values that clients send: arithmetic must not overflow, and indices must not be out of
 // range.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::string_slice))]
@@ -41,6 +42,7 @@ pub mod quota;
 mod reads;
 pub(crate) mod roles;
 mod run;
+pub(crate) mod sts;
 mod tags;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -61,7 +63,7 @@ use self::error::{ImageError, NameError};
 use self::host::HostParts;
 use self::observe::CallObserver;
 use self::quota::Quotas;
-use crate::access::Caller;
+use crate::access::{Caller, Sessions};
 use crate::builds::Images;
 use crate::clock::Clock;
 use crate::driver::Microvms;
@@ -116,6 +118,7 @@ struct Inner {
     parts: Parts,
     quotas: Quotas,
     cursors: Cursors,
+    sessions: Sessions,
     /// Locks that serialise calls with the same client token ([`Service::turn`]).
     turns: Vec<Mutex<()>>,
 }
@@ -133,7 +136,10 @@ impl Service {
         let cursors = Cursors::open(&parts.db).await?;
         let turns = (0..TURNS).map(|_| Mutex::default()).collect();
         let quotas = Quotas::new(&parts.config.limits);
-        Ok(Self { inner: Arc::new(Inner { parts, quotas, cursors, turns }) })
+        let ServiceConfig { region, role_policies, .. } = &parts.config;
+        let roles = Arc::clone(&parts.roles);
+        let sessions = Sessions::new(region, parts.tokens.clone(), roles, role_policies.clone());
+        Ok(Self { inner: Arc::new(Inner { parts, quotas, cursors, sessions, turns }) })
     }
 
     /// The settings.
@@ -169,6 +175,12 @@ impl Service {
 
     pub(crate) fn turns(&self) -> &[Mutex<()>] {
         &self.inner.turns
+    }
+
+    /// The sessions of roles.
+    #[must_use]
+    pub fn sessions(&self) -> &Sessions {
+        &self.inner.sessions
     }
 
     pub(crate) fn cursors(&self) -> &Cursors {

@@ -31,12 +31,37 @@ pub struct Call<'a> {
     pub took: Duration,
 }
 
+/// A call of [`sts`](super::sts) that was answered.
+#[derive(Debug)]
+pub struct StsCall<'a> {
+    /// The operation: `AssumeRole` or `GetCallerIdentity`.
+    pub action: &'static str,
+    /// The caller; `None` if it could not be identified.
+    pub caller: Option<&'a Caller>,
+    /// The call's id: a UUID.
+    pub request_id: &'a str,
+    /// Address of the client.
+    pub address: &'a str,
+    /// The user agent that the client reports.
+    pub user_agent: &'a str,
+    /// The request.
+    pub request: Value,
+    /// The response, including its secrets; null if the call has failed.
+    pub response: Value,
+    /// The code of the error and its message, if the call has failed.
+    pub error: Option<(&'static str, &'a str)>,
+    /// Time from the first byte of the request to the response.
+    pub took: Duration,
+}
+
 /// Receives each call. Implementations must not block.
 pub trait CallObserver: Send + Sync + 'static {
     /// Whether the observer needs requests and responses of an operation.
     fn wants(&self, operation: Operation) -> bool;
     /// Called when a call was answered.
     fn called(&self, call: Call<'_>);
+    /// Called when a call of [`sts`](super::sts) was answered.
+    fn sts(&self, call: StsCall<'_>);
 }
 
 /// An observer that ignores all calls.
@@ -49,4 +74,6 @@ impl CallObserver for Silent {
     }
 
     fn called(&self, _: Call<'_>) {}
+
+    fn sts(&self, _: StsCall<'_>) {}
 }

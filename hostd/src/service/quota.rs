@@ -111,7 +111,12 @@ pub struct Limits {
     pub builds: Option<u64>,
     /// [`Quota::Rate`]
     pub rates: BTreeMap<Operation, Rate>,
+    /// Rate of calls to [`super::sts`], together.
+    pub sts: Option<Rate>,
 }
+
+/// AWS's limit on calls of an account to STS, per second.
+const STS_PER_SECOND: u32 = 600;
 
 impl Limits {
     /// The default limits of a profile.
@@ -143,6 +148,7 @@ impl Limits {
                 .into_iter()
                 .filter_map(|(operation, rate)| Some((operation, Rate::new(rate, rate)?)))
                 .collect(),
+            sts: Rate::new(STS_PER_SECOND, STS_PER_SECOND),
         }
     }
 }
@@ -153,6 +159,7 @@ impl Limits {
 pub struct Quotas {
     clock: Ticks,
     rates: HashMap<Operation, Limiter>,
+    sts: Option<Limiter>,
 }
 
 /// The rate of calls to an operation is exceeded.
@@ -188,7 +195,8 @@ impl Quotas {
             governor::RateLimiter::new(quota, DashMapStateStore::default(), clock.clone())
         };
         let rates = limits.rates.iter().map(|(operation, rate)| (*operation, limiter(rate))).collect();
-        Self { clock, rates }
+        let sts = limits.sts.as_ref().map(limiter);
+        Self { clock, rates, sts }
     }
 
     /// Counts a call against the rate limit of its operation.
@@ -198,10 +206,21 @@ impl Quotas {
     /// [`Throttled`]; a refused call does not count.
     pub fn call(&self, account: &str, operation: Operation) -> Result<(), Throttled> {
         let Some(limiter) = self.rates.get(&operation) else { return Ok(()) };
-        limiter.check_key(&account.to_owned()).map_err(|not_until| {
-            let retry_after = not_until.wait_time_from(self.clock.now());
-            Throttled { quota: Quota::Rate(operation), retry_after }
-        })
+        self.check(limiter, account)
+            .map_err(|retry_after| Throttled { quota: Quota::Rate(operation), retry_after })
+    }
+
+    /// Counts a call of STS.
+    ///
+    /// # Errors
+    ///
+    /// The time after which a call would be accepted.
+    pub fn sts(&self, account: &str) -> Result<(), Duration> {
+        self.sts.as_ref().map_or(Ok(()), |limiter| self.check(limiter, account))
+    }
+
+    fn check(&self, limiter: &Limiter, account: &str) -> Result<(), Duration> {
+        limiter.check_key(&account.to_owned()).map_err(|not_until| not_until.wait_time_from(self.clock.now()))
     }
 }
 

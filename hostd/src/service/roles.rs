@@ -70,7 +70,7 @@ impl Service {
         if !caller.may_pass(&image.name, role_arn) {
             return refused(format!("no identity-based policy allows the iam:{PASS_ROLE} action"));
         }
-        match self.parts().roles.credentials(&caller.role(role_arn)).await {
+        match self.parts().roles.credentials(&caller.use_of_role(role_arn)).await {
             Err(error) if error.is_refusal() => refused(error.to_string()),
             Err(error) => {
                 tracing::warn!(%error, role_arn, "the credentials of a role cannot be fetched now");

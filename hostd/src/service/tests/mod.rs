@@ -26,7 +26,7 @@ use tokio::sync::watch;
 
 use super::host::HostParts;
 use super::host::artifacts::Artifacts;
-use super::observe::{Call, CallObserver};
+use super::observe::{Call, CallObserver, StsCall};
 use super::pipeline::{Handler, Incoming};
 use super::{Limits, Operation, Parts, Profile, Service, ServiceConfig, ServiceError};
 use crate::access::{Caller, Policy};
@@ -67,7 +67,20 @@ pub(crate) struct Outside {
 
 /// An observer that records calls.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Observed(pub(crate) Arc<Mutex<Vec<Seen>>>);
+pub(crate) struct Observed {
+    pub(crate) calls: Arc<Mutex<Vec<Seen>>>,
+    pub(crate) sts: Arc<Mutex<Vec<SeenSts>>>,
+}
+
+/// A call of STS that was observed.
+#[derive(Debug, Clone)]
+pub(crate) struct SeenSts {
+    pub(crate) action: &'static str,
+    pub(crate) caller: Option<String>,
+    pub(crate) request: Value,
+    pub(crate) response: Value,
+    pub(crate) code: Option<&'static str>,
+}
 
 /// A call that was observed.
 #[derive(Debug, Clone)]
@@ -86,11 +99,21 @@ impl CallObserver for Observed {
     }
 
     fn called(&self, call: Call<'_>) {
-        self.0.lock().unwrap().push(Seen {
+        self.calls.lock().unwrap().push(Seen {
             operation: call.operation,
             request_id: call.request_id.to_owned(),
             request: call.request,
             exception: call.error.map(|error| error.exception().name),
+        });
+    }
+
+    fn sts(&self, call: StsCall<'_>) {
+        self.sts.lock().unwrap().push(SeenSts {
+            action: call.action,
+            caller: call.caller.map(|caller| caller.principal.clone()),
+            request: call.request,
+            response: call.response,
+            code: call.error.map(|(code, _)| code),
         });
     }
 }
@@ -98,7 +121,7 @@ impl CallObserver for Observed {
 impl Observed {
     /// The last call.
     pub(crate) fn last(&self) -> Seen {
-        self.0.lock().unwrap().last().unwrap().clone()
+        self.calls.lock().unwrap().last().unwrap().clone()
     }
 }
 
@@ -154,11 +177,16 @@ pub(crate) async fn limited(profile: Profile, limits: Limits) -> Host {
 }
 
 async fn with_roles(profile: Profile, limits: Limits, roles: RolesConfig) -> Host {
+    configured(ServiceConfig { limits, ..ServiceConfig::new("us-east-1", profile) }, roles).await
+}
+
+/// A host with these settings.
+pub(crate) async fn configured(config: ServiceConfig, roles: RolesConfig) -> Host {
     let (daemon, builder) = Daemon::new(settings());
     let bases = tempfile::tempdir().unwrap();
     let clock = Clock::system();
     let driver = DriverConfig {
-        max_memory_mib: limits.memory_mib,
+        max_memory_mib: config.limits.memory_mib,
         capacity_mib: 1 << 20,
         rules: Rules::default(),
         retention: Duration::from_secs(86_400),
@@ -182,7 +210,7 @@ async fn with_roles(profile: Profile, limits: Limits, roles: RolesConfig) -> Hos
         roles: Arc::new(RoleProvider::new(roles).unwrap()),
         host,
         observer: Arc::new(outside.observed.clone()),
-        config: ServiceConfig { limits, ..ServiceConfig::new("us-east-1", profile) },
+        config,
     };
     let caller = caller(ACCOUNT, [Policy::everything()].into());
     let service = Service::new(parts).await.unwrap();
@@ -192,7 +220,8 @@ async fn with_roles(profile: Profile, limits: Limits, roles: RolesConfig) -> Hos
 }
 
 pub(crate) fn caller(account: &str, policies: Arc<[Policy]>) -> Caller {
-    Caller { account: account.into(), principal: "key".into(), policies, request_id: "id".into() }
+    let principal = "key".into();
+    Caller { account: account.into(), principal, policies, role: None, request_id: "id".into() }
 }
 
 fn arn(name: &str) -> String {

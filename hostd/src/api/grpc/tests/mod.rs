@@ -41,7 +41,7 @@ async fn server() -> Server {
         "local_account = \"{ACCOUNT}\"\n[[keys]]\nid = \"reader\"\nsecret = \"0123456789abcdef\"\naccount = \"{ACCOUNT}\"\n\
          policies = [{{ actions = [\"Get*\"] }}]"
     );
-    let access = Access::new(&toml::from_str::<AccessConfig>(&config).unwrap()).unwrap();
+    let access = Access::new(&toml::from_str::<AccessConfig>(&config).unwrap(), "us-east-1").unwrap();
     let routes = Grpc::new(host.service.clone()).routes(access).await.unwrap();
     let folder = host.outside.folder.path();
     let listeners = Listeners::bind(&ListenConfig::default(), folder, true).await.unwrap();
@@ -74,7 +74,7 @@ async fn a_microvm_is_run_and_got_over_the_socket() {
     assert_eq!(client.get_microvm(get).await.unwrap().into_inner().endpoint, microvm.endpoint);
     let listed = client.list_microvms(proto::ListMicrovmsRequest::default()).await.unwrap().into_inner();
     assert_eq!(listed.items.len(), 1);
-    let seen = server.host.outside.observed.0.lock().unwrap().clone();
+    let seen = server.host.outside.observed.calls.lock().unwrap().clone();
     assert_eq!(
         (seen[0].operation, &seen[0].request_id, seen[0].exception),
         (Operation::RunMicrovm, &id, None)

@@ -75,6 +75,7 @@ async fn host(profile: Profile, limits: Limits) -> Host {
         account: ACCOUNT.into(),
         principal: "key".into(),
         policies: [Policy::everything()].into(),
+        role: None,
         request_id: "id".into(),
     };
     let service = Service::new(parts).await.unwrap();

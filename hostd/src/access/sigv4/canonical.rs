@@ -1,0 +1,89 @@
+//! The canonical request: the form of a request that is hashed and signed.
+
+use hyper::http::request::Parts;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode, percent_encode_byte};
+
+use super::S3;
+use super::claim::{Claim, SIGNATURE};
+use super::error::SignatureError;
+
+/// What is encoded in a path: everything but unreserved characters and slashes.
+const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
+/// The canonical request of a claim. `payload` is its last line: the hash of the body, or what stands for it.
+///
+/// # Errors
+/// [`SignatureError::SignedHeaderMissing`]
+pub(super) fn request(claim: &Claim, parts: &Parts, payload: &str) -> Result<Vec<u8>, SignatureError> {
+    let mut text = Vec::with_capacity(1024);
+    let mut line = |content: &[u8]| {
+        text.extend_from_slice(content);
+        text.push(b'\n');
+    };
+    line(parts.method.as_str().as_bytes());
+    line(path(parts.uri.path(), &claim.service).as_bytes());
+    line(query(parts.uri.query().unwrap_or_default()).as_bytes());
+    for name in claim.signed_headers.split(';') {
+        let values = values(parts, name);
+        if values.is_empty() {
+            return Err(SignatureError::SignedHeaderMissing(name.chars().take(128).collect()));
+        }
+        line(&[name.as_bytes(), b":", values.join(&b',').as_slice()].concat());
+    }
+    line(b"");
+    line(claim.signed_headers.as_bytes());
+    text.extend_from_slice(payload.as_bytes());
+    Ok(text)
+}
+
+/// The path as it is signed: as received, and encoded once more for every service but S3. `%3A` is signed as `%253A`.
+pub(super) fn path(raw: &str, service: &str) -> String {
+    let raw = if raw.is_empty() { "/" } else { raw };
+    if service == S3 { raw.to_owned() } else { percent_encode(raw.as_bytes(), IN_PATH).to_string() }
+}
+
+/// The query as it is signed: names and values as received, sorted. What clients should have encoded and have not is
+/// encoded. The signature of a presigned URL is not a part of it.
+pub(super) fn query(raw: &str) -> String {
+    let pairs = raw.split('&').filter(|pair| !pair.is_empty());
+    let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let mut pairs: Vec<(String, String)> = pairs
+        .filter(|(name, _)| *name != SIGNATURE)
+        .map(|(name, value)| (component(name), component(value)))
+        .collect();
+    pairs.sort_unstable();
+    let pairs: Vec<String> = pairs.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    pairs.join("&")
+}
+
+/// A name or a value of a query: what is encoded, and what need not be, stays as it was received.
+fn component(raw: &str) -> String {
+    let mut text = String::with_capacity(raw.len());
+    for byte in raw.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'%' => {
+                text.push(char::from(byte))
+            }
+            other => text.push_str(percent_encode_byte(other)),
+        }
+    }
+    text
+}
+
+/// The values of a header, each without spaces around it and with one space where several follow one another. The host is
+/// what HTTP/2 has in `:authority`.
+fn values(parts: &Parts, name: &str) -> Vec<Vec<u8>> {
+    let values: Vec<Vec<u8>> =
+        parts.headers.get_all(name).iter().map(|value| without_spaces(value.as_bytes())).collect();
+    match parts.uri.authority() {
+        Some(authority) if values.is_empty() && name == "host" => {
+            vec![authority.as_str().as_bytes().to_vec()]
+        }
+        _ => values,
+    }
+}
+
+fn without_spaces(value: &[u8]) -> Vec<u8> {
+    let words = value.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(&b' ')
+}
