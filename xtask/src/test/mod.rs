@@ -61,7 +61,7 @@ const LIMIT: Duration = Duration::from_secs(3600);
 /// Time limit of a suite with long tests.
 const LIMIT_FULL: Duration = Duration::from_secs(3 * 3600);
 /// Programs that native tests use: servers and clients of other projects.
-const PEERS: [Need; 18] = [
+const PEERS: [Need; 19] = [
     program("systemd", "systemd-analyze", "checks the daemon's unit in tests"),
     program("docker-registry", "docker-registry", "the registry that images are pulled from in tests"),
     program("nftables", "nft", "the rules of guests' networks"),
@@ -69,6 +69,7 @@ const PEERS: [Need; 18] = [
     program("bind9-dnsutils", "dig", "asks for names in tests"),
     program("curl", "curl", "a client of endpoints in tests"),
     program("chromium", "chromium", "the browser behind the relay in tests"),
+    library("python3-botocore", "the client of AWS that signs requests in tests"),
     library("python3-grpcio", "a client of endpoints in tests"),
     library("python3-websockets", "a client of endpoints in tests"),
     program("nodejs", "node", SERVER),

@@ -3,6 +3,8 @@
 //! * [`sts`] – temporary credentials, and who calls: the Query protocol
 
 pub(crate) mod sts;
+#[cfg(test)]
+mod tests;
 
 use bytes::Bytes;
 use hyper::http::request::Parts;
