@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod aws_model;
 mod base;
 mod bench;
 mod cache;
@@ -24,6 +25,7 @@ mod packages;
 mod parts;
 mod private_apt;
 mod progress;
+mod python;
 mod rocksdb;
 mod test;
 mod toolchain;
@@ -55,6 +57,7 @@ enum Task {
     Demo(demo::Options),
     Bench(bench::Options),
     Golden(golden::Options),
+    AwsModel(aws_model::Options),
 }
 
 fn main() -> ExitCode {
@@ -83,5 +86,6 @@ fn run(task: Task) -> Result<u8> {
         Task::Demo(options) => options.run(&cache),
         Task::Bench(options) => options.run(&cache),
         Task::Golden(options) => options.run(&cache),
+        Task::AwsModel(options) => options.run(&cache),
     }
 }
