@@ -187,8 +187,8 @@ mod tests {
             ErrorDetails::with_error_info("ResourceNotFoundException", "hearth.microvms.v1", []);
         details.set_resource_info("microvm", "microvm-1", "", "");
         assert_eq!(
-            printed(Code::NotFound, "Unable to find microvmIdentifier microvm-1", details),
-            "cannot run an image: Unable to find microvmIdentifier microvm-1 (ResourceNotFoundException); \
+            printed(Code::NotFound, "MicroVM not found: microvm-1", details),
+            "cannot run an image: MicroVM not found: microvm-1 (ResourceNotFoundException); \
              `hearth ps --all` lists the microVMs"
         );
         let details = ErrorDetails::with_retry_info(Some(Duration::from_millis(1500)));

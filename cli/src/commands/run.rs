@@ -126,6 +126,7 @@ impl Run {
             egress_network_connectors: client.connectors(&self.egress).await?,
             logging: self.logging.logging(),
             client_token: self.client_token.clone(),
+            kms_key_identifier: None,
         };
         let mut microvm =
             client.call(format!("run {}", self.image), client.microvms().run_microvm(request)).await?;

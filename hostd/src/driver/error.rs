@@ -32,7 +32,7 @@ pub enum LaunchError {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RequestError {
     /// The account has no such microVM.
-    #[error("Unable to find microvmIdentifier {0}")]
+    #[error("MicroVM not found: {0}")]
     NotFound(String),
     /// The microVM is terminating or terminated.
     #[error("The MicroVM {0} has been terminated and its state cannot be changed.")]

@@ -98,7 +98,7 @@ pub enum Refusal {
     #[error("This is the last version. Please delete the entire image")]
     LastVersion,
     /// The version does not exist and never did.
-    #[error("MicroVMImageVersion not found for MicroVMImageID: {arn} and version {}", ImageVersion::from(*.number))]
+    #[error("MicroVMImage not found for MicroVMImage: {arn}, Version: {}", ImageVersion::from(*.number))]
     NoVersion {
         /// The image's ARN.
         arn: String,

@@ -8,12 +8,13 @@ use super::constraints::descriptors;
 
 /// A message as JSON; `null` if the descriptors do not contain it. `name` is its full name.
 pub(super) fn to_json(name: &str, message: &impl Message) -> Value {
-    let Some(descriptor) = descriptors().and_then(|pool| pool.get_message_by_name(name)) else {
-        return Value::Null;
-    };
-    let bytes = message.encode_to_vec();
-    let decoded = DynamicMessage::decode(descriptor, bytes.as_slice());
-    decoded.ok().and_then(|message| serde_json::to_value(message).ok()).unwrap_or(Value::Null)
+    dynamic(name, message).and_then(|message| serde_json::to_value(message).ok()).unwrap_or(Value::Null)
+}
+
+/// A message with its descriptor; `None` if the descriptors do not contain it. `name` is its full name.
+pub(crate) fn dynamic(name: &str, message: &impl Message) -> Option<DynamicMessage> {
+    let descriptor = descriptors()?.get_message_by_name(name)?;
+    DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice()).ok()
 }
 
 #[cfg(test)]

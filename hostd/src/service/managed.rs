@@ -74,6 +74,10 @@ impl Handler for proto::ListManagedMicrovmImageVersionsRequest {
             image_version: version.number.to_string(),
             created_at: Some(version.created_at),
             updated_at: Some(version.created_at),
+            status: proto::ManagedMicrovmImageVersionStatus::Available.into(),
+            supported_cpu_configurations: vec![proto::CpuConfiguration {
+                architecture: Some(proto::Architecture::Arm64.into()),
+            }],
         });
         Ok(proto::ListManagedMicrovmImageVersionsResponse { items: items.collect(), next_token })
     }

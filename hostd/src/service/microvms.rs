@@ -11,7 +11,8 @@ use super::page::Page;
 use super::pipeline::{Admitted, Handler, NoImage};
 use crate::access::Caller;
 use crate::driver::record;
-use crate::lifecycle::microvm::Request;
+use crate::lifecycle::microvm::{Phase, Request};
+use crate::operation::Operation;
 use crate::records;
 use crate::store::{Scan, Table};
 
@@ -41,7 +42,12 @@ impl Handler for proto::ListMicrovmsRequest {
 
     fn target(&self, service: &Service, caller: &Caller) -> Result<Self::Target, ServiceError> {
         let image = self.image_identifier.as_deref();
-        Ok(NoImage(image.map(|image| service.image(caller, Some(image))).transpose()?))
+        let image = image.map(|image| service.image(caller, Some(image))).transpose()?;
+        if let Some(image) = image.as_ref().filter(|image| image.account != caller.account) {
+            let resource = Some((image.account.as_str(), image.name.as_str()));
+            return Err(service.denied(caller, Operation::ListMicrovms, resource).into());
+        }
+        Ok(NoImage(image))
     }
 
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
@@ -49,7 +55,6 @@ impl Handler for proto::ListMicrovmsRequest {
         let page = service.page(call.caller, &call.request)?;
         let version = call.request.image_version.as_deref().map(ImageVersion::number_of);
         let (ids, next_token) = match (&call.target.0, version) {
-            (Some(image), _) if image.account != *account => (Vec::new(), None),
             (_, Some(None)) => (Vec::new(), None), // no microVM can have such a version
             (Some(image), version) => ids_of_image(service, &page, image, version.flatten())?,
             (None, version) => ids(service, &page, account, version.flatten())?,
@@ -178,6 +183,40 @@ async fn change(service: &Service, microvm: &MicrovmRecord, request: Request) ->
 }
 
 impl Service {
+    /// Whether an image has microVMs that have not ended.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the store.
+    pub(super) fn is_in_use(&self, image: &ImageName) -> Result<bool, ServiceError> {
+        let prefix = records::of_image(&image.account, &image.name);
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let scan = Scan {
+                table: Table::MicrovmsByImage,
+                prefix: &prefix,
+                after: after.as_deref(),
+                limit: LOOKED_AT,
+            };
+            let entries = self.db().scan(&scan)?;
+            let more = entries.len() == LOOKED_AT;
+            for (key, _) in entries {
+                let id = key.get(prefix.len().saturating_add(TIME)..);
+                if let Some(id) = id.and_then(|id| std::str::from_utf8(id).ok()) {
+                    let key = records::microvm(&image.account, id);
+                    let record: Option<MicrovmRecord> = self.db().get(Table::Microvms, &key)?;
+                    if record.is_some_and(|record| record.phase() != Phase::Terminated) {
+                        return Ok(true);
+                    }
+                }
+                after = Some(key);
+            }
+            if !more {
+                return Ok(false);
+            }
+        }
+    }
+
     /// The record of a microVM of the caller's account.
     ///
     /// # Errors

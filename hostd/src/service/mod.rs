@@ -31,7 +31,7 @@ pub mod error;
 pub mod host;
 pub(crate) mod idempotency;
 mod images;
-mod json;
+pub(crate) mod json;
 mod managed;
 mod microvms;
 pub mod names;
@@ -73,7 +73,7 @@ use crate::tokens::Tokens;
 
 pub use crate::operation::{Operation, Request};
 pub use config::{Profile, ServiceConfig};
-pub use error::{Exception, Resource, ServiceError, Violation};
+pub use error::{Exception, Resource, ServiceError, Shown, Violation};
 pub use quota::{Limits, Quota, Rate};
 
 /// The components that a service uses.
@@ -211,7 +211,7 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// [`ImageError::VersionNotFound`], [`ImageError::NotFound`].
+    /// [`ImageError::VersionNotFound`].
     pub(crate) fn version_record(
         &self,
         image: &ImageName,
@@ -226,11 +226,8 @@ impl Service {
         found.ok_or_else(|| self.no_version(image, version))
     }
 
-    /// The error for a version that does not exist. If its image does not exist either, that error takes precedence.
+    /// The error for a version that does not exist, whether its image does or not.
     pub(crate) fn no_version(&self, image: &ImageName, version: &str) -> ServiceError {
-        if let Err(error) = self.image_record(image) {
-            return error;
-        }
         let arn = self.config().image_arn(&image.account, &image.name);
         ImageError::VersionNotFound { arn, version: version.to_owned() }.into()
     }

@@ -183,6 +183,22 @@ impl Service {
         incoming: &Incoming,
         input: H,
     ) -> Result<H::Response, ServiceError> {
+        self.call_named(incoming, input, &[]).await
+    }
+
+    /// [`Self::call`] for front ends whose requests have enumeration values by name. `unknown` are names that do not
+    /// exist: the first stands in the request as number -1, the second as -2, and so on, so that they are refused by
+    /// their names.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::call`].
+    pub(crate) async fn call_named<H: Handler>(
+        &self,
+        incoming: &Incoming,
+        input: H,
+        unknown: &[String],
+    ) -> Result<H::Response, ServiceError> {
         let operation = <H::Message as Request>::OPERATION;
         let observer = &self.parts().observer;
         let wanted = observer.wants(operation);
@@ -194,7 +210,7 @@ impl Service {
             Ok(caller) => {
                 let id = &incoming.request_id;
                 let span = tracing::info_span!("call", operation = operation.name(), request = id);
-                let performed = panics::request(self.perform(caller, input).instrument(span)).await;
+                let performed = panics::request(self.perform(caller, input, unknown).instrument(span)).await;
                 performed.unwrap_or_else(|_| Err(ServiceError::panicked()))
             }
             Err(unknown) => Err(ServiceError::from(*unknown)),
@@ -220,10 +236,15 @@ impl Service {
     }
 
     /// The steps from the rate to the work.
-    async fn perform<H: Handler>(&self, caller: &Caller, input: H) -> Result<H::Response, ServiceError> {
+    async fn perform<H: Handler>(
+        &self,
+        caller: &Caller,
+        input: H,
+        unknown: &[String],
+    ) -> Result<H::Response, ServiceError> {
         let operation = <H::Message as Request>::OPERATION;
         self.quotas().call(&caller.account, operation)?;
-        Constraints::of(self.config().profile).check(input.message()?)?;
+        Constraints::of(self.config().profile).check_named(input.message()?, unknown)?;
         let target = input.target(self, caller)?;
         self.permit(caller, operation, target.permission())?;
         // Identical concurrent calls run one after the other, so that the repeated ones take up nothing for a moment.
@@ -270,11 +291,21 @@ impl Service {
         if allowed {
             return Ok(());
         }
+        Err(self.denied(caller, operation, resource))
+    }
+
+    /// The refusal of an operation on an image, given by account and name, or on everything.
+    pub(crate) fn denied(
+        &self,
+        caller: &Caller,
+        operation: Operation,
+        resource: Option<(&str, &str)>,
+    ) -> Denied {
         let arn = resource.map(|(account, name)| self.config().image_arn(account, name));
-        Err(Denied::AccessDenied {
+        Denied::AccessDenied {
             principal: caller.principal.clone(),
             action: operation.name(),
             resource: arn.unwrap_or_else(|| "*".to_owned()),
-        })
+        }
     }
 }

@@ -64,9 +64,9 @@ impl Quota {
     /// The message of the error when the quota is used up.
     pub(super) fn exceeded(self, limit: u64) -> String {
         match self {
-            Self::Memory => format!(
-                "You have exceeded the maximum memory of running and suspended MicroVMs in this account: {limit} MiB"
-            ),
+            Self::Memory => {
+                "The base maximum allocated memory limit has been reached for this account.".to_owned()
+            }
             Self::Images => {
                 format!("You have exceeded the maximum number of MicroVM images in this account: {limit}")
             }

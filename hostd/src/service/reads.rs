@@ -81,9 +81,9 @@ impl Handler for proto::GetMicrovmImageVersionRequest {
     }
 
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
-        let record = call.service.image_record(&call.target)?;
         let version = call.request.image_version.as_deref().unwrap_or_default();
-        Ok(told(call.service.version_record(&call.target, version)?, &record))
+        let record = call.service.version_record(&call.target, version)?;
+        Ok(told(record, &call.service.image_record(&call.target)?))
     }
 }
 

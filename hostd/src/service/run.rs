@@ -1,7 +1,7 @@
 //! RunMicrovm.
 //!
 //! Order of the checks: the request's constraints, the syntax of the image's name, permission, the client token, image
-//! and version, the payload, connectors, the role (docs/behaviour.md, "Order of checks"). The driver checks the account's
+//! and version, the payload, the key, the log, connectors, the role (docs/behaviour.md, "Order of checks"). The driver checks the account's
 //! memory, then the capacity of the host. The commit of the launch expects the version to be unchanged, so that a
 //! request that deactivates or deletes the version is ordered either before or after the launch.
 
@@ -16,7 +16,7 @@ use hearth_proto::microvms::v1 as proto;
 use hearth_proto::store::v1::{ImageRecord, MicrovmRecord, Phase, VersionRecord};
 use uuid::Uuid;
 
-use super::error::{ImageError, MicrovmError, NameError, ServiceError};
+use super::error::{ConfigurationError, ImageError, MicrovmError, NameError, ServiceError};
 use super::idempotency::Replay;
 use super::pipeline::{Admitted, Handler};
 use super::{Profile, Service};
@@ -123,6 +123,10 @@ impl Service {
         if !payload.is_empty() && run_hook != Some(proto::HookState::Enabled) {
             return Err(MicrovmError::RunHookDisabled.into());
         }
+        if request.kms_key_identifier.is_some() {
+            return Err(ConfigurationError::NoKeyProvider.into());
+        }
+        self.check_logging(request)?;
         let config = self.config();
         let ingress =
             or(&request.ingress_network_connectors, || config.connector_arn(Connector::HttpIngress));
@@ -156,6 +160,7 @@ impl Service {
             state_reason: None,
             ingress_network_connectors: ingress,
             egress_network_connectors: egress,
+            kms_key_identifier: None,
         };
         Ok(MicrovmRecord {
             account: source.image.account.clone(),
@@ -175,6 +180,17 @@ impl Service {
             version_number: source.version.number,
             ..MicrovmRecord::default()
         })
+    }
+
+    /// Refuses a log for a microVM without a role, in the profile that goes by what AWS does.
+    fn check_logging(&self, request: &proto::RunMicrovmRequest) -> Result<(), MicrovmError> {
+        let logging = request.logging.as_ref().and_then(|logging| logging.logging.as_ref());
+        let to_log = matches!(logging, Some(proto::logging::Logging::CloudWatch(_)));
+        let strict = self.config().profile == Profile::AwsStrict;
+        match to_log && strict && request.execution_role_arn.is_none() {
+            true => Err(MicrovmError::LoggingWithoutRole),
+            false => Ok(()),
+        }
     }
 
     /// Log group and log stream of a microVM; empty if its output is discarded.

@@ -70,7 +70,7 @@ async fn over_tcp_everybody_says_who_they_are_and_sees_their_own_alone() {
     // Another account has neither the microVM nor the image.
     let mut stranger = client(&channel, "stranger", "the-secret-of-a-stranger");
     let hidden = stranger.get_microvm(get.clone()).await.unwrap_err();
-    assert_eq!(hidden.message(), format!("Unable to find microvmIdentifier {}", microvm.microvm_id));
+    assert_eq!(hidden.message(), format!("MicroVM not found: {}", microvm.microvm_id));
     let terminate = TerminateMicrovmRequest { microvm_identifier: get.microvm_identifier.clone() };
     assert_eq!(stranger.terminate_microvm(terminate.clone()).await.unwrap_err().code(), Code::NotFound);
     assert!(stranger.list_microvms(ListMicrovmsRequest::default()).await.unwrap().get_ref().items.is_empty());

@@ -66,6 +66,7 @@ impl Create {
             logging: version.logging,
             tags: self.tags.into_iter().collect(),
             client_token: version.client_token,
+            kms_key_identifier: version.kms_key_identifier,
         };
         let mut microvms = client.microvms();
         let answer = microvms.create_microvm_image(request);

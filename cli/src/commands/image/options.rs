@@ -111,6 +111,7 @@ impl VersionOptions {
             additional_os_capabilities: capabilities,
             logging: self.logging.logging(),
             client_token: self.client_token.clone(),
+            kms_key_identifier: None,
         })
     }
 

@@ -91,6 +91,7 @@ fn microvm(id: &str, state: MicrovmState, reason: Option<&str>) -> Microvm {
         state_reason: reason.map(str::to_owned),
         ingress_network_connectors: vec![format!("arn:x:{}", "HTTP_INGRESS")],
         egress_network_connectors: vec![format!("arn:x:{}", "INTERNET_EGRESS")],
+        ..Microvm::default()
     }
 }
 
@@ -384,7 +385,7 @@ impl MicrovmService for Daemon {
             image_arn: BASE.into(),
             image_version: "1".into(),
             created_at: seconds_ago(60),
-            updated_at: None,
+            ..ManagedMicrovmImageVersion::default()
         };
         ok(ListManagedMicrovmImageVersionsResponse { items: vec![item], next_token: None })
     }

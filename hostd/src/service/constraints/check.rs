@@ -46,13 +46,7 @@ impl Check {
         let mut checks = Self::of(rules);
         checks.extend(Self::of_kind(field));
         if let Kind::Enum(enumeration) = field.kind() {
-            let only = rules.iter().find_map(|rule| match rule {
-                Rule::OneOf(names) => Some(*names),
-                _ => None,
-            });
-            let allowed = |name: &str, number| number != 0 && only.is_none_or(|only| only.contains(&name));
-            let values: Vec<_> =
-                enumeration.values().filter(|value| allowed(value.name(), value.number())).collect();
+            let values: Vec<_> = enumeration.values().filter(|value| value.number() != 0).collect();
             let numbers = values.iter().map(prost_reflect::EnumValueDescriptor::number).collect();
             let names = values.iter().map(|value| value.name().to_owned()).collect();
             let check = Self::Enum { numbers, names };
@@ -89,7 +83,7 @@ impl Check {
     /// check of the value yield none.
     fn of_rule(rule: Rule) -> Vec<Self> {
         match rule {
-            Rule::Required | Rule::OneOf(_) => vec![],
+            Rule::Required | Rule::Sensitive => vec![],
             Rule::Length(min, max) => vec![Self::MaxLength(max), Self::MinLength(min)],
             Rule::BytesAtMost(max) => vec![Self::MaxBytes(max)],
             Rule::Pattern(text) => {

@@ -6,6 +6,7 @@
 //! or a map of strings is reported for the whole list or map.
 
 mod check;
+mod shown;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -16,8 +17,9 @@ use std::sync::{Arc, LazyLock};
 use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value};
 
 use self::check::Check;
+use self::shown::shown;
 use super::Profile;
-use super::error::{InvalidRequest, ServiceError, Violation};
+use super::error::{InvalidRequest, ServiceError, Shown, Violation};
 use crate::operation::{MESSAGES, Request};
 
 /// The constraint that a missing required member violates.
@@ -31,6 +33,8 @@ const MAX_VIOLATIONS: usize = 20;
 enum Rule {
     /// The member must be given; a list or a map must not be empty. Of a oneof, one member must be given.
     Required,
+    /// The value is a secret, which no message shows.
+    Sensitive,
     /// Least and greatest number of characters of a text.
     Length(usize, usize),
     /// Greatest number of bytes of a text.
@@ -49,8 +53,6 @@ enum Rule {
     Keys(&'static [Rule]),
     /// Constraints of each value of a map.
     Values(&'static [Rule]),
-    /// The only allowed values of an enumeration. Without this rule, all values are allowed but the first, number 0.
-    OneOf(&'static [&'static str]),
 }
 
 /// The profiles in which a row of the table applies.
@@ -93,6 +95,7 @@ struct Shape {
 struct Member {
     field: FieldDescriptor,
     required: bool,
+    sensitive: bool,
     checks: Vec<Check>,
     /// Shape of the member, if it is a structure, or of its elements, if it is a list of structures.
     shape: Option<Arc<Shape>>,
@@ -140,15 +143,30 @@ impl Constraints {
     /// # Errors
     ///
     /// [`InvalidRequest::Constraints`] with the violations.
+    #[cfg(test)]
     pub(crate) fn check<R: Request>(&self, request: &R) -> Result<(), ServiceError> {
+        self.check_named(request, &[])
+    }
+
+    /// [`Self::check`] with the names of enumeration values that do not exist ([`super::Service::call_named`]).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::check`].
+    pub(crate) fn check_named<R: Request>(
+        &self,
+        request: &R,
+        unknown: &[String],
+    ) -> Result<(), ServiceError> {
         let no_shape = || ServiceError::internal(format!("there are no constraints of {}", R::MESSAGE));
         let shape = self.requests.get(R::MESSAGE).ok_or_else(no_shape)?;
         let mut message = DynamicMessage::new(shape.descriptor.clone());
         message
             .transcode_from(request)
             .map_err(|error| ServiceError::internal(format!("{} cannot be read: {error}", R::MESSAGE)))?;
-        let mut violations = Vec::new();
-        shape.check(&message, "", &mut violations);
+        let mut found = Found { violations: Vec::new(), unknown };
+        shape.check(&message, "", &mut found);
+        let violations = found.violations;
         if violations.is_empty() { Ok(()) } else { Err(InvalidRequest::Constraints(violations).into()) }
     }
 }
@@ -166,9 +184,10 @@ impl Shape {
         let member = |field: FieldDescriptor| {
             let rules = rules(message.name(), field.json_name(), profile);
             let required = rules.iter().any(|rule| matches!(rule, Rule::Required));
+            let sensitive = rules.iter().any(|rule| matches!(rule, Rule::Sensitive));
             let checks = Check::compile(&field, &rules);
             let shape = structure(&field).map(|message| Self::compile(&message, profile, shapes));
-            Member { field, required, checks, shape }
+            Member { field, required, sensitive, checks, shape }
         };
         let members = message.fields().map(member).collect();
         let unions = message
@@ -188,41 +207,45 @@ impl Shape {
     }
 
     /// Checks a message. `path` is the prefix of its members' paths: empty, or `member.`.
-    fn check(&self, message: &DynamicMessage, path: &str, violations: &mut Vec<Violation>) {
+    fn check(&self, message: &DynamicMessage, path: &str, found: &mut Found<'_>) {
         for union in &self.unions {
             if !union.fields.iter().any(|field| message.has_field(field)) {
                 let field = if path.is_empty() { &union.name } else { path.trim_end_matches('.') };
-                violate(violations, field.to_owned(), &union.constraint);
+                found.add(field.to_owned(), Shown::Hidden, &union.constraint);
             }
         }
         for member in &self.members {
             if message.has_field(&member.field) {
-                member.check(&message.get_field(&member.field), path, violations);
+                member.check(&message.get_field(&member.field), path, found);
             } else if member.required {
-                violate(violations, format!("{path}{}", member.field.json_name()), NOT_NULL);
+                found.add(format!("{path}{}", member.field.json_name()), Shown::Null, NOT_NULL);
             }
         }
     }
 }
 
 impl Member {
-    fn check(&self, value: &Value, path: &str, violations: &mut Vec<Violation>) {
+    fn check(&self, value: &Value, path: &str, found: &mut Found<'_>) {
         let name = self.field.json_name();
         let mut too_many = false;
         for check in self.checks.iter().filter(|check| !check.holds(value)) {
             too_many |= check.is_of_size();
-            violate(violations, format!("{path}{name}"), &check.text());
+            let value = match self.sensitive {
+                true => Shown::Hidden,
+                false => shown(&self.field.kind(), value, found.unknown),
+            };
+            found.add(format!("{path}{name}"), value, &check.text());
         }
         let Some(shape) = &self.shape else { return };
         match value {
-            Value::Message(message) => shape.check(message, &format!("{path}{name}."), violations),
+            Value::Message(message) => shape.check(message, &format!("{path}{name}."), found),
             Value::List(elements) if !too_many => {
                 for (index, element) in (1_u64..).zip(elements) {
-                    if violations.len() >= MAX_VIOLATIONS {
+                    if found.violations.len() >= MAX_VIOLATIONS {
                         return;
                     }
                     if let Value::Message(message) = element {
-                        shape.check(message, &format!("{path}{name}.{index}.member."), violations);
+                        shape.check(message, &format!("{path}{name}.{index}.member."), found);
                     }
                 }
             }
@@ -231,9 +254,18 @@ impl Member {
     }
 }
 
-fn violate(violations: &mut Vec<Violation>, field: String, constraint: &str) {
-    if violations.len() < MAX_VIOLATIONS {
-        violations.push(Violation { field, constraint: constraint.to_owned() });
+/// The violations that a check of a request has found.
+struct Found<'a> {
+    violations: Vec<Violation>,
+    /// Names of enumeration values that do not exist.
+    unknown: &'a [String],
+}
+
+impl Found<'_> {
+    fn add(&mut self, field: String, value: Shown, constraint: &str) {
+        if self.violations.len() < MAX_VIOLATIONS {
+            self.violations.push(Violation { field, value, constraint: constraint.to_owned() });
+        }
     }
 }
 

@@ -1,11 +1,15 @@
 //! The table of constraints for the members of all requests.
 //!
+//! A message shows the value that violates a constraint, unless a row says that it is a secret.
+//!
 //! Sources: the API reference and the command line's reference of AWS (lengths, patterns, ranges, values), and where
 //! these state nothing, its service model. A member without a row is listed in [`UNCONSTRAINED`]; a test checks that no
 //! member is missing in both.
 
 use super::Profiles::{Both, Default, Strict};
-use super::Rule::{BytesAtMost, Each, Entries, Items, Keys, Length, OneOf, Pattern, Range, Required, Values};
+use super::Rule::{
+    BytesAtMost, Each, Entries, Items, Keys, Length, Pattern, Range, Required, Sensitive, Values,
+};
 use super::{Row, Rule};
 
 /// Valid ports.
@@ -19,6 +23,14 @@ const CLIENT_TOKEN: Rule = Length(1, 128);
 /// ARNs, versions, URIs.
 const WORD: &[Rule] = &[Length(1, 2048), Pattern(r"[^\s]+")];
 /// Required ARNs, versions, URIs.
+/// Keys for encryption.
+const KMS_KEY: &[Rule] = &[
+    Length(1, 2048),
+    Pattern(
+        r"(arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:(key|alias)/[a-zA-Z0-9:/_-]+|alias/[a-zA-Z0-9:/_-]+|[a-zA-Z0-9-]+)",
+    ),
+];
+/// Required ARNs, versions, URIs.
 const REQUIRED_WORD: &[Rule] = &[Required, Length(1, 2048), Pattern(r"[^\s]+")];
 const ROLE_PATTERN: Rule = Pattern(r"arn:aws[a-z\-]*:iam::[0-9]{12}:role/?[a-zA-Z_0-9+=,.@\-_/]+");
 const ROLE: &[Rule] = &[Length(20, 2048), ROLE_PATTERN];
@@ -31,13 +43,11 @@ const TAG: Rule = Pattern(r"([\p{L}\p{Z}\p{N}_.:/=+\-@]*)");
 const TAG_KEY: &[Rule] = &[Length(1, 128), TAG];
 const TAGS: &[Rule] = &[Entries(0, 50), Keys(TAG_KEY), Values(&[Length(0, 256), TAG])];
 const REQUIRED_TAGS: &[Rule] = &[Required, Entries(0, 50), Keys(TAG_KEY), Values(&[Length(0, 256), TAG])];
-/// The greatest length of the ARN of a taggable resource in AWS's model.
-const TAGGED: &[Rule] = &[Required, Length(1, 256)];
+const TAGGED: &[Rule] = &[Required, Length(1, 10_000)];
 const VARIABLES: &[Rule] =
-    &[Entries(0, 50), Keys(&[Length(1, 256), Pattern(r"[^\s]+")]), Values(&[Length(0, 4096)])];
+    &[Sensitive, Entries(0, 50), Keys(&[Length(1, 256), Pattern(r"[^\s]+")]), Values(&[Length(0, 4096)])];
 const RUNTIME_HOOK_SECONDS: &[Rule] = &[Range(1, 60)];
 const IMAGE_HOOK_SECONDS: &[Rule] = &[Range(1, 3600)];
-const ARM: &[Rule] = &[Required, OneOf(&["ARM_64"])];
 
 /// All rows. The messages of `hearth.host.v1` are in the same table as those of AWS's API; no two messages have the
 /// same name.
@@ -45,7 +55,7 @@ pub(super) const TABLE: &[Row] = &[
     // Structures
     Row("CodeArtifact", "uri", Both, WORD),
     Row("CodeArtifact", "artifact", Both, &[Required]),
-    Row("CpuConfiguration", "architecture", Both, ARM),
+    Row("CpuConfiguration", "architecture", Both, &[Required]),
     Row("Resources", "minimumMemoryInMiB", Both, &[Required]),
     Row("Hooks", "port", Both, &[PORTS]),
     Row("MicrovmHooks", "runTimeoutInSeconds", Both, RUNTIME_HOOK_SECONDS),
@@ -70,15 +80,15 @@ pub(super) const TABLE: &[Row] = &[
     Row("RunMicrovmRequest", "executionRoleArn", Both, ROLE),
     Row("RunMicrovmRequest", "maximumDurationInSeconds", Both, &[Range(1, 28_800)]),
     // The API reference states "Maximum: 16,384 bytes", but AWS refuses more than 4,096 characters.
-    Row("RunMicrovmRequest", "runHookPayload", Default, &[BytesAtMost(16_384)]),
-    Row("RunMicrovmRequest", "runHookPayload", Strict, &[Length(0, 4096)]),
+    Row("RunMicrovmRequest", "runHookPayload", Default, &[Sensitive, BytesAtMost(16_384)]),
+    Row("RunMicrovmRequest", "runHookPayload", Strict, &[Sensitive, Length(0, 4096)]),
     Row("RunMicrovmRequest", "ingressNetworkConnectors", Both, CONNECTORS),
     Row("RunMicrovmRequest", "egressNetworkConnectors", Both, CONNECTORS),
     Row("RunMicrovmRequest", "clientToken", Both, &[CLIENT_TOKEN]),
+    Row("RunMicrovmRequest", "kmsKeyIdentifier", Both, KMS_KEY),
     Row("GetMicrovmRequest", "microvmIdentifier", Both, &[Required, IDENTIFIER]),
     Row("ListMicrovmsRequest", "maxResults", Both, &[PAGE]),
     Row("ListMicrovmsRequest", "imageIdentifier", Both, &[IDENTIFIER]),
-    Row("ListMicrovmsRequest", "imageVersion", Both, WORD),
     Row("SuspendMicrovmRequest", "microvmIdentifier", Both, &[Required, IDENTIFIER]),
     Row("ResumeMicrovmRequest", "microvmIdentifier", Both, &[Required, IDENTIFIER]),
     Row("TerminateMicrovmRequest", "microvmIdentifier", Both, &[Required, IDENTIFIER]),
@@ -104,6 +114,7 @@ pub(super) const TABLE: &[Row] = &[
     Row("CreateMicrovmImageRequest", "egressNetworkConnectors", Both, ONE_CONNECTOR),
     Row("CreateMicrovmImageRequest", "tags", Both, TAGS),
     Row("CreateMicrovmImageRequest", "clientToken", Both, &[CLIENT_TOKEN]),
+    Row("CreateMicrovmImageRequest", "kmsKeyIdentifier", Both, KMS_KEY),
     Row("UpdateMicrovmImageRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
     Row("UpdateMicrovmImageRequest", "baseImageArn", Both, REQUIRED_WORD),
     Row("UpdateMicrovmImageRequest", "baseImageVersion", Both, WORD),
@@ -113,8 +124,10 @@ pub(super) const TABLE: &[Row] = &[
     Row("UpdateMicrovmImageRequest", "environmentVariables", Both, VARIABLES),
     Row("UpdateMicrovmImageRequest", "egressNetworkConnectors", Both, ONE_CONNECTOR),
     Row("UpdateMicrovmImageRequest", "clientToken", Both, &[CLIENT_TOKEN]),
+    Row("UpdateMicrovmImageRequest", "kmsKeyIdentifier", Both, KMS_KEY),
     Row("GetMicrovmImageRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
     Row("ListMicrovmImagesRequest", "maxResults", Both, &[PAGE]),
+    Row("ListMicrovmImagesRequest", "nameFilter", Both, WORD),
     Row("DeleteMicrovmImageRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
     Row("GetMicrovmImageVersionRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
     Row("GetMicrovmImageVersionRequest", "imageVersion", Both, REQUIRED_WORD),
@@ -127,10 +140,11 @@ pub(super) const TABLE: &[Row] = &[
     Row("DeleteMicrovmImageVersionRequest", "imageVersion", Both, REQUIRED_WORD),
     Row("GetMicrovmImageBuildRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
     Row("GetMicrovmImageBuildRequest", "imageVersion", Both, REQUIRED_WORD),
-    Row("GetMicrovmImageBuildRequest", "buildId", Both, &[Required, Length(1, 256)]),
+    Row("GetMicrovmImageBuildRequest", "buildId", Both, REQUIRED_WORD),
     Row("ListMicrovmImageBuildsRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
     Row("ListMicrovmImageBuildsRequest", "imageVersion", Both, REQUIRED_WORD),
     Row("ListMicrovmImageBuildsRequest", "maxResults", Both, &[PAGE]),
+    Row("ListMicrovmImageBuildsRequest", "chipsetGeneration", Both, WORD),
     // Base images
     Row("ListManagedMicrovmImagesRequest", "maxResults", Both, &[PAGE]),
     Row("ListManagedMicrovmImageVersionsRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
@@ -181,6 +195,7 @@ pub(super) const UNCONSTRAINED: &[(&str, &str)] = &[
     ("RunMicrovmRequest", "idlePolicy"),
     ("RunMicrovmRequest", "logging"),
     ("ListMicrovmsRequest", "nextToken"),
+    ("ListMicrovmsRequest", "imageVersion"),
     ("CreateMicrovmImageRequest", "description"),
     ("CreateMicrovmImageRequest", "cpuConfigurations"),
     ("CreateMicrovmImageRequest", "hooks"),
@@ -192,12 +207,10 @@ pub(super) const UNCONSTRAINED: &[(&str, &str)] = &[
     ("UpdateMicrovmImageRequest", "additionalOsCapabilities"),
     ("UpdateMicrovmImageRequest", "logging"),
     ("ListMicrovmImagesRequest", "nextToken"),
-    ("ListMicrovmImagesRequest", "nameFilter"),
     ("ListMicrovmImageVersionsRequest", "nextToken"),
     ("ListMicrovmImageBuildsRequest", "nextToken"),
     ("ListMicrovmImageBuildsRequest", "architecture"),
     ("ListMicrovmImageBuildsRequest", "chipset"),
-    ("ListMicrovmImageBuildsRequest", "chipsetGeneration"),
     ("ListManagedMicrovmImagesRequest", "nextToken"),
     ("ListManagedMicrovmImageVersionsRequest", "nextToken"),
     ("ListLogGroupsRequest", "nextToken"),

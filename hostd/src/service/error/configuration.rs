@@ -29,6 +29,19 @@ pub enum ConfigurationError {
         /// The base image.
         base_arn: String,
     },
+    /// The host has no processors of this architecture.
+    #[error(
+        "The requested CPU architecture {name} is not supported by base MicroVM image {base_arn}. Supported CPU architectures are: [ARM_64]."
+    )]
+    Architecture {
+        /// The requested architecture.
+        name: &'static str,
+        /// The base image.
+        base_arn: String,
+    },
+    /// A key is given, and nothing on the host could encrypt with it.
+    #[error("The kmsKeyIdentifier cannot be used because this host has no key provider")]
+    NoKeyProvider,
     /// A runtime hook is enabled without the `ready` hook.
     #[error(
         "The ready (/ready) MicroVM image hook must be enabled when any MicroVM lifecycle hook (run, resume, suspend, or terminate) is enabled. The ready hook signals when the application has finished initializing so the snapshot is taken in a ready state."
@@ -50,6 +63,8 @@ impl Family for ConfigurationError {
             Self::NoManagedVersion { .. } => "baseImageVersion",
             Self::ReservedVariable(_) => "environmentVariables",
             Self::MemorySize { .. } => "resources.1.member.minimumMemoryInMiB",
+            Self::Architecture { .. } => "cpuConfigurations",
+            Self::NoKeyProvider => "kmsKeyIdentifier",
             Self::ReadyHookNeeded => "hooks.microvmImageHooks.ready",
             Self::HooksPortNeeded => "hooks.port",
         })

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::{InvalidRequest, ServiceError, Violation};
+use super::{InvalidRequest, ServiceError, Shown, Violation};
 use crate::service::quota::Quota;
 
 /// An exception of AWS's API model.
@@ -189,7 +189,11 @@ impl ServiceError {
         }
         let field = self.family().and_then(|family| family.field());
         field
-            .map(|field| Violation { field: field.to_owned(), constraint: self.to_string() })
+            .map(|field| Violation {
+                field: field.to_owned(),
+                value: Shown::Hidden,
+                constraint: self.to_string(),
+            })
             .into_iter()
             .collect()
     }

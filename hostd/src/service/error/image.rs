@@ -9,8 +9,8 @@ pub enum ImageError {
     /// The image does not exist.
     #[error("MicroVMImage not found for MicroVMImageID: {0}")]
     NotFound(String),
-    /// The version does not exist.
-    #[error("MicroVMImageVersion not found for MicroVMImageID: {arn} and version: {version}")]
+    /// The version does not exist; its image may not exist either.
+    #[error("MicroVMImage not found for MicroVMImage: {arn}, Version: {version}")]
     VersionNotFound {
         /// The image.
         arn: String,
@@ -54,6 +54,9 @@ pub enum ImageError {
     /// The image is in a state in which it cannot be deleted.
     #[error("Cannot delete MicroVM image in its current state: {0}")]
     Undeletable(String),
+    /// MicroVMs of the image have not ended, and the profile `aws-strict` keeps the image for them.
+    #[error("Cannot delete microvm image with running microvms.")]
+    Used,
     /// The version is the only one of its image and cannot be deleted alone.
     #[error("This is the last version. Please delete the entire image")]
     LastVersion,
@@ -76,16 +79,18 @@ impl Family for ImageError {
             | Self::ManagedNotFound(_)
             | Self::NoActiveVersion { .. } => Kind::NotFound,
             Self::Busy { .. } => Kind::Conflict,
-            Self::Exists(_) | Self::Undeletable(_) | Self::LastVersion | Self::TooManyTags { .. } => {
-                Kind::Validation
-            }
+            Self::Exists(_)
+            | Self::Undeletable(_)
+            | Self::Used
+            | Self::LastVersion
+            | Self::TooManyTags { .. } => Kind::Validation,
         }
     }
 
     fn field(&self) -> Option<&str> {
         match self {
             Self::Exists(_) => Some("name"),
-            Self::Undeletable(_) => Some("imageIdentifier"),
+            Self::Undeletable(_) | Self::Used => Some("imageIdentifier"),
             Self::LastVersion => Some("imageVersion"),
             Self::TooManyTags { .. } => Some("Tags"),
             _ => None,
@@ -101,7 +106,11 @@ impl Family for ImageError {
             Self::NoActiveVersion { arn, version: Some(version) }
             | Self::VersionNotFound { arn, version } => (VERSION, format!("{arn}:{version}")),
             Self::BuildNotFound { build_id, .. } => ("MicrovmImageBuild", build_id.clone()),
-            Self::Exists(_) | Self::Undeletable(_) | Self::LastVersion | Self::TooManyTags { .. } => {
+            Self::Exists(_)
+            | Self::Undeletable(_)
+            | Self::Used
+            | Self::LastVersion
+            | Self::TooManyTags { .. } => {
                 return None;
             }
         };

@@ -6,7 +6,7 @@ use super::exception::{Family, Kind, Resource};
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum MicrovmError {
     /// The microVM does not exist.
-    #[error("Unable to find microvmIdentifier {0}")]
+    #[error("MicroVM not found: {0}")]
     NotFound(String),
     /// The state of the microVM does not allow this operation.
     #[error("The MicroVM {id} is in state {state}; {hint}")]
@@ -24,6 +24,9 @@ pub enum MicrovmError {
     /// The request has a payload for the run hook, but the image does not enable that hook.
     #[error("The run hook must be enabled in the MicroVM image to pass the run hook payload")]
     RunHookDisabled,
+    /// The output is to go to a log, but the microVM has no role that could allow that.
+    #[error("Logging cannot be enabled without providing executionRoleArn")]
+    LoggingWithoutRole,
     /// The microVM has ALL_INGRESS beside other connectors; this is only detected when a token is requested.
     #[error(
         "ALL_INGRESS cannot be combined with other ingress network connectors; use HTTP_INGRESS and/or SHELL_INGRESS instead"
@@ -66,6 +69,7 @@ impl Family for MicrovmError {
         match self {
             Self::NotFound(_) | Self::State { .. } => None,
             Self::RunHookDisabled => Some("runHookPayload"),
+            Self::LoggingWithoutRole => Some("logging"),
             Self::ExpirationTooLong { .. } => Some("expirationInMinutes"),
             Self::PortRange { .. } => Some("allowedPorts"),
             Self::Terminated(_)

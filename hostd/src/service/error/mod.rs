@@ -43,13 +43,31 @@ pub use request::InvalidRequest;
 pub struct Violation {
     /// Path of the member, like `idlePolicy.maxIdleDurationSeconds` or `resources.1.member.minimumMemoryInMiB`.
     pub field: String,
+    /// The value of the member.
+    pub value: Shown,
     /// The constraint, like `Member must have value greater than or equal to 60`.
     pub constraint: String,
 }
 
+/// A value as it stands in a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shown {
+    /// The value, shortened if it is long.
+    Text(String),
+    /// There is no value.
+    Null,
+    /// The value is a secret or a structure, and not shown.
+    Hidden,
+}
+
 impl Violation {
     fn message(&self) -> String {
-        format!("Value at '{}' failed to satisfy constraint: {}", self.field, self.constraint)
+        let value = match &self.value {
+            Shown::Text(text) => format!(" '{text}'"),
+            Shown::Null => " null".to_owned(),
+            Shown::Hidden => String::new(),
+        };
+        format!("Value{value} at '{}' failed to satisfy constraint: {}", self.field, self.constraint)
     }
 }
 

@@ -8,22 +8,28 @@ use crate::service::quota::Quota;
 
 #[test]
 fn several_violations_are_one_message() {
-    let violation =
-        |field: &str, constraint: &str| Violation { field: field.into(), constraint: constraint.into() };
-    let one =
-        ServiceError::from(InvalidRequest::Constraints(vec![violation("name", "Member must not be null")]));
+    let violation = |field: &str, value, constraint: &str| Violation {
+        field: field.into(),
+        value,
+        constraint: constraint.into(),
+    };
+    let one = ServiceError::from(InvalidRequest::Constraints(vec![violation(
+        "name",
+        Shown::Null,
+        "Member must not be null",
+    )]));
     assert_eq!(
         one.to_string(),
-        "1 validation error detected: Value at 'name' failed to satisfy constraint: Member must not be null"
+        "1 validation error detected: Value null at 'name' failed to satisfy constraint: Member must not be null"
     );
     let two = ServiceError::from(InvalidRequest::Constraints(vec![
-        violation("name", "Member must not be null"),
-        violation("hooks.port", "Member must have value greater than or equal to 1"),
+        violation("name", Shown::Null, "Member must not be null"),
+        violation("hooks.port", Shown::Text("0".into()), "Member must have value greater than or equal to 1"),
     ]));
     assert_eq!(
         two.to_string(),
-        "2 validation errors detected: Value at 'name' failed to satisfy constraint: Member must not be null; \
-         Value at 'hooks.port' failed to satisfy constraint: Member must have value greater than or equal to 1"
+        "2 validation errors detected: Value null at 'name' failed to satisfy constraint: Member must not be null; \
+         Value '0' at 'hooks.port' failed to satisfy constraint: Member must have value greater than or equal to 1"
     );
     assert_eq!(two.violations().len(), 2);
 }

@@ -9,8 +9,8 @@ use hearth_model::connector::Connector;
 use hearth_model::shape::MemoryClass;
 use hearth_model::version::ImageVersion;
 use hearth_proto::microvms::v1::{
-    CodeArtifact, CreateMicrovmImageRequest, HookState, Hooks, MicrovmImageVersion, Resources,
-    UpdateMicrovmImageRequest, code_artifact,
+    Architecture, CodeArtifact, CpuConfiguration, CreateMicrovmImageRequest, HookState, Hooks,
+    MicrovmImageVersion, Resources, UpdateMicrovmImageRequest, code_artifact,
 };
 
 use super::super::config::{Profile, ServiceConfig};
@@ -38,6 +38,7 @@ pub(super) fn common(request: &CreateMicrovmImageRequest) -> UpdateMicrovmImageR
         egress_network_connectors,
         additional_os_capabilities,
         logging,
+        kms_key_identifier,
     } = request.clone();
     UpdateMicrovmImageRequest {
         image_identifier: None,
@@ -54,6 +55,7 @@ pub(super) fn common(request: &CreateMicrovmImageRequest) -> UpdateMicrovmImageR
         additional_os_capabilities,
         logging,
         client_token: None,
+        kms_key_identifier,
     }
 }
 
@@ -74,6 +76,10 @@ pub(super) fn configuration(
     check_artifact(config, artifacts, request.code_artifact.as_ref())?;
     check_variables(&request.environment_variables)?;
     let memory = memory(&base_image_arn, &request.resources)?;
+    check_architectures(&base_image_arn, &request.cpu_configurations)?;
+    if request.kms_key_identifier.is_some() {
+        return Err(ConfigurationError::NoKeyProvider.into());
+    }
     if let Some(hooks) = &request.hooks {
         check_hooks(hooks)?;
     }
@@ -176,6 +182,14 @@ fn memory(base_arn: &str, resources: &[Resources]) -> Result<i32, ConfigurationE
         class.ok_or_else(|| ConfigurationError::MemorySize { mib, base_arn: base_arn.to_owned() })
     });
     mib.map(|class| i32::try_from(class.mib()).unwrap_or(i32::MAX))
+}
+
+fn check_architectures(base_arn: &str, cpus: &[CpuConfiguration]) -> Result<(), ConfigurationError> {
+    let other = cpus.iter().map(CpuConfiguration::architecture).find(|name| *name != Architecture::Arm64);
+    other.map_or(Ok(()), |name| {
+        let base_arn = base_arn.to_owned();
+        Err(ConfigurationError::Architecture { name: name.as_str_name(), base_arn })
+    })
 }
 
 fn check_hooks(hooks: &Hooks) -> Result<(), ConfigurationError> {

@@ -7,16 +7,17 @@ use hearth_proto::microvms::v1::{
     DeleteMicrovmImageVersionResponse, MicrovmImageState, microvm_image_version_state::Value as VersionState,
 };
 
-use super::super::Service;
-use super::super::error::ServiceError;
+use super::super::error::{ImageError, ServiceError};
 use super::super::pipeline::{Admitted, Handler};
+use super::super::{Profile, Service};
 use super::answer::refused;
 use super::versions::number;
 use crate::access::Caller;
 use crate::builds::ImagesError;
 use crate::lifecycle::image::VersionDeletion;
 
-/// Deletes the image with all its versions. Running microVMs continue. A repeated call succeeds for a day.
+/// Deletes the image with all its versions. Running microVMs continue, unless the profile `aws-strict` keeps the image
+/// for them. A repeated call succeeds for a day.
 impl Handler for DeleteMicrovmImageRequest {
     type Response = DeleteMicrovmImageResponse;
     type Target = ImageName;
@@ -28,6 +29,9 @@ impl Handler for DeleteMicrovmImageRequest {
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
         let (service, image) = (call.service, &call.target);
         let arn = service.config().image_arn(&image.account, &image.name);
+        if service.config().profile == Profile::AwsStrict && service.is_in_use(image)? {
+            return Err(ImageError::Used.into());
+        }
         let state = match service.images().delete(&image.account, &image.name).await {
             Ok(()) => MicrovmImageState::Deleting,
             Err(ImagesError::Deleted) => MicrovmImageState::Deleted,

@@ -35,6 +35,7 @@ pub(super) fn details(image: &Image) -> MicrovmImageDetails {
         egress_network_connectors: version.egress_network_connectors,
         additional_os_capabilities: version.additional_os_capabilities,
         logging: version.logging,
+        kms_key_identifier: version.kms_key_identifier,
         tags: record.tags.clone(),
     }
 }
@@ -50,7 +51,10 @@ pub(super) fn version(image: &Image, number: u32) -> MicrovmImageVersion {
 pub(super) fn refused(error: ImagesError, account: &str, arn: String, version: Option<&str>) -> ServiceError {
     match error {
         ImagesError::Exists(name) => ImageError::Exists(name).into(),
-        ImagesError::NotFound | ImagesError::Deleted => ImageError::NotFound(arn).into(),
+        ImagesError::NotFound | ImagesError::Deleted => match version {
+            Some(version) => ImageError::VersionNotFound { arn, version: version.to_owned() }.into(),
+            None => ImageError::NotFound(arn).into(),
+        },
         ImagesError::Refused(refusal) => match refusal {
             Refusal::Busy(state) => ImageError::Busy { arn, state: state.as_str_name() }.into(),
             Refusal::Undeletable(_) => ImageError::Undeletable(arn).into(),

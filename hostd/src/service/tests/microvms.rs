@@ -46,7 +46,7 @@ async fn a_microvm_is_got_by_who_may() {
     assert_eq!((microvm.microvm_id.as_str(), microvm.state()), (id.as_str(), State::Running));
     let other = caller("999999999999", [Policy::everything()].into());
     let error = host.service.call_as(&other, get.clone()).await.unwrap_err();
-    assert_eq!(error.to_string(), format!("Unable to find microvmIdentifier {id}"));
+    assert_eq!(error.to_string(), format!("MicroVM not found: {id}"));
     assert_eq!(error.exception().name, "ResourceNotFoundException");
     let policy = Policy { actions: vec!["*".into()], images: vec!["web".into()], roles: None };
     let error = host.service.call_as(&caller(ACCOUNT, [policy].into()), get).await.unwrap_err();
@@ -69,7 +69,7 @@ async fn what_has_ended_stays_ended() {
     assert_eq!(host.auth_token(&id, 5).await.unwrap_err().to_string(), ended);
     let unknown = proto::TerminateMicrovmRequest { microvm_identifier: some("microvm-2") };
     let error = service.call_as(caller, unknown).await.unwrap_err();
-    assert_eq!(error.to_string(), "Unable to find microvmIdentifier microvm-2");
+    assert_eq!(error.to_string(), "MicroVM not found: microvm-2");
 }
 
 #[tokio::test]

@@ -179,8 +179,7 @@ async fn memory_of_an_account_is_limited() {
     let error = host.run(request("demo")).await.unwrap_err();
     assert_eq!((error.exception().http_status, error.quota()), (402, Some(Quota::Memory)));
     assert_eq!(error.resource().unwrap().id, ACCOUNT);
-    let limit =
-        "You have exceeded the maximum memory of running and suspended MicroVMs in this account: 2047 MiB";
+    let limit = "The base maximum allocated memory limit has been reached for this account.";
     assert_eq!(error.to_string(), limit);
     let host = limited(Profile::Default, Limits { memory_mib: Some(2048), ..Limits::default() }).await;
     host.run(request("demo")).await.unwrap();

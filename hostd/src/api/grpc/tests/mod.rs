@@ -89,10 +89,7 @@ async fn an_error_has_its_exception_and_the_calls_id() {
     let mut client = MicrovmServiceClient::new(server.channel.clone());
     let get = proto::GetMicrovmRequest { microvm_identifier: Some("microvm-1".into()) };
     let status = client.get_microvm(get).await.unwrap_err();
-    assert_eq!(
-        (status.code(), status.message()),
-        (Code::NotFound, "Unable to find microvmIdentifier microvm-1")
-    );
+    assert_eq!((status.code(), status.message()), (Code::NotFound, "MicroVM not found: microvm-1"));
     let details = status.get_error_details();
     let info = details.error_info().unwrap();
     assert_eq!(

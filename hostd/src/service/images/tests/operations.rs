@@ -192,16 +192,15 @@ async fn refusals_are_those_that_clients_know() {
     assert_eq!(status(&error), (400, "This is the last version. Please delete the entire image".into()));
     for version in ["2", "one"] {
         let error = service.call_as(caller, of_version("demo", version)).await.unwrap_err();
-        let sentence = format!(
-            "MicroVMImageVersion not found for MicroVMImageID: {} and version: {version}",
-            arn("demo")
-        );
+        let sentence =
+            format!("MicroVMImage not found for MicroVMImage: {}, Version: {version}", arn("demo"));
         assert_eq!(status(&error), (404, sentence));
     }
     let unknown = (404, format!("MicroVMImage not found for MicroVMImageID: {}", arn("never")));
     assert_eq!(status(&service.call_as(caller, of_image("never")).await.unwrap_err()), unknown);
     assert_eq!(status(&service.call_as(caller, update("never", "ok")).await.unwrap_err()), unknown);
     let error = service.call_as(caller, of_version("never", "one")).await.unwrap_err();
+    let unknown = (404, format!("MicroVMImage not found for MicroVMImage: {}, Version: one", arn("never")));
     assert_eq!(status(&error), unknown);
     let mut other = create("other", "ok");
     other.build_role_arn = None;
