@@ -1,9 +1,9 @@
 //! `hearthd`, the host daemon: the control plane of one host.
 //!
 //! ```text
-//!  gRPC ─► api ─► service ─► driver ─► platform ─► hearth-vmm × N, networks, files
-//!                    │          │ lifecycle (pure)
-//!                    └── store ─┘
+//!  gRPC, AWS ─► api ─► service ─► driver ─► platform ─► hearth-vmm × N, networks, files
+//!                         │          │ lifecycle (pure)
+//!                         └── store ─┘
 //! ```
 //!
 //! * [`api`] – wire mapping; [`access`] – who calls, and what they may
@@ -31,6 +31,7 @@
 //! | the daemon | 1 | [`daemon::run`] | SIGTERM, SIGINT | `shutdown`, a `watch` that becomes true |
 //! | commits, a thread | 1 | [`store::Db`] | batches of everybody who changes something, an `mpsc` | to each a `oneshot`: durable, or not; metrics |
 //! | calls of the API | one per connection and call | [`api::Listeners`] | gRPC; `shutdown` | calls of [`service`] |
+//! | AWS's listener, its connections | 1, and one per connection | [`api::aws`] | HTTP; `shutdown` | calls of [`service`] |
 //! | a microVM | one per microVM that has not ended | [`driver::Microvms`] | requests (`mpsc`, a mailbox), outcomes of its effects, its process's exit, timers | a `oneshot` to the requester; its gate; [`driver::context::MicrovmObserver`] |
 //! | what serves a running guest: exit, output, name queries, credentials | up to 4 per process | [`platform::host`] | streams of the guest's agent; the microVM's phase (`watch`) | its exit (`watch`), lines to [`logs`] |
 //! | stock | one per thing that is being made | [`pool::Stock`] | free places (`Semaphore`); closing (`Notify`) | monitors and networks |

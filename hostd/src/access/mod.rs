@@ -185,6 +185,12 @@ impl Access {
         !self.keys.is_empty() || !self.certificates.is_empty()
     }
 
+    /// Whether there is a key with which callers can sign requests.
+    #[must_use]
+    pub fn has_keys(&self) -> bool {
+        !self.keys.is_empty()
+    }
+
     /// Authenticates a caller; `authorization` is the header of that name.
     ///
     /// # Errors

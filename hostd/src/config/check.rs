@@ -84,6 +84,8 @@ impl Config {
             ("listen.certificate", &listen.certificate, false),
             ("listen.key", &listen.key, true),
             ("listen.client_ca", &listen.client_ca, false),
+            ("aws.certificate", &self.aws.certificate, false),
+            ("aws.key", &self.aws.key, true),
             ("endpoint.certificate", &endpoint.certificate, false),
             ("endpoint.key", &endpoint.key, true),
             ("endpoint.acme.ca_file", &endpoint.acme.as_ref().and_then(|acme| acme.ca_file.clone()), false),
@@ -190,6 +192,9 @@ impl Config {
                 _ => "listen.address",
             };
             problems.add(key, error.to_string());
+        }
+        if let Err(error) = self.aws.check(!access.keys.is_empty()) {
+            problems.add(error.key(), error.to_string());
         }
         if let Err(error) = access.check() {
             problems.add("access", error.to_string());
@@ -304,6 +309,8 @@ mod tests {
             ("[endpoint]\ndomain = \"A\"", "endpoint.domain"),
             ("[endpoint]\ncertificate = \"/c\"", "endpoint.certificate"),
             ("[endpoint.acme]\ndirectory = \"a\"", "endpoint.acme.directory"),
+            ("[aws]\naddress = \"0.0.0.0:7480\"", "aws.address"),
+            ("[aws]\nkey = \"/k\"", "aws.certificate"),
             ("[audit]\nmax_files = 0", "audit.max_files"),
             ("[logs]\nsegment_bytes = 1", "logs.segment_bytes"),
             ("[jail]\noff = [\"moat\"]", "jail.off"),

@@ -194,8 +194,12 @@ fn text(account: &str, tcp: Option<&Tcp<'_>>) -> String {
          [listen]\n\
          # Permissions of the Unix socket. Who else may use it: socket_users in [access].\n\
          # socket_mode = \"0600\"\n";
-    let access =
-        format!("[access]\n# Account of those who come through the socket.\nlocal_account = \"{account}\"\n");
+    let aws = "# AWS's SDKs and its command line: an address of their own, and access keys to sign with (docs/aws.md).\n\
+         # [aws]\n\
+         # address = \"127.0.0.1:7480\"\n\n";
+    let access = format!(
+        "{aws}[access]\n# Account of those who come through the socket.\nlocal_account = \"{account}\"\n"
+    );
     match tcp {
         None => format!(
             "{head}\

@@ -31,6 +31,7 @@ use self::check::MAX_DURATION;
 pub use self::file::{ConfigError, DEFAULT_FILE};
 pub use self::sections::{BuilderConfig, PathsConfig, ProfileName, QuotasConfig, RateConfig, StoreConfig};
 use crate::access::AccessConfig;
+use crate::api::aws::AwsConfig;
 use crate::api::listen::ListenConfig;
 use crate::audit::AuditConfig;
 use crate::driver::deadlines::Deadlines;
@@ -115,6 +116,8 @@ pub struct Config {
     pub terminated_retention_seconds: u64,
     /// Where requests come in.
     pub listen: ListenConfig,
+    /// Where AWS's SDKs and its command line call.
+    pub aws: AwsConfig,
     /// Endpoints of microVMs.
     pub endpoint: EndpointConfig,
     /// Programs and folders.
@@ -165,6 +168,7 @@ impl Default for Config {
             suspend_timeout_seconds: Deadlines::default().suspend.as_secs(),
             terminated_retention_seconds: 24 * 60 * 60,
             listen: ListenConfig::default(),
+            aws: AwsConfig::default(),
             endpoint: EndpointConfig::default(),
             paths: PathsConfig { vmm: host.vmm, ..PathsConfig::default() },
             access: AccessConfig::default(),

@@ -18,6 +18,7 @@ use super::status::HostStatusSource;
 use super::workloads::Workloads;
 use crate::access::Access;
 use crate::api::Listeners;
+use crate::api::aws::AwsListener;
 use crate::api::grpc::Grpc;
 use crate::api::listen::ListenError;
 use crate::metrics::MetricsServer;
@@ -30,6 +31,8 @@ use crate::tokens::Tokens;
 pub(super) struct Front {
     endpoints: Option<Endpoints>,
     listeners: Listeners,
+    /// The listener for AWS's protocols, with what it serves.
+    aws: Option<(AwsListener, Service, Arc<Access>)>,
     /// The API's Unix socket.
     socket: Option<PathBuf>,
     routes: Routes,
@@ -42,6 +45,7 @@ pub(super) struct Front {
 /// Everything that clients reach, while it is served.
 pub(super) struct Serving {
     api: JoinHandle<Result<(), ListenError>>,
+    aws: JoinHandle<()>,
     endpoints: JoinHandle<()>,
     /// Tasks that run until they are aborted.
     background: Vec<JoinHandle<()>>,
@@ -64,6 +68,7 @@ impl Front {
         // A client that reaches the API must also reach endpoints, so endpoints are opened first.
         let endpoints = Endpoints::open(config, microvms, &tokens, metrics, *clock).await?;
         let listeners = Listeners::bind(&config.listen, &config.run, access.knows_somebody()).await?;
+        let aws = AwsListener::bind(&config.aws, access.has_keys(), *clock).await?;
         let metrics_server = MetricsServer::bind(config.metrics, metrics.clone()).await?;
         let bases = Catalogue::open(&config.catalogue())?;
         let bucket = config.data.join("buckets").join(LOCAL_BUCKET);
@@ -101,16 +106,36 @@ impl Front {
             config: config.service(),
         })
         .await?;
-        let access = access.with_sessions(service.sessions().clone());
+        let access = Arc::new(access.with_sessions(service.sessions().clone()));
+        let aws = aws.map(|listener| (listener, service.clone(), Arc::clone(&access)));
         let routes = Grpc::new(service).routes(access).await?;
         let socket = config.listen.socket(&config.run);
-        Ok(Self { endpoints, listeners, socket, routes, metrics_server, tokens, status_source, shutdown })
+        Ok(Self {
+            endpoints,
+            listeners,
+            aws,
+            socket,
+            routes,
+            metrics_server,
+            tokens,
+            status_source,
+            shutdown,
+        })
     }
 
     /// Starts to serve, and the tasks that run beside.
     pub(super) fn serve(self, foundation: &Foundation, workloads: &Workloads) -> Result<Serving> {
-        let Self { endpoints, listeners, socket, routes, metrics_server, tokens, status_source, shutdown } =
-            self;
+        let Self {
+            endpoints,
+            listeners,
+            aws,
+            socket,
+            routes,
+            metrics_server,
+            tokens,
+            status_source,
+            shutdown,
+        } = self;
         let Foundation { db, logs, metrics, .. } = foundation;
         let logs = logs.clone();
         let mut background = vec![
@@ -124,6 +149,7 @@ impl Front {
         tracing::info!(
             socket = socket.as_deref().map(Path::display).map(tracing::field::display),
             address = address.map(tracing::field::display),
+            aws = aws.as_ref().and_then(|(listener, ..)| listener.address()).map(tracing::field::display),
             endpoints =
                 endpoints.as_ref().map(|endpoints| tracing::field::display(&endpoints.status().address)),
             capacity_mib = workloads.capacity_mib,
@@ -137,7 +163,14 @@ impl Front {
             }
             None => tokio::spawn(async {}),
         };
-        Ok(Serving { api: tokio::spawn(listeners.serve(routes, shutdown)), endpoints, background })
+        let end = shutdown.clone();
+        let aws = tokio::spawn(async move {
+            if let Some((listener, service, access)) = aws {
+                listener.serve(service, access, end).await;
+            }
+        });
+        let api = tokio::spawn(listeners.serve(routes, shutdown));
+        Ok(Serving { api, aws, endpoints, background })
     }
 }
 
@@ -146,6 +179,7 @@ impl Serving {
     /// runs beside.
     pub(super) async fn closed(self) -> Result<Closed> {
         let served = self.api.await?;
+        self.aws.await?;
         self.endpoints.await?;
         self.background.iter().for_each(JoinHandle::abort);
         Ok(Closed(served))

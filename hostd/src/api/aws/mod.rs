@@ -1,23 +1,28 @@
-//! Protocols of AWS: front ends for clients that sign their requests ([`crate::access::sigv4`]).
+//! The protocols of AWS's services, on one address: what AWS's SDKs and its command line speak.
 //!
+//! ```text
+//!  accept, TLS ─► request id ─► what the head says about its signature: an unknown key is refused before any body
+//!     ─► body, bounded ─► signature ─► caller ─► the front end of the service in the signature's scope
+//! ```
+//!
+//! The scope of a signature ([`crate::access::sigv4`]) says which service is meant, never the path. Every front end maps
+//! its protocol to calls of [`crate::service`], and has no other way to the operations.
+//!
+//! * [`config`] – the section `[aws]`
+//! * [`listen`] – connections; [`tls`] – their certificate
+//! * [`dispatch`] – from a request to a front end
+//! * [`reply`] – what responses of all protocols have in common
+//! * [`rest`] – REST-JSON: the 24 operations
 //! * [`sts`] – temporary credentials, and who calls: the Query protocol
 
+pub mod config;
+pub(crate) mod dispatch;
+pub mod listen;
+pub(crate) mod reply;
+pub(crate) mod rest;
 pub(crate) mod sts;
-#[cfg(test)]
-mod tests;
+mod tls;
 
-use bytes::Bytes;
-use hyper::http::request::Parts;
-
-use crate::service::pipeline::Incoming;
-
-/// A request whose signature was verified.
-#[derive(Debug)]
-pub(crate) struct Signed {
-    /// The call; its caller is known.
-    pub(crate) incoming: Incoming,
-    /// The head of the request.
-    pub(crate) parts: Parts,
-    /// The whole body.
-    pub(crate) body: Bytes,
-}
+pub use config::{AwsConfig, AwsConfigError};
+pub(crate) use dispatch::Signed;
+pub use listen::{AwsListenError, AwsListener};

@@ -71,13 +71,16 @@ impl Grpc {
     ///
     /// # Errors
     /// The descriptors cannot be read, which is a fault of the build.
-    pub async fn routes(self, access: Access) -> Result<Routes, tonic_reflection::server::Error> {
+    pub async fn routes(
+        self,
+        access: impl Into<Arc<Access>>,
+    ) -> Result<Routes, tonic_reflection::server::Error> {
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
-        let identifies = Identifies(Arc::new(access));
+        let identifies = Identifies(access.into());
         let microvms = MicrovmServiceServer::new(self.clone()).max_decoding_message_size(MESSAGE_MAX);
         let host = HostServiceServer::new(self).max_decoding_message_size(MESSAGE_MAX);
         let (reporter, health) = tonic_health::server::health_reporter();

@@ -68,6 +68,19 @@ impl Pair {
         domain: &str,
         provider: &CryptoProvider,
     ) -> Result<Self, PairError> {
+        let pair = Self::read(chain, key, provider)?;
+        // A certificate for `*.example.com` covers `microvms.example.com`, but nothing below that.
+        if !pair.contents.names.contains(&format!("*.{domain}")) {
+            return Err(PairError::Names { domain: domain.to_owned(), names: pair.contents.names });
+        }
+        Ok(pair)
+    }
+
+    /// Parses a chain and a key, both PEM, for whatever names the certificate is.
+    ///
+    /// # Errors
+    /// [`PairError`], but not [`PairError::Names`].
+    pub fn read(chain: &[u8], key: &[u8], provider: &CryptoProvider) -> Result<Self, PairError> {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
             .collect::<Result<_, _>>()
             .map_err(|_| PairError::NoCertificate)?;
@@ -79,10 +92,6 @@ impl Pair {
             Error::InvalidCertificate(_) => PairError::Damaged,
             error => PairError::Key(error),
         })?;
-        // A certificate for `*.example.com` covers `microvms.example.com`, but nothing below that.
-        if !contents.names.contains(&format!("*.{domain}")) {
-            return Err(PairError::Names { domain: domain.to_owned(), names: contents.names });
-        }
         Ok(Self { certified: Arc::new(certified), contents })
     }
 
@@ -119,19 +128,19 @@ impl Pair {
 
 /// The certificate that is served to all clients. Clients themselves detect a name that it does not cover.
 #[derive(Debug)]
-pub(super) struct ServedCertificate(RwLock<Arc<Pair>>);
+pub(crate) struct ServedCertificate(RwLock<Arc<Pair>>);
 
 impl ServedCertificate {
-    pub(super) fn new(pair: Pair) -> Self {
+    pub(crate) fn new(pair: Pair) -> Self {
         Self(RwLock::new(Arc::new(pair)))
     }
 
-    pub(super) fn get(&self) -> Arc<Pair> {
+    pub(crate) fn get(&self) -> Arc<Pair> {
         Arc::clone(&self.0.read().unwrap_or_else(poisoned))
     }
 
     /// Replaces the certificate from the next handshake on.
-    pub(super) fn set(&self, pair: Pair) {
+    pub(crate) fn set(&self, pair: Pair) {
         *self.0.write().unwrap_or_else(poisoned) = Arc::new(pair);
     }
 }
