@@ -36,6 +36,7 @@ use crate::metal::{self, Action, Cpu, Job, Metal};
 use crate::packages::{Need, library, program};
 use crate::parts::{Executable, Parts, ProgramRequest, words};
 use crate::progress::{self, Steps};
+use crate::python;
 use crate::rocksdb;
 use crate::toolchain::{self, Cross, Link, TARGET};
 use crate::tools::Tool;
@@ -52,6 +53,8 @@ const CROSS_PACKAGES: [&str; 4] = ["hearth-guest", "hearth-vmm", "hearth-vmm-jai
 const FULL: &str = "HEARTH_FULL";
 /// Variable that declares that tests have everything they need, and that none may be skipped.
 const ON_METAL: &str = "HEARTH_METAL";
+/// Variable with the interpreter that has AWS's clients (`hostd/src/api/aws/tests/clients.rs`).
+const PYTHON: &str = "HEARTH_AWS_PYTHON";
 /// The profile of programs for the metal.
 const PROFILE: &str = "metal";
 /// Name on the metal of the script that runs suites.
@@ -61,7 +64,7 @@ const LIMIT: Duration = Duration::from_secs(3600);
 /// Time limit of a suite with long tests.
 const LIMIT_FULL: Duration = Duration::from_secs(3 * 3600);
 /// Programs that native tests use: servers and clients of other projects.
-const PEERS: [Need; 19] = [
+const PEERS: [Need; 21] = [
     program("systemd", "systemd-analyze", "checks the daemon's unit in tests"),
     program("docker-registry", "docker-registry", "the registry that images are pulled from in tests"),
     program("nftables", "nft", "the rules of guests' networks"),
@@ -72,6 +75,8 @@ const PEERS: [Need; 19] = [
     library("python3-botocore", "the client of AWS that signs requests in tests"),
     library("python3-grpcio", "a client of endpoints in tests"),
     library("python3-websockets", "a client of endpoints in tests"),
+    python::NEEDS[0],
+    python::NEEDS[1],
     program("nodejs", "node", SERVER),
     library("node-express", SERVER),
     library("python3-flask", SERVER),
@@ -160,7 +165,9 @@ impl Options {
         steps.run("tests (native)", || {
             let targets = targets::native(&mut toolchain::native(cache)?, &FEATURES)?;
             let foreign = Foreign::find(cache)?;
+            let python = python::prepare(cache)?;
             let mut cargo = toolchain::native(cache)?;
+            cargo.env(PYTHON, python);
             if find_program("cargo-nextest").is_some() {
                 cargo.args(["nextest", "run"]);
             } else {

@@ -21,6 +21,8 @@ pub mod listen;
 pub(crate) mod reply;
 pub(crate) mod rest;
 pub(crate) mod sts;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 pub use config::{AwsConfig, AwsConfigError};

@@ -6,13 +6,16 @@ use std::time::{Instant, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use http_body_util::BodyExt as _;
+use hyper::http::request::Parts;
 use hyper::{Request, Response};
 use serde_json::{Value, json};
 
-use super::*;
+use super::{Signed, sts};
 use crate::access::sigv4::Claim;
 use crate::access::{Access, AccessConfig};
+use crate::service::pipeline::Incoming;
 use crate::service::tests::{Host, configured};
 use crate::service::{Profile, ServiceConfig};
 

@@ -1,5 +1,6 @@
 //! The listener, with requests written byte by byte, and clients of others at it.
 
+mod clients;
 pub(crate) mod stand;
 
 use std::fs;

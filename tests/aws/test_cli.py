@@ -1,0 +1,85 @@
+"""The AWS CLI: shorthand and JSON, files, queries, tables, pages."""
+
+import json
+
+from conftest import BASE, ROLE, name
+
+
+def create(aws, image, *more):
+    return aws(
+        "create-microvm-image", "--name", image, "--base-image-arn", BASE, "--build-role-arn", ROLE,
+        "--code-artifact", "uri=s3://bucket/app.zip", *more,
+    )
+
+
+def test_shorthand_and_json(aws, stand):
+    image = name("cli")
+    created = create(
+        aws, image,
+        "--hooks", "port=8080,microvmHooks={run=ENABLED,runTimeoutInSeconds=5},microvmImageHooks={ready=ENABLED}",
+        "--environment-variables", "A=1,B=two",
+        "--resources", "minimumMemoryInMiB=1024",
+        "--logging", '{"cloudWatch": {"logGroup": "/g"}}',
+        "--tags", "team=a",
+    )
+    assert created["state"] == "CREATING" and created["hooks"]["microvmHooks"]["runTimeoutInSeconds"] == 5
+    arn = created["imageArn"]
+    stand.until("CREATED", lambda: aws("get-microvm-image", "--image-identifier", arn)["state"])
+    run = aws(
+        "run-microvm", "--image-identifier", arn, "--run-hook-payload", '{"a": 1}',
+        "--idle-policy", "maxIdleDurationSeconds=60,suspendedDurationSeconds=600,autoResumeEnabled=true",
+        "--maximum-duration-in-seconds", "600", "--logging", "disabled={}",
+    )
+    microvm = run["microvmId"]
+    stand.until_microvm("RUNNING", microvm)
+    token = aws(
+        "create-microvm-auth-token", "--microvm-identifier", microvm, "--expiration-in-minutes", "5",
+        "--allowed-ports", "port=8080", "range={startPort=1,endPort=2}", "allPorts={}",
+    )
+    assert token["authToken"]["X-aws-proxy-auth"]
+    assert aws("suspend-microvm", "--microvm-identifier", microvm) is None
+    stand.until_microvm("SUSPENDED", microvm)
+    assert aws("resume-microvm", "--microvm-identifier", microvm) is None
+    stand.until_microvm("RUNNING", microvm)
+    assert aws("terminate-microvm", "--microvm-identifier", microvm) is None
+    stand.until_microvm("TERMINATED", microvm)
+    assert aws("list-microvm-image-versions", "--image-identifier", arn, "--query", "items[].imageVersion") == ["1.0"]
+    aws("tag-resource", "--resource", arn, "--tags", "k=v")
+    assert aws("list-tags", "--resource", arn)["Tags"] == {"team": "a", "k": "v"}
+    aws("untag-resource", "--resource", arn, "--tag-keys", "k", "team")
+    assert aws("delete-microvm-image", "--image-identifier", arn)["state"] == "DELETING"
+
+
+def test_input_from_a_file(aws, stand):
+    skeleton = aws("run-microvm", "--generate-cli-skeleton")
+    assert "imageIdentifier" in skeleton
+    arn = stand.image()
+    path = aws.folder / "run.json"
+    path.write_text(json.dumps({"imageIdentifier": arn, "maximumDurationInSeconds": 60}))
+    run = aws("run-microvm", "--cli-input-json", f"file://{path}", "--maximum-duration-in-seconds", "61")
+    assert run["maximumDurationInSeconds"] == 61
+    path.write_text("from a file")
+    error = aws("run-microvm", "--image-identifier", arn, "--run-hook-payload", f"file://{path}", status=255)
+    assert "The run hook must be enabled in the MicroVM image to pass the run hook payload" in error
+
+
+def test_pages_and_output(aws, stand):
+    prefix = name("cli-pages")
+    for number in range(3):
+        stand.create(f"{prefix}-{number}")
+    listed = aws("list-microvm-images", "--name-filter", prefix, "--page-size", "1", "--query", "items[].name")
+    assert listed == [f"{prefix}-{number}" for number in range(3)]
+    first = aws("list-microvm-images", "--max-items", "1", "--page-size", "1")
+    assert len(first["items"]) == 1
+    rest = aws("list-microvm-images", "--starting-token", first["NextToken"])
+    assert first["items"][0] not in rest["items"] and len(rest["items"]) >= 2
+    table = aws("list-managed-microvm-images", "--output", "table")
+    assert "ListManagedMicrovmImages" in table and BASE in table
+    assert aws("list-managed-microvm-images", "--output", "text", "--query", "items[0].imageArn") == f"{BASE}\n"
+    none = aws("list-microvm-images", "--no-paginate", "--max-results", "1")
+    assert len(none["items"]) == 1 and none["nextToken"]
+
+
+def test_errors_are_shown(aws):
+    error = aws("get-microvm", "--microvm-identifier", "microvm-1", status=255)
+    assert "An error occurred (ResourceNotFoundException) when calling the GetMicrovm operation: MicroVM not found: microvm-1" in error
