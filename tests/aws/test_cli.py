@@ -83,3 +83,71 @@ def test_pages_and_output(aws, stand):
 def test_errors_are_shown(aws):
     error = aws("get-microvm", "--microvm-identifier", "microvm-1", status=255)
     assert "An error occurred (ResourceNotFoundException) when calling the GetMicrovm operation: MicroVM not found: microvm-1" in error
+
+
+HOOKS = {
+    "port": 8080,
+    "microvmHooks": {
+        "run": "ENABLED", "runTimeoutInSeconds": 1, "resume": "ENABLED", "resumeTimeoutInSeconds": 2,
+        "suspend": "DISABLED", "suspendTimeoutInSeconds": 3, "terminate": "ENABLED", "terminateTimeoutInSeconds": 60,
+    },
+    "microvmImageHooks": {
+        "ready": "ENABLED", "readyTimeoutInSeconds": 3600, "validate": "DISABLED", "validateTimeoutInSeconds": 4,
+    },
+}
+CONNECTOR = "arn:aws:lambda:us-east-1:aws:network-connector:aws-network-connector:INTERNET_EGRESS"
+
+
+def shorthand(value):
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}={shorthand(inner)}" for key, inner in value.items()) + "}"
+    return str(value)
+
+
+def options(spelling):
+    """Every option of create-microvm-image and update-microvm-image, as the reference of the CLI spells it."""
+    values = {
+        "--code-artifact": {"uri": "s3://bucket/app.zip"},
+        "--logging": {"cloudWatch": {"logGroup": "/group", "logStream": "stream"}},
+        "--cpu-configurations": {"architecture": "ARM_64"},
+        "--resources": {"minimumMemoryInMiB": 4096},
+        "--hooks": HOOKS,
+        "--environment-variables": {"KeyName1": "one", "KeyName2": "two"},
+    }
+    lists = ("--cpu-configurations", "--resources")
+    words = []
+    for option, value in values.items():
+        written = json.dumps([value] if option in lists else value)
+        words += [option, written if spelling == "JSON" else shorthand(value)[1:-1]]
+    return [
+        "--base-image-arn", BASE, "--base-image-version", "2", "--build-role-arn", ROLE, "--description", "a description",
+        "--egress-network-connectors", CONNECTOR, "--additional-os-capabilities", "ALL", *words,
+    ]
+
+
+def check(version):
+    assert version["hooks"] == HOOKS and version["resources"] == [{"minimumMemoryInMiB": 4096}]
+    assert version["logging"] == {"cloudWatch": {"logGroup": "/group", "logStream": "stream"}}
+    assert version["environmentVariables"] == {"KeyName1": "one", "KeyName2": "two"}
+    assert version["cpuConfigurations"] == [{"architecture": "ARM_64"}] and version["baseImageVersion"] == "2.0"
+    assert version["egressNetworkConnectors"] == [CONNECTOR] and version["additionalOsCapabilities"] == ["ALL"]
+    assert version["description"] == "a description" and version["codeArtifact"] == {"uri": "s3://bucket/app.zip"}
+
+
+def test_the_pages_of_the_reference(aws, stand):
+    image = name("pages")
+    created = aws(
+        "create-microvm-image", "--name", image, "--tags", "KeyName1=a,KeyName2=b", "--client-token", image, *options("shorthand")
+    )
+    check(created)
+    assert created["tags"] == {"KeyName1": "a", "KeyName2": "b"}
+    arn = created["imageArn"]
+    stand.until("CREATED", lambda: stand.client.get_microvm_image(imageIdentifier=arn)["state"])
+    updated = aws("update-microvm-image", "--image-identifier", arn, "--client-token", image, *options("JSON"))
+    check(updated)
+    stand.until("UPDATED", lambda: stand.client.get_microvm_image(imageIdentifier=arn)["state"])
+    for number in ("1.0", "2.0"):
+        version = aws("get-microvm-image-version", "--image-identifier", arn, "--image-version", number)
+        check(version)
+        assert (version["imageVersion"], version["status"]) == (number, "ACTIVE")
+    assert aws("get-microvm-image-version", "--image-identifier", image, "--image-version", "2")["imageVersion"] == "2.0"
