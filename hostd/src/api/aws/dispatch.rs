@@ -1,14 +1,16 @@
 //! From a request to the front end of the service that its signature is for.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::header::USER_AGENT;
 use hyper::http::request::Parts;
 use hyper::{Request, Response};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -24,6 +26,9 @@ use crate::service::{Service, ServiceError};
 /// Greatest size of a request's body, in bytes. The largest request, with all environment variables that an image may
 /// have, has less.
 const BODY_MAX: usize = 256 << 10;
+/// Greatest number of bytes of bodies whose signatures are not verified yet, of all connections together: who knows the id
+/// of a key can have bodies received.
+const UNVERIFIED_MAX: usize = 64 << 20;
 /// Longest time from a request's head to the end of its body.
 const BODY_TIME: Duration = Duration::from_secs(30);
 /// Greatest length of a user agent that is kept, in bytes.
@@ -47,11 +52,13 @@ pub(super) struct Dispatch {
     access: Arc<Access>,
     /// Whether connections have TLS.
     tls: bool,
+    /// Room for bodies whose signatures are not verified yet, in bytes.
+    room: Arc<Semaphore>,
 }
 
 impl Dispatch {
     pub(super) fn new(service: Service, access: Arc<Access>, tls: bool) -> Self {
-        Self { service, access, tls }
+        Self { service, access, tls, room: Arc::new(Semaphore::new(UNVERIFIED_MAX)) }
     }
 
     /// Answers a request. A panic ends the request only.
@@ -98,8 +105,9 @@ impl Dispatch {
         let protocol = protocol(claim.service());
         let refused = |error: SignatureError| (protocol, Refused::from(error));
         let key = self.access.known(&claim, self.service.now()).map_err(refused)?;
-        let body = read(body).await.map_err(|why| (protocol, why))?;
+        let (body, taken) = read(body, &self.room).await.map_err(|why| (protocol, why))?;
         let verified = self.access.verified(&key, &claim, &parts, &body, self.tls, id.to_owned());
+        drop(taken);
         let caller = verified.map_err(refused)?;
         let incoming = Incoming {
             caller: Ok(caller),
@@ -127,8 +135,8 @@ fn protocol(service: &str) -> Protocol {
     }
 }
 
-/// Reads a body.
-async fn read<B>(body: B) -> Result<Bytes, Refused>
+/// Reads a body. It takes room until the second value is dropped.
+async fn read<B>(body: B, room: &Arc<Semaphore>) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Refused>
 where
     B: hyper::body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -138,12 +146,26 @@ where
     if body.size_hint().lower() > max {
         return Err(Refused::TooLarge);
     }
-    let body = timeout(BODY_TIME, Limited::new(body, BODY_MAX).collect()).await;
-    match body.map_err(|_| Refused::Slow)? {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Refused::TooLarge),
-        Err(_) => Err(Refused::Broken),
-    }
+    let reading = async {
+        let mut body = pin!(Limited::new(body, BODY_MAX));
+        let (mut whole, mut taken) = (BytesMut::new(), None::<OwnedSemaphorePermit>);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
+                true => Refused::TooLarge,
+                false => Refused::Broken,
+            })?;
+            let Ok(data) = frame.into_data() else { continue };
+            let bytes = u32::try_from(data.len()).map_err(|_| Refused::TooLarge)?;
+            let more = Arc::clone(room).acquire_many_owned(bytes).await.map_err(|_| Refused::Broken)?;
+            match &mut taken {
+                Some(taken) => taken.merge(more),
+                None => taken = Some(more),
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok((whole.freeze(), taken))
+    };
+    timeout(BODY_TIME, reading).await.map_err(|_| Refused::Slow)?
 }
 
 fn user_agent(parts: &Parts) -> String {
@@ -185,5 +207,34 @@ impl Refused {
             Self::Broken => (400, "SerializationException"),
         };
         refusal(status, name, &self.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+
+    use super::*;
+
+    /// A body in parts of 100 KiB.
+    fn body(parts: usize) -> impl hyper::body::Body<Data = Bytes, Error = std::io::Error> + Send {
+        let part = || Ok(Frame::data(Bytes::from(vec![b'a'; 100 << 10])));
+        StreamBody::new(tokio_stream::iter((0..parts).map(move |_| part())))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bodies_are_bounded_one_by_one_and_together() {
+        let room = Arc::new(Semaphore::new(350 << 10));
+        let (first, taken) = read(body(2), &room).await.unwrap();
+        assert_eq!((first.len(), room.available_permits()), (200 << 10, 150 << 10));
+        // There is room for the first part of another body alone, and nobody makes more.
+        assert!(matches!(read(body(2), &room).await, Err(Refused::Slow)));
+        drop(taken);
+        assert!(matches!(read(body(3), &room).await, Err(Refused::TooLarge)));
+        assert_eq!(room.available_permits(), 350 << 10);
+        assert_eq!(read(body(2), &room).await.unwrap().0.len(), 200 << 10);
+        let none = read(http_body_util::Empty::<Bytes>::new(), &room).await.unwrap();
+        assert!(none.0.is_empty() && none.1.is_none());
     }
 }

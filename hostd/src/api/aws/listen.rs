@@ -49,7 +49,7 @@ const STREAMS: u32 = 128;
 /// Greatest number of resets that a client may send for streams that were not accepted yet (CVE-2023-44487).
 const RESETS: usize = 32;
 /// Flow-control windows of HTTP/2, in bytes, for each stream and each connection.
-const WINDOWS: (u32, u32) = (1 << 20, 4 << 20);
+const WINDOWS: (u32, u32) = (256 << 10, 1 << 20);
 /// Interval of keep-alive pings to silent clients of HTTP/2, and timeout of their answers.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 /// Time that clients have to finish their requests when the daemon shuts down.
