@@ -61,6 +61,9 @@ requests! {
         WatchEvents WatchEventsRequest,
         WatchBuild WatchBuildRequest,
         PutArtifact PutArtifactRequest,
+        ListArtifacts ListArtifactsRequest,
+        GetArtifact GetArtifactRequest,
+        DeleteArtifact DeleteArtifactRequest,
         BackUpStore BackUpStoreRequest;
 }
 

@@ -38,12 +38,15 @@ pub enum Operation {
     WatchEvents,
     WatchBuild,
     PutArtifact,
+    ListArtifacts,
+    GetArtifact,
+    DeleteArtifact,
     BackUpStore,
 }
 
 impl Operation {
     /// All operations: AWS's 24, then Hearth's own.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 36] = [
         Self::RunMicrovm,
         Self::GetMicrovm,
         Self::ListMicrovms,
@@ -76,6 +79,9 @@ impl Operation {
         Self::WatchEvents,
         Self::WatchBuild,
         Self::PutArtifact,
+        Self::ListArtifacts,
+        Self::GetArtifact,
+        Self::DeleteArtifact,
         Self::BackUpStore,
     ];
 
@@ -115,6 +121,9 @@ impl Operation {
             Self::WatchEvents => "WatchEvents",
             Self::WatchBuild => "WatchBuild",
             Self::PutArtifact => "PutArtifact",
+            Self::ListArtifacts => "ListArtifacts",
+            Self::GetArtifact => "GetArtifact",
+            Self::DeleteArtifact => "DeleteArtifact",
             Self::BackUpStore => "BackUpStore",
         }
     }

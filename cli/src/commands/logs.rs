@@ -112,6 +112,7 @@ impl Logs {
                 contains: self.grep.clone(),
                 max_results: Some(LINES),
                 next_token,
+                ..ReadLogsRequest::default()
             };
             let answer =
                 client.call(format!("read the logs of {group}"), client.host().read_logs(request)).await?;
@@ -203,7 +204,8 @@ impl Groups {
         let client = &context.client;
         let items = pages::all(None, async |next_token| {
             let prefix = self.prefix.clone();
-            let request = ListLogGroupsRequest { prefix, max_results: Some(PAGE), next_token };
+            let request =
+                ListLogGroupsRequest { prefix, max_results: Some(PAGE), next_token, contains: None };
             let answer = client.call("list log groups", client.host().list_log_groups(request)).await?;
             Ok((answer.items, answer.next_token))
         })
@@ -239,6 +241,7 @@ impl Streams {
                 prefix: self.prefix.clone(),
                 max_results: Some(PAGE),
                 next_token,
+                ..ListLogStreamsRequest::default()
             };
             let mut host = client.host();
             let answer = host.list_log_streams(request);

@@ -174,6 +174,7 @@ impl RunningBuild {
                         timestamp: Some(timestamp(now)),
                         source: if stderr { "stderr" } else { "stdout" }.to_owned(),
                         message: String::from_utf8_lossy(&line).into_owned(),
+                        id: String::new(),
                     })
                 }
                 BuilderEvent::Fetched { bytes, total } => Event::Fetched(ArtifactProgress {

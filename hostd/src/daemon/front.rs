@@ -4,13 +4,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use hearth_base::Catalogue;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::service::Routes;
 
-use super::LOCAL_BUCKET;
 use super::endpoints::Endpoints;
 use super::foundation::Foundation;
 use super::notifications::CallNotifications;
@@ -23,7 +22,6 @@ use crate::api::grpc::Grpc;
 use crate::api::listen::ListenError;
 use crate::metrics::MetricsServer;
 use crate::service::host::HostParts;
-use crate::service::host::artifacts::Artifacts;
 use crate::service::{self, Service};
 use crate::tokens::Tokens;
 
@@ -71,9 +69,6 @@ impl Front {
         let aws = AwsListener::bind(&config.aws, access.has_keys(), *clock).await?;
         let metrics_server = MetricsServer::bind(config.metrics, metrics.clone()).await?;
         let bases = Catalogue::open(&config.catalogue())?;
-        let bucket = config.data.join("buckets").join(LOCAL_BUCKET);
-        let artifacts = Artifacts::open(LOCAL_BUCKET, &bucket, config.artifacts.limits.max_zip_bytes)
-            .with_context(|| format!("opening the bucket {}", bucket.display()))?;
 
         let status = endpoints.as_ref().map(|endpoints| endpoints.status().clone());
         let status_source = HostStatusSource::new(foundation, workloads, status);
@@ -87,7 +82,7 @@ impl Front {
         let host = HostParts {
             logs: logs.clone(),
             events: events.clone(),
-            artifacts,
+            artifacts: workloads.artifacts.clone(),
             backups: config.backups(),
             status: Box::new(move |account| source.status(account)),
             shutdown: shutdown.clone(),
@@ -136,12 +131,15 @@ impl Front {
             status_source,
             shutdown,
         } = self;
-        let Foundation { db, logs, metrics, .. } = foundation;
+        let Foundation { config, clock, db, logs, metrics, .. } = foundation;
         let logs = logs.clone();
+        let artifacts = workloads.artifacts.clone();
+        let kept = config.artifacts.kept_uploads();
         let mut background = vec![
             tokio::spawn(workloads.microvms.clone().keep_expiring()),
             tokio::spawn(tokens.keep_rotating(db.clone())),
             tokio::spawn(async move { logs.keep_swept().await }),
+            tokio::spawn(artifacts.keep_collected(db.clone(), *clock, kept)),
             tokio::spawn(status_source.keep_updating(metrics.clone())),
         ];
         background.extend(metrics_server.map(|server| tokio::spawn(server.serve())));

@@ -20,6 +20,8 @@ use crate::lifecycle::microvm::Rules;
 use crate::platform::Platform;
 use crate::platform::host::{HostPlatform, PlatformParts};
 use crate::service::Profile;
+use crate::service::host::artifacts::Artifacts;
+use crate::store::Db;
 
 /// Images and microVMs whose state is that of the store: clients may see them.
 pub(super) struct Workloads {
@@ -29,6 +31,8 @@ pub(super) struct Workloads {
     pub(super) platform: HostPlatform,
     pub(super) images: Images,
     pub(super) microvms: Microvms,
+    /// The local bucket, from which images are built.
+    pub(super) artifacts: Artifacts,
     /// Memory that microVMs may have together, in MiB.
     pub(super) capacity_mib: u64,
 }
@@ -50,7 +54,8 @@ impl Workloads {
             observer: notifications::timelines(metrics),
         };
         let platform = HostPlatform::open(config.host(), parts).await?;
-        let builder = open_builder(config, Arc::clone(&roles)).await?;
+        let artifacts = open_artifacts(config, db).await?;
+        let builder = open_builder(config, &artifacts, Arc::clone(&roles)).await?;
         let shared = Arc::new(platform.clone()) as Arc<dyn Platform>;
 
         let service = config.service();
@@ -87,7 +92,7 @@ impl Workloads {
         };
         let observer = MicrovmNotifications::new(events.clone(), metrics.clone(), images.clone(), *clock);
         let microvms = Microvms::new(driver, db.clone(), *clock, shared, Arc::new(observer), faults.clone());
-        Ok(Unrecovered(Self { host, roles, platform, images, microvms, capacity_mib }))
+        Ok(Unrecovered(Self { host, roles, platform, images, microvms, artifacts, capacity_mib }))
     }
 }
 
@@ -101,10 +106,27 @@ impl Unrecovered {
     }
 }
 
+/// The local bucket, with what images refer to.
+async fn open_artifacts(config: &Config, db: &Db) -> Result<Artifacts> {
+    let bucket = config.data.join("buckets").join(LOCAL_BUCKET);
+    let (folder, db, max_bytes) = (bucket.clone(), db.clone(), config.artifacts.limits.max_zip_bytes);
+    let open = move || -> Result<Artifacts> {
+        let artifacts = Artifacts::open(LOCAL_BUCKET, &folder, max_bytes)?;
+        let adopted = artifacts.adopt(&artifacts.referred(&db)?)?;
+        if adopted > 0 {
+            tracing::info!(
+                adopted,
+                "artifacts of an earlier release were given to the accounts that use them"
+            );
+        }
+        Ok(artifacts)
+    };
+    let opened = tokio::task::spawn_blocking(open).await?;
+    opened.with_context(|| format!("opening the bucket {}", bucket.display()))
+}
+
 /// The image builder with this host's folders and networks.
-async fn open_builder(config: &Config, roles: Arc<RoleProvider>) -> Result<Builder> {
-    let mut artifacts = config.artifacts.clone();
-    artifacts.buckets.insert(LOCAL_BUCKET.to_owned(), config.data.join("buckets").join(LOCAL_BUCKET));
+async fn open_builder(config: &Config, artifacts: &Artifacts, roles: Arc<RoleProvider>) -> Result<Builder> {
     let settings = BuilderSettings {
         vmm: config.paths.vmm.clone(),
         catalogue: config.catalogue(),
@@ -114,7 +136,7 @@ async fn open_builder(config: &Config, roles: Arc<RoleProvider>) -> Result<Build
         dns: config.dns.clone(),
         builder: config.builder.limits(),
     };
-    let fetcher = Fetcher::new(artifacts)?;
+    let fetcher = Fetcher::new(config.artifacts.clone())?.with_local(Arc::new(artifacts.clone()));
     std::fs::create_dir_all(config.work()).with_context(|| format!("making {}", config.work().display()))?;
     // Opening the builder blocks: it uses netlink and nft.
     Ok(tokio::task::spawn_blocking(move || Builder::open(settings, fetcher, roles)).await??)

@@ -299,6 +299,18 @@ impl Backward {
         Ok(backward)
     }
 
+    /// Reads from the last line that is not later than `last`.
+    pub(super) fn up_to(folder: PathBuf, last: u64, chunk: usize) -> Result<Self, LogError> {
+        let mut segments =
+            segment::list(&folder).map_err(|source| LogError::Open { path: folder.clone(), source })?;
+        segments.retain(|segment| segment.first <= last);
+        let mut backward = Self::of(folder, segments, chunk)?;
+        while backward.peek()?.is_some_and(|time| time > last) {
+            backward.next(|_| ())?;
+        }
+        Ok(backward)
+    }
+
     /// Where the stream ended when this cursor was made: a [`Forward`] can continue there.
     pub(super) fn end(&self) -> Option<Place> {
         self.end.clone()

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::pattern::PatternError;
+
 /// Why an operation on logs failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -54,4 +56,7 @@ pub enum LogError {
     /// The text to search for is too long.
     #[error("lines can be searched for at most {0} bytes")]
     Filter(usize),
+    /// The filter pattern is invalid.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
 }

@@ -1,6 +1,5 @@
 //! Lists of groups and streams.
 
-use std::collections::BinaryHeap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,6 +16,8 @@ pub struct GroupInfo {
     pub name: String,
     /// Size of the group's files in bytes.
     pub stored_bytes: u64,
+    /// When the group's folder was made.
+    pub created: Option<SystemTime>,
 }
 
 /// A log stream.
@@ -30,10 +31,45 @@ pub struct StreamInfo {
     pub first_event: Option<SystemTime>,
     /// Time of the last line.
     pub last_event: Option<SystemTime>,
+    /// When the stream's folder was made.
+    pub created: Option<SystemTime>,
+}
+
+/// The order of a list of streams.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StreamOrder {
+    /// By the time of the last line and then by name, instead of by name alone.
+    pub by_last_event: bool,
+    /// In the opposite order.
+    pub descending: bool,
+}
+
+/// What streams are ordered by, whatever the order. It identifies a place in a list while streams come and go.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StreamKey {
+    /// Nanoseconds since 1970 of the last line; 0 without lines, and in a list by name.
+    last_event: u64,
+    name: String,
+}
+
+impl StreamKey {
+    /// The key as bytes, for a cursor.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        [&self.last_event.to_be_bytes(), self.name.as_bytes()].concat()
+    }
+
+    /// Converts the result of [`Self::to_bytes`] back.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (time, name) = bytes.split_first_chunk()?;
+        Some(Self { last_event: u64::from_be_bytes(*time), name: String::from_utf8(name.to_vec()).ok()? })
+    }
 }
 
 impl Logs {
-    /// The groups of an account by name: at most `limit` of those that begin with `prefix` and follow `after`.
+    /// The groups of an account by name: at most `limit` of those that begin with `prefix`, contain `part` and follow
+    /// `after`.
     ///
     /// # Errors
     /// [`LogError::Open`] if a folder cannot be read.
@@ -41,26 +77,35 @@ impl Logs {
         &self,
         account: &str,
         prefix: &str,
+        part: &str,
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<GroupInfo>, LogError> {
         let folder = self.shared.account_folder(account)?;
-        let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
+        let (prefix, part, after) = (prefix.to_owned(), part.to_owned(), after.map(str::to_owned));
         blocking(move || {
-            let found = by_name(&folder, &prefix, after.as_deref(), limit)?;
+            let is_wanted = |name: &str| {
+                name.starts_with(&prefix)
+                    && name.contains(&part)
+                    && after.as_deref().is_none_or(|after| name > after)
+            };
+            let mut found: Vec<_> = folders(&folder)?.filter(|(name, _)| is_wanted(name)).collect();
+            found.sort_unstable();
+            found.truncate(limit);
             let info = |(name, folder): (String, PathBuf)| {
                 let mut stored_bytes = 0;
                 for (_, stream) in folders(&folder)? {
                     stored_bytes += sizes(&stream)?;
                 }
-                Ok(GroupInfo { name, stored_bytes })
+                Ok(GroupInfo { name, stored_bytes, created: created(&folder) })
             };
             found.into_iter().map(info).collect()
         })
         .await
     }
 
-    /// The streams of a group by name: at most `limit` of those that begin with `prefix` and follow `after`.
+    /// The streams of a group in an order: at most `limit` of those that begin with `prefix` and follow `after`, and
+    /// the key of each.
     ///
     /// # Errors
     /// [`LogError::NoGroup`]; [`LogError::Open`] or [`LogError::Read`] if files cannot be read.
@@ -69,22 +114,36 @@ impl Logs {
         account: &str,
         group: &str,
         prefix: &str,
-        after: Option<&str>,
+        order: StreamOrder,
+        after: Option<StreamKey>,
         limit: usize,
-    ) -> Result<Vec<StreamInfo>, LogError> {
+    ) -> Result<Vec<(StreamKey, StreamInfo)>, LogError> {
         let folder = self.shared.existing_group(account, group)?;
-        let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
+        let prefix = prefix.to_owned();
         blocking(move || {
-            let found = by_name(&folder, &prefix, after.as_deref(), limit)?;
-            let info = |(name, folder): (String, PathBuf)| {
-                let segments = segments(&folder)?;
-                let last_event = Backward::new(folder.clone(), 4096)?.peek()?.map(time);
-                Ok(StreamInfo {
-                    name,
+            let mut found = Vec::new();
+            for (name, folder) in folders(&folder)?.filter(|(name, _)| name.starts_with(&prefix)) {
+                let last_event = if order.by_last_event { last_time(&folder)?.unwrap_or(0) } else { 0 };
+                let key = StreamKey { last_event, name };
+                let is_after = |after: &StreamKey| if order.descending { key < *after } else { key > *after };
+                if after.as_ref().is_none_or(is_after) {
+                    found.push((key, folder));
+                }
+            }
+            found.sort_unstable();
+            if order.descending {
+                found.reverse();
+            }
+            found.truncate(limit);
+            let info = |(key, folder): (StreamKey, PathBuf)| {
+                let info = StreamInfo {
+                    name: key.name.clone(),
                     stored_bytes: sizes(&folder)?,
-                    first_event: segments.first().map(|segment| time(segment.first)),
-                    last_event,
-                })
+                    first_event: segments(&folder)?.first().map(|segment| time(segment.first)),
+                    last_event: last_time(&folder)?.map(time),
+                    created: created(&folder),
+                };
+                Ok((key, info))
             };
             found.into_iter().map(info).collect()
         })
@@ -107,25 +166,6 @@ pub(super) async fn blocking<T: Send + 'static>(
     panics::blocking(work).await
 }
 
-/// The first `limit` names in a folder that begin with `prefix` and follow `after`.
-fn by_name(
-    folder: &Path,
-    prefix: &str,
-    after: Option<&str>,
-    limit: usize,
-) -> Result<Vec<(String, PathBuf)>, LogError> {
-    let mut first = BinaryHeap::new();
-    for (name, path) in folders(folder)? {
-        if name.starts_with(prefix) && after.is_none_or(|after| name.as_str() > after) {
-            first.push((name, path));
-            if first.len() > limit {
-                first.pop();
-            }
-        }
-    }
-    Ok(first.into_sorted_vec())
-}
-
 /// The groups in an account's folder, or the streams in a group's folder, in no particular order.
 pub(super) fn folders(folder: &Path) -> Result<impl Iterator<Item = (String, PathBuf)>, LogError> {
     let source: Arc<Path> = folder.into();
@@ -146,6 +186,17 @@ fn segments(folder: &Path) -> Result<Vec<segment::Segment>, LogError> {
 fn sizes(folder: &Path) -> Result<u64, LogError> {
     let size = |segment: &segment::Segment| segment.path(folder).metadata().map_or(0, |data| data.len());
     Ok(segments(folder)?.iter().map(size).sum())
+}
+
+/// Time of a stream's last line.
+fn last_time(folder: &Path) -> Result<Option<u64>, LogError> {
+    Backward::new(folder.to_owned(), 4096)?.peek()
+}
+
+/// When a folder was made or, where the file system does not know this, changed.
+fn created(folder: &Path) -> Option<SystemTime> {
+    let metadata = folder.metadata().ok()?;
+    metadata.created().or_else(|_| metadata.modified()).ok()
 }
 
 /// A time from nanoseconds since 1970.

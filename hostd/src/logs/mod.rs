@@ -19,14 +19,17 @@
 //! * [`writer`] – appending; `handles` – limits the number of open files
 //! * `cursor` – reading a stream forwards and backwards; [`read`] – pages of a group; [`tail`] – the end of a group,
 //!   and new lines
+//! * [`pattern`] – filter patterns of CloudWatch Logs; `filter` – which lines are read
 //! * [`list`] – lists of groups and streams; `sweep` – removal of segments that are too old or too many
 
 pub mod config;
 mod cursor;
 pub mod error;
+mod filter;
 mod handles;
 pub mod list;
 pub mod names;
+pub mod pattern;
 pub mod read;
 mod record;
 mod segment;
@@ -48,8 +51,8 @@ use crate::panics::poisoned;
 pub use config::LogsConfig;
 pub use error::LogError;
 use handles::Handles;
-pub use list::{GroupInfo, StreamInfo};
-pub use read::{LogEvent, Page, Position, Query};
+pub use list::{GroupInfo, StreamInfo, StreamKey, StreamOrder};
+pub use read::{LogEvent, Page, Position, Query, Streams};
 pub use record::Source;
 pub use sweep::Swept;
 use writer::Stream;
@@ -104,6 +107,12 @@ impl Logs {
             segment_full: Notify::new(),
         };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Days after which lines are removed; `None` if they are kept until there are too many.
+    #[must_use]
+    pub fn retention_days(&self) -> Option<u32> {
+        Some(self.shared.config.retention_days).filter(|days| *days > 0)
     }
 
     /// Bytes of all segments, as the last sweep has found them; 0 before the first.

@@ -12,8 +12,9 @@ use tokio::sync::Notify;
 
 use super::cursor::{Backward, Forward, Item};
 use super::error::LogError;
+use super::filter::Filter;
 use super::list::{blocking, folders};
-use super::read::{Filter, LogEvent, Position, chunk, event, missing};
+use super::read::{LogEvent, Position, chunk, event, missing};
 use super::{Group, Logs, lock, names};
 
 /// Most lines, and most bytes of lines, that are read from one stream before the next stream's turn.
@@ -76,7 +77,7 @@ impl Logs {
         contains: Option<&str>,
         last: usize,
     ) -> Result<impl Stream<Item = Result<LogEvent, LogError>> + Send + 'static + use<>, LogError> {
-        let filter = Filter::new(contains)?;
+        let filter = Filter::new(contains, None)?;
         let group = self.shared.group(account, group)?;
         if let Some(stream) = stream {
             names::file_name(stream)?;

@@ -38,6 +38,7 @@ paged!(
     hearth_proto::host::v1::ListLogGroupsRequest,
     hearth_proto::host::v1::ListLogStreamsRequest,
     hearth_proto::host::v1::ReadLogsRequest,
+    hearth_proto::host::v1::ListArtifactsRequest,
 );
 
 /// The page that a request selects.

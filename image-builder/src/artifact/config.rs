@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use hearth_host::roles::{Secret, StaticKeys};
 use schemars::JsonSchema;
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::zip;
 
 /// Where artifacts may come from. `PutArtifact` (`hearth image create NAME FOLDER`) works beside it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ArtifactConfig {
     /// The object store of all buckets that are not in `buckets`.
@@ -23,8 +24,34 @@ pub struct ArtifactConfig {
     /// others. Without any, image references are refused.
     #[schemars(extend("x-name" = "HOST"))]
     pub registries: BTreeMap<String, RegistryConfig>,
+    /// Days after which an artifact in the daemon's own bucket is removed, unless a version of an image names it; 0 keeps
+    /// it for ever.
+    pub uploads_retention_days: u32,
     /// Limits of an artifact's size.
     pub limits: ArtifactLimits,
+}
+
+impl Default for ArtifactConfig {
+    fn default() -> Self {
+        Self {
+            s3: S3Config::default(),
+            buckets: BTreeMap::new(),
+            allow_files: false,
+            registries: BTreeMap::new(),
+            uploads_retention_days: 30,
+            limits: ArtifactLimits::default(),
+        }
+    }
+}
+
+impl ArtifactConfig {
+    /// How long artifacts in the daemon's own bucket are kept; `None` for ever.
+    #[must_use]
+    pub fn kept_uploads(&self) -> Option<Duration> {
+        const DAY: u64 = 24 * 60 * 60;
+        let days = u64::from(self.uploads_retention_days);
+        (days > 0).then(|| Duration::from_secs(days * DAY))
+    }
 }
 
 /// The object store of all buckets that are not in `buckets`.

@@ -1,5 +1,7 @@
 //! Fetches an artifact into a work directory.
 
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,14 +39,29 @@ pub enum Artifact {
 
 /// Location of a zip.
 enum Zip<'a> {
-    Object { bucket: &'a str, key: &'a str },
+    Object { account: &'a str, bucket: &'a str, key: &'a str },
     File(&'a Path),
+}
+
+/// A bucket on this host, in which each account has artifacts of its own.
+pub trait LocalBucket: std::fmt::Debug + Send + Sync {
+    /// The bucket's name.
+    fn name(&self) -> &str;
+
+    /// Opens an account's artifact; returns it with its size in bytes, or none if the account has none with this key. The
+    /// file may have more bytes, which are not the artifact's. The call may block.
+    ///
+    /// # Errors
+    ///
+    /// The error of the operating system.
+    fn open(&self, account: &str, key: &str) -> io::Result<Option<(File, u64)>>;
 }
 
 /// Fetches artifacts.
 #[derive(Debug)]
 pub struct Fetcher {
     config: ArtifactConfig,
+    local: Option<Arc<dyn LocalBucket>>,
 }
 
 impl Fetcher {
@@ -59,7 +76,14 @@ impl Fetcher {
             let why = "plain_http is for registries that are named, not for *".to_owned();
             return Err(ArtifactError::Config { what: "registries".to_owned(), why });
         }
-        Ok(Self { config })
+        Ok(Self { config, local: None })
+    }
+
+    /// Fetches from this bucket as well. It takes precedence over a folder or an object store with a bucket of this name.
+    #[must_use]
+    pub fn with_local(mut self, bucket: Arc<dyn LocalBucket>) -> Self {
+        self.local = Some(bucket);
+        self
     }
 
     /// Parses an artifact's URI.
@@ -77,7 +101,7 @@ impl Fetcher {
         &self.config.limits.zip
     }
 
-    /// Fetches and checks an artifact. `credentials` are the build role's, if it has any. `work` is an empty directory on a file system
+    /// Fetches and checks an artifact for an account. `credentials` are the build role's, if it has any. `work` is an empty directory on a file system
     /// with room for the artifact; the caller removes it.
     ///
     /// Dropping the future cancels the fetch. After a cancellation or an error, `work` may hold parts of the artifact.
@@ -88,6 +112,7 @@ impl Fetcher {
     pub async fn fetch(
         &self,
         source: &ArtifactSource,
+        account: &str,
         credentials: Option<&Credentials>,
         work: &Path,
         on_progress: OnProgress<'_>,
@@ -95,7 +120,7 @@ impl Fetcher {
         match source {
             ArtifactSource::Image(image) => self.fetch_image(image, work, on_progress).await,
             ArtifactSource::S3 { bucket, key } => {
-                let from = Zip::Object { bucket, key };
+                let from = Zip::Object { account, bucket, key };
                 self.fetch_zip(from, credentials, work, on_progress).await
             }
             ArtifactSource::File(path) => {
@@ -132,13 +157,26 @@ impl Fetcher {
         let sha256 = {
             let mut download = Download::create(&path, &mut meter).await?;
             match from {
-                Zip::Object { bucket, key } => match self.config.buckets.get(bucket) {
-                    Some(directory) => {
-                        local::copy(local::open_object(directory, key).await?, &mut download).await?;
+                Zip::Object { account, bucket, key } => {
+                    let own = self.local.as_ref().filter(|local| local.name() == bucket);
+                    match (own, self.config.buckets.get(bucket)) {
+                        (Some(local), _) => {
+                            let (file, bytes) = local::open_own(local, account, key).await?;
+                            download.expect(bytes)?;
+                            local::copy(file, bytes, &mut download).await?;
+                        }
+                        (None, Some(directory)) => {
+                            let file = local::open_object(directory, key).await?;
+                            local::copy(file, u64::MAX, &mut download).await?;
+                        }
+                        (None, None) => {
+                            s3::get(&self.config.s3, credentials, bucket, key, &mut download).await?;
+                        }
                     }
-                    None => s3::get(&self.config.s3, credentials, bucket, key, &mut download).await?,
-                },
-                Zip::File(file) => local::copy(local::open_file(file).await?, &mut download).await?,
+                }
+                Zip::File(file) => {
+                    local::copy(local::open_file(file).await?, u64::MAX, &mut download).await?;
+                }
             }
             download.finish().await?
         };

@@ -1,9 +1,10 @@
-//! Artifacts in files of this host: buckets that are directories, and `file://`.
+//! Artifacts in files of this host: its own bucket, buckets that are directories, and `file://`.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
@@ -11,6 +12,7 @@ use tokio::io::AsyncReadExt;
 
 use super::download::{Download, blocking};
 use super::error::ArtifactError;
+use super::fetch::LocalBucket;
 use crate::failure::FailureCode;
 
 /// Bytes that are copied at once.
@@ -53,9 +55,26 @@ pub(super) async fn open_file(path: &Path) -> Result<File, ArtifactError> {
     .map_err(|error| object_error(&error, &path.to_string_lossy()))
 }
 
-/// Copies the whole file.
-pub(super) async fn copy(file: File, download: &mut Download<'_, '_>) -> Result<(), ArtifactError> {
-    let mut file = tokio::fs::File::from_std(file);
+/// Opens an account's artifact in the bucket of this host; returns it with its size in bytes.
+pub(super) async fn open_own(
+    bucket: &Arc<dyn LocalBucket>,
+    account: &str,
+    key: &str,
+) -> Result<(File, u64), ArtifactError> {
+    let (local, account, name) = (Arc::clone(bucket), account.to_owned(), key.to_owned());
+    let opened = blocking(move || local.open(&account, &name)).await;
+    let found = opened.map_err(ArtifactError::io("opening the artifact"))?;
+    let missing = || format!("The code artifact {key} does not exist.");
+    found.ok_or_else(|| ArtifactError::refused(FailureCode::S3NoSuchKey, missing()))
+}
+
+/// Copies the file, or at most its first `bytes`.
+pub(super) async fn copy(
+    file: File,
+    bytes: u64,
+    download: &mut Download<'_, '_>,
+) -> Result<(), ArtifactError> {
+    let mut file = tokio::fs::File::from_std(file).take(bytes);
     let mut buffer = vec![0; CHUNK];
     loop {
         let count = file.read(&mut buffer).await.map_err(ArtifactError::io("reading the artifact"))?;

@@ -1,7 +1,7 @@
 //! Fetches and checks the artifacts from which images are built.
 //!
-//! A [`Fetcher`] copies the artifact at a URI into a work directory: a zip from an S3-compatible object store, from a directory
-//! that stands for a bucket, or from a file; an image from a registry. Every artifact is hostile: its bytes are counted, bounded and
+//! A [`Fetcher`] copies the artifact at a URI into a work directory: a zip from an S3-compatible object store, from this host's
+//! own bucket, from a directory that stands for a bucket, or from a file; an image from a registry. Every artifact is hostile: its bytes are counted, bounded and
 //! hashed as they arrive, and checked; the host never unpacks it. Errors have the code and sentence of a build's `stateReason`.
 //!
 //! * [`config`] – permitted sources of artifacts, and limits of their size
@@ -25,5 +25,5 @@ pub mod zip;
 pub use config::{ArtifactConfig, ArtifactLimits, RegistryConfig, S3Config};
 pub use download::{OnProgress, Progress};
 pub use error::ArtifactError;
-pub use fetch::{Artifact, Fetcher};
+pub use fetch::{Artifact, Fetcher, LocalBucket};
 pub use source::{ArtifactSource, ArtifactUriError};

@@ -146,7 +146,8 @@ impl Builder {
                 sink.send(Event::Fetched { bytes, total });
             }
         };
-        let fetched = self.fetcher.fetch(&source, credentials, &folder, &on_progress).await;
+        let fetched =
+            self.fetcher.fetch(&source, &request.platform.account, credentials, &folder, &on_progress).await;
         fetched.map_err(|error| BuildError::failed(error.state_reason(), error.to_string()))
     }
 }

@@ -20,6 +20,9 @@ use std::sync::Mutex;
 
 use hearth_image_builder::artifact::{Artifact, ArtifactConfig, ArtifactError, Fetcher, Progress};
 
+/// Account of the fetches.
+const ACCOUNT: &str = "000000000000";
+
 /// A zip from which an image could be built.
 fn small_zip() -> Vec<u8> {
     let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
@@ -39,7 +42,8 @@ async fn fetch_into(
     let fetcher = Fetcher::new(config).unwrap();
     let source = fetcher.source(uri).unwrap();
     let told = Mutex::new(Vec::new());
-    let fetched = fetcher.fetch(&source, None, work, &|progress| told.lock().unwrap().push(progress)).await;
+    let fetched =
+        fetcher.fetch(&source, ACCOUNT, None, work, &|progress| told.lock().unwrap().push(progress)).await;
     (fetched, told.into_inner().unwrap())
 }
 

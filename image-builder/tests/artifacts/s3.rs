@@ -8,7 +8,7 @@ use hearth_image_builder::failure::FailureCode;
 use sha2::{Digest, Sha256};
 
 use crate::servers::{object_store, scripted};
-use crate::{fetch_into, reason, small_zip};
+use crate::{ACCOUNT, fetch_into, reason, small_zip};
 
 fn keys(secret: &str) -> StaticKeys {
     StaticKeys {
@@ -66,7 +66,7 @@ async fn the_build_roles_credentials_go_before_the_configurations() {
     let fetcher = Fetcher::new(config(endpoint, "wrong")).unwrap();
     let source = fetcher.source("s3://artifacts/apps/my app.zip").unwrap();
     let role = keys("right").at(SystemTime::now());
-    fetcher.fetch(&source, Some(&role), work.path(), &|_| {}).await.unwrap();
+    fetcher.fetch(&source, ACCOUNT, Some(&role), work.path(), &|_| {}).await.unwrap();
 }
 
 #[tokio::test]
@@ -189,7 +189,7 @@ async fn a_fetch_that_is_dropped_ends_its_connection() {
     let on_progress = move |progress| begun.send(progress).unwrap();
     {
         let mut begins = begins;
-        let fetch = fetcher.fetch(&source, None, work.path(), &on_progress);
+        let fetch = fetcher.fetch(&source, ACCOUNT, None, work.path(), &on_progress);
         tokio::select! {
             fetched = fetch => panic!("{fetched:?}"),
             progress = begins.recv() => {

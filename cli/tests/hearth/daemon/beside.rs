@@ -8,7 +8,7 @@ use super::*;
 
 fn log(stream: &str, source: &str, message: &str, seconds: i64) -> host::LogEvent {
     let (log_stream, source, message) = (stream.into(), source.into(), message.into());
-    host::LogEvent { log_stream, timestamp: at(seconds, 250_000_000), source, message }
+    host::LogEvent { log_stream, timestamp: at(seconds, 250_000_000), source, message, id: String::new() }
 }
 
 #[tonic::async_trait]
@@ -46,7 +46,11 @@ impl HostService for Daemon {
         &self,
         _: Request<host::ListLogGroupsRequest>,
     ) -> Answer<host::ListLogGroupsResponse> {
-        let item = host::LogGroup { name: "/aws/lambda-microvms/demo".into(), stored_bytes: 2048 };
+        let item = host::LogGroup {
+            name: "/aws/lambda-microvms/demo".into(),
+            stored_bytes: 2048,
+            ..host::LogGroup::default()
+        };
         ok(host::ListLogGroupsResponse { items: vec![item], next_token: None })
     }
 
@@ -122,7 +126,7 @@ impl HostService for Daemon {
         let mut artifact = (String::new(), Vec::new());
         while let Some(message) = parts.message().await? {
             match message.part {
-                Some(Part::Name(name)) => artifact.0 = name,
+                Some(Part::Name(name) | Part::Key(name)) => artifact.0 = name,
                 Some(Part::Data(data)) => artifact.1.extend(data),
                 None => return Err(Status::invalid_argument("a message without a part")),
             }

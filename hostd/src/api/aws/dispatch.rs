@@ -15,10 +15,9 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::reply::{Body, refusal, whole, with_request_id};
-use super::rest;
-use super::sts;
+use super::{logs, rest, s3, sts};
 use crate::access::Access;
-use crate::access::sigv4::{Claim, Protocol, SignatureError};
+use crate::access::sigv4::{self, Claim, Protocol, SignatureError};
 use crate::panics;
 use crate::service::pipeline::Incoming;
 use crate::service::{Service, ServiceError};
@@ -64,7 +63,7 @@ impl Dispatch {
     /// Answers a request. A panic ends the request only.
     pub(super) async fn answer<B>(&self, peer: SocketAddr, request: Request<B>) -> Response<Body>
     where
-        B: hyper::body::Body<Data = Bytes> + Send,
+        B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (id, since) = (Uuid::new_v4().to_string(), Instant::now());
@@ -95,7 +94,7 @@ impl Dispatch {
         since: Instant,
     ) -> Result<Response<Body>, (Protocol, Refused)>
     where
-        B: hyper::body::Body<Data = Bytes> + Send,
+        B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (parts, body) = request.into_parts();
@@ -105,21 +104,32 @@ impl Dispatch {
         let protocol = protocol(claim.service());
         let refused = |error: SignatureError| (protocol, Refused::from(error));
         let key = self.access.known(&claim, self.service.now()).map_err(refused)?;
+        let incoming = |caller, parts: &Parts| Incoming {
+            caller: Ok(caller),
+            request_id: id.to_owned(),
+            address: peer.to_string(),
+            user_agent: user_agent(parts),
+            since,
+        };
+        if claim.service() == sigv4::S3 {
+            let claimed = s3::Claimed {
+                incoming: incoming(key.caller(id.to_owned()), &parts),
+                access_key: claim.access_key().to_owned(),
+                secret: key.secret().expose().into(),
+                tls: self.tls,
+            };
+            let response = s3::answer(&self.service, claimed, Request::from_parts(parts, body)).await;
+            return Ok(response.map(|body| body.map_err(std::io::Error::other).boxed_unsync()));
+        }
         let (body, taken) = read(body, &self.room).await.map_err(|why| (protocol, why))?;
         let verified = self.access.verified(&key, &claim, &parts, &body, self.tls, id.to_owned());
         drop(taken);
         let caller = verified.map_err(refused)?;
-        let incoming = Incoming {
-            caller: Ok(caller),
-            request_id: id.to_owned(),
-            address: peer.to_string(),
-            user_agent: user_agent(&parts),
-            since,
-        };
-        let signed = Signed { incoming, parts, body };
+        let signed = Signed { incoming: incoming(caller, &parts), parts, body };
         match claim.service() {
             "lambda" | "lambda-core" => Ok(whole(rest::answer(&self.service, signed).await)),
             "sts" => Ok(whole(sts::answer(&self.service, signed).await)),
+            "logs" => Ok(whole(logs::answer(&self.service, signed).await)),
             other => Err((protocol, Refused::Service(other.to_owned()))),
         }
     }
@@ -180,7 +190,7 @@ enum Refused {
     #[error(transparent)]
     Signature(#[from] SignatureError),
     /// The signature is for a service that this host does not have.
-    #[error("Credential should be scoped to correct service: 'lambda' or 'sts'. It is scoped to '{0}'.")]
+    #[error("Credential should be scoped to correct service: 'lambda', 'logs', 's3' or 'sts'. It is scoped to '{0}'.")]
     Service(String),
     /// The body is too large.
     #[error("Request must be smaller than {BODY_MAX} bytes")]

@@ -14,12 +14,15 @@
 //! * [`reply`] – what responses of all protocols have in common
 //! * [`rest`] – REST-JSON: the 24 operations
 //! * [`sts`] – temporary credentials, and who calls: the Query protocol
+//! * [`logs`] – CloudWatch Logs: AWS JSON; [`s3`] – the local bucket, whose front end verifies signatures by itself
 
 pub mod config;
 pub(crate) mod dispatch;
 pub mod listen;
+pub(crate) mod logs;
 pub(crate) mod reply;
 pub(crate) mod rest;
+pub(crate) mod s3;
 pub(crate) mod sts;
 #[cfg(test)]
 mod tests;

@@ -102,6 +102,36 @@ impl HostService for Grpc {
         answered(&incoming.request_id, self.service.call(&incoming, upload).await)
     }
 
+    async fn list_artifacts(
+        &self,
+        request: Request<api::ListArtifactsRequest>,
+    ) -> Result<Response<api::ListArtifactsResponse>, Status> {
+        self.call(request).await
+    }
+
+    type GetArtifactStream = Statuses<api::GetArtifactResponse>;
+
+    async fn get_artifact(
+        &self,
+        request: Request<api::GetArtifactRequest>,
+    ) -> Result<Response<Self::GetArtifactStream>, Status> {
+        let (incoming, request) = incoming(request);
+        let id = incoming.request_id.clone();
+        let found = self.service.call(&incoming, request).await;
+        let found = found.map(|object| Answers::of_artifact(&self.service, object));
+        let statuses = |answers: Answers<_>| {
+            Box::pin(answers.messages().map_err(move |error| status(&error, &id))) as Self::GetArtifactStream
+        };
+        answered(&incoming.request_id, found.map(statuses))
+    }
+
+    async fn delete_artifact(
+        &self,
+        request: Request<api::DeleteArtifactRequest>,
+    ) -> Result<Response<api::DeleteArtifactResponse>, Status> {
+        self.call(request).await
+    }
+
     async fn back_up_store(
         &self,
         request: Request<api::BackUpStoreRequest>,

@@ -7,6 +7,13 @@ use super::*;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The streams of a group by name.
+async fn streams(logs: &Logs, group: &str, prefix: &str) -> Vec<StreamInfo> {
+    let order = StreamOrder::default();
+    let found = logs.list_streams(ACCOUNT, group, prefix, order, None, 50).await.unwrap();
+    found.into_iter().map(|(_, stream)| stream).collect()
+}
+
 #[tokio::test(start_paused = true)]
 async fn groups_and_streams_are_listed_by_name_with_sizes_and_times() {
     let home = Home::new();
@@ -23,7 +30,7 @@ async fn groups_and_streams_are_listed_by_name_with_sizes_and_times() {
         writer.append(line(2, "last", now)).unwrap();
     }
     let groups = async |prefix: &str, after: Option<&str>, limit| {
-        let groups = logs.list_groups(ACCOUNT, prefix, after, limit).await.unwrap();
+        let groups = logs.list_groups(ACCOUNT, prefix, "", after, limit).await.unwrap();
         groups.into_iter().map(|group| (group.name, group.stored_bytes > 0)).collect::<Vec<_>>()
     };
     let named =
@@ -31,16 +38,53 @@ async fn groups_and_streams_are_listed_by_name_with_sizes_and_times() {
     assert_eq!(groups("", None, 50).await, named(&["/a/1", "/a/2", "/b", &long]));
     assert_eq!(groups("/", None, 2).await, named(&["/a/1", "/a/2"]));
     assert_eq!(groups("/", Some("/a/2"), 2).await, named(&["/b"]));
-    assert_eq!(logs.list_groups("000000000002", "", None, 50).await.unwrap(), []);
+    assert_eq!(logs.list_groups("000000000002", "", "", None, 50).await.unwrap(), []);
 
-    let streams = logs.list_streams(ACCOUNT, "/b", "2026/", None, 50).await.unwrap();
-    let names: Vec<_> = streams.iter().map(|stream| stream.name.as_str()).collect();
+    let found = streams(&logs, "/b", "2026/").await;
+    let names: Vec<_> = found.iter().map(|stream| stream.name.as_str()).collect();
     assert_eq!(names, ["2026/11/21[1.0]microvm-a", "2026/11/21[1.0]microvm-b"]);
-    assert_eq!((streams[0].first_event, streams[0].last_event), (Some(early), Some(now)));
-    assert!(streams[0].stored_bytes > 0);
-    let empty = &logs.list_streams(ACCOUNT, &long, "", None, 50).await.unwrap()[0];
+    assert_eq!((found[0].first_event, found[0].last_event), (Some(early), Some(now)));
+    assert!(found[0].stored_bytes > 0);
+    let empty = &streams(&logs, &long, "").await[0];
     assert_eq!((empty.stored_bytes, empty.first_event, empty.last_event), (0, None, None));
-    assert!(matches!(logs.list_streams(ACCOUNT, "/c", "", None, 50).await, Err(LogError::NoGroup(_))));
+    assert!(matches!(
+        logs.list_streams(ACCOUNT, "/c", "", StreamOrder::default(), None, 50).await,
+        Err(LogError::NoGroup(_))
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_are_listed_in_each_order_page_by_page() {
+    let home = Home::new();
+    let logs = home.open();
+    logs.writer(ACCOUNT, GROUP, "empty").unwrap();
+    for (age, name) in [(10, "b"), (30, "a"), (20, "c")] {
+        let writer = logs.writer(ACCOUNT, GROUP, name).unwrap();
+        writer.append(line(0, name, home.clock.now() - Duration::from_secs(age))).unwrap();
+    }
+    for (by_last_event, descending, expected) in [
+        (false, false, ["a", "b", "c", "empty"]),
+        (false, true, ["empty", "c", "b", "a"]),
+        (true, false, ["empty", "a", "c", "b"]),
+        (true, true, ["b", "c", "a", "empty"]),
+    ] {
+        let order = StreamOrder { by_last_event, descending };
+        for limit in 1..5 {
+            let (mut names, mut after) = (Vec::new(), None);
+            loop {
+                let page = logs.list_streams(ACCOUNT, GROUP, "", order, after, limit).await.unwrap();
+                let Some((last, _)) = page.last() else { break };
+                after = StreamKey::from_bytes(&last.to_bytes());
+                names.extend(page.into_iter().map(|(_, stream)| stream.name));
+            }
+            assert_eq!(names, expected, "{order:?}, {limit} a page");
+        }
+    }
+    assert_eq!(StreamKey::from_bytes(b"short"), None);
+    let groups = logs.list_groups(ACCOUNT, "", "microvms/w", None, 50).await.unwrap();
+    assert_eq!(groups.len(), 1);
+    assert!(groups[0].created.is_some());
+    assert!(logs.list_groups(ACCOUNT, "", "Microvms", None, 50).await.unwrap().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -61,14 +105,14 @@ async fn old_lines_go_and_what_is_written_stays() {
     let swept = logs.sweep();
     assert_eq!((swept.removed_segments, swept.stored_bytes), (2, logs.stored_bytes()));
     assert_eq!((home.segments("ended").len(), home.segments("written").len()), (0, 1));
-    let left = logs.list_streams(ACCOUNT, GROUP, "", None, 50).await.unwrap();
+    let left = streams(&logs, GROUP, "").await;
     assert_eq!(left.len(), 1, "the stream without lines is gone");
 
     tokio::time::advance(30 * DAY).await;
     assert_eq!(logs.sweep().removed_segments, 0, "it is still being written");
     drop(writer);
     assert_eq!(logs.sweep().removed_segments, 1);
-    assert_eq!(logs.list_groups(ACCOUNT, "", None, 50).await.unwrap(), []);
+    assert_eq!(logs.list_groups(ACCOUNT, "", "", None, 50).await.unwrap(), []);
     assert_eq!(logs.stored_bytes(), 0);
 }
 
@@ -108,7 +152,7 @@ async fn a_stream_a_group_and_the_host_keep_to_their_sizes() {
         fill(group, "s", 19);
     }
     assert!(logs.sweep().stored_bytes <= 6 << 20);
-    let sizes = logs.list_groups(ACCOUNT, "", None, 50).await.unwrap();
+    let sizes = logs.list_groups(ACCOUNT, "", "", None, 50).await.unwrap();
     assert!(sizes[0].stored_bytes < 5 << 19 && sizes[1].stored_bytes > 19 * (100 << 10), "{sizes:?}");
     // Sequence numbers are known although their lines were removed.
     assert_eq!(logs.writer(ACCOUNT, "/c", "s").unwrap().last_sequence(), 19);

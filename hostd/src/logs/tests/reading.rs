@@ -18,7 +18,7 @@ async fn all(logs: &Logs, query: Query) -> (Vec<String>, usize) {
         pages += 1;
         match page.next {
             // The position as a client holds it: as bytes.
-            Some(next) => query.after = Some(Position::from_bytes(next.to_bytes())),
+            Some(next) => query.at = Some(Position::from_bytes(next.to_bytes())),
             None => return (messages, pages),
         }
     }
@@ -54,7 +54,7 @@ async fn lines_of_all_streams_come_in_order_of_time_page_by_page() {
         assert_eq!(found, expected);
         assert_eq!(pages, 60_usize.div_ceil(limit).max(1), "of {limit}");
     }
-    let one = Query { stream: Some("b".into()), ..query(100) };
+    let one = Query { streams: Streams::Named(vec!["b".into()]), ..query(100) };
     let (found, _) = all(&logs, one).await;
     assert_eq!(found.len(), 20);
     let part = Query {
@@ -75,7 +75,7 @@ async fn what_is_not_there_is_named() {
     let error = logs.read(ACCOUNT, GROUP, query(1)).await.unwrap_err();
     assert!(matches!(error, LogError::NoGroup(group) if group == GROUP));
     logs.writer(ACCOUNT, GROUP, "s").unwrap();
-    let other = Query { stream: Some("other".into()), ..query(1) };
+    let other = Query { streams: Streams::Named(vec!["other".into()]), ..query(1) };
     assert!(matches!(logs.read(ACCOUNT, GROUP, other).await, Err(LogError::NoStream { .. })));
     assert!(matches!(logs.read("000000000002", GROUP, query(1)).await, Err(LogError::NoGroup(_))));
     let long = Query { contains: Some("x".repeat(1025)), ..query(1) };
@@ -162,7 +162,7 @@ async fn pages_go_on_where_they_were_while_lines_come_and_segments_go() {
     let first = logs.read(ACCOUNT, GROUP, query(4)).await.unwrap();
     other.append(line(0, "t", now)).unwrap();
     writer.append(line(0, "s10", now)).unwrap();
-    let (rest, _) = all(&logs, Query { after: first.next, ..query(3) }).await;
+    let (rest, _) = all(&logs, Query { at: first.next, ..query(3) }).await;
     let (s, t): (Vec<_>, Vec<_>) = rest.into_iter().partition(|message| message.starts_with('s'));
     assert_eq!(s, ["s4", "s5", "s6", "s7", "s8", "s9", "s10"]);
     assert_eq!(t, ["t"]);
@@ -170,7 +170,8 @@ async fn pages_go_on_where_they_were_while_lines_come_and_segments_go() {
     // The segment of the position is removed, and the next one is created.
     fs::remove_file(&home.segments("s")[0]).unwrap();
     writer.append(line(0, "s11", now)).unwrap();
-    let (rest, _) = all(&logs, Query { stream: Some("s".into()), after: first.next, ..query(3) }).await;
+    let (rest, _) =
+        all(&logs, Query { streams: Streams::Named(vec!["s".into()]), at: first.next, ..query(3) }).await;
     assert_eq!(rest, ["s11"]);
 }
 
@@ -209,6 +210,108 @@ async fn a_group_can_be_followed_before_it_is_there() {
     writer.append(line(0, "the first", home.clock.now())).unwrap();
     drop(writer);
     assert_eq!(some(&mut tail, 1).await, ["the first"]);
+}
+
+/// The messages of a page.
+fn messages(page: &Page) -> Vec<&str> {
+    page.events.iter().map(|event| std::str::from_utf8(&event.message).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_group_is_read_backward_and_positions_lead_in_both_directions() {
+    let home = Home::new();
+    let logs = home.open();
+    let start = home.clock.now() - Duration::from_secs(1000);
+    let writers = ["a", "b"].map(|stream| logs.writer(ACCOUNT, GROUP, stream).unwrap());
+    for index in 0..10u64 {
+        let writer = &writers[usize::try_from(index % 2).unwrap()];
+        writer.append(line(0, &index.to_string(), start + Duration::from_secs(index))).unwrap();
+    }
+    let backward = |at| Query { at, backward: true, ..query(4) };
+    let read = async |query| logs.read(ACCOUNT, GROUP, query).await.unwrap();
+    let last = read(backward(None)).await;
+    assert_eq!(messages(&last), ["6", "7", "8", "9"]);
+    let middle = read(backward(last.next)).await;
+    assert_eq!(messages(&middle), ["2", "3", "4", "5"]);
+    let first = read(backward(Some(middle.before))).await;
+    assert_eq!((messages(&first), first.next), (vec!["0", "1"], None));
+    // Before the first line there is nothing, and the position stays.
+    let nothing = read(backward(Some(first.before))).await;
+    assert!(nothing.events.is_empty());
+    assert_eq!((nothing.before, nothing.after), (first.before, first.before));
+    assert_eq!(messages(&read(Query { at: Some(nothing.after), ..query(2) }).await), ["0", "1"]);
+    // Forward again, to the end and to what comes later.
+    assert_eq!(messages(&read(Query { at: Some(middle.after), ..query(9) }).await), ["6", "7", "8", "9"]);
+    let end = read(Query { at: Some(last.after), ..query(9) }).await;
+    assert!(end.events.is_empty() && end.after == last.after);
+    writers[0].append(line(0, "later", home.clock.now())).unwrap();
+    assert_eq!(messages(&read(Query { at: Some(end.after), ..query(9) }).await), ["later"]);
+    // Times bound it, too.
+    let part = Query {
+        start: Some(start + Duration::from_secs(3)),
+        end: Some(start + Duration::from_secs(6)),
+        backward: true,
+        ..query(9)
+    };
+    assert_eq!(messages(&read(part).await), ["3", "4", "5"]);
+}
+
+#[tokio::test]
+async fn an_empty_stream_is_followed_from_a_position_in_either_direction() {
+    let home = Home::new();
+    let logs = home.open();
+    let writer = logs.writer(ACCOUNT, GROUP, "s").unwrap();
+    for backward in [false, true] {
+        let page = logs.read(ACCOUNT, GROUP, Query { backward, ..query(9) }).await.unwrap();
+        assert!(page.events.is_empty() && page.next.is_none());
+        writer.append(line(0, "first", home.clock.now())).unwrap();
+        let later = Query { at: Some(page.after), ..query(9) };
+        assert!(messages(&logs.read(ACCOUNT, GROUP, later).await.unwrap()).contains(&"first"));
+        fs::remove_file(&home.segments("s")[0]).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn lines_are_chosen_by_streams_and_by_patterns() {
+    let home = Home::new();
+    let logs = home.open();
+    for (stream, message) in [("a/1", r#"{"n": 1}"#), ("a/2", r#"{"n": 2}"#), ("b/1", "n 3")] {
+        logs.writer(ACCOUNT, GROUP, stream).unwrap().append(line(0, message, home.clock.now())).unwrap();
+    }
+    let count = async |streams, pattern: &str| {
+        let query = Query { streams, pattern: Some(pattern.into()), ..query(9) };
+        logs.read(ACCOUNT, GROUP, query).await.map(|page| page.events.len())
+    };
+    let named = |names: &[&str]| Streams::Named(names.iter().map(|&name| name.into()).collect());
+    assert_eq!(count(Streams::All, "").await.unwrap(), 3);
+    assert_eq!(count(Streams::All, "{ $.n > 1 }").await.unwrap(), 1);
+    assert_eq!(count(Streams::All, "[n, number]").await.unwrap(), 3);
+    assert_eq!(count(Streams::All, "n 3").await.unwrap(), 1);
+    assert_eq!(count(Streams::Prefix("a/".into()), "").await.unwrap(), 2);
+    assert_eq!(count(Streams::Prefix("c".into()), "").await.unwrap(), 0);
+    assert_eq!(count(named(&["a/1", "b/1", "a/1"]), "").await.unwrap(), 2);
+    assert!(
+        matches!(count(named(&["a/1", "c"]), "").await, Err(LogError::NoStream { stream, .. }) if stream == "c")
+    );
+    assert!(matches!(count(Streams::All, "{").await, Err(LogError::Pattern(_))));
+}
+
+#[tokio::test]
+async fn a_page_is_bounded_by_what_it_takes_as_json() {
+    let home = Home::new();
+    let logs = home.open();
+    let writer = logs.writer(ACCOUNT, GROUP, "s").unwrap();
+    let message = "\u{1}".repeat(50_000);
+    for _ in 0..8 {
+        writer.append(line(0, &message, home.clock.now())).unwrap();
+    }
+    for backward in [false, true] {
+        let page = logs.read(ACCOUNT, GROUP, Query { backward, ..query(100) }).await.unwrap();
+        assert_eq!(page.events.len(), 3, "300,000 bytes each");
+        assert!(page.next.is_some());
+    }
+    let (found, pages) = all(&logs, query(100)).await;
+    assert_eq!((found.len(), pages), (8, 3));
 }
 
 /// Threads write several segments each while a group is followed: every line arrives once, and those of each stream
@@ -278,6 +381,21 @@ proptest! {
             let (whole, _) = all(&logs, query(1000)).await;
             let (parts, _) = all(&logs, query(limit)).await;
             assert_eq!(whole, parts);
+            // Backward, the pages are the same in the opposite order.
+            let mut back = Vec::new();
+            let mut at = None;
+            loop {
+                let page = Query { backward: true, at, ..query(limit) };
+                let page = logs.read(ACCOUNT, GROUP, page).await.unwrap();
+                let texts = messages(&page).into_iter().rev().map(str::to_owned);
+                back.extend(texts);
+                at = page.next;
+                if at.is_none() {
+                    break;
+                }
+            }
+            back.reverse();
+            assert_eq!(whole, back);
             assert_eq!(whole.iter().collect::<HashSet<_>>().len(), lines.len());
         });
     }

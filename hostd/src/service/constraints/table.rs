@@ -158,6 +158,7 @@ pub(super) const TABLE: &[Row] = &[
     // The host
     Row("ListLogGroupsRequest", "prefix", Both, &[Length(1, 512)]),
     Row("ListLogGroupsRequest", "maxResults", Both, &[PAGE]),
+    Row("ListLogGroupsRequest", "contains", Both, &[Length(1, 512)]),
     Row("ListLogStreamsRequest", "logGroup", Both, &[Required, Length(1, 512)]),
     Row("ListLogStreamsRequest", "prefix", Both, &[Length(1, 512)]),
     Row("ListLogStreamsRequest", "maxResults", Both, &[PAGE]),
@@ -165,6 +166,9 @@ pub(super) const TABLE: &[Row] = &[
     Row("ReadLogsRequest", "logStream", Both, &[Length(1, 512)]),
     Row("ReadLogsRequest", "contains", Both, &[Length(1, 1024)]),
     Row("ReadLogsRequest", "maxResults", Both, &[Range(1, 10_000)]),
+    Row("ReadLogsRequest", "logStreams", Both, &[Items(0, 100), Each(&[Length(1, 512)])]),
+    Row("ReadLogsRequest", "logStreamPrefix", Both, &[Length(1, 512)]),
+    Row("ReadLogsRequest", "filterPattern", Both, &[Length(0, 1024)]),
     Row("TailLogsRequest", "logGroup", Both, &[Required, Length(1, 512)]),
     Row("TailLogsRequest", "logStream", Both, &[Length(1, 512)]),
     Row("TailLogsRequest", "contains", Both, &[Length(1, 1024)]),
@@ -174,6 +178,13 @@ pub(super) const TABLE: &[Row] = &[
     Row("WatchBuildRequest", "imageVersion", Both, WORD),
     Row("PutArtifactRequest", "part", Both, &[Required]),
     Row("PutArtifactRequest", "name", Both, &[Length(1, 128), Pattern(r"[a-zA-Z0-9._-]+")]),
+    Row("PutArtifactRequest", "key", Both, &[Length(1, 1024), BytesAtMost(1024)]),
+    Row("ListArtifactsRequest", "prefix", Both, &[BytesAtMost(1024)]),
+    Row("ListArtifactsRequest", "delimiter", Both, &[BytesAtMost(1024)]),
+    Row("ListArtifactsRequest", "startAfter", Both, &[BytesAtMost(1024)]),
+    Row("ListArtifactsRequest", "maxResults", Both, &[Range(1, 1000)]),
+    Row("GetArtifactRequest", "key", Both, &[Required, Length(1, 1024), BytesAtMost(1024)]),
+    Row("DeleteArtifactRequest", "key", Both, &[Required, Length(1, 1024), BytesAtMost(1024)]),
 ];
 
 #[cfg(test)]
@@ -218,5 +229,9 @@ pub(super) const UNCONSTRAINED: &[(&str, &str)] = &[
     ("ReadLogsRequest", "startTime"),
     ("ReadLogsRequest", "endTime"),
     ("ReadLogsRequest", "nextToken"),
+    ("ReadLogsRequest", "backward"),
+    ("ListLogStreamsRequest", "byLastEvent"),
+    ("ListLogStreamsRequest", "descending"),
     ("PutArtifactRequest", "data"),
+    ("ListArtifactsRequest", "nextToken"),
 ];

@@ -1,6 +1,7 @@
 //! Errors of Hearth's own operations.
 
 use super::exception::{Family, Kind, Resource};
+use crate::service::host::artifacts::error::ArtifactError;
 
 /// Errors of Hearth's own operations.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -16,6 +17,9 @@ pub enum HostError {
     /// The client reads events too slowly.
     #[error("{0} events were missed: the client reads too slowly")]
     EventsMissed(u64),
+    /// An operation on artifacts has failed.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
 }
 
 impl Family for HostError {
@@ -23,13 +27,26 @@ impl Family for HostError {
         match self {
             Self::NotFound { .. } => Kind::NotFound,
             Self::EventsMissed(_) => Kind::DataLoss,
+            Self::Artifact(ArtifactError::NoKey(_) | ArtifactError::NoUpload) => Kind::NotFound,
+            Self::Artifact(ArtifactError::Condition) => Kind::Conflict,
+            Self::Artifact(ArtifactError::Io(_)) => Kind::Internal,
+            Self::Artifact(_) => Kind::Validation,
         }
     }
 
     fn resource(&self) -> Option<Resource> {
         match self {
             Self::NotFound { kind, id } => Some(Resource { kind, id: id.clone() }),
-            Self::EventsMissed(_) => None,
+            Self::Artifact(ArtifactError::NoKey(key)) => Some(Resource { kind: "Artifact", id: key.clone() }),
+            Self::Artifact(_) | Self::EventsMissed(_) => None,
+        }
+    }
+
+    fn field(&self) -> Option<&str> {
+        match self {
+            Self::Artifact(ArtifactError::Key) => Some("key"),
+            Self::Artifact(ArtifactError::TooLarge(_) | ArtifactError::Empty) => Some("data"),
+            _ => None,
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::driver::{LaunchError, RequestError};
 use crate::lifecycle::image::NoActiveVersion;
 use crate::store::{CommitError, StoreError};
 
+use super::host::artifacts::error::ArtifactError;
 use super::quota::{Quota, Throttled};
 
 pub use configuration::ConfigurationError;
@@ -61,7 +62,8 @@ pub enum Shown {
 }
 
 impl Violation {
-    fn message(&self) -> String {
+    /// The sentence about the violation.
+    pub(crate) fn message(&self) -> String {
         let value = match &self.value {
             Shown::Text(text) => format!(" '{text}'"),
             Shown::Null => " null".to_owned(),
@@ -151,6 +153,16 @@ impl ServiceError {
 impl From<UnknownCaller> for ServiceError {
     fn from(error: UnknownCaller) -> Self {
         Denied::from(error).into()
+    }
+}
+
+impl From<ArtifactError> for ServiceError {
+    fn from(error: ArtifactError) -> Self {
+        match error {
+            // Clients do not see what the system says.
+            ArtifactError::Io(_) => Self::internal(error.to_string()),
+            error => HostError::from(error).into(),
+        }
     }
 }
 

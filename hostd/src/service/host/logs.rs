@@ -11,7 +11,7 @@ use super::bytes;
 use super::stream::Answers;
 use crate::access::Caller;
 use crate::clock::{time, timestamp};
-use crate::logs::{GroupInfo, LogError, Position, Query, StreamInfo};
+use crate::logs::{GroupInfo, LogError, Position, Query, StreamInfo, StreamKey, StreamOrder, Streams};
 
 /// Default number of lines on a page of a log.
 const LINES: i32 = 1000;
@@ -27,6 +27,7 @@ impl From<LogError> for ServiceError {
             }
             LogError::Name(_) => Self::invalid("logGroup", error.to_string()),
             LogError::Filter(_) => Self::invalid("contains", error.to_string()),
+            LogError::Pattern(_) => Self::invalid("filterPattern", error.to_string()),
             error => Self::internal(error.to_string()),
         }
     }
@@ -44,69 +45,35 @@ impl Handler for proto::ListLogGroupsRequest {
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
         let (service, logs) = (call.service, &call.service.parts().host.logs);
         let page = service.page(call.caller, &call.request)?;
-        let (prefix, after) = (call.request.prefix.as_deref().unwrap_or_default(), after(&page));
-        let found = logs.list_groups(&call.caller.account, prefix, after.as_deref(), page.limit()).await?;
-        let (found, next_token) = cut(service, &page, found, |group| &group.name)?;
-        let group =
-            |group: GroupInfo| proto::LogGroup { name: group.name, stored_bytes: bytes(group.stored_bytes) };
+        let after = page.after.as_ref().map(|after| String::from_utf8_lossy(after).into_owned());
+        let (account, limit) = (&call.caller.account, page.limit());
+        let prefix = call.request.prefix.as_deref().unwrap_or_default();
+        let part = call.request.contains.as_deref().unwrap_or_default();
+        let found = logs.list_groups(account, prefix, part, after.as_deref(), limit).await?;
+        let (found, next_token) = cut(service, &page, found, |group| group.name.clone().into_bytes())?;
+        let retention = logs.retention_days().and_then(|days| i32::try_from(days).ok());
+        let group = |group: GroupInfo| proto::LogGroup {
+            name: group.name,
+            stored_bytes: bytes(group.stored_bytes),
+            created_at: group.created.map(timestamp),
+            retention_days: retention,
+        };
         Ok(proto::ListLogGroupsResponse { items: found.into_iter().map(group).collect(), next_token })
     }
 }
 
-/// The streams of a log group by name.
+/// The streams of a log group, by name or by the time of the last event.
 impl Handler for proto::ListLogStreamsRequest {
     type Response = proto::ListLogStreamsResponse;
     type Target = NoImage;
 
     fn target(&self, _: &Service, _: &Caller) -> Result<NoImage, ServiceError> {
-        Ok(NoImage(()))
-    }
-
-    async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
-        let (service, logs) = (call.service, &call.service.parts().host.logs);
-        let page = service.page(call.caller, &call.request)?;
-        let (prefix, after) = (call.request.prefix.as_deref().unwrap_or_default(), after(&page));
-        let group = call.request.log_group.as_deref().unwrap_or_default();
-        let account = &call.caller.account;
-        let found = logs.list_streams(account, group, prefix, after.as_deref(), page.limit()).await?;
-        let (found, next_token) = cut(service, &page, found, |stream| &stream.name)?;
-        let stream = |stream: StreamInfo| proto::LogStream {
-            name: stream.name,
-            stored_bytes: bytes(stream.stored_bytes),
-            first_event_at: stream.first_event.map(timestamp),
-            last_event_at: stream.last_event.map(timestamp),
-        };
-        Ok(proto::ListLogStreamsResponse { items: found.into_iter().map(stream).collect(), next_token })
-    }
-}
-
-/// The name after which a page of groups or streams begins.
-fn after(page: &Page) -> Option<String> {
-    page.after.as_ref().map(|after| String::from_utf8_lossy(after).into_owned())
-}
-
-/// What is on a page, and `nextToken` if more was found.
-fn cut<T>(
-    service: &Service,
-    page: &Page,
-    mut found: Vec<T>,
-    name: impl Fn(&T) -> &String,
-) -> Result<(Vec<T>, Option<String>), ServiceError> {
-    let more = found.len() > page.size;
-    found.truncate(page.size);
-    let next_token = match found.last().filter(|_| more) {
-        Some(last) => service.next_token(page, name(last).as_bytes())?,
-        None => None,
-    };
-    Ok((found, next_token))
-}
-
-/// The events of one stream of a group, or of all of them, in order of time, page by page.
-impl Handler for proto::ReadLogsRequest {
-    type Response = proto::ReadLogsResponse;
-    type Target = NoImage;
-
-    fn target(&self, _: &Service, _: &Caller) -> Result<NoImage, ServiceError> {
+        if self.by_last_event() && self.prefix.is_some() {
+            return Err(ServiceError::invalid(
+                "byLastEvent",
+                "Streams with a prefix are listed by name: leave out prefix or byLastEvent",
+            ));
+        }
         Ok(NoImage(()))
     }
 
@@ -114,22 +81,93 @@ impl Handler for proto::ReadLogsRequest {
         let (service, request) = (call.service, &call.request);
         let page = service.page(call.caller, request)?;
         let after =
-            page.after.as_deref().map(|after| after.try_into().map_err(|_| InvalidRequest::NextToken));
+            page.after.as_ref().map(|after| StreamKey::from_bytes(after).ok_or(InvalidRequest::NextToken));
+        let prefix = request.prefix.as_deref().unwrap_or_default();
+        let group = request.log_group.as_deref().unwrap_or_default();
+        let order = StreamOrder { by_last_event: request.by_last_event(), descending: request.descending() };
+        let logs = &service.parts().host.logs;
+        let found = logs
+            .list_streams(&call.caller.account, group, prefix, order, after.transpose()?, page.limit())
+            .await?;
+        let (found, next_token) = cut(service, &page, found, |(key, _)| key.to_bytes())?;
+        let stream = |(_, stream): (StreamKey, StreamInfo)| proto::LogStream {
+            name: stream.name,
+            stored_bytes: bytes(stream.stored_bytes),
+            first_event_at: stream.first_event.map(timestamp),
+            last_event_at: stream.last_event.map(timestamp),
+            created_at: stream.created.map(timestamp),
+        };
+        Ok(proto::ListLogStreamsResponse { items: found.into_iter().map(stream).collect(), next_token })
+    }
+}
+
+/// What is on a page, and `nextToken` if more was found.
+fn cut<T>(
+    service: &Service,
+    page: &Page,
+    mut found: Vec<T>,
+    key: impl Fn(&T) -> Vec<u8>,
+) -> Result<(Vec<T>, Option<String>), ServiceError> {
+    let more = found.len() > page.size;
+    found.truncate(page.size);
+    let next_token = match found.last().filter(|_| more) {
+        Some(last) => service.next_token(page, &key(last))?,
+        None => None,
+    };
+    Ok((found, next_token))
+}
+
+/// The events of one stream of a group, of some, or of all of them, in order of time, page by page.
+impl Handler for proto::ReadLogsRequest {
+    type Response = proto::ReadLogsResponse;
+    type Target = NoImage<Streams>;
+
+    fn target(&self, _: &Service, _: &Caller) -> Result<Self::Target, ServiceError> {
+        let streams = match (&self.log_stream, self.log_streams.as_slice(), &self.log_stream_prefix) {
+            (None, [], None) => Streams::All,
+            (Some(name), [], None) => Streams::Named(vec![name.clone()]),
+            (None, names, None) => Streams::Named(names.to_vec()),
+            (None, [], Some(prefix)) => Streams::Prefix(prefix.clone()),
+            _ => {
+                return Err(ServiceError::invalid(
+                    "logStream",
+                    "Of logStream, logStreams and logStreamPrefix one may be given",
+                ));
+            }
+        };
+        Ok(NoImage(streams))
+    }
+
+    async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
+        let (service, request) = (call.service, &call.request);
+        // A position is one in the same events whatever the times, and in either direction.
+        let list = Self { start_time: None, end_time: None, backward: None, ..request.clone() };
+        let page = service.page(call.caller, &list)?;
+        let at = page.after.as_deref().map(|at| at.try_into().map_err(|_| InvalidRequest::NextToken));
+        let at = at.transpose()?.map(Position::from_bytes);
         let query = Query {
-            stream: request.log_stream.clone(),
+            streams: std::mem::take(&mut call.target.0),
             start: request.start_time.as_ref().map(time),
             end: request.end_time.as_ref().map(time),
             contains: request.contains.clone(),
+            pattern: request.filter_pattern.clone(),
             limit: usize::try_from(request.max_results.unwrap_or(LINES)).unwrap_or_default(),
-            after: after.transpose()?.map(Position::from_bytes),
+            at,
+            backward: request.backward(),
         };
         let group = request.log_group.as_deref().unwrap_or_default();
         let found = service.parts().host.logs.read(&call.caller.account, group, query).await?;
-        let next_token = match found.next {
-            Some(next) => service.next_token(&page, &next.to_bytes())?,
-            None => None,
+        let token = |position: Position| match &request.next_token {
+            Some(same) if at == Some(position) => Ok(Some(same.clone())),
+            _ => service.next_token(&page, &position.to_bytes()),
         };
-        Ok(proto::ReadLogsResponse { items: found.events.into_iter().map(Into::into).collect(), next_token })
+        let both = request.backward.is_some();
+        Ok(proto::ReadLogsResponse {
+            next_token: found.next.map(token).transpose()?.flatten(),
+            after_token: if both { token(found.after)? } else { None },
+            before_token: if both { token(found.before)? } else { None },
+            items: found.events.into_iter().map(Into::into).collect(),
+        })
     }
 }
 

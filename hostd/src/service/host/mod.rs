@@ -3,13 +3,15 @@
 //! * `status` – GetHostStatus
 //! * `logs` – ListLogGroups, ListLogStreams, ReadLogs, TailLogs
 //! * `watch` – WatchEvents, WatchBuild
-//! * `upload` – PutArtifact; [`artifacts`] – the bucket that holds what clients upload
+//! * [`artifacts`] – the bucket that holds what clients upload; `upload` – PutArtifact; `objects` – ListArtifacts,
+//!   GetArtifact, DeleteArtifact, and PutArtifact as S3 has it
 //! * `backup` – BackUpStore
 //! * [`stream`] – responses that are streams
 
 pub mod artifacts;
 mod backup;
 mod logs;
+pub(crate) mod objects;
 mod status;
 pub(crate) mod stream;
 #[cfg(test)]

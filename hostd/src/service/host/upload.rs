@@ -1,7 +1,7 @@
 //! PutArtifact.
 //!
-//! The request is a stream. Its first message contains the name of the artifact: this message goes through the checks,
-//! and is audited. The work receives the others, which contain the data.
+//! The request is a stream. Its first message contains the name of the artifact, or its key: this message goes through
+//! the checks, and is audited. The work receives the others, which contain the data.
 
 use std::pin::Pin;
 
@@ -12,7 +12,9 @@ use hearth_proto::host::v1::{PutArtifactRequest, PutArtifactResponse};
 use super::super::Service;
 use super::super::error::ServiceError;
 use super::super::pipeline::{Admitted, Handler, Input, NoImage};
-use super::artifacts::ArtifactName;
+use super::artifacts::key::{ArtifactName, Key};
+use super::artifacts::object::About;
+use super::artifacts::upload::{Condition, Naming};
 use super::bytes;
 use crate::access::Caller;
 
@@ -50,27 +52,31 @@ impl Input for ArtifactStream {
 /// Stores a zip in the host's local bucket.
 impl Handler for ArtifactStream {
     type Response = PutArtifactResponse;
-    type Target = NoImage<ArtifactName>;
+    type Target = NoImage<Naming>;
 
     fn target(&self, _: &Service, _: &Caller) -> Result<Self::Target, ServiceError> {
         match &self.message()?.part {
-            Some(Part::Name(name)) => Ok(NoImage(ArtifactName::new(name)?)),
+            Some(Part::Name(name)) => Ok(NoImage(Naming::Content(ArtifactName::new(name)?))),
+            Some(Part::Key(key)) => Ok(NoImage(Naming::Key(Key::new(key)?))),
             _ => Err(ServiceError::invalid("name", "The first message must have the name of the artifact")),
         }
     }
 
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
-        let mut upload = call.service.parts().host.artifacts.begin(&call.target.0).await?;
+        let (artifacts, account) = (&call.service.parts().host.artifacts, &call.caller.account);
+        let by_content = matches!(call.target.0, Naming::Content(_));
+        let mut upload = artifacts.begin(account, by_content, None).await?;
         while let Some(message) = call.request.others.next().await {
             match message?.part {
                 Some(Part::Data(data)) => upload.write(&data).await?,
-                Some(Part::Name(_)) => {
+                Some(Part::Name(_) | Part::Key(_)) => {
                     return Err(ServiceError::invalid("name", "Only the first message has the name"));
                 }
                 None => {}
             }
         }
-        let (uri, size) = upload.finish().await?;
-        Ok(PutArtifactResponse { uri, bytes: bytes(size) })
+        let about = About::default();
+        let stored = artifacts.finish(account, upload, &call.target.0, about, Condition::None).await?;
+        Ok(PutArtifactResponse { uri: artifacts.uri(&stored.key), bytes: bytes(stored.bytes) })
     }
 }

@@ -1,0 +1,67 @@
+//! What is refused before `s3s` looks at a request.
+
+use hyper::Method;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
+use hyper::http::request::Parts;
+use percent_encoding::percent_decode_str;
+use s3s::{S3Error, S3Result, s3_error};
+
+/// The header with the hash of the body.
+const PAYLOAD: &str = "x-amz-content-sha256";
+
+/// Checks a request's head.
+///
+/// # Errors
+/// The answer of S3.
+pub(super) fn check(parts: &Parts, tls: bool) -> S3Result<()> {
+    let query = parts.uri.query().unwrap_or_default();
+    let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
+    let authorization = header(AUTHORIZATION.as_str()).unwrap_or_default();
+    // `s3s` also accepts what is older, with which the listener has not found the key.
+    let is_old = |pair: &str| ["Signature", "AWSAccessKeyId"].contains(&name(pair));
+    if authorization.starts_with("AWS ") || query.split('&').any(is_old) {
+        return Err(s3_error!(
+            InvalidRequest,
+            "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256."
+        ));
+    }
+    if header(CONTENT_TYPE.as_str()).is_some_and(|kind| kind.trim_start().starts_with("multipart/")) {
+        return Err(s3_error!(NotImplemented, "PostObject is not implemented: uploads are put"));
+    }
+    let signed = signed_headers(authorization, query);
+    let is_signed = |name: &str| signed.split(';').any(|signed| signed == name);
+    // Clients leave this one out of presigned URLs.
+    let exempt = |name: &str| authorization.is_empty() && name == "x-amz-user-agent";
+    let mut names = parts.headers.keys().map(hyper::header::HeaderName::as_str);
+    if let Some(name) = names.find(|name| name.starts_with("x-amz-") && !is_signed(name) && !exempt(name)) {
+        return Err(not_signed(name));
+    }
+    let has_body = [Method::PUT, Method::POST].contains(&parts.method);
+    let payload = header(PAYLOAD).unwrap_or("UNSIGNED-PAYLOAD");
+    if has_body && !tls && (payload.starts_with("UNSIGNED") || payload.starts_with("STREAMING-UNSIGNED")) {
+        return Err(s3_error!(
+            InvalidRequest,
+            "A body that is not signed is accepted over TLS only: use https, or sign the body (payload_signing_enabled)."
+        ));
+    }
+    Ok(())
+}
+
+fn not_signed(name: &str) -> S3Error {
+    s3_error!(AccessDenied, "There were headers present in the request which were not signed: {name}")
+}
+
+/// The name of a pair in a query.
+fn name(pair: &str) -> &str {
+    pair.split_once('=').map_or(pair, |(name, _)| name)
+}
+
+/// The names of signed headers, with `;` between them.
+fn signed_headers(authorization: &str, query: &str) -> String {
+    if let Some((_, rest)) = authorization.split_once("SignedHeaders=") {
+        return rest.split(',').next().unwrap_or_default().trim().to_owned();
+    }
+    let found = query.split('&').find(|pair| name(pair) == "X-Amz-SignedHeaders");
+    let value = found.and_then(|pair| pair.split_once('=')).map_or("", |(_, value)| value);
+    percent_decode_str(value).decode_utf8_lossy().into_owned()
+}

@@ -1,0 +1,156 @@
+//! Removal of artifacts that nothing refers to, and of uploads that nobody finishes.
+//!
+//! An artifact is removed when it is older than the configured time and no version of an image of its account names it. A
+//! version that exists keeps its artifact, since its build may have to fetch it again. Uploads in parts are removed a day
+//! after they have begun.
+
+use std::collections::HashSet;
+use std::fs;
+use std::time::{Duration, SystemTime};
+
+use hearth_proto::microvms::v1::code_artifact;
+use hearth_proto::store::v1::VersionRecord;
+
+use super::error::ArtifactError;
+use super::key::Key;
+use super::object::About;
+use super::upload::Condition;
+use super::{Artifacts, sync_folder};
+use crate::clock::Clock;
+use crate::store::{Db, StoreError, Table};
+
+/// Age from which on an unfinished upload in parts is removed.
+const UPLOAD_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+/// Time between two looks for what is to be removed.
+const INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// What images refer to: accounts and keys.
+pub(crate) type Referred = HashSet<(String, String)>;
+
+/// What was removed.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Collected {
+    pub(crate) artifacts: usize,
+    pub(crate) uploads: usize,
+}
+
+/// Why nothing is removed.
+#[derive(Debug, thiserror::Error)]
+enum CollectError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+}
+
+impl Artifacts {
+    /// Looks every hour, for ever. Artifacts are kept for `kept`; for ever without it.
+    pub(crate) async fn keep_collected(self, db: Db, clock: Clock, kept: Option<Duration>) {
+        loop {
+            let (artifacts, db) = (self.clone(), db.clone());
+            let collect = move || -> Result<Collected, CollectError> {
+                Ok(artifacts.collect(&artifacts.referred(&db)?, clock.now(), kept)?)
+            };
+            match tokio::task::spawn_blocking(collect).await {
+                Ok(Ok(removed)) if removed != Collected::default() => {
+                    let Collected { artifacts, uploads } = removed;
+                    tracing::info!(artifacts, uploads, "artifacts that nothing refers to were removed");
+                }
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "artifacts cannot be collected; trying again in an hour")
+                }
+                Err(_) => return, // the daemon is stopping
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
+    }
+
+    /// The artifacts in this bucket that versions of images name.
+    pub(crate) fn referred(&self, db: &Db) -> Result<Referred, StoreError> {
+        let prefix = self.uri("");
+        let mut referred = Referred::new();
+        db.each(Table::Versions, &[], |key, value| {
+            let record: VersionRecord = db.decode(Table::Versions, &key, &value)?;
+            let artifact = record.version.and_then(|version| version.code_artifact);
+            if let Some(code_artifact::Artifact::Uri(uri)) = artifact.and_then(|artifact| artifact.artifact)
+                && let Some(key) = uri.strip_prefix(&prefix)
+            {
+                referred.insert((record.account, key.to_owned()));
+            }
+            Ok(())
+        })?;
+        Ok(referred)
+    }
+
+    /// Removes what is too old and not referred to.
+    pub(crate) fn collect(
+        &self,
+        referred: &Referred,
+        now: SystemTime,
+        kept: Option<Duration>,
+    ) -> Result<Collected, ArtifactError> {
+        let mut removed = Collected::default();
+        let older =
+            |modified: SystemTime, age: Duration| now.duration_since(modified).is_ok_and(|is| is > age);
+        for account in self.accounts()? {
+            let place = self.place(&account)?;
+            for entry in fs::read_dir(&place.uploads)? {
+                let entry = entry?;
+                if older(entry.metadata()?.modified()?, UPLOAD_AGE) {
+                    fs::remove_dir_all(entry.path())?;
+                    removed.uploads = removed.uploads.saturating_add(1);
+                }
+            }
+            let Some(kept) = kept else { continue };
+            for (key, path) in self.files(&account)? {
+                if referred.contains(&(account.clone(), key)) {
+                    continue;
+                }
+                // Nobody replaces it between the look at its age and its removal.
+                let _change = self.change();
+                if path
+                    .metadata()
+                    .and_then(|data| data.modified())
+                    .is_ok_and(|modified| older(modified, kept))
+                {
+                    fs::remove_file(&path)?;
+                    removed.artifacts = removed.artifacts.saturating_add(1);
+                }
+            }
+            sync_folder(&place.objects)?;
+        }
+        Ok(removed)
+    }
+
+    /// Gives artifacts of earlier releases, which all accounts shared, to the accounts whose images refer to them, and
+    /// removes the others. Returns their number.
+    ///
+    /// # Errors
+    /// Errors of the system.
+    pub(crate) fn adopt(&self, referred: &Referred) -> Result<usize, ArtifactError> {
+        let mut adopted = 0_usize;
+        for entry in fs::read_dir(&self.shared.folder)? {
+            let entry = entry?;
+            if !entry.file_type()?.is_file() {
+                continue;
+            }
+            let name = entry.file_name().to_string_lossy().into_owned();
+            for (account, _) in referred.iter().filter(|(_, key)| *key == name) {
+                let key = Key::new(&name)?;
+                let (mut file, temporary) = self.temporary(account)?;
+                std::io::copy(&mut fs::File::open(entry.path())?, &mut file)?;
+                // The key has the SHA-256 of its bytes.
+                let etag = name.chars().take(64).collect();
+                let about = About { key: name.clone(), etag, ..About::default() };
+                match self.keep(account, &key, file, temporary, &about, &Condition::Absent) {
+                    Ok(()) => adopted = adopted.saturating_add(1),
+                    Err(ArtifactError::Condition) => {} // by an attempt before this one
+                    Err(error) => return Err(error),
+                }
+            }
+            fs::remove_file(entry.path())?;
+        }
+        Ok(adopted)
+    }
+}

@@ -1,0 +1,205 @@
+//! The local bucket: artifacts that clients upload, apart for each account.
+//!
+//! ```text
+//! BUCKET/ACCOUNT/objects/NAME            an artifact; NAME is made of its key (key.rs), what is known of it is at its end
+//! BUCKET/ACCOUNT/uploads/ID/             an upload in parts: `about`, and each part like an artifact
+//! BUCKET/ACCOUNT/temporary/              what is being written; removed at the next start
+//! ```
+//!
+//! A URI names bucket and key, `s3://BUCKET/KEY`, and means the artifact of the account that uses it. An artifact is
+//! fsynced and renamed into place before its upload is answered: it is there as a whole or not at all.
+//!
+//! * [`key`] – keys, and names that become keys; [`object`] – an artifact as a file; [`upload`] – writing one;
+//!   [`multipart`] – uploads in parts; [`list`] – keys in order
+//! * [`collect`] – removal of what nothing refers to, and of unfinished uploads
+//! * [`error`] – errors
+
+pub(crate) mod collect;
+pub mod error;
+pub(crate) mod key;
+pub(crate) mod list;
+pub(crate) mod multipart;
+pub(crate) mod object;
+#[cfg(test)]
+mod tests;
+pub(crate) mod upload;
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use hearth_image_builder::artifact::LocalBucket;
+use hearth_model::account::is_account;
+
+use self::error::ArtifactError;
+use self::key::Key;
+use self::object::Object;
+use super::super::error::ServiceError;
+use crate::panics::{self, poisoned};
+
+/// The local bucket. Clones are cheap and share it.
+#[derive(Debug, Clone)]
+pub struct Artifacts {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    bucket: String,
+    folder: PathBuf,
+    max_bytes: u64,
+    /// Held while an artifact is replaced or removed, so that conditions about what is there hold until then.
+    change: Mutex<()>,
+}
+
+/// The folders of an account.
+#[derive(Debug, Clone)]
+struct Place {
+    objects: PathBuf,
+    uploads: PathBuf,
+    temporary: PathBuf,
+}
+
+impl Artifacts {
+    /// Opens the bucket `bucket` in `folder`, whose artifacts may have at most `max_bytes`. What an earlier daemon has not
+    /// finished writing is removed.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn open(bucket: &str, folder: &Path, max_bytes: u64) -> io::Result<Self> {
+        make_folder(folder)?;
+        let shared = Shared {
+            bucket: bucket.to_owned(),
+            folder: folder.to_owned(),
+            max_bytes,
+            change: Mutex::default(),
+        };
+        let artifacts = Self { shared: Arc::new(shared) };
+        for account in artifacts.accounts()? {
+            let temporary = artifacts.place(&account)?.temporary;
+            match fs::remove_dir_all(&temporary) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => make_folder(&temporary)?,
+            }
+        }
+        Ok(artifacts)
+    }
+
+    /// Name of the bucket.
+    pub(crate) fn bucket(&self) -> &str {
+        &self.shared.bucket
+    }
+
+    /// Greatest size of an artifact, in bytes.
+    pub(crate) fn max_bytes(&self) -> u64 {
+        self.shared.max_bytes
+    }
+
+    /// URI of the artifact with this key.
+    pub(crate) fn uri(&self, key: &str) -> String {
+        format!("s3://{}/{key}", self.shared.bucket)
+    }
+
+    /// Opens an artifact of an account.
+    ///
+    /// # Errors
+    /// [`ArtifactError::NoKey`]; errors of the system.
+    pub(crate) async fn get(&self, account: &str, key: &Key) -> Result<Object, ServiceError> {
+        let (artifacts, account, key) = (self.clone(), account.to_owned(), key.clone());
+        blocking(move || artifacts.find(&account, &key)).await
+    }
+
+    /// Removes an artifact of an account; one that does not exist counts as removed.
+    ///
+    /// # Errors
+    /// Errors of the system.
+    pub(crate) async fn remove(&self, account: &str, key: &Key) -> Result<(), ServiceError> {
+        let (artifacts, account, key) = (self.clone(), account.to_owned(), key.clone());
+        blocking(move || {
+            let place = artifacts.place(&account)?;
+            let _change = artifacts.change();
+            match fs::remove_file(key.path(&place.objects)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(error.into()),
+                Ok(()) => Ok(sync_folder(&place.objects)?),
+            }
+        })
+        .await
+    }
+
+    fn find(&self, account: &str, key: &Key) -> Result<Object, ArtifactError> {
+        let object = Object::open(&key.path(&self.place(account)?.objects))?;
+        // A name that was cut can be that of another key, in theory.
+        let object = object.filter(|object| object.about.key == key.as_str());
+        object.ok_or_else(|| ArtifactError::NoKey(key.as_str().to_owned()))
+    }
+
+    fn change(&self) -> MutexGuard<'_, ()> {
+        self.shared.change.lock().unwrap_or_else(poisoned)
+    }
+
+    /// The accounts that have folders.
+    fn accounts(&self) -> io::Result<Vec<String>> {
+        let mut accounts = Vec::new();
+        for entry in fs::read_dir(&self.shared.folder)? {
+            let name = entry?.file_name();
+            accounts.extend(name.to_str().filter(|name| is_account(name)).map(str::to_owned));
+        }
+        Ok(accounts)
+    }
+
+    /// The folders of an account, which are made if they do not exist.
+    fn place(&self, account: &str) -> io::Result<Place> {
+        if !is_account(account) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "this is no account"));
+        }
+        let folder = self.shared.folder.join(account);
+        let place = Place {
+            objects: folder.join("objects"),
+            uploads: folder.join("uploads"),
+            temporary: folder.join("temporary"),
+        };
+        if !place.temporary.is_dir() {
+            for made in [&place.objects, &place.uploads, &place.temporary] {
+                make_folder(made)?;
+            }
+            sync_folder(&folder)?;
+            sync_folder(&self.shared.folder)?;
+        }
+        Ok(place)
+    }
+}
+
+impl LocalBucket for Artifacts {
+    fn name(&self) -> &str {
+        &self.shared.bucket
+    }
+
+    fn open(&self, account: &str, key: &str) -> io::Result<Option<(File, u64)>> {
+        let Ok(key) = Key::new(key) else { return Ok(None) };
+        match self.find(account, &key) {
+            Ok(object) => Ok(Some((object.file, object.bytes))),
+            Err(ArtifactError::NoKey(_)) => Ok(None),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+}
+
+/// Runs work on files on a thread where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ArtifactError> + Send + 'static,
+) -> Result<T, ServiceError> {
+    Ok(panics::blocking(work).await?)
+}
+
+/// Makes a folder with its parents, accessible by the daemon's user only.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Makes the names in a folder durable.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}

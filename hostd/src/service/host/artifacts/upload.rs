@@ -1,0 +1,213 @@
+//! Writing an artifact.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use s3s::crypto::{Checksum as _, Md5};
+use sha2::{Digest as _, Sha256};
+use tempfile::TempPath;
+use tokio::fs::File;
+use tokio::io::AsyncWriteExt as _;
+
+use super::error::ArtifactError;
+use super::key::{ArtifactName, Key, hex};
+use super::object::{About, Object};
+use super::{Artifacts, ServiceError, blocking, sync_folder};
+
+/// What an artifact is called.
+#[derive(Debug)]
+pub(crate) enum Naming {
+    /// By its content, with a name for people.
+    Content(ArtifactName),
+    /// As the client wants.
+    Key(Key),
+}
+
+/// A condition about the artifact that has the key already.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Condition {
+    #[default]
+    None,
+    /// There must be none.
+    Absent,
+    /// There must be one; with this entity tag, if given.
+    Present(Option<String>),
+}
+
+/// Compares the bytes of an upload with what the client has announced.
+pub(crate) trait Verify: Send {
+    /// The next bytes.
+    fn update(&mut self, data: &[u8]);
+
+    /// The end.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Digest`]
+    fn finish(self: Box<Self>) -> Result<(), ArtifactError>;
+}
+
+/// An upload in progress. If it is dropped before it is finished, it leaves nothing behind.
+pub(crate) struct Upload {
+    file: File,
+    temporary: TempPath,
+    pub(super) md5: Md5,
+    sha256: Option<Sha256>,
+    bytes: u64,
+    max_bytes: u64,
+    verify: Option<Box<dyn Verify>>,
+}
+
+/// An artifact that was stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) key: String,
+    pub(crate) etag: String,
+    pub(crate) bytes: u64,
+}
+
+impl Artifacts {
+    /// Begins an upload of an account.
+    ///
+    /// # Errors
+    /// Errors of the system.
+    pub(crate) async fn begin(
+        &self,
+        account: &str,
+        by_content: bool,
+        verify: Option<Box<dyn Verify>>,
+    ) -> Result<Upload, ServiceError> {
+        let max_bytes = self.max_bytes();
+        self.begin_up_to(account, by_content, verify, max_bytes).await
+    }
+
+    /// [`Self::begin`] with a limit of its own.
+    pub(super) async fn begin_up_to(
+        &self,
+        account: &str,
+        by_content: bool,
+        verify: Option<Box<dyn Verify>>,
+        max_bytes: u64,
+    ) -> Result<Upload, ServiceError> {
+        let (artifacts, account) = (self.clone(), account.to_owned());
+        let (file, temporary) = blocking(move || artifacts.temporary(&account)).await?;
+        let sha256 = by_content.then(Sha256::new);
+        Ok(Upload { file: file.into(), temporary, md5: Md5::new(), sha256, bytes: 0, max_bytes, verify })
+    }
+
+    /// A file that is being written.
+    pub(super) fn temporary(&self, account: &str) -> Result<(std::fs::File, TempPath), ArtifactError> {
+        let file = tempfile::NamedTempFile::new_in(self.place(account)?.temporary)?;
+        Ok(file.into_parts())
+    }
+
+    /// Makes an upload the artifact of this name, durably.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Digest`], [`ArtifactError::Condition`], [`ArtifactError::Metadata`]; [`ArtifactError::Empty`] if it
+    /// is named by its content and has none; errors of the system.
+    pub(crate) async fn finish(
+        &self,
+        account: &str,
+        upload: Upload,
+        naming: &Naming,
+        about: About,
+        condition: Condition,
+    ) -> Result<Stored, ServiceError> {
+        let Written { file, temporary, etag, sha256, bytes } = upload.written().await?;
+        let key = match (naming, sha256) {
+            (Naming::Key(key), _) => key.clone(),
+            (Naming::Content(_), _) if bytes == 0 => return Err(ArtifactError::Empty.into()),
+            (Naming::Content(name), sha256) => name.key(&sha256.unwrap_or_default()),
+        };
+        let stored = Stored { key: key.as_str().to_owned(), etag: etag.clone(), bytes };
+        let about = About { key: stored.key.clone(), etag, ..about };
+        let (artifacts, account) = (self.clone(), account.to_owned());
+        blocking(move || artifacts.keep(&account, &key, file, temporary, &about, &condition)).await?;
+        Ok(stored)
+    }
+
+    /// Makes a file the artifact with this key.
+    pub(super) fn keep(
+        &self,
+        account: &str,
+        key: &Key,
+        file: std::fs::File,
+        temporary: TempPath,
+        about: &About,
+        condition: &Condition,
+    ) -> Result<(), ArtifactError> {
+        let objects = self.place(account)?.objects;
+        let path = key.path(&objects);
+        complete(file, about)?;
+        let _change = self.change();
+        let there = Object::open(&path)?.map(|object| object.about.etag);
+        let holds = match condition {
+            Condition::None => true,
+            Condition::Absent => there.is_none(),
+            Condition::Present(None) => there.is_some(),
+            Condition::Present(wanted) => there == *wanted,
+        };
+        if !holds {
+            return Err(ArtifactError::Condition);
+        }
+        place(temporary, &path, &objects)
+    }
+}
+
+/// What was written, before it has a name.
+pub(super) struct Written {
+    pub(super) file: std::fs::File,
+    pub(super) temporary: TempPath,
+    /// MD5 in hexadecimal.
+    pub(super) etag: String,
+    pub(super) sha256: Option<Vec<u8>>,
+    pub(super) bytes: u64,
+}
+
+impl Upload {
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// [`ArtifactError::TooLarge`]; errors of the system.
+    pub(crate) async fn write(&mut self, data: &[u8]) -> Result<(), ServiceError> {
+        self.bytes = self.bytes.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
+        if self.bytes > self.max_bytes {
+            return Err(ArtifactError::TooLarge(self.max_bytes).into());
+        }
+        self.md5.update(data);
+        if let Some(sha256) = &mut self.sha256 {
+            sha256.update(data);
+        }
+        if let Some(verify) = &mut self.verify {
+            verify.update(data);
+        }
+        Ok(self.file.write_all(data).await.map_err(ArtifactError::from)?)
+    }
+
+    /// Ends it, and compares it with what was announced.
+    pub(super) async fn written(mut self) -> Result<Written, ArtifactError> {
+        if let Some(verify) = self.verify.take() {
+            verify.finish()?;
+        }
+        self.file.flush().await?;
+        Ok(Written {
+            file: self.file.into_std().await,
+            temporary: self.temporary,
+            etag: hex(&self.md5.finalize()),
+            sha256: self.sha256.map(|sha256| sha256.finalize().to_vec()),
+            bytes: self.bytes,
+        })
+    }
+}
+
+/// Appends what is known of an artifact to its bytes, and makes both durable.
+pub(super) fn complete(mut file: std::fs::File, about: &About) -> Result<(), ArtifactError> {
+    file.write_all(&about.encode()?)?;
+    Ok(file.sync_all()?)
+}
+
+/// Gives a complete file its name, durably.
+pub(super) fn place(temporary: TempPath, path: &PathBuf, folder: &Path) -> Result<(), ArtifactError> {
+    temporary.persist(path).map_err(|error| io::Error::from(error.error))?;
+    Ok(sync_folder(folder)?)
+}

@@ -1,0 +1,212 @@
+"""CloudWatch Logs: what microVMs and builds write, as boto3 and the AWS CLI read it.
+
+The stand `default` has the log group GROUP with the streams `2026/11/29[1.0]a` and `…b`: `line 0` to `line 59`, a second apart and to
+each stream in turn, then one line of JSON in the stream `json`. The group LIVE gets a line every 20 ms as long as the tests run.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError
+from conftest import REGION, STANDS
+
+GROUP = "/aws/lambda-microvms/lines"
+LIVE = "/aws/lambda-microvms/live"
+LINES = [f"line {number}" for number in range(60)]
+JSON = '{"level": "error", "ms": 700}'
+
+
+def client(who="everything"):
+    key = STANDS["keys"][who]
+    return boto3.client(
+        "logs",
+        endpoint_url=STANDS["default"],
+        region_name=REGION,
+        aws_access_key_id=key["id"],
+        aws_secret_access_key=key["secret"],
+        config=Config(retries={"total_max_attempts": 1}, inject_host_prefix=False),
+    )
+
+
+@pytest.fixture(scope="module")
+def logs():
+    return client()
+
+
+def error(call, **parameters):
+    with pytest.raises(ClientError) as raised:
+        call(**parameters)
+    response = raised.value.response
+    return response["Error"]["Code"], response["Error"]["Message"], response["ResponseMetadata"]["HTTPStatusCode"]
+
+
+def messages(events):
+    return [event["message"] for event in events]
+
+
+@pytest.mark.parametrize("size", [1, 50])
+def test_every_paginator(logs, size):
+    def pages(operation, **parameters):
+        return logs.get_paginator(operation).paginate(**parameters, PaginationConfig={"PageSize": size}).build_full_result()
+
+    groups = pages("describe_log_groups")["logGroups"]
+    assert [group["logGroupName"] for group in groups if group["logGroupName"] in (GROUP, LIVE)] == [GROUP, LIVE]
+    streams = pages("describe_log_streams", logGroupName=GROUP)["logStreams"]
+    assert [stream["logStreamName"] for stream in streams] == ["2026/11/29[1.0]a", "2026/11/29[1.0]b", "json"]
+    events = pages("filter_log_events", logGroupName=GROUP)["events"]
+    assert messages(events) == [*LINES, JSON]
+    assert len({event["eventId"] for event in events}) == 61
+
+
+def test_streams_in_the_order_of_their_last_event(logs):
+    streams = logs.describe_log_streams(logGroupName=GROUP, orderBy="LastEventTime", descending=True, limit=2)
+    assert [stream["logStreamName"] for stream in streams["logStreams"]] == ["json", "2026/11/29[1.0]b"]
+    json_stream = streams["logStreams"][0]
+    assert json_stream["firstEventTimestamp"] == json_stream["lastEventTimestamp"] <= time.time() * 1000
+    assert json_stream["arn"].endswith(f":log-group:{GROUP}:log-stream:json")
+
+
+def test_events_of_a_stream_forward_until_the_token_stays(logs):
+    stream = {"logGroupName": GROUP, "logStreamName": "2026/11/29[1.0]a", "limit": 7}
+    seen, parameters = [], {"startFromHead": True}
+    while True:
+        page = logs.get_log_events(**stream, **parameters)
+        seen += messages(page["events"])
+        if page["nextForwardToken"] == parameters.get("nextToken"):
+            break
+        parameters = {"nextToken": page["nextForwardToken"]}
+    assert seen == LINES[::2]
+
+
+def test_events_of_a_stream_backward_until_the_token_stays(logs):
+    stream = {"logGroupName": GROUP, "logStreamName": "2026/11/29[1.0]b", "limit": 7}
+    seen, parameters = [], {}
+    while True:
+        page = logs.get_log_events(**stream, **parameters)
+        seen = messages(page["events"]) + seen
+        if page["nextBackwardToken"] == parameters.get("nextToken"):
+            break
+        parameters = {"nextToken": page["nextBackwardToken"]}
+    assert seen == LINES[1::2]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("", [*LINES, JSON]),
+        ('"line 17"', ["line 17"]),
+        ("?17 ?18", ["line 17", "line 18"]),
+        ("line -1 -2 -3 -4 -5", ["line 0", "line 6", "line 7", "line 8", "line 9"]),
+        ("%^line [34]9$%", ["line 39", "line 49"]),
+        ("[word = line, number >= 58]", ["line 58", "line 59"]),
+        ("[..., number = 5*]", ["line 5", *LINES[50:]]),
+        ('{ $.level = "err*" && ($.ms > 500 || $.ms IS NULL) }', [JSON]),
+        ("{ $.level NOT EXISTS }", []),
+    ],
+)
+def test_filter_patterns(logs, pattern, expected):
+    assert messages(logs.filter_log_events(logGroupName=GROUP, filterPattern=pattern)["events"]) == expected
+
+
+def test_times_and_streams(logs):
+    events = logs.filter_log_events(logGroupName=GROUP)["events"]
+    start, end = events[10]["timestamp"], events[20]["timestamp"]
+    within = logs.filter_log_events(logGroupName=GROUP, startTime=start, endTime=end)["events"]
+    assert messages(within) == LINES[10:21]
+    one = logs.filter_log_events(logGroupName=GROUP, logStreamNames=["2026/11/29[1.0]a"], startTime=start, endTime=end)
+    assert messages(one["events"]) == LINES[10:21:2]
+    prefix = logs.filter_log_events(logGroupIdentifier=GROUP, logStreamNamePrefix="2026/", limit=3)
+    assert messages(prefix["events"]) == LINES[:3]
+    got = logs.get_log_events(logGroupName=GROUP, logStreamName="2026/11/29[1.0]a", startTime=start, endTime=end)
+    assert messages(got["events"]) == LINES[10:20:2]
+
+
+def test_errors(logs):
+    gone = ("ResourceNotFoundException", "The specified log group does not exist.", 400)
+    assert error(logs.filter_log_events, logGroupName="/none") == gone
+    assert error(logs.describe_log_streams, logGroupName="/none") == gone
+    assert error(logs.get_log_events, logGroupName="/none", logStreamName="s") == gone
+    stream = error(logs.get_log_events, logGroupName=GROUP, logStreamName="none")
+    assert stream == ("ResourceNotFoundException", "The specified log stream does not exist.", 400)
+    code, message, status = error(logs.filter_log_events, logGroupName=GROUP, filterPattern="a.b")
+    assert (code, status) == ("InvalidParameterException", 400) and "Invalid character(s) in term 'a.b'" in message
+    code, message, _ = error(logs.describe_log_streams, logGroupName=GROUP, limit=51)
+    assert code == "InvalidParameterException" and "at 'limit' failed to satisfy constraint" in message
+    code, message, _ = error(logs.put_log_events, logGroupName=GROUP, logStreamName="s", logEvents=[])
+    assert code == "UnknownOperationException" and "only microVMs and builds write logs" in message
+    code, message, _ = error(logs.start_live_tail, logGroupIdentifiers=["arn:aws:logs:us-east-1:123456789012:log-group:a"])
+    assert code == "UnknownOperationException" and "aws logs tail --follow" in message
+
+
+def test_another_account_sees_none_of_it():
+    other = client("other")
+    assert other.describe_log_groups()["logGroups"] == []
+    code, _, _ = error(other.filter_log_events, logGroupName=GROUP)
+    assert code == "ResourceNotFoundException"
+    code, _, _ = error(client("reader").filter_log_events, logGroupName=GROUP)
+    assert code == "AccessDeniedException"
+
+
+def test_a_group_is_followed_as_the_cli_does(logs):
+    """The loop of `aws logs tail --follow` in version 2 of the AWS CLI: FilterLogEvents again from the newest time that was seen."""
+    seen, ids, parameters = [], {}, {"logGroupName": LIVE, "startTime": 0, "interleaved": True}
+    deadline = time.monotonic() + 60
+    first = None
+    while len(seen) < (first or 0) + 20:
+        assert time.monotonic() < deadline, "no lines come"
+        page = logs.filter_log_events(**parameters)
+        for event in page["events"]:
+            known = ids.setdefault(event["timestamp"], set())
+            if event["eventId"] not in known:
+                known.add(event["eventId"])
+                seen.append(event["message"])
+        if "nextToken" in page:
+            parameters["nextToken"] = page["nextToken"]
+            continue
+        parameters.pop("nextToken", None)
+        first = first if first is not None else len(seen)
+        parameters["startTime"] = max(ids, default=0)
+        time.sleep(0.05)
+    assert seen == [f"live {number}" for number in range(len(seen))]
+
+
+def cli(tmp_path, *arguments, status=0):
+    key = STANDS["keys"]["everything"]
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "AWS_ACCESS_KEY_ID": key["id"],
+        "AWS_SECRET_ACCESS_KEY": key["secret"],
+        "AWS_REGION": REGION,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_ENDPOINT_URL_CLOUDWATCH_LOGS": STANDS["default"],
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_PAGER": "",
+    }
+    program = os.path.join(os.path.dirname(sys.executable), "aws")
+    command = [sys.executable, program, "logs", *arguments]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == status, f"{arguments}: {done.stdout}{done.stderr}"
+    return done.stderr if status else done.stdout
+
+
+def test_the_command_line(tmp_path):
+    found = json.loads(cli(tmp_path, "filter-log-events", "--log-group-name", GROUP, "--filter-pattern", '"line 1"', "--page-size", "4"))
+    assert messages(found["events"]) == ["line 1", *LINES[10:20]]
+    two = json.loads(cli(tmp_path, "filter-log-events", "--log-group-name", GROUP, "--max-items", "2"))
+    assert messages(two["events"]) == LINES[:2]
+    rest = cli(tmp_path, "filter-log-events", "--log-group-name", GROUP, "--max-items", "2", "--starting-token", two["NextToken"])
+    assert messages(json.loads(rest)["events"]) == LINES[2:4]
+    stream = ["--log-group-name", GROUP, "--log-stream-name", "2026/11/29[1.0]a"]
+    text = cli(tmp_path, "get-log-events", *stream, "--limit", "2", "--query", "events[].message", "--output", "text")
+    assert text.split("\t") == ["line 56", "line 58\n"]
+    newest = ["describe-log-streams", "--log-group-name", GROUP, "--order-by", "LastEventTime", "--descending", "--max-items", "1"]
+    assert json.loads(cli(tmp_path, *newest))["logStreams"][0]["logStreamName"] == "json"
+    told = cli(tmp_path, "create-log-group", "--log-group-name", "mine", status=254)
+    assert "log groups and streams are made when microVMs and builds write to them" in told
