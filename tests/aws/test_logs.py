@@ -138,7 +138,7 @@ def test_errors(logs):
     assert (code, status) == ("InvalidParameterException", 400) and "Invalid character(s) in term 'a.b'" in message
     code, message, _ = error(logs.describe_log_streams, logGroupName=GROUP, limit=51)
     assert code == "InvalidParameterException" and "at 'limit' failed to satisfy constraint" in message
-    code, message, _ = error(logs.put_log_events, logGroupName=GROUP, logStreamName="s", logEvents=[])
+    code, message, _ = error(logs.put_log_events, logGroupName=GROUP, logStreamName="s", logEvents=[{"timestamp": 0, "message": "m"}])
     assert code == "UnknownOperationException" and "only microVMs and builds write logs" in message
     code, message, _ = error(logs.start_live_tail, logGroupIdentifiers=["arn:aws:logs:us-east-1:123456789012:log-group:a"])
     assert code == "UnknownOperationException" and "aws logs tail --follow" in message
@@ -208,5 +208,5 @@ def test_the_command_line(tmp_path):
     assert text.split("\t") == ["line 56", "line 58\n"]
     newest = ["describe-log-streams", "--log-group-name", GROUP, "--order-by", "LastEventTime", "--descending", "--max-items", "1"]
     assert json.loads(cli(tmp_path, *newest))["logStreams"][0]["logStreamName"] == "json"
-    told = cli(tmp_path, "create-log-group", "--log-group-name", "mine", status=254)
+    told = cli(tmp_path, "create-log-group", "--log-group-name", "mine", status=255)
     assert "log groups and streams are made when microVMs and builds write to them" in told

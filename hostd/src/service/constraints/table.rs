@@ -178,13 +178,13 @@ pub(super) const TABLE: &[Row] = &[
     Row("WatchBuildRequest", "imageVersion", Both, WORD),
     Row("PutArtifactRequest", "part", Both, &[Required]),
     Row("PutArtifactRequest", "name", Both, &[Length(1, 128), Pattern(r"[a-zA-Z0-9._-]+")]),
-    Row("PutArtifactRequest", "key", Both, &[Length(1, 1024), BytesAtMost(1024)]),
+    Row("PutArtifactRequest", "key", Both, &[BytesAtMost(1024)]),
     Row("ListArtifactsRequest", "prefix", Both, &[BytesAtMost(1024)]),
     Row("ListArtifactsRequest", "delimiter", Both, &[BytesAtMost(1024)]),
     Row("ListArtifactsRequest", "startAfter", Both, &[BytesAtMost(1024)]),
     Row("ListArtifactsRequest", "maxResults", Both, &[Range(1, 1000)]),
-    Row("GetArtifactRequest", "key", Both, &[Required, Length(1, 1024), BytesAtMost(1024)]),
-    Row("DeleteArtifactRequest", "key", Both, &[Required, Length(1, 1024), BytesAtMost(1024)]),
+    Row("GetArtifactRequest", "key", Both, &[Required, BytesAtMost(1024)]),
+    Row("DeleteArtifactRequest", "key", Both, &[Required, BytesAtMost(1024)]),
 ];
 
 #[cfg(test)]

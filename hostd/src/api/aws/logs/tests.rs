@@ -220,7 +220,7 @@ async fn events_of_a_group_are_filtered() {
     assert_eq!(whole["events"][1]["logStreamName"], "2026/11/29[1.0]b", "streams are interleaved");
     for (more, expected) in [
         (json!({ "filterPattern": "\"line 7\"" }), vec!["line 7"]),
-        (json!({ "filterPattern": "?7 ?8" }), vec!["line 7", "line 8"]),
+        (json!({ "filterPattern": "?\"line 7\" ?\"line 8\"" }), vec!["line 7", "line 8"]),
         (json!({ "filterPattern": "[word, n >= 8]" }), vec!["line 8", "line 9"]),
         (
             json!({ "filterPattern": "{ $.level = \"error\" && $.ms > 500 }" }),

@@ -286,7 +286,7 @@ impl S3 for Bucket {
         let verify = Checksums::of(&headers, trailing_headers, expected, input.content_md5)?;
         let stored = [
             ("content-type", input.content_type),
-            ("content-encoding", input.content_encoding),
+            ("content-encoding", input.content_encoding.and_then(|coding| own_coding(&coding))),
             ("content-disposition", input.content_disposition),
             ("content-language", input.content_language),
             ("cache-control", input.cache_control),
@@ -326,7 +326,7 @@ impl S3 for Bucket {
         ])?;
         let stored = [
             ("content-type", input.content_type),
-            ("content-encoding", input.content_encoding),
+            ("content-encoding", input.content_encoding.and_then(|coding| own_coding(&coding))),
             ("content-disposition", input.content_disposition),
             ("content-language", input.content_language),
             ("cache-control", input.cache_control),
@@ -471,6 +471,12 @@ fn data(body: Option<StreamingBlob>) -> Data {
 /// The bytes of an answer.
 fn blob(data: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> StreamingBlob {
     Body::http_body_unsync(StreamBody::new(data.map_ok(Frame::data))).into()
+}
+
+/// The coding of an artifact without that of its transfer, which has ended.
+fn own_coding(coding: &str) -> Option<String> {
+    let own: Vec<&str> = coding.split(',').map(str::trim).filter(|name| *name != "aws-chunked").collect();
+    Some(own.join(",")).filter(|own| !own.is_empty())
 }
 
 /// What is stored with an artifact.

@@ -107,9 +107,9 @@ impl Artifacts {
             let folder = artifacts.upload(&owner, &key, id)?.0;
             let mut left = artifacts.max_bytes();
             for entry in fs::read_dir(&folder)? {
-                let entry = entry?;
-                if entry.path() != part(&folder, number) {
-                    left = left.saturating_sub(entry.metadata()?.len());
+                let path = entry?.path();
+                if path != part(&folder, number) {
+                    left = left.saturating_sub(Object::open(&path)?.map_or(0, |other| other.bytes));
                 }
             }
             Ok(left)
