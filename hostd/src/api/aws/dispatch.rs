@@ -190,7 +190,9 @@ enum Refused {
     #[error(transparent)]
     Signature(#[from] SignatureError),
     /// The signature is for a service that this host does not have.
-    #[error("Credential should be scoped to correct service: 'lambda', 'logs', 's3' or 'sts'. It is scoped to '{0}'.")]
+    #[error(
+        "Credential should be scoped to correct service: 'lambda', 'logs', 's3' or 'sts'. It is scoped to '{0}'."
+    )]
     Service(String),
     /// The body is too large.
     #[error("Request must be smaller than {BODY_MAX} bytes")]

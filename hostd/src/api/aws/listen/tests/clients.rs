@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::super::super::AwsConfig;
 use super::super::AwsListener;
+use super::lines;
 use super::stand::{Bounds, KEYS, Stand};
 use crate::clock::Clock;
 use crate::operation::Operation;
@@ -53,6 +54,8 @@ async fn boto3_and_the_command_line_of_aws_run_everything() {
     for (name, stand) in &stands {
         told.insert((*name).to_owned(), serve(stand, ended.clone()).await.into());
     }
+    let [(_, default), ..] = &stands;
+    let live = lines::write(&default.outside.logs, Clock::system());
     let keys = NAMES.iter().zip(KEYS).map(|(name, (id, secret, account))| {
         ((*name).to_owned(), json!({ "id": id, "secret": secret, "account": account }))
     });
@@ -66,6 +69,7 @@ async fn boto3_and_the_command_line_of_aws_run_everything() {
     // Nothing that the user has set up for AWS.
     pytest.env("HOME", cache.path()).env_remove("AWS_PROFILE");
     let output = tokio::task::spawn_blocking(move || pytest.output()).await.unwrap().unwrap();
+    live.abort();
     let (out, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}{errors}");
 }

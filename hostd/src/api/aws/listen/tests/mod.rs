@@ -1,6 +1,7 @@
 //! The listener, with requests written byte by byte, and clients of others at it.
 
 mod clients;
+mod lines;
 pub(crate) mod stand;
 
 use std::fs;

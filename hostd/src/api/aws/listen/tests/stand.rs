@@ -21,6 +21,7 @@ use crate::driver::deadlines::Deadlines;
 use crate::driver::faults::Faults;
 use crate::driver::{DriverConfig, Microvms};
 use crate::lifecycle::microvm::Rules;
+use crate::service::host::artifacts::Artifacts;
 use crate::service::tests::Outside;
 use crate::service::{Limits, Parts, Profile, Service, ServiceConfig};
 use crate::tokens::Tokens;
@@ -48,7 +49,7 @@ pub(crate) struct Stand {
     pub(crate) service: Service,
     pub(crate) access: Arc<Access>,
     pub(crate) daemon: Daemon,
-    _outside: Outside,
+    pub(crate) outside: Outside,
     _builder: Arc<Builder>,
     _bases: TempDir,
 }
@@ -80,7 +81,9 @@ impl Stand {
         let platform = Arc::new(builder.host.clone());
         let microvms =
             Microvms::new(driver, daemon.db.clone(), clock, platform, Arc::new(NoObserver), Faults::none());
-        let (outside, host) = Outside::new(daemon.events.clone(), clock);
+        let (outside, mut host) = Outside::new(daemon.events.clone(), clock);
+        let bucket = outside.folder.path().join("hearth-local");
+        host.artifacts = Artifacts::open("hearth-local", &bucket, 64 << 20).unwrap();
         let bases = bases(3);
         let parts = Parts {
             db: daemon.db.clone(),
@@ -97,7 +100,7 @@ impl Stand {
         };
         let service = Service::new(parts).await.unwrap();
         let access = Arc::new(Access::new(&access(), "us-east-1").unwrap());
-        Self { service, access, daemon, _outside: outside, _builder: builder, _bases: bases }
+        Self { service, access, daemon, outside, _builder: builder, _bases: bases }
     }
 
     /// A caller who may do everything in an account.
