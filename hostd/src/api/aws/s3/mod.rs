@@ -21,11 +21,13 @@
 //!
 //! Before `s3s` sees a request, [`guard`] refuses what the listener has not looked at: Signature Version 2, forms, headers that
 //! are not signed, bodies that are not signed without TLS. [`body`] bounds the time of a body. [`verify`] compares checksums.
+//! [`members`] has what several operations have in common.
 
 mod body;
 mod bucket;
 mod error;
 mod guard;
+mod members;
 #[cfg(test)]
 mod tests;
 mod verify;

@@ -8,9 +8,12 @@ use std::sync::atomic::Ordering;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hearth_proto::host::v1::PutArtifactRequest;
 use hearth_proto::host::v1::host_service_client::HostServiceClient;
 use hearth_proto::host::v1::put_artifact_request::Part;
+use hearth_proto::host::v1::{
+    DeleteArtifactRequest, GetArtifactRequest, ListArtifactsRequest, PutArtifactRequest,
+    get_artifact_response,
+};
 use hearth_proto::microvms::v1 as proto;
 use hearth_proto::microvms::v1::microvm_service_client::MicrovmServiceClient;
 use tonic::transport::{Channel, Endpoint};
@@ -123,6 +126,37 @@ async fn credentials_decide_what_a_caller_may() {
     assert_eq!((status.code(), reason(&status)), (Code::Unauthenticated, "AccessDeniedException".into()));
     let status = client.run_microvm(with("reader:0123456789abcdef")).await.unwrap_err();
     assert_eq!((status.code(), reason(&status)), (Code::PermissionDenied, "AccessDeniedException".into()));
+}
+
+#[tokio::test]
+async fn an_artifact_with_a_key_is_listed_read_and_removed() {
+    let server = server().await;
+    let mut client = HostServiceClient::new(server.channel.clone());
+    let part = |part| PutArtifactRequest { part: Some(part) };
+    let parts = tokio_stream::iter([part(Part::Key("apps/a b".into())), part(Part::Data(b"hello".to_vec()))]);
+    let stored = client.put_artifact(parts).await.unwrap().into_inner();
+    assert_eq!((stored.uri.as_str(), stored.bytes), ("s3://artifacts/apps/a b", 5));
+    let list = ListArtifactsRequest { delimiter: Some("/".into()), ..Default::default() };
+    assert_eq!(client.list_artifacts(list).await.unwrap().into_inner().common_prefixes, ["apps/"]);
+    let key = Some("apps/a b".to_owned());
+    let mut answers =
+        client.get_artifact(GetArtifactRequest { key: key.clone() }).await.unwrap().into_inner();
+    let mut data = Vec::new();
+    let mut described = None;
+    while let Some(message) = answers.message().await.unwrap() {
+        match message.part.unwrap() {
+            get_artifact_response::Part::Artifact(artifact) => described = Some(artifact),
+            get_artifact_response::Part::Data(more) => data.extend(more),
+        }
+    }
+    let described = described.unwrap();
+    assert_eq!((described.bytes, described.etag.as_str()), (5, "5d41402abc4b2a76b9719d911017c592"));
+    assert_eq!(data, b"hello");
+    client.delete_artifact(DeleteArtifactRequest { key: key.clone() }).await.unwrap();
+    let status = client.get_artifact(GetArtifactRequest { key }).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::NotFound, "Artifact not found: apps/a b"));
+    let status = client.get_artifact(GetArtifactRequest { key: Some(String::new()) }).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
 }
 
 #[tokio::test]
