@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::vm::PATIENCE;
+use crate::vm::WAIT_TIMEOUT;
 
 /// Pause between attempts to connect. Short in comparison with the measured times, long in comparison with an attempt.
 const NAP: Duration = Duration::from_micros(50);
@@ -27,10 +27,10 @@ impl Api {
         loop {
             match UnixStream::connect(path) {
                 Ok(stream) => {
-                    stream.set_read_timeout(Some(PATIENCE)).context("setting a time-out")?;
+                    stream.set_read_timeout(Some(WAIT_TIMEOUT)).context("setting a time-out")?;
                     return Ok(Self(BufReader::new(stream)));
                 }
-                Err(error) if started.elapsed() >= PATIENCE => {
+                Err(error) if started.elapsed() >= WAIT_TIMEOUT => {
                     return Err(error).with_context(|| format!("connecting to {}", path.display()));
                 }
                 Err(_) => thread::sleep(NAP),

@@ -10,7 +10,7 @@ use hearth_test_guest::client::{self, Command};
 use hearth_test_guest::{COMMAND_PORT, READY_LINE, READY_PORT};
 
 /// Timeout of every wait for a guest.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
+pub(crate) const WAIT_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The files that both monitors boot.
 #[derive(Debug, Clone)]
@@ -158,7 +158,7 @@ pub(crate) fn ready_socket(vsock: &Path) -> PathBuf {
 
 /// Sends a command to the guest behind `vsock`, and returns its output.
 pub(crate) fn command(vsock: &Path, command: &str) -> Result<String> {
-    let answer = Command::start(vsock, command, PATIENCE).and_then(Command::finish);
+    let answer = Command::start(vsock, command, WAIT_TIMEOUT).and_then(Command::finish);
     let answer = answer.with_context(|| format!("asking the guest for `{command}`"))?;
     answer.map_err(|reason| anyhow::anyhow!("`{command}` failed in the guest: {reason}"))
 }
@@ -176,7 +176,7 @@ pub(crate) fn first_byte(vsock: &Path) -> Result<Instant> {
                 }
                 return Ok(came);
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound || started.elapsed() >= PATIENCE => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound || started.elapsed() >= WAIT_TIMEOUT => {
                 return Err(error).context("greeting the guest");
             }
             Err(_) => dropped += 1,
@@ -185,7 +185,7 @@ pub(crate) fn first_byte(vsock: &Path) -> Result<Instant> {
 }
 
 fn greet(vsock: &Path) -> io::Result<Instant> {
-    let mut stream = client::connect(vsock, COMMAND_PORT, PATIENCE)?;
+    let mut stream = client::connect(vsock, COMMAND_PORT, WAIT_TIMEOUT)?;
     stream.write_all(b"ping\n")?;
     stream.read_exact(&mut [0])?;
     let came = Instant::now();
@@ -195,5 +195,6 @@ fn greet(vsock: &Path) -> io::Result<Instant> {
 
 /// Opens a stream to a port of the guest behind `vsock`.
 pub(crate) fn connect(vsock: &Path, port: u32) -> Result<UnixStream> {
-    client::connect(vsock, port, PATIENCE).with_context(|| format!("connecting to port {port} of the guest"))
+    client::connect(vsock, port, WAIT_TIMEOUT)
+        .with_context(|| format!("connecting to port {port} of the guest"))
 }

@@ -1,5 +1,6 @@
 //! The hooks of an image as the API has them, read as the rest of the daemon has them. What a user did not give has its
-//! default; what makes no sense, which the API refuses, is read as if it was not given.
+//! default. A timeout of 0 or less, which the API refuses but a record may hold, has the default as well: a call without
+//! any time would fail each launch of the image.
 
 use std::time::Duration;
 
@@ -40,6 +41,7 @@ pub fn timeout(hooks: Option<&ApiHooks>, hook: Hook) -> Duration {
     Duration::from_secs(seconds(given, Hook::DEFAULT_TIMEOUT_SECONDS).into())
 }
 
+/// The timeout in seconds: the one that was given, if it is at least 1, else the default.
 fn seconds(given: Option<i32>, default: u32) -> u32 {
     given.and_then(|seconds| u32::try_from(seconds).ok()).filter(|seconds| *seconds > 0).unwrap_or(default)
 }
@@ -97,5 +99,6 @@ mod tests {
         assert_eq!((seconds(Hook::Resume), seconds(Hook::Terminate)), (5, 1));
         assert_eq!(timeout(None, Hook::Run), Duration::from_secs(1));
         assert_eq!(timeout(Some(&ApiHooks::default()), Hook::Run), Duration::from_secs(1));
+        assert_eq!([Some(0), Some(-1), Some(3)].map(|given| super::seconds(given, 7)), [7, 7, 3]);
     }
 }

@@ -19,7 +19,7 @@
 //! * [`proxy`] – endpoints; [`tokens`] – tokens for them; [`certificates`] – certificates that this host makes and reads
 //! * [`logs`], [`metrics`], [`audit`], [`events`] – observability: what the daemon reports to the outside
 //! * [`daemon`] – puts all parts together; [`panics`] – which part of the daemon a panic terminates
-//! * [`config`] – the configuration file; [`clock`] – the time
+//! * [`config`] – the configuration file; [`setting`] – what is wrong with a setting; [`clock`] – the time
 //!
 //! # Tasks and channels
 //!
@@ -46,8 +46,8 @@
 //! The gate ([`driver::gate`]) is what a microVM's task and its endpoint share: the task says whether exchanges may pass
 //! (`watch`), exchanges count themselves and say when there are fewer (`Notify`).
 //!
-//! Whoever wants to know what happens subscribes to [`events`] (`broadcast`) or follows a group of [`logs`] (`Notify`);
-//! who is too slow misses events, and delays nobody.
+//! Calls that watch changes subscribe to [`events`] (`broadcast`) or follow a group of [`logs`] (`Notify`). A subscriber
+//! that is too slow misses events, and delays no other task.
 //!
 //! Work that blocks – files, monitors, networks – runs on the runtime's threads for that, and its task waits for it.
 //! What ends when the daemon does, and in which order, is in [`daemon`]; what a panic ends is in [`panics`].
@@ -75,5 +75,6 @@ pub mod pool;
 pub mod proxy;
 pub mod records;
 pub mod service;
+pub mod setting;
 pub mod store;
 pub mod tokens;

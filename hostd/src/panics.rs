@@ -170,13 +170,13 @@ impl<W> Caught<W> {
         match catch(|| poll(work.as_mut())) {
             Ok(polled) => Some(polled.map(Ok)),
             Err(panicked) => {
-                self.end();
+                self.drop_work();
                 Some(Poll::Ready(Err(panicked)))
             }
         }
     }
 
-    fn end(&mut self) {
+    fn drop_work(&mut self) {
         if let Some(work) = self.0.take() {
             let _ = catch(|| drop(work)); // it has finished either way
         }
@@ -189,7 +189,7 @@ impl<F: Future> Future for Caught<F> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match self.go_on(|work| work.poll(context)) {
             Some(Poll::Ready(done)) => {
-                self.end();
+                self.drop_work();
                 Poll::Ready(done)
             }
             // A finished part is not polled again.
@@ -213,7 +213,7 @@ impl<S: Stream> Stream for Caught<S> {
 
 impl<W> Drop for Caught<W> {
     fn drop(&mut self) {
-        self.end();
+        self.drop_work();
     }
 }
 

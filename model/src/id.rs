@@ -1,10 +1,31 @@
-//! Ids. Each kind has a type of its own, so that one cannot be taken for another.
+//! Ids. Each kind has a type of its own, so that one cannot be taken for another. A value of such a type follows the
+//! rule of its kind: text becomes an id only by [`FromStr`], which checks it. Every id can be a component of a path.
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::str::FromStr;
+
+use uuid::Uuid;
+
+use crate::account::is_account;
+
+/// Most characters of a text that the message of an [`IdError`] repeats.
+const SHOWN: usize = 64;
+
+/// Error: a text is no id of its kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is no id of {kind}: it is written {form}")]
+pub struct IdError {
+    /// The beginning of the text.
+    text: String,
+    /// What such an id names.
+    kind: &'static str,
+    /// How such an id is written.
+    form: &'static str,
+}
 
 macro_rules! ids {
-    ($($(#[$documentation:meta])+ $name:ident;)+) => {$(
+    ($($(#[$documentation:meta])+ $name:ident: $kind:literal, $form:literal, $rule:expr;)+) => {$(
         $(#[$documentation])+
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(String);
@@ -17,15 +38,15 @@ macro_rules! ids {
             }
         }
 
-        impl From<String> for $name {
-            fn from(text: String) -> Self {
-                Self(text)
-            }
-        }
+        impl FromStr for $name {
+            type Err = IdError;
 
-        impl From<&str> for $name {
-            fn from(text: &str) -> Self {
-                Self(text.to_owned())
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                let rule: fn(&str) -> bool = $rule;
+                if rule(text) {
+                    return Ok(Self(text.to_owned()));
+                }
+                Err(IdError { text: text.chars().take(SHOWN).collect(), kind: $kind, form: $form })
             }
         }
 
@@ -35,7 +56,7 @@ macro_rules! ids {
             }
         }
 
-        // Maps and sets with ids can be asked for texts.
+        // Maps and sets with ids can be searched for texts.
         impl Borrow<str> for $name {
             fn borrow(&self) -> &str {
                 &self.0
@@ -57,14 +78,14 @@ macro_rules! ids {
 }
 
 ids! {
-    /// Id of a microVM, like `microvm-UUID`.
-    MicrovmId;
+    /// Id of a microVM: `microvm-` and a UUID. What follows the prefix is only checked for being safe in a path.
+    MicrovmId: "a microVM", "microvm-UUID", is_microvm_id;
     /// Id of an account: 12 digits.
-    AccountId;
+    AccountId: "an account", "as 12 digits", is_account;
     /// Id of an image, which no other image has, not even a later one with the same name.
-    ImageUid;
+    ImageUid: "an image", "with 1 to 128 letters, digits, -, _ and (not first) .", is_path_component;
     /// Id of a build.
-    BuildId;
+    BuildId: "a build", "with 1 to 128 letters, digits, -, _ and (not first) .", is_path_component;
 }
 
 /// Greatest length of an id that is a part of a path.
@@ -80,13 +101,17 @@ pub fn is_path_component(text: &str) -> bool {
 /// Length of a UUID's text.
 const UUID_LENGTH: usize = 36;
 
+fn is_microvm_id(text: &str) -> bool {
+    is_path_component(text) && text.strip_prefix(MicrovmId::PREFIX).is_some_and(|uuid| !uuid.is_empty())
+}
+
 impl MicrovmId {
     /// What every id of a microVM begins with.
     pub const PREFIX: &str = "microvm-";
 
     /// The id with this UUID.
     #[must_use]
-    pub fn with_uuid(uuid: impl fmt::Display) -> Self {
+    pub fn with_uuid(uuid: Uuid) -> Self {
         Self(format!("{}{uuid}", Self::PREFIX))
     }
 
@@ -112,13 +137,37 @@ mod tests {
     }
 
     #[test]
+    fn no_id_leads_out_of_a_folder() {
+        for text in ["", ".", "..", "../x", "a/b", "/etc", ".hidden", "a\0", "ü", &"x".repeat(129)] {
+            assert!(text.parse::<ImageUid>().is_err() && text.parse::<BuildId>().is_err(), "{text:?}");
+            assert!(text.parse::<AccountId>().is_err() && text.parse::<MicrovmId>().is_err(), "{text:?}");
+            assert!(format!("microvm-{text}/..").parse::<MicrovmId>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_says_what_the_text_is_not_and_how_it_would_be_written() {
+        let error = "1".parse::<AccountId>().unwrap_err().to_string();
+        assert_eq!(error, r#""1" is no id of an account: it is written as 12 digits"#);
+        let error = "vm-1".parse::<MicrovmId>().unwrap_err().to_string();
+        assert_eq!(error, r#""vm-1" is no id of a microVM: it is written microvm-UUID"#);
+        assert!("ü".repeat(1 << 20).parse::<BuildId>().unwrap_err().to_string().len() < 300);
+    }
+
+    #[test]
     fn an_id_of_a_microvm_is_a_prefix_and_a_uuid() {
-        let id = MicrovmId::with_uuid("00000000-0000-4000-8000-000000000001");
+        let id = MicrovmId::with_uuid(Uuid::from_u128(0x4000_8000_0000_0000_0001));
         assert_eq!(id.to_string(), "microvm-00000000-0000-4000-8000-000000000001");
+        assert_eq!(id.as_str().parse(), Ok(id.clone()));
         assert!(MicrovmId::is_whole(id.as_str()));
         for part in ["microvm-00000000", "00000000-0000-4000-8000-000000000001", "", "microvm-"] {
             assert!(!MicrovmId::is_whole(part), "{part}");
         }
-        assert_eq!(format!("{:?}", MicrovmId::from("a")), r#""a""#, "as its text");
+        assert!("microvm-".parse::<MicrovmId>().is_err());
+        assert_eq!(
+            format!("{:?}", "microvm-a".parse::<MicrovmId>().unwrap()),
+            r#""microvm-a""#,
+            "as its text"
+        );
     }
 }

@@ -20,7 +20,7 @@ use hearth_vmm_client::snapshot::{Take, suspend, write_working_set};
 use hearth_vmm_jail::JailConfig;
 
 /// Timeout of every wait for a guest.
-const PATIENCE: Duration = Duration::from_secs(600);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(600);
 /// Time for a guest's remaining work after its first response.
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -100,7 +100,7 @@ async fn live(options: &Options) -> Result<Figures> {
         disks: Vec::new(),
         card: None,
     })?;
-    let ready = microvm.agent().wait_ready(PATIENCE).await;
+    let ready = microvm.agent().wait_ready(WAIT_TIMEOUT).await;
     let mut control = ready.with_context(|| format!("booting; its last words:\n{}", microvm.last_words()))?;
     figures.boot_ms = started.elapsed().as_secs_f64() * 1e3;
     tokio::time::sleep(SETTLE).await;
@@ -122,7 +122,8 @@ async fn live(options: &Options) -> Result<Figures> {
         clock: RestoreClock::Continue,
         record: true,
     })?;
-    let mut control = microvm.agent().wait_ready(PATIENCE).await.context("reaching the restored guest")?;
+    let mut control =
+        microvm.agent().wait_ready(WAIT_TIMEOUT).await.context("reaching the restored guest")?;
     control.status().await?;
     figures.restore_ms = started.elapsed().as_secs_f64() * 1e3;
     let working_set = write_working_set(microvm.client(), &path("working-set"))?;

@@ -40,7 +40,7 @@ use hearth_benches::trace::tracefs::{TRACEFS, Tracer};
 use metrics::{Steps, scrape};
 
 /// Timeout of every wait for a state.
-const PATIENCE: Duration = Duration::from_secs(600);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(600);
 /// Time for a guest's remaining work after an operation.
 const SETTLE: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_millis(20);
@@ -311,7 +311,7 @@ impl<'a> Bench<'a> {
     async fn until_all(&mut self, ids: &HashSet<String>, state: &str) -> Result<()> {
         let mut missing = ids.clone();
         while !missing.is_empty() {
-            let event = tokio::time::timeout(PATIENCE, self.events.message()).await;
+            let event = tokio::time::timeout(WAIT_TIMEOUT, self.events.message()).await;
             let event = event.with_context(|| format!("{} are not {state}", missing.len()))??;
             let event = event.context("the daemon has ended the stream of events")?;
             if !missing.contains(&event.resource) {

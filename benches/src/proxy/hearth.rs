@@ -114,6 +114,7 @@ fn record(clock: Clock) -> MicrovmRecord {
         account: "111122223333".to_owned(),
         microvm: Some(microvm),
         phase: Phase::Launching.into(),
+        image_uid: "uid".to_owned(),
         build_id: BUILD.to_owned(),
         memory_mib: MEMORY_MIB,
         ..MicrovmRecord::default()

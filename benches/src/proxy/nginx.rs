@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use crate::certificate::Certificate;
 
 /// Deadline for nginx to listen, and to exit.
-const PATIENCE: Duration = Duration::from_secs(10);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval between checks whether it listens.
 const LOOK: Duration = Duration::from_millis(10);
 /// Connections to the app that each worker of the reverse proxy keeps: as many as Hearth keeps to one port of an app. Requests
@@ -144,7 +144,7 @@ impl Nginx {
             if let Some(status) = self.child.try_wait().context("looking after nginx")? {
                 bail!("nginx has ended: {status}");
             }
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > WAIT_TIMEOUT {
                 bail!("nginx does not listen on {}", self.address);
             }
             sleep(LOOK).await;
@@ -159,7 +159,7 @@ impl Drop for Nginx {
         let mut stop = command(&self.program, &self.folder);
         let _ = stop.as_std_mut().args(["-s", "stop"]).stderr(Stdio::null()).status();
         let start = Instant::now();
-        while matches!(self.child.try_wait(), Ok(None)) && start.elapsed() < PATIENCE {
+        while matches!(self.child.try_wait(), Ok(None)) && start.elapsed() < WAIT_TIMEOUT {
             std::thread::sleep(LOOK);
         }
         let _ = self.child.start_kill(); // it has exited, unless the command failed

@@ -18,7 +18,7 @@ use hearth_vmm_jail::JailConfig;
 use serde::Deserialize;
 
 /// Timeout of every wait for a guest, an app or the exit of a process.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of entropy for a guest.
 const ENTROPY: usize = 64;
 /// First user id of monitors; the daemon uses no ids from here on.
@@ -112,7 +112,7 @@ impl Machine {
 
     /// Waits for the agent's first response. The connection stays open.
     pub(crate) async fn answer(&mut self) -> Result<()> {
-        self.control = Some(self.microvm.agent().wait_ready(PATIENCE).await?);
+        self.control = Some(self.microvm.agent().wait_ready(WAIT_TIMEOUT).await?);
         Ok(())
     }
 
@@ -140,7 +140,7 @@ impl Machine {
     pub(crate) async fn hook(&mut self, hook: Hook) -> Result<()> {
         let body =
             (hook == Hook::Run).then(|| r#"{"microvmId": "microvm", "runHookPayload": ""}"#.to_owned());
-        let call = HookCall { hook, port: self.port, timeout: PATIENCE, body };
+        let call = HookCall { hook, port: self.port, timeout: WAIT_TIMEOUT, body };
         let result = self.control()?.call_hook(&call).await?;
         ensure!(result.is_success(), "the app's {hook:?}: {result:?}");
         Ok(())
@@ -170,7 +170,7 @@ impl Machine {
     pub(crate) fn suspend(mut self) -> Result<PathBuf> {
         let state = self.folders[1].join("suspended");
         snapshot::suspend(self.microvm.client(), &state, &self.take()?)?;
-        self.microvm.reap(PATIENCE)?;
+        self.microvm.reap(WAIT_TIMEOUT)?;
         self.leave()?;
         Ok(state)
     }
@@ -185,7 +185,7 @@ impl Machine {
     /// Ends the machine.
     pub(crate) fn end(mut self) -> Result<()> {
         self.microvm.client().shutdown()?;
-        self.microvm.reap(PATIENCE)?;
+        self.microvm.reap(WAIT_TIMEOUT)?;
         self.leave()
     }
 

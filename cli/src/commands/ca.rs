@@ -24,7 +24,7 @@ pub(crate) struct Ca {
 enum CaCommand {
     /// Make this machine trust it; needs root
     ///
-    /// Whoever has the authority's key, which is on the host, can then pose as any server to this machine's programs.
+    /// A person with the authority's key, which is on the host, can then pose as any server to this machine's programs.
     /// Firefox and Chromium have stores of their own.
     Install,
     /// Make this machine trust it no more; needs root, but no daemon

@@ -62,7 +62,7 @@ fn fields(microvm: &Microvm, url: String) -> String {
     fields.add("started", moment(microvm.started_at.as_ref()));
     fields.add("terminated", moment(microvm.terminated_at.as_ref()));
     if !has_ended(microvm.state) {
-        fields.maybe("ends", microvm.started_at.as_ref().and_then(|start| end(start, microvm)));
+        fields.maybe("ends", microvm.started_at.as_ref().and_then(|start| latest_end(start, microvm)));
     }
     fields.maybe("idle policy", microvm.idle_policy.as_ref().map(policy));
     fields.add("ingress", connectors(&microvm.ingress_network_connectors));
@@ -70,7 +70,7 @@ fn fields(microvm: &Microvm, url: String) -> String {
     fields.text()
 }
 
-fn end(start: &Timestamp, microvm: &Microvm) -> Option<String> {
+fn latest_end(start: &Timestamp, microvm: &Microvm) -> Option<String> {
     let maximum = Duration::from_secs(u64::try_from(microvm.maximum_duration_in_seconds).ok()?);
     let end = SystemTime::try_from(*start).ok()?.checked_add(maximum)?;
     let at = Timestamp::from(end);

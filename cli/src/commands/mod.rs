@@ -32,7 +32,7 @@ pub(crate) struct Context {
     pub(crate) out: Out,
 }
 
-/// Those without a line here are told about by their own types, in more than a line.
+/// The commands. Where a variant has no comment, the type that it contains documents the command, in several lines.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Images: create, update, look at and delete them

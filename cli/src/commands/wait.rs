@@ -36,8 +36,8 @@ impl Context {
             }
             let reason = microvm.state_reason.as_deref();
             // It has ended, or is in its previous state again because a hook refused.
-            let settled = state == MicrovmState::Running || state == MicrovmState::Suspended;
-            if has_ended(microvm.state) && expected != MicrovmState::Terminated || settled && reason.is_some()
+            let stable = state == MicrovmState::Running || state == MicrovmState::Suspended;
+            if has_ended(microvm.state) && expected != MicrovmState::Terminated || stable && reason.is_some()
             {
                 let reason = reason.unwrap_or("no reason is given");
                 return Err(Failure::failed(format!(

@@ -12,7 +12,7 @@ use crate::ports;
 use crate::refusal::Refusal;
 
 /// How long to try to connect, in milliseconds, if the host sets no timeout.
-const PATIENCE: u32 = 5_000;
+const CONNECT_TIMEOUT_MS: u32 = 5_000;
 
 /// Buffer in bytes of each direction.
 const BUFFER: usize = 64 << 10;
@@ -20,10 +20,10 @@ const BUFFER: usize = 64 << 10;
 /// Connects to a port of the app.
 pub(super) async fn connect(agent: &Agent, open: &OpenStream) -> Result<TcpStream, Refusal> {
     let port = ports::port(open.port)?;
-    let patience = if open.timeout_ms == 0 { PATIENCE } else { open.timeout_ms };
+    let limit_ms = if open.timeout_ms == 0 { CONNECT_TIMEOUT_MS } else { open.timeout_ms };
     let hosts = agent.app_hosts();
     let connecting = ports::connect(&hosts, port);
-    let stream = match timeout(Duration::from_millis(patience.into()), connecting).await {
+    let stream = match timeout(Duration::from_millis(limit_ms.into()), connecting).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
             let message = format!("nobody listens on port {port} of the app");
@@ -33,7 +33,7 @@ pub(super) async fn connect(agent: &Agent, open: &OpenStream) -> Result<TcpStrea
             return Err(Refusal::system(format!("connecting to port {port} of the app"), &error));
         }
         Err(_) => {
-            let message = format!("port {port} of the app does not accept a connection within {patience} ms");
+            let message = format!("port {port} of the app does not accept a connection within {limit_ms} ms");
             return Err(Refusal { code: FailureCode::TimedOut, message });
         }
     };

@@ -14,7 +14,7 @@ use hearth_agent_protocol::frame::{self, FrameError};
 /// Queries under way at once; further ones fail immediately.
 const UNDER_WAY: usize = 256;
 /// How long the host has to answer: as long as resolvers wait before they retry (resolv.conf(5), `timeout`).
-const PATIENCE: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Passes queries to the newest connection of the host.
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ impl Hub {
     /// The host's answer to a query. None if no host is connected, the host has no answer in time, or too many queries are under way.
     pub(super) async fn resolve(&self, query: Vec<u8>) -> Option<Vec<u8>> {
         let (id, answer) = self.send(query)?;
-        let answer = timeout(PATIENCE, answer).await;
+        let answer = timeout(ANSWER_TIMEOUT, answer).await;
         self.state().under_way.remove(&id);
         answer.ok()?.ok().filter(|answer| !answer.is_empty())
     }

@@ -85,7 +85,7 @@ fn closed_port() -> u32 {
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const BUSY: &str = "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n";
-const PATIENCE: u32 = 60_000;
+const HOOK_TIMEOUT_MS: u32 = 60_000;
 /// Time limit of calls that are expected to time out.
 const SHORT: u32 = 300;
 
@@ -101,7 +101,7 @@ async fn the_request_is_the_contracts() {
     let request = CallHook {
         hook: Hook::Run.into(),
         port,
-        timeout_ms: PATIENCE,
+        timeout_ms: HOOK_TIMEOUT_MS,
         body: body.to_vec(),
         content_type: "application/json".to_string(),
     };
@@ -117,7 +117,7 @@ async fn the_request_is_the_contracts() {
         ["", "Connection: close", "Content-Length: 46", "Content-Type: application/json", &host]
     );
 
-    assert_eq!(run(Hook::Suspend, port, PATIENCE).await, (Status(200), 1));
+    assert_eq!(run(Hook::Suspend, port, HOOK_TIMEOUT_MS).await, (Status(200), 1));
     let seen = requests.recv().unwrap();
     assert!(seen.starts_with("POST /aws/lambda-microvms/runtime/v1/suspend HTTP/1.1\r\n"), "{seen}");
     assert!(seen.contains("Content-Length: 0\r\n") && !seen.contains("Content-Type"), "{seen}");
@@ -127,7 +127,7 @@ async fn the_request_is_the_contracts() {
 async fn ready_and_validate_are_called_again_after_503() {
     for hook in [Hook::Ready, Hook::Validate] {
         let (port, requests) = serve(&[Script::Answer(BUSY), Script::Answer(BUSY), Script::Answer(OK)]);
-        assert_eq!(run(hook, port, PATIENCE).await, (Status(200), 3));
+        assert_eq!(run(hook, port, HOOK_TIMEOUT_MS).await, (Status(200), 3));
         assert_eq!(requests.iter().count(), 3, "a connection each");
     }
 }
@@ -145,7 +145,7 @@ async fn other_statuses_are_the_outcome() {
     ] {
         let scripts = Box::leak(Box::new([Script::Answer(answer)]));
         let (port, _requests) = serve(scripts);
-        assert_eq!(run(hook, port, PATIENCE).await, (Status(status), 1), "{answer}");
+        assert_eq!(run(hook, port, HOOK_TIMEOUT_MS).await, (Status(status), 1), "{answer}");
     }
 }
 
@@ -157,15 +157,15 @@ async fn a_hanging_handler_times_out_and_a_slow_body_does_not() {
     }
     let (port, _requests) =
         serve(&[Script::AnswerAndHang("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nslow")]);
-    assert_eq!(run(Hook::Run, port, PATIENCE).await, (Status(200), 1));
+    assert_eq!(run(Hook::Run, port, HOOK_TIMEOUT_MS).await, (Status(200), 1));
     let (port, _requests) = serve(&[Script::AnswerAndHang("HTTP/1.1 20")]);
     assert_eq!(run(Hook::Run, port, SHORT).await, (TIMED_OUT, 1), "half a head is no answer");
 }
 
 #[tokio::test]
 async fn refusals_are_told_apart() {
-    assert_eq!(run(Hook::Run, closed_port(), PATIENCE).await, (REFUSED, 1));
-    assert_eq!(run(Hook::Resume, closed_port(), PATIENCE).await, (REFUSED, 2));
+    assert_eq!(run(Hook::Run, closed_port(), HOOK_TIMEOUT_MS).await, (REFUSED, 1));
+    assert_eq!(run(Hook::Resume, closed_port(), HOOK_TIMEOUT_MS).await, (REFUSED, 2));
     let (outcome, attempts) = run(Hook::Ready, closed_port(), SHORT).await;
     assert_eq!(outcome, TIMED_OUT);
     assert_eq!(attempts, 2, "at once, and after 250 ms");
@@ -183,7 +183,7 @@ async fn ready_waits_for_the_port() {
             stream.write_all(OK.as_bytes()).unwrap();
         });
     };
-    let (outcome, ()) = tokio::join!(run(Hook::Ready, port, PATIENCE), listen);
+    let (outcome, ()) = tokio::join!(run(Hook::Ready, port, HOOK_TIMEOUT_MS), listen);
     assert_eq!(outcome.0, Status(200));
 }
 
@@ -191,14 +191,14 @@ async fn ready_waits_for_the_port() {
 async fn a_connection_without_an_answer_is_told_and_only_resume_tries_again() {
     for script in [Script::Close, Script::Reset] {
         let (port, _requests) = serve(Box::leak(Box::new([script])));
-        let (outcome, attempts) = run(Hook::Run, port, PATIENCE).await;
+        let (outcome, attempts) = run(Hook::Run, port, HOOK_TIMEOUT_MS).await;
         assert!(matches!(outcome, Transport(_)), "{outcome:?}");
         assert_eq!(attempts, 1);
         let (port, _requests) = serve(Box::leak(Box::new([script, Script::Answer(OK)])));
-        assert_eq!(run(Hook::Resume, port, PATIENCE).await, (Status(200), 2));
+        assert_eq!(run(Hook::Resume, port, HOOK_TIMEOUT_MS).await, (Status(200), 2));
     }
     let (port, _requests) = serve(&[Script::Answer("HTTP/1.1 20"), Script::Answer(OK)]);
-    let (outcome, attempts) = run(Hook::Resume, port, PATIENCE).await;
+    let (outcome, attempts) = run(Hook::Resume, port, HOOK_TIMEOUT_MS).await;
     assert!(matches!(outcome, Transport(_)), "{outcome:?}");
     assert_eq!(attempts, 1, "an answer had begun");
 }

@@ -10,16 +10,16 @@ use hearth_vmm_client::{CONTROL_SOCKET, Client, ClientError};
 use super::process::Process;
 
 /// How long a monitor has to shut down before it is killed.
-const PATIENCE: Duration = Duration::from_secs(5);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Terminates the monitor whose run directory is `folder`, if one runs there, and waits until it has exited.
 ///
 /// # Errors
 /// The monitor can neither be reached nor killed.
-pub fn end(folder: &Path) -> io::Result<()> {
+pub fn end_monitor(folder: &Path) -> io::Result<()> {
     let socket = folder.join(CONTROL_SOCKET);
     let client = match Client::connect(&socket) {
-        Ok(client) => client.with_timeout(PATIENCE),
+        Ok(client) => client.with_timeout(SHUTDOWN_TIMEOUT),
         // Nothing listens on the socket: the monitor has exited.
         Err(ClientError::Unreachable { .. }) => return Ok(()),
         Err(error) => return Err(io::Error::other(error)),
@@ -31,9 +31,9 @@ pub fn end(folder: &Path) -> io::Result<()> {
         return Ok(());
     }
     let _ = client.shutdown(); // the monitor may exit meanwhile
-    if !process.wait(PATIENCE)? {
+    if !process.wait(SHUTDOWN_TIMEOUT)? {
         process.kill()?;
-        process.wait(PATIENCE)?;
+        process.wait(SHUTDOWN_TIMEOUT)?;
     }
     let _ = fs::remove_file(&socket); // its folder is removed in any case
     Ok(())
@@ -46,6 +46,6 @@ mod tests {
     #[test]
     fn a_folder_without_a_monitor_has_no_orphan() {
         let folder = tempfile::tempdir().unwrap();
-        end(folder.path()).unwrap();
+        end_monitor(folder.path()).unwrap();
     }
 }

@@ -13,7 +13,7 @@ use super::{Microvm, MicrovmError};
 /// Memory in MiB that the guest keeps while the balloon is full.
 const LEFT: u64 = 12;
 /// Deadline for the guest to fill the balloon, or to empty it. Pages that are not in it by then stay in the snapshot, which does no harm.
-const PATIENCE: Duration = Duration::from_secs(30);
+const BALLOON_TIMEOUT: Duration = Duration::from_secs(30);
 /// Interval between checks of the balloon.
 const POLL: Duration = Duration::from_millis(5);
 /// After so long without progress, the guest has given all the pages that it can.
@@ -39,7 +39,7 @@ impl Microvm {
 
     /// Waits until the balloon's size satisfies `reached`, or no longer changes.
     async fn wait_for_balloon(&self, reached: impl Fn(u64) -> bool) -> Result<(), MicrovmError> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + BALLOON_TIMEOUT;
         let (mut last, mut since) = (u64::MAX, Instant::now());
         loop {
             let pages = self.request(|client| client.counter("balloon", "actual_pages")).await?;

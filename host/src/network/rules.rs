@@ -109,7 +109,7 @@ fn forwarding(config: &NetworkConfig, surroundings: &Surroundings, uplink: Ipv4A
         ct count over {connections} goto refused
         accept
     }}
-    # The guest is told, so that it tries something else at once. The kernel limits how often it says so over ICMP.
+    # The guest gets an error, so that it tries something else at once. The kernel limits the rate of ICMP errors.
     chain refused {{
         ip protocol tcp counter reject with tcp reset
         counter reject with icmp type admin-prohibited

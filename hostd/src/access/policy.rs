@@ -20,7 +20,7 @@ const EVERYTHING: &str = "*";
 /// A policy is a table: `{ actions = ["RunMicrovm", "Get*"], images = ["web-*"] }`. What no policy of a list allows is
 /// denied. In all patterns `*` stands for any characters and `?` for one.
 ///
-/// Whoever names a role for a microVM (`executionRoleArn`) or for builds (`buildRoleArn`, which every image needs) gives
+/// A caller that names a role for a microVM (`executionRoleArn`) or for builds (`buildRoleArn`, which every image needs) gives
 /// away its credentials, and needs `PassRole` for it: from a policy whose `actions` have `PassRole`, whose `images` have
 /// the image and whose `roles` have the ARN, or from one with `actions = ["*"]`, all images and no `roles`. No other
 /// policy grants it: neither `{ actions = ["*"], images = ["web-*"] }` nor `{ actions = ["Create*"] }` lets anybody use a

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::setting::Problem;
+
 /// A JSON line for each call, in `audit` in `data`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -32,13 +34,13 @@ impl AuditConfig {
     /// Checks the values.
     ///
     /// # Errors
-    /// The problem, with the name of the key.
-    pub fn check(&self) -> Result<(), String> {
+    /// The problem.
+    pub fn check(&self) -> Result<(), Problem> {
         if self.max_file_bytes < 1 << 20 {
-            return Err("audit.max_file_bytes must be at least 1048576".into());
+            return Err(Problem::new("audit.max_file_bytes", "write at least 1048576"));
         }
         if !(1..=1000).contains(&self.max_files) {
-            return Err("audit.max_files must be 1 to 1000".into());
+            return Err(Problem::new("audit.max_files", "write 1 to 1000"));
         }
         Ok(())
     }

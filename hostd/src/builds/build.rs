@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use hearth_image_builder::build::event::Sink;
 use hearth_image_builder::build::{BuildError, BuildRequest, Step};
 use hearth_image_builder::failure::FailureCode;
-use hearth_model::build::{ImageBuild, InvalidBuild};
+use hearth_model::build::ImageBuild;
 use hearth_proto::microvms::v1::SnapshotBuild;
 
 use crate::platform::LogTarget;
@@ -44,9 +44,6 @@ pub enum BuildFailure {
         /// The error of the operating system.
         source: io::Error,
     },
-    /// The ids of the build name no folder.
-    #[error(transparent)]
-    Ids(#[from] InvalidBuild),
     /// The build has used up its attempts; contains their number.
     #[error(
         "hearthd has ended {0} times during this build: by a panic of it, which its log tells of, or because it was killed"
@@ -61,7 +58,7 @@ impl BuildFailure {
         let platform = FailureCode::InternalPlatformError.sentence();
         match self {
             Self::Builder(error) => error.state_reason(),
-            Self::Folder { .. } | Self::Ids(_) => platform.to_owned(),
+            Self::Folder { .. } => platform.to_owned(),
             Self::GivenUp(tries) => format!(
                 "{platform} The build began {tries} times, and each time the host's daemon ended before the build did. It is not tried again."
             ),

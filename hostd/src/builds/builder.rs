@@ -27,8 +27,7 @@ impl ImageBuilder {
 #[async_trait]
 impl Build for ImageBuilder {
     async fn build(&self, job: &Job, sink: Sink) -> Result<SnapshotBuild, BuildFailure> {
-        let folder = job.build.folder()?;
-        let out = self.images.join(folder);
+        let out = self.images.join(job.build.folder());
         if let Some(parent) = out.parent() {
             let made = make_durable(&self.images, parent).await;
             made.map_err(|source| BuildFailure::Folder { path: parent.to_owned(), source })?;

@@ -4,6 +4,7 @@
 //! since a launch expects the unchanged record. The task that removes the last use, or retires an unused build,
 //! removes the files and then the record.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use hearth_model::build::ImageBuild;
@@ -62,18 +63,29 @@ impl Context {
         if !self.db.scan(&uses)?.is_empty() {
             return Ok(());
         }
-        let build = ImageBuild {
-            account: record.account.into(),
-            image_uid: record.image_uid.into(),
-            version: record.version,
-            build_id: record.build_id.into(),
-        };
+        let build = self.build_of(&at, &record)?;
         self.faults.at(AREA, "files", "before").await;
         self.platform.remove_build(&build).await?;
         self.faults.at(AREA, "files", "after").await;
         self.db.commit(Batch::new().delete(Table::Artifacts, at)).await?;
         self.faults.at(AREA, "files", "after-commit").await;
         Ok(())
+    }
+
+    /// The build that an artifact record names; `at` is the record's key.
+    fn build_of(&self, at: &[u8], record: &ArtifactRecord) -> Result<ImageBuild, StoreError> {
+        let build = ImageBuild::parse(&record.account, &record.image_uid, record.version, &record.build_id);
+        build.map_err(|error| self.db.damaged(Table::Artifacts, at, &error))
+    }
+
+    /// The builds of all artifact records.
+    pub(super) fn stored_builds(&self) -> Result<HashSet<ImageBuild>, StoreError> {
+        let mut builds = HashSet::new();
+        self.db.each(Table::Artifacts, &[], |key, value| {
+            builds.insert(self.build_of(&key, &self.db.decode(Table::Artifacts, &key, &value)?)?);
+            Ok(())
+        })?;
+        Ok(builds)
     }
 
     /// The artifact records of all builds.

@@ -73,7 +73,7 @@ impl Images {
             let image = Image::create(record, context.new_version(config)?, context.clock.timestamp());
             let with = with(&image).delete(Table::Meta, records::deleted_image(&key.account, &key.name));
             context.add(&key, "create", &image, with).await?;
-            context.begin_builds(&key, &image);
+            context.begin_builds(&key, &image)?;
             Ok(image)
         })
         .await
@@ -103,7 +103,7 @@ impl Images {
                 Ok(Change { with: with(&image), result: image.clone(), after: Some(image) })
             };
             let image = context.change(&key, "update", update).await?;
-            context.begin_builds(&key, &image);
+            context.begin_builds(&key, &image)?;
             Ok(image)
         })
         .await
@@ -212,12 +212,7 @@ impl Images {
     pub fn stored_builds(&self) -> Result<HashSet<ImageBuild>, StoreError> {
         let mut all: HashSet<ImageBuild> =
             self.context.active().values().map(|active| active.build.clone()).collect();
-        all.extend(self.context.artifact_records()?.into_iter().map(|record| ImageBuild {
-            account: record.account.into(),
-            image_uid: record.image_uid.into(),
-            version: record.version,
-            build_id: record.build_id.into(),
-        }));
+        all.extend(self.context.stored_builds()?);
         Ok(all)
     }
 

@@ -47,7 +47,7 @@ impl Images {
                 }
                 State::Creating | State::Updating => {
                     let Some(image) = context.image(&key)? else { continue };
-                    context.begin_builds(&key, &image);
+                    context.begin_builds(&key, &image)?;
                     recovered.builds += image.unbuilt().count();
                     for number in image.versions.keys().copied() {
                         if image.version_state(number) == Some(VersionState::Deleting) {

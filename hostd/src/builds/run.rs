@@ -28,7 +28,7 @@ use super::state::Change;
 use crate::clock::timestamp;
 use crate::lifecycle::image::{Image, Outcome};
 use crate::records;
-use crate::store::{Batch, Table};
+use crate::store::{Batch, StoreError, Table};
 
 /// How often a build may begin.
 pub(super) const TRIES: u32 = 3;
@@ -57,19 +57,22 @@ impl Drop for RunningBuild {
 
 impl Context {
     /// Starts the unfinished builds of an image that are not under way.
-    pub(super) fn begin_builds(self: &Arc<Self>, key: &Key, image: &Image) {
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if the record of a version has a text that is no id.
+    pub(super) fn begin_builds(self: &Arc<Self>, key: &Key, image: &Image) -> Result<(), StoreError> {
         for record in image.unbuilt() {
             let builds = record.builds.iter().filter_map(|build| build.build.as_ref());
             let to_do = |build: &&GetMicrovmImageBuildResponse| {
                 matches!(build.build_state(), BuildState::Pending | BuildState::InProgress)
             };
             let Some(build) = builds.clone().find(to_do) else { continue };
-            let identity = ImageBuild {
-                account: record.account.clone().into(),
-                image_uid: record.image_uid.clone().into(),
-                version: record.number,
-                build_id: build.build_id.clone().into(),
-            };
+            let VersionRecord { account, image_uid, number, .. } = record;
+            let identity =
+                ImageBuild::parse(account, image_uid, *number, &build.build_id).map_err(|error| {
+                    let at = records::version(account, &key.name, *number);
+                    self.db.damaged(Table::Versions, &at, &error)
+                })?;
             let progress = Arc::new(Progress::default());
             if !self.register(key, record.number, Arc::clone(&progress), identity.clone()) {
                 continue;
@@ -85,6 +88,7 @@ impl Context {
             };
             self.spawn(run.run());
         }
+        Ok(())
     }
 }
 

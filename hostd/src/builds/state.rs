@@ -35,6 +35,11 @@ struct Stored {
     bytes: Vec<u8>,
 }
 
+/// The record of a version that its image lists is missing.
+#[derive(Debug, thiserror::Error)]
+#[error("it is missing, and its image lists it")]
+struct Missing;
+
 impl Context {
     /// Changes an image. `change` computes the change; it is called again if others have changed the image meanwhile.
     /// `name` names the fault points.
@@ -120,10 +125,8 @@ impl Context {
         let mut versions = BTreeMap::new();
         for number in &record.versions {
             let at = records::version(&key.account, &key.name, *number);
-            let version: VersionRecord = self.db.get(Table::Versions, &at)?.ok_or(StoreError::Failed {
-                what: "read",
-                why: format!("version {number} of the image {} is missing", key.name),
-            })?;
+            let version: Option<VersionRecord> = self.db.get(Table::Versions, &at)?;
+            let version = version.ok_or_else(|| self.db.damaged(Table::Versions, &at, &Missing))?;
             versions.insert(*number, version);
         }
         Ok(Some(Stored { image: Image { record, versions }, bytes }))

@@ -1,6 +1,5 @@
 //! Checks that a parser cannot make: whether values are valid, fit together, and name things that exist.
 
-use std::fmt;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -13,6 +12,7 @@ use super::Config;
 use crate::api::listen::ListenError;
 use crate::operation::Operation;
 use crate::proxy::tls::{Files, TlsError};
+use crate::setting::Problem;
 
 /// The longest life of a microVM in seconds.
 pub(super) const MAX_DURATION: i32 = 28_800;
@@ -21,31 +21,12 @@ pub(super) const MAX_DURATION: i32 = 28_800;
 #[error("the configuration cannot work:{}", .0.iter().map(|problem| format!("\n{problem}")).collect::<String>())]
 pub struct Unusable(pub Vec<Problem>);
 
-/// A setting that cannot work.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// The key, like `listen.address`.
-    pub key: String,
-    /// What is wrong with the value, and what to do.
-    pub why: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Sections that report their own problems name the key.
-        if self.why.starts_with(&self.key) {
-            return f.write_str(&self.why);
-        }
-        write!(f, "{}: {}", self.key, self.why)
-    }
-}
-
 #[derive(Default)]
 struct Problems(Vec<Problem>);
 
 impl Problems {
     fn add(&mut self, key: &str, why: impl Into<String>) {
-        self.0.push(Problem { key: key.to_owned(), why: why.into() });
+        self.0.push(Problem::new(key, why));
     }
 
     fn unless(&mut self, good: bool, key: &str, why: impl Into<String>) {
@@ -213,28 +194,13 @@ impl Config {
     fn check_sections(&self, problems: &mut Problems) {
         // Problems of the paths are reported above.
         let host = if problems.0.is_empty() { self.host().check() } else { Ok(()) };
-        // The errors begin with the key.
-        let mut tell = |fallback: &str, why: String| match why.split_once([' ', ':']) {
-            Some((key, _)) if key.contains('.') || key == "run" => problems.add(key, why.clone()),
-            _ => problems.add(fallback, why),
-        };
-        if let Err(why) = host {
-            tell("jail", why);
-        }
-        if let Err(why) = self.endpoint.check() {
-            tell("endpoint", why);
-        }
-        if let Err(why) = self.logs.check() {
-            tell("logs", why);
-        }
-        if let Err(why) = self.audit.check() {
-            tell("audit", why);
-        }
+        let sections = [host, self.endpoint.check(), self.logs.check(), self.audit.check()];
+        problems.0.extend(sections.into_iter().filter_map(Result::err));
         if let Err(error) = RoleProvider::new(self.roles.clone()) {
-            tell("roles", error.to_string());
+            problems.add("roles", error.to_string());
         }
         if let Err(error) = Fetcher::new(self.artifacts.clone()) {
-            tell("artifacts", error.to_string());
+            problems.add("artifacts", error.to_string());
         }
     }
 }

@@ -13,6 +13,8 @@ use super::file::line_of;
 use super::init::Plan;
 use super::{Config, DEFAULT_FILE};
 
+use crate::setting::Problem;
+
 /// Look at the configuration
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
@@ -73,7 +75,7 @@ fn check(file: &Path) -> anyhow::Result<String> {
     let mut problems: Vec<_> = config.problems().into_iter().chain(config.missing()).collect();
     if config.access.keys.iter().any(|key| key.secret.is_some()) && is_open(file) {
         let why = format!("they are secret and others may read this file: chmod 600 {}", file.display());
-        problems.push(super::check::Problem { key: "access.keys".to_owned(), why });
+        problems.push(Problem::new("access.keys", why));
     }
     if problems.is_empty() {
         return Ok(format!("{} is good\n", file.display()));

@@ -1,5 +1,7 @@
 //! Why a launch or a request is not accepted.
 
+use hearth_model::id::IdError;
+
 use super::capacity::Full;
 use crate::store::StoreError;
 
@@ -23,6 +25,9 @@ pub enum LaunchError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The record has a text that is no id.
+    #[error(transparent)]
+    Id(#[from] IdError),
     /// The daemon is shutting down.
     #[error("the daemon is stopping")]
     Stopping,

@@ -15,7 +15,7 @@ use super::deadlines::Deadlines;
 use super::error::{LaunchError, RequestError};
 use super::faults::Faults;
 use super::mailbox::{self, ClientRequest, TaskChannels};
-use super::record;
+use super::record::{self, Ids};
 use super::task::Task;
 use super::usage::{OverLimit, Usage};
 use crate::clock::Clock;
@@ -87,6 +87,7 @@ impl Microvms {
     /// [`LaunchError`]; in that case nothing was stored.
     pub async fn launch(&self, record: MicrovmRecord, with: Batch) -> Result<(), LaunchError> {
         let context = &self.context;
+        let ids = Ids::of(&record)?;
         let share = context.usage.reserve(&record.account, record.memory_mib.into());
         let share = share.map_err(|OverLimit(limit_mib)| LaunchError::Quota {
             account: record.account.clone(),
@@ -111,7 +112,7 @@ impl Microvms {
         let first = Step { state, effect: Some(Effect::Launch) };
         self.context.observer.launch_accepted(&record);
         self.spawn(record, |context, record, channels| {
-            Task::new(context, record, None, share, Some(reservation), channels).run(Some(first))
+            Task::new(context, (record, ids), None, share, Some(reservation), channels).run(Some(first))
         });
         Ok(())
     }

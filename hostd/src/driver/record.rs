@@ -2,6 +2,7 @@
 
 use hearth_host::network::Egress;
 use hearth_model::build::ImageBuild;
+use hearth_model::id::{IdError, MicrovmId};
 use hearth_proto::microvms::v1::Microvm;
 use hearth_proto::store::v1::{MicrovmRecord, Phase};
 use prost_types::Timestamp;
@@ -78,17 +79,40 @@ fn started_ms(record: &MicrovmRecord) -> u64 {
     millis(record.microvm.as_ref().and_then(|microvm| microvm.started_at.as_ref()))
 }
 
-/// The specification from which the platform makes the microVM.
+/// The ids in a record, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ids {
+    /// The microVM's id.
+    pub microvm: MicrovmId,
+    /// The build whose files the microVM runs from, which belongs to the microVM's account.
+    pub build: ImageBuild,
+}
+
+impl Ids {
+    /// The ids in a record.
+    ///
+    /// # Errors
+    /// [`IdError`] if the record is damaged.
+    pub fn of(record: &MicrovmRecord) -> Result<Self, IdError> {
+        let MicrovmRecord { account, image_uid, version_number, build_id, .. } = record;
+        Ok(Self {
+            microvm: id(record).parse()?,
+            build: ImageBuild::parse(account, image_uid, *version_number, build_id)?,
+        })
+    }
+}
+
+/// The specification from which the platform makes the microVM. `ids` are those of the record.
 #[must_use]
-pub fn spec(record: &MicrovmRecord) -> Spec {
+pub fn spec(record: &MicrovmRecord, ids: &Ids) -> Spec {
     let microvm = public(record);
     Spec {
-        id: microvm.microvm_id,
-        account: record.account.clone(),
+        id: ids.microvm.clone(),
+        account: ids.build.account.clone(),
         image_arn: microvm.image_arn,
         image_name: record.image_name.clone(),
         image_version: microvm.image_version,
-        build: build(record),
+        build: ids.build.clone(),
         memory_mib: record.memory_mib,
         hooks: record.hooks.as_ref().map(hooks::enabled).unwrap_or_default(),
         execution_role_arn: microvm.execution_role_arn,
@@ -97,17 +121,6 @@ pub fn spec(record: &MicrovmRecord) -> Spec {
             .then(|| LogTarget { group: record.log_group.clone(), stream: record.log_stream.clone() }),
         run_hook_payload: record.run_hook_payload.clone(),
         suspends: record.suspends,
-    }
-}
-
-/// The build whose files the microVM runs from.
-#[must_use]
-pub fn build(record: &MicrovmRecord) -> ImageBuild {
-    ImageBuild {
-        account: record.account.clone().into(),
-        image_uid: record.image_uid.clone().into(),
-        version: record.version_number,
-        build_id: record.build_id.clone().into(),
     }
 }
 
@@ -151,4 +164,32 @@ pub fn remove(record: &MicrovmRecord) -> Batch {
         .delete(Table::Microvms, key(record))
         .delete(Table::MicrovmsByTime, records::microvm_by_time(account, started, id))
         .delete(Table::MicrovmsByImage, records::microvm_by_image(account, &record.image_name, started, id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_with_a_text_that_is_no_id_is_damaged() {
+        let microvm = Microvm { microvm_id: "microvm-1".into(), ..Microvm::default() };
+        let good = MicrovmRecord {
+            account: "111122223333".into(),
+            image_uid: "uid".into(),
+            build_id: "build".into(),
+            microvm: Some(microvm),
+            ..MicrovmRecord::default()
+        };
+        let ids = Ids::of(&good).unwrap();
+        assert_eq!((ids.microvm.as_str(), spec(&good, &ids).account.as_str()), ("microvm-1", "111122223333"));
+        let microvm = Microvm { microvm_id: "microvm-1/../x".into(), ..Microvm::default() };
+        for bad in [
+            MicrovmRecord { microvm: Some(microvm), ..good.clone() },
+            MicrovmRecord { account: "1".into(), ..good.clone() },
+            MicrovmRecord { image_uid: String::new(), ..good.clone() },
+            MicrovmRecord { build_id: "..".into(), ..good },
+        ] {
+            assert!(Ids::of(&bad).is_err(), "{bad:?}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
 use super::microvms::Microvms;
-use super::record;
+use super::record::{self, Ids};
 use super::task::{RETRY, Task};
 use crate::lifecycle::recovery::{Remains, recover, suspended_number};
 use crate::platform::{Found, PlatformError, Spec};
@@ -46,19 +46,19 @@ impl Microvms {
     pub async fn recover(&self, mut builds: HashSet<ImageBuild>) -> Result<(), RecoverError> {
         let alive = self.alive()?;
         let mut ids = HashSet::new();
-        for record in &alive {
-            ids.insert(record::id(record).to_owned());
-            builds.insert(record::build(record));
+        for (_, Ids { microvm, build }) in &alive {
+            ids.insert(microvm.clone());
+            builds.insert(build.clone());
         }
         self.context.platform.sweep(&ids, &builds).await?;
         let mut records = alive.into_iter();
         let mut finding = JoinSet::new();
         loop {
             while finding.len() < AT_ONCE
-                && let Some(record) = records.next()
+                && let Some((record, ids)) = records.next()
             {
                 let this = self.clone();
-                finding.spawn(async move { this.find(record).await });
+                finding.spawn(async move { this.find(record, ids).await });
             }
             match finding.join_next().await {
                 Some(found) => found?,
@@ -67,14 +67,16 @@ impl Microvms {
         }
     }
 
-    /// The microVMs that have not terminated. All microVMs are counted by their states.
-    fn alive(&self) -> Result<Vec<MicrovmRecord>, StoreError> {
+    /// The microVMs that have not terminated, with their ids. All microVMs are counted by their states.
+    fn alive(&self) -> Result<Vec<(MicrovmRecord, Ids)>, StoreError> {
         let mut alive = Vec::new();
         self.context.db.each(Table::Microvms, b"", |key, value| {
             let record: MicrovmRecord = self.context.db.decode(Table::Microvms, &key, &value)?;
             self.context.moved(None, Some(record::state(&record).visible()));
             if record.phase() != Phase::Terminated {
-                alive.push(record);
+                let damaged = |error| self.context.db.damaged(Table::Microvms, &key, &error);
+                let ids = Ids::of(&record).map_err(damaged)?;
+                alive.push((record, ids));
             }
             Ok(())
         })?;
@@ -89,7 +91,7 @@ impl Microvms {
             match self.context.platform.find(spec, suspends).await {
                 Ok(found) => return found,
                 Err(error) => {
-                    tracing::error!(microvm = spec.id, %error, "looking for what is left of a microVM, trying again");
+                    tracing::error!(microvm = %spec.id, %error, "looking for what is left of a microVM, trying again");
                 }
             }
             tokio::time::sleep(pause).await;
@@ -98,9 +100,10 @@ impl Microvms {
     }
 
     /// Starts the task of a microVM with what is found of it.
-    async fn find(&self, record: MicrovmRecord) {
+    async fn find(&self, record: MicrovmRecord, ids: Ids) {
         let state = record::state(&record);
-        let found = timeout(FINDING, self.look(&record::spec(&record), suspended_number(&state))).await;
+        let spec = record::spec(&record, &ids);
+        let found = timeout(FINDING, self.look(&spec, suspended_number(&state))).await;
         let (remains, guest) = match found {
             Ok(Found::Running(guest)) => (Remains::Running, Some(guest)),
             Ok(Found::Suspended) => (Remains::Suspended, None),
@@ -119,7 +122,7 @@ impl Microvms {
         let takes = state.takes_memory() || step.state.takes_memory();
         let reservation = takes.then(|| self.context.capacity.take(record.memory_mib.into()));
         self.spawn(record, |context, record, channels| {
-            Task::new(context, record, guest, share, reservation, channels).run(Some(step))
+            Task::new(context, (record, ids), guest, share, reservation, channels).run(Some(step))
         });
     }
 }

@@ -27,7 +27,7 @@ use super::context::{Change, Context};
 use super::deadlines::{self, Overdue};
 use super::error::RequestError;
 use super::mailbox::{ClientRequest, TaskChannels};
-use super::record;
+use super::record::{self, Ids};
 use super::usage::Share;
 use crate::clock;
 use crate::lifecycle::microvm::{self, Effect, Event, Phase, Refusal, Request, State, Step};
@@ -80,6 +80,7 @@ impl ActiveEffect {
 pub(super) struct Task {
     context: Arc<Context>,
     record: MicrovmRecord,
+    ids: Ids,
     state: State,
     guest: Option<Arc<dyn Guest>>,
     exit: Option<BoxFuture<'static, Exit>>,
@@ -96,7 +97,7 @@ pub(super) struct Task {
 impl Task {
     pub(super) fn new(
         context: Arc<Context>,
-        record: MicrovmRecord,
+        (record, ids): (MicrovmRecord, Ids),
         guest: Option<Arc<dyn Guest>>,
         share: Share,
         reservation: Option<Reservation>,
@@ -106,6 +107,7 @@ impl Task {
         let mut task = Self {
             context,
             record,
+            ids,
             state,
             guest: None,
             exit: None,
@@ -312,8 +314,8 @@ impl Task {
 
     async fn start(&mut self, effect: Effect) {
         self.context.faults.at("microvm", name(&effect), "before").await;
-        let (context, spec, guest) =
-            (Arc::clone(&self.context), record::spec(&self.record), self.guest.clone());
+        let (context, guest) = (Arc::clone(&self.context), self.guest.clone());
+        let spec = record::spec(&self.record, &self.ids);
         let (performed, gate) = (effect.clone(), Arc::clone(&self.channels.gate));
         let outcome = async move {
             // Exchanges that are under way are completed before the app is notified of the suspend.
@@ -460,7 +462,7 @@ async fn perform(context: &Context, spec: &Spec, guest: Option<Arc<dyn Guest>>, 
         (Effect::Discard, _) => {
             let mut pause = RETRY.0;
             while let Err(error) = context.platform.discard(&spec.id).await {
-                tracing::error!(microvm = spec.id, %error, "removing a microVM, trying again");
+                tracing::error!(microvm = %spec.id, %error, "removing a microVM, trying again");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RETRY.1);
             }

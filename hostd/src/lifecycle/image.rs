@@ -1,7 +1,7 @@
 //! The lifecycle of an image and its versions.
 //!
 //! An image is CREATING while its first version is built, and UPDATING while a later version is built or a version is
-//! deleted. In both states no other change is accepted; every accepted change returns the image to a settled state
+//! deleted. In both states no other change is accepted; every accepted change ends in one of the other states
 //! (docs/behaviour.md, "Builds", "Versions", "Deletion").
 //!
 //! ```text
@@ -178,8 +178,8 @@ impl Image {
         }
     }
 
-    /// Records the result of a build. When it was the last build of its version, the version and the image are
-    /// settled. Changes nothing if the build had finished before.
+    /// Records the result of a build. When it was the last build of its version, the change of the version and of
+    /// the image is complete. Changes nothing if the build had finished before.
     pub fn build_ended(&mut self, number: u32, build_id: &str, outcome: Outcome, now: Timestamp) {
         let Some(version) = self.versions.get_mut(&number) else { return };
         let Some(build) = build_of(version, build_id) else { return };
@@ -269,7 +269,7 @@ impl Image {
         Ok(VersionDeletion::Begun)
     }
 
-    /// Removes a version that was DELETING and settles the image.
+    /// Removes a version that was DELETING, which completes the change of the image.
     pub fn version_gone(&mut self, number: u32, now: Timestamp) -> Option<VersionRecord> {
         if self.version_state(number) != Some(VersionState::Deleting) {
             return None;

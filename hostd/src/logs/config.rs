@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::record::MAX_RECORD;
 
+use crate::setting::Problem;
+
 /// How much of the output of microVMs and builds is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -48,24 +50,27 @@ impl LogsConfig {
     /// Checks the values and their combination.
     ///
     /// # Errors
-    /// The problem, with the keys' names.
-    pub fn check(&self) -> Result<(), String> {
+    /// The problem.
+    pub fn check(&self) -> Result<(), Problem> {
         let smallest = u64::try_from(2 * MAX_RECORD).unwrap_or(u64::MAX).next_power_of_two() / 2;
         if !(smallest..=256 << 20).contains(&self.segment_bytes) {
-            return Err(format!(
-                "logs.segment_bytes is {}; it must be {smallest} to {}",
-                self.segment_bytes,
-                256 << 20
-            ));
+            let why = format!("{} is out of range: write {smallest} to {}", self.segment_bytes, 256 << 20);
+            return Err(Problem::new("logs.segment_bytes", why));
         }
-        if self.max_stream_bytes < self.segment_bytes {
-            return Err("logs.max_stream_bytes must not be below logs.segment_bytes".into());
+        for (key, value) in [
+            ("logs.max_stream_bytes", self.max_stream_bytes),
+            ("logs.max_group_bytes", self.max_group_bytes),
+            ("logs.max_bytes", self.max_bytes),
+        ] {
+            if value < self.segment_bytes {
+                return Err(Problem::new(key, "write at least as much as logs.segment_bytes"));
+            }
         }
-        if self.max_group_bytes < self.segment_bytes || self.max_bytes < self.segment_bytes {
-            return Err("logs.max_group_bytes and logs.max_bytes must not be below logs.segment_bytes".into());
+        if self.max_open_files == 0 {
+            return Err(Problem::new("logs.max_open_files", "write at least 1"));
         }
-        if self.max_open_files == 0 || self.sweep_interval_seconds == 0 {
-            return Err("logs.max_open_files and logs.sweep_interval_seconds must be at least 1".into());
+        if self.sweep_interval_seconds == 0 {
+            return Err(Problem::new("logs.sweep_interval_seconds", "write at least 1"));
         }
         Ok(())
     }
@@ -92,8 +97,8 @@ mod tests {
     #[test]
     fn limits_below_a_segment_are_refused() {
         let small = LogsConfig { max_stream_bytes: 1 << 20, ..LogsConfig::default() };
-        assert!(small.check().unwrap_err().contains("max_stream_bytes"));
+        assert!(small.check().unwrap_err().key == "logs.max_stream_bytes");
         let tiny = LogsConfig { segment_bytes: 1000, ..LogsConfig::default() };
-        assert!(tiny.check().unwrap_err().contains("524288"));
+        assert!(tiny.check().unwrap_err().why.contains("524288"));
     }
 }

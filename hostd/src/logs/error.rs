@@ -4,13 +4,14 @@ use std::io;
 use std::path::PathBuf;
 
 use super::pattern::PatternError;
+use crate::setting::Problem;
 
 /// Why an operation on logs failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The configuration is invalid.
-    #[error("{0}")]
-    Config(String),
+    #[error(transparent)]
+    Config(#[from] Problem),
     /// The name cannot be that of a folder or file.
     #[error("a log group or stream cannot be named like this: it must have 1 to 2048 bytes, and has {0}")]
     Name(usize),

@@ -95,7 +95,7 @@ impl Logs {
     /// # Errors
     /// [`LogError::Config`], or [`LogError::Open`] if the folder cannot be created.
     pub fn open(folder: &Path, config: LogsConfig, clock: Clock) -> Result<Self, LogError> {
-        config.check().map_err(LogError::Config)?;
+        config.check()?;
         segment::make_folder(folder).map_err(|source| LogError::Open { path: folder.to_owned(), source })?;
         let shared = Shared {
             folder: folder.to_owned(),

@@ -22,7 +22,7 @@ use crate::panics;
 /// Most connections at the same time; others wait.
 const CONNECTIONS: usize = 32;
 /// How long a client may take to send a request's head, or to stay idle.
-const PATIENCE: Duration = Duration::from_secs(75);
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(75);
 /// Content type of [`Metrics::text`].
 pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -89,7 +89,7 @@ async fn connection(stream: TcpStream, metrics: Metrics) {
         async move { Ok::<_, Infallible>(response) }
     });
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(16 << 10);
+    server.timer(TokioTimer::new()).header_read_timeout(CLIENT_TIMEOUT).max_buf_size(16 << 10);
     if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
         tracing::debug!(%error, "a connection for metrics has ended");
     }

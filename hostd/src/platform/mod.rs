@@ -20,16 +20,17 @@ use async_trait::async_trait;
 use hearth_host::agent::exec::{Events, Stdin};
 use hearth_model::build::ImageBuild;
 use hearth_model::hooks::{Hook, HookOutcome, Hooks};
+use hearth_model::id::{AccountId, MicrovmId};
 use hearth_model::role::RoleUse;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// The specification of a microVM. It is the same for the launch, each resume, and the adoption.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Spec {
-    /// Id, like `microvm-UUID`.
-    pub id: String,
+    /// Id of the microVM.
+    pub id: MicrovmId,
     /// Account that owns the microVM.
-    pub account: String,
+    pub account: AccountId,
     /// ARN of the image.
     pub image_arn: String,
     /// Name of the image.
@@ -59,7 +60,7 @@ impl Spec {
     /// The role whose credentials the guest gets, as used by the microVM's account.
     #[must_use]
     pub fn execution_role(&self) -> Option<RoleUse> {
-        self.execution_role_arn.as_ref().map(|role_arn| RoleUse::new(&self.account, role_arn))
+        self.execution_role_arn.as_ref().map(|role_arn| RoleUse::new(self.account.as_str(), role_arn))
     }
 }
 
@@ -118,14 +119,14 @@ pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
 /// Why a connection to the app or a shell in its container could not be opened.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The app does not listen on the port, or does not accept the connection.
-    #[error("{0}")]
-    App(String),
+    #[error(transparent)]
+    App(Cause),
     /// The microVM does not respond.
-    #[error("{0}")]
-    Guest(String),
+    #[error(transparent)]
+    Guest(Cause),
 }
 
 /// What was found of a microVM that an earlier daemon served.
@@ -157,7 +158,7 @@ pub trait Platform: Send + Sync + 'static {
 
     /// Kills the microVM's process, if there is one, and removes everything of it: network, run directory, overlay,
     /// suspended state. Succeeds if there is nothing.
-    async fn discard(&self, id: &str) -> Result<(), PlatformError>;
+    async fn discard(&self, id: &MicrovmId) -> Result<(), PlatformError>;
 
     /// Removes the files of a build. Succeeds if there are none.
     async fn remove_build(&self, build: &ImageBuild) -> Result<(), PlatformError>;
@@ -165,7 +166,7 @@ pub trait Platform: Send + Sync + 'static {
     /// Removes processes, networks and folders of all other microVMs, and the files of all other builds.
     async fn sweep(
         &self,
-        microvms: &HashSet<String>,
+        microvms: &HashSet<MicrovmId>,
         builds: &HashSet<ImageBuild>,
     ) -> Result<(), PlatformError>;
 }

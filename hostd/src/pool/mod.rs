@@ -10,6 +10,7 @@
 //! [`Stock::refill`] makes what is missing; it is called after a launch, not during it.
 
 use std::collections::{HashMap, VecDeque};
+use std::error::Error;
 use std::fmt::{Debug, Display};
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -58,8 +59,11 @@ pub struct Count {
     pub wanted: usize,
 }
 
+/// Why a thing could not be made.
+pub type MakeError = Box<dyn Error + Send + Sync>;
+
 /// Makes one thing of a kind, or returns why it cannot. May block.
-type Make<K, T> = dyn Fn(K) -> Result<T, String> + Send + Sync;
+type Make<K, T> = dyn Fn(K) -> Result<T, MakeError> + Send + Sync;
 
 /// Things that are ready, by kind. Clones are cheap and share the same stock.
 pub struct Stock<K, T> {
@@ -110,7 +114,7 @@ where
     pub fn new(
         what: &'static str,
         (wanted, kinds, at_once): (usize, usize, usize),
-        make: impl Fn(K) -> Result<T, String> + Send + Sync + 'static,
+        make: impl Fn(K) -> Result<T, MakeError> + Send + Sync + 'static,
     ) -> Self {
         let state =
             State { order: VecDeque::new(), ready: HashMap::new(), making: HashMap::new(), closed: false };
@@ -215,8 +219,8 @@ where
         }
         let maker = Arc::clone(&self);
         let made = spawn_blocking(move || (maker.make)(kind).map(|thing| maker.put(kind, thing))).await;
-        let Err(why) = made.unwrap_or_else(|panic| Err(panic.to_string())) else { return };
-        tracing::warn!(what = self.what, %kind, why, "nothing could be made for the pool");
+        let Err(error) = made.unwrap_or_else(|panic| Err(panic.into())) else { return };
+        tracing::warn!(what = self.what, %kind, %error, "nothing could be made for the pool");
         // The next attempt would most likely fail, too.
         let closed = self.closed.notified();
         if self.is_wanted(kind) {
@@ -306,9 +310,8 @@ mod tests {
     async fn an_empty_stock_keeps_nobody_waiting_and_a_closed_one_makes_nothing() {
         let (permit, wait) = mpsc::channel::<()>();
         let wait = Mutex::new(wait);
-        let stock: Stock<u32, ()> = Stock::new("slow", (1, 1, 1), move |_| {
-            wait.lock().unwrap().recv().map_err(|error| error.to_string())
-        });
+        let stock: Stock<u32, ()> =
+            Stock::new("slow", (1, 1, 1), move |_| Ok(wait.lock().unwrap().recv()?));
         stock.want(1);
         stock.refill();
         tokio::task::yield_now().await;

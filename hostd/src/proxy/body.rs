@@ -277,10 +277,11 @@ impl Upload {
         Self { meter, from: From::Nothing }
     }
 
-    /// A body that is sent at once.
+    /// A body that is sent at once, unless it is empty.
     #[must_use]
     pub fn body(meter: Meter, body: RequestBody) -> Self {
-        Self { meter, from: From::Body(body) }
+        let from = if body.is_end_stream() { From::Nothing } else { From::Body(body) };
+        Self { meter, from }
     }
 
     /// A body that is held back for a while, so that it can be taken back if the app responds at once.

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::service::Profile;
+use crate::setting::Problem;
 
 /// Greatest length of the domain: a name below it begins with a UUID, and has 253 characters at most.
 const MAX_DOMAIN: usize = 200;
@@ -35,7 +36,7 @@ pub struct EndpointConfig {
     pub dns_answer: Vec<IpAddr>,
     /// Whether `?x-aws-proxy-auth=TOKEN` in a link sets a cookie, so that browsers can log in.
     pub browser_login: bool,
-    /// Whether apps are told the client's address (`X-Forwarded-For`); in AWS they are not.
+    /// Whether apps receive the client's address (`X-Forwarded-For`); in AWS they do not.
     pub forwarded_for: bool,
     /// Requests that wait for one microVM to wake up; more are refused.
     pub held_requests: u32,
@@ -60,7 +61,7 @@ pub struct EndpointConfig {
 pub struct AcmeConfig {
     /// URL of the authority's directory, like `https://acme-v02.api.letsencrypt.org/directory`.
     pub directory: String,
-    /// Whom the authority writes to: `mailto:ADDRESS`. It is told when the account is made.
+    /// The address that the authority writes to: `mailto:ADDRESS`. The authority gets it when the account is made.
     pub contact: Option<String>,
     /// PEM file with the authority that signs the directory's own certificate; those of the system unless given.
     pub ca_file: Option<PathBuf>,
@@ -92,18 +93,23 @@ impl EndpointConfig {
     /// Checks that the values are valid and consistent.
     ///
     /// # Errors
-    /// The problem, with the name of the key.
-    pub fn check(&self) -> Result<(), String> {
+    /// The problem.
+    pub fn check(&self) -> Result<(), Problem> {
         if !self.domain.as_deref().is_none_or(is_domain) {
-            return Err("endpoint.domain: write a domain in lower case, like microvms.example.com".into());
+            let why = "write a domain in lower case, like microvms.example.com";
+            return Err(Problem::new("endpoint.domain", why));
         }
         match (&self.certificate, &self.key) {
-            (Some(_), None) => return Err("endpoint.certificate needs its key: give endpoint.key".into()),
+            (Some(_), None) => {
+                return Err(Problem::new("endpoint.certificate", "it needs its key: give endpoint.key"));
+            }
             (None, Some(_)) => {
-                return Err("endpoint.key needs its certificate: give endpoint.certificate".into());
+                let why = "it needs its certificate: give endpoint.certificate";
+                return Err(Problem::new("endpoint.key", why));
             }
             (Some(_), Some(_)) if self.acme.is_some() => {
-                return Err("endpoint.acme and endpoint.certificate exclude each other: give one".into());
+                let why = "it excludes endpoint.certificate: give one of them";
+                return Err(Problem::new("endpoint.acme", why));
             }
             _ => {}
         }
@@ -113,36 +119,38 @@ impl EndpointConfig {
             ("endpoint.acme.ca_file", &self.acme.as_ref().and_then(|acme| acme.ca_file.clone())),
         ] {
             if path.as_ref().is_some_and(|path| !path.is_absolute()) {
-                return Err(format!("{key}: write an absolute path"));
+                return Err(Problem::new(key, "write an absolute path"));
             }
         }
         if self.dns.is_some() && self.answers().is_empty() {
-            return Err(format!(
-                "endpoint.dns_answer: write the addresses that clients reach this host at; endpoint.address is {}",
+            let why = format!(
+                "write the addresses that clients reach this host at; endpoint.address is {}",
                 self.address
-            ));
+            );
+            return Err(Problem::new("endpoint.dns_answer", why));
         }
         if self.idle_connection_seconds == 0 {
-            return Err("endpoint.idle_connection_seconds: write at least 1".into());
+            return Err(Problem::new("endpoint.idle_connection_seconds", "write at least 1"));
         }
         self.acme.as_ref().map_or(Ok(()), |acme| self.check_acme(acme))
     }
 
-    fn check_acme(&self, acme: &AcmeConfig) -> Result<(), String> {
+    fn check_acme(&self, acme: &AcmeConfig) -> Result<(), Problem> {
         if !acme.directory.starts_with("https://") {
-            return Err("endpoint.acme.directory: write a URL that begins with https://".into());
+            let why = "write a URL that begins with https://";
+            return Err(Problem::new("endpoint.acme.directory", why));
         }
         if acme.contact.as_ref().is_some_and(|contact| !contact.starts_with("mailto:")) {
-            return Err("endpoint.acme.contact: write mailto:ADDRESS".into());
+            return Err(Problem::new("endpoint.acme.contact", "write mailto:ADDRESS"));
         }
         let public = |domain: &str| domain != "localhost" && !domain.ends_with(".localhost");
         if !self.domain.as_deref().is_some_and(public) {
-            return Err(
-                "endpoint.domain: write a domain of your own, since nobody certifies localhost".into()
-            );
+            let why = "write a domain of your own, since nobody certifies localhost";
+            return Err(Problem::new("endpoint.domain", why));
         }
         if self.dns.is_none() {
-            return Err("endpoint.dns: write where this host answers DNS: the ACME authority asks it".into());
+            let why = "write where this host answers DNS: the ACME authority asks it";
+            return Err(Problem::new("endpoint.dns", why));
         }
         Ok(())
     }
@@ -209,26 +217,23 @@ mod tests {
     fn what_makes_no_sense_is_refused_by_its_key() {
         let acme = "domain = \"a.example\"\ndns = \"0.0.0.0:53\"\n[acme]\n";
         for (text, key) in [
-            ("domain = \"A.example\"".to_owned(), "endpoint.domain:"),
-            ("domain = \"a..example\"".to_owned(), "endpoint.domain:"),
-            ("domain = \"-a.example\"".to_owned(), "endpoint.domain:"),
-            ("certificate = \"/c\"".to_owned(), "endpoint.certificate "),
-            ("key = \"/k\"".to_owned(), "endpoint.key "),
-            ("certificate = \"c\"\nkey = \"/k\"".to_owned(), "endpoint.certificate:"),
-            ("address = \"0.0.0.0:443\"\ndns = \"0.0.0.0:53\"".to_owned(), "endpoint.dns_answer:"),
-            ("idle_connection_seconds = 0".to_owned(), "endpoint.idle_connection_seconds:"),
-            (format!("{acme}directory = \"http://a.example\""), "endpoint.acme.directory:"),
-            (format!("{acme}directory = \"https://b\"\ncontact = \"me\""), "endpoint.acme.contact:"),
-            (format!("{acme}directory = \"https://b\"\nca_file = \"c\""), "endpoint.acme.ca_file:"),
-            ("[acme]\ndirectory = \"https://b\"".to_owned(), "endpoint.domain:"),
-            ("domain = \"a.b\"\n[acme]\ndirectory = \"https://b\"".to_owned(), "endpoint.dns:"),
-            (
-                format!("certificate = \"/c\"\nkey = \"/k\"\n{acme}directory = \"https://b\""),
-                "endpoint.acme ",
-            ),
+            ("domain = \"A.example\"".to_owned(), "endpoint.domain"),
+            ("domain = \"a..example\"".to_owned(), "endpoint.domain"),
+            ("domain = \"-a.example\"".to_owned(), "endpoint.domain"),
+            ("certificate = \"/c\"".to_owned(), "endpoint.certificate"),
+            ("key = \"/k\"".to_owned(), "endpoint.key"),
+            ("certificate = \"c\"\nkey = \"/k\"".to_owned(), "endpoint.certificate"),
+            ("address = \"0.0.0.0:443\"\ndns = \"0.0.0.0:53\"".to_owned(), "endpoint.dns_answer"),
+            ("idle_connection_seconds = 0".to_owned(), "endpoint.idle_connection_seconds"),
+            (format!("{acme}directory = \"http://a.example\""), "endpoint.acme.directory"),
+            (format!("{acme}directory = \"https://b\"\ncontact = \"me\""), "endpoint.acme.contact"),
+            (format!("{acme}directory = \"https://b\"\nca_file = \"c\""), "endpoint.acme.ca_file"),
+            ("[acme]\ndirectory = \"https://b\"".to_owned(), "endpoint.domain"),
+            ("domain = \"a.b\"\n[acme]\ndirectory = \"https://b\"".to_owned(), "endpoint.dns"),
+            (format!("certificate = \"/c\"\nkey = \"/k\"\n{acme}directory = \"https://b\""), "endpoint.acme"),
         ] {
             let error = config(&text).check().unwrap_err();
-            assert!(error.starts_with(key), "{text}: {error}");
+            assert_eq!(error.key, key, "{text}: {error}");
         }
         config("").check().unwrap();
         config(&format!("{acme}directory = \"https://b\"\ncontact = \"mailto:me@a.example\""))

@@ -4,6 +4,7 @@ use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_
 use hyper::{Response, StatusCode};
 
 use super::body::ResponseBody;
+use super::limiter::LimitReached;
 use crate::driver::gate::GateError;
 use crate::platform::ConnectError;
 
@@ -92,6 +93,12 @@ impl ProxyError {
     }
 }
 
+impl From<LimitReached> for ProxyError {
+    fn from(_: LimitReached) -> Self {
+        Self::TooMany
+    }
+}
+
 impl From<GateError> for ProxyError {
     fn from(error: GateError) -> Self {
         match error {
@@ -105,8 +112,8 @@ impl From<GateError> for ProxyError {
     }
 }
 
-impl From<ConnectError> for ProxyError {
-    fn from(error: ConnectError) -> Self {
+impl From<&ConnectError> for ProxyError {
+    fn from(error: &ConnectError) -> Self {
         match error {
             ConnectError::App(_) => Self::App,
             ConnectError::Guest(_) => Self::Microvm,

@@ -14,9 +14,13 @@ use std::time::Duration;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::time::Instant;
 
-use super::error::ProxyError;
 use crate::driver::gate::Gate;
 use crate::panics::poisoned;
+
+/// A connection or request is above the limits of its endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the endpoint's limit is reached; wait until fewer requests or connections are under way")]
+pub struct LimitReached;
 
 /// The limits of a memory class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,19 +73,19 @@ impl Limiter {
     /// Counts a request.
     ///
     /// # Errors
-    /// [`ProxyError::TooMany`].
-    pub fn request(&self) -> Result<(), ProxyError> {
-        self.requests.check().map_err(|_| ProxyError::TooMany)
+    /// [`LimitReached`].
+    pub fn request(&self) -> Result<(), LimitReached> {
+        self.requests.check().map_err(|_| LimitReached)
     }
 
     /// Counts a connection until the returned value is dropped.
     ///
     /// # Errors
-    /// [`ProxyError::TooMany`].
-    pub fn connection(self: &Arc<Self>) -> Result<Connection, ProxyError> {
+    /// [`LimitReached`].
+    pub fn connection(self: &Arc<Self>) -> Result<Connection, LimitReached> {
         let more = |count: u32| (count < self.class.connections).then(|| count.saturating_add(1));
         let counted = self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        counted.map(|_| Connection(Arc::clone(self))).map_err(|_| ProxyError::TooMany)
+        counted.map(|_| Connection(Arc::clone(self))).map_err(|_| LimitReached)
     }
 
     /// Counts bytes that have passed. Returns the time at which more may pass, if that is not now.
@@ -173,7 +177,7 @@ mod tests {
     fn connections_and_requests_are_counted() {
         let limiter = Arc::new(Limiter::new(Class::of(512)));
         let open: Vec<_> = (0..8).map(|_| limiter.connection().unwrap()).collect();
-        assert_eq!(limiter.connection().unwrap_err(), ProxyError::TooMany);
+        assert_eq!(limiter.connection().unwrap_err(), LimitReached);
         drop(open);
         limiter.connection().unwrap();
         let refused = (0..100).filter(|_| limiter.request().is_err()).count();

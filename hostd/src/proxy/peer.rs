@@ -9,8 +9,7 @@ use subtle::ConstantTimeEq as _;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::error::ProxyError;
-use super::limiter::{Connection, Limiter};
+use super::limiter::{Connection, LimitReached, Limiter};
 use crate::metrics::Metrics;
 use crate::panics::poisoned;
 use crate::tokens::{Claims, Tokens};
@@ -132,8 +131,8 @@ impl Peer {
     /// Counts the connection among those of its microVM.
     ///
     /// # Errors
-    /// [`ProxyError::TooMany`].
-    pub(super) fn count(&self, limiter: &Arc<Limiter>) -> Result<(), ProxyError> {
+    /// [`LimitReached`].
+    pub(super) fn count(&self, limiter: &Arc<Limiter>) -> Result<(), LimitReached> {
         if self.counted.get().is_none() {
             // A concurrent request may have counted it already; the second count is dropped.
             let _ = self.counted.set(limiter.connection()?);

@@ -51,18 +51,18 @@ impl HasClientToken for proto::UpdateMicrovmImageRequest {
 }
 
 /// A response that is stored with a client token.
-pub(crate) trait Answer: prost::Message + Default {
+pub(crate) trait StoredResponse: prost::Message + Default {
     /// Name of the image whose deletion makes the token invalid.
     fn image_name(&self) -> Option<&str>;
 }
 
-impl Answer for proto::Microvm {
+impl StoredResponse for proto::Microvm {
     fn image_name(&self) -> Option<&str> {
         None
     }
 }
 
-impl Answer for proto::MicrovmImageDetails {
+impl StoredResponse for proto::MicrovmImageDetails {
     fn image_name(&self) -> Option<&str> {
         Some(&self.name)
     }
@@ -98,7 +98,7 @@ impl Service {
     /// # Errors
     ///
     /// [`InvalidRequest::ClientTokenReused`], and errors of the store.
-    pub(crate) fn replay<R: HasClientToken, A: Answer>(
+    pub(crate) fn replay<R: HasClientToken, A: StoredResponse>(
         &self,
         caller: &Caller,
         request: &R,
@@ -112,8 +112,8 @@ impl Service {
         let mut used = Used { account: caller.account.clone(), key, request_sha256, stale: None };
         if let Some(value) = self.db().get_bytes(Table::ClientTokens, &used.key)? {
             let record: ClientTokenRecord = self.db().decode(Table::ClientTokens, &used.key, &value)?;
-            if let Some(answer) = self.answer(&used, &record)? {
-                return Ok(Replay::Answered(answer));
+            if let Some(response) = self.stored_response(&used, &record)? {
+                return Ok(Replay::Answered(response));
             }
             used.stale = Some(value);
         }
@@ -121,14 +121,18 @@ impl Service {
     }
 
     /// The response in a token's record; `None` where the record is not valid any more.
-    fn answer<A: Answer>(&self, used: &Used, record: &ClientTokenRecord) -> Result<Option<A>, ServiceError> {
+    fn stored_response<A: StoredResponse>(
+        &self,
+        used: &Used,
+        record: &ClientTokenRecord,
+    ) -> Result<Option<A>, ServiceError> {
         let expired =
             record.expires_at.is_none_or(|expires_at| clock::time(&expires_at) <= self.clock().now());
         if expired {
             return Ok(None);
         }
-        let answer: A = self.db().decode(Table::ClientTokens, &used.key, &record.response)?;
-        if let Some(name) = answer.image_name() {
+        let response: A = self.db().decode(Table::ClientTokens, &used.key, &record.response)?;
+        if let Some(name) = response.image_name() {
             let image: Option<ImageRecord> =
                 self.db().get(Table::Images, &records::image(&used.account, name))?;
             if image.is_none_or(|image| image.uid != record.image_uid) {
@@ -136,7 +140,7 @@ impl Service {
             }
         }
         if record.request_sha256 == used.request_sha256 {
-            Ok(Some(answer))
+            Ok(Some(response))
         } else {
             Err(InvalidRequest::ClientTokenReused.into())
         }
@@ -160,10 +164,10 @@ impl Service {
     /// The batch that stores a token with the response. It is to be committed together with the changes that the
     /// request makes, and conflicts if the token was used in the meantime. `image_uid` is the image whose deletion
     /// makes the token invalid.
-    pub(crate) fn remember<A: Answer>(
+    pub(crate) fn remember<A: StoredResponse>(
         &self,
         token: &ClientToken,
-        answer: &A,
+        response: &A,
         image_uid: Option<&str>,
     ) -> Batch {
         let Some(used) = &token.of else { return Batch::new() };
@@ -171,7 +175,7 @@ impl Service {
         let expires_at = clock::timestamp(self.clock().after(kept));
         let record = ClientTokenRecord {
             request_sha256: used.request_sha256.clone(),
-            response: answer.encode_to_vec(),
+            response: response.encode_to_vec(),
             expires_at: Some(expires_at),
             image_uid: image_uid.unwrap_or_default().to_owned(),
         };

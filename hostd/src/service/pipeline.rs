@@ -255,11 +255,11 @@ impl Service {
         let mut attempts = H::ATTEMPTS;
         loop {
             call.token = match call.request.replay(self, caller)? {
-                Replay::Answered(answer) => return Ok(answer),
+                Replay::Answered(response) => return Ok(response),
                 Replay::New(token) => token,
             };
             let error = match H::work(&mut call).await {
-                Ok(answer) => return Ok(answer),
+                Ok(response) => return Ok(response),
                 Err(error) => error,
             };
             attempts = attempts.saturating_sub(1);
@@ -269,7 +269,7 @@ impl Service {
             // An identical call whose client has disconnected may have been completed in the meantime, and be the
             // reason for the error.
             return match call.request.replay(self, caller)? {
-                Replay::Answered(answer) => Ok(answer),
+                Replay::Answered(response) => Ok(response),
                 Replay::New(_) => Err(error),
             };
         }

@@ -83,7 +83,7 @@ impl Handler for proto::GetMicrovmImageVersionRequest {
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
         let version = call.request.image_version.as_deref().unwrap_or_default();
         let record = call.service.version_record(&call.target, version)?;
-        Ok(told(record, &call.service.image_record(&call.target)?))
+        Ok(version_response(record, &call.service.image_record(&call.target)?))
     }
 }
 
@@ -104,7 +104,7 @@ impl Handler for proto::ListMicrovmImageVersionsRequest {
         let (entries, next_token) = service.entries(&page, Table::Versions, &prefix)?;
         let mut items = Vec::with_capacity(entries.len());
         for (key, value) in entries {
-            items.push(told(service.db().decode(Table::Versions, &key, &value)?, &record));
+            items.push(version_response(service.db().decode(Table::Versions, &key, &value)?, &record));
         }
         Ok(proto::ListMicrovmImageVersionsResponse { items, next_token })
     }
@@ -181,7 +181,7 @@ fn builds(
 }
 
 /// A version as clients receive it: with the tags of its image.
-fn told(record: VersionRecord, image: &ImageRecord) -> proto::MicrovmImageVersion {
+fn version_response(record: VersionRecord, image: &ImageRecord) -> proto::MicrovmImageVersion {
     proto::MicrovmImageVersion { tags: image.tags.clone(), ..record.version.unwrap_or_default() }
 }
 

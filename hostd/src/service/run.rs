@@ -68,18 +68,18 @@ impl Handler for proto::RunMicrovmRequest {
         let source = service.source(image, request.image_version.as_deref())?;
         let record = service.record(&source, request)?;
         service.pass_role(caller, image, request).await?;
-        let answer = record.microvm.clone().unwrap_or_default();
+        let response = record.microvm.clone().unwrap_or_default();
         let version = records::version(&image.account, &image.name, source.version.number);
         let batch = Batch::new().expect_value(Table::Versions, version, source.stored).and(service.remember(
             &call.token,
-            &answer,
+            &response,
             None,
         ));
         // A launch that has started is completed, even if the client disconnects.
         let microvms = service.parts().microvms.clone();
         let launch = tokio::spawn(async move { microvms.launch(record, batch).await });
         match launch.await.map_err(|error| ServiceError::internal(error.to_string()))? {
-            Ok(()) => Ok(answer),
+            Ok(()) => Ok(response),
             // The client token was used, or the version has changed.
             Err(LaunchError::Conflict) => Err(ServiceError::Contended {
                 kind: "MicrovmImage",

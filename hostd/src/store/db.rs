@@ -133,14 +133,15 @@ impl Db {
         key: &[u8],
         value: &[u8],
     ) -> Result<M, StoreError> {
-        M::decode(value).map_err(|error| StoreError::Damaged {
-            path: self.store.place(),
-            why: format!(
-                "the record {} in table {} cannot be read: {error}",
-                key.escape_ascii(),
-                table.name()
-            ),
-        })
+        M::decode(value).map_err(|error| self.damaged(table, key, &error))
+    }
+
+    /// The error for a record that was read from `table` under `key` and is damaged, as `error` says.
+    #[must_use]
+    pub fn damaged(&self, table: Table, key: &[u8], error: &dyn std::error::Error) -> StoreError {
+        let why =
+            format!("the record {} in table {} cannot be read: {error}", key.escape_ascii(), table.name());
+        StoreError::Damaged { path: self.store.place(), why }
     }
 
     /// Applies a batch as a whole, or not at all. When this has returned `Ok`, the batch is durable. If the caller
@@ -150,13 +151,12 @@ impl Db {
     /// # Errors
     /// [`CommitError`].
     pub async fn commit(&self, batch: Batch) -> Result<(), CommitError> {
-        let ended = || StoreError::Failed { what: "write to", why: "its commit thread has ended".to_owned() };
         let (response, received) = oneshot::channel();
         let Some(sender) = self.committer.sender.as_ref() else {
-            return self.store.commit(&[batch]).pop().unwrap_or_else(|| Err(ended().into()));
+            return self.store.commit(&[batch]).pop().unwrap_or_else(|| Err(StoreError::NoCommits.into()));
         };
-        sender.send(Request { batch, response }).await.map_err(|_| ended())?;
-        received.await.map_err(|_| ended())?
+        sender.send(Request { batch, response }).await.map_err(|_| StoreError::NoCommits)?;
+        received.await.map_err(|_| StoreError::NoCommits)?
     }
 
     /// Writes a consistent copy to a folder that does not exist yet; returns its size in bytes. Commits continue

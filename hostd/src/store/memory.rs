@@ -58,7 +58,7 @@ impl Store for MemoryStore {
     }
 
     fn back_up(&self, _to: &Path) -> Result<u64, StoreError> {
-        Err(StoreError::Failed { what: "back up", why: "it is kept in memory only".to_owned() })
+        Err(StoreError::InMemory)
     }
 }
 

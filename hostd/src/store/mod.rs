@@ -13,7 +13,10 @@ pub mod schema;
 #[cfg(any(test, feature = "rocksdb"))]
 mod torn_log;
 
-use std::path::Path;
+use std::error::Error;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use db::Db;
 pub use memory::MemoryStore;
@@ -197,12 +200,64 @@ pub enum StoreError {
         /// Newest schema version that this release knows.
         known: u32,
     },
-    /// The operating system or the database reported an error.
-    #[error("cannot {what} the store: {why}")]
+    /// The database reported an error.
+    #[error("cannot {what} the store: {source}")]
     Failed {
         /// The operation that failed.
         what: &'static str,
-        /// The error.
+        /// The error of the database.
+        source: Arc<dyn Error + Send + Sync>,
+    },
+    /// The operating system reported an error.
+    #[error("cannot {what} the store: {path}: {source}", path = .path.display())]
+    File {
+        /// The operation that failed.
+        what: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: Arc<io::Error>,
+    },
+    /// The thread that commits has ended, for example because it could not be started.
+    #[error("cannot write to the store: its commit thread has ended; the daemon's log says why")]
+    NoCommits,
+    /// The store was changed by somebody else while it was migrated.
+    #[error("cannot migrate the store: it was changed on its way from version {before} to {after}")]
+    Migration {
+        /// Schema version before.
+        before: u32,
+        /// Schema version after.
+        after: u32,
+    },
+    /// There is something at the place for a backup.
+    #[error("cannot back up the store: {path} exists already", path = .0.display())]
+    BackupExists(PathBuf),
+    /// A backup cannot be restored.
+    #[error("cannot restore the store: {0}")]
+    Restore(#[from] RestoreError),
+    /// A store that is kept in memory has no backups.
+    #[error("cannot back up the store: it is kept in memory only")]
+    InMemory,
+}
+
+/// Why a backup cannot be restored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// The folder holds no store.
+    #[error("there is no backup in {path}", path = .0.display())]
+    NoBackup(PathBuf),
+    /// The folder holds a store in use, whose files may change.
+    #[error("{path} is a store and not a backup of one", path = .0.display())]
+    NotABackup(PathBuf),
+    /// There is a store already.
+    #[error("{path} exists: stop hearthd and move it away first", path = .0.display())]
+    Exists(PathBuf),
+    /// The backup is damaged.
+    #[error("the backup in {path} is damaged: {why}; use another one", path = .path.display())]
+    Damaged {
+        /// Folder of the backup.
+        path: PathBuf,
+        /// What is damaged.
         why: String,
     },
 }

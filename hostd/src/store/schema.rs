@@ -39,10 +39,7 @@ fn migrate_with(store: &dyn Store, migrations: &[Migration]) -> Result<u32, Stor
         let batch = migration(store)?.put(Table::Meta, meta::SCHEMA_VERSION.to_vec(), number);
         store.commit(&[batch]).into_iter().collect::<Result<(), _>>().map_err(|error| match error {
             CommitError::Store(error) => error,
-            CommitError::Conflict => StoreError::Failed {
-                what: "migrate",
-                why: format!("it was changed on its way from version {before} to {after}"),
-            },
+            CommitError::Conflict => StoreError::Migration { before, after },
         })?;
         tracing::info!(
             store = store.place(),
@@ -114,7 +111,10 @@ mod tests {
     }
 
     fn fails(_: &dyn Store) -> Result<Batch, StoreError> {
-        Err(StoreError::Failed { what: "migrate", why: "it is a test".to_owned() })
+        Err(StoreError::Failed {
+            what: "migrate",
+            source: std::sync::Arc::new(std::io::Error::other("it is a test")),
+        })
     }
 
     #[test]

@@ -7,7 +7,7 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, MAX_TAG_LEN, NONCE_LEN, Nonce, U
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::{Deserialize, Serialize};
 
-use super::InvalidToken;
+use super::{InvalidToken, TokenError};
 
 /// Greatest length of a token, in bytes: the API's own bound of 8,000 characters.
 const MAX: usize = 8000;
@@ -27,14 +27,16 @@ fn cipher(key: &Key) -> Option<LessSafeKey> {
     UnboundKey::new(&AES_256_GCM, key).ok().map(LessSafeKey::new)
 }
 
-/// Encrypts `content` with a new initialization vector; `None` if the system has no random numbers.
-#[must_use]
-pub fn seal(key_id: &str, key: &Key, content: &[u8]) -> Option<String> {
+/// Encrypts `content` with a new initialization vector.
+///
+/// # Errors
+/// [`TokenError::NoRandomness`], [`TokenError::Encryption`].
+pub fn seal(key_id: &str, key: &Key, content: &[u8]) -> Result<String, TokenError> {
     let header = Header { alg: "dir".into(), enc: "A256GCM".into(), kid: key_id.to_owned() };
-    let header = BASE64.encode(serde_json::to_vec(&header).ok()?);
+    let header = BASE64.encode(serde_json::to_vec(&header)?);
     let mut vector = [0; NONCE_LEN];
-    SystemRandom::new().fill(&mut vector).ok()?;
-    seal_with(&header, key, vector, content)
+    SystemRandom::new().fill(&mut vector).map_err(|_| TokenError::NoRandomness)?;
+    seal_with(&header, key, vector, content).ok_or(TokenError::Encryption)
 }
 
 fn seal_with(header: &str, key: &Key, vector: [u8; NONCE_LEN], content: &[u8]) -> Option<String> {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::jwe::Key;
 use super::{SKEW, TokenError};
 use crate::records::TOKEN_KEYS;
-use crate::store::{Batch, CommitError, Db, StoreError, Table};
+use crate::store::{Batch, CommitError, Db, Table};
 
 /// How long a key is used to encrypt tokens.
 pub const LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -67,7 +67,7 @@ impl KeyRing {
 
 fn new_key(since: u64) -> Result<Named, TokenError> {
     let mut key = [0; 32];
-    SystemRandom::new().fill(&mut key).map_err(|_| TokenError::Random)?;
+    SystemRandom::new().fill(&mut key).map_err(|_| TokenError::NoRandomness)?;
     Ok(Named { id: Uuid::new_v4().to_string(), key, since })
 }
 
@@ -77,11 +77,12 @@ pub(super) async fn load(db: &Db, now: SystemTime) -> Result<KeyRing, TokenError
     loop {
         let stored = db.get_bytes(Table::Meta, TOKEN_KEYS).map_err(CommitError::Store)?;
         let ring = match &stored {
-            Some(bytes) => serde_json::from_slice(bytes).map_err(|error| damaged(&error))?,
+            Some(bytes) => serde_json::from_slice(bytes)
+                .map_err(|error| CommitError::Store(db.damaged(Table::Meta, TOKEN_KEYS, &error)))?,
             None => KeyRing::default(),
         };
         let Some(next) = ring.next(now)? else { return Ok(ring) };
-        let bytes = serde_json::to_vec(&next).map_err(|error| damaged(&error))?;
+        let bytes = serde_json::to_vec(&next)?;
         let batch = match stored {
             Some(stored) => Batch::new().expect_value(Table::Meta, TOKEN_KEYS.to_vec(), stored),
             None => Batch::new().expect_absent(Table::Meta, TOKEN_KEYS.to_vec()),
@@ -92,9 +93,4 @@ pub(super) async fn load(db: &Db, now: SystemTime) -> Result<KeyRing, TokenError
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-fn damaged(error: &serde_json::Error) -> CommitError {
-    let what = "reading the keys of tokens from";
-    CommitError::Store(StoreError::Failed { what, why: error.to_string() })
 }

@@ -114,7 +114,16 @@ pub enum TokenError {
     Store(#[from] CommitError),
     /// The system has no random numbers.
     #[error("the system's random number generator failed")]
-    Random,
+    NoRandomness,
+    /// There is no key yet.
+    #[error("there is no key to encrypt tokens with")]
+    NoKey,
+    /// The header or the claims could not be written as JSON.
+    #[error("the content of the token: {0}")]
+    Content(#[from] serde_json::Error),
+    /// The content could not be encrypted.
+    #[error("the token could not be encrypted")]
+    Encryption,
 }
 
 /// Makes and opens tokens. Clones are cheap and share the keys.
@@ -166,7 +175,7 @@ impl Tokens {
     /// Makes a token.
     ///
     /// # Errors
-    /// [`TokenError::Random`].
+    /// [`TokenError`].
     pub fn mint(&self, grant: &Grant) -> Result<String, TokenError> {
         let now = self.seconds();
         let claims = Claims {
@@ -179,10 +188,10 @@ impl Tokens {
             iat: now,
             exp: now.saturating_add(u64::from(grant.minutes).saturating_mul(60)),
         };
-        let claims = serde_json::to_vec(&claims).map_err(|_| TokenError::Random)?; // cannot fail: the claims are numbers and strings
+        let claims = serde_json::to_vec(&claims)?;
         let keys = self.keys.read().unwrap_or_else(poisoned);
-        let (id, key) = keys.newest().ok_or(TokenError::Random)?;
-        jwe::seal(id, key, &claims).ok_or(TokenError::Random)
+        let (id, key) = keys.newest().ok_or(TokenError::NoKey)?;
+        jwe::seal(id, key, &claims)
     }
 
     /// The content of a token, if this host has made it and it has not expired. The caller has to check the microVM and

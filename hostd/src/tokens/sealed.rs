@@ -29,11 +29,11 @@ impl Tokens {
     /// Seals a content for a purpose.
     ///
     /// # Errors
-    /// [`TokenError::Random`]
+    /// [`TokenError`]
     pub fn seal(&self, purpose: &str, content: &[u8]) -> Result<Sealed, TokenError> {
         let keys = self.keys.read().unwrap_or_else(poisoned);
-        let (id, key) = keys.newest().ok_or(TokenError::Random)?;
-        let token = jwe::seal(id, &derived(key, purpose, "seal"), content).ok_or(TokenError::Random)?;
+        let (id, key) = keys.newest().ok_or(TokenError::NoKey)?;
+        let token = jwe::seal(id, &derived(key, purpose, "seal"), content)?;
         Ok(Sealed { token: Secret::new(token), secret: secret(key, purpose, content) })
     }
 

@@ -16,7 +16,7 @@ use tonic::{Code, Status};
 use crate::support::api::request;
 use crate::support::app::count;
 use crate::support::traces::entries;
-use crate::support::{Daemon, PATIENCE, until};
+use crate::support::{Daemon, TEST_TIMEOUT, until};
 
 const NAME: &str = "rules";
 
@@ -155,7 +155,7 @@ async fn watch(daemon: &Daemon) -> Vec<String> {
     let mut told = Vec::new();
     loop {
         let event =
-            tokio::time::timeout(PATIENCE, events.message()).await.expect("the build goes on").unwrap();
+            tokio::time::timeout(TEST_TIMEOUT, events.message()).await.expect("the build goes on").unwrap();
         match event.expect("the last event says that the build has ended").event.unwrap() {
             Event::StepStarted(name) => told.push(name),
             Event::Log(line) => told.push(line.message),

@@ -8,7 +8,7 @@ use crate::support::Daemon;
 use crate::support::api::request;
 use crate::support::app::{agent, ask, control_socket, count};
 use crate::support::traces::{entries, is_gone};
-use crate::support::{PATIENCE, until};
+use crate::support::{TEST_TIMEOUT, until};
 
 #[tokio::test]
 async fn a_microvm_goes_on_where_it_was_after_a_suspend() {
@@ -104,7 +104,7 @@ async fn microvms_of_one_image_know_nothing_of_each_other() {
     // One microVM is terminated from RUNNING; the other is not affected.
     daemon.terminate(&one.microvm_id).await.unwrap();
     assert_eq!(daemon.ended(&one.microvm_id).await.state(), Terminated);
-    assert!(agent(&other.microvm_id).stream(8080, PATIENCE).await.is_ok());
+    assert!(agent(&other.microvm_id).stream(8080, TEST_TIMEOUT).await.is_ok());
     assert_eq!(count(&other.microvm_id).await, 2);
     assert!(is_gone(&one.microvm_id));
     assert_eq!(entries(&daemon.site.data().join("microvms")), [other.microvm_id.as_str()]);

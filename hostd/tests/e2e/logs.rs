@@ -5,7 +5,7 @@ use hearth_proto::microvms::v1::{CloudWatchLogging, Logging, LoggingDisabled, lo
 
 use crate::support::api::request;
 use crate::support::app::ask;
-use crate::support::{Daemon, PATIENCE, until};
+use crate::support::{Daemon, TEST_TIMEOUT, until};
 
 const GROUP: &str = "/tests/counter";
 const STREAM: &str = "one";
@@ -87,7 +87,7 @@ async fn read(daemon: &Daemon, contains: Option<&str>) -> Vec<LogEvent> {
 }
 
 async fn next(tail: &mut tonic::Streaming<LogEvent>) -> LogEvent {
-    let event = tokio::time::timeout(PATIENCE, tail.message()).await.expect("another line");
+    let event = tokio::time::timeout(TEST_TIMEOUT, tail.message()).await.expect("another line");
     event.unwrap().expect("the stream goes on")
 }
 

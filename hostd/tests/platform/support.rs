@@ -23,6 +23,7 @@ use hearth_image_builder::build::settings::BuilderLimits;
 use hearth_image_builder::build::{BuildRequest, Builder, Platform as Variables, Settings};
 use hearth_model::build::ImageBuild;
 use hearth_model::hooks::{HookSettings, Hooks};
+use hearth_model::id::MicrovmId;
 use hearth_model::shape::{Burst, MemoryClass};
 use hearth_proto::guest::v1::LogRecord;
 use hearth_vmm_jail::JailConfig;
@@ -30,7 +31,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::OnceCell;
 
 /// How long an app may take to respond on the emulated metal.
-const PATIENCE: Duration = Duration::from_secs(60);
+const APP_TIMEOUT: Duration = Duration::from_secs(60);
 const ACCOUNT: &str = "111122223333";
 
 /// Stored lines by microVM, with their sequence numbers.
@@ -69,8 +70,8 @@ impl LogSink for Logs {
 
 impl Logs {
     /// The lines of a microVM; fails if a line was stored twice or is missing.
-    pub(crate) fn lines(&self, microvm: &str) -> Vec<String> {
-        let lines = self.0.0.lock().unwrap().get(microvm).cloned().unwrap_or_default();
+    pub(crate) fn lines(&self, microvm: &MicrovmId) -> Vec<String> {
+        let lines = self.0.0.lock().unwrap().get(microvm.as_str()).cloned().unwrap_or_default();
         for (before, after) in lines.iter().zip(lines.iter().skip(1)) {
             assert_eq!(before.0 + 1, after.0, "{lines:?}");
         }
@@ -78,20 +79,20 @@ impl Logs {
     }
 
     /// The times that the counter of a microVM has printed, in nanoseconds since 1970.
-    pub(crate) fn ticks(&self, microvm: &str) -> Vec<u128> {
+    pub(crate) fn ticks(&self, microvm: &MicrovmId) -> Vec<u128> {
         let lines = self.lines(microvm);
         let ticks = lines.iter().filter_map(|line| line.strip_prefix("tick ")?.split(' ').next());
         ticks.map(|time| time.parse().unwrap()).collect()
     }
 
     /// Waits for a line that contains `text`.
-    pub(crate) async fn wait_for(&self, microvm: &str, text: &str) {
+    pub(crate) async fn wait_for(&self, microvm: &MicrovmId, text: &str) {
         let waiting = async {
             while !self.lines(microvm).iter().any(|line| line.contains(text)) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        let waited = tokio::time::timeout(PATIENCE, waiting).await;
+        let waited = tokio::time::timeout(APP_TIMEOUT, waiting).await;
         assert!(waited.is_ok(), "no {text:?} in {:?}", self.lines(microvm));
     }
 }
@@ -114,7 +115,7 @@ fn seconds(timeout_seconds: u32) -> Option<HookSettings> {
 
 /// The build of the image that all tests use.
 pub(crate) fn image_build() -> ImageBuild {
-    ImageBuild { account: ACCOUNT.into(), image_uid: "counter".into(), version: 1, build_id: "b1".into() }
+    ImageBuild::parse(ACCOUNT, "counter", 1, "b1").unwrap()
 }
 
 impl Site {
@@ -155,8 +156,8 @@ impl Site {
     pub(crate) fn spec(&self, number: u32) -> Spec {
         let hooks = Hooks { port: 8080, run: seconds(30), resume: seconds(30), ..Hooks::default() };
         Spec {
-            id: format!("microvm-00000000-0000-4000-8000-{number:012}"),
-            account: ACCOUNT.into(),
+            id: format!("microvm-00000000-0000-4000-8000-{number:012}").parse().unwrap(),
+            account: ACCOUNT.parse().unwrap(),
             image_arn: format!("arn:aws:lambda:eu-west-1:{ACCOUNT}:microvm-image:counter"),
             image_name: "counter".into(),
             image_version: "1.0".into(),
@@ -172,36 +173,36 @@ impl Site {
     }
 
     /// The run directory of a microVM.
-    pub(crate) fn run_of(&self, id: &str) -> PathBuf {
-        self.run.join("microvms").join(id)
+    pub(crate) fn run_of(&self, id: &MicrovmId) -> PathBuf {
+        self.run.join("microvms").join(id.as_str())
     }
 
     /// The folder of a microVM.
-    pub(crate) fn state_of(&self, id: &str) -> PathBuf {
-        self.data.join("microvms").join(id)
+    pub(crate) fn state_of(&self, id: &MicrovmId) -> PathBuf {
+        self.data.join("microvms").join(id.as_str())
     }
 
     /// The agent of a microVM.
-    pub(crate) fn agent(&self, id: &str) -> Agent {
+    pub(crate) fn agent(&self, id: &MicrovmId) -> Agent {
         Agent::of_monitor(&self.run_of(id).join("control.sock")).unwrap()
     }
 
     /// Whether the app of a microVM is frozen.
-    pub(crate) async fn is_frozen(&self, id: &str) -> bool {
+    pub(crate) async fn is_frozen(&self, id: &MicrovmId) -> bool {
         self.agent(id).control().await.unwrap().status().await.unwrap().frozen
     }
 
     /// The response of a microVM's app.
-    pub(crate) async fn ask(&self, id: &str, path: &str) -> String {
+    pub(crate) async fn ask(&self, id: &MicrovmId, path: &str) -> String {
         let agent = self.agent(id);
         let asking = async {
-            let mut stream = agent.stream(8080, PATIENCE).await.unwrap();
+            let mut stream = agent.stream(8080, APP_TIMEOUT).await.unwrap();
             stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.unwrap();
             answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
         };
-        tokio::time::timeout(PATIENCE, asking).await.unwrap()
+        tokio::time::timeout(APP_TIMEOUT, asking).await.unwrap()
     }
 
     /// Shuts the platform down and checks that nothing is left on this host but the image.

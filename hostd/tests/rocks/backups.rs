@@ -77,7 +77,7 @@ fn a_backup_replaces_nothing() {
     let store = open(&folder.path().join("store")).unwrap();
     let taken = folder.path().join("taken");
     fs::create_dir(&taken).unwrap();
-    assert!(matches!(store.back_up(&taken), Err(StoreError::Failed { .. })));
+    assert!(matches!(store.back_up(&taken), Err(StoreError::BackupExists(_))));
     fs::remove_dir(&taken).unwrap();
     store.back_up(&taken).unwrap();
     assert_eq!(names(folder.path()), ["store", "taken"]);

@@ -112,7 +112,7 @@ pub(super) fn sweep(work: &Path, networks: &Networks) -> Result<usize, BuildErro
         let id = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         for stage in STAGES {
             let run = folder.join(stage);
-            orphans::end(&run).map_err(file("ending the monitor in", &run))?;
+            orphans::end_monitor(&run).map_err(file("ending the monitor in", &run))?;
             networks.remove_by_name(&network(&id, stage))?;
         }
         fs::remove_dir_all(&folder).map_err(file("removing", &folder))?;

@@ -42,7 +42,7 @@ pub(crate) struct Build {
     /// The image's version
     #[arg(long, value_name = "VERSION", default_value = "1.0")]
     version: String,
-    /// The region that the app is told
+    /// The region in the environment of the app
     #[arg(long, value_name = "REGION", default_value = "us-east-1")]
     region: String,
     /// Memory class in MiB: 512, 1024, 2048, 4096 or 8192

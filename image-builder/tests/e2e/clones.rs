@@ -49,7 +49,7 @@ http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Handler).serve_forever()
 
 const ROLE: &str = "arn:aws:iam::111122223333:role/build";
 /// Timeout for lines on the emulated metal.
-const PATIENCE: Duration = Duration::from_secs(120);
+const LINE_TIMEOUT: Duration = Duration::from_secs(120);
 
 fn secret() -> String {
     format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple())
@@ -75,7 +75,7 @@ async fn first_ticks(events: &RecordedEvents) -> Vec<(u128, String)> {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.expect("the app goes on")
+    tokio::time::timeout(LINE_TIMEOUT, wait).await.expect("the app goes on")
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Timeout for an app's answer on the emulated metal.
-const PATIENCE: Duration = Duration::from_secs(60);
+const APP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Paths from the environment.
 pub(crate) struct Metal {
@@ -207,12 +207,12 @@ pub(crate) fn monitors() -> usize {
 /// Sends a request to the app of a microVM, and returns status and body.
 pub(crate) async fn ask(trial: &Trial, request: &str) -> (u16, String) {
     let asking = async {
-        let mut stream = trial.agent().stream(8080, PATIENCE).await.unwrap();
+        let mut stream = trial.agent().stream(8080, APP_TIMEOUT).await.unwrap();
         stream.write_all(format!("{request} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     };
-    tokio::time::timeout(PATIENCE, asking).await.unwrap()
+    tokio::time::timeout(APP_TIMEOUT, asking).await.unwrap()
 }

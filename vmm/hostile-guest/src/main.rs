@@ -25,7 +25,7 @@ use random::Random;
 /// Number of CPUs that have finished, except the first.
 static FINISHED: AtomicU32 = AtomicU32::new(0);
 /// How often the first CPU checks [`FINISHED`] before it gives up.
-const PATIENCE: u32 = 50_000_000;
+const MOST_CHECKS: u32 = 50_000_000;
 
 /// The parameters of the other CPUs.
 static SEED: AtomicU32 = AtomicU32::new(0);
@@ -47,7 +47,7 @@ extern "C" fn first_cpu(fdt: u64) -> ! {
         }
     }
     attack(0);
-    for _ in 0..PATIENCE {
+    for _ in 0..MOST_CHECKS {
         if FINISHED.load(Ordering::Acquire) == others {
             break;
         }

@@ -10,14 +10,14 @@ use crate::COMMAND_PORT;
 /// Maximum length of the answer to `CONNECT`, in bytes.
 const HANDSHAKE_MAX: usize = 32;
 
-/// Opens a stream to a vsock port of the guest behind `socket`. Reads and writes on it fail after `patience`.
+/// Opens a stream to a vsock port of the guest behind `socket`. Reads and writes on it fail after `timeout`.
 ///
 /// # Errors
 /// The error of the system call; `ConnectionRefused` when the guest does not listen on the port.
-pub fn connect(socket: &Path, port: u32, patience: Duration) -> io::Result<UnixStream> {
+pub fn connect(socket: &Path, port: u32, timeout: Duration) -> io::Result<UnixStream> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(patience))?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
     stream.write_all(format!("CONNECT {port}\n").as_bytes())?;
     let mut answer = Vec::new();
     // Read byte by byte: what follows the line belongs to the stream.
@@ -52,8 +52,8 @@ impl Command {
     ///
     /// # Errors
     /// The same as for [`connect`].
-    pub fn start(socket: &Path, command: &str, patience: Duration) -> io::Result<Self> {
-        Self::over(connect(socket, COMMAND_PORT, patience)?, command)
+    pub fn start(socket: &Path, command: &str, timeout: Duration) -> io::Result<Self> {
+        Self::over(connect(socket, COMMAND_PORT, timeout)?, command)
     }
 
     /// Sends a command to the guest over a stream to its [`COMMAND_PORT`].
@@ -117,7 +117,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
     #[test]
     fn a_command_is_asked_and_answered() {
@@ -132,7 +132,7 @@ mod tests {
             reader.get_mut().write_all(b"flushed 3\nerr no disk\n").unwrap();
             lines.concat()
         });
-        let mut command = Command::start(&path, "blk-write vda", PATIENCE).unwrap();
+        let mut command = Command::start(&path, "blk-write vda", TEST_TIMEOUT).unwrap();
         assert_eq!(command.next_line().unwrap(), Line::Progress("flushed 3".to_string()));
         assert_eq!(command.finish().unwrap(), Err("no disk".to_string()));
         assert_eq!(guest.join().unwrap(), "CONNECT 1024\nblk-write vda\n");

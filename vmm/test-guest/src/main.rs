@@ -40,7 +40,7 @@ fn main() -> ExitCode {
 
 fn run(mode: &str) -> io::Result<()> {
     match mode {
-        "poweroff" => Err(system::end(Ending::PowerOff)),
+        "poweroff" => Err(system::shut_down(Ending::PowerOff)),
         "reboot-once" => reboot_once(),
         "panic" => Ok(()),
         "demo" => demo(),
@@ -55,11 +55,11 @@ fn reboot_once() -> io::Result<()> {
     let mut first = [0];
     disk.read_exact_at(&mut first, 0)?;
     if first != [0] {
-        return Err(system::end(Ending::PowerOff));
+        return Err(system::shut_down(Ending::PowerOff));
     }
     disk.write_all_at(&[1], 0)?;
     disk.sync_all()?;
-    Err(system::end(Ending::Restart))
+    Err(system::shut_down(Ending::Restart))
 }
 
 /// Prints information about the machine, and powers off.
@@ -67,7 +67,7 @@ fn demo() -> io::Result<()> {
     for line in commands::look_around() {
         system::console(&line);
     }
-    Err(system::end(Ending::PowerOff))
+    Err(system::shut_down(Ending::PowerOff))
 }
 
 /// Keeps every CPU busy forever.

@@ -59,7 +59,7 @@ pub(crate) fn mode(word: &str) -> String {
 }
 
 /// Stops the machine after writing back dirty data; returns only when the kernel refuses.
-pub(crate) fn end(how: Ending) -> io::Error {
+pub(crate) fn shut_down(how: Ending) -> io::Error {
     let command = match how {
         Ending::PowerOff => libc::RB_POWER_OFF,
         Ending::Restart => libc::RB_AUTOBOOT,

@@ -41,10 +41,10 @@ const CONNECT_SECONDS: libc::time_t = 300;
 /// Opens a stream to `port` of the host.
 pub(crate) fn connect_to_host(port: u32) -> io::Result<File> {
     let socket = socket()?;
-    let patience = libc::timeval { tv_sec: CONNECT_SECONDS, tv_usec: 0 };
-    let length = libc::socklen_t::try_from(size_of_val(&patience)).unwrap_or_default();
+    let timeout = libc::timeval { tv_sec: CONNECT_SECONDS, tv_usec: 0 };
+    let length = libc::socklen_t::try_from(size_of_val(&timeout)).unwrap_or_default();
     let (level, option) = (libc::AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT);
-    let value = (&raw const patience).cast();
+    let value = (&raw const timeout).cast();
     // SAFETY: the pointer and the length are those of a time that lives until the call returns.
     check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value, length) })?;
     let address = address(libc::VMADDR_CID_HOST, port);

@@ -169,8 +169,8 @@ impl Board {
     ///
     /// # Errors
     /// If there is an error, even an earlier one: the status as text. If there is too little progress within
-    /// `patience`: a description.
-    pub fn wait_for_progress(&self, patience: Duration) -> Result<Status, String> {
+    /// `timeout`: a description.
+    pub fn wait_for_progress(&self, timeout: Duration) -> Result<Status, String> {
         let (start, asked) = (self.status(), Instant::now());
         self.waiters.fetch_add(1, Ordering::SeqCst);
         let mut guard = self.lock();
@@ -183,7 +183,7 @@ impl Board {
             if behind.is_empty() {
                 break Ok(now);
             }
-            let left = patience.saturating_sub(asked.elapsed());
+            let left = timeout.saturating_sub(asked.elapsed());
             if left.is_zero() {
                 break Err(format!("no progress of {}: from {start} to {now}", behind.join(" and ")));
             }
@@ -214,7 +214,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
     #[test]
     fn a_status_is_a_line_that_can_be_read_again() {
@@ -243,7 +243,7 @@ mod tests {
         }
         board.done(Kind::Pty); // this kind is not active, so it is not waited for
         let waiter = Arc::clone(&board);
-        let waiter = thread::spawn(move || waiter.wait_for_progress(PATIENCE));
+        let waiter = thread::spawn(move || waiter.wait_for_progress(TEST_TIMEOUT));
         while board.waiters.load(Ordering::SeqCst) == 0 {
             thread::yield_now();
         }
@@ -263,7 +263,7 @@ mod tests {
         let reason = board.wait_for_progress(Duration::from_millis(1)).unwrap_err();
         assert!(reason.starts_with("no progress of pty"), "{reason}");
         board.fail(Kind::Pty, "wrong line");
-        let reason = board.wait_for_progress(PATIENCE).unwrap_err();
+        let reason = board.wait_for_progress(TEST_TIMEOUT).unwrap_err();
         assert!(reason.ends_with("first_error=pty: wrong line"), "{reason}");
     }
 }

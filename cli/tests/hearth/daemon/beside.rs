@@ -16,6 +16,7 @@ impl HostService for Daemon {
     type TailLogsStream = Events<host::LogEvent>;
     type WatchEventsStream = Events<host::Event>;
     type WatchBuildStream = Events<host::BuildEvent>;
+    type GetArtifactStream = Events<host::GetArtifactResponse>;
 
     async fn get_host_status(
         &self,
@@ -67,7 +68,11 @@ impl HostService for Daemon {
         let first = request.next_token.is_none();
         self.seen.lock().unwrap().read.push(request);
         let item = if first { log("s", "stdout", "hello\x1b[2J", 0) } else { log("s", "stderr", "world", 1) };
-        ok(host::ReadLogsResponse { items: vec![item], next_token: first.then(|| "more".into()) })
+        ok(host::ReadLogsResponse {
+            items: vec![item],
+            next_token: first.then(|| "more".into()),
+            ..host::ReadLogsResponse::default()
+        })
     }
 
     async fn tail_logs(&self, _: Request<host::TailLogsRequest>) -> Answer<Self::TailLogsStream> {
@@ -134,6 +139,25 @@ impl HostService for Daemon {
         let bytes = i64::try_from(artifact.1.len()).unwrap();
         self.seen.lock().unwrap().artifact = Some(artifact);
         ok(host::PutArtifactResponse { uri: "s3://hearth/uploaded.zip".into(), bytes })
+    }
+
+    // The client has no command for these.
+    async fn list_artifacts(
+        &self,
+        _: Request<host::ListArtifactsRequest>,
+    ) -> Answer<host::ListArtifactsResponse> {
+        Err(Status::unimplemented("ListArtifacts"))
+    }
+
+    async fn get_artifact(&self, _: Request<host::GetArtifactRequest>) -> Answer<Self::GetArtifactStream> {
+        Err(Status::unimplemented("GetArtifact"))
+    }
+
+    async fn delete_artifact(
+        &self,
+        _: Request<host::DeleteArtifactRequest>,
+    ) -> Answer<host::DeleteArtifactResponse> {
+        Err(Status::unimplemented("DeleteArtifact"))
     }
 
     async fn back_up_store(&self, _: Request<host::BackUpStoreRequest>) -> Answer<host::BackUpStoreResponse> {

@@ -14,7 +14,7 @@ use hearth_proto::guest::v1::{
 use hearth_vmm_client::Vmm;
 use prost::Message;
 
-use super::PATIENCE;
+use super::TEST_TIMEOUT;
 
 /// A connection to the agent.
 pub(crate) struct Connection(pub(crate) UnixStream);
@@ -28,8 +28,8 @@ impl Connection {
     /// Opens a connection as a host of another release would.
     pub(crate) fn greet(vmm: &Vmm, open: &Open) -> Result<(Self, Opened), Failure> {
         let stream = vmm.client().vsock_connect(hearth_agent_protocol::PORT).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(TEST_TIMEOUT)).unwrap();
         let mut connection = Self(stream);
         connection.send(open);
         let opened = connection.receive::<Opened>().expect("no answer to Open");

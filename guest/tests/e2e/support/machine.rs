@@ -19,7 +19,7 @@ use hearth_vmm_client::{Launch, Vmm};
 use tempfile::TempDir;
 
 use super::connection::{Connection, Exec, Finished, Logs};
-use super::{Metal, PATIENCE};
+use super::{Metal, TEST_TIMEOUT};
 
 /// A machine that is not started yet.
 pub(crate) struct Machine {
@@ -83,7 +83,7 @@ impl Machine {
         let console = lines(console);
         let mut seen = Vec::new();
         while !seen.last().is_some_and(|line: &String| line.contains("hearth-guest: ready")) {
-            match console.recv_timeout(PATIENCE) {
+            match console.recv_timeout(TEST_TIMEOUT) {
                 Ok(line) => seen.push(line),
                 Err(error) => panic!("the agent does not say that it is ready ({error}): {seen:#?}"),
             }
@@ -102,7 +102,7 @@ impl Guest {
     /// A connection on which nothing was sent yet.
     pub(crate) fn raw(&self) -> UnixStream {
         let stream = self.vmm.client().vsock_connect(hearth_agent_protocol::PORT).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         stream
     }
 

@@ -11,7 +11,7 @@ pub(crate) use machine::{Guest, Machine};
 use hearth_proto::guest::v1::Process;
 
 /// Deadline of a test. Emulated metal on a busy machine is slow, but nothing that works takes so long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The files that the environment names.
 #[derive(Debug, Clone)]

@@ -14,7 +14,7 @@ pub(crate) use outside::Capture;
 pub(crate) use world::World;
 
 /// Timeout for events that must happen. Tests never wait for events that must not happen.
-const PATIENCE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
+const EVENT_TIMEOUT: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
 
 /// Runs a command line, which must succeed, and returns its stdout.
 pub(crate) fn run(line: &str) -> String {
@@ -27,6 +27,6 @@ pub(crate) fn run(line: &str) -> String {
 
 /// Waits until something can be read.
 fn wait_for(file: BorrowedFd<'_>, what: &str) {
-    let ready = poll(&mut [PollFd::from_borrowed_fd(file, PollFlags::IN)], Some(&PATIENCE)).unwrap();
+    let ready = poll(&mut [PollFd::from_borrowed_fd(file, PollFlags::IN)], Some(&EVENT_TIMEOUT)).unwrap();
     assert_eq!(ready, 1, "no {what} came");
 }

@@ -15,7 +15,7 @@ use crate::platform::Exit;
 use Request::{Resume, Suspend, Terminate};
 
 /// Ids of the microVMs in all stories.
-const IDS: [&str; 5] = ["cycle", "exits", "vm-0", "vm-1", "vm-2"];
+const IDS: [&str; 5] = ["microvm-cycle", "microvm-exits", "microvm-0", "microvm-1", "microvm-2"];
 
 /// The responses that a client has received.
 #[derive(Debug, Default)]
@@ -34,30 +34,30 @@ async fn story(host: &Host, responses: &Mutex<Responses>) {
             accepted(id, Some(request));
         }
     };
-    for id in ["cycle", "exits"] {
+    for id in ["microvm-cycle", "microvm-exits"] {
         if host.run(id).await.is_ok() {
             accepted(id, None);
         }
     }
     settled(host).await;
     for request in [Suspend, Resume, Suspend] {
-        ask("cycle", request).await;
+        ask("microvm-cycle", request).await;
         settled(host).await;
     }
     // Suspends that are cancelled: during the hook, and during the save.
-    ask("exits", Suspend).await;
-    ask("exits", Resume).await;
+    ask("microvm-exits", Suspend).await;
+    ask("microvm-exits", Resume).await;
     settled(host).await;
-    ask("exits", Suspend).await;
+    ask("microvm-exits", Suspend).await;
     tokio::time::sleep(STEP + STEP / 2).await;
-    ask("exits", Resume).await;
+    ask("microvm-exits", Resume).await;
     settled(host).await;
-    if host.platform.world().vms.get("exits").is_some_and(|vm| vm.process.is_some()) {
-        host.platform.exit("exits", Exit::App(1));
+    if host.platform.world().vms.get("microvm-exits").is_some_and(|vm| vm.process.is_some()) {
+        host.platform.exit("microvm-exits", Exit::App(1));
     }
-    ask("cycle", Resume).await;
+    ask("microvm-cycle", Resume).await;
     settled(host).await;
-    ask("cycle", Terminate).await;
+    ask("microvm-cycle", Terminate).await;
     settled(host).await;
 }
 
@@ -235,12 +235,12 @@ async fn do_all(acts: Vec<Act>, rules: Rules) {
     let (mut ended, mut entering) = (BTreeMap::new(), JoinSet::new());
     for act in acts {
         match act {
-            Act::Run(id) => drop(host.run(&format!("vm-{id}")).await),
-            Act::Ask(id, request) => drop(host.ask(&format!("vm-{id}"), request).await),
+            Act::Run(id) => drop(host.run(&format!("microvm-{id}")).await),
+            Act::Ask(id, request) => drop(host.ask(&format!("microvm-{id}"), request).await),
             Act::Enter(id, millis) => {
                 let microvms = host.microvms.clone();
                 entering.spawn(async move {
-                    let Some(gate) = microvms.gate(&format!("vm-{id}")) else { return };
+                    let Some(gate) = microvms.gate(&format!("microvm-{id}")) else { return };
                     let wait_limits =
                         WaitLimits { max_waiting: 9, beyond_hook: Duration::from_secs(9), launching: true };
                     let pass = microvms.enter(&gate, wait_limits).await;
@@ -249,7 +249,7 @@ async fn do_all(acts: Vec<Act>, rules: Rules) {
                 });
             }
             Act::Exit(id) => {
-                let id = format!("vm-{id}");
+                let id = format!("microvm-{id}");
                 let runs = host.platform.world().vms.get(&id).is_some_and(|vm| vm.process.is_some());
                 if runs {
                     host.platform.exit(&id, Exit::Monitor("killed".into()));
@@ -262,7 +262,7 @@ async fn do_all(acts: Vec<Act>, rules: Rules) {
                 host.restart().await;
             }
         }
-        for id in ["vm-0", "vm-1", "vm-2"] {
+        for id in ["microvm-0", "microvm-1", "microvm-2"] {
             let Some(record) = host.record(id) else { continue };
             if let Some(end) = ended.get(id) {
                 assert_eq!(record.microvm.as_ref(), Some(end), "TERMINATED is final");

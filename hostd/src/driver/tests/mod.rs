@@ -129,6 +129,7 @@ fn new(id: &str, clock: Clock) -> MicrovmRecord {
         microvm: Some(microvm),
         phase: Phase::Launching.into(),
         image_name: "app".to_owned(),
+        image_uid: "uid".to_owned(),
         build_id: BUILD.to_owned(),
         memory_mib: 2048,
         run_hook_payload: "secret".to_owned(),

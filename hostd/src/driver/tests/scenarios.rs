@@ -14,94 +14,98 @@ async fn host() -> Host {
 #[tokio::test(start_paused = true)]
 async fn a_microvm_runs_is_suspended_resumed_and_terminated() {
     let host = host().await;
-    host.run("vm").await.unwrap();
-    assert_eq!(host.microvm("vm").state(), MicrovmState::Pending);
-    host.until("vm", Running).await;
-    assert!(host.record("vm").unwrap().run_hook_payload.is_empty(), "it is not kept once it was delivered");
-    host.ask("vm", Suspend).await.unwrap();
-    assert_eq!(host.microvm("vm").state(), Suspending, "what was accepted is stored");
-    host.until("vm", Suspended).await;
+    host.run("microvm-vm").await.unwrap();
+    assert_eq!(host.microvm("microvm-vm").state(), MicrovmState::Pending);
+    host.until("microvm-vm", Running).await;
+    assert!(
+        host.record("microvm-vm").unwrap().run_hook_payload.is_empty(),
+        "it is not kept once it was delivered"
+    );
+    host.ask("microvm-vm", Suspend).await.unwrap();
+    assert_eq!(host.microvm("microvm-vm").state(), Suspending, "what was accepted is stored");
+    host.until("microvm-vm", Suspended).await;
     assert_eq!(host.microvms.capacity(), (4096, 0), "its memory is free");
-    host.ask("vm", Suspend).await.unwrap();
-    host.ask("vm", Resume).await.unwrap();
-    host.until("vm", Running).await;
-    host.ask("vm", Terminate).await.unwrap();
-    let ended = host.until("vm", Terminated).await;
+    host.ask("microvm-vm", Suspend).await.unwrap();
+    host.ask("microvm-vm", Resume).await.unwrap();
+    host.until("microvm-vm", Running).await;
+    host.ask("microvm-vm", Terminate).await.unwrap();
+    let ended = host.until("microvm-vm", Terminated).await;
     assert_eq!(ended.state_reason.as_deref(), Some("Success."));
     assert!(ended.terminated_at.is_some());
     assert!(host.platform.world().vms.is_empty(), "nothing is left");
     assert_eq!(host.microvms.capacity(), (4096, 0));
-    host.ask("vm", Terminate).await.unwrap();
-    let refused = host.ask("vm", Resume).await.unwrap_err().to_string();
-    assert_eq!(refused, "The MicroVM vm has been terminated and its state cannot be changed.");
-    assert!(matches!(host.ask("other", Terminate).await, Err(RequestError::NotFound(_))));
+    host.ask("microvm-vm", Terminate).await.unwrap();
+    let refused = host.ask("microvm-vm", Resume).await.unwrap_err().to_string();
+    assert_eq!(refused, "The MicroVM microvm-vm has been terminated and its state cannot be changed.");
+    assert!(matches!(host.ask("microvm-other", Terminate).await, Err(RequestError::NotFound(_))));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_full_host_refuses_launches_and_resumes_and_disturbs_nothing_else() {
     let host = host().await;
-    for id in ["one", "two"] {
+    for id in ["microvm-one", "microvm-two"] {
         host.run(id).await.unwrap();
         host.until(id, Running).await;
     }
     assert!(matches!(
-        host.run("three").await,
+        host.run("microvm-three").await,
         Err(LaunchError::Capacity(Full { needed_mib: 2048, free_mib: 0 }))
     ));
-    assert!(host.record("three").is_none());
-    host.ask("one", Suspend).await.unwrap();
-    host.until("one", Suspended).await;
-    host.run("three").await.unwrap();
-    host.until("three", Running).await;
-    assert!(matches!(host.ask("one", Resume).await, Err(RequestError::Capacity(_))));
-    assert_eq!(host.microvm("one").state(), Suspended);
-    assert_eq!(host.microvm("two").state(), Running);
+    assert!(host.record("microvm-three").is_none());
+    host.ask("microvm-one", Suspend).await.unwrap();
+    host.until("microvm-one", Suspended).await;
+    host.run("microvm-three").await.unwrap();
+    host.until("microvm-three", Running).await;
+    assert!(matches!(host.ask("microvm-one", Resume).await, Err(RequestError::Capacity(_))));
+    assert_eq!(host.microvm("microvm-one").state(), Suspended);
+    assert_eq!(host.microvm("microvm-two").state(), Running);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_resume_during_a_suspend_wakes_it_at_once() {
     let host = host().await;
-    host.run("vm").await.unwrap();
-    host.until("vm", Running).await;
-    host.ask("vm", Suspend).await.unwrap();
+    host.run("microvm-vm").await.unwrap();
+    host.until("microvm-vm", Running).await;
+    host.ask("microvm-vm", Suspend).await.unwrap();
     tokio::time::sleep(Duration::from_millis(150)).await; // the hook has answered, it is being saved
-    host.ask("vm", Resume).await.unwrap();
-    host.until("vm", Running).await;
-    let hooks: Vec<Hook> = host.platform.world().vms["vm"].hooks.iter().map(|(_, hook)| *hook).collect();
+    host.ask("microvm-vm", Resume).await.unwrap();
+    host.until("microvm-vm", Running).await;
+    let hooks: Vec<Hook> =
+        host.platform.world().vms["microvm-vm"].hooks.iter().map(|(_, hook)| *hook).collect();
     assert_eq!(hooks, [Hook::Run, Hook::Suspend, Hook::Resume]);
-    assert_eq!(host.record("vm").unwrap().suspends, 0, "it was never suspended");
+    assert_eq!(host.record("microvm-vm").unwrap().suspends, 0, "it was never suspended");
 }
 
 #[tokio::test(start_paused = true)]
 async fn hooks_that_fail_have_their_effects() {
     let host = host().await;
     host.platform.once(Point::Hook(Hook::Run), Deviation::Answers(HookOutcome::Status(500)));
-    host.run("one").await.unwrap();
-    let reason = host.until("one", Terminated).await.state_reason.unwrap();
+    host.run("microvm-one").await.unwrap();
+    let reason = host.until("microvm-one", Terminated).await.state_reason.unwrap();
     assert!(reason.starts_with("Run lifecycle hook returned HTTP status 500."), "{reason}");
 
-    host.run("two").await.unwrap();
-    host.until("two", Running).await;
+    host.run("microvm-two").await.unwrap();
+    host.until("microvm-two", Running).await;
     host.platform.once(Point::Hook(Hook::Suspend), Deviation::Answers(HookOutcome::TimedOut));
-    host.ask("two", Suspend).await.unwrap();
-    let microvm = host.until("two", Running).await;
+    host.ask("microvm-two", Suspend).await.unwrap();
+    let microvm = host.until("microvm-two", Running).await;
     assert!(microvm.state_reason.unwrap().starts_with("Suspend lifecycle hook timed out."));
 
-    host.ask("two", Suspend).await.unwrap();
-    assert_eq!(host.until("two", Suspended).await.state_reason, None, "it is as it should be again");
+    host.ask("microvm-two", Suspend).await.unwrap();
+    assert_eq!(host.until("microvm-two", Suspended).await.state_reason, None, "it is as it should be again");
     host.platform.once(Point::Hook(Hook::Resume), Deviation::Answers(HookOutcome::Refused));
-    host.ask("two", Resume).await.unwrap();
-    let reason = host.until("two", Terminated).await.state_reason.unwrap();
+    host.ask("microvm-two", Resume).await.unwrap();
+    let reason = host.until("microvm-two", Terminated).await.state_reason.unwrap();
     assert!(reason.starts_with("Resume lifecycle hook connection was refused."), "{reason}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_terminate_does_not_wait_for_a_hook_that_hangs() {
     let host = host().await;
-    host.run("vm").await.unwrap();
+    host.run("microvm-vm").await.unwrap();
     tokio::time::sleep(Duration::from_millis(150)).await; // /run is being called
-    host.ask("vm", Terminate).await.unwrap();
-    host.until("vm", Terminated).await;
+    host.ask("microvm-vm", Terminate).await.unwrap();
+    host.until("microvm-vm", Terminated).await;
     let world = host.platform.world();
     assert!(world.vms.is_empty());
 }
@@ -110,9 +114,9 @@ async fn a_terminate_does_not_wait_for_a_hook_that_hangs() {
 async fn an_app_that_exits_and_a_process_that_dies_end_the_microvm() {
     let host = host().await;
     for (id, exit, sentence) in [
-        ("app", Exit::App(7), "Container Stopped with Exit Code: 7"),
+        ("microvm-app", Exit::App(7), "Container Stopped with Exit Code: 7"),
         (
-            "vmm",
+            "microvm-vmm",
             Exit::Monitor("killed".into()),
             "Internal platform error: the microVM's process has ended: killed",
         ),
@@ -128,20 +132,20 @@ async fn an_app_that_exits_and_a_process_that_dies_end_the_microvm() {
 #[tokio::test(start_paused = true)]
 async fn the_maximum_duration_counts_suspended_time_too() {
     let host = host().await;
-    host.run("vm").await.unwrap();
-    let started = crate::clock::time(&host.until("vm", Running).await.started_at.unwrap());
-    host.ask("vm", Suspend).await.unwrap();
-    host.until("vm", Suspended).await;
+    host.run("microvm-vm").await.unwrap();
+    let started = crate::clock::time(&host.until("microvm-vm", Running).await.started_at.unwrap());
+    host.ask("microvm-vm", Suspend).await.unwrap();
+    host.until("microvm-vm", Suspended).await;
     // The microVM is resumed in time, so that its suspended duration does not terminate it.
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_secs(1500)).await;
-        if host.microvm("vm").state() == Suspended {
-            host.ask("vm", Resume).await.unwrap();
-            host.until("vm", Running).await;
-            host.ask("vm", Suspend).await.unwrap();
+        if host.microvm("microvm-vm").state() == Suspended {
+            host.ask("microvm-vm", Resume).await.unwrap();
+            host.until("microvm-vm", Running).await;
+            host.ask("microvm-vm", Suspend).await.unwrap();
         }
     }
-    let ended = host.until("vm", Terminated).await;
+    let ended = host.until("microvm-vm", Terminated).await;
     let after = crate::clock::time(&ended.terminated_at.unwrap()).duration_since(started).unwrap();
     assert!(after >= Duration::from_secs(28_800) && after < Duration::from_secs(28_802), "{after:?}");
     assert_eq!(ended.state_reason.as_deref(), Some("MicroVM exceeded maximum lifetime."));
@@ -150,26 +154,26 @@ async fn the_maximum_duration_counts_suspended_time_too() {
 #[tokio::test(start_paused = true)]
 async fn a_microvm_is_not_suspended_for_longer_than_its_policy_says() {
     let host = host().await;
-    host.run("vm").await.unwrap();
-    host.until("vm", Running).await;
+    host.run("microvm-vm").await.unwrap();
+    host.until("microvm-vm", Running).await;
     tokio::time::sleep(Duration::from_secs(890)).await;
-    host.until("vm", Suspended).await;
+    host.until("microvm-vm", Suspended).await;
     tokio::time::sleep(Duration::from_secs(1790)).await;
-    assert_eq!(host.microvm("vm").state(), Suspended);
-    let ended = host.until("vm", Terminated).await;
+    assert_eq!(host.microvm("microvm-vm").state(), Suspended);
+    let ended = host.until("microvm-vm", Terminated).await;
     assert_eq!(ended.state_reason.as_deref(), Some("MicroVM exceeded maximum lifetime."));
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_removed_at_once_is_removed_later() {
     let host = host().await;
-    host.run("vm").await.unwrap();
-    host.until("vm", Running).await;
+    host.run("microvm-vm").await.unwrap();
+    host.until("microvm-vm", Running).await;
     for _ in 0..3 {
         host.platform.once(Point::Discard, Deviation::Fails("the folder is busy"));
     }
-    host.ask("vm", Terminate).await.unwrap();
-    host.until("vm", Terminated).await;
+    host.ask("microvm-vm", Terminate).await.unwrap();
+    host.until("microvm-vm", Terminated).await;
     assert!(host.platform.world().vms.is_empty());
 }
 
@@ -177,49 +181,49 @@ async fn what_cannot_be_removed_at_once_is_removed_later() {
 async fn what_fails_on_the_host_loses_nothing() {
     let host = host().await;
     host.platform.once(Point::Launch, Deviation::Fails("the snapshot cannot be read"));
-    host.run("one").await.unwrap();
-    let reason = host.until("one", Terminated).await.state_reason.unwrap();
+    host.run("microvm-one").await.unwrap();
+    let reason = host.until("microvm-one", Terminated).await.state_reason.unwrap();
     assert_eq!(reason, "Internal platform error: the snapshot cannot be read");
 
-    host.run("two").await.unwrap();
-    host.until("two", Running).await;
+    host.run("microvm-two").await.unwrap();
+    host.until("microvm-two", Running).await;
     host.platform.once(Point::Save, Deviation::Fails("the disk is full"));
-    host.ask("two", Suspend).await.unwrap();
+    host.ask("microvm-two", Suspend).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let microvm = host.microvm("two");
+    let microvm = host.microvm("microvm-two");
     assert_eq!(microvm.state(), Running);
     assert!(microvm.state_reason.unwrap().contains("the disk is full"));
 
-    host.ask("two", Suspend).await.unwrap();
-    host.until("two", Suspended).await;
+    host.ask("microvm-two", Suspend).await.unwrap();
+    host.until("microvm-two", Suspended).await;
     host.platform.once(Point::Resume, Deviation::Fails("no user id is free"));
-    host.ask("two", Resume).await.unwrap();
+    host.ask("microvm-two", Resume).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(host.microvm("two").state(), Suspended);
-    host.ask("two", Resume).await.unwrap();
-    host.until("two", Running).await;
+    assert_eq!(host.microvm("microvm-two").state(), Suspended);
+    host.ask("microvm-two", Resume).await.unwrap();
+    host.until("microvm-two", Running).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_resume_that_the_next_daemon_cannot_repeat_leaves_no_process() {
     let mut host = host().await;
-    host.run("vm").await.unwrap();
-    host.until("vm", Running).await;
-    host.ask("vm", Suspend).await.unwrap();
-    host.until("vm", Suspended).await;
-    host.ask("vm", Resume).await.unwrap();
+    host.run("microvm-vm").await.unwrap();
+    host.until("microvm-vm", Running).await;
+    host.ask("microvm-vm", Suspend).await.unwrap();
+    host.until("microvm-vm", Suspended).await;
+    host.ask("microvm-vm", Resume).await.unwrap();
     tokio::time::sleep(STEP + STEP / 2).await; // restored; its hook is being called
-    assert!(host.platform.world().vms["vm"].process.is_some());
+    assert!(host.platform.world().vms["microvm-vm"].process.is_some());
     host.platform.once(Point::Resume, Deviation::Fails("no user id is free"));
     host.restart().await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(host.microvm("vm").state(), Suspended);
-    assert_eq!(host.platform.world().vms["vm"].process, None);
+    assert_eq!(host.microvm("microvm-vm").state(), Suspended);
+    assert_eq!(host.platform.world().vms["microvm-vm"].process, None);
     assert_eq!(host.microvms.capacity(), (4096, 0));
     // The microVM is not taken for a running one either.
     host.restart().await;
-    host.ask("vm", Resume).await.unwrap();
-    host.until("vm", Running).await;
+    host.ask("microvm-vm", Resume).await.unwrap();
+    host.until("microvm-vm", Running).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -228,17 +232,17 @@ async fn the_files_of_a_retired_build_are_launched_from_no_more() {
     let retired = ArtifactRecord { build_id: BUILD.into(), retired: true, ..ArtifactRecord::default() };
     let batch = Batch::new().put(Table::Artifacts, records::artifact(BUILD), records::encode(&retired));
     host.db.commit(batch).await.unwrap();
-    assert!(matches!(host.run("vm").await, Err(LaunchError::Conflict)));
+    assert!(matches!(host.run("microvm-vm").await, Err(LaunchError::Conflict)));
     assert_eq!(host.microvms.capacity(), (4096, 0));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_microvm_is_forgotten_a_day_after_its_end() {
     let host = host().await;
-    host.run("vm").await.unwrap();
-    host.until("vm", Running).await;
-    host.ask("vm", Terminate).await.unwrap();
-    host.until("vm", Terminated).await;
+    host.run("microvm-vm").await.unwrap();
+    host.until("microvm-vm", Running).await;
+    host.ask("microvm-vm", Terminate).await.unwrap();
+    host.until("microvm-vm", Terminated).await;
     tokio::time::sleep(Duration::from_secs(86_000)).await;
     assert_eq!(host.microvms.expire().await.unwrap(), 0);
     tokio::time::sleep(Duration::from_secs(1000)).await;
@@ -254,17 +258,17 @@ async fn a_microvm_is_forgotten_a_day_after_its_end() {
 #[tokio::test(start_paused = true)]
 async fn a_daemon_that_stops_leaves_its_microvms_running() {
     let mut host = host().await;
-    host.run("one").await.unwrap();
-    host.until("one", Running).await;
-    host.run("two").await.unwrap(); // still being launched
+    host.run("microvm-one").await.unwrap();
+    host.until("microvm-one", Running).await;
+    host.run("microvm-two").await.unwrap(); // still being launched
     host.microvms.stop().await;
-    assert!(host.platform.world().vms["one"].process.is_some());
-    assert!(matches!(host.ask("one", Suspend).await, Err(RequestError::Stopping)));
+    assert!(host.platform.world().vms["microvm-one"].process.is_some());
+    assert!(matches!(host.ask("microvm-one", Suspend).await, Err(RequestError::Stopping)));
     host.restart().await;
     assert_eq!(host.microvms.capacity(), (4096, 4096));
-    host.until("two", Running).await;
+    host.until("microvm-two", Running).await;
     assert_eq!((host.microvms.states()["RUNNING"], host.microvms.states().get("TERMINATED")), (2, None));
-    host.ask("one", Suspend).await.unwrap();
-    host.until("one", Suspended).await;
-    assert_eq!(host.platform.world().vms["one"].hooks.len(), 2, "/run once, /suspend once");
+    host.ask("microvm-one", Suspend).await.unwrap();
+    host.until("microvm-one", Suspended).await;
+    assert_eq!(host.platform.world().vms["microvm-one"].hooks.len(), 2, "/run once, /suspend once");
 }

@@ -51,29 +51,29 @@ async fn stuck(phase: Phase) -> Option<Host> {
         host.platform.always(Point::Save, Deviation::Lingers);
     }
     hang.into_iter().for_each(|point| host.hang(point));
-    host.run("vm").await.unwrap();
+    host.run("microvm-vm").await.unwrap();
     let settled = requests.split_last().map_or(&[][..], |(_, before)| before);
     if !requests.is_empty() {
-        host.until("vm", Running).await;
+        host.until("microvm-vm", Running).await;
     }
     for request in settled {
-        host.ask("vm", *request).await.unwrap();
+        host.ask("microvm-vm", *request).await.unwrap();
         match phase {
             Phase::ResumeAfterCancel => host.until_hung(Point::Save).await,
-            _ => drop(host.until("vm", Suspended).await),
+            _ => drop(host.until("microvm-vm", Suspended).await),
         }
     }
     if let Some(last) = requests.last() {
-        host.ask("vm", *last).await.unwrap();
+        host.ask("microvm-vm", *last).await.unwrap();
     }
     match (hang, phase) {
         (Some(point), _) => host.until_hung(point).await,
-        (None, Phase::Running) => drop(host.until("vm", Running).await),
-        (None, _) => drop(host.until("vm", Suspended).await),
+        (None, Phase::Running) => drop(host.until("microvm-vm", Running).await),
+        (None, _) => drop(host.until("microvm-vm", Suspended).await),
     }
     // The state that clients see is stored; the finer phase is known from the operation that hangs.
     let seen = crate::lifecycle::microvm::visible(phase);
-    assert_eq!(host.microvm("vm").state(), seen, "{phase:?}");
+    assert_eq!(host.microvm("microvm-vm").state(), seen, "{phase:?}");
     for point in [Point::Hook(Hook::Terminate), Point::Cancel, Point::Discard] {
         host.hang(point);
     }
@@ -93,20 +93,20 @@ impl Host {
     /// Waits until the host hangs at `point`.
     async fn until_hung(&self, point: Point) {
         let hung = tokio::time::timeout(Duration::from_secs(100), self.platform.hung(point)).await;
-        assert!(hung.is_ok(), "nobody comes to {point:?}: {:?}", self.record("vm"));
+        assert!(hung.is_ok(), "nobody comes to {point:?}: {:?}", self.record("microvm-vm"));
     }
 
     /// Checks that the microVM has terminated within `limit`, and that nothing of it is left.
     async fn ends(&self, limit: Duration, what: &str) -> Microvm {
         let end = self.clock.now() + limit;
-        while self.microvm("vm").state() != Terminated {
-            let stays = self.record("vm").unwrap();
+        while self.microvm("microvm-vm").state() != Terminated {
+            let stays = self.record("microvm-vm").unwrap();
             assert!(self.clock.now() < end, "{what}: it does not end: {stays:?}");
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
-        assert!(!self.platform.world().vms.contains_key("vm"), "{what}: something is left");
+        assert!(!self.platform.world().vms.contains_key("microvm-vm"), "{what}: something is left");
         assert_eq!(self.microvms.capacity().1, 0, "{what}: its memory is free");
-        self.microvm("vm")
+        self.microvm("microvm-vm")
     }
 }
 
@@ -114,7 +114,7 @@ impl Host {
 async fn terminate_ends_a_microvm_in_every_phase_whatever_hangs() {
     for phase in phases() {
         let Some(host) = stuck(phase).await else { continue };
-        host.ask("vm", Terminate).await.unwrap();
+        host.ask("microvm-vm", Terminate).await.unwrap();
         let ended = host.ends(END, &format!("{phase:?}")).await;
         assert_eq!(ended.state_reason.as_deref(), Some("Success."), "{phase:?}");
     }
@@ -125,7 +125,7 @@ async fn every_phase_but_running_and_suspended_ends_by_itself() {
     for phase in phases() {
         let Some(host) = stuck(phase).await else { continue };
         tokio::time::sleep(BY_ITSELF).await;
-        let record = host.record("vm").unwrap();
+        let record = host.record("microvm-vm").unwrap();
         let lasts = matches!(record.phase(), Phase::Running | Phase::Suspended | Phase::Terminated);
         // Clients see no idle time here that would begin a suspend: it is as long as this.
         let begun_since = record.phase_since.is_some_and(|since| {
@@ -163,7 +163,7 @@ async fn the_lifetime_ends_in_the_phase_that_hangs_when_it_is_over() {
     // The lifetime is so short that it is over while the effect of the phase hangs.
     for phase in phases() {
         let Some(host) = stuck(phase).await else { continue };
-        let mut record = host.record("vm").unwrap();
+        let mut record = host.record("microvm-vm").unwrap();
         let microvm = record.microvm.as_mut().unwrap();
         let lived =
             host.clock.now().duration_since(crate::clock::time(&microvm.started_at.unwrap())).unwrap();
@@ -187,46 +187,47 @@ async fn a_daemon_stops_whatever_hangs() {
 #[tokio::test(start_paused = true)]
 async fn a_microvm_that_cannot_be_looked_at_holds_up_no_other() {
     let mut host = Host::new(DEFAULT, Faults::none()).await;
-    for id in ["vm", "other"] {
+    for id in ["microvm-vm", "microvm-other"] {
         host.run(id).await.unwrap();
         host.until(id, Running).await;
     }
-    host.platform.always_for("vm", Point::Find, Deviation::Hangs);
+    host.platform.always_for("microvm-vm", Point::Find, Deviation::Hangs);
     tokio::time::timeout(END, host.restart()).await.expect("the daemon starts");
-    assert_eq!(host.microvm("other").state(), Running);
-    host.ask("other", Suspend).await.unwrap();
-    host.until("other", Suspended).await;
-    let ended = host.until("vm", Terminated).await;
+    assert_eq!(host.microvm("microvm-other").state(), Running);
+    host.ask("microvm-other", Suspend).await.unwrap();
+    host.until("microvm-other", Suspended).await;
+    let ended = host.until("microvm-vm", Terminated).await;
     assert!(ended.state_reason.unwrap().starts_with("Internal platform error: "));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_suspended_microvm_that_cannot_be_looked_at_is_not_lost() {
     let mut host = Host::new(DEFAULT, Faults::none()).await;
-    host.run("vm").await.unwrap();
-    host.until("vm", Running).await;
-    host.ask("vm", Suspend).await.unwrap();
-    host.until("vm", Suspended).await;
-    host.platform.always_for("vm", Point::Find, Deviation::Hangs);
+    host.run("microvm-vm").await.unwrap();
+    host.until("microvm-vm", Running).await;
+    host.ask("microvm-vm", Suspend).await.unwrap();
+    host.until("microvm-vm", Suspended).await;
+    host.platform.always_for("microvm-vm", Point::Find, Deviation::Hangs);
     host.restart().await;
-    assert_eq!(host.microvm("vm").state(), Suspended);
-    host.ask("vm", Resume).await.unwrap();
-    host.until("vm", Running).await;
+    assert_eq!(host.microvm("microvm-vm").state(), Suspended);
+    host.ask("microvm-vm", Resume).await.unwrap();
+    host.until("microvm-vm", Running).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_save_that_takes_too_long_is_cancelled_and_the_microvm_runs_on() {
     let host = Host::new(DEFAULT, Faults::none()).await;
-    host.run("vm").await.unwrap();
-    host.until("vm", Running).await;
+    host.run("microvm-vm").await.unwrap();
+    host.until("microvm-vm", Running).await;
     host.platform.always(Point::Save, Deviation::Lingers);
-    host.ask("vm", Suspend).await.unwrap();
+    host.ask("microvm-vm", Suspend).await.unwrap();
     host.until_hung(Point::Save).await;
     tokio::time::sleep(DEADLINES.suspend).await;
-    let goes_on = host.until("vm", Running).await;
+    let goes_on = host.until("microvm-vm", Running).await;
     let reason = "Internal platform error: the microVM could not be suspended: it took longer than 600 s";
     assert_eq!(goes_on.state_reason.as_deref(), Some(reason));
-    let hooks: Vec<Hook> = host.platform.world().vms["vm"].hooks.iter().map(|(_, hook)| *hook).collect();
+    let hooks: Vec<Hook> =
+        host.platform.world().vms["microvm-vm"].hooks.iter().map(|(_, hook)| *hook).collect();
     assert_eq!(hooks, [Hook::Run, Hook::Suspend, Hook::Resume]);
 }
 
@@ -235,7 +236,7 @@ async fn who_waits_for_a_microvm_is_answered_whatever_hangs() {
     let wait_limits = WaitLimits { max_waiting: 9, beyond_hook: Duration::from_secs(30), launching: true };
     for phase in phases() {
         let Some(host) = stuck(phase).await else { continue };
-        let gate = host.microvms.gate("vm").unwrap();
+        let gate = host.microvms.gate("microvm-vm").unwrap();
         let entered = tokio::time::timeout(END, host.microvms.enter(&gate, wait_limits)).await;
         let entered = entered.unwrap_or_else(|_| panic!("{phase:?}: it waits for ever"));
         let passes = matches!(phase, Phase::Running | Phase::Suspended | Phase::SuspendHook);

@@ -156,7 +156,7 @@ impl Site {
 }
 
 fn id(number: usize) -> String {
-    format!("vm-{number}")
+    format!("microvm-{number}")
 }
 
 fn artifact() -> Batch {

@@ -23,7 +23,7 @@ impl Host {
     /// Two microVMs that run: `vm` and `other`.
     async fn with_two() -> Self {
         let host = Self::new(DEFAULT, Faults::none()).await;
-        for id in ["vm", "other"] {
+        for id in ["microvm-vm", "microvm-other"] {
             host.run(id).await.unwrap();
             host.until(id, Running).await;
         }
@@ -48,40 +48,40 @@ impl Host {
     }
 
     fn records(&self) -> Vec<MicrovmRecord> {
-        ["vm", "other"].iter().filter_map(|id| self.record(id)).collect()
+        ["microvm-vm", "microvm-other"].iter().filter_map(|id| self.record(id)).collect()
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_looked_at_at_once_is_looked_at_again() {
     let mut host = Host::with_two().await;
-    let before = [host.process("vm"), host.process("other")];
+    let before = [host.process("microvm-vm"), host.process("microvm-other")];
     for _ in 0..3 {
         host.platform.once(Point::Find, Deviation::Fails("a record cannot be read"));
     }
     host.restart().await;
-    assert_eq!([host.process("vm"), host.process("other")], before, "they were adopted");
-    assert_eq!([host.microvm("vm").state(), host.microvm("other").state()], [Running; 2]);
+    assert_eq!([host.process("microvm-vm"), host.process("microvm-other")], before, "they were adopted");
+    assert_eq!([host.microvm("microvm-vm").state(), host.microvm("microvm-other").state()], [Running; 2]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_microvm_that_can_never_be_looked_at_keeps_no_daemon_from_starting() {
     let mut host = Host::with_two().await;
-    let before = host.process("other");
-    host.platform.always_for("vm", Point::Find, Deviation::Fails("a record cannot be read"));
+    let before = host.process("microvm-other");
+    host.platform.always_for("microvm-vm", Point::Find, Deviation::Fails("a record cannot be read"));
     host.restart().await;
-    assert_eq!((host.microvm("other").state(), host.process("other")), (Running, before));
-    let ended = host.until("vm", Terminated).await;
+    assert_eq!((host.microvm("microvm-other").state(), host.process("microvm-other")), (Running, before));
+    let ended = host.until("microvm-vm", Terminated).await;
     assert!(ended.state_reason.unwrap().starts_with("Internal platform error: "));
-    assert!(!host.platform.world().vms.contains_key("vm"), "nothing is left");
+    assert!(!host.platform.world().vms.contains_key("microvm-vm"), "nothing is left");
 
     let mut host = Host::with_two().await;
-    host.ask("vm", Suspend).await.unwrap();
-    host.until("vm", Suspended).await;
-    host.platform.always_for("vm", Point::Find, Deviation::Fails("a record cannot be read"));
+    host.ask("microvm-vm", Suspend).await.unwrap();
+    host.until("microvm-vm", Suspended).await;
+    host.platform.always_for("microvm-vm", Point::Find, Deviation::Fails("a record cannot be read"));
     host.restart().await;
-    host.ask("vm", Resume).await.unwrap();
-    host.until("vm", Running).await;
+    host.ask("microvm-vm", Resume).await.unwrap();
+    host.until("microvm-vm", Running).await;
 }
 
 /// Wrong reports of the host: success without the effect, failure with the effect, and wrong findings.
@@ -110,24 +110,28 @@ async fn whatever_the_host_says_of_a_microvm_it_ends_and_others_run() {
     for (point, way) in lies() {
         let what = format!("{way:?} at {point:?}");
         let mut host = Host::new(DEFAULT, Faults::none()).await;
-        host.run("other").await.unwrap();
-        host.until("other", Running).await;
-        let before = host.process("other");
-        host.platform.always_for("vm", point, way.clone());
-        host.run("vm").await.unwrap();
+        host.run("microvm-other").await.unwrap();
+        host.until("microvm-other", Running).await;
+        let before = host.process("microvm-other");
+        host.platform.always_for("microvm-vm", point, way.clone());
+        host.run("microvm-vm").await.unwrap();
         for request in [Suspend, Resume, Suspend, Resume] {
             tokio::time::sleep(Duration::from_secs(5)).await;
-            let _ = host.ask("vm", request).await; // it may have terminated already
+            let _ = host.ask("microvm-vm", request).await; // it may have terminated already
         }
         // A resume during the save.
         tokio::time::sleep(Duration::from_secs(5)).await;
-        let _ = host.ask("vm", Suspend).await;
+        let _ = host.ask("microvm-vm", Suspend).await;
         tokio::time::sleep(STEP + STEP / 2).await;
-        let _ = host.ask("vm", Resume).await;
+        let _ = host.ask("microvm-vm", Resume).await;
         tokio::time::sleep(Duration::from_secs(5)).await;
         host.restart().await;
         tokio::time::sleep(Duration::from_secs(5)).await;
-        assert_eq!((host.microvm("other").state(), host.process("other")), (Running, before), "{what}");
+        assert_eq!(
+            (host.microvm("microvm-other").state(), host.process("microvm-other")),
+            (Running, before),
+            "{what}"
+        );
         host.ends_all().await;
     }
 }
@@ -135,48 +139,52 @@ async fn whatever_the_host_says_of_a_microvm_it_ends_and_others_run() {
 #[tokio::test(start_paused = true)]
 async fn an_exit_that_was_none_and_one_that_is_kept_back_leave_nothing() {
     let mut host = Host::with_two().await;
-    host.platform.claim_exit("vm", Exit::Monitor("killed".into()));
-    host.until("vm", Terminated).await;
-    assert!(host.process("vm").is_none(), "what was said to have ended is ended");
-    host.platform.vanish("other");
-    host.ask("other", Suspend).await.unwrap();
+    host.platform.claim_exit("microvm-vm", Exit::Monitor("killed".into()));
+    host.until("microvm-vm", Terminated).await;
+    assert!(host.process("microvm-vm").is_none(), "what was said to have ended is ended");
+    host.platform.vanish("microvm-other");
+    host.ask("microvm-other", Suspend).await.unwrap();
     host.ends_all().await;
 
     // A daemon that starts later notices that the microVM is gone.
     let mut host = Host::with_two().await;
-    host.platform.vanish("vm");
+    host.platform.vanish("microvm-vm");
     host.restart().await;
-    host.until("vm", Terminated).await;
-    assert_eq!(host.microvm("other").state(), Running);
+    host.until("microvm-vm", Terminated).await;
+    assert_eq!(host.microvm("microvm-other").state(), Running);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_microvm_is_ended_by_its_own_id_even_if_its_guest_is_another_ones() {
     for point in [Point::Launch, Point::Resume, Point::Find] {
         let mut host = Host::new(DEFAULT, Faults::none()).await;
-        host.run("other").await.unwrap();
-        host.until("other", Running).await;
-        let before = host.process("other");
+        host.run("microvm-other").await.unwrap();
+        host.until("microvm-other", Running).await;
+        let before = host.process("microvm-other");
         if point == Point::Launch {
-            host.platform.always_for("vm", point, Deviation::Mistakes("other"));
+            host.platform.always_for("microvm-vm", point, Deviation::Mistakes("microvm-other"));
         }
-        host.run("vm").await.unwrap();
-        host.until("vm", Running).await;
+        host.run("microvm-vm").await.unwrap();
+        host.until("microvm-vm", Running).await;
         if point == Point::Resume {
-            host.ask("vm", Suspend).await.unwrap();
-            host.until("vm", Suspended).await;
-            host.platform.always_for("vm", point, Deviation::Mistakes("other"));
-            host.ask("vm", Resume).await.unwrap();
-            host.until("vm", Running).await;
+            host.ask("microvm-vm", Suspend).await.unwrap();
+            host.until("microvm-vm", Suspended).await;
+            host.platform.always_for("microvm-vm", point, Deviation::Mistakes("microvm-other"));
+            host.ask("microvm-vm", Resume).await.unwrap();
+            host.until("microvm-vm", Running).await;
         }
         if point == Point::Find {
-            host.platform.always_for("vm", point, Deviation::Mistakes("other"));
+            host.platform.always_for("microvm-vm", point, Deviation::Mistakes("microvm-other"));
             host.restart().await;
         }
-        host.ask("vm", Terminate).await.unwrap();
-        host.until("vm", Terminated).await;
-        assert!(!host.platform.world().vms.contains_key("vm"), "{point:?}: nothing is left");
-        assert_eq!((host.microvm("other").state(), host.process("other")), (Running, before), "{point:?}");
+        host.ask("microvm-vm", Terminate).await.unwrap();
+        host.until("microvm-vm", Terminated).await;
+        assert!(!host.platform.world().vms.contains_key("microvm-vm"), "{point:?}: nothing is left");
+        assert_eq!(
+            (host.microvm("microvm-other").state(), host.process("microvm-other")),
+            (Running, before),
+            "{point:?}"
+        );
     }
 }
 
@@ -184,11 +192,11 @@ async fn a_microvm_is_ended_by_its_own_id_even_if_its_guest_is_another_ones() {
 async fn what_a_removal_left_behind_is_removed_by_the_next_daemon() {
     let mut host = Host::with_two().await;
     host.platform.once(Point::Discard, Deviation::Pretends);
-    host.ask("vm", Terminate).await.unwrap();
-    host.until("vm", Terminated).await;
-    assert!(host.process("vm").is_some(), "the host has lied");
+    host.ask("microvm-vm", Terminate).await.unwrap();
+    host.until("microvm-vm", Terminated).await;
+    assert!(host.process("microvm-vm").is_some(), "the host has lied");
     host.restart().await;
-    assert!(host.platform.world().vms.keys().eq(["other"]));
+    assert!(host.platform.world().vms.keys().eq(["microvm-other"]));
 }
 
 #[derive(Debug, Clone)]
@@ -233,17 +241,17 @@ async fn do_all(acts: Vec<Act>, rules: Rules) {
     let mut ended = None;
     for act in acts {
         match act {
-            Act::Run => drop(host.run("vm").await),
-            Act::Ask(request) => drop(host.ask("vm", request).await),
+            Act::Run => drop(host.run("microvm-vm").await),
+            Act::Ask(request) => drop(host.ask("microvm-vm", request).await),
             Act::Once(point, way) => host.platform.once(point, way),
             Act::Behave => host.platform.behave(),
-            Act::Exit => host.platform.exit("vm", Exit::Monitor("killed".into())),
-            Act::ClaimExit => host.platform.claim_exit("vm", Exit::App(1)),
-            Act::Vanish => host.platform.vanish("vm"),
+            Act::Exit => host.platform.exit("microvm-vm", Exit::Monitor("killed".into())),
+            Act::ClaimExit => host.platform.claim_exit("microvm-vm", Exit::App(1)),
+            Act::Vanish => host.platform.vanish("microvm-vm"),
             Act::Wait(millis) => tokio::time::sleep(Duration::from_millis(millis)).await,
             Act::Restart => host.restart().await,
         }
-        let Some(record) = host.record("vm") else { continue };
+        let Some(record) = host.record("microvm-vm") else { continue };
         if record.phase() == Phase::Terminated {
             assert_eq!(ended.get_or_insert_with(|| record.clone()), &record, "TERMINATED is final");
         }

@@ -20,9 +20,9 @@ pub(super) async fn connect(
     port: u16,
 ) -> Result<Box<dyn Connection>, ConnectError> {
     let address = host.world().ports.get(&port).copied();
-    let refused = || ConnectError::App(format!("nobody listens on port {port} of the app"));
+    let refused = || ConnectError::App(format!("nobody listens on port {port} of the app").into());
     let app = TcpStream::connect(address.ok_or_else(refused)?).await.map_err(|_| refused())?;
-    let failed = |error: std::io::Error| ConnectError::Guest(error.to_string());
+    let failed = |error: std::io::Error| ConnectError::Guest(error.into());
     if host.direct {
         app.set_nodelay(true).map_err(failed)?;
         return Ok(Box::new(app));
@@ -33,7 +33,7 @@ pub(super) async fn connect(
     let runs = world.runs(id, process);
     let process = world.process(process).filter(|_| runs);
     let relays = process.map(|process| &mut process.relays);
-    let relays = relays.ok_or_else(|| ConnectError::Guest(GONE.to_owned()))?;
+    let relays = relays.ok_or_else(|| ConnectError::Guest(GONE.into()))?;
     while relays.try_join_next().is_some() {} // removes finished relays
     relays.spawn(relay(theirs, app));
     *world.connections.entry(port).or_default() += 1;
@@ -66,7 +66,7 @@ pub(super) async fn shell(command: &[String]) -> Result<(Stdin, Events), Connect
     let what = Some(agent::open_exec::What::Process(process));
     let exec = agent::OpenExec { what, ..agent::OpenExec::default() };
     let terminal = double::served(|line| async { drop(terminal(line).await) }).exec(exec).await;
-    terminal.map_err(|error| ConnectError::Guest(error.to_string()))
+    terminal.map_err(|error| ConnectError::Guest(error.into()))
 }
 
 async fn terminal(mut line: Line) -> Result<(), FrameError> {

@@ -86,7 +86,7 @@ impl Guest for DoubleGuest {
                 vm.suspended = Some(number);
             }
             if deviation != Some(Deviation::RunsOn) {
-                world.end(&self.id);
+                world.end_process(&self.id);
             }
             Ok(())
         })
@@ -102,7 +102,7 @@ impl Guest for DoubleGuest {
     }
 
     async fn connect(&self, port: u16) -> Result<Box<dyn Connection>, ConnectError> {
-        let gone = |why: &str| ConnectError::Guest(why.to_owned());
+        let gone = |why: &str| ConnectError::Guest(why.into());
         match self.request(Point::Connect(port)).await {
             Some(Deviation::Fails(why)) => return Err(gone(why)),
             Some(Deviation::Pretends) => return Ok(Box::new(app::closed())),
@@ -116,7 +116,7 @@ impl Guest for DoubleGuest {
 
     async fn shell(&self, command: &[String]) -> Result<(Stdin, Events), ConnectError> {
         if let Some(Deviation::Fails(why)) = self.request(Point::Shell).await {
-            return Err(ConnectError::Guest(why.to_owned()));
+            return Err(ConnectError::Guest(why.into()));
         }
         app::shell(command).await
     }

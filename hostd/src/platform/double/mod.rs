@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hearth_model::build::ImageBuild;
+use hearth_model::id::MicrovmId;
 use tokio::sync::watch;
 
 pub use script::{Deviation, FoundState, Point};
@@ -113,7 +114,7 @@ impl Double {
     pub fn exit(&self, id: &str, exit: Exit) {
         self.claim_exit(id, exit.clone());
         if !matches!(exit, Exit::App(_)) {
-            self.world().end(id);
+            self.world().end_process(id);
         }
     }
 
@@ -128,7 +129,7 @@ impl Double {
 
     /// A missing report: a microVM's process exits, and the host does not report it.
     pub fn vanish(&self, id: &str) {
-        self.world().end(id);
+        self.world().end_process(id);
     }
 
     /// Records an operation, and returns how it deviates from the contract. An operation that hangs returns after its
@@ -226,49 +227,52 @@ impl Platform for Double {
     async fn launch(&self, spec: &Spec) -> Result<Arc<dyn Guest>, PlatformError> {
         {
             let mut world = self.world();
-            world.remove(&spec.id);
-            world.vms.insert(spec.id.clone(), Vm::default()); // half made
+            world.remove(spec.id.as_str());
+            world.vms.insert(spec.id.to_string(), Vm::default()); // half made
         }
-        let deviation = self.request(Point::Launch, Some(&spec.id)).await;
+        let deviation = self.request(Point::Launch, Some(spec.id.as_str())).await;
         self.pace().await;
-        self.launched(deviation.as_ref(), &spec.id, 0)
+        self.launched(deviation.as_ref(), spec.id.as_str(), 0)
     }
 
     async fn resume(&self, spec: &Spec) -> Result<Arc<dyn Guest>, PlatformError> {
-        self.world().end(&spec.id);
-        let deviation = self.request(Point::Resume, Some(&spec.id)).await;
+        self.world().end_process(spec.id.as_str());
+        let deviation = self.request(Point::Resume, Some(spec.id.as_str())).await;
         self.pace().await;
-        let suspended = self.world().vms.get(&spec.id).and_then(|vm| vm.suspended);
+        let suspended = self.world().vms.get(spec.id.as_str()).and_then(|vm| vm.suspended);
         let honest =
             !matches!(deviation, Some(Deviation::Fails(_) | Deviation::Pretends | Deviation::Mistakes(_)));
         if honest && (suspended != Some(spec.suspends) || spec.suspends == 0) {
             return Err(failed(&format!("state {} is not there, but {suspended:?}", spec.suspends)));
         }
-        self.launched(deviation.as_ref(), &spec.id, spec.suspends)
+        self.launched(deviation.as_ref(), spec.id.as_str(), spec.suspends)
     }
 
     async fn find(&self, spec: &Spec, suspends: u64) -> Result<Found, PlatformError> {
-        match self.request(Point::Find, Some(&spec.id)).await {
+        match self.request(Point::Find, Some(spec.id.as_str())).await {
             Some(Deviation::Fails(why)) => return Err(failed(why)),
             Some(Deviation::Mistakes(other)) => return Ok(Found::Running(self.guest(other))),
-            Some(Deviation::Finds(FoundState::Running)) => return Ok(Found::Running(self.guest(&spec.id))),
+            Some(Deviation::Finds(FoundState::Running)) => {
+                return Ok(Found::Running(self.guest(spec.id.as_str())));
+            }
             Some(Deviation::Finds(FoundState::Suspended)) => return Ok(Found::Suspended),
             Some(Deviation::Finds(FoundState::Nothing)) => return Ok(Found::Nothing),
             _ => {}
         }
         let mut world = self.world();
-        if world.is_committed(&spec.id, suspends) {
-            world.end(&spec.id);
+        if world.is_committed(spec.id.as_str(), suspends) {
+            world.end_process(spec.id.as_str());
         }
-        let Some(vm) = world.vms.get(&spec.id) else { return Ok(Found::Nothing) };
+        let Some(vm) = world.vms.get(spec.id.as_str()) else { return Ok(Found::Nothing) };
         Ok(match (vm.process, vm.suspended) {
-            (Some(process), _) => Found::Running(self.guest_with(&spec.id, process)),
+            (Some(process), _) => Found::Running(self.guest_with(spec.id.as_str(), process)),
             (None, Some(number)) if number == suspends => Found::Suspended,
             _ => Found::Nothing,
         })
     }
 
-    async fn discard(&self, id: &str) -> Result<(), PlatformError> {
+    async fn discard(&self, id: &MicrovmId) -> Result<(), PlatformError> {
+        let id = id.as_str();
         let deviation = self.request(Point::Discard, Some(id)).await;
         self.pace().await;
         removed(deviation.as_ref(), || self.world().remove(id))
@@ -283,14 +287,14 @@ impl Platform for Double {
 
     async fn sweep(
         &self,
-        microvms: &HashSet<String>,
+        microvms: &HashSet<MicrovmId>,
         builds: &HashSet<ImageBuild>,
     ) -> Result<(), PlatformError> {
         let deviation = self.request(Point::Sweep, None).await;
         removed(deviation.as_ref(), || {
             let mut world = self.world();
             let orphans: Vec<String> =
-                world.vms.keys().filter(|id| !microvms.contains(*id)).cloned().collect();
+                world.vms.keys().filter(|id| !microvms.contains(id.as_str())).cloned().collect();
             orphans.iter().for_each(|id| world.remove(id));
             world.builds.retain(|build| builds.contains(build));
         })

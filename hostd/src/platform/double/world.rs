@@ -62,7 +62,7 @@ impl World {
 
     /// Starts a process, which replaces the microVM's former one.
     pub(super) fn begin(&mut self, id: &str, from: u64) -> u64 {
-        self.end(id);
+        self.end_process(id);
         self.last += 1;
         self.processes.insert(self.last, Process { from, ..Process::default() });
         self.vms.entry(id.to_owned()).or_default().process = Some(self.last);
@@ -70,7 +70,7 @@ impl World {
     }
 
     /// Ends the process of a microVM and its connections. No exit is reported.
-    pub(super) fn end(&mut self, id: &str) {
+    pub(super) fn end_process(&mut self, id: &str) {
         let ended = self.vms.get_mut(id).and_then(|vm| vm.process.take());
         if let Some(process) = ended.and_then(|number| self.processes.get_mut(&number)) {
             process.relays.abort_all();
@@ -79,7 +79,7 @@ impl World {
 
     /// Removes everything of a microVM.
     pub(super) fn remove(&mut self, id: &str) {
-        self.end(id);
+        self.end_process(id);
         self.vms.remove(id);
     }
 

@@ -9,30 +9,32 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
+use hearth_model::id::MicrovmId;
+
 use crate::panics::poisoned;
 
 /// The newest attempt for each microVM, by id.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
     next: AtomicU64,
-    newest: Mutex<HashMap<String, u64>>,
+    newest: Mutex<HashMap<MicrovmId, u64>>,
 }
 
 /// One attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Attempt {
-    id: String,
+    id: MicrovmId,
     number: u64,
 }
 
 impl Attempts {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<MicrovmId, u64>> {
         self.newest.lock().unwrap_or_else(poisoned)
     }
 
     /// Begins an attempt, which becomes the newest.
-    pub(super) fn begin(&self, id: &str) -> Attempt {
-        let attempt = Attempt { id: id.to_owned(), number: self.next.fetch_add(1, Ordering::Relaxed) };
+    pub(super) fn begin(&self, id: &MicrovmId) -> Attempt {
+        let attempt = Attempt { id: id.clone(), number: self.next.fetch_add(1, Ordering::Relaxed) };
         self.lock().insert(attempt.id.clone(), attempt.number);
         attempt
     }
@@ -58,9 +60,10 @@ mod tests {
     #[test]
     fn an_attempt_is_the_newest_until_there_is_another_one() {
         let attempts = Attempts::default();
-        let (first, other) = (attempts.begin("one"), attempts.begin("other"));
+        let (one, other) = ("microvm-1".parse().unwrap(), "microvm-2".parse().unwrap());
+        let (first, other) = (attempts.begin(&one), attempts.begin(&other));
         assert!(attempts.is_newest(&first) && attempts.is_newest(&other));
-        let second = attempts.begin("one");
+        let second = attempts.begin(&one);
         assert!(!attempts.is_newest(&first) && attempts.is_newest(&second));
         attempts.forget(&first);
         assert!(attempts.is_newest(&second), "another one's end is not its");

@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::pool::PoolConfig;
+use crate::setting::Problem;
 
 /// Lowest user id that microVMs get: builders have those below, from 1,900,000,000 on.
 const FIRST_UID: u32 = 1_901_000_000;
@@ -61,21 +62,23 @@ impl Default for HostConfig {
 }
 
 impl HostConfig {
-    /// Checks the settings; the error names the key.
+    /// Checks the settings.
     ///
     /// # Errors
     /// The first problem.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), Problem> {
         for (key, path) in [("data", &self.data), ("run", &self.run), ("vmm", &self.vmm)] {
             if !path.is_absolute() {
-                return Err(format!("{key} is {}: give an absolute path", path.display()));
+                let why = format!("{} is no absolute path: give one", path.display());
+                return Err(Problem::new(key, why));
             }
         }
         if self.run.as_os_str().len() > RUN_MAX {
-            return Err(format!("run is longer than {RUN_MAX} bytes: names of sockets have to be short"));
+            let why = format!("it is longer than {RUN_MAX} bytes: names of sockets have to be short");
+            return Err(Problem::new("run", why));
         }
         if self.launch_timeout_seconds == 0 {
-            return Err("launch_timeout_seconds is 0: give at least 1".into());
+            return Err(Problem::new("launch_timeout_seconds", "it is 0: give at least 1"));
         }
         self.jail.check()
     }
@@ -138,17 +141,16 @@ const WALLS: [Wall; 9] = [
 ];
 
 impl JailSettings {
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), Problem> {
         if let Some(name) = self.off.iter().find(|name| wall(name).is_none()) {
             let all = WALLS.map(Wall::name).join(", ");
-            return Err(format!("jail.off names `{name}`, which is no wall of the jail: there are {all}"));
+            let why = format!("`{name}` is no wall of the jail: there are {all}");
+            return Err(Problem::new("jail.off", why));
         }
         let last = self.first_uid.checked_add(self.uids.saturating_sub(1));
         if self.first_uid == 0 || self.uids == 0 || last.is_none_or(|last| last == u32::MAX) {
-            return Err(
-                "jail.first_uid and jail.uids: give a range of at least one id, without 0 and 4294967295"
-                    .into(),
-            );
+            let why = "give a range of at least one id, with jail.uids, without 0 and 4294967295";
+            return Err(Problem::new("jail.first_uid", why));
         }
         Ok(())
     }
@@ -217,7 +219,7 @@ mod tests {
         ] {
             let config: HostConfig = toml::from_str(text).unwrap();
             let error = config.check().unwrap_err();
-            assert!(error.starts_with(key), "{error}");
+            assert_eq!(error.key, key, "{error}");
         }
     }
 

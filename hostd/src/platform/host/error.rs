@@ -9,7 +9,7 @@ use hearth_host::microvm::MicrovmError;
 use hearth_host::network::NetworkError;
 use hearth_host::roles::RoleError;
 use hearth_image_builder::image::ImageError;
-use hearth_model::build::InvalidBuild;
+use hearth_model::id::MicrovmId;
 use hearth_vmm_client::ClientError;
 use hearth_vmm_jail::cgroup::CgroupError;
 use rustix::io::Errno;
@@ -66,20 +66,14 @@ pub enum HostError {
     /// The monitor belongs to a microVM already.
     #[error("the monitor has a microVM already")]
     Claimed,
-    /// The text is no id of a microVM.
-    #[error("{0:?} is no id of a microVM")]
-    Id(String),
-    /// The ids of the build name no folder.
-    #[error(transparent)]
-    Build(#[from] InvalidBuild),
     /// The microVM has no suspended state.
     #[error("{0} was never suspended")]
-    NeverSuspended(String),
+    NeverSuspended(MicrovmId),
     /// The suspended state does not exist.
     #[error("suspended state {number} of {id} is not there")]
     NoState {
         /// Id of the microVM.
-        id: String,
+        id: MicrovmId,
         /// Number of the suspended state.
         number: u64,
     },
@@ -88,7 +82,7 @@ pub enum HostError {
     TooLong(Duration),
     /// The operation was given up before its turn came; contains the id of the microVM.
     #[error("{0} was given up before it was begun")]
-    GivenUp(String),
+    GivenUp(MicrovmId),
     /// A later operation on the microVM has begun.
     #[error("something else was begun with it meanwhile")]
     Overtaken,

@@ -42,12 +42,12 @@ impl Host {
         if let Some(microvm) = self.known(&spec.id) {
             return Ok(Found::Running(microvm));
         }
-        let place = self.place(&spec.id)?;
+        let place = self.layout.microvm(&spec.id);
         let mut timeline = Timeline::start();
         let (host, there, attempt) = (Arc::clone(self), place.clone(), self.attempts.begin(&spec.id));
         let reconciled = spawn_blocking(move || host.reconcile_blocking(&there, requested, &attempt));
         let reconciled = reconciled.await??;
-        timeline.done("settle");
+        timeline.done("reconcile");
         let live = match reconciled {
             Reconciled::Ended { suspended: true } => return Ok(Found::Suspended),
             Reconciled::Ended { suspended: false } => return Ok(Found::Nothing),
@@ -58,7 +58,7 @@ impl Host {
             microvm: live.microvm,
             process: Arc::new(live.process),
             from: live.from,
-            base: self.build_folder(&spec.build)?.join(SNAPSHOT),
+            base: self.layout.build(&spec.build).join(SNAPSHOT),
             place,
             // The expiry of the guest's credentials is unknown: the guest gets new ones at once.
             expiration: None,

@@ -27,7 +27,7 @@ const DEFAULT_MIB: u32 = 2048;
 /// The kernel's default weight.
 const DEFAULT_WEIGHT: u32 = 100;
 /// How long a killed group may take to become empty.
-const PATIENCE: Duration = Duration::from_secs(5);
+const EMPTY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why control groups cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +109,7 @@ impl Groups {
             return Ok(());
         }
         group.kill()?;
-        group.wait_empty(PATIENCE)?;
+        group.wait_empty(EMPTY_TIMEOUT)?;
         group.remove()
     }
 

@@ -22,14 +22,14 @@ const SHELL_ENVIRONMENT: [&str; 2] = ["TERM=xterm", "PS1=λ $ "];
 impl Guest for RunningMicrovm {
     async fn call_hook(&self, hook: Hook) -> HookOutcome {
         let Spec { id, hooks, run_hook_payload, .. } = &self.spec;
-        let Some(call) = hooks::call(hooks, hook, id, run_hook_payload) else {
+        let Some(call) = hooks::call(hooks, hook, id.as_str(), run_hook_payload) else {
             return HookOutcome::Disabled;
         };
         let result = self.agent().call_hook(&call).await;
         match &result {
             Ok(result) if result.is_success() => {}
-            Ok(result) => tracing::info!(microvm = id, %hook, ?result, "the hook did not succeed"),
-            Err(error) => tracing::warn!(microvm = id, %hook, %error, "the hook could not be called"),
+            Ok(result) => tracing::info!(microvm = %id, %hook, ?result, "the hook did not succeed"),
+            Err(error) => tracing::warn!(microvm = %id, %hook, %error, "the hook could not be called"),
         }
         hooks::outcome(result)
     }
@@ -83,7 +83,7 @@ fn login_shell() -> Vec<String> {
 
 fn connect_error(error: AgentError) -> ConnectError {
     match error {
-        AgentError::Refused { message, .. } => ConnectError::App(message),
-        error => ConnectError::Guest(error.to_string()),
+        AgentError::Refused { .. } => ConnectError::App(error.into()),
+        error => ConnectError::Guest(error.into()),
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hearth_host::agent::Agent;
 use hearth_host::network::{GATEWAY, GUEST, PREFIX_LENGTH};
 use hearth_host::roles::{Credentials, RoleError, RoleProvider, Secret};
+use hearth_model::id::MicrovmId;
 use hearth_model::role::RoleUse;
 use hearth_proto::guest::v1 as proto;
 
@@ -32,7 +33,7 @@ pub(super) fn network(mtu: u16) -> proto::Network {
 /// The identification message for a restored guest, with fresh entropy and the current time. Its metadata settings
 /// are those of the image.
 pub(super) fn message(
-    microvm: &str,
+    microvm: &MicrovmId,
     clock: &Clock,
     network: Option<proto::Network>,
     credentials: Option<&Credentials>,
@@ -41,7 +42,7 @@ pub(super) fn message(
     File::open("/dev/urandom")?.read_exact(&mut entropy)?;
     let now = clock.now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     Ok(proto::Identify {
-        microvm_id: microvm.to_owned(),
+        microvm_id: microvm.to_string(),
         wall_clock_ns: u64::try_from(now).unwrap_or_default(),
         entropy,
         network,
@@ -129,8 +130,8 @@ mod tests {
     #[test]
     fn a_guest_gets_entropy_of_its_own_and_what_is_true_now() {
         let clock = Clock::system();
-        let one = message("microvm-1", &clock, Some(network(1400)), None).unwrap();
-        let other = message("microvm-2", &clock, None, None).unwrap();
+        let one = message(&"microvm-1".parse().unwrap(), &clock, Some(network(1400)), None).unwrap();
+        let other = message(&"microvm-2".parse().unwrap(), &clock, None, None).unwrap();
         assert_ne!(one.entropy, other.entropy);
         assert_eq!(one.entropy.len(), ENTROPY);
         assert_eq!(one.network.unwrap().mtu, 1400);

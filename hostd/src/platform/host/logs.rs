@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use hearth_host::agent::control::Control;
 use hearth_host::agent::{Agent, AgentError};
+use hearth_model::id::{AccountId, MicrovmId};
 use hearth_proto::guest::v1::{LogRecord, Status};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
@@ -49,8 +50,8 @@ pub trait LogWriter: Send + Sync + Debug {
 /// The destination of a microVM's output.
 #[derive(Debug, Clone)]
 pub(super) struct Output {
-    pub(super) account: String,
-    pub(super) microvm: String,
+    pub(super) account: AccountId,
+    pub(super) microvm: MicrovmId,
     /// Without a target, lines are read and discarded, since otherwise the app would block on its output.
     pub(super) target: Option<LogTarget>,
     pub(super) sink: Arc<dyn LogSink>,
@@ -77,7 +78,7 @@ pub(super) async fn follow(agent: Agent, output: Output) {
     loop {
         let taken = Instant::now();
         let error = take(&agent, &output, writer.as_ref()).await;
-        tracing::debug!(microvm = output.microvm, %error, "the log connection has ended");
+        tracing::debug!(microvm = %output.microvm, %error, "the log connection has ended");
         if taken.elapsed() > RETRY.1 {
             backoff = Backoff::new();
         }
@@ -91,7 +92,9 @@ impl Output {
         let mut backoff = Backoff::new();
         loop {
             let (output, target) = (self.clone(), target.clone());
-            let opened = spawn_blocking(move || output.sink.open(&output.account, &target, &output.microvm));
+            let opened = spawn_blocking(move || {
+                output.sink.open(output.account.as_str(), &target, output.microvm.as_str())
+            });
             match opened.await.unwrap_or_else(|error| Err(error.to_string())) {
                 Ok(writer) => return Some(writer),
                 Err(why) => self.complain(&why),
@@ -101,7 +104,7 @@ impl Output {
     }
 
     fn complain(&self, why: &str) {
-        tracing::warn!(microvm = self.microvm, why, "the output cannot be stored; the guest keeps it");
+        tracing::warn!(microvm = %self.microvm, why, "the output cannot be stored; the guest keeps it");
     }
 
     /// Stores lines in order, retrying for as long as it takes.
@@ -255,6 +258,11 @@ mod tests {
         }
     }
 
+    fn output(target: Option<LogTarget>, sink: &Sink) -> Output {
+        let (account, microvm) = ("111122223333".parse().unwrap(), "microvm-1".parse().unwrap());
+        Output { account, microvm, target, sink: Arc::new(sink.clone()) }
+    }
+
     async fn acknowledged(line: &mut Line, sequence: u64) {
         while line.receive::<LogAcknowledged>().await.unwrap().sequence < sequence {}
     }
@@ -264,8 +272,7 @@ mod tests {
         let (agent, mut guest) = played();
         let sink = Sink::default();
         let target = Some(LogTarget { group: "g".into(), stream: "s".into() });
-        let output =
-            Output { account: "1".into(), microvm: "m".into(), target, sink: Arc::new(sink.clone()) };
+        let output = output(target, &sink);
         let following = tokio::spawn(follow(agent, output));
         let (mut line, after) = accept(&mut guest).await;
         assert_eq!(after, 0);
@@ -286,8 +293,7 @@ mod tests {
     async fn lines_that_go_nowhere_are_taken_from_the_guest_all_the_same() {
         let (agent, mut guest) = played();
         let sink = Sink::default();
-        let output =
-            Output { account: "1".into(), microvm: "m".into(), target: None, sink: Arc::new(sink.clone()) };
+        let output = output(None, &sink);
         let following = tokio::spawn(follow(agent, output));
         let (mut line, _) = accept(&mut guest).await;
         send_lines(&mut line, 1..=3).await;

@@ -129,7 +129,7 @@ impl Host {
         spec: &Spec,
         from: u64,
     ) -> Result<Arc<RunningMicrovm>, HostError> {
-        let place = self.place(&spec.id)?;
+        let place = self.layout.microvm(&spec.id);
         let operation = if from == 0 { TimedOperation::Launch } else { TimedOperation::Resume };
         let mut timeline = Timeline::start();
         let limit = self.config.launch_timeout();
@@ -170,7 +170,7 @@ impl Host {
         if let Some(earlier) = self.forget(&spec.id) {
             earlier.stop_serving();
         }
-        let folder = self.build_folder(&spec.build)?;
+        let folder = self.layout.build(&spec.build);
         let restoring = {
             let (making, spec, folder) = (Arc::clone(making), spec.clone(), folder.clone());
             let so_far = Timeline::since(timeline.started());

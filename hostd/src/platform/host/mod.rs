@@ -62,6 +62,7 @@ use hearth_host::network::{Egress, NetworkError, Networks};
 use hearth_host::roles::RoleProvider;
 use hearth_image_builder::image::Image;
 use hearth_model::build::ImageBuild;
+use hearth_model::id::MicrovmId;
 use tokio::task::spawn_blocking;
 
 pub use config::HostConfig;
@@ -74,11 +75,12 @@ use super::{Found, Guest, Platform, PlatformError, Spec};
 use crate::clock::Clock;
 use crate::panics::poisoned;
 use crate::pool::{Count, Stock};
+use crate::setting::Problem;
 use attempts::Attempts;
 use error::failed;
 use exclusive::Exclusive;
 use groups::Groups;
-use layout::{Layout, Place, remove_folder};
+use layout::{Layout, remove_folder};
 use names::InUse;
 use record::{MonitorRecord, Record as _, RunRecord};
 use running::RunningMicrovm;
@@ -87,8 +89,8 @@ use running::RunningMicrovm;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The configuration is invalid.
-    #[error("{0}")]
-    Config(String),
+    #[error(transparent)]
+    Config(#[from] Problem),
     /// A folder cannot be made.
     #[error("making {path}: {source}")]
     Folder {
@@ -151,7 +153,7 @@ struct Host {
     links: Stock<links::LinkKind, links::Link>,
     link_factory: links::LinkFactory,
     /// Running microVMs that are being served, by id.
-    live: Mutex<HashMap<String, Arc<RunningMicrovm>>>,
+    live: Mutex<HashMap<MicrovmId, Arc<RunningMicrovm>>>,
     /// Run directories that are being removed.
     ending: Exclusive,
     /// Folders of microVMs that are being made, saved or removed.
@@ -197,7 +199,7 @@ impl HostPlatform {
 
 impl Host {
     fn open(config: HostConfig, surroundings: PlatformParts) -> Result<Self, OpenError> {
-        config.check().map_err(OpenError::Config)?;
+        config.check()?;
         let layout = Layout::new(&config.data, &config.run);
         layout.make().map_err(|(path, source)| OpenError::Folder { path, source })?;
         let program = std::fs::metadata(&config.vmm);
@@ -218,14 +220,12 @@ impl Host {
         let monitors = {
             let maker = monitor_factory.clone();
             Stock::new("monitors", (pool.monitors, pool.shapes, pool.refill), move |kind| {
-                maker.make(kind).map_err(|error| error.to_string())
+                Ok(maker.make(kind)?)
             })
         };
         let links = {
             let maker = link_factory.clone();
-            Stock::new("networks", (pool.networks, 2, pool.refill), move |kind| {
-                maker.make(kind).map_err(|error| error.to_string())
-            })
+            Stock::new("networks", (pool.networks, 2, pool.refill), move |kind| Ok(maker.make(kind)?))
         };
         links.want(links::LinkKind(Egress::Internet));
         let PlatformParts { roles, logs, clock, observer } = surroundings;
@@ -269,19 +269,11 @@ impl Host {
         self.sweep_host()
     }
 
-    fn place(&self, id: &str) -> Result<Place, HostError> {
-        self.layout.microvm(id).ok_or_else(|| HostError::Id(id.to_owned()))
-    }
-
-    fn build_folder(&self, build: &ImageBuild) -> Result<PathBuf, HostError> {
-        Ok(self.layout.build(build)?)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<RunningMicrovm>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<MicrovmId, Arc<RunningMicrovm>>> {
         self.live.lock().unwrap_or_else(poisoned)
     }
 
-    fn known(&self, id: &str) -> Option<Arc<RunningMicrovm>> {
+    fn known(&self, id: &MicrovmId) -> Option<Arc<RunningMicrovm>> {
         self.lock().get(id).cloned()
     }
 
@@ -289,7 +281,7 @@ impl Host {
         self.lock().insert(microvm.spec.id.clone(), Arc::clone(microvm));
     }
 
-    fn forget(&self, id: &str) -> Option<Arc<RunningMicrovm>> {
+    fn forget(&self, id: &MicrovmId) -> Option<Arc<RunningMicrovm>> {
         self.lock().remove(id)
     }
 
@@ -316,7 +308,7 @@ impl Platform for HostPlatform {
         Ok(self.host.reconcile(spec, suspends).await?)
     }
 
-    async fn discard(&self, id: &str) -> Result<(), PlatformError> {
+    async fn discard(&self, id: &MicrovmId) -> Result<(), PlatformError> {
         let mut timeline = Timeline::start();
         let removed = self.host.remove(id).await;
         timeline.done("remove");
@@ -331,23 +323,24 @@ impl Platform for HostPlatform {
     }
 
     async fn remove_build(&self, build: &ImageBuild) -> Result<(), PlatformError> {
-        let folder = self.host.build_folder(build)?;
+        let folder = self.host.layout.build(build);
         let removed = spawn_blocking(move || remove_folder(&folder).map_err(failed("removing", &folder)));
         Ok(removed.await.map_err(HostError::from)??)
     }
 
     async fn sweep(
         &self,
-        microvms: &HashSet<String>,
+        microvms: &HashSet<MicrovmId>,
         builds: &HashSet<ImageBuild>,
     ) -> Result<(), PlatformError> {
-        for id in self.host.all()?.difference(microvms) {
-            match self.host.place(id) {
-                Ok(_) => {
-                    tracing::info!(microvm = id, "removed: nobody knows it");
-                    self.host.remove(id).await?;
+        for name in self.host.all()? {
+            match name.parse::<MicrovmId>() {
+                Ok(id) if microvms.contains(&id) => {}
+                Ok(id) => {
+                    tracing::info!(microvm = %id, "removed: nobody knows it");
+                    self.host.remove(&id).await?;
                 }
-                Err(error) => tracing::warn!(%error, "left alone"),
+                Err(error) => tracing::warn!(%error, "a folder of the host's microVMs is left alone"),
             }
         }
         let (host, builds) = (Arc::clone(&self.host), builds.clone());
@@ -355,7 +348,7 @@ impl Platform for HostPlatform {
             host.sweep_host()?;
             host.sweep_builds(&builds)?;
             // New microVMs will be launched from these images: the pool prepares monitors for their shapes.
-            for folder in builds.iter().filter_map(|build| host.layout.build(build).ok()) {
+            for folder in builds.iter().map(|build| host.layout.build(build)) {
                 if let Ok(image) = Image::open(&folder) {
                     host.monitors.want(image.manifest().shape.into());
                 }

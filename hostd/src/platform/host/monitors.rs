@@ -17,7 +17,7 @@ use super::names::{InUse, Uid};
 use super::record::{MonitorRecord, Record as _, RunRecord};
 
 /// How long a killed process may take to exit.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A shape, as a kind of the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -124,16 +124,17 @@ impl Monitor {
                 Ok((moved, Arc::clone(&self.process)))
             }
             Err(error) => {
-                self.end();
+                self.discard();
                 drop(uid);
                 Err(failed_claim(error, place))
             }
         }
     }
 
-    fn end(&self) {
+    /// Kills the process, and removes its control group and folder.
+    fn discard(&self) {
         let _ = self.process.kill(); // an error means that it has exited
-        let _ = self.process.wait(PATIENCE);
+        let _ = self.process.wait(EXIT_TIMEOUT);
         let _ = self.process.reap();
         if let Some(uid) =
             self.folder.file_name().and_then(|name| name.to_str()?.strip_prefix(PREFIX)?.parse().ok())
@@ -153,7 +154,7 @@ impl Drop for Monitor {
     fn drop(&mut self) {
         // The user id becomes free after everything else is gone.
         if let Some(parts) = self.parts.take() {
-            self.end();
+            self.discard();
             drop(parts);
         }
     }

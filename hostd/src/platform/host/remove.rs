@@ -9,11 +9,12 @@ use std::time::Duration;
 use hearth_host::microvm::orphans;
 use hearth_host::microvm::process::Process;
 use hearth_model::build::ImageBuild;
+use hearth_model::id::MicrovmId;
 
 use super::error::{HostError, failed};
 use super::exclusive::TURN;
 use super::layout::{PREFIX, Place, names, remove_folder};
-use super::monitors::PATIENCE;
+use super::monitors::EXIT_TIMEOUT;
 use super::phase::Phase;
 use super::record::{MonitorRecord, Record as _, RunRecord};
 use super::{Host, logs};
@@ -23,10 +24,10 @@ const LINES: Duration = Duration::from_secs(1);
 
 /// Kills the monitor that the records of a run directory name, or that listens there, without a request to its guest.
 pub(super) fn end_monitor(run: &Path, record: Option<&MonitorRecord>) -> io::Result<()> {
-    let Some(record) = record else { return orphans::end(run) };
+    let Some(record) = record else { return orphans::end_monitor(run) };
     let Some(process) = Process::find(&record.process)? else { return Ok(()) };
     process.kill()?;
-    if !process.wait(PATIENCE)? {
+    if !process.wait(EXIT_TIMEOUT)? {
         let message = format!("process {} was killed and does not end", record.process.pid);
         return Err(io::Error::new(io::ErrorKind::TimedOut, message));
     }
@@ -63,8 +64,8 @@ impl Host {
     }
 
     /// Terminates a microVM and removes everything of it.
-    pub(super) async fn remove(self: &std::sync::Arc<Self>, id: &str) -> Result<(), HostError> {
-        let place = self.place(id)?;
+    pub(super) async fn remove(self: &std::sync::Arc<Self>, id: &MicrovmId) -> Result<(), HostError> {
+        let place = self.layout.microvm(id);
         // From now on every earlier attempt with this microVM counts as given up.
         let attempt = self.attempts.begin(id);
         if let Some(microvm) = self.forget(id) {
@@ -111,12 +112,12 @@ impl Host {
 
     /// Removes the files of all builds that are not in `keep`.
     pub(super) fn sweep_builds(&self, keep: &HashSet<ImageBuild>) -> Result<(), HostError> {
-        let keep: HashSet<_> = keep.iter().filter_map(|build| self.layout.build(build).ok()).collect();
+        let keep: HashSet<_> = keep.iter().map(|build| self.layout.build(build)).collect();
         // ACCOUNT/UID/VERSION/BUILD
         sweep_below(&self.layout.images(), 4, &|path| keep.contains(path))
     }
 
-    /// The ids of all microVMs of which anything is left.
+    /// The names of all folders of microVMs, which are the microVMs' ids.
     pub(super) fn all(&self) -> Result<HashSet<String>, HostError> {
         let mut all = HashSet::new();
         for folder in [self.layout.runs(), self.layout.states()] {

@@ -114,7 +114,7 @@ impl RunningMicrovm {
     /// counts as running. The caller holds `freezing`, or has exclusive access to the microVM.
     pub(super) async fn thaw(&self) {
         if let Err(error) = self.agent().thaw(THAW).await {
-            tracing::warn!(microvm = self.spec.id, %error, "the app could not be thawed, trying again");
+            tracing::warn!(microvm = %self.spec.id, %error, "the app could not be thawed, trying again");
             if self.thawing.swap(true, Ordering::AcqRel) {
                 return;
             }

@@ -20,6 +20,7 @@ use std::time::Duration;
 use hearth_host::agent::control::Control;
 use hearth_host::agent::{Agent, AgentError};
 use hearth_host::microvm::process::Process;
+use hearth_model::id::MicrovmId;
 use hearth_proto::guest::v1::Status;
 use hearth_proto::vmm::v1::{ErrorCode, Step};
 use hearth_vmm_client::snapshot::{self, Overlay, Take, TakeError};
@@ -30,7 +31,7 @@ use tokio::time::{sleep, timeout};
 use super::error::failed;
 use super::exclusive::TURN;
 use super::layout::{Keep, Place, remove_folder};
-use super::monitors::PATIENCE;
+use super::monitors::EXIT_TIMEOUT;
 use super::phase::Phase;
 use super::running::RunningMicrovm;
 use super::timeline::{OperationReport, TimedOperation, Timeline};
@@ -53,7 +54,7 @@ enum SaveError {
     Cancelled,
     /// The microVM does not run; contains its id.
     #[error("{0} is being suspended already, or gone")]
-    Busy(String),
+    Busy(MicrovmId),
     /// The agent did not freeze the app.
     #[error(transparent)]
     Freeze(#[from] AgentError),
@@ -157,7 +158,7 @@ async fn save(microvm: &RunningMicrovm, number: u64, timeline: &mut Timeline) ->
     host.forget(&id);
     let process = Arc::clone(&microvm.parts.process);
     // From here on the microVM is suspended, whatever happens. Remains are removed with the microVM.
-    let _ = spawn_blocking(move || end(&host, &id, &place, &process, number)).await;
+    let _ = spawn_blocking(move || release(&host, &id, &place, &process, number)).await;
     timeline.done("end");
     Ok(())
 }
@@ -208,15 +209,15 @@ fn take(client: &Client, place: &Place, base: &Path, from: u64, number: u64) -> 
 }
 
 /// Waits for the process to exit, and removes its resources on the host.
-fn end(host: &Host, id: &str, place: &Place, process: &Process, number: u64) {
-    let ended = process.wait(PATIENCE).unwrap_or(false);
+fn release(host: &Host, id: &MicrovmId, place: &Place, process: &Process, number: u64) {
+    let ended = process.wait(EXIT_TIMEOUT).unwrap_or(false);
     if !ended {
-        tracing::warn!(microvm = id, "the monitor was told to end and does not: it is killed");
+        tracing::warn!(microvm = %id, "the monitor does not exit on request: it is killed");
     }
     let removed = host.end_run(place);
     let tidied = place.tidy(Keep::State(number)).map_err(failed("tidying", &place.state));
     if let Err(error) = removed.and(tidied) {
-        tracing::warn!(microvm = id, %error, "something of a suspended microVM stays until it is removed");
+        tracing::warn!(microvm = %id, %error, "something of a suspended microVM stays until it is removed");
     }
 }
 

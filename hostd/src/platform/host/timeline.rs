@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hearth_model::id::MicrovmId;
 use hearth_proto::vmm::v1::Step;
 
 /// An operation on a microVM.
@@ -99,7 +100,7 @@ pub struct OperationReport<'a> {
     /// The operation.
     pub operation: TimedOperation,
     /// Id of the microVM.
-    pub microvm: &'a str,
+    pub microvm: &'a MicrovmId,
     /// Whether the operation succeeded.
     pub succeeded: bool,
     /// The duration of each step.

@@ -30,7 +30,7 @@ const FOLDER: &str = "acme";
 const ACCOUNT: &str = "account.json";
 const CERTIFICATE: &str = "certificate.pem";
 /// Timeout of an order, from beginning to end.
-const PATIENCE: Duration = Duration::from_secs(10 * 60);
+const ORDER_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// Polling of the authority for the result: at growing intervals.
 const ASKING: RetryPolicy =
     RetryPolicy::new().initial_delay(Duration::from_millis(250)).timeout(Duration::from_secs(5 * 60));
@@ -73,7 +73,7 @@ pub enum AcmeError {
     #[error("the ACME authority has issued what cannot be used: {0}")]
     Issued(#[from] PairError),
     /// The order has timed out.
-    #[error("the ACME authority has not issued a certificate within {} minutes", PATIENCE.as_secs() / 60)]
+    #[error("the ACME authority has not issued a certificate within {} minutes", ORDER_TIMEOUT.as_secs() / 60)]
     Late,
 }
 
@@ -141,7 +141,7 @@ impl Acme {
     /// # Errors
     /// [`AcmeError`]
     pub async fn obtain(&self) -> Result<Pair, AcmeError> {
-        tokio::time::timeout(PATIENCE, self.order()).await.map_err(|_| AcmeError::Late)?
+        tokio::time::timeout(ORDER_TIMEOUT, self.order()).await.map_err(|_| AcmeError::Late)?
     }
 
     async fn order(&self) -> Result<Pair, AcmeError> {

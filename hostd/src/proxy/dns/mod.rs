@@ -30,7 +30,7 @@ const MAX_QUERY: usize = 4096;
 /// Greatest number of TCP connections; others wait.
 const CONNECTIONS: usize = 64;
 /// Timeout of a TCP connection, whatever it does.
-const PATIENCE: Duration = Duration::from_secs(20);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(20);
 /// Pause after an error of the system, which may be temporary.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -130,7 +130,9 @@ async fn connections(listener: &TcpListener, zone: &Arc<Zone>) {
             Ok((stream, _)) => {
                 let zone = Arc::clone(zone);
                 connections.spawn(panics::request(async move {
-                    if let Ok(Err(error)) = tokio::time::timeout(PATIENCE, connection(stream, &zone)).await {
+                    if let Ok(Err(error)) =
+                        tokio::time::timeout(CONNECTION_TIMEOUT, connection(stream, &zone)).await
+                    {
                         tracing::debug!(%error, "a connection for DNS has ended");
                     }
                     drop(slot);

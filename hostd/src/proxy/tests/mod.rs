@@ -272,6 +272,7 @@ fn record(id: &str, auto_resume: bool, clock: Clock) -> MicrovmRecord {
         account: ACCOUNT.to_owned(),
         microvm: Some(microvm),
         phase: Phase::Launching.into(),
+        image_uid: "uid".to_owned(),
         build_id: BUILD.to_owned(),
         memory_mib: 512,
         hooks: Some(Hooks { port: Some(HOOKS.into()), ..Hooks::default() }),

@@ -7,19 +7,15 @@ use std::task::{Context, Poll};
 
 use hyper::Uri;
 
-use super::scheme::{KnownScheme, PortScheme};
+use super::scheme::{KnownScheme, PortScheme, Protocol};
 use super::tls::handshake;
 use super::wire::Wire;
 use crate::platform::{ConnectError, Guest};
 
-/// The protocol of a connection to the app.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(in crate::proxy) enum Protocol {
-    /// HTTP/1.1 over plain TCP; the protocol that the app chooses over TLS.
-    Http1,
-    /// HTTP/2 with prior knowledge.
-    Http2,
-}
+/// The process of the microVM has ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the microVM's process has ended")]
+struct ProcessEnded;
 
 /// Opens connections to a port of the app, in the way that the port is known to speak.
 #[derive(Clone, Debug)]
@@ -45,12 +41,14 @@ impl Dial {
     }
 
     async fn open(self) -> Result<Wire, ConnectError> {
-        let gone = || ConnectError::Guest("the microVM's process has ended".to_owned());
-        let guest = self.guest.upgrade().ok_or_else(gone)?;
+        let guest = self.guest.upgrade().ok_or_else(|| ConnectError::Guest(ProcessEnded.into()))?;
         let connection = guest.connect(self.port).await?;
         drop(guest);
         match self.known.get() {
-            Some(PortScheme::Tls) => handshake(connection, self.protocol).await,
+            Some(PortScheme::Tls) => {
+                let wire = handshake(connection, self.protocol).await;
+                wire.map_err(|error| ConnectError::App(error.into()))
+            }
             Some(PortScheme::Plain) | None => Ok(Wire::new(connection, false)),
         }
     }

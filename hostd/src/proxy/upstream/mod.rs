@@ -6,11 +6,12 @@
 //! by its microVM.
 //!
 //! * [`pool`] – the connections of each process and port
-//! * [`scheme`] – whether a port speaks plain text or TLS
+//! * [`scheme`] – what a port speaks; [`first`] – the first request to a port, which shows whether it speaks TLS
 //! * [`dial`] – opens a connection; [`tls`] – the handshake with an app that speaks TLS
 //! * [`wire`] – a connection, as the HTTP client sees it
 
 mod dial;
+mod first;
 mod pool;
 mod scheme;
 #[cfg(test)]
@@ -18,12 +19,5 @@ mod tests;
 mod tls;
 mod wire;
 
-use hyper::body::Body as _;
-
-pub(super) use self::dial::Protocol;
 pub(super) use self::pool::Upstreams;
-use super::body::{Meter, RequestBody, Upload};
-
-fn upload(meter: Meter, body: RequestBody) -> Upload {
-    if body.is_end_stream() { Upload::nothing(meter) } else { Upload::body(meter, body) }
-}
+pub(super) use self::scheme::Protocol;

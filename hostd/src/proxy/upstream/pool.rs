@@ -10,9 +10,9 @@ use hyper::{Request, Response};
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-use super::dial::{Dial, Protocol};
-use super::scheme::{KnownScheme, send_first};
-use super::upload;
+use super::dial::Dial;
+use super::first::send_first;
+use super::scheme::{KnownScheme, Protocol};
 use crate::driver::gate::Gate;
 use crate::panics::poisoned;
 use crate::platform::{ConnectError, Guest};
@@ -96,7 +96,7 @@ impl Upstream {
         let response = match connections.known.get() {
             Some(_) => {
                 let (head, body) = request.into_parts();
-                client.request(Request::from_parts(head, upload(meter(), body))).await
+                client.request(Request::from_parts(head, Upload::body(meter(), body))).await
             }
             None => send_first(client, &connections.dial, &connections.known, &meter, request).await,
         };
@@ -122,7 +122,7 @@ fn unanswered(error: &ClientError) -> ProxyError {
     let mut cause = error.source();
     while let Some(error) = cause {
         if let Some(refused) = error.downcast_ref::<ConnectError>() {
-            return refused.clone().into();
+            return refused.into();
         }
         cause = error.source();
     }

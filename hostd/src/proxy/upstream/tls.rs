@@ -1,19 +1,19 @@
 //! TLS with apps, whatever certificate they show.
 
-use std::fmt::Display;
+use std::io;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::Protocol;
+use super::scheme::Protocol;
 use super::wire::Wire;
-use crate::platform::{ConnectError, Connection};
+use crate::platform::Connection;
 
 /// How long a TLS handshake with the app may take.
 const HANDSHAKE: Duration = Duration::from_secs(2);
@@ -31,24 +31,39 @@ static TLS: LazyLock<Result<[Arc<ClientConfig>; 2], rustls::Error>> = LazyLock::
     Ok([config(&[b"h2", b"http/1.1"])?, config(&[b"h2"])?])
 });
 
+/// Why there is no TLS connection with the app.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HandshakeError {
+    /// The settings of TLS are unusable.
+    #[error("the settings of TLS with apps: {0}")]
+    Settings(#[source] rustls::Error),
+    /// The name for the handshake is unusable.
+    #[error("the name for TLS with apps: {0}")]
+    Name(#[from] InvalidDnsNameError),
+    /// The app does not speak TLS, or not this protocol.
+    #[error("TLS with the app: {0}")]
+    Failed(#[from] io::Error),
+    /// The app did not complete the handshake in time.
+    #[error("the app has not completed the TLS handshake within {} s", HANDSHAKE.as_secs())]
+    TimedOut,
+}
+
 /// Performs the TLS handshake with the app.
 ///
 /// # Errors
-/// [`ConnectError::App`] if the app does not speak TLS, or not this protocol.
+/// [`HandshakeError`].
 pub(super) async fn handshake(
     connection: Box<dyn Connection>,
     protocol: Protocol,
-) -> Result<Wire, ConnectError> {
-    let failed = |why: &dyn Display| ConnectError::App(format!("TLS with the app: {why}"));
-    let [any, http2] = TLS.as_ref().map_err(|error| failed(error))?;
+) -> Result<Wire, HandshakeError> {
+    let [any, http2] = TLS.as_ref().map_err(|error| HandshakeError::Settings(error.clone()))?;
     let config = match protocol {
         Protocol::Http1 => any,
         Protocol::Http2 => http2,
     };
-    let name = ServerName::try_from("localhost").map_err(|error| failed(&error))?;
+    let name = ServerName::try_from("localhost")?;
     let connecting = TlsConnector::from(Arc::clone(config)).connect(name, connection);
-    let stream = timeout(HANDSHAKE, connecting).await.map_err(|_| failed(&"no answer"))?;
-    let stream = stream.map_err(|error| failed(&error))?;
+    let stream = timeout(HANDSHAKE, connecting).await.map_err(|_| HandshakeError::TimedOut)??;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     Ok(Wire::new(Box::new(stream), http2))
 }
@@ -126,8 +141,8 @@ mod tests {
     async fn an_app_that_does_not_speak_tls_fails_the_handshake() {
         let (mut app, ours) = duplex(1 << 16);
         app.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
-        assert!(matches!(handshake(Box::new(ours), Protocol::Http1).await, Err(ConnectError::App(_))));
+        assert!(matches!(handshake(Box::new(ours), Protocol::Http1).await, Err(HandshakeError::Failed(_))));
         let (_silent, ours) = duplex(1 << 16);
-        assert!(matches!(handshake(Box::new(ours), Protocol::Http1).await, Err(ConnectError::App(_))));
+        assert!(matches!(handshake(Box::new(ours), Protocol::Http1).await, Err(HandshakeError::TimedOut)));
     }
 }

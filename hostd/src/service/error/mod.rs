@@ -186,12 +186,15 @@ impl From<CommitError> for ServiceError {
 impl From<LaunchError> for ServiceError {
     fn from(error: LaunchError) -> Self {
         match error {
-            LaunchError::Conflict => Self::internal("a launch conflicts, and nobody has looked why"),
+            LaunchError::Conflict => {
+                Self::internal("a launch conflicts, and its operation has not handled that")
+            }
             LaunchError::Quota { account, limit_mib } => {
                 LimitError::QuotaExceeded { quota: Quota::Memory, limit: limit_mib, resource: account }.into()
             }
             LaunchError::Capacity(full) => LimitError::from(full).into(),
             LaunchError::Store(error) => Self::Store(error),
+            LaunchError::Id(error) => Self::internal(error.to_string()),
             LaunchError::Stopping => Self::Stopping,
         }
     }

@@ -32,21 +32,21 @@ async fn put<const N: usize>(
     messages: [Result<PutArtifactRequest, ServiceError>; N],
 ) -> (Result<PutArtifactResponse, ServiceError>, Seen) {
     let upload = ArtifactStream::receive(stream::iter(messages)).await;
-    let answer = host.service.call_as(caller, upload).await;
+    let response = host.service.call_as(caller, upload).await;
     let seen = host.outside.observed.last();
     assert_eq!(seen.operation, Operation::PutArtifact);
-    (answer, seen)
+    (response, seen)
 }
 
 #[tokio::test]
 async fn an_upload_is_audited_with_its_name_and_without_its_data() {
     let host = limited(Profile::Default, Limits::default()).await;
     let messages = [Ok(name("app.zip")), Ok(data(50)), Ok(data(50))];
-    let (answer, seen) = put(&host, &developer(), messages).await;
-    assert_eq!(answer.unwrap().bytes, 100);
+    let (response, seen) = put(&host, &developer(), messages).await;
+    assert_eq!(response.unwrap().bytes, 100);
     assert_eq!((seen.request, seen.exception), (json!({ "name": "app.zip" }), None));
-    let (answer, seen) = put(&host, &developer(), [Ok(data(10)), Ok(name("app.zip"))]).await;
-    assert_eq!(answer.unwrap_err().to_string(), "The first message must have the name of the artifact");
+    let (response, seen) = put(&host, &developer(), [Ok(data(10)), Ok(name("app.zip"))]).await;
+    assert_eq!(response.unwrap_err().to_string(), "The first message must have the name of the artifact");
     assert_eq!((seen.request, seen.exception), (json!({ "data": "" }), Some("ValidationException")));
 }
 
@@ -58,8 +58,8 @@ async fn an_upload_counts_against_its_rate() {
     // A refused upload counts, too, and so does one of a caller without permission.
     let nobody = caller(ACCOUNT, [].into());
     put(&host, &nobody, [Ok(name("app.zip"))]).await.0.unwrap_err();
-    let (answer, seen) = put(&host, &developer(), [Ok(name("app.zip")), Ok(data(1))]).await;
-    assert_eq!(answer.unwrap_err().to_string(), "Rate exceeded");
+    let (response, seen) = put(&host, &developer(), [Ok(name("app.zip")), Ok(data(1))]).await;
+    assert_eq!(response.unwrap_err().to_string(), "Rate exceeded");
     assert_eq!(seen.exception, Some("ThrottlingException"));
 }
 
@@ -69,22 +69,22 @@ async fn an_ill_named_upload_is_refused_before_its_data() {
     // Data after the name must not be looked at.
     let unread = || Err(ServiceError::internal("the data was looked at"));
     for bad in ["", "../up", "a b", &"a".repeat(129)] {
-        let (answer, seen) = put(&host, &developer(), [Ok(name(bad)), unread()]).await;
-        let message = answer.unwrap_err().to_string();
+        let (response, seen) = put(&host, &developer(), [Ok(name(bad)), unread()]).await;
+        let message = response.unwrap_err().to_string();
         assert!(
             message.contains(&format!("Value '{bad}' at 'name' failed to satisfy constraint")),
             "{message}"
         );
         assert_eq!(seen.exception, Some("ValidationException"));
     }
-    let (answer, _) = put(&host, &developer(), [Ok(name(".hidden")), unread()]).await;
-    assert!(answer.unwrap_err().to_string().ends_with("does not begin with a dot"));
-    let (answer, seen) = put(&host, &developer(), []).await;
-    assert!(answer.unwrap_err().to_string().contains("at 'part'"));
+    let (response, _) = put(&host, &developer(), [Ok(name(".hidden")), unread()]).await;
+    assert!(response.unwrap_err().to_string().ends_with("does not begin with a dot"));
+    let (response, seen) = put(&host, &developer(), []).await;
+    assert!(response.unwrap_err().to_string().contains("at 'part'"));
     assert_eq!(seen.exception, Some("ValidationException"));
     let broken = ServiceError::invalid("data", "The upload broke off");
-    let (answer, _) = put(&host, &developer(), [Err(broken)]).await;
-    assert_eq!(answer.unwrap_err().to_string(), "The upload broke off");
+    let (response, _) = put(&host, &developer(), [Err(broken)]).await;
+    assert_eq!(response.unwrap_err().to_string(), "The upload broke off");
 }
 
 #[tokio::test]
@@ -93,9 +93,9 @@ async fn an_upload_needs_permission() {
     let reader = Policy { actions: vec!["Get*".into()], images: vec!["*".into()], roles: None };
     let reader = caller(ACCOUNT, [reader].into());
     let unread = Err(ServiceError::internal("the data was looked at"));
-    let (answer, seen) = put(&host, &reader, [Ok(name("app.zip")), unread]).await;
+    let (response, seen) = put(&host, &reader, [Ok(name("app.zip")), unread]).await;
     assert_eq!(
-        answer.unwrap_err().to_string(),
+        response.unwrap_err().to_string(),
         "User: key is not authorized to perform: lambda:PutArtifact on resource: * because no identity-based \
          policy allows the lambda:PutArtifact action"
     );

@@ -9,8 +9,8 @@ use super::super::Service;
 use super::super::error::ServiceError;
 use super::super::idempotency::{ClientToken, Replay};
 use super::super::pipeline::{Admitted, Handler};
-use super::answer::{details, refused};
 use super::configuration::{common, configuration};
+use super::response::{details, refused};
 use crate::access::Caller;
 use crate::lifecycle::image::Image;
 

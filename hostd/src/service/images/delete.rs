@@ -10,7 +10,7 @@ use hearth_proto::microvms::v1::{
 use super::super::error::{ImageError, ServiceError};
 use super::super::pipeline::{Admitted, Handler};
 use super::super::{Profile, Service};
-use super::answer::refused;
+use super::response::refused;
 use super::versions::number;
 use crate::access::Caller;
 use crate::builds::ImagesError;

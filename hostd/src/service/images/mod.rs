@@ -3,12 +3,12 @@
 //! * `configuration` – configuration of a version: checks and defaults
 //! * `change` – CreateMicrovmImage, UpdateMicrovmImage; `versions` – UpdateMicrovmImageVersion; `delete` – the
 //!   deletions
-//! * `answer` – responses and errors
+//! * `response` – responses and errors
 
-mod answer;
 mod change;
 mod configuration;
 mod delete;
+mod response;
 #[cfg(test)]
 mod tests;
 mod versions;

@@ -7,7 +7,7 @@ use hearth_proto::microvms::v1::{MicrovmImageVersion, UpdateMicrovmImageVersionR
 use super::super::Service;
 use super::super::error::ServiceError;
 use super::super::pipeline::{Admitted, Handler};
-use super::answer::{refused, version};
+use super::response::{refused, version};
 use crate::access::Caller;
 
 /// Activates or deactivates a version for RunMicrovm. Running microVMs continue.

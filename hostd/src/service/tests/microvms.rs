@@ -22,9 +22,9 @@ impl Host {
             expiration_in_minutes: Some(minutes),
             allowed_ports: vec![port(80), port(81)],
         };
-        let answer = self.service.call_as(&self.caller, request).await?;
-        assert_eq!(answer.auth_token.len(), 1);
-        Ok(answer.auth_token[HEADER].clone())
+        let response = self.service.call_as(&self.caller, request).await?;
+        assert_eq!(response.auth_token.len(), 1);
+        Ok(response.auth_token[HEADER].clone())
     }
 
     async fn shell_token(&self, id: &str) -> Result<String, ServiceError> {
@@ -32,8 +32,8 @@ impl Host {
             microvm_identifier: some(id),
             expiration_in_minutes: Some(5),
         };
-        let answer = self.service.call_as(&self.caller, request).await?;
-        Ok(answer.auth_token[HEADER].clone())
+        let response = self.service.call_as(&self.caller, request).await?;
+        Ok(response.auth_token[HEADER].clone())
     }
 }
 

@@ -180,11 +180,12 @@ async fn a_stored_microvm_and_version_ask_for_their_role_as_their_account() {
     let microvm = host.service.call_as(&everybody[0], run(&role(ACCOUNT, "app"))).await.unwrap();
     let key = records::microvm(ACCOUNT, &microvm.microvm_id);
     let mut record: MicrovmRecord = host.daemon.db.get(Table::Microvms, &key).unwrap().unwrap();
+    let ids = records_of::Ids::of(&record).unwrap();
     let roles = &host.service.parts().roles;
-    let wanted = records_of::spec(&record).execution_role().unwrap();
+    let wanted = records_of::spec(&record, &ids).execution_role().unwrap();
     assert_eq!(roles.credentials(&wanted).await.unwrap().unwrap().access_key_id, "AKIA");
     record.microvm.as_mut().unwrap().execution_role_arn = Some(role(OTHER, "app"));
-    let wanted = records_of::spec(&record).execution_role().unwrap();
+    let wanted = records_of::spec(&record, &ids).execution_role().unwrap();
     let error = roles.credentials(&wanted).await.unwrap_err();
     assert!(matches!(error, RoleError::NotForAccount { .. }), "{error}");
 

@@ -7,11 +7,13 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rocksdb::DB;
 use rocksdb::checkpoint::Checkpoint;
 
 use super::{RocksOptions, RocksStore, StoreError, io_failed};
+use crate::store::RestoreError;
 
 /// Restores the backup `from` as the store `to`, which must not exist; returns its size in bytes. The backup is only
 /// read. Everything in it is verified against its checksums, and migrated, before anything appears at `to`.
@@ -19,48 +21,45 @@ use super::{RocksOptions, RocksStore, StoreError, io_failed};
 /// # Errors
 /// [`StoreError`]; in that case nothing is left at `to`.
 pub fn restore(from: &Path, to: &Path, options: &RocksOptions) -> Result<u64, StoreError> {
-    let refused = |why: String| StoreError::Failed { what: "restore", why };
     if !from.join("CURRENT").is_file() {
-        return Err(refused(format!("there is no backup in {}", from.display())));
+        return Err(RestoreError::NoBackup(from.to_owned()).into());
     }
     if from.join("LOCK").exists() {
-        return Err(refused(format!("{} is a store and not a backup of one", from.display())));
+        return Err(RestoreError::NotABackup(from.to_owned()).into());
     }
     if fs::symlink_metadata(to).is_ok() {
-        return Err(refused(format!("{} exists: stop hearthd and move it away first", to.display())));
+        return Err(RestoreError::Exists(to.to_owned()).into());
     }
-    let staging = Staging::new(to, "restoring").map_err(|error| io_failed("restore", to, &error))?;
-    let bytes = copy(from, &staging.path).map_err(|error| io_failed("restore", from, &error))?;
+    let staging = Staging::new(to, "restoring").map_err(io_failed("restore", to))?;
+    let bytes = copy(from, &staging.path).map_err(io_failed("restore", from))?;
     let verified = RocksOptions { verify: true, ..options.clone() };
     drop(RocksStore::open(&staging.path, &verified).map_err(|error| match error {
-        StoreError::Damaged { why, .. } => {
-            refused(format!("the backup in {} is damaged: {why}; use another one", from.display()))
-        }
+        StoreError::Damaged { why, .. } => RestoreError::Damaged { path: from.to_owned(), why }.into(),
         StoreError::TooNew { found, known, .. } => {
             StoreError::TooNew { path: from.display().to_string(), found, known }
         }
         other => other,
     })?);
-    staging.finish(to).map_err(|error| io_failed("restore", to, &error))?;
+    staging.finish(to).map_err(io_failed("restore", to))?;
     Ok(bytes)
 }
 
 /// Writes a backup of an open database to `to`.
 pub(super) fn write(db: &DB, to: &Path) -> Result<u64, StoreError> {
     if fs::symlink_metadata(to).is_ok() {
-        return Err(StoreError::Failed { what: "back up", why: format!("{} exists already", to.display()) });
+        return Err(StoreError::BackupExists(to.to_owned()));
     }
-    let failed = |error: &io::Error| io_failed("back up", to, error);
+    let failed = io_failed("back up", to);
     // A checkpoint shares its files with the store, and so any damage of those. The backup is a copy of the
     // checkpoint.
-    let links = Staging::new(to, "checkpoint").map_err(|error| failed(&error))?;
-    let copied = Staging::new(to, "partial").map_err(|error| failed(&error))?;
+    let links = Staging::new(to, "checkpoint").map_err(&failed)?;
+    let copied = Staging::new(to, "partial").map_err(&failed)?;
     let checkpoint = links.path.join("checkpoint");
     Checkpoint::new(db)
         .and_then(|source| source.create_checkpoint(&checkpoint))
-        .map_err(|error| StoreError::Failed { what: "back up", why: error.to_string() })?;
-    let bytes = copy(&checkpoint, &copied.path).map_err(|error| failed(&error))?;
-    copied.finish(to).map_err(|error| failed(&error))?;
+        .map_err(|error| StoreError::Failed { what: "back up", source: Arc::new(error) })?;
+    let bytes = copy(&checkpoint, &copied.path).map_err(&failed)?;
+    copied.finish(to).map_err(&failed)?;
     Ok(bytes)
 }
 

@@ -17,7 +17,7 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use rocksdb::statistics::Histogram;
 use rocksdb::{
@@ -66,11 +66,7 @@ impl RocksStore {
     /// [`StoreError::TooNew`]; [`StoreError::Failed`] for errors of the operating system.
     pub fn open(path: &Path, options: &RocksOptions) -> Result<Self, StoreError> {
         let exists = exists(path)?;
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(|error| io_failed("open", path, &error))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_failed("open", path))?;
         let mut database = options::database(options);
         database.create_if_missing(!exists);
         let mut names: BTreeSet<String> = Table::ALL.iter().map(|table| table.name().to_owned()).collect();
@@ -86,13 +82,12 @@ impl RocksStore {
         };
         let db = match open() {
             Err(damaged @ StoreError::Damaged { .. }) => {
-                let torn =
-                    torn_log::remove_torn_end(path).map_err(|error| io_failed("open", path, &error))?;
+                let torn = torn_log::remove_torn_end(path).map_err(io_failed("open", path))?;
                 let Some(bytes) = torn else { return Err(damaged) };
                 tracing::warn!(
                     store = %path.display(),
                     bytes,
-                    "the power has failed during a commit, which nobody was told of: it is dropped"
+                    "the power has failed during a commit, which was never acknowledged: it is dropped"
                 );
                 open()?
             }
@@ -156,7 +151,7 @@ impl RocksStore {
         if error.kind() == ErrorKind::Corruption {
             return StoreError::Damaged { path: self.place(), why: error.to_string() };
         }
-        StoreError::Failed { what, why: error.to_string() }
+        StoreError::Failed { what, source: Arc::new(error.clone()) }
     }
 
     fn holds<'a>(&self, changed: &Changed<'a>, batch: &'a Batch) -> Result<bool, StoreError> {
@@ -292,11 +287,11 @@ fn exists(path: &Path) -> Result<bool, StoreError> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(io_failed("open", path, &error)),
+        Err(error) => return Err(io_failed("open", path)(error)),
     };
     let mut data = None;
     for entry in entries {
-        let entry = entry.map_err(|error| io_failed("open", path, &error))?;
+        let entry = entry.map_err(io_failed("open", path))?;
         let name = entry.file_name();
         if name == "CURRENT" {
             return Ok(true);
@@ -330,12 +325,14 @@ fn open_failed(path: &Path, error: &rocksdb::Error) -> StoreError {
         ErrorKind::Corruption => StoreError::Damaged { path, why },
         // A file that other files refer to is missing.
         ErrorKind::IOError if missing => StoreError::Damaged { path, why },
-        _ => StoreError::Failed { what: "open", why },
+        _ => StoreError::Failed { what: "open", source: Arc::new(error.clone()) },
     }
 }
 
-fn io_failed(what: &'static str, path: &Path, error: &io::Error) -> StoreError {
-    StoreError::Failed { what, why: format!("{}: {error}", path.display()) }
+/// For `map_err`: converts an I/O error of the operation `what` on `path`.
+fn io_failed(what: &'static str, path: &Path) -> impl Fn(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError::File { what, path: path.clone(), source: Arc::new(source) }
 }
 
 /// The first key after all keys that begin with `prefix`, if such a key is possible.

@@ -6,7 +6,7 @@ use hearth_host::agent::Agent;
 use hearth_vmm_client::CONTROL_SOCKET;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::PATIENCE;
+use super::TEST_TIMEOUT;
 use super::site::Site;
 
 /// The port of the example app.
@@ -25,13 +25,13 @@ pub(crate) fn agent(id: &str) -> Agent {
 /// Sends a request like `GET /` to the app and returns the body of the response; empty if there was no response.
 pub(crate) async fn ask(id: &str, request: &str) -> String {
     let asking = async {
-        let mut stream = agent(id).stream(PORT, PATIENCE).await.unwrap();
+        let mut stream = agent(id).stream(PORT, TEST_TIMEOUT).await.unwrap();
         stream.write_all(format!("{request} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
     };
-    tokio::time::timeout(PATIENCE, asking).await.expect("the app answers")
+    tokio::time::timeout(TEST_TIMEOUT, asking).await.expect("the app answers")
 }
 
 /// Sends a request to the counter, and returns the number of requests in its life.

@@ -18,7 +18,7 @@ use std::time::Duration;
 pub(crate) use daemon::Daemon;
 
 /// How long anything may take on the emulated metal. Nothing is expected to take that long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(300);
 /// Interval at which conditions are polled.
 pub(crate) const LOOK: Duration = Duration::from_millis(100);
 
@@ -32,8 +32,8 @@ pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T
             tokio::time::sleep(LOOK).await;
         }
     };
-    match tokio::time::timeout(PATIENCE, waiting).await {
+    match tokio::time::timeout(TEST_TIMEOUT, waiting).await {
         Ok(found) => found,
-        Err(_) => panic!("still not, after {} s: {what}", PATIENCE.as_secs()),
+        Err(_) => panic!("still not, after {} s: {what}", TEST_TIMEOUT.as_secs()),
     }
 }

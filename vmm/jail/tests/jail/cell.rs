@@ -35,7 +35,7 @@ pub(crate) fn without(off: &[Wall]) -> JailConfig {
 }
 
 /// Timeout for an answer. It is long enough for any machine; only a failure reaches it.
-const PATIENCE: Duration = Duration::from_secs(120);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A jail with a process in it. Dropping it stops the process and cleans up.
 pub(crate) struct Cell {
@@ -66,7 +66,7 @@ impl Cell {
         // The connection waits in the listener's backlog. If the inmate exits before it accepts, the connection is
         // closed.
         let socket = UnixStream::connect(&path).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(ANSWER_TIMEOUT)).unwrap();
         let child = launch(&config, listener);
         Self { child, socket, config, _run_dir: run_dir }
     }

@@ -11,7 +11,7 @@ use hearth_vmm_jail::{Cgroup, CgroupConfig, CgroupError, JailConfig, Wall};
 use crate::cell::{Cell, can_jail, skip, without};
 
 /// Timeout. It is long enough for any machine; only a failure reaches it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Returns the root of the version 2 hierarchy, if this machine has one.
 fn hierarchy() -> Option<PathBuf> {
@@ -60,7 +60,7 @@ fn the_monitor_starts_inside_its_group_and_the_group_goes_when_it_ends() {
     cgroup.kill().unwrap();
     let (status, _) = cell.end();
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGKILL));
-    assert!(cgroup.wait_empty(PATIENCE).unwrap());
+    assert!(cgroup.wait_empty(TEST_TIMEOUT).unwrap());
     drop(cell);
     assert!(!config.path().exists());
     cgroup.remove().unwrap();
@@ -72,7 +72,7 @@ fn waiting_for_a_group_to_empty_ends_when_its_last_process_does() {
     let config = CgroupConfig::unlimited(&root, name());
     let mut cell = Cell::inside(&jailed_in(config.clone()));
     let cgroup = Cgroup::of(&config).unwrap();
-    let waiter = std::thread::spawn(move || Cgroup::of(&config).unwrap().wait_empty(PATIENCE));
+    let waiter = std::thread::spawn(move || Cgroup::of(&config).unwrap().wait_empty(TEST_TIMEOUT));
     cgroup.kill().unwrap();
     cell.end();
     assert!(waiter.join().unwrap().unwrap());

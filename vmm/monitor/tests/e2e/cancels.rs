@@ -17,7 +17,7 @@ use proto::response::Result as Response;
 use proto::{DescriptorRole as Role, ErrorCode, MachineState};
 use tempfile::TempDir;
 
-use crate::support::{Guest, Machine, Metal, PATIENCE, create, disk, ext4, until, within};
+use crate::support::{Guest, Machine, Metal, TEST_TIMEOUT, create, disk, ext4, until, within};
 
 const STAGES: [SaveStage; 5] =
     [SaveStage::Memory, SaveStage::Disks, SaveStage::State, SaveStage::Sync, SaveStage::Done];
@@ -108,7 +108,7 @@ fn a_save_that_is_cancelled_at_any_stage_leaves_no_trace() {
         // A command that is sent to the guest meanwhile is answered when the guest resumes.
         let socket = guest.vsock();
         let asked =
-            thread::spawn(move || Command::start(&socket, "ping", PATIENCE).unwrap().finish().unwrap());
+            thread::spawn(move || Command::start(&socket, "ping", TEST_TIMEOUT).unwrap().finish().unwrap());
         held.cancel(&guest, MachineState::Running);
         guest.work("work-check");
         echo(&stream, stage.as_str_name());

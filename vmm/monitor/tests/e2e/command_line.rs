@@ -12,7 +12,7 @@ use hearth_test_guest::{INIT_LINE, READY_LINE, READY_PORT};
 use hearth_vmm_client::CONTROL_SOCKET;
 use tempfile::TempDir;
 
-use crate::support::{Metal, PATIENCE, lines, within};
+use crate::support::{Metal, TEST_TIMEOUT, lines, within};
 
 /// The key sequence that shuts a machine down at its terminal.
 const LEAVE: &[u8] = b"\x01x";
@@ -81,7 +81,7 @@ impl Desk {
     }
 
     fn order(&self, order: &str) -> String {
-        let order = Order::start(&self.at("vsock"), order, PATIENCE).unwrap();
+        let order = Order::start(&self.at("vsock"), order, TEST_TIMEOUT).unwrap();
         order.finish().unwrap().unwrap()
     }
 
@@ -102,7 +102,7 @@ struct Terminal {
 fn wait_for(lines: &Receiver<String>, text: &str) {
     loop {
         let line =
-            lines.recv_timeout(PATIENCE).unwrap_or_else(|error| panic!("`{text}` did not come: {error}"));
+            lines.recv_timeout(TEST_TIMEOUT).unwrap_or_else(|error| panic!("`{text}` did not come: {error}"));
         if line.contains(text) {
             return;
         }
@@ -221,7 +221,7 @@ fn a_microvm_is_snapshotted_suspended_and_restored_from_a_terminal() {
     let wrong = desk.refused(&["suspend", "SOCKET", "other", "--base", "suspended"]);
     assert!(wrong.contains("builds on another snapshot itself"), "{wrong}");
     assert_eq!(desk.order("nonce-get"), "12");
-    let _unanswered = Order::start(&desk.at("vsock"), "poweroff", PATIENCE).unwrap();
+    let _unanswered = Order::start(&desk.at("vsock"), "poweroff", TEST_TIMEOUT).unwrap();
     terminal.ended("the guest powered itself off");
 }
 

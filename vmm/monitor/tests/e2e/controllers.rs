@@ -9,7 +9,7 @@ use hearth_test_guest::client::Command;
 use hearth_vmm_client::{CONTROL_SOCKET, Client};
 use hearth_vmm_jail::{self as jail, Cgroup, JailConfig};
 
-use crate::support::{self, ExitWait, HostPorts, Machine, Metal, PATIENCE, within};
+use crate::support::{self, ExitWait, HostPorts, Machine, Metal, TEST_TIMEOUT, within};
 
 /// Prefix of the line that the controller to be killed prints.
 const SAYS: &str = "CONTROLLER ";
@@ -49,7 +49,8 @@ fn a_guest_outlives_its_controller_and_another_takes_over() {
     controller.wait().unwrap();
 
     // Streams to the guest do not need a controller at all.
-    let run = |command| Command::start(&folder.join("vsock"), command, PATIENCE).unwrap().finish().unwrap();
+    let run =
+        |command| Command::start(&folder.join("vsock"), command, TEST_TIMEOUT).unwrap().finish().unwrap();
     assert_eq!(run("ping"), Ok("pong".to_string()));
     // Streams from the guest need a controller. The guest receives an error, and keeps running.
     run("vsock-connect-many 6000 1 1000").unwrap_err();
@@ -70,7 +71,7 @@ fn a_guest_outlives_its_controller_and_another_takes_over() {
     assert_eq!(reason.kind(), ExitKind::Shutdown);
     // This process is not the monitor's parent. The monitor's control group shows when it has exited.
     let cgroup = support::cgroup(controller.id(), 1, 256);
-    assert!(Cgroup::of(&cgroup).unwrap().wait_empty(PATIENCE).unwrap());
+    assert!(Cgroup::of(&cgroup).unwrap().wait_empty(TEST_TIMEOUT).unwrap());
     let root = folder.join("run/root");
     jail::clean_up(&JailConfig { chroot: Some(root), cgroup: Some(cgroup), ..JailConfig::default() })
         .unwrap();

@@ -15,7 +15,7 @@ use hearth_vmm_client::snapshot::{self, Overlay, Take, Taken};
 use hearth_vmm_client::{CONTROL_SOCKET, Client, SaveStage};
 use tempfile::TempDir;
 
-use crate::support::{Guest, Machine, Metal, PATIENCE, disk, patterned, rounds};
+use crate::support::{Guest, Machine, Metal, TEST_TIMEOUT, disk, patterned, rounds};
 
 const MIB: u64 = 1 << 20;
 const DISK: u64 = 16 * MIB;
@@ -151,7 +151,7 @@ fn names(folder: &Path) -> Vec<String> {
 fn until(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < PATIENCE, "{what} does not happen");
+        assert!(start.elapsed() < TEST_TIMEOUT, "{what} does not happen");
     }
 }
 

@@ -7,7 +7,7 @@
 //! reports that. With `HEARTH_FULL`, tests that depend on chance are repeated more often.
 //!
 //! No test sleeps, except those in `clocks`, which are about the passing of time. The tests wait for the events that
-//! they expect, and fail after [`support::PATIENCE`].
+//! they expect, and fail after [`support::TEST_TIMEOUT`].
 #![cfg(target_arch = "aarch64")]
 #![allow(
     clippy::unwrap_used,

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use hearth_vmm_api::config::BalloonConfig;
 
-use crate::support::{Guest, Machine, Metal, PATIENCE};
+use crate::support::{Guest, Machine, Metal, TEST_TIMEOUT};
 
 /// Memory of the guests in MiB, and how much of it they use temporarily.
 const MEMORY: u64 = 256;
@@ -24,7 +24,11 @@ fn resident(guest: &Guest) -> u64 {
 fn until(guest: &Guest, what: &str, done: impl Fn() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < PATIENCE, "{what} does not happen; {} MiB are resident", resident(guest));
+        assert!(
+            start.elapsed() < TEST_TIMEOUT,
+            "{what} does not happen; {} MiB are resident",
+            resident(guest)
+        );
         guest.run("ping");
     }
 }

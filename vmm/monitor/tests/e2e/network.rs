@@ -7,7 +7,7 @@ use std::thread;
 use hearth_test_guest::client::Line;
 use hearth_test_guest::pattern;
 
-use crate::support::{Guest, Machine, Metal, PATIENCE, Tap, within};
+use crate::support::{Guest, Machine, Metal, TEST_TIMEOUT, Tap, within};
 
 const BYTES: u64 = 4 << 20;
 
@@ -25,7 +25,7 @@ fn boot_with(metal: &Metal, taps: &[&Tap]) -> Guest {
 /// Sends the stream `seed` to an echo server at `address`, and checks what comes back.
 fn round_trip(address: Ipv4Addr, port: u16, seed: u64) {
     let stream = TcpStream::connect((address, port)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     let out = stream.try_clone().unwrap();
     let sender = thread::spawn(move || {
         let mut content = vec![0; usize::try_from(BYTES).unwrap()];

@@ -10,7 +10,7 @@ use std::thread;
 use hearth_test_guest::client;
 use hearth_test_guest::pattern;
 
-use crate::support::{Machine, Metal, PATIENCE};
+use crate::support::{Machine, Metal, TEST_TIMEOUT};
 
 const MIB: u64 = 1 << 20;
 /// Number of streams at the same time.
@@ -71,7 +71,7 @@ fn two_hundred_streams_from_the_host_are_open_at_once() {
     guest.run("vsock-echo 5000");
     let all_open = Arc::new(Barrier::new(MANY));
     let run = |seed: u64, socket: PathBuf, all_open: Arc<Barrier>| {
-        let stream = client::connect(&socket, 5000, PATIENCE);
+        let stream = client::connect(&socket, 5000, TEST_TIMEOUT);
         all_open.wait();
         round_trip(stream.unwrap(), seed, LITTLE);
     };
@@ -122,7 +122,7 @@ fn a_side_that_has_ended_can_still_receive() {
 fn a_port_without_a_listener_refuses() {
     let Some(metal) = Metal::find() else { return };
     let guest = Machine::new(&metal).boot();
-    let refused = client::connect(&guest.vsock(), 9999, PATIENCE).unwrap_err();
+    let refused = client::connect(&guest.vsock(), 9999, TEST_TIMEOUT).unwrap_err();
     assert!(
         matches!(refused.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset),
         "{refused}"
@@ -130,7 +130,7 @@ fn a_port_without_a_listener_refuses() {
     guest.attempt("vsock-connect-many 9999 1 1").unwrap_err();
     // A stream that was passed to the monitor by a controller is closed.
     let mut handed_over = guest.client().vsock_connect(9999).unwrap();
-    handed_over.set_read_timeout(Some(PATIENCE)).unwrap();
+    handed_over.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     let end = handed_over.read(&mut [0]);
     assert!(matches!(&end, Ok(0)) || end.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset));
     guest.run("ping");

@@ -119,6 +119,6 @@ pub(super) fn sync() -> Result<String, String> {
 }
 
 /// Stops the machine. The stream is closed without an answer, unless the kernel refuses.
-pub(super) fn end(how: Ending) -> Result<String, String> {
-    Err(format!("the kernel refused: {}", system::end(how)))
+pub(super) fn shut_down(how: Ending) -> Result<String, String> {
+    Err(format!("the kernel refused: {}", system::shut_down(how)))
 }

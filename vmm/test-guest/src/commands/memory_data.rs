@@ -5,12 +5,12 @@ use std::sync::{Mutex, PoisonError};
 
 /// A nonce and a counter.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(super) struct MemoryData {
     nonce: Mutex<Option<String>>,
     calls: AtomicU64,
 }
 
-impl Kept {
+impl MemoryData {
     /// `HEX →`: stores the nonce, and replaces an earlier one.
     pub(super) fn set_nonce(&self, nonce: &str) -> Result<String, String> {
         *self.nonce.lock().unwrap_or_else(PoisonError::into_inner) = Some(nonce.to_string());

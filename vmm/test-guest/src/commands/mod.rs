@@ -6,7 +6,7 @@
 //! * [`timers`] – how often a timer wakes a thread
 //! * [`memory`] – filling, freeing and counting memory
 //! * [`pages`] – memory in which the content of every page is known and checked
-//! * [`kept`] – a nonce and a counter that a restore keeps and a restart does not
+//! * [`memory_data`] – a nonce and a counter that a restore keeps and a restart does not
 //! * [`work`] – background work that must continue whatever happens to the machine
 //!
 //! Commands for tests of snapshots:
@@ -40,10 +40,10 @@
 //! * [`streams`] – vsock servers and clients
 
 mod disk;
-mod kept;
 mod kernel;
 mod machine;
 mod memory;
+mod memory_data;
 mod network;
 mod pages;
 mod streams;
@@ -59,7 +59,7 @@ use std::str::FromStr;
 pub(crate) struct Guest {
     held_memory: memory::Held,
     pages: pages::Pages,
-    kept: kept::Kept,
+    memory_data: memory_data::MemoryData,
     work: work::Work,
 }
 
@@ -131,12 +131,12 @@ fn run(guest: &Guest, name: &str, words: &mut Words<'_>, progress: &mut File) ->
         "dmesg-grep" => kernel::search_log(words.text("WORDS")?),
         "interrupts" => kernel::interrupts(words.text("NAME")?),
         "timer-storm" => timers::storm(words.value("MILLISECONDS")?),
-        "nonce-set" => guest.kept.set_nonce(words.text("HEX")?),
-        "nonce-get" => guest.kept.nonce(),
-        "pid-counter" => guest.kept.count(),
+        "nonce-set" => guest.memory_data.set_nonce(words.text("HEX")?),
+        "nonce-get" => guest.memory_data.nonce(),
+        "pid-counter" => guest.memory_data.count(),
         "sync" => machine::sync(),
-        "poweroff" => machine::end(crate::system::Ending::PowerOff),
-        "restart" => machine::end(crate::system::Ending::Restart),
+        "poweroff" => machine::shut_down(crate::system::Ending::PowerOff),
+        "restart" => machine::shut_down(crate::system::Ending::Restart),
         "mem-fill" => guest.held_memory.fill(words.value("MIB")?),
         "mem-free" => Ok((guest.held_memory.free() + guest.pages.free()).to_string()),
         "mem-random" => guest.pages.take(words),

@@ -12,7 +12,7 @@ use std::thread;
 use hearth_test_guest::{READY_LINE, READY_PORT};
 use hearth_vmm::devices::virtio::vsock::Broker;
 
-use super::PATIENCE;
+use super::TEST_TIMEOUT;
 
 type Server = Arc<dyn Fn(UnixStream) + Send + Sync>;
 
@@ -50,7 +50,7 @@ impl HostPorts {
 
     /// Waits until the guest has announced that it accepts commands.
     pub(crate) fn wait_until_ready(&self) {
-        self.ready.recv_timeout(PATIENCE).expect("the guest does not announce itself");
+        self.ready.recv_timeout(TEST_TIMEOUT).expect("the guest does not announce itself");
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Instant;
 
-use super::PATIENCE;
+use super::TEST_TIMEOUT;
 
 /// Number of lines shown when a test fails.
 const SHOWN: usize = 60;
@@ -43,7 +43,7 @@ impl Console {
 
     /// Waits for a line that contains `text`, after the lines of earlier waits.
     pub(crate) fn wait_for(&mut self, text: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => {

@@ -21,7 +21,7 @@ use proto::request::Operation;
 use proto::response::Result as Response;
 use tempfile::TempDir;
 
-use super::{Console, HostPorts, Metal, PATIENCE, within};
+use super::{Console, HostPorts, Metal, TEST_TIMEOUT, within};
 
 /// Parent of the tests' control groups.
 const CGROUPS: &str = "/sys/fs/cgroup";
@@ -227,13 +227,13 @@ impl Guest {
 
     /// Starts a command in the guest.
     pub(crate) fn start(&self, command: &str) -> Command {
-        let started = Command::start(&self.vsock(), command, PATIENCE);
+        let started = Command::start(&self.vsock(), command, TEST_TIMEOUT);
         started.unwrap_or_else(|error| panic!("`{command}` cannot be started: {error}"))
     }
 
     /// Opens a stream to a port of the guest.
     pub(crate) fn connect(&self, port: u32) -> UnixStream {
-        client::connect(&self.vsock(), port, PATIENCE).unwrap()
+        client::connect(&self.vsock(), port, TEST_TIMEOUT).unwrap()
     }
 
     /// Returns a counter of the monitor; it must exist.

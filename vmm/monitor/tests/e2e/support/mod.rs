@@ -23,7 +23,7 @@ pub(crate) use swap::Swap;
 pub(crate) use taps::Tap;
 
 /// Timeout of the tests. Emulated metal on a busy machine is slow, but nothing that works takes this long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The files whose paths the environment variables contain.
 #[derive(Debug, Clone)]
@@ -61,7 +61,7 @@ pub(crate) fn rounds(usual: u32, full: u32) -> u32 {
 pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < PATIENCE, "{what} does not happen");
+        assert!(start.elapsed() < TEST_TIMEOUT, "{what} does not happen");
     }
 }
 
@@ -69,5 +69,5 @@ pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
 pub(crate) fn within<T: Send + 'static>(what: &str, wait: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || sender.send(wait()));
-    receiver.recv_timeout(PATIENCE).unwrap_or_else(|error| panic!("waiting for {what}: {error}"))
+    receiver.recv_timeout(TEST_TIMEOUT).unwrap_or_else(|error| panic!("waiting for {what}: {error}"))
 }

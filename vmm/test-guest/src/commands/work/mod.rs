@@ -27,7 +27,7 @@ const STACK: usize = 128 * 1024;
 /// How long a thread sleeps after a piece of work that does not wait for anything, so that other threads can run.
 const REST: Duration = Duration::from_millis(1);
 /// Timeout of [`Work::check`]. The host's timeout is longer, so that it receives the reason.
-const PATIENCE: Duration = Duration::from_secs(240);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(240);
 
 /// The work that is in progress.
 #[derive(Debug, Default)]
@@ -102,7 +102,7 @@ impl Work {
         }
         let board = Arc::clone(&going.board);
         drop(going);
-        board.wait_for_progress(PATIENCE).map(|status| status.to_string())
+        board.wait_for_progress(CHECK_TIMEOUT).map(|status| status.to_string())
     }
 
     /// `→ STATUS`: stops all work and unmounts the file system; the work can be started again afterwards.
