@@ -1,6 +1,6 @@
 //! Writing an artifact.
 
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use s3s::crypto::{Checksum as _, Md5};
@@ -208,6 +208,6 @@ pub(super) fn complete(mut file: std::fs::File, about: &About) -> Result<(), Art
 
 /// Gives a complete file its name, durably.
 pub(super) fn place(temporary: TempPath, path: &PathBuf, folder: &Path) -> Result<(), ArtifactError> {
-    temporary.persist(path).map_err(|error| io::Error::from(error.error))?;
+    temporary.persist(path).map_err(|error| error.error)?;
     Ok(sync_folder(folder)?)
 }
