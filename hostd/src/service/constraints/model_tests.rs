@@ -9,8 +9,14 @@ use super::*;
 use crate::api::aws::rest::tests::model::{Model, entries, message};
 use crate::operation::Operation;
 
+/// What differs from the model in some member.
+type Difference = (&'static str, &'static str, Profiles, Words, Words);
+
+/// Constraints in the words of [`words`].
+type Words = &'static [&'static str];
+
 /// What differs from the model: message, member, profiles, constraints of the model, constraints of the table.
-const DIFFERENCES: &[(&str, &str, Profiles, &[&str], &[&str])] = {
+const DIFFERENCES: &[Difference] = {
     use Profiles::{Both, Default};
     &[
         // Documented, and enforced by AWS's service, but not in its model.
@@ -149,9 +155,7 @@ fn the_table_has_the_constraints_of_the_model_but_for_stated_differences() {
                     .map(|text| (row.0.to_owned(), row.1.to_owned(), text))
             })
             .collect();
-        let stated = |which: fn(
-            &(&str, &str, Profiles, &'static [&'static str], &'static [&'static str]),
-        ) -> &'static [&'static str]| {
+        let stated = |which: fn(&Difference) -> Words| {
             let of_profile = DIFFERENCES.iter().filter(|difference| difference.2.have(profile));
             of_profile
                 .flat_map(|difference| {

@@ -286,7 +286,10 @@ where
 mod tests {
     use super::*;
 
-    fn found(method: Method, path: &str) -> Result<(Operation, Vec<(&'static str, String)>), Nowhere> {
+    /// Members of a path: names and values.
+    type Members = Vec<(&'static str, String)>;
+
+    fn found(method: Method, path: &str) -> Result<(Operation, Members), Nowhere> {
         find(&method, path).map(|found| (found.route.operation, found.path))
     }
 
