@@ -6,8 +6,6 @@
 //! or a map of strings is reported for the whole list or map.
 
 mod check;
-#[cfg(test)]
-mod model_tests;
 mod shown;
 mod table;
 #[cfg(test)]

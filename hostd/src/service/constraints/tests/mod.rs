@@ -1,0 +1,6 @@
+//! Tests of the table of constraints.
+
+mod model;
+mod sweep;
+
+use super::*;
