@@ -46,7 +46,8 @@ async fn logs_are_read_page_by_page_and_guests_do_not_write_to_the_terminal() {
     assert_eq!(
         lines[1],
         json!({
-            "logStream": "s", "timestamp": "2026-09-21T14:13:21.250Z", "source": "stderr", "message": "world"
+            "logStream": "s", "timestamp": "2026-09-21T14:13:21.250Z", "source": "stderr", "message": "world",
+            "id": "7"
         })
     );
     assert_eq!(

@@ -8,7 +8,7 @@ use super::*;
 
 fn log(stream: &str, source: &str, message: &str, seconds: i64) -> host::LogEvent {
     let (log_stream, source, message) = (stream.into(), source.into(), message.into());
-    host::LogEvent { log_stream, timestamp: at(seconds, 250_000_000), source, message, id: String::new() }
+    host::LogEvent { log_stream, timestamp: at(seconds, 250_000_000), source, message, id: "7".into() }
 }
 
 #[tonic::async_trait]
