@@ -25,7 +25,7 @@ pub(super) fn check(parts: &Parts, tls: bool) -> S3Result<()> {
             "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256."
         ));
     }
-    if header(CONTENT_TYPE.as_str()).is_some_and(|kind| kind.trim_start().starts_with("multipart/")) {
+    if parts.headers.get_all(CONTENT_TYPE).iter().any(|kind| is_multipart(kind.as_bytes())) {
         return Err(s3_error!(NotImplemented, "PostObject is not implemented: uploads are put"));
     }
     let signed = signed_headers(authorization, query);
@@ -45,6 +45,12 @@ pub(super) fn check(parts: &Parts, tls: bool) -> S3Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Whether a content type means a form, in any spelling: `s3s` would take it in before it verifies anything.
+fn is_multipart(kind: &[u8]) -> bool {
+    const MULTIPART: &[u8] = b"multipart/";
+    kind.windows(MULTIPART.len()).any(|window| window.eq_ignore_ascii_case(MULTIPART))
 }
 
 fn not_signed(name: &str) -> S3Error {

@@ -81,6 +81,11 @@ where
     builder.set_access(Verified);
     let mut config = S3Config::default();
     config.xml_max_body_size = XML_MAX;
+    // Forms are refused before; should one get through, nothing of it is kept.
+    config.post_object_max_file_size = 0;
+    config.form_max_field_size = 0;
+    config.form_max_fields_size = 0;
+    config.form_max_parts = 0;
     config.presigned_url_max_skew_time_secs = SKEW;
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
     let body = Body::http_body_unsync(Timed::new(body, &parts.headers));

@@ -12,6 +12,7 @@ use aws_sigv4::sign::v4::SigningParams;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::{BodyExt as _, Full};
+use hyper::header::HeaderValue;
 use hyper::{HeaderMap, StatusCode};
 use serde_json::json;
 
@@ -366,8 +367,17 @@ async fn what_is_not_signed_right_does_nothing() {
     for request in version_2 {
         client.send(request.body(Full::default()).unwrap()).await.is(400, "InvalidRequest");
     }
-    let form = [("content-type", "multipart/form-data; boundary=x")];
-    client.call_with("POST", "/artifacts", b"--x--", &form).await.is(501, "NotImplemented");
+    for form in [
+        "multipart/form-data; boundary=x",
+        "Multipart/Form-Data; boundary=x",
+        "MULTIPART/FORM-DATA; boundary=x",
+        "multipart/form-data; boundary=x; name=\u{e9}",
+        "Multipart/form-data; boundary=\u{e9}",
+    ] {
+        let mut request = request("POST", "/artifacts", b"--x--").signed();
+        request.headers_mut().insert("content-type", HeaderValue::from_bytes(form.as_bytes()).unwrap());
+        client.send(request).await.is(501, "NotImplemented");
+    }
     client.call("GET", "/artifacts/key", b"").await.is(404, "NoSuchKey");
 }
 
