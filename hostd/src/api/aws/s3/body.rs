@@ -23,6 +23,12 @@ pub(super) enum BodyError {
     Idle,
     #[error("it came with less than {} KiB a second", SLOWEST >> 10)]
     Slow,
+    #[error("a chunk of it has more than {0} bytes: send smaller chunks")]
+    Chunk(u32),
+    #[error("the line before a chunk has more than {0} bytes")]
+    Line(usize),
+    #[error("its chunks are not framed as aws-chunked has it")]
+    Framing,
     #[error("{0}")]
     Broken(String),
 }

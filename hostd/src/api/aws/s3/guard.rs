@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use s3s::{S3Error, S3Result, s3_error};
 
 /// The header with the hash of the body.
-const PAYLOAD: &str = "x-amz-content-sha256";
+pub(super) const PAYLOAD: &str = "x-amz-content-sha256";
 
 /// Checks a request's head.
 ///

@@ -20,11 +20,12 @@
 //! collected ([`crate::service::host::artifacts`]).
 //!
 //! Before `s3s` sees a request, [`guard`] refuses what the listener has not looked at: Signature Version 2, forms, headers that
-//! are not signed, bodies that are not signed without TLS. [`body`] bounds the time of a body. [`verify`] compares checksums.
-//! [`members`] has what several operations have in common.
+//! are not signed, bodies that are not signed without TLS. [`body`] bounds the time of a body, and [`chunks`] its chunks.
+//! [`verify`] compares checksums. [`members`] has what several operations have in common.
 
 mod body;
 mod bucket;
+mod chunks;
 mod error;
 mod guard;
 mod members;
@@ -45,6 +46,7 @@ use s3s::{Body, S3ErrorCode, S3Result, s3_error};
 
 use self::body::Timed;
 use self::bucket::Bucket;
+use self::chunks::Chunks;
 use crate::service::Service;
 use crate::service::pipeline::Incoming;
 
@@ -88,7 +90,8 @@ where
     config.form_max_parts = 0;
     config.presigned_url_max_skew_time_secs = SKEW;
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
-    let body = Body::http_body_unsync(Timed::new(body, &parts.headers));
+    let body = Chunks::new(Timed::new(body, &parts.headers), &parts.headers);
+    let body = Body::http_body_unsync(body);
     match builder.build().call(Request::from_parts(parts, body)).await {
         Ok(response) => response,
         Err(_) => error::response(S3ErrorCode::InternalError.into()),
