@@ -9,6 +9,12 @@ use s3s::{S3Error, S3Result, s3_error};
 /// The header with the hash of the body.
 pub(super) const PAYLOAD: &str = "x-amz-content-sha256";
 
+/// Names in a query that make it signed.
+const SIGNATURE: [&str; 4] = ["X-Amz-Signature", "X-Amz-Algorithm", "Signature", "AWSAccessKeyId"];
+/// Names in a query that say how it is signed.
+const SIGNED: [&str; 5] =
+    ["X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-SignedHeaders", "X-Amz-Security-Token"];
+
 /// Checks a request's head.
 ///
 /// # Errors
@@ -17,6 +23,7 @@ pub(super) fn check(parts: &Parts, tls: bool) -> S3Result<()> {
     let query = parts.uri.query().unwrap_or_default();
     let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
     let authorization = header(AUTHORIZATION.as_str()).unwrap_or_default();
+    check_signature(parts, query)?;
     // `s3s` also accepts what is older, with which the listener has not found the key.
     let is_old = |pair: &str| ["Signature", "AWSAccessKeyId"].contains(&name(pair));
     if authorization.starts_with("AWS ") || query.split('&').any(is_old) {
@@ -43,6 +50,30 @@ pub(super) fn check(parts: &Parts, tls: bool) -> S3Result<()> {
             InvalidRequest,
             "A body that is not signed is accepted over TLS only: use https, or sign the body (payload_signing_enabled)."
         ));
+    }
+    Ok(())
+}
+
+/// Checks that there is one signature, in one place, whose names everybody reads alike.
+fn check_signature(parts: &Parts, query: &str) -> S3Result<()> {
+    let mut headers = parts.headers.get_all(AUTHORIZATION).iter();
+    let (first, second) = (headers.next(), headers.next());
+    if second.is_some() || first.is_some_and(|value| value.to_str().is_err()) {
+        return Err(s3_error!(InvalidRequest, "The header authorization is to be there once, in ASCII"));
+    }
+    for pair in query.split('&') {
+        let plain = percent_decode_str(name(pair)).decode_utf8_lossy();
+        let is_one_of = |names: &[&str]| names.iter().any(|name| plain.eq_ignore_ascii_case(name));
+        let is_signature = is_one_of(&SIGNATURE);
+        if (is_signature || is_one_of(&SIGNED)) && plain != name(pair) {
+            return Err(s3_error!(InvalidRequest, "The name {plain} in the query is to be written as it is"));
+        }
+        if is_signature && first.is_some() {
+            return Err(s3_error!(
+                InvalidRequest,
+                "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query string parameter or the Authorization header should be specified"
+            ));
+        }
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use aws_sigv4::sign::v4::SigningParams;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::{BodyExt as _, Full};
-use hyper::header::HeaderValue;
+use hyper::header::{AUTHORIZATION, HeaderValue};
 use hyper::{HeaderMap, StatusCode};
 use serde_json::json;
 
@@ -367,6 +367,40 @@ async fn what_is_not_signed_right_does_nothing() {
     for request in version_2 {
         client.send(request.body(Full::default()).unwrap()).await.is(400, "InvalidRequest");
     }
+    let signed = request("GET", "/artifacts/key", b"").signed();
+    let presigned = Unsigned { presigned: true, ..request("GET", "/artifacts/key", b"") }.signed();
+    let header = &signed.headers()["authorization"];
+    let sent = |uri: &str, header: Option<&HeaderValue>| {
+        let mut request = Request::get(uri).body(Full::default()).unwrap();
+        request.headers_mut().insert("host", HeaderValue::from_static("s3.example:9000"));
+        request.headers_mut().extend(header.map(|header| (AUTHORIZATION, header.clone())));
+        client.send(request)
+    };
+    let uri = presigned.uri().to_string();
+    sent(&uri, None).await.is(404, "NoSuchKey");
+    sent(&uri, Some(header)).await.is(400, "InvalidRequest");
+    for (plain, other) in [
+        ("X-Amz-Signature=", "%58-Amz-Signature="),
+        ("X-Amz-Algorithm=", "X-Amz-Algorith%6d="),
+        ("X-Amz-SignedHeaders=", "X-Amz-Signed%48eaders="),
+    ] {
+        let uri = uri.replace(plain, other);
+        assert!(uri.contains(other), "{uri}");
+        sent(&uri, None).await.is(400, "InvalidRequest");
+    }
+    for name in [
+        "X-Amz-Signature",
+        "x-amz-signature",
+        "signature",
+        "awsaccesskeyid",
+        "X-AMZ-ALGORITHM",
+        "%53ignature",
+    ] {
+        let uri = format!("/artifacts/key?{name}=x");
+        sent(&uri, Some(header)).await.is(400, "InvalidRequest");
+    }
+    let other = HeaderValue::from_bytes("AWS AKIDEXAMPLE\u{e9}:x".as_bytes()).unwrap();
+    sent("/artifacts/key", Some(&other)).await.is(400, "InvalidRequest");
     for form in [
         "multipart/form-data; boundary=x",
         "Multipart/Form-Data; boundary=x",
