@@ -50,8 +50,23 @@ use self::chunks::Chunks;
 use crate::service::Service;
 use crate::service::pipeline::Incoming;
 
-/// Greatest size of a body with XML: a list of 10,000 parts.
-const XML_MAX: usize = 4 << 20;
+/// The operations that this host has.
+const OPERATIONS: [&str; 12] = [
+    "PutObject",
+    "CreateMultipartUpload",
+    "UploadPart",
+    "CompleteMultipartUpload",
+    "AbortMultipartUpload",
+    "GetObject",
+    "HeadObject",
+    "ListObjectsV2",
+    "HeadBucket",
+    "ListBuckets",
+    "GetBucketLocation",
+    "DeleteObject",
+];
+/// Greatest size of a body with XML, in bytes: a list of 10,000 parts.
+const XML_MAX: usize = 2 << 20;
 /// Greatest difference between the clocks of a client and this host, in seconds.
 const SKEW: u32 = 300;
 
@@ -116,15 +131,19 @@ impl S3Auth for OneKey {
     }
 }
 
-/// Lets nothing through that has no verified signature. Permissions are the operations'.
+/// Lets nothing through that has no verified signature, or that this host does not have: before its body is read.
+/// Permissions are the operations'.
 struct Verified;
 
 #[async_trait]
 impl S3Access for Verified {
     async fn check(&self, request: &mut S3AccessContext<'_>) -> S3Result<()> {
-        match request.credentials() {
-            Some(_) => Ok(()),
-            None => Err(s3_error!(AccessDenied, "Signature is required")),
+        if request.credentials().is_none() {
+            return Err(s3_error!(AccessDenied, "Signature is required"));
+        }
+        match request.s3_op().name() {
+            name if OPERATIONS.contains(&name) => Ok(()),
+            name => Err(s3_error!(NotImplemented, "{name} is not supported by this host")),
         }
     }
 }
