@@ -16,10 +16,12 @@ use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 
 use super::error;
 use super::members::{
-    Bounds, Kept, about, blob, bounds, condition, data, has_grants, is_private, kept, own_coding, refuse,
+    Bounds, Kept, about, blob, bounds, condition, data, encoding, has_grants, is_private, kept, own_coding,
+    refuse,
 };
 use super::verify::Checksums;
 use crate::service::Service;
+use crate::service::host::artifacts::key::Key;
 use crate::service::host::artifacts::multipart::PartName;
 use crate::service::host::artifacts::object::Object;
 use crate::service::host::objects::{Put, PutObject, PutStep};
@@ -45,6 +47,11 @@ impl Bucket {
     }
 
     async fn put(&self, key: &str, step: PutStep) -> S3Result<Put> {
+        if matches!(step, PutStep::Whole { .. } | PutStep::Begin(_)) {
+            // Before anything of the artifact is received.
+            let checked = Key::new(key).and_then(|key| key.check_new());
+            checked.map_err(|error| error::of(&error.into()))?;
+        }
         self.perform(PutObject::new(key, step)).await
     }
 
@@ -150,6 +157,7 @@ impl S3 for Bucket {
     ) -> S3Result<S3Response<ListObjectsV2Output>> {
         let input = request.input;
         self.check(&input.bucket)?;
+        let encode = encoding(input.encoding_type.as_ref())?;
         let max_keys = input.max_keys.unwrap_or(PAGE).clamp(0, PAGE);
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         let wanted = proto::ListArtifactsRequest {
@@ -164,7 +172,7 @@ impl S3 for Bucket {
             found = proto::ListArtifactsResponse::default();
         }
         let object = |artifact: proto::Artifact| s3s::dto::Object {
-            key: Some(artifact.key),
+            key: Some(encode(artifact.key)),
             e_tag: Some(ETag::Strong(artifact.etag)),
             size: Some(artifact.bytes),
             last_modified: artifact.modified_at.as_ref().map(|time| crate::clock::time(time).into()),
@@ -173,13 +181,14 @@ impl S3 for Bucket {
         };
         let count = found.items.len().saturating_add(found.common_prefixes.len());
         let contents: Vec<_> = found.items.into_iter().map(object).collect();
-        let prefix = |prefix| CommonPrefix { prefix: Some(prefix) };
+        let prefix = |prefix| CommonPrefix { prefix: Some(encode(prefix)) };
         let prefixes: Vec<_> = found.common_prefixes.into_iter().map(prefix).collect();
         Ok(S3Response::new(ListObjectsV2Output {
             name: Some(input.bucket),
-            prefix: Some(input.prefix.unwrap_or_default()),
-            delimiter: input.delimiter,
-            start_after: input.start_after,
+            prefix: Some(encode(input.prefix.unwrap_or_default())),
+            delimiter: input.delimiter.map(encode),
+            start_after: input.start_after.map(encode),
+            encoding_type: input.encoding_type,
             continuation_token: input.continuation_token,
             max_keys: Some(max_keys),
             key_count: i32::try_from(count).ok(),

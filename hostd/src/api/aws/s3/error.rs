@@ -35,7 +35,9 @@ fn of_artifact(error: &ArtifactError) -> S3ErrorCode {
         ArtifactError::Condition => S3ErrorCode::PreconditionFailed,
         ArtifactError::NoUpload => S3ErrorCode::NoSuchUpload,
         ArtifactError::TooManyUploads(_) => S3ErrorCode::InvalidRequest,
-        ArtifactError::Empty | ArtifactError::PartNumber => S3ErrorCode::InvalidArgument,
+        ArtifactError::Empty | ArtifactError::PartNumber | ArtifactError::KeyCharacter(_) => {
+            S3ErrorCode::InvalidArgument
+        }
         ArtifactError::NoPart(_) => S3ErrorCode::InvalidPart,
         ArtifactError::PartOrder => S3ErrorCode::InvalidPartOrder,
         ArtifactError::Io(_) => S3ErrorCode::InternalError,

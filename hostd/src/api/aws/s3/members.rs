@@ -8,7 +8,8 @@ use futures_util::{Stream, TryStreamExt as _};
 use http_body_util::StreamBody;
 use hyper::StatusCode;
 use hyper::body::Frame;
-use s3s::dto::{ETagCondition, Metadata, Range, StreamingBlob};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use s3s::dto::{ETagCondition, EncodingType, Metadata, Range, StreamingBlob};
 use s3s::{Body, S3Result, s3_error};
 
 use crate::service::host::artifacts::object::About;
@@ -88,6 +89,18 @@ pub(super) fn condition(
             NotImplemented,
             "If-None-Match with an entity tag, or with If-Match, is not supported by this host"
         )),
+    }
+}
+
+/// What S3 leaves as it is where names are encoded for URLs.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'*').remove(b'/');
+
+/// How keys and parts of keys are written in a list.
+pub(super) fn encoding(kind: Option<&EncodingType>) -> S3Result<fn(String) -> String> {
+    match kind.map(EncodingType::as_str) {
+        None => Ok(|name| name),
+        Some(EncodingType::URL) => Ok(|name| utf8_percent_encode(&name, PLAIN).to_string()),
+        Some(_) => Err(s3_error!(InvalidArgument, "Invalid Encoding Method specified in Request: use url")),
     }
 }
 

@@ -230,6 +230,34 @@ async fn keys_are_listed_page_by_page() {
 }
 
 #[tokio::test]
+async fn names_in_lists_are_encoded_if_wanted() {
+    let client = Client::new().await;
+    for path in ["/artifacts/a%20%2B%25%26/%C3%A4_1", "/artifacts/a%20%2B%25%26/x/y"] {
+        assert_eq!(client.call("PUT", path, b"1").await.status, StatusCode::OK);
+    }
+    let query = "delimiter=%2F&list-type=2&prefix=a%20%2B%25%26%2F&start-after=a%20";
+    let plain = client.call("GET", &format!("/artifacts?{query}"), b"").await;
+    assert_eq!((plain.elements("Key"), plain.element("EncodingType")), (vec!["a +%&amp;/ä_1"], None));
+    let list =
+        client.call("GET", &format!("/artifacts?delimiter=%2F&encoding-type=url{}", &query[13..]), b"").await;
+    assert_eq!(
+        (list.elements("Key"), list.element("EncodingType")),
+        (vec!["a%20%2B%25%26/%C3%A4_1"], Some("url"))
+    );
+    let mut prefixes = list.elements("Prefix");
+    prefixes.sort_unstable();
+    assert_eq!(prefixes, ["a%20%2B%25%26/", "a%20%2B%25%26/x/"], "{}", list.body);
+    assert_eq!((list.element("Delimiter"), list.element("StartAfter")), (Some("/"), Some("a%20")));
+    let wrong = client.call("GET", "/artifacts?encoding-type=xml&list-type=2", b"").await;
+    wrong.is(400, "InvalidArgument");
+    for key in ["a%0Ab", "%01", "%7F", "%00"] {
+        let path = format!("/artifacts/{key}");
+        client.call("PUT", &path, b"1").await.is(400, "InvalidArgument");
+        client.call("POST", &format!("{path}?uploads="), b"").await.is(400, "InvalidArgument");
+    }
+}
+
+#[tokio::test]
 async fn parts_become_an_artifact() {
     let client = Client::new().await;
     let begun = client.call("POST", "/artifacts/big.zip?uploads=", b"").await;

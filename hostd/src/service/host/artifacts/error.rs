@@ -8,9 +8,14 @@ pub enum ArtifactError {
     /// The account has no artifact with this key.
     #[error("Artifact not found: {0}")]
     NoKey(String),
-    /// The key is invalid.
-    #[error("The key of an artifact has 1 to 1024 bytes, without the byte 0")]
+    /// The key is empty or too long.
+    #[error("The key of an artifact has 1 to 1024 bytes")]
     Key,
+    /// The key has a character that keys cannot have.
+    #[error(
+        "The key of an artifact has a control character, or one that XML cannot hold: choose a key without U+{0:04X}"
+    )]
+    KeyCharacter(u32),
     /// The artifact is too large; contains the limit in bytes.
     #[error("The artifact has more than {0} bytes")]
     TooLarge(u64),

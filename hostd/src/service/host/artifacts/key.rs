@@ -1,7 +1,8 @@
 //! Keys of artifacts, the names of their files, and names that become keys.
 //!
-//! A key is any text. In the name of its file letters, digits, `_`, `-` and inner `.` stand for themselves, and every other
-//! byte is `%` and two hexadecimal digits. A name that is too long for a file system is cut, and ends with `~` and a hash.
+//! A key is any text without control characters. In the name of its file letters, digits, `_`, `-` and inner `.` stand for
+//! themselves, and every other byte is `%` and two hexadecimal digits. A name that is too long for a file system is cut, and
+//! ends with `~` and a hash.
 
 use std::path::{Path, PathBuf};
 
@@ -28,11 +29,27 @@ impl Key {
     /// Checks a key.
     ///
     /// # Errors
-    /// [`ArtifactError::Key`]
+    /// [`ArtifactError::Key`]; [`ArtifactError::KeyCharacter`] for the byte 0.
     pub(crate) fn new(key: &str) -> Result<Self, ArtifactError> {
-        match (1..=KEY_MAX).contains(&key.len()) && !key.contains('\0') {
-            true => Ok(Self(key.to_owned())),
-            false => Err(ArtifactError::Key),
+        if !(1..=KEY_MAX).contains(&key.len()) {
+            return Err(ArtifactError::Key);
+        }
+        match key.contains('\0') {
+            true => Err(ArtifactError::KeyCharacter(0)),
+            false => Ok(Self(key.to_owned())),
+        }
+    }
+
+    /// Checks the key of an artifact that is to be stored: lists with it have to be XML 1.0. Keys of earlier releases are
+    /// read and removed whatever they have.
+    ///
+    /// # Errors
+    /// [`ArtifactError::KeyCharacter`]
+    pub(crate) fn check_new(&self) -> Result<(), ArtifactError> {
+        let is_wrong = |char: &char| matches!(char, '\0'..'\x20' | '\x7f' | '\u{fffe}' | '\u{ffff}');
+        match self.0.chars().find(is_wrong) {
+            Some(wrong) => Err(ArtifactError::KeyCharacter(u32::from(wrong))),
+            None => Ok(()),
         }
     }
 

@@ -61,13 +61,14 @@ impl Artifacts {
     /// Begins an upload in parts.
     ///
     /// # Errors
-    /// [`ArtifactError::TooManyUploads`], [`ArtifactError::Metadata`]; errors of the system.
+    /// [`ArtifactError::TooManyUploads`], [`ArtifactError::Metadata`], [`ArtifactError::KeyCharacter`]; errors of the system.
     pub(crate) async fn begin_parts(
         &self,
         account: &str,
         key: &Key,
         about: About,
     ) -> Result<UploadId, ServiceError> {
+        key.check_new()?;
         let about = About { key: key.as_str().to_owned(), ..about };
         let (artifacts, account) = (self.clone(), account.to_owned());
         blocking(move || {

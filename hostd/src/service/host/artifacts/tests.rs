@@ -173,6 +173,13 @@ async fn keys_lead_to_no_other_folder_and_do_not_meet() {
     for key in ["", "\0", &"k".repeat(1025)] {
         assert!(Key::new(key).is_err());
     }
+    for key in ["a\nb", "\u{1}", "\u{1f}", "a\x7f", "\u{ffff}"] {
+        let error = home.put(ACCOUNT, key, b"1").await.unwrap_err();
+        assert!(error.to_string().contains("control character"), "{key:?}: {error}");
+        let key = Key::new(key).unwrap();
+        home.artifacts.begin_parts(ACCOUNT, &key, About::default()).await.unwrap_err();
+        home.artifacts.remove(ACCOUNT, &key).await.unwrap();
+    }
 }
 
 #[tokio::test]

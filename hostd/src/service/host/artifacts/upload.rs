@@ -103,8 +103,9 @@ impl Artifacts {
     /// Makes an upload the artifact of this name, durably.
     ///
     /// # Errors
-    /// [`ArtifactError::Digest`], [`ArtifactError::Condition`], [`ArtifactError::Metadata`]; [`ArtifactError::Empty`] if it
-    /// is named by its content and has none; errors of the system.
+    /// [`ArtifactError::Digest`], [`ArtifactError::Condition`], [`ArtifactError::Metadata`],
+    /// [`ArtifactError::KeyCharacter`]; [`ArtifactError::Empty`] if it is named by its content and has none; errors of
+    /// the system.
     pub(crate) async fn finish(
         &self,
         account: &str,
@@ -113,6 +114,9 @@ impl Artifacts {
         about: About,
         condition: Condition,
     ) -> Result<Stored, ServiceError> {
+        if let Naming::Key(key) = naming {
+            key.check_new()?;
+        }
         let Written { file, temporary, etag, sha256, bytes } = upload.written().await?;
         let key = match (naming, sha256) {
             (Naming::Key(key), _) => key.clone(),
