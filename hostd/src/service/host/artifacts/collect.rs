@@ -6,6 +6,8 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use hearth_proto::microvms::v1::code_artifact;
@@ -36,7 +38,9 @@ pub(crate) struct Collected {
 
 /// Why nothing is removed.
 #[derive(Debug, thiserror::Error)]
-enum CollectError {
+pub(crate) enum CollectError {
+    #[error("artifacts cannot be read or removed: {0}")]
+    System(#[from] io::Error),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -48,9 +52,7 @@ impl Artifacts {
     pub(crate) async fn keep_collected(self, db: Db, clock: Clock, kept: Option<Duration>) {
         loop {
             let (artifacts, db) = (self.clone(), db.clone());
-            let collect = move || -> Result<Collected, CollectError> {
-                Ok(artifacts.collect(&artifacts.referred(&db)?, clock.now(), kept)?)
-            };
+            let collect = move || artifacts.collect(&db, clock.now(), kept);
             match tokio::task::spawn_blocking(collect).await {
                 Ok(Ok(removed)) if removed != Collected::default() => {
                     let Collected { artifacts, uploads } = removed;
@@ -84,41 +86,56 @@ impl Artifacts {
     }
 
     /// Removes what is too old and not referred to.
+    ///
+    /// # Errors
+    /// Errors of the store and of the system.
     pub(crate) fn collect(
         &self,
-        referred: &Referred,
+        db: &Db,
         now: SystemTime,
         kept: Option<Duration>,
-    ) -> Result<Collected, ArtifactError> {
+    ) -> Result<Collected, CollectError> {
         let mut removed = Collected::default();
-        let older =
-            |modified: SystemTime, age: Duration| now.duration_since(modified).is_ok_and(|is| is > age);
+        let mut old = Vec::new();
         for account in self.accounts()? {
-            let place = self.place(&account)?;
-            for entry in fs::read_dir(&place.uploads)? {
-                let entry = entry?;
-                if older(entry.metadata()?.modified()?, UPLOAD_AGE) {
-                    fs::remove_dir_all(entry.path())?;
-                    removed.uploads = removed.uploads.saturating_add(1);
-                }
-            }
+            removed.uploads = removed.uploads.saturating_add(self.collect_uploads(&account, now)?);
             let Some(kept) = kept else { continue };
-            for (key, path) in self.files(&account)? {
-                if referred.contains(&(account.clone(), key)) {
-                    continue;
-                }
-                // Nobody replaces it between the look at its age and its removal.
-                let _change = self.change();
-                if path
-                    .metadata()
-                    .and_then(|data| data.modified())
-                    .is_ok_and(|modified| older(modified, kept))
-                {
-                    fs::remove_file(&path)?;
-                    removed.artifacts = removed.artifacts.saturating_add(1);
-                }
+            let files = self.files(&account)?.into_iter();
+            let files = files.filter(|(_, path)| is_older(path, now, kept).unwrap_or_default());
+            old.extend(files.map(|(key, path)| ((account.clone(), key), path)));
+        }
+        let Some(kept) = kept.filter(|_| !old.is_empty()) else { return Ok(removed) };
+        // Only now, so that versions that came during the walk count.
+        let referred = self.referred(db)?;
+        old.retain(|(named, _)| !referred.contains(named));
+        let mut changed = HashSet::new();
+        for ((account, _), path) in old {
+            // Nobody replaces it between this look at its age and its removal.
+            let _change = self.change();
+            if is_older(&path, now, kept).unwrap_or_default() {
+                fs::remove_file(&path)?;
+                removed.artifacts = removed.artifacts.saturating_add(1);
+                changed.insert(account);
             }
-            sync_folder(&place.objects)?;
+        }
+        for account in changed {
+            sync_folder(&self.place(&account)?.objects)?;
+        }
+        Ok(removed)
+    }
+
+    /// Removes an account's old uploads in parts, and returns their number.
+    fn collect_uploads(&self, account: &str, now: SystemTime) -> Result<usize, ArtifactError> {
+        let mut removed = 0_usize;
+        for entry in fs::read_dir(self.place(account)?.uploads)? {
+            let path = entry?.path();
+            match remove_upload(&path, now) {
+                Ok(true) => removed = removed.saturating_add(1),
+                Ok(false) => {}
+                // It was completed or aborted meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(removed)
     }
@@ -153,4 +170,19 @@ impl Artifacts {
         }
         Ok(adopted)
     }
+}
+
+/// Removes the folder of an upload if it is old. Returns whether it was.
+fn remove_upload(folder: &Path, now: SystemTime) -> io::Result<bool> {
+    let is_old = is_older(folder, now, UPLOAD_AGE)?;
+    if is_old {
+        fs::remove_dir_all(folder)?;
+    }
+    Ok(is_old)
+}
+
+/// Whether a file was changed longer than `age` ago.
+fn is_older(path: &Path, now: SystemTime, age: Duration) -> io::Result<bool> {
+    let modified = path.metadata()?.modified()?;
+    Ok(now.duration_since(modified).is_ok_and(|is| is > age))
 }

@@ -7,7 +7,10 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
+use hearth_proto::microvms::v1::{CodeArtifact, MicrovmImageVersion, code_artifact};
+use hearth_proto::store::v1::VersionRecord;
 use proptest::prelude::*;
+use prost::Message as _;
 use tempfile::TempDir;
 
 use super::collect::{Collected, Referred};
@@ -17,6 +20,7 @@ use super::multipart::{PartName, UploadId};
 use super::object::About;
 use super::upload::{Condition, Naming, Stored};
 use super::*;
+use crate::store::{Batch, CommitError, Db, Entry, MemoryStore, Scan, Store, StoreError, Table};
 
 const ACCOUNT: &str = "111122223333";
 const OTHER: &str = "444455556666";
@@ -315,13 +319,56 @@ async fn what_is_old_and_not_referred_to_is_collected() {
     for (id, hours) in ids.into_iter().zip([23, 25]) {
         age(&format!("{ACCOUNT}/uploads/{}", id.await.unwrap()), Duration::from_secs(hours * 3600));
     }
-    let referred: Referred = HashSet::from([(ACCOUNT.to_owned(), "used".to_owned())]);
-    let for_ever = home.artifacts.collect(&referred, now, None).unwrap();
+    // An upload that ends between the look at the folder and that at the upload.
+    std::os::unix::fs::symlink("nowhere", home.folder.path().join(ACCOUNT).join("uploads/ended")).unwrap();
+    let late = home.folder.path().join(ACCOUNT).join("objects/late");
+    let store = Late { store: MemoryStore::new(), late, modified: now - 31 * DAY };
+    let (account, uri) =
+        (ACCOUNT.to_owned(), Some(code_artifact::Artifact::Uri("s3://local/used".to_owned())));
+    let version =
+        MicrovmImageVersion { code_artifact: Some(CodeArtifact { artifact: uri }), ..Default::default() };
+    let record = VersionRecord { account, version: Some(version), ..Default::default() };
+    let batch = Batch::new().put(Table::Versions, b"version".to_vec(), record.encode_to_vec());
+    store.commit(&[batch]).remove(0).unwrap();
+    let db = Db::direct(Arc::new(store));
+    let for_ever = home.artifacts.collect(&db, now, None).unwrap();
     assert_eq!(for_ever, Collected { artifacts: 0, uploads: 1 });
-    let removed = home.artifacts.collect(&referred, now, Some(30 * DAY)).unwrap();
+    let removed = home.artifacts.collect(&db, now, Some(30 * DAY)).unwrap();
     assert_eq!(removed, Collected { artifacts: 2, uploads: 0 });
     let left = home.files().into_iter().filter(|file| file.contains("objects")).collect::<Vec<_>>();
-    assert_eq!(left, [format!("{ACCOUNT}/objects/used"), format!("{ACCOUNT}/objects/young")]);
+    // What came while the store was asked was not looked at.
+    assert_eq!(left, ["late", "used", "young"].map(|key| format!("{ACCOUNT}/objects/{key}")));
+}
+
+/// A store that is asked for versions while an old artifact comes.
+#[derive(Debug)]
+struct Late {
+    store: MemoryStore,
+    late: PathBuf,
+    modified: SystemTime,
+}
+
+impl Store for Late {
+    fn place(&self) -> String {
+        self.store.place()
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.get(table, key)
+    }
+
+    fn scan(&self, scan: &Scan<'_>) -> Result<Vec<Entry>, StoreError> {
+        File::create(&self.late).unwrap().set_modified(self.modified).unwrap();
+        self.store.scan(scan)
+    }
+
+    fn commit(&self, batches: &[Batch]) -> Vec<Result<(), CommitError>> {
+        self.store.commit(batches)
+    }
+
+    fn back_up(&self, to: &Path) -> Result<u64, StoreError> {
+        self.store.back_up(to)
+    }
 }
 
 #[tokio::test]
