@@ -170,7 +170,6 @@ def test_the_variable_for_the_endpoint_is_enough():
         "AWS_ENDPOINT_URL_LAMBDA_MICROVMS": STANDS["default"],
         "AWS_ACCESS_KEY_ID": key["id"],
         "AWS_SECRET_ACCESS_KEY": key["secret"],
-        "AWS_REGION": REGION,
         "AWS_DEFAULT_REGION": REGION,
     }
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120)

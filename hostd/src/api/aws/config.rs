@@ -31,12 +31,12 @@ pub enum AwsConfigError {
     Relative(&'static str),
     /// The address is not loopback and has no TLS: others could read the traffic.
     #[error(
-        "aws.address is {0}, which is not loopback, without TLS: give aws.certificate and aws.key (`hearthd init` makes them for listen)"
+        "aws.address is {0}, which is not loopback, without TLS: give aws.certificate and aws.key (`hearthd init --listen ADDRESS` makes such files for listen)"
     )]
     WithoutTls(SocketAddr),
     /// There is no access key, so that nobody could sign a request.
     #[error(
-        "aws.address is {0}, and there is no key to sign requests with: configure access.keys (`hearthd init` makes one)"
+        "aws.address is {0}, and there is no key to sign requests with: configure access.keys (`hearthd init --listen ADDRESS` makes one)"
     )]
     NoKeys(SocketAddr),
 }

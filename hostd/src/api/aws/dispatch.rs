@@ -1,8 +1,9 @@
 //! From a request to the front end of the service that its signature is for.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -14,20 +15,22 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::reply::{Body, refusal, whole, with_request_id};
-use super::{logs, rest, s3, sts};
+use super::reply::{Body, whole, with_request_id};
+use super::{logs, protocol, rest, s3, sts};
 use crate::access::Access;
 use crate::access::sigv4::{self, Claim, Protocol, SignatureError};
 use crate::panics;
 use crate::service::pipeline::Incoming;
 use crate::service::{Service, ServiceError};
 
-/// Greatest size of a request's body, in bytes. The largest request, with all environment variables that an image may
-/// have, has less.
-const BODY_MAX: usize = 256 << 10;
-/// Greatest number of bytes of bodies whose signatures are not verified yet, of all connections together: who knows the id
-/// of a key can have bodies received.
-const UNVERIFIED_MAX: usize = 64 << 20;
+/// Greatest size of a request's body, in bytes. The largest request has 50 environment variables of 4,096 characters, of
+/// which JSON may write each in six bytes.
+const BODY_MAX: usize = 2 << 20;
+/// Greatest number of bytes of bodies whose signatures are not verified yet, of one access key and of all together: who
+/// knows the id of a key can have bodies received, and must not take the room of other keys.
+const UNVERIFIED_MAX: (usize, usize) = (8 << 20, 64 << 20);
+/// Number of keys from which on those without a body under way are forgotten.
+const KEYS: usize = 256;
 /// Longest time from a request's head to the end of its body.
 const BODY_TIME: Duration = Duration::from_secs(30);
 /// Greatest length of a user agent that is kept, in bytes.
@@ -51,13 +54,69 @@ pub(super) struct Dispatch {
     access: Arc<Access>,
     /// Whether connections have TLS.
     tls: bool,
-    /// Room for bodies whose signatures are not verified yet, in bytes.
-    room: Arc<Semaphore>,
+    /// Room for bodies whose signatures are not verified yet.
+    rooms: Rooms,
+}
+
+/// Room for bodies, in bytes.
+#[derive(Debug)]
+struct Rooms {
+    all: Arc<Semaphore>,
+    /// What each access key may take, while bodies of it are received.
+    keys: Mutex<HashMap<String, Weak<Semaphore>>>,
+}
+
+impl Rooms {
+    fn new() -> Self {
+        Self { all: Arc::new(Semaphore::new(UNVERIFIED_MAX.1)), keys: Mutex::default() }
+    }
+
+    /// The room of an access key.
+    fn of(&self, access_key: &str) -> Room {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = keys.get(access_key).and_then(Weak::upgrade).unwrap_or_else(|| {
+            if keys.len() >= KEYS {
+                keys.retain(|_, room| room.strong_count() > 0);
+            }
+            let own = Arc::new(Semaphore::new(UNVERIFIED_MAX.0));
+            keys.insert(access_key.to_owned(), Arc::downgrade(&own));
+            own
+        });
+        Room { own, all: Arc::clone(&self.all) }
+    }
+}
+
+/// The room for a body: that of its key, and that of all.
+struct Room {
+    own: Arc<Semaphore>,
+    all: Arc<Semaphore>,
+}
+
+/// The room that a body takes until this is dropped.
+#[derive(Default)]
+struct Taken {
+    own: Option<OwnedSemaphorePermit>,
+    all: Option<OwnedSemaphorePermit>,
+}
+
+impl Taken {
+    /// Waits for room for more bytes.
+    async fn take(&mut self, room: &Room, bytes: usize) -> Result<(), Refused> {
+        let bytes = u32::try_from(bytes).map_err(|_| Refused::TooLarge)?;
+        for (room, taken) in [(&room.own, &mut self.own), (&room.all, &mut self.all)] {
+            let more = Arc::clone(room).acquire_many_owned(bytes).await.map_err(|_| Refused::Broken)?;
+            match taken {
+                Some(taken) => taken.merge(more),
+                None => *taken = Some(more),
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Dispatch {
     pub(super) fn new(service: Service, access: Arc<Access>, tls: bool) -> Self {
-        Self { service, access, tls, room: Arc::new(Semaphore::new(UNVERIFIED_MAX)) }
+        Self { service, access, tls, rooms: Rooms::new() }
     }
 
     /// Answers a request. A panic ends the request only.
@@ -68,7 +127,8 @@ impl Dispatch {
     {
         let (id, since) = (Uuid::new_v4().to_string(), Instant::now());
         let path = request.uri().path().to_owned();
-        let answered = panics::request(self.signed(peer, request, &id, since)).await;
+        let presumed = protocol::of_head(&request);
+        let answered = panics::request(self.signed(peer, request, presumed, &id, since)).await;
         let mut response = match answered {
             Ok(Ok(signed_answer)) => signed_answer,
             Ok(Err((protocol, refused))) => {
@@ -78,7 +138,7 @@ impl Dispatch {
             Err(panics::Panicked) => {
                 tracing::error!(request = id, path, "a call has ended with a panic");
                 let error = ServiceError::panicked();
-                whole(refusal(500, error.exception().name, &error.to_string()))
+                whole(protocol::refusal(presumed, &id, 500, error.exception().name, &error.to_string()))
             }
         };
         with_request_id(&mut response, &id);
@@ -90,6 +150,7 @@ impl Dispatch {
         &self,
         peer: SocketAddr,
         request: Request<B>,
+        presumed: Protocol,
         id: &str,
         since: Instant,
     ) -> Result<Response<Body>, (Protocol, Refused)>
@@ -98,10 +159,10 @@ impl Dispatch {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (parts, body) = request.into_parts();
-        let unsigned = |error: SignatureError| (Protocol::RestJson, Refused::from(error));
+        let unsigned = |error: SignatureError| (presumed, Refused::from(error));
         let claim =
             Claim::read(&parts).map_err(unsigned)?.ok_or_else(|| unsigned(SignatureError::Missing))?;
-        let protocol = protocol(claim.service());
+        let protocol = protocol::of_service(claim.service());
         let refused = |error: SignatureError| (protocol, Refused::from(error));
         let key = self.access.known(&claim, self.service.now()).map_err(refused)?;
         let incoming = |caller, parts: &Parts| Incoming {
@@ -121,32 +182,23 @@ impl Dispatch {
             let response = s3::answer(&self.service, claimed, Request::from_parts(parts, body)).await;
             return Ok(response.map(|body| body.map_err(std::io::Error::other).boxed_unsync()));
         }
-        let (body, taken) = read(body, &self.room).await.map_err(|why| (protocol, why))?;
+        let (body, taken) =
+            read(body, &self.rooms.of(claim.access_key())).await.map_err(|why| (protocol, why))?;
         let verified = self.access.verified(&key, &claim, &parts, &body, self.tls, id.to_owned());
         drop(taken);
         let caller = verified.map_err(refused)?;
         let signed = Signed { incoming: incoming(caller, &parts), parts, body };
         match claim.service() {
-            "lambda" | "lambda-core" => Ok(whole(rest::answer(&self.service, signed).await)),
             "sts" => Ok(whole(sts::answer(&self.service, signed).await)),
             "logs" => Ok(whole(logs::answer(&self.service, signed).await)),
-            other => Err((protocol, Refused::Service(other.to_owned()))),
+            // Signatures for a service that this host does not have are refused before.
+            _ => Ok(whole(rest::answer(&self.service, signed).await)),
         }
     }
 }
 
-/// The protocol of a service, which says what an error looks like.
-fn protocol(service: &str) -> Protocol {
-    match service {
-        "sts" => Protocol::Query,
-        "logs" => Protocol::AwsJson,
-        "s3" => Protocol::RestXml,
-        _ => Protocol::RestJson,
-    }
-}
-
 /// Reads a body. It takes room until the second value is dropped.
-async fn read<B>(body: B, room: &Arc<Semaphore>) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Refused>
+async fn read<B>(body: B, room: &Room) -> Result<(Bytes, Taken), Refused>
 where
     B: hyper::body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -158,19 +210,14 @@ where
     }
     let reading = async {
         let mut body = pin!(Limited::new(body, BODY_MAX));
-        let (mut whole, mut taken) = (BytesMut::new(), None::<OwnedSemaphorePermit>);
+        let (mut whole, mut taken) = (BytesMut::new(), Taken::default());
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
                 true => Refused::TooLarge,
                 false => Refused::Broken,
             })?;
             let Ok(data) = frame.into_data() else { continue };
-            let bytes = u32::try_from(data.len()).map_err(|_| Refused::TooLarge)?;
-            let more = Arc::clone(room).acquire_many_owned(bytes).await.map_err(|_| Refused::Broken)?;
-            match &mut taken {
-                Some(taken) => taken.merge(more),
-                None => taken = Some(more),
-            }
+            taken.take(room, data.len()).await?;
             whole.extend_from_slice(&data);
         }
         Ok((whole.freeze(), taken))
@@ -189,11 +236,6 @@ enum Refused {
     /// There is no signature, or it is not valid.
     #[error(transparent)]
     Signature(#[from] SignatureError),
-    /// The signature is for a service that this host does not have.
-    #[error(
-        "Credential should be scoped to correct service: 'lambda', 'logs', 's3' or 'sts'. It is scoped to '{0}'."
-    )]
-    Service(String),
     /// The body is too large.
     #[error("Request must be smaller than {BODY_MAX} bytes")]
     TooLarge,
@@ -208,17 +250,15 @@ enum Refused {
 impl Refused {
     fn response(&self, protocol: Protocol, id: &str) -> Response<Full<Bytes>> {
         let (status, name) = match self {
-            Self::Signature(error) if protocol == Protocol::Query => return sts::refusal(id, error),
             Self::Signature(error) => {
                 let (name, status) = error.exception(protocol);
                 (status, name)
             }
-            Self::Service(_) => (403, "InvalidSignatureException"),
             Self::TooLarge => (413, "RequestEntityTooLargeException"),
             Self::Slow => (408, "RequestTimeoutException"),
             Self::Broken => (400, "SerializationException"),
         };
-        refusal(status, name, &self.to_string())
+        protocol::refusal(protocol, id, status, name, &self.to_string())
     }
 }
 
@@ -237,16 +277,39 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn bodies_are_bounded_one_by_one_and_together() {
-        let room = Arc::new(Semaphore::new(350 << 10));
-        let (first, taken) = read(body(2), &room).await.unwrap();
-        assert_eq!((first.len(), room.available_permits()), (200 << 10, 150 << 10));
-        // There is room for the first part of another body alone, and nobody makes more.
-        assert!(matches!(read(body(2), &room).await, Err(Refused::Slow)));
+        let room = |own: usize, all: &Arc<Semaphore>| Room {
+            own: Arc::new(Semaphore::new(own << 10)),
+            all: Arc::clone(all),
+        };
+        let all = Arc::new(Semaphore::new(350 << 10));
+        let one = room(250, &all);
+        let (first, taken) = read(body(2), &one).await.unwrap();
+        assert_eq!((first.len(), one.own.available_permits()), (200 << 10, 50 << 10));
+        // The key has no room for another one, and the other key has room for one part of a body alone.
+        assert!(matches!(read(body(1), &one).await, Err(Refused::Slow)));
+        let other = room(1000, &all);
+        assert_eq!(read(body(1), &other).await.unwrap().0.len(), 100 << 10);
+        assert!(matches!(read(body(2), &other).await, Err(Refused::Slow)));
         drop(taken);
-        assert!(matches!(read(body(3), &room).await, Err(Refused::TooLarge)));
-        assert_eq!(room.available_permits(), 350 << 10);
-        assert_eq!(read(body(2), &room).await.unwrap().0.len(), 200 << 10);
-        let none = read(http_body_util::Empty::<Bytes>::new(), &room).await.unwrap();
-        assert!(none.0.is_empty() && none.1.is_none());
+        assert_eq!((one.own.available_permits(), all.available_permits()), (250 << 10, 350 << 10));
+        assert_eq!(read(body(2), &other).await.unwrap().0.len(), 200 << 10);
+        let large = Arc::new(Semaphore::new(UNVERIFIED_MAX.1));
+        let large = room(UNVERIFIED_MAX.0 >> 10, &large);
+        assert!(matches!(read(body(30), &large).await, Err(Refused::TooLarge)));
+        assert_eq!(large.own.available_permits(), UNVERIFIED_MAX.0);
+        let none = read(http_body_util::Empty::<Bytes>::new(), &one).await.unwrap();
+        assert!(none.0.is_empty() && none.1.own.is_none());
+    }
+
+    #[test]
+    fn keys_share_no_room() {
+        let rooms = Rooms::new();
+        let (one, same, other) = (rooms.of("one"), rooms.of("one"), rooms.of("other"));
+        assert!(Arc::ptr_eq(&one.own, &same.own) && !Arc::ptr_eq(&one.own, &other.own));
+        drop((one, same, other));
+        for key in 0..2 * KEYS {
+            rooms.of(&key.to_string());
+        }
+        assert!(rooms.keys.lock().unwrap().len() <= KEYS);
     }
 }

@@ -11,6 +11,7 @@
 //! * [`config`] – the section `[aws]`
 //! * [`listen`] – connections; [`tls`] – their certificate
 //! * [`dispatch`] – from a request to a front end
+//! * [`protocol`] – what a refusal looks like in each protocol
 //! * [`reply`] – what responses of all protocols have in common
 //! * [`rest`] – REST-JSON: the 24 operations
 //! * [`sts`] – temporary credentials, and who calls: the Query protocol
@@ -20,6 +21,7 @@ pub mod config;
 pub(crate) mod dispatch;
 pub mod listen;
 pub(crate) mod logs;
+mod protocol;
 pub(crate) mod reply;
 pub(crate) mod rest;
 pub(crate) mod s3;

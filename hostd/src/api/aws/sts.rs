@@ -11,7 +11,6 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 
 use super::Signed;
-use crate::access::sigv4::{Protocol, SignatureError};
 use crate::service::Service;
 use crate::service::sts::{Answer, AssumeRole, Request, StsError, expiration};
 
@@ -41,12 +40,6 @@ pub(crate) async fn answer(service: &Service, request: Signed) -> Response<Full<
             response
         }
     }
-}
-
-/// The answer to a request whose signature is refused.
-pub(crate) fn refusal(request_id: &str, error: &SignatureError) -> Response<Full<Bytes>> {
-    let (code, status) = error.exception(Protocol::Query);
-    failure(request_id, code, status, &error.to_string())
 }
 
 /// The request in a query and a form.
@@ -175,7 +168,8 @@ fn success(request_id: &str, answer: &Answer) -> String {
     }
 }
 
-fn failure(request_id: &str, code: &str, status: u16, message: &str) -> Response<Full<Bytes>> {
+/// An error.
+pub(super) fn failure(request_id: &str, code: &str, status: u16, message: &str) -> Response<Full<Bytes>> {
     let r#type = if status < 500 { "Sender" } else { "Receiver" };
     let error = Error { r#type, code, message };
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -323,9 +317,5 @@ mod tests {
             );
             assert_eq!(post(&host, form).await, (status, expected), "{form}");
         }
-        let refused = refusal("an-id", &SignatureError::UnknownKey);
-        assert_eq!(refused.status(), 403);
-        let body = refused.into_body().collect().await.unwrap().to_bytes();
-        assert!(String::from_utf8_lossy(&body).contains("<Code>InvalidClientTokenId</Code>"));
     }
 }

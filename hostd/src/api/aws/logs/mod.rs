@@ -27,7 +27,7 @@ mod tests;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderName};
 use hyper::{Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -35,12 +35,12 @@ use serde_json::Value;
 use self::calls::Action;
 use self::error::Refusal;
 use super::dispatch::Signed;
+use super::protocol::AWS_JSON;
 use crate::service::Service;
 use crate::service::pipeline::Incoming;
 
 /// The header that names the action, and what its value begins with.
 const TARGET: (HeaderName, &str) = (HeaderName::from_static("x-amz-target"), "Logs_20140328.");
-const JSON: HeaderValue = HeaderValue::from_static("application/x-amz-json-1.1");
 
 /// Answers a request.
 pub(crate) async fn answer(service: &Service, request: Signed) -> Response<Full<Bytes>> {
@@ -60,7 +60,7 @@ pub(crate) async fn answer(service: &Service, request: Signed) -> Response<Full<
     };
     let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response.headers_mut().insert(CONTENT_TYPE, AWS_JSON);
     response
 }
 

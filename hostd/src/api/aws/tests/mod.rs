@@ -12,8 +12,8 @@ use hyper::http::request::Parts;
 use hyper::{Request, Response};
 use serde_json::{Value, json};
 
-use super::{Signed, sts};
-use crate::access::sigv4::Claim;
+use super::{Signed, protocol, sts};
+use crate::access::sigv4::{Claim, Protocol};
 use crate::access::{Access, AccessConfig};
 use crate::service::pipeline::Incoming;
 use crate::service::tests::{Host, configured};
@@ -59,7 +59,8 @@ async fn answer(
         Ok(caller) => caller,
         Err(error) => {
             assert_eq!(claim.service(), "sts", "{error}: {parts:?}");
-            return sts::refusal(id, &error);
+            let (code, status) = error.exception(Protocol::Query);
+            return protocol::refusal(Protocol::Query, id, status, code, &error.to_string());
         }
     };
     if claim.service() != "sts" {

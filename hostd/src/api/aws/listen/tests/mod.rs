@@ -113,10 +113,10 @@ async fn connections_are_kept_and_a_body_is_asked_for() {
 async fn a_body_that_is_too_large_is_refused() {
     let server = server().await;
     let head = signed("POST", "/2025-09-09/microvms", "") + "connection: close\r\n";
-    let answer = server.exchange(&format!("{head}content-length: 300000\r\n\r\n")).await;
+    let answer = server.exchange(&format!("{head}content-length: 3000000\r\n\r\n")).await;
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
-    let body = "a".repeat(0x40001);
-    let chunks = format!("{head}transfer-encoding: chunked\r\n\r\n40001\r\n{body}");
+    let body = "a".repeat(0x20_0001);
+    let chunks = format!("{head}transfer-encoding: chunked\r\n\r\n200001\r\n{body}");
     let answer = server.exchange(&chunks).await;
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
 }
