@@ -1,10 +1,11 @@
 //! Connections: TLS if it is configured, then HTTP/1.1 or HTTP/2.
 //!
 //! Whatever a client can make this host wait for or keep in memory is bounded: handshakes, heads and bodies of requests
-//! in time, headers, streams and resets in number and size, all connections in number, and the time in which a client
-//! neither sends a request nor takes a part of a response.
+//! in time, headers, streams and resets in number and size, all connections and those of one address in number, and the
+//! time in which a client neither sends a request nor takes a part of a response.
 
 mod activity;
+mod peers;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -37,9 +38,13 @@ use crate::clock::Clock;
 use crate::panics;
 use crate::service::Service;
 use activity::{Activity, Sending};
+use peers::Peers;
 
 /// Greatest number of connections; others wait until one ends.
 const CONNECTIONS: usize = 1024;
+/// Greatest number of connections of one address, of IPv6 of one network with a prefix of 64 bits; others are closed at
+/// once.
+const CONNECTIONS_OF_ONE: usize = 256;
 /// Timeout of a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a client may take to send the head of a request, or be idle: to neither wait for an answer, nor send a
@@ -145,18 +150,23 @@ async fn accept(
     connections: &mut JoinSet<()>,
 ) {
     let (places, http) = (Arc::new(Semaphore::new(CONNECTIONS)), http());
+    let peers = Peers::new(CONNECTIONS_OF_ONE);
     loop {
         while connections.try_join_next().is_some() {}
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, peer)) => {
+                let Some(peer_place) = peers.enter(peer.ip()) else {
+                    tracing::debug!(%peer, "an AWS client has too many connections");
+                    continue;
+                };
                 let (dispatch, acceptor, http) = (Arc::clone(dispatch), acceptor.cloned(), http.clone());
                 let shutdown = shutdown.clone();
                 connections.spawn(async move {
                     let served =
                         panics::request(connection(stream, peer, dispatch, acceptor, http, shutdown));
                     let _ = served.await; // the panic is logged
-                    drop(place);
+                    drop((place, peer_place));
                 });
             }
             Err(error) => {

@@ -1,13 +1,16 @@
-//! Clients that take little or nothing of their responses.
+//! Clients that take little or nothing of their responses, and clients with many connections.
+
+use std::net::{IpAddr, Ipv4Addr};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Response;
 use tokio::io::{DuplexStream, duplex};
+use tokio::net::TcpSocket;
 use tokio::time::{Instant, sleep};
 
 use super::super::super::reply::whole;
-use super::super::{END, IDLE, exchange, http};
+use super::super::{CONNECTIONS_OF_ONE, END, IDLE, exchange, http};
 use super::*;
 
 /// Size of a response, in bytes.
@@ -110,4 +113,23 @@ async fn a_request_that_takes_long_is_no_idleness() {
     client.read_to_string(&mut text).await.unwrap();
     assert!(text.starts_with("HTTP/1.1 200 ") && text.ends_with("late"), "{text}");
     served.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_address_has_a_limited_number_of_connections() {
+    let server = server().await;
+    let mut kept = Vec::new();
+    for _ in 0..CONNECTIONS_OF_ONE {
+        kept.push(server.connect().await);
+    }
+    assert_eq!(server.exchange("").await, "", "one too many is closed without an answer");
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)), 0).into()).unwrap();
+    let mut other = socket.connect(server.address).await.unwrap();
+    for client in [&mut other, kept.last_mut().unwrap()] {
+        client.write_all(GET).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    }
 }
