@@ -8,7 +8,7 @@ use super::error::ServiceError;
 use crate::access::Caller;
 use crate::operation::Operation;
 
-/// A call that was answered.
+/// A call that was answered, or whose client has gone before.
 #[derive(Debug)]
 pub struct Call<'a> {
     /// The operation that was called.
@@ -25,7 +25,7 @@ pub struct Call<'a> {
     pub request: Value,
     /// The response, including its secrets; null unless the observer wants it, and for streams.
     pub response: Value,
-    /// The error, if the call has failed.
+    /// The error, if the call has failed; [`ServiceError::Disconnected`] if nobody waits for the answer any more.
     pub error: Option<&'a ServiceError>,
     /// Time from the first byte of the request to the response.
     pub took: Duration,
@@ -58,7 +58,7 @@ pub struct StsCall<'a> {
 pub trait CallObserver: Send + Sync + 'static {
     /// Whether the observer needs requests and responses of an operation.
     fn wants(&self, operation: Operation) -> bool;
-    /// Called when a call was answered.
+    /// Called once for each call: when it was answered, or was given up before that.
     fn called(&self, call: Call<'_>);
     /// Called when a call of [`sts`](super::sts) was answered.
     fn sts(&self, call: StsCall<'_>);

@@ -18,7 +18,7 @@ use tracing::Instrument as _;
 use super::constraints::Constraints;
 use super::error::{Denied, ServiceError};
 use super::idempotency::{ClientToken, Replay};
-use super::observe::Call;
+use super::observe::{Call, CallObserver};
 use super::{Service, json};
 use crate::access::{Caller, UnknownCaller};
 use crate::operation::{Operation, Request};
@@ -171,9 +171,44 @@ pub(crate) struct Admitted<'a, H: Handler> {
     _checked: (),
 }
 
+/// A call that the observer does not know of yet. If its future is dropped, because the client has disconnected, what
+/// it has begun may go on: then the observer is notified of a call without an answer.
+struct Unanswered<'a> {
+    observer: &'a dyn CallObserver,
+    operation: Operation,
+    incoming: &'a Incoming,
+    /// The request for the observer; none once it is notified.
+    request: Option<Value>,
+}
+
+impl Unanswered<'_> {
+    /// Notifies the observer, once.
+    fn observe(&mut self, response: Value, error: Option<&ServiceError>) {
+        let Some(request) = self.request.take() else { return };
+        let incoming = self.incoming;
+        self.observer.called(Call {
+            operation: self.operation,
+            caller: incoming.caller.as_ref().ok(),
+            request_id: &incoming.request_id,
+            address: &incoming.address,
+            user_agent: &incoming.user_agent,
+            request,
+            response,
+            error,
+            took: incoming.since.elapsed(),
+        });
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        self.observe(Value::Null, Some(&ServiceError::Disconnected));
+    }
+}
+
 impl Service {
-    /// Performs an operation, and notifies the observer when it is answered, or its stream begins. A panic becomes an
-    /// internal error.
+    /// Performs an operation, and notifies the observer when it is answered, or its stream begins, or its future is
+    /// dropped. A panic becomes an internal error.
     ///
     /// # Errors
     ///
@@ -200,12 +235,13 @@ impl Service {
         unknown: &[String],
     ) -> Result<H::Response, ServiceError> {
         let operation = <H::Message as Request>::OPERATION;
-        let observer = &self.parts().observer;
+        let observer = self.parts().observer.as_ref();
         let wanted = observer.wants(operation);
         let request = match input.message() {
             Ok(message) if wanted => json::to_json(<H::Message as Request>::MESSAGE, message),
             _ => Value::Null,
         };
+        let mut unanswered = Unanswered { observer, operation, incoming, request: Some(request) };
         let result = match &incoming.caller {
             Ok(caller) => {
                 let id = &incoming.request_id;
@@ -221,17 +257,8 @@ impl Service {
             let cause = error.cause().unwrap_or_default();
             tracing::error!(request = incoming.request_id, operation = operation.name(), %error, %cause, "a call has failed");
         }
-        observer.called(Call {
-            operation,
-            caller: incoming.caller.as_ref().ok(),
-            request_id: &incoming.request_id,
-            address: &incoming.address,
-            user_agent: &incoming.user_agent,
-            request,
-            response: result.as_ref().ok().filter(|_| wanted).map_or(Value::Null, Response::json),
-            error,
-            took: incoming.since.elapsed(),
-        });
+        let response = result.as_ref().ok().filter(|_| wanted).map_or(Value::Null, Response::json);
+        unanswered.observe(response, error);
         result
     }
 

@@ -1,22 +1,24 @@
 //! Connections: TLS if it is configured, then HTTP/1.1 or HTTP/2.
 //!
 //! Whatever a client can make this host wait for or keep in memory is bounded: handshakes, heads and bodies of requests
-//! in time, headers, streams and resets in number and size, and all connections in number.
+//! in time, headers, streams and resets in number and size, all connections and those of one address in number, and the
+//! time in which a client neither sends a request nor takes a part of a response.
 
+mod activity;
+mod peers;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::body::{Frame, SizeHint};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -35,12 +37,18 @@ use crate::access::Access;
 use crate::clock::Clock;
 use crate::panics;
 use crate::service::Service;
+use activity::{Activity, Sending};
+use peers::Peers;
 
 /// Greatest number of connections; others wait until one ends.
 const CONNECTIONS: usize = 1024;
+/// Greatest number of connections of one address, of IPv6 of one network with a prefix of 64 bits; others are closed at
+/// once.
+const CONNECTIONS_OF_ONE: usize = 256;
 /// Timeout of a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long a client may take to send the head of a request, or be idle.
+/// How long a client may take to send the head of a request, or be idle: to neither wait for an answer, nor send a
+/// request, nor take a part of a response.
 const IDLE: Duration = Duration::from_secs(60);
 /// Greatest size of headers, in bytes: a session token has some thousands.
 const HEADERS: u32 = 64 << 10;
@@ -142,18 +150,23 @@ async fn accept(
     connections: &mut JoinSet<()>,
 ) {
     let (places, http) = (Arc::new(Semaphore::new(CONNECTIONS)), http());
+    let peers = Peers::new(CONNECTIONS_OF_ONE);
     loop {
         while connections.try_join_next().is_some() {}
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, peer)) => {
+                let Some(peer_place) = peers.enter(peer.ip()) else {
+                    tracing::debug!(%peer, "an AWS client has too many connections");
+                    continue;
+                };
                 let (dispatch, acceptor, http) = (Arc::clone(dispatch), acceptor.cloned(), http.clone());
                 let shutdown = shutdown.clone();
                 connections.spawn(async move {
                     let served =
                         panics::request(connection(stream, peer, dispatch, acceptor, http, shutdown));
                     let _ = served.await; // the panic is logged
-                    drop(place);
+                    drop((place, peer_place));
                 });
             }
             Err(error) => {
@@ -173,34 +186,40 @@ async fn connection(
     shutdown: watch::Receiver<bool>,
 ) {
     let _ = stream.set_nodelay(true); // failure only makes responses slower
+    let answer = move |request| {
+        let dispatch = Arc::clone(&dispatch);
+        async move { dispatch.answer(peer, request).await }
+    };
     match acceptor {
-        None => exchange(stream, peer, dispatch, http, shutdown).await,
+        None => exchange(stream, peer, answer, http, shutdown).await,
         Some(acceptor) => {
             // A client that does not speak TLS gets no explanation.
             let Ok(Ok(stream)) = timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
-            exchange(stream, peer, dispatch, http, shutdown).await;
+            exchange(stream, peer, answer, http, shutdown).await;
         }
     }
 }
 
 /// Answers the requests of a connection, until the client goes, the connection is idle for too long, or the daemon shuts
 /// down.
-async fn exchange<S>(
+async fn exchange<S, A, F>(
     stream: S,
     peer: SocketAddr,
-    dispatch: Arc<Dispatch>,
+    answer: A,
     http: Builder<TokioExecutor>,
     mut shutdown: watch::Receiver<bool>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    A: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Response<Body>> + Send + 'static,
 {
-    let under_way = watch::Sender::new(0_usize);
-    let counted = under_way.clone();
-    let service = service_fn(move |request| {
-        let (dispatch, counted) = (Arc::clone(&dispatch), Counted::new(&counted));
+    let activity = Activity::new();
+    let service = service_fn(|request| {
+        let (handled, answered) = (activity.begin(), answer(request));
         async move {
-            let response = dispatch.answer(peer, request).await;
-            Ok::<_, Infallible>(response.map(|body| Sending { body, _counted: counted }))
+            let response = answered.await;
+            let activity = handled.end();
+            Ok::<_, Infallible>(response.map(|body| Sending::new(body, activity)))
         }
     });
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
@@ -211,65 +230,11 @@ async fn exchange<S>(
             }
             return;
         }
-        () = idle(under_way.subscribe()) => {}
+        () = activity.idle(IDLE) => {}
         _ = shutdown.wait_for(|shutdown| *shutdown) => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = timeout(END, connection).await; // a client that does not read its responses is not waited for
-}
-
-/// A request under way, which is counted until this is dropped.
-struct Counted(watch::Sender<usize>);
-
-impl Counted {
-    fn new(under_way: &watch::Sender<usize>) -> Self {
-        under_way.send_modify(|count| *count = count.saturating_add(1));
-        Self(under_way.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.send_modify(|count| *count = count.saturating_sub(1));
-    }
-}
-
-/// The body of a response, until the end of which its request is under way.
-struct Sending {
-    body: Body,
-    _counted: Counted,
-}
-
-impl hyper::body::Body for Sending {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// Returns when no request has been under way for [`IDLE`].
-async fn idle(mut under_way: watch::Receiver<usize>) {
-    loop {
-        if under_way.wait_for(|count| *count == 0).await.is_err() {
-            return;
-        }
-        if timeout(IDLE, under_way.changed()).await.is_err() {
-            return;
-        }
-    }
 }
 
 /// Settings of HTTP, whichever version the client speaks.

@@ -33,6 +33,7 @@ pub(super) enum Kind {
     Throttling,
     Capacity,
     DataLoss,
+    Cancelled,
     Internal,
 }
 
@@ -49,6 +50,7 @@ impl Kind {
             Self::Throttling => exception("ThrottlingException", 429, Code::ResourceExhausted),
             Self::Capacity => exception("InsufficientCapacityException", 500, Code::ResourceExhausted),
             Self::DataLoss => exception("InternalServerException", 500, Code::DataLoss),
+            Self::Cancelled => exception("RequestCancelledException", 499, Code::Cancelled),
             Self::Internal => exception("InternalServerException", 500, Code::Internal),
         }
     }
@@ -115,6 +117,7 @@ impl ServiceError {
             Self::Contended { .. }
             | Self::Store(_)
             | Self::Stopping
+            | Self::Disconnected
             | Self::Internal { .. }
             | Self::OfTags(_) => None,
         }
@@ -124,6 +127,7 @@ impl ServiceError {
         match (self.family(), self.inner()) {
             (Some(family), _) => family.kind(),
             (None, Self::Contended { .. }) => Kind::Conflict,
+            (None, Self::Disconnected) => Kind::Cancelled,
             (None, _) => Kind::Internal,
         }
     }

@@ -114,6 +114,12 @@ pub enum ServiceError {
     /// The daemon is shutting down.
     #[error("The service is stopping. Retry the request later.")]
     Stopping,
+    /// Nobody waits for the answer any more. No client sees this error; it is audited and counted.
+    #[error(
+        "The call was given up before its answer: its client disconnected, its deadline passed, or the service stopped. \
+         The operation may have been performed."
+    )]
+    Disconnected,
     /// Any other failure that the caller has not caused. Clients do not see `what`; it is logged.
     #[error("An internal server error occurred. Retry the request later.")]
     Internal {

@@ -76,6 +76,14 @@ fn what_is_not_the_callers_doing_is_not_told() {
 }
 
 #[test]
+fn a_client_that_has_gone_is_no_fault_of_the_service() {
+    for error in [ServiceError::Disconnected, ServiceError::Disconnected.of_tags()] {
+        assert_eq!(error.exception(), exception("RequestCancelledException", 499, tonic::Code::Cancelled));
+        assert!(!error.is_internal() && error.retry_after().is_none());
+    }
+}
+
+#[test]
 fn no_active_version_names_the_version_that_was_asked_for() {
     let error = ImageError::NoActiveVersion { arn: "arn:x".into(), version: Some("1.0".into()) };
     assert_eq!(error.to_string(), "No active version found for MicroVM image arn:x and version 1.0");

@@ -218,3 +218,32 @@ async fn policies_are_about_the_image() {
     let error = host.service.call_as(&caller, request(&foreign)).await.unwrap_err();
     assert_eq!(error.exception().name, "AccessDeniedException");
 }
+
+#[tokio::test]
+async fn a_call_is_observed_once_also_if_its_client_goes() {
+    let host = host(Profile::Default).await;
+    let token =
+        |token: &str| proto::RunMicrovmRequest { client_token: Some(token.into()), ..request("demo") };
+    let exceptions = || {
+        let calls = host.outside.observed.calls.lock().unwrap();
+        calls.iter().map(|call| (call.operation, call.exception)).collect::<Vec<_>>()
+    };
+    // An identical call is under way, so that this one stops midway.
+    let turn = host.service.turn(&host.caller, Operation::RunMicrovm, Some("a")).await;
+    let mut call = Box::pin(host.run(token("a")));
+    tokio::select! {
+        biased;
+        _ = call.as_mut() => panic!("the call has not waited"),
+        () = std::future::ready(()) => {}
+    }
+    assert_eq!(exceptions(), []);
+    drop(call);
+    let given_up = (Operation::RunMicrovm, Some("RequestCancelledException"));
+    assert_eq!(exceptions(), [given_up]);
+    assert_eq!(host.outside.observed.last().request["clientToken"], "a");
+    drop(turn);
+    host.run(token("a")).await.unwrap();
+    assert_eq!(exceptions(), [given_up, (Operation::RunMicrovm, None)]);
+    host.run(proto::RunMicrovmRequest::default()).await.unwrap_err();
+    assert_eq!(exceptions().len(), 3);
+}

@@ -2,6 +2,7 @@
 
 mod clients;
 mod lines;
+mod slow;
 pub(crate) mod stand;
 
 use std::fs;

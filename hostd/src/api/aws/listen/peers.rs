@@ -1,0 +1,86 @@
+//! How many connections each address has.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex};
+
+use crate::panics::poisoned;
+
+/// The bits of an IPv6 address that name its network: one client may have all addresses in it.
+const NETWORK: u128 = !0 << 64;
+
+/// The connections of each address that has any.
+#[derive(Debug, Clone)]
+pub(super) struct Peers {
+    most: usize,
+    counts: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Peers {
+    /// `most`: greatest number of connections of one address.
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, counts: Arc::default() }
+    }
+
+    /// Counts a connection until the place is dropped; none if its address has too many.
+    pub(super) fn enter(&self, address: IpAddr) -> Option<Place> {
+        let network = network(address);
+        let mut counts = self.counts.lock().unwrap_or_else(poisoned);
+        let count = counts.get(&network).copied().unwrap_or_default();
+        if count >= self.most {
+            return None;
+        }
+        counts.insert(network, count.saturating_add(1));
+        Some(Place { peers: self.clone(), network })
+    }
+}
+
+/// A connection that is counted.
+#[derive(Debug)]
+pub(super) struct Place {
+    peers: Peers,
+    network: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.peers.counts.lock().unwrap_or_else(poisoned);
+        if let Some(count) = counts.get_mut(&self.network) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                counts.remove(&self.network);
+            }
+        }
+    }
+}
+
+/// What stands for all addresses of a client.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & NETWORK)),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_network_has_its_own_places() {
+        let peers = Peers::new(2);
+        let enter = |address: &str| peers.enter(address.parse().unwrap());
+        let first = enter("192.0.2.1").unwrap();
+        let _second = enter("::ffff:192.0.2.1").unwrap();
+        assert!(enter("192.0.2.1").is_none());
+        let _other = enter("192.0.2.2").unwrap();
+        drop(first);
+        let _third = enter("192.0.2.1").unwrap();
+        assert!(enter("192.0.2.1").is_none());
+        let six = (enter("2001:db8::1").unwrap(), enter("2001:db8::ffff:0:0:1").unwrap());
+        assert!(enter("2001:db8::2").is_none());
+        assert!(enter("2001:db8:0:1::1").is_some());
+        drop(six);
+        assert_eq!(peers.counts.lock().unwrap().len(), 2, "addresses without connections take no room");
+    }
+}
