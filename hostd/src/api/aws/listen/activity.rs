@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep};
 
 use super::super::reply::Body;
 use crate::panics::poisoned;
@@ -58,11 +58,11 @@ impl Activity {
                 let now = Instant::now();
                 (now, if state.handled == 0 { state.last } else { now })
             };
-            let end = since + longest;
-            if end <= now {
+            let rest = longest.saturating_sub(now.saturating_duration_since(since));
+            if rest.is_zero() {
                 return;
             }
-            sleep_until(end).await;
+            sleep(rest).await;
         }
     }
 }

@@ -396,7 +396,8 @@ async fn what_is_not_signed_right_does_nothing() {
         client.send(request.body(Full::default()).unwrap()).await.is(400, "InvalidRequest");
     }
     let signed = request("GET", "/artifacts/key", b"").signed();
-    let presigned = Unsigned { presigned: true, ..request("GET", "/artifacts/key", b"") }.signed();
+    let (signable, presigned) = (SignableBody::UnsignedPayload, true);
+    let presigned = Unsigned { signable, presigned, ..request("GET", "/artifacts/key", b"") }.signed();
     let header = &signed.headers()["authorization"];
     let sent = |uri: &str, header: Option<&HeaderValue>| {
         let mut request = Request::get(uri).body(Full::default()).unwrap();

@@ -79,7 +79,8 @@ async fn a_client_that_does_not_read_its_response_is_not_kept() {
     let began = Instant::now();
     client.write_all(GET).await.unwrap();
     served.await.unwrap();
-    assert!(began.elapsed() >= IDLE && began.elapsed() <= IDLE + END + END, "{:?}", began.elapsed());
+    // A timer of HTTP may wake the connection once, which then takes what still fits into its buffers.
+    assert!(began.elapsed() >= IDLE && began.elapsed() <= 2 * (IDLE + END), "{:?}", began.elapsed());
     let mut answer = Vec::new();
     let _ = client.read_to_end(&mut answer).await; // however it ends
     assert!(answer.len() < SIZE);
