@@ -31,6 +31,21 @@ def name(prefix="image"):
     return f"{prefix}-{next(NUMBERS)}"
 
 
+def client(service, which="default", who="everything", region=REGION, id=None, secret=None, **config):
+    """A client of a service of a stand, for the owner of an access key or for other credentials. It tries once."""
+    key = STANDS["keys"][who]
+    return boto3.client(
+        service,
+        endpoint_url=STANDS[which],
+        region_name=region,
+        aws_access_key_id=id or key["id"],
+        aws_secret_access_key=secret or key["secret"],
+        config=Config(
+            retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, inject_host_prefix=False, **config
+        ),
+    )
+
+
 class Stand:
     """A stand, as one owner of an access key sees it."""
 
@@ -38,14 +53,7 @@ class Stand:
         self.url, self.key = STANDS[which], STANDS["keys"][who]
         self.account = self.key["account"]
         self.role = f"arn:aws:iam::{self.account}:role/build"
-        self.client = boto3.client(
-            "lambda-microvms",
-            endpoint_url=self.url,
-            region_name=REGION,
-            aws_access_key_id=self.key["id"],
-            aws_secret_access_key=self.key["secret"],
-            config=Config(retries={"total_max_attempts": 1}, **config),
-        )
+        self.client = client("lambda-microvms", which, who, **config)
 
     def arn(self, image):
         return f"arn:aws:lambda:{REGION}:{self.account}:microvm-image:{image}"

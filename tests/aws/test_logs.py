@@ -10,11 +10,9 @@ import subprocess
 import sys
 import time
 
-import boto3
 import pytest
-from botocore.config import Config
 from botocore.exceptions import ClientError
-from conftest import REGION, STANDS
+from conftest import REGION, STANDS, client
 
 GROUP = "/aws/lambda-microvms/lines"
 LIVE = "/aws/lambda-microvms/live"
@@ -22,21 +20,9 @@ LINES = [f"line {number}" for number in range(60)]
 JSON = '{"level": "error", "ms": 700}'
 
 
-def client(who="everything"):
-    key = STANDS["keys"][who]
-    return boto3.client(
-        "logs",
-        endpoint_url=STANDS["default"],
-        region_name=REGION,
-        aws_access_key_id=key["id"],
-        aws_secret_access_key=key["secret"],
-        config=Config(retries={"total_max_attempts": 1}, inject_host_prefix=False),
-    )
-
-
 @pytest.fixture(scope="module")
 def logs():
-    return client()
+    return client("logs")
 
 
 def error(call, **parameters):
@@ -145,11 +131,11 @@ def test_errors(logs):
 
 
 def test_another_account_sees_none_of_it():
-    other = client("other")
+    other = client("logs", who="other")
     assert other.describe_log_groups()["logGroups"] == []
     code, _, _ = error(other.filter_log_events, logGroupName=GROUP)
     assert code == "ResourceNotFoundException"
-    code, _, _ = error(client("reader").filter_log_events, logGroupName=GROUP)
+    code, _, _ = error(client("logs", who="reader").filter_log_events, logGroupName=GROUP)
     assert code == "AccessDeniedException"
 
 

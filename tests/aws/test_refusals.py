@@ -1,10 +1,8 @@
 """Refused signatures: each protocol's clients find the name of the exception and its sentence."""
 
-import boto3
 import pytest
-from botocore.config import Config
 from botocore.exceptions import ClientError
-from conftest import REGION, STANDS
+from conftest import REGION, client
 
 # The name of the exception for a key that is unknown, a wrong secret and another region.
 SERVICES = {
@@ -21,42 +19,25 @@ CALLS = {
 }
 
 
-def refused(service, key, secret, region):
-    client = boto3.client(
-        service,
-        endpoint_url=STANDS["default"],
-        region_name=region,
-        aws_access_key_id=key,
-        aws_secret_access_key=secret,
-        config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, inject_host_prefix=False),
-    )
+def refused(service, **more):
     with pytest.raises(ClientError) as raised:
-        CALLS[service](client)
+        CALLS[service](client(service, **more))
     return raised.value.response["Error"]
 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_refused_signatures_have_names_and_sentences(service):
-    key = STANDS["keys"]["everything"]
     unknown, mismatch, region = SERVICES[service]
-    error = refused(service, "AKUNKNOWN", key["secret"], REGION)
+    error = refused(service, id="AKUNKNOWN")
     assert error["Code"] == unknown and "invalid" in error["Message"], error
-    assert refused(service, key["id"], "wrong" * 5, REGION)["Code"] == mismatch
-    error = refused(service, key["id"], key["secret"], "eu-west-1")
+    assert refused(service, secret="wrong" * 5)["Code"] == mismatch
+    error = refused(service, region="eu-west-1")
     assert error["Code"] == region and f"The region of this host is '{REGION}'" in error["Message"], error
 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_signature_that_cannot_be_read_is_refused_in_the_same_way(service):
-    key = STANDS["keys"]["everything"]
-    client = boto3.client(
-        service,
-        endpoint_url=STANDS["default"],
-        region_name=REGION,
-        aws_access_key_id=key["id"],
-        aws_secret_access_key=key["secret"],
-        config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, inject_host_prefix=False),
-    )
+    spoiled = client(service)
 
     def spoil(request, **_):
         header = request.headers["Authorization"]
@@ -64,9 +45,9 @@ def test_a_signature_that_cannot_be_read_is_refused_in_the_same_way(service):
         del request.headers["Authorization"]
         request.headers["Authorization"] = header.replace("SignedHeaders=", "Signed=")
 
-    client.meta.events.register("before-send.*", spoil)
+    spoiled.meta.events.register("before-send.*", spoil)
     with pytest.raises(ClientError) as raised:
-        CALLS[service](client)
+        CALLS[service](spoiled)
     assert raised.value.response["Error"]["Code"] in (
         "IncompleteSignatureException", "IncompleteSignature", "AuthorizationHeaderMalformed"
     )

@@ -8,33 +8,19 @@ import subprocess
 import sys
 import zipfile
 
-import boto3
 import pytest
 import urllib3
 from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
 from botocore.exceptions import ClientError
-from conftest import REGION, STANDS
+from conftest import REGION, STANDS, client
 
 BUCKET = "hearth-local"
 MIB = 1 << 20
 
 
-def client(who="everything", **config):
-    key = STANDS["keys"][who]
-    return boto3.client(
-        "s3",
-        endpoint_url=STANDS["default"],
-        region_name=REGION,
-        aws_access_key_id=key["id"],
-        aws_secret_access_key=key["secret"],
-        config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, **config),
-    )
-
-
 @pytest.fixture(scope="module")
 def s3():
-    return client()
+    return client("s3")
 
 
 def code(call, **parameters):
@@ -142,7 +128,7 @@ def test_conditions(s3):
 
 def test_presigned_urls(s3):
     s3.put_object(Bucket=BUCKET, Key="signed", Body=b"hello")
-    v4 = client(signature_version="s3v4")
+    v4 = client("s3", signature_version="s3v4")
     url = v4.generate_presigned_url("get_object", Params={"Bucket": BUCKET, "Key": "signed"}, ExpiresIn=60)
     assert urllib3.request("GET", url).data == b"hello"
     changed = urllib3.request("GET", url.replace("signed?", "other?"))
@@ -152,22 +138,18 @@ def test_presigned_urls(s3):
 
 def test_accounts_are_apart(s3):
     s3.put_object(Bucket=BUCKET, Key="private", Body=b"mine")
-    other = client("other")
+    other = client("s3", who="other")
     assert keys(other) == []
     assert code(other.get_object, Bucket=BUCKET, Key="private") == ("NoSuchKey", 404)
     other.put_object(Bucket=BUCKET, Key="private", Body=b"theirs")
     other.delete_object(Bucket=BUCKET, Key="private")
     assert s3.get_object(Bucket=BUCKET, Key="private")["Body"].read() == b"mine"
     s3.delete_object(Bucket=BUCKET, Key="private")
-    assert code(client("reader").put_object, Bucket=BUCKET, Key="k", Body=b"x") == ("AccessDenied", 403)
+    assert code(client("s3", who="reader").put_object, Bucket=BUCKET, Key="k", Body=b"x") == ("AccessDenied", 403)
 
 
 def test_wrong_secrets():
-    key = STANDS["keys"]["everything"]
-    wrong = boto3.client(
-        "s3", endpoint_url=STANDS["default"], region_name=REGION, aws_access_key_id=key["id"], aws_secret_access_key="wrong" * 5,
-        config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}),
-    )
+    wrong = client("s3", secret="wrong" * 5)
     assert code(wrong.get_object, Bucket=BUCKET, Key="k") == ("SignatureDoesNotMatch", 403)
 
 
@@ -210,4 +192,4 @@ def test_the_command_line_and_an_image(tmp_path):
         (tmp_path / "folder" / str(number)).write_text(str(number))
     aws("s3", "sync", "folder", f"s3://{BUCKET}/folder")
     aws("s3", "rm", "--recursive", f"s3://{BUCKET}/folder")
-    assert keys(client(), Prefix="folder") == []
+    assert keys(client("s3"), Prefix="folder") == []

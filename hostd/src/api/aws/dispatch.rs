@@ -127,18 +127,18 @@ impl Dispatch {
     {
         let (id, since) = (Uuid::new_v4().to_string(), Instant::now());
         let path = request.uri().path().to_owned();
-        let presumed = protocol::of_head(&request);
-        let answered = panics::request(self.signed(peer, request, presumed, &id, since)).await;
+        let protocol = protocol::of_head(&request);
+        let answered = panics::request(self.signed(peer, request, &id, since)).await;
         let mut response = match answered {
             Ok(Ok(signed_answer)) => signed_answer,
-            Ok(Err((protocol, refused))) => {
+            Ok(Err(refused)) => {
                 tracing::debug!(request = id, %peer, path, %refused, "a request is refused");
                 whole(refused.response(protocol, &id))
             }
             Err(panics::Panicked) => {
                 tracing::error!(request = id, path, "a call has ended with a panic");
                 let error = ServiceError::panicked();
-                whole(protocol::refusal(presumed, &id, 500, error.exception().name, &error.to_string()))
+                whole(protocol::refusal(protocol, &id, 500, error.exception().name, &error.to_string()))
             }
         };
         with_request_id(&mut response, &id);
@@ -150,21 +150,16 @@ impl Dispatch {
         &self,
         peer: SocketAddr,
         request: Request<B>,
-        presumed: Protocol,
         id: &str,
         since: Instant,
-    ) -> Result<Response<Body>, (Protocol, Refused)>
+    ) -> Result<Response<Body>, Refused>
     where
         B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (parts, body) = request.into_parts();
-        let unsigned = |error: SignatureError| (presumed, Refused::from(error));
-        let claim =
-            Claim::read(&parts).map_err(unsigned)?.ok_or_else(|| unsigned(SignatureError::Missing))?;
-        let protocol = protocol::of_service(claim.service());
-        let refused = |error: SignatureError| (protocol, Refused::from(error));
-        let key = self.access.known(&claim, self.service.now()).map_err(refused)?;
+        let claim = Claim::read(&parts)?.ok_or(SignatureError::Missing)?;
+        let key = self.access.known(&claim, self.service.now())?;
         let incoming = |caller, parts: &Parts| Incoming {
             caller: Ok(caller),
             request_id: id.to_owned(),
@@ -182,11 +177,10 @@ impl Dispatch {
             let response = s3::answer(&self.service, claimed, Request::from_parts(parts, body)).await;
             return Ok(response.map(|body| body.map_err(std::io::Error::other).boxed_unsync()));
         }
-        let (body, taken) =
-            read(body, &self.rooms.of(claim.access_key())).await.map_err(|why| (protocol, why))?;
+        let (body, taken) = read(body, &self.rooms.of(claim.access_key())).await?;
         let verified = self.access.verified(&key, &claim, &parts, &body, self.tls, id.to_owned());
         drop(taken);
-        let caller = verified.map_err(refused)?;
+        let caller = verified?;
         let signed = Signed { incoming: incoming(caller, &parts), parts, body };
         match claim.service() {
             "sts" => Ok(whole(sts::answer(&self.service, signed).await)),

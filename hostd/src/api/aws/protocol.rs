@@ -27,7 +27,7 @@ const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
 pub(super) const AWS_JSON: HeaderValue = HeaderValue::from_static("application/x-amz-json-1.1");
 
 /// The protocol of a service.
-pub(super) fn of_service(service: &str) -> Protocol {
+fn of_service(service: &str) -> Protocol {
     match service {
         "sts" => Protocol::Query,
         "logs" => Protocol::AwsJson,
@@ -36,7 +36,8 @@ pub(super) fn of_service(service: &str) -> Protocol {
     }
 }
 
-/// The protocol of a request whose signature is missing or cannot be read: what its head looks like.
+/// The protocol of a request: that of the service in its signature's scope, also where the signature is not valid; without
+/// one, what its head looks like.
 pub(super) fn of_head<B>(request: &Request<B>) -> Protocol {
     let text = |name: HeaderName| {
         request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()

@@ -16,8 +16,8 @@ use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 
 use super::error;
 use super::members::{
-    Bounds, Kept, about, blob, bounds, condition, data, encoding, has_grants, is_private, kept, own_coding,
-    refuse,
+    Bounds, Kept, about, blob, bounds, checksums, condition, data, described, encoding, has_grants,
+    is_private, kept, output, own_coding, refuse, refuse_unkept,
 };
 use super::verify::Checksums;
 use crate::service::Service;
@@ -213,21 +213,7 @@ impl S3 for Bucket {
         let (if_match, if_none_match) = (input.if_match.as_ref(), input.if_none_match.as_ref());
         let object = self.open(&input.bucket, input.key, if_match, if_none_match).await?;
         let (Bounds { length, content_range, .. }, status) = bounds(input.range.as_ref(), object.bytes)?;
-        let Kept { mut headers, metadata } = kept(object.about.clone());
-        let output = HeadObjectOutput {
-            accept_ranges: Some("bytes".to_owned()),
-            content_length: i64::try_from(length).ok(),
-            content_range,
-            e_tag: Some(ETag::Strong(object.about.etag)),
-            last_modified: Some(object.modified.into()),
-            content_type: headers.remove("content-type"),
-            content_encoding: headers.remove("content-encoding"),
-            content_disposition: headers.remove("content-disposition"),
-            content_language: headers.remove("content-language"),
-            cache_control: headers.remove("cache-control"),
-            metadata,
-            ..Default::default()
-        };
+        let output = output!(HeadObjectOutput, object, length, content_range, {});
         Ok(S3Response { status, ..S3Response::new(output) })
     }
 
@@ -241,61 +227,19 @@ impl S3 for Bucket {
         let (if_match, if_none_match) = (input.if_match.as_ref(), input.if_none_match.as_ref());
         let object = self.open(&input.bucket, input.key, if_match, if_none_match).await?;
         let (Bounds { offset, length, content_range }, status) = bounds(input.range.as_ref(), object.bytes)?;
-        let Kept { mut headers, metadata } = kept(object.about.clone());
-        let output = GetObjectOutput {
-            accept_ranges: Some("bytes".to_owned()),
-            content_length: i64::try_from(length).ok(),
-            content_range,
-            e_tag: Some(ETag::Strong(object.about.etag.clone())),
-            last_modified: Some(object.modified.into()),
-            content_type: headers.remove("content-type"),
-            content_encoding: headers.remove("content-encoding"),
-            content_disposition: headers.remove("content-disposition"),
-            content_language: headers.remove("content-language"),
-            cache_control: headers.remove("cache-control"),
-            metadata,
-            body: Some(blob(object.read(offset, length))),
-            ..Default::default()
-        };
+        let output = output!(GetObjectOutput, object, length, content_range, { body: Some(blob(object.read(offset, length))), });
         Ok(S3Response { status, ..S3Response::new(output) })
     }
 
     async fn put_object(&self, request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
         let S3Request { input, headers, trailing_headers, .. } = request;
         self.check(&input.bucket)?;
-        refuse([
-            (input.acl.as_ref().is_some_and(|acl| !is_private(acl.as_str())), "x-amz-acl"),
-            (
-                input.storage_class.as_ref().is_some_and(|class| class.as_str() != "STANDARD"),
-                "x-amz-storage-class",
-            ),
-            (has_grants(&headers), "x-amz-grant"),
-            (input.server_side_encryption.is_some(), "server-side encryption"),
-            (input.sse_customer_key.is_some(), "server-side encryption"),
-            (input.ssekms_key_id.is_some(), "server-side encryption"),
-            (input.tagging.is_some(), "x-amz-tagging"),
-            (input.object_lock_mode.is_some(), "x-amz-object-lock-mode"),
-            (input.object_lock_legal_hold_status.is_some(), "x-amz-object-lock-legal-hold"),
-            (input.website_redirect_location.is_some(), "x-amz-website-redirect-location"),
-            (input.write_offset_bytes.is_some(), "x-amz-write-offset-bytes"),
-        ])?;
+        refuse_unkept!(input, headers)?;
+        refuse([(input.write_offset_bytes.is_some(), "x-amz-write-offset-bytes")])?;
         self.check_length(input.content_length)?;
-        let expected = [
-            input.checksum_crc32,
-            input.checksum_crc32c,
-            input.checksum_crc64nvme,
-            input.checksum_sha1,
-            input.checksum_sha256,
-        ];
+        let expected = checksums!(input);
         let verify = Checksums::of(&headers, trailing_headers, expected, input.content_md5)?;
-        let stored = [
-            ("content-type", input.content_type),
-            ("content-encoding", input.content_encoding.and_then(|coding| own_coding(&coding))),
-            ("content-disposition", input.content_disposition),
-            ("content-language", input.content_language),
-            ("cache-control", input.cache_control),
-        ];
-        let about = about(stored, input.metadata);
+        let about = described!(input);
         let condition = condition(input.if_match, input.if_none_match)?;
         let data = data(input.body);
         match self.put(&input.key, PutStep::Whole { about, data, verify, condition }).await? {
@@ -313,29 +257,8 @@ impl S3 for Bucket {
     ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
         let S3Request { input, headers, .. } = request;
         self.check(&input.bucket)?;
-        refuse([
-            (input.acl.as_ref().is_some_and(|acl| !is_private(acl.as_str())), "x-amz-acl"),
-            (
-                input.storage_class.as_ref().is_some_and(|class| class.as_str() != "STANDARD"),
-                "x-amz-storage-class",
-            ),
-            (has_grants(&headers), "x-amz-grant"),
-            (input.server_side_encryption.is_some(), "server-side encryption"),
-            (input.sse_customer_key.is_some(), "server-side encryption"),
-            (input.ssekms_key_id.is_some(), "server-side encryption"),
-            (input.tagging.is_some(), "x-amz-tagging"),
-            (input.object_lock_mode.is_some(), "x-amz-object-lock-mode"),
-            (input.object_lock_legal_hold_status.is_some(), "x-amz-object-lock-legal-hold"),
-            (input.website_redirect_location.is_some(), "x-amz-website-redirect-location"),
-        ])?;
-        let stored = [
-            ("content-type", input.content_type),
-            ("content-encoding", input.content_encoding.and_then(|coding| own_coding(&coding))),
-            ("content-disposition", input.content_disposition),
-            ("content-language", input.content_language),
-            ("cache-control", input.cache_control),
-        ];
-        let about = about(stored, input.metadata);
+        refuse_unkept!(input, headers)?;
+        let about = described!(input);
         match self.put(&input.key, PutStep::Begin(about)).await? {
             Put::Begun(id) => Ok(S3Response::new(CreateMultipartUploadOutput {
                 bucket: Some(input.bucket),
@@ -355,13 +278,7 @@ impl S3 for Bucket {
         self.check(&input.bucket)?;
         refuse([(input.sse_customer_key.is_some(), "server-side encryption")])?;
         self.check_length(input.content_length)?;
-        let expected = [
-            input.checksum_crc32,
-            input.checksum_crc32c,
-            input.checksum_crc64nvme,
-            input.checksum_sha1,
-            input.checksum_sha256,
-        ];
+        let expected = checksums!(input);
         let step = PutStep::Part {
             upload: input.upload_id,
             number: u32::try_from(input.part_number).unwrap_or_default(),
@@ -383,13 +300,7 @@ impl S3 for Bucket {
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let S3Request { input, headers, .. } = request;
         self.check(&input.bucket)?;
-        let expected = [
-            input.checksum_crc32,
-            input.checksum_crc32c,
-            input.checksum_crc64nvme,
-            input.checksum_sha1,
-            input.checksum_sha256,
-        ];
+        let expected = checksums!(input);
         let is_composite = expected.iter().flatten().any(|checksum| checksum.contains('-'));
         refuse([
             (is_composite, "a checksum of checksums (COMPOSITE)"),

@@ -24,6 +24,81 @@ pub(super) fn refuse<const N: usize>(members: [(bool, &str); N]) -> S3Result<()>
     }
 }
 
+/// Refuses what an artifact cannot be stored with. The inputs of operations are unrelated types with the same members, so
+/// that what is the same for several of them is a macro here.
+macro_rules! refuse_unkept {
+    ($input:ident, $headers:ident) => {
+        refuse([
+            ($input.acl.as_ref().is_some_and(|acl| !is_private(acl.as_str())), "x-amz-acl"),
+            (
+                $input.storage_class.as_ref().is_some_and(|class| class.as_str() != "STANDARD"),
+                "x-amz-storage-class",
+            ),
+            (has_grants(&$headers), "x-amz-grant"),
+            ($input.server_side_encryption.is_some(), "server-side encryption"),
+            ($input.sse_customer_key.is_some(), "server-side encryption"),
+            ($input.ssekms_key_id.is_some(), "server-side encryption"),
+            ($input.tagging.is_some(), "x-amz-tagging"),
+            ($input.object_lock_mode.is_some(), "x-amz-object-lock-mode"),
+            ($input.object_lock_legal_hold_status.is_some(), "x-amz-object-lock-legal-hold"),
+            ($input.website_redirect_location.is_some(), "x-amz-website-redirect-location"),
+        ])
+    };
+}
+
+/// What an input says of an artifact, to be stored with it.
+macro_rules! described {
+    ($input:ident) => {
+        about(
+            [
+                ("content-type", $input.content_type),
+                ("content-encoding", $input.content_encoding.and_then(|coding| own_coding(&coding))),
+                ("content-disposition", $input.content_disposition),
+                ("content-language", $input.content_language),
+                ("cache-control", $input.cache_control),
+            ],
+            $input.metadata,
+        )
+    };
+}
+
+/// The checksums in an input, in the order of [`super::verify`].
+macro_rules! checksums {
+    ($input:ident) => {
+        [
+            $input.checksum_crc32,
+            $input.checksum_crc32c,
+            $input.checksum_crc64nvme,
+            $input.checksum_sha1,
+            $input.checksum_sha256,
+        ]
+    };
+}
+
+/// An output with an artifact, of which `length` bytes are meant, and more members.
+macro_rules! output {
+    ($output:ident, $object:ident, $length:ident, $content_range:ident, { $($more:tt)* }) => {{
+        let Kept { mut headers, metadata } = kept($object.about.clone());
+        $output {
+            accept_ranges: Some("bytes".to_owned()),
+            content_length: i64::try_from($length).ok(),
+            content_range: $content_range,
+            e_tag: Some(ETag::Strong($object.about.etag.clone())),
+            last_modified: Some($object.modified.into()),
+            content_type: headers.remove("content-type"),
+            content_encoding: headers.remove("content-encoding"),
+            content_disposition: headers.remove("content-disposition"),
+            content_language: headers.remove("content-language"),
+            cache_control: headers.remove("cache-control"),
+            metadata,
+            $($more)*
+            ..Default::default()
+        }
+    }};
+}
+
+pub(super) use {checksums, described, output, refuse_unkept};
+
 /// Whether an access list says what is the case anyway.
 pub(super) fn is_private(acl: &str) -> bool {
     ["private", "bucket-owner-full-control"].contains(&acl)
