@@ -1,4 +1,5 @@
-# Sourced by jobs that start the daemon, with $home set to a folder for its files: leaves its configuration in $home/hearthd.toml.
+# Sourced by jobs that start the daemon, with $home set to a folder for its files: leaves its configuration in $home/hearthd.toml, and
+# functions that start and end it.
 # Guests are as small as can be, and everything has the time that an emulated host needs.
 run="/run/hearth-${0##*/}"
 rm -rf "$run"
@@ -26,3 +27,26 @@ id = "$key_id"
 secret = "$secret"
 END
 fi
+
+# Starts the daemon, whose process is $daemon then, and waits until it answers. The function $1 runs when the script ends.
+start_daemon() {
+    "$HEARTH_HOSTD" --config "$home/hearthd.toml" > "$home/hearthd.log" 2>&1 &
+    daemon=$!
+    trap "$1" EXIT INT TERM
+    tries=0
+    until "$HEARTH_CLI" host > /dev/null 2>&1; do
+        kill -0 "$daemon" 2> /dev/null || exit 1
+        tries=$((tries + 1))
+        [ $tries -lt 300 ] || exit 1
+        sleep 0.1
+    done
+}
+# Ends the daemon; with a status of the script that is not 0, the end of its log is shown before.
+end_daemon() {
+    if [ "$1" -ne 0 ]; then
+        echo "--- the end of hearthd's log"
+        tail -n 40 "$home/hearthd.log"
+    fi
+    kill "$daemon" 2> /dev/null || true
+    wait "$daemon" || true
+}

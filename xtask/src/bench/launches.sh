@@ -13,25 +13,14 @@ esac
 export HEARTH_ENDPOINT="unix:$home/hearthd.sock"
 . "$HEARTH_IN/configure.sh"
 echo 'capacity_mib = 1000000' >> "$home/hearthd.toml"
-"$HEARTH_HOSTD" --config "$home/hearthd.toml" > "$home/hearthd.log" 2>&1 &
-daemon=$!
 stop() {
     status=$?
     trap - EXIT INT TERM
-    [ $status -eq 0 ] || tail -n 40 "$home/hearthd.log"
-    kill "$daemon" 2> /dev/null || true
-    wait "$daemon" || true
+    end_daemon $status
     rm -rf "$home"
     exit $status
 }
-trap stop EXIT INT TERM
-tries=0
-until "$HEARTH_CLI" host > /dev/null 2>&1; do
-    kill -0 "$daemon" 2> /dev/null || exit 1
-    tries=$((tries + 1))
-    [ $tries -lt 300 ] || exit 1
-    sleep 0.1
-done
+start_daemon stop
 "$HEARTH_CLI" image create counter "$HEARTH_EXAMPLES/counter" --memory 512 --hooks-port 8080 --ready=120 --validate=60 \
     --run=60 --suspend=60 --resume=60
 bench=$1

@@ -34,27 +34,13 @@ newest() {
 stop() {
     status=$?
     trap - EXIT INT TERM
-    if [ $status -ne 0 ]; then
-        echo "--- the end of hearthd's log"
-        tail -n 40 "$home/hearthd.log"
-    fi
     "$HEARTH_CLI" --quiet ps | xargs -r "$HEARTH_CLI" rm --wait > /dev/null 2>&1 || true
-    kill "$daemon" 2> /dev/null || true
-    wait "$daemon" || true
+    end_daemon $status
     exit $status
 }
 
 . "$HEARTH_IN/configure.sh"
-"$HEARTH_HOSTD" --config "$home/hearthd.toml" > "$home/hearthd.log" 2>&1 &
-daemon=$!
-trap stop EXIT INT TERM
-tries=0
-until "$HEARTH_CLI" host > /dev/null 2>&1; do
-    kill -0 "$daemon" 2> /dev/null || exit 1
-    tries=$((tries + 1))
-    [ $tries -lt 300 ] || exit 1
-    sleep 0.1
-done
+start_daemon stop
 
 step 'the host' host
 step 'an image of a Dockerfile and a program' image create counter "$HEARTH_EXAMPLES/counter" --memory 512 \
