@@ -2,8 +2,15 @@
 
 use anyhow::Result;
 
+use crate::base;
 use crate::cache::Cache;
+use crate::first_run::{self, Goal, Pending};
+use crate::images::Images;
+use crate::kernel;
+use crate::metal;
+use crate::packages::Need;
 use crate::parts::{CLI, Executable, HOSTD, Parts, ProgramRequest};
+use crate::progress::Steps;
 use crate::rocksdb;
 use crate::toolchain::{Cross, Link};
 
@@ -29,4 +36,31 @@ pub(crate) const PROGRAMS: [ProgramRequest<'static>; 2] = [
 /// Builds the daemon and its client and adds them to the parts for the metal.
 pub(crate) fn add(cache: &Cache, cross: &Cross, profile: &str, parts: &mut Parts) -> Result<()> {
     parts.build_several(cache, cross, (Link::Dynamic, profile), (&PROGRAMS, &[]))
+}
+
+/// Sets this machine up, and builds what a script on the metal needs that starts the daemon: the daemon, its client, the monitor, base
+/// images and the script that configures the daemon. `needs` are programs that the caller uses on this machine.
+pub(crate) fn prepare(cache: &Cache, needs: &[Need], steps: &mut Steps) -> Result<(Parts, Images)> {
+    let (cross, mut pending) = steps.run("set-up", || {
+        let pending = first_run::prepare(cache, Goal::OnMetal, needs)?;
+        metal::set_up(cache)?;
+        Ok((Cross::prepare(cache)?, pending))
+    })?;
+    let bases = base::begin(cache);
+    let mut parts = Parts::new(cache)?;
+    steps.run("build for the metal", || {
+        let monitor = ("hearth-vmm", Executable::Binary("hearth-vmm"));
+        parts.build(cache, &cross, "metal", monitor, "hearth-vmm")?;
+        add(cache, &cross, PROFILE, &mut parts)
+    })?;
+    pending.tell_rest(cache);
+    steps.run("guest kernel", || kernel::prepare(cache))?;
+    pending.tell_rest(cache);
+    let images = steps.run("base image", || {
+        bases.finish()?;
+        Images::prepare(cache, &cross, "metal", &mut parts)
+    })?;
+    Pending::all_built(cache)?;
+    parts.add_script(CONFIGURE_NAME, CONFIGURE)?;
+    Ok((parts, images))
 }

@@ -39,6 +39,7 @@ export HEARTH_IMAGE_BUILDER="$HEARTH_IN/hearth-image-builder"
 #[derive(Debug)]
 pub(crate) struct Images {
     catalogue: PathBuf,
+    examples: PathBuf,
     script: PathBuf,
 }
 
@@ -55,10 +56,15 @@ impl Images {
         let counter = ("hearth-example-counter", Executable::Binary("counter"));
         let binary = examples.join("counter/counter");
         crate::parts::build_executable(cache, cross, profile, counter, &binary)?;
-        parts.add(examples, EXAMPLES);
+        parts.add(examples.clone(), EXAMPLES);
         let script = parts.path("with-catalogue.sh");
         fs::write(&script, SCRIPT).context("writing a script")?;
-        Ok(Self { catalogue, script })
+        Ok(Self { catalogue, examples, script })
+    }
+
+    /// The folder of an example on this machine.
+    pub(crate) fn context(&self, example: &str) -> PathBuf {
+        self.examples.join(example)
     }
 
     /// Adds the disk and memory to a job whose words come from [`Self::words`].

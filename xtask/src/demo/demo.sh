@@ -27,6 +27,27 @@ step() {
     table="$table$(printf '%6d.%02d s   %s' $((took / 100)) $((took % 100)) "$what")
 "
 }
+# The same with a command of AWS's, which runs on the machine that has started the metal: standard input is a stream to there.
+step_outside() {
+    what=$1
+    shift
+    title "$what"
+    echo "\$ $*"
+    begun=$(now)
+    answered=
+    echo "$*" >&0
+    while IFS= read -r line; do
+        case $line in
+            '| '*) echo "${line#| }" ;;
+            '= 0') answered=yes && break ;;
+            *) break ;;
+        esac
+    done
+    [ -n "$answered" ] || exit 1
+    took=$(($(now) - begun))
+    table="$table$(printf '%6d.%02d s   %s' $((took / 100)) $((took % 100)) "$what")
+"
+}
 # The id of the newest microVM.
 newest() {
     "$HEARTH_CLI" --quiet ps --limit 1
@@ -60,6 +81,9 @@ step 'the other one has not noticed' logs --group /demo --stream second
 step 'the first is suspended again' suspend --wait "$first"
 step 'a plain request wakes it, and it counts on' curl "$first/" -sS
 step 'a command beside its program' shell "$first" -- /counter ask /
+step_outside "AWS's own command line, from outside" aws logs filter-log-events --log-group-name /demo \
+    --log-stream-names first --query events[].message
+step_outside 'it sees both' aws lambda-microvms list-microvms --output table
 if [ -e "$HEARTH_IN/keep" ]; then
     step 'the second is terminated' rm --wait "$second"
 else

@@ -2,26 +2,29 @@
 //! with the time of each step.
 //!
 //! * `demo.sh` – the steps on the metal, with the daemon's own client
-//! * [`access`] – certificate, key and client for a user who continues in a shell (`--keep`)
+//! * [`requests`] – the steps that are run on this machine, with AWS's client
+//! * [`keep`] – clients for a user who continues in a shell (`--keep`)
 
-mod access;
+mod keep;
+mod requests;
 
-use anyhow::{Result, bail};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 
-use crate::base;
+use crate::access::{self, Access, Ports};
 use crate::cache::Cache;
 use crate::daemon;
-use crate::first_run::{self, Goal, Pending};
 use crate::images::Images;
-use crate::kernel;
 use crate::metal::options::EmulatedHostOptions;
 use crate::metal::{self, Action, Job, Metal};
-use crate::packages::Need;
-use crate::parts::{Executable, Parts};
+use crate::parts::Parts;
 use crate::progress::{self, Steps};
-use crate::toolchain::Cross;
-use access::Access;
+use crate::python;
 
 const SCRIPT: &str = include_str!("demo.sh");
 const SCRIPT_NAME: &str = "demo.sh";
@@ -40,46 +43,29 @@ pub(crate) struct Options {
     /// The port on which --keep makes the endpoints of its microVMs reachable
     #[arg(long, value_name = "PORT", default_value_t = 7444, requires = "keep")]
     endpoint_port: u16,
+    /// The port on which --keep makes it reachable for AWS's clients
+    #[arg(long, value_name = "PORT", default_value_t = 7480, requires = "keep")]
+    aws_port: u16,
 }
 
 impl Options {
     /// Runs the demo.
     pub(crate) fn run(&self, cache: &Cache) -> Result<u8> {
         let mut steps = Steps::default();
-        let (cross, mut pending) = steps.run("set-up", || {
-            let more: &[Need] = if self.keep { &[access::OPENSSL] } else { &[] };
-            let pending = first_run::prepare(cache, Goal::OnMetal, more)?;
-            metal::set_up(cache)?;
-            Ok((Cross::prepare(cache)?, pending))
-        })?;
-        let bases = base::begin(cache);
-        let mut parts = Parts::new(cache)?;
-        steps.run("build for the metal", || {
-            parts.build(
-                cache,
-                &cross,
-                "metal",
-                ("hearth-vmm", Executable::Binary("hearth-vmm")),
-                "hearth-vmm",
-            )?;
-            daemon::add(cache, &cross, daemon::PROFILE, &mut parts)
-        })?;
-        pending.tell_rest(cache);
-        steps.run("guest kernel", || kernel::prepare(cache))?;
-        pending.tell_rest(cache);
-        let images = steps.run("base image", || {
-            bases.finish()?;
-            Images::prepare(cache, &cross, "metal", &mut parts)
-        })?;
-        Pending::all_built(cache)?;
-        let prepare = || Access::prepare(cache, self.port, self.endpoint_port);
-        let access = self.keep.then(|| steps.run("access from this machine", prepare)).transpose()?;
-        parts.add_script(SCRIPT_NAME, SCRIPT)?;
-        parts.add_script(daemon::CONFIGURE_NAME, daemon::CONFIGURE)?;
-        if let Some(access) = &access {
+        let [python, environments] = python::NEEDS;
+        let needs = [access::OPENSSL, python, environments];
+        let (mut parts, images) = daemon::prepare(cache, &needs, &mut steps)?;
+        let (access, aws) = steps.run("access from this machine", || {
+            let access = Access::prepare(cache, "demo", self.ports()?)?;
+            let python = python::prepare(cache)?;
             access.give(&mut parts)?;
-        }
-        let finished = steps.run("demo", || self.run_on_metal(cache, &parts, &images))?;
+            if self.keep {
+                keep::prepare(cache, &access, &python, &mut parts)?;
+            }
+            Ok((access, python.with_file_name("aws")))
+        })?;
+        parts.add_script(SCRIPT_NAME, SCRIPT)?;
+        let finished = steps.run("demo", || self.run_on_metal(cache, (&parts, &images), (&access, &aws)))?;
         eprint!("{}", steps.table());
         progress::note(&format!(
             "the metal was up after {}, the demo took {} there",
@@ -92,18 +78,38 @@ impl Options {
         Ok(0)
     }
 
-    fn run_on_metal(&self, cache: &Cache, parts: &Parts, images: &Images) -> Result<metal::Finished> {
+    /// The daemon's ports: those that the user chose, or any that are free.
+    fn ports(&self) -> Result<Ports> {
+        match self.keep {
+            true => Ok(Ports { api: self.port, endpoints: self.endpoint_port, aws: self.aws_port }),
+            false => Ports::free(),
+        }
+    }
+
+    fn run_on_metal(
+        &self,
+        cache: &Cache,
+        (parts, images): (&Parts, &Images),
+        (access, aws): (&Access, &Path),
+    ) -> Result<metal::Finished> {
         let metal = Metal::open(cache)?;
         let mut job = Job::new(Action::Run(Images::words(&metal, SCRIPT_NAME, &[])));
         job.emulated_host = self.emulated_host.settings();
         images.give(&mut job);
         parts.give(&metal, &mut job);
+        access.forward(&mut job);
         if self.keep {
             job.timeout = None;
-            job.forwards.push((self.port, access::METAL_PORT));
-            job.forwards.push((self.endpoint_port, self.endpoint_port));
         }
-        let finished = metal.run(job)?;
+        let (requests, stdin) = UnixStream::pair().context("cannot make a socket pair")?;
+        job.stdin = Some(Arc::new(stdin));
+        let finished = thread::scope(|scope| {
+            let serving = scope.spawn(|| requests::serve(requests, access, aws));
+            let finished = metal.run(job);
+            // The job has closed its end, so this ends.
+            let served = serving.join().map_err(|_| anyhow!("a thread of xtask panicked"))?;
+            finished.and_then(|finished| served.map(|()| finished))
+        })?;
         match finished.status {
             0 => Ok(finished),
             status => bail!("the demo exited with status {status}"),

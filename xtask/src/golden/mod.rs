@@ -14,17 +14,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::base;
 use crate::cache::Cache;
 use crate::command;
 use crate::daemon;
-use crate::first_run::{self, Goal};
 use crate::images::Images;
-use crate::kernel;
 use crate::metal::{self, Action, Job, Metal};
-use crate::parts::{Executable, Parts};
+use crate::parts::Parts;
 use crate::progress::{self, Steps};
-use crate::toolchain::{self, Cross};
+use crate::toolchain;
 
 const SCRIPT: &str = include_str!("golden.sh");
 const SCRIPT_NAME: &str = "golden.sh";
@@ -63,25 +60,8 @@ impl Options {
             );
         }
         let mut steps = Steps::default();
-        let cross = steps.run("set-up", || {
-            first_run::prepare(cache, Goal::OnMetal, &[])?;
-            metal::set_up(cache)?;
-            Cross::prepare(cache)
-        })?;
-        let bases = base::begin(cache);
-        let mut parts = Parts::new(cache)?;
-        steps.run("build for the metal", || {
-            let monitor = ("hearth-vmm", Executable::Binary("hearth-vmm"));
-            parts.build(cache, &cross, "metal", monitor, "hearth-vmm")?;
-            daemon::add(cache, &cross, daemon::PROFILE, &mut parts)
-        })?;
-        steps.run("guest kernel", || kernel::prepare(cache))?;
-        let images = steps.run("base image", || {
-            bases.finish()?;
-            Images::prepare(cache, &cross, "metal", &mut parts)
-        })?;
+        let (mut parts, images) = daemon::prepare(cache, &[], &mut steps)?;
         parts.add_script(SCRIPT_NAME, SCRIPT)?;
-        parts.add_script(daemon::CONFIGURE_NAME, daemon::CONFIGURE)?;
         let archive = parts.path(ARCHIVE);
         steps.run("an image and a suspended microVM", || make(cache, &parts, &images, &archive))?;
         let bytes = steps.run("compress", || compress(&archive, &target))?;

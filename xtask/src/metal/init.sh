@@ -105,7 +105,9 @@ else
     stdout=$!
     cat /run/stderr > "$(port hearth.stderr)" 9>&- &
     stderr=$!
-    PATH=$path setsid $shell /hearth/command 9>&- < /dev/null > /run/stdout 2> /run/stderr
+    stdin=/dev/null
+    [ -e /hearth/stdin ] && stdin=$(port hearth.stdin)
+    PATH=$path setsid $shell /hearth/command 9>&- <> "$stdin" > /run/stdout 2> /run/stderr
     status=$?
     # Daemons that the command left behind would keep the pipes open.
     for process in /proc/[0-9]*; do

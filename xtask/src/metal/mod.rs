@@ -17,6 +17,7 @@ pub(crate) mod transfer;
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -108,6 +109,8 @@ pub(crate) struct Job {
     pub(crate) forwards: Vec<(u16, u16)>,
     /// Environment of the command.
     pub(crate) environment: Vec<(String, OsString)>,
+    /// Standard input of the command, on which it can answer, too; empty if there is none. It ends when its other end is closed.
+    pub(crate) stdin: Option<Arc<UnixStream>>,
     /// Time limit of the job.
     pub(crate) timeout: Option<Duration>,
     /// The action to run.
@@ -135,6 +138,7 @@ impl Job {
             debian: false,
             forwards: Vec::new(),
             environment: Vec::new(),
+            stdin: None,
             timeout,
             action,
             announce: true,

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, ExitStatus};
@@ -41,6 +42,9 @@ pub(crate) fn run(folder: &Path, job: &Job) -> Result<Finished> {
             program
         }
     };
+    if let Some(stdin) = &job.stdin {
+        program.stdin(OwnedFd::from(stdin.try_clone()?));
+    }
     program.envs(job.environment.iter().map(|(name, value)| (name, value)));
     let ready = Instant::now();
     let child = program.spawn().with_context(|| format!("cannot run `{}`", command::line(&program)))?;

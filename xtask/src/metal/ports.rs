@@ -5,15 +5,11 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::thread::{self, JoinHandle};
 
-use anyhow::{Context, Result};
-
-/// Gives QEMU one end of a new stream as the chardev `id` and returns the other. This process's copy of QEMU's end is closed when
-/// the command is dropped, so the stream ends when QEMU exits.
-pub(crate) fn open(qemu: &mut Command, id: &str) -> Result<UnixStream> {
-    let (ours, theirs) = UnixStream::pair().context("cannot make a socket pair")?;
-    let descriptor = hearth_sys::pass(qemu, theirs.into());
+/// Gives QEMU a stream as the chardev `id`. This process's copy of it is closed when the command is dropped, so the stream's other end
+/// notices when QEMU exits.
+pub(crate) fn give(qemu: &mut Command, id: &str, stream: UnixStream) {
+    let descriptor = hearth_sys::pass(qemu, stream.into());
     qemu.args(["-chardev", &format!("socket,id={id},fd={descriptor}")]);
-    Ok(ours)
 }
 
 /// Adds a prefix to each line, and writes only whole lines, so that those of several streams do not mix.

@@ -53,13 +53,17 @@ pub(crate) fn run(folder: &Path, image: &Image, job: &Job) -> Result<Finished> {
     let mut streams = Vec::new();
     match job.action {
         Action::Shell => {
-            let console = ports::open(&mut qemu, "shell")?;
+            let (console, theirs) = UnixStream::pair().context("cannot make a socket pair")?;
+            ports::give(&mut qemu, "shell", theirs);
             qemu.args(["-device", "virtconsole,chardev=shell"]);
             streams.push(console);
         }
         Action::Run(_) => {
             streams.push(port(&mut qemu, "stdout")?);
             streams.push(port(&mut qemu, "stderr")?);
+            if let Some(stdin) = &job.stdin {
+                give_port(&mut qemu, "stdin", stdin.try_clone()?);
+            }
         }
     }
     let qemu_log = std::fs::File::create(folder.join("qemu.log"))?;
@@ -152,9 +156,15 @@ fn drive(qemu: &mut Command, id: &str, file: &Path, options: &str, device_option
 }
 
 fn port(qemu: &mut Command, name: &str) -> Result<UnixStream> {
-    let stream = ports::open(qemu, name)?;
+    let (ours, theirs) = UnixStream::pair().context("cannot make a socket pair")?;
+    give_port(qemu, name, theirs);
+    Ok(ours)
+}
+
+/// Gives the metal a port at the other end of which this stream is.
+fn give_port(qemu: &mut Command, name: &str, stream: UnixStream) {
+    ports::give(qemu, name, stream);
     qemu.args(["-device", &format!("virtserialport,chardev={name},name=hearth.{name}")]);
-    Ok(stream)
 }
 
 fn prefixed(prefix: &str, path: &Path) -> OsString {

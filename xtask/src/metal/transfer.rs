@@ -1,8 +1,8 @@
 //! Files to and from the metal: tar archives that the emulated machine reads and writes as raw drives.
 //!
 //! The input archive is unpacked at the root: `in/NAME` are the inputs, `hearth/command` is a shell script that
-//! becomes the command with exactly its arguments and environment, and the empty files `hearth/shell` and
-//! `hearth/outputs` request a shell and outputs from init; the second names the outputs, one on a line.
+//! becomes the command with exactly its arguments and environment, and the files `hearth/shell`, `hearth/stdin` and
+//! `hearth/outputs` request a shell, a standard input and outputs from init; the last names the outputs, one on a line.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -34,6 +34,9 @@ pub(crate) fn pack(drive: &Path, job: &Job) -> Result<()> {
     add_file(&mut archive, "hearth/command", &script(job))?;
     if matches!(job.action, Action::Shell) {
         add_file(&mut archive, "hearth/shell", b"")?;
+    }
+    if job.stdin.is_some() {
+        add_file(&mut archive, "hearth/stdin", b"")?;
     }
     if !job.outputs.is_empty() {
         let names: String = job.outputs.iter().map(|(name, _)| format!("{name}\n")).collect();

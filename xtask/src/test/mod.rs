@@ -4,9 +4,11 @@
 //! * [`plan`] – which suites share a boot of the metal, and which boots run at the same time
 //! * [`script`] – the script that runs them there
 //! * [`targets`] – which cargo targets contain tests, and a check that each of them runs somewhere
+//! * [`outside`] – AWS's clients against a daemon on the metal
 //! * [`foreign`] – tests that this machine does not have or cannot run, which run on the metal instead
 
 mod foreign;
+mod outside;
 mod plan;
 mod script;
 mod suites;
@@ -23,6 +25,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 
+use crate::access;
 use crate::base;
 use crate::cache::Cache;
 use crate::command::{self, find_program};
@@ -64,7 +67,8 @@ const LIMIT: Duration = Duration::from_secs(3600);
 /// Time limit of a suite with long tests.
 const LIMIT_FULL: Duration = Duration::from_secs(3 * 3600);
 /// Programs that native tests use: servers and clients of other projects.
-const PEERS: [Need; 21] = [
+const PEERS: [Need; 22] = [
+    access::OPENSSL,
     program("systemd", "systemd-analyze", "checks the daemon's unit in tests"),
     program("docker-registry", "docker-registry", "the registry that images are pulled from in tests"),
     program("nftables", "nft", "the rules of guests' networks"),
@@ -89,6 +93,8 @@ const PEERS: [Need; 21] = [
 ];
 /// Purpose of some of them.
 const SERVER: &str = "a server behind an endpoint in tests";
+/// Title of the step with clients on this machine.
+const OUTSIDE: &str = "AWS's clients from outside";
 const CARGO_DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
 
 /// Runs the checks: format, lints, unit tests, and end-to-end tests with real microVMs on the ARM64 metal.
@@ -103,6 +109,9 @@ pub(crate) struct Options {
     /// Only these tests on the metal: monitor-library, store, network, guest, jail, monitor, images, platform or daemon
     #[arg(long, value_name = "TESTS", conflicts_with = "fast", value_parser = Suite::named)]
     only: Option<Suite>,
+    /// Only AWS's clients on this machine, against a daemon on the metal
+    #[arg(long, conflicts_with_all = ["fast", "full", "only"])]
+    outside: bool,
     /// With `--only`, after `--`: arguments of the tests' program, for example parts of their names
     #[arg(last = true, requires = "only")]
     arguments: Vec<String>,
@@ -114,6 +123,14 @@ impl Options {
         let mut steps = Steps::default();
         if let Some(only) = self.only {
             self.run_only(cache, only, &mut steps)?;
+            return Ok(0);
+        }
+        if self.outside {
+            let [python, environments] = python::NEEDS;
+            let needs = [access::OPENSSL, python, environments];
+            let (mut parts, images) = daemon::prepare(cache, &needs, &mut steps)?;
+            steps.run(OUTSIDE, || outside::check(cache, &mut parts, &images))?;
+            eprint!("{}", steps.table());
             return Ok(0);
         }
         let goal = if self.fast { Goal::Natively } else { Goal::OnMetal };
@@ -188,10 +205,13 @@ impl Options {
         pending: &mut Pending,
         steps: &mut Steps,
     ) -> Result<()> {
-        let built = self.build(cache, cross, (&SUITES, Some(foreign)), pending, steps)?;
+        let mut built = self.build(cache, cross, (&SUITES, Some(foreign)), pending, steps)?;
         let processors: &[Cpu] =
             if metal::kvm_is_usable() { &[Cpu::NeoverseN1] } else { &[Cpu::NeoverseN1, Cpu::Max] };
-        self.run_suites(cache, &built, (&SUITES, processors), steps)
+        self.run_suites(cache, &built, (&SUITES, processors), steps)?;
+        let images = built.images.as_ref().context("the suites with the daemon have base images")?;
+        built.parts.add_script(daemon::CONFIGURE_NAME, daemon::CONFIGURE)?;
+        steps.run(OUTSIDE, || outside::check(cache, &mut built.parts, images))
     }
 
     /// Runs the tests of one suite, with only what they need.
