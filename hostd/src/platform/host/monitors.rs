@@ -133,9 +133,7 @@ impl Monitor {
 
     /// Kills the process, and removes its control group and folder.
     fn discard(&self) {
-        let _ = self.process.kill(); // an error means that it has exited
-        let _ = self.process.wait(EXIT_TIMEOUT);
-        let _ = self.process.reap();
+        let _ = self.process.end(EXIT_TIMEOUT); // it may have exited, and a later sweep finds it if not
         if let Some(uid) =
             self.folder.file_name().and_then(|name| name.to_str()?.strip_prefix(PREFIX)?.parse().ok())
         {
