@@ -8,6 +8,7 @@ use std::process::{Command, Output, Stdio};
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use x509_parser::extensions::GeneralName;
 
 use crate::error::Failure;
 
@@ -74,6 +75,12 @@ enum TrustError {
     /// The daemon's answer is not exactly one certificate.
     #[error("the daemon's answer is no certificate: {0}")]
     Certificate(String),
+    /// The authority could sign for servers that are none of the host's.
+    #[error(
+        "the daemon's authority is not installed: it {0}, so that with it the daemon's host could pose as other servers; use it for single programs \
+         (`hearth ca > FILE`, then curl --cacert FILE)"
+    )]
+    Unlimited(String),
     /// The store belongs to root.
     #[error("cannot change {}: the store of authorities is root's; run the same as root (sudo)", .0.display())]
     Denied(PathBuf),
@@ -108,9 +115,10 @@ impl TrustStore {
         Ok(Self { file, program: root.join(known.program), remove: known.remove })
     }
 
-    /// Installs an authority, and replaces the one that was installed before, if any.
-    pub(crate) fn install(&self, pem: &str) -> Result<Changed, Failure> {
-        one_certificate(pem)?;
+    /// Installs an authority that can sign for names below `domain` and nothing else, and replaces the one that was installed before, if
+    /// any.
+    pub(crate) fn install(&self, pem: &str, domain: &str) -> Result<Changed, Failure> {
+        limited(&one_certificate(pem)?, domain)?;
         self.write(pem).map_err(|error| self.failed(error))?;
         if let Err(error) = self.take_over(&[]) {
             // If the file stayed, it would take effect as soon as another program changes the store.
@@ -163,13 +171,49 @@ impl TrustStore {
     }
 }
 
-/// Checks that this is exactly one certificate: nothing else may get into the machine's store.
-fn one_certificate(pem: &str) -> Result<(), TrustError> {
+/// The certificate, which has to be exactly one: nothing else may get into the machine's store.
+fn one_certificate(pem: &str) -> Result<CertificateDer<'static>, TrustError> {
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    match certificates {
-        Ok(certificates) if certificates.len() == 1 => Ok(()),
-        Ok(certificates) => Err(TrustError::Certificate(format!("it has {} of them", certificates.len()))),
-        Err(error) => Err(TrustError::Certificate(error.to_string())),
+    let mut certificates = certificates.map_err(|error| TrustError::Certificate(error.to_string()))?;
+    match (certificates.pop(), certificates.len()) {
+        (Some(certificate), 0) => Ok(certificate),
+        (None, _) => Err(TrustError::Certificate("it has none".into())),
+        (_, more) => Err(TrustError::Certificate(format!("it has {} of them", more + 1))),
+    }
+}
+
+/// Checks that an authority can sign for names below a domain of at least two labels, and for nothing else (RFC 5280, section 4.2.1.10).
+fn limited(certificate: &CertificateDer<'_>, domain: &str) -> Result<(), TrustError> {
+    let unlimited = |why: &str| TrustError::Unlimited(why.to_owned());
+    let (_, read) = x509_parser::parse_x509_certificate(certificate)
+        .map_err(|error| TrustError::Certificate(error.to_string()))?;
+    let constraints = read.name_constraints().map_err(|error| TrustError::Certificate(error.to_string()))?;
+    // Programs may ignore what is not critical.
+    let constraints = constraints.filter(|constraints| constraints.critical);
+    let constraints = constraints.ok_or_else(|| unlimited("may sign for every name"))?.value;
+    if !domain.trim_matches('.').contains('.') {
+        return Err(unlimited("is for a whole top-level domain"));
+    }
+    let permitted = constraints.permitted_subtrees.iter().flatten();
+    let names: Vec<&GeneralName<'_>> = permitted.map(|tree| &tree.base).collect();
+    let is_domain = |name: &&GeneralName<'_>| matches!(name, GeneralName::DNSName(name) if name.eq_ignore_ascii_case(domain));
+    if names.is_empty() || !names.iter().all(|name| is_domain(name)) {
+        return Err(unlimited(&format!("may sign for more than names below {domain}")));
+    }
+    // A kind of name that is not mentioned at all is permitted.
+    let excluded = constraints.excluded_subtrees.iter().flatten();
+    let all = |bytes: &[u8], length: usize| bytes.len() == length && bytes.iter().all(|byte| *byte == 0);
+    let addresses: Vec<&[u8]> = excluded
+        .filter_map(|tree| match tree.base {
+            GeneralName::IPAddress(bytes) => Some(bytes),
+            _ => None,
+        })
+        .collect();
+    // An address and its mask: the empty prefix of IPv4 and of IPv6.
+    if [8, 32].iter().all(|length| addresses.iter().any(|bytes| all(bytes, *length))) {
+        Ok(())
+    } else {
+        Err(unlimited("may sign for addresses"))
     }
 }
 
@@ -201,9 +245,26 @@ mod tests {
         root
     }
 
+    const DOMAIN: &str = "vm.example";
+    const ADDRESSES: [&str; 2] = ["0.0.0.0/0", "::/0"];
+
+    /// An authority for these names that excludes these addresses; without any, for everything.
+    fn authority(names: &[&str], excluded: &[&str]) -> String {
+        let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+        let address = |text: &&str| rcgen::GeneralSubtree::IpAddress(text.parse().unwrap());
+        parameters.name_constraints = (!names.is_empty()).then(|| rcgen::NameConstraints {
+            permitted_subtrees: names
+                .iter()
+                .map(|name| rcgen::GeneralSubtree::DnsName((*name).to_owned()))
+                .collect(),
+            excluded_subtrees: excluded.iter().map(address).collect(),
+        });
+        parameters.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+    }
+
     fn pem() -> String {
-        let key = rcgen::KeyPair::generate().unwrap();
-        rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap().pem()
+        authority(&[DOMAIN], &ADDRESSES)
     }
 
     #[test]
@@ -213,9 +274,9 @@ mod tests {
             let root = system(known.folder, known.program, 0);
             let store = TrustStore::below(root.path()).unwrap();
             let file = root.path().join(known.folder).join("hearth.crt");
-            store.install(&pem()).unwrap();
+            store.install(&pem(), DOMAIN).unwrap();
             let second = pem();
-            assert!(store.install(&second).unwrap().installed);
+            assert!(store.install(&second, DOMAIN).unwrap().installed);
             assert_eq!(fs::read_to_string(&file).unwrap(), second);
             assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
             assert!(!store.uninstall().unwrap().installed);
@@ -232,7 +293,7 @@ mod tests {
         let _turn = turn();
         let root = system("usr/local/share/ca-certificates", "usr/sbin/update-ca-certificates", 3);
         let store = TrustStore::below(root.path()).unwrap();
-        let text = store.install(&pem()).unwrap_err().to_string();
+        let text = store.install(&pem(), DOMAIN).unwrap_err().to_string();
         assert!(text.ends_with("update-ca-certificates failed (exit status: 3): broken"), "{text}");
         assert!(!store.file.exists());
     }
@@ -243,9 +304,31 @@ mod tests {
         let root = system("usr/local/share/ca-certificates", "usr/sbin/update-ca-certificates", 0);
         let store = TrustStore::below(root.path()).unwrap();
         for wrong in [String::new(), "text".to_owned(), format!("{}{}", pem(), pem())] {
-            assert!(store.install(&wrong).is_err(), "{wrong}");
+            assert!(store.install(&wrong, DOMAIN).is_err(), "{wrong}");
         }
         assert!(!store.file.exists());
         assert!(TrustStore::below(&root.path().join("empty")).is_err());
+    }
+
+    #[test]
+    fn an_authority_for_other_servers_does_not_get_in() {
+        let _turn = turn();
+        let root = system("usr/local/share/ca-certificates", "usr/sbin/update-ca-certificates", 0);
+        let store = TrustStore::below(root.path()).unwrap();
+        for (pem, domain, why) in [
+            (authority(&[], &[]), DOMAIN, "every name"),
+            (authority(&["example"], &ADDRESSES), DOMAIN, "more than names below vm.example"),
+            (authority(&[DOMAIN, "bank.example"], &ADDRESSES), DOMAIN, "more than names below vm.example"),
+            (authority(&[DOMAIN], &[]), DOMAIN, "addresses"),
+            (authority(&[DOMAIN], &["0.0.0.0/0"]), DOMAIN, "addresses"),
+            (authority(&[DOMAIN], &["0.0.0.0/1", "::/0"]), DOMAIN, "addresses"),
+            // A daemon can name any domain as its own.
+            (authority(&["com"], &ADDRESSES), "com", "top-level domain"),
+            (authority(&[""], &ADDRESSES), "", "top-level domain"),
+        ] {
+            let text = store.install(&pem, domain).unwrap_err().to_string();
+            assert!(text.contains(why), "{text}");
+        }
+        assert!(!store.file.exists());
     }
 }

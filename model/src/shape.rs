@@ -21,6 +21,9 @@ impl MemoryClass {
     /// The default size, in MiB.
     pub const DEFAULT: Self = Self(2048);
 
+    /// The largest size.
+    pub const LARGEST: Self = Self(8192);
+
     /// The size in MiB.
     #[must_use]
     pub fn mib(self) -> u32 {

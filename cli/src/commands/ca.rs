@@ -24,8 +24,8 @@ pub(crate) struct Ca {
 enum CaCommand {
     /// Make this machine trust it; needs root
     ///
-    /// A person with the authority's key, which is on the host, can then pose as any server to this machine's programs.
-    /// Firefox and Chromium have stores of their own.
+    /// An authority is taken only if it is for the domain of the host's endpoints and nothing else. A person with its key, which is on the host,
+    /// can then pose as any server below that domain to this machine's programs. Firefox and Chromium have stores of their own.
     Install,
     /// Make this machine trust it no more; needs root, but no daemon
     Uninstall,
@@ -47,7 +47,10 @@ impl Ca {
         }
         let out = context.out;
         match self.command {
-            Some(CaCommand::Install) => print_change(out, &TrustStore::find()?.install(&format!("{pem}\n"))?),
+            Some(CaCommand::Install) => {
+                let changed = TrustStore::find()?.install(&format!("{pem}\n"), &status.domain)?;
+                print_change(out, &changed, Some(&status.domain))
+            }
             _ if out.json => out.json_value(&json!({ "certificateAuthorityPem": format!("{pem}\n") })),
             _ => out.line(pem),
         }
@@ -56,13 +59,15 @@ impl Ca {
 
 /// Removes the authority from this machine's store.
 pub(super) fn uninstall(out: Out) -> Result<(), Failure> {
-    print_change(out, &TrustStore::find()?.uninstall()?)
+    print_change(out, &TrustStore::find()?.uninstall()?, None)
 }
 
-fn print_change(out: Out, changed: &Changed) -> Result<(), Failure> {
+/// Says what was changed. `domain` is what the authority that was installed can sign for.
+fn print_change(out: Out, changed: &Changed, domain: Option<&str>) -> Result<(), Failure> {
     let file = changed.file.display();
     if out.json {
-        return out.json_value(&json!({ "file": file.to_string(), "program": changed.program }));
+        return out
+            .json_value(&json!({ "file": file.to_string(), "program": changed.program, "domain": domain }));
     }
     if out.quiet {
         return out.line(&file.to_string());
@@ -70,7 +75,9 @@ fn print_change(out: Out, changed: &Changed) -> Result<(), Failure> {
     match (&changed.program, changed.installed) {
         (None, _) => out.line(&format!("{file} does not exist: there was nothing to do")),
         (Some(program), true) => out.line(&format!(
-            "wrote {file} and ran {program}: this machine trusts the host's endpoints; undo it with `hearth ca uninstall`"
+            "wrote {file} and ran {program}: this machine trusts the host's authority for names below {}, and for nothing else; undo it \
+             with `hearth ca uninstall`",
+            domain.unwrap_or_default()
         )),
         (Some(program), false) => {
             out.line(&format!("removed {file} and ran {program}: this machine trusts the authority no more"))

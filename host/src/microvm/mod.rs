@@ -1,9 +1,11 @@
 //! A monitor process with disks, network and agent, booted or restored.
 //!
+//! * [`files`] – reading files that a monitor writes
 //! * [`trim`] – returning the guest's unused memory to the host before a snapshot
 //! * [`process`] – a process held by descriptor, also of a monitor that another process has started
 //! * [`orphans`] – terminating monitors whose controller was killed
 
+pub mod files;
 pub mod orphans;
 pub mod process;
 pub mod trim;
@@ -34,6 +36,8 @@ pub const COMMAND_LINE: &str = "console=ttyS0 loglevel=4 panic=-1 reboot=k rcupd
 
 /// Bytes of a guest's console output that are kept: its kernel's last messages.
 const CONSOLE_BYTES: u64 = 256 << 10;
+/// Bytes of the console output, and of the monitor's log, that explain a failure.
+const WORDS_BYTES: u64 = 8 << 10;
 /// File in a microVM's run directory: console output of its kernel.
 pub const CONSOLE: &str = "console.log";
 /// File in a microVM's run directory: output of its monitor.
@@ -281,12 +285,12 @@ impl Microvm {
         &self.folder
     }
 
-    /// Console output of the guest's kernel and the monitor's log, to explain failures.
+    /// The end of the console output of the guest's kernel and of the monitor's log, to explain failures: 8 KiB of each at most, since
+    /// guests and monitors write what they like.
     #[must_use]
     pub fn last_words(&self) -> String {
-        let read = |name: &str| fs::read(self.folder.join(name)).unwrap_or_default();
-        let words = [read(CONSOLE), read(MONITOR_LOG)].concat();
-        String::from_utf8_lossy(&words).trim().to_owned()
+        let read = |name: &str| files::tail(&self.folder.join(name), WORDS_BYTES).unwrap_or_default();
+        format!("{}{}", read(CONSOLE), read(MONITOR_LOG)).trim().to_owned()
     }
 
     /// Waits until the machine has ended, over a separate connection.

@@ -1,13 +1,16 @@
 //! A monitor process that is held by descriptor, whichever process started it.
 //!
 //! A process id can be reused by another process; the descriptor (pidfd) cannot. To find a process again after a restart of this
-//! one, its id is recorded together with its start time and the boot that both belong to.
+//! one, its id is recorded together with its start time and the boot that both belong to. Nothing that a monitor says about itself
+//! decides which process is ended.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
+use hearth_vmm_client::launch::PROCESS_RECORD;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{
@@ -18,6 +21,8 @@ use rustix::process::{
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Index of the start time among the words of `/proc/PID/stat` after the name (proc_pid_stat(5), field 22).
 const START_TIME: usize = 19;
+/// Longest record of a process in bytes.
+const RECORD_BYTES: u64 = 4096;
 
 /// Identifies a process on this host, for all time.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -36,6 +41,28 @@ impl Identity {
         let start_time = start_time(&stat).ok_or(io::ErrorKind::InvalidData)?;
         Ok(Self { pid, start_time, boot_id: fs::read_to_string(BOOT_ID)?.trim().to_owned() })
     }
+
+    /// Reads what was recorded when the monitor in this run directory was started; none if no monitor was started there.
+    ///
+    /// # Errors
+    /// The record cannot be read.
+    pub fn recorded(folder: &Path) -> io::Result<Option<Self>> {
+        let mut text = String::new();
+        match File::open(folder.join(PROCESS_RECORD)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?.take(RECORD_BYTES).read_to_string(&mut text)?,
+        };
+        // A record without its second line is of a process that has not become a monitor.
+        Ok(parse_record(&text))
+    }
+}
+
+/// Parses the id of a boot, and a line of `/proc/PID/stat` below it.
+fn parse_record(text: &str) -> Option<Identity> {
+    let (boot_id, stat) = text.split_once('\n')?;
+    let (pid, _) = stat.split_once(' ')?;
+    let (pid, start_time) = (pid.parse().ok()?, start_time(stat)?);
+    Some(Identity { pid, start_time, boot_id: boot_id.to_owned() })
 }
 
 /// Parses the start time in a line of `/proc/PID/stat`. The process chooses the name in it, which may contain any character.
@@ -142,6 +169,20 @@ impl Process {
         }
     }
 
+    /// Kills the process, and waits until it has exited, at most `limit`.
+    ///
+    /// # Errors
+    /// It does not exit in time (`TimedOut`), or a system call failed.
+    pub fn end(&self, limit: Duration) -> io::Result<()> {
+        self.kill()?;
+        if !self.wait(limit)? {
+            let message = format!("process {} was killed and does not end", self.identity.pid);
+            return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+        }
+        let _ = self.reap();
+        Ok(())
+    }
+
     /// Reaps the process if it is a child of this one: until then, an exited child stays in the table of processes.
     #[must_use]
     pub fn reap(&self) -> ExitStatus {
@@ -203,5 +244,17 @@ mod tests {
             assert_eq!(start_time(&format!("12 ({name}) {rest}")), Some(4711), "{name}");
         }
         assert_eq!(start_time("12 (sh) S"), None);
+    }
+
+    #[test]
+    fn a_record_is_the_boot_and_the_process() {
+        let stat = "12 (a) b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20\n";
+        let identity = Identity { pid: 12, start_time: 4711, boot_id: "boot".into() };
+        assert_eq!(parse_record(&format!("boot\n{stat}")), Some(identity));
+        for text in ["", "boot", "boot\n", "boot\n12 (sh) S", "boot\n12", "boot\nx (sh) S"] {
+            assert_eq!(parse_record(text), None, "{text}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Identity::recorded(folder.path()).unwrap(), None);
     }
 }

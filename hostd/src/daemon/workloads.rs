@@ -131,7 +131,8 @@ async fn open_builder(config: &Config, artifacts: &Artifacts, roles: Arc<RolePro
         vmm: config.paths.vmm.clone(),
         catalogue: config.catalogue(),
         work: config.work(),
-        jail: JailConfig::default(),
+        // The jail of microVMs, with user ids of their own.
+        jail: config.jail.jail(JailConfig::default().uid),
         network: config.network.clone(),
         dns: config.dns.clone(),
         builder: config.builder.limits(),

@@ -30,6 +30,8 @@ pub struct Credentials {
     pub token: Option<String>,
     /// The port, as the request spells it.
     port: Option<String>,
+    /// Whether the token comes from a cookie, which a browser sends whoever has made the page that asks.
+    pub from_cookie: bool,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -45,7 +47,7 @@ impl Credentials {
     pub fn of(headers: &HeaderMap, websocket: bool, cookies: bool) -> Self {
         let text =
             |name| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        let mut found = Self { token: text(AUTH), port: text(PORT) };
+        let mut found = Self { token: text(AUTH), port: text(PORT), from_cookie: false };
         if websocket && protocols(headers).any(|protocol| protocol == PROTOCOL) {
             let with = |start| protocols(headers).find_map(|protocol| protocol.strip_prefix(start));
             found.token = found.token.or_else(|| with(PROTOCOL_AUTH).map(str::to_owned));
@@ -53,6 +55,7 @@ impl Credentials {
         }
         if cookies && found.token.is_none() {
             found.token = cookie(headers, COOKIES[0]);
+            found.from_cookie = found.token.is_some();
             found.port = found.port.or_else(|| cookie(headers, COOKIES[1]));
         }
         found
@@ -63,11 +66,19 @@ impl Credentials {
     /// # Errors
     /// [`ProxyError::Port`].
     pub fn port(&self) -> Result<u16, ProxyError> {
-        let Some(port) = &self.port else { return Ok(DEFAULT_PORT) };
-        let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-        let number = digits.then(|| port.parse().ok()).flatten().filter(|number| *number > 0);
-        number.ok_or_else(|| ProxyError::Port(port.chars().take(32).collect()))
+        port(self.port.as_deref())
     }
+}
+
+/// The port that a request or a link names, or the default port.
+///
+/// # Errors
+/// [`ProxyError::Port`].
+pub fn port(named: Option<&str>) -> Result<u16, ProxyError> {
+    let Some(port) = named else { return Ok(DEFAULT_PORT) };
+    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let number = digits.then(|| port.parse().ok()).flatten().filter(|number| *number > 0);
+    number.ok_or_else(|| ProxyError::Port(port.chars().take(32).collect()))
 }
 
 /// The subprotocols that a request offers.
@@ -91,33 +102,36 @@ pub fn remove_protocols(headers: &mut HeaderMap) -> bool {
     had
 }
 
-/// Removes the platform's cookies.
+/// Removes the platform's cookies. Values of others may have any bytes (RFC 6265, section 5.4), and stay as they are.
 pub fn remove_cookies(headers: &mut HeaderMap) {
-    let is_ours = |pair: &str| COOKIES.contains(&pair.split('=').next().unwrap_or_default().trim());
-    let ours = |value: &HeaderValue| value.to_str().is_ok_and(|value| value.split(';').any(is_ours));
-    if !headers.get_all(COOKIE).iter().any(ours) {
+    if !cookies(headers).any(is_ours) {
         return;
     }
-    let own: Vec<String> = headers
-        .get_all(COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'))
-        .filter(|pair| !is_ours(pair))
-        .map(|pair| pair.trim().to_owned())
-        .collect();
+    let own: Vec<&[u8]> = cookies(headers).filter(|pair| !is_ours(pair)).collect();
+    let own = HeaderValue::try_from(own.join(&b"; "[..]));
     headers.remove(COOKIE);
-    if let Ok(own) = HeaderValue::try_from(own.join("; "))
+    if let Ok(own) = own
         && !own.is_empty()
     {
         headers.insert(COOKIE, own);
     }
 }
 
+/// The pairs `name=value` of all headers with cookies.
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let values =
+        headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    values.map(<[u8]>::trim_ascii)
+}
+
+fn is_ours(pair: &[u8]) -> bool {
+    let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
+    COOKIES.iter().any(|own| name.trim_ascii() == own.as_bytes())
+}
+
 fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
-    let values = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let mut pairs = values.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
+    let value = cookies(headers).find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+    value.and_then(|value| String::from_utf8(value.to_vec()).ok())
 }
 
 #[cfg(test)]
@@ -175,6 +189,15 @@ mod tests {
         remove_cookies(&mut given);
         assert_eq!(given, headers(&[("sec-websocket-protocol", "chat, v2"), ("cookie", "a=b; c=d")]));
         assert!(!remove_protocols(&mut given));
+        // A cookie beside ours that is no ASCII does not take ours to the app, and stays.
+        let mut bytes = HeaderMap::new();
+        let value = |bytes: &[u8]| HeaderValue::from_bytes(bytes).unwrap();
+        bytes.append(COOKIE, value(b"name=\xc3\xa9; __Host-hearth-token=C; other=\xff"));
+        bytes.append(COOKIE, value(b"__Host-hearth-port=81"));
+        let found = Credentials::of(&bytes, false, true);
+        assert_eq!((found.token.as_deref(), found.port()), (Some("C"), Ok(81)));
+        remove_cookies(&mut bytes);
+        assert_eq!(bytes.get_all(COOKIE).iter().collect::<Vec<_>>(), [&value(b"name=\xc3\xa9; other=\xff")]);
         let mut only = headers(&[
             ("sec-websocket-protocol", "lambda-microvms,lambda-microvms.authentication.P"),
             ("cookie", "__Host-hearth-token=C"),

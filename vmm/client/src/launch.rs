@@ -1,6 +1,6 @@
 //! Starting a monitor process in its jail, and cleaning up after it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
@@ -10,6 +10,9 @@ use hearth_vmm_api::socket::PacketListener;
 use hearth_vmm_jail::{self as jail, Cgroup, JailConfig};
 
 use super::{CONTROL_SOCKET, Client, ClientError};
+
+/// File in the run directory with the record of the process ([`jail::spawn`]).
+pub const PROCESS_RECORD: &str = "process";
 
 /// The parameters for starting a monitor process.
 #[derive(Debug)]
@@ -88,7 +91,9 @@ impl Launch {
         fs::create_dir_all(&self.run_dir).map_err(failed("making the run directory", &self.run_dir))?;
         let path = self.run_dir.join(CONTROL_SOCKET);
         let listener = PacketListener::bind(&path).map_err(failed("listening at", &path))?;
-        let (child, jail) = match self.spawn(listener) {
+        let record = self.run_dir.join(PROCESS_RECORD);
+        let record = File::create(&record).map_err(failed("making the record", &record))?;
+        let (child, jail) = match self.spawn(listener, record) {
             Ok(started) => started,
             Err(error) => {
                 let _ = fs::remove_file(&path); // report the original error, not this one
@@ -109,9 +114,9 @@ impl Launch {
         }
     }
 
-    fn spawn(self, listener: PacketListener) -> Result<(Child, JailConfig), LaunchError> {
+    fn spawn(self, listener: PacketListener, record: File) -> Result<(Child, JailConfig), LaunchError> {
         let jail = jail::prepare(&self.run_dir, &self.jail)?;
-        match jail::spawn(&self.binary, &jail, listener.into(), self.stderr) {
+        match jail::spawn(&self.binary, &jail, listener.into(), self.stderr, record) {
             Ok(child) => Ok((child, jail)),
             Err(error) => {
                 let _ = jail::clean_up(&jail); // report the original error, not this one

@@ -3,9 +3,9 @@
 //! Preparing and cleaning up depend only on the contents of [`JailConfig`], so that a launcher that was restarted can
 //! clean up after a microVM that it did not start.
 
-use std::fs::{self, DirBuilder};
-use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write as _};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,10 @@ use super::sys::check;
 
 /// Name of the folder inside the run directory that becomes the monitor's root.
 pub const ROOT_FOLDER: &str = "root";
+/// File with the id of the host's boot, which differs for each boot.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// More bytes than `/proc/PID/stat` has (proc_pid_stat(5): 52 numbers and a name of 16 bytes).
+const STAT_BYTES: usize = 2048;
 
 /// The reason for which a jail could not be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +74,9 @@ pub enum SpawnError {
     /// The control socket could not be passed to the monitor.
     #[error("cannot hand the control socket to the monitor: {0}")]
     Control(io::Error),
+    /// The record of the process could not be begun.
+    #[error("cannot write the record of a monitor process: {0}")]
+    Record(io::Error),
     /// The process could not be started, or could not be moved into its control group.
     #[error("cannot start {binary}{place}: {source}", place = .cgroup.as_ref().map(|path| format!(" in the control group {}", path.display())).unwrap_or_default())]
     Start {
@@ -145,6 +152,10 @@ pub fn clean_up(config: &JailConfig) -> Result<(), CleanupError> {
 /// `N` is a number that is free in the launcher. Moving the descriptor to a fixed number between fork and exec could
 /// overwrite the pipe over which the standard library reports a failed exec.
 ///
+/// `record` gets two lines: the id of the host's boot, and what `/proc/PID/stat` has of the process. The process writes the second one before it becomes
+/// the monitor, so that there is never a monitor without a record: a launcher that was restarted need not believe what a monitor says
+/// about itself.
+///
 /// # Errors
 /// [`SpawnError`]; no process remains then.
 pub fn spawn(
@@ -152,7 +163,11 @@ pub fn spawn(
     jail: &JailConfig,
     control_listener: OwnedFd,
     stderr: Stdio,
+    mut record: File,
 ) -> Result<Child, SpawnError> {
+    let boot = fs::read(BOOT_ID).map_err(SpawnError::Record)?;
+    record.write_all(&boot).map_err(SpawnError::Record)?;
+    let record_fd = record.as_raw_fd();
     let cgroup = jail.cgroup.as_ref().map(Cgroup::of).transpose()?;
     let procs = cgroup.as_ref().map(Cgroup::open_procs).transpose()?;
     // The duplicate is not one of the standard streams, and is closed in every other program that is started.
@@ -173,17 +188,43 @@ pub fn spawn(
             // SAFETY: `procs` stays open in the parent until the child has been started.
             join(unsafe { BorrowedFd::borrow_raw(procs) })?;
         }
+        // SAFETY: `record` stays open in the parent until the child has been started.
+        copy_stat(unsafe { BorrowedFd::borrow_raw(record_fd) })?;
         // SAFETY: no pointers; the descriptor is inherited.
         check(unsafe { libc::fcntl(control_fd, libc::F_SETFD, 0) })?;
         Ok(())
     };
     // SAFETY: the closure makes system calls only, does not allocate and takes no lock.
     unsafe { command.pre_exec(before_exec) };
-    command.spawn().map_err(|source| SpawnError::Start {
+    let started = command.spawn().map_err(|source| SpawnError::Start {
         binary: binary.into(),
         cgroup: cgroup.map(|cgroup| cgroup.path().to_owned()),
         source,
-    })
+    });
+    drop(record);
+    started
+}
+
+/// Appends `/proc/self/stat` to the record. Between fork and exec: only system calls, on memory of the stack.
+fn copy_stat(record: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the path is a string with a terminating zero.
+    let stat = unsafe { libc::open(c"/proc/self/stat".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    check(stat)?;
+    // SAFETY: it was opened just now, and nothing else owns it.
+    let stat = unsafe { OwnedFd::from_raw_fd(stat as RawFd) };
+    let mut line = [0_u8; STAT_BYTES];
+    // SAFETY: the buffer is valid for its length.
+    let read = unsafe { libc::read(stat.as_raw_fd(), line.as_mut_ptr().cast(), line.len()) };
+    let Some(line) = usize::try_from(read).ok().and_then(|read| line.get(..read)) else {
+        return Err(io::Error::last_os_error());
+    };
+    // SAFETY: the buffer is valid for its length.
+    let written = unsafe { libc::write(record.as_raw_fd(), line.as_ptr().cast(), line.len()) };
+    match usize::try_from(written) {
+        Ok(written) if written == line.len() => Ok(()),
+        Ok(_) => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Moves the calling process into the group whose `cgroup.procs` is `procs`.
@@ -208,10 +249,35 @@ mod tests {
     }
 
     #[test]
+    fn the_record_is_of_the_process_that_was_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let (listener, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        // Any program does: it gets arguments that it does not know and ends, and is not waited for before its record was read.
+        let (program, path) = (Path::new("/bin/true"), folder.path().join("process"));
+        let record = File::create(&path).unwrap();
+        let mut child =
+            spawn(program, &JailConfig::disabled(), listener.into(), Stdio::null(), record).unwrap();
+        let text = fs::read_to_string(path).unwrap();
+        let (boot, stat) = text.split_once('\n').unwrap();
+        assert_eq!(boot, fs::read_to_string(BOOT_ID).unwrap().trim());
+        assert!(stat.starts_with(&format!("{} (", child.id())) && stat.ends_with('\n'), "{stat}");
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_whose_record_cannot_be_written_does_not_start() {
+        let (listener, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let error =
+            spawn(Path::new("/bin/true"), &JailConfig::disabled(), listener.into(), Stdio::null(), full);
+        assert!(matches!(error, Err(SpawnError::Record(_))), "{error:?}");
+    }
+
+    #[test]
     fn a_program_that_is_missing_is_named() {
         let (listener, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
-        let error =
-            spawn(Path::new("/no/such/monitor"), &JailConfig::disabled(), listener.into(), Stdio::null());
+        let (missing, record) = (Path::new("/no/such/monitor"), tempfile::tempfile().unwrap());
+        let error = spawn(missing, &JailConfig::disabled(), listener.into(), Stdio::null(), record);
         let message = error.unwrap_err().to_string();
         assert!(message.contains("/no/such/monitor") && message.contains("No such file"), "{message}");
     }

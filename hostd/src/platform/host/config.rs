@@ -109,7 +109,7 @@ pub struct JailSettings {
     pub nofile: u64,
     /// Bytes that a monitor may lock in memory.
     pub memlock: u64,
-    /// Bytes up to which a monitor may write any file; no limit unless given.
+    /// Bytes up to which a monitor may write any file; 1 GiB more than the largest root disk and the guest's memory unless given.
     pub fsize: Option<u64>,
 }
 
@@ -156,7 +156,7 @@ impl JailSettings {
     }
 
     /// The jail of the monitor with the user id `uid`.
-    pub(super) fn jail(&self, uid: u32) -> JailConfig {
+    pub(crate) fn jail(&self, uid: u32) -> JailConfig {
         JailConfig {
             mode: if self.enabled { JailMode::On } else { JailMode::Off },
             off: self.off.iter().filter_map(|name| wall(name)).collect(),

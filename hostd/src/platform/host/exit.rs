@@ -1,14 +1,12 @@
 //! Detection of the unrequested exit of a microVM.
 
-use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_host::agent::Agent;
 use hearth_host::microvm::process::{ExitStatus, Process};
-use hearth_host::microvm::{EXIT_REPORT, MONITOR_LOG};
+use hearth_host::microvm::{EXIT_REPORT, MONITOR_LOG, files};
 use hearth_proto::ExitReport;
 use hearth_proto::vmm::v1::ExitKind;
 use tokio::sync::watch;
@@ -59,14 +57,14 @@ async fn app_exit(agent: &Agent) -> u32 {
 
 /// How a monitor has exited, from the files in its run directory.
 fn of_monitor(folder: &Path, ended: ExitStatus) -> Exit {
-    let report = read(&folder.join(EXIT_REPORT), REPORT, false).and_then(|text| ExitReport::read(&text));
+    let report = files::head(&folder.join(EXIT_REPORT), REPORT).and_then(|text| ExitReport::read(&text));
     match report {
         Some(ExitReport { kind, message }) => match kind {
             ExitKind::PowerOff | ExitKind::GuestError => Exit::Guest(message),
             ExitKind::Shutdown | ExitKind::MonitorError | ExitKind::Unspecified => Exit::Monitor(message),
         },
         None => {
-            let words = read(&folder.join(MONITOR_LOG), WORDS, true).unwrap_or_default();
+            let words = files::tail(&folder.join(MONITOR_LOG), WORDS).unwrap_or_default();
             match words.trim() {
                 "" => Exit::Monitor(format!("the monitor process is gone: {ended}")),
                 words => {
@@ -75,18 +73,6 @@ fn of_monitor(folder: &Path, ended: ExitStatus) -> Exit {
             }
         }
     }
-}
-
-/// Reads up to `bytes` from the beginning or the end of a file.
-fn read(path: &Path, bytes: u64, end: bool) -> Option<String> {
-    let mut file = File::open(path).ok()?;
-    if end {
-        let length = file.metadata().ok()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(bytes))).ok()?;
-    }
-    let mut text = Vec::new();
-    file.take(bytes).read_to_end(&mut text).ok()?;
-    Some(String::from_utf8_lossy(&text).into_owned())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hearth_host::microvm::process::Process;
 use hearth_host::microvm::{Microvm, MicrovmError};
-use hearth_model::shape::Shape;
+use hearth_model::shape::{MemoryClass, Shape};
 
 use super::config::JailSettings;
 use super::error::{HostError, failed};
@@ -19,6 +19,9 @@ use super::record::{MonitorRecord, Record as _, RunRecord};
 /// How long a killed process may take to exit.
 pub(super) const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What files of memory and disks have in addition to that, in bytes.
+const FILE_OVERHEAD: u64 = 1 << 30;
+
 /// A shape, as a kind of the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct MonitorShape {
@@ -29,6 +32,15 @@ pub(super) struct MonitorShape {
 impl From<Shape> for MonitorShape {
     fn from(shape: Shape) -> Self {
         Self { vcpus: shape.vcpus, memory_mib: shape.memory_mib }
+    }
+}
+
+impl MonitorShape {
+    /// Bytes that the largest file of a microVM has at most: its memory, or a disk of any class. A monitor that its guest has taken over
+    /// can make none of its files larger.
+    fn largest_file(self) -> u64 {
+        let memory = self.memory_mib.saturating_mul(1 << 20);
+        memory.max(MemoryClass::LARGEST.disk_bytes()).saturating_add(FILE_OVERHEAD)
     }
 }
 
@@ -69,6 +81,7 @@ impl MonitorFactory {
         self.groups.remove(uid.number())?;
         let mut jail = self.jail.jail(uid.number());
         jail.cgroup = self.groups.idle(uid.number());
+        jail.fsize = jail.fsize.or(Some(kind.largest_file()));
         let monitor = self.start(&folder, jail, uid);
         if monitor.is_err() {
             let _ = remove_folder(&folder); // the first error is reported
@@ -133,9 +146,7 @@ impl Monitor {
 
     /// Kills the process, and removes its control group and folder.
     fn discard(&self) {
-        let _ = self.process.kill(); // an error means that it has exited
-        let _ = self.process.wait(EXIT_TIMEOUT);
-        let _ = self.process.reap();
+        let _ = self.process.end(EXIT_TIMEOUT); // it may have exited, and a later sweep finds it if not
         if let Some(uid) =
             self.folder.file_name().and_then(|name| name.to_str()?.strip_prefix(PREFIX)?.parse().ok())
         {
@@ -156,6 +167,25 @@ impl Drop for Monitor {
         if let Some(parts) = self.parts.take() {
             self.discard();
             drop(parts);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_of_a_microvm_fits_its_limit() {
+        for size in MemoryClass::SIZES {
+            let class = MemoryClass::try_from(size).unwrap();
+            for burst in [1, 4] {
+                let shape = class.shape(hearth_model::shape::Burst::try_from(burst).unwrap());
+                let limit = MonitorShape::from(shape).largest_file();
+                assert!(limit > shape.memory_mib << 20 && limit > class.disk_bytes(), "{size} {burst}");
+                assert!(limit <= 33 << 30, "{size} {burst}");
+            }
+            assert!(class <= MemoryClass::LARGEST);
         }
     }
 }

@@ -22,17 +22,13 @@ use super::{Host, logs};
 /// How long the host waits for the last output lines of a guest that is discarded.
 const LINES: Duration = Duration::from_secs(1);
 
-/// Kills the monitor that the records of a run directory name, or that listens there, without a request to its guest.
+/// Kills the monitor that the records of a run directory name, without a request to its guest.
 pub(super) fn end_monitor(run: &Path, record: Option<&MonitorRecord>) -> io::Result<()> {
     let Some(record) = record else { return orphans::end_monitor(run) };
-    let Some(process) = Process::find(&record.process)? else { return Ok(()) };
-    process.kill()?;
-    if !process.wait(EXIT_TIMEOUT)? {
-        let message = format!("process {} was killed and does not end", record.process.pid);
-        return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+    match Process::find(&record.process)? {
+        Some(process) => process.end(EXIT_TIMEOUT),
+        None => Ok(()),
     }
-    let _ = process.reap();
-    Ok(())
 }
 
 impl Host {

@@ -1,13 +1,14 @@
 //! Links that contain a token: browsers log in with them.
 //!
 //! The endpoint itself responds to such a link: it turns the token into a cookie, and redirects to the same link without
-//! the token.
+//! the token. The token has to be for this host, for its app and for the port in the link: the cookie would be refused otherwise,
+//! and would take the place of a good one.
 
 use hyper::header::{CACHE_CONTROL, HeaderValue, LOCATION, REFERRER_POLICY, SET_COOKIE};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::super::body::ResponseBody;
-use super::super::credentials::COOKIES;
+use super::super::credentials::{self, COOKIES};
 use super::host::Host;
 use crate::tokens::Tokens;
 
@@ -26,7 +27,7 @@ impl Login {
         Self { tokens }
     }
 
-    /// The response to a link that contains a valid token; `None` for other requests.
+    /// The response to a link that contains a valid token for what the link leads to; `None` for other requests.
     pub(super) fn respond<B>(&self, host: &Host, request: &Request<B>) -> Option<Response<ResponseBody>> {
         let query = request.uri().query()?;
         let find = |name: &str| {
@@ -35,10 +36,15 @@ impl Login {
         };
         let token = find(LINK[0]).filter(|_| *request.method() == Method::GET)?;
         let valid = self.tokens.open_token(&token).ok()?;
+        let port = find(LINK[1]);
+        if !valid.aud.eq_ignore_ascii_case(host.name())
+            || !valid.allows(credentials::port(port.as_deref()).ok()?)
+        {
+            return None;
+        }
         let mut response = Response::new(ResponseBody::text(String::new()));
         *response.status_mut() = StatusCode::SEE_OTHER;
         let seconds = self.tokens.seconds_left(&valid);
-        let port = find(LINK[1]);
         for (name, value) in COOKIES.iter().zip([Some(token), port]) {
             let Some(value) = value else { continue };
             let cookie = format!("{name}={value}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite=Lax");
@@ -64,6 +70,7 @@ impl Login {
 mod tests {
     use super::super::tests::Steps;
     use super::*;
+    use crate::tokens::Kind;
 
     #[tokio::test]
     async fn a_link_with_a_valid_token_becomes_a_cookie_and_the_link_without_it() {
@@ -86,6 +93,15 @@ mod tests {
         assert!(cookies[1].starts_with("__Host-hearth-port=9000; ") && cookies.len() == 2, "{cookies:?}");
         let (location, cookies) = answer("GET", &format!("x-aws-proxy-auth={token}")).unwrap();
         assert_eq!((location, cookies.len()), (format!("https://{}/a", steps.name()), 1));
+        // Tokens that this link's cookie could not be used with.
+        let other = steps.mint(|grant| grant.endpoint = "two.example".to_owned());
+        let shell = steps.mint(|grant| (grant.kind, grant.ports) = (Kind::Shell, Vec::new()));
+        for (token, port) in
+            [(&other, "8080"), (&shell, "8080"), (&token, "81"), (&token, "0"), (&token, "x")]
+        {
+            let link = format!("x-aws-proxy-auth={token}&x-aws-proxy-port={port}");
+            assert_eq!(answer("GET", &link), None, "{port}");
+        }
         assert_eq!(answer("POST", &format!("x-aws-proxy-auth={token}")), None);
         assert_eq!(answer("GET", "x-aws-proxy-auth=none"), None);
         assert_eq!(answer("GET", "a=1"), None);

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use hyper::Request;
+use hyper::header::ORIGIN;
 
 use super::super::credentials::Credentials;
 use super::super::error::ProxyError;
@@ -58,13 +59,26 @@ impl Authentication {
         let claims = credentials.token.as_deref().and_then(|token| peer.claims(&self.tokens, token));
         let claims = claims.filter(|claims| claims.aud.eq_ignore_ascii_case(host.name()));
         let claims = claims.ok_or(ProxyError::Unauthenticated)?;
+        if credentials.from_cookie && !may_use_cookie(&host, websocket, request) {
+            return Err(ProxyError::Unauthenticated);
+        }
         Ok(Authenticated { host, claims, credentials, websocket, _checked: Checked })
     }
 }
 
+/// Whether a request may use a cookie's token. Browsers send cookies with requests of other pages, too: those of other microVMs are even
+/// of the same site. What changes something, and a WebSocket, whose messages any page could read, must come from a page of this host.
+fn may_use_cookie<B>(host: &Host, websocket: bool, request: &Request<B>) -> bool {
+    if request.method().is_safe() && !websocket {
+        return true;
+    }
+    let own = format!("https://{}", host.authority());
+    request.headers().get(ORIGIN).is_some_and(|origin| origin.as_bytes().eq_ignore_ascii_case(own.as_bytes()))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::tests::Steps;
+    use super::super::tests::{HANDSHAKE, Steps};
     use super::*;
 
     #[tokio::test]
@@ -99,5 +113,36 @@ mod tests {
             let host = steps.checked(&request).unwrap();
             assert_eq!(authentication.authenticate(host, &steps.peer, &request).is_ok(), cookies);
         }
+    }
+
+    #[tokio::test]
+    async fn a_cookie_counts_only_for_pages_of_the_same_host() {
+        let steps = Steps::new().await;
+        let (cookie, own) =
+            (format!("__Host-hearth-token={}", steps.host.token()), format!("https://{}", steps.name()));
+        let other = "https://00000000-0000-0000-0000-000000000000.microvm.example".to_owned();
+        let authentication = Authentication::new(steps.host.tokens.clone(), true);
+        let allowed = |method: &str, origin: Option<&String>, more: &[(&str, &str)]| {
+            let mut headers = vec![("cookie", cookie.as_str())];
+            headers.extend(origin.map(|origin| ("origin", origin.as_str())));
+            headers.extend(more);
+            let mut request = steps.request(&headers);
+            *request.method_mut() = method.parse().unwrap();
+            let host = steps.checked(&request).unwrap();
+            authentication.authenticate(host, &steps.peer, &request).is_ok()
+        };
+        for method in ["GET", "HEAD", "OPTIONS"] {
+            assert!(allowed(method, Some(&other), &[]) && allowed(method, None, &[]), "{method}");
+        }
+        for method in ["POST", "PUT", "DELETE", "PATCH", "PURGE"] {
+            assert!(allowed(method, Some(&own), &[]), "{method}");
+            assert!(!allowed(method, Some(&other), &[]) && !allowed(method, None, &[]), "{method}");
+            assert!(!allowed(method, Some(&"null".to_owned()), &[]), "{method}");
+            // Who can set the header has the token.
+            let token = steps.host.token();
+            assert!(allowed(method, Some(&other), &[("x-aws-proxy-auth", &token)]), "{method}");
+        }
+        assert!(allowed("GET", Some(&own), &HANDSHAKE));
+        assert!(!allowed("GET", Some(&other), &HANDSHAKE) && !allowed("GET", None, &HANDSHAKE));
     }
 }

@@ -50,7 +50,7 @@ impl Cell {
     pub(crate) fn start(config: &JailConfig) -> Self {
         Self::start_with(config, |config, listener| {
             let program = std::env::current_exe().unwrap();
-            spawn(&program, config, listener.into(), Stdio::piped()).unwrap()
+            spawn(&program, config, listener.into(), Stdio::piped(), tempfile::tempfile().unwrap()).unwrap()
         })
     }
 

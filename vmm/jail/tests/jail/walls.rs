@@ -316,7 +316,14 @@ fn refusal(config: &JailConfig, launch: impl FnOnce(&JailConfig, UnixListener) -
 }
 
 fn launch(config: &JailConfig, listener: UnixListener) -> Child {
-    spawn(&std::env::current_exe().unwrap(), config, listener.into(), Stdio::piped()).unwrap()
+    spawn(
+        &std::env::current_exe().unwrap(),
+        config,
+        listener.into(),
+        Stdio::piped(),
+        tempfile::tempfile().unwrap(),
+    )
+    .unwrap()
 }
 
 #[test]
