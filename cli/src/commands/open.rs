@@ -7,13 +7,14 @@ use super::Context;
 use crate::endpoint::{Dialer, EndpointAddress, Target, Tokens};
 use crate::error::Failure;
 use crate::interrupt::Interrupt;
-use crate::relay::{self, Relay};
+use crate::relay::{self, HostName, Relay};
 
 /// Open a microVM in the browser
 ///
 /// Browsers cannot send tokens by themselves. A relay on 127.0.0.1 does it for them until Ctrl-C: it makes tokens for
 /// that port, trusts the host's authority, and passes on requests, streams and WebSockets. It answers only browsers
-/// that were let in with the URL that is printed.
+/// that were let in with the URL that is printed, whose name below localhost is new each time, so that the app gets no
+/// cookies of other pages of this machine.
 #[derive(Debug, Args)]
 pub(crate) struct Open {
     /// Id of the microVM, or its beginning; 8080 unless another port is given
@@ -22,6 +23,9 @@ pub(crate) struct Open {
     /// Only print the URL
     #[arg(long)]
     no_browser: bool,
+    /// Use 127.0.0.1 in the URL, for browsers that do not resolve names below localhost; the app gets cookies of other local pages then
+    #[arg(long)]
+    by_address: bool,
 }
 
 impl Open {
@@ -34,7 +38,8 @@ impl Open {
         let tokens = Tokens::new(client.clone(), microvm.microvm_id, port);
         // A missing permission is reported here, not in the browser.
         tokens.get().await?;
-        let relay = Relay::bind(Dialer::new(address)?, tokens).await?;
+        let name = if self.by_address { HostName::Address } else { HostName::Own };
+        let relay = Relay::bind(Dialer::new(address)?, tokens, name).await?;
         let url = relay.url(&target.path);
         let out = context.out;
         if out.json {

@@ -3,7 +3,9 @@
 //! Every program on the machine can connect to it, of any user, and every page in a browser can make the
 //! browser send requests to it. So a request must
 //!
-//! * name the relay as its host: a foreign name that resolves to 127.0.0.1 (DNS rebinding) is refused;
+//! * name the relay as its host: a foreign name that resolves to 127.0.0.1 (DNS rebinding) is refused. Each relay has a name of its own below
+//!   `localhost`, which browsers resolve to this machine: cookies are kept by host name and not by port, so that at `127.0.0.1` the app would
+//!   get the cookies of everything else that is developed here, and could replace them;
 //! * carry the cookie that only a URL with a secret sets. Browsers do not send it for pages of other sites (`SameSite=Strict`);
 //! * not be made by a page of another port of this machine, which browsers regard as the same site: they report the origin in
 //!   `Sec-Fetch-Site`, or in `Origin`.
@@ -24,9 +26,22 @@ const COOKIE_NAME: &str = "hearth-relay-";
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// Bytes of a secret.
 const SECRET: usize = 16;
+/// Digits that make the name of a relay its own.
+const NAME: usize = 12;
+
+/// What browsers call a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HostName {
+    /// A name below `localhost` that no other server has.
+    Own,
+    /// 127.0.0.1, for browsers that do not resolve such names.
+    Address,
+}
 
 /// The secrets of a relay.
 pub(super) struct Guard {
+    /// Name and port of the relay, as browsers have it in `Host`.
+    host: String,
     port: u16,
     /// Secret in the URL that is printed.
     lasting: String,
@@ -52,9 +67,14 @@ pub(super) enum Verdict {
 }
 
 impl Guard {
-    pub(super) fn new(port: u16) -> Result<Self, Failure> {
+    /// Guards a relay that browsers reach at a port, by a name of its own or by this machine's address.
+    pub(super) fn new(name: HostName, port: u16) -> Result<Self, Failure> {
         let (lasting, once, cookie) = (secret()?, secret()?, secret()?);
-        Ok(Self { port, lasting, once: Mutex::new(Some(once)), cookie })
+        let host = match name {
+            HostName::Own => format!("hearth-{}.localhost:{port}", secret()?.get(..NAME).unwrap_or_default()),
+            HostName::Address => format!("127.0.0.1:{port}"),
+        };
+        Ok(Self { host, port, lasting, once: Mutex::new(Some(once)), cookie })
     }
 
     pub(super) fn url(&self, path: &str) -> String {
@@ -67,14 +87,13 @@ impl Guard {
     }
 
     fn url_with(&self, secret: &str, path: &str) -> String {
-        format!("http://127.0.0.1:{}{ENTRY}{secret}{path}", self.port)
+        format!("http://{}{ENTRY}{secret}{path}", self.host)
     }
 
     /// Judges a request by its URL and headers.
     pub(super) fn judge(&self, uri: &Uri, headers: &HeaderMap) -> Verdict {
-        let hosts = self.hosts();
         let host = single(headers, &HOST).and_then(|host| host.to_str().ok());
-        let Some(host) = host.filter(|host| hosts.iter().any(|own| own.eq_ignore_ascii_case(host))) else {
+        let Some(host) = host.filter(|host| self.host.eq_ignore_ascii_case(host)) else {
             return Verdict::Refuse("this is a relay of this machine, and answers to no other name");
         };
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
@@ -93,11 +112,6 @@ impl Guard {
             return Verdict::Refuse("this relay answers no pages of other sites");
         }
         Verdict::Pass
-    }
-
-    /// The host names of the relay.
-    fn hosts(&self) -> [String; 2] {
-        ["127.0.0.1", "localhost"].map(|name| format!("{name}:{}", self.port))
     }
 
     fn enter(&self, rest: &str) -> Verdict {
@@ -173,6 +187,11 @@ mod tests {
 
     const LOCAL: &str = "127.0.0.1:4711";
 
+    /// A guard at an address, so that its host is known.
+    fn guard() -> Guard {
+        Guard::new(HostName::Address, 4711).unwrap()
+    }
+
     fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
         lines.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
     }
@@ -196,26 +215,45 @@ mod tests {
 
     #[test]
     fn the_cookie_of_the_first_url_is_what_later_requests_need() {
-        let guard = Guard::new(4711).unwrap();
+        let guard = guard();
         let cookie = enter(&guard, &guard.url("/a?b=c"), "/a?b=c").unwrap();
         let among = format!("a=b; {cookie};c=d");
-        for host in [LOCAL, "localhost:4711", "LOCALHOST:4711"] {
-            assert_eq!(judge(&guard, "/x", &[("host", host), ("cookie", &among)]), Verdict::Pass, "{host}");
-        }
+        assert_eq!(judge(&guard, "/x", &[("host", LOCAL), ("cookie", &among)]), Verdict::Pass);
         let refused =
             |lines: &[(&'static str, &str)]| matches!(judge(&guard, "/x", lines), Verdict::Refuse(_));
         assert!(refused(&[("host", LOCAL)]));
         assert!(refused(&[("host", LOCAL), ("cookie", &format!("{cookie}0"))]));
         assert!(refused(&[("host", LOCAL), ("cookie", &cookie.replace("4711", "4712"))]));
         assert!(refused(&[("cookie", &cookie)]));
-        for host in ["evil.example:4711", "127.0.0.1", "127.0.0.1:4712", "localhost.evil.example:4711"] {
+        for host in [
+            "evil.example:4711",
+            "127.0.0.1",
+            "127.0.0.1:4712",
+            "localhost:4711",
+            "localhost.evil.example:4711",
+        ] {
             assert!(refused(&[("host", host), ("cookie", &cookie)]), "{host}");
         }
     }
 
     #[test]
+    fn each_relay_has_a_name_of_its_own() {
+        let [one, two] = [(); 2].map(|()| Guard::new(HostName::Own, 4711).unwrap());
+        assert_ne!(one.host, two.host);
+        let name = one.host.strip_suffix(".localhost:4711").unwrap();
+        assert!(name.len() == 19 && one.url("/").starts_with(&format!("http://{}/", one.host)), "{name}");
+        let url: Uri = one.url("/").parse().unwrap();
+        let entered =
+            |host: &str| matches!(judge(&one, url.path(), &[("host", host)]), Verdict::Enter { .. });
+        assert!(entered(&one.host) && entered(&one.host.to_ascii_uppercase()));
+        for other in [two.host.as_str(), LOCAL, "localhost:4711"] {
+            assert!(!entered(other), "{other}");
+        }
+    }
+
+    #[test]
     fn the_url_for_the_browser_is_good_once_and_the_printed_one_always() {
-        let guard = Guard::new(4711).unwrap();
+        let guard = guard();
         let once = guard.url_for_once("/");
         assert_ne!(once, guard.url("/"));
         assert!(enter(&guard, &once, "/").is_some());
@@ -228,7 +266,7 @@ mod tests {
 
     #[test]
     fn pages_of_other_sites_and_ports_are_refused() {
-        let guard = Guard::new(4711).unwrap();
+        let guard = guard();
         let cookie = enter(&guard, &guard.url("/"), "/").unwrap();
         let verdict = |name: &'static str, value: &str| {
             judge(&guard, "/", &[("host", LOCAL), ("cookie", &cookie), (name, value)])

@@ -1,7 +1,7 @@
 //! A relay on this machine through which browsers reach a microVM: they cannot send tokens by themselves.
 //!
 //! ```text
-//! browser ── http://127.0.0.1:PORT ──► guard ──► forward ── TLS, token, port ──► endpoint
+//! browser ── http://hearth-….localhost:PORT ──► guard ──► forward ── TLS, token, port ──► endpoint
 //! ```
 //!
 //! * [`guard`] – decides who may use it: every program on the machine can connect, and every page in a browser can try
@@ -30,6 +30,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 pub(crate) use self::browser::open;
 use self::forward::Forwarder;
+pub(crate) use self::guard::HostName;
 use self::guard::{Guard, Verdict};
 use crate::endpoint::{Dialer, Tokens};
 use crate::error::Failure;
@@ -57,12 +58,12 @@ struct Shared {
 
 impl Relay {
     /// Listens on a free port of this machine.
-    pub(crate) async fn bind(dialer: Dialer, tokens: Tokens) -> Result<Self, Failure> {
+    pub(crate) async fn bind(dialer: Dialer, tokens: Tokens, name: HostName) -> Result<Self, Failure> {
         let unusable =
             |error: std::io::Error| Failure::failed(format!("cannot listen on 127.0.0.1: {error}"));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(unusable)?;
         let port = listener.local_addr().map_err(unusable)?.port();
-        let shared = Shared { guard: Guard::new(port)?, dialer, tokens };
+        let shared = Shared { guard: Guard::new(name, port)?, dialer, tokens };
         Ok(Self { listener, shared: Arc::new(shared) })
     }
 

@@ -23,6 +23,8 @@ use crate::support::Host;
 /// A running relay, and the cookie of a browser that was let in.
 struct Relay {
     child: Child,
+    /// Name and port that the URL has.
+    host: String,
     port: u16,
     /// Path of the URL, with its secret.
     first: String,
@@ -35,9 +37,7 @@ impl Relay {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let url = lines.next_line().await.unwrap().unwrap();
-        let (port, first) = url.strip_prefix("http://127.0.0.1:").unwrap().split_once('/').unwrap();
-        let mut relay =
-            Self { child, port: port.parse().unwrap(), first: format!("/{first}"), cookie: String::new() };
+        let mut relay = Self::at(child, &url);
         let response = relay.get(&relay.first, &[("host", &relay.host())]).await;
         assert_eq!(response.status(), 200);
         let cookie = response.headers()["set-cookie"].to_str().unwrap();
@@ -46,8 +46,17 @@ impl Relay {
         relay
     }
 
+    /// The relay of a URL.
+    fn at(child: Child, url: &str) -> Self {
+        let (host, first) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+        let (name, port) = host.split_once(':').unwrap();
+        assert!(name.starts_with("hearth-") && name.ends_with(".localhost"), "{name}");
+        let (first, port) = (format!("/{first}"), port.parse().unwrap());
+        Self { child, host: host.to_owned(), port, first, cookie: String::new() }
+    }
+
     fn host(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.host.clone()
     }
 
     async fn send<B>(&self, request: Request<B>) -> Response<Incoming>
@@ -109,14 +118,16 @@ async fn whoever_has_no_cookie_or_comes_by_another_name_is_refused() {
     let endpoint = Endpoint::start(&host).await;
     let relay = Relay::start(&host, "a1").await;
     let (own, cookie) = (relay.host(), relay.cookie.as_str());
-    let localhost = format!("localhost:{}", relay.port);
-    assert_eq!(relay.get("/", &[("host", &localhost), ("cookie", cookie)]).await.status(), 200);
+    assert_eq!(relay.get("/", &[("host", &own), ("cookie", cookie)]).await.status(), 200);
+    let (localhost, address) = (format!("localhost:{}", relay.port), format!("127.0.0.1:{}", relay.port));
     let count = endpoint.count();
     let rebound = format!("evil.example:{}", relay.port);
     for headers in [
         vec![("host", own.as_str())],
         vec![("host", own.as_str()), ("cookie", "hearth-relay=x")],
         vec![("host", rebound.as_str()), ("cookie", cookie)],
+        vec![("host", localhost.as_str()), ("cookie", cookie)],
+        vec![("host", address.as_str()), ("cookie", cookie)],
         vec![("host", own.as_str()), ("cookie", cookie), ("origin", "https://evil.example")],
         vec![("host", own.as_str()), ("cookie", cookie), ("sec-fetch-site", "same-site")],
     ] {
@@ -212,12 +223,10 @@ async fn the_browser_gets_a_url_of_its_own_and_ctrl_c_ends_the_relay() {
     let printed = lines.next_line().await.unwrap().unwrap();
     let url = tokio::fs::read_to_string(&opened).await.unwrap().trim().to_owned();
     assert_ne!(url, printed);
-    let (own, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
-    let port = own.strip_prefix("127.0.0.1:").unwrap().parse().unwrap();
-    let relay = Relay { child, port, first: format!("/{path}"), cookie: String::new() };
+    let relay = Relay::at(child, &url);
     let mut statuses = Vec::new();
     for _ in 0..2 {
-        statuses.push(relay.get(&relay.first, &[("host", own)]).await.status().as_u16());
+        statuses.push(relay.get(&relay.first, &[("host", &relay.host)]).await.status().as_u16());
     }
     assert_eq!(statuses, [200, 403], "it is good once");
     let id = relay.child.id().unwrap().to_string();
