@@ -1,9 +1,12 @@
 use hearth_model::hooks::{Hook, HookOutcome};
+use hearth_proto::store::v1::ClientTokenRecord;
 
 use super::*;
+use crate::clock;
 use crate::driver::Full;
 use crate::platform::Exit;
-use crate::store::Scan;
+use crate::records::Expiry;
+use crate::store::{CommitError, Scan};
 use MicrovmState::{Running, Suspended, Suspending, Terminated};
 use Request::{Resume, Suspend, Terminate};
 
@@ -253,6 +256,31 @@ async fn a_microvm_is_forgotten_a_day_after_its_end() {
         let left = host.db.scan(&Scan { table, prefix: b"", after: None, limit: 10 }).unwrap();
         assert_eq!(left, [], "{}", table.name());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_token_that_is_used_again_outlives_its_earlier_use() {
+    let host = host().await;
+    let key = b"account/token".to_vec();
+    let now = record::millis(Some(&host.microvms.context.clock.timestamp()));
+    let token = |at_ms: u64| {
+        let expires_at = Some(clock::timestamp(UNIX_EPOCH + Duration::from_millis(at_ms)));
+        records::encode(&ClientTokenRecord { expires_at, ..ClientTokenRecord::default() })
+    };
+    let entry = |at_ms| records::expiry(at_ms, Expiry::ClientToken, &key);
+    // An entry of the earlier use is left, and the token has been used again.
+    let batch = Batch::new().put(Table::ClientTokens, key.clone(), token(now + 60_000));
+    host.db.commit(batch.put(Table::Expiries, entry(now - 1), Vec::new())).await.unwrap();
+    assert_eq!(host.microvms.expire().await.unwrap(), 1);
+    let kept = || host.db.get_bytes(Table::ClientTokens, &key).unwrap();
+    assert_eq!(kept(), Some(token(now + 60_000)));
+    // It is used again between the search and the removal.
+    host.db.commit(Batch::new().put(Table::ClientTokens, key.clone(), token(now - 1))).await.unwrap();
+    let removal = host.microvms.removal(&entry(now - 1), now).unwrap();
+    host.db.commit(Batch::new().put(Table::ClientTokens, key.clone(), token(now + 60_000))).await.unwrap();
+    let removed = host.db.commit(removal.batch).await;
+    assert!(matches!(removed, Err(CommitError::Conflict)), "{removed:?}");
+    assert!(kept().is_some());
 }
 
 #[tokio::test(start_paused = true)]
