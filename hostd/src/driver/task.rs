@@ -144,6 +144,9 @@ impl Task {
                 () = reached(act_at) => self.overdue().await,
                 exit = exited(&mut self.exit) => {
                     self.exit = None;
+                    if let Exit::Guest(why) | Exit::Monitor(why) = &exit {
+                        noted(record::id(&self.record), "a microVM has ended by itself", why);
+                    }
                     self.event(Event::Exited(exit)).await;
                 }
                 event = async move {
@@ -438,24 +441,33 @@ pub(super) fn name(effect: &Effect) -> &'static str {
     }
 }
 
+/// Writes the cause of a failure to the log, which has all of it: its account sees it without paths of the host. Returns it.
+fn noted(microvm: &str, what: &str, error: &impl std::fmt::Display) -> String {
+    let error = error.to_string();
+    tracing::warn!(microvm, error, "{what}");
+    error
+}
+
 /// Carries out an effect.
 async fn perform(context: &Context, spec: &Spec, guest: Option<Arc<dyn Guest>>, effect: &Effect) -> Outcome {
     const GONE: &str = "its process is gone";
     match (effect, guest) {
         (Effect::Launch, _) => match context.platform.launch(spec).await {
             Ok(guest) => Outcome { event: Event::Launched, guest: Some(guest) },
-            Err(error) => Event::LaunchFailed(error.to_string()).into(),
+            Err(error) => Event::LaunchFailed(noted(spec.id.as_str(), "launching a microVM", &error)).into(),
         },
         (Effect::Restore, _) => match context.platform.resume(spec).await {
             Ok(guest) => Outcome { event: Event::Restored, guest: Some(guest) },
-            Err(error) => Event::RestoreFailed(error.to_string()).into(),
+            Err(error) => Event::RestoreFailed(noted(spec.id.as_str(), "resuming a microVM", &error)).into(),
         },
         (Effect::Call(hook), Some(guest)) => Event::Hook(*hook, guest.call_hook(*hook).await).into(),
         (Effect::Call(hook), None) => Event::Hook(*hook, HookOutcome::Failed(GONE.to_owned())).into(),
         (Effect::Save(number), Some(guest)) => match guest.suspend(*number).await {
             Ok(()) => Event::Saved.into(),
             Err(SuspendError::Cancelled) => Event::SaveCancelled.into(),
-            Err(SuspendError::Failed(why)) => Event::SaveFailed(why.to_string()).into(),
+            Err(SuspendError::Failed(why)) => {
+                Event::SaveFailed(noted(spec.id.as_str(), "suspending a microVM", &why)).into()
+            }
         },
         (Effect::Save(_), None) => Event::SaveFailed(GONE.to_owned()).into(),
         (Effect::CancelSave, _) => Event::SaveCancelled.into(), // a cancellation is never started as an effect of its own
