@@ -7,6 +7,9 @@ use std::path::Path;
 /// The oldest kernel version on which microVMs run.
 const OLDEST: (u32, u32) = (6, 7);
 
+/// Size of the memory pages of hosts in bytes: snapshots are made of such pages.
+const PAGE: usize = 4096;
+
 /// This host.
 #[derive(Debug, Clone)]
 pub struct HostInfo {
@@ -53,6 +56,10 @@ impl HostInfo {
         }
         if std::env::consts::ARCH != "aarch64" {
             missing.push(format!("it is {}: images are for arm64", std::env::consts::ARCH));
+        }
+        let page = rustix::param::page_size();
+        if page != PAGE {
+            missing.push(format!("its memory pages have {page} bytes, those of snapshots {PAGE}: boot a kernel with 4 KiB pages"));
         }
         if !rustix::process::geteuid().is_root() {
             missing.push("hearthd does not run as root: it makes namespaces, taps and jails".to_owned());
