@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod aws_cli;
 mod aws_model;
 mod base;
 mod bench;
@@ -30,6 +31,7 @@ mod rocksdb;
 mod test;
 mod toolchain;
 mod tools;
+mod unpacked;
 
 use std::process::ExitCode;
 
