@@ -1,5 +1,5 @@
-//! Version 2 of the AWS CLI, which tests run beside version 1 ([`crate::python`]): AWS has it for download only, so it is the
-//! package of Debian's testing suite. It is unpacked with the Python that it needs, and nothing is installed.
+//! Version 2 of the AWS CLI, which tests run beside version 1 ([`crate::python`]): PyPI does not have it, so it is the package of
+//! Debian's testing suite. It is unpacked with the Python that it needs, and nothing is installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::private_apt::{self, Source};
 use crate::progress;
 use crate::unpacked::Script;
 
-/// Debian's name of it; stable has version 2 as well, but without Lambda MicroVMs.
+/// Debian's name of it; trixie's is 2.23.6, which does not know Lambda MicroVMs.
 const PACKAGE: &str = "awscli";
 /// Must change when [`finish`] makes a different tree from the same packages.
 const RECIPE: &str = "awscli 1";
