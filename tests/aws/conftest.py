@@ -1,8 +1,8 @@
-"""What tests with AWS's own clients stand on: daemons' services that the Rust test `api::aws::tests::clients` serves.
+"""What tests with AWS's own clients stand on: daemons' services that the Rust test `api::aws::listen::tests::clients` serves.
 
 The variable HEARTH_AWS has, as JSON, the URL of each stand and the access keys:
 
-    {"default": URL, "strict": URL, "limited": URL, "keys": {"everything": {"id": …, "secret": …, "account": …}, …}}
+    {"default": URL, "strict": URL, "limited": URL, …, "keys": {"everything": {"id": …, "secret": …, "account": …}, …}}
 
 Images are built by a scripted builder: `s3://bucket/fail` fails, `s3://bucket/wait` never ends, all others succeed at once. MicroVMs
 run on a double of a host.
@@ -20,9 +20,13 @@ import pytest
 from botocore.config import Config
 
 STANDS = json.loads(os.environ["HEARTH_AWS"])
+# Version 2 of the AWS CLI; version 1 is beside this Python.
+CLI2 = os.environ.get("HEARTH_AWS_CLI2")
 REGION = "us-east-1"
 BASE = f"arn:aws:lambda:{REGION}:aws:microvm-image:al2023-1"
 ROLE = "arn:aws:iam::123456789012:role/build"
+# A role that the key `everything` can assume, for what concerns one microVM of an image whose name begins with `deploy-`.
+DEPLOY = "arn:aws:iam::123456789012:role/deploy"
 NUMBERS = itertools.count(1)
 
 
@@ -97,38 +101,81 @@ def strict():
     return Stand("strict")
 
 
-@pytest.fixture
-def aws(tmp_path):
-    """The AWS CLI, with a profile in a home of its own. Returns what a command prints, parsed if it is JSON."""
-    key = STANDS["keys"]["everything"]
-    (tmp_path / "config").write_text(
-        f"[profile hearth]\nregion = {REGION}\nservices = hearth\noutput = json\ncli_pager =\n"
-        f"[services hearth]\nlambda_microvms =\n  endpoint_url = {STANDS['default']}\n"
-    )
-    (tmp_path / "credentials").write_text(
-        f"[hearth]\naws_access_key_id = {key['id']}\naws_secret_access_key = {key['secret']}\n"
-    )
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(tmp_path),
-        "AWS_CONFIG_FILE": str(tmp_path / "config"),
-        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"),
-        "AWS_PROFILE": "hearth",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_MAX_ATTEMPTS": "1",
-    }
-    program = os.path.join(os.path.dirname(sys.executable), "aws")
+class CommandLine:
+    """A version of the AWS CLI, with a home of its own that has these profiles."""
 
-    def run(*arguments, status=0):
-        command = [sys.executable, program, "lambda-microvms", *arguments]
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-        assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
-        if status:
-            return done.stderr
+    PROGRAMS = {1: [sys.executable, os.path.join(os.path.dirname(sys.executable), "aws")], 2: [CLI2]}
+    # What a version ends with if the service refuses a call.
+    REFUSED = {1: 255, 2: 254}
+
+    def __init__(self, version, folder):
+        self.version, self.folder, self.program = version, folder, self.PROGRAMS[version]
+        key = STANDS["keys"]["everything"]
+        services = ["lambda_microvms", "cloudwatch_logs", "s3", "sts"]
+        endpoints = "".join(f"{service} =\n  endpoint_url = {STANDS['default']}\n" for service in services)
+        role = f"role_arn = {DEPLOY}\nsource_profile = hearth\n"
+        common = f"region = {REGION}\nservices = hearth\noutput = json\n"
+        (folder / "config").write_text(
+            f"[profile hearth]\n{common}[profile deploy]\n{role}{common}[services hearth]\n{endpoints}"
+        )
+        (folder / "credentials").write_text(
+            f"[hearth]\naws_access_key_id = {key['id']}\naws_secret_access_key = {key['secret']}\n"
+        )
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "AWS_CONFIG_FILE": str(folder / "config"),
+            "AWS_SHARED_CREDENTIALS_FILE": str(folder / "credentials"),
+            "AWS_PROFILE": "hearth",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_MAX_ATTEMPTS": "1",
+            "AWS_PAGER": "",
+            # What a command prints comes at once, as at a terminal: Python keeps up to 128 KiB for a pipe.
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def __call__(self, *arguments):
+        """What a command prints, parsed if it is JSON."""
+        printed = self.run(0, arguments).stdout
         try:
-            return json.loads(done.stdout) if done.stdout.strip() else None
+            return json.loads(printed) if printed.strip() else None
         except json.JSONDecodeError:
-            return done.stdout
+            return printed
 
-    run.folder = tmp_path
-    return run
+    def refused(self, *arguments):
+        """What a command says that the service refuses."""
+        # Version 2 says so of commands that try once.
+        return self.run(self.REFUSED[self.version], arguments).stderr.replace(" (reached max retries: 0)", "")
+
+    def run(self, status, arguments):
+        command = [*self.program, *arguments]
+        done = subprocess.run(
+            command, env=self.environment, cwd=self.folder, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done
+
+    def begin(self, *arguments):
+        """A command that goes on, with a pipe of what it prints."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            [*self.program, *arguments], env=self.environment, cwd=self.folder, stdout=pipe, stderr=pipe, text=True
+        )
+
+
+def command_line(version, folder):
+    if version == 2 and not CLI2:
+        pytest.skip("HEARTH_AWS_CLI2 names no AWS CLI of version 2; `cargo xtask test` unpacks one")
+    return CommandLine(version, folder)
+
+
+@pytest.fixture(params=[1, 2], ids=["cli1", "cli2"])
+def cli(request, tmp_path):
+    """Each version of the AWS CLI."""
+    return command_line(request.param, tmp_path)
+
+
+@pytest.fixture
+def cli2(tmp_path):
+    """Version 2 of the AWS CLI, for commands that version 1 does not have."""
+    return command_line(2, tmp_path)

@@ -1,8 +1,28 @@
-"""The AWS CLI: shorthand and JSON, files, queries, tables, pages."""
+"""The AWS CLI in both versions: shorthand and JSON, files, queries, tables, pages, roles."""
 
 import json
 
+import pytest
+
 from conftest import BASE, ROLE, name
+
+
+class Microvms:
+    """`aws lambda-microvms`, with these options before it."""
+
+    def __init__(self, cli, *options):
+        self.cli, self.before, self.folder = cli, (*options, "lambda-microvms"), cli.folder
+
+    def __call__(self, *arguments):
+        return self.cli(*self.before, *arguments)
+
+    def refused(self, *arguments):
+        return self.cli.refused(*self.before, *arguments)
+
+
+@pytest.fixture
+def aws(cli):
+    return Microvms(cli)
 
 
 def create(aws, image, *more):
@@ -59,7 +79,7 @@ def test_input_from_a_file(aws, stand):
     run = aws("run-microvm", "--cli-input-json", f"file://{path}", "--maximum-duration-in-seconds", "61")
     assert run["maximumDurationInSeconds"] == 61
     path.write_text("from a file")
-    error = aws("run-microvm", "--image-identifier", arn, "--run-hook-payload", f"file://{path}", status=255)
+    error = aws.refused("run-microvm", "--image-identifier", arn, "--run-hook-payload", f"file://{path}")
     assert "The run hook must be enabled in the MicroVM image to pass the run hook payload" in error
 
 
@@ -80,9 +100,11 @@ def test_pages_and_output(aws, stand):
     assert len(none["items"]) == 1 and none["nextToken"]
 
 
-def test_errors_are_shown(aws):
-    error = aws("get-microvm", "--microvm-identifier", "microvm-1", status=255)
+def test_errors_are_shown(aws, cli):
+    error = aws.refused("get-microvm", "--microvm-identifier", "microvm-1")
     assert "An error occurred (ResourceNotFoundException) when calling the GetMicrovm operation: MicroVM not found: microvm-1" in error
+    if cli.version == 2:
+        assert "resourceType: Microvm\nresourceId: microvm-1\n" in error
 
 
 HOOKS = {
@@ -151,3 +173,25 @@ def test_the_pages_of_the_reference(aws, stand):
         check(version)
         assert (version["imageVersion"], version["status"]) == (number, "ACTIVE")
     assert aws("get-microvm-image-version", "--image-identifier", image, "--image-version", "2")["imageVersion"] == "2.0"
+
+
+def test_who_calls(cli):
+    identity = cli("sts", "get-caller-identity")
+    assert (identity["UserId"], identity["Account"]) == ("HKEVERYTHING", "123456789012")
+
+
+def test_a_profile_with_a_role(cli, stand):
+    """The profile `deploy` of docs/aws.md: the CLI assumes the role by itself, and may do what the role's policies allow."""
+    deploy = Microvms(cli, "--profile", "deploy")
+    own = stand.create(name("deploy"))["imageArn"]
+    stand.until("CREATED", lambda: stand.client.get_microvm_image(imageIdentifier=own)["state"])
+    microvm = deploy("run-microvm", "--image-identifier", own)["microvmId"]
+    stand.until_microvm("RUNNING", microvm)
+    assert deploy("get-microvm", "--microvm-identifier", microvm)["state"] == "RUNNING"
+    assert deploy("terminate-microvm", "--microvm-identifier", microvm) is None
+    denied = "(AccessDeniedException) when calling the {} operation: User: arn:aws:sts::123456789012:assumed-role/deploy/"
+    assert denied.format("RunMicrovm") in deploy.refused("run-microvm", "--image-identifier", stand.image())
+    assert denied.format("ListMicrovms") in deploy.refused("list-microvms")
+    assert denied.format("GetMicrovmImage") in deploy.refused("get-microvm-image", "--image-identifier", own)
+    identity = cli("--profile", "deploy", "sts", "get-caller-identity")
+    assert identity["Arn"].startswith("arn:aws:sts::123456789012:assumed-role/deploy/")

@@ -4,15 +4,13 @@ import json
 import urllib.error
 import urllib.request
 
-import boto3
 import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
-from conftest import BASE, REGION, ROLE, STANDS, Stand, name
+from conftest import BASE, REGION, ROLE, Stand, client, name
 
 
 def refused(call, *arguments, **members):
@@ -209,23 +207,15 @@ def test_the_strict_profile(strict):
 
 
 def test_signatures(stand):
-    def client(id, secret, **more):
-        return boto3.client(
-            "lambda-microvms",
-            endpoint_url=stand.url,
-            region_name=more.pop("region_name", REGION),
-            aws_access_key_id=id,
-            aws_secret_access_key=secret,
-            config=Config(retries={"total_max_attempts": 1}),
-            **more,
-        )
+    def microvms(**more):
+        return client("lambda-microvms", **more)
 
-    error = refused(client("HKNOBODY", stand.key["secret"]).list_microvms)
+    error = refused(microvms(id="HKNOBODY").list_microvms)
     assert told(error) == ("ClientError", 403, "The security token included in the request is invalid.")
     assert error.response["Error"]["Code"] == "UnrecognizedClientException"
-    error = refused(client(stand.key["id"], "wrong-wrong-wrong-wrong").list_microvms)
+    error = refused(microvms(secret="wrong-wrong-wrong-wrong").list_microvms)
     assert error.response["Error"]["Code"] == "InvalidSignatureException"
-    error = refused(client(stand.key["id"], stand.key["secret"], region_name="eu-west-1").list_microvms)
+    error = refused(microvms(region="eu-west-1").list_microvms)
     assert error.response["Error"]["Code"] == "InvalidSignatureException"
     status, headers, body = raw(stand, "GET", "/2025-09-09/microvms", sign=False)
     assert (status, headers["x-amzn-errortype"]) == (403, "MissingAuthenticationTokenException")
@@ -245,16 +235,10 @@ def test_requests_that_no_sdk_sends(stand):
         assert (status, headers["x-amzn-errortype"]) == (403, "AccessDeniedException")
 
 
-def test_connectors_that_are_not_there(stand):
-    client = boto3.client(
-        "lambda-core",
-        endpoint_url=stand.url,
-        region_name=REGION,
-        aws_access_key_id=stand.key["id"],
-        aws_secret_access_key=stand.key["secret"],
-    )
-    assert client.list_network_connectors()["NetworkConnectors"] == []
-    error = refused(client.get_network_connector, Identifier="nc-1")
+def test_connectors_that_are_not_there():
+    core = client("lambda-core")
+    assert core.list_network_connectors()["NetworkConnectors"] == []
+    error = refused(core.get_network_connector, Identifier="nc-1")
     assert (type(error).__name__, error.response["ResponseMetadata"]["HTTPStatusCode"]) == ("ResourceNotFoundException", 404)
     assert error.response["Message"] == "Network connector not found: nc-1"
 

@@ -4,15 +4,13 @@ The stand `default` has the log group GROUP with the streams `2026/11/29[1.0]a` 
 each stream in turn, then one line of JSON in the stream `json`. The group LIVE gets a line every 20 ms as long as the tests run.
 """
 
-import json
-import os
-import subprocess
-import sys
+import signal
+import threading
 import time
 
 import pytest
 from botocore.exceptions import ClientError
-from conftest import REGION, STANDS, client
+from conftest import client
 
 GROUP = "/aws/lambda-microvms/lines"
 LIVE = "/aws/lambda-microvms/live"
@@ -162,37 +160,56 @@ def test_a_group_is_followed_as_the_cli_does(logs):
     assert seen == [f"live {number}" for number in range(len(seen))]
 
 
-def cli(tmp_path, *arguments, status=0):
-    key = STANDS["keys"]["everything"]
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(tmp_path),
-        "AWS_ACCESS_KEY_ID": key["id"],
-        "AWS_SECRET_ACCESS_KEY": key["secret"],
-        "AWS_REGION": REGION,
-        "AWS_DEFAULT_REGION": REGION,
-        "AWS_ENDPOINT_URL_CLOUDWATCH_LOGS": STANDS["default"],
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_PAGER": "",
-    }
-    program = os.path.join(os.path.dirname(sys.executable), "aws")
-    command = [sys.executable, program, "logs", *arguments]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == status, f"{arguments}: {done.stdout}{done.stderr}"
-    return done.stderr if status else done.stdout
+def test_the_command_line(cli):
+    def logs(*arguments):
+        return cli("logs", *arguments)
 
-
-def test_the_command_line(tmp_path):
-    found = json.loads(cli(tmp_path, "filter-log-events", "--log-group-name", GROUP, "--filter-pattern", '"line 1"', "--page-size", "4"))
+    found = logs("filter-log-events", "--log-group-name", GROUP, "--filter-pattern", '"line 1"', "--page-size", "4")
     assert messages(found["events"]) == ["line 1", *LINES[10:20]]
-    two = json.loads(cli(tmp_path, "filter-log-events", "--log-group-name", GROUP, "--max-items", "2"))
+    two = logs("filter-log-events", "--log-group-name", GROUP, "--max-items", "2")
     assert messages(two["events"]) == LINES[:2]
-    rest = cli(tmp_path, "filter-log-events", "--log-group-name", GROUP, "--max-items", "2", "--starting-token", two["NextToken"])
-    assert messages(json.loads(rest)["events"]) == LINES[2:4]
+    rest = logs("filter-log-events", "--log-group-name", GROUP, "--max-items", "2", "--starting-token", two["NextToken"])
+    assert messages(rest["events"]) == LINES[2:4]
     stream = ["--log-group-name", GROUP, "--log-stream-name", "2026/11/29[1.0]a"]
-    text = cli(tmp_path, "get-log-events", *stream, "--limit", "2", "--query", "events[].message", "--output", "text")
+    text = logs("get-log-events", *stream, "--limit", "2", "--query", "events[].message", "--output", "text")
     assert text.split("\t") == ["line 56", "line 58\n"]
-    newest = ["describe-log-streams", "--log-group-name", GROUP, "--order-by", "LastEventTime", "--descending", "--max-items", "1"]
-    assert json.loads(cli(tmp_path, *newest))["logStreams"][0]["logStreamName"] == "json"
-    told = cli(tmp_path, "create-log-group", "--log-group-name", "mine", status=255)
+    newest = logs(
+        "describe-log-streams", "--log-group-name", GROUP, "--order-by", "LastEventTime", "--descending", "--max-items", "1"
+    )
+    assert newest["logStreams"][0]["logStreamName"] == "json"
+    told = cli.refused("logs", "create-log-group", "--log-group-name", "mine")
     assert "log groups and streams are made when microVMs and builds write to them" in told
+
+
+def test_tail(cli2):
+    printed = cli2("logs", "tail", GROUP).splitlines()
+    # Time, stream and message.
+    assert [line.split(" ", 2)[2] for line in printed] == [*LINES, JSON]
+    assert {line.split(" ")[1] for line in printed} == {"2026/11/29[1.0]a", "2026/11/29[1.0]b", "json"}
+    short = cli2("logs", "tail", GROUP, "--filter-pattern", '"line 1"', "--format", "short", "--log-stream-name-prefix", "2026/")
+    assert [line.split(" ", 1)[1] for line in short.splitlines()] == ["line 1", *LINES[10:20]]
+    assert "The specified log group does not exist." in cli2.refused("logs", "tail", "/none")
+
+
+def test_tail_follows(cli2, logs):
+    def number(message):
+        return int(message.removeprefix("live "))
+
+    with cli2.begin("logs", "tail", LIVE, "--follow", "--format", "short") as tail:
+        limit = threading.Timer(60, tail.kill)
+        limit.start()
+        seen = [tail.stdout.readline()]
+        # What is written from now on can only be printed because it is followed.
+        newest = logs.get_log_events(logGroupName=LIVE, logStreamName="s", limit=1)["events"][0]["message"]
+        for line in tail.stdout:
+            seen.append(line)
+            if number(line.split(" ", 1)[1]) > number(newest):
+                break
+        tail.send_signal(signal.SIGINT)
+        rest, errors = tail.communicate()
+        limit.cancel()
+    # It ends as told, whether it waits or prints.
+    assert tail.returncode in (0, 130), errors
+    numbers = [number(line.split(" ", 1)[1]) for line in [*seen, *rest.splitlines()]]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), errors
+    assert numbers[-1] > number(newest), errors

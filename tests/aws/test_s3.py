@@ -2,17 +2,14 @@
 
 import hashlib
 import io
-import json
 import os
-import subprocess
-import sys
 import zipfile
 
 import pytest
 import urllib3
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
-from conftest import REGION, STANDS, client
+from conftest import BASE, REGION, ROLE, client, name
 
 BUCKET = "hearth-local"
 MIB = 1 << 20
@@ -153,43 +150,45 @@ def test_wrong_secrets():
     assert code(wrong.get_object, Bucket=BUCKET, Key="k") == ("SignatureDoesNotMatch", 403)
 
 
-def test_the_command_line_and_an_image(tmp_path):
-    key = STANDS["keys"]["everything"]
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(tmp_path),
-        "AWS_ACCESS_KEY_ID": key["id"],
-        "AWS_SECRET_ACCESS_KEY": key["secret"],
-        "AWS_REGION": REGION,
-        "AWS_DEFAULT_REGION": REGION,
-        "AWS_ENDPOINT_URL": STANDS["default"],
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_PAGER": "",
-    }
-    program = os.path.join(os.path.dirname(sys.executable), "aws")
-
-    def aws(*arguments):
-        command = [sys.executable, program, *arguments]
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
-        return done.stdout
-
+def test_the_command_line_and_an_image(cli):
     data = app()
-    (tmp_path / "app.zip").write_bytes(data)
-    aws("s3", "cp", "app.zip", f"s3://{BUCKET}/cli/app.zip")
-    assert "cli/" in aws("s3", "ls", f"s3://{BUCKET}")
-    assert "app.zip" in aws("s3", "ls", f"s3://{BUCKET}/cli/")
-    aws("s3", "cp", f"s3://{BUCKET}/cli/app.zip", "back.zip")
-    assert (tmp_path / "back.zip").read_bytes() == data
-    created = aws(
-        "lambda-microvms", "create-microvm-image", "--name", "from-s3", "--code-artifact", f"uri=s3://{BUCKET}/cli/app.zip",
-        "--base-image-arn", f"arn:aws:lambda:{REGION}:aws:microvm-image:al2023-1",
-        "--build-role-arn", "arn:aws:iam::123456789012:role/build",
+    (cli.folder / "app.zip").write_bytes(data)
+    cli("s3", "cp", "app.zip", f"s3://{BUCKET}/cli/app.zip")
+    assert "cli/" in cli("s3", "ls", f"s3://{BUCKET}")
+    assert "app.zip" in cli("s3", "ls", f"s3://{BUCKET}/cli/")
+    assert BUCKET in cli("s3", "ls")
+    cli("s3", "cp", f"s3://{BUCKET}/cli/app.zip", "back.zip")
+    assert (cli.folder / "back.zip").read_bytes() == data
+    image = name("from-s3")
+    created = cli(
+        "lambda-microvms", "create-microvm-image", "--name", image, "--code-artifact", f"uri=s3://{BUCKET}/cli/app.zip",
+        "--base-image-arn", BASE, "--build-role-arn", ROLE,
     )
-    assert json.loads(created)["codeArtifact"]["uri"] == f"s3://{BUCKET}/cli/app.zip"
-    (tmp_path / "folder").mkdir()
+    assert created["codeArtifact"]["uri"] == f"s3://{BUCKET}/cli/app.zip"
+    (cli.folder / "folder").mkdir()
     for number in range(3):
-        (tmp_path / "folder" / str(number)).write_text(str(number))
-    aws("s3", "sync", "folder", f"s3://{BUCKET}/folder")
-    aws("s3", "rm", "--recursive", f"s3://{BUCKET}/folder")
+        (cli.folder / "folder" / str(number)).write_text(str(number))
+    cli("s3", "sync", "folder", f"s3://{BUCKET}/folder")
+    cli("s3", "rm", "--recursive", f"s3://{BUCKET}/folder")
     assert keys(client("s3"), Prefix="folder") == []
+
+
+def test_the_command_line_and_parts(cli):
+    """More than 8 MiB go up in parts, and come down in ranges."""
+    data = os.urandom(17 * MIB)
+    (cli.folder / "big").write_bytes(data)
+    cli("s3", "cp", "big", f"s3://{BUCKET}/cli/big")
+    assert client("s3").head_object(Bucket=BUCKET, Key="cli/big")["ETag"].endswith('-3"')
+    cli("s3", "cp", f"s3://{BUCKET}/cli/big", "back")
+    assert (cli.folder / "back").read_bytes() == data
+    cli("s3", "rm", f"s3://{BUCKET}/cli/big")
+    assert "404" in cli.run(1, ["s3", "cp", f"s3://{BUCKET}/cli/big", "none"]).stderr
+
+
+@pytest.mark.parametrize("algorithm", ["CRC32C", "CRC64NVME"])
+def test_checksums_that_boto3_does_not_compute(cli2, algorithm):
+    (cli2.folder / "file").write_bytes(b"hello")
+    cli2("s3", "cp", "file", f"s3://{BUCKET}/cli/sum", "--checksum-algorithm", algorithm)
+    cli2("s3", "cp", f"s3://{BUCKET}/cli/sum", "back")
+    assert (cli2.folder / "back").read_bytes() == b"hello"
+    cli2("s3", "rm", f"s3://{BUCKET}/cli/sum")

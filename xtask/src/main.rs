@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod aws_cli;
 mod aws_model;
 mod base;
 mod bench;
@@ -31,6 +32,7 @@ mod rocksdb;
 mod test;
 mod toolchain;
 mod tools;
+mod unpacked;
 
 use std::process::ExitCode;
 

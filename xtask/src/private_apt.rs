@@ -2,7 +2,8 @@
 //!
 //! A private apt root (lists, archives, an empty dpkg status) is in the cache, so the machine's own apt state is
 //! neither used nor changed; only the mirror comes from the machine's configuration. A version stays once it was resolved:
-//! later runs need no network. `HEARTH_REFRESH=1` resolves the newest version again.
+//! later runs need no network. `HEARTH_REFRESH=1` resolves the newest version again. A mirror may have dropped what the lists
+//! name, most often in testing: then they are read again, once.
 
 use std::env;
 use std::fs;
@@ -19,12 +20,36 @@ use crate::mirrors::{self, source_line};
 use crate::packages;
 use crate::progress;
 
-/// The Debian suite with the kernel (and its source) that both the metal and the guests run.
-const SUITE: &str = "trixie";
-/// The architecture of the metal and of guests.
-pub(crate) const METAL: &str = "arm64";
+/// The packages of the metal and of guests: the suite with the kernel (and its source) that both run.
+pub(crate) const METAL: Source = Source { suite: STABLE, architecture: "arm64" };
+/// The suite of all packages but those that it does not have.
+const STABLE: &str = "trixie";
+/// The suite with packages that [`STABLE`] does not have.
+const TESTING: &str = "testing";
+/// Name of artefacts that are several packages.
+const TREE: &str = "tree";
 /// Lists younger than this are not fetched again.
 const FRESH: Duration = Duration::from_secs(24 * 3600);
+
+/// Where packages come from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source {
+    /// Name of Debian's suite.
+    suite: &'static str,
+    /// Debian's name of the architecture.
+    architecture: &'static str,
+}
+
+/// The mirror does not have the versions of packages that its lists name.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the mirror does not give {packages} in the versions that its package lists of {suite} name. It may have newer ones by \
+     now, or be out of reach: run the same command with HEARTH_REFRESH=1, which reads the lists and resolves the versions again"
+)]
+struct Vanished {
+    packages: String,
+    suite: &'static str,
+}
 
 /// A package's files.
 #[derive(Clone, Debug)]
@@ -45,7 +70,7 @@ pub(crate) fn fetch_through(cache: &Cache, meta: &str, prefix: &str) -> Result<U
     fetch_as(cache, meta, |apt| {
         let text = command::capture(apt.tool("apt-cache").args(["depends", meta]))?;
         first_dependency(&text, prefix)
-            .with_context(|| format!("{meta} in {SUITE} depends on no {prefix}… package:\n{text}"))
+            .with_context(|| format!("{meta} in {} depends on no {prefix}… package:\n{text}", METAL.suite))
     })
 }
 
@@ -55,31 +80,22 @@ pub(crate) fn read_lists(cache: &Cache) -> Result<()> {
 }
 
 fn fetch_as(cache: &Cache, pin: &str, resolve: impl Fn(&PrivateApt) -> Result<String>) -> Result<Unpacked> {
-    let pin_file = format!("{}/pins/{pin}.json", folder_of(METAL));
-    if !newest_wanted()
-        && let Some(found) = pinned(cache, &pin_file)
-    {
-        return Ok(found);
-    }
-    let apt = PrivateApt::open(cache, METAL)?;
-    apt.update_if_old()?;
-    let package = resolve(&apt)?;
-    let shown = command::capture(apt.tool("apt-cache").args(["show", "--no-all-versions", &package]))?;
-    let version = field(&shown, "Version").with_context(|| format!("{SUITE} has no package {package}"))?;
-    let root = cache.artefact("debs", &artefact_key(&package, version), |folder| {
-        let size = field(&shown, "Size").and_then(|size| size.parse::<u64>().ok()).unwrap_or(0);
-        progress::note(&format!("   downloading {package} {version} ({} MB)", size / 1_000_000));
-        let mut download = apt.tool("apt-get");
-        download.current_dir(folder).args(["-qq", "download", &format!("{package}={version}")]);
-        if command::run(&mut download).is_err() {
-            // The mirror has newer versions than the lists.
-            apt.update()?;
-            command::run(&mut download)?;
-        }
-        unpack_only_deb(folder)
-    })?;
-    cache.write_file(&pin_file, json!({ "package": package, "version": version }).to_string().as_bytes())?;
-    Ok(Unpacked { version: format!("{package} {version}"), root })
+    pinned(cache, METAL, pin, |apt| {
+        let package = resolve(apt)?;
+        let shown = command::capture(apt.tool("apt-cache").args(["show", "--no-all-versions", &package]))?;
+        let version = field(&shown, "Version")
+            .with_context(|| format!("{} has no package {package}", METAL.suite))?
+            .to_owned();
+        cache.artefact("debs", &artefact_key(&package, &version), |folder| {
+            let size = field(&shown, "Size").and_then(|size| size.parse::<u64>().ok()).unwrap_or(0);
+            progress::note(&format!("   downloading {package} {version} ({} MB)", size / 1_000_000));
+            let mut download = apt.tool("apt-get");
+            download.current_dir(folder).args(["-qq", "download", &format!("{package}={version}")]);
+            apt.download(&mut download, &package)?;
+            unpack_only_deb(folder)
+        })?;
+        Ok(Pin { package, version })
+    })
 }
 
 /// Whether the newest packages are requested, instead of those that the cache has.
@@ -87,66 +103,99 @@ pub(crate) fn newest_wanted() -> bool {
     env::var_os("HEARTH_REFRESH").is_some_and(|value| value == "1")
 }
 
-/// The packages `names` of an architecture with all their dependencies, unpacked into one folder; their scripts are not run.
+/// The packages `names` with all their dependencies, unpacked into one folder; their scripts are not run.
 /// `finish` does the necessary part of the scripts' work, and `recipe` identifies it in the cache key.
 pub(crate) fn fetch_tree(
     cache: &Cache,
-    architecture: &str,
+    source: Source,
     names: &[&str],
     recipe: &str,
-    finish: impl FnOnce(&Path) -> Result<()>,
+    finish: impl Fn(&Path) -> Result<()>,
 ) -> Result<Unpacked> {
     let wanted = content_key(&[names.join(" ").as_bytes(), recipe.as_bytes()]);
-    let pin_file = format!("{}/pins/tree-{wanted}.json", folder_of(architecture));
+    pinned(cache, source, &format!("tree-{wanted}"), |apt| {
+        let install = |more: &[&str]| {
+            let mut install = apt.tool("apt-get");
+            install.args(["-qq", "-y", "--no-install-recommends"]).args(more).arg("install").args(names);
+            install
+        };
+        // One line per archive, with name, version and checksum.
+        let archives = command::capture(&mut install(&["--print-uris"]))?;
+        let version = content_key(&[archives.as_bytes(), wanted.as_bytes()]);
+        cache.artefact("debs", &artefact_key(TREE, &version), |folder| {
+            let (count, listed) = (archives.lines().count(), names.join(", "));
+            progress::note(&format!("   downloading {listed} with what they need ({count} packages)"));
+            let downloaded = folder.join("archives");
+            fs::create_dir_all(downloaded.join("partial"))?;
+            let place = format!("Dir::Cache::archives={}/", downloaded.display());
+            let mut download = install(&["--download-only", "-o", &place]);
+            apt.download(download.stdout(std::io::stderr()), &listed)?;
+            for entry in fs::read_dir(&downloaded)? {
+                let archive = entry?.path();
+                if archive.extension().is_some_and(|end| end == "deb") {
+                    command::run(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(folder))?;
+                }
+            }
+            fs::remove_dir_all(downloaded)?;
+            finish(folder)
+        })?;
+        Ok(Pin { package: TREE.to_owned(), version })
+    })
+}
+
+/// What a name stands for: an artefact of the cache.
+struct Pin {
+    package: String,
+    version: String,
+}
+
+impl Pin {
+    fn read(cache: &Cache, file: &str) -> Option<Self> {
+        let pin: serde_json::Value = serde_json::from_slice(&fs::read(cache.path(file)).ok()?).ok()?;
+        let text = |name| Some(pin.get(name)?.as_str()?.to_owned());
+        Some(Self { package: text("package")?, version: text("version")? })
+    }
+
+    fn write(&self, cache: &Cache, file: &str) -> Result<()> {
+        let pin = json!({ "package": self.package, "version": self.version });
+        cache.write_file(file, pin.to_string().as_bytes()).map(drop)
+    }
+
+    fn unpacked(&self, cache: &Cache) -> Option<Unpacked> {
+        let root = cache.existing("debs", &artefact_key(&self.package, &self.version))?;
+        Some(Unpacked { version: format!("{} {}", self.package, self.version), root })
+    }
+}
+
+/// The artefact that was fetched for `name` before; otherwise that which `fetch` puts into the cache.
+fn pinned(
+    cache: &Cache,
+    source: Source,
+    name: &str,
+    fetch: impl Fn(&PrivateApt) -> Result<Pin>,
+) -> Result<Unpacked> {
+    let file = format!("{}/pins/{name}.json", source.folder());
     if !newest_wanted()
-        && let Some(found) = pinned(cache, &pin_file)
+        && let Some(found) = Pin::read(cache, &file).and_then(|pin| pin.unpacked(cache))
     {
         return Ok(found);
     }
-    let apt = PrivateApt::open(cache, architecture)?;
+    let apt = PrivateApt::open(cache, source)?;
     apt.update_if_old()?;
-    let install = |more: &[&str]| {
-        let mut install = apt.tool("apt-get");
-        install.args(["-qq", "-y", "--no-install-recommends"]).args(more).arg("install").args(names);
-        install
-    };
-    // One line per archive, with name, version and checksum.
-    let archives = command::capture(&mut install(&["--print-uris"]))?;
-    let version = content_key(&[archives.as_bytes(), wanted.as_bytes()]);
-    let root = cache.artefact("debs", &artefact_key("tree", &version), |folder| {
-        let count = archives.lines().count();
-        progress::note(&format!(
-            "   downloading {} with what they need ({count} packages)",
-            names.join(", ")
-        ));
-        let downloaded = folder.join("archives");
-        fs::create_dir_all(downloaded.join("partial"))?;
-        let place = format!("Dir::Cache::archives={}/", downloaded.display());
-        let mut download = install(&["--download-only", "-o", &place]);
-        download.stdout(std::io::stderr());
-        if command::run(&mut download).is_err() {
-            // The mirror has newer versions than the lists.
-            apt.update()?;
-            command::run(&mut download)?;
-        }
-        for entry in fs::read_dir(&downloaded)? {
-            let archive = entry?.path();
-            if archive.extension().is_some_and(|end| end == "deb") {
-                command::run(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(folder))?;
-            }
-        }
-        fs::remove_dir_all(downloaded)?;
-        finish(folder)
-    })?;
-    cache.write_file(&pin_file, json!({ "package": "tree", "version": version }).to_string().as_bytes())?;
-    Ok(Unpacked { version: format!("tree {version}"), root })
+    let pin = again_if_vanished(|| fetch(&apt), || apt.update())?;
+    pin.write(cache, &file)?;
+    pin.unpacked(cache).with_context(|| format!("{} is no longer in the cache", pin.package))
 }
 
-fn pinned(cache: &Cache, pin_file: &str) -> Option<Unpacked> {
-    let pin: serde_json::Value = serde_json::from_slice(&fs::read(cache.path(pin_file)).ok()?).ok()?;
-    let (package, version) = (pin.get("package")?.as_str()?, pin.get("version")?.as_str()?);
-    let root = cache.existing("debs", &artefact_key(package, version))?;
-    Some(Unpacked { version: format!("{package} {version}"), root })
+/// Fetches, and once more after `update` if the mirror does not have what the lists name.
+fn again_if_vanished<T>(fetch: impl Fn() -> Result<T>, update: impl FnOnce() -> Result<()>) -> Result<T> {
+    match fetch() {
+        Err(error) if error.is::<Vanished>() => {
+            update()?;
+            fetch()
+        }
+        fetched => fetched,
+    }
 }
 
 fn artefact_key(package: &str, version: &str) -> String {
@@ -173,19 +222,36 @@ pub(crate) fn mirrors() -> Result<(String, Option<String>)> {
     })
 }
 
-/// Path of an architecture's private apt root in the cache.
-fn folder_of(architecture: &str) -> String {
-    if architecture == METAL { format!("apt/{SUITE}") } else { format!("apt/{SUITE}-{architecture}") }
+impl Source {
+    /// The testing suite, for this machine.
+    pub(crate) fn testing() -> Self {
+        Self { suite: TESTING, architecture: packages::own_architecture() }
+    }
+
+    /// The suite of the metal, for this machine.
+    pub(crate) fn stable() -> Self {
+        Self { suite: STABLE, architecture: packages::own_architecture() }
+    }
+
+    /// Path of its private apt root in the cache.
+    fn folder(self) -> String {
+        let Self { suite, architecture } = self;
+        if suite == METAL.suite && architecture == METAL.architecture {
+            format!("apt/{suite}")
+        } else {
+            format!("apt/{suite}-{architecture}")
+        }
+    }
 }
 
 struct PrivateApt {
     root: PathBuf,
-    architecture: String,
+    source: Source,
     _lock: crate::lock::Lock,
 }
 
 impl PrivateApt {
-    fn open(cache: &Cache, architecture: &str) -> Result<Self> {
+    fn open(cache: &Cache, source: Source) -> Result<Self> {
         packages::ensure(
             cache,
             &[
@@ -194,9 +260,9 @@ impl PrivateApt {
             ],
         )?;
         let (mirror, _) = mirrors()?;
-        let line = source_line(&mirror, SUITE);
+        let line = source_line(&mirror, source.suite);
         let lock = cache.lock("private-apt")?;
-        let root = cache.path(folder_of(architecture));
+        let root = cache.path(source.folder());
         for folder in ["state/lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(root.join(folder))?;
         }
@@ -207,7 +273,7 @@ impl PrivateApt {
             // Lists of another mirror are not valid for this one.
             let _ = fs::remove_file(root.join("updated"));
         }
-        Ok(Self { root, architecture: architecture.to_string(), _lock: lock })
+        Ok(Self { root, source, _lock: lock })
     }
 
     /// An apt tool that uses only the private root.
@@ -220,8 +286,8 @@ impl PrivateApt {
             format!("Dir::Cache={root}/cache"),
             format!("Dir::Etc::sourcelist={root}/sources.list"),
             "Dir::Etc::sourceparts=-".into(),
-            format!("APT::Architecture={}", self.architecture),
-            format!("APT::Architectures={}", self.architecture),
+            format!("APT::Architecture={}", self.source.architecture),
+            format!("APT::Architectures={}", self.source.architecture),
             "APT::Sandbox::User=root".into(),
             "Acquire::Languages=none".into(),
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".into(),
@@ -241,12 +307,19 @@ impl PrivateApt {
         self.update()
     }
 
+    /// Runs a download of `packages`.
+    fn download(&self, download: &mut Command, packages: &str) -> Result<()> {
+        let suite = self.source.suite;
+        command::run(download).context(Vanished { packages: packages.to_owned(), suite })
+    }
+
     fn update(&self) -> Result<()> {
-        progress::note(&format!("   reading Debian's package lists ({SUITE}, {})", self.architecture));
+        let Source { suite, architecture } = self.source;
+        progress::note(&format!("   reading Debian's package lists ({suite}, {architecture})"));
         let mut update = self.tool("apt-get");
         // Partial lists are an error here: missing packages would be reported as not existing.
         update.args(["-qq", "-o", "APT::Update::Error-Mode=any", "update"]);
-        command::run(&mut update).with_context(|| format!("cannot read the package lists of {SUITE}"))?;
+        command::run(&mut update).with_context(|| format!("cannot read the package lists of {suite}"))?;
         fs::write(self.root.join("updated"), "")?;
         Ok(())
     }
@@ -282,6 +355,10 @@ pub(crate) fn only_entry(folder: &Path, prefix: &str) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
+    use anyhow::anyhow;
+
     use super::*;
 
     #[test]
@@ -298,9 +375,33 @@ mod tests {
     }
 
     #[test]
-    fn each_architecture_has_an_apt_of_its_own() {
-        assert_eq!(folder_of(METAL), "apt/trixie");
-        assert_eq!(folder_of("amd64"), "apt/trixie-amd64");
+    fn each_suite_and_architecture_has_an_apt_of_its_own() {
+        assert_eq!(METAL.folder(), "apt/trixie");
+        let folder = |suite, architecture| Source { suite, architecture }.folder();
+        assert_eq!(folder(STABLE, "amd64"), "apt/trixie-amd64");
+        assert_eq!(folder(TESTING, "arm64"), "apt/testing-arm64");
+    }
+
+    #[test]
+    fn lists_are_read_again_once_if_the_mirror_has_other_versions() {
+        let vanished = || Vanished { packages: "awscli".to_owned(), suite: TESTING };
+        let updates = Cell::new(0);
+        let update = || {
+            updates.set(updates.get() + 1);
+            Ok(())
+        };
+        let renewed = again_if_vanished(
+            || if updates.get() == 0 { Err(anyhow!("apt").context(vanished())) } else { Ok("newer") },
+            update,
+        );
+        assert_eq!((renewed.unwrap(), updates.get()), ("newer", 1));
+        let error =
+            again_if_vanished(|| Err::<(), _>(anyhow!("apt").context(vanished())), update).unwrap_err();
+        let told = format!("{error:#}");
+        assert!(told.contains("awscli") && told.contains("HEARTH_REFRESH=1"), "{told}");
+        assert_eq!(updates.get(), 2);
+        again_if_vanished(|| Err::<(), _>(anyhow!("no room on the disk")), update).unwrap_err();
+        assert_eq!(updates.get(), 2);
     }
 
     #[test]

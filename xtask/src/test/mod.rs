@@ -26,6 +26,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 
 use crate::access;
+use crate::aws_cli;
 use crate::base;
 use crate::cache::Cache;
 use crate::command::{self, find_program};
@@ -56,8 +57,10 @@ const CROSS_PACKAGES: [&str; 4] = ["hearth-guest", "hearth-vmm", "hearth-vmm-jai
 const FULL: &str = "HEARTH_FULL";
 /// Variable that declares that tests have everything they need, and that none may be skipped.
 const ON_METAL: &str = "HEARTH_METAL";
-/// Variable with the interpreter that has AWS's clients (`hostd/src/api/aws/tests/clients.rs`).
+/// Variable with the interpreter that has AWS's clients (`hostd/src/api/aws/listen/tests/clients.rs`).
 const PYTHON: &str = "HEARTH_AWS_PYTHON";
+/// Variable with version 2 of the AWS CLI, for the same tests.
+const CLI2: &str = "HEARTH_AWS_CLI2";
 /// The profile of programs for the metal.
 const PROFILE: &str = "metal";
 /// Name on the metal of the script that runs suites.
@@ -182,9 +185,9 @@ impl Options {
         steps.run("tests (native)", || {
             let targets = targets::native(&mut toolchain::native(cache)?, &FEATURES)?;
             let foreign = Foreign::find(cache)?;
-            let python = python::prepare(cache)?;
+            let (python, cli2) = (python::prepare(cache)?, aws_cli::prepare(cache)?);
             let mut cargo = toolchain::native(cache)?;
-            cargo.env(PYTHON, python);
+            cargo.env(PYTHON, python).env(CLI2, cli2);
             if find_program("cargo-nextest").is_some() {
                 cargo.args(["nextest", "run"]);
             } else {

@@ -25,7 +25,7 @@ use crate::lifecycle::image::Image;
 use crate::platform::LogTarget;
 use crate::platform::double::Double;
 use crate::records;
-use crate::store::{Batch, Db, MemoryStore, Scan, Table};
+use crate::store::{Batch, Db, MemoryStore, Scan, Store, Table};
 
 pub(crate) const ACCOUNT: &str = "123456789012";
 
@@ -120,8 +120,8 @@ pub(crate) fn settings() -> Settings {
 }
 
 impl Daemon {
-    pub(crate) fn start(
-        store: &Arc<MemoryStore>,
+    pub(crate) fn start<S: Store + 'static>(
+        store: &Arc<S>,
         builder: &Arc<Builder>,
         faults: Faults,
         settings: Settings,
@@ -142,8 +142,13 @@ impl Daemon {
 
     /// A daemon with a new store and builder.
     pub(crate) fn new(settings: Settings) -> (Self, Arc<Builder>) {
+        Self::on(&Arc::<MemoryStore>::default(), settings)
+    }
+
+    /// A daemon on this store, with a new builder.
+    pub(crate) fn on<S: Store + 'static>(store: &Arc<S>, settings: Settings) -> (Self, Arc<Builder>) {
         let builder = Arc::new(Builder::default());
-        (Self::start(&Arc::default(), &builder, Faults::none(), settings), builder)
+        (Self::start(store, &builder, Faults::none(), settings), builder)
     }
 
     /// Waits until all tasks have finished.

@@ -12,14 +12,17 @@ use super::super::super::AwsConfig;
 use super::super::AwsListener;
 use super::lines;
 use super::stand::{Bounds, KEYS, Stand};
+use super::trouble;
 use crate::clock::Clock;
 use crate::operation::Operation;
 use crate::service::{Limits, Profile, Rate};
 
 /// Variable with the Python interpreter that has these clients; `cargo xtask test` sets it.
 const PYTHON: &str = "HEARTH_AWS_PYTHON";
+/// Variable with version 2 of the AWS CLI, which `cargo xtask test` sets as well.
+const CLI2: &str = "HEARTH_AWS_CLI2";
 /// Names of the keys in the tests.
-const NAMES: [&str; 4] = ["everything", "other", "third", "reader"];
+const NAMES: [&str; 5] = ["everything", "other", "third", "reader", "nothing"];
 
 /// Serves a stand; returns its URL.
 async fn serve(stand: &Stand, end: watch::Receiver<bool>) -> String {
@@ -37,6 +40,12 @@ fn bounds() -> Bounds {
     Bounds { limits, capacity_mib: Some(4096) }
 }
 
+/// One call of each operation a second.
+fn throttled() -> Bounds {
+    let rates = Operation::ALL.iter().filter_map(|operation| Some((*operation, Rate::new(1, 1)?)));
+    Bounds { limits: Limits { rates: rates.collect(), ..Limits::default() }, ..Bounds::default() }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn boto3_and_the_command_line_of_aws_run_everything() {
     let Some(python) = env::var_os(PYTHON) else {
@@ -44,11 +53,17 @@ async fn boto3_and_the_command_line_of_aws_run_everything() {
             "HEARTH_AWS_PYTHON names no Python with boto3; `cargo xtask test` installs one",
         );
     };
+    if env::var_os(CLI2).is_none() {
+        // Its tests are skipped, all others run.
+        hearth_testing::skip("HEARTH_AWS_CLI2 names no AWS CLI of version 2; `cargo xtask test` unpacks one");
+    }
     let (_end, ended) = watch::channel(false);
     let stands = [
         ("default", Stand::new(Profile::Default).await),
         ("strict", Stand::new(Profile::AwsStrict).await),
         ("limited", Stand::within(Profile::Default, bounds()).await),
+        ("throttled", Stand::within(Profile::Default, throttled()).await),
+        ("troubled", trouble::stand().await),
     ];
     let mut told = Map::new();
     for (name, stand) in &stands {
@@ -63,7 +78,7 @@ async fn boto3_and_the_command_line_of_aws_run_everything() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/aws");
     let cache = tempfile::tempdir().unwrap();
     let mut pytest = Command::new(&python);
-    pytest.args(["-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider"]).current_dir(folder);
+    pytest.args(["-m", "pytest", "-q", "-rs", "--color=no", "-p", "no:cacheprovider"]).current_dir(folder);
     pytest.env("HEARTH_AWS", Value::Object(told).to_string());
     pytest.env("PYTHONDONTWRITEBYTECODE", "1").env("AWS_EC2_METADATA_DISABLED", "true");
     // Nothing that the user has set up for AWS.
@@ -72,4 +87,5 @@ async fn boto3_and_the_command_line_of_aws_run_everything() {
     live.abort();
     let (out, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}{errors}");
+    println!("{out}");
 }

@@ -4,6 +4,7 @@ mod clients;
 mod lines;
 mod slow;
 pub(crate) mod stand;
+mod trouble;
 
 use std::fs;
 use std::net::SocketAddr;

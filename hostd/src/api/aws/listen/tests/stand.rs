@@ -21,20 +21,25 @@ use crate::driver::deadlines::Deadlines;
 use crate::driver::faults::Faults;
 use crate::driver::{DriverConfig, Microvms};
 use crate::lifecycle::microvm::Rules;
+use crate::platform::double::Double;
 use crate::service::host::artifacts::Artifacts;
 use crate::service::tests::Outside;
 use crate::service::{Limits, Parts, Profile, Service, ServiceConfig};
+use crate::store::{MemoryStore, Store};
 use crate::tokens::Tokens;
 
 /// Another account.
 pub(crate) const OTHER: &str = "210987654321";
-/// The access keys: everything in the account, everything in another one, reading of images in the account.
-pub(crate) const KEYS: [(&str, &str, &str); 4] = [
+/// The access keys: everything in the account, everything in other ones, reading of images in the account, nothing in it.
+pub(crate) const KEYS: [(&str, &str, &str); 5] = [
     ("HKEVERYTHING", "every-thing-0123456789", ACCOUNT),
     ("HKOTHER", "other-0123456789-other", OTHER),
     ("HKTHIRD", "third-0123456789-third", "333333333333"),
     ("HKREADER", "reader-0123456789-read", ACCOUNT),
+    ("HKNOTHING", "nothing-0123456789-not", ACCOUNT),
 ];
+/// A role that the first key can assume, for what concerns one microVM of an image whose name begins with `deploy-`.
+const DEPLOY: &str = "arn:aws:iam::123456789012:role/deploy";
 
 /// What a stand is limited to.
 #[derive(Debug, Clone, Default)]
@@ -50,7 +55,7 @@ pub(crate) struct Stand {
     pub(crate) access: Arc<Access>,
     pub(crate) daemon: Daemon,
     pub(crate) outside: Outside,
-    _builder: Arc<Builder>,
+    builder: Arc<Builder>,
     _bases: TempDir,
 }
 
@@ -59,15 +64,21 @@ impl Stand {
         Self::within(profile, Bounds::default()).await
     }
 
-    pub(crate) async fn within(profile: Profile, Bounds { limits, capacity_mib }: Bounds) -> Self {
-        let (daemon, builder) = Daemon::new(crate::builds::Settings {
+    pub(crate) async fn within(profile: Profile, bounds: Bounds) -> Self {
+        Self::on(&Arc::<MemoryStore>::default(), profile, bounds).await
+    }
+
+    pub(crate) async fn on<S: Store + 'static>(store: &Arc<S>, profile: Profile, bounds: Bounds) -> Self {
+        let Bounds { limits, capacity_mib } = bounds;
+        let settings = crate::builds::Settings {
             region: "us-east-1".into(),
             max_images: limits.images,
             max_versions: limits.versions,
             max_builds: limits.builds,
             concurrent_builds: 8,
             ..settings()
-        });
+        };
+        let (daemon, builder) = Daemon::on(store, settings);
         let strict = profile == Profile::AwsStrict;
         let driver = DriverConfig {
             max_memory_mib: limits.memory_mib,
@@ -85,6 +96,7 @@ impl Stand {
         let bucket = outside.folder.path().join("hearth-local");
         host.artifacts = Artifacts::open("hearth-local", &bucket, 64 << 20).unwrap();
         let bases = bases(3);
+        let role_policies = access().role_policies();
         let parts = Parts {
             db: daemon.db.clone(),
             clock,
@@ -96,11 +108,17 @@ impl Stand {
             roles: Arc::new(RoleProvider::new(roles()).unwrap()),
             host,
             observer: Arc::new(outside.observed.clone()),
-            config: ServiceConfig { limits, ..ServiceConfig::new("us-east-1", profile) },
+            config: ServiceConfig { limits, role_policies, ..ServiceConfig::new("us-east-1", profile) },
         };
         let service = Service::new(parts).await.unwrap();
-        let access = Arc::new(Access::new(&access(), "us-east-1").unwrap());
-        Self { service, access, daemon, outside, _builder: builder, _bases: bases }
+        let access = Access::new(&access(), "us-east-1").unwrap().with_sessions(service.sessions().clone());
+        let access = Arc::new(access);
+        Self { service, access, daemon, outside, builder, _bases: bases }
+    }
+
+    /// The double of the host.
+    pub(crate) fn host(&self) -> &Double {
+        &self.builder.host
     }
 
     /// A caller who may do everything in an account.
@@ -122,7 +140,12 @@ fn access() -> AccessConfig {
         if id == "HKREADER" {
             text += "policies = [{ actions = [\"GetMicrovmImage\", \"ListMicrovmImages\"] }]\n";
         }
+        if id == "HKNOTHING" {
+            text += "policies = []\n";
+        }
     }
+    text += &format!("[roles.\"{DEPLOY}\"]\n");
+    text += "policies = [{ actions = [\"*Microvm\"], images = [\"deploy-*\"] }]\n";
     toml::from_str(&text).unwrap()
 }
 
