@@ -85,10 +85,10 @@ const DEVICES: &[Allow] = &[
     Call(libc::SYS_fstat),
     Call(libc::SYS_fsync),
     Call(libc::SYS_ftruncate),
-    When(libc::SYS_getsockopt, &[Is(1, SOL_SOCKET)]),
+    // TcpStream::take_error() and its like. Nothing else is asked of a socket, and no option is set.
+    When(libc::SYS_getsockopt, &[Is(1, SOL_SOCKET), Is(2, SO_ERROR)]),
+    // Requests in a ring pass filters by, so only the control thread makes rings, when it makes a device, and restricts them then.
     Call(libc::SYS_io_uring_enter),
-    Call(libc::SYS_io_uring_register),
-    Call(libc::SYS_io_uring_setup),
     When(libc::SYS_ioctl, &[Is(1, FIONBIO)]),
     When(libc::SYS_ioctl, &[Is(1, FIONREAD)]),
     When(libc::SYS_ioctl, &[Is(1, TUNSETOFFLOAD)]),
@@ -110,7 +110,6 @@ const DEVICES: &[Allow] = &[
     Call(libc::SYS_recvmsg),
     Call(libc::SYS_sendmsg),
     Call(libc::SYS_sendto),
-    When(libc::SYS_setsockopt, &[Is(1, SOL_SOCKET)]),
     Call(libc::SYS_shutdown),
     When(libc::SYS_socketpair, &[Is(0, AF_UNIX)]),
     Call(libc::SYS_timerfd_create),
@@ -173,8 +172,10 @@ const MEMORY: &[Allow] = &[
     Call(libc::SYS_sync_file_range),
 ];
 
-/// Further calls of the control thread: setting up KVM, starting threads.
+/// Further calls of the control thread: setting up KVM and the rings of disks, starting threads.
 const CONTROL: &[Allow] = &[
+    Call(libc::SYS_io_uring_register),
+    Call(libc::SYS_io_uring_setup),
     When(libc::SYS_clone, &[Is(0, THREAD_FLAGS)]),
     // glibc then uses clone, whose flags can be checked.
     Refuse(libc::SYS_clone3, libc::ENOSYS),
@@ -234,6 +235,7 @@ const F_SETFD: u32 = libc::F_SETFD.unsigned_abs();
 const F_GETFL: u32 = libc::F_GETFL.unsigned_abs();
 const F_SETFL: u32 = libc::F_SETFL.unsigned_abs();
 const SOL_SOCKET: u32 = libc::SOL_SOCKET.unsigned_abs();
+const SO_ERROR: u32 = libc::SO_ERROR.unsigned_abs();
 const AF_UNIX: u32 = libc::AF_UNIX.unsigned_abs();
 const AT_EMPTY_PATH: u32 = libc::AT_EMPTY_PATH.unsigned_abs();
 /// `AT_EMPTY_PATH` as a 64-bit mask.

@@ -23,8 +23,38 @@ const KVM_CREATE_VM: libc::c_ulong = 0xae01;
 const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
 const TUN_REQUESTS: [libc::c_ulong; 2] = [0x4004_54d0, 0x4004_54d8];
 
-/// Does the work of `role` with `disk`, an empty file. Returns "fine"; a violation kills the process.
-pub(crate) fn work(role: ThreadRole, disk: &File, walls: &Walls) -> String {
+/// A ring for a disk, as the control thread makes it for a device.
+pub(crate) struct Ring {
+    ring: IoUring,
+    event: EventFd,
+}
+
+impl Ring {
+    pub(crate) fn make(disk: &File) -> Self {
+        let ring = IoUring::new(8).unwrap();
+        let event = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        ring.submitter().register_files(&[disk.as_raw_fd()]).unwrap();
+        ring.submitter().register_eventfd(event.as_raw_fd()).unwrap();
+        Self { ring, event }
+    }
+
+    fn work(&mut self) {
+        let data = b"through the ring";
+        let write = opcode::Write::new(types::Fixed(0), data.as_ptr(), 16).offset(512).build();
+        // SAFETY: `data` outlives the request, which is waited for.
+        unsafe { self.ring.submission().push(&write) }.unwrap();
+        self.ring.submit_and_wait(1).unwrap();
+        assert_eq!(self.ring.completion().next().unwrap().result(), 16);
+        // SAFETY: no memory is involved.
+        unsafe { self.ring.submission().push(&opcode::Fsync::new(types::Fixed(0)).build()) }.unwrap();
+        self.ring.submit_and_wait(1).unwrap();
+        assert_eq!(self.ring.completion().next().unwrap().result(), 0);
+        assert!(self.event.read().unwrap() >= 1);
+    }
+}
+
+/// Does the work of `role` with `disk`, an empty file, and its ring. Returns "fine"; a violation kills the process.
+pub(crate) fn work(role: ThreadRole, disk: &File, mut ring: Ring, walls: &Walls) -> String {
     runtime();
     if role == ThreadRole::Memory {
         memory(disk, walls);
@@ -32,7 +62,7 @@ pub(crate) fn work(role: ThreadRole, disk: &File, walls: &Walls) -> String {
     }
     sockets();
     file(disk);
-    ring(disk);
+    ring.work();
     events();
     TUN_REQUESTS.iter().for_each(|request| request_not_for_null(*request));
     if role != ThreadRole::Device {
@@ -82,7 +112,6 @@ fn sockets() {
     let (mut one, mut other) = UnixStream::pair().unwrap();
     one.set_nonblocking(true).unwrap();
     assert!(one.take_error().unwrap().is_none());
-    one.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     one.write_all(b"hello").unwrap();
     let mut buffer = [0; 5];
     other.read_exact(&mut buffer).unwrap();
@@ -111,24 +140,6 @@ fn file(disk: &File) {
     assert_eq!(unsafe { libc::fallocate(disk.as_raw_fd(), punch, 0, 1 << 20) }, 0);
     // SAFETY: no pointers.
     assert_eq!(unsafe { libc::lseek(disk.as_raw_fd(), 0, libc::SEEK_HOLE) }, 0);
-}
-
-fn ring(disk: &File) {
-    let mut ring = IoUring::new(8).unwrap();
-    let event = EventFd::new(libc::EFD_NONBLOCK).unwrap();
-    ring.submitter().register_files(&[disk.as_raw_fd()]).unwrap();
-    ring.submitter().register_eventfd(event.as_raw_fd()).unwrap();
-    let data = b"through the ring";
-    let write = opcode::Write::new(types::Fixed(0), data.as_ptr(), 16).offset(512).build();
-    // SAFETY: `data` outlives the request, which is waited for.
-    unsafe { ring.submission().push(&write) }.unwrap();
-    ring.submit_and_wait(1).unwrap();
-    assert_eq!(ring.completion().next().unwrap().result(), 16);
-    // SAFETY: no memory is involved.
-    unsafe { ring.submission().push(&opcode::Fsync::new(types::Fixed(0)).build()) }.unwrap();
-    ring.submit_and_wait(1).unwrap();
-    assert_eq!(ring.completion().next().unwrap().result(), 0);
-    assert!(event.read().unwrap() >= 1);
 }
 
 /// Creating events, as a device does when it is activated.

@@ -13,7 +13,7 @@ use clap::{Args as _, FromArgMatches as _};
 use hearth_vmm_jail::{JailConfig, ThreadRole, Walls, enter};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket as _;
 
-use crate::harmless;
+use crate::harmless::{self, Ring};
 
 /// Exit status of an inmate that could not enter the jail.
 pub(crate) const NOT_INSIDE: i32 = 100;
@@ -92,12 +92,18 @@ fn role_named(name: &str) -> ThreadRole {
 
 /// Runs `command` in a new thread with the filter of `role`.
 fn in_role(role: ThreadRole, command: &str, file: Option<File>, walls: &Walls) -> String {
+    // The control thread makes the rings of all devices.
+    let harmless =
+        (command == "harmless").then(|| (Ring::make(file.as_ref().unwrap()), file.as_ref().unwrap()));
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name(format!("{role:?}")).spawn_scoped(scope, || {
             if role != ThreadRole::Control {
                 walls.filters.install(role).unwrap();
             }
-            if command == "harmless" { harmless::work(role, &file.unwrap(), walls) } else { act(command) }
+            match harmless {
+                Some((ring, disk)) => harmless::work(role, disk, ring, walls),
+                None => act(command),
+            }
         });
         thread.unwrap().join().unwrap_or_else(|_| "panicked".into())
     })
@@ -122,6 +128,14 @@ fn act(command: &str) -> String {
             "chdir" => libc::syscall(libc::SYS_chdir, path),
             "chroot" => libc::syscall(libc::SYS_chroot, path),
             "execve" => libc::syscall(libc::SYS_execve, path, [path, null].as_ptr(), [null].as_ptr()),
+            "ring" => libc::syscall(libc::SYS_io_uring_setup, 0, null),
+            "change-ring" => libc::syscall(libc::SYS_io_uring_register, 0, 0, null, 0),
+            "set-option" => {
+                let size: libc::c_int = 1 << 20;
+                let (level, option) = (libc::SOL_SOCKET, libc::SO_RCVBUF);
+                libc::syscall(libc::SYS_setsockopt, 0, level, option, &raw const size, size_of_val(&size))
+            }
+            "peer" => libc::syscall(libc::SYS_getsockopt, 0, libc::SOL_SOCKET, libc::SO_PEERCRED, null, null),
             "socket" => libc::syscall(libc::SYS_socket, libc::AF_INET, libc::SOCK_STREAM, 0),
             "inet-pair" => libc::syscall(libc::SYS_socketpair, libc::AF_INET, libc::SOCK_STREAM, 0, null),
             "ptrace" => libc::syscall(libc::SYS_ptrace, libc::PTRACE_SEIZE, parent, 0, 0),
