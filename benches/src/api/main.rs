@@ -4,11 +4,15 @@
 //!
 //! * [`records`] – microVMs as the daemon stores them
 //! * [`store`] – reads, pages and commits on the store itself
-//! * [`service`] – the same through gRPC, with the client on the same processors
+//! * [`service`] – the daemon's service over the store, in this process
+//! * [`requests`] – reads and pages through it, with the clients on the same processors: [`grpc`], and [`rest`] beside it
 
 #![forbid(unsafe_code)]
 
+mod grpc;
 mod records;
+mod requests;
+mod rest;
 mod service;
 mod store;
 
@@ -20,6 +24,9 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 
 use hearth_benches::report::{Better, Figure, Samples};
+
+/// MicroVMs on a page.
+const PAGE: usize = 50;
 
 /// Measures the daemon's store and API
 #[derive(Debug, Parser)]
@@ -65,7 +72,7 @@ fn run(options: &Options) -> Result<()> {
     let folder = folder.context("making a folder for the store")?;
     let data = folder.path().join("data");
     let mut figures = store::measure(&data.join("store"), &plan)?;
-    figures.extend(service::measure(folder.path(), &data, &plan)?);
+    figures.extend(requests::measure(folder.path(), &data, &plan)?);
     print!("{}", hearth_benches::report::table(&figures));
     if let Some(path) = &options.json {
         hearth_benches::report::save(&figures, path)?;

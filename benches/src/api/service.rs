@@ -1,16 +1,16 @@
-//! Reads and pages through gRPC on the daemon's socket: the service runs over the same store in this process, with the clients on
-//! the same processors. No microVMs are made.
+//! The daemon's service over the store, in this process, with the listeners of the daemon. No microVMs are made.
 
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
 use hearth_base::Catalogue;
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_hostd::access::{Access, AccessConfig};
+use hearth_hostd::api::aws::{AwsConfig, AwsListener};
 use hearth_hostd::api::grpc::Grpc;
 use hearth_hostd::api::{ListenConfig, Listeners};
 use hearth_hostd::builds::{self, Build, BuildFailure, BuildLog, BuildObserver, Images, Job};
@@ -27,7 +27,7 @@ use hearth_hostd::platform::{LogTarget, Platform};
 use hearth_hostd::service::host::HostParts;
 use hearth_hostd::service::host::artifacts::Artifacts;
 use hearth_hostd::service::observe::Silent;
-use hearth_hostd::service::{self, Service, ServiceConfig};
+use hearth_hostd::service::{self, Profile, Service, ServiceConfig};
 use hearth_hostd::store::rocks::{RocksOptions, RocksStore};
 use hearth_hostd::store::{Db, Store};
 use hearth_hostd::tokens::Tokens;
@@ -35,110 +35,28 @@ use hearth_image_builder::artifact::ArtifactConfig;
 use hearth_image_builder::build::Step;
 use hearth_image_builder::build::event::Sink;
 use hearth_proto::host::v1::HostStatus;
-use hearth_proto::microvms::v1::microvm_service_client::MicrovmServiceClient;
-use hearth_proto::microvms::v1::{GetMicrovmRequest, ListMicrovmsRequest, SnapshotBuild};
+use hearth_proto::microvms::v1::SnapshotBuild;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tonic::transport::{Channel, Endpoint};
 
-use crate::records::id;
-use crate::{Dice, Plan, figure, per_second};
-use hearth_benches::report::{Better, Figure};
+/// Id of the access key of clients that come over TCP, and its secret.
+pub(crate) const KEY: (&str, &str) = ("HKBENCH", "a secret of the bench alone");
+/// The region of signatures.
+pub(crate) const REGION: &str = "us-east-1";
 
-/// Numbers of requests under way at a time.
-const CLIENTS: [u64; 2] = [1, 64];
-/// Connections that the requests share.
-const CONNECTIONS: u64 = 4;
-
-/// Serves the store in `data` on a socket in `folder` and measures it.
-pub(crate) fn measure(folder: &Path, data: &Path, plan: &Plan) -> Result<Vec<Figure>> {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting a runtime")?;
-    runtime.block_on(async {
-        let (end, ended) = watch::channel(false);
-        let socket = folder.join("hearthd.sock");
-        let serving = tokio::spawn(serve(folder.to_owned(), data.to_owned(), ended).await?);
-        let mut channels = Vec::new();
-        for _ in 0..CONNECTIONS {
-            let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display()))?;
-            channels.push(endpoint.connect().await.context("connecting to the socket")?);
-        }
-        let mut figures = Vec::new();
-        for clients in CLIENTS {
-            let by = format!("{clients} at a time");
-            let rates = rates(plan, &channels, clients, Kind::Get).await?;
-            figures.push(figure(&format!("gRPC: GetMicrovm, {by}"), "1/s", Better::Higher, rates));
-            let rates = self::rates(plan, &channels, clients, Kind::List).await?;
-            figures.push(figure(&format!("gRPC: pages of 50, {by}"), "1/s", Better::Higher, rates));
-        }
-        let _ = end.send(true); // an error means that the server has stopped already
-        serving.abort();
-        Ok(figures)
-    })
+/// A service that is served until this is dropped.
+pub(crate) struct Served {
+    /// The socket for gRPC.
+    pub(crate) socket: PathBuf,
+    /// The address for gRPC.
+    pub(crate) grpc: SocketAddr,
+    /// The address for AWS's protocols.
+    pub(crate) aws: SocketAddr,
+    _end: watch::Sender<bool>,
 }
 
-/// Kind of request.
-#[derive(Clone, Copy)]
-enum Kind {
-    Get,
-    List,
-}
-
-async fn rates(plan: &Plan, channels: &[Channel], clients: u64, kind: Kind) -> Result<Vec<f64>> {
-    let mut rates = Vec::new();
-    for _ in 0..plan.rounds {
-        let (start, done) = (Instant::now(), Arc::new(AtomicU64::new(0)));
-        let mut tasks = JoinSet::new();
-        for (number, channel) in (0..clients).zip(channels.iter().cycle()) {
-            let client = MicrovmServiceClient::new(channel.clone());
-            let (done, microvms, round) = (Arc::clone(&done), plan.microvms, plan.round);
-            tasks.spawn(ask(client, kind, Dice(number), microvms, (start, round), done));
-        }
-        while let Some(result) = tasks.join_next().await {
-            result??;
-        }
-        rates.push(per_second(done.load(Ordering::Relaxed), start.elapsed()));
-    }
-    Ok(rates)
-}
-
-async fn ask(
-    mut client: MicrovmServiceClient<Channel>,
-    kind: Kind,
-    mut dice: Dice,
-    microvms: u64,
-    (start, round): (Instant, Duration),
-    done: Arc<AtomicU64>,
-) -> Result<()> {
-    let mut next_token = None;
-    while start.elapsed() < round {
-        match kind {
-            Kind::Get => {
-                let microvm_identifier = Some(id(dice.below(microvms)));
-                client.get_microvm(GetMicrovmRequest { microvm_identifier }).await?;
-            }
-            Kind::List => {
-                let request = ListMicrovmsRequest {
-                    max_results: Some(50),
-                    next_token,
-                    ..ListMicrovmsRequest::default()
-                };
-                let page = client.list_microvms(request).await?.into_inner();
-                anyhow::ensure!(page.items.len() == 50, "a page has {} items", page.items.len());
-                next_token = page.next_token;
-            }
-        }
-        done.fetch_add(1, Ordering::Relaxed);
-    }
-    Ok(())
-}
-
-/// Runs the daemon's service with nothing but the store.
-async fn serve(
-    folder: std::path::PathBuf,
-    data: std::path::PathBuf,
-    end: watch::Receiver<bool>,
-) -> Result<impl Future<Output = Result<()>>> {
+/// Serves the store in `data`, with a socket in `folder`. The service has nothing but the store.
+pub(crate) async fn serve(folder: &Path, data: &Path) -> Result<Served> {
+    let (end, ended) = watch::channel(false);
     let options = RocksOptions { verify: false, ..RocksOptions::default() };
     let store = Arc::new(RocksStore::open(&data.join("store"), &options)?);
     let db = Db::new(store as Arc<dyn Store>);
@@ -153,7 +71,7 @@ async fn serve(
         observer: Arc::new(Nothing),
         faults: Faults::none(),
         settings: builds::Settings {
-            region: "us-east-1".into(),
+            region: REGION.into(),
             burst: hearth_model::shape::Burst::NONE,
             generation: "unknown".into(),
             concurrent_builds: 1,
@@ -171,12 +89,14 @@ async fn serve(
         deadlines: Deadlines::default(),
     };
     let microvms = Microvms::new(driver, db.clone(), clock, platform, Arc::new(NoObserver), Faults::none());
-    let config =
-        AccessConfig { local_account: crate::records::ACCOUNT.to_owned(), ..AccessConfig::default() };
-    let access = Access::new(&config, "us-east-1")?;
-    let listen = ListenConfig { socket: Some(folder.join("hearthd.sock")), ..ListenConfig::default() };
-    let listeners = Listeners::bind(&listen, &folder, access.knows_somebody()).await?;
-    let config = ServiceConfig::default();
+    let access = access()?;
+    let (socket, loopback) = (folder.join("hearthd.sock"), SocketAddr::from(([127, 0, 0, 1], 0)));
+    let listen =
+        ListenConfig { socket: Some(socket.clone()), address: Some(loopback), ..ListenConfig::default() };
+    let listeners = Listeners::bind(&listen, folder, access.knows_somebody()).await?;
+    let aws = AwsConfig { address: Some(loopback), ..AwsConfig::default() };
+    let aws = AwsListener::bind(&aws, access.has_keys(), clock).await?.context("AWS has no address")?;
+    let config = ServiceConfig::new(REGION, Profile::Default);
     let catalogue = folder.join("bases");
     std::fs::create_dir_all(&catalogue).context("making an empty catalogue")?;
     let host = HostParts {
@@ -185,7 +105,7 @@ async fn serve(
         artifacts: Artifacts::open("hearth-local", &data.join("bucket"), 1 << 30)?,
         backups: data.join("backups"),
         status: Box::new(|_| HostStatus::default()),
-        shutdown: end.clone(),
+        shutdown: ended.clone(),
     };
     let service = Service::new(service::Parts {
         db: db.clone(),
@@ -201,8 +121,27 @@ async fn serve(
         config,
     })
     .await?;
-    let routes = Grpc::new(service).routes(access).await?;
-    Ok(async move { Ok(listeners.serve(routes, end).await?) })
+    let served = Served {
+        socket,
+        grpc: listeners.address().context("gRPC has no address")?,
+        aws: aws.address().context("AWS has no address")?,
+        _end: end,
+    };
+    let routes = Grpc::new(service.clone()).routes(Arc::clone(&access)).await?;
+    tokio::spawn(aws.serve(service, access, ended.clone()));
+    tokio::spawn(listeners.serve(routes, ended));
+    Ok(served)
+}
+
+/// Knows one access key, whose owner may do everything.
+fn access() -> Result<Arc<Access>> {
+    let (id, secret) = KEY;
+    let config = serde_json::json!({
+        "local_account": crate::records::ACCOUNT,
+        "keys": [{ "id": id, "secret": secret }],
+    });
+    let config: AccessConfig = serde_json::from_value(config).context("making an access key")?;
+    Ok(Arc::new(Access::new(&config, REGION)?))
 }
 
 /// A double whose builds never finish, and that reports nothing.

@@ -13,13 +13,11 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
 use crate::records::{ACCOUNT, id, insert, started_ms, update};
-use crate::{Dice, Plan, figure, per_second, rates};
+use crate::{Dice, PAGE, Plan, figure, per_second, rates};
 use hearth_benches::report::{Better, Figure};
 
 /// Batches that are made durable together while the store is filled.
 const GROUP: u64 = 2000;
-/// Items on a page.
-const PAGE: usize = 50;
 /// Numbers of concurrent writers.
 const WRITERS: [u64; 3] = [1, 16, 256];
 

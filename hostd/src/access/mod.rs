@@ -107,6 +107,8 @@ struct Principal {
 struct Key {
     /// Signatures are verified with it.
     secret: Secret,
+    /// What is derived from the secret for that.
+    signing: Arc<sigv4::SigningKeys>,
     /// HMAC of the secret, with which secrets that callers send are compared.
     tag: hmac::Tag,
     principal: Principal,
@@ -151,7 +153,8 @@ impl Access {
             let secret = key.secret()?;
             let tag = hmac::sign(&comparing, secret.expose().as_bytes());
             let principal = principal(&key.account, &key.policies);
-            if keys.insert(key.id.clone(), Key { secret, tag, principal }).is_some() {
+            if keys.insert(key.id.clone(), Key { secret, signing: Arc::default(), tag, principal }).is_some()
+            {
                 return Err(AccessError::Twice(key.id.clone()));
             }
         }
@@ -238,8 +241,9 @@ impl Access {
 }
 
 /// Bytes in hexadecimal.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let digit = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or_default();
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect()
 }
 
 #[cfg(test)]

@@ -16,22 +16,23 @@ const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 /// [`SignatureError::SignedHeaderMissing`]
 pub(super) fn request(claim: &Claim, parts: &Parts, payload: &str) -> Result<Vec<u8>, SignatureError> {
     let mut text = Vec::with_capacity(1024);
-    let mut line = |content: &[u8]| {
-        text.extend_from_slice(content);
+    let line = |text: &mut Vec<u8>, content: &str| {
+        text.extend_from_slice(content.as_bytes());
         text.push(b'\n');
     };
-    line(parts.method.as_str().as_bytes());
-    line(path(parts.uri.path(), &claim.service).as_bytes());
-    line(query(parts.uri.query().unwrap_or_default()).as_bytes());
+    line(&mut text, parts.method.as_str());
+    line(&mut text, &path(parts.uri.path(), &claim.service));
+    line(&mut text, &query(parts.uri.query().unwrap_or_default()));
     for name in claim.signed_headers.split(';') {
-        let values = values(parts, name);
-        if values.is_empty() {
+        text.extend_from_slice(name.as_bytes());
+        text.push(b':');
+        if !add_values(&mut text, parts, name) {
             return Err(SignatureError::SignedHeaderMissing(name.chars().take(128).collect()));
         }
-        line(&[name.as_bytes(), b":", values.join(&b',').as_slice()].concat());
+        text.push(b'\n');
     }
-    line(b"");
-    line(claim.signed_headers.as_bytes());
+    line(&mut text, "");
+    line(&mut text, &claim.signed_headers);
     text.extend_from_slice(payload.as_bytes());
     Ok(text)
 }
@@ -70,20 +71,28 @@ fn component(raw: &str) -> String {
     text
 }
 
-/// The values of a header, each without spaces around it and with one space where several follow one another. The host is
-/// what HTTP/2 has in `:authority`.
-fn values(parts: &Parts, name: &str) -> Vec<Vec<u8>> {
-    let values: Vec<Vec<u8>> =
-        parts.headers.get_all(name).iter().map(|value| without_spaces(value.as_bytes())).collect();
-    match parts.uri.authority() {
-        Some(authority) if values.is_empty() && name == "host" => {
-            vec![authority.as_str().as_bytes().to_vec()]
+/// Adds the values of a header, with `,` between them, each without spaces around it and with one space where several follow one
+/// another; returns whether there is one. The host is what HTTP/2 has in `:authority`.
+fn add_values(text: &mut Vec<u8>, parts: &Parts, name: &str) -> bool {
+    let mut is_there = false;
+    for value in parts.headers.get_all(name) {
+        if is_there {
+            text.push(b',');
         }
-        _ => values,
+        is_there = true;
+        let words = value.as_bytes().split(|byte| byte.is_ascii_whitespace());
+        for (index, word) in words.filter(|word| !word.is_empty()).enumerate() {
+            if index > 0 {
+                text.push(b' ');
+            }
+            text.extend_from_slice(word);
+        }
     }
-}
-
-fn without_spaces(value: &[u8]) -> Vec<u8> {
-    let words = value.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty());
-    words.collect::<Vec<_>>().join(&b' ')
+    match parts.uri.authority() {
+        Some(authority) if !is_there && name == "host" => {
+            text.extend_from_slice(authority.as_str().as_bytes());
+            true
+        }
+        _ => is_there,
+    }
 }

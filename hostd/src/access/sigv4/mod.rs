@@ -15,6 +15,7 @@
 //! * [`error`] – why a request is refused: names, sentences and HTTP status as AWS has them, for each protocol
 //! * [`stamp`] – the times in requests
 //! * `canonical` – the canonical request
+//! * `signing` – signing keys
 //! * `verify` – the steps above
 //!
 //! Source: AWS's "Signature Version 4 signing process"; `botocore/auth.py` for what clients do where that is vague.
@@ -22,6 +23,7 @@
 mod canonical;
 pub mod claim;
 pub mod error;
+mod signing;
 pub mod stamp;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -29,6 +31,7 @@ mod verify;
 
 pub use claim::Claim;
 pub use error::{Protocol, SignatureError};
+pub(super) use signing::SigningKeys;
 pub use verify::KnownKey;
 pub(super) use verify::Scope;
 

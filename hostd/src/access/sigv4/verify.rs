@@ -7,12 +7,11 @@ use std::time::{Duration, SystemTime};
 use hearth_host::roles::Secret;
 use hyper::http::request::Parts;
 use ring::digest::{SHA256, digest};
-use ring::hmac;
 use subtle::ConstantTimeEq as _;
-use zeroize::Zeroizing;
 
 use super::claim::Claim;
 use super::error::SignatureError;
+use super::signing::{SigningKey, SigningKeys};
 use super::stamp::{Stamp, words};
 use super::{ALGORITHM, S3, TERMINATOR, canonical};
 use crate::access::{Access, AssumedRole, Caller, Principal, hex};
@@ -45,6 +44,8 @@ pub struct KnownKey {
     /// Name of the caller.
     name: String,
     secret: Secret,
+    /// Signing keys that are kept; a session has none.
+    signing: Option<Arc<SigningKeys>>,
     principal: Principal,
     role: Option<Arc<AssumedRole>>,
 }
@@ -116,9 +117,15 @@ impl Access {
             Some(_) => return Err(SignatureError::Body),
         };
         let request = canonical::request(claim, parts, payload)?;
-        let expected = signature(&key.secret, claim, &request);
+        let kept = key.signing.as_deref().and_then(|keys| keys.last(claim));
+        let is_kept = kept.is_some();
+        let signing = kept.unwrap_or_else(|| Arc::new(SigningKey::derive(&key.secret, claim)));
+        let expected = signature(&signing, claim, &request);
         if !bool::from(claim.signature.as_bytes().ct_eq(expected.as_bytes())) {
             return Err(SignatureError::Mismatch);
+        }
+        if let Some(keys) = key.signing.as_deref().filter(|_| !is_kept) {
+            keys.keep(claim, &signing);
         }
         Ok(key.caller(request_id))
     }
@@ -150,8 +157,13 @@ impl Access {
         let unknown = SignatureError::UnknownKey;
         let Some(token) = &claim.token else {
             let key = self.keys.get(&claim.access_key).ok_or(unknown)?;
-            let (secret, principal) = (key.secret.clone(), key.principal.clone());
-            return Ok(KnownKey { name: claim.access_key.clone(), secret, principal, role: None });
+            return Ok(KnownKey {
+                name: claim.access_key.clone(),
+                secret: key.secret.clone(),
+                signing: Some(Arc::clone(&key.signing)),
+                principal: key.principal.clone(),
+                role: None,
+            });
         };
         let sessions = self.sessions.as_ref().ok_or_else(|| unknown.clone())?;
         let session = sessions.open(token, now)?;
@@ -169,7 +181,8 @@ impl Access {
             maker: session.maker,
         };
         let name = AssumedRole::arn(&session.account, &role.role_arn, &role.session_name);
-        Ok(KnownKey { name, secret: session.secret, principal, role: Some(Arc::new(role)) })
+        let (secret, role) = (session.secret, Some(Arc::new(role)));
+        Ok(KnownKey { name, secret, signing: None, principal, role })
     }
 }
 
@@ -207,14 +220,9 @@ fn check_signed_headers(claim: &Claim, parts: &Parts) -> Result<(), SignatureErr
 }
 
 /// The signature of a canonical request, in hexadecimal.
-fn signature(secret: &Secret, claim: &Claim, request: &[u8]) -> String {
+fn signature(key: &SigningKey, claim: &Claim, request: &[u8]) -> String {
     let Claim { date, region, service, stamp, .. } = claim;
-    let mac = |key: &[u8], text: &str| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text.as_bytes());
-    let secret = Zeroizing::new([b"AWS4".as_slice(), secret.expose().as_bytes()].concat());
-    let signing = [region.as_str(), service, TERMINATOR]
-        .iter()
-        .fold(mac(&secret, date), |key, text| mac(key.as_ref(), text));
     let hash = hex(digest(&SHA256, request).as_ref());
     let text = format!("{ALGORITHM}\n{}\n{date}/{region}/{service}/{TERMINATOR}\n{hash}", stamp.text);
-    hex(mac(signing.as_ref(), &text).as_ref())
+    hex(&key.sign(&text))
 }

@@ -12,7 +12,7 @@ use hyper::Request;
 use hyper::http::request::Parts;
 
 use super::verify::Scope;
-use super::{Claim, SignatureError};
+use super::{Claim, SignatureError, SigningKeys};
 use crate::access::{Access, Caller};
 
 const KEY: &str = "AKIDEXAMPLE";
@@ -24,7 +24,12 @@ fn noon() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_440_938_160)
 }
 
-fn access() -> Access {
+/// The signing keys of the only access key.
+pub(super) fn key_of(access: &Access) -> &SigningKeys {
+    &access.keys[KEY].signing
+}
+
+pub(super) fn access() -> Access {
     let config = format!("[[keys]]\nid = \"{KEY}\"\nsecret = \"{SECRET}\"\naccount = \"111122223333\"");
     Access::new(&toml::from_str(&config).unwrap(), REGION).unwrap()
 }

@@ -1,4 +1,5 @@
-//! JSON of AWS's REST-JSON protocol and messages, both ways, by the descriptors of the messages.
+//! JSON of AWS's REST-JSON protocol and messages, both ways, by the descriptors of the messages. Requests are read here, and
+//! [`super::response`] writes responses.
 //!
 //! | Protobuf | JSON |
 //! |---|---|
@@ -16,16 +17,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use prost_reflect::{DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MapKey, MessageDescriptor};
 use prost_reflect::{ReflectMessage as _, Value as Field};
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 
-use crate::service::ServiceError;
-use crate::service::json::dynamic;
-
-const TIMESTAMP: &str = "google.protobuf.Timestamp";
-const NANOS_PER_MILLI: i32 = 1_000_000;
-
-/// Lists and maps that responses have even if they are empty: clients look into them without asking whether they exist.
-pub(super) const ALWAYS: [&str; 2] = ["items", "Tags"];
+pub(super) const TIMESTAMP: &str = "google.protobuf.Timestamp";
 
 /// The reason why JSON is no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -198,76 +192,4 @@ fn timestamp(message: &MessageDescriptor, seconds: f64) -> DynamicMessage {
         }
     }
     stamp
-}
-
-/// The JSON of a response.
-///
-/// # Errors
-/// The descriptors do not have the message, which is a fault of the build.
-pub(super) fn response<M: prost::Name>(message: &M) -> Result<Value, ServiceError> {
-    let message = dynamic(&M::full_name(), message)
-        .ok_or_else(|| ServiceError::internal(format!("{} has no descriptor", M::full_name())))?;
-    let mut members = structure(&message);
-    for field in message.descriptor().fields().filter(|field| ALWAYS.contains(&field.json_name())) {
-        let empty = if field.is_map() { Value::Object(Map::new()) } else { Value::Array(Vec::new()) };
-        members.entry(field.json_name()).or_insert(empty);
-    }
-    Ok(Value::Object(members))
-}
-
-fn structure(message: &DynamicMessage) -> Map<String, Value> {
-    let member = |(field, value): (FieldDescriptor, &Field)| {
-        let kind = match field.kind() {
-            Kind::Message(entry) if field.is_map() => entry.map_entry_value_field().kind(),
-            kind => kind,
-        };
-        Some((field.json_name().to_owned(), json(&kind, value)?))
-    };
-    message.fields().filter_map(member).collect()
-}
-
-/// The JSON of a value; none for the value 0 of an enumeration, which means that there is none.
-fn json(kind: &Kind, value: &Field) -> Option<Value> {
-    Some(match value {
-        Field::Bool(value) => (*value).into(),
-        Field::I32(value) => (*value).into(),
-        Field::I64(value) => (*value).into(),
-        Field::U32(value) => (*value).into(),
-        Field::U64(value) => (*value).into(),
-        Field::F32(value) => Value::from(f64::from(*value)),
-        Field::F64(value) => Value::from(*value),
-        Field::String(text) => text.clone().into(),
-        Field::Bytes(bytes) => STANDARD.encode(bytes).into(),
-        Field::EnumNumber(number) => {
-            let Kind::Enum(enumeration) = kind else { return None };
-            enumeration.get_value(*number).filter(|value| value.number() != 0)?.name().into()
-        }
-        Field::Message(message) if message.descriptor().full_name() == TIMESTAMP => epoch(message).into(),
-        Field::Message(message) => Value::Object(structure(message)),
-        Field::List(elements) => elements.iter().filter_map(|element| json(kind, element)).collect(),
-        Field::Map(entries) => {
-            let entry = |(key, value)| Some((key_text(key)?, json(kind, value)?));
-            Value::Object(entries.iter().filter_map(entry).collect())
-        }
-    })
-}
-
-fn key_text(key: &MapKey) -> Option<String> {
-    key.as_str().map(str::to_owned)
-}
-
-/// A timestamp as seconds since 1970, with milliseconds.
-fn epoch(stamp: &DynamicMessage) -> Number {
-    let number = |name| stamp.get_field_by_name(name);
-    let seconds = number("seconds").and_then(|value| value.as_i64()).unwrap_or_default();
-    let nanos = number("nanos").and_then(|value| value.as_i32()).unwrap_or_default();
-    let millis = nanos.wrapping_div(NANOS_PER_MILLI);
-    if millis == 0 {
-        return seconds.into();
-    }
-    // Times until the year 9999 have 15 digits with their milliseconds, which a double has.
-    #[expect(clippy::cast_precision_loss, reason = "see above")]
-    let value = seconds as f64 + f64::from(millis) / 1000.0;
-    // Rounded, so that no digits of the sum's inaccuracy are written.
-    Number::from_f64((value * 1000.0).round() / 1000.0).unwrap_or_else(|| seconds.into())
 }

@@ -8,7 +8,7 @@
 //! of the messages, whose JSON names are those of AWS.
 //!
 //! * [`routes`] – the table of routes
-//! * [`request`] – from a request to a message; [`json`] – JSON and messages, both ways
+//! * [`request`] – from a request to a message; [`json`] – JSON and messages; [`response`] – from a message to a response
 //! * [`error`] – errors as responses
 //! * [`connectors`] – routes of network connectors, of which this host has none
 //! * `model.json` – the part of AWS's service model that tests compare with; `cargo xtask aws-model` writes it
@@ -17,6 +17,7 @@ mod connectors;
 mod error;
 mod json;
 mod request;
+mod response;
 mod routes;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -26,7 +27,7 @@ use http_body_util::Full;
 use hyper::{Response, StatusCode};
 
 use super::Signed;
-use super::reply::json_response;
+use super::reply::json_text;
 use crate::service::Service;
 
 /// Answers a request whose signature is valid.
@@ -54,7 +55,7 @@ pub(crate) async fn answer(service: &Service, request: Signed) -> Response<Full<
             *response.status_mut() = StatusCode::NO_CONTENT;
             response
         }
-        Ok(members) => json_response(route.status, &members),
+        Ok(members) => json_text(route.status, members),
         Err(failed) => error::error(&failed),
     }
 }

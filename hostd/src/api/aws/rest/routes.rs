@@ -8,20 +8,19 @@ use std::pin::Pin;
 use hyper::Method;
 use percent_encoding::percent_decode_str;
 use prost_reflect::DynamicMessage;
-use serde_json::Value;
 
 use hearth_proto::microvms::v1 as api;
 
-use super::json;
+use super::response;
 use crate::operation::{Operation, Request};
 use crate::service::pipeline::{Handler, Incoming};
 use crate::service::{Service, ServiceError};
 
 /// An operation that is being performed; its result is the JSON of the response.
-pub(super) type Answering<'a> = Pin<Box<dyn Future<Output = Result<Value, ServiceError>> + Send + 'a>>;
+pub(super) type Answering<'a> = Pin<Box<dyn Future<Output = Result<Vec<u8>, ServiceError>> + Send + 'a>>;
 
 /// Performs the operation of a route. The texts are names of enumeration values that the request has and that do not
-/// exist ([`json::Reader`]).
+/// exist ([`super::json::Reader`]).
 type Perform = for<'a> fn(&'a Service, &'a Incoming, DynamicMessage, Vec<String>) -> Answering<'a>;
 
 /// A member in the query string: its name there, and its name in the request.
@@ -278,7 +277,7 @@ where
             ServiceError::internal(format!("{} cannot be made from JSON: {error}", R::MESSAGE))
         })?;
         let response = service.call_named(incoming, request, &unknown).await?;
-        json::response(&response)
+        response::written(&response)
     })
 }
 

@@ -23,12 +23,14 @@ pub(super) enum BodyError {
     Idle,
     #[error("it came with less than {} KiB a second", SLOWEST >> 10)]
     Slow,
-    #[error("a chunk of it has more than {0} bytes: send smaller chunks")]
-    Chunk(u32),
+    #[error("a signed chunk of it has more than {0} bytes: send smaller chunks")]
+    Chunk(u64),
     #[error("the line before a chunk has more than {0} bytes")]
     Line(usize),
     #[error("its chunks are not framed as aws-chunked has it")]
     Framing,
+    #[error("it ends before its last chunk")]
+    Cut,
     #[error("{0}")]
     Broken(String),
 }

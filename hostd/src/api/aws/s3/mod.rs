@@ -20,8 +20,8 @@
 //! collected ([`crate::service::host::artifacts`]).
 //!
 //! Before `s3s` sees a request, [`guard`] refuses what the listener has not looked at: Signature Version 2, forms, headers that
-//! are not signed, bodies that are not signed without TLS. [`body`] bounds the time of a body, and [`chunks`] its chunks.
-//! [`verify`] compares checksums. [`members`] has what several operations have in common.
+//! are not signed, bodies that are not signed without TLS. [`body`] bounds the time of a body, and [`chunks`] its
+//! signed chunks. [`verify`] compares checksums. [`members`] has what several operations have in common.
 
 mod body;
 mod bucket;

@@ -1,5 +1,7 @@
 //! Requests to S3, signed by AWS's own signer.
 
+mod streams;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -128,6 +130,18 @@ impl Answer {
     }
 }
 
+/// What the listener knows of a request with the key of these tests.
+fn claimed(caller: Caller, tls: bool) -> Claimed {
+    let incoming = Incoming {
+        caller: Ok(caller),
+        request_id: "id".into(),
+        address: "local".into(),
+        user_agent: String::new(),
+        since: Instant::now(),
+    };
+    Claimed { incoming, access_key: KEY.into(), secret: SecretKey::from(SECRET), tls }
+}
+
 impl Client {
     async fn new() -> Self {
         let host = limited(Profile::Default, Limits::default()).await;
@@ -135,15 +149,7 @@ impl Client {
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
-        let incoming = Incoming {
-            caller: Ok(self.caller.clone()),
-            request_id: "id".into(),
-            address: "local".into(),
-            user_agent: String::new(),
-            since: Instant::now(),
-        };
-        let claimed =
-            Claimed { incoming, access_key: KEY.into(), secret: SecretKey::from(SECRET), tls: self.tls };
+        let claimed = claimed(self.caller.clone(), self.tls);
         let response = answer(&self.host.service, claimed, request).await;
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();

@@ -5,9 +5,11 @@ mod lines;
 mod slow;
 pub(crate) mod stand;
 mod trouble;
+mod uploads;
 
 use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -46,6 +48,18 @@ async fn serve(config: AwsConfig) -> Server {
     let (end, ended) = watch::channel(false);
     let serving = tokio::spawn(listener.serve(stand.service.clone(), Arc::clone(&stand.access), ended));
     Server { address, end, serving, _stand: stand }
+}
+
+/// Makes files in `folder`: the certificate of an authority, `ca.pem`, and one for `localhost` that the configuration names.
+fn certified(folder: &Path) -> AwsConfig {
+    let path = |name: &str| folder.join(name);
+    let valid = Validity::around(OffsetDateTime::now_utc(), time::Duration::days(30));
+    let authority = Authority::new("A", None, valid).unwrap();
+    let signed = authority.sign("B", &["localhost".to_owned()], valid).unwrap();
+    for (name, text) in [("ca.pem", authority.pem()), ("c.pem", &signed.pem), ("c.key", &signed.key_pem)] {
+        fs::write(path(name), text).unwrap();
+    }
+    AwsConfig { certificate: Some(path("c.pem")), key: Some(path("c.key")), ..AwsConfig::default() }
 }
 
 /// The request line and the headers of a signed request, without the empty line at their end.
@@ -149,16 +163,7 @@ async fn the_listener_ends_with_the_daemon_whatever_its_clients_do() {
 #[tokio::test]
 async fn curl_signs_and_asks_over_tls_in_both_versions_of_http() {
     let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name);
-    let valid = Validity::around(OffsetDateTime::now_utc(), time::Duration::days(30));
-    let authority = Authority::new("A", None, valid).unwrap();
-    let signed = authority.sign("B", &["localhost".to_owned()], valid).unwrap();
-    for (name, text) in [("ca.pem", authority.pem()), ("c.pem", &signed.pem), ("c.key", &signed.key_pem)] {
-        fs::write(path(name), text).unwrap();
-    }
-    let config =
-        AwsConfig { certificate: Some(path("c.pem")), key: Some(path("c.key")), ..AwsConfig::default() };
-    let server = serve(config).await;
+    let server = serve(certified(folder.path())).await;
     let url = format!("https://localhost:{}/2025-09-09/microvms", server.address.port());
     let (id, secret, _) = KEYS[0];
     for (version, number) in [("--http1.1", "1.1"), ("--http2", "2")] {
@@ -173,7 +178,7 @@ async fn curl_signs_and_asks_over_tls_in_both_versions_of_http() {
             " %{http_version}",
         ]);
         curl.args(["--aws-sigv4", "aws:amz:us-east-1:lambda", "--user", &format!("{id}:{secret}")]);
-        curl.arg("--cacert").arg(path("ca.pem")).arg(&url);
+        curl.arg("--cacert").arg(folder.path().join("ca.pem")).arg(&url);
         let output = tokio::task::spawn_blocking(move || curl.output()).await.unwrap();
         let output = output.expect("curl cannot be run; `cargo xtask test` installs it");
         let errors = String::from_utf8_lossy(&output.stderr);

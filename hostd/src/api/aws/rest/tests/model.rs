@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::Value;
 
-use super::super::json::ALWAYS;
+use super::super::response::ALWAYS;
 use super::super::routes::{ROUTES, Route};
 use crate::service::constraints::descriptors;
 
