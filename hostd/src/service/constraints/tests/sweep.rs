@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use hearth_proto::microvms::v1 as proto;
-use prost_reflect::{MapKey, MessageDescriptor, Value};
+use prost::Message as _;
+use prost_reflect::{MapKey, MessageDescriptor, ReflectMessage as _, Value};
 
 use super::*;
 
@@ -537,4 +538,86 @@ fn every_member_of_every_request_has_a_bound() {
         }
     }
     assert!(needing > 200, "only {needing} members need a bound");
+}
+
+/// The largest value of a member that its rules allow, in ASCII.
+fn largest_value(field: &FieldDescriptor, rules: &[Rule], profile: Profile) -> Value {
+    let one = |rules: &[Rule]| match field.kind() {
+        Kind::String => Value::String(text(rules, longest(rules))),
+        Kind::Int32 => Value::I32(
+            rules
+                .iter()
+                .find_map(|rule| if let Rule::Range(_, max) = rule { i32::try_from(*max).ok() } else { None })
+                .unwrap_or(i32::MAX),
+        ),
+        Kind::Message(message) => Value::Message(largest(&message, profile)),
+        Kind::Enum(_) => Value::EnumNumber(1),
+        Kind::Bool => Value::Bool(true),
+        kind => panic!("{kind:?}"),
+    };
+    let nested =
+        |which: fn(&Rule) -> Option<&'static [Rule]>| rules.iter().find_map(which).unwrap_or_default();
+    if field.is_map() {
+        let keys = nested(|rule| if let Rule::Keys(rules) = rule { Some(rules) } else { None });
+        let values = nested(|rule| if let Rule::Values(rules) = rule { Some(rules) } else { None });
+        let entries =
+            rules.iter().find_map(|rule| if let Rule::Entries(_, max) = rule { Some(*max) } else { None });
+        let key = |number| MapKey::String(format!("{number:a>width$}", width = longest(keys)));
+        let value = Value::String("a".repeat(longest(values)));
+        Value::Map((0..entries.unwrap()).map(|number| (key(number), value.clone())).collect())
+    } else if field.is_list() {
+        let each = nested(|rule| if let Rule::Each(rules) = rule { Some(rules) } else { None });
+        let items =
+            rules.iter().find_map(|rule| if let Rule::Items(_, max) = rule { Some(*max) } else { None });
+        Value::List(vec![one(each); items.unwrap()])
+    } else {
+        one(rules)
+    }
+}
+
+/// The greatest length of a text that rules allow.
+fn longest(rules: &[Rule]) -> usize {
+    let most = rules.iter().find_map(|rule| match rule {
+        Rule::Length(_, max) | Rule::BytesAtMost(max) => Some(*max),
+        _ => None,
+    });
+    most.unwrap()
+}
+
+/// The largest message that the constraints allow, in ASCII.
+fn largest(message: &MessageDescriptor, profile: Profile) -> DynamicMessage {
+    let mut built = DynamicMessage::new(message.clone());
+    for field in message.fields() {
+        if message.package_name() == "google.protobuf" {
+            continue; // some bytes
+        }
+        let rules = rules(message.name(), field.json_name(), profile);
+        let mut with = built.clone();
+        with.set_field(&field, largest_value(&field, &rules, profile));
+        // Of a union, the largest member stays.
+        if with.encoded_len() >= built.encoded_len() {
+            built = with;
+        }
+    }
+    built
+}
+
+#[test]
+fn the_largest_request_in_ascii_fits_into_a_message() {
+    let most = crate::api::grpc::bounds::REQUEST_MAX;
+    let mut greatest = 0;
+    for profile in PROFILES {
+        for name in MESSAGES.iter().filter(|name| !name.ends_with(".PutArtifactRequest")) {
+            let message = largest(&pool().get_message_by_name(name).unwrap(), profile);
+            let violations = found(&shape(message.descriptor().name(), profile), &message, "");
+            // Names may be larger than what the host has, and texts need not be what they say.
+            assert!(
+                violations.iter().all(|violation| !violation.constraint.contains("length")),
+                "{violations:?}"
+            );
+            assert!(message.encoded_len() <= most, "{name} has {} bytes", message.encoded_len());
+            greatest = greatest.max(message.encoded_len());
+        }
+    }
+    assert!(greatest > most / 2, "{greatest}: the bound is far from what is needed");
 }
