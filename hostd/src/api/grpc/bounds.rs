@@ -14,11 +14,11 @@ use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use hyper::http::Request;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep, sleep};
 use tonic::Status;
 use tonic::body::Body;
 use tower::Layer;
 
+use crate::api::timer::Timer;
 use crate::panics::poisoned;
 use crate::service::host::upload::DATA_MAX;
 use crate::service::pipeline::Incoming;
@@ -156,14 +156,33 @@ struct Bounded<B> {
     /// While the request waits for room.
     placing: Option<Placing>,
     place: Place,
-    whole: Pin<Box<Sleep>>,
-    idle: Pin<Box<Sleep>>,
+    timer: Timer,
+}
+
+/// The error of a request that does not come to its end.
+fn late() -> Status {
+    let why = "The request has not been received in time: send it at once, and an upload without pauses";
+    Status::deadline_exceeded(why)
 }
 
 impl<B> Bounded<B> {
     fn new(body: B, bound: Bound, placing: Placing) -> Self {
-        let (whole, idle) = (Box::pin(sleep(bound.whole)), Box::pin(sleep(bound.idle)));
-        Self { body, bound, received: 0, placing: Some(placing), place: None, whole, idle }
+        let timer = Timer::new(bound.idle, bound.whole);
+        Self { body, bound, received: 0, placing: Some(placing), place: None, timer }
+    }
+
+    /// Counts the bytes of a frame.
+    fn counted(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, Status> {
+        self.timer.part();
+        self.received = self.received.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+        match self.bound.bytes.filter(|most| self.received > *most) {
+            Some(most) => {
+                let why =
+                    format!("The request has more than {most} bytes, which is the most that it may have");
+                Err(Status::out_of_range(why))
+            }
+            None => Ok(frame),
+        }
     }
 }
 
@@ -180,12 +199,13 @@ where
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        let late =
-            this.whole.as_mut().poll(context).is_ready() || this.idle.as_mut().poll(context).is_ready();
         if let Some(placing) = &mut this.placing {
             match placing.as_mut().poll(context) {
-                Poll::Ready(place) => (this.place, this.placing) = (place, None),
-                Poll::Pending if late => {
+                Poll::Ready(place) => {
+                    (this.place, this.placing) = (place, None);
+                    this.timer.part();
+                }
+                Poll::Pending if this.timer.idle(context).is_ready() => {
                     let why =
                         "The account has too many requests under way that have not been received as a whole";
                     return Poll::Ready(Some(Err(Status::resource_exhausted(why))));
@@ -193,33 +213,21 @@ where
                 Poll::Pending => return Poll::Pending,
             }
         }
-        if late {
-            let why =
-                "The request has not been received in time: send it at once, and an upload without pauses";
-            this.place = None;
-            return Poll::Ready(Some(Err(Status::deadline_exceeded(why))));
-        }
-        match ready!(Pin::new(&mut this.body).poll_frame(context)) {
-            Some(Ok(frame)) => {
-                let now = Instant::now();
-                this.idle.as_mut().reset(now.checked_add(this.bound.idle).unwrap_or(now));
-                this.received = this.received.saturating_add(frame.data_ref().map_or(0, Bytes::len));
-                match this.bound.bytes.filter(|most| this.received > *most) {
-                    Some(most) => {
-                        this.place = None;
-                        let why = format!(
-                            "The request has more than {most} bytes, which is the most that it may have"
-                        );
-                        Poll::Ready(Some(Err(Status::out_of_range(why))))
-                    }
-                    None => Poll::Ready(Some(Ok(frame))),
+        let frame = match this.timer.whole(context) {
+            Poll::Ready(()) => Some(Err(late())),
+            Poll::Pending => match Pin::new(&mut this.body).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => Some(this.counted(frame)),
+                Poll::Ready(end) => end.map(|result| result.map_err(Status::from)),
+                Poll::Pending => {
+                    ready!(this.timer.idle(context));
+                    Some(Err(late()))
                 }
-            }
-            end => {
-                this.place = None;
-                Poll::Ready(end.map(|result| result.map_err(Status::from)))
-            }
+            },
+        };
+        if !matches!(frame, Some(Ok(_))) {
+            this.place = None;
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -235,6 +243,7 @@ where
 mod tests {
     use futures_util::future::Either;
     use http_body_util::{BodyExt as _, StreamBody};
+    use tokio::time::sleep;
     use tokio_stream::StreamExt as _;
     use tonic::Code;
 
@@ -281,6 +290,18 @@ mod tests {
         };
         assert_eq!(received(UPLOAD, slow()).await.unwrap(), 9);
         assert_eq!(received(UNARY, slow()).await.unwrap_err().code(), Code::DeadlineExceeded);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_of_the_reader_is_not_held_against_the_client() {
+        let bounds = Bounds::default();
+        let bound = Bound::of(UPLOAD);
+        let mut bounded = Bounded::new(body(3, true), bound, bounds.place(&bound, Some("account")));
+        for _ in 0..3 {
+            sleep(2 * IDLE).await;
+            bounded.frame().await.unwrap().unwrap();
+        }
+        assert!(bounded.frame().await.is_none());
     }
 
     #[tokio::test(start_paused = true)]
