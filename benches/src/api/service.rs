@@ -93,7 +93,7 @@ pub(crate) async fn serve(folder: &Path, data: &Path) -> Result<Served> {
     let (socket, loopback) = (folder.join("hearthd.sock"), SocketAddr::from(([127, 0, 0, 1], 0)));
     let listen =
         ListenConfig { socket: Some(socket.clone()), address: Some(loopback), ..ListenConfig::default() };
-    let listeners = Listeners::bind(&listen, folder, access.knows_somebody()).await?;
+    let listeners = Listeners::bind(&listen, folder, access.knows_somebody(), clock).await?;
     let aws = AwsConfig { address: Some(loopback), ..AwsConfig::default() };
     let aws = AwsListener::bind(&aws, access.has_keys(), clock).await?.context("AWS has no address")?;
     let config = ServiceConfig::new(REGION, Profile::Default);

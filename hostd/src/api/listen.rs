@@ -5,21 +5,20 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::time::sleep;
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::service::Routes;
-use tonic::transport::{Certificate, Identity as Pair, Server, ServerTlsConfig};
-use tower::layer::util::{Identity, Stack};
 
-use super::grpc::panics::EndsCalls;
+use super::connections::config::ConnectionLimits;
+use super::connections::{Client, Connections};
+use super::grpc;
+use super::tls::{Tls, TlsError, TlsFiles};
+use crate::clock::Clock;
 
-/// Time that clients have to finish their calls when the daemon shuts down.
-const END: Duration = Duration::from_secs(5);
+/// Application protocols: gRPC is HTTP/2.
+const PROTOCOLS: &[&[u8]] = &[b"h2"];
 
 /// Where requests come in. Whoever may use the Unix socket may do everything; over TCP, an access key or a client's
 /// certificate is needed. An address that is not a loopback one needs certificate and key.
@@ -32,12 +31,14 @@ pub struct ListenConfig {
     pub socket_mode: String,
     /// `"ADDRESS:PORT"` for requests over TCP; none unless given.
     pub address: Option<SocketAddr>,
-    /// PEM file with the daemon's certificate, then those of intermediate authorities.
+    /// PEM file with the daemon's certificate, then those of intermediate authorities; read again when it changes.
     pub certificate: Option<PathBuf>,
     /// PEM file with the certificate's key; nobody but root may read it.
     pub key: Option<PathBuf>,
     /// PEM file with authorities of clients, which may show a certificate of theirs then (`[[access.certificates]]`).
     pub client_ca: Option<PathBuf>,
+    /// What connections may take up.
+    pub connections: ConnectionLimits,
 }
 
 impl Default for ListenConfig {
@@ -49,6 +50,7 @@ impl Default for ListenConfig {
             certificate: None,
             key: None,
             client_ca: None,
+            connections: ConnectionLimits::default(),
         }
     }
 }
@@ -94,14 +96,9 @@ pub enum ListenError {
         /// The system's error.
         source: io::Error,
     },
-    /// The server has failed.
-    #[error("{place}: {source}")]
-    Server {
-        /// The address or path at which it served.
-        place: String,
-        /// The server's error.
-        source: tonic::transport::Error,
-    },
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 fn system(what: &'static str, place: impl ToString) -> impl FnOnce(io::Error) -> ListenError {
@@ -159,7 +156,8 @@ impl ListenConfig {
 #[derive(Debug)]
 pub struct Listeners {
     socket: Option<(UnixListener, PathBuf)>,
-    tcp: Option<(TcpListener, Option<ServerTlsConfig>)>,
+    tcp: Option<(TcpListener, Option<Tls>)>,
+    limits: ConnectionLimits,
 }
 
 impl Listeners {
@@ -167,7 +165,12 @@ impl Listeners {
     ///
     /// # Errors
     /// [`ListenError`].
-    pub async fn bind(config: &ListenConfig, run: &Path, knows_somebody: bool) -> Result<Self, ListenError> {
+    pub async fn bind(
+        config: &ListenConfig,
+        run: &Path,
+        knows_somebody: bool,
+        clock: Clock,
+    ) -> Result<Self, ListenError> {
         config.check(knows_somebody)?;
         let socket = match config.socket(run) {
             None => None,
@@ -177,10 +180,10 @@ impl Listeners {
             None => None,
             Some(address) => {
                 let listener = TcpListener::bind(address).await.map_err(system("listening at", address))?;
-                Some((listener, tls(config)?))
+                Some((listener, tls(config, clock)?))
             }
         };
-        Ok(Self { socket, tcp })
+        Ok(Self { socket, tcp, limits: config.connections.clone() })
     }
 
     /// The address that TCP is bound to.
@@ -190,72 +193,34 @@ impl Listeners {
     }
 
     /// Serves `routes` until `shutdown` becomes true, and then completes the calls in progress, for a limited time.
-    ///
-    /// # Errors
-    /// [`ListenError::Server`].
-    pub async fn serve(
-        self,
-        routes: Routes,
-        shutdown: tokio::sync::watch::Receiver<bool>,
-    ) -> Result<(), ListenError> {
-        let shut_down = |mut shutdown: tokio::sync::watch::Receiver<bool>| async move {
-            let _ = shutdown.wait_for(|shutdown| *shutdown).await; // an error means that the sender is gone, which ends the server, too
-        };
+    pub async fn serve(self, routes: Routes, shutdown: tokio::sync::watch::Receiver<bool>) {
+        let Self { socket, tcp, limits } = self;
+        let routes = routes.prepare();
+        let answer = move |client: &Client, request| grpc::answer(routes.clone(), client, request);
+        let connections =
+            |clients, tls| Connections { clients, limits: limits.clone(), http2_only: true, tls };
         let socket = async {
-            let Some((listener, path)) = self.socket else { return Ok(()) };
-            let server = server().add_routes(routes.clone());
-            let incoming = UnixListenerStream::new(listener);
-            let served = server.serve_with_incoming_shutdown(incoming, shut_down(shutdown.clone())).await;
+            let Some((listener, path)) = socket else { return };
+            connections("of the socket", None).serve(listener, answer.clone(), shutdown.clone()).await;
             let _ = fs::remove_file(&path); // the next daemon removes it if this fails
-            served.map_err(|source| ListenError::Server { place: path.display().to_string(), source })
         };
         let tcp = async {
-            let Some((listener, tls)) = self.tcp else { return Ok(()) };
-            let place = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
-            let failed = |source| ListenError::Server { place: place.clone(), source };
-            let mut server = server();
-            if let Some(tls) = tls {
-                server = server.tls_config(tls).map_err(failed)?;
-            }
-            let incoming = TcpListenerStream::new(listener);
-            let served = server
-                .add_routes(routes.clone())
-                .serve_with_incoming_shutdown(incoming, shut_down(shutdown.clone()));
-            served.await.map_err(failed)
+            let Some((listener, tls)) = tcp else { return };
+            connections("of the network", tls).serve(listener, answer.clone(), shutdown.clone()).await;
         };
-        let late = async {
-            shut_down(shutdown.clone()).await;
-            sleep(END).await;
-        };
-        tokio::select! {
-            served = async { tokio::try_join!(socket, tcp) } => served.map(drop),
-            () = late => {
-                tracing::warn!("closing connections of clients that have not gone by themselves");
-                Ok(())
-            }
-        }
+        tokio::join!(socket, tcp);
     }
 }
 
-/// A server with limits for each connection.
-fn server() -> Server<Stack<EndsCalls, Identity>> {
-    Server::builder()
-        .tcp_nodelay(true)
-        .concurrency_limit_per_connection(1024)
-        .max_concurrent_streams(1024)
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .layer(EndsCalls)
-}
-
-fn tls(config: &ListenConfig) -> Result<Option<ServerTlsConfig>, ListenError> {
-    let Some((certificate, key)) = config.tls() else { return Ok(None) };
-    let read = |path: &Path| fs::read(path).map_err(system("reading", path.display()));
-    let mut tls = ServerTlsConfig::new().identity(Pair::from_pem(read(certificate)?, read(key)?));
-    if let Some(authorities) = &config.client_ca {
-        // Client certificates are optional, because a client may use an access key instead.
-        tls = tls.client_ca_root(Certificate::from_pem(read(authorities)?)).client_auth_optional(true);
-    }
-    Ok(Some(tls))
+fn tls(config: &ListenConfig, clock: Clock) -> Result<Option<Tls>, TlsError> {
+    let files = config.tls().map(|(certificate, key)| TlsFiles {
+        section: "listen",
+        certificate: certificate.to_owned(),
+        key: key.to_owned(),
+        client_ca: config.client_ca.clone(),
+        protocols: PROTOCOLS,
+    });
+    files.map(|files| Tls::open(files, clock)).transpose()
 }
 
 /// Binds a Unix socket, and replaces an old one at which no process listens any more.
@@ -282,8 +247,6 @@ async fn bind_socket(path: &Path, mode: u32) -> Result<UnixListener, ListenError
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
     use super::*;
 
     fn config(text: &str) -> ListenConfig {
@@ -315,22 +278,6 @@ mod tests {
             let error = config(text).check(true).unwrap_err().to_string();
             assert!(error.contains(key), "{error}");
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_client_that_does_not_go_holds_up_the_end_for_a_moment_only() {
-        let folder = tempfile::tempdir().unwrap();
-        let listeners = Listeners::bind(&ListenConfig::default(), folder.path(), true).await.unwrap();
-        let (shutdown, receiver) = tokio::sync::watch::channel(false);
-        let serving = tokio::spawn(listeners.serve(Routes::default(), receiver));
-        let mut client = tokio::net::UnixStream::connect(folder.path().join("hearthd.sock")).await.unwrap();
-        // The client opens an HTTP/2 connection, and then neither sends nor reads anything.
-        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
-        client.read_u8().await.unwrap();
-        let start = tokio::time::Instant::now();
-        shutdown.send(true).unwrap();
-        serving.await.unwrap().unwrap();
-        assert!(start.elapsed() < 2 * END, "{:?}", start.elapsed());
     }
 
     #[tokio::test]

@@ -19,7 +19,6 @@ use crate::access::Access;
 use crate::api::Listeners;
 use crate::api::aws::AwsListener;
 use crate::api::grpc::Grpc;
-use crate::api::listen::ListenError;
 use crate::metrics::MetricsServer;
 use crate::service::host::HostParts;
 use crate::service::{self, Service};
@@ -42,7 +41,7 @@ pub(super) struct Front {
 
 /// Everything that clients reach, while it is served.
 pub(super) struct Serving {
-    api: JoinHandle<Result<(), ListenError>>,
+    api: JoinHandle<()>,
     aws: JoinHandle<()>,
     endpoints: JoinHandle<()>,
     /// Tasks that run until they are aborted.
@@ -50,7 +49,7 @@ pub(super) struct Serving {
 }
 
 /// Nothing is served any more: no client can begin anything.
-pub(super) struct Closed(Result<(), ListenError>);
+pub(super) struct Closed(());
 
 impl Front {
     /// Opens everything that clients reach. It is served until `shutdown` becomes true.
@@ -65,7 +64,7 @@ impl Front {
         let access = Access::new(&config.access, &config.region)?;
         // A client that reaches the API must also reach endpoints, so endpoints are opened first.
         let endpoints = Endpoints::open(config, microvms, &tokens, metrics, *clock).await?;
-        let listeners = Listeners::bind(&config.listen, &config.run, access.knows_somebody()).await?;
+        let listeners = Listeners::bind(&config.listen, &config.run, access.knows_somebody(), *clock).await?;
         let aws = AwsListener::bind(&config.aws, access.has_keys(), *clock).await?;
         let metrics_server = MetricsServer::bind(config.metrics, metrics.clone()).await?;
         let bases = Catalogue::open(&config.catalogue())?;
@@ -176,22 +175,20 @@ impl Serving {
     /// Waits until calls and exchanges that are under way are complete, after `shutdown` has become true, and stops what
     /// runs beside.
     pub(super) async fn closed(self) -> Result<Closed> {
-        let served = self.api.await?;
+        self.api.await?;
         self.aws.await?;
         self.endpoints.await?;
         self.background.iter().for_each(JoinHandle::abort);
-        Ok(Closed(served))
+        Ok(Closed(()))
     }
 }
 
 impl Closed {
-    /// Stops images and microVMs, which nobody can call any more; the microVMs run on by themselves. Returns whether
-    /// the API was served until the end.
-    pub(super) async fn stop(self, workloads: Workloads) -> Result<()> {
+    /// Stops images and microVMs, which nobody can call any more; the microVMs run on by themselves.
+    pub(super) async fn stop(self, workloads: Workloads) {
         let Workloads { images, microvms, platform, .. } = workloads;
         images.stop().await;
         microvms.stop().await;
         platform.shut_down().await;
-        Ok(self.0?)
     }
 }

@@ -59,9 +59,9 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
     let signalled = signal().await?;
     tracing::info!(signal = signalled, "ending; microVMs go on by themselves");
     let _ = shutdown_sender.send(true); // an error means that no receiver is left
-    let served = serving.closed().await?.stop(workloads).await;
+    serving.closed().await?.stop(workloads).await;
     tracing::info!("ended");
-    served
+    Ok(())
 }
 
 /// Waits for a signal that requests the shutdown; returns its name.

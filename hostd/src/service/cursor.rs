@@ -20,7 +20,7 @@ use crate::store::{Batch, CommitError, Db, Table};
 /// Length of the encryption key, in bytes.
 const KEY_BYTES: usize = 32;
 /// Longest cursor that is decoded, in characters.
-const MAX_TEXT: usize = 4096;
+pub(super) const LONGEST: usize = 4096;
 
 /// Makes and opens cursors.
 #[derive(Debug, Clone)]
@@ -75,7 +75,7 @@ impl Cursors {
     /// [`InvalidRequest::NextToken`] where the cursor is not one of this list.
     pub fn open_token(&self, of: &List, cursor: &str) -> Result<Vec<u8>, ServiceError> {
         let wrong = || ServiceError::from(InvalidRequest::NextToken);
-        if cursor.len() > MAX_TEXT {
+        if cursor.len() > LONGEST {
             return Err(wrong());
         }
         let mut bytes = URL_SAFE_NO_PAD.decode(cursor.trim_end_matches('=')).map_err(|_| wrong())?;
@@ -160,7 +160,7 @@ mod tests {
                 "{index}"
             );
         }
-        let long = "A".repeat(MAX_TEXT + 1);
+        let long = "A".repeat(LONGEST + 1);
         for bad in ["", "A", "....", &cursor[..cursor.len() - 2], &long] {
             assert!(
                 matches!(cursors.open_token(&of, bad), Err(ServiceError::Request(InvalidRequest::NextToken))),

@@ -62,14 +62,8 @@ impl Handler for proto::ListManagedMicrovmImageVersionsRequest {
         }
         let page = service.page(call.caller, &call.request)?;
         let after = page.after.as_deref().and_then(|last| Some(u64::from_be_bytes(last.try_into().ok()?)));
-        let mut versions = base_versions(service, Some((after, page.limit()))).await?;
-        let more = versions.len() > page.size;
-        versions.truncate(page.size);
-        let next_token = match versions.last() {
-            Some(last) if more => service.next_token(&page, &last.number.to_be_bytes())?,
-            _ => None,
-        };
-        let items = versions.iter().map(|version| proto::ManagedMicrovmImageVersion {
+        let versions = base_versions(service, Some((after, page.limit()))).await?;
+        let item = |version: Version| proto::ManagedMicrovmImageVersion {
             image_arn: service.config().base_image_arn(),
             image_version: version.number.to_string(),
             created_at: Some(version.created_at),
@@ -78,8 +72,10 @@ impl Handler for proto::ListManagedMicrovmImageVersionsRequest {
             supported_cpu_configurations: vec![proto::CpuConfiguration {
                 architecture: Some(proto::Architecture::Arm64.into()),
             }],
-        });
-        Ok(proto::ListManagedMicrovmImageVersionsResponse { items: items.collect(), next_token })
+        };
+        let key = |version: &Version| version.number.to_be_bytes().to_vec();
+        let (items, next_token) = service.cut(&page, versions, key, item)?;
+        Ok(proto::ListManagedMicrovmImageVersionsResponse { items, next_token })
     }
 }
 

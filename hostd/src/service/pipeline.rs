@@ -262,6 +262,21 @@ impl Service {
         result
     }
 
+    /// Refuses a call of an unknown caller before anything of its request is received, and notifies the observer.
+    pub(crate) fn refuse(
+        &self,
+        operation: Operation,
+        incoming: &Incoming,
+        unknown: UnknownCaller,
+    ) -> ServiceError {
+        let error = ServiceError::from(unknown);
+        let error = if operation.is_of_tags() { error.of_tags() } else { error };
+        let observer = self.parts().observer.as_ref();
+        let mut unanswered = Unanswered { observer, operation, incoming, request: Some(Value::Null) };
+        unanswered.observe(Value::Null, Some(&error));
+        error
+    }
+
     /// The steps from the rate to the work.
     async fn perform<H: Handler>(
         &self,

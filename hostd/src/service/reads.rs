@@ -51,22 +51,18 @@ impl Handler for proto::ListMicrovmImagesRequest {
         let service = call.service;
         let page = service.page(call.caller, &call.request)?;
         let prefix = records::account(&call.caller.account);
-        let (entries, next_token) = service.entries(&page, Table::Images, &prefix)?;
         let filter = call.request.name_filter.as_deref().unwrap_or_default();
-        let mut items = Vec::with_capacity(entries.len());
-        for (key, value) in entries {
-            let record: ImageRecord = service.db().decode(Table::Images, &key, &value)?;
-            if record.name.contains(filter) {
-                items.push(proto::MicrovmImageSummary {
-                    image_arn: service.config().image_arn(&record.account, &record.name),
-                    state: record.state,
-                    latest_active_image_version: latest(record.latest_active),
-                    latest_failed_image_version: latest(record.latest_failed),
-                    created_at: record.created_at,
-                    name: record.name,
-                });
-            }
-        }
+        let (items, next_token) = service.entries(&page, Table::Images, &prefix, |key, value| {
+            let record: ImageRecord = service.db().decode(Table::Images, key, value)?;
+            Ok(record.name.contains(filter).then(|| proto::MicrovmImageSummary {
+                image_arn: service.config().image_arn(&record.account, &record.name),
+                state: record.state,
+                latest_active_image_version: latest(record.latest_active),
+                latest_failed_image_version: latest(record.latest_failed),
+                created_at: record.created_at,
+                name: record.name,
+            }))
+        })?;
         Ok(proto::ListMicrovmImagesResponse { items, next_token })
     }
 }
@@ -101,11 +97,9 @@ impl Handler for proto::ListMicrovmImageVersionsRequest {
         let page = service.page(call.caller, &call.request)?;
         let record = service.image_record(image)?;
         let prefix = records::of_image(&image.account, &image.name);
-        let (entries, next_token) = service.entries(&page, Table::Versions, &prefix)?;
-        let mut items = Vec::with_capacity(entries.len());
-        for (key, value) in entries {
-            items.push(version_response(service.db().decode(Table::Versions, &key, &value)?, &record));
-        }
+        let (items, next_token) = service.entries(&page, Table::Versions, &prefix, |key, value| {
+            Ok(Some(version_response(service.db().decode(Table::Versions, key, value)?, &record)))
+        })?;
         Ok(proto::ListMicrovmImageVersionsResponse { items, next_token })
     }
 }
@@ -159,13 +153,8 @@ impl Handler for proto::ListMicrovmImageBuildsRequest {
                     .as_ref()
                     .is_none_or(|wanted| build.chipset_generation == *wanted)
         });
-        let more = builds.len() > page.size;
-        builds.truncate(page.size);
-        let next_token = match builds.last() {
-            Some(last) if more => service.next_token(&page, last.build_id.as_bytes())?,
-            _ => None,
-        };
-        let items = builds.into_iter().map(summary).collect();
+        let key = |build: &proto::GetMicrovmImageBuildResponse| build.build_id.clone().into_bytes();
+        let (items, next_token) = service.cut(&page, builds, key, summary)?;
         Ok(proto::ListMicrovmImageBuildsResponse { items, next_token })
     }
 }

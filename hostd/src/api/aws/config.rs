@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::api::connections::config::ConnectionLimits;
+
 /// Where AWS's SDKs and its command line find this host: the address for AWS's own protocols ([aws.md](aws.md)). Requests
 /// are signed with access keys (`[[access.keys]]`). An address that is not a loopback one needs certificate and key.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -18,6 +20,8 @@ pub struct AwsConfig {
     pub certificate: Option<PathBuf>,
     /// PEM file with the certificate's key; nobody but root may read it.
     pub key: Option<PathBuf>,
+    /// What connections may take up.
+    pub connections: ConnectionLimits,
 }
 
 /// The reason why the section cannot work.

@@ -1,7 +1,6 @@
 //! From a request to the front end of the service that its signature is for.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -19,6 +18,7 @@ use super::reply::{Body, whole, with_request_id};
 use super::{logs, protocol, rest, s3, sts};
 use crate::access::Access;
 use crate::access::sigv4::{self, Claim, Protocol, SignatureError};
+use crate::api::connections::Peer;
 use crate::panics;
 use crate::service::pipeline::Incoming;
 use crate::service::{Service, ServiceError};
@@ -120,7 +120,7 @@ impl Dispatch {
     }
 
     /// Answers a request. A panic ends the request only.
-    pub(super) async fn answer<B>(&self, peer: SocketAddr, request: Request<B>) -> Response<Body>
+    pub(super) async fn answer<B>(&self, peer: Peer, request: Request<B>) -> Response<Body>
     where
         B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -148,7 +148,7 @@ impl Dispatch {
     /// Verifies a request and has a front end answer it. Nothing of the body is read unless the head names a known key.
     async fn signed<B>(
         &self,
-        peer: SocketAddr,
+        peer: Peer,
         request: Request<B>,
         id: &str,
         since: Instant,

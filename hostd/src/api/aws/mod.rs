@@ -9,7 +9,7 @@
 //! its protocol to calls of [`crate::service`], and has no other way to the operations.
 //!
 //! * [`config`] – the section `[aws]`
-//! * [`listen`] – connections; [`tls`] – their certificate
+//! * [`listen`] – the listener
 //! * [`dispatch`] – from a request to a front end
 //! * [`protocol`] – what a refusal looks like in each protocol
 //! * [`reply`] – what responses of all protocols have in common
@@ -28,7 +28,6 @@ pub(crate) mod s3;
 pub(crate) mod sts;
 #[cfg(test)]
 mod tests;
-mod tls;
 
 pub use config::{AwsConfig, AwsConfigError};
 pub(crate) use dispatch::Signed;

@@ -3,11 +3,15 @@
 //! Responses and errors have the call's id in `x-amzn-requestid`.
 //!
 //! * `microvms` – AWS's 24 operations; `host` – Hearth's own operations
-//! * `caller` – the layer that finds out who calls
+//! * `caller` – the layer that finds out who calls, and refuses whom it does not know
+//! * `bounds` – the layer that bounds what a request may have received, in bytes and time
+//! * `deadline` – the time that a client gives its call
 //! * [`panics`] – handling of calls that panic
 //! * [`status`] – errors as `google.rpc` details
 
+pub(crate) mod bounds;
 mod caller;
+mod deadline;
 mod host;
 mod microvms;
 pub mod panics;
@@ -21,23 +25,51 @@ use std::time::Instant;
 use hearth_proto::FILE_DESCRIPTOR_SET;
 use hearth_proto::host::v1::host_service_server::HostServiceServer;
 use hearth_proto::microvms::v1::microvm_service_server::MicrovmServiceServer;
+use tonic::body::Body;
 use tonic::service::{LayerExt as _, Routes};
 use tonic::{Request, Response, Status};
+use tower::layer::util::Stack;
+use tower::{Layer as _, ServiceExt as _};
 use uuid::Uuid;
 
 use crate::access::{Access, UnknownCaller};
+use crate::api::connections::Client;
 use crate::service::pipeline::{Handler, Incoming};
 use crate::service::{Service, ServiceError};
+use bounds::Bounds;
 use caller::Identifies;
+use panics::EndsCalls;
 use status::{status, with_request_id};
 
-/// Greatest size of a request message, in bytes. Artifacts are sent in parts.
-const MESSAGE_MAX: usize = 4 << 20;
+/// Greatest size of a message of an answer, in bytes: what clients take unless they are configured otherwise. Operations
+/// bound their answers far below.
+const ANSWER_MAX: usize = 4 << 20;
 
 /// The services. Clones are cheap and share all state.
 #[derive(Clone)]
 pub struct Grpc {
     service: Service,
+}
+
+/// Answers a request of a client.
+pub(super) fn answer(
+    routes: Routes,
+    client: &Client,
+    request: hyper::Request<hyper::body::Incoming>,
+) -> impl Future<Output = hyper::Response<Body>> + Send + 'static + use<> {
+    let mut request = request.map(Body::new);
+    if let Some(origin) = caller::origin(client) {
+        request.extensions_mut().insert(origin);
+    }
+    let limit = deadline::of(request.headers());
+    let answered = EndsCalls.layer(routes).oneshot(request);
+    async move {
+        let answered = deadline::within(limit, answered).await;
+        match answered {
+            Ok(response) => response.unwrap_or_else(|never| match never {}),
+            Err(passed) => passed.into_http(),
+        }
+    }
 }
 
 /// A call, as the layer [`Identifies`] has described it, and its message or messages.
@@ -80,16 +112,23 @@ impl Grpc {
                 .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
-        let identifies = Identifies(access.into());
-        let microvms = MicrovmServiceServer::new(self.clone()).max_decoding_message_size(MESSAGE_MAX);
-        let host = HostServiceServer::new(self).max_decoding_message_size(MESSAGE_MAX);
+        let service = self.service.clone();
+        let layers = Stack::new(Bounds::default(), Identifies::new(access.into(), service));
+        // The layer bounds the messages of all methods but uploads, whose messages are bounded one by one.
+        let microvms = MicrovmServiceServer::new(self.clone())
+            .max_decoding_message_size(bounds::REQUEST_MAX)
+            .max_encoding_message_size(ANSWER_MAX);
+        let host = HostServiceServer::new(self)
+            .max_decoding_message_size(bounds::UPLOAD_MESSAGE_MAX)
+            .max_encoding_message_size(ANSWER_MAX);
         let (reporter, health) = tonic_health::server::health_reporter();
         reporter.set_serving::<MicrovmServiceServer<Self>>().await;
         reporter.set_serving::<HostServiceServer<Self>>().await;
         let mut routes = Routes::builder();
-        routes.add_service(identifies.named_layer(microvms)).add_service(identifies.named_layer(host));
-        routes.add_service(health);
-        routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
+        routes.add_service(layers.named_layer(microvms)).add_service(layers.named_layer(host));
+        routes.add_service(layers.named_layer(health));
+        routes.add_service(layers.named_layer(reflection().build_v1()?));
+        routes.add_service(layers.named_layer(reflection().build_v1alpha()?));
         Ok(routes.routes())
     }
 

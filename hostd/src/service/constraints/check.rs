@@ -119,6 +119,7 @@ impl Check {
             (Self::Finite, Value::F32(number)) => number.is_finite(),
             (Self::Finite, Value::F64(number)) => number.is_finite(),
             (Self::Timestamp | Self::Duration, Value::Message(message)) => self.holds_for_time(message),
+            (Self::MaxBytes(max), Value::Bytes(bytes)) => bytes.len() <= *max,
             (_, Value::List(elements)) => self.holds_for_size(elements.len()),
             (_, Value::Map(entries)) => self.holds_for_size(entries.len()),
             (Self::Enum { numbers, .. }, Value::EnumNumber(number)) => numbers.contains(number),

@@ -37,7 +37,7 @@ enum Rule {
     Sensitive,
     /// Least and greatest number of characters of a text.
     Length(usize, usize),
-    /// Greatest number of bytes of a text.
+    /// Greatest number of bytes of a text or of data.
     BytesAtMost(usize),
     /// A regular expression that the whole text matches.
     Pattern(&'static str),

@@ -11,6 +11,8 @@ use super::Rule::{
     BytesAtMost, Each, Entries, Items, Keys, Length, Pattern, Range, Required, Sensitive, Values,
 };
 use super::{Row, Rule};
+use crate::service::cursor;
+use crate::service::host::upload;
 
 /// Valid ports.
 const PORTS: Rule = Range(1, 65_535);
@@ -20,9 +22,16 @@ const PAGE: Rule = Range(1, 50);
 const IDENTIFIER: Rule = Length(1, 256);
 /// Client tokens.
 const CLIENT_TOKEN: Rule = Length(1, 128);
+/// Positions in lists, which only this host makes.
+const CURSOR: &[Rule] = &[Length(0, cursor::LONGEST)];
+/// What an image is for, in the words of its owner. AWS's model has no bound.
+const DESCRIPTION: &[Rule] = &[Length(0, 4096)];
+/// Processors of an image. AWS's model has no bound, and two processors.
+const PROCESSORS: &[Rule] = &[Items(0, 16)];
+/// Capabilities of an image. AWS's model has no bound, and one capability.
+const CAPABILITIES: &[Rule] = &[Items(0, 64)];
 /// ARNs, versions, URIs.
 const WORD: &[Rule] = &[Length(1, 2048), Pattern(r"[^\s]+")];
-/// Required ARNs, versions, URIs.
 /// Keys for encryption.
 const KMS_KEY: &[Rule] = &[
     Length(1, 2048),
@@ -44,6 +53,10 @@ const TAG_KEY: &[Rule] = &[Length(1, 128), TAG];
 const TAGS: &[Rule] = &[Entries(0, 50), Keys(TAG_KEY), Values(&[Length(0, 256), TAG])];
 const REQUIRED_TAGS: &[Rule] = &[Required, Entries(0, 50), Keys(TAG_KEY), Values(&[Length(0, 256), TAG])];
 const TAGGED: &[Rule] = &[Required, Length(1, 10_000)];
+/// ARNs that can have tags: the pattern of AWS's model, but for the Region, which need not be one of AWS's.
+const TAGGABLE: &[Rule] = &[Pattern(
+    r"arn:(aws[a-zA-Z-]*):lambda:[a-z0-9-]+:\d{12}:(function:[a-zA-Z0-9-_]+(:(\$LATEST|[a-zA-Z0-9-_]+))?|layer:([a-zA-Z0-9-_]+)|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|(capacity-provider|network-connector|microvm-image):[a-zA-Z0-9-_]+)",
+)];
 const VARIABLES: &[Rule] =
     &[Sensitive, Entries(0, 50), Keys(&[Length(1, 256), Pattern(r"[^\s]+")]), Values(&[Length(0, 4096)])];
 const RUNTIME_HOOK_SECONDS: &[Rule] = &[Range(1, 60)];
@@ -88,7 +101,10 @@ pub(super) const TABLE: &[Row] = &[
     Row("RunMicrovmRequest", "kmsKeyIdentifier", Both, KMS_KEY),
     Row("GetMicrovmRequest", "microvmIdentifier", Both, &[Required, IDENTIFIER]),
     Row("ListMicrovmsRequest", "maxResults", Both, &[PAGE]),
+    Row("ListMicrovmsRequest", "nextToken", Both, CURSOR),
     Row("ListMicrovmsRequest", "imageIdentifier", Both, &[IDENTIFIER]),
+    // AWS's model has no bound. What is no version finds nothing.
+    Row("ListMicrovmsRequest", "imageVersion", Both, &[Length(0, 2048)]),
     Row("SuspendMicrovmRequest", "microvmIdentifier", Both, &[Required, IDENTIFIER]),
     Row("ResumeMicrovmRequest", "microvmIdentifier", Both, &[Required, IDENTIFIER]),
     Row("TerminateMicrovmRequest", "microvmIdentifier", Both, &[Required, IDENTIFIER]),
@@ -109,6 +125,9 @@ pub(super) const TABLE: &[Row] = &[
     Row("CreateMicrovmImageRequest", "baseImageVersion", Both, WORD),
     Row("CreateMicrovmImageRequest", "buildRoleArn", Both, REQUIRED_ROLE),
     Row("CreateMicrovmImageRequest", "codeArtifact", Both, &[Required]),
+    Row("CreateMicrovmImageRequest", "description", Both, DESCRIPTION),
+    Row("CreateMicrovmImageRequest", "cpuConfigurations", Both, PROCESSORS),
+    Row("CreateMicrovmImageRequest", "additionalOsCapabilities", Both, CAPABILITIES),
     Row("CreateMicrovmImageRequest", "resources", Both, &[Items(0, 1)]),
     Row("CreateMicrovmImageRequest", "environmentVariables", Both, VARIABLES),
     Row("CreateMicrovmImageRequest", "egressNetworkConnectors", Both, ONE_CONNECTOR),
@@ -120,6 +139,9 @@ pub(super) const TABLE: &[Row] = &[
     Row("UpdateMicrovmImageRequest", "baseImageVersion", Both, WORD),
     Row("UpdateMicrovmImageRequest", "buildRoleArn", Both, REQUIRED_ROLE),
     Row("UpdateMicrovmImageRequest", "codeArtifact", Both, &[Required]),
+    Row("UpdateMicrovmImageRequest", "description", Both, DESCRIPTION),
+    Row("UpdateMicrovmImageRequest", "cpuConfigurations", Both, PROCESSORS),
+    Row("UpdateMicrovmImageRequest", "additionalOsCapabilities", Both, CAPABILITIES),
     Row("UpdateMicrovmImageRequest", "resources", Both, &[Items(0, 1)]),
     Row("UpdateMicrovmImageRequest", "environmentVariables", Both, VARIABLES),
     Row("UpdateMicrovmImageRequest", "egressNetworkConnectors", Both, ONE_CONNECTOR),
@@ -127,12 +149,14 @@ pub(super) const TABLE: &[Row] = &[
     Row("UpdateMicrovmImageRequest", "kmsKeyIdentifier", Both, KMS_KEY),
     Row("GetMicrovmImageRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
     Row("ListMicrovmImagesRequest", "maxResults", Both, &[PAGE]),
+    Row("ListMicrovmImagesRequest", "nextToken", Both, CURSOR),
     Row("ListMicrovmImagesRequest", "nameFilter", Both, WORD),
     Row("DeleteMicrovmImageRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
     Row("GetMicrovmImageVersionRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
     Row("GetMicrovmImageVersionRequest", "imageVersion", Both, REQUIRED_WORD),
     Row("ListMicrovmImageVersionsRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
     Row("ListMicrovmImageVersionsRequest", "maxResults", Both, &[PAGE]),
+    Row("ListMicrovmImageVersionsRequest", "nextToken", Both, CURSOR),
     Row("UpdateMicrovmImageVersionRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
     Row("UpdateMicrovmImageVersionRequest", "imageVersion", Both, REQUIRED_WORD),
     Row("UpdateMicrovmImageVersionRequest", "status", Both, &[Required]),
@@ -144,28 +168,37 @@ pub(super) const TABLE: &[Row] = &[
     Row("ListMicrovmImageBuildsRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
     Row("ListMicrovmImageBuildsRequest", "imageVersion", Both, REQUIRED_WORD),
     Row("ListMicrovmImageBuildsRequest", "maxResults", Both, &[PAGE]),
+    Row("ListMicrovmImageBuildsRequest", "nextToken", Both, CURSOR),
     Row("ListMicrovmImageBuildsRequest", "chipsetGeneration", Both, WORD),
     // Base images
     Row("ListManagedMicrovmImagesRequest", "maxResults", Both, &[PAGE]),
+    Row("ListManagedMicrovmImagesRequest", "nextToken", Both, CURSOR),
     Row("ListManagedMicrovmImageVersionsRequest", "imageIdentifier", Both, &[Required, IDENTIFIER]),
     Row("ListManagedMicrovmImageVersionsRequest", "maxResults", Both, &[PAGE]),
+    Row("ListManagedMicrovmImageVersionsRequest", "nextToken", Both, CURSOR),
     // Tags
     Row("ListTagsRequest", "Resource", Both, TAGGED),
+    Row("ListTagsRequest", "Resource", Strict, TAGGABLE),
     Row("TagResourceRequest", "Resource", Both, TAGGED),
+    Row("TagResourceRequest", "Resource", Strict, TAGGABLE),
     Row("TagResourceRequest", "Tags", Both, REQUIRED_TAGS),
     Row("UntagResourceRequest", "Resource", Both, TAGGED),
+    Row("UntagResourceRequest", "Resource", Strict, TAGGABLE),
     Row("UntagResourceRequest", "TagKeys", Both, &[Required, Items(1, 50), Each(TAG_KEY)]),
     // The host
     Row("ListLogGroupsRequest", "prefix", Both, &[Length(1, 512)]),
     Row("ListLogGroupsRequest", "maxResults", Both, &[PAGE]),
+    Row("ListLogGroupsRequest", "nextToken", Both, CURSOR),
     Row("ListLogGroupsRequest", "contains", Both, &[Length(1, 512)]),
     Row("ListLogStreamsRequest", "logGroup", Both, &[Required, Length(1, 512)]),
     Row("ListLogStreamsRequest", "prefix", Both, &[Length(1, 512)]),
     Row("ListLogStreamsRequest", "maxResults", Both, &[PAGE]),
+    Row("ListLogStreamsRequest", "nextToken", Both, CURSOR),
     Row("ReadLogsRequest", "logGroup", Both, &[Required, Length(1, 512)]),
     Row("ReadLogsRequest", "logStream", Both, &[Length(1, 512)]),
     Row("ReadLogsRequest", "contains", Both, &[Length(1, 1024)]),
     Row("ReadLogsRequest", "maxResults", Both, &[Range(1, 10_000)]),
+    Row("ReadLogsRequest", "nextToken", Both, CURSOR),
     Row("ReadLogsRequest", "logStreams", Both, &[Items(0, 100), Each(&[Length(1, 512)])]),
     Row("ReadLogsRequest", "logStreamPrefix", Both, &[Length(1, 512)]),
     Row("ReadLogsRequest", "filterPattern", Both, &[Length(0, 1024)]),
@@ -178,18 +211,20 @@ pub(super) const TABLE: &[Row] = &[
     Row("WatchBuildRequest", "imageVersion", Both, WORD),
     Row("PutArtifactRequest", "part", Both, &[Required]),
     Row("PutArtifactRequest", "name", Both, &[Length(1, 128), Pattern(r"[a-zA-Z0-9._-]+")]),
+    Row("PutArtifactRequest", "data", Both, &[BytesAtMost(upload::DATA_MAX)]),
     Row("PutArtifactRequest", "key", Both, &[BytesAtMost(1024)]),
     Row("ListArtifactsRequest", "prefix", Both, &[BytesAtMost(1024)]),
     Row("ListArtifactsRequest", "delimiter", Both, &[BytesAtMost(1024)]),
     Row("ListArtifactsRequest", "startAfter", Both, &[BytesAtMost(1024)]),
     Row("ListArtifactsRequest", "maxResults", Both, &[Range(1, 1000)]),
+    Row("ListArtifactsRequest", "nextToken", Both, CURSOR),
     Row("GetArtifactRequest", "key", Both, &[Required, BytesAtMost(1024)]),
     Row("DeleteArtifactRequest", "key", Both, &[Required, BytesAtMost(1024)]),
 ];
 
 #[cfg(test)]
-/// Members without constraints: flags, enumerations and timestamps (they are checked without a row), structures whose
-/// own members have rows, texts of any length, and cursors, which only this host makes.
+/// Members without constraints: flags, enumerations and timestamps, which are checked without a row, and structures,
+/// whose own members have rows.
 pub(super) const UNCONSTRAINED: &[(&str, &str)] = &[
     ("Hooks", "microvmHooks"),
     ("Hooks", "microvmImageHooks"),
@@ -205,33 +240,15 @@ pub(super) const UNCONSTRAINED: &[(&str, &str)] = &[
     ("PortSpecification", "allPorts"),
     ("RunMicrovmRequest", "idlePolicy"),
     ("RunMicrovmRequest", "logging"),
-    ("ListMicrovmsRequest", "nextToken"),
-    ("ListMicrovmsRequest", "imageVersion"),
-    ("CreateMicrovmImageRequest", "description"),
-    ("CreateMicrovmImageRequest", "cpuConfigurations"),
     ("CreateMicrovmImageRequest", "hooks"),
-    ("CreateMicrovmImageRequest", "additionalOsCapabilities"),
     ("CreateMicrovmImageRequest", "logging"),
-    ("UpdateMicrovmImageRequest", "description"),
-    ("UpdateMicrovmImageRequest", "cpuConfigurations"),
     ("UpdateMicrovmImageRequest", "hooks"),
-    ("UpdateMicrovmImageRequest", "additionalOsCapabilities"),
     ("UpdateMicrovmImageRequest", "logging"),
-    ("ListMicrovmImagesRequest", "nextToken"),
-    ("ListMicrovmImageVersionsRequest", "nextToken"),
-    ("ListMicrovmImageBuildsRequest", "nextToken"),
     ("ListMicrovmImageBuildsRequest", "architecture"),
     ("ListMicrovmImageBuildsRequest", "chipset"),
-    ("ListManagedMicrovmImagesRequest", "nextToken"),
-    ("ListManagedMicrovmImageVersionsRequest", "nextToken"),
-    ("ListLogGroupsRequest", "nextToken"),
-    ("ListLogStreamsRequest", "nextToken"),
     ("ReadLogsRequest", "startTime"),
     ("ReadLogsRequest", "endTime"),
-    ("ReadLogsRequest", "nextToken"),
     ("ReadLogsRequest", "backward"),
     ("ListLogStreamsRequest", "byLastEvent"),
     ("ListLogStreamsRequest", "descending"),
-    ("PutArtifactRequest", "data"),
-    ("ListArtifactsRequest", "nextToken"),
 ];

@@ -5,7 +5,6 @@ use hearth_proto::host::v1 as proto;
 
 use super::super::Service;
 use super::super::error::{HostError, InvalidRequest, ServiceError};
-use super::super::page::Page;
 use super::super::pipeline::{Admitted, Handler, NoImage};
 use super::bytes;
 use super::stream::Answers;
@@ -50,7 +49,6 @@ impl Handler for proto::ListLogGroupsRequest {
         let prefix = call.request.prefix.as_deref().unwrap_or_default();
         let part = call.request.contains.as_deref().unwrap_or_default();
         let found = logs.list_groups(account, prefix, part, after.as_deref(), limit).await?;
-        let (found, next_token) = cut(service, &page, found, |group| group.name.clone().into_bytes())?;
         let retention = logs.retention_days().and_then(|days| i32::try_from(days).ok());
         let group = |group: GroupInfo| proto::LogGroup {
             name: group.name,
@@ -58,7 +56,9 @@ impl Handler for proto::ListLogGroupsRequest {
             created_at: group.created.map(timestamp),
             retention_days: retention,
         };
-        Ok(proto::ListLogGroupsResponse { items: found.into_iter().map(group).collect(), next_token })
+        let key = |group: &GroupInfo| group.name.clone().into_bytes();
+        let (items, next_token) = service.cut(&page, found, key, group)?;
+        Ok(proto::ListLogGroupsResponse { items, next_token })
     }
 }
 
@@ -89,7 +89,6 @@ impl Handler for proto::ListLogStreamsRequest {
         let found = logs
             .list_streams(&call.caller.account, group, prefix, order, after.transpose()?, page.limit())
             .await?;
-        let (found, next_token) = cut(service, &page, found, |(key, _)| key.to_bytes())?;
         let stream = |(_, stream): (StreamKey, StreamInfo)| proto::LogStream {
             name: stream.name,
             stored_bytes: bytes(stream.stored_bytes),
@@ -97,24 +96,9 @@ impl Handler for proto::ListLogStreamsRequest {
             last_event_at: stream.last_event.map(timestamp),
             created_at: stream.created.map(timestamp),
         };
-        Ok(proto::ListLogStreamsResponse { items: found.into_iter().map(stream).collect(), next_token })
+        let (items, next_token) = service.cut(&page, found, |(key, _)| key.to_bytes(), stream)?;
+        Ok(proto::ListLogStreamsResponse { items, next_token })
     }
-}
-
-/// What is on a page, and `nextToken` if more was found.
-fn cut<T>(
-    service: &Service,
-    page: &Page,
-    mut found: Vec<T>,
-    key: impl Fn(&T) -> Vec<u8>,
-) -> Result<(Vec<T>, Option<String>), ServiceError> {
-    let more = found.len() > page.size;
-    found.truncate(page.size);
-    let next_token = match found.last().filter(|_| more) {
-        Some(last) => service.next_token(page, &key(last))?,
-        None => None,
-    };
-    Ok((found, next_token))
 }
 
 /// The events of one stream of a group, of some, or of all of them, in order of time, page by page.

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::super::error::{InvalidRequest, ServiceError};
 use super::super::pipeline::{Admitted, Handler, Input, NoImage, Response};
-use super::super::{Service, json};
+use super::super::{Service, json, page};
 use super::artifacts::Artifacts;
 use super::artifacts::error::ArtifactError;
 use super::artifacts::key::Key;
@@ -57,6 +57,7 @@ impl Handler for proto::ListArtifactsRequest {
             delimiter: request.delimiter.clone(),
             after: token.transpose()?.max(request.start_after.clone()),
             limit: page.size,
+            bytes: page::BYTES,
         };
         let artifacts = &service.parts().host.artifacts;
         let found = artifacts.list(&call.caller.account, listing).await?;

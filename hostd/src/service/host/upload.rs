@@ -18,6 +18,10 @@ use super::artifacts::upload::{Condition, Naming};
 use super::bytes;
 use crate::access::Caller;
 
+/// Greatest number of bytes in one message of an upload. The front end refuses larger messages before they are received
+/// (`api::grpc`), so all of them are bounded by it, and not only the first, which is checked.
+pub(crate) const DATA_MAX: usize = 1 << 20;
+
 /// Messages of an upload.
 type Messages = Pin<Box<dyn Stream<Item = Result<PutArtifactRequest, ServiceError>> + Send>>;
 

@@ -1,6 +1,8 @@
 //! Tests of pages of lists.
 
 use hearth_proto::microvms::v1 as proto;
+use hearth_proto::store::v1::ImageRecord;
+use prost::Message as _;
 use proto::MicrovmState as State;
 
 use super::*;
@@ -117,4 +119,66 @@ async fn images_are_listed_by_name_and_filtered_page_by_page() {
     assert_eq!((names, second.next_token), (vec!["web-1"], None));
     assert_eq!(second.items[0].image_arn, arn("web-1"));
     assert_eq!(second.items[0].latest_active_image_version.as_deref(), Some("1.0"));
+}
+
+/// Greatest size of a message that clients of gRPC take unless they are configured otherwise, in bytes.
+const CLIENT_MAX: usize = 4 << 20;
+
+#[tokio::test]
+async fn a_page_of_large_versions_ends_before_clients_refuse_it() {
+    const VERSIONS: u32 = 30;
+    let host = host(Profile::Default).await;
+    host.build("demo").await;
+    // As large as the constraints allow.
+    let tags = (0..50).map(|number| (format!("{number:0>128}"), "ü".repeat(256)));
+    let key = crate::records::image(ACCOUNT, "demo");
+    let mut image: ImageRecord = host.daemon.db.get(Table::Images, &key).unwrap().unwrap();
+    image.tags = tags.collect();
+    let mut batch = crate::store::Batch::new().put(Table::Images, key, crate::records::encode(&image));
+    let mut record = host.daemon.version("demo", 1).unwrap();
+    for number in 1..=VERSIONS {
+        let version = record.version.as_mut().unwrap();
+        version.image_version = format!("{number}.0");
+        let variable = |name: u32| (format!("{name:0>256}"), "𝄞".repeat(4096));
+        version.environment_variables = (0..50).map(variable).collect();
+        let key = crate::records::version(ACCOUNT, "demo", number);
+        batch = batch.put(Table::Versions, key, crate::records::encode(&record));
+    }
+    host.daemon.db.commit(batch).await.unwrap();
+    let mut request = proto::ListMicrovmImageVersionsRequest {
+        image_identifier: Some("demo".into()),
+        ..Default::default()
+    };
+    let mut versions = Vec::new();
+    loop {
+        let page = host.service.call_as(&host.caller, request.clone()).await.unwrap();
+        assert!(page.encoded_len() < CLIENT_MAX, "{}", page.encoded_len());
+        assert!(!page.items.is_empty());
+        versions.extend(page.items.into_iter().map(|item| item.image_version));
+        request.next_token = page.next_token;
+        if request.next_token.is_none() {
+            break;
+        }
+    }
+    let expected: Vec<String> = (1..=VERSIONS).rev().map(|number| format!("{number}.0")).collect();
+    assert_eq!(versions, expected);
+}
+
+/// A new operation whose answer grows with what is stored fails this test unless its answer is paged; pages are made by
+/// `Service::entries` and `Service::cut`, which bound their bytes.
+#[test]
+fn every_answer_with_a_list_is_paged() {
+    // Answers whose lists are those of one request, which are bounded, or of this host.
+    const SINGLE: &[&str] = &["Microvm", "MicrovmImageDetails", "MicrovmImageVersion", "HostStatus"];
+    let pool = crate::service::constraints::descriptors().unwrap();
+    let mut paged = 0;
+    for method in pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
+        let answer = method.output();
+        let has_list = answer.fields().any(|field| field.is_list());
+        let is_paged = answer.get_field_by_name("next_token").is_some();
+        let known = SINGLE.contains(&answer.name());
+        assert_eq!(has_list, is_paged || known, "the answer of {}", method.name());
+        paged += usize::from(is_paged);
+    }
+    assert_eq!(paged, 10);
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{CONTENT_LENGTH, HeaderMap};
-use tokio::time::{Instant, Sleep, sleep};
+
+use crate::api::timer::Timer;
 
 /// Longest time without a byte.
 const IDLE: Duration = Duration::from_secs(30);
@@ -38,8 +39,7 @@ pub(super) enum BodyError {
 /// A body with deadlines.
 pub(super) struct Timed<B> {
     body: B,
-    idle: Pin<Box<Sleep>>,
-    whole: Pin<Box<Sleep>>,
+    timer: Timer,
 }
 
 impl<B> Timed<B> {
@@ -47,7 +47,7 @@ impl<B> Timed<B> {
         let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         let length: u64 = length.unwrap_or(u64::from(u32::MAX));
         let whole = BASE.saturating_add(Duration::from_secs(length.div_euclid(SLOWEST)));
-        Self { body, idle: Box::pin(sleep(IDLE)), whole: Box::pin(sleep(whole)) }
+        Self { body, timer: Timer::new(IDLE, whole) }
     }
 }
 
@@ -64,20 +64,19 @@ where
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        if this.whole.as_mut().poll(context).is_ready() {
+        if this.timer.whole(context).is_ready() {
             return Poll::Ready(Some(Err(BodyError::Slow)));
         }
         match Pin::new(&mut this.body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
-                let now = Instant::now();
-                this.idle.as_mut().reset(now.checked_add(IDLE).unwrap_or(now));
+                this.timer.part();
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
                 Poll::Ready(Some(Err(BodyError::Broken(error.into().to_string()))))
             }
             Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending => this.idle.as_mut().poll(context).map(|()| Some(Err(BodyError::Idle))),
+            Poll::Pending => this.timer.idle(context).map(|()| Some(Err(BodyError::Idle))),
         }
     }
 

@@ -12,6 +12,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::*;
+use crate::api::connections::tests::raw::{PREFACE, frame};
 use crate::logs::{Line, Source};
 
 /// Timeout far above what any step needs: a connection that the daemon never closes fails the test.
@@ -120,15 +121,8 @@ async fn raw(socket: &Path, bytes: &[u8]) {
     let _ = tokio::time::timeout(HANG, stream.read_to_end(&mut answer)).await.expect("it is closed");
 }
 
-/// A frame of HTTP/2 (RFC 9113, section 4.1).
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
 #[tokio::test]
 async fn bytes_that_are_no_calls_end_their_connection_only() {
-    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let (server, _) = furnished().await;
     let socket = server.socket();
     let settings = frame(4, 0, 0, &[]);

@@ -1,8 +1,11 @@
 //! The services on a Unix socket, each test with its own clients.
 
+mod certificates;
 mod extremes;
+mod hostile;
 mod panics;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
@@ -30,6 +33,8 @@ use crate::service::{Operation, Profile};
 struct Server {
     host: Host,
     channel: Channel,
+    /// Where it listens over TCP.
+    address: Option<SocketAddr>,
 }
 
 impl Server {
@@ -39,18 +44,28 @@ impl Server {
 }
 
 async fn server() -> Server {
+    serve(ListenConfig::default()).await
+}
+
+async fn serve(config: ListenConfig) -> Server {
+    serve_with(config, "").await
+}
+
+/// `others`: who may call beside a key.
+async fn serve_with(listen: ListenConfig, others: &str) -> Server {
     let host = host(Profile::Default).await;
     let config = format!(
         "local_account = \"{ACCOUNT}\"\n[[keys]]\nid = \"reader\"\nsecret = \"0123456789abcdef\"\naccount = \"{ACCOUNT}\"\n\
-         policies = [{{ actions = [\"Get*\"] }}]"
+         policies = [{{ actions = [\"Get*\"] }}]\n{others}"
     );
     let access = Access::new(&toml::from_str::<AccessConfig>(&config).unwrap(), "us-east-1").unwrap();
     let routes = Grpc::new(host.service.clone()).routes(access).await.unwrap();
     let folder = host.outside.folder.path();
-    let listeners = Listeners::bind(&ListenConfig::default(), folder, true).await.unwrap();
+    let listeners = Listeners::bind(&listen, folder, true, host.clock).await.unwrap();
+    let address = listeners.address();
     tokio::spawn(listeners.serve(routes, host.outside.end.subscribe()));
     let channel = connect(&folder.join("hearthd.sock")).await;
-    Server { host, channel }
+    Server { host, channel, address }
 }
 
 async fn connect(socket: &Path) -> Channel {

@@ -17,8 +17,22 @@ type Words = &'static [&'static str];
 
 /// What differs from the model: message, member, profiles, constraints of the model, constraints of the table.
 const DIFFERENCES: &[Difference] = {
-    use Profiles::{Both, Default};
+    use Profiles::{Both, Default, Strict};
     &[
+        // The model has no bound.
+        ("CreateMicrovmImageRequest", "description", Both, &[], &["length 0..4096"]),
+        ("UpdateMicrovmImageRequest", "description", Both, &[], &["length 0..4096"]),
+        ("CreateMicrovmImageRequest", "cpuConfigurations", Both, &[], &["items 0..16"]),
+        ("UpdateMicrovmImageRequest", "cpuConfigurations", Both, &[], &["items 0..16"]),
+        ("CreateMicrovmImageRequest", "additionalOsCapabilities", Both, &[], &["items 0..64"]),
+        ("UpdateMicrovmImageRequest", "additionalOsCapabilities", Both, &[], &["items 0..64"]),
+        ("ListMicrovmsRequest", "imageVersion", Both, &[], &["length 0..2048"]),
+        ("ListMicrovmsRequest", "nextToken", Both, &[], &["length 0..4096"]),
+        ("ListMicrovmImagesRequest", "nextToken", Both, &[], &["length 0..4096"]),
+        ("ListMicrovmImageVersionsRequest", "nextToken", Both, &[], &["length 0..4096"]),
+        ("ListMicrovmImageBuildsRequest", "nextToken", Both, &[], &["length 0..4096"]),
+        ("ListManagedMicrovmImagesRequest", "nextToken", Both, &[], &["length 0..4096"]),
+        ("ListManagedMicrovmImageVersionsRequest", "nextToken", Both, &[], &["length 0..4096"]),
         // Documented, and enforced by AWS's service, but not in its model.
         ("IdlePolicy", "maxIdleDurationSeconds", Both, &["range 60.."], &["range 60..28800"]),
         ("CreateMicrovmImageRequest", "environmentVariables", Both, &["items 0..100"], &["items 0..50"]),
@@ -34,15 +48,20 @@ const DIFFERENCES: &[Difference] = {
         ("CodeArtifact", "artifact", Both, &[], &["required"]),
         ("Logging", "logging", Both, &[], &["required"]),
         ("PortSpecification", "specification", Both, &[], &["required"]),
-        // The names of regions of this host need not be those of AWS, and the profile `default` takes bare names.
-        ("ListTagsRequest", "Resource", Both, &[TAGGABLE], &[]),
-        ("TagResourceRequest", "Resource", Both, &[TAGGABLE], &[]),
-        ("UntagResourceRequest", "Resource", Both, &[TAGGABLE], &[]),
+        // The profile `default` takes bare names. The Region of this host need not be one of AWS's.
+        ("ListTagsRequest", "Resource", Default, &[TAGGABLE], &[]),
+        ("TagResourceRequest", "Resource", Default, &[TAGGABLE], &[]),
+        ("UntagResourceRequest", "Resource", Default, &[TAGGABLE], &[]),
+        ("ListTagsRequest", "Resource", Strict, &[TAGGABLE], &[ANY_REGION]),
+        ("TagResourceRequest", "Resource", Strict, &[TAGGABLE], &[ANY_REGION]),
+        ("UntagResourceRequest", "Resource", Strict, &[TAGGABLE], &[ANY_REGION]),
     ]
 };
 
 /// The pattern of ARNs that can have tags.
 const TAGGABLE: &str = r"pattern arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:\d{12}:(function:[a-zA-Z0-9-_]+(:(\$LATEST|[a-zA-Z0-9-_]+))?|layer:([a-zA-Z0-9-_]+)|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|(capacity-provider|network-connector|microvm-image):[a-zA-Z0-9-_]+)";
+/// [`TAGGABLE`] with any Region.
+const ANY_REGION: &str = r"pattern arn:(aws[a-zA-Z-]*):lambda:[a-z0-9-]+:\d{12}:(function:[a-zA-Z0-9-_]+(:(\$LATEST|[a-zA-Z0-9-_]+))?|layer:([a-zA-Z0-9-_]+)|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|(capacity-provider|network-connector|microvm-image):[a-zA-Z0-9-_]+)";
 
 /// A constraint of a member: message, member, constraint.
 type Constraint = (String, String, String);

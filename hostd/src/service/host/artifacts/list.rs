@@ -9,8 +9,12 @@ use super::key::Key;
 use super::object::Object;
 use super::{Artifacts, ServiceError, blocking};
 
+/// Bytes that an artifact takes in an answer beside its key, which stands there twice: the name of the bucket, which has
+/// 63 at most, an ETag, a time, a size.
+const ENTRY_BYTES: usize = 256;
+
 /// Which keys are listed.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Listing {
     /// Only keys that begin with this.
     pub(crate) prefix: String,
@@ -20,6 +24,8 @@ pub(crate) struct Listing {
     pub(crate) after: Option<String>,
     /// Most keys and common prefixes together.
     pub(crate) limit: usize,
+    /// Most bytes that they take in an answer; a single one may take more.
+    pub(crate) bytes: usize,
 }
 
 /// A page of a list.
@@ -59,9 +65,15 @@ impl Artifacts {
                 }
             }
         }
-        let more = found.len() > listing.limit;
-        let mut listed = Listed::default();
+        let mut more = found.len() > listing.limit;
+        let (mut listed, mut bytes) = (Listed::default(), listing.bytes);
         for (name, path) in found.into_iter().take(listing.limit) {
+            let size = name.len().saturating_mul(2).saturating_add(ENTRY_BYTES);
+            if size > bytes && listed.next.is_some() {
+                more = true;
+                break;
+            }
+            bytes = bytes.saturating_sub(size);
             listed.next = Some(name.clone());
             match path {
                 None => listed.prefixes.push(name),

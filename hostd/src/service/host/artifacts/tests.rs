@@ -87,7 +87,8 @@ impl Home {
 }
 
 fn listing(prefix: &str, delimiter: Option<&str>, limit: usize) -> Listing {
-    Listing { prefix: prefix.into(), delimiter: delimiter.map(str::to_owned), after: None, limit }
+    let delimiter = delimiter.map(str::to_owned);
+    Listing { prefix: prefix.into(), delimiter, after: None, limit, bytes: usize::MAX }
 }
 
 #[tokio::test]
@@ -295,6 +296,30 @@ async fn keys_are_listed_in_order_with_common_prefixes_page_by_page() {
     }
     seen.sort();
     assert_eq!(seen, ["a", "a/", "b", "c/", "z/"]);
+}
+
+#[tokio::test]
+async fn a_page_of_keys_ends_with_its_bytes_too() {
+    let home = Home::new();
+    let keys: Vec<String> = (0..9).map(|number| format!("{number}{}", "k".repeat(999))).collect();
+    for key in &keys {
+        home.put(ACCOUNT, key, b"1").await.unwrap();
+    }
+    let (mut seen, mut after, mut pages) = (Vec::new(), None, 0);
+    loop {
+        // Two keys of 1000 bytes, each of which stands in its URI again.
+        let (keys, _, next) = home.list(Listing { after, bytes: 5000, ..listing("", None, 100) }).await;
+        seen.extend(keys);
+        pages += 1;
+        after = next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!((seen, pages), (keys.clone(), 5));
+    let (first, _, next) = home.list(Listing { bytes: 1, ..listing("", None, 100) }).await;
+    assert_eq!(first, keys[..1], "one has room whatever its size");
+    assert_eq!(next.as_ref(), Some(&keys[0]));
 }
 
 #[tokio::test]

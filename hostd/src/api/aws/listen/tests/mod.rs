@@ -2,13 +2,12 @@
 
 mod clients;
 mod lines;
-mod slow;
 pub(crate) mod stand;
 mod trouble;
 mod uploads;
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -16,13 +15,14 @@ use std::time::SystemTime;
 
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::super::AwsConfig;
 use super::AwsListener;
 use crate::access::sigv4::tests::Signer;
+use crate::api::connections::config::ConnectionLimits;
 use crate::certificates::authority::{Authority, Validity};
 use crate::clock::Clock;
 use crate::service::Profile;
@@ -146,6 +146,27 @@ async fn a_client_that_says_nothing_is_not_kept() {
         let mut answer = Vec::new();
         // It ends by itself. What HTTP says at the end is HTTP's.
         let _ = stream.read_to_end(&mut answer).await;
+    }
+}
+
+#[tokio::test]
+async fn an_address_has_a_limited_number_of_connections() {
+    const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let connections = ConnectionLimits { per_client: 3, ..ConnectionLimits::default() };
+    let server = serve(AwsConfig { connections, ..AwsConfig::default() }).await;
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        kept.push(server.connect().await);
+    }
+    assert_eq!(server.exchange("").await, "", "one too many is closed without an answer");
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::new(127, 0, 0, 2), 0).into()).unwrap();
+    let mut other = socket.connect(server.address).await.unwrap();
+    for client in [&mut other, kept.last_mut().unwrap()] {
+        client.write_all(GET).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
     }
 }
 

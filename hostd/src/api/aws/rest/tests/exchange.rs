@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
+use hearth_proto::microvms::v1 as proto;
 use http_body_util::BodyExt as _;
 use hyper::Request;
 use serde_json::{Value, json};
@@ -192,9 +193,76 @@ async fn sentences_are_those_of_aws() {
 }
 
 #[tokio::test]
+async fn bounds_that_aws_has_not_have_its_sentence_over_both_protocols() {
+    let stand = Stand::new(Profile::Default).await;
+    let processor = proto::CpuConfiguration { architecture: Some(proto::Architecture::Arm64.into()) };
+    let known = proto::CreateMicrovmImageRequest {
+        name: Some("demo".into()),
+        base_image_arn: Some(BASE.into()),
+        build_role_arn: Some("arn:aws:iam::123456789012:role/build".into()),
+        code_artifact: Some(proto::CodeArtifact {
+            artifact: Some(proto::code_artifact::Artifact::Uri("s3://bucket/app.zip".into())),
+        }),
+        ..Default::default()
+    };
+    let capability = proto::Capability::All.into();
+    for (member, value, request, told, most) in [
+        (
+            "description",
+            json!("d".repeat(4097)),
+            proto::CreateMicrovmImageRequest { description: Some("d".repeat(4097)), ..known.clone() },
+            format!("Value '{}…'", "d".repeat(256)),
+            4096,
+        ),
+        (
+            "cpuConfigurations",
+            json!(vec![json!({ "architecture": "ARM_64" }); 17]),
+            proto::CreateMicrovmImageRequest { cpu_configurations: vec![processor; 17], ..known.clone() },
+            "Value".to_owned(),
+            16,
+        ),
+        (
+            "additionalOsCapabilities",
+            json!(vec!["ALL"; 65]),
+            proto::CreateMicrovmImageRequest {
+                additional_os_capabilities: vec![capability; 65],
+                ..known.clone()
+            },
+            format!("Value '[{}…'", "ALL, ".repeat(51)),
+            64,
+        ),
+    ] {
+        let message = format!(
+            "1 validation error detected: {told} at '{member}' failed to satisfy constraint: \
+             Member must have length less than or equal to {most}"
+        );
+        let mut body = create("demo");
+        body[member] = value;
+        let answer = stand.ask("POST", "/2025-09-09/microvm-images", body).await;
+        assert_eq!(answer, refused(400, "ValidationException", &message));
+        let incoming = Incoming {
+            caller: Ok(Stand::caller(ACCOUNT)),
+            request_id: "id".into(),
+            address: "local".into(),
+            user_agent: String::new(),
+            since: Instant::now(),
+        };
+        // What gRPC has as its status.
+        let error = stand.service.call(&incoming, request).await.unwrap_err();
+        assert_eq!(error.to_string(), message);
+    }
+}
+
+#[tokio::test]
 async fn the_strict_profile_has_sentences_of_its_own() {
     let stand = Stand::new(Profile::AwsStrict).await;
     stand.image("demo").await;
+    let Told(status, exception, body) = stand.ask("GET", "/2017-03-31/tags/arn%3Ax", Value::Null).await;
+    assert_eq!((status, exception.as_deref()), (400, Some("InvalidParameterValueException")));
+    let message = body["message"].as_str().unwrap();
+    let told = "1 validation error detected: Value 'arn:x' at 'Resource' failed to satisfy constraint: \
+                Member must satisfy regular expression pattern: arn:(aws";
+    assert!(message.starts_with(told), "{message}");
     let validation = |message: &str| refused(400, "ValidationException", message);
     let run = |body| stand.ask("POST", "/2025-09-09/microvms", body);
     let logged = json!({ "imageIdentifier": arn("demo"), "logging": { "cloudWatch": { "logGroup": "g" } } });
