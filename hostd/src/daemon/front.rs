@@ -93,7 +93,7 @@ impl Front {
             microvms: microvms.clone(),
             images: images.clone(),
             tokens: tokens.clone(),
-            artifacts: config.artifacts.clone(),
+            artifacts: config.artifacts(),
             roles: Arc::clone(roles),
             bases,
             host,

@@ -136,7 +136,7 @@ async fn open_builder(config: &Config, artifacts: &Artifacts, roles: Arc<RolePro
         dns: config.dns.clone(),
         builder: config.builder.limits(),
     };
-    let fetcher = Fetcher::new(config.artifacts.clone())?.with_local(Arc::new(artifacts.clone()));
+    let fetcher = Fetcher::new(config.artifacts())?.with_local(Arc::new(artifacts.clone()));
     std::fs::create_dir_all(config.work()).with_context(|| format!("making {}", config.work().display()))?;
     // Opening the builder blocks: it uses netlink and nft.
     Ok(tokio::task::spawn_blocking(move || Builder::open(settings, fetcher, roles)).await??)
