@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use hearth_base::Catalogue;
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_image_builder::artifact::ArtifactConfig;
-use hearth_proto::host::v1::HostStatus;
+use hearth_proto::host::v1::{EndpointStatus, HostStatus};
 use hearth_proto::microvms::v1 as proto;
 use hearth_proto::store::v1::{MicrovmRecord, Phase};
 use serde_json::Value;
@@ -141,7 +141,25 @@ impl Outside {
             backups: path("backups"),
             status: Box::new(move |account| {
                 assert!(!panicking.load(Ordering::Relaxed), "on purpose");
-                HostStatus { account: account.to_owned(), ..HostStatus::default() }
+                HostStatus {
+                    version: "9.9.9".into(),
+                    region: "us-east-1".into(),
+                    account: account.to_owned(),
+                    profile: "default".into(),
+                    processor: "GRAVITON 3".into(),
+                    kernel: "6.12".into(),
+                    cpus: 64,
+                    memory_bytes: 1 << 40,
+                    capacity_mib: 1 << 20,
+                    reserved_mib: 1 << 19,
+                    microvms: [("RUNNING".to_owned(), 7)].into(),
+                    endpoint: Some(EndpointStatus {
+                        address: "127.0.0.1:443".into(),
+                        domain: "microvms.example".into(),
+                        certificate_authority_pem: "-----BEGIN CERTIFICATE-----".into(),
+                    }),
+                    ..HostStatus::default()
+                }
             }),
             shutdown: ended,
         };
