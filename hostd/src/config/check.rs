@@ -205,6 +205,34 @@ impl Config {
         if let Err(error) = Fetcher::new(self.artifacts.clone()) {
             problems.add("artifacts", error.to_string());
         }
+        self.check_owners(problems);
+        problems.unless(
+            (1..=1000).contains(&self.store.backups_kept),
+            "store.backups_kept",
+            "write 1 to 1000",
+        );
+    }
+
+    /// With several accounts, each source of artifacts has to say whose it is.
+    fn check_owners(&self, problems: &mut Problems) {
+        let accounts = self.accounts();
+        if accounts.len() < 2 {
+            return;
+        }
+        let named: Vec<_> = accounts.iter().map(|(account, whose)| format!("{account} ({whose})")).collect();
+        let one = accounts.keys().next_back().map(String::as_str).unwrap_or_default();
+        for key in self.artifacts.without_owner() {
+            let write = match key.strip_prefix("buckets.").and_then(|key| key.strip_suffix(".accounts")) {
+                Some(bucket) => format!("{bucket} = {{ folder = \"/FOLDER\", accounts = [\"{one}\"] }}"),
+                None => format!("{} = [\"{one}\"]", key.rsplit('.').next().unwrap_or_default()),
+            };
+            let why = format!(
+                "nobody says whose it is, and there are several accounts: {}. Write {write} with those that may use it, or \
+                 [\"*\"] for all; if there is to be one account only, make access.local_account the keys' account",
+                named.join(", ")
+            );
+            problems.add(&format!("artifacts.{key}"), why);
+        }
     }
 }
 

@@ -22,6 +22,7 @@ use crate::api::grpc::Grpc;
 use crate::api::listen::ListenError;
 use crate::metrics::MetricsServer;
 use crate::service::host::HostParts;
+use crate::service::host::backup::Backups;
 use crate::service::{self, Service};
 use crate::tokens::Tokens;
 
@@ -83,7 +84,7 @@ impl Front {
             logs: logs.clone(),
             events: events.clone(),
             artifacts: workloads.artifacts.clone(),
-            backups: config.backups(),
+            backups: Backups::new(config.backups(), config.store.backups_kept),
             status: Box::new(move |account| source.status(account)),
             shutdown: shutdown.clone(),
         };

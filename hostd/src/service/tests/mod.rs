@@ -26,6 +26,7 @@ use tokio::sync::watch;
 
 use super::host::HostParts;
 use super::host::artifacts::Artifacts;
+use super::host::backup::Backups;
 use super::observe::{Call, CallObserver, StsCall};
 use super::pipeline::{Handler, Incoming};
 use super::{Limits, Operation, Parts, Profile, Service, ServiceConfig, ServiceError};
@@ -138,7 +139,7 @@ impl Outside {
             logs: logs.clone(),
             events,
             artifacts: Artifacts::open("artifacts", &path("bucket"), 100).unwrap(),
-            backups: path("backups"),
+            backups: Backups::new(path("backups"), 8),
             status: Box::new(move |account| {
                 assert!(!panicking.load(Ordering::Relaxed), "on purpose");
                 HostStatus {
