@@ -20,6 +20,7 @@ use crate::api::Listeners;
 use crate::api::aws::AwsListener;
 use crate::api::grpc::Grpc;
 use crate::api::listen::ListenError;
+use crate::aside::Aside;
 use crate::metrics::MetricsServer;
 use crate::service::host::HostParts;
 use crate::service::host::backup::Backups;
@@ -136,11 +137,12 @@ impl Front {
         let logs = logs.clone();
         let artifacts = workloads.artifacts.clone();
         let kept = config.artifacts.kept_uploads();
+        let aside = Aside::newest(&config.data)?;
         let mut background = vec![
             tokio::spawn(workloads.microvms.clone().keep_expiring()),
             tokio::spawn(tokens.keep_rotating(db.clone())),
             tokio::spawn(async move { logs.keep_swept().await }),
-            tokio::spawn(artifacts.keep_collected(db.clone(), *clock, kept)),
+            tokio::spawn(artifacts.keep_collected(db.clone(), *clock, kept, aside)),
             tokio::spawn(status_source.keep_updating(metrics.clone())),
         ];
         background.extend(metrics_server.map(|server| tokio::spawn(server.serve())));
