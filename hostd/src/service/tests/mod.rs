@@ -3,6 +3,7 @@
 //! Images are built by a scripted builder. MicroVMs fail to launch, because their host has no processes, unless a test
 //! stores a running one.
 
+mod accounts;
 mod images;
 mod lists;
 mod microvms;
@@ -201,6 +202,11 @@ async fn with_roles(profile: Profile, limits: Limits, roles: RolesConfig) -> Hos
 
 /// A host with these settings.
 pub(crate) async fn configured(config: ServiceConfig, roles: RolesConfig) -> Host {
+    furnished(config, roles, ArtifactConfig::default()).await
+}
+
+/// A host with these settings, and these sources of artifacts.
+async fn furnished(config: ServiceConfig, roles: RolesConfig, artifacts: ArtifactConfig) -> Host {
     let (daemon, builder) = Daemon::new(settings());
     let bases = tempfile::tempdir().unwrap();
     let clock = Clock::system();
@@ -223,7 +229,7 @@ pub(crate) async fn configured(config: ServiceConfig, roles: RolesConfig) -> Hos
         clock,
         microvms,
         images: daemon.images.clone(),
-        artifacts: ArtifactConfig::default(),
+        artifacts,
         bases: Catalogue::open(bases.path()).unwrap(),
         tokens: tokens.clone(),
         roles: Arc::new(RoleProvider::new(roles).unwrap()),
