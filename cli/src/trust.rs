@@ -197,7 +197,7 @@ fn limited(certificate: &CertificateDer<'_>, domain: &str) -> Result<(), TrustEr
     let permitted = constraints.permitted_subtrees.iter().flatten();
     let names: Vec<&GeneralName<'_>> = permitted.map(|tree| &tree.base).collect();
     let is_domain = |name: &&GeneralName<'_>| matches!(name, GeneralName::DNSName(name) if name.eq_ignore_ascii_case(domain));
-    if names.is_empty() || !names.iter().all(|name| is_domain(name)) {
+    if names.is_empty() || !names.iter().all(is_domain) {
         return Err(unlimited(&format!("may sign for more than names below {domain}")));
     }
     // A kind of name that is not mentioned at all is permitted.

@@ -15,7 +15,7 @@
 //! * [`hooks`] – the hooks of an image, from what the API has
 //! * [`platform`] – makes microVMs from processes, networks and files; [`pool`] – processes and networks that are
 //!   made in advance
-//! * [`store`] – durable state; [`records`] – the store's tables and keys
+//! * [`store`] – durable state; [`records`] – the store's tables and keys; [`aside`] – what a restored store does not know
 //! * [`proxy`] – endpoints; [`tokens`] – tokens for them; [`certificates`] – certificates that this host makes and reads
 //! * [`logs`], [`metrics`], [`audit`], [`events`] – observability: what the daemon reports to the outside
 //! * [`daemon`] – puts all parts together; [`panics`] – which part of the daemon a panic terminates
@@ -56,6 +56,7 @@
 
 pub mod access;
 pub mod api;
+pub mod aside;
 pub mod audit;
 pub mod builds;
 pub mod certificates;

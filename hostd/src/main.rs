@@ -5,9 +5,11 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
+use hearth_hostd::aside::Aside;
 use hearth_hostd::config::cli::{ConfigCommand, Init};
 use hearth_hostd::config::{Config, DEFAULT_FILE};
 use hearth_hostd::store::rocks::backup::restore;
@@ -95,11 +97,25 @@ fn execute(arguments: Arguments) -> Result<()> {
         Some(Command::Store(StoreCommand::Restore { from })) => {
             let config = read_config(arguments.config.as_deref())?;
             let to = config.data.join("store");
-            let bytes = restore(from, &to, &options(&config))?;
-            println!("restored {bytes} bytes into {}", to.display());
+            // From now on no daemon removes what the restored store does not know.
+            let aside = announce(&config.data)?;
+            let restored = restore(from, &to, &options(&config));
+            if restored.is_err() {
+                aside.withdraw().with_context(|| format!("removing {}", aside.folder().display()))?;
+            }
+            println!("restored {} bytes into {}", restored?, to.display());
+            println!(
+                "what it does not know goes to {} when hearthd starts, and is not removed",
+                aside.folder().display()
+            );
             Ok(())
         }
     }
+}
+
+/// Has the next daemon set aside what the store does not know.
+fn announce(data: &Path) -> Result<Aside> {
+    Aside::announce(data, SystemTime::now()).with_context(|| format!("writing below {}", data.display()))
 }
 
 fn read_config(file: Option<&Path>) -> Result<Config> {
@@ -138,6 +154,16 @@ fn log(format: LogFormat) {
 fn run(config: Config) -> Result<()> {
     let folder = config.data.join("store");
     std::fs::create_dir_all(&config.data).with_context(|| format!("making {}", config.data.display()))?;
+    if !folder.join("CURRENT").exists() && Aside::is_needed(&config.data) {
+        tracing::warn!(
+            store = %folder.display(),
+            "there is no store, but what an older one knows: it is set aside. `hearthd store restore` brings a back-up of the \
+             store back"
+        );
+        if Aside::pending(&config.data)?.is_none() {
+            announce(&config.data)?;
+        }
+    }
     let store = RocksStore::open(&folder, &options(&config))?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;

@@ -1,13 +1,16 @@
-//! Checks of shipped files: the service unit, and the profiles for building programs.
+//! Checks of shipped files: the service unit, the profiles for building programs, and the page about threats.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 const UNIT: &str = include_str!("../packaging/hearthd.service");
 const WORKSPACE: &str = include_str!("../../Cargo.toml");
+const THREATS: &str = include_str!("../../docs/threat-model.md");
 
 /// The settings of a unit by section.
 fn unit() -> BTreeMap<(String, String), String> {
@@ -74,4 +77,30 @@ fn the_daemon_unwinds_and_everything_else_aborts() {
         assert_eq!(panic(profile), Some("unwind".into()), "{profile}");
         assert_eq!(setting(profiles, profile, "overflow-checks"), Some(true.into()), "{profile}");
     }
+}
+
+/// Adds the names of all functions below a folder.
+fn functions(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && !name.starts_with('.') && name != "target" {
+            functions(&path, found);
+        } else if name.ends_with(".rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let names = text.split("fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next());
+            found.extend(names.map(str::to_owned));
+        }
+    }
+}
+
+#[test]
+fn the_threat_model_names_tests_that_exist() {
+    let mut known = BTreeSet::new();
+    functions(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), &mut known);
+    let named = THREATS.split('`').skip(1).step_by(2);
+    let tests: Vec<_> = named.filter(|name| name.matches('_').count() > 2).collect();
+    assert!(tests.len() > 50, "{tests:?}");
+    let unknown: Vec<_> = tests.iter().filter(|name| !known.contains(**name)).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
 }

@@ -140,6 +140,12 @@ impl Operation {
         matches!(self, Self::ListTags | Self::TagResource | Self::UntagResource)
     }
 
+    /// Whether the operation shows or changes what belongs to no account: a grant of its own.
+    #[must_use]
+    pub fn is_of_host(self) -> bool {
+        matches!(self, Self::GetHostStatus | Self::BackUpStore)
+    }
+
     /// Whether the operation only reads.
     #[must_use]
     pub fn is_read(self) -> bool {

@@ -26,6 +26,7 @@ use hearth_hostd::platform::double::Double;
 use hearth_hostd::platform::{LogTarget, Platform};
 use hearth_hostd::service::host::HostParts;
 use hearth_hostd::service::host::artifacts::Artifacts;
+use hearth_hostd::service::host::backup::Backups;
 use hearth_hostd::service::observe::Silent;
 use hearth_hostd::service::{self, Profile, Service, ServiceConfig};
 use hearth_hostd::store::rocks::{RocksOptions, RocksStore};
@@ -103,7 +104,7 @@ pub(crate) async fn serve(folder: &Path, data: &Path) -> Result<Served> {
         logs: Logs::open(&data.join("logs"), LogsConfig::default(), clock)?,
         events,
         artifacts: Artifacts::open("hearth-local", &data.join("bucket"), 1 << 30)?,
-        backups: data.join("backups"),
+        backups: Backups::new(data.join("backups"), 8),
         status: Box::new(|_| HostStatus::default()),
         shutdown: ended.clone(),
     };

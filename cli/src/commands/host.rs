@@ -1,7 +1,7 @@
 //! `hearth host`: the host's state, backups of its store.
 
 use clap::{Args, Subcommand};
-use hearth_proto::host::v1::{BackUpStoreRequest, HostStatus};
+use hearth_proto::host::v1::{AccountStatus, BackUpStoreRequest, HostStatus};
 
 use super::Context;
 use crate::error::Failure;
@@ -16,7 +16,8 @@ pub(crate) struct Host {
 
 #[derive(Debug, Subcommand)]
 enum HostCommand {
-    /// What the host has, and how much of it is in use; also without this word
+    /// What the host has, and how much of it is in use; also without this word. Callers without a grant for the host see their
+    /// account and the endpoints
     Status,
     /// Write a consistent copy of the daemon's store into its backup folder
     Backup,
@@ -54,9 +55,54 @@ impl Host {
 
 fn fields(status: &HostStatus) -> String {
     let mut fields = Fields::default();
-    fields.add("daemon", format!("hearthd {}, profile {}", status.version, status.profile));
-    fields.add("started", moment(status.started_at.as_ref()));
+    // The release is never empty for those who may see the host.
+    let sees_host = !status.version.is_empty();
+    if sees_host {
+        fields.add("daemon", format!("hearthd {}, profile {}", status.version, status.profile));
+        fields.add("started", moment(status.started_at.as_ref()));
+    } else {
+        fields.add("profile", &*status.profile);
+    }
     fields.add("account", format!("{} in {}", status.account, status.region));
+    if let Some(account) = &status.account_status {
+        fields.add("account memory", used(account.memory_mib, account.max_memory_mib));
+        fields.maybe("account limits", limits(account));
+    }
+    if sees_host {
+        add_host(&mut fields, status);
+    }
+    let endpoint = status.endpoint.as_ref().filter(|endpoint| !endpoint.address.is_empty());
+    fields.maybe(
+        "endpoints",
+        endpoint.map(|endpoint| format!("*.{} at {}", endpoint.domain, endpoint.address)),
+    );
+    if !sees_host {
+        fields.add(
+            "host",
+            "not shown: an operator can add \"GetHostStatus\" to the actions of a policy of this key",
+        );
+    }
+    fields.text()
+}
+
+/// Memory in use, of what there may be.
+fn used(mib: i64, limit: Option<i64>) -> String {
+    limit.map_or_else(|| format!("{mib} MiB"), |limit| format!("{mib} of {limit} MiB"))
+}
+
+/// The other limits of an account, if it has any.
+fn limits(account: &AccountStatus) -> Option<String> {
+    let limits = [
+        (account.max_images, "images"),
+        (account.max_versions, "versions of an image"),
+        (account.max_builds, "builds at a time"),
+    ];
+    let limits: Vec<_> =
+        limits.iter().filter_map(|(limit, of)| Some(format!("{} {of}", (*limit)?))).collect();
+    (!limits.is_empty()).then(|| limits.join(", "))
+}
+
+fn add_host(fields: &mut Fields, status: &HostStatus) {
     fields.add("processor", format!("{}, {} CPUs", status.processor, status.cpus));
     fields.add("kernel", &*status.kernel);
     fields.add("memory", bytes(status.memory_bytes));
@@ -70,10 +116,4 @@ fn fields(status: &HostStatus) -> String {
     fields.add("builds", format!("{} under way", status.builds_under_way));
     let pools = status.pools.iter().map(|pool| format!("{} {}/{}", pool.name, pool.ready, pool.wanted));
     fields.add("pools", pools.collect::<Vec<_>>().join(", "));
-    let endpoint = status.endpoint.as_ref().filter(|endpoint| !endpoint.address.is_empty());
-    fields.maybe(
-        "endpoints",
-        endpoint.map(|endpoint| format!("*.{} at {}", endpoint.domain, endpoint.address)),
-    );
-    fields.text()
 }

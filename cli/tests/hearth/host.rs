@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::Ordering;
 
 use crate::daemon::ALIVE;
 use crate::support::{Done, Host, hearth, services};
@@ -26,6 +27,21 @@ async fn the_host_tells_what_it_has() {
     }
     assert_eq!(host.json("host status").await["microvms"]["RUNNING"], 1);
     assert_eq!(host.out("host backup").await, "2026-01-01  4.0 KiB\n");
+}
+
+#[tokio::test]
+async fn a_caller_without_a_grant_for_the_host_sees_its_account() {
+    let host = Host::start();
+    host.daemon.discreet.store(true, Ordering::Relaxed);
+    let text = host.out("host").await;
+    assert_eq!(
+        text,
+        "profile         default\n\
+         account         123456789012 in eu-test-1\n\
+         account memory  512 of 4096 MiB\n\
+         account limits  2 builds at a time\n\
+         host            not shown: an operator can add \"GetHostStatus\" to the actions of a policy of this key\n"
+    );
 }
 
 #[tokio::test]

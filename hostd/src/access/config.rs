@@ -23,7 +23,7 @@ pub struct AccessConfig {
     /// Account of those who come through the Unix socket, and of keys and certificates without one: 12 digits.
     pub local_account: String,
     /// Users, by number, that may use the Unix socket beside root and the daemon's own. They may do everything in
-    /// `local_account`.
+    /// `local_account`, and what concerns the whole host.
     pub socket_users: Vec<u32>,
     /// Access keys: `[[access.keys]]`.
     pub keys: Vec<AccessKey>,
@@ -63,7 +63,8 @@ pub struct AccessKey {
     /// The account: 12 digits; `local_account` unless given.
     #[serde(default)]
     pub account: Option<String>,
-    /// What its owner may, as [below](#policies). Everything in the account unless given.
+    /// What its owner may, as [below](#policies). Everything in the account unless given, and nothing that concerns the whole
+    /// host.
     #[serde(default = "everything")]
     pub policies: Vec<Policy>,
 }
@@ -78,7 +79,8 @@ pub struct Certificate {
     /// The account: 12 digits; `local_account` unless given.
     #[serde(default)]
     pub account: Option<String>,
-    /// What its owner may, as [below](#policies). Everything in the account unless given.
+    /// What its owner may, as [below](#policies). Everything in the account unless given, and nothing that concerns the whole
+    /// host.
     #[serde(default = "everything")]
     pub policies: Vec<Policy>,
 }

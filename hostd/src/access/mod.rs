@@ -165,7 +165,7 @@ impl Access {
         }
         let own = rustix::process::geteuid().as_raw();
         let users = config.socket_users.iter().copied().chain([0, own]).collect();
-        let local = principal(&None, &[Policy::everything()]);
+        let local = principal(&None, &[Policy::everything(), Policy::host()]);
         let scope = sigv4::Scope::of(region);
         Ok(Self { comparing, keys, certificates, users, local, scope, sessions: None })
     }
@@ -305,6 +305,26 @@ mod tests {
         assert!(identify(network(None)).is_err());
         assert!(identify(network(Some([0; 32]))).is_err());
         assert!(identify(network(Some(print))).unwrap().principal.starts_with("certificate:"));
+    }
+
+    #[test]
+    fn the_host_is_for_the_socket_and_for_keys_that_name_it() {
+        let text = "[[keys]]\nid = \"AKIALL\"\nsecret = \"a long enough secret\"\n\
+                    [[keys]]\nid = \"AKIHOST\"\nsecret = \"a long enough secret\"\n\
+                    policies = [{ actions = [\"BackUpStore\"] }]\n";
+        let access = access(text);
+        let key = |id: &str| basic(&format!("{id}:a long enough secret"));
+        for (origin, key, own, of_host) in [
+            (Origin::Socket(0), None, true, true),
+            (network(None), Some(key("AKIALL")), true, false),
+            // A key counts for itself, whatever the origin.
+            (Origin::Socket(0), Some(key("AKIALL")), true, false),
+            (network(None), Some(key("AKIHOST")), false, true),
+        ] {
+            let caller = access.identify(&origin, key.as_deref(), "r".into()).unwrap();
+            assert_eq!(caller.may(Operation::ListMicrovms, None), own, "{origin:?} {key:?}");
+            assert_eq!(caller.may(Operation::BackUpStore, None), of_host, "{origin:?} {key:?}");
+        }
     }
 
     #[test]

@@ -5,6 +5,9 @@
 //! implicitly: a policy grants it for the roles that it lists, or by allowing everything – `actions = ["*"]` with all
 //! images, and no list of roles. Policies do not decide for which accounts a role may be used: [`hearth_host::roles`]
 //! refuses roles of other accounts.
+//!
+//! Operations of the host ([`Operation::is_of_host`]) concern all accounts. No pattern matches them: a policy grants those that
+//! it names in full.
 
 use hearth_model::role::account_of;
 use schemars::JsonSchema;
@@ -27,11 +30,18 @@ const EVERYTHING: &str = "*";
 /// role. Whoever assumes a role (`sts:AssumeRole`) needs `PassRole` for it with all images. With `roles = []`, a policy of everything
 /// grants all but `PassRole`. Whatever policies say, a role is refused to
 /// accounts that may not use it (`[roles]`).
+///
+/// Operations of the whole host – `BackUpStore`, and `GetHostStatus` with all that it tells – are for those who come through the
+/// Unix socket without a key, and for policies that name them in full, with all images:
+/// `{ actions = ["GetHostStatus", "BackUpStore"] }`. No pattern stands for them, not even `*`. Every known caller may call
+/// `GetHostStatus`; without the grant the answer has the Region, the caller's account with its limits, the profile and the
+/// address, domain and authority of endpoints, and nothing else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend("x-heading" = "Policies"))]
 pub struct Policy {
     /// Names of operations, and `PassRole`. Names of AWS may have their prefix: `lambda:RunMicrovm`, `iam:PassRole`.
+    /// Patterns do not match operations of the host.
     pub actions: Vec<String>,
     /// Names of images. Lists, and what is about the host, need `*`.
     #[serde(default = "every")]
@@ -52,6 +62,11 @@ pub enum PolicyError {
     /// No operation has this name, or matches this pattern.
     #[error("names the action \"{0}\", which no operation has")]
     Action(String),
+    /// The pattern matches operations of the host, and no other.
+    #[error(
+        "names the action \"{0}\", but operations of the whole host have to be named in full: GetHostStatus, BackUpStore"
+    )]
+    HostPattern(String),
     /// The policy allows PassRole but lists no roles.
     #[error(
         "names the action \"{0}\" but no roles: add roles = [\"arn:aws:iam::ACCOUNT:role/NAME\"], in which * stands for any characters"
@@ -68,10 +83,21 @@ pub enum PolicyError {
 }
 
 impl Policy {
-    /// A policy that allows everything.
+    /// A policy that allows everything in the account.
     #[must_use]
     pub fn everything() -> Self {
         Self { actions: every(), images: every(), roles: None }
+    }
+
+    /// A policy that allows the operations of the host.
+    #[must_use]
+    pub fn host() -> Self {
+        let names = Operation::ALL.into_iter().filter(|operation| operation.is_of_host());
+        Self {
+            actions: names.map(|operation| operation.name().to_owned()).collect(),
+            images: every(),
+            roles: None,
+        }
     }
 
     /// Whether the policy allows an operation on an image, or, without an image, on everything.
@@ -114,7 +140,13 @@ impl Policy {
                 continue; // if the pattern also matches PassRole, `roles` decides about that
             }
             if !is_pass_role(action) {
-                return Err(PolicyError::Action(action.clone()));
+                let of_host = |operation: &Operation| matches(without_prefix(action), operation.name());
+                let error = if Operation::ALL.iter().any(of_host) {
+                    PolicyError::HostPattern
+                } else {
+                    PolicyError::Action
+                };
+                return Err(error(action.clone()));
             }
             if self.roles.as_ref().is_none_or(Vec::is_empty) {
                 return Err(PolicyError::NoRoles(action.clone()));
@@ -132,9 +164,15 @@ impl Policy {
     }
 }
 
-/// Whether a pattern of actions matches an operation.
+/// Whether a pattern of actions matches an operation. Those of the host have to be named.
 fn is_operation(action: &str, operation: Operation) -> bool {
-    matches(action.strip_prefix("lambda:").unwrap_or(action), operation.name())
+    let action = without_prefix(action);
+    if operation.is_of_host() { action == operation.name() } else { matches(action, operation.name()) }
+}
+
+/// An action without the prefix of AWS.
+fn without_prefix(action: &str) -> &str {
+    action.strip_prefix("lambda:").unwrap_or(action)
 }
 
 /// Whether a pattern of actions matches PassRole, which in AWS is an action of IAM.
@@ -203,6 +241,28 @@ mod tests {
         assert!(!web.allows(Operation::GetHostStatus, None), "that is about everything");
         assert!(policy(&["*"], &["*"]).allows(Operation::ListMicrovms, None));
         assert!(!policy(&[], &["*"]).allows(Operation::ListMicrovms, None));
+    }
+
+    #[test]
+    fn operations_of_the_host_are_granted_by_name_alone() {
+        let of_host = [Operation::GetHostStatus, Operation::BackUpStore];
+        for pattern in ["*", "**", "Get*", "lambda:*", "BackUp*", "GetHostStatu?", "?????????????"] {
+            let policy = policy(&[pattern], &["*"]);
+            assert!(of_host.iter().all(|operation| !policy.allows(*operation, None)), "{pattern}");
+        }
+        let named = policy(&["*", "BackUpStore"], &["*"]);
+        assert_eq!(of_host.map(|operation| named.allows(operation, None)), [false, true]);
+        assert_eq!(of_host.map(|operation| Policy::host().allows(operation, None)), [true, true]);
+        assert!(
+            !policy(&["BackUpStore"], &["web-*"]).allows(Operation::BackUpStore, None),
+            "it is about everything"
+        );
+        let others = Operation::ALL.into_iter().filter(|operation| !operation.is_of_host());
+        assert!(others.into_iter().all(|operation| !Policy::host().allows(operation, Some("web"))));
+        assert!(!Policy::host().allows_role(None, APP));
+        assert_eq!(Policy::host().check(), Ok(()));
+        let error = policy(&["BackUp*"], &["*"]).check().unwrap_err();
+        assert_eq!(error, PolicyError::HostPattern("BackUp*".to_owned()));
     }
 
     #[test]

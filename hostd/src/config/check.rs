@@ -91,7 +91,10 @@ impl Config {
                 problems.add("access.keys", format!("others may read {path}: chmod 600 {path}"));
             }
         }
-        for (host, registry) in &self.artifacts.registries {
+        let registries = self.artifacts.registries.iter();
+        for (host, registry) in
+            registries.flat_map(|(host, entries)| entries.iter().map(move |it| (host, it)))
+        {
             if let Some(path) = &registry.ca_file {
                 pem(&mut problems, &format!("artifacts.registries.{host}.ca_file"), path, false);
             }
@@ -108,9 +111,9 @@ impl Config {
             "paths.catalogue",
             format!("{} is no folder; {hint}", catalogue.display()),
         );
-        for (name, folder) in &self.artifacts.buckets {
-            let why = format!("{} is no folder", folder.display());
-            problems.unless(folder.is_dir(), &format!("artifacts.buckets.{name}"), why);
+        for (name, bucket) in &self.artifacts.buckets {
+            let why = format!("{} is no folder", bucket.folder.display());
+            problems.unless(bucket.folder.is_dir(), &format!("artifacts.buckets.{name}"), why);
         }
         problems.0
     }
@@ -204,6 +207,34 @@ impl Config {
         if let Err(error) = Fetcher::new(self.artifacts.clone()) {
             problems.add("artifacts", error.to_string());
         }
+        self.check_owners(problems);
+        problems.unless(
+            (1..=1000).contains(&self.store.backups_kept),
+            "store.backups_kept",
+            "write 1 to 1000",
+        );
+    }
+
+    /// With several accounts, each source of artifacts has to say whose it is.
+    fn check_owners(&self, problems: &mut Problems) {
+        let accounts = self.accounts();
+        if accounts.len() < 2 {
+            return;
+        }
+        let named: Vec<_> = accounts.iter().map(|(account, whose)| format!("{account} ({whose})")).collect();
+        let one = accounts.keys().next_back().map(String::as_str).unwrap_or_default();
+        for key in self.artifacts.without_owner() {
+            let write = match key.strip_prefix("buckets.").and_then(|key| key.strip_suffix(".accounts")) {
+                Some(bucket) => format!("{bucket} = {{ folder = \"/FOLDER\", accounts = [\"{one}\"] }}"),
+                None => format!("{} = [\"{one}\"]", key.rsplit('.').next().unwrap_or_default()),
+            };
+            let why = format!(
+                "nobody says whose it is, and there are several accounts: {}. Write {write} with those that may use it, or \
+                 [\"*\"] for all; if there is to be one account only, make access.local_account the keys' account",
+                named.join(", ")
+            );
+            problems.add(&format!("artifacts.{key}"), why);
+        }
     }
 }
 
@@ -287,6 +318,49 @@ mod tests {
         ] {
             assert_eq!(keys(text), [key], "{text}");
         }
+    }
+
+    #[test]
+    fn with_several_accounts_every_source_of_artifacts_says_whose_it_is() {
+        let sources = "[artifacts]\nallow_files = true\n[artifacts.buckets]\nbuilds = \"/srv/builds\"\n\
+                       [artifacts.registries.\"r.example:5000\"]\n\
+                       [artifacts.s3.credentials]\naccess_key_id = \"id\"\nsecret_access_key = \"hush\"\n";
+        let owned = "[artifacts]\nallow_files = true\nfiles_accounts = [\"000000000000\"]\n\
+                     [artifacts.buckets]\nbuilds = { folder = \"/srv/builds\", accounts = [\"*\"] }\n\
+                     [artifacts.registries.\"r.example:5000\"]\naccounts = [\"123456789012\"]\n\
+                     [artifacts.s3]\naccounts = [\"123456789012\"]\n\
+                     [artifacts.s3.credentials]\naccess_key_id = \"id\"\nsecret_access_key = \"hush\"\n";
+        let key = "[[access.keys]]\nid = \"HKa\"\nsecret = \"01234567890123456789\"\n";
+        let other = format!("{key}account = \"123456789012\"\n");
+        let missing = [
+            "artifacts.buckets.builds.accounts",
+            "artifacts.registries.\"r.example:5000\".accounts",
+            "artifacts.s3.accounts",
+            "artifacts.files_accounts",
+        ];
+        for access in ["", key] {
+            assert_eq!(keys(&format!("{access}{sources}")), [""; 0], "one account");
+            assert_eq!(keys(&format!("{access}{owned}")), [""; 0]);
+        }
+        assert_eq!(keys(&format!("{other}{sources}")), missing);
+        assert_eq!(keys(&format!("{other}{owned}")), [""; 0]);
+        // Without a socket the keys' account is the only one; a store without keys is nobody's secret.
+        assert_eq!(
+            keys(&format!("[listen]\nsocket = \"\"\naddress = \"127.0.0.1:7443\"\n{other}{sources}")),
+            [""; 0]
+        );
+        assert_eq!(keys(&format!("{other}[artifacts.s3]\nendpoint = \"https://s3.example\"\n")), [""; 0]);
+        let config = Config::parse(&format!("{other}{sources}")).unwrap();
+        let told = config.problems()[0].to_string();
+        assert_eq!(
+            told,
+            "artifacts.buckets.builds.accounts: nobody says whose it is, and there are several accounts: 000000000000 \
+             (the Unix socket), 123456789012 (the access key HKa). Write builds = { folder = \"/FOLDER\", accounts = \
+             [\"123456789012\"] } with those that may use it, or [\"*\"] for all; if there is to be one account only, make \
+             access.local_account the keys' account"
+        );
+        let one = Config::parse(sources).unwrap().artifacts();
+        assert_eq!(one.buckets["builds"].accounts, Some(vec!["000000000000".to_owned()]));
     }
 
     #[test]

@@ -210,7 +210,9 @@ fn text(account: &str, tcp: Option<&Tcp<'_>>) -> String {
             "{head}\
              # Requests over TCP.\n\
              address = \"{}\"\ncertificate = {:?}\nkey = {:?}\n\n{access}\n\
-             # Access keys of those who come over TCP. Without policies they may do everything in their account.\n\
+             # Access keys of those who come over TCP. Without policies they may do everything in their account. What concerns\n\
+             # the whole host is for the socket, and for policies that name it: actions = [\"*\", \"GetHostStatus\", \"BackUpStore\"].\n\
+             # With keys of several accounts, each source in [artifacts] needs accounts = [\"ACCOUNT\"].\n\
              [[access.keys]]\nid = \"{}\"\nsecret = \"{}\"\naccount = \"{account}\"\n\
              # policies = [{{ actions = [\"RunMicrovm\", \"Get*\"], images = [\"web-*\"] }}]\n",
             tcp.address, tcp.certificate, tcp.key, tcp.id, tcp.secret

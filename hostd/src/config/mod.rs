@@ -17,6 +17,7 @@ pub mod sections;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -206,6 +207,32 @@ impl Config {
     #[must_use]
     pub fn backups(&self) -> PathBuf {
         self.paths.backups.clone().unwrap_or_else(|| self.data.join("backups"))
+    }
+
+    /// The accounts of those who may call, each with one of them, for messages.
+    #[must_use]
+    pub fn accounts(&self) -> BTreeMap<String, String> {
+        let (listen, access) = (&self.listen, &self.access);
+        let has_socket = listen.socket.as_ref().is_none_or(|path| !path.as_os_str().is_empty());
+        let socket = has_socket.then(|| (&None, "the Unix socket".to_owned()));
+        let keys = access.keys.iter().map(|key| (&key.account, format!("the access key {}", key.id)));
+        let certificates = access.certificates.iter();
+        let certificates = certificates.map(|one| (&one.account, format!("the certificate {}", one.sha256)));
+        let mut accounts = BTreeMap::new();
+        for (account, whose) in socket.into_iter().chain(keys).chain(certificates) {
+            accounts.entry(account.as_ref().unwrap_or(&access.local_account).clone()).or_insert(whose);
+        }
+        accounts
+    }
+
+    /// The sources of artifacts. Those without a list of accounts are the only account's.
+    #[must_use]
+    pub fn artifacts(&self) -> ArtifactConfig {
+        match self.accounts().into_keys().collect::<Vec<_>>().as_slice() {
+            [account] => self.artifacts.clone().of_account(account),
+            // With several, a list that is missing is a problem, and the daemon does not start.
+            _ => self.artifacts.clone(),
+        }
     }
 
     /// How long terminated microVMs can still be read by clients.

@@ -154,11 +154,20 @@ pub struct StoreConfig {
     pub log_bytes: u64,
     /// Whether everything is compared with its checksums at each start, which reads all of it.
     pub verify: bool,
+    /// Back-ups (`hearth host backup`) that are kept in `paths.backups`: after each new one, the oldest go.
+    #[schemars(range(min = 1, max = 1000))]
+    pub backups_kept: u32,
 }
 
 impl Default for StoreConfig {
     /// Those of the store.
     fn default() -> Self {
-        Self { cache_bytes: 32 << 20, write_buffer_bytes: 64 << 20, log_bytes: 64 << 20, verify: true }
+        Self {
+            cache_bytes: 32 << 20,
+            write_buffer_bytes: 64 << 20,
+            log_bytes: 64 << 20,
+            verify: true,
+            backups_kept: 8,
+        }
     }
 }

@@ -19,8 +19,10 @@ use crate::access::Access;
 use crate::api::Listeners;
 use crate::api::aws::AwsListener;
 use crate::api::grpc::Grpc;
+use crate::aside::Aside;
 use crate::metrics::MetricsServer;
 use crate::service::host::HostParts;
+use crate::service::host::backup::Backups;
 use crate::service::{self, Service};
 use crate::tokens::Tokens;
 
@@ -82,7 +84,7 @@ impl Front {
             logs: logs.clone(),
             events: events.clone(),
             artifacts: workloads.artifacts.clone(),
-            backups: config.backups(),
+            backups: Backups::new(config.backups(), config.store.backups_kept),
             status: Box::new(move |account| source.status(account)),
             shutdown: shutdown.clone(),
         };
@@ -92,7 +94,7 @@ impl Front {
             microvms: microvms.clone(),
             images: images.clone(),
             tokens: tokens.clone(),
-            artifacts: config.artifacts.clone(),
+            artifacts: config.artifacts(),
             roles: Arc::clone(roles),
             bases,
             host,
@@ -134,11 +136,12 @@ impl Front {
         let logs = logs.clone();
         let artifacts = workloads.artifacts.clone();
         let kept = config.artifacts.kept_uploads();
+        let aside = Aside::newest(&config.data)?;
         let mut background = vec![
             tokio::spawn(workloads.microvms.clone().keep_expiring()),
             tokio::spawn(tokens.keep_rotating(db.clone())),
             tokio::spawn(async move { logs.keep_swept().await }),
-            tokio::spawn(artifacts.keep_collected(db.clone(), *clock, kept)),
+            tokio::spawn(artifacts.keep_collected(db.clone(), *clock, kept, aside)),
             tokio::spawn(status_source.keep_updating(metrics.clone())),
         ];
         background.extend(metrics_server.map(|server| tokio::spawn(server.serve())));

@@ -82,6 +82,7 @@ impl HostStatusSource {
             disk_total_bytes: number(disk_total),
             disk_free_bytes: number(disk_free),
             kernel: self.host.kernel().to_owned(),
+            account_status: None, // the service knows it
         }
     }
 

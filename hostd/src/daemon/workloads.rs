@@ -13,6 +13,7 @@ use super::LOCAL_BUCKET;
 use super::foundation::Foundation;
 use super::host_info::SupportedHost;
 use super::notifications::{self, MicrovmNotifications};
+use crate::aside::Aside;
 use crate::builds::{self, Images, generation};
 use crate::config::Config;
 use crate::driver::{DriverConfig, Microvms};
@@ -110,9 +111,10 @@ impl Unrecovered {
 async fn open_artifacts(config: &Config, db: &Db) -> Result<Artifacts> {
     let bucket = config.data.join("buckets").join(LOCAL_BUCKET);
     let (folder, db, max_bytes) = (bucket.clone(), db.clone(), config.artifacts.limits.max_zip_bytes);
+    let aside = Aside::newest(&config.data)?;
     let open = move || -> Result<Artifacts> {
         let artifacts = Artifacts::open(LOCAL_BUCKET, &folder, max_bytes)?;
-        let adopted = artifacts.adopt(&artifacts.referred(&db)?)?;
+        let adopted = artifacts.adopt(&artifacts.referred(&db)?, aside.as_ref())?;
         if adopted > 0 {
             tracing::info!(
                 adopted,
@@ -137,7 +139,7 @@ async fn open_builder(config: &Config, artifacts: &Artifacts, roles: Arc<RolePro
         dns: config.dns.clone(),
         builder: config.builder.limits(),
     };
-    let fetcher = Fetcher::new(config.artifacts.clone())?.with_local(Arc::new(artifacts.clone()));
+    let fetcher = Fetcher::new(config.artifacts())?.with_local(Arc::new(artifacts.clone()));
     std::fs::create_dir_all(config.work()).with_context(|| format!("making {}", config.work().display()))?;
     // Opening the builder blocks: it uses netlink and nft.
     Ok(tokio::task::spawn_blocking(move || Builder::open(settings, fetcher, roles)).await??)

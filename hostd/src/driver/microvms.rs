@@ -151,6 +151,12 @@ impl Microvms {
         self.context.capacity.figures()
     }
 
+    /// Memory of an account's microVMs that have not ended, by their baselines, in MiB.
+    #[must_use]
+    pub fn memory_of(&self, account: &str) -> u64 {
+        self.context.usage.of(account)
+    }
+
     /// Number of microVMs in each state that clients see, over all accounts, by the state's name.
     #[must_use]
     pub fn states(&self) -> BTreeMap<&'static str, usize> {

@@ -62,7 +62,6 @@ impl Usage {
     }
 
     /// What an account uses, in MiB.
-    #[cfg(test)]
     pub(super) fn of(&self, account: &str) -> u64 {
         self.used_mib.lock().unwrap_or_else(poisoned).get(account).copied().unwrap_or_default()
     }

@@ -131,6 +131,8 @@ pub(crate) enum Permission<'a> {
     },
     /// On no single image.
     Everything,
+    /// None: what every known caller may do.
+    Nothing,
 }
 
 /// The target of an operation that concerns no single image.
@@ -140,6 +142,16 @@ pub(crate) struct NoImage<T = ()>(pub(crate) T);
 impl<T: Send> Target for NoImage<T> {
     fn permission(&self) -> Permission<'_> {
         Permission::Everything
+    }
+}
+
+/// The target of an operation that every known caller may call.
+#[derive(Debug)]
+pub(crate) struct Anybodys;
+
+impl Target for Anybodys {
+    fn permission(&self) -> Permission<'_> {
+        Permission::Nothing
     }
 }
 
@@ -325,6 +337,7 @@ impl Service {
         permission: Permission<'_>,
     ) -> Result<(), Denied> {
         let (allowed, resource) = match permission {
+            Permission::Nothing => return Ok(()),
             Permission::Everything => (caller.may(operation, None), None),
             Permission::Image { account, name } => {
                 (account == caller.account && caller.may(operation, Some(name)), Some((account, name)))

@@ -1,6 +1,6 @@
 //! The store as tasks use it: typed records, and commits that share their fsyncs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -165,8 +165,16 @@ impl Db {
     /// # Errors
     /// [`StoreError`]; in that case nothing is left at `to`.
     pub async fn back_up(&self, to: PathBuf) -> Result<u64, StoreError> {
-        let store = Arc::clone(&self.store);
-        panics::blocking(move || store.back_up(&to)).await
+        let db = self.clone();
+        panics::blocking(move || db.back_up_here(&to)).await
+    }
+
+    /// [`Self::back_up`] on this thread, which blocks.
+    ///
+    /// # Errors
+    /// [`StoreError`]; in that case nothing is left at `to`.
+    pub fn back_up_here(&self, to: &Path) -> Result<u64, StoreError> {
+        self.store.back_up(to)
     }
 }
 

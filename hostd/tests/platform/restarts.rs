@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use hearth_hostd::aside::Aside;
 use hearth_hostd::platform::{Exit, Found, Platform as _, Spec};
 use hearth_vmm_client::Client;
 use hearth_vmm_client::snapshot::{Take, take};
@@ -108,5 +109,32 @@ async fn what_nobody_knows_is_swept_away_and_the_rest_is_left_alone() {
     assert!(matches!(platform.find(&known, 0).await.unwrap(), Found::Running(_)));
     assert!(site.ask(&known.id, "/").await.starts_with("request 1 of"));
     platform.discard(&known.id).await.unwrap();
+    site.assert_clean(platform).await;
+}
+
+#[tokio::test]
+async fn what_a_restored_store_does_not_know_is_set_aside_and_does_not_run_on() {
+    let Some(site) = Site::find().await else { return };
+    let platform = site.open().await;
+    let unknown = site.spec(42);
+    platform.launch(&unknown).await.unwrap();
+    let stray = site.data.join("images/111122223333/gone/1/b0");
+    fs::create_dir_all(stray.join("snapshot")).unwrap();
+    std::mem::forget(platform);
+
+    let aside = Aside::announce(&site.data, SystemTime::now()).unwrap();
+    let platform = site.open().await;
+    let builds = HashSet::from([image_build()]);
+    platform.sweep(&HashSet::new(), &builds).await.unwrap();
+    let kept = |path: &str| aside.folder().join(path).exists();
+    assert!(kept("images/111122223333/gone/1/b0/snapshot") && !stray.exists());
+    assert!(kept(&format!("microvms/{}/overlay-0", unknown.id)) && !site.state_of(&unknown.id).exists());
+    assert!(!site.run_of(&unknown.id).exists(), "its monitor has ended");
+    assert!(site.data.join("images/111122223333/counter/1/b1").exists());
+    // What belongs to nothing after that is removed again.
+    fs::create_dir_all(stray.join("snapshot")).unwrap();
+    platform.sweep(&HashSet::new(), &builds).await.unwrap();
+    assert!(!stray.exists() && !kept("images/111122223333/gone/1/b0.2"));
+    fs::remove_dir_all(site.data.join("set-aside")).unwrap();
     site.assert_clean(platform).await;
 }

@@ -8,22 +8,33 @@ use hearth_host::roles::{Secret, StaticKeys};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::owners::{BucketConfig, Registries};
 use super::zip;
 
 /// Where artifacts may come from. `PutArtifact` (`hearth image create NAME FOLDER`) works beside it.
+///
+/// While all callers have one account, buckets, registries, files and keys are this account's. As soon as several accounts
+/// are configured – `access.local_account` counts where there is a Unix socket, and so does each account of `access.keys` and
+/// `access.certificates` –, each needs the list of its accounts, or the daemon does not start.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ArtifactConfig {
     /// The object store of all buckets that are not in `buckets`.
     pub s3: S3Config,
-    /// Buckets that are folders of this host: `NAME = "/FOLDER"`. An object's key is its path below the folder.
-    pub buckets: BTreeMap<String, PathBuf>,
+    /// Buckets that are folders of this host: `NAME = "/FOLDER"`, or `NAME = { folder = "/FOLDER", accounts = ["ACCOUNT"] }`.
+    #[schemars(extend("x-name" = "NAME"))]
+    pub buckets: BTreeMap<String, BucketConfig>,
     /// Whether `file://` URIs are taken: then every file that root can read can become somebody's artifact.
     pub allow_files: bool,
-    /// Registries that images may be pulled from, by host: `[artifacts.registries."HOST:PORT"]`; `"*"` stands for all
-    /// others. Without any, image references are refused.
+    /// Accounts (12 digits) that may name files, where `allow_files` allows it; `["*"]` for all. Needed as soon as several
+    /// accounts are configured.
+    pub files_accounts: Option<Vec<String>>,
+    /// Registries that images may be pulled from, by host: `[artifacts.registries."HOST:PORT"]`, or
+    /// `[[artifacts.registries."HOST:PORT"]]` for several accounts with users of their own; `"*"` stands for all that are
+    /// not named. Without any, image references are refused. A Dockerfile's `FROM` is pulled in the builder microVM,
+    /// without a user, whatever is here.
     #[schemars(extend("x-name" = "HOST"))]
-    pub registries: BTreeMap<String, RegistryConfig>,
+    pub registries: BTreeMap<String, Registries>,
     /// Days after which an artifact in the daemon's own bucket is removed, unless a version of an image names it; 0 keeps
     /// it for ever.
     pub uploads_retention_days: u32,
@@ -37,6 +48,7 @@ impl Default for ArtifactConfig {
             s3: S3Config::default(),
             buckets: BTreeMap::new(),
             allow_files: false,
+            files_accounts: None,
             registries: BTreeMap::new(),
             uploads_retention_days: 30,
             limits: ArtifactLimits::default(),
@@ -70,6 +82,9 @@ pub struct S3Config {
     pub ca_file: Option<PathBuf>,
     /// Keys for build roles that stand for none.
     pub credentials: Option<StaticKeys>,
+    /// Accounts (12 digits) whose builds may use `credentials`; `["*"]` for all. Needed with `credentials` as soon as several
+    /// accounts are configured. Other builds have the keys of their roles, or none.
+    pub accounts: Option<Vec<String>>,
     /// How many times a request is sent again after a server's error or a broken connection.
     pub max_retries: usize,
     /// Seconds without a byte after which a transfer has failed.
@@ -85,6 +100,7 @@ impl Default for S3Config {
             allow_http: false,
             ca_file: None,
             credentials: None,
+            accounts: None,
             max_retries: 3,
             read_timeout_seconds: 30,
         }
@@ -103,6 +119,9 @@ pub struct RegistryConfig {
     pub password: Option<Secret>,
     /// PEM file with authorities to trust beside the system's.
     pub ca_file: Option<PathBuf>,
+    /// Accounts (12 digits) whose builds may pull from it, as this user; `["*"]` for all. Needed as soon as several accounts are
+    /// configured.
+    pub accounts: Option<Vec<String>>,
 }
 
 /// Limits of an artifact's size.

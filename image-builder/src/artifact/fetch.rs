@@ -12,9 +12,10 @@ use oci_client::Reference;
 use super::config::ArtifactConfig;
 use super::download::{Download, Meter, OnProgress, Progress};
 use super::error::ArtifactError;
-use super::source::{ArtifactSource, ArtifactUriError, registry_config};
+use super::source::{ArtifactSource, ArtifactUriError};
 use super::zip::{self, ZipSummary};
 use super::{local, oci, s3};
+use crate::failure::FailureCode;
 
 /// A fetched and checked artifact.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +73,8 @@ impl Fetcher {
     /// The configuration is invalid.
     pub fn new(config: ArtifactConfig) -> Result<Self, ArtifactError> {
         s3::check(&config.s3)?;
-        if config.registries.get("*").is_some_and(|registry| registry.plain_http) {
+        config.check_owners().map_err(|(what, why)| ArtifactError::Config { what, why })?;
+        if config.registries.get("*").is_some_and(|all| all.iter().any(|registry| registry.plain_http)) {
             let why = "plain_http is for registries that are named, not for *".to_owned();
             return Err(ArtifactError::Config { what: "registries".to_owned(), why });
         }
@@ -86,13 +88,13 @@ impl Fetcher {
         self
     }
 
-    /// Parses an artifact's URI.
+    /// Parses an artifact's URI, for an account.
     ///
     /// # Errors
     ///
     /// The error's message is shown to the client.
-    pub fn source(&self, uri: &str) -> Result<ArtifactSource, ArtifactUriError> {
-        ArtifactSource::parse(uri, &self.config)
+    pub fn source(&self, uri: &str, account: &str) -> Result<ArtifactSource, ArtifactUriError> {
+        ArtifactSource::parse(uri, &self.config, account)
     }
 
     /// The limits of archives, with which [`zip::write_tar`] is called for a zip that was fetched here.
@@ -101,7 +103,7 @@ impl Fetcher {
         &self.config.limits.zip
     }
 
-    /// Fetches and checks an artifact for an account. `credentials` are the build role's, if it has any. `work` is an empty directory on a file system
+    /// Fetches and checks an artifact for an account, from a source that is the account's. `credentials` are the build role's, if it has any. `work` is an empty directory on a file system
     /// with room for the artifact; the caller removes it.
     ///
     /// Dropping the future cancels the fetch. After a cancellation or an error, `work` may hold parts of the artifact.
@@ -118,12 +120,15 @@ impl Fetcher {
         on_progress: OnProgress<'_>,
     ) -> Result<Artifact, ArtifactError> {
         match source {
-            ArtifactSource::Image(image) => self.fetch_image(image, work, on_progress).await,
+            ArtifactSource::Image(image) => self.fetch_image(image, account, work, on_progress).await,
             ArtifactSource::S3 { bucket, key } => {
                 let from = Zip::Object { account, bucket, key };
                 self.fetch_zip(from, credentials, work, on_progress).await
             }
             ArtifactSource::File(path) => {
+                if !self.config.may_use_files(account) {
+                    return Err(not_allowed(account, "files of this host"));
+                }
                 self.fetch_zip(Zip::File(path), credentials, work, on_progress).await
             }
         }
@@ -132,14 +137,13 @@ impl Fetcher {
     async fn fetch_image(
         &self,
         image: &Reference,
+        account: &str,
         work: &Path,
         on_progress: OnProgress<'_>,
     ) -> Result<Artifact, ArtifactError> {
+        let registry = self.config.registry(image.registry(), account);
         let registry =
-            registry_config(&self.config, image.registry()).ok_or_else(|| ArtifactError::Config {
-                what: format!("the registry {}", image.registry()),
-                why: "there is none".to_owned(),
-            })?;
+            registry.ok_or_else(|| not_allowed(account, &format!("the registry {}", image.registry())))?;
         let layout = work.join("image");
         let digest = oci::pull(registry, &self.config.limits, image, &layout, on_progress).await?;
         Ok(Artifact::Image { layout, digest })
@@ -165,12 +169,16 @@ impl Fetcher {
                             download.expect(bytes)?;
                             local::copy(file, bytes, &mut download).await?;
                         }
+                        (None, Some(_)) if !self.config.may_use_bucket(bucket, account) => {
+                            return Err(not_allowed(account, &format!("the bucket {bucket}")));
+                        }
                         (None, Some(directory)) => {
-                            let file = local::open_object(directory, key).await?;
+                            let file = local::open_object(&directory.folder, key).await?;
                             local::copy(file, u64::MAX, &mut download).await?;
                         }
                         (None, None) => {
-                            s3::get(&self.config.s3, credentials, bucket, key, &mut download).await?;
+                            let keys = s3::Keys::of(credentials, self.config.s3_keys(account));
+                            s3::get(&self.config.s3, keys, bucket, key, &mut download).await?;
                         }
                     }
                 }
@@ -198,6 +206,12 @@ impl Fetcher {
         })?;
         Ok(checked?)
     }
+}
+
+/// The error for a source that is not for the account. [`Fetcher::source`] has refused it before.
+fn not_allowed(account: &str, what: &str) -> ArtifactError {
+    let what = format!("The account {account} may not use {what}.");
+    ArtifactError::refused(FailureCode::S3AccessDenied, what)
 }
 
 struct CancelOnDrop(Arc<AtomicBool>);

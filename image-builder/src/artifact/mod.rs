@@ -5,6 +5,7 @@
 //! hashed as they arrive, and checked; the host never unpacks it. Errors have the code and sentence of a build's `stateReason`.
 //!
 //! * [`config`] – permitted sources of artifacts, and limits of their size
+//! * [`owners`] – whose sources are
 //! * [`source`] – URIs
 //! * [`fetch`] – the fetch
 //! * [`download`] – writing received bytes to a file: counted, bounded, hashed
@@ -18,6 +19,7 @@ mod error;
 mod fetch;
 mod local;
 pub mod oci;
+mod owners;
 mod s3;
 mod source;
 pub mod zip;
@@ -26,4 +28,5 @@ pub use config::{ArtifactConfig, ArtifactLimits, RegistryConfig, S3Config};
 pub use download::{OnProgress, Progress};
 pub use error::ArtifactError;
 pub use fetch::{Artifact, Fetcher, LocalBucket};
+pub use owners::{BucketConfig, Registries};
 pub use source::{ArtifactSource, ArtifactUriError};

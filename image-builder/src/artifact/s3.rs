@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use hearth_host::http;
-use hearth_host::roles::Credentials;
+use hearth_host::roles::{Credentials, Secret, StaticKeys};
 use object_store::aws::{AmazonS3, AmazonS3Builder, AwsCredential};
 use object_store::path::Path as Key;
 use object_store::{Certificate, ClientOptions, ObjectStoreExt, RetryConfig, StaticCredentialProvider};
@@ -21,15 +21,42 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a failed request is retried.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Copies an object to `download`. `credentials` are the build role's; without them, the configuration's are used.
+/// The keys that a request is signed with.
+#[derive(Clone, Copy)]
+pub(super) struct Keys<'a> {
+    id: &'a String,
+    secret: &'a Secret,
+    token: Option<&'a Secret>,
+}
+
+impl<'a> Keys<'a> {
+    /// The build role's keys, or else those of the configuration that the account may use.
+    pub(super) fn of(role: Option<&'a Credentials>, configured: Option<&'a StaticKeys>) -> Option<Self> {
+        match (role, configured) {
+            (Some(role), _) => Some(Self {
+                id: &role.access_key_id,
+                secret: &role.secret_access_key,
+                token: role.session_token.as_ref(),
+            }),
+            (None, Some(keys)) => Some(Self {
+                id: &keys.access_key_id,
+                secret: &keys.secret_access_key,
+                token: keys.session_token.as_ref(),
+            }),
+            (None, None) => None,
+        }
+    }
+}
+
+/// Copies an object to `download`; without keys, the request is not signed.
 pub(super) async fn get(
     config: &S3Config,
-    credentials: Option<&Credentials>,
+    keys: Option<Keys<'_>>,
     bucket: &str,
     key: &str,
     download: &mut Download<'_, '_>,
 ) -> Result<(), ArtifactError> {
-    let store = store(config, credentials, bucket)?;
+    let store = store(config, keys, bucket)?;
     // The library refuses keys with empty, `.` or `..` components, which HTTP clients tend to normalise.
     let Ok(path) = Key::parse(key) else {
         let what =
@@ -60,11 +87,7 @@ pub(super) fn check(config: &S3Config) -> Result<(), ArtifactError> {
     }
 }
 
-fn store(
-    config: &S3Config,
-    credentials: Option<&Credentials>,
-    bucket: &str,
-) -> Result<AmazonS3, ArtifactError> {
+fn store(config: &S3Config, keys: Option<Keys<'_>>, bucket: &str) -> Result<AmazonS3, ArtifactError> {
     http::install_tls();
     let refuse = |why: String| ArtifactError::Config { what: "the object store".into(), why };
     let mut client = ClientOptions::new()
@@ -95,17 +118,12 @@ fn store(
         // With the system's certificates, the client could not be made on a host that has none.
         client = client.with_no_system_certificates(true);
     }
-    let keys = match (credentials, &config.credentials) {
-        (Some(role), _) => Some((&role.access_key_id, &role.secret_access_key, &role.session_token)),
-        (None, Some(keys)) => Some((&keys.access_key_id, &keys.secret_access_key, &keys.session_token)),
-        (None, None) => None,
-    };
     builder = match keys {
-        Some((id, secret, token)) => {
+        Some(Keys { id, secret, token }) => {
             builder.with_credentials(Arc::new(StaticCredentialProvider::new(AwsCredential {
                 key_id: id.clone(),
                 secret_key: secret.expose().to_owned(),
-                token: token.as_ref().map(|token| token.expose().to_owned()),
+                token: token.map(|token| token.expose().to_owned()),
             })))
         }
         None => builder.with_skip_signature(true),

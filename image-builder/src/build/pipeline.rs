@@ -135,10 +135,11 @@ impl Builder {
         credentials: Option<&Credentials>,
         sink: &Sink,
     ) -> Result<Artifact, BuildError> {
+        let account = &request.platform.account;
         let source = self
             .fetcher
-            .source(&request.artifact)
-            .map_err(|error| BuildError::failed(FailureCode::ArchiveInvalid, error.to_string()))?;
+            .source(&request.artifact, account)
+            .map_err(|error| BuildError::failed(error.failure(), error.to_string()))?;
         let folder = workspace.path("artifact");
         fs::create_dir(&folder).map_err(file("making", &folder))?;
         let on_progress = |progress: Progress| {
@@ -146,8 +147,7 @@ impl Builder {
                 sink.send(Event::Fetched { bytes, total });
             }
         };
-        let fetched =
-            self.fetcher.fetch(&source, &request.platform.account, credentials, &folder, &on_progress).await;
+        let fetched = self.fetcher.fetch(&source, account, credentials, &folder, &on_progress).await;
         fetched.map_err(|error| BuildError::failed(error.state_reason(), error.to_string()))
     }
 }

@@ -65,9 +65,11 @@ pub(super) struct HostOptions {
 }
 
 impl HostOptions {
-    /// Prepares the host. With `by_hand`, any file may be an artifact.
+    /// Prepares the host. With `by_hand`, any file may be an artifact. Who calls is the operator: sources of artifacts are
+    /// used whatever accounts they are for.
     pub(super) fn open(&self, by_hand: bool) -> anyhow::Result<Builder> {
         let mut config = self.read_config()?;
+        config.artifacts = config.artifacts.for_everybody();
         config.artifacts.allow_files |= by_hand;
         let limits = BuilderLimits {
             memory_mib: config.builder.memory_mib,

@@ -4,9 +4,9 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use hearth_image_builder::artifact::{Artifact, ArtifactConfig};
+use hearth_image_builder::artifact::{Artifact, ArtifactConfig, Fetcher, RegistryConfig};
 
-use crate::{fetch_into, reason, small_zip};
+use crate::{ACCOUNT, fetch_into, reason, small_zip};
 
 /// A directory for a bucket, with a file beside it that the bucket must not lead to.
 fn bucket() -> (tempfile::TempDir, ArtifactConfig) {
@@ -15,8 +15,10 @@ fn bucket() -> (tempfile::TempDir, ArtifactConfig) {
     std::fs::create_dir_all(directory.join("apps")).unwrap();
     std::fs::write(directory.join("apps/app.zip"), small_zip()).unwrap();
     std::fs::write(root.path().join("secret.zip"), small_zip()).unwrap();
-    let config =
-        ArtifactConfig { buckets: [("local".to_owned(), directory)].into(), ..ArtifactConfig::default() };
+    let config = ArtifactConfig {
+        buckets: [("local".to_owned(), directory.into())].into(),
+        ..ArtifactConfig::default()
+    };
     (root, config)
 }
 
@@ -99,4 +101,25 @@ async fn a_file_beyond_the_limit_is_refused() {
         reason(config, "s3://local/apps/app.zip").await,
         "ARCHIVE_INVALID: The code artifact is larger than 10 bytes."
     );
+}
+
+#[tokio::test]
+async fn a_source_of_other_accounts_is_not_read_whatever_was_accepted_before() {
+    let (root, mut config) = bucket();
+    config.allow_files = true;
+    config.registries = [("127.0.0.1:1".to_owned(), RegistryConfig::default().into())].into();
+    let file = format!("file://{}", root.path().join("secret.zip").display());
+    let uris = ["s3://local/apps/app.zip", &file, "oci://127.0.0.1:1/app:1"];
+    let accepted = Fetcher::new(config.clone()).unwrap();
+    let fetcher = Fetcher::new(config.of_account("444455556666")).unwrap();
+    for (uri, what) in
+        uris.into_iter().zip(["the bucket local", "files of this host", "the registry 127.0.0.1:1"])
+    {
+        let source = accepted.source(uri, ACCOUNT).unwrap();
+        assert!(fetcher.source(uri, ACCOUNT).is_err(), "{uri}");
+        let work = tempfile::tempdir().unwrap();
+        let error = fetcher.fetch(&source, ACCOUNT, None, work.path(), &|_| {}).await.unwrap_err();
+        let expected = format!("S3_ACCESS_DENIED: The account {ACCOUNT} may not use {what}.");
+        assert_eq!(error.state_reason().to_string(), expected);
+    }
 }

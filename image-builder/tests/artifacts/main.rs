@@ -40,7 +40,7 @@ async fn fetch_into(
     work: &Path,
 ) -> (Result<Artifact, ArtifactError>, Vec<Progress>) {
     let fetcher = Fetcher::new(config).unwrap();
-    let source = fetcher.source(uri).unwrap();
+    let source = fetcher.source(uri, ACCOUNT).unwrap();
     let told = Mutex::new(Vec::new());
     let fetched =
         fetcher.fetch(&source, ACCOUNT, None, work, &|progress| told.lock().unwrap().push(progress)).await;

@@ -27,7 +27,7 @@ fn client() -> Client {
 
 fn config(registry: &str) -> ArtifactConfig {
     let plain = RegistryConfig { plain_http: true, ..RegistryConfig::default() };
-    ArtifactConfig { registries: [(registry.to_owned(), plain)].into(), ..ArtifactConfig::default() }
+    ArtifactConfig { registries: [(registry.to_owned(), plain.into())].into(), ..ArtifactConfig::default() }
 }
 
 fn digest(bytes: &[u8]) -> String {
@@ -225,11 +225,13 @@ async fn a_registry_may_ask_who_is_there() {
     let refused = format!("CONTAINER_BUILD_FAILED: The image {name}/app:1 may not be pulled.");
     assert_eq!(reason(config(name), &uri).await, refused);
     let with = |password: &str| {
-        let mut config = config(name);
-        let registry = config.registries.get_mut(name).unwrap();
-        registry.username = Some("builder".to_owned());
-        registry.password = Some(Secret::new(password));
-        config
+        let registry = RegistryConfig {
+            plain_http: true,
+            username: Some("builder".to_owned()),
+            password: Some(Secret::new(password)),
+            ..RegistryConfig::default()
+        };
+        ArtifactConfig { registries: [(name.clone(), registry.into())].into(), ..ArtifactConfig::default() }
     };
     assert_eq!(reason(with("open barley"), &uri).await, refused);
     let (_work, layout, digest) = pulled(with("open sesame"), &uri).await;

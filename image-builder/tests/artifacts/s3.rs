@@ -64,9 +64,25 @@ async fn the_build_roles_credentials_go_before_the_configurations() {
     let (_root, endpoint) = store().await;
     let work = tempfile::tempdir().unwrap();
     let fetcher = Fetcher::new(config(endpoint, "wrong")).unwrap();
-    let source = fetcher.source("s3://artifacts/apps/my app.zip").unwrap();
+    let source = fetcher.source("s3://artifacts/apps/my app.zip", ACCOUNT).unwrap();
     let role = keys("right").at(SystemTime::now());
     fetcher.fetch(&source, ACCOUNT, Some(&role), work.path(), &|_| {}).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_configurations_keys_are_for_its_accounts_only() {
+    let (_root, endpoint) = store().await;
+    let mut config = config(endpoint, "right");
+    config.s3.accounts = Some(vec![ACCOUNT.to_owned()]);
+    let fetcher = Fetcher::new(config).unwrap();
+    for (account, own) in [(ACCOUNT, true), ("444455556666", false)] {
+        let work = tempfile::tempdir().unwrap();
+        let source = fetcher.source("s3://artifacts/apps/my app.zip", account).unwrap();
+        let fetched = fetcher.fetch(&source, account, None, work.path(), &|_| {}).await;
+        let reason = fetched.map_err(|error| error.state_reason().to_string());
+        assert_eq!(reason.is_ok(), own, "{reason:?}");
+        assert!(own || reason.unwrap_err().starts_with("S3_ACCESS_DENIED: "));
+    }
 }
 
 #[tokio::test]
@@ -184,7 +200,7 @@ async fn a_fetch_that_is_dropped_ends_its_connection() {
     });
     let work = tempfile::tempdir().unwrap();
     let fetcher = Fetcher::new(config(endpoint, "right")).unwrap();
-    let source = fetcher.source("s3://artifacts/app.zip").unwrap();
+    let source = fetcher.source("s3://artifacts/app.zip", ACCOUNT).unwrap();
     let (begun, begins) = tokio::sync::mpsc::unbounded_channel();
     let on_progress = move |progress| begun.send(progress).unwrap();
     {

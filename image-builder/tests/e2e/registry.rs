@@ -84,7 +84,7 @@ async fn a_container_image_of_a_registry_becomes_an_image() {
     let counter = site.metal.examples.join("counter");
     push(&registry.name, &counter.join("counter")).await;
     let plain = RegistryConfig { plain_http: true, ..RegistryConfig::default() };
-    site.artifacts.registries.insert(registry.name.clone(), plain);
+    site.artifacts.registries.insert(registry.name.clone(), plain.into());
     let mut request = site.request(&counter, "pulled");
     request.artifact = format!("oci://{}/team/counter:1", registry.name);
     request.egress = Egress::None;

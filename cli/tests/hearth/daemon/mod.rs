@@ -3,6 +3,7 @@
 mod beside;
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -31,6 +32,8 @@ pub(crate) struct Daemon {
     pub(crate) seen: Arc<Mutex<Seen>>,
     /// Address of its endpoints.
     pub(crate) endpoint: Arc<Mutex<Option<host::EndpointStatus>>>,
+    /// Whether callers may not see the host.
+    pub(crate) discreet: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Default)]

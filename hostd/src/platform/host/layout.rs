@@ -41,6 +41,10 @@ impl Layout {
         folders.into_iter().try_for_each(|folder| make_folder(&folder).map_err(|error| (folder, error)))
     }
 
+    pub(super) fn data(&self) -> &Path {
+        &self.data
+    }
+
     pub(super) fn images(&self) -> PathBuf {
         self.data.join("images")
     }

@@ -72,6 +72,7 @@ pub use logs::{LogSink, LogWriter};
 pub use timeline::{OperationReport, TimedOperation, Timeline, TimelineObserver};
 
 use super::{Found, Guest, Platform, PlatformError, Spec};
+use crate::aside::Aside;
 use crate::clock::Clock;
 use crate::panics::poisoned;
 use crate::pool::{Count, Stock};
@@ -333,12 +334,15 @@ impl Platform for HostPlatform {
         microvms: &HashSet<MicrovmId>,
         builds: &HashSet<ImageBuild>,
     ) -> Result<(), PlatformError> {
+        let data = self.host.layout.data();
+        // After a restoration of the store what it does not know is not removed.
+        let aside = Aside::pending(data).map_err(failed("reading what is set aside in", data))?;
         for name in self.host.all()? {
             match name.parse::<MicrovmId>() {
                 Ok(id) if microvms.contains(&id) => {}
                 Ok(id) => {
                     tracing::info!(microvm = %id, "removed: nobody knows it");
-                    self.host.remove(&id).await?;
+                    self.host.discard(&id, aside.clone()).await?;
                 }
                 Err(error) => tracing::warn!(%error, "a folder of the host's microVMs is left alone"),
             }
@@ -346,7 +350,10 @@ impl Platform for HostPlatform {
         let (host, builds) = (Arc::clone(&self.host), builds.clone());
         let swept = spawn_blocking(move || {
             host.sweep_host()?;
-            host.sweep_builds(&builds)?;
+            host.sweep_builds(&builds, aside.as_ref())?;
+            if let Some(aside) = aside {
+                aside.finish().map_err(failed("writing", aside.folder()))?;
+            }
             // New microVMs will be launched from these images: the pool prepares monitors for their shapes.
             for folder in builds.iter().map(|build| host.layout.build(build)) {
                 if let Ok(image) = Image::open(&folder) {

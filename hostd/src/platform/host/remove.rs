@@ -18,6 +18,7 @@ use super::monitors::EXIT_TIMEOUT;
 use super::phase::Phase;
 use super::record::{MonitorRecord, Record as _, RunRecord};
 use super::{Host, logs};
+use crate::aside::Aside;
 
 /// How long the host waits for the last output lines of a guest that is discarded.
 const LINES: Duration = Duration::from_secs(1);
@@ -61,6 +62,16 @@ impl Host {
 
     /// Terminates a microVM and removes everything of it.
     pub(super) async fn remove(self: &std::sync::Arc<Self>, id: &MicrovmId) -> Result<(), HostError> {
+        self.discard(id, None).await
+    }
+
+    /// Terminates a microVM and removes what it has in the run directory. Its folder of files that outlive a reboot is removed or
+    /// set aside.
+    pub(super) async fn discard(
+        self: &std::sync::Arc<Self>,
+        id: &MicrovmId,
+        aside: Option<Aside>,
+    ) -> Result<(), HostError> {
         let place = self.layout.microvm(id);
         // From now on every earlier attempt with this microVM counts as given up.
         let attempt = self.attempts.begin(id);
@@ -76,7 +87,10 @@ impl Host {
             host.end_run(&place)?;
             let _turn = host.making.hold(&place.state, TURN).map_err(failed("removing", &place.state))?;
             host.end_run(&place)?;
-            remove_folder(&place.state).map_err(failed("removing", &place.state))?;
+            match aside {
+                Some(aside) if place.state.exists() => set_aside(&aside, &place.state, host.layout.data())?,
+                _ => remove_folder(&place.state).map_err(failed("removing", &place.state))?,
+            }
             host.attempts.forget(&attempt);
             Ok(())
         });
@@ -106,11 +120,18 @@ impl Host {
         Ok(())
     }
 
-    /// Removes the files of all builds that are not in `keep`.
-    pub(super) fn sweep_builds(&self, keep: &HashSet<ImageBuild>) -> Result<(), HostError> {
+    /// Removes the files of all builds that are not in `keep`, or sets them aside.
+    pub(super) fn sweep_builds(
+        &self,
+        keep: &HashSet<ImageBuild>,
+        aside: Option<&Aside>,
+    ) -> Result<(), HostError> {
         let keep: HashSet<_> = keep.iter().map(|build| self.layout.build(build)).collect();
         // ACCOUNT/UID/VERSION/BUILD
-        sweep_below(&self.layout.images(), 4, &|path| keep.contains(path))
+        sweep_below(&self.layout.images(), 4, &|path| keep.contains(path), &|path| match aside {
+            Some(aside) => set_aside(aside, path, self.layout.data()),
+            None => discard(path),
+        })
     }
 
     /// The names of all folders of microVMs, which are the microVMs' ids.
@@ -123,17 +144,32 @@ impl Host {
     }
 }
 
-/// Removes the entries `depth` folders below `folder` that are not kept, and folders that become empty.
-fn sweep_below(folder: &Path, depth: u32, keep: &dyn Fn(&Path) -> bool) -> Result<(), HostError> {
+/// Moves a folder below `data` to what is set aside, where it has the same path.
+fn set_aside(aside: &Aside, path: &Path, data: &Path) -> Result<(), HostError> {
+    let name = path.strip_prefix(data).unwrap_or(path);
+    aside.take(path, name).map_err(failed("setting aside", path))
+}
+
+/// Removes a folder or a file.
+fn discard(path: &Path) -> Result<(), HostError> {
+    let removed = if path.is_dir() { remove_folder(path) } else { super::layout::remove_file(path) };
+    removed.map_err(failed("removing", path))
+}
+
+/// Discards the entries `depth` folders below `folder` that are not kept, and removes folders that become empty.
+fn sweep_below(
+    folder: &Path,
+    depth: u32,
+    keep: &dyn Fn(&Path) -> bool,
+    discard: &dyn Fn(&Path) -> Result<(), HostError>,
+) -> Result<(), HostError> {
     for name in names(folder).map_err(failed("reading", folder))? {
         let path = folder.join(name);
         if depth > 1 && path.is_dir() {
-            sweep_below(&path, depth - 1, keep)?;
+            sweep_below(&path, depth - 1, keep, discard)?;
             let _ = fs::remove_dir(&path); // only if it is empty
         } else if !keep(&path) {
-            let removed =
-                if path.is_dir() { remove_folder(&path) } else { super::layout::remove_file(&path) };
-            removed.map_err(failed("removing", &path))?;
+            discard(&path)?;
         }
     }
     Ok(())
@@ -142,6 +178,20 @@ fn sweep_below(folder: &Path, depth: u32, keep: &dyn Fn(&Path) -> bool) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_of_builds_that_a_restored_store_does_not_know_are_set_aside() {
+        let data = tempfile::tempdir().unwrap();
+        let aside = Aside::announce(data.path(), std::time::SystemTime::UNIX_EPOCH).unwrap();
+        let images = data.path().join("images");
+        let (kept, unknown) = (images.join("1/uid/1/b1"), images.join("1/other/1/b2"));
+        for build in [&kept, &unknown] {
+            fs::create_dir_all(build.join("snapshot")).unwrap();
+        }
+        sweep_below(&images, 4, &|path| path == kept, &|path| set_aside(&aside, path, data.path())).unwrap();
+        assert!(kept.exists() && !images.join("1/other").exists());
+        assert!(data.path().join("set-aside/0/images/1/other/1/b2/snapshot").exists());
+    }
 
     #[test]
     fn files_of_builds_go_unless_they_are_kept() {
@@ -154,7 +204,7 @@ mod tests {
         let (kept, swept) = (build("1/uid/1/b1"), build("1/uid/1/b2"));
         let (_, other) = (build("1/uid/2/b3"), build("2/other/1/b4"));
         fs::write(images.path().join("1/uid/stray"), "").unwrap();
-        sweep_below(images.path(), 4, &|path| path == kept).unwrap();
+        sweep_below(images.path(), 4, &|path| path == kept, &discard).unwrap();
         assert!(kept.join("snapshot").exists() && !swept.exists() && !other.exists());
         assert_eq!(names(&images.path().join("1/uid")).unwrap(), ["1"]);
         assert_eq!(names(images.path()).unwrap(), ["1"]);

@@ -17,6 +17,9 @@ pub enum HostError {
     /// The client reads events too slowly.
     #[error("{0} events were missed: the client reads too slowly")]
     EventsMissed(u64),
+    /// Another backup of the store is being made.
+    #[error("The back-up {0} of the store is being made. Wait until it has ended, then try again.")]
+    BackupUnderWay(String),
     /// An operation on artifacts has failed.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
@@ -27,6 +30,7 @@ impl Family for HostError {
         match self {
             Self::NotFound { .. } => Kind::NotFound,
             Self::EventsMissed(_) => Kind::DataLoss,
+            Self::BackupUnderWay(_) => Kind::Conflict,
             Self::Artifact(ArtifactError::NoKey(_) | ArtifactError::NoUpload) => Kind::NotFound,
             Self::Artifact(ArtifactError::Condition) => Kind::Conflict,
             Self::Artifact(ArtifactError::Io(_)) => Kind::Internal,
@@ -38,6 +42,7 @@ impl Family for HostError {
         match self {
             Self::NotFound { kind, id } => Some(Resource { kind, id: id.clone() }),
             Self::Artifact(ArtifactError::NoKey(key)) => Some(Resource { kind: "Artifact", id: key.clone() }),
+            Self::BackupUnderWay(name) => Some(Resource { kind: "Back-up", id: name.clone() }),
             Self::Artifact(_) | Self::EventsMissed(_) => None,
         }
     }

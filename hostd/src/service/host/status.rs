@@ -1,22 +1,45 @@
 //! GetHostStatus.
 
-use hearth_proto::host::v1::{GetHostStatusRequest, HostStatus};
+use hearth_proto::host::v1::{AccountStatus, GetHostStatusRequest, HostStatus};
 
 use super::super::Service;
 use super::super::error::ServiceError;
-use super::super::pipeline::{Admitted, Handler, NoImage};
+use super::super::pipeline::{Admitted, Anybodys, Handler};
+use super::bytes;
 use crate::access::Caller;
+use crate::operation::Operation;
 
-/// Returns what this host has, how much of it is in use, and by what.
+/// Returns what this host has, how much of it is in use, and by what. Callers without the grant for that get what clients need:
+/// where endpoints are, and what there is of their own account.
 impl Handler for GetHostStatusRequest {
     type Response = HostStatus;
-    type Target = NoImage;
+    type Target = Anybodys;
 
-    fn target(&self, _: &Service, _: &Caller) -> Result<NoImage, ServiceError> {
-        Ok(NoImage(()))
+    fn target(&self, _: &Service, _: &Caller) -> Result<Anybodys, ServiceError> {
+        Ok(Anybodys)
     }
 
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
-        Ok((call.service.parts().host.status)(&call.caller.account))
+        let (service, caller) = (call.service, call.caller);
+        let status = (service.parts().host.status)(&caller.account);
+        let status = HostStatus { account_status: Some(account(service, &caller.account)), ..status };
+        if caller.may(Operation::GetHostStatus, None) {
+            return Ok(status);
+        }
+        // A field that comes later is the host's unless it is named here.
+        let HostStatus { region, account, profile, endpoint, account_status, .. } = status;
+        Ok(HostStatus { region, account, profile, endpoint, account_status, ..HostStatus::default() })
+    }
+}
+
+/// What an account uses, and may use.
+fn account(service: &Service, account: &str) -> AccountStatus {
+    let limits = &service.config().limits;
+    AccountStatus {
+        memory_mib: bytes(service.parts().microvms.memory_of(account)),
+        max_memory_mib: limits.memory_mib.map(bytes),
+        max_images: limits.images.map(bytes),
+        max_versions: limits.versions.map(bytes),
+        max_builds: limits.builds.map(bytes),
     }
 }

@@ -43,7 +43,7 @@ impl Handler for CreateMicrovmImageRequest {
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
         let (service, image) = (call.service, &call.target);
         let arn = service.config().image_arn(&image.account, &image.name);
-        let config = requested(service, &arn, common(&call.request))?;
+        let config = requested(service, &image.account, &arn, common(&call.request))?;
         service.pass_role(call.caller, image, &call.request).await?;
         let tags = call.request.tags.clone();
         let remember = remembering(service, std::mem::take(&mut call.token));
@@ -79,7 +79,7 @@ impl Handler for UpdateMicrovmImageRequest {
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
         let (service, image) = (call.service, &call.target);
         let arn = service.config().image_arn(&image.account, &image.name);
-        let config = requested(service, &arn, call.request.clone())?;
+        let config = requested(service, &image.account, &arn, call.request.clone())?;
         service.pass_role(call.caller, image, &call.request).await?;
         let remember = remembering(service, std::mem::take(&mut call.token));
         let updated = service.images().update(&image.account, &image.name, config, remember).await;
@@ -91,11 +91,12 @@ impl Handler for UpdateMicrovmImageRequest {
 /// request gets its stored response, even if what it requests is not available any more.
 fn requested(
     service: &Service,
+    account: &str,
     arn: &str,
     request: UpdateMicrovmImageRequest,
 ) -> Result<MicrovmImageVersion, ServiceError> {
     let parts = service.parts();
-    configuration(&parts.config, &parts.artifacts, &parts.bases, arn.to_owned(), request)
+    configuration(&parts.config, (&parts.artifacts, account), &parts.bases, arn.to_owned(), request)
 }
 
 /// Returns the function that makes the batch which stores a token together with the response.

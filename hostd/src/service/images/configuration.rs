@@ -59,21 +59,22 @@ pub(super) fn common(request: &CreateMicrovmImageRequest) -> UpdateMicrovmImageR
     }
 }
 
-/// The requested configuration, with defaults filled in. The request has passed the constraints.
+/// The requested configuration, with defaults filled in; the artifact's source has to be one of the `account`'s. The request has
+/// passed the constraints.
 ///
 /// # Errors
 ///
 /// The errors that a client of AWS receives.
 pub(super) fn configuration(
     config: &ServiceConfig,
-    artifacts: &ArtifactConfig,
+    (artifacts, account): (&ArtifactConfig, &str),
     bases: &Catalogue,
     image_arn: String,
     request: UpdateMicrovmImageRequest,
 ) -> Result<MicrovmImageVersion, ServiceError> {
     let base_image_arn = request.base_image_arn.unwrap_or_default();
     let base = base_version(config, bases, &base_image_arn, request.base_image_version.as_deref())?;
-    check_artifact(config, artifacts, request.code_artifact.as_ref())?;
+    check_artifact(config, (artifacts, account), request.code_artifact.as_ref())?;
     check_variables(&request.environment_variables)?;
     let memory = memory(&base_image_arn, &request.resources)?;
     check_architectures(&base_image_arn, &request.cpu_configurations)?;
@@ -138,7 +139,7 @@ fn base_version(
 
 fn check_artifact(
     config: &ServiceConfig,
-    artifacts: &ArtifactConfig,
+    (artifacts, account): (&ArtifactConfig, &str),
     artifact: Option<&CodeArtifact>,
 ) -> Result<(), ServiceError> {
     let uri = match artifact.and_then(|artifact| artifact.artifact.as_ref()) {
@@ -146,8 +147,8 @@ fn check_artifact(
         None => return Err(ConfigurationError::CodeArtifactUri.into()),
     };
     let parsed = match config.profile {
-        Profile::Default => ArtifactSource::parse(uri, artifacts),
-        Profile::AwsStrict => ArtifactSource::parse(uri, &ArtifactConfig::default()),
+        Profile::Default => ArtifactSource::parse(uri, artifacts, account),
+        Profile::AwsStrict => ArtifactSource::parse_s3(uri, artifacts, account),
     };
     match parsed {
         Ok(_) => Ok(()),

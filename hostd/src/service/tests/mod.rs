@@ -3,6 +3,7 @@
 //! Images are built by a scripted builder. MicroVMs fail to launch, because their host has no processes, unless a test
 //! stores a running one.
 
+mod accounts;
 mod images;
 mod lists;
 mod microvms;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use hearth_base::Catalogue;
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_image_builder::artifact::ArtifactConfig;
-use hearth_proto::host::v1::HostStatus;
+use hearth_proto::host::v1::{EndpointStatus, HostStatus};
 use hearth_proto::microvms::v1 as proto;
 use hearth_proto::store::v1::{MicrovmRecord, Phase};
 use serde_json::Value;
@@ -26,6 +27,7 @@ use tokio::sync::watch;
 
 use super::host::HostParts;
 use super::host::artifacts::Artifacts;
+use super::host::backup::Backups;
 use super::observe::{Call, CallObserver, StsCall};
 use super::pipeline::{Handler, Incoming};
 use super::{Limits, Operation, Parts, Profile, Service, ServiceConfig, ServiceError};
@@ -138,10 +140,28 @@ impl Outside {
             logs: logs.clone(),
             events,
             artifacts: Artifacts::open("artifacts", &path("bucket"), 100).unwrap(),
-            backups: path("backups"),
+            backups: Backups::new(path("backups"), 8),
             status: Box::new(move |account| {
                 assert!(!panicking.load(Ordering::Relaxed), "on purpose");
-                HostStatus { account: account.to_owned(), ..HostStatus::default() }
+                HostStatus {
+                    version: "9.9.9".into(),
+                    region: "us-east-1".into(),
+                    account: account.to_owned(),
+                    profile: "default".into(),
+                    processor: "GRAVITON 3".into(),
+                    kernel: "6.12".into(),
+                    cpus: 64,
+                    memory_bytes: 1 << 40,
+                    capacity_mib: 1 << 20,
+                    reserved_mib: 1 << 19,
+                    microvms: [("RUNNING".to_owned(), 7)].into(),
+                    endpoint: Some(EndpointStatus {
+                        address: "127.0.0.1:443".into(),
+                        domain: "microvms.example".into(),
+                        certificate_authority_pem: "-----BEGIN CERTIFICATE-----".into(),
+                    }),
+                    ..HostStatus::default()
+                }
             }),
             shutdown: ended,
         };
@@ -182,6 +202,11 @@ async fn with_roles(profile: Profile, limits: Limits, roles: RolesConfig) -> Hos
 
 /// A host with these settings.
 pub(crate) async fn configured(config: ServiceConfig, roles: RolesConfig) -> Host {
+    furnished(config, roles, ArtifactConfig::default()).await
+}
+
+/// A host with these settings, and these sources of artifacts.
+async fn furnished(config: ServiceConfig, roles: RolesConfig, artifacts: ArtifactConfig) -> Host {
     let (daemon, builder) = Daemon::new(settings());
     let bases = tempfile::tempdir().unwrap();
     let clock = Clock::system();
@@ -204,7 +229,7 @@ pub(crate) async fn configured(config: ServiceConfig, roles: RolesConfig) -> Hos
         clock,
         microvms,
         images: daemon.images.clone(),
-        artifacts: ArtifactConfig::default(),
+        artifacts,
         bases: Catalogue::open(bases.path()).unwrap(),
         tokens: tokens.clone(),
         roles: Arc::new(RoleProvider::new(roles).unwrap()),

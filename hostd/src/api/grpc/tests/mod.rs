@@ -14,8 +14,8 @@ use base64::engine::general_purpose::STANDARD;
 use hearth_proto::host::v1::host_service_client::HostServiceClient;
 use hearth_proto::host::v1::put_artifact_request::Part;
 use hearth_proto::host::v1::{
-    DeleteArtifactRequest, GetArtifactRequest, ListArtifactsRequest, PutArtifactRequest,
-    get_artifact_response,
+    BackUpStoreRequest, DeleteArtifactRequest, GetArtifactRequest, GetHostStatusRequest,
+    ListArtifactsRequest, PutArtifactRequest, get_artifact_response,
 };
 use hearth_proto::microvms::v1 as proto;
 use hearth_proto::microvms::v1::microvm_service_client::MicrovmServiceClient;
@@ -56,7 +56,9 @@ async fn serve_with(listen: ListenConfig, others: &str) -> Server {
     let host = host(Profile::Default).await;
     let config = format!(
         "local_account = \"{ACCOUNT}\"\n[[keys]]\nid = \"reader\"\nsecret = \"0123456789abcdef\"\naccount = \"{ACCOUNT}\"\n\
-         policies = [{{ actions = [\"Get*\"] }}]\n{others}"
+         policies = [{{ actions = [\"Get*\"] }}]\n\
+         [[keys]]\nid = \"everything\"\nsecret = \"0123456789abcdef\"\naccount = \"{ACCOUNT}\"\n\
+         [[keys]]\nid = \"other\"\nsecret = \"0123456789abcdef\"\naccount = \"999999999999\"\n{others}"
     );
     let access = Access::new(&toml::from_str::<AccessConfig>(&config).unwrap(), "us-east-1").unwrap();
     let routes = Grpc::new(host.service.clone()).routes(access).await.unwrap();
@@ -141,6 +143,56 @@ async fn credentials_decide_what_a_caller_may() {
     assert_eq!((status.code(), reason(&status)), (Code::Unauthenticated, "AccessDeniedException".into()));
     let status = client.run_microvm(with("reader:0123456789abcdef")).await.unwrap_err();
     assert_eq!((status.code(), reason(&status)), (Code::PermissionDenied, "AccessDeniedException".into()));
+}
+
+/// A request with an access key.
+fn with_key<T>(id: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let value = format!("Basic {}", STANDARD.encode(format!("{id}:0123456789abcdef")));
+    request.metadata_mut().insert("authorization", value.parse().unwrap());
+    request
+}
+
+#[tokio::test]
+async fn a_key_without_policies_is_everything_in_its_account_and_nothing_of_the_host() {
+    let server = server().await;
+    let mut client = HostServiceClient::new(server.channel.clone());
+    let root = client.get_host_status(GetHostStatusRequest {}).await.unwrap().into_inner();
+    assert_eq!((root.version.as_str(), root.cpus), ("9.9.9", 64));
+    let own =
+        client.get_host_status(with_key("everything", GetHostStatusRequest {})).await.unwrap().into_inner();
+    assert_eq!((own.account.as_str(), own.endpoint), (ACCOUNT, root.endpoint));
+    assert_eq!((own.version.as_str(), own.cpus, own.microvms.len()), ("", 0, 0));
+    let status = client.back_up_store(with_key("everything", BackUpStoreRequest {})).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status)), (Code::PermissionDenied, "AccessDeniedException".into()));
+    // The store in memory has no back-ups, but root may ask for one.
+    let status = client.back_up_store(BackUpStoreRequest {}).await.unwrap_err();
+    assert_eq!(status.code(), Code::Internal);
+}
+
+#[tokio::test]
+async fn another_account_learns_nothing() {
+    let server = server().await;
+    let mut client = MicrovmServiceClient::new(server.channel.clone());
+    let id = client.run_microvm(run()).await.unwrap().into_inner().microvm_id;
+    for id in [id, "microvm-1".to_owned()] {
+        let get = proto::GetMicrovmRequest { microvm_identifier: Some(id.clone()) };
+        let status = client.get_microvm(with_key("other", get)).await.unwrap_err();
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::NotFound, format!("MicroVM not found: {id}").as_str())
+        );
+    }
+    let listed =
+        client.list_microvms(with_key("other", proto::ListMicrovmsRequest::default())).await.unwrap();
+    assert!(listed.into_inner().items.is_empty());
+    for name in ["demo", "nothing"] {
+        let image = format!("arn:aws:lambda:us-east-1:{ACCOUNT}:microvm-image:{name}");
+        let get = proto::GetMicrovmImageRequest { image_identifier: Some(image.clone()) };
+        let status = client.get_microvm_image(with_key("other", get)).await.unwrap_err();
+        assert_eq!(status.code(), Code::PermissionDenied);
+        assert!(status.message().contains(&format!("on resource: {image} because")), "{}", status.message());
+    }
 }
 
 #[tokio::test]

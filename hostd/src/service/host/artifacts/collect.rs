@@ -2,7 +2,8 @@
 //!
 //! An artifact is removed when it is older than the configured time and no version of an image of its account names it. A
 //! version that exists keeps its artifact, since its build may have to fetch it again. Uploads in parts are removed a day
-//! after they have begun.
+//! after they have begun. An artifact that is older than the last restoration of the store may be one that a forgotten version
+//! names: it is set aside instead ([`crate::aside`]).
 
 use std::collections::HashSet;
 use std::fs;
@@ -18,6 +19,7 @@ use super::key::Key;
 use super::object::About;
 use super::upload::Condition;
 use super::{Artifacts, sync_folder};
+use crate::aside::Aside;
 use crate::clock::Clock;
 use crate::store::{Db, StoreError, Table};
 
@@ -49,14 +51,24 @@ pub(crate) enum CollectError {
 
 impl Artifacts {
     /// Looks every hour, for ever. Artifacts are kept for `kept`; for ever without it.
-    pub(crate) async fn keep_collected(self, db: Db, clock: Clock, kept: Option<Duration>) {
+    pub(crate) async fn keep_collected(
+        self,
+        db: Db,
+        clock: Clock,
+        kept: Option<Duration>,
+        aside: Option<Aside>,
+    ) {
         loop {
-            let (artifacts, db) = (self.clone(), db.clone());
-            let collect = move || artifacts.collect(&db, clock.now(), kept);
+            let (artifacts, db, aside) = (self.clone(), db.clone(), aside.clone());
+            let collect = move || artifacts.collect(&db, clock.now(), kept, aside.as_ref());
             match tokio::task::spawn_blocking(collect).await {
                 Ok(Ok(removed)) if removed != Collected::default() => {
                     let Collected { artifacts, uploads } = removed;
-                    tracing::info!(artifacts, uploads, "artifacts that nothing refers to were removed");
+                    tracing::info!(
+                        artifacts,
+                        uploads,
+                        "artifacts that nothing refers to were removed, or set aside"
+                    );
                 }
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => {
@@ -85,7 +97,7 @@ impl Artifacts {
         Ok(referred)
     }
 
-    /// Removes what is too old and not referred to.
+    /// Removes what is too old and not referred to, or sets it aside if it is older than the store's restoration.
     ///
     /// # Errors
     /// Errors of the store and of the system.
@@ -94,6 +106,7 @@ impl Artifacts {
         db: &Db,
         now: SystemTime,
         kept: Option<Duration>,
+        aside: Option<&Aside>,
     ) -> Result<Collected, CollectError> {
         let mut removed = Collected::default();
         let mut old = Vec::new();
@@ -113,7 +126,13 @@ impl Artifacts {
             // Nobody replaces it between this look at its age and its removal.
             let _change = self.change();
             if is_older(&path, now, kept).unwrap_or_default() {
-                fs::remove_file(&path)?;
+                let modified = path.metadata()?.modified()?;
+                match (aside.filter(|aside| modified <= aside.since()), path.file_name()) {
+                    (Some(aside), Some(name)) => {
+                        aside.take(&path, &Path::new("artifacts").join(&account).join(name))?;
+                    }
+                    _ => fs::remove_file(&path)?,
+                }
                 removed.artifacts = removed.artifacts.saturating_add(1);
                 changed.insert(account);
             }
@@ -141,11 +160,11 @@ impl Artifacts {
     }
 
     /// Gives artifacts of earlier releases, which all accounts shared, to the accounts whose images refer to them, and
-    /// removes the others. Returns their number.
+    /// removes the others, or sets them aside. Returns their number.
     ///
     /// # Errors
     /// Errors of the system.
-    pub(crate) fn adopt(&self, referred: &Referred) -> Result<usize, ArtifactError> {
+    pub(crate) fn adopt(&self, referred: &Referred, aside: Option<&Aside>) -> Result<usize, ArtifactError> {
         let mut adopted = 0_usize;
         for entry in fs::read_dir(&self.shared.folder)? {
             let entry = entry?;
@@ -153,7 +172,9 @@ impl Artifacts {
                 continue;
             }
             let name = entry.file_name().to_string_lossy().into_owned();
+            let mut is_referred = false;
             for (account, _) in referred.iter().filter(|(_, key)| *key == name) {
+                is_referred = true;
                 let key = Key::new(&name)?;
                 let (mut file, temporary) = self.temporary(account)?;
                 std::io::copy(&mut fs::File::open(entry.path())?, &mut file)?;
@@ -166,7 +187,10 @@ impl Artifacts {
                     Err(error) => return Err(error),
                 }
             }
-            fs::remove_file(entry.path())?;
+            match aside.filter(|_| !is_referred) {
+                Some(aside) => aside.take(&entry.path(), &Path::new("artifacts").join(&name))?,
+                None => fs::remove_file(entry.path())?,
+            }
         }
         Ok(adopted)
     }

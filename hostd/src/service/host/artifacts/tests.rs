@@ -20,6 +20,7 @@ use super::multipart::{PartName, UploadId};
 use super::object::About;
 use super::upload::{Condition, Naming, Stored};
 use super::*;
+use crate::aside::Aside;
 use crate::store::{Batch, CommitError, Db, Entry, MemoryStore, Scan, Store, StoreError, Table};
 
 const ACCOUNT: &str = "111122223333";
@@ -356,13 +357,33 @@ async fn what_is_old_and_not_referred_to_is_collected() {
     let batch = Batch::new().put(Table::Versions, b"version".to_vec(), record.encode_to_vec());
     store.commit(&[batch]).remove(0).unwrap();
     let db = Db::direct(Arc::new(store));
-    let for_ever = home.artifacts.collect(&db, now, None).unwrap();
+    let for_ever = home.artifacts.collect(&db, now, None, None).unwrap();
     assert_eq!(for_ever, Collected { artifacts: 0, uploads: 1 });
-    let removed = home.artifacts.collect(&db, now, Some(30 * DAY)).unwrap();
+    let removed = home.artifacts.collect(&db, now, Some(30 * DAY), None).unwrap();
     assert_eq!(removed, Collected { artifacts: 2, uploads: 0 });
     let left = home.files().into_iter().filter(|file| file.contains("objects")).collect::<Vec<_>>();
     // What came while the store was asked was not looked at.
     assert_eq!(left, ["late", "used", "young"].map(|key| format!("{ACCOUNT}/objects/{key}")));
+}
+
+#[tokio::test]
+async fn what_came_before_the_stores_restoration_is_set_aside() {
+    let home = Home::new();
+    for key in ["before", "after"] {
+        home.put(ACCOUNT, key, b"1").await.unwrap();
+    }
+    let (data, now) = (tempfile::tempdir().unwrap(), SystemTime::now());
+    for (key, days) in [("before", 41), ("after", 39)] {
+        let path = home.folder.path().join(format!("{ACCOUNT}/objects/{key}"));
+        fs::File::open(path).unwrap().set_modified(now - days * DAY).unwrap();
+    }
+    let aside = Aside::announce(data.path(), now - 40 * DAY).unwrap();
+    let db = Db::direct(Arc::new(MemoryStore::new()));
+    let collected = home.artifacts.collect(&db, now, Some(30 * DAY), Some(&aside)).unwrap();
+    assert_eq!(collected, Collected { artifacts: 2, uploads: 0 });
+    assert!(home.files().iter().all(|file| !file.contains("objects/")), "{:?}", home.files());
+    let kept: Vec<_> = fs::read_dir(aside.folder().join("artifacts").join(ACCOUNT)).unwrap().collect();
+    assert_eq!(kept.into_iter().map(|file| file.unwrap().file_name()).collect::<Vec<_>>(), ["before"]);
 }
 
 /// A store that is asked for versions while an old artifact comes.
@@ -404,12 +425,12 @@ async fn artifacts_of_an_earlier_release_go_to_the_accounts_that_use_them() {
     }
     let uses = |account: &str| (account.to_owned(), "aa-app.zip".to_owned());
     let referred: Referred = HashSet::from([uses(ACCOUNT), uses(OTHER)]);
-    assert_eq!(home.artifacts.adopt(&referred).unwrap(), 2);
+    assert_eq!(home.artifacts.adopt(&referred, None).unwrap(), 2);
     for account in [ACCOUNT, OTHER] {
         assert_eq!(home.get(account, "aa-app.zip").await.unwrap(), b"aa-app.zip");
     }
     assert_eq!(home.files().len(), 2);
-    assert_eq!(home.artifacts.adopt(&referred).unwrap(), 0);
+    assert_eq!(home.artifacts.adopt(&referred, None).unwrap(), 0);
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use super::super::super::config::{Profile, ServiceConfig};
 use super::super::super::error::ServiceError;
 use super::super::configuration::{common, configuration};
 
+const ACCOUNT: &str = "123456789012";
 const ARN: &str = "arn:aws:lambda:us-east-1:123456789012:microvm-image:demo";
 
 fn config(profile: Profile) -> ServiceConfig {
@@ -41,13 +42,13 @@ fn configured(
     }
     let artifacts = ArtifactConfig {
         allow_files: true,
-        registries: [("registry.example".to_owned(), RegistryConfig::default())].into(),
+        registries: [("registry.example".to_owned(), RegistryConfig::default().into())].into(),
         ..ArtifactConfig::default()
     };
     let mut request = request();
     change(&mut request);
     let bases = Catalogue::open(folder.path()).unwrap();
-    configuration(&config(profile), &artifacts, &bases, ARN.to_owned(), request)
+    configuration(&config(profile), (&artifacts, ACCOUNT), &bases, ARN.to_owned(), request)
 }
 
 fn message(profile: Profile, change: impl FnOnce(&mut UpdateMicrovmImageRequest)) -> String {

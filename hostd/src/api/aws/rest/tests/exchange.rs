@@ -254,6 +254,36 @@ async fn bounds_that_aws_has_not_have_its_sentence_over_both_protocols() {
 }
 
 #[tokio::test]
+async fn another_account_learns_nothing() {
+    for profile in [Profile::Default, Profile::AwsStrict] {
+        let stand = Stand::new(profile).await;
+        stand.image("demo").await;
+        for (method, path) in [
+            ("GET", "/2025-09-09/microvm-images/ARN"),
+            ("DELETE", "/2025-09-09/microvm-images/ARN"),
+            ("GET", "/2025-09-09/microvm-images/ARN/versions"),
+            ("GET", "/2025-09-09/microvm-images/ARN/versions/1.0"),
+            ("DELETE", "/2025-09-09/microvm-images/ARN/versions/1.0"),
+            ("GET", "/2025-09-09/microvm-images/ARN/versions/1.0/builds"),
+            ("GET", "/2017-03-31/tags/ARN"),
+            ("GET", "/2025-09-09/microvms?imageIdentifier=ARN"),
+        ] {
+            let ask = async |name: &str| {
+                let path = path.replace("ARN", &arn(name).replace(':', "%3A"));
+                let Told(status, exception, body) = stand.ask_as(OTHER, method, &path, b"").await;
+                Told(status, exception, body.to_string().replace(&arn(name), "ARN").into())
+            };
+            let (there, absent) = (ask("demo").await, ask("nothing").await);
+            assert_eq!(there, absent, "{method} {path}");
+            assert_eq!((there.0, there.1.as_deref()), (403, Some("AccessDeniedException")), "{path}");
+        }
+        let Told(status, ..) =
+            stand.ask("GET", &format!("/2025-09-09/microvm-images/{}", arn("demo")), Value::Null).await;
+        assert_eq!(status, 200, "nothing was removed");
+    }
+}
+
+#[tokio::test]
 async fn the_strict_profile_has_sentences_of_its_own() {
     let stand = Stand::new(Profile::AwsStrict).await;
     stand.image("demo").await;
