@@ -109,9 +109,15 @@ mod tests {
     impl Stub {
         async fn start() -> Self {
             let hub = Arc::new(Hub::default());
-            let udp = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+            let (udp, tcp) = loop {
+                let udp = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+                // A connection of another process may have that port over TCP.
+                match TcpListener::bind(udp.local_addr().unwrap()).await {
+                    Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {}
+                    tcp => break (udp, tcp.unwrap()),
+                }
+            };
             let address = udp.local_addr().unwrap();
-            let tcp = TcpListener::bind(address).await.unwrap();
             tokio::spawn(serve_udp(udp, Arc::clone(&hub)));
             tokio::spawn(serve_tcp(tcp, Arc::clone(&hub)));
             Self { hub, address }
