@@ -35,15 +35,18 @@ pub struct Aside {
 }
 
 impl Aside {
-    /// Makes the folder before a store is restored. From then on nothing unknown is removed.
+    /// Makes the folder before a store is restored. From then on nothing unknown is removed. It is later than all others, whatever the
+    /// clock says, and belongs to this restoration alone.
     ///
     /// # Errors
     /// The folder cannot be made.
     pub fn announce(data: &Path, now: SystemTime) -> io::Result<Self> {
         let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let aside = Self::at(data, seconds);
-        make(&aside.folder)?;
-        File::create(aside.folder.join(PENDING))?.sync_all()?;
+        let newest = all(data)?.into_iter().max().map_or(0, |newest| newest.saturating_add(1));
+        let aside = Self::at(data, seconds.max(newest));
+        make(&data.join(FOLDER))?;
+        DirBuilder::new().mode(0o700).create(&aside.folder)?;
+        File::create_new(aside.folder.join(PENDING))?.sync_all()?;
         sync(&aside.folder)?;
         sync(&data.join(FOLDER))?;
         sync(data)?;
@@ -72,25 +75,18 @@ impl Aside {
     /// # Errors
     /// The error of the operating system.
     pub fn newest(data: &Path) -> io::Result<Option<Self>> {
-        let entries = match fs::read_dir(data.join(FOLDER)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            entries => entries?,
-        };
-        let mut newest = None;
-        for entry in entries {
-            let seconds = entry?.file_name().to_str().and_then(|name| name.parse::<u64>().ok());
-            newest = newest.max(seconds);
-        }
-        Ok(newest.map(|seconds| Self::at(data, seconds)))
+        Ok(all(data)?.into_iter().max().map(|seconds| Self::at(data, seconds)))
     }
 
-    /// The same, as long as images and microVMs were not looked at.
+    /// The newest folder of a restoration after which images and microVMs were not looked at.
     ///
     /// # Errors
     /// The error of the operating system.
     pub fn pending(data: &Path) -> io::Result<Option<Self>> {
-        let newest = Self::newest(data)?;
-        Ok(newest.filter(|aside| aside.folder.join(PENDING).exists()))
+        let mut all = all(data)?;
+        all.sort_unstable();
+        let all = all.into_iter().rev().map(|seconds| Self::at(data, seconds));
+        Ok(all.into_iter().find(|aside| aside.folder.join(PENDING).exists()))
     }
 
     fn at(data: &Path, seconds: u64) -> Self {
@@ -143,6 +139,19 @@ impl Aside {
     }
 }
 
+/// The times of all restorations whose folders are there.
+fn all(data: &Path) -> io::Result<Vec<u64>> {
+    let entries = match fs::read_dir(data.join(FOLDER)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut all = Vec::new();
+    for entry in entries {
+        all.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u64>().ok()));
+    }
+    Ok(all)
+}
+
 /// Makes a folder with its parents, accessible by its owner only.
 fn make(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
@@ -175,6 +184,24 @@ mod tests {
         assert_eq!(pending(), Some(at(20_000)));
         later.withdraw().unwrap();
         assert_eq!((pending(), later.folder().exists()), (None, false));
+    }
+
+    #[test]
+    fn a_restoration_is_the_newest_whatever_the_clock_says() {
+        let data = tempfile::tempdir().unwrap();
+        let first = Aside::announce(data.path(), at(20_000)).unwrap();
+        first.finish().unwrap();
+        // A clock that is behind, and another attempt in the same second.
+        let second = Aside::announce(data.path(), at(35)).unwrap();
+        let pending = || Aside::pending(data.path()).unwrap().map(|aside| aside.folder().to_owned());
+        assert_eq!(pending().as_deref(), Some(second.folder()));
+        let third = Aside::announce(data.path(), at(35)).unwrap();
+        assert!(first.folder() != second.folder() && second.folder() != third.folder());
+        third.withdraw().unwrap();
+        assert_eq!(pending().as_deref(), Some(second.folder()));
+        // One that stayed pending counts also beside a newer one that is finished.
+        Aside::announce(data.path(), at(50_000)).unwrap().finish().unwrap();
+        assert_eq!(pending().as_deref(), Some(second.folder()));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::packages::{self, Need, program};
 use crate::parts::Parts;
 
 /// The access key's id.
-const KEY_ID: &str = "demo";
+const KEY_ID: &str = "xtask";
 const CERTIFICATE: &str = "certificate.pem";
 const KEY: &str = "key.pem";
 /// The Region of a daemon whose configuration names none.
@@ -154,6 +154,10 @@ impl Access {
                 command.env_remove(name);
             }
         }
+        // Neither files of the user nor a proxy.
+        let nothing = self.folder.join("no-such-file");
+        command.envs(["AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"].map(|name| (name, &nothing)));
+        command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
         command.envs(self.aws());
         command
     }

@@ -39,12 +39,19 @@ pub(crate) fn add(cache: &Cache, cross: &Cross, profile: &str, parts: &mut Parts
 }
 
 /// Sets this machine up, and builds what a script on the metal needs that starts the daemon: the daemon, its client, the monitor, base
-/// images and the script that configures the daemon. `needs` are programs that the caller uses on this machine.
-pub(crate) fn prepare(cache: &Cache, needs: &[Need], steps: &mut Steps) -> Result<(Parts, Images)> {
-    let (cross, mut pending) = steps.run("set-up", || {
+/// images and the script that configures the daemon. `needs` are programs that the caller uses on this machine, and `fetch` is what else it
+/// needs from other machines: it comes before the long work.
+pub(crate) fn prepare<T>(
+    cache: &Cache,
+    needs: &[Need],
+    steps: &mut Steps,
+    fetch: impl FnOnce() -> Result<T>,
+) -> Result<(Parts, Images, T)> {
+    let (cross, mut pending, fetched) = steps.run("set-up", || {
         let pending = first_run::prepare(cache, Goal::OnMetal, needs)?;
+        let fetched = fetch()?;
         metal::set_up(cache)?;
-        Ok((Cross::prepare(cache)?, pending))
+        Ok((Cross::prepare(cache)?, pending, fetched))
     })?;
     let bases = base::begin(cache);
     let mut parts = Parts::new(cache)?;
@@ -62,5 +69,5 @@ pub(crate) fn prepare(cache: &Cache, needs: &[Need], steps: &mut Steps) -> Resul
     })?;
     Pending::all_built(cache)?;
     parts.add_script(CONFIGURE_NAME, CONFIGURE)?;
-    Ok((parts, images))
+    Ok((parts, images, fetched))
 }

@@ -1,4 +1,4 @@
-//! A virtual environment of Python with the clients of AWS that tests run.
+//! A virtual environment of Python with clients of AWS: tests and the demo run them.
 //!
 //! `tests/aws/requirements.txt` pins each package with the hashes of its files, so that pip installs nothing else.
 
@@ -18,8 +18,8 @@ use crate::toolchain;
 const REQUIREMENTS: &str = "tests/aws/requirements.txt";
 /// Python, with the module that makes virtual environments.
 pub(crate) const NEEDS: [Need; 2] = [
-    program("python3", "python3", "runs clients of AWS in tests"),
-    library("python3-venv", "installs clients of AWS for tests"),
+    program("python3", "python3", "runs clients of AWS"),
+    library("python3-venv", "installs clients of AWS"),
 ];
 
 /// The interpreter of the environment, which is installed if the cache does not have it.
@@ -32,7 +32,7 @@ pub(crate) fn prepare(cache: &Cache) -> Result<PathBuf> {
     let folder = cache.path("python").join(&key);
     let python = folder.join("bin/python");
     cache.artefact("python-complete", &key, |mark| {
-        progress::note("   installing clients of AWS for tests (boto3, AWS CLI; once)");
+        progress::note("   installing clients of AWS from PyPI (boto3, AWS CLI; once)");
         command::run(command::clean("python3").args(["-m", "venv", "--clear"]).arg(&folder)).context(
             "python3 cannot make a virtual environment; on Debian the package python3-venv lets it",
         )?;

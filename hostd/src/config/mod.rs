@@ -228,11 +228,18 @@ impl Config {
     /// The sources of artifacts. Those without a list of accounts are the only account's.
     #[must_use]
     pub fn artifacts(&self) -> ArtifactConfig {
-        match self.accounts().into_keys().collect::<Vec<_>>().as_slice() {
-            [account] => self.artifacts.clone().of_account(account),
+        match self.only_account() {
+            Some(account) => self.artifacts.clone().of_account(&account),
             // With several, a list that is missing is a problem, and the daemon does not start.
-            _ => self.artifacts.clone(),
+            None => self.artifacts.clone(),
         }
+    }
+
+    /// The account of all who may call; none if they have several.
+    #[must_use]
+    pub fn only_account(&self) -> Option<String> {
+        let mut accounts = self.accounts().into_keys();
+        accounts.next().filter(|_| accounts.next().is_none())
     }
 
     /// How long terminated microVMs can still be read by clients.

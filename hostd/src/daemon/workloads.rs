@@ -112,13 +112,22 @@ async fn open_artifacts(config: &Config, db: &Db) -> Result<Artifacts> {
     let bucket = config.data.join("buckets").join(LOCAL_BUCKET);
     let (folder, db, max_bytes) = (bucket.clone(), db.clone(), config.artifacts.limits.max_zip_bytes);
     let aside = Aside::newest(&config.data)?;
+    let only = config.only_account();
     let open = move || -> Result<Artifacts> {
         let artifacts = Artifacts::open(LOCAL_BUCKET, &folder, max_bytes)?;
-        let adopted = artifacts.adopt(&artifacts.referred(&db)?, aside.as_ref())?;
-        if adopted > 0 {
+        let adopted = artifacts.adopt(&artifacts.referred(&db)?, only.as_deref(), aside.as_ref())?;
+        if adopted.given > 0 {
             tracing::info!(
-                adopted,
+                adopted.given,
                 "artifacts of an earlier release were given to the accounts that use them"
+            );
+        }
+        if adopted.left > 0 {
+            tracing::warn!(
+                adopted.left,
+                folder = %folder.display(),
+                "artifacts of an earlier release belong to nobody: no image refers to them, and there are several accounts; \
+                 keep or remove the files"
             );
         }
         Ok(artifacts)

@@ -138,3 +138,26 @@ async fn what_a_restored_store_does_not_know_is_set_aside_and_does_not_run_on() 
     fs::remove_dir_all(site.data.join("set-aside")).unwrap();
     site.assert_clean(platform).await;
 }
+
+#[tokio::test]
+async fn states_that_a_restored_store_does_not_ask_for_are_set_aside() {
+    let Some(site) = Site::find().await else { return };
+    let platform = site.open().await;
+    let known = site.spec(43);
+    let guest = platform.launch(&known).await.unwrap();
+    guest.suspend(1).await.unwrap();
+    std::mem::forget(platform);
+
+    let aside = Aside::announce(&site.data, SystemTime::now()).unwrap();
+    let platform = site.open().await;
+    platform.sweep(&HashSet::from([known.id.clone()]), &HashSet::from([image_build()])).await.unwrap();
+    let is_pending = || Aside::pending(&site.data).unwrap().is_some();
+    // The restored store is older than the state: it knows a microVM that was never suspended, which ends.
+    assert!(matches!(platform.find(&known, 0).await.unwrap(), Found::Nothing));
+    assert!(is_pending());
+    platform.discard(&known.id).await.unwrap();
+    let state = aside.folder().join(format!("microvms/{}/suspended-1", known.id));
+    assert!(state.exists() && !site.state_of(&known.id).exists() && !is_pending());
+    fs::remove_dir_all(site.data.join("set-aside")).unwrap();
+    site.assert_clean(platform).await;
+}

@@ -144,6 +144,11 @@ impl Registries {
         self.0.iter().find(listed).or_else(|| self.0.iter().find(|entry| is_for(&entry.accounts, account)))
     }
 
+    /// Whether the registry is spoken to without TLS.
+    fn is_plain(&self) -> bool {
+        self.0.iter().any(|entry| entry.plain_http)
+    }
+
     /// Checks the entries. The error is what is wrong with them.
     fn check(&self) -> Result<(), String> {
         if self.0.is_empty() {
@@ -167,6 +172,18 @@ impl Registries {
         }
         Ok(())
     }
+}
+
+/// Whether two names are of one registry, however they are spelled: capitals, and the port that is meant without one, make no other
+/// registry. `plain`: whether it is spoken to without TLS.
+fn is_same(one: &str, other: &str, plain: bool) -> bool {
+    let canonical = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        let name = name.strip_suffix(if plain { ":80" } else { ":443" }).map(str::to_owned).unwrap_or(name);
+        // The parser of image names makes the one of the other.
+        if name == "index.docker.io" { "docker.io".to_owned() } else { name }
+    };
+    canonical(one) == canonical(other)
 }
 
 /// The schema is that of an entry.
@@ -236,7 +253,9 @@ impl ArtifactConfig {
 
     /// The configuration of a registry for an account: its own, or that of `*` for registries that are not named.
     pub(super) fn registry(&self, registry: &str, account: &str) -> Option<&RegistryConfig> {
-        self.registries.get(registry).or_else(|| self.registries.get("*"))?.of(account)
+        let mut named = self.registries.iter();
+        let named = named.find(|(host, entries)| is_same(host, registry, entries.is_plain()));
+        named.map(|(_, entries)| entries).or_else(|| self.registries.get("*"))?.of(account)
     }
 
     /// Whether an account may use any registry.
@@ -251,7 +270,12 @@ impl ArtifactConfig {
             check(&bucket.accounts).map_err(of(format!("buckets.{name}")))?;
         }
         for (host, registry) in &self.registries {
-            registry.check().map_err(of(format!("registries.\"{host}\"")))?;
+            let key = format!("registries.\"{host}\"");
+            registry.check().map_err(of(key.clone()))?;
+            let mut before = self.registries.range::<String, _>(..host);
+            if let Some((other, _)) = before.find(|(other, _)| is_same(other, host, registry.is_plain())) {
+                return Err((key, format!("it is the same registry as \"{other}\": write one entry")));
+            }
         }
         check(&self.s3.accounts).map_err(of("s3".to_owned()))?;
         check(&self.files_accounts).map_err(of("files_accounts".to_owned()))
@@ -349,6 +373,43 @@ mod tests {
             // A registry that is named is not one of "all others".
             assert_eq!(config.registry("own.example", account).is_some(), own);
             assert_eq!(config.registry("other.example", account).is_some(), !own);
+        }
+    }
+
+    #[test]
+    fn a_registry_is_the_same_however_it_is_spelled() {
+        let config = config(
+            "[registries.\"Own.example:443\"]\naccounts = [\"111122223333\"]\n\
+             [registries.\"plain.example\"]\nplain_http = true\naccounts = [\"111122223333\"]\n\
+             [registries.\"index.docker.io\"]\naccounts = [\"111122223333\"]\n\
+             [registries.\"*\"]\naccounts = [\"444455556666\"]\n",
+        );
+        config.check_owners().unwrap();
+        let same = [
+            "own.example",
+            "OWN.example",
+            "own.example:443",
+            "plain.example:80",
+            "PLAIN.example",
+            "docker.io",
+        ];
+        for registry in same {
+            assert!(
+                config.registry(registry, A).is_some() && config.registry(registry, B).is_none(),
+                "{registry}"
+            );
+        }
+        for other in ["own.example:80", "own.example:5000", "plain.example:443", "example"] {
+            assert!(config.registry(other, A).is_none() && config.registry(other, B).is_some(), "{other}");
+        }
+        for other in ["own.example", "OWN.EXAMPLE:443"] {
+            let mut twice = config.clone();
+            twice.registries.insert(other.to_owned(), twice.registries["Own.example:443"].clone());
+            let (key, why) = twice.check_owners().unwrap_err();
+            assert!(
+                key.starts_with("registries.") && why.starts_with("it is the same registry as"),
+                "{key}: {why}"
+            );
         }
     }
 

@@ -92,11 +92,13 @@ impl Launch {
         let path = self.run_dir.join(CONTROL_SOCKET);
         let listener = PacketListener::bind(&path).map_err(failed("listening at", &path))?;
         let record = self.run_dir.join(PROCESS_RECORD);
-        let record = File::create(&record).map_err(failed("making the record", &record))?;
-        let (child, jail) = match self.spawn(listener, record) {
+        let made = File::create(&record).map_err(failed("making the record", &record));
+        let (child, jail) = match made.and_then(|file| self.spawn(listener, file)) {
             Ok(started) => started,
             Err(error) => {
-                let _ = fs::remove_file(&path); // report the original error, not this one
+                // The original error is reported, not one of these.
+                let _ = fs::remove_file(&path);
+                let _ = fs::remove_file(&record);
                 return Err(error);
             }
         };
@@ -126,9 +128,10 @@ impl Launch {
     }
 }
 
-/// Removes the socket and the resources of the jail on the host; ignores what is already gone.
+/// Removes the socket, the record of the process and the resources of the jail on the host; ignores what is already gone.
 fn clean_up(socket: &Path, jail: &JailConfig) {
     let _ = fs::remove_file(socket);
+    let _ = fs::remove_file(socket.with_file_name(PROCESS_RECORD));
     let _ = jail::clean_up(jail);
 }
 

@@ -17,6 +17,19 @@ const PROFILE: &str = "config.toml";
 const AWS: &str = "aws";
 const AWS_ENVIRONMENT: &str = "aws.sh";
 
+/// Variables of a user that go before those of the file.
+const OVERRIDES: [&str; 9] = [
+    "AWS_PROFILE",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_SESSION_TOKEN",
+    "AWS_SECURITY_TOKEN",
+    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+    "AWS_ENDPOINT_URL_LAMBDA_MICROVMS",
+    "AWS_ENDPOINT_URL_CLOUDWATCH_LOGS",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL_STS",
+];
+
 /// Adds `hearth` and the AWS CLI to the folder of the credentials, with their configuration, and gives the metal the instructions that
 /// the demo ends with.
 pub(super) fn prepare(cache: &Cache, access: &Access, python: &Path, parts: &mut Parts) -> Result<()> {
@@ -36,7 +49,7 @@ pub(super) fn prepare(cache: &Cache, access: &Access, python: &Path, parts: &mut
 
 /// A script that prepares a shell for the AWS CLI, whatever is set up there.
 fn environment(access: &Access) -> String {
-    let mut text = String::from("unset AWS_PROFILE AWS_SESSION_TOKEN\n");
+    let mut text = format!("unset {}\n", OVERRIDES.join(" "));
     for (name, value) in access.aws() {
         text += &format!("export {name}='{value}'\n");
     }

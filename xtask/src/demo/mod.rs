@@ -54,10 +54,10 @@ impl Options {
         let mut steps = Steps::default();
         let [python, environments] = python::NEEDS;
         let needs = [access::OPENSSL, python, environments];
-        let (mut parts, images) = daemon::prepare(cache, &needs, &mut steps)?;
+        let (mut parts, images, python) =
+            daemon::prepare(cache, &needs, &mut steps, || python::prepare(cache))?;
         let (access, aws) = steps.run("access from this machine", || {
             let access = Access::prepare(cache, "demo", self.ports()?)?;
-            let python = python::prepare(cache)?;
             access.give(&mut parts)?;
             if self.keep {
                 keep::prepare(cache, &access, &python, &mut parts)?;

@@ -60,7 +60,7 @@ impl Options {
             );
         }
         let mut steps = Steps::default();
-        let (mut parts, images) = daemon::prepare(cache, &[], &mut steps)?;
+        let (mut parts, images, ()) = daemon::prepare(cache, &[], &mut steps, || Ok(()))?;
         parts.add_script(SCRIPT_NAME, SCRIPT)?;
         let archive = parts.path(ARCHIVE);
         steps.run("an image and a suspended microVM", || make(cache, &parts, &images, &archive))?;

@@ -131,7 +131,8 @@ impl Options {
         if self.outside {
             let [python, environments] = python::NEEDS;
             let needs = [access::OPENSSL, python, environments];
-            let (mut parts, images) = daemon::prepare(cache, &needs, &mut steps)?;
+            let (mut parts, images, _) =
+                daemon::prepare(cache, &needs, &mut steps, || python::prepare(cache))?;
             steps.run(OUTSIDE, || outside::check(cache, &mut parts, &images))?;
             eprint!("{}", steps.table());
             return Ok(0);
@@ -139,6 +140,9 @@ impl Options {
         let goal = if self.fast { Goal::Natively } else { Goal::OnMetal };
         let (cross, mut pending) = steps.run("set-up", || {
             let pending = first_run::prepare(cache, goal, &PEERS)?;
+            // What comes from other machines is fetched before the long work.
+            python::prepare(cache)?;
+            aws_cli::prepare(cache)?;
             if !self.fast {
                 metal::set_up(cache)?;
             }

@@ -1,8 +1,9 @@
 //! A layer that bounds what a request may have received: its bytes, its time, and the bytes that all requests of an
 //! account have under way.
 //!
-//! Room is taken before the first byte is received, as much as the message may have, and given back when the request is
-//! complete. So an account that begins many requests and finishes none waits for itself.
+//! Room is taken before the first byte is read, as much as the message may have, and given back when the request is
+//! complete. So an account that begins many requests and finishes none waits for itself. What HTTP/2's windows let a client send before
+//! is bounded by connection.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -18,6 +19,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::Layer;
 
+use crate::access::Origin;
 use crate::api::timer::Timer;
 use crate::panics::poisoned;
 use crate::service::host::upload::DATA_MAX;
@@ -85,22 +87,23 @@ struct Room {
 }
 
 impl Bounds {
-    fn room(&self, account: &str) -> Arc<Room> {
+    /// The room of an account, or of the socket.
+    fn room(&self, of: &str) -> Arc<Room> {
         let mut rooms = self.0.lock().unwrap_or_else(poisoned);
-        rooms.get(account).and_then(Weak::upgrade).unwrap_or_else(|| {
+        rooms.get(of).and_then(Weak::upgrade).unwrap_or_else(|| {
             if rooms.len() >= ACCOUNTS {
                 rooms.retain(|_, room| room.strong_count() > 0);
             }
             let (requests, uploads) = (Semaphore::new(ROOM.0), Semaphore::new(ROOM.1));
             let room = Arc::new(Room { requests: Arc::new(requests), uploads: Arc::new(uploads) });
-            rooms.insert(account.to_owned(), Arc::downgrade(&room));
+            rooms.insert(of.to_owned(), Arc::downgrade(&room));
             room
         })
     }
 
     /// Waits for the room that a request takes; none for callers without an account, whose requests are tiny.
-    fn place(&self, bound: &Bound, account: Option<&str>) -> Placing {
-        let room = account.filter(|_| bound.room > 0).map(|account| self.room(account));
+    fn place(&self, bound: &Bound, of: Option<&str>) -> Placing {
+        let room = of.filter(|_| bound.room > 0).map(|of| self.room(of));
         let (upload, bytes) = (bound.is_upload(), u32::try_from(bound.room).unwrap_or(u32::MAX));
         Box::pin(async move {
             let room = room?;
@@ -139,7 +142,10 @@ impl<S: tower::Service<Request<Body>>> tower::Service<Request<Body>> for Boundin
         let bound = Bound::of(request.uri().path());
         let incoming = request.extensions().get::<Incoming>();
         let caller = incoming.and_then(|incoming| incoming.caller.as_ref().ok());
-        let placing = self.bounds.place(&bound, caller.map(|caller| caller.account.as_str()));
+        // The operator at the socket does not wait for keys of the same account.
+        let is_local = matches!(request.extensions().get(), Some(Origin::Socket(_)));
+        let of = caller.map(|caller| format!("{}{}", if is_local { "socket " } else { "" }, caller.account));
+        let placing = self.bounds.place(&bound, of.as_deref());
         self.inner.call(request.map(|body| Body::new(Bounded::new(body, bound, placing))))
     }
 }

@@ -49,7 +49,10 @@ impl Host {
         let reconciled = reconciled.await??;
         timeline.done("reconcile");
         let live = match reconciled {
-            Reconciled::Ended { suspended: true } => return Ok(Found::Suspended),
+            Reconciled::Ended { suspended: true } => {
+                self.restoration.settle(&spec.id);
+                return Ok(Found::Suspended);
+            }
             Reconciled::Ended { suspended: false } => return Ok(Found::Nothing),
             Reconciled::Live(live) => *live,
         };
@@ -68,6 +71,7 @@ impl Host {
         running.thaw().await;
         timeline.done("thaw");
         self.remember(&running);
+        self.restoration.settle(&spec.id);
         let report = OperationReport {
             operation: TimedOperation::Adopt,
             microvm: &spec.id,

@@ -26,6 +26,7 @@ use super::error::{HostError, failed};
 use super::exclusive::TURN;
 use super::layout::{Keep, Place, make_folder};
 use super::record::{RunRecord, set_identified};
+use super::remove::set_aside;
 use super::running::{MicrovmParts, RunningMicrovm};
 use super::timeline::{OperationReport, TimedOperation, Timeline};
 use super::{Host, identity, links, monitors};
@@ -243,6 +244,12 @@ impl Host {
     ) -> Result<Restored, HostError> {
         let (place, from) = (&making.place, making.from);
         self.end_run(place)?;
+        if let Some(aside) = self.restoration.aside_of(&spec.id) {
+            if place.state.exists() {
+                set_aside(&aside, &place.state, self.layout.data())?;
+            }
+            self.restoration.settle(&spec.id);
+        }
         place
             .tidy(if from == 0 { Keep::Nothing } else { Keep::State(from) })
             .map_err(failed("tidying", &place.state))?;

@@ -47,6 +47,7 @@ mod phase;
 mod reconcile;
 mod record;
 mod remove;
+mod restoration;
 mod running;
 mod suspend;
 pub mod timeline;
@@ -84,6 +85,7 @@ use groups::Groups;
 use layout::{Layout, remove_folder};
 use names::InUse;
 use record::{MonitorRecord, Record as _, RunRecord};
+use restoration::Restoration;
 use running::RunningMicrovm;
 
 /// Why microVMs cannot be made on this host.
@@ -160,6 +162,7 @@ struct Host {
     /// Folders of microVMs that are being made, saved or removed.
     making: Exclusive,
     attempts: Attempts,
+    restoration: Restoration,
 }
 
 impl fmt::Debug for Host {
@@ -249,6 +252,7 @@ impl Host {
             ending,
             making,
             attempts: Attempts::default(),
+            restoration: Restoration::default(),
         };
         host.recover().map_err(OpenError::Leftovers)?;
         Ok(host)
@@ -347,12 +351,16 @@ impl Platform for HostPlatform {
                 Err(error) => tracing::warn!(%error, "a folder of the host's microVMs is left alone"),
             }
         }
-        let (host, builds) = (Arc::clone(&self.host), builds.clone());
+        let (host, builds, microvms) = (Arc::clone(&self.host), builds.clone(), microvms.clone());
         let swept = spawn_blocking(move || {
             host.sweep_host()?;
             host.sweep_builds(&builds, aside.as_ref())?;
             if let Some(aside) = aside {
-                aside.finish().map_err(failed("writing", aside.folder()))?;
+                // What is known can be newer than what is known of it.
+                let with_files = microvms.into_iter().filter(|id| host.layout.microvm(id).state.exists());
+                let folder = aside.folder().to_owned();
+                let begun = host.restoration.begin(aside, with_files.collect());
+                begun.map_err(failed("writing", &folder))?;
             }
             // New microVMs will be launched from these images: the pool prepares monitors for their shapes.
             for folder in builds.iter().map(|build| host.layout.build(build)) {

@@ -60,9 +60,11 @@ impl Host {
         Ok(())
     }
 
-    /// Terminates a microVM and removes everything of it.
+    /// Terminates a microVM and removes everything of it. After a restoration of the store, files that nobody has looked at are set aside.
     pub(super) async fn remove(self: &std::sync::Arc<Self>, id: &MicrovmId) -> Result<(), HostError> {
-        self.discard(id, None).await
+        self.discard(id, self.restoration.aside_of(id)).await?;
+        self.restoration.settle(id);
+        Ok(())
     }
 
     /// Terminates a microVM and removes what it has in the run directory. Its folder of files that outlive a reboot is removed or
@@ -145,7 +147,7 @@ impl Host {
 }
 
 /// Moves a folder below `data` to what is set aside, where it has the same path.
-fn set_aside(aside: &Aside, path: &Path, data: &Path) -> Result<(), HostError> {
+pub(super) fn set_aside(aside: &Aside, path: &Path, data: &Path) -> Result<(), HostError> {
     let name = path.strip_prefix(data).unwrap_or(path);
     aside.take(path, name).map_err(failed("setting aside", path))
 }

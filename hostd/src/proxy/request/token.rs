@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use hyper::Request;
-use hyper::header::ORIGIN;
+use hyper::header::{HeaderName, ORIGIN};
 
 use super::super::credentials::Credentials;
 use super::super::error::ProxyError;
@@ -14,6 +14,9 @@ use super::super::peer::Peer;
 use super::super::websocket;
 use super::host::Host;
 use crate::tokens::{Claims, Tokens};
+
+/// Header in which browsers report the origin of a request; pages cannot set it.
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// A request with a valid token for its host.
 #[derive(Debug)]
@@ -68,8 +71,12 @@ impl Authentication {
 
 /// Whether a request may use a cookie's token. Browsers send cookies with requests of other pages, too: those of other microVMs are even
 /// of the same site. What changes something, and a WebSocket, whose messages any page could read, must come from a page of this host.
+/// Where a page hides its origin (`Referrer-Policy: no-referrer` makes that of a form `null`), browsers say of which kind it is.
 fn may_use_cookie<B>(host: &Host, websocket: bool, request: &Request<B>) -> bool {
     if request.method().is_safe() && !websocket {
+        return true;
+    }
+    if !websocket && request.headers().get(FETCH_SITE).is_some_and(|site| site == "same-origin") {
         return true;
     }
     let own = format!("https://{}", host.authority());
@@ -137,7 +144,12 @@ mod tests {
         for method in ["POST", "PUT", "DELETE", "PATCH", "PURGE"] {
             assert!(allowed(method, Some(&own), &[]), "{method}");
             assert!(!allowed(method, Some(&other), &[]) && !allowed(method, None, &[]), "{method}");
-            assert!(!allowed(method, Some(&"null".to_owned()), &[]), "{method}");
+            let hidden = "null".to_owned();
+            assert!(!allowed(method, Some(&hidden), &[]), "{method}");
+            assert!(allowed(method, Some(&hidden), &[("sec-fetch-site", "same-origin")]), "{method}");
+            for other in ["same-site", "cross-site", "none"] {
+                assert!(!allowed(method, Some(&hidden), &[("sec-fetch-site", other)]), "{method} {other}");
+            }
             // Who can set the header has the token.
             let token = steps.host.token();
             assert!(allowed(method, Some(&other), &[("x-aws-proxy-auth", &token)]), "{method}");

@@ -1,13 +1,13 @@
 //! BackUpStore.
 //!
 //! One backup is made at a time, also if its client has gone. A backup is named by the time, `SECONDS-MILLISECONDS`; after each
-//! new one the oldest are removed, so that the newest are kept. What has another name is not touched.
+//! new one the oldest are removed, so that the newest are kept. What has another name is not touched. The folder is this host's alone.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use hearth_proto::host::v1::{BackUpStoreRequest, BackUpStoreResponse};
 
@@ -46,6 +46,28 @@ impl Backups {
         Self { folder, kept: usize::try_from(kept).unwrap_or(usize::MAX).max(1), under_way: Arc::default() }
     }
 
+    /// The name of a backup that is made now: its time in milliseconds, and later than all others whatever the clock says, since the
+    /// newest are kept.
+    fn name(&self, now: Duration) -> String {
+        let newest = self.whole().unwrap_or_default().into_iter().max();
+        let after = newest.map_or(Duration::ZERO, |(time, _)| time.saturating_add(Duration::from_millis(1)));
+        let time = now.max(after);
+        format!("{}-{:03}", time.as_secs(), time.subsec_millis())
+    }
+
+    /// All backups, with their times.
+    fn whole(&self) -> io::Result<Vec<(Duration, String)>> {
+        let mut whole = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Some(time) = time_of(&name).filter(|_| entry.path().is_dir()) {
+                whole.push((time, name));
+            }
+        }
+        Ok(whole)
+    }
+
     /// Begins a backup.
     ///
     /// # Errors
@@ -69,16 +91,13 @@ impl Backups {
     }
 
     fn try_prune(&self) -> io::Result<()> {
-        let mut whole = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if let Some(time) = time_of(&name) {
-                whole.push((time, name));
-            } else if is_remains(&name) {
+            if is_remains(&entry.file_name().to_string_lossy()) {
                 fs::remove_dir_all(entry.path())?;
             }
         }
+        let mut whole = self.whole()?;
         whole.sort_unstable();
         let excess = whole.len().saturating_sub(self.kept);
         for (_, name) in whole.into_iter().take(excess) {
@@ -93,11 +112,13 @@ impl Backups {
 }
 
 /// The time in the name of a backup: seconds and milliseconds.
-fn time_of(name: &str) -> Option<(u64, u64)> {
-    let (seconds, millis) = name.split_once('-')?;
-    let number =
-        |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?;
-    (millis.len() == 3).then(|| Some((number(seconds)?, number(millis)?)))?
+fn time_of(name: &str) -> Option<Duration> {
+    let (seconds, millis) = name.split_once('-').filter(|(_, millis)| millis.len() == 3)?;
+    let is_number = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
+    let (seconds, millis) =
+        [seconds, millis].iter().all(|part| is_number(part)).then_some((seconds, millis))?;
+    let seconds = Duration::from_secs(seconds.parse().ok()?);
+    seconds.checked_add(Duration::from_millis(millis.parse().ok()?))
 }
 
 /// Whether a folder is what a backup or a removal has left that was killed.
@@ -119,8 +140,9 @@ impl Handler for BackUpStoreRequest {
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
         let service = call.service;
         let now = service.now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let name = format!("{}-{:03}", now.as_secs(), now.subsec_millis());
-        let size = back_up(&service.parts().host.backups, service.db(), &name).await?;
+        let backups = &service.parts().host.backups;
+        let name = backups.name(now);
+        let size = back_up(backups, service.db(), &name).await?;
         Ok(BackUpStoreResponse { name, bytes: bytes(size) })
     }
 }
@@ -220,11 +242,28 @@ mod tests {
         ] {
             fs::create_dir_all(folder.path().join(name).join("inside")).unwrap();
         }
+        fs::write(folder.path().join("1-000"), "a file").unwrap();
         Backups::new(folder.path().to_owned(), 2).prune();
         assert_eq!(
             names(folder.path()),
-            [".other.partial", "1000-1", "1001-000", "1001-001", "by-hand", "x-000"]
+            [".other.partial", "1-000", "1000-1", "1001-000", "1001-001", "by-hand", "x-000"]
         );
+    }
+
+    #[test]
+    fn a_new_backup_is_the_newest_whatever_the_clock_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let backups = Backups::new(folder.path().join("backups"), 2);
+        let now = Duration::from_millis(1_234_005);
+        assert_eq!(backups.name(now), "1234-005");
+        // The clock was ahead once.
+        for name in ["9000-999", "8999-000"] {
+            fs::create_dir_all(folder.path().join("backups").join(name)).unwrap();
+        }
+        assert_eq!(backups.name(now), "9001-000");
+        fs::create_dir(folder.path().join("backups/9001-000")).unwrap();
+        backups.prune();
+        assert_eq!(names(&folder.path().join("backups")), ["9000-999", "9001-000"]);
     }
 
     #[tokio::test]

@@ -159,22 +159,31 @@ impl Artifacts {
         Ok(removed)
     }
 
-    /// Gives artifacts of earlier releases, which all accounts shared, to the accounts whose images refer to them, and
-    /// removes the others, or sets them aside. Returns their number.
+    /// Gives artifacts of earlier releases, which all accounts shared, to the accounts whose images refer to them, and those that no image
+    /// refers to to the only account there is. Without one, nobody knows whose they are: they are set aside after a restoration,
+    /// and stay where they are otherwise.
     ///
     /// # Errors
     /// Errors of the system.
-    pub(crate) fn adopt(&self, referred: &Referred, aside: Option<&Aside>) -> Result<usize, ArtifactError> {
-        let mut adopted = 0_usize;
+    pub(crate) fn adopt(
+        &self,
+        referred: &Referred,
+        only: Option<&str>,
+        aside: Option<&Aside>,
+    ) -> Result<Adopted, ArtifactError> {
+        let mut adopted = Adopted::default();
         for entry in fs::read_dir(&self.shared.folder)? {
             let entry = entry?;
             if !entry.file_type()?.is_file() {
                 continue;
             }
             let name = entry.file_name().to_string_lossy().into_owned();
-            let mut is_referred = false;
-            for (account, _) in referred.iter().filter(|(_, key)| *key == name) {
-                is_referred = true;
+            let users = referred.iter().filter(|(_, key)| *key == name).map(|(account, _)| account.as_str());
+            let mut accounts: Vec<&str> = users.collect();
+            if accounts.is_empty() {
+                accounts.extend(only);
+            }
+            for account in &accounts {
                 let key = Key::new(&name)?;
                 let (mut file, temporary) = self.temporary(account)?;
                 std::io::copy(&mut fs::File::open(entry.path())?, &mut file)?;
@@ -182,18 +191,28 @@ impl Artifacts {
                 let etag = name.chars().take(64).collect();
                 let about = About { key: name.clone(), etag, ..About::default() };
                 match self.keep(account, &key, file, temporary, &about, &Condition::Absent) {
-                    Ok(()) => adopted = adopted.saturating_add(1),
+                    Ok(()) => adopted.given = adopted.given.saturating_add(1),
                     Err(ArtifactError::Condition) => {} // by an attempt before this one
                     Err(error) => return Err(error),
                 }
             }
-            match aside.filter(|_| !is_referred) {
+            match aside {
+                _ if !accounts.is_empty() => fs::remove_file(entry.path())?,
                 Some(aside) => aside.take(&entry.path(), &Path::new("artifacts").join(&name))?,
-                None => fs::remove_file(entry.path())?,
+                None => adopted.left = adopted.left.saturating_add(1),
             }
         }
         Ok(adopted)
     }
+}
+
+/// What has become of artifacts of earlier releases.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Adopted {
+    /// Number of those that were given to accounts; an artifact counts for each account.
+    pub(crate) given: usize,
+    /// Number of those whose account nobody knows, which stay where they are.
+    pub(crate) left: usize,
 }
 
 /// Removes the folder of an upload if it is old. Returns whether it was.

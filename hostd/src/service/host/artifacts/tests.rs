@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use prost::Message as _;
 use tempfile::TempDir;
 
-use super::collect::{Collected, Referred};
+use super::collect::{Adopted, Collected, Referred};
 use super::key::ArtifactName;
 use super::list::Listing;
 use super::multipart::{PartName, UploadId};
@@ -425,12 +425,20 @@ async fn artifacts_of_an_earlier_release_go_to_the_accounts_that_use_them() {
     }
     let uses = |account: &str| (account.to_owned(), "aa-app.zip".to_owned());
     let referred: Referred = HashSet::from([uses(ACCOUNT), uses(OTHER)]);
-    assert_eq!(home.artifacts.adopt(&referred, None).unwrap(), 2);
+    let adopted = |given, left| Adopted { given, left };
+    assert_eq!(home.artifacts.adopt(&referred, None, None).unwrap(), adopted(2, 1));
     for account in [ACCOUNT, OTHER] {
         assert_eq!(home.get(account, "aa-app.zip").await.unwrap(), b"aa-app.zip");
     }
-    assert_eq!(home.files().len(), 2);
-    assert_eq!(home.artifacts.adopt(&referred, None).unwrap(), 0);
+    // Nobody knows whose the other one is, so it is lost to nobody and seen by nobody.
+    let unused = home.folder.path().join("bb-unused.zip");
+    assert_eq!(fs::read(&unused).unwrap(), b"bb-unused.zip");
+    assert!(home.get(OTHER, "bb-unused.zip").await.is_none());
+    // With one account it is that account's.
+    assert_eq!(home.artifacts.adopt(&referred, Some(ACCOUNT), None).unwrap(), adopted(1, 0));
+    assert_eq!(home.get(ACCOUNT, "bb-unused.zip").await.unwrap(), b"bb-unused.zip");
+    assert!(home.get(OTHER, "bb-unused.zip").await.is_none() && !unused.exists());
+    assert_eq!(home.artifacts.adopt(&referred, Some(ACCOUNT), None).unwrap(), adopted(0, 0));
 }
 
 #[tokio::test]
