@@ -308,6 +308,12 @@ impl Host {
         }
     }
 
+    /// A resume fails: the state is there, and no process, not even one that an earlier resume has left (`Platform::resume`).
+    fn not_restored(&mut self, why: &str) -> Event {
+        self.running = false;
+        Event::RestoreFailed(why.to_owned())
+    }
+
     /// The effect under way is late; returns its event. A save gets a warning before it is given up.
     fn late(&mut self, warned: bool) -> Option<Event> {
         let why = || "it took too long".to_owned();
@@ -315,7 +321,7 @@ impl Host {
             Effect::Save(_) if !warned => return Some(Event::SaveSlow(why())),
             Effect::Save(_) => Event::SaveHung(why()),
             Effect::Launch => Event::LaunchFailed(why()),
-            Effect::Restore => Event::RestoreFailed(why()),
+            Effect::Restore => self.not_restored(&why()),
             Effect::Call(hook) => Event::Hook(hook, HookOutcome::TimedOut),
             Effect::Discard => return None, // a discard is started again
             Effect::CancelSave => unreachable!("it is not waited for"),
@@ -334,7 +340,7 @@ impl Host {
                 self.running = true;
                 Event::Launched
             }
-            Effect::Restore if fails => Event::RestoreFailed("full".into()),
+            Effect::Restore if fails => self.not_restored("full"),
             Effect::Restore => {
                 assert!(self.saved.is_some(), "nothing to restore from");
                 self.running = true;
