@@ -195,3 +195,41 @@ def test_a_profile_with_a_role(cli, stand):
     assert denied.format("GetMicrovmImage") in deploy.refused("get-microvm-image", "--image-identifier", own)
     identity = cli("--profile", "deploy", "sts", "get-caller-identity")
     assert identity["Arn"].startswith("arn:aws:sts::123456789012:assumed-role/deploy/")
+
+
+def test_the_pages_with_skeletons(aws, stand):
+    """What a skeleton of a page is filled in with is the same as options."""
+    image = name("skeleton")
+    for command in ("create-microvm-image", "update-microvm-image", "get-microvm-image-version"):
+        assert "imageIdentifier" in aws(command, "--generate-cli-skeleton") or command.startswith("create")
+    request = aws("create-microvm-image", "--generate-cli-skeleton")
+    filled = {
+        "name": image,
+        "baseImageArn": BASE,
+        "baseImageVersion": "2",
+        "buildRoleArn": ROLE,
+        "description": "a description",
+        "codeArtifact": {"uri": "s3://bucket/app.zip"},
+        "logging": {"cloudWatch": {"logGroup": "/group", "logStream": "stream"}},
+        "cpuConfigurations": [{"architecture": "ARM_64"}],
+        "resources": [{"minimumMemoryInMiB": 4096}],
+        "hooks": HOOKS,
+        "environmentVariables": {"KeyName1": "one", "KeyName2": "two"},
+        "egressNetworkConnectors": [CONNECTOR],
+        "additionalOsCapabilities": ["ALL"],
+    }
+    assert set(filled) <= set(request), "the skeleton has every member"
+    path = aws.folder / "create.json"
+    path.write_text(json.dumps(filled))
+    created = aws("create-microvm-image", "--cli-input-json", f"file://{path}")
+    check(created)
+    arn = created["imageArn"]
+    stand.until("CREATED", lambda: stand.client.get_microvm_image(imageIdentifier=arn)["state"])
+    del filled["name"]
+    path.write_text(json.dumps({"imageIdentifier": arn, **filled}))
+    check(aws("update-microvm-image", "--cli-input-json", f"file://{path}"))
+    stand.until("UPDATED", lambda: stand.client.get_microvm_image(imageIdentifier=arn)["state"])
+    path.write_text(json.dumps({"imageIdentifier": arn, "imageVersion": "2.0"}))
+    version = aws("get-microvm-image-version", "--cli-input-json", f"file://{path}")
+    check(version)
+    assert version["imageVersion"] == "2.0"

@@ -153,3 +153,15 @@ def test_a_modelled_error(provocations, operation, expected):
     # boto3 puts the members of the model beside these.
     members = set(response) - {"Error", "ResponseMetadata"}
     assert set(shape.required_members) <= members <= set(shape.members), response
+
+
+@pytest.mark.parametrize(
+    ("operation", "sentence"),
+    [
+        ("RunMicrovm", "The base maximum allocated memory limit has been reached for this account."),
+        ("CreateMicrovmImage", "You have exceeded the maximum number of MicroVM images in this account: 3"),
+        ("UpdateMicrovmImage", "You have exceeded the maximum number of versions of a MicroVM image: 3"),
+    ],
+)
+def test_the_sentences_of_quotas(trouble, operation, sentence):
+    assert trouble.quota(operation)["Error"]["Message"] == sentence

@@ -194,3 +194,23 @@ def test_sweep(profile):
         swept += 1
     assert wrong == []
     assert swept > 250
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_what_is_required(profile):
+    """Each required member that is no part of the path, left out."""
+    client = Stand(profile, "third", parameter_validation=False).client
+    model = client.meta.service_model
+    seen = 0
+    for operation in model.operation_names:
+        shape = model.operation_model(operation).input_shape
+        if shape is None:
+            continue
+        whole = {name: WHOLE[name] for name in shape.required_members}
+        for member in shape.required_members:
+            if shape.members[member].serialization.get("location") == "uri":
+                continue
+            message = refusal(client, operation, {name: value for name, value in whole.items() if name != member})
+            assert f"Value null at '{member}' failed to satisfy constraint: Member must not be null" in message, (operation, member)
+            seen += 1
+    assert seen > 10
