@@ -74,11 +74,14 @@ async fn a_body_in_one_chunk_is_stored_if_its_checksum_is_right() {
         for part in [head.as_bytes(), begin.as_bytes(), &data, end.as_bytes()] {
             stream.write_all(part).await.unwrap();
         }
+        // What the socket had no room for is in the TLS session still, and reading does not send it.
+        stream.flush().await.unwrap();
         let answer = rest(stream).await;
         assert!(answered.iter().all(|part| answer.contains(part)), "{answer}");
         let mut stream = connect(&server, folder.path()).await;
         let head = signed("HEAD", nothing, &[]) + "\r\n";
         stream.write_all(head.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
         let answer = rest(stream).await;
         assert!(stored.iter().all(|part| answer.contains(part)), "{answer}");
     }
