@@ -12,7 +12,7 @@ pub mod config;
 mod greeting;
 mod peers;
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
 
 use std::convert::Infallible;
 use std::fmt;

@@ -1,7 +1,7 @@
 //! Connections over streams in memory, so that simulated time decides alone, with clients written byte by byte.
 
 mod handshakes;
-pub(in crate::api) mod raw;
+pub(crate) mod raw;
 mod slow;
 
 use bytes::Bytes;

@@ -3,7 +3,7 @@
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 /// What every client says first.
-pub(in crate::api) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Kinds of frames.
 pub(in crate::api) const HEADERS: u8 = 1;
 pub(in crate::api) const RESET: u8 = 3;
@@ -14,7 +14,7 @@ pub(in crate::api) const CONTINUATION: u8 = 9;
 pub(in crate::api) const END_HEADERS: u8 = 4;
 
 /// A frame of HTTP/2 (RFC 9113, section 4.1).
-pub(in crate::api) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }

@@ -1,5 +1,6 @@
 //! Tests of the table of constraints.
 
+mod bounds;
 mod model;
 mod sweep;
 
