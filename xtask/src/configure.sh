@@ -31,11 +31,19 @@ secret = "$secret"
 END
 fi
 
-# Starts the daemon, whose process is $daemon then, and waits until it answers. The function $1 runs when the script ends.
+# Runs when a script ends, unless it has a function of its own: no microVM and no daemon is left.
+stop() {
+    status=$?
+    trap - EXIT INT TERM
+    "$HEARTH_CLI" --quiet ps | xargs -r "$HEARTH_CLI" rm --wait > /dev/null 2>&1 || true
+    end_daemon $status
+    exit $status
+}
+# Starts the daemon, whose process is $daemon then, and waits until it answers. The function `stop` runs when the script ends.
 start_daemon() {
     "$HEARTH_HOSTD" --config "$home/hearthd.toml" > "$home/hearthd.log" 2>&1 &
     daemon=$!
-    trap "$1" EXIT INT TERM
+    trap stop EXIT INT TERM
     tries=0
     until "$HEARTH_CLI" host > /dev/null 2>&1; do
         kill -0 "$daemon" 2> /dev/null || exit 1

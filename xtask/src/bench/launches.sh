@@ -20,7 +20,7 @@ stop() {
     rm -rf "$home"
     exit $status
 }
-start_daemon stop
+start_daemon
 "$HEARTH_CLI" image create counter "$HEARTH_EXAMPLES/counter" --memory 512 --hooks-port 8080 --ready=120 --validate=60 \
     --run=60 --suspend=60 --resume=60
 bench=$1

@@ -52,16 +52,9 @@ step_outside() {
 newest() {
     "$HEARTH_CLI" --quiet ps --limit 1
 }
-stop() {
-    status=$?
-    trap - EXIT INT TERM
-    "$HEARTH_CLI" --quiet ps | xargs -r "$HEARTH_CLI" rm --wait > /dev/null 2>&1 || true
-    end_daemon $status
-    exit $status
-}
 
 . "$HEARTH_IN/configure.sh"
-start_daemon stop
+start_daemon
 
 step 'the host' host
 step 'an image of a Dockerfile and a program' image create counter "$HEARTH_EXAMPLES/counter" --memory 512 \

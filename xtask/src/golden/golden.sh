@@ -8,13 +8,7 @@ mkdir -p "$home"
 export HEARTH_ENDPOINT="unix:$home/hearthd.sock"
 date -u -s @4102444800
 . "$HEARTH_IN/configure.sh"
-stop() {
-    status=$?
-    trap - EXIT INT TERM
-    end_daemon $status
-    exit $status
-}
-start_daemon stop
+start_daemon
 "$HEARTH_CLI" image create counter "$HEARTH_EXAMPLES/counter" --memory 512 --hooks-port 8080 --ready=120 --validate=60 \
     --run=60 --suspend=60 --resume=60 --tag kept=yes
 "$HEARTH_CLI" run counter --payload golden --log-group /golden --log-stream one --ingress HTTP_INGRESS

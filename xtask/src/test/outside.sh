@@ -6,14 +6,7 @@ home="$HEARTH_OUT/hearth"
 mkdir -p "$home"
 export HEARTH_ENDPOINT="unix:$home/hearthd.sock"
 . "$HEARTH_IN/configure.sh"
-stop() {
-    status=$?
-    trap - EXIT INT TERM
-    "$HEARTH_CLI" --quiet ps | xargs -r "$HEARTH_CLI" rm --wait > /dev/null 2>&1 || true
-    end_daemon $status
-    exit $status
-}
-start_daemon stop
+start_daemon
 {
     "$HEARTH_CLI" ca
     echo ready
