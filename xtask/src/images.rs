@@ -21,6 +21,8 @@ pub(crate) const BUILDER: ProgramRequest<'static> =
 const EXAMPLES: &str = "examples";
 /// The examples that are used as build contexts.
 const CONTEXTS: [&str; 2] = ["counter", "notes"];
+/// Package and program of the app of hostile guests; the program's name is its folder's, too.
+const HOSTILE: (&str, &str) = ("hearth-test-hostile-app", "hostile");
 /// Memory of the emulated metal in MiB: the disks of builds are in it.
 const MEMORY_MIB: u32 = 10 << 10;
 /// Runs a command with the catalogue mounted.
@@ -65,6 +67,14 @@ impl Images {
     /// The folder of an example on this machine.
     pub(crate) fn context(&self, example: &str) -> PathBuf {
         self.examples.join(example)
+    }
+
+    /// Adds the app of hostile guests, for the daemon's tests, as if it were an example.
+    pub(crate) fn add_hostile(&self, cache: &Cache, cross: &Cross, profile: &str) -> Result<()> {
+        let context = self.context(HOSTILE.1);
+        copy_files(&toolchain::repository()?.join("testing").join(HOSTILE.1), &context)?;
+        let app = (HOSTILE.0, Executable::Binary(HOSTILE.1));
+        crate::parts::build_executable(cache, cross, profile, app, &context.join(HOSTILE.1))
     }
 
     /// Adds the disk and memory to a job whose words come from [`Self::words`].

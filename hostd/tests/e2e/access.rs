@@ -3,8 +3,6 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use hearth_proto::microvms::v1::microvm_service_client::MicrovmServiceClient;
 use hearth_proto::microvms::v1::{
     GetMicrovmRequest, ListMicrovmImagesRequest, ListMicrovmsRequest, MicrovmState, TerminateMicrovmRequest,
@@ -20,15 +18,13 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
-use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request};
 
 use crate::support::Daemon;
 use crate::support::api::request;
 use crate::support::site::Site;
+use crate::support::tenant::{Authorised, authorised};
 
 /// Access keys of other accounts than the socket's, and one that may only read.
 const KEYS: &str = "
@@ -113,22 +109,7 @@ async fn a_daemon_that_anybody_could_reach_does_not_start() {
 
 /// A client with an access key.
 fn client(channel: &Channel, id: &str, secret: &str) -> MicrovmServiceClient<Authorised> {
-    let value = STANDARD.encode(format!("{id}:{secret}"));
-    let value: MetadataValue<Ascii> = format!("Basic {value}").parse().unwrap();
-    MicrovmServiceClient::with_interceptor(channel.clone(), Authorisation(value))
-}
-
-type Authorised = InterceptedService<Channel, Authorisation>;
-
-/// Adds the credentials to each request.
-#[derive(Clone)]
-struct Authorisation(MetadataValue<Ascii>);
-
-impl Interceptor for Authorisation {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert("authorization", self.0.clone());
-        Ok(request)
-    }
+    MicrovmServiceClient::new(authorised(channel, id, secret))
 }
 
 /// Behaves like grpcurl: it knows only the address, and queries the server for its services and messages.

@@ -18,6 +18,7 @@
 //! * `outages` – the daemon is killed and started again
 //! * `logs` – the app's output
 //! * `silent` – guests and monitors that do not respond
+//! * `soak` – an honest account beside hostile guests and clients
 //! * `extremes` – calls with extreme values
 //! * `access` – TLS, API keys, accounts, reflection
 //! * `goldens` – what earlier releases have left on a host
@@ -35,4 +36,5 @@ mod lifecycle;
 mod logs;
 mod outages;
 mod silent;
+mod soak;
 mod support;

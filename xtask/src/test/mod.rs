@@ -5,12 +5,14 @@
 //! * [`script`] – the script that runs them there
 //! * [`targets`] – which cargo targets contain tests, and a check that each of them runs somewhere
 //! * [`outside`] – AWS's clients against a daemon on the metal
+//! * [`soak`] – one test of them, for as long as is wanted
 //! * [`foreign`] – tests that this machine does not have or cannot run, which run on the metal instead
 
 mod foreign;
 mod outside;
 mod plan;
 mod script;
+pub(crate) mod soak;
 mod suites;
 mod targets;
 
@@ -118,6 +120,9 @@ pub(crate) struct Options {
     /// With `--only`, after `--`: arguments of the tests' program, for example parts of their names
     #[arg(last = true, requires = "only")]
     arguments: Vec<String>,
+    /// How many minutes the soak test takes, for `cargo xtask soak`.
+    #[arg(skip)]
+    soak_minutes: Option<u8>,
 }
 
 impl Options {
@@ -330,7 +335,13 @@ impl Options {
         })?;
         pending.tell_rest(cache);
         let images = match needs(&[System::Images, System::Daemon]) {
-            true => Some(steps.run("base images", || Images::prepare(cache, cross, PROFILE, &mut parts))?),
+            true => Some(steps.run("base images", || {
+                let images = Images::prepare(cache, cross, PROFILE, &mut parts)?;
+                if needs(&[System::Daemon]) {
+                    images.add_hostile(cache, cross, PROFILE)?;
+                }
+                Ok(images)
+            })?),
             false => None,
         };
         Pending::all_built(cache)?;
@@ -376,6 +387,9 @@ impl Options {
         job.environment.push((ON_METAL.into(), "1".into()));
         if self.full {
             job.environment.push((FULL.into(), "1".into()));
+        }
+        if let Some(minutes) = self.soak_minutes {
+            job.environment.push((soak::MINUTES.into(), minutes.to_string().into()));
         }
         let status = metal.run(job)?.status;
         let results = script::read(&notes)?;

@@ -84,6 +84,11 @@ impl Daemon {
         fs::read_to_string(self.log()).unwrap()
     }
 
+    /// The daemon's process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.as_ref().unwrap().id()
+    }
+
     /// Kills the daemon with SIGKILL.
     pub(crate) fn kill(&mut self) {
         let mut process = self.process.take().unwrap();

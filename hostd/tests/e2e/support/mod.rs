@@ -3,6 +3,8 @@
 //! * [`site`] – the data folder that all tests share
 //! * [`config`] – the daemon's configuration; [`daemon`] – a `hearthd` process
 //! * [`api`] – requests, and waiting for their effects
+//! * [`tenant`] – clients with access keys, over TCP
+//! * [`endpoint`] – clients of endpoints
 //! * [`app`] – requests to the app in a microVM
 //! * [`traces`] – what microVMs leave on a host
 
@@ -10,7 +12,9 @@ pub(crate) mod api;
 pub(crate) mod app;
 pub(crate) mod config;
 pub(crate) mod daemon;
+pub(crate) mod endpoint;
 pub(crate) mod site;
+pub(crate) mod tenant;
 pub(crate) mod traces;
 
 use std::time::Duration;

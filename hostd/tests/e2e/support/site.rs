@@ -77,7 +77,8 @@ pub(crate) fn full() -> bool {
     env::var_os("HEARTH_FULL").is_some()
 }
 
-fn pack(context: &Path) -> Vec<u8> {
+/// A folder as a zip.
+pub(crate) fn pack(context: &Path) -> Vec<u8> {
     let mut zip = tempfile::NamedTempFile::new().unwrap();
     hearth_image_builder::artifact::zip::pack(context, zip.as_file_mut().try_clone().unwrap()).unwrap();
     fs::read(zip.path()).unwrap()
