@@ -109,7 +109,8 @@ impl Aside {
     /// Moves a file or folder here, where it is called `name`, durably. Nothing is replaced.
     ///
     /// # Errors
-    /// The error of the operating system.
+    /// The error of the operating system; where `from` is on another file system than `data`, with what to do: what nobody knows the size
+    /// of is not copied while a daemon starts.
     pub fn take(&self, from: &Path, name: &Path) -> io::Result<()> {
         let mut to = self.folder.join(name);
         let mut number = 1_u32;
@@ -118,7 +119,7 @@ impl Aside {
             to = self.folder.join(format!("{}.{number}", name.display()));
         }
         to.parent().map_or(Ok(()), make)?;
-        fs::rename(from, &to)?;
+        fs::rename(from, &to).map_err(|error| explained(error, from, &to))?;
         [to.parent(), from.parent()].into_iter().flatten().try_for_each(sync)?;
         tracing::warn!(from = %from.display(), to = %to.display(), "set aside: the restored store does not know it");
         Ok(())
@@ -155,6 +156,20 @@ fn all(data: &Path) -> io::Result<Vec<u64>> {
 /// Makes a folder with its parents, accessible by its owner only.
 fn make(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Says what to do where a file cannot be moved because it is on another file system.
+fn explained(error: io::Error, from: &Path, to: &Path) -> io::Error {
+    if error.kind() != io::ErrorKind::CrossesDevices {
+        return error;
+    }
+    let (from, to) = (from.display(), to.display());
+    io::Error::new(
+        error.kind(),
+        format!(
+            "{from} is on another file system than `data`; move it yourself (mv {from} {to}), then start hearthd again"
+        ),
+    )
 }
 
 fn sync(folder: &Path) -> io::Result<()> {
@@ -220,5 +235,16 @@ mod tests {
             |name: &str| fs::read_to_string(data.path().join("set-aside/7/microvms").join(name)).unwrap();
         assert_eq!(read("microvm-1/overlay-0"), "first");
         assert_eq!(read("microvm-1.2/overlay-0"), "second");
+    }
+
+    #[test]
+    fn what_is_on_another_file_system_stays_with_a_word_on_what_to_do() {
+        let (data, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap());
+        let aside = Aside::announce(data.path(), at(7)).unwrap();
+        let from = elsewhere.path().join("microvm-1");
+        fs::create_dir(&from).unwrap();
+        let refused = aside.take(&from, Path::new("microvms/microvm-1")).unwrap_err().to_string();
+        assert!(refused.contains("another file system") && refused.contains("mv "), "{refused}");
+        assert!(from.exists());
     }
 }
