@@ -221,7 +221,7 @@ impl WorkingSet {
     }
 
     /// Returns the pages in the order of their addresses, together with the gaps that are packed with them.
-    fn pieces(&self) -> Runs {
+    pub(super) fn pieces(&self) -> Runs {
         let mut runs: Vec<Run> = self.touched.iter().map(|touched| touched.run).collect();
         runs.sort_unstable_by_key(|run| run.first);
         let mut sorted: Vec<Run> = Vec::with_capacity(runs.len());
@@ -314,7 +314,7 @@ pub fn bring_in(
 }
 
 /// Reads the packed pages in one go, and moves each piece of them to its address.
-fn move_in(file: &File, packed: u64, pieces: &Runs, range: Range) -> Result<(), WorkingSetError> {
+pub(super) fn move_in(file: &File, packed: u64, pieces: &Runs, range: Range) -> Result<(), WorkingSetError> {
     let bytes = usize::try_from(pieces.pages() * PAGE).unwrap_or(0);
     if bytes == 0 {
         return Ok(());
@@ -326,6 +326,9 @@ fn move_in(file: &File, packed: u64, pieces: &Runs, range: Range) -> Result<(), 
         return Err(failed("mapping room for the working set")(io::Error::last_os_error()));
     }
     let result = (|| {
+        // The pieces stay in the guest's memory, where a page that is written must cost one page.
+        load::without_huge_pages(Range { start: start.cast(), bytes })
+            .map_err(failed("keeping huge pages out of the working set"))?;
         // SAFETY: the mapping is ours for as long as the slice lives.
         let room = unsafe { std::slice::from_raw_parts_mut(start.cast::<u8>(), bytes) };
         file.read_exact_at(room, packed).map_err(failed("reading the packed working set"))?;
