@@ -101,11 +101,7 @@ impl Backing {
     /// Returns the source of page `page`.
     #[must_use]
     pub fn source(&self, page: u64) -> Source<'_> {
-        let has = |runs: &Runs| {
-            let runs = runs.as_slice();
-            let after = runs.partition_point(|run| run.first <= page);
-            after.checked_sub(1).and_then(|index| runs.get(index)).is_some_and(|run| page < run.end())
-        };
+        let has = |runs: &Runs| runs.contains(page);
         match &self.diff {
             Some(diff) if has(&diff.mapped) => Source::File(&diff.file),
             Some(diff) if has(&diff.zero) => Source::Zero,

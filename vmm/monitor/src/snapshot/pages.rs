@@ -166,6 +166,18 @@ pub unsafe fn is_equal(page: *const u8, other: &[u8]) -> bool {
         })
 }
 
+/// Returns the bytes of the page at `page`.
+///
+/// # Safety
+/// The same as for [`is_zero`]. A copy of a page to which the guest writes meanwhile may have parts of before and after.
+#[must_use]
+pub unsafe fn copy_of(page: *const u8) -> [u8; PAGE_BYTES] {
+    let mut copy = [0; PAGE_BYTES];
+    // SAFETY: both have the size of a page; the caller guarantees that `page` is mapped.
+    unsafe { libc::memcpy(copy.as_mut_ptr().cast(), page.cast(), PAGE_BYTES) };
+    copy
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,6 +15,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use hearth_vmm_api::snapshot::checksums::PageChecksums;
 use hearth_vmm_api::snapshot::{SnapshotId, memory_file};
 
 use super::load::{Backing, LoadError, address, range_of};
@@ -140,6 +141,19 @@ pub struct Written {
     pub zero: Runs,
     /// Numbers of pages, by how they were handled.
     pub pages: PageCounts,
+    /// Checksums of the pages that the file contains.
+    checksums: PageChecksums,
+}
+
+impl Written {
+    /// Takes over the checksums of pages that were copied from a file. Pages that have none there have none here.
+    fn carry_checksums(&mut self, from: &File, carried: &Runs) {
+        let known = memory_file::read(from, "memory")
+            .and_then(|trailer| memory_file::checksums(from, "memory", &trailer));
+        if let Ok(Some(known)) = known {
+            self.checksums = self.checksums.with(&known, |page| carried.contains(page));
+        }
+    }
 }
 
 /// The memory to save, and the sources of information about its pages.
@@ -159,7 +173,7 @@ impl Memory<'_> {
     /// # Errors
     /// [`SaveError`]; the content of the file is unusable then.
     pub fn write_full(&self, to: &File, id: &SnapshotId, cancel: &Cancel) -> Result<Written, SaveError> {
-        let (range, own, swapped) = self.begin(to, id, None)?;
+        let (range, own, swapped) = self.begin()?;
         let mut writer = Writer::new(range, to, cancel, swapped);
         for run in own.as_slice() {
             writer.unless_zero(*run, |counts| counts.zero += 1)?;
@@ -171,6 +185,7 @@ impl Memory<'_> {
                 let carried = copy(from, to, &runs.without(&own), cancel)?;
                 written.pages.carried += carried.pages();
                 written.data = written.data.union(&carried);
+                written.carry_checksums(from, &carried);
                 Ok(())
             };
             carry(&backing.base, &backing.base_mapped())?;
@@ -179,6 +194,7 @@ impl Memory<'_> {
             }
         }
         written.data = written.data.coarse(SHORTEST_HOLE, MOST_PIECES);
+        end(to, range, id, None, &written)?;
         Ok(written)
     }
 
@@ -189,7 +205,7 @@ impl Memory<'_> {
     pub fn write_diff(&self, to: &File, id: &SnapshotId, cancel: &Cancel) -> Result<Written, SaveError> {
         let backing = self.backing.ok_or(SaveError::NoBase)?;
         let base_id = SnapshotId::try_from(backing.base_id.as_slice()).map_err(|_| SaveError::NoBase)?;
-        let (range, own, swapped) = self.begin(to, id, Some(&base_id))?;
+        let (range, own, swapped) = self.begin()?;
         let mut writer = Writer::new(range, to, cancel, swapped);
         let in_base = own.intersection(&backing.base_data);
         let elsewhere = own.without(&in_base);
@@ -210,32 +226,39 @@ impl Memory<'_> {
         if let Some(diff) = &backing.diff {
             let carried = diff.mapped.without(&own);
             copy(&diff.file, to, &carried, cancel)?;
+            written.carry_checksums(&diff.file, &carried);
             written.pages.carried += carried.pages();
             written.data = written.data.union(&carried);
             written.zero = written.zero.union(&diff.zero.without(&own));
         }
+        end(to, range, id, Some(&base_id), &written)?;
         Ok(written)
     }
 
-    /// Sets the size of the file, and finds the pages whose content is the machine's own, and how many of them are swapped
+    /// Finds the pages whose content is the machine's own, and how many of them are swapped
     /// out.
-    fn begin(
-        &self,
-        to: &File,
-        id: &SnapshotId,
-        base: Option<&SnapshotId>,
-    ) -> Result<(Range, Runs, u64), SaveError> {
+    fn begin(&self) -> Result<(Range, Runs, u64), SaveError> {
         super::load::check_page_size()?;
         let range = range_of(self.memory)?;
-        let bytes = range.bytes as u64;
-        to.write_all_at(&memory_file::trailer(bytes, id, base), bytes)
-            .map_err(SaveError::io("writing the memory's trailer"))?;
         let Found { mut own, zero, swapped } = pages::scan(self.pagemap, range).map_err(SaveError::Scan)?;
         if let Some(backing) = self.backing {
             own = own.union(&zero.intersection(&backing.in_files()));
         }
         Ok((range, own, swapped))
     }
+}
+
+/// Writes what follows the pages in the file.
+fn end(
+    to: &File,
+    range: Range,
+    id: &SnapshotId,
+    base: Option<&SnapshotId>,
+    written: &Written,
+) -> Result<(), SaveError> {
+    let bytes = range.bytes as u64;
+    to.write_all_at(&memory_file::ending(bytes, id, base, &written.checksums), bytes)
+        .map_err(SaveError::io("writing the memory's checksums and trailer"))
 }
 
 /// Writes pages into a file; collects neighbouring pages into one write.
@@ -279,7 +302,7 @@ impl<'a> Writer<'a> {
                 count(&mut writer.written.pages);
                 return Ok(());
             }
-            writer.data(page)
+            writer.data(page, at)
         })
     }
 
@@ -303,7 +326,7 @@ impl<'a> Writer<'a> {
                     writer.written.pages.zero += 1;
                     writer.written.zero.push(page, 1);
                 } else {
-                    writer.data(page)?;
+                    writer.data(page, at)?;
                 }
                 Ok(())
             })?;
@@ -312,10 +335,12 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Schedules page `page` to be written.
-    fn data(&mut self, page: u64) -> Result<(), SaveError> {
+    /// Schedules page `page`, which is at `at`, to be written.
+    fn data(&mut self, page: u64, at: *const u8) -> Result<(), SaveError> {
         self.written.pages.data += 1;
         self.written.data.push(page, 1);
+        // SAFETY: the page is mapped: it is a page of guest memory.
+        self.written.checksums.push(page, PageChecksums::of(&unsafe { pages::copy_of(at) }));
         match &mut self.pending {
             Some(run) if run.end() == page && run.pages < CHUNK => run.pages += 1,
             _ => {
