@@ -68,12 +68,12 @@ fn scan(criterion: &mut Criterion) {
         ("every second page written", Some(2)),
     ] {
         let mapping = Mapping::new(period);
-        if let Err(error) = pages::own_pages(&pagemap, mapping.range) {
+        if let Err(error) = pages::scan(&pagemap, mapping.range) {
             eprintln!("dirty scan: left out, this kernel has no PAGEMAP_SCAN ({error})");
             return;
         }
         group.bench_function(name, |bencher| {
-            bencher.iter(|| pages::own_pages(&pagemap, black_box(mapping.range)).expect("it worked before"));
+            bencher.iter(|| pages::scan(&pagemap, black_box(mapping.range)).expect("it worked before"));
         });
     }
     group.finish();

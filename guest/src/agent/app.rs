@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::{Agent, App, Container, NOFILE, NOFILE_RAISED};
 use crate::container::job::{Prepare, Run};
+use crate::container::prepare;
 use crate::container::spawn::{Namespaces, PidNamespace, SpawnRequest};
 use crate::logs::reader;
 use crate::refusal::{Context as _, Refusal};
@@ -59,6 +60,12 @@ impl Agent {
             streams: [stdin.into(), Stdio::null(), Stdio::null()],
         })?;
         started.succeeded().await?;
+        // Not before: the process that mounts the root disk is in the groups.
+        if !request.all_capabilities {
+            groups.limit_devices(&prepare::ALLOWED).or_refuse(
+                || "limiting the app's devices, for which the guest's kernel needs CONFIG_CGROUP_BPF",
+            )?;
+        }
         let open = |kind| namespaces::open(started.pid, kind).or_refuse(|| "opening the container");
         let namespaces =
             Namespaces { mount: open("mnt")?, uts: open("uts")?, ipc: open("ipc")?, cgroup: open("cgroup")? };

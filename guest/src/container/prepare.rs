@@ -12,6 +12,7 @@ use libc::{MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY};
 use super::files;
 use super::job::Prepare;
 use crate::refusal::{Context as _, Refusal};
+use crate::system::devices::Device;
 use crate::system::{c_string, check, mounts, namespaces};
 
 /// Where the agent mounts the disk, and the memory over it, in its own mount namespace: folders that `init` makes.
@@ -20,6 +21,22 @@ pub const FOLDER: &str = "/run/hearth";
 /// Devices that every container has: name, major and minor number (Linux, Documentation/admin-guide/devices.txt).
 const DEVICES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// Devices that processes of a container without all capabilities may open: those, the console and terminals.
+///
+/// Such a container may make nodes, as Docker's may: without this list a node would open the machine's disks below their
+/// file systems, or the kernel's log.
+pub const ALLOWED: [Device; 9] = [
+    Device { major: 1, minor: Some(3) },
+    Device { major: 1, minor: Some(5) },
+    Device { major: 1, minor: Some(7) },
+    Device { major: 1, minor: Some(8) },
+    Device { major: 1, minor: Some(9) },
+    Device { major: 5, minor: Some(0) },
+    Device { major: 5, minor: Some(1) },
+    Device { major: 5, minor: Some(2) },
+    Device { major: 136, minor: None },
+];
 
 /// The device of file systems in user space.
 const FUSE: (&str, u32, u32) = ("fuse", 10, 229);

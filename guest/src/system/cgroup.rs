@@ -23,6 +23,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
+use super::devices::{self, Device};
+
 /// Mount point of the hierarchy, which `init` mounts.
 pub const FOLDER: &str = "/sys/fs/cgroup";
 
@@ -67,6 +69,14 @@ impl Groups {
         let freeze = open(app.join("cgroup.freeze"))?;
         let entrance = |group| open(app.join(group).join("cgroup.procs"));
         Ok(Self { freeze, entrances: [entrance(CONTAINER)?, entrance(BESIDE)?], app })
+    }
+
+    /// Lets the processes in the groups open these devices only.
+    ///
+    /// # Errors
+    /// The kernel was built without `CONFIG_CGROUP_BPF`, or a system call failed.
+    pub fn limit_devices(&self, allowed: &[Device]) -> io::Result<()> {
+        devices::limit(File::open(&self.app)?, allowed)
     }
 
     /// Descriptors of `cgroup.procs`, by which a process [enters](enter) the groups.

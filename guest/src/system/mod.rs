@@ -1,6 +1,7 @@
 //! The system calls that the standard library lacks, and helpers that are built of them.
 
 pub mod cgroup;
+pub mod devices;
 pub mod mounts;
 pub mod namespaces;
 pub mod netlink;

@@ -62,10 +62,42 @@ fn a_container_has_what_dockers_have_and_no_more() {
         "touch /sys/x",
     ] {
         let finished = guest.run(shell(refused));
-        // Docker's set of capabilities includes mknod; but a device node opens nothing that matters here.
+        // Docker's set of capabilities includes mknod.
         let made_a_node = refused.starts_with("mknod");
         assert_eq!(finished.result.unwrap().code == 0, made_a_node, "{refused}");
     }
+    guest.power_off();
+}
+
+/// Makes a node of the root disk in this folder, and prints its path.
+const DISK_NODE: &str =
+    "node() { mknod $1/disk b $(awk '$4 == \"vda\" { print $1, $2 }' /proc/partitions); echo $1/disk; }";
+
+#[test]
+fn nodes_that_an_app_makes_open_nothing_of_the_machine() {
+    let Some(guest) = idle(false) else { return };
+    // The node is made, wherever that is, and is the disk's; but it opens for nobody, whatever capabilities he has.
+    for folder in ["/dev", "/tmp", "/root"] {
+        let made = guest.sh(&format!(
+            "{DISK_NODE}; mkdir -p {folder}; test -b $(node {folder}) && stat -c %F {folder}/disk"
+        ));
+        assert_eq!(made, "block special file\n");
+        for attempt in [format!("head -c 1 {folder}/disk"), format!("echo x > {folder}/disk")] {
+            for privileged in [false, true] {
+                let result = guest.exec(shell(&attempt), None, privileged).finish().result.unwrap();
+                assert_ne!(result.code, 0, "{attempt}, privileged: {privileged}");
+            }
+        }
+    }
+    for device in ["c 1 1", "c 1 11", "c 10 200", "c 10 229", "b 1 3"] {
+        let opened =
+            guest.run(shell(&format!("mknod /tmp/node {device} && exec 3< /tmp/node"))).result.unwrap();
+        assert_ne!(opened.code, 0, "{device}");
+        guest.sh("test -e /tmp/node && rm /tmp/node");
+    }
+    // A node of a device that every container has is as good as the one in /dev.
+    guest.sh("mknod /tmp/node c 1 3 && echo x > /tmp/node && head -c 1 /dev/zero > /dev/full; test $? = 1");
+    guest.sh("head -c 1 /dev/urandom > /dev/null && head -c 1 /dev/random > /dev/null");
     guest.power_off();
 }
 
@@ -84,6 +116,7 @@ fn all_capabilities_bring_fuse_cgroups_and_limits_that_can_be_raised() {
         assert_eq!(field(&status, set), expected, "{set}");
     }
     assert_eq!(guest.sh("stat -c '%a %t,%T' /dev/fuse"), "666 a,e5\n");
+    assert_eq!(guest.sh("head -c 1 /dev/vda | wc -c; exec 3<> /dev/fuse"), "1\n");
     assert_eq!(guest.sh("ulimit -n; ulimit -Hn; ulimit -n 200000; ulimit -n"), "1024\n1048576\n200000\n");
     guest.sh("mkdir /sys/fs/cgroup/mine && grep -q memory /sys/fs/cgroup/cgroup.controllers");
     guest.sh("mount -t tmpfs none /tmp && echo 7 > /proc/sys/kernel/panic");

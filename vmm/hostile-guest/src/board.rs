@@ -17,7 +17,7 @@ pub(crate) const SLOTS: u64 = 32;
 /// The page with the generation id.
 const GENERATION_ID: u64 = 0x0b00_0000;
 /// The interrupt controller: its distributor, and the redistributors behind it.
-const GIC: [u64; 2] = [0x0800_0000, 0x080a_0000];
+pub(crate) const GIC: [u64; 2] = [0x0800_0000, 0x080a_0000];
 
 /// Register QueueNotify (virtio 1.2, 4.2.2).
 const QUEUE_NOTIFY: u64 = 0x50;

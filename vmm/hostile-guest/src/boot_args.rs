@@ -15,6 +15,10 @@ pub(crate) struct BootArgs {
     pub(crate) cpus: u32,
     /// Whether to end with an access that KVM cannot decode.
     pub(crate) end_undecodable: bool,
+    /// Whether to end with an access to a register of EL2.
+    pub(crate) end_el2: bool,
+    /// Whether the device tree describes an ITS.
+    pub(crate) its: bool,
 }
 
 impl BootArgs {
@@ -30,6 +34,8 @@ impl BootArgs {
             ram_mib: number(bytes, b"ram=").unwrap_or(128),
             cpus: number(bytes, b"cpus=").unwrap_or(1),
             end_undecodable: position(bytes, b"end=nisv").is_some(),
+            end_el2: position(bytes, b"end=el2").is_some(),
+            its: position(bytes, b"gic-v3-its").is_some(),
         }
     }
 }

@@ -2,7 +2,8 @@
 //! sets virtio devices up properly and then gives them rings, descriptors and requests that no driver would write. The
 //! argument `seed=` of the kernel command line determines everything. `steps=` is the number of steps, `ram=` the size
 //! of memory in MiB, `cpus=` the number of CPUs that take part. With `end=nisv` the guest does not power off but
-//! accesses a device with an instruction that KVM cannot decode.
+//! accesses a device with an instruction that KVM cannot decode. With `end=el2` it prints what it finds of nested
+//! virtualisation and of an ITS, and accesses a register of EL2.
 //!
 //! No part of the guest waits or loops without a bound, and no device may write to the program itself: the attacks are
 //! meant for the monitor. In the end the guest prints `HOSTILE-DONE` and powers off.
@@ -16,6 +17,7 @@ mod chains;
 mod driver;
 mod payload;
 mod random;
+mod walls;
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -56,6 +58,11 @@ extern "C" fn first_cpu(fdt: u64) -> ! {
     board::print("\nHOSTILE-DONE\n");
     if arguments.end_undecodable {
         board::undecodable_access();
+    }
+    if arguments.end_el2 {
+        walls::report(arguments.its);
+        walls::access_el2();
+        board::print("HOSTILE-EL2\n");
     }
     boot::power_off()
 }

@@ -2,17 +2,20 @@
 //!
 //! ```text
 //! state      magic, version, architecture, length, checksum; then a `SavedMachine` (proto/…/state.proto)
-//! memory     guest memory in guest-physical layout, holes where it is zero; a trailer that names the snapshot
+//! memory     guest memory in guest-physical layout, holes where it is zero; checksums of its pages; a trailer that
+//!            names the snapshot
 //! disk<N>    the contents of disk N's overlay, as a frozen layer
 //! ```
 //!
 //! A *full* snapshot is complete by itself. A *diff* contains only what differs from the full snapshot on which it
 //! builds. The chain is never longer than that.
 //!
+//! * [`checksums`] – checksums of the pages of the file `memory`
 //! * [`folder`] – the names of the files in a snapshot's folder
 //! * [`state_file`] – the file `state`
 //! * [`memory_file`] – the trailer of the file `memory`
 
+pub mod checksums;
 pub mod folder;
 pub mod memory_file;
 pub mod state_file;

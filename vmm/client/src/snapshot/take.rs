@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use hearth_proto::vmm::v1::{self as proto, DiskMode, MachineState, SaveKind, SaveStage};
 use hearth_vmm_api::snapshot::folder::{BASE, MEMORY, STATE, layer_name};
-use hearth_vmm_api::snapshot::memory_file::{self, TRAILER};
+use hearth_vmm_api::snapshot::memory_file;
 use hearth_vmm_api::snapshot::state_file;
 
 use super::error::TakeError;
@@ -175,8 +175,8 @@ fn check_base(path: &Path, to: &Path, status: &proto::Status) -> Result<Opened, 
     if status.base_id.is_empty() {
         return Err(TakeError::NoBase);
     }
-    let length = base.memory().metadata().map_err(TakeError::host("looking at the memory in", path))?.len();
-    memory_file::check(base.memory(), MEMORY, length.saturating_sub(TRAILER), &status.base_id)
+    memory_file::read(base.memory(), MEMORY)
+        .and_then(|trailer| memory_file::check(base.memory(), MEMORY, trailer.bytes, &status.base_id))
         .map_err(|source| TakeError::OtherBase { path: path.to_owned(), source })?;
     Ok(base)
 }

@@ -1,5 +1,5 @@
 //! The command line. [`run`] is the monitor itself, which a launcher starts; [`boot`] and [`restore`] are launchers for
-//! interactive use; [`save`] and [`ctl`] send requests to a running monitor.
+//! interactive use; [`save`] and [`ctl`] send requests to a running monitor; [`verify`] reads a snapshot.
 //!
 //! * [`args`] – values that consist of parts
 //! * [`host`] – files, taps and sockets of a machine
@@ -19,6 +19,7 @@ mod run;
 mod save;
 mod session;
 mod table;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -42,6 +43,8 @@ enum Command {
     Snapshot(Box<save::Snapshot>),
     /// Write what has changed in a microVM into a folder, and end it
     Suspend(Box<save::Suspend>),
+    /// Read all of a snapshot's folder, and of the one it builds on, and find damage
+    Verify(verify::Verify),
     /// Ask or tell a monitor that runs
     Ctl(Box<ctl::Ctl>),
     /// Be a monitor: what a launcher starts, with the control socket as a descriptor
@@ -56,6 +59,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Restore(restore) => restore.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
         Command::Suspend(suspend) => suspend.run(),
+        Command::Verify(verify) => verify.run(),
         Command::Ctl(ctl) => ctl.run(),
         Command::Run(run) => run.run(),
     };

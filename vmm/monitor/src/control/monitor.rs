@@ -8,7 +8,7 @@
 //!     └────────── Restore ───────────┴───────────────┘                   │
 //!                                    └── CancelSave, or the save failed ─┘
 //!
-//!  Shutdown, or the exit of the machine, leads from every state to Exited.
+//!  Shutdown, or the exit of the machine, leads from every state to Exited, and so does a Create or Restore that fails.
 //! ```
 //!
 //! | Request        | Empty | Created | Running | Paused | Saving |
@@ -26,8 +26,10 @@
 //! | Shutdown       | ✓     | ✓       | ✓       | ✓      | ✓      |
 //! | WaitExit       | ✓     | ✓       | ✓       | ✓      | ✓      |
 //!
-//! A Save that is cancelled or fails returns the machine to the state that it was in before, Running or Paused. The
-//! modules `saving` and `restoring` implement the requests of those names.
+//! A Save that is cancelled or fails returns the machine to the state that it was in before, Running or Paused. A Create
+//! or Restore that fails leads to Exited: a process that holds parts of one microVM, such as memory that is mapped in
+//! part, builds no other. So a monitor is used once, whatever comes of it. The modules `saving` and `restoring` implement
+//! the requests of those names.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -210,7 +212,9 @@ impl Monitor {
         }
         let response = match operation {
             Operation::Hello(_) => Response::Status(self.status()),
-            Operation::Create(create) => self.create(create, fds)?,
+            Operation::Create(create) => {
+                self.only_once("create it", |monitor| monitor.create(create, fds))?
+            }
             Operation::Boot(_) => self.boot()?,
             Operation::Pause(_) => self.pause()?,
             Operation::Resume(_) => self.resume()?,
@@ -233,7 +237,9 @@ impl Monitor {
             }
             Operation::Save(save) => return self.save(save, fds),
             Operation::CancelSave(_) => self.cancel_save()?,
-            Operation::Restore(restore) => self.restore(&restore, fds)?,
+            Operation::Restore(restore) => {
+                self.only_once("restore it", |monitor| monitor.restore(&restore, fds))?
+            }
             Operation::SaveWorkingSet(save) => self.save_working_set(&save, fds)?,
             Operation::Prepare(prepare) => self.prepare(&prepare, fds)?,
             Operation::SetBalloon(balloon) => {
@@ -260,18 +266,31 @@ impl Monitor {
         self.machine(operation)
     }
 
+    /// Builds the machine; without one, the monitor ends.
+    fn only_once(
+        &mut self,
+        operation: &'static str,
+        build: impl FnOnce(&mut Self) -> Result<Response, RequestError>,
+    ) -> Result<Response, RequestError> {
+        let State::Empty = self.state else { return Err(self.wrong_state(operation)) };
+        build(self).inspect_err(|error| {
+            self.finish(ExitKind::MonitorError, format!("the machine could not be built: {error}"));
+        })
+    }
+
     fn create(&mut self, create: proto::Create, fds: Vec<OwnedFd>) -> Result<Response, RequestError> {
-        let State::Empty = self.state else { return Err(self.wrong_state("create it")) };
         let description = proto::Create { descriptors: Vec::new(), ..create.clone() };
         let (config, kvm) = MachineConfig::from_message(create, fds)?;
         (self.description, self.prepared) = (description, None);
         self.base_layers = vec![0; config.disks.len()];
-        self.state = State::Created(self.build(&config, &kvm)?);
         self.rebuild = Some((config, kvm));
+        self.state = State::Created(self.build()?);
         Ok(Response::Done(proto::Done {}))
     }
 
-    fn build(&self, config: &MachineConfig, kvm: &OwnedFd) -> Result<Machine, BuildError> {
+    /// Builds the machine of the configuration in `rebuild`.
+    fn build(&self) -> Result<Machine, BuildError> {
+        let (config, kvm) = self.rebuild.as_ref().ok_or(BuildError::NoKernel)?;
         let config = config.try_clone().map_err(BuildError::host("duplicating descriptors"))?;
         Machine::build(config, kvm.as_fd(), &self.host, Arc::clone(&self.shutdown))
     }
@@ -364,8 +383,7 @@ impl Monitor {
         self.state = State::Empty; // drops the old machine, which finishes and closes its disks
         // Another vCPU may have reported an exit while it stopped. That report concerns the old machine: discard it.
         let _ = self.shutdown.take();
-        let Some((config, kvm)) = &self.rebuild else { return };
-        match self.build(config, kvm) {
+        match self.build() {
             Ok(machine) => {
                 self.restarts += 1;
                 self.state = State::Created(machine);

@@ -37,13 +37,12 @@ impl Monitor {
         Ok(Response::Done(proto::Done {}))
     }
 
-    /// Builds the machine of a snapshot.
+    /// Builds the machine of a snapshot. If that fails, the monitor ends.
     pub(super) fn restore(
         &mut self,
         restore: &proto::Restore,
         fds: Vec<OwnedFd>,
     ) -> Result<Response, RequestError> {
-        let State::Empty = self.state else { return Err(self.wrong_state("restore it")) };
         let mut steps = Steps::default();
         let mut descriptors = Descriptors::new(&restore.descriptors, fds)?;
         let state =
@@ -71,7 +70,9 @@ impl Monitor {
         // A diff has one topmost layer of its own. The next diff replaces that layer, so it does not count as a base
         // layer.
         let own = usize::from(!state.base_id.is_empty());
-        let base_layers = description.disks.iter().map(|disk| layers(disk).saturating_sub(own)).collect();
+        self.base_layers = description.disks.iter().map(|disk| layers(disk).saturating_sub(own)).collect();
+        self.description = description;
+        let (_, kvm) = self.rebuild.insert((rebuild, kvm));
         steps.done("state");
         let clock = RestoreClock::of(restore);
         let snapshot = Snapshot { state, config, memory, diff, clock, working_set, userfaultfd };
@@ -79,7 +80,6 @@ impl Monitor {
         let Restored { machine, pages, rest } =
             Machine::restore(snapshot, kvm.as_fd(), prepared, &self.host, shutdown, &mut steps)?;
         self.state = State::Paused(machine);
-        (self.rebuild, self.description, self.base_layers) = (Some((rebuild, kvm)), description, base_layers);
         if restore.resume {
             self.go();
             steps.done("start");

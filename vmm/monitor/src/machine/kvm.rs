@@ -287,7 +287,7 @@ impl Machine {
         let gic = self.vm.gic().map(|gic| gic.save(&affinities)).transpose()?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(SavedParts {
-            aarch64: SavedAarch64 { vcpus, gic, vcpu_features: self.vm.features().bits },
+            aarch64: SavedAarch64 { vcpus, gic, vcpu_features: self.vm.features().bits() },
             clock: SavedClock {
                 counter,
                 counter_hz: counter::frequency(),

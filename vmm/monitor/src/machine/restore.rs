@@ -18,8 +18,8 @@ use super::kvm::{Machine, Parts, connect, handle_kick_signal};
 use super::shutdown::ShutdownSignal;
 use super::{BuildError, Host, Restored, Snapshot};
 use crate::arch::aarch64::error::VmError;
-use crate::arch::aarch64::vcpu::Vcpu;
-use crate::arch::aarch64::vm::{Vm, features_of};
+use crate::arch::aarch64::vcpu::{Vcpu, vector_lengths_of};
+use crate::arch::aarch64::vm::Vm;
 use crate::snapshot::load::{self, LoadMode};
 use crate::snapshot::record::Recorder;
 use crate::snapshot::working_set;
@@ -46,12 +46,11 @@ impl Prepared {
     /// Whether this VM has the vCPUs, the memory size and the features that the machine of `snapshot` needs.
     fn fits(&self, snapshot: &Snapshot) -> bool {
         let Some(aarch64) = &snapshot.state.aarch64 else { return false };
-        let wanted = features_of(aarch64);
         let lengths = self.vcpus.first().and_then(|vcpu| vcpu.registers().vector_lengths().ok());
         self.vcpus.len() == aarch64.vcpus.len()
             && self.memory_mib == snapshot.config.memory_mib
-            && self.vm.features().bits == wanted.bits
-            && wanted.vector_lengths.is_none_or(|wanted| lengths.is_some_and(|own| own[..] == wanted))
+            && self.vm.features().bits() == aarch64.vcpu_features
+            && vector_lengths_of(aarch64).is_none_or(|wanted| lengths.is_some_and(|own| own == wanted))
     }
 }
 

@@ -101,11 +101,7 @@ impl Backing {
     /// Returns the source of page `page`.
     #[must_use]
     pub fn source(&self, page: u64) -> Source<'_> {
-        let has = |runs: &Runs| {
-            let runs = runs.as_slice();
-            let after = runs.partition_point(|run| run.first <= page);
-            after.checked_sub(1).and_then(|index| runs.get(index)).is_some_and(|run| page < run.end())
-        };
+        let has = |runs: &Runs| runs.contains(page);
         match &self.diff {
             Some(diff) if has(&diff.mapped) => Source::File(&diff.file),
             Some(diff) if has(&diff.zero) => Source::Zero,
@@ -119,6 +115,15 @@ impl Backing {
     pub fn base_mapped(&self) -> Runs {
         match &self.diff {
             Some(diff) => self.base_data.without(&diff.mapped).without(&diff.zero),
+            None => self.base_data.clone(),
+        }
+    }
+
+    /// Returns the runs of pages whose source is a file.
+    #[must_use]
+    pub fn in_files(&self) -> Runs {
+        match &self.diff {
+            Some(diff) => self.base_data.without(&diff.zero).union(&diff.mapped),
             None => self.base_data.clone(),
         }
     }
@@ -186,8 +191,7 @@ pub fn load(
     };
     let memory = memory::map_anonymous(mib)?;
     let range = range_of(&memory)?;
-    // Without huge pages, writing to one page costs one page only.
-    advise(range, libc::MADV_NOHUGEPAGE)?;
+    without_huge_pages(range).map_err(|source| LoadError::Map { name: "memory", source })?;
     let mut loaded = Loaded { memory, backing, mapped_pages: 0, read_pages: 0 };
     if mode == LoadMode::Map {
         loaded.fill(range)?;
@@ -266,15 +270,17 @@ pub fn range_of(memory: &GuestMemory) -> Result<Range, LoadError> {
     Ok(Range { start: region.as_ptr(), bytes })
 }
 
-fn advise(range: Range, advice: libc::c_int) -> Result<(), LoadError> {
+/// Keeps huge pages out of anonymous memory, so that writing to one page costs one page only. Mappings of files need no
+/// such advice: the kernel makes their private copies page by page.
+///
+/// # Errors
+/// The error of the kernel.
+pub(super) fn without_huge_pages(range: Range) -> io::Result<()> {
     // SAFETY: the range is mapped; the advice changes no content.
-    let result = unsafe { libc::madvise(range.start.cast(), range.bytes, advice) };
+    let result = unsafe { libc::madvise(range.start.cast(), range.bytes, libc::MADV_NOHUGEPAGE) };
     // A kernel without support for huge pages rejects the advice, but needs none.
     let error = io::Error::last_os_error();
-    if result == 0 || error.raw_os_error() == Some(libc::EINVAL) {
-        return Ok(());
-    }
-    Err(LoadError::Map { name: "memory", source: error })
+    if result == 0 || error.raw_os_error() == Some(libc::EINVAL) { Ok(()) } else { Err(error) }
 }
 
 /// Returns the address of the first byte of `run`.

@@ -14,6 +14,7 @@
 //! * [`load`] – restores guest memory from files
 //! * [`save`] – saves guest memory to files
 //! * [`saver`] – the thread that saves a machine while the controller may still cancel the save
+//! * [`verify`] – reads all of a snapshot's folder and finds what is damaged
 //! * [`working_set`], [`record`] – the pages that a restored machine needs first
 
 pub mod load;
@@ -22,6 +23,7 @@ pub mod record;
 pub mod runs;
 pub mod save;
 pub mod saver;
+pub mod verify;
 pub mod working_set;
 
 /// Size of the pages in which memory is saved, in bytes.

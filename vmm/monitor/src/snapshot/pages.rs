@@ -57,15 +57,28 @@ pub struct Range {
 // SAFETY: an address and a length; the code that dereferences the pointer states why that is sound.
 unsafe impl Send for Range {}
 
-/// Returns the pages of `range` that are this process's own copies, and how many of them are swapped out. These are the
-/// pages that are present or swapped out, and neither the file's nor the kernel's page of zeros. `pagemap` is
-/// `/proc/self/pagemap`. Offsets count from the start of the range.
+/// The pages of a range that do not show a file's content. Pages count from the start of the range.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// This process's own copies, present or swapped out.
+    pub own: Runs,
+    /// Pages at which the kernel's page of zeros is mapped.
+    ///
+    /// In anonymous memory that was never written, a read has mapped it there. Anywhere else it stands in for a page of
+    /// this process that contained zeros: the kernel replaces such pages when it splits a huge page (Linux ≥ 6.12, under
+    /// memory pressure) and, where enabled, when it merges equal pages (KSM). The two cannot be told apart by the page.
+    pub zero: Runs,
+    /// How many of the own copies are swapped out.
+    pub swapped: u64,
+}
+
+/// Returns the pages of `range` that do not show a file's content. `pagemap` is `/proc/self/pagemap`.
 ///
 /// # Errors
 /// The error of the kernel; Linux before 6.7 does not know the request.
-pub fn own_pages(pagemap: &File, range: Range) -> io::Result<(Runs, u64)> {
+pub fn scan(pagemap: &File, range: Range) -> io::Result<Found> {
     let mut regions = vec![PageRegion::default(); BATCH];
-    let (mut runs, mut swapped) = (Runs::default(), 0);
+    let mut found = Found::default();
     let first = range.start as u64;
     let end = first + range.bytes as u64;
     let mut at = first;
@@ -76,10 +89,10 @@ pub fn own_pages(pagemap: &File, range: Range) -> io::Result<(Runs, u64)> {
             end,
             vec: regions.as_mut_ptr() as u64,
             vec_len: BATCH as u64,
-            category_inverted: PAGE_IS_FILE | PAGE_IS_PFNZERO,
-            category_mask: PAGE_IS_FILE | PAGE_IS_PFNZERO,
+            category_inverted: PAGE_IS_FILE,
+            category_mask: PAGE_IS_FILE,
             category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-            return_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+            return_mask: PAGE_IS_SWAPPED | PAGE_IS_PFNZERO,
             ..ScanArguments::default()
         };
         // SAFETY: the arguments live across the call, and `vec` has room for `vec_len` regions.
@@ -92,10 +105,14 @@ pub fn own_pages(pagemap: &File, range: Range) -> io::Result<(Runs, u64)> {
             return Err(error);
         };
         for region in regions.iter().take(count) {
-            let pages = (region.end - region.start) / PAGE;
-            runs.push((region.start - first) / PAGE, pages);
+            let (at, pages) = ((region.start - first) / PAGE, (region.end - region.start) / PAGE);
+            if region.categories & PAGE_IS_PFNZERO != 0 {
+                found.zero.push(at, pages);
+                continue;
+            }
+            found.own.push(at, pages);
             if region.categories & PAGE_IS_SWAPPED != 0 {
-                swapped += pages;
+                found.swapped += pages;
             }
         }
         if arguments.walk_end <= at {
@@ -103,7 +120,7 @@ pub fn own_pages(pagemap: &File, range: Range) -> io::Result<(Runs, u64)> {
         }
         at = arguments.walk_end;
     }
-    Ok((runs, swapped))
+    Ok(found)
 }
 
 /// Number of bytes that are combined before each check whether all of them are zero.
@@ -149,6 +166,18 @@ pub unsafe fn is_equal(page: *const u8, other: &[u8]) -> bool {
         })
 }
 
+/// Returns the bytes of the page at `page`.
+///
+/// # Safety
+/// The same as for [`is_zero`]. A copy of a page to which the guest writes meanwhile may have parts of before and after.
+#[must_use]
+pub unsafe fn copy_of(page: *const u8) -> [u8; PAGE_BYTES] {
+    let mut copy = [0; PAGE_BYTES];
+    // SAFETY: both have the size of a page; the caller guarantees that `page` is mapped.
+    unsafe { libc::memcpy(copy.as_mut_ptr().cast(), page.cast(), PAGE_BYTES) };
+    copy
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,10 +208,11 @@ mod tests {
         }
     }
 
-    /// Returns the process's own pages; `None` if the kernel does not support the request.
-    fn own(range: Range) -> Option<Vec<u64>> {
-        match own_pages(&File::open("/proc/self/pagemap").unwrap(), range) {
-            Ok((runs, _)) => Some(runs.as_slice().iter().flat_map(|run| run.first..run.end()).collect()),
+    /// Returns the process's own pages and the zero pages; `None` if the kernel does not support the request.
+    fn found(range: Range) -> Option<(Vec<u64>, Vec<u64>)> {
+        let numbers = |runs: Runs| runs.as_slice().iter().flat_map(|run| run.first..run.end()).collect();
+        match scan(&File::open("/proc/self/pagemap").unwrap(), range) {
+            Ok(found) => Some((numbers(found.own), numbers(found.zero))),
             Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
                 hearth_testing::skip("this kernel has no PAGEMAP_SCAN");
                 None
@@ -202,27 +232,27 @@ mod tests {
         touch(range, 3, Some(1));
         touch(range, 4, Some(1));
         touch(range, 15, Some(0));
-        let Some(found) = own(range) else { return };
-        assert_eq!(found, [3, 4, 15]);
+        let Some(all) = found(range) else { return };
+        assert_eq!(all, (vec![3, 4, 15], vec![]));
         // SAFETY: the test's own mapping.
         unsafe { libc::madvise(range.start.add(4 * PAGE_BYTES).cast(), PAGE_BYTES, libc::MADV_DONTNEED) };
-        assert_eq!(own(range).unwrap(), [3, 15]);
+        assert_eq!(found(range).unwrap(), (vec![3, 15], vec![]));
         assert_eq!(touch(range, 4, None), 0, "the file's content is back");
     }
 
     #[test]
-    fn pages_of_nothing_that_were_only_read_are_nobodys() {
+    fn pages_of_nothing_that_were_only_read_are_the_page_of_zeros() {
         let range = map(None, 4000);
         for page in (0..4000).step_by(3) {
             touch(range, page, None);
         }
         // This makes more runs than fit into one batch.
-        let written: Vec<usize> = (1..4000).step_by(2).collect();
-        for &page in &written {
+        for page in (1..4000).step_by(2) {
             touch(range, page, Some(9));
         }
-        let Some(found) = own(range) else { return };
-        assert!(found.iter().eq(written.iter().map(|page| *page as u64).collect::<Vec<_>>().iter()));
+        let Some((own, zero)) = found(range) else { return };
+        assert!(own.into_iter().eq((1..4000).step_by(2)));
+        assert!(zero.into_iter().eq((0..4000).step_by(6)));
     }
 
     #[test]

@@ -57,6 +57,13 @@ impl Runs {
         self.0.is_empty()
     }
 
+    /// Whether the set contains the page.
+    #[must_use]
+    pub fn contains(&self, page: u64) -> bool {
+        let after = self.0.partition_point(|run| run.first <= page);
+        after.checked_sub(1).and_then(|index| self.0.get(index)).is_some_and(|run| page < run.end())
+    }
+
     /// Returns the number of pages in the set.
     #[must_use]
     pub fn pages(&self) -> u64 {

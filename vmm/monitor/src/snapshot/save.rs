@@ -1,9 +1,12 @@
 //! Saves guest memory to files: all of it, or what differs from the snapshot that the machine was restored from.
 //!
-//! The kernel reports which pages a machine has written ([`pages::own_pages`]). Pages that are swapped out count. Pages
-//! that the guest gave back (balloon, free page reporting) do not, since dropping a private copy makes the content
+//! The kernel reports which pages a machine has written ([`pages::scan`]). Pages that are swapped out count. So does the
+//! kernel's page of zeros where the content would otherwise come from a file: it stands there for a page of zeros that
+//! the machine has written, or that it has read in a piece of a working set after it gave the page back. Other pages
+//! that the guest gave back (balloon, free page reporting) do not count, since dropping a private copy makes the content
 //! below it visible again. Such a page is restored with that same content, so a snapshot contains exactly what the
-//! guest would have seen.
+//! guest would have seen. (A page of a working set's piece that was given back and not touched since has no content yet:
+//! the guest does not know what is in it.)
 
 use std::fs::File;
 use std::io;
@@ -12,10 +15,11 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use hearth_vmm_api::snapshot::checksums::PageChecksums;
 use hearth_vmm_api::snapshot::{SnapshotId, memory_file};
 
 use super::load::{Backing, LoadError, address, range_of};
-use super::pages::{self, Range};
+use super::pages::{self, Found, Range};
 use super::runs::{Run, Runs};
 use super::{PAGE, PAGE_BYTES};
 use crate::files::{copy_range, is_unsupported, seek};
@@ -99,7 +103,7 @@ impl Cancel {
 /// Numbers of pages of 4 KiB, by how the save handled them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PageCounts {
-    /// Private copies of the machine.
+    /// Pages whose content is the machine's own.
     pub own: u64,
     /// Private copies that were swapped out.
     pub swapped: u64,
@@ -137,6 +141,19 @@ pub struct Written {
     pub zero: Runs,
     /// Numbers of pages, by how they were handled.
     pub pages: PageCounts,
+    /// Checksums of the pages that the file contains.
+    checksums: PageChecksums,
+}
+
+impl Written {
+    /// Takes over the checksums of pages that were copied from a file. Pages that have none there have none here.
+    fn carry_checksums(&mut self, from: &File, carried: &Runs) {
+        let known = memory_file::read(from, "memory")
+            .and_then(|trailer| memory_file::checksums(from, "memory", &trailer));
+        if let Ok(Some(known)) = known {
+            self.checksums = self.checksums.with(&known, |page| carried.contains(page));
+        }
+    }
 }
 
 /// The memory to save, and the sources of information about its pages.
@@ -156,18 +173,19 @@ impl Memory<'_> {
     /// # Errors
     /// [`SaveError`]; the content of the file is unusable then.
     pub fn write_full(&self, to: &File, id: &SnapshotId, cancel: &Cancel) -> Result<Written, SaveError> {
-        let (range, own) = self.begin(to, id, None)?;
-        let mut writer = Writer::new(range, to, cancel, own.1);
-        for run in own.0.as_slice() {
+        let (range, own, swapped) = self.begin()?;
+        let mut writer = Writer::new(range, to, cancel, swapped);
+        for run in own.as_slice() {
             writer.unless_zero(*run, |counts| counts.zero += 1)?;
         }
         writer.flush()?;
         let mut written = writer.written;
         if let Some(backing) = self.backing {
             let mut carry = |from: &File, runs: &Runs| -> Result<(), SaveError> {
-                let carried = copy(from, to, &runs.without(&own.0), cancel)?;
+                let carried = copy(from, to, &runs.without(&own), cancel)?;
                 written.pages.carried += carried.pages();
                 written.data = written.data.union(&carried);
+                written.carry_checksums(from, &carried);
                 Ok(())
             };
             carry(&backing.base, &backing.base_mapped())?;
@@ -176,6 +194,7 @@ impl Memory<'_> {
             }
         }
         written.data = written.data.coarse(SHORTEST_HOLE, MOST_PIECES);
+        end(to, range, id, None, &written)?;
         Ok(written)
     }
 
@@ -186,10 +205,10 @@ impl Memory<'_> {
     pub fn write_diff(&self, to: &File, id: &SnapshotId, cancel: &Cancel) -> Result<Written, SaveError> {
         let backing = self.backing.ok_or(SaveError::NoBase)?;
         let base_id = SnapshotId::try_from(backing.base_id.as_slice()).map_err(|_| SaveError::NoBase)?;
-        let (range, own) = self.begin(to, id, Some(&base_id))?;
-        let mut writer = Writer::new(range, to, cancel, own.1);
-        let in_base = own.0.intersection(&backing.base_data);
-        let elsewhere = own.0.without(&in_base);
+        let (range, own, swapped) = self.begin()?;
+        let mut writer = Writer::new(range, to, cancel, swapped);
+        let in_base = own.intersection(&backing.base_data);
+        let elsewhere = own.without(&in_base);
         let mut pieces: Vec<(Run, bool)> = in_base.as_slice().iter().map(|run| (*run, true)).collect();
         pieces.extend(elsewhere.as_slice().iter().map(|run| (*run, false)));
         pieces.sort_unstable_by_key(|(run, _)| run.first);
@@ -205,29 +224,41 @@ impl Memory<'_> {
         writer.flush()?;
         let mut written = writer.written;
         if let Some(diff) = &backing.diff {
-            let carried = diff.mapped.without(&own.0);
+            let carried = diff.mapped.without(&own);
             copy(&diff.file, to, &carried, cancel)?;
+            written.carry_checksums(&diff.file, &carried);
             written.pages.carried += carried.pages();
             written.data = written.data.union(&carried);
-            written.zero = written.zero.union(&diff.zero.without(&own.0));
+            written.zero = written.zero.union(&diff.zero.without(&own));
         }
+        end(to, range, id, Some(&base_id), &written)?;
         Ok(written)
     }
 
-    /// Sets the size of the file, and finds the machine's private copies.
-    fn begin(
-        &self,
-        to: &File,
-        id: &SnapshotId,
-        base: Option<&SnapshotId>,
-    ) -> Result<(Range, (Runs, u64)), SaveError> {
+    /// Finds the pages whose content is the machine's own, and how many of them are swapped
+    /// out.
+    fn begin(&self) -> Result<(Range, Runs, u64), SaveError> {
         super::load::check_page_size()?;
         let range = range_of(self.memory)?;
-        let bytes = range.bytes as u64;
-        to.write_all_at(&memory_file::trailer(bytes, id, base), bytes)
-            .map_err(SaveError::io("writing the memory's trailer"))?;
-        Ok((range, pages::own_pages(self.pagemap, range).map_err(SaveError::Scan)?))
+        let Found { mut own, zero, swapped } = pages::scan(self.pagemap, range).map_err(SaveError::Scan)?;
+        if let Some(backing) = self.backing {
+            own = own.union(&zero.intersection(&backing.in_files()));
+        }
+        Ok((range, own, swapped))
     }
+}
+
+/// Writes what follows the pages in the file.
+fn end(
+    to: &File,
+    range: Range,
+    id: &SnapshotId,
+    base: Option<&SnapshotId>,
+    written: &Written,
+) -> Result<(), SaveError> {
+    let bytes = range.bytes as u64;
+    to.write_all_at(&memory_file::ending(bytes, id, base, &written.checksums), bytes)
+        .map_err(SaveError::io("writing the memory's checksums and trailer"))
 }
 
 /// Writes pages into a file; collects neighbouring pages into one write.
@@ -271,7 +302,7 @@ impl<'a> Writer<'a> {
                 count(&mut writer.written.pages);
                 return Ok(());
             }
-            writer.data(page)
+            writer.data(page, at)
         })
     }
 
@@ -295,7 +326,7 @@ impl<'a> Writer<'a> {
                     writer.written.pages.zero += 1;
                     writer.written.zero.push(page, 1);
                 } else {
-                    writer.data(page)?;
+                    writer.data(page, at)?;
                 }
                 Ok(())
             })?;
@@ -304,10 +335,12 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Schedules page `page` to be written.
-    fn data(&mut self, page: u64) -> Result<(), SaveError> {
+    /// Schedules page `page`, which is at `at`, to be written.
+    fn data(&mut self, page: u64, at: *const u8) -> Result<(), SaveError> {
         self.written.pages.data += 1;
         self.written.data.push(page, 1);
+        // SAFETY: the page is mapped: it is a page of guest memory.
+        self.written.checksums.push(page, PageChecksums::of(&unsafe { pages::copy_of(at) }));
         match &mut self.pending {
             Some(run) if run.end() == page && run.pages < CHUNK => run.pages += 1,
             _ => {

@@ -180,7 +180,7 @@ impl Shared {
         self.enter(SaveStage::Memory, hold_at)?;
         let source = Memory { memory: &memory, pagemap: &pagemap, backing: backing.as_deref() };
         let diff = kind == SaveKind::Diff;
-        let Written { data, zero, pages } = if diff {
+        let Written { data, zero, pages, .. } = if diff {
             source.write_diff(&memory_file, &id, &self.cancel)?
         } else {
             source.write_full(&memory_file, &id, &self.cancel)?

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! The packed part contains the pages of the list in the order of their addresses, together with the gaps of up to 15
-//! pages between them. Including the gaps makes the number of pieces small.
+//! pages between them. Including the gaps makes the number of pieces small. Behind it is the CRC-32 of each packed page
+//! (u32 each), which no restore reads; version 1 has none.
 //!
 //! If the snapshot's memory is in the page cache, the pages are only entered into this process's page tables, on a
 //! separate thread while the guest already runs. If it is not, the packed copy is read in one go before the guest runs,
@@ -26,6 +27,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::thread;
 
+use hearth_vmm_api::snapshot::checksums::PageChecksums;
 use hearth_vmm_api::snapshot::id_text;
 use hearth_vmm_jail::{Filters, ThreadRole};
 
@@ -36,10 +38,14 @@ use super::{PAGE, PAGE_BYTES};
 use crate::memory::GuestMemory;
 
 const MAGIC: [u8; 8] = *b"HRTHWSET";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The version without checksums of the packed pages.
+const PLAIN: u32 = 1;
 const HEADER: usize = 64;
 const CHECKED: usize = 56;
 const ENTRY: usize = 16;
+/// Size of a page's checksum in bytes.
+const SUM: usize = size_of::<u32>();
 /// Maximum number of runs that are read: the number of pages in 32 GiB.
 const MOST_RUNS: u64 = 8 << 20;
 
@@ -59,9 +65,12 @@ pub enum WorkingSetError {
     NotOne(&'static str),
     /// The file was written by another release, in another version of the format.
     #[error(
-        "the working set has format version {0}, this hearth-vmm reads version {VERSION}; record it again"
+        "the working set has format version {0}, this hearth-vmm reads versions {PLAIN} and {VERSION}; record it again"
     )]
     Version(u32),
+    /// A packed page is not what was written.
+    #[error("the working set is damaged: its packed page {0} is not what was written; record it again")]
+    Page(u64),
     /// The working set belongs to another snapshot.
     #[error(
         "the working set was recorded of snapshot {found}, not of {expected}; pass the one of this snapshot"
@@ -148,6 +157,7 @@ impl WorkingSet {
         to.write_all_at(&bytes, 0).map_err(failed("writing the working set"))?;
         let mut at = packed;
         let mut content = [0; PAGE_BYTES];
+        let mut sums = Vec::new();
         for page in self.pieces().as_slice().iter().flat_map(|run| run.first..run.end()) {
             if let Source::File(file) = backing.source(page) {
                 file.read_exact_at(&mut content, page * PAGE)
@@ -156,8 +166,10 @@ impl WorkingSet {
                 content.fill(0);
             }
             to.write_all_at(&content, at).map_err(failed("writing the working set"))?;
+            sums.extend_from_slice(&PageChecksums::of(&content).to_le_bytes());
             at += PAGE;
         }
+        to.write_all_at(&sums, at).map_err(failed("writing the working set"))?;
         to.sync_all().map_err(failed("making the working set durable"))
     }
 
@@ -184,9 +196,11 @@ impl WorkingSet {
             return Err(WorkingSetError::NotOne("it does not begin with the working set's magic"));
         }
         let version = u32::try_from(number(8) & 0xffff_ffff).unwrap_or(0);
-        if version != VERSION {
-            return Err(WorkingSetError::Version(version));
-        }
+        let sum_bytes = match version {
+            PLAIN => 0,
+            VERSION => SUM as u64,
+            _ => return Err(WorkingSetError::Version(version)),
+        };
         let (pages, runs, packed) = (number(16), number(24), number(48));
         let wrong = WorkingSetError::NotOne("its length is not what its header says");
         if runs > MOST_RUNS || packed < HEADER as u64 + runs * ENTRY as u64 || packed > length {
@@ -214,14 +228,38 @@ impl WorkingSet {
         if set.pages() != pages {
             return Err(WorkingSetError::NotOne("its number of pages is wrong"));
         }
-        if packed.checked_add(set.pieces().pages() * PAGE) != Some(length) {
+        if packed.checked_add(set.pieces().pages() * (PAGE + sum_bytes)) != Some(length) {
             return Err(wrong);
         }
         Ok((set, packed))
     }
 
+    /// Reads all packed pages of `file` and compares them with their checksums; returns how many there are. `None` if the
+    /// file was written by a release that made no checksums. The arguments are those of [`Self::read`].
+    ///
+    /// # Errors
+    /// [`WorkingSetError`]; [`WorkingSetError::Page`] for the first page that differs.
+    pub fn verify(file: &File, id: &[u8], total: u64) -> Result<Option<u64>, WorkingSetError> {
+        let reading = || failed("reading the working set");
+        let (set, packed) = Self::read(file, id, total)?;
+        let pages = set.pieces().pages();
+        let sums = packed + pages * PAGE;
+        if file.metadata().map_err(reading())?.len() == sums {
+            return Ok(None);
+        }
+        let (mut content, mut sum) = ([0; PAGE_BYTES], [0; SUM]);
+        for page in 0..pages {
+            file.read_exact_at(&mut content, packed + page * PAGE).map_err(reading())?;
+            file.read_exact_at(&mut sum, sums + page * SUM as u64).map_err(reading())?;
+            if PageChecksums::of(&content).to_le_bytes() != sum {
+                return Err(WorkingSetError::Page(page));
+            }
+        }
+        Ok(Some(pages))
+    }
+
     /// Returns the pages in the order of their addresses, together with the gaps that are packed with them.
-    fn pieces(&self) -> Runs {
+    pub(super) fn pieces(&self) -> Runs {
         let mut runs: Vec<Run> = self.touched.iter().map(|touched| touched.run).collect();
         runs.sort_unstable_by_key(|run| run.first);
         let mut sorted: Vec<Run> = Vec::with_capacity(runs.len());
@@ -314,7 +352,7 @@ pub fn bring_in(
 }
 
 /// Reads the packed pages in one go, and moves each piece of them to its address.
-fn move_in(file: &File, packed: u64, pieces: &Runs, range: Range) -> Result<(), WorkingSetError> {
+pub(super) fn move_in(file: &File, packed: u64, pieces: &Runs, range: Range) -> Result<(), WorkingSetError> {
     let bytes = usize::try_from(pieces.pages() * PAGE).unwrap_or(0);
     if bytes == 0 {
         return Ok(());
@@ -326,6 +364,9 @@ fn move_in(file: &File, packed: u64, pieces: &Runs, range: Range) -> Result<(), 
         return Err(failed("mapping room for the working set")(io::Error::last_os_error()));
     }
     let result = (|| {
+        // The pieces stay in the guest's memory, where a page that is written must cost one page.
+        load::without_huge_pages(Range { start: start.cast(), bytes })
+            .map_err(failed("keeping huge pages out of the working set"))?;
         // SAFETY: the mapping is ours for as long as the slice lives.
         let room = unsafe { std::slice::from_raw_parts_mut(start.cast::<u8>(), bytes) };
         file.read_exact_at(room, packed).map_err(failed("reading the packed working set"))?;

@@ -204,6 +204,9 @@ fn a_microvm_is_snapshotted_suspended_and_restored_from_a_terminal() {
         assert!(said.contains("what differs from /") && said.contains("/full\n"), "{said}");
         terminal.ended("a controller asked for it");
         assert_eq!(names(&desk.at("suspended")), ["base", "disk0", "memory", "state"]);
+        let said = desk.run(&["verify", "suspended"]);
+        assert!(said.contains("suspended: memory:") && said.contains("base: working-set:"), "{said}");
+        assert!(!said.contains("no checksums"), "{said}");
         let expected = ["disk", "early", "full", "suspended"];
         assert!(
             desk.left().iter().filter(|name| !name.starts_with("vsock")).eq(expected),

@@ -114,3 +114,18 @@ fn an_access_that_kvm_cannot_decode_ends_the_guest_with_a_reason() {
     ended.assert_kind("guest_error");
     assert!(ended.report.contains("vCPU 0"), "{ended:?}");
 }
+
+#[test]
+fn a_guest_has_neither_el2_nor_an_its() {
+    let Some(metal) = Metal::find() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let base = crate::support::patterned(&folder.path().join("base"), 1, 4 * MIB);
+    let mut guest = create(&metal, &Tap::new(), &base, &base, "seed=1 steps=0 end=el2");
+    guest.client().boot().unwrap();
+    let found = guest.console.wait_for("WALLS");
+    assert_eq!(found, "WALLS el=1 gicd_lpis=0 gicr_plpis=0 fdt_its=0");
+    // What comes next is either the undefined instruction or what the guest does if the access succeeds.
+    let next = guest.console.wait_for("HOSTILE-E");
+    assert_eq!(next, "HOSTILE-EXCEPTION");
+    guest.wait().assert_kind("power_off");
+}

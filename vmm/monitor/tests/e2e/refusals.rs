@@ -7,6 +7,7 @@ use hearth_proto::vmm::v1::SavedMachine;
 use hearth_vmm_api::config::DiskSource;
 use hearth_vmm_api::snapshot::state_file;
 use hearth_vmm_client::SaveKind;
+use kvm_bindings::{KVM_ARM_VCPU_HAS_EL2, KVM_ARM_VCPU_HAS_EL2_E2H0};
 
 use crate::support::{Clone, Guest, Machine, Metal, Saved, Tap, copy, create, disk};
 
@@ -124,7 +125,7 @@ fn what_does_not_belong_together_is_refused_by_name() {
     };
     fixture.refuses("the file `memory` is too short", |clone| {
         let (short, path) = memory(clone);
-        short.set_len(short.metadata().unwrap().len() - 1).unwrap();
+        short.set_len(256 * MIB).unwrap();
         clone.config.memory = open(&path);
     });
     fixture.refuses("its trailer is missing or damaged", |clone| {
@@ -198,9 +199,15 @@ fn a_state_that_is_whole_and_makes_no_sense_is_refused_by_name() {
     fixture.refuses_state("fewer values than registers", |state| {
         state.aarch64.as_mut().unwrap().vcpus[0].values.pop().unwrap();
     });
-    fixture.refuses_state("CPU features that this host lacks", |state| {
-        state.aarch64.as_mut().unwrap().vcpu_features |= 1 << 31;
-    });
+    for (feature, words) in [
+        (KVM_ARM_VCPU_HAS_EL2, "EL2, which no guest gets"),
+        (KVM_ARM_VCPU_HAS_EL2_E2H0, "EL2, which no guest gets"),
+        (31, "CPU features that this host lacks: another feature"),
+    ] {
+        fixture.refuses_state(words, |state| {
+            state.aarch64.as_mut().unwrap().vcpu_features |= 1 << feature;
+        });
+    }
     fixture.refuses_state("another type of CPU", |state| {
         let vcpu = &mut state.aarch64.as_mut().unwrap().vcpus[0];
         let at = super::goldens::offset_of(vcpu, super::goldens::MIDR).unwrap();

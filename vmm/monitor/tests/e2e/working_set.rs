@@ -2,11 +2,12 @@
 //! needed.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use hearth_proto::vmm::v1::WorkingSetSaved;
 use hearth_vmm_client::SaveKind;
 
-use crate::support::{Guest, Machine, Metal, Saved, create};
+use crate::support::{DiskFolder, Guest, HugePages, Machine, Metal, Saved, Swap, create};
 
 /// The command that a clone executes here.
 const FIRST_COMMAND: &str = "mem-check";
@@ -33,10 +34,20 @@ fn faults(saved: &Saved, metal: &Metal, working_set: Option<&Path>) -> (Guest, (
     (guest, faults)
 }
 
+/// Records the working set of the command in the file `working-set` of the snapshot's folder.
+fn record(saved: &Saved, metal: &Metal) -> (Guest, PathBuf, WorkingSetSaved) {
+    let mut clone = saved.clone_on(metal);
+    clone.config.userfaultfd = Some(File::options().read(true).write(true).open("/dev/userfaultfd").unwrap());
+    let recorded = clone.restore();
+    assert_eq!(recorded.run(FIRST_COMMAND), ANSWER);
+    let path = saved.folder.path().join("working-set");
+    let set = recorded.client().save_working_set(create(&path)).unwrap();
+    (recorded, path, set)
+}
+
 #[test]
 fn a_recorded_working_set_is_there_before_the_guest_asks() {
     let Some(metal) = Metal::find() else { return };
-    let device = || File::options().read(true).write(true).open("/dev/userfaultfd").unwrap();
     let guest = Machine::new(&metal).boot();
     guest.run("mem-fill 32");
     assert_eq!(guest.run("mem-random 8 1"), ANSWER);
@@ -45,12 +56,7 @@ fn a_recorded_working_set_is_there_before_the_guest_asks() {
     guest.kill();
 
     // One clone is recorded.
-    let mut clone = saved.clone_on(&metal);
-    clone.config.userfaultfd = Some(device());
-    let recorded = clone.restore();
-    assert_eq!(recorded.run(FIRST_COMMAND), ANSWER);
-    let path = saved.folder.path().join("working-set");
-    let set = recorded.client().save_working_set(create(&path)).unwrap();
+    let (recorded, path, set) = record(&saved, &metal);
     eprintln!("{} pages were touched, {} of them written", set.touched_pages, set.written_pages);
     assert!(set.touched_pages >= 2048 && set.touched_pages < 8192, "{set:?}");
     assert!(set.written_pages > 0 && set.written_pages < set.touched_pages, "{set:?}");
@@ -86,4 +92,41 @@ fn a_recorded_working_set_is_there_before_the_guest_asks() {
     clone.config.working_set = Some(File::open(&path).unwrap());
     let message = clone.refused();
     assert!(message.contains("working set was recorded of snapshot"), "{message}");
+}
+
+#[test]
+fn zeros_survive_a_suspend_under_memory_pressure_after_a_cold_start() {
+    let Some(metal) = Metal::find() else { return };
+    let Some(disk) = DiskFolder::make() else { return };
+    let _swap = Swap::make().unwrap();
+    let _huge_pages = HugePages::always();
+    let guest = Machine::new(&metal).boot();
+    assert_eq!(guest.run("mem-random 8 1"), ANSWER);
+    let saved = guest.save(SaveKind::Full);
+    guest.kill();
+    let (recorded, working_set, _) = record(&saved, &metal);
+    recorded.kill();
+
+    let (memory, working_set) = (disk.take(&saved.memory()), disk.take(&working_set));
+    let mut clone = saved.clone_on(&metal);
+    clone.config.memory = DiskFolder::open_cold(&memory);
+    clone.config.working_set = Some(DiskFolder::open_cold(&working_set));
+    let guest = clone.restore();
+    assert!(guest.counter("restore_pages", "working_set_copied") > 2000);
+    assert_eq!(guest.run("mem-zero 1000 2"), "1000");
+    // The guest's memory costs what it has written, and not huge pages.
+    let smaps = fs::read_to_string(format!("/proc/{}/smaps_rollup", guest.pid())).unwrap();
+    assert!(
+        smaps.lines().any(|line| line.starts_with("AnonHugePages:") && line.ends_with(" 0 kB")),
+        "{smaps}"
+    );
+    guest.client().pause().unwrap();
+    assert!(guest.swap_out() > 4 << 20);
+    let suspended = guest.save(SaveKind::Diff);
+    eprintln!("diff: {:?}", suspended.answer.pages);
+    assert!(suspended.pages("zero") >= 1000, "{:?}", suspended.answer);
+    guest.kill();
+    let guest = suspended.clone_on(&metal).restore();
+    assert_eq!(guest.run("mem-check"), ANSWER);
+    guest.power_off();
 }

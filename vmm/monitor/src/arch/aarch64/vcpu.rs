@@ -2,15 +2,17 @@
 
 use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
 
+use hearth_proto::vmm::v1::SavedAarch64;
 use kvm_bindings::{
-    KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, KVM_ARM_VCPU_PTRAUTH_ADDRESS,
-    KVM_ARM_VCPU_PTRAUTH_GENERIC, KVM_ARM_VCPU_SVE, KVM_REG_ARM_CORE, KVM_REG_ARM64, KVM_REG_SIZE_U64,
-    KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_regs, kvm_vcpu_init, user_pt_regs,
+    KVM_ARM_VCPU_HAS_EL2, KVM_ARM_VCPU_HAS_EL2_E2H0, KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2,
+    KVM_ARM_VCPU_PTRAUTH_ADDRESS, KVM_ARM_VCPU_PTRAUTH_GENERIC, KVM_ARM_VCPU_SVE, KVM_REG_ARM_CORE,
+    KVM_REG_ARM64, KVM_REG_SIZE_U64, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_regs,
+    kvm_vcpu_init, user_pt_regs,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 
 use super::error::VmError;
-use super::registers::{MPIDR, Registers};
+use super::registers::{MPIDR, Registers, SVE_LENGTHS, saved_value};
 use crate::devices::bus::Bus;
 
 /// EL1 with its own stack pointer, all interrupts masked: the state that the boot protocol requires of the
@@ -39,39 +41,60 @@ pub enum Exit {
     Fatal(String),
 }
 
+const PSCI: u32 = 1 << KVM_ARM_VCPU_PSCI_0_2;
 const SVE: u32 = 1 << KVM_ARM_VCPU_SVE;
 const POINTER_AUTH: u32 = 1 << KVM_ARM_VCPU_PTRAUTH_ADDRESS | 1 << KVM_ARM_VCPU_PTRAUTH_GENERIC;
+const NESTED: u32 = 1 << KVM_ARM_VCPU_HAS_EL2 | 1 << KVM_ARM_VCPU_HAS_EL2_E2H0;
 
-/// The CPU features with which vCPUs are initialised.
+/// The CPU features with which vCPUs are initialised: those of the host that Hearth passes on, or some of them.
+///
+/// No guest gets EL2 (nested virtualisation), whatever the host has and whatever a snapshot says: it is a large part of
+/// KVM that guests do not need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Features {
-    /// Feature bits of `KVM_ARM_VCPU_INIT`, without `KVM_ARM_VCPU_POWER_OFF`.
-    pub bits: u32,
-    /// SVE vector lengths; `None` means all lengths that the host has.
-    pub vector_lengths: Option<Vec<u8>>,
+    bits: u32,
+    vector_lengths: Option<Vec<u8>>,
 }
 
 impl Features {
     /// All features of the host that Hearth passes on to guests.
     #[must_use]
     pub fn of_host(sve: bool, pointer_auth: bool) -> Self {
-        let bits = 1 << KVM_ARM_VCPU_PSCI_0_2
-            | if sve { SVE } else { 0 }
-            | if pointer_auth { POINTER_AUTH } else { 0 };
+        let bits = PSCI | if sve { SVE } else { 0 } | if pointer_auth { POINTER_AUTH } else { 0 };
         Self { bits, vector_lengths: None }
     }
 
-    /// Names of the features in `wanted` that these features lack.
-    #[must_use]
-    pub fn missing(&self, wanted: u32) -> Vec<&'static str> {
+    /// Of these features, those with which the vCPUs of a snapshot's guest were initialised.
+    ///
+    /// # Errors
+    /// [`VmError::Features`], which names the features that the guest had beyond these.
+    pub fn of_guest(&self, saved: &SavedAarch64) -> Result<Self, VmError> {
+        let missing = saved.vcpu_features & !self.bits;
         let named = [
             (SVE, "SVE"),
             (POINTER_AUTH, "pointer authentication"),
-            (!(SVE | POINTER_AUTH), "another feature"),
+            (NESTED, "EL2, which no guest gets"),
+            (!(SVE | POINTER_AUTH | NESTED), "another feature"),
         ];
-        let missing = wanted & !self.bits;
-        named.into_iter().filter(|(bits, _)| missing & bits != 0).map(|(_, name)| name).collect()
+        let names: Vec<_> =
+            named.iter().filter(|(bits, _)| missing & bits != 0).map(|(_, name)| *name).collect();
+        if !names.is_empty() {
+            return Err(VmError::Features(names.join(", ")));
+        }
+        Ok(Self { bits: saved.vcpu_features, vector_lengths: vector_lengths_of(saved).map(<[u8]>::to_vec) })
     }
+
+    /// Feature bits of `KVM_ARM_VCPU_INIT`, without `KVM_ARM_VCPU_POWER_OFF`.
+    #[must_use]
+    pub fn bits(&self) -> u32 {
+        self.bits
+    }
+}
+
+/// SVE vector lengths of a snapshot's guest; `None` means all lengths that the host has.
+#[must_use]
+pub fn vector_lengths_of(saved: &SavedAarch64) -> Option<&[u8]> {
+    saved.vcpus.first().and_then(|vcpu| saved_value(vcpu, SVE_LENGTHS))
 }
 
 /// A vCPU of a KVM virtual machine.
@@ -215,4 +238,29 @@ impl Vcpu {
 #[must_use]
 pub fn affinity_of(mpidr: &[u8]) -> u64 {
     mpidr.try_into().map_or(0, u64::from_le_bytes) & 0xff_00ff_ffff
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_host_and_no_snapshot_gives_a_guest_el2() {
+        for (sve, pointer_auth) in [(false, false), (true, false), (false, true), (true, true)] {
+            let host = Features::of_host(sve, pointer_auth);
+            assert_eq!(host.bits() & !(PSCI | SVE | POINTER_AUTH), 0, "{host:?}");
+            for (feature, name) in [
+                (KVM_ARM_VCPU_HAS_EL2, "EL2, which no guest gets"),
+                (KVM_ARM_VCPU_HAS_EL2_E2H0, "EL2, which no guest gets"),
+                (KVM_ARM_VCPU_POWER_OFF, "another feature"),
+                (31, "another feature"),
+            ] {
+                let vcpu_features = host.bits() | 1 << feature;
+                let error = host.of_guest(&SavedAarch64 { vcpu_features, ..Default::default() }).unwrap_err();
+                assert!(error.to_string().contains(name), "{error}");
+            }
+            let same = SavedAarch64 { vcpu_features: host.bits(), ..Default::default() };
+            assert_eq!(host.of_guest(&same).unwrap(), host);
+        }
+    }
 }

@@ -12,7 +12,6 @@ use vmm_sys_util::eventfd::EventFd;
 use super::counter;
 use super::error::VmError;
 use super::gic::Gic;
-use super::registers::{SVE_LENGTHS, saved_value};
 use super::vcpu::{Features, Vcpu};
 use crate::memory::{DRAM_BASE, GuestMemory, MIB};
 
@@ -115,11 +114,7 @@ impl Vm {
     /// # Errors
     /// [`VmError::Features`], which names the features that the host lacks.
     pub fn restrict(&mut self, saved: &SavedAarch64) -> Result<(), VmError> {
-        let missing = self.features.missing(saved.vcpu_features);
-        if !missing.is_empty() {
-            return Err(VmError::Features(missing.join(", ")));
-        }
-        self.features = features_of(saved);
+        self.features = self.features.of_guest(saved)?;
         Ok(())
     }
 
@@ -178,11 +173,4 @@ impl Vm {
             .register_ioevent(event, &IoEventAddress::Mmio(address), value)
             .map_err(VmError::kvm("connecting a queue notification (ioeventfd)"))
     }
-}
-
-/// The CPU features with which the vCPUs of a snapshot were initialised.
-#[must_use]
-pub fn features_of(saved: &SavedAarch64) -> Features {
-    let lengths = saved.vcpus.first().and_then(|vcpu| saved_value(vcpu, SVE_LENGTHS));
-    Features { bits: saved.vcpu_features, vector_lengths: lengths.map(<[u8]>::to_vec) }
 }

@@ -82,8 +82,25 @@ fn descriptors_that_an_operation_does_not_take_are_refused() {
     assert!(refused(response).1.contains("Hello takes 0 descriptors and got 1"));
 }
 
+/// Checks that the monitor has ended because no machine could be built, and accepts no second one.
+fn assert_used_up(monitor: &mut Monitor, reason: &str) {
+    let exit = monitor.exit().expect("the monitor goes on");
+    assert_eq!(exit.kind(), ExitKind::MonitorError);
+    assert!(exit.message.contains(reason), "{}", exit.message);
+    for operation in [
+        Operation::Create(proto::Create::default()),
+        Operation::Restore(proto::Restore::default()),
+        Operation::Prepare(proto::Prepare::default()),
+        Operation::Boot(proto::Boot {}),
+    ] {
+        let (code, message) = refused(request(monitor, PROTOCOL_VERSION, Some(operation)));
+        assert_eq!(code, ErrorCode::State);
+        assert!(message.contains("the machine is ended"), "{message}");
+    }
+}
+
 #[test]
-fn a_bad_machine_leaves_the_monitor_empty() {
+fn a_bad_machine_ends_the_monitor() {
     let mut monitor = Monitor::new(Host::plain().unwrap()).unwrap();
     let file = || tempfile::tempfile().unwrap();
     let mut config = MachineConfig::new(file());
@@ -95,12 +112,29 @@ fn a_bad_machine_leaves_the_monitor_empty() {
     let (code, message) = refused(response);
     assert_eq!(code, ErrorCode::Invalid);
     assert!(message.contains("17 vCPUs"), "{message}");
-    let Response::Status(status) =
-        request(&mut monitor, PROTOCOL_VERSION, Some(Operation::Hello(proto::Hello {})))
-    else {
-        panic!("a status was due")
+    assert_used_up(&mut monitor, "17 vCPUs");
+}
+
+/// Neither file is what it has to be for a machine to be built: the kernel of the one, and `/dev/kvm` of both.
+#[test]
+fn a_machine_that_cannot_be_built_ends_the_monitor_and_is_in_the_exit_report() {
+    use std::io::{Read as _, Seek as _};
+    let mut monitor = Monitor::new(Host::plain().unwrap()).unwrap();
+    let file = || tempfile::tempfile().unwrap();
+    let mut report = file();
+    let mut config = MachineConfig::new(file());
+    config.exit_report = Some(report.try_clone().unwrap().into());
+    let (create, fds) = config.into_message(file().into());
+    let packet = proto::Request { version: PROTOCOL_VERSION, operation: Some(Operation::Create(create)) };
+    let Outcome::Response(response) = monitor.handle(&packet.encode_to_vec(), fds) else {
+        panic!("a response was due")
     };
-    assert_eq!(status.state(), MachineState::Empty);
+    let (_, message) = refused(response);
+    assert_used_up(&mut monitor, &message);
+    let mut text = String::new();
+    report.rewind().unwrap();
+    report.read_to_string(&mut text).unwrap();
+    assert!(text.contains("the machine could not be built"), "{text}");
 }
 
 #[test]
@@ -128,19 +162,41 @@ fn named(roles: &[proto::DescriptorRole]) -> Vec<proto::Descriptor> {
 }
 
 #[test]
-fn a_snapshot_that_is_none_leaves_the_monitor_empty() {
+fn a_snapshot_that_is_none_ends_the_monitor() {
     use proto::DescriptorRole::{Kvm, Memory, State};
-    let mut monitor = Monitor::new(Host::plain().unwrap()).unwrap();
     let restore =
         |roles: &[_]| Operation::Restore(proto::Restore { descriptors: named(roles), ..Default::default() });
-    let (code, message) = refused(request_with(&mut monitor, &[Kvm], restore(&[Kvm])));
-    assert_eq!(code, ErrorCode::Invalid);
-    assert!(message.contains("STATE 0 descriptor is missing"), "{message}");
-    let all = [Kvm, State, Memory];
-    let (code, message) = refused(request_with(&mut monitor, &all, restore(&all)));
-    assert_eq!(code, ErrorCode::Invalid);
-    assert!(message.contains("not a saved state"), "{message}");
-    assert!(matches!(monitor.state, super::State::Empty));
+    for (roles, reason) in
+        [(&[Kvm][..], "STATE 0 descriptor is missing"), (&[Kvm, State, Memory], "not a saved state")]
+    {
+        let mut monitor = Monitor::new(Host::plain().unwrap()).unwrap();
+        let (code, message) = refused(request_with(&mut monitor, roles, restore(roles)));
+        assert_eq!(code, ErrorCode::Invalid);
+        assert!(message.contains(reason), "{message}");
+        assert_used_up(&mut monitor, reason);
+    }
+}
+
+/// The golden state is whole, and what it needs is passed, but the memory is not its memory.
+#[test]
+fn a_restore_that_fails_half_way_ends_the_monitor() {
+    use std::os::unix::fs::FileExt as _;
+
+    use proto::DescriptorRole::{Kvm, Memory, State, VsockListener};
+    let mut monitor = Monitor::new(Host::plain().unwrap()).unwrap();
+    let state = tempfile::tempfile().unwrap();
+    state.write_all_at(include_bytes!("../../../../api/tests/golden/state-v1-max"), 0).unwrap();
+    let roles = [Kvm, State, Memory, VsockListener];
+    let mut fds: Vec<OwnedFd> = roles.iter().map(|_| tempfile::tempfile().unwrap().into()).collect();
+    fds[1] = state.into();
+    let restore = proto::Restore { descriptors: named(&roles), ..Default::default() };
+    let packet = proto::Request { version: PROTOCOL_VERSION, operation: Some(Operation::Restore(restore)) };
+    let Outcome::Response(response) = monitor.handle(&packet.encode_to_vec(), fds) else {
+        panic!("a response was due")
+    };
+    let (_, message) = refused(response);
+    eprintln!("{message}");
+    assert_used_up(&mut monitor, &message);
 }
 
 #[test]

@@ -57,6 +57,38 @@ fn packed_pages_come_to_where_they_belong() {
     memory.write_obj(8_u8, GuestAddress(DRAM_BASE + 50 * PAGE)).unwrap();
 }
 
+/// Returns the `VmFlags` (proc_pid_smaps(5)) of this process's mapping that contains the address.
+fn flags_at(address: u64) -> String {
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut inside = false;
+    for line in smaps.lines() {
+        let range = line.split(' ').next().and_then(|word| word.split_once('-'));
+        let number = |word| u64::from_str_radix(word, 16).ok();
+        if let Some((Some(start), Some(end))) = range.map(|(start, end)| (number(start), number(end))) {
+            inside = (start..end).contains(&address);
+        } else if inside && let Some(flags) = line.strip_prefix("VmFlags: ") {
+            return flags.to_string();
+        }
+    }
+    panic!("{address:#x} is not mapped");
+}
+
+#[test]
+fn pieces_of_a_cold_working_set_are_kept_without_huge_pages() {
+    if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+        hearth_testing::skip("this kernel has no huge pages");
+        return;
+    }
+    let (file, memory) = (written(), map_anonymous(128).unwrap());
+    let range = load::range_of(&memory).unwrap();
+    let (set, packed) = WorkingSet::read(&file, &[5; 16], TOTAL).unwrap();
+    move_in(&file, packed, &set.pieces(), range).unwrap();
+    for run in set.pieces().as_slice() {
+        let flags = flags_at(address(range, *run) as u64);
+        assert!(flags.split(' ').any(|flag| flag == "nh"), "page {}: {flags}", run.first);
+    }
+}
+
 #[test]
 fn what_is_no_working_set_of_this_snapshot_is_refused_by_name() {
     let refused = |change: &dyn Fn(&File), expected: &str| {
@@ -92,6 +124,30 @@ fn every_flipped_bit_of_the_list_is_noticed() {
         }
         file.write_all_at(&byte, at).unwrap();
     }
+}
+
+#[test]
+fn every_flipped_bit_of_a_packed_page_is_found_and_a_file_without_checksums_is_read() {
+    let file = written();
+    assert_eq!(WorkingSet::verify(&file, &[5; 16], TOTAL).unwrap(), Some(9));
+    let length = file.metadata().unwrap().len();
+    let mut byte = [0];
+    for at in [PAGE, 2 * PAGE - 1, 7 * PAGE + 9, length - 1] {
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 4], at).unwrap();
+        let message = WorkingSet::verify(&file, &[5; 16], TOTAL).unwrap_err().to_string();
+        assert!(message.contains("packed page"), "{message}");
+        file.write_all_at(&byte, at).unwrap();
+    }
+    // The header of version 1, and no checksums.
+    let mut header = [0; HEADER + 5 * ENTRY];
+    file.read_exact_at(&mut header, 0).unwrap();
+    header[8] = 1;
+    let sum = checksum(&header[..CHECKED], &header[HEADER..]);
+    header[CHECKED..CHECKED + 4].copy_from_slice(&sum.to_le_bytes());
+    file.write_all_at(&header, 0).unwrap();
+    file.set_len(length - 9 * SUM as u64).unwrap();
+    assert_eq!(WorkingSet::verify(&file, &[5; 16], TOTAL).unwrap(), None);
 }
 
 #[test]
