@@ -146,6 +146,7 @@ async fn open_builder(config: &Config, artifacts: &Artifacts, roles: Arc<RolePro
         jail: config.jail.jail(JailConfig::default().uid),
         network: config.network.clone(),
         dns: config.dns.clone(),
+        limits: config.limits,
         builder: config.builder.limits(),
     };
     let fetcher = Fetcher::new(config.artifacts())?.with_local(Arc::new(artifacts.clone()));

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use hearth_host::agent::Agent;
 use hearth_host::dns::DnsConfig;
+use hearth_host::limits::LimitsConfig;
 use hearth_host::network::{Egress, NetworkConfig};
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_hostd::clock::Clock;
@@ -26,6 +27,7 @@ use hearth_model::hooks::{HookSettings, Hooks};
 use hearth_model::id::MicrovmId;
 use hearth_model::shape::{Burst, MemoryClass};
 use hearth_proto::guest::v1::LogRecord;
+use hearth_vmm_client::Client;
 use hearth_vmm_jail::JailConfig;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::OnceCell;
@@ -133,11 +135,17 @@ impl Site {
 
     /// The platform, as a daemon opens it at its start.
     pub(crate) async fn open(&self) -> HostPlatform {
+        self.open_with(LimitsConfig::default()).await
+    }
+
+    /// The platform with these limits of microVMs.
+    pub(crate) async fn open_with(&self, limits: LimitsConfig) -> HostPlatform {
         let config = HostConfig {
             data: self.data.clone(),
             run: self.run.clone(),
             vmm: self.vmm.clone(),
             launch_timeout_seconds: 120,
+            limits,
             pool: PoolConfig { monitors: 1, networks: 1, ..PoolConfig::default() },
             ..HostConfig::default()
         };
@@ -180,6 +188,17 @@ impl Site {
     /// The folder of a microVM.
     pub(crate) fn state_of(&self, id: &MicrovmId) -> PathBuf {
         self.data.join("microvms").join(id.as_str())
+    }
+
+    /// Whether the monitor of a microVM says that its devices have these limits.
+    pub(crate) fn has_limits(&self, id: &MicrovmId, limits: LimitsConfig) -> bool {
+        let status = Client::connect(self.run_of(id).join("control.sock")).unwrap().status().unwrap();
+        let expected = limits.of(512).message();
+        status.disks.iter().all(|disk| disk.rate_limiter == expected.disk)
+            && status.nets.iter().all(|net| {
+                (net.receive_limiter, net.transmit_limiter) == (expected.receive, expected.transmit)
+            })
+            && (status.disks.len(), status.nets.len()) == (1, 1)
     }
 
     /// The agent of a microVM.
@@ -242,6 +261,7 @@ async fn build(vmm: PathBuf, catalogue: PathBuf, examples: PathBuf) -> PathBuf {
         jail: JailConfig::default(),
         network: NetworkConfig::default(),
         dns: DnsConfig::default(),
+        limits: LimitsConfig::default(),
         builder: BuilderLimits { memory_mib: 1536, ..BuilderLimits::default() },
     };
     let archive = data.join("counter.zip");

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hearth_host::dns::DnsConfig;
+use hearth_host::limits::LimitsConfig;
 use hearth_host::network::NetworkConfig;
 use hearth_vmm_jail::JailConfig;
 
@@ -22,6 +23,8 @@ pub struct Settings {
     pub network: NetworkConfig,
     /// The configuration of their name resolution.
     pub dns: DnsConfig,
+    /// How much the microVMs of builds may read, write, receive and send.
+    pub limits: LimitsConfig,
     /// Limits of the builder microVM.
     pub builder: BuilderLimits,
 }

@@ -10,9 +10,10 @@ use hearth_host::agent::{Agent, AgentError};
 use hearth_host::dns::Resolver;
 use hearth_host::microvm::{Boot, Card, Microvm, Restore};
 use hearth_host::network::{Egress, MicrovmNetwork, Networks};
-use hearth_model::shape::Shape;
+use hearth_model::shape::{MemoryClass, Shape};
 use hearth_proto::guest::v1::{self as proto, FailureCode as AgentFailure};
 use hearth_vmm_api::config::DiskSource;
+use hearth_vmm_api::config::rate_limiter::DeviceLimits;
 use hearth_vmm_jail::JailConfig;
 use tokio::task::{JoinHandle, spawn_blocking};
 
@@ -34,27 +35,48 @@ pub(super) struct Host {
     pub(super) sink: Sink,
 }
 
+/// What the microVM of a step is for, and how much of the host it may use.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Allotment {
+    /// One of [`STAGES`].
+    pub(super) stage: &'static str,
+    /// Its memory and CPUs.
+    pub(super) shape: Shape,
+    /// The memory class in MiB whose share it has.
+    pub(super) class_mib: u64,
+}
+
+impl Allotment {
+    /// That of a microVM of the image itself.
+    pub(super) fn of_image(stage: &'static str, shape: Shape, class: MemoryClass) -> Self {
+        Self { stage, shape, class_mib: class.mib().into() }
+    }
+}
+
 /// A microVM of a build. Dropping it kills the monitor and removes the network.
 pub(super) struct Stage {
     microvm: Arc<Microvm>,
     network: Option<MicrovmNetwork>,
     names: Option<JoinHandle<()>>,
+    shape: Shape,
+    limits: DeviceLimits,
     host: Host,
 }
 
 impl Stage {
-    /// Starts a monitor and makes a network for it. `stage` is one of [`STAGES`].
+    /// Starts a monitor and makes a network for it.
     pub(super) async fn start(
         host: &Host,
         workspace: &Workspace,
-        stage: &'static str,
+        allotment: Allotment,
     ) -> Result<Self, BuildError> {
+        let Allotment { stage, shape, class_mib } = allotment;
         let (folder, name) = (workspace.path(stage), workspace.network(stage));
         let number = STAGES.iter().position(|other| *other == stage).unwrap_or_default();
         let uid =
             host.settings.jail.uid + 1 + workspace.number() * 4 + u32::try_from(number).unwrap_or_default();
         let jail = JailConfig { uid, gid: uid, ..host.settings.jail.clone() };
-        let host = host.clone();
+        let (host, limits) = (host.clone(), host.settings.limits.of(class_mib));
         // Both steps block for milliseconds, on processes and netlink.
         let made = spawn_blocking(move || -> Result<Self, BuildError> {
             let microvm = Microvm::start(&host.settings.vmm, &folder, jail)?;
@@ -62,7 +84,7 @@ impl Stage {
                 Egress::Internet => Some(host.networks.create(&name, host.egress)?),
                 Egress::None => None,
             };
-            Ok(Self { microvm: Arc::new(microvm), network, names: None, host })
+            Ok(Self { microvm: Arc::new(microvm), network, names: None, shape, limits, host })
         });
         made.await?
     }
@@ -73,18 +95,13 @@ impl Stage {
     }
 
     /// Boots a guest of the managed base.
-    pub(super) async fn boot(
-        &mut self,
-        base: &Base,
-        shape: Shape,
-        disks: Vec<DiskSource>,
-    ) -> Result<Control, BuildError> {
+    pub(super) async fn boot(&mut self, base: &Base, disks: Vec<DiskSource>) -> Result<Control, BuildError> {
         let card = match (&self.network, self.tap()?) {
             (Some(network), Some(tap)) => Some(Card { tap, mac: network.mac(), mtu: Some(network.mtu()) }),
             _ => None,
         };
         let (kernel, initramfs): (PathBuf, PathBuf) = (base.kernel(), base.initramfs());
-        let boot = Boot { kernel, initramfs, shape, disks, card };
+        let boot = Boot { kernel, initramfs, shape: self.shape, disks, card, limits: self.limits };
         // The monitor may take long to respond.
         let microvm = Arc::clone(&self.microvm);
         spawn_blocking(move || microvm.boot(boot)).await??;
@@ -93,7 +110,8 @@ impl Stage {
 
     /// Restores a guest.
     pub(super) async fn restore(&mut self, restore: Restore) -> Result<Control, BuildError> {
-        let (microvm, restore) = (Arc::clone(&self.microvm), Restore { tap: self.tap()?, ..restore });
+        let restore = Restore { tap: self.tap()?, limits: self.limits, ..restore };
+        let microvm = Arc::clone(&self.microvm);
         spawn_blocking(move || microvm.restore(restore)).await??;
         self.reach().await
     }

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use hearth_host::dns::DnsConfig;
+use hearth_host::limits::LimitsConfig;
 use hearth_host::network::NetworkConfig;
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_image_builder::artifact::{ArtifactConfig, Fetcher, zip};
@@ -25,6 +26,7 @@ struct Config {
     roles: RolesConfig,
     network: NetworkConfig,
     dns: DnsConfig,
+    limits: LimitsConfig,
     builder: BuilderConfig,
 }
 
@@ -71,6 +73,7 @@ impl HostOptions {
         let mut config = self.read_config()?;
         config.artifacts = config.artifacts.for_everybody();
         config.artifacts.allow_files |= by_hand;
+        config.limits.check().map_err(|error| anyhow!("limits.{}: {error}", error.key))?;
         let limits = BuilderLimits {
             memory_mib: config.builder.memory_mib,
             vcpus: config.builder.vcpus,
@@ -83,6 +86,7 @@ impl HostOptions {
             jail: JailConfig::default(),
             network: config.network,
             dns: config.dns,
+            limits: config.limits,
             builder: limits,
         };
         let fetcher = Fetcher::new(config.artifacts)?;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hearth_host::dns::DnsConfig;
+use hearth_host::limits::LimitsConfig;
 use hearth_host::network::{Egress, NetworkConfig};
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_image_builder::artifact::{ArtifactConfig, Fetcher};
@@ -129,6 +130,7 @@ impl Site {
             jail: JailConfig::default(),
             network: NetworkConfig::default(),
             dns: DnsConfig::default(),
+            limits: LimitsConfig::default(),
             builder: BuilderLimits { memory_mib: 1536, ..BuilderLimits::default() },
         };
         let roles = Arc::new(RoleProvider::new(self.roles.clone()).unwrap());

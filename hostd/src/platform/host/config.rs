@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hearth_host::dns::DnsConfig;
+use hearth_host::limits::LimitsConfig;
 use hearth_host::network::NetworkConfig;
 use hearth_vmm_jail::config::{DEFAULT_MEMLOCK, DEFAULT_NOFILE};
 use hearth_vmm_jail::{JailConfig, JailMode, OnViolation, Wall};
@@ -43,6 +44,8 @@ pub struct HostConfig {
     pub network: NetworkConfig,
     /// How names are resolved for microVMs.
     pub dns: DnsConfig,
+    /// How much microVMs may read, write, receive and send.
+    pub limits: LimitsConfig,
 }
 
 impl Default for HostConfig {
@@ -57,6 +60,7 @@ impl Default for HostConfig {
             pool: PoolConfig::default(),
             network: NetworkConfig::default(),
             dns: DnsConfig::default(),
+            limits: LimitsConfig::default(),
         }
     }
 }
@@ -80,7 +84,9 @@ impl HostConfig {
         if self.launch_timeout_seconds == 0 {
             return Err(Problem::new("launch_timeout_seconds", "it is 0: give at least 1"));
         }
-        self.jail.check()
+        self.jail.check()?;
+        let limits = self.limits.check();
+        limits.map_err(|error| Problem::new(format!("limits.{}", error.key), error.to_string()))
     }
 
     /// How long making a microVM may take.
@@ -216,6 +222,7 @@ mod tests {
             ("[jail]\noff = [\"moat\"]", "jail.off"),
             ("[jail]\nfirst_uid = 0", "jail.first_uid"),
             ("[jail]\nfirst_uid = 4294967290\nuids = 6", "jail.first_uid"),
+            ("[limits.disk]\nbytes_per_second = 1000", "limits.disk.burst_bytes"),
         ] {
             let config: HostConfig = toml::from_str(text).unwrap();
             let error = config.check().unwrap_err();
