@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hearth_host::dns::DnsConfig;
+use hearth_host::groups::CgroupSettings;
 use hearth_host::limits::LimitsConfig;
 use hearth_host::network::NetworkConfig;
 use hearth_host::roles::RolesConfig;
@@ -39,7 +40,7 @@ use crate::audit::AuditConfig;
 use crate::driver::deadlines::Deadlines;
 use crate::logs::LogsConfig;
 use crate::metrics::MetricsConfig;
-use crate::platform::host::config::{CgroupSettings, HostConfig, JailSettings};
+use crate::platform::host::config::{HostConfig, JailSettings};
 use crate::pool::PoolConfig;
 use crate::proxy::config::EndpointConfig;
 use crate::service::ServiceConfig;

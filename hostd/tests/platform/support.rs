@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use hearth_host::agent::Agent;
 use hearth_host::dns::DnsConfig;
+use hearth_host::groups::{CgroupSettings, Groups};
 use hearth_host::limits::LimitsConfig;
 use hearth_host::network::{Egress, NetworkConfig};
 use hearth_host::roles::{RoleProvider, RolesConfig};
@@ -21,6 +22,7 @@ use hearth_hostd::pool::PoolConfig;
 use hearth_image_builder::artifact::{ArtifactConfig, Fetcher, zip};
 use hearth_image_builder::build::event::Sink;
 use hearth_image_builder::build::settings::BuilderLimits;
+use hearth_image_builder::build::uids::OwnUserIds;
 use hearth_image_builder::build::{BuildRequest, Builder, Platform as Variables, Settings};
 use hearth_model::build::ImageBuild;
 use hearth_model::hooks::{HookSettings, Hooks};
@@ -259,6 +261,8 @@ async fn build(vmm: PathBuf, catalogue: PathBuf, examples: PathBuf) -> PathBuf {
         catalogue,
         work: data.join("work"),
         jail: JailConfig::default(),
+        user_ids: Arc::new(OwnUserIds::new(Path::new("/run/hearth-image-builder")).unwrap()),
+        groups: Groups::open(&CgroupSettings::default(), "build-").unwrap(),
         network: NetworkConfig::default(),
         dns: DnsConfig::default(),
         limits: LimitsConfig::default(),

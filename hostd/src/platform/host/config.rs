@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hearth_host::dns::DnsConfig;
+use hearth_host::groups::CgroupSettings;
 use hearth_host::limits::LimitsConfig;
 use hearth_host::network::NetworkConfig;
 use hearth_vmm_jail::config::{DEFAULT_MEMLOCK, DEFAULT_NOFILE};
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::pool::PoolConfig;
 use crate::setting::Problem;
 
-/// Lowest user id that microVMs get: builders have those below, from 1,900,000,000 on.
+/// Lowest user id that microVMs get, those of builds included: builders by hand have those below, from 1,900,000,001 on.
 const FIRST_UID: u32 = 1_901_000_000;
 
 /// Longest `run` in bytes: the path of a socket has at most 107, of which `/microvms/microvm-<UUID>/control.sock`
@@ -108,7 +109,7 @@ pub struct JailSettings {
     /// Lowest user and group id that a microVM gets; nothing else on the host may have these.
     #[schemars(range(min = 1))]
     pub first_uid: u32,
-    /// How many there are: the most microVMs and ready monitors together.
+    /// How many there are: the most microVMs, ready monitors and microVMs of builds together.
     #[schemars(range(min = 1))]
     pub uids: u32,
     /// Descriptors that a monitor may hold open.
@@ -180,24 +181,6 @@ impl JailSettings {
 
 fn wall(name: &str) -> Option<Wall> {
     WALLS.into_iter().find(|wall| wall.name() == name)
-}
-
-/// The control group (version 2) of each monitor process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct CgroupSettings {
-    /// Whether there is one. Without, microVMs share the CPUs evenly whatever their size, and a monitor's memory is not
-    /// limited.
-    pub enabled: bool,
-    /// Group of those of all microVMs, made if it is not there, with the controllers `cpu`, `memory` and `pids`; never
-    /// the daemon's own, nor below it: microVMs outlive the daemon.
-    pub parent: PathBuf,
-}
-
-impl Default for CgroupSettings {
-    fn default() -> Self {
-        Self { enabled: true, parent: "/sys/fs/cgroup/hearth".into() }
-    }
 }
 
 #[cfg(test)]
