@@ -35,6 +35,10 @@ async fn a_launched_microvm_has_its_identity_and_its_share_and_leaves_nothing() 
     let record: serde_json::Value = serde_json::from_str(&record).unwrap();
     let group = format!("/sys/fs/cgroup/hearth/vm-{}", record["uid"]);
     assert_eq!(fs::read_to_string(format!("{group}/cpu.weight")).unwrap().trim(), "25");
+    // Not every kernel shares disks by weight (CONFIG_BLK_CGROUP_IOCOST).
+    if let Ok(weight) = fs::read_to_string(format!("{group}/io.weight")) {
+        assert_eq!(weight.trim(), "default 25");
+    }
     assert_ne!(fs::read_to_string(format!("{group}/memory.max")).unwrap().trim(), "max");
     assert_eq!(
         fs::read_to_string(format!("{group}/cgroup.procs")).unwrap().trim(),

@@ -262,7 +262,7 @@ async fn build(vmm: PathBuf, catalogue: PathBuf, examples: PathBuf) -> PathBuf {
         work: data.join("work"),
         jail: JailConfig::default(),
         user_ids: Arc::new(OwnUserIds::new(Path::new("/run/hearth-image-builder")).unwrap()),
-        groups: Groups::open(&CgroupSettings::default(), "build-").unwrap(),
+        groups: Groups::open(&CgroupSettings::default(), "build-", &data).unwrap(),
         network: NetworkConfig::default(),
         dns: DnsConfig::default(),
         limits: LimitsConfig::default(),

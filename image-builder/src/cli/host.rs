@@ -93,7 +93,7 @@ impl HostOptions {
             work: self.work.clone(),
             jail: JailConfig::default(),
             user_ids: Arc::new(OwnUserIds::new(Path::new(USER_IDS))?),
-            groups: Groups::open(&config.cgroup, GROUPS)?,
+            groups: Groups::open(&config.cgroup, GROUPS, &self.work)?,
             network: config.network,
             dns: config.dns,
             limits: config.limits,

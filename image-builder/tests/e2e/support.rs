@@ -131,7 +131,7 @@ impl Site {
             work: self.work(),
             jail: JailConfig::default(),
             user_ids: Arc::new(OwnUserIds::new(Path::new("/run/hearth-image-builder")).unwrap()),
-            groups: Groups::open(&CgroupSettings::default(), "build-").unwrap(),
+            groups: Groups::open(&CgroupSettings::default(), "build-", &self.work()).unwrap(),
             network: NetworkConfig::default(),
             dns: DnsConfig::default(),
             limits: LimitsConfig::default(),

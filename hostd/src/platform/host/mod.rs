@@ -218,7 +218,8 @@ impl Host {
         layout.make().map_err(|(path, source)| OpenError::Folder { path, source })?;
         let program = std::fs::metadata(&config.vmm);
         program.map_err(|source| OpenError::Program { path: config.vmm.clone(), source })?;
-        let groups = Groups::open(&config.cgroup, layout::PREFIX)?;
+        let groups = Groups::open(&config.cgroup, layout::PREFIX, &config.data)?;
+        groups.missing().iter().for_each(|missing| tracing::info!("{missing}"));
         let networks = Arc::new(Networks::open(config.network.clone())?);
         let in_use = Arc::new(InUse::new(config.jail.first_uid, config.jail.uids));
         let monitor_factory = monitors::MonitorFactory {

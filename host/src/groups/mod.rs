@@ -19,8 +19,15 @@ use rustix::fs::statfs;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod disk;
+
+use disk::Io;
+pub use disk::{IoMaxSettings, Missing};
+
 /// The controllers that microVMs need.
 const CONTROLLERS: &str = "+cpu +memory +pids";
+/// The controller of disks, which not every kernel has.
+const IO: &str = "io";
 /// The file that enables controllers for child groups.
 const SUBTREE: &str = "cgroup.subtree_control";
 /// A file that every group has.
@@ -58,13 +65,17 @@ pub struct CgroupSettings {
     /// limited.
     pub enabled: bool,
     /// Group of those of all microVMs, made if it is not there, with the controllers `cpu`, `memory` and `pids`; never
-    /// the daemon's own, nor below it: microVMs outlive the daemon.
+    /// the daemon's own, nor below it: microVMs outlive the daemon. Where the kernel has the controller `io` as well,
+    /// microVMs share disks by weight; iocost has to be switched on for the disk (`io.cost.qos` in the root group), or
+    /// BFQ be its scheduler.
     pub parent: PathBuf,
+    /// Limits of each monitor for the disk of `data`.
+    pub io_max: IoMaxSettings,
 }
 
 impl Default for CgroupSettings {
     fn default() -> Self {
-        Self { enabled: true, parent: "/sys/fs/cgroup/hearth".into() }
+        Self { enabled: true, parent: "/sys/fs/cgroup/hearth".into(), io_max: IoMaxSettings::default() }
     }
 }
 
@@ -83,16 +94,19 @@ pub struct Groups {
     parent: Option<PathBuf>,
     /// What the names of groups begin with, before the user id. A controller removes groups with its own prefix alone.
     prefix: &'static str,
+    io: Io,
+    missing: Vec<Missing>,
 }
 
 impl Groups {
-    /// Makes the parent group with its controllers, and tests it by making a group.
+    /// Makes the parent group with its controllers, and tests it by making a group. `data` is where monitors have their files.
     ///
     /// # Errors
     /// [`GroupsError`] when the host has no such groups.
-    pub fn open(settings: &CgroupSettings, prefix: &'static str) -> Result<Self, GroupsError> {
+    pub fn open(settings: &CgroupSettings, prefix: &'static str, data: &Path) -> Result<Self, GroupsError> {
+        let mut groups = Self { parent: None, prefix, io: Io::default(), missing: Vec::new() };
         if !settings.enabled {
-            return Ok(Self { parent: None, prefix });
+            return Ok(groups);
         }
         let parent = &settings.parent;
         let failed = |what: String| move |source| GroupsError { parent: parent.clone(), what, source };
@@ -106,17 +120,41 @@ impl Groups {
                 fs::write(&file, CONTROLLERS).map_err(failed(what))?;
             }
         }
-        let groups = Self { parent: Some(parent.clone()), prefix };
+        groups.parent = Some(parent.clone());
+        let has_io = enable_io(parent).map_err(|missing| groups.missing.push(missing)).is_ok();
         // Builders by hand may open the same parent at the same time.
         let trial = CgroupConfig {
             cpu_weight: Some(DEFAULT_WEIGHT),
             ..CgroupConfig::for_guest(parent, format!("trial-{prefix}{}", std::process::id()), 1 << 30)
         };
         let tried = Cgroup::of(&trial).and_then(|left| left.remove()).and_then(|()| Cgroup::create(&trial));
-        tried
-            .and_then(|made| made.remove())
-            .map_err(|error| failed("make a group there".into())(io::Error::other(error)))?;
+        let made = tried.map_err(|error| failed("make a group there".into())(io::Error::other(error)))?;
+        if has_io {
+            groups.find_io(&made, trial, settings.io_max, data);
+        }
+        made.remove().map_err(|error| failed("remove a group there".into())(io::Error::other(error)))?;
         Ok(groups)
+    }
+
+    /// Finds out what `trial`, a group like those of microVMs, can do for disks.
+    fn find_io(&mut self, trial: &Cgroup, config: CgroupConfig, max: IoMaxSettings, data: &Path) {
+        self.io = self.io.with_weights(trial.path());
+        if !self.io.weight && !self.io.bfq {
+            self.missing.push(Missing::Weight);
+        }
+        match self.io.with_max(max, data) {
+            Ok(io) => match trial.limit(&io.share(config, DEFAULT_MIB, DEFAULT_WEIGHT)) {
+                Ok(()) => self.io = io,
+                Err(error) => self.missing.push(Missing::Max(error.to_string())),
+            },
+            Err(missing) => self.missing.push(missing),
+        }
+    }
+
+    /// What this host's control groups cannot do for its disk, for people.
+    #[must_use]
+    pub fn missing(&self) -> &[Missing] {
+        &self.missing
     }
 
     /// The group of the monitor with the user id `uid`, before the microVM that it will run is known.
@@ -141,8 +179,10 @@ impl Groups {
     fn config(&self, uid: u32, Share { shape, class_mib }: Share) -> Option<CgroupConfig> {
         let CgroupConfig { parent, name, .. } = self.unlimited(uid)?;
         let memory = shape.memory_mib.saturating_mul(1 << 20);
-        let cpu_weight = Some(weight(class_mib));
-        Some(CgroupConfig { cpu_weight, ..CgroupConfig::for_guest(parent, name, memory) })
+        let weight = weight(class_mib);
+        let limited =
+            CgroupConfig { cpu_weight: Some(weight), ..CgroupConfig::for_guest(parent, name, memory) };
+        Some(self.io.share(limited, class_mib, weight))
     }
 
     /// Gives a monitor's group the limits of the microVM that it will run.
@@ -209,6 +249,20 @@ fn is_in_memory(folder: &Path) -> bool {
     statfs(folder).is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|kind| IN_MEMORY.contains(&kind)))
 }
 
+/// Enables the controller of disks for the groups below `parent`, where the kernel has it.
+fn enable_io(parent: &Path) -> Result<(), Missing> {
+    for group in with_controllers(parent) {
+        let has = |file: &str| {
+            let text = fs::read_to_string(group.join(file)).unwrap_or_default();
+            text.split_whitespace().any(|name| name == IO)
+        };
+        if !has(SUBTREE) && (!has("cgroup.controllers") || fs::write(group.join(SUBTREE), "+io").is_err()) {
+            return Err(Missing::Controller(group));
+        }
+    }
+    Ok(())
+}
+
 /// The groups that have to pass controllers on, from the root of the hierarchy to `parent`.
 fn with_controllers(parent: &Path) -> Vec<PathBuf> {
     let mut groups: Vec<PathBuf> =
@@ -238,15 +292,15 @@ mod tests {
     #[test]
     fn a_host_without_version_2_is_told_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
-        let settings = CgroupSettings { enabled: true, parent: folder.path().join("hearth") };
-        let error = Groups::open(&settings, "vm-").unwrap_err().to_string();
+        let settings = CgroupSettings { parent: folder.path().join("hearth"), ..CgroupSettings::default() };
+        let error = Groups::open(&settings, "vm-", Path::new("/")).unwrap_err().to_string();
         assert!(error.contains("cgroup.enabled = false") && error.contains("mount -t cgroup2"), "{error}");
     }
 
     #[test]
     fn without_groups_nothing_is_made_and_nothing_fails() {
-        let settings = CgroupSettings { enabled: false, parent: "/no/such".into() };
-        let groups = Groups::open(&settings, "vm-").unwrap();
+        let settings = CgroupSettings { enabled: false, ..CgroupSettings::default() };
+        let groups = Groups::open(&settings, "vm-", Path::new("/")).unwrap();
         assert!(groups.idle(7).is_none() && groups.uids().unwrap().is_empty());
         let share = Share { shape: Shape { memory_mib: 512, vcpus: 1 }, class_mib: 512 };
         assert!(groups.limited(7, share, Path::new("/")).is_none());
@@ -256,7 +310,8 @@ mod tests {
 
     #[test]
     fn a_group_is_named_after_its_owner_and_its_user_and_has_the_share_of_its_class() {
-        let groups = Groups { parent: Some("/groups".into()), prefix: "build-" };
+        let parent = Some("/groups".into());
+        let groups = Groups { parent, prefix: "build-", io: Io::default(), missing: Vec::new() };
         let share = Share { shape: Shape { memory_mib: 2048, vcpus: 1 }, class_mib: 512 };
         let group = groups.limited(7, share, Path::new("/proc")).unwrap();
         assert_eq!(group.path(), Path::new("/groups/build-7"));
