@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use hearth_host::microvm::{Boot, Microvm, Restore};
 use hearth_model::shape::Shape;
+use hearth_vmm_api::config::rate_limiter::DeviceLimits;
 use hearth_vmm_api::config::restore::RestoreClock;
 use hearth_vmm_client::snapshot::{Take, suspend, write_working_set};
 use hearth_vmm_jail::JailConfig;
@@ -99,6 +100,7 @@ async fn live(options: &Options) -> Result<Figures> {
         shape: Shape { memory_mib: options.memory, vcpus: 1 },
         disks: Vec::new(),
         card: None,
+        limits: DeviceLimits::default(),
     })?;
     let ready = microvm.agent().wait_ready(WAIT_TIMEOUT).await;
     let mut control = ready.with_context(|| format!("booting; its last words:\n{}", microvm.last_words()))?;
@@ -120,6 +122,7 @@ async fn live(options: &Options) -> Result<Figures> {
         disks: Vec::new(),
         tap: None,
         clock: RestoreClock::Continue,
+        limits: DeviceLimits::default(),
         record: true,
     })?;
     let mut control =

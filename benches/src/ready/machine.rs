@@ -7,9 +7,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use hearth_host::agent::control::{Control, HookCall};
+use hearth_host::limits::LimitsConfig;
 use hearth_host::microvm::{Microvm, Restore, create, open};
 use hearth_host::network::{Egress, MicrovmNetwork, NetworkConfig, Networks};
-use hearth_model::shape::Shape;
+use hearth_model::shape::{MemoryClass, Shape};
 use hearth_proto::guest::v1::{Hook, Identify, Network};
 use hearth_vmm_api::config::DiskSource;
 use hearth_vmm_api::config::restore::RestoreClock;
@@ -106,7 +107,8 @@ impl Machine {
         let overlay = create("making an overlay", &self.overlay())?;
         let disks = vec![DiskSource::Overlay { base, layers: Vec::new(), overlay }];
         let tap = self.network.as_ref().map(MicrovmNetwork::tap).transpose().context("duplicating a tap")?;
-        self.microvm.restore(Restore { snapshot, disks, tap, clock, record: false })?;
+        let limits = LimitsConfig::default().of(MemoryClass::DEFAULT.mib().into());
+        self.microvm.restore(Restore { snapshot, disks, tap, clock, limits, record: false })?;
         Ok(())
     }
 

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use hearth_model::shape::Shape;
 use hearth_proto::vmm::v1 as proto;
+use hearth_vmm_api::config::rate_limiter::DeviceLimits;
 use hearth_vmm_api::config::restore::RestoreClock;
 use hearth_vmm_api::config::{
     BalloonConfig, ConfigError, DiskConfig, DiskSource, MachineConfig, NetConfig, VsockConfig,
@@ -109,6 +110,8 @@ pub struct Boot {
     pub disks: Vec<DiskSource>,
     /// The network card, if any.
     pub card: Option<Card>,
+    /// Rate limits of disks and card.
+    pub limits: DeviceLimits,
 }
 
 /// A guest to restore.
@@ -122,6 +125,8 @@ pub struct Restore {
     pub tap: Option<File>,
     /// The guest's clock after the restore.
     pub clock: RestoreClock,
+    /// Rate limits of disks and card, in place of those that the guest had when the snapshot was taken.
+    pub limits: DeviceLimits,
     /// Whether the guest's working set is recorded, rather than prefetched.
     pub record: bool,
 }
@@ -213,13 +218,14 @@ impl Microvm {
     /// # Errors
     /// [`MicrovmError`].
     pub fn boot(&self, boot: Boot) -> Result<(), MicrovmError> {
-        let disk = |source| DiskConfig { source, serial: String::new(), rate_limiter: None };
+        let DeviceLimits { disk: rate_limiter, receive, transmit } = boot.limits;
+        let disk = |source| DiskConfig { source, serial: String::new(), rate_limiter };
         let net = |card: Card| NetConfig {
             tap: card.tap,
             mac: card.mac,
             mtu: card.mtu,
-            receive_limiter: None,
-            transmit_limiter: None,
+            receive_limiter: receive,
+            transmit_limiter: transmit,
         };
         let config = MachineConfig {
             vcpus: boot.shape.vcpus,
@@ -249,6 +255,7 @@ impl Microvm {
         let mut config = snapshot::open(&restore.snapshot)?.into_config(restore.disks)?;
         config.taps = restore.tap.into_iter().collect();
         config.clock = restore.clock;
+        config.limits = Some(restore.limits);
         config.resume = true;
         config.console_output = Some(self.file(CONSOLE)?.into());
         config.console_max_bytes = CONSOLE_BYTES;

@@ -313,6 +313,7 @@ mod tests {
             ("[audit]\nmax_files = 0", "audit.max_files"),
             ("[logs]\nsegment_bytes = 1", "logs.segment_bytes"),
             ("[jail]\noff = [\"moat\"]", "jail.off"),
+            ("[limits.network]\nburst_packets = 5000000000", "limits.network.burst_packets"),
             ("[artifacts.registries.\"*\"]\nplain_http = true", "artifacts"),
             ("[roles.rules.\"arn:aws:iam::*\"]\naccounts = [\"1\"]", "roles"),
         ] {

@@ -22,6 +22,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hearth_host::dns::DnsConfig;
+use hearth_host::groups::CgroupSettings;
+use hearth_host::limits::LimitsConfig;
 use hearth_host::network::NetworkConfig;
 use hearth_host::roles::RolesConfig;
 use hearth_image_builder::artifact::ArtifactConfig;
@@ -38,7 +40,7 @@ use crate::audit::AuditConfig;
 use crate::driver::deadlines::Deadlines;
 use crate::logs::LogsConfig;
 use crate::metrics::MetricsConfig;
-use crate::platform::host::config::{CgroupSettings, HostConfig, JailSettings};
+use crate::platform::host::config::{HostConfig, JailSettings};
 use crate::pool::PoolConfig;
 use crate::proxy::config::EndpointConfig;
 use crate::service::ServiceConfig;
@@ -137,6 +139,8 @@ pub struct Config {
     pub network: NetworkConfig,
     /// How names are resolved for microVMs.
     pub dns: DnsConfig,
+    /// How much microVMs may read, write, receive and send.
+    pub limits: LimitsConfig,
     /// What is made before it is needed.
     pub pool: PoolConfig,
     /// The jail of each monitor process.
@@ -179,6 +183,7 @@ impl Default for Config {
             roles: RolesConfig::default(),
             network: host.network,
             dns: host.dns,
+            limits: host.limits,
             pool: host.pool,
             jail: host.jail,
             cgroup: host.cgroup,
@@ -270,6 +275,7 @@ impl Config {
             pool: self.pool,
             network: self.network.clone(),
             dns: self.dns.clone(),
+            limits: self.limits,
         }
     }
 

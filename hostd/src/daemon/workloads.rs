@@ -5,9 +5,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use hearth_host::roles::RoleProvider;
 use hearth_image_builder::artifact::Fetcher;
-use hearth_image_builder::build::{Builder, Settings as BuilderSettings};
+use hearth_image_builder::build::{Builder, Settings as BuilderSettings, sweep};
 use hearth_model::shape::Burst;
-use hearth_vmm_jail::JailConfig;
 
 use super::LOCAL_BUCKET;
 use super::foundation::Foundation;
@@ -46,8 +45,8 @@ impl Workloads {
     pub(super) async fn open(foundation: &Foundation, host: SupportedHost) -> Result<Unrecovered> {
         let Foundation { config, clock, db, events, faults, metrics, output, .. } = foundation;
         let roles = Arc::new(RoleProvider::new(config.roles.clone())?);
-        // The part that starts first prepares the networks of the host; the builder removes what its own microVMs have
-        // left.
+        // What killed builds have left goes first: their user ids are free for microVMs then.
+        sweep_builds(config).await?;
         let parts = PlatformParts {
             roles: Arc::clone(&roles),
             logs: Arc::clone(output) as _,
@@ -56,7 +55,7 @@ impl Workloads {
         };
         let platform = HostPlatform::open(config.host(), parts).await?;
         let artifacts = open_artifacts(config, db).await?;
-        let builder = open_builder(config, &artifacts, Arc::clone(&roles)).await?;
+        let builder = open_builder(config, &artifacts, &platform, Arc::clone(&roles)).await?;
         let shared = Arc::new(platform.clone()) as Arc<dyn Platform>;
 
         let service = config.service();
@@ -136,20 +135,38 @@ async fn open_artifacts(config: &Config, db: &Db) -> Result<Artifacts> {
     opened.with_context(|| format!("opening the bucket {}", bucket.display()))
 }
 
-/// The image builder with this host's folders and networks.
-async fn open_builder(config: &Config, artifacts: &Artifacts, roles: Arc<RoleProvider>) -> Result<Builder> {
+/// Ends and removes what killed builds have left.
+async fn sweep_builds(config: &Config) -> Result<()> {
+    let (work, network) = (config.work(), config.network.clone());
+    std::fs::create_dir_all(&work).with_context(|| format!("making {}", work.display()))?;
+    // Sweeping blocks: it ends processes, and uses netlink and nft.
+    let swept = tokio::task::spawn_blocking(move || sweep(&work, &network)).await??;
+    if swept > 0 {
+        tracing::info!(swept, "what killed builds had left is removed");
+    }
+    Ok(())
+}
+
+/// The image builder with this host's folders, networks, user ids and control groups.
+async fn open_builder(
+    config: &Config,
+    artifacts: &Artifacts,
+    platform: &HostPlatform,
+    roles: Arc<RoleProvider>,
+) -> Result<Builder> {
     let settings = BuilderSettings {
         vmm: config.paths.vmm.clone(),
         catalogue: config.catalogue(),
         work: config.work(),
-        // The jail of microVMs, with user ids of their own.
-        jail: config.jail.jail(JailConfig::default().uid),
+        jail: config.jail.jail(config.jail.first_uid),
+        user_ids: platform.user_ids(),
+        groups: platform.groups(),
         network: config.network.clone(),
         dns: config.dns.clone(),
+        limits: config.limits,
         builder: config.builder.limits(),
     };
     let fetcher = Fetcher::new(config.artifacts())?.with_local(Arc::new(artifacts.clone()));
-    std::fs::create_dir_all(config.work()).with_context(|| format!("making {}", config.work().display()))?;
     // Opening the builder blocks: it uses netlink and nft.
     Ok(tokio::task::spawn_blocking(move || Builder::open(settings, fetcher, roles)).await??)
 }

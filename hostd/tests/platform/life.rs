@@ -4,6 +4,7 @@ use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
+use hearth_host::limits::LimitsConfig;
 use hearth_model::hooks::{Hook, HookOutcome};
 
 use hearth_hostd::platform::{Exit, Platform as _, PlatformError, Spec, SuspendError};
@@ -29,10 +30,15 @@ async fn a_launched_microvm_has_its_identity_and_its_share_and_leaves_nothing() 
         (&spec.id.as_str().into(), &"payload \"one\"".into())
     );
     assert!(site.ask(&spec.id, "/").await.starts_with("request 1 of"));
+    assert!(site.has_limits(&spec.id, LimitsConfig::default()));
     let record = fs::read_to_string(site.run_of(&spec.id).join("monitor.json")).unwrap();
     let record: serde_json::Value = serde_json::from_str(&record).unwrap();
     let group = format!("/sys/fs/cgroup/hearth/vm-{}", record["uid"]);
     assert_eq!(fs::read_to_string(format!("{group}/cpu.weight")).unwrap().trim(), "25");
+    // Not every kernel shares disks by weight (CONFIG_BLK_CGROUP_IOCOST).
+    if let Ok(weight) = fs::read_to_string(format!("{group}/io.weight")) {
+        assert_eq!(weight.trim(), "default 25");
+    }
     assert_ne!(fs::read_to_string(format!("{group}/memory.max")).unwrap().trim(), "max");
     assert_eq!(
         fs::read_to_string(format!("{group}/cgroup.procs")).unwrap().trim(),

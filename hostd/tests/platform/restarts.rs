@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use hearth_host::limits::{DiskLimits, LimitsConfig};
 use hearth_hostd::aside::Aside;
 use hearth_hostd::platform::{Exit, Found, Platform as _, Spec};
 use hearth_vmm_client::Client;
@@ -37,6 +38,36 @@ async fn microvms_outlive_the_daemon_and_are_found_again() {
     let _ = site.ask(&running.id, "/exit/3").await;
     assert_eq!(guest.exited().await, Exit::App(3));
     site.logs.wait_for(&running.id, "exiting with 3").await;
+    for spec in [running, suspended] {
+        platform.discard(&spec.id).await.unwrap();
+    }
+    site.assert_clean(platform).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_are_those_of_the_daemon_that_launches_adopts_or_resumes() {
+    let Some(site) = Site::find().await else { return };
+    let platform = site.open().await;
+    let (running, mut suspended) = (site.spec(25), site.spec(26));
+    let guests = [platform.launch(&running).await.unwrap(), platform.launch(&suspended).await.unwrap()];
+    guests[1].suspend(1).await.unwrap();
+    suspended.suspends = 1;
+    platform.shut_down().await;
+    drop((guests, platform));
+    assert!(site.has_limits(&running.id, LimitsConfig::default()));
+
+    let disk = DiskLimits { bytes_per_second: 1 << 20, burst_bytes: 8 << 20, ..DiskLimits::default() };
+    let limits = LimitsConfig { disk, ..LimitsConfig::NONE };
+    let platform = site.open_with(limits).await;
+    assert!(matches!(platform.find(&running, 0).await.unwrap(), Found::Running(_)));
+    // The adoption does not wait for it.
+    let began = Instant::now();
+    while !site.has_limits(&running.id, limits) {
+        assert!(began.elapsed() < Duration::from_secs(300), "an adopted microVM keeps its old limits");
+        tokio::task::yield_now().await;
+    }
+    let _guest = platform.resume(&suspended).await.unwrap();
+    assert!(site.has_limits(&suspended.id, limits), "those in its suspended state count no longer");
     for spec in [running, suspended] {
         platform.discard(&spec.id).await.unwrap();
     }

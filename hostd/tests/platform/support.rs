@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use hearth_host::agent::Agent;
 use hearth_host::dns::DnsConfig;
+use hearth_host::groups::{CgroupSettings, Groups};
+use hearth_host::limits::LimitsConfig;
 use hearth_host::network::{Egress, NetworkConfig};
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_hostd::clock::Clock;
@@ -20,12 +22,14 @@ use hearth_hostd::pool::PoolConfig;
 use hearth_image_builder::artifact::{ArtifactConfig, Fetcher, zip};
 use hearth_image_builder::build::event::Sink;
 use hearth_image_builder::build::settings::BuilderLimits;
+use hearth_image_builder::build::uids::OwnUserIds;
 use hearth_image_builder::build::{BuildRequest, Builder, Platform as Variables, Settings};
 use hearth_model::build::ImageBuild;
 use hearth_model::hooks::{HookSettings, Hooks};
 use hearth_model::id::MicrovmId;
 use hearth_model::shape::{Burst, MemoryClass};
 use hearth_proto::guest::v1::LogRecord;
+use hearth_vmm_client::Client;
 use hearth_vmm_jail::JailConfig;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::OnceCell;
@@ -133,11 +137,17 @@ impl Site {
 
     /// The platform, as a daemon opens it at its start.
     pub(crate) async fn open(&self) -> HostPlatform {
+        self.open_with(LimitsConfig::default()).await
+    }
+
+    /// The platform with these limits of microVMs.
+    pub(crate) async fn open_with(&self, limits: LimitsConfig) -> HostPlatform {
         let config = HostConfig {
             data: self.data.clone(),
             run: self.run.clone(),
             vmm: self.vmm.clone(),
             launch_timeout_seconds: 120,
+            limits,
             pool: PoolConfig { monitors: 1, networks: 1, ..PoolConfig::default() },
             ..HostConfig::default()
         };
@@ -180,6 +190,17 @@ impl Site {
     /// The folder of a microVM.
     pub(crate) fn state_of(&self, id: &MicrovmId) -> PathBuf {
         self.data.join("microvms").join(id.as_str())
+    }
+
+    /// Whether the monitor of a microVM says that its devices have these limits.
+    pub(crate) fn has_limits(&self, id: &MicrovmId, limits: LimitsConfig) -> bool {
+        let status = Client::connect(self.run_of(id).join("control.sock")).unwrap().status().unwrap();
+        let expected = limits.of(512).message();
+        status.disks.iter().all(|disk| disk.rate_limiter == expected.disk)
+            && status.nets.iter().all(|net| {
+                (net.receive_limiter, net.transmit_limiter) == (expected.receive, expected.transmit)
+            })
+            && (status.disks.len(), status.nets.len()) == (1, 1)
     }
 
     /// The agent of a microVM.
@@ -240,8 +261,11 @@ async fn build(vmm: PathBuf, catalogue: PathBuf, examples: PathBuf) -> PathBuf {
         catalogue,
         work: data.join("work"),
         jail: JailConfig::default(),
+        user_ids: Arc::new(OwnUserIds::new(Path::new("/run/hearth-image-builder")).unwrap()),
+        groups: Groups::open(&CgroupSettings::default(), "build-", &data).unwrap(),
         network: NetworkConfig::default(),
         dns: DnsConfig::default(),
+        limits: LimitsConfig::default(),
         builder: BuilderLimits { memory_mib: 1536, ..BuilderLimits::default() },
     };
     let archive = data.join("counter.zip");

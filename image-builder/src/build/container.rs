@@ -26,7 +26,7 @@ use super::event::{LogStream, Step};
 use super::identity::{Identity, random_id};
 use super::lines::Lines;
 use super::request::BuildRequest;
-use super::stage::{Host, Stage};
+use super::stage::{Allotment, Host, Stage};
 use super::workspace::Workspace;
 use crate::artifact::{Artifact, Fetcher, zip};
 use crate::failure::FailureCode;
@@ -103,10 +103,11 @@ impl Job<'_> {
 
     async fn start(&self, scratch: &Path) -> Result<(Stage, Control), BuildError> {
         let disks = self.disks(scratch)?;
-        let mut stage = Stage::start(self.host, self.workspace, "build").await?;
         let limits = self.host.settings.builder;
         let shape = Shape { memory_mib: limits.memory_mib, vcpus: limits.vcpus };
-        let mut control = stage.boot(self.base, shape, disks).await?;
+        let allotment = Allotment { stage: "build", shape, class_mib: limits.memory_mib };
+        let mut stage = Stage::start(self.host, self.workspace, allotment).await?;
+        let mut control = stage.boot(self.base, disks).await?;
         let root = proto::RootDisk {
             device: "/dev/vda".into(),
             file_system: "erofs".into(),

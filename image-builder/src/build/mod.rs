@@ -8,6 +8,7 @@
 //! * [`event`] – events of a build under way; [`error`] – why it failed
 //! * `workspace` – the folder of a build under way, and removing what killed builds have left
 //! * `stage` – a microVM with a network, for one step
+//! * [`uids`] – user ids of monitors; `record` – what of a step's microVM lies outside its folder
 //! * `container` – the Dockerfile in the builder microVM; `config` – the container image's configuration
 //! * `snapshot`, `validate`, `trial` – the app's own microVMs; `identity` – their identities
 
@@ -18,11 +19,13 @@ pub mod event;
 mod identity;
 mod lines;
 mod pipeline;
+mod record;
 pub mod request;
 pub mod settings;
 mod snapshot;
 mod stage;
 mod trial;
+pub mod uids;
 mod validate;
 mod workspace;
 
@@ -32,3 +35,5 @@ pub use pipeline::Builder;
 pub use request::{BuildRequest, Platform};
 pub use settings::Settings;
 pub use trial::Trial;
+pub use uids::{UserId, UserIds};
+pub use workspace::sweep;

@@ -18,7 +18,7 @@ use super::event::{Event, Sink, Step};
 use super::request::BuildRequest;
 use super::settings::Settings;
 use super::stage::Host;
-use super::workspace::{Workspace, sweep};
+use super::workspace::{Workspace, sweep_with};
 use super::{snapshot, validate};
 use crate::artifact::{Artifact, Fetcher, Progress};
 use crate::failure::FailureCode;
@@ -41,7 +41,7 @@ impl Builder {
     /// The host lacks a tool or privilege, or a folder cannot be used.
     pub fn open(settings: Settings, fetcher: Fetcher, roles: Arc<RoleProvider>) -> Result<Self, BuildError> {
         let networks = Networks::open(settings.network.clone())?;
-        sweep(&settings.work, &networks)?;
+        sweep_with(&settings.work, &networks)?;
         let (settings, networks) = (Arc::new(settings), Arc::new(networks));
         Ok(Self { settings, networks, fetcher, roles })
     }

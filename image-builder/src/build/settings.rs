@@ -1,11 +1,16 @@
 //! The host's settings for builds.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_host::dns::DnsConfig;
+use hearth_host::groups::Groups;
+use hearth_host::limits::LimitsConfig;
 use hearth_host::network::NetworkConfig;
 use hearth_vmm_jail::JailConfig;
+
+use super::uids::UserIds;
 
 /// The host's settings for builds.
 #[derive(Clone, Debug)]
@@ -16,12 +21,18 @@ pub struct Settings {
     pub catalogue: PathBuf,
     /// Folder of builds under way and layer caches: on the file system of the images.
     pub work: PathBuf,
-    /// The monitors' jail.
+    /// The monitors' jail. Each has a user id of [`Self::user_ids`] and a control group of [`Self::groups`].
     pub jail: JailConfig,
+    /// Where the monitors' user and group ids come from.
+    pub user_ids: Arc<dyn UserIds>,
+    /// The monitors' control groups.
+    pub groups: Groups,
     /// The configuration of microVMs' networks.
     pub network: NetworkConfig,
     /// The configuration of their name resolution.
     pub dns: DnsConfig,
+    /// How much the microVMs of builds may read, write, receive and send.
+    pub limits: LimitsConfig,
     /// Limits of the builder microVM.
     pub builder: BuilderLimits,
 }

@@ -18,7 +18,7 @@ use super::error::{BuildError, file};
 use super::event::{LogStream, Step};
 use super::identity::{Identity, random_id};
 use super::request::BuildRequest;
-use super::stage::{Host, Stage, is_users_fault};
+use super::stage::{Allotment, Host, Stage, is_users_fault};
 use super::workspace::Workspace;
 use crate::failure::{FailureCode, StateReason};
 use crate::image::App;
@@ -80,8 +80,9 @@ impl Job<'_> {
             layers: Vec::new(),
             overlay: create("making the root disk's overlay", overlay)?,
         };
-        let mut stage = Stage::start(self.host, self.workspace, "snapshot").await?;
-        let mut control = stage.boot(self.base, self.shape(), vec![disk]).await?;
+        let allotment = Allotment::of_image("snapshot", self.shape(), self.request.memory);
+        let mut stage = Stage::start(self.host, self.workspace, allotment).await?;
+        let mut control = stage.boot(self.base, vec![disk]).await?;
         let root = proto::RootDisk {
             device: "/dev/vda".into(),
             file_system: "ext4".into(),

@@ -1,25 +1,29 @@
 //! A microVM with a network, for one step of a build.
 
-use std::fs::File;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_host::agent::control::Control;
 use hearth_host::agent::{Agent, AgentError};
 use hearth_host::dns::Resolver;
+use hearth_host::groups::Share;
 use hearth_host::microvm::{Boot, Card, Microvm, Restore};
 use hearth_host::network::{Egress, MicrovmNetwork, Networks};
-use hearth_model::shape::Shape;
+use hearth_model::shape::{MemoryClass, Shape};
 use hearth_proto::guest::v1::{self as proto, FailureCode as AgentFailure};
 use hearth_vmm_api::config::DiskSource;
+use hearth_vmm_api::config::rate_limiter::DeviceLimits;
 use hearth_vmm_jail::JailConfig;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::error::BuildError;
+use super::error::{BuildError, file};
 use super::event::{LogStream, Sink};
+use super::record::GroupRecord;
 use super::settings::Settings;
-use super::workspace::{STAGES, Workspace};
+use super::uids::UserId;
+use super::workspace::Workspace;
 use hearth_base::Base;
 
 /// Deadline for a guest to boot. An emulated one takes seconds.
@@ -34,35 +38,78 @@ pub(super) struct Host {
     pub(super) sink: Sink,
 }
 
+/// The monitor of a step with what it has on the host, in the order in which that goes: its user id is free again when nothing is left.
+#[derive(Debug)]
+struct Owned {
+    microvm: Microvm,
+    _group: Option<GroupRecord>,
+    _uid: Box<dyn UserId>,
+}
+
+/// What the microVM of a step is for, and how much of the host it may use.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Allotment {
+    /// One of [`STAGES`](super::workspace::STAGES).
+    pub(super) stage: &'static str,
+    /// Its memory and CPUs.
+    pub(super) shape: Shape,
+    /// The memory class in MiB whose share it has.
+    pub(super) class_mib: u64,
+}
+
+impl Allotment {
+    /// That of a microVM of the image itself.
+    pub(super) fn of_image(stage: &'static str, shape: Shape, class: MemoryClass) -> Self {
+        Self { stage, shape, class_mib: class.mib().into() }
+    }
+}
+
 /// A microVM of a build. Dropping it kills the monitor and removes the network.
 pub(super) struct Stage {
-    microvm: Arc<Microvm>,
+    owned: Arc<Owned>,
     network: Option<MicrovmNetwork>,
     names: Option<JoinHandle<()>>,
+    shape: Shape,
+    limits: DeviceLimits,
     host: Host,
 }
 
+impl Owned {
+    fn start(settings: &Settings, folder: &Path, share: Share) -> Result<Self, BuildError> {
+        let uid = Arc::clone(&settings.user_ids).take().ok_or_else(|| {
+            BuildError::Platform("all user ids of monitors are in use: give more (jail.uids)".into())
+        })?;
+        let number = uid.number();
+        fs::create_dir_all(folder).map_err(file("making the run directory", folder))?;
+        // No process has this user id, so a group of that name is left over.
+        let leftover = settings.groups.remove(number);
+        leftover.map_err(|error| BuildError::Platform(error.to_string()))?;
+        let cgroup = settings.groups.limited(number, share, folder);
+        let group = cgroup.as_ref().map(|group| GroupRecord::write(folder, &group.path())).transpose()?;
+        let jail = JailConfig { uid: number, gid: number, cgroup, ..settings.jail.clone() };
+        let microvm = Microvm::start(&settings.vmm, folder, jail)?;
+        Ok(Self { microvm, _group: group, _uid: uid })
+    }
+}
+
 impl Stage {
-    /// Starts a monitor and makes a network for it. `stage` is one of [`STAGES`].
+    /// Starts a monitor and makes a network for it.
     pub(super) async fn start(
         host: &Host,
         workspace: &Workspace,
-        stage: &'static str,
+        allotment: Allotment,
     ) -> Result<Self, BuildError> {
+        let Allotment { stage, shape, class_mib } = allotment;
         let (folder, name) = (workspace.path(stage), workspace.network(stage));
-        let number = STAGES.iter().position(|other| *other == stage).unwrap_or_default();
-        let uid =
-            host.settings.jail.uid + 1 + workspace.number() * 4 + u32::try_from(number).unwrap_or_default();
-        let jail = JailConfig { uid, gid: uid, ..host.settings.jail.clone() };
-        let host = host.clone();
+        let (host, limits) = (host.clone(), host.settings.limits.of(class_mib));
         // Both steps block for milliseconds, on processes and netlink.
         let made = spawn_blocking(move || -> Result<Self, BuildError> {
-            let microvm = Microvm::start(&host.settings.vmm, &folder, jail)?;
+            let owned = Owned::start(&host.settings, &folder, Share { shape, class_mib })?;
             let network = match host.egress {
                 Egress::Internet => Some(host.networks.create(&name, host.egress)?),
                 Egress::None => None,
             };
-            Ok(Self { microvm: Arc::new(microvm), network, names: None, host })
+            Ok(Self { owned: Arc::new(owned), network, names: None, shape, limits, host })
         });
         made.await?
     }
@@ -73,28 +120,24 @@ impl Stage {
     }
 
     /// Boots a guest of the managed base.
-    pub(super) async fn boot(
-        &mut self,
-        base: &Base,
-        shape: Shape,
-        disks: Vec<DiskSource>,
-    ) -> Result<Control, BuildError> {
+    pub(super) async fn boot(&mut self, base: &Base, disks: Vec<DiskSource>) -> Result<Control, BuildError> {
         let card = match (&self.network, self.tap()?) {
             (Some(network), Some(tap)) => Some(Card { tap, mac: network.mac(), mtu: Some(network.mtu()) }),
             _ => None,
         };
         let (kernel, initramfs): (PathBuf, PathBuf) = (base.kernel(), base.initramfs());
-        let boot = Boot { kernel, initramfs, shape, disks, card };
+        let boot = Boot { kernel, initramfs, shape: self.shape, disks, card, limits: self.limits };
         // The monitor may take long to respond.
-        let microvm = Arc::clone(&self.microvm);
-        spawn_blocking(move || microvm.boot(boot)).await??;
+        let owned = Arc::clone(&self.owned);
+        spawn_blocking(move || owned.microvm.boot(boot)).await??;
         self.reach().await
     }
 
     /// Restores a guest.
     pub(super) async fn restore(&mut self, restore: Restore) -> Result<Control, BuildError> {
-        let (microvm, restore) = (Arc::clone(&self.microvm), Restore { tap: self.tap()?, ..restore });
-        spawn_blocking(move || microvm.restore(restore)).await??;
+        let restore = Restore { tap: self.tap()?, limits: self.limits, ..restore };
+        let owned = Arc::clone(&self.owned);
+        spawn_blocking(move || owned.microvm.restore(restore)).await??;
         self.reach().await
     }
 
@@ -102,12 +145,12 @@ impl Stage {
     async fn reach(&mut self) -> Result<Control, BuildError> {
         let ready = tokio::select! {
             ready = self.agent().wait_ready(BOOT) => ready.map_err(BuildError::from),
-            ended = self.microvm.exited() => Err(BuildError::Platform(match ended {
+            ended = self.microvm().exited() => Err(BuildError::Platform(match ended {
                 Ok(reason) => format!("the guest ended while it booted ({:?}): {}", reason.kind(), reason.message),
                 Err(error) => error.to_string(),
             })),
         };
-        let control = ready.map_err(|error| match self.microvm.last_words() {
+        let control = ready.map_err(|error| match self.microvm().last_words() {
             words if words.is_empty() => error,
             words => BuildError::Platform(format!("{error}; the guest's console says:\n{words}")),
         })?;
@@ -135,11 +178,11 @@ impl Stage {
     }
 
     pub(super) fn microvm(&self) -> &Microvm {
-        &self.microvm
+        &self.owned.microvm
     }
 
     pub(super) fn agent(&self) -> &Agent {
-        self.microvm.agent()
+        self.owned.microvm.agent()
     }
 
     /// Reports the app's lines as events of `stream`, from now until the guest ends.
@@ -154,7 +197,7 @@ impl Stage {
 
     /// Waits for the monitor to exit, which it or its guest was requested to do; kills it after `limit`.
     pub(super) async fn finish(self, limit: Duration) -> Result<(), BuildError> {
-        Ok(spawn_blocking(move || self.microvm.reap(limit)).await??)
+        Ok(spawn_blocking(move || self.owned.microvm.reap(limit)).await??)
     }
 }
 

@@ -11,7 +11,7 @@ use super::error::BuildError;
 use super::event::{LogStream, Sink};
 use super::identity::{self, Identity};
 use super::pipeline::Builder;
-use super::stage::Stage;
+use super::stage::{Allotment, Stage};
 use super::workspace::Workspace;
 use crate::image::Image;
 
@@ -31,7 +31,8 @@ impl Builder {
         let manifest = image.manifest();
         let egress = if manifest.network { Egress::Internet } else { Egress::None };
         let workspace = Workspace::create(&self.settings().work)?;
-        let mut stage = Stage::start(&self.host(egress, sink), &workspace, "run").await?;
+        let allotment = Allotment::of_image("run", manifest.shape, manifest.memory);
+        let mut stage = Stage::start(&self.host(egress, sink), &workspace, allotment).await?;
         let restore = image.restore(&workspace.path("run.overlay"), None)?;
         let mut control = stage.restore(restore).await?;
         stage.follow_logs(LogStream::Snapshot);

@@ -15,7 +15,7 @@ use super::event::LogStream;
 use super::identity::{Identity, random_id};
 use super::request::BuildRequest;
 use super::snapshot::{call, drain_logs, last_lines};
-use super::stage::{Host, Stage};
+use super::stage::{Allotment, Host, Stage};
 use super::workspace::Workspace;
 use crate::failure::StateReason;
 use crate::image::{Image, SNAPSHOT};
@@ -28,7 +28,9 @@ pub(super) async fn run(
     image: &Image,
     credentials: Option<proto::Credentials>,
 ) -> Result<(), BuildError> {
-    let mut stage = Stage::start(host, workspace, "validate").await?;
+    let (shape, class) = (image.manifest().shape, image.manifest().memory);
+    let allotment = Allotment::of_image("validate", shape, class);
+    let mut stage = Stage::start(host, workspace, allotment).await?;
     let restore = image.restore(&workspace.path("validate.overlay"), None)?;
     let mut control = stage.restore(Restore { record: true, ..restore }).await?;
     stage.follow_logs(LogStream::Validate);

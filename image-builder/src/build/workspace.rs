@@ -6,18 +6,19 @@
 //! WORK/cache/<key>       scratch disks with the layers of earlier builds, not in use
 //! ```
 //!
-//! Resources of a build outside its folder – the networks of its microVMs – have names that are derived from the folder's. So the
-//! leftovers of a killed build are found through the folders whose lock is not held.
+//! Resources of a build outside its folder are found through it: networks of its microVMs have names that are derived from the
+//! folder's, processes and control groups are recorded in it. So the leftovers of a killed build are found through the folders
+//! whose lock is not held.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hearth_host::microvm::orphans;
-use hearth_host::network::Networks;
+use hearth_host::network::{NetworkConfig, Networks};
 
 use super::error::{BuildError, file};
 use super::identity::random;
+use super::record;
 
 const BUILDS: &str = "builds";
 const CACHE: &str = "cache";
@@ -76,11 +77,6 @@ impl Workspace {
         network(&self.id, stage)
     }
 
-    /// A number that few builds have in common, from which user ids are derived.
-    pub(super) fn number(&self) -> u32 {
-        self.id.get(..4).and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or_default()
-    }
-
     /// Moves the cached scratch disk `key` to `to`. Returns false if there is none, or another build is using it.
     pub(super) fn take_cache(&self, key: &str, to: &Path) -> bool {
         fs::rename(self.work.join(CACHE).join(key), to).is_ok()
@@ -99,8 +95,17 @@ impl Drop for Workspace {
     }
 }
 
-/// Removes what killed builds have left. Returns the number of those builds.
-pub(super) fn sweep(work: &Path, networks: &Networks) -> Result<usize, BuildError> {
+/// Ends and removes what killed builds have left in the folder of builds under way, `work`, and outside of it. Returns the number of those
+/// builds. A daemon calls it before it gives their user ids to others.
+///
+/// # Errors
+/// [`BuildError`] when something cannot be ended or removed.
+pub fn sweep(work: &Path, network: &NetworkConfig) -> Result<usize, BuildError> {
+    sweep_with(work, &Networks::open(network.clone())?)
+}
+
+/// [`sweep`] with networks that are open already.
+pub(super) fn sweep_with(work: &Path, networks: &Networks) -> Result<usize, BuildError> {
     let _all = lock_work(work)?;
     let builds = work.join(BUILDS);
     let mut swept = 0;
@@ -112,7 +117,7 @@ pub(super) fn sweep(work: &Path, networks: &Networks) -> Result<usize, BuildErro
         let id = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         for stage in STAGES {
             let run = folder.join(stage);
-            orphans::end_monitor(&run).map_err(file("ending the monitor in", &run))?;
+            record::end(&run)?;
             networks.remove_by_name(&network(&id, stage))?;
         }
         fs::remove_dir_all(&folder).map_err(file("removing", &folder))?;

@@ -5,17 +5,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use hearth_host::dns::DnsConfig;
+use hearth_host::groups::{CgroupSettings, Groups};
+use hearth_host::limits::LimitsConfig;
 use hearth_host::network::NetworkConfig;
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_image_builder::artifact::{ArtifactConfig, Fetcher, zip};
 use hearth_image_builder::build::settings::BuilderLimits;
+use hearth_image_builder::build::uids::OwnUserIds;
 use hearth_image_builder::build::{Builder, Settings};
 use hearth_vmm_jail::JailConfig;
 use serde::Deserialize;
 use tempfile::NamedTempFile;
+
+/// Folder with the locks of user ids that builders use.
+const USER_IDS: &str = "/run/hearth-image-builder";
+/// What the names of builders' control groups begin with: no daemon takes them for what its microVMs have left.
+const GROUPS: &str = "build-";
 
 /// The configuration file. All keys are optional.
 #[derive(Debug, Default, Deserialize)]
@@ -25,6 +33,8 @@ struct Config {
     roles: RolesConfig,
     network: NetworkConfig,
     dns: DnsConfig,
+    limits: LimitsConfig,
+    cgroup: CgroupSettings,
     builder: BuilderConfig,
 }
 
@@ -71,6 +81,7 @@ impl HostOptions {
         let mut config = self.read_config()?;
         config.artifacts = config.artifacts.for_everybody();
         config.artifacts.allow_files |= by_hand;
+        config.limits.check().map_err(|error| anyhow!("limits.{}: {error}", error.key))?;
         let limits = BuilderLimits {
             memory_mib: config.builder.memory_mib,
             vcpus: config.builder.vcpus,
@@ -81,8 +92,11 @@ impl HostOptions {
             catalogue: self.catalogue.clone(),
             work: self.work.clone(),
             jail: JailConfig::default(),
+            user_ids: Arc::new(OwnUserIds::new(Path::new(USER_IDS))?),
+            groups: Groups::open(&config.cgroup, GROUPS, &self.work)?,
             network: config.network,
             dns: config.dns,
+            limits: config.limits,
             builder: limits,
         };
         let fetcher = Fetcher::new(config.artifacts)?;

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use hearth_host::microvm::{MicrovmError, Restore, create, open};
 use hearth_vmm_api::config::DiskSource;
+use hearth_vmm_api::config::rate_limiter::DeviceLimits;
 use hearth_vmm_api::config::restore::RestoreClock;
 
 pub use manifest::{App, BaseOrigin, Manifest, Origin, Sizes};
@@ -101,7 +102,8 @@ impl Image {
         &self.folder
     }
 
-    /// How to restore a microVM of the image, with a new overlay at `overlay`, and the tap of its network if it has one.
+    /// How to restore a microVM of the image, with a new overlay at `overlay`, and the tap of its network if it has one. It has no
+    /// rate limits.
     ///
     /// # Errors
     /// [`MicrovmError::File`].
@@ -113,6 +115,7 @@ impl Image {
             disks: vec![DiskSource::Overlay { base, layers: Vec::new(), overlay }],
             tap,
             clock: RestoreClock::Continue,
+            limits: DeviceLimits::default(),
             record: false,
         })
     }

@@ -8,11 +8,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hearth_host::dns::DnsConfig;
+use hearth_host::groups::{CgroupSettings, Groups};
+use hearth_host::limits::LimitsConfig;
 use hearth_host::network::{Egress, NetworkConfig};
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_image_builder::artifact::{ArtifactConfig, Fetcher};
 use hearth_image_builder::build::event::Sink;
 use hearth_image_builder::build::settings::BuilderLimits;
+use hearth_image_builder::build::uids::OwnUserIds;
 use hearth_image_builder::build::{
     BuildError, BuildRequest, Builder, Event, LogStream, Platform, Settings, Step, Trial,
 };
@@ -127,8 +130,11 @@ impl Site {
             catalogue: self.metal.catalogue.clone(),
             work: self.work(),
             jail: JailConfig::default(),
+            user_ids: Arc::new(OwnUserIds::new(Path::new("/run/hearth-image-builder")).unwrap()),
+            groups: Groups::open(&CgroupSettings::default(), "build-", &self.work()).unwrap(),
             network: NetworkConfig::default(),
             dns: DnsConfig::default(),
+            limits: LimitsConfig::default(),
             builder: BuilderLimits { memory_mib: 1536, ..BuilderLimits::default() },
         };
         let roles = Arc::new(RoleProvider::new(self.roles.clone()).unwrap());
@@ -193,15 +199,24 @@ impl Site {
             .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("hearth-"))
             .collect();
         assert_eq!(networks, Vec::<PathBuf>::new());
-        assert_eq!(monitors(), 0, "monitors that nobody owns");
+        assert_eq!(monitors(), Vec::<PathBuf>::new(), "monitors that nobody owns");
+        assert_eq!(groups(), Vec::<PathBuf>::new(), "groups that nobody owns");
     }
 }
 
-/// Number of monitors that run on this host.
-pub(crate) fn monitors() -> usize {
-    let processes = fs::read_dir("/proc").unwrap();
-    let names = processes.filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("comm")).ok());
-    names.filter(|name| name.trim() == "hearth-vmm").count()
+/// The folders of the monitors that run on this host, in `/proc`.
+pub(crate) fn monitors() -> Vec<PathBuf> {
+    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
+    let is_monitor =
+        |path: &PathBuf| fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == "hearth-vmm");
+    processes.filter(is_monitor).collect()
+}
+
+/// The control groups of builders' microVMs.
+pub(crate) fn groups() -> Vec<PathBuf> {
+    let groups = fs::read_dir("/sys/fs/cgroup/hearth").into_iter().flatten();
+    let groups = groups.map(|entry| entry.unwrap().path());
+    groups.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("build-")).collect()
 }
 
 /// Sends a request to the app of a microVM, and returns status and body.

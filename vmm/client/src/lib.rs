@@ -35,9 +35,10 @@ use std::time::Duration;
 use hearth_proto::Versions;
 use hearth_proto::vmm::v1 as proto;
 use hearth_vmm_api::config::MachineConfig;
+use hearth_vmm_api::config::rate_limiter::DeviceLimits;
 use hearth_vmm_api::config::restore::RestoreConfig;
 use hearth_vmm_api::config::wire::OutgoingDescriptors;
-use hearth_vmm_api::protocol::VERSIONS;
+use hearth_vmm_api::protocol::{LIMITS_FEATURE, VERSIONS};
 use hearth_vmm_api::socket::PacketSocket;
 use prost::Message as _;
 use proto::request::Operation;
@@ -455,6 +456,19 @@ impl Client {
     /// [`ClientError`].
     pub fn set_balloon(&self, target_mib: u32) -> Result<(), ClientError> {
         self.command(Operation::SetBalloon(proto::SetBalloon { target_mib }), &[])
+    }
+
+    /// Changes the rate limits of the devices. Returns false if the monitor is of a release that cannot.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn set_limits(&self, limits: DeviceLimits) -> Result<bool, ClientError> {
+        if !self.status()?.features.iter().any(|feature| feature == LIMITS_FEATURE) {
+            return Ok(false);
+        }
+        let limits = Some(limits.message());
+        self.command(Operation::SetLimits(proto::SetLimits { limits }), &[])?;
+        Ok(true)
     }
 
     /// Opens a stream to vsock port `port` of the guest. The stream is usable immediately; it is closed if the guest

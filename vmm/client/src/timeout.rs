@@ -29,6 +29,7 @@ pub(super) fn of(operation: Option<&Operation>) -> Option<Duration> {
             | Operation::Attach(_)
             | Operation::VsockConnect(_)
             | Operation::SetBalloon(_)
+            | Operation::SetLimits(_)
             | Operation::CancelSave(_)
             | Operation::Prepare(_),
         ) => Some(PROMPT),

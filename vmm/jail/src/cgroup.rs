@@ -82,6 +82,8 @@ pub struct CgroupConfig {
     pub pids_max: Option<u32>,
     /// Weight for block I/O relative to sibling groups (1 to 10,000; the kernel's default is 100).
     pub io_weight: Option<u32>,
+    /// The same for disks with the scheduler BFQ (1 to 1,000; the kernel's default is 100).
+    pub io_bfq_weight: Option<u32>,
     /// I/O limits for block devices.
     pub io_max: Vec<IoMax>,
 }
@@ -99,6 +101,7 @@ impl CgroupConfig {
             memory_swap_max: None,
             pids_max: None,
             io_weight: None,
+            io_bfq_weight: None,
             io_max: Vec::new(),
         }
     }
@@ -130,6 +133,7 @@ impl CgroupConfig {
             self.memory_max.map(|_| ("memory.oom.group", "1".into())),
             number("pids.max", self.pids_max.map(u64::from)),
             number("io.weight", self.io_weight.map(u64::from)),
+            number("io.bfq.weight", self.io_bfq_weight.map(u64::from)),
         ];
         let io_max = self.io_max.iter().map(|max| ("io.max", max.line()));
         all.into_iter().flatten().chain(io_max).collect()
@@ -362,6 +366,7 @@ mod tests {
             cpu_max: Some(CpuMax { quota_us: 200_000, period_us: 100_000 }),
             memory_swap_max: Some(0),
             io_weight: Some(10),
+            io_bfq_weight: Some(11),
             io_max: vec![IoMax {
                 device: (254, 3),
                 read_bytes: Some(1 << 20),
@@ -384,6 +389,7 @@ mod tests {
                 ("memory.oom.group", "1"),
                 ("pids.max", "256"),
                 ("io.weight", "10"),
+                ("io.bfq.weight", "11"),
                 ("io.max", "254:3 rbps=1048576 wbps=max riops=max wiops=100"),
             ]
         );

@@ -128,6 +128,7 @@ impl TokenBucket {
 /// Limits on bytes and operations together: a request passes when both buckets allow it.
 #[derive(Debug, Clone)]
 pub struct RateLimiter {
+    config: RateLimiterConfig,
     bytes: Option<TokenBucket>,
     ops: Option<TokenBucket>,
 }
@@ -139,7 +140,35 @@ impl RateLimiter {
     /// [`RateLimiterError`] when a size or an interval is out of range.
     pub fn new(config: &RateLimiterConfig, now: Duration) -> Result<Self, RateLimiterError> {
         let bucket = |config: Option<BucketConfig>| config.map(|c| TokenBucket::new(c, now)).transpose();
-        Ok(Self { bytes: bucket(config.bytes)?, ops: bucket(config.ops)? })
+        Ok(Self { config: *config, bytes: bucket(config.bytes)?, ops: bucket(config.ops)? })
+    }
+
+    /// Makes a limiter with full buckets, or none if the configuration limits nothing: then no request costs a look at the
+    /// clock.
+    ///
+    /// # Errors
+    /// [`RateLimiterError`] when a size or an interval is out of range.
+    pub fn of(config: Option<RateLimiterConfig>, now: Duration) -> Result<Option<Self>, RateLimiterError> {
+        let limited = config.filter(|config| *config != RateLimiterConfig::default());
+        limited.map(|config| Self::new(&config, now)).transpose()
+    }
+
+    /// Changes `limiter` to this configuration, with full buckets. A limiter that has it already stays as it is, so that
+    /// setting a limit again lets nothing through. Returns whether it was changed.
+    ///
+    /// # Errors
+    /// [`RateLimiterError`] when a size or an interval is out of range; nothing is changed then.
+    pub fn change(
+        limiter: &mut Option<Self>,
+        config: Option<RateLimiterConfig>,
+        now: Duration,
+    ) -> Result<bool, RateLimiterError> {
+        let changed = Self::of(config, now)?;
+        if changed.as_ref().map(|limiter| limiter.config) == limiter.as_ref().map(|limiter| limiter.config) {
+            return Ok(false);
+        }
+        *limiter = changed;
+        Ok(true)
     }
 
     /// Lets a request of `bytes` bytes that counts as `ops` operations through at time `now`, or reports when it
@@ -279,6 +308,26 @@ mod tests {
         assert_eq!(limiter.consume(now, 51, 1).unwrap_err().delay(now), SECOND / 100);
         let mut unlimited = RateLimiter::new(&RateLimiterConfig::default(), SECOND).unwrap();
         assert_eq!(unlimited.consume(SECOND, u64::MAX, u64::MAX), Ok(()));
+    }
+
+    #[test]
+    fn a_limit_that_is_set_again_keeps_its_level_and_another_one_is_full() {
+        let limit = |size| Some(RateLimiterConfig { bytes: Some(bucket(size, 0, 1000)), ops: None });
+        let mut limiter = RateLimiter::of(limit(10), SECOND).unwrap();
+        let consume = |limiter: &mut Option<RateLimiter>, bytes| {
+            limiter.as_mut().map_or(Ok(()), |limiter| limiter.consume(SECOND, bytes, 1))
+        };
+        assert_eq!(consume(&mut limiter, 10), Ok(()));
+        assert!(!RateLimiter::change(&mut limiter, limit(10), SECOND).unwrap());
+        assert!(consume(&mut limiter, 1).is_err(), "nothing is let through by setting it again");
+        assert!(RateLimiter::change(&mut limiter, limit(20), SECOND).unwrap());
+        assert_eq!((consume(&mut limiter, 20), consume(&mut limiter, 1).is_err()), (Ok(()), true));
+        RateLimiter::change(&mut limiter, limit(0), SECOND).unwrap_err();
+        assert!(consume(&mut limiter, 1).is_err(), "what is refused changes nothing");
+        for none in [None, Some(RateLimiterConfig::default())] {
+            RateLimiter::change(&mut limiter, none, SECOND).unwrap();
+            assert!(limiter.is_none());
+        }
     }
 
     #[test]

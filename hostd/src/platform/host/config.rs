@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hearth_host::dns::DnsConfig;
+use hearth_host::groups::CgroupSettings;
+use hearth_host::limits::LimitsConfig;
 use hearth_host::network::NetworkConfig;
 use hearth_vmm_jail::config::{DEFAULT_MEMLOCK, DEFAULT_NOFILE};
 use hearth_vmm_jail::{JailConfig, JailMode, OnViolation, Wall};
@@ -13,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::pool::PoolConfig;
 use crate::setting::Problem;
 
-/// Lowest user id that microVMs get: builders have those below, from 1,900,000,000 on.
+/// Lowest user id that microVMs get, those of builds included: builders by hand have those below, from 1,900,000,001 on.
 const FIRST_UID: u32 = 1_901_000_000;
 
 /// Longest `run` in bytes: the path of a socket has at most 107, of which `/microvms/microvm-<UUID>/control.sock`
@@ -43,6 +45,8 @@ pub struct HostConfig {
     pub network: NetworkConfig,
     /// How names are resolved for microVMs.
     pub dns: DnsConfig,
+    /// How much microVMs may read, write, receive and send.
+    pub limits: LimitsConfig,
 }
 
 impl Default for HostConfig {
@@ -57,6 +61,7 @@ impl Default for HostConfig {
             pool: PoolConfig::default(),
             network: NetworkConfig::default(),
             dns: DnsConfig::default(),
+            limits: LimitsConfig::default(),
         }
     }
 }
@@ -80,7 +85,9 @@ impl HostConfig {
         if self.launch_timeout_seconds == 0 {
             return Err(Problem::new("launch_timeout_seconds", "it is 0: give at least 1"));
         }
-        self.jail.check()
+        self.jail.check()?;
+        let limits = self.limits.check();
+        limits.map_err(|error| Problem::new(format!("limits.{}", error.key), error.to_string()))
     }
 
     /// How long making a microVM may take.
@@ -102,7 +109,7 @@ pub struct JailSettings {
     /// Lowest user and group id that a microVM gets; nothing else on the host may have these.
     #[schemars(range(min = 1))]
     pub first_uid: u32,
-    /// How many there are: the most microVMs and ready monitors together.
+    /// How many there are: the most microVMs, ready monitors and microVMs of builds together.
     #[schemars(range(min = 1))]
     pub uids: u32,
     /// Descriptors that a monitor may hold open.
@@ -176,24 +183,6 @@ fn wall(name: &str) -> Option<Wall> {
     WALLS.into_iter().find(|wall| wall.name() == name)
 }
 
-/// The control group (version 2) of each monitor process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct CgroupSettings {
-    /// Whether there is one. Without, microVMs share the CPUs evenly whatever their size, and a monitor's memory is not
-    /// limited.
-    pub enabled: bool,
-    /// Group of those of all microVMs, made if it is not there, with the controllers `cpu`, `memory` and `pids`; never
-    /// the daemon's own, nor below it: microVMs outlive the daemon.
-    pub parent: PathBuf,
-}
-
-impl Default for CgroupSettings {
-    fn default() -> Self {
-        Self { enabled: true, parent: "/sys/fs/cgroup/hearth".into() }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,6 +205,7 @@ mod tests {
             ("[jail]\noff = [\"moat\"]", "jail.off"),
             ("[jail]\nfirst_uid = 0", "jail.first_uid"),
             ("[jail]\nfirst_uid = 4294967290\nuids = 6", "jail.first_uid"),
+            ("[limits.disk]\nbytes_per_second = 1000", "limits.disk.burst_bytes"),
         ] {
             let config: HostConfig = toml::from_str(text).unwrap();
             let error = config.check().unwrap_err();

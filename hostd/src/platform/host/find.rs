@@ -1,5 +1,6 @@
 //! Finding the microVMs that an earlier daemon has left.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use hearth_host::microvm::Microvm;
 use hearth_host::microvm::process::Process;
 use hearth_image_builder::image::SNAPSHOT;
 use hearth_proto::vmm::v1::MachineState;
+use hearth_vmm_api::config::rate_limiter::DeviceLimits;
 use hearth_vmm_client::{CONTROL_SOCKET, Client, snapshot};
 use tokio::task::spawn_blocking;
 
@@ -56,6 +58,9 @@ impl Host {
             Reconciled::Ended { suspended: false } => return Ok(Found::Nothing),
             Reconciled::Live(live) => *live,
         };
+        // The adoption does not wait for it: a monitor may draw out its answer.
+        let (run, limits) = (place.run.clone(), self.config.limits.of(spec.memory_mib.into()));
+        spawn_blocking(move || set_limits(&run, limits));
         let parts = MicrovmParts {
             card: live.network.is_some(),
             microvm: live.microvm,
@@ -154,6 +159,23 @@ impl Host {
         let state = client.and_then(|client| client.status()).ok().map(|status| status.state());
         let live = LiveMonitor { microvm: adopted, process, network: microvm.network, from: microvm.from };
         Ok(Some((live, state)))
+    }
+}
+
+/// Gives an adopted microVM the limits of this daemon's configuration. Its monitor enforces them: one that refuses is no
+/// reason to end the microVM, since it would not keep to them either.
+fn set_limits(run: &Path, limits: DeviceLimits) {
+    let client = Client::connect(run.join(CONTROL_SOCKET));
+    let set = client.and_then(|client| client.with_timeout(STATUS).set_limits(limits));
+    let folder = run.display();
+    match set {
+        Ok(true) => {}
+        Ok(false) => {
+            tracing::info!(%folder, "a monitor of an earlier release has no rate limits until its microVM is resumed");
+        }
+        Err(error) => {
+            tracing::warn!(%folder, %error, "a monitor has not taken over the configured rate limits")
+        }
     }
 }
 

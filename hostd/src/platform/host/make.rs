@@ -281,7 +281,8 @@ impl Host {
             number => (place.suspended(number), RestoreClock::Advance),
         };
         let disks = vec![DiskSource::Overlay { base, layers: Vec::new(), overlay }];
-        let restored = microvm.restore(Restore { snapshot, disks, tap, clock, record: false });
+        let limits = self.config.limits.of(spec.memory_mib.into());
+        let restored = microvm.restore(Restore { snapshot, disks, tap, clock, limits, record: false });
         let restored = restored.map_err(|error| explained(error, &microvm))?;
         timeline.done("restore");
         timeline.parts("restore", &restored.steps);

@@ -17,7 +17,6 @@
 //!
 //! * [`config`] – the operator's settings; `layout` – paths of files; `record` – records in run directories
 //! * `monitors`, `links` – monitor processes and networks before they have a microVM; `names` – user ids and names in use
-//! * `groups` – control groups
 //! * `attempts`, `exclusive` – keep an attempt that was given up from disturbing a later one
 //! * `make` – makes a microVM from its image or its suspended state; `identity` – the identity that a guest receives
 //! * `running` – a running microVM; [`logs`], `dns`, `exit` – tasks that serve it; `phase` – whether its exit is reported
@@ -32,7 +31,6 @@ mod error;
 mod exclusive;
 mod exit;
 mod find;
-mod groups;
 mod guest;
 mod hooks;
 mod identity;
@@ -59,8 +57,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
+use hearth_host::groups::{Groups, GroupsError};
 use hearth_host::network::{Egress, NetworkError, Networks};
 use hearth_host::roles::RoleProvider;
+use hearth_image_builder::build::UserIds;
 use hearth_image_builder::image::Image;
 use hearth_model::build::ImageBuild;
 use hearth_model::id::MicrovmId;
@@ -68,7 +68,6 @@ use tokio::task::spawn_blocking;
 
 pub use config::HostConfig;
 pub use error::HostError;
-pub use groups::GroupsError;
 pub use logs::{LogSink, LogWriter};
 pub use timeline::{OperationReport, TimedOperation, Timeline, TimelineObserver};
 
@@ -81,7 +80,6 @@ use crate::setting::Problem;
 use attempts::Attempts;
 use error::failed;
 use exclusive::Exclusive;
-use groups::Groups;
 use layout::{Layout, remove_folder};
 use names::InUse;
 use record::{MonitorRecord, Record as _, RunRecord};
@@ -190,6 +188,18 @@ impl HostPlatform {
         [self.host.monitors.counts(), self.host.links.counts()].concat()
     }
 
+    /// Control groups for microVMs that others make on this host.
+    #[must_use]
+    pub fn groups(&self) -> Groups {
+        self.host.groups.clone()
+    }
+
+    /// User ids for microVMs that others make on this host.
+    #[must_use]
+    pub fn user_ids(&self) -> Arc<dyn UserIds> {
+        Arc::clone(&self.host.in_use) as _
+    }
+
     /// Stops serving the microVMs, which run on, and kills the monitors in the pool. The platform must not be used
     /// afterwards.
     pub async fn shut_down(&self) {
@@ -208,7 +218,8 @@ impl Host {
         layout.make().map_err(|(path, source)| OpenError::Folder { path, source })?;
         let program = std::fs::metadata(&config.vmm);
         program.map_err(|source| OpenError::Program { path: config.vmm.clone(), source })?;
-        let groups = Groups::open(&config.cgroup)?;
+        let groups = Groups::open(&config.cgroup, layout::PREFIX, &config.data)?;
+        groups.missing().iter().for_each(|missing| tracing::info!("{missing}"));
         let networks = Arc::new(Networks::open(config.network.clone())?);
         let in_use = Arc::new(InUse::new(config.jail.first_uid, config.jail.uids));
         let monitor_factory = monitors::MonitorFactory {

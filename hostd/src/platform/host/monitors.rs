@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_host::groups::{Groups, Share};
 use hearth_host::microvm::process::Process;
 use hearth_host::microvm::{Microvm, MicrovmError};
 use hearth_model::shape::{MemoryClass, Shape};
 
 use super::config::JailSettings;
 use super::error::{HostError, failed};
-use super::groups::Groups;
 use super::layout::{PREFIX, Place, remove_folder};
 use super::names::{InUse, Uid};
 use super::record::{MonitorRecord, Record as _, RunRecord};
@@ -128,7 +128,7 @@ impl Monitor {
         (shape, baseline_mib): (Shape, u32),
     ) -> Result<(Microvm, Arc<Process>), HostError> {
         let uid = self.parts.as_ref().map(|(_, uid)| uid.number()).ok_or(HostError::Claimed)?;
-        self.groups.limit(uid, shape, baseline_mib)?;
+        self.groups.limit(uid, Share { shape, class_mib: baseline_mib.into() })?;
         record.write(&self.folder).map_err(failed("writing into", &self.folder))?;
         let (started, uid) = self.parts.take().ok_or(HostError::Claimed)?;
         match started.move_to(&place.run) {

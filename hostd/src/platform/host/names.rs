@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
+use hearth_image_builder::build::{UserId, UserIds};
+
 use super::layout::PREFIX;
 use crate::panics::poisoned;
 
@@ -109,6 +111,19 @@ impl Uid {
     }
 }
 
+impl UserId for Uid {
+    fn number(&self) -> u32 {
+        self.number
+    }
+}
+
+/// Builds take from the same ids as microVMs: no two of them have the same at a time.
+impl UserIds for InUse {
+    fn take(self: Arc<Self>) -> Option<Box<dyn UserId>> {
+        Some(Box::new(self.take_uid()?))
+    }
+}
+
 impl Drop for Uid {
     fn drop(&mut self) {
         self.all.release_uid(self.number);
@@ -134,6 +149,18 @@ mod tests {
         all.release_uid(1001);
         all.take_uid().unwrap().keep();
         assert!(all.has_uid(1001));
+    }
+
+    #[test]
+    fn builds_and_microvms_never_have_the_same_user_id() {
+        let all = Arc::new(InUse::new(1000, 2));
+        let microvm = all.take_uid().unwrap();
+        let build = Arc::clone(&all).take().unwrap();
+        assert_ne!(build.number(), microvm.number());
+        assert!(all.has_uid(build.number()), "a sweep of the host leaves its group alone");
+        assert!(Arc::clone(&all).take().is_none() && all.take_uid().is_none());
+        drop(build);
+        assert!(all.take_uid().is_some());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 
 use crate::limits::{MEMORY_MIB_RANGE, MemoryOutOfRange, VCPU_RANGE, VIRTIO_SLOTS, check_memory};
-use rate_limiter::RateLimiterConfig;
+use rate_limiter::{DeviceLimits, RateLimiterConfig};
 
 /// Maximum length of the kernel command line in bytes (Linux, arch/arm64/include/uapi/asm/setup.h, without its NUL).
 pub const COMMAND_LINE_MAX: usize = 2047;
@@ -250,6 +250,16 @@ impl MachineConfig {
         match &self.vsock {
             Some(vsock) if vsock.guest_cid < 3 => Err(ConfigError::GuestCid(vsock.guest_cid)),
             _ => Ok(()),
+        }
+    }
+
+    /// Replaces the rate limits of the devices.
+    pub fn set_limits(&mut self, limits: DeviceLimits) {
+        for disk in &mut self.disks {
+            disk.rate_limiter = limits.disk;
+        }
+        for net in &mut self.nets {
+            (net.receive_limiter, net.transmit_limiter) = (limits.receive, limits.transmit);
         }
     }
 

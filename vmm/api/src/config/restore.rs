@@ -9,6 +9,7 @@ use std::time::Duration;
 use hearth_proto::vmm::v1 as proto;
 use proto::DescriptorRole as Role;
 
+use super::rate_limiter::DeviceLimits;
 use super::wire::OutgoingDescriptors;
 use super::{CONSOLE_MAX_BYTES, DiskSource};
 
@@ -59,6 +60,8 @@ pub struct RestoreConfig {
     pub userfaultfd: Option<File>,
     /// The time to which the guest's clock is set.
     pub clock: RestoreClock,
+    /// The rate limits of the devices, with full buckets; those in the snapshot if there are none here.
+    pub limits: Option<DeviceLimits>,
     /// Whether the machine runs immediately; it is paused otherwise.
     pub resume: bool,
 }
@@ -85,6 +88,7 @@ impl RestoreConfig {
             working_set: None,
             userfaultfd: None,
             clock: RestoreClock::default(),
+            limits: None,
             resume: false,
         }
     }
@@ -132,6 +136,7 @@ impl RestoreConfig {
             resume: self.resume,
             console_max_bytes: self.console_max_bytes,
             disk_layers,
+            limits: self.limits.map(DeviceLimits::message),
         };
         (restore, descriptors.fds)
     }

@@ -1,7 +1,7 @@
 use hearth_proto::vmm::v1 as proto;
 use proto::DescriptorRole as Role;
 
-use super::rate_limiter::{BucketConfig, RateLimiterConfig};
+use super::rate_limiter::{BucketConfig, DeviceLimits, MAX_REFILL_MS, RateLimiterConfig};
 use super::*;
 
 fn file() -> File {
@@ -48,6 +48,30 @@ fn a_machine_survives_the_way_through_a_message() {
     assert_eq!(message, again);
     assert_eq!(fds.len(), message.descriptors.len());
     assert_eq!(config.virtio_devices(), 6);
+}
+
+#[test]
+fn limits_replace_those_of_every_device() {
+    let bucket = |size| BucketConfig { size, one_time_burst: 0, refill_ms: MAX_REFILL_MS };
+    let limit = |size| Some(RateLimiterConfig { bytes: None, ops: Some(bucket(size)) });
+    let limits = DeviceLimits { disk: limit(1), receive: None, transmit: limit(3) };
+    assert_eq!(DeviceLimits::from_message(limits.message()).unwrap(), limits);
+    let (mut described, _fds) = full().into_message(file().into());
+    limits.describe(&mut described);
+    let mut config = full();
+    config.set_limits(limits);
+    let (set, _fds) = config.into_message(file().into());
+    assert_eq!(described, set, "a snapshot says the same as a machine that is built with these limits");
+    assert!(set.disks.iter().all(|disk| disk.rate_limiter == limits.message().disk));
+    assert_eq!(
+        (set.nets[0].receive_limiter, set.nets[0].transmit_limiter),
+        (None, limits.message().transmit)
+    );
+    for (size, refill_ms) in [(0, 1), (1, 0), (1, MAX_REFILL_MS + 1)] {
+        let bytes = Some(proto::TokenBucket { size, one_time_burst: 0, refill_ms });
+        let disk = Some(proto::RateLimiter { bytes, operations: None });
+        DeviceLimits::from_message(proto::DeviceLimits { disk, ..Default::default() }).unwrap_err();
+    }
 }
 
 #[test]

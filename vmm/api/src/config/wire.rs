@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use hearth_proto::vmm::v1 as proto;
 use proto::DescriptorRole as Role;
 
-use super::rate_limiter::{BucketConfig, RateLimiterConfig};
+use super::rate_limiter::RateLimiterConfig;
 use super::{
     BalloonConfig, CONSOLE_MAX_BYTES, ConfigError, DiskConfig, DiskSource, LAYERS_MAX, MachineConfig,
     NetConfig, VsockConfig,
@@ -86,7 +86,7 @@ impl MachineConfig {
         let mut disks = Vec::new();
         for (index, disk) in self.disks.into_iter().enumerate() {
             let (mode, layers) = descriptors.add_disk(index, disk.source);
-            let rate_limiter = disk.rate_limiter.map(limiter_message);
+            let rate_limiter = disk.rate_limiter.map(RateLimiterConfig::message);
             disks.push(proto::Disk { mode: mode.into(), serial: disk.serial, rate_limiter, layers });
         }
         let mut nets = Vec::new();
@@ -95,8 +95,8 @@ impl MachineConfig {
             nets.push(proto::Net {
                 mac: net.mac.to_vec(),
                 mtu: net.mtu.map_or(0, u32::from),
-                receive_limiter: net.receive_limiter.map(limiter_message),
-                transmit_limiter: net.transmit_limiter.map(limiter_message),
+                receive_limiter: net.receive_limiter.map(RateLimiterConfig::message),
+                transmit_limiter: net.transmit_limiter.map(RateLimiterConfig::message),
             });
         }
         let vsock = self.vsock.map(|vsock| {
@@ -171,7 +171,7 @@ impl MachineConfig {
                     )));
                 }
             };
-            let rate_limiter = disk.rate_limiter.map(limiter_config).transpose()?;
+            let rate_limiter = disk.rate_limiter.map(RateLimiterConfig::from_message).transpose()?;
             disks.push(DiskConfig { source, serial: disk.serial, rate_limiter });
         }
         let mut nets = Vec::new();
@@ -189,8 +189,8 @@ impl MachineConfig {
                 tap: descriptors.require(Role::Tap, index)?.into(),
                 mac,
                 mtu: (mtu > 0).then_some(mtu),
-                receive_limiter: net.receive_limiter.map(limiter_config).transpose()?,
-                transmit_limiter: net.transmit_limiter.map(limiter_config).transpose()?,
+                receive_limiter: net.receive_limiter.map(RateLimiterConfig::from_message).transpose()?,
+                transmit_limiter: net.transmit_limiter.map(RateLimiterConfig::from_message).transpose()?,
             });
         }
         let vsock = create.vsock.map(|vsock| VsockConfig {
@@ -224,34 +224,6 @@ impl MachineConfig {
         config.validate()?;
         Ok(config)
     }
-}
-
-fn limiter_message(config: RateLimiterConfig) -> proto::RateLimiter {
-    let bucket = |bucket: BucketConfig| proto::TokenBucket {
-        size: bucket.size,
-        one_time_burst: bucket.one_time_burst,
-        refill_ms: bucket.refill_ms,
-    };
-    proto::RateLimiter { bytes: config.bytes.map(bucket), operations: config.ops.map(bucket) }
-}
-
-fn limiter_config(message: proto::RateLimiter) -> Result<RateLimiterConfig, ConfigError> {
-    let bucket = |bucket: proto::TokenBucket| {
-        if bucket.size == 0 || bucket.refill_ms == 0 {
-            let message =
-                "a rate limiter's size and refill time must not be 0: leave the bucket out for no limit";
-            return Err(ConfigError::Message(message.into()));
-        }
-        Ok(BucketConfig {
-            size: bucket.size,
-            one_time_burst: bucket.one_time_burst,
-            refill_ms: bucket.refill_ms,
-        })
-    };
-    Ok(RateLimiterConfig {
-        bytes: message.bytes.map(bucket).transpose()?,
-        ops: message.operations.map(bucket).transpose()?,
-    })
 }
 
 /// The descriptors of one message, by role.

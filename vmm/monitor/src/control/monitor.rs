@@ -22,7 +22,7 @@
 //! | CancelSave     |       |         |         |        | ✓      |
 //! | SaveWorkingSet |       |         | ✓       | ✓      |        |
 //! | GetMetrics     |       | ✓       | ✓       | ✓      | ✓      |
-//! | Attach, VsockConnect, SetBalloon |  | ✓ | ✓  | ✓     |        |
+//! | Attach, VsockConnect, SetBalloon, SetLimits |  | ✓ | ✓ | ✓ |  |
 //! | Shutdown       | ✓     | ✓       | ✓       | ✓      | ✓      |
 //! | WaitExit       | ✓     | ✓       | ✓       | ✓      | ✓      |
 //!
@@ -42,6 +42,7 @@ use hearth_proto::vmm::v1::request::Operation;
 use hearth_proto::vmm::v1::response::Result as Response;
 use hearth_proto::vmm::v1::{self as proto, ExitKind, ExitReason, MachineState};
 use hearth_vmm_api::config::MachineConfig;
+use hearth_vmm_api::config::rate_limiter::DeviceLimits;
 use hearth_vmm_api::config::wire::Descriptors;
 use hearth_vmm_api::protocol::VERSIONS;
 use prost::Message as _;
@@ -201,6 +202,7 @@ impl Monitor {
             Operation::Shutdown(_) => ("Shutdown", 0),
             Operation::WaitExit(_) => ("WaitExit", 0),
             Operation::SetBalloon(_) => ("SetBalloon", 0),
+            Operation::SetLimits(_) => ("SetLimits", 0),
             Operation::Save(save) => ("Save", save.descriptors.len()),
             Operation::CancelSave(_) => ("CancelSave", 0),
             Operation::Restore(restore) => ("Restore", restore.descriptors.len()),
@@ -246,6 +248,7 @@ impl Monitor {
                 self.machine_at_hand("set the balloon")?.set_balloon(balloon.target_mib)?;
                 Response::Done(proto::Done {})
             }
+            Operation::SetLimits(set) => self.set_limits(set.limits.unwrap_or_default())?,
         };
         Ok(Outcome::Response(response))
     }
@@ -357,6 +360,17 @@ impl Monitor {
         if let Some(vsock) = self.rebuild.as_mut().and_then(|(config, _)| config.vsock.as_mut()) {
             vsock.listener = kept_listener.map(Into::into).or(vsock.listener.take());
             vsock.broker = kept_broker.or(vsock.broker.take());
+        }
+        Ok(Response::Done(proto::Done {}))
+    }
+
+    /// Changes the limits of the machine's devices, of its snapshots, and of the machine that a restart of its guest makes.
+    fn set_limits(&mut self, limits: proto::DeviceLimits) -> Result<Response, RequestError> {
+        let limits = DeviceLimits::from_message(limits)?;
+        self.machine_at_hand("set its limits")?.set_limits(limits)?;
+        limits.describe(&mut self.description);
+        if let Some((config, _)) = &mut self.rebuild {
+            config.set_limits(limits);
         }
         Ok(Response::Done(proto::Done {}))
     }

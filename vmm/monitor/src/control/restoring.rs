@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use hearth_proto::vmm::v1::response::Result as Response;
 use hearth_proto::vmm::v1::{self as proto, DescriptorRole as Role};
+use hearth_vmm_api::config::rate_limiter::DeviceLimits;
 use hearth_vmm_api::config::restore::RestoreClock;
 use hearth_vmm_api::config::wire::Descriptors;
 use hearth_vmm_api::config::{CONSOLE_MAX_BYTES, ConfigError, MachineConfig};
@@ -63,6 +64,9 @@ impl Monitor {
             0 => CONSOLE_MAX_BYTES,
             bytes => bytes,
         };
+        if let Some(limits) = restore.limits {
+            DeviceLimits::from_message(limits)?.describe(&mut description);
+        }
         let config = MachineConfig::from_parts(description.clone(), &mut descriptors)?;
         descriptors.finish()?;
         let rebuild = config.try_clone().map_err(BuildError::host("duplicating descriptors"))?;

@@ -20,6 +20,7 @@ impl Monitor {
             restarts: self.restarts,
             save_stage: self.save_stage().into(),
             disks: self.description.disks.clone(),
+            nets: self.description.nets.clone(),
             base_id: self.base_id(),
         }
     }

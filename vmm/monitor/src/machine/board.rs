@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hearth_proto::vmm::v1::{SavedBoard, SavedVirtio};
 use hearth_vmm_api::config::MachineConfig;
+use hearth_vmm_api::config::rate_limiter::DeviceLimits;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::gate::{Gate, Passage};
@@ -19,7 +20,6 @@ use crate::arch::layout::{self, spi};
 use crate::devices::bus::{Bus, BusError, MmioDevice};
 use crate::devices::rtc::Rtc;
 use crate::devices::serial::{self, Serial, SerialConfig, SerialState};
-use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::balloon::{Balloon, BalloonError};
 use crate::devices::virtio::block::{Block, BlockError};
 use crate::devices::virtio::mmio::{MMIO_WINDOW, MmioTransport, QUEUE_NOTIFY_OFFSET};
@@ -27,6 +27,7 @@ use crate::devices::virtio::net::{Net, NetError};
 use crate::devices::virtio::persist::RestoreError;
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::vsock::{Vsock, VsockError};
+use crate::devices::virtio::{DeviceError, VirtioDevice};
 use crate::devices::vmgenid::VmGenId;
 use crate::event_loop::{DeviceId, EventLoop, Interest, Ready};
 use crate::memory::GuestMemory;
@@ -72,6 +73,14 @@ pub enum BoardError {
         /// Error from the device.
         source: RestoreError,
     },
+    /// A device refused new rate limits.
+    #[error("{device}: {source}")]
+    Limits {
+        /// Name of the device, such as `disk0`.
+        device: String,
+        /// Error from the device.
+        source: DeviceError,
+    },
     /// The snapshot's devices do not match the machine's configuration, or their state is invalid.
     #[error("the snapshot's devices make no sense: {0}")]
     Saved(&'static str),
@@ -100,6 +109,7 @@ trait Slot: MmioDevice {
     fn quiesce(&mut self);
     fn kick(&self);
     fn counters(&self) -> Vec<(&'static str, u64)>;
+    fn set_limits(&mut self, limits: DeviceLimits) -> Result<(), DeviceError>;
     fn save(&self) -> SavedVirtio;
     fn restore(&mut self, saved: &SavedVirtio) -> Result<(), RestoreError>;
 }
@@ -118,6 +128,9 @@ impl<D: VirtioDevice> Slot for MmioTransport<D> {
         let mut counters = self.device().counters();
         counters.push(("device_failures", self.failures().0));
         counters
+    }
+    fn set_limits(&mut self, limits: DeviceLimits) -> Result<(), DeviceError> {
+        self.device_mut().set_limits(limits)
     }
     fn save(&self) -> SavedVirtio {
         MmioTransport::save(self)
@@ -375,6 +388,18 @@ impl Board {
     pub fn counters(&self) -> impl Iterator<Item = (String, Vec<(&'static str, u64)>)> + '_ {
         let slots = self.slots.iter().map(|(name, slot)| (name.clone(), lock(slot).counters()));
         slots.chain([("serial".to_owned(), lock(&self.serial).counters())])
+    }
+
+    /// Changes the rate limits of disks and network cards.
+    ///
+    /// # Errors
+    /// [`BoardError`], which names the device.
+    pub fn set_limits(&self, limits: DeviceLimits) -> Result<(), BoardError> {
+        for (name, slot) in &self.slots {
+            let set = lock(slot).set_limits(limits);
+            set.map_err(|source| BoardError::Limits { device: name.clone(), source })?;
+        }
+        Ok(())
     }
 
     /// Sets the balloon's target size in MiB.

@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use hearth_proto::vmm::v1::{SavedAarch64, SavedClock};
 use hearth_vmm_api::config::MachineConfig;
+use hearth_vmm_api::config::rate_limiter::DeviceLimits;
 use hearth_vmm_jail::{Filters, ThreadRole};
 use vm_memory::{Bytes as _, GuestAddress};
 
@@ -310,6 +311,14 @@ impl Machine {
     /// [`BoardError`] when there is no balloon or the target exceeds the guest's memory.
     pub fn set_balloon(&self, target_mib: u32) -> Result<(), BoardError> {
         self.board.set_balloon(target_mib)
+    }
+
+    /// Changes the rate limits of disks and network cards.
+    ///
+    /// # Errors
+    /// [`BoardError`] when a limit is out of range.
+    pub fn set_limits(&self, limits: DeviceLimits) -> Result<(), BoardError> {
+        self.board.set_limits(limits)
     }
 
     /// Connects `stream` to vsock port `port` of the guest.

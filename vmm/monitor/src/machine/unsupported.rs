@@ -7,6 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 
 use hearth_vmm_api::config::MachineConfig;
+use hearth_vmm_api::config::rate_limiter::DeviceLimits;
 use hearth_vmm_api::steps::Steps;
 
 use super::board::BoardError;
@@ -73,6 +74,9 @@ impl Machine {
         match self.0 {}
     }
     pub fn set_balloon(&self, _: u32) -> Result<(), BoardError> {
+        match self.0 {}
+    }
+    pub fn set_limits(&self, _: DeviceLimits) -> Result<(), BoardError> {
         match self.0 {}
     }
     pub fn vsock_connect(&self, _: u32, _: UnixStream) -> Result<(), BoardError> {

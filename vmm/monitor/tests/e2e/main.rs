@@ -30,6 +30,7 @@ mod folders;
 mod goldens;
 mod hostile;
 mod lifecycle;
+mod limits;
 mod memory;
 mod network;
 mod refusals;

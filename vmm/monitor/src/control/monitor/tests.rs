@@ -62,6 +62,7 @@ fn operations_out_of_order_say_what_state_the_machine_is_in() {
         Operation::Resume(proto::Resume {}),
         Operation::GetMetrics(proto::GetMetrics {}),
         Operation::SetBalloon(proto::SetBalloon { target_mib: 1 }),
+        Operation::SetLimits(proto::SetLimits::default()),
         Operation::Save(proto::Save { kind: proto::SaveKind::Full.into(), ..Default::default() }),
         Operation::CancelSave(proto::CancelSave {}),
         Operation::SaveWorkingSet(proto::SaveWorkingSet::default()),

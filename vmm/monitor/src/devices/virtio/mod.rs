@@ -26,12 +26,15 @@ use std::io;
 use std::sync::Arc;
 
 use hearth_proto::vmm::v1::saved_virtio;
+use hearth_vmm_api::config::rate_limiter::DeviceLimits;
 
 use crate::event_loop::Poller;
 use crate::memory::GuestMemory;
 use interrupt::Interrupt;
 use persist::RestoreError;
 use queue::{QueueError, QueueState, VirtQueue};
+
+use crate::rate_limiter::RateLimiterError;
 
 /// Feature bit: the device follows virtio 1.0 or later (6, Reserved Feature Bits).
 pub const VIRTIO_F_VERSION_1: u64 = 1 << 32;
@@ -67,6 +70,9 @@ pub enum DeviceError {
     /// The driver's request is not valid for this device.
     #[error("the driver's request breaks the specification: {0}")]
     Protocol(&'static str),
+    /// A rate limit is out of range.
+    #[error(transparent)]
+    Limit(#[from] RateLimiterError),
     /// The device's backend failed.
     #[error("{what} failed: {source}")]
     Backend {
@@ -168,6 +174,14 @@ pub trait VirtioDevice: Send {
     /// # Errors
     /// When the device cannot reset its connections or notify its driver.
     fn restored(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+    /// Changes the limits that are this kind of device's. Requests that wait are tried again. A limit that is as before keeps
+    /// the level of its buckets.
+    ///
+    /// # Errors
+    /// When a limit is out of range, or the host fails.
+    fn set_limits(&mut self, _limits: DeviceLimits) -> Result<(), DeviceError> {
         Ok(())
     }
     /// The device's counters, by name.

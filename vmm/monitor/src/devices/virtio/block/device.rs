@@ -5,6 +5,7 @@ use std::io;
 
 use hearth_proto::vmm::v1::{SavedDisk, saved_virtio};
 use hearth_vmm_api::config::DiskConfig;
+use hearth_vmm_api::config::rate_limiter::DeviceLimits;
 use virtio_bindings::virtio_blk as blk;
 
 use super::backend::{Disk, DiskError};
@@ -119,8 +120,7 @@ impl Block {
         }
         let mut serial = [0; SERIAL_LEN];
         serial.iter_mut().zip(config.serial.bytes()).for_each(|(to, from)| *to = from);
-        let now = monotonic_now();
-        let limiter = config.rate_limiter.map(|config| RateLimiter::new(&config, now)).transpose()?;
+        let limiter = RateLimiter::of(config.rate_limiter, monotonic_now())?;
         let disk = Disk::open(config.source)?;
         let mut features = COMMON_FEATURES
             | feature(blk::VIRTIO_BLK_F_SEG_MAX)
@@ -417,6 +417,17 @@ impl VirtioDevice for Block {
             }
             saved_virtio::Device::Balloon(_) => Err(RestoreError::Part),
         }
+    }
+
+    fn set_limits(&mut self, limits: DeviceLimits) -> Result<(), DeviceError> {
+        let changed = RateLimiter::change(&mut self.limiter, limits.disk, monotonic_now())?;
+        if changed && self.active.as_ref().is_some_and(|active| active.throttled) {
+            // The device thread tries again what waits under the old limits.
+            self.timer
+                .arm(std::time::Duration::ZERO)
+                .map_err(DeviceError::backend("arming the block device's timer"))?;
+        }
+        Ok(())
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

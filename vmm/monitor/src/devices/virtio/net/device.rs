@@ -1,6 +1,7 @@
 //! The network card device: configuration, features, events.
 
 use hearth_vmm_api::config::NetConfig;
+use hearth_vmm_api::config::rate_limiter::DeviceLimits;
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC,
     VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU,
@@ -102,8 +103,8 @@ impl Net {
             backend,
             mac: config.mac,
             mtu: config.mtu,
-            rx_throttle: Throttle::new(config.receive_limiter.as_ref())?,
-            tx_throttle: Throttle::new(config.transmit_limiter.as_ref())?,
+            rx_throttle: Throttle::new(config.receive_limiter)?,
+            tx_throttle: Throttle::new(config.transmit_limiter)?,
             rx_debt: None,
             more: Wakeup::new().map_err(NetError::Descriptors)?,
             rx: Counters::default(),
@@ -287,6 +288,11 @@ impl VirtioDevice for Net {
             Some(active) => vec![Some(active.receiver.queue_state()), Some(active.transmitter.queue_state())],
             None => Vec::new(),
         }
+    }
+
+    fn set_limits(&mut self, limits: DeviceLimits) -> Result<(), DeviceError> {
+        self.rx_throttle.change(limits.receive)?;
+        self.tx_throttle.change(limits.transmit)
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use hearth_vmm_api::config::rate_limiter::RateLimiterConfig;
 
+use super::super::DeviceError;
 use super::error::NetError;
 use crate::rate_limiter::{LimiterTimer, RateLimiter, monotonic_now};
 
@@ -19,10 +21,8 @@ pub(super) struct Throttle {
 }
 
 impl Throttle {
-    pub(super) fn new(config: Option<&RateLimiterConfig>) -> Result<Self, NetError> {
-        // Without a limit, no packet costs a read of the clock.
-        let limited = config.filter(|&config| *config != RateLimiterConfig::default());
-        let limiter = limited.map(|config| RateLimiter::new(config, monotonic_now())).transpose()?;
+    pub(super) fn new(config: Option<RateLimiterConfig>) -> Result<Self, NetError> {
+        let limiter = RateLimiter::of(config, monotonic_now())?;
         let timer = LimiterTimer::new().map_err(NetError::Descriptors)?;
         Ok(Self { limiter, timer, waiting: false, throttled: 0 })
     }
@@ -44,6 +44,18 @@ impl Throttle {
         self.waiting = true;
         self.throttled += 1;
         Ok(false)
+    }
+
+    /// Changes the limit. A packet that waits is tried again by the device thread.
+    ///
+    /// # Errors
+    /// When the limit is out of range, or the timer cannot be armed.
+    pub(super) fn change(&mut self, config: Option<RateLimiterConfig>) -> Result<(), DeviceError> {
+        if RateLimiter::change(&mut self.limiter, config, monotonic_now())? && self.waiting {
+            let armed = self.timer.arm(Duration::ZERO);
+            armed.map_err(DeviceError::backend("arming the network card's timer"))?;
+        }
+        Ok(())
     }
 
     /// Handles the expiry of the timer: the packet may be tried again.

@@ -11,7 +11,7 @@ mod merges;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
 use hearth_proto::vmm::v1::{SavedBalloon, saved_virtio};
-use hearth_vmm_api::config::rate_limiter::{BucketConfig, MAX_REFILL_MS, RateLimiterConfig};
+use hearth_vmm_api::config::rate_limiter::{BucketConfig, DeviceLimits, MAX_REFILL_MS, RateLimiterConfig};
 use hearth_vmm_api::config::{DiskConfig, DiskSource};
 use virtio_bindings::virtio_blk as blk;
 
@@ -410,6 +410,34 @@ fn bytes_are_limited_too_and_a_large_request_gets_through() {
     guest.notify();
     (0..3).for_each(|_| assert_eq!(guest.wait(), (64 << 10) + 1));
     assert!(guest.counter("throttled") >= 1);
+}
+
+/// Whatever a bucket of a day holds back is there at once under another limit, and a limit that is set again changes nothing.
+#[test]
+fn a_limit_is_changed_while_requests_wait_for_it() {
+    let bucket = |size| BucketConfig { size, one_time_burst: 0, refill_ms: MAX_REFILL_MS };
+    let limited = |size| Some(RateLimiterConfig { bytes: Some(bucket(size)), ops: None });
+    let mut config = config(DiskSource::Writable(disk_file(MIB)));
+    config.rate_limiter = limited(512);
+    let mut guest = Guest::new(config);
+    for _ in 0..4 {
+        guest.offer(blk::VIRTIO_BLK_T_IN, 0, &[Buffer::Write(DATA, 512)]);
+    }
+    guest.notify();
+    assert_eq!(guest.wait(), 513);
+    let set = |guest: &mut Guest, disk| {
+        guest.rig.device.set_limits(DeviceLimits { disk, ..DeviceLimits::default() }).unwrap();
+    };
+    set(&mut guest, limited(512));
+    assert_eq!((guest.rig.pump(0), guest.counter("read_bytes")), (0, 512), "the bucket is still empty");
+    set(&mut guest, limited(1024));
+    (0..2).for_each(|_| assert_eq!(guest.wait(), 513));
+    guest.rig.device.quiesce().unwrap();
+    assert_eq!(guest.counter("read_bytes"), 3 * 512, "what the other limit holds");
+    set(&mut guest, None);
+    assert_eq!(guest.wait(), 513);
+    let refused = DeviceLimits { disk: limited(0), ..DeviceLimits::default() };
+    guest.rig.device.set_limits(refused).unwrap_err();
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod tap;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use hearth_vmm_api::config::NetConfig;
-use hearth_vmm_api::config::rate_limiter::{BucketConfig, RateLimiterConfig};
+use hearth_vmm_api::config::rate_limiter::{BucketConfig, DeviceLimits, RateLimiterConfig};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -339,6 +339,32 @@ fn a_reset_does_not_lift_the_limits() {
     cable.guest_sends(&packet(3, 100));
     cable.notify(TX);
     assert_eq!(cable.peer_receives(), None);
+}
+
+#[test]
+fn limits_are_changed_while_packets_wait_for_them() {
+    let mut cable = Cable::with(0, |config| {
+        config.transmit_limiter = Some(one_packet_per(NEVER));
+        config.receive_limiter = Some(one_packet_per(NEVER));
+    });
+    for index in 0..4 {
+        cable.rig.queues[RX].add(&[Buffer::Write(FREE + index * 0x1000, 1526)]);
+        cable.guest_sends(&packet(7, 100));
+        cable.peer_sends(9, 100);
+    }
+    cable.notify(TX);
+    cable.notify(RX);
+    while cable.counter("rx_throttled") == 0 || cable.counter("tx_throttled") == 0 {
+        cable.rig.pump(-1);
+    }
+    let limits = Some(one_packet_per(NEVER));
+    let limits = DeviceLimits { receive: limits, transmit: limits, disk: None };
+    cable.rig.device.set_limits(limits).unwrap();
+    assert_eq!(cable.rig.pump(0), 0, "the buckets are still empty");
+    cable.rig.device.set_limits(DeviceLimits::default()).unwrap();
+    while cable.counter("tx_packets") < 4 || cable.counter("rx_packets") < 4 {
+        cable.rig.pump(-1);
+    }
 }
 
 #[test]
