@@ -22,6 +22,7 @@ pub mod request;
 pub mod settings;
 mod snapshot;
 mod stage;
+mod tail;
 mod trial;
 mod validate;
 mod workspace;

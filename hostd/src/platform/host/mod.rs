@@ -20,12 +20,14 @@
 //! * `groups` – control groups
 //! * `attempts`, `exclusive` – keep an attempt that was given up from disturbing a later one
 //! * `make` – makes a microVM from its image or its suspended state; `identity` – the identity that a guest receives
-//! * `running` – a running microVM; [`logs`], `dns`, `exit` – tasks that serve it; `phase` – whether its exit is reported
+//! * `running` – a running microVM; [`logs`] with its `backlog`, `dns`, `exit` – tasks that serve it; `phase` – whether its exit is
+//!   reported
 //! * `guest` – what a driver asks of a running microVM; `hooks` – calls of hooks; `suspend` – saves it
 //! * `find`, `reconcile` – find what an earlier daemon has left; `remove` – terminates and removes microVMs
 //! * [`timeline`] – how long each step took
 
 mod attempts;
+mod backlog;
 pub mod config;
 mod dns;
 mod error;
