@@ -270,6 +270,7 @@ impl Config {
             pool: self.pool,
             network: self.network.clone(),
             dns: self.dns.clone(),
+            accounts: self.accounts().len(),
         }
     }
 

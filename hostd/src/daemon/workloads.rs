@@ -46,8 +46,7 @@ impl Workloads {
     pub(super) async fn open(foundation: &Foundation, host: SupportedHost) -> Result<Unrecovered> {
         let Foundation { config, clock, db, events, faults, metrics, output, .. } = foundation;
         let roles = Arc::new(RoleProvider::new(config.roles.clone())?);
-        // The part that starts first prepares the networks of the host; the builder removes what its own microVMs have
-        // left.
+        // The platform prepares the networks of the host; the builder uses them, too, and removes what its own microVMs have left.
         let parts = PlatformParts {
             roles: Arc::clone(&roles),
             logs: Arc::clone(output) as _,
@@ -56,7 +55,7 @@ impl Workloads {
         };
         let platform = HostPlatform::open(config.host(), parts).await?;
         let artifacts = open_artifacts(config, db).await?;
-        let builder = open_builder(config, &artifacts, Arc::clone(&roles)).await?;
+        let builder = open_builder(config, &platform, &artifacts, Arc::clone(&roles)).await?;
         let shared = Arc::new(platform.clone()) as Arc<dyn Platform>;
 
         let service = config.service();
@@ -137,15 +136,22 @@ async fn open_artifacts(config: &Config, db: &Db) -> Result<Artifacts> {
 }
 
 /// The image builder with this host's folders and networks.
-async fn open_builder(config: &Config, artifacts: &Artifacts, roles: Arc<RoleProvider>) -> Result<Builder> {
+async fn open_builder(
+    config: &Config,
+    platform: &HostPlatform,
+    artifacts: &Artifacts,
+    roles: Arc<RoleProvider>,
+) -> Result<Builder> {
+    // Connections and queries of a build are those of its account.
+    let (networks, resolvers) = platform.network();
     let settings = BuilderSettings {
         vmm: config.paths.vmm.clone(),
         catalogue: config.catalogue(),
         work: config.work(),
         // The jail of microVMs, with user ids of their own.
         jail: config.jail.jail(JailConfig::default().uid),
-        network: config.network.clone(),
-        dns: config.dns.clone(),
+        networks,
+        resolvers,
         builder: config.builder.limits(),
     };
     let fetcher = Fetcher::new(config.artifacts())?.with_local(Arc::new(artifacts.clone()));

@@ -1,10 +1,11 @@
 //! The host's settings for builds.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_host::dns::DnsConfig;
-use hearth_host::network::NetworkConfig;
+use hearth_host::dns::Resolvers;
+use hearth_host::network::Networks;
 use hearth_vmm_jail::JailConfig;
 
 /// The host's settings for builds.
@@ -18,10 +19,10 @@ pub struct Settings {
     pub work: PathBuf,
     /// The monitors' jail.
     pub jail: JailConfig,
-    /// The configuration of microVMs' networks.
-    pub network: NetworkConfig,
-    /// The configuration of their name resolution.
-    pub dns: DnsConfig,
+    /// The networks of microVMs on this host.
+    pub networks: Arc<Networks>,
+    /// The resolvers of their names.
+    pub resolvers: Resolvers,
     /// Limits of the builder microVM.
     pub builder: BuilderLimits,
 }

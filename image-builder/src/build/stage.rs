@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use hearth_host::agent::control::Control;
 use hearth_host::agent::{Agent, AgentError};
-use hearth_host::dns::Resolver;
 use hearth_host::microvm::{Boot, Card, Microvm, Restore};
-use hearth_host::network::{Egress, MicrovmNetwork, Networks};
+use hearth_host::network::{Egress, MicrovmNetwork, Owner};
 use hearth_model::shape::Shape;
 use hearth_proto::guest::v1::{self as proto, FailureCode as AgentFailure};
 use hearth_vmm_api::config::DiskSource;
@@ -29,8 +28,9 @@ const BOOT: Duration = Duration::from_secs(120);
 #[derive(Clone)]
 pub(super) struct Host {
     pub(super) settings: Arc<Settings>,
-    pub(super) networks: Arc<Networks>,
     pub(super) egress: Egress,
+    /// The account whose connections and queries those of the build are.
+    pub(super) account: String,
     pub(super) sink: Sink,
 }
 
@@ -59,7 +59,14 @@ impl Stage {
         let made = spawn_blocking(move || -> Result<Self, BuildError> {
             let microvm = Microvm::start(&host.settings.vmm, &folder, jail)?;
             let network = match host.egress {
-                Egress::Internet => Some(host.networks.create(&name, host.egress)?),
+                Egress::Internet => {
+                    let network = host.settings.networks.create(&name, host.egress)?;
+                    // If this fails, the next sweep removes the network.
+                    if let Some(slot) = network.slot() {
+                        host.settings.networks.assign(slot, Owner::of(&host.account))?;
+                    }
+                    Some(network)
+                }
                 Egress::None => None,
             };
             Ok(Self { microvm: Arc::new(microvm), network, names: None, host })
@@ -112,7 +119,7 @@ impl Stage {
             words => BuildError::Platform(format!("{error}; the guest's console says:\n{words}")),
         })?;
         if self.network.is_some() {
-            let resolver = Arc::new(Resolver::new(&self.host.settings.dns));
+            let resolver = Arc::new(self.host.settings.resolvers.of_guest(&self.host.account));
             let agent = self.agent().clone();
             self.names = Some(tokio::spawn(async move {
                 let answer = move |query: Vec<u8>| {

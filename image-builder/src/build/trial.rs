@@ -31,7 +31,7 @@ impl Builder {
         let manifest = image.manifest();
         let egress = if manifest.network { Egress::Internet } else { Egress::None };
         let workspace = Workspace::create(&self.settings().work)?;
-        let mut stage = Stage::start(&self.host(egress, sink), &workspace, "run").await?;
+        let mut stage = Stage::start(&self.host(egress, "", sink), &workspace, "run").await?;
         let restore = image.restore(&workspace.path("run.overlay"), None)?;
         let mut control = stage.restore(restore).await?;
         stage.follow_logs(LogStream::Snapshot);

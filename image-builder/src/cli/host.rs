@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use hearth_host::dns::DnsConfig;
-use hearth_host::network::NetworkConfig;
+use hearth_host::dns::{DnsConfig, Resolvers};
+use hearth_host::network::{NetworkConfig, Networks};
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_image_builder::artifact::{ArtifactConfig, Fetcher, zip};
 use hearth_image_builder::build::settings::BuilderLimits;
@@ -81,8 +81,8 @@ impl HostOptions {
             catalogue: self.catalogue.clone(),
             work: self.work.clone(),
             jail: JailConfig::default(),
-            network: config.network,
-            dns: config.dns,
+            networks: Arc::new(Networks::open(config.network, None)?),
+            resolvers: Resolvers::new(config.dns),
             builder: limits,
         };
         let fetcher = Fetcher::new(config.artifacts)?;

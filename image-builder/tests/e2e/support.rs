@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hearth_host::dns::DnsConfig;
-use hearth_host::network::{Egress, NetworkConfig};
+use hearth_host::dns::{DnsConfig, Resolvers};
+use hearth_host::network::{Egress, NetworkConfig, Networks};
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_image_builder::artifact::{ArtifactConfig, Fetcher};
 use hearth_image_builder::build::event::Sink;
@@ -127,8 +127,8 @@ impl Site {
             catalogue: self.metal.catalogue.clone(),
             work: self.work(),
             jail: JailConfig::default(),
-            network: NetworkConfig::default(),
-            dns: DnsConfig::default(),
+            networks: Arc::new(Networks::open(NetworkConfig::default(), None).unwrap()),
+            resolvers: Resolvers::new(DnsConfig::default()),
             builder: BuilderLimits { memory_mib: 1536, ..BuilderLimits::default() },
         };
         let roles = Arc::new(RoleProvider::new(self.roles.clone()).unwrap());

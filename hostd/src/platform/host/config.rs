@@ -43,6 +43,8 @@ pub struct HostConfig {
     pub network: NetworkConfig,
     /// How names are resolved for microVMs.
     pub dns: DnsConfig,
+    /// How many accounts there are.
+    pub accounts: usize,
 }
 
 impl Default for HostConfig {
@@ -57,6 +59,7 @@ impl Default for HostConfig {
             pool: PoolConfig::default(),
             network: NetworkConfig::default(),
             dns: DnsConfig::default(),
+            accounts: 1,
         }
     }
 }

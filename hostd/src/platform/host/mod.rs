@@ -61,7 +61,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
-use hearth_host::network::{Egress, NetworkError, Networks};
+use hearth_host::dns::Resolvers;
+use hearth_host::network::{ConnectionLimits, Egress, NetworkConfig, NetworkError, Networks};
 use hearth_host::roles::RoleProvider;
 use hearth_image_builder::image::Image;
 use hearth_model::build::ImageBuild;
@@ -149,6 +150,7 @@ struct Host {
     groups: Groups,
     in_use: Arc<InUse>,
     networks: Arc<Networks>,
+    resolvers: Resolvers,
     roles: Arc<RoleProvider>,
     logs: Arc<dyn LogSink>,
     clock: Clock,
@@ -192,6 +194,12 @@ impl HostPlatform {
         [self.host.monitors.counts(), self.host.links.counts()].concat()
     }
 
+    /// The networks and the resolvers of this host, for other guests of the same accounts.
+    #[must_use]
+    pub fn network(&self) -> (Arc<Networks>, Resolvers) {
+        (Arc::clone(&self.host.networks), self.host.resolvers.clone())
+    }
+
     /// Stops serving the microVMs, which run on, and kills the monitors in the pool. The platform must not be used
     /// afterwards.
     pub async fn shut_down(&self) {
@@ -211,7 +219,8 @@ impl Host {
         let program = std::fs::metadata(&config.vmm);
         program.map_err(|source| OpenError::Program { path: config.vmm.clone(), source })?;
         let groups = Groups::open(&config.cgroup)?;
-        let networks = Arc::new(Networks::open(config.network.clone())?);
+        let networks = Arc::new(Networks::open(config.network.clone(), Some(config.accounts))?);
+        tell_limits(networks.limits(), &config.network);
         let in_use = Arc::new(InUse::new(config.jail.first_uid, config.jail.uids));
         let monitor_factory = monitors::MonitorFactory {
             vmm: config.vmm.clone(),
@@ -234,6 +243,7 @@ impl Host {
             Stock::new("networks", (pool.networks, 2, pool.refill), move |kind| Ok(maker.make(kind)?))
         };
         links.want(links::LinkKind(Egress::Internet));
+        let resolvers = Resolvers::new(config.dns.clone());
         let PlatformParts { roles, logs, clock, observer } = surroundings;
         let (live, ending, making) = (Mutex::default(), Exclusive::default(), Exclusive::default());
         let host = Self {
@@ -242,6 +252,7 @@ impl Host {
             groups,
             in_use,
             networks,
+            resolvers,
             roles,
             logs,
             clock,
@@ -295,6 +306,30 @@ impl Host {
     fn refill(&self) {
         self.monitors.refill();
         self.links.refill();
+    }
+}
+
+/// Says how many connections an account and a guest may have, and what to do where the table is too small for what is configured.
+fn tell_limits(limits: &ConnectionLimits, config: &NetworkConfig) {
+    let ConnectionLimits { table, connections, rate, guest_connections, guest_rate, .. } = *limits;
+    if limits.are_tight(config) {
+        tracing::warn!(
+            table,
+            connections,
+            rate,
+            guest_connections,
+            guest_rate,
+            "the host's table of connections is small: a guest may have fewer connections at once, or open fewer per second, than \
+             network.connections and network.connection_rate say, since its account has no more; make the table larger with \
+             `sysctl -w net.netfilter.nf_conntrack_max=ENTRIES`, or accounts' parts of it with network.account_share"
+        );
+    } else {
+        tracing::info!(
+            table,
+            connections,
+            rate,
+            "connections that each account may have at once, and open per second"
+        );
     }
 }
 
