@@ -34,6 +34,7 @@
 //! | AWS's listener, its connections | 1, and one per connection | [`api::aws`] | HTTP; `shutdown` | calls of [`service`] |
 //! | a microVM | one per microVM that has not ended | [`driver::Microvms`] | requests (`mpsc`, a mailbox), outcomes of its effects, its process's exit, timers | a `oneshot` to the requester; its gate; [`driver::context::MicrovmObserver`] |
 //! | what serves a running guest: exit, output, name queries, credentials | up to 4 per process | [`platform::host`] | streams of the guest's agent; the microVM's phase (`watch`) | its exit (`watch`), lines to [`logs`] |
+//! | `routes`, a thread | 1 | `hearth_host::network::Networks` | changes of the host's routes | default routes, to the host's packet filter |
 //! | stock | one per thing that is being made | [`pool::Stock`] | free places (`Semaphore`); closing (`Notify`) | monitors and networks |
 //! | a change of an image, a build, a deletion | one each | [`builds::Images`] | `stop` (`watch`); builds wait for a place (`Semaphore`) | a `oneshot` to the requester; events for clients that watch a build (`watch`) |
 //! | acceptor of endpoints | 1 | [`proxy::Proxy`] | connections; `shutdown` | connections to the threads (`mpsc`), each to the one with the fewest |

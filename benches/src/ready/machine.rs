@@ -67,7 +67,7 @@ impl Host {
         let text = fs::read(&manifest).with_context(|| format!("reading {}", manifest.display()))?;
         let Manifest { shape } =
             serde_json::from_slice(&text).with_context(|| format!("reading {}", manifest.display()))?;
-        let networks = Networks::open(NetworkConfig::default())?;
+        let networks = Networks::open(NetworkConfig::default(), None)?;
         let (vmm, image, work) = (vmm.to_owned(), image.to_owned(), work.to_owned());
         Ok(Self { vmm, image, work, port, shape, networks, made: 0 })
     }

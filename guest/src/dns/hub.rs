@@ -11,8 +11,9 @@ use tokio::time::timeout;
 
 use hearth_agent_protocol::frame::{self, FrameError};
 
-/// Queries under way at once; further ones fail immediately.
-const UNDER_WAY: usize = 256;
+/// Queries under way at once; further ones fail immediately. Programs look up hundreds of names at once; the host answers as many as the
+/// account's rate allows.
+pub(super) const UNDER_WAY: usize = 1024;
 /// How long the host has to answer: as long as resolvers wait before they retry (resolv.conf(5), `timeout`).
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 

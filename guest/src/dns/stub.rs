@@ -8,15 +8,15 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::Hub;
 use super::message::{fitted, is_query, server_failure};
+use super::{Hub, hub};
 
 /// Bytes that are read of a query in a datagram.
 const DATAGRAM: usize = 4 << 10;
 /// Connections that are served at once. The limit is needed because the app opens them.
 const CONNECTIONS: usize = 64;
-/// Datagrams that are answered at once. The hub refuses some of them, because its limit is lower.
-const DATAGRAMS: usize = 512;
+/// Datagrams that are answered at once: beside those that are under way, some that are being refused.
+const DATAGRAMS: usize = hub::UNDER_WAY + 64;
 /// How long a connection may be without a query (RFC 7766, section 6.2.3).
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -178,6 +178,25 @@ mod tests {
         next(&mut host).await;
         drop(host);
         assert_eq!(receive(&client).await[3] & 0xf, 2, "SERVFAIL: the host has gone");
+    }
+
+    #[tokio::test]
+    async fn hundreds_of_queries_at_once_go_to_the_host() {
+        let stub = Stub::start().await;
+        let mut host = stub.connect_host();
+        tokio::task::yield_now().await;
+        let ask = |_| {
+            let hub = Arc::clone(&stub.hub);
+            tokio::spawn(async move { hub.resolve(query(1)).await })
+        };
+        let asking = (0..600).map(ask).collect::<Vec<_>>();
+        for _ in 0..600 {
+            let query = next(&mut host).await;
+            reply(&mut host, query.id, answer(1, 40)).await;
+        }
+        for answered in asking {
+            assert_eq!(answered.await.unwrap(), Some(answer(1, 40)));
+        }
     }
 
     #[tokio::test]

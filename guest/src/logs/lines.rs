@@ -1,7 +1,7 @@
 //! Cuts bytes as they are read into lines.
 
 /// Longest line in bytes that is one record; a longer one is split.
-pub const LONGEST: usize = 256 << 10;
+pub const LONGEST: usize = hearth_agent_protocol::frame::LINE;
 
 /// A line, or a part of one.
 #[derive(Debug, Clone, PartialEq, Eq)]

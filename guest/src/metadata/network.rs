@@ -11,10 +11,13 @@ use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
 use crate::system::namespaces;
 use crate::system::netlink::{Routes, device};
+use crate::system::sockets::receive_room;
 use crate::{dns, metadata};
 
 /// The app's device of the pair, and its address.
 const NEAR: (&str, Ipv4Addr) = ("hearth0", Ipv4Addr::new(169, 254, 53, 1));
+/// Bytes of queries that wait for the DNS stub.
+const QUERIES: libc::c_int = 1 << 20;
 /// The agent's device of the pair.
 const FAR: &str = "hearth1";
 
@@ -65,6 +68,8 @@ pub fn open() -> io::Result<Sockets> {
             dns_udp: UdpSocket::bind((dns::ADDRESS, dns::PORT))?,
             dns_tcp: TcpListener::bind((dns::ADDRESS, dns::PORT))?,
         };
+        // Programs send hundreds of queries before the stub runs.
+        receive_room(&sockets.dns_udp, QUERIES);
         sockets.metadata.set_nonblocking(true)?;
         sockets.dns_udp.set_nonblocking(true)?;
         sockets.dns_tcp.set_nonblocking(true)?;

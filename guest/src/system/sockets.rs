@@ -18,6 +18,15 @@ pub fn peer_is_gone(socket: impl AsFd) -> bool {
     unsafe { libc::poll(&raw mut request, 1, 0) > 0 && request.revents & wanted != 0 }
 }
 
+/// Gives a socket room for so many bytes of received datagrams, beyond what the kernel gives by default. The kernel counts several hundred
+/// bytes for each. Without the privilege, the room stays as it is.
+pub fn receive_room(socket: impl AsFd, bytes: libc::c_int) {
+    let (socket, value) = (socket.as_fd().as_raw_fd(), &raw const bytes);
+    let length = libc::socklen_t::try_from(size_of_val(&bytes)).unwrap_or_default();
+    // SAFETY: the pointer is to a number of this length, which lives until the call returns.
+    unsafe { libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, value.cast(), length) };
+}
+
 /// Shuts a connection down when it has an error; never returns.
 ///
 /// After a restore, the kernel reports connections that were lost as an error and as nothing else (Linux,

@@ -8,7 +8,7 @@ use proto::request::Operation;
 use proto::response::Result as Response;
 use tokio::net::UnixStream;
 
-use super::{AgentError, within};
+use super::{AgentError, bounded, within};
 use hearth_agent_protocol::frame::{FrameError, receive, write};
 use hearth_agent_protocol::seal::seal;
 
@@ -165,7 +165,7 @@ impl Control {
             Outcome::Status(status) => HookOutcome::Status(status),
             Outcome::Refused(_) => HookOutcome::Refused,
             Outcome::TimedOut(_) => HookOutcome::TimedOut,
-            Outcome::Transport(message) => HookOutcome::Failed(message),
+            Outcome::Transport(message) => HookOutcome::Failed(bounded(message)),
         })
     }
 

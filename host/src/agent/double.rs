@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Duration, sleep};
 
 use super::{Agent, Dial};
-use hearth_agent_protocol::frame::{FrameError, LIMIT, receive, write};
+use hearth_agent_protocol::frame::{FrameError, Framed, receive, write};
 
 /// The agent's behaviour on a connection from some point on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,9 @@ pub enum Fault {
     /// It answers with the result of another request.
     Other,
 }
+
+/// Length of a message that is never whole, in bytes: every kind of message may be as long.
+const NEVER_WHOLE: u32 = 64 << 10;
 
 /// Message of an agent that [refuses](Fault::Refuses).
 pub const REFUSAL: &str = "the double refuses";
@@ -80,7 +83,7 @@ impl Line {
     ///
     /// # Errors
     /// [`FrameError`]
-    pub async fn receive<M: prost::Message + Default>(&mut self) -> Result<M, FrameError> {
+    pub async fn receive<M: Framed>(&mut self) -> Result<M, FrameError> {
         receive(&mut self.stream).await
     }
 
@@ -88,7 +91,7 @@ impl Line {
     ///
     /// # Errors
     /// [`FrameError`]
-    pub async fn send(&mut self, message: &impl prost::Message) -> Result<(), FrameError> {
+    pub async fn send(&mut self, message: &impl Framed) -> Result<(), FrameError> {
         write(&mut self.stream, message).await
     }
 
@@ -140,7 +143,7 @@ impl Line {
 
     /// Shows only this fault from now on. Returns when the agent is done with the connection.
     pub async fn strike(mut self, fault: Fault) {
-        let prefix = u32::try_from(LIMIT).unwrap_or(u32::MAX).to_le_bytes();
+        let prefix = NEVER_WHOLE.to_le_bytes();
         // A failed write below means that the client has closed the connection, so it is ignored.
         match fault {
             Fault::Refuses => {
@@ -165,7 +168,7 @@ impl Line {
                 let read = async { drop(tokio::io::copy(&mut reader, &mut tokio::io::sink()).await) };
                 let write = async {
                     let _ = writer.write_all(&prefix).await;
-                    for _ in 0..LIMIT {
+                    for _ in 0..NEVER_WHOLE {
                         sleep(Duration::from_secs(1)).await;
                         if writer.write_all(&[10]).await.is_err() {
                             return;

@@ -90,8 +90,21 @@ pub enum AgentError {
 
 impl From<proto::Failure> for AgentError {
     fn from(failure: proto::Failure) -> Self {
-        Self::Refused { code: failure.code(), message: failure.message }
+        Self::Refused { code: failure.code(), message: bounded(failure.message) }
     }
+}
+
+/// Bytes of a guest's text that are kept: it becomes part of errors, records and logs.
+const TEXT: usize = 4096;
+
+/// A text of a guest without what is beyond [`TEXT`].
+fn bounded(mut text: String) -> String {
+    if text.len() > TEXT {
+        let end = (0..=TEXT).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+        text.truncate(end);
+        text.shrink_to_fit();
+    }
+    text
 }
 
 /// Opens streams to the agent's port of a guest.

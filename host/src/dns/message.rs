@@ -7,6 +7,8 @@ use hickory_proto::op::{
 use hickory_proto::rr::RecordType;
 use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder};
 
+use super::records::name_length;
+
 /// Largest query of a guest in bytes.
 const MAX_QUERY: usize = 4096;
 const HEADER: usize = 12;
@@ -88,6 +90,28 @@ impl Query {
         let mut message = self.0.clone();
         message.metadata.id = id;
         message.to_vec()
+    }
+
+    /// What the answer depends on: question, flags and whether DNSSEC records are wanted. The case of the name does not matter.
+    pub(super) fn key(&self) -> Option<Vec<u8>> {
+        let mut key = self.encode(0).ok()?;
+        let name = key.get_mut(HEADER..)?;
+        let length = name_length(name)?;
+        // Lengths of labels are no letters.
+        name.get_mut(..length)?.make_ascii_lowercase();
+        Some(key)
+    }
+
+    /// An answer to the same question in another case, with the name as it is in this query: clients may check that.
+    pub(super) fn with_own_name(&self, mut answer: Vec<u8>) -> Vec<u8> {
+        let own = self.encode(0).unwrap_or_default();
+        let name = own.get(HEADER..).unwrap_or_default();
+        let name = name.get(..name_length(name).unwrap_or_default()).unwrap_or_default();
+        let there = answer.get_mut(HEADER..).and_then(|rest| rest.get_mut(..name.len()));
+        if let Some(there) = there.filter(|there| there.eq_ignore_ascii_case(name)) {
+            there.copy_from_slice(name);
+        }
+        answer
     }
 
     /// How a message relates to this query, which was sent with `id`.
@@ -250,6 +274,28 @@ mod tests {
         assert_eq!(query.judge(7, &bare(0)), Match::Foreign);
         assert_eq!(query.judge(7, &bare(5)[..11]), Match::Foreign);
         assert_eq!(query.with_own_id(bare(5).to_vec())[..2], query_message[..2]);
+    }
+
+    #[test]
+    fn what_an_answer_depends_on_is_the_key() {
+        let parse = |message: &[u8]| Query::parse(message).unwrap();
+        let changed = |at: usize, value: u8| {
+            let mut message = query();
+            message[at] = value;
+            message
+        };
+        let key = parse(&query()).key().unwrap();
+        assert_eq!(parse(&changed(0, 9)).key(), Some(key.clone()), "the id does not matter");
+        assert_eq!(parse(&changed(13, b'E')).key(), Some(key.clone()), "nor does the case of the name");
+        // Type 65 and 97 are letters of another case; recursion; checking disabled; DNSSEC.
+        let types = [parse(&changed(27, 65)).key(), parse(&changed(27, 97)).key()];
+        assert_ne!(types[0], types[1]);
+        for other in [changed(13, b'f'), changed(2, 0), changed(3, 0x10), with_edns(query(), b"")] {
+            assert_ne!(parse(&other).key(), Some(key.clone()), "{other:02x?}");
+        }
+        let shouted = parse(&changed(13, b'E'));
+        assert_eq!(shouted.with_own_name(query()), changed(13, b'E'));
+        assert_eq!(shouted.with_own_name(vec![0; 12]), vec![0; 12], "an answer without the question");
     }
 
     proptest! {

@@ -62,15 +62,20 @@ impl Server {
     }
 }
 
+/// A resolver for a guest of an account without others.
+fn guest(config: DnsConfig) -> Resolver {
+    Resolvers::new(config).of_guest("111111111111")
+}
+
 fn resolver(servers: &[&Server]) -> Resolver {
     let servers = servers.iter().map(|server| server.address).collect();
     // The default timeouts. Shorter ones are used only where a server does not answer on purpose.
-    Resolver::new(&DnsConfig { servers, ..DnsConfig::default() })
+    guest(DnsConfig { servers, ..DnsConfig::default() })
 }
 
 fn impatient(servers: &[&Server]) -> Resolver {
     let servers = servers.iter().map(|server| server.address).collect();
-    Resolver::new(&DnsConfig { servers, attempt_timeout_ms: 100, ..DnsConfig::default() })
+    guest(DnsConfig { servers, attempt_timeout_ms: 100, ..DnsConfig::default() })
 }
 
 fn query() -> Vec<u8> {
@@ -174,7 +179,7 @@ async fn when_nobody_answers_the_guest_is_told() {
     // Nothing listens there.
     let gone = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let config = DnsConfig { servers: vec![gone], ..DnsConfig::default() };
-    assert_eq!(Resolver::new(&config).answer(&query()).await, answer(&query(), 2, b""));
+    assert_eq!(guest(config).answer(&query()).await, answer(&query(), 2, b""));
 }
 
 #[tokio::test]
@@ -182,7 +187,7 @@ async fn queries_beyond_the_bound_wait_and_then_fail() {
     let server = Server::start(|_, query| vec![answer(query, 0, b"")]).await;
     let config =
         DnsConfig { servers: vec![server.address], concurrent: 1, timeout_ms: 50, ..DnsConfig::default() };
-    let resolver = Resolver::new(&config);
+    let resolver = guest(config);
     let slot = resolver.slots.acquire().await.unwrap();
     assert_eq!(resolver.answer(&query()).await, answer(&query(), 2, b""));
     assert!(server.seen().is_empty());
@@ -198,4 +203,66 @@ async fn what_is_no_query_reaches_no_server() {
     assert_eq!(resolver.answer(&malformed).await[3] & 0xf, 1);
     assert!(resolver.answer(&expected(0, b"")).await.is_empty());
     assert!(server.seen().is_empty());
+}
+
+/// An address record of the question's name that is good for so many seconds.
+fn address(query: &[u8], seconds: u32) -> Vec<u8> {
+    let mut message = answer(query, 0, &[0xc0, 12, 0, 1, 0, 1]);
+    message[7] = 1;
+    message.extend([&seconds.to_be_bytes(), &[0, 4, 192, 0][..], &[2, 1]].concat());
+    message
+}
+
+#[tokio::test]
+async fn an_answer_is_kept_for_its_account_alone() {
+    let server = Server::start(|_, query| vec![address(query, 60)]).await;
+    let resolvers = Resolvers::new(DnsConfig { servers: vec![server.address], ..DnsConfig::default() });
+    let [first, second, other] =
+        ["111111111111", "111111111111", "222222222222"].map(|account| resolvers.of_guest(account));
+    let mut shouted = query();
+    (shouted[0], shouted[13]) = (9, b'E');
+    assert_eq!(first.answer(&query()).await, address(&query(), 60));
+    assert_eq!(second.answer(&shouted).await, address(&shouted, 60), "with its own id and name");
+    assert_eq!(server.seen().len(), 1);
+    assert_eq!(other.answer(&query()).await, address(&query(), 60));
+    assert_eq!(server.seen().len(), 2, "nobody learns what another account has looked up");
+    let mut with_other_flags = query();
+    with_other_flags[3] = 0x10;
+    first.answer(&with_other_flags).await;
+    assert_eq!(server.seen().len(), 3);
+}
+
+#[tokio::test]
+async fn a_burst_of_hundreds_is_answered() {
+    let server = Server::start(|_, query| vec![answer(query, 0, b"")]).await;
+    let resolver = Arc::new(resolver(&[&server]));
+    let tasks = (0..600).map(|_| {
+        let resolver = Arc::clone(&resolver);
+        tokio::spawn(async move { resolver.answer(&query()).await })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        assert_eq!(task.await.unwrap(), expected(0, b""));
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_far_over_a_rate_is_answered_and_reaches_no_server() {
+    let server = Server::start(|_, query| vec![answer(query, 0, b"")]).await;
+    let resolvers = Resolvers::new(DnsConfig { servers: vec![server.address], ..DnsConfig::default() });
+    let spend = |budget: &Budget| {
+        let now = Instant::now();
+        while budget.take(now, now + 2 * PATIENCE).is_some() {}
+    };
+    let guests = ["111111111111", "111111111111", "222222222222"];
+    let [greedy, neighbour, other] = guests.map(|account| resolvers.of_guest(account));
+    spend(&greedy.budget);
+    assert_eq!(greedy.answer(&query()).await, answer(&query(), 2, b""));
+    assert!(server.seen().is_empty());
+    assert_eq!(neighbour.answer(&query()).await, expected(0, b""), "a guest has a rate of its own");
+    spend(&neighbour.account.budget);
+    assert_eq!(neighbour.answer(&query()).await, answer(&query(), 2, b""));
+    // The account keeps its rate when its guests go, and another account has its own.
+    drop((greedy, neighbour));
+    assert_eq!(resolvers.of_guest(guests[0]).answer(&query()).await, answer(&query(), 2, b""));
+    assert_eq!(other.answer(&query()).await, expected(0, b""));
 }

@@ -9,6 +9,10 @@ use ipnet::Ipv4Net;
 pub(super) const MTUS: RangeInclusive<u16> = MTU_MIN..=MTU_MAX;
 const MTU_MIN: u16 = 1280;
 const MTU_MAX: u16 = 1500;
+/// Parts of the host's table of connections that an account may have, in percent.
+const SHARES: RangeInclusive<u8> = SHARE_MIN..=SHARE_MAX;
+const SHARE_MIN: u8 = 1;
+const SHARE_MAX: u8 = 75;
 
 /// Networks of microVMs.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
@@ -21,17 +25,22 @@ pub struct NetworkConfig {
     /// addresses and its networks.
     #[schemars(with = "Vec<String>")]
     pub blocked: Vec<Ipv4Net>,
-    /// Exceptions of `blocked` and of the host's networks; never of the rest.
+    /// Exceptions of `blocked` and of the host's networks, which are all that its default routes do not lead to; never of the rest.
     #[schemars(with = "Vec<String>")]
     pub allowed: Vec<Ipv4Net>,
     /// MTU of guests' cards in bytes. If the host's uplink has a smaller one, TCP's path MTU discovery adapts.
     #[schemars(range(min = MTU_MIN, max = MTU_MAX))]
     pub mtu: u16,
-    /// Connections that a guest may have at once: they stay in the host's table of all guests' connections.
+    /// Connections that a guest may have at once: they are in the host's table of all guests' connections.
     pub connections: u32,
     /// Connections that a guest may open per second, and twice as many in a burst: closed ones stay in that table for
-    /// up to two minutes.
+    /// half a minute.
     pub connection_rate: u32,
+    /// Part of that table (the host's `nf_conntrack_max`) that an account's microVMs and builds may fill together, in percent.
+    /// A third of it is for open connections; the rest gives the rate of new ones. A guest has no more than its account.
+    /// Unless given, the accounts of the configuration divide three quarters of the table, and none has less than 6 %.
+    #[schemars(range(min = SHARE_MIN, max = SHARE_MAX))]
+    pub account_share: Option<u8>,
     /// The program `nft`, 1.0.6 or newer: a path, or a name to look up in PATH.
     pub nft: PathBuf,
 }
@@ -52,6 +61,7 @@ impl Default for NetworkConfig {
             mtu: 1500,
             connections: 4096,
             connection_rate: 500,
+            account_share: None,
             nft: "nft".into(),
         }
     }
@@ -63,6 +73,14 @@ pub(super) fn network(address: [u8; 4], prefix_length: u8) -> Ipv4Net {
 }
 
 impl NetworkConfig {
+    /// The first key whose value is out of range, and the range. The MTU is checked where networks are opened.
+    #[must_use]
+    pub fn problem(&self) -> Option<(&'static str, String)> {
+        let good = self.account_share.is_none_or(|share| SHARES.contains(&share));
+        (!good)
+            .then(|| ("account_share", format!("write {SHARE_MIN} to {SHARE_MAX} percent, or leave it out")))
+    }
+
     /// How many microVMs the pool has room for.
     #[must_use]
     pub fn slots(&self) -> u32 {

@@ -10,7 +10,12 @@
 //! guest's own namespace (`rules.rs`), which live exactly as long as the namespace, decide what it may send: TCP and echo requests to
 //! the internet; nothing over UDP, nothing to link-local addresses, the host, the networks the host is connected to, other microVMs
 //! and configured ranges; no IPv6. Only answers come in. The host's own table `inet hearth`, the same for all microVMs, also protects
-//! addresses that the host gets later.
+//! addresses that the host gets later, and networks that it joins later: nothing leaves but along the host's default routes
+//! (`uplinks.rs`).
+//!
+//! Connections stay in the host's table of connections, which all share. Each guest and each account has a part of it (`limits.rs`). Whose a
+//! network is says the group of its interface in the host ([`Owner`]): it is known when the network is taken from the pool, and goes with
+//! the interface. A network without an owner counts to nobody's part, which is as large as an account's.
 //!
 //! Nothing depends on memory or files of the process that made a network: the namespace is found by its name below
 //! `/run/netns` (`ip netns` shows it), its interfaces and rules are removed with it, and a slot is in use while the interface
@@ -22,23 +27,27 @@
 
 mod config;
 mod error;
+mod limits;
 mod namespace;
 mod netlink;
 mod nft;
 mod rules;
 mod setup;
 mod surroundings;
+mod uplinks;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::net::Ipv4Addr;
 
 pub use config::NetworkConfig;
 pub use error::NetworkError;
+pub use limits::ConnectionLimits;
 
 use namespace::Namespace;
-use netlink::Netlink;
+use netlink::{Netlink, Which};
 use surroundings::Surroundings;
+use uplinks::Watch;
 
 /// Prefix of the names of namespaces, and of the interfaces in the host.
 pub const PREFIX: &str = "hearth-";
@@ -59,6 +68,8 @@ pub const GATEWAY_MAC: [u8; 6] = [0x06, b'h', b'r', b't', b'h', 1];
 const TAP: &str = "tap0";
 /// Name of the interface of the pair that is in a namespace.
 const UPLINK: &str = "uplink";
+/// Entries that the host's table of connections may have.
+const TABLE: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 
 /// The egress policy of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,19 +80,40 @@ pub enum Egress {
     None,
 }
 
+/// Whose connections those of a network are: a number, the group of its interface in the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Owner(u32);
+
+impl Owner {
+    /// Nobody in particular: networks in a pool, and microVMs that the operator tries out by hand.
+    pub const NOBODY: Self = Self(0);
+
+    /// An account, by its twelve digits. Accounts whose numbers differ by a multiple of 2³¹ - 1 share their connections.
+    #[must_use]
+    pub fn of(account: &str) -> Self {
+        let Ok(number) = account.parse::<u64>() else { return Self::NOBODY };
+        // Groups are positive numbers of 31 bits, and 0 is that of all interfaces without another.
+        Self(u32::try_from(number % u64::from(i32::MAX.unsigned_abs())).map_or(0, |number| number + 1))
+    }
+}
+
 /// The networks of the microVMs of this host.
 #[derive(Debug)]
 pub struct Networks {
     config: NetworkConfig,
+    limits: ConnectionLimits,
+    _watch: Watch,
 }
 
 impl Networks {
-    /// Prepares the host: the folder of namespaces, the table `inet hearth` (replaced in one step), forwarding.
+    /// Prepares the host: the folder of namespaces, the tables `inet hearth` and `inet hearth_accounts` (each replaced in one step),
+    /// forwarding. `accounts` is the number of accounts that divide the host's table of connections; none where somebody works by hand:
+    /// the tables of a daemon then stay as they are, and exceptions of this configuration are added.
     ///
     /// # Errors
     /// [`NetworkError`]: this process lacks a privilege or the host a tool, the pool is in use by a network of the
     /// host, or the MTU is out of range.
-    pub fn open(config: NetworkConfig) -> Result<Self, NetworkError> {
+    pub fn open(config: NetworkConfig, accounts: Option<usize>) -> Result<Self, NetworkError> {
         if !config::MTUS.contains(&config.mtu) {
             return Err(NetworkError::Mtu(config.mtu));
         }
@@ -90,9 +122,54 @@ impl Networks {
             return Err(NetworkError::PoolInUse { pool: config.pool, network });
         }
         namespace::prepare_folder()?;
-        nft::apply(&config.nft, &rules::host(config.pool))?;
+        let stays = |table: &str| {
+            Ok::<_, NetworkError>(accounts.is_none() && nft::comment(&config.nft, table)?.is_some())
+        };
+        let mut table = if stays(rules::HOST)? { rules::exceptions(&config) } else { rules::host(&config) };
+        let program = config.nft.clone();
+        // The first default routes come with the table, in one step: guests that run already notice nothing.
+        let watch = Watch::start(move |uplinks| {
+            nft::apply(&program, &(std::mem::take(&mut table) + &rules::uplinks(uplinks)))
+        })?;
+        // The kernel's connection tracking is there at the latest since there are rules that need it.
+        let table = fs::read_to_string(TABLE).ok().and_then(|text| text.trim().parse().ok());
+        let limits = ConnectionLimits::of(&config, table, accounts.unwrap_or(1));
+        let (text, comment) = rules::accounts(&limits);
+        if !stays(rules::ACCOUNTS)? && nft::comment(&config.nft, rules::ACCOUNTS)? != Some(comment) {
+            nft::apply(&config.nft, &text)?;
+        }
         setup::enable_forwarding()?;
-        Ok(Self { config })
+        Ok(Self { config, limits, _watch: watch })
+    }
+
+    /// How many connections accounts and guests may have.
+    #[must_use]
+    pub fn limits(&self) -> &ConnectionLimits {
+        &self.limits
+    }
+
+    /// Says whose the connections of the network of this slot are.
+    ///
+    /// # Errors
+    /// There is no such network.
+    pub fn assign(&self, slot: u16, owner: Owner) -> Result<(), NetworkError> {
+        Netlink::open()?.set_group(&Which::Name(&setup::interface(slot)), owner.0)
+    }
+
+    /// Says whose the connections of a network are that another process has made. One without egress has none.
+    ///
+    /// # Errors
+    /// The network's namespace or interface cannot be used.
+    pub fn assign_by_name(&self, name: &str, owner: Owner) -> Result<(), NetworkError> {
+        let namespace = Namespace::named(name)?;
+        namespace::on_thread(|| {
+            let mut outside = Netlink::open()?;
+            let entered = namespace.enter()?;
+            match if entered { Netlink::open()?.peer(UPLINK)? } else { None } {
+                Some(index) => outside.set_group(&Which::Index(index), owner.0),
+                None => Ok(()),
+            }
+        })
     }
 
     /// Makes the network of the microVM `name` (1 to 40 of `a-z A-Z 0-9 _ -`), after removing what is left of an
@@ -103,7 +180,7 @@ impl Networks {
     pub fn create(&self, name: &str, egress: Egress) -> Result<MicrovmNetwork, NetworkError> {
         let namespace = Namespace::named(name)?;
         remove(&namespace)?;
-        let made = namespace::on_thread(|| setup::microvm(&self.config, &namespace, egress));
+        let made = namespace::on_thread(|| setup::microvm((&self.config, &self.limits), &namespace, egress));
         match made {
             Ok((tap, slot)) => Ok(MicrovmNetwork { namespace, tap, slot, mtu: self.config.mtu }),
             Err(error) => {
@@ -219,4 +296,18 @@ fn remove(namespace: &Namespace) -> Result<(), NetworkError> {
         false => Ok(()),
     })?;
     namespace.unlink()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_account_has_a_number_and_what_is_none_is_nobodys() {
+        assert_eq!(Owner::of("111122223333"), Owner(1_600_557_337));
+        assert_eq!((Owner::of("000000000000"), Owner::of("000000000001")), (Owner(1), Owner(2)));
+        for none in ["", "local", "-1"] {
+            assert_eq!(Owner::of(none), Owner::NOBODY);
+        }
+    }
 }

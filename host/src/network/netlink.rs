@@ -2,9 +2,10 @@
 //!
 //! The crate `rtnetlink` would need an async runtime in every namespace's thread; the messages are of the same family of crates.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::thread;
 use std::time::Duration;
 
@@ -30,12 +31,16 @@ use rustix::io::Errno;
 
 use super::NetworkError;
 use super::error::{refused, system};
+use super::uplinks::is_default;
 
 /// How often a list that changed while it was read is read again.
 const TRIES: u32 = 16;
 /// How often, and at which interval, it is checked whether an interface is running.
 const RUNNING_POLLS: u32 = 5000;
 const RUNNING_POLL: Duration = Duration::from_millis(1);
+
+/// The kernel's group for changes of IPv4 routes (rtnetlink.h).
+const RTNLGRP_IPV4_ROUTE: u32 = 7;
 
 /// A socket to rtnetlink.
 pub(super) struct Netlink {
@@ -275,6 +280,53 @@ impl Netlink {
             .map_err(refused("add the default route"))
     }
 
+    /// Puts an interface into a group, which rules can match.
+    pub(super) fn set_group(&mut self, link: &Which<'_>, group: u32) -> Result<(), NetworkError> {
+        let mut message = LinkMessage::default();
+        match link {
+            Which::Index(index) => message.header.index = *index,
+            Which::Name(name) => message.attributes.push(LinkAttribute::IfName((*name).into())),
+        }
+        message.attributes.push(LinkAttribute::Group(group));
+        self.order(RouteNetlinkMessage::SetLink(message), 0)
+            .map_err(refused(format!("say whose the interface {link:?} is")))
+    }
+
+    /// The index of the other end of a pair, in the namespace that it is in; none if the interface does not exist or is no pair's.
+    pub(super) fn peer(&mut self, name: &str) -> Result<Option<u32>, NetworkError> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.into()));
+        let mut peer = None;
+        let result = self.exchange(RouteNetlinkMessage::GetLink(message), NLM_F_ACK, |answer| {
+            if let RouteNetlinkMessage::NewLink(link) = answer {
+                peer = link.attributes.iter().find_map(|attribute| match attribute {
+                    LinkAttribute::Link(index) => Some(*index),
+                    _ => None,
+                });
+            }
+        });
+        match result {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NODEV) => Ok(None),
+            result => result.map(|()| peer).map_err(refused(format!("look for the interface {name}"))),
+        }
+    }
+
+    /// The names of all interfaces by their indexes.
+    pub(super) fn interfaces(&mut self) -> Result<BTreeMap<u32, String>, NetworkError> {
+        let name = |link: LinkMessage| {
+            let name = link.attributes.into_iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name),
+                _ => None,
+            });
+            Some((link.header.index, name?))
+        };
+        let found = self.dump(&RouteNetlinkMessage::GetLink(LinkMessage::default()), |answer| match answer {
+            RouteNetlinkMessage::NewLink(link) => name(link),
+            _ => None,
+        });
+        Ok(found.map_err(refused("list the interfaces"))?.into_iter().collect())
+    }
+
     /// All IPv4 addresses.
     pub(super) fn addresses(&mut self) -> Result<Vec<AddressMessage>, NetworkError> {
         let mut message = AddressMessage::default();
@@ -295,6 +347,59 @@ impl Netlink {
             _ => None,
         })
         .map_err(refused("list the routes"))
+    }
+}
+
+/// An interface.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Which<'a> {
+    /// The one with this index.
+    Index(u32),
+    /// The one of this name.
+    Name(&'a str),
+}
+
+/// A socket on which the kernel reports changes of IPv4 routes.
+pub(super) struct Routes(Socket);
+
+impl Routes {
+    /// Follows the routes of this thread's namespace from now on.
+    pub(super) fn follow() -> Result<Self, NetworkError> {
+        let Netlink { socket, .. } = Netlink::open()?;
+        let followed = socket.add_membership(RTNLGRP_IPV4_ROUTE).and_then(|()| socket.set_non_blocking(true));
+        followed.map_err(system("follow the host's routes"))?;
+        Ok(Self(socket))
+    }
+
+    /// Whether a default route has come or gone since the last call, or the kernel had more to report than there was room for. Does not
+    /// wait.
+    pub(super) fn default_has_changed(&self) -> bool {
+        let mut changed = false;
+        loop {
+            match self.0.recv_from_full() {
+                Ok((bytes, _)) => {
+                    changed |= match NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes)
+                        .map(|it| it.payload)
+                    {
+                        Ok(NetlinkPayload::InnerMessage(
+                            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
+                        )) => is_default(&route),
+                        Ok(_) => false,
+                        Err(_) => true,
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return changed,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // ENOBUFS: reports are lost.
+                Err(_) => return true,
+            }
+        }
+    }
+}
+
+impl AsFd for Routes {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

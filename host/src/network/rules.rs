@@ -6,17 +6,28 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::config::network;
+use super::limits::{BURST, ConnectionLimits, LIST_MASK, LISTS, TIME_WAIT};
 use super::surroundings::Surroundings;
+use super::uplinks::Uplinks;
 use super::{Egress, GATEWAY, GUEST, GUEST_MAC, NetworkConfig, PREFIX, PREFIX_LENGTH, TAP, UPLINK};
 
-/// The rules of the host. They hold for all microVMs at any time, so they name interfaces by their prefix and
-/// match local addresses by a lookup in the kernel. Replacing the table does not affect connections.
-pub(super) fn host(pool: Ipv4Net) -> String {
-    let (any, pool) = (format!("\"{PREFIX}*\""), pool.trunc());
+/// The rules of the host. They hold for all microVMs at any time, so they name interfaces by their prefix, match local addresses by a
+/// lookup in the kernel, and other networks by the way that a packet takes: what does not leave by a default route is no internet, however
+/// the host has come to know it. Replacing the table does not affect connections.
+pub(super) fn host(config: &NetworkConfig) -> String {
+    let (any, pool) = (format!("\"{PREFIX}*\""), config.pool.trunc());
+    let allowed = set("allowed", &config.allowed);
     format!(
-        r"add table inet hearth
-delete table inet hearth
-table inet hearth {{
+        r#"add table inet {HOST}
+delete table inet {HOST}
+table inet {HOST} {{
+    comment "rules of the host"
+{allowed}    set routers {{
+        typeof meta oifname . rt ip nexthop
+    }}
+    set tunnels {{
+        type ifname
+    }}
     # Before anybody's NAT: a service of the host is not reachable through a translated address either.
     chain prerouting {{
         type filter hook prerouting priority raw; policy accept
@@ -35,21 +46,107 @@ table inet hearth {{
         type filter hook forward priority filter - 10; policy accept
         iifname {any} oifname {any} counter drop
         iifname {any} tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
+        iifname {any} ip daddr != @allowed oifname . rt ip nexthop != @routers oifname != @tunnels goto elsewhere
         oifname {any} ct state established,related accept
         oifname {any} counter drop
     }}
-    chain postrouting {{
+    # An open connection outlives that a default route goes and comes back: it is not reset.
+    chain elsewhere {{
+        ct state established,related counter drop
+        goto refused
+    }}
+{REFUSED}    chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept
         ip saddr {pool} oifname != {any} masquerade
     }}
 }}
-"
+"#
+    )
+}
+
+/// Adds the exceptions of a configuration to the host's rules.
+pub(super) fn exceptions(config: &NetworkConfig) -> String {
+    let add = |network: &Ipv4Net| format!("add element inet {HOST} allowed {{ {} }}\n", network.trunc());
+    config.allowed.iter().map(add).collect()
+}
+
+/// Replaces the default routes in the host's rules.
+pub(super) fn uplinks(uplinks: &Uplinks) -> String {
+    let mut text = "flush set inet hearth routers\nflush set inet hearth tunnels\n".to_owned();
+    // Writing to a string cannot fail.
+    for (interface, router) in &uplinks.routers {
+        let _ = writeln!(text, "add element inet hearth routers {{ \"{interface}\" . {router} }}");
+    }
+    for interface in &uplinks.tunnels {
+        let _ = writeln!(text, "add element inet hearth tunnels {{ \"{interface}\" }}");
+    }
+    text
+}
+
+/// The limits of accounts, whose number is the group of an interface. They are a table of their own, which stays as it is while they are the
+/// same: what it has counted would be lost with it. Also returns the table's comment, by which that is known.
+pub(super) fn accounts(limits: &ConnectionLimits) -> (String, String) {
+    let ConnectionLimits { connections, rate, echoes, .. } = limits;
+    let (any, burst, each) = (format!("\"{PREFIX}*\""), rate.saturating_mul(BURST), connections / LISTS);
+    let timeout = timeout();
+    let content = format!(
+        r"{timeout}    set rates {{
+        type devgroup; size 65535; flags dynamic
+    }}
+    set connections {{
+        typeof meta iifgroup . tcp sport; size 1048576; flags dynamic
+    }}
+    set echoes {{
+        type devgroup; size 65535; flags dynamic
+    }}
+    chain forward {{
+        type filter hook forward priority filter - 9; policy accept
+        iifname {any} ct state new goto opening
+    }}
+    chain opening {{
+        ip protocol tcp ct timeout set {TIMEOUT:?}
+        add @rates {{ meta iifgroup limit rate over {rate}/second burst {burst} packets }} goto refused
+        add @connections {{ meta iifgroup . tcp sport & {LIST_MASK} ct count over {each} }} goto refused
+        ip protocol icmp add @echoes {{ meta iifgroup ct count over {echoes} }} goto refused
+    }}
+{REFUSED}"
+    );
+    // FNV-1a
+    let hash = content.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let comment = format!("rules {hash:016x}");
+    let text = format!(
+        "add table inet {ACCOUNTS}\ndelete table inet {ACCOUNTS}\ntable inet {ACCOUNTS} {{\n    comment \"{comment}\"\n{content}}}\n"
+    );
+    (text, comment)
+}
+
+/// Name of the host's table.
+pub(super) const HOST: &str = "hearth";
+/// Name of the table with the limits of accounts.
+pub(super) const ACCOUNTS: &str = "hearth_accounts";
+/// Name of the object that shortens how long closed connections stay.
+const TIMEOUT: &str = "closed";
+
+/// The guest gets an error, so that it tries something else at once. The kernel limits the rate of ICMP errors.
+const REFUSED: &str = "    chain refused {
+        ip protocol tcp counter reject with tcp reset
+        counter reject with icmp type admin-prohibited
+    }
+";
+
+/// Closed connections stay in the table for a shorter time than the kernel's two minutes: it is that time which limits their rate.
+fn timeout() -> String {
+    format!(
+        "    ct timeout {TIMEOUT} {{\n        protocol tcp; l3proto ip; policy = {{ time_wait : {TIME_WAIT} }}\n    }}\n"
     )
 }
 
 /// The rules of a namespace whose uplink has the address `uplink`.
 pub(super) fn microvm(
     config: &NetworkConfig,
+    limits: &ConnectionLimits,
     surroundings: &Surroundings,
     egress: Egress,
     uplink: Option<Ipv4Addr>,
@@ -74,7 +171,7 @@ table inet hearth {{
 "#
     );
     match (egress, uplink) {
-        (Egress::Internet, Some(uplink)) => rules.push_str(&forwarding(config, surroundings, uplink)),
+        (Egress::Internet, Some(uplink)) => rules.push_str(&forwarding(config, limits, surroundings, uplink)),
         _ => rules.push_str(
             "    chain forward {\n        type filter hook forward priority filter; policy drop\n    }\n",
         ),
@@ -83,15 +180,19 @@ table inet hearth {{
     rules
 }
 
-fn forwarding(config: &NetworkConfig, surroundings: &Surroundings, uplink: Ipv4Addr) -> String {
+fn forwarding(
+    config: &NetworkConfig,
+    limits: &ConnectionLimits,
+    surroundings: &Surroundings,
+    uplink: Ipv4Addr,
+) -> String {
     let never = set("never", &[never(config.pool), surroundings.own.clone()].concat());
     let allowed = set("allowed", &config.allowed);
     let blocked = set("blocked", &[config.blocked.as_slice(), &surroundings.connected].concat());
-    let connections = config.connections.max(1);
-    let rate = config.connection_rate.max(1);
-    let burst = rate.saturating_mul(2);
+    let ConnectionLimits { guest_connections: connections, guest_rate: rate, .. } = limits;
+    let (burst, timeout) = (rate.saturating_mul(BURST), timeout());
     format!(
-        r#"{never}{allowed}{blocked}    chain forward {{
+        r#"{timeout}{never}{allowed}{blocked}    chain forward {{
         type filter hook forward priority filter; policy drop
         iifname "{UPLINK}" oifname "{TAP}" ct state established,related accept
         iifname "{TAP}" oifname "{UPLINK}" ip saddr {GUEST} goto outbound
@@ -107,14 +208,10 @@ fn forwarding(config: &NetworkConfig, surroundings: &Surroundings, uplink: Ipv4A
         ip protocol icmp icmp type != echo-request drop
         limit rate over {rate}/second burst {burst} packets goto refused
         ct count over {connections} goto refused
+        ip protocol tcp ct timeout set {TIMEOUT:?}
         accept
     }}
-    # The guest gets an error, so that it tries something else at once. The kernel limits the rate of ICMP errors.
-    chain refused {{
-        ip protocol tcp counter reject with tcp reset
-        counter reject with icmp type admin-prohibited
-    }}
-    chain postrouting {{
+{REFUSED}    chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept
         oifname "{UPLINK}" snat ip to {uplink}
     }}
@@ -136,7 +233,7 @@ fn never(pool: Ipv4Net) -> Vec<Ipv4Net> {
 
 /// An nft set of networks. They are aggregated first, because nft forbids overlapping elements.
 fn set(name: &str, networks: &[Ipv4Net]) -> String {
-    let mut text = format!("    set {name} {{\n        type ipv4_addr; flags interval\n");
+    let mut text = format!("    set {name} {{\n        type ipv4_addr; flags interval; auto-merge\n");
     let networks = networks.iter().map(Ipv4Net::trunc).collect::<Vec<_>>();
     let elements = Ipv4Net::aggregate(&networks).iter().map(ToString::to_string).collect::<Vec<_>>();
     if !elements.is_empty() {
@@ -161,7 +258,9 @@ mod tests {
 
     #[test]
     fn without_egress_nothing_is_forwarded() {
-        let rules = microvm(&NetworkConfig::default(), &Surroundings::default(), Egress::None, None);
+        let config = NetworkConfig::default();
+        let limits = ConnectionLimits::of(&config, None, 1);
+        let rules = microvm(&config, &limits, &Surroundings::default(), Egress::None, None);
         let accepting = rules.lines().filter(|line| line.ends_with("accept")).count();
         assert!(rules.contains("hook forward priority filter; policy drop") && !rules.contains("snat"));
         assert_eq!(accepting, 3, "the guest's packets, ARP, and echo requests to the gateway:\n{rules}");

@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd as _;
 use hearth_vmm_client::tap::open_tap;
 
 use super::error::system;
+use super::limits::ConnectionLimits;
 use super::namespace::{self, Namespace};
 use super::netlink::{End, Netlink};
 use super::surroundings::Surroundings;
@@ -33,7 +34,7 @@ pub(super) fn enable_forwarding() -> Result<(), NetworkError> {
 
 /// Makes a microVM's network, on a thread in the host's namespace, which is in the new namespace afterwards.
 pub(super) fn microvm(
-    config: &NetworkConfig,
+    (config, limits): (&NetworkConfig, &ConnectionLimits),
     namespace: &Namespace,
     egress: Egress,
 ) -> Result<(File, Option<u16>), NetworkError> {
@@ -64,7 +65,7 @@ pub(super) fn microvm(
             (Some(slot), Some(here))
         }
     };
-    nft::apply(&config.nft, &rules::microvm(config, &surroundings, egress, uplink))?;
+    nft::apply(&config.nft, &rules::microvm(config, limits, &surroundings, egress, uplink))?;
     Ok((tap, slot))
 }
 
@@ -94,13 +95,18 @@ fn add_pair(
         name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     for step in 0..slots {
         let Ok(slot) = u16::try_from(first.wrapping_add(step) % slots) else { break };
-        let name = format!("{PREFIX}{slot}");
+        let name = interface(slot);
         let there = End { name: &name, mac: PAIR_MACS.1 };
         if inside.add_pair(&End { name: UPLINK, mac: PAIR_MACS.0 }, &there, host.as_raw_fd(), config.mtu)? {
             return Ok((slot, name));
         }
     }
     Err(NetworkError::PoolIsFull { pool: config.pool, slots })
+}
+
+/// The name of a slot's interface in the host.
+pub(super) fn interface(slot: u16) -> String {
+    format!("{PREFIX}{slot}")
 }
 
 /// Addresses of a slot's pair: in the host, and in the namespace.

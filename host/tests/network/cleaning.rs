@@ -75,9 +75,10 @@ fn a_network_that_cannot_be_made_leaves_nothing() {
 fn what_the_host_lacks_or_the_configuration_has_wrong_is_said() {
     let Some(_world) = World::new() else { return };
     let error =
-        Networks::open(NetworkConfig { nft: "/nowhere/nft".into(), ..NetworkConfig::default() }).unwrap_err();
+        Networks::open(NetworkConfig { nft: "/nowhere/nft".into(), ..NetworkConfig::default() }, Some(1))
+            .unwrap_err();
     assert!(error.to_string().contains("/nowhere/nft") && error.to_string().contains("install"), "{error}");
-    let error = Networks::open(NetworkConfig { mtu: 9000, ..NetworkConfig::default() }).unwrap_err();
+    let error = Networks::open(NetworkConfig { mtu: 9000, ..NetworkConfig::default() }, Some(1)).unwrap_err();
     assert!(error.to_string().contains("1280 to 1500"), "{error}");
 }
 
@@ -101,7 +102,7 @@ fn a_pool_that_the_host_uses_otherwise_is_refused() {
     let _networks = world.networks();
     for pool in ["192.0.2.0/28", "203.0.0.0/16"] {
         let config = NetworkConfig { pool: pool.parse().unwrap(), ..NetworkConfig::default() };
-        let error = Networks::open(config).unwrap_err();
+        let error = Networks::open(config, Some(1)).unwrap_err();
         assert!(matches!(error, NetworkError::PoolInUse { .. }), "{error}");
     }
 }
@@ -111,12 +112,32 @@ fn opening_twice_changes_nothing() {
     let Some(world) = World::new() else { return };
     let networks = world.networks();
     let guest = world.guest(&networks, "a");
-    let before = run("nft -s list ruleset");
+    let rules = || ["hearth", "hearth_accounts"].map(|table| run(&format!("nft -s list table inet {table}")));
+    let before = rules();
     let again = world.networks();
-    assert_eq!(run("nft -s list ruleset"), before);
+    assert_eq!(rules(), before);
     assert_eq!(run("cat /proc/sys/net/ipv4/ip_forward").trim(), "1");
     assert_eq!(again.names().unwrap(), ["a"]);
     guest.expect_only_echo_of_gateway(1);
+}
+
+#[test]
+fn who_works_by_hand_beside_a_daemon_changes_none_of_its_rules() {
+    let Some(world) = World::new() else { return };
+    let config = |allowed: &str| NetworkConfig {
+        allowed: vec![allowed.parse().unwrap()],
+        account_share: Some(7),
+        ..NetworkConfig::default()
+    };
+    let _networks = world.networks_with(config("10.99.0.0/16"));
+    let rules = || ["hearth", "hearth_accounts"].map(|table| run(&format!("nft -s list table inet {table}")));
+    let [host, accounts] = rules();
+    Networks::open(NetworkConfig::default(), None).unwrap();
+    assert_eq!(rules(), [host.clone(), accounts.clone()]);
+    // Exceptions may overlap those that are there.
+    Networks::open(config("10.98.0.0/15"), None).unwrap();
+    let [both, same] = rules();
+    assert_eq!((both.replace("10.98.0.0/15", "10.99.0.0/16"), same), (host, accounts));
 }
 
 #[test]

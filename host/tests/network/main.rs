@@ -14,6 +14,8 @@
 )]
 
 mod cleaning;
+mod joined;
 mod reach;
+mod shares;
 mod support;
 mod walls;

@@ -207,6 +207,11 @@ impl Config {
         if let Err(error) = Fetcher::new(self.artifacts.clone()) {
             problems.add("artifacts", error.to_string());
         }
+        for (section, problem) in [("network", self.network.problem()), ("dns", self.dns.problem())] {
+            if let Some((key, why)) = problem {
+                problems.add(&format!("{section}.{key}"), why);
+            }
+        }
         self.check_owners(problems);
         problems.unless(
             (1..=1000).contains(&self.store.backups_kept),

@@ -276,6 +276,7 @@ impl Config {
             network: self.network.clone(),
             dns: self.dns.clone(),
             limits: self.limits,
+            accounts: self.accounts().len(),
         }
     }
 

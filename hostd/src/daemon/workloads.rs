@@ -47,6 +47,7 @@ impl Workloads {
         let roles = Arc::new(RoleProvider::new(config.roles.clone())?);
         // What killed builds have left goes first: their user ids are free for microVMs then.
         sweep_builds(config).await?;
+        // The platform prepares the networks of the host; the builder uses them, too, and removes what its own microVMs have left.
         let parts = PlatformParts {
             roles: Arc::clone(&roles),
             logs: Arc::clone(output) as _,
@@ -154,6 +155,8 @@ async fn open_builder(
     platform: &HostPlatform,
     roles: Arc<RoleProvider>,
 ) -> Result<Builder> {
+    // Connections and queries of a build are those of its account.
+    let (networks, resolvers) = platform.network();
     let settings = BuilderSettings {
         vmm: config.paths.vmm.clone(),
         catalogue: config.catalogue(),
@@ -161,8 +164,8 @@ async fn open_builder(
         jail: config.jail.jail(config.jail.first_uid),
         user_ids: platform.user_ids(),
         groups: platform.groups(),
-        network: config.network.clone(),
-        dns: config.dns.clone(),
+        networks,
+        resolvers,
         limits: config.limits,
         builder: config.builder.limits(),
     };

@@ -19,6 +19,8 @@ use super::{Group, Logs, lock, names};
 
 /// Most lines, and most bytes of lines, that are read from one stream before the next stream's turn.
 const TURN: (usize, usize) = (256, 256 << 10);
+/// Bytes that a line takes besides its message.
+const OVERHEAD: usize = 128;
 /// Most bytes of lines that are read before the client has taken them.
 const MOST_READY: usize = 4 << 20;
 /// Most last lines that a client can request, and most bytes of them together.
@@ -136,7 +138,7 @@ impl Tail {
             let found = cursor
                 .next(|record| filter.matches(record.message).then(|| event(name, position, &record)))?;
             if let Some(event) = found.flatten() {
-                bytes += event.message.len();
+                bytes += event.message.len() + OVERHEAD;
                 self.ready.push_front(event);
             }
             scanned += cursor.scanned();
@@ -196,7 +198,7 @@ impl Tail {
                     Item::Damage(_) => (0, Some(missing(&name, position))),
                 })?;
                 let Some((length, event)) = event else { continue };
-                (lines, bytes) = (lines + 1, bytes + length);
+                (lines, bytes) = (lines + 1, bytes + length + OVERHEAD);
                 found.extend(event);
             }
             total += bytes;

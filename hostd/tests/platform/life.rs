@@ -9,7 +9,7 @@ use hearth_model::hooks::{Hook, HookOutcome};
 
 use hearth_hostd::platform::{Exit, Platform as _, PlatformError, Spec, SuspendError};
 
-use super::support::{Site, monitors, names};
+use super::support::{Site, monitors, names, owned};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_launched_microvm_has_its_identity_and_its_share_and_leaves_nothing() {
@@ -18,6 +18,7 @@ async fn a_launched_microvm_has_its_identity_and_its_share_and_leaves_nothing() 
     let spec = site.spec(1);
     let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
     let guest = platform.launch(&spec).await.unwrap();
+    assert_eq!(owned(), 1, "its connections count to its account, and those of the pool's network to nobody");
     // The guest continues with its own identity and time, not with those of the snapshot.
     site.logs.wait_for(&spec.id, "tick").await;
     let ticks = site.logs.ticks(&spec.id);

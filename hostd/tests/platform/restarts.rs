@@ -10,7 +10,7 @@ use hearth_hostd::platform::{Exit, Found, Platform as _, Spec};
 use hearth_vmm_client::Client;
 use hearth_vmm_client::snapshot::{Take, take};
 
-use super::support::{Site, image_build, monitors, names};
+use super::support::{Site, groups, image_build, monitors, names, owned};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn microvms_outlive_the_daemon_and_are_found_again() {
@@ -25,11 +25,14 @@ async fn microvms_outlive_the_daemon_and_are_found_again() {
     platform.shut_down().await;
     drop((guest, other, platform));
     assert_eq!(monitors(), 1, "it runs on, and the pool has ended");
+    // A daemon of an earlier release has not said whose its connections are.
+    groups().iter().for_each(|group| fs::write(group, "0").unwrap());
 
     let platform = site.open().await;
     let Found::Running(guest) = platform.find(&running, 0).await.unwrap() else { panic!("not running") };
     assert!(matches!(platform.find(&suspended, 1).await.unwrap(), Found::Suspended));
     assert!(matches!(platform.find(&site.spec(22), 0).await.unwrap(), Found::Nothing));
+    assert_eq!(owned(), 1);
     assert!(site.ask(&running.id, "/").await.starts_with("request 2 of"));
     // An adopted microVM can be suspended and resumed, and exits like any other.
     guest.suspend(1).await.unwrap();

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hearth_host::agent::Agent;
-use hearth_host::dns::DnsConfig;
+use hearth_host::dns::{DnsConfig, Resolvers};
 use hearth_host::groups::{CgroupSettings, Groups};
 use hearth_host::limits::LimitsConfig;
-use hearth_host::network::{Egress, NetworkConfig};
+use hearth_host::network::{Egress, NetworkConfig, Networks};
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_hostd::clock::Clock;
 use hearth_hostd::platform::host::{
@@ -246,6 +246,21 @@ pub(crate) fn names(folder: &Path) -> Vec<String> {
     entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
 }
 
+/// The group of interfaces whose connections are the account's.
+pub(crate) const OWNER: &str = "1600557337";
+
+/// The files with the groups of microVMs' interfaces in the host.
+pub(crate) fn groups() -> Vec<PathBuf> {
+    let interfaces =
+        names(Path::new("/sys/class/net")).into_iter().filter(|name| name.starts_with("hearth-"));
+    interfaces.map(|name| Path::new("/sys/class/net").join(name).join("netdev_group")).collect()
+}
+
+/// How many interfaces are the account's.
+pub(crate) fn owned() -> usize {
+    groups().iter().filter(|group| fs::read_to_string(group).is_ok_and(|text| text.trim() == OWNER)).count()
+}
+
 /// Number of monitor processes on this host, including zombies.
 pub(crate) fn monitors() -> usize {
     let processes = fs::read_dir("/proc").unwrap();
@@ -263,8 +278,8 @@ async fn build(vmm: PathBuf, catalogue: PathBuf, examples: PathBuf) -> PathBuf {
         jail: JailConfig::default(),
         user_ids: Arc::new(OwnUserIds::new(Path::new("/run/hearth-image-builder")).unwrap()),
         groups: Groups::open(&CgroupSettings::default(), "build-", &data).unwrap(),
-        network: NetworkConfig::default(),
-        dns: DnsConfig::default(),
+        networks: Arc::new(Networks::open(NetworkConfig::default(), None).unwrap()),
+        resolvers: Resolvers::new(DnsConfig::default()),
         limits: LimitsConfig::default(),
         builder: BuilderLimits { memory_mib: 1536, ..BuilderLimits::default() },
     };

@@ -27,6 +27,7 @@ use super::identity::{Identity, random_id};
 use super::lines::Lines;
 use super::request::BuildRequest;
 use super::stage::{Allotment, Host, Stage};
+use super::tail::Tail;
 use super::workspace::Workspace;
 use crate::artifact::{Artifact, Fetcher, zip};
 use crate::failure::FailureCode;
@@ -246,14 +247,14 @@ impl Job<'_> {
     ) -> Result<Finished, BuildError> {
         let words = [&["/bin/bash", "-c", script, "hearth"], arguments].concat();
         let (mut out, mut err) = (Lines::default(), Lines::default());
-        let (mut stdout, mut errors) = (Vec::new(), Vec::new());
+        let (mut stdout, mut errors) = (Tail::new(config::MAX), Tail::new(config::MAX));
         let ran = stage.agent().run(process(&words), true, |source, bytes| {
             let (lines, kept) = match source {
                 LogSource::Stderr => (&mut err, &mut errors),
                 _ => (&mut out, &mut stdout),
             };
             lines.push(bytes, |line| on_line(source, line));
-            keep_last(kept, bytes);
+            kept.push(bytes);
         });
         let exit = tokio::select! {
             exit = ran => exit?,
@@ -261,8 +262,7 @@ impl Job<'_> {
         };
         out.flush(|line| on_line(LogSource::Stdout, line));
         err.flush(|line| on_line(LogSource::Stderr, line));
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Ok(Finished { exit, stdout: text(stdout), errors: text(errors) })
+        Ok(Finished { exit, stdout: stdout.text(), errors: errors.text() })
     }
 }
 
@@ -282,14 +282,6 @@ impl Finished {
                 BuildError::Platform(format!("{what} failed (exit status {code}): {}", self.errors.trim()))
             })),
         }
-    }
-}
-
-/// Appends to an output, of which only the end is kept.
-fn keep_last(kept: &mut Vec<u8>, bytes: &[u8]) {
-    kept.extend_from_slice(bytes);
-    if let Some(excess) = kept.len().checked_sub(config::MAX) {
-        kept.drain(..excess);
     }
 }
 

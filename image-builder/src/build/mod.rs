@@ -24,6 +24,7 @@ pub mod request;
 pub mod settings;
 mod snapshot;
 mod stage;
+mod tail;
 mod trial;
 pub mod uids;
 mod validate;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hearth_host::network::{Egress, Networks};
+use hearth_host::network::Egress;
 use hearth_host::roles::{Credentials, RoleProvider};
 use hearth_proto::guest::v1 as proto;
 use rustix::fs::{CWD, RenameFlags};
@@ -29,7 +29,6 @@ use hearth_base::{Base, Catalogue};
 #[derive(Debug)]
 pub struct Builder {
     settings: Arc<Settings>,
-    networks: Arc<Networks>,
     fetcher: Fetcher,
     roles: Arc<RoleProvider>,
 }
@@ -40,10 +39,8 @@ impl Builder {
     /// # Errors
     /// The host lacks a tool or privilege, or a folder cannot be used.
     pub fn open(settings: Settings, fetcher: Fetcher, roles: Arc<RoleProvider>) -> Result<Self, BuildError> {
-        let networks = Networks::open(settings.network.clone())?;
-        sweep_with(&settings.work, &networks)?;
-        let (settings, networks) = (Arc::new(settings), Arc::new(networks));
-        Ok(Self { settings, networks, fetcher, roles })
+        sweep_with(&settings.work, &settings.networks)?;
+        Ok(Self { settings: Arc::new(settings), fetcher, roles })
     }
 
     /// Builds an image into the folder `out`, which appears as a whole or not at all. Terminates early when `cancel` completes.
@@ -76,7 +73,7 @@ impl Builder {
         let credentials = credentials(&self.roles, request).await?;
         let artifact =
             sink.step(Step::Fetch, self.fetch(request, &workspace, credentials.as_ref(), &sink)).await?;
-        let host = self.host(request.egress, sink.clone());
+        let host = self.host(request.egress, &request.platform.account, sink.clone());
         let folder = workspace.path("image");
         fs::create_dir(&folder).map_err(file("making", &folder))?;
         let (disk, taken) = (folder.join(DISK), folder.join(SNAPSHOT));
@@ -111,8 +108,8 @@ impl Builder {
     }
 
     /// The common part of all microVMs of a build.
-    pub(super) fn host(&self, egress: Egress, sink: Sink) -> Host {
-        Host { settings: Arc::clone(&self.settings), networks: Arc::clone(&self.networks), egress, sink }
+    pub(super) fn host(&self, egress: Egress, account: &str, sink: Sink) -> Host {
+        Host { settings: Arc::clone(&self.settings), egress, account: account.to_owned(), sink }
     }
 
     pub(super) fn settings(&self) -> &Settings {

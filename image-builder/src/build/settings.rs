@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_host::dns::DnsConfig;
+use hearth_host::dns::Resolvers;
 use hearth_host::groups::Groups;
 use hearth_host::limits::LimitsConfig;
-use hearth_host::network::NetworkConfig;
+use hearth_host::network::Networks;
 use hearth_vmm_jail::JailConfig;
 
 use super::uids::UserIds;
@@ -27,10 +27,10 @@ pub struct Settings {
     pub user_ids: Arc<dyn UserIds>,
     /// The monitors' control groups.
     pub groups: Groups,
-    /// The configuration of microVMs' networks.
-    pub network: NetworkConfig,
-    /// The configuration of their name resolution.
-    pub dns: DnsConfig,
+    /// The networks of microVMs on this host.
+    pub networks: Arc<Networks>,
+    /// The resolvers of their names.
+    pub resolvers: Resolvers,
     /// How much the microVMs of builds may read, write, receive and send.
     pub limits: LimitsConfig,
     /// Limits of the builder microVM.

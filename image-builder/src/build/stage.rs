@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use hearth_host::agent::control::Control;
 use hearth_host::agent::{Agent, AgentError};
-use hearth_host::dns::Resolver;
 use hearth_host::groups::Share;
 use hearth_host::microvm::{Boot, Card, Microvm, Restore};
-use hearth_host::network::{Egress, MicrovmNetwork, Networks};
+use hearth_host::network::{Egress, MicrovmNetwork, Owner};
 use hearth_model::shape::{MemoryClass, Shape};
 use hearth_proto::guest::v1::{self as proto, FailureCode as AgentFailure};
 use hearth_vmm_api::config::DiskSource;
@@ -33,8 +32,9 @@ const BOOT: Duration = Duration::from_secs(120);
 #[derive(Clone)]
 pub(super) struct Host {
     pub(super) settings: Arc<Settings>,
-    pub(super) networks: Arc<Networks>,
     pub(super) egress: Egress,
+    /// The account whose connections and queries those of the build are.
+    pub(super) account: String,
     pub(super) sink: Sink,
 }
 
@@ -106,7 +106,14 @@ impl Stage {
         let made = spawn_blocking(move || -> Result<Self, BuildError> {
             let owned = Owned::start(&host.settings, &folder, Share { shape, class_mib })?;
             let network = match host.egress {
-                Egress::Internet => Some(host.networks.create(&name, host.egress)?),
+                Egress::Internet => {
+                    let network = host.settings.networks.create(&name, host.egress)?;
+                    // If this fails, the next sweep removes the network.
+                    if let Some(slot) = network.slot() {
+                        host.settings.networks.assign(slot, Owner::of(&host.account))?;
+                    }
+                    Some(network)
+                }
                 Egress::None => None,
             };
             Ok(Self { owned: Arc::new(owned), network, names: None, shape, limits, host })
@@ -155,7 +162,7 @@ impl Stage {
             words => BuildError::Platform(format!("{error}; the guest's console says:\n{words}")),
         })?;
         if self.network.is_some() {
-            let resolver = Arc::new(Resolver::new(&self.host.settings.dns));
+            let resolver = Arc::new(self.host.settings.resolvers.of_guest(&self.host.account));
             let agent = self.agent().clone();
             self.names = Some(tokio::spawn(async move {
                 let answer = move |query: Vec<u8>| {

@@ -32,7 +32,7 @@ impl Builder {
         let egress = if manifest.network { Egress::Internet } else { Egress::None };
         let workspace = Workspace::create(&self.settings().work)?;
         let allotment = Allotment::of_image("run", manifest.shape, manifest.memory);
-        let mut stage = Stage::start(&self.host(egress, sink), &workspace, allotment).await?;
+        let mut stage = Stage::start(&self.host(egress, "", sink), &workspace, allotment).await?;
         let restore = image.restore(&workspace.path("run.overlay"), None)?;
         let mut control = stage.restore(restore).await?;
         stage.follow_logs(LogStream::Snapshot);

@@ -101,7 +101,7 @@ impl Drop for Workspace {
 /// # Errors
 /// [`BuildError`] when something cannot be ended or removed.
 pub fn sweep(work: &Path, network: &NetworkConfig) -> Result<usize, BuildError> {
-    sweep_with(work, &Networks::open(network.clone())?)
+    sweep_with(work, &Networks::open(network.clone(), None)?)
 }
 
 /// [`sweep`] with networks that are open already.

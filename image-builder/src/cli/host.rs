@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
-use hearth_host::dns::DnsConfig;
+use hearth_host::dns::{DnsConfig, Resolvers};
 use hearth_host::groups::{CgroupSettings, Groups};
 use hearth_host::limits::LimitsConfig;
-use hearth_host::network::NetworkConfig;
+use hearth_host::network::{NetworkConfig, Networks};
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_image_builder::artifact::{ArtifactConfig, Fetcher, zip};
 use hearth_image_builder::build::settings::BuilderLimits;
@@ -94,8 +94,8 @@ impl HostOptions {
             jail: JailConfig::default(),
             user_ids: Arc::new(OwnUserIds::new(Path::new(USER_IDS))?),
             groups: Groups::open(&config.cgroup, GROUPS, &self.work)?,
-            network: config.network,
-            dns: config.dns,
+            networks: Arc::new(Networks::open(config.network, None)?),
+            resolvers: Resolvers::new(config.dns),
             limits: config.limits,
             builder: limits,
         };

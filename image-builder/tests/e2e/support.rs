@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hearth_host::dns::DnsConfig;
+use hearth_host::dns::{DnsConfig, Resolvers};
 use hearth_host::groups::{CgroupSettings, Groups};
 use hearth_host::limits::LimitsConfig;
-use hearth_host::network::{Egress, NetworkConfig};
+use hearth_host::network::{Egress, NetworkConfig, Networks};
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_image_builder::artifact::{ArtifactConfig, Fetcher};
 use hearth_image_builder::build::event::Sink;
@@ -132,8 +132,8 @@ impl Site {
             jail: JailConfig::default(),
             user_ids: Arc::new(OwnUserIds::new(Path::new("/run/hearth-image-builder")).unwrap()),
             groups: Groups::open(&CgroupSettings::default(), "build-", &self.work()).unwrap(),
-            network: NetworkConfig::default(),
-            dns: DnsConfig::default(),
+            networks: Arc::new(Networks::open(NetworkConfig::default(), None).unwrap()),
+            resolvers: Resolvers::new(DnsConfig::default()),
             limits: LimitsConfig::default(),
             builder: BuilderLimits { memory_mib: 1536, ..BuilderLimits::default() },
         };

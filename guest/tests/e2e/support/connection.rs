@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
+use hearth_agent_protocol::frame::Framed;
 use hearth_agent_protocol::version;
 use hearth_proto::guest::v1::exec_input::Event as Input;
 use hearth_proto::guest::v1::exec_output::Event as Output;
@@ -40,7 +41,7 @@ impl Connection {
     }
 
     /// Sends a message.
-    pub(crate) fn send(&mut self, message: &impl Message) {
+    pub(crate) fn send(&mut self, message: &impl Framed) {
         let mut bytes = Vec::new();
         hearth_agent_protocol::frame::append(&mut bytes, message).unwrap();
         self.0.write_all(&bytes).unwrap();

@@ -174,3 +174,15 @@ async fn hostile_frames_are_refused() {
         assert!(!matches!(received.unwrap_err(), FrameError::Closed));
     }
 }
+
+#[tokio::test]
+async fn a_guests_text_is_kept_to_a_bound() {
+    let (agent, mut guest) = played();
+    let script = async {
+        let message = "ä".repeat(60_000);
+        let failure = proto::Failure { code: proto::FailureCode::Invalid.into(), message };
+        next(&mut guest).await.refuse(failure).await.unwrap();
+    };
+    let (result, ()) = tokio::join!(agent.control(), script);
+    assert_eq!(result.unwrap_err().to_string(), "ä".repeat(TEXT / 2));
+}

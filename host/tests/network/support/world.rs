@@ -75,7 +75,7 @@ impl World {
     }
 
     pub(crate) fn networks_with(&self, config: NetworkConfig) -> Networks {
-        Networks::open(config).unwrap()
+        Networks::open(config, Some(1)).unwrap()
     }
 
     /// A microVM's network with a guest in it.

@@ -47,6 +47,8 @@ pub struct HostConfig {
     pub dns: DnsConfig,
     /// How much microVMs may read, write, receive and send.
     pub limits: LimitsConfig,
+    /// How many accounts there are.
+    pub accounts: usize,
 }
 
 impl Default for HostConfig {
@@ -62,6 +64,7 @@ impl Default for HostConfig {
             network: NetworkConfig::default(),
             dns: DnsConfig::default(),
             limits: LimitsConfig::default(),
+            accounts: 1,
         }
     }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_host::agent::Agent;
-use hearth_host::dns::{DnsConfig, Resolver};
+use hearth_host::dns::Resolvers;
+use hearth_model::id::AccountId;
 use tokio::time::sleep;
 
 use crate::panics;
@@ -12,8 +13,8 @@ use crate::panics;
 /// How long to wait before the connection is opened anew.
 const RETRY: Duration = Duration::from_millis(500);
 
-pub(super) async fn serve(agent: Agent, config: DnsConfig) {
-    let resolver = Arc::new(Resolver::new(&config));
+pub(super) async fn serve(agent: Agent, resolvers: Resolvers, account: AccountId) {
+    let resolver = Arc::new(resolvers.of_guest(account.as_str()));
     loop {
         let resolver = Arc::clone(&resolver);
         let answer = move |query: Vec<u8>| {

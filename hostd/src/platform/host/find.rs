@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use hearth_host::microvm::Microvm;
 use hearth_host::microvm::process::Process;
+use hearth_host::network::Owner;
 use hearth_image_builder::image::SNAPSHOT;
 use hearth_proto::vmm::v1::MachineState;
 use hearth_vmm_api::config::rate_limiter::DeviceLimits;
@@ -61,6 +62,7 @@ impl Host {
         // The adoption does not wait for it: a monitor may draw out its answer.
         let (run, limits) = (place.run.clone(), self.config.limits.of(spec.memory_mib.into()));
         spawn_blocking(move || set_limits(&run, limits));
+        self.assign_found(spec, live.network.clone()).await;
         let parts = MicrovmParts {
             card: live.network.is_some(),
             microvm: live.microvm,
@@ -85,6 +87,19 @@ impl Host {
         };
         self.observer.notify(&report);
         Ok(Found::Running(running))
+    }
+
+    /// Gives the network of an adopted microVM to its account: a daemon of an earlier release has not.
+    async fn assign_found(&self, spec: &Spec, network: Option<String>) {
+        let Some(name) = network else { return };
+        let (networks, owner) = (Arc::clone(&self.networks), Owner::of(spec.account.as_str()));
+        let assigned = spawn_blocking(move || networks.assign_by_name(&name, owner)).await;
+        let error = match assigned {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(microvm = %spec.id, error, "the connections of a microVM do not count to its account");
     }
 
     /// The blocking part of [`Self::reconcile`], on a thread that continues when its caller stops waiting. If another

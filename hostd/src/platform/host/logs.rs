@@ -12,14 +12,12 @@ use hearth_host::agent::control::Control;
 use hearth_host::agent::{Agent, AgentError};
 use hearth_model::id::{AccountId, MicrovmId};
 use hearth_proto::guest::v1::{LogRecord, Status};
-use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
+use super::backlog::backlog;
 use crate::platform::LogTarget;
 
-/// Most lines that are stored at a time.
-const BATCH: usize = 256;
 /// Pause before a failed operation is retried: at first, and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// Interval at which [`taken`] polls the guest's status.
@@ -141,12 +139,12 @@ async fn take(agent: &Agent, output: &Output, writer: Option<&Arc<dyn LogWriter>
         Ok(logs) => logs.split(),
         Err(error) => return error,
     };
-    let (received, mut waiting) = mpsc::channel(BATCH);
+    let (received, mut waiting) = backlog();
     let read = async move {
         loop {
             match lines.next().await {
                 Ok(line) => {
-                    if received.send(line).await.is_err() {
+                    if !received.add(line).await {
                         return AgentError::Confused; // the receiver is gone
                     }
                 }
@@ -155,13 +153,12 @@ async fn take(agent: &Agent, output: &Output, writer: Option<&Arc<dyn LogWriter>
         }
     };
     let store = async {
-        let mut batch = Vec::with_capacity(BATCH);
-        while waiting.recv_many(&mut batch, BATCH).await > 0 {
-            let newest = batch.last().map_or(0, |line: &LogRecord| line.sequence);
-            let lines = std::mem::take(&mut batch);
+        while let Some(mut batch) = waiting.next().await {
+            let newest = batch.lines.last().map_or(0, |line| line.sequence);
             if let Some(writer) = writer {
-                output.store(writer, lines).await;
+                output.store(writer, std::mem::take(&mut batch.lines)).await;
             }
+            drop(batch);
             if let Err(error) = acknowledge.stored(newest).await {
                 return error;
             }

@@ -13,12 +13,13 @@ use std::sync::{Arc, Mutex};
 
 use hearth_host::microvm::process::Process;
 use hearth_host::microvm::{Microvm, Restore, create, open};
-use hearth_host::network::MicrovmNetwork;
+use hearth_host::network::{MicrovmNetwork, NetworkError, Owner};
 use hearth_host::roles::Credentials;
 use hearth_image_builder::image::{DISK, Image, SNAPSHOT};
 use hearth_vmm_api::config::DiskSource;
 use hearth_vmm_api::config::restore::RestoreClock;
-use tokio::task::spawn_blocking;
+use tokio::runtime::Handle;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
 use super::attempts::Attempt;
@@ -38,8 +39,13 @@ struct Restored {
     microvm: Microvm,
     process: Arc<Process>,
     card: bool,
+    /// The network is being given to its account, meanwhile.
+    assigned: Assigned,
     timeline: Timeline,
 }
+
+/// Work that gives a network to an account.
+type Assigned = Option<JoinHandle<Result<(), NetworkError>>>;
 
 /// The state of making a microVM.
 struct Making {
@@ -178,13 +184,16 @@ impl Host {
             spawn_blocking(move || making.host.restore(&spec, &folder, &making, so_far))
         };
         let (restored, credentials) = tokio::join!(restoring, self.credentials(spec));
-        let Restored { microvm, process, card, timeline: so_far } = restored??;
+        let Restored { microvm, process, card, assigned, timeline: so_far } = restored??;
         *timeline = so_far;
         let credentials = credentials?;
         timeline.done("credentials");
         let control = microvm.agent().wait_ready(self.config.launch_timeout()).await;
         let mut control = control.map_err(|error| explained(error, &microvm))?;
         timeline.done("agent");
+        if let Some(assigned) = assigned {
+            assigned.await??;
+        }
         let network = card.then(|| identity::network(self.config.network.mtu));
         let identify = identity::message(&spec.id, &self.clock, network, credentials.as_ref());
         let identify = identify.map_err(failed("reading", Path::new("/dev/urandom")))?;
@@ -271,6 +280,7 @@ impl Host {
         making.has(&process);
         // The records now contain the network's name: removing the microVM removes the network.
         let network = link.and_then(links::Link::claim);
+        let assigned = self.assign(network.as_ref(), spec);
         timeline.done("claim");
         let tap = network.as_ref().map(MicrovmNetwork::tap).transpose();
         let tap = tap.map_err(failed("duplicating the tap of", &place.run))?;
@@ -286,7 +296,15 @@ impl Host {
         let restored = restored.map_err(|error| explained(error, &microvm))?;
         timeline.done("restore");
         timeline.parts("restore", &restored.steps);
-        Ok(Restored { microvm, process, card: network.is_some(), timeline })
+        Ok(Restored { microvm, process, card: network.is_some(), assigned, timeline })
+    }
+
+    /// Begins to give a network to the microVM's account, on a thread of its own: the kernel may be busy with other interfaces. It is
+    /// done before the guest has its identity, and so before its app runs.
+    fn assign(&self, network: Option<&MicrovmNetwork>, spec: &Spec) -> Assigned {
+        let slot = network.and_then(MicrovmNetwork::slot)?;
+        let (networks, owner) = (Arc::clone(&self.networks), Owner::of(spec.account.as_str()));
+        Some(Handle::try_current().ok()?.spawn_blocking(move || networks.assign(slot, owner)))
     }
 
     fn monitor(&self, kind: monitors::MonitorShape) -> Result<monitors::Monitor, HostError> {

@@ -19,12 +19,14 @@
 //! * `monitors`, `links` – monitor processes and networks before they have a microVM; `names` – user ids and names in use
 //! * `attempts`, `exclusive` – keep an attempt that was given up from disturbing a later one
 //! * `make` – makes a microVM from its image or its suspended state; `identity` – the identity that a guest receives
-//! * `running` – a running microVM; [`logs`], `dns`, `exit` – tasks that serve it; `phase` – whether its exit is reported
+//! * `running` – a running microVM; [`logs`] with its `backlog`, `dns`, `exit` – tasks that serve it; `phase` – whether its exit is
+//!   reported
 //! * `guest` – what a driver asks of a running microVM; `hooks` – calls of hooks; `suspend` – saves it
 //! * `find`, `reconcile` – find what an earlier daemon has left; `remove` – terminates and removes microVMs
 //! * [`timeline`] – how long each step took
 
 mod attempts;
+mod backlog;
 pub mod config;
 mod dns;
 mod error;
@@ -57,8 +59,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
+use hearth_host::dns::Resolvers;
 use hearth_host::groups::{Groups, GroupsError};
-use hearth_host::network::{Egress, NetworkError, Networks};
+use hearth_host::network::{ConnectionLimits, Egress, NetworkConfig, NetworkError, Networks};
 use hearth_host::roles::RoleProvider;
 use hearth_image_builder::build::UserIds;
 use hearth_image_builder::image::Image;
@@ -145,6 +148,7 @@ struct Host {
     groups: Groups,
     in_use: Arc<InUse>,
     networks: Arc<Networks>,
+    resolvers: Resolvers,
     roles: Arc<RoleProvider>,
     logs: Arc<dyn LogSink>,
     clock: Clock,
@@ -200,6 +204,12 @@ impl HostPlatform {
         Arc::clone(&self.host.in_use) as _
     }
 
+    /// The networks and the resolvers of this host, for other guests of the same accounts.
+    #[must_use]
+    pub fn network(&self) -> (Arc<Networks>, Resolvers) {
+        (Arc::clone(&self.host.networks), self.host.resolvers.clone())
+    }
+
     /// Stops serving the microVMs, which run on, and kills the monitors in the pool. The platform must not be used
     /// afterwards.
     pub async fn shut_down(&self) {
@@ -220,7 +230,8 @@ impl Host {
         program.map_err(|source| OpenError::Program { path: config.vmm.clone(), source })?;
         let groups = Groups::open(&config.cgroup, layout::PREFIX, &config.data)?;
         groups.missing().iter().for_each(|missing| tracing::info!("{missing}"));
-        let networks = Arc::new(Networks::open(config.network.clone())?);
+        let networks = Arc::new(Networks::open(config.network.clone(), Some(config.accounts))?);
+        tell_limits(networks.limits(), &config.network);
         let in_use = Arc::new(InUse::new(config.jail.first_uid, config.jail.uids));
         let monitor_factory = monitors::MonitorFactory {
             vmm: config.vmm.clone(),
@@ -243,6 +254,7 @@ impl Host {
             Stock::new("networks", (pool.networks, 2, pool.refill), move |kind| Ok(maker.make(kind)?))
         };
         links.want(links::LinkKind(Egress::Internet));
+        let resolvers = Resolvers::new(config.dns.clone());
         let PlatformParts { roles, logs, clock, observer } = surroundings;
         let (live, ending, making) = (Mutex::default(), Exclusive::default(), Exclusive::default());
         let host = Self {
@@ -251,6 +263,7 @@ impl Host {
             groups,
             in_use,
             networks,
+            resolvers,
             roles,
             logs,
             clock,
@@ -304,6 +317,30 @@ impl Host {
     fn refill(&self) {
         self.monitors.refill();
         self.links.refill();
+    }
+}
+
+/// Says how many connections an account and a guest may have, and what to do where the table is too small for what is configured.
+fn tell_limits(limits: &ConnectionLimits, config: &NetworkConfig) {
+    let ConnectionLimits { table, connections, rate, guest_connections, guest_rate, .. } = *limits;
+    if limits.are_tight(config) {
+        tracing::warn!(
+            table,
+            connections,
+            rate,
+            guest_connections,
+            guest_rate,
+            "the host's table of connections is small: a guest may have fewer connections at once, or open fewer per second, than \
+             network.connections and network.connection_rate say, since its account has no more; make the table larger with \
+             `sysctl -w net.netfilter.nf_conntrack_max=ENTRIES`, or accounts' parts of it with network.account_share"
+        );
+    } else {
+        tracing::info!(
+            table,
+            connections,
+            rate,
+            "connections that each account may have at once, and open per second"
+        );
     }
 }
 

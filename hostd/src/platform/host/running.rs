@@ -80,7 +80,7 @@ impl RunningMicrovm {
         };
         tasks.spawn(logs::follow(agent.clone(), output));
         if parts.card && spec.egress == Egress::Internet {
-            tasks.spawn(dns::serve(agent.clone(), host.config.dns.clone()));
+            tasks.spawn(dns::serve(agent.clone(), host.resolvers.clone(), spec.account.clone()));
         }
         if let Some(role) = spec.execution_role() {
             let (roles, clock) = (Arc::clone(&host.roles), host.clock);
